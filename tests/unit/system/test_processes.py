@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
@@ -23,11 +19,8 @@ from pylvs.system.processes import runner, scripts
 from pylvs.system.processes.accounts import Account, script_account
 from pylvs.system.processes.scripts import Ended, Processes
 from pylvs.system.processes.tree import alive, process, send, stopped_tree
-from tests.waiting import PATIENCE_S, until, until_async
-
-T = TypeVar("T")
-LONG_S = PATIENCE_S
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root becomes somebody else")
+from tests.unit.system.running import LONG_S, as_root, run
+from tests.waiting import until, until_async
 
 REPORT = """
 import json, os, signal, sys
@@ -38,20 +31,6 @@ json.dump({
     "status": [line for line in open("/proc/self/status") if line.startswith(("SigBlk", "SigIgn"))],
     "environment": dict(os.environ)}, sys.stdout)
 """
-
-
-def run(work: Callable[[Processes], Awaitable[T]], security: bool = False, at_once: int = 8) -> T:
-    """Run a coroutine with a `Processes` that is closed afterwards."""
-
-    async def whole() -> T:
-        processes = Processes(security=security, at_once=at_once)
-        try:
-            async with asyncio.timeout(LONG_S * 4):
-                return await work(processes)
-        finally:
-            await processes.close()
-
-    return asyncio.run(whole())
 
 
 def ended(*arguments: str, user: str = "", timeout_s: float = LONG_S, security: bool = False) -> Ended:
@@ -146,122 +125,6 @@ def test_a_script_that_cannot_start_has_the_reason(tmp_path: Path) -> None:
     assert ended(str(plain)).problem.endswith("Permission denied")
     assert "no-such-user" in ended("/bin/true", user="no-such-user").problem
     assert ended("/bin/true", "a\0b").status is None
-
-
-def test_a_failed_fork_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused() -> int:
-        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
-
-    ours, its = socket.socketpair()
-    with ours, its:
-        monkeypatch.setattr(os, "fork", refused)
-        runner.Runner(its)._start({"id": 7})
-        answer = json.loads(ours.recv(4096))
-    assert answer["problem"] == "cannot be started: Resource temporarily unavailable"
-    assert answer["unable"] is True
-    assert answer["status"] is None
-
-
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
-def test_a_pipe_that_cannot_be_made_is_reported(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At each of the two pipes of a script; none is left open."""
-    make = os.pipe2
-    for refused_at in (0, 1):
-        made: list[int] = []
-
-        def pipe(flags: int, refused_at: int = refused_at, made: list[int] = made) -> tuple[int, int]:
-            if len(made) == 2 * refused_at:
-                raise OSError(number, "Too many open files")
-            made.extend(make(flags))
-            return made[-2], made[-1]
-
-        ours, its = socket.socketpair()
-        with ours, its:
-            monkeypatch.setattr(os, "pipe2", pipe)
-            runner.Runner(its)._start({"id": 7})
-            monkeypatch.undo()
-            answer = json.loads(ours.recv(4096))
-        assert answer["problem"] == "cannot be started: Too many open files"
-        assert answer["unable"] is True
-        for descriptor in made:
-            with pytest.raises(OSError, match="Bad file descriptor"):
-                os.fstat(descriptor)
-
-
-@pytest.mark.parametrize(
-    ("number", "unable"), [(errno.EAGAIN, True), (errno.ENOMEM, True), (errno.ENOENT, False), (errno.EACCES, False)]
-)
-def test_a_shortage_of_this_machine_is_no_fault_of_the_script(
-    number: int, unable: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """execve(2) and setresuid(2) fail so in the child when pids.max or the memory limit is reached."""
-
-    def refused(*_: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(os, "execve", refused)  # the child inherits it
-    ours, its = socket.socketpair()
-    with ours, its:
-        who = {"user": "root", "uid": os.geteuid(), "gid": os.getegid(), "groups": os.getgroups()}
-        made = runner.Runner(its)
-        made._start(
-            {
-                "id": 7,
-                "arguments": ["/bin/true"],
-                "environment": {},
-                "secure": False,
-                "timeout_s": LONG_S,
-                "umask": 0o77,
-                **who,
-            }
-        )
-        (running,) = made._running.values()
-        os.waitpid(running.pid, 0)
-        running.status = 127 << 8
-        made._finish(running)
-        answer = json.loads(ours.recv(4096))
-    assert answer["problem"] == f"/bin/true: cannot be run as root: {os.strerror(number)}"
-    assert answer["unable"] is unable
-
-
-@pytest.fixture
-def pids_group() -> Iterator[Path]:
-    """Make a cgroup, and remove it when its processes have ended; skip the test where none can be made."""
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, path, kind, options, *_ = line.split()
-        group = Path(path, f"pylvs-test-{os.getpid()}")
-        first = kind == "cgroup" and "pids" in options.split(",")
-        second = kind == "cgroup2" and "pids" in Path(path, "cgroup.subtree_control").read_text().split()
-        if (first or second) and os.access(path, os.W_OK):
-            break
-    else:
-        pytest.skip("no cgroup hierarchy that can be written limits the number of processes")
-    group.mkdir(exist_ok=True)
-    try:
-        yield group
-    finally:
-        until(lambda: not (group / "cgroup.procs").read_text(), "the processes of the group end")
-        group.rmdir()
-
-
-@as_root
-def test_without_a_free_process_a_script_is_not_to_blame(pids_group: Path) -> None:
-    """The kernel refuses the fork; as soon as there is a process again, the next script runs."""
-
-    async def within(processes: Processes) -> list[Ended]:
-        script = Script(("/bin/true",))
-        found = [await processes.run(script, LONG_S)]
-        assert processes._runner is not None
-        (pids_group / "cgroup.procs").write_text(str(processes._runner._process.pid))
-        for limit in "1", "max":
-            (pids_group / "pids.max").write_text(limit)
-            found.append(await processes.run(script, LONG_S))
-        return found
-
-    before, refused, after = run(within)
-    assert (before.status, before.unable) == (after.status, after.unable) == (0, False)
-    assert (refused.status, refused.unable) == (None, True)
-    assert refused.problem == "cannot be started: Resource temporarily unavailable"
 
 
 def test_an_account_stays_while_the_user_database_is_away(
@@ -466,7 +329,8 @@ def test_nothing_outlives_a_killed_daemon(tmp_path: Path) -> None:
 import asyncio
 from pylvs.system.processes.scripts import Processes
 from pylvs.model.checks import Script
-from tests.waiting import PATIENCE_S, until, until_async
+from tests.unit.system.running import LONG_S, as_root, run
+from tests.waiting import until, until_async
 script = Script(("/bin/sh", "-c", "(setsid sleep 600 & echo $! >>{pids}); echo $$ $PPID >>{pids}; sleep 600"))
 asyncio.run(Processes().run(script, 600))
 """

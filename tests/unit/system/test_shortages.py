@@ -1,0 +1,134 @@
+"""A machine without a free process, descriptor or memory: no script is to blame for it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pylvs.model.checks import Script
+from pylvs.system.processes import runner
+from pylvs.system.processes.scripts import Ended, Processes
+from tests.unit.system.running import LONG_S, as_root, run
+from tests.waiting import until
+
+
+def test_a_failed_fork_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused() -> int:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    ours, its = socket.socketpair()
+    with ours, its:
+        monkeypatch.setattr(os, "fork", refused)
+        runner.Runner(its)._start({"id": 7})
+        answer = json.loads(ours.recv(4096))
+    assert answer["problem"] == "cannot be started: Resource temporarily unavailable"
+    assert answer["unable"] is True
+    assert answer["status"] is None
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_a_pipe_that_cannot_be_made_is_reported(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At each of the two pipes of a script; none is left open."""
+    make = os.pipe2
+    for refused_at in (0, 1):
+        made: list[int] = []
+
+        def pipe(flags: int, refused_at: int = refused_at, made: list[int] = made) -> tuple[int, int]:
+            if len(made) == 2 * refused_at:
+                raise OSError(number, "Too many open files")
+            made.extend(make(flags))
+            return made[-2], made[-1]
+
+        ours, its = socket.socketpair()
+        with ours, its:
+            monkeypatch.setattr(os, "pipe2", pipe)
+            runner.Runner(its)._start({"id": 7})
+            monkeypatch.undo()
+            answer = json.loads(ours.recv(4096))
+        assert answer["problem"] == "cannot be started: Too many open files"
+        assert answer["unable"] is True
+        for descriptor in made:
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.fstat(descriptor)
+
+
+@pytest.mark.parametrize(
+    ("number", "unable"), [(errno.EAGAIN, True), (errno.ENOMEM, True), (errno.ENOENT, False), (errno.EACCES, False)]
+)
+def test_a_shortage_of_this_machine_is_no_fault_of_the_script(
+    number: int, unable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """execve(2) and setresuid(2) fail so in the child when pids.max or the memory limit is reached."""
+
+    def refused(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "execve", refused)  # the child inherits it
+    ours, its = socket.socketpair()
+    with ours, its:
+        who = {"user": "root", "uid": os.geteuid(), "gid": os.getegid(), "groups": os.getgroups()}
+        made = runner.Runner(its)
+        made._start(
+            {
+                "id": 7,
+                "arguments": ["/bin/true"],
+                "environment": {},
+                "secure": False,
+                "timeout_s": LONG_S,
+                "umask": 0o77,
+                **who,
+            }
+        )
+        (running,) = made._running.values()
+        os.waitpid(running.pid, 0)
+        running.status = 127 << 8
+        made._finish(running)
+        answer = json.loads(ours.recv(4096))
+    assert answer["problem"] == f"/bin/true: cannot be run as root: {os.strerror(number)}"
+    assert answer["unable"] is unable
+
+
+@pytest.fixture
+def pids_group() -> Iterator[Path]:
+    """Make a cgroup, and remove it when its processes have ended; skip the test where none can be made."""
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, path, kind, options, *_ = line.split()
+        group = Path(path, f"pylvs-test-{os.getpid()}")
+        first = kind == "cgroup" and "pids" in options.split(",")
+        second = kind == "cgroup2" and "pids" in Path(path, "cgroup.subtree_control").read_text().split()
+        if (first or second) and os.access(path, os.W_OK):
+            break
+    else:
+        pytest.skip("no cgroup hierarchy that can be written limits the number of processes")
+    group.mkdir(exist_ok=True)
+    try:
+        yield group
+    finally:
+        until(lambda: not (group / "cgroup.procs").read_text(), "the processes of the group end")
+        group.rmdir()
+
+
+@as_root
+def test_without_a_free_process_a_script_is_not_to_blame(pids_group: Path) -> None:
+    """The kernel refuses the fork; as soon as there is a process again, the next script runs."""
+
+    async def within(processes: Processes) -> list[Ended]:
+        script = Script(("/bin/true",))
+        found = [await processes.run(script, LONG_S)]
+        assert processes._runner is not None
+        (pids_group / "cgroup.procs").write_text(str(processes._runner._process.pid))
+        for limit in "1", "max":
+            (pids_group / "pids.max").write_text(limit)
+            found.append(await processes.run(script, LONG_S))
+        return found
+
+    before, refused, after = run(within)
+    assert (before.status, before.unable) == (after.status, after.unable) == (0, False)
+    assert (refused.status, refused.unable) == (None, True)
+    assert refused.problem == "cannot be started: Resource temporarily unavailable"
