@@ -113,7 +113,7 @@ async def status(daemon: Supervisor, _: web.Request, _given: Given) -> web.Respo
             "edits": dict(daemon.reconciler.edit_counts),
         },
         "unknown": list(daemon.liveness.silent().values()),
-        "differs": changed_files(loaded.files, daemon.loaded_at),
+        "differs": [],
         "virtual_routers": routers_encoded(routers),
         "services": [],
     }
@@ -127,10 +127,10 @@ def _status_response(
     problems: Sequence[Problem],
     drains: Sequence[Drain],
 ) -> web.Response:
-    """Add what each service has, and return the response. A thread does it, as for the counters."""
+    """Add what each service and file has, and return the response. A thread does it, as for the counters."""
     counts = counts_of(rows)
     reply["problems"] = problems_encoded([*service_problems(snapshot), *problems])
-    reply["differs"] += overridden(snapshot, drains)
+    reply["differs"] = [*changed_files(reply["files"], reply["loaded_at"] or 0.0), *overridden(snapshot, drains)]
     reply["services"] = [service_encoded(each, counts) for each in snapshot]
     return json_response(reply)
 
