@@ -36,6 +36,8 @@ def pytest_configure() -> None:
     unwind_on_sigterm()
     allow_interrupts()
     register()
+    for name in "PYLVS_COMMAND", "PYLVS_REMOVAL":  # `./dev run pytest` sets them for labs of its user
+        os.environ.pop(name, None)
     os.environ.setdefault(CONNECTIONS, "262144")  # not a 24th of memory for each network namespace
 
 

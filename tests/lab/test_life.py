@@ -22,10 +22,11 @@ from tests.lab.support import PATIENCE_S, PYLVS, parts, pylvs, remains, unique, 
 INTERRUPTIONS = 6
 
 
-def test_a_second_up_is_refused_and_changes_nothing(lab_name: str) -> None:
+def test_a_second_up_is_refused_and_changes_nothing(lab_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYLVS_COMMAND", "./dev run pylvs")
     first = pylvs("lab", "up", "dr", "--name", lab_name, "--servers", "1", "--bare")
     assert (first.returncode, first.stderr) == (0, "")
-    assert first.stdout.endswith(f"  try it: pylvs lab exec {lab_name} client -- curl -s http://VIP/\n")
+    assert first.stdout.endswith(f"  try it: ./dev run pylvs lab exec {lab_name} client -- curl -s http://VIP/\n")
     second = pylvs("lab", "up", "nat", "--name", lab_name)
     assert second.returncode == 1
     assert second.stderr == (
