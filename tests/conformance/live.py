@@ -252,12 +252,11 @@ def is_late(out: bytes, frame: bytes, local: frozenset[bytes]) -> bool:
     packet than `frame`.
     """
     if out[12:14] == b"\x08\x00":
-        kind, source, error, quoted, ends = out[23] == ICMP, out[26:30], out[34:36], out[42:], slice(12, 24)
+        is_icmp, source, error, quoted, ends = out[23] == ICMP, out[26:30], out[34:36], out[42:], slice(12, 24)
     else:
-        kind, source, error, quoted, ends = out[20] == ICMP6, out[22:38], out[54:56], out[62:], slice(8, 44)
-    if not kind or source in OWN.values():
-        return kind
-    return error in UNREACHABLE_HOST and source in local and quoted[ends] != frame[14:][ends]
+        is_icmp, source, error, quoted, ends = out[20] == ICMP6, out[22:38], out[54:56], out[62:], slice(8, 44)
+    about_another = error in UNREACHABLE_HOST and source in local and quoted[ends] != frame[14:][ends]
+    return is_icmp and (source in OWN.values() or about_another)
 
 
 def _unlabelled(out: bytes, local: frozenset[bytes]) -> bytes:

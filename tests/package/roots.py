@@ -25,6 +25,7 @@ SUITES = {
     "trixie": ("http://deb.debian.org/debian", "debian-archive-keyring.gpg", "sid", "main"),
     "noble": ("http://archive.ubuntu.com/ubuntu", "ubuntu-archive-keyring.gpg", "gutsy", "main,universe"),
 }
+FETCH_S = 60
 KEYRINGS = Path("/usr/share/keyrings")
 # Debian has no package of Ubuntu's keys. This one has 790B C727 ... 1F32 of 2012 and F6EC B376 ... C93C of 2018.
 UBUNTU_KEYS = (
@@ -55,7 +56,7 @@ def _keyring(name: str) -> Path:
         return KEYRINGS / name
     address, wanted = UBUNTU_KEYS
     try:
-        with urllib.request.urlopen(address) as reply:
+        with urllib.request.urlopen(address, timeout=FETCH_S) as reply:
             content = reply.read()
     except OSError as error:
         raise Failed(f"{address}: {error}") from None

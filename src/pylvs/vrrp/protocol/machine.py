@@ -121,8 +121,7 @@ class Machine:
 
     def start(self, now: float, why: TransitionReason = TransitionReason.START) -> Step:
         """Leave Initialize (RFC 9568, 6.4.1), or FAULT. As keepalived's, an owner with `state BACKUP` listens first."""
-        held = self.held_until is not None and now < self.held_until
-        if self.instance.priority == OWNER and self.instance.starts_as_master and not held:
+        if self.instance.priority == OWNER and self.instance.starts_as_master and self._yields_until(now) is None:
             return self._master(now, TransitionReason.OWNER)
         forgotten: dict[str, Any] = {"master_interval_s": 0.0, "preempt_at": None, "released_by": None, "outranked": ""}
         fresh, become = self._to(State.BACKUP, why, best=NONE, **forgotten)
@@ -144,8 +143,8 @@ class Machine:
             interval_s = self.instance.advert_interval_s
             answered_at = now if now < self.answered_at + interval_s else self.answered_at
             return replace(self, due=now + interval_s, answered_at=answered_at), [Advertise(self.priority)]
-        if self.held_until is not None and now < self.held_until:
-            return replace(self, due=min(self.held_until, now + self.down_s)), []
+        if (until := self._yields_until(now)) is not None:
+            return replace(self, due=min(until, now + self.down_s)), []
         if self.released_by is not None:
             return self._master(now, TransitionReason.RELEASED, str(self.released_by))
         if self.outranked:
@@ -170,6 +169,10 @@ class Machine:
         """Become backup, and do not take over before that time."""
         held = replace(self, held_until=until)
         return held.follow(now, State.BACKUP, TransitionReason.YIELD) if self.state is State.MASTER else (held, [])
+
+    def _yields_until(self, now: float) -> float | None:
+        """Return the end of a yield that lasts; None if there is none."""
+        return self.held_until if self.held_until is not None and now < self.held_until else None
 
     def follow(
         self, now: float, state: State, why: TransitionReason = TransitionReason.GROUP, detail: str = ""
@@ -219,7 +222,7 @@ class Machine:
             followed = replace(followed, best=rank)
         if advert.priority >= self.priority or not self.instance.preempt:
             return replace(followed, due=due, preempt_at=None), []
-        if self.held_until is not None and now < self.held_until:
+        if self._yields_until(now) is not None:
             return replace(followed, due=due), []
         outranked = f"{source} with priority {advert.priority}"
         if not self.instance.preempt_delay_s:  # a lower priority does not restart the timer (RFC 9568, 6.4.2)

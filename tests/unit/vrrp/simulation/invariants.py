@@ -16,7 +16,7 @@ At every event:
 3. **A backup takes over at its time, and not before** (6.4.2). An advertisement that counts for a backup postpones the
    take-over to Active_Down_Interval from then; one of priority 0 sets it to Skew_Time from then. Version 2 counts
    Skew_Time in seconds, version 3 in the master's interval (6.1). After a stall, a backup reads its socket before the
-   take-over. The members of a sync group wait for each other.
+   take-over. The members of a sync group wait for each other. No router takes over during its yield.
 4. **A master advertises** once in each of its intervals (6.4.3), with its priority and all addresses; other routers do
    not. A master that becomes backup without a better advertisement sends priority 0 (6.4.3, Shutdown), unless its
    device cannot send.
@@ -41,7 +41,8 @@ arrived. Then, for each virtual router:
 10. **It stays master** for two more Active_Down_Intervals: no router changes its state any more.
 11. **It announced its addresses last.** After a split brain clients and switches may have the loser's link address.
     A master that a better advertisement makes backup sends a last one, after which the winner announces again. The
-    winner may have received none before. Where the link to the winner loses packets at that time, nothing is known.
+    winner may have received none before. Where the link to the winner loses packets at that time, nothing is known. An
+    announcement on a device that cannot send does not count.
 """
 
 from __future__ import annotations
