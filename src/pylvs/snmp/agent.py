@@ -1,8 +1,8 @@
 """The sub-agent: the answers to snmpd's requests, and the traps.
 
 It reads the status of virtual routers and services at a request, at most once in STATUS_AGE_S, and subscribes to their
-events. A sub-agent that loses snmpd tries again each RETRY_S. It delays neither a virtual router nor a check: it is a
-process of its own, and one that does not read loses its connections.
+events. A sub-agent that loses snmpd tries again each RETRY_S. It delays neither a virtual router nor a check: it has
+processes of its own, and one that does not read loses its connections.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ import select
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from pylvs.model.wanted import Configuration
 from pylvs.snmp import agentx, checker_mib, keepalived_mib, rfc_mib, timeouts
 from pylvs.snmp.agentx import Message, Oid, Pdu, Value, VarBind
 from pylvs.snmp.checker_mib import Numbers, Service
+from pylvs.snmp.connections import Connections, Ended
 from pylvs.snmp.keepalived_mib import RouterStatus
-from pylvs.snmp.routers import RouterClient, event_status
-from pylvs.snmp.servers import ServerClient
-from pylvs.snmp.session import Lost, Session, connect
+from pylvs.snmp.routers import event_status
+from pylvs.snmp.session import Lost, Session
 from pylvs.snmp.tree import Tree
 from pylvs.snmp.weights import WeightSets
 from pylvs.system.logs import get_logger
@@ -32,13 +31,10 @@ STATUS_AGE_S = 1.0
 REST = 10
 RETRY_S = 15.0  # as net-snmp's sub-agents
 PING_S = 120.0  # as keepalived
+ALIVE_S = 1.0  # between two signs of life
 REQUESTS = (Pdu.GET, Pdu.GET_NEXT, Pdu.GET_BULK)
 SERVER_EVENTS = ("server_up", "server_down", "quorum_gained", "quorum_lost")
 SETS = (Pdu.TEST_SET, Pdu.COMMIT_SET, Pdu.UNDO_SET, Pdu.CLEANUP_SET)
-
-
-class Ended(Exception):
-    """The daemon ends this process."""
 
 
 class EndSignal:
@@ -56,12 +52,11 @@ class EndSignal:
 class Agent:
     """The sub-agent of one configuration; `end` is readable when it shall end."""
 
-    def __init__(self, configuration: Configuration, state_dir: Path, end: int) -> None:
+    def __init__(self, configuration: Configuration, connections: Connections, end: int) -> None:
         self._configuration = configuration
         self._settings = configuration.settings.snmp
-        self._routers = RouterClient(state_dir)
-        self._servers = ServerClient(state_dir)
-        self._weights = WeightSets(configuration, self._servers)
+        self._connections = connections
+        self._weights = WeightSets(configuration, connections)
         self._services = checker_mib.by_name(configuration)
         self._end = end
         self._master_started_at = 0.0
@@ -88,8 +83,14 @@ class Agent:
                 raise Ended
 
     def _ready(self, watched: list[int], timeout_s: float) -> list[int]:
-        ready, _, _ = select.select([self._end, *(each for each in watched if each >= 0)], [], [], timeout_s)
-        return ready
+        """Wait for one of the descriptors, or for the end; report that this process works."""
+        until = time.monotonic() + timeout_s
+        while True:
+            self._connections.report_alive()
+            left = max(0.0, until - time.monotonic())
+            ready, _, _ = select.select([self._end, *watched], [], [], min(left, ALIVE_S))
+            if ready or left <= ALIVE_S:
+                return ready
 
     def subtrees(self) -> list[Oid]:
         """Return the parts that are served."""
@@ -104,7 +105,7 @@ class Agent:
         return [each for each, enabled in parts.items() if enabled]
 
     def _serve(self) -> None:
-        session = Session(connect(self._settings.socket))
+        session = Session(self._connections.master())
         try:
             session.open(self.subtrees())
             self._master_started_at = session.master_started_at
@@ -113,20 +114,20 @@ class Agent:
             self._loop(session)
         finally:
             session.close()
-            self._routers.close()  # without snmpd, traps would go out late, and their events fill the senders' buffers
-            self._servers.close()
+            self._connections.unsubscribe()  # traps would go out late, and their events fill the senders' buffers
 
     def _loop(self, session: Session) -> None:
         ping_at = time.monotonic() + PING_S
-        self._subscribe()  # before the first answer: a client that has one gets the next trap
+        connections = self._connections
+        connections.subscribe(timeouts.deadline())  # before the first answer: a client that has one gets the next trap
         session.serve_early(self._answer)
         while True:
-            self._subscribe()
-            watched = [session.fileno(), self._routers.fileno(), self._servers.fileno()]
+            connections.subscribe(timeouts.deadline())
+            self._send_traps(session)  # those, too, that came while an answer was made
+            watched = [session.fileno(), *connections.filenos()]
             ready = self._ready(watched, min(RETRY_S, max(0.0, ping_at - time.monotonic())))
-            for binds in self._traps():
-                session.notify(binds)
             if self._end in ready:
+                self._send_traps(session)
                 raise Ended
             if session.fileno() in ready:
                 session.serve(self._answer)
@@ -134,20 +135,16 @@ class Agent:
                 session.ping()
                 ping_at = time.monotonic() + PING_S
 
-    def _subscribe(self) -> None:
-        if not self._settings.traps:
-            return
-        deadline = timeouts.deadline()
-        if self._settings.routers:
-            self._routers.subscribe(deadline)
-        if self._settings.checker:
-            self._servers.subscribe(deadline)
+    def _send_traps(self, session: Session) -> None:
+        for binds in self._traps():
+            session.notify(binds)
 
     def _traps(self) -> Iterator[list[VarBind]]:
         """Yield the traps of the events that have come."""
-        for event in self._routers.events():
+        events = self._connections.events()
+        for event in events.routers:
             yield from router_traps(event, self._configuration, event_status(event))
-        for event, numbers in self._servers.events():
+        for event, numbers in events.servers:
             if event["event"] in SERVER_EVENTS:
                 yield from server_traps(event, numbers, self._services, self._configuration.settings.router_id)
 
@@ -162,9 +159,9 @@ class Agent:
     def _recent_tree(self) -> Tree:
         """Return the objects, which are made again after STATUS_AGE_S; many objects, after REST times their cost."""
         if time.monotonic() >= self._tree_until:
-            begin = time.process_time()
+            begin = self._connections.cpu_s()
             self._tree = Tree(self._objects())
-            cost = time.process_time() - begin
+            cost = self._connections.cpu_s() - begin
             self._tree_until = time.monotonic() + max(STATUS_AGE_S, REST * cost)
         return self._tree
 
@@ -172,11 +169,11 @@ class Agent:
         configuration, settings = self._configuration, self._settings
         deadline = timeouts.deadline()
         found: dict[Oid, Value] = {}
-        routers = self._routers.status(deadline) if settings.routers else RouterStatus()
+        routers = self._connections.routers(deadline) if settings.routers else RouterStatus()
         if settings.vrrp or settings.checker:
             found |= keepalived_mib.objects(configuration, routers)
         if settings.checker:
-            found |= checker_mib.objects(configuration, self._servers.status(deadline))
+            found |= checker_mib.objects(configuration, self._connections.servers(deadline))
         if settings.rfc_v2:
             found |= rfc_mib.objects_v2(configuration, routers, self._master_started_at)
         if settings.rfc_v3:

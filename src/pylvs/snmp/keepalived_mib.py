@@ -42,15 +42,26 @@ ROUTE_TYPES = ("blackhole", "anycast", "multicast", "broadcast", "unreachable", 
 AUTHENTICATIONS = {None: 0, Authentication.PASS: 1, Authentication.AH: 2}
 
 
+def no_index(_: str) -> int:
+    return 0
+
+
+def no_link_address(_: str) -> bytes:
+    return b""
+
+
 @dataclass(frozen=True, slots=True)
 class RouterStatus:
-    """What the virtual routers report: their answer to `status`, and the results of tracked objects."""
+    """What the virtual routers report: their answer to `status`, and the results of tracked objects.
+
+    It can be pickled, so its functions have names.
+    """
 
     instances: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)  # state by name
-    index_of: Callable[[str], int] = lambda _: 0  # of a device; 0 for none
-    device_of: Callable[[VrrpInstance], str] = lambda instance: instance.interface  # its VMAC, or its interface
-    link_address_of: Callable[[str], bytes] = lambda _: b""  # of a device
+    devices: Mapping[str, str] = field(default_factory=dict)  # by instance: its VMAC, or its interface
+    index_of: Callable[[str], int] = no_index  # of a device; 0 for none
+    link_address_of: Callable[[str], bytes] = no_link_address  # of a device
     unknown: int = 0  # advertisements of virtual routers that are not configured
     now: float = 0.0  # Unix time
 
@@ -62,6 +73,10 @@ class RouterStatus:
                     found: Mapping[str, Any] = each
                     return found
         return {"well": None, "number": None}
+
+    def device_of(self, instance: VrrpInstance) -> str:
+        """Return the VMAC of a virtual router, or its interface."""
+        return self.devices.get(instance.name, instance.interface)
 
     def state(self, instance: VrrpInstance) -> str:
         """Return the state of a virtual router."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from pylvs.model.errors import NoSuchDevice, PylvsError
-from pylvs.model.vrrp import VrrpInstance
 from pylvs.netlink import links
 from pylvs.snmp.keepalived_mib import RouterStatus
 from pylvs.snmp.timeouts import BackOff, Cached, Clock
@@ -77,24 +76,18 @@ class RouterClient:
 
 def router_status(found: dict[str, Any]) -> RouterStatus:
     """Return the status that pylvs-vrrp reports."""
-    devices = {each["name"]: each["device"] for each in found["instances"]}
-
-    def device_of(instance: VrrpInstance) -> str:
-        return str(devices.get(instance.name, instance.interface))
-
+    devices = {each["name"]: str(each["device"]) for each in found["instances"]}
     instances = {each["name"]: each for each in found["instances"]}
     groups = {each["name"]: each["state"] for each in found["groups"]}
     unknown = sum(each["count"] for each in found["unknown_vrids"])
-    return RouterStatus(instances, groups, index_of, device_of, link_address_of, unknown, time.time())
+    return RouterStatus(instances, groups, devices, index_of, link_address_of, unknown, time.time())
 
 
 def event_status(event: Mapping[str, Any]) -> RouterStatus:
     """Return the status of the one virtual router that an event has."""
-
-    def device_of(instance: VrrpInstance) -> str:
-        return str(event.get("device", instance.interface))
-
-    return RouterStatus({event["instance"]: event}, index_of=index_of, device_of=device_of)
+    name = event["instance"]
+    devices = {name: str(event["device"])} if "device" in event else {}
+    return RouterStatus({name: event}, devices=devices, index_of=index_of)
 
 
 def index_of(device: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import struct
 import threading
@@ -21,6 +22,8 @@ from pylvs.model.wanted import Configuration, SnmpSettings
 from pylvs.snmp.agent import Agent
 from pylvs.snmp.agentx import INTERNET, Oid, Pdu
 from pylvs.snmp.checker_mib import CHECKER, QUORUM_TRAP, SERVER_TRAP, SERVERS, SERVICES, WEIGHT
+from pylvs.snmp.connections import DirectConnections
+from pylvs.snmp.relay import Relay, RelayedConnections
 from tests.unit.daemon.daemons import FakeHost, address, configuration, run, server, service, until
 from tests.waiting import PATIENCE_S
 from tests.waiting import until as until_sync
@@ -42,7 +45,8 @@ def served(path: Path) -> Configuration:
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pylvs.snmp.timeouts.ANSWER_S", PATIENCE_S)
-    monkeypatch.setattr("pylvs.snmp.session.CONNECT_TIMEOUT_S", PATIENCE_S)
+    for module in ("session", "relay"):
+        monkeypatch.setattr(f"pylvs.snmp.{module}.CONNECT_TIMEOUT_S", PATIENCE_S)
 
 
 @pytest.fixture
@@ -113,18 +117,35 @@ def bind(name: Oid, value: int) -> bytes:
 
 
 @asynccontextmanager
-async def agent(wanted: Configuration, state: Path) -> AsyncIterator[int]:
-    """Run the sub-agent in a thread; write to the descriptor to end it."""
-    readable, writable = os.pipe()
-    thread = threading.Thread(target=Agent(wanted, state, readable).run)
-    thread.start()
+async def agent(wanted: Configuration, state: Path) -> AsyncIterator[None]:
+    """Run the sub-agent and its relay, each in a thread."""
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    end, write_end = os.pipe()
+    agent_end, write_agent_end = os.pipe()
+    signals: list[signal.Signals] = []
+
+    def kill(number: signal.Signals) -> None:
+        signals.append(number)
+        os.write(write_agent_end, b"x")
+
+    def run_agent() -> None:
+        with its:
+            Agent(wanted, RelayedConnections(its), agent_end).run()
+
+    relay = Relay(ours, DirectConnections(wanted.settings.snmp, state), kill, end)
+    threads = [threading.Thread(target=run_agent), threading.Thread(target=relay.run)]
+    for thread in threads:
+        thread.start()
     try:
-        yield writable
+        yield
     finally:
-        os.write(writable, b"x")
-        await asyncio.to_thread(thread.join)  # this event loop answers its last requests
-        os.close(readable)
-        os.close(writable)
+        os.write(write_end, b"x")
+        for thread in threads:
+            await asyncio.to_thread(thread.join)  # this event loop answers their last requests
+        ours.close()
+        for descriptor in (end, write_end, agent_end, write_agent_end):
+            os.close(descriptor)
+    assert signals == [signal.SIGTERM]
 
 
 def test_status_weights_and_traps_of_virtual_servers(host: FakeHost, tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import pickle
 import signal
 import sys
 from pathlib import Path
@@ -14,6 +16,8 @@ from pylvs.daemon import snmp_process
 from pylvs.daemon.snmp_process import SnmpProcess
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.model.wanted import Configuration, GlobalSettings, SnmpSettings
+from pylvs.system import logs
+from tests.unit.config.support import compiled
 from tests.waiting import until_async
 
 # Stands in for the sub-agent: it appends its PID and the socket of its configuration to a file, and waits.
@@ -72,6 +76,110 @@ def test_the_process_follows_the_configuration_and_is_started_again(
         assert not is_running(started(tmp_path)[3][0])
 
     asyncio.run(play())
+
+
+def test_the_process_gets_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = "import sys; open(sys.argv[1] + '/given', 'wb').write(sys.stdin.buffer.read())"
+    monkeypatch.setattr(snmp_process, "command", lambda _, *arguments: [sys.executable, "-c", copy, *arguments])
+    text = """
+global_defs {
+    enable_snmp_vrrp
+}
+vrrp_instance VI_1 {
+    interface eth0
+    virtual_router_id 51
+    authentication {
+        auth_type PASS
+        auth_pass hunter22
+    }
+    virtual_ipaddress { 192.0.2.1/24 }
+}
+virtual_server 192.0.2.1 80 {
+    lvs_method DR
+    real_server 10.0.0.1 80 {
+        HTTP_GET {
+            url {
+                path /hunter22
+                status_code 200
+            }
+        }
+    }
+}
+"""
+    given = compiled(text).configuration
+    assert b"hunter22" in pickle.dumps(given.vrrp)
+    assert b"hunter22" in pickle.dumps(given.services)
+
+    async def play() -> None:
+        process = SnmpProcess(StateDirectory(tmp_path), "text")
+        running = asyncio.create_task(process.run())
+        process.configure(given)
+        file = tmp_path / "given"
+        await until_async(lambda: file.exists() and file.read_bytes().endswith(pickle.STOP))
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert b"VI_1" in file.read_bytes()
+        assert b"hunter22" not in file.read_bytes()
+
+    asyncio.run(play())
+
+
+def test_a_process_that_is_silent_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = AGENT.replace("signal.pause()", "os.write(1, b'.'); signal.pause()")
+    monkeypatch.setattr(snmp_process, "command", lambda _, *arguments: [sys.executable, "-c", silent, *arguments])
+    for name, value in (("RESTART_PAUSE_S", 0.01), ("TICK_S", 0.01)):
+        monkeypatch.setattr(snmp_process, name, value)
+
+    async def play() -> None:
+        process = SnmpProcess(StateDirectory(tmp_path), "text")
+        running = asyncio.create_task(process.run())
+        process.configure(enabled("/a"))
+        await until_async(lambda: len(started(tmp_path)) == 2)
+        assert not is_running(started(tmp_path)[0][0])
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    lines: list[str] = []
+    former = logs.write_with(lambda _, fields: lines.append(fields["event"]))
+    try:
+        asyncio.run(play())
+    finally:
+        logs.write_with(former)
+    assert lines[0] == "the SNMP sub-agent was silent for 0.6 s and is started again"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the process confines itself")
+def test_a_stopped_parser_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGSTOP of the process without privileges: the other one gives no sign of life for it."""
+    for name, value in (("RESTART_PAUSE_S", 0.01), ("LEASE_TICKS", 5)):
+        monkeypatch.setattr(snmp_process, name, value)
+
+    async def play() -> None:
+        process = SnmpProcess(StateDirectory(tmp_path), "text")
+        running = asyncio.create_task(process.run())
+        process.configure(enabled(f"unix:{tmp_path}/none"))
+        await until_async(parsers)
+        first = parsers()
+        os.kill(first[0], signal.SIGSTOP)
+        await until_async(lambda: set(parsers()) - set(first))
+        assert first[0] not in parsers()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert parsers() == []
+
+    asyncio.run(play())
+
+
+def parsers() -> list[int]:
+    """Return the processes that parse: the children of this process's children."""
+    return [process for child in children_of(os.getpid()) for process in children_of(child)]
+
+
+def children_of(process: int) -> list[int]:
+    """Return the PIDs of children; none if the process has ended."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return [int(pid) for pid in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    return []
 
 
 def test_a_process_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

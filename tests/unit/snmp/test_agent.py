@@ -1,4 +1,4 @@
-"""The sub-agent between fake clients of the daemon and a master agent that closes the session."""
+"""The sub-agent between fake connections to the daemon and a master agent that closes the session."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import pytest
 
 from pylvs.model.wanted import Configuration
-from pylvs.snmp import agent as module
 from pylvs.snmp.agent import Agent, server_traps
 from pylvs.snmp.agentx import Pdu
-from pylvs.snmp.checker_mib import SERVICES, Numbers, by_name
+from pylvs.snmp.checker_mib import SERVICES, Numbers, ServerStatus, by_name
+from pylvs.snmp.connections import Events
+from pylvs.snmp.keepalived_mib import RouterStatus
 from pylvs.snmp.rfc_mib import NEW_MASTER_V2, NEW_MASTER_V3, PREEMPTED, PROTOCOL_ERROR, V3
+from pylvs.snmp.servers import Services
 from pylvs.snmp.session import Lost
 from pylvs.vrrp.protocol.adverts import AdvertError
 from pylvs.vrrp.protocol.machine import TransitionReason
@@ -42,25 +43,49 @@ MASTER = BACKUP | {"state": "MASTER", "source": "192.0.2.9", "master_why": Trans
 DROPPED = {"kind": "DROPPED", "instance": "VI_1", "flaw": AdvertError.TTL.value, "source": "192.0.2.66"}
 
 
-class Subscription:
-    """A client that has events and no status."""
+class FakeConnections:
+    """Connections that have events and no status."""
 
-    def __init__(self, *events: Any) -> None:
-        self.waiting = list(events)
+    def __init__(self, master: socket.socket | None = None, *router_events: Any) -> None:
+        self.waiting = list(router_events)
         self.subscribed: list[bool] = []
+        self.alive = 0
+        self._master = master
+
+    def master(self) -> socket.socket:
+        assert self._master is not None
+        return self._master
+
+    def routers(self, _deadline: float) -> RouterStatus:
+        return RouterStatus()
+
+    def servers(self, _deadline: float) -> ServerStatus:
+        return ServerStatus()
+
+    def services(self, _deadline: float) -> Services:
+        return {}
+
+    def set_weight(self, service: str, server: str, weight: int | None, deadline: float) -> None:
+        raise NotImplementedError
 
     def subscribe(self, _deadline: float) -> None:
         self.subscribed.append(True)
 
-    def close(self) -> None:
+    def unsubscribe(self) -> None:
         self.subscribed.append(False)
 
-    def fileno(self) -> int:
-        return -1
+    def filenos(self) -> list[int]:
+        return []
 
-    def events(self) -> list[Any]:
-        found, self.waiting = self.waiting, []
+    def events(self) -> Events:
+        found, self.waiting = Events(self.waiting), []
         return found
+
+    def report_alive(self) -> None:
+        self.alive += 1
+
+    def cpu_s(self) -> float:
+        return 0.0
 
 
 @pytest.fixture
@@ -69,16 +94,12 @@ def configuration() -> Configuration:
 
 
 @pytest.fixture
-def agent(configuration: Configuration, tmp_path: Path) -> Iterator[Agent]:
+def end() -> Iterator[int]:
+    """Return the descriptor that is readable at the end, which does not come."""
     readable, writable = os.pipe()
-    yield Agent(configuration, tmp_path, readable)
+    yield readable
     os.close(readable)
     os.close(writable)
-
-
-def use(agent: Agent, routers: Subscription, servers: Subscription) -> None:
-    for name, each in (("_routers", routers), ("_servers", servers)):
-        setattr(agent, name, each)
 
 
 def serve(end: socket.socket, messages: int) -> None:
@@ -90,26 +111,26 @@ def serve(end: socket.socket, messages: int) -> None:
             end.sendall(HEADER.pack(1, Pdu.RESPONSE, 0x10, 7, 0, packet, 8) + bytes(8))
 
 
-def test_without_snmpd_there_is_no_subscription(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
-    routers, servers = Subscription(), Subscription()
-    use(agent, routers, servers)
+def test_without_snmpd_there_is_no_subscription(configuration: Configuration, end: int) -> None:
     ours, theirs = socket.socketpair()
     ours.settimeout(PATIENCE_S)
-    monkeypatch.setattr(module, "connect", lambda _: ours)
+    connections = FakeConnections(ours)
+    agent = Agent(configuration, connections, end)
     thread = Thread(target=serve, args=(theirs, 1 + len(agent.subtrees())))
     thread.start()
     with pytest.raises(Lost):
         agent._serve()
     thread.join()
-    for each in (routers, servers):
-        assert each.subscribed[0]
-        assert not each.subscribed[-1]
+    assert connections.subscribed[0]
+    assert not connections.subscribed[-1]
 
 
-def test_traps_of_virtual_routers_need_no_status(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_traps_of_virtual_routers_need_no_status(
+    configuration: Configuration, end: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("pylvs.snmp.routers.index_of", {"eth0": 2, "vrrp.51": 9}.get)
-    use(agent, Subscription(BACKUP, MASTER, DROPPED | {"device": "vrrp.51"}), Subscription())
-    v2, v3, dropped = agent._traps()
+    connections = FakeConnections(None, BACKUP, MASTER, DROPPED | {"device": "vrrp.51"})
+    v2, v3, dropped = Agent(configuration, connections, end)._traps()
     assert [each[0].value.content for each in (v2, v3, dropped)] == [NEW_MASTER_V2, NEW_MASTER_V3, PROTOCOL_ERROR]
     assert v2[1].value.content == bytes([192, 0, 2, 9])
     assert v3[2].name[-3:] == (2, 51, 1)

@@ -63,11 +63,10 @@ def status(**more: Mapping[str, Any]) -> RouterStatus:
         | dict(more.get(name, {}))
         for name, source in (("OLD", "192.0.2.11"), ("NEW", "fe80::11"))
     }
-    devices = {"OLD": "vrrp.51"}
     return RouterStatus(
         instances,
+        devices={"OLD": "vrrp.51"},
         index_of=lambda name: INDICES.get(name, 0),
-        device_of=lambda instance: devices.get(instance.name, instance.interface),
         link_address_of=lambda name: b"vmac!!" if name == "vrrp.51" else b"",
         now=1000.0,
     )

@@ -1,0 +1,251 @@
+"""The sub-agent's process without privileges: what it keeps, and what the other one does for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pylvs.model.errors import PylvsError
+from pylvs.model.wanted import Configuration, GlobalSettings, SnmpSettings
+from pylvs.snmp.agentx import Pdu
+from pylvs.snmp.checker_mib import ServerStatus
+from pylvs.snmp.connections import Ended, Events
+from pylvs.snmp.keepalived_mib import RouterStatus
+from pylvs.snmp.relay import MOST_LINES, Relay, RelayedConnections
+from pylvs.snmp.servers import Services
+from pylvs.snmp.session import Lost
+from pylvs.system import logs
+from tests.unit.snmp.test_agent import HEADER
+from tests.waiting import PATIENCE_S, until
+
+FOREVER = float("inf")
+
+
+class FakeConnections:
+    """Connections that record what is asked of them."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+        self.alive = 0
+        self.error: Exception | None = None  # of the next call
+        self._waiting = Events()
+        self._event, self._notify = os.pipe()
+
+    def _call(self, *call: object) -> None:
+        self.calls.append(call)
+        error, self.error = self.error, None
+        if error:
+            raise error
+
+    def happen(self, events: Events) -> None:
+        self._waiting = events
+        os.write(self._notify, b"x")
+
+    def master(self) -> socket.socket:
+        self._call("master")
+        return socket.socket(socket.AF_UNIX)
+
+    def routers(self, _deadline: float) -> RouterStatus:
+        return RouterStatus({"VI_1": {"state": "MASTER"}}, devices={"VI_1": "vrrp.51"})
+
+    def servers(self, _deadline: float) -> ServerStatus:
+        return ServerStatus({"web": {"name": "web"}})
+
+    def services(self, deadline: float) -> Services:
+        self._call("services", deadline)
+        return {"web": {"name": "x" * 1_000_000}}
+
+    def set_weight(self, service: str, server: str, weight: int | None, deadline: float) -> None:
+        self._call("set_weight", service, server, weight)
+
+    def subscribe(self, _deadline: float) -> None:
+        self._call("subscribe")
+
+    def unsubscribe(self) -> None:
+        self._call("unsubscribe")
+
+    def filenos(self) -> list[int]:
+        return [self._event]
+
+    def events(self) -> Events:
+        found, self._waiting = self._waiting, Events()
+        if found.routers or found.servers:
+            os.read(self._event, 1)
+        return found
+
+    def report_alive(self) -> None:
+        self.alive += 1
+
+    def cpu_s(self) -> float:
+        return float(len(self.calls))
+
+
+@contextmanager
+def relay(connections: FakeConnections) -> Iterator[tuple[socket.socket, list[signal.Signals]]]:
+    """Run the relay in a thread; yield the sub-agent's end, and the signals that it would have got."""
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    its.settimeout(PATIENCE_S)
+    end, write_end = os.pipe()
+    signals: list[signal.Signals] = []
+    thread = threading.Thread(target=Relay(ours, connections, signals.append, end).run)
+    thread.start()
+    try:
+        yield its, signals
+    finally:
+        its.close()
+        thread.join(PATIENCE_S)
+        ours.close()
+        os.close(end)
+        os.close(write_end)
+    assert not thread.is_alive()
+    assert connections.calls[-1] == ("unsubscribe",)
+
+
+def test_requests_and_replies() -> None:
+    made = FakeConnections()
+    with relay(made) as (end, _):
+        ours = RelayedConnections(end)
+        assert ours.routers(FOREVER).devices == {"VI_1": "vrrp.51"}
+        assert ours.servers(FOREVER) == ServerStatus({"web": {"name": "web"}})
+        assert len(ours.services(FOREVER)["web"]["name"]) == 1_000_000
+        ours.set_weight("web", "10.0.0.1:80", None, FOREVER)
+        with ours.master() as master:
+            assert master.family == socket.AF_UNIX
+            assert master.gettimeout() is not None
+        made.error = PylvsError("no such server")
+        with pytest.raises(PylvsError, match="no such server"):
+            ours.set_weight("web", "10.0.0.2:80", 3, FOREVER)
+        ours.report_alive()
+        made.error = ConnectionRefusedError("it listens no more")
+        with pytest.raises(Lost, match="it listens no more"):
+            ours.master()
+    assert ("set_weight", "web", "10.0.0.1:80", None) in made.calls
+    assert made.alive == 1
+    assert ours.cpu_s() >= 3.0  # of the relay: one for each call
+    with pytest.raises(Ended):
+        ours.routers(FOREVER)
+
+
+def test_a_request_takes_no_longer_than_an_answer_may() -> None:
+    made = FakeConnections()
+    with relay(made) as (end, _):
+        for until_s in (FOREVER, float("nan"), 0.0):
+            RelayedConnections(end).services(until_s)
+    forever, no_number, now = (each[1] for each in made.calls[:3])
+    assert forever < FOREVER
+    assert no_number >= forever
+    assert now == 0.0
+
+
+def test_events_come_beside_replies_and_between_them() -> None:
+    made = FakeConnections()
+    first, second = Events([{"kind": "DROPPED"}]), Events([], [({"event": "server_up"}, None)])
+    with relay(made) as (end, _):
+        ours = RelayedConnections(end)
+        ours.subscribe(FOREVER)
+        ours.subscribe(FOREVER)
+        made.happen(first)
+        found = Events()
+        while not found.routers:
+            ours.routers(FOREVER)
+            found = ours.events()
+        assert found == first
+        made.happen(second)
+        while not found.servers:
+            select.select(ours.filenos(), [], [], PATIENCE_S)
+            found = ours.events()
+        assert found == second
+        assert ("subscribe",) in made.calls
+        ours.unsubscribe()
+        until(lambda: ("unsubscribe",) in made.calls)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"id": 1, "request": "open", "until": 0},
+        {"id": 1, "request": "services"},
+        {"id": "1", "request": "services", "until": 0},
+        {"id": 1, "request": ["services"], "until": 0},
+        {"id": 1, "request": "set_weight", "until": 0, "service": "web", "server": "x", "weight": 1.5},
+        {"id": 1, "request": "set_weight", "until": 0, "service": {}, "server": "x", "weight": 1},
+        {"id": 1, "request": "set_weight", "until": 0, "service": "web", "server": "x", "weight": True},
+        {"log": "critical", "event": "x"},
+        {"log": ["info"]},
+        ["services"],
+        "services",
+    ],
+)
+def test_an_invalid_message_ends_the_sub_agent_and_changes_nothing(message: object) -> None:
+    made = FakeConnections()
+    with relay(made) as (end, signals):
+        end.send(json.dumps(message).encode())
+        until(lambda: signals)
+    assert signals == [signal.SIGKILL]
+    assert made.calls == [("unsubscribe",)]
+
+
+def test_lines_for_the_log_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[tuple[str, str]] = []
+    former = logs.write_with(lambda level, fields: lines.append((level, fields["event"])))
+    try:
+        with relay(FakeConnections()) as (end, _):
+            ours = RelayedConnections(end)
+            ours.log("error", {"event": "a\nb\x1b[0m"})
+            for _ in range(2 * MOST_LINES):
+                ours.log("warning", {"event": "x" * 200_000})
+            ours.routers(FOREVER)
+    finally:
+        logs.write_with(former)
+    assert lines[0] == ("error", "a b\ufffd[0m")
+    assert len(lines) == MOST_LINES
+    assert max(len(text) for _, text in lines) < 5000
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root has privileges to give up")
+def test_the_process_that_parses_has_no_privileges(tmp_path: Path) -> None:
+    snmp = SnmpSettings(socket=f"unix:{tmp_path}/agentx", vrrp=True, checker=True, rfc_v3=True, traps=True)
+    given = pickle.dumps(Configuration(settings=GlobalSettings(snmp=snmp)))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{tmp_path}/agentx")
+        listener.listen()
+        listener.settimeout(PATIENCE_S)
+        command = [sys.executable, "-m", "pylvs.snmp", str(tmp_path), "text"]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        with (tmp_path / "log").open("wb") as log:
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log, env=environment)
+        try:
+            assert process.stdin is not None
+            process.stdin.write(given)
+            process.stdin.close()
+            end, _ = listener.accept()
+            with end:
+                end.settimeout(PATIENCE_S)
+                assert end.recv(HEADER.size, socket.MSG_WAITALL)[1] == Pdu.OPEN
+                (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+                status = dict(line.split(":", 1) for line in Path(f"/proc/{child}/status").read_text().splitlines())
+                assert "0" not in status["Uid"].split() + status["Gid"].split()
+                kept = {status[name].strip() for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")}
+                assert kept == {"0" * 16}
+                assert status["NoNewPrivs"].strip() == "1"
+                assert os.listdir(f"/proc/{child}/root") == []
+            until(lambda: "no session with the master agent" in (tmp_path / "log").read_text())
+            process.terminate()
+            assert process.wait(PATIENCE_S) == 0
+            assert not Path(f"/proc/{child}").exists()
+        finally:
+            process.kill()
+            process.wait()
