@@ -24,7 +24,6 @@ RESULT, OUTPUT = Path("/run/scenario.result"), Path("/run/scenario.output")
 UNITS = Path("/run/systemd/system")
 VIP, CLIENT, SERVER = "10.9.1.100", "10.9.1.2", "10.9.2.2"
 PATIENCE_S = float(os.environ.get("PYLVS_SCENARIO_S", "300"))  # an emulated processor is slow
-STOP_S = 20  # TimeoutStopSec= for the daemon that hangs
 FLAG = Path("/run/eat")  # while it exists, the check's script takes all memory
 CONFIGURATION = f"""
 vrrp_instance VI_1 {{
@@ -65,18 +64,17 @@ with socket.create_server(("", 80)) as listener:
         threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
 """
 # The guest has no network target, and pylvs is that of this tree.
-DROP_IN = f"""[Unit]
+DROP_IN = """[Unit]
 DefaultDependencies=no
 Wants=
 After=
 Conflicts=
 [Service]
-TimeoutStopSec={STOP_S}
-TimeoutStartSec=90
 MemoryMax=500M
 MemorySwapMax=0
 Environment=PYTHONDONTWRITEBYTECODE=1 PYLVS_CONN_MAX=65536
 """
+STOP_SOONER = "TimeoutStopSec=20\n"  # for the daemon that hangs; an emulated processor needs the time of the unit
 TARGET = """[Unit]
 DefaultDependencies=no
 Wants=systemd-journald.socket systemd-journald.service scenario.service
@@ -121,16 +119,16 @@ def inside() -> int:
         Path(folder).mkdir(exist_ok=True)
         sh(f"mount -t tmpfs -o {options} tmpfs {folder}")
     Path("/run/netns").mkdir()
-    return boot()
+    return boot(DROP_IN + STOP_SOONER)
 
 
-def boot() -> int:
+def boot(drop_in: str = DROP_IN) -> int:
     """Install the unit, run systemd until the scenario ends, and return its exit status."""
     UNITS.mkdir(parents=True, exist_ok=True)
     text = (ROOT / "packaging/pylvs.service").read_text()
     (UNITS / "pylvs.service").write_text(text.replace("/usr/sbin/pylvs", "/usr/local/bin/pylvs"))
     (UNITS / "pylvs.service.d").mkdir()
-    (UNITS / "pylvs.service.d/guest.conf").write_text(DROP_IN)
+    (UNITS / "pylvs.service.d/guest.conf").write_text(drop_in)
     (UNITS / "scenario.target").write_text(TARGET)
     (UNITS / "scenario.service").write_text(SCENARIO)
     Path("/usr/local/bin/pylvs").unlink(missing_ok=True)
