@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from ipaddress import ip_address
 
 from bench import site
@@ -10,6 +11,7 @@ from bench.harness import (
     FLOWS,
     FLOWS6,
     REPLIES,
+    REPLIES6,
     SAME,
     SAME6,
     SAME6_TC,
@@ -34,11 +36,11 @@ THREAD_CLIENTS = "10.144.0.0"  # of those across services,
 NEW_CLIENTS, STICKY_CLIENTS, LIMITED_CLIENTS = "10.160.0.0", "10.162.0.0", "10.164.0.0"  # of the new ones,
 TUN_CLIENTS = "10.176.0.0"  # of tunnels,
 NAT_CLIENTS = "10.192.0.0"  # of NAT, with one flow each,
-MANY_CLIENTS6, NEW_CLIENTS6 = "fd67::a80:0", "fd67::aa0:0"  # and of IPv6
+MANY_CLIENTS6, NEW_CLIENTS6, NAT_CLIENTS6 = "fd67::a80:0", "fd67::aa0:0", "fd67::ac0:0"  # and of IPv6
 NEW_WALK = 1 << 22  # new flows before one comes twice
 CLIENT_PORT = 40000
 DR, TUN, NAT, MANY, UDP, SIX, STICKY, LIMITED, THREADS = 80, 81, 82, 83, 84, 85, 86, 87, 9000  # ports of the services
-MANY_TUN, MANY_NAT, MANY_SIX = 88, 89, 90  # and of those of budgets
+MANY_TUN, MANY_NAT, MANY_SIX, NAT_SIX = 88, 89, 90, 91  # and of those of budgets
 NAT_NUMBERS = (1, 64, 4096, 65536)  # of clients; powers of two
 NAT_PORT = 8080  # of the real server
 SERVICES, FLOWS_EACH = 16, 64  # across services
@@ -66,7 +68,7 @@ class Size:
     @property
     def capacity(self) -> int:
         """Return a capacity that is not nearly exhausted, because half-open connections would end then."""
-        established = 3 * self.flows + NAT_NUMBERS[-1] if self.budgets else self.flows
+        established = 3 * self.flows + 2 * NAT_NUMBERS[-1] if self.budgets else self.flows
         made = established + len(new_cases(self)) * self.new * (self.rounds + 1)
         return made + made // 8 + 32768
 
@@ -81,7 +83,7 @@ def key(port: int, protocol: Protocol = Protocol.TCP) -> ServiceKey:
 
 def _vip(port: int) -> str:
     """Return the address of the service at this port."""
-    return site.VIP6 if port in (SIX, MANY_SIX) else site.VIP
+    return site.VIP6 if port in (SIX, MANY_SIX, NAT_SIX) else site.VIP
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,7 @@ def services(size: Size) -> list[Served]:
         found.append(Served(VirtualService(key(SIX), "rr")))
         if size.budgets:
             found.append(Served(VirtualService(key(MANY_SIX), "rr"), servers=site.SERVERS))
+            found.append(Served(VirtualService(key(NAT_SIX), "rr"), Method.MASQ))
     return found
 
 
@@ -193,6 +196,7 @@ def _budget_openings(many: Flows) -> list[Opening]:
     found.append(Opening(_handshake(MANY_NAT, NAT_CLIENTS), FLOWS, each_client))
     if site.has_ipv6():
         found.append(Opening(_handshake(MANY_SIX, MANY_CLIENTS6), FLOWS6, many))
+        found.append(Opening(_handshake(NAT_SIX, NAT_CLIENTS6), FLOWS6, each_client))
     return found
 
 
@@ -262,15 +266,21 @@ def _budget_cases(size: Size) -> list[Case]:
     if site.has_ipv6():
         frame = request(MANY_SIX, source=MANY_CLIENTS6)
         found.append(Case("many_six", frame, (key(MANY_SIX),), FLOWS6, flows=many))
-    served = (key(MANY_NAT),)
-    reply = Frame(site.server(1), NAT_CLIENTS, NAT_PORT, CLIENT_PORT, ACK, site.server_mac(1))
-    for number in NAT_NUMBERS:
-        flows = Flows(number, 0, SCATTERED, port_bits=0)
-        forth = request(MANY_NAT, source=NAT_CLIENTS)
-        back = flows._replace(replies=True)
-        found.append(Case(f"nat_forth_{number}", forth, served, FLOWS, flows=flows))
-        found.append(Case(f"nat_back_{number}", reply, served, REPLIES, replies=True, flows=back))
+    found += _nat_cases("nat", MANY_NAT, NAT_CLIENTS, site.server(1), (FLOWS, REPLIES))
+    if site.has_ipv6():
+        found += _nat_cases("nat6", NAT_SIX, NAT_CLIENTS6, site.server6(1), (FLOWS6, REPLIES6))
     return found
+
+
+def _nat_cases(name: str, port: int, clients: str, server: str, wrappers: tuple[Wrapper, Wrapper]) -> Iterator[Case]:
+    """Yield both directions of NAT, for each number of clients."""
+    served = (key(port),)
+    reply = Frame(server, clients, NAT_PORT, CLIENT_PORT, ACK, site.server_mac(1))
+    for number in NAT_NUMBERS:
+        forth = Flows(number, 0, SCATTERED, port_bits=0)
+        back = forth._replace(replies=True)
+        yield Case(f"{name}_forth_{number}", request(port, source=clients), served, wrappers[0], flows=forth)
+        yield Case(f"{name}_back_{number}", reply, served, wrappers[1], replies=True, flows=back)
 
 
 @dataclass(frozen=True, slots=True)

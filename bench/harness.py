@@ -51,9 +51,9 @@ class Wrapper:
 SAME, SAME6 = Wrapper("bench_same"), Wrapper("bench_same6", version=6)
 FLOWS, FLOWS6 = Wrapper("bench_flows", varies=True), Wrapper("bench_flows6", version=6, varies=True)
 SHRINK, SHRINK_FLOWS = Wrapper("bench_shrink", shrinks=True), Wrapper("bench_shrink_flows", varies=True, shrinks=True)
-REPLIES = Wrapper("bench_replies", varies=True)
+REPLIES, REPLIES6 = Wrapper("bench_replies", varies=True), Wrapper("bench_replies6", version=6, varies=True)
 SAME_TC, SAME6_TC = Wrapper("bench_tc", TC), Wrapper("bench_tc6", TC, version=6)
-WRAPPERS = (SAME, SAME6, SHRINK, FLOWS, FLOWS6, SHRINK_FLOWS, REPLIES, SAME_TC, SAME6_TC)
+WRAPPERS = (SAME, SAME6, SHRINK, FLOWS, FLOWS6, SHRINK_FLOWS, REPLIES, REPLIES6, SAME_TC, SAME6_TC)
 
 
 class Sample(NamedTuple):

@@ -129,6 +129,10 @@ BUDGETS = (
         _budget(f"NAT, server to client, {text}", f"nat_back_{number}", f"nat_forth_{number}", 1.5, 1.2)
         for number, text in _NAT_ANSWERS.items()
     ),
+    *(
+        _budget(f"IPv6: NAT, server to client, {text}", f"nat6_back_{number}", f"nat6_forth_{number}", 1.5, 1.2)
+        for number, text in _NAT_ANSWERS.items()
+    ),
     _budget("processor of a TCP check, {checked:,} servers", "check_tcp", "check_tcp_keepalived", 1.5),
     _budget("processor of an HTTP check, {checked:,} servers", "check_http", "check_http_keepalived"),
 )
@@ -145,7 +149,7 @@ REFERENCES = {
     "new_dr": "IPv4",
     "check_tcp_keepalived": "keepalived",
     "check_http_keepalived": "keepalived",
-    **{f"nat_forth_{number}": "client to server" for number in _NAT_ANSWERS},
+    **{f"{name}_forth_{number}": "client to server" for name in ("nat", "nat6") for number in _NAT_ANSWERS},
 }
 # Results that only budgets use, in times of the floor.
 BUDGET_RESULTS = tuple(

@@ -21,7 +21,7 @@ DEVICE = "d0"
 MAC, ROUTER_MAC = "02:00:00:00:00:01", "02:00:00:00:00:fe"
 OWN, ROUTER = "10.66.0.1", "10.66.255.254"  # of 10.66.0.0/16
 VIP = "10.66.0.100"
-OWN6, VIP6 = "fd66::1", "fd66::100"  # of fd66::/64
+OWN6, ROUTER6, VIP6 = "fd66::1", "fd66::ffff", "fd66::100"  # of fd66::/64
 SERVERS = 8
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
@@ -87,9 +87,11 @@ def _populate(servers: int) -> None:
     neighbours = {ROUTER: ROUTER_MAC} | {server(number): server_mac(number) for number in range(1, servers + 1)}
     if has_ipv6():
         lines += [f"addr add {address} dev {DEVICE} nodad" for address in (f"{OWN6}/64", f"{VIP6}/128")]
-        neighbours |= {server6(number): server_mac(number) for number in range(1, servers + 1)}
+        neighbours |= {server6(number): server_mac(number) for number in range(1, servers + 1)} | {ROUTER6: ROUTER_MAC}
+        proc.write("net/ipv6/conf/all/forwarding", "1")
     lines += [f"neigh add {each} lladdr {mac} nud permanent dev {DEVICE}" for each, mac in neighbours.items()]
-    ip_batch(*lines, f"route add default via {ROUTER}")
+    lines += [f"route add {route}" for route in (f"default via {ROUTER}", f"::/0 via {ROUTER6}")[: 1 + has_ipv6()]]
+    ip_batch(*lines)
     proc.write("net/ipv4/ip_forward", "1")
 
 

@@ -16,6 +16,7 @@ enum bench_numbers {
 	BENCH_DADDR = 30, /* offset of the IPv4 daddr */
 	BENCH_PORTS = 34, /* offset of the ports behind IPv4 */
 	BENCH_SADDR6 = 34, /* offset of the last word of the IPv6 saddr */
+	BENCH_DADDR6 = 50, /* offset of the last word of the IPv6 daddr */
 	BENCH_PORTS6 = 54, /* offset of the sport behind IPv6 */
 	BENCH_FIRST_PORT = 16384,
 	BENCH_OUTER = 20, /* length of a tunnel's outer header */
@@ -230,6 +231,23 @@ int bench_flows6(struct xdp_md *ctx)
 	u32 flow = next_flow(plan);
 	WORD_AT(volatile u32, to, BENCH_SADDR6) = bpf_htonl(client_of(plan, flow));
 	WORD_AT(volatile u16, to, BENCH_PORTS6) = client_port_of(plan, flow);
+	bpf_tail_call(ctx, &bench_program, 0);
+	return aborted(ctx);
+}
+
+/* As `bench_replies`. Its checksum stays that of the first flow. */
+SEC("xdp.frags")
+int bench_replies6(struct xdp_md *ctx)
+{
+	struct bench_plan *plan = get_plan();
+	if (!plan || !WRITE_FRAME(ctx, plan, BENCH_BYTES6))
+		return aborted(ctx);
+	void *to = (void *)(long)ctx->data;
+	if (to + BENCH_BYTES6 > (void *)(long)ctx->data_end)
+		return aborted(ctx);
+	u32 flow = next_flow(plan);
+	WORD_AT(volatile u32, to, BENCH_DADDR6) = bpf_htonl(client_of(plan, flow));
+	WORD_AT(volatile u16, to, BENCH_PORTS6 + 2) = client_port_of(plan, flow);
 	bpf_tail_call(ctx, &bench_program, 0);
 	return aborted(ctx);
 }

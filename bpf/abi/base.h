@@ -16,7 +16,8 @@ enum limits {
 	STANDBY_ADDRESSES = 4096, /* in each of two sets */
 	HOP_SLOTS = 1024, /* next hops to clients of NAT, per CPU */
 	ROUTE_SETS = 64, /* of routes to clients, in one element of `client_routes` */
-	ROUTE_WAYS = 4,
+	ROUTE_WAYS = 4, /* routes to clients of IPv4 in a set */
+	ROUTE_WAYS6 = 2,
 	LANES = 32, /* in one element of `lanes`, and services in one of `service_syns` */
 	ENGINE_LENGTH = 16,
 	CALL_ID_LENGTH = 255, /* bytes of a Call-ID, at most (IP_VS_PEDATA_MAXLEN) */

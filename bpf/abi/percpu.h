@@ -78,13 +78,11 @@ struct path {
 	u32 pad;
 };
 
-/* A next hop to clients of NAT: of IPv6 to one client, of IPv4 to all clients of a router (struct client_route). */
+/* A next hop to clients of NAT: to all clients of a router (struct client_route). */
 struct client_hop {
 	u32 version; /* how often it was replaced */
 	u32 ifindex; /* ingress device; 0: sent by this host */
 	struct hop hop;
-	struct address address;
-	struct address saddr; /* saddr of the reply as it leaves */
 	u32 family;
 } __attribute__((aligned(64)));
 
@@ -106,6 +104,22 @@ struct client_routes {
 	struct client_route_set of[ROUTE_SETS];
 };
 
+/* The same over IPv6: half as many in a cache line. */
+struct client_route6 {
+	u64 key[3]; /* client, and a hash of the saddr of the reply as it leaves */
+	u32 stamp;
+	u16 hop;
+	u16 version;
+};
+
+struct client_route6_set {
+	struct client_route6 way[ROUTE_WAYS6];
+} __attribute__((aligned(64)));
+
+struct client_routes6 {
+	struct client_route6_set of[ROUTE_SETS];
+};
+
 struct limiter {
 	u32 tick;
 	u32 tokens;
@@ -120,6 +134,8 @@ ARRAY_MAP(estimates, struct estimate, 64, BPF_F_MMAPABLE);
 PERCPU_MAP(client_hops, struct client_hop, HOP_SLOTS + 1); /* the last one is a buffer */
 
 PERCPU_MAP(client_routes, struct client_routes, 1);
+
+PERCPU_MAP(client_routes6, struct client_routes6, 1);
 
 PERCPU_MAP(lanes, struct lanes, 8); /* index: destination / LANES */
 

@@ -271,10 +271,14 @@ INLINE int fast_request(struct xdp_md *ctx, const struct fast_headers *w, const 
 	return fast_nat(ctx, w, NAT_REQUEST, lane->real, port, hop, way);
 }
 
-/* Return a cached next hop to a client of NAT, if XDP can use it. */
-INLINE struct hop *ready_hop(struct client_hop *slot, u32 input)
+/* Return the next hop of a route to a client of NAT, if it is in force and XDP can use it. */
+INLINE struct hop *ready_hop(u32 hop, u16 version, u32 input)
 {
-	return likely(slot->ifindex == input) && likely(slot->hop.verdict == HOP_READY) ? &slot->hop : NULL;
+	struct client_hop *slot = map_elem(client_hops, hop);
+	return likely(slot) && likely((u16)slot->version == version) && likely(slot->ifindex == input) &&
+			       likely(slot->hop.verdict == HOP_READY) ?
+		       &slot->hop :
+		       NULL;
 }
 
 /* Return the cached next hop to a client of NAT, if it is young: client_hop would return the same. */
@@ -282,8 +286,7 @@ INLINE struct hop *known_client_hop4(be32 client, be32 saddr, u32 input, u32 now
 {
 	struct client_route_set *set = client_routes_of(client);
 	struct client_route *route = set ? find_client_route(set, client, saddr, now) : NULL;
-	struct client_hop *slot = likely(route) ? map_elem(client_hops, route->hop) : NULL;
-	return likely(slot) && likely((u16)slot->version == route->version) ? ready_hop(slot, input) : NULL;
+	return likely(route) ? ready_hop(route->hop, route->version, input) : NULL;
 }
 
 /* A reply of a NAT real server. */

@@ -121,8 +121,11 @@ INLINE int fast_request6(struct xdp_md *ctx, const struct fast_headers6 *w, cons
 /* Return the cached next hop to a client of NAT, if it is young: client_hop would return the same. */
 INLINE struct hop *known_client_hop6(const struct address *client, const struct address *saddr, u32 input, u32 now)
 {
-	struct client_hop *slot = map_elem(client_hops, hashed_hop6(client, saddr));
-	return likely(slot) && likely(is_hop_to6(slot, client, saddr, now)) ? ready_hop(slot, input) : NULL;
+	u64 key[3];
+	set_route_key6(key, client, saddr);
+	struct client_route6_set *set = client_routes6_of(key);
+	struct client_route6 *route = set ? find_client_route6(set, key, now) : NULL;
+	return likely(route) ? ready_hop(route->hop, route->version, input) : NULL;
 }
 
 /* A reply of a NAT real server. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * Next hops: device, MAC addresses, MTU. FIB lookups are cached for a second per CPU: per destination, and per client
- * for replies of NAT. Clients of IPv4 behind one router share the next hop, so many of them fit into the cache.
+ * for replies of NAT. Clients behind one router share the next hop, so many of them fit into the cache.
  *
  * Lookups pretend that the packet came in by lo, whose forwarding is on. So direct routing and tunnels work with
  * ip_forward=0, as in IPVS.
@@ -95,8 +95,8 @@ INLINE int lookup_fib(void *ctx, struct hop *hop, const struct address *to, u32 
 		__builtin_memcpy(&hop->gateway, params.ipv6_dst, sizeof(hop->gateway));
 		__builtin_memcpy(&hop->saddr, params.ipv6_src, sizeof(hop->saddr));
 	} else {
-		hop->gateway.word[0] = params.ipv4_dst;
-		hop->saddr.word[0] = params.ipv4_src;
+		hop->gateway = (struct address){.word[0] = params.ipv4_dst};
+		hop->saddr = (struct address){.word[0] = params.ipv4_src};
 	}
 	switch (ret) {
 	case BPF_FIB_LKUP_RET_SUCCESS:
@@ -226,40 +226,6 @@ INLINE bool is_reusable(const struct client_hop *slot, u32 input)
 	return slot->ifindex == input && (slot->hop.verdict == HOP_READY || slot->hop.verdict == HOP_LOCAL);
 }
 
-/* Return the index in `client_hops` of a client of IPv6. The upper bits of the hash: those of neighbouring addresses
- * differ. */
-INLINE u32 hashed_hop6(const struct address *client, const struct address *saddr)
-{
-	u32 hash = address_hash(client, true) / ((1 << HASH_BITS) / HOP_SLOTS);
-	return (hash ^ saddr->word[3] >> 24) & (HOP_SLOTS - 1);
-}
-
-/* Whether it is the next hop to this client, and young. */
-INLINE bool is_hop_to6(const struct client_hop *slot, const struct address *client, const struct address *saddr, u32 now)
-{
-	return slot->family == 6 && same_address(&slot->address, client, true) &&
-	       same_address(&slot->saddr, saddr, true) && now - slot->hop.stamp < ticks_per_second;
-}
-
-INLINE u32 client_hop_index6(struct ctx ctx, const struct reply_route *way, u32 now)
-{
-	const struct address *saddr = way->reroute ? &way->new_saddr : &way->saddr;
-	u32 index = hashed_hop6(&way->client, saddr);
-	struct client_hop *slot = map_elem(client_hops, index);
-	if (!slot)
-		return index;
-	if (likely(is_hop_to6(slot, &way->client, saddr, now) && is_reusable(slot, way->input)))
-		return index;
-	slot->address = way->client;
-	slot->saddr = *saddr;
-	slot->family = 6;
-	slot->ifindex = way->input;
-	slot->version += 1;
-	u32 former_stamp = slot->hop.stamp;
-	lookup_client(ctx, &slot->hop, way);
-	return is_confirm_due(former_stamp, slot->hop.stamp) ? index | CLIENT_HOP_CONFIRM : index;
-}
-
 /* Return the set of a client's route, keyed, so that clients cannot choose addresses of one set. With one round of the
  * hash, 7 keys of 100 would put many of 65,536 neighbouring addresses into the same sets. */
 INLINE struct client_route_set *client_routes_of(be32 client)
@@ -286,21 +252,23 @@ INLINE struct client_route *find_client_route(struct client_route_set *set, be32
 }
 
 /* Store a next hop where all clients find it that have the same one. Return its index, perhaps with
- * CLIENT_HOP_CONFIRM. */
-INLINE u32 share_hop(const struct hop *hop, u32 input)
+ * CLIENT_HOP_CONFIRM. The hash is keyed, because a client on the link is its own next hop. */
+INLINE u32 share_hop(const struct hop *hop, u32 family, u32 input)
 {
-	u32 hash = (hop->gateway.word[0] ^ hop->ifindex << 16 ^ hop->mtu ^ hop->saddr.word[0] ^ input) * 0x61C88647u;
-	u32 index = hash >> 16 & (HOP_SLOTS - 1);
+	const u64 *words = (const u64 *)hop, *gateway = (const u64 *)&hop->gateway, *saddr = (const u64 *)&hop->saddr;
+	u64 route = hop->ifindex ^ input ^ (u64)hop->mtu << 32;
+	u64 hash = nh_client(gateway[0], gateway[1]) + nh(saddr[0] ^ saddr[1], SEED_OTHER) + nh(route, SEED_REST);
+	u32 index = finish_hash(hash) >> 32 & (HOP_SLOTS - 1);
 	struct client_hop *slot = map_elem(client_hops, index);
 	if (!slot)
 		return index;
-	u64 *there = (u64 *)&slot->hop, other = (slot->family ^ 4) | (slot->ifindex ^ input);
+	u64 *there = (u64 *)&slot->hop, other = (slot->family ^ family) | (slot->ifindex ^ input);
 #pragma unroll
 	for (u32 i = 1; i < sizeof(*hop) / 8; i++) /* without the stamp and ifindex */
-		other |= there[i] ^ ((const u64 *)hop)[i];
+		other |= there[i] ^ words[i];
 	if (other || slot->hop.ifindex != hop->ifindex) {
 		slot->version += 1;
-		slot->family = 4;
+		slot->family = family;
 		slot->ifindex = input;
 	}
 	bool confirm = is_confirm_due(slot->hop.stamp, hop->stamp);
@@ -308,25 +276,42 @@ INLINE u32 share_hop(const struct hop *hop, u32 input)
 	return confirm ? index | CLIENT_HOP_CONFIRM : index;
 }
 
+/* Look up and share the next hop to a client. Return the same. */
+INLINE u32 share_lookup(struct ctx ctx, const struct reply_route *way, u16 *version)
+{
+	struct client_hop *buffer = map_elem(client_hops, HOP_SLOTS);
+	if (!buffer)
+		return 0;
+	lookup_client(ctx, &buffer->hop, way);
+	u32 shared = share_hop(&buffer->hop, way->is_ipv6 ? 6 : 4, way->input);
+	struct client_hop *slot = map_elem(client_hops, shared & (HOP_SLOTS - 1));
+	*version = slot ? slot->version : 0;
+	return shared;
+}
+
+/* Whether the next hop of a route is the one that was stored for it, and may be used again. */
+INLINE bool is_in_force(u32 hop, u16 version, u32 input)
+{
+	struct client_hop *slot = map_elem(client_hops, hop);
+	return slot && (u16)slot->version == version && is_reusable(slot, input);
+}
+
 INLINE u32 client_hop_index4(struct ctx ctx, const struct reply_route *way, u32 now)
 {
 	be32 client = way->client.word[0], saddr = way->reroute ? way->new_saddr.word[0] : way->saddr.word[0];
 	struct client_route_set *set = client_routes_of(client);
-	struct client_hop *buffer = map_elem(client_hops, HOP_SLOTS);
-	if (!set || !buffer)
+	if (!set)
 		return 0;
 	struct client_route *route = find_client_route(set, client, saddr, now);
-	if (route) {
-		struct client_hop *slot = map_elem(client_hops, route->hop);
-		if (slot && (u16)slot->version == route->version && is_reusable(slot, way->input))
-			return route->hop;
-	}
-	lookup_client(ctx, &buffer->hop, way);
-	u32 shared = share_hop(&buffer->hop, way->input), index = shared & (HOP_SLOTS - 1), oldest = 0;
-	struct client_hop *slot = map_elem(client_hops, index);
+	if (route && is_in_force(route->hop, route->version, way->input))
+		return route->hop;
+	u16 version = 0;
+	u32 shared = share_lookup(ctx, way, &version), oldest = 0;
+	bool same = false;
 #pragma unroll
 	for (u32 i = 0; i < ROUTE_WAYS; i++) {
-		if (set->way[i].client == client && set->way[i].saddr == saddr) {
+		same = set->way[i].client == client && set->way[i].saddr == saddr;
+		if (same) {
 			oldest = i;
 			break;
 		}
@@ -334,7 +319,67 @@ INLINE u32 client_hop_index4(struct ctx ctx, const struct reply_route *way, u32 
 			oldest = i;
 	}
 	route = &set->way[barrier_var(oldest) & (ROUTE_WAYS - 1)];
-	*route = (struct client_route){client, saddr, now, index, slot ? slot->version : 0};
+	if (!same && now - route->stamp < ticks_per_second) /* of others, that would otherwise be looked up in turn */
+		return shared;
+	*route = (struct client_route){client, saddr, now, shared & (HOP_SLOTS - 1), version};
+	return shared;
+}
+
+/* Set the key of a client's route. Two source addresses have the same hash with a probability of 2^-32. */
+INLINE void set_route_key6(u64 *key, const struct address *client, const struct address *saddr)
+{
+	key[0] = client->word[0] | (u64)client->word[1] << 32;
+	key[1] = client->word[2] | (u64)client->word[3] << 32;
+	key[2] = nh(saddr->word[0] | (u64)saddr->word[1] << 32, SEED_OTHER) +
+		 nh(saddr->word[2] | (u64)saddr->word[3] << 32, SEED_OTHER + 1);
+}
+
+/* As `client_routes_of`. */
+INLINE struct client_route6_set *client_routes6_of(const u64 *key)
+{
+	u32 set = (finish_hash(nh_client(key[0], key[1])) >> 32) * route_sets >> 32;
+	struct client_routes6 *some = map_elem(client_routes6, set / ROUTE_SETS);
+	return some ? &barrier_var(some)->of[set % ROUTE_SETS] : NULL;
+}
+
+INLINE u64 difference_of_route6(const struct client_route6 *route, const u64 *key)
+{
+	return (route->key[0] ^ key[0]) | (route->key[1] ^ key[1]) | (route->key[2] ^ key[2]);
+}
+
+/* As `find_client_route`. */
+INLINE struct client_route6 *find_client_route6(struct client_route6_set *set, const u64 *key, u32 now)
+{
+	u32 which = 1 - is_nonzero(difference_of_route6(&set->way[1], key));
+	struct client_route6 *route = &set->way[barrier_var(which) & (ROUTE_WAYS6 - 1)];
+	if (unlikely(difference_of_route6(route, key)) || unlikely(now - route->stamp >= ticks_per_second))
+		return NULL;
+	return route;
+}
+
+INLINE u32 client_hop_index6(struct ctx ctx, const struct reply_route *way, u32 now)
+{
+	u64 key[3];
+	set_route_key6(key, &way->client, way->reroute ? &way->new_saddr : &way->saddr);
+	struct client_route6_set *set = client_routes6_of(key);
+	if (!set)
+		return 0;
+	struct client_route6 *route = find_client_route6(set, key, now);
+	if (route && is_in_force(route->hop, route->version, way->input))
+		return route->hop;
+	u16 version = 0;
+	u32 shared = share_lookup(ctx, way, &version);
+	bool is_first = !difference_of_route6(&set->way[0], key), is_second = !difference_of_route6(&set->way[1], key);
+	bool second_is_older = now - set->way[1].stamp > now - set->way[0].stamp;
+	route = is_second || (!is_first && second_is_older) ? &set->way[1] : &set->way[0];
+	if (!is_first && !is_second && now - route->stamp < ticks_per_second) /* as above */
+		return shared;
+	route->key[0] = key[0];
+	route->key[1] = key[1];
+	route->key[2] = key[2];
+	route->stamp = now;
+	route->hop = shared & (HOP_SLOTS - 1);
+	route->version = version;
 	return shared;
 }
 

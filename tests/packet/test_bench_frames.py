@@ -13,13 +13,25 @@ from scapy.packet import Packet
 
 from bench import site
 from bench.frames import IN_ORDER, SYN, Flows, Frame
-from bench.harness import FLOWS, FLOWS6, REPLIES, SHRINK, SHRINK_FLOWS, XDP_TX, Harness, Wrapper, loaded
+from bench.harness import (
+    FLOWS,
+    FLOWS6,
+    REPLIES,
+    REPLIES6,
+    SHRINK,
+    SHRINK_FLOWS,
+    XDP_TX,
+    Harness,
+    Wrapper,
+    loaded,
+)
 from pylvs.bpf import abi
 from pylvs.cli.meter import on_one_cpu
 
 REQUEST = Frame("10.128.0.0", site.VIP, 40000, 80, SYN)
 REQUEST6 = Frame("fd67::a80:0", site.VIP6, 40000, 80, SYN)
 REPLY = Frame(site.server(1), "10.192.0.0", 8080, 40000)
+REPLY6 = Frame(site.server6(1), "fd67::ac0:0", 8080, 40000)
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +49,11 @@ def has_right_ip_checksum(packet: Packet) -> bool:
 @pytest.mark.parametrize("port_bits", [15, 0])
 @pytest.mark.parametrize(
     ("wrapper", "frame"),
-    [(FLOWS, REQUEST), (SHRINK_FLOWS, REQUEST), (FLOWS6, REQUEST6), (REPLIES, REPLY)],
+    [(FLOWS, REQUEST), (SHRINK_FLOWS, REQUEST), (FLOWS6, REQUEST6), (REPLIES, REPLY), (REPLIES6, REPLY6)],
     ids=lambda each: each.name if isinstance(each, Wrapper) else "",
 )
 def test_each_frame_belongs_to_its_flow(harness: Harness, wrapper: Wrapper, frame: Frame, port_bits: int) -> None:
-    replies = wrapper is REPLIES
+    replies = wrapper in (REPLIES, REPLIES6)
     for flow in 0, 1, 32767, 32768, 65535:
         flows = Flows(65536, flow, IN_ORDER, port_bits=port_bits, replies=replies)
         harness.plan(frame, flows)

@@ -24,6 +24,7 @@ STAMPS = {  # of cached lookups: map, structure, field
     "lanes": ("lane", "hop.stamp"),
     "client_hops": ("client_hop", "hop.stamp"),
     "client_routes": ("client_route", "stamp"),
+    "client_routes6": ("client_route6", "stamp"),
 }
 
 

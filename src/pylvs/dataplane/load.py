@@ -162,7 +162,7 @@ def half_open_rings() -> int:
 
 
 def route_sets() -> int:
-    """Return the sets of NAT clients' routes of a CPU: 8 MB for all CPUs, or 256 KB for each."""
+    """Return the sets of NAT clients' routes of a CPU: 8 MB of each family for all CPUs, or 256 KB for each."""
     return max(_ROUTE_SETS >> (libbpf.possible_cpus() - 1).bit_length(), _LEAST_ROUTE_SETS)
 
 
@@ -174,7 +174,7 @@ def _sizes(connections: int, rings: int) -> dict[str, int]:
     sizes["looks"] = all_slots // (abi.constant("LOOKS") * abi.constant("LOOK_SLOTS")) + 1
     sizes |= dict.fromkeys(("destinations", "conn_counts", "destination_bases", "estimates", "names"), destinations)
     sizes["half_opens"] = half_opens_each(connections, rings) * rings
-    sizes["client_routes"] = route_sets() // abi.constant("ROUTE_SETS")
+    sizes |= dict.fromkeys(("client_routes", "client_routes6"), route_sets() // abi.constant("ROUTE_SETS"))
     sizes["lanes"] = -(-destinations // abi.constant("LANES"))
     sizes["service_syns"] = -(-SERVICES // abi.constant("LANES"))
     sizes |= dict.fromkeys(("services", "services4", "services6", "service_states", "service_bases"), SERVICES)
