@@ -138,10 +138,12 @@ class Harness:
 
 
 @contextmanager
-def loaded() -> Iterator[Harness]:
-    """Load the harness. Raises what loading raises."""
+def loaded(table_lines: int = 1) -> Iterator[Harness]:
+    """Load the harness, with so many cache lines in the table of `bench_table_line`. Raises what loading raises."""
     with BpfObject(abi.shipped().path(OBJECT)) as opened:
         opened.set_max_entries("bench_lines", abi.constant("BENCH_LINES"))
+        opened.set_max_entries("bench_table", table_lines)
+        abi.shipped().set_variables(opened, {"bench_table_size": table_lines})
         opened.load()
         yield Harness(opened)
 

@@ -27,7 +27,7 @@ from bench.frames import IN_ORDER, SCATTERED, SYN, Flows
 from bench.harness import FLOWS, SAME, SAME_TC, XDP_TX, Sample, Wrapper, WrongPath
 from bench.path import Overheads, PacketPath, new_path
 from bench.program import Progress
-from bench.rows import FLOOR, FLOOR_TC, LINE, Measured
+from bench.rows import FLOOR, FLOOR_TC, LINE, TABLE_LINE, Measured
 from pylvs.dataplane.load import CONNECTION_MAPS
 from pylvs.system.namespaces import inside_network
 
@@ -126,15 +126,16 @@ class Bench:
             raise WrongPath(f"{case.name}: {went}: {self.path.reasons()}")
         return spent
 
-    def measure_line(self) -> Iterator[Sample]:
-        """Measure the program that reads one cache line for each of the random flows. Raises WrongPath."""
+    def measure_lines(self) -> Iterator[Sample]:
+        """Measure the programs that read one cache line for each of the random flows. Raises WrongPath."""
         harness, frame = self.path.harness, request(MANY, source=MANY_CLIENTS)
-        harness.plan(frame, Flows(self.size.flows, 0, SCATTERED))
-        spent, last = harness.run(FLOWS, harness.own("bench_line"), self.size.repeat)
         sent = frame.packed()
-        if last.verdict != XDP_TX or last.data[:12] != sent[6:12] + sent[:6]:
-            raise WrongPath(f"{LINE}: verdict {last.verdict}, frame {last.data.hex()}")
-        yield Sample(LINE, FLOWS, spent)
+        for name in LINE, TABLE_LINE:
+            harness.plan(frame, Flows(self.size.flows, 0, SCATTERED))
+            spent, last = harness.run(FLOWS, harness.own(f"bench_{name}"), self.size.repeat)
+            if last.verdict != XDP_TX or last.data[:12] != sent[6:12] + sent[:6]:
+                raise WrongPath(f"{name}: verdict {last.verdict}, frame {last.data.hex()}")
+            yield Sample(name, FLOWS, spent)
 
     def _note(self, name: str, wrapper: Wrapper, spent: float) -> None:
         self._wrappers[name] = wrapper
@@ -181,13 +182,13 @@ def ready(size: Size, progress: Progress, tree: Path | None = None) -> Iterator[
             progress("packets: compiling Katran")
             objects = closing.enter_context(katran.built(tree))
         progress("packets: making the tables")
-        path = closing.enter_context(new_path("packets", size.capacity))
+        path = closing.enter_context(new_path("packets", size.capacity, table_line=size.budgets))
         bench = Bench(size, path)
         bench.serve()
         progress(f"packets: making {size.flows:,} connections")
         bench.connect()
         if size.budgets:
-            bench.others.append(bench.measure_line)
+            bench.others.append(bench.measure_lines)
             for kind in full_table.FullTable, full_table.Flood:
                 full = closing.enter_context(full_table.full_table(kind, path.harness, size))
                 bench.others.append(full.measure)

@@ -19,6 +19,7 @@ from pylvs.cli.meter import on_one_cpu
 from pylvs.dataplane import state
 from pylvs.dataplane.devices import attachments
 from pylvs.dataplane.director import BpfDirector
+from pylvs.dataplane.load import buckets
 from pylvs.dataplane.reader import table_use
 from pylvs.dataplane.state import State
 from pylvs.model.errors import Unsupported
@@ -109,14 +110,14 @@ def _memory_of(descriptor: int) -> int:
 
 @contextmanager
 def new_path(
-    role: str, capacity: int, servers: int = site.SERVERS, shared: Harness | None = None
+    role: str, capacity: int, servers: int = site.SERVERS, shared: Harness | None = None, table_line: bool = False
 ) -> Iterator[PacketPath]:
     """Make a path for so many connections in a namespace; remove both afterwards. Raises what loading raises.
 
-    It uses a harness of its own, or shares one.
+    It uses a harness of its own, or shares one. With `table_line` the harness has a table of the same size.
     """
     with site.new_site(role, servers) as namespace, on_one_cpu(), ExitStack() as closing:
-        harness = shared or closing.enter_context(loaded())
+        harness = shared or closing.enter_context(loaded(buckets(capacity) if table_line else 1))
         director = BpfDirector(State.open())
         director.change_setting("conn_max", capacity)
         with director.batch():

@@ -32,7 +32,7 @@ class Row:
         return self.measured or self.name
 
 
-FLOOR, FLOOR_TC, LINE = "floor", "tc_floor", "line"
+FLOOR, FLOOR_TC, LINE, TABLE_LINE = "floor", "tc_floor", "line", "table_line"
 _FOREIGN = {
     "foreign_routed": "the same, TCP to another host",
     "foreign_udp": "the same, UDP to this host",
@@ -115,9 +115,12 @@ BUDGETS = (
     _budget("packet of no service", "no_service", "katran_no_service", 0.33, 0.30),
     _budget("established, {flows:,} random flows, DR", "many_dr", LINE, 1.3, 1.15),
     _budget("established, {flows:,} random flows, TUN", "many_tun", LINE, 1.4, 1.15),
+    _budget("established, {flows:,} random flows, DR", "many_dr", TABLE_LINE),
+    _budget("established, {flows:,} random flows, TUN", "many_tun", TABLE_LINE),
     _budget("established, {flows:,} random flows, DR", "many_dr", "katran_many"),
     _budget("established, {flows:,} random flows, TUN", "many_tun", "katran_many"),
     _budget("new flow (SYN)", "new_dr", LINE, 2.0, 1.6),
+    _budget("new flow (SYN)", "new_dr", TABLE_LINE),
     _budget("new flow (SYN)", "new_dr", "katran_new"),
     _budget("new flow (SYN)", "new_dr", "katran_new_limited"),
     _budget("new flow (SYN), table full", "new_full", "katran_new_limited", 1.0, 0.8),
@@ -139,6 +142,7 @@ BUDGETS = (
 # What the table calls the results that budgets are ratios to.
 REFERENCES = {
     LINE: "one line",
+    TABLE_LINE: "one line of a table as large",
     "katran_one": "Katran",
     "katran_no_service": "Katran",
     "katran_many": "Katran",

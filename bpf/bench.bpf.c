@@ -336,20 +336,43 @@ int bench_far(struct xdp_md *ctx)
 	return XDP_TX;
 }
 
-/* The least that forwards a packet of one of many flows by what it stored of that flow: one cache line. Unlike those of
- * `bench_far`, the reads are independent: the processor can start the next before this one ends. */
-SEC("xdp.frags")
-int bench_line(struct xdp_md *ctx)
+/* The least that forwards a packet of one of many flows by what it stored of that flow: one cache line of `lines`, which
+ * has so many. Unlike those of `bench_far`, the reads are independent: the processor can start the next before this one
+ * ends. */
+INLINE int forward_by_line(struct xdp_md *ctx, void *lines, u32 number)
 {
 	void *frame = (void *)(long)ctx->data;
 	if (frame + BENCH_BYTES > (void *)(long)ctx->data_end)
 		return aborted(ctx);
 	u64 tuple = (u64)WORD_AT(u32, frame, BENCH_SADDR) << 32 | WORD_AT(u32, frame, BENCH_PORTS);
-	u32 at = tuple * 0x9e3779b97f4a7c15 >> (64 - BENCH_LINE_BITS); /* the golden ratio, as the kernel's hash_64() */
-	struct bench_line *line = bpf_map_lookup_elem(&bench_lines, &at);
+	u32 at = (tuple * 0x9e3779b97f4a7c15 >> 32) * number >> 32; /* the golden ratio, as the kernel's hash_64() */
+	struct bench_line *line = bpf_map_lookup_elem(lines, &at);
 	if (!line || line->word[0]) /* all words are 0 */
 		return aborted(ctx);
 	return swap_macs(frame, (void *)(long)ctx->data_end) ? (int)XDP_TX : aborted(ctx);
+}
+
+SEC("xdp.frags")
+int bench_line(struct xdp_md *ctx)
+{
+	return forward_by_line(ctx, &bench_lines, BENCH_LINES);
+}
+
+/* Set by the loader: as many as the connection table has. */
+const volatile u32 bench_table_size = 1;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct bench_line);
+} bench_table SEC(".maps");
+
+/* The same with a table of the size of pylvs's. */
+SEC("xdp.frags")
+int bench_table_line(struct xdp_md *ctx)
+{
+	return forward_by_line(ctx, &bench_table, bench_table_size);
 }
 
 const volatile enum bench_numbers bench_numbers __attribute__((used)) = BENCH_BYTES;

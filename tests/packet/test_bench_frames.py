@@ -75,8 +75,9 @@ def test_a_frame_that_grew_is_shortened_before_the_next_run(harness: Harness, wr
         assert (last.verdict, len(last.data)) == (XDP_TX, abi.constant("BENCH_BYTES") + abi.constant("BENCH_OUTER"))
 
 
-def test_the_program_of_one_line_sends_each_flow_back(harness: Harness) -> None:
+@pytest.mark.parametrize("name", ["bench_line", "bench_table_line"])
+def test_the_programs_of_one_line_send_each_flow_back(harness: Harness, name: str) -> None:
     for flow in range(0, 1 << 20, 4093):
         harness.plan(REQUEST, Flows(1 << 20, flow, IN_ORDER))
-        _, last = harness.run(FLOWS, harness.own("bench_line"), 1)
+        _, last = harness.run(FLOWS, harness.own(name), 1)
         assert (last.verdict, last.data[:12]) == (XDP_TX, REQUEST.packed()[6:12] + REQUEST.packed()[:6])
