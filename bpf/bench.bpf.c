@@ -336,9 +336,8 @@ int bench_far(struct xdp_md *ctx)
 	return XDP_TX;
 }
 
-/* The least that forwards a packet of one of many flows by what it stored of that flow: one cache line of `lines`, which
- * has so many. Unlike those of `bench_far`, the reads are independent: the processor can start the next before this one
- * ends. */
+/* The least that forwards a packet of one of many flows by what it stored of that flow: one cache line. `lines` has so
+ * many. Unlike those of `bench_far`, the reads are independent: the processor can start the next before this one ends. */
 INLINE int forward_by_line(struct xdp_md *ctx, void *lines, u32 number)
 {
 	void *frame = (void *)(long)ctx->data;
