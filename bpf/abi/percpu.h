@@ -26,7 +26,8 @@ struct hop { /* a cached FIB lookup; the fast path reads what is before `link_mt
 	u8 dmac[6];
 	u8 smac[6];
 	u32 mtu;
-	u32 verdict;
+	u16 verdict;
+	u16 gateway_is_ipv6; /* of a route of IPv4, too (RFC 8950) */
 	u32 link_mtu; /* without the path MTUs that ICMP errors have reported */
 	struct address gateway; /* next hop on the link */
 	struct address saddr; /* preferred source address; of a destination, that of tunnels to it */
@@ -95,7 +96,7 @@ struct client_route {
 	u16 version; /* of that */
 };
 
-/* A cache line. Its address depends on the client alone, so it arrives together with the connection. */
+/* A cache line. */
 struct client_route_set {
 	struct client_route way[ROUTE_WAYS];
 } __attribute__((aligned(64)));

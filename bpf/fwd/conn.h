@@ -67,13 +67,13 @@ INLINE int send(struct ctx ctx, const struct packet *p, const struct real_server
 			return drop(ctx.hook, REASON_NO_HEADROOM);
 		if (!encapsulate(ctx, p, t->destination, hop, settings->pmtu_disc, false))
 			return drop(ctx.hook, REASON_NO_HEADROOM);
-		return xmit(ctx, hop, t->destination->family == 6);
+		return xmit(ctx, hop);
 	}
 	if (!fwd_direct(ctx, p, hop))
 		return drop(ctx.hook, REASON_SHORT);
 	if (t->method == METHOD_MASQ && !nat(ctx, p, NAT_REQUEST, &t->destination->address, t->port))
 		return drop(ctx.hook, REASON_SHORT);
-	return xmit(ctx, hop, p->is_ipv6);
+	return xmit(ctx, hop);
 }
 
 /* TC: tail-call PROG_FWD_SLOW for a packet that `send` cannot handle. It was counted before. */

@@ -284,8 +284,7 @@ INLINE struct hop *ready_hop(u32 hop, u16 version, u32 input)
 /* Return the cached next hop to a client of NAT, if it is young: client_hop would return the same. */
 INLINE struct hop *known_client_hop4(be32 client, be32 saddr, u32 input, u32 now)
 {
-	struct client_route_set *set = client_routes_of(client);
-	struct client_route *route = set ? find_client_route(set, client, saddr, now) : NULL;
+	struct client_route *route = find_client_route(client, saddr, now);
 	return likely(route) ? ready_hop(route->hop, route->version, input) : NULL;
 }
 

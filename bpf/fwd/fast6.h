@@ -123,8 +123,7 @@ INLINE struct hop *known_client_hop6(const struct address *client, const struct 
 {
 	u64 key[3];
 	set_route_key6(key, client, saddr);
-	struct client_route6_set *set = client_routes6_of(key);
-	struct client_route6 *route = set ? find_client_route6(set, key, now) : NULL;
+	struct client_route6 *route = find_client_route6(key, now);
 	return likely(route) ? ready_hop(route->hop, route->version, input) : NULL;
 }
 

@@ -91,13 +91,15 @@ INLINE int lookup_fib(void *ctx, struct hop *hop, const struct address *to, u32 
 	hop->stamp = ticks();
 	hop->ifindex = params.ifindex;
 	hop->mtu = params.mtu_result;
-	if (is_ipv6) {
+	hop->gateway_is_ipv6 = params.family == AF_INET6;
+	if (hop->gateway_is_ipv6)
 		__builtin_memcpy(&hop->gateway, params.ipv6_dst, sizeof(hop->gateway));
-		__builtin_memcpy(&hop->saddr, params.ipv6_src, sizeof(hop->saddr));
-	} else {
+	else
 		hop->gateway = (struct address){.word[0] = params.ipv4_dst};
+	if (is_ipv6)
+		__builtin_memcpy(&hop->saddr, params.ipv6_src, sizeof(hop->saddr));
+	else
 		hop->saddr = (struct address){.word[0] = params.ipv4_src};
-	}
 	switch (ret) {
 	case BPF_FIB_LKUP_RET_SUCCESS:
 		hop->verdict = HOP_READY;
@@ -226,20 +228,41 @@ INLINE bool is_reusable(const struct client_hop *slot, u32 input)
 	return slot->ifindex == input && (slot->hop.verdict == HOP_READY || slot->hop.verdict == HOP_LOCAL);
 }
 
-/* Return the set of a client's route, keyed, so that clients cannot choose addresses of one set. With one round of the
- * hash, 7 keys of 100 would put many of 65,536 neighbouring addresses into the same sets. */
-INLINE struct client_route_set *client_routes_of(be32 client)
+/* --- routes to clients of NAT ---
+ *
+ * A route is in one of two sets. The first one depends on the client alone, so it arrives together with the connection.
+ * The second one also depends on the saddr: a client can be a proxy that uses very many services. Both are keyed, so that
+ * clients cannot choose addresses of one set. With one round of the hash, 7 keys of 100 would put many of 65,536
+ * neighbouring addresses into the same sets. */
+
+INLINE u32 route_set_of(u64 hash)
 {
-	u32 set = (finish_hash(client * table_key.seeds[0]) >> 32) * route_sets >> 32;
+	return (finish_hash(hash) >> 32) * route_sets >> 32;
+}
+
+INLINE struct client_route_set *client_route_set(u32 set)
+{
 	struct client_routes *some = map_elem(client_routes, set / ROUTE_SETS);
 	return some ? &barrier_var(some)->of[set % ROUTE_SETS] : NULL;
 }
 
+INLINE struct client_route_set *first_routes4(be32 client)
+{
+	return client_route_set(route_set_of(client * table_key.seeds[0]));
+}
+
+INLINE struct client_route_set *second_routes4(be32 client, be32 saddr)
+{
+	return client_route_set(route_set_of(client * table_key.seeds[0] + saddr * table_key.seeds[1]));
+}
+
 /* Return the route in a set; NULL if it is missing or old. No branch selects it, because none can be predicted. */
-INLINE struct client_route *find_client_route(struct client_route_set *set, be32 client, be32 saddr, u32 now)
+INLINE struct client_route *route_in(struct client_route_set *set, be32 client, be32 saddr, u32 now)
 {
 	u64 key = client | (u64)saddr << 32;
 	u32 which = 0;
+	if (!set)
+		return NULL;
 #pragma unroll
 	for (u32 i = 1; i < ROUTE_WAYS; i++) {
 		u64 other = WORD_AT(u64, &set->way[i], 0) ^ key;
@@ -251,14 +274,107 @@ INLINE struct client_route *find_client_route(struct client_route_set *set, be32
 	return route;
 }
 
+INLINE struct client_route *find_client_route(be32 client, be32 saddr, u32 now)
+{
+	struct client_route *route = route_in(first_routes4(client), client, saddr, now);
+	return likely(route) ? route : route_in(second_routes4(client, saddr), client, saddr, now);
+}
+
+/* Store a route in a set: where it was, or instead of the oldest one. Return false if that is another young route: else too
+ * many clients of one set would be looked up in turn. */
+INLINE bool is_route_stored(struct client_route_set *set, const struct client_route *route)
+{
+	u32 oldest = 0;
+	bool same = false;
+	if (!set)
+		return false;
+#pragma unroll
+	for (u32 i = 0; i < ROUTE_WAYS; i++) {
+		same = set->way[i].client == route->client && set->way[i].saddr == route->saddr;
+		if (same) {
+			oldest = i;
+			break;
+		}
+		if (route->stamp - set->way[i].stamp > route->stamp - set->way[oldest & (ROUTE_WAYS - 1)].stamp)
+			oldest = i;
+	}
+	struct client_route *chosen = &set->way[barrier_var(oldest) & (ROUTE_WAYS - 1)];
+	if (!same && route->stamp - chosen->stamp < ticks_per_second)
+		return false;
+	*chosen = *route;
+	return true;
+}
+
+/* Set the key of a client's route. Two source addresses have the same hash with a probability of 2^-32. */
+INLINE void set_route_key6(u64 *key, const struct address *client, const struct address *saddr)
+{
+	key[0] = client->word[0] | (u64)client->word[1] << 32;
+	key[1] = client->word[2] | (u64)client->word[3] << 32;
+	key[2] = nh(saddr->word[0] | (u64)saddr->word[1] << 32, SEED_OTHER) +
+		 nh(saddr->word[2] | (u64)saddr->word[3] << 32, SEED_OTHER + 1);
+}
+
+INLINE struct client_route6_set *client_route6_set(u32 set)
+{
+	struct client_routes6 *some = map_elem(client_routes6, set / ROUTE_SETS);
+	return some ? &barrier_var(some)->of[set % ROUTE_SETS] : NULL;
+}
+
+INLINE struct client_route6_set *first_routes6(const u64 *key)
+{
+	return client_route6_set(route_set_of(nh_client(key[0], key[1])));
+}
+
+INLINE struct client_route6_set *second_routes6(const u64 *key)
+{
+	return client_route6_set(route_set_of(nh_client(key[0], key[1]) + key[2]));
+}
+
+INLINE u64 difference_of_route6(const struct client_route6 *route, const u64 *key)
+{
+	return (route->key[0] ^ key[0]) | (route->key[1] ^ key[1]) | (route->key[2] ^ key[2]);
+}
+
+/* As `route_in`. */
+INLINE struct client_route6 *route6_in(struct client_route6_set *set, const u64 *key, u32 now)
+{
+	if (!set)
+		return NULL;
+	u32 which = 1 - is_nonzero(difference_of_route6(&set->way[1], key));
+	struct client_route6 *route = &set->way[barrier_var(which) & (ROUTE_WAYS6 - 1)];
+	if (unlikely(difference_of_route6(route, key)) || unlikely(now - route->stamp >= ticks_per_second))
+		return NULL;
+	return route;
+}
+
+INLINE struct client_route6 *find_client_route6(const u64 *key, u32 now)
+{
+	struct client_route6 *route = route6_in(first_routes6(key), key, now);
+	return likely(route) ? route : route6_in(second_routes6(key), key, now);
+}
+
+/* As `is_route_stored`. */
+INLINE bool is_route6_stored(struct client_route6_set *set, const struct client_route6 *route)
+{
+	if (!set)
+		return false;
+	bool is_first = !difference_of_route6(&set->way[0], route->key);
+	bool is_second = !difference_of_route6(&set->way[1], route->key);
+	bool second_is_older = route->stamp - set->way[1].stamp > route->stamp - set->way[0].stamp;
+	struct client_route6 *chosen = is_second || (!is_first && second_is_older) ? &set->way[1] : &set->way[0];
+	if (!is_first && !is_second && route->stamp - chosen->stamp < ticks_per_second)
+		return false;
+	*chosen = *route;
+	return true;
+}
+
 /* Store a next hop where all clients find it that have the same one. Return its index, perhaps with
  * CLIENT_HOP_CONFIRM. The hash is keyed, because a client on the link is its own next hop. */
 INLINE u32 share_hop(const struct hop *hop, u32 family, u32 input)
 {
-	const u64 *words = (const u64 *)hop, *gateway = (const u64 *)&hop->gateway, *saddr = (const u64 *)&hop->saddr;
+	const u64 *words = (const u64 *)hop, *gateway = (const u64 *)&hop->gateway;
 	u64 route = hop->ifindex ^ input ^ (u64)hop->mtu << 32;
-	u64 hash = nh_client(gateway[0], gateway[1]) + nh(saddr[0] ^ saddr[1], SEED_OTHER) + nh(route, SEED_REST);
-	u32 index = finish_hash(hash) >> 32 & (HOP_SLOTS - 1);
+	u32 index = finish_hash(nh_client(gateway[0], gateway[1]) + nh(route, SEED_REST)) >> 32 & (HOP_SLOTS - 1);
 	struct client_hop *slot = map_elem(client_hops, index);
 	if (!slot)
 		return index;
@@ -276,13 +392,18 @@ INLINE u32 share_hop(const struct hop *hop, u32 family, u32 input)
 	return confirm ? index | CLIENT_HOP_CONFIRM : index;
 }
 
-/* Look up and share the next hop to a client. Return the same. */
+/* Look up and share the next hop to a client. Return the same; HOP_SLOTS, where it lies for this packet, if others cannot
+ * use it. */
 INLINE u32 share_lookup(struct ctx ctx, const struct reply_route *way, u16 *version)
 {
 	struct client_hop *buffer = map_elem(client_hops, HOP_SLOTS);
 	if (!buffer)
-		return 0;
+		return HOP_SLOTS;
 	lookup_client(ctx, &buffer->hop, way);
+	buffer->hop.saddr = (struct address){}; /* of the route from this host, which the packet does not have */
+	buffer->ifindex = way->input;
+	if (!is_reusable(buffer, way->input))
+		return HOP_SLOTS;
 	u32 shared = share_hop(&buffer->hop, way->is_ipv6 ? 6 : 4, way->input);
 	struct client_hop *slot = map_elem(client_hops, shared & (HOP_SLOTS - 1));
 	*version = slot ? slot->version : 0;
@@ -299,87 +420,28 @@ INLINE bool is_in_force(u32 hop, u16 version, u32 input)
 INLINE u32 client_hop_index4(struct ctx ctx, const struct reply_route *way, u32 now)
 {
 	be32 client = way->client.word[0], saddr = way->reroute ? way->new_saddr.word[0] : way->saddr.word[0];
-	struct client_route_set *set = client_routes_of(client);
-	if (!set)
-		return 0;
-	struct client_route *route = find_client_route(set, client, saddr, now);
-	if (route && is_in_force(route->hop, route->version, way->input))
-		return route->hop;
+	struct client_route *known = find_client_route(client, saddr, now);
+	if (known && is_in_force(known->hop, known->version, way->input))
+		return known->hop;
 	u16 version = 0;
-	u32 shared = share_lookup(ctx, way, &version), oldest = 0;
-	bool same = false;
-#pragma unroll
-	for (u32 i = 0; i < ROUTE_WAYS; i++) {
-		same = set->way[i].client == client && set->way[i].saddr == saddr;
-		if (same) {
-			oldest = i;
-			break;
-		}
-		if (now - set->way[i].stamp > now - set->way[oldest & (ROUTE_WAYS - 1)].stamp)
-			oldest = i;
-	}
-	route = &set->way[barrier_var(oldest) & (ROUTE_WAYS - 1)];
-	if (!same && now - route->stamp < ticks_per_second) /* of others, that would otherwise be looked up in turn */
-		return shared;
-	*route = (struct client_route){client, saddr, now, shared & (HOP_SLOTS - 1), version};
+	u32 shared = share_lookup(ctx, way, &version);
+	struct client_route route = {client, saddr, now, shared & (HOP_SLOTS - 1), version};
+	if (shared != HOP_SLOTS && !is_route_stored(first_routes4(client), &route))
+		is_route_stored(second_routes4(client, saddr), &route);
 	return shared;
-}
-
-/* Set the key of a client's route. Two source addresses have the same hash with a probability of 2^-32. */
-INLINE void set_route_key6(u64 *key, const struct address *client, const struct address *saddr)
-{
-	key[0] = client->word[0] | (u64)client->word[1] << 32;
-	key[1] = client->word[2] | (u64)client->word[3] << 32;
-	key[2] = nh(saddr->word[0] | (u64)saddr->word[1] << 32, SEED_OTHER) +
-		 nh(saddr->word[2] | (u64)saddr->word[3] << 32, SEED_OTHER + 1);
-}
-
-/* As `client_routes_of`. */
-INLINE struct client_route6_set *client_routes6_of(const u64 *key)
-{
-	u32 set = (finish_hash(nh_client(key[0], key[1])) >> 32) * route_sets >> 32;
-	struct client_routes6 *some = map_elem(client_routes6, set / ROUTE_SETS);
-	return some ? &barrier_var(some)->of[set % ROUTE_SETS] : NULL;
-}
-
-INLINE u64 difference_of_route6(const struct client_route6 *route, const u64 *key)
-{
-	return (route->key[0] ^ key[0]) | (route->key[1] ^ key[1]) | (route->key[2] ^ key[2]);
-}
-
-/* As `find_client_route`. */
-INLINE struct client_route6 *find_client_route6(struct client_route6_set *set, const u64 *key, u32 now)
-{
-	u32 which = 1 - is_nonzero(difference_of_route6(&set->way[1], key));
-	struct client_route6 *route = &set->way[barrier_var(which) & (ROUTE_WAYS6 - 1)];
-	if (unlikely(difference_of_route6(route, key)) || unlikely(now - route->stamp >= ticks_per_second))
-		return NULL;
-	return route;
 }
 
 INLINE u32 client_hop_index6(struct ctx ctx, const struct reply_route *way, u32 now)
 {
-	u64 key[3];
-	set_route_key6(key, &way->client, way->reroute ? &way->new_saddr : &way->saddr);
-	struct client_route6_set *set = client_routes6_of(key);
-	if (!set)
-		return 0;
-	struct client_route6 *route = find_client_route6(set, key, now);
-	if (route && is_in_force(route->hop, route->version, way->input))
-		return route->hop;
-	u16 version = 0;
-	u32 shared = share_lookup(ctx, way, &version);
-	bool is_first = !difference_of_route6(&set->way[0], key), is_second = !difference_of_route6(&set->way[1], key);
-	bool second_is_older = now - set->way[1].stamp > now - set->way[0].stamp;
-	route = is_second || (!is_first && second_is_older) ? &set->way[1] : &set->way[0];
-	if (!is_first && !is_second && now - route->stamp < ticks_per_second) /* as above */
-		return shared;
-	route->key[0] = key[0];
-	route->key[1] = key[1];
-	route->key[2] = key[2];
-	route->stamp = now;
-	route->hop = shared & (HOP_SLOTS - 1);
-	route->version = version;
+	struct client_route6 route = {.stamp = now};
+	set_route_key6(route.key, &way->client, way->reroute ? &way->new_saddr : &way->saddr);
+	struct client_route6 *known = find_client_route6(route.key, now);
+	if (known && is_in_force(known->hop, known->version, way->input))
+		return known->hop;
+	u32 shared = share_lookup(ctx, way, &route.version);
+	route.hop = shared & (HOP_SLOTS - 1);
+	if (shared != HOP_SLOTS && !is_route6_stored(first_routes6(route.key), &route))
+		is_route6_stored(second_routes6(route.key), &route);
 	return shared;
 }
 
@@ -406,7 +468,7 @@ INLINE struct hop *client_hop(struct ctx ctx, const struct reply_route *way, u32
 {
 	u32 index =
 		ctx.hook == HOOK_XDP ? client_hop_index_xdp(ctx.xdp, way, now) : client_hop_index_tc(ctx.skb, way, now);
-	struct client_hop *slot = map_elem(client_hops, index & (HOP_SLOTS - 1));
+	struct client_hop *slot = map_elem(client_hops, index & ~CLIENT_HOP_CONFIRM);
 	if (confirm)
 		*confirm = index & CLIENT_HOP_CONFIRM;
 	return slot ? &barrier_var(slot)->hop : NULL;

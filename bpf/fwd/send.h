@@ -120,12 +120,12 @@ INLINE void clear_route(struct __sk_buff *skb)
 }
 
 /* Send by the kernel's neighbour code, which resolves the neighbour and keeps it valid. */
-INLINE int xmit_neigh(struct __sk_buff *skb, const struct hop *hop, bool is_ipv6)
+INLINE int xmit_neigh(struct __sk_buff *skb, const struct hop *hop)
 {
 	if (unlikely(skb->ifindex == loopback) && hop->ifindex != loopback)
 		clear_route(skb);
-	struct bpf_redir_neigh next = {.nh_family = is_ipv6 ? AF_INET6 : AF_INET};
-	if (is_ipv6)
+	struct bpf_redir_neigh next = {.nh_family = hop->gateway_is_ipv6 ? AF_INET6 : AF_INET};
+	if (hop->gateway_is_ipv6)
 		__builtin_memcpy(next.ipv6_nh, &hop->gateway, sizeof(hop->gateway));
 	else
 		next.ipv4_nh = hop->gateway.word[0];
@@ -133,11 +133,11 @@ INLINE int xmit_neigh(struct __sk_buff *skb, const struct hop *hop, bool is_ipv6
 }
 
 /* Send by the hop's device. At XDP the caller has written both MAC addresses. At TC the kernel's neighbour code writes
- * them, and learns of a changed MAC address at once. `is_ipv6` is the family of the outer header. */
-INLINE int xmit(struct ctx ctx, const struct hop *hop, bool is_ipv6)
+ * them, and learns of a changed MAC address at once. */
+INLINE int xmit(struct ctx ctx, const struct hop *hop)
 {
 	if (ctx.hook == HOOK_TC)
-		return xmit_neigh(ctx.skb, hop, is_ipv6);
+		return xmit_neigh(ctx.skb, hop);
 	return xdp_xmit(hop, hop->ifindex == ctx_ifindex(ctx) ? XMIT_TX : XMIT_REDIRECT);
 }
 
@@ -185,7 +185,7 @@ INLINE int xmit_finished(struct __sk_buff *skb, struct scratch *w)
 		return w->is_reply ? to_own_client(skb, &w->packet) : pass_to_stack(HOOK_TC);
 	if (w->mtu)
 		return tail_call(tc_ctx(skb), PROG_FRAGMENT);
-	return xmit_neigh(skb, &w->hop, w->outer_is_ipv6);
+	return xmit_neigh(skb, &w->hop);
 }
 
 /* Likewise, after computing a checksum that cannot be updated. */

@@ -164,8 +164,8 @@ INLINE int prog_icmp_send(struct __sk_buff *skb)
 	if (w->hop.verdict == HOP_LOCAL && p->from_host)
 		return pass_to_stack(HOOK_TC); /* the client is on this host */
 	if (w->hop.verdict == HOP_READY && set_macs(tc_ctx(skb), &w->hop))
-		return xmit(tc_ctx(skb), &w->hop, is_ipv6);
+		return xmit(tc_ctx(skb), &w->hop);
 	if (w->hop.verdict == HOP_UNRESOLVED)
-		return xmit_neigh(skb, &w->hop, is_ipv6);
+		return xmit_neigh(skb, &w->hop);
 	return drop(HOOK_TC, REASON_NO_ROUTE);
 }

@@ -22,7 +22,7 @@ INLINE int reroute(struct __sk_buff *skb, const struct packet *p, const struct r
 			set_macs(tc_ctx(skb), hop);
 		return pass_to_stack(HOOK_TC);
 	}
-	return xmit_neigh(skb, hop, p->is_ipv6);
+	return xmit_neigh(skb, hop);
 }
 
 /* Process packets that this host itself sends. Nothing is dropped here. */

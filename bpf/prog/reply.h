@@ -89,7 +89,7 @@ INLINE int forward_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 	}
 	if (!trim_padding(ctx, p) || !fwd_direct(ctx, p, hop) || !nat(ctx, p, NAT_REPLY, &a->saddr, a->port))
 		return drop(ctx.hook, REASON_SHORT);
-	return xmit(ctx, hop, p->is_ipv6);
+	return xmit(ctx, hop);
 }
 
 /* A packet of no connection, from the address of a NAT server. */

@@ -24,9 +24,10 @@ from pylvs.health.events import Event
 from pylvs.health.probes import Outcome, Probe
 from pylvs.model.checks import Check, TcpCheck
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
-from pylvs.snmp.agent import SERVER_EVENTS, server_traps
+from pylvs.snmp.agent import server_traps
 from pylvs.snmp.agentx import Kind, Oid, Value, VarBind
 from pylvs.snmp.checker_mib import CHECKER, Numbers, ServerStatus, by_name, objects
+from pylvs.snmp.connections import SERVER_EVENTS
 from tests.conformance.script import in_guest
 from tests.interop import keepalived
 from tests.unit.health.clock import FakeTimeLoop

@@ -11,8 +11,10 @@ import socket
 import subprocess
 import sys
 import time
+from itertools import count
 
 VIP, FIRST_PORT = "10.9.1.1", 5300
+CLIENT_PORTS = count(20000)
 PACKETS = 2000
 PATIENCE_S = 60.0
 IPVSADM = "/usr/sbin/ipvsadm"  # the original one
@@ -31,9 +33,9 @@ def address(number: int) -> str:
 
 
 def send(port: int, packets: int = 1) -> None:
-    """Send so many packets from a port of its own."""
+    """Send so many packets from a port of its own, whose connection the table keeps."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as end:
-        end.bind((VIP, 0))
+        end.bind((VIP, next(CLIENT_PORTS)))
         for _ in range(packets):
             end.sendto(b"?", (VIP, port))
 

@@ -36,7 +36,7 @@ REPLY6 = Frame(site.server6(1), "fd67::ac0:0", 8080, 40000)
 
 @pytest.fixture(scope="module")
 def harness() -> Iterator[Harness]:
-    with site.new_site("frames"), on_one_cpu(), loaded() as harness:
+    with site.new_site("frames"), on_one_cpu(), loaded(table_lines=4099) as harness:
         yield harness
 
 

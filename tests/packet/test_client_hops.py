@@ -10,7 +10,7 @@ import pytest
 
 from pylvs.bpf import abi, maps
 from pylvs.dataplane import load
-from pylvs.model.service import Method
+from pylvs.model.service import Destination, DestinationKey, Method, VirtualService
 from tests.maps import values
 from tests.packet.frames import tcp
 from tests.packet.host import VIP4, VIP6, Host, new_host, on_cpu, server4, server6
@@ -36,22 +36,46 @@ def test_neighbouring_clients_have_a_cached_next_hop_with_any_key(family: int) -
         cache_next_hops(host, family)
 
 
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_client_of_many_servers_has_a_route_from_each(family: int) -> None:
+    """A proxy or a large NAT is one client of very many services."""
+    vip, _, client, *_ = FAMILIES[family]
+    server = server4 if family == 4 else server6
+    with new_host(expires=False) as host, on_cpu(min(os.sched_getaffinity(0))):
+        host.director.change_setting("snat_reroute", 0)  # replies are routed as from the server
+        for number in range(1, 9):
+            service = host.new_key(vip=vip)
+            host.director.add_service(VirtualService(service, "rr"))
+            host.director.add_destination(
+                service, Destination(DestinationKey(ip_address(server(number)), PORT), Method.MASQ)
+            )
+            host.run(tcp("S", 4000 + number, service.port, client, vip))
+            host.run(tcp("SA", PORT, 4000 + number, server(number), client))
+        assert len(cached_routes(host, family, of=client)) == 8
+
+
 def cache_next_hops(host: Host, family: int) -> None:
     """Send replies to neighbouring clients, and assert that nearly all of them have a route in the cache."""
-    vip, server, prefix, name, structure, ways = FAMILIES[family]
+    vip, server, first, *_ = FAMILIES[family]
     service = host.new_key(vip=vip)
     host.serve(service, 1, Method.MASQ, port=PORT)
-    clients = [str(ip_address(prefix) + number) for number in range(2048)]
+    clients = [str(ip_address(first) + number) for number in range(2048)]
     with on_cpu(min(os.sched_getaffinity(0))):
         for client in clients:
             host.run(tcp("S", 4000, service.port, client, vip))
             host.run(tcp("SA", PORT, 4000, server, client))
-    routes = abi.struct(structure)
-    with maps.PerCpuArray.open(host.director.tables.path(name)) as sets:
-        size = load.route_sets() * abi.constant(ways) * routes.size
-        cached = b"".join(each for number in range(sets.max_entries) for each in values(sets, number))
-    assert len(cached) >= size
-    width = len(ip_address(prefix).packed)
-    known = {cached[at : at + width] for at in range(0, len(cached), routes.size)}
+    width = len(ip_address(first).packed)
+    known = {each[:width] for each in cached_routes(host, family)}
     missing = [client for client in clients if ip_address(client).packed not in known]
     assert len(missing) < len(clients) // 100
+
+
+def cached_routes(host: Host, family: int, of: str = "") -> list[bytes]:
+    """Return the routes of the cache; those to one client, if it is given."""
+    _, _, _, name, structure, ways = FAMILIES[family]
+    size = abi.struct(structure).size
+    with maps.PerCpuArray.open(host.director.tables.path(name)) as sets:
+        cached = b"".join(each for number in range(sets.max_entries) for each in values(sets, number))
+    assert len(cached) >= load.route_sets() * abi.constant(ways) * size
+    client = ip_address(of).packed if of else b""
+    return [cached[at : at + size] for at in range(0, len(cached), size) if cached.startswith(client, at)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import pickle
 from dataclasses import replace
 
@@ -11,7 +12,9 @@ from pylvs.daemon.state_dir import StateDirectory
 from pylvs.model.wanted import Configuration
 from pylvs.system.logs import get_logger
 from pylvs.system.processes import command
+from pylvs.system.processes.confined import ENVIRONMENT
 
+LOGGING = ("JOURNAL_STREAM", "PYLVS_LOG_LEVEL", "TZ")  # what the log needs of the environment
 RESTART_PAUSE_S = 5.0
 TICK_S = 1.0
 LEASE_TICKS = 60  # of silence: it may start slowly, wait for snmpd, or make very many objects
@@ -54,6 +57,7 @@ class SnmpProcess:
             *command("pylvs.snmp", str(self._state.path), self._format),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            env={name: os.environ[name] for name in (*ENVIRONMENT, *LOGGING) if name in os.environ},
         )
         assert process.stdin is not None
         assert process.stdout is not None

@@ -23,6 +23,7 @@ from pylvs.snmp.relay import Relay, RelayedConnections
 from pylvs.system import logs, sandbox, syscalls
 
 NAME, CONFINED_NAME = b"pylvs-snmp", b"pylvs-agentx"  # shown by ps and top
+_STREAMS = 3  # standard input, output and error
 _DESCRIPTORS, _MEMORY = 64, 1 << 30
 
 
@@ -46,6 +47,7 @@ def main() -> None:
     os.set_blocking(sys.stdout.fileno(), False)
     connections = DirectConnections(settings.snmp, Path(sys.argv[1]))
     Relay(ours, connections, partial(os.kill, child), end.fileno()).run()
+    os.kill(child, signal.SIGKILL)  # it may have closed its end, and live
     os.waitpid(child, 0)
 
 
@@ -53,8 +55,10 @@ def _serve_confined(channel_end: socket.socket, configuration: Configuration) ->
     """Run the sub-agent without privileges, and end the process."""
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     nothing = os.open(os.devnull, os.O_RDWR)
-    for stream in (sys.stdin, sys.stdout):  # the daemon waits for the end of its pipes
-        os.dup2(nothing, stream.fileno())
+    for number in range(_STREAMS):  # of the daemon: its pipes, and the log
+        os.dup2(nothing, number)
+    os.closerange(_STREAMS, channel_end.fileno())
+    os.closerange(channel_end.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
     syscalls.prctl(syscalls.PR_SET_NAME, CONFINED_NAME)
     connections = RelayedConnections(channel_end)
     logs.write_with(connections.log)

@@ -19,7 +19,7 @@ from pylvs.model.wanted import Configuration
 from pylvs.snmp import agentx, checker_mib, keepalived_mib, rfc_mib, timeouts
 from pylvs.snmp.agentx import Message, Oid, Pdu, Value, VarBind
 from pylvs.snmp.checker_mib import Numbers, Service
-from pylvs.snmp.connections import Connections, Ended
+from pylvs.snmp.connections import ALIVE_S, Connections, Ended
 from pylvs.snmp.keepalived_mib import RouterStatus
 from pylvs.snmp.routers import event_status
 from pylvs.snmp.session import Lost, Session
@@ -31,9 +31,7 @@ STATUS_AGE_S = 1.0
 REST = 10
 RETRY_S = 15.0  # as net-snmp's sub-agents
 PING_S = 120.0  # as keepalived
-ALIVE_S = 1.0  # between two signs of life
 REQUESTS = (Pdu.GET, Pdu.GET_NEXT, Pdu.GET_BULK)
-SERVER_EVENTS = ("server_up", "server_down", "quorum_gained", "quorum_lost")
 SETS = (Pdu.TEST_SET, Pdu.COMMIT_SET, Pdu.UNDO_SET, Pdu.CLEANUP_SET)
 
 
@@ -59,6 +57,7 @@ class Agent:
         self._weights = WeightSets(configuration, connections)
         self._services = checker_mib.by_name(configuration)
         self._end = end
+        self._alive_at = 0.0
         self._master_started_at = 0.0
         self._tree = Tree({})
         self._tree_until = float("-inf")
@@ -86,7 +85,9 @@ class Agent:
         """Wait for one of the descriptors, or for the end; report that this process works."""
         until = time.monotonic() + timeout_s
         while True:
-            self._connections.report_alive()
+            if time.monotonic() >= self._alive_at:
+                self._alive_at = time.monotonic() + ALIVE_S
+                self._connections.report_alive()
             left = max(0.0, until - time.monotonic())
             ready, _, _ = select.select([self._end, *watched], [], [], min(left, ALIVE_S))
             if ready or left <= ALIVE_S:
@@ -145,8 +146,7 @@ class Agent:
         for event in events.routers:
             yield from router_traps(event, self._configuration, event_status(event))
         for event, numbers in events.servers:
-            if event["event"] in SERVER_EVENTS:
-                yield from server_traps(event, numbers, self._services, self._configuration.settings.router_id)
+            yield from server_traps(event, numbers, self._services, self._configuration.settings.router_id)
 
     def _answer(self, message: Message) -> bytes | None:
         if message.pdu in REQUESTS:

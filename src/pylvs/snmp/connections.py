@@ -17,7 +17,9 @@ from pylvs.snmp.keepalived_mib import RouterStatus
 from pylvs.snmp.routers import RouterClient
 from pylvs.snmp.servers import ServerClient, Services
 
+SERVER_EVENTS = ("server_up", "server_down", "quorum_gained", "quorum_lost")
 STDOUT = 1
+ALIVE_S = 1.0  # between two signs of life
 
 
 class Ended(Exception):
@@ -26,7 +28,7 @@ class Ended(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """Events of virtual routers; and of services, each with the numbers of its service after it, if they are known."""
+    """Events of virtual routers; and SERVER_EVENTS with the numbers of their service afterwards, if they are known."""
 
     routers: list[dict[str, Any]] = field(default_factory=list)
     servers: list[tuple[dict[str, Any], Numbers | None]] = field(default_factory=list)
@@ -85,6 +87,7 @@ class DirectConnections:
 
     def __init__(self, settings: SnmpSettings, state_dir: Path) -> None:
         self._settings = settings
+        self._alive_at = 0.0
         self._routers = RouterClient(state_dir)
         self._servers = ServerClient(state_dir)
         self.routers, self.servers = self._routers.status, self._servers.status
@@ -109,12 +112,17 @@ class DirectConnections:
         return [number for number in (self._routers.fileno(), self._servers.fileno()) if number >= 0]
 
     def events(self) -> Events:
-        return Events(self._routers.events(), self._servers.events())
+        servers = [each for each in self._servers.events() if each[0]["event"] in SERVER_EVENTS]
+        return Events(self._routers.events(), servers)
 
     def cpu_s(self) -> float:
         return time.process_time()
 
     def report_alive(self) -> None:
-        """Write a byte to standard output, where the daemon counts the seconds of silence."""
+        """Write a byte to standard output, where the daemon counts the seconds of silence: at most one each ALIVE_S."""
+        now = time.monotonic()
+        if now < self._alive_at:
+            return
+        self._alive_at = now + ALIVE_S
         with contextlib.suppress(OSError):  # a daemon that does not read
             os.write(STDOUT, b".")

@@ -1,8 +1,8 @@
 """Both ends of the socket between the sub-agent, which has no privileges, and the process that connects for it.
 
 The sub-agent parses what snmpd sends, and a client of snmpd chooses part of that. So it runs confined
-(`pylvs.system.sandbox`). It can request what `Relay` executes, and nothing else. Requests are JSON in packets; the
-replies, which come from a process with more rights, are pickled.
+(`pylvs.system.sandbox`), and can request what `Relay` executes. Requests are JSON in packets; the replies, which come
+from a process with more rights, are pickled.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ FOREVER = float("inf")
 LOG_PERIOD_S, MOST_LINES = 60.0, 60  # lines of the sub-agent in the log in each period
 _LEVELS = ("debug", "info", "warning", "error")
 _MAX_LINE = 4096  # characters
+_UNREAD = 1 << 13  # bytes of packets that the sub-agent has not read: some ten, each with a file in memory
+_SEND_S = 30.0
 _WHAT = "the SNMP sub-agent"
 
 
@@ -44,6 +46,8 @@ class Relay:
         self, channel_end: socket.socket, connections: Connections, kill: Callable[[signal.Signals], None], end: int
     ) -> None:
         self._channel = channel_end
+        self._channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNREAD)
+        self._channel.settimeout(_SEND_S)
         self._connections = connections
         self._kill = kill
         self._end = end
@@ -65,8 +69,13 @@ class Relay:
             self._kill(signal.SIGTERM)  # behind the last events
             self._serve([], END_S, time.monotonic() + END_S)
             self._kill(signal.SIGKILL)
-        except (EOFError, ConnectionError):
+        except EOFError:
             pass
+        except ConnectionError:  # it ended without reading all
+            self._log_last_lines()
+        except TimeoutError:
+            self._log.error(f"{_WHAT} does not read")
+            self._kill(signal.SIGKILL)
         except BadMessage as error:
             self._log.error(f"{_WHAT} sent an invalid message ({error})")
             self._kill(signal.SIGKILL)
@@ -116,7 +125,7 @@ class Relay:
 
     def _reply(self, message: dict[str, Any]) -> None:
         number, request, until = message.get("id"), message.get("request"), message.get("until")
-        if not isinstance(number, int) or not isinstance(request, str) or not isinstance(until, int | float):
+        if not isinstance(number, int) or not isinstance(request, str) or not isinstance(until, float):
             raise BadMessage("a request without its fields")
         latest = timeouts.deadline()
         begin = self._connections.cpu_s()
@@ -145,14 +154,23 @@ class Relay:
         self._connections.set_weight(service, server, weight, deadline)
 
     def _log_line(self, message: dict[str, Any]) -> None:
-        level, now = message["log"], time.monotonic()
-        if level not in _LEVELS:
-            raise BadMessage("a line of the log without its level")
+        level, event, now = message["log"], message.get("event"), time.monotonic()
+        if level not in _LEVELS or not isinstance(event, str):
+            raise BadMessage("a line of the log without its fields")
         if now >= self._period_until:
             self._lines, self._period_until = 0, now + LOG_PERIOD_S
         self._lines += 1
         if self._lines <= MOST_LINES:
-            self._log.log(level, one_line(str(message.get("event")))[:_MAX_LINE])
+            self._log.log(level, one_line(event)[:_MAX_LINE])
+
+    def _log_last_lines(self) -> None:
+        with contextlib.suppress(EOFError, OSError, BadMessage):
+            while True:
+                message, descriptors = channel.receive(self._channel)
+                for each in descriptors:
+                    os.close(each)
+                if "log" in message:
+                    self._log_line(message)
 
 
 class RelayedConnections:
@@ -251,7 +269,7 @@ class RelayedConnections:
         with open(descriptor, "rb") as file:
             file.seek(0)
             content = pickle.load(file)
-        if "id" not in message:
+        if "id" not in message and self._subscribed:  # else they came before the end of the subscription
             self._events.routers.extend(content.routers)
             self._events.servers.extend(content.servers)
         return message, content

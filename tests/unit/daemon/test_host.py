@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 import pytest
 
-from pylvs.daemon.host import call_at_changes
+from pylvs.daemon.host import BackgroundTasks, call_at_changes
 from pylvs.dataplane.devices.watch import GATHER_S, RETRY_S
 from pylvs.model.addresses import Address
 from pylvs.model.errors import Busy
@@ -80,3 +80,24 @@ def test_checks_follow_addresses_although_the_tables_cannot(tmp_path: Path) -> N
 
     with patch.object(host, "addresses", lambda: present):
         run(scenario())
+
+
+def test_a_second_cancellation_does_not_disturb_the_cleanup_of_a_task() -> None:
+    done: list[str] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            done.append("cleaned up")
+
+    async def scenario() -> None:
+        async with BackgroundTasks() as tasks:
+            tasks.start(work())
+            await asyncio.sleep(0)
+            tasks.cancel()
+            await asyncio.sleep(0)  # the cleanup has begun
+
+    asyncio.run(scenario())
+    assert done == ["cleaned up"]

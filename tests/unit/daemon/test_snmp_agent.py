@@ -45,6 +45,7 @@ def served(path: Path) -> Configuration:
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pylvs.snmp.timeouts.ANSWER_S", PATIENCE_S)
+    monkeypatch.setattr("pylvs.snmp.relay.END_S", PATIENCE_S)
     for module in ("session", "relay"):
         monkeypatch.setattr(f"pylvs.snmp.{module}.CONNECT_TIMEOUT_S", PATIENCE_S)
 

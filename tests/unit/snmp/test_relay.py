@@ -173,18 +173,50 @@ def test_events_come_beside_replies_and_between_them() -> None:
         until(lambda: ("unsubscribe",) in made.calls)
 
 
+def test_events_before_the_end_of_a_subscription_are_not_kept_for_the_next_session() -> None:
+    made = FakeConnections()
+    with relay(made) as (end, _):
+        ours = RelayedConnections(end)
+        ours.subscribe(FOREVER)
+        made.happen(Events([{"kind": "DROPPED"}]))
+        select.select(ours.filenos(), [], [], PATIENCE_S)
+        ours.unsubscribe()
+        ours.master().close()
+        ours.subscribe(FOREVER)
+        assert ours.events() == Events()
+
+
+def test_the_last_line_of_a_sub_agent_that_fails_is_logged() -> None:
+    lines: list[str] = []
+    former = logs.write_with(lambda _, fields: lines.append(fields["event"]))
+    made = FakeConnections()
+    try:
+        with relay(made) as (end, _):
+            ours = RelayedConnections(end)
+            ours.subscribe(FOREVER)
+            made.happen(Events([{"kind": "DROPPED"}]))
+            select.select(ours.filenos(), [], [], PATIENCE_S)
+            ours.log("error", {"event": "it failed"})
+            end.close()  # without reading the event
+    finally:
+        logs.write_with(former)
+    assert lines == ["it failed"]
+
+
 @pytest.mark.parametrize(
     "message",
     [
-        {"id": 1, "request": "open", "until": 0},
+        {"id": 1, "request": "open", "until": 0.0},
         {"id": 1, "request": "services"},
-        {"id": "1", "request": "services", "until": 0},
-        {"id": 1, "request": ["services"], "until": 0},
-        {"id": 1, "request": "set_weight", "until": 0, "service": "web", "server": "x", "weight": 1.5},
-        {"id": 1, "request": "set_weight", "until": 0, "service": {}, "server": "x", "weight": 1},
-        {"id": 1, "request": "set_weight", "until": 0, "service": "web", "server": "x", "weight": True},
+        {"id": "1", "request": "services", "until": 0.0},
+        {"id": 1, "request": ["services"], "until": 0.0},
+        {"id": 1, "request": "set_weight", "until": 0.0, "service": "web", "server": "x", "weight": 1.5},
+        {"id": 1, "request": "set_weight", "until": 0.0, "service": {}, "server": "x", "weight": 1},
+        {"id": 1, "request": "set_weight", "until": 0.0, "service": "web", "server": "x", "weight": True},
         {"log": "critical", "event": "x"},
         {"log": ["info"]},
+        {"log": "info", "event": [[[]]]},
+        {"id": 1, "request": "services", "until": -(10**400)},
         ["services"],
         "services",
     ],
@@ -226,7 +258,9 @@ def test_the_process_that_parses_has_no_privileges(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "pylvs.snmp", str(tmp_path), "text"]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
         with (tmp_path / "log").open("wb") as log:
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log, env=environment)
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log, env=environment
+            )
         try:
             assert process.stdin is not None
             process.stdin.write(given)
@@ -242,6 +276,8 @@ def test_the_process_that_parses_has_no_privileges(tmp_path: Path) -> None:
                 assert kept == {"0" * 16}
                 assert status["NoNewPrivs"].strip() == "1"
                 assert os.listdir(f"/proc/{child}/root") == []
+                opened = {os.readlink(each) for each in Path(f"/proc/{child}/fd").iterdir()}
+                assert {each.partition(":")[0] for each in opened} == {"/dev/null", "socket", "pipe"}
             until(lambda: "no session with the master agent" in (tmp_path / "log").read_text())
             process.terminate()
             assert process.wait(PATIENCE_S) == 0

@@ -29,7 +29,7 @@ STEADY_S = 60.0  # a process that ran for so long restarts after RESTART_S again
 _MAX_UNSENT = 4096  # packets
 _PACKETS_AT_ONCE = 8  # received in one run of the event loop
 _MAX_REASON = 300  # characters of what a process wrote to stderr
-_ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LANG", "LC_ALL", "OPENSSL_CONF")  # that a process gets
+ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LANG", "LC_ALL", "OPENSSL_CONF")  # that a process gets
 
 
 class Descriptor(Protocol):
@@ -157,7 +157,7 @@ class ConfinedProcess:
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
                     pass_fds=[its.fileno(), *self._descriptors],
-                    env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+                    env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
                     start_new_session=True,
                 )
         except OSError as error:
