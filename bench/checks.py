@@ -53,7 +53,7 @@ class Size:
     window_s: float = 10.0
 
 
-QUICK = Size(100, 0.5, 1.0)
+QUICK = Size(100, 0.5, 5.0)
 
 
 class ChecksFailed(PylvsError):

@@ -23,6 +23,7 @@ SITES = (
 )
 
 
+@pytest.mark.timeout(GUEST_S + guests.FETCHING_S + 30)
 @pytest.mark.nightly("the real IPVS of a kernel does not change; the gate compares pylvs with the specification")
 def test_the_real_ipvs_has_the_distribution_of_the_specification() -> None:
     words = (sys.executable, "tests/interop/twos_in_guest.py", json.dumps(SITES))

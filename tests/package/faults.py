@@ -42,6 +42,7 @@ def play_interrupted(system: System, check: Check) -> None:
     # As power cuts: while dpkg works, then between unpacking and configuring.
     for seconds in (0.1, 0.5, 1.5):
         system.run(f"timeout -s KILL {seconds} dpkg -i /srv/first.deb >/dev/null 2>&1 || :")
+        system.run("while pgrep -x dpkg >/dev/null; do sleep 0.1; done")  # it may still wait for the disk
     system.run("dpkg --unpack /srv/first.deb")
     check("unpacked" in system.run("dpkg-query -W -f '${Status}' pylvs"), "killed three times, then unpacked only")
     system.run("dpkg --configure -a && dpkg --configure -a")

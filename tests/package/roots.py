@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shlex
@@ -10,9 +11,10 @@ import subprocess
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 CACHE = Path(os.environ.get("PYLVS_ROOTS_CACHE", Path.home() / ".cache" / "pylvs-roots"))
 CGROUPS = Path("/sys/fs/cgroup/unified" if Path("/sys/fs/cgroup/unified").exists() else "/sys/fs/cgroup")
@@ -47,6 +49,8 @@ def _run(command: list[str], stdin: str | None = None) -> str:
     return done.stdout
 
 
+Result = TypeVar("Result")
+TRIALS, TRIAL_PAUSE_S = 3, 10
 PACKAGES = "iproute2 procps curl wrk nginx kmod logrotate man-db"  # of a test's machine, besides systemd
 
 
@@ -69,17 +73,38 @@ def _keyring(name: str) -> Path:
         return Path(shutil.copy(Path(folder, str(KEYRINGS).lstrip("/"), name), CACHE / name))
 
 
+def _bootstrapped(command: list[str], folder: Path) -> str:
+    shutil.rmtree(folder, ignore_errors=True)
+    return _run(command)
+
+
+def _retried(fetch: Callable[[], Result]) -> Result:
+    """Fetch something, again if the network failed. Raises Failed."""
+    for _ in range(TRIALS - 1):
+        try:
+            return fetch()
+        except Failed:
+            time.sleep(TRIAL_PAUSE_S)
+    return fetch()
+
+
 def base(suite: str) -> Path:
     """Return the directory with a minimal system of this suite, which systemd can boot; fetch it once."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another worker may be making it
+        return _base(suite)
+
+
+def _base(suite: str) -> Path:
     archive, keyring, script, components = SUITES[suite]
     folder = CACHE / suite
     if not folder.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
         fresh = CACHE / f"{suite}.new"
-        shutil.rmtree(fresh, ignore_errors=True)
         words = ["--variant=minbase", "--include=systemd-sysv,dbus", f"--components={components}"]
-        words += [f"--keyring={_keyring(keyring)}"]
-        _run(["debootstrap", *words, suite, str(fresh), archive, f"/usr/share/debootstrap/scripts/{script}"])
+        words += [f"--keyring={_retried(lambda: _keyring(keyring))}"]
+        command = ["debootstrap", *words, suite, str(fresh), archive, f"/usr/share/debootstrap/scripts/{script}"]
+        _retried(lambda: _bootstrapped(command, fresh))
         root = Root(fresh)
         root.write("/etc/resolv.conf", Path("/etc/resolv.conf").read_text())
         root.write("/etc/apt/apt.conf.d/90test", 'APT::Install-Recommends "false";\nAcquire::Retries "3";\n')
@@ -181,7 +206,8 @@ class System:
     """A systemd that runs as PID 1 in namespaces and a control group of its own, with this machine's kernel."""
 
     def __init__(self, root: Root) -> None:
-        self._group = CGROUPS / f"pylvs-package-{os.getpid()}"
+        # Workers have PID namespaces of their own, so their PIDs can be equal.
+        self._group = CGROUPS / f"pylvs-package-{os.getpid()}-{time.monotonic_ns()}"
         self._group.mkdir()
         script = _BOOT.replace("ROOT", shlex.quote(str(root.path)))
         words = ["unshare", "--fork", "--kill-child", "--pid", "--mount", "--net", "--uts", "--ipc", "--cgroup"]

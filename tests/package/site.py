@@ -6,7 +6,7 @@ from tests.package.roots import Root
 
 VIP, OTHER_VIP = "10.9.1.100", "10.9.1.101"  # of keepalived.conf; of the saved table
 CLIENT = "ip netns exec client"
-PAGE = f"{CLIENT} curl -s --max-time 5 http://{VIP}/"
+PAGE = f"{CLIENT} curl -s --max-time 60 http://{VIP}/"
 SERVERS = {"s1": "10.9.2.2", "s2": "10.9.3.2"}
 SAVED_TABLE = f"""-A -t {OTHER_VIP}:80 -s rr
 -a -t {OTHER_VIP}:80 -r 10.9.2.2:80 -m -w 1

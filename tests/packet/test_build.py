@@ -86,6 +86,7 @@ def test_two_copies_of_the_tree_give_the_same_objects_that_name_no_directory_of_
         assert not left, f"the build left {left} in the tree"
 
 
+@pytest.mark.timeout(1500)
 @pytest.mark.nightly(
     "compiles bpf/ twice more; the gate compares the objects, which are all of a wheel that is not a copy"
 )
