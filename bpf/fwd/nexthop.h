@@ -231,7 +231,7 @@ INLINE bool is_reusable(const struct client_hop *slot, u32 input)
 /* --- routes to clients of NAT ---
  *
  * A route is in one of two sets. The first one depends on the client alone, so it arrives together with the connection.
- * The second one also depends on the saddr: a client can be a proxy that uses very many services. Both are keyed, so that
+ * The second one also depends on the saddr: a client can be a proxy that uses very many services. Both are keyed, so
  * clients cannot choose addresses of one set. With one round of the hash, 7 keys of 100 would put many of 65,536
  * neighbouring addresses into the same sets. */
 
@@ -280,9 +280,9 @@ INLINE struct client_route *find_client_route(be32 client, be32 saddr, u32 now)
 	return likely(route) ? route : route_in(second_routes4(client, saddr), client, saddr, now);
 }
 
-/* Store a route in a set: where it was, or instead of the oldest one. Return false if that is another young route: else too
- * many clients of one set would be looked up in turn. */
-INLINE bool is_route_stored(struct client_route_set *set, const struct client_route *route)
+/* Store a route in a set: where it was, or instead of the oldest one. Return false if that is another young route,
+ * because too many clients of one set would be looked up in turn. */
+INLINE bool store_route(struct client_route_set *set, const struct client_route *route)
 {
 	u32 oldest = 0;
 	bool same = false;
@@ -353,8 +353,8 @@ INLINE struct client_route6 *find_client_route6(const u64 *key, u32 now)
 	return likely(route) ? route : route6_in(second_routes6(key), key, now);
 }
 
-/* As `is_route_stored`. */
-INLINE bool is_route6_stored(struct client_route6_set *set, const struct client_route6 *route)
+/* As `store_route`. */
+INLINE bool store_route6(struct client_route6_set *set, const struct client_route6 *route)
 {
 	if (!set)
 		return false;
@@ -392,8 +392,8 @@ INLINE u32 share_hop(const struct hop *hop, u32 family, u32 input)
 	return confirm ? index | CLIENT_HOP_CONFIRM : index;
 }
 
-/* Look up and share the next hop to a client. Return the same; HOP_SLOTS, where it lies for this packet, if others cannot
- * use it. */
+/* Look up and share the next hop to a client. Return the same. If others cannot use it, return HOP_SLOTS, where it lies
+ * for this packet. */
 INLINE u32 share_lookup(struct ctx ctx, const struct reply_route *way, u16 *version)
 {
 	struct client_hop *buffer = map_elem(client_hops, HOP_SLOTS);
@@ -426,8 +426,8 @@ INLINE u32 client_hop_index4(struct ctx ctx, const struct reply_route *way, u32 
 	u16 version = 0;
 	u32 shared = share_lookup(ctx, way, &version);
 	struct client_route route = {client, saddr, now, shared & (HOP_SLOTS - 1), version};
-	if (shared != HOP_SLOTS && !is_route_stored(first_routes4(client), &route))
-		is_route_stored(second_routes4(client, saddr), &route);
+	if (shared != HOP_SLOTS && !store_route(first_routes4(client), &route))
+		store_route(second_routes4(client, saddr), &route);
 	return shared;
 }
 
@@ -440,8 +440,8 @@ INLINE u32 client_hop_index6(struct ctx ctx, const struct reply_route *way, u32 
 		return known->hop;
 	u32 shared = share_lookup(ctx, way, &route.version);
 	route.hop = shared & (HOP_SLOTS - 1);
-	if (shared != HOP_SLOTS && !is_route6_stored(first_routes6(route.key), &route))
-		is_route6_stored(second_routes6(route.key), &route);
+	if (shared != HOP_SLOTS && !store_route6(first_routes6(route.key), &route))
+		store_route6(second_routes6(route.key), &route);
 	return shared;
 }
 
