@@ -14,7 +14,7 @@ from tests.waiting import PATIENCE_S
 
 T = TypeVar("T")
 LONG_S = PATIENCE_S
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root becomes somebody else")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root can become another user")
 
 
 def run(work: Callable[[Processes], Awaitable[T]], security: bool = False, at_once: int = 8) -> T:
