@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import pickle
 from dataclasses import replace
 
@@ -12,7 +11,7 @@ from pylvs.daemon.state_dir import StateDirectory
 from pylvs.model.wanted import Configuration
 from pylvs.system.logs import get_logger
 from pylvs.system.processes import command
-from pylvs.system.processes.confined import ENVIRONMENT
+from pylvs.system.processes.confined import environment
 
 LOGGING = ("JOURNAL_STREAM", "PYLVS_LOG_LEVEL", "TZ")  # what the log needs of the environment
 RESTART_PAUSE_S = 5.0
@@ -57,7 +56,7 @@ class SnmpProcess:
             *command("pylvs.snmp", str(self._state.path), self._format),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            env={name: os.environ[name] for name in (*ENVIRONMENT, *LOGGING) if name in os.environ},
+            env=environment(*LOGGING),
         )
         assert process.stdin is not None
         assert process.stdout is not None

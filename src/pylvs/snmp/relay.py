@@ -107,10 +107,15 @@ class Relay:
         finally:
             os.close(descriptor)
 
-    def _receive(self) -> None:
+    def _next_message(self) -> dict[str, Any]:
+        """Return the next message; the sub-agent has no descriptor to send. Raises what `channel.receive` raises."""
         message, descriptors = channel.receive(self._channel)
         for each in descriptors:
             os.close(each)
+        return message
+
+    def _receive(self) -> None:
+        message = self._next_message()
         if "log" in message:
             self._log_line(message)
             return
@@ -166,9 +171,7 @@ class Relay:
     def _log_last_lines(self) -> None:
         with contextlib.suppress(EOFError, OSError, BadMessage):
             while True:
-                message, descriptors = channel.receive(self._channel)
-                for each in descriptors:
-                    os.close(each)
+                message = self._next_message()
                 if "log" in message:
                     self._log_line(message)
 

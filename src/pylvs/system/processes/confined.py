@@ -29,7 +29,12 @@ STEADY_S = 60.0  # a process that ran for so long restarts after RESTART_S again
 _MAX_UNSENT = 4096  # packets
 _PACKETS_AT_ONCE = 8  # received in one run of the event loop
 _MAX_REASON = 300  # characters of what a process wrote to stderr
-ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LANG", "LC_ALL", "OPENSSL_CONF")  # that a process gets
+_ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LANG", "LC_ALL", "OPENSSL_CONF")  # that a process gets
+
+
+def environment(*more: str) -> dict[str, str]:
+    """Return what a confined process gets of this one's environment, with `more` variables."""
+    return {name: os.environ[name] for name in (*_ENVIRONMENT, *more) if name in os.environ}
 
 
 class Descriptor(Protocol):
@@ -157,7 +162,7 @@ class ConfinedProcess:
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
                     pass_fds=[its.fileno(), *self._descriptors],
-                    env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+                    env=environment(),
                     start_new_session=True,
                 )
         except OSError as error:
