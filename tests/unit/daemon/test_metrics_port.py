@@ -15,6 +15,7 @@ import pytest
 
 from pylvs.daemon.api.metrics_port import MetricsPort
 from pylvs.daemon.api.metrics_process import HEADER_S, MAX_HEADER, MOST_CONNECTIONS
+from tests.privileges import assert_unprivileged, assert_without_files
 from tests.unit.daemon.daemons import run, until
 
 LOCAL = ip_address("127.0.0.1")
@@ -208,11 +209,7 @@ def test_an_address_that_is_taken_is_reported() -> None:
 def test_it_has_no_privileges() -> None:
     async def scenario(port: Port) -> None:
         await port.request()
-        with open(f"/proc/{port.pid}/status") as file:
-            status = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
-        assert "0" not in status["Uid"].split()
-        assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
-        assert status["NoNewPrivs"] == "1"
-        assert os.readlink(f"/proc/{port.pid}/root").endswith(" (deleted)")
+        assert_unprivileged(port.pid)
+        assert_without_files(port.pid)
 
     with_port(scenario)

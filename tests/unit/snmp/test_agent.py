@@ -7,22 +7,20 @@ import socket
 import struct
 from collections.abc import Iterator
 from threading import Thread
-from typing import Any
 
 import pytest
 
 from pylvs.model.wanted import Configuration
 from pylvs.snmp.agent import Agent, server_traps
 from pylvs.snmp.agentx import Pdu
-from pylvs.snmp.checker_mib import SERVICES, Numbers, ServerStatus, by_name
+from pylvs.snmp.checker_mib import SERVICES, Numbers, by_name
 from pylvs.snmp.connections import Events
-from pylvs.snmp.keepalived_mib import RouterStatus
 from pylvs.snmp.rfc_mib import NEW_MASTER_V2, NEW_MASTER_V3, PREEMPTED, PROTOCOL_ERROR, V3
-from pylvs.snmp.servers import Services
 from pylvs.snmp.session import Lost
 from pylvs.vrrp.protocol.adverts import AdvertError
 from pylvs.vrrp.protocol.machine import TransitionReason
 from tests.unit.config.support import compiled
+from tests.unit.snmp.fake_connections import FakeConnections
 from tests.waiting import PATIENCE_S
 
 HEADER = struct.Struct("!BBBxIIII")
@@ -41,51 +39,6 @@ vrrp_instance VI_1 {
 BACKUP = {"kind": "INSTANCE", "instance": "VI_1", "state": "BACKUP"}
 MASTER = BACKUP | {"state": "MASTER", "source": "192.0.2.9", "master_why": TransitionReason.BETTER.value}
 DROPPED = {"kind": "DROPPED", "instance": "VI_1", "flaw": AdvertError.TTL.value, "source": "192.0.2.66"}
-
-
-class FakeConnections:
-    """Connections that have events and no status."""
-
-    def __init__(self, master: socket.socket | None = None, *router_events: Any) -> None:
-        self.waiting = list(router_events)
-        self.subscribed: list[bool] = []
-        self.alive = 0
-        self._master = master
-
-    def master(self) -> socket.socket:
-        assert self._master is not None
-        return self._master
-
-    def routers(self, _deadline: float) -> RouterStatus:
-        return RouterStatus()
-
-    def servers(self, _deadline: float) -> ServerStatus:
-        return ServerStatus()
-
-    def services(self, _deadline: float) -> Services:
-        return {}
-
-    def set_weight(self, service: str, server: str, weight: int | None, deadline: float) -> None:
-        raise NotImplementedError
-
-    def subscribe(self, _deadline: float) -> None:
-        self.subscribed.append(True)
-
-    def unsubscribe(self) -> None:
-        self.subscribed.append(False)
-
-    def filenos(self) -> list[int]:
-        return []
-
-    def events(self) -> Events:
-        found, self.waiting = Events(self.waiting), []
-        return found
-
-    def report_alive(self) -> None:
-        self.alive += 1
-
-    def cpu_s(self) -> float:
-        return 0.0
 
 
 @pytest.fixture
@@ -121,16 +74,20 @@ def test_without_snmpd_there_is_no_subscription(configuration: Configuration, en
     with pytest.raises(Lost):
         agent._serve()
     thread.join()
-    assert connections.subscribed[0]
-    assert not connections.subscribed[-1]
+    subscriptions = [each for each in connections.calls if each in (("subscribe",), ("unsubscribe",))]
+    assert subscriptions[0] == ("subscribe",)
+    assert subscriptions[-1] == ("unsubscribe",)
+    connections.close()
 
 
 def test_traps_of_virtual_routers_need_no_status(
     configuration: Configuration, end: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pylvs.snmp.routers.index_of", {"eth0": 2, "vrrp.51": 9}.get)
-    connections = FakeConnections(None, BACKUP, MASTER, DROPPED | {"device": "vrrp.51"})
+    connections = FakeConnections()
+    connections.happen(Events([BACKUP, MASTER, DROPPED | {"device": "vrrp.51"}]))
     v2, v3, dropped = Agent(configuration, connections, end)._traps()
+    connections.close()
     assert [each[0].value.content for each in (v2, v3, dropped)] == [NEW_MASTER_V2, NEW_MASTER_V3, PROTOCOL_ERROR]
     assert v2[1].value.content == bytes([192, 0, 2, 9])
     assert v3[2].name[-3:] == (2, 51, 1)

@@ -14,7 +14,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -23,74 +22,15 @@ from pylvs.model.wanted import Configuration, GlobalSettings, SnmpSettings
 from pylvs.snmp.agentx import Pdu
 from pylvs.snmp.checker_mib import ServerStatus
 from pylvs.snmp.connections import Ended, Events
-from pylvs.snmp.keepalived_mib import RouterStatus
 from pylvs.snmp.relay import MOST_LINES, Relay, RelayedConnections
-from pylvs.snmp.servers import Services
 from pylvs.snmp.session import Lost
 from pylvs.system import logs
+from tests.privileges import assert_unprivileged, assert_without_files
+from tests.unit.snmp.fake_connections import FakeConnections
 from tests.unit.snmp.test_agent import HEADER
 from tests.waiting import PATIENCE_S, until
 
 FOREVER = float("inf")
-
-
-class FakeConnections:
-    """Connections that record what is asked of them."""
-
-    def __init__(self) -> None:
-        self.calls: list[Any] = []
-        self.alive = 0
-        self.error: Exception | None = None  # of the next call
-        self._waiting = Events()
-        self._event, self._notify = os.pipe()
-
-    def _call(self, *call: object) -> None:
-        self.calls.append(call)
-        error, self.error = self.error, None
-        if error:
-            raise error
-
-    def happen(self, events: Events) -> None:
-        self._waiting = events
-        os.write(self._notify, b"x")
-
-    def master(self) -> socket.socket:
-        self._call("master")
-        return socket.socket(socket.AF_UNIX)
-
-    def routers(self, _deadline: float) -> RouterStatus:
-        return RouterStatus({"VI_1": {"state": "MASTER"}}, devices={"VI_1": "vrrp.51"})
-
-    def servers(self, _deadline: float) -> ServerStatus:
-        return ServerStatus({"web": {"name": "web"}})
-
-    def services(self, deadline: float) -> Services:
-        self._call("services", deadline)
-        return {"web": {"name": "x" * 1_000_000}}
-
-    def set_weight(self, service: str, server: str, weight: int | None, deadline: float) -> None:
-        self._call("set_weight", service, server, weight)
-
-    def subscribe(self, _deadline: float) -> None:
-        self._call("subscribe")
-
-    def unsubscribe(self) -> None:
-        self._call("unsubscribe")
-
-    def filenos(self) -> list[int]:
-        return [self._event]
-
-    def events(self) -> Events:
-        found, self._waiting = self._waiting, Events()
-        if found.routers or found.servers:
-            os.read(self._event, 1)
-        return found
-
-    def report_alive(self) -> None:
-        self.alive += 1
-
-    def cpu_s(self) -> float:
-        return float(len(self.calls))
 
 
 @contextmanager
@@ -110,6 +50,7 @@ def relay(connections: FakeConnections) -> Iterator[tuple[socket.socket, list[si
         ours.close()
         os.close(end)
         os.close(write_end)
+        connections.close()
     assert not thread.is_alive()
     assert connections.calls[-1] == ("unsubscribe",)
 
@@ -270,12 +211,8 @@ def test_the_process_that_parses_has_no_privileges(tmp_path: Path) -> None:
                 end.settimeout(PATIENCE_S)
                 assert end.recv(HEADER.size, socket.MSG_WAITALL)[1] == Pdu.OPEN
                 (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-                status = dict(line.split(":", 1) for line in Path(f"/proc/{child}/status").read_text().splitlines())
-                assert "0" not in status["Uid"].split() + status["Gid"].split()
-                kept = {status[name].strip() for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")}
-                assert kept == {"0" * 16}
-                assert status["NoNewPrivs"].strip() == "1"
-                assert os.listdir(f"/proc/{child}/root") == []
+                assert_unprivileged(int(child))
+                assert_without_files(int(child))
                 opened = {os.readlink(each) for each in Path(f"/proc/{child}/fd").iterdir()}
                 assert {each.partition(":")[0] for each in opened} == {"/dev/null", "socket", "pipe"}
             until(lambda: "no session with the master agent" in (tmp_path / "log").read_text())

@@ -27,6 +27,7 @@ from pylvs.health.probes import CheckContext, Outcome, ProbeFailed
 from pylvs.model.checks import AgentCheck, Check, HttpCheck, Pace, PingCheck, SmtpCheck, Target, TcpCheck, Url
 from pylvs.system.processes import confined
 from pylvs.system.processes.channel import BadMessage
+from tests.privileges import assert_unprivileged, assert_without_files
 from tests.unit.daemon.daemons import run
 from tests.unit.health.fake_servers import PATIENT, closed, replies, silent, tcp
 from tests.waiting import PATIENCE_S, until_async
@@ -74,14 +75,8 @@ def test_the_process_has_no_privileges() -> None:
         async with tcp(replies()) as target:
             assert await outcome(link, TcpCheck(target=target, pace=PATIENT)) == CONNECTED
         pid = link.process.pid
-        with open(f"/proc/{pid}/status") as file:
-            status = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
-        assert "0" not in status["Uid"].split() + status["Gid"].split()
-        assert status["Groups"].strip() == ""
-        assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
-        assert status["NoNewPrivs"] == "1"
-        assert os.readlink(f"/proc/{pid}/root").endswith(" (deleted)")
-        assert os.listdir(f"/proc/{pid}/root") == []
+        assert_unprivileged(pid)
+        assert_without_files(pid)
         with open(f"/proc/{pid}/limits") as file:
             limits = {line[:25].strip(): line[25:].split()[:2] for line in file}
         assert limits["Max file size"] == limits["Max core file size"] == ["0", "0"]

@@ -1,0 +1,23 @@
+"""What a confined process may do, from /proc."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
+
+
+def assert_unprivileged(process: int) -> None:
+    """Assert that it is not root, has no capability, and can get none."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
+    assert "0" not in status["Uid"].split() + status["Gid"].split()
+    assert status["Groups"].split() == []
+    assert {status[name].strip() for name in CAPABILITIES} == {"0" * 16}
+    assert status["NoNewPrivs"].strip() == "1"
+
+
+def assert_without_files(process: int) -> None:
+    """Assert that its root directory is empty and removed."""
+    assert os.readlink(f"/proc/{process}/root").endswith(" (deleted)")
+    assert os.listdir(f"/proc/{process}/root") == []
