@@ -84,13 +84,15 @@ def _populate(servers: int) -> None:
     lines = [f"link add {DEVICE} address {MAC} type veth peer name d1"]
     lines += [f"link set {device} up" for device in ("lo", DEVICE, "d1")]
     lines += [f"addr add {address} dev {DEVICE}" for address in (f"{OWN}/16", f"{VIP}/32")]
+    routes = [f"default via {ROUTER}"]
     neighbours = {ROUTER: ROUTER_MAC} | {server(number): server_mac(number) for number in range(1, servers + 1)}
     if has_ipv6():
         lines += [f"addr add {address} dev {DEVICE} nodad" for address in (f"{OWN6}/64", f"{VIP6}/128")]
         neighbours |= {server6(number): server_mac(number) for number in range(1, servers + 1)} | {ROUTER6: ROUTER_MAC}
+        routes.append(f"::/0 via {ROUTER6}")
         proc.write("net/ipv6/conf/all/forwarding", "1")
     lines += [f"neigh add {each} lladdr {mac} nud permanent dev {DEVICE}" for each, mac in neighbours.items()]
-    lines += [f"route add {route}" for route in (f"default via {ROUTER}", f"::/0 via {ROUTER6}")[: 1 + has_ipv6()]]
+    lines += [f"route add {route}" for route in routes]
     ip_batch(*lines)
     proc.write("net/ipv4/ip_forward", "1")
 
