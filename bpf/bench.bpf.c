@@ -218,9 +218,9 @@ int bench_replies(struct xdp_md *ctx)
 	return aborted(ctx);
 }
 
-/* Its checksum stays that of the first flow. */
-SEC("xdp.frags")
-int bench_flows6(struct xdp_md *ctx)
+/* Write a frame of the next flow, whose client's address and port are at these offsets. Its checksum stays that of the
+ * first flow. */
+INLINE int write_next_flow6(struct xdp_md *ctx, u32 address, u32 port)
 {
 	struct bench_plan *plan = get_plan();
 	if (!plan || !WRITE_FRAME(ctx, plan, BENCH_BYTES6))
@@ -229,27 +229,23 @@ int bench_flows6(struct xdp_md *ctx)
 	if (to + BENCH_BYTES6 > (void *)(long)ctx->data_end)
 		return aborted(ctx);
 	u32 flow = next_flow(plan);
-	WORD_AT(volatile u32, to, BENCH_SADDR6) = bpf_htonl(client_of(plan, flow));
-	WORD_AT(volatile u16, to, BENCH_PORTS6) = client_port_of(plan, flow);
+	WORD_AT(volatile u32, to, address) = bpf_htonl(client_of(plan, flow));
+	WORD_AT(volatile u16, to, port) = client_port_of(plan, flow);
 	bpf_tail_call(ctx, &bench_program, 0);
 	return aborted(ctx);
 }
 
-/* As `bench_replies`. Its checksum stays that of the first flow. */
+SEC("xdp.frags")
+int bench_flows6(struct xdp_md *ctx)
+{
+	return write_next_flow6(ctx, BENCH_SADDR6, BENCH_PORTS6);
+}
+
+/* As `bench_replies`. */
 SEC("xdp.frags")
 int bench_replies6(struct xdp_md *ctx)
 {
-	struct bench_plan *plan = get_plan();
-	if (!plan || !WRITE_FRAME(ctx, plan, BENCH_BYTES6))
-		return aborted(ctx);
-	void *to = (void *)(long)ctx->data;
-	if (to + BENCH_BYTES6 > (void *)(long)ctx->data_end)
-		return aborted(ctx);
-	u32 flow = next_flow(plan);
-	WORD_AT(volatile u32, to, BENCH_DADDR6) = bpf_htonl(client_of(plan, flow));
-	WORD_AT(volatile u16, to, BENCH_PORTS6 + 2) = client_port_of(plan, flow);
-	bpf_tail_call(ctx, &bench_program, 0);
-	return aborted(ctx);
+	return write_next_flow6(ctx, BENCH_DADDR6, BENCH_PORTS6 + 2);
 }
 
 SEC("tc")

@@ -84,7 +84,6 @@ struct client_hop {
 	u32 version; /* how often it was replaced */
 	u32 ifindex; /* ingress device; 0: sent by this host */
 	struct hop hop;
-	u32 family;
 } __attribute__((aligned(64)));
 
 /* The route of replies to a client of NAT over IPv4. */

@@ -8,6 +8,7 @@
  */
 #pragma once
 #include "conntrack/table.h"
+#include "fwd/client_hop.h"
 #include "fwd/ipip.h"
 #include "fwd/nat.h"
 #include "fwd/send.h"

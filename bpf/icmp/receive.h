@@ -4,6 +4,7 @@
 #pragma once
 #include "conntrack/event.h"
 #include "fwd/account.h"
+#include "fwd/client_hop.h"
 #include "icmp/error.h"
 #include "icmp/inner.h"
 #include "icmp/send.h"

@@ -4,6 +4,7 @@
  */
 #pragma once
 #include "conntrack/create.h"
+#include "fwd/client_hop.h"
 #include "fwd/send.h"
 #include "parse/options4.h"
 

@@ -5,6 +5,7 @@
  */
 #pragma once
 #include "conntrack/reply.h"
+#include "fwd/client_hop.h"
 #include "fwd/nat.h"
 #include "fwd/send.h"
 #include "parse/plain.h"

@@ -3,6 +3,7 @@
  * (IPVS-SEMANTICS 2.7 step 6).
  */
 #pragma once
+#include "fwd/client_hop.h"
 #include "icmp/error.h"
 #include "icmp/ratelimit.h"
 #include "lb/nat_server.h"
