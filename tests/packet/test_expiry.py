@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from pylvs.bpf import abi
 from pylvs.dataplane import load
+from pylvs.dataplane.tables import Tables
 from pylvs.model.service import Method, Protocol, ServiceKey, Timeouts
 from tests.packet.frames import CLIENT4, CLIENT6, tcp, udp
 from tests.packet.host import SENT, VIP4, VIP6, Host, new_host, server4, server6
-from tests.packet.table import entries_in_use, entry, look_at, looked_at, shorten
+from tests.packet.table import Entry, entries_in_use, entry, look_at, looked_at, shorten
 from tests.waiting import until
 
 CAPACITY = 1024
@@ -76,6 +78,15 @@ def prolong(host: Host, service: ServiceKey, client_port: int) -> None:
     assert host.receive(frame)[1].verdict in (*SENT["xdp"], *SENT["tc"])
 
 
+def is_each_noted(tables: Tables, connections: list[Entry]) -> bool:
+    """Return whether the timer has noted when it visits each; neighbours share the earliest tick."""
+    earliest: dict[int, int] = {}
+    for each in connections:
+        group = each.slot // abi.constant("LOOK_SLOTS")
+        earliest[group] = min(each.expiry, earliest.get(group, each.expiry))
+    return all(looked_at(tables, group * abi.constant("LOOK_SLOTS")) == tick for group, tick in earliest.items())
+
+
 def assert_nothing_left(host: Host, services: list[ServiceKey]) -> None:
     for service in services:
         server = server4 if service.address.version == 4 else server6
@@ -129,10 +140,7 @@ def test_a_connection_lives_as_long_as_packets_come(director_host: Host, service
             busy.append(entry(tables, port))
             assert busy[-1].expiry - now >= LONG_S * second - 1
             look_at(tables, busy[-1].slot, now)
-        until(
-            lambda busy=busy: all(looked_at(tables, each.slot) == each.expiry for each in busy),  # type: ignore[misc]
-            "a look at each connection",
-        )
+        until(lambda busy=busy: is_each_noted(tables, busy), "a look at each connection")  # type: ignore[misc]
     until(lambda: len(list(director.connections())) == len(services), "the end of the connections without packets")
     assert {each.client_port for each in director.connections()} == set(range(30000, 30000 + len(services)))
     await_empty(director_host)
@@ -168,7 +176,7 @@ def test_a_late_store_of_the_fast_path_does_not_keep_a_closed_connection(
     assert [each.state for each in director_host.director.connections() if each.client_port == 34000] == ["CLOSE"]
     closed.end_at(now + round(LONG_S * second))
     look_at(tables, closed.slot, now)
-    until(lambda: looked_at(tables, closed.slot) != now, "a look at the connection")
+    until(lambda: looked_at(tables, closed.slot) not in (0, now), "a look at the connection")  # 0: within the look
     assert entry(tables, 34000).expiry - now < LONG_S / 2 * second
     assert looked_at(tables, closed.slot) == entry(tables, 34000).expiry
     await_empty(director_host)
