@@ -5,12 +5,14 @@ Python, pip and apt-get are small stand-ins, so that each case is fast. Every ru
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,7 @@ TOOLS = [
     "sed",
     "umount",
     "rmdir",
+    "uname",
 ]
 
 # Makes .venv like python3 -m venv, prints what `dev` reads, and logs each call of pip.
@@ -69,9 +72,11 @@ case "$*" in
         for tool in ruff mypy; do cp "$folder/bin/pylvs" "$folder/bin/$tool"; done
         echo "venv of $version" >>"$STAGE/log" ;;
     *tomllib*) echo hatchling ;;
+    *ensurepip*) [ ! -e "$STAGE/candidate" ] || exit 1 ;;
     *'import pip'*) shift 2; echo "$1 $version" ;;
     *'-m pip'*)
         echo "pip $*" >>"$STAGE/log"
+        [ ! -w "$HOME" ] || mkdir -p "$HOME/.cache/pip/wheels"
         [ ! -e "$STAGE/pip-prints" ] || { cat "$STAGE/pip-prints"; exit 1; }
         case "$*" in *' -e .'*) compile ;; esac ;;
     hatch_build.py) echo "compiled" >>"$STAGE/log"; compile ;;
@@ -90,6 +95,7 @@ case "$*" in
     *' -s '*) printf '%s\\n' 'Inst nginx (1.22.1-9 Debian:12)' 'Inst libc6 [2.35] (2.36 Debian:12)' ;;
     *--print-uris*) printf '%s\\n' "'http://a/n' nginx.deb 1600000 SHA256:0" "'http://a/l' libc6.deb 900000 SHA256:0" ;;
     *install*)
+        [ ! -e "$STAGE/apt-prints" ] || { cat "$STAGE/apt-prints"; exit 100; }
         if [ -e "$STAGE/apt-hangs" ]; then echo hanging >"$STAGE/pipe"; read -r _ <"$STAGE/never"; fi ;;
 esac
 """
@@ -107,7 +113,18 @@ esac
 DPKG = """\
 #!/bin/sh
 echo "dpkg $*" >>"$STAGE/log"
-case "$*" in --purge*) : >"$STAGE/purged" ;; esac
+case "$*" in
+    --compare-versions*) exit 1 ;;
+    --purge*)
+        [ ! -e "$STAGE/dpkg-prints" ] || { cat "$STAGE/dpkg-prints"; exit 2; }
+        : >"$STAGE/purged" ;;
+esac
+"""
+# Waits in a test for the reader of the pipe.
+SLEEP = """\
+#!/bin/sh
+echo "sleep $*" >>"$STAGE/log"
+[ ! -e "$STAGE/sleep-waits" ] || { rm "$STAGE/sleep-waits"; echo slept >"$STAGE/pipe"; read -r _ <"$STAGE/never"; }
 """
 
 OWN_FOLDERS = """\
@@ -146,7 +163,7 @@ class Clone:
             text=True,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            env={"PATH": f"{self.stage / 'bin'}", "STAGE": str(self.stage)},
+            env={"PATH": f"{self.stage / 'bin'}", "STAGE": str(self.stage), "HOME": str(self.stage / "home")},
             cwd="/",
         )
 
@@ -169,7 +186,18 @@ def clone() -> Iterator[Clone]:
     with tempfile.TemporaryDirectory(prefix="pylvs dev.") as name:
         stage = Path(name)
         stage.chmod(0o755)
-        for folder in "bin", "sbin", "run", "lib", "clone", "clone/bpf", "clone/man", "clone/src/pylvs/bpf":
+        for folder in (
+            "bin",
+            "sbin",
+            "run",
+            "lib",
+            "lib/dpkg",
+            "home",
+            "clone",
+            "clone/bpf",
+            "clone/man",
+            "clone/src/pylvs/bpf",
+        ):
             (stage / folder).mkdir(parents=True, exist_ok=True)
         for tool in TOOLS:
             found = shutil.which(tool)
@@ -181,7 +209,8 @@ def clone() -> Iterator[Clone]:
             "dpkg": DPKG,
             "dpkg-query": DPKG_QUERY,
             "ldconfig": "#!/bin/sh\n",
-            "sleep": '#!/bin/sh\necho "sleep $*" >>"$STAGE/log"\n',
+            "apt-cache": '#!/bin/sh\nsed "s/^/  Candidate: /" "$STAGE/candidate"\n',
+            "sleep": SLEEP,
         }.items():
             path = stage / "bin" / tool
             path.write_text(text)
@@ -241,6 +270,90 @@ def test_dev_waits_for_other_users_of_apt(clone: Clone) -> None:
     assert "dev: apt: 1 packages, 3 MB to download" in errors
 
 
+@contextmanager
+def dpkg_in_use(clone: Clone) -> Iterator[None]:
+    """Hold dpkg's lock, as apt-get in another terminal does."""
+    with (clone.stage / "lib/dpkg/lock-frontend").open("w") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        yield
+
+
+def test_dev_waits_for_dpkg_and_names_the_process(clone: Clone) -> None:
+    (clone.stage / "sleep-waits").touch()
+    with dpkg_in_use(clone):
+        process = clone.begin("demo")
+        assert (clone.stage / "pipe").read_text() == "slept\n"
+    (clone.stage / "never").write_text("go on\n")
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (0, "ran lab demo dr\n")
+    assert err.splitlines().count(f"dev: waiting for process {os.getpid()}, which uses dpkg") == 1
+
+
+def test_dpkg_in_use_for_long_ends_the_run(clone: Clone) -> None:
+    with dpkg_in_use(clone):
+        status, out, errors = clone.dev("demo")
+    assert (status, out) == (1, "")
+    assert errors[-1] == f"dev: process {os.getpid()} has used dpkg for 600 s; try again when it has ended"
+    assert not (clone.stage / "lib/pylvs-dev/packages").exists()
+
+
+@pytest.mark.parametrize(
+    ("printed", "cause"),
+    [
+        (
+            "W: Failed to fetch http://a  Temporary failure resolving 'a'\nE: Unable to locate package nginx\n",
+            "apt-get cannot reach its archive: check network and proxy",
+        ),
+        (
+            "E: Failed to fetch http://a/n  Could not connect to a:80\n",
+            "apt-get cannot reach its archive: check network and proxy",
+        ),
+        (
+            "E: You don't have enough free space in /var/cache/apt/archives/.\n",
+            "apt-get could not install: {}: You don't have enough free space in /var/cache/apt/archives/.",
+        ),
+    ],
+)
+def test_one_line_says_why_apt_failed(clone: Clone, printed: str, cause: str) -> None:
+    (clone.stage / "apt-prints").write_text(printed)
+    status, out, errors = clone.dev("demo")
+    assert (status, out) == (1, "")
+    missing = next(line for line in errors if line.startswith("dev: installing by apt: ")).rpartition(": ")[2]
+    assert errors[-1] == f"dev: {cause.format(missing)} (whole log: .cache/dev/apt.log)"
+    assert [line for line in errors if not line.startswith("dev: ")] == []
+
+
+def test_an_old_python_ends_the_run_before_anything_is_installed(clone: Clone) -> None:
+    (clone.stage / "candidate").write_text("3.10.6-1~22.04\n")
+    status, out, errors = clone.dev("demo")
+    assert (status, out) == (1, "")
+    assert errors[-1] == "dev: python3 of this system is 3.10.6-1~22.04; pylvs needs 3.11 or newer"
+    assert [call for call in clone.log("apt-get") if "install" in call] == []
+
+
+@pytest.mark.parametrize(
+    ("kernel", "machine", "line"),
+    [
+        ("5.15.0-91-generic", "x86_64", "Linux 5.15.0-91-generic is too old: pylvs needs 6.1 or newer"),
+        ("6.0.19", "x86_64", "Linux 6.0.19 is too old: pylvs needs 6.1 or newer"),
+        ("6.12.1+deb13", "aarch64", "this machine is aarch64: pylvs needs x86_64"),
+    ],
+)
+def test_an_unsuitable_machine_ends_the_run_at_once(clone: Clone, kernel: str, machine: str, line: str) -> None:
+    uname = clone.stage / "bin/uname"
+    uname.unlink()
+    uname.write_text(f"#!/bin/sh\ncase $1 in -r) echo '{kernel}' ;; -m) echo {machine} ;; esac\n")
+    uname.chmod(0o755)
+    assert clone.dev("demo") == (1, "", [f"dev: {line}"])
+    assert clone.log("") == []
+
+
+def test_demo_without_root_says_what_to_run(clone: Clone) -> None:
+    status, out, errors = clone.dev("demo", uid=OTHER_USER)
+    assert (status, out) == (1, "")
+    assert errors == ["dev: demo needs root, for network namespaces and BPF: run sudo ./dev demo"]
+
+
 def test_the_first_line_names_the_download_and_the_last_one_can_be_pasted(clone: Clone) -> None:
     status, _, errors = clone.dev("demo")
     assert status == 0
@@ -266,6 +379,54 @@ def test_undo_removes_what_dev_has_installed_and_nothing_else(clone: Clone) -> N
     assert not (clone.folder / ".cache").exists()
     assert clone.dev("undo")[0] == 0
     assert clone.log("dpkg") == []
+
+
+def test_undo_removes_the_caches_that_dev_made(clone: Clone) -> None:
+    assert clone.dev("demo")[0] == 0
+    assert (clone.stage / "home/.cache/pip/wheels").exists()
+    assert clone.dev("undo")[0] == 0
+    assert list((clone.stage / "home").iterdir()) == []
+
+
+def test_undo_keeps_the_caches_that_were_there(clone: Clone) -> None:
+    (clone.stage / "home/.cache/pip").mkdir(parents=True)
+    assert clone.dev("demo")[0] == 0
+    assert clone.dev("undo")[0] == 0
+    assert (clone.stage / "home/.cache/pip/wheels").exists()
+
+
+def test_undo_forgets_nothing_while_another_process_uses_dpkg(clone: Clone) -> None:
+    assert clone.dev("demo")[0] == 0
+    record = clone.stage / "lib/pylvs-dev"
+    with dpkg_in_use(clone):
+        status, _, errors = clone.dev("undo")
+    assert (status, errors[-1].startswith(f"dev: process {os.getpid()} has used dpkg")) == (1, True)
+    assert (record / "packages").read_text() == "nginx\n"
+    # Likewise if that process begins behind the look.
+    (clone.stage / "dpkg-prints").write_text("dpkg: error: dpkg frontend lock was locked by another process\n")
+    status, _, errors = clone.dev("undo")
+    assert (status, errors[-1]) == (1, "dev: another process uses dpkg; try again when it has ended")
+    assert (record / "packages").read_text() == "nginx\n"
+    assert (clone.folder / ".venv").exists()
+    (clone.stage / "dpkg-prints").unlink()
+    assert clone.dev("undo")[0] == 0
+    assert not record.exists()
+    assert not (clone.folder / ".venv").exists()
+
+
+def test_undo_remembers_packages_that_others_need(clone: Clone) -> None:
+    assert clone.dev("demo")[0] == 0
+    record = clone.stage / "lib/pylvs-dev"
+    (clone.stage / "dpkg-prints").write_text("dpkg: dependency problems prevent removal of nginx\n")
+    status, _, errors = clone.dev("undo")
+    kept = (
+        "kept, because other packages need them or dpkg could not remove them: nginx (log: /var/lib/pylvs-dev/undo.log)"
+    )
+    assert (status, errors[1]) == (0, f"dev: {kept}")
+    (clone.stage / "dpkg-prints").unlink()
+    status, _, errors = clone.dev("undo")
+    assert (status, errors[0]) == (0, "dev: removing 1 packages: nginx")
+    assert not record.exists()
 
 
 def test_undo_keeps_folders_that_are_in_use_or_were_there(clone: Clone) -> None:
