@@ -35,10 +35,8 @@ TEST_RUN = struct.Struct("@NPPIIPPIIIiIIII")
 
 def release() -> tuple[int, int]:
     """Return version and patch level of the running kernel: (6, 1)."""
-    import re  # late: needed only to load the object
-
-    match = re.match(r"(\d+)\.(\d+)", os.uname().release)
-    return (int(match[1]), int(match[2])) if match else (0, 0)
+    numbers = "".join(each if each.isdigit() else " " for each in os.uname().release).split()
+    return (int(numbers[0]), int(numbers[1])) if len(numbers) > 1 else (0, 0)
 
 
 def require() -> None:

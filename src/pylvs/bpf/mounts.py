@@ -63,7 +63,13 @@ def _made() -> str | None:
             return None  # the process has ended: another one is the outermost now
     with suppress(FileNotFoundError), Lock(f"{root}{DIRECTORY}", what=DIRECTORY):
         if not os.path.islink(f"{root}{POINT}/{_MARKER}"):
-            _within(process, _mount)
+            try:
+                _within(process, _mount)
+            except PylvsError:
+                for folder in (POINT, DIRECTORY):
+                    with suppress(OSError):  # something else is in it
+                        os.rmdir(f"{root}{folder}")
+                raise
     return _path(root)
 
 

@@ -81,6 +81,9 @@ def _guarded(command: Callable[[], object]) -> int:
         return EXIT_FAILED
     except PylvsError as error:
         return _failed(error, str(error))
+    except ModuleNotFoundError as error:
+        missing = f"Python has no module {error.name}: pylvs is installed in part"
+        return _failed(error, f"{missing}; install it again, or run apt install -f")
     except OSError as error:
         return _failed(error, f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except Exception as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from pylvs.dataplane.state import State, check_privileges, collect_dead_states
+from pylvs.dataplane.state import State, check_requirements, collect_dead_states
 from pylvs.dataplane.tables import Tables, Versions, service_key
 from pylvs.model.errors import NoSuchService
 from pylvs.model.service import Destination, DestinationKey, ServiceKey, Timeouts, VirtualService
@@ -132,7 +132,7 @@ class BpfDirector:
             from pylvs.dataplane.editor import Editor  # late: listings do without
 
             if self._reading:
-                check_privileges()
+                check_requirements()
             self.migrate()
             self._loaded = Editor(self)
         return self._loaded

@@ -24,7 +24,7 @@ import pylvs
 from pylvs.bpf import abi, kernel, libbpf, mounts
 from pylvs.model import sockets as socket
 from pylvs.model.dataclass import dataclass
-from pylvs.model.errors import Busy, NotPermitted, Unsupported
+from pylvs.model.errors import Busy, NotPermitted, PylvsError, Unsupported
 from pylvs.system import syscalls
 from pylvs.system.lock import TIMEOUT_S, Lock
 
@@ -84,11 +84,12 @@ def _order(version: str) -> list[int]:
     return [int(part) if part.isdigit() else 0 for part in version.split(".")]
 
 
-def check_privileges() -> None:
-    """Raise NotPermitted without CAP_BPF and CAP_NET_ADMIN."""
+def check_requirements() -> None:
+    """Raise NotPermitted without CAP_BPF and CAP_NET_ADMIN, Unsupported on a kernel that cannot run the programs."""
     missing = syscalls.missing_capabilities("CAP_BPF", "CAP_NET_ADMIN")
     if missing:
         raise NotPermitted(syscalls.lacking(missing), missing)
+    kernel.require()
 
 
 class StateExists(Busy):
@@ -110,7 +111,7 @@ class State:
         needed: the directory and the pins decide.
         """
         if not reading:
-            check_privileges()
+            check_requirements()
         cookie = netns_cookie()
         root = mounts.ensure() if create else mounts.find()
         state = cls(cookie, f"{root}/{_LIVING}{cookie}" if root else "")
@@ -166,18 +167,28 @@ class State:
 
         Raises StateExists if the namespace has one by now, Busy if another process builds one for too long.
         """
-        with self._site(timeout_s) as fresh:
-            # The lock of all states: another builder of this one finds either `fresh` or the whole state.
-            everything = Lock(os.path.dirname(fresh.path), timeout_s, mounts.ALL_STATES)
-            try:
-                fresh._watch_namespace()
-                yield fresh
-                with everything:
-                    os.rename(fresh.path, self.path)
-            except BaseException:
-                with everything:
-                    _delete(fresh.path)
-                raise
+        try:
+            with self._site(timeout_s) as fresh:
+                yield from self._built(fresh, timeout_s)
+        except (StateExists, Busy):
+            raise
+        except BaseException:
+            with suppress(PylvsError, OSError):  # the first error counts
+                mounts.remove()
+            raise
+
+    def _built(self, fresh: State, timeout_s: float) -> Iterator[State]:
+        # The lock of all states: another builder of this one finds either `fresh` or the whole state.
+        everything = Lock(os.path.dirname(fresh.path), timeout_s, mounts.ALL_STATES)
+        try:
+            fresh._watch_namespace()
+            yield fresh
+            with everything:
+                os.rename(fresh.path, self.path)
+        except BaseException:
+            with everything:
+                _delete(fresh.path)
+            raise
 
     @contextmanager
     def _site(self, timeout_s: float) -> Iterator[State]:
