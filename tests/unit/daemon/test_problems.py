@@ -189,7 +189,7 @@ def test_a_metrics_address_that_is_in_use_is_a_problem(host: FakeHost) -> None:
         run(scenario())
 
 
-def test_states_of_virtual_routers(host: FakeHost) -> None:
+def test_states_of_virtual_routers(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     host.write(service(server(1)), routers=["VI_1"])
 
     async def scenario() -> None:
@@ -197,14 +197,13 @@ def test_states_of_virtual_routers(host: FakeHost) -> None:
             status, line = await checked(host)
             assert (status, "routers_master=1;;;0;1" in line) == (OK, True)
             set_behaviour(host.state, silent=["status"])
+            monkeypatch.setattr("pylvs.daemon.virtual_routers.supervision.STATUS_TIMEOUT_S", 0.5)
             status, line = await checked(host)
             assert status == CRITICAL
             assert "the process of the virtual routers does not answer" in line
 
     try:
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr("pylvs.daemon.virtual_routers.supervision.STATUS_TIMEOUT_S", 0.5)
-            run(scenario())
+        run(scenario())
     finally:
         host.end_processes()
 

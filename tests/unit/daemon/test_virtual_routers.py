@@ -139,12 +139,14 @@ def test_a_table_thread_that_hangs_is_unknown(
 
     async def scenario() -> None:
         async with host.daemon() as daemon:
+            await until(lambda: not daemon.liveness.silent())  # while it starts, it may be late on a busy machine
+            before = len(events(daemon, "part_works"))
             try:
                 stuck = asyncio.create_task(daemon.table_thread.run(hangs.wait, PATIENCE_S))
                 await until(daemon.liveness.silent)
                 text = "the thread that edits the tables has made no progress for 0.2 s; its state is unknown"
                 assert list(daemon.liveness.silent().values()) == [text]
-                assert events(daemon, "part_silent")[0]["reason"] == text
+                assert events(daemon, "part_silent")[-1]["reason"] == text
                 await status_when(daemon, lambda status: status["data_plane"]["well"] is None)
                 assert text in log_output.getvalue()
             finally:
@@ -152,7 +154,7 @@ def test_a_table_thread_that_hangs_is_unknown(
             await stuck
             await until(lambda: not daemon.liveness.silent())
             await status_when(daemon, lambda status: status["data_plane"]["well"])
-            assert len(events(daemon, "part_works")) == 1
+            assert len(events(daemon, "part_works")) == before + 1
 
     run(scenario())
 
@@ -331,7 +333,7 @@ def test_a_process_that_hangs_is_killed_within_the_lease_and_another_one_started
                 status = await status_when(daemon, lambda status: status["instances"] and not status["trouble"])
             reasons = [each["reason"] for each in events(daemon, "vrrp_trouble")]
             silent = f"the virtual routers' process {first} has not answered for 1 s; it is killed"
-            assert reasons[0] == f"{silent}, and another is started"
+            assert f"{silent}, and another is started" in reasons
             assert silent in log_output.getvalue()
             assert f"process {first} has gone (was ended by signal 9)" in log_output.getvalue()
 

@@ -26,6 +26,11 @@ SERVICES, COUNTERS, EVENTS = "/v1/services", "/v1/counters", "/v1/events?follow=
 HANG = object()  # a reply
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pylvs.snmp.timeouts.ANSWER_S", PATIENCE_S)
+
+
 class Daemon:
     """A daemon with a reply for each path; it closes the connection where it has none."""
 

@@ -16,7 +16,7 @@ from pylvs.system.log_writer import BackgroundWriter
 from pylvs.system.sockets import write_without_waiting
 from tests.waiting import PATIENCE_S, until
 
-LOGS_MUCH = """
+LOGS_MUCH = f"""
 import sys
 from pylvs.system import logs
 logs.set_up("text", background=True)
@@ -24,6 +24,7 @@ for number in range(20_000):
     logs.get_logger().info("a line without a reader", number=number)
 print("done", flush=True)
 sys.stdin.read()
+logs.FLUSH_S = {PATIENCE_S}
 logs.flush()
 """
 

@@ -118,14 +118,15 @@ def test_the_daemon_makes_the_sockets_that_need_privileges() -> None:
 
 
 def test_the_sockets_of_a_failed_check_are_closed() -> None:
-    good = Target(ip_address("127.0.0.1"), 80, source_port=40_001)
-    bad = Target(ip_address("127.0.0.1"), 80, source=ip_address("192.0.2.77"), source_port=40_002)
-    check = SmtpCheck(targets=(good, bad))
-    assert needs_sockets(check)
-    before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(ProbeFailed, match="is not on this machine while binding to"):
-        make_sockets(check)
-    assert len(os.listdir("/proc/self/fd")) == before
+    with closed() as ours:  # no other process can listen at the port
+        good = Target(ip_address("127.0.0.1"), 80, source_port=ours.port)
+        bad = Target(ip_address("127.0.0.1"), 80, source=ip_address("192.0.2.77"), source_port=40_002)
+        check = SmtpCheck(targets=(good, bad))
+        assert needs_sockets(check)
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(ProbeFailed, match="is not on this machine while binding to"):
+            make_sockets(check)
+        assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_the_death_of_the_process_is_inconclusive_and_it_is_replaced(log_output: io.StringIO) -> None:
@@ -158,6 +159,7 @@ def test_a_silent_process_is_inconclusive_and_replaced() -> None:
             assert lost.reason == f"the prober process has been silent for {confined.LEASE_TICKS} s"
             assert (await outcome(link, http(good))).ok
             assert link.process.pid != first
+            await asyncio.gather(*link.process._reaping)
             with pytest.raises(ProcessLookupError):
                 os.kill(first, 0)
 
