@@ -88,7 +88,7 @@ def service_problems(services: Iterable[ServiceSnapshot]) -> Iterator[Problem]:
                 yield Problem("server_down", name, f"down: {server.reason}")
             for check in server.checks:
                 if check.inconclusive:
-                    yield Problem("check_inconclusive", name, f"{check.check.word} is inconclusive: {check.reason}")
+                    yield Problem("check_inconclusive", name, f"{check.check.keyword} is inconclusive: {check.reason}")
 
 
 def router_problems(status: Mapping[str, Any]) -> Iterator[Problem]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from ipaddress import ip_address
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,9 @@ from pylvs.cli import monitoring
 from pylvs.daemon import supervisor
 from pylvs.daemon.api import client
 from pylvs.daemon.api.metrics import MetricsInput, exposition
-from pylvs.daemon.problems import KINDS, Problem, ProblemTracker, router_problems
+from pylvs.daemon.problems import KINDS, Problem, ProblemTracker, router_problems, service_problems
+from pylvs.health.events import Override
+from pylvs.model.checks import HttpCheck, Target, Url
 from tests.unit.daemon.daemons import WEB, FakeHost, address, run, server, service, until
 from tests.unit.daemon.fake_routers import set_behaviour
 
@@ -171,6 +174,16 @@ def test_a_finding_about_this_host_is_in_status_metrics_and_events(
             assert names.count("problem_began") <= 1
 
     run(scenario())
+
+
+def test_checks_have_the_keyword_of_the_configuration() -> None:
+    check = HttpCheck(target=Target(address(1), 443), urls=(Url("/"),), tls=True)
+    shown = SimpleNamespace(check=check, inconclusive=True, reason="late")
+    override = Override()
+    server = SimpleNamespace(server="10.0.0.1:443", up=True, override=override, checks=[shown])
+    service = SimpleNamespace(name="web", has_quorum=True, servers=[server])
+    (problem,) = service_problems([service])  # type: ignore[list-item]
+    assert problem.text == "SSL_GET is inconclusive: late"
 
 
 def test_a_metrics_address_that_is_in_use_is_a_problem(host: FakeHost) -> None:
