@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pylvs.cli import daemon as views
-from pylvs.cli import monitoring
+from pylvs.cli import main, monitoring
 from pylvs.daemon import supervisor
 from pylvs.daemon.api import client
 from pylvs.daemon.api.metrics import MetricsInput, exposition
@@ -140,9 +140,59 @@ def test_the_line_is_bounded_and_has_no_bar_in_its_text() -> None:
     assert monitoring.result({**reply, "problems": [{**problem, "severity": "new"}]})[0] == UNKNOWN
 
 
-def test_other_options_do_not_go_with_it(host: FakeHost) -> None:
-    done = CliRunner().invoke(views.status, ["--check", "--json", "--state-dir", str(host.state)])
-    assert (done.exit_code, "--check takes no other option" in done.output) == (2, True)
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--json"], "--check takes no other option than --state-dir"),
+        (["--colour"], "No such option"),
+        (["left", "over"], "Got unexpected extra arguments"),
+        (["--namespace", "no-such-namespace"], "no-such-namespace"),
+    ],
+)
+def test_wrong_usage_is_unknown(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit status 1 would be WARNING, and 2 CRITICAL."""
+    status = main.run(["status", "--check", *arguments])
+    out, err = capsys.readouterr()
+    assert (status, err) == (UNKNOWN, "")
+    assert out.startswith("PYLVS UNKNOWN: ")
+    assert text in out
+    assert out.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {"error": "denied"},
+        {"schema": "1.0", "services": []},
+        {"schema": "1.0", "problems": [{"kind": "new"}], "services": []},
+        {"schema": "1.0", "problems": 7},
+        {"schema": "2.0", "problems": [], "services": [], "virtual_routers": {"instances": []}},
+        {"schema": 1},
+        [],
+        None,
+    ],
+)
+def test_a_reply_of_another_version_is_unknown(host: FakeHost, monkeypatch: pytest.MonkeyPatch, reply: object) -> None:
+    monkeypatch.setattr(client.Client, "ask", lambda *_: (200, reply))
+    done = check(host)
+    assert done.return_value == UNKNOWN
+    text = "the reply is not one of the version 1.0 of the API: restart pylvs run"
+    assert done.output == f"PYLVS UNKNOWN: {text}\n"
+
+
+def test_a_daemon_whose_queue_of_connections_is_full_is_critical(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It accepts no connection, so the kernel queues them, up to the listen backlog."""
+    monkeypatch.setattr(client, "READ_TIMEOUT_S", 0.1)
+    host.state.mkdir()
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind(str(host.state / "control"))
+        listener.listen(0)
+        first.connect(str(host.state / "control"))
+        done = check(host)
+    assert done.return_value == CRITICAL
+    assert "did not reply within 0.1 s: it hangs, or is very busy" in done.output
 
 
 def test_a_finding_about_this_host_is_in_status_metrics_and_events(
