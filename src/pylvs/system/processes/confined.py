@@ -15,11 +15,19 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from pylvs import __version__
 from pylvs.model.dataclass import dataclass
 from pylvs.system.logs import get_logger, one_line
 from pylvs.system.processes import command
-from pylvs.system.processes.channel import MAX_PACKET, BadMessage, Message, decode, encode
+from pylvs.system.processes.channel import (
+    MAX_PACKET,
+    MAX_REASON,
+    BadMessage,
+    Message,
+    decode,
+    encode,
+    greeting_problem,
+    privileges_left,
+)
 
 ALIVE_S = 1.0  # a process sends a message at least so often
 LEASE_TICKS = 5  # seconds of silence after which a process is killed
@@ -28,7 +36,6 @@ RESTART_S, MAX_RESTART_S = 0.5, 10.0  # delay after an unexpected end, doubled e
 STEADY_S = 60.0  # a process that ran for so long restarts after RESTART_S again
 _MAX_UNSENT = 4096  # packets
 _PACKETS_AT_ONCE = 8  # received in one run of the event loop
-_MAX_REASON = 300  # characters of what a process wrote to stderr
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LANG", "LC_ALL", "OPENSSL_CONF")  # that a process gets
 
 
@@ -208,16 +215,11 @@ class ConfinedProcess:
                 return
 
     def _greeted(self, message: dict[str, Any]) -> None:
-        version, protocol = message.get("hello"), message.get("protocol")
-        if (version, protocol) != (__version__, self._protocol):
-            shown = one_line(str(version))[:_MAX_REASON]
-            self._lost(f"is of version {shown}, which was installed since: restart pylvs run")
+        if problem := greeting_problem(message, self._protocol):
+            self._lost(problem)
             return
-        left = message.get("left")
-        if not isinstance(left, list):
-            raise BadMessage("a greeting without its fields")
-        for each in left:
-            self._log.warning(f"{self._what} keeps a privilege", privilege=one_line(str(each))[:_MAX_REASON])
+        for each in privileges_left(message):
+            self._log.warning(f"{self._what} keeps a privilege", privilege=each)
         self._up = True
         if self.problem:
             self._log.info(f"{self._what} runs again", process=self.pid)
@@ -306,7 +308,7 @@ def _output(child: subprocess.Popen[bytes]) -> str:
         return ""
     os.set_blocking(child.stderr.fileno(), False)
     with contextlib.suppress(OSError):
-        return one_line((child.stderr.read(1 << 16) or b"").decode(errors="replace"))[-_MAX_REASON:]
+        return one_line((child.stderr.read(1 << 16) or b"").decode(errors="replace"))[-MAX_REASON:]
     return ""
 
 

@@ -122,4 +122,4 @@ if __name__ == "__main__":
         channel.set_inheritable(False)
         main(channel)
     logs.flush()
-    os._exit(0)  # a thread may still wait for name resolution
+    os._exit(0)  # a thread may still look up the user of a script

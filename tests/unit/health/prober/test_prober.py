@@ -25,7 +25,7 @@ from pylvs.health.prober.link import ProberLink
 from pylvs.health.prober.privileged import make_sockets, needs_sockets
 from pylvs.health.probes import CheckContext, Outcome, ProbeFailed
 from pylvs.model.checks import AgentCheck, Check, HttpCheck, Pace, PingCheck, SmtpCheck, Target, TcpCheck, Url
-from pylvs.system.processes import confined
+from pylvs.system.processes import channel, confined
 from pylvs.system.processes.channel import BadMessage
 from tests.privileges import assert_unprivileged, assert_without_files
 from tests.unit.daemon.daemons import run
@@ -185,7 +185,7 @@ def test_a_probe_that_begins_without_the_process_is_inconclusive_at_its_timeout(
 
 def test_code_of_another_version_is_not_used(monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO) -> None:
     """pip replaced the files below a daemon that runs, and then its prober process was killed."""
-    monkeypatch.setattr(confined, "__version__", "0.0.1")
+    monkeypatch.setattr(channel, "__version__", "0.0.1")
 
     async def scenario(link: ProberLink) -> None:
         asking = asyncio.create_task(outcome(link, TcpCheck(target=Target(ip_address("127.0.0.1"), 1), pace=PATIENT)))
