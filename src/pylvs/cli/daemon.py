@@ -20,7 +20,8 @@ from pylvs.system.logs import counted, one_line
 WATCH_EVERY_S = 1.0
 COLOURS = {"MASTER": "green", "FAULT": "red"}  # of virtual routers
 LAST_EVENTS = 20  # that `status --history` prints
-_HOST_PROBLEMS = ("vip", "check_path", "metrics_address", "state", "history")  # without a heading of their own
+# Problems without a heading of their own.
+_HOST_PROBLEMS = ("vip", "check_path", "prober", "metrics_address", "state", "history")
 # `event_line` formats them; the reason has the override.
 _OWN_FIELDS = ("event", "at", "instance", "before", "state", "service", "server", "reason", "override")
 _TOP = "\033[H\033[J"  # to the top left, and clear

@@ -21,6 +21,7 @@ from pylvs.daemon.api import client
 from pylvs.daemon.api.metrics import MetricsInput, exposition
 from pylvs.daemon.problems import KINDS, Problem, ProblemTracker, router_problems, service_problems
 from pylvs.health.events import Override
+from pylvs.health.prober.link import ProberCounts
 from pylvs.model.checks import HttpCheck, Target, Url
 from tests.unit.daemon.daemons import WEB, FakeHost, address, run, server, service, until
 from tests.unit.daemon.fake_routers import set_behaviour
@@ -222,6 +223,27 @@ def test_a_finding_about_this_host_is_in_status_metrics_and_events(
                 ("problem_ended", "vip", "192.0.2.1"),
             ]
             assert names.count("problem_began") <= 1
+
+    run(scenario())
+
+
+def test_a_prober_process_that_ends_again_and_again_is_a_problem_although_it_runs(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "PROBLEMS_POLL_S", 0.01)
+    text = "the prober process has ended; restarted more than 2 times within 5 min"
+    monkeypatch.setattr(host.prober, "counts", lambda: ProberCounts("", 3, text))
+
+    async def scenario() -> None:
+        async with host.daemon() as daemon:
+            status, line = await checked(host)
+            assert (status, text in line) == (WARNING, True)
+            page = await asyncio.to_thread(CliRunner().invoke, views.metrics, ["--state-dir", str(host.state)])
+            assert 'pylvs_problems{kind="prober",severity="warning"} 1.0' in page.output
+            await until(lambda: "problem_began" in [each["event"] for each in daemon.events.recent()])
+            monkeypatch.setattr(host.prober, "counts", ProberCounts)
+            await until(lambda: "problem_ended" in [each["event"] for each in daemon.events.recent()])
+            assert (await checked(host))[0] == OK
 
     run(scenario())
 
