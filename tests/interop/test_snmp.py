@@ -17,6 +17,7 @@ import pytest
 
 from pylvs.config.compile.document import compile_document
 from pylvs.config.language.parser import read
+from pylvs.system.processes import VERSION_LINE
 from pylvs.vrrp.ipc import Client
 from tests.interop import keepalived
 from tests.interop.namespaces import on_four_devices
@@ -216,7 +217,7 @@ def pylvs(folder: Path, file: Path) -> Iterator[None]:
     arguments = (str(state), "text")
     with started(sys.executable, "-m", "pylvs.daemon.virtual_routers.process", *arguments, log=folder / "vrrp.log"):
         until((state / "vrrp").exists)
-        given = pickle.dumps(configuration)
+        given = VERSION_LINE + pickle.dumps(configuration)
         with started(sys.executable, "-m", "pylvs.snmp", *arguments, stdin=given, log=folder / "snmp.log"):
             until(walk)  # it has subscribed to transitions
             with Client(state / "vrrp", PATIENCE_S) as client:

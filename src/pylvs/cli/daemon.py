@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from pylvs.cli.common import Paint, ago, as_json, asked, at_clock, facility, own_state_dir, paint, plain, state_dir
+from pylvs.cli.monitoring import MonitoringCommand, checked
 from pylvs.daemon import DEFAULT_FILE
 from pylvs.model.errors import PylvsError
 from pylvs.system.logs import counted, one_line
@@ -19,7 +20,8 @@ from pylvs.system.logs import counted, one_line
 WATCH_EVERY_S = 1.0
 COLOURS = {"MASTER": "green", "FAULT": "red"}  # of virtual routers
 LAST_EVENTS = 20  # that `status --history` prints
-_HOST_PROBLEMS = ("vip", "check_path", "metrics_address", "state", "history")  # without a heading of their own
+# Problems without a heading of their own.
+_HOST_PROBLEMS = ("vip", "check_path", "prober", "metrics_address", "state", "history")
 # `event_line` formats them; the reason has the override.
 _OWN_FIELDS = ("event", "at", "instance", "before", "state", "service", "server", "reason", "override")
 _TOP = "\033[H\033[J"  # to the top left, and clear
@@ -87,7 +89,7 @@ def _tell(text: str) -> None:
     click.echo(one_line(text), err=True)
 
 
-@click.command()
+@click.command(cls=MonitoringCommand)
 @as_json
 @click.option("--watch", is_flag=True, help="again every second, until interrupted")
 @click.option("--history", is_flag=True, help=f"also the last {LAST_EVENTS} events")
@@ -113,8 +115,6 @@ def status(as_json: bool, watch: bool, history: bool, check: bool, state_dir: Pa
 
 
 def _check(state_dir: Path | None, with_others: bool) -> int:
-    from pylvs.cli.monitoring import checked
-
     if with_others:
         raise click.UsageError("--check takes no other option than --state-dir")
     exit_status, line = checked(state_dir)

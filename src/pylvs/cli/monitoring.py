@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import click
 
 from pylvs.model.errors import PylvsError
 from pylvs.system.logs import counted, one_line
@@ -16,19 +19,56 @@ MOST_PROBLEMS = 5  # in the line
 _LONGEST_TEXT = 160  # characters
 
 
+class MonitoringCommand(click.Command):
+    """A command with the option --check. With it, each failure is UNKNOWN: exit status 1 would be WARNING."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        with _unknown("--check" in args):
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _unknown(ctx.params["check"]):
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _unknown(check: bool) -> Iterator[None]:
+    try:
+        yield
+    except (click.exceptions.Exit, click.Abort):
+        raise
+    except Exception as error:
+        if not check:
+            raise
+        text = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        named = isinstance(error, (click.ClickException, PylvsError, OSError))
+        click.echo(line(UNKNOWN, text if named else f"{type(error).__name__}: {text}: this is a bug"))
+        raise click.exceptions.Exit(UNKNOWN) from None
+
+
 def checked(directory: Path | None) -> tuple[int, str]:
-    """Query the daemon, and return exit status and line. A daemon that does not reply is critical."""
+    """Query the daemon, and return exit status and line. Without a reply it is critical. Raises PylvsError."""
     from pylvs.daemon.api.client import Client, NoDaemon, NoReply
+    from pylvs.daemon.api.schema import VERSION
 
     try:
         status, reply = Client(directory).ask("GET", "/v1/status")
     except (NoDaemon, NoReply) as error:
         return CRITICAL, line(CRITICAL, str(error))
-    except PylvsError as error:
-        return UNKNOWN, line(UNKNOWN, str(error))
-    if status != 200:
-        return UNKNOWN, line(UNKNOWN, str(reply.get("error", status)))
-    return result(reply)
+    try:
+        if status != 200:
+            raise PylvsError(str(reply.get("error", status)))
+        if _major(reply["schema"]) == _major(VERSION):
+            return result(reply)
+    except (AttributeError, LookupError, TypeError):
+        pass
+    raise PylvsError(f"the reply is not one of the version {VERSION} of the API: restart pylvs run")
+
+
+def _major(version: str) -> str:
+    return version.partition(".")[0]
 
 
 def result(reply: dict[str, Any]) -> tuple[int, str]:

@@ -25,7 +25,7 @@ from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration, Placement
 from pylvs.system.logs import counted
-from pylvs.system.processes import command
+from pylvs.system.processes import VERSION_LINE, command, other_version
 
 SLOW_S = 0.5  # of CPU time for one read; starting a process takes about as long
 
@@ -148,7 +148,7 @@ def load_in_subprocess(options: Options) -> Loaded:
     try:
         done = subprocess.run(
             command("pylvs.daemon.loading"),
-            input=pickle.dumps(options),
+            input=VERSION_LINE + pickle.dumps(options),
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C in the terminal is for the daemon
             check=False,
@@ -158,7 +158,10 @@ def load_in_subprocess(options: Options) -> Loaded:
     if done.returncode:
         how = f"exit status {done.returncode}" if done.returncode > 0 else f"ended by signal {-done.returncode}"
         return _unread(options, f"the process that reads it failed ({how})")
-    found = pickle.loads(done.stdout)
+    version, end, content = done.stdout.partition(b"\n")
+    if version + end != VERSION_LINE:
+        return _unread(options, f"the process that reads it {other_version(version.decode(errors='replace'))}")
+    found = pickle.loads(content)
     assert isinstance(found, Loaded)
     return found
 
@@ -168,8 +171,10 @@ def _unread(options: Options, text: str) -> Loaded:
 
 
 def main() -> None:
-    """Read pickled Options from stdin, and write the pickled Loaded to stdout."""
-    pickle.dump(load(pickle.load(sys.stdin.buffer)), sys.stdout.buffer, pickle.HIGHEST_PROTOCOL)
+    """Read pickled Options from stdin, and write the pickled Loaded to stdout, each after the version."""
+    sys.stdout.buffer.write(VERSION_LINE)
+    if sys.stdin.buffer.readline() == VERSION_LINE:
+        pickle.dump(load(pickle.load(sys.stdin.buffer)), sys.stdout.buffer, pickle.HIGHEST_PROTOCOL)
 
 
 if __name__ == "__main__":

@@ -88,9 +88,9 @@ def _differs(check: Check, target: Target, own: Path, server: WantedServer) -> I
     """Yield how a check's packets differ from the clients' ones in their way."""
     address = server.destination.key.address
     if target.address != address:
-        yield f"{check.word} connects to {target.address} instead"
+        yield f"{check.keyword} connects to {target.address} instead"
     elif target.device and target.device != own.device:
-        yield f"{check.word} is bound to {target.device}, but packets of clients leave by {own}"
+        yield f"{check.keyword} is bound to {target.device}, but packets of clients leave by {own}"
 
 
 def _unreachable_gateway(destination: Destination, own: Path) -> str:

@@ -46,6 +46,7 @@ KINDS: Mapping[str, Kind] = {
     "starting": Kind(W, "the first table is not complete yet"),
     "server_down": Kind(W, "a real server is down, and no operator has drained or disabled it"),
     "check_inconclusive": Kind(W, "this host cannot make a check, so a real server keeps its last state"),
+    "prober": Kind(W, "the prober process was restarted more than twice within five minutes"),
     "edit_refused": Kind(W, "the packet path refused an edit"),
     "configuration": Kind(W, "the file in force has an error, and a part of it has no effect"),
     "vip": Kind(W, "no device has a virtual address, and no virtual router adds it", logged=False),
@@ -88,7 +89,7 @@ def service_problems(services: Iterable[ServiceSnapshot]) -> Iterator[Problem]:
                 yield Problem("server_down", name, f"down: {server.reason}")
             for check in server.checks:
                 if check.inconclusive:
-                    yield Problem("check_inconclusive", name, f"{check.check.word} is inconclusive: {check.reason}")
+                    yield Problem("check_inconclusive", name, f"{check.check.keyword} is inconclusive: {check.reason}")
 
 
 def router_problems(status: Mapping[str, Any]) -> Iterator[Problem]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.model.wanted import Configuration
 from pylvs.system.logs import get_logger
-from pylvs.system.processes import command
+from pylvs.system.processes import VERSION_LINE, command
 from pylvs.system.processes.confined import environment
 
 LOGGING = ("JOURNAL_STREAM", "PYLVS_LOG_LEVEL", "TZ")  # what the log needs of the environment
@@ -64,7 +64,7 @@ class SnmpProcess:
         ended, changed = asyncio.ensure_future(process.wait()), asyncio.ensure_future(self._changed.wait())
         silent = asyncio.ensure_future(self._await_silence(process.stdout))
         try:
-            process.stdin.write(pickle.dumps(configuration))
+            process.stdin.write(VERSION_LINE + pickle.dumps(configuration))
             process.stdin.close()  # behind the last byte; a process that does not read is silent
             await asyncio.wait({ended, changed, silent}, return_when=asyncio.FIRST_COMPLETED)
         finally:

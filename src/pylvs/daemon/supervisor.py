@@ -493,6 +493,7 @@ class Supervisor:
         found = [] if self.started_at else [Problem("starting", "", "the first table is not complete yet")]
         found += [Problem("table", "", text) for text in (last.error, self.host_changes.error) if text]
         found += [Problem("silent", name, text) for name, text in self.liveness.silent().items()]
+        found += [Problem("prober", "", text) for text in [self.prober_counts().unsteady] if text]
         found += [Problem("edit_refused", "", text) for text in last.refused]
         found += [Problem("device", "", text) for text in unattached(director)]
         found += [Problem("configuration", str(each.location), each.text) for each in errors(self.loaded)]

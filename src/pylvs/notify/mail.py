@@ -1,126 +1,42 @@
-"""Alerts by mail: a bounded queue, and a minimal SMTP client (RFC 5321).
-
-smtplib blocks: each hanging server would hold a thread that nothing can end, not even the end of the daemon.
-"""
+"""Alerts by mail: a bounded queue. For each mail a process without privileges is started (`pylvs.notify.__main__`)."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
+import json
 import socket
 import time
+from asyncio.subprocess import PIPE, Process
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import asdict
 from email.message import EmailMessage
 from email.utils import formatdate
 
 from pylvs.model.dataclass import dataclass
 from pylvs.model.wanted import Mail
+from pylvs.notify.smtp import PROTOCOL, Refused
 from pylvs.system.logs import get_logger, one_line
+from pylvs.system.processes import command
+from pylvs.system.processes.channel import (
+    MAX_REASON,
+    BadMessage,
+    Message,
+    decode,
+    greeting_problem,
+    privileges_left,
+)
+from pylvs.system.processes.confined import environment
 
-LONGEST_LINE = 4096
-MOST_LINES = 100  # of one reply
 MOST_WAITING = 500  # alerts
 OLDEST_S = 600.0  # an older alert is dropped: it is no longer useful
 FINISH_S = 5.0  # at the end, for alerts that are not sent yet
-READY, DONE, CLOSING, START_INPUT = 220, 250, 221, 354
-
-
-class Refused(Exception):
-    """The server did not accept the message; the text gives the reason."""
-
-
-async def deliver(message: bytes, mail: Mail) -> dict[str, str]:
-    """Send to all recipients; return those that the server refused, with its reply. Raises Refused if all are."""
-    where = f"{mail.server} port {mail.port}"
-    try:
-        async with asyncio.timeout(mail.connect_timeout_s):
-            reader, writer = await asyncio.open_connection(mail.server, mail.port, limit=LONGEST_LINE)
-    except TimeoutError:
-        raise Refused(f"{where}: no connection in {mail.connect_timeout_s:g} s") from None
-    except OSError as error:
-        words = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else error.strerror or str(error)
-        raise Refused(f"{where}: {words}") from None
-    try:
-        return await _Session(reader, writer, mail.connect_timeout_s).send(message, mail)
-    except (OSError, EOFError, ValueError) as error:
-        raise Refused(f"{where}: {error}") from None
-    finally:
-        writer.close()
-        with contextlib.suppress(OSError):
-            await asyncio.wait_for(writer.wait_closed(), 1.0)
-
-
-class _Session:
-    """One SMTP session. Its failures are OSError, EOFError and ValueError, with a text for the log."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, patience_s: float) -> None:
-        self._reader, self._writer, self._patience_s = reader, writer, patience_s
-
-    async def send(self, message: bytes, mail: Mail) -> dict[str, str]:
-        await self._expect("the greeting", READY)
-        await self._say(f"HELO {mail.helo_name or socket.gethostname()}", DONE)
-        await self._say(f"MAIL FROM:<{_plain(mail.sender or f'keepalived@{socket.gethostname()}')}>", DONE)
-        refused = {}
-        for recipient in mail.recipients:
-            command = f"RCPT TO:<{_plain(recipient)}>"
-            self._command(command)
-            code, words = await self._reply(command)
-            if code // 10 != DONE // 10:  # 250 or 251
-                refused[recipient] = words
-        if len(refused) == len(mail.recipients):
-            raise ValueError(next(iter(refused.values()), "no recipients"))
-        await self._say("DATA", START_INPUT)
-        self._writer.write(_with_dots(message))
-        await self._expect("the message", DONE)
-        self._writer.write(b"QUIT\r\n")  # its reply does not matter: the server has accepted the message
-        with contextlib.suppress(OSError, EOFError, ValueError):
-            await self._expect("QUIT", CLOSING)
-        return refused
-
-    async def _say(self, command: str, code: int) -> None:
-        self._command(command)
-        await self._expect(command.split(" ", maxsplit=1)[0], code)
-
-    def _command(self, command: str) -> None:
-        self._writer.write(command.encode(errors="replace") + b"\r\n")
-
-    async def _expect(self, what: str, code: int) -> None:
-        found, words = await self._reply(what)
-        if found != code:
-            raise ValueError(f"after {what}: {words}")
-
-    async def _reply(self, what: str) -> tuple[int, str]:
-        """Return the code and the text of a reply."""
-        lines: list[str] = []
-        try:
-            async with asyncio.timeout(self._patience_s):
-                while len(lines) < MOST_LINES:
-                    line = await self._reader.readline()
-                    if not line.endswith(b"\n"):
-                        raise EOFError(f"after {what}: the connection was closed")
-                    text = "".join(c if c.isprintable() else " " for c in line.decode(errors="replace")).strip()
-                    lines.append(text)
-                    if not text[:3].isdigit() or text[3:4] not in ("", " ", "-"):
-                        raise ValueError(f"after {what}: not a reply of a mail server: {text[:100]}")
-                    if text[3:4] != "-":
-                        return int(text[:3]), text[:200]
-        except TimeoutError:
-            raise OSError(f"after {what}: no answer in {self._patience_s:g} s") from None
-        raise ValueError(f"after {what}: a reply without an end")
-
-
-def _plain(address: str) -> str:
-    """Return an address for a command: without the display name and without characters that could end the line."""
-    inner: Sequence[str] = address.rsplit("<", 1)
-    return "".join(c for c in inner[-1].split(">")[0].strip() if c.isprintable() and c not in "<> ")
-
-
-def _with_dots(message: bytes) -> bytes:
-    """Double the dot at the start of a line, and append the final dot (RFC 5321 4.5.2)."""
-    lines = message.replace(b"\r\n", b"\n").rstrip(b"\n").split(b"\n")
-    return b"".join((b"." if line.startswith(b".") else b"") + line + b"\r\n" for line in lines) + b".\r\n"
+START_S = 60.0  # until the greeting of the process: a slow machine needs many seconds for Python's imports
+GRACE_S = 10.0  # beyond the time that the mail server may take
+_WHAT = "the process that delivers mail"
+_STEPS = 7  # that have the timeout of the mail server, beside one for each recipient
+_MOST_RESULT, _MOST_OUTPUT = 1 << 20, 1 << 16  # bytes on standard output, and on standard error
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +49,15 @@ class Alert:
 
 
 class Outbox:
-    """Sends alerts one after the other to the recipients of the last configuration; `put` does not wait."""
+    """Sends alerts one after the other to the recipients of the last configuration; `put` does not wait.
 
-    def __init__(self) -> None:
+    The wall clock may jump, so `clock` measures the age of alerts.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._mail = Mail()
-        self._waiting: deque[Alert] = deque()
+        self._waiting: deque[tuple[float, Alert]] = deque()  # since when
         self._task: asyncio.Task[None] | None = None
         self._lost = 0
         self._log = get_logger()
@@ -158,18 +78,18 @@ class Outbox:
         if len(self._waiting) >= MOST_WAITING:
             self._lost += 1
             return
-        self._waiting.append(alert)
+        self._waiting.append((self._clock(), alert))
         if not self.busy:
             self._task = asyncio.get_running_loop().create_task(self._send())
 
     async def _send(self) -> None:
         while self._waiting:
-            alert = self._waiting.popleft()
+            since, alert = self._waiting.popleft()
             mail = self._mail
             try:
-                if time.time() - alert.at > OLDEST_S:
+                if self._clock() - since > OLDEST_S:
                     raise Refused(f"it has waited for more than {OLDEST_S:g} s")
-                refused = await deliver(message(alert, mail), mail)
+                refused = await deliver_confined(message(alert, mail), mail)
                 for recipient, reason in refused.items():
                     self._log.warning("an alert was refused", to=recipient, subject=alert.subject, reason=reason)
             except Refused as error:
@@ -185,6 +105,75 @@ class Outbox:
             if self._task.cancel():
                 self._log.warning("alerts were not sent before the end", count=len(self._waiting) + 1)
             await asyncio.gather(self._task, return_exceptions=True)
+
+
+async def deliver_confined(wire: bytes, mail: Mail) -> dict[str, str]:
+    """Deliver as `smtp.deliver` does, in a process of its own. Raises Refused."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command("pylvs.notify"),
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=PIPE,
+            env=environment(),
+            start_new_session=True,
+            limit=_MOST_RESULT,
+        )
+    except OSError as error:
+        raise Refused(f"{_WHAT} cannot be started: {error.strerror}") from None
+    try:
+        async with asyncio.timeout(START_S):
+            _check(await _message_of(process))
+        assert process.stdin is not None
+        request = {"message": wire.decode("latin-1"), "mail": asdict(mail)}  # latin-1: any byte
+        process.stdin.write(json.dumps(request).encode())
+        process.stdin.close()  # behind the last byte; a process that does not read hangs
+        async with asyncio.timeout((_STEPS + len(mail.recipients)) * mail.connect_timeout_s + GRACE_S):
+            return _refused_in(await _message_of(process), mail)
+    except TimeoutError:
+        raise Refused(f"{_WHAT} hangs, and is killed") from None
+    except BadMessage as error:
+        raise Refused(f"{_WHAT} sent an invalid message ({error})") from None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def _message_of(process: Process) -> Message:
+    """Return the next line of the process. Raises Refused at its end, and BadMessage."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        line = await process.stdout.readline()
+    except ValueError:
+        raise BadMessage("too long") from None
+    if not line.endswith(b"\n"):
+        try:
+            output = await process.stderr.readexactly(_MOST_OUTPUT)
+        except asyncio.IncompleteReadError as end:
+            output = end.partial
+        why = one_line(output.decode(errors="replace"))[-MAX_REASON:]
+        raise Refused(f"{_WHAT} has ended: {why or 'it gave no reason'}")
+    return decode(line)
+
+
+def _check(greeting: Message) -> None:
+    """Log which privileges the process keeps. Raises Refused if it is of another version, and BadMessage."""
+    if problem := greeting_problem(greeting, PROTOCOL):
+        raise Refused(f"{_WHAT} {problem}")
+    for each in privileges_left(greeting):
+        get_logger().warning(f"{_WHAT} keeps a privilege", privilege=each)
+
+
+def _refused_in(result: Message, mail: Mail) -> dict[str, str]:
+    """Return the recipients that the server refused. Raises Refused if it refused all, and BadMessage."""
+    if isinstance(reason := result.get("reason"), str):
+        raise Refused(one_line(reason)[:MAX_REASON])
+    refused = result.get("refused")
+    if not isinstance(refused, dict) or not refused.keys() <= set(mail.recipients):
+        raise BadMessage("not a result")
+    return {recipient: one_line(str(reply))[:MAX_REASON] for recipient, reply in refused.items()}
 
 
 def message(alert: Alert, mail: Mail) -> bytes:

@@ -1,4 +1,4 @@
-"""`python -m pylvs.snmp STATE_DIR LOG_FORMAT`: the sub-agent. It reads the configuration from standard input.
+"""`python -m pylvs.snmp STATE_DIR LOG_FORMAT`: the sub-agent. It reads version and configuration from standard input.
 
 `pylvs run` starts it, and starts another one after a reload. It ends with `pylvs run`. This process makes the
 connections; a confined one, its child, parses what snmpd sends, and answers. Bytes on standard output show the daemon
@@ -21,6 +21,7 @@ from pylvs.snmp.agent import Agent, EndSignal
 from pylvs.snmp.connections import DirectConnections
 from pylvs.snmp.relay import Relay, RelayedConnections
 from pylvs.system import logs, sandbox, syscalls
+from pylvs.system.processes import VERSION_LINE, other_version
 
 NAME, CONFINED_NAME = b"pylvs-snmp", b"pylvs-agentx"  # shown by ps and top
 _STREAMS = 3  # standard input, output and error
@@ -33,6 +34,9 @@ def main() -> None:
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGTERM)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logs.set_up(sys.argv[2], process="snmp")
+    if sys.stdin.buffer.readline() != VERSION_LINE:
+        logs.get_logger().error(f"the SNMP sub-agent {other_version()}")
+        sys.exit(1)
     configuration = pickle.load(sys.stdin.buffer)
     assert isinstance(configuration, Configuration)
     settings = configuration.settings

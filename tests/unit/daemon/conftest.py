@@ -28,6 +28,7 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
         "notify.fifos.FINISH_S",
         "system.processes.scripts.FINISH_S",
         "notify.mail.FINISH_S",
+        "notify.mail.START_S",
     ):
         monkeypatch.setattr(f"pylvs.{name}", PATIENCE_S)
 

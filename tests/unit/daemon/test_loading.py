@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from pylvs.daemon import Options, loading
 from pylvs.daemon.loading import ConfigurationLoader, Loaded, Refused, accept, load, load_in_subprocess
+from pylvs.system.processes import other_version
 
 TEXT = """
 virtual_server 192.0.2.1 80 {
@@ -72,6 +74,15 @@ def test_a_process_that_fails_is_a_finding_that_stops_everything(
 
     monkeypatch.setattr(subprocess, "run", killed)
     with pytest.raises(Refused, match=r"the process that reads it failed \(ended by signal 9\)"):
+        accept(load_in_subprocess(options), options, allow_empty=True)
+
+
+def test_a_process_of_another_version_reads_nothing_and_gives_the_reason(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pip replaced the files below a daemon that runs."""
+    monkeypatch.setattr(loading, "VERSION_LINE", b"0.0.1\n")
+    with pytest.raises(Refused, match=re.escape(f"the process that reads it {other_version()}")):
         accept(load_in_subprocess(options), options, allow_empty=True)
 
 

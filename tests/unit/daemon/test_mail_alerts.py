@@ -6,10 +6,14 @@ import asyncio
 import contextlib
 import email
 import email.policy
+import io
+import os
 import re
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -20,7 +24,10 @@ from pylvs.health.events import Event, ServerDown, ServerUp
 from pylvs.model.service import ServiceKey
 from pylvs.model.wanted import Configuration, GlobalSettings, Mail, WantedService
 from pylvs.notify import mail as mails
-from pylvs.notify.mail import Alert, Refused, deliver, message
+from pylvs.notify.mail import Alert, Outbox, deliver_confined, message
+from pylvs.notify.smtp import Refused, deliver
+from pylvs.system.processes import channel
+from tests.privileges import assert_unprivileged
 from tests.unit.daemon.test_notify_scripts import down, gained, lost, server_key, service, up
 from tests.unit.health.fake_servers import Loop, close, closed, lapse
 
@@ -231,8 +238,6 @@ def event(number: int, at: float) -> Event:
 
 def test_alerts_are_sent_in_order_and_dropped_beyond_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mails, "MOST_WAITING", 5)
-    monkeypatch.setattr(mails, "FINISH_S", LONG_S)
-    monkeypatch.setattr(time, "time", lambda: 1000.0)
 
     async def main() -> Mailbox:
         async with mail_server() as box:
@@ -241,12 +246,125 @@ def test_alerts_are_sent_in_order_and_dropped_beyond_the_queue(monkeypatch: pyte
                 sender.notify(event(number, 1000.0))
             await sender.finish()
             sender.notify(event(9, 1000.0))
-            sender.notify(event(10, 100.0))  # too old by now
             await sender.finish()
             return box
 
     bodies = [lines[-1] for lines in asyncio.run(main()).messages]
     assert bodies == [f"=> event {number} <=" for number in (0, 1, 2, 3, 4, 9)]
+
+
+def test_an_alert_that_waited_too_long_is_dropped(monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO) -> None:
+    """The wall clock does not matter: it jumps by a day, and the first alert is sent."""
+    monkeypatch.setattr(time, "time", lambda: 1e9)
+    waited = [0.0]
+
+    async def late(box: Mailbox, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        waited[0] += mails.OLDEST_S + 1
+        await box.serve(reader, writer)
+
+    async def main() -> Mailbox:
+        async with mail_server(late) as box:
+            outbox = Outbox(lambda: waited[0])
+            outbox.configure(replace(MAIL, port=box.port))
+            outbox.put(Alert("first", "", 1e9 - 86400))
+            outbox.put(Alert("second", "", 1e9))
+            await outbox.finish()
+            return box
+
+    (lines,) = asyncio.run(main()).messages
+    assert "Subject: first" in lines
+    assert "an alert was not sent (subject=second, reason=it has waited for more than 600 s)" in log_output.getvalue()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root has privileges to give up")
+def test_the_process_that_delivers_has_no_privileges() -> None:
+    """It has none before the mail server sends its first byte."""
+
+    def unprivileged() -> int:
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        (found,) = [each for each in children if Path(f"/proc/{each}/comm").read_text() == "pylvs-mail\n"]
+        assert_unprivileged(int(found))
+        return int(found)
+
+    async def main() -> None:
+        found: list[int] = []
+
+        async def dialogue(box: Mailbox, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            found.append(unprivileged())
+            await box.serve(reader, writer)
+
+        async with mail_server(dialogue) as box:
+            assert await deliver_confined(b"x", replace(MAIL, server="localhost", port=box.port)) == {}
+            assert box.messages == [["x"]]
+        assert not Path(f"/proc/{found[0]}").exists()
+
+    asyncio.run(main())
+
+
+def test_the_process_reports_what_the_server_refused() -> None:
+    async def main() -> None:
+        async with mail_server(refuse=("<b@",)) as box:
+            refused = await deliver_confined("é".encode(), replace(MAIL, port=box.port))
+            assert refused == {"Bee <b@example.com>": "550 5.1.1 no such user"}
+            assert box.messages == [["é"]]
+        async with mail_server(refuse=("RCPT",)) as box:
+            with pytest.raises(Refused, match=f"127.0.0.1 port {box.port}: 550 5.1.1 no such user"):
+                await deliver_confined(b"x", replace(MAIL, port=box.port))
+
+    asyncio.run(main())
+
+
+async def endless(_: Mailbox, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Reply without end."""
+    while True:
+        writer.write(b"220-more\r\n" * 100)
+        await writer.drain()
+
+
+def test_a_reply_without_end_is_cut_off() -> None:
+    async def main() -> None:
+        async with mail_server(endless) as box:
+            with pytest.raises(Refused, match="after the greeting: a reply without an end"):
+                await deliver_confined(b"x", replace(MAIL, port=box.port))
+
+    asyncio.run(main())
+
+
+GREETS = (
+    "import json; from pylvs.system.processes import channel; print(json.dumps(channel.greeting(1, [])), flush=True)"
+)
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("import time; time.sleep(1000)", "hangs, and is killed"),
+        (f"{GREETS}; import time; time.sleep(1000)", "hangs, and is killed"),
+        ("raise SystemExit('no memory')", "has ended: no memory"),
+        ("print('hello')", r"sent an invalid message \(not JSON\)"),
+        (f"{GREETS}; print('{{}}')", r"sent an invalid message \(not a result\)"),
+        (
+            f"""{GREETS}; print('{{"refused": {{"c@example.com": "no"}}}}')""",
+            r"sent an invalid message \(not a result\)",
+        ),
+    ],
+)
+def test_a_process_that_fails_is_a_reason(monkeypatch: pytest.MonkeyPatch, code: str, text: str) -> None:
+    begin = f"import sys; sys.path[:0] = {sys.path}; "
+    monkeypatch.setattr(mails, "command", lambda _: [sys.executable, "-c", begin + code])
+    monkeypatch.setattr(mails, "GRACE_S", 0.1)
+    if code.startswith("import time"):
+        monkeypatch.setattr(mails, "START_S", 0.1)
+    if "hangs" in text:
+        monkeypatch.setattr(mails, "_STEPS", -len(MAIL.recipients))
+    with pytest.raises(Refused, match=f"the process that delivers mail {text}"):
+        asyncio.run(deliver_confined(b"x", MAIL))
+
+
+def test_a_process_of_another_version_gets_no_mail(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "__version__", "0.0.1")
+    with pytest.raises(Refused, match=r"is of version .*, which was installed since: restart pylvs run"):
+        asyncio.run(deliver_confined(b"x", MAIL))
 
 
 def test_a_mail_server_that_is_down_blocks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

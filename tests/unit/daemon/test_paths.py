@@ -11,7 +11,7 @@ import pytest
 
 from pylvs.daemon.paths import path_problems
 from pylvs.model.addresses import Address
-from pylvs.model.checks import Check, MiscCheck, Script, Target, TcpCheck
+from pylvs.model.checks import Check, HttpCheck, MiscCheck, Script, Target, TcpCheck, Url
 from pylvs.model.routing import HeldAddress
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceKey
 from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
@@ -108,6 +108,14 @@ def test_a_check_of_another_address_or_by_another_device() -> None:
     assert found(service(tcp(address=OTHER), tcp(address=OTHER), tcp(device="eth1"))) == [
         ("check_path", f"{other}; {device}")
     ]
+
+
+def test_a_check_has_the_keyword_of_the_configuration() -> None:
+    targets = Target(OTHER, 443), Target(RIP, 443, device="eth1")
+    checks = [HttpCheck(target=each, urls=(Url("/"),), tls=True) for each in targets]
+    other, device = found(service(*checks))[0][1].split("; ")
+    assert other == "SSL_GET connects to 192.0.2.2 instead"
+    assert device == "SSL_GET is bound to eth1, but packets of clients leave by eth0"
 
 
 def test_direct_routing_through_a_gateway() -> None:

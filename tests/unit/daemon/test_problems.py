@@ -8,17 +8,21 @@ import subprocess
 import sys
 from ipaddress import ip_address
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
 from pylvs.cli import daemon as views
-from pylvs.cli import monitoring
+from pylvs.cli import main, monitoring
 from pylvs.daemon import supervisor
 from pylvs.daemon.api import client
 from pylvs.daemon.api.metrics import MetricsInput, exposition
-from pylvs.daemon.problems import KINDS, Problem, ProblemTracker, router_problems
+from pylvs.daemon.problems import KINDS, Problem, ProblemTracker, router_problems, service_problems
+from pylvs.health.events import Override
+from pylvs.health.prober.link import ProberCounts
+from pylvs.model.checks import HttpCheck, Target, Url
 from tests.unit.daemon.daemons import WEB, FakeHost, address, run, server, service, until
 from tests.unit.daemon.fake_routers import set_behaviour
 
@@ -137,9 +141,59 @@ def test_the_line_is_bounded_and_has_no_bar_in_its_text() -> None:
     assert monitoring.result({**reply, "problems": [{**problem, "severity": "new"}]})[0] == UNKNOWN
 
 
-def test_other_options_do_not_go_with_it(host: FakeHost) -> None:
-    done = CliRunner().invoke(views.status, ["--check", "--json", "--state-dir", str(host.state)])
-    assert (done.exit_code, "--check takes no other option" in done.output) == (2, True)
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--json"], "--check takes no other option than --state-dir"),
+        (["--colour"], "No such option"),
+        (["left", "over"], "Got unexpected extra arguments"),
+        (["--namespace", "no-such-namespace"], "no-such-namespace"),
+    ],
+)
+def test_wrong_usage_is_unknown(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit status 1 would be WARNING, and 2 CRITICAL."""
+    status = main.run(["status", "--check", *arguments])
+    out, err = capsys.readouterr()
+    assert (status, err) == (UNKNOWN, "")
+    assert out.startswith("PYLVS UNKNOWN: ")
+    assert text in out
+    assert out.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {"error": "denied"},
+        {"schema": "1.0", "services": []},
+        {"schema": "1.0", "problems": [{"kind": "new"}], "services": []},
+        {"schema": "1.0", "problems": 7},
+        {"schema": "2.0", "problems": [], "services": [], "virtual_routers": {"instances": []}},
+        {"schema": 1},
+        [],
+        None,
+    ],
+)
+def test_a_reply_of_another_version_is_unknown(host: FakeHost, monkeypatch: pytest.MonkeyPatch, reply: object) -> None:
+    monkeypatch.setattr(client.Client, "ask", lambda *_: (200, reply))
+    done = check(host)
+    assert done.return_value == UNKNOWN
+    text = "the reply is not one of the version 1.0 of the API: restart pylvs run"
+    assert done.output == f"PYLVS UNKNOWN: {text}\n"
+
+
+def test_a_daemon_whose_queue_of_connections_is_full_is_critical(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It accepts no connection, so the kernel queues them, up to the listen backlog."""
+    monkeypatch.setattr(client, "READ_TIMEOUT_S", 0.1)
+    host.state.mkdir()
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind(str(host.state / "control"))
+        listener.listen(0)
+        first.connect(str(host.state / "control"))
+        done = check(host)
+    assert done.return_value == CRITICAL
+    assert "did not reply within 0.1 s: it hangs, or is very busy" in done.output
 
 
 def test_a_finding_about_this_host_is_in_status_metrics_and_events(
@@ -171,6 +225,37 @@ def test_a_finding_about_this_host_is_in_status_metrics_and_events(
             assert names.count("problem_began") <= 1
 
     run(scenario())
+
+
+def test_a_prober_process_that_ends_again_and_again_is_a_problem_although_it_runs(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "PROBLEMS_POLL_S", 0.01)
+    text = "the prober process has ended; restarted more than 2 times within 5 min"
+    monkeypatch.setattr(host.prober, "counts", lambda: ProberCounts("", 3, text))
+
+    async def scenario() -> None:
+        async with host.daemon() as daemon:
+            status, line = await checked(host)
+            assert (status, text in line) == (WARNING, True)
+            page = await asyncio.to_thread(CliRunner().invoke, views.metrics, ["--state-dir", str(host.state)])
+            assert 'pylvs_problems{kind="prober",severity="warning"} 1.0' in page.output
+            await until(lambda: "problem_began" in [each["event"] for each in daemon.events.recent()])
+            monkeypatch.setattr(host.prober, "counts", ProberCounts)
+            await until(lambda: "problem_ended" in [each["event"] for each in daemon.events.recent()])
+            assert (await checked(host))[0] == OK
+
+    run(scenario())
+
+
+def test_checks_have_the_keyword_of_the_configuration() -> None:
+    check = HttpCheck(target=Target(address(1), 443), urls=(Url("/"),), tls=True)
+    shown = SimpleNamespace(check=check, inconclusive=True, reason="late")
+    override = Override()
+    server = SimpleNamespace(server="10.0.0.1:443", up=True, override=override, checks=[shown])
+    service = SimpleNamespace(name="web", has_quorum=True, servers=[server])
+    (problem,) = service_problems([service])  # type: ignore[list-item]
+    assert problem.text == "SSL_GET is inconclusive: late"
 
 
 def test_a_metrics_address_that_is_in_use_is_a_problem(host: FakeHost) -> None:

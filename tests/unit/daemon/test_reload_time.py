@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import io
 import os
 import time
 from collections.abc import Iterator
@@ -83,6 +85,25 @@ def test_the_file_is_removed_at_its_time(tmp_path: Path) -> None:
     assert timer.poll(11) == [11]
     assert not file.exists()
     assert timer.poll(90_000) == [11]
+
+
+def test_a_file_that_cannot_be_removed_causes_one_reload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
+) -> None:
+    def refused(path: str) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+
+    monkeypatch.setattr(os, "unlink", refused)
+    file = tmp_path / "time"
+    file.write_text("12:00:10Z\n")
+    timer = Timer(file)
+    assert timer.poll() == []
+    assert timer.poll(11) == [11]
+    assert f"reload_time_file {file} cannot be removed: Read-only file system; " in log_output.getvalue()
+    assert timer.poll(12) == timer.poll(90_000) == [11]
+    file.write_text("2026-03-05 14:00:00Z\n")
+    assert timer.poll(90_001) == [11]
+    assert timer.poll(93_601) == [11, 93_601]
 
 
 def test_with_reload_repeat_it_is_each_day(tmp_path: Path) -> None:

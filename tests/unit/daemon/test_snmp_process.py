@@ -7,6 +7,7 @@ import contextlib
 import os
 import pickle
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,12 +18,14 @@ from pylvs.daemon.snmp_process import SnmpProcess
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.model.wanted import Configuration, GlobalSettings, SnmpSettings
 from pylvs.system import logs
+from pylvs.system.processes import VERSION_LINE, command, other_version
 from tests.unit.config.support import compiled
 from tests.waiting import until_async
 
 # Stands in for the sub-agent: it appends its PID and the socket of its configuration to a file, and waits.
 AGENT = """
 import os, pickle, signal, sys
+sys.stdin.buffer.readline()  # the version
 socket = pickle.load(sys.stdin.buffer).settings.snmp.socket
 with open(sys.argv[1] + "/started", "a") as out:
     out.write(f"{os.getpid()} {socket}\\n")
@@ -118,10 +121,24 @@ virtual_server 192.0.2.1 80 {
         await until_async(lambda: file.exists() and file.read_bytes().endswith(pickle.STOP))
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+        assert file.read_bytes().startswith(VERSION_LINE)
         assert b"VI_1" in file.read_bytes()
         assert b"hunter22" not in file.read_bytes()
 
     asyncio.run(play())
+
+
+def test_a_process_of_another_version_reads_nothing_and_gives_the_reason(tmp_path: Path) -> None:
+    """pip replaced the files below a daemon that runs, and then the sub-agent ended."""
+    done = subprocess.run(
+        command("pylvs.snmp", str(tmp_path), "text"),
+        input=b"0.0.1\nno pickle",
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    (line,) = done.stderr.decode().splitlines()
+    assert f"the SNMP sub-agent {other_version()}" in line
+    assert done.returncode == 1
 
 
 def test_a_process_that_is_silent_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from pylvs.snmp.connections import Ended, Events
 from pylvs.snmp.relay import MOST_LINES, Relay, RelayedConnections
 from pylvs.snmp.session import Lost
 from pylvs.system import logs
+from pylvs.system.processes import VERSION_LINE
 from tests.privileges import assert_unprivileged, assert_without_files
 from tests.unit.snmp.fake_connections import FakeConnections
 from tests.unit.snmp.test_agent import HEADER
@@ -191,7 +192,7 @@ def test_lines_for_the_log_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root has privileges to give up")
 def test_the_process_that_parses_has_no_privileges(tmp_path: Path) -> None:
     snmp = SnmpSettings(socket=f"unix:{tmp_path}/agentx", vrrp=True, checker=True, rfc_v3=True, traps=True)
-    given = pickle.dumps(Configuration(settings=GlobalSettings(snmp=snmp)))
+    given = VERSION_LINE + pickle.dumps(Configuration(settings=GlobalSettings(snmp=snmp)))
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{tmp_path}/agentx")
         listener.listen()

@@ -9,7 +9,6 @@ each day. A date in the past is ignored.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import re
 import time
@@ -87,10 +86,19 @@ class ReloadTimer:
         self._due = None
         self._log.info("reload at the time of the reload_time_file", file=path)
         if not settings.reload_repeat:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+            self._remove(path)
         await self._reload()
-        self._seen = None  # read again: a time without a date is that of tomorrow now
+        if settings.reload_repeat:
+            self._seen = None  # read again: a time without a date is that of tomorrow now
+
+    def _remove(self, path: str) -> None:
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:  # the file system is read-only, for example by ProtectSystem= of the unit
+            text = f"reload_time_file {path} cannot be removed: {error.strerror}"
+            self._log.error(f"{text}; pylvs reads it again when it changes")
 
     def _schedule(self, now: float) -> None:
         before, self._due = self._due, None

@@ -126,10 +126,14 @@ class _Definitions:
 
 @dataclass(frozen=True, slots=True)
 class ProberCounts:
-    """Why the process does not run ("" if it does, or was not needed yet), and its unexpected ends."""
+    """Why the process does not run ("" if it does, or was not needed yet), and its unexpected ends.
+
+    `unsteady` is what happened last if these are frequent, also while it runs; else "".
+    """
 
     problem: str = ""
     restarts: int = 0
+    unsteady: str = ""
 
 
 def _stamps(client: TlsClient) -> Stamp:
@@ -178,7 +182,7 @@ class ProberLink:
         return probe
 
     def counts(self) -> ProberCounts:
-        return ProberCounts(self.process.problem, self.process.restarts)
+        return ProberCounts(self.process.problem, self.process.restarts, self.process.unsteady)
 
     def set_tls(self, wanted: Iterable[tuple[TlsClient, bool]]) -> None:
         """Let the process read the files of these clients, each with whether it verifies servers.

@@ -7,6 +7,9 @@ import os
 import sys
 
 import pylvs
+from pylvs.system.logs import one_line
+
+VERSION_LINE = f"{pylvs.__version__}\n".encode()  # before a pickle: another version may not understand it
 
 
 def command(module: str, *arguments: str) -> list[str]:
@@ -14,6 +17,11 @@ def command(module: str, *arguments: str) -> list[str]:
     folder = os.path.dirname(os.path.dirname(os.path.realpath(pylvs.__file__)))
     code = f"import runpy, sys; sys.path.insert(0, {folder!r}); runpy.run_module({module!r}, run_name='__main__')"
     return [sys.executable, "-P", "-c", code, *arguments]
+
+
+def other_version(version: object = pylvs.__version__) -> str:
+    """Return what to say of a process of another version: pip replaced the files below a daemon that runs."""
+    return f"is of version {one_line(str(version))[:100]}, which was installed since: restart pylvs run"
 
 
 def show_as(*words: str) -> None:

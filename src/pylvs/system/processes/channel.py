@@ -14,9 +14,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pylvs import __version__
+from pylvs.system.logs import one_line
+from pylvs.system.processes import other_version
 
 MAX_PACKET = 1 << 17  # bytes; below the default of net.core.wmem_default
 MAX_DESCRIPTORS = 200  # in one packet; the kernel allows 253
+MAX_REASON = 300  # characters of a text that a process sent
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 Message = Mapping[str, Any]
@@ -29,6 +32,21 @@ class BadMessage(Exception):
 def greeting(protocol: int, left: Sequence[str]) -> Message:
     """Return the first message of a process: its version, and the privileges that it could not give up."""
     return {"hello": __version__, "protocol": protocol, "left": list(left)}
+
+
+def greeting_problem(message: Message, protocol: int) -> str:
+    """Return why the process of this greeting cannot be used, "" if it can."""
+    if (message.get("hello"), message.get("protocol")) == (__version__, protocol):
+        return ""
+    return other_version(message.get("hello"))
+
+
+def privileges_left(message: Message) -> list[str]:
+    """Return what the process of this greeting could not give up. Raises BadMessage."""
+    left = message.get("left")
+    if not isinstance(left, list):
+        raise BadMessage("a greeting without its fields")
+    return [one_line(str(each))[:MAX_REASON] for each in left]
 
 
 def encode(message: Message) -> bytes:

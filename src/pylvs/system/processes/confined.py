@@ -15,20 +15,28 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from pylvs import __version__
 from pylvs.model.dataclass import dataclass
 from pylvs.system.logs import get_logger, one_line
 from pylvs.system.processes import command
-from pylvs.system.processes.channel import MAX_PACKET, BadMessage, Message, decode, encode
+from pylvs.system.processes.channel import (
+    MAX_PACKET,
+    MAX_REASON,
+    BadMessage,
+    Message,
+    decode,
+    encode,
+    greeting_problem,
+    privileges_left,
+)
 
 ALIVE_S = 1.0  # a process sends a message at least so often
 LEASE_TICKS = 5  # seconds of silence after which a process is killed
 START_TICKS = 60  # until its greeting
 RESTART_S, MAX_RESTART_S = 0.5, 10.0  # delay after an unexpected end, doubled each time
 STEADY_S = 60.0  # a process that ran for so long restarts after RESTART_S again
+OFTEN, OFTEN_S = 3, 300.0  # so many unexpected ends within this time are a problem, although it runs again
 _MAX_UNSENT = 4096  # packets
 _PACKETS_AT_ONCE = 8  # received in one run of the event loop
-_MAX_REASON = 300  # characters of what a process wrote to stderr
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LANG", "LC_ALL", "OPENSSL_CONF")  # that a process gets
 
 
@@ -82,6 +90,8 @@ class ConfinedProcess:
         self._timer: asyncio.TimerHandle | None = None
         self._started_at = 0.0
         self._restart_s = 0.0
+        self._losses: deque[float] = deque(maxlen=OFTEN)  # the times of the last unexpected ends
+        self._last_problem = ""
         self._waiters: list[asyncio.Future[None]] = []
         self._reaping: set[asyncio.Task[None]] = set()
         self._log = get_logger()
@@ -90,6 +100,13 @@ class ConfinedProcess:
     def up(self) -> bool:
         """Whether it has sent its greeting and is not silent."""
         return self._up
+
+    @property
+    def unsteady(self) -> str:
+        """What happened last, if it was restarted OFTEN times within OFTEN_S; else ""."""
+        if len(self._losses) < OFTEN or asyncio.get_running_loop().time() - self._losses[0] > OFTEN_S:
+            return ""
+        return f"{self._last_problem}; restarted more than {OFTEN - 1} times within {OFTEN_S / 60:g} min"
 
     @property
     def started(self) -> bool:
@@ -208,16 +225,11 @@ class ConfinedProcess:
                 return
 
     def _greeted(self, message: dict[str, Any]) -> None:
-        version, protocol = message.get("hello"), message.get("protocol")
-        if (version, protocol) != (__version__, self._protocol):
-            shown = one_line(str(version))[:_MAX_REASON]
-            self._lost(f"is of version {shown}, which was installed since: restart pylvs run")
+        if problem := greeting_problem(message, self._protocol):
+            self._lost(problem)
             return
-        left = message.get("left")
-        if not isinstance(left, list):
-            raise BadMessage("a greeting without its fields")
-        for each in left:
-            self._log.warning(f"{self._what} keeps a privilege", privilege=one_line(str(each))[:_MAX_REASON])
+        for each in privileges_left(message):
+            self._log.warning(f"{self._what} keeps a privilege", privilege=each)
         self._up = True
         if self.problem:
             self._log.info(f"{self._what} runs again", process=self.pid)
@@ -251,7 +263,8 @@ class ConfinedProcess:
         """Kill the process, and start it again after a pause."""
         loop = asyncio.get_running_loop()
         output = self._disconnect()
-        self.problem = f"{self._what} {reason}"
+        self.problem = self._last_problem = f"{self._what} {reason}"
+        self._losses.append(loop.time())
         more = {"output": output} if output else {}
         steady = loop.time() - self._started_at >= STEADY_S
         self._restart_s = RESTART_S if steady or not self._restart_s else min(2 * self._restart_s, MAX_RESTART_S)
@@ -306,7 +319,7 @@ def _output(child: subprocess.Popen[bytes]) -> str:
         return ""
     os.set_blocking(child.stderr.fileno(), False)
     with contextlib.suppress(OSError):
-        return one_line((child.stderr.read(1 << 16) or b"").decode(errors="replace"))[-_MAX_REASON:]
+        return one_line((child.stderr.read(1 << 16) or b"").decode(errors="replace"))[-MAX_REASON:]
     return ""
 
 

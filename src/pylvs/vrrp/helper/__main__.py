@@ -1,7 +1,8 @@
-"""The helper process of the virtual routers: `python -m pylvs.vrrp.helper FD LOG_FORMAT`.
+"""The helper process of the virtual routers: `python -m pylvs.vrrp.helper FD LOG_FORMAT VERSION`.
 
 The router process starts it with one end of a socket pair. It runs scripts, tracks files and processes, notifies, and
-writes the log; it exits on `Finish`, or when the router process has ended.
+writes the log; it exits on `Finish`, or when the router process has ended. Messages are pickled, so it reads none of a
+router process of another version.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import socket
 import sys
 from typing import Any
 
+from pylvs import __version__
 from pylvs.system import logs
 from pylvs.system.logs import get_logger
+from pylvs.system.processes import other_version
 from pylvs.system.processes.scripts import Processes
 from pylvs.vrrp.helper.link import (
     Configure,
@@ -120,6 +123,9 @@ if __name__ == "__main__":
     logs.set_up(sys.argv[2], background=True, process="vrrp")
     with socket.socket(fileno=int(sys.argv[1])) as channel:
         channel.set_inheritable(False)
-        main(channel)
+        if sys.argv[3] == __version__:
+            main(channel)
+        else:
+            get_logger().error(f"the helper process of the virtual routers {other_version()}")
     logs.flush()
-    os._exit(0)  # a thread may still wait for name resolution
+    os._exit(0)  # a thread may still look up the user of a script

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from pylvs import __version__
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import GlobalSettings
@@ -137,7 +138,7 @@ class HelperLink:
         self._started_at = self._loop.now
         ours, its = socket.socketpair()
         with its:
-            command = processes.command("pylvs.vrrp.helper", str(its.fileno()), self._format)
+            command = processes.command("pylvs.vrrp.helper", str(its.fileno()), self._format, __version__)
             try:
                 self._child = subprocess.Popen(
                     command, pass_fds=[its.fileno()], stdin=subprocess.DEVNULL, start_new_session=True, cwd="/"

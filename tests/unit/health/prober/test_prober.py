@@ -21,15 +21,15 @@ from pathlib import Path
 import pytest
 
 import pylvs
-from pylvs.health.prober.link import ProberLink
+from pylvs.health.prober.link import ProberCounts, ProberLink
 from pylvs.health.prober.privileged import make_sockets, needs_sockets
 from pylvs.health.probes import CheckContext, Outcome, ProbeFailed
 from pylvs.model.checks import AgentCheck, Check, HttpCheck, Pace, PingCheck, SmtpCheck, Target, TcpCheck, Url
-from pylvs.system.processes import confined
+from pylvs.system.processes import channel, confined
 from pylvs.system.processes.channel import BadMessage
 from tests.privileges import assert_unprivileged, assert_without_files
 from tests.unit.daemon.daemons import run
-from tests.unit.health.fake_servers import PATIENT, closed, replies, silent, tcp
+from tests.unit.health.fake_servers import PATIENT, Loop, closed, lapse, replies, silent, tcp
 from tests.waiting import PATIENCE_S, until_async
 
 CONNECTED = Outcome(True, "connected")
@@ -147,6 +147,36 @@ def test_the_death_of_the_process_is_inconclusive_and_it_is_replaced(log_output:
     assert "the prober process runs again" in log_output.getvalue()
 
 
+def test_frequent_restarts_are_a_problem_although_the_process_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RESTART_S", 0.01), ("MAX_RESTART_S", 0.01), ("OFTEN_S", 36_000.0)):
+        monkeypatch.setattr(confined, name, value)
+
+    async def scenario() -> None:
+        link = ProberLink()
+
+        async def lose(times: int) -> None:
+            os.kill(link.process.pid, signal.SIGKILL)
+            await until_async(lambda: link.process.restarts == times)
+
+        try:
+            async with tcp(replies()) as target:
+                check = TcpCheck(target=target, pace=PATIENT)
+                for lost in range(confined.OFTEN):
+                    assert (await outcome(link, check)).ok
+                    assert link.counts() == ProberCounts("", lost, "")
+                    await lose(lost + 1)
+                assert (await outcome(link, check)).ok
+            text = "the prober process has ended; restarted more than 2 times within 600 min"
+            assert link.counts() == ProberCounts("", confined.OFTEN, text)
+            lapse(confined.OFTEN_S)
+            assert link.counts() == ProberCounts("", confined.OFTEN, "")
+        finally:
+            await link.close()
+
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(scenario())
+
+
 def test_a_silent_process_is_inconclusive_and_replaced() -> None:
     async def scenario(link: ProberLink) -> None:
         async with tcp(silent) as target, tcp(replies(HELLO)) as good:
@@ -187,7 +217,7 @@ def test_a_probe_that_begins_without_the_process_is_inconclusive_at_its_timeout(
 
 def test_code_of_another_version_is_not_used(monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO) -> None:
     """pip replaced the files below a daemon that runs, and then its prober process was killed."""
-    monkeypatch.setattr(confined, "__version__", "0.0.1")
+    monkeypatch.setattr(channel, "__version__", "0.0.1")
 
     async def scenario(link: ProberLink) -> None:
         asking = asyncio.create_task(outcome(link, TcpCheck(target=Target(ip_address("127.0.0.1"), 1), pace=PATIENT)))

@@ -28,6 +28,7 @@ PATIENT = {
     "notify.fifos.FIRST_S": 0.05,
     "system.processes.scripts.FINISH_S": PATIENCE_S,
     "notify.mail.FINISH_S": PATIENCE_S,
+    "notify.mail.START_S": PATIENCE_S,
     "vrrp.helper.track.POLL_S": 0.05,
 }
 
@@ -78,9 +79,13 @@ class Started:
 
 @contextlib.contextmanager
 def run_helper(
-    folder: Path, log_format: str = "text", stderr_closed: bool = False, constants: Mapping[str, float] | None = None
+    folder: Path,
+    log_format: str = "text",
+    stderr_closed: bool = False,
+    constants: Mapping[str, float] | None = None,
+    version: str = pylvs.__version__,
 ) -> Iterator[Started]:
-    """Run a helper process with these values of pylvs's constants, and kill it at the end."""
+    """Run a helper process of a router process of this version, and kill it at the end. Replace pylvs's constants."""
     ours, its = socket.socketpair()
     log = folder / "log"
     code = "from importlib import import_module; import runpy\n"
@@ -91,7 +96,7 @@ def run_helper(
     command = ["/bin/sh", "-c", 'exec "$0" "$@" 2>&-'] if stderr_closed else []
     with its, open(log, "wb") as out:
         process = subprocess.Popen(
-            [*command, sys.executable, "-c", code, str(its.fileno()), log_format],
+            [*command, sys.executable, "-c", code, str(its.fileno()), log_format, version],
             pass_fds=[its.fileno()],
             stdin=subprocess.DEVNULL,
             stderr=out,

@@ -17,6 +17,7 @@ import pytest
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import GlobalSettings
 from pylvs.system import processes as programs
+from pylvs.system.processes import other_version
 from pylvs.vrrp.helper.link import (
     FINISH_S,
     MAX_RESTART_S,
@@ -33,8 +34,9 @@ from pylvs.vrrp.helper.link import (
     PriorityChanged,
     StateChanged,
 )
-from pylvs.vrrp.ipc import MessageSocket, WatchedSocket
+from pylvs.vrrp.ipc import ConnectionClosed, MessageSocket, WatchedSocket
 from tests.unit.vrrp.fake_loop import FakeTimeLoop
+from tests.unit.vrrp.helper.running_helper import run_helper, scripts, tracked
 from tests.waiting import until
 
 HANGS = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(600)"
@@ -210,7 +212,7 @@ def test_messages_before_the_start_follow_the_configuration(
     received = tmp_path / "received"
     received.touch()
     program = [sys.executable, "-c", NAMES]
-    monkeypatch.setattr(programs, "command", lambda module, end, form: [*program, end, str(received)])
+    monkeypatch.setattr(programs, "command", lambda module, end, *_: [*program, end, str(received)])
     children = _children(monkeypatch, pass_fds=[])
     link = HelperLink(loop, "text", lambda message: None)
     link.send(LogLine("info", "one"))
@@ -226,3 +228,15 @@ def test_messages_before_the_start_follow_the_configuration(
         link.finish(lambda: None)
         link._give_up()
         children[0].wait()
+
+
+def test_a_helper_of_another_version_reads_nothing_and_gives_the_reason(tmp_path: Path) -> None:
+    """pip replaced the files below a router process that runs, and then its helper process ended."""
+    with run_helper(tmp_path, version="0.0.1") as helper:
+        made = tmp_path / "made"
+        with contextlib.suppress(ConnectionClosed):
+            helper.send(scripts(tracked("one", f"touch {made}")))
+        assert helper.ended() == 0
+        assert not made.exists()
+    (line,) = helper.log.read_text().splitlines()
+    assert f"the helper process of the virtual routers {other_version()}" in line
