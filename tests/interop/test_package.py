@@ -1,4 +1,7 @@
-"""The package in fresh roots of Debian and Ubuntu: its life, and two boots of each. `./dev package-test` prints it."""
+"""The package in fresh roots of Debian and Ubuntu: its life, and two boots of each; the demonstration in bare roots.
+
+`./dev package-test` prints it.
+"""
 
 from __future__ import annotations
 
@@ -37,3 +40,9 @@ def test_install_upgrade_under_load_and_purge(suite: str, repository: Path) -> N
 @pytest.mark.parametrize("suite", SUITES)
 def test_table_and_virtual_address_survive_a_reboot(suite: str, repository: Path) -> None:
     play(repository, suite, "--boot", seconds=BOOT_S)
+
+
+@pytest.mark.timeout(LIFE_S + 30)
+@pytest.mark.parametrize("suite", SUITES)
+def test_the_demonstration_of_a_bare_root_can_be_undone(suite: str, repository: Path) -> None:
+    play(repository, suite, "--demo", seconds=LIFE_S)

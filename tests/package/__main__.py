@@ -1,7 +1,8 @@
-"""Play the life of the package in a fresh root of Debian or Ubuntu: `./dev package-test [SUITE...] [--boot]`.
+"""Play the life of the package in a fresh root of Debian or Ubuntu: `./dev package-test [SUITE...] [--boot | --demo]`.
 
 The steps: two builds with equal bytes, installation, the first page, an upgrade under load, the kernel's ipvsadm beside
-ours, mistakes, removal and purge. With --boot a guest in qemu boots the root instead, twice.
+ours, mistakes, removal and purge. With --boot a guest in qemu boots the root instead, twice. With --demo, README's
+first commands run in a bare root instead.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.package import boot, faults
+from tests.package import boot, demonstration, faults
 from tests.package.roots import NO_START, SUITES, Failed, Root, System, root_of
 from tests.package.site import CLIENT, PAGE, VIP, configuration, furnish
 from tools import deb
@@ -200,6 +201,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="./dev package-test", description=__doc__)
     parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)}; default: all")
     parser.add_argument("--package", type=Path, metavar="FILE", help="play with this package instead of two new builds")
+    parser.add_argument("--demo", action="store_true", help="play ./dev demo and ./dev undo in bare roots instead")
     parser.add_argument("--boot", action="store_true", help="boot each root in qemu instead, twice")
     given = parser.parse_args()
     suites = given.suites or list(SUITES)
@@ -208,7 +210,11 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("package-test: terminated"))  # roots are unmounted
     with tempfile.TemporaryDirectory(prefix="pylvs-package-", dir="/var/tmp") as name:
         try:
-            if given.boot:
+            if given.demo:
+                for suite in suites:
+                    step(f"a bare root: {suite}")
+                    demonstration.play(suite, Path(name, suite), check)
+            elif given.boot:
                 package = given.package or deb.build(Path(name, "first"))
                 for suite in suites:
                     boot.play(suite, Path(name, suite), package)

@@ -116,6 +116,32 @@ def _base(suite: str) -> Path:
     return folder
 
 
+_ENTER = """
+set -e
+mount --make-rprivate /
+mount --bind ROOT ROOT
+cd ROOT
+mount -t proc proc proc
+mount -t sysfs sys sys
+mount -t cgroup2 cgroup sys/fs/cgroup
+mount -t tmpfs -o mode=755 run run
+mount -t tmpfs -o mode=1777 tmp tmp
+mount --rbind /dev dev
+mkdir -p run/former
+pivot_root . run/former
+umount -l run/former
+"""
+_BOOT = (
+    _ENTER
+    + """
+mount -t devpts -o newinstance,ptmxmode=666 devpts dev/pts
+mount -t tmpfs shm dev/shm
+ip link set lo up
+exec /lib/systemd/systemd --system --log-target=journal --show-status=no
+"""
+)
+
+
 class Root:
     """A root on top of a base, which stays as it is."""
 
@@ -129,6 +155,12 @@ class Root:
         words = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
         return _run([*words, "sh", "-c", f"{mounts}; {inside} {shlex.quote(command)}"])
 
+    def run_as_machine(self, command: str) -> str:
+        """Run a shell command as `run` does, but with / as a mount, /sys and a new /run. Raises Failed."""
+        inside = f"exec env -i PATH={PATH} LC_ALL=C.UTF-8 HOME=/root sh -c {shlex.quote(command)}"
+        script = _ENTER.replace("ROOT", shlex.quote(str(self.path))) + inside
+        return _run(["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script])
+
     def write(self, name: str, text: str, mode: int = 0o644) -> None:
         """Write a file of the root."""
         path = self.path / name.lstrip("/")
@@ -136,8 +168,11 @@ class Root:
         path.write_text(text)
         path.chmod(mode)
 
-    def files(self) -> dict[str, str]:
-        """Return the files that a package could leave, with their kinds: not logs, caches and lists of dpkg and apt."""
+    def files(self, with_home: bool = False) -> dict[str, str]:
+        """Return the files that a package could leave, with their kinds: not logs, caches and lists of dpkg and apt.
+
+        `with_home` adds those of root's home.
+        """
         skipped = {
             "proc",
             "sys",
@@ -154,6 +189,8 @@ class Root:
             "var/.updated",
         }
         skipped |= {f"var/lib/{each}" for each in ("apt", "dpkg", "systemd", "dbus", "private", "nginx", "logrotate")}
+        if with_home:
+            skipped.remove("root")
         found = {}
         for folder, folders, names in os.walk(self.path):
             here = Path(folder).relative_to(self.path)
@@ -179,27 +216,6 @@ def root_of(suite: str, folder: Path) -> Iterator[Root]:
         yield root
     finally:
         _run(["umount", "-R", "-l", str(folder / "root")])
-
-
-_BOOT = """
-set -e
-mount --make-rprivate /
-mount --bind ROOT ROOT
-cd ROOT
-mount -t proc proc proc
-mount -t sysfs sys sys
-mount -t cgroup2 cgroup sys/fs/cgroup
-mount -t tmpfs -o mode=755 run run
-mount -t tmpfs -o mode=1777 tmp tmp
-mount --rbind /dev dev
-mount -t devpts -o newinstance,ptmxmode=666 devpts dev/pts
-mount -t tmpfs shm dev/shm
-ip link set lo up
-mkdir -p run/former
-pivot_root . run/former
-umount -l run/former
-exec /lib/systemd/systemd --system --log-target=journal --show-status=no
-"""
 
 
 class System:

@@ -190,4 +190,7 @@ def _run_own(words: Sequence[str], text: str = "") -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except OSError as error:
+        sys.exit(f"{error.filename}: {error.strerror}" if error.filename else str(error))
