@@ -115,7 +115,7 @@ class RouterService:
             "sessions": lambda _: self.sessions.results(),
             "stop": lambda request: self.stop(removed=bool(request.get("removed"))),
         }
-        self._control = ControlServer(self.loop, verbs)
+        self._control = ControlServer(self.loop, verbs, self.log)
 
     def run(self, first: Configuration | None = None) -> None:
         """Run the loop until `stop` has finished."""
