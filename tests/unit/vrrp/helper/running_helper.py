@@ -28,7 +28,7 @@ PATIENT = {
     "notify.fifos.FIRST_S": 0.05,
     "system.processes.scripts.FINISH_S": PATIENCE_S,
     "notify.mail.FINISH_S": PATIENCE_S,
-    "vrrp.helper.track.POLL_S": 0.05,
+    "vrrp.helper.track_file.POLL_S": 0.05,
 }
 
 
