@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 MOST_EARLY = 1000  # events before the first subscriber
 MAX_UNREAD = 8 << 20  # bytes per client, in locked memory
+ACCEPT_RETRY_S = 1.0  # without descriptors or memory; as asyncio does
 Verb = Callable[[dict[str, Any]], Any]
 
 
@@ -42,9 +43,11 @@ class Connection:
 class ControlServer:
     """The socket and its clients. `verbs` return the answers; a PylvsError becomes an answer, too."""
 
-    def __init__(self, loop: Loop, verbs: Mapping[str, Verb]) -> None:
+    def __init__(self, loop: Loop, verbs: Mapping[str, Verb], log: Callable[[str, str], None]) -> None:
         self._loop = loop
         self._verbs = verbs
+        self._log = log
+        self._refused = False  # the kernel refused the last connection a descriptor
         self._connections: list[Connection] = []
         self._early: list[dict[str, Any]] | None = []  # events before the first subscriber
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -59,7 +62,7 @@ class ControlServer:
         finally:
             os.umask(before)
         self._listener.listen(16)
-        self._loop.watch(self._listener.fileno(), self._accept)
+        self._listen()
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -82,9 +85,24 @@ class ControlServer:
             if connection.subscribed:
                 connection.socket.send(event)
 
+    def _listen(self) -> None:
+        self._loop.watch(self._listener.fileno(), self._accept)
+
     def _accept(self) -> None:
-        with contextlib.suppress(BlockingIOError, ConnectionError):
+        try:
             end, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionError):
+            return
+        except OSError as error:
+            # The listener stays readable: without a pause this would be a busy loop at a real-time priority.
+            self._loop.forget(self._listener.fileno())
+            self._loop.at(self._loop.now + ACCEPT_RETRY_S, self._listen)
+            if not self._refused:
+                self._log("error", f"connections to {SOCKET_NAME} wait, as none can be accepted: {error.strerror}")
+            self._refused = True
+            return
+        self._refused = False
+        with contextlib.suppress(ConnectionError):
             if peer_of(end)[1] not in (0, os.geteuid()):
                 end.close()
                 return

@@ -316,17 +316,19 @@ class Router:
 
     def _step(self, step: Step) -> None:
         self.machine, actions = step
-        for action in actions:
-            if isinstance(action, Advertise):
-                if self._encoder is not None:
-                    self.sent += 1
-                    self.zero_sent += action.priority == PRIORITY_STOP
-                    self._host.send_adverts(self.instance, self._encoder.packets(action.priority))
-            elif isinstance(action, Become):
-                self._become(action)
-            else:
-                self._reannounce(action.detail)
-        self._set_timer()
+        try:
+            for action in actions:
+                if isinstance(action, Advertise):
+                    if self._encoder is not None:
+                        self.sent += 1
+                        self.zero_sent += action.priority == PRIORITY_STOP
+                        self._host.send_adverts(self.instance, self._encoder.packets(action.priority))
+                elif isinstance(action, Become):
+                    self._become(action)
+                else:
+                    self._reannounce(action.detail)
+        finally:  # a bug in one action must not end the timer, and with it the virtual router
+            self._set_timer()
 
     def _become(self, become: Become) -> None:
         self.waiting = False

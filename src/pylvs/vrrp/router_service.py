@@ -9,8 +9,8 @@
 It reads no configuration file and starts no program but its helper process. `pylvs run` sends the configuration; the
 router process outlives it.
 
-Both report periodically: `pylvs run` the state of the data plane, the helper process that it lives. What a silent one
-reported last expires, which the log, events, status and tracks show.
+Both report periodically: `pylvs run` the state of the data plane, the helper process that it lives, and which results
+are late. What is late, or from a silent process, expires, which the log, events, status and tracks show.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import os
 import signal
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ from pylvs.vrrp.protocol.machine import State, TransitionReason
 from pylvs.vrrp.roles import RolePublisher, RoleSets
 from pylvs.vrrp.router import Router, SyncGroup
 from pylvs.vrrp.sockets import AdvertReceivers, family_of
-from pylvs.vrrp.tracking import TrackedObject, Tracking
+from pylvs.vrrp.tracking import Key, TrackedObject, Tracking
 from pylvs.vrrp.vip_manager import VipManager
 
 # A reload that changes one of these ends the virtual router and starts another.
@@ -97,7 +97,7 @@ class RouterService:
         self._start_at = 0.0  # vrrp_startup_delay
         self.data_plane_expired = 0  # how often `pylvs run` was silent for too long
         self._lease = Lease(VrrpSettings().data_plane_lease_s, TICK_S)  # of its reports on the data plane
-        self.helper = HelperLink(self.loop, log_format, self._tracked, self._helper_lost)
+        self.helper = HelperLink(self.loop, log_format, self._tracked, self._helper_lost, self._results_late)
         self.host = VipManager(self.loop, self.log, self._links_changed, self._resources_lost, self._conflict)
         self.sessions = Sessions(self.loop, self)
         self.tracking = Tracking(self.host.is_up, self.sessions.result)
@@ -115,7 +115,7 @@ class RouterService:
             "sessions": lambda _: self.sessions.results(),
             "stop": lambda request: self.stop(removed=bool(request.get("removed"))),
         }
-        self._control = ControlServer(self.loop, verbs)
+        self._control = ControlServer(self.loop, verbs, self.log)
 
     def run(self, first: Configuration | None = None) -> None:
         """Run the loop until `stop` has finished."""
@@ -294,10 +294,10 @@ class RouterService:
             self.groups.append(SyncGroup(group, members, reported.get(group.name)))
 
     def _tracked(self, result: TrackedObject) -> None:
+        self.tracking.update(result)
         if result.kind == "link":
             self.host.set_link_beat(result.track.name, bool(result.well))
             return
-        self.tracking.update(result)
         self.publish("track", "", kind=result.kind, name=result.track.name, well=result.well, number=result.number)
         self._track_all()
 
@@ -348,12 +348,17 @@ class RouterService:
         for each in expired:
             self.log("warning", each.description)
             self.publish("track", "", kind=each.kind, name=each.track.name, state="unknown", words=each.detail)
+            if each.kind == "link":
+                self.host.set_link_beat(each.track.name, False)
         if expired:
             self._track_all()
 
     def _helper_lost(self, reason: str) -> None:
         self.tracking.lose_source(self.now)
         self.publish("helper", "", words=reason)
+
+    def _results_late(self, late: Collection[Key]) -> None:
+        self.tracking.lose_source(self.now, late)
 
     def named(self, names: list[str]) -> list[Router]:
         """Return the named routers, all if there are no names. Raises InvalidOperation."""

@@ -4,8 +4,9 @@ An object is up, down, or has no result yet. With weight 0 it decides whether th
 weight counts while the object is well, a negative one while it is ill; `reverse` changes the sign, as in keepalived.
 A file has a number instead, by which the weight is multiplied.
 
-A result expires when its source, the helper process or `pylvs run`, is silent for too long. An expired result counts
-against the virtual router, as does a script that times out. Only a file keeps its number where it has a weight.
+A result expires when its source, the helper process or `pylvs run`, is silent for too long. One that the helper process
+reports as late expires, too. An expired result counts against the virtual router, as does a script that times out. Only
+a file keeps its number where it has a weight.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class TrackedObject:
     As a message of the helper process it has no weight: each virtual router has its own one.
     """
 
-    kind: str  # interface, script, file, process, bfd, data plane
+    kind: str  # interface, script, file, process, link (by polling), bfd, data plane
     track: Track
     well: bool | None = None
     number: int | None = None  # of a file
@@ -123,6 +124,7 @@ class Tracking:
         names = {("script", each.name) for each in configuration.scripts}
         names |= {("file", each.name) for each in configuration.files}
         names |= {("process", each.name) for each in configuration.processes}
+        names |= {("link", each.device) for each in configuration.settings.polled_links}
         self._results = {key: result for key, result in self._results.items() if key in names}
         self._expiry = {key: at for key, at in self._expiry.items() if key in names}
         for script in configuration.scripts:
@@ -136,11 +138,12 @@ class Tracking:
         self._results[key] = result
         self._expiry.pop(key, None)
 
-    def lose_source(self, now: float) -> None:
-        """Let the present results expire, unless another helper process replaces them in time."""
+    def lose_source(self, now: float, keys: Iterable[Key] | None = None) -> None:
+        """Let the present results of these objects, or of all, expire unless new ones come in time."""
         timeouts = {("script", each.name): each.timeout_s or each.interval_s for each in self._configuration.scripts}
-        for key in self._results:
-            self._expiry.setdefault(key, now + RESULT_LEASE_S + timeouts.get(key, 0))
+        for key in self._results if keys is None else keys:
+            if key in self._results and not self._results[key].expired:
+                self._expiry.setdefault(key, now + RESULT_LEASE_S + timeouts.get(key, 0))
 
     def expire(self, now: float, detail: str) -> list[TrackedObject]:
         """Return the results that expire now; `detail` is the reason."""

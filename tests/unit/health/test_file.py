@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -89,6 +90,21 @@ def test_a_missing_file_counts_as_0(tmp_path: Path) -> None:
     assert read(path, weight=0) == Outcome(True, reason)
     assert read(path, weight=0, reverse=True) == Outcome(False, reason)
     assert read(tmp_path) == Outcome(True, f"is a directory: {tmp_path} counts as 0")
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_without_descriptors_or_memory_the_outcome_is_inconclusive(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: str, flags: int) -> int:
+        raise OSError(number, os.strerror(number))
+
+    path = tmp_path / "file"
+    path.write_text("1")
+    monkeypatch.setattr(os, "open", refused)
+    outcome = read(path, weight=0)
+    assert (outcome.inconclusive, outcome.weight) == (True, None)
+    assert outcome.reason.endswith(f": {path} is not read")
 
 
 def test_a_pipe_without_a_writer_does_not_block(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -153,6 +154,57 @@ def test_an_account_stays_while_the_user_database_is_away(
     assert (first.status, later.status) == (0, 0)
     assert "scripts run as the account found before" in caplog.text
     assert (other.unable, other.problem) == (True, "user other: this machine has none of that name")
+
+
+def test_a_lookup_that_blocks_ends_at_the_timeout_of_the_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers, me, calls = threading.Event(), script_account(str(os.geteuid())), list[str]()
+
+    def found(user: str, group: str) -> Account:
+        calls.append(user)
+        answers.wait(LONG_S)
+        return me
+
+    monkeypatch.setattr(scripts, "script_account", found)
+
+    async def within(processes: Processes) -> list[Ended]:
+        script = Script(("/bin/true",), "monitor")
+        ends = [await processes.run(script, 0.01) for _ in range(3)]
+        answers.set()
+        return [*ends, await processes.run(script, LONG_S)]
+
+    *early, later = run(within)
+    assert {(each.unable, each.problem) for each in early} == {
+        (True, "user monitor: the user database does not answer")
+    }
+    assert later.status == 0
+    assert calls == ["monitor"], "one lookup of a user at a time"
+
+
+def test_while_a_lookup_blocks_scripts_run_as_the_account_found_before(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers, me = threading.Event(), script_account(str(os.geteuid()))
+    answers.set()
+
+    def found(user: str, group: str) -> Account:
+        answers.wait(LONG_S)
+        return me
+
+    monkeypatch.setattr(scripts, "script_account", found)
+    monkeypatch.setattr(scripts, "_ACCOUNT_S", -1.0)
+
+    async def within(processes: Processes) -> list[Ended]:
+        script = Script(("/bin/true",), "monitor")
+        first = await processes.run(script, LONG_S)
+        answers.clear()
+        later = await processes.run(script, LONG_S)
+        answers.set()
+        return [first, later]
+
+    assert [each.status for each in run(within)] == [0, 0]
+    assert f"user monitor: the user database does not answer; scripts run as the account found before, {me.uid}" in (
+        caplog.text
+    )
 
 
 def test_waits_for_other_scripts_are_counted_and_logged(

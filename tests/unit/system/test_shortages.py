@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +32,28 @@ def test_a_failed_fork_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     assert answer["problem"] == "cannot be started: Resource temporarily unavailable"
     assert answer["unable"] is True
     assert answer["status"] is None
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["to look its user up", "to start the runner"])
+def test_without_a_free_thread_a_script_is_not_to_blame(known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def within(processes: Processes) -> tuple[Ended, Ended]:
+        script = Script(("/bin/true",))
+        if known:
+            await processes._account(script, LONG_S)
+        with monkeypatch.context() as limit:
+            limit.setattr(threading.Thread, "start", refused)
+            if known:
+                limit.setattr(asyncio, "create_subprocess_exec", refused)  # as the child watcher of Python 3.11
+            first = await processes.run(script, LONG_S)
+        return first, await processes.run(script, LONG_S)
+
+    refusal, after = run(within)
+    assert (refusal.status, refusal.unable, after.status) == (None, True, 0)
+    reason = "can't start new thread" if known else "Resource temporarily unavailable"
+    assert refusal.problem.endswith(reason)
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])

@@ -379,6 +379,19 @@ def test_a_stalled_backup_takes_over_if_its_socket_is_empty() -> None:
     assert router.state is State.MASTER
 
 
+def test_a_bug_in_one_action_does_not_end_the_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    switch, (one, _) = start_hosts(instance(100), instance(90))
+    switch.run(10)
+    with monkeypatch.context() as bug:
+        bug.setattr(one, "send_adverts", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            switch.run(1.5)
+    sent = one.routers[0].sent
+    switch.run(5)
+    assert one.routers[0].sent >= sent + 4
+    assert switch.masters() == ["m1"]
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.integers(1, 254), min_size=2, max_size=5, unique=True),

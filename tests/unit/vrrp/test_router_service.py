@@ -18,6 +18,7 @@ from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import (
     Announcements,
     Notify,
+    PolledLink,
     SendingLimit,
     Track,
     Tracks,
@@ -34,8 +35,8 @@ from pylvs.vrrp.helper.link import LogLine, StateChanged
 from pylvs.vrrp.loop import Loop, RealtimeStatus
 from pylvs.vrrp.protocol.adverts import PROTOCOL, AdvertError, Datagram
 from pylvs.vrrp.protocol.machine import State, TransitionReason
-from pylvs.vrrp.router_service import RouterService
-from pylvs.vrrp.tracking import TrackedObject
+from pylvs.vrrp.router_service import HELPER_SILENT, RouterService
+from pylvs.vrrp.tracking import RESULT_LEASE_S, TrackedObject
 from tests.unit.vrrp.fake_network import VIP, FakeHost, Switch, held, instance
 
 OTHER = ip_address("10.0.0.101")
@@ -76,6 +77,9 @@ class FakeVipManager(FakeHost):
 
     def is_up(self, device: str) -> bool:
         return self.cable
+
+    def set_link_beat(self, device: str, well: bool) -> None:
+        self.cable = well
 
     def reset(self) -> None:
         pass
@@ -326,6 +330,27 @@ def test_a_daemon_that_does_not_know_is_reported_as_unknown_at_once(service: Rou
     run(service, 5)
     service._set_data_plane({"well": None, "words": "the tables were not compared for 30 s"})
     assert states(service) == {"VI_1": State.FAULT}
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["its thread is blocked", "no helper process"])
+def test_a_polled_link_without_a_current_result_is_down(service: RouterService, whole: bool) -> None:
+    configure(service, FIRST, settings=VrrpSettings(polled_links=(PolledLink("eth0"),)))
+    beat = TrackedObject("link", Track("eth0"), True)
+    service._tracked(beat)
+    run(service, 5)
+    if whole:
+        service._helper_lost("it ended by itself")
+    else:
+        service._results_late([("link", "eth0")])
+    run(service, RESULT_LEASE_S - 1)
+    assert states(service) == {"VI_1": State.MASTER}
+    run(service, 2)
+    assert states(service) == {"VI_1": State.FAULT}
+    assert lines_of(service).count(f"link eth0 is unknown ({HELPER_SILENT})") == 1
+    service._tracked(beat)
+    service._track_all()
+    run(service, 5)
+    assert states(service) == {"VI_1": State.MASTER}
 
 
 def test_time_in_which_the_process_was_stopped_does_not_end_the_lease(service: RouterService) -> None:

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pylvs.model.checks import Script
-from pylvs.model.vrrp import Track, TrackFile, Tracks, VrrpConfiguration, VrrpInstance, VrrpScript
+from pylvs.model.vrrp import (
+    PolledLink,
+    Track,
+    TrackFile,
+    Tracks,
+    VrrpConfiguration,
+    VrrpInstance,
+    VrrpScript,
+    VrrpSettings,
+)
 from pylvs.vrrp.tracking import (
     MAX_PRIORITY,
     MIN_PRIORITY,
@@ -18,6 +27,8 @@ from pylvs.vrrp.tracking import (
     Tracking,
     effective_priority,
 )
+
+LATE = (("script", "quick"), ("script", "slow"), ("link", "eth0"))
 
 
 def script(weight: int, well: bool | None, reverse: bool = False) -> TrackedObject:
@@ -117,3 +128,21 @@ def test_results_of_a_lost_helper_expire_unless_another_one_replaces_them() -> N
     assert expired.track.name == "slow"
     tracking.update(TrackedObject("script", Track("quick"), True))
     assert [bool(each.fault) for each in tracking.of(instance).values()] == [True, False, False]
+
+
+def test_a_late_result_expires_once_unless_another_one_comes() -> None:
+    tracking = Tracking(lambda device: True)
+    slow = VrrpScript(name="slow", script=Script(("/bin/true",)), timeout_s=20, track=Track("slow"))
+    quick = VrrpScript(name="quick", script=Script(("/bin/true",)), track=Track("quick"))
+    settings = VrrpSettings(polled_links=(PolledLink("eth0"),))
+    tracking.configure(VrrpConfiguration(scripts=(slow, quick), settings=settings))
+    results = [TrackedObject(kind, Track(name), True) for kind, name in LATE]
+    for each in results:
+        tracking.update(each)
+    for second in range(100):  # each Pong names them again
+        tracking.lose_source(second, (*LATE[1:], ("process", "without a result")))
+        expired = [str(each) for each in tracking.expire(second, "late")]
+        assert expired == {10: ["link eth0"], 30: ["script slow"]}.get(second, [])
+    for each in results:
+        tracking.update(each)
+    assert tracking.expire(1e9, "late") == []

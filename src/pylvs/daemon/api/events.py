@@ -101,7 +101,7 @@ class VrrpTrack(VrrpEvent):
     kind: str
     name: str
     well: NotRequired[bool]
-    state: NotRequired[Annotated[str, "unknown: the helper process is silent"]]
+    state: NotRequired[Annotated[str, "unknown: the helper process has no current result"]]
     number: NotRequired[int]
 
 

@@ -253,7 +253,7 @@ class TrackReply(TypedDict):
     kind: str
     name: str
     well: Annotated[bool | None, "null: not known yet"]
-    expired: NotRequired[Annotated[bool, "its helper process is silent"]]
+    expired: NotRequired[Annotated[bool, "the helper process has no current result"]]
     number: NotRequired[Annotated[int | None, "of a track_file"]]
     weight: int
     words: Annotated[str, "the reason"]

@@ -8,6 +8,7 @@ import re
 from pylvs.health.probes import CheckContext, Outcome, Probe, errno_text
 from pylvs.model.checks import FileCheck
 from pylvs.model.service import MAX_WEIGHT
+from pylvs.system.syscalls import SHORTAGES
 
 _NUMBER = re.compile(rb"\s*([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")  # strtol(3) with base 0
 _READ_BYTES = 64
@@ -15,12 +16,18 @@ _LOWEST, _HIGHEST = -(1 << 31), (1 << 31) - 1
 
 
 def probe(check: FileCheck, context: CheckContext) -> Probe:
-    """Return a probe that reads the file. It blocks the event loop, so the file must be on a local disk."""
+    """Return a probe that reads the file. It blocks the event loop, so the file must be on a local disk.
+
+    As in keepalived, a file that cannot be read counts as 0. If this host lacks descriptors or memory, the outcome is
+    inconclusive.
+    """
 
     async def ask() -> Outcome:
         try:
             text = _read(check.path)
         except OSError as error:
+            if error.errno in SHORTAGES:
+                return Outcome(False, f"{errno_text(error.errno or 0)}: {check.path} is not read", inconclusive=True)
             text, read_error = b"", f"{errno_text(error.errno or 0)}: {check.path} counts as 0"
         else:
             read_error = ""

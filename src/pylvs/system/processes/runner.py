@@ -36,7 +36,7 @@ KEPT_BYTES = 8192  # of a script's output; the rest is read and discarded
 PROTOCOL = 1  # of requests and results
 GREETING = {"hello": __version__, "protocol": PROTOCOL}  # the first line
 # This machine has too few processes, memory or files: no fault of the script. A child marks such a failure.
-_SHORTAGES = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+_SHORTAGES = (errno.EAGAIN, *syscalls.SHORTAGES)
 _SHORTAGE_MARK = b"\0"
 
 

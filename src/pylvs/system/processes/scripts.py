@@ -19,15 +19,18 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from pylvs.model.checks import Script
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
+from pylvs.system.daemon_thread import DaemonThread
 from pylvs.system.logs import get_logger
 from pylvs.system.processes import command
 from pylvs.system.processes.accounts import SCRIPT_USER, Account, script_account
 from pylvs.system.processes.runner import GREETING
+from pylvs.system.sockets import closed_on_error
 
 AT_ONCE = 200  # scripts that run at the same time; two pipes of each fit below 1024 open files
 NOTIFY_TIMEOUT_S = 300.0  # keepalived has none; but here the next script waits for this one
@@ -36,6 +39,7 @@ FINISH_S = 15.0  # at the end, for notify scripts that have not run yet
 _NOT_FOR_SCRIPTS = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 _LONGEST_ANSWER = 1 << 20
 _ACCOUNT_S = 60.0
+_REFRESH_S = 0.2  # to look up a known account again, before the script runs as the one found before
 _HANGS = "the process that runs scripts hangs"
 _HANG_S = 15.0  # beyond a script's timeout, in which the process ends the script and reports that
 _LONG_WAIT_S = 1.0  # for one of `at_once`; it delays a check
@@ -121,6 +125,8 @@ class Processes:
         self._starting = asyncio.Lock()
         self._warned = False
         self._accounts: dict[tuple[str, str], tuple[Account, float]] = {}
+        self._lookups: dict[tuple[str, str], asyncio.Task[Account]] = {}  # of accounts; they may block for ever
+        self._thread = DaemonThread("pylvs-accounts")
 
     def configure(self, user: str, group: str, security: bool, umask: int | None = None) -> None:
         """Replace the settings after a reload; running scripts continue."""
@@ -128,9 +134,12 @@ class Processes:
         self._umask = UMASK if umask is None else umask
 
     async def run(self, script: Script, timeout_s: float, environment: Mapping[str, str] | None = None) -> Ended:
-        """Run a script to its end. CancelledError kills it; it raises nothing else. The timeout begins at its start."""
+        """Run a script to its end. CancelledError kills it; it raises nothing else. The timeout begins at its start.
+
+        The lookup of its account ends at the timeout, too.
+        """
         try:
-            who = await self._account(script)
+            who = await self._account(script, timeout_s)
         except PylvsError as error:
             return Ended(None, problem=str(error), unable=True)
         await self._wait_for_slot(script)
@@ -168,26 +177,58 @@ class Processes:
 
     async def close(self) -> None:
         """Kill all running scripts."""
+        for lookup in self._lookups.values():
+            lookup.cancel()
+        self._thread.shutdown()
         if self._runner is not None:
             await self._runner.close()
             self._runner = None
 
-    async def _account(self, script: Script) -> Account:
-        """Return the account of a script; cached for a minute, as NSS may ask another machine. Raises PylvsError."""
+    async def _account(self, script: Script, timeout_s: float) -> Account:
+        """Return the account of a script; cached for a minute, as NSS may ask another machine.
+
+        If that does not answer, the account found before remains. Raises PylvsError.
+        """
         wanted = (script.user, script.group) if script.user else (self._user, self._group)
         known, until = self._accounts.get(wanted, (None, 0.0))
         if known is None or time.monotonic() > until:
+            patience_s = timeout_s if known is None else min(timeout_s, _REFRESH_S)
             try:
-                known = await asyncio.to_thread(script_account, *wanted)
+                known = await self._look_up(wanted, patience_s)
             except PylvsError as error:
                 if known is None:
                     raise
                 log.warning("%s; scripts run as the account found before, %s", error, known.uid)
-            self._accounts[wanted] = known, time.monotonic() + _ACCOUNT_S
+                self._accounts[wanted] = known, time.monotonic() + _ACCOUNT_S
         if known.uid == 0 and not wanted[0] and not self._warned:
             self._warned = True
             log.warning("scripts run as root: name a script_user, or make the user %s", SCRIPT_USER)
         return known
+
+    async def _look_up(self, wanted: tuple[str, str], patience_s: float) -> Account:
+        """Look an account up, or join a lookup that runs. Raises PylvsError, also after this time."""
+        lookup = self._lookups.get(wanted)
+        if lookup is None:
+            lookup = self._lookups[wanted] = asyncio.create_task(self._find_account(wanted))
+            lookup.add_done_callback(partial(self._looked_up, wanted))
+        await asyncio.wait({lookup}, timeout=patience_s)
+        if not lookup.done() or lookup.cancelled():
+            raise PylvsError(f"user {wanted[0] or SCRIPT_USER}: the user database does not answer")
+        return lookup.result()
+
+    async def _find_account(self, wanted: tuple[str, str]) -> Account:
+        """Look an account up and store it, also for later scripts. Raises PylvsError."""
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(self._thread, script_account, *wanted)
+        except OSError as error:
+            raise PylvsError(f"user {wanted[0] or SCRIPT_USER}: cannot be looked up: {error.strerror}") from None
+        self._accounts[wanted] = found, time.monotonic() + _ACCOUNT_S
+        return found
+
+    def _looked_up(self, wanted: tuple[str, str], lookup: asyncio.Task[Account]) -> None:
+        del self._lookups[wanted]
+        if not lookup.cancelled():
+            lookup.exception()  # perhaps no script waits for it any more
 
     async def _run(self, script: Script, who: Account, timeout_s: float, environment: Mapping[str, str]) -> Ended:
         self._last += 1
@@ -216,8 +257,8 @@ class Processes:
             if self._runner is not None:
                 self._runner.kill()
             return Ended(None, problem=_HANGS, unable=True)
-        except OSError as error:
-            return Ended(None, problem=f"cannot be started: {error.strerror or error}", unable=True)
+        except (OSError, RuntimeError) as error:  # without a free thread, asyncio raises RuntimeError
+            return Ended(None, problem=f"cannot be started: {getattr(error, 'strerror', '') or error}", unable=True)
         except asyncio.CancelledError:
             if self._runner is not None:
                 self._runner.send_soon({"kill": number})
@@ -257,7 +298,7 @@ class _Channel:
     async def open(cls, settle: Callable[[dict[str, Any]], None], on_end: Callable[[str], None]) -> _Channel:
         """Start the process. `settle` gets each result, and `on_end` the reason of its end. Raises OSError."""
         ours, its = socket.socketpair()
-        with its:
+        with its, closed_on_error(ours):
             environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_SCRIPTS}
             process = await asyncio.create_subprocess_exec(
                 *command("pylvs.system.processes.runner", str(its.fileno())),

@@ -32,8 +32,11 @@ from pylvs.vrrp.helper.link import (
 )
 from pylvs.vrrp.helper.link_polling import LinkPoller
 from pylvs.vrrp.helper.notify import Notifier
-from pylvs.vrrp.helper.track import TrackFiles, TrackProcesses, TrackScripts
+from pylvs.vrrp.helper.track_file import TrackFiles
+from pylvs.vrrp.helper.track_process import TrackProcesses
+from pylvs.vrrp.helper.track_script import TrackScripts
 from pylvs.vrrp.ipc import MessageSocket, WatchedSocket, watch_in_asyncio
+from pylvs.vrrp.tracking import Key
 
 _IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE)  # the router process ends this one
 _LEVELS = {"debug", "info", "warning", "error", "critical"}
@@ -68,6 +71,7 @@ class HelperProcess:
         self._tracked = TrackProcesses(self._socket.send)
         self._links = LinkPoller(self._socket.send)
         self._notifier = Notifier()
+        self._late: frozenset[Key] = frozenset()  # by the last Pong
         self._finish = False
         self._log = get_logger()
 
@@ -92,7 +96,7 @@ class HelperProcess:
                 level = message.level if message.level in _LEVELS else "info"
                 self._log.log(level, message.text, **fields, **{logs.TIME: message.at})
             case Ping():
-                self._socket.send(Pong())
+                self._socket.send(Pong(self._late_results()))
             case StateChanged():
                 self._notifier.state_changed(message)
             case PriorityChanged():
@@ -104,6 +108,15 @@ class HelperProcess:
             case Finish():
                 self._finish = True
                 self._over.set()
+
+    def _late_results(self) -> tuple[Key, ...]:
+        """Return the objects without a current result, and log those that are new."""
+        watchers = (self._scripts, self._files, self._tracked, self._links)
+        late = frozenset(key for each in watchers for key in each.late())
+        if new := ", ".join(f"{kind} {name}" for kind, name in sorted(late - self._late)):
+            self._log.warning(f"no current result, the last one will expire: {new}")
+        self._late = late
+        return tuple(sorted(late))
 
     def _configure(self, message: Configure) -> None:
         settings, routers = message.settings, message.routers

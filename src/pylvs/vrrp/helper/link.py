@@ -1,8 +1,8 @@
 """The router process's connection to its helper process: the messages to it, and its supervision.
 
-The helper process sends a TrackedObject for the first result of each track_script, track_file and track_process, and at
-each change. It answers each Ping. A helper process that is silent for SILENT_S, or for START_S after its start, is
-killed, and another one started.
+The helper process sends a TrackedObject for the first result of each track_script, track_file, track_process and polled
+link, and at each change. It answers each Ping, and names the objects whose results are late. A helper process that is
+silent for SILENT_S, or for START_S after its start, is killed, and another one started.
 
 Nothing here waits: not for the helper process's end, and not for the reader of stderr.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from pylvs import __version__
@@ -24,6 +24,7 @@ from pylvs.system.logs import one_line
 from pylvs.system.sockets import write_without_waiting
 from pylvs.vrrp.ipc import MessageSocket, WatchedSocket
 from pylvs.vrrp.loop import Loop
+from pylvs.vrrp.tracking import Key
 
 if TYPE_CHECKING:
     import subprocess
@@ -83,7 +84,13 @@ class Ping:
 
 @dataclass(frozen=True, slots=True)
 class Pong:
-    """The helper process lives: its event loop runs."""
+    """The helper process lives: its event loop runs.
+
+    The results of `late` objects are not current, as their sources fail or are blocked. The next results follow when
+    the sources work again, even if nothing has changed.
+    """
+
+    late: tuple[Key, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +116,18 @@ class HelperLink:
         log_format: str,
         on_message: Callable[[Any], None],
         on_lost: Callable[[str], None] = lambda reason: None,
+        on_late: Callable[[Collection[Key]], None] = lambda late: None,
     ) -> None:
-        """`on_lost` is called with a reason when the process ended by itself, or was killed because it hung."""
+        """`on_message` receives each TrackedObject, and `on_late` which results are late, each second.
+
+        `on_lost` is called with a reason when the process ended by itself, or was killed because it hung.
+        """
         self.lost = 0  # how often
         self._loop = loop
         self._format = log_format
         self._on_message = on_message
         self._on_lost = on_lost
+        self._on_late = on_late
         self._lease = Lease(START_S, PING_S)
         self._reason = ""  # why it was killed
         self._socket: WatchedSocket | None = None
@@ -167,7 +179,9 @@ class HelperLink:
         if self._lease.length_s == START_S:
             self._lease = Lease(SILENT_S, PING_S)
         self._lease.renew()
-        if not isinstance(message, Pong):
+        if isinstance(message, Pong):
+            self._on_late(message.late)
+        else:
             self._on_message(message)
 
     def _ping(self, of: WatchedSocket) -> None:

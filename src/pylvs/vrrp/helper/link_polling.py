@@ -10,11 +10,13 @@ import asyncio
 import fcntl
 import socket
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from pylvs.model.vrrp import LinkPolling, PolledLink, Track
+from pylvs.system.daemon_thread import DaemonThread
 from pylvs.system.logs import get_logger
-from pylvs.vrrp.tracking import TrackedObject
+from pylvs.vrrp.helper.source import PROGRESS_S, Source
+from pylvs.vrrp.tracking import Key, TrackedObject
 
 POLL_S = 1.0
 SIOCGIFFLAGS, SIOCETHTOOL, SIOCGMIIPHY, SIOCGMIIREG = 0x8913, 0x8946, 0x8947, 0x8948
@@ -63,64 +65,89 @@ def _ioctl(end: socket.socket, request: int, device: str, data: bytes) -> bytes:
     return fcntl.ioctl(end, request, (name + data).ljust(IFREQ_OCTETS, b"\0"))
 
 
+Probe = Callable[[socket.socket, str, LinkPolling], bool]
+
+
 class LinkPoller:
     """Poll all links of a configuration each second; `report` receives the first state and each change."""
 
-    def __init__(
-        self,
-        report: Callable[[TrackedObject], None],
-        probe: Callable[[socket.socket, str, LinkPolling], bool] = is_up,
-        wait_s: float = POLL_S,
-    ) -> None:
+    def __init__(self, report: Callable[[TrackedObject], None], probe: Probe = is_up, wait_s: float = POLL_S) -> None:
         self._report = report
         self._probe = probe
         self._wait_s = wait_s
-        self._links: dict[str, PolledLink] = {}
-        self._ways: dict[str, LinkPolling] = {}  # that the driver supports
-        self._known: dict[str, bool] = {}
-        self._log = get_logger()
-        self._task: asyncio.Task[None] | None = None
+        self._watches: dict[str, LinkWatch] = {}
 
     def configure(self, links: Iterable[PolledLink]) -> None:
         """Replace the links; all states are reported again."""
-        self._links = {each.device: each for each in links}
-        self._ways.clear()
-        self._known.clear()
-        if self._links and self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._poll())
+        wanted = {each.device: each for each in links}
+        for device in [each for each in self._watches if each not in wanted]:
+            self._watches.pop(device).cancel()
+        for device, link in wanted.items():
+            if device in self._watches:
+                self._watches[device].configure(link)
+            else:
+                self._watches[device] = LinkWatch(link, self._report, self._probe, self._wait_s)
+
+    def late(self) -> Iterator[Key]:
+        """Yield the links without a current result."""
+        return (("link", device) for device, watch in self._watches.items() if watch.source.late)
 
     async def finish(self) -> None:
         """Stop polling."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        for watch in self._watches.values():
+            watch.cancel()
+        await asyncio.gather(*(watch.source.finish() for watch in self._watches.values()))
+        self._watches.clear()
+
+
+class LinkWatch:
+    """One link, with a thread of its own: a driver that hangs delays no other link."""
+
+    def __init__(self, link: PolledLink, report: Callable[[TrackedObject], None], probe: Probe, wait_s: float) -> None:
+        self._link = link
+        self._report, self._probe, self._wait_s = report, probe, wait_s
+        self._way: LinkPolling | None = None  # that the driver supports
+        self._known: bool | None = None
+        self._thread = DaemonThread("pylvs-link")
+        self._log = get_logger()
+        self.source = Source(f"polling of the link {link.device}", self._poll)
+
+    def configure(self, link: PolledLink) -> None:
+        """Poll as configured now, and report the state again."""
+        self._link, self._way, self._known = link, None, None
+
+    def cancel(self) -> None:
+        """Stop polling."""
+        self.source.cancel()
+        self._thread.shutdown()
 
     async def _poll(self) -> None:
+        loop = asyncio.get_running_loop()
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as end:
             while True:
-                for link in list(self._links.values()):
-                    up = await asyncio.to_thread(self._state, end, link)
-                    if up is None or self._links.get(link.device) is not link or self._known.get(link.device) is up:
-                        continue
-                    self._known[link.device] = up
-                    self._report(TrackedObject("link", Track(link.device), up))
+                link = self._link
+                up = await loop.run_in_executor(self._thread, self._state, end, link)
+                was_late = self.source.advance(self._wait_s + PROGRESS_S)
+                if link is self._link:
+                    before, self._known = self._known, self._known if up is None else up
+                    if self._known is not None and (was_late or self._known is not before):
+                        self._report(TrackedObject("link", Track(link.device), self._known))
                 await asyncio.sleep(self._wait_s)
 
     def _state(self, end: socket.socket, link: PolledLink) -> bool | None:
         """Return the state of a link; None where no way works, as for a device that does not exist."""
-        known = self._ways.get(link.device)
+        known = self._way
         for way in (known,) if known else (link.polling, *(each for each in WAYS if each is not link.polling)):
             try:
                 up = self._probe(end, link.device, way)
             except OSError:
                 continue
             if known is None:
-                self._ways[link.device] = way
+                self._way = way
                 if way is not link.polling:
                     self._log.info(
                         f"the link of {link.device} is polled by {way.value}: its driver lacks {link.polling.value}"
                     )
             return up
-        self._ways.pop(link.device, None)
+        self._way = None
         return None

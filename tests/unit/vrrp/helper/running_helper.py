@@ -29,7 +29,7 @@ PATIENT = {
     "system.processes.scripts.FINISH_S": PATIENCE_S,
     "notify.mail.FINISH_S": PATIENCE_S,
     "notify.mail.START_S": PATIENCE_S,
-    "vrrp.helper.track.POLL_S": 0.05,
+    "vrrp.helper.track_file.POLL_S": 0.05,
 }
 
 

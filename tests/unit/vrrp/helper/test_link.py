@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from pylvs.vrrp.helper.link import (
     StateChanged,
 )
 from pylvs.vrrp.ipc import ConnectionClosed, MessageSocket, WatchedSocket
+from pylvs.vrrp.tracking import Key
 from tests.unit.vrrp.fake_loop import FakeTimeLoop
 from tests.unit.vrrp.helper.running_helper import run_helper, scripts, tracked
 from tests.waiting import until
@@ -102,6 +103,7 @@ class FakeChildren:
         self.lives_s = list(lives_s)
         self.started: list[float] = []  # seconds since the first
         self.killed = 0
+        self.late: tuple[Key, ...] = ()
         self._hangs_at = loop.now + hangs_after_s
         self._answers_from = loop.now + answers_after_s
 
@@ -118,7 +120,7 @@ class FakeChildren:
 
     def _receive(self, end: WatchedSocket, message: object) -> None:
         if isinstance(message, Ping) and self._answers_from <= self.loop.now < self._hangs_at:
-            end.send(Pong())
+            end.send(Pong(self.late))
 
     def kill(self) -> None:
         self.killed += 1
@@ -165,6 +167,19 @@ def test_a_helper_that_does_not_answer_is_killed_and_another_one_started(
     assert reason == "it did not answer for 5 s and was killed"
     assert children.started == [0, at + RESTART_S]
     assert link.lost == 1
+    loop.pass_(4000)
+
+
+def test_late_results_are_passed_on(loop: FakeTimeLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    children = FakeChildren(loop, 1000)
+    monkeypatch.setattr(subprocess, "Popen", children)
+    late: list[Collection[Key]] = []
+    link = HelperLink(loop, "text", lambda message: pytest.fail(str(message)), on_late=late.append)
+    link.start()
+    loop.pass_(PING_S)
+    children.late = (("script", "s"),)
+    loop.pass_(PING_S)
+    assert late == [(), (("script", "s"),)]
     loop.pass_(4000)
 
 

@@ -7,9 +7,15 @@ import errno
 import socket
 from collections.abc import Callable
 
+import pytest
+
 from pylvs.model.vrrp import LinkPolling, PolledLink, Track
-from pylvs.vrrp.helper.link_polling import LinkPoller
+from pylvs.vrrp.helper import link_polling
+from pylvs.vrrp.helper.link_polling import POLL_S, LinkPoller
+from pylvs.vrrp.helper.source import PROGRESS_S
 from pylvs.vrrp.tracking import TrackedObject
+from tests.unit.health.clock import FakeTimeLoop
+from tests.unit.vrrp.helper.fake_thread import FakeThread
 
 ETHTOOL = LinkPolling.ETHTOOL
 
@@ -77,3 +83,32 @@ def test_a_reload_reports_again() -> None:
         return [lambda: poller.configure([PolledLink("eth0", ETHTOOL)])]
 
     assert reports(driver, again) == [True, True]
+
+
+def test_a_driver_that_hangs_delays_no_other_link_and_its_own_result_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[FakeThread] = []
+    reported: list[tuple[str, bool | None]] = []
+    states = {"eth0": True, "eth1": True}
+
+    def start(name: str) -> FakeThread:
+        threads.append(FakeThread())
+        return threads[-1]
+
+    async def begin() -> None:
+        poller.configure([PolledLink("eth0"), PolledLink("eth1")])
+
+    monkeypatch.setattr(link_polling, "DaemonThread", start)
+    loop = FakeTimeLoop()
+    poller = LinkPoller(lambda each: reported.append((each.track.name, each.well)), lambda _, name, __: states[name])
+    loop.run_until_complete(begin())
+    loop.pass_(POLL_S)
+    assert reported == [("eth0", True), ("eth1", True)]
+    threads[0].blocked = True
+    states["eth1"] = False
+    loop.pass_(2 * POLL_S + PROGRESS_S)
+    assert (reported[2:], list(poller.late())) == ([("eth1", False)], [("link", "eth0")])
+    threads[0].release()
+    loop.pass_(POLL_S)
+    assert (reported[3:], list(poller.late())) == ([("eth0", True)], [])
+    loop.run_until_complete(poller.finish())
+    loop.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 from pylvs.model.vrrp import Track, TrackFile, VrrpConfiguration
 from pylvs.model.wanted import GlobalSettings
 from pylvs.vrrp.helper.link import Configure
-from pylvs.vrrp.helper.track import parse_number
+from pylvs.vrrp.helper.track_file import POLL_S, TrackFiles, parse_number
 from pylvs.vrrp.tracking import TrackedObject
+from tests.unit.health.clock import FakeTimeLoop
 from tests.unit.vrrp.helper.running_helper import Started, run_helper
 
 
@@ -106,7 +108,7 @@ def test_a_file_that_is_being_written_has_its_old_number(tmp_path: Path) -> None
     aside.mkdir()
     (aside / "old").write_text("1")
     os.utime(aside / "old", (0, 0))
-    with run_helper(tmp_path, constants={"vrrp.helper.track.SETTLED_S": 600}) as helper:
+    with run_helper(tmp_path, constants={"vrrp.helper.track_file.SETTLED_S": 600}) as helper:
         helper.send(configure(file(path), file(directory / "old", "old")))
         helper.until(lambda: (numbers(helper), numbers(helper, "old")) == ([5], [0]))
         with open(path, "w") as out:
@@ -166,3 +168,43 @@ def test_initial_values_are_not_written_through_links_or_into_pipes(tmp_path: Pa
     log = helper.log.read_text()
     assert f"track file link: {link} cannot be written: it is a symbolic link" in log
     assert f"track file pipe: {pipe}" in log
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_without_descriptors_the_number_stays_and_is_late(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: str, flags: int) -> int:
+        raise OSError(number, os.strerror(number))
+
+    path, reported, loop = tmp_path / "f", list[int | None](), FakeTimeLoop()
+    files = TrackFiles(lambda result: reported.append(result.number))
+    path.write_text("1")
+
+    async def begin() -> None:
+        files.configure([file(path)])
+
+    loop.run_until_complete(begin())
+    with monkeypatch.context() as shortage:
+        shortage.setattr(os, "open", refused)
+        path.write_text("2")
+        loop.pass_(2 * POLL_S)
+        assert (reported, list(files.late())) == ([1], [("file", "f")])
+    loop.pass_(POLL_S)
+    assert (reported, list(files.late())) == ([1, 2], [])
+    with monkeypatch.context() as shortage:
+        shortage.setattr(os, "open", refused)
+        path.write_text("2")
+        loop.pass_(2 * POLL_S)
+        assert list(files.late()) == [("file", "f")]
+    loop.pass_(POLL_S)
+    assert (reported, list(files.late())) == ([1, 2, 2], []), "its last report may have expired"
+    path.unlink()
+    loop.pass_(POLL_S)
+    assert reported == [1, 2, 2, 0]
+
+    async def end() -> None:
+        files.finish()
+
+    loop.run_until_complete(end())
+    loop.close()

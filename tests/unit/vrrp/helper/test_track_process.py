@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import itertools
 import os
 import shutil
 import subprocess
@@ -16,10 +18,20 @@ import pytest
 
 from pylvs.model.vrrp import Track, TrackProcess, VrrpConfiguration
 from pylvs.model.wanted import GlobalSettings
+from pylvs.vrrp.helper import track_process
 from pylvs.vrrp.helper.link import Configure
-from pylvs.vrrp.helper.track import ProcessWatch, matches, running_processes
-from pylvs.vrrp.tracking import TrackedObject
+from pylvs.vrrp.helper.source import PROGRESS_S, RESTART_S
+from pylvs.vrrp.helper.track_process import (
+    MAX_INTERVAL_S,
+    MIN_INTERVAL_S,
+    ProcessWatch,
+    TrackProcesses,
+    matches,
+    running_processes,
+)
+from pylvs.vrrp.tracking import Key, TrackedObject
 from tests.unit.health.clock import START_S, FakeTimeLoop
+from tests.unit.vrrp.helper.fake_thread import FakeThread
 from tests.unit.vrrp.helper.running_helper import run_helper
 
 
@@ -141,3 +153,78 @@ def test_a_real_change_is_reported_after_its_delay(tmp_path: Path) -> None:
         with daemon(tmp_path):
             helper.until(lambda: helper.received[1:] == [result("p", True, 1)])
             assert time.monotonic() - begin >= 0.3
+
+
+@pytest.fixture
+def loop() -> Iterator[FakeTimeLoop]:
+    loop = FakeTimeLoop()
+    yield loop
+    loop.close()
+
+
+class Tracked:
+    """This process as track_process, in simulated time."""
+
+    def __init__(self, loop: FakeTimeLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.thread = FakeThread()
+        monkeypatch.setattr(track_process, "DaemonThread", lambda name: self.thread)
+        self.loop = loop
+        self.reported: list[bool | None] = []
+        self.processes = TrackProcesses(lambda result: self.reported.append(result.well))
+
+        async def begin() -> None:
+            self.processes.configure([wanted(Path("/proc/self/comm").read_text().strip())])
+
+        loop.run_until_complete(begin())
+
+    def after(self, seconds: float) -> tuple[list[bool | None], list[Key]]:
+        """Return what was reported, and what is late, after so many seconds."""
+        self.loop.pass_(seconds)
+        return self.reported, list(self.processes.late())
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+@pytest.mark.parametrize("name", ["listdir", "open"])
+def test_without_descriptors_the_last_result_stays_and_is_late(
+    loop: FakeTimeLoop, monkeypatch: pytest.MonkeyPatch, number: int, name: str
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    tracked = Tracked(loop, monkeypatch)
+    assert tracked.after(0.1) == ([True], [])
+    with monkeypatch.context() as shortage:
+        shortage.setattr(os if name == "listdir" else track_process, name, refused, raising=False)
+        assert tracked.after(PROGRESS_S + MAX_INTERVAL_S) == ([True], [("process", "p")])
+    assert tracked.after(RESTART_S + 0.1) == ([True, True], [])
+    loop.run_until_complete(tracked.processes.finish())
+
+
+def test_a_process_whose_command_line_cannot_be_read_makes_results_late(
+    loop: FakeTimeLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading it may wait for the memory of that process for ever."""
+    tracked = Tracked(loop, monkeypatch)
+    assert tracked.after(0.1) == ([True], [])
+    tracked.thread.blocked = True
+    assert tracked.after(PROGRESS_S + MAX_INTERVAL_S) == ([True], [("process", "p")])
+    tracked.thread.release()
+    assert tracked.after(0.1) == ([True, True], [])
+    loop.run_until_complete(tracked.processes.finish())
+
+
+def test_without_descriptors_for_pidfds_scans_continue_as_before(
+    loop: FakeTimeLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scans: list[float] = []
+
+    def refused(pid: int) -> int:
+        scans.append(loop.time())
+        assert len(scans) < 100, "a busy loop"
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "pidfd_open", refused)
+    tracked = Tracked(loop, monkeypatch)
+    assert tracked.after(2.0) == ([True], [])
+    assert all(later - earlier > 0.99 * MIN_INTERVAL_S for earlier, later in itertools.pairwise(scans))
+    loop.run_until_complete(tracked.processes.finish())

@@ -17,9 +17,10 @@ from pylvs.model.checks import Script
 from pylvs.model.vrrp import Track
 from pylvs.system.processes import tree
 from pylvs.system.processes.scripts import Ended, Processes
-from pylvs.vrrp.helper.link import Configure
-from pylvs.vrrp.helper.track import SLACK_S, Hysteresis, TrackScripts
-from pylvs.vrrp.tracking import TrackedObject
+from pylvs.vrrp.helper.link import Configure, Ping, Pong
+from pylvs.vrrp.helper.source import PROGRESS_S
+from pylvs.vrrp.helper.track_script import RETRY_S, SLACK_S, Hysteresis, TrackScripts
+from pylvs.vrrp.tracking import Key, TrackedObject
 from tests.unit.health.clock import START_S, FakeTimeLoop
 from tests.unit.vrrp.helper.running_helper import run_helper, scripts, tracked
 from tests.waiting import until
@@ -59,6 +60,9 @@ def test_a_script_with_init_fail_needs_rise_successes(ends: list[bool], rise: in
         assert reported == []
 
 
+Run = tuple[float, bool | None]  # seconds, success; None: this machine could not make it
+
+
 class Programs(Processes):
     """Fake runs with a duration and a result; a run that exceeds its timeout ends GRACE_S later."""
 
@@ -67,7 +71,7 @@ class Programs(Processes):
     def __init__(self, loop: FakeTimeLoop) -> None:
         super().__init__()
         self.loop = loop
-        self.planned: list[tuple[float, bool]] = []  # seconds, success; the default succeeds immediately
+        self.planned: list[Run] = []  # the default succeeds immediately
         self.log: list[tuple[float, str]] = []
 
     def note(self, what: str) -> None:
@@ -79,6 +83,8 @@ class Programs(Processes):
         await asyncio.sleep(min(seconds, timeout_s + self.GRACE_S))
         self.note("ends")
         late = seconds > timeout_s
+        if success is None:
+            return Ended(None, problem="the process that runs scripts has ended", unable=True)
         return Ended(0 if success else 3, timed_out=late, seconds=timeout_s if late else seconds)
 
 
@@ -89,8 +95,8 @@ def programs() -> Iterator[Programs]:
     loop.close()
 
 
-def play(programs: Programs, seconds: float, *runs: tuple[float, bool], **fields: Any) -> list[tuple[float, str]]:
-    """Track a script for some seconds with these first runs, and return the log."""
+def track(programs: Programs, *runs: Run, **fields: Any) -> TrackScripts:
+    """Track a script with these first runs."""
     programs.planned = list(runs)
     watched = TrackScripts(programs, lambda result: programs.note(f"well: {result.well}, {result.detail}"))
 
@@ -98,6 +104,12 @@ def play(programs: Programs, seconds: float, *runs: tuple[float, bool], **fields
         watched.configure([tracked("s", "", **fields)])
 
     programs.loop.run_until_complete(begin())
+    return watched
+
+
+def play(programs: Programs, seconds: float, *runs: Run, **fields: Any) -> list[tuple[float, str]]:
+    """Track a script for some seconds with these first runs, and return the log."""
+    track(programs, *runs, **fields)
     programs.loop.pass_(seconds)
     return programs.log
 
@@ -136,6 +148,31 @@ def test_a_run_that_hangs_fails_at_its_timeout_and_runs_never_overlap(programs: 
         (3, "ends"),
         (3, "well: True, exit status 0"),
     ]
+
+
+def test_a_run_that_this_machine_cannot_make_is_no_failure(programs: Programs) -> None:
+    """The result stays but is late; the next run follows soon, and its result is reported again."""
+    watched = track(programs, (0, True), (0, None), (0, None), (0, True), (0, False), interval_s=3)
+    late: list[tuple[float, list[Key]]] = []
+    for second in range(7):
+        programs.loop.pass_(0.5)
+        late.append((second + 0.5, list(watched.late())))
+        programs.loop.pass_(0.5)
+    assert [when for when, keys in late if keys == [("script", "s")]] == [3.5, 4.5]
+    assert [keys for when, keys in late if when < 3 or when > 5] == [[]] * 5
+    assert [when for when, what in programs.log if what == "begins"] == [0, 3, 3 + RETRY_S, 3 + 2 * RETRY_S]
+    assert results(programs.log) == [(0, "well: True, exit status 0"), (5, "well: True, exit status 0")]
+    programs.loop.pass_(2)
+    assert results(programs.log)[2:] == [(8, "well: False, exit status 3")]
+
+
+def test_a_run_that_never_ends_makes_the_result_late(programs: Programs) -> None:
+    programs.GRACE_S = 1e6
+    watched = track(programs, (0, True), (1e6, True), interval_s=1, fall=3)
+    programs.loop.pass_(2 + PROGRESS_S)
+    assert (results(programs.log), list(watched.late())) == ([(0, "well: True, exit status 0")], [])
+    programs.loop.pass_(3)
+    assert list(watched.late()) == [("script", "s")]
 
 
 def test_a_real_script_runs_periodically_and_its_results_are_reported(tmp_path: Path) -> None:
@@ -192,6 +229,23 @@ def test_a_program_that_cannot_run_is_ill(tmp_path: Path) -> None:
         helper.until(lambda: helper.last("s") is not None)
         assert not helper.last("s").well
         assert "No such file" in helper.last("s").detail
+
+
+def test_the_helper_process_names_late_results(tmp_path: Path) -> None:
+    configuration = scripts(tracked("s", "true"))
+    (script,) = configuration.routers.scripts
+    unable = replace(script, script=replace(script.script, user="no-such-user"))
+
+    def late() -> bool:
+        helper.send(Ping())
+        return Pong((("script", "s"),)) in helper.received
+
+    with run_helper(tmp_path) as helper:
+        helper.send(replace(configuration, routers=replace(configuration.routers, scripts=(unable,))))
+        helper.until(late)
+    log = helper.log.read_text()
+    assert "track script s could not be run: its result stays (end=user no-such-user: this machine has none" in log
+    assert log.count("no current result, the last one will expire: script s") == 1
 
 
 def test_a_script_that_is_not_tracked_does_not_run(tmp_path: Path) -> None:

@@ -245,7 +245,7 @@ class SimulatedHelper(SimulatedSocket):
     connected = True
 
     def __init__(
-        self, loop: Loop, log_format: str, on_message: Callable[[Any], None], on_lost: Callable[[str], None]
+        self, loop: Loop, log_format: str, on_message: Callable[[Any], None], on_lost: Callable[[str], None], *_: object
     ) -> None:
         super().__init__()
         self._on_message = on_message
@@ -275,7 +275,7 @@ class SimulatedHelper(SimulatedSocket):
 class SimulatedControl:
     """`pylvs.vrrp.control.ControlServer` without a client."""
 
-    def __init__(self, loop: Loop, verbs: object) -> None:
+    def __init__(self, loop: Loop, *_: object) -> None:
         pass
 
     def publish(self, event: object) -> None:
