@@ -57,6 +57,7 @@ SCTP_STATES = (
     "REJECTED",
     "CLOSED",
 )
+STATES = tuple(dict.fromkeys((*TCP_STATES, "UDP", *SCTP_STATES, "ASSURED")))  # ASSURED: of a template
 
 
 class Connection(NamedTuple):
