@@ -93,8 +93,9 @@ def test_each_command_has_a_page_with_each_of_its_options(tmp_path: Path) -> Non
     pages = {path.stem: path.read_text() for path in manual.write(tmp_path)}
     assert {f"pylvs-{name}" for name in COMMANDS} <= set(pages)
     assert r".B \-\-for" in pages["pylvs-vrrp-yield"]
+    assert ".B pylvs vrrp stop" in pages["pylvs"]
     for name, text in pages.items():
-        if name.startswith("pylvs"):
+        if name.startswith("pylvs-"):
             assert f".SH NAME\n{name.replace('-', chr(92) + '-')} " in text
             assert ".SH OPTIONS" in text
 
@@ -103,16 +104,19 @@ def test_each_command_has_a_page_with_each_of_its_options(tmp_path: Path) -> Non
 @pytest.mark.skipif(shutil.which("man") is None, reason="no man here")
 def test_pages_have_no_error_of_troff(tmp_path: Path) -> None:
     manual.write(tmp_path)
-    for name in ("pylvs-vrrp-yield.8", "pylvs-run.8", "pylvs-lab.8"):
+    for name in ("pylvs.8", "pylvs-vrrp-yield.8", "pylvs-run.8", "pylvs-lab.8"):
         done = subprocess.run(["man", "--warnings", "-l", tmp_path / name], capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, ""), name
 
 
 def test_each_option_of_ipvsadm_is_on_its_page_and_is_completed(repository: Path) -> None:
-    page = (repository / "man/ipvsadm.8").read_text().replace("\\", "")
+    page = (repository / "man/ipvsadm.8").read_text()
     scripts = {shell: completion.of_ipvsadm(shell) for shell in completion.FILES}
+    words = set(re.findall(r"(?<![\w-])--?[\w-]+", re.sub(r"\\-", "-", re.sub(r"\\f[A-Z]", " ", page))))
+    expected = {f"--{each.long}" for each in OPTIONS} | {f"-{each.short}" for each in OPTIONS if each.short}
+    assert expected <= words
+    assert {each for each in words if each.startswith("--")} <= expected
     for each in OPTIONS:
-        assert f"--{each.long}" in page, each.long
         assert f"-l {each.long} " in scripts["fish"]
         assert f"--{each.long}[" in scripts["zsh"]
         assert f"--{each.long}" in scripts["bash"]
