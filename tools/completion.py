@@ -1,7 +1,7 @@
-"""Write completions of bash, zsh and fish for `pylvs` and `ipvsadm`: `python -m tools.completion FOLDER`.
+"""Write completions of bash, zsh and fish for all commands: `python -m tools.completion FOLDER`.
 
 Runs when the wheel is built. Those of `pylvs` are click's, which ask `pylvs` itself. Those of `ipvsadm` are made from
-its table of options and its help.
+its table of options and its help. ipvsadm-save and ipvsadm-restore have one option each.
 """
 
 from __future__ import annotations
@@ -21,6 +21,13 @@ FILES = {
     "bash": "bash-completion/completions/{}",
     "zsh": "zsh/site-functions/_{}",
     "fish": "fish/vendor_completions.d/{}.fish",
+}
+
+
+# The option of each, as fish names it, and its meaning.
+_SCRIPTS = {
+    "ipvsadm-save": ("-n", "-s n", "numeric output of addresses and ports"),
+    "ipvsadm-restore": ("--hint", "-l hint", "print hints without a terminal too"),
 }
 
 
@@ -94,14 +101,26 @@ def _fish() -> str:
     return "\n".join(lines) + "\n"
 
 
+def of_script(program: str, shell: str) -> str:
+    """Return the script for ipvsadm-save or ipvsadm-restore. Bash completes files too, for `>` and `<`."""
+    option, fish, meaning = _SCRIPTS[program]
+    return {
+        "bash": f"complete -o default -W '{option}' {program}\n",
+        "zsh": f"#compdef {program}\n_arguments '{option}[{meaning}]'\n",
+        "fish": f"complete -c {program} -f {fish} -d '{meaning}'\n",
+    }[shell]
+
+
 def write(folder: Path) -> list[Path]:
     """Write all scripts below a folder that becomes share/, and return their paths."""
     written = []
     for shell, pattern in FILES.items():
-        for program, made in (("pylvs", of_pylvs), ("ipvsadm", of_ipvsadm)):
+        texts = {"pylvs": of_pylvs(shell), "ipvsadm": of_ipvsadm(shell)}
+        texts |= {program: of_script(program, shell) for program in _SCRIPTS}
+        for program, text in texts.items():
             path = folder / pattern.format(program)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(made(shell))
+            path.write_text(text)
             written.append(path)
     return sorted(written)
 

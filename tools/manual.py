@@ -1,6 +1,7 @@
-"""Write a manual page for each command of `pylvs`, from the same objects as `--help`: `python -m tools.manual FOLDER`.
+"""Write the manual pages of `pylvs`, from the same objects as `--help`: `python -m tools.manual FOLDER`.
 
-Runs when the wheel is built. The overview, pylvs(8), and ipvsadm(8) are in man/.
+Runs when the wheel is built. Each command has a page. The overview, pylvs(8), is man/pylvs.8 with a synopsis of all
+commands. ipvsadm(8) is in man/.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ import click
 from pylvs.cli.group import pylvs
 
 _STARTS_REQUEST = re.compile(r"^(?=[.'])", re.MULTILINE)
+_OVERVIEW = Path(__file__).parents[1] / "man" / "pylvs.8"
+_MARK = '.\\" tools/manual.py writes the commands with their options here.\n'
+_MANY = 20  # of more options, those of keepalived, the synopsis leaves the list to the command's page
 _UNFILLED = "\b"  # click's mark of a paragraph whose lines stay as they are
 
 
@@ -40,6 +44,34 @@ def _pages(parent: click.Group, context: click.Context, name: str) -> Iterator[t
     if isinstance(command, click.Group):
         for each in command.list_commands(own):
             yield from _pages(command, own, each)
+
+
+def overview() -> str:
+    """Return pylvs(8)."""
+    root = click.Context(pylvs, info_name="pylvs")
+    before, mark, after = _OVERVIEW.read_text().partition(_MARK)
+    assert mark, _OVERVIEW
+    return "\n".join([f"{before}.ad l\n.nh\n.PD 0", *_synopsis(pylvs, root), f".PD\n.hy\n.ad\n{after}"])
+
+
+def _synopsis(command: click.Command, context: click.Context) -> Iterator[str]:
+    """Yield the lines for a command, and for those below it."""
+    options, arguments = [], [each for each in command.collect_usage_pieces(context) if each != "[OPTIONS]"]
+    for each in command.get_params(context):
+        record = each.get_help_record(context)
+        if record and isinstance(each, click.Option) and "--help" not in each.opts:
+            spelling = record[0].replace(", ", "|")
+            options.append(spelling if each.required else f"[{spelling}]")
+    is_group = isinstance(command, click.Group)
+    if not is_group or options:
+        shown = ["[OPTIONS]"] if len(options) > _MANY else options
+        words = [escaped(each).replace(" ", r"\ ") for each in (*shown, *([] if is_group else arguments))]
+        yield from (".HP 4", f".B {escaped(context.command_path)}", *words)
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            found = command.get_command(context, name)
+            assert found is not None
+            yield from _synopsis(found, click.Context(found, info_name=name, parent=context))
 
 
 def _page_name(context: click.Context) -> str:
@@ -98,7 +130,8 @@ def _paragraphs(text: str) -> Iterator[str]:
 def write(folder: Path) -> list[Path]:
     """Write all pages into a folder, and return their paths. ipvsadm-save and ipvsadm-restore lead to ipvsadm(8)."""
     folder.mkdir(parents=True, exist_ok=True)
-    texts = dict(pages()) | {f"ipvsadm-{each}.8": ".so man8/ipvsadm.8\n" for each in ("save", "restore")}
+    texts = dict(pages()) | {"pylvs.8": overview()}
+    texts |= {f"ipvsadm-{each}.8": ".so man8/ipvsadm.8\n" for each in ("save", "restore")}
     for name, text in texts.items():
         (folder / name).write_text(text)
     return [folder / name for name in sorted(texts)]

@@ -31,7 +31,7 @@ PROMPT = re.compile(r"^(\w*)# (.*)$")
 ANY_LINES = ("...", "…")
 # Values that differ from run to run.
 VARIES = re.compile(
-    r"process \d+, .* ms late|since (?:\d+|…) (?:s|min)\b|\d+ sent, \d+ received|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
+    r"process \d+, .* ms late|since (?:\d+|…) (?:s|min)\b|\d+ sent, \d+ received|\d{4}-\d\d-\d\d [\d:]{8}[+-]\d\d:\d\d"
 )
 
 

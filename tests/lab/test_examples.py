@@ -59,6 +59,13 @@ def example(lab: Lab, name: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment())
 
 
+def finished(lab: Lab, name: str, *arguments: str) -> tuple[int, str]:
+    """Run an example on the director, and return its exit status and its output."""
+    with example(lab, name, *arguments) as program:
+        text, _ = program.communicate(timeout=PATIENCE_S)
+    return program.returncode, text
+
+
 @contextmanager
 def inside(lab: Lab, host: str) -> Iterator[None]:
     with inside_network(f"/run/netns/pylvs-{lab.name}-{host}"):
@@ -115,9 +122,65 @@ def test_a_drain_before_a_deployment(lab: Lab, tmp_path: Path) -> None:
             output, _ = drain.communicate(timeout=PATIENCE_S)
     assert (drain.returncode, weights(lab)) == (0, [1, 1, 1]), output
     assert deployed.exists()
-    with example(lab, "drain", service(lab), "192.0.2.250:80", "--", "true") as drain:
-        output, _ = drain.communicate(timeout=PATIENCE_S)
-    assert (drain.returncode, output) == (2, f"drain: {service(lab)}: 192.0.2.250:80 does not exist\n")
+    unknown = finished(lab, "drain", service(lab), "192.0.2.250:80", "--", "true")
+    assert unknown == (2, f"drain: {service(lab)}: 192.0.2.250:80 does not exist\n")
+
+
+def test_a_drain_after_a_deployment_that_failed(lab: Lab, tmp_path: Path) -> None:
+    """The table has lost the former weight: the next run asks for it, and puts the server back with it."""
+    server = f"{addresses(lab)[0]}:80"
+    status, text = finished(lab, "drain", service(lab), server, "--weight", "3", "--", "false")
+    assert (status, weights(lab)) == (1, [0, 1, 1]), text
+    assert text.splitlines()[0] == f"{server}: weight 0; if this run fails, the next one needs --weight 3"
+    deployed = tmp_path / "deployed"
+    status, text = finished(lab, "drain", service(lab), server, "--", "touch", str(deployed))
+    assert (status, weights(lab)) == (2, [0, 1, 1])
+    assert text.splitlines()[-1].endswith(f"{server} would go back with weight 0: name its weight with --weight")
+    assert not deployed.exists()
+    status, text = finished(lab, "drain", service(lab), server, "--weight", "1", "--", "touch", str(deployed))
+    assert (status, weights(lab)) == (0, [1, 1, 1]), text
+    assert text.splitlines()[-1] == f"{server}: back with weight 1"
+
+
+def test_a_drain_whose_command_cannot_run(lab: Lab, tmp_path: Path) -> None:
+    """A command that does not exist is refused before the drain. One that cannot start is an error of one line."""
+    server = f"{addresses(lab)[0]}:80"
+    status, text = finished(lab, "drain", service(lab), server, "--", "no-such-command")
+    assert (status, weights(lab)) == (2, [1, 1, 1])
+    assert text.splitlines()[-1].endswith("no-such-command: no such command")
+    broken = tmp_path / "broken"
+    broken.write_text("#!/no/such/interpreter\n")
+    broken.chmod(0o755)
+    status, text = finished(lab, "drain", service(lab), server, "--", str(broken))
+    assert (status, weights(lab)) == (2, [0, 1, 1])
+    assert text.splitlines()[-1].startswith("drain: [Errno 2] ")
+    assert finished(lab, "drain", service(lab), server, "--weight", "1", "--", "true")[0] == 0
+
+
+def test_a_health_checker_that_starts_while_a_server_is_down(lab: Lab) -> None:
+    """The weight that the server had is lost: the checker asks for it, and then puts the server back with it."""
+    rs1 = f"{addresses(lab)[0]}:80"
+    lab.sh("director", f"ipvsadm -e -t {lab.network.vip}:80 -r {rs1} -g -w 0")
+    refused = f"health_checker: weight: 0: {rs1} would come back with it; give another by --weight\n"
+    assert finished(lab, "health_checker", service(lab)) == (1, refused)
+    arguments = ("--interval", "0.1", "--timeout", "60", "--weight", "1")
+    with example(lab, "health_checker", service(lab), *arguments) as checker:
+        try:
+            until(lambda: weights(lab) == [1, 1, 1], "rs1 is back")
+        finally:
+            checker.send_signal(signal.SIGINT)
+            text, _ = checker.communicate(timeout=PATIENCE_S)
+    assert text.splitlines()[0] == f"{rs1} is up"
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "status"),
+    [("drain", ["10.0.0.1:80", "true"], 2), ("health_checker", [], 1), ("prometheus_weights", ["http://::", "up"], 1)],
+)
+def test_an_argument_that_is_no_service_is_explained(lab: Lab, name: str, more: list[str], status: int) -> None:
+    found, text = finished(lab, name, "web", *more)
+    assert found == status
+    assert text.startswith(f"{name}: service: 'web': must be PROTOCOL ADDRESS:PORT, or FWM MARK")
 
 
 class Prometheus(BaseHTTPRequestHandler):
@@ -138,27 +201,26 @@ class Prometheus(BaseHTTPRequestHandler):
 
 
 def test_weights_from_a_prometheus_query(lab: Lab) -> None:
-    """Every server gets its result as weight in one edit; if the query fails the weights stay."""
-    one, two, _ = addresses(lab)
+    """Servers get their results as weights in one edit, drained ones excepted. If the query fails the weights stay."""
+    one, two, drained = addresses(lab)
+    lab.sh("director", f"ipvsadm -e -t {lab.network.vip}:80 -r {drained}:80 -g -w 0")
     with inside(lab, "director"):
         server = HTTPServer(("127.0.0.1", 0), Prometheus)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
         url = f"http://127.0.0.1:{server.server_port}"
-        values = {one: "41.7", two: "0.1"}
+        values = {one: "41.7", two: "0.1", drained: "7"}
         Prometheus.result = [
             {"metric": {"instance": f"{address}:9100"}, "value": [0, value]} for address, value in values.items()
         ]
-        with example(lab, "prometheus_weights", service(lab), url, "weight") as program:
-            output, _ = program.communicate(timeout=PATIENCE_S)
-        assert (program.returncode, weights(lab)) == (0, [42, 1, 1]), output
-        assert output == f"~ {service(lab)}\n~   {one}:80 weight 1 -> 42\n"
+        status, text = finished(lab, "prometheus_weights", service(lab), url, "weight")
+        assert (status, weights(lab)) == (0, [42, 1, 0]), text
+        assert text == f"~ {service(lab)}\n~   {one}:80 weight 1 -> 42\n"
         Prometheus.result = None
-        with example(lab, "prometheus_weights", service(lab), url, "weight") as program:
-            output, _ = program.communicate(timeout=PATIENCE_S)
-        assert (program.returncode, weights(lab)) == (1, [42, 1, 1])
-        assert output.startswith("prometheus_weights: HTTP Error 503")
+        status, text = finished(lab, "prometheus_weights", service(lab), url, "weight")
+        assert (status, weights(lab)) == (1, [42, 1, 0])
+        assert text.startswith("prometheus_weights: HTTP Error 503")
     finally:
         server.shutdown()
         thread.join()

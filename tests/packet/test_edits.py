@@ -291,10 +291,11 @@ def test_a_full_table_refuses_one_more_service_and_still_works(director_host: Ho
     book.set(0, "service_top", director.tables.services.count)
     try:
         before = listed(director)
-        with pytest.raises(NoSpace):
+        with pytest.raises(NoSpace) as caught:
             director.add_service(VirtualService(second, "rr"))
     finally:
         book.set(0, "service_top", top)
+    assert (caught.value.table, caught.value.limit) == ("virtual services", director.tables.services.count)
     assert listed(director) == before
     del free, waiting
     director.add_service(VirtualService(second, "rr"))

@@ -21,6 +21,8 @@ from pylvs.daemon.state_dir import StateDirectory, save_owned
 from pylvs.dataplane.destinations import DestinationSlots
 from pylvs.dataplane.scheduler_tables import HashTables
 from pylvs.dataplane.transaction import Transaction
+from pylvs.library.errors import translated
+from pylvs.model.director import STATES
 from pylvs.model.errors import NoSpace
 from tests.packet.frames import parsed, tcp
 from tests.packet.host import SENT, VIP4, Host, populated_namespace, server4, server_mac
@@ -84,8 +86,10 @@ def test_an_edit_that_fails_leaves_everything(director_host: Host, director: pyl
     before, services = books(director_host), director.services()
     owner = Transaction if fails in ("count_service", "commit") else DestinationSlots
     desired = [web(2, 3, 6, scheduler="wrr"), web(7, 8, port=82), web(5, port=83, scheduler="mh")]
-    with mock.patch.object(owner, fails, side_effect=NoSpace("the table is full")), pytest.raises(pylvs.NoSpace):
+    full = NoSpace("the table is full", "virtual services", 3)
+    with mock.patch.object(owner, fails, side_effect=full), pytest.raises(pylvs.NoSpace) as caught:
         director.apply(desired)
+    assert (str(caught.value), caught.value.table, caught.value.limit) == ("the table is full", "virtual services", 3)
     assert books(director_host) == before
     assert director.services() == services
     director.apply(desired)
@@ -106,12 +110,12 @@ REFUSED: dict[str, tuple[Callable[[pylvs.Director], object], type[pylvs.Error], 
     "a service twice": (
         lambda d: d.apply([web(1), web(2)]),
         pylvs.InvalidValue,
-        "services: 'TCP 10.77.0.100:80': is listed twice",
+        "desired: 'TCP 10.77.0.100:80': is listed twice",
     ),
     "a text": (
         lambda d: d.apply("tcp"),  # type: ignore[arg-type]
         pylvs.InvalidValue,
-        "services: 'tcp': must be services, as [Service('tcp', '192.0.2.1', 80)]",
+        "desired: 'tcp': must be services, as [Service('tcp', '192.0.2.1', 80)]",
     ),
     "an unknown service": (
         lambda d: d.add_server(web(port=99), pylvs.Server(server4(1), 99)),
@@ -152,6 +156,31 @@ REFUSED: dict[str, tuple[Callable[[pylvs.Director], object], type[pylvs.Error], 
         lambda d: d.change_setting("conn_reuse_mode", 9),
         pylvs.InvalidValue,
         "conn_reuse_mode: 9: must be a whole number from 0 to 3",
+    ),
+    "a setting's default as a float": (
+        lambda d: d.change_setting("conn_reuse_mode", 1.0),  # type: ignore[arg-type]
+        pylvs.InvalidValue,
+        "conn_reuse_mode: 1.0: must be a whole number from 0 to 3",
+    ),
+    "a state that does not exist": (
+        lambda d: d.connections(state="ESTAB"),
+        pylvs.InvalidValue,
+        f"state: 'ESTAB': must be one of: {', '.join(STATES)}",
+    ),
+    "a tunnel that is false": (
+        lambda d: d.edit_server(web(), pylvs.ServerKey(server4(1), 80), tunnel=0),  # type: ignore[arg-type]
+        pylvs.InvalidValue,
+        'tunnel: 0: must be a Tunnel, of a server with forwarding "tun"',
+    ),
+    "a namespace with half a surrogate pair": (
+        lambda _: pylvs.Director("\ud800"),
+        pylvs.InvalidValue,
+        "namespace: '\\ud800': must be a name of `ip netns`, or a path",
+    ),
+    "a pause that no clock can count": (
+        lambda d: d.watch(interval_s=float("inf")),
+        pylvs.InvalidValue,
+        "interval_s: inf: must be a number of seconds above 0, up to 2678400",
     ),
     "a timeout": (
         lambda d: d.set_timeouts(tcp_s=0),
@@ -199,7 +228,8 @@ def test_bad_input_makes_no_tables(director_host: Host) -> None:
         assert not director.apply([])
         director.zero()
         assert (director.services(), list(director.connections()), director.edition()) == ((), [], 0)
-        assert director.table_use() == pylvs.TableUse(0, 0, 0)
+        use = director.table_use()
+        assert (use, use.fill, use.half_open_share) == (pylvs.TableUse(0, 0, 0), 0.0, 0.0)
 
 
 def test_single_edits_change_what_they_name(director: pylvs.Director) -> None:
@@ -214,6 +244,10 @@ def test_single_edits_change_what_they_name(director: pylvs.Director) -> None:
     director.edit_service(web(), persistence=pylvs.Persistence(60))
     assert director.edit_service(web(), scheduler="rr").persistence == pylvs.Persistence(60)
     assert director.edit_service(web(), persistence=None).persistence is None
+    tunnel = pylvs.Tunnel("gue", 6080)
+    director.edit_server(web(), one, forwarding="tun", tunnel=tunnel)
+    assert director.edit_server(web(), one, forwarding="TUN", weight=3).tunnel == tunnel
+    assert director.service(web()).server(one) == director.service(web()).server(one.key) != one
     director.delete_server(web(), one)
     assert [each.key for each in director.service(web()).servers] == [two.key]
     director.delete_service(web())
@@ -331,8 +365,9 @@ def test_a_lock_keeps_others_out(director: pylvs.Director) -> None:
             weight = director.service(web()).servers[0].weight
             director.edit_server(web(), web(1).servers[0], weight=weight + 1)
             lock = other._opened.state.lock(0)  # type: ignore[union-attr]
-            with pytest.raises(Exception, match="locked by"):
+            with pytest.raises(pylvs.Busy, match="locked by") as caught, translated():
                 lock.__enter__()
+            assert caught.value.holder == os.getpid()
         other.edit_server(web(), web(1).servers[0], weight=9)
     assert director.service(web()).servers[0].weight == 9
 

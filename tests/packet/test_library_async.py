@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import threading
 from unittest import mock
@@ -11,11 +12,12 @@ import pytest
 
 import pylvs
 from pylvs.library.director import Director
+from pylvs.model.errors import Busy
 from tests.packet.frames import tcp
 from tests.packet.host import VIP4, Host, server4
 
 WEB = pylvs.Service("tcp", VIP4, 80, [pylvs.Server(server4(1), 80)])
-NOT_ASYNC = {"locked", "watcher"}  # a lock across awaits, and a part of `watch`
+NOT_ASYNC = {"watcher"}  # a part of `watch`
 
 
 @pytest.fixture(autouse=True)
@@ -86,5 +88,62 @@ def test_a_cancelled_edit_is_whole_or_never_begins() -> None:
                         await each
                 go.set()
             assert await director.services() == (WEB,)
+
+    asyncio.run(main())
+
+
+async def heavier(director: pylvs.AsyncDirector) -> None:
+    """Read a weight, and then edit it: a lost update of another task would be seen."""
+    async with director.locked():
+        weight = (await director.service(WEB)).servers[0].weight
+        await asyncio.sleep(0)
+        await director.edit_server(WEB, WEB.servers[0], weight=weight + 1)
+
+
+def test_a_lock_keeps_other_tasks_and_other_processes_out() -> None:
+    async def main() -> None:
+        async with pylvs.AsyncDirector() as director, asyncio.timeout(120):
+            await director.apply([WEB])
+            await asyncio.gather(*(heavier(director) for _ in range(5)))
+            assert (await director.service(WEB)).servers[0].weight == 6
+            with pylvs.Director() as other:
+                lock = other._opened.state.lock(0)  # type: ignore[union-attr]
+                async with director.locked():
+                    outside = asyncio.create_task(director.clear(), context=contextvars.Context())
+                    async with director.locked():  # and tasks of the block run
+                        services = await asyncio.gather(director.services(), director.services())
+                    with pytest.raises(Busy):
+                        lock.__enter__()
+                    assert [len(each) for each in services] == [1, 1]
+                    assert not outside.done()
+                await outside
+                assert other.services() == ()
+                with lock:
+                    pass
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_block_releases_the_lock() -> None:
+    async def main() -> None:
+        async with pylvs.AsyncDirector() as director, asyncio.timeout(120):
+            await director.apply([WEB])
+            inside = asyncio.Event()
+
+            async def block() -> None:
+                async with director.locked():
+                    inside.set()
+                    await asyncio.Event().wait()
+
+            task = asyncio.create_task(block())
+            await inside.wait()
+            waiting = asyncio.create_task(heavier(director))
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await waiting
+            with pylvs.Director() as other, other._opened.state.lock(0):  # type: ignore[union-attr]
+                assert other.service(WEB).servers[0].weight == 2
 
     asyncio.run(main())

@@ -114,8 +114,9 @@ def test_what_an_earlier_build_made_continues(earlier: Host) -> None:
     counted = former_counts(host)
     with maps.ArrayMap.open(host.director.state.loaded_path("destination_bases")) as bases:
         bases.put(0, struct.pack("<5Q", 1, 0, 0, 0, 0))  # what `ipvsadm -Z` writes
-    with pytest.raises(Unsupported, match=r"those of pylvs.*ipvsadm --set 0 0 0"):
+    with pytest.raises(Unsupported, match=r"those of pylvs.*ipvsadm --set 0 0 0") as caught:
         host.director.services()
+    assert caught.value.tables_of == host.director.state.made_by() != "unknown"
     host.director.migrate()
     host.close_programs()
 
@@ -207,8 +208,9 @@ def test_a_field_that_is_missing_is_named_and_nothing_changes(earlier: Host) -> 
     before = [names for _, *names in os.walk(state.path)], state.notes()
     with mock.patch.dict(former._RENAMED):
         del former._RENAMED["saddr"]
-        with pytest.raises(Unsupported, match=r"the map destinations lacks the field saddr$"):
+        with pytest.raises(Unsupported, match=r"the map destinations lacks the field saddr$") as caught:
             earlier.director.migrate()
+    assert caught.value.tables_of == state.made_by()
     assert ([names for _, *names in os.walk(state.path)], state.notes()) == before
     opened(earlier, 4, DR)
 

@@ -22,9 +22,9 @@ from pylvs.reference.server import Server
 from pylvs.vrrp.protocol.adverts import AdvertError
 from pylvs.vrrp.protocol.machine import TransitionReason
 from tests.lab.pages import MACHINE, WITHOUT_A_LAB, Step, agree, read
+from tools import manual
 
 ROOT = Path(__file__).parents[2]
-MANUAL = ROOT / "man" / "pylvs.8"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 PATH = re.compile(r"`((?:bpf|docs|man|src|tests)/[\w./-]*)`")
@@ -158,25 +158,48 @@ def test_a_wrong_command_is_found() -> None:
             check_pylvs(wrong)
 
 
-def paths_of(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Yield every command that does something, as the words behind `pylvs`."""
+def contexts_of(context: click.Context) -> Iterator[click.Context]:
+    """Yield the context of every command that does something."""
+    command = context.command
     if not isinstance(command, click.Group):
-        yield path
+        yield context
         return
-    context = click.Context(command)
     for name in command.list_commands(context):
         found = command.get_command(context, name)
         assert found is not None
-        yield from paths_of(found, (*path, name))
+        yield from contexts_of(click.Context(found, info_name=name, parent=context))
 
 
-def test_every_command_and_option_is_in_the_reference() -> None:
-    reference = "".join(path.read_text() for path in (ROOT / "docs" / "reference").glob("*.md"))
-    manual = MANUAL.read_text().replace("\\-", "-")
-    for path in paths_of(pylvs):
-        words = " ".join(("pylvs", *path))
-        assert words in reference, f"docs/reference says nothing of {words}"
-        assert words in manual or words.removeprefix("pylvs ") in manual, f"the manual says nothing of {words}"
+def has_option(text: str, option: click.Parameter) -> bool:
+    """Return whether a text has a spelling of an option as a word."""
+    return any(re.search(rf"(?<![\w-]){re.escape(each)}(?![\w-])", text) for each in option.opts)
+
+
+CONTEXTS = list(contexts_of(click.Context(pylvs, info_name="pylvs")))
+
+
+@pytest.mark.parametrize("context", CONTEXTS, ids=lambda each: each.command_path)
+def test_every_command_and_option_is_in_the_reference(context: click.Context) -> None:
+    """The options are on a page that has the command; in the synopsis of pylvs(8), and on the command's manual page."""
+    words = context.command_path
+    pages = [path.read_text() for path in (ROOT / "docs" / "reference").glob("*.md")]
+    reference = "".join(page for page in pages if re.search(rf"`{words}\b", page))
+    assert reference, f"docs/reference has no {words}"
+    synopsis = manual.overview().partition(".SH SYNOPSIS\n")[2].partition("\n.SH ")[0].replace("\\", "")
+    usage = re.search(rf"^\.B {words}\n((?:[^.].*\n)*)", synopsis, re.MULTILINE)
+    assert usage, f"the synopsis of pylvs(8) has no {words}"
+    own = dict(manual.pages())[f"{words.replace(' ', '-')}.8"].replace("\\", "")
+    for option in context.command.params:
+        if isinstance(option, click.Option) and not option.hidden:
+            assert has_option(reference, option), f"docs/reference has no {option.opts} with {words}"
+            assert has_option(usage[1], option) or "[OPTIONS]" in usage[1], f"the synopsis of {words}: {option.opts}"
+            assert has_option(own, option), f"the page of {words} has no {option.opts}"
+
+
+def test_the_manual_has_no_option_that_does_not_exist() -> None:
+    every = {each for context in CONTEXTS for option in context.command.params for each in option.opts}
+    named = set(re.findall(r"(?<![\w-])--\w[\w-]*", manual.overview().replace("\\-", "-")))
+    assert named <= every
 
 
 def test_every_setting_is_in_the_reference_with_its_default() -> None:

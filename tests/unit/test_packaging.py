@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -93,8 +95,9 @@ def test_each_command_has_a_page_with_each_of_its_options(tmp_path: Path) -> Non
     pages = {path.stem: path.read_text() for path in manual.write(tmp_path)}
     assert {f"pylvs-{name}" for name in COMMANDS} <= set(pages)
     assert r".B \-\-for" in pages["pylvs-vrrp-yield"]
+    assert ".B pylvs vrrp stop" in pages["pylvs"]
     for name, text in pages.items():
-        if name.startswith("pylvs"):
+        if name.startswith("pylvs-"):
             assert f".SH NAME\n{name.replace('-', chr(92) + '-')} " in text
             assert ".SH OPTIONS" in text
 
@@ -103,16 +106,19 @@ def test_each_command_has_a_page_with_each_of_its_options(tmp_path: Path) -> Non
 @pytest.mark.skipif(shutil.which("man") is None, reason="no man here")
 def test_pages_have_no_error_of_troff(tmp_path: Path) -> None:
     manual.write(tmp_path)
-    for name in ("pylvs-vrrp-yield.8", "pylvs-run.8", "pylvs-lab.8"):
+    for name in ("pylvs.8", "pylvs-vrrp-yield.8", "pylvs-run.8", "pylvs-lab.8"):
         done = subprocess.run(["man", "--warnings", "-l", tmp_path / name], capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, ""), name
 
 
 def test_each_option_of_ipvsadm_is_on_its_page_and_is_completed(repository: Path) -> None:
-    page = (repository / "man/ipvsadm.8").read_text().replace("\\", "")
+    page = (repository / "man/ipvsadm.8").read_text()
     scripts = {shell: completion.of_ipvsadm(shell) for shell in completion.FILES}
+    words = set(re.findall(r"(?<![\w-])--?[\w-]+", re.sub(r"\\-", "-", re.sub(r"\\f[A-Z]", " ", page))))
+    expected = {f"--{each.long}" for each in OPTIONS} | {f"-{each.short}" for each in OPTIONS if each.short}
+    assert expected <= words
+    assert {each for each in words if each.startswith("--")} <= expected
     for each in OPTIONS:
-        assert f"--{each.long}" in page, each.long
         assert f"-l {each.long} " in scripts["fish"]
         assert f"--{each.long}[" in scripts["zsh"]
         assert f"--{each.long}" in scripts["bash"]
@@ -125,6 +131,60 @@ def test_bash_completes_values_and_options(tmp_path: Path) -> None:
     for words, found in ((("-s", "wl"), "wlc"), (("-A", "--sch"), "--scheduler --sched-flags"), (("-t", ""), "")):
         command = ["bash", "-c", f". {script}; {complete}", "bash", *words]
         assert subprocess.run(command, capture_output=True, text=True).stdout == f"{found}\n"
+
+
+@pytest.mark.parametrize(("program", "option"), [("ipvsadm-save", "-n"), ("ipvsadm-restore", "--hint")])
+def test_save_and_restore_have_completions(program: str, option: str, tmp_path: Path) -> None:
+    completion.write(tmp_path)
+    command = ["bash", "-c", f". {tmp_path}/bash-completion/completions/{program}; complete -p {program}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (f"complete -o default -W '{option}' {program}\n", "")
+    for shell in "zsh", "fish":
+        text = (tmp_path / completion.FILES[shell].format(program)).read_text()
+        assert program in text
+        assert option.lstrip("-") in text
+        assert re.search(r"[\['][a-z]+ [a-z]+", text), "the option is explained"
+
+
+def test_all_programs_have_completions(repository: Path, tmp_path: Path) -> None:
+    names = {str(path.relative_to(tmp_path)) for path in completion.write(tmp_path)}
+    assert names == {
+        pattern.format(name) for pattern in completion.FILES.values() for name in project(repository)["scripts"]
+    }
+
+
+@pytest.fixture
+def program(repository: Path, tmp_path: Path) -> Path:
+    """Return `pylvs` as a program of the tree."""
+    path = tmp_path / "pylvs"
+    path.write_text(
+        f"#!/bin/sh\nexec env PYTHONPATH={repository}/src {sys.executable} -c"
+        ' "from pylvs.cli.main import main; main()" "$@"\n'
+    )
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [("pylvs st", "stop status"), ("pylvs vrrp w", "why"), ("pylvs attach --mode n", "native"), ("pylvs no-such-", "")],
+)
+def test_bash_asks_pylvs_for_completions(program: Path, words: str, found: str) -> None:
+    script = f"{completion.of_pylvs('bash')}\n_pylvs_completion {program}; echo ${{COMPREPLY[*]}}"
+    setting = f"COMP_WORDS=({words}); COMP_CWORD={words.count(' ')}"
+    done = subprocess.run(["bash", "-c", f"{setting}\n{script}"], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (f"{found}\n", "")
+
+
+@pytest.mark.parametrize(("shell", "word"), [("zsh", "1"), ("fish", "st")])
+def test_other_shells_ask_pylvs_for_completions(program: Path, shell: str, word: str) -> None:
+    """Their scripts pass the same variables, whose reply names command and meaning."""
+    script = completion.of_pylvs(shell)
+    asking = {"COMP_WORDS": "pylvs st", "COMP_CWORD": word, "_PYLVS_COMPLETE": f"{shell}_complete"}
+    assert all(each in script for each in ("COMP_WORDS=", "COMP_CWORD=", asking["_PYLVS_COMPLETE"]))
+    done = subprocess.run([program], env=os.environ | asking, capture_output=True, text=True)
+    assert {"stop", "status"} <= set(re.split(r"[\s,]+", done.stdout))
+    assert "Show the state of services" in done.stdout
 
 
 @pytest.mark.parametrize(

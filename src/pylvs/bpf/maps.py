@@ -103,6 +103,10 @@ class Map:
     def _failed(self, doing: str) -> PylvsError:
         return syscalls.failure(ctypes.get_errno(), f"{doing} map {self.name}")
 
+    def _full(self) -> NoSpace:
+        most = self.max_entries
+        return NoSpace(f"map {self.name} is full: it holds {most} elements", self.name, most)
+
     def _check(self, index: int) -> None:
         if not 0 <= index < self.max_entries:
             raise IndexError(f"map {self.name}: no element {index} of {self.max_entries}")
@@ -229,9 +233,6 @@ class HashMap(Map):
     def __bool__(self) -> bool:
         return True  # without this, `__len__` would make an empty map false
 
-    def _full(self) -> NoSpace:
-        return NoSpace(f"map {self.name} is full: it holds {self.max_entries} elements")
-
 
 class QueueMap(Map):
     """A queue or a stack."""
@@ -239,8 +240,7 @@ class QueueMap(Map):
     def push(self, value: bytes) -> None:
         """Add a value. Raises NoSpace."""
         if self._lib.bpf_map_update_elem(self.fd, None, value, ANY):
-            full = NoSpace(f"map {self.name} is full: it holds {self.max_entries} elements")
-            raise full if ctypes.get_errno() == errno.E2BIG else self._failed("writing")
+            raise self._full() if ctypes.get_errno() == errno.E2BIG else self._failed("writing")
 
 
 class ArrayMap(Map):

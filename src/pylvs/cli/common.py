@@ -111,8 +111,9 @@ def ago(seconds: float) -> str:
 
 
 def at_clock(moment: float) -> str:
-    """Format a Unix time as local date and time."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
+    """Format a Unix time as local date and time, with the offset from UTC."""
+    text = time.strftime("%Y-%m-%d %H:%M:%S%z", time.localtime(moment))
+    return f"{text[:-2]}:{text[-2:]}"
 
 
 def seconds(text: str) -> float:

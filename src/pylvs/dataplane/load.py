@@ -299,7 +299,9 @@ def reuse_maps(opened: BpfObject, tables: Tables, anew: Collection[str] = ()) ->
             except PylvsError:
                 problem = f"{pinned} differs"
         if problem:
-            raise Unsupported(f"the tables are of another pylvs: {problem}; run pylvs down, then ipvsadm")
+            raise Unsupported(
+                f"the tables are of another pylvs: {problem}; run pylvs down, then ipvsadm", tables.state.made_by()
+            )
         kept.append(pinned)
     return kept
 
@@ -398,7 +400,8 @@ def _load_entry(state: State, name: str) -> None:
     if running is None or running.digest != own_build().digest:
         raise Unsupported(
             f"the running programs are those of {running or 'another pylvs'}, which alone can add {name};"
-            " attach with that one, or save the table, run pylvs down and restore it"
+            " attach with that one, or save the table, run pylvs down and restore it",
+            state.made_by(),
         )
     tables = Tables(state)
     with open_object(*pool_shape(tables), (name,)) as opened:

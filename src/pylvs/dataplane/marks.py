@@ -118,7 +118,7 @@ def replace(edit: Transaction, rules: Sequence[MarkRule]) -> None:
     """Write a new list beside the one in force; the edit's commit puts it in force. Raises NoSpace."""
     most = abi.constant("MARK_RULES")
     if len(rules) > most:
-        raise NoSpace(f"{len(rules)} mark rules; the table holds {most}")
+        raise NoSpace(f"{len(rules)} mark rules; the table holds {most}", "mark rules", most)
     packed = [_packed(rule) for rule in rules]
     (first,) = edit.facts().get("first_mark_rule")
     beside = 0 if first else most

@@ -160,7 +160,8 @@ class Migration:
         with fresh.open_array(name) as array:
             for index, (_, element) in enumerate(self._elements(name)):
                 if index >= array.max_entries:
-                    raise NoSpace(f"the map {name} of {self.former.what} has more than {array.max_entries} elements")
+                    most = array.max_entries
+                    raise NoSpace(f"the map {name} of {self.former.what} has more than {most} elements", name, most)
                 if plan:
                     plan.write(element, array.value(index))
 

@@ -322,13 +322,19 @@ class State:
         build = self.build(directory)
         return build is not None and build.tables == own_build().tables
 
+    def made_by(self) -> str:
+        """Return the version of the pylvs that made the load in force, "unknown" if it left no note."""
+        build = self.build()
+        return build.version if build else "unknown"
+
     def check_build(self) -> None:
         """Raise Unsupported if the layout of the tables is not that of this pylvs."""
         if not self.has_own_layout():
             raise Unsupported(
                 f"the tables of this network namespace are those of {self.build() or 'another pylvs'}, this is"
                 f" {own_build()}; the next edit by a new process migrates them; one that changes nothing else is:"
-                " ipvsadm --set 0 0 0"
+                " ipvsadm --set 0 0 0",
+                self.made_by(),
             )
 
     def adopt_earlier(self) -> None:

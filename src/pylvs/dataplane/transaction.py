@@ -120,7 +120,7 @@ class Book:
             self._book.set(0, f"{kind}_free", self._link(records.array, free))
             return int(free)
         if top >= records.count:
-            raise NoSpace(f"the table is full: it holds {records.count} {what}")
+            raise NoSpace(f"the table is full: it holds {records.count} {what}", what, records.count)
         self._book.set(0, f"{kind}_top", top + 1)
         return int(top)
 
@@ -147,7 +147,8 @@ class Book:
                 chunk = self._take_chunk(size)
             if chunk is not None:
                 return chunk
-        raise NoSpace(f"the table is full: its lists hold {self._tables.members.max_entries} real servers")
+        most = self._tables.members.max_entries
+        raise NoSpace(f"the table is full: its lists hold {most} real servers", "lists of real servers", most)
 
     def _take_chunk(self, size: int) -> int | None:
         """Take a free chunk of a class, one never used, or a part of a larger one."""

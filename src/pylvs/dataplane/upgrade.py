@@ -140,7 +140,11 @@ def migrate(state: State) -> None:
     with state.lock():
         if state.has_own_layout():
             return  # another process did it
-        migration = Migration.of(state)
+        try:
+            migration = Migration.of(state)
+        except Unsupported as error:
+            error.tables_of = state.made_by()
+            raise
         state.adopt_earlier()
         left = state.leftovers()[1]
         if left:  # of a process that was killed: devices may run its switch

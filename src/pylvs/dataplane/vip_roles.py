@@ -200,7 +200,9 @@ class Standby:
         """
         most = abi.constant("STANDBY_ADDRESSES")
         if len(addresses | held) > most:
-            raise NoSpace(f"{len(addresses | held)} virtual addresses: {most} can have roles")
+            raise NoSpace(
+                f"{len(addresses | held)} virtual addresses: {most} can have roles", "roles of addresses", most
+            )
         roles = VipRoles(addresses, held - addresses)
         try:
             self._write_roles(roles)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from contextvars import ContextVar
 from ipaddress import IPv4Network, IPv6Network
 from itertools import islice
 from typing import ParamSpec, Self, TypeVar
@@ -23,6 +25,9 @@ from pylvs.system.table_thread import TableThread
 
 AT_ONCE = 2048  # connections that the thread reads before the event loop runs again
 
+# The blocks of `locked` around the running code, also in tasks that a block starts.
+_blocks: ContextVar[frozenset[object]] = ContextVar("blocks", default=frozenset())
+
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
@@ -39,6 +44,8 @@ class AsyncDirector:
         self._ignore_daemon = ignore_daemon
         self._thread: TableThread | None = None
         self._director: Director | None = None
+        self._turn = asyncio.Lock()  # of the blocks of `locked`
+        self._block: object = None  # the open one
 
     async def __aenter__(self) -> Self:
         self._thread = TableThread("pylvs-director")
@@ -72,6 +79,9 @@ class AsyncDirector:
     async def _run(
         self, method: Callable[Arguments, Result], /, *arguments: Arguments.args, **named: Arguments.kwargs
     ) -> Result:
+        if self._block is not None and self._block not in _blocks.get():
+            async with self._turn:
+                pass  # from here to the submission no other task runs
         if self._thread is None:
             raise Closed("the director is not open: use `async with`")
         return await self._thread.run(method, *arguments, **named)
@@ -223,3 +233,29 @@ class AsyncDirector:
     async def change_setting(self, name: str, value: int) -> None:
         """Change a setting `net.ipv4.vs.NAME`."""
         await self._run(self._sync.change_setting, name, value)
+
+    @contextlib.asynccontextmanager
+    async def locked(self) -> AsyncGenerator[None, None]:
+        """Keep all other processes and all other tasks of this director from editing during the block.
+
+        They wait, other processes up to ten seconds, so be quick. Tasks that the block starts are part of it. Each edit
+        of the block is in force by itself.
+        """
+        around = _blocks.get()
+        if self._block in around:
+            yield
+            return
+        entered = contextlib.ExitStack()  # the thread alone uses it
+        async with self._turn:
+            self._block = object()
+            outside = _blocks.set(around | {self._block})
+            try:
+                await self._run(lambda: entered.enter_context(self._sync.locked()))
+                yield
+            finally:
+                leaving = asyncio.ensure_future(self._run(entered.close))
+                _blocks.reset(outside)
+                try:
+                    await asyncio.shield(leaving)  # a second cancellation must not leave the lock
+                finally:
+                    self._block = None

@@ -119,21 +119,24 @@ def difference(before: Iterable[Service], after: Iterable[Service]) -> Differenc
 
     Raises InvalidValue for a service that is listed twice.
     """
-    former, latter = by_key(before), by_key(after)
+    former, latter = by_key(before, "before"), by_key(after, "after")
     changed = [ServiceDifference(former.get(key), each) for key, each in latter.items() if former.get(key) != each]
     gone = [ServiceDifference(each, None) for key, each in former.items() if key not in latter]
     return Difference((*gone, *changed))
 
 
-def by_key(services: Iterable[Service]) -> dict[ServiceKey, Service]:
-    """Return services by their keys. Raises InvalidValue for anything else, and for a key that is listed twice."""
+def by_key(services: Iterable[Service], field: str) -> dict[ServiceKey, Service]:
+    """Return services by their keys. `field` is the name of the argument.
+
+    Raises InvalidValue for anything else, and for a key that is listed twice.
+    """
     if isinstance(services, str | Service) or not isinstance(services, Iterable):
-        raise InvalidValue("services", services, "must be services, as [Service('tcp', '192.0.2.1', 80)]")
+        raise InvalidValue(field, services, "must be services, as [Service('tcp', '192.0.2.1', 80)]")
     found: dict[ServiceKey, Service] = {}
     for each in services:
         if not isinstance(each, Service):
-            raise InvalidValue("services", each, "must be services, as [Service('tcp', '192.0.2.1', 80)]")
+            raise InvalidValue(field, each, "must be services, as [Service('tcp', '192.0.2.1', 80)]")
         if each.key in found:
-            raise InvalidValue("services", str(each.key), "is listed twice")
+            raise InvalidValue(field, str(each.key), "is listed twice")
         found[each.key] = each
     return found

@@ -21,9 +21,19 @@ from pylvs.library.errors import (
     from_os,
     translated,
 )
-from pylvs.library.keys import ServerKey, ServiceKey, number
+from pylvs.library.keys import ServerKey, ServiceKey, boolean, choice, number, text
 from pylvs.library.statistics import Network, Statistics, matching, statistics_of
-from pylvs.library.values import Flag, Forwarding, Persistence, Server, Service, Tunnel, check_server
+from pylvs.library.values import (
+    Flag,
+    Forwarding,
+    Persistence,
+    Server,
+    Service,
+    Tunnel,
+    check_server,
+    server_key,
+    service_key,
+)
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import replace
 from pylvs.model.director import Connection
@@ -63,11 +73,10 @@ class Director:
         """
         self._mutex = threading.RLock()
         self._namespace = -1
-        self._ignore_daemon = ignore_daemon
+        self._ignore_daemon = boolean("ignore_daemon", ignore_daemon)
         self._opened: BpfDirector | None = None
         if namespace is not None:
-            self._namespace = _open_namespace(namespace)
-            self._name = os.fspath(namespace)
+            self._name, self._namespace = _open_namespace(namespace)
         try:
             with translated(), self._entered():
                 self._opened = open_reader() if missing_capabilities(*CAPABILITIES) else open_director()
@@ -131,7 +140,7 @@ class Director:
 
     def service(self, service: Service | ServiceKey) -> Service:
         """Return one service with its servers, as it is now. Raises NotFound."""
-        key = _key(service)
+        key = service_key(service)
         with self._tables(key) as tables:
             return Service.from_model(tables.service(key.to_model()))
 
@@ -166,8 +175,8 @@ class Director:
         The table has an edit number, which is compared every `interval_s`: that reads a few bytes. Edits between two
         looks are one difference. `since` are the services that you know; without them, those of this moment.
         """
-        watcher = self.watcher(since)
-        return _pausing(watcher, interval(interval_s))
+        pause_s = interval(interval_s)
+        return _pausing(self.watcher(since), pause_s)
 
     def watcher(self, since: Iterable[Service] | None = None) -> Watcher:
         """Return an object whose `look` returns the difference since the last look, for loops of your own."""
@@ -207,7 +216,9 @@ class Director:
         With `dry_run` nothing changes: it returns or raises what the edit would. Settings of the table, counters and
         connections stay. Raises InvalidValue, OwnedByDaemon, NoSpace.
         """
-        wanted = by_key(desired)
+        wanted = by_key(desired, "desired")
+        boolean("prune", prune)
+        boolean("dry_run", dry_run)
         with self._tables(subject=wanted) as tables:
             found = self._planned(tables, wanted, prune, migrate=not dry_run)
             if found and not dry_run:
@@ -249,7 +260,7 @@ class Director:
 
     def add_service(self, service: Service) -> None:
         """Add a service with its servers. Raises Exists, InvalidValue, OwnedByDaemon, NoSpace."""
-        ((key, _),) = by_key([service]).items()
+        ((key, _),) = by_key([service], "service").items()
         with self._tables(key, subject={key: service}) as tables:
             self._check_owner(tables, key)
             change = ServiceDifference(None, service).to_model()
@@ -269,7 +280,7 @@ class Director:
 
         Raises NotFound, InvalidValue, OwnedByDaemon.
         """
-        key = _key(service)
+        key = service_key(service)
         with self._editing(key) as tables:
             now = Service.from_model(tables.service(key.to_model()))
             changed = Service(
@@ -288,13 +299,13 @@ class Director:
 
     def delete_service(self, service: Service | ServiceKey) -> None:
         """Delete a service with its servers; connections go on until they expire. Raises NotFound, OwnedByDaemon."""
-        key = _key(service)
+        key = service_key(service)
         with self._editing(key) as tables:
             tables.delete_service(key.to_model())
 
     def add_server(self, service: Service | ServiceKey, server: Server) -> None:
         """Add a server. Raises NotFound (of the service), Exists, InvalidValue, OwnedByDaemon, NoSpace."""
-        key = _key(service)
+        key = service_key(service)
         check_server(key, server)
         with self._editing(key, server.key, server) as tables:
             tables.add_destination(key.to_model(), server.to_model())
@@ -314,13 +325,13 @@ class Director:
 
         Raises NotFound, InvalidValue, OwnedByDaemon.
         """
-        key, server_key = _key(service), _server_key(server)
-        with self._editing(key, server_key) as tables:
+        key, named = service_key(service), server_key(server)
+        with self._editing(key, named) as tables:
             row = Service.from_model(tables.service(key.to_model()))
-            now = row.server(server_key)
+            now = row.server(named)
             if now is None:
-                raise NotFound(key, server_key)
-            method = now.forwarding if forwarding is None else forwarding
+                raise NotFound(key, named)
+            method = now.forwarding if forwarding is None else choice("forwarding", forwarding, Forwarding, True)
             changed = Server(
                 now.address,
                 now.port,
@@ -328,19 +339,19 @@ class Director:
                 forwarding=method,
                 upper=now.upper if upper is None else upper,
                 lower=now.lower if lower is None else lower,
-                tunnel=tunnel or (now.tunnel if method == now.forwarding else None),
+                tunnel=now.tunnel if tunnel is None and method is now.forwarding else tunnel,
             )
             check_server(key, changed)
             if changed != now:
-                with translated(key, server_key, changed):
+                with translated(key, named, changed):
                     tables.edit_destination(key.to_model(), changed.to_model())
             return changed
 
     def delete_server(self, service: Service | ServiceKey, server: Server | ServerKey) -> None:
         """Delete a server; its connections end as in IPVS. Raises NotFound, OwnedByDaemon."""
-        key, server_key = _key(service), _server_key(server)
-        with self._editing(key, server_key) as tables:
-            tables.delete_destination(key.to_model(), server_key.to_model())
+        key, named = service_key(service), server_key(server)
+        with self._editing(key, named) as tables:
+            tables.delete_destination(key.to_model(), named.to_model())
 
     def clear(self) -> Difference:
         """Delete all services. Raises OwnedByDaemon."""
@@ -348,7 +359,7 @@ class Director:
 
     def zero(self, service: Service | ServiceKey | None = None) -> None:
         """Set the counters of one service and its servers, or all counters, to 0. Raises NotFound."""
-        key = None if service is None else _key(service)
+        key = None if service is None else service_key(service)
         with self._tables(key) as tables:
             tables.zero(None if key is None else key.to_model())
 
@@ -368,11 +379,11 @@ class Director:
         from pylvs.model.settings import known_setting
 
         try:
-            setting = known_setting(str(name))
+            setting = known_setting(text("name", name, "must be the name of a setting"))
         except PylvsError as error:
             raise InvalidValue("name", name, str(error)) from None
-        if value != setting.default:
-            number(setting.name, value, setting.lowest, setting.highest)
+        if type(value) is not int or value != setting.default:  # a default may be outside the bounds
+            value = number(setting.name, value, setting.lowest, setting.highest)
         with self._tables() as tables:
             tables.change_setting(setting.name, value)
 
@@ -411,7 +422,7 @@ class Watcher:
 
     def __init__(self, director: Director, since: Iterable[Service]) -> None:
         self._director = director
-        self._known = by_key(since)
+        self._known = by_key(since, "since")
         self._edition = -1  # of no table: the first look reads it
 
     def look(self) -> Difference:
@@ -419,7 +430,7 @@ class Watcher:
         edition = self._director.edition()
         if edition == self._edition:
             return Difference()
-        services = by_key(self._director.services())
+        services = {each.key: each for each in self._director.services()}
         found = difference(self._known.values(), services.values())
         self._known, self._edition = services, edition
         return found
@@ -435,8 +446,8 @@ def _pausing(watcher: Watcher, interval_s: float) -> Iterator[Difference]:
 
 def interval(value: object) -> float:
     """Return the pause between two looks. Raises InvalidValue."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise InvalidValue("interval_s", value, "must be a number of seconds above 0")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LONGEST_S:
+        raise InvalidValue("interval_s", value, f"must be a number of seconds above 0, up to {LONGEST_S}")
     return float(value)
 
 
@@ -450,28 +461,22 @@ def _rows(tables: BpfDirector) -> Iterator[ServiceRow]:
     return (row for row in tables.services() if not is_probe_mark(row.service.key.mark))
 
 
-def _key(service: object) -> ServiceKey:
-    if not isinstance(service, Service | ServiceKey):
-        raise InvalidValue("service", service, "must be a Service or a ServiceKey")
-    return service if isinstance(service, ServiceKey) else service.key
+def _open_namespace(namespace: str | os.PathLike[str]) -> tuple[str, int]:
+    """Return name and descriptor of a namespace, by name or path.
 
-
-def _server_key(server: object) -> ServerKey:
-    if not isinstance(server, Server | ServerKey):
-        raise InvalidValue("server", server, "must be a Server or a ServerKey")
-    return server if isinstance(server, ServerKey) else server.key
-
-
-def _open_namespace(namespace: str | os.PathLike[str]) -> int:
-    """Return a descriptor of a namespace, by name or path. Raises NamespaceNotFound, KernelError, PermissionNeeded."""
-    name = os.fspath(namespace)
-    if name in ("", ".", "..") or "\0" in name:
-        raise InvalidValue("namespace", namespace, "must be a name of `ip netns`, or a path")
+    Raises InvalidValue, NamespaceNotFound, KernelError, PermissionNeeded.
+    """
+    hint = "must be a name of `ip netns`, or a path"
+    name = text("namespace", os.fspath(namespace) if isinstance(namespace, os.PathLike) else namespace, hint)
+    if name in ("", ".", ".."):
+        raise InvalidValue("namespace", namespace, hint)
     path = name if "/" in name else str(NAMED / name)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except ValueError:  # a null byte, or half a surrogate pair
+        raise InvalidValue("namespace", namespace, hint) from None
     except FileNotFoundError:
         raise NamespaceNotFound(name, f"there is no {path}; make it with: ip netns add NAME") from None
     except OSError as error:
         raise from_os(error) from None
-    return descriptor
+    return name, descriptor

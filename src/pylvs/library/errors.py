@@ -23,6 +23,9 @@ _PUBLIC_FIELDS = {"method": "forwarding", "netmask": "persistence", "engine": "p
 class Error(Exception):
     """Base of all errors of the library. The text is one line: what is wrong, and what to do."""
 
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
 
 class InvalidValue(Error, ValueError):
     """A value that no table accepts: `field` names it, `value` is what was given, `hint` is what is allowed."""
@@ -84,35 +87,46 @@ class PermissionNeeded(Error):
 
     def __init__(self, text: str, capabilities: tuple[str, ...] = ()) -> None:
         super().__init__(text, capabilities)
-        self.text = text
         self.capabilities = capabilities
-
-    def __str__(self) -> str:
-        return self.text
 
 
 class Unsupported(Error):
-    """This kernel or machine lacks something, or the tables are those of another version of pylvs."""
+    """This kernel or machine lacks something, or the tables are those of another pylvs, of version `tables_of`.
+
+    `tables_of` is "" if the tables are not the cause, and "unknown" if nothing tells their version.
+    """
+
+    def __init__(self, text: str, tables_of: str = "") -> None:
+        super().__init__(text, tables_of)
+        self.tables_of = tables_of
 
 
 class Busy(Error):
-    """Another process has locked the tables for long, or manages what must change. Try again."""
+    """Another process has locked the tables for long, or manages what must change. Try again.
+
+    `holder` is the process that has locked them, 0 for any other cause.
+    """
+
+    def __init__(self, text: str, holder: int = 0) -> None:
+        super().__init__(text, holder)
+        self.holder = holder
 
 
 class NoSpace(Error):
-    """A table is full, or there is no memory for it."""
+    """A table is full, or memory is short. `table` has space for `limit` elements; "" and 0 if memory is short."""
+
+    def __init__(self, text: str, table: str = "", limit: int = 0) -> None:
+        super().__init__(text, table, limit)
+        self.table = table
+        self.limit = limit
 
 
 class KernelError(Error):
     """The kernel refused a system call for another reason; `errno` is its number."""
 
-    def __init__(self, text: str, number: int) -> None:
-        super().__init__(text, number)
-        self.text = text
-        self.errno = number
-
-    def __str__(self) -> str:
-        return self.text
+    def __init__(self, text: str, errno: int) -> None:
+        super().__init__(text, errno)
+        self.errno = errno
 
 
 class NamespaceNotFound(Error):
@@ -164,9 +178,14 @@ def from_model(
     if error.field:
         field = _PUBLIC_FIELDS.get(error.field, error.field)
         return InvalidValue(field, getattr(subject, field, None), str(error))
-    for kind, made in _KINDS.items():
-        if isinstance(error, kind):
-            return made(str(error))
+    if isinstance(error, model.NoSpace):
+        return NoSpace(str(error), error.table, error.limit)
+    if isinstance(error, model.Busy):
+        return Busy(str(error), error.holder)
+    if isinstance(error, model.Unsupported):
+        return Unsupported(str(error), error.tables_of)
+    if isinstance(error, model.NoSuchDevice):
+        return Unsupported(str(error))
     if isinstance(error, model.NotPermitted):
         return PermissionNeeded(str(error), error.capabilities)
     return KernelError(str(error), error.errno)
@@ -185,11 +204,3 @@ def from_os(error: OSError) -> Error:
     if error.errno in (errno.EPERM, errno.EACCES):
         return PermissionNeeded(f"{text}: run it as root")
     return NoSpace(text) if error.errno in _SPACE else KernelError(text, error.errno or 0)
-
-
-_KINDS: dict[type[model.PylvsError], type[Error]] = {
-    model.NoSpace: NoSpace,
-    model.Busy: Busy,
-    model.Unsupported: Unsupported,
-    model.NoSuchDevice: Unsupported,
-}

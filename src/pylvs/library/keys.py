@@ -37,6 +37,13 @@ def number(field: str, value: object, lowest: int, highest: int) -> int:
     return int(value)
 
 
+def boolean(field: str, value: object) -> bool:
+    """Return True or False. Raises InvalidValue for anything else: the text "no" would count as True."""
+    if not isinstance(value, bool):
+        raise InvalidValue(field, value, "must be True or False")
+    return value
+
+
 def address(field: str, value: object) -> Address:
     """Return an address from its text or itself. Raises InvalidValue."""
     hint = "must be an IPv4 or IPv6 address"
@@ -169,8 +176,8 @@ def _address(value: object) -> Address:
 _text = text
 
 
-def any_address(version: int) -> Address:
+def any_address(version: object) -> Address:
     """Return the zero address of an IP version. Raises InvalidValue."""
-    if version not in _FAMILIES:
+    if not isinstance(version, int) or version not in _FAMILIES:
         raise InvalidValue("version", version, "must be 4 or 6")
     return ANY_V4 if version == 4 else ANY_V6

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
 from pylvs.library.errors import InvalidValue
-from pylvs.library.keys import ServerKey, ServiceKey, choice
-from pylvs.library.values import Server, Service
+from pylvs.library.keys import ServerKey, ServiceKey, choice, text
+from pylvs.library.values import Server, Service, server_key, service_key
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
-from pylvs.model.director import Connection
+from pylvs.model.director import STATES, Connection
 from pylvs.model.rows import Counters, Rates, ServiceRow
 from pylvs.model.service import Protocol
 
@@ -85,21 +85,21 @@ def matching(
         network = _network(client)
         tests.append(lambda each: each.client in network)
     if service is not None:
-        tests.append(_of_service(service))
+        tests.append(_of_service(service_key(service)))
     if server is not None:
-        if not isinstance(server, Server | ServerKey):
-            raise InvalidValue("server", server, "must be a Server or a ServerKey")
-        wanted = server.address, server.port
+        key = server_key(server)
+        wanted = key.address, key.port
         tests.append(lambda each: (each.destination, each.destination_port) == wanted)
     if state is not None:
-        name = state.upper()
+        hint = f"must be one of: {', '.join(STATES)}"
+        name = text("state", state, hint).upper()
+        if name not in STATES:
+            raise InvalidValue("state", state, hint)
         tests.append(lambda each: each.state == name)
     return lambda found: (each for each in found if all(test(each) for test in tests)) if tests else found
 
 
-def _of_service(service: object) -> Callable[[Connection], bool]:
-    if not isinstance(service, Service | ServiceKey):
-        raise InvalidValue("service", service, "must be a Service or a ServiceKey")
+def _of_service(service: ServiceKey) -> Callable[[Connection], bool]:
     if service.mark:
         raise InvalidValue("service", str(service), "connections do not record their mark; filter by server")
     protocol, address, port = service.protocol, service.address, service.port

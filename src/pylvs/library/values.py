@@ -8,7 +8,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address
 
 from pylvs.library.errors import InvalidValue
-from pylvs.library.keys import ServerKey, ServiceKey, any_address, choice, number, setter
+from pylvs.library.keys import ServerKey, ServiceKey, any_address, boolean, choice, number, setter
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
 from pylvs.model.rows import ServiceRow
@@ -130,12 +130,12 @@ class Tunnel:
         put("kind", choice("kind", kind, TunnelKind))
         is_gue = self.kind is TunnelKind.GUE
         put("port", number("port", port, 1, MAX_PORT) if is_gue else number("port", port, 0, 0))
+        put("checksum", boolean("checksum", checksum))
+        put("remote_checksum", boolean("remote_checksum", remote_checksum))
         if checksum and self.kind is TunnelKind.IPIP:
             raise InvalidValue("checksum", checksum, "an ipip tunnel has no checksum; use gre or gue")
         if remote_checksum and not is_gue:
             raise InvalidValue("remote_checksum", remote_checksum, "is a flag of gue alone")
-        put("checksum", bool(checksum))
-        put("remote_checksum", bool(remote_checksum))
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,9 +290,10 @@ class Service:
         """What identifies the service."""
         return ServiceKey(self.protocol, self.address, self.port, mark=self.mark)
 
-    def server(self, key: ServerKey) -> Server | None:
-        """Return one of the servers, or None."""
-        return next((each for each in self.servers if each.key == key), None)
+    def server(self, key: Server | ServerKey) -> Server | None:
+        """Return the server with this key as it is in this service, or None. Raises InvalidValue."""
+        wanted = server_key(key, "key")
+        return next((each for each in self.servers if each.key == wanted), None)
 
     @property
     def settings(self) -> tuple[str, Persistence | None, Flag]:
@@ -385,17 +386,31 @@ def _servers(value: object, key: ServiceKey) -> tuple[Server, ...]:
         raise InvalidValue("servers", value, "must be servers, as [Server('10.0.0.1', 80)]")
     servers, keys = tuple(value), set[ServerKey]()
     for each in servers:
-        check_server(key, each)
+        check_server(key, each, "servers")
         if each.key in keys:
             raise InvalidValue("servers", str(each.key), "is listed twice")
         keys.add(each.key)
     return servers
 
 
-def check_server(key: ServiceKey, server: Server) -> None:
-    """Check that a service can have a server. Raises InvalidValue."""
+def service_key(service: object) -> ServiceKey:
+    """Return the key of a service, or the key itself. Raises InvalidValue."""
+    if not isinstance(service, Service | ServiceKey):
+        raise InvalidValue("service", service, "must be a Service or a ServiceKey")
+    return service if isinstance(service, ServiceKey) else service.key
+
+
+def server_key(server: object, field: str = "server") -> ServerKey:
+    """Return the key of a server, or the key itself. Raises InvalidValue."""
+    if not isinstance(server, Server | ServerKey):
+        raise InvalidValue(field, server, "must be a Server or a ServerKey")
+    return server if isinstance(server, ServerKey) else server.key
+
+
+def check_server(key: ServiceKey, server: Server, field: str = "server") -> None:
+    """Check that a service can have a server. Raises InvalidValue; `field` is the name of the argument."""
     if not isinstance(server, Server):
-        raise InvalidValue("server", server, "must be a Server")
+        raise InvalidValue(field, server, "must be a Server")
     if server.address.version != key.address.version and server.forwarding is not Forwarding.TUN:
         hint = f'IPv{server.address.version} behind IPv{key.address.version} needs forwarding="tun"'
         raise InvalidValue("address", server.address, hint)

@@ -57,6 +57,7 @@ SCTP_STATES = (
     "REJECTED",
     "CLOSED",
 )
+STATES = tuple(dict.fromkeys((*TCP_STATES, "UDP", *SCTP_STATES, "ASSURED")))  # ASSURED: of a template
 
 
 class Connection(NamedTuple):
@@ -161,7 +162,7 @@ class InMemory:
         """Replace the rules. Raises NoSpace, InvalidOperation."""
         fresh = [checked_rule(rule) for rule in change(self.mark_rules())]
         if len(fresh) > MOST_RULES:
-            raise NoSpace(f"{len(fresh)} mark rules; the table holds {MOST_RULES}")
+            raise NoSpace(f"{len(fresh)} mark rules; the table holds {MOST_RULES}", "mark rules", MOST_RULES)
         self._mark_rules = tuple(fresh)
         return fresh
 

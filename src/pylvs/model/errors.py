@@ -82,9 +82,17 @@ class NotPermitted(PylvsError):
 
 
 class NoSpace(PylvsError):
-    """A table is full, or there is no memory for it."""
+    """A table is full, or there is no memory for it.
+
+    `table` has no space for more than `limit` elements, if these are known.
+    """
 
     errno = errno.ENOMEM
+
+    def __init__(self, text: str = "", table: str = "", limit: int = 0) -> None:
+        super().__init__(text)
+        self.table = table
+        self.limit = limit
 
 
 class NoSuchDevice(PylvsError):
@@ -94,15 +102,29 @@ class NoSuchDevice(PylvsError):
 
 
 class Unsupported(PylvsError):
-    """This kernel or machine lacks a feature that pylvs needs; the text names it."""
+    """This kernel or machine lacks a feature that pylvs needs; the text names it.
+
+    `tables_of` is the version of the pylvs that made the tables, if they are the cause.
+    """
 
     errno = errno.EOPNOTSUPP
 
+    def __init__(self, text: str = "", tables_of: str = "") -> None:
+        super().__init__(text)
+        self.tables_of = tables_of
+
 
 class Busy(PylvsError):
-    """The change must wait: connections exist, or the program of another owner is attached."""
+    """The change must wait: connections exist, or the program of another owner is attached.
+
+    `holder` is the process that has the lock, 0 if another cause or an unknown process.
+    """
 
     errno = errno.EBUSY
+
+    def __init__(self, text: str = "", holder: int = 0) -> None:
+        super().__init__(text)
+        self.holder = holder
 
 
 class NoSuchSetting(PylvsError):

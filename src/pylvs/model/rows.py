@@ -74,8 +74,8 @@ class TableUse:
 
     @property
     def fill(self) -> float:
-        """The used share of the table."""
-        return self.used / self.capacity
+        """The used share of the table, 0 without a table."""
+        return self.used / max(self.capacity, 1)
 
     @property
     def half_open_share(self) -> float:

@@ -119,23 +119,26 @@ class Lock:
                 return locked(self.path, os.O_RDONLY | os.O_DIRECTORY)
             except BlockingIOError:
                 if time.monotonic() >= end:
+                    process = _holder(self.path)
                     raise Busy(
-                        f"{self._what} are locked by {_holder(self.path)} for more than {self.timeout_s:g} s;"
-                        " try again later"
+                        f"{self._what} are locked by {f'process {process}' if process else 'another process'}"
+                        f" for more than {self.timeout_s:g} s; try again later",
+                        process,
                     ) from None
             time.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_S)
 
 
-def _holder(path: str) -> str:
+def _holder(path: str) -> int:
+    """Return the process that has locked a directory, 0 if the kernel does not name it."""
     status = os.stat(path)
     inode = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     for line in _content("/proc/locks").splitlines():
         # number: FLOCK ADVISORY WRITE process device:inode start end
         words = line.split()
         if len(words) > 5 and words[1] == "FLOCK" and words[5] == inode:
-            return f"process {words[4]}"
-    return "another process"
+            return int(words[4])
+    return 0
 
 
 def _content(path: StrPath) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from rich.text import Text
 
 from pylvs.cli import director, group, main
-from pylvs.cli.common import paint
+from pylvs.cli.common import at_clock, paint
 from pylvs.cli.daemon import event_line
 from pylvs.cli.daemon import lines as status_lines
 from pylvs.cli.director import _daemons
@@ -85,6 +86,18 @@ def test_a_log_line_has_the_zone_of_its_time() -> None:
     logs.set_up("text", stream)
     logs.get_logger().info("started")
     assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}[+-]\d\d:\d\d info: started$", stream.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("zone", "text"), [("AAA-2", "1970-01-01 02:00:00+02:00"), ("AAA3:30", "1969-12-31 20:30:00-03:30")]
+)
+def test_a_time_of_a_listing_has_its_zone(zone: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as local:
+        local.setenv("TZ", zone)
+        time.tzset()
+        found = at_clock(0)
+    time.tzset()
+    assert found == text
 
 
 def test_status_tells_a_finished_drain_from_a_disabled_server() -> None:

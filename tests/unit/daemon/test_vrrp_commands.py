@@ -121,7 +121,9 @@ def test_yield_and_resume(host: FakeHost) -> None:
         lambda: invoked(host, commands.yield_, "--for", "soon"),
         lambda: invoked(host, commands.yield_, "VI_9"),
     )
-    assert re.fullmatch(r"VI_1: does not take over before [\d-]+ [\d:]+, or pylvs vrrp resume\n", one.output)
+    assert re.fullmatch(
+        r"VI_1: does not take over before [\d-]+ [\d:]+[+-]\d\d:\d\d, or pylvs vrrp resume\n", one.output
+    )
     assert "VI_1  BACKUP" in status.output
     assert "  holds back until " in status.output
     assert back.output == "VI_1: takes part again\n"

@@ -70,8 +70,9 @@ def test_small_batches_grow_until_a_bucket_fits(table: HashMap) -> None:
 def test_a_full_hash_says_so() -> None:
     with HashMap(create_map(HASH, "small", 8, 12, 4)) as table:
         table.put_many(b"".join(map(key, range(4))), b"".join(map(value, range(4))), 4)
-        with pytest.raises(NoSpace, match="small is full: it holds 4"):
+        with pytest.raises(NoSpace, match="small is full: it holds 4") as caught:
             table.put(key(9), value(9))
+        assert (caught.value.table, caught.value.limit) == ("small", 4)
         with pytest.raises(NoSpace):
             table.put_many(key(9), value(9), 1)
         assert table.put(key(3), value(30))
