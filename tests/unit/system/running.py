@@ -17,7 +17,12 @@ LONG_S = PATIENCE_S
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root can become another user")
 
 
-def run(work: Callable[[Processes], Awaitable[T]], security: bool = False, at_once: int = 8) -> T:
+def run(
+    work: Callable[[Processes], Awaitable[T]],
+    security: bool = False,
+    at_once: int = 8,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> T:
     """Run a coroutine with a `Processes` that is closed afterwards."""
 
     async def whole() -> T:
@@ -28,4 +33,5 @@ def run(work: Callable[[Processes], Awaitable[T]], security: bool = False, at_on
         finally:
             await processes.close()
 
-    return asyncio.run(whole())
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        return runner.run(whole())

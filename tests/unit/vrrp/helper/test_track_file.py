@@ -134,12 +134,12 @@ def test_initial_values(tmp_path: Path) -> None:
         helper.until(lambda: len(helper.received) == 4)
         assert [numbers(helper, name) for name in ("missing", "there", "over", "nowhere")] == [[10], [6], [10], [0]]
         assert missing.read_text() == "10\n"
-        write(over, "7")
+        write(over, "7\n\n")  # as long as before: it is never half written
         helper.until(lambda: numbers(helper, "over") == [10, 7])
         helper.send(configuration)
         write(there, "8")
         helper.until(lambda: numbers(helper, "there") == [6, 8])
-        assert over.read_text() == "7"
+        assert over.read_text() == "7\n\n"
     assert "track file nowhere" in helper.log.read_text()
 
 

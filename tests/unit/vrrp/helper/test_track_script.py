@@ -195,9 +195,9 @@ def test_a_run_that_hangs_is_killed_before_the_next_one(tmp_path: Path) -> None:
     command = f"trap '' TERM; echo $$ >>{runs}; while :; do sleep 0.05; done"
     with run_helper(tmp_path) as helper:
         helper.send(scripts(tracked("s", command, interval_s=0.5)))
-        helper.until(lambda: runs.exists() and len(runs.read_text().split()) == 2)
+        helper.until(lambda: runs.exists() and len(runs.read_text().split()) >= 2)
         assert helper.received == [result("s", False, "timed out after 0.5 s")]
-        first, _ = map(int, runs.read_text().split())
+        first = int(runs.read_text().split()[0])
         with pytest.raises(ProcessLookupError):
             os.kill(first, 0)
 
@@ -205,7 +205,7 @@ def test_a_run_that_hangs_is_killed_before_the_next_one(tmp_path: Path) -> None:
 def test_a_reload_keeps_the_result_of_the_same_command(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     command = f"echo run >>{runs}"
-    other = tracked("other", "exit 1")
+    other = tracked("other", "exit 1", timeout_s=60)
     with run_helper(tmp_path) as helper:
         helper.send(scripts(tracked("s", command, interval_s=3600)))
         helper.until(lambda: helper.last("s") is not None)
@@ -220,7 +220,7 @@ def test_a_reload_keeps_the_result_of_the_same_command(tmp_path: Path) -> None:
 
 
 def test_a_program_that_cannot_run_is_ill(tmp_path: Path) -> None:
-    configuration = scripts(tracked("s", "true"))
+    configuration = scripts(tracked("s", "true", timeout_s=60))
     (script,) = configuration.routers.scripts
     nowhere = Script((str(tmp_path / "nowhere"),))
     with run_helper(tmp_path) as helper:
