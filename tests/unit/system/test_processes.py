@@ -20,6 +20,7 @@ from pylvs.system.processes import runner, scripts
 from pylvs.system.processes.accounts import Account, script_account
 from pylvs.system.processes.scripts import Ended, Processes
 from pylvs.system.processes.tree import alive, process, send, stopped_tree
+from tests.unit.health.fake_servers import Loop, lapse
 from tests.unit.system.running import LONG_S, as_root, run
 from tests.waiting import until, until_async
 
@@ -251,14 +252,15 @@ def test_a_runner_that_hangs_is_killed_and_replaced(tmp_path: Path, monkeypatch:
     async def within(processes: Processes) -> tuple[Ended, int | None]:
         pids = tmp_path / "pids"
         code = f"echo $PPID >{pids}.new; mv {pids}.new {pids}; sleep 600"
-        task = asyncio.create_task(processes.run(Script(("/bin/sh", "-c", code)), 3.0))
+        task = asyncio.create_task(processes.run(Script(("/bin/sh", "-c", code)), LONG_S))
         await until_async(pids.exists)
         os.kill(int(pids.read_text()), signal.SIGSTOP)
+        lapse(LONG_S)
         first = await task
         monkeypatch.undo()
         return first, (await processes.run(Script(("/bin/true",)), LONG_S)).status
 
-    first, status = run(within)
+    first, status = run(within, loop_factory=Loop)
     assert (first.unable, first.problem) == (True, "the process that runs scripts hangs")
     assert status == 0
 
