@@ -14,6 +14,7 @@ from pylvs.model.service import Destination, DestinationKey, Method, VirtualServ
 from tests.maps import values
 from tests.packet.frames import tcp
 from tests.packet.host import VIP4, VIP6, Host, new_host, on_cpu, server4, server6
+from tests.waiting import until
 
 PORT = 8080
 FAMILIES = {
@@ -50,8 +51,23 @@ def test_a_client_of_many_servers_has_a_route_from_each(family: int) -> None:
                 service, Destination(DestinationKey(ip_address(server(number)), PORT), Method.MASQ)
             )
             host.run(tcp("S", 4000 + number, service.port, client, vip))
-            host.run(tcp("SA", PORT, 4000 + number, server(number), client))
+        until(
+            lambda: replied_at_once(host, family), "eight replies within a second: then no route gives way to another"
+        )
         assert len(cached_routes(host, family, of=client)) == 8
+
+
+def replied_at_once(host: Host, family: int) -> bool:
+    """Reply to a client from eight servers, with an empty cache; return whether that took less than a second."""
+    _, _, client, name, *_ = FAMILIES[family]
+    server = server4 if family == 4 else server6
+    with maps.PerCpuArray.open(host.director.tables.path(name)) as sets:
+        for number in range(sets.max_entries):
+            sets.fill(number, bytes(sets.value_size))
+    begin = load.clock(host.director.state)
+    for number in range(1, 9):
+        host.run(tcp("SA", PORT, 4000 + number, server(number), client))
+    return load.clock(host.director.state) - begin & 0xFFFFFFFF < round(load.ticks_per_second()) - 1
 
 
 def cache_next_hops(host: Host, family: int) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pylvs.bpf import abi
+from pylvs.bpf import abi, maps
 from pylvs.dataplane import load
 from pylvs.dataplane.tables import Tables
 from pylvs.model.service import Method, Protocol, ServiceKey, Timeouts
@@ -128,8 +128,9 @@ def test_a_connection_lives_as_long_as_packets_come(director_host: Host, service
         connect(director_host, service, 30000 + number)
         connect(director_host, service, idle[number])
     for port in idle:
-        entry(tables, port).end_at(load.clock(tables.state))
-        look_at(tables, entry(tables, port).slot, load.clock(tables.state))
+        ended, now = entry(tables, port), load.clock(tables.state)
+        ended.end_at(now)
+        look_at(tables, ended.slot, now)  # without another look for it: a neighbour's tick may have come
     for _ in range(2):
         busy = []
         for number, service in enumerate(services):
@@ -222,3 +223,16 @@ def test_with_expire_nodest_conn_any_deletion_ends_connections_of_earlier_ones(d
         assert not list(director_host.director.connections())
     finally:
         director_host.director.change_setting("expire_nodest_conn", 0)
+
+
+def test_connections_of_a_deleted_server_end_also_while_the_timer_visits_them() -> None:
+    """While it visits a group of slots, that group has no tick for the next visit."""
+    with new_host(connections=CAPACITY, expires=False) as host:
+        service = host.new_key()
+        (server,) = host.serve(service)
+        assert connect(host, service, 20000)
+        host.director.change_setting("expire_nodest_conn", 1)
+        with maps.MmapArray.open(host.director.tables.path("looks")) as looks:
+            looks.memory[:] = bytes(len(looks.memory))
+        host.director.delete_destination(service, server)
+        assert not list(host.director.connections())
