@@ -7,6 +7,7 @@ Reading a large file takes long and would delay checks. Such a file is read in a
 from __future__ import annotations
 
 import importlib
+import os
 import pickle
 import sys
 import time
@@ -42,6 +43,8 @@ class Loaded:
 
 class Refused(PylvsError):
     """The daemon does not run this file; the table stays as it is."""
+
+    exit_status = os.EX_CONFIG  # 78 of sysexits.h: another start would read the same file
 
     def __init__(self, text: str, findings: tuple[Finding, ...] = ()) -> None:
         super().__init__(text)
