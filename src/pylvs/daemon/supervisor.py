@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import time
 from collections import Counter
@@ -26,7 +27,6 @@ from pylvs.daemon.api.server import ApiServer
 from pylvs.daemon.dbus_process import DbusProcess
 from pylvs.daemon.drains import Drains
 from pylvs.daemon.dumping import Dumper
-from pylvs.daemon.history import History
 from pylvs.daemon.host import BackgroundTasks, HostServices, signal_handlers
 from pylvs.daemon.host_changes import HostChanges
 from pylvs.daemon.keepalived import dumps
@@ -86,7 +86,6 @@ class Supervisor:
 
     engine: Engine
     drains: Drains
-    history: History
     reconciler: Reconciler
     loaded: Loaded
     host_changes: HostChanges
@@ -100,10 +99,12 @@ class Supervisor:
         host: HostServices,
         state: StateDirectory | None = None,
         first: FirstRouters | None = None,
+        pid_files: PidFiles | None = None,
     ) -> None:
         self.options = options
         instance = options.placement.instance if options.placement else ""
         self.state = state or StateDirectory(options.state_dir, instance)
+        self.history = host.history(self.state)
         self.table_thread = TableThread("pylvs-editor")
         self.events = EventBus()
         self.began_at = time.time()
@@ -119,7 +120,7 @@ class Supervisor:
         self._host = host
         self._reload_timer = ReloadTimer(lambda: self.engine.configuration.settings, self._reload_by_signal)
         self._dumper = Dumper(self.state, self._dumped, self.routers.status)
-        self._pid_files = PidFiles(options.pid_paths) if options.pid_paths else None
+        self._pid_files = pid_files
         self._flushing = False  # lvs_flush: the first table has no other services
         self._final_table: DesiredTable | None = None
         self._reload_pending = False  # by a signal
@@ -132,7 +133,7 @@ class Supervisor:
     async def run(self) -> None:
         """Run until a signal or `stop` ends it. Raises PylvsError if it cannot start."""
         async with BackgroundTasks() as timing, BackgroundTasks() as tasks:
-            timing.start(self._extend_timeouts())
+            timing.keep_running(self._extend_timeouts, "requesting time")
             actions: dict[int, Callable[[], object]] = {
                 signal.SIGTERM: self.stop,
                 signal.SIGINT: self.stop,
@@ -162,21 +163,11 @@ class Supervisor:
             await asyncio.sleep(EXTEND_S / 3)
 
     async def _run(self, tasks: BackgroundTasks) -> None:
+        self.state.acquire()  # a daemon with first routers has it already
         await self._reloading.acquire()
-        loaded = await asyncio.to_thread(self._host.load, self.options)
-        # A fatal finding ends the start, and is its error: on the same stream it would be there twice.
-        twice = self.options.log_format == "text"
-        log_findings(finding for finding in loaded.findings if not (finding.fatal and twice))
-        self.state.acquire()
-        self.history = self._host.history(self.state)
-        self.events.restore(self.history.saved(REMEMBERED))
-        self.events.listener = self.history.put
         try:
-            if self._pid_files:
-                self._pid_files.claim()
-                self.routers.on_process.append(self._pid_files.write_vrrp)
             try:
-                await self._prepare(loaded, tasks)
+                await self._prepare(await self._load(), tasks)
             except BaseException:
                 await self.routers.undo()
                 raise
@@ -192,6 +183,23 @@ class Supervisor:
             if self._pid_files:
                 self._pid_files.release()
             self.state.release()
+
+    async def _load(self) -> Loaded:
+        loaded = await asyncio.to_thread(self._host.load, self.options)
+        # A fatal finding ends the start, and is its error: on the same stream it would be there twice.
+        twice = self.options.log_format == "text"
+        log_findings(finding for finding in loaded.findings if not (finding.fatal and twice))
+        self.events.restore(self.history.saved(REMEMBERED))
+        self.events.listener = self.history.put
+        if self._pid_files:
+            self._use_pid_files(self._pid_files)
+        return loaded
+
+    def _use_pid_files(self, files: PidFiles) -> None:
+        if files.refused:
+            self._log.info(f"no PID file is written: {files.refused}")
+        files.write_checkers(os.getpid())
+        self.routers.on_process.append(files.write_vrrp)
 
     async def _serve(self, tasks: BackgroundTasks) -> None:
         """Check servers, keep the table and serve the API until `stop`."""
