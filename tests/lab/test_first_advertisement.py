@@ -128,7 +128,8 @@ def test_a_start_with_the_pid_file_of_another_process_starts_no_virtual_router(
     )
     os.close(descriptor)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"pylvs: {file}: process {os.getpid()} has this file; stop it, or choose another file with -p\n"
+    text = f"{file}: process {os.getpid()} has this file; stop it, or choose another file with -p"
+    assert done.stderr == f"pylvs: {text}\n"
     assert (node.holds(), processes(node), node.state.exists()) == (False, [], False)
 
 

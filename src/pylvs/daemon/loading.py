@@ -28,6 +28,7 @@ from pylvs.model.wanted import Configuration, Placement
 from pylvs.system.logs import counted
 from pylvs.system.processes import command
 
+LOAD_TIMEOUT_S = 120.0  # for reading the file in another process
 SLOW_S = 0.5  # of CPU time for one read; starting a process takes about as long
 
 
@@ -155,7 +156,10 @@ def load_in_subprocess(options: Options) -> Loaded:
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C in the terminal is for the daemon
             check=False,
+            timeout=LOAD_TIMEOUT_S,
         )
+    except subprocess.TimeoutExpired:
+        return _unread(options, f"the process that reads it did not end within {LOAD_TIMEOUT_S:g} s")
     except OSError as error:
         return _unread(options, f"no process could be made to read it: {error.strerror}")
     if done.returncode:

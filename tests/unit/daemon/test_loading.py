@@ -10,6 +10,7 @@ import pytest
 
 from pylvs.daemon import Options, loading
 from pylvs.daemon.loading import ConfigurationLoader, Loaded, Refused, accept, load, load_in_subprocess
+from tests.waiting import PATIENCE_S
 
 TEXT = """
 virtual_server 192.0.2.1 80 {
@@ -72,6 +73,13 @@ def test_a_process_that_fails_is_a_finding_that_stops_everything(
 
     monkeypatch.setattr(subprocess, "run", killed)
     with pytest.raises(Refused, match=r"the process that reads it failed \(ended by signal 9\)"):
+        accept(load_in_subprocess(options), options, allow_empty=True)
+
+
+def test_a_process_that_hangs_is_ended(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "LOAD_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(loading, "command", lambda *_: ["sleep", str(PATIENCE_S)])
+    with pytest.raises(Refused, match=r"the process that reads it did not end within 0\.05 s"):
         accept(load_in_subprocess(options), options, allow_empty=True)
 
 

@@ -45,7 +45,8 @@ from pylvs.model.service import SERVER_PATTERN, DestinationKey, server_named
 if TYPE_CHECKING:
     from pylvs.daemon.supervisor import Supervisor
 
-Read, Other = TypeVar("Read"), TypeVar("Other")
+Read = TypeVar("Read")
+Other = TypeVar("Other")
 TABLES_TIMEOUT_S = 10.0  # for reading the tables
 STATUS_TABLES_S = 2.0  # the same for a status: with that of pylvs-vrrp, less than its client waits
 LINES = "application/x-ndjson"
@@ -95,7 +96,8 @@ async def status(daemon: Supervisor, _: web.Request, _given: Given) -> web.Respo
     rows = await _of_tables(daemon, daemon.reconciler.table.rows, None, STATUS_TABLES_S)
     unknown = daemon.liveness.silent()
     if rows is None:
-        unknown.setdefault(TABLE_THREAD, f"the table was not read within {STATUS_TABLES_S:g} s: connections are unknown")
+        text = f"the table was not read within {STATUS_TABLES_S:g} s: connections are unknown"
+        unknown.setdefault(TABLE_THREAD, text)
     snapshot = daemon.engine.snapshot()
     routers = await daemon.routers.status()
     problems = [*daemon.problems(), *router_problems(routers)]
