@@ -15,8 +15,8 @@ TABLE_LEASE_S = 30.0  # longer than a call waits for the lock of the tables
 CHANGE_END_S = 60.0  # at the stop, for a start or a reload that is under way
 LAST_EDITS_TIMEOUT_S = 15.0  # for deleting the services at the stop
 CLOSE_S = 60.0  # for the last notifications and the end of other processes, without the shutdown_script
-# For the whole stop, without the shutdown_script: the sum of its phases.
-STOP_S = supervision.STOP_S + CHANGE_END_S + LAST_EDITS_TIMEOUT_S + 2 * TABLE_LEASE_S + CLOSE_S + SCRIPTS_S
+# For the stop until everything is closed: the sum of its parts.
+STOP_S = supervision.STOP_S + CHANGE_END_S + LAST_EDITS_TIMEOUT_S + 2 * TABLE_LEASE_S
 
 
 async def ends_before(event: asyncio.Event, work: asyncio.Future[None]) -> bool:

@@ -162,7 +162,7 @@ class Supervisor:
         """Let `run` stop in good order; with `keep`, leave services and virtual routers for the next daemon."""
         if not self._stopping.is_set():
             self._keep = keep
-            self._host.manager.allow(STOP_S + self._host.shutdown_s)
+            self._host.manager.allow(STOP_S)
         self._stopping.set()
 
     def _allow(self, seconds: float) -> None:
@@ -174,7 +174,7 @@ class Supervisor:
         """Let the stop wait for slow edits of the table, but not for a thread that hangs."""
         await self._stopping.wait()
         await self.table_thread.give_up_if_silent(TABLE_LEASE_S)
-        await asyncio.Event().wait()
+        await asyncio.Event().wait()  # a return would be taken for a failure
 
     async def _run(self, tasks: BackgroundTasks) -> None:
         self.state.acquire()  # a daemon with first routers has it already
@@ -200,8 +200,10 @@ class Supervisor:
             self.state.release()
 
     async def _close_host(self) -> None:
+        limit_s = CLOSE_S + self._host.shutdown_s
+        self._host.manager.allow(limit_s + TABLE_LEASE_S)
         try:
-            async with asyncio.timeout(CLOSE_S + self._host.shutdown_s):
+            async with asyncio.timeout(limit_s):
                 await self._host.close()
         except TimeoutError:
             self._log.error("scripts or other processes of the daemon hang; it ends without them")
@@ -389,13 +391,13 @@ class Supervisor:
         self._log.info("stopping; services and virtual routers stay" if self._keep else "stopping")
         if not self._keep:
             await self.routers.stop()  # while services are still in the table: another director takes over now
-            await self._dbus.stop()
         async with locked(self._reloading, CHANGE_END_S) as free:
             if not free:
                 self._log.error("the start or a reload hangs; the stop does not wait for it")
             if self._keep:
                 self.engine.stop()
                 return
+            await self._dbus.stop()
             if self.started_at:
                 self.engine.announce_stop()
             self.engine.stop()

@@ -17,12 +17,14 @@ import pytest
 
 from pylvs.daemon import Options
 from pylvs.daemon.host import EXTEND_S, ServiceManager
-from pylvs.daemon.loading import Loaded, Refused
+from pylvs.daemon.limits import CLOSE_S, SCRIPTS_S, STOP_S, TABLE_LEASE_S, TABLES_S
+from pylvs.daemon.loading import LOAD_TIMEOUT_S, Loaded, Refused
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.supervisor import Supervisor
 from pylvs.daemon.virtual_routers.first import FirstRouters, ForkedProcess
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import VirtualService
+from pylvs.model.wanted import GlobalSettings
 from pylvs.system.table_thread import TICK_S, TableThread, ThreadHangs
 from tests.memory import MemoryDirector
 from tests.unit.daemon.daemons import FakeHost, run, server, service, until
@@ -294,6 +296,19 @@ def test_callers_give_up_when_no_call_ends_for_the_lease(
     with clock.in_force():
         clock.loop.run_until_complete(scenario())
     clock.loop.close()
+
+
+def test_each_phase_of_the_start_and_the_stop_has_a_limit(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed: list[float] = []
+    monkeypatch.setattr(host.manager, "allow", allowed.append)
+
+    async def scenario() -> None:
+        async with host.daemon():
+            pass
+
+    run(scenario())
+    script_s = GlobalSettings().startup_script_timeout_s + SCRIPTS_S
+    assert allowed == [LOAD_TIMEOUT_S, script_s, TABLES_S, TABLES_S, 0, STOP_S, CLOSE_S + TABLE_LEASE_S]
 
 
 def test_more_time_is_requested_until_the_limit_of_the_phase(monkeypatch: pytest.MonkeyPatch) -> None:
