@@ -3,7 +3,7 @@
 It starts systemd as PID 1 of a PID namespace, as a guest's command. With `container` it does so on this machine, in
 namespaces and a control group of its own. There, a unit runs it again with `scenario`. That prints one line for each
 step: start, reload, restart under a connection, and crash of each process. Then a script is killed for its memory, and
-the unit is stopped: in good order, and while the daemon hangs.
+the unit is stopped: in good order, and while the daemon hangs. At last it is started with a file that is refused.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 CGROUPS = Path("/sys/fs/cgroup/unified" if Path("/sys/fs/cgroup/unified").exists() else "/sys/fs/cgroup")
 RESULT, OUTPUT = Path("/run/scenario.result"), Path("/run/scenario.output")
 UNITS = Path("/run/systemd/system")
+FILE = Path("/etc/keepalived/keepalived.conf")
 VIP, CLIENT, SERVER = "10.9.1.100", "10.9.1.2", "10.9.2.2"
 PATIENCE_S = float(os.environ.get("PYLVS_SCENARIO_S", "300"))  # an emulated processor is slow
 FLAG = Path("/run/eat")  # while it exists, the check's script takes all memory
@@ -155,7 +156,7 @@ def boot(drop_in: str = DROP_IN, steps: str = "memory") -> int:
 
 
 def _configure(weight: int) -> None:
-    Path("/etc/keepalived/keepalived.conf").write_text(CONFIGURATION.replace("WEIGHT", str(weight)))
+    FILE.write_text(CONFIGURATION.replace("WEIGHT", str(weight)))
 
 
 def sh(command: str) -> str:
@@ -316,6 +317,15 @@ def hang() -> None:
     sh("systemctl reset-failed pylvs.service || :")
 
 
+def refuse() -> None:
+    """Start the unit with a file that is refused: systemd does not start it again."""
+    FILE.write_text(f"{CONFIGURATION}}}\nvirtual_server {VIP} 81 {{\n")
+    assert subprocess.run(["systemctl", "start", "pylvs.service"], capture_output=True, check=False).returncode
+    assert [shown(each) for each in ("ActiveState", "ExecMainStatus", "NRestarts")] == ["failed", "78", "0"]
+    assert (holds(), processes()) == (False, [])
+    sh("systemctl reset-failed pylvs.service")
+
+
 def stop() -> None:
     sh("systemctl stop pylvs.service")
     assert shown("ActiveState") == "inactive"
@@ -341,7 +351,13 @@ def scenario() -> None:
     limited = [out_of_memory] if "memory" in Path("/sys/fs/cgroup/cgroup.controllers").read_text() else []
     for each in (reload, restart, crash, *limited):
         _played(each.__name__, lambda each=each: each(connection))  # type: ignore[misc]
-    for name, step in (("stop", stop), ("start again", start), ("hang", hang), ("journal", journal)):
+    for name, step in (
+        ("stop", stop),
+        ("start again", start),
+        ("hang", hang),
+        ("refuse", refuse),
+        ("journal", journal),
+    ):
         _played(name, step)
 
 

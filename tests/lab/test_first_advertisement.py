@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from pylvs.system import lock
+from tests.interop.namespaces import ip
 from tests.lab.support import PATIENCE_S, until
 from tests.lab.test_virtual_routers import INSTANCE, Node, pair
 
@@ -21,8 +23,8 @@ import sys
 
 class Gate:
     def find_spec(self, name, path=None, target=None):
-        if name == "asyncio":
-            open({gate!r}).read()
+        if name == "asyncio" and open({gate!r}).read() == "fail":
+            raise ImportError("no modules here")
 
 sys.meta_path.insert(0, Gate())
 from pylvs.cli.main import main
@@ -99,3 +101,38 @@ def test_a_signal_during_the_start_ends_virtual_routers_too(node: Node, tmp_path
     (tmp_path / "gate").write_text("")
     assert node.daemon.wait(PATIENCE_S) == 0, node.log()
     assert node.router_process() == 0
+
+
+def test_a_start_without_its_modules_ends_virtual_routers_too(node: Node, tmp_path: Path) -> None:
+    node.priority = 255
+    node.write()
+    begin(node)
+    until(node.holds, "it is master")
+    assert node.daemon is not None
+    (tmp_path / "gate").write_text("fail")
+    assert node.daemon.wait(PATIENCE_S) == 1
+    assert "no modules here" in node.log()
+    assert (node.holds(), processes(node)) == (False, [])
+
+
+def test_a_start_with_the_pid_file_of_another_process_starts_no_virtual_router(
+    pair: tuple[Node, Node], tmp_path: Path
+) -> None:
+    node, _ = pair
+    node.priority = 255
+    node.write()
+    file = tmp_path / "held.pid"
+    descriptor = lock.claim(file)
+    done = subprocess.run(
+        node.pylvs("run", "-f", str(node.file), "-p", str(file)), capture_output=True, text=True, timeout=PATIENCE_S
+    )
+    os.close(descriptor)
+    assert (done.returncode, done.stdout) == (1, "")
+    text = f"{file}: process {os.getpid()} has this file; stop it, or choose another file with -p"
+    assert done.stderr == f"pylvs: {text}\n"
+    assert (node.holds(), processes(node), node.state.exists()) == (False, [], False)
+
+
+def processes(node: Node) -> list[str]:
+    """Return the processes in the node's network namespace."""
+    return ip(f"netns pids {node.name}").split()

@@ -132,7 +132,7 @@ class Host:
     def forwarded(self, frame: bytes, hook: str = "xdp") -> bytes:
         """Return the frame as it leaves through a known next hop; fail the test if it does not leave.
 
-        Once in 16 seconds a frame asks for the next hop: XDP passes it, and TC sends it through the kernel's neighbour code.
+        Once in 16 seconds a frame asks for the next hop: XDP passes it, and TC sends it by the kernel's neighbour code.
         The test cannot see it there. The same frame then runs again, so its repetition must be harmless.
         """
         for _ in range(4):

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pylvs.cli.group import COMMANDS
+from pylvs.daemon.loading import Refused
 from pylvs.ipvsadm.options import OPTIONS
 from tools import completion, manual, sbom
 from tools.source import version
@@ -54,6 +55,11 @@ def test_the_unit_is_restricted(unit: str, most: float, repository: Path) -> Non
     assert float(levels[0]) <= most
     page = (repository / "docs/reference/run.md").read_text()
     assert re.search(rf"\b{re.escape(levels[0])}\b", page), "the page has the rating"
+
+
+def test_a_refused_configuration_is_not_started_again(repository: Path) -> None:
+    unit = (repository / "packaging/pylvs.service").read_text().splitlines()
+    assert f"RestartPreventExitStatus={Refused.exit_status}" in unit
 
 
 def project(repository: Path) -> dict[str, Any]:

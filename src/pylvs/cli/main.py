@@ -1,6 +1,6 @@
 """`pylvs`: finds the subcommand, and is the one place where errors become a line on stderr and an exit status.
 
-Exit status: 0 done, 1 it could not be done, 2 wrong usage, 130 interrupted.
+Exit status: 0 done, 1 it could not be done, 2 wrong usage, 78 `pylvs run` refuses its file, 130 interrupted.
 
 `pylvs run` starts without click, whose import would delay the first advertisement of virtual routers.
 """
@@ -80,7 +80,7 @@ def _guarded(command: Callable[[], object]) -> int:
         _quiet_stdout()
         return EXIT_FAILED
     except PylvsError as error:
-        return _failed(error, str(error))
+        return _failed(error, str(error), error.exit_status)
     except ModuleNotFoundError as error:
         missing = f"Python has no module {error.name}: pylvs is installed in part"
         return _failed(error, f"{missing}; install it again, or run apt install -f")
@@ -113,14 +113,14 @@ def _by_click(words: Sequence[str]) -> object:
         return EXIT_INTERRUPTED
 
 
-def _failed(error: Exception, text: str) -> int:
-    """Print the text, and the trace too if the user asked for traces."""
+def _failed(error: Exception, text: str, status: int = EXIT_FAILED) -> int:
+    """Print the text, and the trace too if the user asked for traces; return the exit status."""
     _complain(text)
     if os.environ.get(DEBUG_VARIABLE):
         import traceback
 
         traceback.print_exception(error)
-    return EXIT_FAILED
+    return status
 
 
 def main() -> None:

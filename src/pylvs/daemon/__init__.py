@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from pylvs.model.dataclass import dataclass
 
 if TYPE_CHECKING:
-    from pylvs.daemon.keepalived.pid_files import PidPaths
     from pylvs.model.wanted import Placement
 
 DEFAULT_FILE = "/etc/keepalived/keepalived.conf"
@@ -35,4 +34,3 @@ class Options:
     namespace: str = ""  # instead of the configuration's net_namespace
     placement: Placement | None = None  # where the process runs; None: where it was started
     tables_namespace: str = ""  # file of the tables' network namespace; "": the daemon's own
-    pid_paths: PidPaths | None = None  # None: no PID files

@@ -44,6 +44,7 @@ from pylvs.system.processes.scripts import Processes, ScriptCounts
 
 MAX_NAME = 15  # bytes of a process's name
 RESTART_PAUSE_S = 1.0  # of a background task
+EXTEND_S = 30.0  # beyond the service manager's limits, at most at once
 SOCKET, WATCHDOG, WATCHDOG_PID = "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"
 
 
@@ -113,6 +114,7 @@ class ServiceManager:
         given = os.environ if environment is None else environment
         self._address = given.get(SOCKET, "")
         self.watchdog_s = _watchdog_s(given)  # 0: no watchdog
+        self._until = 0.0  # when a phase of the start or the stop must be over, by the clock of the event loop
 
     def ready(self, status: str) -> None:
         """Report that the start or a reload is done."""
@@ -126,9 +128,17 @@ class ServiceManager:
         """Report that the daemon stops."""
         self._send("STOPPING=1")
 
-    def extend(self, seconds: float) -> None:
-        """Request this much time from now on, beyond the limit of the start or the stop."""
-        self._send(f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}")
+    def allow(self, seconds: float) -> None:
+        """Let the phase of the start or the stop that begins now take so long, beyond its limit; 0: it is over."""
+        self._until = asyncio.get_running_loop().time() + seconds
+
+    async def extend_limits(self) -> None:
+        """Until cancelled, request more time for the present phase. One that hangs gets no more."""
+        while True:
+            left = self._until - asyncio.get_running_loop().time()
+            if left > 0:
+                self._send(f"EXTEND_TIMEOUT_USEC={round(min(left, EXTEND_S) * 1e6)}")
+            await asyncio.sleep(EXTEND_S / 3)
 
     def alive(self) -> None:
         """Reset the watchdog; due at least every `watchdog_s`."""
@@ -337,6 +347,11 @@ class HostServices:
     def notify(self, event: Event) -> None:
         """Start the scripts, FIFO lines and mails that the configuration has for the event; do not wait for them."""
         self._notifier.notify(event)
+
+    @property
+    def shutdown_s(self) -> float:
+        """How long the shutdown_script may take."""
+        return self._settings.shutdown_script_timeout_s if self._settings.shutdown_script else 0.0
 
     async def run_startup_script(self) -> None:
         """Run the startup_script before anything else, until it ends or its timeout expires."""

@@ -7,6 +7,7 @@ Reading a large file takes long and would delay checks. Such a file is read in a
 from __future__ import annotations
 
 import importlib
+import os
 import pickle
 import sys
 import time
@@ -27,6 +28,7 @@ from pylvs.model.wanted import Configuration, Placement
 from pylvs.system.logs import counted
 from pylvs.system.processes import VERSION_LINE, command, other_version
 
+LOAD_TIMEOUT_S = 120.0  # for reading the file in another process
 SLOW_S = 0.5  # of CPU time for one read; starting a process takes about as long
 
 
@@ -42,6 +44,8 @@ class Loaded:
 
 class Refused(PylvsError):
     """The daemon does not run this file; the table stays as it is."""
+
+    exit_status = os.EX_CONFIG  # 78 of sysexits.h: another start would read the same file
 
     def __init__(self, text: str, findings: tuple[Finding, ...] = ()) -> None:
         super().__init__(text)
@@ -152,7 +156,10 @@ def load_in_subprocess(options: Options) -> Loaded:
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C in the terminal is for the daemon
             check=False,
+            timeout=LOAD_TIMEOUT_S,
         )
+    except subprocess.TimeoutExpired:
+        return _unread(options, f"the process that reads it did not end within {LOAD_TIMEOUT_S:g} s")
     except OSError as error:
         return _unread(options, f"no process could be made to read it: {error.strerror}")
     if done.returncode:

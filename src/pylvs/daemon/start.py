@@ -5,22 +5,28 @@ What this module imports delays the first advertisement. `tests/unit/test_start.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
 import stat
 import sys
+from typing import TYPE_CHECKING
 
 from pylvs.config.compile.document import placement_of
 from pylvs.config.language.parser import Parsed
 from pylvs.daemon import Options
-from pylvs.daemon.keepalived.pid_files import PidPaths
+from pylvs.daemon.keepalived.pid_files import PidFiles, PidPaths
 from pylvs.daemon.keepalived.placement import enter
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.virtual_routers import first
 from pylvs.model.dataclass import dataclass, replace
 from pylvs.system import logs
 
+if TYPE_CHECKING:
+    from pylvs.daemon.supervisor import Supervisor
+
+EXIT_S = 30  # of the process, once the daemon has ended
 SWITCH_S = 0.001  # how long the editor's thread may keep the event loop waiting
 # The supervisor handles these. Until then one of them would end the daemon alone, and leave the virtual routers.
 DEFERRED = {
@@ -56,20 +62,39 @@ def _run(options: Options, pids: PidOptions) -> None:
     if options.namespace:
         placement = replace(placement, net_namespace=options.namespace)
     tables = enter(placement)
-    paths = PidPaths.of(placement, pids.daemon, pids.checkers, pids.vrrp)
-    options = replace(options, placement=placement, tables_namespace=tables, pid_paths=paths)
+    options = replace(options, placement=placement, tables_namespace=tables)
     state = StateDirectory(options.state_dir, placement.instance)
-    state.acquire()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, DEFERRED)
-    routers = first.start(options, parsed, state, before)
+    pid_files = PidFiles(PidPaths.of(placement, pids.daemon, pids.checkers, pids.vrrp))
+    with contextlib.ExitStack() as failed:  # until the supervisor undoes a failed start
+        state.acquire()
+        failed.callback(state.release)
+        pid_files.claim()  # before the fork: a file that another process has ends the start
+        failed.callback(pid_files.release)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, DEFERRED)
+        routers = first.start(options, parsed, state, pid_files, before)
+        if routers is not None:
+            failed.callback(routers.process.end)
 
-    logs.set_up(options.log_format, background=True)  # a thread: not before the fork
-    import asyncio
+        logs.set_up(options.log_format, background=True)  # a thread: not before the fork
+        import asyncio
 
-    from pylvs.daemon.host import HostServices
-    from pylvs.daemon.supervisor import Supervisor
+        from pylvs.daemon.host import HostServices
+        from pylvs.daemon.supervisor import Supervisor
 
-    asyncio.run(Supervisor(options, HostServices(tables, once), state, routers).run())
+        supervisor = Supervisor(options, HostServices(tables, once), state, routers, pid_files)
+        runner = failed.enter_context(asyncio.Runner())
+        failed.pop_all()
+    with runner:
+        runner.run(_to_the_end(supervisor))
+
+
+async def _to_the_end(supervisor: Supervisor) -> None:
+    """Run the daemon. The kernel ends a process whose threads hang: the interpreter would wait for them."""
+    try:
+        await supervisor.run()
+    finally:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(EXIT_S)
 
 
 def _whole(options: Options) -> Parsed:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import time
 from collections import Counter
@@ -26,15 +27,25 @@ from pylvs.daemon.api.server import ApiServer
 from pylvs.daemon.dbus_process import DbusProcess
 from pylvs.daemon.drains import Drains
 from pylvs.daemon.dumping import Dumper
-from pylvs.daemon.history import History
 from pylvs.daemon.host import BackgroundTasks, HostServices, signal_handlers
 from pylvs.daemon.host_changes import HostChanges
 from pylvs.daemon.keepalived import dumps
 from pylvs.daemon.keepalived.pid_files import PidFiles
 from pylvs.daemon.keepalived.reload_time import ReloadTimer
 from pylvs.daemon.leftovers import save_addresses
+from pylvs.daemon.limits import (
+    CHANGE_END_S,
+    CLOSE_S,
+    LAST_EDITS_TIMEOUT_S,
+    SCRIPTS_S,
+    STOP_S,
+    TABLE_LEASE_S,
+    TABLES_S,
+    ends_before,
+    locked,
+)
 from pylvs.daemon.liveness import PROBER, TABLE_THREAD, Liveness
-from pylvs.daemon.loading import Loaded, Refused, accept, errors
+from pylvs.daemon.loading import LOAD_TIMEOUT_S, Loaded, Refused, accept, errors
 from pylvs.daemon.notifications import REMEMBERED, EventBus, log_event, log_findings
 from pylvs.daemon.overrides import SavedOverrides
 from pylvs.daemon.problems import Problem, ProblemTracker
@@ -63,12 +74,9 @@ from pylvs.system.table_thread import TableThread
 
 ROUTERS_FIRST_S = 1.0  # to start virtual routers before everything else
 RETRY_S = 1.0  # for the first table and the last edits
-TABLE_LEASE_S = 30.0  # longer than a call waits for the lock of the tables
 PROBER_LEASE_S = 15.0  # without a process that makes checks; several restarts
-EXTEND_S = 30.0  # beyond the service manager's limits, while the start or the stop continues
 PROBLEMS_POLL_S = 2.0
 SAVE_RETRY_S = 30.0  # of overrides, drains and events that could not be saved
-LAST_EDITS_TIMEOUT_S = 15.0  # for deleting the services at the stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +94,6 @@ class Supervisor:
 
     engine: Engine
     drains: Drains
-    history: History
     reconciler: Reconciler
     loaded: Loaded
     host_changes: HostChanges
@@ -100,10 +107,12 @@ class Supervisor:
         host: HostServices,
         state: StateDirectory | None = None,
         first: FirstRouters | None = None,
+        pid_files: PidFiles | None = None,
     ) -> None:
         self.options = options
         instance = options.placement.instance if options.placement else ""
         self.state = state or StateDirectory(options.state_dir, instance)
+        self.history = host.history(self.state)
         self.table_thread = TableThread("pylvs-editor")
         self.events = EventBus()
         self.began_at = time.time()
@@ -119,7 +128,7 @@ class Supervisor:
         self._host = host
         self._reload_timer = ReloadTimer(lambda: self.engine.configuration.settings, self._reload_by_signal)
         self._dumper = Dumper(self.state, self._dumped, self.routers.status)
-        self._pid_files = PidFiles(options.pid_paths) if options.pid_paths else None
+        self._pid_files = pid_files
         self._flushing = False  # lvs_flush: the first table has no other services
         self._final_table: DesiredTable | None = None
         self._reload_pending = False  # by a signal
@@ -132,7 +141,8 @@ class Supervisor:
     async def run(self) -> None:
         """Run until a signal or `stop` ends it. Raises PylvsError if it cannot start."""
         async with BackgroundTasks() as timing, BackgroundTasks() as tasks:
-            timing.start(self._extend_timeouts())
+            timing.keep_running(self._host.manager.extend_limits, "requesting time")
+            timing.keep_running(self._watch_the_stop, "watching the stop")
             actions: dict[int, Callable[[], object]] = {
                 signal.SIGTERM: self.stop,
                 signal.SIGINT: self.stop,
@@ -152,31 +162,26 @@ class Supervisor:
         """Let `run` stop in good order; with `keep`, leave services and virtual routers for the next daemon."""
         if not self._stopping.is_set():
             self._keep = keep
+            self._host.manager.allow(STOP_S)
         self._stopping.set()
 
-    async def _extend_timeouts(self) -> None:
-        """A start or a stop may wait for scripts and other editors for longer than the service manager does."""
-        while True:
-            if self._stopping.is_set() or not self.started_at:
-                self._host.manager.extend(EXTEND_S)
-            await asyncio.sleep(EXTEND_S / 3)
+    def _allow(self, seconds: float) -> None:
+        """Let the phase of the start that begins now take so long."""
+        if not self._stopping.is_set():
+            self._host.manager.allow(seconds)
+
+    async def _watch_the_stop(self) -> None:
+        """Let the stop wait for slow edits of the table, but not for a thread that hangs."""
+        await self._stopping.wait()
+        await self.table_thread.give_up_if_silent(TABLE_LEASE_S)
+        await asyncio.Event().wait()  # a return would be taken for a failure
 
     async def _run(self, tasks: BackgroundTasks) -> None:
+        self.state.acquire()  # a daemon with first routers has it already
         await self._reloading.acquire()
-        loaded = await asyncio.to_thread(self._host.load, self.options)
-        # A fatal finding ends the start, and is its error: on the same stream it would be there twice.
-        twice = self.options.log_format == "text"
-        log_findings(finding for finding in loaded.findings if not (finding.fatal and twice))
-        self.state.acquire()
-        self.history = self._host.history(self.state)
-        self.events.restore(self.history.saved(REMEMBERED))
-        self.events.listener = self.history.put
         try:
-            if self._pid_files:
-                self._pid_files.claim()
-                self.routers.on_process.append(self._pid_files.write_vrrp)
             try:
-                await self._prepare(loaded, tasks)
+                await self._prepare_until_stop(tasks)
             except BaseException:
                 await self.routers.undo()
                 raise
@@ -186,12 +191,54 @@ class Supervisor:
                 await self.engine.close()
         finally:
             self.routers.close()
-            await self._host.close()
-            self.table_thread.close()
+            await self._close_host()
+            if not await self.table_thread.end(TABLE_LEASE_S):
+                self._log.error("the thread that edits the tables hangs; the process ends without it")
             self.history.write()
             if self._pid_files:
                 self._pid_files.release()
             self.state.release()
+
+    async def _close_host(self) -> None:
+        limit_s = CLOSE_S + self._host.shutdown_s
+        self._host.manager.allow(limit_s + TABLE_LEASE_S)
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._host.close()
+        except TimeoutError:
+            self._log.error("scripts or other processes of the daemon hang; it ends without them")
+
+    async def _prepare_until_stop(self, tasks: BackgroundTasks) -> None:
+        """Load and prepare. After `stop` virtual routers end at once, the rest in CHANGE_END_S. Raises PylvsError."""
+        preparing = asyncio.ensure_future(self._prepare(tasks))
+        try:
+            if not await ends_before(self._stopping, preparing):
+                await self.routers.stop()
+                await asyncio.wait([preparing], timeout=CHANGE_END_S)
+                if not preparing.done():
+                    raise PylvsError("the start hangs; pylvs run ends without it")
+                preparing.result()
+        finally:
+            preparing.cancel()
+            await asyncio.gather(preparing, return_exceptions=True)
+
+    async def _load(self) -> Loaded:
+        self._allow(LOAD_TIMEOUT_S)
+        loaded = await asyncio.to_thread(self._host.load, self.options)
+        # A fatal finding ends the start, and is its error: on the same stream it would be there twice.
+        twice = self.options.log_format == "text"
+        log_findings(finding for finding in loaded.findings if not (finding.fatal and twice))
+        self.events.restore(self.history.saved(REMEMBERED))
+        self.events.listener = self.history.put
+        if self._pid_files:
+            self._use_pid_files(self._pid_files)
+        return loaded
+
+    def _use_pid_files(self, files: PidFiles) -> None:
+        if files.refused:
+            self._log.info(f"no PID file is written: {files.refused}")
+        files.write_checkers(os.getpid())
+        self.routers.on_process.append(files.write_vrrp)
 
     async def _serve(self, tasks: BackgroundTasks) -> None:
         """Check servers, keep the table and serve the API until `stop`."""
@@ -211,13 +258,25 @@ class Supervisor:
         )
         tasks.keep_running(monitor, "monitoring forwarding")
         async with self._api.serving(), self._dbus.serving(self.engine.configuration):
-            complete, _ = await asyncio.gather(self._first_table(), self._routers_configured)
-            if complete:
-                self._begin(tasks)
-            self._reloading.release()
-            await self._stopping.wait()
-            await self._stop()
+            starting = asyncio.ensure_future(self._complete_start(tasks))
+            try:
+                await ends_before(self._stopping, starting)
+                await self._stopping.wait()
+                await self._stop()
+            finally:
+                starting.cancel()
+                await asyncio.gather(starting, return_exceptions=True)
             tasks.cancel()
+
+    async def _complete_start(self, tasks: BackgroundTasks) -> None:
+        try:
+            complete, _ = await asyncio.gather(self._first_table(), self._routers_configured)
+        except Exception:
+            self._reloading.release()
+            raise
+        if complete and not self._stopping.is_set():
+            self._begin(tasks)
+        self._reloading.release()
 
     def _make_dbus(self, tasks: BackgroundTasks) -> DbusProcess:
         """Return what serves D-Bus, with the methods as keepalived has them."""
@@ -239,14 +298,17 @@ class Supervisor:
         self.routers.on_process.append(dbus.routers_started)
         return dbus
 
-    async def _prepare(self, loaded: Loaded, tasks: BackgroundTasks) -> None:
+    async def _prepare(self, tasks: BackgroundTasks) -> None:
         """Start the virtual routers, then read everything that the daemon needs before it changes a table."""
+        loaded = await self._load()
         self._ownership = Ownership(self.state)
         owned = self._ownership.owned
         overrides = load_overrides(self.state)
         configuration = accept(loaded, self.options, allow_empty=not owned)
         self._host.configure(configuration)
+        self._allow(configuration.settings.startup_script_timeout_s + SCRIPTS_S)
         await self._host.run_startup_script()
+        self._allow(TABLES_S)
         await self._start_routers(configuration, tasks)
         table = TableCache(await self.table_thread.run(self._host.director))
         self.reconciler = Reconciler(table, self.table_thread, self._desired)
@@ -281,15 +343,18 @@ class Supervisor:
 
     async def _first_table(self) -> bool:
         """Reconcile until the table is as desired, except for refused edits. Return False if `stop` comes first."""
+        self._allow(TABLES_S)
         while (await self.reconciler.reconcile()).error and not self._stopping.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), RETRY_S)
+            self._allow(TABLES_S)  # other programs may keep the tables locked for any time
         self._flushing = False
         await self._save_ownership()
         return not self._stopping.is_set()
 
     def _begin(self, tasks: BackgroundTasks) -> None:
         self.started_at = time.time()
+        self._allow(0)
         settle_garbage()
         self.engine.start()
         if self.engine.configuration.settings.rs_init_notifies:
@@ -324,18 +389,24 @@ class Supervisor:
     async def _stop(self) -> None:
         self._host.manager.stopping()
         self._log.info("stopping; services and virtual routers stay" if self._keep else "stopping")
-        async with self._reloading:
+        if not self._keep:
+            await self.routers.stop()  # while services are still in the table: another director takes over now
+        async with locked(self._reloading, CHANGE_END_S) as free:
+            if not free:
+                self._log.error("the start or a reload hangs; the stop does not wait for it")
             if self._keep:
                 self.engine.stop()
                 return
-            await self.routers.stop()  # while services are still in the table: another director takes over now
             await self._dbus.stop()
             if self.started_at:
                 self.engine.announce_stop()
             self.engine.stop()
             if not self.options.keep_table:
                 await self._delete_services()
-            await self.table_thread.run(self._host.vip_checks.restore, self.state)
+            try:
+                await self.table_thread.run(self._host.vip_checks.restore, self.state)
+            except PylvsError as error:
+                self._log.error(str(error))
             with contextlib.suppress(PylvsError):  # only for virtual routers that run
                 save_addresses(self.state, VrrpConfiguration())
 
@@ -344,7 +415,7 @@ class Supervisor:
         flush = self.engine.configuration.settings.lvs_flush_on_stop == "all"
         self._final_table = DesiredTable((), self._ownership.owned.keys(), exclusive=flush)
         deadline = time.monotonic() + LAST_EDITS_TIMEOUT_S
-        while (await self.reconciler.reconcile()).error and time.monotonic() < deadline:
+        while (await self.reconciler.reconcile()).error and time.monotonic() < deadline and not self.table_thread.hangs:
             await asyncio.sleep(RETRY_S)
         if self.reconciler.last.complete:
             try:
@@ -364,6 +435,8 @@ class Supervisor:
         if self._stopping.is_set():
             raise Refused("pylvs run is stopping")
         loaded = await asyncio.to_thread(self._host.load, self.options)
+        if self._stopping.is_set():
+            raise Refused("pylvs run is stopping")
         try:
             configuration = accept(loaded, self.options, allow_empty, force)
         except Refused as refused:
@@ -465,6 +538,8 @@ class Supervisor:
         return checks | dict(owned_services(configuration))
 
     async def _save_ownership(self) -> None:
+        if self._final_table is not None:  # a reload that the stop did not wait for
+            return
         complete, desired = self.reconciler.last.complete, self._desired()
         missing = await self.table_thread.run(self.reconciler.table.missing, desired)
         await self._ownership.follow(self._owned_services(self.engine.configuration), missing, complete)

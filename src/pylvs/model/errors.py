@@ -22,6 +22,7 @@ class PylvsError(Exception):
     """
 
     errno = errno.EINVAL
+    exit_status = 1  # of the command that it ends
     subject: tuple[ServiceKey, DestinationKey | None] | None = None
 
     def __init__(self, text: str = "", field: str = "") -> None:

@@ -18,6 +18,7 @@ from aiohttp.test_utils import make_mocked_request
 from pylvs.cli import main
 from pylvs.daemon import Options, state_dir
 from pylvs.daemon.api import application, routes
+from pylvs.daemon.api.client import READ_TIMEOUT_S as CLIENT_S  # before conftest.py raises it
 from pylvs.daemon.api.encoding import Counts, counts_of
 from pylvs.daemon.api.metrics import exposition
 from pylvs.daemon.host import BackgroundTasks
@@ -26,6 +27,7 @@ from pylvs.daemon.notifications import log_event
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.table import ownership
 from pylvs.daemon.via_vip import VipChecks
+from pylvs.daemon.virtual_routers.supervision import STATUS_TIMEOUT_S as ROUTERS_S
 from pylvs.health.events import CheckInconclusive
 from pylvs.model.errors import PylvsError, Unsupported
 from pylvs.model.rows import ServiceRow
@@ -158,6 +160,28 @@ def test_without_the_process_that_makes_checks_their_state_is_unknown(
             assert "pylvs_prober_up 0.0" in page
             host.prober.process.problem = ""
             await until(lambda: not daemon.liveness.silent())
+
+    run(scenario())
+
+
+def test_a_client_waits_longer_than_a_status_takes() -> None:
+    assert routes.STATUS_TABLES_S + ROUTERS_S < CLIENT_S
+
+
+def test_a_status_does_not_wait_for_a_slow_table(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes, "STATUS_TABLES_S", 0.05)
+    goes_on = threading.Event()
+
+    async def scenario() -> None:
+        async with host.daemon() as daemon:
+            slow = asyncio.create_task(daemon.table_thread.run(goes_on.wait))
+            try:
+                reply = await asyncio.to_thread(ask, host, "GET", "/v1/status")
+            finally:
+                goes_on.set()
+            await slow
+            assert reply["unknown"] == ["the table was not read within 0.05 s: connections are unknown"]
+            assert [each["up"] for each in reply["services"][0]["servers"]] == [True, True]
 
     run(scenario())
 

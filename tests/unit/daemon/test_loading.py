@@ -12,6 +12,7 @@ import pytest
 from pylvs.daemon import Options, loading
 from pylvs.daemon.loading import ConfigurationLoader, Loaded, Refused, accept, load, load_in_subprocess
 from pylvs.system.processes import other_version
+from tests.waiting import PATIENCE_S
 
 TEXT = """
 virtual_server 192.0.2.1 80 {
@@ -83,6 +84,13 @@ def test_a_process_of_another_version_reads_nothing_and_gives_the_reason(
     """pip replaced the files below a daemon that runs."""
     monkeypatch.setattr(loading, "VERSION_LINE", b"0.0.1\n")
     with pytest.raises(Refused, match=re.escape(f"the process that reads it {other_version()}")):
+        accept(load_in_subprocess(options), options, allow_empty=True)
+
+
+def test_a_process_that_hangs_is_ended(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "LOAD_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(loading, "command", lambda *_: ["sleep", str(PATIENCE_S)])
+    with pytest.raises(Refused, match=r"the process that reads it did not end within 0\.05 s"):
         accept(load_in_subprocess(options), options, allow_empty=True)
 
 

@@ -41,6 +41,7 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PidPaths:
 def test_the_files_exist_as_long_as_the_daemon(paths: PidPaths) -> None:
     files = PidFiles(paths)
     files.claim()
+    files.write_checkers(os.getpid())
     files.write_vrrp(77)
     assert [path.read_text() for path in (paths.daemon, paths.checkers)] == [f"{os.getpid()}\n"] * 2
     assert paths.vrrp.read_text() == "77\n"
@@ -63,6 +64,7 @@ def test_another_daemon_keeps_its_files(paths: PidPaths) -> None:
     first, second = PidFiles(paths), PidFiles(paths)
     first.claim()
     second.claim()
+    assert second.refused.startswith(f"{paths.daemon}: process {os.getpid()} has this file; stop it, or choose")
     second.write_vrrp(78)
     second.release()
     assert paths.daemon.read_text() == f"{os.getpid()}\n"

@@ -154,7 +154,7 @@ class StatusReply(TypedDict):
     reloads: Annotated[dict[str, int], "by result: done, refused"]
     problems: Annotated[list[ProblemReply], "critical ones first"]
     table: TableReply
-    unknown: Annotated[list[str], "parts of the daemon that make no progress"]
+    unknown: Annotated[list[str], "parts of the daemon without progress, and a table that was not read in time"]
     differs: Annotated[list[str], "how the running state differs from the file"]
     virtual_routers: RoutersSummary
     services: list[ServiceReply]

@@ -46,7 +46,9 @@ if TYPE_CHECKING:
     from pylvs.daemon.supervisor import Supervisor
 
 Read = TypeVar("Read")
+Other = TypeVar("Other")
 TABLES_TIMEOUT_S = 10.0  # for reading the tables
+STATUS_TABLES_S = 2.0  # the same for a status: with that of pylvs-vrrp, less than its client waits
 LINES = "application/x-ndjson"
 CLIENT_POLL_S = 10.0  # without an event, for clients that have disconnected
 MAX_DRAIN_S = 366 * 86400.0
@@ -77,18 +79,25 @@ _RELOAD = {
 }
 
 
-async def _of_tables(daemon: Supervisor, read: Callable[[], Read], otherwise: Read) -> Read:
+async def _of_tables(
+    daemon: Supervisor, read: Callable[[], Read], otherwise: Other, timeout_s: float | None = None
+) -> Read | Other:
     """Return what a call reads in the table thread, or something else if that is silent: the rest is known."""
     if TABLE_THREAD in daemon.liveness.silent():
         return otherwise
     try:
-        return await asyncio.wait_for(daemon.table_thread.run(read), TABLES_TIMEOUT_S)
+        async with asyncio.timeout(TABLES_TIMEOUT_S if timeout_s is None else timeout_s):
+            return await daemon.table_thread.run(read)
     except TimeoutError:
         return otherwise
 
 
 async def status(daemon: Supervisor, _: web.Request, _given: Given) -> web.Response:
-    rows: Sequence[ServiceRow] = await _of_tables(daemon, daemon.reconciler.table.rows, ())
+    rows = await _of_tables(daemon, daemon.reconciler.table.rows, None, STATUS_TABLES_S)
+    unknown = daemon.liveness.silent()
+    if rows is None:
+        text = f"the table was not read within {STATUS_TABLES_S:g} s: connections are unknown"
+        unknown.setdefault(TABLE_THREAD, text)
     snapshot = daemon.engine.snapshot()
     routers = await daemon.routers.status()
     problems = [*daemon.problems(), *router_problems(routers)]
@@ -112,12 +121,12 @@ async def status(daemon: Supervisor, _: web.Request, _given: Given) -> web.Respo
             "unattached": unattached(daemon.reconciler.table.director),
             "edits": dict(daemon.reconciler.edit_counts),
         },
-        "unknown": list(daemon.liveness.silent().values()),
+        "unknown": list(unknown.values()),
         "differs": [],
         "virtual_routers": routers_encoded(routers),
         "services": [],
     }
-    return await asyncio.to_thread(_status_response, reply, snapshot, rows, problems, daemon.drains.all())
+    return await asyncio.to_thread(_status_response, reply, snapshot, rows or (), problems, daemon.drains.all())
 
 
 def _status_response(

@@ -59,12 +59,13 @@ class PidFiles:
     """The files of one daemon, from `claim` to `release`. Another daemon's files are left alone."""
 
     def __init__(self, paths: PidPaths) -> None:
+        self.refused = ""  # why there are none
         self._paths = paths
         self._lock = -1
         self._written: dict[Path, int] = {}
 
     def claim(self) -> None:
-        """Write the daemon's files. Raises PylvsError if an option named them and they cannot be written.
+        """Write the daemon's file. Raises PylvsError if an option named one and it cannot be written.
 
         By default the daemon runs without them: another daemon or keepalived may have the same names.
         """
@@ -83,12 +84,17 @@ class PidFiles:
             self._refuse(Unsupported(f"{path}: {error.strerror}; choose another file with -p"))
         else:
             self._written[path] = os.getpid()
-            self.write_checkers(os.getpid())
 
     def _refuse(self, error: PylvsError) -> None:
         if self._paths.required:
             raise error
-        get_logger().info(f"no PID file is written: {error}")
+        self.refused = str(error)  # the log is not set up yet
+
+    def abandon(self) -> None:
+        """In a forked child: let the lock be the parent's alone."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def write_checkers(self, pid: int) -> None:
         """Write the process of the health checks."""

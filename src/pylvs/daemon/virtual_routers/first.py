@@ -20,6 +20,7 @@ from pylvs.config.compile.document import build
 from pylvs.config.language.parser import Parsed, read
 from pylvs.config.language.preprocessor import ALL_CHECKS
 from pylvs.daemon import Options
+from pylvs.daemon.keepalived.pid_files import PidFiles
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.virtual_routers import process
 from pylvs.model.dataclass import dataclass
@@ -29,6 +30,7 @@ from pylvs.system.processes import show_as
 from pylvs.vrrp.ipc import PID_FILE
 
 EXIT_BUG = 1
+END_S = 22.0  # until the process has run its notify scripts and ended
 
 
 class ForkedProcess:
@@ -62,6 +64,16 @@ class ForkedProcess:
 
             raise TimeoutExpired("pylvs-vrrp", timeout)
 
+    def end(self) -> None:
+        """Let it give up its addresses and end; kill it if it hangs."""
+        from subprocess import TimeoutExpired
+
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if self.poll() is None:
+                os.kill(self.pid, number)
+                with contextlib.suppress(TimeoutExpired):
+                    self.wait(END_S)
+
 
 @dataclass(frozen=True, slots=True)
 class FirstRouters:
@@ -81,12 +93,14 @@ def parse_without_services(options: Options) -> Parsed:
     return read(options.file, options.ids, ALL_CHECKS if options.all_includes else frozenset(), services=False)
 
 
-def start(options: Options, parsed: Parsed, state: StateDirectory, mask: Iterable[int] = ()) -> FirstRouters | None:
+def start(
+    options: Options, parsed: Parsed, state: StateDirectory, pid_files: PidFiles, mask: Iterable[int] = ()
+) -> FirstRouters | None:
     """Start the process of a file that was read without services; None if the daemon shall do so later.
 
     The daemon shall if there is no virtual router, or one of a former daemon runs. It also shall if the startup_script
     comes first, or if the file may be refused. The process has this signal mask. Call it while this process has one
-    thread, and holds the state directory.
+    thread, and has locked the state directory and its PID files.
     """
     if not options.vrrp or options.strict:
         return None
@@ -99,16 +113,19 @@ def start(options: Options, parsed: Parsed, state: StateDirectory, mask: Iterabl
         return None
     pid = os.fork()
     if not pid:
-        _run(options, state, configuration, mask)
+        _run(options, state, pid_files, configuration, mask)
     return FirstRouters(ForkedProcess(pid), configuration)
 
 
-def _run(options: Options, state: StateDirectory, configuration: Configuration, mask: Iterable[int]) -> None:
+def _run(
+    options: Options, state: StateDirectory, pid_files: PidFiles, configuration: Configuration, mask: Iterable[int]
+) -> None:
     """Be pylvs-vrrp until its end; does not return."""
     status = EXIT_BUG
     try:
         os.setsid()  # Ctrl-C in the terminal is for the daemon
         state.abandon()
+        pid_files.abandon()
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
         os.dup2(null, 1)  # it logs to stderr, which it shares with the daemon

@@ -43,6 +43,8 @@ STEADY_S = 10.0  # a process that ran this long is restarted at once
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # before the restart of a process that keeps ending
 HEARTBEAT_S = 1.0  # between two reports to pylvs-vrrp
 KILL_TIMEOUT_S = 5.0  # until a process that was killed has ended
+# For `stop` at most: a start that is under way, the end, and another process that removes the remains of one that hung.
+STOP_S = 2 * (START_TIMEOUT_S + 2 * connection.REPLY_TIMEOUT_S + STOP_TIMEOUT_S) + KILL_TIMEOUT_S
 
 StartProcess = Callable[[], "subprocess.Popen[bytes]"]
 
@@ -122,6 +124,8 @@ class VirtualRouters:
         Raises PylvsError if the process refuses the configuration; it keeps the old one.
         """
         async with self._lock:
+            if self._over:
+                return ConfigureResult(error="pylvs run is stopping")
             before = self._wanted
             self._wanted = configuration if configuration.vrrp.needs_process else None
             self._last = self._wanted or self._last
@@ -370,6 +374,7 @@ class VirtualRouters:
             try:
                 client, _ = await self._open_patiently()
             except NoRouters:
+                await self._end_child()
                 return
             except Hung as hung:
                 self._log.error(f"{hung}; it is killed")
@@ -378,6 +383,17 @@ class VirtualRouters:
                 return
         self._log.info("the virtual routers give up their addresses", process=client.pid)
         await self._stop_process(client)
+
+    async def _end_child(self) -> None:
+        """End a child that does not listen yet: it would become master later. Raises PylvsError."""
+        if self._process is None or self._process.poll() is not None:
+            return
+        os.kill(self._process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            await asyncio.to_thread(self._process.wait, STOP_TIMEOUT_S)
+        if self._process.poll() is None:
+            await asyncio.to_thread(_kill, self._process.pid)
+            await self._remove_remains()
 
     async def _stop_process(self, client: VrrpClient) -> None:
         """Request `stop`. The reply comes at once; the end of the connection is the end. Raises PylvsError."""
