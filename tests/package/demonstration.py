@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).parents[2]
 Check = Callable[[object, str], None]
 # Without what the other tests' machines have. No package that a bare system has depends on these.
 _BARE = (
-    f"apt-get -qq purge -y {PACKAGES} && apt-get -qq autoremove -y --purge && rm -rf /var/lib/apt/lists/* /root/.cache"
+    f"apt-get -qq purge -y {PACKAGES} && apt-get -qq autoremove -y --purge && rm -rf /var/lib/apt/lists/* ~root/.cache"
 )
 _COMMANDS = """
 cd /srv/pylvs
