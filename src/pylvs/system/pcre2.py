@@ -7,8 +7,10 @@ The names of the options are keepalived's, the numbers those of pcre2.h. Other t
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint32, c_void_p
 from functools import cache
+from time import monotonic
 
 from pylvs.model.errors import PylvsError, Unsupported
 
@@ -41,12 +43,20 @@ OPTIONS = {
 }
 _MATCH_INVALID_UTF = 0x4000000
 _NO_MATCH = -1
-_STEPS, _STEPS_PER_BYTE = 1_000_000, 4  # of a match: tens of milliseconds at most
+# Steps of a match, 1 more for each byte: one `.*` over the whole text. About 20 ns each, so 0.4 s for 16 MiB. PCRE2
+# counts them from each start anew. A step may scan all of the text, and counts once. So `search` bounds the time.
+_STEPS = 1_000_000
 _HEAP_KIB = 1 << 16
+_FIRST_SLICE = 64  # starts
+_SLICE_S = 0.01  # a slice that took less is followed by one of twice its size, another one by one of half
+_INFO_ALLOPTIONS, _INFO_FIRSTCODETYPE = 0, 6
+_ANCHORED = 0x80000000
+_STARTS_AT_LINES = 2
 
 _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "pcre2_compile_8": (c_void_p, (c_char_p, c_size_t, c_uint32, POINTER(c_int), POINTER(c_size_t), c_void_p)),
     "pcre2_code_free_8": (None, (c_void_p,)),
+    "pcre2_pattern_info_8": (c_int, (c_void_p, c_uint32, c_void_p)),
     "pcre2_get_error_message_8": (c_int, (c_int, c_char_p, c_size_t)),
     "pcre2_match_context_create_8": (c_void_p, (c_void_p,)),
     "pcre2_match_context_free_8": (None, (c_void_p,)),
@@ -104,6 +114,14 @@ class Regex:
         self._code = self._library.pcre2_compile_8(pattern, len(pattern), flags, byref(code), byref(at), None)
         if not self._code:
             raise BadRegex(f"{_message(code.value)} at character {at.value + 1}")
+        # What depends on the first start cannot be searched in slices: a verb such as (*COMMIT), and \G.
+        self._one_slice = bool(self._info(_INFO_ALLOPTIONS) & _ANCHORED) or b"(*" in pattern or b"\\G" in pattern
+        self._starts_at_lines = self._info(_INFO_FIRSTCODETYPE) == _STARTS_AT_LINES
+
+    def _info(self, what: int) -> int:
+        value = c_uint32()
+        self._library.pcre2_pattern_info_8(self._code, what, byref(value))
+        return value.value
 
     def __del__(self) -> None:
         if getattr(self, "_code", None):
@@ -122,7 +140,7 @@ class Regex:
         try:
             if not context or not found:
                 raise MatchFailed("no memory for a match")
-            library.pcre2_set_match_limit_8(context, steps or _STEPS + _STEPS_PER_BYTE * len(data))
+            library.pcre2_set_match_limit_8(context, steps or _STEPS + len(data))
             library.pcre2_set_heap_limit_8(context, _HEAP_KIB)
             if last is not None:
                 library.pcre2_set_offset_limit_8(context, last)
@@ -133,3 +151,26 @@ class Regex:
         if result < _NO_MATCH:
             raise MatchFailed(f"the match was given up: {_message(result)}")
         return bool(result >= 0)
+
+    def search(self, data: bytes, first: int, last: int | None, over: Callable[[], bool], *, steps: int = 0) -> bool:
+        """Return what `matches` returns, in slices of starts, until `over` returns True. Raises MatchFailed.
+
+        An expression can scan the rest of the text from each start: hours for 16 MiB.
+        """
+        if self._one_slice:
+            return self.matches(data, first, last, steps=steps)
+        last = len(data) if last is None else min(last, len(data))
+        size = _FIRST_SLICE
+        while first <= last:
+            begin = monotonic()
+            end = min(first + size - 1, last)
+            if self._starts_at_lines:  # a start within a line would scan its rest again
+                newline = data.find(b"\n", end, last)
+                end = newline if newline >= 0 else last
+            if self.matches(data, first, end, steps=steps):
+                return True
+            if over():
+                raise MatchFailed("the search was given up")
+            size = 2 * size if monotonic() - begin < _SLICE_S else max(size // 2, 1)
+            first = end + 1
+        return False
