@@ -42,7 +42,7 @@ OPTIONS = {
     "use_offset_limit": 0x800000,
 }
 _MATCH_INVALID_UTF = 0x4000000
-_NO_MATCH = -1
+_NO_MATCH, _NO_MEMORY = -1, -48
 # Steps of a match, 1 more for each byte: one `.*` over the whole text. About 20 ns each, so 0.4 s for 16 MiB. PCRE2
 # counts them from each start anew. A step may scan all of the text, and counts once. So `search` bounds the time.
 _STEPS = 1_000_000
@@ -130,7 +130,7 @@ class Regex:
     def matches(self, data: bytes, first: int = 0, last: int | None = None, *, steps: int = 0) -> bool:
         """Return whether a match begins at byte `first` to `last`; `^` and (?<=) still see the bytes before `first`.
 
-        `steps` replaces the usual limit. Raises MatchFailed when the match exceeds its limits.
+        `steps` replaces the usual limit. Raises MatchFailed when the match exceeds its limits, and MemoryError.
         """
         if first > len(data):
             return False
@@ -139,7 +139,7 @@ class Regex:
         found = library.pcre2_match_data_create_8(1, None)
         try:
             if not context or not found:
-                raise MatchFailed("no memory for a match")
+                raise MemoryError("no memory for a match")
             library.pcre2_set_match_limit_8(context, steps or _STEPS + len(data))
             library.pcre2_set_heap_limit_8(context, _HEAP_KIB)
             if last is not None:
@@ -148,12 +148,14 @@ class Regex:
         finally:
             library.pcre2_match_data_free_8(found)
             library.pcre2_match_context_free_8(context)
+        if result == _NO_MEMORY:
+            raise MemoryError("no memory for a match")
         if result < _NO_MATCH:
             raise MatchFailed(f"the match was given up: {_message(result)}")
         return bool(result >= 0)
 
     def search(self, data: bytes, first: int, last: int | None, over: Callable[[], bool], *, steps: int = 0) -> bool:
-        """Return what `matches` returns, in slices of starts, until `over` returns True. Raises MatchFailed.
+        """Return what `matches` returns, in slices of starts, until `over` returns True. Raises as `matches` does.
 
         An expression can scan the rest of the text from each start: hours for 16 MiB.
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import count
 
 import pytest
@@ -60,6 +61,20 @@ def test_an_unknown_option_is_named() -> None:
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_is_taken(option: str) -> None:
     assert Regex(b"a", (option,)).matches(b"a")
+
+
+@pytest.mark.parametrize("failing", [{"pcre2_match_8": -48}, {"pcre2_match_data_create_8": None}])
+def test_a_match_without_memory_is_no_failure_of_the_text(
+    failing: dict[str, int | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Library:
+        def __getattr__(self, name: str) -> Callable[..., int | None]:
+            return lambda *_: failing.get(name, 1)
+
+    regex = Regex(b"a")
+    monkeypatch.setattr(regex, "_library", Library())
+    with pytest.raises(MemoryError):
+        regex.search(b"a", 0, None, lambda: False)
 
 
 def test_a_match_without_end_is_given_up() -> None:

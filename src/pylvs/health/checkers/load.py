@@ -143,7 +143,7 @@ def _samples(lines: Iterable[str], what: str) -> list[Sample]:
     try:
         families = text_fd_to_metric_families(cast("TextIO", lines))  # it iterates over lines
         return [sample for family in families for sample in family.samples]
-    except ProbeFailed:
+    except (ProbeFailed, MemoryError):
         raise
     except Exception as error:  # the parser does not document its exceptions
         raise ProbeFailed(f"{what} is not in Prometheus's text format: {quoted(str(error).encode())}") from None
