@@ -7,6 +7,7 @@ The names of the options are keepalived's, the numbers those of pcre2.h. Other t
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Callable
 from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint32, c_void_p
 from functools import cache
@@ -48,7 +49,11 @@ _NO_MATCH, _NO_MEMORY = -1, -48
 _STEPS = 1_000_000
 _HEAP_KIB = 1 << 16
 _FIRST_SLICE = 64  # starts
-_SLICE_S = 0.01  # a slice that took less is followed by one of twice its size, another one by one of half
+# A slice that took less is followed by one of twice its size, another one by one of half. Each slice may have to scan
+# the text once, as for valid UTF-8.
+_SLICE_S, _SLICE_S_PER_BYTE = 0.01, 2e-8
+_FIRST_BYTE = re.compile(rb"[^\x80-\xbf]|\Z")  # of a character of UTF-8
+_OF_SEVERAL_STARTS = (b"(*COMMIT", b"(*SKIP", b"\\G")  # depend on other starts than the match's own
 _INFO_ALLOPTIONS, _INFO_FIRSTCODETYPE = 0, 6
 _ANCHORED = 0x80000000
 _STARTS_AT_LINES = 2
@@ -114,8 +119,11 @@ class Regex:
         self._code = self._library.pcre2_compile_8(pattern, len(pattern), flags, byref(code), byref(at), None)
         if not self._code:
             raise BadRegex(f"{_message(code.value)} at character {at.value + 1}")
-        # What depends on the first start cannot be searched in slices: a verb such as (*COMMIT), and \G.
-        self._one_slice = bool(self._info(_INFO_ALLOPTIONS) & _ANCHORED) or b"(*" in pattern or b"\\G" in pattern
+        options = self._info(_INFO_ALLOPTIONS)
+        self._utf = bool(options & OPTIONS["utf"])
+        self._one_slice = bool(options & (_ANCHORED | OPTIONS["firstline"])) or any(
+            each in pattern for each in _OF_SEVERAL_STARTS
+        )
         self._starts_at_lines = self._info(_INFO_FIRSTCODETYPE) == _STARTS_AT_LINES
 
     def _info(self, what: int) -> int:
@@ -163,7 +171,7 @@ class Regex:
             return self.matches(data, first, last, steps=steps)
         last = len(data) if last is None else min(last, len(data))
         size = _FIRST_SLICE
-        while first <= last:
+        while True:
             begin = monotonic()
             end = min(first + size - 1, last)
             if self._starts_at_lines:  # a start within a line would scan its rest again
@@ -171,8 +179,12 @@ class Regex:
                 end = newline if newline >= 0 else last
             if self.matches(data, first, end, steps=steps):
                 return True
+            first = end + 1
+            if first > last:
+                return False
             if over():
                 raise MatchFailed("the search was given up")
-            size = 2 * size if monotonic() - begin < _SLICE_S else max(size // 2, 1)
-            first = end + 1
-        return False
+            if self._utf and (character := _FIRST_BYTE.search(data, first)):  # PCRE2 refuses any other start
+                first = character.start()
+            quick = monotonic() - begin < _SLICE_S + _SLICE_S_PER_BYTE * len(data)
+            size = 2 * size if quick else max(size // 2, 1)

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import io
 import os
-import resource
 import shutil
 import signal
 import socket
@@ -37,7 +36,7 @@ from pylvs.model.checks import (
     TcpCheck,
     Url,
 )
-from pylvs.system.processes import channel, confined
+from pylvs.system.processes import channel, command, confined
 from pylvs.system.processes.channel import BadMessage
 from tests.privileges import assert_unprivileged, assert_without_files
 from tests.unit.daemon.daemons import run
@@ -174,7 +173,6 @@ def test_exhausted_memory_of_the_process_is_inconclusive(
     check: HttpCheck | LoadCheck, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """RLIMIT_DATA: the body does not fit. Afterwards there is memory again, for this process or the next one."""
-    command = confined.command
 
     async def scenario() -> None:
         async with tcp(replies(b"HTTP/1.0 200 OK\r\n\r\n", *LARGE)) as large, tcp(replies(HELLO)) as good:
