@@ -119,9 +119,9 @@ class Regex:
         self._code = self._library.pcre2_compile_8(pattern, len(pattern), flags, byref(code), byref(at), None)
         if not self._code:
             raise BadRegex(f"{_message(code.value)} at character {at.value + 1}")
-        options = self._info(_INFO_ALLOPTIONS)
-        self._utf = bool(options & OPTIONS["utf"])
-        self._one_slice = bool(options & (_ANCHORED | OPTIONS["firstline"])) or any(
+        compiled = self._info(_INFO_ALLOPTIONS)
+        self._utf = bool(compiled & OPTIONS["utf"])
+        self._one_slice = bool(compiled & (_ANCHORED | OPTIONS["firstline"])) or any(
             each in pattern for each in _OF_SEVERAL_STARTS
         )
         self._starts_at_lines = self._info(_INFO_FIRSTCODETYPE) == _STARTS_AT_LINES
