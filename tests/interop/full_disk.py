@@ -1,6 +1,7 @@
-"""Run a daemon with a full disk, in its own mount namespace: `python -m tests.interop.full_disk SCENARIO DIRECTORY`.
+"""Run a daemon with a full or a read-only disk: `python -m tests.interop.full_disk SCENARIO DIRECTORY`.
 
-The state directory is on a tmpfs of a few pages. It is filled to its last byte, so that the kernel returns ENOSPC.
+It has a mount namespace of its own. The state directory is on a tmpfs of a few pages. It is filled to its last byte, so
+that the kernel returns ENOSPC. Or another mount covers it, and is read-only, so that the kernel returns EROFS.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import asyncio
 import contextlib
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -21,6 +24,7 @@ from pylvs.daemon.api.client import Client
 from pylvs.daemon.table import ownership
 from pylvs.system import logs
 from tests.unit.daemon.daemons import WEB, FakeHost, address, run, server, service, until
+from tests.waiting import until as until_sync
 
 NO_SPACE = "services.json: No space left on device: this state would be lost in a crash"
 _SIZE = 64 * 1024
@@ -45,6 +49,16 @@ class Disk:
     def empty(self) -> None:
         """Delete what `fill` wrote."""
         self._filler.unlink()
+
+    def protect(self) -> None:
+        """Make it read-only. Files that are open stay writable: the daemon's lock."""
+        subprocess.run(["mount", "--bind", str(self.folder), str(self.folder)], check=True)
+        words = ["mount", "-o", "remount,bind,ro", str(self.folder)]
+        until_sync(lambda: not subprocess.run(words, check=False).returncode)  # a thread may just write events
+
+    def unprotect(self) -> None:
+        """End what `protect` began."""
+        subprocess.run(["umount", "--lazy", str(self.folder)], check=True)
 
 
 async def reloading(host: FakeHost, disk: Disk, log: io.StringIO) -> None:
@@ -114,8 +128,49 @@ async def overriding(host: FakeHost, disk: Disk, log: io.StringIO) -> None:
     assert log.getvalue().count("events.jsonl: No space left on device") == 1
 
 
+async def read_only(host: FakeHost, disk: Disk, log: io.StringIO) -> None:
+    """Overrides, drains, events and dumps cannot be written: one problem, and one line in the log for each."""
+    with mock.patch.object(supervisor, "SAVE_RETRY_S", 0.05), mock.patch.dict(os.environ, TMPDIR=str(disk.folder)):
+        async with host.daemon() as daemon:
+            await until(lambda: not daemon.history.unwritten)
+            disk.protect()
+            client = Client(host.state)
+            for number in (1, 2):
+                words = {"server": f"10.0.0.{number}:80"}
+                status, reply = await asyncio.to_thread(client.ask, "POST", "/v1/drain", words)
+                assert status == 200, reply
+                assert "overrides.json: Read-only file system" in reply["not_kept"]
+            await until(lambda: daemon.history.error)
+            await until(lambda: set(host.table()[str(WEB)].values()) <= {0})
+            os.kill(os.getpid(), signal.SIGUSR2)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            await until(lambda: "keepalived.stats" in log.getvalue())
+            await until(lambda: "dump.json: Read-only file system" in log.getvalue())
+            assert sorted(each.kind for each in daemon.problems()) == ["history", "state"]
+            disk.unprotect()
+            await until(lambda: not daemon.problems())
+            await until(lambda: "drain_began" in (host.state / "events.jsonl").read_text())
+            os.kill(os.getpid(), signal.SIGUSR2)
+            await until((disk.folder / "keepalived.stats").exists)
+    assert "Traceback" not in log.getvalue()
+    for name in ("overrides.json", "drains.json", "events.jsonl", "keepalived.stats", "dump.json"):
+        lines = [each for each in log.getvalue().splitlines() if name in each and "Read-only file system" in each]
+        assert len(lines) == 1, lines
+
+
+async def read_only_at_the_end(host: FakeHost, disk: Disk, log: io.StringIO) -> None:
+    """The daemon stops in good order, and the next one starts when the disk can be written."""
+    async with host.daemon():
+        disk.protect()
+    assert host.servers() == set()
+    assert "Traceback" not in log.getvalue()
+    disk.unprotect()
+    async with host.daemon():
+        assert host.servers() == {str(address(1)), str(address(2))}
+
+
 SCENARIOS: dict[str, Callable[[FakeHost, Disk, io.StringIO], Awaitable[None]]] = {
-    each.__name__: each for each in (reloading, editing, overriding)
+    each.__name__: each for each in (reloading, editing, overriding, read_only, read_only_at_the_end)
 }
 
 

@@ -1,4 +1,4 @@
-"""With a full disk the daemon continues, finishes or refuses each change, and reports the reason."""
+"""With a full or a read-only disk the daemon continues, finishes or refuses each change, and reports the reason."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.interop.full_disk import SCENARIOS
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_the_daemon_survives_a_full_disk(scenario: str, tmp_path: Path, repository: Path) -> None:
+def test_the_daemon_survives_a_full_or_read_only_disk(scenario: str, tmp_path: Path, repository: Path) -> None:
     command = ["unshare", "--mount", "--propagation", "private", sys.executable]
     command += ["-W", "error", "-m", "tests.interop.full_disk", scenario, str(tmp_path)]
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=240)

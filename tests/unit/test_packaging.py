@@ -62,6 +62,14 @@ def test_a_refused_configuration_is_not_started_again(repository: Path) -> None:
     assert f"RestartPreventExitStatus={Refused.exit_status}" in unit
 
 
+def test_the_unit_lets_scripts_use_sudo(repository: Path) -> None:
+    """sudo and PAM change the user, and report that to the kernel's audit; they fail if they cannot."""
+    text = (repository / "packaging" / "pylvs.service").read_text()
+    bounds = " ".join(re.findall(r"^CapabilityBoundingSet=(.*)$", text, re.MULTILINE)).split()
+    assert {"CAP_SETUID", "CAP_SETGID", "CAP_AUDIT_WRITE"} <= set(bounds)
+    assert not re.search(r"^NoNewPrivileges=", text, re.MULTILINE)
+
+
 def project(repository: Path) -> dict[str, Any]:
     return dict(tomllib.loads((repository / "pyproject.toml").read_text())["project"])
 

@@ -22,6 +22,7 @@ from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.rows import DestinationRow, ServiceRow
 from pylvs.model.service import DestinationKey
+from pylvs.system import proc
 from pylvs.system.logs import get_logger
 
 POLL_S = 0.5
@@ -130,7 +131,9 @@ class Drains:
                 names = tuple((name, DestinationKey(ip_address(to), port)) for name, to, port in row["servers"])
                 active_only = row.get("active_only", False)  # absent in files of older versions
                 drain = Drain(row["number"], names, row["began_at"], row["deadline_at"], row["force"], active_only)
-                if drain.deadline_at is not None:
+                if row.get("boot") == _boot():
+                    drain.ends_at = row["ends_at"]
+                elif drain.deadline_at is not None:
                     drain.ends_at = time.monotonic() + max(0.0, drain.deadline_at - time.time())
                 self._drains[drain.number] = drain
 
@@ -202,9 +205,16 @@ class Drains:
                 "servers": [[service, str(server.address), server.port] for service, server in drain.servers],
                 "began_at": drain.began_at,
                 "deadline_at": drain.deadline_at,
+                "ends_at": drain.ends_at,
+                "boot": _boot(),
                 "force": drain.force,
                 "active_only": drain.active_only,
             }
             for drain in self._waiting()
         ]
         self.error = try_to_save(partial(self._state.write, DRAINS_FILE, rows), self.error)
+
+
+def _boot() -> str:
+    """Return this boot's identity: the monotonic clock continues until the next boot, and the wall clock may jump."""
+    return proc.read("kernel/random/boot_id")

@@ -99,9 +99,9 @@ class StateDirectory:
 
     def release(self) -> None:
         """Remove the socket and the lock; remove the directory if nothing else is in it."""
-        self.socket_path.unlink(missing_ok=True)
-        self.pid_path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # other files are in it
+        with contextlib.suppress(OSError):  # it is read-only now, or other files are in it
+            self.socket_path.unlink(missing_ok=True)
+            self.pid_path.unlink(missing_ok=True)
             self.path.rmdir()
             if self.path.parent == STATE_ROOT:
                 STATE_ROOT.rmdir()

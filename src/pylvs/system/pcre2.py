@@ -7,8 +7,11 @@ The names of the options are keepalived's, the numbers those of pcre2.h. Other t
 from __future__ import annotations
 
 import ctypes
+import re
+from collections.abc import Callable
 from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint32, c_void_p
 from functools import cache
+from time import monotonic
 
 from pylvs.model.errors import PylvsError, Unsupported
 
@@ -40,13 +43,25 @@ OPTIONS = {
     "use_offset_limit": 0x800000,
 }
 _MATCH_INVALID_UTF = 0x4000000
-_NO_MATCH = -1
-_STEPS, _STEPS_PER_BYTE = 1_000_000, 4  # of a match: tens of milliseconds at most
+_NO_MATCH, _NO_MEMORY = -1, -48
+# Steps of a match, 1 more for each byte: one `.*` over the whole text. About 20 ns each, so 0.4 s for 16 MiB. PCRE2
+# counts them from each start anew. A step may scan all of the text, and counts once. So `search` bounds the time.
+_STEPS = 1_000_000
 _HEAP_KIB = 1 << 16
+_FIRST_SLICE = 64  # starts
+# A slice that took less is followed by one of twice its size, another one by one of half. Each slice may have to scan
+# the text once, as for valid UTF-8.
+_SLICE_S, _SLICE_S_PER_BYTE = 0.01, 2e-8
+_FIRST_BYTE = re.compile(rb"[^\x80-\xbf]|\Z")  # of a character of UTF-8
+_OF_SEVERAL_STARTS = (b"(*COMMIT", b"(*SKIP", b"\\G")  # depend on other starts than the match's own
+_INFO_ALLOPTIONS, _INFO_FIRSTCODETYPE = 0, 6
+_ANCHORED = 0x80000000
+_STARTS_AT_LINES = 2
 
 _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "pcre2_compile_8": (c_void_p, (c_char_p, c_size_t, c_uint32, POINTER(c_int), POINTER(c_size_t), c_void_p)),
     "pcre2_code_free_8": (None, (c_void_p,)),
+    "pcre2_pattern_info_8": (c_int, (c_void_p, c_uint32, c_void_p)),
     "pcre2_get_error_message_8": (c_int, (c_int, c_char_p, c_size_t)),
     "pcre2_match_context_create_8": (c_void_p, (c_void_p,)),
     "pcre2_match_context_free_8": (None, (c_void_p,)),
@@ -104,6 +119,17 @@ class Regex:
         self._code = self._library.pcre2_compile_8(pattern, len(pattern), flags, byref(code), byref(at), None)
         if not self._code:
             raise BadRegex(f"{_message(code.value)} at character {at.value + 1}")
+        compiled = self._info(_INFO_ALLOPTIONS)
+        self._utf = bool(compiled & OPTIONS["utf"])
+        self._one_slice = bool(compiled & (_ANCHORED | OPTIONS["firstline"])) or any(
+            each in pattern for each in _OF_SEVERAL_STARTS
+        )
+        self._starts_at_lines = self._info(_INFO_FIRSTCODETYPE) == _STARTS_AT_LINES
+
+    def _info(self, what: int) -> int:
+        value = c_uint32()
+        self._library.pcre2_pattern_info_8(self._code, what, byref(value))
+        return value.value
 
     def __del__(self) -> None:
         if getattr(self, "_code", None):
@@ -112,7 +138,7 @@ class Regex:
     def matches(self, data: bytes, first: int = 0, last: int | None = None, *, steps: int = 0) -> bool:
         """Return whether a match begins at byte `first` to `last`; `^` and (?<=) still see the bytes before `first`.
 
-        `steps` replaces the usual limit. Raises MatchFailed when the match exceeds its limits.
+        `steps` replaces the usual limit. Raises MatchFailed when the match exceeds its limits, and MemoryError.
         """
         if first > len(data):
             return False
@@ -121,8 +147,8 @@ class Regex:
         found = library.pcre2_match_data_create_8(1, None)
         try:
             if not context or not found:
-                raise MatchFailed("no memory for a match")
-            library.pcre2_set_match_limit_8(context, steps or _STEPS + _STEPS_PER_BYTE * len(data))
+                raise MemoryError("no memory for a match")
+            library.pcre2_set_match_limit_8(context, steps or _STEPS + len(data))
             library.pcre2_set_heap_limit_8(context, _HEAP_KIB)
             if last is not None:
                 library.pcre2_set_offset_limit_8(context, last)
@@ -130,6 +156,35 @@ class Regex:
         finally:
             library.pcre2_match_data_free_8(found)
             library.pcre2_match_context_free_8(context)
+        if result == _NO_MEMORY:
+            raise MemoryError("no memory for a match")
         if result < _NO_MATCH:
             raise MatchFailed(f"the match was given up: {_message(result)}")
         return bool(result >= 0)
+
+    def search(self, data: bytes, first: int, last: int | None, over: Callable[[], bool], *, steps: int = 0) -> bool:
+        """Return what `matches` returns, in slices of starts, until `over` returns True. Raises as `matches` does.
+
+        An expression can scan the rest of the text from each start: hours for 16 MiB.
+        """
+        if self._one_slice:
+            return self.matches(data, first, last, steps=steps)
+        last = len(data) if last is None else min(last, len(data))
+        size = _FIRST_SLICE
+        while True:
+            begin = monotonic()
+            end = min(first + size - 1, last)
+            if self._starts_at_lines:  # a start within a line would scan its rest again
+                newline = data.find(b"\n", end, last)
+                end = newline if newline >= 0 else last
+            if self.matches(data, first, end, steps=steps):
+                return True
+            first = end + 1
+            if first > last:
+                return False
+            if over():
+                raise MatchFailed("the search was given up")
+            if self._utf and (character := _FIRST_BYTE.search(data, first)):  # PCRE2 refuses any other start
+                first = character.start()
+            quick = monotonic() - begin < _SLICE_S + _SLICE_S_PER_BYTE * len(data)
+            size = 2 * size if quick else max(size // 2, 1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import io
+import os
+import signal
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -15,10 +17,10 @@ from pylvs.daemon.dbus_process import NO_LIBRARY, DbusProcess
 from pylvs.dbus.interface import PRINT_DATA
 from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
 from pylvs.model.wanted import Configuration, DbusSettings, GlobalSettings
-from pylvs.system.processes import channel
+from pylvs.system.processes import channel, confined
 from pylvs.system.processes.channel import BadMessage
-from pylvs.system.processes.confined import Descriptor
-from tests.unit.daemon.daemons import run
+from pylvs.system.processes.confined import ConfinedProcess, Descriptor
+from tests.unit.daemon.daemons import run, until
 
 PATH = "/org/keepalived/Vrrp1/Instance/eth0/51/IPv4"
 AT = {"interface": "eth0", "vrid": 51, "family": 4}
@@ -127,6 +129,32 @@ def test_the_bus_s_absence_is_a_problem_until_it_is_there() -> None:
             assert dbus.problem == f"D-Bus: {dbus_process.DEFAULT_ADDRESS}: No such file or directory"
             dbus._receive({"bus": ""})
             assert dbus.problem == ""
+
+    run(scenario())
+
+
+def test_a_process_that_is_silent_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGSTOP of a real process, without a bus."""
+    address = "unix:path=/nowhere/bus"
+    monkeypatch.setattr(dbus_process, "ConfinedProcess", ConfinedProcess)
+    monkeypatch.setenv(dbus_process.ADDRESS, address)
+    no_bus = f"D-Bus: {address}: No such file or directory"
+
+    async def scenario() -> None:
+        dbus = DbusProcess(Routers(), {})
+        async with dbus.serving(SERVED):
+            process = dbus._process
+            assert process is not None
+            await until(lambda: dbus.problem)
+            assert dbus.problem == no_bus
+            first = process.pid
+            os.kill(first, signal.SIGSTOP)
+            with monkeypatch.context() as ticks:
+                ticks.setattr(confined, "ALIVE_S", 0.01)  # those of the lease
+                await until(lambda: process.problem)
+            assert dbus.problem == f"the process that serves D-Bus has been silent for {confined.LEASE_TICKS} s"
+            await until(lambda: dbus.problem == no_bus)
+            assert process.pid != first
 
     run(scenario())
 

@@ -15,6 +15,7 @@ import pytest
 
 from pylvs.daemon.api.metrics_port import MetricsPort
 from pylvs.daemon.api.metrics_process import HEADER_S, MAX_HEADER, MOST_CONNECTIONS
+from pylvs.system.processes import confined
 from tests.privileges import assert_unprivileged, assert_without_files
 from tests.unit.daemon.daemons import run, until
 
@@ -185,6 +186,25 @@ def test_a_process_that_ends_is_replaced_and_reported() -> None:
         await until(lambda: port.port.error)
         assert port.port.error == "metrics_address: the process that serves metrics has ended"
         assert (await port.request())[1] == b"pylvs_info 1\n"  # the listener stayed
+        assert port.pid != first
+        assert port.port.error == ""
+
+    with_port(scenario)
+
+
+def test_a_process_that_is_silent_is_replaced_and_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGSTOP. A client that waits for the first process is served by none; the next one is."""
+
+    async def scenario(port: Port) -> None:
+        await port.request()
+        first = port.pid
+        os.kill(first, signal.SIGSTOP)
+        monkeypatch.setattr(confined, "ALIVE_S", 0.01)  # the ticks of the lease
+        await until(lambda: port.port.error)
+        monkeypatch.undo()
+        silent = f"the process that serves metrics has been silent for {confined.LEASE_TICKS} s"
+        assert port.port.error == f"metrics_address: {silent}"
+        assert (await port.request())[1] == b"pylvs_info 1\n"
         assert port.pid != first
         assert port.port.error == ""
 

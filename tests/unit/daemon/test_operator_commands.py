@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import threading
+import time
 import urllib.error
 import urllib.request
 from ipaddress import ip_address
@@ -110,6 +111,30 @@ def test_a_drain_can_leave_out_inactive_connections(host: FakeHost, monkeypatch:
             done = await drain
             assert (done.exit_code, weight_of(host, 1)) == (0, None)
             assert done.output.endswith("drained: out of the table with 8 inactive connections\n")
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("boot", ["", "another one"])
+def test_a_jump_of_the_wall_clock_ends_no_drain(host: FakeHost, monkeypatch: pytest.MonkeyPatch, boot: str) -> None:
+    """Also beside a restart. After a reboot only the wall clock has the deadline."""
+    monkeypatch.setattr(drains, "POLL_S", 3600.0)  # the test looks
+
+    async def scenario() -> None:
+        async with host.daemon(kill=True):
+            host.tables.count(WEB, DestinationKey(address(1), 80), active=1)
+            words = {"server": FIRST, "deadline_s": 3600.0, "force": True}
+            await asyncio.to_thread(ask, host, "POST", "/v1/drain", words)
+        unix_time = time.time
+        monkeypatch.setattr(time, "time", lambda: unix_time() + 86400)
+        if boot:
+            monkeypatch.setattr(drains, "_boot", lambda: boot)
+        async with host.daemon() as daemon:
+            (resumed,) = daemon.drains.all()
+            assert resumed.deadline_at is not None
+            await until(lambda: weight_of(host, 1) in (0, None))
+            await daemon.drains.poll()
+            assert resumed.stage.value == ("forced" if boot else "waiting")
 
     run(scenario())
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from pylvs.health.checkers import http
-from pylvs.health.checkers.deadline import SLICE_S, TICK_S, Deadline, loop_share
+from pylvs.health.checkers.deadline import SLICE_S, TICK_S, Deadline, in_thread, loop_share
 from pylvs.health.checkers.http import ResponseReader, read_body
 from pylvs.health.checkers.sockets import TcpStream, ready, receive_datagram
 from pylvs.health.probes import ProbeFailed
 from tests.unit.health.clock import FakeTimeLoop
+from tests.waiting import PATIENCE_S
 
 LONGEST_GAP_S = 0.05  # that one probe may delay another
 COST_S = 0.0005  # of each look at the clock, which stands for the work between two of them
@@ -271,6 +274,41 @@ def test_a_wait_that_begins_after_the_deadline_ends_at_once() -> None:
             return await ready(ours, deadline)
 
     assert not played(main)
+
+
+def test_a_probe_for_which_no_thread_is_free_is_inconclusive() -> None:
+    """Others occupy all threads: its own server is not to blame, and its work never begins."""
+    free, begun = threading.Event(), threading.Event()
+
+    async def main() -> list[tuple[str, bool]]:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+
+        def stuck(over: Callable[[], bool]) -> None:
+            begun.set()
+            assert free.wait(PATIENCE_S)
+
+        def never(over: Callable[[], bool]) -> None:
+            raise AssertionError("it began")
+
+        async def failure(work: Callable[[Callable[[], bool]], None]) -> tuple[str, bool]:
+            with pytest.raises(ProbeFailed) as failed:
+                await in_thread(Deadline(1.0), work, "at work")
+            return str(failed.value), failed.value.inconclusive
+
+        first = asyncio.ensure_future(failure(stuck))
+        await asyncio.sleep(0)
+        assert begun.wait(PATIENCE_S)
+        second = asyncio.ensure_future(failure(never))
+        found = [await first, await second]
+        free.set()
+        await loop.shutdown_default_executor()
+        return found
+
+    assert asyncio.run(main()) == [
+        ("timed out after 1 s at work", False),
+        ("timed out after 1 s waiting for a free thread", True),
+    ]
 
 
 def test_tls_of_records_with_one_byte_ends_at_the_timeout(tls: ssl.SSLContext) -> None:

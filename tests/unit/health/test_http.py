@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
+from itertools import count
+from typing import Any
 
 import pytest
 
 from pylvs.health.checkers.http import request
 from pylvs.health.probes import CheckContext, Outcome, probe_of
 from pylvs.model.checks import HttpCheck, Pace, Target, Url
+from pylvs.system.pcre2 import Regex
 from tests.unit.health.fake_servers import (
     HASTY,
     PATIENT,
@@ -28,6 +32,7 @@ from tests.unit.health.fake_servers import (
     tcp,
     undisturbed,
 )
+from tests.waiting import PATIENCE_S
 
 HELLO = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nsay hello"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -294,6 +299,50 @@ def test_an_invalid_expression_is_reported() -> None:
 def test_an_expression_without_end_is_cancelled() -> None:
     outcome = got(replies(b"HTTP/1.0 200 OK\r\n\r\n" + b"a" * 40 + b"b"), Url("/", regex="^(a+)+$"))
     assert outcome == Outcome(False, "'^(a+)+$': the match was given up: match limit exceeded")
+
+
+def test_a_slow_search_ends_with_its_probe_and_so_does_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole search would take half an hour. The end of the test waits for the thread."""
+    match, calls = Regex.matches, count(1)
+
+    async def main() -> Outcome:
+        loop = asyncio.get_running_loop()
+
+        def slow(regex: Regex, *arguments: Any, **options: Any) -> bool:
+            if next(calls) == 2:
+                loop.call_soon_threadsafe(lapse)
+            return match(regex, *arguments, **options)
+
+        monkeypatch.setattr(Regex, "matches", slow)
+        async with tcp(replies(b"HTTP/1.0 200 OK\r\n\r\n", b"x" * 1_000_000)) as target:
+            url = Url("/", regex="x[^y]*+[yz]")
+            return await probe_now(HttpCheck(target=target, urls=(url,), pace=PATIENT))
+
+    assert undisturbed(main) == Outcome(False, f"{TIMED_OUT} searching 'x[^y]*+[yz]'")
+
+
+def test_one_server_does_not_occupy_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search that did not end with its probe is the only one of its page."""
+    began, end = threading.Event(), threading.Event()
+
+    async def main() -> list[str]:
+        loop = asyncio.get_running_loop()
+
+        def stuck(regex: Regex, *arguments: Any, **options: Any) -> bool:
+            began.set()
+            loop.call_soon_threadsafe(lapse)
+            return end.wait(PATIENCE_S)
+
+        monkeypatch.setattr(Regex, "search", stuck)
+        async with tcp(replies(b"HTTP/1.0 200 OK\r\n\r\n", b"x" * 5000)) as target:
+            probe = probe_of(HttpCheck(target=target, urls=(Url("/", regex="y"),), pace=PATIENT), CheckContext())
+            try:
+                return [(await probe()).reason, (await probe()).reason]
+            finally:
+                end.set()
+
+    assert undisturbed(main) == [f"{TIMED_OUT} searching 'y'", "'y': the search of an earlier page has not ended"]
+    assert began.is_set()
 
 
 def test_a_large_body_is_searched() -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import ssl
+import subprocess
 from ipaddress import IPv4Address
 
 import pytest
 
+from pylvs.health.checkers import sockets
 from pylvs.health.probes import CheckContext, Outcome, probe_of
 from pylvs.model.checks import HttpCheck, Pace, Target, Url
 from tests.unit.health.fake_servers import PATIENT, TIMED_OUT, V4, Handler, asked, hangs, replies, undisturbed
@@ -79,6 +82,46 @@ def test_tls_to_a_server_without_it_is_reported() -> None:
 
 def test_tls_that_never_begins_times_out() -> None:
     assert asked(check_of, hangs()) == Outcome(False, f"{TIMED_OUT} in the TLS handshake")
+
+
+def renegotiated(certificate: str, times: int) -> Outcome:
+    """Return the outcome of a server that renegotiates TLS so often between the request and its answer."""
+    command = ["openssl", "s_server", "-accept", f"{V4}:0", "-naccept", "1", "-cert", certificate, "-tls1_2", "-state"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "bufsize": 0}
+    with subprocess.Popen(command, **pipes) as server:  # type: ignore[call-overload]
+
+        def line_with(text: bytes) -> bytes:
+            return next((line for line in server.stdout if text in line), b"")
+
+        def serve() -> None:
+            line_with(b"GET / ")
+            with contextlib.suppress(BrokenPipeError):  # the client has disconnected
+                for _ in range(times):
+                    server.stdin.write(b"r\n")
+                    line_with(b"read finished")
+                server.stdin.write(b"HTTP/1.0 200 OK\r\n\r\nhello\n")
+            server.stdin.close()
+            server.stdout.read()
+
+        port = int(line_with(b"ACCEPT").rpartition(b":")[2])
+
+        async def main() -> Outcome:
+            serving = asyncio.get_running_loop().run_in_executor(None, serve)
+            outcome = await probe_of(check_of(Target(IPv4Address(V4), port)), CheckContext())()
+            await serving
+            return outcome
+
+        with asyncio.Runner() as runner:
+            return runner.run(main())
+
+
+def test_a_server_may_renegotiate_but_not_for_ever(certificate: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each renegotiation takes several reads without data."""
+    assert renegotiated(certificate, 3) == Outcome(True, GOOD)
+    most = 30
+    monkeypatch.setattr(sockets, "_MAX_SILENT_READS", most)
+    reason = f"TLS failed: {most} messages without data waiting for the answer"
+    assert renegotiated(certificate, 2 * most) == Outcome(False, reason)
 
 
 def raw_tls_end(tls: ssl.SSLContext, compliant: bool) -> tuple[Outcome, str]:

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from pylvs.health.checkers import load
-from pylvs.health.probes import CheckContext, Outcome, probe_of
+from pylvs.health.probes import CheckContext, Outcome, ProbeFailed, probe_of
 from pylvs.model.checks import LoadCheck, LoadSource
-from tests.unit.health.fake_servers import PATIENT, TIMED_OUT, Handler, closed, hangs, replies, silent, tcp, undisturbed
+from tests.unit.health.fake_servers import (
+    PATIENT,
+    TIMED_OUT,
+    Handler,
+    closed,
+    hangs,
+    lapse,
+    replies,
+    silent,
+    tcp,
+    undisturbed,
+)
 from tests.unit.health.test_load_page import page
+from tests.waiting import PATIENCE_S, until
 
 WEIGHT = CheckContext(weight=100)
 
@@ -98,6 +113,30 @@ def test_a_server_that_hangs_times_out(handler: Handler) -> None:
     (found,) = outcomes(handler, 1)
     assert found.ok
     assert TIMED_OUT in found.reason
+
+
+def test_a_page_that_takes_long_to_parse_ends_with_its_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of the test waits for the thread."""
+    parse, ended = load.parse_page, threading.Event()
+
+    async def main() -> Outcome:
+        loop = asyncio.get_running_loop()
+
+        def slow(page: bytes, check: LoadCheck, selector: Any, over: Callable[[], bool]) -> Any:
+            loop.call_soon_threadsafe(lapse)
+            until(over)
+            try:
+                return parse(page, check, selector, over)
+            except ProbeFailed:
+                ended.set()
+                raise
+
+        monkeypatch.setattr(load, "parse_page", slow)
+        async with tcp(pages(b"node_load1 1\n" * 1000)) as target:
+            return await probe_of(LoadCheck(target=target, pace=PATIENT), WEIGHT)()
+
+    assert undisturbed(main) == Outcome(True, f"load unknown, weight as configured: {TIMED_OUT} parsing the page")
+    assert ended.wait(PATIENCE_S)
 
 
 def test_no_server_there() -> None:

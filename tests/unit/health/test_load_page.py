@@ -118,6 +118,22 @@ def test_a_page_without_the_value_is_an_error_with_the_reason(check: LoadCheck, 
         parse_page(text, check, Selector.of('jobs{pool="web"}') if check is METRIC else None)
 
 
+def test_a_page_is_not_read_on_when_its_time_is_over() -> None:
+    looks = iter([False, False, True])
+    with pytest.raises(ProbeFailed, match="the page takes too long"):
+        parse_page(b"node_load1 1\n" * 5 + b"node_load1 {", LOAD1, None, lambda: next(looks))
+    assert list(looks) == []
+
+
+def test_a_shortage_of_memory_is_no_fault_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("prometheus_client.parser.text_fd_to_metric_families", none)
+    with pytest.raises(MemoryError):
+        parse_page(page(), LOAD1, None)
+
+
 @pytest.mark.parametrize("line", [b'node_load1{x="%b"} 1\n', b"node_load1 %b\n", b'node_load1{x="%b\n'])
 @pytest.mark.parametrize("length", [1000, 450_000])
 def test_a_bad_line_makes_a_short_reason(line: bytes, length: int) -> None:

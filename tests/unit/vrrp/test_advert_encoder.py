@@ -91,6 +91,12 @@ def test_its_sequence_number_exceeds_received_and_former_ones() -> None:
     assert IP(whole(later.packets(1)[0]))[AH].seq == 92
 
 
+def test_a_jump_of_the_wall_clock_does_not_change_its_sequence_numbers() -> None:
+    """Or a later start, after the clock was corrected, would use numbers that the peers have seen."""
+    later = AdvertEncoder(SEALED, HERE, sequence=2_000_000_000, before=AdvertEncoder(SEALED, HERE, sequence=5))
+    assert IP(whole(later.packets(1)[0]))[AH].seq == 6
+
+
 @pytest.mark.parametrize("old", list(OldChecksum))
 def test_the_old_checksum_of_unicast_covers_the_multicast_group(old: OldChecksum) -> None:
     router = replace(THIRD, peers=PEERS[:1], old_checksum=old)

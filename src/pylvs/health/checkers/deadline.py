@@ -2,12 +2,16 @@
 
 A timeout counts the time in which this process ran. After SIGSTOP, or on a suspended or starved machine, each probe
 gets the lost time back. A probe that works for longer than `SLICE_S` without waiting lets others continue.
+Long work runs in a thread. It ends soon after its probe, because threads are few.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
+from collections.abc import Callable
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 from pylvs.health.probes import ProbeFailed
@@ -15,6 +19,8 @@ from pylvs.health.probes import ProbeFailed
 SLICE_S = 0.002  # of work, then other probes continue
 TICK_S = 0.25  # interval of the clock that notices lost time
 LATE_S = 0.25  # a tick that is later lost this time
+
+Result = TypeVar("Result")
 
 
 class LoopShare:
@@ -98,3 +104,33 @@ class Deadline:
     def expired(self, where: str = "") -> ProbeFailed:
         """Return the failure of a probe that timed out; `where` describes what it waited for."""
         return ProbeFailed(f"timed out after {self.seconds:g} s {where}".rstrip())
+
+
+async def in_thread(deadline: Deadline, work: Callable[[Callable[[], bool]], Result], where: str) -> Result:
+    """Run `work` in a thread. Raises ProbeFailed at the deadline: inconclusive if no thread was free until then.
+
+    `work` gets a function that returns whether its probe has ended. It calls this between its steps.
+    """
+    loop = asyncio.get_running_loop()
+    if deadline.passed(loop.time()):
+        raise deadline.expired(where)
+    began, over = threading.Event(), threading.Event()
+
+    def run() -> Result:
+        began.set()
+        return work(over.is_set)
+
+    future = loop.run_in_executor(None, run)
+    try:
+        while not future.done():
+            if deadline.passed(loop.time()):
+                if began.is_set():
+                    raise deadline.expired(where)
+                raise ProbeFailed(
+                    f"timed out after {deadline.seconds:g} s waiting for a free thread", inconclusive=True
+                )
+            await asyncio.wait([future], timeout=deadline.at - loop.time())
+        return future.result()
+    finally:
+        over.set()
+        future.cancel()  # a thread may not have begun

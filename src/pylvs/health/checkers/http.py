@@ -14,9 +14,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
-from pylvs.health.checkers.deadline import Deadline
+from pylvs.health.checkers.deadline import SLICE_S, Deadline, in_thread
 from pylvs.health.checkers.sockets import Endpoint, TcpStream
 from pylvs.health.probes import CheckContext, Outcome, Probe, ProbeFailed, constant_probe, quoted
 from pylvs.model.addresses import endpoint as written
@@ -85,6 +85,7 @@ class _Page:
             self._server_name = str(check.target.address)
         self._tls_settings = settings(check.client, check.verify_server)
         self._regex = Regex(url.regex.encode(errors="surrogateescape"), url.regex_options) if url.regex else None
+        self._searching = False  # in a thread
         self._digest = url.digest.lower()
         self.path = url.path
 
@@ -111,32 +112,49 @@ class _Page:
         remark = f" ({response.remark})" if response.remark else ""
         if self._digest and self._digest not in response.digests:
             raise ProbeFailed(f"digest {response.digests[0]}, not {self._digest}{remark}")
-        await self._judge_text(response)
+        await self._judge_text(response, deadline)
         return f"status {response.status}{remark}"
 
-    async def _judge_text(self, response: HttpResponse) -> None:
+    async def _judge_text(self, response: HttpResponse, deadline: Deadline) -> None:
         """Search the regular expression in the body, and unless regex_no_match in header and body. Raises ProbeFailed.
 
         keepalived searches header and body if they arrive in one packet, else the body only.
         """
         if self._regex is None:
             return
-        found = await self._found(response.body)
+        found = await self._found(response.body, deadline)
         if not found and not self._url.regex_no_match:
-            found = await self._found(response.head + response.body)
+            found = await self._found(response.head + response.body, deadline)
         if found is self._url.regex_no_match:
             raise ProbeFailed(f"the text {'matches' if found else 'does not match'} '{self._url.regex}'")
 
-    async def _found(self, text: bytes) -> bool:
-        assert self._regex is not None
-        arguments = (text, self._url.regex_min_offset, self._url.regex_max_offset or None)
+    async def _found(self, text: bytes, deadline: Deadline) -> bool:
+        clock = asyncio.get_running_loop().time
         if len(text) <= _SEARCH_IN_LOOP:
+            end = clock() + SLICE_S
             with contextlib.suppress(MatchFailed):
-                return self._regex.matches(*arguments, steps=_STEPS_IN_LOOP)
+                return self._search(text, lambda: clock() >= end, _STEPS_IN_LOOP)
+        if self._searching:  # one server must not occupy all threads
+            raise ProbeFailed(f"'{self._url.regex}': the search of an earlier page has not ended")
         try:
-            return await asyncio.get_running_loop().run_in_executor(None, self._regex.matches, *arguments)
+            return await in_thread(
+                deadline, lambda over: self._search_alone(text, over), f"searching '{self._url.regex}'"
+            )
         except MatchFailed as error:
             raise ProbeFailed(f"'{self._url.regex}': {error}") from None
+
+    def _search(self, text: bytes, over: Callable[[], bool], steps: int = 0) -> bool:
+        assert self._regex is not None
+        return self._regex.search(
+            text, self._url.regex_min_offset, self._url.regex_max_offset or None, over, steps=steps
+        )
+
+    def _search_alone(self, text: bytes, over: Callable[[], bool]) -> bool:
+        self._searching = True
+        try:
+            return self._search(text, over)
+        finally:
+            self._searching = False
 
 
 def _without_port(host: str) -> str:

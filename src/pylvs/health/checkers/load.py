@@ -9,10 +9,10 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, TextIO, cast
 
-from pylvs.health.checkers.deadline import Deadline
+from pylvs.health.checkers.deadline import Deadline, in_thread
 from pylvs.health.checkers.http import ResponseReader, read_body
 from pylvs.health.checkers.sockets import Endpoint, TcpStream
 from pylvs.health.probes import CheckContext, Outcome, Probe, ProbeFailed, constant_probe, quoted
@@ -62,7 +62,7 @@ class Selector:
     @classmethod
     def of(cls, text: str) -> Selector:
         """Parse a selector. Raises ProbeFailed."""
-        samples = list(_samples(f"{text} 0\n", f"'{text}'"))
+        samples = _samples([f"{text} 0"], f"'{text}'")
         if len(samples) != 1:
             raise ProbeFailed(f"'{text}' names no metric")
         return cls(samples[0].name, samples[0].labels)
@@ -80,16 +80,18 @@ class Selector:
         return _finite(sum(found), self.name)
 
 
-def parse_page(page: bytes, check: LoadCheck, selector: Selector | None) -> float | CpuTimes:
+def parse_page(
+    page: bytes, check: LoadCheck, selector: Selector | None, over: Callable[[], bool] = lambda: False
+) -> float | CpuTimes:
     """Return the load of a page, or CPU times to be compared with those of a second page. Raises ProbeFailed.
 
-    A page with one number is the load itself, for every source.
+    A page with one number is the load itself, for every source. It ends before the next line if `over` returns True.
     """
     number = _single_number(page)
     if number is not None:
         return number
     names = (selector.name,) if selector else _METRICS[check.source]
-    samples = list(_samples(_lines_of(page, names), "the page"))
+    samples = _samples(_until(over, _lines_of(page, names)), "the page")
     if selector:
         return selector.value(samples)
     times = _cpu_times(samples)
@@ -114,25 +116,35 @@ def _finite(value: float, what: str) -> float:
     return value
 
 
-def _lines_of(page: bytes, names: Iterable[str]) -> str:
+def _until(over: Callable[[], bool], lines: Iterable[str]) -> Iterator[str]:
+    for line in lines:
+        if over():
+            raise ProbeFailed("the page takes too long")
+        yield line
+
+
+def _lines_of(page: bytes, names: Iterable[str]) -> list[str]:
     """Return the lines of these metrics: parsing all of a page's thousands of lines takes long."""
     several = b"|".join(re.escape(name.encode()) for name in names)
     lines = []
     for found in re.finditer(rb"^(?:%b)[ {\t][^\n]*" % several, page, re.MULTILINE):
         if len(found[0]) > _MAX_LINE:
             raise ProbeFailed(f"the page has a line of more than {_MAX_LINE} bytes: {quoted(found[0])}")
-        lines.append(found[0])
+        lines.append(found[0].decode(errors="replace"))
         if len(lines) > _MAX_LINES:
             raise ProbeFailed(f"the page has more than {_MAX_LINES:,} lines of {' and '.join(names)}")
-    return b"\n".join([*lines, b""]).decode(errors="replace")
+    return lines
 
 
-def _samples(text: str, what: str) -> list[Sample]:
+def _samples(lines: Iterable[str], what: str) -> list[Sample]:
     """Parse lines. Raises ProbeFailed."""
-    from prometheus_client.parser import text_string_to_metric_families
+    from prometheus_client.parser import text_fd_to_metric_families
 
     try:
-        return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        families = text_fd_to_metric_families(cast("TextIO", lines))  # it iterates over lines
+        return [sample for family in families for sample in family.samples]
+    except (ProbeFailed, MemoryError):
+        raise
     except Exception as error:  # the parser does not document its exceptions
         raise ProbeFailed(f"{what} is not in Prometheus's text format: {quoted(str(error).encode())}") from None
 
@@ -254,7 +266,7 @@ class _Load:
         self._state = LoadState(*json.loads(saved))
 
     async def _load(self, deadline: Deadline) -> float | None:
-        found = await self._parsed(await self._page(deadline))
+        found = await self._parsed(await self._page(deadline), deadline)
         if not isinstance(found, CpuTimes):
             return found
         if self._times is None:
@@ -264,10 +276,12 @@ class _Load:
         before, self._times = self._times, found
         return found.busy_since(before)
 
-    async def _parsed(self, page: bytes) -> float | CpuTimes:
+    async def _parsed(self, page: bytes, deadline: Deadline) -> float | CpuTimes:
         if len(page) <= _PARSE_IN_LOOP:
             return parse_page(page, self._check, self._selector)
-        return await asyncio.to_thread(parse_page, page, self._check, self._selector)
+        return await in_thread(
+            deadline, lambda over: parse_page(page, self._check, self._selector, over), "parsing the page"
+        )
 
     async def _page(self, deadline: Deadline) -> bytes:
         with await TcpStream.open(self._endpoint, deadline) as stream:

@@ -259,11 +259,14 @@ class AdvertEncoder:
         sequence: int = 0,
         before: AdvertEncoder | None = None,
     ) -> None:
-        """`sequence` is AH's last used number. The clock's seconds serve: no restart repeats a number."""
+        """`sequence` is AH's last used number. The clock's seconds serve: no restart repeats a number.
+
+        With `before` it does not count, because the clock may have jumped.
+        """
         self.router = router
         self.source = source
         self.advertised = advertised_addresses(router, mtu)
-        self.sequence: int = max(sequence, before.sequence) if before else sequence
+        self.sequence: int = before.sequence if before else sequence
         detected = before is not None and before.old_checksum and router.old_checksum is OldChecksum.DETECT
         self.old_checksum: bool = detected or router.old_checksum is OldChecksum.ALWAYS
         self._identification: int = before._identification if before else 0

@@ -24,8 +24,19 @@ import pylvs
 from pylvs.health.prober.link import ProberCounts, ProberLink
 from pylvs.health.prober.privileged import make_sockets, needs_sockets
 from pylvs.health.probes import CheckContext, Outcome, ProbeFailed
-from pylvs.model.checks import AgentCheck, Check, HttpCheck, Pace, PingCheck, SmtpCheck, Target, TcpCheck, Url
-from pylvs.system.processes import channel, confined
+from pylvs.model.checks import (
+    AgentCheck,
+    Check,
+    HttpCheck,
+    LoadCheck,
+    Pace,
+    PingCheck,
+    SmtpCheck,
+    Target,
+    TcpCheck,
+    Url,
+)
+from pylvs.system.processes import channel, command, confined
 from pylvs.system.processes.channel import BadMessage
 from tests.privileges import assert_unprivileged, assert_without_files
 from tests.unit.daemon.daemons import run
@@ -34,16 +45,26 @@ from tests.waiting import PATIENCE_S, until_async
 
 CONNECTED = Outcome(True, "connected")
 HELLO = b"HTTP/1.0 200 OK\r\n\r\nhello"
+NOWHERE = Target(ip_address("127.0.0.1"), 1)
+SEARCHED = HttpCheck(target=NOWHERE, urls=(Url("/", regex="y$"),), pace=PATIENT)
+SPARE = 8 << 20  # bytes that the process may use beyond those of its start
+LARGE = [b"x" * (1 << 20)] * 15
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root has privileges to give up")
+
+
+@contextlib.asynccontextmanager
+async def closing(link: ProberLink) -> AsyncIterator[ProberLink]:
+    """Close it at the end of the block."""
+    try:
+        yield link
+    finally:
+        await link.close()
 
 
 def with_link(scenario: Callable[[ProberLink], Awaitable[None]]) -> None:
     async def whole() -> None:
-        link = ProberLink()
-        try:
+        async with closing(ProberLink()) as link:
             await scenario(link)
-        finally:
-            await link.close()
 
     run(whole())
 
@@ -145,6 +166,29 @@ def test_the_death_of_the_process_is_inconclusive_and_it_is_replaced(log_output:
     with_link(scenario)
     assert "the prober process has ended" in log_output.getvalue()
     assert "the prober process runs again" in log_output.getvalue()
+
+
+@pytest.mark.parametrize("check", [SEARCHED, LoadCheck(target=NOWHERE, pace=PATIENT)])
+def test_exhausted_memory_of_the_process_is_inconclusive(
+    check: HttpCheck | LoadCheck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RLIMIT_DATA: the body does not fit. Afterwards there is memory again, for this process or the next one."""
+
+    async def scenario() -> None:
+        async with tcp(replies(b"HTTP/1.0 200 OK\r\n\r\n", *LARGE)) as large, tcp(replies(HELLO)) as good:
+            async with closing(ProberLink()) as link:
+                assert (await outcome(link, http(good))).ok
+                with open(f"/proc/{link.process.pid}/status") as file:
+                    used = next(int(line.split()[1]) << 10 for line in file if line.startswith("VmData:"))
+            limited = ("prlimit", f"--data={used + SPARE}")
+            monkeypatch.setattr(confined, "command", lambda *words: [*limited, *command(*words)])
+            async with closing(ProberLink()) as link:
+                assert (await outcome(link, http(good))).ok
+                found = await outcome(link, replace(check, target=large))
+                assert found.inconclusive, found
+                assert (await outcome(link, http(good))).ok
+
+    run(scenario())
 
 
 def test_frequent_restarts_are_a_problem_although_the_process_runs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -200,6 +202,24 @@ def test_a_run_that_hangs_is_killed_before_the_next_one(tmp_path: Path) -> None:
         first = int(runs.read_text().split()[0])
         with pytest.raises(ProcessLookupError):
             os.kill(first, 0)
+
+
+def test_a_process_that_runs_scripts_and_hangs_is_replaced(tmp_path: Path) -> None:
+    """SIGSTOP: its script counts as failed, and the next one succeeds in another process."""
+    first, again = tmp_path / "first", tmp_path / "again"
+    command = f"[ ! -e {again} ] || exit 0; echo $PPID >{first}.new; mv {first}.new {first}; sleep 600"
+    constants = {"system.processes.scripts._HANG_S": 3.0}
+    with run_helper(tmp_path, constants=constants) as helper:
+        helper.send(scripts(tracked("s", command, interval_s=0.1, timeout_s=2)))
+        helper.until(first.exists)
+        with contextlib.suppress(ProcessLookupError):  # on a busy machine it was late, and has been replaced already
+            os.kill(int(first.read_text()), signal.SIGSTOP)
+        again.touch()
+        helper.until(lambda: helper.last("s") == result("s", True, "exit status 0"))
+        assert not helper.received[0].well
+        assert "the process that runs scripts hangs; it is killed" in helper.log.read_text()
+        number = int(first.read_text())
+        until(lambda: (found := tree.process(number)) is None or not tree.alive(found))
 
 
 def test_a_reload_keeps_the_result_of_the_same_command(tmp_path: Path) -> None:
