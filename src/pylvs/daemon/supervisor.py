@@ -87,6 +87,7 @@ class Reloaded:
     differences: tuple[str, ...]
     table: ReconcileResult | None = None
     routers: ConfigureResult = field(default_factory=ConfigureResult)
+    metrics_error: str = ""
 
 
 class Supervisor:
@@ -460,7 +461,7 @@ class Supervisor:
         self.reloads["done"] += 1
         self._log.info("reloaded", edits=table.edits, status=self.status())
         self.events.publish("reloaded", edits=table.edits, differences=list(differences))
-        return Reloaded(loaded.findings, differences, table, routers)
+        return Reloaded(loaded.findings, differences, table, routers, self._api.metrics_error)
 
     def _publish_refused(self, error: Exception) -> None:
         self.reloads["refused"] += 1

@@ -69,7 +69,7 @@ def test_a_reload_answers_with_findings_differences_and_edits(host: FakeHost) ->
         "fatal": False,
     }
     reply: dict[str, Any] = {"findings": [finding], "differences": ["1 -> 1 services"]}
-    reply |= {"virtual_routers": {"warnings": [], "trouble": ""}}
+    reply |= {"virtual_routers": {"warnings": [], "trouble": ""}, "metrics_error": ""}
     assert answers[1] == (200, {**reply, "table": None})
     assert answers[2] == (200, {**reply, "table": {"edits": 1, "refused": [], "trouble": ""}})
     status, content = answers[4]

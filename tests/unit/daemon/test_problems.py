@@ -23,6 +23,7 @@ from pylvs.daemon.problems import KINDS, Problem, ProblemTracker, router_problem
 from pylvs.health.events import Override
 from pylvs.health.prober.link import ProberCounts
 from pylvs.model.checks import HttpCheck, Target, Url
+from pylvs.model.errors import PylvsError
 from tests.unit.daemon.daemons import WEB, FakeHost, address, run, server, service, until
 from tests.unit.daemon.fake_routers import set_behaviour
 
@@ -269,7 +270,11 @@ def test_a_metrics_address_that_is_in_use_is_a_problem(host: FakeHost) -> None:
             async with host.daemon():
                 status, line = await checked(host)
                 assert status == WARNING
-                assert f"metrics_address 127.0.0.1:{port}: Address already in use" in line
+                error = f"metrics_address 127.0.0.1:{port}: Address already in use"
+                assert error in line
+                done = await asyncio.to_thread(CliRunner().invoke, views.reload, ["--state-dir", str(host.state)])
+                assert isinstance(done.exception, PylvsError)
+                assert str(done.exception) == f"the configuration is in force, but metrics are not served: {error}"
 
         run(scenario())
 

@@ -239,6 +239,7 @@ class ReloadReply(TypedDict):
     differences: list[str]
     table: Annotated[ReloadTable | None, "null for a dry run"]
     virtual_routers: ReloadRouters
+    metrics_error: Annotated[str, 'why metrics are not served at the metrics_address, "" if they are']
 
 
 class RefusedReply(Error):

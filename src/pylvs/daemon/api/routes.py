@@ -314,6 +314,7 @@ async def reload(daemon: Supervisor, _: web.Request, given: Given) -> web.Respon
             "differences": list(done.differences),
             "table": {"edits": table.edits, "refused": list(table.refused), "trouble": table.error} if table else None,
             "virtual_routers": {"warnings": list(done.routers.warnings), "trouble": done.routers.error},
+            "metrics_error": done.metrics_error,
         }
     )
 
