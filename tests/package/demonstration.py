@@ -16,10 +16,15 @@ from tests.package.roots import PACKAGES, root_of
 _OF_NETWORK = ("PIP_INDEX_URL", "PIP_DEFAULT_TIMEOUT", "http_proxy", "https_proxy", "no_proxy")
 REPOSITORY = Path(__file__).parents[2]
 Check = Callable[[object, str], None]
-# Without what the other tests' machines have. No package that a bare system has depends on these.
-_BARE = (
-    f"apt-get -qq purge -y {PACKAGES} && apt-get -qq autoremove -y --purge && rm -rf /var/lib/apt/lists/* ~root/.cache"
-)
+# Without what the other tests' machines have, and with tzdata: every machine has it, and its removal takes
+# /etc/localtime along.
+_BARE = f"""set -e
+apt-get -qq update
+apt-get -qq install -y tzdata
+apt-get -qq purge -y {PACKAGES}
+apt-get -qq autoremove -y --purge
+rm -rf /var/lib/apt/lists/* ~root/.cache
+"""
 _COMMANDS = """
 cd /srv/pylvs
 (time -p ./dev demo) >/srv/demo 2>&1 || { tail -n 20 /srv/demo; exit 1; }
@@ -36,9 +41,7 @@ def play(suite: str, folder: Path, check: Check) -> None:
     """Run the commands in one suite. Raises Failed."""
     with root_of(suite, folder) as root:
         root.run(_BARE)
-        # As on every machine. Where they are missing, packages make them, and leave them behind.
-        root.write("/etc/hosts", "127.0.0.1 localhost\n")
-        root.run("[ -e /etc/localtime ] || ln -s /usr/share/zoneinfo/UTC /etc/localtime")
+        root.write("/etc/hosts", "127.0.0.1 localhost\n")  # netbase makes it where it is missing, and leaves it
         clone = root.path / "srv/pylvs"
         subprocess.run(["git", "clone", "-q", "--no-hardlinks", REPOSITORY, clone], check=True)
         settings = {name: os.environ[name] for name in _OF_NETWORK if name in os.environ}
