@@ -215,6 +215,15 @@ for _ in range(40):
     assert errors == [""] * len(workers)
 
 
+def test_a_process_that_ends_while_its_root_is_searched_is_no_lack_of_permission(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its /proc/PID/root still has the directory at one look, and is gone at the next."""
+    monkeypatch.setattr(mounts, "_roots", lambda: [str(tmp_path / "ended")])
+    monkeypatch.setattr(os.path, "isdir", lambda path: True)
+    assert mounts.find() is None
+
+
 def test_an_abandoned_mount_is_not_used(namespace: str) -> None:
     run("shell", namespace, CREATE, "first")
     with idle_process("unshare", "-m") as keeper:  # its copy of the mount stays

@@ -33,11 +33,16 @@ def find() -> str | None:
     Raises NotPermitted if this process may not search the directory: it cannot know whether there are tables.
     """
     for root in _roots():
-        if os.path.islink(f"{root}{POINT}/{_MARKER}"):
-            return _path(root)
-        if os.path.isdir(f"{root}{POINT}") and not os.access(f"{root}{POINT}", os.X_OK, effective_ids=True):
-            needed = "CAP_DAC_OVERRIDE"
-            raise NotPermitted(f"{POINT}: Permission denied; {needed} is missing: run it as root", [needed])
+        try:
+            if stat.S_ISLNK(os.lstat(f"{root}{POINT}/{_MARKER}").st_mode):
+                return _path(root)
+        except PermissionError:
+            if os.path.isdir(f"{root}{POINT}"):  # so this process may search the directories above it
+                needed = "CAP_DAC_OVERRIDE"
+                text = f"{POINT}: Permission denied; {needed} is missing: run it as root"
+                raise NotPermitted(text, [needed]) from None
+        except OSError:  # there is none, or the process of this root has ended
+            continue
     return None
 
 
