@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 PATIENCE_S = 120.0  # the machine may be busy; a test that waits longer fails
 _POLL_S = 0.01
@@ -20,6 +22,16 @@ async def until_async(holds: Callable[[], object], what: object = "", patience_s
     """Wait likewise, while the event loop runs."""
     for pause_s in _polls(holds, what, patience_s):
         await asyncio.sleep(pause_s)
+
+
+def until_listening(path: Path) -> None:
+    """Wait until a program listens at a UNIX socket: its path exists a moment before."""
+
+    def accepts() -> bool:
+        with socket.socket(socket.AF_UNIX) as end:
+            return not end.connect_ex(str(path))
+
+    until(accepts, f"{path}: a program listens")
 
 
 def _polls(holds: Callable[[], object], what: object, patience_s: float) -> Iterator[float]:

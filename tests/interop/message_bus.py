@@ -16,7 +16,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from pylvs.system.sandbox import UNPRIVILEGED, USER
-from tests.waiting import PATIENCE_S, until
+from tests.waiting import PATIENCE_S, until, until_listening
 
 PROGRAMS = ("dbus-daemon", "busctl")
 REASON = next((f"{each} is not installed" for each in PROGRAMS if shutil.which(each) is None), "")
@@ -67,7 +67,7 @@ class MessageBus:
         command = ["dbus-daemon", "--nofork", "--nopidfile", f"--config-file={self.folder}/bus.conf"]
         with open(self.folder / "bus.log", "ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        until((self.folder / "bus").exists, (self.folder / "bus.log").read_text)
+        until_listening(self.folder / "bus")
 
     def stop(self) -> None:
         """Send SIGTERM, and remove the socket."""

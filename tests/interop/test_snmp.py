@@ -52,6 +52,7 @@ global_defs {
 vrrp_script good {
     script "/usr/bin/true"
     interval 1
+    timeout 60
     weight 10
     rise 2
 }

@@ -56,6 +56,7 @@ vrrp_sync_group G1 {
 vrrp_script checked {
     script FOLDER/check
     interval 1
+    timeout 60
     weight -20
 }
 vrrp_instance VI_1 {

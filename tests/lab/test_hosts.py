@@ -10,7 +10,7 @@ import pytest
 from pylvs.lab.lab import Lab
 from pylvs.lab.topologies import TOPOLOGIES
 from tests.lab.conftest import MakeLab
-from tests.lab.support import neighbours
+from tests.lab.support import neighbours, until
 
 DIRECTOR_MAC = "02:00:00:00:0d:00"
 
@@ -87,9 +87,9 @@ def test_ifdown_and_ifup_restore_a_device(version: int, make_lab: MakeLab) -> No
     assert "10.9.9.9" not in down
     assert lab.network.role("director")[0].interfaces[0].addresses[0] not in down
     lab.sh("director", "ifup ens32")
-    assert _state(lab, "director") == before
+    until(lambda: _state(lab, "director") == before, "the kernel has noticed the carrier")
     lab.sh("director", "ip addr add 10.9.9.9/32 dev lo; ifdown lo; ifup lo")
-    assert _state(lab, "director") == before
+    until(lambda: _state(lab, "director") == before, "as before")
     done = lab.run("director", ["ifup", "nope0"])
     assert (done.returncode, done.stderr) == (1, "ifup: unknown interface nope0\n")
 
@@ -110,7 +110,7 @@ def test_the_usual_tools_are_installed(make_lab: MakeLab) -> None:
 def test_the_web_server_is_a_service(make_lab: MakeLab) -> None:
     lab = make_lab("dr", servers=1, bare=True)
     lab.sh("rs1", "service nginx status; service nginx stop")
-    assert lab.run("client", ["curl", "-s", "--max-time", "2", "http://rs1/"]).returncode == 7
+    assert lab.run("client", ["curl", "-s", "--max-time", "30", "http://rs1/"]).returncode == 7
     assert lab.run("rs1", ["service", "httpd", "status"]).returncode == 3
     lab.sh("rs1", "service httpd start; service httpd restart")
     assert (

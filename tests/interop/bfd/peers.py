@@ -19,7 +19,7 @@ from pylvs.vrrp.ipc import Client
 from tests.interop.keepalived import PROGRAM
 from tests.interop.vrrp.routers import Pylvs
 from tests.interop.vrrp.segment import Segment
-from tests.waiting import until
+from tests.waiting import until_listening
 
 PYLVS, KEEPALIVED, FRR, BIRD = "pylvs", "keepalived", "FRR", "BIRD"
 MULTIPLIER = 50  # so that a busy machine does not end a session
@@ -305,11 +305,6 @@ class BirdPeer(Peer):
 
     def birdc(self, *words: str) -> str:
         return self.asked(BIRDC, "-s", f"{self.folder}/sock", *words)
-
-
-def until_listening(path: Path) -> None:
-    """Wait for a UNIX socket that a program makes at its start."""
-    until(path.exists, f"{path.name} is there", PATIENCE_S)
 
 
 PROGRAMS: dict[str, type[Peer]] = {PYLVS: PylvsPeer, KEEPALIVED: KeepalivedPeer, FRR: FrrPeer, BIRD: BirdPeer}

@@ -149,6 +149,10 @@ def test_a_dead_neighbor_is_a_fault_and_takes_its_server_down() -> None:
         until(lambda: here.server()["up"], here.log)
 
 
+def is_unknown(check: dict[str, Any]) -> bool:
+    return check["inconclusive"] and "session peer is unknown" in check["reason"]
+
+
 def test_a_process_that_does_not_answer_makes_sessions_unknown() -> None:
     """A service without virtual routers: the process of the sessions is stopped, continued and killed."""
     with director(SERVICE) as (here, _):
@@ -157,8 +161,7 @@ def test_a_process_that_does_not_answer_makes_sessions_unknown() -> None:
         first = here.routers()["process"]["pid"]
 
         os.kill(first, signal.SIGSTOP)
-        until(lambda: here.check()["inconclusive"], here.log)
-        assert "session peer is unknown" in here.check()["reason"]
+        until(lambda: is_unknown(here.check()), here.log)
         assert here.server()["up"], "an inconclusive check keeps the state"
         with suppress(ProcessLookupError):  # pylvs run ends a process that does not answer
             os.kill(first, signal.SIGCONT)
