@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from collections.abc import Iterator
@@ -65,8 +66,10 @@ def commands(text: str) -> Iterator[list[str]]:
                 if not found:
                     continue
                 line = found[1]
-            for part in re.split(r"\s*(?:&&|\|\||[;|])\s*", line):
-                words = shlex.split(part, comments=True)
+            lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|")
+            lexer.whitespace_split = True
+            for between, part in itertools.groupby(lexer, key=lambda word: set(word) <= {";", "&", "|"}):
+                words = [] if between else list(part)
                 while words and words[0] in ("sudo", "do", "then", "time"):
                     words.pop(0)
                 if words:
