@@ -102,7 +102,7 @@ class Unsupported(Error):
 
 
 class Busy(Error):
-    """Another process has locked the tables for long, or manages what must change. Try again.
+    """The change must wait: another process has locked the tables, or attached its own program. Try again.
 
     `holder` is the process that has locked them, 0 for any other cause.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -193,6 +193,15 @@ class FakeHost(HostServices):
             return {str(each.destination.key.address) for each in self.tables.service(key).destinations}
         except NoSuchService:
             return set()
+
+
+@contextlib.contextmanager
+def host_of_router(state: Path) -> Iterator[FakeHost]:
+    """Yield a host with one virtual router; at the end kill processes that are left."""
+    found = FakeHost(state)
+    found.write(service(server(1)), routers=["VI_1"])
+    yield found
+    found.end_processes()
 
 
 def run(scenario: Awaitable[None]) -> None:

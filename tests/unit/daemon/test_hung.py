@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import io
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,15 +18,13 @@ from pylvs.daemon import Options
 from pylvs.daemon.host import EXTEND_S, ServiceManager
 from pylvs.daemon.limits import CLOSE_S, SCRIPTS_S, STOP_S, TABLE_LEASE_S, TABLES_S
 from pylvs.daemon.loading import LOAD_TIMEOUT_S, Loaded, Refused
-from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.supervisor import Supervisor
 from pylvs.daemon.virtual_routers.first import FirstRouters, ForkedProcess
 from pylvs.model.errors import PylvsError
-from pylvs.model.service import VirtualService
 from pylvs.model.wanted import GlobalSettings
 from pylvs.system.table_thread import TICK_S, TableThread, ThreadHangs
 from tests.memory import MemoryDirector
-from tests.unit.daemon.daemons import FakeHost, run, server, service, until
+from tests.unit.daemon.daemons import FakeHost, host_of_router, run, until
 from tests.unit.daemon.fake_routers import record
 from tests.unit.daemon.simulation.clock import Clock, SimPool
 from tests.unit.health.clock import START_S, FakeTimeLoop
@@ -36,19 +33,34 @@ from tests.waiting import PATIENCE_S
 
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[FakeHost]:
-    """Return a host with one virtual router; at the end kill processes that are left."""
-    found = FakeHost(tmp_path / "state")
-    found.write(service(server(1)), routers=["VI_1"])
-    yield found
-    found.end_processes()
+    with host_of_router(tmp_path / "state") as found:
+        yield found
+
+
+class Hang:
+    """Work that hangs until `release`, with any arguments; `begun` is set when it begins."""
+
+    def __init__(self) -> None:
+        self.begun, self._over = threading.Event(), threading.Event()
+
+    def __call__(self, *_: object) -> None:
+        self.begun.set()
+        self._over.wait(PATIENCE_S)
+
+    def release(self) -> None:
+        assert not self._over.is_set(), "it has lasted until now"
+        self._over.set()
+
+    def end(self) -> None:
+        """End the thread of a test that failed."""
+        self._over.set()
 
 
 @pytest.fixture
-def hangs() -> Iterator[threading.Event]:
-    """Return what work waits for that hangs."""
-    event = threading.Event()
-    yield event
-    event.set()
+def hang() -> Iterator[Hang]:
+    found = Hang()
+    yield found
+    found.end()
 
 
 @pytest.fixture
@@ -58,34 +70,41 @@ def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pylvs.system.table_thread.TICK_S", 0.05)
 
 
-def hang_at_the_file(host: FakeHost, hangs: threading.Event, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Let reading the file hang from now on; return what is set when that begins."""
-    begun = threading.Event()
+def hang_at_the_file(host: FakeHost, hang: Hang, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let reading the file hang from now on."""
 
     def load(_: Options) -> Loaded:
-        begun.set()
-        hangs.wait(PATIENCE_S)
+        hang()
         return host.file
 
     monkeypatch.setattr(host, "load", load)
-    return begun
 
 
 def gave_up(host: FakeHost) -> bool:
     """Return whether the virtual routers were stopped."""
-    return any(each["verb"] == "stop" for each in record(host.state))
+    return "stop" in verbs(host)
 
 
-@contextlib.asynccontextmanager
-async def starting(host: FakeHost) -> AsyncIterator[tuple[Supervisor, asyncio.Task[None]]]:
-    """Start a daemon without waiting until it is ready."""
+def verbs(host: FakeHost) -> set[str]:
+    """Return the verbs of the requests to the virtual routers."""
+    return {each["verb"] for each in record(host.state)}
+
+
+async def stop_a_start(host: FakeHost, hang: Hang, wanted: Collection[str] = ("configure",)) -> None:
+    """Start a daemon, stop it when its start hangs and its routers got these requests, and wait for its end.
+
+    Raises the daemon's error.
+    """
     daemon = Supervisor(Options("test.conf", state_dir=host.state), host)
     running = asyncio.create_task(daemon.run())
     try:
-        yield daemon, running
+        await until(lambda: hang.begun.is_set() and verbs(host).issuperset(wanted))
+        daemon.stop()
+        await asyncio.wait_for(running, PATIENCE_S)
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+        hang.release()
 
 
 def test_a_start_that_fails_ends_a_process_that_does_not_listen_yet(
@@ -110,23 +129,16 @@ def test_a_start_that_fails_ends_a_process_that_does_not_listen_yet(
 
 @pytest.mark.usefixtures("short_lease")
 def test_the_stop_does_not_wait_for_a_table_thread_that_hangs(
-    host: FakeHost, hangs: threading.Event, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
+    host: FakeHost, hang: Hang, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
 ) -> None:
-    begun = threading.Event()
-
-    def adapt_host(_: StateDirectory) -> None:
-        begun.set()
-        hangs.wait(PATIENCE_S)
-
     async def scenario() -> None:
         async with host.daemon() as daemon:
-            monkeypatch.setattr(host.vip_checks, "adapt_host", adapt_host)
+            monkeypatch.setattr(host.vip_checks, "adapt_host", hang)
             reload = asyncio.create_task(daemon.reload())
-            await until(begun.is_set)
-        assert not hangs.is_set()
+            await until(hang.begun.is_set)
         with pytest.raises(ThreadHangs):
             await reload
-        hangs.set()
+        hang.release()
 
     run(scenario())
     assert gave_up(host)
@@ -136,18 +148,17 @@ def test_the_stop_does_not_wait_for_a_table_thread_that_hangs(
 
 
 def test_virtual_routers_stop_before_a_reload_ends_that_hangs(
-    host: FakeHost, hangs: threading.Event, monkeypatch: pytest.MonkeyPatch
+    host: FakeHost, hang: Hang, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario() -> None:
         async with host.daemon() as daemon:
-            begun = hang_at_the_file(host, hangs, monkeypatch)
+            hang_at_the_file(host, hang, monkeypatch)
             reload = asyncio.create_task(daemon.reload())
-            await until(begun.is_set)
+            await until(hang.begun.is_set)
             daemon.stop()
             await until(lambda: gave_up(host))
             assert host.servers() == {"10.0.0.1"}, "the stop waits for the reload"
-            assert not hangs.is_set()
-            hangs.set()
+            hang.release()
             with pytest.raises(Refused, match="pylvs run is stopping"):
                 await reload
 
@@ -156,17 +167,16 @@ def test_virtual_routers_stop_before_a_reload_ends_that_hangs(
 
 
 def test_the_stop_does_not_wait_for_a_reload_that_hangs(
-    host: FakeHost, hangs: threading.Event, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
+    host: FakeHost, hang: Hang, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
 ) -> None:
     monkeypatch.setattr("pylvs.daemon.supervisor.CHANGE_END_S", 0.05)
 
     async def scenario() -> None:
         async with host.daemon() as daemon:
-            begun = hang_at_the_file(host, hangs, monkeypatch)
+            hang_at_the_file(host, hang, monkeypatch)
             reload = asyncio.create_task(daemon.reload())
-            await until(begun.is_set)
-        assert not hangs.is_set()
-        hangs.set()
+            await until(hang.begun.is_set)
+        hang.release()
         with pytest.raises(Refused, match="pylvs run is stopping"):
             await reload
 
@@ -176,67 +186,32 @@ def test_the_stop_does_not_wait_for_a_reload_that_hangs(
 
 
 @pytest.mark.usefixtures("short_lease")
-def test_a_start_that_hangs_can_be_stopped(
-    host: FakeHost, hangs: threading.Event, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_start_that_hangs_can_be_stopped(host: FakeHost, hang: Hang, monkeypatch: pytest.MonkeyPatch) -> None:
     def director() -> MemoryDirector:
-        hangs.wait(PATIENCE_S)
+        hang()
         return host.tables
 
     monkeypatch.setattr(host, "director", director)
-
-    async def scenario() -> None:
-        async with starting(host) as (daemon, running):
-            await until(lambda: any(each["verb"] == "configure" for each in record(host.state)))
-            daemon.stop()
-            with pytest.raises(ThreadHangs):
-                await asyncio.wait_for(running, PATIENCE_S)
-        assert not hangs.is_set()
-        hangs.set()
-
-    run(scenario())
+    with pytest.raises(ThreadHangs):
+        run(stop_a_start(host, hang))
     assert gave_up(host)
 
 
 def test_a_start_that_hangs_while_it_reads_the_file_can_be_stopped(
-    host: FakeHost, hangs: threading.Event, monkeypatch: pytest.MonkeyPatch
+    host: FakeHost, hang: Hang, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun = hang_at_the_file(host, hangs, monkeypatch)
+    hang_at_the_file(host, hang, monkeypatch)
     monkeypatch.setattr("pylvs.daemon.supervisor.CHANGE_END_S", 0.05)
-
-    async def scenario() -> None:
-        async with starting(host) as (daemon, running):
-            await until(begun.is_set)
-            daemon.stop()
-            with pytest.raises(PylvsError, match="the start hangs; pylvs run ends without it"):
-                await asyncio.wait_for(running, PATIENCE_S)
-        assert not hangs.is_set()
-        hangs.set()
-
-    run(scenario())
+    with pytest.raises(PylvsError, match="the start hangs; pylvs run ends without it"):
+        run(stop_a_start(host, hang, wanted=()))
 
 
 @pytest.mark.usefixtures("short_lease")
 def test_a_first_table_that_hangs_does_not_delay_the_end_of_virtual_routers(
-    host: FakeHost, hangs: threading.Event, monkeypatch: pytest.MonkeyPatch
+    host: FakeHost, hang: Hang, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun = threading.Event()
-
-    def add_service(_: VirtualService) -> None:
-        begun.set()
-        hangs.wait(PATIENCE_S)
-
-    monkeypatch.setattr(host.tables, "add_service", add_service)
-
-    async def scenario() -> None:
-        async with starting(host) as (daemon, running):
-            await until(begun.is_set)
-            daemon.stop()
-            await asyncio.wait_for(running, PATIENCE_S)
-        assert not hangs.is_set()
-        hangs.set()
-
-    run(scenario())
+    monkeypatch.setattr(host.tables, "add_service", hang)
+    run(stop_a_start(host, hang))
     assert gave_up(host)
 
 

@@ -21,18 +21,15 @@ from pylvs.daemon.virtual_routers import connection, supervision
 from pylvs.model.errors import Busy, PylvsError, Unsupported
 from pylvs.vrrp.ipc import Client, NoRouters
 from tests.memory import MemoryDirector
-from tests.unit.daemon.daemons import FakeHost, run, server, service, until
+from tests.unit.daemon.daemons import FakeHost, host_of_router, run, server, service, until
 from tests.unit.daemon.fake_routers import record, set_behaviour
 from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[FakeHost]:
-    """Return a host with one virtual router; at the end kill processes that are left."""
-    found = FakeHost(tmp_path / "state")
-    found.write(service(server(1)), routers=["VI_1"])
-    yield found
-    found.end_processes()
+    with host_of_router(tmp_path / "state") as found:
+        yield found
 
 
 def requests_of(host: FakeHost, verb: str) -> list[dict[str, Any]]:
