@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from pylvs.health.checkers.file import judge_number, number_in
 from pylvs.health.probes import CheckContext, Outcome, probe_of
 from pylvs.model.checks import FileCheck
+from tests.shortages import SHORTAGES, failing
 from tests.unit.health.fake_servers import undisturbed
 
 
@@ -92,16 +92,13 @@ def test_a_missing_file_counts_as_0(tmp_path: Path) -> None:
     assert read(tmp_path) == Outcome(True, f"is a directory: {tmp_path} counts as 0")
 
 
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+@pytest.mark.parametrize("number", SHORTAGES)
 def test_without_descriptors_or_memory_the_outcome_is_inconclusive(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused(path: str, flags: int) -> int:
-        raise OSError(number, os.strerror(number))
-
     path = tmp_path / "file"
     path.write_text("1")
-    monkeypatch.setattr(os, "open", refused)
+    monkeypatch.setattr(os, "open", failing(number))
     outcome = read(path, weight=0)
     assert (outcome.inconclusive, outcome.weight) == (True, None)
     assert outcome.reason.endswith(f": {path} is not read")

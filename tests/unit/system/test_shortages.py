@@ -16,6 +16,7 @@ import pytest
 from pylvs.model.checks import Script
 from pylvs.system.processes import runner
 from pylvs.system.processes.scripts import Ended, Processes
+from tests.shortages import failing
 from tests.unit.system.running import LONG_S, as_root, run
 from tests.waiting import until
 
@@ -89,11 +90,7 @@ def test_a_shortage_of_this_machine_is_no_fault_of_the_script(
     number: int, unable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """execve(2) and setresuid(2) fail so in the child when pids.max or the memory limit is reached."""
-
-    def refused(*_: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(os, "execve", refused)  # the child inherits it
+    monkeypatch.setattr(os, "execve", failing(number))  # the child inherits it
     ours, its = socket.socketpair()
     with ours, its:
         who = {"user": "root", "uid": os.geteuid(), "gid": os.getegid(), "groups": os.getgroups()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 from pathlib import Path
@@ -12,10 +11,11 @@ import pytest
 
 from pylvs.vrrp.control import ACCEPT_RETRY_S, ControlServer
 from pylvs.vrrp.ipc import SOCKET_NAME
+from tests.shortages import SHORTAGES
 from tests.unit.vrrp.fake_loop import FakeTimeLoop
 
 
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+@pytest.mark.parametrize("number", SHORTAGES)
 def test_connections_wait_while_no_descriptor_is_free(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

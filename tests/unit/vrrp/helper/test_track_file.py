@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from pylvs.model.wanted import GlobalSettings
 from pylvs.vrrp.helper.link import Configure
 from pylvs.vrrp.helper.track_file import POLL_S, TrackFiles, parse_number
 from pylvs.vrrp.tracking import TrackedObject
+from tests.shortages import SHORTAGES, failing
 from tests.unit.health.clock import FakeTimeLoop
 from tests.unit.vrrp.helper.running_helper import Started, run_helper
 
@@ -170,13 +170,10 @@ def test_initial_values_are_not_written_through_links_or_into_pipes(tmp_path: Pa
     assert f"track file pipe: {pipe}" in log
 
 
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+@pytest.mark.parametrize("number", SHORTAGES)
 def test_without_descriptors_the_number_stays_and_is_late(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused(path: str, flags: int) -> int:
-        raise OSError(number, os.strerror(number))
-
     path, reported, loop = tmp_path / "f", list[int | None](), FakeTimeLoop()
     files = TrackFiles(lambda result: reported.append(result.number))
     path.write_text("1")
@@ -186,14 +183,14 @@ def test_without_descriptors_the_number_stays_and_is_late(
 
     loop.run_until_complete(begin())
     with monkeypatch.context() as shortage:
-        shortage.setattr(os, "open", refused)
+        shortage.setattr(os, "open", failing(number))
         path.write_text("2")
         loop.pass_(2 * POLL_S)
         assert (reported, list(files.late())) == ([1], [("file", "f")])
     loop.pass_(POLL_S)
     assert (reported, list(files.late())) == ([1, 2], [])
     with monkeypatch.context() as shortage:
-        shortage.setattr(os, "open", refused)
+        shortage.setattr(os, "open", failing(number))
         path.write_text("2")
         loop.pass_(2 * POLL_S)
         assert list(files.late()) == [("file", "f")]

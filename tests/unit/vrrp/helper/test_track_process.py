@@ -30,6 +30,7 @@ from pylvs.vrrp.helper.track_process import (
     running_processes,
 )
 from pylvs.vrrp.tracking import Key, TrackedObject
+from tests.shortages import SHORTAGES, failing
 from tests.unit.health.clock import START_S, FakeTimeLoop
 from tests.unit.vrrp.helper.fake_thread import FakeThread
 from tests.unit.vrrp.helper.running_helper import run_helper
@@ -183,18 +184,15 @@ class Tracked:
         return self.reported, list(self.processes.late())
 
 
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+@pytest.mark.parametrize("number", SHORTAGES)
 @pytest.mark.parametrize("name", ["listdir", "open"])
 def test_without_descriptors_the_last_result_stays_and_is_late(
     loop: FakeTimeLoop, monkeypatch: pytest.MonkeyPatch, number: int, name: str
 ) -> None:
-    def refused(*_: object, **__: object) -> None:
-        raise OSError(number, os.strerror(number))
-
     tracked = Tracked(loop, monkeypatch)
     assert tracked.after(0.1) == ([True], [])
     with monkeypatch.context() as shortage:
-        shortage.setattr(os if name == "listdir" else track_process, name, refused, raising=False)
+        shortage.setattr(os if name == "listdir" else track_process, name, failing(number), raising=False)
         assert tracked.after(PROGRESS_S + MAX_INTERVAL_S) == ([True], [("process", "p")])
     assert tracked.after(RESTART_S + 0.1) == ([True, True], [])
     loop.run_until_complete(tracked.processes.finish())
