@@ -28,6 +28,14 @@ def test_undo_removes_what_dev_has_installed_and_nothing_else(clone: Clone) -> N
     assert clone.log("dpkg") == []
 
 
+def test_undo_forgets_packages_that_were_removed_by_hand(clone: Clone) -> None:
+    """Else a later one would remove what the user has installed since."""
+    assert clone.dev("demo")[0] == 0
+    (clone.stage / "purged").touch()
+    assert clone.dev("undo")[0] == 0
+    assert not (clone.stage / "lib/pylvs-dev").exists()
+
+
 def test_undo_removes_the_caches_that_dev_made(clone: Clone) -> None:
     assert clone.dev("demo")[0] == 0
     assert (clone.stage / "home/.cache/pip/wheels").exists()
