@@ -295,11 +295,11 @@ class RouterService:
 
     def _tracked(self, result: TrackedObject) -> None:
         self.tracking.update(result)
+        self.publish("track", "", kind=result.kind, name=result.track.name, well=result.well, number=result.number)
         if result.kind == "link":
             self.host.set_link_beat(result.track.name, bool(result.well))
-            return
-        self.publish("track", "", kind=result.kind, name=result.track.name, well=result.well, number=result.number)
-        self._track_all()
+        else:
+            self._track_all()
 
     def session_changed(self, name: str) -> None:
         """Apply another result of a BFD session, and send it to the health checks."""

@@ -333,11 +333,15 @@ def test_a_daemon_that_does_not_know_is_reported_as_unknown_at_once(service: Rou
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["its thread is blocked", "no helper process"])
-def test_a_polled_link_without_a_current_result_is_down(service: RouterService, whole: bool) -> None:
+def test_a_polled_link_without_a_current_result_is_down(
+    service: RouterService, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     configure(service, FIRST, settings=VrrpSettings(polled_links=(PolledLink("eth0"),)))
     beat = TrackedObject("link", Track("eth0"), True)
     service._tracked(beat)
     run(service, 5)
+    events: list[dict[str, Any]] = []
+    monkeypatch.setattr(service._control, "publish", events.append)
     if whole:
         service._helper_lost("it ended by itself")
     else:
@@ -349,6 +353,7 @@ def test_a_polled_link_without_a_current_result_is_down(service: RouterService, 
     assert lines_of(service).count(f"link eth0 is unknown ({HELPER_SILENT})") == 1
     service._tracked(beat)
     service._track_all()
+    assert [each.get("well", each.get("state")) for each in events if each["event"] == "track"] == ["unknown", True]
     run(service, 5)
     assert states(service) == {"VI_1": State.MASTER}
 

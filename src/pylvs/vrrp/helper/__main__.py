@@ -136,7 +136,7 @@ if __name__ == "__main__":
     logs.set_up(sys.argv[2], background=True, process="vrrp")
     with socket.socket(fileno=int(sys.argv[1])) as channel:
         channel.set_inheritable(False)
-        if sys.argv[3] == __version__:
+        if sys.argv[3:] == [__version__]:  # older ones give none
             main(channel)
         else:
             get_logger().error(f"the helper process of the virtual routers {other_version()}")

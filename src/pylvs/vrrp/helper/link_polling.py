@@ -129,9 +129,10 @@ class LinkWatch:
                 up = await loop.run_in_executor(self._thread, self._state, end, link)
                 was_late = self.source.advance(self._wait_s + PROGRESS_S)
                 if link is self._link:
-                    before, self._known = self._known, self._known if up is None else up
-                    if self._known is not None and (was_late or self._known is not before):
-                        self._report(TrackedObject("link", Track(link.device), self._known))
+                    up = self._known if up is None else up
+                    if up is not None and (was_late or up is not self._known):
+                        self._known = up
+                        self._report(TrackedObject("link", Track(link.device), up))
                 await asyncio.sleep(self._wait_s)
 
     def _state(self, end: socket.socket, link: PolledLink) -> bool | None:

@@ -52,8 +52,8 @@ class TrackFiles:
 
     As in keepalived the number is what strtol(3) finds at the beginning, in any base. A file without a number, or no
     file, counts as 0; a number that exceeds int is ignored. If this machine lacks descriptors or memory, the number
-    stays, but is late. inotify reports most changes immediately, those of an open
-    file once the writer closes it. Polling finds the others: a directory created later, the target of a symbolic link.
+    stays, but is late. inotify reports most changes immediately, those of an open file once the writer closes it.
+    Polling finds the others: a directory created later, the target of a symbolic link.
     """
 
     def __init__(self, report: Callable[[TrackedObject], None]) -> None:

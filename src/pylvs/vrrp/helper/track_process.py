@@ -185,8 +185,7 @@ class ProcessWatch:
 
     def update(self, count: int, again: bool = False) -> None:
         """Handle a scan that found `count` processes; `again`: report even if nothing has changed."""
-        if again and self._well is not None:
-            self._send(self._well)
+        known = self._well
         before, self._count = self._count, count
         well = self.process.least <= count <= self.process.most
         if well == self._well:
@@ -199,6 +198,8 @@ class ProcessWatch:
                 self._delayed = asyncio.get_running_loop().call_later(delay_s, self._change, well)
             else:
                 self._change(well)
+        if again and known is not None and known == self._well:  # a change has been reported
+            self._send(known)
 
     def cancel_delayed(self) -> None:
         if self._delayed is not None:

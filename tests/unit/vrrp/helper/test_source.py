@@ -28,13 +28,6 @@ def lines() -> Iterator[list[str]]:
     logs.write_with(former)
 
 
-@pytest.fixture
-def loop() -> Iterator[FakeTimeLoop]:
-    loop = FakeTimeLoop()
-    yield loop
-    loop.close()
-
-
 @pytest.mark.parametrize(
     ("failure", "line"),
     [

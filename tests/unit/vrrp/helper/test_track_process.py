@@ -156,13 +156,6 @@ def test_a_real_change_is_reported_after_its_delay(tmp_path: Path) -> None:
             assert time.monotonic() - begin >= 0.3
 
 
-@pytest.fixture
-def loop() -> Iterator[FakeTimeLoop]:
-    loop = FakeTimeLoop()
-    yield loop
-    loop.close()
-
-
 class Tracked:
     """This process as track_process, in simulated time."""
 
@@ -196,6 +189,16 @@ def test_without_descriptors_the_last_result_stays_and_is_late(
         assert tracked.after(PROGRESS_S + MAX_INTERVAL_S) == ([True], [("process", "p")])
     assert tracked.after(RESTART_S + 0.1) == ([True, True], [])
     loop.run_until_complete(tracked.processes.finish())
+
+
+def test_a_late_result_is_reported_again_only_if_it_is_still_true() -> None:
+    """A process that ended while /proc could not be read was never well again."""
+    reported: list[tuple[bool | None, str]] = []
+    watch = track_process.ProcessWatch(wanted("p"), lambda result: reported.append((result.well, result.detail)))
+    watch.update(1)
+    watch.update(1, again=True)
+    watch.update(0, again=True)
+    assert reported == [(True, "1 of them"), (True, "1 of them"), (False, "0 of them")]
 
 
 def test_a_process_whose_command_line_cannot_be_read_makes_results_late(
