@@ -90,6 +90,7 @@ class Drains:
         self._state = state
         self._events = events
         self._drains: dict[int, Drain] = {}
+        self._boot = _boot()
         self._begun = asyncio.Event()
         self.error = ""  # why the drains could not be saved
         self._log = get_logger()
@@ -131,7 +132,7 @@ class Drains:
                 names = tuple((name, DestinationKey(ip_address(to), port)) for name, to, port in row["servers"])
                 active_only = row.get("active_only", False)  # absent in files of older versions
                 drain = Drain(row["number"], names, row["began_at"], row["deadline_at"], row["force"], active_only)
-                if row.get("boot") == _boot():
+                if row.get("boot") == self._boot:
                     drain.ends_at = row["ends_at"]
                 elif drain.deadline_at is not None:
                     drain.ends_at = time.monotonic() + max(0.0, drain.deadline_at - time.time())
@@ -206,7 +207,7 @@ class Drains:
                 "began_at": drain.began_at,
                 "deadline_at": drain.deadline_at,
                 "ends_at": drain.ends_at,
-                "boot": _boot(),
+                "boot": self._boot,
                 "force": drain.force,
                 "active_only": drain.active_only,
             }

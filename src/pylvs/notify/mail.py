@@ -119,8 +119,8 @@ async def deliver_confined(wire: bytes, mail: Mail) -> dict[str, str]:
             start_new_session=True,
             limit=_MOST_RESULT,
         )
-    except OSError as error:
-        raise Refused(f"{_WHAT} cannot be started: {error.strerror}") from None
+    except (OSError, RuntimeError) as error:  # without a free thread, asyncio raises RuntimeError
+        raise Refused(f"{_WHAT} cannot be started: {getattr(error, 'strerror', '') or error}") from None
     try:
         async with asyncio.timeout(START_S):
             _check(await _message_of(process))

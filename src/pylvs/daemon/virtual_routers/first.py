@@ -30,7 +30,7 @@ from pylvs.system.processes import show_as
 from pylvs.vrrp.ipc import PID_FILE
 
 EXIT_BUG = 1
-END_S = 22.0  # until the process has run its notify scripts and ended
+STOP_TIMEOUT_S = 22.0  # until the process has run its notify scripts and ended
 
 
 class ForkedProcess:
@@ -72,7 +72,7 @@ class ForkedProcess:
             if self.poll() is None:
                 os.kill(self.pid, number)
                 with contextlib.suppress(TimeoutExpired):
-                    self.wait(END_S)
+                    self.wait(STOP_TIMEOUT_S)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from pylvs.daemon.notifications import EventBus
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.virtual_routers import connection
 from pylvs.daemon.virtual_routers.connection import Hung, NoReply, VrrpClient
-from pylvs.daemon.virtual_routers.first import FirstRouters
+from pylvs.daemon.virtual_routers.first import STOP_TIMEOUT_S, FirstRouters
 from pylvs.health.sessions import SessionResult, SessionTable
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
@@ -35,7 +35,6 @@ from pylvs.system.logs import get_logger
 from pylvs.vrrp.ipc import PID_FILE, Message, NoRouters, NotAccepting, OtherVersion
 
 START_TIMEOUT_S = 15.0  # until a process that was started replies
-STOP_TIMEOUT_S = 22.0  # until the process has run its notify scripts and ended
 STATUS_TIMEOUT_S = 2.0  # a client of the API waits for it
 START_POLL_S = 0.005  # while the process starts
 SESSIONS_POLL_S, SESSIONS_TIMEOUT_S = 1.0, 2.0  # of the results of BFD sessions
@@ -424,8 +423,12 @@ class VirtualRouters:
         client = await self._start_process()
         await client.request("configure", configuration=self._last.vrrp, settings=self._last.settings)
         await client.request("stop")
-        async with asyncio.timeout(STOP_TIMEOUT_S):
-            await client.closed.wait()
+        try:
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await client.closed.wait()
+        except TimeoutError:
+            text = f"the virtual routers' process {client.pid} does not end within {STOP_TIMEOUT_S:g} s"
+            raise PylvsError(f"{text}: kill it; their addresses may be left on this host") from None
 
     async def _log_end(self, client: VrrpClient) -> None:
         self._tell_process(0)
