@@ -7,6 +7,7 @@ commands. ipvsadm(8) is in man/.
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
 import sys
 from collections.abc import Iterator
@@ -32,18 +33,18 @@ def escaped(text: str) -> str:
 def pages() -> Iterator[tuple[str, str]]:
     """Yield the name of each page's file, and its text."""
     root = click.Context(pylvs, info_name="pylvs")
-    for name in pylvs.list_commands(root):
-        yield from _pages(pylvs, root, name)
+    for command, context in itertools.islice(_walk(pylvs, root), 1, None):
+        yield f"{_page_name(context)}.8", _page(command, context)
 
 
-def _pages(parent: click.Group, context: click.Context, name: str) -> Iterator[tuple[str, str]]:
-    command = parent.get_command(context, name)
-    assert command is not None
-    own = click.Context(command, info_name=name, parent=context)
-    yield f"{_page_name(own)}.8", _page(command, own)
+def _walk(command: click.Command, context: click.Context) -> Iterator[tuple[click.Command, click.Context]]:
+    """Yield a command with its context, then those below it."""
+    yield command, context
     if isinstance(command, click.Group):
-        for each in command.list_commands(own):
-            yield from _pages(command, own, each)
+        for name in command.list_commands(context):
+            found = command.get_command(context, name)
+            assert found is not None
+            yield from _walk(found, click.Context(found, info_name=name, parent=context))
 
 
 def overview() -> str:
@@ -51,11 +52,12 @@ def overview() -> str:
     root = click.Context(pylvs, info_name="pylvs")
     before, mark, after = _OVERVIEW.read_text().partition(_MARK)
     assert mark, _OVERVIEW
-    return "\n".join([f"{before}.ad l\n.nh\n.PD 0", *_synopsis(pylvs, root), f".PD\n.hy\n.ad\n{after}"])
+    synopsis = [line for each in _walk(pylvs, root) for line in _synopsis(*each)]
+    return "\n".join([f"{before}.ad l\n.nh\n.PD 0", *synopsis, f".PD\n.hy\n.ad\n{after}"])
 
 
 def _synopsis(command: click.Command, context: click.Context) -> Iterator[str]:
-    """Yield the lines for a command, and for those below it."""
+    """Yield the lines for a command; none for a group without options."""
     options, arguments = [], [each for each in command.collect_usage_pieces(context) if each != "[OPTIONS]"]
     for each in command.get_params(context):
         record = each.get_help_record(context)
@@ -67,11 +69,6 @@ def _synopsis(command: click.Command, context: click.Context) -> Iterator[str]:
         shown = ["[OPTIONS]"] if len(options) > _MANY else options
         words = [escaped(each).replace(" ", r"\ ") for each in (*shown, *([] if is_group else arguments))]
         yield from (".HP 4", f".B {escaped(context.command_path)}", *words)
-    if isinstance(command, click.Group):
-        for name in command.list_commands(context):
-            found = command.get_command(context, name)
-            assert found is not None
-            yield from _synopsis(found, click.Context(found, info_name=name, parent=context))
 
 
 def _page_name(context: click.Context) -> str:

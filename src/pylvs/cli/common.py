@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -112,8 +112,7 @@ def ago(seconds: float) -> str:
 
 def at_clock(moment: float) -> str:
     """Format a Unix time as local date and time, with the offset from UTC."""
-    text = time.strftime("%Y-%m-%d %H:%M:%S%z", time.localtime(moment))
-    return f"{text[:-2]}:{text[-2:]}"
+    return datetime.fromtimestamp(moment).astimezone().isoformat(" ", "seconds")
 
 
 def seconds(text: str) -> float:

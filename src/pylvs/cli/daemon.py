@@ -47,7 +47,10 @@ _TOP = "\033[H\033[J"  # to the top left, and clear
 @click.option("-S", "--log-facility", default="", metavar="FACILITY", help="log to syslog: 0 to 7, user or daemon")
 @own_state_dir
 def run(log_facility: str, **given: Any) -> None:
-    """Reconcile the table with FILE and the health checks, in the foreground. SIGHUP reloads, SIGTERM ends."""
+    """Reconcile the table with FILE and the health checks, in the foreground. SIGHUP reloads, SIGTERM ends.
+
+    Exit status: 78 if it refuses the file, 1 for another failure.
+    """
     from pylvs.cli import run_arguments
 
     run_arguments.start(log_facility=facility(log_facility) if log_facility else "", **given)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from pylvs.cli import run_arguments
-from pylvs.model.errors import PylvsError
+from pylvs.model.errors import PylvsError, os_text
 from pylvs.system.logs import one_line
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _guarded(command: Callable[[], object]) -> int:
         missing = f"Python has no module {error.name}: pylvs is installed in part"
         return _failed(error, f"{missing}; install it again, or run apt install -f")
     except OSError as error:
-        return _failed(error, f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        return _failed(error, os_text(error))
     except Exception as error:
         name = type(error).__name__
         return _failed(error, f"{name}: {error}: this is a bug; run with {DEBUG_VARIABLE}=1 for the trace")

@@ -25,7 +25,6 @@ class _Part:
     name: str
     progress: Progress
     lease: Lease
-    last: object = None
 
 
 class Liveness:
@@ -57,16 +56,13 @@ class Liveness:
     def tick(self) -> None:
         """Compare each part with the last tick."""
         for part in self._parts:
-            now = part.progress()
-            if now is None or now != part.last:
-                if part.lease.expired:
-                    self._log.info(f"{part.name} works again")
-                    self._events.publish("part_works", part=part.name)
-                part.lease.renew()
-            elif part.lease.tick():
+            was_silent = part.lease.expired
+            if part.lease.follow(part.progress()):
                 self._log.error(_text(part))
                 self._events.publish("part_silent", part=part.name, reason=_text(part))
-            part.last = now
+            elif was_silent and not part.lease.expired:
+                self._log.info(f"{part.name} works again")
+                self._events.publish("part_works", part=part.name)
 
 
 def _text(part: _Part) -> str:

@@ -105,9 +105,7 @@ class StateDirectory:
             self.path.rmdir()
             if self.path.parent == STATE_ROOT:
                 STATE_ROOT.rmdir()
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        self.abandon()
 
     def abandon(self) -> None:
         """In a forked child: let the lock be the parent's alone."""

@@ -178,7 +178,7 @@ class Supervisor:
         await asyncio.Event().wait()  # a return would be taken for a failure
 
     async def _run(self, tasks: BackgroundTasks) -> None:
-        self.state.acquire()  # a daemon with first routers has it already
+        self.state.acquire()  # `start` has it already; twice is harmless
         await self._reloading.acquire()
         try:
             try:

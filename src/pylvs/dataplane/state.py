@@ -170,7 +170,7 @@ class State:
         try:
             with self._site(timeout_s) as fresh:
                 yield from self._built(fresh, timeout_s)
-        except (StateExists, Busy):
+        except Busy:  # StateExists, too
             raise
         except BaseException:
             with suppress(PylvsError, OSError):  # the first error counts

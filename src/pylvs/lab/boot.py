@@ -24,6 +24,7 @@ from pathlib import Path
 from pylvs.lab.files import BIG_FILE_BYTES, COMMANDS, WEB_STATE, files_of
 from pylvs.lab.hosts import PINS, LabHost, address_commands, unmount_all, until
 from pylvs.lab.network import SERVER, Host, Network
+from pylvs.model.errors import os_text
 from pylvs.system.namespaces import NAMED, Kind, bind_new, join
 from pylvs.system.syscalls import mount
 
@@ -193,4 +194,4 @@ if __name__ == "__main__":
     try:
         main()
     except OSError as error:
-        sys.exit(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        sys.exit(os_text(error))

@@ -260,7 +260,9 @@ class Director:
 
     def add_service(self, service: Service) -> None:
         """Add a service with its servers. Raises Exists, InvalidValue, OwnedByDaemon, NoSpace."""
-        ((key, _),) = by_key([service], "service").items()
+        if not isinstance(service, Service):
+            raise InvalidValue("service", service, "must be a Service")
+        key = service.key
         with self._tables(key, subject={key: service}) as tables:
             self._check_owner(tables, key)
             change = ServiceDifference(None, service).to_model()

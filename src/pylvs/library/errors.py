@@ -113,7 +113,7 @@ class Busy(Error):
 
 
 class NoSpace(Error):
-    """A table is full, or memory is short. `table` has space for `limit` elements; "" and 0 if memory is short."""
+    """A table is full, or memory is short. `table` has space for `limit` elements; "" and 0 for other causes."""
 
     def __init__(self, text: str, table: str = "", limit: int = 0) -> None:
         super().__init__(text, table, limit)

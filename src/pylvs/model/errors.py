@@ -132,3 +132,8 @@ class NoSuchSetting(PylvsError):
     """A sysctl does not exist; the text lists similar ones."""
 
     errno = errno.ENOENT
+
+
+def os_text(error: OSError) -> str:
+    """Return a failed system call as text for the user."""
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error)

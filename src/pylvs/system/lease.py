@@ -18,6 +18,7 @@ class Lease:
         self.tick_s = tick_s
         self._most = max(1, math.ceil(length_s / tick_s))
         self._silent = 0
+        self._last: object = None  # progress
 
     @property
     def expired(self) -> bool:
@@ -34,3 +35,11 @@ class Lease:
             return False
         self._silent += 1
         return self.expired
+
+    def follow(self, progress: object) -> bool:
+        """Count a tick, or renew if the progress has changed, or is None as there is no work. Return as `tick`."""
+        last, self._last = self._last, progress
+        if progress is None or progress != last:
+            self.renew()
+            return False
+        return self.tick()

@@ -29,7 +29,7 @@ class TableThread:
     def __init__(self, name: str) -> None:
         self.hangs = False  # as `give_up_if_silent` has found
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
-        self._done = self._pending = 0  # calls
+        self._done = 0  # calls
         self._calls: set[Future[Any]] = set()  # that wait or run
         self._waiting: set[asyncio.Future[Any]] = set()  # their callers
 
@@ -42,7 +42,6 @@ class TableThread:
         """
         self._check()
         call = self._pool.submit(work, *arguments, **named)
-        self._pending += 1
         self._calls.add(call)
         call.add_done_callback(self._ended)
         result = asyncio.wrap_future(call)
@@ -68,20 +67,14 @@ class TableThread:
     @property
     def progress(self) -> int | None:
         """The number of calls that ended, also of cancelled ones; None while no call waits or runs."""
-        return self._done if self._done < self._pending else None
+        return self._done if self._calls else None
 
     async def give_up_if_silent(self, silence_s: float) -> None:
         """When no call has ended for so long while one runs, raise ThreadHangs in all callers, and in further ones."""
         lease = Lease(silence_s, TICK_S)
-        last: int | None = None
         while not lease.expired:
             await asyncio.sleep(TICK_S)
-            now = self.progress
-            if now is None or now != last:
-                lease.renew()
-            else:
-                lease.tick()
-            last = now
+            lease.follow(self.progress)
         self.hangs = True
         for each in list(self._waiting):
             each.cancel()

@@ -80,13 +80,13 @@ _RELOAD = {
 
 
 async def _of_tables(
-    daemon: Supervisor, read: Callable[[], Read], otherwise: Other, timeout_s: float | None = None
+    daemon: Supervisor, read: Callable[[], Read], otherwise: Other, timeout_s: float = TABLES_TIMEOUT_S
 ) -> Read | Other:
     """Return what a call reads in the table thread, or something else if that is silent: the rest is known."""
     if TABLE_THREAD in daemon.liveness.silent():
         return otherwise
     try:
-        async with asyncio.timeout(TABLES_TIMEOUT_S if timeout_s is None else timeout_s):
+        async with asyncio.timeout(timeout_s):
             return await daemon.table_thread.run(read)
     except TimeoutError:
         return otherwise

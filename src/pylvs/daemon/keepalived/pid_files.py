@@ -126,9 +126,7 @@ class PidFiles:
         """Remove the files."""
         for path in list(self._written):
             self._remove(path)
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        self.abandon()
 
 
 def _read(path: Path) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pylvs.model.addresses import Address
-from pylvs.model.errors import PylvsError
+from pylvs.model.errors import PylvsError, os_text
 from pylvs.system import syscalls
 from pylvs.system.logs import one_line
 from pylvs.system.syslog import is_destination
@@ -76,7 +76,7 @@ def run(state: Path, log_format: str, instance: str = "", first: Configuration |
     except PylvsError as error:
         return _failed(error, str(error))
     except OSError as error:
-        return _failed(error, f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        return _failed(error, os_text(error))
     except Exception as error:
         return _failed(error, f"{type(error).__name__}: {error}: this is a bug; run with PYLVS_DEBUG=1 for the trace")
     return 0

@@ -298,24 +298,24 @@ class _Channel:
     async def open(cls, settle: Callable[[dict[str, Any]], None], on_end: Callable[[str], None]) -> _Channel:
         """Start the process. `settle` gets each result, and `on_end` the reason of its end. Raises OSError."""
         ours, its = socket.socketpair()
-        with its, closed_on_error(ours):  # also if this task is cancelled
-            environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_SCRIPTS}
-            process = await asyncio.create_subprocess_exec(
-                *command("pylvs.system.processes.runner", str(its.fileno())),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                pass_fds=[its.fileno()],
-                start_new_session=True,
-                env=environment,
-            )
-        try:
-            with closed_on_error(ours):
+        with closed_on_error(ours):  # also if this task is cancelled
+            with its:
+                environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_SCRIPTS}
+                process = await asyncio.create_subprocess_exec(
+                    *command("pylvs.system.processes.runner", str(its.fileno())),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.DEVNULL,
+                    pass_fds=[its.fileno()],
+                    start_new_session=True,
+                    env=environment,
+                )
+            try:
                 reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_LONGEST_ANSWER)
-        except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-            raise
+            except BaseException:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+                raise
         made = cls(process, reader, writer)
         made._on_end = on_end
         made._reading = asyncio.create_task(made._read(settle))
