@@ -89,6 +89,25 @@ def test_a_bpffs_that_cannot_be_mounted_leaves_no_directory() -> None:
     assert "CAP_SYS_ADMIN missing" in errors[0]
 
 
+def test_a_mount_that_fails_in_a_container_leaves_that_of_the_machine() -> None:
+    """rmdir(2) of a directory detaches what other mount namespaces have mounted there: all pins would be lost."""
+    deprived = "setpriv --bounding-set -sys_admin,-sys_ptrace"
+    script = f"""
+mount -t tmpfs -o mode=755 run /run
+{EDIT}
+unshare --mount sh -c 'umount {mounts.POINT}; {deprived} {EDIT.replace("192.0.2.1", "192.0.2.2")}; echo status $?'
+{PROGRAMS}/ipvsadm -Sn
+{PROGRAMS}/pylvs down
+"""
+    output = subprocess.check_output(
+        ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script],
+        stdin=subprocess.DEVNULL,
+        text=True,
+        env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8"},
+    )
+    assert output.splitlines()[:2] == ["status 255", "-A -t 192.0.2.1:80 -s rr"]
+
+
 def test_nothing_is_written_below_etc() -> None:
     steps = [EDIT, f"{PROGRAMS}/pylvs show >/tmp/show", f"{PROGRAMS}/pylvs down", f"rmdir {mounts.POINT}"]
     assert answer(READ_ONLY_ETC, " && ".join(steps)) == (0, "down; detached: lo, v1, v0\n", [])

@@ -61,21 +61,35 @@ def ensure() -> str:
 def _made() -> str | None:
     process = _outermost()
     root = f"/proc/{process}/root"
-    with _explained(f"making {POINT}"):
-        try:
-            os.makedirs(f"{root}{POINT}", mode=0o700, exist_ok=True)
-        except FileNotFoundError:
-            return None  # the process has ended: another one is the outermost now
+    try:
+        new_directory = _make(f"{root}{DIRECTORY}", 0o755)
+    except FileNotFoundError:
+        return None  # the process has ended: another one is the outermost now
     with suppress(FileNotFoundError), Lock(f"{root}{DIRECTORY}", what=DIRECTORY):
         if not os.path.islink(f"{root}{POINT}/{_MARKER}"):
+            new_point = _make(f"{root}{POINT}", 0o700)
             try:
                 _within(process, _mount)
             except PylvsError:
-                for folder in (POINT, DIRECTORY):
+                # Only what is new: rmdir(2) would detach what another mount namespace has mounted there.
+                for folder in [POINT] * new_point + [DIRECTORY] * (new_point and new_directory):
                     with suppress(OSError):  # something else is in it
                         os.rmdir(f"{root}{folder}")
                 raise
     return _path(root)
+
+
+def _make(folder: str, mode: int) -> bool:
+    """Make a directory, and return whether it is new. Raises FileNotFoundError without the one above, PylvsError."""
+    try:
+        os.mkdir(folder, mode)
+    except FileExistsError:
+        return False
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _refused(f"making {POINT}", error) from None
+    return True
 
 
 @contextmanager
@@ -240,9 +254,13 @@ def _explained(doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno == errno.ENODEV:
-            raise Unsupported(f"{doing}: this kernel has no bpffs (CONFIG_BPF_SYSCALL)") from None
-        raise syscalls.failure(error.errno or 0, doing, needed=("CAP_SYS_ADMIN",)) from None
+        raise _refused(doing, error) from None
+
+
+def _refused(doing: str, error: OSError) -> PylvsError:
+    if error.errno == errno.ENODEV:
+        return Unsupported(f"{doing}: this kernel has no bpffs (CONFIG_BPF_SYSCALL)")
+    return syscalls.failure(error.errno or 0, doing, needed=("CAP_SYS_ADMIN",))
 
 
 def _within(process: int, work: Callable[[], None]) -> None:
