@@ -50,11 +50,8 @@ def main() -> int:
                 director.edit_server(service, key, weight=after.weight)
                 print(f"{key}: back with weight {after.weight}")
             return status
-    except KeyError as gone:
-        print(f"drain: {gone.args[0]} was deleted during the drain; the command was not run", file=sys.stderr)
-        return 2
-    except (pylvs.Error, OSError) as error:
-        print(f"drain: {error}", file=sys.stderr)
+    except (pylvs.Error, OSError, KeyError) as error:
+        print("drain:", f"{error.args[0]} was deleted" if isinstance(error, KeyError) else error, file=sys.stderr)
         return 2
 
 
