@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import math
 import os
 import stat
+import termios
 from collections import deque
 from collections.abc import Collection, Iterable
 
@@ -77,17 +79,22 @@ class FifoWriter:
                 loop.remove_writer(self._descriptor)
             self._watched = wanted
 
-    async def finish(self) -> None:
+    async def finish(self, emptied: bool = False) -> None:
         """Give a reader FINISH_S for the lines that wait, then close the pipe.
 
-        The lines in the pipe stay while a reader has it open.
+        The lines in the pipe stay while a reader has it open. With `emptied` the reader has FINISH_S for them, too:
+        it may not have opened the pipe yet.
         """
         deadline = asyncio.get_running_loop().time() + FINISH_S
-        while self._waiting and asyncio.get_running_loop().time() < deadline:
+        while (self._waiting or (emptied and self._filled())) and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(_TICK_S)
         if self._waiting:
             self._log.warning("lines of a notify FIFO are lost: no process read them", count=len(self._waiting))
         self.close()
+
+    def _filled(self) -> bool:
+        """Whether the pipe has bytes that no process has read."""
+        return fcntl.ioctl(self._descriptor, termios.FIONREAD, bytes(4)) != bytes(4)
 
     def close(self) -> None:
         """Close the pipe at once, and remove it if this object created it."""
@@ -205,7 +212,7 @@ class FifoSet:
     async def _finish(self, writer: FifoWriter, reader: Reader | None) -> None:
         if reader is not None:
             reader.last()
-        await writer.finish()
+        await writer.finish(emptied=reader is not None)
         if reader is not None:
             await reader.finish()
 

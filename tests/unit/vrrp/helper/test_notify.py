@@ -234,6 +234,17 @@ def test_the_reader_of_a_fifo_gets_its_path_and_every_line(tmp_path: Path) -> No
     assert seen.read_text().splitlines() == [f"word {path}", *states]
 
 
+def test_a_reader_that_opens_its_fifo_after_the_end_of_the_lines_gets_them(tmp_path: Path) -> None:
+    started, may_open, seen = (tmp_path / name for name in ("started", "may open", "seen"))
+    command = f'touch "{started}"; until test -e "{may_open}"; do sleep 0.01; done; exec cat <"$0" >"{seen}"'
+    with run_helper(tmp_path) as helper, _pipe(tmp_path, reader=shell(command)) as (fifo, _):
+        helper.send(configure(Notify(stop=shell(f'touch "{may_open}"')), fifo))
+        helper.until(started.exists)
+        helper.send(state_changed("BACKUP"), state_changed("STOP"), Finish())
+        assert helper.ended() == 0
+    assert seen.read_text().splitlines() == [f'INSTANCE "VI" {state} 100' for state in ("BACKUP", "STOP")]
+
+
 def test_a_reader_that_ends_is_restarted(tmp_path: Path) -> None:
     seen = tmp_path / "seen"
     reader = Script(("/bin/sh", "-c", f'read -r line <"$0"; echo "$line" >>{seen}'))
