@@ -3,7 +3,8 @@
 It starts systemd as PID 1 of a PID namespace, as a guest's command. With `container` it does so on this machine, in
 namespaces and a control group of its own. There, a unit runs it again with `scenario`. That prints one line for each
 step: start, reload, restart under a connection, and crash of each process. Then a script is killed for its memory, and
-the unit is stopped: in good order, and while the daemon hangs. At last it is started with a file that is refused.
+the unit is stopped: in good order, while the daemon hangs, and after a crash. At last it is started with a file that is
+refused.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ virtual_server {VIP} 80 {{
     }}
 }}
 """
+REFUSED = f"{CONFIGURATION}}}\nvirtual_server {VIP} 81 {{\n"
 EAT = f"""#!/bin/sh
 [ -e {FLAG} ] || exit 0
 exec {sys.executable} -c 'x = []
@@ -68,6 +70,7 @@ with socket.create_server(("", 80)) as listener:
 DROP_IN = """[Unit]
 DefaultDependencies=no
 Wants=
+Wants=pylvs-cleanup.service
 After=
 Conflicts=
 [Service]
@@ -75,6 +78,11 @@ MemoryMax=500M
 MemorySwapMax=0
 Environment=PYTHONDONTWRITEBYTECODE=1 PYLVS_CONN_MAX=65536
 """
+CLEANUP_DROP_IN = """[Unit]
+DefaultDependencies=no
+[Service]
+ProtectHome=read-only
+"""  # the interpreter may be in /root
 STOP_SOONER = "TimeoutStopSec=20\n"  # for the daemon that hangs; an emulated processor needs the time of the unit
 TARGET = """[Unit]
 DefaultDependencies=no
@@ -126,10 +134,11 @@ def inside() -> int:
 def boot(drop_in: str = DROP_IN, steps: str = "memory") -> int:
     """Install the unit, run systemd until the scenario ends, and return its exit status."""
     UNITS.mkdir(parents=True, exist_ok=True)
-    text = (ROOT / "packaging/pylvs.service").read_text()
-    (UNITS / "pylvs.service").write_text(text.replace("/usr/sbin/pylvs", "/usr/local/bin/pylvs"))
-    (UNITS / "pylvs.service.d").mkdir()
-    (UNITS / "pylvs.service.d/guest.conf").write_text(drop_in)
+    for unit, changes in (("pylvs.service", drop_in), ("pylvs-cleanup.service", CLEANUP_DROP_IN)):
+        text = (ROOT / "packaging" / unit).read_text()
+        (UNITS / unit).write_text(text.replace("/usr/sbin/pylvs", "/usr/local/bin/pylvs"))
+        (UNITS / f"{unit}.d").mkdir()
+        (UNITS / f"{unit}.d/guest.conf").write_text(changes)
     (UNITS / "scenario.target").write_text(TARGET)
     (UNITS / "scenario.service").write_text(SCENARIO.replace("STEPS", steps))
     Path("/usr/local/bin/pylvs").unlink(missing_ok=True)
@@ -317,9 +326,33 @@ def hang() -> None:
     sh("systemctl reset-failed pylvs.service || :")
 
 
+def stop_after_crash() -> None:
+    """Stop the unit while it waits for its restart, and when its restart has failed."""
+    start()
+    drop_in = UNITS / "pylvs.service.d/wait.conf"
+    drop_in.write_text(f"[Service]\nRestartSec={3 * PATIENCE_S}\n")
+    sh("systemctl daemon-reload")
+    os.kill(main_pid(), signal.SIGKILL)
+    until(lambda: shown("SubState") == "auto-restart", "the unit waits for its restart")
+    assert (holds(), f"{VIP}:80" in services()) == (True, True)
+    sh("systemctl stop pylvs.service")
+    until(lambda: (holds(), f"{VIP}:80" in services(), processes()) == (False, False, []), "nothing is left")
+    drop_in.unlink()
+    sh("systemctl daemon-reload")
+    start()
+    FILE.write_text(REFUSED)
+    os.kill(main_pid(), signal.SIGKILL)
+    until(lambda: shown("ActiveState") == "failed", "the file is refused")
+    assert (holds(), f"{VIP}:80" in services()) == (True, True)
+    sh("systemctl stop pylvs.service")
+    until(lambda: (holds(), f"{VIP}:80" in services(), processes()) == (False, False, []), "nothing is left")
+    sh("systemctl reset-failed pylvs.service")
+    _configure(3)
+
+
 def refuse() -> None:
     """Start the unit with a file that is refused: systemd does not start it again."""
-    FILE.write_text(f"{CONFIGURATION}}}\nvirtual_server {VIP} 81 {{\n")
+    FILE.write_text(REFUSED)
     assert subprocess.run(["systemctl", "start", "pylvs.service"], capture_output=True, check=False).returncode
     assert [shown(each) for each in ("ActiveState", "ExecMainStatus", "NRestarts")] == ["failed", "78", "0"]
     assert (holds(), processes()) == (False, [])
@@ -355,6 +388,7 @@ def scenario() -> None:
         ("stop", stop),
         ("start again", start),
         ("hang", hang),
+        ("stop after crash", stop_after_crash),
         ("refuse", refuse),
         ("journal", journal),
     ):
@@ -382,7 +416,7 @@ if __name__ == "__main__":
             RESULT.write_text("0")
         except BaseException:
             traceback.print_exc()
-            print(sh("systemctl status pylvs.service --no-pager -n 60 2>&1 || :"), flush=True)
+            print(sh("systemctl status pylvs.service pylvs-cleanup.service --no-pager -n 60 2>&1 || :"), flush=True)
             RESULT.write_text("1")
     else:
         sys.exit({"container": container, "inside": inside}.get(" ".join(sys.argv[1:]), boot)())

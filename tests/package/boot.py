@@ -62,7 +62,7 @@ until_page() {{ # ADDRESS
     ok "a page from $1: $page"
 }}
 echo "boot $stage: Linux $(uname -r), systemd $(systemctl --version | head -n 1)"
-for unit in pylvs pylvs-watch pylvs-restore; do
+for unit in pylvs pylvs-cleanup pylvs-watch pylvs-restore; do
     systemctl is-active --quiet $unit || fail "$unit.service is not active"
     ok "$unit.service is active"
 done
@@ -73,7 +73,7 @@ ok "the virtual address is on c0"
 ipvsadm -Ln
 case $stage in
     1)
-        errors=$(systemd-analyze verify pylvs.service pylvs-watch.service pylvs-restore.service 2>&1)
+        errors=$(systemd-analyze verify pylvs.service pylvs-watch.service pylvs-restore.service pylvs-cleanup.service 2>&1)
         [ -z "$errors" ] || fail "systemd-analyze verify: $errors"
         ok "systemd-analyze verify is silent"
         cp /etc/test-network/other.conf /etc/keepalived/keepalived.conf

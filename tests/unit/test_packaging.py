@@ -23,6 +23,7 @@ UNITS = {
     "pylvs.service": 6.0,
     "pylvs-watch.service": 4.0,
     "pylvs-restore.service": 4.0,
+    "pylvs-cleanup.service": 4.0,
 }  # and the highest exposure level
 WITHOUT = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
 
