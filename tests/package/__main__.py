@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tests.package import boot, demonstration, faults
 from tests.package.roots import NO_START, SUITES, Failed, Root, System, root_of
-from tests.package.site import CLIENT, PAGE, VIP, configuration, furnish
+from tests.package.site import CLIENT, PAGE, VERIFY, VIP, configuration, furnish
 from tools import deb
 from tools.source import BuildFailed
 
@@ -90,7 +90,7 @@ def _first_page(system: System) -> None:
     step("install")
     shown(system.run, "apt-get -qq install -y /srv/first.deb 2>&1 | tail -n 4")
     shown(system.run, "ls -l /usr/sbin/pylvs /usr/sbin/ipvsadm /etc/alternatives/ipvsadm; id pylvs")
-    output = system.run("systemd-analyze verify pylvs.service pylvs-watch.service pylvs-restore.service pylvs-cleanup.service 2>&1")
+    output = system.run(f"{VERIFY} 2>&1")
     check(output == "", "systemd-analyze verify is silent")
     check("inactive" in system.run("systemctl is-active pylvs.service || :"), "the installation starts no daemon")
     for page in ("pylvs", "pylvs-run", "pylvs-vrrp-status", "ipvsadm", "ipvsadm-save"):

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from tests.package.roots import Failed, root_of
-from tests.package.site import CLIENT, OTHER_VIP, SAVED_TABLE, VIP, configuration, furnish
+from tests.package.site import CLIENT, OTHER_VIP, SAVED_TABLE, VERIFY, VIP, configuration, furnish
 
 VM = Path(__file__).parents[1] / "oracle" / "vm"
 KERNELS = Path(os.environ.get("PYLVS_VM_CACHE", Path.home() / ".cache" / "pylvs-vm"))
@@ -73,7 +73,7 @@ ok "the virtual address is on c0"
 ipvsadm -Ln
 case $stage in
     1)
-        errors=$(systemd-analyze verify pylvs.service pylvs-watch.service pylvs-restore.service pylvs-cleanup.service 2>&1)
+        errors=$({VERIFY} 2>&1)
         [ -z "$errors" ] || fail "systemd-analyze verify: $errors"
         ok "systemd-analyze verify is silent"
         cp /etc/test-network/other.conf /etc/keepalived/keepalived.conf

@@ -6,6 +6,7 @@ from tests.package.roots import Root
 
 VIP, OTHER_VIP = "10.9.1.100", "10.9.1.101"  # of keepalived.conf; of the saved table
 CLIENT = "ip netns exec client"
+VERIFY = "cd /lib/systemd/system && systemd-analyze verify pylvs*.service"
 PAGE = f"{CLIENT} curl -s --max-time 60 http://{VIP}/"
 SERVERS = {"s1": "10.9.2.2", "s2": "10.9.3.2"}
 SAVED_TABLE = f"""-A -t {OTHER_VIP}:80 -s rr

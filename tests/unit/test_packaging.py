@@ -16,6 +16,7 @@ import pytest
 from pylvs.cli.group import COMMANDS
 from pylvs.daemon.loading import Refused
 from pylvs.ipvsadm.options import OPTIONS
+from tests.privileges import assert_unprivileged
 from tools import completion, manual, sbom
 from tools.source import version
 
@@ -50,7 +51,30 @@ def test_systemd_accepts_the_unit(unit: str, repository: Path, tmp_path: Path) -
 @WITHOUT
 @pytest.mark.parametrize(("unit", "most"), UNITS.items())
 def test_the_unit_is_restricted(unit: str, most: float, repository: Path) -> None:
-    done = analyze("security", "--offline=yes", str(repository / "packaging" / unit))
+    assert_rating(repository / "packaging" / unit, most, repository)
+
+
+@pytest.mark.may_be_skipped
+@WITHOUT
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root has privileges to give up")
+def test_the_process_of_the_checks_is_restricted_further(repository: Path, tmp_path: Path) -> None:
+    """It has the unit's restrictions, and what `confine` adds has settings of systemd with the same effect."""
+    code = "from pylvs.system.sandbox import confine; confine(64, 1 << 30); print(flush=True); input()"
+    command = [sys.executable, "-c", code]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n"
+        assert_unprivileged(process.pid)
+        process.communicate(b"\n")
+    unit = tmp_path / "checks.service"
+    same = "User=pylvs\nCapabilityBoundingSet=\nNoNewPrivileges=yes\n"
+    unit.write_text(f"{(repository / 'packaging/pylvs.service').read_text()}[Service]\n{same}")
+    assert_rating(unit, 4.0, repository)
+
+
+def assert_rating(unit: Path, most: float, repository: Path) -> None:
+    done = analyze("security", "--offline=yes", str(unit))
     levels = re.findall(r"Overall exposure level for \S+: ([0-9.]+)", done.stdout)
     assert len(levels) == 1, done.stdout + done.stderr
     assert float(levels[0]) <= most
