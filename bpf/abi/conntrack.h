@@ -176,6 +176,10 @@ struct services_syns {
 struct half_open_queue { /* a ring: numbers of places, which only increase */
 	u32 first; /* the oldest connection */
 	u32 end; /* behind the newest one */
+	u32 made; /* half-open connections that the CPU has made */
+	u32 stays; /* connections with a reserved share since one was ended */
+	u32 halvings; /* of the reserved share */
+	u32 pad;
 };
 
 /* Ticks at which the expiry timer visits LOOK_SLOTS slots; 0: never. */

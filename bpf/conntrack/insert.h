@@ -345,15 +345,15 @@ VERIFIED_ONCE int unlink_entry(const struct key *key, u32 slot)
 
 /* --- with a credit --- */
 
-/* FAILED: another CPU changed the template. Unlike a full table this passes at once. NO_ENTRY: connections of
- * one client's port take all entries that they may, and `crowd` is full; those of others find theirs. */
+/* FAILED: another CPU changed the template. Unlike a full table this passes at once. NO_ENTRY: connections of one
+ * client's port take all entries that they may, and `crowd` is full. Or `calls` is full. Others find their entries. */
 enum create_result { CREATED, CREATE_FULL, CREATE_EXISTS, CREATE_FAILED, CREATE_NO_ENTRY };
 
 /* Count why there is no space for a connection. */
 INLINE enum create_result refuse(enum reason reason)
 {
 	count(reason);
-	return reason == REASON_REFUSED_INDEX_FULL ? CREATE_NO_ENTRY : CREATE_FULL;
+	return reason == REASON_REFUSED_TABLE_FULL ? CREATE_FULL : CREATE_NO_ENTRY;
 }
 
 /* Forget what the template of a SIP call stands for. The slot is still reserved. */

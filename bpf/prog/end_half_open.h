@@ -7,15 +7,29 @@
 #include "conntrack/lookup.h"
 #include "ctx/scratch.h"
 
-enum { HALF_OPEN_STEPS = 8 }; /* connections that a new one visits, at most */
+enum { HALF_OPEN_STEPS = 8, HALF_OPEN_ENDS = 2 }; /* connections that a new one visits and ends, at most */
 
 enum half_open_fate { HALF_OPEN_GONE, HALF_OPEN_STAYS, HALF_OPEN_ENDED };
 
-/* End the connection if it is still half-open, unless its service has a reserved share. Return whether it ended or had
- * to stay. */
-VERIFIED_ONCE int end_half_open(u32 slot, u32 generation, u32 round)
+/* End the template of an ended connection, if no other one refers to it and it was never assured. A flood makes
+ * templates faster than the expiry timer ends them. */
+VERIFIED_ONCE int end_its_template(u32 slot)
 {
 	struct slot_conn held;
+	struct control *control = control_of(slot);
+	if (!control || control->controls || control->assured || !is_complete(slot) || !conn_of_slot(slot, &held))
+		return false;
+	u64 seen = READ_ONCE(held.found.connection->word);
+	return word_state(seen) == STATE_TEMPLATE &&
+	       end_conn(&held.tuple, held.is_ipv6, &held.found, seen, END_KILLED);
+}
+
+/* End the connection if it is still half-open, unless its service has a reserved share. Return whether it ended or had
+ * to stay. Its template ends with it, but for the one that the new connection uses. */
+VERIFIED_ONCE int end_half_open(u32 slot, u32 generation, u32 used_template)
+{
+	struct slot_conn held;
+	struct half_open_queue *queue = map_elem(half_open_queues, 0);
 	if (!is_complete(slot) || !conn_of_slot(slot, &held))
 		return HALF_OPEN_GONE;
 	struct connection *c = held.found.connection;
@@ -25,32 +39,42 @@ VERIFIED_ONCE int end_half_open(u32 slot, u32 generation, u32 round)
 	struct destination *d = map_elem(destinations, c->destination);
 	if (!d && c->method != METHOD_BYPASS)
 		return HALF_OPEN_GONE;
-	if (d && has_reserved_share(d->service, round))
+	if (d && queue && has_reserved_share(d->service, queue))
 		return HALF_OPEN_STAYS;
+	struct control *control = c->flags & CONN_CONTROLLED ? control_of(slot) : NULL;
+	u32 template = control ? control->template : NO_TEMPLATE;
 	if (!end_conn(&held.tuple, held.is_ipv6, &held.found, seen, END_KILLED))
 		return HALF_OPEN_GONE;
+	if (template != NO_TEMPLATE && template != used_template)
+		end_its_template(template);
 	count(REASON_HALF_OPEN_ENDED);
 	return HALF_OPEN_ENDED;
 }
 
-/* End the oldest half-open connection, for a new one. One with a reserved share becomes the newest instead. */
-INLINE void end_oldest_half_open(void)
+/* End the oldest half-open connections, for a new one. One with a reserved share becomes the newest instead. Two, because
+ * while all had a reserved share, none was ended. */
+INLINE void end_oldest_half_open(u32 used_template)
 {
 	struct half_open_queue *queue = map_elem(half_open_queues, 0);
 	if (!queue)
 		return;
+	u32 ended = 0;
 #pragma nounroll
-	for (u32 i = 0; i < HALF_OPEN_STEPS && queue->first != queue->end; i++) {
+	for (u32 i = 0; i < HALF_OPEN_STEPS && must_end_half_open(); i++) {
 		struct half_open *element = ring_entry(queue->first);
 		if (!element)
 			return;
 		struct half_open oldest = *element;
 		queue->first += 1;
-		switch (end_half_open(oldest.slot, oldest.generation, round_of(queue))) {
+		switch (end_half_open(oldest.slot, oldest.generation, used_template)) {
 		case HALF_OPEN_ENDED:
-			return;
+			queue->stays = 0;
+			if (++ended == HALF_OPEN_ENDS)
+				return;
+			break;
 		case HALF_OPEN_STAYS:
 			append_half_open(queue, &oldest);
+			note_stay(queue);
 			break;
 		}
 	}
@@ -61,7 +85,7 @@ INLINE int prog_end_half_open(struct ctx ctx)
 	struct scratch *w = scratch_of(ctx.hook);
 	if (!w)
 		return pass_to_stack(ctx.hook);
-	end_oldest_half_open();
+	end_oldest_half_open(w->template);
 	w->half_open_ended = true;
 	return tail_call(ctx, PROG_CONNECT);
 }

@@ -6,7 +6,7 @@ import itertools
 import os
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from unittest import mock
@@ -62,6 +62,13 @@ def established(host: Host, frame: bytes, hook: str) -> None:
         host.receive(frame)
     else:
         host.run(frame, hook)
+
+
+def shake_hands(host: Host, service: ServiceKey, sports: Iterable[int]) -> None:
+    """Open connections, one after the other."""
+    for sport in sports:
+        host.run(packet("S", service, sport))
+        host.receive(packet("A", service, sport))
 
 
 def from_client(number: int, frame: bytes) -> bytes:
@@ -145,6 +152,31 @@ def test_another_service_keeps_its_half_open_connections(host: Host, family: int
     assert states(host, quiet) == {"SYN_RECV": 20}
 
 
+@pytest.mark.parametrize(("count", "few"), [(20, 20), (300, 2)])
+def test_a_flood_to_many_services_leaves_space(empty: Host, count: int, few: int) -> None:
+    """A service with fewer handshakes than each of the others keeps its own."""
+    quiet = serve(empty, 4, Method.MASQ)
+    shake_hands(empty, quiet, range(2000, 2000 + HOLDING))
+    attacked = [serve(empty, 4, Method.MASQ) for _ in range(count)]
+    frames = [packet("S", service, 1024) for service in attacked]
+    for number in range(FIRST, FIRST + 2 * CAPACITY):
+        empty.run(from_client(number, frames[number % count]))
+    for sport in range(5000, 5000 + few):
+        empty.run(packet("S", quiet, sport))
+    for number in range(FIRST + 2 * CAPACITY, FIRST + 6 * CAPACITY):
+        empty.run(from_client(number, frames[number % count]))
+    assert states(empty, quiet) == {"ESTABLISHED": HOLDING, "SYN_RECV": few}
+    assert empty.pool("used") <= CAPACITY * 5 // 8
+    assert empty.reason("TABLE_FULL_DROPPED") == 0
+
+
+def test_a_flood_to_a_persistent_service_leaves_space_before_the_timer_runs(empty: Host) -> None:
+    service = serve(empty, 4, Method.MASQ, ServiceFlag.PERSISTENT)
+    flood(empty, service, 4 * CAPACITY)
+    assert empty.pool("used") <= CAPACITY * 5 // 8
+    assert empty.reason("TABLE_FULL_DROPPED") == 0
+
+
 def test_templates_of_unfinished_handshakes_end_with_them(host: Host) -> None:
     service = serve(host, 4, Method.ROUTE, ServiceFlag.PERSISTENT)
     host.run(packet("S", service, 3000))
@@ -174,14 +206,22 @@ def test_half_open_connections_give_way_in_a_nearly_full_table() -> None:
         flood(host, service, CAPACITY)
         sport = 2000
         while host.pool("used") < CAPACITY * 15 // 16:
-            host.run(packet("S", other, sport))
-            host.receive(packet("A", other, sport))
+            shake_hands(host, other, range(sport, sport + 1))
             sport += 1
-        for number in range(50):
-            host.run(packet("S", service, 5000 + number))
-            host.receive(packet("A", service, 5000 + number))
+        shake_hands(host, service, range(5000, 5050))
         assert states(host, service)["ESTABLISHED"] == 50
         assert host.reason("TABLE_FULL_DROPPED") == 0
+
+
+def test_handshakes_complete_side_by_side_in_a_nearly_full_table(empty: Host) -> None:
+    service = serve(empty, 4, Method.MASQ)
+    shake_hands(empty, service, range(2000, 2000 + CAPACITY * 15 // 16))
+    for first in range(10_000, 10_080, 8):
+        for sport in range(first, first + 8):
+            empty.run(packet("S", service, sport))
+        for sport in range(first, first + 8):
+            empty.receive(packet("A", service, sport))
+    assert states(empty, service) == {"ESTABLISHED": CAPACITY * 15 // 16 + 80}
 
 
 def test_programs_loaded_after_a_hotplug_use_the_rings_of_the_table(tmp_path: Path) -> None:

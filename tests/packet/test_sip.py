@@ -176,3 +176,15 @@ def test_an_ended_template_leaves_nothing_behind(expiring: Host) -> None:
 
     until(is_empty, "the end of the templates")
     assert templates(expiring, service) == []
+
+
+def test_calls_beyond_the_limit_are_dropped_and_the_table_is_not_full() -> None:
+    limit = 1024  # of so small a table
+    with new_host(connections=4 * limit, expires=False, mode="tc") as host:
+        service = serve(host, OPS)
+        for call in range(limit):
+            host.run(udp(5060, service.port, payload=message(f"{call}@x")), "tc")
+        assert len(templates(host, service)) == limit
+        assert receiver(host, udp(5060, service.port, payload=message("another@x"))) == "?"
+        assert (host.reason("REFUSED_CALLS_FULL"), host.reason("TABLE_FULL_STATELESS")) == (1, 0)
+        assert receiver(host, udp(5060, service.port, payload=message("0@x"))) != "?"
