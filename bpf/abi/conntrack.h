@@ -141,8 +141,9 @@ struct conn_record {
 	u8 was_state;
 	u8 family; /* 4 or 6; 0: the batch ends */
 	u8 has_reply; /* and twice the bit WORD_NO_REPLIES */
-	u8 assured; /* of a template */
+	u8 assured; /* of a template, or of the connection's template */
 	u8 is_call; /* with CONN_CALL; Python copies the element of `calls` */
+	u8 has_ended; /* it is no longer in the former table */
 };
 
 /* What a template of a SIP call stands for. */

@@ -2,8 +2,8 @@
  * Insert connections from records, into a table of another size or of another build. Python copies the former table
  * while packets still use it, then once more what they have changed since.
  *
- * A record that was restored before updates its connection only if that is as it was restored: once packets use this
- * table, they know better.
+ * A record that was restored before updates or ends its connection only if that is as it was restored: once packets use
+ * this table, they know better.
  */
 #pragma once
 #include "conntrack/create.h"
@@ -35,6 +35,14 @@ INLINE bool update_restored(struct conn_record *record, const struct found *foun
 	return true;
 }
 
+/* A template may be assured by a packet of a connection, after its own record. */
+INLINE void assure_template(const struct conn_record *record)
+{
+	struct control *control = record->template ? control_of(record->template) : NULL;
+	if (control && record->assured && control->assured != ASSURED)
+		control->assured = record->assured;
+}
+
 INLINE int restore_record(struct conn_record *record)
 {
 	if (!record)
@@ -42,6 +50,13 @@ INLINE int restore_record(struct conn_record *record)
 	bool is_ipv6 = record->family == 6, is_template = record->state == STATE_TEMPLATE;
 	union tuple tuple = record->tuple;
 	struct found found = find_tuple(&tuple, is_ipv6);
+	if (record->has_ended) {
+		u64 seen = found.connection ? READ_ONCE(found.connection->word) : 0;
+		if (found.connection && is_as_restored(record, seen))
+			end_conn(&tuple, is_ipv6, &found, seen, END_RESTORED);
+		return 0;
+	}
+	assure_template(record);
 	if (found.connection && update_restored(record, &found, is_ipv6))
 		return 0;
 	struct new_conn new = {

@@ -12,11 +12,11 @@ from unittest import mock
 
 import pytest
 
-from pylvs.bpf import kernel
+from pylvs.bpf import abi, kernel
 from pylvs.dataplane import load, upgrade
 from pylvs.dataplane.connections import ConnectionReader
 from pylvs.dataplane.former import Former
-from pylvs.dataplane.restore import ConnectionCopy
+from pylvs.dataplane.restore import ConnectionCopy, Seen
 from pylvs.dataplane.state import RESTORE, State
 from pylvs.dataplane.tables import Tables
 from pylvs.model.director import Connection
@@ -72,6 +72,11 @@ def copying(former: Tables, fresh: Tables) -> Iterator[ConnectionCopy]:
 def listed(tables: Tables) -> Counter[Connection]:
     """Return the connections without their timeouts, which go on."""
     return Counter(each._replace(expires_s=0) for each in ConnectionReader(tables).connections())
+
+
+def assured(tables: Tables) -> list[int]:
+    """Return whether templates are assured."""
+    return [tables.controls.get(each.slot, "assured") for each in entries(tables) if each.is_template]
 
 
 def counts(tables: Tables) -> list[tuple[int, ...]]:
@@ -143,6 +148,61 @@ def test_a_later_pass_takes_over_what_packets_changed_and_made(host: Host) -> No
         assert 5 * len(services) <= changed < sum(listed(former).values())
         assert listed(fresh) == listed(former)
         assert counts(fresh) == counts(former)
+
+
+def test_a_later_pass_ends_what_ended_in_the_former_table(host: Host) -> None:
+    services = serve_all(host)
+    fill(host, services)
+    former = host.director.tables
+    host.director.change_setting("expire_nodest_conn", 1)
+    with fresh_tables(host) as fresh, copying(former, fresh) as copy:
+        copy.run()
+        before = listed(former)
+        for service in services[::2]:
+            host.director.delete_service(service)  # its connections and templates end
+        assert copy.run() == sum(before.values()) - sum(listed(former).values()) > 0
+        assert listed(fresh) == listed(former) != Counter()
+        assert counts(fresh) == counts(former)
+        assert fresh.pool.get(0, "used") == sum(listed(former).values())
+        assert copy.run() == 0
+
+
+def test_an_end_counts_for_the_connection_that_was_copied_alone(host: Host) -> None:
+    service = host.new_key()
+    host.serve(service, 1)
+    former = host.director.tables
+    host.run(tcp("S", dport=service.port), "tc")
+    with fresh_tables(host) as fresh, copying(former, fresh) as copy:
+
+        def records(*seen: Seen) -> Counter[str]:
+            with mock.patch.object(copy, "_changes", return_value=seen):
+                copy.run()
+            return Counter(each.state for each in listed(fresh).elements())
+
+        (seen,) = copy._changes(only_new=False)
+        assert records(seen) == {"SYN_RECV": 1}
+        ended = seen._replace(was=seen.entry.word, has_ended=True)
+        assert records(ended._replace(was=seen.entry.word + 1)) == {"SYN_RECV": 1}, "a packet has refreshed it"
+        close = abi.constant("STATE_CLOSE") ^ abi.constant("STATE_SYN_RECV")
+        word = seen.entry.word ^ close << abi.constant("WORD_STATE")
+        again = seen._replace(entry=seen.entry._replace(word=word))
+        assert records(again, ended) == {"CLOSE": 1}, "the client has opened it again"
+        assert records(ended) == {"CLOSE": 1}
+        assert records(ended._replace(was=word)) == {}
+
+
+def test_a_later_pass_takes_over_that_a_template_is_assured(host: Host) -> None:
+    service = host.new_key()
+    host.director.add_service(VirtualService(service, "rr", ServiceFlag.PERSISTENT, timeout_s=60))
+    host.director.add_destination(service, Destination(DestinationKey(ip_address(server4(1)), service.port)))
+    former = host.director.tables
+    host.run(tcp("S", dport=service.port), "tc")
+    with fresh_tables(host) as fresh, copying(former, fresh) as copy:
+        copy.run()
+        host.run(tcp("A", dport=service.port), "tc")
+        assert assured(former) != assured(fresh)
+        copy.run()
+        assert assured(fresh) == assured(former) == [abi.constant("ASSURED")]
 
 
 def test_a_table_that_is_too_small_refuses_and_counts(host: Host) -> None:

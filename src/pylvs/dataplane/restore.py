@@ -52,6 +52,7 @@ _RECORD = (
     "has_reply",
     "assured",
     "is_call",
+    "has_ended",
 )
 
 
@@ -96,6 +97,7 @@ class Seen(NamedTuple):
     slot: int
     entry: Entry
     was: int  # its word in the pass before; 0: it was not there
+    has_ended: bool = False  # since the pass before
 
 
 class Source:
@@ -212,8 +214,13 @@ class ConnectionCopy:
         A pass for those that no pass has seen yet is quick, even if packets changed all others.
         """
         self.restored = self.refused = 0
-        later = []
+        later, ended, born, is_first = [], [], {}, not (self._blocks or self._former6)
         for seen in self._changes(only_new):
+            if seen.has_ended:
+                ended.append(seen)
+                continue
+            if not seen.was and not is_first:
+                born[seen.entry.raw_tuple] = seen
             if seen.entry.flags & self._controlled:  # its template first
                 later.append(seen)
             else:
@@ -222,7 +229,23 @@ class ConnectionCopy:
         for seen in later:
             self._put(seen)
         self._flush()
+        self._end(ended, born)
         return self.restored + self.refused
+
+    def _end(self, ended: list[Seen], born: dict[bytes, Seen]) -> None:
+        """End connections that are no longer in the former table, then their templates.
+
+        Of a tuple that has another connection there by now, that is put again instead: the fresh table had the former
+        one until now.
+        """
+        ended.sort(key=lambda seen: self._is_template(seen.entry))
+        for seen in ended:
+            again = born.get(seen.entry.raw_tuple)
+            self._put(again._replace(was=seen.was) if again else seen)
+        self._flush()
+
+    def _is_template(self, entry: Entry) -> bool:
+        return bool(entry.word >> self._state & self._states == self._template)
 
     def _changes(self, only_new: bool) -> Iterator[Seen]:
         """Yield the connections that differ from the last pass, or those with another tuple."""
@@ -246,8 +269,12 @@ class ConnectionCopy:
 
     def _changes_of(self, first: int, element: bytes, before: bytes, only_new: bool) -> Iterator[Seen]:
         """Likewise of one element; its first slot is given."""
-        entries = self._source.entries(element)
-        former = self._source.entries(before) if entries else {}
+        entries, former = self._source.entries(element), self._source.entries(before)
+        for number, each in () if only_new else former.items():
+            now = entries.get(number)
+            is_there = now and now.raw_tuple == each.raw_tuple and not now.word & self._dying
+            if not is_there and not each.word & self._dying:
+                yield Seen(first + number, each, each.word, has_ended=True)
         for number, each in entries.items():
             was = former.get(number)
             if was == each or each.word & self._dying:
@@ -258,7 +285,7 @@ class ConnectionCopy:
 
     def _changes6(self, connections6: HashMap, only_new: bool) -> Iterator[Seen]:
         """Likewise of the hash map of IPv6 connections, which earlier builds have."""
-        masq = abi.constant("METHOD_MASQ")
+        masq, there = abi.constant("METHOD_MASQ"), set()
         source, size = self._source, self._source.size6
         width = connections6.key_size
         for keys, values, count in connections6.chunks():
@@ -269,20 +296,30 @@ class ConnectionCopy:
                 if method == masq:
                     word = source.words6.words[slot - source.first6]
                 former = self._former6.get(raw_tuple)
+                if not word & self._dying:
+                    there.add(raw_tuple)
                 if word & self._dying or former == (value, word) or (former and only_new):
                     continue
                 if not only_new:
                     self._former6[raw_tuple] = value, word
                 entry = Entry(6, source.ours6(raw_tuple), word, destination, port, method, flags)
                 yield Seen(slot, entry, former[1] if former else 0)
+        for raw_tuple in () if only_new else self._former6.keys() - there:
+            value, word = self._former6.pop(raw_tuple)
+            _, destination, port, method, flags, slot = source.fields6.unpack(value)
+            entry = Entry(6, source.ours6(raw_tuple), word, destination, port, method, flags)
+            yield Seen(slot, entry, word, has_ended=True)
 
     def _put(self, seen: Seen) -> None:
         state = seen.entry.word >> self._state & self._states
         timeout = assured = template = 0
-        if state == self._template:
+        if seen.has_ended:
+            pass  # the fresh table knows the rest
+        elif state == self._template:
             timeout, assured = self._source.control(seen.slot, "timeout"), self._source.control(seen.slot, "assured")
         elif seen.entry.flags & self._controlled:
-            template = self._templates.get(self._source.control(seen.slot, "template"), 0)
+            former = self._source.control(seen.slot, "template")
+            template, assured = self._templates.get(former, 0), self._source.control(former, "assured")
         self._memory += self._form.pack(
             seen.entry.raw_tuple,
             seen.entry.destination,
@@ -299,6 +336,7 @@ class ConnectionCopy:
             seen.entry.word >> self._has_reply & 3,  # and WORD_NO_REPLIES
             assured,
             bool(seen.entry.flags & self._call),
+            seen.has_ended,
         )
         self._batch.append(seen)
         if len(self._batch) == self._records.count:
@@ -316,11 +354,14 @@ class ConnectionCopy:
         slots = struct.Struct(f"<{self._slot_at}xI{size - self._slot_at - 4}x")
         taken = slots.iter_unpack(array.memory[: size * len(self._batch)])
         for seen, (slot,) in zip(self._batch, taken, strict=True):
+            if seen.has_ended:
+                self.restored += 1
+                continue
             if not slot:
                 self.refused += 1
                 continue
             self.restored += 1
-            if seen.entry.word >> self._state & self._states == self._template:
+            if self._is_template(seen.entry):
                 self._templates[seen.slot] = slot
             if seen.entry.flags & self._call:
                 self._copy_call(seen.slot, slot)
