@@ -24,6 +24,11 @@ async def until_async(holds: Callable[[], object], what: object = "", patience_s
         await asyncio.sleep(pause_s)
 
 
+def until_reaped(process: int | str) -> None:
+    """Wait until a process that has ended is gone: its parent, which may be process 1, reaps it a moment later."""
+    until(lambda: not Path(f"/proc/{process}").exists(), f"process {process} is gone")
+
+
 def until_listening(path: Path) -> None:
     """Wait until a program listens at a UNIX socket: its path exists a moment before."""
 

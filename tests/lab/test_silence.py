@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.interop.namespaces import ip
 from tests.lab.support import until
 from tests.lab.test_virtual_routers import INSTANCE, VIP, Node, pair
+from tests.waiting import until_reaped
 
 __all__ = ["pair"]  # a fixture
 
@@ -105,7 +106,7 @@ def test_a_process_of_virtual_routers_that_hangs_is_replaced_and_its_addresses_a
         until(lambda: first.router_process() not in (0, process), "another one is started")
     until(lambda: first.is_in("MASTER") and second.is_in("BACKUP"), "which preempts")
     until(lambda: first.holds() and not second.holds(), "and has the address alone")
-    assert not Path(f"/proc/{process}").exists()
+    until_reaped(process)
 
 
 def test_a_renamed_device_answers_for_no_virtual_address(pair: tuple[Node, Node]) -> None:

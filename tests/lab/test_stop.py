@@ -12,6 +12,7 @@ import pytest
 from tests.interop.namespaces import ip
 from tests.lab.support import until
 from tests.lab.test_virtual_routers import INSTANCE, Node, pair, settled
+from tests.waiting import until_reaped
 
 __all__ = ["pair", "settled"]  # fixtures
 
@@ -65,13 +66,22 @@ def systemctl(folder: Path, output: str, status: int = 0) -> str:
     return f"{folder}:{os.environ['PATH']}"
 
 
+def changing(folder: Path) -> str:
+    """Return a PATH on which systemctl prints the job `restart`, and then `stop`."""
+    path = systemctl(folder, "")
+    script = '#!/bin/sh\nkind=$(cat "$0.kind" 2>/dev/null || echo restart)\necho stop >"$0.kind"\n'
+    (folder / "systemctl").write_text(f'{script}echo "15 pylvs.service $kind running"\n')
+    return path
+
+
 def test_stop_ends_daemon_virtual_routers_and_services(serving: tuple[Node, Node]) -> None:
     first, second = serving
     process, daemon = first.process(), first.daemon
     assert daemon is not None
     assert first.run("stop") == f"pylvs run, process {daemon.pid}, has ended\n"
     assert ended(first) == 0
-    assert (first.holds(), services(first), Path(f"/proc/{process}").exists()) == (False, 0, False)
+    assert (first.holds(), services(first)) == (False, 0)
+    until_reaped(process)
     until(second.holds, "the second holds the address")
     assert first.run("stop") == ""
 
@@ -96,7 +106,8 @@ def test_what_a_killed_daemon_left_can_be_ended(serving: tuple[Node, Node]) -> N
     assert "would start them again: use pylvs stop, or pylvs vrrp yield" in error
     first.end(signal.SIGKILL)
     assert f"process {process} has given up its addresses and ended" in first.run("vrrp", "stop")
-    assert (first.holds(), services(first), Path(f"/proc/{process}").exists()) == (False, 1, False)
+    assert (first.holds(), services(first)) == (False, 1)
+    until_reaped(process)
     until(second.holds, "the second holds the address")
     assert first.run("vrrp", "stop") == "no virtual routers run here\n"
     assert first.run("stop") == "1 service deleted from the table\n"
@@ -140,7 +151,9 @@ def test_for_a_unit_systemds_job_decides(serving: tuple[Node, Node], tmp_path: P
     first.end(signal.SIGKILL)
     for path in (crash, other):
         assert attempt(first, *unit, PATH=path) == (0, "", "")
-    assert attempt(first, *unit, PATH=broken, SERVICE_RESULT="signal") == (0, "", "")
+    assert attempt(first, *unit, PATH=broken, SERVICE_RESULT="signal", EXIT_CODE="killed") == (0, "", "")
+    cleanup = ("stop", "--unit", "pylvs-cleanup.service")
+    assert attempt(first, *cleanup, PATH=broken, SERVICE_RESULT="success") == (0, "", ""), "it has no process"
     assert (first.holds(), services(first)) == (True, 1)
     first.start()
     restart = systemctl(tmp_path / "restart", "12 pylvs.service restart running\n13 x.service start waiting")
@@ -150,3 +163,8 @@ def test_for_a_unit_systemds_job_decides(serving: tuple[Node, Node], tmp_path: P
     stop = systemctl(tmp_path / "stop", "14 pylvs.service stop running")
     assert attempt(first, *unit, PATH=stop)[0] == 0
     assert (first.holds(), services(first)) == (False, 0)
+    for path, more in ((changing(tmp_path / "changing"), {}), (broken, {"MAINPID": "7"})):
+        first.start()
+        assert attempt(first, *unit, PATH=path, **more)[0] == 0
+        assert ended(first) == 0
+        assert (first.holds(), services(first)) == (False, 0)

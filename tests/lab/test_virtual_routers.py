@@ -17,6 +17,7 @@ from pylvs.model.errors import PylvsError
 from pylvs.vrrp.ipc import Client
 from tests.interop.namespaces import ip
 from tests.lab.support import PYLVS, until
+from tests.waiting import until_reaped
 
 VIP = "10.66.0.100"
 INSTANCE = """
@@ -199,7 +200,7 @@ def test_a_stopped_pylvs_run_removes_the_address_first(settled: tuple[Node, Node
     process = first.process()
     assert first.end(signal.SIGTERM) == 0
     assert not first.holds()
-    assert not Path(f"/proc/{process}").exists()
+    until_reaped(process)
     until(second.holds, "the second holds the address")
     (*_, last) = second.ask("why", name="VI_1")["VI_1"]
     assert (last["state"], last["before"]) == ("MASTER", "BACKUP")
@@ -244,7 +245,7 @@ def test_a_reload_changes_a_priority_without_a_restart_and_removes_what_the_file
     first.write(text="global_defs {{\n    router_id none\n}}\n")
     first.run("reload")
     assert not first.holds()
-    assert not Path(f"/proc/{process}").exists()
+    until_reaped(process)
     until(second.holds, "the second holds the address")
     first.write()
     first.run("reload")

@@ -15,6 +15,7 @@ from pylvs.model.errors import Busy, PylvsError
 
 END_S = 1100.0  # notifications and a shutdown_script, which may take 1000 s; systemd has limits of its own
 SYSTEMD_S = 10.0  # for its reply about a job
+_PROCESS = frozenset(("MAINPID", "EXIT_CODE"))  # of the unit's process: it runs, or has ended
 _CRASHES = ("exit-code", "signal", "core-dump", "watchdog", "oom-kill")  # values of SERVICE_RESULT
 
 
@@ -41,20 +42,31 @@ def stop(keep: bool, keep_table: bool, unit: str | None, state_dir: Path | None)
     if not state.path.is_dir():
         return
     _stop_daemon(state, keep)
-    if not keep:
+    # For a unit that is stopping already, systemd does not run it again: the job may have become "stop" since.
+    if not keep or (unit is not None and _reported_job(unit) == "stop"):
         _end_leftovers(state, keep_table)
 
 
 def job_of(unit: str) -> str:
     """Return the type of systemd's job for the unit: `stop`, `restart`; "" without one.
 
-    A unit whose process crashed has no job. If systemd does not reply, its environment decides.
+    A unit whose process crashed has no job. If systemd does not reply, its environment decides. It names a process for
+    pylvs.service, and none for pylvs-cleanup.service, whose restart follows each crash of the daemon.
     """
+    reported = _reported_job(unit)
+    if reported is not None:
+        return reported
+    has_process = not _PROCESS.isdisjoint(os.environ)
+    return "stop" if has_process and os.environ.get("SERVICE_RESULT") not in _CRASHES else ""
+
+
+def _reported_job(unit: str) -> str | None:
+    """Return the type of the job as systemd reports it; None without a reply."""
     command = ["systemctl", "list-jobs", "--no-legend", "--no-pager", "--full", unit]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SYSTEMD_S, check=True)
     except (OSError, subprocess.SubprocessError):
-        return "" if os.environ.get("SERVICE_RESULT") in _CRASHES else "stop"
+        return None
     rows = [line.split() for line in done.stdout.splitlines()]
     return next((row[2] for row in rows if len(row) >= 4 and row[1] == unit), "")
 

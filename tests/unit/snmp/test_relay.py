@@ -29,7 +29,7 @@ from pylvs.system.processes import VERSION_LINE
 from tests.privileges import assert_unprivileged, assert_without_files
 from tests.unit.snmp.fake_connections import FakeConnections
 from tests.unit.snmp.test_agent import HEADER
-from tests.waiting import PATIENCE_S, until
+from tests.waiting import PATIENCE_S, until, until_reaped
 
 FOREVER = float("inf")
 
@@ -219,7 +219,7 @@ def test_the_process_that_parses_has_no_privileges(tmp_path: Path) -> None:
             until(lambda: "no session with the master agent" in (tmp_path / "log").read_text())
             process.terminate()
             assert process.wait(PATIENCE_S) == 0
-            assert not Path(f"/proc/{child}").exists()
+            until_reaped(child)
         finally:
             process.kill()
             process.wait()
