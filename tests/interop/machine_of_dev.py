@@ -104,7 +104,7 @@ DPKG_QUERY = """\
 for name; do :; done
 case $name in
     curl) echo installed ;;
-    nginx) [ -e "$STAGE/purged" ] || echo installed ;;
+    nginx) [ -e "$STAGE/purged" ] || if [ -e "$STAGE/configured" ]; then echo config-files; else echo installed; fi ;;
 esac
 """
 DPKG = """\

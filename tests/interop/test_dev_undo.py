@@ -50,6 +50,27 @@ def test_undo_keeps_the_caches_that_were_there(clone: Clone) -> None:
     assert (clone.stage / "home/.cache/pip/wheels").exists()
 
 
+def test_undo_keeps_the_folder_of_caches_that_was_there(clone: Clone) -> None:
+    (clone.stage / "home/.cache").mkdir()
+    assert clone.dev("demo")[0] == 0
+    assert clone.dev("undo")[0] == 0
+    assert list((clone.stage / "home").rglob("*")) == [clone.stage / "home/.cache"]
+
+
+def test_undo_remembers_packages_whose_configuration_was_there(clone: Clone) -> None:
+    """They return to that state: to be removed, but not purged."""
+    assert clone.dev("demo")[0] == 0
+    record = clone.stage / "lib/pylvs-dev"
+    (record / "configured").write_text("nginx\n")
+    status, _, errors = clone.dev("undo")
+    assert (status, errors[1].startswith("dev: kept, because other packages need them")) == (0, True)
+    assert (record / "packages").read_text() == (record / "configured").read_text() == "nginx\n"
+    (clone.stage / "configured").touch()
+    status, _, errors = clone.dev("undo")
+    assert (status, errors[0]) == (0, "dev: removing 1 packages: nginx")
+    assert not record.exists()
+
+
 def test_undo_forgets_nothing_while_another_process_uses_dpkg(clone: Clone) -> None:
     assert clone.dev("demo")[0] == 0
     record = clone.stage / "lib/pylvs-dev"
