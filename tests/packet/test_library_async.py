@@ -124,6 +124,32 @@ def test_a_lock_keeps_other_tasks_and_other_processes_out() -> None:
     asyncio.run(main())
 
 
+def test_a_director_that_is_closed_during_a_block_releases_the_lock() -> None:
+    async def main() -> None:
+        async with asyncio.timeout(120):
+            inside, go = asyncio.Event(), asyncio.Event()
+
+            async def block(director: pylvs.AsyncDirector) -> None:
+                async with director.locked():
+                    inside.set()
+                    await go.wait()
+                    with pytest.raises(pylvs.Closed):
+                        await director.services()
+
+            async with pylvs.AsyncDirector() as director:
+                task = asyncio.create_task(block(director))
+                await inside.wait()
+            with pylvs.Director() as other, other._opened.state.lock(0):  # type: ignore[union-attr]
+                go.set()
+                await task
+            async with pylvs.AsyncDirector() as director, director.locked():
+                await director.close()
+                with pytest.raises(pylvs.Closed):
+                    await director.services()
+
+    asyncio.run(main())
+
+
 def test_a_cancelled_block_releases_the_lock() -> None:
     async def main() -> None:
         async with pylvs.AsyncDirector() as director, asyncio.timeout(120):

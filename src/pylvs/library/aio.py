@@ -46,6 +46,7 @@ class AsyncDirector:
         self._director: Director | None = None
         self._turn = asyncio.Lock()  # of the blocks of `locked`
         self._block: object = None  # the open one
+        self._entered = contextlib.ExitStack()  # what that block has to undo; the thread alone uses it
 
     async def __aenter__(self) -> Self:
         self._thread = TableThread("pylvs-director")
@@ -63,13 +64,17 @@ class AsyncDirector:
         await self.close()
 
     async def close(self) -> None:
-        """Close the tables after the calls that run or wait. The services stay in force."""
+        """Close the tables after the calls that run or wait. The services stay in force.
+
+        An open block of `locked` lets others edit from then on, and its own calls raise Closed.
+        """
         thread, self._thread = self._thread, None
         if thread is not None:
             await asyncio.shield(asyncio.ensure_future(self._close(thread)))
 
     async def _close(self, thread: TableThread) -> None:
         def close() -> None:
+            self._entered.close()
             if self._director is not None:
                 self._director.close()
 
@@ -245,17 +250,20 @@ class AsyncDirector:
         if self._block in around:
             yield
             return
-        entered = contextlib.ExitStack()  # the thread alone uses it
         async with self._turn:
             self._block = object()
             outside = _blocks.set(around | {self._block})
             try:
-                await self._run(lambda: entered.enter_context(self._sync.locked()))
+                await self._run(lambda: self._entered.enter_context(self._sync.locked()))
                 yield
             finally:
-                leaving = asyncio.ensure_future(self._run(entered.close))
+                leaving = asyncio.ensure_future(self._leave())
                 _blocks.reset(outside)
                 try:
                     await asyncio.shield(leaving)  # a second cancellation must not leave the lock
                 finally:
                     self._block = None
+
+    async def _leave(self) -> None:
+        if self._thread is not None:  # else `close` has done it
+            await self._run(self._entered.close)
