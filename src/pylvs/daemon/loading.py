@@ -86,7 +86,10 @@ def accept(loaded: Loaded, options: Options, allow_empty: bool, force: bool = Tr
     """Return the configuration if the daemon may run it; with errors only by `force`. Raises Refused."""
     fatal = [finding for finding in loaded.findings if finding.fatal]
     if fatal:
-        raise Refused(f"{options.file}: cannot be run: {fatal[0]}", loaded.findings)
+        refused = Refused(f"{options.file}: cannot be run: {fatal[0]}", loaded.findings)
+        if all(finding.may_pass for finding in fatal):
+            refused.exit_status = PylvsError.exit_status  # systemd starts it again
+        raise refused
     if keyword := changed(loaded.configuration, options.placement or Placement()):
         text = f"{options.file}: {keyword} cannot change while pylvs runs; restart it"
         raise Refused(text, loaded.findings)

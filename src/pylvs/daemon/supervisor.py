@@ -188,6 +188,10 @@ class Supervisor:
                 raise
             try:
                 await self._serve(tasks)
+            except BaseException:
+                if not self.started_at:
+                    await self.routers.undo()
+                raise
             finally:  # also when cancelled: a running scheduler would start tasks in a loop that is being closed
                 await self.engine.close()
         finally:
@@ -217,7 +221,9 @@ class Supervisor:
                 await self.routers.stop()
                 await asyncio.wait([preparing], timeout=CHANGE_END_S)
                 if not preparing.done():
-                    raise PylvsError("the start hangs; pylvs run ends without it")
+                    text = "the start hangs; pylvs run ends without it"
+                    self._log.error(text)  # now: a thread that hangs delays the end of the process, too
+                    raise PylvsError(text)
                 preparing.result()
         finally:
             preparing.cancel()

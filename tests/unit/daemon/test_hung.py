@@ -198,12 +198,13 @@ def test_a_start_that_hangs_can_be_stopped(host: FakeHost, hang: Hang, monkeypat
 
 
 def test_a_start_that_hangs_while_it_reads_the_file_can_be_stopped(
-    host: FakeHost, hang: Hang, monkeypatch: pytest.MonkeyPatch
+    host: FakeHost, hang: Hang, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
 ) -> None:
     hang_at_the_file(host, hang, monkeypatch)
     monkeypatch.setattr("pylvs.daemon.supervisor.CHANGE_END_S", 0.05)
     with pytest.raises(PylvsError, match="the start hangs; pylvs run ends without it"):
         run(stop_a_start(host, hang, wanted=()))
+    assert "the start hangs" in log_output.getvalue()
 
 
 @pytest.mark.usefixtures("short_lease")

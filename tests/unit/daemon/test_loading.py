@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from pylvs.daemon import Options, loading
 from pylvs.daemon.loading import ConfigurationLoader, Loaded, Refused, accept, load, load_in_subprocess
 from pylvs.system.processes import other_version
+from tests.shortages import SHORTAGES, failing
 from tests.waiting import PATIENCE_S
 
 TEXT = """
@@ -112,3 +115,19 @@ def test_a_configuration_that_cannot_run_is_refused_with_a_reason(options: Optio
 def test_without_checks_none_are_left(options: Options) -> None:
     found = load(Options(options.file, checks=False))
     assert [server.checks for server in found.configuration.services[0].servers] == [()]
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [*((each, 1) for each in (*SHORTAGES, errno.EIO, errno.ESTALE)), (errno.ENOENT, 78), (errno.EACCES, 78)],
+    ids=str,
+)
+def test_a_file_that_cannot_be_read_now_may_be_read_by_the_next_start(
+    number: int, status: int, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "stat", failing(number))
+    loaded = load(options)
+    monkeypatch.undo()
+    with pytest.raises(Refused, match=os.strerror(number)) as refused:
+        accept(loaded, options, allow_empty=True)
+    assert refused.value.exit_status == status

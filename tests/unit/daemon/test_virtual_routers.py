@@ -10,7 +10,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -119,6 +119,22 @@ def test_a_start_that_fails_ends_the_process_that_it_started(host: FakeHost, mon
 
     async def scenario() -> None:
         with pytest.raises(Unsupported, match="no BPF here"):
+            async with host.daemon():
+                pass
+
+    run(scenario())
+    assert len(requests_of(host, "stop")) == 1
+
+
+def test_a_daemon_that_cannot_serve_its_commands_ends_them_too(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    def serving(_: object) -> NoReturn:
+        raise PylvsError("the socket cannot be bound")
+
+    monkeypatch.setattr("pylvs.daemon.supervisor.ROUTERS_FIRST_S", PATIENCE_S)
+    monkeypatch.setattr("pylvs.daemon.supervisor.ApiServer.serving", serving)
+
+    async def scenario() -> None:
+        with pytest.raises(PylvsError, match="cannot be bound"):
             async with host.daemon():
                 pass
 

@@ -181,7 +181,8 @@ def read(path: str, ids: Collection[str] = (), checks: frozenset[str] = frozense
     try:
         source = read_source(path, pipes=True)
     except Unreadable as error:
-        findings.error(Location(path, 1, 1), f"the file {error}", "name a configuration file", fatal=True)
+        advice, may_pass = "name a configuration file", error.may_pass
+        findings.error(Location(path, 1, 1), f"the file {error}", advice, fatal=True, may_pass=may_pass)
         return Document((), (path,)), findings.all()
     return _Parser(findings, ids, MAX_TEXT, services).document(source, checks)
 

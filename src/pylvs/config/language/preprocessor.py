@@ -227,8 +227,18 @@ MAX_ENTRIES = 100_000  # directory entries for one include
 _WILD = re.compile(r"[*?\[]")
 
 
+_SHORTAGES = frozenset(
+    (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EBUSY, errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
+)
+
+
 class Unreadable(Exception):
     """A file cannot be read as text; the message gives the reason."""
+
+    def __init__(self, text: str, may_pass: bool = False) -> None:
+        """With `may_pass`, another attempt may succeed with the same file."""
+        super().__init__(text)
+        self.may_pass = may_pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +271,8 @@ def read_source(path: str, pipes: bool = False) -> Source:
                 data = file.read(min(status.st_size or MAX_TEXT, MAX_TEXT) + 1)
         directory = os.path.realpath(os.path.dirname(path) or ".")
     except OSError as error:
-        raise Unreadable(f"cannot be read: {os.strerror(error.errno or errno.EIO)}") from error
+        text = f"cannot be read: {os.strerror(error.errno or errno.EIO)}"
+        raise Unreadable(text, error.errno in _SHORTAGES) from error
     except ValueError as error:  # a NUL character or half a surrogate in the name
         raise Unreadable("is no name that a file can have") from error
     if len(data) > MAX_TEXT:
@@ -384,6 +395,7 @@ def included_sources(
                 else:  # keepalived starts without a file that a plain include names
                     fatal = must_match if missing else bool(checks & ALL_CHECKS)
                     left_out = "" if fatal else " and is left out"
+                    advice = "correct the name, or make the file"
                     findings.error(
-                        location, f"'{path}' {error}{left_out}", "correct the name, or make the file", fatal=fatal
+                        location, f"'{path}' {error}{left_out}", advice, fatal=fatal, may_pass=error.may_pass
                     )

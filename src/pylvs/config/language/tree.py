@@ -177,6 +177,7 @@ class Finding:
     advice: str = ""  # includes "did you mean ...?"
     security: bool = False  # about a script: `pylvs check` exits with 6
     fatal: bool = False  # prevents a configuration: an unreadable file, a missing brace or include
+    may_pass: bool = False  # the next attempt to read the files may succeed
 
     def __str__(self) -> str:
         advice = f"; {self.advice}" if self.advice else ""
@@ -187,6 +188,7 @@ class Finding:
         from dataclasses import asdict  # late: a start without findings does not need it
 
         found = asdict(self)
+        del found["may_pass"]
         return {**found.pop("location"), **found, "severity": self.severity.value}
 
 
@@ -196,9 +198,11 @@ class Findings:
 
     _found: dict[tuple[Location, str], Finding] = field(default_factory=dict)
 
-    def error(self, location: Location, text: str, advice: str = "", *, fatal: bool = False) -> None:
-        """Add an error; `fatal` prevents a configuration."""
-        self.add(Finding(location, Severity.ERROR, text, advice, fatal=fatal))
+    def error(
+        self, location: Location, text: str, advice: str = "", *, fatal: bool = False, may_pass: bool = False
+    ) -> None:
+        """Add an error; `fatal` prevents a configuration, for now if it `may_pass`."""
+        self.add(Finding(location, Severity.ERROR, text, advice, fatal=fatal, may_pass=may_pass))
 
     def warning(self, location: Location, text: str, advice: str = "") -> None:
         self.add(Finding(location, Severity.WARNING, text, advice))

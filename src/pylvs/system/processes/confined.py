@@ -170,8 +170,9 @@ class ConfinedProcess:
     def _launch(self) -> None:
         loop = asyncio.get_running_loop()
         self._started_at, self._silent_ticks = loop.time(), 0
-        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours = None
         try:
+            ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with its:
                 self._child = subprocess.Popen(
                     command(self._module, str(its.fileno()), *self._arguments),
@@ -183,7 +184,8 @@ class ConfinedProcess:
                     start_new_session=True,
                 )
         except OSError as error:
-            ours.close()
+            if ours is not None:
+                ours.close()
             self._lost(f"cannot be started: {error.strerror}")
             return
         self.pid = self._child.pid

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import io
 import os
 import shutil
@@ -39,6 +40,7 @@ from pylvs.model.checks import (
 from pylvs.system.processes import channel, command, confined
 from pylvs.system.processes.channel import BadMessage
 from tests.privileges import assert_unprivileged, assert_without_files
+from tests.shortages import SHORTAGES, failing
 from tests.unit.daemon.daemons import run
 from tests.unit.health.fake_servers import PATIENT, Loop, closed, lapse, replies, silent, tcp
 from tests.waiting import PATIENCE_S, until_async
@@ -236,6 +238,20 @@ def test_a_silent_process_is_inconclusive_and_replaced() -> None:
             await asyncio.gather(*link.process._reaping)
             with pytest.raises(ProcessLookupError):
                 os.kill(first, 0)
+
+    with_link(scenario)
+
+
+@pytest.mark.parametrize("number", SHORTAGES, ids=lambda number: errno.errorcode[number])
+def test_the_process_is_started_again_after_a_shortage(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(link: ProberLink) -> None:
+        async with tcp(replies(HELLO)) as good:
+            assert (await outcome(link, http(good))).ok
+            with monkeypatch.context() as shortage:
+                shortage.setattr("socket.socketpair", failing(number))
+                os.kill(link.process.pid, signal.SIGKILL)
+                await until_async(lambda: f"cannot be started: {os.strerror(number)}" in link.process.problem)
+            assert (await outcome(link, http(good))).ok
 
     with_link(scenario)
 
