@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -71,7 +70,7 @@ class PacketPath:
     def half_open(self) -> int:
         """Return how many half-open connections the rings of all CPUs have."""
         with PerCpuArray.open(self.director.tables.path("half_open_queues")) as queues:
-            ends = struct.iter_unpack("<II", queues.get(0) or b"")
+            ends = abi.struct("half_open_queue").view("first", "end").iter_unpack(queues.get(0) or b"")
             return sum(end - first & 0xFFFFFFFF for first, end in ends)
 
     def half_open_in_table(self) -> int:

@@ -293,10 +293,12 @@ def _tables(director: OneRouteDirector, made: dict[str, Any]) -> str:
         for each in director.connections()
     }
     listed = {
-        (row["state"], row["client"], row["virtual"], row["dest"]): row["expire_s"]
-        for row in made["connections"]
-        if not _is_reset_after_its_end(row, theirs)
+        (row["state"], row["client"], row["virtual"], row["dest"]): row["expire_s"] for row in made["connections"]
     }
+    for row in made["connections"]:
+        alone = row["state"], row["client"], row["virtual"], row["dest"]
+        if alone not in expected and _is_reset_after_its_end(row, theirs):
+            listed.pop(alone, None)
     different = [
         name for name in expected.keys() ^ listed.keys() if max(expected.get(name, 0), listed.get(name, 0)) > slack_s
     ]
