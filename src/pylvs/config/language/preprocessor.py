@@ -225,11 +225,9 @@ MAX_NAMES = 10_000  # of one include
 MAX_ENTRIES = 100_000  # directory entries for one include
 
 _WILD = re.compile(r"[*?\[]")
-
-
 _SHORTAGES = frozenset(
     (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EBUSY, errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
-)
+)  # another attempt may succeed
 
 
 class Unreadable(Exception):
