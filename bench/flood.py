@@ -20,7 +20,7 @@ from bench.harness import FLOWS, FLOWS6, REPLIES, SHRINK_FLOWS, Wrapper
 from bench.path import Overheads, PacketPath, new_path
 from bench.program import need_root, progress, status_of
 from bench.rows import Measured
-from pylvs.dataplane.load import half_open_rings, half_opens_each
+from pylvs.dataplane.load import half_opens
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.service import Method, Protocol, ServiceKey, VirtualService
 
@@ -141,7 +141,7 @@ class Flood:
         # A NAT service has one server, whose replies the harness can write.
         servers = 1 if self._kind.method == Method.MASQ else site.SERVERS
         Served(VirtualService(self._key, "rr"), self._kind.method, servers).add_to(self._path.director)
-        chunk = min(1 << 14, half_opens_each(self._size.capacity, half_open_rings()) // 8)
+        chunk = min(1 << 14, half_opens(self._size.capacity) // 16)
         for first in range(0, self._established, chunk):
             self._path.forget_half_open()
             for flags in SYN, ACK, ACK:  # twice: every 16 seconds XDP leaves a packet to the kernel

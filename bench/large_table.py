@@ -19,7 +19,7 @@ from bench.path import PacketPath, new_path
 from bench.processes import memory_kib
 from bench.program import Progress
 from bench.rows import Measured
-from pylvs.dataplane.load import CONNECTION_MAPS, half_open_rings, half_opens_each
+from pylvs.dataplane.load import CONNECTION_MAPS, half_opens
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import Method, Protocol, ServiceKey, Timeouts, VirtualService
@@ -103,7 +103,7 @@ class LargeTable:
         """
         spent = 0.0
         wanted = wanted or self.connections
-        chunk = min(_CHUNK, half_opens_each(wanted, half_open_rings()) // 32)  # also in the last ninth of the table
+        chunk = min(_CHUNK, half_opens(wanted) // 64)  # also in the last ninth of the table
         for first in range(made, wanted, chunk):
             if not first % _PROGRESS_STEP:
                 progress(f"{self.kind.name}: making {self.connections:,} connections, {first:,} are there")

@@ -63,15 +63,16 @@ class PacketPath:
         return sum(each.active + each.inactive for each in row.destinations), row.counters.connections
 
     def forget_half_open(self) -> None:
-        """Empty the rings of half-open connections, as after a minute: the next new connections end none of them."""
+        """Empty the ring of half-open connections, as after a minute: the next new connections end none of them."""
+        ring = self.director.tables.half_open_ring
+        ring.set(0, "first", ring.get(0, "end"))
         with PerCpuArray.open(self.director.tables.path("half_open_queues")) as queues:
             queues.fill(0, bytes(queues.value_size))
 
     def half_open(self) -> int:
-        """Return how many half-open connections the rings of all CPUs have."""
-        with PerCpuArray.open(self.director.tables.path("half_open_queues")) as queues:
-            ends = abi.struct("half_open_queue").view("first", "end").iter_unpack(queues.get(0) or b"")
-            return sum(end - first & 0xFFFFFFFF for first, end in ends)
+        """Return how many positions the ring of half-open connections has in use."""
+        ring = self.director.tables.half_open_ring
+        return int(ring.get(0, "end") - ring.get(0, "first")) & 0xFFFFFFFF
 
     def half_open_in_table(self) -> int:
         """Return how many half-open connections the table has, those that left the rings included."""

@@ -151,6 +151,7 @@ struct service_state { /* written by packets */
 	u32 relief; /* number of the sweep that must shrink the service's cache of lblc or lblcr */
 	u32 relief_left; /* entries that it must still remove */
 	u32 pad;
+	u64 syns; /* bits 48-63: lap of the ring of half-open connections, 24-47: batches of its lap before, 0-23: of this lap */
 };
 
 struct member { /* one destination in a service's list; an edit replaces whole lists */

@@ -155,32 +155,33 @@ struct call {
 	u8 id[CALL_ID_LENGTH + 1]; /* zeros follow */
 } __attribute__((aligned(8)));
 
-/* A half-open connection, in the order in which its CPU made it. */
+/* A position in the ring of half-open connections. */
 struct half_open {
-	u32 slot; /* 0: none */
+	u32 slot; /* 0: none, and closed if `lap` is the position's own */
 	u16 generation; /* of its state word */
-	u16 pad;
+	u16 lap; /* of the number with which it was filled or closed */
 };
 
-/* How often packets of a service made half-open connections, per CPU. */
-struct service_syns {
-	u32 round;
-	u32 now; /* in this round of the ring */
-	u32 before; /* in the round before */
-};
-
-/* Consecutive services share an element: the kernel allocates each element of a per-CPU array separately. */
-struct services_syns {
-	struct service_syns of[LANES];
-};
-
-struct half_open_queue { /* a ring: numbers of places, which only increase */
-	u32 first; /* the oldest connection */
-	u32 end; /* behind the newest one */
-	u32 made; /* half-open connections that the CPU has made */
-	u32 stays; /* connections with a reserved share since one was ended */
+/* The ring of half-open connections. Positions have numbers, which only increase. */
+struct half_open_ring {
+	u32 first; /* of the oldest batch */
+	u32 end; /* behind the newest batch */
+	u32 made; /* half-open connections, but for those that restore_conns inserted */
+	u32 stays; /* connections with a reserved share, since enough of them ended */
 	u32 halvings; /* of the reserved share */
-	u32 pad;
+} __attribute__((aligned(64)));
+
+/* What a CPU has of that ring. */
+struct half_open_queue {
+	u32 next; /* position to fill */
+	u32 end; /* of its batch */
+	u32 oldest; /* next connection to end, of batches that it took out */
+	u32 oldest_end;
+	u32 made; /* half-open connections */
+	u32 stays; /* of those that it took out */
+	u32 ended;
+	u16 lap; /* of ring->made, when it took them */
+	u16 halvings;
 };
 
 /* Ticks at which the expiry timer visits LOOK_SLOTS slots; 0: never. */
@@ -197,8 +198,6 @@ struct pool {
 	u32 thin; /* pieces of LOOKS slots that drop_entry still visits in this second */
 	s32 drop_left; /* packets until drop_packet drops one */
 	u32 hold_until; /* a copy of another table is under way until this tick; 0: none */
-	u32 half_open_rings; /* rings of half-open connections: all programs over this table use as many */
-	u32 pad;
 	u64 seeds[SEEDS]; /* of the hashes */
 };
 
@@ -228,14 +227,16 @@ HASH_MAP(calls, u32, struct call, 1024, BPF_F_NO_PREALLOC); /* by slot */
 
 ARRAY_MAP(controls, struct control, 4096, BPF_F_MMAPABLE); /* by slot */
 
-ARRAY_MAP(half_opens, struct half_open, 128, 0); /* the rings, one after the other */
+ARRAY_MAP(half_opens, struct half_open, 64, 0);
+
+ARRAY_MAP(half_open_rings, struct half_open_ring, 1, BPF_F_MMAPABLE);
 
 PERCPU_MAP(half_open_queues, struct half_open_queue, 1);
 
+ARRAY_MAP(commands_half_opens, struct half_open_queue, 1, 0); /* of restore_conns */
+
 /* Half-open connections: the sum over all CPUs. One CPU may make what another one ends. */
 PERCPU_MAP(half_open_counts, u64, 1);
-
-PERCPU_MAP(service_syns, struct services_syns, 2); /* index: service / LANES */
 
 ARRAY_MAP(conn_records, struct conn_record, CONN_RECORDS, BPF_F_MMAPABLE);
 

@@ -81,10 +81,14 @@ INLINE int restore_record(struct conn_record *record)
 		return 0;
 	if (record->template)
 		add_references(record->template, 1);
-	if (insert_conn(&new) == CREATED)
-		record->slot = new.slot;
-	else if (record->template)
-		add_references(record->template, -1);
+	if (insert_conn(&new) != CREATED) {
+		if (record->template)
+			add_references(record->template, -1);
+		return 0;
+	}
+	record->slot = new.slot;
+	if (is_half_open_state(new.state))
+		append_half_open(new.slot, new.conn.word >> WORD_GENERATION, BY_COMMAND);
 	return 0;
 }
 

@@ -7,8 +7,6 @@
 #include "conntrack/lookup.h"
 #include "ctx/scratch.h"
 
-enum { HALF_OPEN_STEPS = 8, HALF_OPEN_ENDS = 2 }; /* connections that a new one visits and ends, at most */
-
 enum half_open_fate { HALF_OPEN_GONE, HALF_OPEN_STAYS, HALF_OPEN_ENDED };
 
 /* End the template of an ended connection, if no other one refers to it and it was never assured. A flood makes
@@ -61,20 +59,18 @@ INLINE void end_oldest_half_open(u32 used_template)
 	u32 ended = 0;
 #pragma nounroll
 	for (u32 i = 0; i < HALF_OPEN_STEPS && must_end_half_open(); i++) {
-		struct half_open *element = ring_entry(queue->first);
-		if (!element)
-			return;
-		struct half_open oldest = *element;
-		queue->first += 1;
+		struct half_open oldest = next_oldest(queue);
+		if (!oldest.slot)
+			continue;
 		switch (end_half_open(oldest.slot, oldest.generation, used_template)) {
 		case HALF_OPEN_ENDED:
-			queue->stays = 0;
+			queue->ended += 1;
 			if (++ended == HALF_OPEN_ENDS)
 				return;
 			break;
 		case HALF_OPEN_STAYS:
-			append_half_open(queue, &oldest);
-			note_stay(queue);
+			append_half_open(oldest.slot, oldest.generation, BY_PACKET);
+			queue->stays += 1;
 			break;
 		}
 	}

@@ -7,15 +7,13 @@ import os
 import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
-from pathlib import Path
-from unittest import mock
 
 import pytest
 
-from pylvs.bpf.maps import ArrayMap
 from pylvs.dataplane import load
-from pylvs.dataplane.devices import attachments
+from pylvs.dataplane.reader import table_use
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceFlag, ServiceKey, VirtualService
 from pylvs.reference.packet import ETHER_BYTES, checksum
 from tests.packet.frames import CLIENT4, CLIENT6, parsed, tcp, udp
@@ -24,19 +22,20 @@ from tests.packet.host import HOOKS, VIP4, VIP6, Host, new_host, on_cpu, server4
 CAPACITY = 4096
 METHODS = (Method.ROUTE, Method.MASQ, Method.TUNNEL)
 HOLDING = 200  # established connections
+CPUS = sorted(os.sched_getaffinity(0))
 FIRST = 1 << 16  # number of the first client in tests that know their clients
 
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[Host]:
-    with new_host(connections=CAPACITY, expires=False) as made, on_cpu(min(os.sched_getaffinity(0))):
+    with new_host(connections=CAPACITY, expires=False) as made, on_cpu(CPUS[0]):
         yield made
 
 
 @pytest.fixture
 def empty() -> Iterator[Host]:
     """Return a host whose table no other test has filled."""
-    with new_host(connections=CAPACITY, expires=False) as made, on_cpu(min(os.sched_getaffinity(0))):
+    with new_host(connections=CAPACITY, expires=False) as made, on_cpu(CPUS[0]):
         yield made
 
 
@@ -191,7 +190,7 @@ def test_templates_of_unfinished_handshakes_end_with_them(host: Host) -> None:
 
 
 def test_no_handshake_is_ended_in_a_table_less_than_half_full() -> None:
-    with new_host(connections=CAPACITY, expires=False) as host, on_cpu(min(os.sched_getaffinity(0))):
+    with new_host(connections=CAPACITY, expires=False) as host, on_cpu(CPUS[0]):
         service = serve(host, 4, Method.ROUTE)
         flood(host, service, CAPACITY // 2 - 64)
         assert states(host, service) == {"SYN_RECV": CAPACITY // 2 - 64}
@@ -201,7 +200,7 @@ def test_no_handshake_is_ended_in_a_table_less_than_half_full() -> None:
 
 
 def test_half_open_connections_give_way_in_a_nearly_full_table() -> None:
-    with new_host(connections=CAPACITY, expires=False) as host, on_cpu(min(os.sched_getaffinity(0))):
+    with new_host(connections=CAPACITY, expires=False) as host, on_cpu(CPUS[0]):
         service, other = serve(host, 4, Method.MASQ), serve(host, 4, Method.ROUTE)
         flood(host, service, CAPACITY)
         sport = 2000
@@ -224,22 +223,61 @@ def test_handshakes_complete_side_by_side_in_a_nearly_full_table(empty: Host) ->
     assert states(empty, service) == {"ESTABLISHED": CAPACITY * 15 // 16 + 80}
 
 
-def test_programs_loaded_after_a_hotplug_use_the_rings_of_the_table(tmp_path: Path) -> None:
-    last = max(os.sched_getaffinity(0))
-    (tmp_path / "present").write_text("0-63\n")
-    with new_host(connections=CAPACITY, expires=False, mode="tc") as host, on_cpu(last):
-        with mock.patch.object(load, "_PRESENT_CPUS", str(tmp_path / "present")):
-            assert load.half_open_rings() == 64
-            with host.director.batch():  # loads the programs of XDP
-                attachments.request(host.director.tables, "d0", "generic")
-        service = host.new_key()
-        host.serve(service, 1)
-        for number, hook in enumerate(("tc", "xdp")):
-            host.forwarded(packet("S", service, 2000 + number), hook)
-        with ArrayMap.open(host.director.tables.path("half_opens")) as rings:
-            first = load.half_opens_each(CAPACITY, load.half_open_rings()) * last
-            slots = [struct.unpack_from("<I", rings.get(first + number) or b"")[0] for number in range(2)]
-        assert all(slots), "both are in the ring of this CPU"
+def test_half_open_connections_of_one_cpu_may_have_the_whole_share(empty: Host) -> None:
+    service = serve(empty, 4, Method.MASQ)
+    shake_hands(empty, service, range(2000, 2000 + CAPACITY // 2))
+    flood(empty, service, 2 * CAPACITY)
+    found = states(empty, service)
+    assert found["ESTABLISHED"] == CAPACITY // 2
+    assert CAPACITY // 4 - 16 <= found["SYN_RECV"] <= CAPACITY // 4 + 16
+
+
+def test_a_cpu_with_few_handshakes_leaves_none_behind() -> None:
+    """Its batch of positions leaves the ring before it is full: the next handshake gets another one."""
+    connections = 4 * CAPACITY
+    assert load.half_opens_batch(connections) > 1
+    busy, quiet = CPUS[0], CPUS[-1]
+    with new_host(connections=connections, expires=False) as host:
+        service = serve(host, 4, Method.ROUTE)
+        with on_cpu(busy):
+            flood(host, service, connections)
+        for sport in range(2000, 2006):
+            with on_cpu(quiet):
+                host.run(packet("S", service, sport))
+            assert sport in clients(host, service)
+            with on_cpu(busy):  # the ring has a quarter of the table, and what the CPU has taken out
+                flood(host, service, connections // 4 + 1024)
+        assert not clients(host, service)
+
+
+def test_cpus_share_the_ring(empty: Host) -> None:
+    service = serve(empty, 4, Method.ROUTE)
+    shake_hands(empty, service, range(2000, 2000 + HOLDING))
+    host, cpus = empty, {CPUS[0], CPUS[-1]}
+
+    def flood_on(cpu: int) -> None:
+        with on_cpu(cpu):
+            flood(host, service, 4 * CAPACITY)
+
+    with ThreadPoolExecutor(len(cpus)) as threads:
+        list(threads.map(flood_on, cpus))
+    found, use = states(host, service), table_use(host.director.tables)
+    assert found["ESTABLISHED"] == HOLDING
+    assert use.half_open == found["SYN_RECV"]
+    assert CAPACITY // 4 <= found["SYN_RECV"] <= CAPACITY * 5 // 8
+    assert host.reason("TABLE_FULL_STATELESS") == 0
+
+
+def test_half_open_connections_of_a_smaller_table_give_way_in_the_new_one() -> None:
+    with new_host(connections=CAPACITY, expires=False) as host, on_cpu(CPUS[0]):
+        service = serve(host, 4, Method.MASQ)
+        for sport in range(2000, 2000 + HOLDING):
+            host.run(packet("S", service, sport))
+        host.director.change_setting("conn_max", 2 * CAPACITY)
+        host.close_programs()
+        assert clients(host, service) == set(range(2000, 2000 + HOLDING))
+        flood(host, service, 4 * CAPACITY)
+        assert not clients(host, service)
 
 
 # --- UDP, and connections without a handshake ---

@@ -54,7 +54,7 @@ def verified(descriptor: int) -> int:
 
 @pytest.mark.parametrize(("entry", "most"), [(TC, 345_000), (XDP, 135_000)])
 def test_the_verifier_processes_few_instructions_at_the_first_edit(entry: str, most: int) -> None:
-    with new_host(mode="tc"), load.open_object(4096, load.new_seeds(), 2, (entry,)) as opened:
+    with new_host(mode="tc"), load.open_object(4096, load.new_seeds(), (entry,)) as opened:
         opened.load()
         loaded = [name for name in opened.programs() if load._entry_of(name) == entry]
         assert sum(verified(opened.program_fd(name)) for name in loaded) < most

@@ -47,7 +47,9 @@ CONNECTION_MAPS = (
     "conn_counts",
     "controls",
     "half_opens",
+    "half_open_rings",
     "half_open_queues",
+    "commands_half_opens",
     "half_open_counts",
     "looks",
     "pools",
@@ -63,10 +65,10 @@ ICMP_PER_SECOND = 1000  # ICMP errors that one CPU sends at most
 _PER_CPU_BYTES, _SHARED_BYTES = 192, 500  # memory of one destination
 _CACHED = 131072  # entries of lblc and lblcr; while it is empty only the queue of their keys takes memory
 _FEWEST_HALF_OPEN = 64
+_HALF_OPEN_BATCHES, _LARGEST_BATCH = 4096, 64  # of the ring of half-open connections, and of positions in a batch
 _CROWD, _LEAST_CROWD = 16, 1024  # connections whose clients use one port for very many services: a part of all
 _CALLS = 16  # templates of SIP calls: likewise
 _ON_DEMAND = ("calls",)  # maps whose elements take memory only while they are used
-_PRESENT_CPUS = "/sys/devices/system/cpu/present"
 _ROUTE_SETS, _LEAST_ROUTE_SETS = 131072, 4096
 _MOST_DESTINATIONS, _LEAST_DESTINATIONS = 131072, 4096
 # seconds in each state of TCP and SCTP (IPVS-SEMANTICS 4.4, 4.6); the three that --set changes come from Timeouts
@@ -147,18 +149,14 @@ def buckets(connections: int) -> int:
     return -(-5 * connections // (4 * group)) * group
 
 
-def half_opens_each(connections: int, rings: int) -> int:
-    """Return the half-open connections that the ring of a CPU remembers, a power of two; of all, the whole table."""
-    return 1 << max(connections // rings, _FEWEST_HALF_OPEN).bit_length() - 1
+def half_opens(connections: int) -> int:
+    """Return the positions of the ring of half-open connections, a power of two; at least half of the table."""
+    return 1 << max(connections, _FEWEST_HALF_OPEN).bit_length() - 1
 
 
-def half_open_rings() -> int:
-    """Return how many rings a new table has: one for each CPU that is present, on or off line.
-
-    The possible CPUs would be too many: many virtual machines have 4 of 128, and their rings would be too short.
-    """
-    with open(_PRESENT_CPUS, encoding="ascii") as file:  # "0-3", "0,2-5"
-        return 1 + int(file.read().replace(",", "-").split("-")[-1])
+def half_opens_batch(connections: int) -> int:
+    """Return how many positions of that ring a CPU takes at once, a power of two."""
+    return max(min(half_opens(connections) // _HALF_OPEN_BATCHES, _LARGEST_BATCH), 1)
 
 
 def route_sets() -> int:
@@ -166,17 +164,16 @@ def route_sets() -> int:
     return max(_ROUTE_SETS >> (libbpf.possible_cpus() - 1).bit_length(), _LEAST_ROUTE_SETS)
 
 
-def _sizes(connections: int, rings: int) -> dict[str, int]:
+def _sizes(connections: int) -> dict[str, int]:
     destinations, all_slots = destination_limit(), slots(connections)
     sizes = {"connections": all_slots // abi.constant("ENTRIES"), "controls": all_slots}
     sizes["crowd"] = max(connections // _CROWD, _LEAST_CROWD)
     sizes["calls"] = max(connections // _CALLS, _LEAST_CROWD)
     sizes["looks"] = all_slots // (abi.constant("LOOKS") * abi.constant("LOOK_SLOTS")) + 1
     sizes |= dict.fromkeys(("destinations", "conn_counts", "destination_bases", "estimates", "names"), destinations)
-    sizes["half_opens"] = half_opens_each(connections, rings) * rings
+    sizes["half_opens"] = half_opens(connections)
     sizes |= dict.fromkeys(("client_routes", "client_routes6"), route_sets() // abi.constant("ROUTE_SETS"))
     sizes["lanes"] = -(-destinations // abi.constant("LANES"))
-    sizes["service_syns"] = -(-SERVICES // abi.constant("LANES"))
     sizes |= dict.fromkeys(("services", "services4", "services6", "service_states", "service_bases"), SERVICES)
     sizes["members"] = 2 * destinations
     sizes |= dict.fromkeys(("cache", "cache_queue"), _CACHED)
@@ -189,7 +186,7 @@ def _sizes(connections: int, rings: int) -> dict[str, int]:
 
 def table_bytes(connections: int) -> int:
     """Return the memory that a table takes at once: without the elements of `crowd` and `calls`, which most lack."""
-    maps, sizes = abi.shipped().objects[OBJECT]["maps"], _sizes(connections, half_open_rings())
+    maps, sizes = abi.shipped().objects[OBJECT]["maps"], _sizes(connections)
     at_once = (name for name in CONNECTION_MAPS if name not in _ON_DEMAND)
     return sum(sizes.get(name, 1) * int(maps[name]["value_size"]) for name in at_once)
 
@@ -223,10 +220,10 @@ def _allow_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS, most))
 
 
-def open_object(connections: int, seeds: tuple[int, ...], rings: int, entries: Collection[str]) -> BpfObject:
+def open_object(connections: int, seeds: tuple[int, ...], entries: Collection[str]) -> BpfObject:
     """Open the object without loading it; it will load only the programs of these entries.
 
-    The first three are those of the connection table (`begin_pool`).
+    The first two are those of the connection table (`begin_pool`).
     """
     kernel.require()
     _allow_descriptors()
@@ -234,7 +231,7 @@ def open_object(connections: int, seeds: tuple[int, ...], rings: int, entries: C
     for name in opened.programs():
         if _entry_of(name) not in entries:
             opened.skip_program(name)
-    for name, size in _sizes(connections, rings).items():
+    for name, size in _sizes(connections).items():
         opened.set_max_entries(name, size)
     abi.shipped().set_variables(
         opened,
@@ -244,8 +241,8 @@ def open_object(connections: int, seeds: tuple[int, ...], rings: int, entries: C
             "minute": round(60 * ticks_per_second()),
             "route_sets": route_sets(),
             "table_key": {"seeds": seeds, "buckets": buckets(connections)},
-            "half_opens_each": half_opens_each(connections, rings),
-            "half_open_rings": rings,
+            "half_opens_shift": half_opens(connections).bit_length() - 1,
+            "half_opens_batch": half_opens_batch(connections),
             "loopback": socket.if_nametoindex("lo"),
             "decided_word": _secret(seeds, b"decided"),
             "tunnel_secret": _secret(seeds, b"tunnel"),
@@ -335,14 +332,14 @@ def create(state: State, connections: int = 0) -> None:
     Raises NoSpace, Unsupported, NotPermitted.
     """
     connections = connections or kernel.connection_limit()
-    seeds, rings = new_seeds(), half_open_rings()
-    with open_object(connections, seeds, rings, (TC,)) as opened:
+    seeds = new_seeds()
+    with open_object(connections, seeds, (TC,)) as opened:
         opened.load()
         os.mkdir(state.pin_path(LOADED), 0o700)
         pin_load(opened, state, LOADED, (), (TC,))
         fill_tailcalls(opened, (TC,))
         tables = Tables(state)
-        begin_pool(tables, connections, seeds, rings)
+        begin_pool(tables, connections, seeds)
         Book(tables).reset(0, 0, 0)
         set_timeouts(tables, 1, Timeouts())
         begin_settings(tables)
@@ -351,16 +348,18 @@ def create(state: State, connections: int = 0) -> None:
     state.note_build()
 
 
-def begin_pool(tables: Tables, connections: int, seeds: tuple[int, ...], rings: int) -> None:
+def begin_pool(tables: Tables, connections: int, seeds: tuple[int, ...]) -> None:
+    """Write what packets read of an empty connection table."""
     tables.pool.set(0, "capacity", connections)
-    tables.pool.set(0, "half_open_rings", rings)
+    first_lap = half_opens(connections)  # not 0: a position of zeros has never been filled
+    tables.half_open_ring.write(0, {"first": first_lap, "end": first_lap})
     tables.pool.set(0, "seeds", *seeds)
 
 
-def pool_shape(tables: Tables) -> tuple[int, tuple[int, ...], int]:
+def pool_shape(tables: Tables) -> tuple[int, tuple[int, ...]]:
     """Return what `begin_pool` set: every load over the same table needs the same."""
     pool = tables.pool
-    return pool.get(0, "capacity"), pool.get(0, "seeds"), pool.get(0, "half_open_rings")
+    return pool.get(0, "capacity"), pool.get(0, "seeds")
 
 
 def begin_settings(tables: Tables) -> None:

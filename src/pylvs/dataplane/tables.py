@@ -141,6 +141,7 @@ class Tables:
 
     # connections
     pool = _records("pools", "pool")  # capacity, use and hash seeds of the connection table
+    half_open_ring = _records("half_open_rings", "half_open_ring")
     timer_runs = _records("timer_runs", "timer_runs")  # the cost of each timer: connections ended, runs, CPU time
     connections = _array("connections")  # buckets
     crowd = _hash("crowd")  # slots of connections of client ports that have very many, by tuple

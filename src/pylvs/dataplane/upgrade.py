@@ -55,7 +55,7 @@ def _reload(
     from pylvs.dataplane.former import Former  # late: most edits copy nothing
 
     tables = Tables(state)
-    shape = (connections, load.new_seeds(), load.half_open_rings()) if connections else load.pool_shape(tables)
+    shape = (connections, load.new_seeds()) if connections else load.pool_shape(tables)
     anew = {*load.TAILCALLS, "works", "timer_runs"} | (set(load.CONNECTION_MAPS) if connections else set())
     entries = [name for name in ENTRIES if os.path.exists(state.loaded_path(name))]
     loaded = (*entries, RESTORE) if connections else entries
