@@ -18,7 +18,7 @@ enum {
 struct lone_set {
 	u32 tags[LONE_WAYS]; /* from the hash of the packet; 0: free */
 	u32 born[LONE_WAYS]; /* ticks */
-	u32 moment[LONE_WAYS]; /* the same in units of 2^16 ns: many fragments come in one tick */
+	u32 moment[LONE_WAYS]; /* the same in units of 1024 ns: many fragments come in one tick */
 };
 
 struct lone {

@@ -42,7 +42,7 @@ struct frag_queue {
 	u32 next; /* IPv6: the header behind the fragment header */
 	u32 tailroom; /* free bytes in the kernel's buffer of the first fragment */
 	u32 ecn; /* one bit for each codepoint received */
-	u32 moment; /* `born` in units of 2^16 ns: many packets begin in one tick */
+	u32 moment; /* `born` in units of 1024 ns: many packets begin in one tick */
 	u64 covered[FRAG_WORDS]; /* one bit for each 8 bytes received */
 	u64 starts[FRAG_WORDS]; /* likewise: a fragment starts there */
 	u64 runs[FRAG_WORDS]; /* likewise: a run starts there */
@@ -181,7 +181,7 @@ VERIFIED_ONCE int zero_queue(struct frag_queue *g)
 
 INLINE u32 moment_now(void)
 {
-	return bpf_ktime_get_ns() >> 16;
+	return bpf_ktime_get_ns() >> 10;
 }
 
 INLINE void start_queue(struct frag_queue *g, const struct fragment *f, u32 now)

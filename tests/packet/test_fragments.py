@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import struct
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -188,17 +189,20 @@ def empty_host() -> Iterator[Host]:
 
 
 def test_the_oldest_of_the_packets_of_one_tick_is_displaced(empty_host: Host) -> None:
-    """Ten packets in a set of eight: the eight that came last are complete in the end."""
-    host = empty_host
-    chosen = [ident for ident in range(1, 65536) if set_of(host, ident) == 5][: WAYS + 2]
-    packets = [fragments(4, ident, 3500, 1800) for ident in chosen]  # a fragment of 1800 bytes starts a queue at once
-    before, displaced = packets_in(host, 4)[0], host.reason("FRAGMENT_DISPLACED")
-    for first, _ in packets:
-        assert host.run(first, "tc").verdict == DROPPED["tc"]
-    assert host.reason("FRAGMENT_DISPLACED") - displaced == 2
-    for _, last in packets[2:]:
-        host.run(last, "tc")
-    assert packets_in(host, 4)[0] - before == WAYS
+    """Ten packets in each set of eight: the eight that came last are complete in the end."""
+    host, sets = empty_host, defaultdict[int, list[int]](list)
+    for ident in range(1, 65536):
+        sets[set_of(host, ident)].append(ident)
+    assert len(sets) == SETS
+    for chosen in sets.values():
+        packets = [fragments(4, ident, 3500, 1800) for ident in chosen[: WAYS + 2]]  # 1800 bytes start a queue at once
+        before, displaced = packets_in(host, 4)[0], host.reason("FRAGMENT_DISPLACED")
+        for first, _ in packets:
+            assert host.run(first, "tc").verdict == DROPPED["tc"]
+        assert host.reason("FRAGMENT_DISPLACED") - displaced == 2
+        for _, last in packets[2:]:
+            host.run(last, "tc")
+        assert packets_in(host, 4)[0] - before == WAYS
 
 
 def test_xdp_passes_fragments_unmodified(host: Host) -> None:
