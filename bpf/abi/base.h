@@ -120,6 +120,7 @@ enum reason {
 	REASON_HALF_OPEN_ENDED, /* an unfinished handshake, ended because newer ones take its share of the table */
 	REASON_NO_CALL_ID, /* a new connection of a service of SIP, without a Call-ID: dropped */
 	REASON_REFUSED_CALLS_FULL, /* no space for the Call-ID of another template */
+	REASON_FRAGMENT_LOCKED, /* another CPU used the set of its packet for too long: dropped */
 	REASONS = 64,
 };
 

@@ -181,7 +181,7 @@ INLINE enum defrag_result add_to_queue(struct __sk_buff *skb, struct scratch *w,
 	u32 set = set_number(hash, DEFRAG_SETS), now = ticks();
 	u32 *lock = map_elem(frag_locks, set);
 	if (!lock || !try_lock(lock))
-		return DEFRAG_REFUSED;
+		return DEFRAG_LOCKED;
 	struct frag_queue *g = find_queue(f, set, false);
 	struct lone_slot slot = {};
 	enum defrag_result found = DEFRAG_REFUSED;
@@ -276,6 +276,8 @@ INLINE int prog_defrag(struct __sk_buff *skb)
 		return drop(HOOK_TC, REASON_FRAGMENT_CONFLICT);
 	case DEFRAG_REFUSED:
 		return drop(HOOK_TC, REASON_FRAGMENT_REFUSED);
+	case DEFRAG_LOCKED:
+		return drop(HOOK_TC, REASON_FRAGMENT_LOCKED);
 	case DEFRAG_COMPLETE:
 		break;
 	}

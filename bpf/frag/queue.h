@@ -70,7 +70,7 @@ struct fragment {
 	u32 length; /* of the fragment, as the kernel counts it */
 };
 
-enum defrag_result { DEFRAG_HELD, DEFRAG_COMPLETE, DEFRAG_DUPLICATE, DEFRAG_CONFLICT, DEFRAG_REFUSED };
+enum defrag_result { DEFRAG_HELD, DEFRAG_COMPLETE, DEFRAG_DUPLICATE, DEFRAG_CONFLICT, DEFRAG_REFUSED, DEFRAG_LOCKED };
 
 /* --- find a queue --- */
 

@@ -16,6 +16,7 @@ from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
+from pylvs.bpf.maps import ArrayMap
 from pylvs.model.service import Protocol
 from pylvs.reference.packet import checksum
 from tests.packet.frames import CLIENT4, CLIENT6, build, ether
@@ -203,6 +204,18 @@ def test_the_oldest_of_the_packets_of_one_tick_is_displaced(empty_host: Host) ->
         for _, last in packets[2:]:
             host.run(last, "tc")
         assert packets_in(host, 4)[0] - before == WAYS
+
+
+def test_a_fragment_whose_set_another_cpu_uses_is_counted(empty_host: Host) -> None:
+    host, (first, last) = empty_host, fragments(4, 100, 3500, 1800)
+    with ArrayMap.open(host.director.tables.path("frag_locks")) as locks:
+        locks.put(set_of(host, 100), struct.pack("=I", 1))
+        assert host.run(first, "tc").verdict == DROPPED["tc"]
+        assert host.reasons() == {"fragment_locked": 1}
+        locks.put(set_of(host, 100), bytes(4))
+    for frame in first, last:
+        host.run(frame, "tc")
+    assert packets_in(host, 4)[0] == 1
 
 
 def test_xdp_passes_fragments_unmodified(host: Host) -> None:
