@@ -126,11 +126,16 @@ static int visit_slot(u32 i, struct slice *slice)
 		return 0;
 	if (!is_fresh(conn, slice->now, &next))
 		next = expire_slot(slot, slice->now);
-	if (!next)
-		slice->ended += 1;
-	else if (!slice->earliest || (s32)(next - slice->earliest) < 0)
-		slice->earliest = next;
-	return 0;
+	if (next) {
+		if (!slice->earliest || (s32)(next - slice->earliest) < 0)
+			slice->earliest = next;
+		return 0;
+	}
+	slice->ended += 1;
+	if (slice->ended % SLOTS_CLOCK_EVERY || !is_time_up(slice))
+		return 0;
+	slice->earliest = slice->now ?: 1; /* the next run visits the rest */
+	return 1;
 }
 
 /* Visit the slots of a tick. Return 1 if the time is up. */
@@ -143,6 +148,7 @@ static int sweep_look(u32 i, struct slice *slice)
 	__sync_lock_test_and_set(look, 0);
 	slice->look = at;
 	slice->earliest = 0;
+	FORGET_BOUNDS(*slice, ended, ended);
 	FORGET_BOUNDS(*slice, earliest, earliest);
 	bpf_loop(LOOK_SLOTS, visit_slot, slice, 0);
 	if (slice->earliest)
