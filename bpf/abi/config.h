@@ -239,6 +239,13 @@ struct destination_name { /* finds a destination, listed or deleted, without a w
 	u8 pad;
 };
 
+struct nat_server { /* finds the NAT destinations that a packet can come from */
+	struct address address;
+	be16 port;
+	u8 family;
+	u8 pad;
+};
+
 struct book { /* the allocator of slots; chains of free ones end with NOTHING */
 	u64 pending; /* the generation being written; if it stays, the writer died */
 	u64 waiting_since_ms; /* CLOCK_MONOTONIC, when the `waiting` chains were closed */
@@ -290,6 +297,11 @@ struct root root_value SEC(".data.roots");
 ARRAY_MAP(books, struct book, 1, BPF_F_MMAPABLE);
 
 HASH_MAP(names, struct destination_name, u32, 64, BPF_F_NO_PREALLOC);
+
+HASH_MAP(nat_servers, struct nat_server, u32, 64, BPF_F_NO_PREALLOC); /* the newest destination, perhaps deleted */
+
+/* By destination: the next older one with its address and port, plus 1; 0: none. */
+ARRAY_MAP(nat_older, u64, 64, BPF_F_MMAPABLE);
 
 ARRAY_MAP(service_states, struct service_state, 64, BPF_F_MMAPABLE);
 

@@ -17,7 +17,6 @@ enum {
 
 /* Events of a second: the second in the upper half, their number in the lower one. */
 static u64 peer_windows[PEER_WINDOWS];
-static u64 orphan_window;
 
 /* Count an event. Return whether it is among the first `limit` of this second. */
 INLINE bool is_within(u64 *window, u32 limit)
@@ -29,14 +28,6 @@ INLINE bool is_within(u64 *window, u32 limit)
 	else if ((u32)seen >= limit)
 		return false; /* without a store, so that CPUs share the cache line */
 	return (u32)__sync_fetch_and_add(window, 1) < limit;
-}
-
-/* Whether to search for the NAT server that a packet without a connection came from. All CPUs together search as often
- * as one CPU may send errors, because a search visits every destination. */
-INLINE bool may_search_orphan(const struct root *root)
-{
-	u32 rate = root->settings.icmp_per_second;
-	return !rate || is_within(&orphan_window, rate);
 }
 
 /* Return the window of the packet's sender, by a keyed hash: one for path MTUs, another one for other errors. */

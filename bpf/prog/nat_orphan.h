@@ -5,7 +5,6 @@
 #pragma once
 #include "fwd/client_hop.h"
 #include "icmp/error.h"
-#include "icmp/ratelimit.h"
 #include "lb/nat_server.h"
 
 INLINE int prog_nat_orphan(struct __sk_buff *skb)
@@ -15,8 +14,7 @@ INLINE int prog_nat_orphan(struct __sk_buff *skb)
 	if (!w)
 		return pass_to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
-	bool searches = !p->rst && has_ports(p->protocol) && may_search_orphan(root);
-	u32 server = searches ? nat_server_of(p, root, READ_ONCE(root->live)) : NO_INDEX;
+	u32 server = !p->rst && has_ports(p->protocol) ? nat_server_of(p, root, READ_ONCE(root->live)) : NO_INDEX;
 	struct destination *d = map_elem(destinations, server);
 	if (server == NO_INDEX || !d)
 		return p->maybe_vip ? tail_call(tc_ctx(skb), PROG_NEW) : pass_packet(tc_ctx(skb), p);

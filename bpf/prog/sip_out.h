@@ -9,41 +9,7 @@
 #include "lb/nat_server.h"
 #include "lb/service.h"
 #include "lb/template.h"
-#include "lib/address.h"
 #include "prog/reply.h"
-
-enum { SIP_SERVERS = 64 };
-
-/* The result of a search for a server, in force until an edit. */
-struct sip_server {
-	struct address address;
-	u64 live;
-	be16 port;
-	u16 family;
-	u32 destination; /* or NO_INDEX */
-};
-PERCPU_MAP(sip_servers, struct sip_server, SIP_SERVERS);
-
-/* Return the NAT destination that has the packet's saddr, or NO_INDEX. */
-INLINE u32 sip_server_of(const struct packet *p, const struct root *root, u64 live)
-{
-	struct address saddr = {};
-	packet_saddr(&saddr, p);
-	be16 port = packet_sport(p);
-	u32 hash = (saddr.word[0] ^ saddr.word[3] ^ port) * 0x61C88647u;
-	struct sip_server *known = map_elem(sip_servers, hash >> 26);
-	if (!known)
-		return NO_INDEX;
-	u16 family = p->is_ipv6 ? 6 : 4;
-	bool is_same = same_address(&saddr, &known->address, true);
-	/* Roles change without an edit. */
-	if (is_same && known->live == live && known->port == port && known->family == family && !root->standby)
-		return known->destination;
-	u32 found = nat_server_of(p, root, live);
-	*known = (struct sip_server){
-		.address = saddr, .live = live, .port = port, .family = family, .destination = found};
-	return found;
-}
 
 /* Load the service of a destination if its real servers may begin connections. */
 INLINE bool load_sip_service(struct service_match *found, const struct destination *d, u32 live)
@@ -170,7 +136,7 @@ INLINE int prog_sip_out(struct __sk_buff *skb)
 		return pass_to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
 	u64 live = READ_ONCE(root->live);
-	u32 server = sip_server_of(p, root, live);
+	u32 server = nat_server_of(p, root, live);
 	struct service_match match;
 	struct destination *d = map_elem(destinations, server);
 	if (!d || !load_sip_service(&match, d, live))

@@ -91,15 +91,14 @@ def test_errors_to_one_client_do_not_suppress_those_to_others(
     assert any(is_sent(host, frame(service, other)) for other in others)
 
 
-def test_searches_for_nat_servers_are_limited_and_further_packets_pass(host: Host) -> None:
-    host.serve(host.new_key(), 1, Method.MASQ, port=8080)
-    orphan = tcp("A", 8080, 4999, server4(1), CLIENT4)
+def test_packets_of_other_ports_do_not_suppress_errors_to_nat_servers(host: Host) -> None:
+    host.serve(host.new_key(), 2, Method.MASQ, port=8080)
     host.director.change_setting("nat_icmp_send", 1)
     try:
-        for _ in range(FRAMES):
-            done = host.run(orphan, "tc")
-            if done.verdict == PASSED["tc"]:
-                break
-        assert (done.verdict, done.data) == (PASSED["tc"], orphan)
+        for server in server4(1), server4(2):
+            for sport in range(9000, 9000 + 2 * RATE):
+                assert host.run(tcp("A", sport, 4999, server, CLIENT4), "tc").verdict == PASSED["tc"]
+            assert is_sent(host, tcp("A", 8080, 4999, server, CLIENT4))
+        exhaust(host, tcp("A", 8080, 4999, server4(1), CLIENT4))
     finally:
         host.director.change_setting("nat_icmp_send", 0)

@@ -21,8 +21,10 @@ import pytest
 from scapy.layers.inet import ICMP
 
 import pylvs.dataplane
+from pylvs.bpf import abi
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import State
+from pylvs.dataplane.transaction import NatServers
 from pylvs.model.changes import ServiceChange
 from pylvs.model.director import Director
 from pylvs.model.errors import PylvsError
@@ -114,6 +116,21 @@ def facts(director: BpfDirector) -> tuple[Any, ...]:
     )
 
 
+def indexed(director: BpfDirector) -> list[tuple[bytes, int]]:
+    """Return the destinations by which packets find their NAT server, with their keys."""
+    index = NatServers(director.tables)
+    return sorted((key, slot) for key in list(director.tables.nat_servers.keys()) for slot in index.chain(key))
+
+
+def used_by_nat(director: BpfDirector) -> list[tuple[bytes, int]]:
+    tables, found = director.tables, []
+    for slot in range(tables.book.get(0, "destination_top")):
+        fields = tables.destinations.read(slot)
+        if fields["used"] == abi.constant("DESTINATION_USED_BY_NAT"):
+            found.append((struct.pack("<16sHBx", fields["address"], fields["port"], fields["family"]), slot))
+    return sorted(found)
+
+
 def a_destination(chance: random.Random, service: ServiceKey) -> Destination:
     version = service.address.version
     address = server4(chance.randint(1, 8)) if version == 4 else f"fd77::{chance.randint(11, 18)}"
@@ -195,6 +212,8 @@ STORES = {
     "store_state",
     "set_base",
     "set_bit",
+    "add",
+    "_write",
     "_set_link",
     "new_service",
     "withdraw_version",
@@ -287,6 +306,7 @@ def check(host: Host, allowed: Sequence[View]) -> View:
     fresh.delete_service(extra)
     assert view(fresh) == now
     assert facts(fresh) == (True, True, True)
+    assert indexed(fresh) == used_by_nat(fresh)
     packets_see(host, fresh)
     return now
 

@@ -23,7 +23,7 @@ from pylvs.dataplane.tables import (
     tunnel_state,
     tunnel_word,
 )
-from pylvs.dataplane.transaction import Transaction, list_of, now_s, write_bitmaps
+from pylvs.dataplane.transaction import NatServers, Transaction, list_of, now_s, write_bitmaps
 from pylvs.model import sockets as socket
 from pylvs.model.service import Destination, DestinationKey, Method, ServiceKey, TunnelKind
 from pylvs.netlink.links import Route
@@ -58,6 +58,7 @@ class DestinationSlots:
 
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
+        self._nat_servers = NatServers(tables)
 
     @cached_property
     def _statistics(self) -> Statistics:
@@ -118,6 +119,7 @@ class DestinationSlots:
             self._begin_anew(dest_slot, slot)
         if by_nat:
             set_bit(self.tables, "reply_bits", packed, address.version)
+            self._nat_servers.add(dest_slot, packed, fields["port"], address.version)
         if destination.tunnel.kind == TunnelKind.GUE:
             self._note_ports()
         self.tables.names.put(name, struct.pack("<I", dest_slot))
@@ -172,9 +174,12 @@ class DestinationSlots:
             counts.set(dest_slot, "overloaded", 0)  # (IPVS-SEMANTICS 6.2)
         counts.set(dest_slot, "upper", destination.upper)
         counts.set(dest_slot, "lower", destination.lower)
-        if destination.method == Method.MASQ:
-            table.set(dest_slot, "used", abi.constant("DESTINATION_USED_BY_NAT"))
-            set_bit(self.tables, "reply_bits", table.get(dest_slot, "address"), table.get(dest_slot, "family"))
+        by_nat = abi.constant("DESTINATION_USED_BY_NAT")
+        if destination.method == Method.MASQ and table.get(dest_slot, "used") != by_nat:
+            table.set(dest_slot, "used", by_nat)
+            address, port, family = (table.get(dest_slot, name) for name in ("address", "port", "family"))
+            set_bit(self.tables, "reply_bits", address, family)
+            self._nat_servers.add(dest_slot, address, port, family)
 
     def _note_ports(self) -> None:
         """Write this host's local port range: GUE takes its source ports from it (IPVS-SEMANTICS 7.4)."""
@@ -210,7 +215,9 @@ class DestinationSlots:
         if len(kept) == len(chain):
             return False
         edit.book.set_deleted(kept)
-        for dest_slot in set(chain) - set(kept):
+        gone = set(chain) - set(kept)
+        self._nat_servers.remove(gone)
+        for dest_slot in gone:
             self._forget(edit, dest_slot)
         write_bitmaps(self.tables, [version for _, version in edit.services(edit.live)])
         return True

@@ -62,7 +62,7 @@ _DESCRIPTORS = 512  # open files while the object is loaded: each map and progra
 _VARIABLE = ".data."  # a map that is a variable in the program, but pinned like the others
 _TIMER_TRIALS, _TIMER_PAUSE_S = 50, 0.01
 ICMP_PER_SECOND = 1000  # ICMP errors that one CPU sends at most
-_PER_CPU_BYTES, _SHARED_BYTES = 192, 500  # memory of one destination
+_PER_CPU_BYTES, _SHARED_BYTES = 192, 600  # memory of one destination
 _CACHED = 131072  # entries of lblc and lblcr; while it is empty only the queue of their keys takes memory
 _FEWEST_HALF_OPEN = 64
 _HALF_OPEN_BATCHES, _LARGEST_BATCH = 4096, 64  # of the ring of half-open connections, and of positions in a batch
@@ -171,6 +171,7 @@ def _sizes(connections: int) -> dict[str, int]:
     sizes["calls"] = max(connections // _CALLS, _LEAST_CROWD)
     sizes["looks"] = all_slots // (abi.constant("LOOKS") * abi.constant("LOOK_SLOTS")) + 1
     sizes |= dict.fromkeys(("destinations", "conn_counts", "destination_bases", "estimates", "names"), destinations)
+    sizes |= dict.fromkeys(("nat_servers", "nat_older"), destinations)
     sizes["half_opens"] = half_opens(connections)
     sizes |= dict.fromkeys(("client_routes", "client_routes6"), route_sets() // abi.constant("ROUTE_SETS"))
     sizes["lanes"] = -(-destinations // abi.constant("LANES"))

@@ -138,6 +138,8 @@ class Tables:
     destination_bases = _records("destination_bases", "counters")  # the counts at which their counters are 0
     estimates = _records("estimates", "estimate")  # averages of the rates, by slot of the destination
     names = _hash("names")  # slots of destinations by `destination_name`
+    nat_servers = _hash("nat_servers")  # the newest NAT destination by address and port
+    nat_older = _array("nat_older")  # by slot: the next older one
 
     # connections
     pool = _records("pools", "pool")  # capacity, use and hash seeds of the connection table

@@ -20,7 +20,7 @@ import struct
 import time
 from collections.abc import Collection, Iterable, Iterator
 
-from pylvs.bpf import abi
+from pylvs.bpf import abi, maps
 from pylvs.dataplane.tables import (
     ALL_ONES,
     MASK32,
@@ -45,7 +45,8 @@ if TYPE_CHECKING:
 WAIT_MS = 20  # far longer than the program runs for one packet
 FTP_PORT = 21
 _STEPS = 2  # from leaving to waiting, and from there to free
-_LINK = struct.Struct("<I")
+_LINK, _OLDER = struct.Struct("<I"), struct.Struct("<Q")
+_SERVER_KEY = struct.Struct("<16sHBx")  # struct nat_server
 _ADDRESSED = ("address", "family", "used", "virtual_address", "mark", "virtual_family")  # of a destination
 
 
@@ -279,6 +280,80 @@ class Book:
         self._book.set(0, "waiting_since_ms", time.monotonic_ns() // 1_000_000)
 
 
+class NatServers:
+    """The index of NAT destinations by address and port. The caller holds the lock.
+
+    By it, packets without a connection find their real server. `nat_servers` has the newest destination of each address
+    and port, `nat_older` the next older one of each destination. A destination enters with its first use of NAT, and
+    leaves when its slot is freed. Packets skip deleted ones and other methods, so an edit needs no generation here.
+    """
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._form = abi.struct("destination").view("address", "port", "family", "used")
+
+    def add(self, slot: int, address: bytes, port: int, family: int) -> None:
+        """Add a destination as the newest of its address and port (network order)."""
+        index, older = self._tables.nat_servers, self._tables.nat_older
+        key, value = _SERVER_KEY.pack(address, port, family), _LINK.pack(slot)
+        older.store(slot, 0, 0)
+        if index.put(key, value, maps.NOEXIST):
+            return
+        newest = index.get(key)
+        assert newest  # only this process edits
+        older.store(slot, 0, _LINK.unpack(newest)[0] + 1)
+        index.put(key, value)
+
+    def chain(self, key: bytes) -> Iterator[int]:
+        """Yield the destinations of an address and port, the newest first."""
+        newest = self._tables.nat_servers.get(key)
+        following = _LINK.unpack(newest)[0] + 1 if newest else 0
+        while following:
+            yield following - 1
+            following = self._older(following - 1)
+
+    def _older(self, slot: int) -> int:
+        array = self._tables.nat_older
+        return int(_OLDER.unpack_from(array.upto(slot), slot * array.stride)[0])
+
+    def remove(self, slots: Collection[int]) -> None:
+        """Remove destinations whose slots will be freed. A packet that visits one still finds the older ones."""
+        gone = set(slots)
+        for key in {key for slot in gone if (key := self._key(slot))}:
+            self._write(key, [slot for slot in self.chain(key) if slot not in gone])
+
+    def _key(self, slot: int) -> bytes | None:
+        """Return the key of a destination; None if it never used NAT."""
+        fields = self._tables.destinations.array
+        ((*name, used),) = self._form.iter_unpack(fields.elements(slot, 1))
+        return _SERVER_KEY.pack(*name) if used == abi.constant("DESTINATION_USED_BY_NAT") else None
+
+    def _write(self, key: bytes, chain: list[int]) -> None:
+        """Store the destinations of an address and port, the newest first."""
+        index, older = self._tables.nat_servers, self._tables.nat_older
+        following = [slot + 1 for slot in chain[1:]] + [0]
+        for slot, each in zip(chain, following, strict=False):
+            if self._older(slot) != each:
+                older.store(slot, 0, each)
+        if not chain:
+            index.remove(key)
+        elif index.get(key) != _LINK.pack(chain[0]):
+            index.put(key, _LINK.pack(chain[0]))
+
+    def rebuild(self) -> None:
+        """Derive the index from the destinations. Those that it lacks become the newest, the highest slot first."""
+        by_nat, top = abi.constant("DESTINATION_USED_BY_NAT"), self._tables.book.get(0, "destination_top")
+        chains: dict[bytes, list[int]] = {key: [] for key, _ in self._tables.nat_servers.items()}
+        rows = self._form.iter_unpack(self._tables.destinations.array.elements(0, top))
+        for slot, (*name, used) in enumerate(rows):
+            if used == by_nat:
+                chains.setdefault(_SERVER_KEY.pack(*name), []).append(slot)
+        for key, slots in chains.items():
+            wanted = set(slots)
+            known = [slot for slot in self.chain(key) if slot in wanted]
+            self._write(key, sorted(wanted.difference(known), reverse=True) + known)
+
+
 class Transaction(Versions):
     """One edit, from its start to its clean-up."""
 
@@ -381,6 +456,7 @@ def recover(tables: Tables) -> None:
         book.let_list_go(start, size)
     _settle_destinations(book, tables, destination_top, listed)
     _settle_members(tables, present)
+    NatServers(tables).rebuild()
     HashTables(tables).keep_only(present)
     write_bitmaps(tables, present.values())
     tables.book.set(0, "pending", 0)
