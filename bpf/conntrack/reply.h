@@ -76,8 +76,8 @@ INLINE bool update_reply(const struct reply_conn *a, const struct packet *p, con
 			 struct ctx ctx)
 {
 	u32 direction = direction_in(&root->settings, DIRECTION_OUTPUT);
-	if (!update_state(a->word, a->slot, a->controlled, direction, p->event, a->index, facts_of(root), now,
-			  ctx.hook))
+	enum found_by by = a->masq ? BY_SERVER : BY_REVERSE;
+	if (!update_state(a->word, a->slot, a->controlled, direction, by, p, a->index, facts_of(root), now, ctx.hook))
 		return false;
 	if (likely(destination_flags(a->destination, READ_ONCE(root->live)) & DESTINATION_AVAILABLE))
 		account_reply(ctx, a->index, p);

@@ -7,7 +7,9 @@
 #pragma once
 #include "conntrack/entry.h"
 #include "conntrack/state.h"
+#include "conntrack/table.h"
 #include "ctx/ctx.h"
+#include "parse/packet.h"
 
 INLINE u32 *count_of(struct conn_counts *n, u32 state)
 {
@@ -98,12 +100,39 @@ INLINE void note_confirmed(u32 slot, u32 state)
 
 enum update_result {
 	UPDATED,
-	UPDATE_DYING, /* being removed */
+	UPDATE_DYING, /* being removed, or gone */
 	UPDATE_RACED, /* another CPU changed the word; the new one is in `old_word` */
 };
 
 /* Arguments of update_state_slow, packed: BPF functions have at most five. */
-enum { STEP_DIRECTION = 0, STEP_EVENT = 8, STEP_CONTROLLED = 16, STEP_HOOK = 17 };
+enum { STEP_DIRECTION = 0, STEP_EVENT = 8, STEP_CONTROLLED = 16, STEP_HOOK = 17, STEP_IPV6 = 18, STEP_FOUND_BY = 19 };
+
+/* Which tuple of a packet found its connection: its own, that of a reply of NAT, or its own with the ends swapped. */
+enum found_by { BY_TUPLE, BY_SERVER, BY_REVERSE };
+
+/* Whether the slot still has the connection of a packet. If so after its word was read, a later exchange of this word
+ * changes no other connection: the slot's next one has another generation. No key, because the stack is short. */
+VERIFIED_ONCE int is_still_there(u32 slot, const union tuple *tuple, u32 step, u32 destination)
+{
+	struct bucket *bucket = bucket_at(slot);
+	struct conn_entry4 *conn = entry_in(bucket, slot);
+	if (!bucket || !conn || !tuple)
+		return false;
+	bool is_ipv6 = step >> STEP_IPV6 & 1;
+	u32 by = step >> STEP_FOUND_BY & 3;
+	u64 rest = is_ipv6 ? rest_of6(&tuple->v6) : rest_of4(&tuple->v4), addresses = addresses_of4(&tuple->v4);
+	const u64 *words = addresses_of6(&tuple->v6);
+	if (by == BY_SERVER) /* the destination has its saddr */
+		return conn->connection.destination == destination &&
+		       !(is_ipv6 ? difference_of_reply6(bucket, words + 2, rest)
+				 : difference_of_reply4(conn, addresses, rest));
+	if (by == BY_REVERSE) {
+		rest = rest >> 32 << 32 | (u32)(rest << 16) | (rest >> 16 & 0xffff);
+		return !(is_ipv6 ? difference_of6(bucket, words + 2, words, rest)
+				 : difference_of4(conn, addresses << 32 | addresses >> 32, rest));
+	}
+	return !(is_ipv6 ? difference_of6(bucket, words, words + 2, rest) : difference_of4(conn, addresses, rest));
+}
 
 /* Return the state word after a packet. TC may see a packet for which XDP made the connection, so there only a packet of
  * a later tick confirms it. */
@@ -119,17 +148,22 @@ INLINE u64 word_after(u64 old, u32 direction, u32 event, const struct facts *fac
 	return kept | (u64)(direction & DIRECTION_OUTPUT) << WORD_ANSWERED | (u64)next << WORD_STATE | expiry;
 }
 
-INLINE enum update_result update_state_once(u64 *word, u64 *old_word, u32 slot, bool controlled, u32 direction,
-					    u32 event, u32 destination, const struct facts *facts, u32 now,
-					    enum hook hook)
+INLINE enum update_result update_state_once(u64 *word, u64 *old_word, u32 slot, u32 step, const union tuple *tuple,
+					    u32 destination, const struct facts *facts, u32 now)
 {
 	u64 old = *old_word;
 	if (unlikely(word_dying(old)))
 		return UPDATE_DYING;
+	u32 direction = step >> STEP_DIRECTION & (DIRECTIONS - 1), event = step >> STEP_EVENT & (EVENTS - 1);
+	bool controlled = step >> STEP_CONTROLLED & 1;
+	enum hook hook = step >> STEP_HOOK & 1;
 	u64 new = word_after(old, direction, event, facts, now, hook);
 	u32 state = word_state(old), next = word_state(new), expiry = new;
 	if (new == old)
 		return UPDATED;
+	/* A wrong expiry is harmless, as in refresh_expiry. A wrong state would break the counts for good. */
+	if ((new ^ old) >> WORD_STATE && !is_still_there(AFTER((u64)slot, old), tuple, step, destination))
+		return UPDATE_DYING;
 	u64 seen = __sync_val_compare_and_swap(word, old, new);
 	if (unlikely(seen != old)) {
 		*old_word = seen;
@@ -144,19 +178,17 @@ INLINE enum update_result update_state_once(u64 *word, u64 *old_word, u32 slot, 
 }
 
 /* The general case of update_state. While other CPUs change the word, retry at most twice. */
-VERIFIED_ONCE int update_state_slow(u64 *word, u32 slot, u32 step, u32 destination, u32 now)
+VERIFIED_ONCE int update_state_slow(u32 slot, u32 step, const union tuple *tuple, u32 destination, u32 now)
 {
-	if (!word)
+	struct conn_entry4 *conn = slot ? conn_at(slot) : NULL; /* none with one-packet scheduling */
+	if (!conn)
 		return UPDATED;
-	u64 old = READ_ONCE(*word);
-	u32 direction = step >> STEP_DIRECTION & (DIRECTIONS - 1), event = step >> STEP_EVENT & (EVENTS - 1);
-	bool controlled = step >> STEP_CONTROLLED & 1;
-	enum hook hook = step >> STEP_HOOK & 1;
+	u64 *word = &conn->connection.word, old = READ_ONCE(*word);
 	const struct facts *facts = facts_of(get_root());
 	enum update_result moved = UPDATE_RACED;
 #pragma nounroll
 	for (u32 i = 0; i < 3 && moved == UPDATE_RACED; i++)
-		moved = update_state_once(word, &old, slot, controlled, direction, event, destination, facts, now, hook);
+		moved = update_state_once(word, &old, slot, step, tuple, destination, facts, now);
 	return moved;
 }
 
@@ -164,21 +196,21 @@ VERIFIED_ONCE int update_state_slow(u64 *word, u32 slot, u32 step, u32 destinati
 INLINE bool refresh(u64 *word, u32 direction, u32 event, const struct facts *facts, u32 now)
 {
 	u64 old = READ_ONCE(*word), new = word_after(old, direction, event, facts, now, HOOK_XDP);
-	if (unlikely(word_dying(old)) || word_state(new) != word_state(old) || (s32)((u32)new - (u32)old) < 0)
+	if (unlikely(word_dying(old)) || (new ^ old) >> WORD_STATE || (s32)((u32)new - (u32)old) < 0)
 		return false;
 	return new == old || __sync_val_compare_and_swap(word, old, new) == old;
 }
 
 /* Update state and expiry by a packet. Return false if the connection is being removed. Once a reply was seen, requests
  * of direct routing and tunnels follow the same rows as NAT's. */
-INLINE bool update_state(u64 *word, u32 slot, bool controlled, u32 direction, u32 event, u32 destination,
-			 const struct facts *facts, u32 now, enum hook hook)
+INLINE bool update_state(u64 *word, u32 slot, bool controlled, u32 direction, enum found_by by, const struct packet *p,
+			 u32 destination, const struct facts *facts, u32 now, enum hook hook)
 {
 	/* Inlined at XDP only, where a call would be too slow. */
-	if (hook == HOOK_XDP && likely(refresh(word, direction, event, facts, now)))
+	if (hook == HOOK_XDP && likely(refresh(word, direction, p->event, facts, now)))
 		return true;
-	u32 step = direction << STEP_DIRECTION | event << STEP_EVENT | (u32)controlled << STEP_CONTROLLED |
-		   hook << STEP_HOOK;
-	u32 moved = update_state_slow(word, slot, step, destination, now);
+	u32 step = direction << STEP_DIRECTION | (u32)p->event << STEP_EVENT | (u32)controlled << STEP_CONTROLLED |
+		   hook << STEP_HOOK | (u32)p->is_ipv6 << STEP_IPV6 | by << STEP_FOUND_BY;
+	u32 moved = update_state_slow(slot, step, &p->tuple, destination, now);
 	return likely(moved != UPDATE_DYING);
 }

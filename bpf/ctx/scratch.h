@@ -141,7 +141,6 @@ struct scratch {
 	u32 by_call; /* the template is that of the SIP call `call` */
 	struct call call;
 	struct call_scan scan;
-	u64 one_packet; /* state word of a connection that is in no table */
 };
 
 #define NO_INDEX 0xffffffffu

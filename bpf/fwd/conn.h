@@ -179,7 +179,7 @@ INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found 
 	}
 	u32 direction = direction_in(&root->settings, masq ? DIRECTION_INPUT : DIRECTION_INPUT_ONLY);
 	bool controlled = c->flags & CONN_CONTROLLED;
-	if (unlikely(!update_state(&c->word, slot, controlled, direction, p->event, t.index, facts_in(root, live), now,
+	if (unlikely(!update_state(&c->word, slot, controlled, direction, BY_TUPLE, p, t.index, facts_in(root, live), now,
 				   ctx.hook)))
 		return drop(ctx.hook, REASON_DYING);
 	account_request(ctx, t.index, p, 0);

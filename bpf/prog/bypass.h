@@ -54,7 +54,8 @@ INLINE int prog_bypass(struct __sk_buff *skb)
 	if (c) {
 		u32 direction = direction_in(&root->settings, DIRECTION_INPUT);
 		if (c->method != METHOD_BYPASS ||
-		    !update_state(&c->word, found.slot, false, direction, p->event, NO_INDEX, facts_of(root), now, HOOK_TC))
+		    !update_state(&c->word, found.slot, false, direction, BY_TUPLE, p, NO_INDEX, facts_of(root), now,
+				  HOOK_TC))
 			return drop(HOOK_TC, REASON_DYING);
 		return forward_past(skb, w);
 	}

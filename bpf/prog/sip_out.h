@@ -114,13 +114,11 @@ INLINE int prog_sip_reply(struct __sk_buff *skb)
 	if (!w)
 		return pass_to_stack(HOOK_TC);
 	u32 now = ticks();
-	w->one_packet = make_word(STATE_UDP, now, 0);
 	struct reply_conn a = {.index = w->destination,
 			       .destination = map_elem(destinations, w->destination),
 			       .saddr = w->virtual_address,
 			       .port = w->service_port,
-			       .masq = true,
-			       .word = &w->one_packet};
+			       .masq = true};
 	if (!a.destination)
 		return pass_to_stack(HOOK_TC);
 	find_nat_reply(&a, &w->packet);
