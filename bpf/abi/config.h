@@ -146,12 +146,12 @@ struct service {
 /* Each has a cache line of its own, because every CPU that makes connections of the service writes it. */
 struct service_state {
 	u64 cursor;
+	u64 syns; /* bits 48-63: lap of the ring of half-open connections, 24-47: batches of its lap before, 0-23: of this lap */
 	u32 held_at; /* tick of the last check whether the address is local */
 	u32 held;
 	u32 stateless_until; /* tick until which flows without a connection may live, so PROG_HASH_FALLBACK schedules */
 	u32 relief; /* number of the sweep that must shrink the service's cache of lblc or lblcr */
 	u32 relief_left; /* entries that it must still remove */
-	u64 syns; /* bits 48-63: lap of the ring of half-open connections, 24-47: batches of its lap before, 0-23: of this lap */
 } __attribute__((aligned(64)));
 
 struct member { /* one destination in a service's list; an edit replaces whole lists */
