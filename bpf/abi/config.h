@@ -269,6 +269,7 @@ struct device {
 	u8 mac[6];
 	u8 present;
 	u8 pad;
+	u32 bond; /* of a port: ifindex of the bond that receives its packets */
 };
 
 HASH_MAP(services4, struct service_key4, u32, 64, BPF_F_NO_PREALLOC);

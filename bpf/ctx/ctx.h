@@ -48,13 +48,6 @@ INLINE u32 ctx_len(struct ctx ctx)
 	return ctx.skb->len;
 }
 
-INLINE u32 ctx_ifindex(struct ctx ctx)
-{
-	if (ctx.hook == HOOK_XDP)
-		return ctx.xdp->ingress_ifindex;
-	return ctx.skb->ifindex;
-}
-
 INLINE int pass_to_stack(enum hook hook)
 {
 	return hook == HOOK_XDP ? (int)XDP_PASS : -1 /* TC_ACT_UNSPEC: the next filter decides */;

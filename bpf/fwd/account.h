@@ -7,7 +7,7 @@
 #pragma once
 #include "abi/conntrack.h"
 #include "abi/percpu.h"
-#include "ctx/ctx.h"
+#include "ctx/device.h"
 #include "lb/destination.h"
 #include "parse/packet.h"
 

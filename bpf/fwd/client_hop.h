@@ -4,6 +4,7 @@
  */
 #pragma once
 #include "conntrack/key.h"
+#include "ctx/device.h"
 #include "fwd/nexthop.h"
 
 /* The route of a reply to a client of NAT. */

@@ -8,6 +8,7 @@
 #pragma once
 #include "conntrack/lookup.h"
 #include "conntrack/update.h"
+#include "ctx/device.h"
 #include "fwd/account.h"
 #include "fwd/ipip.h"
 #include "fwd/nat.h"
@@ -117,8 +118,9 @@ INLINE int fwd_new(struct ctx ctx, const struct packet *p, struct real_server *t
 VERIFIED_ONCE int write_entrance(struct xdp_md *ctx, const struct destination *d, u32 index, u32 side, u64 live)
 {
 	struct lane *lane = lane_of(index);
-	struct device *device = map_elem(devices, ctx->ingress_ifindex & (DEVICES - 1));
-	if (!lane || !device || !d || device->ifindex != ctx->ingress_ifindex)
+	u32 input = ctx_ifindex(xdp_ctx(ctx));
+	struct device *device = map_elem(devices, input & (DEVICES - 1));
+	if (!lane || !device || !d || device->ifindex != input)
 		return 0;
 	const struct facts *facts = facts_in(get_root(), live);
 	struct entrance *entrance = &lane->entrances[side & 1];

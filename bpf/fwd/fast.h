@@ -8,6 +8,7 @@
  */
 #pragma once
 #include "conntrack/table.h"
+#include "ctx/device.h"
 #include "fwd/client_hop.h"
 #include "fwd/ipip.h"
 #include "fwd/nat.h"
@@ -44,15 +45,21 @@ INLINE u64 header_words(const struct fast_headers *w)
 	return (u64)w->version_tos_len + w->id_frag + w->ttl_protocol_check + w->saddr + w->daddr;
 }
 
-/* Whether the frame's ingress device and MAC address are those of the last packet on the general path. */
-INLINE bool matches_entrance(const struct entrance *entrance, u32 dmac, u16 dmac_end, u32 live, u32 input)
+/* Whether the frame's ingress device and MAC address are those of the last packet on the general path. The device may be
+ * a port of a bond, which then becomes the input. */
+INLINE bool matches_entrance(const struct entrance *entrance, u32 dmac, u16 dmac_end, u32 live, u32 *input)
 {
 	u32 first = dmac ^ WORD_AT(const u32, entrance->mac, 0), last = dmac_end ^ WORD_AT(const u16, entrance->mac, 4);
-	return likely(entrance->live == live) && likely(!(first | last | (entrance->input ^ input)));
+	if (unlikely(entrance->live != live) || unlikely(first | last))
+		return false;
+	if (likely(entrance->input == *input))
+		return true;
+	*input = bond_of(*input);
+	return entrance->input == *input;
 }
 
 /* Likewise for replies of NAT: of the last one on the general path within a second. */
-INLINE bool is_reply_entrance(const struct lane *lane, u32 dmac, u16 dmac_end, u32 live, u32 input, u32 now)
+INLINE bool is_reply_entrance(const struct lane *lane, u32 dmac, u16 dmac_end, u32 live, u32 *input, u32 now)
 {
 	return matches_entrance(&lane->entrances[SIDE_REPLY], dmac, dmac_end, live, input) &&
 	       likely(now - lane->reply_stamp < ticks_per_second);
@@ -248,7 +255,7 @@ INLINE int fast_request(struct xdp_md *ctx, const struct fast_headers *w, const 
 	lane = barrier_var(lane);
 	const struct hop *hop = &lane->hop;
 	const struct entrance *entrance = &lane->entrances[SIDE_REQUEST];
-	if (unlikely(!matches_entrance(entrance, w->dmac, w->dmac_end, live, input)) ||
+	if (unlikely(!matches_entrance(entrance, w->dmac, w->dmac_end, live, &input)) ||
 	    unlikely(now - hop->stamp >= ticks_per_second))
 		return NOT_FAST;
 	bool outer_is_ipv6 = entrance->family == 6;
@@ -306,7 +313,7 @@ INLINE int fast_reply(struct xdp_md *ctx, const struct fast_headers *w, const st
 	if (unlikely(!lane))
 		return NOT_FAST;
 	lane = barrier_var(lane);
-	if (unlikely(!is_reply_entrance(lane, w->dmac, w->dmac_end, READ_ONCE(root->live), input, now)) ||
+	if (unlikely(!is_reply_entrance(lane, w->dmac, w->dmac_end, READ_ONCE(root->live), &input, now)) ||
 	    unlikely(lane->real != rip))
 		return NOT_FAST;
 	const struct hop *hop = known_client_hop4(w->daddr, root->settings.snat_reroute ? vip : rip, input, now);

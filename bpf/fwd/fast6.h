@@ -96,7 +96,7 @@ INLINE int fast_request6(struct xdp_md *ctx, const struct fast_headers6 *w, cons
 	lane = barrier_var(lane);
 	const struct hop *hop = &lane->hop;
 	const struct entrance *entrance = &lane->entrances[SIDE_REQUEST];
-	if (unlikely(!matches_entrance(entrance, w->dmac, w->dmac_end, live, input)) ||
+	if (unlikely(!matches_entrance(entrance, w->dmac, w->dmac_end, live, &input)) ||
 	    unlikely(now - hop->stamp >= ticks_per_second))
 		return NOT_FAST;
 	bool outer_is_ipv6 = entrance->family == 6;
@@ -145,7 +145,7 @@ INLINE int fast_reply6(struct xdp_md *ctx, const struct fast_headers6 *w, const 
 	if (unlikely(!lane) || unlikely(!d))
 		return NOT_FAST;
 	lane = barrier_var(lane);
-	if (unlikely(!is_reply_entrance(lane, w->dmac, w->dmac_end, live, input, now)) ||
+	if (unlikely(!is_reply_entrance(lane, w->dmac, w->dmac_end, live, &input, now)) ||
 	    unlikely(!same_address(&d->address, rip, true)))
 		return NOT_FAST;
 	const struct hop *hop = known_client_hop6(client, root->settings.snat_reroute ? &vip : rip, input, now);

@@ -7,7 +7,7 @@
  */
 #pragma once
 #include "abi/config.h"
-#include "ctx/ctx.h"
+#include "ctx/device.h"
 #include "fwd/pmtu.h"
 #include "lib/headers.h"
 #include "parse/packet.h"

@@ -2,6 +2,7 @@
  * Send a packet (IPVS-SEMANTICS 7.1): MTU, TTL, MAC addresses, transmission, ICMP errors.
  */
 #pragma once
+#include "ctx/device.h"
 #include "ctx/scratch.h"
 #include "fwd/nexthop.h"
 #include "lb/destination.h"

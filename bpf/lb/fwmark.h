@@ -6,6 +6,7 @@
  * on it to TC.
  */
 #pragma once
+#include "ctx/device.h"
 #include "lb/service.h"
 
 enum { ETH_SOURCE_AT = 6 /* offset in the frame */, TCP_FLAGS_AT = 13 /* offset in the TCP header */ };

@@ -3,7 +3,7 @@
  */
 #pragma once
 #include "abi/config.h"
-#include "ctx/ctx.h"
+#include "ctx/device.h"
 #include "parse/packet.h"
 
 /* Whether the kernel's input would accept the saddr on this device. */

@@ -6,6 +6,7 @@
  */
 #pragma once
 #include "conntrack/reply.h"
+#include "ctx/device.h"
 #include "fwd/client_hop.h"
 #include "fwd/conn.h"
 #include "policy/martian.h"

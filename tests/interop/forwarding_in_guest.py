@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +69,8 @@ class Wire:
 
 VETH, CABLE, SECOND = Wire("v0", "w0", 9), Wire("nic0a", "nic0b", 8), Wire("nic1a", "nic1b", 7)
 VLAN = Wire("nic0a.5", "nic0b.5", 6)  # in CABLE
+BOND = Wire("bond0", "nic0b", 5)  # over CABLE and SECOND, in their place
+SPARE = Wire("bond0", "nic1b", 5)  # the other port's cable
 WIRES = (VETH, CABLE, SECOND, VLAN)
 WAYS = {  # in by, out by, first port
     "veth": (VETH, VETH, SAME),
@@ -76,6 +78,7 @@ WAYS = {  # in by, out by, first port
     "card to card": (CABLE, SECOND, OTHER),
     "vlan": (VLAN, VLAN, SAME),
 }
+BONDED = (BOND, BOND, SAME)
 
 
 def run(*command: str, stdin: str = "") -> str:
@@ -128,25 +131,51 @@ def make_wires(director: Director) -> None:
     commands += [f"link set {wire.far} netns {FAR}" for wire in (CABLE, SECOND)]
     commands += [f"link add link {CABLE.device} name {VLAN.device} type vlan id 5"]
     for wire in WIRES:
-        commands += [f"link set {wire.device} address {HERE}", f"link set {wire.device} up"]
-        for six, own, all_bits, at_once in (False, 24, 32, ""), (True, 64, 128, " nodad"):
-            commands.append(f"addr add {wire.address(six, 1)}/{own} dev {wire.device}{at_once}")
-            commands.append(f"addr add {wire.address(six, 100)}/{all_bits} dev {wire.device}{at_once}")
-        for host, mac in (2, CLIENT), (3, SERVER):  # those of IPv4 are found by ARP
-            commands.append(f"neigh add {wire.address(True, host)} lladdr {mac} dev {wire.device} nud permanent")
+        commands += own_end(wire)
     run("ip", "-batch", "-", stdin="".join(f"{line}\n" for line in commands))
     far = f"link add link {CABLE.far} name {VLAN.far} type vlan id 5\n"
     far += "".join(f"link set {wire.far} promisc on up\n" for wire in WIRES)
     run("ip", "netns", "exec", FAR, "ip", "-batch", "-", stdin=far)
+    restore(director, WAYS.values())
+
+
+def own_end(wire: Wire) -> Iterator[str]:
+    """Return the commands that give the director's device of a wire its addresses and neighbours."""
+    yield from (f"link set {wire.device} address {HERE}", f"link set {wire.device} up")
+    for six, own, all_bits, at_once in (False, 24, 32, ""), (True, 64, 128, " nodad"):
+        yield f"addr add {wire.address(six, 1)}/{own} dev {wire.device}{at_once}"
+        yield f"addr add {wire.address(six, 100)}/{all_bits} dev {wire.device}{at_once}"
+    for host, mac in (2, CLIENT), (3, SERVER):  # those of IPv4 are found by ARP
+        yield f"neigh add {wire.address(True, host)} lladdr {mac} dev {wire.device} nud permanent"
+
+
+def make_bond(director: Director) -> None:
+    """Replace the two cards by a bond of both, whose active port is the first one."""
+    ports = (CABLE.device, SECOND.device)
+    commands = [f"link del {VLAN.device}", f"link add {BOND.device} type bond mode active-backup miimon 100"]
+    for port in ports:
+        commands += [f"link set {port} down", f"addr flush dev {port}", f"link set {port} master {BOND.device}"]
+    commands += [*own_end(BOND), *(f"link set {port} up" for port in ports)]
+    activate(CABLE, commands)
+    restore(director, [BONDED])
+
+
+def activate(wire: Wire, before: Sequence[str] = ()) -> None:
+    """Let the bond send by the card of a wire."""
+    commands = [*before, f"link set {BOND.device} type bond active_slave {wire.device}"]
+    run("ip", "-batch", "-", stdin="".join(f"{line}\n" for line in commands))
+
+
+def restore(director: Director, ways: Iterable[tuple[Wire, Wire, int]]) -> None:
     out = io.StringIO()
-    lines = "".join(f"{line}\n" for line in table())
+    lines = "".join(f"{line}\n" for line in table(ways))
     if Session(director, io.StringIO(lines), out, out).run(["-R"]).status:
         raise Wrong(f"ipvsadm -R: {out.getvalue().strip()}")
 
 
-def table() -> Iterator[str]:
+def table(ways: Iterable[tuple[Wire, Wire, int]]) -> Iterator[str]:
     """Return every service as lines for ipvsadm."""
-    for wire, out, first in WAYS.values():
+    for wire, out, first in ways:
         for six in False, True:
             vip, server = wire.address(six, 100), out.address(six, 3)
             vip, server = (f"[{vip}]", f"[{server}]") if six else (vip, server)
@@ -322,5 +351,10 @@ def play(director: Director) -> Iterator[str]:
     error = release >= (6, 3)
     yield forward(WAYS["card to card"], "native", 23000, "card to card", xdp_sends=error)
     yield forward(WAYS["vlan"], "tc", 24000, "vlan", xdp_sends=False)  # tags pass native XDP below
+    command("down")
+    make_bond(director)
+    yield forward(BONDED, "native", 25000, "bond", xdp_sends=True)
+    activate(SECOND)
+    yield forward((SPARE, SPARE, SAME), "native", 26000, "bond after failover", xdp_sends=True)
     command("down")
     yield load_decapsulation()

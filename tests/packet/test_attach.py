@@ -263,7 +263,11 @@ def test_auto_names_its_reason_for_each_kind_of_device(host: Host, monkeypatch: 
     assert choose_mode(plain, [plain, vlan])[0] == "native"
     assert choose_mode(vlan, [plain, vlan])[0] == "tc"
     assert choose_mode(replace(plain, master=9), [plain])[0] == "tc"
-    assert choose_mode(replace(plain, kind="bond"), [plain])[0] == "tc"
+    bond = replace(plain, kind="bond", index=4713)
+    assert choose_mode(bond, [bond, plain]) == ("tc", "it has no port")
+    assert choose_mode(bond, [bond, replace(plain, master=4713)])[0] == "native"
+    ports = replace(plain, master=4713), replace(plain, name="v0", index=4714, kind="veth", master=4713)
+    assert choose_mode(bond, [bond, *ports])[1] == "its port v0 is a veth, which loses natively forwarded frames"
     assert choose_mode(links.device("lo"))[0] == "tc"
     monkeypatch.setattr(links, "native_xdp", lambda _index: 0)
     assert choose_mode(plain, [plain]) == ("tc", "its driver has no native XDP")

@@ -46,6 +46,11 @@ _SETTINGS = {  # by the names of their notes
     "forwarding-ipv6": "/proc/sys/net/ipv6/conf/lo/forwarding",
     "accept-local": "/proc/sys/net/ipv4/conf/lo/accept_local",
 }
+_NOT_NATIVE = {  # kinds of devices for which `auto` means TC, and why
+    "veth": "a veth loses natively forwarded frames unless its peer cooperates",
+    "vlan": "a VLAN device has no native XDP",
+    "team": "a team has no native XDP",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +77,8 @@ def choose_mode(device: Device, everything: list[Device] | None = None) -> tuple
     """
     if device.bare:
         return "tc", "its packets come without link addresses"
-    if device.kind == "veth":
-        return "tc", "a veth loses natively forwarded frames unless its peer cooperates"
-    if device.kind == "vlan":
-        return "tc", "a VLAN device has no native XDP"
-    if device.kind in ("bond", "team"):
-        return "tc", "XDP sees its packets at its ports, under their indices"
+    if device.kind in _NOT_NATIVE:
+        return "tc", _NOT_NATIVE[device.kind]
     if device.loopback:
         return "tc", "the loopback device has no native XDP"
     for program in (device.xdp_native, device.xdp_generic):
@@ -85,7 +86,10 @@ def choose_mode(device: Device, everything: list[Device] | None = None) -> tuple
             return "tc", f"{_foreign(program)} is at XDP already"
     if device.master:
         return "tc", "it is a port of another device (bridge, bond or VRF)"
-    vlans = [each.name for each in everything or links.devices() if each.kind == "vlan" and each.lower == device.index]
+    everything = everything or links.devices()
+    if device.kind == "bond" and (obstacle := _obstacle_of_ports(device, everything)):
+        return "tc", obstacle
+    vlans = [each.name for each in everything if each.kind == "vlan" and each.lower == device.index]
     if vlans and links.strips_vlan_tags(device.name):
         return "tc", f"{vlans[0]} stands on it and the card takes VLAN tags off, unseen by XDP (ethtool: rxvlan)"
     features = links.native_xdp(device.index)
@@ -94,6 +98,15 @@ def choose_mode(device: Device, everything: list[Device] | None = None) -> tuple
     if not features & links.XDP_BASIC:
         return "tc", "its driver has no native XDP"
     return "native", "its driver has native XDP and no other program is there"
+
+
+def _obstacle_of_ports(bond: Device, everything: list[Device]) -> str:
+    """Return why a bond should not run XDP at its ports; "" if it can."""
+    ports = [each for each in everything if each.master == bond.index]
+    lossy = [each.name for each in ports if each.kind == "veth"]
+    if not ports:
+        return "it has no port"
+    return f"its port {lossy[0]} is a veth, which loses natively forwarded frames" if lossy else ""
 
 
 def loses_frames(device: Device) -> str:

@@ -52,6 +52,7 @@ _CHANGING = "changing"  # a device is being attached or detached, or its program
 _OWN_SERVER = "own-server"
 _IDLE = "idle-since"
 _ONE_BUFFER = 3498  # the longest MTU whose frames are in one page with XDP's headroom
+_BOND = "bond"
 _NOT_NEEDED = "no service or real server needs XDP on it"
 
 
@@ -119,19 +120,34 @@ def _attach(
         out = opened.enter_context(_entry(state, EGRESS)) if own_server and not device.loopback else None
         xdp = functools.partial(_entry, state, XDP)
         _write_device(tables, device)
+        _write_ports(tables, device, links.devices() if device.kind == _BOND else [])
         chosen = attach.choose_mode(device)[0] if mode == "auto" else mode
         if "native" in (chosen, before and before.mode) and (before is None or before.mode != chosen):
             _stop_redirects(tables, device.index, to_all=chosen == "native")
         return attach.attach(device.index, mode, state, tc_fd=tc, open_xdp=xdp, egress_fd=out, reason=reason)
 
 
-def _write_device(tables: Tables, device: Device) -> None:
+def _write_device(tables: Tables, device: Device, bond: int = 0) -> None:
     slot = device.index % abi.constant("DEVICES")
-    fields = {"ifindex": device.index, "mac": device.mac, "present": 1}
+    fields = {"ifindex": device.index, "mac": device.mac, "present": 1, "bond": bond}
     if device.loopback or tables.devices.get(slot, "ifindex") not in (0, device.index):
         return
     if any(tables.devices.get(slot, name) != value for name, value in fields.items()):  # XDP may be reading it
         tables.devices.write(slot, fields)
+
+
+def _write_ports(tables: Tables, device: Device, everything: list[Device]) -> None:
+    """Let XDP find a bond by its ports. A port whose slot another device has passes its packets to TC."""
+    for port in everything:
+        if device.kind == _BOND and port.master == device.index:
+            _write_device(tables, port, device.index)
+
+
+def _refresh(tables: Tables, by_xdp: list[Device], everything: list[Device]) -> None:
+    """Write devices that run XDP again: the MAC address of one, or the ports of a bond, may have changed."""
+    for device in by_xdp:
+        _write_device(tables, device)
+        _write_ports(tables, device, everything)
 
 
 def _note_devices(tables: Tables) -> None:
@@ -148,6 +164,7 @@ def _note_devices(tables: Tables) -> None:
         able = _transmitters(native, {each.ifindex for each in by_xdp}) if native else {each.ifindex for each in there}
     replace_keys(tables.transmitters, {struct.pack("<I", index) for index in able}, value=None)
     kept = {each.ifindex for each in by_xdp}
+    kept |= {each.index for each in links.devices() if each.master in kept}  # ports of bonds
     for slot in range(tables.devices.count):
         if tables.devices.get(slot, "ifindex") not in (0, *kept):
             tables.devices.clear(slot)
@@ -228,6 +245,7 @@ def reconcile(tables: Tables, changes: Concerns) -> list[DeviceProblem]:
         idle = there.keys() - wanted.keys() - by_hand.keys()
         wanted |= {index: "native" for index in idle if there[index].mode == "native"}
     numbers, problems = entry_ids(state), {}
+    _refresh(tables, [by_index[index] for index in wanted if index in there and there[index].xdp], everything)
     changed = _CHANGING in notes  # by a process that was killed
     if changed:
         _drop_half_loaded(state)
