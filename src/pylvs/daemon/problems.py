@@ -53,6 +53,7 @@ KINDS: Mapping[str, Kind] = {
     "check_path": Kind(W, "a check takes another path than the packets of clients", logged=False),
     "metrics_address": Kind(W, "metrics are not served at the metrics_address"),
     "dbus": Kind(W, "virtual routers are not served on D-Bus, as enable_dbus requests"),
+    "snmp": Kind(W, "the SNMP sub-agent ended or was silent, and no other one runs yet"),
     "bfd": Kind(W, "a BFD session is not up, or its neighbor has disabled it"),
     "vrrp_helper": Kind(W, "no helper process of pylvs-vrrp runs: no scripts, no mails"),
     "state": Kind(W, "overrides or drains could not be saved: a restart would lose them"),

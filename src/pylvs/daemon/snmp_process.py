@@ -30,12 +30,14 @@ class SnmpProcess:
         self._wanted: Configuration | None = None
         self._changed = asyncio.Event()
         self._reason = ""  # why the last process ended
+        self.problem = ""  # the same, until another one is alive
 
     def configure(self, configuration: Configuration) -> None:
         """Serve this configuration from now on."""
         wanted = _without_secrets(configuration) if configuration.settings.snmp.enabled else None
         if wanted != self._wanted:
             self._wanted = wanted
+            self.problem = ""
             self._changed.set()
 
     async def run(self) -> None:
@@ -45,7 +47,8 @@ class SnmpProcess:
             if self._wanted is not None:
                 await self._run(self._wanted)
                 if not self._changed.is_set():
-                    get_logger().error(f"the SNMP sub-agent {self._reason} and is started again")
+                    self.problem = f"the SNMP sub-agent {self._reason} and is started again"
+                    get_logger().error(self.problem)
                     await asyncio.sleep(RESTART_PAUSE_S)
                     continue
             await self._changed.wait()
@@ -88,7 +91,7 @@ class SnmpProcess:
                 continue
             if not data:  # it ends
                 await asyncio.Event().wait()
-            ticks = 0
+            self.problem, ticks = "", 0
         self._reason = f"was silent for {LEASE_TICKS * TICK_S:g} s"
 
 

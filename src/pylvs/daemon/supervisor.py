@@ -584,6 +584,8 @@ class Supervisor:
             found.append(Problem("metrics_address", "", self._api.metrics_error))
         if self._dbus.problem:
             found.append(Problem("dbus", "", self._dbus.problem))
+        if self._snmp.problem:
+            found.append(Problem("snmp", "", self._snmp.problem))
         if self.save_error:
             found.append(Problem("state", "", self.save_error))
         if self.history.error:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import asyncio.constants
+import errno
 import io
+import itertools
 import os
 import re
 import socket
@@ -21,6 +25,7 @@ from pylvs.config.language.tree import Finding, Location, Severity
 from pylvs.daemon.api import application, encoding
 from pylvs.daemon.api.client import Client, NoDaemon
 from pylvs.model.errors import PylvsError
+from pylvs.system import logs
 from tests.unit.daemon.commands import during
 from tests.unit.daemon.daemons import FakeHost, server, service
 from tests.waiting import PATIENCE_S
@@ -103,6 +108,47 @@ def test_a_wrong_method_gets_the_allowed_ones(host: FakeHost) -> None:
             return response.headers["Allow"]
 
     assert during(host, allowed) == ["POST"]
+
+
+def test_requests_wait_while_no_descriptor_is_free(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """asyncio tries again 128 times at once, and then after a pause; each failure reaches the loop's handler."""
+    accept, attempts, shortage = socket.socket.accept, itertools.count(), 300
+    lines: list[str] = []
+
+    def refused(listener: socket.socket) -> Any:
+        if next(attempts) < shortage:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return accept(listener)
+
+    monkeypatch.setattr(asyncio.constants, "ACCEPT_RETRY_DELAY", 0.01)
+    monkeypatch.setattr(socket.socket, "accept", refused)
+    former = logs.write_with(lambda level, fields: lines.append(f"{level}: {fields['event']}"))
+    try:
+        ((status, _),) = during(host, lambda: Client(host.state).ask("GET", "/v1/status"))
+    finally:
+        logs.write_with(former)
+    assert status == 200
+    assert next(attempts) > shortage
+    waits = [line for line in lines if "connections wait" in line]
+    assert waits == ["error: connections wait, as none can be accepted: Too many open files"]
+
+
+def test_a_shortage_is_logged_once_a_minute_and_other_failures_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, lines, others = [0.0], list[str](), list[Any]()
+    loop = asyncio.new_event_loop()
+    monkeypatch.setattr(loop, "default_exception_handler", others.append)
+    failures = application.AcceptFailures(lambda: now[0])
+    former = logs.write_with(lambda _, fields: lines.append(fields["event"]))
+    try:
+        for now[0] in (0, 1, 59, 60, 61, 121):
+            failures(loop, {"exception": OSError(errno.ENFILE, "Too many open files in system")})
+        failures(loop, {"message": "a task was destroyed"})
+        failures(loop, {"exception": OSError(errno.EBADF, "Bad file descriptor")})
+    finally:
+        logs.write_with(former)
+        loop.close()
+    assert len(lines) == 3
+    assert len(others) == 2
 
 
 @pytest.mark.parametrize("path", ["/v1/status", "/v1/services"])

@@ -9,6 +9,7 @@ import pickle
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -147,22 +148,29 @@ def test_a_process_that_is_silent_is_replaced(tmp_path: Path, monkeypatch: pytes
     for name, value in (("RESTART_PAUSE_S", 0.01), ("TICK_S", 0.01)):
         monkeypatch.setattr(snmp_process, name, value)
 
+    process = SnmpProcess(StateDirectory(tmp_path), "text")
+    problems: list[str] = []
+
     async def play() -> None:
-        process = SnmpProcess(StateDirectory(tmp_path), "text")
         running = asyncio.create_task(process.run())
         process.configure(enabled("/a"))
         await until_async(lambda: len(started(tmp_path)) == 2)
         assert not is_running(started(tmp_path)[0][0])
+        await until_async(lambda: not process.problem)  # the second one is alive
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 
+    def note(_: str, fields: Mapping[str, object]) -> None:
+        lines.append(str(fields["event"]))
+        problems.append(process.problem)
+
     lines: list[str] = []
-    former = logs.write_with(lambda _, fields: lines.append(fields["event"]))
+    former = logs.write_with(note)
     try:
         asyncio.run(play())
     finally:
         logs.write_with(former)
-    assert lines[0] == "the SNMP sub-agent was silent for 0.6 s and is started again"
+    assert lines[0] == problems[0] == "the SNMP sub-agent was silent for 0.6 s and is started again"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the process confines itself")

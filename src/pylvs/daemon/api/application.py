@@ -5,9 +5,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import logging
+import math
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -24,11 +28,13 @@ from pylvs.daemon.api.schema import VERSION, Schemas, components
 from pylvs.model.errors import Busy, InvalidOperation, NoSuchDestination, NoSuchService, OutOfRange, PylvsError
 from pylvs.system.logs import get_logger
 from pylvs.system.sockets import peer_of
+from pylvs.system.syscalls import SHORTAGES
 
 if TYPE_CHECKING:
     from pylvs.daemon.supervisor import Supervisor
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_SILENCE_S = 60.0  # between two lines about a shortage
 _SHUTDOWN_S = 1.0  # for requests that run at the stop
 _MAX_REQUEST_BYTES = 1 << 20
 _MAX_REASON_LENGTH = 200  # characters, in the log
@@ -71,8 +77,26 @@ async def serve(daemon: Supervisor, listener: socket.socket) -> web.AppRunner:
     at_site = aiohttp.__version__.startswith("3.8.")  # aiohttp 3.8, of Debian 12; later the runner has it
     runner = web.AppRunner(application, access_log=None, **({} if at_site else timeout))
     await runner.setup()
+    asyncio.get_running_loop().set_exception_handler(AcceptFailures())
     await web.SockSite(runner, listener, **(timeout if at_site else {})).start()
     return runner
+
+
+class AcceptFailures:
+    """Log a shortage that keeps connections waiting once a minute. asyncio reports it up to 128 times a second."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._silent_until = -math.inf
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Handle what no task does, in place of the loop's default handler."""
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in (*SHORTAGES, errno.ENOBUFS):
+            loop.default_exception_handler(context)
+        elif self._now() >= self._silent_until:
+            self._silent_until = self._now() + _SILENCE_S
+            get_logger().error(f"connections wait, as none can be accepted: {error.strerror}")
 
 
 @web.middleware

@@ -259,7 +259,7 @@ class AdvertEncoder:
         sequence: int = 0,
         before: AdvertEncoder | None = None,
     ) -> None:
-        """`sequence` is AH's last used number. The clock's seconds serve: no restart repeats a number.
+        """`sequence` is the last one used with AH: the clock, so a restart repeats none unless the clock jumps back.
 
         With `before` it does not count, because the clock may have jumped.
         """
