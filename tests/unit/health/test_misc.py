@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 
@@ -63,7 +63,13 @@ class FakeProcesses(Processes):
         super().__init__()
         self.ends = list(ends)
 
-    async def run(self, script: Script, timeout_s: float, environment: Mapping[str, str] | None = None) -> Ended:
+    async def run(
+        self,
+        script: Script,
+        timeout_s: float,
+        environment: Mapping[str, str] | None = None,
+        on_timeout: Callable[[], None] = lambda: None,
+    ) -> Ended:
         return self.ends.pop(0)
 
 

@@ -1,8 +1,9 @@
 """The helper process: it forks scripts for a daemon, enforces their timeouts, ends them and reaps them.
 
 The helper process is small and has one thread, so fork(2) is cheap and safe. Neither holds for a daemon with an event
-loop, thousands of checks and a resolver's threads. Requests and results are lines of JSON on one socket. When the
-daemon closes its end, or dies, this process kills all running scripts.
+loop, thousands of checks and a resolver's threads. Requests and results are lines of JSON on one socket. A ping is
+answered at once, so the daemon notices when this process hangs. When the daemon closes its end, or dies, this process
+kills all running scripts.
 
 Each script is a "child subreaper" (prctl(2)), and so is this process. A script's descendants stay below the script
 until it ends. Background processes that it leaves then live on, and this process reaps them.
@@ -33,7 +34,7 @@ _STUBBORN_S = 2.0  # after SIGKILL, for processes that sleep uninterruptibly in 
 _TICK_S = 0.02  # interval of checks whether processes that got a signal have ended
 _LONGEST_SLEEP_S = 3600.0  # a selector cannot wait for the infinite deadline of a FIFO's reader
 KEPT_BYTES = 8192  # of a script's output; the rest is read and discarded
-PROTOCOL = 1  # of requests and results
+PROTOCOL = 2  # of requests and results
 GREETING = {"hello": __version__, "protocol": PROTOCOL}  # the first line
 # This machine has too few processes, memory or files: no fault of the script. A child marks such a failure.
 _SHORTAGES = (errno.EAGAIN, *syscalls.SHORTAGES)
@@ -105,7 +106,9 @@ class Runner:
         self._received = bytearray(rest)
         for line in lines:
             request = json.loads(line)
-            if "kill" in request:
+            if "ping" in request:
+                self._send({"pong": request["ping"]})
+            elif "kill" in request:
                 for each in list(self._running.values()):
                     if each.number == request["kill"]:
                         self._kill(each)
@@ -202,6 +205,7 @@ class Runner:
                 self._finish(each)
             elif now >= each.deadline:
                 each.timed_out = True
+                self._send({"late": each.number})  # its result follows when its processes have ended
                 self._ask(each)
             return
         if each.status is not None and not any(map(alive, each.victims)):

@@ -26,6 +26,7 @@ from pylvs.model.checks import Script
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
 from pylvs.system.daemon_thread import DaemonThread
+from pylvs.system.lease import Lease
 from pylvs.system.logs import get_logger
 from pylvs.system.processes import command
 from pylvs.system.processes.accounts import SCRIPT_USER, Account, script_account
@@ -41,7 +42,9 @@ _LONGEST_ANSWER = 1 << 20
 _ACCOUNT_S = 60.0
 _REFRESH_S = 0.2  # to look up a known account again, before the script runs as the one found before
 _HANGS = "the process that runs scripts hangs"
-_HANG_S = 15.0  # beyond a script's timeout, in which the process ends the script and reports that
+PING_S = 1.0  # between two pings to the process that runs scripts
+_START_S = 60.0  # until it answers the first one
+LEASE_S = 10.0  # of silence, after which it is killed, and all its scripts with it
 _LONG_WAIT_S = 1.0  # for one of `at_once`; it delays a check
 _WARN_EVERY_S = 60.0  # of long waits
 UMASK = 0o077  # unless the configuration has one
@@ -107,6 +110,14 @@ class ScriptCounts:
     longest_wait_s: float = 0.0
 
 
+@dataclass(slots=True)
+class _Run:
+    """A script that runs."""
+
+    ended: asyncio.Future[Ended]
+    on_timeout: Callable[[], None]
+
+
 class Processes:
     """Runs scripts; one object for a daemon. A script without a user runs as the given one.
 
@@ -119,9 +130,11 @@ class Processes:
         self._at_once = at_once
         self._slots = asyncio.Semaphore(at_once)
         self._quiet_until = -math.inf  # no warning about waits before
-        self._waiting: dict[int, asyncio.Future[Ended]] = {}
+        self._runs: dict[int, _Run] = {}
         self._last = 0
         self._runner: _Channel | None = None
+        self._lease = Lease(_START_S, PING_S)  # of the runner
+        self._watching: asyncio.Task[None] | None = None
         self._starting = asyncio.Lock()
         self._warned = False
         self._accounts: dict[tuple[str, str], tuple[Account, float]] = {}
@@ -133,10 +146,17 @@ class Processes:
         self._user, self._group, self._security = user, group, security
         self._umask = UMASK if umask is None else umask
 
-    async def run(self, script: Script, timeout_s: float, environment: Mapping[str, str] | None = None) -> Ended:
+    async def run(
+        self,
+        script: Script,
+        timeout_s: float,
+        environment: Mapping[str, str] | None = None,
+        on_timeout: Callable[[], None] = lambda: None,
+    ) -> Ended:
         """Run a script to its end. CancelledError kills it; it raises nothing else. The timeout begins at its start.
 
-        The lookup of its account ends at the timeout, too.
+        At the timeout `on_timeout` is called, while the processes of the script may live for some seconds. The lookup
+        of its account ends at the timeout, too.
         """
         try:
             who = await self._account(script, timeout_s)
@@ -145,7 +165,7 @@ class Processes:
         await self._wait_for_slot(script)
         self.counts.running += 1
         try:
-            return await self._run(script, who, timeout_s, environment or {})
+            return await self._run(script, who, timeout_s, environment or {}, on_timeout)
         finally:
             self.counts.running -= 1
             self._slots.release()
@@ -180,6 +200,8 @@ class Processes:
         for lookup in self._lookups.values():
             lookup.cancel()
         self._thread.shutdown()
+        if self._watching is not None:
+            self._watching.cancel()
         if self._runner is not None:
             await self._runner.close()
             self._runner = None
@@ -230,7 +252,14 @@ class Processes:
         if not lookup.cancelled():
             lookup.exception()  # perhaps no script waits for it any more
 
-    async def _run(self, script: Script, who: Account, timeout_s: float, environment: Mapping[str, str]) -> Ended:
+    async def _run(
+        self,
+        script: Script,
+        who: Account,
+        timeout_s: float,
+        environment: Mapping[str, str],
+        on_timeout: Callable[[], None],
+    ) -> Ended:
         self._last += 1
         number = self._last
         request = {
@@ -245,18 +274,11 @@ class Processes:
             "umask": self._umask,
             "timeout_s": timeout_s,
         }
-        future: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
-        self._waiting[number] = future
+        made = self._runs[number] = _Run(asyncio.get_running_loop().create_future(), on_timeout)
         try:
             runner = await self._started()
             await runner.send(request)
-            async with asyncio.timeout(timeout_s + _HANG_S):
-                return await future
-        except TimeoutError:
-            log.error("%s; it is killed, and the next script starts another one", _HANGS)
-            if self._runner is not None:
-                self._runner.kill()
-            return Ended(None, problem=_HANGS, unable=True)
+            return await made.ended
         except (OSError, RuntimeError) as error:  # without a free thread, asyncio raises RuntimeError
             return Ended(None, problem=f"cannot be started: {getattr(error, 'strerror', '') or error}", unable=True)
         except asyncio.CancelledError:
@@ -264,23 +286,44 @@ class Processes:
                 self._runner.send_soon({"kill": number})
             raise
         finally:
-            del self._waiting[number]
+            del self._runs[number]
 
     async def _started(self) -> _Channel:
         async with self._starting:
             if self._runner is None or self._runner.over:
-                self._runner = await _Channel.open(self._settle, self._end_waiting)
+                self._runner = await _Channel.open(self._receive, self._end_runs)
+                self._lease = Lease(_START_S, PING_S)
+                self._watching = asyncio.create_task(self._watch(self._runner))
             return self._runner
 
-    def _settle(self, answer: dict[str, Any]) -> None:
-        future = self._waiting.get(answer.pop("id"))
-        if future and not future.done():
-            future.set_result(Ended(lost_bytes=answer.pop("lost"), **answer))
+    async def _watch(self, runner: _Channel) -> None:
+        """Kill the process if it does not answer. Its scripts are not to blame, and the next one starts another."""
+        while True:
+            runner.send_soon({"ping": True})
+            await asyncio.sleep(PING_S)
+            if runner.over:
+                return
+            if self._lease.tick():
+                log.error("%s; it is killed, and the next script starts another one", _HANGS)
+                runner.kill()
 
-    def _end_waiting(self, problem: str) -> None:
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_result(Ended(None, problem=problem, unable=True))
+    def _receive(self, message: dict[str, Any]) -> None:
+        """Take a message: the answer to a ping, the timeout of a script, or its result."""
+        self._lease = Lease(LEASE_S, PING_S)
+        if "pong" in message:
+            return
+        if "late" in message:
+            if late := self._runs.get(message["late"]):
+                late.on_timeout()
+            return
+        made = self._runs.get(message.pop("id"))
+        if made and not made.ended.done():
+            made.ended.set_result(Ended(lost_bytes=message.pop("lost"), **message))
+
+    def _end_runs(self, problem: str) -> None:
+        for each in self._runs.values():
+            if not each.ended.done():
+                each.ended.set_result(Ended(None, problem=problem, unable=True))
 
 
 class _Channel:
@@ -295,8 +338,8 @@ class _Channel:
         self.over = False
 
     @classmethod
-    async def open(cls, settle: Callable[[dict[str, Any]], None], on_end: Callable[[str], None]) -> _Channel:
-        """Start the process. `settle` gets each result, and `on_end` the reason of its end. Raises OSError."""
+    async def open(cls, receive: Callable[[dict[str, Any]], None], on_end: Callable[[str], None]) -> _Channel:
+        """Start the process. `receive` gets each message, and `on_end` the reason of its end. Raises OSError."""
         ours, its = socket.socketpair()
         with closed_on_error(ours):  # also if this task is cancelled
             with its:
@@ -318,7 +361,7 @@ class _Channel:
                 raise
         made = cls(process, reader, writer)
         made._on_end = on_end
-        made._reading = asyncio.create_task(made._read(settle))
+        made._reading = asyncio.create_task(made._read(receive))
         return made
 
     async def send(self, request: dict[str, Any]) -> None:
@@ -350,7 +393,7 @@ class _Channel:
         if self._reading is not None:
             await self._reading
 
-    async def _read(self, settle: Callable[[dict[str, Any]], None]) -> None:
+    async def _read(self, receive: Callable[[dict[str, Any]], None]) -> None:
         problem = "the process that runs scripts has ended"
         try:
             first = await self._reader.readline()
@@ -359,7 +402,7 @@ class _Channel:
                 log.error("%s", problem)
                 return
             while line := await self._reader.readline():
-                settle(json.loads(line))
+                receive(json.loads(line))
         except (OSError, ValueError):
             pass
         finally:

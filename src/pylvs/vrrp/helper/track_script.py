@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 from pylvs.model.vrrp import Track, VrrpScript
 from pylvs.system.logs import get_logger
@@ -13,7 +13,6 @@ from pylvs.system.processes.scripts import Ended, Processes
 from pylvs.vrrp.helper.source import PROGRESS_S, Source
 from pylvs.vrrp.tracking import Key, TrackedObject
 
-SLACK_S = 0.25  # to start the run of a script
 RETRY_S = 1.0  # after a run that this machine could not make; at most the interval
 
 
@@ -23,7 +22,7 @@ class TrackScripts:
     A script runs periodically and is well or ill after `rise` successes or `fall` failures in a row. As in keepalived
     the first result counts regardless of `rise` and `fall`, and a run that lasts longer than the interval skips the
     next one. A run that times out has failed at its timeout, not when its process has ended. A run that this machine
-    could not make is no failure of the script: its result stays, but is late.
+    could not make, or whose end it cannot tell, is no failure of the script: its result stays, but is late.
     """
 
     def __init__(self, processes: Processes, report: Callable[[TrackedObject], None]) -> None:
@@ -108,20 +107,10 @@ class ScriptWatch:
             await asyncio.sleep(start - loop.time())
 
     async def _run(self) -> None:
-        timeout_s = self._timeout_s
-        run = asyncio.get_running_loop().create_task(self._processes.run(self.script.script, timeout_s))
-        try:
-            done, _ = await asyncio.wait({run}, timeout=timeout_s + SLACK_S)
-            if done:
-                self._add(run.result())
-            else:
-                self._add(Ended(None, timed_out=True, seconds=timeout_s))
-                await asyncio.wait({run})  # two runs never overlap
-        finally:
-            if not run.done():
-                run.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await run
+        failed = partial(self._add, Ended(None, timed_out=True, seconds=self._timeout_s))
+        ended = await self._processes.run(self.script.script, self._timeout_s, on_timeout=failed)
+        if not ended.timed_out:
+            self._add(ended)
 
     def _add(self, ended: Ended) -> None:
         name = self.script.name

@@ -266,22 +266,22 @@ class ScriptProcess:
 
     world: World  # set by the world, for the time of one simulation
 
-    def __init__(self, settle: Callable[[dict[str, Any]], None], on_end: Callable[[str], None]) -> None:
+    def __init__(self, receive: Callable[[dict[str, Any]], None], on_end: Callable[[str], None]) -> None:
         self.over = False
         self.stopped = False  # SIGSTOP
         self.daemon = CURRENT.get()
-        self._settle, self._on_end = settle, on_end
+        self._receive, self._on_end = receive, on_end
         self._running: dict[int, tuple[Run, dict[str, Any]]] = {}  # by request, with the answer to come
         self._held: list[Callable[[], None]] = []  # calls for SIGCONT
 
     @classmethod
-    async def open(cls, settle: Any, on_end: Any) -> ScriptProcess:
+    async def open(cls, receive: Any, on_end: Any) -> ScriptProcess:
         """Start the process."""
         world = cls.world
         await world.sleep(world.rng.uniform(0.001, 0.05))
         if world.faults.no_process and world.rng.random() < world.faults.no_process:
             raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
-        made = cls(settle, on_end)
+        made = cls(receive, on_end)
         world.script_processes.append(made)
         return made
 
@@ -296,7 +296,9 @@ class ScriptProcess:
         if self.over:
             return
         loop = self.world.loop
-        if "kill" in request:
+        if "ping" in request:
+            loop.call_soon(self._later(lambda: self._receive({"pong": True})))
+        elif "kill" in request:
             loop.call_soon(self._later(lambda: self._end(request["kill"])))
         else:
             loop.call_soon(self._later(lambda: self._start(request)))
@@ -341,7 +343,7 @@ class ScriptProcess:
             run, answer = found
             run.ended = True
             self.daemon.answered[run.arguments] += 1
-            self._settle(answer)
+            self._receive(answer)
 
     def calm(self) -> None:
         """End hanging scripts, and continue."""

@@ -54,7 +54,7 @@ def _quorum_is_gained_one_too_early() -> AbstractContextManager[Any]:
 
 
 def _helper_death_is_swallowed() -> AbstractContextManager[Any]:
-    return patch.object(Processes, "_end_waiting", lambda self, problem: None)
+    return patch.object(Processes, "_end_runs", lambda self, problem: None)
 
 
 def _helper_death_counts_against_servers() -> AbstractContextManager[Any]:

@@ -27,6 +27,7 @@ PATIENT = {
     "notify.fifos.READER_FINISH_S": PATIENCE_S,
     "notify.fifos.FIRST_S": 0.05,
     "system.processes.scripts.FINISH_S": PATIENCE_S,
+    "system.processes.scripts.LEASE_S": PATIENCE_S,
     "notify.mail.FINISH_S": PATIENCE_S,
     "notify.mail.START_S": PATIENCE_S,
     "vrrp.helper.track_file.POLL_S": 0.05,
