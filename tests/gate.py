@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO
 from xml.etree import ElementTree
 
-from tests import ledger
+from tests import ledger, passed_before
 from tests.conftest import EVERYTHING, RANDOM, SKIP_NOTHING
 from tests.termination import unwind_on_sigterm
 
@@ -98,6 +98,7 @@ class Result:
     wall_s: float
     cpu_s: float
     passed: int = 0
+    passed_before: int = 0  # of these, in an earlier run with the same code
     skipped: int = 0
     failed: list[Failure] = field(default_factory=list)
 
@@ -255,6 +256,7 @@ def _count(report: Path, result: Result) -> None:
             result.skipped += 1
         else:
             result.passed += 1
+            result.passed_before += bool(_property(case, passed_before.PROPERTY))
 
 
 def _property(case: ElementTree.Element, name: str) -> str:
@@ -348,6 +350,8 @@ def _report(results: Sequence[Result], repaired: bool, book: Path, wall_s: float
         counts = f"{each.passed:7} {len(each.failed):6} {each.skipped:7}" if each.phase.pytest else " " * 22
         mark = "" if not each.status else f"  exit {each.status}"
         say(f"{each.phase.name:22}{counts} {each.wall_s:7.0f} {each.cpu_s:7.0f}{mark}")
+        if each.passed_before:
+            say(f"  {each.passed_before} of them passed with the same code before, and were not played again")
     for each in results:
         for failure in each.failed:
             say(f"failed: {failure.name}: {(failure.reason.splitlines() or [''])[0][:200]}")

@@ -68,6 +68,13 @@ def test_a_run_without_failures_reports_no_repetitions(run_gate: Gate) -> None:
     ]
 
 
+def test_tests_that_were_not_played_again_are_counted(run_gate: Gate) -> None:
+    text = "def test_known(request): request.node.user_properties.append(('passed_before', 'yes'))\n"
+    status, lines = run_gate(text + GOOD)
+    assert status == 0
+    assert "gate:   1 of them passed with the same code before, and were not played again" in lines
+
+
 @pytest.mark.usefixtures("run_gate")
 def test_a_phase_in_the_background_counts_and_is_shown_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

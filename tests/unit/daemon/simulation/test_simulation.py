@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tests import passed_before
 from tests.unit.daemon.simulation.mutants import EVERY
 from tests.unit.daemon.simulation.simulate import simulate
 
@@ -89,9 +90,12 @@ def test_a_seed_that_failed_once_holds(seed: int) -> None:
 @pytest.mark.nightly("200,000 seeds take an hour of CPU time; the gate plays the first 2,000")
 @pytest.mark.timeout(4 * 3600)  # at the lowest priority
 @pytest.mark.parametrize("first", NIGHTLY)
-def test_the_invariants_hold_for_longer(first: int) -> None:
-    found = violations(first, NIGHTLY.step)
-    assert not found, "\n\n".join(found)
+def test_the_invariants_hold_for_longer(first: int, request: pytest.FixtureRequest) -> None:
+    def test() -> None:
+        found = violations(first, NIGHTLY.step)
+        assert not found, "\n\n".join(found)
+
+    passed_before.play(request, test)
 
 
 @pytest.mark.parametrize("name", EVERY)

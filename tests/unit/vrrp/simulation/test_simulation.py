@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import passed_before
 from tests.conftest import RANDOM
 from tests.unit.vrrp.simulation import schedule
 from tests.unit.vrrp.simulation.defects import DEFECTS, Defect
@@ -52,8 +53,8 @@ def test_a_seed_that_once_failed(seed: int) -> None:
 @pytest.mark.nightly("a million seeds take 100 minutes of CPU time; the gate runs the first 2,000")
 @pytest.mark.timeout(4 * 3600)  # at the lowest priority
 @pytest.mark.parametrize("chunk", range(LONG_CHUNKS))
-def test_every_invariant_holds_a_million_times(chunk: int) -> None:
-    check(FIRST + chunk * LONG_CHUNK, LONG_CHUNK)
+def test_every_invariant_holds_a_million_times(chunk: int, request: pytest.FixtureRequest) -> None:
+    passed_before.play(request, lambda: check(FIRST + chunk * LONG_CHUNK, LONG_CHUNK))
 
 
 @pytest.mark.parametrize("defect", DEFECTS, ids=str)
