@@ -2,9 +2,9 @@
 
 It starts systemd as PID 1 of a PID namespace, as a guest's command. With `container` it does so on this machine, in
 namespaces and a control group of its own. There, a unit runs it again with `scenario`. That prints one line for each
-step: start, reload, restart under a connection, and crash of each process. Then a script is killed for its memory, and
-the unit is stopped: in good order, while the daemon hangs, and after a crash. At last it is started with a file that is
-refused.
+step: start, reload, restart under a connection, crash of each process, and a daemon that hangs until the watchdog ends
+it. Then a script is killed for its memory, and the unit is stopped: in good order, while the daemon hangs, and after a
+crash. At last it is started with a file that is refused.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ VIP, CLIENT, SERVER = "10.9.1.100", "10.9.1.2", "10.9.2.2"
 PATIENCE_S = float(os.environ.get("PYLVS_SCENARIO_S", "300"))  # an emulated processor is slow
 FLAG = Path("/run/eat")  # while it exists, the check's script takes all memory
 CONFIGURATION = f"""
+global_defs {{
+    metrics_address 127.0.0.1 9100
+}}
 vrrp_instance VI_1 {{
     interface c0
     virtual_router_id 51
@@ -47,6 +50,8 @@ virtual_server {VIP} 80 {{
         MISC_CHECK {{
             misc_path "/usr/local/bin/eat"
             misc_timeout 600
+        }}
+        TCP_CHECK {{
         }}
     }}
 }}
@@ -289,8 +294,35 @@ def crash(connection: Connection) -> None:
     )
     os.kill(routers, signal.SIGKILL)
     until(lambda: _is_another(routers) and holds(), "other virtual routers are master")
+    for module in ("pylvs.health.prober", "pylvs.daemon.api.metrics_process", "pylvs.system.processes.runner"):
+        _crash_child(daemon, module)
     assert (is_active(), main_pid()) == (True, daemon)
+    assert f"{SERVER}:80" in services()
     assert connection.works()
+
+
+def _crash_child(daemon: int, module: str) -> None:
+    """Kill the daemon's process that runs a module, and wait for the next one."""
+    find = f"pgrep -P {daemon} -f {module} || :"
+    until(lambda: sh(find), module)
+    before = sh(find)
+    os.kill(int(before), signal.SIGKILL)
+    until(lambda: sh(find) not in ("", before), f"another {module}")
+
+
+def watchdog(connection: Connection) -> None:
+    """The daemon hangs: systemd's watchdog ends it, and another one adopts what it left."""
+    drop_in = UNITS / "pylvs.service.d/watchdog.conf"
+    drop_in.write_text("[Service]\nWatchdogSec=10\n")
+    sh("systemctl daemon-reload; systemctl restart pylvs.service")
+    before, routers, restarts = main_pid(), router(), int(shown("NRestarts"))
+    os.kill(before, signal.SIGSTOP)
+    until(lambda: is_active() and main_pid() not in (0, before), "another daemon is ready")
+    assert (router(), holds(), int(shown("NRestarts")) > restarts) == (routers, True, True)
+    assert f"{SERVER}:80" in services()
+    assert connection.works()
+    drop_in.unlink()
+    sh("systemctl daemon-reload; systemctl restart pylvs.service")
 
 
 def _is_another(process: int) -> bool:
@@ -382,7 +414,7 @@ def scenario() -> None:
     connection = Connection()
     assert connection.works()
     limited = [out_of_memory] if "memory" in Path("/sys/fs/cgroup/cgroup.controllers").read_text() else []
-    for each in (reload, restart, crash, *limited):
+    for each in (reload, restart, crash, watchdog, *limited):
         _played(each.__name__, lambda each=each: each(connection))  # type: ignore[misc]
     for name, step in (
         ("stop", stop),

@@ -13,7 +13,8 @@ import pytest
 from tests.interop import guests
 
 GUEST_S = 2400  # on a quiet machine without KVM some minutes
-STEPS = ["start", "reload", "restart", "crash", "stop", "start again", "hang", "stop after crash", "refuse", "journal"]
+STEPS = ["start", "reload", "restart", "crash", "watchdog", "stop", "start again", "hang", "stop after crash"]
+STEPS += ["refuse", "journal"]
 SYSTEMD = Path("/lib/systemd/systemd")
 
 

@@ -50,7 +50,7 @@ NAMES = {51: "V2", 52: "SEALED", 53: "V3", 54: "V6"}
 MORE = {51: PASS, 52: AH, 53: "    version 3", 54: "    version 3"}
 HIGHEST = 254  # of all advertisements here: accepted, it would end the mastership
 DOWN_S = 3.6  # without an advertisement, after which a backup of priority 90 takes over
-FLOOD, A_SECOND, SPOKEN = 30_000, 10_000, 3  # frames, their rate, and the number of advertisements to wait for
+FLOOD, A_SECOND, SPOKEN = 93_000, 31_000, 3  # frames, their rate, and the number of advertisements to wait for
 BOTH_WORDS = struct.unpack("!II", b"evobot\0\0")
 
 
@@ -287,9 +287,7 @@ FLOODS = {
 
 @pytest.mark.skipif(bool(keepalived.why_not()), reason=keepalived.why_not())
 @pytest.mark.parametrize("kind", [each if each in BOUNDED else pytest.param(each, marks=OTHERS) for each in FLOODS])
-def test_ten_thousand_a_second_change_nothing(
-    kind: str, link: Segment, wire: Callable[[bytes], None], tmp_path: Path
-) -> None:
+def test_a_flood_changes_nothing(kind: str, link: Segment, wire: Callable[[bytes], None], tmp_path: Path) -> None:
     """A backup that misses no advertisement stays a backup; the log does not grow.
 
     keepalived receives the same flood. If that makes it deaf, it takes over although the master has sent.

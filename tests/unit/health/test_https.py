@@ -11,12 +11,21 @@ import subprocess
 from ipaddress import IPv4Address
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pylvs.health.checkers import sockets
 from pylvs.health.probes import CheckContext, Outcome, probe_of
 from pylvs.model.checks import HttpCheck, Pace, Target, Url
 from tests.unit.health.fake_servers import PATIENT, TIMED_OUT, V4, Handler, asked, hangs, replies, undisturbed
 from tests.unit.health.test_http import GOOD, HELLO, ROOT, md5
+
+RECORDS = st.builds(  # of TLS, with a right length
+    lambda kind, version, body: bytes([kind]) + version + len(body).to_bytes(2, "big") + body,
+    st.integers(20, 24),
+    st.sampled_from([b"\2\0", b"\3\1", b"\3\3", b"\3\4"]),
+    st.binary(max_size=300),
+)
 
 
 def got_over_tls(handler: Handler, tls: ssl.SSLContext, url: Url = ROOT, **options: object) -> Outcome:
@@ -78,6 +87,30 @@ def test_tls_to_a_server_without_it_is_reported() -> None:
     assert asked(check_of, replies(HELLO)) == Outcome(False, "TLS failed: wrong version number")
     assert asked(check_of, replies()) == Outcome(False, "connection closed in the TLS handshake")
     assert asked(check_of, replies(reset=True)) == Outcome(False, "connection reset in the TLS handshake")
+
+
+@given(st.one_of(st.binary(max_size=200), st.lists(RECORDS, max_size=4).map(b"".join)))
+@settings(deadline=None, max_examples=100)
+def test_garbage_instead_of_a_handshake_fails(garbage: bytes) -> None:
+    outcome = asked(check_of, replies(garbage))
+    assert not outcome.ok
+    assert outcome.reason.startswith("TLS failed: ") or outcome.reason in (
+        "connection closed in the TLS handshake",
+        "connection reset in the TLS handshake",
+    )
+
+
+def test_garbage_within_tls_fails(tls: ssl.SSLContext) -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(4096)
+        writer.write(b"HTTP/1.0 200 OK\r\nContent-Length: 100\r\n\r\n")
+        await writer.drain()
+        os.write(writer.get_extra_info("socket").fileno(), bytes(range(64)))
+        await reader.read()
+
+    outcome = got_over_tls(handler, tls)
+    assert not outcome.ok
+    assert outcome.reason.startswith("TLS failed")
 
 
 def test_tls_that_never_begins_times_out() -> None:
