@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 import urllib.request
 
 import pylvs
@@ -53,7 +54,9 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
+    problem = ""
     try:
         asyncio.run(main())
     except* pylvs.Error as errors:
-        raise SystemExit(f"health_checker: {errors.exceptions[0]}") from None
+        problem = f"health_checker: {errors.exceptions[0]}"
+    sys.exit(problem or 0)

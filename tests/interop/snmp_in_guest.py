@@ -32,15 +32,21 @@ trap2sink {TRAPS[0]}:{TRAPS[1]} public
 ENVIRONMENT = os.environ | {"MIBS": "", "SNMP_PERSISTENT_DIR": "/tmp"}
 
 
-def snmp(program: str, *arguments: str) -> str:
+FAILED: list[str] = []  # walks that ended early
+
+
+def snmp(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a command of net-snmp; octets are hexadecimal."""
     words = [program, "-v2c", "-c", "private", "-On", "-Ox", "-t", "20", AGENT, *arguments]
-    return subprocess.run(words, capture_output=True, text=True, env=ENVIRONMENT).stdout
+    return subprocess.run(words, capture_output=True, text=True, env=ENVIRONMENT)
 
 
 def walk(root: str) -> dict[str, str]:
-    """Return the objects below `root`."""
-    lines = re.split(r"\n(?=\.)", snmp("snmpwalk", root))  # long octets take several lines
+    """Return the objects below `root`. A walk that ends early, as the guest is slow, is repeated."""
+    end = time.monotonic() + PATIENCE_S
+    while (done := snmp("snmpwalk", root)).returncode and time.monotonic() < end:
+        FAILED.append(f"{done.stderr.strip()} after {done.stdout.count(' = ')} objects")
+    lines = re.split(r"\n(?=\.)", done.stdout)  # long octets take several lines
     pairs = (line.replace("\n", "").partition(" = ") for line in lines if " = " in line)
     return {name: value.strip() for name, _, value in pairs if not value.startswith("No ")}
 
@@ -122,7 +128,7 @@ def play(given: dict[str, Any]) -> dict[str, Any]:
                 again = listen(given["down"])
                 walk_until(root, given["ready"])
                 up = traps(receiver, given["traps"]["up"])
-                answers = [snmp("snmpset", name, kind, value) for name, kind, value in given["set"]]
+                answers = [snmp("snmpset", name, kind, value).stdout for name, kind, value in given["set"]]
                 third = walk(root)
                 more = waiting(receiver)
                 checker.send_signal(signal.SIGTERM)
@@ -130,7 +136,8 @@ def play(given: dict[str, Any]) -> dict[str, Any]:
                 again.close()
             master.terminate()
     text = Path("/tmp/log").read_text(errors="replace")
-    return {"walks": [first, second, third], "down": down, "up": up, "more": more, "set": answers, "log": text}
+    found = {"walks": [first, second, third], "down": down, "up": up, "more": more, "set": answers}
+    return found | {"failed": FAILED, "log": text}
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ UNUSED = "aiohttp attr dns http.client multidict prometheus_client rich structlo
         # `pylvs run` until pylvs-vrrp is started
         (
             "pylvs.cli.main pylvs.daemon.start",
-            f"asyncio click json.tool hmac shutil subprocess dataclasses inspect pylvs.dataplane {UNUSED}",
+            f"asyncio click json.tool hmac pickle shutil subprocess dataclasses inspect pylvs.dataplane {UNUSED}",
         ),
         ("pylvs.daemon.host pylvs.daemon.supervisor pylvs.health.checkers.http", UNUSED),
     ],

@@ -6,6 +6,7 @@ What this module imports delays the first advertisement. `tests/unit/test_start.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import resource
 import signal
@@ -71,6 +72,7 @@ def _run(options: Options, pids: PidOptions) -> None:
         pid_files.claim()  # before the fork: a file that another process has ends the start
         failed.callback(pid_files.release)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, DEFERRED)
+        gc.enable()  # pylvs.cli.main disabled it
         routers = first.start(options, parsed, state, pid_files, before)
         if routers is not None:
             failed.callback(routers.process.end)

@@ -63,7 +63,7 @@ from pylvs.health.engine import Engine
 from pylvs.health.events import Event, ServerAdded
 from pylvs.health.prober.link import ProberCounts
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.errors import PylvsError
+from pylvs.model.errors import NO_MEMORY, PylvsError
 from pylvs.model.rows import unattached
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration
@@ -441,7 +441,12 @@ class Supervisor:
     async def _reload(self, dry_run: bool, allow_empty: bool, force: bool) -> Reloaded:
         if self._stopping.is_set():
             raise Refused("pylvs run is stopping")
-        loaded = await asyncio.to_thread(self._host.load, self.options)
+        try:
+            loaded = await asyncio.to_thread(self._host.load, self.options)
+        except MemoryError:
+            refused = Refused(f"{self.options.file}: {NO_MEMORY}; the configuration in force stays")
+            self._publish_refused(refused)
+            raise refused from None
         if self._stopping.is_set():
             raise Refused("pylvs run is stopping")
         try:

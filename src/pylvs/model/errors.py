@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from pylvs.model.service import DestinationKey, ServiceKey
 
+NO_MEMORY = "this process gets no more memory"
+
 
 class PylvsError(Exception):
     """Base of all errors that a user can cause or must act on; the text names cause and remedy.

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import select
 import socket
 import struct
@@ -66,6 +65,8 @@ class MessageSocket:
 
     def send(self, message: Any) -> None:
         """Send a message, or keep it for `flush`. Raises ConnectionClosed."""
+        import pickle  # late: the first advertisement does not wait for it
+
         data = pickle.dumps(message)
         self._unsent += _LENGTH.pack(len(data)) + data
         if len(self._unsent) > self._most_unsent:
@@ -89,6 +90,8 @@ class MessageSocket:
                 closed = "the other end has gone"
             except ConnectionError as error:
                 closed = str(error.strerror)
+        import pickle  # late, as in `send`
+
         messages = []
         while len(self._received) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._received)

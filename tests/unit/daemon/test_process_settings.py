@@ -12,24 +12,29 @@ import pytest
 from pylvs.config.compile.document import build
 from pylvs.config.language.parser import read_text
 from pylvs.daemon.host import reload_file
-from pylvs.daemon.keepalived import pid_files
+from pylvs.daemon.keepalived import dumps, pid_files
 from pylvs.model.wanted import GlobalSettings
 
-REPORT = """
+APPLY = """
 import json, os, sys
 from pylvs.config.compile.document import build
 from pylvs.config.language.parser import read_text
 from pylvs.daemon.host import HostServices
+from pylvs.system.logs import get_logger, set_up
+set_up("json")
 configuration, findings = build(read_text(sys.argv[1])[0])
 assert not findings, findings
 HostServices().configure(configuration)
+"""
+REPORT = f"""{APPLY}
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 mask = os.umask(0)
-print(json.dumps({
+print(json.dumps({{
     "name": open("/proc/self/comm").read().strip(), "umask": mask, "cpus": sorted(os.sched_getaffinity(0)),
     "locked": int(status["VmLck"].split()[0]) > 0,
-}))
+}}))
 """
+WARNING = "log_level warning"
 
 
 def process_with(lines: str) -> dict[str, object]:
@@ -54,6 +59,43 @@ def test_the_words_have_an_effect() -> None:
         "cpus": [0],
         "locked": True,
     }
+
+
+@pytest.mark.parametrize(
+    ("line", "written"),
+    [("", ["info", "warning"]), ("log_level debug", ["debug", "info", "warning"]), (WARNING, ["warning"])],
+)
+def test_log_level_chooses_the_lines_of_the_log(line: str, written: list[str]) -> None:
+    code = f"{APPLY}\nfor level in 'debug', 'info', 'warning': getattr(get_logger(), level)('a line')"
+    command = [sys.executable, "-c", code, f"global_defs {{\n{line}\n}}\n"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(each)["level"] for each in done.stderr.splitlines()] == written
+
+
+def test_the_processes_have_the_names_of_the_configuration() -> None:
+    document, _ = read_text("global_defs {\nprocess_name one\nvrrp_process_name two\n}\n")
+    configuration, findings = build(document)
+    assert (configuration.settings.process_name, configuration.vrrp.settings.process_name) == ("one", "two")
+    assert findings == ()
+
+
+@pytest.mark.parametrize(
+    ("lines", "names"),
+    [
+        ("instance two", ["keepalived.data", "keepalived_check.data"]),
+        ("instance two\ndata_use_instance", ["keepalived.two.data", "keepalived_check.two.data"]),
+        ("net_namespace one\ndata_use_instance", ["keepalived.one.data", "keepalived_check.one.data"]),
+        (
+            "net_namespace one\ninstance two\ndata_use_instance",
+            ["keepalived.one_two.data", "keepalived_check.one_two.data"],
+        ),
+    ],
+)
+def test_data_use_instance_names_the_files_of_a_dump(lines: str, names: list[str]) -> None:
+    text = "".join(f"{line}\n" for line in lines.splitlines()[:-1])
+    settings = build(read_text(f"{text}global_defs {{\n{lines.splitlines()[-1]}\n}}\n")[0])[0].settings
+    assert [dumps.data_path(each, settings).name for each in ("", "_check")] == names
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,15 @@ from pylvs.daemon.api import replies
 from pylvs.daemon.api.operation import Given, Operation, json_response
 from pylvs.daemon.api.routes import ROUTES
 from pylvs.daemon.api.schema import VERSION, Schemas, components
-from pylvs.model.errors import Busy, InvalidOperation, NoSuchDestination, NoSuchService, OutOfRange, PylvsError
+from pylvs.model.errors import (
+    NO_MEMORY,
+    Busy,
+    InvalidOperation,
+    NoSuchDestination,
+    NoSuchService,
+    OutOfRange,
+    PylvsError,
+)
 from pylvs.system.logs import get_logger
 from pylvs.system.sockets import peer_of
 from pylvs.system.syscalls import SHORTAGES
@@ -125,6 +133,9 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
     except PylvsError as error:
         status = next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), HTTPStatus.CONFLICT)
         return json_response({"error": str(error)}, status)
+    except MemoryError:
+        get_logger().error(f"{request.method} {request.path} failed: {NO_MEMORY}")
+        return json_response({"error": NO_MEMORY}, HTTPStatus.SERVICE_UNAVAILABLE)
     except Exception:
         get_logger().exception(f"{request.method} {request.path} failed: this is a bug")
         return json_response(

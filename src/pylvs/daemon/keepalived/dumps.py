@@ -53,7 +53,7 @@ def folder() -> Path:
 def data_path(process: str, settings: GlobalSettings) -> Path:
     """Return the path of a .data file; `process` is "", "_parent" or "_check"."""
     names = (settings.placement.net_namespace, settings.placement.instance) if settings.data_use_instance else ()
-    return folder() / ".".join(filter(None, (f"keepalived{process}", *names, "data")))
+    return folder() / ".".join(filter(None, (f"keepalived{process}", "_".join(filter(None, names)), "data")))
 
 
 def mode(settings: GlobalSettings) -> int:
