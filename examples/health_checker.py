@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 import urllib.request
 
 import pylvs
@@ -54,9 +53,7 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    problem = ""
     try:
         asyncio.run(main())
-    except* pylvs.Error as errors:
-        problem = f"health_checker: {errors.exceptions[0]}"
-    sys.exit(problem or 0)
+    except (pylvs.Error, ExceptionGroup) as error:
+        raise SystemExit(f"health_checker: {getattr(error, 'exceptions', [error])[0]}") from None
