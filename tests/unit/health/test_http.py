@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import threading
+import tracemalloc
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from itertools import count
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pylvs.health.checkers.http import request
+from pylvs.health.checkers.http import BODY_LIMIT, request
 from pylvs.health.probes import CheckContext, Outcome, probe_of
 from pylvs.model.checks import HttpCheck, Pace, Target, Url
 from pylvs.system.pcre2 import Regex
@@ -225,6 +226,37 @@ def test_a_hundred_megabytes_are_not_read() -> None:
     assert got(announced, Url("/", digest="0" * 32)) == Outcome(False, "a body of more than 16 MiB")
     in_chunks = replies(CHUNKED, *[b"100000\r\n" + each + b"\r\n" for each in MANY])
     assert got(in_chunks, Url("/", regex="x")) == Outcome(False, "a body of more than 16 MiB")
+
+
+@pytest.mark.parametrize(
+    ("head", "piece"),
+    [
+        (b"HTTP/1.0 200 OK\r\n\r\n", bytes(1 << 20)),
+        (b"HTTP/1.0 200 OK\r\n", b"X: " + bytes(4000) + b"\r\n"),
+        (CHUNKED, b"100000\r\n" + bytes(1 << 20) + b"\r\n"),
+        (CHUNKED, b"1\r\nx\r\n" * 4000),
+    ],
+    ids=["body", "header", "chunks", "small chunks"],
+)
+@pytest.mark.parametrize(
+    ("url", "most"), [(ROOT, 4 << 20), (Url("/", regex="y"), 2 * BODY_LIMIT + (8 << 20))], ids=["status", "regex"]
+)
+def test_the_memory_of_a_probe_is_bounded(head: bytes, piece: bytes, url: Url, most: int) -> None:
+    """A regular expression needs the body twice: its pieces, and joined."""
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(head)
+        while True:
+            writer.write(piece)
+            await writer.drain()
+
+    tracemalloc.start()
+    try:
+        got(handler, url)
+        assert tracemalloc.get_traced_memory()[1] < most
+    finally:
+        tracemalloc.stop()
 
 
 def test_endless_small_chunks_are_not_read() -> None:
