@@ -242,6 +242,17 @@ def test_our_sequence_number_exceeds_a_received_one() -> None:
     assert ours.sequence == 502
 
 
+def test_a_restart_after_the_clock_was_set_back_heals_when_a_peer_takes_over() -> None:
+    """The first number is the clock. The peer drops what looks replayed, becomes master, and is heard."""
+    there = AdvertEncoder(SEALED, THERE)
+    peer = AdvertValidator(SEALED, there)
+    assert peer.validate(datagram_from(AdvertEncoder(SEALED, HERE, sequence=1_000_000)))
+    restarted = AdvertEncoder(SEALED, HERE, sequence=5)
+    assert error_of(peer, datagram_from(restarted)) is AdvertError.REPLAYED
+    assert AdvertValidator(SEALED, restarted).validate(datagram_from(there))
+    assert peer.validate(datagram_from(restarted))
+
+
 def test_version_3_adopts_another_interval_and_version_2_drops_it() -> None:
     validator, _ = pair(THIRD)
     other = AdvertEncoder(replace(THIRD, advert_interval_s=2.0), THERE)
