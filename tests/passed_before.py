@@ -1,46 +1,73 @@
-"""Long tests without clocks and chance: what passed with the same code is not played again.
+"""Long tests without clocks and chance: what passed is not played again while the code that it loads stays the same.
 
-So `./dev test-all` continues after an interruption, and repeats no hours of simulation if only other files changed.
-What has passed is in `.cache/dev/passed`, by a digest of the code; delete that to play everything again.
+So `./dev test-all` continues after an interruption, and repeats no hours of simulation because of another file. Such a
+test is a function with arguments, which `python -m tests.passed_before` calls in a process of its own. If it passes,
+the process records the files of this tree that it has loaded, with their digests, in `.cache/dev/passed`.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import os
+import importlib
+import json
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from tests.conftest import RANDOM
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".cache" / "dev" / "passed"
 PROPERTY = "passed_before"  # in junit's report, for tests/gate.py
 
 
-def play(request: pytest.FixtureRequest, test: Callable[[], None], folder: Path = FOLDER) -> None:
-    """Run a test, unless it passed with the same code and the same Python before."""
-    name = hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:16]
-    record = folder / digest() / name
-    if RANDOM not in os.environ and record.exists():
+def play(request: pytest.FixtureRequest, test: Callable[..., None], *arguments: int, folder: Path = FOLDER) -> None:
+    """Call a function of a module in another process, unless it passed before."""
+    name = f"{test.__module__}.{test.__qualname__}({', '.join(map(str, arguments))})"
+    record = folder / hashlib.sha256(name.encode()).hexdigest()[:16]
+    if _holds(record, name):
         request.node.user_properties.append((PROPERTY, "yes"))
         return
-    test()
+    command = [sys.executable, "-m", "tests.passed_before", str(record), test.__module__, test.__qualname__]
+    done = subprocess.run([*command, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
+
+
+def _holds(record: Path, name: str) -> bool:
+    """Return whether a record is of this Python, and of files that are still the same."""
+    try:
+        written = json.loads(record.read_text())
+    except (OSError, ValueError):
+        return False
+    about = written["name"], written["python"]
+    return about == (name, sys.version) and all(digest(ROOT / each) == was for each, was in written["files"].items())
+
+
+def digest(path: Path) -> str:
+    """Return a digest of a file; "" if it is missing."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def main(record: Path, module: str, function: str, *arguments: int) -> None:
+    """Call the function, and write the record."""
+    began = time.time() - 1  # the times of files are coarse
+    getattr(importlib.import_module(module), function)(*arguments)
+    files = [Path(each) for loaded in sys.modules.values() if (each := getattr(loaded, "__file__", None))]
+    ours = [path for path in files if path.is_relative_to(ROOT) and ".venv" not in path.parts]
+    if any(path.stat().st_mtime >= began for path in ours):
+        return  # what was loaded may be another text than what is there now
+    name = f"{module}.{function}({', '.join(map(str, arguments))})"
+    found = {str(path.relative_to(ROOT)): digest(path) for path in sorted(ours)}
     record.parent.mkdir(parents=True, exist_ok=True)
-    record.touch()
+    draft = record.with_suffix(f".{began}")
+    draft.write_text(json.dumps({"name": name, "python": sys.version, "files": found}))
+    draft.rename(record)
 
 
-@functools.cache
-def digest() -> str:
-    """Return a digest of pylvs, of the simulations and what they import, and of Python."""
-    code = [*(ROOT / "src" / "pylvs").rglob("*.py"), *(ROOT / "tests").glob("*.py")]
-    helpers = (ROOT / "tests" / "unit").rglob("*.py")
-    code += [path for path in helpers if path.parent.name == "simulation" or not path.name.startswith("test_")]
-    total = hashlib.sha256(sys.version.encode())
-    for path in sorted(code):
-        total.update(f"{path.relative_to(ROOT)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
-    return total.hexdigest()[:16]
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], *map(int, sys.argv[4:]))

@@ -1,67 +1,104 @@
-"""A long test that passed is played again only if the code has changed."""
+"""A long test that passed is played again only if the code that it loaded has changed."""
 
 from __future__ import annotations
 
+import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests import passed_before
-from tests.conftest import RANDOM
+
+MODULE = "tests.unit.passing"
 
 
-@pytest.fixture(autouse=True)
-def not_random(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(RANDOM, raising=False)
-
-
-def test_what_passed_is_not_played_again_with_the_same_code(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    played: list[str] = []
-    for digest in ("old", "old", "new"):
-        monkeypatch.setattr(passed_before, "digest", lambda digest=digest: digest)
-        passed_before.play(request, lambda digest=digest: played.append(digest), tmp_path)  # type: ignore[misc]
-    assert played == ["old", "new"]
-    assert request.node.user_properties == [(passed_before.PROPERTY, "yes")]
-
-
-def test_what_failed_is_played_again(request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    played: list[int] = []
-
-    def fails_once() -> None:
-        played.append(1)
-        assert len(played) > 1
-
-    with pytest.raises(AssertionError):
-        passed_before.play(request, fails_once, tmp_path)
-    passed_before.play(request, fails_once, tmp_path)
-    passed_before.play(request, fails_once, tmp_path)
-    assert len(played) == 2
-
-
-def test_random_seeds_are_always_played(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(RANDOM, "1")
-    played: list[int] = []
-    for _ in range(2):
-        passed_before.play(request, lambda: played.append(1), tmp_path)
-    assert len(played) == 2
-
-
-def test_a_change_of_the_code_changes_the_digest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a tree with a function that counts its calls, and fails while a file exists."""
+    (tmp_path / "tests/unit").mkdir(parents=True)
+    for folder in "tests", "tests/unit":
+        (tmp_path / folder / "__init__.py").touch()
+    (tmp_path / "tests/passed_before.py").write_text(Path(passed_before.__file__).read_text())
+    (tmp_path / "tests/unit/loaded.py").write_text("")
+    (tmp_path / "tests/unit/other.py").write_text("")
+    (tmp_path / "tests/unit/passing.py").write_text(
+        "from pathlib import Path\nimport tests.unit.loaded\n"
+        "def count(number):\n    with Path('calls').open('a') as file: file.write(f'{number}\\n')\n"
+        "    assert not Path('broken').exists(), 'it is broken'\n"
+    )
+    for path in tmp_path.rglob("*.py"):
+        path.touch()
     monkeypatch.setattr(passed_before, "ROOT", tmp_path)
-    digests = [passed_before.digest.__wrapped__()]
-    for name in (
-        "src/pylvs/vrrp/loop.py",
-        "tests/unit/vrrp/simulation/test_simulation.py",
-        "tests/unit/health/clock.py",
-    ):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("x = 1\n")
-        digests.append(passed_before.digest.__wrapped__())
-    (tmp_path / "tests/unit/health/test_tcp.py").write_text("x = 1\n")
-    assert passed_before.digest.__wrapped__() == digests[-1], "tests do not change what is simulated"
-    assert len(set(digests)) == len(digests)
+    return tmp_path
+
+
+def count(number: int) -> None:
+    """Stand for the function of that tree."""
+    raise AssertionError(number)
+
+
+count.__module__ = MODULE
+
+
+def plays(request: pytest.FixtureRequest, tree: Path, *numbers: int) -> list[int]:
+    """Play the function with these arguments, and return with which ones it was called."""
+    calls = tree / "calls"
+    calls.write_text("")
+    for number in numbers:
+        passed_before.play(request, count, number, folder=tree / "passed")
+    return [int(line) for line in calls.read_text().split()]
+
+
+def settle(tree: Path) -> None:
+    """Let the files be older than what runs now."""
+    for path in tree.rglob("*.py"):
+        os.utime(path, (1, 1))
+
+
+def test_what_passed_is_not_played_again(request: pytest.FixtureRequest, tree: Path) -> None:
+    settle(tree)
+    assert plays(request, tree, 1, 2, 1, 2, 3) == [1, 2, 3]
+    assert request.node.user_properties == [(passed_before.PROPERTY, "yes")] * 2
+    record = json.loads(next((tree / "passed").iterdir()).read_text())
+    assert record["files"].keys() >= {"tests/unit/passing.py", "tests/unit/loaded.py"}
+    assert "tests/unit/other.py" not in record["files"]
+
+
+def test_a_change_of_what_it_loads_makes_it_play_again(request: pytest.FixtureRequest, tree: Path) -> None:
+    settle(tree)
+    assert plays(request, tree, 1) == [1]
+    (tree / "tests/unit/other.py").write_text("x = 1\n")
+    assert plays(request, tree, 1) == []
+    (tree / "tests/unit/loaded.py").write_text("x = 1\n")
+    settle(tree)
+    assert plays(request, tree, 1, 1) == [1]
+    (tree / "tests/unit/passing.py").unlink()
+    with pytest.raises(AssertionError, match="ModuleNotFoundError"):
+        plays(request, tree, 1)
+
+
+def test_what_failed_is_played_again(request: pytest.FixtureRequest, tree: Path) -> None:
+    settle(tree)
+    (tree / "broken").touch()
+    with pytest.raises(AssertionError, match="it is broken"):
+        plays(request, tree, 1)
+    (tree / "broken").unlink()
+    assert plays(request, tree, 1, 1) == [1]
+
+
+def test_files_that_change_meanwhile_are_not_recorded(request: pytest.FixtureRequest, tree: Path) -> None:
+    settle(tree)
+    later = Path(tree / "tests/unit/loaded.py")
+    later.write_text("import os; os.utime(__file__)\n")
+    assert plays(request, tree, 1, 1) == [1, 1]
+
+
+def test_another_python_plays_it_again(
+    request: pytest.FixtureRequest, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle(tree)
+    assert plays(request, tree, 1) == [1]
+    monkeypatch.setattr(sys, "version", "another")
+    assert plays(request, tree, 1) == [1]

@@ -75,10 +75,14 @@ def violations(first: int, number: int) -> list[str]:
     return [result.report for result in results if result.violation]
 
 
+def check(first: int, number: int) -> None:
+    found = violations(first, number)
+    assert not found, "\n\n".join(found)
+
+
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_the_invariants_hold(chunk: int) -> None:
-    found = violations(chunk * CHUNK, CHUNK)
-    assert not found, "\n\n".join(found)
+    check(chunk * CHUNK, CHUNK)
 
 
 @pytest.mark.parametrize("seed", FAILED_ONCE)
@@ -91,11 +95,7 @@ def test_a_seed_that_failed_once_holds(seed: int) -> None:
 @pytest.mark.timeout(4 * 3600)  # at the lowest priority
 @pytest.mark.parametrize("first", NIGHTLY)
 def test_the_invariants_hold_for_longer(first: int, request: pytest.FixtureRequest) -> None:
-    def test() -> None:
-        found = violations(first, NIGHTLY.step)
-        assert not found, "\n\n".join(found)
-
-    passed_before.play(request, test)
+    passed_before.play(request, check, first, NIGHTLY.step)
 
 
 @pytest.mark.parametrize("name", EVERY)
