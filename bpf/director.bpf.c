@@ -57,6 +57,7 @@
 #include "prog/sctp_csum.h"
 #include "prog/sip.h"
 #include "prog/sip_out.h"
+#include "prog/tagged.h"
 #include "timers/estimator.h"
 #include "timers/expire.h"
 #include "timers/lblc_cache.h"
@@ -71,6 +72,8 @@ INLINE int receive(struct ctx ctx, const struct root *root)
 	if ((void *)(ether + 1) > end)
 		return pass_to_stack(ctx.hook);
 	bool is_ipv6 = ether->h_proto == bpf_htons(ETH_P_IPV6);
+	if (ctx.hook == HOOK_XDP && unlikely(ether->h_proto == bpf_htons(ETH_P_8021Q)))
+		return tail_call(ctx, PROG_TAGGED);
 	if (!is_ipv6 && ether->h_proto != bpf_htons(ETH_P_IP))
 		return pass_to_stack(ctx.hook);
 	if (ctx.hook == HOOK_XDP && !is_for_this_host(ether, ctx_ifindex(ctx)))
@@ -106,9 +109,9 @@ SEC("xdp.frags")
 int pylvs_xdp(struct xdp_md *xdp)
 {
 	const struct root *root = get_root();
-	int verdict = fast(xdp, root);
+	int verdict = fast(xdp, root, NULL);
 	if (verdict == NOT_FAST)
-		verdict = fast6(xdp, root);
+		verdict = fast6(xdp, root, NULL);
 	return likely(verdict != NOT_FAST) ? verdict : receive(xdp_ctx(xdp), root);
 }
 
@@ -159,6 +162,12 @@ int pylvs_tc_egress(struct __sk_buff *skb)
 	{ \
 		return prog_##name(tc_ctx(skb)); \
 	}
+#define PROG_XDP(name) \
+	SEC("xdp.frags") \
+	int xdp_##name(struct xdp_md *xdp) \
+	{ \
+		return prog_##name(xdp); \
+	}
 #define PROG_TC(name) \
 	SEC("tc") \
 	int tc_##name(struct __sk_buff *skb) \
@@ -173,6 +182,7 @@ PROG_XDP_AND_TC(end_half_open)
 PROG_XDP_AND_TC(hash_fallback)
 PROG_XDP_AND_TC(reply)
 PROG_XDP_AND_TC(encap)
+PROG_XDP(tagged)
 PROG_TC(parse_slow)
 PROG_TC(sip)
 PROG_TC(sip_out)

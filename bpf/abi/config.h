@@ -270,6 +270,9 @@ struct device {
 	u8 present;
 	u8 pad;
 	u32 bond; /* of a port: ifindex of the bond that receives its packets */
+	u32 trunk; /* of a VLAN device: ifindex of the device below it, which runs XDP */
+	u16 vid; /* of a VLAN device */
+	u16 pad2;
 };
 
 HASH_MAP(services4, struct service_key4, u32, 64, BPF_F_NO_PREALLOC);

@@ -5,13 +5,27 @@
 #include "abi/config.h"
 #include "ctx/ctx.h"
 
-enum { NO_BOND = 0 };
+enum { NO_BOND = 0, NO_DEVICE = 0 };
 
 /* Return the bond of a port, or NO_BOND. A driver runs the XDP program of a bond at its ports, with their ifindexes. */
 INLINE u32 bond_of(u32 port)
 {
 	const struct device *device = map_elem(devices, port & (DEVICES - 1));
 	return device && device->ifindex == port ? device->bond : NO_BOND;
+}
+
+/* Return the facts of a VLAN device; NULL if the device below it runs no XDP, or it is no VLAN device. */
+INLINE const struct device *vlan_device(u32 ifindex)
+{
+	const struct device *device = map_elem(devices, ifindex & (DEVICES - 1));
+	return device && device->ifindex == ifindex && device->trunk ? device : NULL;
+}
+
+/* Whether frames with this tag belong to a VLAN device, if they come by this port. */
+INLINE bool is_on_vlan(u32 ifindex, u32 port, u16 vid)
+{
+	const struct device *device = vlan_device(ifindex);
+	return device && device->vid == vid && (device->trunk == port || device->trunk == bond_of(port));
 }
 
 /* Return the ifindex of the device that receives the packet. */
@@ -22,4 +36,13 @@ INLINE u32 ctx_ifindex(struct ctx ctx)
 		return unlikely(bond != NO_BOND) ? bond : ctx.xdp->ingress_ifindex;
 	}
 	return ctx.skb->ifindex;
+}
+
+/* Return the device whose packets the fast path may take; NO_DEVICE: none. At TC that is a VLAN device whose frames come
+ * by a device that runs XDP. */
+INLINE u32 fast_input(struct ctx ctx)
+{
+	if (ctx.hook == HOOK_XDP)
+		return ctx_ifindex(ctx);
+	return unlikely(vlan_device(ctx.skb->ifindex)) ? ctx.skb->ifindex : NO_DEVICE;
 }

@@ -16,6 +16,7 @@ enum prog {
 	PROG_END_HALF_OPEN, /* the table fills: end a half-open connection first */
 	PROG_HASH_FALLBACK, /* schedule by a hash of the flow, because the table is or was full */
 	PROG_REPLY, /* a packet of a real server */
+	PROG_TAGGED, /* XDP: a frame with an 802.1Q tag */
 	PROG_PARSE_SLOW, /* TC: IPv4 options, IPv6 extension headers, rarer protocols, short transport headers */
 	PROG_DEFRAG, /* TC: a fragment of a request or a reply */
 	PROG_ICMP_RECEIVE, /* TC: a received ICMP message */

@@ -115,10 +115,9 @@ INLINE int fwd_new(struct ctx ctx, const struct packet *p, struct real_server *t
 	return send(ctx, p, t, hop, &root->settings);
 }
 
-VERIFIED_ONCE int write_entrance(struct xdp_md *ctx, const struct destination *d, u32 index, u32 side, u64 live)
+VERIFIED_ONCE int write_entrance(const struct destination *d, u32 index, u32 input, u32 side, u64 live)
 {
 	struct lane *lane = lane_of(index);
-	u32 input = ctx_ifindex(xdp_ctx(ctx));
 	struct device *device = map_elem(devices, input & (DEVICES - 1));
 	if (!lane || !device || !d || device->ifindex != input)
 		return 0;
@@ -140,14 +139,15 @@ VERIFIED_ONCE int write_entrance(struct xdp_md *ctx, const struct destination *d
 }
 
 /* Let the following packets of this side take the fast path, if the destination is available. */
-INLINE void allow_fast(struct xdp_md *ctx, const struct destination *d, u32 index, u32 state, enum side side, u64 live)
+INLINE void allow_fast(struct ctx ctx, const struct destination *d, u32 index, u32 state, enum side side, u64 live)
 {
-	if (state & DESTINATION_AVAILABLE)
-		write_entrance(ctx, d, index, side, live);
+	u32 input = fast_input(ctx);
+	if (input != NO_DEVICE && state & DESTINATION_AVAILABLE)
+		write_entrance(d, index, input, side, live);
 }
 
 /* Likewise for requests. Tunnels other than IPIP have no fast path. */
-INLINE void allow_fast_request(struct xdp_md *ctx, const struct hop *hop, const struct real_server *t, u64 live)
+INLINE void allow_fast_request(struct ctx ctx, const struct hop *hop, const struct real_server *t, u64 live)
 {
 	if (hop->verdict == HOP_READY && !(t->state >> DESTINATION_TUNNEL))
 		allow_fast(ctx, t->destination, t->index, t->state, SIDE_REQUEST, live);
@@ -174,11 +174,10 @@ INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found 
 	struct hop *hop = destination_hop(ctx, t.index, t.destination, now, &confirm);
 	if (!hop)
 		return pass_to_stack(ctx.hook);
-	if (ctx.hook == HOOK_XDP) {
-		if (!xdp_can(ctx.xdp, p, &t, hop, confirm))
-			return pass_to_tc();
-		allow_fast_request(ctx.xdp, hop, &t, live);
-	}
+	if (ctx.hook == HOOK_XDP && !xdp_can(ctx.xdp, p, &t, hop, confirm))
+		return pass_to_tc();
+	if (likely(!confirm))
+		allow_fast_request(ctx, hop, &t, live);
 	u32 direction = direction_in(&root->settings, masq ? DIRECTION_INPUT : DIRECTION_INPUT_ONLY);
 	bool controlled = c->flags & CONN_CONTROLLED;
 	if (unlikely(!update_state(&c->word, slot, controlled, direction, BY_TUPLE, p, t.index, facts_in(root, live), now,

@@ -14,7 +14,35 @@
 #include "fwd/nat.h"
 #include "fwd/send.h"
 
-enum { NOT_FAST = -1, FAST_BYTES = ETH_HLEN + IPV4_HLEN + TCP_HLEN };
+enum { NOT_FAST = -1, VLAN_HLEN = 4, TAGGED_HLEN = ETH_HLEN + VLAN_HLEN };
+
+/* The 802.1Q tag of a frame (prog/tagged.h). A pointer to it is a constant: NULL where frames have none. */
+struct vlan_tag {
+	u16 vid; /* as received, then of the device that sends */
+};
+
+INLINE u32 link_hlen(const struct vlan_tag *tag)
+{
+	return tag ? TAGGED_HLEN : ETH_HLEN;
+}
+
+/* Take the tag off. The bytes of both MAC addresses are lost: the fast path writes other ones. */
+INLINE bool take_tag_off(struct xdp_md *ctx, const struct vlan_tag *tag)
+{
+	return !tag || !bpf_xdp_adjust_head(ctx, VLAN_HLEN);
+}
+
+/* Return how to reach the hop. A tagged frame leaves by the trunk on which it came, with the tag of the hop's device. */
+INLINE enum xmit_way fast_way_to(const struct hop *hop, u32 input, struct vlan_tag *tag)
+{
+	if (!tag || likely(hop->ifindex == input))
+		return xmit_way_to(hop, input);
+	const struct device *from = vlan_device(input), *to = vlan_device(hop->ifindex);
+	if (!from || !to || from->trunk != to->trunk)
+		return XMIT_NONE;
+	tag->vid = to->vid;
+	return XMIT_TX;
+}
 
 /* The fields of an IPv4 header without options, and the bytes beside it, as words of the frame. */
 struct fast_headers {
@@ -46,12 +74,19 @@ INLINE u64 header_words(const struct fast_headers *w)
 }
 
 /* Whether the frame's ingress device and MAC address are those of the last packet on the general path. The device may be
- * a port of a bond, which then becomes the input. */
-INLINE bool matches_entrance(const struct entrance *entrance, u32 dmac, u16 dmac_end, u32 live, u32 *input)
+ * a port of a bond, or below a VLAN device, which then becomes the input. */
+INLINE bool matches_entrance(const struct entrance *entrance, u32 dmac, u16 dmac_end, u32 live, u32 *input,
+			     const struct vlan_tag *tag)
 {
 	u32 first = dmac ^ WORD_AT(const u32, entrance->mac, 0), last = dmac_end ^ WORD_AT(const u16, entrance->mac, 4);
 	if (unlikely(entrance->live != live) || unlikely(first | last))
 		return false;
+	if (tag) {
+		if (!is_on_vlan(entrance->input, *input, tag->vid))
+			return false;
+		*input = entrance->input;
+		return true;
+	}
 	if (likely(entrance->input == *input))
 		return true;
 	*input = bond_of(*input);
@@ -59,9 +94,10 @@ INLINE bool matches_entrance(const struct entrance *entrance, u32 dmac, u16 dmac
 }
 
 /* Likewise for replies of NAT: of the last one on the general path within a second. */
-INLINE bool is_reply_entrance(const struct lane *lane, u32 dmac, u16 dmac_end, u32 live, u32 *input, u32 now)
+INLINE bool is_reply_entrance(const struct lane *lane, u32 dmac, u16 dmac_end, u32 live, u32 *input, u32 now,
+			      const struct vlan_tag *tag)
 {
-	return matches_entrance(&lane->entrances[SIDE_REPLY], dmac, dmac_end, live, input) &&
+	return matches_entrance(&lane->entrances[SIDE_REPLY], dmac, dmac_end, live, input, tag) &&
 	       likely(now - lane->reply_stamp < ticks_per_second);
 }
 
@@ -73,13 +109,13 @@ INLINE bool is_direct(u32 method)
 }
 
 /* Without options, no fragment, complete; TCP with ACK, optionally PSH or URG, or UDP. */
-INLINE bool is_fast(const void *data, const void *end, struct fast_headers *w)
+INLINE bool is_fast(const void *data, const void *end, struct fast_headers *w, u32 link)
 {
 	u32 length = fast_tot_len(w);
-	if ((u8)w->version_tos_len != 0x45 || w->id_frag >> WORD_FRAG_OFF & 0xff3f || data + ETH_HLEN + length > end)
+	if ((u8)w->version_tos_len != 0x45 || w->id_frag >> WORD_FRAG_OFF & 0xff3f || data + link + length > end)
 		return false;
 	if (fast_protocol(w) == IPPROTO_TCP) {
-		if ((WORD_AT(const u8, data, ETH_HLEN + IPV4_HLEN + 13) & 0x17) != 0x10 ||
+		if ((WORD_AT(const u8, data, link + IPV4_HLEN + 13) & 0x17) != 0x10 ||
 		    length < IPV4_HLEN + TCP_HLEN)
 			return false;
 	} else if (fast_protocol(w) != IPPROTO_UDP || length < IPV4_HLEN + UDP_HLEN) {
@@ -238,7 +274,8 @@ INLINE int fast_nat(struct xdp_md *ctx, const struct fast_headers *w, enum nat_s
 	return xdp_xmit(hop, way);
 }
 
-INLINE int fast_request(struct xdp_md *ctx, const struct fast_headers *w, const struct root *root, u32 input)
+INLINE int fast_request(struct xdp_md *ctx, const struct fast_headers *w, const struct root *root, u32 input,
+			struct vlan_tag *tag)
 {
 	u64 addresses = w->saddr | (u64)w->daddr << 32, rest = w->ports | (u64)fast_protocol(w) << 32;
 	u32 slot;
@@ -255,20 +292,20 @@ INLINE int fast_request(struct xdp_md *ctx, const struct fast_headers *w, const 
 	lane = barrier_var(lane);
 	const struct hop *hop = &lane->hop;
 	const struct entrance *entrance = &lane->entrances[SIDE_REQUEST];
-	if (unlikely(!matches_entrance(entrance, w->dmac, w->dmac_end, live, &input)) ||
+	if (unlikely(!matches_entrance(entrance, w->dmac, w->dmac_end, live, &input, tag)) ||
 	    unlikely(now - hop->stamp >= ticks_per_second))
 		return NOT_FAST;
 	bool outer_is_ipv6 = entrance->family == 6;
 	u64 word = READ_ONCE(c->word);
 	u32 max = max_len(method, 0, outer_is_ipv6, hop);
-	u32 life = request_life(ctx, method, lane, word, ETH_HLEN + IPV4_HLEN);
-	enum xmit_way way = xmit_way_to(hop, input);
+	u32 life = request_life(ctx, method, lane, word, link_hlen(tag) + IPV4_HLEN);
+	enum xmit_way way = fast_way_to(hop, input, tag);
 	if (unlikely((u8)w->ttl_protocol_check <= 1) || unlikely(length > max) || unlikely(way == XMIT_NONE) ||
 	    unlikely(!life) || unlikely(!refresh_expiry(&c->word, word, now + life)))
 		return NOT_FAST;
 	lane->counters.in_packets += 1;
 	lane->counters.in_bytes += length;
-	if (unlikely(!trim_xdp(ctx, length)))
+	if (unlikely(!take_tag_off(ctx, tag)) || unlikely(!trim_xdp(ctx, length)))
 		return drop(HOOK_XDP, REASON_SHORT);
 	if (is_direct(method))
 		return fast_direct(ctx, w, hop, way);
@@ -297,7 +334,8 @@ INLINE struct hop *known_client_hop4(be32 client, be32 saddr, u32 input, u32 now
 }
 
 /* A reply of a NAT real server. */
-INLINE int fast_reply(struct xdp_md *ctx, const struct fast_headers *w, const struct root *root, u32 input)
+INLINE int fast_reply(struct xdp_md *ctx, const struct fast_headers *w, const struct root *root, u32 input,
+		      struct vlan_tag *tag)
 {
 	u64 addresses = w->saddr | (u64)w->daddr << 32, rest = w->ports | (u64)fast_protocol(w) << 32;
 	u32 slot;
@@ -313,46 +351,47 @@ INLINE int fast_reply(struct xdp_md *ctx, const struct fast_headers *w, const st
 	if (unlikely(!lane))
 		return NOT_FAST;
 	lane = barrier_var(lane);
-	if (unlikely(!is_reply_entrance(lane, w->dmac, w->dmac_end, READ_ONCE(root->live), &input, now)) ||
+	if (unlikely(!is_reply_entrance(lane, w->dmac, w->dmac_end, READ_ONCE(root->live), &input, now, tag)) ||
 	    unlikely(lane->real != rip))
 		return NOT_FAST;
 	const struct hop *hop = known_client_hop4(w->daddr, root->settings.snat_reroute ? vip : rip, input, now);
 	if (unlikely(!hop))
 		return NOT_FAST;
-	u32 life = reply_life(ctx, c, lane, word, ETH_HLEN + IPV4_HLEN);
-	enum xmit_way way = xmit_way_to(hop, input);
+	u32 life = reply_life(ctx, c, lane, word, link_hlen(tag) + IPV4_HLEN);
+	enum xmit_way way = fast_way_to(hop, input, tag);
 	if (unlikely((u8)w->ttl_protocol_check <= 1) || unlikely(length > hop->mtu) || unlikely(way == XMIT_NONE) ||
 	    unlikely(may_be_standby(root, address_hash4(vip))) || unlikely(!life) ||
 	    unlikely(!refresh_expiry(&c->word, word, now + life)))
 		return NOT_FAST;
 	lane->counters.out_packets += 1;
 	lane->counters.out_bytes += length;
-	if (unlikely(!trim_xdp(ctx, length)))
+	if (unlikely(!take_tag_off(ctx, tag)) || unlikely(!trim_xdp(ctx, length)))
 		return drop(HOOK_XDP, REASON_SHORT);
 	return fast_nat(ctx, w, NAT_REPLY, vip, port, hop, way);
 }
 
 /* Return a verdict, or NOT_FAST. */
-INLINE int fast(struct xdp_md *ctx, const struct root *root)
+INLINE int fast(struct xdp_md *ctx, const struct root *root, struct vlan_tag *tag)
 {
+	u32 link = link_hlen(tag);
 	void *data = ctx_data(xdp_ctx(ctx)), *end = ctx_data_end(xdp_ctx(ctx));
-	if (unlikely(data + FAST_BYTES > end) || WORD_AT(const u16, data, 12) != bpf_htons(ETH_P_IP))
+	if (unlikely(data + link + IPV4_HLEN + TCP_HLEN > end) ||
+	    WORD_AT(const u16, data, link - 2) != bpf_htons(ETH_P_IP))
 		return NOT_FAST;
-	struct fast_headers w = {.saddr = WORD_AT(u32, data, ETH_HLEN + 12),
-				 .daddr = WORD_AT(u32, data, ETH_HLEN + 16)};
+	struct fast_headers w = {.saddr = WORD_AT(u32, data, link + 12), .daddr = WORD_AT(u32, data, link + 16)};
 	u32 hash = address_hash4(w.daddr);
 	bool request = in_bitmap(root->vip_bits, hash);
 	if (!request && !in_bitmap(root->reply_bits, address_hash4(w.saddr)))
-		return WORD_AT(u8, data, ETH_HLEN + 9) == IPPROTO_ICMP ? NOT_FAST : (int)XDP_PASS;
+		return WORD_AT(u8, data, link + 9) == IPPROTO_ICMP ? NOT_FAST : (int)XDP_PASS;
 	barrier(); /* limits register pressure: words are read when they are needed */
-	w.version_tos_len = WORD_AT(u32, data, ETH_HLEN);
-	w.id_frag = WORD_AT(u32, data, ETH_HLEN + 4);
-	w.ttl_protocol_check = WORD_AT(u32, data, ETH_HLEN + 8);
-	w.ports = WORD_AT(u32, data, ETH_HLEN + 20);
+	w.version_tos_len = WORD_AT(u32, data, link);
+	w.id_frag = WORD_AT(u32, data, link + 4);
+	w.ttl_protocol_check = WORD_AT(u32, data, link + 8);
+	w.ports = WORD_AT(u32, data, link + 20);
 	u32 input = ctx->ingress_ifindex;
-	if (unlikely(!is_fast(data, end, &w)) || unlikely(may_be_standby(root, hash)))
+	if (unlikely(!is_fast(data, end, &w, link)) || unlikely(may_be_standby(root, hash)))
 		return NOT_FAST;
 	w.dmac = WORD_AT(u32, data, 0);
 	w.dmac_end = WORD_AT(u16, data, 4);
-	return request ? fast_request(ctx, &w, root, input) : fast_reply(ctx, &w, root, input);
+	return request ? fast_request(ctx, &w, root, input, tag) : fast_reply(ctx, &w, root, input, tag);
 }

@@ -5,8 +5,6 @@
 #pragma once
 #include "fwd/fast.h"
 
-enum { FAST_BYTES6 = ETH_HLEN + IPV6_HLEN + TCP_HLEN };
-
 struct fast_headers6 {
 	struct addresses6 addresses;
 	u32 ports;
@@ -25,16 +23,16 @@ INLINE u32 address_hash6(const u64 *words)
 }
 
 /* Complete; TCP with ACK, optionally PSH or URG, or UDP; no extension headers. */
-INLINE bool is_fast6(const void *data, const void *end, struct fast_headers6 *w)
+INLINE bool is_fast6(const void *data, const void *end, struct fast_headers6 *w, u32 link)
 {
-	w->length = bpf_ntohs(WORD_AT(const u16, data, ETH_HLEN + 4)) + IPV6_HLEN;
-	w->protocol = WORD_AT(const u8, data, ETH_HLEN + 6);
-	w->ttl = WORD_AT(const u8, data, ETH_HLEN + 7);
-	w->ports = WORD_AT(const u32, data, ETH_HLEN + IPV6_HLEN);
-	if (data + ETH_HLEN + w->length > end || w->ttl <= 1)
+	w->length = bpf_ntohs(WORD_AT(const u16, data, link + 4)) + IPV6_HLEN;
+	w->protocol = WORD_AT(const u8, data, link + 6);
+	w->ttl = WORD_AT(const u8, data, link + 7);
+	w->ports = WORD_AT(const u32, data, link + IPV6_HLEN);
+	if (data + link + w->length > end || w->ttl <= 1)
 		return false;
 	if (w->protocol == IPPROTO_TCP)
-		return (WORD_AT(const u8, data, ETH_HLEN + IPV6_HLEN + 13) & 0x17) == 0x10 &&
+		return (WORD_AT(const u8, data, link + IPV6_HLEN + 13) & 0x17) == 0x10 &&
 		       w->length >= IPV6_HLEN + TCP_HLEN;
 	return w->protocol == IPPROTO_UDP && w->length >= IPV6_HLEN + UDP_HLEN;
 }
@@ -80,7 +78,8 @@ INLINE int fast_tunnel6(struct xdp_md *ctx, const struct fast_headers6 *w, u32 d
 	return fast_encapsulate(ctx, &p, destination, outer_is_ipv6, hop, settings, way);
 }
 
-INLINE int fast_request6(struct xdp_md *ctx, const struct fast_headers6 *w, const struct root *root, u32 input)
+INLINE int fast_request6(struct xdp_md *ctx, const struct fast_headers6 *w, const struct root *root, u32 input,
+			 struct vlan_tag *tag)
 {
 	u32 now = ticks();
 	struct bucket *bucket = find_entry6(&w->addresses, fast_rest6(w), false);
@@ -96,19 +95,19 @@ INLINE int fast_request6(struct xdp_md *ctx, const struct fast_headers6 *w, cons
 	lane = barrier_var(lane);
 	const struct hop *hop = &lane->hop;
 	const struct entrance *entrance = &lane->entrances[SIDE_REQUEST];
-	if (unlikely(!matches_entrance(entrance, w->dmac, w->dmac_end, live, &input)) ||
+	if (unlikely(!matches_entrance(entrance, w->dmac, w->dmac_end, live, &input, tag)) ||
 	    unlikely(now - hop->stamp >= ticks_per_second))
 		return NOT_FAST;
 	bool outer_is_ipv6 = entrance->family == 6;
 	u32 max = max_len(method, 0, outer_is_ipv6, hop);
-	u32 life = request_life(ctx, method, lane, word, ETH_HLEN + IPV6_HLEN);
-	enum xmit_way way = xmit_way_to(hop, input);
+	u32 life = request_life(ctx, method, lane, word, link_hlen(tag) + IPV6_HLEN);
+	enum xmit_way way = fast_way_to(hop, input, tag);
 	if (unlikely(w->length > max) || unlikely(way == XMIT_NONE) || unlikely(!life) ||
 	    unlikely(!refresh_expiry(&c->word, word, now + life)))
 		return NOT_FAST;
 	lane->counters.in_packets += 1;
 	lane->counters.in_bytes += w->length;
-	if (unlikely(!trim_xdp(ctx, w->length)))
+	if (unlikely(!take_tag_off(ctx, tag)) || unlikely(!trim_xdp(ctx, w->length)))
 		return drop(HOOK_XDP, REASON_SHORT);
 	if (method == METHOD_TUNNEL)
 		return fast_tunnel6(ctx, w, index, outer_is_ipv6, hop, &root->settings, way);
@@ -128,7 +127,8 @@ INLINE struct hop *known_client_hop6(const struct address *client, const struct 
 }
 
 /* A reply of a NAT real server. */
-INLINE int fast_reply6(struct xdp_md *ctx, const struct fast_headers6 *w, const struct root *root, u32 input)
+INLINE int fast_reply6(struct xdp_md *ctx, const struct fast_headers6 *w, const struct root *root, u32 input,
+		       struct vlan_tag *tag)
 {
 	u32 now = ticks();
 	struct bucket *bucket = find_entry6(&w->addresses, fast_rest6(w) | REST_REPLY, true);
@@ -145,44 +145,46 @@ INLINE int fast_reply6(struct xdp_md *ctx, const struct fast_headers6 *w, const 
 	if (unlikely(!lane) || unlikely(!d))
 		return NOT_FAST;
 	lane = barrier_var(lane);
-	if (unlikely(!is_reply_entrance(lane, w->dmac, w->dmac_end, live, &input, now)) ||
+	if (unlikely(!is_reply_entrance(lane, w->dmac, w->dmac_end, live, &input, now, tag)) ||
 	    unlikely(!same_address(&d->address, rip, true)))
 		return NOT_FAST;
 	const struct hop *hop = known_client_hop6(client, root->settings.snat_reroute ? &vip : rip, input, now);
 	if (unlikely(!hop))
 		return NOT_FAST;
-	u32 life = reply_life(ctx, c, lane, word, ETH_HLEN + IPV6_HLEN);
-	enum xmit_way way = xmit_way_to(hop, input);
+	u32 life = reply_life(ctx, c, lane, word, link_hlen(tag) + IPV6_HLEN);
+	enum xmit_way way = fast_way_to(hop, input, tag);
 	if (unlikely(w->length > hop->mtu) || unlikely(way == XMIT_NONE) ||
 	    unlikely(may_be_standby(root, address_hash(&vip, true))) || unlikely(!life) ||
 	    unlikely(!refresh_expiry(&c->word, word, now + life)))
 		return NOT_FAST;
 	lane->counters.out_packets += 1;
 	lane->counters.out_bytes += w->length;
-	if (unlikely(!trim_xdp(ctx, w->length)))
+	if (unlikely(!take_tag_off(ctx, tag)) || unlikely(!trim_xdp(ctx, w->length)))
 		return drop(HOOK_XDP, REASON_SHORT);
 	return fast_nat6(ctx, w, NAT_REPLY, &vip, port, hop, way);
 }
 
 /* Return a verdict, or NOT_FAST. */
-INLINE int fast6(struct xdp_md *ctx, const struct root *root)
+INLINE int fast6(struct xdp_md *ctx, const struct root *root, struct vlan_tag *tag)
 {
+	u32 link = link_hlen(tag);
 	void *data = ctx_data(xdp_ctx(ctx)), *end = ctx_data_end(xdp_ctx(ctx));
-	if (unlikely(data + FAST_BYTES6 > end) || WORD_AT(const u16, data, 12) != bpf_htons(ETH_P_IPV6))
+	if (unlikely(data + link + IPV6_HLEN + TCP_HLEN > end) ||
+	    WORD_AT(const u16, data, link - 2) != bpf_htons(ETH_P_IPV6))
 		return NOT_FAST;
 	struct fast_headers6 w = {
-		.addresses = {{WORD_AT(u64, data, ETH_HLEN + 8), WORD_AT(u64, data, ETH_HLEN + 16),
-			       WORD_AT(u64, data, ETH_HLEN + 24), WORD_AT(u64, data, ETH_HLEN + 32)}},
+		.addresses = {{WORD_AT(u64, data, link + 8), WORD_AT(u64, data, link + 16),
+			       WORD_AT(u64, data, link + 24), WORD_AT(u64, data, link + 32)}},
 		.dmac = WORD_AT(u32, data, 0),
 		.dmac_end = WORD_AT(u16, data, 4),
 	};
 	u32 hash = address_hash6(w.addresses.word + 2);
 	bool request = in_bitmap(root->vip_bits, hash);
 	if (!request && !in_bitmap(root->reply_bits, address_hash6(w.addresses.word)))
-		return WORD_AT(u8, data, ETH_HLEN + 6) == IPPROTO_ICMPV6 ? NOT_FAST : (int)XDP_PASS;
-	if (unlikely(may_be_standby(root, hash)) || (WORD_AT(u8, data, ETH_HLEN) & 0xf0) != 0x60 ||
-	    !is_fast6(data, end, &w))
+		return WORD_AT(u8, data, link + 6) == IPPROTO_ICMPV6 ? NOT_FAST : (int)XDP_PASS;
+	if (unlikely(may_be_standby(root, hash)) || (WORD_AT(u8, data, link) & 0xf0) != 0x60 ||
+	    !is_fast6(data, end, &w, link))
 		return NOT_FAST;
 	u32 input = ctx->ingress_ifindex;
-	return request ? fast_request6(ctx, &w, root, input) : fast_reply6(ctx, &w, root, input);
+	return request ? fast_request6(ctx, &w, root, input, tag) : fast_reply6(ctx, &w, root, input, tag);
 }

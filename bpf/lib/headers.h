@@ -23,6 +23,7 @@ enum {
 	PORT_FTP_DATA = 20,
 	PORT_FTP = 21,
 	PORT_IKE = 500,
+	VID_MASK = 0xfff,
 };
 
 struct eth_header {

@@ -2,8 +2,8 @@
 
 The caller is on the director's host. The far ends of the wires are in another network namespace, where this module
 acts as clients and real servers. One wire is a veth (TC, generic XDP). Two are virtio-net cards joined by a cable
-(native XDP on one card, from card to card, and under a VLAN). Commands of pylvs run in this process, because a start
-of the interpreter takes long on an emulated processor.
+(native XDP on one card, from card to card, below VLANs, and below a bond). Commands of pylvs run in this process,
+because a start of the interpreter takes long on an emulated processor.
 """
 
 from __future__ import annotations
@@ -68,17 +68,21 @@ class Wire:
 
 
 VETH, CABLE, SECOND = Wire("v0", "w0", 9), Wire("nic0a", "nic0b", 8), Wire("nic1a", "nic1b", 7)
-VLAN = Wire("nic0a.5", "nic0b.5", 6)  # in CABLE
+VLAN, OTHER_VLAN = Wire("nic0a.5", "nic0b.5", 6), Wire("nic0a.6", "nic0b.6", 4)  # in CABLE
 BOND = Wire("bond0", "nic0b", 5)  # over CABLE and SECOND, in their place
 SPARE = Wire("bond0", "nic1b", 5)  # the other port's cable
-WIRES = (VETH, CABLE, SECOND, VLAN)
+BOND_VLAN = Wire("bond0.5", "nic0b.5", 6)
+VLANS = {VLAN: 5, OTHER_VLAN: 6}
+WIRES = (VETH, CABLE, SECOND, *VLANS)
 WAYS = {  # in by, out by, first port
     "veth": (VETH, VETH, SAME),
     "card": (CABLE, CABLE, SAME),
     "card to card": (CABLE, SECOND, OTHER),
     "vlan": (VLAN, VLAN, SAME),
+    "vlan to vlan": (VLAN, OTHER_VLAN, OTHER),
 }
 BONDED = (BOND, BOND, SAME)
+BONDED_VLAN = (BOND_VLAN, BOND_VLAN, SAME)
 
 
 def run(*command: str, stdin: str = "") -> str:
@@ -129,11 +133,11 @@ def make_wires(director: Director) -> None:
     write("/proc/sys/net/ipv6/conf/all/forwarding", "1")
     commands = [f"netns add {FAR}", f"link add {VETH.device} type veth peer name w0 netns {FAR}"]
     commands += [f"link set {wire.far} netns {FAR}" for wire in (CABLE, SECOND)]
-    commands += [f"link add link {CABLE.device} name {VLAN.device} type vlan id 5"]
+    commands += [f"link add link {CABLE.device} name {each.device} type vlan id {vid}" for each, vid in VLANS.items()]
     for wire in WIRES:
         commands += own_end(wire)
     run("ip", "-batch", "-", stdin="".join(f"{line}\n" for line in commands))
-    far = f"link add link {CABLE.far} name {VLAN.far} type vlan id 5\n"
+    far = "".join(f"link add link {CABLE.far} name {each.far} type vlan id {vid}\n" for each, vid in VLANS.items())
     far += "".join(f"link set {wire.far} promisc on up\n" for wire in WIRES)
     run("ip", "netns", "exec", FAR, "ip", "-batch", "-", stdin=far)
     restore(director, WAYS.values())
@@ -152,12 +156,16 @@ def own_end(wire: Wire) -> Iterator[str]:
 def make_bond(director: Director) -> None:
     """Replace the two cards by a bond of both, whose active port is the first one."""
     ports = (CABLE.device, SECOND.device)
-    commands = [f"link del {VLAN.device}", f"link add {BOND.device} type bond mode active-backup miimon 100"]
+    commands = [
+        *(f"link del {each.device}" for each in VLANS),
+        f"link add {BOND.device} type bond mode active-backup miimon 100",
+    ]
     for port in ports:
         commands += [f"link set {port} down", f"addr flush dev {port}", f"link set {port} master {BOND.device}"]
     commands += [*own_end(BOND), *(f"link set {port} up" for port in ports)]
+    commands += [f"link add link {BOND.device} name {BOND_VLAN.device} type vlan id 5", *own_end(BOND_VLAN)]
     activate(CABLE, commands)
-    restore(director, [BONDED])
+    restore(director, [BONDED, BONDED_VLAN])
 
 
 def activate(wire: Wire, before: Sequence[str] = ()) -> None:
@@ -350,10 +358,12 @@ def play(director: Director) -> Iterator[str]:
     # Before 6.3 the kernel does not report which device can transmit for XDP, so TC sends from card to card.
     error = release >= (6, 3)
     yield forward(WAYS["card to card"], "native", 23000, "card to card", xdp_sends=error)
-    yield forward(WAYS["vlan"], "tc", 24000, "vlan", xdp_sends=False)  # tags pass native XDP below
+    for name in "vlan", "vlan to vlan":  # XDP of the card below sends what TC of the VLAN device has let through
+        yield forward(WAYS[name], "tc", 24000, name, xdp_sends=True)
     command("down")
     make_bond(director)
     yield forward(BONDED, "native", 25000, "bond", xdp_sends=True)
+    yield forward(BONDED_VLAN, "tc", 25000, "vlan on a bond", xdp_sends=True)
     activate(SECOND)
     yield forward((SPARE, SPARE, SAME), "native", 26000, "bond after failover", xdp_sends=True)
     command("down")

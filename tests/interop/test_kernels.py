@@ -14,7 +14,8 @@ from tests.interop import guests
 from tests.packet.host import PREDICTABLE
 
 SCENARIO = ("env", "PYTHONPATH=src", sys.executable, "-m", "tests.interop.kernel_in_guest")
-FORWARDING = ["tc", "generic", "native", "card to card", "vlan", "bond", "bond after failover", "realserver"]
+FORWARDING = ["tc", "generic", "native", "card to card", "vlan", "vlan to vlan", "bond", "vlan on a bond"]
+FORWARDING += ["bond after failover", "realserver"]
 GUEST_S = 1200  # on a quiet machine half a minute without KVM
 
 

@@ -53,7 +53,7 @@ _ADDED: dict[str, tuple[str, ...]] = {
     "root": ("fallback_key",),
     "facts": ("engines",),
     "frag_queue": ("moment",),
-    "device": ("bond",),
+    "device": ("bond", "trunk", "vid"),
 }
 COUNTERS = ("connections", "in_packets", "out_packets", "in_bytes", "out_bytes")
 

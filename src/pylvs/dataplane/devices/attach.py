@@ -48,7 +48,7 @@ _SETTINGS = {  # by the names of their notes
 }
 _NOT_NATIVE = {  # kinds of devices for which `auto` means TC, and why
     "veth": "a veth loses natively forwarded frames unless its peer cooperates",
-    "vlan": "a VLAN device has no native XDP",
+    "vlan": "a VLAN device has no native XDP; the device below it may have",
     "team": "a team has no native XDP",
 }
 
@@ -90,7 +90,8 @@ def choose_mode(device: Device, everything: list[Device] | None = None) -> tuple
     if device.kind == "bond" and (obstacle := _obstacle_of_ports(device, everything)):
         return "tc", obstacle
     vlans = [each.name for each in everything if each.kind == "vlan" and each.lower == device.index]
-    if vlans and links.strips_vlan_tags(device.name):
+    ports = [each.name for each in everything if device.kind == "bond" and each.master == device.index]
+    if vlans and any(map(links.strips_vlan_tags, ports or [device.name])):
         return "tc", f"{vlans[0]} stands on it and the card takes VLAN tags off, unseen by XDP (ethtool: rxvlan)"
     features = links.native_xdp(device.index)
     if features is None:

@@ -52,7 +52,7 @@ _CHANGING = "changing"  # a device is being attached or detached, or its program
 _OWN_SERVER = "own-server"
 _IDLE = "idle-since"
 _ONE_BUFFER = 3498  # the longest MTU whose frames are in one page with XDP's headroom
-_BOND = "bond"
+_BOND, _VLAN = "bond", "vlan"
 _NOT_NEEDED = "no service or real server needs XDP on it"
 
 
@@ -110,30 +110,59 @@ def _attach(
                 )
             bare = opened.enter_context(_entry(state, BARE))
             return attach.attach(device.index, mode, state, tc_fd=bare, reason=reason)
-        slot = device.index % abi.constant("DEVICES")
-        other = tables.devices.get(slot, "ifindex")
-        if mode != "tc" and other not in (0, device.index):
+        if mode != "tc" and (other := _other_device(tables, device.index)):
             if mode != "auto":
                 raise Busy(f"{device.name}: XDP here tells devices apart by index modulo 64, and {other} is taken")
             mode = "tc"
         tc = opened.enter_context(_entry(state, TC))
         out = opened.enter_context(_entry(state, EGRESS)) if own_server and not device.loopback else None
         xdp = functools.partial(_entry, state, XDP)
-        _write_device(tables, device)
-        _write_ports(tables, device, links.devices() if device.kind == _BOND else [])
-        chosen = attach.choose_mode(device)[0] if mode == "auto" else mode
+        everything = links.devices()
+        chosen = attach.choose_mode(device, everything)[0] if mode == "auto" else mode
+        if device.kind != _VLAN or chosen != "tc":  # else XDP of the device below has written it
+            _write_device(tables, device)
+        if chosen != "tc":
+            _write_ports(tables, device, everything)
+            _write_vlans(tables, device, everything)
         if "native" in (chosen, before and before.mode) and (before is None or before.mode != chosen):
             _stop_redirects(tables, device.index, to_all=chosen == "native")
         return attach.attach(device.index, mode, state, tc_fd=tc, open_xdp=xdp, egress_fd=out, reason=reason)
 
 
-def _write_device(tables: Tables, device: Device, bond: int = 0) -> None:
+def _other_device(tables: Tables, index: int) -> int:
+    """Return the other device in the slot of this one; 0: none, or a VLAN device, which can do without."""
+    slot = index % abi.constant("DEVICES")
+    other: int = tables.devices.get(slot, "ifindex")
+    return 0 if other == index or tables.devices.get(slot, "trunk") else other
+
+
+def _write_device(tables: Tables, device: Device, bond: int = 0, trunk: int = 0, vid: int = 0) -> None:
     slot = device.index % abi.constant("DEVICES")
-    fields = {"ifindex": device.index, "mac": device.mac, "present": 1, "bond": bond}
-    if device.loopback or tables.devices.get(slot, "ifindex") not in (0, device.index):
+    fields = {
+        "ifindex": device.index,
+        "mac": device.mac,
+        "present": 1,
+        "bond": bond,
+        "trunk": trunk,
+        "vid": vid,
+    }
+    there = tables.devices.get(slot, "ifindex")
+    if device.loopback or (there not in (0, device.index) if trunk else _other_device(tables, device.index)):
         return
     if any(tables.devices.get(slot, name) != value for name, value in fields.items()):  # XDP may be reading it
         tables.devices.write(slot, fields)
+
+
+def _write_vlans(tables: Tables, device: Device, everything: list[Device]) -> None:
+    """Let XDP of a device find the VLAN devices on it by their tags. TC alone serves one whose slot is taken."""
+    above = {each.index: each for each in everything if each.kind == _VLAN and each.lower == device.index}
+    if not above:
+        return
+    from pylvs.netlink.vlans import vlans  # late: few devices have VLANs
+
+    for each in vlans():
+        if each.lower == device.index and each.index in above:
+            _write_device(tables, above[each.index], trunk=device.index, vid=each.vid)
 
 
 def _write_ports(tables: Tables, device: Device, everything: list[Device]) -> None:
@@ -144,10 +173,11 @@ def _write_ports(tables: Tables, device: Device, everything: list[Device]) -> No
 
 
 def _refresh(tables: Tables, by_xdp: list[Device], everything: list[Device]) -> None:
-    """Write devices that run XDP again: the MAC address of one, or the ports of a bond, may have changed."""
+    """Write devices that run XDP again: the MAC address, the ports or the VLANs of one may have changed."""
     for device in by_xdp:
         _write_device(tables, device)
         _write_ports(tables, device, everything)
+        _write_vlans(tables, device, everything)
 
 
 def _note_devices(tables: Tables) -> None:
@@ -156,27 +186,28 @@ def _note_devices(tables: Tables) -> None:
     Without native XDP these are all attached devices. Else they are those whose driver transmits redirected frames,
     attached or not. If XDP may receive frames in several buffers, the driver must transmit those, too.
     """
-    there = attach.attached(tables.state)
+    everything = links.devices()
+    there = attach.attached(tables.state, everything=everything)
     by_xdp = [each for each in there if each.mode in ("native", "generic")]
     able = set[int]()
     if by_xdp:
-        native = {each.ifindex for each in by_xdp if each.mode == "native"}
-        able = _transmitters(native, {each.ifindex for each in by_xdp}) if native else {each.ifindex for each in there}
+        native, all_xdp = {each.ifindex for each in by_xdp if each.mode == "native"}, {each.ifindex for each in by_xdp}
+        able = _transmitters(native, all_xdp, everything) if native else {each.ifindex for each in there}
     replace_keys(tables.transmitters, {struct.pack("<I", index) for index in able}, value=None)
     kept = {each.ifindex for each in by_xdp}
-    kept |= {each.index for each in links.devices() if each.master in kept}  # ports of bonds
+    kept |= {each.index for each in everything if each.master in kept}  # ports of bonds
+    kept |= {each.index for each in everything if each.kind == _VLAN and each.lower in kept}
     for slot in range(tables.devices.count):
         if tables.devices.get(slot, "ifindex") not in (0, *kept):
             tables.devices.clear(slot)
     tables.state.set_note(_CHANGING, None)
 
 
-def _transmitters(native: set[int], by_xdp: set[int]) -> set[int]:
+def _transmitters(native: set[int], by_xdp: set[int], everything: list[Device]) -> set[int]:
     """Return the devices whose drivers transmit frames of native XDP.
 
     Without our program, a veth does so as long as its peer takes the frames. Another program may leave at any time.
     """
-    everything = links.devices()
     features = links.xdp_features(each.index for each in everything)
     jumbo = any(each.mtu > _ONE_BUFFER for each in everything if each.index in by_xdp)
     wanted = links.XDP_TRANSMIT | (links.XDP_TRANSMIT_FRAGS if jumbo else 0)
