@@ -38,11 +38,21 @@ INLINE u32 ctx_ifindex(struct ctx ctx)
 	return ctx.skb->ifindex;
 }
 
-/* Return the device whose packets the fast path may take; NO_DEVICE: none. At TC that is a VLAN device whose frames come
- * by a device that runs XDP. */
-INLINE u32 fast_input(struct ctx ctx)
+/* Whether XDP below both VLAN devices receives the frames of one, and can send them by the other. */
+INLINE bool share_trunk(u32 input, u32 output)
+{
+	const struct device *from = vlan_device(input);
+	if (likely(!from))
+		return false;
+	const struct device *to = input == output ? from : vlan_device(output);
+	return to && to->trunk == from->trunk;
+}
+
+/* Return the device whose packets the fast path may take, if they leave by `output`; NO_DEVICE: none. At TC that is a
+ * VLAN device, because its frames come by a device that may run XDP. */
+INLINE u32 fast_input(struct ctx ctx, u32 output)
 {
 	if (ctx.hook == HOOK_XDP)
 		return ctx_ifindex(ctx);
-	return unlikely(vlan_device(ctx.skb->ifindex)) ? ctx.skb->ifindex : NO_DEVICE;
+	return unlikely(share_trunk(ctx.skb->ifindex, output)) ? ctx.skb->ifindex : NO_DEVICE;
 }

@@ -139,9 +139,10 @@ VERIFIED_ONCE int write_entrance(const struct destination *d, u32 index, u32 inp
 }
 
 /* Let the following packets of this side take the fast path, if the destination is available. */
-INLINE void allow_fast(struct ctx ctx, const struct destination *d, u32 index, u32 state, enum side side, u64 live)
+INLINE void allow_fast(struct ctx ctx, const struct hop *hop, const struct destination *d, u32 index, u32 state,
+		       enum side side, u64 live)
 {
-	u32 input = fast_input(ctx);
+	u32 input = fast_input(ctx, hop->ifindex);
 	if (input != NO_DEVICE && state & DESTINATION_AVAILABLE)
 		write_entrance(d, index, input, side, live);
 }
@@ -150,7 +151,7 @@ INLINE void allow_fast(struct ctx ctx, const struct destination *d, u32 index, u
 INLINE void allow_fast_request(struct ctx ctx, const struct hop *hop, const struct real_server *t, u64 live)
 {
 	if (hop->verdict == HOP_READY && !(t->state >> DESTINATION_TUNNEL))
-		allow_fast(ctx, t->destination, t->index, t->state, SIDE_REQUEST, live);
+		allow_fast(ctx, hop, t->destination, t->index, t->state, SIDE_REQUEST, live);
 }
 
 /* Forward a packet of a connection that this packet cannot replace. */

@@ -78,7 +78,8 @@ INLINE int forward_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 		return drop(ctx.hook, REASON_DYING);
 	if (plain && likely(!confirm)) {
 		u64 live = READ_ONCE(root->live);
-		allow_fast(ctx, a->destination, a->index, destination_flags(a->destination, live), SIDE_REPLY, live);
+		allow_fast(ctx, hop, a->destination, a->index, destination_flags(a->destination, live), SIDE_REPLY,
+			   live);
 	}
 	if (ctx.hook == HOOK_TC && !plain) {
 		w->is_reply = 1;

@@ -40,6 +40,7 @@ DIRECTOR, REAL_SERVER = "director", "realserver"  # roles; each has its own filt
 _NOTE = "device-"
 _MADE_CLSACT, _FOUND_CLSACT = "made", "found"
 ON_REQUEST = "on request"
+RXVLAN = "ethtool: rxvlan"  # in a reason
 _FORWARDING, _ACCEPT_LOCAL = ("forwarding-ipv4", "forwarding-ipv6"), "accept-local"
 _SETTINGS = {  # by the names of their notes
     "forwarding-ipv4": "/proc/sys/net/ipv4/conf/lo/forwarding",
@@ -89,16 +90,23 @@ def choose_mode(device: Device, everything: list[Device] | None = None) -> tuple
     everything = everything or links.devices()
     if device.kind == "bond" and (obstacle := _obstacle_of_ports(device, everything)):
         return "tc", obstacle
-    vlans = [each.name for each in everything if each.kind == "vlan" and each.lower == device.index]
-    ports = [each.name for each in everything if device.kind == "bond" and each.master == device.index]
-    if vlans and any(map(links.strips_vlan_tags, ports or [device.name])):
-        return "tc", f"{vlans[0]} stands on it and the card takes VLAN tags off, unseen by XDP (ethtool: rxvlan)"
+    if hidden := hidden_tags(device, everything):
+        return "tc", hidden
     features = links.native_xdp(device.index)
     if features is None:
         return "native", "no other program is at XDP, and the driver takes it"
     if not features & links.XDP_BASIC:
         return "tc", "its driver has no native XDP"
     return "native", "its driver has native XDP and no other program is there"
+
+
+def hidden_tags(device: Device, everything: list[Device]) -> str:
+    """Return why XDP on a device below VLAN devices does not see their tags; "" if it does, or there are none."""
+    vlans = [each.name for each in everything if each.kind == "vlan" and each.lower == device.index]
+    ports = [each.name for each in everything if device.kind == "bond" and each.master == device.index]
+    if not vlans or not any(map(links.strips_vlan_tags, ports or [device.name])):
+        return ""
+    return f"{vlans[0]} stands on it and the card takes VLAN tags off, unseen by XDP ({RXVLAN})"
 
 
 def _obstacle_of_ports(bond: Device, everything: list[Device]) -> str:

@@ -26,6 +26,7 @@ from pylvs.bpf import abi, kernel, libbpf
 from pylvs.dataplane.devices import attach
 from pylvs.dataplane.devices.selection import (
     Concerns,
+    below_vlans,
     can_carry,
     comes_in_by,
     concerns_of,
@@ -119,11 +120,8 @@ def _attach(
         xdp = functools.partial(_entry, state, XDP)
         everything = links.devices()
         chosen = attach.choose_mode(device, everything)[0] if mode == "auto" else mode
-        if device.kind != _VLAN or chosen != "tc":  # else XDP of the device below has written it
-            _write_device(tables, device)
         if chosen != "tc":
-            _write_ports(tables, device, everything)
-            _write_vlans(tables, device, everything)
+            _refresh(tables, [device], everything)
         if "native" in (chosen, before and before.mode) and (before is None or before.mode != chosen):
             _stop_redirects(tables, device.index, to_all=chosen == "native")
         return attach.attach(device.index, mode, state, tc_fd=tc, open_xdp=xdp, egress_fd=out, reason=reason)
@@ -161,7 +159,8 @@ def _write_vlans(tables: Tables, device: Device, everything: list[Device]) -> No
     from pylvs.netlink.vlans import vlans  # late: few devices have VLANs
 
     for each in vlans():
-        if each.lower == device.index and each.index in above:
+        by_hand = tables.state.note(f"{_WANTED}{each.index}") or "auto"
+        if each.lower == device.index and each.index in above and by_hand.startswith("auto"):
             _write_device(tables, above[each.index], trunk=device.index, vid=each.vid)
 
 
@@ -173,7 +172,7 @@ def _write_ports(tables: Tables, device: Device, everything: list[Device]) -> No
 
 
 def _refresh(tables: Tables, by_xdp: list[Device], everything: list[Device]) -> None:
-    """Write devices that run XDP again: the MAC address, the ports or the VLANs of one may have changed."""
+    """Write devices that run XDP: also again, as the MAC address, the ports or the VLANs of one may have changed."""
     for device in by_xdp:
         _write_device(tables, device)
         _write_ports(tables, device, everything)
@@ -188,18 +187,17 @@ def _note_devices(tables: Tables) -> None:
     """
     everything = links.devices()
     there = attach.attached(tables.state, everything=everything)
-    by_xdp = [each for each in there if each.mode in ("native", "generic")]
+    all_xdp = {each.ifindex for each in there if each.mode in ("native", "generic")}
     able = set[int]()
-    if by_xdp:
-        native, all_xdp = {each.ifindex for each in by_xdp if each.mode == "native"}, {each.ifindex for each in by_xdp}
+    if all_xdp:
+        native = {each.ifindex for each in there if each.mode == "native"}
         able = _transmitters(native, all_xdp, everything) if native else {each.ifindex for each in there}
     replace_keys(tables.transmitters, {struct.pack("<I", index) for index in able}, value=None)
-    kept = {each.ifindex for each in by_xdp}
-    kept |= {each.index for each in everything if each.master in kept}  # ports of bonds
-    kept |= {each.index for each in everything if each.kind == _VLAN and each.lower in kept}
+    kept = all_xdp | {each.index for each in everything if each.master in all_xdp}  # with the ports of bonds
     for slot in range(tables.devices.count):
         if tables.devices.get(slot, "ifindex") not in (0, *kept):
             tables.devices.clear(slot)
+    _refresh(tables, [each for each in everything if each.index in all_xdp], everything)
     tables.state.set_note(_CHANGING, None)
 
 
@@ -236,7 +234,12 @@ def entry_ids(state: State) -> dict[str, int]:
 
 
 def _is_right(
-    there: attach.Attachment, numbers: Mapping[str, int], device: Device, mode: attach.Mode, own_server: bool
+    there: attach.Attachment,
+    numbers: Mapping[str, int],
+    device: Device,
+    mode: attach.Mode,
+    own_server: bool,
+    everything: list[Device],
 ) -> bool:
     """Return whether a device runs the programs that it should run, of those with these ids."""
     looks_out = own_server and not (device.loopback or device.bare)
@@ -247,8 +250,15 @@ def _is_right(
     if there.mode != there.intended or (there.xdp and there.xdp != numbers[XDP]):
         return False
     if mode == "auto":
-        return there.reason != _NOT_NEEDED
+        return there.reason != _NOT_NEEDED and not _tags_changed(there, device, everything)
     return mode == there.mode or (mode == "tc" and there.reason != attach.ON_REQUEST)
+
+
+def _tags_changed(there: attach.Attachment, device: Device, everything: list[Device]) -> bool:
+    """Return whether XDP sees VLAN tags that were hidden when `auto` decided, or does not see them any more."""
+    if there.mode == "native":
+        return bool(attach.hidden_tags(device, everything))
+    return attach.RXVLAN in there.reason and not attach.hidden_tags(device, everything)
 
 
 def reconcile(tables: Tables, changes: Concerns) -> list[DeviceProblem]:
@@ -268,9 +278,10 @@ def reconcile(tables: Tables, changes: Concerns) -> list[DeviceProblem]:
     own_server = _note_own_server(state, notes, concerns.own_server, changes.shrunk)
     by_hand = _by_hand(notes, everything)
     wanted: dict[int, attach.Mode] = {}
+    by_xdp = needed | below_vlans(needed, by_index)
     for device in everything if in_use else ():
         if comes_in_by(device, by_index):
-            wanted[device.index] = "auto" if device.index in needed or device.loopback else "tc"
+            wanted[device.index] = "auto" if device.index in by_xdp or device.loopback else "tc"
     wanted = {index: mode for index, mode in (wanted | by_hand).items() if mode is not None}
     if _in_grace(state, notes, empty=not in_use):
         idle = there.keys() - wanted.keys() - by_hand.keys()
@@ -282,7 +293,7 @@ def reconcile(tables: Tables, changes: Concerns) -> list[DeviceProblem]:
         _drop_half_loaded(state)
     for index, mode in sorted(wanted.items()):
         device, before = by_index[index], there.get(index)
-        if before and _is_right(before, numbers, device, mode, own_server):
+        if before and _is_right(before, numbers, device, mode, own_server, everything):
             continue
         changed = _note_changing(state, changed)
         try:

@@ -132,17 +132,16 @@ def needed_devices(tables: Tables, concerns: Concerns, everything: list[Device])
             route = routes.to(address)
             if route and not route.local:
                 found.add(route.ifindex)
-    found |= _below_vlans(found, by_index)
     return {index for index in found if index in by_index and can_carry(by_index[index])}
 
 
-def _below_vlans(found: set[int], by_index: Mapping[int, Device]) -> set[int]:
-    """Return the devices below VLAN devices of these: XDP there takes the tags off."""
-    if not any(by_index[index].kind == "vlan" for index in found if index in by_index):
+def below_vlans(needed: set[int], by_index: Mapping[int, Device]) -> set[int]:
+    """Return the devices below VLAN devices that are needed: XDP there sees the tags."""
+    if not any(by_index[index].kind == "vlan" for index in needed if index in by_index):
         return set()
     from pylvs.netlink.vlans import vlans  # late: few devices are VLAN devices
 
-    return {each.lower for each in vlans() if each.index in found}
+    return {each.lower for each in vlans() if each.index in needed}
 
 
 def _towards_router(
