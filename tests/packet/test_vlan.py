@@ -139,6 +139,25 @@ def test_a_packet_changes_the_vlan_on_the_same_device(host: Host, version: int) 
     assert (verdict, data[:6], data[12:16]) == (XDP_TX, bytes.fromhex(mac.replace(":", "")), b"\x81\x00\x0f\xfe")
 
 
+def test_packets_of_a_vlan_that_leave_elsewhere_take_nothing_from_untagged_ones(host: Host) -> None:
+    """A server is behind d0; its clients come by d0, and by the VLAN device e0 on another device."""
+    ip("link", "add", "e0", "type", "veth", "peer", "name", "e1")
+    _, frame = connected(host, 4, Method.ROUTE)
+    write_device(host, "e0", "e1", VID)
+
+    def untagged_ones_stay_fast() -> bool:
+        """Return whether a packet is sent although the general path does not know d0 any more."""
+        write_device(host, "d0")
+        host.run(frame)
+        host.ifindex = socket.if_nametoindex("e0")
+        host.run(frame, "tc")
+        host.ifindex = socket.if_nametoindex("d0")
+        host.director.tables.devices.clear(host.ifindex % abi.constant("DEVICES"))
+        return host.run(frame).verdict == XDP_TX
+
+    until(untagged_ones_stay_fast, "a packet on the fast path")
+
+
 def test_what_is_not_fast_passes_unmodified(host: Host) -> None:
     service, frame = connected(host, 4, Method.ROUTE)
     write_device(host, "d0", "d1", VID)

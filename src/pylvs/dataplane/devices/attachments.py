@@ -118,7 +118,7 @@ def _attach(
         tc = opened.enter_context(_entry(state, TC))
         out = opened.enter_context(_entry(state, EGRESS)) if own_server and not device.loopback else None
         xdp = functools.partial(_entry, state, XDP)
-        everything = links.devices()
+        everything = links.devices() if mode != "tc" else []  # there may be thousands that run TC
         chosen = attach.choose_mode(device, everything)[0] if mode == "auto" else mode
         if chosen != "tc":
             _refresh(tables, [device], everything)
