@@ -2,9 +2,9 @@
 
 It starts systemd as PID 1 of a PID namespace, as a guest's command. With `container` it does so on this machine, in
 namespaces and a control group of its own. There, a unit runs it again with `scenario`. That prints one line for each
-step: start, reload, restart under a connection, crash of each process, and a daemon that hangs until the watchdog ends
-it. Then a script is killed for its memory, and the unit is stopped: in good order, while the daemon hangs, and after a
-crash. At last it is started with a file that is refused.
+step: start, reload, restart under a connection, and crash of each process. A daemon that hangs is ended by the
+watchdog. Then a script is killed for its memory, and the unit is stopped: in good order, while the daemon hangs, and
+after a crash. At last it is started with a file that is refused.
 """
 
 from __future__ import annotations

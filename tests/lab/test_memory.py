@@ -1,4 +1,4 @@
-"""`pylvs run` that gets no more memory refuses what needs some, and goes on."""
+"""`pylvs run` that gets no more memory refuses what needs some, and continues."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def test_what_failed_is_played_again(request: pytest.FixtureRequest, tree: Path)
     assert plays(request, tree, 1, 1) == [1]
 
 
-def test_files_that_change_meanwhile_are_not_recorded(request: pytest.FixtureRequest, tree: Path) -> None:
+def test_files_that_change_during_the_run_are_not_recorded(request: pytest.FixtureRequest, tree: Path) -> None:
     settle(tree)
     later = Path(tree / "tests/unit/loaded.py")
     later.write_text("import os; os.utime(__file__)\n")

@@ -1,4 +1,4 @@
-"""A split brain heals: two masters hear each other again, and every neighbor finds the one that remains."""
+"""A split brain heals: one of two masters remains, and every neighbor finds it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from tests.interop.vrrp.routers import KEEPALIVED, PYLVS, router
 from tests.interop.vrrp.rows import PRIORITY, VRID, Row
 from tests.interop.vrrp.segment import Segment, mac, port, segment
 
-# keepalived says nothing when it steps down. So a winner that has not heard it announces itself by garp_master_refresh.
+# keepalived says nothing when it steps down. Its winner may have received nothing: it announces itself by
+# garp_master_refresh.
 CASES = {
     "pylvs, pylvs": (Row("split"), PYLVS, PYLVS),
     "keepalived, pylvs": (Row("split"), KEEPALIVED, PYLVS),
@@ -27,7 +28,7 @@ CASES = {
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("case", CASES)
 def test_the_winner_of_a_healed_split_brain_announces_its_addresses(case: str, tmp_path: Path) -> None:
-    """It heals just after the loser's advertisement, so that mostly the loser hears the winner first."""
+    """It heals just after the loser's advertisement, so that mostly the loser receives one of the winner first."""
     row, winner, loser = CASES[case]
     with segment() as where, Observer(where) as observer:
         a, b = router(winner, where, "a", tmp_path / "a"), router(loser, where, "b", tmp_path / "b")
@@ -55,7 +56,7 @@ def test_the_winner_of_a_healed_split_brain_announces_its_addresses(case: str, t
             b.start()
             until(b.listens, "the loser listens")
             split(where, True)
-            until(lambda: known() == mac("b"), "the loser is master, too, and the client has heard it last")
+            until(lambda: known() == mac("b"), "the loser is master, too, and the client knows it alone")
             assert row.vip in where.addresses("a")
 
             begin = time.time()
@@ -74,6 +75,6 @@ def test_the_winner_of_a_healed_split_brain_announces_its_addresses(case: str, t
 
 
 def split(where: Segment, apart: bool) -> None:
-    """Let the switch forward nothing between the routers, or everything; the client hears both."""
+    """Let the switch forward nothing between the routers, or everything; the client receives from both."""
     for host in ("a", "b"):
         where.ip("wire", f"link set {port(host)} type bridge_slave isolated {'on' if apart else 'off'}")

@@ -243,7 +243,7 @@ def test_our_sequence_number_exceeds_a_received_one() -> None:
 
 
 def test_a_restart_after_the_clock_was_set_back_heals_when_a_peer_takes_over() -> None:
-    """The first number is the clock. The peer drops what looks replayed, becomes master, and is heard."""
+    """The first number is the clock. The peer drops what looks replayed, becomes master, and sends."""
     there = AdvertEncoder(SEALED, THERE)
     peer = AdvertValidator(SEALED, there)
     assert peer.validate(datagram_from(AdvertEncoder(SEALED, HERE, sequence=1_000_000)))

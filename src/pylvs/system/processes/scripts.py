@@ -112,7 +112,7 @@ class ScriptCounts:
 
 @dataclass(slots=True)
 class _Run:
-    """A script that runs."""
+    """What waits for the end of a script, and what to call at its timeout."""
 
     ended: asyncio.Future[Ended]
     on_timeout: Callable[[], None]

@@ -22,7 +22,8 @@ class TrackScripts:
     A script runs periodically and is well or ill after `rise` successes or `fall` failures in a row. As in keepalived
     the first result counts regardless of `rise` and `fall`, and a run that lasts longer than the interval skips the
     next one. A run that times out has failed at its timeout, not when its process has ended. A run that this machine
-    could not make, or whose end it cannot tell, is no failure of the script: its result stays, but is late.
+    could not make is no failure of the script, and neither is one without a report of its end. The result stays, but is
+    late.
     """
 
     def __init__(self, processes: Processes, report: Callable[[TrackedObject], None]) -> None:

@@ -179,7 +179,7 @@ def test_a_run_that_this_machine_cannot_make_is_no_failure(programs: Programs) -
 
 
 def test_a_run_whose_end_is_never_known_makes_the_result_late(programs: Programs) -> None:
-    """The process that runs scripts hangs, so it tells of no timeout: this is no failure of the script."""
+    """The process that runs scripts hangs, so it reports no timeout: this is no failure of the script."""
     programs.GRACE_S = 1e6
     watched = track(programs, (0, True), (1e6, None), interval_s=1)
     programs.loop.pass_(2 + PROGRESS_S)
