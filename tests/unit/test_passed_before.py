@@ -6,12 +6,20 @@ import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from tests import passed_before
 
 MODULE = "tests.unit.passing"
+
+
+@pytest.fixture
+def node_request() -> Any:
+    """Return a stand-in: the true one would report these properties to the gate."""
+    return SimpleNamespace(node=SimpleNamespace(user_properties=[]))
 
 
 @pytest.fixture
@@ -42,12 +50,12 @@ def count(number: int) -> None:
 count.__module__ = MODULE
 
 
-def plays(request: pytest.FixtureRequest, tree: Path, *numbers: int) -> list[int]:
+def plays(node_request: Any, tree: Path, *numbers: int) -> list[int]:
     """Play the function with these arguments, and return with which ones it was called."""
     calls = tree / "calls"
     calls.write_text("")
     for number in numbers:
-        passed_before.play(request, count, number, folder=tree / "passed")
+        passed_before.play(node_request, count, number, folder=tree / "passed")
     return [int(line) for line in calls.read_text().split()]
 
 
@@ -57,48 +65,46 @@ def settle(tree: Path) -> None:
         os.utime(path, (1, 1))
 
 
-def test_what_passed_is_not_played_again(request: pytest.FixtureRequest, tree: Path) -> None:
+def test_what_passed_is_not_played_again(node_request: Any, tree: Path) -> None:
     settle(tree)
-    assert plays(request, tree, 1, 2, 1, 2, 3) == [1, 2, 3]
-    assert request.node.user_properties == [(passed_before.PROPERTY, "yes")] * 2
+    assert plays(node_request, tree, 1, 2, 1, 2, 3) == [1, 2, 3]
+    assert node_request.node.user_properties == [(passed_before.PROPERTY, "yes")] * 2
     record = json.loads(next((tree / "passed").iterdir()).read_text())
     assert record["files"].keys() >= {"tests/unit/passing.py", "tests/unit/loaded.py"}
     assert "tests/unit/other.py" not in record["files"]
 
 
-def test_a_change_of_what_it_loads_makes_it_play_again(request: pytest.FixtureRequest, tree: Path) -> None:
+def test_a_change_of_what_it_loads_makes_it_play_again(node_request: Any, tree: Path) -> None:
     settle(tree)
-    assert plays(request, tree, 1) == [1]
+    assert plays(node_request, tree, 1) == [1]
     (tree / "tests/unit/other.py").write_text("x = 1\n")
-    assert plays(request, tree, 1) == []
+    assert plays(node_request, tree, 1) == []
     (tree / "tests/unit/loaded.py").write_text("x = 1\n")
     settle(tree)
-    assert plays(request, tree, 1, 1) == [1]
+    assert plays(node_request, tree, 1, 1) == [1]
     (tree / "tests/unit/passing.py").unlink()
     with pytest.raises(AssertionError, match="ModuleNotFoundError"):
-        plays(request, tree, 1)
+        plays(node_request, tree, 1)
 
 
-def test_what_failed_is_played_again(request: pytest.FixtureRequest, tree: Path) -> None:
+def test_what_failed_is_played_again(node_request: Any, tree: Path) -> None:
     settle(tree)
     (tree / "broken").touch()
     with pytest.raises(AssertionError, match="it is broken"):
-        plays(request, tree, 1)
+        plays(node_request, tree, 1)
     (tree / "broken").unlink()
-    assert plays(request, tree, 1, 1) == [1]
+    assert plays(node_request, tree, 1, 1) == [1]
 
 
-def test_files_that_change_during_the_run_are_not_recorded(request: pytest.FixtureRequest, tree: Path) -> None:
+def test_files_that_change_during_the_run_are_not_recorded(node_request: Any, tree: Path) -> None:
     settle(tree)
     later = Path(tree / "tests/unit/loaded.py")
     later.write_text("import os; os.utime(__file__)\n")
-    assert plays(request, tree, 1, 1) == [1, 1]
+    assert plays(node_request, tree, 1, 1) == [1, 1]
 
 
-def test_another_python_plays_it_again(
-    request: pytest.FixtureRequest, tree: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_python_plays_it_again(node_request: Any, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settle(tree)
-    assert plays(request, tree, 1) == [1]
+    assert plays(node_request, tree, 1) == [1]
     monkeypatch.setattr(sys, "version", "another")
-    assert plays(request, tree, 1) == [1]
+    assert plays(node_request, tree, 1) == [1]
