@@ -38,14 +38,14 @@ INLINE u32 ctx_ifindex(struct ctx ctx)
 	return ctx.skb->ifindex;
 }
 
-/* Whether XDP below both VLAN devices receives the frames of one, and can send them by the other. */
-INLINE bool share_trunk(u32 input, u32 output)
+/* Return the facts of the output, if XDP below both VLAN devices receives frames of the input and can send them by it. */
+INLINE const struct device *on_same_trunk(u32 input, u32 output)
 {
 	const struct device *from = vlan_device(input);
 	if (likely(!from))
-		return false;
+		return NULL;
 	const struct device *to = input == output ? from : vlan_device(output);
-	return to && to->trunk == from->trunk;
+	return to && to->trunk == from->trunk ? to : NULL;
 }
 
 /* Return the device whose packets the fast path may take, if they leave by `output`; NO_DEVICE: none. At TC that is a
@@ -54,5 +54,5 @@ INLINE u32 fast_input(struct ctx ctx, u32 output)
 {
 	if (ctx.hook == HOOK_XDP)
 		return ctx_ifindex(ctx);
-	return unlikely(share_trunk(ctx.skb->ifindex, output)) ? ctx.skb->ifindex : NO_DEVICE;
+	return unlikely(on_same_trunk(ctx.skb->ifindex, output)) ? ctx.skb->ifindex : NO_DEVICE;
 }

@@ -37,8 +37,8 @@ INLINE enum xmit_way fast_way_to(const struct hop *hop, u32 input, struct vlan_t
 {
 	if (!tag || likely(hop->ifindex == input))
 		return xmit_way_to(hop, input);
-	const struct device *to = vlan_device(hop->ifindex);
-	if (!to || !share_trunk(input, hop->ifindex))
+	const struct device *to = on_same_trunk(input, hop->ifindex);
+	if (!to)
 		return XMIT_NONE;
 	tag->vid = to->vid;
 	return XMIT_TX;

@@ -121,6 +121,12 @@ class Host:
             done = replace(done, data=done.data[int.from_bytes(done.context[:4], "little") :])
         return done
 
+    def write_device(self, ifindex: int, bond: int = 0, trunk: int = 0, vid: int = 0) -> None:
+        """Tell XDP of a device with the MAC address of this host: a port of a bond, a VLAN device, or none of these."""
+        mac = bytes.fromhex(MAC.replace(":", ""))
+        fields = {"ifindex": ifindex, "mac": mac, "present": 1, "bond": bond, "trunk": trunk, "vid": vid}
+        self.director.tables.devices.write(ifindex % abi.constant("DEVICES"), fields)
+
     def receive(self, frame: bytes) -> tuple[str, kernel.Run]:
         """Run a frame through XDP, and through TC if XDP passes it. Return the hook that decided, and its verdict."""
         done = self.run(frame, "xdp")

@@ -13,7 +13,7 @@ import pytest
 from pylvs.bpf import abi
 from pylvs.model.service import Method
 from tests.packet.frames import CLIENT4, CLIENT6, tcp
-from tests.packet.host import MAC, VIP4, VIP6, XDP_PASS, XDP_TX, Host, key, new_host, server_mac
+from tests.packet.host import VIP4, VIP6, XDP_PASS, XDP_TX, Host, key, new_host, server_mac
 from tests.waiting import until
 
 VIPS = {4: VIP4, 6: VIP6}
@@ -23,11 +23,6 @@ VIPS = {4: VIP4, 6: VIP6}
 def host() -> Iterator[Host]:
     with new_host(expires=False) as made:
         yield made
-
-
-def write_device(host: Host, ifindex: int, bond: int = 0) -> None:
-    fields = {"ifindex": ifindex, "mac": bytes.fromhex(MAC.replace(":", "")), "present": 1, "bond": bond}
-    host.director.tables.devices.write(ifindex % abi.constant("DEVICES"), fields)
 
 
 def frame(version: int, flags: str, sport: int) -> bytes:
@@ -51,13 +46,13 @@ def test_a_port_sends_by_its_bond_on_both_paths(host: Host, version: int) -> Non
     syn, ack = frame(version, "S", 4000), frame(version, "A", 4000)
     host.ifindex = port
     assert host.run(syn).verdict == XDP_PASS  # XDP does not know the port
-    write_device(host, port, bond)
+    host.write_device(port, bond)
     assert sent(host, syn)
     assert sent(host, ack)
 
     def sent_by_the_fast_path() -> bool:
         """Return whether a packet is sent although the general path does not know the bond any more."""
-        write_device(host, bond)
+        host.write_device(bond)
         sent(host, ack)
         host.director.tables.devices.clear(bond % abi.constant("DEVICES"))
         return sent(host, ack)
@@ -65,7 +60,7 @@ def test_a_port_sends_by_its_bond_on_both_paths(host: Host, version: int) -> Non
     # Each CPU has its own fast path, and looks up the next hop again after a second.
     until(sent_by_the_fast_path, "a packet on the fast path")
     assert host.run(frame(version, "S", 4001)).verdict == XDP_PASS
-    write_device(host, bond)
+    host.write_device(bond)
     assert sent(host, frame(version, "S", 4001))
     forwarded = host.director.packet_counts().forwarded
     assert {name for name, packets in forwarded.items() if packets.xdp} == {"d0"}

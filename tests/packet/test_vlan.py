@@ -14,7 +14,7 @@ from scapy.layers.inet import IP, TCP, UDP
 from pylvs.bpf import abi
 from pylvs.model.service import Method, Protocol, ServiceKey
 from tests.packet.frames import CLIENT4, CLIENT6, build, ether, network, parsed, tcp
-from tests.packet.host import MAC, VIP4, VIP6, XDP_PASS, XDP_TX, Host, ip, key, new_host, on_cpu, server4, server6
+from tests.packet.host import VIP4, VIP6, XDP_PASS, XDP_TX, Host, ip, key, new_host, on_cpu, server4, server6
 from tests.waiting import until
 
 VIPS, CLIENTS = {4: VIP4, 6: VIP6}, {4: CLIENT4, 6: CLIENT6}
@@ -29,17 +29,8 @@ def host() -> Iterator[Host]:
         yield made
 
 
-def write_device(host: Host, device: str, trunk: str = "", vid: int = 0, mac: str = MAC) -> None:
-    index = socket.if_nametoindex(device)
-    fields = {
-        "ifindex": index,
-        "mac": bytes.fromhex(mac.replace(":", "")),
-        "present": 1,
-        "bond": 0,
-        "trunk": socket.if_nametoindex(trunk) if trunk else 0,
-        "vid": vid,
-    }
-    host.director.tables.devices.write(index % abi.constant("DEVICES"), fields)
+def write_device(host: Host, device: str, trunk: str = "", vid: int = 0) -> None:
+    host.write_device(socket.if_nametoindex(device), 0, socket.if_nametoindex(trunk) if trunk else 0, vid)
 
 
 def tagged(frame: bytes, vid: int) -> bytes:

@@ -36,8 +36,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "def count(number):\n    with Path('calls').open('a') as file: file.write(f'{number}\\n')\n"
         "    assert not Path('broken').exists(), 'it is broken'\n"
     )
-    for path in tmp_path.rglob("*.py"):
-        path.touch()
+    settle(tmp_path)
     monkeypatch.setattr(passed_before, "ROOT", tmp_path)
     return tmp_path
 
@@ -66,7 +65,6 @@ def settle(tree: Path) -> None:
 
 
 def test_what_passed_is_not_played_again(node_request: Any, tree: Path) -> None:
-    settle(tree)
     assert plays(node_request, tree, 1, 2, 1, 2, 3) == [1, 2, 3]
     assert node_request.node.user_properties == [(passed_before.PROPERTY, "yes")] * 2
     record = json.loads(next((tree / "passed").iterdir()).read_text())
@@ -75,7 +73,6 @@ def test_what_passed_is_not_played_again(node_request: Any, tree: Path) -> None:
 
 
 def test_a_change_of_what_it_loads_makes_it_play_again(node_request: Any, tree: Path) -> None:
-    settle(tree)
     assert plays(node_request, tree, 1) == [1]
     (tree / "tests/unit/other.py").write_text("x = 1\n")
     assert plays(node_request, tree, 1) == []
@@ -88,7 +85,6 @@ def test_a_change_of_what_it_loads_makes_it_play_again(node_request: Any, tree: 
 
 
 def test_what_failed_is_played_again(node_request: Any, tree: Path) -> None:
-    settle(tree)
     (tree / "broken").touch()
     with pytest.raises(AssertionError, match="it is broken"):
         plays(node_request, tree, 1)
@@ -97,14 +93,12 @@ def test_what_failed_is_played_again(node_request: Any, tree: Path) -> None:
 
 
 def test_files_that_change_during_the_run_are_not_recorded(node_request: Any, tree: Path) -> None:
-    settle(tree)
     later = Path(tree / "tests/unit/loaded.py")
     later.write_text("import os; os.utime(__file__)\n")
     assert plays(node_request, tree, 1, 1) == [1, 1]
 
 
 def test_another_python_plays_it_again(node_request: Any, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settle(tree)
     assert plays(node_request, tree, 1) == [1]
     monkeypatch.setattr(sys, "version", "another")
     assert plays(node_request, tree, 1) == [1]
