@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any, NoReturn
 from unittest import mock
 
@@ -25,7 +26,7 @@ import pytest
 
 from pylvs.bpf import kernel, libbpf, maps
 from pylvs.bpf.libbpf import BpfObject
-from pylvs.dataplane import load
+from pylvs.dataplane import load, upgrade
 from pylvs.dataplane.devices import attach, attachments
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import XDP, Build, State, own_build
@@ -42,6 +43,7 @@ BY_DR, BY_NAT, EDITED = key(80), key(81), key(82)
 NAT_SERVER, NAT_MAC, E0_MAC = "10.88.0.11", "02:00:00:00:02:0b", "02:00:00:00:00:02"
 SMALL, LARGE = 1024, 2048  # connections
 NEEDED = ("new", "connect", "reply", "fwd_slow", "schedule_rr")  # tail-called programs of the test's packets
+FIRST_LATE = 50_000  # ports of connections that open during a change
 RTM_BASE, RTM_GET = 16, 2  # each kind of rtnetlink object has four messages
 
 
@@ -92,21 +94,20 @@ class Traffic:
         wanted = ip_address(VIP4).packed + ip_address(CLIENT4).packed, BY_NAT.port.to_bytes(2, "big")
         return any((frame[26:34], frame[34:36]) == wanted for frame in self.clients.came())
 
-    def open(self) -> int:
-        """Open connections by both methods and return the client's port."""
-        sport = next(self.ports)
+    def open(self, sport: int = 0) -> int:
+        """Open connections by both methods and return the client's port; by default one that no other call had."""
+        sport = sport or next(self.ports)
         assert self.crossed("S", sport) == (True, True), "the SYN of a new connection"
         assert self.answered("SA", sport), "the answer to a new connection"
         assert self.crossed("A", sport) == (True, True), "the third packet of a new connection"
         return sport
 
-    def check(self, may_end: bool = False) -> None:
-        """Assert that new connections are forwarded and open ones as well; all open ones or none if they may end."""
-        old = (*self.crossed("A", self.old), self.answered("A", self.old))
-        assert old == (True,) * 3 or (may_end and old == (False,) * 3), f"an open connection (DR, NAT, answer): {old}"
-        opened = self.open()
-        if not all(old):
-            self.old = opened
+    def check(self, sport: int = 0) -> None:
+        """Assert that new connections are forwarded, and open ones, by default those of the beginning."""
+        sport = sport or self.old
+        old = (*self.crossed("A", sport), self.answered("A", sport))
+        assert old == (True,) * 3, f"an open connection (DR, NAT, answer): {old}"
+        self.open()
 
 
 def packed(mac: str) -> bytes:
@@ -363,20 +364,46 @@ def resizes() -> Iterator[Callable[[], object]]:
         yield functools.partial(director.change_setting, "conn_max", size, drop=True)
 
 
-def test_a_resize(host: Host, traffic: Traffic) -> None:
+def resizes_amid(traffic: Traffic, opened: Path) -> Iterator[Callable[[], object]]:
+    """Yield resizes in each of which connections open after the copy, just before packets use the new table.
+
+    Their port is written to a file, as a process that was killed cannot return it.
+    """
+    finish = upgrade.finish
+    for number, resize in enumerate(resizes()):
+
+        def open_and_finish(*arguments: Any, sport: int = FIRST_LATE + number) -> None:
+            traffic.open(sport)
+            opened.write_text(str(sport))
+            finish(*arguments)
+
+        def work(resize: Callable[[], object] = resize, instead: Callable[..., None] = open_and_finish) -> None:
+            with mock.patch.object(upgrade, "finish", instead):
+                resize()
+
+        yield work
+
+
+def test_a_resize(host: Host, traffic: Traffic, tmp_path: Path) -> None:
     host.director.change_setting("conn_max", SMALL)  # notes that an operator set it
-    nothing = Nothing(host)
+    nothing, opened, late = Nothing(host), tmp_path / "opened", 0
 
     def after() -> None:
-        traffic.check(may_end=True)
+        nonlocal late
+        traffic.check()
         edit()
-        traffic.check(may_end=True)
+        traffic.check()
         nothing.check()
+        if opened.exists():
+            late += 1
+            traffic.check(int(opened.read_text()))
+            opened.unlink()
         counted = [BpfDirector(State.open()).service(service).destinations for service in (BY_DR, BY_NAT)]
         there = sum(1 for _ in BpfDirector(State.open()).connections())
         assert sum(row.active + row.inactive for rows in counted for row in rows) == there, "the counts of servers"
 
-    killed_at_every_step(resizes(), after)
+    killed_at_every_step(resizes_amid(traffic, opened), after)
+    assert late > 2, "kills after the copy"
     after()
 
 
