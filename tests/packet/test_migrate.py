@@ -287,6 +287,8 @@ def test_there_and_back(host: Host, other_layout: Path) -> None:
     own = host.director.state.build()
     with open_traffic() as traffic:
         saved, counted = ipvsadm(host, "-Sn"), host.director.service(key(DR)).counters.in_packets
+        forwarded = host.director.packet_counts().forwarded["d0"]
+        assert forwarded.xdp
         done = as_build(other_layout, ADDED + EDIT)
         assert (done.returncode, done.stderr) == (0, "")
         build = host.director.state.build()
@@ -302,6 +304,8 @@ def test_there_and_back(host: Host, other_layout: Path) -> None:
         assert ipvsadm(host, "-Sn") == saved
         counters = host.director.service(key(DR)).counters
         assert counters.in_packets == counted + 2 * 3, "each check sends three packets of clients"
+        later = host.director.packet_counts().forwarded["d0"]
+        assert later.xdp + later.tc == forwarded.xdp + forwarded.tc + 2 * 2 * 3, "to two servers"
     nothing.check()
 
 

@@ -316,3 +316,18 @@ class Former:
             top = self.book.get(0, "destination_top")
             sums = found.all_sums(top)[:top] if top else []
         return [tuple(each[word] for word in words) for each in sums]
+
+    def forwarded(self) -> dict[int, list[int]]:
+        """Return the forwarded packets by the ifindex of the ingress device and by hook; none of earlier builds."""
+        from pylvs.dataplane.reader import forwarded_by_ifindex  # late: only migration needs it
+
+        if not os.path.exists(self.path("device_packets")):
+            return {}
+        _, records = self.counter_words()
+        self.codec("device_packets")  # its layout
+        with (
+            PerCpuArray.open(self.path("device_packets")) as device_packets,
+            PerCpuArray.open(self.path("lanes")) as lanes,
+        ):
+            lanes.records = records
+            return forwarded_by_ifindex(self.layout, device_packets, lanes, self.book.get(0, "destination_top"))

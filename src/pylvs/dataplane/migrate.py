@@ -145,6 +145,7 @@ class Migration:
         if _LONES[0] in self._plans:
             self._copy_lones(fresh)
         self._copy_reasons(fresh)
+        self._copy_forwarded(fresh)
         state = self.former.state
         state.set_note(f"{LOADED}/{ZEROED}", state.note(ZEROED))
 
@@ -253,6 +254,13 @@ class Migration:
                 if name in numbers and name != "REASONS":
                     count = former.sums(numbers[name])[0]
                     fresh.reasons.put(number, struct.pack("<Q", count).ljust(8 * fresh.reasons.cpus, b"\0"))
+
+    def _copy_forwarded(self, fresh: Tables) -> None:
+        """Copy the packets by ingress device and hook, to the first CPU."""
+        codec, into = abi.struct("device_packets"), fresh.device_packets
+        for ifindex, packets in self.former.forwarded().items():
+            counted = codec.pack(ifindex=ifindex, forwarded=packets)
+            into.put(ifindex % into.max_entries, counted.ljust(into.stride * into.cpus, b"\0"))
 
 
 def _packet_hash(ident: int, kind: int, words: Sequence[int], seeds: Sequence[int]) -> int:

@@ -18,6 +18,8 @@ TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from typing import Any, TypeVar
 
+    from pylvs.bpf.abi import Abi
+
     Result = TypeVar("Result")
 
 _READS = 50  # attempts at a consistent read of a table that keeps changing
@@ -40,23 +42,34 @@ def reason_counts(tables: Tables) -> Mapping[str, int]:
 
 
 def forwarded(tables: Tables) -> dict[str, HookPackets]:
-    """Return the forwarded packets by ingress device, for the devices that there are.
-
-    A destination's counters have packets that are not counted by device yet. XDP forwarded those that `others` lacks,
-    and they came by the entrance. TC forwarded those that only `listed` lacks.
-    """
+    """Return the forwarded packets by ingress device, for the devices that there are."""
     from pylvs.netlink import links  # late: other listings do without
 
-    of_device = abi.struct("device_packets").view("ifindex", "forwarded")
+    layout, destinations = abi.shipped(), tables.book.get(0, "destination_top")
+    packets = forwarded_by_ifindex(layout, tables.device_packets, tables.statistics, destinations)
+    names = {device.index: device.name for device in links.devices()}
+    return {names[index]: HookPackets(*each) for index, each in packets.items() if index in names}
+
+
+def forwarded_by_ifindex(
+    layout: Abi, device_packets: maps.PerCpuArray, lanes: maps.PerCpuArray, destinations: int
+) -> dict[int, list[int]]:
+    """Return the forwarded packets by the ifindex of the ingress device, those of XDP and those of TC.
+
+    A destination's counters have packets that are not counted by device yet. XDP forwarded those that `others` lacks,
+    and they came by the entrance. TC forwarded those that only `listed` lacks. Raises KeyError for a layout without
+    these fields.
+    """
+    of_device = layout.struct("device_packets").view("ifindex", "forwarded")
     packets = defaultdict[int, list[int]](lambda: [0, 0])
-    for index, *by_hook in tables.device_packets.rows(of_device):
+    for index, *by_hook in device_packets.rows(of_device):
         for hook, count in enumerate(by_hook):
             packets[index][hook] += count
-    lane = abi.struct("lane").view(
+    lane = layout.struct("lane").view(
         *("counters.in_packets", "counters.out_packets", "others", "tc_inputs", "entrances", "listed")
     )
-    entrance = abi.struct("entrance").view("input")
-    for row in tables.statistics.rows(lane, tables.book.get(0, "destination_top")):
+    entrance = layout.struct("entrance").view("input")
+    for row in lanes.rows(lane, destinations):
         requests, replies, *rest = row
         others, inputs, entrances, listed = rest[:2], rest[2:4], rest[4], rest[5:]
         by_xdp = zip((requests, replies), others, (index for (index,) in entrance.iter_unpack(entrances)), strict=True)
@@ -65,8 +78,7 @@ def forwarded(tables: Tables) -> dict[str, HookPackets]:
             for more, less, index in each:
                 if more > less:  # a packet may come while the row is read
                     packets[index][hook] += more - less
-    names = {device.index: device.name for device in links.devices()}
-    return {names[index]: HookPackets(*each) for index, each in packets.items() if index in names}
+    return packets
 
 
 def table_use(tables: Tables) -> TableUse:
