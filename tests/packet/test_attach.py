@@ -24,6 +24,7 @@ from pylvs.dataplane.state import State
 from pylvs.model.errors import Busy, InvalidOperation, NoSuchDevice, PylvsError
 from pylvs.netlink import codec, links, tc, xdp
 from pylvs.netlink.codec import Netlink
+from pylvs.netlink.links import ETH_P_8021AD, ETH_P_8021Q
 
 ROOT = Path(__file__).resolve().parents[2]
 CLONE_NEWNET = 0x40000000
@@ -251,16 +252,29 @@ def test_auto_chooses_tc_if_the_driver_refuses_native_xdp(host: Host, monkeypatc
     assert "refuses native XDP" in made.reason
 
 
+@pytest.mark.parametrize(("option", "protocol"), [("rxvlan", ETH_P_8021Q), ("rx-vlan-stag-hw-parse", ETH_P_8021AD)])
+def test_tags_that_a_card_takes_off_are_those_of_ethtool(host: Host, option: str, protocol: int) -> None:
+    index = links.device("d0").index
+    assert links.stripped_tags(index) == {ETH_P_8021Q, ETH_P_8021AD}
+    sh("ethtool", "-K", "d0", option, "off")
+    assert links.stripped_tags(index) == {ETH_P_8021Q, ETH_P_8021AD} - {protocol}
+    sh("ethtool", "-K", "d0", option, "on")
+
+
 def test_auto_names_its_reason_for_each_kind_of_device(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = replace(links.device("d0"), kind="", index=4711)
-    vlan = replace(plain, kind="vlan", name="eth0.5", index=4712, lower=4711)
+    vlan = replace(plain, kind="vlan", name="eth0.5", index=4712, lower=4711, vlan_protocol=ETH_P_8021Q, vid=5)
+    service_vlan = replace(vlan, name="eth0.6", index=4713, vlan_protocol=ETH_P_8021AD)
     monkeypatch.setattr(links, "native_xdp", lambda _index: links.XDP_BASIC)
-    monkeypatch.setattr(links, "strips_vlan_tags", lambda _name: True)
+    monkeypatch.setattr(links, "stripped_tags", lambda _index: {ETH_P_8021Q})
     assert choose_mode(plain, [plain]) == ("native", "its driver has native XDP and no other program is there")
     assert choose_mode(plain, [plain, vlan])[0] == "tc"
-    assert "eth0.5" in choose_mode(plain, [plain, vlan])[1]
-    monkeypatch.setattr(links, "strips_vlan_tags", lambda _name: False)
-    assert choose_mode(plain, [plain, vlan])[0] == "native"
+    assert "eth0.5" in choose_mode(plain, [plain, vlan, service_vlan])[1]
+    assert choose_mode(plain, [plain, service_vlan])[0] == "native"
+    monkeypatch.setattr(links, "stripped_tags", lambda _index: {ETH_P_8021AD})
+    assert "eth0.6" in choose_mode(plain, [plain, vlan, service_vlan])[1]
+    monkeypatch.setattr(links, "stripped_tags", lambda _index: set())
+    assert choose_mode(plain, [plain, vlan, service_vlan])[0] == "native"
     assert choose_mode(vlan, [plain, vlan])[0] == "tc"
     assert choose_mode(replace(plain, master=9), [plain])[0] == "tc"
     bond = replace(plain, kind="bond", index=4713)

@@ -86,16 +86,19 @@ def text(kind: int, value: str) -> bytes:
     return attribute(kind, octets(value) + b"\0")
 
 
-def attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
-    """Return the attributes of a message by number; of several with one number the last."""
-    found = {}
+def members(data: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Yield the attributes of a message in their order, each with its number."""
     while offset + 4 <= len(data):
         length, kind = _ATTRIBUTE.unpack_from(data, offset)
         if length < 4:
             break
-        found[kind & _TYPE_MASK] = data[offset + 4 : offset + length]
+        yield kind & _TYPE_MASK, data[offset + 4 : offset + length]
         offset += length + 3 & ~3
-    return found
+
+
+def attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
+    """Return the attributes of a message by number; of several with one number the last."""
+    return dict(members(data, offset))
 
 
 def number(value: bytes | None) -> int:

@@ -6,10 +6,9 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import struct
 from collections.abc import Iterable
-from contextlib import closing, suppress
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
 from pylvs.model import sockets as socket
@@ -20,7 +19,9 @@ from pylvs.netlink import codec
 from pylvs.netlink.codec import Netlink, NetlinkError, address_of, attribute, attributes, name, number
 
 Network = IPv4Network | IPv6Network
-_SIOCETHTOOL, _GET_FLAGS, _RX_VLAN = 0x8946, 0x25, 1 << 8  # ETHTOOL_GFLAGS, ETH_FLAG_RXVLAN
+ETH_P_8021Q, ETH_P_8021AD = 0x8100, 0x88A8
+# ethtool's features: the card takes the tags off, and the kernel finds them beside the frame
+_TAG_FEATURES = {"rx-vlan-hw-parse": ETH_P_8021Q, "rx-vlan-stag-hw-parse": ETH_P_8021AD}
 XDP_BASIC, XDP_REDIRECT, XDP_TRANSMIT, XDP_TRANSMIT_FRAGS = 1, 2, 4, 64  # NETDEV_XDP_ACT_*
 LOCAL_ROUTE, _BROADCAST_ROUTE = 2, 3  # RTN_LOCAL, RTN_BROADCAST
 # of the networks for documentation: no host has them
@@ -35,7 +36,8 @@ class Device:
     """A network device. `kind` is the driver's name for virtual ones ("veth", "vlan", "bridge"), else empty.
 
     `lower` is the device below a VLAN or macvlan, or a veth's peer; `master` the bridge, bond or VRF above.
-    XDP program numbers are 0 where none is attached.
+    `vlan_protocol` and `vid` are those of the tags of a VLAN device, else 0; also 0 if the device below it is in another
+    namespace. XDP program numbers are 0 where none is attached.
     """
 
     index: int
@@ -50,6 +52,8 @@ class Device:
     addresses: tuple[Address, ...]
     xdp_native: int = 0
     xdp_generic: int = 0
+    vlan_protocol: int = 0  # ETH_P_8021Q or ETH_P_8021AD
+    vid: int = 0
 
     @property
     def bare(self) -> bool:
@@ -111,11 +115,14 @@ def _device(message: bytes, addresses: dict[int, list[Address]]) -> Device:
     found = attributes(message, codec.IFINFOMSG.size)
     info = attributes(found.get(18, b""))  # IFLA_LINKINFO
     xdp = attributes(found.get(43, b""))  # IFLA_XDP
+    kind = name(info.get(1))  # IFLA_INFO_KIND
+    is_vlan = kind == "vlan" and 37 not in found  # IFLA_LINK_NETNSID
+    tag = attributes(info.get(2, b"")) if is_vlan else {}  # IFLA_INFO_DATA
     return Device(
         index=index,
         name=name(found.get(3)),
         mac=found.get(1, b""),
-        kind=name(info.get(1)),
+        kind=kind,
         up=bool(flags & codec.IFF_UP),
         loopback=bool(flags & codec.IFF_LOOPBACK),
         mtu=number(found.get(4)),
@@ -124,6 +131,8 @@ def _device(message: bytes, addresses: dict[int, list[Address]]) -> Device:
         addresses=tuple(addresses.get(index, ())),
         xdp_native=number(xdp.get(5)) or number(xdp.get(7)),  # IFLA_XDP_DRV_PROG_ID, IFLA_XDP_HW_PROG_ID
         xdp_generic=number(xdp.get(6)),  # IFLA_XDP_SKB_PROG_ID
+        vlan_protocol=int.from_bytes(tag.get(5, b""), "big"),  # IFLA_VLAN_PROTOCOL
+        vid=number(tag.get(1)),  # IFLA_VLAN_ID
     )
 
 
@@ -281,16 +290,18 @@ def xdp_features(indices: Iterable[int]) -> dict[int, int]:
     return found
 
 
-def strips_vlan_tags(label: str) -> bool:
-    """Return whether a device strips VLAN tags off received frames (ethtool's rxvlan), so XDP does not see them."""
-    import array
-
-    value = array.array("I", [_GET_FLAGS, 0])
-    pointer, _ = value.buffer_info()
-    request = struct.pack("@16sP", label.encode(), pointer).ljust(40, b"\0")
-    with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as probe:
-        try:
-            fcntl.ioctl(probe, _SIOCETHTOOL, request)
-        except OSError:
-            return False
-    return bool(value[1] & _RX_VLAN)
+def stripped_tags(index: int) -> set[int]:
+    """Return the protocols of the VLAN tags that a device takes off received frames, so that XDP does not see them."""
+    with Netlink(codec.NETLINK_GENERIC) as link:
+        family = codec.generic_family(link, "ethtool")
+        if family is None:
+            return set()
+        header = codec.nested(1, codec.u32(1, index))  # ETHTOOL_A_FEATURES_HEADER, ETHTOOL_A_HEADER_DEV_INDEX
+        body = struct.pack("=BBH", 11, 1, 0) + header  # ETHTOOL_MSG_FEATURES_GET
+        with suppress(NetlinkError):
+            for answer in link.request(family, body):
+                active = attributes(attributes(answer, 4).get(4, b""))  # ETHTOOL_A_FEATURES_ACTIVE
+                bits = codec.members(active.get(3, b""))  # ETHTOOL_A_BITSET_BITS
+                names = {name(attributes(bit).get(2)) for _, bit in bits}  # ETHTOOL_A_BITSET_BIT_NAME
+                return {protocol for feature, protocol in _TAG_FEATURES.items() if feature in names}
+    return set()

@@ -40,7 +40,7 @@ DIRECTOR, REAL_SERVER = "director", "realserver"  # roles; each has its own filt
 _NOTE = "device-"
 _MADE_CLSACT, _FOUND_CLSACT = "made", "found"
 ON_REQUEST = "on request"
-RXVLAN = "ethtool: rxvlan"  # in a reason
+HIDDEN = "unseen by XDP"  # in a reason
 _FORWARDING, _ACCEPT_LOCAL = ("forwarding-ipv4", "forwarding-ipv6"), "accept-local"
 _SETTINGS = {  # by the names of their notes
     "forwarding-ipv4": "/proc/sys/net/ipv4/conf/lo/forwarding",
@@ -102,11 +102,16 @@ def choose_mode(device: Device, everything: list[Device] | None = None) -> tuple
 
 def hidden_tags(device: Device, everything: list[Device]) -> str:
     """Return why XDP on a device below VLAN devices does not see their tags; "" if it does, or there are none."""
-    vlans = [each.name for each in everything if each.kind == "vlan" and each.lower == device.index]
-    ports = [each.name for each in everything if device.kind == "bond" and each.master == device.index]
-    if not vlans or not any(map(links.strips_vlan_tags, ports or [device.name])):
+    vlans = {each.vlan_protocol: each.name for each in everything if each.vlan_protocol and each.lower == device.index}
+    if not vlans:
         return ""
-    return f"{vlans[0]} stands on it and the card takes VLAN tags off, unseen by XDP ({RXVLAN})"
+    ports = [each.index for each in everything if device.kind == "bond" and each.master == device.index]
+    stripped = set[int]().union(*map(links.stripped_tags, ports or [device.index]))
+    hidden = sorted(vlans.keys() & stripped)
+    if not hidden:
+        return ""
+    option = "rxvlan" if hidden[0] == links.ETH_P_8021Q else "rx-vlan-stag-hw-parse"
+    return f"{vlans[hidden[0]]} stands on it and the card takes VLAN tags off, {HIDDEN} (ethtool: {option})"
 
 
 def _obstacle_of_ports(bond: Device, everything: list[Device]) -> str:

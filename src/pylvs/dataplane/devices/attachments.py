@@ -53,7 +53,7 @@ _CHANGING = "changing"  # a device is being attached or detached, or its program
 _OWN_SERVER = "own-server"
 _IDLE = "idle-since"
 _ONE_BUFFER = 3498  # the longest MTU whose frames are in one page with XDP's headroom
-_BOND, _VLAN = "bond", "vlan"
+_BOND = "bond"
 _NOT_NEEDED = "no service or real server needs XDP on it"
 
 
@@ -153,15 +153,11 @@ def _write_device(tables: Tables, device: Device, bond: int = 0, trunk: int = 0,
 
 def _write_vlans(tables: Tables, device: Device, everything: list[Device]) -> None:
     """Let XDP of a device find the VLAN devices on it by their tags. TC alone serves one whose slot is taken."""
-    above = {each.index: each for each in everything if each.kind == _VLAN and each.lower == device.index}
-    if not above:
-        return
-    from pylvs.netlink.vlans import vlans  # late: few devices have VLANs
-
-    for each in vlans():
-        by_hand = tables.state.note(f"{_WANTED}{each.index}") or "auto"
-        if each.lower == device.index and each.index in above and by_hand.startswith("auto"):
-            _write_device(tables, above[each.index], trunk=device.index, vid=each.vid)
+    for each in everything:
+        if each.lower == device.index and each.vlan_protocol == links.ETH_P_8021Q:
+            by_hand = tables.state.note(f"{_WANTED}{each.index}") or "auto"
+            if by_hand.startswith("auto"):
+                _write_device(tables, each, trunk=device.index, vid=each.vid)
 
 
 def _write_ports(tables: Tables, device: Device, everything: list[Device]) -> None:
@@ -258,7 +254,7 @@ def _tags_changed(there: attach.Attachment, device: Device, everything: list[Dev
     """Return whether XDP sees VLAN tags that were hidden when `auto` decided, or does not see them any more."""
     if there.mode == "native":
         return bool(attach.hidden_tags(device, everything))
-    return attach.RXVLAN in there.reason and not attach.hidden_tags(device, everything)
+    return attach.HIDDEN in there.reason and not attach.hidden_tags(device, everything)
 
 
 def reconcile(tables: Tables, changes: Concerns) -> list[DeviceProblem]:

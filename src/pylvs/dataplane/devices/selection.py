@@ -137,11 +137,8 @@ def needed_devices(tables: Tables, concerns: Concerns, everything: list[Device])
 
 def below_vlans(needed: set[int], by_index: Mapping[int, Device]) -> set[int]:
     """Return the devices below VLAN devices that are needed: XDP there sees the tags."""
-    if not any(by_index[index].kind == "vlan" for index in needed if index in by_index):
-        return set()
-    from pylvs.netlink.vlans import vlans  # late: few devices are VLAN devices
-
-    return {each.lower for each in vlans() if each.index in needed}
+    found = (by_index[index] for index in needed if index in by_index)
+    return {each.lower for each in found if each.vlan_protocol == links.ETH_P_8021Q}
 
 
 def _towards_router(
