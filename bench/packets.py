@@ -11,6 +11,7 @@ from bench import full_table, katran
 from bench.cases import (
     MANY,
     MANY_CLIENTS,
+    NEW_CLIENTS,
     NEW_WALK,
     Case,
     NewCase,
@@ -27,7 +28,7 @@ from bench.frames import IN_ORDER, SCATTERED, SYN, Flows
 from bench.harness import FLOWS, SAME, SAME_TC, XDP_TX, Sample, Wrapper, WrongPath
 from bench.path import Overheads, PacketPath, new_path
 from bench.program import Progress
-from bench.rows import FLOOR, FLOOR_TC, LINE, TABLE_LINE, Measured
+from bench.rows import FLOOR, FLOOR_TC, LINE, TABLE_LINE, TABLE_STORE, Measured
 from pylvs.dataplane.load import CONNECTION_MAPS
 from pylvs.system.namespaces import inside_network
 
@@ -48,6 +49,7 @@ class Bench:
         self._wrappers: dict[str, Wrapper] = {}  # of each row
         self.others: list[Callable[[], Iterable[Sample]]] = []  # what each round also measures: other programs, tables
         self._new = dict.fromkeys(new_cases(size), 0)  # flows made so far
+        self._stored = 0  # likewise by `bench_table_store`
         self._began: float | None = None  # making them
 
     # --- setting up ---
@@ -127,12 +129,15 @@ class Bench:
         return spent
 
     def measure_lines(self) -> Iterator[Sample]:
-        """Measure the programs that read one cache line for each of the random flows. Raises WrongPath."""
-        harness, frame = self.path.harness, request(MANY, source=MANY_CLIENTS)
-        sent = frame.packed()
-        for name in LINE, TABLE_LINE:
-            harness.plan(frame, Flows(self.size.flows, 0, SCATTERED))
-            spent, last = harness.run(FLOWS, harness.own(f"bench_{name}"), self.size.repeat)
+        """Measure the programs that read or write one cache line for each flow, random or new. Raises WrongPath."""
+        harness, known = self.path.harness, request(MANY, source=MANY_CLIENTS)
+        random = known, Flows(self.size.flows, 0, SCATTERED), self.size.repeat
+        new = request(MANY, SYN, NEW_CLIENTS), Flows(NEW_WALK, self._stored, IN_ORDER), self.size.new
+        self._stored += self.size.new
+        for name, (frame, flows, number) in ((LINE, random), (TABLE_LINE, random), (TABLE_STORE, new)):
+            harness.plan(frame, flows)
+            sent = frame.packed()
+            spent, last = harness.run(FLOWS, harness.own(f"bench_{name}"), number)
             if last.verdict != XDP_TX or last.data[:12] != sent[6:12] + sent[:6]:
                 raise WrongPath(f"{name}: verdict {last.verdict}, frame {last.data.hex()}")
             yield Sample(name, FLOWS, spent)

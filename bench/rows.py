@@ -32,7 +32,7 @@ class Row:
         return self.measured or self.name
 
 
-FLOOR, FLOOR_TC, LINE, TABLE_LINE = "floor", "tc_floor", "line", "table_line"
+FLOOR, FLOOR_TC, LINE, TABLE_LINE, TABLE_STORE = "floor", "tc_floor", "line", "table_line", "table_store"
 _FOREIGN = {
     "foreign_routed": "the same, TCP to another host",
     "foreign_udp": "the same, UDP to this host",
@@ -120,7 +120,7 @@ BUDGETS = (
     _budget("established, {flows:,} random flows, DR", "many_dr", "katran_many"),
     _budget("established, {flows:,} random flows, TUN", "many_tun", "katran_many"),
     _budget("new flow (SYN)", "new_dr", LINE, 2.0, 1.6),
-    _budget("new flow (SYN)", "new_dr", TABLE_LINE),
+    _budget("new flow (SYN)", "new_dr", TABLE_STORE),
     _budget("new flow (SYN)", "new_dr", "katran_new"),
     _budget("new flow (SYN)", "new_dr", "katran_new_limited"),
     _budget("new flow (SYN), table full", "new_full", "katran_new_limited", 1.0, 0.8),
@@ -143,6 +143,7 @@ BUDGETS = (
 REFERENCES = {
     LINE: "one line",
     TABLE_LINE: "one line of a table as large",
+    TABLE_STORE: "to store in a line of it",
     "katran_one": "Katran",
     "katran_no_service": "Katran",
     "katran_many": "Katran",

@@ -21,6 +21,7 @@ enum bench_numbers {
 	BENCH_FIRST_PORT = 16384,
 	BENCH_OUTER = 20, /* length of a tunnel's outer header */
 	BENCH_LINE_BITS = 20,
+	BENCH_STORED = 1, /* first word of a line that `bench_table_store` writes */
 	BENCH_LINES = 1 << BENCH_LINE_BITS, /* cache lines that `bench_far` and `bench_line` read: 64 MB */
 };
 
@@ -334,7 +335,7 @@ int bench_far(struct xdp_md *ctx)
 
 /* The least that forwards a packet of one of many flows by what it stored of that flow: one cache line. `lines` has so
  * many. Unlike those of `bench_far`, the reads are independent: the processor can start the next before this one ends. */
-INLINE int forward_by_line(struct xdp_md *ctx, void *lines, u32 number)
+INLINE int forward_by_line(struct xdp_md *ctx, void *lines, u32 number, bool stores)
 {
 	void *frame = (void *)(long)ctx->data;
 	if (frame + BENCH_BYTES > (void *)(long)ctx->data_end)
@@ -342,15 +343,19 @@ INLINE int forward_by_line(struct xdp_md *ctx, void *lines, u32 number)
 	u64 tuple = (u64)WORD_AT(u32, frame, BENCH_SADDR) << 32 | WORD_AT(u32, frame, BENCH_PORTS);
 	u32 at = (tuple * 0x9e3779b97f4a7c15 >> 32) * number >> 32; /* the golden ratio, as the kernel's hash_64() */
 	struct bench_line *line = bpf_map_lookup_elem(lines, &at);
-	if (!line || line->word[0]) /* all words are 0 */
+	if (!line || line->word[0]) /* always 0 */
 		return aborted(ctx);
+	if (stores) {
+		u64 there = __sync_val_compare_and_swap(&line->word[BENCH_STORED], 0, tuple);
+		line->word[BENCH_STORED + 1 + !!there] = tuple;
+	}
 	return swap_macs(frame, (void *)(long)ctx->data_end) ? (int)XDP_TX : aborted(ctx);
 }
 
 SEC("xdp.frags")
 int bench_line(struct xdp_md *ctx)
 {
-	return forward_by_line(ctx, &bench_lines, BENCH_LINES);
+	return forward_by_line(ctx, &bench_lines, BENCH_LINES, false);
 }
 
 /* Set by the loader: as many as the connection table has. */
@@ -367,7 +372,14 @@ struct {
 SEC("xdp.frags")
 int bench_table_line(struct xdp_md *ctx)
 {
-	return forward_by_line(ctx, &bench_table, bench_table_size);
+	return forward_by_line(ctx, &bench_table, bench_table_size, false);
+}
+
+/* The least that stores a flow in this table: a compare-exchange in its line, and a word. */
+SEC("xdp.frags")
+int bench_table_store(struct xdp_md *ctx)
+{
+	return forward_by_line(ctx, &bench_table, bench_table_size, true);
 }
 
 const volatile enum bench_numbers bench_numbers __attribute__((used)) = BENCH_BYTES;

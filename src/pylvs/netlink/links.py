@@ -36,8 +36,8 @@ class Device:
     """A network device. `kind` is the driver's name for virtual ones ("veth", "vlan", "bridge"), else empty.
 
     `lower` is the device below a VLAN or macvlan, or a veth's peer; `master` the bridge, bond or VRF above.
-    `vlan_protocol` and `vid` are those of the tags of a VLAN device, else 0; also 0 if the device below it is in another
-    namespace. XDP program numbers are 0 where none is attached.
+    `vlan_protocol` and `vid` are those of the tags of a VLAN device, else 0. They are 0, too, if the device below it is
+    in another namespace. XDP program numbers are 0 where none is attached.
     """
 
     index: int
