@@ -266,6 +266,20 @@ def test_a_runner_that_hangs_is_killed_and_replaced(tmp_path: Path) -> None:
     assert status == 0
 
 
+def test_no_task_is_left_after_a_runner_was_killed() -> None:
+    async def within() -> list[asyncio.Task[object]]:
+        processes = Processes()
+        parent = await processes.run(Script(("/bin/sh", "-c", "echo $PPID")), LONG_S)
+        os.kill(int(parent.output), signal.SIGKILL)
+        await until_async(lambda: processes._runner is None or processes._runner.over)
+        assert (await processes.run(Script(("/bin/true",)), LONG_S)).status == 0
+        await processes.close()
+        await asyncio.sleep(0)
+        return [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+
+    assert asyncio.run(within()) == []
+
+
 def test_a_script_without_its_first_line_is_the_shells(public_path: Path) -> None:
     assert ended(written(public_path / "old", "exit 4\n")).status == 4
 

@@ -293,6 +293,8 @@ class Processes:
             if self._runner is None or self._runner.over:
                 self._runner = await _Channel.open(self._receive, self._end_runs)
                 self._lease = Lease(_START_S, PING_S)
+                if self._watching is not None:
+                    self._watching.cancel()  # of the process that has ended
                 self._watching = asyncio.create_task(self._watch(self._runner))
             return self._runner
 

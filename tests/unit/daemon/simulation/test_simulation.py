@@ -19,6 +19,8 @@ FIND_WITHIN = 300  # seeds, for a planted bug, and for all that may happen
 
 # Seeds beyond those of the gate that failed once, with the subject of the defect.
 FAILED_ONCE = {
+    2053: "watch of a killed script process",
+    6095: "watch of a killed script process",
     9437: "adopted sorry server",
     18167: "shared check, suspended",
     20855: "adopted sorry server",
