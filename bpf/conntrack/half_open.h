@@ -46,6 +46,14 @@ INLINE u16 lap_of(u32 number)
 	return number >> half_opens_shift;
 }
 
+/* Return how many laps `lap` is ahead of another one, or behind it if negative. Numbers of positions have 32 bits, so
+ * laps of a large ring have less than 16. */
+INLINE s32 laps_ahead(u16 lap, u16 other)
+{
+	u32 unused = half_opens_shift > 16 ? half_opens_shift & 31 : 16;
+	return (s32)((u32)(lap - other) << unused) >> unused;
+}
+
 INLINE struct half_open *ring_at(u32 number)
 {
 	return map_elem(half_opens, number & (half_opens_all() - 1));
@@ -56,7 +64,7 @@ INLINE struct half_open *ring_at(u32 number)
 /* Return a service's counts as of a lap. */
 INLINE u64 syns_in_lap(u64 seen, u16 lap)
 {
-	s16 ahead = lap - (u16)(seen >> SYNS_LAP);
+	s32 ahead = laps_ahead(lap, seen >> SYNS_LAP);
 	if (!ahead || (ahead < 0 && ahead > -LAPS_BEHIND))
 		return seen;
 	u64 before = ahead == 1 ? seen & SYNS_MASK : 0;
@@ -178,7 +186,7 @@ INLINE struct half_open next_oldest(struct half_open_queue *queue)
 	struct half_open oldest = *at;
 	if (likely(oldest.lap == lap))
 		return oldest;
-	if ((s16)(oldest.lap - lap) < 0) { /* not filled: close it */
+	if (laps_ahead(oldest.lap, lap) < 0) { /* not filled: close it */
 		none.lap = lap;
 		*at = none;
 	}
@@ -202,7 +210,7 @@ INLINE bool take_batch(struct half_open_queue *queue)
 /* Whether the batch of this position has left the ring: the position is closed, or of a newer lap. */
 INLINE bool is_closed(const struct half_open *at, u32 number)
 {
-	s16 ahead = at->lap - lap_of(number);
+	s32 ahead = laps_ahead(at->lap, lap_of(number));
 	return ahead > 0 || (!ahead && !at->slot);
 }
 

@@ -12,6 +12,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from pylvs.bpf import maps
 from pylvs.dataplane import load
 from pylvs.dataplane.reader import table_use
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceFlag, ServiceKey, VirtualService
@@ -278,6 +279,26 @@ def test_half_open_connections_of_a_smaller_table_give_way_in_the_new_one() -> N
         assert clients(host, service) == set(range(2000, 2000 + HOLDING))
         flood(host, service, 4 * CAPACITY)
         assert not clients(host, service)
+
+
+def test_the_numbers_of_a_large_ring_wrap() -> None:
+    """After 2^32 half-open connections the oldest ones still give way."""
+    connections, free, wrap = 1 << 17, 8192, 1 << 32
+    with new_host(connections=connections, expires=False) as host, on_cpu(CPUS[0]):
+        service, tables = serve(host, 4, Method.MASQ), host.director.tables
+        positions, end = load.half_opens(connections), wrap - free // 2
+        assert positions > 1 << 16  # laps have less than 16 bits
+        lap, filled = wrap // positions - 1, end % positions  # of this lap; the others are of the one before
+        closed = [struct.pack("<IHH", 0, 0, each) for each in (lap, lap - 1)]
+        laps = closed[0] * filled + closed[1] * (positions - filled)
+        with maps.HashMap.open(tables.path("half_opens")) as ring:
+            ring.put_many(struct.pack(f"<{positions}I", *range(positions)), laps, positions)
+        tables.half_open_ring.write(0, {"first": end - free, "end": end, "made": end})
+        tables.pool.set(0, "used", connections - free)
+        flood(host, service, 4 * free)
+        assert tables.half_open_ring.get(0, "end") < end  # it has wrapped
+        assert free // 2 <= len(list(host.director.connections())) <= free
+        assert host.reason("TABLE_FULL_STATELESS") == host.reason("TABLE_FULL_DROPPED") == 0
 
 
 # --- UDP, and connections without a handshake ---
