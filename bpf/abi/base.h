@@ -70,8 +70,7 @@ enum state {
 	STATE_SCTP_CLOSED,
 	/* Unconfirmed: no packet of the client has followed the first one. Listings show the state that comes next. */
 	STATE_UDP_FIRST,
-	STATE_UDP_REPLIED, /* one reply was seen */
-	STATE_TCP_FIRST, /* ESTABLISHED without a handshake: sloppy_tcp, or a flow that had no connection */
+	STATE_TCP_FIRST = 28, /* ESTABLISHED without a handshake: sloppy_tcp, or a flow that had no connection */
 	STATE_SCTP_FIRST, /* likewise */
 	STATES = 32,
 };

@@ -15,6 +15,11 @@ INLINE bool has_plenty(const struct pool *pool)
 	return READ_ONCE(pool->used) + PLENTY <= pool->capacity;
 }
 
+INLINE bool is_half_full(const struct pool *pool)
+{
+	return READ_ONCE(pool->used) >= pool->capacity / 2;
+}
+
 /* Take the right to one more connection from the pool. */
 INLINE bool take_credit_at_once(void)
 {

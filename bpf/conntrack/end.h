@@ -17,21 +17,21 @@ INLINE bool end_unused_template(u32 template)
 	return true;
 }
 
-/* Drop a connection's reference to its template. A template that was never assured ends with its last connection, if
- * that was killed. */
-INLINE void release_template(u32 slot, bool killed)
+/* Drop a connection's reference to its template. */
+INLINE void release_template(u32 slot, bool with_template)
 {
 	struct control *control = control_of(slot);
 	if (!control)
 		return;
 	add_references(control->template, -1);
-	if (killed)
+	if (with_template)
 		end_unused_template(control->template);
 }
 
 /* EXPIRED: its timeout. KILLED: drop_entry. ORPHAN: its destination was deleted. REPLACED: a new connection takes its
- * tuple; it still counts until that is scheduled. RESTORED: a record has its tuple and another destination. KILLED and
- * ORPHAN may end the template. */
+ * tuple; it still counts until that is scheduled. RESTORED: a record has its tuple and another destination. A template
+ * that was never assured ends with its last connection by KILLED and ORPHAN, and while the table is half full with a
+ * half-open one by any. */
 enum end_reason { END_EXPIRED, END_KILLED, END_ORPHAN, END_REPLACED, END_RESTORED };
 
 /* Whether connections refer to a template. Asked after it was marked as dying, because a CPU that takes a reference
@@ -62,8 +62,11 @@ INLINE bool end_conn(const union tuple *tuple, bool is_ipv6, const struct found 
 	unlink_entry(&key, slot);
 	if (ending != END_REPLACED)
 		uncount_conn(copy.destination, word_state(seen));
-	if (unlikely(copy.flags & CONN_CONTROLLED))
-		release_template(slot, ending == END_KILLED || ending == END_ORPHAN);
+	if (unlikely(copy.flags & CONN_CONTROLLED)) {
+		const struct pool *pool = map_elem(pools, 0);
+		bool unfinished = pool && is_half_open_state(word_state(seen)) && is_half_full(pool);
+		release_template(slot, unfinished || ending == END_KILLED || ending == END_ORPHAN);
+	}
 	if (unlikely(copy.flags & CONN_CALL))
 		forget_call(slot);
 	unreserve(slot, ending == END_ORPHAN || ending == END_RESTORED ? BY_COMMAND : BY_PACKET);

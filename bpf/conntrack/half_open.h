@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * Half-open and unconfirmed connections give way to others, so a flood of SYNs or of UDP cannot fill the table. Here
- * "half-open" means both. A connection of UDP is unconfirmed until a packet follows the first one and its reply.
+ * "half-open" means both. A connection of UDP is unconfirmed until its client sends a second packet.
  *
  * A ring has the half-open connections of all CPUs, the oldest ones first. If the table is half full, a quarter of the
  * table may be half-open. Beyond it, each new connection ends the oldest ones that are still half-open. In a table with
@@ -134,7 +134,7 @@ INLINE u32 surplus(const struct half_open_ring *ring, const struct pool *pool)
 INLINE bool must_end_half_open(void)
 {
 	const struct pool *pool = map_elem(pools, 0);
-	if (!pool || likely(READ_ONCE(pool->used) < pool->capacity / 2))
+	if (!pool || likely(!is_half_full(pool)))
 		return false;
 	const struct half_open_queue *queue = map_elem(half_open_queues, 0);
 	if (!queue)

@@ -11,13 +11,13 @@
  * bypass method among them. */
 enum direction { DIRECTION_INPUT, DIRECTION_OUTPUT, DIRECTION_INPUT_ONLY, SECURE = 4, DIRECTIONS = 8 };
 
-/* A flood of UDP causes replies, too, so one reply does not confirm a connection. */
-#define KEPT(udp_replied) \
+/* A flood of UDP causes replies, too, of several datagrams or repeated, so replies confirm no connection. */
+#define KEPT(udp_first) \
 	[EVENT_KEEP] = {0,	   1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, \
-			16,	   17, 18, 19, 20, 21, 22, 23, 24, 25, [STATE_UDP_FIRST] = udp_replied, \
-			STATE_UDP, 28, 29, 30, 31}
+			16,	   17, 18, 19, 20, 21, 22, 23, 24, 25, [STATE_UDP_FIRST] = udp_first, \
+			27, 28, 29, 30, 31}
 #define KEPT_INPUT KEPT(STATE_UDP)
-#define KEPT_OUTPUT KEPT(STATE_UDP_REPLIED)
+#define KEPT_OUTPUT KEPT(STATE_UDP_FIRST)
 
 static const u8 next_states[DIRECTIONS][EVENTS][STATES] = {
 	[DIRECTION_INPUT] = {TCP_INPUT SCTP_INPUT KEPT_INPUT},
@@ -51,8 +51,7 @@ INLINE bool is_active(u32 state)
 /* Whether no packet of the client has followed the first one. */
 INLINE bool is_unconfirmed(u32 state)
 {
-	return (1u << STATE_UDP_FIRST | 1u << STATE_UDP_REPLIED | 1u << STATE_TCP_FIRST | 1u << STATE_SCTP_FIRST) >>
-		       state & 1;
+	return (1u << STATE_UDP_FIRST | 1u << STATE_TCP_FIRST | 1u << STATE_SCTP_FIRST) >> state & 1;
 }
 
 /* Return the state of a new connection by the one that its first packet causes. */

@@ -18,11 +18,12 @@ INLINE u32 *count_of(struct conn_counts *n, u32 state)
 	return is_active(state) ? &n->active : &n->inactive;
 }
 
+/* A packet may interrupt a command on this CPU, so the count is atomic. */
 INLINE void add_half_open(s32 more)
 {
-	u64 *count = map_elem(half_open_counts, 0);
+	u64 *count = more ? map_elem(half_open_counts, 0) : NULL;
 	if (count)
-		*count += more;
+		__sync_fetch_and_add(count, (s64)more);
 }
 
 VERIFIED_ONCE int count_conn(u32 destination, u32 state)

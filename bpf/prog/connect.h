@@ -77,6 +77,21 @@ INLINE int fwd_first(struct ctx ctx, struct scratch *w, struct real_server *t, c
 	return tail_call(ctx, PROG_ICMP_FORWARD);
 }
 
+/* A template of one-packet scheduling has no connection. As a new one it may give way to others like a half-open
+ * connection; a second packet confirms it. */
+VERIFIED_ONCE int note_lone_template(u32 slot, u32 is_new, u32 service)
+{
+	struct control *control = control_of(slot);
+	struct conn_entry4 *conn = conn_at(slot);
+	if (!control || !conn)
+		return 0;
+	if (is_new)
+		note_half_open(slot, READ_ONCE(conn->connection.word) >> WORD_GENERATION, service);
+	else if (!control->assured)
+		WRITE_ONCE(control->assured, CONFIRMED);
+	return 0;
+}
+
 /* Create the connection, and return the packet's verdict. `stateless`: there is none, forward it without a connection. */
 INLINE int connect(struct ctx ctx, struct scratch *w, struct root *root, u32 now, bool *stateless)
 {
@@ -91,7 +106,8 @@ INLINE int connect(struct ctx ctx, struct scratch *w, struct root *root, u32 now
 	if (unlikely(must_end_half_open()) && !w->half_open_ended)
 		return tail_call(ctx, PROG_END_HALF_OPEN);
 	enum create_result result = CREATED;
-	if (w->service_flags & SERVICE_PERSISTENT && w->template == NO_TEMPLATE)
+	bool needs_template = w->service_flags & SERVICE_PERSISTENT && w->template == NO_TEMPLATE;
+	if (needs_template)
 		result = make_template(w, root, now);
 	if (unlikely(result != CREATED))
 		return not_created(ctx, w, result, now, stateless);
@@ -109,6 +125,8 @@ INLINE int connect(struct ctx ctx, struct scratch *w, struct root *root, u32 now
 	if (w->service_flags & SERVICE_ONE_PACKET && p->protocol == IPPROTO_UDP) {
 		unhold_template(w);
 		count_one_packet(t.index);
+		if (w->template != NO_TEMPLATE)
+			note_lone_template(w->template, needs_template, w->service);
 	} else {
 		result = create_conn(w, t.destination, root, now);
 	}

@@ -32,13 +32,21 @@ VERIFIED_ONCE int end_half_open(u32 slot, u32 generation, u32 used_template)
 		return HALF_OPEN_GONE;
 	struct connection *c = held.found.connection;
 	u64 seen = READ_ONCE(c->word);
-	if (seen >> WORD_GENERATION != generation || word_dying(seen) || !is_half_open_state(word_state(seen)))
+	bool is_template = word_state(seen) == STATE_TEMPLATE; /* of one-packet scheduling */
+	if (seen >> WORD_GENERATION != generation || word_dying(seen) ||
+	    !(is_template || is_half_open_state(word_state(seen))))
 		return HALF_OPEN_GONE;
 	struct destination *d = map_elem(destinations, c->destination);
 	if (!d && c->method != METHOD_BYPASS)
 		return HALF_OPEN_GONE;
 	if (d && queue && has_reserved_share(d->service, queue))
 		return HALF_OPEN_STAYS;
+	if (is_template) {
+		if (slot == used_template || !end_its_template(slot))
+			return HALF_OPEN_GONE;
+		count(REASON_HALF_OPEN_ENDED);
+		return HALF_OPEN_ENDED;
+	}
 	struct control *control = c->flags & CONN_CONTROLLED ? control_of(slot) : NULL;
 	u32 template = control ? control->template : NO_TEMPLATE;
 	if (!end_conn(&held.tuple, held.is_ipv6, &held.found, seen, END_KILLED))

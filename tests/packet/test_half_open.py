@@ -19,6 +19,7 @@ from pylvs.model.service import Destination, DestinationKey, Method, Protocol, S
 from pylvs.reference.packet import ETHER_BYTES, checksum
 from tests.packet.frames import CLIENT4, CLIENT6, parsed, tcp, udp
 from tests.packet.host import HOOKS, VIP4, VIP6, Host, new_host, on_cpu, server4, server6
+from tests.packet.table import entries, look_at
 
 CAPACITY = 4096
 METHODS = (Method.ROUTE, Method.MASQ, Method.TUNNEL)
@@ -175,6 +176,34 @@ def test_a_flood_to_a_persistent_service_leaves_space_before_the_timer_runs(empt
     flood(empty, service, 4 * CAPACITY)
     assert empty.pool("used") <= CAPACITY * 5 // 8
     assert empty.reason("TABLE_FULL_DROPPED") == 0
+
+
+def test_a_flood_of_one_packet_scheduling_leaves_space_and_templates_of_other_clients(empty: Host) -> None:
+    service = serve(empty, 4, Method.ROUTE, ServiceFlag.PERSISTENT | ServiceFlag.ONE_PACKET, Protocol.UDP)
+    for sport in 2000, 2001:
+        empty.receive(packet("", service, sport))
+    flood(empty, service, 4 * CAPACITY, "tc")
+    assert empty.pool("used") <= CAPACITY * 5 // 8
+    assert {"table_full_stateless", "table_full_dropped"}.isdisjoint(empty.reasons())
+    found = list(empty.director.connections())
+    assert {each.client_port for each in found} == {0}
+    assert ip_address(CLIENT4) in {each.client for each in found}
+
+
+@pytest.mark.parametrize("other", [0, CAPACITY // 2])
+def test_a_handshake_that_expires_takes_its_template_along_in_a_half_full_table(empty: Host, other: int) -> None:
+    filled, service = serve(empty, 4, Method.ROUTE), serve(empty, 4, Method.ROUTE, ServiceFlag.PERSISTENT)
+    shake_hands(empty, filled, range(2000, 2000 + other))
+    flood(empty, service, 50)
+    tables = empty.director.tables
+    past = load.clock(tables.state) - 1
+    for each in entries(tables):
+        if each.client_port == 1024:
+            each.end_at(past)
+            look_at(tables, each.slot, past)
+    for _ in range(2):
+        empty.expiry.run(empty.director)
+    assert states(empty, service) == ({} if other else {"template": 50})
 
 
 def test_templates_of_unfinished_handshakes_end_with_them(host: Host) -> None:
@@ -338,11 +367,11 @@ def test_replies_to_a_flood_of_udp_confirm_nothing(empty: Host) -> None:
     reply = udp(source=server4(1), target=CLIENT4, sport=8080, dport=1024)
     for number in range(FIRST, FIRST + 4 * CAPACITY):
         empty.run(from_client(number, request))
-        empty.run(to_client(number, reply))
+        for _ in range(3):
+            empty.run(to_client(number, reply))
     assert clients(empty, service) == set(range(2000, 2000 + HOLDING))
     assert empty.reason("TABLE_FULL_DROPPED") == 0
-    for _ in range(3):  # a stream of replies does
-        empty.run(to_client(number, reply))
+    empty.run(from_client(number, request))  # the client's second packet does
     flood(empty, service, 2 * CAPACITY)
     assert ip_address("198.18.0.0") + number in {each.client for each in empty.director.connections()}
 

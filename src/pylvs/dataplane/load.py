@@ -118,7 +118,7 @@ def timeout_ticks(timeouts: Timeouts) -> list[int]:
     """Return the timeouts of all connection states, in ticks, as in `facts`."""
     seconds = dict(_STATE_SECONDS)
     seconds |= dict.fromkeys(("STATE_ESTABLISHED", "STATE_TCP_FIRST"), timeouts.tcp_s)
-    seconds |= dict.fromkeys(("STATE_UDP", "STATE_UDP_FIRST", "STATE_UDP_REPLIED"), timeouts.udp_s)
+    seconds |= dict.fromkeys(("STATE_UDP", "STATE_UDP_FIRST"), timeouts.udp_s)
     seconds["STATE_FIN_WAIT"] = timeouts.tcp_fin_s
     ticks = [0] * abi.constant("STATES")
     for name, value in seconds.items():
