@@ -185,7 +185,7 @@ INLINE enum defrag_result add_to_queue(struct __sk_buff *skb, struct scratch *w,
 	struct frag_queue *g = find_queue(f, set, false);
 	struct lone_slot slot = {};
 	enum defrag_result found = DEFRAG_REFUSED;
-	bool other = !g && find_lone(&slot, f, hash);
+	bool other = !g && find_lone(&slot, f, hash, now);
 	if (other && !slot.found && waits_alone(f)) {
 		slot.lone->named_at = w->fragment_named_at - ETH_HLEN;
 		slot.lone->next = w->packet.protocol;
@@ -228,7 +228,7 @@ INLINE void drop_queue(const struct fragment *f)
 	struct lone_slot slot = {};
 	if (g)
 		g->kind = 0;
-	else if (find_lone(&slot, f, hash) && slot.found)
+	else if (find_lone(&slot, f, hash, ticks()) && slot.found)
 		free_lone(&slot);
 	unlock(lock);
 }

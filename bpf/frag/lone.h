@@ -69,8 +69,13 @@ VERIFIED_ONCE u32 lone_way(const struct lone_set *set, u32 tag, u32 moment)
 	return oldest;
 }
 
+INLINE void free_lone(struct lone_slot *slot)
+{
+	slot->set->tags[slot->way & (LONE_WAYS - 1)] = 0;
+}
+
 /* Find the packet's lone fragment, or the slot for it. Return false if the maps lack it. */
-INLINE bool find_lone(struct lone_slot *slot, const struct fragment *f, u64 hash)
+INLINE bool find_lone(struct lone_slot *slot, const struct fragment *f, u64 hash, u32 now)
 {
 	u32 number = set_number(hash, LONE_SETS);
 	slot->set = map_elem(lone_sets, number);
@@ -82,12 +87,12 @@ INLINE bool find_lone(struct lone_slot *slot, const struct fragment *f, u64 hash
 	const struct fragment *other = &slot->lone->fragment;
 	slot->found = slot->way & LONE_FOUND &&
 		      is_same_packet(&other->saddr, &other->daddr, other->id, other->kind, f);
+	if (slot->found && now - slot->set->born[slot->way & (LONE_WAYS - 1)] >= timeout_of(f->kind)) {
+		count(REASON_FRAGMENT_TIMEOUT);
+		free_lone(slot);
+		slot->found = false;
+	}
 	return true;
-}
-
-INLINE void free_lone(struct lone_slot *slot)
-{
-	slot->set->tags[slot->way & (LONE_WAYS - 1)] = 0;
 }
 
 /* Copy the fragment. Return whether all of it was there. */

@@ -16,14 +16,16 @@ from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
+from pylvs.bpf import abi
 from pylvs.bpf.maps import ArrayMap
+from pylvs.dataplane import load
 from pylvs.model.service import Protocol
 from pylvs.reference.packet import checksum
 from tests.packet.frames import CLIENT4, CLIENT6, build, ether
 from tests.packet.host import DROPPED, PASSED, SENT, VIP4, VIP6, Host, key, new_host, server_mac
 from tests.packet.wire import Wire, wire
 
-SETS, WAYS = 32, 8  # DEFRAG_SETS, DEFRAG_WAYS
+SETS, WAYS, WAYS_ALONE = 32, 8, 16  # DEFRAG_SETS, DEFRAG_WAYS, LONE_WAYS
 SERVICES = {4: key(53, Protocol.UDP), 6: key(53, Protocol.UDP, VIP6)}
 
 
@@ -204,6 +206,41 @@ def test_the_oldest_of_the_packets_of_one_tick_is_displaced(empty_host: Host) ->
         for _, last in packets[2:]:
             host.run(last, "tc")
         assert packets_in(host, 4)[0] - before == WAYS
+
+
+def age(host: Host, ticks: int) -> None:
+    """Let time pass for the fragments that wait."""
+    tables, born = host.director.tables, struct.Struct("<I")
+    sizes = {"lone_sets": (WAYS_ALONE * 4, WAYS_ALONE), "frag_queues": (abi.struct("frag_queue").offset("born"), 1)}
+    for name, (first, count) in sizes.items():
+        with ArrayMap.open(tables.path(name)) as map_:
+            for index in range(map_.max_entries):
+                element = bytearray(map_.get(index) or b"")
+                if any(element):
+                    for at in range(first, first + 4 * count, 4):
+                        born.pack_into(element, at, born.unpack_from(element, at)[0] - ticks & 0xFFFFFFFF)
+                    map_.put(index, bytes(element))
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("came", [1, 2])
+def test_a_packet_must_be_complete_within_the_timeout_of_the_kernel(
+    empty_host: Host, family: int, came: int
+) -> None:
+    """ipfrag_time is 30 s, and ip6frag_time 60 s; whether one fragment waits or several."""
+    host = empty_host
+    host.serve(SERVICES[6], 1)
+    timeout_s = 30 if family == 4 else 60
+    for sport, spent_s in enumerate((timeout_s * 0.9, timeout_s * 1.1), 7000):
+        frames = fragments(family, sport, 1000 * came + 500, 1000)  # one more
+        assert len(frames) == came + 1
+        for frame in frames[:came]:
+            assert host.run(frame, "tc").verdict == DROPPED["tc"]
+        age(host, round(spent_s * load.ticks_per_second()))
+        for frame in frames[came:]:
+            host.run(frame, "tc")
+    assert packets_in(host, family)[0] == 1
+    assert host.reason("FRAGMENT_TIMEOUT") == 1
 
 
 def test_a_fragment_whose_set_another_cpu_uses_is_counted(empty_host: Host) -> None:
