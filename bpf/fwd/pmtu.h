@@ -60,28 +60,40 @@ INLINE u32 client_mtu(const struct hop *hop, be32 real, be32 client, u32 now)
 	return own && own->mtu < hop->link_mtu ? own->mtu : hop->link_mtu;
 }
 
-/* Lower the least path MTU of all clients. Return whether packets were sent by it. */
-INLINE bool lower_pmtu(const struct address *to, u32 mtu, u32 now)
+/* Whether this CPU has cached a next hop with a larger MTU. */
+INLINE bool is_hop_larger(u32 index, u32 mtu)
+{
+	const struct lane *lane = lane_of(index);
+	return lane && lane->hop.verdict != HOP_UNKNOWN && lane->hop.mtu > mtu;
+}
+
+/* Lower the least path MTU of all clients. Return whether packets were sent by it. An error that lowers nothing
+ * invalidates no next hop, or forged ones would cost every CPU a lookup each. */
+INLINE bool lower_pmtu(const struct address *to, u32 index, u32 mtu, u32 now)
 {
 	struct path *path = pmtu_of(to, now);
 	struct path fresh = {.mtu = mtu, .until = now + PATH_LIFE_S * ticks_per_second};
 	if (!path) {
 		bpf_map_update_elem(&paths, to, &fresh, BPF_ANY);
+		invalidate_hops(index);
 		return false;
 	}
-	if (mtu < path->mtu)
+	bool lower = mtu < path->mtu;
+	if (lower)
 		WRITE_ONCE(path->mtu, mtu);
+	if (lower || is_hop_larger(index, path->mtu)) /* larger: a destination with the same address */
+		invalidate_hops(index);
 	WRITE_ONCE(path->until, fresh.until);
 	return path->used;
 }
 
-/* Record the path MTU of a client from an ICMP error. `route` is the MTU of the route itself. Return the MTU in use so
+/* Record the path MTU of a client of a destination from an ICMP error. `route` is the MTU of the route itself. Return the MTU in use so
  * far. The kernel reports that one to the sender of the packet: a new MTU counts only after its first use. */
-INLINE u32 update_pmtu(const struct address *to, be32 client, u32 mtu, u32 route, u32 now)
+INLINE u32 update_pmtu(const struct address *to, u32 index, be32 client, u32 mtu, u32 route, u32 now)
 {
 	struct address key = {.word = {to->word[0], client}};
 	struct path *path = pmtu_of(&key, now);
-	bool used = lower_pmtu(to, mtu < PATH_MIN_MTU ? PATH_MIN_MTU : mtu, now);
+	bool used = lower_pmtu(to, index, mtu < PATH_MIN_MTU ? PATH_MIN_MTU : mtu, now);
 	u32 old = path ? path->mtu : route, sent_by = path && used ? path->mtu : route;
 	u32 until = now + PATH_LIFE_S * ticks_per_second;
 	if (old < mtu)

@@ -23,8 +23,7 @@ INLINE bool note_pmtu(struct __sk_buff *skb, struct scratch *w, const struct des
 {
 	u32 mtu = w->error_rest & 0xffff, route = route_mtu(skb, w, d);
 	if (route)
-		mtu = update_pmtu(&d->address, w->inner.tuple.v4.saddr, mtu, route, ticks());
-	invalidate_hops(w->destination);
+		mtu = update_pmtu(&d->address, w->destination, w->inner.tuple.v4.saddr, mtu, route, ticks());
 	if (mtu > MIN_REPORTED_MTU)
 		mtu -= IPV4_HLEN;
 	w->error_rest = mtu;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -13,6 +14,7 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_RR
 from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import GRE, Ether
 
+from pylvs.bpf import abi
 from pylvs.dataplane import load
 from pylvs.model.service import Destination, DestinationKey, Method, ServiceKey, Tunnel, TunnelKind
 from tests.packet.frames import CLIENT4, CLIENT6, build, ether, network, parsed, tcp, udp
@@ -331,6 +333,38 @@ def test_an_error_about_a_client_leaves_the_path_mtu_of_others(director_host: Ho
     assert (refused.src, refused[ICMP].code, refused[ICMP].nexthopmtu) == (VIP4, 4, 532)
     long = IP(src=other, dst=VIP4, flags="DF") / TCP(sport=SPORT, dport=service.port, flags="A") / bytes(1300)
     assert IP(it.sent(build(ether() / long))).dst == server4(5)
+
+
+def known_hops(host: Host) -> int:
+    """Return how many next hops of destinations the CPUs have cached."""
+    lane = abi.struct("lane")
+    at = lane.offset("hop.verdict")
+    rows = host.director.tables.statistics.rows(struct.Struct(f"<{at}xI{lane.size - at - 4}x"))
+    return sum(verdict != 0 for (verdict,) in rows)  # HOP_UNKNOWN
+
+
+def test_an_error_that_lowers_no_path_mtu_invalidates_no_next_hop(director_host: Host) -> None:
+    service, other = director_host.new_key(), director_host.new_key()
+    quotes = []
+    for key in service, other:  # two destinations with one address
+        director_host.serve(key, 0)
+        director_host.director.add_destination(
+            key, Destination(DestinationKey(ip_address(server4(8)), key.port), Method.TUNNEL)
+        )
+        for flags in "S", "A":
+            director_host.run(tcp(flags, SPORT, key.port), "tc")
+        it = Case(director_host, key, "tun", False, key.port)
+        quotes.append(tunnelled(server4(8), "ipip", it.request(flags="DF")))
+
+    def invalidates(mtu: int, which: int) -> bool:
+        key, error = (service, other)[which], ICMP(type=3, code=4, nexthopmtu=mtu)
+        director_host.run(tcp("A", SPORT, key.port), "tc")
+        before = known_hops(director_host)
+        director_host.run(build(ether() / IP(src=ROUTER4, dst=OWN4) / error / quotes[which]), "tc")
+        return known_hops(director_host) < before
+
+    assert [invalidates(mtu, 0) for mtu in (1300, 1300, 1400, 1200, 1200)] == [True, False, False, True, False]
+    assert [invalidates(1200, 1) for _ in range(2)] == [True, False]
 
 
 def test_the_path_mtu_of_a_tunnel_is_not_that_of_direct_routing_to_the_same_server(director_host: Host) -> None:
