@@ -12,8 +12,9 @@ enum limits {
 	LOOKS = 64, /* ticks of one element of `looks`, four cache lines */
 	NOTHING = 0xffffffff,
 	MAGAZINE = 32, /* credits for connections that a CPU reserves for itself */
-	DEVICES = 64,
-	STANDBY_ADDRESSES = 4096, /* in each of two sets */
+	DEVICES = 1024, /* XDP finds one by its ifindex modulo this */
+	TRANSMITTERS = 4096,
+	STANDBY_ADDRESSES = 16384, /* in each of two sets */
 	HOP_SLOTS = 1024, /* next hops to clients of NAT, per CPU */
 	ROUTE_SETS = 64, /* of routes to clients, in one element of `client_routes` */
 	ROUTE_WAYS = 4, /* routes to clients of IPv4 in a set */

@@ -287,9 +287,9 @@ HASH_MAP(maglev_tables, u32, struct maglev_table, 128, BPF_F_NO_PREALLOC);
 
 HASH_MAP(sh_tables, u32, struct sh_table, 128, BPF_F_NO_PREALLOC);
 
-HASH_MAP(locals, struct address, u8, 4096, BPF_F_NO_PREALLOC);
+HASH_MAP(locals, struct address, u8, 65536, BPF_F_NO_PREALLOC);
 
-HASH_MAP(accept_locals, u32, u8, 1024, BPF_F_NO_PREALLOC); /* ifindexes of devices with accept_local */
+HASH_MAP(accept_locals, u32, u8, 4096, BPF_F_NO_PREALLOC); /* ifindexes of devices with accept_local */
 
 ARRAY_MAP(devices, struct device, DEVICES, BPF_F_MMAPABLE);
 
@@ -316,7 +316,7 @@ HASH_MAP(cache, struct cache_key, struct cached, 128, BPF_F_NO_PREALLOC);
 /* Devices whose driver transmits frames that XDP redirects. */
 struct {
 	__uint(type, BPF_MAP_TYPE_DEVMAP_HASH);
-	__uint(max_entries, DEVICES);
+	__uint(max_entries, TRANSMITTERS);
 	__uint(key_size, sizeof(u32));
 	__uint(value_size, sizeof(u32));
 } transmitters SEC(".maps");

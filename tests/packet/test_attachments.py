@@ -20,8 +20,10 @@ import pytest
 from click.testing import CliRunner
 
 from pylvs.cli.director import detach
+from pylvs.bpf import abi
 from pylvs.dataplane import load
 from pylvs.dataplane.devices import attach, attachments
+from pylvs.model.errors import Busy
 from pylvs.model.rows import DeviceProblem
 from pylvs.model.service import Destination, DestinationKey, Method, VirtualService
 from pylvs.netlink import links
@@ -94,6 +96,32 @@ def test_replies_are_translated_while_connections_live(host: Host) -> None:
     assert (after.verdict, after.data) == (before.verdict, before.data)
     host.director.flush()
     assert there(host).keys() == {"lo", "d0"}, "with the last service gone, while there is a connection"
+
+
+def test_a_host_may_have_thousands_of_addresses(host: Host) -> None:
+    lines = (
+        f"address add 10.{number >> 8}.{number & 255}.1/32 dev lo" for number in range(100 << 8, (100 << 8) + 5000)
+    )
+    subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
+    host.serve(SERVICE, 1)
+    assert len(list(host.director.tables.locals.keys())) > 5000
+    assert host.run(tcp("S", dport=80), "tc").verdict == TC_REDIRECT
+
+
+def test_xdp_tells_devices_apart_by_the_low_bits_of_their_ifindexes(host: Host) -> None:
+    host.serve(SERVICE, 1)
+    number = abi.constant("DEVICES")
+    for name, index in ("e0", host.ifindex + 64), ("e1", host.ifindex + number):
+        ip("link", "add", name, "index", str(index), "type", "veth", "peer", "name", f"{name}p")
+        ip("link", "set", name, "up")
+    for name in "d0", "e0":
+        with host.director.batch():
+            attachments.request(host.director.tables, name, "generic")
+    expected = rf"^e1: .* ifindex modulo {number}, and {host.ifindex} has the same$"
+    with pytest.raises(Busy, match=expected), host.director.batch():
+        attachments.request(host.director.tables, "e1", "generic")
+    modes = {name: there(host)[name].mode for name in ("d0", "e0", "e1")}
+    assert modes == {"d0": "generic", "e0": "generic", "e1": "tc"}
 
 
 def test_an_edit_restores_a_removed_program(host: Host) -> None:

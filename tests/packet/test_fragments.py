@@ -224,9 +224,7 @@ def age(host: Host, ticks: int) -> None:
 
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize("came", [1, 2])
-def test_a_packet_must_be_complete_within_the_timeout_of_the_kernel(
-    empty_host: Host, family: int, came: int
-) -> None:
+def test_a_packet_must_be_complete_within_the_timeout_of_the_kernel(empty_host: Host, family: int, came: int) -> None:
     """ipfrag_time is 30 s, and ip6frag_time 60 s; whether one fragment waits or several."""
     host = empty_host
     host.serve(SERVICES[6], 1)

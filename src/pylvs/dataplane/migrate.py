@@ -41,8 +41,8 @@ _ARRAYS = {
     "members": "member_top",
     "destinations": "destination_top",
     "mark_rules": None,
-    "devices": None,
 }
+_DEVICES = "devices"  # by ifindex modulo their number
 _HASHES = (
     *("services4", "services6", "names", "maglev_tables", "cache", "standby", "paths"),
     *("locals", "accept_locals", "routed_marks"),
@@ -69,7 +69,7 @@ class Migration:
         if former.state.note(f"{former.directory}/{_UNFINISHED}"):
             raise Unsupported(f"{former.what}: its last upgrade is not finished; finish it by an edit with that pylvs")
         lones = [name for name in _LONES if os.path.exists(former.path(name))]
-        self._plans = {name: self._plan(name) for name in (*_ARRAYS, *_HASHES, _FRAGMENTS, *lones)}
+        self._plans = {name: self._plan(name) for name in (*_ARRAYS, *_HASHES, _DEVICES, _FRAGMENTS, *lones)}
         for enum, values in former.layout.enums.items():
             ours = abi.shipped().enums.get(enum, {}) if enum in _STORED else {}
             for name in values.keys() & ours.keys() - {f"{enum.upper()}S"}:  # their number may grow
@@ -122,6 +122,7 @@ class Migration:
         for name in _HASHES:
             if name != _CACHE:
                 self._copy_hash(name, fresh)
+        self._copy_devices(fresh)
         versions = Versions(fresh)
         facts = versions.facts()
         present = versions.services(versions.live)
@@ -165,6 +166,15 @@ class Migration:
                     raise NoSpace(f"the map {name} of {self.former.what} has more than {most} elements", name, most)
                 if plan:
                     plan.write(element, array.value(index))
+
+    def _copy_devices(self, fresh: Tables) -> None:
+        plan = self._plans[_DEVICES][1]
+        assert plan
+        with ArrayMap.open(self.former.path(self.former.name(_DEVICES))) as former:
+            for index in range(former.max_entries):
+                fields = abi.struct("device").unpack_from(plan.convert(former.get(index) or b""), whole=True)
+                if ifindex := fields["ifindex"]:
+                    fresh.devices.write(ifindex % abi.constant("DEVICES"), fields)
 
     def _copy_hash(self, name: str, fresh: Tables) -> None:
         by_key, by_value = self._plans[name]

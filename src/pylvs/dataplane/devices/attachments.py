@@ -112,9 +112,10 @@ def _attach(
             bare = opened.enter_context(_entry(state, BARE))
             return attach.attach(device.index, mode, state, tc_fd=bare, reason=reason)
         if mode != "tc" and (other := _other_device(tables, device.index)):
+            same = f"XDP tells devices apart by ifindex modulo {abi.constant('DEVICES')}, and {other} has the same"
             if mode != "auto":
-                raise Busy(f"{device.name}: XDP here tells devices apart by index modulo 64, and {other} is taken")
-            mode = "tc"
+                raise Busy(f"{device.name}: {same}")
+            mode, reason = "tc", same
         tc = opened.enter_context(_entry(state, TC))
         out = opened.enter_context(_entry(state, EGRESS)) if own_server and not device.loopback else None
         xdp = functools.partial(_entry, state, XDP)
@@ -188,7 +189,8 @@ def _note_devices(tables: Tables) -> None:
     if all_xdp:
         native = {each.ifindex for each in there if each.mode == "native"}
         able = _transmitters(native, all_xdp, everything) if native else {each.ifindex for each in there}
-    replace_keys(tables.transmitters, {struct.pack("<I", index) for index in able}, value=None)
+    most = abi.constant("TRANSMITTERS")  # frames for other devices pass to TC
+    replace_keys(tables.transmitters, {struct.pack("<I", index) for index in sorted(able)[:most]}, value=None)
     kept = all_xdp | {each.index for each in everything if each.master in all_xdp}  # with the ports of bonds
     for slot in range(tables.devices.count):
         if tables.devices.get(slot, "ifindex") not in (0, *kept):
