@@ -2,8 +2,8 @@
  * Decapsulates packets on a real server: IPIP where the kernel has no tunnel devices, GRE and GUE anywhere. Either
  * family in either.
  *
- * The program is attached at TC ingress. It decapsulates packets for this host whose inner daddr is a VIP; all others
- * pass unmodified. Fragments of the outer packet pass, too, because TC cannot reassemble them. It verifies the tunnel's
+ * The program is attached at TC ingress. It decapsulates packets for this host whose inner daddr is a VIP, and drops
+ * those among them that come from no director; all others pass unmodified. Fragments of the outer packet pass, too, because TC cannot reassemble them. It verifies the tunnel's
  * checksum, and undoes GUE's remote checksum offload (draft-herbert-remotecsumoffload).
  */
 #include "lib/csum.h"
@@ -17,6 +17,7 @@
 
 #define MAX_VIPS 4096
 #define MAX_PORTS 64
+#define MAX_DIRECTORS 1024
 #define IPV4_FRAGMENT 0x3fff /* MF and offset, without DF */
 #define IP_OFFSET 0x1fff
 #define ECN_MASK 3
@@ -47,10 +48,25 @@ struct {
 	__type(value, u32);
 } gue_ports SEC(".maps");
 
+/* Networks of IPv6, or of IPv4-mapped addresses. */
+struct network {
+	u32 prefixlen;
+	be32 address[4];
+};
+
+/* Outer sources that are accepted. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, MAX_DIRECTORS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct network);
+	__type(value, u32);
+} directors SEC(".maps");
+
 enum tunnel { TUNNEL_IPIP, TUNNEL_GUE, TUNNEL_GRE }; /* with IPVS's numbers */
 
 /* Counters of `pylvs realserver status`. */
-enum { DECAPSULATED, OUTER_FRAGMENT, CONGESTED, FAILED, CORRUPT, COUNTS };
+enum { DECAPSULATED, OUTER_FRAGMENT, CONGESTED, FAILED, CORRUPT, FOREIGN, COUNTS };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -305,6 +321,14 @@ INLINE bool store_remote_csum(struct __sk_buff *skb, const struct outer *outer)
 	return whole && !bpf_skb_store_bytes(skb, inside + outer->sum_at, &check, 2, BPF_F_RECOMPUTE_CSUM);
 }
 
+INLINE bool is_from_director(const struct bpf_fib_lookup *route)
+{
+	struct network sender = {.prefixlen = 128, .address = {0, 0, bpf_htonl(0xffff), route->ipv4_src}};
+	if (route->family == AF_INET6)
+		__builtin_memcpy(sender.address, route->ipv6_src, sizeof(sender.address));
+	return bpf_map_lookup_elem(&directors, &sender);
+}
+
 /* Remove everything before the inner packet. Between families first change the packet's protocol, which moves 20 bytes:
  * the flags that do both at once (BPF_F_ADJ_ROOM_DECAP_*) are newer than Linux 6.1. */
 INLINE bool decap(struct __sk_buff *skb, const struct outer *outer)
@@ -367,6 +391,10 @@ int decapsulate(struct __sk_buff *skb)
 	}
 	if (!is_for_vip(skb, &outer, &ecn))
 		return TC_ACT_UNSPEC;
+	if (!is_from_director(&route)) {
+		count(FOREIGN);
+		return TC_ACT_SHOT;
+	}
 	if (!is_csum_valid(skb, &outer, &route)) {
 		count(CORRUPT);
 		return TC_ACT_SHOT;

@@ -29,9 +29,9 @@ INLINE void release_template(u32 slot, bool with_template)
 }
 
 /* EXPIRED: its timeout. KILLED: drop_entry. ORPHAN: its destination was deleted. REPLACED: a new connection takes its
- * tuple; it still counts until that is scheduled. RESTORED: a record has its tuple and another destination. A template
- * that was never assured ends with its last connection by KILLED and ORPHAN, and while the table is half full with a
- * half-open one by any. */
+ * tuple; it still counts until that is scheduled. RESTORED: a record has its tuple and another destination. KILLED and
+ * ORPHAN also end a template that was never assured, with its last connection. While the table is half full, so does
+ * any end of a half-open one. */
 enum end_reason { END_EXPIRED, END_KILLED, END_ORPHAN, END_REPLACED, END_RESTORED };
 
 /* Whether connections refer to a template. Asked after it was marked as dying, because a CPU that takes a reference

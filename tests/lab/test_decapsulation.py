@@ -117,6 +117,19 @@ def test_one_kind_alone_and_more_later(lab: Lab) -> None:
     assert answered(lab) == every_mixture("gre", "gre+csum", "gue-other-port")
 
 
+def test_tunnels_of_other_sources_than_the_directors_are_dropped(lab: Lab) -> None:
+    known = "pylvs realserver up 10.0.0.100 fd00:10::100 --tun-type gre --director"
+    assert "accepts tunnels of director 10.0.0.9/32\n" in lab.sh("rs1", f"{known} 10.0.0.9 --director fd00:10::9")
+    assert answered(lab) == []
+    assert status(lab) == "by a program at eth0: 0 unwrapped, 12 foreign"
+    lab.sh("rs1", f"{known} 10.0.0.10")
+    assert answered(lab) == [each for each in every_mixture("gre", "gre+csum") if each.split()[1] == "4"]
+    lab.sh("rs1", f"{known} fd00:10::/64")
+    assert answered(lab) == every_mixture("gre", "gre+csum")
+    lab.sh("rs1", "pylvs realserver down; pylvs realserver up 10.0.0.100 fd00:10::100 --tun-type gre")
+    assert answered(lab) == every_mixture("gre", "gre+csum")
+
+
 @pytest.mark.parametrize("words", ["up 10.0.0.100 fd00:10::100 --tun-type gre", "down fd00:10::100"])
 def test_a_removed_device_does_not_matter(lab: Lab, words: str) -> None:
     lab.sh("rs1", "ip link add e0 type veth peer name e1; ip link set e0 up")

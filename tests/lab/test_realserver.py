@@ -114,6 +114,10 @@ BAD = {
     "10.0.0.0/24": "10.0.0.0/24: not an IP address (a VIP is given without a prefix length)",
     "224.0.0.5": "224.0.0.5: not a unicast address that clients could ask for",
     "::": "::: not a unicast address that clients could ask for",
+    "10.0.0.100 --director 10.0.0.1": "--director 10.0.0.1/32: without tunnels nothing is checked; add --tunnel",
+    "10.0.0.100 --tunnel --director 10.0.0.1/24": (
+        "--director 10.0.0.1/24: not an IP address, nor a network without host bits"
+    ),
     "10.0.0.100 --device eth9": "eth9: no such device; there are: lo, eth0",
 }
 
@@ -185,6 +189,17 @@ def test_fragments_of_outer_packets_pass_and_are_counted(lab: Lab) -> None:
     exchange(lab, (IP(src="10.0.0.10", dst="10.0.0.21") / inner).fragment(1000))  # type: ignore[no-untyped-call]
     output = lab.sh("rs1", "pylvs realserver status")
     assert "by a program at eth0: 0 unwrapped, 2 fragments\n" in output or "unwrapped by tunl0" in output
+
+
+def test_ip_in_ip_of_other_sources_than_the_directors_is_dropped(lab: Lab) -> None:
+    """Also if the kernel has tunnel devices, which accept all sources, and one was used before."""
+    lab.sh("rs1", "pylvs realserver up 10.0.0.100 fd00:10::100 --tunnel")
+    assert len(tunnelled(lab)) == 12
+    lab.sh("rs1", "pylvs realserver up 10.0.0.100 --director 10.0.0.9")
+    assert tunnelled(lab) == []
+    lab.sh("rs1", "pylvs realserver up 10.0.0.100 --director fd00:10::10")
+    assert [each[1] for each in tunnelled(lab)] == ["6"] * 6
+    assert "by a program at eth0: 6 unwrapped, 6 foreign\n" in lab.sh("rs1", "pylvs realserver status")
 
 
 def test_tunnels_to_other_addresses_are_not_decapsulated(lab: Lab) -> None:

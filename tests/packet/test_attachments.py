@@ -19,8 +19,8 @@ from unittest import mock
 import pytest
 from click.testing import CliRunner
 
-from pylvs.cli.director import detach
 from pylvs.bpf import abi
+from pylvs.cli.director import detach
 from pylvs.dataplane import load
 from pylvs.dataplane.devices import attach, attachments
 from pylvs.model.errors import Busy

@@ -115,8 +115,8 @@ def test_what_an_earlier_build_made_continues(earlier: Host) -> None:
     counted = former_counts(host)
     with maps.ArrayMap.open(host.director.state.loaded_path("destination_bases")) as bases:
         bases.put(0, struct.pack("<5Q", 1, 0, 0, 0, 0))  # what `ipvsadm -Z` writes
-    with maps.ArrayMap.open(host.director.state.loaded_path("devices")) as devices:
-        devices.put(700 % 64, struct.pack("<I6s6x", 700, bytes(6))[: devices.value_size])
+    with maps.ArrayMap.open(host.director.state.loaded_path("devices")) as former_devices:
+        former_devices.put(700 % 64, struct.pack("<I6s6x", 700, bytes(6))[: former_devices.value_size])
     with pytest.raises(Unsupported, match=r"those of pylvs.*ipvsadm --set 0 0 0") as caught:
         host.director.services()
     assert caught.value.tables_of == host.director.state.made_by() != "unknown"

@@ -33,6 +33,13 @@ def realserver() -> None:
 )
 @click.option("--tun-port", "ports", type=PORT, multiple=True, help="Port that receives GUE; may be repeated.")
 @click.option(
+    "--director",
+    "directors",
+    metavar="ADDRESS[/LENGTH]",
+    multiple=True,
+    help="Drop tunnels that do not come from here; may be repeated. Default: accept all.",
+)
+@click.option(
     "--device", "devices", multiple=True, help="Device towards the director; default: all devices that are up."
 )
 @click.option("-q", "--quiet", is_flag=True, help="Do not say what was changed.")
@@ -41,6 +48,7 @@ def up(
     tunnel: bool,
     kinds: tuple[str, ...],
     ports: tuple[int, ...],
+    directors: tuple[str, ...],
     devices: tuple[str, ...],
     quiet: bool,
 ) -> None:
@@ -50,7 +58,8 @@ def up(
     a checksum.
     """
     addresses = [vip.parse_vip(text) for text in vips]
-    done = vip.up(addresses, _tunnels([*(["ipip"] if tunnel else []), *kinds], ports), devices)
+    sources = [vip.parse_director(text) for text in directors]
+    done = vip.up(addresses, _tunnels([*(["ipip"] if tunnel else []), *kinds], ports), devices, sources)
     if not quiet:
         _say(done, "all was so already")
 

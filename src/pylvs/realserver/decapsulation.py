@@ -2,8 +2,9 @@
 
 The kernel decapsulates IPIP by tunl0 (4-in-4), ip6tnl0 (6-in-6 and 4-in-6) and sit0 (6-in-4). If a kernel lacks the
 device that a VIP needs, `realserver.bpf.c` decapsulates packets with an inner destination among the VIPs. The program
-handles all GRE and GUE: a tunnel device of the kernel accepts packets with one kind of checksum only. It runs at the TC
-ingress of devices. The filter keeps it alive, so nothing is pinned. A change attaches a new copy.
+handles all GRE and GUE: a tunnel device of the kernel accepts packets with one kind of checksum only. It also handles
+all IPIP if only some directors are accepted: a tunnel device of the kernel accepts packets from any source. It runs at
+the TC ingress of devices. The filter keeps it alive, so nothing is pinned. A change attaches a new copy.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from ipaddress import ip_network
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +24,7 @@ from pylvs.bpf.libbpf import BpfObject, check, library
 from pylvs.bpf.maps import HashMap, Map, PerCpuArray
 from pylvs.model.addresses import Address
 from pylvs.model.errors import Busy, PylvsError, Unsupported
+from pylvs.model.routing import Network
 from pylvs.model.service import Tunnel, TunnelKind
 from pylvs.netlink import tc
 from pylvs.netlink.changes import remove_device, set_up
@@ -31,7 +34,7 @@ from pylvs.system import proc
 from pylvs.system.undo_log import Memory
 
 OBJECT = Path(pylvs.__file__).parent / "bpf" / "objects" / "realserver.bpf.o"
-PROGRAM, VIPS, PORTS, COUNTS = "decapsulate", "vips", "gue_ports", "counts"
+PROGRAM, VIPS, PORTS, DIRECTORS, COUNTS = "decapsulate", "vips", "gue_ports", "directors", "counts"
 ROLE = "realserver"
 
 # device, its kind, the kernel module, and the inner version of IP (ip6tnl0: both, once its mode is "any")
@@ -53,6 +56,7 @@ class Counts(NamedTuple):
     congested: int  # dropped, as RFC 6040 wants
     failed: int
     corrupt: int  # dropped: a checksum of the tunnel was wrong
+    foreign: int  # dropped: they came from no director
 
 
 def tunnel_name(tunnel: Tunnel) -> str:
@@ -73,11 +77,12 @@ def up(memory: Memory, vips: Sequence[Address], concerned: Sequence[Device]) -> 
     """Decapsulate packets for these VIPs; return the changes as lines. Raises PylvsError."""
     kinds = _kinds(memory)
     versions = {vip.version for vip in vips} if TunnelKind.IPIP in kinds else set()
-    made = {name: _kernel_device(memory, name, kind, module) for name, kind, module, _ in TUNNELS if versions}
-    done: list[str] = []
-    lacking = {version for version in versions if not made[NEEDED[version]]}
+    done = _leave_kernel_devices(memory) if memory.directors else []
+    wanted = () if memory.directors or not versions else TUNNELS
+    made = {name for name, kind, module, _ in wanted if _kernel_device(memory, name, kind, module)}
+    lacking = {version for version in versions if NEEDED[version] not in made}
     for name, _, _, inner in TUNNELS:
-        if versions and made[name] and versions & set(inner) - lacking:
+        if name in made and versions & set(inner) - lacking:
             done += _use(memory, name)
     by_program = {}
     for vip in vips:
@@ -93,7 +98,14 @@ def up(memory: Memory, vips: Sequence[Address], concerned: Sequence[Device]) -> 
 
 def down(memory: Memory) -> list[str]:
     """Undo `up`. Raises PylvsError."""
-    done = _detach_program(memory)
+    done = _detach_program(memory) + _leave_kernel_devices(memory)
+    memory.tunnels.clear()
+    memory.directors.clear()
+    return done
+
+
+def _leave_kernel_devices(memory: Memory) -> list[str]:
+    done = []
     for name in memory.devices_up:
         if name in TUNNEL_DEVICES:
             with contextlib.suppress(PylvsError):
@@ -107,14 +119,13 @@ def down(memory: Memory) -> list[str]:
             remove_device(device(name))
             done.append(f"{name} is removed")
     memory.devices_made.clear()
-    memory.tunnels.clear()
     return done
 
 
 def status(memory: Memory) -> list[tuple[bool, str]]:
     """Return each device or program that decapsulates, as whether it does and a line."""
     found = [(True, f"unwrapped by {each.name}") for each in devices() if each.name in TUNNEL_DEVICES and each.up]
-    found += [(True, f"decapsulates {_described(each)}") for each in memory.unwrapped]
+    found += [(True, _described(each)) for each in memory.unwrapped]
     for name, counts in _program_counts(memory):
         if counts is None:
             found.append((False, f"the program at {name} has gone"))
@@ -189,11 +200,11 @@ def _attach_program(
     """
     done: list[str] = []
     known = [" ".join([str(vip), *(kind.name.lower() for kind in kinds)]) for vip, kinds in vips.items()]
-    known += [f"port {port}" for port in ports]
+    known += [f"port {port}" for port in ports] + [f"director {network}" for network in memory.directors]
     same = (known, list(names)) == (memory.unwrapped, memory.programs)
     if same and all(counts for _, counts in _program_counts(memory)):
         return done
-    with _loaded(vips, ports) as program, Netlink() as link:
+    with _loaded(vips, ports, memory.directors) as program, Netlink() as link:
         for name in names:
             where = device(name)
             fresh = name not in memory.programs
@@ -203,15 +214,17 @@ def _attach_program(
             _set_filter(memory, link, where, program)
             if fresh:
                 done.append(f"a program at the ingress of {name} unwraps packets")
-    done += [f"decapsulates {_described(each)}" for each in known if each not in memory.unwrapped]
+    done += [_described(each) for each in known if each not in memory.unwrapped]
     memory.unwrapped = known
     return done
 
 
 def _described(recorded: str) -> str:
-    """Return what is recorded of the program, "192.0.2.1 gre gue" or "port 6080", for people."""
-    subject, *kinds = recorded.split()
-    return f"GUE at {recorded}" if subject == "port" else f"{', '.join(kinds)} for {subject}"
+    """Return what is recorded of the program, "192.0.2.1 gre gue", "port 6080" or "director ...", for people."""
+    subject, *rest = recorded.split()
+    if subject == "director":
+        return f"accepts tunnels of {recorded}"
+    return f"decapsulates GUE at {recorded}" if subject == "port" else f"decapsulates {', '.join(rest)} for {subject}"
 
 
 def _forget_gone(memory: Memory) -> list[str]:
@@ -258,12 +271,15 @@ def _counts(program: int) -> Counts | None:
         with Map(descriptor) as found:
             if found.name == COUNTS:
                 with PerCpuArray.duplicate(found.fd) as table:
-                    return Counts(*(total for (total,) in table.all_sums()))
+                    totals = [total for (total,) in table.all_sums()]
+                    return Counts(*totals, *[0] * (len(Counts._fields) - len(totals)))  # fewer: of an earlier pylvs
     return None
 
 
 @contextmanager
-def _loaded(vips: Mapping[Address, Sequence[TunnelKind]], ports: Sequence[int]) -> Iterator[int]:
+def _loaded(
+    vips: Mapping[Address, Sequence[TunnelKind]], ports: Sequence[int], directors: Sequence[str]
+) -> Iterator[int]:
     """Yield the program's descriptor, with filled maps. Raises PylvsError."""
     if not OBJECT.exists():
         raise Unsupported(f"{OBJECT}: the program that unwraps packets was not built; install pylvs with pip")
@@ -275,12 +291,21 @@ def _loaded(vips: Mapping[Address, Sequence[TunnelKind]], ports: Sequence[int]) 
         with HashMap.duplicate(loaded.map_fd(PORTS)) as table:
             for port in ports:
                 table.put(port.to_bytes(2, "big"), bytes(4))
+        with HashMap.duplicate(loaded.map_fd(DIRECTORS)) as table:
+            for network in directors or ("::/0",):
+                table.put(_network_key(ip_network(network)), bytes(4))
         yield loaded.program_fd(PROGRAM)
 
 
 def _key(vip: Address) -> bytes:
     """Encode struct vip of the program: sixteen bytes of address, then the version of IP."""
     return vip.packed.ljust(16, b"\0") + vip.version.to_bytes(4, "little")
+
+
+def _network_key(network: Network) -> bytes:
+    """Encode struct network of the program: the prefix length, then the address, of IPv4 as mapped to IPv6."""
+    mapped = bytes(10) + b"\xff\xff" if network.version == 4 else b""
+    return (network.prefixlen + 8 * len(mapped)).to_bytes(4, "little") + mapped + network.network_address.packed
 
 
 def _set_filter(memory: Memory, link: Netlink, where: Device, program: int) -> None:

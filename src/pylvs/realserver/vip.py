@@ -12,13 +12,13 @@ import errno
 import os
 from collections.abc import Sequence
 from copy import deepcopy
-from ipaddress import ip_address, ip_interface
+from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import InvalidOperation, NoSuchDevice, NotPermitted, PylvsError, Unsupported
-from pylvs.model.routing import HeldAddress
+from pylvs.model.routing import HeldAddress, Network
 from pylvs.model.service import Tunnel
 from pylvs.netlink.addresses import encoded, named
 from pylvs.netlink.changes import change, set_up
@@ -62,27 +62,48 @@ def parse_vip(text: str) -> Address:
     return address
 
 
-def up(vips: Sequence[Address], tunnels: Sequence[Tunnel] = (), names: Sequence[str] = ()) -> list[str]:
+def parse_director(text: str) -> Network:
+    """Parse the address or network of directors. Raises InvalidOperation."""
+    try:
+        return ip_network(text)
+    except ValueError:
+        raise InvalidOperation(f"--director {text}: not an IP address, nor a network without host bits") from None
+
+
+def up(
+    vips: Sequence[Address],
+    tunnels: Sequence[Tunnel] = (),
+    names: Sequence[str] = (),
+    directors: Sequence[Network] = (),
+) -> list[str]:
     """Become a real server for these addresses; return the changes as lines. Idempotent.
 
     `tunnels` are the director's encapsulations; their checksum flags do not matter. `names` are the devices towards
-    the director; without them, all that are up. When it raises PylvsError, nothing has changed.
+    the director; without them, all that are up. Tunnels of other outer sources than `directors` are dropped; if no call
+    names any, all sources are accepted. When it raises PylvsError, nothing has changed.
     """
     _need_root()
     with changing(memory_path(network_cookie())) as memory:
+        if directors and not (tunnels or memory.tunnels):
+            raise InvalidOperation(f"--director {directors[0]}: without tunnels nothing is checked; add --tunnel")
         concerned = [device(name) for name in names] or _outward()
         loopback = next(each for each in devices() if each.loopback)
         _check_free(vips, loopback)
         before = deepcopy(memory)
         try:
-            return _become(memory, loopback, vips, tunnels, concerned)
+            return _become(memory, loopback, vips, tunnels, concerned, directors)
         except BaseException:
             _undo(memory, before)
             raise
 
 
 def _become(
-    memory: Memory, loopback: Device, vips: Sequence[Address], tunnels: Sequence[Tunnel], concerned: Sequence[Device]
+    memory: Memory,
+    loopback: Device,
+    vips: Sequence[Address],
+    tunnels: Sequence[Tunnel],
+    concerned: Sequence[Device],
+    directors: Sequence[Network],
 ) -> list[str]:
     done: list[str] = []
     if not loopback.up:
@@ -103,6 +124,7 @@ def _become(
         _add(vip, loopback)
         done.append(f"{vip}/{vip.max_prefixlen} is on {loopback.name}")
     memory.tunnels += [name for name in map(decapsulation.tunnel_name, tunnels) if name not in memory.tunnels]
+    memory.directors += [text for text in map(str, directors) if text not in memory.directors]
     if memory.tunnels:
         known = [ip_address(text) for text in memory.addresses]
         done += decapsulation.up(memory, known, concerned)
@@ -120,6 +142,7 @@ def _undo(memory: Memory, before: Memory) -> None:
         if memory.tunnels and not before.tunnels:
             decapsulation.down(memory)
         memory.tunnels[:] = before.tunnels
+        memory.directors[:] = before.directors
         memory.restore_sysctls(keep=before.sysctls)
         for name in [each for each in memory.devices_up if each not in before.devices_up]:
             set_up(device(name), False)

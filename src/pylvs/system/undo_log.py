@@ -23,9 +23,10 @@ class Memory:
     devices_up: list[str] = field(default_factory=list)  # devices that were down
     devices_made: list[str] = field(default_factory=list)
     programs: list[str] = field(default_factory=list)  # devices that carry our program
-    unwrapped: list[str] = field(default_factory=list)  # configuration of our program: VIPs with their tunnels, ports
+    unwrapped: list[str] = field(default_factory=list)  # configuration of our program
     qdiscs: list[str] = field(default_factory=list)  # devices that got a clsact for it
     tunnels: list[str] = field(default_factory=list)  # to decapsulate: "ipip", "gre", "gue:6080"
+    directors: list[str] = field(default_factory=list)  # networks whose tunnels are accepted; empty: all
 
     def save(self) -> None:
         """Replace the file, or remove it when nothing is left to remember."""
