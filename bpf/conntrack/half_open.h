@@ -235,13 +235,14 @@ VERIFIED_ONCE int append_half_open(u32 slot, u32 generation, u32 user)
 }
 
 /* Note a new half-open connection. */
-INLINE void note_half_open(u32 slot, u32 generation, u32 service)
+VERIFIED_ONCE int note_half_open(u32 slot, u32 generation, u32 service)
 {
 	struct half_open_queue *queue = map_elem(half_open_queues, 0);
 	if (!queue)
-		return;
+		return 0;
 	queue->made += 1;
 	if (!(queue->made & (half_opens_batch - 1)))
 		count_syns(service);
 	append_half_open(slot, generation, BY_PACKET);
+	return 0;
 }

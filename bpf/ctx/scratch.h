@@ -122,6 +122,7 @@ struct scratch {
 	u32 by_hash; /* schedule by PROG_HASH_FALLBACK */
 	u32 opens; /* it may create a connection; else it may only continue a flow without one */
 	u32 collisions; /* with another CPU that makes the same connection */
+	u32 needs_template;
 	be16 service_port;
 	union tuple template_tuple;
 	be16 port; /* port of the real server */

@@ -73,22 +73,23 @@ INLINE bool lower_pmtu(const struct address *to, u32 index, u32 mtu, u32 now)
 {
 	struct path *path = pmtu_of(to, now);
 	struct path fresh = {.mtu = mtu, .until = now + PATH_LIFE_S * ticks_per_second};
-	if (!path) {
+	bool lower = !path || mtu < path->mtu;
+	u32 least = lower ? mtu : path->mtu;
+	if (path) {
+		if (lower)
+			WRITE_ONCE(path->mtu, mtu);
+		WRITE_ONCE(path->until, fresh.until);
+	} else {
 		bpf_map_update_elem(&paths, to, &fresh, BPF_ANY);
-		invalidate_hops(index);
-		return false;
 	}
-	bool lower = mtu < path->mtu;
-	if (lower)
-		WRITE_ONCE(path->mtu, mtu);
-	if (lower || is_hop_larger(index, path->mtu)) /* larger: a destination with the same address */
+	if (lower || is_hop_larger(index, least)) /* larger: a destination with the same address */
 		invalidate_hops(index);
-	WRITE_ONCE(path->until, fresh.until);
-	return path->used;
+	return path && path->used;
 }
 
-/* Record the path MTU of a client of a destination from an ICMP error. `route` is the MTU of the route itself. Return the MTU in use so
- * far. The kernel reports that one to the sender of the packet: a new MTU counts only after its first use. */
+/* Record the path MTU of a client of a destination from an ICMP error. `route` is the MTU of the route itself. Return
+ * the MTU in use so far. The kernel reports that one to the sender of the packet: a new MTU counts only after its first
+ * use. */
 INLINE u32 update_pmtu(const struct address *to, u32 index, be32 client, u32 mtu, u32 route, u32 now)
 {
 	struct address key = {.word = {to->word[0], client}};

@@ -106,8 +106,8 @@ INLINE int connect(struct ctx ctx, struct scratch *w, struct root *root, u32 now
 	if (unlikely(must_end_half_open()) && !w->half_open_ended)
 		return tail_call(ctx, PROG_END_HALF_OPEN);
 	enum create_result result = CREATED;
-	bool needs_template = w->service_flags & SERVICE_PERSISTENT && w->template == NO_TEMPLATE;
-	if (needs_template)
+	w->needs_template = w->service_flags & SERVICE_PERSISTENT && w->template == NO_TEMPLATE;
+	if (w->needs_template)
 		result = make_template(w, root, now);
 	if (unlikely(result != CREATED))
 		return not_created(ctx, w, result, now, stateless);
@@ -126,7 +126,7 @@ INLINE int connect(struct ctx ctx, struct scratch *w, struct root *root, u32 now
 		unhold_template(w);
 		count_one_packet(t.index);
 		if (w->template != NO_TEMPLATE)
-			note_lone_template(w->template, needs_template, w->service);
+			note_lone_template(w->template, w->needs_template, w->service);
 	} else {
 		result = create_conn(w, t.destination, root, now);
 	}
