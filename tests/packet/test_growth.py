@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from ipaddress import ip_address
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -17,7 +18,7 @@ from click.testing import CliRunner
 from pylvs.bpf import kernel
 from pylvs.cli.director import show
 from pylvs.daemon.host import HostServices
-from pylvs.dataplane import load
+from pylvs.dataplane import load, upgrade
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.reader import table_use
 from pylvs.dataplane.restore import ConnectionCopy
@@ -101,14 +102,14 @@ def test_edits_during_its_copy_take_effect(host: Host) -> None:
     run, peer = ConnectionCopy.run, BpfDirector(State.open())
     edited: list[bool] = []
 
-    def copy(self: ConnectionCopy, only_new: bool = False) -> int:
+    def copy(self: ConnectionCopy, *arguments: Any, **options: Any) -> int:
         if not edited:
             edited.append(True)
             peer.add_service(VirtualService(second))
             peer.add_destination(second, Destination(DestinationKey(ip_address(server4(2)), 80), upper=1, lower=1))
             connect(host, second, 3000, 1)
             peer.delete_service(first)
-        return run(self, only_new)
+        return run(self, *arguments, **options)
 
     with mock.patch.object(ConnectionCopy, "run", copy):
         assert host.director.grow() == (CAPACITY, 2 * CAPACITY)
@@ -119,6 +120,32 @@ def test_edits_during_its_copy_take_effect(host: Host) -> None:
     connect(host, second, 3001, 1)
     assert host.counts(second) == {server4(2): (1, 0)}, "its threshold is reached"
     assert not host.director.state.leftovers()[1]
+
+
+@pytest.mark.parametrize(("hold_s", "half_open"), [(60, [0, 40, 40]), (0, [0, 0, 40])])
+def test_connections_made_between_copy_and_switch_wait_for_no_flood(
+    host: Host, hold_s: int, half_open: list[int]
+) -> None:
+    """Established ones are copied first. Packets of others wait for half-open ones for a limited time only."""
+    service = host.new_key()
+    passes: list[tuple[int, int]] = []
+    host.serve(service, 1, Method.MASQ)
+    connect(host, service, 2000, 850)
+    run = ConnectionCopy.run
+
+    def copy(self: ConnectionCopy, *arguments: Any, **options: Any) -> int:
+        if len(passes) == 2:  # the last one before the switch
+            connect(host, service, 4000, 40, "S")
+            connect(host, service, 5000, 30)
+        done = run(self, *arguments, **options)
+        found = [each for each in BpfDirector(State.open()).connections() if each.client_port >= 4000]
+        passes.append((len(found), sum(each.state == "SYN_RECV" for each in found)))
+        return done
+
+    with mock.patch.object(ConnectionCopy, "run", copy), mock.patch.object(upgrade, "_HOLD_S", hold_s):
+        assert host.director.grow() == (CAPACITY, 2 * CAPACITY)
+    assert passes[2:] == [(30 + number, number) for number in half_open]
+    assert host.counts(service) == {server4(1): (850 + 30 + 40, 0)}
 
 
 def test_the_daemon_lets_it_grow_in_another_process(host: Host) -> None:
@@ -167,11 +194,11 @@ def test_another_change_of_its_size_during_its_copy_wins(host: Host) -> None:
     run, peer = ConnectionCopy.run, BpfDirector(State.open())
     changed: list[bool] = []
 
-    def copy(self: ConnectionCopy, only_new: bool = False) -> int:
+    def copy(self: ConnectionCopy, *arguments: Any, **options: Any) -> int:
         if not changed:
             changed.append(True)
             peer.change_setting("conn_max", 8192)
-        return run(self, only_new)
+        return run(self, *arguments, **options)
 
     with (
         mock.patch.object(ConnectionCopy, "run", copy),

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _BLOCK = 2048  # elements of the table that are read at once; so many take whole pages
 _SLOT = struct.Struct("<I")
+_HALF_OPEN = "SYN_RECV SYN_SENT SYNACK SCTP_INIT1 SCTP_INIT UDP_FIRST TCP_FIRST SCTP_FIRST"  # is_half_open_state
 _FIELDS = (
     "connection.word",
     "connection.destination",
@@ -54,6 +55,10 @@ _RECORD = (
     "is_call",
     "has_ended",
 )
+
+
+def _always() -> bool:
+    return True
 
 
 class _Fields:
@@ -193,6 +198,7 @@ class ConnectionCopy:
         self._state, self._has_reply = abi.constant("WORD_STATE"), abi.constant("WORD_ANSWERED")
         self._dying, self._template = 1 << abi.constant("WORD_DYING"), abi.constant("STATE_TEMPLATE")
         self._states = abi.constant("STATES") - 1
+        self._half_open = {abi.constant(f"STATE_{name}") for name in _HALF_OPEN.split()}
         self._controlled, self._call = abi.constant("CONN_CONTROLLED"), abi.constant("CONN_CALL")
         self._calls = fresh.calls
         self._blocks: list[bytes] = []  # of the table, as the last pass read them
@@ -208,14 +214,23 @@ class ConnectionCopy:
     def __exit__(self, *_: object) -> None:
         os.close(self._restore)
 
-    def run(self, only_new: bool = False) -> int:
+    def run(
+        self,
+        only_new: bool = False,
+        half_open: bool | None = None,
+        goes_on: Callable[[], bool] = _always,
+    ) -> int:
         """Make one pass; return how many connections and templates were new or different.
 
-        A pass for those that no pass has seen yet is quick, even if packets changed all others.
+        A pass for those that no pass has seen yet is quick, even if packets changed all others; also during a flood
+        without the half-open ones (False), which a pass of their own takes (True). `goes_on` is asked at each block;
+        a pass that it ends leaves the rest to the next one.
         """
         self.restored = self.refused = 0
         later, ended, born, is_first = [], [], {}, not (self._blocks or self._former6)
-        for seen in self._changes(only_new):
+        for seen in self._changes(only_new, goes_on):
+            if half_open is not None and self._is_half_open(seen.entry) != half_open:
+                continue
             if seen.has_ended:
                 ended.append(seen)
                 continue
@@ -247,11 +262,16 @@ class ConnectionCopy:
     def _is_template(self, entry: Entry) -> bool:
         return bool(entry.word >> self._state & self._states == self._template)
 
-    def _changes(self, only_new: bool) -> Iterator[Seen]:
+    def _is_half_open(self, entry: Entry) -> bool:
+        return (entry.word >> self._state & self._states) in self._half_open
+
+    def _changes(self, only_new: bool, goes_on: Callable[[], bool] = _always) -> Iterator[Seen]:
         """Yield the connections that differ from the last pass, or those with another tuple."""
         source, size = self._source, self._source.size
         unused = bytes(_BLOCK * size)
         for number, block in enumerate(source.table.blocks(len(unused))):
+            if not goes_on():
+                return
             former = self._blocks[number] if number < len(self._blocks) else unused
             if number >= len(self._blocks):
                 self._blocks.append(unused if block == unused else block)

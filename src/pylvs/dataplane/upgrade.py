@@ -16,6 +16,7 @@ import contextlib
 import os
 import time
 from collections.abc import Collection, Iterator
+from functools import partial
 
 from pylvs.bpf import kernel, libbpf
 from pylvs.bpf.maps import MMAPABLE, ArrayMap, MmapArray
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 _ARRAY, _PROGRAM_ARRAY = 2, 3  # BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_PROG_ARRAY
 _SELECTED = "selected"  # a map: 0 or 1, added to the number of the program that a switch calls
 _NO_SWITCH = "programs"  # an unfinished load over the same connection table
-_HOLD_S = 5  # how long packets without a connection wait for the end of a copy, at most
+_HOLD_S = 5  # how long packets without a connection wait for half-open ones to be copied, or after a kill
 
 
 def _reload(
@@ -172,8 +173,9 @@ def _attach_pinned(state: State) -> None:
 def finish(state: State, copy: ConnectionCopy | None = None) -> None:
     """Adapt timers and devices to the load in force, after `_reload` in this process or in one that was killed.
 
-    With another connection table, copy what packets changed in the former one since the last pass of `copy`. Until then
-    packets that may belong to such connections are dropped, and are sent again.
+    With another connection table, copy what packets changed in the former one since the last pass of `copy`. Until the
+    new connections are there, packets that may belong to them are dropped, and are sent again. In a flood the half-open
+    ones are too many to wait for all.
 
     Devices get the new programs one by one, without a gap: the old ones keep their tail calls until the last device has
     switched.
@@ -187,12 +189,14 @@ def finish(state: State, copy: ConnectionCopy | None = None) -> None:
     if note != _NO_SWITCH and os.path.exists(state.loaded_path(RESTORE)):  # else a killed process copied all
         switch, former = note.split()
         fresh = Tables(state)
-        fresh.pool.set(0, "hold_until", load.clock(state) + round(_HOLD_S * load.ticks_per_second()) & MASK32 or 1)
+        _hold(fresh)
         _turn_switch(state, switch)
         time.sleep(WAIT_MS / 1000)  # a packet may still be in a program that uses the former table
         with contextlib.ExitStack() as opened:
             copied = copy or opened.enter_context(_copy(state, Former(state, former), fresh))
-            copied.run(only_new=True)
+            copied.run(only_new=True, half_open=False, goes_on=partial(_hold, fresh))
+            end = time.monotonic() + _HOLD_S
+            copied.run(only_new=True, half_open=True, goes_on=lambda: time.monotonic() < end)
             fresh.pool.set(0, "hold_until", 0)
             copied.run()
         if not state.has_own_layout(former):
@@ -202,6 +206,13 @@ def finish(state: State, copy: ConnectionCopy | None = None) -> None:
         libbpf.unpin(state.loaded_path(RESTORE))
     attachments.reconcile(Tables(state), Concerns(shrunk=True))
     state.note_finished()
+
+
+def _hold(fresh: Tables) -> bool:
+    """Let packets without a connection wait from now on, also if this process is killed, for a limited time."""
+    until = load.clock(fresh.state) + round(_HOLD_S * load.ticks_per_second())
+    fresh.pool.set(0, "hold_until", until & MASK32 or 1)
+    return True
 
 
 def _copy(state: State, former: Former, fresh: Tables) -> ConnectionCopy:
