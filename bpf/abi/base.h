@@ -15,7 +15,7 @@ enum limits {
 	DEVICES = 1024, /* XDP finds one by its ifindex modulo this */
 	TRANSMITTERS = 4096,
 	STANDBY_ADDRESSES = 16384, /* in each of two sets */
-	HOP_SLOTS = 1024, /* next hops to clients of NAT, per CPU */
+	HOPS = 32, /* next hops to clients of NAT, in one element of `client_hops` */
 	ROUTE_SETS = 64, /* of routes to clients, in one element of `client_routes` */
 	ROUTE_WAYS = 4, /* routes to clients of IPv4 in a set */
 	ROUTE_WAYS6 = 2,
@@ -132,6 +132,7 @@ struct address { /* IPv4: in the first word */
 const volatile u32 tick_shift = 5; /* a tick is 2^tick_shift jiffies, about an eighth of a second */
 const volatile u32 ticks_per_second = 8;
 const volatile u32 minute = 480; /* one minute in ticks */
+const volatile u32 hop_slots = HOPS; /* next hops to clients of NAT, per CPU */
 const volatile u32 route_sets = ROUTE_SETS; /* per CPU */
 const volatile u32 half_opens_shift = 6; /* the ring of half-open connections has 2^half_opens_shift positions */
 const volatile u32 half_opens_batch = 1; /* of them, that a CPU takes at once; a power of two */

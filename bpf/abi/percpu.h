@@ -86,6 +86,10 @@ struct client_hop {
 	struct hop hop;
 } __attribute__((aligned(64)));
 
+struct client_hops {
+	struct client_hop of[HOPS];
+};
+
 /* The route of replies to a client of NAT over IPv4. */
 struct client_route {
 	be32 client;
@@ -131,7 +135,7 @@ ARRAY_MAP(destination_bases, struct counters, 64, BPF_F_MMAPABLE);
 
 ARRAY_MAP(estimates, struct estimate, 64, BPF_F_MMAPABLE);
 
-PERCPU_MAP(client_hops, struct client_hop, HOP_SLOTS + 1); /* the last one is a buffer */
+PERCPU_MAP(client_hops, struct client_hops, 2); /* the last one has a buffer */
 
 PERCPU_MAP(client_routes, struct client_routes, 1);
 

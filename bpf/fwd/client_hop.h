@@ -19,6 +19,13 @@ struct reply_route {
 
 enum { CLIENT_HOP_CONFIRM = 1u << 31 };
 
+/* Return a slot for a next hop. Behind the last one is a buffer of the CPU for a next hop that others cannot use. */
+INLINE struct client_hop *client_hop_at(u32 index)
+{
+	struct client_hops *some = map_elem(client_hops, index / HOPS);
+	return some ? &barrier_var(some)->of[index % HOPS] : NULL;
+}
+
 /* Look up the next hop to a client. */
 INLINE void lookup_client(struct ctx ctx, struct hop *hop, const struct reply_route *way)
 {
@@ -174,21 +181,37 @@ INLINE bool store_route6(struct client_route6_set *set, const struct client_rout
 	return true;
 }
 
-/* Store a next hop where all clients find it that have the same one. Return its index, perhaps with
- * CLIENT_HOP_CONFIRM. The hash is keyed, because a client on the link is its own next hop. */
-INLINE u32 share_hop(const struct hop *hop, u32 input)
+INLINE bool has_hop(const struct client_hop *slot, const struct hop *hop, u32 input)
 {
-	const u64 *words = (const u64 *)hop, *gateway = (const u64 *)&hop->gateway;
-	u64 route = hop->ifindex ^ input ^ (u64)hop->mtu << 32;
-	u32 index = finish_hash(nh_client(gateway[0], gateway[1]) + nh(route, SEED_REST)) >> 32 & (HOP_SLOTS - 1);
-	struct client_hop *slot = map_elem(client_hops, index);
-	if (!slot)
-		return index;
-	u64 *there = (u64 *)&slot->hop, other = slot->ifindex ^ input;
+	const u64 *there = (const u64 *)&slot->hop, *words = (const u64 *)hop;
+	u64 other = slot->ifindex ^ input ^ slot->hop.ifindex ^ hop->ifindex;
 #pragma unroll
 	for (u32 i = 1; i < sizeof(*hop) / 8; i++) /* without the stamp and ifindex */
 		other |= there[i] ^ words[i];
-	if (other || slot->hop.ifindex != hop->ifindex) {
+	return !other;
+}
+
+/* Store a next hop where all clients find it that have the same one: in one of two slots. Return its index, perhaps with
+ * CLIENT_HOP_CONFIRM, or that of the buffer if both have others in use. The hash is keyed, because a client on the link
+ * is its own next hop. */
+INLINE u32 share_hop(const struct hop *hop, u32 input)
+{
+	const u64 *gateway = (const u64 *)&hop->gateway;
+	u64 route = hop->ifindex ^ input ^ (u64)hop->mtu << 32;
+	u64 hash = finish_hash(nh_client(gateway[0], gateway[1]) + nh(route, SEED_REST));
+	u32 index = (hash >> 32) * hop_slots >> 32, second = (u64)(u32)hash * hop_slots >> 32;
+	struct client_hop *slot = client_hop_at(index), *other = client_hop_at(second);
+	if (!slot || !other)
+		return hop_slots;
+	bool there = has_hop(slot, hop, input);
+	if (!there && (has_hop(other, hop, input) || hop->stamp - other->hop.stamp > hop->stamp - slot->hop.stamp)) {
+		slot = other;
+		index = second;
+		there = has_hop(slot, hop, input);
+	}
+	if (!there) {
+		if (slot->hop.verdict != HOP_UNKNOWN && hop->stamp - slot->hop.stamp < ticks_per_second)
+			return hop_slots;
 		slot->version += 1;
 		slot->ifindex = input;
 	}
@@ -197,20 +220,19 @@ INLINE u32 share_hop(const struct hop *hop, u32 input)
 	return confirm ? index | CLIENT_HOP_CONFIRM : index;
 }
 
-/* Look up and share the next hop to a client. Return the same. If others cannot use it, return HOP_SLOTS, where it lies
- * for this packet. */
+/* Look up and share the next hop to a client. Return its index: that of the buffer if others cannot use it. */
 INLINE u32 share_lookup(struct ctx ctx, const struct reply_route *way, u16 *version)
 {
-	struct client_hop *buffer = map_elem(client_hops, HOP_SLOTS);
+	struct client_hop *buffer = client_hop_at(hop_slots);
 	if (!buffer)
-		return HOP_SLOTS;
+		return hop_slots;
 	lookup_client(ctx, &buffer->hop, way);
 	buffer->hop.saddr = (struct address){}; /* of the route from this host, which the packet does not have */
 	buffer->ifindex = way->input;
 	if (!is_reusable(buffer, way->input))
-		return HOP_SLOTS;
+		return hop_slots;
 	u32 shared = share_hop(&buffer->hop, way->input);
-	struct client_hop *slot = map_elem(client_hops, shared & (HOP_SLOTS - 1));
+	struct client_hop *slot = client_hop_at(shared & ~CLIENT_HOP_CONFIRM);
 	*version = slot ? slot->version : 0;
 	return shared;
 }
@@ -218,7 +240,7 @@ INLINE u32 share_lookup(struct ctx ctx, const struct reply_route *way, u16 *vers
 /* Whether the next hop of a route is the one that was stored for it, and may be used again. */
 INLINE bool is_in_force(u32 hop, u16 version, u32 input)
 {
-	struct client_hop *slot = map_elem(client_hops, hop);
+	struct client_hop *slot = client_hop_at(hop);
 	return slot && (u16)slot->version == version && is_reusable(slot, input);
 }
 
@@ -230,8 +252,8 @@ INLINE u32 client_hop_index4(struct ctx ctx, const struct reply_route *way, u32 
 		return known->hop;
 	u16 version = 0;
 	u32 shared = share_lookup(ctx, way, &version);
-	struct client_route route = {client, saddr, now, shared & (HOP_SLOTS - 1), version};
-	if (shared != HOP_SLOTS && !store_route(first_routes4(client), &route))
+	struct client_route route = {client, saddr, now, shared & ~CLIENT_HOP_CONFIRM, version};
+	if (shared != hop_slots && !store_route(first_routes4(client), &route))
 		store_route(second_routes4(client, saddr), &route);
 	return shared;
 }
@@ -244,8 +266,8 @@ INLINE u32 client_hop_index6(struct ctx ctx, const struct reply_route *way, u32 
 	if (known && is_in_force(known->hop, known->version, way->input))
 		return known->hop;
 	u32 shared = share_lookup(ctx, way, &route.version);
-	route.hop = shared & (HOP_SLOTS - 1);
-	if (shared != HOP_SLOTS && !store_route6(first_routes6(route.key), &route))
+	route.hop = shared & ~CLIENT_HOP_CONFIRM;
+	if (shared != hop_slots && !store_route6(first_routes6(route.key), &route))
 		store_route6(second_routes6(route.key), &route);
 	return shared;
 }
@@ -273,7 +295,7 @@ INLINE struct hop *client_hop(struct ctx ctx, const struct reply_route *way, u32
 {
 	u32 index =
 		ctx.hook == HOOK_XDP ? client_hop_index_xdp(ctx.xdp, way, now) : client_hop_index_tc(ctx.skb, way, now);
-	struct client_hop *slot = map_elem(client_hops, index & ~CLIENT_HOP_CONFIRM);
+	struct client_hop *slot = client_hop_at(index & ~CLIENT_HOP_CONFIRM);
 	if (confirm)
 		*confirm = index & CLIENT_HOP_CONFIRM;
 	return slot ? &barrier_var(slot)->hop : NULL;

@@ -319,7 +319,7 @@ INLINE int fast_request(struct xdp_md *ctx, const struct fast_headers *w, const 
 /* Return the next hop of a route to a client of NAT, if it is in force and XDP can use it. */
 INLINE struct hop *ready_hop(u32 hop, u16 version, u32 input)
 {
-	struct client_hop *slot = map_elem(client_hops, hop);
+	struct client_hop *slot = client_hop_at(hop);
 	return likely(slot) && likely((u16)slot->version == version) && likely(slot->ifindex == input) &&
 			       likely(slot->hop.verdict == HOP_READY) ?
 		       &slot->hop :

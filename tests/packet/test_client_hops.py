@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from ipaddress import ip_address
 from unittest import mock
 
@@ -28,6 +29,34 @@ CLUSTERING = 0x4253FF822941FA41  # products of neighbouring addresses with this 
 def test_thousands_of_clients_have_a_cached_next_hop(director_host: Host, family: int) -> None:
     """Replies to two clients with one place in the cache would look up the next hop in turn."""
     cache_next_hops(director_host, family)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_thousands_of_clients_on_the_link_have_a_cached_next_hop_each(family: int) -> None:
+    vip, server, *_ = FAMILIES[family]
+    own = ip_address("10.78.0.1") if family == 4 else ip_address("fd78::1")
+    clients = [own + number for number in range(1, 2049)]
+    lines = [f"address add {own}/{16 if family == 4 else 64} dev d0 {'' if family == 4 else 'nodad'}"]
+    lines += [
+        f"neighbour add {client} lladdr 02:00:00:02:{number >> 8:02x}:{number & 255:02x} dev d0 nud permanent"
+        for number, client in enumerate(clients)
+    ]
+    with new_host(expires=False) as host, on_cpu(min(os.sched_getaffinity(0))):
+        subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
+        service = host.new_key(vip=vip)
+        host.serve(service, 1, Method.MASQ, port=PORT)
+        for client in map(str, clients):
+            host.run(tcp("S", 4000, service.port, client, vip))
+            host.run(tcp("SA", PORT, 4000, server, client))
+        hop = abi.struct("client_hop")
+        with maps.PerCpuArray.open(host.director.tables.path("client_hops")) as found:
+            cached = b"".join(each for number in range(found.max_entries) for each in values(found, number))
+    gateways = {
+        hop.unpack_from(cached, at)["hop.gateway.word"]
+        for at in range(0, len(cached), hop.size)
+        if any(cached[at : at + 72])
+    }
+    assert len(gateways) > 0.99 * len(clients)
 
 
 @pytest.mark.parametrize("family", [4, 6])

@@ -70,6 +70,7 @@ _CROWD, _LEAST_CROWD = 16, 1024  # connections whose clients use one port for ve
 _CALLS = 16  # templates of SIP calls: likewise
 _ON_DEMAND = ("calls",)  # maps whose elements take memory only while they are used
 _ROUTE_SETS, _LEAST_ROUTE_SETS = 131072, 4096
+_HOP_SLOTS, _LEAST_HOP_SLOTS = 65536, 2048
 _MOST_DESTINATIONS, _LEAST_DESTINATIONS = 131072, 4096
 # seconds in each state of TCP and SCTP (IPVS-SEMANTICS 4.4, 4.6); the three that --set changes come from Timeouts
 _STATE_SECONDS = {
@@ -164,6 +165,11 @@ def route_sets() -> int:
     return max(_ROUTE_SETS >> (libbpf.possible_cpus() - 1).bit_length(), _LEAST_ROUTE_SETS)
 
 
+def hop_slots() -> int:
+    """Return the next hops to NAT clients of a CPU: 8 MB for all CPUs, or 256 KB for each."""
+    return max(_HOP_SLOTS >> (libbpf.possible_cpus() - 1).bit_length(), _LEAST_HOP_SLOTS)
+
+
 def _sizes(connections: int) -> dict[str, int]:
     destinations, all_slots = destination_limit(), slots(connections)
     sizes = {"connections": all_slots // abi.constant("ENTRIES"), "controls": all_slots}
@@ -173,6 +179,7 @@ def _sizes(connections: int) -> dict[str, int]:
     sizes |= dict.fromkeys(("destinations", "conn_counts", "destination_bases", "estimates", "names"), destinations)
     sizes |= dict.fromkeys(("nat_servers", "nat_older"), destinations)
     sizes["half_opens"] = half_opens(connections)
+    sizes["client_hops"] = hop_slots() // abi.constant("HOPS") + 1
     sizes |= dict.fromkeys(("client_routes", "client_routes6"), route_sets() // abi.constant("ROUTE_SETS"))
     sizes["lanes"] = -(-destinations // abi.constant("LANES"))
     sizes |= dict.fromkeys(("services", "services4", "services6", "service_states", "service_bases"), SERVICES)
@@ -240,6 +247,7 @@ def open_object(connections: int, seeds: tuple[int, ...], entries: Collection[st
             "tick_shift": tick_shift(),
             "ticks_per_second": round(ticks_per_second()),
             "minute": round(60 * ticks_per_second()),
+            "hop_slots": hop_slots(),
             "route_sets": route_sets(),
             "table_key": {"seeds": seeds, "buckets": buckets(connections)},
             "half_opens_shift": half_opens(connections).bit_length() - 1,
