@@ -194,8 +194,10 @@ INLINE bool has_hop(const struct client_hop *slot, const struct hop *hop, u32 in
 /* Store a next hop where all clients find it that have the same one: in one of two slots. Return its index, perhaps with
  * CLIENT_HOP_CONFIRM, or that of the buffer if both have others in use. The hash is keyed, because a client on the link
  * is its own next hop. */
-INLINE u32 share_hop(const struct hop *hop, u32 input)
+VERIFIED_ONCE u32 share_hop(const struct hop *hop, u32 input)
 {
+	if (!hop)
+		return hop_slots;
 	const u64 *gateway = (const u64 *)&hop->gateway;
 	u64 route = hop->ifindex ^ input ^ (u64)hop->mtu << 32;
 	u64 hash = finish_hash(nh_client(gateway[0], gateway[1]) + nh(route, SEED_REST));
@@ -203,11 +205,11 @@ INLINE u32 share_hop(const struct hop *hop, u32 input)
 	struct client_hop *slot = client_hop_at(index), *other = client_hop_at(second);
 	if (!slot || !other)
 		return hop_slots;
-	bool there = has_hop(slot, hop, input);
-	if (!there && (has_hop(other, hop, input) || hop->stamp - other->hop.stamp > hop->stamp - slot->hop.stamp)) {
+	bool there = has_hop(slot, hop, input), is_other = has_hop(other, hop, input);
+	if (!there && (is_other || hop->stamp - other->hop.stamp > hop->stamp - slot->hop.stamp)) {
 		slot = other;
 		index = second;
-		there = has_hop(slot, hop, input);
+		there = is_other;
 	}
 	if (!there) {
 		if (slot->hop.verdict != HOP_UNKNOWN && hop->stamp - slot->hop.stamp < ticks_per_second)

@@ -91,6 +91,8 @@ class FastPath:
             self.host.forwarded(flow.request(requests), "tc")
             if method == Method.MASQ:
                 self.host.forwarded(flow.reply(replies), "tc")
+        if not flow.is_tcp:  # TC confirms nothing within a tick
+            self.host.forwarded(flow.request(), "xdp")
         return flow
 
     def mark(self) -> None:
