@@ -98,9 +98,9 @@ def _rules(services: int, each: int) -> str:
 
 
 def as_installed(cache: str) -> dict[str, str]:
-    """Return an environment in which Python finds its modules compiled, as an installed program does."""
+    """Return the environment of an installed program: modules are compiled, and setuptools of .venv adds none."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    return kept | {"PYTHONPYCACHEPREFIX": cache}
+    return kept | {"PYTHONPYCACHEPREFIX": cache, "SETUPTOOLS_USE_DISTUTILS": "stdlib"}
 
 
 def _files_of_a_listing(cache: str) -> Iterator[Path]:
