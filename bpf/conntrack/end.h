@@ -30,8 +30,8 @@ INLINE void release_template(u32 slot, bool with_template)
 
 /* EXPIRED: its timeout. KILLED: drop_entry. ORPHAN: its destination was deleted. REPLACED: a new connection takes its
  * tuple; it still counts until that is scheduled. RESTORED: a record has its tuple and another destination. KILLED and
- * ORPHAN also end a template that was never assured, with its last connection. While the table is half full, so does
- * any end of a half-open one. */
+ * ORPHAN also end a template that was never assured, with its last connection. In a table that
+ * is half full, so does EXPIRED of a half-open one. */
 enum end_reason { END_EXPIRED, END_KILLED, END_ORPHAN, END_REPLACED, END_RESTORED };
 
 /* Whether connections refer to a template. Asked after it was marked as dying, because a CPU that takes a reference
@@ -64,7 +64,8 @@ INLINE bool end_conn(const union tuple *tuple, bool is_ipv6, const struct found 
 		uncount_conn(copy.destination, word_state(seen));
 	if (unlikely(copy.flags & CONN_CONTROLLED)) {
 		const struct pool *pool = map_elem(pools, 0);
-		bool unfinished = pool && is_half_open_state(word_state(seen)) && is_half_full(pool);
+		bool unfinished = ending == END_EXPIRED && is_half_open_state(word_state(seen)) && pool &&
+				  is_half_full(pool);
 		release_template(slot, unfinished || ending == END_KILLED || ending == END_ORPHAN);
 	}
 	if (unlikely(copy.flags & CONN_CALL))
