@@ -154,6 +154,12 @@ def entries_in_use(tables: Tables) -> int:
     return len(taken)
 
 
+def overflowed(tables: Tables) -> int:
+    """Return how many entries are not in the bucket of their hash."""
+    memory, size = tables.connections.memory, at_slot(abi.constant("ENTRIES"))
+    return sum((memory[at] >> 4) + (memory[at + 1] & 0x7F) for at in range(_marks(0), len(memory), size))
+
+
 def _entries(tables: Tables) -> Iterator[Entry]:
     table, four, six = tables.connections, abi.struct("conn_entry4"), abi.struct("conn_entry6")
     first = four.offset("tuple")

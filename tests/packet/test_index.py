@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +15,10 @@ from pylvs.bpf import abi
 from pylvs.dataplane import load
 from pylvs.model.service import Method, ServiceKey
 from tests.packet.frames import CLIENT4, CLIENT6, parsed, tcp
-from tests.packet.host import HOOKS, VIP4, VIP6, Host, new_host, server4, server6
-from tests.packet.table import entries_in_use, shorten
+from tests.packet.host import HOOKS, VIP4, VIP6, Host, new_host, on_cpu, server4, server6
+from tests.packet.table import entries_in_use, overflowed, shorten, wipe
+from tests.packet.test_client_hops import CLUSTERING
+from tests.packet.test_half_open import from_client
 
 CAPACITY = 1024
 TRIED = 260
@@ -134,6 +137,44 @@ def test_one_client_port_has_a_connection_to_each_of_many_services(version: int)
             host.forwarded(frame(service, "A"), "tc")
             check_reply(host, version, server4(1) if version == 4 else server6(1), service.port, 4000)
         await_empty(host)
+
+
+@pytest.mark.parametrize("first_seed", [CLUSTERING, 0])
+@pytest.mark.parametrize("version", [4, 6])
+def test_neighbouring_clients_fill_the_table_evenly_with_any_key(version: int, first_seed: int) -> None:
+    """As docs/architecture.md says of random ones. A single multiplication would put some keys' clients together."""
+    capacity = 8192
+    count = capacity if version == 4 else capacity // 2  # of IPv4, a full table
+    most = count // 8 if version == 4 else count * 3 // 10
+    seeds = load.new_seeds()
+    seeds = (first_seed or seeds[0], *seeds[1:])
+    with mock.patch.object(load, "new_seeds", return_value=seeds), new_host(capacity, expires=False) as host:
+        service = host.new_key(vip=VIP[version])
+        host.serve(service, 1)
+        with on_cpu(min(os.sched_getaffinity(0))):
+            for by_port in False, True:
+                frames = [frame(service, flags) for flags in "SA"]
+                for number in range(count):
+                    for each in frames:
+                        host.run(neighbour(each, version, number, by_port), "tc")
+                assert host.reason("REFUSED_INDEX_FULL") == 0
+                assert (len(list(host.director.connections())), overflowed(host.director.tables) < most) == (
+                    count,
+                    True,
+                )
+                wipe(host.director.tables)
+
+
+def neighbour(frame: bytes, version: int, number: int, by_port: bool) -> bytes:
+    """Return the frame from another client: of the next ports, or of the next addresses."""
+    made, l4 = bytearray(frame), 14 + (20 if version == 4 else 40)
+    if by_port:
+        struct.pack_into("!H", made, l4, 10_000 + number)
+    elif version == 4:
+        return from_client(number, frame)
+    else:
+        struct.pack_into("!I", made, 14 + 20, number)
+    return bytes(made)
 
 
 def test_entries_of_both_families_share_buckets() -> None:
