@@ -222,9 +222,9 @@ class ConnectionCopy:
     ) -> int:
         """Make one pass; return how many connections and templates were new or different.
 
-        A pass for those that no pass has seen yet is quick, even if packets changed all others; also during a flood
-        without the half-open ones (False), which a pass of their own takes (True). `goes_on` is asked at each block;
-        a pass that it ends leaves the rest to the next one.
+        A pass for those that no pass has seen yet is quick, even if packets changed all others. During a flood it is
+        quick without the half-open ones (False), which a pass of their own takes (True). `goes_on` is asked at each
+        block. A pass that it ends leaves the rest to the next one.
         """
         self.restored = self.refused = 0
         later, ended, born, is_first = [], [], {}, not (self._blocks or self._former6)
