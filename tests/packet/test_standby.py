@@ -25,6 +25,7 @@ from scapy.layers.inet6 import (
     fragment6,
 )
 
+from pylvs.bpf import abi
 from pylvs.cli.director import show
 from pylvs.dataplane import load, vip_roles
 from pylvs.dataplane.devices.attach import attached
@@ -379,12 +380,13 @@ def test_tables_made_after_its_process_was_killed_do_not_have_it() -> None:
 
 def test_too_many_addresses_are_refused_and_change_nothing(host: Host, word: Standby) -> None:
     word.set_standby(BOTH)
-    with pytest.raises(NoSpace, match="4096"):
-        word.set_standby(frozenset(ip_address(0x0A000000 + number) for number in range(4097)))
+    most = abi.constant("STANDBY_ADDRESSES")
+    with pytest.raises(NoSpace, match=str(most)):
+        word.set_standby(frozenset(ip_address(0x0A000000 + number) for number in range(most + 1)))
     assert stored_roles(host).standby == BOTH
-    many = frozenset(ip_address(0x0A000000 + number) for number in range(4096))
+    many = frozenset(ip_address(0x0A000000 + number) for number in range(most))
     word.set_standby(many)
-    others = frozenset(ip_address(0x0B000000 + number) for number in range(4096))
+    others = frozenset(ip_address(0x0B000000 + number) for number in range(most))
     word.set_standby(others)
     assert stored_roles(host) == vip_roles.VipRoles(others)
 
