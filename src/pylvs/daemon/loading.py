@@ -6,11 +6,14 @@ Reading a large file takes long and would delay checks. Such a file is read in a
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import mmap
 import os
 import pickle
 import sys
 import time
+from collections.abc import Iterable
 
 from pylvs.config.compile.document import build
 from pylvs.config.language.parser import Parsed, read
@@ -22,7 +25,7 @@ from pylvs.model.bfd import BfdSession
 from pylvs.model.checks import BfdCheck, goes_via_vip
 from pylvs.model.dataclass import dataclass, replace
 from pylvs.model.described import Descriptions
-from pylvs.model.errors import PylvsError
+from pylvs.model.errors import NO_MEMORY, PylvsError
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration, Placement
 from pylvs.system.logs import counted
@@ -30,6 +33,8 @@ from pylvs.system.processes import VERSION_LINE, command, other_version
 
 LOAD_TIMEOUT_S = 120.0  # for reading the file in another process
 SLOW_S = 0.5  # of CPU time for one read; starting a process takes about as long
+MEMORY_PER_BYTE = 128  # of the file: what it takes to read it and to run what it says (measured: 110)
+LEAST_MEMORY = 8 << 20  # for any file: the stack of a thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,16 +141,35 @@ class ConfigurationLoader:
         self._slow_s = slow_s
         self._took_s = 0.0
         self._parsed = parsed  # for the first load
+        self._files: tuple[str, ...] = ()  # that the last load read
 
     def load(self, options: Options) -> Loaded:
-        """Read the file. For a thread."""
-        if self._took_s >= self._slow_s:
-            return load_in_subprocess(options)
-        begin = time.thread_time()
+        """Read the file. For a thread. Raises MemoryError, mostly before it takes much: the daemon's other threads
+        need memory too.
+        """
         parsed, self._parsed = self._parsed, None
-        found = load(options, parsed)
-        self._took_s = time.thread_time() - begin
+        if parsed is None:
+            _try_memory(self._files or (options.file,))
+        if self._took_s >= self._slow_s:
+            found = load_in_subprocess(options)
+        else:
+            begin = time.thread_time()
+            found = load(options, parsed)
+            self._took_s = time.thread_time() - begin
+        self._files = found.files
         return found
+
+
+def _try_memory(files: Iterable[str]) -> None:
+    """Raise MemoryError if this process would not get the memory for files of these sizes."""
+    size = 0
+    for each in files:
+        with contextlib.suppress(OSError):  # what reads it says why it cannot
+            size += os.stat(each).st_size
+    try:
+        mmap.mmap(-1, LEAST_MEMORY + MEMORY_PER_BYTE * size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except OSError:
+        raise MemoryError(NO_MEMORY) from None
 
 
 def load_in_subprocess(options: Options) -> Loaded:

@@ -441,12 +441,13 @@ class Supervisor:
     async def _reload(self, dry_run: bool, allow_empty: bool, force: bool) -> Reloaded:
         if self._stopping.is_set():
             raise Refused("pylvs run is stopping")
-        try:
+        loaded: Loaded | None = None
+        with contextlib.suppress(MemoryError, SystemError):  # Python 3.11 raises SystemError too where memory ends
             loaded = await asyncio.to_thread(self._host.load, self.options)
-        except MemoryError:
-            refused = Refused(f"{self.options.file}: {NO_MEMORY}; the configuration in force stays")
-            self._publish_refused(refused)
-            raise refused from None
+        if loaded is None:  # and the exception, with what its frames held, is gone: the answer needs memory
+            without_memory = Refused(f"{self.options.file}: {NO_MEMORY}; the configuration in force stays")
+            self._publish_refused(without_memory)
+            raise without_memory
         if self._stopping.is_set():
             raise Refused("pylvs run is stopping")
         try:

@@ -70,6 +70,17 @@ def test_a_file_that_took_long_is_read_in_a_subprocess_next_time(
     assert elsewhere == [options]
 
 
+def test_a_reload_of_a_file_too_large_for_the_memory_reads_nothing(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = ConfigurationLoader()
+    loader.load(options)
+    monkeypatch.setattr(loading, "MEMORY_PER_BYTE", 1 << 47)  # more than a process can address
+    monkeypatch.setattr(loading, "parse", lambda _options: pytest.fail("the file was read"))
+    with pytest.raises(MemoryError):
+        loader.load(options)
+
+
 def test_a_process_that_fails_is_a_finding_that_stops_everything(
     options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
