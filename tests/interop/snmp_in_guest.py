@@ -9,14 +9,14 @@ import contextlib
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 PATIENCE_S = 240.0
 AGENT = "127.0.0.1:16161"
@@ -33,6 +33,12 @@ ENVIRONMENT = os.environ | {"MIBS": "", "SNMP_PERSISTENT_DIR": "/tmp"}
 
 
 FAILED: list[str] = []  # walks that ended early
+LOG = Path("/tmp/log")
+NOISE = ("Connection from UDP", "Unknown protocol")  # a line for each request
+
+
+class Crashed(Exception):
+    """keepalived's checker ended by a signal. keepalived has started another, whose state differs."""
 
 
 def snmp(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -42,13 +48,21 @@ def snmp(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def walk(root: str) -> dict[str, str]:
-    """Return the objects below `root`. A walk that ends early, as the guest is slow, is repeated."""
+    """Return the objects below `root`. A walk that ends early, as the guest is slow, is repeated. Raises Crashed."""
     end = time.monotonic() + PATIENCE_S
     while (done := snmp("snmpwalk", root)).returncode and time.monotonic() < end:
         FAILED.append(f"{done.stderr.strip()} after {done.stdout.count(' = ')} objects")
+    if "died: Respawning" in logged():
+        raise Crashed
     lines = re.split(r"\n(?=\.)", done.stdout)  # long octets take several lines
     pairs = (line.replace("\n", "").partition(" = ") for line in lines if " = " in line)
     return {name: value.strip() for name, _, value in pairs if not value.startswith("No ")}
+
+
+def logged() -> str:
+    """Return what snmpd and keepalived logged."""
+    lines = LOG.read_text(errors="replace").splitlines(keepends=True)
+    return "".join(line for line in lines if not any(noise in line for noise in NOISE))
 
 
 def walk_until(root: str, wanted: dict[str, str]) -> dict[str, str]:
@@ -100,8 +114,7 @@ def waiting(receiver: socket.socket) -> list[str]:
 
 
 def play(given: dict[str, Any]) -> dict[str, Any]:
-    """Start keepalived, stop a server, set a weight, and end."""
-    root = given["root"]
+    """Start keepalived, and compare. Raises Crashed."""
     for words in ("link set lo up", "link add d0 type dummy", "link set d0 up"):
         subprocess.run(["ip", *words.split()], check=True)
     for address in given["addresses"]:
@@ -109,36 +122,55 @@ def play(given: dict[str, Any]) -> dict[str, Any]:
     listening = {name: listen(name) for name in given["listening"]}
     Path("/tmp/snmpd.conf").write_text(SNMPD)
     Path("/tmp/keepalived.conf").write_text(given["configuration"])
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver, open("/tmp/log", "wb") as log:
+    snmpd = ["/usr/sbin/snmpd", "-f", "-Lo", "-C", "-c", "/tmp/snmpd.conf", "-p", "/tmp/snmpd.pid"]
+    keepalived = ["keepalived", "--dont-fork", "--log-console", "--log-detail", "--check"]
+    keepalived += ["--pid=/tmp/pid", "--checkers_pid=/tmp/checkers", "--use-file=/tmp/keepalived.conf"]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver, LOG.open("wb") as log:
         receiver.bind(TRAPS)
-        snmpd = ["/usr/sbin/snmpd", "-f", "-Lo", "-C", "-c", "/tmp/snmpd.conf", "-p", "/tmp/snmpd.pid"]
-        keepalived = ["keepalived", "--dont-fork", "--log-console", "--log-detail", "--check"]
-        keepalived += ["--pid=/tmp/pid", "--checkers_pid=/tmp/checkers", "--use-file=/tmp/keepalived.conf"]
-        with subprocess.Popen(snmpd, stdout=log, stderr=log, env=ENVIRONMENT) as master:
+        with running(snmpd, log):
             while not Path("/tmp/agentx").exists():
                 time.sleep(0.1)
-            with subprocess.Popen(keepalived, stdout=log, stderr=log, start_new_session=True) as checker:
-                first = walk_until(root, given["ready"])
-                waiting(receiver)
-                gone = listening[given["down"]]
-                gone.shutdown(socket.SHUT_RDWR)
-                gone.close()
-                second = walk_until(root, given["after"])
-                down = traps(receiver, given["traps"]["down"])
-                again = listen(given["down"])
-                walk_until(root, given["ready"])
-                up = traps(receiver, given["traps"]["up"])
-                answers = [snmp("snmpset", name, kind, value).stdout for name, kind, value in given["set"]]
-                third = walk(root)
-                more = waiting(receiver)
-                checker.send_signal(signal.SIGTERM)
-                checker.wait(PATIENCE_S)
-                again.close()
-            master.terminate()
-    text = Path("/tmp/log").read_text(errors="replace")
-    found = {"walks": [first, second, third], "down": down, "up": up, "more": more, "set": answers}
-    return found | {"failed": FAILED, "log": text}
+            with running(keepalived, log):
+                return steps(given, receiver, listening)
+
+
+@contextlib.contextmanager
+def running(words: list[str], log: IO[bytes]) -> Iterator[None]:
+    """Run a program within the block."""
+    with subprocess.Popen(words, stdout=log, stderr=log, env=ENVIRONMENT, start_new_session=True) as program:
+        try:
+            yield
+        finally:
+            program.terminate()
+            program.wait(PATIENCE_S)
+
+
+def steps(given: dict[str, Any], receiver: socket.socket, listening: dict[str, socket.socket]) -> dict[str, Any]:
+    """Stop a server, start it again, and set a weight. Return what was to be seen. Raises Crashed."""
+    root = given["root"]
+    first = walk_until(root, given["ready"])
+    waiting(receiver)
+    gone = listening[given["down"]]
+    gone.shutdown(socket.SHUT_RDWR)
+    gone.close()
+    second = walk_until(root, given["after"])
+    down = traps(receiver, given["traps"]["down"])
+    with contextlib.closing(listen(given["down"])):
+        walk_until(root, given["ready"])
+        up = traps(receiver, given["traps"]["up"])
+        answers = [snmp("snmpset", name, kind, value).stdout for name, kind, value in given["set"]]
+        third = walk(root)
+    return {"walks": [first, second, third], "down": down, "up": up, "more": waiting(receiver), "set": answers}
+
+
+def main() -> None:
+    given, found = map(Path, sys.argv[1:])
+    try:
+        seen = play(json.loads(given.read_text()))
+    except Crashed:
+        seen = {"crashed": True}
+    found.write_text(json.dumps(seen | {"failed": FAILED, "log": logged()}))
 
 
 if __name__ == "__main__":
-    Path(sys.argv[2]).write_text(json.dumps(play(json.loads(Path(sys.argv[1]).read_text()))))
+    main()
