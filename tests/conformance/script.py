@@ -41,7 +41,7 @@ from tests.packet.fuzz.steps import (
 __all__ = ["Guest", "NoGuest", "in_guest", "line"]
 ORACLE = Path(__file__).parents[1] / "oracle"
 UML = Path(__file__).parents[1] / "oracle_support" / "uml"
-ATTEMPTS = 4  # user-mode Linux sometimes dies on a busy machine
+ATTEMPTS = 4  # user-mode Linux sometimes dies on a busy machine, and keepalived's checker while it is asked
 METHODS = {Method.ROUTE: "-g", Method.MASQ: "-m", Method.TUNNEL: "-i"}
 OPTIONS = {Protocol.TCP: "-t", Protocol.UDP: "-u", Protocol.SCTP: "--sctp-service"}
 
@@ -132,7 +132,7 @@ def _run(words: Sequence[Path | str], folder: str, environment: dict[str, str]) 
 def in_guest(script: Path, given: Any, modules: Sequence[Path] = (), timeout_s: int = 800) -> Any:
     """Run a script in user-mode Linux with IPVS: it reads a JSON file and writes another. Raises NoGuest.
 
-    A guest that died boots again, and the ledger records it.
+    A guest that died, or whose script failed, boots again, and the ledger records it.
     """
     output, before_s = "", 0.0
     for attempt in range(ATTEMPTS):
@@ -156,7 +156,7 @@ def in_guest(script: Path, given: Any, modules: Sequence[Path] = (), timeout_s: 
             )
             took_s = time.monotonic() - begin
             if attempt:
-                ledger.record(_test(script), f"user-mode Linux died: {_last_line(output)}", before_s, took_s)
+                ledger.record(_test(script), f"the guest failed: {_last_line(output)}", before_s, took_s)
             if not done.returncode and made.exists():
                 return json.loads(made.read_text())
         output, before_s = (done.stdout + done.stderr)[-2000:], took_s

@@ -144,12 +144,12 @@ class ConfigurationLoader:
         self._files: tuple[str, ...] = ()  # that the last load read
 
     def load(self, options: Options) -> Loaded:
-        """Read the file. For a thread. Raises MemoryError, mostly before it takes much: the daemon's other threads
-        need memory too.
+        """Read the file. For a thread. Raises Refused without memory, before it takes any: the daemon's other threads
+        need some, too.
         """
         parsed, self._parsed = self._parsed, None
         if parsed is None:
-            _try_memory(self._files or (options.file,))
+            _try_memory(options.file, self._files or (options.file,))
         if self._took_s >= self._slow_s:
             found = load_in_subprocess(options)
         else:
@@ -160,16 +160,17 @@ class ConfigurationLoader:
         return found
 
 
-def _try_memory(files: Iterable[str]) -> None:
-    """Raise MemoryError if this process would not get the memory for files of these sizes."""
+def _try_memory(name: str, files: Iterable[str]) -> None:
+    """Raise Refused if this process would not get the memory for files of these sizes."""
     size = 0
     for each in files:
         with contextlib.suppress(OSError):  # what reads it says why it cannot
             size += os.stat(each).st_size
+    needed = LEAST_MEMORY + MEMORY_PER_BYTE * size
     try:
-        mmap.mmap(-1, LEAST_MEMORY + MEMORY_PER_BYTE * size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
-    except OSError:
-        raise MemoryError(NO_MEMORY) from None
+        mmap.mmap(-1, needed, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except (OSError, OverflowError):  # a sparse file may have a size that no process can address
+        raise Refused(f"{name}: reading it may take {needed >> 20} MiB, and {NO_MEMORY}") from None
 
 
 def load_in_subprocess(options: Options) -> Loaded:

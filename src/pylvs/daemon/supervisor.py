@@ -441,22 +441,16 @@ class Supervisor:
     async def _reload(self, dry_run: bool, allow_empty: bool, force: bool) -> Reloaded:
         if self._stopping.is_set():
             raise Refused("pylvs run is stopping")
-        loaded: Loaded | None = None
-        with contextlib.suppress(MemoryError, SystemError):  # Python 3.11 raises SystemError too where memory ends
-            loaded = await asyncio.to_thread(self._host.load, self.options)
-        if loaded is None:  # and the exception, with what its frames held, is gone: the answer needs memory
-            without_memory = Refused(f"{self.options.file}: {NO_MEMORY}; the configuration in force stays")
-            self._publish_refused(without_memory)
-            raise without_memory
-        if self._stopping.is_set():
-            raise Refused("pylvs run is stopping")
         try:
+            loaded = await self._read()
             configuration = accept(loaded, self.options, allow_empty, force)
         except Refused as refused:
             if not dry_run:
                 log_findings(refused.findings)
                 self._publish_refused(refused)
             raise
+        if self._stopping.is_set():
+            raise Refused("pylvs run is stopping")
         old = self.engine.configuration
         differences = tuple(await asyncio.to_thread(self._host.differences, old, configuration))
         if dry_run:
@@ -474,6 +468,12 @@ class Supervisor:
         self._log.info("reloaded", edits=table.edits, status=self.status())
         self.events.publish("reloaded", edits=table.edits, differences=list(differences))
         return Reloaded(loaded.findings, differences, table, routers, self._api.metrics_error)
+
+    async def _read(self) -> Loaded:
+        with contextlib.suppress(MemoryError, SystemError):  # Python 3.11 raises SystemError too where memory ends
+            return await asyncio.to_thread(self._host.load, self.options)
+        # The exception, with what its frames held, is gone here: the answer needs memory.
+        raise Refused(f"{self.options.file}: {NO_MEMORY}; the configuration in force stays")
 
     def _publish_refused(self, error: Exception) -> None:
         self.reloads["refused"] += 1

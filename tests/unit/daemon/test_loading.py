@@ -70,14 +70,15 @@ def test_a_file_that_took_long_is_read_in_a_subprocess_next_time(
     assert elsewhere == [options]
 
 
+@pytest.mark.parametrize("per_byte", [1 << 47, 1 << 64], ids=["more than an address space", "more than a size"])
 def test_a_reload_of_a_file_too_large_for_the_memory_reads_nothing(
-    options: Options, monkeypatch: pytest.MonkeyPatch
+    per_byte: int, options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loader = ConfigurationLoader()
     loader.load(options)
-    monkeypatch.setattr(loading, "MEMORY_PER_BYTE", 1 << 47)  # more than a process can address
+    monkeypatch.setattr(loading, "MEMORY_PER_BYTE", per_byte)
     monkeypatch.setattr(loading, "parse", lambda _options: pytest.fail("the file was read"))
-    with pytest.raises(MemoryError):
+    with pytest.raises(Refused, match=r"keepalived\.conf: reading it may take \d+ MiB, and this process gets no more"):
         loader.load(options)
 
 
