@@ -55,7 +55,7 @@ INLINE enum create_result insert_conn(struct new_conn *new)
 				publish_reply(&key, &new->destination->address, new->conn.port, slot);
 			mark_complete(slot);
 		}
-		note_first_expiry(slot, new->expiry);
+		note_expiry(slot, new->expiry);
 		new->slot = slot;
 		return CREATED;
 	}

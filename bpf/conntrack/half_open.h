@@ -214,23 +214,27 @@ INLINE bool is_closed(const struct half_open *at, u32 number)
 	return ahead > 0 || (!ahead && !at->slot);
 }
 
-/* Append a connection. */
+/* Append a connection to a queue. */
+INLINE void append_to(struct half_open_queue *queue, u32 slot, u32 generation)
+{
+	struct half_open *at = queue->next != queue->end ? ring_at(queue->next) : NULL;
+	if (!at || unlikely(is_closed(at, queue->next))) {
+		if (!take_batch(queue))
+			return;
+		at = ring_at(queue->next);
+	}
+	if (!at)
+		return;
+	*at = (struct half_open){.slot = slot, .generation = generation, .lap = lap_of(queue->next)};
+	queue->next += 1;
+}
+
 VERIFIED_ONCE int append_half_open(u32 slot, u32 generation, u32 user)
 {
 	struct half_open_queue *queue =
 		user == BY_COMMAND ? map_elem(commands_half_opens, 0) : map_elem(half_open_queues, 0);
-	if (!queue)
-		return 0;
-	struct half_open *at = queue->next != queue->end ? ring_at(queue->next) : NULL;
-	if (!at || unlikely(is_closed(at, queue->next))) {
-		if (!take_batch(queue))
-			return 0;
-		at = ring_at(queue->next);
-	}
-	if (!at)
-		return 0;
-	*at = (struct half_open){.slot = slot, .generation = generation, .lap = lap_of(queue->next)};
-	queue->next += 1;
+	if (queue)
+		append_to(queue, slot, generation);
 	return 0;
 }
 
@@ -243,6 +247,6 @@ VERIFIED_ONCE int note_half_open(u32 slot, u32 generation, u32 service)
 	queue->made += 1;
 	if (!(queue->made & (half_opens_batch - 1)))
 		count_syns(service);
-	append_half_open(slot, generation, BY_PACKET);
+	append_to(queue, slot, generation);
 	return 0;
 }

@@ -26,13 +26,18 @@ VERIFIED_ONCE int release_entry(u32 slot)
 }
 
 /* Claim a free entry of IPv4. Return its slot, or 0. */
-VERIFIED_ONCE u32 claim_slot4(u32 slot)
+INLINE u32 claim_if_free4(u32 slot)
 {
 	struct conn_entry4 *conn = conn_at(slot);
 	u64 *rest = conn ? rest_at(conn) : NULL, old = rest ? READ_ONCE(*rest) : ~0ULL;
 	if (!rest || old & REST_TUPLE)
 		return 0;
 	return __sync_val_compare_and_swap(rest, old, old | REST_CLAIMED) == old ? slot : 0;
+}
+
+VERIFIED_ONCE u32 claim_slot4(u32 slot)
+{
+	return claim_if_free4(slot);
 }
 
 /* Likewise, an entry of either family. One of IPv6 needs both entries of a bucket. */
@@ -99,8 +104,8 @@ VERIFIED_ONCE u32 claim_entry(const struct key *key, u32 masq)
 	if (!key)
 		return 0;
 	u32 first = home_of(key) * ENTRIES, is_ipv6 = is_ipv6_in(key->rest);
-	return claim_slot(first, is_ipv6) ?: claim_slot(first + 1, is_ipv6) ?: claim_overflow(key, masq)
-		?: claim_crowded(key);
+	u32 slot = is_ipv6 ? claim_slot(first, true) : claim_if_free4(first) ?: claim_if_free4(first + 1);
+	return likely(slot) ? slot : claim_overflow(key, masq) ?: claim_crowded(key);
 }
 
 /* Fill an entry that was claimed. */

@@ -22,10 +22,20 @@ INLINE struct found find_connection(const struct packet *p)
 	return find_tuple(&p->tuple, p->is_ipv6);
 }
 
-/* Let the expiry timer visit a new connection. */
-VERIFIED_ONCE int note_first_expiry(u32 slot, u32 expiry)
+/* Load the tick for the expiry timer of the slots where a connection with this tuple will be. A search follows, so both
+ * cache lines arrive together. Only for packets that begin connections: other CPUs write the tick.
+ */
+VERIFIED_ONCE int load_look(const union tuple *tuple, u32 is_ipv6)
 {
-	note_expiry(slot, expiry);
+	if (!tuple)
+		return 0;
+	const u64 *words = addresses_of6(&tuple->v6);
+	u64 rest = is_ipv6 ? rest_of6(&tuple->v6) : rest_of4(&tuple->v4);
+	u64 port = client_port_in(rest, false), protocol = protocol_in(rest);
+	u64 hash = is_ipv6 ? hash_client6(words[0], words[1], port, protocol) : hash_client4(words[0], port, protocol);
+	const u32 *noted = look_at(hashed_bucket(hash) * ENTRIES / LOOK_SLOTS);
+	if (noted)
+		READ_ONCE(*noted);
 	return 0;
 }
 

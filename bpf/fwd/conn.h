@@ -222,6 +222,8 @@ INLINE int fwd_packet(struct ctx ctx, struct packet *p, const struct root *root)
 	if (p->maybe_vip) {
 		if (unlikely(root->standby) && daddr_is_standby(p, root))
 			return pass_to_stack(ctx.hook);
+		if (unlikely(p->syn))
+			load_look(&p->tuple, p->is_ipv6);
 		struct found found = find_connection(p);
 		if (likely(found.connection) && likely(!p->syn))
 			return fwd_known(ctx, p, &found, root, ticks());
