@@ -13,7 +13,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,7 @@ PROPERTY = "passed_before"  # in junit's report, for tests/gate.py
 
 def play(request: pytest.FixtureRequest, test: Callable[..., None], *arguments: int, folder: Path = FOLDER) -> None:
     """Call a function of a module in another process, unless it passed before."""
-    name = f"{test.__module__}.{test.__qualname__}({', '.join(map(str, arguments))})"
+    name = _name(test.__module__, test.__qualname__, arguments)
     record = folder / hashlib.sha256(name.encode()).hexdigest()[:16]
     if _holds(record, name):
         request.node.user_properties.append((PROPERTY, "yes"))
@@ -33,6 +33,10 @@ def play(request: pytest.FixtureRequest, test: Callable[..., None], *arguments: 
     command = [sys.executable, "-m", "tests.passed_before", str(record), test.__module__, test.__qualname__]
     done = subprocess.run([*command, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
+
+
+def _name(module: str, function: str, arguments: Iterable[int]) -> str:
+    return f"{module}.{function}({', '.join(map(str, arguments))})"
 
 
 def _holds(record: Path, name: str) -> bool:
@@ -61,11 +65,10 @@ def main(record: Path, module: str, function: str, *arguments: int) -> None:
     ours = [path for path in files if path.is_relative_to(ROOT) and ".venv" not in path.parts]
     if any(path.stat().st_mtime >= began for path in ours):
         return  # what was loaded may be another text than what is there now
-    name = f"{module}.{function}({', '.join(map(str, arguments))})"
     found = {str(path.relative_to(ROOT)): digest(path) for path in sorted(ours)}
     record.parent.mkdir(parents=True, exist_ok=True)
     draft = record.with_suffix(f".{began}")
-    draft.write_text(json.dumps({"name": name, "python": sys.version, "files": found}))
+    draft.write_text(json.dumps({"name": _name(module, function, arguments), "python": sys.version, "files": found}))
     draft.rename(record)
 
 
