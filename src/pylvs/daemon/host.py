@@ -53,6 +53,7 @@ class BackgroundTasks:
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
+        self._ending: set[asyncio.Task[None]] = set()  # of these: `cancelling` would count an asyncio.timeout, too
 
     async def __aenter__(self) -> BackgroundTasks:
         return self
@@ -71,14 +72,15 @@ class BackgroundTasks:
 
     def cancel(self) -> None:
         """Request that all tasks end; each does so at its next await. A second call does not disturb their cleanup."""
-        for task in self._tasks:
-            if not task.cancelling():
-                task.cancel()
+        for task in self._tasks - self._ending:
+            task.cancel()
+        self._ending |= self._tasks
 
     def _add(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ending.discard)
 
     async def _once(self, work: Awaitable[None], prefix: str = "") -> None:
         try:

@@ -101,3 +101,20 @@ def test_a_second_cancellation_does_not_disturb_the_cleanup_of_a_task() -> None:
 
     asyncio.run(scenario())
     assert done == ["cleaned up"]
+
+
+def test_a_task_whose_timeout_expires_at_the_same_moment_ends() -> None:
+    async def work() -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0):
+                    await asyncio.Event().wait()
+
+    async def scenario() -> None:
+        async with asyncio.timeout(PATIENCE_S), BackgroundTasks() as tasks:
+            tasks.keep_running(work, "waiting")
+            (task,) = asyncio.all_tasks() - {asyncio.current_task()}
+            while not task.cancelling():  # by the timeout
+                await asyncio.sleep(0)
+
+    asyncio.run(scenario())
