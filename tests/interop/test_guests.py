@@ -69,7 +69,7 @@ def test_a_guest_that_died_is_in_the_ledger(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv(ledger.LEDGER, str(tmp_path / "ledger"))
     assert script.in_guest(Path(__file__), ["given"]) == ["given"]
     entries = ledger.read(tmp_path / "ledger")
-    assert [each.reason for each in entries] == ["user-mode Linux died: Kernel panic"] * 2
+    assert [each.reason for each in entries] == ["the guest failed: Kernel panic"] * 2
     assert all("test_a_guest_that_died_is_in_the_ledger" in each.test for each in entries)
     assert all(each.second_s is not None for each in entries)
 
