@@ -170,7 +170,12 @@ def _try_memory(name: str, files: Iterable[str]) -> None:
     try:
         mmap.mmap(-1, needed, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
     except (OSError, OverflowError):  # a sparse file may have a size that no process can address
-        raise Refused(f"{name}: reading it may take {needed >> 20} MiB, and {NO_MEMORY}") from None
+        raise without_memory(name, f"reading it may take {needed >> 20} MiB, and ") from None
+
+
+def without_memory(name: str, why: str = "") -> Refused:
+    """Return the refusal of a file for which this process gets no memory."""
+    return Refused(f"{name}: {why}{NO_MEMORY}; use a smaller file, or allow pylvs run more memory")
 
 
 def load_in_subprocess(options: Options) -> Loaded:

@@ -45,7 +45,7 @@ from pylvs.daemon.limits import (
     locked,
 )
 from pylvs.daemon.liveness import PROBER, TABLE_THREAD, Liveness
-from pylvs.daemon.loading import LOAD_TIMEOUT_S, Loaded, Refused, accept, errors
+from pylvs.daemon.loading import LOAD_TIMEOUT_S, Loaded, Refused, accept, errors, without_memory
 from pylvs.daemon.notifications import REMEMBERED, EventBus, log_event, log_findings
 from pylvs.daemon.overrides import SavedOverrides
 from pylvs.daemon.problems import Problem, ProblemTracker
@@ -63,7 +63,7 @@ from pylvs.health.engine import Engine
 from pylvs.health.events import Event, ServerAdded
 from pylvs.health.prober.link import ProberCounts
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.errors import NO_MEMORY, PylvsError
+from pylvs.model.errors import PylvsError
 from pylvs.model.rows import unattached
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration
@@ -473,7 +473,7 @@ class Supervisor:
         with contextlib.suppress(MemoryError, SystemError):  # Python 3.11 raises SystemError too where memory ends
             return await asyncio.to_thread(self._host.load, self.options)
         # The exception, with what its frames held, is gone here: the answer needs memory.
-        raise Refused(f"{self.options.file}: {NO_MEMORY}; the configuration in force stays")
+        raise without_memory(self.options.file)
 
     def _publish_refused(self, error: Exception) -> None:
         self.reloads["refused"] += 1
