@@ -105,21 +105,27 @@ class Notifier:
             event = ServerUp(
                 at=event.at, service=event.service, reason=event.reason, server=event.server, weight=event.weight
             )
-        both = (self._before, self._services) if _is_ending(event) else (self._services, self._before)
-        definitions = [services[event.service] for services in both if event.service in services]
-        script = next(filter(None, (script_of(event, service) for service in definitions)), None)
-        if script is not None:
+        service = self._definition(event)
+        if service is None:
+            return
+        if script := script_of(event, service):
             server = event.server if isinstance(event, ServerEvent) else None
             where = {"service": event.service} | ({"server": str(server)} if server else {})
             self._turns.put((event.service, server), *script, where)
-        line = next(filter(None, (fifo_line(event, service) for service in definitions)), "")
-        if line:
+        if line := fifo_line(event, service):
             self._fifos.write(line)
-        service = self._services.get(event.service)
-        if service is not None and self._settings.mail.recipients:
+        if self._settings.mail.recipients:
             alert = alert_of(event, service, self._settings.router_id or socket.gethostname())
             if alert is not None:
                 self.outbox.put(alert)
+
+    def _definition(self, event: Event) -> WantedService | None:
+        """Return the event's service as configured; as before the last reload if that removed it, or its server."""
+        for services in (self._services, self._before):
+            service = services.get(event.service)
+            if service and (not isinstance(event, ServerEvent) or server_of(event, service)):
+                return service
+        return None
 
     async def finish(self) -> None:
         """Wait for scripts, mails and readers of FIFOs, in bounded time, and end the scripts that still run."""

@@ -202,12 +202,22 @@ def test_a_removed_server_runs_the_script_of_its_last_configuration(tmp_path: Pa
     async def scenario(recorder: Recorder) -> None:
         recorder.notifier.configure(wanted(recorder, recorder.script_writing("old"), recorder.script_writing("other")))
         recorder.notifier.configure(wanted(recorder, recorder.script_writing("new")))
-        recorder.notifier.notify(down(1, ending=True))
         recorder.notifier.notify(down(2, ending=True))
-        await until_async(lambda: "other>" in recorder.lines())
-        recorder.notifier.notify(down(1))
 
-    assert {line for line in play(tmp_path, scenario) if line.startswith("<")} == {"<old", "<other", "<new"}
+    assert play(tmp_path, scenario) == ["<other", "other>"]
+
+
+@pytest.mark.parametrize("ending", [False, True], ids=["a failure", "the stop of the daemon"])
+def test_a_server_that_stays_runs_the_script_of_the_configuration_in_force(ending: bool, tmp_path: Path) -> None:
+    async def scenario(recorder: Recorder) -> None:
+        recorder.notifier.configure(wanted(recorder, recorder.script_writing("old"), recorder.script_writing("gone")))
+        new = wanted(recorder, recorder.script_writing("new"))
+        servers = (*new.services[0].servers, WantedServer(Destination(server_key(2))))
+        recorder.notifier.configure(replace(new, services=(replace(new.services[0], servers=servers),)))
+        recorder.notifier.notify(down(2, ending=ending))
+        recorder.notifier.notify(down(1, ending=ending))
+
+    assert play(tmp_path, scenario) == ["<new", "new>"]
 
 
 def test_a_script_that_hangs_is_ended_and_the_next_one_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
