@@ -83,7 +83,7 @@ class RemoteProbe:
         self.check = check
         self.definition = [number, wire.encode_value(check), context.weight, context.virtualhost]
         self.state: str | None = None  # what it remembers
-        self.sent_to = -1  # the process that knows it, by its number of restarts
+        self.sent_to = 0  # the process that knows it, by its number; 0: none
         self.size = len(json.dumps(self.definition))
         parts = len(check.urls) if isinstance(check, HttpCheck) else 1
         parts = len(check.targets) if isinstance(check, SmtpCheck) else parts
@@ -300,7 +300,7 @@ class ProberLink:
         self._flushing = None
         while self.process.up and (self._batch or self._cancelled or self._new_repetitions):
             descriptors: list[socket.socket] = []
-            new = _Definitions(self.process.restarts)
+            new = _Definitions(self.process.launches)
             message = {
                 "run": self._take_runs(new, descriptors),
                 "repeat": self._take_repetitions(new),

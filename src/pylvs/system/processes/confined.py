@@ -63,7 +63,8 @@ class ConfinedProcess:
     """One process. All methods are called in the event loop.
 
     `what` names it in the log and in `problem`, which is why it does not run now ("" while it does, or before `start`).
-    `on_message` gets each message after the greeting; it raises BadMessage, which ends the process.
+    `on_message` gets each message after the greeting; it raises BadMessage, which ends the process. `restarts` counts
+    unexpected ends, `launches` each process that was started here.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class ConfinedProcess:
     ) -> None:
         self.problem = ""
         self.restarts = 0
+        self.launches = 0
         self.pid = 0
         self._what, self._module, self._protocol = what, module, protocol
         self._on_message, self._on_up, self._on_down = on_message, on_up, on_down
@@ -189,6 +191,7 @@ class ConfinedProcess:
             self._lost(f"cannot be started: {error.strerror}")
             return
         self.pid = self._child.pid
+        self.launches += 1
         ours.setblocking(False)
         self._end = ours
         loop.add_reader(ours, self._receive)

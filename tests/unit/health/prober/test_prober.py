@@ -35,6 +35,7 @@ from pylvs.model.checks import (
     SmtpCheck,
     Target,
     TcpCheck,
+    TlsClient,
     Url,
 )
 from pylvs.system.processes import channel, command, confined
@@ -88,6 +89,24 @@ def test_probes_run_there_and_report_here() -> None:
                 found = await asyncio.gather(*(outcome(link, check) for check in checks))
         assert [each.reason for each in found] == ["connected", "status 200", "connection refused"]
         assert [each.ok for each in found] == [True, True, False]
+
+    with_link(scenario)
+
+
+def test_a_process_that_replaces_another_one_gets_the_probes_that_stay() -> None:
+    """A reload replaces it when certificates have changed."""
+
+    async def scenario(link: ProberLink) -> None:
+        async with tcp(replies(HELLO)) as target:
+            probes = [link.probe_of(check, CheckContext()) for check in (TcpCheck(target=target), http(target))]
+            before = [await probe() for probe in probes]
+            for verify in True, False:
+                pid = link.process.pid
+                link.set_tls([(TlsClient(), verify)])
+                assert [await probe() for probe in probes] == before
+                assert link.process.pid != pid
+        assert [each.reason for each in before] == ["connected", "status 200"]
+        assert link.counts() == ProberCounts("", 0)
 
     with_link(scenario)
 
