@@ -252,13 +252,24 @@ def test_a_transition_of_an_instance_and_of_its_group_sends_a_trap_as_keepalived
     file.write_text(CONFIGURATION.replace("FOLDER", str(tmp_path)))
     (tmp_path / "load").write_text("3\n")
     with on_four_devices(), snmpd(tmp_path, "trap2sink 127.0.0.1:16162 public"), trap_receiver() as receiver:
-        with keepalived.running(file, "-D", lambda _: True, PATIENCE_S):
-            theirs = received(receiver)
+        set_links("down")
+        with keepalived.running(file, "-D", lambda _: True, PATIENCE_S) as log:
+            until(walk)  # a trap before it has a session would be lost
+            set_links("up")
+            theirs = received(receiver, log)
         until(lambda: not walk())
         drain(receiver)
+        set_links("down")
         with pylvs(tmp_path, file):
-            ours = received(receiver)
+            set_links("up")
+            ours = received(receiver, tmp_path / "vrrp.log")
     assert theirs == ours
+
+
+def set_links(state: str) -> None:
+    """Set the devices of both virtual routers up or down."""
+    for device in "eth0", "eth1":
+        subprocess.run(["ip", "link", "set", device, state], check=True)
 
 
 def trap_receiver() -> socket.socket:
@@ -278,14 +289,17 @@ def drain(receiver: socket.socket) -> None:
     receiver.settimeout(PATIENCE_S)
 
 
-def received(receiver: socket.socket) -> list[bytes]:
+def received(receiver: socket.socket, log: Path) -> list[bytes]:
     """Return the traps of the take-over, sorted, without the request's number and the time.
 
     Two instances and their group are master; VRRP-MIB has one of the instances, VRRPV3-MIB both.
     """
     found: list[bytes] = []
     while len(found) < 6:
-        trap = receiver.recv(1 << 16)
+        try:
+            trap = receiver.recv(1 << 16)
+        except TimeoutError:
+            pytest.fail(f"{len(found)} of 6 traps came; the log:\n{log.read_text()}")
         body = trap[trap.index(TRAP_OID) :] if TRAP_OID in trap else b""
         if MASTER in body or any(name in body for name in NEW_MASTER):
             found.append(body)
