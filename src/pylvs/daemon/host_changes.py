@@ -58,7 +58,8 @@ class HostChanges:
 
     async def find_path_problems(self) -> None:
         """Compare addresses and routes with a new configuration."""
-        await self._compare_paths(await self._thread.run(self._host.addresses))
+        with contextlib.suppress(PylvsError, OSError):  # the reload is in force; `apply` compares them later
+            await self._compare_paths(await self._thread.run(self._host.addresses))
 
     async def _compare_paths(self, addresses: Iterable[Address]) -> None:
         configuration = self._engine.configuration

@@ -444,10 +444,11 @@ class Supervisor:
         try:
             loaded = await self._read()
             configuration = accept(loaded, self.options, allow_empty, force)
-        except Refused as refused:
+        except PylvsError as error:
             if not dry_run:
-                log_findings(refused.findings)
-                self._publish_refused(refused)
+                if isinstance(error, Refused):
+                    log_findings(error.findings)
+                self._publish_refused(error)
             raise
         if self._stopping.is_set():
             raise Refused("pylvs run is stopping")
@@ -471,7 +472,10 @@ class Supervisor:
 
     async def _read(self) -> Loaded:
         with contextlib.suppress(MemoryError, SystemError):  # Python 3.11 raises SystemError too where memory ends
-            return await asyncio.to_thread(self._host.load, self.options)
+            try:
+                return await asyncio.to_thread(self._host.load, self.options)
+            except OSError as error:  # findings name files; this is a shortage of this process
+                raise Refused(f"{self.options.file}: cannot be read: {error.strerror or error}") from None
         # The exception, with what its frames held, is gone here: the answer needs memory.
         raise without_memory(self.options.file)
 
@@ -491,6 +495,10 @@ class Supervisor:
             self.engine.replace(configuration)
         except BaseException:
             self._host.configure(old)
+            self.reconciler.wake()  # it may have deleted services of checks that the new file lacks
+            if not self._stopping.is_set():  # the stop reverts the settings, perhaps before this
+                with contextlib.suppress(PylvsError):
+                    await self.table_thread.run(self._host.vip_checks.adapt_host, self.state)
             with contextlib.suppress(PylvsError):
                 await self.routers.configure(old)
             raise

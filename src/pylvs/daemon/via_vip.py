@@ -21,7 +21,7 @@ from itertools import cycle
 from typing import Any, Protocol
 
 from pylvs.daemon.state_dir import StateDirectory
-from pylvs.health.probes import CheckContext, Outcome, Probe, constant_probe, probe_of
+from pylvs.health.probes import CheckContext, Outcome, Probe, constant_probe, errno_text, is_shortage, probe_of
 from pylvs.model.addresses import Address, family_of
 from pylvs.model.checks import Check, Target, goes_via_vip, targets_of
 from pylvs.model.dataclass import dataclass, replace
@@ -76,20 +76,30 @@ class VipChecks:
         # For the table, besides the configured services; the same object while nothing changes.
         self.rows: tuple[WantedRow, ...] = ()
         self._marks: dict[ForwardingPath, int] = {}
+        self._former_marks: dict[ForwardingPath, int] = {}  # before the last `configure`
         self._vips: frozenset[Address] = frozenset()
         # A mark is reused late: packets of an old check may still arrive.
         self._next_marks = cycle(range(FIRST_PROBE_MARK, FIRST_PROBE_MARK + PROBE_MARKS))
         self._log = get_logger()
 
     def configure(self, configuration: Configuration) -> None:
-        """Allocate a mark for each path that this configuration checks; a path that stays keeps its mark."""
+        """Allocate a mark for each path that this configuration checks; a path that stays keeps its mark.
+
+        A path that only the last configuration lacked gets its former mark: after a refused reload, the probes of the
+        old configuration continue with it.
+        """
         paths = dict.fromkeys(_paths(configuration))
         marks = {path: mark for path, mark in self._marks.items() if path in paths}
         taken = set(marks.values())
+        for path, mark in self._former_marks.items():
+            if path in paths and mark not in taken:
+                marks[path] = mark
+                taken.add(mark)
         for path in paths:
             if path not in marks and len(taken) < PROBE_MARKS:
                 marks[path] = next(mark for mark in self._next_marks if mark not in taken)
                 taken.add(marks[path])
+        self._former_marks = self._marks
         self._marks = marks  # replaced as a whole: the table thread may be reading it
         rows = tuple(_row(path, mark) for path, mark in marks.items())
         if rows != self.rows:
@@ -113,7 +123,7 @@ class VipChecks:
         mark = self._marks.get(_path(vip, server))
         if mark is None:
             reason = f"all {PROBE_MARKS} marks of checks through virtual addresses are in use"
-            return constant_probe(Outcome(False, reason))
+            return constant_probe(Outcome(False, reason, inconclusive=True))
         return self._through(
             check, vip, server.destination.key.address, mark, partial(make or probe_of, context=context)
         )
@@ -127,6 +137,9 @@ class VipChecks:
             try:
                 source = configured or source_towards(server, vip.version, self._vips)
             except (PylvsError, OSError) as error:
+                code = error.errno or 0
+                if is_shortage(code):
+                    return Outcome(False, errno_text(code), inconclusive=True)
                 return Outcome(False, str(error))
             if made is None or made[0] != source:
                 made = source, make(_redirected(check, vip, source, mark))
@@ -302,7 +315,9 @@ def _chosen_by_kernel(server: Address) -> Address:
         try:
             asking.connect((str(server), _DISCARD))
         except OSError as error:
-            raise PylvsError(f"{server}: {os.strerror(error.errno or 0)}") from None
+            failure = PylvsError(f"{server}: {os.strerror(error.errno or 0)}")
+            failure.errno = error.errno or 0
+            raise failure from None
         return ip_address(asking.getsockname()[0].partition("%")[0])
 
 

@@ -151,8 +151,13 @@ class NoSocket(ProbeFailed):
     """A socket could not be made; `code` is the errno."""
 
     def __init__(self, code: int) -> None:
-        super().__init__(errno_text(code), code in _LOCAL_ERRNO_TEXTS)
+        super().__init__(errno_text(code), is_shortage(code))
         self.code = code
+
+
+def is_shortage(code: int) -> bool:
+    """Return whether an errno means that this host ran out of a resource."""
+    return code in _LOCAL_ERRNO_TEXTS
 
 
 def errno_text(code: int) -> str:
@@ -163,7 +168,7 @@ def errno_text(code: int) -> str:
 
 def errno_failure(code: int, where: str = "") -> ProbeFailed:
     """Return the failure for an errno; `where` is appended ("while sending")."""
-    return ProbeFailed(f"{errno_text(code)} {where}".rstrip(), code in _LOCAL_ERRNO_TEXTS)
+    return ProbeFailed(f"{errno_text(code)} {where}".rstrip(), is_shortage(code))
 
 
 def quoted(data: bytes) -> str:

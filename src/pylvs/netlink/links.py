@@ -136,17 +136,25 @@ def _device(message: bytes, addresses: dict[int, list[Address]]) -> Device:
     )
 
 
-def addresses() -> list[AssignedAddress]:
-    """Return all addresses of all devices."""
-    found = []
+def _all(kind: int, body: bytes, what: str) -> list[bytes]:
+    """Return the kernel's messages on all objects of a kind. Raises PylvsError, OSError."""
     with Netlink() as link:
-        for message in link.dump(codec.GETADDR, codec.IFADDRMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
-            _family, prefix, _flags, _scope, index = codec.IFADDRMSG.unpack_from(message)
-            parts = attributes(message, codec.IFADDRMSG.size)
-            peer = address_of(parts.get(1))  # IFA_ADDRESS
-            own = address_of(parts.get(2)) or peer  # IFA_LOCAL
-            if own is not None:
-                found.append(AssignedAddress(index, own, peer or own, prefix, name(parts.get(3))))  # IFA_LABEL
+        try:
+            return link.dump(kind, body)
+        except NetlinkError as error:
+            raise error.as_failure(f"asking for {what}") from None
+
+
+def addresses() -> list[AssignedAddress]:
+    """Return all addresses of all devices. Raises PylvsError, OSError."""
+    found = []
+    for message in _all(codec.GETADDR, codec.IFADDRMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0), "all addresses"):
+        _family, prefix, _flags, _scope, index = codec.IFADDRMSG.unpack_from(message)
+        parts = attributes(message, codec.IFADDRMSG.size)
+        peer = address_of(parts.get(1))  # IFA_ADDRESS
+        own = address_of(parts.get(2)) or peer  # IFA_LOCAL
+        if own is not None:
+            found.append(AssignedAddress(index, own, peer or own, prefix, name(parts.get(3))))  # IFA_LABEL
     return found
 
 
@@ -163,10 +171,9 @@ def local_addresses() -> set[Address]:
 
 
 def devices() -> list[Device]:
-    """Return all devices, sorted by index."""
+    """Return all devices, sorted by index. Raises PylvsError, OSError."""
     held = _addresses_by_device()
-    with Netlink() as link:
-        messages = link.dump(codec.GETLINK, codec.IFINFOMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
+    messages = _all(codec.GETLINK, codec.IFINFOMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0), "all devices")
     return sorted((_device(message, held) for message in messages), key=lambda device: device.index)
 
 

@@ -177,7 +177,7 @@ class FifoSet:
 
     def configure(self, fifos: Iterable[Fifo], settings: GlobalSettings, foreign: Collection[str] = ()) -> None:
         """Replace the pipes; unchanged ones stay open. At `foreign` paths, another process runs the reader."""
-        self._readers.configure(settings.script_user, settings.script_group, settings.script_security)
+        self._readers.configure(settings.script_user, settings.script_group, settings.script_security, settings.umask)
         wanted = dict.fromkeys(fifos)
         for fifo in [each for each in self._open if each not in wanted]:
             self._open[fifo][0].remove()  # a new pipe may get the same path

@@ -85,3 +85,19 @@ def test_the_shared_pipes_reader_runs_once_and_the_pipe_stays_for_the_routers(tm
     paths[0].unlink()
     asyncio.run(main(routers=False))
     assert not paths[0].exists()
+
+
+@pytest.mark.parametrize(("umask", "printed"), [(None, "0077"), (0o027, "0027")])
+def test_a_reader_has_the_global_umask(umask: int | None, printed: str, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    reader = Script(("/bin/sh", "-c", f'umask > {ran}.new; mv {ran}.new {ran}; cat "$0"'))
+    settings = GlobalSettings(fifo=Fifo(str(tmp_path / "own"), reader=reader), umask=umask)
+
+    async def main() -> None:
+        fifos = Notifier()
+        fifos.configure(Configuration((), settings), routers=False)
+        await until_async(ran.exists)
+        await fifos.finish()
+
+    asyncio.run(main())
+    assert ran.read_text().strip() == printed

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import time
 from pathlib import Path
+from typing import NoReturn
 from unittest.mock import patch
 
 import pytest
 
-from pylvs.daemon.host import BackgroundTasks, call_at_changes
+from pylvs.daemon.host import BackgroundTasks, HostServices, call_at_changes
 from pylvs.dataplane.devices.watch import GATHER_S, RETRY_S
 from pylvs.model.addresses import Address
-from pylvs.model.errors import Busy
+from pylvs.model.errors import Busy, PylvsError
+from pylvs.netlink.codec import Netlink, NetlinkError
+from pylvs.netlink.links import devices
 from tests.unit.daemon.daemons import VIP, FakeHost, run, server, service, until
 from tests.unit.health.clock import START_S, FakeTimeLoop
 from tests.waiting import PATIENCE_S
@@ -118,3 +122,14 @@ def test_a_task_whose_timeout_expires_at_the_same_moment_ends() -> None:
                 await asyncio.sleep(0)
 
     asyncio.run(scenario())
+
+
+def test_the_kernels_refusal_to_list_addresses_is_an_error_for_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> NoReturn:
+        raise NetlinkError(errno.ENOBUFS, "")
+
+    monkeypatch.setattr(Netlink, "dump", refused)
+    for read in (HostServices().addresses, devices):
+        with pytest.raises(PylvsError, match=r"^asking for all .*: No buffer space available$") as raised:
+            read()
+        assert raised.value.errno == errno.ENOBUFS

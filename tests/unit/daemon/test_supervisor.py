@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -15,8 +17,9 @@ from pylvs.daemon import Options
 from pylvs.daemon.api.client import Client
 from pylvs.daemon.loading import Loaded, Refused
 from pylvs.health.probes import Outcome
-from pylvs.model.errors import Busy
+from pylvs.model.errors import Busy, PylvsError
 from pylvs.model.service import Destination, DestinationKey, Timeouts, VirtualService
+from tests.shortages import failing
 from tests.unit.daemon.daemons import FOREIGN, OTHER, WEB, FakeHost, address, run, server, service, until
 
 LOCATION = Location("test.conf", 3, 5)
@@ -262,6 +265,64 @@ def test_a_broken_or_empty_file_changes_nothing(host: FakeHost) -> None:
             assert host.table() == {}
 
     run(scenario())
+
+
+def not_permitted(*_: object) -> NoReturn:
+    raise PylvsError("not permitted")
+
+
+@pytest.mark.parametrize(
+    ("load", "reason"),
+    [
+        (failing(errno.EMFILE), "test.conf: cannot be read: Too many open files"),
+        (not_permitted, "not permitted"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_reported(
+    host: FakeHost,
+    load: Callable[..., NoReturn],
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+    log_output: io.StringIO,
+) -> None:
+    async def scenario() -> None:
+        async with host.daemon() as daemon:
+            monkeypatch.setattr(host, "load", load)
+            await daemon._reload_by_signal()
+            assert log_output.getvalue().count(f"error: not reloaded: {reason}") == 1
+            (event,) = [each for each in daemon.events.recent() if each["event"] == "reload_refused"]
+            assert event["reason"] == reason
+            assert daemon.reloads == {"refused": 1}
+            with pytest.raises(PylvsError, match=reason):
+                await daemon.reload(dry_run=True)
+            assert daemon.reloads == {"refused": 1}
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("fail", [failing(errno.EMFILE), not_permitted])
+def test_a_reload_is_in_force_although_addresses_cannot_be_read(
+    host: FakeHost, fail: Callable[..., NoReturn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followed: list[str] = []
+
+    async def scenario() -> None:
+        async with host.daemon() as daemon:
+            monkeypatch.setattr(host, "addresses", fail)
+            for part, name in (("_snmp", "configure"), ("_reload_timer", "configure")):
+                monkeypatch.setattr(getattr(daemon, part), name, lambda *_, part=part: followed.append(part))
+
+            async def follow(_configuration: object) -> None:
+                followed.append("_dbus")
+
+            monkeypatch.setattr(daemon._dbus, "follow", follow)
+            host.write(service(server(1)))
+            await daemon.reload()
+            assert daemon.reloads == {"done": 1}
+            assert "reloaded" in [each["event"] for each in daemon.events.recent()]
+
+    run(scenario())
+    assert followed == ["_snmp", "_dbus", "_reload_timer"]
 
 
 def test_a_start_with_errors_runs_and_status_lists_them(host: FakeHost) -> None:

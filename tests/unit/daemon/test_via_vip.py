@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
-from pylvs.daemon import via_vip
+from pylvs.daemon import supervisor, via_vip
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.via_vip import DEVICES_FILE, VipChecks
-from pylvs.health.probes import CheckContext, Outcome, Probe
+from pylvs.health.probes import CheckContext, Outcome, Probe, errno_text
 from pylvs.health.state_builder import StateBuilder
 from pylvs.model import checks
 from pylvs.model.addresses import Address
@@ -33,6 +37,8 @@ from pylvs.model.service import (
     is_probe_mark,
 )
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
+from tests.shortages import SHORTAGES, failing
+from tests.unit.daemon.daemons import FakeHost, run
 
 VIP, VIP6, OWN = ip_address("192.0.2.1"), ip_address("2001:db8::1"), ip_address("10.0.0.1")
 
@@ -98,6 +104,72 @@ def test_a_server_that_stays_keeps_its_mark_and_a_free_one_is_not_used_soon_agai
     after = servers_of(made)
     assert (after["10.0.0.11"], after["10.0.0.13"]) == (before["10.0.0.11"], before["10.0.0.13"])
     assert after["10.0.0.14"] not in before.values()
+
+
+def test_a_path_that_only_the_last_configuration_lacked_has_its_former_mark() -> None:
+    """After a refused reload, the probes of the old configuration continue with their marks."""
+    both, one = service(server(11), server(12)), service(server(11))
+    made = configured(both)
+    before = servers_of(made)
+    for each in (one, both):
+        made.configure(Configuration((each,)))
+    assert servers_of(made) == before
+
+
+def test_a_former_mark_that_another_path_has_is_not_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(via_vip, "PROBE_MARKS", 2)
+    made = configured(service(server(11), server(12)))
+    first, second = servers_of(made).values()
+    made.configure(Configuration((service(server(11), server(13)),)))
+    assert servers_of(made) == {"10.0.0.11": first, "10.0.0.13": second}
+    made.configure(Configuration((service(server(13), server(12)),)))
+    assert servers_of(made) == {"10.0.0.13": second, "10.0.0.12": first}
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHost:
+    """Return a host of a daemon with checks through a virtual address."""
+    found = FakeHost(tmp_path / "state")
+    monkeypatch.setattr(found, "configure", found.vip_checks.configure)
+    found.write(service(server(11), server(12)))
+    return found
+
+
+def refuse(*_: object) -> NoReturn:
+    raise PylvsError("not now")
+
+
+def test_a_refused_reload_changes_no_mark(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async with host.daemon() as daemon:
+            marks, table = servers_of(host.vip_checks), host.table()
+            assert len(table) == 3
+            host.write(service(server(11)))
+            with monkeypatch.context() as full:
+                full.setattr(supervisor, "save_addresses", refuse)
+                with pytest.raises(PylvsError, match="not now"):
+                    await daemon.reload()
+            await daemon.reconciler.reconcile()
+            assert (servers_of(host.vip_checks), host.table()) == (marks, table)
+
+    run(scenario())
+
+
+def test_a_refused_reload_restores_the_settings_of_the_host(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapted: list[set[str]] = []
+    monkeypatch.setattr(host.vip_checks, "adapt_host", lambda state: adapted.append(set(servers_of(host.vip_checks))))
+
+    async def scenario() -> None:
+        async with host.daemon() as daemon:
+            host.write(service(server(11)))
+            with monkeypatch.context() as refused:
+                refused.setattr(daemon.routers, "configure", refuse)
+                with pytest.raises(PylvsError, match="not now"):
+                    await daemon.reload()
+            assert {"10.0.0.11"} in adapted
+            assert adapted[-1] == {"10.0.0.11", "10.0.0.12"}
+
+    run(scenario())
 
 
 def test_marks_wrap_around_and_skip_those_in_use() -> None:
@@ -182,6 +254,36 @@ def test_without_a_source_address_the_check_fails_with_the_reason(
     wanted = service(server(11))
     probe = configured(wanted).probe_of(wanted.servers[0].checks[0], wanted, wanted.servers[0], CheckContext())
     assert asyncio.run(_once(probe)) == Outcome(False, "no address of its own")
+
+
+class WithoutBuffers(socket.socket):
+    """A socket that cannot be connected, as the kernel has no memory for it."""
+
+    def connect(self, _address: object) -> None:
+        raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+
+
+@pytest.mark.parametrize(
+    ("number", "made"), [*((each, failing(each)) for each in SHORTAGES), (errno.ENOBUFS, WithoutBuffers)]
+)
+def test_a_shortage_of_this_machine_is_inconclusive(number: int, made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = service(server(11))
+    probe = configured(wanted).probe_of(wanted.servers[0].checks[0], wanted, wanted.servers[0], CheckContext())
+
+    async def short() -> Outcome:
+        with monkeypatch.context() as shortage:  # not for the event loop
+            shortage.setattr("socket.socket", made)
+            return await probe()
+
+    assert asyncio.run(short()) == Outcome(False, errno_text(number), inconclusive=True)
+
+
+def test_a_check_for_which_no_mark_is_left_is_inconclusive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(via_vip, "PROBE_MARKS", 1)
+    wanted = service(server(11), server(12))
+    probe = configured(wanted).probe_of(wanted.servers[1].checks[0], wanted, wanted.servers[1], CheckContext())
+    reason = "all 1 marks of checks through virtual addresses are in use"
+    assert asyncio.run(_once(probe)) == Outcome(False, reason, inconclusive=True)
 
 
 def test_checks_through_the_vip_are_never_shared_between_services() -> None:

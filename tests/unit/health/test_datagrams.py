@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from ipaddress import IPv4Address
-from typing import Any
+from typing import Any, NoReturn
 
 import dns.flags
 import dns.message
@@ -158,6 +158,22 @@ def test_unreadable_records_are_ignored() -> None:
         return [data[:2] + b"\x81\x80\0\1\0\1\0\0\0\0" + data[12:] + b"\xff" * 30]
 
     assert asked(dns_check(), reply)[0] == Outcome(True, "NOERROR for . SOA")
+
+
+@pytest.mark.parametrize(
+    ("rcode", "outcome"), [(0, Outcome(True, "NOERROR for .")), (4, Outcome(False, "NOTIMP for ."))]
+)
+@pytest.mark.parametrize("opcode", [0, 3, 15])
+def test_an_answer_with_an_unassigned_opcode_counts_by_its_code(
+    opcode: int, rcode: int, outcome: Outcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in keepalived. dnspython 2.3 raises ValueError for it, and later versions raise nothing."""
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise ValueError(f"{opcode} is not a valid Opcode")
+
+    monkeypatch.setattr("dns.message.from_wire", refuse)
+    assert judged_dns(bytes([7, 7, 0x80 | opcode << 3, 0x80 | rcode]) + bytes(8), ".") == outcome
 
 
 @pytest.mark.parametrize(("type_", "name"), [("A", "a" * 64 + ".example"), ("A", "a..b"), ("NOSUCH", ".")])

@@ -7,13 +7,16 @@ import contextlib
 import errno
 import os
 import resource
+import select
 import socket
+import struct
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from pylvs.health.probes import CheckContext, Outcome, errno_failure, errno_text, probe_of, quoted
+from pylvs.health.checkers.sockets import Endpoint
+from pylvs.health.probes import CheckContext, Outcome, ProbeFailed, errno_failure, errno_text, probe_of, quoted
 from pylvs.model.checks import Pace, Target, TcpCheck
 from tests.unit.health.fake_servers import HASTY, PATIENT, V4, V6, asked, closed, open_files, silent, tcp, undisturbed
 
@@ -220,3 +223,19 @@ def test_a_reply_is_quoted_on_one_line() -> None:
     assert quoted(b"hello") == "'hello'"
     assert quoted(b"a\r\n\x1b[31m\xff'\"") == "'a\\r\\n\\x1b[31m\\xff'\"'"
     assert quoted(b"x" * 100) == f"'{'x' * 60}…'"
+
+
+def test_a_reset_after_so_error_was_read_is_a_failure() -> None:
+    with socket.create_server((V4, 0)) as listener:
+        endpoint = Endpoint(Target(IPv4Address(V4), listener.getsockname()[1]))
+        with endpoint.unconnected(socket.SOCK_STREAM) as made:
+            endpoint.begin(made)
+            peer, _ = listener.accept()
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            peer.close()
+            readable, _, _ = select.select([made], [], [], PATIENT.timeout_s)
+            assert readable
+            assert made.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNRESET
+            with pytest.raises(ProbeFailed, match=r"^connection reset$") as raised:
+                endpoint.finish(made)
+            assert not raised.value.inconclusive

@@ -49,7 +49,7 @@ class VrrpClient:
         self._on_close = on_close
         self._loop = asyncio.get_running_loop()
         self._greeted: asyncio.Future[Any] = self._loop.create_future()
-        self._replies: dict[int, asyncio.Future[Any]] = {}
+        self._replies: dict[int, tuple[asyncio.Future[Any], Callable[[Any], None]]] = {}
         self._count = 0
         end = connected(path)
         self.listener = end.peer  # the process at the socket, also if it does not answer
@@ -82,11 +82,21 @@ class VrrpClient:
             raise
         return client, None
 
-    async def request(self, verb: str, timeout_s: float | None = None, **fields: Any) -> Any:
-        """Send a request and return the reply. Raises PylvsError with the process's error, NoReply without a reply."""
+    async def request(
+        self,
+        verb: str,
+        timeout_s: float | None = None,
+        on_reply: Callable[[Any], None] = lambda reply: None,
+        **fields: Any,
+    ) -> Any:
+        """Send a request and return the reply. Raises PylvsError with the process's error, NoReply without a reply.
+
+        `on_reply` receives the result before `on_event` receives a later event. The caller may resume after both.
+        """
         self._count += 1
         number = self._count
-        reply = self._replies[number] = self._loop.create_future()
+        reply = self._loop.create_future()
+        self._replies[number] = reply, on_reply
         try:
             self._send({"id": number, "verb": verb, **fields})
             return answer_of(await self._wait_for(reply, REPLY_TIMEOUT_S if timeout_s is None else timeout_s))
@@ -99,7 +109,7 @@ class VrrpClient:
 
     def _ended(self) -> None:
         self.closed.set()
-        for each in (self._greeted, *self._replies.values()):
+        for each in (self._greeted, *(reply for reply, _ in self._replies.values())):
             if not each.done():
                 each.cancel()
         self._on_close()
@@ -126,8 +136,11 @@ class VrrpClient:
         if not self._greeted.done():
             self._greeted.set_result(message)
         elif "id" in message:
-            reply = self._replies.get(message["id"])
-            if reply is not None and not reply.done():
+            waiting = self._replies.get(message["id"])
+            if waiting is not None and not waiting[0].done():
+                reply, on_reply = waiting
                 reply.set_result(message)
+                if "error" not in message:
+                    on_reply(answer_of(message))
         else:
             self._on_event(message)

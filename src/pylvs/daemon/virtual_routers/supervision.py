@@ -243,15 +243,13 @@ class VirtualRouters:
 
     async def _read_sessions(self) -> None:
         try:
-            results = await self.request("sessions", timeout_s=SESSIONS_TIMEOUT_S)
+            await self.request("sessions", timeout_s=SESSIONS_TIMEOUT_S, on_reply=self._take_sessions)
         except PylvsError as error:
             self._sessions.lose(str(error))
             if self._sessions_known:
                 self._sessions_known, self._sessions_lost = False, True
                 self._log.error(f"the BFD sessions are unknown: {error}")
                 self._events.publish("bfd_unknown", reason=str(error))
-            return
-        self._take_sessions(results)
 
     def _take_sessions(self, results: Mapping[str, SessionResult]) -> None:
         self._sessions.replace(results)
@@ -296,7 +294,7 @@ class VirtualRouters:
             reply = await self._configure_process(client, self._wanted)
             await self._report(client)
             if self._wanted.vrrp.sessions:
-                self._take_sessions(await client.request("sessions"))
+                await client.request("sessions", on_reply=self._take_sessions)
         if self._error:
             self._log.info("the virtual routers are as configured again")
         self._error = ""

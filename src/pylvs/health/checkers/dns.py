@@ -14,7 +14,9 @@ from pylvs.health.checkers.sockets import Endpoint, receive_datagram, send_datag
 from pylvs.health.probes import CheckContext, Outcome, Probe, constant_probe, quoted
 from pylvs.model.checks import DnsCheck
 
+_HEADER_SIZE = 12
 _RESPONSE = 0x80  # QR, in the third byte
+_RCODE = 0x0F  # in the fourth byte
 
 
 def probe(check: DnsCheck, context: CheckContext) -> Probe:
@@ -44,11 +46,13 @@ def probe(check: DnsCheck, context: CheckContext) -> Probe:
 
 
 def judge_response(data: bytes, name: str) -> Outcome:
-    """Return the outcome of a response. Only the response code counts: records differ between servers."""
-    try:
-        code = dns.message.from_wire(data, question_only=True, ignore_trailing=True).rcode()
-    except dns.exception.DNSException as error:
-        return Outcome(False, f"the answer cannot be read: {error} in {quoted(data)}")
+    """Return the outcome of a response. Only RCODE of its header counts, as in keepalived.
+
+    `dns.message.from_wire` refuses more, which depends on the version of dnspython.
+    """
+    if len(data) < _HEADER_SIZE:
+        return Outcome(False, f"the answer cannot be read: it is shorter than a header in {quoted(data)}")
+    code = data[3] & _RCODE
     if code != dns.rcode.NOERROR:
-        return Outcome(False, f"{dns.rcode.to_text(code)} for {name}")
+        return Outcome(False, f"{dns.rcode.Rcode.to_text(code)} for {name}")
     return Outcome(True, f"NOERROR for {name}")

@@ -147,7 +147,7 @@ class Endpoint:
         if code:
             raise self._connect_failure(code)
         # If no process listens on a port of this host, the kernel may choose that port as source, too.
-        if self._may_self_connect and made.getsockname()[:2] == made.getpeername()[:2]:
+        if self._may_self_connect and made.getsockname()[:2] == _peer_of(made)[:2]:
             raise errno_failure(errno.ECONNREFUSED)
 
     def connected_datagram(self) -> socket.socket:
@@ -227,6 +227,17 @@ class Endpoint:
         if self._needs_scope and self._target.source is not None and self._target.source.is_link_local:
             source = (*source[:2], 0, self._connect_address()[-1])
         made.bind(source)
+
+
+def _peer_of(connected: socket.socket) -> SocketAddress:
+    """Return the address of the peer. Raises ProbeFailed."""
+    try:
+        peer: SocketAddress = connected.getpeername()
+    except OSError as error:
+        if error.errno != errno.ENOTCONN:
+            raise
+        raise errno_failure(errno.ECONNRESET) from None  # the RST arrived after SO_ERROR was read
+    return peer
 
 
 def _take(given: deque[socket.socket]) -> socket.socket:

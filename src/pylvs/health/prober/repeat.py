@@ -187,10 +187,12 @@ class Repeater:
                     connecting.repeated.plain[0].finish(connecting.sock)
                 except ProbeFailed as error:
                     self._finish(connecting, Outcome(False, str(error), inconclusive=error.inconclusive))
+                except Exception as error:  # the others go on
+                    self._finish(connecting, error)
                 else:
                     self._finish(connecting, CONNECTED)
 
-    def _finish(self, connecting: Connecting, outcome: Outcome) -> None:
+    def _finish(self, connecting: Connecting, outcome: Outcome | Exception) -> None:
         connecting.open = False
         connecting.sock.close()  # this also ends its registration
         self._ended(connecting.repeated, outcome, self._clock() - connecting.begun)

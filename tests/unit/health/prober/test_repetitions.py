@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import select
 import signal
 import socket
 from ipaddress import ip_address
 
 import pytest
 
+from pylvs.health.checkers.sockets import Endpoint
 from pylvs.health.prober.link import ProberLink
+from pylvs.health.prober.repeat import Repeater
 from pylvs.health.probes import CheckContext, Outcome, ProbeScheduler, ScheduledProbe
 from pylvs.model.checks import Check, Pace, Target, TcpCheck
 from tests.unit.health.fake_servers import PATIENT, TURNS, replies, tcp
@@ -133,3 +137,44 @@ def test_a_repetition_that_is_not_reported_is_inconclusive(monkeypatch: pytest.M
             await steady.scheduler.close()
 
     with_link(scenario)
+
+
+class Disconnected(Endpoint):
+    """A target whose connections fail in a way that no checker expects."""
+
+    __slots__ = ()
+
+    def finish(self, made: socket.socket) -> None:
+        raise OSError(errno.ENOTCONN, "not connected")
+
+
+def test_an_exception_of_one_connection_affects_no_other() -> None:
+    ended: list[tuple[int, Outcome | Exception]] = []
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        repeater = Repeater(lambda run, outcome, took_s: ended.append((run, outcome)), lambda message: True)
+        repeater.start(loop)
+        loop.remove_reader(repeater._epoll.fileno())  # until both connections are ready
+        async with tcp(replies()) as target:
+            for run, kind in ((1, Disconnected), (2, Endpoint)):
+                repeater.add(run, never, (kind(target), PATIENT.timeout_s), 0.01)
+            await until_async(lambda: len(repeater._connecting) == 2)
+            sockets = [each.sock for each in repeater._connecting.values()]
+            await until_async(lambda: len(select.select([], sockets, [], 0)[1]) == 2)
+            repeater._connected()
+            assert repeater._connecting == {}
+            assert [each.fileno() for each in sockets] == [-1, -1]
+            assert repeater._runs[2].good == 1
+            repeater.cancel(2)
+        repeater._epoll.close()
+
+    asyncio.run(scenario())
+    ((run, outcome),) = ended
+    assert run == 1
+    assert isinstance(outcome, OSError)
+
+
+async def never() -> Outcome:
+    """Be no probe: these runs only connect."""
+    raise AssertionError
