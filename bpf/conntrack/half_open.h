@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Half-open and unconfirmed connections give way to others, so a flood of SYNs or of UDP cannot fill the table. Here
- * "half-open" means both. A connection of UDP is unconfirmed until its client sends a second packet.
+ * Half-open, unconfirmed and closed connections give way to others, so a flood of SYNs or of UDP cannot fill the table,
+ * even if servers answer with RST. Here "half-open" means all three. A connection of UDP is unconfirmed until its client
+ * sends a second packet.
  *
  * A ring has the half-open connections of all CPUs, the oldest ones first. If the table is half full, a quarter of the
  * table may be half-open. Beyond it, each new connection ends the oldest ones that are still half-open. In a table with

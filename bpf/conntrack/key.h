@@ -85,15 +85,16 @@ INLINE u64 nh_client(u64 first, u64 last)
 	return nh(first, SEED_CLIENT) + nh(last, SEED_CLIENT + 1);
 }
 
-/* The hash of a connection. */
-INLINE u64 hash_client4(u32 client, u64 port, u64 protocol)
+/* The hash of a connection, by the client's address, and the word with the ports. */
+INLINE u64 hash_client4(u32 client, u64 rest, bool is_reply)
 {
-	return mix4(client | port << 32 | protocol << 48, 0);
+	return mix4(client | client_port_in(rest, is_reply) << 32 | protocol_in(rest) << 48, 0);
 }
 
-INLINE u64 hash_client6(u64 first, u64 last, u64 port, u64 protocol)
+INLINE u64 hash_client6(u64 first, u64 last, u64 rest, bool is_reply)
 {
-	return finish_hash(nh_client(first, last) + nh(port | protocol << 16, SEED_REST));
+	return finish_hash(nh_client(first, last) +
+			   nh(client_port_in(rest, is_reply) | protocol_in(rest) << 16, SEED_REST));
 }
 
 /* The hash of a whole tuple. */
@@ -118,8 +119,7 @@ INLINE void set_key4(struct key *key, u64 addresses, u64 rest)
 	key->addresses[1] = key->addresses[2] = key->addresses[3] = 0;
 	key->rest = rest;
 	key->by_tuple = mix4(addresses, rest);
-	key->by_client = is_by_client(rest) ? hash_client4(client, client_port_in(rest, is_reply), protocol_in(rest))
-					    : key->by_tuple;
+	key->by_client = is_by_client(rest) ? hash_client4(client, rest, is_reply) : key->by_tuple;
 }
 
 INLINE void set_key6(struct key *key, const u64 *client, const u64 *other, u64 rest)
@@ -131,9 +131,7 @@ INLINE void set_key6(struct key *key, const u64 *client, const u64 *other, u64 r
 	key->addresses[3] = other[1];
 	key->rest = rest;
 	key->by_tuple = hash_tuple6(client[0], client[1], other[0], other[1], rest);
-	key->by_client = is_by_client(rest) ? hash_client6(client[0], client[1], client_port_in(rest, is_reply),
-							   protocol_in(rest))
-					    : key->by_tuple;
+	key->by_client = is_by_client(rest) ? hash_client6(client[0], client[1], rest, is_reply) : key->by_tuple;
 }
 
 /* The word with the ports, and the kind, of a tuple. */

@@ -30,9 +30,8 @@ VERIFIED_ONCE int load_look(const union tuple *tuple, u32 is_ipv6)
 	if (!tuple)
 		return 0;
 	const u64 *words = addresses_of6(&tuple->v6);
-	u64 rest = is_ipv6 ? rest_of6(&tuple->v6) : rest_of4(&tuple->v4);
-	u64 port = client_port_in(rest, false), protocol = protocol_in(rest);
-	u64 hash = is_ipv6 ? hash_client6(words[0], words[1], port, protocol) : hash_client4(words[0], port, protocol);
+	u64 hash = is_ipv6 ? hash_client6(words[0], words[1], rest_of6(&tuple->v6), false)
+			   : hash_client4(words[0], rest_of4(&tuple->v4), false);
 	const u32 *noted = look_at(hashed_bucket(hash) * ENTRIES / LOOK_SLOTS);
 	if (noted)
 		READ_ONCE(*noted);

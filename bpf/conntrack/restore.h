@@ -87,7 +87,7 @@ INLINE int restore_record(struct conn_record *record)
 		return 0;
 	}
 	record->slot = new.slot;
-	if (is_half_open_state(new.state))
+	if (gives_way(new.state))
 		append_half_open(new.slot, new.conn.word >> WORD_GENERATION, BY_COMMAND);
 	return 0;
 }

@@ -77,6 +77,14 @@ INLINE bool is_half_open_state(u32 state)
 						state & 1;
 }
 
+/* Whether a connection in this state gives way to others as half-open ones do. A server's RST closes those of a flood,
+ * and with sloppy_tcp a single FIN makes a closed one. */
+INLINE bool gives_way(u32 state)
+{
+	return is_half_open_state(state) ||
+	       (1u << STATE_CLOSE | 1u << STATE_SCTP_CLOSED | 1u << STATE_SCTP_REJECTED) >> state & 1;
+}
+
 /* Whether a connection in this state makes its template ASSURED (5.3). */
 INLINE bool is_established(u32 state)
 {

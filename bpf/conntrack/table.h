@@ -325,7 +325,7 @@ VERIFIED_ONCE u32 search_all(const struct key *key, u64 marks, u32 own)
 INLINE struct conn_entry4 *find_entry4(u64 addresses, u64 rest, bool is_reply, u32 *slot)
 {
 	u32 client = is_reply ? addresses >> 32 : addresses;
-	u32 home = hashed_bucket(hash_client4(client, client_port_in(rest, is_reply), protocol_in(rest)));
+	u32 home = hashed_bucket(hash_client4(client, rest, is_reply));
 	struct bucket *bucket = map_elem(connections, home);
 	if (!bucket)
 		return NULL;
@@ -349,7 +349,7 @@ INLINE struct bucket *named_bucket6(const struct addresses6 *addresses, u64 rest
 				    u64 *difference)
 {
 	const u64 *client = addresses->word + (is_reply ? 2 : 0);
-	*home = hashed_bucket(hash_client6(client[0], client[1], client_port_in(rest, is_reply), protocol_in(rest)));
+	*home = hashed_bucket(hash_client6(client[0], client[1], rest, is_reply));
 	struct bucket *bucket = map_elem(connections, *home);
 	if (!bucket)
 		return NULL;

@@ -117,15 +117,14 @@ VERIFIED_ONCE int is_still_there(u32 slot, const union tuple *tuple, u32 step, u
 {
 	struct bucket *bucket = bucket_at(slot);
 	struct conn_entry4 *conn = entry_in(bucket, slot);
-	if (!bucket || !conn || !tuple)
-		return false;
+	if (!bucket || !conn || !tuple || conn->connection.destination != destination)
+		return false; /* a new connection with this tuple may have another destination, whose counts would change */
 	bool is_ipv6 = step >> STEP_IPV6 & 1;
 	u32 by = step >> STEP_FOUND_BY & 3;
 	u64 rest = is_ipv6 ? rest_of6(&tuple->v6) : rest_of4(&tuple->v4), addresses = addresses_of4(&tuple->v4);
 	const u64 *words = addresses_of6(&tuple->v6);
 	if (by == BY_SERVER) /* the destination has its saddr */
-		return conn->connection.destination == destination &&
-		       !(is_ipv6 ? difference_of_reply6(bucket, words + 2, rest)
+		return !(is_ipv6 ? difference_of_reply6(bucket, words + 2, rest)
 				 : difference_of_reply4(conn, addresses, rest));
 	if (by == BY_REVERSE) {
 		rest = rest >> 32 << 32 | (u32)(rest << 16) | (rest >> 16 & 0xffff);

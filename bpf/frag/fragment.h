@@ -98,6 +98,14 @@ INLINE bool shorten_frame(struct __sk_buff *skb, u32 length)
 	return resize_frame(skb, length) || (length < ETH_ZLEN && resize_frame(skb, ETH_ZLEN));
 }
 
+/* Whether the kernel's neighbour code is to send the fragment: the last one, or the first one if it has yet to resolve
+ * the neighbour. Without branches, because the verifier would follow each of them through the rest of the step. */
+INLINE bool is_for_neighbour(const struct fragment_ctx *c, u32 size)
+{
+	u64 more = is_nonzero(c->payload - c->offset - size), resolved = is_nonzero(c->w->hop.verdict ^ HOP_UNRESOLVED);
+	return is_nonzero(c->w->frags.passing ^ TO_STACK_AGAIN) & ~(more & resolved);
+}
+
 static int fragment_step(u32 index, struct fragment_ctx *c)
 {
 	if (c->offset >= c->payload || c->offset > FRAGMENT_MASK)
@@ -111,6 +119,10 @@ static int fragment_step(u32 index, struct fragment_ctx *c)
 				size, 0))
 		return 1;
 	c->skb->tc_index = c->w->frags.passing == TO_STACK_AGAIN ? FOR_STACK : 0;
+	if (is_for_neighbour(c, size)) {
+		c->failed = 0;
+		return 1; /* this one is for the caller to send */
+	}
 	if (bpf_clone_redirect(c->skb, c->ifindex, c->w->frags.passing == TO_STACK_AGAIN ? BPF_F_INGRESS : 0))
 		return 1;
 	if (!c->is_ipv6 && !c->offset)
@@ -178,6 +190,24 @@ INLINE bool keeps_fragments(const struct fragment_ctx *c, const struct frag_map 
 	       frags->min_head >= c->head;
 }
 
+/* Whether the hop has a neighbour, resolved or not. */
+INLINE bool has_neighbour(const struct hop *hop)
+{
+	return (1u << HOP_READY | 1u << HOP_UNRESOLVED) >> (hop->verdict & 7) & 1;
+}
+
+VERIFIED_ONCE int finish_fragments(struct __sk_buff *skb, struct scratch *w, u32 failed)
+{
+	if (failed || !w)
+		return drop(HOOK_TC, REASON_FRAGMENT_FAILED);
+	if (w->frags.passing == TO_STACK_AGAIN)
+		return drop(HOOK_TC, REASON_FRAGMENTED);
+	count(REASON_FRAGMENTED);
+	return xmit_neigh(skb, &w->hop);
+}
+
+/* The kernel's neighbour code gets the last fragment, so it keeps the neighbour valid. If it has yet to resolve the
+ * neighbour, it gets the first one, and the others are lost: they cannot wait. */
 INLINE int prog_fragment(struct __sk_buff *skb)
 {
 	struct scratch *w = scratch_of(HOOK_TC);
@@ -194,7 +224,7 @@ INLINE int prog_fragment(struct __sk_buff *skb)
 		c.ifindex = w->hop.ifindex;
 	if (!reassembled)
 		w->frags.passing = 0;
-	if ((!round && w->hop.verdict != HOP_READY) || skb->gso_size)
+	if ((!round && !has_neighbour(&w->hop)) || skb->gso_size)
 		return drop(HOOK_TC, REASON_FRAGMENT_FAILED);
 	c.head = c.is_ipv6 ? read_head6(skb, w) : read_head4(skb, w);
 	if (!c.head || (!round && w->mtu < c.head + 8))
@@ -215,5 +245,5 @@ INLINE int prog_fragment(struct __sk_buff *skb)
 		return drop(HOOK_TC, REASON_FRAGMENT_FAILED);
 	FORGET_BOUNDS(c, head, failed);
 	bpf_loop(FRAGMENT_PAYLOAD / 8 + 1, fragment_step, &c, 0);
-	return drop(HOOK_TC, c.failed ? REASON_FRAGMENT_FAILED : REASON_FRAGMENTED);
+	return finish_fragments(skb, w, c.failed);
 }

@@ -179,6 +179,27 @@ INLINE u32 fragment_size(const struct scratch *w, u32 length, bool too_long)
 	return largest > MIN_MTU6 ? largest : MIN_MTU6;
 }
 
+enum { MAX_ADJUST = 0xfff, LEAST_SEGMENT = 8 };
+
+/* Shorten the segments of a merged TCP packet by so many bytes. Growing the frame for a moment makes the kernel do that.
+ * Return false if it does not. */
+INLINE bool shorten_segments(struct __sk_buff *skb, const struct packet *p, u32 by)
+{
+	by = barrier_var(by);
+	return p->protocol == IPPROTO_TCP && IS_LENGTH(by, MAX_ADJUST) && skb->gso_size >= by + LEAST_SEGMENT &&
+	       !bpf_skb_adjust_room(skb, by, BPF_ADJ_ROOM_MAC, 0) &&
+	       !bpf_skb_adjust_room(skb, -(s32)by, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO);
+}
+
+/* Set the size of fragments of a packet that is `surplus` bytes too long. The kernel does not fragment the segments of
+ * merged packets, so these become shorter. */
+VERIFIED_ONCE int set_fragment_size(struct __sk_buff *skb, struct scratch *w, u32 length, u32 surplus)
+{
+	if (w)
+		w->mtu = fragment_size(w, length, surplus && !shorten_segments(skb, &w->packet, surplus));
+	return 0;
+}
+
 /* Send a finished packet to w->hop; w->mtu and w->outer_is_ipv6 describe it. */
 INLINE int xmit_finished(struct __sk_buff *skb, struct scratch *w)
 {

@@ -5,6 +5,7 @@
  */
 #pragma once
 #include "fwd/account.h"
+#include "fwd/nexthop.h"
 #include "icmp/error.h"
 #include "parse/options4.h"
 
@@ -112,6 +113,20 @@ INLINE bool dec_ttl_as_routed(struct __sk_buff *skb, struct packet *p)
 	return true;
 }
 
+/* Route a server's error as if this host sent it from the virtual address (snat_reroute), as replies are routed. Return
+ * false without a route. */
+INLINE bool reroute_error(struct __sk_buff *skb, struct scratch *w)
+{
+	const struct packet *p = &w->packet;
+	struct address client = {};
+	if (p->is_ipv6)
+		client = p->tuple.v6.daddr;
+	else
+		client.word[0] = p->tuple.v4.daddr;
+	lookup_hop(tc_ctx(skb), &w->hop, &client, p->is_ipv6, loopback, &w->virtual_address);
+	return w->hop.verdict != HOP_NO_ROUTE && w->hop.verdict != HOP_NO_FORWARDING;
+}
+
 INLINE int prog_icmp_forward(struct __sk_buff *skb)
 {
 	struct scratch *w = scratch_of(HOOK_TC);
@@ -138,6 +153,8 @@ INLINE int prog_icmp_forward(struct __sk_buff *skb)
 		return drop(HOOK_TC, REASON_SHORT);
 	if (server && !w->icmp_transit)
 		return to_own_client(skb, p);
+	if (server && masq && root->settings.snat_reroute && !reroute_error(skb, w))
+		return drop(HOOK_TC, REASON_NO_ROUTE);
 	if (!server && w->icmp_transit && !dec_ttl_as_routed(skb, p))
 		return drop(HOOK_TC, REASON_SHORT);
 	w->is_reply = server;

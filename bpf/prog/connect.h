@@ -96,6 +96,8 @@ VERIFIED_ONCE int note_lone_template(u32 slot, u32 is_new, u32 service)
 INLINE int connect(struct ctx ctx, struct scratch *w, struct root *root, u32 now, bool *stateless)
 {
 	struct packet *p = &w->packet;
+	if (unlikely(!w->opens))
+		drop_old_ref(w); /* its packet replaces nothing */
 	if (w->destination == NO_INDEX)
 		return w->opens ? reject_no_destination(ctx, w) : pass_to_stack(ctx.hook);
 	if (unlikely(!w->opens) && w->method == METHOD_MASQ)

@@ -12,7 +12,8 @@ INLINE int fwd_slow_reply(struct __sk_buff *skb, struct scratch *w)
 {
 	struct packet *p = &w->packet;
 	w->outer_is_ipv6 = p->is_ipv6;
-	w->mtu = fragment_size(w, p->length, mtu_length(skb, w) > w->hop.mtu);
+	u32 length = mtu_length(skb, w), mtu = w->hop.mtu;
+	set_fragment_size(skb, w, p->length, length > mtu ? length - mtu : 0);
 	if (!write_options(skb, w, w->virtual_address.word[0]) || !sum_options(skb, w) ||
 	    !trim_padding(tc_ctx(skb), p) || !dec_ttl(tc_ctx(skb), p) ||
 	    !(is_icmp(p) || nat(tc_ctx(skb), p, NAT_REPLY, &w->virtual_address, w->reply_port)))
@@ -63,13 +64,14 @@ INLINE int fwd_slow_request(struct __sk_buff *skb, struct scratch *w, const stru
 	u32 max = max_len(w->method, w->state, d->family == 6, hop);
 	if (tunnel && !max)
 		return drop(HOOK_TC, REASON_NARROW);
-	enum fit fits = fit(mtu_length(skb, w), max, 0, p, may_fragment);
+	u32 length = mtu_length(skb, w);
+	enum fit fits = fit(length, max, 0, p, may_fragment);
 	if (fits == FITS_NOT) {
 		dec_ttl(tc_ctx(skb), p); /* the kernel quotes the packet after decrementing */
 		return send_icmp_error(skb, w, REASON_TOO_BIG, ICMP_TOO_BIG, max);
 	}
 	w->outer_is_ipv6 = tunnel ? d->family == 6 : p->is_ipv6;
-	w->mtu = fragment_size(w, p->length + hop->mtu - max, fits == FITS_IN_FRAGMENTS);
+	set_fragment_size(skb, w, p->length + hop->mtu - max, fits == FITS_IN_FRAGMENTS ? length - max : 0);
 	w->resolve = 1;
 	if ((masq && !p->l4_complete) || !sum_options(skb, w) || !trim_padding(tc_ctx(skb), p) ||
 	    !dec_ttl(tc_ctx(skb), p))

@@ -16,7 +16,7 @@
 enum { HASH_WINDOW = 64 };
 
 struct rendezvous {
-	struct scratch *w; /* `best` and `best_load` hold the best member's destination and score */
+	struct scratch *w; /* `best_load` and `best_weight` hold the best member's hash and weight */
 	u64 flow; /* hash */
 	u32 first; /* of the window, from the end of the list */
 };
@@ -49,15 +49,18 @@ INLINE u64 client_hash(const struct scratch *w, const struct root *root)
 	return sip_end(&s);
 }
 
-INLINE u64 server_hash(const struct destination *d)
+/* Return a number that few destinations of a service share: the factors spread the differences between their addresses
+ * and ports. mix() makes a hash of it. */
+INLINE u64 server_number(const struct destination *d)
 {
 	const be32 *word = d->address.word;
-	return mix(mix(word[0] | (u64)word[1] << 32) + (word[2] | (u64)word[3] << 32)) + d->port;
+	return (word[0] | (u64)word[1] << 32) * 0x9e3779b97f4a7c15ULL +
+	       (word[2] | (u64)word[3] << 32) * 0xd1342543de82ef95ULL + d->port * 0xbf58476d1ce4e5b9ULL;
 }
 
 /* Return -log2(x / 2^32) in units of 2^-24. With x = 2^n (1 + y), log2(1 + y) is y + y (1 - y) (0.4427 - 0.164 y), wrong
  * by 0.005 at most. */
-INLINE u32 minus_log2(u32 x)
+VERIFIED_ONCE u32 minus_log2(u32 x)
 {
 	u32 zeros = 0;
 	x |= 1;
@@ -72,6 +75,15 @@ INLINE u32 minus_log2(u32 x)
 	return ((zeros + 1) << 24) - y - (curve * (7253 - (y * 2687 >> 24)) >> 14);
 }
 
+/* Whether a member's score is worse than the best one's. The score is an exponential variate, -log(hash), divided by the
+ * weight, and the least one wins. Of equal weights the larger hash is better. */
+INLINE bool is_worse(u32 hash, s32 weight, const struct scratch *w)
+{
+	if (likely(weight == w->best_weight))
+		return hash <= w->best_load;
+	return (u64)minus_log2(hash) * (u32)w->best_weight >= (u64)minus_log2(w->best_load) * (u32)weight;
+}
+
 static int rendezvous_step(u32 index, struct rendezvous *r)
 {
 	struct scratch *w = r->w;
@@ -84,11 +96,10 @@ static int rendezvous_step(u32 index, struct rendezvous *r)
 		return 1;
 	if (m->weight <= 0)
 		return 0;
-	/* Without floating point: the score is an exponential variate divided by the weight, and the least one wins. */
-	u64 score = minus_log2(mix(r->flow ^ server_hash(d)) >> 32);
-	if (w->destination != NO_INDEX && score * (u32)w->best_weight >= (u64)w->best_load * (u32)m->weight)
+	u32 hash = mix(r->flow ^ server_number(d)) >> 32;
+	if (w->destination != NO_INDEX && is_worse(hash, m->weight, w))
 		return 0;
-	w->best_load = score;
+	w->best_load = hash;
 	w->best_weight = m->weight;
 	choose(w, m, d);
 	return 0;

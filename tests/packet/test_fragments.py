@@ -7,22 +7,23 @@ import socket
 import struct
 from collections import defaultdict
 from collections.abc import Iterator
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
 from scapy.layers import inet, inet6
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment
-from scapy.layers.l2 import Ether
+from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet, Raw
 
 from pylvs.bpf import abi
 from pylvs.bpf.maps import ArrayMap
 from pylvs.dataplane import load
-from pylvs.model.service import Protocol
+from pylvs.model.service import Destination, DestinationKey, Protocol, VirtualService
 from pylvs.reference.packet import checksum
 from tests.packet.frames import CLIENT4, CLIENT6, build, ether
-from tests.packet.host import DROPPED, PASSED, SENT, VIP4, VIP6, Host, key, new_host, server_mac
+from tests.packet.host import DROPPED, MAC, PASSED, SENT, VIP4, VIP6, Host, key, new_host, server_mac
 from tests.packet.wire import Wire, wire
 
 SETS, WAYS, WAYS_ALONE = 32, 8, 16  # DEFRAG_SETS, DEFRAG_WAYS, LONE_WAYS
@@ -36,15 +37,15 @@ def host(director_host: Host) -> Host:
     return director_host
 
 
-def sent_to_server(link: Wire) -> list[Any]:
-    """Return the clones that left for the real server."""
-    frames = [Ether(frame) for frame in link.came()]
+def sent_to_server(link: Wire, *last: bytes) -> list[Any]:
+    """Return the packets that left for the real server, the clones first."""
+    frames = [Ether(frame) for frame in (*link.came(), *last)]
     return [frame.payload for frame in frames if frame.dst == server_mac(1)]
 
 
-def fragments(family: int, sport: int, size: int, step: int) -> list[bytes]:
+def fragments(family: int, sport: int, size: int, step: int, dport: int = 53) -> list[bytes]:
     """Return a datagram in fragments with these payload lengths."""
-    data = UDP(sport=sport, dport=53) / Raw(bytes(n * 7 & 255 for n in range(size)))
+    data = UDP(sport=sport, dport=dport) / Raw(bytes(n * 7 & 255 for n in range(size)))
     if family == 4:
         whole: Packet = IP(src=CLIENT4, dst=VIP4, id=sport) / data
         cut4: Any = inet.fragment
@@ -78,14 +79,36 @@ def test_a_packet_leaves_when_all_its_fragments_are_there_and_counts_as_one(
         assert packets_in(host, family) == before
         assert len(list(host.director.connections())) == connections
         assert host.run(frames[0], "tc").verdict == DROPPED["tc"], "a repetition changes nothing"
-        host.run(frames[-1], "tc")
-        left = sent_to_server(link)
+        left = sent_to_server(link, host.run(frames[-1], "tc").data)
     assert len(list(host.director.connections())) == connections + 1
     packets, octets = packets_in(host, family)
     assert (packets - before[0], octets - before[1]) == (1, 3000 + 8 + (20 if family == 4 else 40))
     came = sorted((Ether(frame).payload for frame in frames), key=offset_and_more)
     assert [offset_and_more(piece) for piece in left] == [offset_and_more(piece) for piece in came]
     assert [bytes(body(piece)) for piece in left] == [bytes(body(piece)) for piece in came]
+
+
+def test_fragments_to_an_unresolved_neighbour_let_the_kernel_ask_for_it(director_host: Host) -> None:
+    service, server = director_host.new_key(Protocol.UDP), ip_address("10.77.0.99")
+    director_host.director.add_service(VirtualService(service, "rr"))
+    director_host.director.add_destination(service, Destination(DestinationKey(server, service.port)))
+    frames = fragments(4, 5500, 3000, 1000, service.port)
+    with wire() as link:
+        for frame in frames:
+            link.send(frame)
+        (request,) = (Ether(each)[ARP] for each in link.came() if Ether(each).haslayer(ARP))
+        assert request.pdst == str(server)
+        link.send(bytes(Ether(dst=MAC, src=server_mac(9)) / request_answer(request)))
+        for frame in frames:
+            link.send(frame)
+        left = [Ether(each) for each in link.came()]
+    arrived = [each.payload for each in left if each.dst == server_mac(9)]
+    assert [piece.frag for piece in arrived] == [0, 0, 125, 250, 375]  # the first one waited
+
+
+def request_answer(request: Any) -> Any:
+    """Return the ARP reply to a request."""
+    return ARP(op=2, hwsrc=server_mac(9), psrc=request.pdst, hwdst=request.hwsrc, pdst=request.psrc)
 
 
 def offset_and_more(packet: Any) -> tuple[int, int]:

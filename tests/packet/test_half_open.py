@@ -131,6 +131,25 @@ def test_a_flood_of_ten_times_the_table_leaves_established_connections_and_space
     assert host.reason("TABLE_FULL_DROPPED") == 0
 
 
+@pytest.mark.parametrize("closing", ["the server's RST", "a single FIN"])
+def test_a_flood_of_closed_connections_leaves_space(empty: Host, closing: str) -> None:
+    empty.director.change_setting("sloppy_tcp", 1)
+    by_server = closing == "the server's RST"
+    service = empty.new_key()
+    empty.serve(service, 1, Method.MASQ)
+    shake_hands(empty, service, range(2000, 2000 + HOLDING))
+    frame = packet("S" if by_server else "F", service, 1024)
+    answer = tcp("RA", service.port, 1024, server4(1), CLIENT4)
+    for number in range(FIRST, FIRST + 4 * CAPACITY):
+        empty.run(from_client(number, frame))
+        if by_server:
+            empty.run(to_client(number, answer))
+    found = states(empty, service)
+    assert (found["ESTABLISHED"], set(found)) == (HOLDING, {"ESTABLISHED", "CLOSE"})
+    assert empty.pool("used") <= CAPACITY * 5 // 8
+    assert empty.reason("TABLE_FULL_DROPPED") == 0
+
+
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_handshakes_complete_during_a_flood(host: Host, method: Method) -> None:
     service = serve(host, 4, method)

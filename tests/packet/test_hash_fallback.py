@@ -172,6 +172,21 @@ def test_few_flows_move_in_a_list_longer_than_the_window(host: Host) -> None:
     assert sum(now != then for now, then in zip(deleted, added, strict=True)) < 2000 * 2 // 64
 
 
+@pytest.mark.parametrize("flags", ["A", "FA"])
+def test_a_packet_that_ends_its_connection_and_opens_none_leaves_no_count(host: Host, flags: str) -> None:
+    service = serve(host, [1])
+    for each in "S", "A":
+        host.run(tcp(each, dport=service.port), "tc")
+    fill(host)
+    assert picks(host, of_clients(service))  # without connections
+    host.director.delete_destination(service, server(service, 1).key)
+    host.director.change_setting("expire_nodest_conn", 1)
+    host.run(tcp(flags, dport=service.port), "tc")
+    assert all(each.virtual_port != service.port for each in host.director.connections())
+    host.director.add_destination(service, server(service, 1))
+    assert list(host.counts(service).values()) == [(0, 0)]
+
+
 def persistent(host: Host, servers: int) -> ServiceKey:
     service = host.new_key()
     host.serve(service, servers, flags=ServiceFlag.PERSISTENT)

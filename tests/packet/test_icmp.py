@@ -19,7 +19,24 @@ from pylvs.bpf import abi
 from pylvs.dataplane import load
 from pylvs.model.service import Destination, DestinationKey, Method, ServiceKey, Tunnel, TunnelKind
 from tests.packet.frames import CLIENT4, CLIENT6, build, ether, network, parsed, tcp, udp
-from tests.packet.host import DROPPED, OWN4, PASSED, ROUTER4, ROUTER6, SENT, VIP4, VIP6, Host, on_cpu, server4, server6
+from tests.packet.host import (
+    DROPPED,
+    OWN4,
+    PASSED,
+    ROUTER4,
+    ROUTER6,
+    ROUTER_MAC,
+    SENT,
+    VIP4,
+    VIP6,
+    Host,
+    ip,
+    on_cpu,
+    server4,
+    server6,
+    server_mac,
+)
+from tests.packet.wire import wire
 
 METHODS = {"dr": Method.ROUTE, "nat": Method.MASQ, "tun": Method.TUNNEL}
 REAL_PORT, SPORT = 8080, 4000
@@ -162,6 +179,25 @@ def test_an_error_about_a_request_reaches_the_client(case: Callable[..., Case], 
     else:
         it.ends(frame, PASSED)  # for this host to route, unchanged
     assert [now - then for now, then in zip(it.counters(), before, strict=True)] == [0, 0, 1, len(frame) - 14]
+
+
+@pytest.mark.parametrize(("snat_reroute", "router"), [(1, server_mac(2)), (0, ROUTER_MAC)])
+def test_an_error_of_a_nat_server_leaves_by_the_route_of_the_virtual_address(
+    case: Callable[..., Case], snat_reroute: int, router: str
+) -> None:
+    it = case("nat")
+    ip("rule", "add", "from", VIP4, "lookup", "200")
+    ip("route", "add", "default", "via", server4(2), "table", "200")
+    it.host.director.change_setting("snat_reroute", snat_reroute)
+    try:
+        with wire() as link:
+            link.send(it.error(it.client, build(it.request())))
+            (left,) = (Ether(each) for each in link.came() if Ether(each).haslayer(ICMP))
+    finally:
+        it.host.director.change_setting("snat_reroute", 1)
+        ip("route", "flush", "table", "200")
+        ip("rule", "del", "from", VIP4, "lookup", "200")
+    assert (left.dst, left[IP].src, left[IP].dst) == (router, VIP4, it.client)
 
 
 def test_icmp6_errors_of_nat_servers_are_dropped_as_in_ipvs(case: Callable[..., Case]) -> None:

@@ -203,7 +203,7 @@ class Twin:
                 raise Difference(f"XDP verdict {verdict}, frame {'kept' if out == frame else 'changed'}: {out.hex()}")
         verdict, out = self._tc(frame)
         if verdict == TC_REDIRECT:
-            return Done(Verdict.SENT, (out,))
+            return Done(Verdict.SENT, (*self._pieces(), out))
         if verdict == TC_PASS:
             return Done(Verdict.STACK, frame=out)
         if verdict != TC_DROP:
