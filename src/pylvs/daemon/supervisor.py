@@ -486,8 +486,8 @@ class Supervisor:
 
     async def _change(self, loaded: Loaded, configuration: Configuration) -> tuple[ReconcileResult, ConfigureResult]:
         old = self.engine.configuration
-        self._host.configure(configuration)
         try:
+            self._host.configure(configuration)
             await self._ownership.before_edits(self._owned_services(configuration))
             await asyncio.to_thread(save_addresses, self.state, configuration.vrrp)
             await self.table_thread.run(self._host.vip_checks.adapt_host, self.state)

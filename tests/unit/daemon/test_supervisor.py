@@ -19,6 +19,7 @@ from pylvs.daemon.loading import Loaded, Refused
 from pylvs.health.probes import Outcome
 from pylvs.model.errors import Busy, PylvsError
 from pylvs.model.service import Destination, DestinationKey, Timeouts, VirtualService
+from pylvs.model.wanted import Configuration
 from tests.shortages import failing
 from tests.unit.daemon.daemons import FOREIGN, OTHER, WEB, FakeHost, address, run, server, service, until
 
@@ -296,6 +297,26 @@ def test_a_file_that_cannot_be_read_is_reported(
             with pytest.raises(PylvsError, match=reason):
                 await daemon.reload(dry_run=True)
             assert daemon.reloads == {"refused": 1}
+
+    run(scenario())
+
+
+def test_settings_that_cannot_be_applied_leave_the_former_ones(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Configuration] = []
+
+    def configure(configuration: Configuration) -> None:
+        given.append(configuration)
+        if len(given) == 1:
+            raise OSError(errno.EMFILE, "no descriptor")
+
+    async def scenario() -> None:
+        async with host.daemon() as daemon:
+            monkeypatch.setattr(host, "configure", configure)
+            host.write(service(server(1)))
+            with pytest.raises(OSError, match="no descriptor"):
+                await daemon.reload()
+            assert daemon.reloads == {"refused": 1}
+            assert given[1:] == [daemon.engine.configuration]
 
     run(scenario())
 

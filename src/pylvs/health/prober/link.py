@@ -193,10 +193,10 @@ class ProberLink:
         stamp = [(client, verify, _stamps(client)) for client, verify in clients]
         if stamp == self._tls_stamp:
             return
-        self._tls_stamp = stamp
+        file = os.memfd_create("pylvs-tls")  # not an argument: these are visible to all users
         if self._tls_file >= 0:
             os.close(self._tls_file)
-        self._tls_file = os.memfd_create("pylvs-tls")  # not an argument: these are visible to all users
+        self._tls_file, self._tls_stamp = file, stamp
         content = [(wire.encode_value(client), verify) for client, verify in clients]
         os.pwrite(self._tls_file, json.dumps(content).encode(), 0)
         self._start = partial(self.process.start, str(self._tls_file), descriptors=[self._tls_file])

@@ -111,6 +111,23 @@ def test_a_process_that_replaces_another_one_gets_the_probes_that_stay() -> None
     with_link(scenario)
 
 
+def test_tls_settings_that_found_no_descriptor_are_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(link: ProberLink) -> None:
+        link.set_tls([(TlsClient(), False)])
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "memfd_create", failing(errno.EMFILE))
+            with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
+                link.set_tls([(TlsClient(), True)])
+        async with tcp(replies(HELLO)) as target:
+            assert await outcome(link, http(target)) == Outcome(True, "status 200")
+            pid = link.process.pid
+            link.set_tls([(TlsClient(), True)])
+            assert await outcome(link, http(target)) == Outcome(True, "status 200")
+            assert link.process.pid != pid
+
+    with_link(scenario)
+
+
 @as_root
 def test_the_process_has_no_privileges() -> None:
     async def scenario(link: ProberLink) -> None:
