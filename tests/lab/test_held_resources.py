@@ -11,6 +11,7 @@ import pytest
 
 from pylvs.model.routing import HeldAddress, NextHop, Route, RoutingRule
 from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
+from pylvs.netlink.changes import Outcome
 from pylvs.vrrp import vip_manager
 from pylvs.vrrp.netlink_monitor import AddressAdded, LinkUp, NetlinkMonitor
 from pylvs.vrrp.vmac import VmacPlan
@@ -66,24 +67,27 @@ def test_adding_and_removing_twice_is_no_error() -> None:
         assert shown() == (0, 0, 0)
 
 
+def replace(before: vip_manager.HeldResources, after: vip_manager.HeldResources) -> list[Outcome]:
+    return vip_manager.remove_resources(before.without(after)) + vip_manager.add_resources(after.without(before))
+
+
 def test_a_replacement_touches_only_what_differs() -> None:
     before = resources(router(route("10.0.0.0/8"), route("10.1.0.0/16"), rules=(rule(100), rule(101))))
     after = resources(router(route("10.0.0.0/8"), route("10.2.0.0/16"), rules=(rule(101),), more=("192.0.2.101",)))
     assert vip_manager.add_resources(before) == []
     with closing(NetlinkMonitor()) as monitor:
-        assert vip_manager.replace_resources(before, after) == []
+        assert replace(before, after) == []
         own = [each for each in monitor.read() if not isinstance(each, LinkUp) and not is_automatic(each)]
         assert len(own) == 3  # a route and a rule removed, an address added
     assert shown() == (2, 2, 1)
-    assert vip_manager.replace_resources(after, vip_manager.HeldResources()) == []
+    assert replace(after, vip_manager.HeldResources()) == []
     assert shown() == (0, 0, 0)
 
 
 def test_errors_are_messages_and_prevent_nothing_else() -> None:
     lost = Route(destination=ip_network("10.3.0.0/16"), next_hops=(NextHop(device="eth9"),))
-    assert vip_manager.add_resources(resources(router(lost, route("10.0.0.0/8"), rules=(rule(100),)))) == [
-        "route 10.3.0.0/16 could not be added: no device eth9"
-    ]
+    failed = vip_manager.add_resources(resources(router(lost, route("10.0.0.0/8"), rules=(rule(100),))))
+    assert failed == [Outcome(False, "route 10.3.0.0/16 could not be added: no device eth9")]
     assert shown() == (1, 1, 1)
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import resource
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
+from pathlib import Path
 
 import pytest
 
 from pylvs.model.routing import HeldAddress, NextHop, Route
-from pylvs.model.vrrp import MULTICAST_V6, Peer, VrrpConfiguration, VrrpInstance
+from pylvs.model.vrrp import MULTICAST_V6, Peer, Vmac, VrrpConfiguration, VrrpInstance
 from pylvs.vrrp.loop import Loop
 from pylvs.vrrp.protocol.adverts import AdvertEncoder, Datagram
 from pylvs.vrrp.sockets import AdvertReceivers
@@ -71,7 +74,8 @@ class Fixture:
 
 
 @pytest.fixture
-def fixture() -> Iterator[Fixture]:
+def fixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fixture]:
+    monkeypatch.chdir(tmp_path)  # VMACs save former sysctls there
     with inside("vips"):
         for number in (0, 1):
             _make(number)
@@ -90,6 +94,27 @@ def shown() -> tuple[bool, bool, bool]:
     """Return whether both addresses and the route are present."""
     addresses = ip("addr show dev eth1")
     return FOUR in addresses, SIX in addresses, "10.0.0.0/8" in ip("route")
+
+
+@contextmanager
+def without_descriptors() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_without_descriptors_addresses_are_removed_and_added_as_soon_as_there_are_some(fixture: Fixture) -> None:
+    with without_descriptors():
+        fixture.manager.remove_resources(fixture.instance)
+    assert shown() == (True, True, True)
+    fixture.until(lambda: shown() == (False, False, False))
+    with without_descriptors():
+        fixture.manager.add_resources(fixture.instance)
+    assert shown() == (False, False, False)
+    fixture.until(lambda: shown() == (True, True, True))
 
 
 def test_unicast_uses_the_device_of_the_route_to_the_peer(fixture: Fixture) -> None:
@@ -181,3 +206,73 @@ def test_two_devices_that_exchange_their_names_exchange_the_addresses(fixture: F
 def _make_other(name: str) -> None:
     for command in (f"link add {name} type veth peer name far{name}", f"link set far{name} up", f"link set {name} up"):
         ip(command)
+
+
+VMAC_ROUTER = VrrpInstance(
+    name="V",
+    interface="eth0",
+    vrid=52,
+    vmac=Vmac(),
+    addresses=(HeldAddress(interface=ip_interface("192.0.1.100/24")),),
+)
+
+
+def test_a_vmac_that_is_set_down_is_a_fault_and_an_absent_or_new_one_is_none(fixture: Fixture) -> None:
+    manager = fixture.manager
+    assert manager.configure(VrrpConfiguration(instances=(VMAC_ROUTER,))) == []
+    assert manager.link_fault(VMAC_ROUTER) == ""
+    ip("link set vrrp.52 down")
+    fixture.until(lambda: manager.link_fault(VMAC_ROUTER) == "vrrp.52 is down")
+    ip("link set peer0 down")
+    fixture.until(lambda: manager.link_fault(VMAC_ROUTER) == "eth0 is down")
+    ip("link set peer0 up")
+    ip("link set vrrp.52 up")
+    fixture.until(lambda: manager.link_fault(VMAC_ROUTER) == "")
+    ip("link set peer0 down")
+    fixture.until(lambda: manager.link_fault(VMAC_ROUTER) == "eth0 is down")
+    ip("link set peer0 up")
+    fixture.until(lambda: manager.link_fault(VMAC_ROUTER) == "")
+    ip("link del vrrp.52")
+    fixture.settle()
+    assert manager.link_fault(VMAC_ROUTER) == ""
+    assert "00:00:5e:00:01:34" in ip("link show vrrp.52")
+
+
+def test_without_tracking_of_the_interface_a_vmac_that_is_down_is_no_fault(fixture: Fixture) -> None:
+    untracked = replace(VMAC_ROUTER, track_primary=False)
+    assert fixture.manager.configure(VrrpConfiguration(instances=(untracked,))) == []
+    ip("link set vrrp.52 down")
+    fixture.settle()
+    assert fixture.manager.link_fault(untracked) == ""
+
+
+def base_of_the_vmac() -> str:
+    found = ip("-br link show type macvlan").split()
+    return found[0].partition("@")[2] if found else ""
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_vmac_moves_to_the_device_that_gets_the_name_of_its_base(fixture: Fixture, at_once: bool) -> None:
+    assert fixture.manager.configure(VrrpConfiguration(instances=(VMAC_ROUTER,))) == []
+    fixture.manager.add_resources(VMAC_ROUTER)
+    assert base_of_the_vmac() == "eth0"
+    _make_other("spare")
+    for name in ("eth0", "spare"):
+        ip(f"link set {name} down")
+    ip("link set eth0 name moved")
+    if not at_once:
+        fixture.until(lambda: base_of_the_vmac() == "")
+        assert fixture.manager.link_fault(VMAC_ROUTER) == "there is no device eth0"
+    ip("link set spare name eth0")
+    for name in ("eth0", "moved"):
+        ip(f"link set {name} up")
+    fixture.until(lambda: base_of_the_vmac() == "eth0")
+    fixture.until(lambda: fixture.manager.link_fault(VMAC_ROUTER) == "")
+
+
+def test_the_devices_of_addresses_routes_and_rules_are_tracked(fixture: Fixture) -> None:
+    assert fixture.manager.link_fault(fixture.instance) == ""
+    ip("link set peer1 down")
+    fixture.until(lambda: fixture.manager.link_fault(fixture.instance) == "eth1 is down")
+    ip("link del eth1")
+    fixture.until(lambda: fixture.manager.link_fault(fixture.instance) == "there is no device eth1")

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, TypeVar
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import InvalidOperation, NoSuchDevice, NotPermitted, Unsupported
 from pylvs.netlink.codec import DELLINK, IFF_UP, IFINFOMSG, NEWLINK, Netlink, Request
+from pylvs.system import syscalls
 
 if TYPE_CHECKING:
     from pylvs.netlink.links import Device
 
 Thing = TypeVar("Thing")
+SHORTAGES = (*syscalls.SHORTAGES, errno.ENOBUFS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,7 @@ class Outcome:
 
     done: bool
     error: str = ""
+    shortage: bool = False  # of descriptors or memory: the same change may succeed later
 
 
 def execute(
@@ -34,7 +37,7 @@ def execute(
 ) -> list[Outcome]:
     """Execute one request for each thing without waiting; an errno that is `fine` is no failure.
 
-    `request` may raise NoSuchDevice. `failed` begins the text of a failure.
+    `request` may raise NoSuchDevice. `failed` begins the text of a failure. Raises OSError without a free descriptor.
     """
     if not things:
         return []
@@ -53,15 +56,20 @@ def execute(
         if number == 0 or number in fine:
             outcomes.append(Outcome(True))
         else:
-            outcomes.append(Outcome(False, f"{failed(thing)}: {missing.get(at) or in_words(number, words)}"))
+            text = f"{failed(thing)}: {missing.get(at) or in_words(number, words)}"
+            outcomes.append(Outcome(False, text, number in SHORTAGES))
     return outcomes
 
 
 def index_of(device: str) -> int:
-    """Return a device's index in this network namespace; 0 if there is none of that name."""
+    """Return a device's index in this network namespace; 0 if there is none of that name.
+
+    Raises OSError without a free descriptor, which if_nametoindex does not distinguish from a missing device.
+    """
     try:
         return socket.if_nametoindex(device)
     except OSError:
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).close()
         return 0
 
 

@@ -136,8 +136,10 @@ class Router:
             if instance.announcements != old.announcements:
                 self._garp.stop()
                 self._garp = self._make_garp_scheduler()
-            self._garp.change(self._service.now, self._host.announced_addresses(instance))
-            self._announce()
+                self._announce_all()
+            else:
+                self._garp.change(self._service.now, self._host.announced_addresses(instance))
+                self._announce()
         self.evaluate()
 
     def track(self, tracked: dict[tuple[str, str], TrackedObject]) -> None:
@@ -212,6 +214,13 @@ class Router:
     def accepts(self, datagram: Datagram) -> bool:
         """Return whether a datagram has the instance's family and protocol."""
         return family_of(self.instance) == datagram.source.version and protocol_of(self.instance) == datagram.protocol
+
+    def match(self, datagram: Datagram) -> tuple[bool, bool]:
+        """Return how well a datagram matches among virtual routers of one VRID and device: the greater, the better."""
+        if datagram.destination.is_multicast:
+            return not self.instance.peers and self.instance.multicast == datagram.destination, False
+        is_peer = any(each.address == datagram.source for each in self.instance.peers)
+        return self.machine.address == datagram.destination, is_peer
 
     def receive(self, datagram: Datagram) -> None:
         """Handle a datagram. Raises InvalidAdvert."""

@@ -394,7 +394,7 @@ class RouterService:
         if not routers:
             self._receive_unknown(device, vrid, datagram)
             return
-        router = next((each for each in routers if each.machine.address == datagram.destination), routers[0])
+        router = max(routers, key=lambda each: each.match(datagram))
         try:
             router.receive(datagram)
         except InvalidAdvert as invalid:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, replace
@@ -10,19 +11,21 @@ from pylvs.model.routing import Route, RoutingRule
 from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
 from pylvs.netlink import addresses, routes
 from pylvs.netlink.addresses import Placed
+from pylvs.netlink.changes import Outcome
 from pylvs.netlink.monitor import RouteKey, RuleKey
 from pylvs.vrrp import netlink_monitor
 from pylvs.vrrp.conflicts import ConflictListener, OnConflict
 from pylvs.vrrp.firewall import Firewall
 from pylvs.vrrp.garp import DeviceAddress, FrameSender, announcement_frame
 from pylvs.vrrp.link_delays import LinkDelays
-from pylvs.vrrp.loop import Loop
+from pylvs.vrrp.loop import Loop, Timer
 from pylvs.vrrp.netlink_monitor import Change, NetlinkMonitor, replaced_devices, vrf_of
 from pylvs.vrrp.protocol.adverts import Datagram, socket_device
 from pylvs.vrrp.sockets import AdvertSender, family_of
 from pylvs.vrrp.vmac import VmacManager, VmacPlan, remove_vmac
 
 DEFAULT_MTU = 1500
+RETRY_S = 1.0  # of changes for which descriptors or memory were missing
 STATIC = ""  # the name, among those of instances, of static addresses, routes and rules
 WriteLog = Callable[[str, str], None]  # level, text
 
@@ -64,6 +67,24 @@ def resources_of(instance: VrrpInstance, plan: VmacPlan) -> HeldResources:
     return HeldResources(tuple(plan.placed(instance)), instance.routes, instance.rules)
 
 
+def tracked_devices(instance: VrrpInstance, plan: VmacPlan) -> tuple[str, ...]:
+    """Return the devices that must be up: interface, VMAC, and those of addresses, routes and rules.
+
+    As in keepalived 2.2.7, `no_track` excepts one of these. `dont_track_primary` excepts the interface, its VMACs, and
+    addresses on them, but no routes and rules. A multipath route is not tracked.
+    """
+    primary = instance.interface or instance.vrf
+    found = [primary, plan.device_of(instance)] if instance.track_primary else []
+    bases = {each.name: each.base for each in plan.devices}
+    for held, device in plan.placed(instance):
+        base = bases.get(device, device)
+        if held.tracked and (instance.track_primary or base != primary):
+            found += base, device
+    found += (each.next_hops[0].device for each in instance.routes if each.tracked and len(each.next_hops) == 1)
+    found += (device for each in instance.rules if each.tracked for device in (each.iif, each.oif))
+    return tuple(dict.fromkeys(device for device in found if device))
+
+
 def static_resources(configuration: VrrpConfiguration) -> HeldResources:
     """Return what the host holds in every state."""
     default = configuration.settings.default_interface
@@ -71,22 +92,34 @@ def static_resources(configuration: VrrpConfiguration) -> HeldResources:
     return HeldResources(placed, configuration.routes, configuration.rules)
 
 
-def add_resources(wanted: HeldResources) -> list[str]:
-    """Add addresses, then routes, then rules; existing ones are no error. Return error messages."""
-    outcomes = addresses.hold(wanted.placed) + routes.add(wanted.routes) + routes.add_rules(wanted.rules)
-    return [each.error for each in outcomes if not each.done]
+def add_resources(wanted: HeldResources) -> list[Outcome]:
+    """Add addresses, then routes, then rules; existing ones are no error. Return the failures."""
+    return _failures(
+        partial(addresses.hold, wanted.placed),
+        partial(routes.add, wanted.routes),
+        partial(routes.add_rules, wanted.rules),
+    )
 
 
-def remove_resources(resources: HeldResources) -> list[str]:
-    """Remove rules, then routes, then addresses; missing ones are no error. Return error messages."""
-    outcomes = routes.remove_rules(resources.rules) + routes.remove(resources.routes)
-    outcomes += addresses.release(resources.placed)
-    return [each.error for each in outcomes if not each.done]
+def remove_resources(resources: HeldResources) -> list[Outcome]:
+    """Remove rules, then routes, then addresses; missing ones are no error. Return the failures."""
+    return _failures(
+        partial(routes.remove_rules, resources.rules),
+        partial(routes.remove, resources.routes),
+        partial(addresses.release, resources.placed),
+    )
 
 
-def replace_resources(before: HeldResources, after: HeldResources) -> list[str]:
-    """Remove and add what differs. Return error messages."""
-    return remove_resources(before.without(after)) + add_resources(after.without(before))
+def _failures(*changes: Callable[[], list[Outcome]]) -> list[Outcome]:
+    """Make each change, also after one for which there was no free descriptor or memory. Return the failures."""
+    outcomes: list[Outcome] = []
+    for change in changes:
+        try:
+            outcomes += change()
+        except OSError as error:
+            text = f"addresses, routes or rules could not be changed: {error.strerror}; retrying each second"
+            outcomes.append(Outcome(False, text, shortage=True))
+    return [each for each in outcomes if not each.done]
 
 
 def lost_resources(
@@ -125,7 +158,12 @@ class VipManager:
         self._frame_sender = FrameSender()
         self._advert_senders: dict[tuple[str, int], AdvertSender] = {}
         self._held: dict[str, HeldResources] = {}  # by instance
+        self._to_add: set[str] = set()  # instances whose resources could not be added for a shortage
+        self._to_remove: list[tuple[str, HeldResources]] = []  # likewise
+        self._retry_timer: Timer | None = None
+        self._vmac_names: frozenset[str] = frozenset()
         self._configuration = VrrpConfiguration()
+        self._tracked: dict[str, tuple[str, ...]] = {}  # devices by instance
         self._virtual: frozenset[Address] = frozenset()  # addresses of all instances, held or not
         self._last_warning: dict[str, str] = {}  # by device or instance
         self._conflicts = ConflictListener(loop, self._links, self._held_addresses, on_conflict, self._warn)
@@ -150,6 +188,8 @@ class VipManager:
             for each in (*instance.addresses, *instance.excluded)
         )
         errors, changes = self._vmacs.configure(configuration)
+        self._tracked = {each.name: tracked_devices(each, self._vmacs.plan) for each in configuration.instances}
+        self._vmac_names = frozenset(self.vmac_bases())
         errors += self._set_firewall() + self._set_static(static_resources(configuration))
         self._apply(changes)
         return errors
@@ -160,6 +200,7 @@ class VipManager:
         errors = self._vmacs.close() + self._set_firewall() + self._set_static(HeldResources())
         for error in errors:
             self._log("error", error)
+        self._retry()  # now, because the loop ends, and the sockets that closed have left free descriptors
 
     def _set_firewall(self) -> list[str]:
         return self._firewall.set(self._configuration.instances, self._vmacs.plan, self._links.links)
@@ -168,7 +209,7 @@ class VipManager:
         before = self._held.pop(STATIC, HeldResources())
         if wanted != HeldResources():
             self._held[STATIC] = wanted
-        return replace_resources(before, wanted)
+        return [each.error for each in self._replace(STATIC, before, wanted)]
 
     def set_link_beat(self, device: str, well: bool) -> None:
         """Set the result of polling a link (linkbeat_use_polling)."""
@@ -187,16 +228,20 @@ class VipManager:
         return link is not None and link.running
 
     def link_fault(self, instance: VrrpInstance) -> str:
-        """Return why the instance's device is unusable, "" if it is usable."""
-        device = instance.interface or instance.vrf
-        if not device:
-            return ""
+        """Return why one of the instance's devices is unusable, "" if all are usable."""
+        primary = instance.interface or instance.vrf
+        if primary and primary not in self._links.links:
+            return f"there is no device {primary}"
+        faults = map(self._device_fault, self._tracked.get(instance.name, ()))
+        return next((fault for fault in faults if fault), "")
+
+    def _device_fault(self, device: str) -> str:
         link = self._links.links.get(device)
+        if device in self._vmac_names:  # `_apply` creates an absent one; the carrier of a new one follows its base late
+            return "" if link is None or link.enabled else f"{device} is down"
         if link is None:
             return f"there is no device {device}"
-        if instance.track_primary and not self.is_up(device):
-            return f"{device} is down"
-        return ""
+        return "" if self.is_up(device) else f"{device} is down"
 
     def source_of(self, instance: VrrpInstance) -> Address | None:
         """Return the source address of its advertisements, None if the device has none."""
@@ -238,7 +283,11 @@ class VipManager:
         return {each.name: each.base for each in self._vmacs.plan.devices}
 
     def _apply(self, changes: list[Change]) -> None:
-        self._leave_renamed(self._links.renamed(changes))
+        latest = changes
+        while renamed := self._links.renamed(latest):
+            self._leave_renamed(renamed)
+            latest = self._links.read()
+            changes = changes + latest
         replaced = replaced_devices(changes)
         for device in replaced:
             for key in [key for key in self._advert_senders if key[0] == device]:
@@ -262,17 +311,17 @@ class VipManager:
 
         To the configuration such a device is gone. Without this, it would answer ARP beside the next master.
         """
-        if not renamed:
-            return
         for name, resources in self._held.items():
             left = resources.on(renamed) if name != STATIC else HeldResources()
             if left != HeldResources():
                 now = ", ".join(f"{before} is {after} now" for before, after in renamed.items())
                 self._log("warning", f"{name}: {now}: its addresses there are removed")
-                for error in remove_resources(left):
-                    self._log("error", f"{name}: {error}")
+                self._log_failures(name, self._remove(name, left))
         for device in self._vmacs.plan.devices:  # one that lost its name would keep its link address
-            if device.name in renamed and (error := remove_vmac(replace(device, name=renamed[device.name]))):
+            name = renamed.get(device.name, device.name)
+            if not renamed.keys().isdisjoint((device.name, device.base)) and (
+                error := remove_vmac(replace(device, name=name))
+            ):
                 self._log("error", error)
 
     def announced_addresses(self, instance: VrrpInstance) -> list[DeviceAddress]:
@@ -282,28 +331,66 @@ class VipManager:
     def add_resources(self, instance: VrrpInstance) -> None:
         """Add addresses, routes and rules; existing ones are no error."""
         wanted = self._held[instance.name] = resources_of(instance, self._vmacs.plan)
-        self._finish(instance, add_resources(wanted))
+        self._finish(instance, self._add(instance.name, wanted))
 
     def remove_resources(self, instance: VrrpInstance) -> None:
         """Remove them; missing ones are no error."""
         held = self._held.pop(instance.name, None) or resources_of(instance, self._vmacs.plan)
-        self._finish(instance, remove_resources(held))
+        self._finish(instance, self._remove(instance.name, held))
 
     def replace_resources(self, instance: VrrpInstance) -> None:
         """Add and remove what differs from what the instance holds."""
         before = self._held.get(instance.name, HeldResources())
         wanted = self._held[instance.name] = resources_of(instance, self._vmacs.plan)
-        self._finish(instance, replace_resources(before, wanted))
+        self._finish(instance, self._replace(instance.name, before, wanted))
+
+    def _add(self, name: str, resources: HeldResources) -> list[Outcome]:
+        failed = add_resources(resources)
+        if any(each.shortage for each in failed):
+            self._to_add.add(name)
+            self._retry_soon()
+        return failed
+
+    def _remove(self, name: str, resources: HeldResources) -> list[Outcome]:
+        failed = remove_resources(resources)
+        if any(each.shortage for each in failed):
+            self._to_remove.append((name, resources))
+            self._retry_soon()
+        return failed
+
+    def _replace(self, name: str, before: HeldResources, after: HeldResources) -> list[Outcome]:
+        return self._remove(name, before.without(after)) + self._add(name, after.without(before))
+
+    def _retry_soon(self) -> None:
+        if self._retry_timer is None:
+            self._retry_timer = self._loop.at(self._loop.now + RETRY_S, self._retry)
+
+    def _retry(self) -> None:
+        """Make the changes again for which descriptors or memory were missing; their errors are in the log."""
+        self._retry_timer = None
+        to_remove, self._to_remove = self._to_remove, []
+        to_add, self._to_add = self._to_add, set()
+        for name, resources in to_remove:
+            for held in self._held.values():  # an instance may hold them again
+                resources = resources.without(held)
+            failed = self._remove(name, resources)
+            self._log_failures(name, [each for each in failed if not each.shortage])
+        for name in sorted(to_add & self._held.keys()):
+            failed = self._add(name, self._held[name])
+            self._log_failures(name, [each for each in failed if not each.shortage])
 
     def _held_addresses(self) -> Iterator[DeviceAddress]:
         for name, resources in self._held.items():
             if name != STATIC:
                 yield from ((device, each.interface.ip) for each, device in resources.placed)
 
-    def _finish(self, instance: VrrpInstance, errors: Sequence[str]) -> None:
-        for error in errors:
-            self._log("error", f"{instance.name}: {error}")
+    def _finish(self, instance: VrrpInstance, failed: Iterable[Outcome]) -> None:
+        self._log_failures(instance.name, failed)
         self._conflicts.listen_soon()
+
+    def _log_failures(self, name: str, failed: Iterable[Outcome]) -> None:
+        for each in failed:
+            self._log("error", f"{name}: {each.error}" if name else each.error)
 
     def _restore(self, changes: Sequence[Change]) -> None:
         """Restore addresses, routes and rules that another program or the kernel removed."""
@@ -321,7 +408,7 @@ class VipManager:
             if name != STATIC and (lost or returned):
                 self._on_loss(name, lost)
             elif lost or returned or any(hop.device in came_up for each in resources.routes for hop in each.next_hops):
-                add_resources(resources)
+                self._add(name, resources)
 
     def _is_present(self, device: str, address: Address) -> bool:
         link = self._links.links.get(device)

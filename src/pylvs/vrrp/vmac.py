@@ -198,8 +198,11 @@ def creation(device: VmacDevice, base: int, vrf: int) -> bytes:
 
 def remove_vmac(device: VmacDevice) -> str:
     """Remove a VMAC; a missing one is no error. Return an error message."""
-    with Netlink() as route:
-        number, detail = route.do([(DELLINK, _message(device), 0)])[0]
+    try:
+        with Netlink() as route:
+            number, detail = route.do([(DELLINK, _message(device), 0)])[0]
+    except OSError as error:
+        number, detail = error.errno or errno.EIO, ""
     removed = number in (0, errno.ENODEV)
     return "" if removed else f"VMAC {device.name} could not be removed: {in_words(number, detail)}"
 
@@ -295,13 +298,17 @@ class VmacManager:
         if not self.plan.devices:
             return [], []
         errors = []
-        for device in self.plan.devices:
-            existing = self._links.links.get(device.name)
-            if device.base in self._links.links and (existing is None or not existing.enabled):
-                errors.append(create_vmac(device, self._links.links))
-        changes = self._links.read()
-        self._add_link_local()
-        self._add_ipvlan_addresses()
+        changes = []
+        try:
+            for device in self.plan.devices:
+                existing = self._links.links.get(device.name)
+                if device.base in self._links.links and (existing is None or not existing.enabled):
+                    errors.append(create_vmac(device, self._links.links))
+            changes = self._links.read()
+            self._add_link_local()
+            self._add_ipvlan_addresses()
+        except OSError as error:  # no free descriptor or memory: the caller's changes must not be lost
+            errors.append(f"VMACs are incomplete: {error.strerror}")
         return [error for error in errors if error], changes + self._links.read()
 
     def close(self) -> list[str]:

@@ -249,6 +249,17 @@ def test_a_reload_changes_addresses_without_a_transition() -> None:
     assert states([one, two]) == [State.MASTER, State.BACKUP]
 
 
+def test_a_reload_that_sets_garp_master_refresh_applies_it_at_once() -> None:
+    once = Announcements(repeat=1, delay_s=0)
+    switch, (one,) = start_hosts(instance(100, announcements=once))
+    switch.run(5)
+    assert states([one]) == [State.MASTER]
+    one.routers[0].reconfigure(instance(100, announcements=replace(once, refresh_s=10)))
+    start = switch.now
+    switch.run(35)
+    assert [at - start for at, _ in one.announced if at > start] == [10, 20, 30]
+
+
 def test_a_shorter_interval_applies_immediately() -> None:
     instances = [instance(priority, version=3, advert_interval_s=10.0) for priority in (100, 90)]
     switch, (one, two) = start_hosts(*instances)

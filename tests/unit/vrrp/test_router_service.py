@@ -18,6 +18,7 @@ from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import (
     Announcements,
     Notify,
+    Peer,
     PolledLink,
     SendingLimit,
     Track,
@@ -33,7 +34,7 @@ from pylvs.vrrp import router_service
 from pylvs.vrrp.control import service_status
 from pylvs.vrrp.helper.link import LogLine, StateChanged
 from pylvs.vrrp.loop import Loop, RealtimeStatus
-from pylvs.vrrp.protocol.adverts import PROTOCOL, AdvertError, Datagram
+from pylvs.vrrp.protocol.adverts import PROTOCOL, AdvertEncoder, AdvertError, Datagram
 from pylvs.vrrp.protocol.machine import State, TransitionReason
 from pylvs.vrrp.router_service import HELPER_SILENT, RouterService
 from pylvs.vrrp.tracking import RESULT_LEASE_S, TrackedObject
@@ -575,3 +576,32 @@ def test_a_request_announces_the_addresses_of_a_master_alone(service: RouterServ
     assert len(host.announced) == 1
     with pytest.raises(PylvsError, match="VI_9: no such virtual router"):
         service._send_garp({"name": "VI_9"})
+
+
+BESIDE = replace(SECOND, vrid=FIRST.vrid)  # the VRID of FIRST, on the same device
+PEERS = ip_address("10.0.0.2"), ip_address("10.0.0.3")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (FIRST, replace(BESIDE, multicast=ip_address("224.0.0.19"))),
+        (replace(FIRST, peers=(Peer(PEERS[0]),)), replace(BESIDE, peers=(Peer(PEERS[1]),))),
+        (replace(FIRST, peers=(Peer(PEERS[0]),)), BESIDE),
+    ],
+    ids=["two groups", "two peers", "a peer and a group"],
+)
+def test_of_two_routers_with_one_vrid_each_receives_the_advertisements_of_its_group_or_peer(
+    service: RouterService, first: VrrpInstance, second: VrrpInstance
+) -> None:
+    configure(service, first, second)
+    here = ip_address("10.0.0.1")
+    for _ in range(5):
+        for mine, sender in zip((first, second), PEERS, strict=True):
+            theirs = replace(mine, peers=(Peer(here),) if mine.peers else ())
+            (datagram,) = AdvertEncoder(theirs, sender).packets(200)
+            service._receive("eth0", first.vrid, datagram)
+        run(service, 1)
+    assert states(service) == {"VI_1": State.BACKUP, "VI_2": State.BACKUP}
+    for router in service.routers.values():
+        assert (router.received, router.validator and not router.validator.counters.total()) == (5, True)
