@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from ipaddress import ip_address
+from unittest import mock
 
 import pytest
 
@@ -11,7 +14,8 @@ from pylvs.dataplane import load
 from pylvs.dataplane.devices import attach
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import State
-from pylvs.model.errors import NoSuchService
+from pylvs.model.changes import ServiceChange
+from pylvs.model.errors import Busy, NoSuchService, ServiceExists
 from pylvs.model.service import Destination, DestinationKey, VirtualService
 from tests.packet.frames import tcp
 from tests.packet.host import HOOKS, PASSED, SENT, Host, ip, key, new_host, server4
@@ -70,6 +74,76 @@ def test_a_director_that_found_no_tables_finds_them_later() -> None:
         peer().add_service(VirtualService(key(80)))
         assert early.edition()
         assert [row.service.key for row in early.services()] == [key(80)]
+
+
+def edit_before_lock(director: BpfDirector, edit: Callable[[], object]) -> AbstractContextManager[object]:
+    """Let another process edit after the next edit's first check, and before it has the lock."""
+    editor = director._editor
+    batch = editor.batch
+
+    @contextmanager
+    def late() -> Iterator[None]:
+        patched.stop()
+        edit()
+        with batch():
+            yield
+
+    patched = mock.patch.object(editor, "batch", late)
+    return patched
+
+
+def destination(number: int) -> Destination:
+    return Destination(DestinationKey(ip_address(server4(number)), 80))
+
+
+def test_a_service_that_another_process_adds_meanwhile_is_not_replaced(director_host: Host) -> None:
+    mine, service = director_host.director, VirtualService(director_host.new_key())
+
+    def edit() -> None:
+        other = peer()
+        other.add_service(service)
+        other.add_destination(service.key, destination(2))
+
+    change = ServiceChange(service.key, service, is_new=True, added=(destination(1),))
+    with edit_before_lock(mine, edit), pytest.raises(ServiceExists):
+        mine.apply([change])
+    (row,) = mine.services()
+    assert [each.destination for each in row.destinations] == [destination(2)]
+
+
+def test_counters_of_what_another_process_changes_meanwhile_are_zeroed(director_host: Host) -> None:
+    mine, service = director_host.director, director_host.new_key()
+    director_host.serve(service, 1)
+    with edit_before_lock(mine, lambda: peer().delete_service(service)), pytest.raises(NoSuchService):
+        mine.zero(service)
+
+
+def test_down_removes_the_tables_while_it_has_their_lock() -> None:
+    with new_host() as host:
+        state = host.director.state
+        remove = State.remove
+
+        def removed(self: State) -> None:
+            with pytest.raises(Busy), State.open().lock(0):
+                pass
+            remove(self)
+
+        with mock.patch.object(State, "remove", removed):
+            load.take_down(state)
+        assert not state.exists
+
+
+def test_an_edit_that_waits_while_the_tables_are_removed_is_refused() -> None:
+    with new_host() as host:
+        mine = host.director
+        host.serve(key(80))
+        with (
+            mock.patch.object(mine._editor, "make", side_effect=lambda: load.take_down(State.open())),
+            pytest.raises(Busy, match="removed the tables"),
+        ):
+            mine.flush()
+        host.serve(key(81))
+        assert [row.service.key for row in peer().services()] == [key(81)]
 
 
 def test_an_address_that_comes_after_the_service_is_served() -> None:

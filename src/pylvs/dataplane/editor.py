@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 from pylvs.bpf import abi
 from pylvs.dataplane.destinations import (
@@ -35,7 +35,7 @@ from pylvs.dataplane.tables import (
 from pylvs.dataplane.transaction import Transaction, list_of, recover
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
-from pylvs.model.errors import DestinationExists, NoSuchDestination, PylvsError, ServiceExists
+from pylvs.model.errors import Busy, DestinationExists, NoSuchDestination, PylvsError, ServiceExists
 from pylvs.model.service import (
     SCHEDULERS,
     Destination,
@@ -107,7 +107,12 @@ class Editor:
         self.make()
         if self._lock is None or self._lock.path != self._director.state.path:
             self._lock = self._director.state.lock()
-        with self._lock:
+        with ExitStack() as until:
+            try:
+                until.enter_context(self._lock)
+            except FileNotFoundError:
+                self._director.settled = False
+                raise Busy("`pylvs down` has removed the tables meanwhile; try again") from None
             self._depth += 1
             try:
                 if self._depth == 1:
@@ -284,6 +289,7 @@ class Editor:
         """Make all changes as one edit: packets see all of them, or none. Raises as `check`, and NoSpace."""
         self.check(changes)
         with self.batch():
+            self.check(changes)  # again: others may have edited until now
             change_set, noted = self._change_set(), Concerns()
             change_set.commit(changes, self._director.known, noted)
             self._changed.update(noted)
@@ -292,13 +298,15 @@ class Editor:
     def zero(self, key: ServiceKey | None = None) -> None:
         if key is None and not self._director.state.exists:
             return
-        wanted = [self._known(key)] if key else None
+        if key:
+            self._known(key)
         with self.batch():
             reader = self._director.reader
             statistics, versions = reader.statistics, reader.versions
-            if wanted is None:
+            wanted = [self._known(key)] if key else versions.services(versions.live)  # others may have edited until now
+            if key is None:
                 statistics.zero_totals()
-            for slot, version in wanted or versions.services(versions.live):
+            for slot, version in wanted:
                 counted = [statistics.counted(dest_slot) for dest_slot in reader.owned(slot, version)]
                 total = tuple(map(sum, zip(*counted, strict=True))) or (0,) * 5
                 statistics.set_base(self._tables.service_bases, slot, total)

@@ -429,6 +429,6 @@ def take_down(state: State) -> list[str]:
     with state.lock():
         gone = [each.device for each in attach.detach_all(state)]
         attach.restore_lo(state)
-    state.remove()
+        state.remove()  # with the lock: a waiting edit would attach devices again
     vip_roles.forget(state.cookie)
     return gone
