@@ -31,7 +31,7 @@ INLINE void release_template(u32 slot, bool with_template)
 /* EXPIRED: its timeout. KILLED: drop_entry. ORPHAN: its destination was deleted. REPLACED: a new connection takes its
  * tuple; it still counts until that is scheduled. RESTORED: a record has its tuple and another destination. KILLED and
  * ORPHAN also end a template that was never assured, with its last connection. In a table that
- * is half full, so does EXPIRED of a half-open one. */
+ * is half full, so does EXPIRED of one that gives way. */
 enum end_reason { END_EXPIRED, END_KILLED, END_ORPHAN, END_REPLACED, END_RESTORED };
 
 /* Whether connections refer to a template. Asked after it was marked as dying, because a CPU that takes a reference
@@ -64,7 +64,7 @@ INLINE bool end_conn(const union tuple *tuple, bool is_ipv6, const struct found 
 		uncount_conn(copy.destination, word_state(seen));
 	if (unlikely(copy.flags & CONN_CONTROLLED)) {
 		const struct pool *pool = map_elem(pools, 0);
-		bool unfinished = ending == END_EXPIRED && is_half_open_state(word_state(seen)) && pool &&
+		bool unfinished = ending == END_EXPIRED && gives_way(word_state(seen)) && pool &&
 				  is_half_full(pool);
 		release_template(slot, unfinished || ending == END_KILLED || ending == END_ORPHAN);
 	}

@@ -185,10 +185,12 @@ enum { MAX_ADJUST = 0xfff, LEAST_SEGMENT = 8 };
  * Return false if it does not. */
 INLINE bool shorten_segments(struct __sk_buff *skb, const struct packet *p, u32 by)
 {
+	u32 before = skb->gso_size;
 	by = barrier_var(by);
-	return p->protocol == IPPROTO_TCP && IS_LENGTH(by, MAX_ADJUST) && skb->gso_size >= by + LEAST_SEGMENT &&
+	return p->protocol == IPPROTO_TCP && IS_LENGTH(by, MAX_ADJUST) && before >= by + LEAST_SEGMENT &&
 	       !bpf_skb_adjust_room(skb, by, BPF_ADJ_ROOM_MAC, 0) &&
-	       !bpf_skb_adjust_room(skb, -(s32)by, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO);
+	       !bpf_skb_adjust_room(skb, -(s32)by, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO) &&
+	       skb->gso_size == before - by; /* not those of a list of packets */
 }
 
 /* Set the size of fragments of a packet that is `surplus` bytes too long. The kernel does not fragment the segments of

@@ -25,14 +25,15 @@ INLINE int forward_past(struct __sk_buff *skb, struct scratch *w)
 		return drop(HOOK_TC, REASON_SHORT);
 	if (p->ttl <= 1)
 		return send_icmp_error(skb, w, REASON_TTL, ICMP_TTL_EXCEEDED, 0);
-	enum fit fits = fit(mtu_length(skb, w), hop->mtu, 0, p, false);
+	u32 length = mtu_length(skb, w);
+	enum fit fits = fit(length, hop->mtu, 0, p, false);
 	if (fits == FITS_NOT) {
 		dec_ttl(tc_ctx(skb), p); /* the kernel quotes the packet after decrementing */
 		return send_icmp_error(skb, w, REASON_TOO_BIG, ICMP_TOO_BIG, hop->mtu);
 	}
 	w->hop = *hop;
 	w->outer_is_ipv6 = p->is_ipv6;
-	w->mtu = fragment_size(w, p->length, fits == FITS_IN_FRAGMENTS);
+	set_fragment_size(skb, w, p->length, fits == FITS_IN_FRAGMENTS ? length - hop->mtu : 0);
 	if (!sum_options(skb, w) || !trim_padding(tc_ctx(skb), p) || !dec_ttl(tc_ctx(skb), p))
 		return drop(HOOK_TC, REASON_SHORT);
 	return xmit_finished(skb, w);

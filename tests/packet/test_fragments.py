@@ -96,7 +96,7 @@ def test_fragments_to_an_unresolved_neighbour_let_the_kernel_ask_for_it(director
     with wire() as link:
         for frame in frames:
             link.send(frame)
-        (request,) = (Ether(each)[ARP] for each in link.came() if Ether(each).haslayer(ARP))
+        request, *_ = (Ether(each)[ARP] for each in link.came() if Ether(each).haslayer(ARP))
         assert request.pdst == str(server)
         link.send(bytes(Ether(dst=MAC, src=server_mac(9)) / request_answer(request)))
         for frame in frames:

@@ -209,11 +209,15 @@ def test_a_flood_of_one_packet_scheduling_leaves_space_and_templates_of_other_cl
     assert ip_address(CLIENT4) in {each.client for each in found}
 
 
+@pytest.mark.parametrize("flags", ["S", "F"])  # with sloppy_tcp a FIN makes a closed connection
 @pytest.mark.parametrize("other", [0, CAPACITY // 2])
-def test_a_handshake_that_expires_takes_its_template_along_in_a_half_full_table(empty: Host, other: int) -> None:
+def test_a_handshake_that_expires_takes_its_template_along_in_a_half_full_table(
+    empty: Host, other: int, flags: str
+) -> None:
+    empty.director.change_setting("sloppy_tcp", 1)
     filled, service = serve(empty, 4, Method.ROUTE), serve(empty, 4, Method.ROUTE, ServiceFlag.PERSISTENT)
     shake_hands(empty, filled, range(2000, 2000 + other))
-    flood(empty, service, 50)
+    flood(empty, service, 50, flags=flags)
     tables = empty.director.tables
     past = load.clock(tables.state) - 1
     for each in entries(tables):

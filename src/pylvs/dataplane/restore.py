@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 _BLOCK = 2048  # elements of the table that are read at once; so many take whole pages
 _SLOT = struct.Struct("<I")
-_HALF_OPEN = "SYN_RECV SYN_SENT SYNACK SCTP_INIT1 SCTP_INIT UDP_FIRST TCP_FIRST SCTP_FIRST"  # is_half_open_state
+# As gives_way of bpf/conntrack/state.h.
+_HALF_OPEN = (
+    "SYN_RECV SYN_SENT SYNACK SCTP_INIT1 SCTP_INIT UDP_FIRST TCP_FIRST SCTP_FIRST CLOSE SCTP_CLOSED SCTP_REJECTED"
+)
 _FIELDS = (
     "connection.word",
     "connection.destination",
