@@ -311,6 +311,10 @@ class HostServices:
         before, self._settings = self._settings, configuration.settings
         settings = configuration.settings
         use_level(settings.log_level)
+        # First what cannot fail: the rest may raise OSError.
+        self._processes.configure(settings.script_user, settings.script_group, settings.script_security, settings.umask)
+        self.vip_checks.configure(configuration)
+        self._notifier.configure(configuration, configuration.vrrp.needs_process)
         self._configure_process(before, settings)
         if settings.checker_nice != before.checker_nice:  # without one the daemon keeps its niceness of the start
             try:
@@ -319,9 +323,6 @@ class HostServices:
                 get_logger().error(f"checker_priority {settings.checker_nice}: {error.strerror}")
             self.prober.set_nice(settings.checker_nice)
         self.prober.set_tls(tls_clients(configuration))
-        self._processes.configure(settings.script_user, settings.script_group, settings.script_security, settings.umask)
-        self.vip_checks.configure(configuration)
-        self._notifier.configure(configuration, configuration.vrrp.needs_process)
 
     def _configure_process(self, before: GlobalSettings, settings: GlobalSettings) -> None:
         """Apply what changed of the settings of the process."""

@@ -494,13 +494,14 @@ class Supervisor:
             routers = await self.routers.configure(configuration)
             self.engine.replace(configuration)
         except BaseException:
-            self._host.configure(old)
+            with contextlib.suppress(OSError):
+                self._host.configure(old)
             self.reconciler.wake()  # it may have deleted services of checks that the new file lacks
+            with contextlib.suppress(PylvsError):
+                await self.routers.configure(old)
             if not self._stopping.is_set():  # the stop reverts the settings, perhaps before this
                 with contextlib.suppress(PylvsError):
                     await self.table_thread.run(self._host.vip_checks.adapt_host, self.state)
-            with contextlib.suppress(PylvsError):
-                await self.routers.configure(old)
             raise
         self._overrides.save()  # under the new service names, before the edits, which may take long
         self.loaded, self.loaded_at = loaded, time.time()
