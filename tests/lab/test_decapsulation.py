@@ -13,6 +13,8 @@ from scapy.layers.l2 import GRE
 from scapy.utils import checksum
 
 from pylvs.lab.lab import Lab
+from pylvs.realserver.vip import memory_path
+from pylvs.system.namespaces import inside_network, network_cookie
 from tests.lab.conftest import MakeLab
 from tests.lab.exchange import exchange, identifier
 
@@ -155,3 +157,114 @@ def test_a_removed_device_does_not_matter(lab: Lab, words: str) -> None:
 def test_a_port_is_valid_for_gue_alone(lab: Lab, words: str, message: str) -> None:
     done = lab.run("rs1", ["pylvs", "realserver", "up", "10.0.0.100", *words.split()])
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"pylvs: {message}\n")
+
+
+def recorded(lab: Lab) -> str:
+    """Return the undo log of the real server."""
+    with inside_network(lab.host("rs1").network):
+        return memory_path(network_cookie()).read_text(encoding="utf-8")
+
+
+REFUSALS = {
+    "tc qdisc add dev e1 ingress": "a program at the ingress of e1",  # no device has ingress and clsact
+    "tc qdisc add dev e1 clsact; tc filter add dev e1 ingress prio 4 u32 match u32 0 0": "e1: the filter u32 has",
+}
+
+
+@pytest.mark.parametrize("obstacle", REFUSALS)
+def test_a_failed_up_leaves_a_running_program_as_it_was(lab: Lab, obstacle: str) -> None:
+    """The program that runs at eth0 keeps its VIPs, tunnels and counters if a further device refuses the new one."""
+    lab.sh("rs1", "ip link add e1 type veth peer name e2; ip link set e1 up; ip link set e2 up")
+    lab.sh("rs1", obstacle)
+    lab.sh("rs1", "pylvs realserver up 10.0.0.100 --tun-type gre --device eth0")
+    wanted = [f"{name} {out} 4 10.0.0.100" for name in ("gre", "gre+csum") for out in (4, 6)]
+    assert answered(lab) == sorted(wanted)
+    snapshot = "pylvs realserver status --json; ip -o addr; tc qdisc; tc filter show dev eth0 ingress"
+    before, log = lab.run("rs1", ["sh", "-c", snapshot]).stdout, recorded(lab)
+    more = f"pylvs realserver up fd00:10::100 --tun-type gue --tun-port {GUE_PORT} --director 10.0.0.9"
+    for devices in ("", " --device eth0 --device e1", " --device e1 --device eth0"):
+        done = lab.run("rs1", (more + devices).split())
+        assert (done.returncode, done.stdout) == (1, "")
+        assert REFUSALS[obstacle] in done.stderr
+        assert (lab.run("rs1", ["sh", "-c", snapshot]).stdout, recorded(lab)) == (before, log)
+    lab.sh("rs1", "ip addr add fd00:10::100/128 dev lo")
+    assert answered(lab) == sorted(wanted)
+    lab.sh("rs1", "ip addr del fd00:10::100/128 dev lo")
+    lab.sh("rs1", f"pylvs realserver up fd00:10::100 --tun-type gue --tun-port {GUE_PORT} --device eth0")
+    assert answered(lab) == every_mixture("gre", "gre+csum", "gue", "gue+csum", "gue+remcsum")
+    lab.sh("rs1", "pylvs realserver down")
+    assert answered(lab) == []
+
+
+TUN = "ip tuntap add mode tun name t0; ip link set t0 up; ip addr add 10.9.0.21/24 dev t0"
+NO_ETHERNET = (
+    "without Ethernet headers pylvs decapsulates nothing; use tunnel devices of the kernel there: "
+    "ip-link(8) (ipip, gre), ip-fou(8) (gue)"
+)
+
+
+def test_devices_without_ethernet_headers_are_left_out(lab: Lab) -> None:
+    lab.sh("rs1", TUN)
+    printed = lab.sh("rs1", "pylvs realserver up 10.0.0.100 fd00:10::100 --tun-type gre")
+    assert f"t0 is left out: {NO_ETHERNET}\n" in printed
+    found = lab.sh("rs1", "pylvs realserver status")
+    assert "by a program at eth0" in found
+    assert "t0" not in found
+    assert lab.sh("rs1", "tc filter show dev t0 ingress") == ""
+    assert answered(lab) == every_mixture("gre", "gre+csum")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--tun-type gre --device t0", f"--device t0: {NO_ETHERNET}"),
+        ("--tun-type gre --device eth0 --device t0", f"--device t0: {NO_ETHERNET}"),
+        (
+            "--tun-type gre --director 10.9.0.10",
+            (
+                f"--director 10.9.0.10/32: its route leads by t0, and {NO_ETHERNET}; "
+                "or name the device of its tunnels with --device"
+            ),
+        ),
+    ],
+)
+def test_a_program_is_refused_where_it_would_do_nothing(lab: Lab, words: str, message: str) -> None:
+    lab.sh("rs1", TUN)
+    snapshot = "pylvs realserver status; ip -o addr; tc qdisc; grep -r . /proc/sys/net/ipv4/conf/*/arp_ignore; true"
+    for earlier in ("true", "pylvs realserver up 10.0.0.101 --tun-type gre --device eth0"):
+        lab.sh("rs1", earlier)
+        before = lab.sh("rs1", snapshot)
+        done = lab.run("rs1", ["pylvs", "realserver", "up", "10.0.0.100", *words.split()])
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", f"pylvs: {message}\n")
+        assert lab.sh("rs1", snapshot) == before
+    lab.sh("rs1", "pylvs realserver down; pylvs realserver up 10.0.0.100 --device t0")  # nothing to decapsulate
+
+
+@pytest.mark.parametrize("director", ["10.9.0.10", "10.0.0.10"])
+def test_a_failed_up_leaves_the_kernels_tunnel_devices(lab: Lab, director: str) -> None:
+    """A program that accepts some directors replaces them, but not if it would do nothing, nor if it is refused.
+
+    Not every kernel has tunnel devices: a tun device has the name of one.
+    """
+    lab.sh("rs1", "ip link add e1 type veth peer name e2; ip link set e1 up; tc qdisc add dev e1 ingress")
+    lab.sh("rs1", f"ip tuntap add mode tun name tunl0 || ip link show tunl0; {TUN}")
+    snapshot = "pylvs realserver status; ip -o addr; ip -br link; tc qdisc show dev eth0; true"
+    before = lab.sh("rs1", snapshot)
+    failing = ["pylvs", "realserver", "up", "10.0.0.100", "--tunnel"]
+    assert lab.run("rs1", [*failing, "--tun-type", "gre"]).returncode == 1
+    assert lab.sh("rs1", snapshot) == before
+    lab.sh("rs1", "pylvs realserver up 10.0.0.100 --tunnel")
+    before, log = lab.sh("rs1", snapshot), recorded(lab)
+    assert "unwrapped by tunl0" in before
+    assert lab.run("rs1", [*failing, "--director", director]).returncode == 1
+    assert (lab.sh("rs1", snapshot), recorded(lab)) == (before, log)
+    lab.sh("rs1", "pylvs realserver up 10.0.0.100 --director 10.0.0.10 --device eth0")
+    after = lab.sh("rs1", "pylvs realserver status")
+    assert "by a program at eth0" in after
+    assert "unwrapped by tunl0" not in after
+
+
+def test_a_host_without_ethernet_is_refused(lab: Lab) -> None:
+    lab.sh("rs1", f"{TUN}; ip link set eth0 down")
+    done = lab.run("rs1", ["pylvs", "realserver", "up", "10.0.0.100", "--tun-type", "gre"])
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"pylvs: t0: {NO_ETHERNET}\n")

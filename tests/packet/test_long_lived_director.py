@@ -96,7 +96,7 @@ def destination(number: int) -> Destination:
     return Destination(DestinationKey(ip_address(server4(number)), 80))
 
 
-def test_a_service_that_another_process_adds_meanwhile_is_not_replaced(director_host: Host) -> None:
+def test_a_service_that_another_process_adds_before_the_lock_is_not_replaced(director_host: Host) -> None:
     mine, service = director_host.director, VirtualService(director_host.new_key())
 
     def edit() -> None:
@@ -111,7 +111,7 @@ def test_a_service_that_another_process_adds_meanwhile_is_not_replaced(director_
     assert [each.destination for each in row.destinations] == [destination(2)]
 
 
-def test_counters_of_what_another_process_changes_meanwhile_are_zeroed(director_host: Host) -> None:
+def test_counters_of_what_another_process_changes_before_the_lock_are_zeroed(director_host: Host) -> None:
     mine, service = director_host.director, director_host.new_key()
     director_host.serve(service, 1)
     with edit_before_lock(mine, lambda: peer().delete_service(service)), pytest.raises(NoSuchService):

@@ -112,7 +112,7 @@ class Editor:
                 until.enter_context(self._lock)
             except FileNotFoundError:
                 self._director.settled = False
-                raise Busy("`pylvs down` has removed the tables meanwhile; try again") from None
+                raise Busy("`pylvs down` has just removed the tables; try again") from None
             self._depth += 1
             try:
                 if self._depth == 1:

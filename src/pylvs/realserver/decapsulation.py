@@ -4,12 +4,14 @@ The kernel decapsulates IPIP by tunl0 (4-in-4), ip6tnl0 (6-in-6 and 4-in-6) and 
 device that a VIP needs, `realserver.bpf.c` decapsulates packets with an inner destination among the VIPs. The program
 handles all GRE and GUE: a tunnel device of the kernel accepts packets with one kind of checksum only. It also handles
 all IPIP if only some directors are accepted: a tunnel device of the kernel accepts packets from any source. It runs at
-the TC ingress of devices. The filter keeps it alive, so nothing is pinned. A change attaches a new copy.
+the TC ingress of devices. The filter keeps it alive, so nothing is pinned. A change attaches a new copy. The program
+expects Ethernet headers, so it does not run on other devices: tunnels, VPNs, PPP.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pylvs
-from pylvs.bpf.kernel import describe_program
+from pylvs.bpf.kernel import describe_program, program_by_id
 from pylvs.bpf.libbpf import BpfObject, check, library
 from pylvs.bpf.maps import HashMap, Map, PerCpuArray
 from pylvs.model.addresses import Address
@@ -29,7 +31,7 @@ from pylvs.model.service import Tunnel, TunnelKind
 from pylvs.netlink import tc
 from pylvs.netlink.changes import remove_device, set_up
 from pylvs.netlink.codec import Netlink, NetlinkError
-from pylvs.netlink.links import Device, device, devices
+from pylvs.netlink.links import Device, Routes, device, devices
 from pylvs.system import proc
 from pylvs.system.undo_log import Memory
 
@@ -46,6 +48,11 @@ TUNNELS = (
 TUNNEL_DEVICES = {name for name, _, _, _ in TUNNELS}
 TUNNEL_KINDS = {kind for _, kind, _, _ in TUNNELS}
 NEEDED = {4: "tunl0", 6: "ip6tnl0"}  # without it the program decapsulates
+_ETHERNET_ADDRESS_BYTES = 6
+_NO_ETHERNET = (
+    "without Ethernet headers pylvs decapsulates nothing; use tunnel devices of the kernel there: "
+    "ip-link(8) (ipip, gre), ip-fou(8) (gue)"
+)
 
 
 class Counts(NamedTuple):
@@ -73,11 +80,14 @@ def _kinds(memory: Memory) -> dict[TunnelKind, list[int]]:
     return found
 
 
-def up(memory: Memory, vips: Sequence[Address], concerned: Sequence[Device]) -> list[str]:
-    """Decapsulate packets for these VIPs; return the changes as lines. Raises PylvsError."""
+def up(memory: Memory, vips: Sequence[Address], concerned: Sequence[Device], chosen: bool = False) -> list[str]:
+    """Decapsulate packets for these VIPs; return the changes as lines. Raises PylvsError.
+
+    The program runs on the devices `concerned`. If the user has `chosen` them, all must have Ethernet headers.
+    """
     kinds = _kinds(memory)
     versions = {vip.version for vip in vips} if TunnelKind.IPIP in kinds else set()
-    done = _leave_kernel_devices(memory) if memory.directors else []
+    done: list[str] = []
     wanted = () if memory.directors or not versions else TUNNELS
     made = {name for name, kind, module, _ in wanted if _kernel_device(memory, name, kind, module)}
     lacking = {version for version in versions if NEEDED[version] not in made}
@@ -90,10 +100,55 @@ def up(memory: Memory, vips: Sequence[Address], concerned: Sequence[Device]) -> 
         if tunnels:
             by_program[vip] = tunnels
     done += _forget_gone(memory)
+    if by_program:
+        _check_ethernet(memory, concerned, chosen)
     if by_program or memory.programs:
-        names = list(dict.fromkeys([*memory.programs, *(each.name for each in concerned)]))
-        done += _attach_program(memory, by_program, kinds.get(TunnelKind.GUE, []), names)
+        fit = [each.name for each in concerned if _has_ethernet(each)]
+        attached = _attach_program(
+            memory, by_program, kinds.get(TunnelKind.GUE, []), list(dict.fromkeys([*memory.programs, *fit]))
+        )
+        left_out = [each.name for each in concerned if each.name not in fit] if attached else []
+        done += attached + [f"{name} is left out: {_NO_ETHERNET}" for name in left_out]
+    if memory.directors:
+        # Last: until the program runs, they decapsulate, and a failed attachment leaves them as they are.
+        done += _leave_kernel_devices(memory)
     return done
+
+
+def undo(memory: Memory, before: Memory) -> None:
+    """Undo an `up` that failed; what was in force `before` stays. Raises PylvsError.
+
+    `_attach_program` has restored the programs itself, because it has the descriptors of the replaced ones.
+    """
+    if not before.tunnels:
+        down(memory)
+    _leave_kernel_devices(memory, before)
+    for name in ("tunnels", "directors", "programs", "unwrapped", "qdiscs"):
+        getattr(memory, name)[:] = getattr(before, name)
+
+
+def _has_ethernet(where: Device) -> bool:
+    # An xfrm device shows the link address of the device below it, but its packets have no link header.
+    return len(where.mac) == _ETHERNET_ADDRESS_BYTES and where.kind != "xfrm"
+
+
+def _check_ethernet(memory: Memory, concerned: Sequence[Device], chosen: bool) -> None:
+    """Raise Unsupported if the program would miss the director's packets for lack of Ethernet headers."""
+    unfit = [each for each in concerned if not _has_ethernet(each)]
+    if not unfit:
+        return
+    if chosen:
+        raise Unsupported(f"--device {unfit[0].name}: {_NO_ETHERNET}")
+    if len(unfit) == len(concerned) and not memory.programs:
+        raise Unsupported(f"{', '.join(each.name for each in unfit)}: {_NO_ETHERNET}")
+    names = {each.index: each.name for each in unfit}
+    with Routes() as routes:
+        for director in [ip_network(each) for each in memory.directors if f"director {each}" not in memory.unwrapped]:
+            alone = director.prefixlen == director.max_prefixlen  # a network may have several routes
+            route = routes.to(director.network_address) if alone else None
+            if route and route.ifindex in names:
+                where = f"its route leads by {names[route.ifindex]}, and {_NO_ETHERNET}"
+                raise Unsupported(f"--director {director}: {where}; or name the device of its tunnels with --device")
 
 
 def down(memory: Memory) -> list[str]:
@@ -104,21 +159,22 @@ def down(memory: Memory) -> list[str]:
     return done
 
 
-def _leave_kernel_devices(memory: Memory) -> list[str]:
+def _leave_kernel_devices(memory: Memory, keep: Memory | None = None) -> list[str]:
+    """Set down or remove the tunnel devices that `up` set up or made, except those of an earlier record."""
+    kept_up, kept = (keep.devices_up, keep.devices_made) if keep else ([], [])
     done = []
-    for name in memory.devices_up:
-        if name in TUNNEL_DEVICES:
-            with contextlib.suppress(PylvsError):
-                set_up(device(name), False)
-                done.append(f"{name} is down")
+    for name in [each for each in memory.devices_up if each in TUNNEL_DEVICES and each not in kept_up]:
+        with contextlib.suppress(PylvsError):
+            set_up(device(name), False)
+            done.append(f"{name} is down")
         if name == "ip6tnl0":
             _ip6tnl_mode("ip6ip6")  # its mode from birth
-    memory.devices_up = [name for name in memory.devices_up if name not in TUNNEL_DEVICES]
-    for name in memory.devices_made:
+        memory.devices_up.remove(name)
+    for name in [each for each in memory.devices_made if each not in kept]:
         with contextlib.suppress(PylvsError):
             remove_device(device(name))
             done.append(f"{name} is removed")
-    memory.devices_made.clear()
+        memory.devices_made.remove(name)
     return done
 
 
@@ -196,7 +252,7 @@ def _attach_program(
 ) -> list[str]:
     """Run the program for these VIPs with their tunnels and these GUE ports; return the changes as lines.
 
-    On each device it replaces the running program atomically. Raises PylvsError.
+    On each device it replaces the running program atomically. When it raises PylvsError, the former programs run.
     """
     done: list[str] = []
     known = [" ".join([str(vip), *(kind.name.lower() for kind in kinds)]) for vip, kinds in vips.items()]
@@ -204,7 +260,11 @@ def _attach_program(
     same = (known, list(names)) == (memory.unwrapped, memory.programs)
     if same and all(counts for _, counts in _program_counts(memory)):
         return done
-    with _loaded(vips, ports, memory.directors) as program, Netlink() as link:
+    with (
+        _loaded(vips, ports, memory.directors) as program,
+        Netlink() as link,
+        _restored_on_failure(memory, link, names),
+    ):
         for name in names:
             where = device(name)
             fresh = name not in memory.programs
@@ -217,6 +277,33 @@ def _attach_program(
     done += [_described(each) for each in known if each not in memory.unwrapped]
     memory.unwrapped = known
     return done
+
+
+@contextmanager
+def _restored_on_failure(memory: Memory, link: Netlink, names: Sequence[str]) -> Iterator[None]:
+    """If the body fails, return these devices to their present programs, which keep their maps and counters."""
+    programs, qdiscs = list(memory.programs), list(memory.qdiscs)
+    with contextlib.ExitStack() as opened:
+        former: dict[str, int] = {}
+        for name in memory.programs:
+            with contextlib.suppress(PylvsError, NetlinkError, OSError):
+                if running := tc.our_filter(link, device(name).index, tc.INGRESS, ROLE):
+                    former[name] = program_by_id(running.program)
+                    opened.callback(os.close, former[name])
+        try:
+            yield
+        except BaseException:
+            for name in names:
+                with contextlib.suppress(PylvsError, NetlinkError, OSError):
+                    index = device(name).index
+                    if name in former:
+                        tc.set_filter(link, index, tc.INGRESS, ROLE, former[name])
+                    else:
+                        tc.remove_filter(link, index, tc.INGRESS, ROLE)
+                    if name in memory.qdiscs and name not in qdiscs:
+                        tc.remove_clsact(link, index)
+            memory.programs[:], memory.qdiscs[:] = programs, qdiscs
+            raise
 
 
 def _described(recorded: str) -> str:

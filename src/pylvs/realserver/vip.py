@@ -91,7 +91,7 @@ def up(
         _check_free(vips, loopback)
         before = deepcopy(memory)
         try:
-            return _become(memory, loopback, vips, tunnels, concerned, directors)
+            return _become(memory, loopback, vips, tunnels, concerned, directors, bool(names))
         except BaseException:
             _undo(memory, before)
             raise
@@ -104,6 +104,7 @@ def _become(
     tunnels: Sequence[Tunnel],
     concerned: Sequence[Device],
     directors: Sequence[Network],
+    chosen: bool,
 ) -> list[str]:
     done: list[str] = []
     if not loopback.up:
@@ -112,7 +113,7 @@ def _become(
         set_up(loopback, True)
         done.append(f"{loopback.name} is up")
     if any(vip.version == 4 for vip in vips):
-        done += _be_silent(memory, ["all", loopback.name, *(each.name for each in concerned)])
+        done += _be_silent(memory, ["all", loopback.name, *(each.name for each in concerned if not each.bare)])
     # Set the sysctls before the addresses: neighbours would cache an ARP reply sent in between.
     held = local_addresses()
     for vip in vips:
@@ -127,24 +128,24 @@ def _become(
     memory.directors += [text for text in map(str, directors) if text not in memory.directors]
     if memory.tunnels:
         known = [ip_address(text) for text in memory.addresses]
-        done += decapsulation.up(memory, known, concerned)
+        done += decapsulation.up(memory, known, concerned, chosen)
     return done
 
 
 def _undo(memory: Memory, before: Memory) -> None:
-    """Undo the changes since `before`, and keep earlier ones."""
-    with contextlib.suppress(PylvsError):
-        for text, name in list(memory.addresses.items()):
-            if text not in before.addresses:
+    """Undo the changes since `before`, and keep earlier ones. A step that fails does not prevent the next one."""
+    for text, name in list(memory.addresses.items()):
+        if text not in before.addresses:
+            with contextlib.suppress(PylvsError):
                 if name:
                     _remove(ip_address(text), device(name))
                 del memory.addresses[text]
-        if memory.tunnels and not before.tunnels:
-            decapsulation.down(memory)
-        memory.tunnels[:] = before.tunnels
-        memory.directors[:] = before.directors
+    with contextlib.suppress(PylvsError):
+        decapsulation.undo(memory, before)
+    with contextlib.suppress(PylvsError):
         memory.restore_sysctls(keep=before.sysctls)
-        for name in [each for each in memory.devices_up if each not in before.devices_up]:
+    for name in [each for each in memory.devices_up if each not in before.devices_up]:
+        with contextlib.suppress(PylvsError):
             set_up(device(name), False)
             memory.devices_up.remove(name)
 
@@ -182,7 +183,7 @@ def status() -> list[Finding]:
         where = [each.name for each in known if ip_address(text) in each.addresses]
         findings.append(Finding(text, bool(where), f"on {', '.join(where)}" if where else "on no device any more"))
     if any(ip_address(text).version == 4 for text in memory.addresses):
-        findings += [_silence(each.name) for each in _outward()]
+        findings += [_silence(each.name) for each in _outward() if not each.bare]  # the others send no ARP
     if memory.tunnels:
         findings += [Finding("tunnel", good, text) for good, text in decapsulation.status(memory)]
     return findings
