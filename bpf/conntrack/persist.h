@@ -114,6 +114,8 @@ INLINE bool hold_template(struct scratch *w, u32 now)
 	if (word_state(first) != STATE_TEMPLATE)
 		return false;
 	__sync_fetch_and_add(&control->controls, 1);
+	if (unlikely(!control->timeout)) /* it was to end with its last connection */
+		WRITE_ONCE(control->timeout, w->timeout);
 #pragma nounroll
 	for (u32 i = 0; i < HOLD_TRIES; i++) {
 		if (word_dying(seen) || (seen ^ first) >> WORD_STATE)

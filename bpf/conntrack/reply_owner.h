@@ -23,6 +23,32 @@ VERIFIED_ONCE int lose_replies(const struct key *reply, u32 slot)
 	return 0;
 }
 
+/* Return the replies with this tuple to a connection that lost them, because the newer one has ended. Return a slot if
+ * some connection gets them now. A connection that another CPU makes at the same time loses this one's, or is found. */
+VERIFIED_ONCE u32 regain_replies(const union tuple *reply, u32 is_ipv6)
+{
+	struct key key = {};
+	if (!reply)
+		return 0;
+	set_reply_key(&key, reply, is_ipv6);
+	u64 *marks = marks_at(home_of(&key));
+	if (!marks)
+		return 0;
+	key.rest |= 1ULL << REST_ANY_OWNER;
+	u32 slot = search_all(&key, READ_ONCE(*marks), 0);
+	struct conn_entry4 *conn = slot ? conn_at(slot) : NULL;
+	if (!conn)
+		return 0;
+	u64 *word = &conn->connection.word, seen = READ_ONCE(*word);
+	if (word_dying(seen) || !match_slot(AFTER((u64)slot, seen), &key) ||
+	    __sync_val_compare_and_swap(word, seen, seen & ~(1ULL << WORD_NO_REPLIES)) != seen)
+		return 0;
+	key.rest &= ~(1ULL << REST_ANY_OWNER);
+	if (search_all(&key, READ_ONCE(*marks), slot))
+		lose_replies(&key, slot);
+	return slot;
+}
+
 enum rival { RIVAL_GONE, RIVAL_LOSES, RIVAL_WINS };
 
 /* Decide whether another connection gets the replies. An older one loses them (4.1). Of two that two CPUs make at once,

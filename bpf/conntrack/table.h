@@ -78,7 +78,8 @@ INLINE u64 difference_of_server(const struct conn_entry4 *conn, u64 rest)
 	u64 wanted = (rest >> 16 & 0xffff) | protocol_in(rest) << REST_PROTOCOL | (rest & REST_IPV6);
 	u64 port = (rest_in(conn) ^ wanted) & (0xffff | 0xffffULL << REST_PROTOCOL);
 	const struct connection *c = &conn->connection;
-	return port | (u64)(c->port ^ (u16)rest) | (c->method ^ METHOD_MASQ) | (c->word & 1ULL << WORD_NO_REPLIES);
+	u64 lost = c->word & 1ULL << WORD_NO_REPLIES & ~(rest >> (REST_ANY_OWNER - WORD_NO_REPLIES));
+	return port | (u64)(c->port ^ (u16)rest) | (c->method ^ METHOD_MASQ) | lost;
 }
 
 /* Return 0 if the entry's connection gets replies with this tuple. The saddr is not compared: the destination has it. */

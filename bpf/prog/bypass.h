@@ -63,6 +63,8 @@ INLINE int prog_bypass(struct __sk_buff *skb)
 	if (w->service_flags & SERVICE_ONE_PACKET && p->protocol == IPPROTO_UDP)
 		return forward_past(skb, w);
 	w->template = NO_TEMPLATE;
+	if (unlikely(must_end_half_open()) && !w->half_open_ended)
+		return tail_call(tc_ctx(skb), PROG_END_HALF_OPEN); /* PROG_CONNECT, without a destination, returns here */
 	enum create_result result = create_conn(w, NULL, root, now);
 	return result == CREATED || result == CREATE_EXISTS ? forward_past(skb, w)
 							    : drop(HOOK_TC, REASON_TABLE_FULL_DROPPED);

@@ -5,6 +5,7 @@
  */
 #pragma once
 #include "conntrack/reply.h"
+#include "conntrack/reply_owner.h"
 #include "fwd/client_hop.h"
 #include "fwd/nat.h"
 #include "fwd/send.h"
@@ -44,7 +45,10 @@ INLINE int process_egress(struct __sk_buff *skb)
 		return pass_to_stack(HOOK_TC);
 	struct reply_conn a;
 	u32 now = ticks();
-	if (!find_reply(&a, &p) || reply_is_standby(&a, &p, root) || !update_reply(&a, &p, root, now, tc_ctx(skb)))
+	bool found = find_reply(&a, &p);
+	if (!found && regain_replies(&p.tuple, p.is_ipv6))
+		found = find_reply(&a, &p);
+	if (!found || reply_is_standby(&a, &p, root) || !update_reply(&a, &p, root, now, tc_ctx(skb)))
 		return pass_to_stack(HOOK_TC);
 	if (!a.masq || !nat(tc_ctx(skb), &p, NAT_REPLY, &a.saddr, a.port) || !root->settings.snat_reroute)
 		return pass_to_stack(HOOK_TC);

@@ -6,6 +6,7 @@
  */
 #pragma once
 #include "conntrack/reply.h"
+#include "conntrack/reply_owner.h"
 #include "ctx/device.h"
 #include "fwd/client_hop.h"
 #include "fwd/conn.h"
@@ -106,6 +107,8 @@ INLINE int pass_orphan(struct ctx ctx, const struct packet *p, const struct root
 
 INLINE int unmatched_reply(struct ctx ctx, const struct packet *p, const struct root *root)
 {
+	if (regain_replies(&p->tuple, p->is_ipv6))
+		return tail_call(ctx, PROG_REPLY);
 	bool is_held = may_be_copied(ticks()) && !p->from_host;
 	if (is_held && !p->maybe_vip)
 		return drop(ctx.hook, REASON_HELD);

@@ -40,10 +40,12 @@ from tests.packet.host import (
     VIP6,
     Host,
     ip,
+    new_host,
     server4,
     server6,
     server_mac,
 )
+from tests.packet.test_half_open import from_client
 
 FAR4, FAR6 = "203.0.113.9", "2001:db8:9::9"  # beyond the router
 V4, V6 = 2, 10  # AF_INET, AF_INET6
@@ -263,6 +265,20 @@ def test_bypass_forwards_without_a_server(host: Host) -> None:
         host.director.change_setting("cache_bypass", 0)
         ip("rule", "del", "fwmark", "9", "lookup", "100")
         ip("route", "flush", "table", "100")
+
+
+def test_a_flood_that_bypasses_a_service_leaves_space() -> None:
+    capacity, flood = 4096, frames.tcp(sport=4800, target=FAR4)
+    with new_host(connections=capacity, expires=False) as host:
+        host.director.add_service(VirtualService(ServiceKey.of_mark(9), "rr"))
+        rules(host, rule_of("9", dst="0.0.0.0/0"))
+        ip("rule", "add", "fwmark", "9", "lookup", "100")
+        ip("route", "add", "local", "default", "dev", "lo", "table", "100")
+        host.director.change_setting("cache_bypass", 1)
+        for number in range(4 * capacity):
+            host.run(from_client(number, flood), "tc")
+        assert capacity // 8 < host.pool("used") <= capacity * 5 // 8
+        assert host.reason("TABLE_FULL_DROPPED") == 0
 
 
 def test_one_packet_scheduling_leaves_no_connection(host: Host) -> None:

@@ -6,10 +6,10 @@ import pytest
 
 from pylvs.bpf import abi
 from pylvs.dataplane import load
-from pylvs.model.service import Method
-from tests.packet.frames import CLIENT4, tcp
-from tests.packet.host import HOOKS, SENT, Host, new_host, server4
-from tests.packet.table import entries, look_at, unfinished
+from pylvs.model.service import Method, ServiceKey
+from tests.packet.frames import CLIENT4, CLIENT6, parsed, tcp
+from tests.packet.host import HOOKS, SENT, VIP4, VIP6, Host, new_host, server4, server6
+from tests.packet.table import Entry, entries, look_at, unfinished
 
 PORT = 8080
 
@@ -52,6 +52,38 @@ def test_the_older_connection_stays_without_replies_when_its_state_changes(
                 continue
         left = host.forwarded(reply, "tc")
         assert int.from_bytes(left[34:36], "big") == ports[1]
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("version", [4, 6])
+def test_the_older_connection_has_its_replies_again_when_the_newer_one_has_ended(version: int, hook: str) -> None:
+    """Otherwise a forged packet to another service would cut a client off for good."""
+    vip, client, server = (VIP4, CLIENT4, server4(1)) if version == 4 else (VIP6, CLIENT6, server6(1))
+    reply = tcp("SA", source=server, target=client, sport=PORT, dport=3000)
+    with new_host(expires=False) as host:
+        tables = host.director.tables
+        services = [host.new_key(vip=vip) for _ in range(2)]
+        for service in services:
+            host.serve(service, 1, Method.MASQ, port=PORT)
+
+        def opened_to(service: ServiceKey) -> Entry:
+            before = {each.slot for each in entries(tables)}
+            host.receive(tcp("S", 3000, service.port, client, vip))
+            (made,) = (each for each in entries(tables) if each.slot not in before)
+            return made
+
+        def port_of_reply() -> int:
+            return int(parsed(host.forwarded(reply, hook)).sport)
+
+        opened_to(services[0])
+        for _ in range(2):
+            newer = opened_to(services[1])
+            assert port_of_reply() == services[1].port
+            now = load.clock(tables.state)
+            newer.end_at(now)
+            look_at(tables, newer.slot, now)
+            host.expiry.run(host.director)
+            assert port_of_reply() == services[0].port
 
 
 def test_a_connection_that_is_being_removed_is_left_alone(director_host: Host, ports: list[int]) -> None:

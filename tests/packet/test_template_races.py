@@ -56,6 +56,19 @@ def references(host: Host, slot: int) -> int:
         return int.from_bytes(controls.memory[at : at + 4], "little")
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_template_that_was_to_end_has_its_timeout_again_when_it_is_used(host: Host, family: int) -> None:
+    service = serve(host, family, Method.ROUTE)
+    host.forwarded(syn(service, 5000), "tc")
+    controls, slot = host.director.tables.controls, template_of(host).slot
+    timeout = controls.get(slot, "timeout")
+    assert timeout > 0
+    controls.set(slot, "timeout", 0)  # as drop_entry does, with its last connection
+    host.forwarded(syn(service, 5001), "tc")
+    assert template_of(host).slot == slot
+    assert controls.get(slot, "timeout") == timeout
+
+
 def end_all(host: Host) -> None:
     for _ in range(2):  # templates end after their connections
         shorten(host.director.tables, 0)
