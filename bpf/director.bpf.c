@@ -115,10 +115,15 @@ int pylvs_xdp(struct xdp_md *xdp)
 	return likely(verdict != NOT_FAST) ? verdict : receive(xdp_ctx(xdp), root);
 }
 
+enum { VLAN_ID = 0xfff };
+
 SEC("tc")
 int pylvs_tc(struct __sk_buff *skb)
 {
-	if (skb->pkt_type != PACKET_HOST || skb->vlan_present || is_decided(skb))
+	if (skb->pkt_type != PACKET_HOST || is_decided(skb))
+		return pass_to_stack(HOOK_TC);
+	/* VLAN 0 is a priority alone (IEEE 802.1Q 9.6): the stack removes such a tag, too. */
+	if (unlikely(skb->vlan_present) && (skb->vlan_tci & VLAN_ID || bpf_skb_vlan_pop(skb)))
 		return pass_to_stack(HOOK_TC);
 	if (unlikely(!starts_at_link(skb)) && !restore_link(skb))
 		return pass_to_stack(HOOK_TC);

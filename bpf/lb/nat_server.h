@@ -4,6 +4,7 @@
  * must not depend on the number of destinations.
  */
 #pragma once
+#include "conntrack/entry.h"
 #include "ctx/scratch.h"
 #include "lb/destination.h"
 #include "lib/address.h"
@@ -54,4 +55,11 @@ INLINE u32 nat_server_of(const struct packet *p, const struct root *root, u32 li
 	s.at = *newest;
 	bpf_loop(NAT_SERVER_STEPS, server_step, &s, 0);
 	return s.found;
+}
+
+/* Whether a NAT server on this host sends a packet without a connection, which may be yet to be copied. */
+VERIFIED_ONCE int is_held_from_host(const struct packet *p, u32 now)
+{
+	const struct root *root = get_root();
+	return p && may_be_copied(now) && nat_server_of(p, root, READ_ONCE(root->live)) != NO_INDEX;
 }

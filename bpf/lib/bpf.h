@@ -103,6 +103,7 @@ HELPER(10, long, bpf_l3_csum_replace, void *skb, u32 offset, u64 from, u64 to, u
 HELPER(11, long, bpf_l4_csum_replace, void *skb, u32 offset, u64 from, u64 to, u64 flags);
 HELPER(12, long, bpf_tail_call, void *ctx, void *programs, u32 index);
 HELPER(13, long, bpf_clone_redirect, void *skb, u32 ifindex, u64 flags);
+HELPER(19, long, bpf_skb_vlan_pop, void *skb);
 HELPER(21, long, bpf_skb_set_tunnel_key, void *skb, const struct bpf_tunnel_key *key, u32 size, u64 flags);
 HELPER(23, long, bpf_redirect, u32 ifindex, u64 flags);
 HELPER(26, long, bpf_skb_load_bytes, const void *skb, u32 offset, void *to, u32 length);

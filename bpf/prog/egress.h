@@ -8,6 +8,7 @@
 #include "conntrack/reply_owner.h"
 #include "fwd/client_hop.h"
 #include "fwd/nat.h"
+#include "lb/nat_server.h"
 #include "fwd/send.h"
 #include "parse/plain.h"
 
@@ -27,7 +28,7 @@ INLINE int reroute(struct __sk_buff *skb, const struct packet *p, const struct r
 	return xmit_neigh(skb, hop);
 }
 
-/* Process packets that this host itself sends. Nothing is dropped here. */
+/* Process packets that this host itself sends. */
 INLINE int process_egress(struct __sk_buff *skb)
 {
 	void *data = ctx_data(tc_ctx(skb)), *end = ctx_data_end(tc_ctx(skb));
@@ -48,6 +49,8 @@ INLINE int process_egress(struct __sk_buff *skb)
 	bool found = find_reply(&a, &p);
 	if (!found && regain_replies(&p.tuple, p.is_ipv6))
 		found = find_reply(&a, &p);
+	if (!found && unlikely(is_held_from_host(&p, now)))
+		return drop(HOOK_TC, REASON_HELD);
 	if (!found || reply_is_standby(&a, &p, root) || !update_reply(&a, &p, root, now, tc_ctx(skb)))
 		return pass_to_stack(HOOK_TC);
 	if (!a.masq || !nat(tc_ctx(skb), &p, NAT_REPLY, &a.saddr, a.port) || !root->settings.snat_reroute)

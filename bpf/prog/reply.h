@@ -10,6 +10,7 @@
 #include "ctx/device.h"
 #include "fwd/client_hop.h"
 #include "fwd/conn.h"
+#include "lb/nat_server.h"
 #include "policy/martian.h"
 
 INLINE u32 fwd_length(struct ctx ctx, const struct scratch *w)
@@ -111,6 +112,8 @@ INLINE int unmatched_reply(struct ctx ctx, const struct packet *p, const struct 
 		return tail_call(ctx, PROG_REPLY);
 	bool is_held = may_be_copied(ticks()) && !p->from_host;
 	if (is_held && !p->maybe_vip)
+		return drop(ctx.hook, REASON_HELD);
+	if (ctx.hook == HOOK_TC && p->from_host && is_held_from_host(p, ticks()))
 		return drop(ctx.hook, REASON_HELD);
 	if (!is_held && unlikely(facts_of(root)->engines) && p->protocol == IPPROTO_UDP)
 		return ctx.hook == HOOK_XDP ? pass_to_tc() : tail_call(ctx, PROG_SIP_OUT);

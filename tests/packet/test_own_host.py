@@ -13,6 +13,7 @@ from ipaddress import ip_address
 import pytest
 
 from pylvs.bpf import kernel
+from pylvs.dataplane import load
 from pylvs.dataplane.destinations import DestinationSlots
 from pylvs.dataplane.devices import attach
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceKey, VirtualService
@@ -162,6 +163,28 @@ def test_replies_leave_with_the_virtual_address(director_host: Host, protocol: P
     assert sent(director_host, answer) == frame(sport=service.port, dport=4000, source=VIP4, target=CLIENT4)[14:]
     unknown = frame(sport=8080, dport=4001, source=OWN4, target=CLIENT4)
     assert sent(director_host, unknown) == unknown[14:]
+
+
+@pytest.mark.parametrize("program", ["tc_egress", "tc"])
+def test_a_reply_waits_while_its_connection_may_be_copied(director_host: Host, program: str) -> None:
+    service, pool = director_host.new_key(), director_host.director.tables.pool
+    serve(director_host, service, OWN4, Method.MASQ, 8080)
+    reply, other = (frames.tcp("SA", sport=sport, source=OWN4, target=CLIENT4) for sport in (8080, 8081))
+    ifindex = director_host.ifindex
+    if program == "tc":  # between sockets of this host, by lo
+        director_host.ifindex = 1
+        reply, other = (bytes(12) + each[12:] for each in (reply, other))
+    try:
+        assert director_host.run(reply, program).verdict == TC_PASS
+        held = director_host.reason("HELD")
+        now = load.clock(director_host.director.state)
+        pool.set(0, "hold_until", now + round(60 * load.ticks_per_second()) & 0xFFFFFFFF)
+        assert director_host.run(reply, program).verdict == TC_DROP
+        assert director_host.run(other, program).verdict == TC_PASS
+        assert director_host.reason("HELD") == held + 1
+    finally:
+        pool.set(0, "hold_until", 0)
+        director_host.ifindex = ifindex
 
 
 def test_malformed_packets_leave_unmodified(director_host: Host) -> None:

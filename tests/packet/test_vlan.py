@@ -14,7 +14,21 @@ from scapy.layers.inet import IP, TCP, UDP
 from pylvs.bpf import abi
 from pylvs.model.service import Method, Protocol, ServiceKey
 from tests.packet.frames import CLIENT4, CLIENT6, build, ether, network, parsed, tcp
-from tests.packet.host import VIP4, VIP6, XDP_PASS, XDP_TX, Host, ip, key, new_host, on_cpu, server4, server6
+from tests.packet.host import (
+    VIP4,
+    VIP6,
+    XDP_PASS,
+    XDP_TX,
+    Host,
+    ip,
+    key,
+    new_host,
+    on_cpu,
+    server4,
+    server6,
+    server_mac,
+)
+from tests.packet.wire import wire
 from tests.waiting import until
 
 VIPS, CLIENTS = {4: VIP4, 6: VIP6}, {4: CLIENT4, 6: CLIENT6}
@@ -177,3 +191,16 @@ def test_the_counters_name_the_vlan_device(host: Host) -> None:
     assert forwarded.keys() == {"d0"}
     assert forwarded["d0"].xdp >= 2
     assert forwarded["d0"].tc >= 2
+
+
+@pytest.mark.parametrize("mode", ["tc", "generic"])
+@pytest.mark.parametrize(("vid", "is_served"), [(0, True), (VID, False)])
+def test_a_tag_that_names_no_vlan_is_only_a_priority(vid: int, is_served: bool, mode: str) -> None:
+    """IEEE 802.1Q 9.6: the stack removes such a tag, and IPVS serves the packet."""
+    with new_host(mode=mode) as made, wire() as link:
+        service = key(80)
+        made.serve(service, 1)
+        for flags in "S", "A":
+            link.send(tagged(tcp(flags, 4000, service.port), PRIORITY | vid))
+        left = [each for each in link.came() if each[:6].hex(":") == server_mac(1)]
+        assert [each[12:14] for each in left] == [b"\x08\x00"] * 2 * is_served
