@@ -11,9 +11,9 @@ import json
 import os
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.system.logs import get_logger
@@ -82,34 +82,34 @@ class History:
                 events.append(self._unwritten.popleft())
             if not events:
                 return
+            written = 0
             try:
-                self._append(b"".join(map(_line, events)))
+                for count, data in _slices(events):
+                    self._append(data)
+                    written += count
             except OSError as error:
                 free = max(0, MAX_UNWRITTEN - len(self._unwritten))
-                self._unwritten.extendleft(reversed(events[max(0, len(events) - free) :]))
+                self._unwritten.extendleft(reversed(events[max(written, len(events) - free) :]))
                 self._report(f"{self.path}: {error.strerror}: events would be lost at a restart")
             else:
                 self._report("")
 
     def _append(self, data: bytes) -> None:
         """Append whole lines or nothing, so that a full disk leaves no part of a line."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        descriptor = os.open(self.path, flags, 0o600)
-        try:
-            size = os.fstat(descriptor).st_size
-            if size and size + len(data) > MAX_BYTES:
-                self.path.replace(rotated(self.path))
-                os.close(descriptor)
-                descriptor = os.open(self.path, flags, 0o600)
-                size = 0
-            try:
-                while data:
-                    data = data[os.write(descriptor, data) :]
-            except OSError:
-                os.ftruncate(descriptor, size)
-                raise
-        finally:
-            os.close(descriptor)
+        with self._opened() as file:
+            size = os.fstat(file.fileno()).st_size
+            torn = size > 0 and os.pread(file.fileno(), 1, size - 1) != b"\n"  # by a crash of the machine
+            whole = b"\n" + data if torn else data
+            if not size or size + len(whole) <= MAX_BYTES:
+                _write_at_end(file.fileno(), size, whole)
+                return
+        self.path.replace(rotated(self.path))
+        with self._opened() as file:
+            _write_at_end(file.fileno(), 0, data)
+
+    def _opened(self) -> BinaryIO:
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        return os.fdopen(os.open(self.path, flags, 0o600), "r+b", buffering=0)
 
     def _report(self, error: str) -> None:
         """Log an error once, and its end."""
@@ -123,6 +123,29 @@ class History:
 def rotated(path: Path) -> Path:
     """Return the path of the older file."""
     return path.with_name(f"{path.name}.1")
+
+
+def _slices(events: Sequence[Event]) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of all events in pieces of at most MAX_BYTES, each with its number of lines."""
+    lines: list[bytes] = []
+    size = 0
+    for line in map(_line, events):
+        if lines and size + len(line) > MAX_BYTES:
+            yield len(lines), b"".join(lines)
+            lines, size = [], 0
+        lines.append(line)
+        size += len(line)
+    yield len(lines), b"".join(lines)
+
+
+def _write_at_end(descriptor: int, size: int, data: bytes) -> None:
+    """Write all of it, or leave the file with this size. Raises OSError."""
+    try:
+        while data:
+            data = data[os.write(descriptor, data) :]
+    except OSError:
+        os.ftruncate(descriptor, size)
+        raise
 
 
 def _events(lines: Sequence[bytes]) -> list[Event]:

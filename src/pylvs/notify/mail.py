@@ -11,7 +11,9 @@ from asyncio.subprocess import PIPE, Process
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict
+from email.headerregistry import HeaderRegistry
 from email.message import EmailMessage
+from email.policy import EmailPolicy
 from email.utils import formatdate
 
 from pylvs.model.dataclass import dataclass
@@ -178,11 +180,26 @@ def _refused_in(result: Message, mail: Mail) -> dict[str, str]:
 
 def message(alert: Alert, mail: Mail) -> bytes:
     """Return an alert as a message (RFC 5322), before the doubling of dots."""
-    made = EmailMessage()
+    try:
+        return _written(alert, mail, EmailPolicy())
+    except Exception:  # of malformed addresses: IndexError and others. As with keepalived, the mail server decides
+        return _written(alert, mail, _unparsed())
+
+
+def _unparsed() -> EmailPolicy[EmailMessage]:
+    """Return a policy that takes addresses as any text."""
+    registry = HeaderRegistry()
+    for name in "from", "to":
+        del registry.registry[name]  # leaves the class of headers without a syntax
+    return EmailPolicy(header_factory=registry)
+
+
+def _written(alert: Alert, mail: Mail, policy: EmailPolicy[EmailMessage]) -> bytes:
+    made = EmailMessage(policy)
     made["Date"] = formatdate(alert.at, localtime=True)
-    made["From"] = mail.sender or f"keepalived@{socket.gethostname()}"
+    made["From"] = one_line(mail.sender) or f"keepalived@{socket.gethostname()}"
     made["Subject"] = one_line(alert.subject)
     made["X-Mailer"] = "pylvs"
-    made["To"] = ", ".join(mail.recipients)
+    made["To"] = ", ".join(map(one_line, mail.recipients))
     made.set_content(f"=> {one_line(alert.body)} <=\n")
-    return made.as_bytes(policy=made.policy.clone(linesep="\r\n", max_line_length=998))
+    return made.as_bytes(policy=policy.clone(linesep="\r\n", max_line_length=998))

@@ -19,6 +19,7 @@ from pylvs.cli import main
 from pylvs.daemon import Options, state_dir
 from pylvs.daemon.api import application, routes
 from pylvs.daemon.api.client import READ_TIMEOUT_S as CLIENT_S  # before conftest.py raises it
+from pylvs.daemon.api.client import Client
 from pylvs.daemon.api.encoding import Counts, counts_of
 from pylvs.daemon.api.metrics import exposition
 from pylvs.daemon.host import BackgroundTasks
@@ -33,6 +34,16 @@ from pylvs.model.errors import PylvsError, Unsupported
 from pylvs.model.rows import ServiceRow
 from tests.unit.daemon.commands import ask
 from tests.unit.daemon.daemons import OTHER, FakeHost, run, server, service, until
+
+OF_TABLES = (
+    "node_ipvs_connections_total",
+    "node_ipvs_backend_weight",
+    "pylvs_service_connections_total",
+    "pylvs_connections ",
+    "pylvs_packets_by_reason_total",
+    "pylvs_forwarded_packets_total",
+    "pylvs_refused_connections_total",
+)
 
 
 @pytest.fixture
@@ -137,7 +148,7 @@ def test_the_page_of_metrics_is_written_beside_the_checks(host: FakeHost, monkey
 
     async def scenario() -> None:
         async with host.daemon() as daemon:
-            assert "pylvs_info" in await routes.metrics_page(daemon)
+            assert "pylvs_info" in (await routes.metrics_page(daemon)).text
 
     run(scenario())
     assert threads
@@ -156,7 +167,7 @@ def test_without_the_process_that_makes_checks_their_state_is_unknown(
             reply = await asyncio.to_thread(ask, host, "GET", "/v1/status")
             assert reply["unknown"] == ["the prober process has made no progress for 3 s; its state is unknown"]
             assert [each["in_table"] for each in reply["services"][0]["servers"]] == [True, True]
-            page = await routes.metrics_page(daemon)
+            page = (await routes.metrics_page(daemon)).text
             assert "pylvs_prober_up 0.0" in page
             host.prober.process.problem = ""
             await until(lambda: not daemon.liveness.silent())
@@ -182,6 +193,36 @@ def test_a_status_does_not_wait_for_a_slow_table(host: FakeHost, monkeypatch: py
             await slow
             assert reply["unknown"] == ["the table was not read within 0.05 s: connections are unknown"]
             assert [each["up"] for each in reply["services"][0]["servers"]] == [True, True]
+
+    run(scenario())
+
+
+def test_metrics_and_counters_omit_a_table_that_is_not_read_in_time(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A number of 0 is a reset of the counter for Prometheus and for SNMP."""
+    monkeypatch.setattr(routes, "TABLES_TIMEOUT_S", 0.05)
+    goes_on = threading.Event()
+
+    async def scenario() -> None:
+        async with host.daemon() as daemon:
+            slow = asyncio.create_task(daemon.table_thread.run(goes_on.wait))
+            await asyncio.sleep(0)  # it is first
+            try:
+                page = await routes.metrics_page(daemon)
+                status, reply = await asyncio.to_thread(Client(host.state).ask, "GET", "/v1/counters")
+            finally:
+                goes_on.set()
+            await slow
+            assert not page.has_table
+            assert [word for word in OF_TABLES if word in page.text] == []
+            assert "pylvs_server_up" in page.text
+            assert (status, reply) == (503, {"error": "the table was not read within 0.05 s; try again"})
+            monkeypatch.undo()
+            page = await routes.metrics_page(daemon)
+            assert page.has_table
+            assert [word for word in OF_TABLES if word not in page.text] == []
+            await asyncio.to_thread(ask, host, "GET", "/v1/counters")
 
     run(scenario())
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +105,20 @@ def test_damaged_lines_are_left_out(saved: History) -> None:
     with open(saved.path, "ab") as file:
         file.write(b'\xff\n[]\n{"event": 3, "at": 1}\n{"event": "cut')
     assert numbers(saved) == [1]
-    with open(saved.path, "ab") as file:
-        file.write(b"\n")
     put(saved, 2)
-    assert numbers(saved) == [1, 2]
+    put(saved, 3)
+    assert numbers(saved) == [1, 2, 3]
+    assert b"\n\n" not in saved.path.read_bytes()
+
+
+def test_a_torn_line_is_as_large_as_its_newline_makes_it(saved: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(saved, 1)
+    line = saved.path.stat().st_size
+    saved.path.write_bytes(b"x" * line)
+    monkeypatch.setattr(history, "MAX_BYTES", 2 * line)
+    put(saved, 2)
+    assert [saved.path.stat().st_size, history.rotated(saved.path).stat().st_size] == [line, line]
+    assert numbers(saved) == [2]
 
 
 def test_a_bad_disk_is_reported_once_and_events_are_written_later(saved: History, log_output: io.StringIO) -> None:
@@ -133,6 +145,65 @@ def test_a_disk_that_is_full_for_long_costs_no_memory(saved: History, monkeypatc
     saved.path.rmdir()
     saved.write()
     assert numbers(saved) == [2, 3, 4]
+
+
+def test_a_backlog_is_appended_in_slices(saved: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "MAX_BYTES", 400)
+    put(saved, *range(40))
+    sizes = [path.stat().st_size for path in (saved.path, history.rotated(saved.path))]
+    assert all(0 < size <= 400 for size in sizes)
+    found = numbers(saved)
+    assert len(found) > 10
+    assert found == list(range(found[0], 40))
+    assert not saved.unwritten
+
+
+def test_only_the_slices_that_the_disk_refused_are_put_back(saved: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = len(history.json_line({"event": "counted", "at": 10.0}))
+    monkeypatch.setattr(history, "MAX_BYTES", 4 * line)
+    append, calls = saved._append, [0]
+
+    def full(data: bytes) -> None:
+        calls[0] += 1
+        if calls[0] == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        append(data)
+
+    monkeypatch.setattr(saved, "_append", full)
+    put(saved, *range(10, 20))
+    assert "No space left" in saved.error
+    assert numbers(saved) == [10, 11, 12, 13]
+    assert [event["at"] for event in saved._unwritten] == list(range(14, 20))
+    saved.write()
+    assert numbers(saved) == list(range(14, 20))  # two files hold at most eight; 10 to 13 were replaced
+
+
+def test_a_new_file_that_cannot_be_opened_closes_no_descriptor_of_others(
+    saved: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread may open a file with the number of the one that was closed."""
+    put(saved, 10, 11)
+    monkeypatch.setattr(history, "MAX_BYTES", saved.path.stat().st_size)
+    opened: list[int] = []
+    pipes: list[int] = []
+    real = os.open
+
+    def short(*arguments: Any) -> int:
+        if opened:
+            pipes.extend(os.pipe())
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        opened.append(real(*arguments))
+        return opened[0]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", short)
+        put(saved, 12)
+    assert opened[0] in pipes
+    for each in pipes:
+        os.close(each)  # raises OSError if it is closed
+    assert saved.error.startswith(f"{saved.path}: Too many open files: events would be lost")
+    put(saved, 13)
+    assert (saved.error, numbers(saved)) == ("", [10, 11, 12, 13])
 
 
 def test_of_a_long_event_the_short_fields_are_saved(saved: History) -> None:

@@ -253,6 +253,30 @@ def test_alerts_are_sent_in_order_and_dropped_beyond_the_queue(monkeypatch: pyte
     assert bodies == [f"=> event {number} <=" for number in (0, 1, 2, 3, 4, 9)]
 
 
+@pytest.mark.parametrize("address", ["lvs@", "ops <", "@", "a@b\r\nX: y"])
+def test_a_malformed_address_stops_no_alert(address: str) -> None:
+    """As with keepalived, the mail server decides."""
+
+    async def main() -> Mailbox:
+        async with mail_server() as box:
+            outbox = Outbox()
+            outbox.configure(replace(MAIL, recipients=(address, "b@example.com"), sender=address, port=box.port))
+            for number in range(2):
+                outbox.put(Alert(f"alert {number}", "", 0))
+            await outbox.finish()
+            return box
+
+    messages = asyncio.run(main()).messages
+    assert [[line for line in lines if line.startswith("Subject")] for lines in messages] == [
+        ["Subject: alert 0"],
+        ["Subject: alert 1"],
+    ]
+    assert not [line for lines in messages for line in lines if line.startswith("X: ")]
+    if "\r" not in address:
+        assert f"From: {address}" in messages[0]
+        assert f"To: {address}, b@example.com" in messages[0]
+
+
 def test_an_alert_that_waited_too_long_is_dropped(monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO) -> None:
     """The wall clock does not matter: it jumps by a day, and the first alert is sent."""
     monkeypatch.setattr(time, "time", lambda: 1e9)

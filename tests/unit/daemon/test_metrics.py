@@ -183,6 +183,17 @@ def test_the_dashboard_queries_existing_metrics() -> None:
     assert asked <= there
 
 
+def test_what_was_not_read_in_time_has_no_metrics() -> None:
+    alone = {name for name, _ in samples(MetricsInput("1", None, None))}
+    assert not [name for name in alone if name.startswith(("node_ipvs_", "pylvs_service_", "pylvs_connections"))]
+    assert "pylvs_info" in alone
+    rows = {name for name, _ in samples(MetricsInput("1", packets=None))}
+    assert rows - alone == {"pylvs_connections"}
+    packets = {name for name, _ in samples(MetricsInput("1", rows=None))}
+    assert "node_ipvs_connections_total" in packets - alone
+    assert "pylvs_connections" not in packets
+
+
 def test_an_empty_table_has_metrics_too() -> None:
     found = samples(MetricsInput("1.2.3"))
     assert found["pylvs_info", labels(version="1.2.3")] == 1

@@ -13,7 +13,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from pylvs.daemon.api.metrics_port import MetricsPort
+from pylvs.daemon.api import metrics_port
+from pylvs.daemon.api.metrics_port import MetricsPort, Page
 from pylvs.daemon.api.metrics_process import HEADER_S, MAX_HEADER, MOST_CONNECTIONS
 from pylvs.system.processes import confined
 from tests.privileges import assert_unprivileged, assert_without_files
@@ -30,16 +31,19 @@ class Port:
     def __init__(self) -> None:
         self.pages = 0
         self.text = "pylvs_info 1\n"
+        self.has_table = True
+        self.takes_s = 0.0
         self.failure: Exception | None = None
         self.port = MetricsPort(self._make)
         with socket.create_server((str(LOCAL), 0)) as free:
             self.number = free.getsockname()[1]
 
-    async def _make(self) -> str:
+    async def _make(self) -> Page:
         self.pages += 1
+        await asyncio.sleep(self.takes_s)
         if self.failure:
             raise self.failure
-        return self.text
+        return Page(self.text, self.has_table)
 
     @property
     def pid(self) -> int:
@@ -92,6 +96,21 @@ def test_the_page_is_served_and_used_again() -> None:
         port.port._fresh_until, port.text = 0.0, "new 1\n"
         assert (await port.request())[1] == b"new 1\n"
         assert port.port.error == ""
+
+    with_port(scenario)
+
+
+def test_a_page_without_the_table_is_used_again_for_the_least_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_port, "FRESH_S", 0.25)
+
+    async def scenario(port: Port) -> None:
+        clock = asyncio.get_running_loop().time
+        port.takes_s = 0.5
+        await port.request()
+        assert port.port._fresh_until > clock() + 1.0
+        port.port._fresh_until, port.has_table = 0.0, False
+        await port.request()
+        assert port.port._fresh_until <= clock() + 0.25
 
     with_port(scenario)
 
@@ -214,7 +233,7 @@ def test_a_process_that_is_silent_is_replaced_and_reported(monkeypatch: pytest.M
 def test_an_address_that_is_taken_is_reported() -> None:
     async def whole() -> None:
         with socket.create_server((str(LOCAL), 0)) as taken:
-            port = MetricsPort(lambda: asyncio.sleep(0, ""))
+            port = MetricsPort(lambda: asyncio.sleep(0, Page("")))
             number = taken.getsockname()[1]
             await port.follow((LOCAL, number))
             assert port.error == f"metrics_address 127.0.0.1:{number}: Address already in use"

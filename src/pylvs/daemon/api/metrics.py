@@ -81,8 +81,8 @@ class MetricsInput:
     """All that the metrics are computed from; what is absent has no metrics."""
 
     version: str
-    rows: Sequence[ServiceRow] = ()
-    packets: PacketCounts = field(default_factory=PacketCounts)
+    rows: Sequence[ServiceRow] | None = ()  # None: not read in time
+    packets: PacketCounts | None = field(default_factory=PacketCounts)  # None: the same
     services: Sequence[ServiceSnapshot] = ()
     reloads: Mapping[str, int] = field(default_factory=dict)  # by result
     reloaded_at: float | None = None  # Unix time of the last reload that was done
@@ -109,9 +109,12 @@ class _InputCollector(Collector):
         self._given = given
 
     def collect(self) -> Iterable[Metric]:
-        rows = [row for row in self._given.rows if not is_probe_mark(row.service.key.mark)]
-        yield from _table_metrics(rows, self._given.packets.totals)
-        yield from _packet_metrics(self._given.rows, self._given.packets)
+        if self._given.packets is not None:
+            yield from _total_metrics(self._given.packets.totals)
+        if self._given.rows is not None:
+            yield from _table_metrics(self._given.rows)
+        if self._given.packets is not None:
+            yield from _packet_metrics(self._given.packets)
         yield from _health_metrics(self._given.services)
         yield from _daemon_metrics(self._given)
         yield from vrrp_metrics(self._given.routers)
@@ -160,16 +163,21 @@ def _service_labels(key: ServiceKey) -> list[str]:
     return [str(key.address), str(key.port), "", key.protocol.name]
 
 
-def _table_metrics(rows: Sequence[ServiceRow], totals: Counters) -> Iterator[Metric]:
-    services = [(_service_labels(row.service.key), row) for row in rows]
+def _total_metrics(totals: Counters) -> Iterator[Metric]:
+    for attribute, (suffix, help_) in _COUNTED.items():
+        text = f"All {help_}, of the services that there are and were."
+        yield _counter(f"node_ipvs_{suffix}", text, [], _one(getattr(totals, attribute)))
+
+
+def _table_metrics(rows: Sequence[ServiceRow]) -> Iterator[Metric]:
+    connections = sum(each.active + each.inactive for row in rows for each in row.destinations)
+    yield _gauge("pylvs_connections", "Connections in the table.", [], _one(connections))
+    services = [(_service_labels(row.service.key), row) for row in rows if not is_probe_mark(row.service.key.mark)]
     backends = [
         ([*labels, str(each.destination.key.address), str(each.destination.key.port)], each)
         for labels, row in services
         for each in row.destinations
     ]
-    for attribute, (suffix, help_) in _COUNTED.items():
-        text = f"All {help_}, of the services that there are and were."
-        yield _counter(f"node_ipvs_{suffix}", text, [], _one(getattr(totals, attribute)))
     for name, help_, attribute in _BACKEND_GAUGES:
         yield _gauge(name, help_, _BACKEND, _of(backends, attribute))
     for attribute, (suffix, help_) in _COUNTED.items():
@@ -179,7 +187,7 @@ def _table_metrics(rows: Sequence[ServiceRow], totals: Counters) -> Iterator[Met
         yield _counter(f"pylvs_backend_{suffix}", f"A destination's {help_}.", _BACKEND, of_backends)
 
 
-def _packet_metrics(rows: Sequence[ServiceRow], packets: PacketCounts) -> Iterator[Metric]:
+def _packet_metrics(packets: PacketCounts) -> Iterator[Metric]:
     text = "What happened to packets beyond being forwarded."
     yield _counter("pylvs_packets_by_reason", text, ["reason"], _by_label(packets.reasons))
     text = "Packets that a hook has forwarded, by ingress device: XDP is fast, TC is complete."
@@ -189,8 +197,6 @@ def _packet_metrics(rows: Sequence[ServiceRow], packets: PacketCounts) -> Iterat
         for hook, count in (("xdp", each.xdp), ("tc", each.tc))
     ]
     yield _counter("pylvs_forwarded_packets", text, ["device", "hook"], by_hook)
-    connections = sum(each.active + each.inactive for row in rows for each in row.destinations)
-    yield _gauge("pylvs_connections", "Connections in the table.", [], _one(connections))
     text = "New connections without an entry in the table, by reason."
     yield _counter("pylvs_refused_connections", text, ["reason"], _by_label(refusals(packets.reasons)))
     if use := packets.use:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pylvs.daemon.api.metrics_process import PROTOCOL
 from pylvs.model.addresses import Address, endpoint, family_of
+from pylvs.model.dataclass import dataclass
 from pylvs.system.logs import get_logger
 from pylvs.system.processes.channel import sealed
 from pylvs.system.processes.confined import ConfinedProcess
@@ -21,10 +22,18 @@ SHARE = 4  # and for this many times the time that it took, so that requests do 
 _BACKLOG = 128
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The page of metrics, which omits the table if that was not read in time."""
+
+    text: str
+    has_table: bool = True
+
+
 class MetricsPort:
     """Serves `/metrics` over TCP at the configuration's metrics_address, with the pages that `make_page` returns."""
 
-    def __init__(self, make_page: Callable[[], Awaitable[str]]) -> None:
+    def __init__(self, make_page: Callable[[], Awaitable[Page]]) -> None:
         self._make_page = make_page
         self._process: ConfinedProcess | None = None
         self._listener: socket.socket | None = None
@@ -85,12 +94,13 @@ class MetricsPort:
         clock = asyncio.get_running_loop().time
         begin = clock()
         try:
-            page = (await self._make_page()).encode()
+            page = await self._make_page()
             if self._page is not None:
                 os.close(self._page)
                 self._page = None
-            self._page = sealed(page)
-            self._fresh_until = clock() + max(FRESH_S, SHARE * (clock() - begin))
+            self._page = sealed(page.text.encode())
+            took_s = clock() - begin if page.has_table else 0.0  # the next page may have it
+            self._fresh_until = clock() + max(FRESH_S, SHARE * took_s)
             self._send(self._page)
         except Exception as error:
             self._log.exception("the page of metrics could not be made")

@@ -25,6 +25,7 @@ from pylvs.daemon.api.encoding import (
     service_encoded,
 )
 from pylvs.daemon.api.metrics import CONTENT_TYPE, MetricsInput, exposition
+from pylvs.daemon.api.metrics_port import Page
 from pylvs.daemon.api.operation import Field, Given, Operation, json_response
 from pylvs.daemon.api.schema import VERSION, AnyEvent, EventsReply
 from pylvs.daemon.drains import Drain
@@ -38,15 +39,14 @@ from pylvs.health.events import ServerName
 from pylvs.health.state import ServiceSnapshot
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import replace
-from pylvs.model.errors import InvalidOperation, OutOfRange
-from pylvs.model.rows import PacketCounts, ServiceRow, unattached
+from pylvs.model.errors import Busy, InvalidOperation, OutOfRange
+from pylvs.model.rows import ServiceRow, unattached
 from pylvs.model.service import SERVER_PATTERN, DestinationKey, server_named
 
 if TYPE_CHECKING:
     from pylvs.daemon.supervisor import Supervisor
 
 Read = TypeVar("Read")
-Other = TypeVar("Other")
 TABLES_TIMEOUT_S = 10.0  # for reading the tables
 STATUS_TABLES_S = 2.0  # the same for a status: with that of pylvs-vrrp, less than its client waits
 LINES = "application/x-ndjson"
@@ -79,21 +79,19 @@ _RELOAD = {
 }
 
 
-async def _of_tables(
-    daemon: Supervisor, read: Callable[[], Read], otherwise: Other, timeout_s: float = TABLES_TIMEOUT_S
-) -> Read | Other:
-    """Return what a call reads in the table thread, or something else if that is silent: the rest is known."""
+async def _of_tables(daemon: Supervisor, read: Callable[[], Read], timeout_s: float) -> Read | None:
+    """Return what a call reads in the table thread, None if that is silent: the rest is known."""
     if TABLE_THREAD in daemon.liveness.silent():
-        return otherwise
+        return None
     try:
         async with asyncio.timeout(timeout_s):
             return await daemon.table_thread.run(read)
     except TimeoutError:
-        return otherwise
+        return None
 
 
 async def status(daemon: Supervisor, _: web.Request, _given: Given) -> web.Response:
-    rows = await _of_tables(daemon, daemon.reconciler.table.rows, None, STATUS_TABLES_S)
+    rows = await _of_tables(daemon, daemon.reconciler.table.rows, STATUS_TABLES_S)
     unknown = daemon.liveness.silent()
     if rows is None:
         text = f"the table was not read within {STATUS_TABLES_S:g} s: connections are unknown"
@@ -144,13 +142,16 @@ def _status_response(
     return json_response(reply)
 
 
-async def metrics_page(daemon: Supervisor) -> str:
+async def metrics_page(daemon: Supervisor) -> Page:
     """Return the page. A thread writes it: a large table takes seconds."""
     table = daemon.reconciler.table
+    rows = await _of_tables(daemon, table.rows, TABLES_TIMEOUT_S)
+    read_packets = table.director.packet_counts
+    packets = None if rows is None else await _of_tables(daemon, read_packets, TABLES_TIMEOUT_S)
     given = MetricsInput(
         __version__,
-        await _of_tables(daemon, table.rows, ()),
-        await _of_tables(daemon, table.director.packet_counts, PacketCounts()),
+        rows,
+        packets,
         daemon.engine.snapshot(),
         dict(daemon.reloads),
         daemon.loaded_at or None,
@@ -163,16 +164,20 @@ async def metrics_page(daemon: Supervisor) -> str:
     )
     problems = (*service_problems(given.services), *daemon.problems(), *router_problems(given.routers))
     given = replace(given, problems=problems)
-    return await asyncio.to_thread(exposition, given)
+    return Page(await asyncio.to_thread(exposition, given), has_table=packets is not None)
 
 
 async def metrics(daemon: Supervisor, *_: object) -> web.Response:
     page = await metrics_page(daemon)
-    return web.Response(body=page.encode(), headers={"Content-Type": CONTENT_TYPE})
+    return web.Response(body=page.text.encode(), headers={"Content-Type": CONTENT_TYPE})
 
 
 async def counters(daemon: Supervisor, _: web.Request, _given: Given) -> web.Response:
-    rows: Sequence[ServiceRow] = await _of_tables(daemon, daemon.reconciler.table.rows, ())
+    """Return the counters. Raises Busy without the table: clients take 0 for a number, and a reset."""
+    rows = await _of_tables(daemon, daemon.reconciler.table.rows, TABLES_TIMEOUT_S)
+    if rows is None:
+        unread = f"the table was not read within {TABLES_TIMEOUT_S:g} s; try again"
+        raise Busy(daemon.liveness.silent().get(TABLE_THREAD, unread))
     return await asyncio.to_thread(_counters_response, daemon.engine.snapshot(), rows)
 
 

@@ -13,7 +13,7 @@ import socket
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from pylvs.daemon.api.metrics_port import MetricsPort
+from pylvs.daemon.api.metrics_port import MetricsPort, Page
 from pylvs.daemon.host import BackgroundTasks
 from pylvs.model.errors import PylvsError
 from pylvs.system.sockets import address_of
@@ -66,8 +66,8 @@ class ApiServer:
         """Serve the metrics at the metrics_address of these settings."""
         await self._metrics.follow(settings.metrics_address)
 
-    async def _page(self) -> str:
-        page: str = await (await _imported("pylvs.daemon.api.routes")).metrics_page(self._daemon)
+    async def _page(self) -> Page:
+        page: Page = await (await _imported("pylvs.daemon.api.routes")).metrics_page(self._daemon)
         return page
 
     async def _serve(self, listener: socket.socket) -> None:
