@@ -8,6 +8,7 @@ for each host.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import importlib
 import json
@@ -22,13 +23,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pylvs.lab.files import BIG_FILE_BYTES, COMMANDS, WEB_STATE, files_of
-from pylvs.lab.hosts import PINS, LabHost, address_commands, unmount_all, until
+from pylvs.lab.hosts import BPFFS, PINS, RUN_PYLVS, LabHost, address_commands, unmount_all, until
 from pylvs.lab.network import SERVER, Host, Network
 from pylvs.model.errors import os_text
 from pylvs.system.namespaces import NAMED, Kind, bind_new, join
-from pylvs.system.syscalls import mount
+from pylvs.system.syscalls import MS_BIND, mount
 
 OWN_FOLDERS = ("/etc", "/usr/sbin", "/usr/local", "/var")  # each host has its own copy
+RUN = Path("/run")
+MS_MOVE = 8192  # linux/mount.h
 IPV4_ZERO = ("rp_filter", "arp_ignore", "arp_announce")
 IPV6_ZERO = ("disable_ipv6", "accept_dad", "dad_transmits", "accept_ra")
 IPVSADM = "ipvsadm"
@@ -99,8 +102,7 @@ def _mount(lab_host: LabHost) -> None:
     # A copy of these mounts would keep the namespaces of other hosts alive.
     for folder in (NAMED, PINS):
         unmount_all(folder)
-    # The files that are left are no namespaces: each `ip addr` would report every one of them as invalid.
-    mount("pylvs-lab", NAMED, "tmpfs", options="mode=755")
+    _mount_run()
     mount("sysfs", "/sys", "sysfs")
     mount("pylvs-lab", lab_host.disk, "tmpfs", options="mode=755")
     for path in OWN_FOLDERS:
@@ -109,6 +111,28 @@ def _mount(lab_host: LabHost) -> None:
         for folder in (own, upper, work):
             folder.mkdir()
         mount("pylvs-lab", path, "overlay", options=f"lowerdir={path},upperdir={upper},workdir={work}")
+
+
+def _mount_run() -> None:
+    """Mount an empty /run, as after a boot: PID files have the same paths in all hosts and on the machine.
+
+    Only /run/pylvs is the machine's. Its files are named by network namespace, and commands outside read them.
+    """
+    machine = os.open(RUN_PYLVS, os.O_PATH | os.O_DIRECTORY)
+    bpffs = -1
+    with contextlib.suppress(FileNotFoundError):
+        bpffs = os.open(BPFFS, os.O_PATH | os.O_DIRECTORY)
+    mount("pylvs-lab", RUN, "tmpfs", options="mode=755")
+    # `ip addr` reports each file of /run/netns that is no namespace. /var/lock is a link to /run/lock.
+    for folder in (RUN_PYLVS, NAMED, RUN / "lock"):
+        os.mkdir(folder)
+    mount(f"/proc/self/fd/{machine}", RUN_PYLVS, flags=MS_BIND)
+    os.close(machine)
+    if bpffs >= 0:
+        # Moved, because no process could unmount a hidden bpffs. If it is not mounted any more, mount(2) fails.
+        with contextlib.suppress(OSError):
+            mount(f"/proc/self/fd/{bpffs}", BPFFS, flags=MS_MOVE)
+        os.close(bpffs)
 
 
 def _write(path: Path, content: str, mode: int) -> None:

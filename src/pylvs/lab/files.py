@@ -38,7 +38,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "pylvs": ("pylvs.cli.main", "main"),
 }
 
-# Debian's ifup and ifdown keep state in /run, which all hosts share. These keep none.
+# Debian's ifup and ifdown keep state in /run. It would lack the addresses that the lab sets. These keep none.
 IFUP = """#!/bin/sh
 # Brings devices up as /etc/network/interfaces says. Part of a pylvs lab.
 file=/etc/network/interfaces plan=/var/ifup.$$

@@ -14,6 +14,9 @@ from pylvs.model.errors import InvalidOperation
 from pylvs.system.namespaces import NAMED
 from pylvs.system.syscalls import unmount
 
+RUN_PYLVS = Path("/run/pylvs")  # the only part of /run that hosts share with the machine
+BPFFS = RUN_PYLVS / "bpf"
+DAEMONS = RUN_PYLVS / "daemon"  # the state directories of `pylvs run`, by network namespace
 STATE = Path("/run/pylvs/lab")  # one directory for each lab: lab.json and the mount points of its hosts
 PINS = Path("/run/pylvs/lab-ns")  # files of mount and UTS namespaces; a private mount while there are labs
 DESCRIPTION = "lab.json"

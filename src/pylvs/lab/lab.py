@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pylvs.lab.hosts import (
+    DAEMONS,
     DESCRIPTION,
     MARK,
     PINS,
@@ -334,6 +335,7 @@ def _remove(name: str) -> None:
     for host, path in namespaces.items():
         if host != NETWORK_HOST:
             _forget_realserver(path)
+            _forget_daemons(path)
         _remove_pin(path)
     for pin in _pins(name):
         _remove_pin(pin)
@@ -369,6 +371,14 @@ def _forget_realserver(namespace: Path) -> None:
         memory = vip.memory_path(network_cookie())
         memory.unlink(missing_ok=True)
         memory.parent.rmdir()  # only if it is empty
+
+
+def _forget_daemons(namespace: Path) -> None:
+    """Remove the state directories of `pylvs run`, which keeps them for the next run in the same namespace."""
+    with contextlib.suppress(OSError, PylvsError), inside_network(namespace):
+        own = f"net{network_cookie()}"
+        for folder in (DAEMONS / own, *listed(DAEMONS, f"{own}-")):  # with a hyphen: that of an instance
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove_pin(path: Path) -> None:
