@@ -2,6 +2,7 @@
  * Which connection gets a NAT server's packets, if several have the same reply tuple (IPVS-SEMANTICS 4.1).
  */
 #pragma once
+#include "conntrack/entry.h"
 #include "conntrack/table.h"
 
 /* Mark a connection whose replies a newer one gets. If the slot changes hands before the exchange, the word has another
