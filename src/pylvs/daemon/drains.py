@@ -15,7 +15,8 @@ from ipaddress import ip_address
 from typing import Any
 
 from pylvs.daemon.notifications import EventBus
-from pylvs.daemon.state_dir import StateDirectory, try_to_save
+from pylvs.daemon.overrides import StateWriter
+from pylvs.daemon.state_dir import StateDirectory
 from pylvs.health.engine import Engine
 from pylvs.health.events import NO_OVERRIDE, ServerName, Standing
 from pylvs.model.addresses import Address
@@ -84,16 +85,23 @@ class Drain:
 class Drains:
     """All drains of one daemon."""
 
-    def __init__(self, engine: Engine, rows: Rows, state: StateDirectory, events: EventBus) -> None:
+    def __init__(
+        self, engine: Engine, rows: Rows, state: StateDirectory, writer: StateWriter, events: EventBus
+    ) -> None:
         self._engine = engine
         self._rows = rows
         self._state = state
+        self._writer = writer
         self._events = events
         self._drains: dict[int, Drain] = {}
         self._boot = _boot()
         self._begun = asyncio.Event()
-        self.error = ""  # why the drains could not be saved
         self._log = get_logger()
+
+    @property
+    def error(self) -> str:
+        """Why the drains could not be saved."""
+        return self._writer.error(DRAINS_FILE)
 
     def begin(
         self,
@@ -199,7 +207,10 @@ class Drains:
             del self._drains[number]
 
     def save(self) -> None:
-        """Save the drains that wait; `error` is why that failed."""
+        """Let a thread save the drains that wait when it begins."""
+        self._writer.put(DRAINS_FILE, self._prepare)
+
+    def _prepare(self) -> Callable[[], None]:
         rows = [
             {
                 "number": drain.number,
@@ -213,7 +224,7 @@ class Drains:
             }
             for drain in self._waiting()
         ]
-        self.error = try_to_save(partial(self._state.write, DRAINS_FILE, rows), self.error)
+        return partial(self._state.write, DRAINS_FILE, rows)
 
 
 def _boot() -> str:

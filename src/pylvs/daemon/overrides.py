@@ -1,31 +1,123 @@
-"""The operator's overrides on disk: a restart or a crash of the daemon does not lose them."""
+"""Save what operators have changed: overrides, and drains (`drains`). A thread writes, because the disk may block."""
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
+from functools import partial
 
 from pylvs.daemon import state_dir
-from pylvs.daemon.state_dir import StateDirectory, try_to_save
+from pylvs.daemon.state_dir import OVERRIDES_FILE, StateDirectory
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event, Overridden
+from pylvs.model.errors import PylvsError
+from pylvs.system.daemon_thread import DaemonThread
+from pylvs.system.logs import get_logger
+
+SLOW_S = 5.0  # for a write, before commands and `pylvs status` report it as not done
+
+Prepare = Callable[[], Callable[[], None]]  # takes the content, and returns what writes it
+
+
+class StateWriter:
+    """Writes the files: fsync(2) may block for long, and checks must not wait for it.
+
+    It writes one file at a time, in the order of the last `put` of each, and always the newest content.
+    """
+
+    def __init__(self, state: StateDirectory) -> None:
+        self._state = state
+        self._thread = DaemonThread("pylvs-state")
+        self._waiting: dict[str, tuple[float, Prepare]] = {}  # with the time of the first `put`
+        self._writing: tuple[str, float] | None = None
+        self._errors: dict[str, str] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def put(self, name: str, prepare: Prepare) -> None:
+        """Write a file soon. `prepare` runs in the event loop and returns the write, which runs in the thread."""
+        since, _ = self._waiting.pop(name, (time.monotonic(), None))
+        self._waiting[name] = since, prepare
+        if not self.busy:
+            self._task = asyncio.get_running_loop().create_task(self._write_all())
+
+    def error(self, name: str) -> str:
+        """Return why the file does not have the newest content, "" also for a write that began just now."""
+        begun = [self._writing] if self._writing else []
+        begun += [(each, since) for each, (since, _) in self._waiting.items()]
+        if any(each == name and time.monotonic() - since >= SLOW_S for each, since in begun):
+            return f"{self._state.file(name)}: not written within {SLOW_S:g} s: this state would be lost in a crash"
+        return self._errors.get(name, "")
+
+    @property
+    def busy(self) -> bool:
+        """Whether a write runs or waits."""
+        return self._task is not None and not self._task.done()
+
+    async def idle(self, timeout_s: float) -> bool:
+        """Wait for the writes; return whether they ended in time."""
+        if self._task is not None and self.busy:
+            await asyncio.wait({self._task}, timeout=timeout_s)
+        return not self.busy
+
+    async def end(self, timeout_s: float) -> bool:
+        """Wait for the last writes, then let the thread exit; return whether they ended in time."""
+        ended = await self.idle(timeout_s)
+        if self._task is not None:
+            self._task.cancel()
+        self._thread.shutdown()
+        return ended
+
+    async def _write_all(self) -> None:
+        while self._waiting:
+            name = next(iter(self._waiting))
+            since, prepare = self._waiting.pop(name)
+            self._writing = name, since
+            error = await self._write(name, prepare())
+            if error and not self._errors.get(name):  # only the first of several failures
+                get_logger().error(error)
+            self._errors[name] = error
+            self._writing = None
+
+    async def _write(self, name: str, write: Callable[[], None]) -> str:
+        """Return why the write failed, "" if it did not."""
+        try:
+            writing = asyncio.get_running_loop().run_in_executor(self._thread, write)
+        except OSError as error:  # no thread could be made
+            return f"{self._state.file(name)}: {error.strerror}: this state would be lost in a crash"
+        try:
+            done, _ = await asyncio.wait({writing}, timeout=SLOW_S)
+            if not done:
+                get_logger().error(f"{self._state.file(name)}: the disk has not answered for {SLOW_S:g} s")
+            await writing
+        except PylvsError as error:
+            return str(error)
+        finally:
+            writing.cancel()  # when this task is: its result must not reach a closed loop
+        return ""
 
 
 class SavedOverrides:
-    """Saves the engine's overrides; `error` is why they could not be saved."""
+    """Saves the engine's overrides."""
 
-    def __init__(self, state: StateDirectory, engine: Engine) -> None:
-        self.error = ""
+    def __init__(self, state: StateDirectory, writer: StateWriter, engine: Engine) -> None:
         self._state = state
+        self._writer = writer
         self._engine = engine
-        self._pending = False
+
+    @property
+    def error(self) -> str:
+        """Why the overrides could not be saved."""
+        return self._writer.error(OVERRIDES_FILE)
 
     def on_event(self, event: Event) -> None:
         """Save soon after an override, once: one command may override many servers."""
-        if isinstance(event, Overridden) and not self._pending:
-            self._pending = True
-            asyncio.get_running_loop().call_soon(self.save)
+        if isinstance(event, Overridden):
+            self.save()
 
     def save(self) -> None:
-        """Save the overrides; `error` is why that failed."""
-        self._pending = False
-        self.error = try_to_save(lambda: state_dir.save_overrides(self._state, self._engine.overrides()), self.error)
+        """Let the thread save the overrides as they are when it begins."""
+        self._writer.put(OVERRIDES_FILE, self._prepare)
+
+    def _prepare(self) -> Callable[[], None]:
+        return partial(state_dir.save_overrides, self._state, self._engine.overrides())

@@ -20,7 +20,7 @@ import contextlib
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,6 @@ from pylvs.health.events import Override, ServerName, Standing
 from pylvs.model.errors import Busy, NotPermitted, PylvsError, Unsupported
 from pylvs.model.service import DestinationKey, Protocol, ServiceKey
 from pylvs.system import files, lock
-from pylvs.system.logs import get_logger
 from pylvs.system.namespaces import network_cookie
 from pylvs.vrrp.ipc import SOCKET_NAME as ROUTERS_SOCKET
 
@@ -159,17 +158,6 @@ class StateDirectory:
             files.replace(path, json.dumps(content, separators=(",", ":")) + "\n", durable=True)
         except OSError as error:
             raise PylvsError(f"{path}: {error.strerror}: this state would be lost in a crash") from None
-
-
-def try_to_save(save: Callable[[], None], former_error: str) -> str:
-    """Call `save`, and return why it failed, "" if it did not. Only the first of several failures is logged."""
-    try:
-        save()
-    except PylvsError as error:
-        if not former_error:
-            get_logger().error(str(error))
-        return str(error)
-    return ""
 
 
 def save_overrides(state: StateDirectory, overrides: Mapping[ServerName, Override]) -> None:

@@ -47,7 +47,7 @@ from pylvs.daemon.limits import (
 from pylvs.daemon.liveness import PROBER, TABLE_THREAD, Liveness
 from pylvs.daemon.loading import LOAD_TIMEOUT_S, Loaded, Refused, accept, errors, without_memory
 from pylvs.daemon.notifications import REMEMBERED, EventBus, log_event, log_findings
-from pylvs.daemon.overrides import SavedOverrides
+from pylvs.daemon.overrides import SLOW_S, SavedOverrides, StateWriter
 from pylvs.daemon.problems import Problem, ProblemTracker
 from pylvs.daemon.snmp_process import SnmpProcess
 from pylvs.daemon.state_dir import OwnedServices, StateDirectory, load_overrides
@@ -67,6 +67,7 @@ from pylvs.model.errors import PylvsError
 from pylvs.model.rows import unattached
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration
+from pylvs.system.daemon_thread import DaemonThread
 from pylvs.system.garbage import settle_garbage
 from pylvs.system.logs import counted, get_logger
 from pylvs.system.processes.scripts import ScriptCounts
@@ -76,6 +77,7 @@ ROUTERS_FIRST_S = 1.0  # to start virtual routers before everything else
 RETRY_S = 1.0  # for the first table and the last edits
 PROBER_LEASE_S = 15.0  # without a process that makes checks; several restarts
 PROBLEMS_POLL_S = 2.0
+DISK_END_S = 10.0  # at the stop, for the last writes of state, and then of events
 SAVE_RETRY_S = 30.0  # of overrides, drains and events that could not be saved
 
 
@@ -114,6 +116,7 @@ class Supervisor:
         instance = options.placement.instance if options.placement else ""
         self.state = state or StateDirectory(options.state_dir, instance)
         self.history = host.history(self.state)
+        self._writer = StateWriter(self.state)
         self.table_thread = TableThread("pylvs-editor")
         self.events = EventBus()
         self.began_at = time.time()
@@ -199,14 +202,32 @@ class Supervisor:
             await self._close_host()
             if not await self.table_thread.end(TABLE_LEASE_S):
                 self._log.error("the thread that edits the tables hangs; the process ends without it")
-            self.history.write()
+            await self._write_history()
+            saved = await self._writer.end(DISK_END_S)
             if self._pid_files:
                 self._pid_files.release()
-            self.state.release()
+            if saved:
+                self.state.release()
+            else:  # the thread may still write: the kernel releases the lock when the process has ended
+                self._log.error(f"{self.state.path}: the disk does not answer; the process ends without it")
+
+    async def _write_history(self) -> None:
+        """Write the last events, in bounded time: the disk, or a write that runs, may block."""
+        thread = DaemonThread("pylvs-history")
+        try:
+            writing = asyncio.get_running_loop().run_in_executor(thread, self.history.write)
+        except OSError as error:
+            self._log.error(f"{self.history.path}: {error.strerror}: the last events are lost")
+            return
+        thread.shutdown()
+        _, late = await asyncio.wait({writing}, timeout=DISK_END_S)
+        if late:
+            writing.cancel()
+            self._log.error(f"{self.history.path}: the disk does not answer; the last events are lost")
 
     async def _close_host(self) -> None:
         limit_s = CLOSE_S + self._host.shutdown_s
-        self._host.manager.allow(limit_s + TABLE_LEASE_S)
+        self._host.manager.allow(limit_s + TABLE_LEASE_S + 2 * DISK_END_S)
         try:
             async with asyncio.timeout(limit_s):
                 await self._host.close()
@@ -322,8 +343,9 @@ class Supervisor:
         self.engine = Engine(configuration, self._host.probe_of)
         self.host_changes = HostChanges(self._host, self.state, self.table_thread, table, self.engine)
         self.engine.restore_overrides(overrides)
-        self._overrides = SavedOverrides(self.state, self.engine)
-        self.drains = Drains(self.engine, partial(self.table_thread.run, table.rows), self.state, self.events)
+        self._overrides = SavedOverrides(self.state, self._writer, self.engine)
+        rows_now = partial(self.table_thread.run, table.rows)
+        self.drains = Drains(self.engine, rows_now, self.state, self._writer, self.events)
         self.drains.resume()
         rows = await self.table_thread.run(table.rows)
         self.engine.adopt(adoptable_rows(rows, owned, configuration))
@@ -503,9 +525,10 @@ class Supervisor:
                 with contextlib.suppress(PylvsError):
                     await self.table_thread.run(self._host.vip_checks.adapt_host, self.state)
             raise
-        self._overrides.save()  # under the new service names, before the edits, which may take long
+        self._overrides.save()  # under the new service names, beside the edits, which may take long
         self.loaded, self.loaded_at = loaded, time.time()
         table = await self.reconciler.reconcile()
+        await self._writer.idle(SLOW_S)
         await self._save_ownership()
         await self._api.follow(configuration.settings)
         await self.host_changes.find_path_problems()
@@ -583,6 +606,16 @@ class Supervisor:
     def save_error(self) -> str:
         """Why overrides or drains could not be saved, "" if they are."""
         return self._overrides.error or self.drains.error
+
+    @property
+    def saving(self) -> bool:
+        """Whether overrides or drains wait for the disk."""
+        return self._writer.busy
+
+    async def saved(self) -> str:
+        """Wait for the disk, at most SLOW_S; return `save_error`."""
+        await self._writer.idle(SLOW_S)
+        return self.save_error
 
     def problems(self) -> list[Problem]:
         """Return the problems of the daemon and its host; services and virtual routers have their own."""

@@ -14,12 +14,14 @@ import stat
 import termios
 from collections import deque
 from collections.abc import Collection, Iterable
+from concurrent.futures import Executor
 
 from pylvs.model.checks import Script
 from pylvs.model.dataclass import replace
 from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import Fifo
 from pylvs.model.wanted import GlobalSettings
+from pylvs.system.daemon_thread import DaemonThread
 from pylvs.system.logs import get_logger
 from pylvs.system.processes.accounts import script_account
 from pylvs.system.processes.scripts import Processes
@@ -28,25 +30,54 @@ MOST_WAITING = 10_000  # lines that do not fit into the pipe; the oldest are dro
 FINISH_S = 2.0  # at the end, for a slow reader
 FIRST_S, LONGEST_S = 1.0, 60.0  # before a reader program is restarted; doubled after each short run
 READER_FINISH_S = 3.0  # at the end, to read the lines in the pipe
+OWNER_S = 60.0  # to look up the owner of a pipe, before its reader program starts without it
 _MODE = 0o600
 _TICK_S = 0.01
 
 
 class FifoWriter:
-    """Writes one pipe, created if missing; for use within a running event loop."""
+    """Writes one pipe, created if missing; for use within a running event loop.
 
-    def __init__(self, path: str, user: str = "", group: str = "", keep: bool = False) -> None:
+    The user database may ask another machine, so `thread` looks up the owner of a pipe that was created. Until the
+    answer comes, only this process's user can read the pipe.
+    """
+
+    def __init__(self, path: str, thread: Executor, user: str = "", group: str = "", keep: bool = False) -> None:
         """With `keep` the pipe is not removed at the end. Raises PylvsError."""
         self.path = path
+        self.settled = asyncio.Event()  # the pipe has its owner, or the lookup failed or took OWNER_S
+        self._owning: asyncio.Task[None] | None = None
         try:
-            self._descriptor, self._made = _open(path, user, group)
+            self._descriptor, made = _open(path)
         except OSError as error:
             raise PylvsError(f"{path}: {(error.strerror or str(error)).lower()}") from None
-        self._made = self._made and not keep
+        self._made = made and not keep
         self._waiting: deque[bytes] = deque()
         self._watched = False
         self._lost = 0
         self._log = get_logger()
+        if made:
+            self._owning = asyncio.get_running_loop().create_task(self._give(thread, user, group))
+        else:
+            self.settled.set()
+
+    async def _give(self, thread: Executor, user: str, group: str) -> None:
+        """Give the pipe to its owner, also after OWNER_S."""
+        try:
+            lookup = asyncio.get_running_loop().run_in_executor(thread, script_account, user, group)
+            try:
+                done, _ = await asyncio.wait({lookup}, timeout=OWNER_S)
+                if not done:
+                    self._log.error(f"notify FIFO {self.path}: its owner is not set: the user database does not answer")
+                    self.settled.set()
+                owner = await lookup
+            finally:
+                lookup.cancel()  # when this task is: its result must not reach a closed loop
+            os.fchown(self._descriptor, owner.uid, owner.gid)
+        except (OSError, PylvsError) as error:
+            text = (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error)
+            self._log.error(f"notify FIFO {self.path}: its owner is not set: {text}")
+        self.settled.set()
 
     def write(self, line: str) -> None:
         """Write a line, now or once the pipe has space."""
@@ -99,6 +130,8 @@ class FifoWriter:
     def close(self) -> None:
         """Close the pipe at once, and remove it if this object created it."""
         self._watch(False)
+        if self._owning is not None:
+            self._owning.cancel()  # its descriptor number may be another file's soon
         os.close(self._descriptor)
         self.remove()
 
@@ -110,9 +143,8 @@ class FifoWriter:
                 os.unlink(self.path)
 
 
-def _open(path: str, user: str, group: str) -> tuple[int, bool]:
+def _open(path: str) -> tuple[int, bool]:
     """Return the descriptor, and whether the pipe was created. Raises PylvsError and OSError."""
-    owner = script_account(user, group)
     made = True
     try:
         os.mkfifo(path, _MODE)
@@ -124,7 +156,6 @@ def _open(path: str, user: str, group: str) -> tuple[int, bool]:
             raise PylvsError(f"{path}: not a named pipe; remove it, or name another")
         if made:
             os.fchmod(descriptor, _MODE)  # mkfifo(2) applies the umask
-            os.fchown(descriptor, owner.uid, owner.gid)
     except (OSError, PylvsError):
         os.close(descriptor)
         raise
@@ -134,8 +165,10 @@ def _open(path: str, user: str, group: str) -> tuple[int, bool]:
 class Reader:
     """Runs the program that reads a notify FIFO, and restarts it; its last argument is the pipe's path."""
 
-    def __init__(self, script: Script, path: str, processes: Processes) -> None:
+    def __init__(self, script: Script, path: str, processes: Processes, settled: asyncio.Event) -> None:
+        """Start the program once the owner of the pipe is `settled`: before, its user may not open the pipe."""
         self._script = replace(script, arguments=(*script.arguments, path))
+        self._settled = settled
         self._processes = processes
         self._last = False
         self._log = get_logger()
@@ -148,11 +181,13 @@ class Reader:
     async def finish(self) -> None:
         """Give the program READER_FINISH_S to read to the end of the closed pipe, then end it."""
         self._last = True
-        await asyncio.wait({self._task}, timeout=READER_FINISH_S)
+        if self._settled.is_set():  # else it has not started
+            await asyncio.wait({self._task}, timeout=READER_FINISH_S)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def _keep_running(self) -> None:
+        await self._settled.wait()
         delay_s = FIRST_S
         while True:
             ended = await self._processes.run(self._script, math.inf)
@@ -171,6 +206,7 @@ class FifoSet:
 
     def __init__(self) -> None:
         self._readers = Processes()  # for reader programs, which have no timeout
+        self._owners = DaemonThread("pylvs-fifo-owners")
         self._open: dict[Fifo, tuple[FifoWriter, Reader | None]] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._log = get_logger()
@@ -191,11 +227,13 @@ class FifoSet:
     def _start(self, fifo: Fifo, settings: GlobalSettings, foreign: bool) -> None:
         user, group = (fifo.user, fifo.group) if fifo.user else (settings.script_user, settings.script_group)
         try:
-            writer = FifoWriter(fifo.path, user, group, keep=foreign)
+            writer = FifoWriter(fifo.path, self._owners, user, group, keep=foreign)
         except PylvsError as error:
             self._log.error(f"notify FIFO {error}")
             return
-        reader = None if fifo.reader is None or foreign else Reader(fifo.reader, fifo.path, self._readers)
+        reader = None
+        if fifo.reader is not None and not foreign:
+            reader = Reader(fifo.reader, fifo.path, self._readers, writer.settled)
         self._open[fifo] = writer, reader
 
     def write(self, line: str) -> None:
@@ -223,4 +261,5 @@ class FifoSet:
         self._open.clear()
         for task in self._ending:
             task.cancel()
+        self._owners.shutdown()
         await self._readers.close()

@@ -18,7 +18,7 @@ from pylvs.daemon import Options
 from pylvs.daemon.host import EXTEND_S, ServiceManager
 from pylvs.daemon.limits import CLOSE_S, SCRIPTS_S, STOP_S, TABLE_LEASE_S, TABLES_S
 from pylvs.daemon.loading import LOAD_TIMEOUT_S, Loaded, Refused
-from pylvs.daemon.supervisor import Supervisor
+from pylvs.daemon.supervisor import DISK_END_S, Supervisor
 from pylvs.daemon.virtual_routers.first import FirstRouters, ForkedProcess
 from pylvs.model.errors import PylvsError
 from pylvs.model.wanted import GlobalSettings
@@ -284,7 +284,15 @@ def test_each_phase_of_the_start_and_the_stop_has_a_limit(host: FakeHost, monkey
 
     run(scenario())
     script_s = GlobalSettings().startup_script_timeout_s + SCRIPTS_S
-    assert allowed == [LOAD_TIMEOUT_S, script_s, TABLES_S, TABLES_S, 0, STOP_S, CLOSE_S + TABLE_LEASE_S]
+    assert allowed == [
+        LOAD_TIMEOUT_S,
+        script_s,
+        TABLES_S,
+        TABLES_S,
+        0,
+        STOP_S,
+        CLOSE_S + TABLE_LEASE_S + 2 * DISK_END_S,
+    ]
 
 
 def test_more_time_is_requested_until_the_limit_of_the_phase(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,7 +184,8 @@ class World:
         self._unchanged = None
         if not daemon.supervisor.started_at:
             return
-        if "overrides" not in self.disk_failed:
+        saved = not daemon.supervisor.saving  # a command that waits for the disk has no reply yet
+        if saved and "overrides" not in self.disk_failed:
             model = daemon.model
             self._known_overrides = {
                 (model.services[server.service].wanted.name, server.key): server.override
