@@ -12,6 +12,7 @@ import pytest
 from scapy.layers.inet import IP, TCP, UDP
 
 from pylvs.bpf import abi
+from pylvs.dataplane.devices import attach
 from pylvs.model.service import Method, Protocol, ServiceKey
 from tests.packet.frames import CLIENT4, CLIENT6, build, ether, network, parsed, tcp
 from tests.packet.host import (
@@ -195,7 +196,7 @@ def test_the_counters_name_the_vlan_device(host: Host) -> None:
 
 @pytest.mark.parametrize("mode", ["tc", "generic"])
 @pytest.mark.parametrize(("vid", "is_served"), [(0, True), (VID, False)])
-def test_a_tag_that_names_no_vlan_is_only_a_priority(vid: int, is_served: bool, mode: str) -> None:
+def test_a_tag_that_names_no_vlan_is_only_a_priority(vid: int, is_served: bool, mode: attach.Mode) -> None:
     """IEEE 802.1Q 9.6: the stack removes such a tag, and IPVS serves the packet."""
     with new_host(mode=mode) as made, wire() as link:
         service = key(80)
