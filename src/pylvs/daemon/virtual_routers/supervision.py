@@ -227,7 +227,8 @@ class VirtualRouters:
         return {**none, **found, "trouble": self._error}
 
     def close(self) -> None:
-        """End the connection; the process continues."""
+        """End the connection, and make no other; the process continues."""
+        self._over = True
         if self._client is not None:
             self._client.close()
 
