@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from pylvs.daemon import state_dir, supervisor
+from pylvs.daemon import supervisor
 from pylvs.daemon.api.client import Client
+from pylvs.daemon.state import directory
 from pylvs.daemon.table import ownership
 from pylvs.system import logs
 from tests.unit.daemon.daemons import WEB, FakeHost, address, run, server, service, until
@@ -82,7 +83,7 @@ async def reloading(host: FakeHost, disk: Disk, log: io.StringIO) -> None:
 
 async def editing(host: FakeHost, disk: Disk, log: io.StringIO) -> None:
     """A disk that fills up while the table is edited for the first time ends nothing."""
-    keep_own = state_dir.save_owned
+    keep_own = directory.save_owned
     kept_before: list[int] = []
 
     def full_after_the_first(*arguments: Any) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from pylvs.daemon.state_dir import default_path
+from pylvs.daemon.state.directory import default_path
 from tests.interop import keepalived
 from tests.interop.namespaces import ip, on_a_link
 from tests.lab import support

@@ -17,7 +17,7 @@ from unittest import mock
 import pytest
 
 import pylvs
-from pylvs.daemon.state_dir import StateDirectory, save_owned
+from pylvs.daemon.state.directory import StateDirectory, save_owned
 from pylvs.dataplane.destinations import DestinationSlots
 from pylvs.dataplane.scheduler_tables import HashTables
 from pylvs.dataplane.transaction import Transaction

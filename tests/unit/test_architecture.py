@@ -49,8 +49,9 @@ MAY_IMPORT["cli"] = set(MAY_IMPORT)
 SUB_PACKAGES: dict[str, set[str]] = {
     "config/language": {"config", "model"},
     "config/schema": {"config", "config/language", "netlink", "system", "model"},
-    "daemon/api": {"daemon", "health", "health/prober", "system", "system/processes", "model"},
-    "daemon/table": {"daemon", "config", "system", "model"},
+    "daemon/api": {"daemon", "daemon/state", "health", "health/prober", "system", "system/processes", "model"},
+    "daemon/state": {"daemon", "health", "vrrp", "system", "model"},
+    "daemon/table": {"daemon", "daemon/state", "config", "system", "model"},
     "health/checkers": {"health", "system", "system/processes", "model"},
     "health/prober": {"health", "health/checkers", "system", "system/processes", "model"},
     "system/processes": {"system", "model"},

@@ -34,7 +34,7 @@ def _enter(context: click.Context, parameter: click.Parameter, name: str) -> Non
 def _default_directory(context: click.Context, parameter: click.Parameter, given: Path | None) -> Path | None:
     instance = context.params.pop("instance", "")
     if given is None and instance:
-        from pylvs.daemon.state_dir import default_path
+        from pylvs.daemon.state.directory import default_path
 
         return default_path(instance)
     return given

@@ -248,9 +248,9 @@ def events(follow: bool, as_json: bool, state_dir: Path | None) -> None:
 
 
 def _saved_events(state_dir: Path | None) -> Sequence[Mapping[str, Any]]:
-    from pylvs.daemon.history import History
     from pylvs.daemon.notifications import REMEMBERED
-    from pylvs.daemon.state_dir import StateDirectory
+    from pylvs.daemon.state.directory import StateDirectory
+    from pylvs.daemon.state.history import History
 
     return History(StateDirectory(state_dir)).saved(REMEMBERED)
 

@@ -203,7 +203,7 @@ def down() -> None:
 
 def _daemons() -> list[int]:
     """Return the processes of the daemons of this network namespace."""
-    from pylvs.daemon.state_dir import daemons_of
+    from pylvs.daemon.state.directory import daemons_of
     from pylvs.system import lock
     from pylvs.system.namespaces import network_cookie
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from pylvs.cli.common import asked, state_dir
-from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.state.directory import StateDirectory
 from pylvs.model.errors import Busy, PylvsError
 
 END_S = 1100.0  # notifications and a shutdown_script, which may take 1000 s; systemd has limits of its own

@@ -25,7 +25,7 @@ def vrrp() -> None:
 
 
 def _client(directory: Path | None) -> Client:
-    from pylvs.daemon.state_dir import StateDirectory
+    from pylvs.daemon.state.directory import StateDirectory
     from pylvs.vrrp.ipc import Client
 
     return Client(StateDirectory(directory).routers_path)
@@ -211,7 +211,7 @@ def stop(state_dir: Path | None) -> None:
     from pylvs.daemon.api.client import Client as Daemon
     from pylvs.daemon.api.client import NoDaemon, NoReply
     from pylvs.daemon.leftovers import stop_routers
-    from pylvs.daemon.state_dir import StateDirectory
+    from pylvs.daemon.state.directory import StateDirectory
 
     state = StateDirectory(state_dir)
     try:

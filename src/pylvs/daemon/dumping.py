@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pylvs.daemon.keepalived import dumps
-from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.state.directory import StateDirectory
 from pylvs.model.wanted import Configuration, GlobalSettings
 from pylvs.system import files
 from pylvs.system.logs import get_logger

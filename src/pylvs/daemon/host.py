@@ -15,14 +15,14 @@ from typing import Any
 from pylvs.config.diff import differences
 from pylvs.config.language.parser import Parsed
 from pylvs.daemon import Options
-from pylvs.daemon.history import History
 from pylvs.daemon.keepalived.pid_files import directory
 from pylvs.daemon.keepalived.placement import enter_tables
 from pylvs.daemon.loading import ConfigurationLoader, Loaded
 from pylvs.daemon.notifications import Notifier
 from pylvs.daemon.paths import path_problems
 from pylvs.daemon.problems import Problem
-from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.state.directory import StateDirectory
+from pylvs.daemon.state.history import History
 from pylvs.daemon.table.cache import LongLivedDirector
 from pylvs.daemon.via_vip import VipChecks
 from pylvs.dataplane.devices.watch import GATHER_S, RETRY_S, SHARE, drain, listen

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from pylvs.daemon.host import HostServices, monitor_host
 from pylvs.daemon.problems import Problem
-from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.state.directory import StateDirectory
 from pylvs.daemon.table.cache import TableCache
 from pylvs.dataplane.devices import watch
 from pylvs.health.engine import Engine

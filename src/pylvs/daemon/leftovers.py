@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from ipaddress import ip_address, ip_interface
 
-from pylvs.daemon.state_dir import SERVICES_FILE, StateDirectory, load_owned
+from pylvs.daemon.state.directory import SERVICES_FILE, StateDirectory, load_owned
 from pylvs.daemon.via_vip import VipChecks
 from pylvs.dataplane.director import open_director
 from pylvs.model.addresses import Address

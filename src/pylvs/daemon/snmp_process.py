@@ -7,7 +7,7 @@ import contextlib
 import pickle
 from dataclasses import replace
 
-from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.state.directory import StateDirectory
 from pylvs.model.wanted import Configuration
 from pylvs.system.logs import get_logger
 from pylvs.system.processes import VERSION_LINE, command

@@ -19,7 +19,7 @@ from pylvs.config.language.parser import Parsed
 from pylvs.daemon import Options
 from pylvs.daemon.keepalived.pid_files import PidFiles, PidPaths
 from pylvs.daemon.keepalived.placement import enter
-from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.state.directory import StateDirectory
 from pylvs.daemon.virtual_routers import first
 from pylvs.model.dataclass import dataclass, replace
 from pylvs.system import logs

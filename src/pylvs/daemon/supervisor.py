@@ -25,7 +25,6 @@ from pylvs.config.language.tree import Finding
 from pylvs.daemon import Options
 from pylvs.daemon.api.server import ApiServer
 from pylvs.daemon.dbus_process import DbusProcess
-from pylvs.daemon.drains import Drains
 from pylvs.daemon.dumping import Dumper
 from pylvs.daemon.host import BackgroundTasks, HostServices, signal_handlers
 from pylvs.daemon.host_changes import HostChanges
@@ -47,10 +46,11 @@ from pylvs.daemon.limits import (
 from pylvs.daemon.liveness import PROBER, TABLE_THREAD, Liveness
 from pylvs.daemon.loading import LOAD_TIMEOUT_S, Loaded, Refused, accept, errors, without_memory
 from pylvs.daemon.notifications import REMEMBERED, EventBus, log_event, log_findings
-from pylvs.daemon.overrides import SLOW_S, SavedOverrides, StateWriter
 from pylvs.daemon.problems import Problem, ProblemTracker
 from pylvs.daemon.snmp_process import SnmpProcess
-from pylvs.daemon.state_dir import OwnedServices, StateDirectory, load_overrides
+from pylvs.daemon.state.directory import OwnedServices, StateDirectory, load_overrides
+from pylvs.daemon.state.drains import Drains
+from pylvs.daemon.state.overrides import SLOW_S, SavedOverrides, StateWriter
 from pylvs.daemon.table.cache import DesiredTable, TableCache
 from pylvs.daemon.table.growth import TableGrowth
 from pylvs.daemon.table.ownership import Ownership, adoptable_rows, owned_services
@@ -67,7 +67,6 @@ from pylvs.model.errors import PylvsError
 from pylvs.model.rows import unattached
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration
-from pylvs.system.daemon_thread import DaemonThread
 from pylvs.system.garbage import settle_garbage
 from pylvs.system.logs import counted, get_logger
 from pylvs.system.processes.scripts import ScriptCounts
@@ -202,7 +201,7 @@ class Supervisor:
             await self._close_host()
             if not await self.table_thread.end(TABLE_LEASE_S):
                 self._log.error("the thread that edits the tables hangs; the process ends without it")
-            await self._write_history()
+            await self.history.finish(DISK_END_S)
             saved = await self._writer.end(DISK_END_S)
             if self._pid_files:
                 self._pid_files.release()
@@ -210,20 +209,6 @@ class Supervisor:
                 self.state.release()
             else:  # the thread may still write: the kernel releases the lock when the process has ended
                 self._log.error(f"{self.state.path}: the disk does not answer; the process ends without it")
-
-    async def _write_history(self) -> None:
-        """Write the last events, in bounded time: the disk, or a write that runs, may block."""
-        thread = DaemonThread("pylvs-history")
-        try:
-            writing = asyncio.get_running_loop().run_in_executor(thread, self.history.write)
-        except OSError as error:
-            self._log.error(f"{self.history.path}: {error.strerror}: the last events are lost")
-            return
-        thread.shutdown()
-        _, late = await asyncio.wait({writing}, timeout=DISK_END_S)
-        if late:
-            writing.cancel()
-            self._log.error(f"{self.history.path}: the disk does not answer; the last events are lost")
 
     async def _close_host(self) -> None:
         limit_s = CLOSE_S + self._host.shutdown_s

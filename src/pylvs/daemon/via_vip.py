@@ -20,7 +20,7 @@ from ipaddress import ip_address, ip_network
 from itertools import cycle
 from typing import Any, Protocol
 
-from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.state.directory import StateDirectory
 from pylvs.health.probes import CheckContext, Outcome, Probe, constant_probe, errno_text, is_shortage, probe_of
 from pylvs.model.addresses import Address, family_of
 from pylvs.model.checks import Check, Target, goes_via_vip, targets_of

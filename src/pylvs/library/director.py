@@ -249,7 +249,7 @@ class Director:
 
         if not STATE_ROOT.is_dir():
             return
-        from pylvs.daemon.state_dir import daemons_of, load_owned  # late: few hosts have both
+        from pylvs.daemon.state.directory import daemons_of, load_owned  # late: few hosts have both
 
         for state in daemons_of(tables.state.cookie):
             pid = state.daemon_pid()

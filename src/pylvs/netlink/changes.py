@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from pylvs.netlink.links import Device
 
 Thing = TypeVar("Thing")
-SHORTAGES = (*syscalls.SHORTAGES, errno.ENOBUFS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ def execute(
             outcomes.append(Outcome(True))
         else:
             text = f"{failed(thing)}: {missing.get(at) or in_words(number, words)}"
-            outcomes.append(Outcome(False, text, number in SHORTAGES))
+            outcomes.append(Outcome(False, text, number in syscalls.SHORTAGES))
     return outcomes
 
 

@@ -29,8 +29,8 @@ _LIBBPF_ERRORS = 4000  # libbpf's own numbers begin here
 # Bits of CapEff; linux/capability.h
 _CAPABILITIES = {"CAP_BPF": 39, "CAP_NET_ADMIN": 12, "CAP_PERFMON": 38, "CAP_SYS_ADMIN": 21}
 
-# This machine or this process has too few descriptors or too little memory: says nothing about a file.
-SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+# This machine or this process has too few descriptors or too little memory: says nothing about a file or a peer.
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 _libc: ctypes.CDLL | None = None
 

@@ -15,9 +15,9 @@ import pytest
 from pylvs.bpf import abi, kernel, libbpf, mounts
 from pylvs.cli import director
 from pylvs.cli.main import run
-from pylvs.daemon import state_dir
 from pylvs.daemon.api import client
-from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.state import directory
+from pylvs.daemon.state.directory import StateDirectory
 from pylvs.dataplane import load
 from pylvs.dataplane.devices import attach
 from pylvs.dataplane.state import State
@@ -42,7 +42,7 @@ SERVICE = "virtual_server 192.0.2.1 80 {\n protocol TCP\n real_server 10.0.0.2 8
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     """A machine without a lab, a daemon and a real server."""
-    monkeypatch.setattr(state_dir, "STATE_ROOT", tmp_path / "daemon")
+    monkeypatch.setattr(directory, "STATE_ROOT", tmp_path / "daemon")
     monkeypatch.setattr(vip, "STATE", tmp_path / "realserver")
     monkeypatch.setattr(lab, "STATE", tmp_path / "lab")
     monkeypatch.setattr(lab, "_need_machine", lambda: None)

@@ -17,10 +17,10 @@ from pylvs.cli.common import at_clock, paint
 from pylvs.cli.daemon import event_line
 from pylvs.cli.daemon import lines as status_lines
 from pylvs.cli.director import _daemons
-from pylvs.daemon import state_dir
 from pylvs.daemon.api.encoding import overridden
-from pylvs.daemon.drains import Drain, Stage
-from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.state import directory
+from pylvs.daemon.state.directory import StateDirectory
+from pylvs.daemon.state.drains import Drain, Stage
 from pylvs.health.events import Override, Standing
 from pylvs.lab import demo
 from pylvs.system import logs, namespaces
@@ -129,7 +129,7 @@ def test_show_explains_why_native_xdp_stays_without_services(
 
 
 def test_down_names_the_daemons_that_make_the_tables_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state_dir, "STATE_ROOT", tmp_path)
+    monkeypatch.setattr(directory, "STATE_ROOT", tmp_path)
     monkeypatch.setattr(namespaces, "network_cookie", lambda: 1)
     assert _daemons() == []
     for name in "net1", "net1-other", "net11":

@@ -16,7 +16,7 @@ from pylvs.daemon import Options
 from pylvs.daemon.host import HostServices, ServiceManager
 from pylvs.daemon.loading import Loaded, apply_options
 from pylvs.daemon.problems import Problem
-from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.state.directory import StateDirectory
 from pylvs.daemon.supervisor import Supervisor
 from pylvs.daemon.via_vip import VipChecks
 from pylvs.health.events import Event

@@ -16,7 +16,7 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from pylvs.cli import main
-from pylvs.daemon import Options, state_dir
+from pylvs.daemon import Options
 from pylvs.daemon.api import application, routes
 from pylvs.daemon.api.client import READ_TIMEOUT_S as CLIENT_S  # before conftest.py raises it
 from pylvs.daemon.api.client import Client
@@ -25,7 +25,8 @@ from pylvs.daemon.api.metrics import exposition
 from pylvs.daemon.host import BackgroundTasks
 from pylvs.daemon.loading import load_in_subprocess
 from pylvs.daemon.notifications import log_event
-from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.state import directory
+from pylvs.daemon.state.directory import StateDirectory
 from pylvs.daemon.table import ownership
 from pylvs.daemon.via_vip import VipChecks
 from pylvs.daemon.virtual_routers.supervision import STATUS_TIMEOUT_S as ROUTERS_S
@@ -79,13 +80,13 @@ def test_a_damaged_note_of_changed_devices_is_reported_in_one_line(tmp_path: Pat
 
 def test_an_override_of_many_services_is_saved_once(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     kept_now: list[int] = []
-    keep = state_dir.save_overrides
+    keep = directory.save_overrides
 
     def counted(state: StateDirectory, overrides: Any) -> None:
         kept_now.append(len(overrides))
         keep(state, overrides)
 
-    monkeypatch.setattr(state_dir, "save_overrides", counted)
+    monkeypatch.setattr(directory, "save_overrides", counted)
     host.write(service(*(server(1, port=port) for port in range(1000, 1200))))
 
     async def scenario() -> None:

@@ -15,10 +15,10 @@ from click.testing import CliRunner
 
 from pylvs.cli import daemon as views
 from pylvs.cli import servers as verbs
-from pylvs.daemon import history
 from pylvs.daemon.api.client import NoDaemon
-from pylvs.daemon.history import MAX_LINE, History
-from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.state import history
+from pylvs.daemon.state.directory import StateDirectory
+from pylvs.daemon.state.history import MAX_LINE, History
 from tests.unit.daemon.daemons import FakeHost, address, run, server, service, until
 
 FIRST = "10.0.0.1:80"

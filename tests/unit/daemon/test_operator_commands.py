@@ -19,9 +19,10 @@ from click.testing import CliRunner
 from pylvs.cli import daemon as views
 from pylvs.cli import group as cli
 from pylvs.cli import servers as verbs
-from pylvs.daemon import drains, supervisor
+from pylvs.daemon import supervisor
 from pylvs.daemon.api.client import Client
-from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.state import drains
+from pylvs.daemon.state.directory import StateDirectory
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import SERVER_PATTERN, DestinationKey
 from tests.unit.daemon.commands import ask, during, invoked

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from pylvs.daemon.history import History
-from pylvs.daemon.overrides import StateWriter
-from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.state.directory import StateDirectory
+from pylvs.daemon.state.history import History
+from pylvs.daemon.state.overrides import StateWriter
 from pylvs.model.errors import Busy
 from pylvs.model.service import DestinationKey
 from tests.unit.daemon.commands import ask
@@ -98,7 +98,7 @@ def test_while_the_disk_blocks_an_override_other_requests_are_answered(
 def test_a_write_that_takes_long_is_reported_until_it_ends(
     host: FakeHost, disk: Disk, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
 ) -> None:
-    monkeypatch.setattr("pylvs.daemon.overrides.SLOW_S", 0.05)
+    monkeypatch.setattr("pylvs.daemon.state.overrides.SLOW_S", 0.05)
     monkeypatch.setattr("pylvs.daemon.supervisor.SLOW_S", 0.05)
     late = f"{host.state}/overrides.json: not written within 0.05 s: this state would be lost in a crash"
 

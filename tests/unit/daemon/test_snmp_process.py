@@ -16,7 +16,7 @@ import pytest
 
 from pylvs.daemon import snmp_process
 from pylvs.daemon.snmp_process import SnmpProcess
-from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.state.directory import StateDirectory
 from pylvs.model.wanted import Configuration, GlobalSettings, SnmpSettings
 from pylvs.system import logs
 from pylvs.system.processes import VERSION_LINE, command, other_version

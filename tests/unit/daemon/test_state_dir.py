@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.daemon.state_dir import StateDirectory, load_overrides, load_owned, save_overrides, save_owned
+from pylvs.daemon.state.directory import StateDirectory, load_overrides, load_owned, save_overrides, save_owned
 from pylvs.daemon.table.ownership import adoptable_rows, owned_services
 from pylvs.health.events import Override, Standing
 from pylvs.model.errors import Busy, PylvsError, Unsupported
@@ -30,7 +30,7 @@ MARK = ServiceKey.of_mark(7)
 HOLD = """
 import sys
 from pathlib import Path
-from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.state.directory import StateDirectory
 StateDirectory(Path(sys.argv[1])).acquire()
 print("taken", flush=True)
 sys.stdin.read()

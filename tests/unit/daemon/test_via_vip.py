@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import pytest
 
 from pylvs.daemon import supervisor, via_vip
-from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.state.directory import StateDirectory
 from pylvs.daemon.via_vip import DEVICES_FILE, VipChecks
 from pylvs.health.probes import CheckContext, Outcome, Probe, errno_text
 from pylvs.health.state_builder import StateBuilder

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import pytest
 
 from pylvs.daemon.loading import Refused
-from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.state.directory import StateDirectory
 from pylvs.daemon.supervisor import Supervisor
 from pylvs.daemon.virtual_routers import connection, supervision
 from pylvs.model.errors import Busy, PylvsError, Unsupported

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import math
 import os
@@ -100,7 +99,7 @@ class AcceptFailures:
     def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Handle what no task does, in place of the loop's default handler."""
         error = context.get("exception")
-        if not isinstance(error, OSError) or error.errno not in (*SHORTAGES, errno.ENOBUFS):
+        if not isinstance(error, OSError) or error.errno not in SHORTAGES:
             loop.default_exception_handler(context)
         elif self._now() >= self._silent_until:
             self._silent_until = self._now() + _SILENCE_S

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.state.directory import StateDirectory
 from pylvs.model.errors import NotPermitted, PylvsError
 from pylvs.system import lock
 from pylvs.system.unix_http import UnixConnection

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from pylvs.daemon.api.schema import Schemas
-from pylvs.daemon.history import json_line
+from pylvs.daemon.state.history import json_line
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import InvalidOperation
 

@@ -28,12 +28,12 @@ from pylvs.daemon.api.metrics import CONTENT_TYPE, MetricsInput, exposition
 from pylvs.daemon.api.metrics_port import Page
 from pylvs.daemon.api.operation import Field, Given, Operation, json_response
 from pylvs.daemon.api.schema import VERSION, AnyEvent, EventsReply
-from pylvs.daemon.drains import Drain
-from pylvs.daemon.history import json_line
 from pylvs.daemon.liveness import TABLE_THREAD
 from pylvs.daemon.loading import Refused, errors
 from pylvs.daemon.notifications import encode_event
 from pylvs.daemon.problems import Problem, router_problems, service_problems
+from pylvs.daemon.state.drains import Drain
+from pylvs.daemon.state.history import json_line
 from pylvs.health.engine import Engine
 from pylvs.health.events import ServerName
 from pylvs.health.state import ServiceSnapshot

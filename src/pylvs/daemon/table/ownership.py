@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from pylvs.daemon.state_dir import OwnedServices, StateDirectory, load_owned, save_owned
+from pylvs.daemon.state.directory import OwnedServices, StateDirectory, load_owned, save_owned
 from pylvs.model.dataclass import replace
 from pylvs.model.errors import PylvsError
 from pylvs.model.rows import DestinationRow, ServiceRow

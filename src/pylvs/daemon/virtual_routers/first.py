@@ -21,7 +21,7 @@ from pylvs.config.language.parser import Parsed, read
 from pylvs.config.language.preprocessor import ALL_CHECKS
 from pylvs.daemon import Options
 from pylvs.daemon.keepalived.pid_files import PidFiles
-from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.state.directory import StateDirectory
 from pylvs.daemon.virtual_routers import process
 from pylvs.model.dataclass import dataclass
 from pylvs.model.wanted import Configuration

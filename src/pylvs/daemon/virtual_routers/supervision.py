@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from pylvs.daemon.notifications import EventBus
-from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.state.directory import StateDirectory
 from pylvs.daemon.virtual_routers import connection
 from pylvs.daemon.virtual_routers.connection import Hung, NoReply, VrrpClient
 from pylvs.daemon.virtual_routers.first import STOP_TIMEOUT_S, FirstRouters

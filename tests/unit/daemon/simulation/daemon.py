@@ -10,11 +10,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pylvs.daemon import Options
-from pylvs.daemon.history import History
 from pylvs.daemon.host import HostServices, ServiceManager, call_at_changes
 from pylvs.daemon.loading import Loaded, apply_options
 from pylvs.daemon.problems import Problem
-from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.state.directory import StateDirectory
+from pylvs.daemon.state.history import History
 from pylvs.daemon.supervisor import Supervisor
 from pylvs.daemon.table.cache import DesiredTable
 from pylvs.health.engine import Engine

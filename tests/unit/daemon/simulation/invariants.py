@@ -34,7 +34,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pylvs.daemon.state_dir import SERVICES_FILE, load_owned
+from pylvs.daemon.state.directory import SERVICES_FILE, load_owned
 from pylvs.health.events import (
     Event,
     QuorumGained,

@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import PropertyMock, patch
 
-from pylvs.daemon import state_dir
 from pylvs.daemon.host import BackgroundTasks
+from pylvs.daemon.state import directory
 from pylvs.daemon.supervisor import Supervisor
 from pylvs.daemon.table import cache
 from pylvs.daemon.table.cache import TableCache
@@ -92,7 +92,7 @@ def _overrides_are_lost_in_a_reload() -> AbstractContextManager[Any]:
 
 
 def _overrides_are_not_saved() -> AbstractContextManager[Any]:
-    return patch.object(state_dir, "save_overrides", lambda *_: None)
+    return patch.object(directory, "save_overrides", lambda *_: None)
 
 
 def _removals_come_first() -> AbstractContextManager[Any]:

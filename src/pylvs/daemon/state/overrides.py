@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from pylvs.daemon import state_dir
-from pylvs.daemon.state_dir import OVERRIDES_FILE, StateDirectory
+from pylvs.daemon.state import directory
+from pylvs.daemon.state.directory import OVERRIDES_FILE, StateDirectory
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event, Overridden
 from pylvs.model.errors import PylvsError
@@ -120,4 +120,4 @@ class SavedOverrides:
         self._writer.put(OVERRIDES_FILE, self._prepare)
 
     def _prepare(self) -> Callable[[], None]:
-        return partial(state_dir.save_overrides, self._state, self._engine.overrides())
+        return partial(directory.save_overrides, self._state, self._engine.overrides())

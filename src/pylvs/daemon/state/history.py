@@ -15,7 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.state.directory import StateDirectory
+from pylvs.system.daemon_thread import DaemonThread
 from pylvs.system.logs import get_logger
 
 MAX_BYTES = 1 << 20  # of one of the two files
@@ -61,6 +62,20 @@ class History:
         """Let `run` try events again that the disk refused."""
         if self.unwritten:
             self._pending.set()
+
+    async def finish(self, timeout_s: float) -> None:
+        """Write the last events, in bounded time: the disk, or a write that runs, may block."""
+        thread = DaemonThread("pylvs-history")
+        try:
+            writing = asyncio.get_running_loop().run_in_executor(thread, self.write)
+        except OSError as error:
+            self._log.error(f"{self.path}: {error.strerror}: the last events are lost")
+            return
+        thread.shutdown()
+        _, late = await asyncio.wait({writing}, timeout=timeout_s)
+        if late:
+            writing.cancel()
+            self._log.error(f"{self.path}: the disk does not answer; the last events are lost")
 
     def saved(self, count: int) -> list[Event]:
         """Return the last events of this daemon and those before it, oldest first. Damaged lines are left out."""

@@ -15,8 +15,8 @@ from ipaddress import ip_address
 from typing import Any
 
 from pylvs.daemon.notifications import EventBus
-from pylvs.daemon.overrides import StateWriter
-from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.state.directory import StateDirectory
+from pylvs.daemon.state.overrides import StateWriter
 from pylvs.health.engine import Engine
 from pylvs.health.events import NO_OVERRIDE, ServerName, Standing
 from pylvs.model.addresses import Address
