@@ -190,12 +190,6 @@ INLINE bool keeps_fragments(const struct fragment_ctx *c, const struct frag_map 
 	       frags->min_head >= c->head;
 }
 
-/* Whether the hop has a neighbour, resolved or not. */
-INLINE bool has_neighbour(const struct hop *hop)
-{
-	return (1u << HOP_READY | 1u << HOP_UNRESOLVED) >> (hop->verdict & 7) & 1;
-}
-
 VERIFIED_ONCE int finish_fragments(struct __sk_buff *skb, struct scratch *w, u32 failed)
 {
 	if (failed || !w)

@@ -18,6 +18,12 @@ enum {
 	CONFIRM_S = 16, /* XDP lets the kernel send one packet to a neighbour in so many seconds */
 };
 
+/* Whether the hop has a neighbour, resolved or not. Without branches: the verifier would follow each of them. */
+INLINE bool has_neighbour(const struct hop *hop)
+{
+	return (1u << HOP_READY | 1u << HOP_UNRESOLVED) >> (hop->verdict & 7) & 1;
+}
+
 /* Whether a lookup is the first one of its period after another one. Without packets of its own the kernel would never
  * ask the neighbour again. A changed MAC address that no one announced would stay unknown. */
 INLINE bool is_confirm_due(u32 former_stamp, u32 stamp)

@@ -119,10 +119,7 @@ INLINE bool reroute_error(struct __sk_buff *skb, struct scratch *w)
 {
 	const struct packet *p = &w->packet;
 	struct address client = {};
-	if (p->is_ipv6)
-		client = p->tuple.v6.daddr;
-	else
-		client.word[0] = p->tuple.v4.daddr;
+	packet_daddr(&client, p);
 	lookup_hop(tc_ctx(skb), &w->hop, &client, p->is_ipv6, loopback, &w->virtual_address);
 	return w->hop.verdict != HOP_NO_ROUTE && w->hop.verdict != HOP_NO_FORWARDING;
 }

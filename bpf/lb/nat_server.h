@@ -57,9 +57,9 @@ INLINE u32 nat_server_of(const struct packet *p, const struct root *root, u32 li
 	return s.found;
 }
 
-/* Whether a NAT server on this host sends a packet without a connection, which may be yet to be copied. */
-VERIFIED_ONCE int is_held_from_host(const struct packet *p, u32 now)
+/* Whether a NAT server sends a packet. */
+VERIFIED_ONCE int is_of_nat_server(const struct packet *p)
 {
 	const struct root *root = get_root();
-	return p && may_be_copied(now) && nat_server_of(p, root, READ_ONCE(root->live)) != NO_INDEX;
+	return p && nat_server_of(p, root, READ_ONCE(root->live)) != NO_INDEX;
 }

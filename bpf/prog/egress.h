@@ -8,8 +8,8 @@
 #include "conntrack/reply_owner.h"
 #include "fwd/client_hop.h"
 #include "fwd/nat.h"
-#include "lb/nat_server.h"
 #include "fwd/send.h"
+#include "lb/nat_server.h"
 #include "parse/plain.h"
 
 /* Send a translated reply by the route of its new saddr, if that is another one (snat_reroute). */
@@ -18,7 +18,7 @@ INLINE int reroute(struct __sk_buff *skb, const struct packet *p, const struct r
 	struct reply_route way = {.new_saddr = a->saddr, .is_ipv6 = p->is_ipv6, .reroute = true};
 	packet_daddr(&way.client, p);
 	struct hop *hop = client_hop(tc_ctx(skb), &way, now, NULL);
-	if (!hop || (hop->verdict != HOP_READY && hop->verdict != HOP_UNRESOLVED))
+	if (!hop || !has_neighbour(hop))
 		return pass_to_stack(HOOK_TC);
 	if (hop->ifindex == skb->ifindex) {
 		if (hop->verdict == HOP_READY)
@@ -49,7 +49,7 @@ INLINE int process_egress(struct __sk_buff *skb)
 	bool found = find_reply(&a, &p);
 	if (!found && regain_replies(&p.tuple, p.is_ipv6))
 		found = find_reply(&a, &p);
-	if (!found && unlikely(is_held_from_host(&p, now)))
+	if (!found && unlikely(may_be_copied(now)) && is_of_nat_server(&p))
 		return drop(HOOK_TC, REASON_HELD);
 	if (!found || reply_is_standby(&a, &p, root) || !update_reply(&a, &p, root, now, tc_ctx(skb)))
 		return pass_to_stack(HOOK_TC);

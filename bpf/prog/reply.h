@@ -26,17 +26,12 @@ INLINE bool cannot_route(struct ctx ctx, const struct scratch *w, const struct h
 	return p->ttl <= 1 || fit(fwd_length(ctx, w), hop->mtu, 0, p, may_fragment) == FITS_NOT;
 }
 
-INLINE bool is_routable(const struct hop *hop)
-{
-	return hop->verdict == HOP_READY || hop->verdict == HOP_UNRESOLVED;
-}
-
 /* Count a reply of direct routing or a tunnel, which the stack then forwards. */
 INLINE int pass_reply(struct ctx ctx, const struct scratch *w, const struct reply_conn *a, const struct hop *hop,
 		      const struct root *root, u32 now)
 {
 	const struct packet *p = &w->packet;
-	bool passes = hop->verdict == HOP_LOCAL || (is_routable(hop) && !cannot_route(ctx, w, hop));
+	bool passes = hop->verdict == HOP_LOCAL || (has_neighbour(hop) && !cannot_route(ctx, w, hop));
 	if (ctx.hook == HOOK_XDP)
 		return passes ? pass_to_tc() : pass_to_stack(ctx.hook);
 	if (passes && is_valid_saddr(ctx, p))
@@ -68,7 +63,7 @@ INLINE int forward_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 			 bool confirm, const struct root *root, u32 now)
 {
 	struct packet *p = &w->packet;
-	if (!is_routable(hop) || cannot_route(ctx, w, hop))
+	if (!has_neighbour(hop) || cannot_route(ctx, w, hop))
 		return pass_packet(ctx, p);
 	bool fits = fwd_length(ctx, w) <= hop->mtu;
 	bool plain = hop->verdict == HOP_READY && fits && !p->no_csum && !p->slow_flags && p->l4_complete;
@@ -110,10 +105,10 @@ INLINE int unmatched_reply(struct ctx ctx, const struct packet *p, const struct 
 {
 	if (regain_replies(&p->tuple, p->is_ipv6))
 		return tail_call(ctx, PROG_REPLY);
-	bool is_held = may_be_copied(ticks()) && !p->from_host;
+	bool may_come = may_be_copied(ticks()), is_held = may_come && !p->from_host;
 	if (is_held && !p->maybe_vip)
 		return drop(ctx.hook, REASON_HELD);
-	if (ctx.hook == HOOK_TC && p->from_host && is_held_from_host(p, ticks()))
+	if (ctx.hook == HOOK_TC && may_come && p->from_host && is_of_nat_server(p))
 		return drop(ctx.hook, REASON_HELD);
 	if (!is_held && unlikely(facts_of(root)->engines) && p->protocol == IPPROTO_UDP)
 		return ctx.hook == HOOK_XDP ? pass_to_tc() : tail_call(ctx, PROG_SIP_OUT);
@@ -128,13 +123,8 @@ INLINE void set_reply_route(struct reply_route *way, struct ctx ctx, const struc
 				    .input = ctx_ifindex(ctx),
 				    .is_ipv6 = p->is_ipv6,
 				    .reroute = a->masq && root->settings.snat_reroute};
-	if (p->is_ipv6) {
-		way->client = p->tuple.v6.daddr;
-		way->saddr = p->tuple.v6.saddr;
-	} else {
-		way->client.word[0] = p->tuple.v4.daddr;
-		way->saddr.word[0] = p->tuple.v4.saddr;
-	}
+	packet_daddr(&way->client, p);
+	packet_saddr(&way->saddr, p);
 }
 
 INLINE int prog_reply(struct ctx ctx)
