@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
@@ -14,6 +13,7 @@ from pylvs.daemon.state.directory import StateDirectory
 from pylvs.model.wanted import Configuration, GlobalSettings
 from pylvs.system import files
 from pylvs.system.logs import get_logger
+from pylvs.system.threads import to_thread
 
 DUMP_FILE = "dump"  # everything that the daemon knows
 
@@ -35,7 +35,7 @@ class Dumper:
     async def write_all(self, configuration: Configuration) -> None:
         """Write everything to a file of the state directory, and keepalived's .data files."""
         content = await self._state_of_services()
-        await asyncio.to_thread(lambda: self._state.write(DUMP_FILE, to_json(content)))
+        await to_thread(lambda: self._state.write(DUMP_FILE, to_json(content)))
         get_logger().info("written", file=str(self._state.file(DUMP_FILE)))
         texts = {"_parent": dumps.parent_text(configuration)}
         if configuration.vrrp.instances:
@@ -67,7 +67,7 @@ class Dumper:
         await self._write(dumps.folder() / "keepalived.json", text, configuration.settings)
 
     async def _write(self, path: Path, text: str, settings: GlobalSettings) -> None:
-        await asyncio.to_thread(files.replace, path, text, dumps.mode(settings))
+        await to_thread(files.replace, path, text, dumps.mode(settings))
         get_logger().info("written", file=str(path))
 
 

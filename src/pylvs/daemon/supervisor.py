@@ -71,6 +71,7 @@ from pylvs.system.garbage import settle_garbage
 from pylvs.system.logs import counted, get_logger
 from pylvs.system.processes.scripts import ScriptCounts
 from pylvs.system.table_thread import TableThread
+from pylvs.system.threads import to_thread
 
 ROUTERS_FIRST_S = 1.0  # to start virtual routers before everything else
 RETRY_S = 1.0  # for the first table and the last edits
@@ -237,7 +238,7 @@ class Supervisor:
 
     async def _load(self) -> Loaded:
         self._allow(LOAD_TIMEOUT_S)
-        loaded = await asyncio.to_thread(self._host.load, self.options)
+        loaded = await to_thread(self._host.load, self.options)
         # A fatal finding ends the start, and is its error: on the same stream it would be there twice.
         twice = self.options.log_format == "text"
         log_findings(finding for finding in loaded.findings if not (finding.fatal and twice))
@@ -342,7 +343,7 @@ class Supervisor:
         self.loaded, self.loaded_at = loaded, time.time()
         self._flushing = configuration.settings.lvs_flush
         await self._ownership.before_edits(self._owned_services(configuration))
-        await asyncio.to_thread(save_addresses, self.state, configuration.vrrp)
+        await to_thread(save_addresses, self.state, configuration.vrrp)
         await self.table_thread.run(self._host.vip_checks.adapt_host, self.state)
 
     async def _start_routers(self, configuration: Configuration, tasks: BackgroundTasks) -> None:
@@ -451,7 +452,9 @@ class Supervisor:
         try:
             loaded = await self._read()
             configuration = accept(loaded, self.options, allow_empty, force)
-        except PylvsError as error:
+            old = self.engine.configuration
+            differences = tuple(await to_thread(self._host.differences, old, configuration))
+        except (PylvsError, OSError) as error:
             if not dry_run:
                 if isinstance(error, Refused):
                     log_findings(error.findings)
@@ -459,8 +462,6 @@ class Supervisor:
             raise
         if self._stopping.is_set():
             raise Refused("pylvs run is stopping")
-        old = self.engine.configuration
-        differences = tuple(await asyncio.to_thread(self._host.differences, old, configuration))
         if dry_run:
             return Reloaded(loaded.findings, differences)
         log_findings(loaded.findings)
@@ -480,7 +481,7 @@ class Supervisor:
     async def _read(self) -> Loaded:
         with contextlib.suppress(MemoryError, SystemError):  # Python 3.11 raises SystemError too where memory ends
             try:
-                return await asyncio.to_thread(self._host.load, self.options)
+                return await to_thread(self._host.load, self.options)
             except OSError as error:  # findings name files; this is a shortage of this process
                 raise Refused(f"{self.options.file}: cannot be read: {error.strerror or error}") from None
         # The exception, with what its frames held, is gone here: the answer needs memory.
@@ -496,7 +497,7 @@ class Supervisor:
         try:
             self._host.configure(configuration)
             await self._ownership.before_edits(self._owned_services(configuration))
-            await asyncio.to_thread(save_addresses, self.state, configuration.vrrp)
+            await to_thread(save_addresses, self.state, configuration.vrrp)
             await self.table_thread.run(self._host.vip_checks.adapt_host, self.state)
             routers = await self.routers.configure(configuration)
             self.engine.replace(configuration)

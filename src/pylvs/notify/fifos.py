@@ -21,10 +21,10 @@ from pylvs.model.dataclass import replace
 from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import Fifo
 from pylvs.model.wanted import GlobalSettings
-from pylvs.system.daemon_thread import DaemonThread
 from pylvs.system.logs import get_logger
 from pylvs.system.processes.accounts import script_account
 from pylvs.system.processes.scripts import Processes
+from pylvs.system.threads import DaemonThread
 
 MOST_WAITING = 10_000  # lines that do not fit into the pipe; the oldest are dropped
 FINISH_S = 2.0  # at the end, for a slow reader

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import io
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,6 +21,7 @@ from pylvs.health.probes import Outcome
 from pylvs.model.errors import Busy, PylvsError
 from pylvs.model.service import Destination, DestinationKey, Timeouts, VirtualService
 from pylvs.model.wanted import Configuration
+from pylvs.system import threads
 from tests.shortages import failing
 from tests.unit.daemon.daemons import FOREIGN, OTHER, WEB, FakeHost, address, run, server, service, until
 
@@ -297,6 +299,44 @@ def test_a_file_that_cannot_be_read_is_reported(
             with pytest.raises(PylvsError, match=reason):
                 await daemon.reload(dry_run=True)
             assert daemon.reloads == {"refused": 1}
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("missing", [1, 2, 3], ids=["to read", "to compare", "to save the addresses"])
+def test_without_a_free_thread_a_reload_is_refused(
+    missing: int, host: FakeHost, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
+) -> None:
+    calls, start = itertools.count(1), threads.start
+
+    def short(call: Callable[[], Any]) -> asyncio.Future[Any]:
+        if next(calls) == missing:
+            raise BlockingIOError(errno.EAGAIN, "can't start new thread")
+        return start(call)
+
+    async def scenario() -> None:
+        async with host.daemon() as daemon:
+            host.write(service(server(1), server(3)))
+            before = host.table()
+            with monkeypatch.context() as limit:
+                limit.setattr(threads, "start", short)
+                with pytest.raises((OSError, Refused), match="can't start new thread"):
+                    await daemon.reload()
+            assert (host.table(), daemon.reloads) == (before, {"refused": 1})
+            await daemon.reload()
+            assert host.table() != before
+
+    run(scenario())
+    assert next(calls) > missing
+    assert "Traceback" not in log_output.getvalue()
+
+
+def test_a_shortage_is_no_bug_for_the_api(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async with host.daemon() as daemon:
+            monkeypatch.setattr(daemon, "reload", failing(errno.EMFILE))
+            status, reply = await asyncio.to_thread(Client(host.state).ask, "POST", "/v1/reload")
+            assert (status, reply) == (503, {"error": "[Errno 24] Too many open files"})
 
     run(scenario())
 

@@ -135,6 +135,9 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
     except MemoryError:
         get_logger().error(f"{request.method} {request.path} failed: {NO_MEMORY}")
         return json_response({"error": NO_MEMORY}, HTTPStatus.SERVICE_UNAVAILABLE)
+    except OSError as error:  # this machine's: a full disk, no descriptor, no thread
+        get_logger().error(f"{request.method} {request.path} failed: {error}")
+        return json_response({"error": str(error)}, HTTPStatus.SERVICE_UNAVAILABLE)
     except Exception:
         get_logger().exception(f"{request.method} {request.path} failed: this is a bug")
         return json_response(

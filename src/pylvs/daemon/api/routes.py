@@ -42,6 +42,7 @@ from pylvs.model.dataclass import replace
 from pylvs.model.errors import Busy, InvalidOperation, OutOfRange
 from pylvs.model.rows import ServiceRow, unattached
 from pylvs.model.service import SERVER_PATTERN, DestinationKey, server_named
+from pylvs.system.threads import to_thread
 
 if TYPE_CHECKING:
     from pylvs.daemon.supervisor import Supervisor
@@ -124,7 +125,7 @@ async def status(daemon: Supervisor, _: web.Request, _given: Given) -> web.Respo
         "virtual_routers": routers_encoded(routers),
         "services": [],
     }
-    return await asyncio.to_thread(_status_response, reply, snapshot, rows or (), problems, daemon.drains.all())
+    return await to_thread(_status_response, reply, snapshot, rows or (), problems, daemon.drains.all())
 
 
 def _status_response(
@@ -164,7 +165,7 @@ async def metrics_page(daemon: Supervisor) -> Page:
     )
     problems = (*service_problems(given.services), *daemon.problems(), *router_problems(given.routers))
     given = replace(given, problems=problems)
-    return Page(await asyncio.to_thread(exposition, given), has_table=packets is not None)
+    return Page(await to_thread(exposition, given), has_table=packets is not None)
 
 
 async def metrics(daemon: Supervisor, *_: object) -> web.Response:
@@ -178,7 +179,7 @@ async def counters(daemon: Supervisor, _: web.Request, _given: Given) -> web.Res
     if rows is None:
         unread = f"the table was not read within {TABLES_TIMEOUT_S:g} s; try again"
         raise Busy(daemon.liveness.silent().get(TABLE_THREAD, unread))
-    return await asyncio.to_thread(_counters_response, daemon.engine.snapshot(), rows)
+    return await to_thread(_counters_response, daemon.engine.snapshot(), rows)
 
 
 def _counters_response(snapshot: Sequence[ServiceSnapshot], rows: Sequence[ServiceRow]) -> web.Response:
@@ -188,7 +189,7 @@ def _counters_response(snapshot: Sequence[ServiceSnapshot], rows: Sequence[Servi
 
 async def services(daemon: Supervisor, _: web.Request, _given: Given) -> web.Response:
     """Reply at once, also while the table is locked or pylvs-vrrp hangs."""
-    return await asyncio.to_thread(_services_response, daemon.engine.snapshot())
+    return await to_thread(_services_response, daemon.engine.snapshot())
 
 
 def _services_response(snapshot: Sequence[ServiceSnapshot]) -> web.Response:

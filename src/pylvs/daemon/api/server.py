@@ -17,6 +17,7 @@ from pylvs.daemon.api.metrics_port import MetricsPort, Page
 from pylvs.daemon.host import BackgroundTasks
 from pylvs.model.errors import PylvsError
 from pylvs.system.sockets import address_of
+from pylvs.system.threads import to_thread
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -92,4 +93,4 @@ class ApiServer:
 
 async def _imported(module: str) -> Any:
     """Import a module in a thread, for checks to continue."""
-    return await asyncio.to_thread(importlib.import_module, module)
+    return await to_thread(importlib.import_module, module)

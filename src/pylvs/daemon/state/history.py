@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pylvs.daemon.state.directory import StateDirectory
-from pylvs.system.daemon_thread import DaemonThread
 from pylvs.system.logs import get_logger
+from pylvs.system.threads import DaemonThread, to_thread
 
 MAX_BYTES = 1 << 20  # of one of the two files
 MAX_UNWRITTEN = 10_000  # events; the oldest are dropped
@@ -55,7 +55,7 @@ class History:
         while True:
             await self._pending.wait()
             self._pending.clear()
-            await asyncio.to_thread(self.write)
+            await to_thread(self.write)
             await asyncio.sleep(PAUSE_S)
 
     def write_again(self) -> None:

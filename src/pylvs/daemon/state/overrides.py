@@ -12,8 +12,8 @@ from pylvs.daemon.state.directory import OVERRIDES_FILE, StateDirectory
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event, Overridden
 from pylvs.model.errors import PylvsError
-from pylvs.system.daemon_thread import DaemonThread
 from pylvs.system.logs import get_logger
+from pylvs.system.threads import DaemonThread
 
 SLOW_S = 5.0  # for a write, before commands and `pylvs status` report it as not done
 

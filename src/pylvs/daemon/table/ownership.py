@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 
 from pylvs.daemon.state.directory import OwnedServices, StateDirectory, load_owned, save_owned
@@ -12,6 +11,7 @@ from pylvs.model.rows import DestinationRow, ServiceRow
 from pylvs.model.service import DestinationKey
 from pylvs.model.wanted import Configuration
 from pylvs.system.logs import get_logger
+from pylvs.system.threads import to_thread
 
 
 class Ownership:
@@ -38,7 +38,7 @@ class Ownership:
 
     async def after_edits(self, owned: OwnedServices) -> None:
         """Own exactly these services. Raises PylvsError."""
-        await asyncio.to_thread(save_owned, self._state, owned)  # it waits for the disk
+        await to_thread(save_owned, self._state, owned)  # it waits for the disk
         self.owned = owned
 
     async def follow(self, configured: OwnedServices, missing: OwnedServices, complete: bool) -> None:

@@ -32,6 +32,7 @@ from pylvs.model.wanted import Configuration
 from pylvs.system import lock
 from pylvs.system.lease import Lease
 from pylvs.system.logs import get_logger
+from pylvs.system.threads import to_thread
 from pylvs.vrrp.ipc import PID_FILE, Message, NoRouters, NotAccepting, OtherVersion
 
 START_TIMEOUT_S = 15.0  # until a process that was started replies
@@ -189,7 +190,7 @@ class VirtualRouters:
     async def _end_hung(self, client: VrrpClient) -> None:
         """Kill a process that does not answer, and close the connection. Raises PylvsError if it does not end."""
         try:
-            await asyncio.to_thread(_kill, client.listener)
+            await to_thread(_kill, client.listener)
         finally:
             client.close()
 
@@ -329,7 +330,7 @@ class VirtualRouters:
             client, other = await self._open_patiently()
         except Hung as hung:
             self._report_error(f"{hung}; it is killed, and another is started")
-            await asyncio.to_thread(_kill, hung.process)
+            await to_thread(_kill, hung.process)
             raise NoRouters("it has ended") from None
         if other is None:
             return client
@@ -352,7 +353,7 @@ class VirtualRouters:
     async def _start_process(self) -> VrrpClient:
         if self._first is None or self._process is None or self._process.poll() is not None:
             try:
-                self._process = await asyncio.to_thread(self._start)
+                self._process = await to_thread(self._start)
             except OSError as error:
                 raise _RetryLater(f"no process could be made for the virtual routers: {error.strerror}") from None
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -376,7 +377,7 @@ class VirtualRouters:
                 return
             except Hung as hung:
                 self._log.error(f"{hung}; it is killed")
-                await asyncio.to_thread(_kill, hung.process)
+                await to_thread(_kill, hung.process)
                 await self._remove_remains()
                 return
         self._log.info("the virtual routers give up their addresses", process=client.pid)
@@ -388,9 +389,9 @@ class VirtualRouters:
             return
         os.kill(self._process.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            await asyncio.to_thread(self._process.wait, STOP_TIMEOUT_S)
+            await to_thread(self._process.wait, STOP_TIMEOUT_S)
         if self._process.poll() is None:
-            await asyncio.to_thread(_kill, self._process.pid)
+            await to_thread(_kill, self._process.pid)
             await self._remove_remains()
 
     async def _stop_process(self, client: VrrpClient) -> None:
@@ -413,7 +414,7 @@ class VirtualRouters:
         self._tell_process(0)
         if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                await asyncio.to_thread(self._process.wait, 1.0)
+                await to_thread(self._process.wait, 1.0)
 
     async def _remove_remains(self) -> None:
         """Remove the addresses of a process that was killed: another one does so at its start. Raises PylvsError."""
@@ -434,7 +435,7 @@ class VirtualRouters:
         ended = ""
         if self._process is not None and self._process.pid == client.pid:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                await asyncio.to_thread(self._process.wait, 1.0)
+                await to_thread(self._process.wait, 1.0)
             ended = f" ({_exit_text(self._process)})"
         self._retry(f"the virtual routers' process {client.pid} has gone{ended}; another is started")
 

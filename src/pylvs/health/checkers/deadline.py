@@ -15,6 +15,7 @@ from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 from pylvs.health.probes import ProbeFailed
+from pylvs.system import threads
 
 SLICE_S = 0.002  # of work, then other probes continue
 TICK_S = 0.25  # interval of the clock that notices lost time
@@ -120,7 +121,7 @@ async def in_thread(deadline: Deadline, work: Callable[[Callable[[], bool]], Res
         began.set()
         return work(over.is_set)
 
-    future = loop.run_in_executor(None, run)
+    future = threads.start(run)
     try:
         while not future.done():
             if deadline.passed(loop.time()):

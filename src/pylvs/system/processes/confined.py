@@ -28,6 +28,7 @@ from pylvs.system.processes.channel import (
     greeting_problem,
     privileges_left,
 )
+from pylvs.system.threads import to_thread
 
 ALIVE_S = 1.0  # a process sends a message at least so often
 LEASE_TICKS = 5  # seconds of silence after which a process is killed
@@ -329,6 +330,6 @@ def _output(child: subprocess.Popen[bytes]) -> str:
 
 
 async def _reap(child: subprocess.Popen[bytes]) -> None:
-    await asyncio.to_thread(child.wait)
+    await to_thread(child.wait)
     if child.stderr is not None:
         child.stderr.close()

@@ -25,13 +25,13 @@ from typing import Any, Generic, TypeVar
 from pylvs.model.checks import Script
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
-from pylvs.system.daemon_thread import DaemonThread
 from pylvs.system.lease import Lease
 from pylvs.system.logs import get_logger
 from pylvs.system.processes import command
 from pylvs.system.processes.accounts import SCRIPT_USER, Account, script_account
 from pylvs.system.processes.runner import GREETING
 from pylvs.system.sockets import closed_on_error
+from pylvs.system.threads import DaemonThread
 
 AT_ONCE = 200  # scripts that run at the same time; two pipes of each fit below 1024 open files
 NOTIFY_TIMEOUT_S = 300.0  # keepalived has none; but here the next script waits for this one

@@ -13,8 +13,8 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 
 from pylvs.model.vrrp import LinkPolling, PolledLink, Track
-from pylvs.system.daemon_thread import DaemonThread
 from pylvs.system.logs import get_logger
+from pylvs.system.threads import DaemonThread
 from pylvs.vrrp.helper.source import PROGRESS_S, Source
 from pylvs.vrrp.tracking import Key, TrackedObject
 

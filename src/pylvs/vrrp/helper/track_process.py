@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from pylvs.model.vrrp import Track, TrackProcess
-from pylvs.system.daemon_thread import DaemonThread
 from pylvs.system.logs import get_logger
 from pylvs.system.syscalls import SHORTAGES
+from pylvs.system.threads import DaemonThread
 from pylvs.vrrp.helper.source import Source
 from pylvs.vrrp.tracking import Key, TrackedObject
 

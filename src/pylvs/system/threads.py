@@ -1,7 +1,8 @@
-"""A thread for calls that may block for ever: of the user database, of a driver, of /proc."""
+"""Calls in threads, so that the event loop continues, on a machine that may have no thread left."""
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import threading
@@ -15,11 +16,37 @@ Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 
-class DaemonThread(Executor):
-    """An executor with one thread, for `run_in_executor`; the first call starts the thread.
+async def to_thread(call: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+    """Run a call in a thread, as asyncio.to_thread does. Raises OSError as `start` does."""
+    return await start(lambda: call(*args, **kwargs))
 
-    Unlike a ThreadPoolExecutor, it does not delay the end of the process while a call blocks. It also queues no call
-    for which this machine has no thread: such calls would all run later.
+
+def start(call: Callable[[], Result]) -> asyncio.Future[Result]:
+    """Let a thread run a call. Raises OSError if this machine has no thread left; then the call never runs.
+
+    The executor raises RuntimeError, but keeps the call for a thread that is busy now.
+    """
+    submitting, refused = threading.Lock(), False
+
+    def run() -> Result:
+        with submitting:
+            if refused:
+                raise asyncio.CancelledError
+        return call()
+
+    with submitting:
+        try:
+            return asyncio.get_running_loop().run_in_executor(None, run)
+        except RuntimeError as error:
+            refused = True
+            raise OSError(errno.EAGAIN, str(error)) from None
+
+
+class DaemonThread(Executor):
+    """An executor with one thread, for calls that may block for ever: of the user database, of a driver, of /proc.
+
+    The first call starts the thread. Unlike a ThreadPoolExecutor, it does not delay the end of the process while a call
+    blocks. It also queues no call for which this machine has no thread: such calls would all run later.
     """
 
     def __init__(self, name: str) -> None:
