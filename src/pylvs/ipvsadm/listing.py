@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from functools import cmp_to_key, lru_cache
@@ -328,11 +329,13 @@ def connection_lines(connections: Iterable[Connection], write: Writer, *, engine
         minutes, seconds = divmod(expires_s, 60)
         destination = again(server, server_port, protocol)
         line = (
-            f"{PROTOCOLS.get(protocol, protocol):<3} {minutes:02d}:{seconds:02d}  {state:<11} "
+            f"{PROTOCOLS.get(protocol, protocol):<3} {f'{minutes:02d}:{seconds:02d}':<6} {state:<11} "
             f"{write(client, client_port, protocol):<18} {again(virtual, virtual_port, protocol):<18} {destination}"
         )
         if engines and engine:
-            line = f"{line:<{len(line) - len(destination) + 18}} {engine:<16} {data}"
+            # The widths are not those of the title: ipvsadm 1.31 swaps them. The Call-ID leaves with its own bytes.
+            width = len(line) - len(destination) + 16
+            line = f"{line:<{width}} {engine:<18} {os.fsdecode(data.encode('latin-1'))}"
         yield line + "\n"
 
 

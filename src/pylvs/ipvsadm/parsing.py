@@ -65,11 +65,14 @@ class Names:
     """
 
     def address(self, host: str) -> IPv4Address | None:
-        """Look up the IPv4 address of a host name."""
+        """Look up the IPv4 address of a host name: of several, the first that the C library's gethostbyname(3) returns.
+
+        Python's gethostbyname() would sort them as RFC 6724 does.
+        """
         if not host or host.startswith("<"):  # Python gives "" and "<broadcast>" meanings of its own
             return None
         try:
-            return IPv4Address(socket.gethostbyname(host))
+            return IPv4Address(socket.gethostbyname_ex(host)[2][0])
         except (OSError, ValueError):
             return None
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pylvs.ipvsadm.listing import cut, numeric, sorted_services, whole
-from pylvs.ipvsadm.parsing import as_int, endpoint, leading_number, whole_number
+from pylvs.ipvsadm.parsing import Names, as_int, endpoint, leading_number, whole_number
+from pylvs.model import sockets
 from pylvs.model.addresses import Address
 from pylvs.model.rows import ServiceRow
 from pylvs.model.service import Protocol, ServiceKey, VirtualService
@@ -54,6 +55,13 @@ def test_an_int_keeps_the_low_bits(number: int) -> None:
 @given(addresses, st.integers(0, 65535))
 def test_what_is_written_is_read_back(address: Address, port: int) -> None:
     assert endpoint(numeric(address, port), TCP, NAMES) == (address, port)
+
+
+def test_of_several_addresses_the_first_of_the_c_library_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = ["10.2.2.2", "10.1.1.1", "127.0.0.5"]
+    monkeypatch.setattr(sockets, "gethostbyname", lambda name: found[-1])  # sorted as of RFC 6724
+    monkeypatch.setattr(sockets, "gethostbyname_ex", lambda name: (name, [], found))
+    assert Names().address("multi") == IPv4Address("10.2.2.2")
 
 
 @given(st.text())
