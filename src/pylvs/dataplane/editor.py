@@ -164,7 +164,16 @@ class Editor:
                 os.close(self._reserved.pop())
         self._forget_hash_tables()
         changed, self._changed = self._changed, Concerns()
-        self.problems = attachments.reconcile(self._tables, changed)
+        if not self._is_switching():  # else the next edit finishes that first; both tables must stay until then
+            self.problems = attachments.reconcile(self._tables, changed)
+
+    def _is_switching(self) -> bool:
+        """Return whether a change of the connection table has failed in the middle, in this edit or in `_begin`."""
+        if self._director.state.unfinished() is None:
+            return False
+        from pylvs.dataplane import upgrade  # late: most edits replace no program
+
+        return upgrade.is_switching(self._director.state)
 
     def bring_in(self) -> None:
         """Put the new services of this batch in force, before a read or another edit."""

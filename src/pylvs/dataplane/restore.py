@@ -19,6 +19,7 @@ from pylvs.bpf.abi import Codec
 from pylvs.bpf.maps import HashMap, LargeArray, MmapArray
 from pylvs.dataplane.former import name_there
 from pylvs.dataplane.tables import MASK32, Records, Tables
+from pylvs.model.errors import NoSpace
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ _RECORD = (
     "assured",
     "is_call",
     "has_ended",
+    "replaces",
 )
 
 
@@ -204,9 +206,11 @@ class ConnectionCopy:
         self._half_open = {abi.constant(f"STATE_{name}") for name in _HALF_OPEN.split()}
         self._controlled, self._call = abi.constant("CONN_CONTROLLED"), abi.constant("CONN_CALL")
         self._calls = fresh.calls
-        self._blocks: list[bytes] = []  # of the table, as the last pass read them
+        self._blocks: list[bytes] = []  # of the table, as the last pass of everything read them
         self._former6: dict[bytes, tuple[bytes, int]] = {}  # by tuple: value and word of the last pass
         self._templates: dict[int, int] = {}  # slots of the templates in the fresh table, by those in the former one
+        self._early: list[Seen] = []  # connections that the last pass read after it had passed their templates
+        self._replaces = self._has_everything = False
         self._batch: list[Seen] = []
         self._memory = bytearray()
         self.restored = self.refused = 0  # records of the last pass: taken, and refused by a full table
@@ -222,33 +226,47 @@ class ConnectionCopy:
         only_new: bool = False,
         half_open: bool | None = None,
         goes_on: Callable[[], bool] = _always,
+        replaces: bool = False,
+        is_last: bool = False,
     ) -> int:
         """Make one pass; return how many connections and templates were new or different.
 
         A pass for those that no pass has seen yet is quick, even if packets changed all others. During a flood it is
         quick without the half-open ones (False), which a pass of their own takes (True). `goes_on` is asked at each
-        block. A pass that it ends leaves the rest to the next one.
+        block. A pass that it ends leaves the rest to the next one. With `replaces`, what another process copied before
+        counts for nothing; no packet may use the fresh table yet. A pass that is not the last one leaves connections
+        whose template it has not met to the next one.
         """
         self.restored = self.refused = 0
-        later, ended, born, is_first = [], [], {}, not (self._blocks or self._former6)
+        self._replaces = replaces
+        later, ended, born = [*self._early], [], {}
         for seen in self._changes(only_new, goes_on):
             if half_open is not None and self._is_half_open(seen.entry) != half_open:
                 continue
             if seen.has_ended:
                 ended.append(seen)
                 continue
-            if not seen.was and not is_first:
+            if not seen.was and self._has_everything and not only_new:
                 born[seen.entry.raw_tuple] = seen
             if seen.entry.flags & self._controlled:  # its template first
                 later.append(seen)
             else:
                 self._put(seen)
         self._flush()
-        for seen in later:
-            self._put(seen)
+        before, self._early = self._early, []
+        for number, seen in enumerate(later):
+            if number >= len(before) and not is_last and not self._template_of(seen):
+                self._early.append(seen)
+            else:
+                self._put(seen)
         self._flush()
         self._end(ended, born)
+        self._has_everything |= not only_new
         return self.restored + self.refused
+
+    def _template_of(self, seen: Seen) -> int:
+        """Return the slot in the fresh table of a connection's template, 0 if no pass has met it."""
+        return self._templates.get(self._source.control(seen.slot, "template"), 0)
 
     def _end(self, ended: list[Seen], born: dict[bytes, Seen]) -> None:
         """End connections that are no longer in the former table, then their templates.
@@ -277,7 +295,7 @@ class ConnectionCopy:
                 return
             former = self._blocks[number] if number < len(self._blocks) else unused
             if number >= len(self._blocks):
-                self._blocks.append(unused if block == unused else block)
+                self._blocks.append(unused if only_new or block == unused else block)
             if block == former or (only_new and source.tuples(block) == source.tuples(former)):
                 continue
             if not only_new:
@@ -342,7 +360,7 @@ class ConnectionCopy:
             timeout, assured = self._source.control(seen.slot, "timeout"), self._source.control(seen.slot, "assured")
         elif seen.entry.flags & self._controlled:
             former = self._source.control(seen.slot, "template")
-            template, assured = self._templates.get(former, 0), self._source.control(former, "assured")
+            template, assured = self._template_of(seen), self._source.control(former, "assured")
         self._memory += self._form.pack(
             seen.entry.raw_tuple,
             seen.entry.destination,
@@ -360,6 +378,7 @@ class ConnectionCopy:
             assured,
             bool(seen.entry.flags & self._call),
             seen.has_ended,
+            self._replaces,
         )
         self._batch.append(seen)
         if len(self._batch) == self._records.count:
@@ -375,25 +394,30 @@ class ConnectionCopy:
         array.memory[: len(self._memory)] = self._memory
         kernel.run_program(self._restore, bytes(64))
         slots = struct.Struct(f"<{self._slot_at}xI{size - self._slot_at - 4}x")
-        taken = slots.iter_unpack(array.memory[: size * len(self._batch)])
-        for seen, (slot,) in zip(self._batch, taken, strict=True):
+        taken = [slot for (slot,) in slots.iter_unpack(array.memory[: size * len(self._batch)])]
+        batch = self._batch
+        self._batch, self._memory = [], bytearray()
+        for seen, slot in zip(batch, taken, strict=True):
             if seen.has_ended:
                 self.restored += 1
-                continue
-            if not slot:
+            elif not slot or not self._copy_call(seen, slot):
                 self.refused += 1
-                continue
-            self.restored += 1
-            if self._is_template(seen.entry):
-                self._templates[seen.slot] = slot
-            if seen.entry.flags & self._call:
-                self._copy_call(seen.slot, slot)
-        self._batch.clear()
-        self._memory.clear()
+            else:
+                self.restored += 1
+                if self._is_template(seen.entry):
+                    self._templates[seen.slot] = slot
+        self._flush()
 
-    def _copy_call(self, former: int, slot: int) -> None:
-        """Copy what the template of a SIP call stands for, unless it has just ended."""
+    def _copy_call(self, seen: Seen, slot: int) -> bool:
+        """Copy what the template of a SIP call stands for, unless it has just ended. End it if there is no space."""
+        if not seen.entry.flags & self._call:
+            return True
         assert self._source.calls
-        call = self._source.calls.get(_SLOT.pack(former))
-        if call:
-            self._calls.put(_SLOT.pack(slot), call)
+        call = self._source.calls.get(_SLOT.pack(seen.slot))
+        try:
+            if call:
+                self._calls.put(_SLOT.pack(slot), call)
+        except NoSpace:
+            self._put(seen._replace(was=seen.entry.word, has_ended=True))
+            return False
+        return True

@@ -61,20 +61,22 @@ def _reload(
     entries = [name for name in ENTRIES if os.path.exists(state.loaded_path(name))]
     loaded = (*entries, RESTORE) if connections else entries
     with load.open_object(*shape, loaded) as opened:
+        if not migration:  # memory may have allowed for more destinations when the tables were made
+            opened.set_max_entries("conn_counts", tables.destinations.count)
         kept = [] if migration else load.reuse_maps(opened, tables, anew)
         opened.load()
         load.fill_tailcalls(opened, entries)
         draft, note, copy = state.draft(), _NO_SWITCH, None
-        load.pin_load(opened, state, draft, kept, loaded)
-        state.note_build(draft)
-        if connections:
-            fresh = Tables(state, draft)
-            load.begin_pool(fresh, *shape)
-            if migration:
-                migration.copy(fresh)
-            former = Former(state)
-            copy = opened_copies.enter_context(_copy(state, former, fresh))
-            try:
+        try:
+            load.pin_load(opened, state, draft, kept, loaded)
+            state.note_build(draft)
+            if connections:
+                fresh = Tables(state, draft)
+                load.begin_pool(fresh, *shape)
+                if migration:
+                    migration.copy(fresh)
+                former = Former(state)
+                copy = opened_copies.enter_context(_copy(state, former, fresh))
                 with _unlocked(state, draft, lock):
                     copy.run()
                 _copy_thresholds(former, fresh)  # edits may have changed them
@@ -83,9 +85,10 @@ def _reload(
                 refused += copy.refused
                 if refused and not drop:
                     raise Busy(_too_many(connections, refused, "connections that the new table refuses"))
-            except Busy:
-                state.remove_load(draft)  # no device runs it yet, and it may be large
-                raise
+        except BaseException:
+            state.remove_load(draft)  # no device runs it yet, and it may be large
+            raise
+        if connections:
             switch = state.draft()
             _switch_devices(state, switch, draft, entries)
             note = f"{switch} {draft}"  # the exchange gives the former load the draft's name
@@ -182,30 +185,45 @@ def finish(state: State, copy: ConnectionCopy | None = None) -> None:
     """
     from pylvs.dataplane.devices import attachments  # late: it imports this module to attach
     from pylvs.dataplane.devices.selection import Concerns
-    from pylvs.dataplane.former import Former
 
     note = state.unfinished() or _NO_SWITCH
     load.start_timers(state)
     if note != _NO_SWITCH and os.path.exists(state.loaded_path(RESTORE)):  # else a killed process copied all
         switch, former = note.split()
-        fresh = Tables(state)
-        _hold(fresh)
-        _turn_switch(state, switch)
-        time.sleep(WAIT_MS / 1000)  # a packet may still be in a program that uses the former table
-        with contextlib.ExitStack() as opened:
-            copied = copy or opened.enter_context(_copy(state, Former(state, former), fresh))
-            copied.run(only_new=True, half_open=False, goes_on=partial(_hold, fresh))
-            end = time.monotonic() + _HOLD_S
-            copied.run(only_new=True, half_open=True, goes_on=lambda: time.monotonic() < end)
-            fresh.pool.set(0, "hold_until", 0)
-            copied.run()
-        if not state.has_own_layout(former):
-            from pylvs.dataplane.migrate import carry_counts
-
-            carry_counts(state, former, fresh)
+        if all(os.path.isdir(state.pin_path(name)) for name in (switch, former)):  # earlier builds removed them early
+            _finish_copy(state, switch, former, copy)
         libbpf.unpin(state.loaded_path(RESTORE))
     attachments.reconcile(Tables(state), Concerns(shrunk=True))
     state.note_finished()
+
+
+def _finish_copy(state: State, switch: str, former: str, copy: ConnectionCopy | None) -> None:
+    """Let packets use the new connection table, and copy the rest. Another process may have been killed in it."""
+    from pylvs.dataplane.former import Former
+
+    fresh = Tables(state)
+    with contextlib.ExitStack() as opened:
+        if copy is None:
+            copy = opened.enter_context(_copy(state, Former(state, former), fresh))
+            if not _is_turned(state, switch):
+                copy.run(replaces=True)  # packets have changed the former table since that process read it
+        _hold(fresh)
+        _turn_switch(state, switch)
+        time.sleep(WAIT_MS / 1000)  # a packet may still be in a program that uses the former table
+        copy.run(only_new=True, half_open=False, goes_on=partial(_hold, fresh))
+        end = time.monotonic() + _HOLD_S
+        copy.run(only_new=True, half_open=True, goes_on=lambda: time.monotonic() < end)
+        fresh.pool.set(0, "hold_until", 0)
+        copy.run(is_last=True)
+    if not state.has_own_layout(former):
+        from pylvs.dataplane.migrate import carry_counts
+
+        carry_counts(state, former, fresh)
+
+
+def is_switching(state: State) -> bool:
+    """Return whether devices run a switch between two connection tables, which `finish` has yet to remove."""
+    return (state.unfinished() or _NO_SWITCH) != _NO_SWITCH
 
 
 def _hold(fresh: Tables) -> bool:
@@ -272,10 +290,14 @@ def _switch_devices(state: State, switch: str, draft: str, entries: Collection[s
 
 def _turn_switch(state: State, switch: str) -> None:
     """Let all devices use the new connection table."""
-    path = state.pin_path(f"{switch}/{_SELECTED}")
-    if os.path.exists(path):  # else a process that was killed did it, and attached the programs
-        with MmapArray.open(path) as selected:
-            selected.publish(0, 0, 1)
+    with MmapArray.open(state.pin_path(f"{switch}/{_SELECTED}")) as selected:
+        selected.publish(0, 0, 1)
+
+
+def _is_turned(state: State, switch: str) -> bool:
+    """Return whether devices use the new connection table."""
+    with MmapArray.open(state.pin_path(f"{switch}/{_SELECTED}")) as selected:
+        return bool(selected.words[0])
 
 
 def resize(tables: Tables, connections: int, drop: bool = False, lock: Lock | None = None) -> None:
