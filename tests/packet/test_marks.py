@@ -212,6 +212,8 @@ def test_a_foreign_address_is_served_once_policy_routing_makes_it_local(host: Ho
         _refresh_routes(host)
         assert receiver(host, frames.tcp(sport=4702, target=far, source=source), "tc") == 0
         host.director.flush()
+    tables = host.director.tables
+    assert tables.routed_marks.max_entries == tables.service_states.count, "each service may have a mark of its own"
 
 
 def test_without_any_route_the_snapshot_of_policy_routing_decides(host: Host) -> None:

@@ -18,12 +18,12 @@ from scapy.layers.l2 import Ether
 
 import hatch_build
 from pylvs.bpf import maps
-from pylvs.dataplane import former, load
+from pylvs.dataplane import former, load, migrate
 from pylvs.dataplane.devices import attachments
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import State
 from pylvs.ipvsadm.commands import Session
-from pylvs.model.errors import Unsupported
+from pylvs.model.errors import NoSpace, Unsupported
 from pylvs.model.service import Protocol, ServiceKey, Timeouts
 from tests.packet.earlier import host as earlier_module
 from tests.packet.earlier.host import NAT_SERVER, Tree, archived, earlier_host
@@ -218,6 +218,15 @@ def test_a_field_that_is_missing_is_named_and_nothing_changes(earlier: Host) -> 
             earlier.director.migrate()
     assert caught.value.tables_of == state.made_by()
     assert ([names for _, *names in os.walk(state.path)], state.notes()) == before
+    opened(earlier, 4, DR)
+
+
+def test_a_migration_without_memory_leaves_nothing_behind(earlier: Host) -> None:
+    """A second connection table would take the memory that the next try needs."""
+    refused = mock.patch.object(migrate.Migration, "copy", side_effect=NoSpace("no memory"))
+    with refused, pytest.raises(NoSpace, match="no memory"):
+        earlier.director.migrate()
+    assert earlier.director.state.leftovers() == ([], [])
     opened(earlier, 4, DR)
 
 

@@ -352,3 +352,66 @@ def test_persistent_clients_stay_with_their_server_in_another_table(host: Host) 
     host.director.change_setting("conn_max", 2 * FORMER)
     host.close_programs()
     assert [parsed(host.forwarded(tcp("S", sport=2001, **each), "tc")).dst for each in ends] == servers
+
+
+def controlled(tables: Tables) -> int:
+    """Return how many connections refer to templates."""
+    return sum(tables.controls.get(each.slot, "controls") for each in entries(tables) if each.is_template)
+
+
+@pytest.mark.parametrize("filtered", [False, True], ids=["all", "new and not half-open"])
+def test_a_connection_whose_template_a_pass_missed_gets_it_in_the_next(host: Host, filtered: bool) -> None:
+    """The client came while the pass was between the template's block and the connection's."""
+    service = host.new_key()
+    host.director.add_service(VirtualService(service, "rr", ServiceFlag.PERSISTENT, timeout_s=300))
+    host.director.add_destination(service, Destination(DestinationKey(ip_address(server4(1)), service.port)))
+    clients = iter(range(1, 240))
+
+    def come() -> bool:
+        for _ in range(60):
+            source = f"198.18.1.{next(clients)}"
+            for flags in "SA":
+                host.run(tcp(flags, source=source, dport=service.port), "tc")
+        return True
+
+    former = host.director.tables
+    with fresh_tables(host) as fresh, copying(former, fresh) as copy:
+        copy.run(goes_on=come)
+        assert copy._early, "connections whose templates are in blocks already read"
+        if filtered:
+            copy.run(only_new=True, half_open=False)
+            assert not copy._early
+        copy.run(is_last=True)
+        assert listed(fresh) == listed(former)
+        assert controlled(fresh) == controlled(former) > 100
+
+
+def test_the_template_of_a_call_without_space_is_refused(host: Host) -> None:
+    fill(host, serve_all(host))
+    former = host.director.tables
+    there = sum(listed(former).values())
+    with fresh_tables(host) as fresh, copying(former, fresh) as copy:
+        put, calls = copy._calls.put, iter(range(7))
+
+        def third_fails(*arguments: Any) -> None:
+            if next(calls) == 2:
+                raise NoSpace("map calls is full")
+            put(*arguments)
+
+        with mock.patch.object(copy._calls, "put", third_fails):
+            copy.run(is_last=True)
+        assert next(calls, None) is None
+        assert copy.refused == 1
+        assert sum(bool(each.engine_data) for each in listed(fresh).elements()) == 6
+        assert sum(listed(fresh).values()) == there - 1
+
+
+def test_another_size_keeps_destinations_that_memory_would_no_longer_allow(host: Host) -> None:
+    service = host.new_key()
+    host.serve(service, 10)
+    with mock.patch.object(load, "destination_limit", return_value=8):
+        host.director.change_setting("conn_max", 2 * FORMER)
+    assert host.director.tables.conn_counts.count == host.director.tables.destinations.count
+    for number in 9, 10:
+        key = DestinationKey(ip_address(server4(number)), service.port)
+        host.director.edit_destination(service, Destination(key, upper=5))
