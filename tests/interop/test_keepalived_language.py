@@ -22,10 +22,12 @@ TEXTS = {
     "terminators": "$A=1\na$A.\na$A,\na$A)\na$A/\na$A:\nb$A$A\nb$A@\n",
     "recursion": "$B=x${S}\n$S=1\n${B}y\n$S=2\n${B}y\n$D=$E=5\n$D\nk$E z\n",
     "lines": "$D= \\\na1 x \\\n# no \\\na2 # no\na3\n$D\nz$D\n@me $E=\\\na4 \\\na5\n$E\n",
+    "commented lines": "$D= \\  # all\na1 \\ # x\na2 x \\! y\na3\n$D\n$E= # \\\na4 # \\\na5 # z\n$E\n",
     "nesting": "$R= \\\nr${N} \\\ns${N}\n$V= \\\n$N=1 \\\n$R \\\n$N=2 \\\n$R\n$V\n",
     "conditions": "@me a1\n@no a2\n@^me a3\n@^no a4\n@\tme a5\n@^ a8\n",
     "sequences": "~SEQ(N,0,3) a${N}\n~SEQ(M,3,1) b$M\n~SEQ(K,-2) c$K\n~SEQ(I,1,2,6) d$I\n~SEQx(H,0x90,0x10,0xb0) e$H\n",
     "sequences of sequences": "~SEQ(N,1,2) ~SEQ(M,3,4) a${N}_$M x\n~SEQ(L,1,2) @me l$L\n@no ~SEQ(J,1,2) k$J\n",
+    "missing values": "~LST({P,Q},{1},{2,3},4) a${P} b${Q} c\n~LST({P,Q},{},{5}) d${P}_${Q}\n",
     "lists": "~LST(N,1,b,c) a${N}\n~LST({P,Q},{1,2},{3,4}) b${P}_${Q}\n~LST(Z, x , y) ~SEQ(Y,1,2) c${Z}${Y}\n",
     "predefined": "a${_INSTANCE}\nb${_RANDOM 7 7}\nc$_INSTANCE\n",
 }

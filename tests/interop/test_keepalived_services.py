@@ -53,6 +53,18 @@ GOOD = [
     ("service", ""),
     ("service", "persistence_timeout\n persistence_granularity 255.255.255.0\n delay_loop 0.5\n warmup 0"),
     ("service", "alpha\n omega\n ha_suspend\n inhibit_on_failure\n weight 2\n quorum 2\n hysteresis 1"),
+    ("service", "persistence_granularity 255.255.255.0"),
+    (
+        "head",
+        "fwmark 3\n{\n lb_algo rr\n lb_kind NAT\n ops\n real_server 10.0.0.1 {\n }\n}\nvirtual_server 192.0.2.2 80",
+    ),
+    (
+        "server",
+        (
+            "HTTP_GET {\n url {\n path /\n status_code 200\n status_code 301\n regex a\n"
+            " regex_options caseless\n regex_options dotall\n }\n}"
+        ),
+    ),
     ("service", "sorry_server 10.0.0.9\n sorry_server_lvs_method DR\n sorry_server_inhibit"),
     ("server", "lvs_method TUN type gue port 6080 csum"),
     ("service", "real_server 10.0.0.7 {\n lvs_method DR\n }"),
@@ -109,6 +121,15 @@ FOUND = [
     ("head", "fwmark x"),
     ("server", "weight -1"),
     ("server", "weight x"),
+    ("server", "weight 10;"),
+    ("server", "weight 0x10"),
+    ("service", "quorum 1;"),
+    ("service", "retry 3;"),
+    ("head", "192.0.2.1 80;"),
+    ("check", "connect_port 80;"),
+    ("check", "retry 2x"),
+    ("server", "MISC_CHECK {\n misc_path /no/such/program\n misc_timeout 4s\n}"),
+    ("global", "smtp_connect_timeout 10s"),
     ("server", "uthreshold -5"),
     ("server", "foo 3"),
     ("server", "lb_kind DR"),
@@ -164,11 +185,16 @@ BETTER = [  # keepalived does not report these
     ("service", "persistence_granularity 33"),
     ("head", "192.0.2.1 80 90"),
     ("head", "192.0.2.1/24 80"),
+    ("head", "192.0.2.1-9 80"),
+    ("service", "real_server 10.0.0.7/32 80 {\n }"),
+    ("service", "sorry_server 10.0.0.9/a 80"),
+    ("check", "connect_ip 10.9.0.2/24\n bindto 10.0.0.9/24"),
     ("head", "group nowhere"),
     ("check", "connect_port 80\n connect_port 81"),
     ("server", "uthreshold 5\n lthreshold 6"),
     ("server", "HTTP_GET {\n url {\n path /\n regex_no_match\n }\n}"),
     ("file", (WHOLE * 2).format(head="192.0.2.1 80", service="", server="")),
+    ("file", (WHOLE + WHOLE.replace("10.0.0.2", "10.0.0.3")).format(head="192.0.2.1 80", service="", server="")),
     ("file", "virtual_server_group a {\n 192.0.2.1 80\n}\nvirtual_server_group a {\n 192.0.2.2 80\n}\n"),
 ]
 CRASHES = [

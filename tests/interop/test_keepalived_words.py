@@ -47,7 +47,7 @@ LET_PASS = {
     "surplus words": r"surplus '|is no part of|'foo' is neither yes nor no",
     "what is given twice": r"(was|is) given already|given a second time|is taken|belongs to VI_1 too|is watched by its",
     "what pylvs does not do": r"is not implemented: ignored|has no effect in pylvs|is not made",
-    "a prefix length where there is none": r"the prefix length /\d+ has no meaning",
+    "a prefix length where there is none": r"the prefix length /\w+ has no meaning",
     "a virtual router that can never speak": r"stays in fault \(unicast_fault_no_peer\)",
     "a password that is never used": r"no auth_type is given",
     "a version that IPv6 has not": r"version 2 has no IPv6",
@@ -66,6 +66,7 @@ SILENCE = re.compile("|".join(LET_PASS.values()))
 # Where keepalived reports an error, and pylvs does not.
 OTHERWISE = {
     "inet6 default via fe80::1 dev eth0": (0, "keepalived forgets the word behind inet6"),
+    "192.168.200.0/24 dev eth0 add": (5, "the kernel's flag for it, NLM_F_EXCL, is not set"),
     "inet6 table 5 preference 39": (0, "keepalived forgets the word behind inet6"),
     "inet6 preference 5 table 5": (0, "keepalived forgets the word behind inet6"),
     "from 192.168.2.0/24 table 1 preference 5 protocol bird no_track": (0, "a protocol may have its name"),

@@ -70,6 +70,8 @@ def _notes(keyword: Keyword) -> str:
     notes = []
     if keyword.inherited:
         notes.append("*inherited*")
+    if keyword.combine:
+        notes.append("several lines count together")
     if keyword.global_names:
         notes.append("*else* " + ", ".join(f"`{name}`" for name in keyword.global_names) + " of global_defs")
     if keyword.is_now:

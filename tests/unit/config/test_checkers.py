@@ -10,6 +10,7 @@ import pytest
 from pylvs.config.compile.checkers import BFD_TIMING, MAKERS
 from pylvs.config.schema.grammar import State
 from pylvs.config.schema.virtual_server import CHECKERS
+from pylvs.config.show import shown
 from pylvs.model.checks import (
     AgentCheck,
     BfdCheck,
@@ -103,6 +104,31 @@ def test_http() -> None:
     assert found.pace.delay_before_retry_s == 3.0
 
 
+def test_several_lines_of_status_codes_and_regex_options_count_together() -> None:
+    text = "HTTP_GET {\n url {\n path /\n status_code 200\n status_code 301-302\n regex a\n"
+    text += " regex_options caseless\n regex_options multiline dotall\n }\n}"
+    document = with_checker(text)
+    (found,) = single(document).servers[0].checks
+    assert isinstance(found, HttpCheck)
+    assert found.urls[0].statuses == ((200, 200), (301, 302))
+    assert found.urls[0].regex_options == ("caseless", "multiline", "dotall")
+    assert messages(document) == []
+    again = compiled(shown(document.effective))
+    assert again.configuration.services == document.configuration.services
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [("status_code 99", ((200, 299),)), ("status_code 99\n status_code 404", ((404, 404),))],
+)
+def test_invalid_status_codes_do_not_count(lines: str, expected: tuple[tuple[int, int], ...]) -> None:
+    document = with_checker(f"HTTP_GET {{\n url {{\n path /\n {lines}\n }}\n}}")
+    (found,) = single(document).servers[0].checks
+    assert isinstance(found, HttpCheck)
+    assert found.urls[0].statuses == expected
+    assert ["'99' is not a status code" in each for each in messages(document)] == [True]
+
+
 def test_nb_get_retry_counts_where_it_does_in_keepalived() -> None:
     document = with_checker("SSL_GET {\n nb_get_retry 4\n url {\n path /\n }\n}")
     (found,) = single(document).servers[0].checks
@@ -160,6 +186,26 @@ def test_misc_has_its_own_defaults() -> None:
     assert isinstance(found, MiscCheck)
     assert found.script == Script((PROGRAM, "-c", "exit 3"), "root", "daemon")
     assert (found.dynamic, found.pace.retry, found.pace.timeout_s) == (True, 0, 8.0)
+
+
+@pytest.mark.parametrize(
+    ("service", "server", "check_line", "timeout"),
+    [
+        ("", "delay_loop 3", "delay_loop 2", 60.0),
+        ("delay_loop 7.5", "delay_loop 3", "", 7.5),
+        ("delay_loop 7", "delay_loop 3", "misc_timeout 4", 4.0),
+        ("delay_loop 7", "", "misc_timeout 4s", 4.0),
+    ],
+)
+def test_a_script_may_run_as_long_as_the_delay_loop_of_the_virtual_server(
+    service: str, server: str, check_line: str, timeout: float
+) -> None:
+    check = f"{server}\nMISC_CHECK {{\n misc_path {PROGRAM}\n {check_line}\n}}"
+    document = compiled(SERVICE.format(service=service, server=check))
+    (found,) = single(document).servers[0].checks
+    assert found.pace.timeout_s == timeout
+    again = compiled(shown(document.effective))
+    assert again.configuration.services == document.configuration.services
 
 
 def test_a_files_check_finds_its_file_by_name(tmp_path: Path) -> None:

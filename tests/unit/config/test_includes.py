@@ -121,6 +121,27 @@ def test_a_missing_file_is_fatal_where_it_is_in_keepalived(lines: str, fatal: bo
     assert finding.fatal is fatal
 
 
+@pytest.mark.parametrize(
+    ("line", "fatal"),
+    [("include conf.d/*", False), ("include conf.d/b.sh", False), ("includer conf.d/*", True)],
+)
+@pytest.mark.parametrize("mode", [0o744, 0o654, 0o645])
+def test_an_executable_file_is_not_included(line: str, fatal: bool, mode: int, tmp_path: Path) -> None:
+    path = made(tmp_path, main_conf=f"before\n{line}\nafter", conf_d__a_conf="a", conf_d__b_sh="b")
+    (tmp_path / "conf.d/b.sh").chmod(mode)
+    document, (finding,) = read(path)
+    assert "b" not in outline(document)
+    assert ("a" in outline(document)) is ("*" in line)
+    assert finding.text == f"'{tmp_path}/conf.d/b.sh' is executable" + ("" if fatal else " and is left out")
+    assert (finding.advice, finding.fatal) == ("remove its x bits: chmod a-x", fatal)
+
+
+def test_the_first_file_may_be_executable(tmp_path: Path) -> None:
+    path = made(tmp_path, main_conf="a")
+    os.chmod(path, 0o755)
+    assert found(path) == []
+
+
 def test_the_rest_is_read_without_a_missing_file(tmp_path: Path) -> None:
     document, _ = read(made(tmp_path, main_conf="before\ninclude no.conf\nafter"))
     assert outline(document) == ["before", "after"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 import pytest
 
 from pylvs.config.compile.document import build
@@ -33,6 +35,7 @@ OUTER = Block(
     "a block",
     (
         Keyword("weight", integer(0, 100), "", aliases=("heaviness",)),
+        Keyword("priority", integer(0, 100, exact=True), ""),
         Keyword("delay", seconds(), ""),
         Keyword("share", real(0, 1), ""),
         Keyword("on_fire", FLAG, ""),
@@ -73,7 +76,8 @@ def outer(*lines: str) -> tuple[Section, list[str]]:
     ("line", "name", "value"),
     [
         ("weight 7", "weight", 7),
-        ("weight 0x10", "weight", 16),
+        ("weight +7", "weight", 7),
+        ('weight " 7"', "weight", 7),
         ("heaviness 7", "weight", 7),
         ("delay 0.25", "delay", 0.25),
         ("share .5", "share", 0.5),
@@ -95,23 +99,59 @@ def test_values_are_read_by_their_types(line: str, name: str, value: object) -> 
     ("line", "finding"),
     [
         ("weight", "error: weight lacks a whole number, 0 to 100; write 'weight ...' with a whole number, 0 to 100"),
-        ("weight 1.5", "error: '1.5' is not a whole number"),
+        ("weight 101;", "error: '101;' is not a whole number"),
+        ("weight -5x", "error: '-5x' is not a whole number"),
+        ("priority 10;", "error: '10;' is not a whole number"),
+        ("priority 0x10", "error: '0x10' is not a whole number"),
         ("weight 101", "error: weight 101 is not between 0 and 100"),
         ("delay -1", "error: delay -1 seconds is not between 0 and 4294"),
         ("delay soon", "error: 'soon' is not a number of seconds"),
         ("share 2", "error: share 2 is not between 0 and 1"),
         ("on_fire maybe", "error: 'maybe' is neither yes nor no; write one of on, true, yes, off, false, no"),
         ("method dr", "error: 'dr' is not one of NAT, DR; did you mean 'DR'?"),
-        ("address 10.0.0.1/24", "error: '10.0.0.1/24' is not an IP address; write it without a prefix length"),
+        ("address web/24", "error: 'web' is not an IP address"),
         ("address 10.0.0.1%eth0", "error: '10.0.0.1%eth0' is not an IP address; write it without a device"),
         ("weight " + "9" * 5000, "error: a number of 5000 digits is too large"),
         ("port 0", "error: port 0 is not between 1 and 65535"),
+        ("port http", "error: 'http' is not a whole number"),
     ],
 )
 def test_a_wrong_value_is_named_and_left_out(line: str, finding: str) -> None:
     section, findings = outer(line)
     assert findings == [finding]
     assert section.settings == []
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "value", "finding"),
+    [
+        ("weight 10;", "weight", 10, "'10;' is not a whole number; 10 counts; write decimal digits alone"),
+        ("weight 1.5", "weight", 1, "'1.5' is not a whole number; 1 counts; write decimal digits alone"),
+        ("weight 0x10", "weight", 0, "'0x10' is not a whole number; 0 counts; write decimal digits alone"),
+        ("weight heavy", "weight", 0, "'heavy' is not a whole number; 0 counts; write decimal digits alone"),
+        ("port 80;", "port", 80, "'80;' is not a whole number; 80 counts; write decimal digits alone"),
+    ],
+)
+def test_a_number_with_further_characters_counts_as_in_keepalived(
+    line: str, name: str, value: int, finding: str
+) -> None:
+    section, findings = outer(line)
+    assert findings == [f"warning: {finding}"]
+    assert section.value(name, int) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "ignored"),
+    [
+        ("10.0.0.1/24", "prefix length /24"),
+        ("10.0.0.1/a", "prefix length /a"),
+        ("10.0.0.1-9", "end of a range -9"),
+    ],
+)
+def test_behind_an_address_a_length_or_range_is_ignored(text: str, ignored: str) -> None:
+    section, findings = outer(f"address {text}")
+    assert findings == [f"warning: the {ignored} has no meaning here and is ignored; write 10.0.0.1"]
+    assert section.value("address", object) == ip_address("10.0.0.1")
 
 
 @pytest.mark.parametrize(

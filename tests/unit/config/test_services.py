@@ -7,6 +7,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from pylvs.config.show import shown
 from pylvs.model.checks import TcpCheck
 from pylvs.model.service import (
     Destination,
@@ -15,11 +16,12 @@ from pylvs.model.service import (
     Protocol,
     ServiceFlag,
     ServiceKey,
+    Timeouts,
     Tunnel,
     TunnelFlag,
     TunnelKind,
 )
-from tests.unit.config.support import TUTORIAL, compiled, messages, single, with_service
+from tests.unit.config.support import SERVICE, TUTORIAL, compiled, messages, single, with_service
 
 
 def key(address: str, port: int, protocol: Protocol = Protocol.TCP) -> ServiceKey:
@@ -149,15 +151,6 @@ def test_a_services_keywords_reach_the_configuration(line: str, attribute: str, 
             -1,
         ),
         (
-            "persistence_granularity 255.255.255.0",
-            (
-                "5: warning: persistence_granularity has no effect without persistence_timeout; "
-                "write persistence_timeout"
-            ),
-            "netmask",
-            0xFFFFFF00,
-        ),
-        (
             "sorry_server_inhibit",
             "5: warning: sorry_server_inhibit has no effect without sorry_server; write one",
             "sorry_server",
@@ -192,6 +185,32 @@ def test_impossible_values_are_replaced_as_in_keepalived(
     document = with_service(line)
     assert messages(document) == [finding]
     assert getattr(single(document), attribute) == value
+
+
+@pytest.mark.parametrize(
+    ("head", "lines", "timeout", "findings"),
+    [
+        ("192.0.2.1 80", "", 360, 0),
+        ("192.0.2.1", "", 360, 0),
+        ("192.0.2.1 80", "persistence_timeout 60", 60, 0),
+        ("192.0.2.1 80", "persistence_timeout 0", 360, 2),
+    ],
+)
+def test_persistence_granularity_alone_makes_a_service_persistent(
+    head: str, lines: str, timeout: int, findings: int
+) -> None:
+    text = SERVICE.format(service=f"persistence_granularity 255.255.255.0\n{lines}", server="")
+    document = compiled(text.replace("192.0.2.1 80", head))
+    service = single(document)
+    assert (service.timeout_s, service.flags, service.netmask) == (timeout, ServiceFlag.PERSISTENT, 0xFFFFFF00)
+    assert len(messages(document)) == findings
+
+
+def test_a_service_by_mark_keeps_ops() -> None:
+    head = "virtual_server fwmark 3 {\n lvs_sched rr\n lvs_method NAT\n ops\n"
+    document = compiled(head + " real_server 10.0.0.2 80 {\n }\n}\n")
+    assert single(document).flags == ServiceFlag.ONE_PACKET
+    assert messages(document) == []
 
 
 def test_missing_values_are_findings_with_their_default() -> None:
@@ -339,6 +358,67 @@ def test_a_service_without_a_port_becomes_persistent() -> None:
 
 
 @pytest.mark.parametrize(
+    ("settings", "service", "server", "expected"),
+    [
+        ("", "", "", (False, True)),
+        ("", "smtp_alert no", "", (False, True)),
+        ("", "smtp_alert", "smtp_alert no", (True, False)),
+        ("smtp_alert no", "smtp_alert", "", (True, False)),
+        ("smtp_alert no\n smtp_alert_checker", "", "", (True, True)),
+    ],
+)
+def test_a_real_server_does_not_inherit_smtp_alert(
+    settings: str, service: str, server: str, expected: tuple[bool, bool]
+) -> None:
+    document = compiled(f"global_defs {{\n {settings}\n}}\n" + SERVICE.format(service=service, server=server))
+    found = single(document)
+    assert (found.smtp_alert, found.servers[0].smtp_alert) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected", "severities"),
+    [("30", 30, []), ("1.5", 1.5, []), ("20s", 20, ["warning"]), ("0", 1, ["warning"]), ("-1", 30, ["error"])],
+)
+def test_the_timeout_of_the_mail_server_may_have_a_fraction(value: str, expected: float, severities: list[str]) -> None:
+    document = compiled(f"global_defs {{\n smtp_connect_timeout {value}\n}}")
+    assert document.configuration.settings.mail.connect_timeout_s == expected
+    assert [each.severity.value for each in document.findings] == severities
+
+
+def test_several_lines_of_lvs_timeouts_count_together() -> None:
+    document = compiled("global_defs {\n lvs_timeouts tcp 9 udp 7\n lvs_timeouts tcpfin 8 udp 6\n}")
+    assert document.configuration.settings.lvs_timeouts == Timeouts(9, 8, 6)
+    assert messages(document) == []
+
+
+def test_addresses_with_a_prefix_length_count_without_it() -> None:
+    document = compiled(
+        SERVICE.format(
+            service="sorry_server 10.0.0.9-12 81",
+            server="TCP_CHECK {\n connect_ip 10.9.0.2/24\n bindto 10.0.0.9/24\n }",
+        )
+        .replace("192.0.2.1 80", "192.0.2.1/24 80")
+        .replace("10.0.0.2 80", "10.0.0.2/32 80;")
+    )
+    service = single(document)
+    assert service.name == "192.0.2.1:80 tcp"
+    assert str(service.servers[0].destination.key) == "10.0.0.2:80"
+    assert service.sorry_server is not None
+    assert str(service.sorry_server.key) == "10.0.0.9:81"
+    (check,) = service.servers[0].checks
+    assert isinstance(check, TcpCheck)
+    assert [str(check.target.address), str(check.target.source)] == ["10.9.0.2", "10.0.0.9"]
+    assert [each.partition(": ")[2] for each in messages(document)] == [
+        "warning: the prefix length /24 has no meaning here and is ignored; write 192.0.2.1",
+        "warning: the end of a range -12 has no meaning here and is ignored; write 10.0.0.9",
+        "warning: the prefix length /32 has no meaning here and is ignored; write 10.0.0.2",
+        "warning: '80;' is not a whole number; 80 counts; write decimal digits alone",
+        "warning: the prefix length /24 has no meaning here and is ignored; write 10.9.0.2",
+        "warning: the prefix length /24 has no meaning here and is ignored; write 10.0.0.9",
+    ]
+
+
+@pytest.mark.parametrize(
     ("text", "finding"),
     [
         (
@@ -350,10 +430,6 @@ def test_a_service_without_a_port_becomes_persistent() -> None:
             "1: error: '192.0.2.300' is not an IP address",
         ),
         ("virtual_server 192.0.2.1 80000 {\n}\n", "1: error: port 80000 is not between 1 and 65535"),
-        (
-            "virtual_server 192.0.2.1/24 80 {\n}\n",
-            ("1: error: '192.0.2.1/24' is not an IP address; write it without a prefix length"),
-        ),
         ("virtual_server fwmark 0 {\n}\n", "1: error: 0 is not between 1 and 4294967295"),
         (
             "virtual_server fwmark {\n}\n",
@@ -441,16 +517,91 @@ def test_unusual_numbers_of_real_servers_are_findings(line: str, finding: str, w
     assert single(document).servers[0].destination.weight == weight
 
 
-def test_of_two_services_with_one_key_the_first_counts() -> None:
-    text = (
-        "virtual_server 192.0.2.1 80 {{\n protocol TCP\n lvs_sched {}\n lvs_method NAT\n "
-        "real_server 10.0.0.2 80 {{\n }}\n}}\n"
-    )
-    document = compiled(text.format("rr") + text.format("wrr"))
+TWICE = """\
+virtual_server 192.0.2.1 80 {{
+    protocol TCP
+    lvs_sched {scheduler}
+    lvs_method {method}
+    delay_loop {delay}
+    real_server {server} {{
+        TCP_CHECK {{
+        }}
+    }}
+}}
+"""
+
+
+def test_of_two_services_with_one_key_the_first_gets_all_real_servers() -> None:
+    first = TWICE.format(scheduler="rr", method="NAT", delay=7, server="10.0.0.2 80")
+    second = TWICE.format(scheduler="wrr", method="DR", delay=9, server="10.0.0.3 80")
+    document = compiled(first + second)
     assert messages(document) == [
-        "8: error: TCP 192.0.2.1:80 was given already, in line 1; this one is left out; remove one of them"
+        (
+            "11: error: the service was given already, in line 1; this block only adds its real servers to it; "
+            "write one block with all real servers"
+        )
     ]
-    assert single(document).scheduler == "rr"
+    service = single(document)
+    assert service.scheduler == "rr"
+    servers = [(str(each.destination.key), each.destination.method) for each in service.servers]
+    assert servers == [("10.0.0.2:80", Method.MASQ), ("10.0.0.3:80", Method.ROUTE)]
+    assert [check.pace.delay_loop_s for each in service.servers for check in each.checks] == [7.0, 9.0]
+    again = compiled(shown(document.effective))
+    assert messages(again) == []
+    assert again.configuration.services == document.configuration.services
+
+
+def test_a_real_server_that_two_blocks_give_to_a_service_counts_once() -> None:
+    one = TWICE.format(scheduler="rr", method="NAT", delay=7, server="10.0.0.2 80")
+    document = compiled(one * 2)
+    assert len(single(document).servers) == 1
+    assert messages(document)[1:] == [
+        (
+            "16: warning: the service has the real server 10.0.0.2 with this port already; this one is left out; "
+            "remove it"
+        )
+    ]
+
+
+def test_of_two_groups_with_one_address_in_common_the_first_has_it() -> None:
+    groups = "virtual_server_group a {\n 192.0.2.1 80\n 192.0.2.2 80\n}\n"
+    groups += "virtual_server_group b {\n 192.0.2.2 80\n 192.0.2.3 80\n}\n"
+    one = TWICE.format(scheduler="rr", method="NAT", delay=7, server="10.0.0.2 80")
+    text = groups + "".join(one.replace("192.0.2.1 80", f"group {name}") for name in "ab")
+    document = compiled(text)
+    keys = [[str(key) for key in each.keys] for each in document.configuration.services]
+    assert keys == [["TCP 192.0.2.1:80", "TCP 192.0.2.2:80"], ["TCP 192.0.2.3:80"]]
+    assert messages(document) == [
+        "6: error: TCP 192.0.2.2:80 was given already, in line 3; this one is left out; remove one of them"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("head", "method", "expected"),
+    [
+        ("192.0.2.1 80", "NAT", ["10.0.0.2:80", "10.0.0.9:0"]),
+        ("192.0.2.1 80", "DR", ["10.0.0.2:80", "10.0.0.9:80"]),
+        ("192.0.2.1 80", "TUN", ["10.0.0.2:80", "10.0.0.9:80"]),
+        ("192.0.2.1", "NAT", ["10.0.0.2:0", "10.0.0.9:0"]),
+        ("fwmark 7", "NAT", ["10.0.0.2:0", "10.0.0.9:0"]),
+        ("fwmark 7", "DR", ["10.0.0.2:0", "10.0.0.9:0"]),
+        ("group one", "NAT", ["10.0.0.2:0", "10.0.0.9:0"]),
+        ("group one", "DR", ["10.0.0.2:80", "10.0.0.9:80"]),
+        ("group ports", "DR", ["10.0.0.2:0", "10.0.0.9:0"]),
+        ("group mark", "DR", ["10.0.0.2:0", "10.0.0.9:0"]),
+    ],
+)
+def test_a_server_without_a_port_gets_that_of_the_service(head: str, method: str, expected: list[str]) -> None:
+    groups = "virtual_server_group one {\n 192.0.2.1 80\n 192.0.2.2 80\n}\n"
+    groups += "virtual_server_group ports {\n 192.0.2.1 80\n 192.0.2.1 81\n}\n"
+    groups += "virtual_server_group mark {\n 192.0.2.1 80\n fwmark 7\n}\n"
+    text = f"virtual_server {head} {{\n lvs_sched rr\n lvs_method {method}\n protocol TCP\n persistence_timeout\n"
+    text += " sorry_server 10.0.0.9\n real_server 10.0.0.2 {\n }\n}\n"
+    document = compiled(groups + text)
+    service = single(document)
+    assert service.sorry_server is not None
+    assert [str(each) for each in (service.servers[0].destination.key, service.sorry_server.key)] == expected
+    assert compiled(shown(document.effective)).configuration.services == document.configuration.services
 
 
 def test_thresholds_weight_and_inhibition_reach_the_server() -> None:

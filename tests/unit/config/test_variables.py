@@ -40,6 +40,23 @@ def test_a_definition_may_have_several_lines() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "$V= \\  # all\n10.0.0.1/24 \\  # first\n10.0.0.2/24 \\ ! second\n10.0.0.3/24 # third\nvips { $V\n}",
+        "$V= # all \\\n10.0.0.1/24 # first \\\n10.0.0.2/24 \\\n# none\n10.0.0.3/24\nvips { $V\n}",
+    ],
+)
+def test_a_comment_in_a_definition_does_not_end_it(text: str) -> None:
+    document, findings = read_text(text)
+    assert findings == ()
+    assert outline(document) == ["vips {", "  10.0.0.1/24", "  10.0.0.2/24", "  10.0.0.3/24", "}"]
+
+
+def test_an_escaped_hash_behind_a_backslash_ends_a_definition() -> None:
+    assert parsed_outline("$V= \\\na \\#b\nc\n$V", "x") == ["c", "a|#b"]
+
+
 def test_definitions_of_several_lines_hold_each_other() -> None:
     text = "$RS= \\\nrs ${N} { \\\n}\n$VS= \\\nvs { \\\n  $N=1 \\\n  $RS \\\n  $N=2 \\\n  $RS # both\n}\n$VS\n}"
     assert outline(read_text(text)[0])[:6] == ["vs {", "  rs|1 {", "  }", "  rs|2 {", "  }", "}"]
@@ -93,8 +110,8 @@ def test_what_keepalived_defines(tmp_path: object, monkeypatch: pytest.MonkeyPat
         ("~SEQ(A,1,x) a", "-:1:1: error: 'x' is no whole number; the line needs ~SEQ(...)"),
         ("~SEQ(A,1,2 a", "-:1:1: error: ~SEQ needs a variable and one to three numbers; the line needs ~SEQ(...)"),
         (
-            "~LST({A,B},{1,2},{3}) a",
-            "-:1:1: error: ~LST has 2 variables, but the value {3}; the line needs ~LST(...)",
+            "~LST({A,B},{1,2},{3,4,5}) a",
+            "-:1:1: error: ~LST has 2 variables, but the value {3,4,5}; the line needs ~LST(...)",
         ),
         (
             "a {\n@no b }",
@@ -137,6 +154,7 @@ def test_definitions_of_several_lines_are_left_out_as_a_whole() -> None:
         ("~SEQ(N,1,2) ~SEQ(M,3,4) $N,$M", ["1,3", "1,4", "2,3", "2,4"]),
         ("~LST(N,a, b) $N", ["a", "b"]),
         ("~LST({N, M}, {1,2},{3,4}) ~SEQ(O,5,6) ${N}.${M}.$O", ["1.2.5", "1.2.6", "3.4.5", "3.4.6"]),
+        ("~LST({A,B},{1},{2,3},4) a${A} b${B}", ["a1|b", "a2|b3", "a4|b"]),
         ("$A=2\n~SEQ(N,1,$A) rs $N { weight 1 }", ["rs|1 {", "  weight|1", "}", "rs|2 {", "  weight|1", "}"]),
         ("$L= \\\nrs $N { \\\n}\n~SEQ(N,1,2) $L", ["rs|1 {", "}", "rs|2 {", "}"]),
         ("@no ~SEQ(N,1,2) $N\n~SEQ(N,1,2) @no $N\n~SEQ(N,1,2) @yes $N", ["1", "2"]),

@@ -304,11 +304,19 @@ def test_without_an_address_only_version_2_runs() -> None:
         assert ["need one; it is left out" in each for each in left_out(text % line)] == [True]
 
 
-def test_in_strict_mode_the_first_ipv6_address_is_link_local() -> None:
+def test_in_strict_mode_the_first_ipv6_address_should_be_link_local() -> None:
     text = INSTANCE.format(addresses="2001:db8::1", lines="strict_mode")
-    assert ["the first IPv6 address is link-local" in each for each in left_out(text)] == [True]
+    found, messages = vrrp(text)
+    assert len(found.instances) == 1
+    finding = "1: warning: in strict_mode the first IPv6 address should be link-local, and 2001:db8::1 is not"
+    assert messages == [finding]
     found = clean(INSTANCE.format(addresses="fe80::1\n2001:db8::1", lines="strict_mode"))
     assert len(found.instances) == 1
+
+
+def test_unicast_in_strict_mode_needs_no_link_local_address() -> None:
+    lines = "strict_mode\nunicast_peer { 2001:db8::9 }"
+    assert len(clean(INSTANCE.format(addresses="2001:db8::1", lines=lines)).instances) == 1
 
 
 def test_global_defs_say_the_defaults() -> None:

@@ -60,10 +60,13 @@ def test_an_ipv6_address_skips_dad_unless_its_line_overrides_it() -> None:
         ("192.0.2.1 colour blue", "warning: 'colour' is not known behind an address and is ignored", True),
         ("192.0.2.1 track_group G", "warning: 'track_group' is not known behind an address and is ignored", True),
         ("192.0.2.1 label eth0:0123456789ab", "error: label 'eth0:0123456789ab' is longer than 15 characters", False),
-        ("192.0.2.1 brd +", "error: /32 leaves no bits for a broadcast address", False),
+        ("192.0.2.1/24foo", "warning: '24foo' is not a prefix length of 0 to 32; /24 counts", True),
+        ("2001:db8::1/64 brd +", "error: only IPv4 has broadcast addresses", False),
+        ("192.0.2.1 brd 2001:db8::1", "error: only IPv4 has broadcast addresses", False),
         ("192.0.2.1 brd all", "error: 'all' is not an IP address", False),
         ("192.0.2.1 scope near", "warning: scope 'near' is not known; global counts", True),
-        ("192.0.2.1 preferred_lft soon", "warning: 'soon' is no lifetime and is ignored", True),
+        ("192.0.2.1 preferred_lft 30s", "warning: '30s' is not a whole number; 30 counts", True),
+        ("192.0.2.1 preferred_lft -1", "warning: '-1' is no lifetime and is ignored", True),
         ("192.0.2.1 peer 192.0.2.2/24", "warning: '192.0.2.2/24' is not an IP address; the address gets no peer", True),
     ],
 )
@@ -71,6 +74,59 @@ def test_an_address_line_that_is_wrong(line: str, finding: str, kept: bool) -> N
     found, messages = address(line)
     assert messages[0] == finding
     assert (found is not None) is kept
+
+
+@pytest.mark.parametrize(
+    ("line", "address_text", "kept", "findings"),
+    [
+        ("198.51.100.1 brd +", "198.51.100.1", {}, ["/32 leaves no bits for a broadcast address; brd is ignored"]),
+        (
+            "198.51.100.1/31 brd -",
+            "198.51.100.1/31",
+            {},
+            ["/31 leaves no bits for a broadcast address; brd is ignored"],
+        ),
+        (
+            "198.51.100.1 peer 2001:db8::2",
+            "198.51.100.1",
+            {},
+            ["peer 2001:db8::2 is not of the address's family; the address gets no peer"],
+        ),
+        (
+            "198.51.100.1 peer 198.51.100.2 peer 198.51.100.3",
+            "198.51.100.1",
+            {"peer": ip_address("198.51.100.2")},
+            ["the address has peer 198.51.100.2 already; 198.51.100.3 is ignored"],
+        ),
+        (
+            "198.51.100.1/24 peer 198.51.100.2 brd +",
+            "198.51.100.1",
+            {"peer": ip_address("198.51.100.2")},
+            [
+                "an address with a peer has no prefix length; /32 counts",
+                "an address with a peer has no broadcast address; brd is ignored",
+            ],
+        ),
+        (
+            "2001:db8::1/64 label eth0:1 scope link",
+            "2001:db8::1/64",
+            {"no_dad": True},
+            ["an IPv6 address has no label; it is ignored", "an IPv6 address has no scope; it is ignored"],
+        ),
+    ],
+)
+def test_an_option_that_cannot_be_leaves_the_address(
+    line: str, address_text: str, kept: dict[str, Any], findings: list[str]
+) -> None:
+    found, messages = instance("virtual_ipaddress_excluded {", line, "}")
+    assert found.excluded == (HeldAddress(interface=ip_interface(address_text), **kept),)
+    assert [each.partition(": warning: ")[2] for each in messages] == findings
+
+
+def test_a_router_of_version_3_stays_without_the_broadcast_address_of_its_only_address() -> None:
+    found, messages = instance("version 3", addresses="192.0.2.1 brd +")
+    assert [str(each) for each in found.addresses] == ["192.0.2.1/32"]
+    assert len(messages) == 1
 
 
 def route(line: str) -> tuple[Route | None, list[str]]:
@@ -105,6 +161,12 @@ NET = ip_network("10.1.0.0/16")
             "default via fe80::1 dev eth0",
             Route(destination=ip_network("::/0"), next_hops=(NextHop(via=ip_address("fe80::1"), device="eth0"),)),
         ),
+        (
+            "default6 via fe80::1 dev eth0",
+            Route(destination=ip_network("::/0"), next_hops=(NextHop(via=ip_address("fe80::1"), device="eth0"),)),
+        ),
+        ("10.1.0.0/16 dev eth1 prepend", Route(destination=NET, next_hops=(NextHop(device="eth1"),))),
+        ("10.1.0.0/16 dev eth1 append prepend", Route(destination=NET, next_hops=(NextHop(device="eth1"),))),
         (
             "10.1.0.0/16 table main no_track nexthop via 10.0.0.2 dev eth0 weight 2 nexthop via 10.0.0.3 dev eth1",
             Route(
@@ -156,6 +218,10 @@ def test_a_route(line: str, expected: Route) -> None:
         ("10.1.0.0/16 dev eth0 pref high", "error: IPv4 and IPv6 in one route", False),
         ("10.1.0.0/16 dev eth0 nexthop via 10.0.0.3 weight 257", "error: weight 257 is not between 1 and 256", False),
         ("10.1.0.0/16 dev eth0 vrf blue", "error: a route with 'vrf' is not made", False),
+        ("from 2001:db8::/32 default6 dev eth0", "error: a route with 'from' is not made", False),
+        ("10.1.0.0/16 dev eth0 add", "warning: 'add' counts as prepend", True),
+        ("10.1.0.0/16 dev eth0 as to 10.0.0.1", "warning: 'as 10.0.0.1' has a meaning for MPLS alone", True),
+        ("10.1.0.0/16 dev eth0 features foo", "warning: there is no feature 'foo'; it is ignored", True),
         ("10.1.0.0/16 dev", "error: 10.1.0.0/16 lacks a device behind dev", False),
         ("10.1.0.0/16 dev eth9", "warning: this machine has no device 'eth9'", True),
     ],
@@ -182,6 +248,9 @@ def rule(line: str) -> tuple[RoutingRule | None, list[str]]:
         ("not from 10.1.0.0/16 blackhole preference 5", {"inverted": True, "source": NET, "action": "blackhole"}),
         ("from 10.1.0.0/16 goto 9 preference 5", {"source": NET, "action": "goto", "goto": 9}),
         ("from 2001:db8::/32 l3mdev preference 5", {"family": 6, "l3mdev": True}),
+        ("table 7 preference 0x5 sup_pl 0", {"options": (("suppress_prefixlength", "0"),)}),
+        ("table 7 preference 5 sup_group 3", {"options": (("suppress_ifgroup", "3"),)}),
+        ("from default6 table 7 preference 5", {"family": 6, "source": None}),
         (
             "table 7 preference 5 uidrange 1-9 ipproto tcp dport 80 no_track",
             {"table": 7, "options": (("uidrange", "1-9"), ("ipproto", "tcp"), ("dport", "80")), "tracked": False},
@@ -201,6 +270,8 @@ def test_a_rule(line: str, expected: dict[str, Any]) -> None:
     [
         ("from 10.1.0.0/16 table 7", "warning: the rule has no preference; it gets 16384", True),
         ("from 10.1.0.0/16 table 7 prio 5", "error: 'prio' is not known in a rule", False),
+        ("table 7 preference 5 tunnel-id 9", "error: a rule with 'tunnel-id' is not made", False),
+        ("table 7 preference 5 protocol foo", "warning: protocol 'foo' is neither a number", True),
         ("from 10.1.0.0/16 preference 5", "error: the rule does nothing", False),
         ("from 10.1.0.0/16 table 7 nop preference 5", "error: 'nop' is a second action", False),
         ("from 10.1.0.0/16 goto 5 preference 5", "error: goto 5 is not behind preference 5", False),

@@ -6,10 +6,11 @@ from ipaddress import ip_address
 
 import pytest
 
+from pylvs.config.show import shown
 from pylvs.model.bfd import BfdSession
 from pylvs.model.checks import Script
 from pylvs.model.vrrp import Track, TrackFile, TrackProcess, Tracks, VrrpScript
-from tests.unit.config.vrrp_support import ADDRESS, INSTANCE, clean, instance, vrrp
+from tests.unit.config.vrrp_support import ADDRESS, INSTANCE, clean, configured, instance, vrrp
 
 # Nothing is run that would need script security: a shell only opens these.
 SCRIPTS = """\
@@ -117,11 +118,15 @@ def test_keepalived_does_not_look_ahead() -> None:
     ("text", "finding"),
     [
         ("vrrp_script s {\ninterval 2\n}", "1: error: vrrp_script s has no script"),
-        ("vrrp_script s {\nscript '</dev/null'\ninterval 0.5\n}", "3: error: '0.5' is not a whole number"),
+        ("vrrp_script s {\nscript '</dev/null'\ninterval 2s\n}", "3: warning: '2s' is not a whole number; 2 counts"),
+        ("vrrp_script s {\nscript '</dev/null'\ninterval 5000\n}", "3: error: interval 5000 is not between 1 and"),
         ("vrrp_script s {\nscript '</dev/null'\ninterval 0\n}", "3: warning: interval 0 counts as 1"),
         ("vrrp_script s {\nscript '</dev/null'\ntimeout 4295\n}", "3: error: timeout 4295 is not between 1 and 4294"),
         ("vrrp_script s {\nscript '</dev/null'\nrise 0\n}", "3: error: rise 0 is not between 1 and 2147483647"),
-        ("vrrp_script s {\nscript '</dev/null'\nweight 254\n}", "3: error: weight 254 is not between -253 and 253"),
+        (
+            "vrrp_script s {\nscript '</dev/null'\nweight 254\n}",
+            "3: warning: weight 254 is not between -253 and 253; it counts",
+        ),
         ("vrrp_script s {\nscript </dev/null more\n}", "2: warning: surplus 'more' behind script is ignored"),
         ("vrrp_script {\nscript '</dev/null'\n}", "1: error: vrrp_script lacks a name"),
         ("track_file f {\nweight 1\n}", "1: error: track_file f has no file"),
@@ -172,6 +177,25 @@ def test_a_definition_that_is_wrong_is_named(text: str, finding: str) -> None:
     _, messages = vrrp(text)
     assert len(messages) == 1, messages
     assert messages[0].startswith(finding)
+
+
+@pytest.mark.parametrize(
+    ("line", "weight"),
+    [("weight -255", -255), ("weight 300 reverse", 300), ("weight 10;", 10), ("weight 10x reverse", 10)],
+)
+def test_a_script_keeps_a_weight_with_a_finding(line: str, weight: int) -> None:
+    found, messages = vrrp(f"vrrp_script s {{\nscript '</dev/null'\n{line}\n}}")
+    assert found.scripts[0].track == Track("s", weight, reverse="reverse" in line)
+    assert ["warning" in each for each in messages] == [True]
+
+
+@pytest.mark.parametrize(
+    ("line", "weight"), [("10; reverse", 10), ("0x10", 0), ("heavy", 0), ("300x", -20), ("300", -20)]
+)
+def test_a_weight_of_a_line_is_the_number_that_it_begins_with(line: str, weight: int) -> None:
+    found, messages = watching(SCRIPTS, "track_script {", f"heavy weight {line}", "}")
+    assert found.scripts == (Track("heavy", weight, reverse=True),)
+    assert ["warning" in each for each in messages] == [True]
 
 
 def test_a_script_without_its_program_is_not_tracked() -> None:
@@ -229,7 +253,11 @@ def test_a_group() -> None:
         ("vrrp_sync_group G {\ngroup { VI_0 }\n}", ("VI_0",), ["group G has only one virtual router, VI_0"]),
         ("vrrp_sync_group G {\n}", (), ["group G has no virtual router; it is left out"]),
         ("vrrp_sync_group G {\nVI_0\n}", (), ["group G has no virtual router", "VI_0 is not known in vrrp_sync_group"]),
-        ("vrrp_sync_group G {\ngroup { VI_0 VI_1 }\nglobal_tracking\n}", ("VI_0", "VI_1"), ["global_tracking has no"]),
+        (
+            "vrrp_sync_group G {\ngroup { VI_0 VI_1 }\nglobal_tracking\n}",
+            ("VI_0", "VI_1"),
+            ["global_tracking is an old"],
+        ),
     ],
 )
 def test_a_group_that_cannot_be_as_written(group: str, left: tuple[str, ...], findings: list[str]) -> None:
@@ -244,15 +272,61 @@ def test_weights_belong_to_the_group() -> None:
     lines = "track_interface { eth2 weight 3 }\ntrack_script { heavy }\ntrack_file { number }"
     text = SCRIPTS + FILE + members(first=lines) + "vrrp_sync_group G {\ngroup { VI_0 VI_1 }\n}\n"
     found, messages = vrrp(text)
-    assert found.instances[0].tracks == Tracks(interfaces=(Track("eth2"),), files=(Track("number"),))
+    assert found.instances[0].tracks == Tracks(interfaces=(Track("eth2"),))
     assert [each.partition(": error: ")[2] for each in messages] == [
         "VI_0 is in group G, so the weight 3 of eth2 does not count: a fault if it is down",
         "VI_0 is in group G, so the weight -20 of heavy does not count: it is not watched",
-        "VI_0 is in group G, so the weight 2 of number does not count: a fault unless its number is 0",
+        "VI_0 is in group G, so the weight 2 of number does not count: it is not watched",
     ]
     found = clean(text.replace("VI_1 }\n}", "VI_1 }\nsync_group_tracking_weight\n}"))
     assert found.groups[0].member_weights
     assert found.instances[0].tracks.interfaces == (Track("eth2", 3),)
+
+
+@pytest.mark.parametrize(
+    ("first", "group", "settings", "expected"),
+    [
+        ("", "notify_priority_changes", "", (True, True)),
+        ("notify_priority_changes no", "notify_priority_changes", "", (False, True)),
+        ("", "notify_priority_changes off", "vrrp_notify_priority_changes", (False, False)),
+        ("", "", "vrrp_notify_priority_changes", (True, True)),
+    ],
+)
+def test_members_write_changes_of_priority_as_their_group_does(
+    first: str, group: str, settings: str, expected: tuple[bool, bool]
+) -> None:
+    text = f"global_defs {{\n{settings}\n}}\n{members(first=first)}"
+    text += f"vrrp_sync_group G {{\ngroup {{ VI_0 VI_1 }}\n{group}\n}}\n"
+    document = configured(text)
+    assert document.findings == ()
+    found = document.configuration.vrrp
+    assert tuple(each.notify.priority_changes for each in found.instances) == expected
+    assert configured(shown(document.effective)).configuration.vrrp == found
+
+
+def test_global_tracking_is_an_old_word_for_sync_group_tracking_weight() -> None:
+    group = "vrrp_sync_group G {\ngroup { VI_0 VI_1 }\nglobal_tracking\n}\n"
+    found, messages = vrrp(SCRIPTS + members(first="track_script { heavy }") + group)
+    assert found.groups[0].member_weights
+    assert found.instances[0].tracks.scripts == (Track("heavy", -20, reverse=True),)
+    assert len(messages) == 1
+
+
+@pytest.mark.parametrize("lines", ["priority 255", "priority 100"])
+def test_where_weights_do_not_count_a_file_of_the_default_weight_is_watched_without_one(lines: str) -> None:
+    files = ["plain", "none weight 0 reverse", "one weight 1 reverse", "heavy weight 2", "light weight -1"]
+    defined = "".join(f"track_file {each.split()[0]} {{\nfile /tmp/{each.split()[0]}\n}}\n" for each in files)
+    track = "track_file {\n" + "\n".join(files) + "\n}"
+    group = "vrrp_sync_group G {\ngroup { VI_0 VI_1 }\n}\n"
+    found, messages = vrrp(defined + members(first=f"{lines}\n{track}", second=lines) + group)
+    expected = Track("plain"), Track("none", reverse=True), Track("one", reverse=True)
+    assert found.instances[0].tracks.files == expected
+    assert [each.partition("does not count: ")[2] for each in messages] == [
+        "a fault unless its number is 0",
+        "a fault if its number is 0",
+        "it is not watched",
+        "it is not watched",
+    ]
 
 
 def test_what_a_member_and_its_group_both_watch_is_named() -> None:

@@ -8,7 +8,9 @@ from pylvs.config.compile.effective import EffectiveBlock
 from pylvs.config.compile.scripts import ScriptRules
 from pylvs.config.language.tree import Word
 from pylvs.config.schema.grammar import Section, did_you_mean
-from pylvs.config.schema.service_types import Server
+from pylvs.config.schema.service_types import ALL_GOOD, Server
+from pylvs.config.schema.types import MAX_SECONDS
+from pylvs.config.schema.virtual_server import DELAY_LOOP_S
 from pylvs.config.schema.vrrp_types import TrackWeight
 from pylvs.model.checks import (
     AgentCheck,
@@ -73,8 +75,8 @@ class CheckMaker:
     has_vip: bool  # False for a firewall mark
     tls: TlsClient = TlsClient()  # the SSL block
 
-    def timing(self, block: EffectiveBlock, timeout: str = "connect_timeout") -> Pace:
-        return block.make(Pace, timeout_s=block.seconds(timeout), shared=self.shared)
+    def timing(self, block: EffectiveBlock) -> Pace:
+        return block.make(Pace, timeout_s=block.seconds("connect_timeout"), shared=self.shared)
 
     @property
     def shared(self) -> bool:
@@ -139,6 +141,8 @@ class CheckMaker:
         if not path:
             block.error("", "url has no path; it is ignored", "write path /")
             return None
+        if not block.get("status_code", tuple):
+            block.adjust("status_code", ALL_GOOD, "no valid status code")
         regex = block.get("regex", str)
         for name in ("regex_no_match", "regex_options", "regex_min_offset", "regex_max_offset"):
             if not regex and block.is_written(name):
@@ -188,7 +192,11 @@ class CheckMaker:
         script = self.scripts.of(block, "misc_path")
         if script is None:
             return None
-        return block.make(MiscCheck, script=script, pace=self.timing(block, "misc_timeout"))
+        service = self.block.outer[0]  # also where the real server or the check has a delay_loop, as in keepalived
+        timeout_s = float(block.maybe("misc_timeout", int) or service.value("delay_loop", float) or DELAY_LOOP_S)
+        if timeout_s.is_integer() and timeout_s <= MAX_SECONDS:
+            block.fill("misc_timeout", int(timeout_s))
+        return block.make(MiscCheck, script=script, pace=block.make(Pace, timeout_s=timeout_s, shared=self.shared))
 
     def file(self, block: EffectiveBlock) -> Check | None:
         """FILE_CHECK, whose path is in a track_file block."""

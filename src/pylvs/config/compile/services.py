@@ -13,7 +13,7 @@ from pylvs.config.schema.grammar import Section, did_you_mean
 from pylvs.config.schema.service_types import PERSISTENCE_S, VERSIONS, Forwarding, Granularity, MarkEntry, Range, Server
 from pylvs.model.addresses import endpoint
 from pylvs.model.checks import BfdCheck, Check, TlsClient
-from pylvs.model.dataclass import dataclass, replace
+from pylvs.model.dataclass import dataclass, field, replace
 from pylvs.model.service import (
     DEFAULT_SCHEDULER,
     Destination,
@@ -162,7 +162,8 @@ def _protocol(service: EffectiveBlock, entries: Entries) -> None:
         service.warning("protocol", "a firewall mark's service has no protocol; it is ignored", "remove it")
     elif not written:
         service.fill("protocol", Protocol.TCP)
-    if service.get("ops", bool) and service.get("protocol", Protocol) is not Protocol.UDP:
+    by_address, is_udp = bool(entries.ranges), service.get("protocol", Protocol) is Protocol.UDP
+    if by_address and not is_udp and service.get("ops", bool):
         service.warning("ops", "ops is of UDP alone; it is ignored", "remove it")
         service.adjust("ops", False, "not UDP")
 
@@ -219,11 +220,22 @@ def _families(service: EffectiveBlock, entries: Entries) -> bool:
 
 
 def _ports(service: EffectiveBlock, entries: Entries) -> None:
-    """Give servers of DR and TUN the service's port, because these cannot change it; checks keep the written one."""
+    """Give servers of DR and TUN the service's port, because these cannot change it; checks keep the written one.
+
+    A server without a port gets the service's port too; by NAT in a group and for a mark it keeps that of the packet.
+    """
     for each in service.below("real_server"):
-        server = _server(each)
-        if server.port and method_of(each).method is not Method.MASQ:
+        server, nat = _server(each), method_of(each).method is Method.MASQ
+        if not server.port and not (nat and entries.group):
+            each.head = _with_port_of(entries, server)
+        elif server.port and not nat:
             each.head = replace(server, fixed_port=_fitting_port(service, server, entries.ports, "real server"))
+
+
+def _with_port_of(entries: Entries, server: Server) -> Server:
+    """Return a server without a port with that of the service, if the service has exactly one."""
+    (port,) = entries.ports if len(entries.ports) == 1 and not entries.marks else (0,)
+    return replace(server, fixed_port=port) if port else server
 
 
 def _fitting_port(service: EffectiveBlock, server: Server, ports: set[int], what: str) -> int:
@@ -262,20 +274,21 @@ def _duplicates(service: EffectiveBlock) -> None:
 
 
 def _persistence(service: EffectiveBlock, entries: Entries) -> None:
+    granularity = service.maybe("persistence_granularity", Granularity)
+    if granularity is not None:
+        if not entries.versions <= {granularity.version} or version_of(service, entries) != granularity.version:
+            text = f"{granularity} is no netmask of the service's IP version; it is ignored"
+            service.error("persistence_granularity", text, "255.255.255.0 for IPv4, 64 for IPv6")
+            service.adjust("persistence_granularity", None, "another IP version")
+        elif not service.maybe("persistence_timeout", int):
+            if service.is_written("persistence_timeout"):
+                text = f"persistence_granularity makes the service persistent; persistence_timeout is {PERSISTENCE_S}"
+                service.warning("persistence_granularity", text, "write persistence_timeout, or remove both")
+            service.adjust("persistence_timeout", PERSISTENCE_S, "persistence_granularity")
     if not service.maybe("persistence_timeout", int) and any(each.port == 0 for each in entries.ranges):
         text = f"a service without a port must be persistent; persistence_timeout is {PERSISTENCE_S}"
         service.warning("", text, "write a port, or persistence_timeout")
         service.adjust("persistence_timeout", PERSISTENCE_S, "no port")
-    granularity = service.maybe("persistence_granularity", Granularity)
-    if granularity is None:
-        return
-    if not entries.versions <= {granularity.version} or version_of(service, entries) != granularity.version:
-        text = f"{granularity} is no netmask of the service's IP version; it is ignored"
-        service.error("persistence_granularity", text, "255.255.255.0 for IPv4, 64 for IPv6")
-        service.adjust("persistence_granularity", None, "another IP version")
-    elif not service.maybe("persistence_timeout", int):
-        text = "persistence_granularity has no effect without persistence_timeout"
-        service.warning("persistence_granularity", text, "write persistence_timeout")
 
 
 def _sorry_server(service: EffectiveBlock, entries: Entries) -> None:
@@ -286,10 +299,13 @@ def _sorry_server(service: EffectiveBlock, entries: Entries) -> None:
         service.error(server.word, text, "only sorry_server_lvs_method TUN leads to the other IP version")
         service.adjust("sorry_server", None, "another IP version")
         return
-    if server is not None and server.port and method is not Method.MASQ:
-        port = _fitting_port(service, server, entries.ports, "sorry server")
-        if port != server.port:
-            service.adjust("sorry_server", replace(server, fixed_port=port), "the service's port")
+    if server is not None and method is not Method.MASQ:
+        if server.port:
+            fitting = replace(server, fixed_port=_fitting_port(service, server, entries.ports, "sorry server"))
+        else:
+            fitting = _with_port_of(entries, server)
+        if fitting.table_port != server.port:
+            service.adjust("sorry_server", fitting, "the service's port")
     if server is None:
         for name in ("sorry_server_lvs_method", "sorry_server_inhibit"):
             if service.is_written(name) and service.effective(name).value is not False:
@@ -327,26 +343,66 @@ FLAGS = {
 def services_of(root: EffectiveBlock, scripts: ScriptRules) -> Iterator[WantedService]:
     """Yield the services in the order of the text; remove rejected blocks from the effective configuration too."""
     groups, tls = groups_of(root), tls_client_of(root)
-    taken: dict[ServiceKey, Word] = {}
+    kept: list[_Keyed] = []
+    taken: dict[ServiceKey, _Keyed] = {}
     for block in list(root.below("virtual_server")):
         entries = entries_of(block, groups)
-        service = None
         if entries is not None and apply(block, entries):
-            service = _service(block, entries, scripts, tls, taken)
-        if service is not None:
-            yield service
-        else:
-            root.leave_out(block)
+            found = _Keyed(block, entries)
+            if not _joined(found, taken) and found.take_free(taken):
+                kept.append(found)
+                continue
+        root.leave_out(block)
+    for each in kept:
+        yield _service(each, scripts, tls)
 
 
-def _service(
-    block: EffectiveBlock, entries: Entries, scripts: ScriptRules, tls: TlsClient, taken: dict[ServiceKey, Word]
-) -> WantedService | None:
-    """Make the service of a block after the rules are applied; None if earlier services have all its keys."""
+@dataclass(slots=True, eq=False)
+class _Keyed:
+    """A virtual_server and the words of its keys in the table."""
+
+    block: EffectiveBlock
+    entries: Entries
+    words: dict[ServiceKey, Word] = field(default_factory=dict)  # only those that no earlier service has
+
+    @property
+    def keys(self) -> Iterator[tuple[ServiceKey, Word]]:
+        """The written keys."""
+        return self.entries.keys(self.block.get("protocol", Protocol), version_of(self.block, self.entries))
+
+    def take_free(self, taken: dict[ServiceKey, _Keyed]) -> bool:
+        """Take the keys that no earlier service has, and report the others; return whether there are any."""
+        for key, word in self.keys:
+            if key in taken:
+                text = f"{key} was given already, in line {taken[key].words[key].location.line}; this one is left out"
+                self.block.error(word, text, "remove one of them")
+            else:
+                taken[key] = self
+                self.words[key] = word
+        return bool(self.words)
+
+
+def _joined(found: _Keyed, taken: Mapping[ServiceKey, _Keyed]) -> bool:
+    """Give the real servers to an earlier service with exactly the same keys; return whether there is one.
+
+    keepalived adds the servers of both blocks to one service of IPVS, which has the scheduler of the first one.
+    """
+    first, _ = next(found.keys)
+    earlier = taken.get(first)
+    if earlier is None or earlier.words.keys() != {key for key, _ in found.keys}:
+        return False
+    line = earlier.block.word.location.line
+    text = f"the service was given already, in line {line}; this block only adds its real servers to it"
+    found.block.error("", text, "write one block with all real servers")
+    earlier.block.blocks += found.block.below("real_server")
+    _duplicates(earlier.block)
+    return True
+
+
+def _service(found: _Keyed, scripts: ScriptRules, tls: TlsClient) -> WantedService:
+    """Make the service of a block after the rules are applied."""
+    block, entries, keys = found.block, found.entries, tuple(found.words)
     protocol, version = block.get("protocol", Protocol), version_of(block, entries)
-    keys = _free_keys(block, entries.keys(protocol, version), taken)
-    if not keys:
-        return None
     timeout = block.maybe("persistence_timeout", int, 0)
     flags = ServiceFlag.PERSISTENT if timeout else ServiceFlag(0)
     for name, flag in FLAGS.items():
@@ -368,21 +424,6 @@ def _service(
         quorum_up=scripts.of(block, "quorum_up"),
         quorum_down=scripts.of(block, "quorum_down"),
     )
-
-
-def _free_keys(
-    block: EffectiveBlock, keys: Iterator[tuple[ServiceKey, Word]], taken: dict[ServiceKey, Word]
-) -> tuple[ServiceKey, ...]:
-    """Return the keys that no earlier service has."""
-    free = []
-    for key, word in keys:
-        if key in taken:
-            text = f"{key} was given already, in line {taken[key].location.line}; this one is left out"
-            block.error(word, text, "remove one of them")
-        else:
-            taken[key] = word
-            free.append(key)
-    return tuple(free)
 
 
 def _engine(block: EffectiveBlock, protocol: Protocol, timeout: int, keys: Sequence[ServiceKey]) -> str:

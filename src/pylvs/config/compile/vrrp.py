@@ -157,6 +157,7 @@ def group_of(
     weights = block.get("sync_group_tracking_weight", bool)
     for member in members:
         _report_shared(instances[member], block)
+        _notify_priority_changes(block, member, instances)
         if not weights:
             instances[member] = _without_weights(instances[member], name)
     return VrrpGroup(
@@ -202,6 +203,17 @@ def _report_shared(member: CompiledInstance, group: EffectiveBlock) -> None:
     """Report what both a member and its group track."""
     for kind, name in sorted(tracked_words(member.block).keys() & tracked_words(group).keys()):
         member.block.warning("", f"{name} in {kind} is watched by its group too", "remove it from the virtual router")
+
+
+def _notify_priority_changes(group: EffectiveBlock, member: str, instances: dict[str, CompiledInstance]) -> None:
+    """Let a member write changes of priority where its group does, unless it has the keyword itself."""
+    name, compiled = "notify_priority_changes", instances[member]
+    wanted = group.section.value(name, bool)
+    if wanted is None or compiled.block.section.setting(name) is not None:
+        return
+    compiled.block.adjust(name, wanted, f"as group {name_of(group)}")
+    notify = replace(compiled.instance.notify, priority_changes=wanted)
+    instances[member] = replace(compiled, instance=replace(compiled.instance, notify=notify))
 
 
 def _without_weights(member: CompiledInstance, group: str) -> CompiledInstance:

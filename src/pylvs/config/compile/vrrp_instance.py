@@ -110,7 +110,8 @@ def instance_of(block: EffectiveBlock, symbols: Symbols) -> CompiledInstance | N
         linkbeat=block.get("linkbeat_use_polling", bool),
         receive_buffer=_receive_buffer(block, symbols, len(advertised)),
     )
-    return CompiledInstance(instance, block, advertised + excluded) if _link_local(instance, block) else None
+    _report_first_address(instance, block)
+    return CompiledInstance(instance, block, advertised + excluded)
 
 
 def rules_of(block: EffectiveBlock, symbols: Symbols) -> Iterator[RoutingRule]:
@@ -223,16 +224,14 @@ def _multicast(block: EffectiveBlock, settings: EffectiveBlock, family: int) -> 
     return standard
 
 
-def _link_local(instance: VrrpInstance, block: EffectiveBlock) -> bool:
-    """Check RFC 9568 5.2.9, which strict_mode enforces: the first IPv6 address is link-local."""
+def _report_first_address(instance: VrrpInstance, block: EffectiveBlock) -> None:
+    """Report a first IPv6 address that is not link-local (RFC 9568 5.2.9) in strict_mode; unicast has no such rule."""
     first = instance.addresses[0].interface.ip if instance.addresses else None
-    if first is None or first.version == 4 or first.is_link_local:
-        return True
-    strict = block.get("strict_mode", bool)
-    if strict:
-        text = f"in strict_mode the first IPv6 address is link-local, and {first} is not; the router is left out"
-        block.error("", text, "write one of fe80::/10 first")
-    return not strict
+    if first is None or first.version == 4 or first.is_link_local or instance.peers:
+        return
+    if block.get("strict_mode", bool):
+        text = f"in strict_mode the first IPv6 address should be link-local, and {first} is not"
+        block.warning("", text, "write one of fe80::/10 first")
 
 
 def _accepts(block: EffectiveBlock) -> bool:

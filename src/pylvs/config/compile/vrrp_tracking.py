@@ -11,7 +11,7 @@ from pylvs.config.language.tree import Word
 from pylvs.config.schema.types import Written
 from pylvs.config.schema.vrrp_types import TrackWeight, WrittenTrack
 from pylvs.model.bfd import BfdSession
-from pylvs.model.dataclass import dataclass, field
+from pylvs.model.dataclass import dataclass, field, replace
 from pylvs.model.vrrp import Track, TrackFile, TrackProcess, Tracks, VrrpScript
 
 DEFAULT_INTERFACE = "eth0"
@@ -31,7 +31,7 @@ class DefinedSession:
 
 Definition = VrrpScript | TrackFile | TrackProcess | DefinedSession
 DATA_PLANE = "track_data_plane"
-DOWN = "a fault if it is down"
+DEFAULT_FILE_WEIGHT = 1
 DEFINITION_KEYWORDS = {
     "track_script": "vrrp_script",
     "track_file": "track_file",
@@ -322,25 +322,32 @@ def _weighted(line: WrittenTrack, default: Track) -> Track:
 def without_weights(tracks: Tracks, block: EffectiveBlock, why: str, keep_interfaces: bool) -> Tracks:
     """Return the tracks without weights, and report those that had one.
 
-    As in keepalived, a weighted script or BFD session is then not tracked. A file is, with weight 0, and so is a device
-    if `keep_interfaces`.
+    As in keepalived, a weighted object is then not tracked. A file of the default weight is, with weight 0, and so is a
+    device if `keep_interfaces`.
     """
     words = tracked_words(block)
 
-    def kept(kind: str, found: Iterable[Track], effect: str = "") -> Iterator[Track]:
-        """Yield the tracks, weighted ones only if this has an effect."""
+    def unweighted(kind: str, found: Iterable[Track], effect: Callable[[Track], str] = lambda _: "") -> Iterator[Track]:
+        """Yield the tracks with weight 0; weighted ones only if this has an effect."""
         for track in found:
             if track.weight:
                 text = f"{why}, so the weight {track.weight} of {track.name} does not count"
-                text += f": {effect or 'it is not watched'}"
+                text += f": {effect(track) or 'it is not watched'}"
                 block.error(words[kind, track.name], text, "write weight 0, or watch it elsewhere")
-            if effect or not track.weight:
-                yield track if kind in ("track_script", "track_bfd") else Track(track.name)
+            if effect(track) or not track.weight:
+                yield replace(track, weight=0)
+
+    def of_device(track: Track) -> str:
+        return f"a fault if it is {'up' if track.reverse else 'down'}" if keep_interfaces else ""
+
+    def of_file(track: Track) -> str:
+        number = "if its number is 0" if track.reverse else "unless its number is 0"
+        return f"a fault {number}" if track.weight == DEFAULT_FILE_WEIGHT else ""
 
     return Tracks(
-        interfaces=tuple(kept("track_interface", tracks.interfaces, DOWN if keep_interfaces else "")),
-        scripts=tuple(kept("track_script", tracks.scripts)),
-        files=tuple(kept("track_file", tracks.files, "a fault unless its number is 0")),
+        interfaces=tuple(unweighted("track_interface", tracks.interfaces, of_device)),
+        scripts=tuple(unweighted("track_script", tracks.scripts)),
+        files=tuple(unweighted("track_file", tracks.files, of_file)),
         processes=tracks.processes,
-        sessions=tuple(kept("track_bfd", tracks.sessions)),
+        sessions=tuple(unweighted("track_bfd", tracks.sessions)),
     )

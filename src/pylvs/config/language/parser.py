@@ -24,6 +24,7 @@ from pylvs.config.language.preprocessor import (
     Value,
     Variables,
     changed_checks,
+    continued,
     included_sources,
     parse_repetition,
     read_source,
@@ -179,7 +180,7 @@ def read(path: str, ids: Collection[str] = (), checks: frozenset[str] = frozense
     """
     findings = Findings()
     try:
-        source = read_source(path, pipes=True)
+        source = read_source(path, main=True)
     except Unreadable as error:
         advice, may_pass = "name a configuration file", error.may_pass
         findings.error(Location(path, 1, 1), f"the file {error}", advice, fatal=True, may_pass=may_pass)
@@ -357,9 +358,10 @@ class _Parser:
     def _definition(self, line: Line, match: re.Match[str]) -> Value:
         """Consume a definition; return its lines without trailing backslashes."""
         rest = line.part(match.end())
-        if not rest.text.rstrip(_BLANKS).endswith("\\"):
+        end = continued(rest.text)
+        if end is None:
             return Value((rest.part(0, len(strip_comment(rest.text))),))
-        lines = [rest]
+        parts = [rest.part(0, end)]
         for following in self.frames[-1].lines:
             if not self.budget.spend(len(following.text), following):
                 break
@@ -370,11 +372,10 @@ class _Parser:
                 text = f"the definition of '{match[1]}' ends at this blank line"
                 self.findings.warning(following.location(0, 1), text, "remove it, or the '\\' before")
                 break
-            lines.append(following)
-            if not text.endswith("\\"):
+            end = continued(following.text)
+            parts.append(following.part(0, end))
+            if end is None:
                 break
-        ends = [len(one.text.rstrip(_BLANKS)) - one.text.rstrip(_BLANKS).endswith("\\") for one in lines]
-        parts = [one.part(0, end) for one, end in zip(lines, ends, strict=True)]
         return Value(tuple(part for part in parts if part.text.strip(_BLANKS)), several=True)
 
     def _sequence(self, line: Line, at: int, match: re.Match[str]) -> None:

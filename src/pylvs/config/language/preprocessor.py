@@ -73,10 +73,10 @@ def parse_repetition(kind: str, text: str) -> tuple[tuple[str, ...], Iterable[tu
             tuple(value.strip() for value in item[1].split(",")) if item[1] is not None else (item[2].strip(),)
             for item in _ITEM.finditer(match[2])
         )
-        wrong = next((values for values in listed if len(values) != len(names)), None)
+        wrong = next((values for values in listed if len(values) > len(names)), None)
         if wrong is not None:
             raise ValueError(f"~LST has {len(names)} variables, but the value {{{','.join(wrong)}}}")
-        return names, listed
+        return names, tuple(values + ("",) * (len(names) - len(values)) for values in listed)  # missing ones are blank
     match = _SEQ.match(text)
     if match is None:
         raise ValueError(f"~{kind} needs a variable and one to three numbers")
@@ -221,8 +221,20 @@ def strip_comment(text: str) -> str:
     return text.rstrip(" \t\v\f\r")
 
 
+def continued(text: str) -> int | None:
+    """Return where a line of a definition ends before the backslash that continues it; None without one.
+
+    As in keepalived, a comment may be behind the backslash or before it.
+    """
+    for line in (text.rstrip(" \t\v\f\r"), strip_comment(text)):
+        if line.endswith("\\"):
+            return len(line) - 1
+    return None
+
+
 MAX_NAMES = 10_000  # of one include
 MAX_ENTRIES = 100_000  # directory entries for one include
+ANY_EXECUTES = stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH
 
 _WILD = re.compile(r"[*?\[]")
 _SHORTAGES = frozenset(
@@ -231,12 +243,12 @@ _SHORTAGES = frozenset(
 
 
 class Unreadable(Exception):
-    """A file cannot be read as text; the message gives the reason."""
+    """A file is not read as text; the message gives the reason."""
 
-    def __init__(self, text: str, may_pass: bool = False) -> None:
+    def __init__(self, text: str, may_pass: bool = False, advice: str = "correct the name, or make the file") -> None:
         """With `may_pass`, another attempt may succeed with the same file."""
         super().__init__(text)
-        self.may_pass = may_pass
+        self.may_pass, self.advice = may_pass, advice
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,20 +262,22 @@ class Source:
     marked: bool = False  # began with a byte order mark
 
 
-def read_source(path: str, pipes: bool = False) -> Source:
-    """Read a file; with `pipes` also a pipe, and standard input as "-". Raises Unreadable.
+def read_source(path: str, main: bool = False) -> Source:
+    """Read a file; the `main` one may be a pipe, or "-" for standard input. Raises Unreadable.
 
-    Bytes that are not UTF-8 become U+FFFD.
+    As in keepalived, an included file must not be executable. Bytes that are not UTF-8 become U+FFFD.
     """
     try:
-        if pipes and path == "-":
+        if main and path == "-":
             status = os.fstat(0)
             with open(0, "rb", closefd=False) as file:
                 data = file.read(MAX_TEXT + 1)
         else:
             status = os.stat(path)
-            if not (stat.S_ISREG(status.st_mode) or (pipes and stat.S_ISFIFO(status.st_mode))):
+            if not (stat.S_ISREG(status.st_mode) or (main and stat.S_ISFIFO(status.st_mode))):
                 raise Unreadable("is a directory" if stat.S_ISDIR(status.st_mode) else "is no file but a device")
+            if not main and status.st_mode & ANY_EXECUTES:
+                raise Unreadable("is executable", advice="remove its x bits: chmod a-x")
             with open(path, "rb") as file:
                 # read() allocates its whole argument at once, so limit it to the size of the file.
                 data = file.read(min(status.st_size or MAX_TEXT, MAX_TEXT) + 1)
@@ -393,7 +407,6 @@ def included_sources(
                 else:  # keepalived starts without a file that a plain include names
                     fatal = must_match if missing else bool(checks & ALL_CHECKS)
                     left_out = "" if fatal else " and is left out"
-                    advice = "correct the name, or make the file"
                     findings.error(
-                        location, f"'{path}' {error}{left_out}", advice, fatal=fatal, may_pass=error.may_pass
+                        location, f"'{path}' {error}{left_out}", error.advice, fatal=fatal, may_pass=error.may_pass
                     )

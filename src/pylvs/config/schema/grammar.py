@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from enum import Enum
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pylvs.config.language.tree import Finding, Findings, Node, Severity, Word
 from pylvs.model.dataclass import dataclass, field
@@ -114,6 +114,7 @@ class Keyword(_Entry):
     inherited: bool = False  # without a value here, that of the nearest block around counts
     is_now: str = ""  # deprecated: counts as this keyword of the same block, with a finding
     global_names: tuple[str, ...] = ()  # then the first of these that global_defs gives
+    combine: Callable[[Any, Any], object] | None = None  # of several occurrences, this makes one value of two
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +323,10 @@ class Reader:
         if read is None:
             return
         earlier = section.setting(entry.name)
+        if earlier is not None and entry.combine is not None:
+            value, words = entry.combine(earlier.value, read.value), (*earlier.words, *read.words)
+            section.add(Setting(entry, value, node, words))
+            return
         if earlier is not None:
             winner = "first" if entry.first_wins else "last"
             text = f"{node.keyword} was given already in line {earlier.node.location.line}; the {winner} one counts"

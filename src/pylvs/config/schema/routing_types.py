@@ -25,15 +25,16 @@ from pylvs.model.routing import (
 from pylvs.netlink.iproute2 import Names, named
 from pylvs.netlink.iproute2 import number_of as plain_number
 
+DIGITS = re.compile("[0-9]{1,9}")
 MAX_DEVICE_NAME = 15  # IFNAMSIZ - 1
 NO_PREFERENCE = -1  # of a rule that gets its preference later
-EVERYTHING = ("all", "any", "default")  # destinations
+EVERYTHING = ("all", "any", "default", "default6")  # destinations; the last is an old word for that of IPv6
 
 
 def interface_of(word: Word, words: Words) -> Interface:
     """Parse an address with a prefix length, by default the longest; raises BadValue.
 
-    An invalid length is only a warning and the longest counts, as in keepalived.
+    An invalid length is only a warning and the longest counts, or the number that it begins with, as in keepalived.
     """
     text, slash, length = word.text.partition("/")
     try:
@@ -41,10 +42,11 @@ def interface_of(word: Word, words: Words) -> Interface:
     except ValueError:
         raise BadValue(f"'{word.text}' is not an IP address", "", word) from None
     longest = address.max_prefixlen
-    if slash and not (length.isascii() and length.isdigit() and int(length) <= longest):
-        words.warn(word, f"'{length}' is not a prefix length of 0 to {longest}; /{longest} counts")
-        slash = ""
-    return ip_interface(f"{address}/{int(length) if slash else longest}")
+    digits = DIGITS.match(length)
+    counts = int(digits[0]) if digits and int(digits[0]) <= longest else longest
+    if slash and not (digits and digits[0] == length and int(length) == counts):
+        words.warn(word, f"'{length}' is not a prefix length of 0 to {longest}; /{counts} counts")
+    return ip_interface(f"{address}/{counts}")
 
 
 def short_name(word: Word, what: str) -> str:
@@ -76,6 +78,16 @@ def service_of(word: Word) -> int:
         return number_in(Names.SERVICES, 255, "type of service", word)
     if not 0 <= number <= 255:
         raise BadValue(f"type of service '{word.text}' is not between 0 and ff", "", word)
+    return number
+
+
+def preference_of(word: Word) -> int:
+    """Parse the preference of a rule, decimal or 0x…; raises BadValue."""
+    number = plain_number(word.text)
+    if number is None:
+        raise BadValue(f"'{word.text}' is not a whole number", "", word)
+    if not 0 <= number <= MAX_U32:
+        raise BadValue(f"preference {word.text} is not between 0 and {MAX_U32}", "", word)
     return number
 
 
@@ -148,6 +160,12 @@ class _Draft:
         self.of_family(network.version, word)
         return network
 
+    def is_everything(self, word: Word) -> bool:
+        """Return whether the word stands for all addresses; the old one for IPv6 sets the family."""
+        if word.text == "default6":
+            self.of_family(6, word)
+        return word.text in EVERYTHING
+
     def device(self, behind: str = "dev") -> str:
         self.devices.append(self.words.take(f"a device behind {behind}"))
         return self.devices[-1].text
@@ -179,11 +197,16 @@ class _Draft:
 
 ROUTE_TYPES = ("unicast", "local", "broadcast", "multicast", "throw", "unreachable", "prohibit", "blackhole", "nat")
 ROUTE_KEYWORDS = (
-    *("to", "src", "via", "gw", "or", "dev", "oif", "nexthop", "inet", "inet6", "onlink", "append", "no_track"),
+    *("to", "src", "via", "gw", "or", "as", "dev", "oif", "nexthop", "inet", "inet6", "onlink", "no_track"),
+    *("add", "append", "prepend"),
 )
 ROUTE_OPTIONS = (*ROUTE_LIMITS, *CHOICES, "congctl", "realms")
 IPV6_ONLY = ("pref", "expires")
-UNSUPPORTED = {"vrf": "write the VRF's table: table N", "encap": "write dev and a tunnel device", "as": "remove it"}
+UNSUPPORTED = {
+    "vrf": "write the VRF's table: table N",
+    "encap": "write dev and a tunnel device",
+    "from": "write a virtual_rule: from NETWORK table N",
+}
 METRIC = "metric", lambda word: number_within(word, 0, MAX_U32, "metric")
 ROUTE_NUMBERS: Mapping[str, tuple[str, Callable[[Word], int]]] = {  # the field, and what parses it
     "table": ("table", table_of),
@@ -248,15 +271,22 @@ class _RouteDraft(_Draft):
             self.next_hop()
         elif text == "onlink":
             self.onlink = True
-        elif text == "append":
-            self.given["append"] = True
+        elif text in ("add", "append", "prepend"):
+            self.given["append"] = text == "append"
+            if text == "add":
+                problem = "'add' counts as prepend: the route is added even if there is an equal one"
+                self.words.warn(word, problem, "remove it")
+        elif text == "as":
+            self.words.take_if("to")
+            label = self.words.take("an address behind as")
+            self.words.warn(word, f"'as {label}' has a meaning for MPLS alone and is ignored", "remove it")
         else:
             self.common(word)
 
     def to(self, word: Word) -> None:
         if self.default or "destination" in self.given:
             raise BadValue(f"'{word.text}' is a second destination", "write a route for each", word)
-        if word.text in EVERYTHING:
+        if self.is_everything(word):
             self.default = True
         else:
             self.given["destination"] = self.network(word)
@@ -298,6 +328,9 @@ class _RouteDraft(_Draft):
             lock, value = "lock ", self.words.take(f"a value behind {name} lock")
         if name in IPV6_ONLY:
             self.of_family(6, word)
+        if name == "features" and value.text not in CHOICES[name]:
+            self.words.warn(value, f"there is no feature '{value.text}'; it is ignored", "ecn is one")
+            return
         check_option(name, value)
         self.options.append((name, lock + value.text))
 
@@ -317,10 +350,11 @@ class _RouteDraft(_Draft):
 
 RULE_ACTIONS = ("nop", "blackhole", "unreachable", "prohibit")
 RULE_OPTIONS = (*RANGES, *RULE_LIMITS, "realms", "ipproto")
+SHORT_OPTIONS = {"sup_pl": "suppress_prefixlength", "sup_group": "suppress_ifgroup"}
 RULE_KEYWORDS = (
     *("from", "to", "not", "iif", "dev", "oif", "fwmark", "tos", "dsfield", "table", "lookup", "goto", "type"),
     *("l3mdev", "preference", "priority", "order", "protocol", "no_track", "inet", "inet6"),
-    *(*RULE_OPTIONS, *RULE_ACTIONS),
+    *(*RULE_OPTIONS, *SHORT_OPTIONS, *RULE_ACTIONS),
 )
 
 
@@ -334,7 +368,7 @@ class _RuleDraft(_Draft):
         text, words, given = word.text, self.words, self.given
         if text in ("from", "to"):
             network = words.take(f"a network behind {text}")
-            if network.text not in EVERYTHING:
+            if not self.is_everything(network):
                 given["source" if text == "from" else "destination"] = self.network(network)
         elif text == "not":
             given["inverted"] = True
@@ -345,15 +379,28 @@ class _RuleDraft(_Draft):
         elif text in ("tos", "dsfield"):
             given["tos"] = service_of(words.take("a type of service"))
         elif text in ("preference", "priority", "order"):
-            given["preference"] = number_within(words.take("preference"), 0, MAX_U32, "preference")
+            given["preference"] = preference_of(words.take("preference"))
         elif text == "protocol":
-            given["protocol"] = protocol_of(words.take("a protocol"))
-        elif text in RULE_OPTIONS:
-            value = words.take(f"a value behind {text}")
-            check_option(text, value)
-            self.options.append((text, value.text))
+            self.protocol()
+        elif text in RULE_OPTIONS or text in SHORT_OPTIONS:
+            self.option(SHORT_OPTIONS.get(text, text))
+        elif text == "tunnel-id":
+            raise BadValue("a rule with 'tunnel-id' is not made", "write fwmark MARK", word)
         elif not self.common(word):
             self.action(word)
+
+    def protocol(self) -> None:
+        word = self.words.take("a protocol")
+        try:
+            self.given["protocol"] = protocol_of(word)
+        except BadValue as problem:  # as in keepalived, the rule stays
+            self.words.warn(word, f"{problem.text}; it is ignored", problem.advice)
+
+    def option(self, name: str) -> None:
+        """Check one of `ip rule`'s other options and keep its text."""
+        value = self.words.take(f"a value behind {name}")
+        check_option(name, value)
+        self.options.append((name, value.text))
 
     def action(self, word: Word) -> None:
         if word.text == "type":

@@ -8,7 +8,17 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 from pylvs.config.language.tree import Severity, Word
 from pylvs.config.schema.grammar import BadValue, Type, Words, did_you_mean
-from pylvs.config.schema.types import MARK, MAX_INTEGER, address_of, choice, integer, number_of, number_within, port_of
+from pylvs.config.schema.types import (
+    MARK,
+    MAX_INTEGER,
+    address_in,
+    address_of,
+    choice,
+    integer,
+    number_of,
+    number_within,
+    port_of,
+)
 from pylvs.model.addresses import Address
 from pylvs.model.checks import LoadSource, Pattern
 from pylvs.model.dataclass import dataclass
@@ -126,7 +136,7 @@ def _group_entry(words: Words) -> Range | MarkEntry:
     if size > MAX_RANGE:
         text = f"'{word.text}' has {size:,} addresses, and each is a service of its own; {MAX_RANGE} are allowed"
         raise BadValue(text, "use a firewall mark", word)
-    return Range(first, last, port_of(words.take("")) if words else 0, word)
+    return Range(first, last, _port(words), word)
 
 
 def _ends(word: Word) -> tuple[Address, Address]:
@@ -163,9 +173,16 @@ def _network(word: Word) -> tuple[Address, Address]:
 def _server(words: Words) -> Server:
     """Parse an address and a port; without a port, or with 0, packets keep theirs."""
     word = words.take("an IP address")
-    address = address_of(word)
-    port = words.take("") if words else None
-    return Server(address, 0 if port is None or port.text == "0" else port_of(port), word)
+    return Server(address_in(words, word), _port(words), word)
+
+
+def _port(words: Words) -> int:
+    """Take a port, or 0 for none: no word is left, or the word has only zeros."""
+    word = words.peek()
+    if word is not None and not word.text.strip("0"):
+        words.take("")
+        word = None
+    return 0 if word is None else port_of(words)
 
 
 def _service(words: Words) -> Server | MarkEntry | Word:
@@ -217,7 +234,7 @@ def _tunnel(words: Words) -> Tunnel:
                 raise BadValue(f"there is no tunnel of type '{name.text}'", "one of ipip, gue, gre", name)
             kind = kinds[name.text]
         elif word.text == "port":
-            port = port_of(words.take("a port"))
+            port = number_within(words.take("a port"), 1, 65535, "port")
         elif word.text in ("nocsum", "csum", "remcsum"):
             flags = {"nocsum": TunnelFlag(0), "csum": TunnelFlag.CSUM, "remcsum": TunnelFlag.REMCSUM}[word.text]
         else:
@@ -323,7 +340,7 @@ def _domain_name(words: Words) -> str:
 
 
 def _status_codes(words: Words) -> tuple[tuple[int, int], ...]:
-    """Parse status codes to the first and last of each range; ignore invalid ones with a warning."""
+    """Parse status codes to the first and last of each range; ignore invalid ones with a warning. There may be none."""
     found = []
     for word in (words.take("a status code"), *words.rest()):
         first, _, last = word.text.partition("-")
@@ -332,7 +349,7 @@ def _status_codes(words: Words) -> tuple[tuple[int, int], ...]:
             found.append((codes[0], codes[1]))
         else:
             words.warn(word, f"'{word.text}' is not a status code", "such as 200, or 200-299")
-    return tuple(found) or ALL_GOOD
+    return tuple(found)
 
 
 def _digest(words: Words) -> str:

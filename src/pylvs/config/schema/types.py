@@ -26,7 +26,8 @@ MAX_DIGITS = 40  # Python rejects integers of thousands of digits
 SMTP_PORT = 25
 TRUE = ("on", "true", "yes")
 FALSE = ("off", "false", "no")
-NUMBER = re.compile(r"[+-]?(0[xX][0-9a-fA-F]+|[0-9]+)\Z")
+LEADING = re.compile(r"[ \t\v\f\r\n]*([+-]?[0-9]+)")  # as strtol() reads a word
+NUMBER = re.compile(LEADING.pattern + r"\Z")
 DECIMAL = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)\Z")
 OPENS = re.compile(r"<[ \t]*/")  # "</dev/tcp/127.0.0.1/80" is a redirection, which only a shell can do
 
@@ -47,14 +48,13 @@ def plain(number: float) -> str:
 
 
 def number_of(word: Word) -> int:
-    """Parse a whole number, decimal or 0x…; raises BadValue."""
+    """Parse a whole decimal number; raises BadValue."""
     if not NUMBER.match(word.text):
         raise BadValue(f"'{word.text}' is not a whole number", word=word)
-    digits = word.text.lstrip("+-")
+    digits = word.text.strip().lstrip("+-")
     if len(digits) > MAX_DIGITS:
         raise BadValue(f"a number of {len(digits)} digits is too large", word=word)
-    value = int(digits, 16 if digits[:2].lower() == "0x" else 10)
-    return -value if word.text.startswith("-") else value
+    return int(word.text)
 
 
 def number_within(word: Word, minimum: int, maximum: int, what: str = "", advice: str = "") -> int:
@@ -63,6 +63,25 @@ def number_within(word: Word, minimum: int, maximum: int, what: str = "", advice
     if not minimum <= value <= maximum:
         raise BadValue(f"{what} {word.text} is not between {minimum} and {maximum}".lstrip(), advice, word)
     return value
+
+
+def leading_number(words: Words, word: Word, minimum: int, maximum: int) -> int:
+    """Parse the whole number that a word begins with, by default 0; warn of what follows it. Raises BadValue.
+
+    keepalived reads most numbers so, except with `keepalived -t`. A number out of the limits must be the whole word.
+    """
+    match = LEADING.match(word.text)
+    value = int(match[1][: MAX_DIGITS + 1]) if match else 0
+    if NUMBER.match(word.text) or not minimum <= value <= maximum:
+        return number_of(word)
+    words.warn(word, f"'{word.text}' is not a whole number; {value} counts", "write decimal digits alone")
+    return value
+
+
+def leading_within(words: Words, word: Word, minimum: int, maximum: int, what: str = "") -> int:
+    """Parse the number that a word begins with, from `minimum` to `maximum`; raises BadValue, as `number_within`."""
+    value = leading_number(words, word, minimum, maximum)
+    return value if minimum <= value <= maximum else number_within(word, minimum, maximum, what)
 
 
 def address_of(word: Word) -> Address:
@@ -76,9 +95,20 @@ def address_of(word: Word) -> Address:
         raise BadValue(f"'{word.text}' is not an IP address", word=word) from None
 
 
-def port_of(word: Word) -> int:
-    """Parse a port; raises BadValue."""
-    return number_within(word, 1, 65535, "port")
+def address_in(words: Words, word: Word) -> Address:
+    """Parse an address; as in keepalived, a prefix length or an end of a range is ignored, with a warning."""
+    mark = "-" if "-" in word.text else "/"
+    host, found, rest = word.text.partition(mark)
+    address = address_of(Word(host, word.location, word.quoted) if found else word)
+    if found:
+        what = "prefix length" if mark == "/" else "end of a range"
+        words.warn(word, f"the {what} {mark}{rest} has no meaning here and is ignored", f"write {host}")
+    return address
+
+
+def port_of(words: Words, what: str = "a port") -> int:
+    """Take a port; raises BadValue."""
+    return leading_within(words, words.take(what), 1, 65535, "port")
 
 
 def _boolean(words: Words) -> bool:
@@ -88,20 +118,27 @@ def _boolean(words: Words) -> bool:
     return word.text.lower() in TRUE
 
 
-def integer(minimum: int = 0, maximum: int = MAX_INTEGER, bare: int | None = None) -> Type[int]:
-    """Make the type of whole numbers from `minimum` to `maximum`; `bare` is the value of the keyword alone."""
+def integer(minimum: int = 0, maximum: int = MAX_INTEGER, bare: int | None = None, exact: bool = False) -> Type[int]:
+    """Make the type of whole numbers from `minimum` to `maximum`; `bare` is the value of the keyword alone.
+
+    Unless `exact`, a word such as `10;` counts as 10, with a warning.
+    """
     syntax = f"a whole number, {minimum} to {maximum}"
 
     def parse(words: Words) -> int:
         if not words and bare is not None:
             return bare
-        return number_within(words.take(syntax), minimum, maximum)
+        word = words.take(syntax)
+        return number_within(word, minimum, maximum) if exact else leading_within(words, word, minimum, maximum)
 
     return Type(syntax, parse)
 
 
 def seconds(minimum: float = 0.0, maximum: float = MAX_SECONDS) -> Type[float]:
-    """Make the type of seconds with an optional fraction."""
+    """Make the type of seconds with an optional fraction.
+
+    A word such as `10s` is an error: keepalived reads it as ten microseconds.
+    """
     return _decimal("seconds", " of seconds", " seconds", minimum, maximum)
 
 
@@ -122,6 +159,22 @@ def _decimal(what: str, kind: str, unit: str, minimum: float, maximum: float) ->
         return float(word.text)
 
     return Type(f"seconds, {bounds[0]} to {bounds[1]}" if unit else what, parse)
+
+
+def at_least_one(maximum: int = MAX_U32) -> Type[int]:
+    """Make the type of a positive whole number; 0 counts as 1, with a warning."""
+    syntax = f"a whole number, 1 to {maximum}"
+
+    def parse(words: Words) -> int:
+        word = words.take(syntax)
+        value = leading_number(words, word, 0, maximum)
+        if not 0 <= value <= maximum:
+            raise BadValue(f"{word.text} is not between 1 and {maximum}", "", word)
+        if value == 0:
+            words.warn(word, f"{words.node.keyword} 0 counts as 1", "write 1")
+        return max(1, value)
+
+    return Type(syntax, parse)
 
 
 def text(what: str = "a string") -> Type[str]:
@@ -171,7 +224,7 @@ def one_or_nothing(name: str, with_it: T, alone: T) -> Type[T]:
 
 
 def _endpoint(words: Words) -> tuple[Address, int]:
-    return address_of(words.take("an IP address")), port_of(words.take("a port"))
+    return address_of(words.take("an IP address")), port_of(words)
 
 
 def account(words: Words, required: bool = False) -> tuple[str, str]:
@@ -201,7 +254,7 @@ def _script(words: Words, alone: bool = False) -> Written[Script]:
 FLAG = Type("[on|off]", lambda words: _boolean(words) if words else True)  # alone it means yes
 BARE = Type("", lambda _: True)  # the keyword alone
 TEXT = text()
-ADDRESS = Type("an IP address", lambda words: address_of(words.take("an IP address")))
+ADDRESS = Type("an IP address", lambda words: address_in(words, words.take("an IP address")))
 ENDPOINT = Type("an IP address and a port", _endpoint)
 COUNT = integer(0, MAX_U32)
 PORT = integer(1, 65535)
@@ -232,7 +285,15 @@ def _mail_server(words: Words) -> tuple[str, int]:
     if server.count(":") == 1:
         host, _, port = server.partition(":")
         raise BadValue(f"'{server}' is neither an address nor a name", f"write '{host} {port}'", word)
-    return server, port_of(words.take("")) if words else SMTP_PORT
+    return server, port_of(words) if words else SMTP_PORT
+
+
+def _mail_timeout(words: Words) -> float:
+    """Parse seconds: whole ones as keepalived does, or a fraction."""
+    word = words.peek()
+    if word is not None and "." in word.text and DECIMAL.match(word.text):
+        return seconds(0.000001).parse(words)
+    return float(at_least_one(int(MAX_SECONDS)).parse(words))
 
 
 def _fifo(words: Words) -> Fifo:
@@ -243,7 +304,7 @@ def _fifo(words: Words) -> Fifo:
 def _cpus(words: Words) -> tuple[int, ...]:
     found, last = [], (os.cpu_count() or 1) - 1
     for word in (words.take("the number of a CPU"), *words.rest()):
-        number = number_of(word)
+        number = leading_number(words, word, 0, last)
         if not 0 <= number <= last:
             raise BadValue(f"this machine has no CPU {word.text}", f"write one of 0 to {last}", word)
         found.append(number)
@@ -264,6 +325,12 @@ def _timeouts(words: Words) -> Timeouts:
         if not 0 <= names[word.text] <= LONGEST_S:
             raise BadValue(f"{value.text} is not between 0 and {LONGEST_S} seconds", word=value)
     return Timeouts(names["tcp"], names["tcpfin"], names["udp"])
+
+
+def later_timeouts(first: Timeouts, second: Timeouts) -> Timeouts:
+    """Return the timeouts of two lines; the later one counts for each that both name."""
+    pairs = (first.tcp_s, second.tcp_s), (first.tcp_fin_s, second.tcp_fin_s), (first.udp_s, second.udp_s)
+    return Timeouts(*(later or earlier for earlier, later in pairs))
 
 
 def _flush_on_stop(words: Words) -> str:
@@ -358,6 +425,7 @@ BUS_NAME = Type("a name on the bus: org.example.Name", _bus_name)
 PATH_ELEMENT = Type("a string", _path_element)
 AGENTX = Type("unix:PATH|tcp:HOST:PORT", _agentx)
 MAIL_SERVER = Type("ADDRESS|NAME [PORT]", _mail_server)
+MAIL_TIMEOUT = Type(seconds(0.000001).syntax, _mail_timeout)
 FIFO = Type("a path [user [group]]", _fifo)
 CPUS = Type("CPU [CPU ...]", _cpus)
 TIMEOUTS = Type("[tcp SECONDS] [tcpfin SECONDS] [udp SECONDS]", _timeouts)

@@ -6,6 +6,7 @@ give to them, and those of the target.
 
 from __future__ import annotations
 
+from operator import add
 from typing import Any
 
 from pylvs.config.schema.grammar import Block, Keyword, State, Type
@@ -63,6 +64,7 @@ def inherited(name: str, kind: Type[object], doc: str, default: object = None, *
 # Timing, which virtual and real servers give to their checkers.
 OWN = "the checker's own"
 DELAY = "seconds between a failure and the next check"
+DELAY_LOOP_S = 60.0
 INTERVAL = seconds(0.000001, 1e9)
 ALPHA = flag("alpha", "start in state down, until the first check succeeds", inherited=True)
 CONNECT_TIMEOUT = inherited(
@@ -72,12 +74,13 @@ WARMUP_AND_DELAY = (
     inherited(
         "warmup", seconds(maximum=1e9), "maximum random delay of the first check, in seconds", default_of="delay_loop"
     ),
-    inherited("delay_loop", INTERVAL, "seconds between checks", 60.0),
+    inherited("delay_loop", INTERVAL, "seconds between checks", DELAY_LOOP_S),
 )
+RETRY = integer(1, MAX_U32, exact=True)
 SERVER_TIMING = (
     ALPHA,
     CONNECT_TIMEOUT,
-    inherited("retry", integer(1, MAX_U32), "additional consecutive failures before a server is down", default_doc=OWN),
+    inherited("retry", RETRY, "additional consecutive failures before a server is down", default_doc=OWN),
     inherited("delay_before_retry", seconds(), DELAY, default_doc=OWN),
     *WARMUP_AND_DELAY,
 )
@@ -119,7 +122,7 @@ TARGET = (
 
 TCP_CHECK = Block("TCP_CHECK", "a TCP connection can be established", (*TARGET, *checker_timing()))
 PING_CHECK = Block("PING_CHECK", "an ICMP echo is answered", (*CONNECTION, *checker_timing()))
-LENGTH = integer(0, 65535)
+LENGTH = integer(0, 65535, exact=True)
 UDP_CHECK = Block(
     "UDP_CHECK",
     "a datagram is not refused; or, with require_reply, it is answered",
@@ -161,11 +164,11 @@ URL = Block(
     (
         Keyword("path", text("a path"), "requested path"),
         Keyword("digest", DIGEST, "MD5 sum of the body", ""),
-        Keyword("status_code", STATUS_CODES, "accepted status codes", ALL_GOOD),
+        Keyword("status_code", STATUS_CODES, "accepted status codes", ALL_GOOD, combine=add),
         inherited("virtualhost", TEXT, "requested name"),
         Keyword("regex", text("a regular expression"), "regular expression that the answer must match", ""),
         flag("regex_no_match", "the body must not match"),
-        Keyword("regex_options", REGEX_OPTIONS, "options of the regular expression", ()),
+        Keyword("regex_options", REGEX_OPTIONS, "options of the regular expression", (), combine=add),
         Keyword("regex_min_offset", OFFSET, "first byte at which a match may begin", 0),
         Keyword("regex_max_offset", OFFSET, "last byte at which a match may begin; 0: anywhere", 0),
         Keyword("regex_stack", texts(), "memory of PCRE2", state=State.IGNORED),
@@ -201,7 +204,7 @@ MISC_CHECK = Block(
             "misc_timeout",
             integer(1, 4294),
             "seconds after which the program is killed and the server is down",
-            default_of="delay_loop",
+            default_doc="the virtual server's delay_loop",
         ),
         flag("misc_dynamic", "exit status 2 to 255: up, with weight status - 2"),
         Keyword("user", USER, "user and group that the program runs as", default_doc="script_user"),
@@ -234,7 +237,12 @@ LOAD_CHECK = Block(
         Keyword("floor", real(0, 1), "smallest weight, as a share of the configured one", 0.1),
         Keyword("smoothing", real(0, 0.99), "share of the previous load in the smoothed one", 0.5),
         Keyword("hysteresis", real(0, 1), "smallest change of the weight, as a share", 0.05),
-        Keyword("patience", integer(1, 1000), "consecutive failures before the configured weight counts again", 3),
+        Keyword(
+            "patience",
+            integer(1, 1000, exact=True),
+            "consecutive failures before the configured weight counts again",
+            3,
+        ),
         flag("tls", "use HTTPS; the certificate is not verified"),
         *CONNECTION,
         *checker_timing(),
@@ -280,12 +288,11 @@ CHECKER_SHARE = flag(
 VIRTUALHOST = inherited("virtualhost", TEXT, "host name in requests of HTTP checks")
 
 
-# As in keepalived, alerts are on by default for real servers and off for services.
+# As in keepalived, alerts are on by default for real servers and off for services, and servers do not inherit.
 SMTP_ALERT = flag(
     "smtp_alert",
     "mail an alert at each change of state",
     True,
-    inherited=True,
     global_names=("smtp_alert_checker", "smtp_alert"),
 )
 

@@ -12,6 +12,7 @@ from pylvs.config.schema.types import (
     SCRIPT_ALONE,
     TEXT,
     USER,
+    at_least_one,
     bare,
     choice,
     flag,
@@ -38,9 +39,7 @@ from pylvs.config.schema.vrrp_types import (
     PASSWORD,
     PEER_LINE,
     PROCESS,
-    SOURCE,
     VMAC,
-    at_least_one,
     multicast,
     names,
     track_line,
@@ -48,6 +47,7 @@ from pylvs.config.schema.vrrp_types import (
 )
 
 RUN_SECONDS = at_least_one(4294)
+OCTET = integer(1, 255, exact=True)
 FIRST_ADDRESS = "the interface's first address"
 
 TRACKS = (
@@ -89,7 +89,7 @@ VRRP_SCRIPT = Block(
         Keyword("script", SCRIPT_ALONE, "the program and its arguments"),
         Keyword("interval", RUN_SECONDS, "seconds between two runs", 1),
         Keyword("timeout", RUN_SECONDS, "seconds after which it is killed", default_of="interval"),
-        Keyword("weight", track_weight(), "default weight where a virtual router gives none", 0),
+        Keyword("weight", track_weight(keep=True), "default weight where a virtual router gives none", 0),
         Keyword("rise", integer(1), "consecutive successes until the state is up", 1),
         Keyword("fall", integer(1), "consecutive failures until the state is down", 1),
         Keyword("user", USER, "user and group that the program runs as", default_doc="script_user"),
@@ -145,12 +145,12 @@ BFD_INSTANCE = Block(
         Keyword("min_rx", BFD_MS, "least milliseconds between two packets that the neighbor sends", 10.0),
         Keyword("min_tx", BFD_MS, "least milliseconds between two sent packets", 10.0),
         Keyword("idle_tx", BFD_IDLE_MS, "the same, while the session is not up", 1000.0),
-        Keyword("multiplier", integer(1, 255), "missing packets after which the neighbor finds it down", 5),
+        Keyword("multiplier", OCTET, "missing packets after which the neighbor finds it down", 5),
         bare("passive", "send nothing before the neighbor does"),
-        Keyword("ttl", integer(1, 255), "TTL, or hop limit, of sent packets", default_doc="255", aliases=("hoplimit",)),
+        Keyword("ttl", OCTET, "TTL, or hop limit, of sent packets", default_doc="255", aliases=("hoplimit",)),
         Keyword(
             "max_hops",
-            integer(-1, 255),
+            integer(-1, 255, exact=True),
             "by how much the TTL of received packets may be less than ttl, for IPv6 without hoplimit than 64; "
             "-1 or 255: by anything",
             0,
@@ -203,8 +203,10 @@ GARP = (
 
 UNICAST = (
     Block("unicast_peer", "the other routers; advertisements are sent to them instead of multicast", lines=PEER_LINE),
-    Keyword("unicast_src_ip", SOURCE, "source address of advertisements", default_doc=FIRST_ADDRESS),
-    Keyword("unicast_ttl", integer(0, 255), "TTL, or hop limit, of unicast advertisements", default_doc="255"),
+    Keyword("unicast_src_ip", ADDRESS, "source address of advertisements", default_doc=FIRST_ADDRESS),
+    Keyword(
+        "unicast_ttl", integer(0, 255, exact=True), "TTL, or hop limit, of unicast advertisements", default_doc="255"
+    ),
     bare("unicast_fault_no_peer", "without a peer, go to fault instead of multicast"),
     _with_global("check_unicast_src", BARE, "accept advertisements only from peers", False),
     Keyword(
@@ -222,10 +224,10 @@ VRRP_INSTANCE = Block(
         Keyword("state", choice("MASTER", "BACKUP"), "initial state", "BACKUP"),
         Keyword("interface", DEVICE, "interface of advertisements; optional with unicast_peer and unicast_src_ip"),
         Keyword("vrf", DEVICE, "without interface: the VRF of unicast advertisements"),
-        Keyword("virtual_router_id", integer(1, 255), "VRID, the same on all routers"),
+        Keyword("virtual_router_id", OCTET, "VRID, the same on all routers"),
         Keyword(
             "priority",
-            integer(1, 255),
+            OCTET,
             "priority: the highest becomes master; 255 owns the addresses",
             100,
             default_doc="100; with state MASTER 255",
@@ -243,7 +245,7 @@ VRRP_INSTANCE = Block(
         Keyword("accept", BARE, "accept packets to the addresses on this host", default_doc="unless strict_mode"),
         bare("no_accept", "drop packets to the addresses unless this router owns them"),
         flag("strict_mode", "follow RFC 9568 strictly", global_names=("vrrp_strict",)),
-        Keyword("mcast_src_ip", SOURCE, "source address of advertisements", default_doc=FIRST_ADDRESS),
+        Keyword("mcast_src_ip", ADDRESS, "source address of advertisements", default_doc=FIRST_ADDRESS),
         Keyword("mcast_dst_ip", multicast(), "multicast group of advertisements", default_doc="vrrp_mcast_group4 or 6"),
         bare("track_src_ip", "fault while this machine does not have the source address"),
         *UNICAST,
@@ -277,7 +279,12 @@ VRRP_INSTANCE = Block(
             "skip_check_adv_addr", FLAG, "do not compare the addresses again in later advertisements of a router", False
         ),
         bare("promote_secondaries", "keep the secondary addresses of a network when the primary is removed"),
-        Keyword("kernel_rx_buf_size", integer(1), "size of the receive buffer in octets", default_doc="the kernel's"),
+        Keyword(
+            "kernel_rx_buf_size",
+            integer(1, exact=True),
+            "size of the receive buffer in octets",
+            default_doc="the kernel's",
+        ),
         Keyword("native_ipv6", BARE, "the addresses are IPv6", default_doc="as they are"),
         Keyword("debug", integer(0, 4), "nothing", state=State.IGNORED),
         bare("linkbeat_use_polling", "poll the link of the interface each second, besides the kernel's messages"),
@@ -301,13 +308,7 @@ VRRP_SYNC_GROUP = Block(
         *TRACKS,
         *NOTIFIES,
         bare("sync_group_tracking_weight", "the weights of the members count"),
-        Keyword(
-            "global_tracking",
-            BARE,
-            "as sync_group_tracking_weight",
-            state=State.DEAD,
-            instead="write track_interface, track_script or track_file into the group",
-        ),
+        Keyword("global_tracking", BARE, "as sync_group_tracking_weight", is_now="sync_group_tracking_weight"),
     ),
     head=NAME,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_interface
 from typing import Any
 
 from pylvs.config.language.tree import Word
@@ -14,8 +14,12 @@ from pylvs.config.schema.types import (
     MAX_U32,
     SCRIPT,
     Written,
+    address_in,
     address_of,
+    at_least_one,
     choice,
+    leading_number,
+    leading_within,
     number_of,
     number_within,
     one_or_nothing,
@@ -40,7 +44,7 @@ MAX_PASSWORD = 8  # octets that VRRP carries
 MAX_WEIGHT = 253  # the distance of priorities 1 and 254
 MAX_FILE_WEIGHT = 254
 NUMBER = re.compile(r"-?[0-9]+\Z")
-MAX_LIFETIME_S = 0xFFFFFFFE  # IFA_CACHEINFO has 32 bits; all bits set mean forever
+ENDLESS = 0xFFFFFFFF  # IFA_CACHEINFO has 32 bits; all bits set mean forever
 ADDRESS_FLAGS = {
     "home": "home",
     "-nodad": "no_dad",
@@ -95,7 +99,7 @@ def _polled(words: Words) -> Written[PolledLink]:
 
 def _peer(words: Words) -> Peer:
     """Parse one unicast peer, and the TTLs that its packets may have."""
-    address = _address(words)
+    address = address_in(words, words.take("an IP address"))
     limits = {"min_ttl": 0, "max_ttl": 255}
     word = words.peek()
     for word in words.rest():
@@ -114,23 +118,13 @@ def _peer(words: Words) -> Peer:
     return Peer(address, minimum, maximum)
 
 
-def _address(words: Words) -> Address:
-    """Take an address; ignore a prefix length with a warning. Raises BadValue."""
-    word = words.take("an IP address")
-    host, slash, length = word.text.partition("/")
-    if slash and length.isdigit():
-        words.warn(word, f"the prefix length /{length} has no meaning here and is ignored", f"write {host}")
-        return address_of(Word(host, word.location, word.quoted))
-    return address_of(word)
-
-
 def multicast(version: int = 0) -> Type[Address]:
     """Make the type of a multicast address, of one family if `version` is 4 or 6."""
     syntax = f"an IPv{version} multicast address" if version else "a multicast address"
 
     def parse(words: Words) -> Address:
         word = words.take(syntax)
-        address = address_of(word)
+        address = address_in(words, word)
         if version not in (0, address.version):
             raise BadValue(f"'{word.text}' is not an IPv{version} address", "", word)
         if not address.is_multicast:
@@ -193,7 +187,7 @@ def _receive_policy(words: Words) -> int | str:
 def _extra(words: Words) -> tuple[bool, int]:
     """Parse the interval of garp_extra_if, and whether `all` devices count, not only VMACs."""
     all_devices = words.take_if("all") is not None
-    return all_devices, number_within(words.take("seconds"), 0, MAX_EXTRA_S)
+    return all_devices, leading_within(words, words.take("seconds"), 0, MAX_EXTRA_S)
 
 
 def _password(words: Words) -> bytes:
@@ -203,22 +197,6 @@ def _password(words: Words) -> bytes:
     if len(octets) > MAX_PASSWORD:
         words.warn(word, f"the password is longer than {MAX_PASSWORD} octets; the rest is cut", "shorten it")
     return octets[:MAX_PASSWORD]
-
-
-def at_least_one(maximum: int = MAX_U32) -> Type[int]:
-    """Make the type of a positive whole number; 0 counts as 1, with a warning."""
-    syntax = f"a whole number, 1 to {maximum}"
-
-    def parse(words: Words) -> int:
-        word = words.take(syntax)
-        value = number_of(word)
-        if not 0 <= value <= maximum:
-            raise BadValue(f"{word.text} is not between 1 and {maximum}", "", word)
-        if value == 0:
-            words.warn(word, f"{words.node.keyword} 0 counts as 1", "write 1")
-        return max(1, value)
-
-    return Type(syntax, parse)
 
 
 def names(what: str) -> Type[tuple[Word, ...]]:
@@ -251,7 +229,6 @@ IPVLAN = Type("[a device's name] [an IP address] [bridge|private|vepa]", _ipvlan
 RECEIVE_POLICY = Type(f"MTU|ADVERT|a whole number, 1 to {MAX_INTEGER}", _receive_policy)
 POLLED_LINE = Type("DEVICE [MII|ETHTOOL|IOCTL]", _polled)
 PEER_LINE = Type("ADDRESS [min_ttl 0 to 255] [max_ttl 0 to 255]", _peer)
-SOURCE = Type("an IP address", _address)
 VMAC = Type("[a device's name] [a MAC address of 6 or 5 octets]", _vmac)
 EXTRA = Type(f"[all] a whole number, 0 to {MAX_EXTRA_S}", _extra)
 CHECKSUM = one_or_nothing("never", OldChecksum.NEVER, OldChecksum.ALWAYS)
@@ -261,14 +238,18 @@ NAME = Type("NAME", lambda words: words.take("a name"))  # of a block, by which 
 DELETED = Type(f"[{SCRIPT.syntax}]", _deleted)
 
 
-def track_weight(maximum: int = MAX_WEIGHT) -> Type[TrackWeight]:
-    """Make the type of a weight, optionally with `reverse`."""
+def track_weight(maximum: int = MAX_WEIGHT, keep: bool = False) -> Type[TrackWeight]:
+    """Make the type of a weight, optionally with `reverse`. With `keep` one out of range counts, as in keepalived."""
 
     def parse(words: Words) -> TrackWeight:
         word = words.take("a weight")
-        value = number_of(word)
+        limit = MAX_INTEGER if keep else maximum
+        value = leading_number(words, word, -limit, limit)
         if not -maximum <= value <= maximum:
-            raise BadValue(f"weight {word.text} is not between -{maximum} and {maximum}; it is ignored", word=word)
+            text = f"weight {word.text} is not between -{maximum} and {maximum}"
+            if abs(value) > limit:
+                raise BadValue(f"{text}; it is ignored", word=word)
+            words.warn(word, f"{text}; it counts")
         return TrackWeight(value, True if words.take_if("reverse") else None)
 
     return Type(f"a whole number, -{maximum} to {maximum} [reverse]", parse)
@@ -302,13 +283,17 @@ def track_line(what: str, maximum: int = MAX_WEIGHT) -> Type[WrittenTrack]:
 
 
 def _line_weight(words: Words, maximum: int) -> TrackWeight:
+    """Take a weight; without a usable one that of the definition counts, as in keepalived."""
     word = words.take("a weight")
-    value = number_of(word)
-    kept: int | None = value
-    if abs(value) == MAX_WEIGHT + 1 and maximum == MAX_WEIGHT:
-        kept = MAX_WEIGHT if value > 0 else -MAX_WEIGHT
+    kept: int | None = None
+    try:
+        kept = leading_number(words, word, -MAX_FILE_WEIGHT, MAX_FILE_WEIGHT)
+    except BadValue as problem:
+        words.warn(word, f"{problem.text}; it is ignored")
+    if kept is not None and abs(kept) == MAX_WEIGHT + 1 and maximum == MAX_WEIGHT:
+        kept = MAX_WEIGHT if kept > 0 else -MAX_WEIGHT
         words.warn(word, f"weight {word.text} is not between -{MAX_WEIGHT} and {MAX_WEIGHT}; it counts as {kept}")
-    elif abs(value) > maximum:
+    elif kept is not None and abs(kept) > maximum:
         kept = None
         words.warn(word, f"weight {word.text} is not between -{maximum} and {maximum}; it is ignored")
     direction = words.take_if("reverse", "noreverse")
@@ -350,8 +335,6 @@ def _address_line(static: bool) -> Type[Written[HeldAddress]]:
         first = words.take("an IP address")
         interface = interface_of(first, words)
         given: dict[str, Any] = {"interface": interface, "no_dad": interface.version == 6}  # `-nodad` resets it
-        if interface.version == 6 and interface.network.prefixlen == 128:
-            given["preferred_lft_s"] = 0
         device, group = None, None
         for word in words.rest():
             option = word.text
@@ -369,6 +352,7 @@ def _address_line(static: bool) -> Type[Written[HeldAddress]]:
                 group = words.take("the name of a track_group")
             else:
                 _address_option(given, interface, option, words)
+        _combine(given, words, first)
         return Written(HeldAddress(**given), first, (device,) if device else (), group)
 
     last = "track_group NAME" if static else "use_vmac"
@@ -391,32 +375,69 @@ def _address_option(given: dict[str, Any], interface: Interface, option: str, wo
     elif option in ("brd", "broadcast"):
         given["broadcast"] = _broadcast(interface, value)
     elif option == "peer":
-        try:
-            peer = address_of(value)
-        except BadValue as problem:
-            words.warn(value, f"{problem.text}; the address gets no peer", problem.advice)
-        else:
-            if peer.version != interface.version:
-                raise BadValue(f"peer {peer} is not of the address's family", "", value)
-            given["peer"] = peer
+        _peer_option(given, interface, value, words)
     elif value.text == "forever":
         given["preferred_lft_s"] = FOREVER
-    elif value.text.isascii() and value.text.isdigit() and int(value.text) <= MAX_LIFETIME_S:
-        given["preferred_lft_s"] = int(value.text)
     else:
-        words.warn(value, f"'{value.text}' is no lifetime and is ignored", "write seconds, or forever")
+        try:
+            lifetime = leading_within(words, value, 0, MAX_U32)
+        except BadValue:
+            words.warn(value, f"'{value.text}' is no lifetime and is ignored", "write seconds, or forever")
+        else:
+            given["preferred_lft_s"] = lifetime if lifetime < ENDLESS else FOREVER
 
 
-def _broadcast(interface: Interface, word: Word) -> Address | None:
-    """Parse a broadcast address; `+` sets the host bits, `-` clears them."""
+def _peer_option(given: dict[str, Any], interface: Interface, word: Word, words: Words) -> None:
+    """Take the address of the other end; as in keepalived, the address has none if it is invalid."""
+    try:
+        peer = address_of(word)
+    except BadValue as problem:
+        words.warn(word, f"{problem.text}; the address gets no peer", problem.advice)
+        return
+    if peer.version != interface.version:
+        words.warn(word, f"peer {peer} is not of the address's family; the address gets no peer", "remove it")
+    elif "peer" in given:
+        words.warn(word, f"the address has peer {given['peer']} already; {peer} is ignored", "remove one of them")
+    else:
+        given["peer"] = peer
+
+
+def _broadcast(interface: Interface, word: Word) -> Address | str:
+    """Parse a broadcast address; `+` and `-` depend on the prefix length. Raises BadValue."""
+    if interface.version != 4:
+        raise BadValue("only IPv4 has broadcast addresses", "remove it", word)
     if word.text in ("+", "-"):
-        if interface.network.prefixlen >= interface.max_prefixlen - 1:
-            raise BadValue(f"/{interface.network.prefixlen} leaves no bits for a broadcast address", "", word)
-        return interface.network.broadcast_address if word.text == "+" else interface.network.network_address
+        return word.text
     address = address_of(word)
-    if address.version != 4 or interface.version != 4:
+    if address.version != 4:
         raise BadValue("only IPv4 has broadcast addresses", "remove it", word)
     return address
+
+
+def _combine(given: dict[str, Any], words: Words, first: Word) -> None:
+    """Apply keepalived's rules about several options of one address, which drop an option but never the address."""
+    interface: Interface = given["interface"]
+    broadcast, peer, longest = given.get("broadcast"), given.get("peer"), interface.max_prefixlen
+    if peer is not None and interface.network.prefixlen < longest:
+        text = f"an address with a peer has no prefix length; /{longest} counts"
+        words.warn(first, text, f"write {interface.ip}")
+        given["interface"] = interface = ip_interface(f"{interface.ip}/{longest}")
+    if broadcast is not None and peer is not None:
+        words.warn(first, "an address with a peer has no broadcast address; brd is ignored", "remove brd")
+        given["broadcast"] = None
+    elif isinstance(broadcast, str):
+        if interface.network.prefixlen >= longest - 1:
+            text = f"/{interface.network.prefixlen} leaves no bits for a broadcast address; brd is ignored"
+            words.warn(first, text, "remove brd, or write a shorter prefix")
+            given["broadcast"] = None
+        else:  # `+` sets the host bits, `-` clears them
+            network = interface.network
+            given["broadcast"] = network.broadcast_address if broadcast == "+" else network.network_address
+    if interface.version == 6:
+        for option in ("label", "scope"):
+            if given.pop(option, None):
+                words.warn(first, f"an IPv6 address has no {option}; it is ignored", f"remove {option}")
+        given.setdefault("preferred_lft_s", 0 if interface.network.prefixlen == longest else FOREVER)
 
 
 ADDRESS_LINE, STATIC_ADDRESS_LINE = _address_line(False), _address_line(True)
