@@ -147,6 +147,31 @@ def test_a_removed_device_does_not_matter(lab: Lab, words: str) -> None:
     assert answered(lab) == []
 
 
+def programs(lab: Lab, *names: str) -> list[str]:
+    """Return the number of the program at the ingress of each of these devices; "" without one."""
+    listed = [json.loads(lab.sh("rs1", f"tc -j filter show dev {name} ingress")) for name in names]
+    return [next((str(each["options"]["prog"]["id"]) for each in found if "options" in each), "") for found in listed]
+
+
+@pytest.mark.parametrize("before", ["true", "tc qdisc add dev e0 clsact"])
+@pytest.mark.parametrize("words", ["up 10.0.0.101 --tun-type gre", "down fd00:10::100", ""])
+def test_a_renamed_device_is_found(lab: Lab, words: str, before: str) -> None:
+    """A change applies to it, and `down` leaves it as it was."""
+    lab.sh("rs1", f"ip link add e0 type veth peer name e1; ip link set e0 up; {before}")
+    lab.sh("rs1", "pylvs realserver up 10.0.0.100 fd00:10::100 --tun-type gre")
+    (former,) = set(programs(lab, "e0", "eth0"))
+    lab.sh("rs1", "ip link set e0 down; ip link set e0 name e9; ip link set e9 up")
+    found = lab.sh("rs1", "pylvs realserver status")
+    assert "by a program at e9: 0 unwrapped\n" in found
+    if words:
+        assert "e0" not in lab.sh("rs1", f"pylvs realserver {words}").split()
+        (program,) = set(programs(lab, "e9", "eth0"))
+        assert program not in ("", former)
+    assert "the program at the ingress of e9 is off\n" in lab.sh("rs1", "pylvs realserver down")
+    assert programs(lab, "e9", "eth0") == ["", ""]
+    assert ("clsact" in lab.sh("rs1", "tc qdisc show dev e9")) == (before != "true")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

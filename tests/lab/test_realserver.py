@@ -75,6 +75,18 @@ def test_addresses_are_removed_one_by_one(lab: Lab) -> None:
     assert lab.sh("rs1", SNAPSHOT).split() == before.split()
 
 
+def test_an_address_that_is_given_twice_counts_once(lab: Lab) -> None:
+    before = lab.sh("rs1", SNAPSHOT)
+    twice = "10.0.0.100 fd00:10::100 10.0.0.100 fd00:10:0::100"
+    for end in "", " --tunnel --tunnel --director 10.0.0.10 --director 10.0.0.10":
+        done = lab.sh("rs1", f"pylvs realserver up {twice}{end}")
+        assert [done.count(f"{each} is on lo\n") for each in ("10.0.0.100/32", "fd00:10::100/128")] == [1, 1]
+        assert done.count("director 10.0.0.10") == bool(end)
+        done = lab.sh("rs1", f"pylvs realserver down {twice}")
+        assert [done.count(f"{each} is off lo\n") for each in ("10.0.0.100", "fd00:10::100")] == [1, 1]
+        assert lab.sh("rs1", SNAPSHOT).split() == before.split()
+
+
 def test_changes_of_other_programs_stay(lab: Lab) -> None:
     lab.sh("rs1", "pylvs realserver up 10.0.0.100")
     lab.sh("rs1", "echo 8 >/proc/sys/net/ipv4/conf/all/arp_ignore")

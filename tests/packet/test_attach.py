@@ -12,19 +12,21 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import hatch_build
 from pylvs.bpf.libbpf import BpfObject
 from pylvs.bpf.maps import ArrayMap
-from pylvs.dataplane.devices import attach as hooks
 from pylvs.dataplane.devices.attach import Attachment, Mode, attach, attached, choose_mode, detach, detach_all
 from pylvs.dataplane.state import State
 from pylvs.model.errors import Busy, InvalidOperation, NoSuchDevice, PylvsError
+from pylvs.model.service import Tunnel, TunnelKind
 from pylvs.netlink import codec, links, tc, xdp
 from pylvs.netlink.codec import Netlink
 from pylvs.netlink.links import ETH_P_8021AD, ETH_P_8021Q
+from pylvs.realserver import vip
 
 ROOT = Path(__file__).resolve().parents[2]
 CLONE_NEWNET = 0x40000000
@@ -282,9 +284,12 @@ def test_auto_names_its_reason_for_each_kind_of_device(host: Host, monkeypatch: 
     assert choose_mode(bond, [bond, replace(plain, master=4713)])[0] == "native"
     ports = replace(plain, master=4713), replace(plain, name="v0", index=4714, kind="veth", master=4713)
     assert choose_mode(bond, [bond, *ports])[1] == "its port v0 is a veth, which loses natively forwarded frames"
+    port = replace(plain, name="p0", master=4713, xdp_generic=1)
+    assert choose_mode(bond, [bond, port]) == ("tc", "its port p0 runs an XDP program of its own")
     assert choose_mode(links.device("lo"))[0] == "tc"
     monkeypatch.setattr(links, "native_xdp", lambda _index: 0)
     assert choose_mode(plain, [plain]) == ("tc", "its driver has no native XDP")
+    assert choose_mode(bond, [bond, replace(plain, master=4713)])[1] == "the drivers of its ports have no native XDP"
 
 
 def test_the_kernel_reports_which_drivers_have_native_xdp(host: Host) -> None:
@@ -295,14 +300,51 @@ def test_the_kernel_reports_which_drivers_have_native_xdp(host: Host) -> None:
     assert links.native_xdp(links.device("lo").index) == 0
 
 
-def test_two_roles_share_a_device_and_the_last_takes_clsact_along(host: Host) -> None:
+def be_real_server() -> None:
+    vip.up([ip_address("10.77.0.100")], [Tunnel(TunnelKind.GRE)], ["d0"])
+
+
+@pytest.mark.parametrize("found", [False, True])
+@pytest.mark.parametrize("director_leaves_first", [False, True])
+@pytest.mark.parametrize("director_comes_first", [False, True])
+def test_a_director_and_a_real_server_share_a_device_and_the_last_removes_clsact(
+    host: Host, director_comes_first: bool, director_leaves_first: bool, found: bool
+) -> None:
+    """Only if one of them added it."""
+    if found:
+        sh("tc", "qdisc", "add", "dev", "d0", "clsact")
+    if director_comes_first:
+        host.attach("tc")
+        be_real_server()
+    else:
+        be_real_server()
+        host.attach("tc")
+    host.attach("generic", egress=True)
+    if director_leaves_first:
+        assert detach("d0", host.state)
+        assert "pylvs-realserver" in host.filters()
+        vip.down()
+    else:
+        vip.down()
+        assert "pylvs-director" in host.filters()
+        assert detach("d0", host.state)
+    assert host.filters() == ""
+    assert ("clsact" in host.qdiscs()) == found
+
+
+def test_the_reason_of_a_failure_remains_if_its_undo_fails(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device is deleted between two steps, so that neither the next step nor the undo can succeed."""
     host.attach("tc")
-    attach("d0", "tc", host.state, tc_fd=host.fd("pylvs_egress"), role=hooks.REAL_SERVER)
-    assert detach("d0", host.state)
-    assert [each.device for each in attached(host.state, hooks.REAL_SERVER)] == ["d0"]
-    assert attached(host.state) == []
-    assert detach("d0", host.state, hooks.REAL_SERVER)
-    assert "clsact" not in host.qdiscs()
+    set_filter = tc.set_filter
+
+    def set_on_a_deleted_device(link: Netlink, ifindex: int, side: int, *arguments: Any) -> None:
+        if side == tc.EGRESS:
+            sh("ip", "link", "del", "d0")
+        set_filter(link, ifindex, side, *arguments)
+
+    monkeypatch.setattr(tc, "set_filter", set_on_a_deleted_device)
+    with pytest.raises(PylvsError, match=r"^d0: attaching at TC: "):
+        host.attach("tc", egress=True)
 
 
 def test_detach_all_finds_what_is_attached(host: Host) -> None:

@@ -19,19 +19,21 @@ from unittest import mock
 import pytest
 from click.testing import CliRunner
 
-from pylvs.bpf import abi
+from pylvs.bpf import abi, kernel
 from pylvs.cli.director import detach
 from pylvs.dataplane import load
 from pylvs.dataplane.devices import attach, attachments
 from pylvs.model.errors import Busy
-from pylvs.model.rows import DeviceProblem
+from pylvs.model.rows import DeviceProblem, unattached, warnings
 from pylvs.model.service import Destination, DestinationKey, Method, VirtualService
-from pylvs.netlink import links
+from pylvs.netlink import links, xdp
+from pylvs.netlink.codec import Netlink
 from tests.packet.frames import CLIENT4, tcp
-from tests.packet.host import TC_REDIRECT, Host, ip, key, new_host, server4, server_mac
+from tests.packet.host import TC_REDIRECT, Host, ip, key, new_host, server4, server6, server_mac
 from tests.waiting import until
 
 SERVICE = key(80)
+BEHIND_T0 = key(80, vip="10.78.0.1")  # an address of t0, see `tap`
 BEHIND = DestinationKey(ip_address("10.78.0.2"), 80)  # a real server behind another device than the clients
 
 
@@ -48,6 +50,13 @@ def there(host: Host) -> dict[str, attach.Attachment]:
 
 def missing(host: Host) -> list[DeviceProblem]:
     return attachments.missing(host.director.tables)
+
+
+def any_other_edit(host: Host) -> None:
+    """Make an edit that has nothing to do with devices, of a service of its own."""
+    service = VirtualService(host.new_key())
+    host.director.add_service(service)
+    host.director.delete_service(service.key)
 
 
 def any_edit(host: Host) -> None:
@@ -168,6 +177,30 @@ def test_a_renamed_device_keeps_its_reason(host: Host) -> None:
     ip("link", "set", "d0", "down")
     ip("link", "set", "d0", "name", "out7")
     assert there(host)["out7"] == replace(before, device="out7")
+
+
+@pytest.mark.parametrize(("mode", "word"), [("native", "xdp"), ("generic", "xdpgeneric")])
+def test_a_device_that_moves_to_another_namespace_keeps_its_xdp_program(
+    host: Host, mode: attach.Mode, word: str
+) -> None:
+    """As docs/how-to/attach.md says, with the commands that remove it. Edits succeed without the device."""
+    host.serve(SERVICE, 1)
+    pair("e0", "e1")
+    with host.director.batch():
+        attachments.request(host.director.tables, "e0", mode)
+    elsewhere = f"{host.name}-b"
+    ip("netns", "add", elsewhere)
+    try:
+        ip("link", "set", "e0", "netns", elsewhere)
+        any_edit(host)
+        assert "e0" not in there(host)
+        shown = ["ip", "-n", elsewhere, "link", "show", "e0"]
+        assert "name pylvs_xdp" in subprocess.check_output(shown, text=True)
+        assert subprocess.check_output(["tc", "-n", elsewhere, "qdisc", "show", "dev", "e0", "clsact"]) == b""
+        ip("-n", elsewhere, "link", "set", "dev", "e0", word, "off")
+        assert "xdp" not in subprocess.check_output(shown, text=True)
+    finally:
+        ip("netns", "del", elsewhere)
 
 
 def test_a_port_of_a_bridge_is_detached(host: Host) -> None:
@@ -360,6 +393,126 @@ def test_a_driver_that_transmits_only_with_a_program_gets_one(host: Host, input_
             key = struct.pack("<I", links.device("t0").index)
             assert (host.director.tables.transmitters.get(key) is not None) == (input_mode == "native")
             host.director.follow_host()  # now the program may be the reason why it transmits
+
+
+@contextmanager
+def foreign_xdp(device: str) -> Iterator[None]:
+    """Run another tool's XDP program on a device, which passes all packets."""
+    pass_all = struct.pack("<BBhi", 0xB7, 0, 0, 2) + struct.pack("<BBhi", 0x95, 0, 0, 0)  # r0 = XDP_PASS; exit
+    program = kernel.load_instructions(kernel.PROG_TYPE_XDP, "theirs", pass_all)
+    index = links.device(device).index
+    with Netlink() as link:
+        xdp.set_program(link, index, "native", program)
+        os.close(program)
+        yield
+        xdp.set_program(link, index, "native", -1, links.device(device).xdp_native)
+
+
+def test_auto_is_decided_again_when_another_tool_has_left_xdp(host: Host) -> None:
+    with tap():
+        with foreign_xdp("t0"):
+            host.serve(BEHIND_T0, 1)
+            before = there(host)["t0"]
+            assert (before.mode, before.intended) == ("tc", "tc")
+            assert "(theirs), which is not of pylvs, is at XDP already" in before.reason
+            any_other_edit(host)
+            assert there(host)["t0"] == before
+        any_other_edit(host)
+        after = there(host)["t0"]
+        assert (after.mode, "already" in after.reason) == ("native", False)
+
+
+def test_auto_is_decided_again_when_the_ports_of_a_bond_change(host: Host) -> None:
+    """t0 stands for a bond. The tests' kernel may have none."""
+    made = links._device
+    ports = set[str]()
+
+    def as_bond(*arguments: Any) -> links.Device:
+        device = made(*arguments)
+        if device.name == "t0":
+            return replace(device, kind="bond")
+        if device.name in ports:
+            return replace(device, master=socket.if_nametoindex("t0"), kind="" if device.name == "e0" else device.kind)
+        return device
+
+    def mode_and_reason() -> tuple[str, str]:
+        with mock.patch.object(attach, "attach", wraps=attach.attach) as attached:
+            any_other_edit(host)
+            any_other_edit(host)
+        found = there(host)["t0"]
+        assert [each.args[0] for each in attached.mock_calls].count(found.ifindex) <= 1, "an edit without a change"
+        return found.mode, found.reason
+
+    pair("e0", "e1")
+    pair("f0", "f1")
+    with mock.patch.object(links, "_device", as_bond), tap():
+        host.serve(BEHIND_T0, 1)
+        assert mode_and_reason() == ("tc", "it has no port")
+        ports.add("e0")
+        assert mode_and_reason()[0] == "native"
+        ports.add("f0")
+        assert mode_and_reason() == ("tc", "its port f0 is a veth, which loses natively forwarded frames")
+        ports.remove("f0")
+        with foreign_xdp("e0"):
+            assert mode_and_reason() == ("tc", "its port e0 runs an XDP program of its own")
+        assert mode_and_reason()[0] == "native"
+        ports.add("f0")
+        host.director.delete_service(BEHIND_T0)
+        host.serve(SERVICE, 1)
+        assert mode_and_reason()[0] == "tc", "not needed any more, but it may still send"
+
+
+@pytest.mark.parametrize("in_use", [True, False])
+def test_a_port_leaves_xdp_before_the_device_above_is_attached(host: Host, in_use: bool) -> None:
+    """A bond cannot run XDP while a port does. Until the device above is attached, the port forwards at TC.
+
+    That is so, too, during the time that XDP stays after the last service.
+    """
+    runs = list[tuple[str, attach.Mode | None]]()
+    real_attach = attach.attach
+
+    def attach_now(index: int, *arguments: Any, **more: Any) -> attach.Attachment:
+        runs.append((links.device(index).name, there(host)["t0"].mode))
+        return real_attach(index, *arguments, **more)
+
+    with tap():
+        host.serve(BEHIND_T0, 1)
+        assert there(host)["t0"].mode == "native"
+        ip("link", "add", "br0", "type", "bridge")
+        if not in_use:
+            host.director.flush()
+            assert there(host).keys() == {"t0"}
+        ip("link", "set", "t0", "master", "br0")
+        with mock.patch.object(attach, "attach", attach_now):
+            host.director.follow_host()
+        assert runs == ([("br0", "tc")] if in_use else [])
+        assert there(host).keys() == ({"lo", "d0", "br0"} if in_use else set())
+
+
+def lo_forwards(version: int) -> Path:
+    return Path(f"/proc/sys/net/ipv{version}/conf/lo/forwarding")
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_settings_that_cannot_be_written_do_not_fail_the_first_edit_or_later_ones(host: Host, family: int) -> None:
+    """Only those of an IP version in use are reported; the servers of a tunnel may have another than the service."""
+    load.take_down(host.director.state)
+    for version in 4, 6:
+        lo_forwards(version).write_text("0")
+    server = Destination(DestinationKey(ip_address(server4(1) if family == 4 else server6(1)), 80), Method.TUNNEL)
+    text = "lo: net.ipv{0}.conf.lo.forwarding cannot be set to 1: Read-only file system; packets are not forwarded by"
+    expected = [f"{text} IPv{{0}}".format(version) for version in sorted({4, family})]
+    with mock.patch.object(attach, "_set_sysctl", side_effect=OSError(30, os.strerror(30))):
+        host.director.add_service(VirtualService(SERVICE))
+        assert warnings(host.director) == expected[:1]
+        host.director.add_destination(SERVICE, server)
+        assert warnings(host.director) == unattached(host.director) == expected
+    (row,) = host.director.services()
+    assert [each.destination for each in row.destinations] == [server]
+    assert there(host).keys() == {"lo", "d0", "d1"}
+    host.director.follow_host()
+    assert warnings(host.director) == []
+    assert [lo_forwards(version).read_text() for version in (4, 6)] == ["1\n", "1\n"]
 
 
 def test_an_edit_restores_forwarding_of_lo(host: Host) -> None:

@@ -154,13 +154,15 @@ def forget(cookie: int) -> None:
     """Remove the files of writers that were killed. A writer that starts at this moment waits and retries."""
     path = roles_directory(cookie)
     for suffix in _suffixes(path):
+        name = f"{path}/{_ALIVE}{suffix}"
         try:
-            alive = os.open(f"{path}/{_ALIVE}{suffix}", os.O_RDWR | os.O_CLOEXEC)
+            alive = os.open(name, os.O_RDWR | os.O_CLOEXEC)
         except OSError:
             continue
         with contextlib.suppress(OSError):
             fcntl.fcntl(alive, fcntl.F_OFD_SETLK, _lock(fcntl.F_WRLCK))
-            _remove(path, suffix)
+            if os.path.samestat(os.fstat(alive), os.stat(name)):  # else a new writer has made its file in between
+                _remove(path, suffix)
         os.close(alive)
 
 

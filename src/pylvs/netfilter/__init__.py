@@ -42,7 +42,14 @@ def hooks_of_host() -> tuple[list[Hook], list[str]]:
 
 def _output(command: tuple[str, ...]) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        done = subprocess.run(  # comments may have any bytes, in every locale
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="surrogateescape",
+            timeout=TIMEOUT_S,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         raise Unsupported(f"{' '.join(command)}: no answer within {TIMEOUT_S} s") from None
     except OSError as error:

@@ -30,11 +30,12 @@ class CannotExpress(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A rule that is not imported: location, text and reason."""
+    """A rule that is not imported: location, text, reason, and the chains that it may call."""
 
     location: str
     text: str
     reason: str
+    chains: tuple[str, ...] = ()
 
 
 Clause = tuple[MarkRule, ...]  # alternatives: one must hold; an empty clause never holds

@@ -31,6 +31,8 @@ TABLE, CHAIN = "mangle", "PREROUTING"
 _FLAGS = TCP_FLAGS | {"all": 63, "none": 0}
 _COUNTS = re.compile(r"^\[\d+:\d+\] ")
 _WITHOUT_EFFECT = {"LOG", "NFLOG", "TRACE", "TEE", "AUDIT"}
+# Others may match without an option (socket, rpfilter, frag), so that a rule would apply to all packets.
+_MATCHES = {"tcp", "udp", "sctp", "multiport", "iprange", "mark", "mac", "tos", "dscp", "pkttype", "comment"}
 _UNSUPPORTED_MATCHES = {
     "conntrack": CONNTRACK,
     "state": CONNTRACK,
@@ -53,7 +55,7 @@ def hooks(text: str, six: bool = False, source: str = "") -> list[Hook]:
     found: list[Hook] = []
     family, table = 6 if six else 4, ""
     chains: dict[str, list[Rule | Skipped]] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: a comment may have a separator of Unicode
         line = line.strip()
         if line.startswith("#"):
             tool = re.search(r"\b(ip6?tables)(?:-nft|-legacy)?-save\b", line)
@@ -122,8 +124,9 @@ class _RuleParser:
                 arguments, self.at = self.words[self.at :], len(self.words)
             elif option in ("-m", "--match"):
                 self.match = self.value(option)
-                if self.match in _UNSUPPORTED_MATCHES:
-                    raise CannotExpress(_UNSUPPORTED_MATCHES[self.match])
+                if self.match not in _MATCHES:
+                    reason = f"pylvs mark has no condition like -m {self.match}"
+                    raise CannotExpress(_UNSUPPORTED_MATCHES.get(self.match, reason))
             elif option in _CONDITIONS:
                 self.clauses.extend(_CONDITIONS[option](self, self.value(option), turned))
             elif option == "--comment":

@@ -49,17 +49,21 @@ def hooks(text: str) -> list[Hook]:
     """Return the base chains of a ruleset. Raises InvalidOperation."""
     objects = _objects(text)
     chains: dict[tuple[str, str], dict[str, list[Rule | Skipped]]] = {}
+    maps: dict[tuple[str, str], dict[str, Any]] = {}
     bases: list[Object] = []
     for kind, found in objects:
         if kind == "chain" and found.get("family") in _FAMILIES:
             chains.setdefault((found["family"], found["table"]), {})[found["name"]] = []
             if found.get("hook") == "prerouting":
                 bases.append(found)
+        elif kind == "map":
+            maps.setdefault((found["family"], found["table"]), {})[found["name"]] = found.get("elem")
     for kind, found in objects:
         if kind == "rule":
-            where = chains.get((found["family"], found["table"]), {})
+            table = found["family"], found["table"]
+            where = chains.get(table, {})
             if found.get("chain") in where:
-                where[found["chain"]].append(_read(found))
+                where[found["chain"]].append(_read(found, maps.get(table, {})))
     return [hook for base in bases if (hook := _hook(base, chains[base["family"], base["table"]])) is not None]
 
 
@@ -68,8 +72,8 @@ def _objects(text: str) -> list[tuple[str, Object]]:
     try:
         listed = [next(iter(each.items())) for each in json.loads(text)["nftables"]]
         for kind, found in listed:
-            if kind in ("chain", "rule"):
-                for name in ("family", "table", "name" if kind == "chain" else "chain"):
+            if kind in ("chain", "rule", "map"):
+                for name in ("family", "table", "chain" if kind == "rule" else "name"):
                     if not isinstance(found[name], str):
                         raise ValueError(name)
         return listed
@@ -95,9 +99,10 @@ def _reached(rules: Sequence[Rule | Skipped], chains: Mapping[str, Sequence[Rule
     """Return these rules and those of all chains that they call, directly or indirectly."""
     found, seen = list(rules), set[str]()
     for rule in found:  # which grows
-        if isinstance(rule, Rule) and rule.chain and rule.chain not in seen:
-            seen.add(rule.chain)
-            found.extend(chains.get(rule.chain, ()))
+        for chain in (rule.chain,) if isinstance(rule, Rule) else rule.chains:
+            if chain not in seen:
+                seen.add(chain)
+                found.extend(chains.get(chain, ()))
     return found
 
 
@@ -105,21 +110,47 @@ def _concerns_marks(rule: Rule | Skipped) -> bool:
     return bool(rule.mask or rule.value) if isinstance(rule, Rule) else _MARKING in rule.text
 
 
-def _read(rule: Object) -> Rule | Skipped:
+def _read(rule: Object, maps: Mapping[str, Any]) -> Rule | Skipped:
+    """Return a rule of a table with these named maps."""
     location = f"{rule['family']} {rule['table']} {rule['chain']} handle {rule.get('handle', '?')}"
-    text = json.dumps(rule.get("expr", []), separators=(",", ":"))
+    expressions = rule.get("expr", [])
+    text = json.dumps(expressions, separators=(",", ":"))
     try:
-        return _rule(location, text, rule.get("expr", []))
+        return _rule(location, text, expressions)
     except (CannotExpress, InvalidOperation) as error:
-        return Skipped(location, text, str(error))
+        reason = str(error)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration):
-        return Skipped(location, text, "pylvs does not know this form of rule")
+        reason = "pylvs does not know this form of rule"
+    return Skipped(location, text, reason, _called(expressions, maps))
+
+
+def _called(expressions: Any, maps: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the chains that these expressions jump to, also by verdict maps."""
+    found, named, waiting = set[str](), set[str](), [expressions]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, list):
+            waiting += each
+        elif isinstance(each, str) and each[1:] in maps and each not in named:  # "@name"
+            named.add(each)
+            waiting.append(maps[each[1:]])
+        elif isinstance(each, Mapping):
+            jumps = [each[kind] for kind in ("jump", "goto") if isinstance(each.get(kind), Mapping)]
+            found |= {jump["target"] for jump in jumps if isinstance(jump.get("target"), str)}
+            waiting += each.values()
+    return tuple(sorted(found))
+
+
+def _only(expression: Object) -> tuple[str, Any]:
+    """Return kind and content of an expression. Raises ValueError if it has more than one."""
+    ((kind, content),) = expression.items()
+    return kind, content
 
 
 def _rule(location: str, text: str, expressions: Sequence[Object]) -> Rule:
     clauses, mask, value, verdict, chain = [], 0, 0, "", ""
     for each in expressions:
-        kind, content = next(iter(each.items()))
+        kind, content = _only(each)
         if verdict:
             raise CannotExpress("it has a statement behind its verdict")
         if kind == "match":
@@ -134,7 +165,17 @@ def _rule(location: str, text: str, expressions: Sequence[Object]) -> Rule:
             verdict, chain = kind, content["target"]
         elif kind not in _WITHOUT_EFFECT:
             raise CannotExpress(_UNSUPPORTED.get(kind, f"pylvs mark has nothing like {kind}"))
+        elif kind == "set":
+            _check_set(content)
     return Rule(location, text, tuple(clauses), mask, value, verdict, chain)
+
+
+def _check_set(content: Mapping[str, Any]) -> None:
+    """Raise CannotExpress if an element that is added to a set has a statement that may end the rule, as `limit`."""
+    for each in content.get("stmt", ()):
+        kind, _ = _only(each)
+        if kind != "counter":
+            raise CannotExpress(_UNSUPPORTED.get(kind, f"it adds to a set with {kind}"))
 
 
 def _marking(value: Any) -> tuple[int, int]:
@@ -158,7 +199,7 @@ def _clauses(match: Mapping[str, Any]) -> list[Clause]:
     Raises CannotExpress if mark rules have no equivalent, KeyError, TypeError or similar for an unknown form.
     """
     operator, left, right = match.get("op", "=="), match["left"], match["right"]
-    kind, what = next(iter(left.items()))
+    kind, what = _only(left)
     if kind == "&":
         return _masked(operator, what, right)
     if kind == "meta":
@@ -223,6 +264,8 @@ def _protocols(operator: str, values: Sequence[Any]) -> list[Clause]:
 
 
 def _payload(operator: str, what: Mapping[str, Any], right: Any) -> list[Clause]:
+    if "tunnel" in what:
+        raise CannotExpress("it asks for a packet in a tunnel")
     protocol, name = what["protocol"], what["field"]
     if protocol in ("ip", "ip6"):
         return [(condition(family=4 if protocol == "ip" else 6),), *_ip_header(operator, protocol, name, right)]

@@ -15,23 +15,30 @@ _NEW_QDISC, _DELETE_QDISC, _GET_QDISC = 36, 37, 38
 _NEW_FILTER, _DELETE_FILTER, _GET_FILTER = 44, 45, 46
 _MESSAGE = struct.Struct("=BxxxiIII")
 _KIND, _OPTIONS = 1, 2  # TCA_KIND, TCA_OPTIONS
-_FD, _NAME, _FLAGS, _ID = 6, 7, 8, 11  # TCA_BPF_*
+_CLASS, _FD, _NAME, _FLAGS, _ID = 3, 6, 7, 8, 11  # TCA_BPF_*
 _DIRECT_ACTION = 1
 _ALL_PROTOCOLS = 0x0300  # htons(ETH_P_ALL)
 _HANDLE = 0x1B5
 NAME_PREFIX = "pylvs-"
+# Class of our filters on a clsact that pylvs added; clsact has no classes, so it changes nothing for packets. By it a
+# director and a real server on one device each know that they may remove clsact if they leave last.
+_OWN_CLSACT = 0x1B50000
 # Before the default priorities of other programs (from 49152 downwards), after a filter that must be first (1).
 PRIORITIES = {"realserver": 4, "director": 5}
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """A filter on one side of a device; without BPF, `program` is 0 and `label` the kind of filter."""
+    """A filter on one side of a device; without BPF, `program` is 0 and `label` the kind of filter.
+
+    `own_clsact`: pylvs added the clsact of the device before it added this filter.
+    """
 
     priority: int
     handle: int
     label: str
     program: int
+    own_clsact: bool
 
 
 def _message(ifindex: int, handle: int, parent: int, info: int = 0) -> bytes:
@@ -84,7 +91,8 @@ def filters(link: Netlink, ifindex: int, side: int) -> list[Filter]:
             continue
         kind = name(parts.get(_KIND))
         options = attributes(parts[_OPTIONS]) if kind == "bpf" else {}
-        found.append(Filter(info >> 16, handle, name(options.get(_NAME)) or kind, number(options.get(_ID))))
+        label, own = name(options.get(_NAME)) or kind, number(options.get(_CLASS)) == _OWN_CLSACT
+        found.append(Filter(info >> 16, handle, label, number(options.get(_ID)), own))
     return found
 
 
@@ -93,18 +101,29 @@ def is_ours(found: Filter, role: str) -> bool:
     return found.label == NAME_PREFIX + role and found.priority == PRIORITIES[role] and found.handle == _HANDLE
 
 
-def set_filter(link: Netlink, ifindex: int, side: int, role: str, program: int) -> None:
+def has_own_clsact(link: Netlink, ifindex: int) -> bool:
+    """Return whether pylvs added the clsact of a device, by what our filters of either role record."""
+    there = [each for side in (INGRESS, EGRESS) for each in filters(link, ifindex, side)]
+    return any(each.own_clsact and is_ours(each, role) for each in there for role in PRIORITIES)
+
+
+def set_filter(link: Netlink, ifindex: int, side: int, role: str, program: int, own_clsact: bool | None = None) -> None:
     """Let our filter run this program instead of its present one. Raises NetlinkError, FileExistsError.
 
+    `own_clsact` records whether pylvs added clsact; None leaves that as it is.
     FileExistsError (its text is the filter's name): a filter of another program has our priority.
     """
     priority = PRIORITIES[role]
-    taken = [each for each in filters(link, ifindex, side) if each.priority == priority and not is_ours(each, role)]
-    if taken:
-        raise FileExistsError(errno.EEXIST, taken[0].label)
+    for each in filters(link, ifindex, side):
+        if is_ours(each, role):
+            own_clsact = each.own_clsact if own_clsact is None else own_clsact
+        elif each.priority == priority:
+            raise FileExistsError(errno.EEXIST, each.label)
     body = _message(ifindex, _HANDLE, side, priority << 16 | _ALL_PROTOCOLS) + text(_KIND, "bpf")
-    options = nested(_OPTIONS, u32(_FD, program), text(_NAME, NAME_PREFIX + role), u32(_FLAGS, _DIRECT_ACTION))
-    link.request(_NEW_FILTER, body + options, codec.CREATE | codec.REPLACE)
+    members = [u32(_FD, program), text(_NAME, NAME_PREFIX + role), u32(_FLAGS, _DIRECT_ACTION)]
+    if own_clsact:
+        members.append(u32(_CLASS, _OWN_CLSACT))
+    link.request(_NEW_FILTER, body + nested(_OPTIONS, *members), codec.CREATE | codec.REPLACE)
 
 
 def our_filter(link: Netlink, ifindex: int, side: int, role: str) -> Filter | None:

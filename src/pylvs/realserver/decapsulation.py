@@ -182,6 +182,7 @@ def status(memory: Memory) -> list[tuple[bool, str]]:
     """Return each device or program that decapsulates, as whether it does and a line."""
     found = [(True, f"unwrapped by {each.name}") for each in devices() if each.name in TUNNEL_DEVICES and each.up]
     found += [(True, _described(each)) for each in memory.unwrapped]
+    found += [(False, f"the program at {name} has gone") for name in _follow_devices(memory)]
     for name, counts in _program_counts(memory):
         if counts is None:
             found.append((False, f"the program at {name} has gone"))
@@ -314,17 +315,39 @@ def _described(recorded: str) -> str:
     return f"decapsulates GUE at {recorded}" if subject == "port" else f"decapsulates {', '.join(rest)} for {subject}"
 
 
+def _follow_devices(memory: Memory) -> list[str]:
+    """Correct the names of renamed devices in the undo log. Drop removed devices, and return them."""
+    there = devices()
+    running = _filters(there)
+    names = {each.name for each in there}
+    renamed = [name for name in running if name not in memory.programs]
+    gone = [name for name in memory.programs if name not in names]
+    memory.programs[:] = [name for name in memory.programs if name in names] + renamed
+    memory.qdiscs[:] = [name for name in memory.qdiscs if name in names]
+    memory.qdiscs += [name for name in renamed if running[name].own_clsact]
+    return gone[len(renamed) :]
+
+
+def _filters(there: Sequence[Device]) -> dict[str, tc.Filter]:
+    """Return our filters by the names of their devices."""
+    with Netlink() as link:
+        try:
+            with_clsact = set(tc.clsact_devices(link))
+            carriers = [each for each in there if each.index in with_clsact]
+            ours = {each.name: tc.our_filter(link, each.index, tc.INGRESS, ROLE) for each in carriers}
+            return {name: found for name, found in ours.items() if found is not None}
+        except NetlinkError as error:
+            raise error.as_failure("asking for the programs at the ingress") from None
+
+
 def _forget_gone(memory: Memory) -> list[str]:
-    """Drop devices that were removed or renamed from the undo log; return them as lines."""
-    there = {each.name for each in devices()}
-    gone = [name for name in memory.programs if name not in there]
-    memory.programs[:] = [name for name in memory.programs if name in there]
-    memory.qdiscs[:] = [name for name in memory.qdiscs if name in there]
-    return [f"{name} is gone, and the program at its ingress" for name in gone]
+    """Drop devices that were removed from the undo log; return them as lines."""
+    return [f"{name} is gone, and the program at its ingress" for name in _follow_devices(memory)]
 
 
 def _detach_program(memory: Memory) -> list[str]:
     """Detach the program, and remove the clsact that was added for it; return the changes as lines."""
+    _follow_devices(memory)
     done = []
     with Netlink() as link:
         for name in memory.programs:
@@ -397,10 +420,11 @@ def _network_key(network: Network) -> bytes:
 
 def _set_filter(memory: Memory, link: Netlink, where: Device, program: int) -> None:
     try:
-        if tc.add_clsact(link, where.index):
+        own_clsact = tc.has_own_clsact(link, where.index)  # also if the director added it
+        if (tc.add_clsact(link, where.index) or own_clsact) and where.name not in memory.qdiscs:
             memory.qdiscs.append(where.name)
             memory.save()
-        tc.set_filter(link, where.index, tc.INGRESS, ROLE, program)
+        tc.set_filter(link, where.index, tc.INGRESS, ROLE, program, where.name in memory.qdiscs)
     except NetlinkError as error:
         raise error.as_failure(f"a program at the ingress of {where.name}") from None
     except FileExistsError as error:

@@ -83,6 +83,7 @@ def up(
     names any, all sources are accepted. When it raises PylvsError, nothing has changed.
     """
     _need_root()
+    vips = list(dict.fromkeys(vips))
     with changing(memory_path(network_cookie())) as memory:
         if directors and not (tunnels or memory.tunnels):
             raise InvalidOperation(f"--director {directors[0]}: without tunnels nothing is checked; add --tunnel")
@@ -124,8 +125,9 @@ def _become(
         memory.save()
         _add(vip, loopback)
         done.append(f"{vip}/{vip.max_prefixlen} is on {loopback.name}")
-    memory.tunnels += [name for name in map(decapsulation.tunnel_name, tunnels) if name not in memory.tunnels]
-    memory.directors += [text for text in map(str, directors) if text not in memory.directors]
+    wanted = dict.fromkeys(map(decapsulation.tunnel_name, tunnels))
+    memory.tunnels += [name for name in wanted if name not in memory.tunnels]
+    memory.directors += [text for text in dict.fromkeys(map(str, directors)) if text not in memory.directors]
     if memory.tunnels:
         known = [ip_address(text) for text in memory.addresses]
         done += decapsulation.up(memory, known, concerned, chosen)
@@ -160,7 +162,7 @@ def down(vips: Sequence[Address] = ()) -> list[str]:
             if vip not in mine:
                 there = ", ".join(memory.addresses) or "none"
                 raise InvalidOperation(f"{vip}: not an address that pylvs realserver set up; there are: {there}")
-        for vip in vips or mine:
+        for vip in dict.fromkeys(vips or mine):
             name = memory.addresses[str(vip)]
             if name:
                 _remove(vip, device(name))

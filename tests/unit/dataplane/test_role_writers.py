@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +31,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def roles(standby: set[object], held: set[object]) -> VipRoles:
     return VipRoles(frozenset(standby), frozenset(held))  # type: ignore[arg-type]
+
+
+def kill(keeper: Keeper) -> None:
+    """Release the lock as the kernel does when a process ends."""
+    keeper.keep(roles({TWO}, set()))
+    os.close(keeper._alive)
 
 
 def test_the_roles_of_all_instances_count() -> None:
@@ -57,3 +66,30 @@ def test_one_process_writes_for_an_instance() -> None:
         Keeper(COOKIE, "blue")
     first.close()
     Keeper(COOKIE, "blue").close()
+
+
+def test_the_files_of_a_killed_writer_are_removed() -> None:
+    kill(Keeper(COOKIE))
+    assert stored(COOKIE) is None
+    forget(COOKIE)
+    assert not os.path.exists(state.roles_directory(COOKIE))
+
+
+def test_the_files_of_a_writer_that_starts_at_this_moment_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes remove a killed writer's files, and a new writer starts before the second one has the lock."""
+    kill(Keeper(COOKIE))
+    started = list[Keeper]()
+    locked = fcntl.fcntl
+
+    def lock_late(*arguments: Any) -> Any:
+        if not started:
+            monkeypatch.setattr(fcntl, "fcntl", locked)
+            forget(COOKIE)
+            started.append(Keeper(COOKIE))
+            started[0].keep(roles({ONE}, set()))
+        return locked(*arguments)
+
+    monkeypatch.setattr(fcntl, "fcntl", lock_late)
+    forget(COOKIE)
+    assert stored(COOKIE) == roles({ONE}, set())
+    started[0].close()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pylvs.cli.main import run
 from pylvs.model.errors import InvalidOperation
 from pylvs.model.mark_words import rule_text
 from pylvs.netfilter import hooks_of
@@ -67,7 +69,11 @@ def test_iptables_rules_become_rules_in_the_words_of_pylvs(rule: str, words: str
     [
         ("-m conntrack --ctstate NEW -j MARK --set-mark 1", "it asks connection tracking"),
         ("-m set --match-set white src -j MARK --set-mark 1", "it asks an ipset"),
-        ("-m statistic --mode random --probability 0.5 -j MARK --set-mark 1", "no condition like -m statistic --mode"),
+        ("-m statistic --mode random --probability 0.5 -j MARK --set-mark 1", "no condition like -m statistic"),
+        ("-d 192.0.2.1 -p tcp -m socket -j MARK --set-mark 1", "no condition like -m socket"),
+        ("-m rpfilter -j MARK --set-mark 1", "no condition like -m rpfilter"),
+        ("-m eui64 -j MARK --set-mark 1", "no condition like -m eui64"),
+        ("-m frag -j MARK --set-mark 1", "no condition like -m frag"),
         ("-d 192.0.2.1 -j DROP", "it drops packets"),
         ("-j CONNMARK --restore-mark", "connection tracking"),
         ("-i eth+ -j MARK --set-mark 1", "whole names of devices"),
@@ -104,6 +110,28 @@ def test_other_tables_and_chains_are_of_no_concern() -> None:
         "*mangle\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n-A OUTPUT -m owner --uid-owner 0 -j ACCEPT\nCOMMIT\n"
     )
     assert imported(other + unused) == ([], [])
+
+
+COMMENT = b'-A PREROUTING -d 192.0.2.1 -m comment --comment "caf%b" -j '
+SEPARATORS = b"\xe9", b"\xff\xfe", "\u2028\x85\x0b\x1c".encode()
+
+
+@pytest.mark.parametrize("text", SEPARATORS)
+def test_a_comment_may_have_any_bytes(
+    text: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rule = COMMENT % text
+    saved_rules = tmp_path / "rules"
+    saved_rules.write_bytes(HEAD.encode() + rule + b"MARK --set-mark 6\n" + rule + b"DROP\nCOMMIT\n")
+    tool = tmp_path / "iptables-save"
+    tool.write_text(f"#!/bin/sh\nexec /bin/cat {saved_rules}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert run(["mark", "import", "--dry-run"]) == 0, capfd.readouterr()
+    out, err = capfd.readouterr()
+    assert out == "1  --dst 192.0.2.1 6\n"
+    assert err.startswith("iptables-save line 5: left out: it drops packets")
+    assert err.count("\n") == 1
 
 
 def test_each_text_says_of_which_family_it_is() -> None:
@@ -174,6 +202,7 @@ def match(left: object, right: object, op: str = "==") -> dict[str, object]:
 DPORT = {"payload": {"protocol": "tcp", "field": "dport"}}
 DADDR = {"payload": {"protocol": "ip", "field": "daddr"}}
 SET_5 = {"mangle": {"key": {"meta": {"key": "mark"}}, "value": 5}}
+ADD = {"op": "add", "elem": {"payload": {"protocol": "ip", "field": "saddr"}}, "set": "@seen"}
 
 
 def test_nft_rules_become_rules_in_the_words_of_pylvs() -> None:
@@ -202,6 +231,11 @@ def test_more_ports_than_fit_in_one_rule_become_several() -> None:
         ([match({"meta": {"key": "iifname"}}, "eth*"), SET_5], "whole names of devices"),
         ([match({"meta": {"key": "iifname"}}, "a\x1bb"), SET_5], "no name of a network device"),
         ([{"limit": {"rate": 5}}, SET_5], "it counts packets"),
+        ([{"set": ADD | {"stmt": [{"limit": {"rate": 5}}]}}, SET_5], "it counts packets"),
+        ([{"set": ADD | {"stmt": [{"quota": {"val": 5}}]}}, SET_5], "it adds to a set with quota"),
+        ([{"counter": None, "limit": {"rate": 5}}, SET_5], "does not know this form of rule"),
+        ([match({"payload": {"tunnel": "vxlan", "protocol": "ip", "field": "saddr"}}, "192.0.2.1"), SET_5], "a tunnel"),
+        ([match({"socket": {"key": "transparent"}}, 1), SET_5], "no condition like socket"),
         ([{"xt": None}, SET_5], "iptables wrote it"),
         ([SET_5, {"drop": None}], "it drops packets"),
         ([{"match": 5}, SET_5], "does not know this form of rule"),
@@ -214,6 +248,47 @@ def test_what_nft_can_and_pylvs_cannot_is_named_with_its_handle(rule: list[objec
     assert len(left) == 1
     assert left[0].startswith("inet t c handle 7: ")
     assert reason in left[0]
+
+
+def test_a_set_that_only_remembers_packets_does_not_matter() -> None:
+    rules = [[{"set": ADD}, SET_5], [{"set": ADD | {"stmt": [{"counter": None}]}}, SET_5]]
+    assert imported(ruleset(*rules)) == (["5", "5"], [])
+
+
+JUMP_M = {"jump": {"target": "m"}}
+TO_M_BY_MAP = {"vmap": {"key": DPORT, "data": "@ports"}}
+
+
+@pytest.mark.parametrize(
+    ("rule", "reason"),
+    [
+        ([match({"ct": {"key": "state"}}, "new", "in"), JUMP_M], "connection tracking"),
+        ([match({"ct": {"key": "state"}}, "new", "in"), {"goto": {"target": "m"}}], "connection tracking"),
+        ([{"vmap": {"key": DPORT, "data": {"set": [[80, {"drop": None}], [81, JUMP_M]]}}}], "it decides by a map"),
+        ([TO_M_BY_MAP], "it decides by a map"),
+    ],
+)
+@pytest.mark.parametrize("calls_first", [False, True])
+def test_a_call_that_cannot_be_taken_over_is_named_if_the_chain_marks(
+    rule: list[object], reason: str, calls_first: bool
+) -> None:
+    names = "one", "m"
+    chains = [{"chain": {"family": "inet", "table": "t", "name": each}} for each in names]
+    in_chain = {"family": "inet", "table": "t"}
+    listed = json.loads(ruleset([{"jump": {"target": "one"}}] if calls_first else rule))
+    listed["nftables"] += [
+        *chains,
+        {"map": in_chain | {"name": "ports", "map": "verdict", "elem": [[80, JUMP_M]]}},
+        {"rule": in_chain | {"chain": "one", "handle": 20, "expr": rule}},
+        {"rule": in_chain | {"chain": "m", "handle": 30, "expr": [SET_5]}},
+    ]
+    rules, left = imported(json.dumps(listed))
+    assert not any(rule.endswith(" 5") for rule in rules)
+    (line,) = left
+    assert line.startswith(f"inet t {'one handle 20' if calls_first else 'c handle 7'}: ")
+    assert reason in line
+    listed["nftables"].pop()  # a chain that marks nothing
+    assert imported(json.dumps(listed)) == ([], [])
 
 
 def test_chains_that_mark_nothing_and_other_hooks_are_of_no_concern() -> None:

@@ -36,12 +36,14 @@ else:
     Mode = str
 
 MODES: tuple[Mode, ...] = ("auto", "native", "generic", "tc")
-DIRECTOR, REAL_SERVER = "director", "realserver"  # roles; each has its own filters at TC
-_NOTE = "device-"
+ROLE = "director"  # of the filters at TC; a real server on this host has others
+_NOTE = f"device-{ROLE}-"
 _MADE_CLSACT, _FOUND_CLSACT = "made", "found"
 ON_REQUEST = "on request"
-HIDDEN = "unseen by XDP"  # in a reason
-_FORWARDING, _ACCEPT_LOCAL = ("forwarding-ipv4", "forwarding-ipv6"), "accept-local"
+_HIDDEN, _OCCUPIES, _IS_PORT = "unseen by XDP", "is at XDP already", "it is a port"  # parts of reasons
+_NO_PORT, _ITS_PORT, _NO_NATIVE_PORTS = "it has no port", "its port", "the drivers of its ports have no native XDP"
+_MAY_PASS = (_HIDDEN, _OCCUPIES, _IS_PORT, _NO_PORT, _ITS_PORT, _NO_NATIVE_PORTS)  # in reasons that edits check again
+_FORWARDING, _ACCEPT_LOCAL = {4: "forwarding-ipv4", 6: "forwarding-ipv6"}, "accept-local"
 _SETTINGS = {  # by the names of their notes
     "forwarding-ipv4": "/proc/sys/net/ipv4/conf/lo/forwarding",
     "forwarding-ipv6": "/proc/sys/net/ipv6/conf/lo/forwarding",
@@ -82,25 +84,37 @@ def choose_mode(device: Device, everything: list[Device] | None = None) -> tuple
         return "tc", _NOT_NATIVE[device.kind]
     if device.loopback:
         return "tc", "the loopback device has no native XDP"
-    for program in (device.xdp_native, device.xdp_generic):
-        if program and not xdp.is_ours(program):
-            return "tc", f"{_foreign(program)} is at XDP already"
-    if device.master:
-        return "tc", "it is a port of another device (bridge, bond or VRF)"
-    everything = everything or links.devices()
-    if device.kind == "bond" and (obstacle := _obstacle_of_ports(device, everything)):
+    if obstacle := _obstacle(device, everything or links.devices()):
         return "tc", obstacle
-    if hidden := hidden_tags(device, everything):
-        return "tc", hidden
     features = links.native_xdp(device.index)
     if features is None:
         return "native", "no other program is at XDP, and the driver takes it"
     if not features & links.XDP_BASIC:
-        return "tc", "its driver has no native XDP"
+        return "tc", _NO_NATIVE_PORTS if device.kind == "bond" else "its driver has no native XDP"
     return "native", "its driver has native XDP and no other program is there"
 
 
-def hidden_tags(device: Device, everything: list[Device]) -> str:
+def auto_changed(there: Attachment, device: Device, everything: list[Device]) -> bool:
+    """Return whether `auto` would decide otherwise than it did: an obstacle to native XDP has come or gone."""
+    if there.mode == "native":
+        return bool(_obstacle(device, everything))
+    if not any(words in there.reason for words in _MAY_PASS):
+        return False
+    return choose_mode(device, everything) != (there.mode, there.reason)
+
+
+def _obstacle(device: Device, everything: list[Device]) -> str:
+    """Return what prevents native XDP on a device at the moment; "" if nothing does. All have words of `_MAY_PASS`."""
+    for program in (device.xdp_native, device.xdp_generic):
+        if program and not xdp.is_ours(program):
+            return f"{_foreign(program)} {_OCCUPIES}"
+    if device.master:
+        return f"{_IS_PORT} of another device (bridge, bond or VRF)"
+    ports = _obstacle_of_ports(device, everything) if device.kind == "bond" else ""
+    return ports or _hidden_tags(device, everything)
+
+
+def _hidden_tags(device: Device, everything: list[Device]) -> str:
     """Return why XDP on a device below VLAN devices does not see their tags; "" if it does, or there are none."""
     vlans = {each.vlan_protocol: each.name for each in everything if each.vlan_protocol and each.lower == device.index}
     if not vlans:
@@ -111,16 +125,18 @@ def hidden_tags(device: Device, everything: list[Device]) -> str:
     if not hidden:
         return ""
     option = "rxvlan" if hidden[0] == links.ETH_P_8021Q else "rx-vlan-stag-hw-parse"
-    return f"{vlans[hidden[0]]} stands on it and the card takes VLAN tags off, {HIDDEN} (ethtool: {option})"
+    return f"{vlans[hidden[0]]} stands on it and the card takes VLAN tags off, {_HIDDEN} (ethtool: {option})"
 
 
 def _obstacle_of_ports(bond: Device, everything: list[Device]) -> str:
     """Return why a bond should not run XDP at its ports; "" if it can."""
     ports = [each for each in everything if each.master == bond.index]
-    lossy = [each.name for each in ports if each.kind == "veth"]
-    if not ports:
-        return "it has no port"
-    return f"its port {lossy[0]} is a veth, which loses natively forwarded frames" if lossy else ""
+    for port in ports:
+        if port.kind == "veth":
+            return f"{_ITS_PORT} {port.name} is a veth, which loses natively forwarded frames"
+        if port.xdp_native or port.xdp_generic:  # the program of a bond is not reported at its ports
+            return f"{_ITS_PORT} {port.name} runs an XDP program of its own"
+    return "" if ports else _NO_PORT
 
 
 def loses_frames(device: Device) -> str:
@@ -151,10 +167,9 @@ def attach(
     tc_fd: int,
     open_xdp: Callable[[], AbstractContextManager[int]] | None = None,
     egress_fd: int | None = None,
-    role: str = DIRECTOR,
     reason: str = "",
 ) -> Attachment:
-    """Attach at TC and, by mode, at XDP, in place of what this role attached before.
+    """Attach at TC and, by mode, at XDP, in place of what was attached before.
 
     `open_xdp` is called only for a mode of XDP, because loading that program is slow.
     A failure changes nothing. Raises NoSuchDevice, Busy with the program that is in the way, Unsupported if the driver
@@ -168,24 +183,25 @@ def attach(
         chosen, reason = "tc", "there is no XDP program to attach"
     if chosen in xdp.MODES:
         _refuse_foreign_xdp(found)
-    with Netlink() as link, ExitStack() as kept, ExitStack() as undo:  # `undo` runs in reverse order after a failure
+    doing = _naming(f"{found.name}: attaching")
+    with doing, Netlink() as link, ExitStack() as kept, ExitStack() as undo:  # `undo`: in reverse order after a failure
         xdp_fd = kept.enter_context(open_xdp()) if chosen in xdp.MODES and open_xdp else None
-        made = _made_clsact(state, found.index) or not tc.has_clsact(link, found.index)
+        made = _made_clsact(link, state, found.index) or not tc.has_clsact(link, found.index)
         if made:  # noted before, so that a kill leaves no clsact behind for good
-            note = _note(found.index, role)
-            undo.callback(state.set_note, note, state.note(note))
+            note = _note(found.index)
+            undo.callback(_undo, state.set_note, note, state.note(note))
             state.set_note(note, f"{_MADE_CLSACT} {chosen} {reason}")
         _add_clsact(link, found, undo)
-        _set_side(link, found, tc.INGRESS, role, tc_fd, kept, undo)
-        _set_side(link, found, tc.EGRESS, role, egress_fd, kept, undo)
+        _set_side(link, found, tc.INGRESS, tc_fd, made, kept, undo)
+        _set_side(link, found, tc.EGRESS, egress_fd, made, kept, undo)
         if xdp_fd is not None:
             chosen, reason = _attach_xdp(link, found, chosen, reason, xdp_fd, insist=mode != "auto")
-        if chosen == "tc" and role == DIRECTOR:
+        if chosen == "tc":
             _detach_xdp(link, found)
         undo.pop_all()
-    state.set_note(_note(found.index, role), f"{_MADE_CLSACT if made else _FOUND_CLSACT} {chosen} {reason}")
-    with Netlink() as link:
-        after = _query(link, links.device(found.index), state, role)
+    state.set_note(_note(found.index), f"{_MADE_CLSACT if made else _FOUND_CLSACT} {chosen} {reason}")
+    with _naming(f"{found.name}: asking what runs there"), Netlink() as link:
+        after = _query(link, links.device(found.index), state)
     if after is None:
         raise Busy(f"{found.name}: another program detached it at the same time")
     return after
@@ -200,6 +216,12 @@ def _naming(doing: str) -> Iterator[None]:
         raise error.as_failure(doing) from None
 
 
+def _undo(step: Callable[..., object], *arguments: object) -> None:
+    """Undo one step after a failure. The first error counts: the device may be gone, and this step fails, too."""
+    with contextlib.suppress(NetlinkError, PylvsError, OSError):
+        step(*arguments)
+
+
 def _add_clsact(link: Netlink, device: Device, undo: ExitStack) -> None:
     """Add clsact to the device if it has none."""
     try:
@@ -212,29 +234,29 @@ def _add_clsact(link: Netlink, device: Device, undo: ExitStack) -> None:
             ) from None
         raise error.as_failure(f"{device.name}: attaching at TC") from None
     if made:
-        undo.callback(tc.remove_clsact, link, device.index)
+        undo.callback(_undo, tc.remove_clsact, link, device.index)
 
 
 def _set_side(
-    link: Netlink, device: Device, side: int, role: str, program: int | None, kept: ExitStack, undo: ExitStack
+    link: Netlink, device: Device, side: int, program: int | None, made_clsact: bool, kept: ExitStack, undo: ExitStack
 ) -> None:
     """Set the program of our filter on one side; None removes the filter."""
-    before = tc.our_filter(link, device.index, side, role)
     try:
         with _naming(f"{device.name}: attaching at TC"):
+            before = tc.our_filter(link, device.index, side, ROLE)
             if before is not None:
                 old = kernel.program_by_id(before.program)
                 kept.callback(os.close, old)
-                undo.callback(tc.set_filter, link, device.index, side, role, old)
+                undo.callback(_undo, tc.set_filter, link, device.index, side, ROLE, old, before.own_clsact)
             elif program is not None:
-                undo.callback(tc.remove_filter, link, device.index, side, role)
+                undo.callback(_undo, tc.remove_filter, link, device.index, side, ROLE)
             if program is None:
-                tc.remove_filter(link, device.index, side, role)
+                tc.remove_filter(link, device.index, side, ROLE)
             else:
-                tc.set_filter(link, device.index, side, role, program)
+                tc.set_filter(link, device.index, side, ROLE, program, made_clsact)
     except FileExistsError as error:
         raise Busy(
-            f"{device.name}: filter {error.strerror} of another program has priority {tc.PRIORITIES[role]} at TC;"
+            f"{device.name}: filter {error.strerror} of another program has priority {tc.PRIORITIES[ROLE]} at TC;"
             f" see: tc filter show dev {device.name} {'ingress' if side == tc.INGRESS else 'egress'}"
         ) from None
 
@@ -290,16 +312,23 @@ def _detach_xdp(link: Netlink, device: Device) -> bool:
     return done
 
 
-def _detach_tc(link: Netlink, device: Device, role: str, made_clsact: bool) -> bool:
+def _detach_tc(link: Netlink, device: Device, state: State) -> bool:
     with _naming(f"{device.name}: detaching from TC"):
-        done = [tc.remove_filter(link, device.index, side, role) for side in (tc.INGRESS, tc.EGRESS)]
+        made_clsact = _made_clsact(link, state, device.index)
+        done = [tc.remove_filter(link, device.index, side, ROLE) for side in (tc.INGRESS, tc.EGRESS)]
         if made_clsact:
             tc.remove_clsact(link, device.index)
     return any(done)
 
 
-def detach(device: str | int, state: State, role: str = DIRECTOR) -> bool:
-    """Detach what this role attached, and remove clsact if pylvs added it and it is empty.
+def detach_xdp(device: int) -> None:
+    """Detach our program from XDP alone; TC forwards what comes. Raises NoSuchDevice, NotPermitted, KernelRefused."""
+    with Netlink() as link:
+        _detach_xdp(link, links.device(device))
+
+
+def detach(device: str | int, state: State) -> bool:
+    """Detach our programs, and remove clsact if pylvs added it and it is empty.
 
     Return whether anything was attached.
 
@@ -309,27 +338,27 @@ def detach(device: str | int, state: State, role: str = DIRECTOR) -> bool:
         found = links.device(device)
     except NoSuchDevice:
         if state.exists and not isinstance(device, str):
-            state.set_note(_note(device, role), None)
+            state.set_note(_note(device), None)
         raise
     with Netlink() as link:
-        done = role == DIRECTOR and _detach_xdp(link, found)
-        done = _detach_tc(link, found, role, _made_clsact(state, found.index)) or done
+        done = _detach_xdp(link, found)
+        done = _detach_tc(link, found, state) or done
     if state.exists:
-        state.set_note(_note(found.index, role), None)
+        state.set_note(_note(found.index), None)
     return done
 
 
-def attached(state: State, role: str = DIRECTOR, everything: list[Device] | None = None) -> list[Attachment]:
-    """Return what this role attached to the devices of this namespace, by their index.
+def attached(state: State, everything: list[Device] | None = None) -> list[Attachment]:
+    """Return what pylvs attached to the devices of this namespace, by their index.
 
     `everything` saves a dump of the devices.
     """
     found = []
-    with Netlink() as link:
+    with Netlink() as link, _naming("asking which devices are attached"):
         with_clsact = set(tc.clsact_devices(link))
         for device in everything or links.devices():
             if device.index in with_clsact or device.xdp_native or device.xdp_generic:
-                attachment = _query(link, device, state, role, device.index in with_clsact)
+                attachment = _query(link, device, state, device.index in with_clsact)
                 if attachment:
                     found.append(attachment)
     return found
@@ -342,38 +371,36 @@ def replace_programs(state: State, instead: Mapping[int, int]) -> None:
             with contextlib.suppress(NetlinkError, FileExistsError):
                 for side, program in ((tc.INGRESS, each.ingress), (tc.EGRESS, each.egress)):
                     if program in instead:
-                        tc.set_filter(link, each.ifindex, side, DIRECTOR, instead[program])
+                        tc.set_filter(link, each.ifindex, side, ROLE, instead[program])
                 if each.xdp in instead:
                     xdp.set_program(link, each.ifindex, each.mode, instead[each.xdp], each.xdp)
 
 
 def noted(notes: Mapping[str, str]) -> set[int]:
     """Return the indices of the devices that the director attached, by its notes: some may have no program any more."""
-    prefix = _note(0, DIRECTOR).removesuffix("0")
-    return {int(name.removeprefix(prefix)) for name in notes if name.startswith(prefix)}
+    return {int(name.removeprefix(_NOTE)) for name in notes if name.startswith(_NOTE)}
 
 
-def detach_all(state: State, role: str = DIRECTOR) -> list[Attachment]:
-    """Detach this role from every device, and return what was attached."""
-    there = attached(state, role)
-    left = noted(state.notes()) if role == DIRECTOR else set()  # a clsact, after a kill
+def detach_all(state: State) -> list[Attachment]:
+    """Detach our programs from every device, and return what was attached."""
+    there = attached(state)
+    left = noted(state.notes())  # a clsact, after a kill
     for index in left | {each.ifindex for each in there}:
         with contextlib.suppress(NoSuchDevice):  # the device was deleted
-            detach(index, state, role)
+            detach(index, state)
     return there
 
 
-def _query(link: Netlink, device: Device, state: State, role: str, has_clsact: bool = True) -> Attachment | None:
+def _query(link: Netlink, device: Device, state: State, has_clsact: bool = True) -> Attachment | None:
     native, generic = (
-        program if role == DIRECTOR and program and xdp.is_ours(program) else 0
-        for program in (device.xdp_native, device.xdp_generic)
+        program if program and xdp.is_ours(program) else 0 for program in (device.xdp_native, device.xdp_generic)
     )
-    ours = [tc.our_filter(link, device.index, side, role) if has_clsact else None for side in (tc.INGRESS, tc.EGRESS)]
+    ours = [tc.our_filter(link, device.index, side, ROLE) if has_clsact else None for side in (tc.INGRESS, tc.EGRESS)]
     ingress, egress = (each.program if each else 0 for each in ours)
     if not (native or generic or ingress or egress):
         return None
     mode: Mode = "native" if native else "generic" if generic else "tc"
-    _, intended, reason = ((state.note(_note(device.index, role)) if state.exists else None) or "  ").split(" ", 2)
+    _, intended, reason = ((state.note(_note(device.index)) if state.exists else None) or "  ").split(" ", 2)
     return Attachment(
         device=device.name,
         ifindex=device.index,
@@ -386,14 +413,14 @@ def _query(link: Netlink, device: Device, state: State, role: str, has_clsact: b
     )
 
 
-def _note(ifindex: int, role: str) -> str:
-    return f"{_NOTE}{role}-{ifindex}"
+def _note(ifindex: int) -> str:
+    return f"{_NOTE}{ifindex}"
 
 
-def _made_clsact(state: State, ifindex: int) -> bool:
-    return state.exists and any(
-        (state.note(_note(ifindex, role)) or "").startswith(_MADE_CLSACT) for role in (DIRECTOR, REAL_SERVER)
-    )
+def _made_clsact(link: Netlink, state: State, ifindex: int) -> bool:
+    """Return whether pylvs added clsact: for the director, or for the program of a real server on this host."""
+    noted = state.exists and (state.note(_note(ifindex)) or "").startswith(_MADE_CLSACT)
+    return noted or tc.has_own_clsact(link, ifindex)
 
 
 # The settings of lo.
@@ -434,11 +461,29 @@ def _put_back(state: State, note: str) -> None:
         state.set_note(note, None)
 
 
-def forward_lo(state: State) -> None:
-    """Turn on forwarding of lo, for IPv4 and IPv6."""
-    for note in _FORWARDING:
-        with contextlib.suppress(FileNotFoundError):
+def forward_lo(state: State) -> dict[int, DeviceProblem]:
+    """Turn on forwarding of lo, for IPv4 and IPv6; return why that failed, by IP version."""
+    found = {}
+    for version, note in _FORWARDING.items():
+        try:
             _turn_on(state, note)
+        except FileNotFoundError:  # a kernel without IPv6
+            continue
+        except OSError as error:
+            reason = f"{_refused(note, error)}; packets are not forwarded by IPv{version}"
+            found[version] = _lo_problem(reason, needed=True)
+    return found
+
+
+def _refused(note: str, error: OSError) -> str:
+    name = _SETTINGS[note].removeprefix("/proc/sys/").replace("/", ".")
+    return f"{name} cannot be set to 1: {error.strerror}"
+
+
+def _lo_problem(reason: str, needed: bool = False) -> DeviceProblem:
+    from pylvs.model.rows import DeviceProblem  # late: most kernels accept the settings
+
+    return DeviceProblem("lo", reason, needed, attached=True)
 
 
 def accepts_local(notes: Mapping[str, str]) -> bool:
@@ -455,11 +500,8 @@ def accept_local(state: State, notes: Mapping[str, str], wanted: bool) -> list[D
     try:
         _turn_on(state, _ACCEPT_LOCAL)
     except OSError as error:
-        from pylvs.model.rows import DeviceProblem  # late: most kernels accept the setting
-
-        cause = f"net.ipv4.conf.lo.accept_local cannot be set to 1: {error.strerror}"
-        reason = f"{cause}; clients on this host do not reach NAT services of IPv4"
-        return [DeviceProblem("lo", reason, needed=False, attached=True)]
+        cause = _refused(_ACCEPT_LOCAL, error)
+        return [_lo_problem(f"{cause}; clients on this host do not reach NAT services of IPv4")]
     return []
 
 

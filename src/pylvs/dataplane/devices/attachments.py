@@ -248,15 +248,10 @@ def _is_right(
     if there.mode != there.intended or (there.xdp and there.xdp != numbers[XDP]):
         return False
     if mode == "auto":
-        return there.reason != _NOT_NEEDED and not _tags_changed(there, device, everything)
-    return mode == there.mode or (mode == "tc" and there.reason != attach.ON_REQUEST)
-
-
-def _tags_changed(there: attach.Attachment, device: Device, everything: list[Device]) -> bool:
-    """Return whether XDP sees VLAN tags that were hidden when `auto` decided, or does not see them any more."""
-    if there.mode == "native":
-        return bool(attach.hidden_tags(device, everything))
-    return attach.HIDDEN in there.reason and not attach.hidden_tags(device, everything)
+        return there.reason != _NOT_NEEDED and not attach.auto_changed(there, device, everything)
+    if mode == there.mode:
+        return True
+    return mode == "tc" and there.reason != attach.ON_REQUEST and not attach.auto_changed(there, device, everything)
 
 
 def reconcile(tables: Tables, changes: Concerns) -> list[DeviceProblem]:
@@ -282,13 +277,19 @@ def reconcile(tables: Tables, changes: Concerns) -> list[DeviceProblem]:
             wanted[device.index] = "auto" if device.index in by_xdp or device.loopback else "tc"
     wanted = {index: mode for index, mode in (wanted | by_hand).items() if mode is not None}
     if _in_grace(state, notes, empty=not in_use):
-        idle = there.keys() - wanted.keys() - by_hand.keys()
-        wanted |= {index: "native" for index in idle if there[index].mode == "native"}
+        idle = [by_index[index] for index in there.keys() - wanted.keys() - by_hand.keys()]
+        native = [each.index for each in idle if there[each.index].mode == "native" and comes_in_by(each, by_index)]
+        wanted |= dict.fromkeys(native, "native")
+    leaving = sorted((set(there) | attach.noted(notes)) - set(wanted))
     numbers, problems = entry_ids(state), {}
     _refresh(tables, [by_index[index] for index in wanted if index in there and there[index].xdp], everything)
     changed = _CHANGING in notes  # by a process that was killed
     if changed:
         _drop_half_loaded(state)
+    by_xdp_before = [index for index in leaving if index in there and there[index].xdp]
+    if by_xdp_before:
+        changed = _note_changing(state, changed)
+        _leave_xdp(tables, by_xdp_before)
     for index, mode in sorted(wanted.items()):
         device, before = by_index[index], there.get(index)
         if before and _is_right(before, numbers, device, mode, own_server, everything):
@@ -303,7 +304,7 @@ def reconcile(tables: Tables, changes: Concerns) -> list[DeviceProblem]:
             from pylvs.model.rows import DeviceProblem  # late: most edits attach every device
 
             problems[index] = DeviceProblem(device.name, str(error).removeprefix(f"{device.name}: "), index in needed)
-    for index in sorted((set(there) | attach.noted(notes)) - set(wanted)):
+    for index in leaving:
         changed = _note_changing(state, changed)
         _stop_redirects(tables, index)
         with contextlib.suppress(NoSuchDevice):
@@ -312,13 +313,26 @@ def reconcile(tables: Tables, changes: Concerns) -> list[DeviceProblem]:
         _note_devices(tables)
     _set_numbered(state, notes, _UNATTACHED, {index: each.reason for index, each in problems.items()})
     _tidy(state)
-    if in_use:
-        attach.forward_lo(state)
+    of_lo = _forward_lo(tables) if in_use else []
     own_clients = any(each.version == 4 for each in concerns.by_nat) or (
         attach.accepts_local(notes) and not changes.shrunk
     )
     by_lo = any(by_index[index].loopback for index in wanted)
-    return [*problems.values(), *attach.accept_local(state, notes, own_clients and by_lo)]
+    return [*problems.values(), *of_lo, *attach.accept_local(state, notes, own_clients and by_lo)]
+
+
+def _leave_xdp(tables: Tables, indices: list[int]) -> None:
+    """Detach devices from XDP; TC still forwards. A bond refuses XDP while one of its ports runs a program."""
+    for index in indices:
+        _stop_redirects(tables, index)
+        with contextlib.suppress(PylvsError):  # `detach` raises it again
+            attach.detach_xdp(index)
+
+
+def _forward_lo(tables: Tables) -> list[DeviceProblem]:
+    """Turn on forwarding of lo; return why that failed, for IP versions of services and real servers."""
+    refused = attach.forward_lo(tables.state)
+    return [problem for version, problem in refused.items() if _has_version(tables, version)]
 
 
 def _note_changing(state: State, noted: bool) -> bool:
@@ -377,6 +391,16 @@ def _is_in_use(tables: Tables) -> bool:
     return any(Versions(tables).facts().get("services")) or bool(tables.pool.get(0, "used"))
 
 
+def _has_version(tables: Tables, version: int) -> bool:
+    """Return whether a service or a real server has an address of this IP version."""
+    if Versions(tables).facts().get("services")[version == 6]:
+        return True
+    table = tables.destinations
+    top = tables.book.get(0, "destination_top")
+    form = table.codec.view("family", "used")
+    return any(used and family == version for family, used in form.iter_unpack(table.array.elements(0, top)))
+
+
 def _numbered(notes: Mapping[str, str], prefix: str) -> dict[int, str]:
     """Return the notes with a prefix, by the device index in their names."""
     return {int(name.removeprefix(prefix)): text for name, text in notes.items() if name.startswith(prefix)}
@@ -428,11 +452,12 @@ def _note_own_server(state: State, notes: Mapping[str, str], own_server: bool, w
 
 
 def _in_grace(state: State, notes: Mapping[str, str], empty: bool) -> bool:
+    """Return whether the table has been empty for less than GRACE_S, and note since when it is."""
     since = notes.get(_IDLE)
     if not empty:
         if since:
             state.set_note(_IDLE, None)
-        return True
+        return False
     now = int(time.clock_gettime(time.CLOCK_BOOTTIME))
     if since is None:
         state.set_note(_IDLE, str(now))
