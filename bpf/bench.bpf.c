@@ -99,21 +99,31 @@ INLINE u16 checksum_of(const struct bench_plan *plan, u32 client)
 	return ~sum;
 }
 
+#define COPY(type, to, from, at) (WORD_AT(volatile type, to, at) = WORD_AT(const volatile type, from, at))
+
 /* Write in units that contain the path's reads. A read across two writes would wait for both to reach the cache, which
  * does not happen with a frame from a device. */
 INLINE bool write_frame(void *to, void *end, const struct bench_plan *plan, u32 bytes)
 {
+	u32 at = BENCH_LINK;
 	if (to + bytes > end)
 		return false;
+	COPY(u64, to, plan->frame, 0);
+	COPY(u32, to, plan->frame, 8);
+	COPY(u16, to, plan->frame, BENCH_LINK - 2);
+	if (bytes == BENCH_BYTES) {
+		COPY(u64, to, plan->frame, BENCH_LINK);
+		COPY(u32, to, plan->frame, BENCH_CHECK - 2);
+		COPY(u64, to, plan->frame, BENCH_SADDR);
+		at = BENCH_PORTS;
+	} else {
 #pragma unroll
-	for (int i = 0; i < BENCH_LINK - 2; i += 4)
-		WORD_AT(volatile u32, to, i) = WORD_AT(const volatile u32, plan->frame, i);
-	WORD_AT(volatile u16, to, BENCH_LINK - 2) = WORD_AT(const volatile u16, plan->frame, BENCH_LINK - 2);
-	WORD_AT(volatile u64, to, BENCH_LINK) = WORD_AT(const volatile u64, plan->frame, BENCH_LINK);
-	WORD_AT(volatile u64, to, BENCH_LINK + 8) = WORD_AT(const volatile u64, plan->frame, BENCH_LINK + 8);
+		for (; at + 8 <= BENCH_PORTS6; at += 8)
+			COPY(u64, to, plan->frame, at);
+	}
 #pragma unroll
-	for (u32 i = BENCH_LINK + 16; i < bytes; i += 4)
-		WORD_AT(volatile u32, to, i) = WORD_AT(const volatile u32, plan->frame, i);
+	for (; at < bytes; at += 4)
+		COPY(u32, to, plan->frame, at);
 	return true;
 }
 
@@ -162,6 +172,14 @@ int bench_shrink(struct xdp_md *ctx)
 	return aborted(ctx);
 }
 
+/* Write both IPv4 addresses, one of which is the client's, and the header's checksum. */
+INLINE void write_addresses(void *to, const struct bench_plan *plan, u32 client, u32 saddr, u32 daddr)
+{
+	WORD_AT(volatile u32, to, BENCH_CHECK - 2) = WORD_AT(const volatile u16, plan->frame, BENCH_CHECK - 2) |
+						     (u32)checksum_of(plan, client) << 16;
+	WORD_AT(volatile u64, to, BENCH_SADDR) = saddr | (u64)daddr << 32;
+}
+
 INLINE bool write_next_flow(struct xdp_md *ctx, struct bench_plan *plan)
 {
 	void *to = (void *)(long)ctx->data;
@@ -169,9 +187,7 @@ INLINE bool write_next_flow(struct xdp_md *ctx, struct bench_plan *plan)
 		return false;
 	u32 flow = next_flow(plan), client = client_of(plan, flow);
 	u16 dport = bpf_htons(plan->port + (flow & plan->services));
-	WORD_AT(volatile u64, to, BENCH_CHECK - 2) = WORD_AT(const volatile u16, plan->frame, BENCH_CHECK - 2) |
-						     (u32)checksum_of(plan, client) << 16 |
-						     (u64)bpf_htonl(client) << 32;
+	write_addresses(to, plan, client, bpf_htonl(client), WORD_AT(const volatile u32, plan->frame, BENCH_DADDR));
 	WORD_AT(volatile u32, to, BENCH_PORTS) = (u32)dport << 16 | client_port_of(plan, flow);
 	return true;
 }
@@ -209,10 +225,7 @@ int bench_replies(struct xdp_md *ctx)
 	if (to + BENCH_BYTES > (void *)(long)ctx->data_end)
 		return aborted(ctx);
 	u32 flow = next_flow(plan), client = client_of(plan, flow);
-	WORD_AT(volatile u64, to, BENCH_CHECK - 2) = WORD_AT(const volatile u16, plan->frame, BENCH_CHECK - 2) |
-						     (u32)checksum_of(plan, client) << 16 |
-						     (u64)WORD_AT(const volatile u32, plan->frame, BENCH_SADDR) << 32;
-	WORD_AT(volatile u32, to, BENCH_DADDR) = bpf_htonl(client);
+	write_addresses(to, plan, client, WORD_AT(const volatile u32, plan->frame, BENCH_SADDR), bpf_htonl(client));
 	WORD_AT(volatile u32, to, BENCH_PORTS) = (u32)client_port_of(plan, flow) << 16 |
 						 WORD_AT(const volatile u16, plan->frame, BENCH_PORTS);
 	bpf_tail_call(ctx, &bench_program, 0);
@@ -229,9 +242,12 @@ INLINE int write_next_flow6(struct xdp_md *ctx, u32 address, u32 port)
 	void *to = (void *)(long)ctx->data;
 	if (to + BENCH_BYTES6 > (void *)(long)ctx->data_end)
 		return aborted(ctx);
-	u32 flow = next_flow(plan);
-	WORD_AT(volatile u32, to, address) = bpf_htonl(client_of(plan, flow));
-	WORD_AT(volatile u16, to, port) = client_port_of(plan, flow);
+	u32 flow = next_flow(plan), own = (port - BENCH_PORTS6) * 8, other = 16 - own;
+	WORD_AT(volatile u64, to, address - 4) = WORD_AT(const volatile u32, plan->frame, address - 4) |
+						 (u64)bpf_htonl(client_of(plan, flow)) << 32;
+	WORD_AT(volatile u32, to, BENCH_PORTS6) =
+		(u32)client_port_of(plan, flow) << own |
+		(u32)WORD_AT(const volatile u16, plan->frame, BENCH_PORTS6 + other / 8) << other;
 	bpf_tail_call(ctx, &bench_program, 0);
 	return aborted(ctx);
 }

@@ -76,9 +76,9 @@ INLINE int receive(struct ctx ctx, const struct root *root)
 		return tail_call(ctx, PROG_TAGGED);
 	if (!is_ipv6 && ether->h_proto != bpf_htons(ETH_P_IP))
 		return pass_to_stack(ctx.hook);
-	if (ctx.hook == HOOK_XDP && !is_for_this_host(ether, ctx_ifindex(ctx)))
+	struct packet p = {.input = ctx_ifindex(ctx), .from_host = ctx.hook == HOOK_TC && ctx.skb->ifindex == loopback};
+	if (ctx.hook == HOOK_XDP && !is_for_this_host(ether, p.input))
 		return pass_to_stack(ctx.hook);
-	struct packet p = {.from_host = ctx.hook == HOOK_TC && ctx_ifindex(ctx) == loopback};
 	if (p.from_host && for_stack(ctx.skb))
 		return pass_to_stack(ctx.hook);
 	enum parsed parsed = is_ipv6 ? parse6(ctx, data, end, &p, root) : parse4(ctx, data, end, &p, root);

@@ -311,6 +311,9 @@ ARRAY_MAP(service_states, struct service_state, 64, BPF_F_MMAPABLE);
 
 ARRAY_MAP(destinations, struct destination, 64, BPF_F_MMAPABLE);
 
+enum { CHOICES = 1 << 16 };
+ARRAY_MAP(fallback_choices, u64, CHOICES, 0); /* of PROG_HASH_FALLBACK, by group of clients */
+
 HASH_MAP(cache, struct cache_key, struct cached, 128, BPF_F_NO_PREALLOC);
 
 /* Devices whose driver transmits frames that XDP redirects. */

@@ -26,6 +26,8 @@ INLINE bool take_credit_at_once(void)
 	struct pool *pool = map_elem(pools, 0);
 	if (!pool)
 		return false;
+	if (READ_ONCE(pool->used) >= pool->capacity)
+		return false;
 	if (__sync_fetch_and_add(&pool->used, 1) < pool->capacity)
 		return true;
 	__sync_fetch_and_add(&pool->used, -1);

@@ -25,15 +25,17 @@ enum event {
 	EVENTS,
 };
 
+#define NIBBLES(a, b, c, d) ((u64)(a) | (b) << 4 | (c) << 8 | (d) << 12)
+
+/* RST, else SYN, else FIN, else ACK: a table of four bits for each combination of ACK, RST, SYN and FIN. Without branches:
+ * the verifier would follow each of them to the end of the program. */
 INLINE u8 tcp_event(u8 flags)
 {
-	if (flags & 0x04)
-		return EVENT_RST;
-	if (flags & 0x02)
-		return EVENT_SYN;
-	if (flags & 0x01)
-		return EVENT_FIN;
-	return flags & 0x10 ? EVENT_ACK : EVENT_NONE;
+	const u64 reset = NIBBLES(EVENT_RST, EVENT_RST, EVENT_RST, EVENT_RST);
+	const u64 events = NIBBLES(EVENT_NONE, EVENT_FIN, EVENT_SYN, EVENT_SYN) | reset << 16 |
+			   NIBBLES(EVENT_ACK, EVENT_FIN, EVENT_SYN, EVENT_SYN) << 32 | reset << 48;
+	u32 number = (flags & 7) | (flags >> 1 & 8);
+	return events >> number * 4 & 0xf;
 }
 
 enum sctp_chunk {

@@ -65,6 +65,21 @@ VERIFIED_ONCE u32 claim_in_group(u32 bucket, u32 is_ipv6)
 	return slot;
 }
 
+static int claim_in_step(u32 index, struct slot_search *at)
+{
+	at->slot = claim_in_group(other_group(at->key, at->first + index), is_ipv6_in(at->key->rest));
+	return at->slot != 0;
+}
+
+/* Claim an entry in one of so many other groups. */
+INLINE u32 claim_in_groups(const struct key *key, u32 first, u32 count)
+{
+	struct slot_search at = {.key = key, .first = first};
+	FORGET_BOUNDS(at, slot, slot);
+	bpf_loop(count, claim_in_step, &at, 0);
+	return at.slot;
+}
+
 /* Claim an entry that is not in the tuple's own bucket. */
 VERIFIED_ONCE u32 claim_overflow(const struct key *key, u32 masq)
 {
@@ -74,14 +89,9 @@ VERIFIED_ONCE u32 claim_overflow(const struct key *key, u32 masq)
 	u64 *word = marks_at(home_of(key)), marks = word ? READ_ONCE(*word) : ~0ULL;
 	if (can_count(marks, REST_NEAR))
 		slot = claim_in_group(home_of(key), is_ipv6_in(key->rest));
-	if (!can_count(marks, REST_FAR))
+	if (slot || !can_count(marks, REST_FAR))
 		return slot;
-#pragma nounroll
-	for (u32 i = 1; i <= OTHER_GROUPS && !slot; i++) {
-		if (i <= other_groups(key, masq))
-			slot = claim_in_group(other_group(key, i), is_ipv6_in(key->rest));
-	}
-	return slot;
+	return claim_in_groups(key, 1, other_groups(key, masq));
 }
 
 enum { CLAIMED_CROWDED = 1U << 31 }; /* a flag of a slot */
@@ -89,12 +99,9 @@ enum { CLAIMED_CROWDED = 1U << 31 }; /* a flag of a slot */
 /* Claim an entry for a connection that `crowd` will name. */
 VERIFIED_ONCE u32 claim_crowded(const struct key *key)
 {
-	u32 slot = 0;
 	if (!key || kind_in(key->rest) != TUPLE_CONNECTION)
 		return 0;
-#pragma nounroll
-	for (u32 i = OTHER_GROUPS / 2 + 1; i <= OTHER_GROUPS && !slot; i++)
-		slot = claim_in_group(other_group(key, i), is_ipv6_in(key->rest));
+	u32 slot = claim_in_groups(key, OTHER_GROUPS / 2 + 1, OTHER_GROUPS / 2);
 	return slot ? slot | CLAIMED_CROWDED : 0;
 }
 

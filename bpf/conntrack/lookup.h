@@ -19,7 +19,9 @@ INLINE struct found find_tuple(const union tuple *tuple, bool is_ipv6)
 
 INLINE struct found find_connection(const struct packet *p)
 {
-	return find_tuple(&p->tuple, p->is_ipv6);
+	const union tuple *tuple = &p->tuple; /* of a connection, not of a template */
+	return found_at(p->is_ipv6 ? find_request6(&tuple->v6)
+				   : find_request4(addresses_of4(&tuple->v4), rest_of4(&tuple->v4)));
 }
 
 /* Load the tick for the expiry timer of the slots where a connection with this tuple will be. A search follows, so both

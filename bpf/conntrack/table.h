@@ -216,37 +216,47 @@ VERIFIED_ONCE u32 match_slot(u32 slot, const struct key *key)
 	return other || (is_reply && !is_from_its_server(&conn->connection, key)) ? 0 : found;
 }
 
+/* A search, or a claim, in several slots or groups, and its result. */
+struct slot_search {
+	const struct key *key;
+	u32 own; /* slot to leave out */
+	u32 first; /* slot, or number of a group */
+	u32 bits; /* slots to search */
+	u32 slot; /* result */
+};
+
+static int search_near_step(u32 index, struct slot_search *at)
+{
+	u32 bits = at->bits;
+	if (!bits)
+		return 1;
+	u32 slot = at->first + lowest_of_16(bits);
+	at->bits = bits & (bits - 1);
+	at->slot = slot == at->own ? 0 : match_slot(slot, at->key);
+	return at->slot != 0;
+}
+
 /* Search the slots to which a bucket's connections overflowed in its group. */
-VERIFIED_ONCE u32 search_near(const struct key *key, u32 own)
+INLINE u32 search_near(const struct key *key, u32 own)
 {
 	u64 *word = key ? slots_at(home_of(key)) : NULL;
 	if (!key || !word)
 		return 0;
-	u32 first = (home_of(key) & ~(GROUP - 1)) * ENTRIES, bits = READ_ONCE(*word) >> REST_SLOTS;
-#pragma nounroll
-	for (u32 i = 0; i < GROUP_SLOTS && bits; i++) {
-		u32 slot = first + lowest_of_16(bits);
-		u32 found = slot == own ? 0 : match_slot(slot, key);
-		if (found)
-			return found;
-		bits &= bits - 1;
-	}
-	return 0;
+	struct slot_search at = {.key = key,
+			    .own = own,
+			    .first = (home_of(key) & ~(GROUP - 1)) * ENTRIES,
+			    .bits = READ_ONCE(*word) >> REST_SLOTS};
+	FORGET_BOUNDS(at, bits, slot);
+	bpf_loop(GROUP_SLOTS, search_near_step, &at, 0);
+	return at.slot;
 }
 
-/* Search another group, in the order of claim_in_group. */
-VERIFIED_ONCE u32 search_group(u32 bucket, const struct key *key, u32 own)
+/* Search one slot of the other groups, in the order of claim_in_group. */
+static int search_far_step(u32 index, struct slot_search *at)
 {
-	if (!key)
-		return 0;
-#pragma nounroll
-	for (u32 i = 0; i < GROUP_SLOTS; i++) {
-		u32 slot = bucket * ENTRIES ^ i;
-		u32 found = slot == own ? 0 : match_slot(slot, key);
-		if (found)
-			return found;
-	}
-	return 0;
+	u32 slot = other_group(at->key, at->first + index / GROUP_SLOTS) * ENTRIES ^ index % GROUP_SLOTS;
+	at->slot = slot == at->own ? 0 : match_slot(slot, at->key);
+	return at->slot != 0;
 }
 
 /* Search `crowd`, by the hash of the whole tuple. The kernel may have refused to delete an element, so its slot may have
@@ -275,12 +285,10 @@ VERIFIED_ONCE u32 search_overflow(const struct key *key, u64 marks, u32 own)
 		slot = search_near(key, own);
 	if (slot || !count_in(marks, REST_FAR))
 		return slot;
-#pragma nounroll
-	for (u32 i = 1; i <= OTHER_GROUPS && !slot; i++) {
-		if (i <= other_groups(key, false))
-			slot = search_group(other_group(key, i), key, own);
-	}
-	return slot;
+	struct slot_search at = {.key = key, .own = own, .first = 1};
+	FORGET_BOUNDS(at, slot, slot);
+	bpf_loop(other_groups(key, false) * GROUP_SLOTS, search_far_step, &at, 0);
+	return at.slot;
 }
 
 VERIFIED_ONCE u32 search_overflow4(u64 addresses, u64 rest, u64 marks)

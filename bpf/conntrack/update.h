@@ -148,10 +148,13 @@ INLINE u64 word_after(u64 old, u32 direction, u32 event, const struct facts *fac
 	return kept | (u64)(direction & DIRECTION_OUTPUT) << WORD_ANSWERED | (u64)next << WORD_STATE | expiry;
 }
 
-INLINE enum update_result update_state_once(u64 *word, u64 *old_word, u32 slot, u32 step, const union tuple *tuple,
-					    u32 destination, const struct facts *facts, u32 now)
+VERIFIED_ONCE int update_state_once(u32 slot, u32 step, const union tuple *tuple, u32 destination, u32 now)
 {
-	u64 old = *old_word;
+	struct conn_entry4 *conn = slot ? conn_at(slot) : NULL; /* none with one-packet scheduling */
+	if (!conn)
+		return UPDATED;
+	u64 *word = &conn->connection.word, old = READ_ONCE(*word);
+	const struct facts *facts = facts_of(get_root());
 	if (unlikely(word_dying(old)))
 		return UPDATE_DYING;
 	u32 direction = step >> STEP_DIRECTION & (DIRECTIONS - 1), event = step >> STEP_EVENT & (EVENTS - 1);
@@ -164,11 +167,8 @@ INLINE enum update_result update_state_once(u64 *word, u64 *old_word, u32 slot, 
 	/* A wrong expiry is harmless, as in refresh_expiry. A wrong state would break the counts for good. */
 	if ((new ^ old) >> WORD_STATE && !is_still_there(AFTER((u64)slot, old), tuple, step, destination))
 		return UPDATE_DYING;
-	u64 seen = __sync_val_compare_and_swap(word, old, new);
-	if (unlikely(seen != old)) {
-		*old_word = seen;
+	if (unlikely(__sync_val_compare_and_swap(word, old, new) != old))
 		return UPDATE_RACED;
-	}
 	move_count(destination, state, next);
 	if (unlikely(controlled) && state != next)
 		note_confirmed(slot, next);
@@ -180,15 +180,10 @@ INLINE enum update_result update_state_once(u64 *word, u64 *old_word, u32 slot, 
 /* The general case of update_state. While other CPUs change the word, retry at most twice. */
 VERIFIED_ONCE int update_state_slow(u32 slot, u32 step, const union tuple *tuple, u32 destination, u32 now)
 {
-	struct conn_entry4 *conn = slot ? conn_at(slot) : NULL; /* none with one-packet scheduling */
-	if (!conn)
-		return UPDATED;
-	u64 *word = &conn->connection.word, old = READ_ONCE(*word);
-	const struct facts *facts = facts_of(get_root());
-	enum update_result moved = UPDATE_RACED;
+	int moved = UPDATE_RACED;
 #pragma nounroll
 	for (u32 i = 0; i < 3 && moved == UPDATE_RACED; i++)
-		moved = update_state_once(word, &old, slot, step, tuple, destination, facts, now);
+		moved = update_state_once(slot, step, tuple, destination, now);
 	return moved;
 }
 

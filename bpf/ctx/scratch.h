@@ -89,6 +89,7 @@ struct scratch {
 	struct hop hop;
 	struct address virtual_address; /* saddr of ICMP errors */
 	u32 service;
+	u32 generation; /* of the service's version */
 	u32 service_flags;
 	u32 list;
 	u32 count;

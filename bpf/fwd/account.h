@@ -47,9 +47,9 @@ VERIFIED_ONCE int change_input(u32 destination, u32 side, u32 hook, u32 ifindex)
 }
 
 /* Count a packet that does not take the fast path. */
-INLINE void account(struct ctx ctx, u32 destination, enum side side, u32 bytes, u32 connections)
+INLINE void account(struct ctx ctx, u32 destination, enum side side, const struct packet *p, u32 bytes, u32 connections)
 {
-	u32 ifindex = ctx_ifindex(ctx);
+	u32 ifindex = input_of(ctx, p);
 	struct lane *lane = lane_of(destination);
 	if (!lane)
 		return;
@@ -71,18 +71,18 @@ INLINE void account(struct ctx ctx, u32 destination, enum side side, u32 bytes, 
 
 INLINE void account_request(struct ctx ctx, u32 destination, const struct packet *p, u32 connections)
 {
-	account(ctx, destination, SIDE_REQUEST, p->length, connections);
+	account(ctx, destination, SIDE_REQUEST, p, p->length, connections);
 }
 
 INLINE void account_reply(struct ctx ctx, u32 destination, const struct packet *p)
 {
-	account(ctx, destination, SIDE_REPLY, p->length, 0);
+	account(ctx, destination, SIDE_REPLY, p, p->length, 0);
 }
 
 /* Likewise, except for a deleted destination: it counts nothing, although its connections live on. */
-INLINE void account_available(struct ctx ctx, u32 index, enum side side, u32 bytes, const struct root *root)
+INLINE void account_available(struct ctx ctx, u32 index, enum side side, const struct packet *p, const struct root *root)
 {
 	struct destination *d = map_elem(destinations, index);
 	if (d && destination_flags(d, READ_ONCE(root->live)) & DESTINATION_AVAILABLE)
-		account(ctx, index, side, bytes, 0);
+		account(ctx, index, side, p, p->length, 0);
 }

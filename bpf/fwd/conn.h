@@ -35,7 +35,7 @@ INLINE bool no_slowpath(struct ctx ctx, const struct packet *p, const struct rea
 INLINE bool xdp_can(struct xdp_md *ctx, const struct packet *p, const struct real_server *t, const struct hop *hop,
 		    bool confirm)
 {
-	return likely(!confirm) && no_slowpath(xdp_ctx(ctx), p, t, hop) && xdp_reaches(ctx, hop);
+	return likely(!confirm) && no_slowpath(xdp_ctx(ctx), p, t, hop) && xdp_reaches(p, hop);
 }
 
 /* Tail-call PROG_ENCAP for a tunnel other than IPIP. */
@@ -68,13 +68,13 @@ INLINE int send(struct ctx ctx, const struct packet *p, const struct real_server
 			return drop(ctx.hook, REASON_NO_HEADROOM);
 		if (!encapsulate(ctx, p, t->destination, hop, settings->pmtu_disc, false))
 			return drop(ctx.hook, REASON_NO_HEADROOM);
-		return xmit(ctx, hop);
+		return xmit(ctx, p, hop);
 	}
 	if (!fwd_direct(ctx, p, hop))
 		return drop(ctx.hook, REASON_SHORT);
 	if (t->method == METHOD_MASQ && !nat(ctx, p, NAT_REQUEST, &t->destination->address, t->port))
 		return drop(ctx.hook, REASON_SHORT);
-	return xmit(ctx, hop);
+	return xmit(ctx, p, hop);
 }
 
 /* TC: tail-call PROG_FWD_SLOW for a packet that `send` cannot handle. It was counted before. */

@@ -46,21 +46,23 @@ INLINE enum xmit_way fast_way_to(const struct hop *hop, u32 input, struct vlan_t
 
 /* The fields of an IPv4 header without options, and the bytes beside it, as words of the frame. */
 struct fast_headers {
-	u32 version_tos_len; /* version, IHL, TOS, total length */
-	u32 id_frag; /* id, flags, fragment offset */
+	u64 first; /* version, IHL, TOS, total length, id, flags, fragment offset */
+	u64 addresses; /* saddr, then daddr */
+	u64 dmac; /* destination MAC address, and two bytes more */
 	u32 ttl_protocol_check; /* TTL, protocol, checksum */
-	be32 saddr;
-	be32 daddr;
 	u32 ports;
-	u32 dmac; /* destination MAC address */
-	u16 dmac_end;
+	u32 length; /* total length */
+	u32 padding; /* bytes of the frame behind the packet */
 };
 
-enum { WORD_TOT_LEN = 16, WORD_FRAG_OFF = 16, WORD_PROTOCOL = 8, WORD_CHECK = 16 }; /* bit offsets in those words */
+enum { WORD_TOT_LEN = 16, WORD_FRAG_OFF = 16, FIRST_FRAG_OFF = 48, WORD_PROTOCOL = 8, WORD_CHECK = 16 }; /* bit offsets */
+
+/* Bits of `first` that decide: version and header length, fragment offset and "more fragments". */
+#define FIRST_FIXED (0xffULL | 0xff3fULL << FIRST_FRAG_OFF)
 
 INLINE u32 fast_tot_len(const struct fast_headers *w)
 {
-	return bpf_ntohs(w->version_tos_len >> WORD_TOT_LEN);
+	return w->length;
 }
 
 INLINE u8 fast_protocol(const struct fast_headers *w)
@@ -68,18 +70,29 @@ INLINE u8 fast_protocol(const struct fast_headers *w)
 	return w->ttl_protocol_check >> WORD_PROTOCOL;
 }
 
-INLINE u64 header_words(const struct fast_headers *w)
+INLINE be32 fast_saddr(const struct fast_headers *w)
 {
-	return (u64)w->version_tos_len + w->id_frag + w->ttl_protocol_check + w->saddr + w->daddr;
+	return w->addresses;
+}
+
+INLINE be32 fast_daddr(const struct fast_headers *w)
+{
+	return w->addresses >> 32;
+}
+
+/* Below 2^57, because `first` has no fragment offset: so the sum does not lose a carry. */
+INLINE u64 header_sum(const struct fast_headers *w)
+{
+	return w->first + w->ttl_protocol_check + (u32)w->addresses + (w->addresses >> 32);
 }
 
 /* Whether the frame's ingress device and MAC address are those of the last packet on the general path. The device may be
  * a port of a bond, or below a VLAN device, which then becomes the input. */
-INLINE bool matches_entrance(const struct entrance *entrance, u32 dmac, u16 dmac_end, u32 live, u32 *input,
+INLINE bool matches_entrance(const struct entrance *entrance, u64 dmac, u32 live, u32 *input,
 			     const struct vlan_tag *tag)
 {
-	u32 first = dmac ^ WORD_AT(const u32, entrance->mac, 0), last = dmac_end ^ WORD_AT(const u16, entrance->mac, 4);
-	if (unlikely(entrance->live != live) || unlikely(first | last))
+	u64 difference = (dmac ^ WORD_AT(const u64, entrance->mac, 0)) << 16; /* of six bytes */
+	if (unlikely(entrance->live != live) || unlikely(difference))
 		return false;
 	if (tag) {
 		if (!is_on_vlan(entrance->input, *input, tag->vid))
@@ -94,10 +107,10 @@ INLINE bool matches_entrance(const struct entrance *entrance, u32 dmac, u16 dmac
 }
 
 /* Likewise for replies of NAT: of the last one on the general path within a second. */
-INLINE bool is_reply_entrance(const struct lane *lane, u32 dmac, u16 dmac_end, u32 live, u32 *input, u32 now,
+INLINE bool is_reply_entrance(const struct lane *lane, u64 dmac, u32 live, u32 *input, u32 now,
 			      const struct vlan_tag *tag)
 {
-	return matches_entrance(&lane->entrances[SIDE_REPLY], dmac, dmac_end, live, input, tag) &&
+	return matches_entrance(&lane->entrances[SIDE_REPLY], dmac, live, input, tag) &&
 	       likely(now - lane->reply_stamp < ticks_per_second);
 }
 
@@ -111,17 +124,22 @@ INLINE bool is_direct(u32 method)
 /* Without options, no fragment, complete; TCP with ACK, optionally PSH or URG, or UDP. */
 INLINE bool is_fast(const void *data, const void *end, struct fast_headers *w, u32 link)
 {
-	u32 length = fast_tot_len(w);
-	if ((u8)w->version_tos_len != 0x45 || w->id_frag >> WORD_FRAG_OFF & 0xff3f || data + link + length > end)
+	w->first = WORD_AT(const u64, data, link);
+	if ((w->first & FIRST_FIXED) != 0x45)
 		return false;
-	if (fast_protocol(w) == IPPROTO_TCP) {
-		if ((WORD_AT(const u8, data, link + IPV4_HLEN + 13) & 0x17) != 0x10 ||
-		    length < IPV4_HLEN + TCP_HLEN)
-			return false;
-	} else if (fast_protocol(w) != IPPROTO_UDP || length < IPV4_HLEN + UDP_HLEN) {
+	w->length = bpf_ntohs(w->first >> WORD_TOT_LEN);
+	const void *tail = data + link + w->length;
+	if (tail > end)
 		return false;
-	}
-	return csum_is_right(header_words(w));
+	w->padding = end - tail;
+	w->ttl_protocol_check = WORD_AT(const u32, data, link + 8);
+	w->addresses = WORD_AT(const u64, data, link + 12);
+	if (!csum_is_right(header_sum(w)))
+		return false;
+	if (fast_protocol(w) == IPPROTO_TCP)
+		return (WORD_AT(const u8, data, link + IPV4_HLEN + 13) & 0x17) == 0x10 &&
+		       w->length >= IPV4_HLEN + TCP_HLEN;
+	return fast_protocol(w) == IPPROTO_UDP && w->length >= IPV4_HLEN + UDP_HLEN;
 }
 
 /* UDP without a checksum: NAT at XDP cannot keep the field 0. `l4` is the offset of the transport header. */
@@ -213,7 +231,7 @@ INLINE int fast_tunnel_4in6(struct xdp_md *ctx, const struct fast_headers *w, u3
 			    const struct settings *settings, enum xmit_way way)
 {
 	struct packet p = {
-		.length = fast_tot_len(w), .tos = w->version_tos_len >> 8, .ttl = w->ttl_protocol_check};
+		.length = fast_tot_len(w), .tos = w->first >> 8, .ttl = w->ttl_protocol_check};
 	void *data = ctx_data(xdp_ctx(ctx));
 	if (data + ETH_HLEN + IPV4_HLEN > ctx_data_end(xdp_ctx(ctx)))
 		return drop(HOOK_XDP, REASON_SHORT);
@@ -231,22 +249,19 @@ INLINE int fast_tunnel(struct xdp_md *ctx, const struct fast_headers *w, const s
 	void *data = ctx_data(xdp_ctx(ctx));
 	if (data + ETH_HLEN + 2 * IPV4_HLEN > ctx_data_end(xdp_ctx(ctx)))
 		return drop(HOOK_XDP, REASON_NO_HEADROOM);
-	bool df = w->id_frag >> WORD_FRAG_OFF & bpf_htons(IP_DF) && settings->pmtu_disc;
+	bool df = w->first >> FIRST_FRAG_OFF & bpf_htons(IP_DF) && settings->pmtu_disc;
 	u32 id_frag = df ? (u32)bpf_htons(IP_DF) << WORD_FRAG_OFF : (u16)bpf_get_prandom_u32() ?: 1;
-	struct fast_headers outer = {
-		.version_tos_len = 0x45 | outer_tos(w->version_tos_len >> 8) << 8 |
-				   (u32)bpf_htons(fast_tot_len(w) + IPV4_HLEN) << WORD_TOT_LEN,
-		.id_frag = id_frag,
-		.ttl_protocol_check = ((u8)w->ttl_protocol_check - 1) | IPPROTO_IPIP << WORD_PROTOCOL,
-		.saddr = hop->saddr.word[0],
-		.daddr = lane->real,
-	};
-	outer.ttl_protocol_check |= (u32)(u16)~csum_fold(header_words(&outer)) << WORD_CHECK;
+	u32 version_tos_len = 0x45 | outer_tos(w->first >> 8) << 8 |
+			      (u32)bpf_htons(fast_tot_len(w) + IPV4_HLEN) << WORD_TOT_LEN;
+	u32 ttl_protocol_check = ((u8)w->ttl_protocol_check - 1) | IPPROTO_IPIP << WORD_PROTOCOL;
+	be32 saddr = hop->saddr.word[0], daddr = lane->real;
+	u64 sum = (u64)version_tos_len + id_frag + ttl_protocol_check + saddr + daddr;
+	ttl_protocol_check |= (u32)(u16)~csum_fold(sum) << WORD_CHECK;
 	write_macs(data, hop);
 	WORD_AT(u16, data, 12) = bpf_htons(ETH_P_IP);
-	WORD_AT(u64, data, ETH_HLEN) = outer.version_tos_len | (u64)outer.id_frag << 32;
-	WORD_AT(u64, data, ETH_HLEN + 8) = outer.ttl_protocol_check | (u64)outer.saddr << 32;
-	WORD_AT(u32, data, ETH_HLEN + 16) = outer.daddr;
+	WORD_AT(u64, data, ETH_HLEN) = version_tos_len | (u64)id_frag << 32;
+	WORD_AT(u64, data, ETH_HLEN + 8) = ttl_protocol_check | (u64)saddr << 32;
+	WORD_AT(u32, data, ETH_HLEN + 16) = daddr;
 	WORD_AT(u32, data, ETH_HLEN + IPV4_HLEN + 8) = dec_ttl_word(w);
 	return xdp_xmit(hop, way);
 }
@@ -260,7 +275,7 @@ INLINE int fast_nat(struct xdp_md *ctx, const struct fast_headers *w, enum nat_s
 	u16 *sum = data + ETH_HLEN + IPV4_HLEN + (tcp ? 16 : 6);
 	if (data + ETH_HLEN + IPV4_HLEN + UDP_HLEN > end || (void *)(sum + 1) > end)
 		return drop(HOOK_XDP, REASON_SHORT);
-	be32 from = side == NAT_REQUEST ? w->daddr : w->saddr;
+	be32 from = side == NAT_REQUEST ? fast_daddr(w) : fast_saddr(w);
 	be16 from_port = side == NAT_REQUEST ? w->ports >> 16 : w->ports;
 	u64 difference = (u64)(u32)~from + to, with_port = difference + (u16)~from_port + to_port;
 	u16 new_check = csum_replace(*sum, with_port);
@@ -274,37 +289,53 @@ INLINE int fast_nat(struct xdp_md *ctx, const struct fast_headers *w, enum nat_s
 	return xdp_xmit(hop, way);
 }
 
-INLINE int fast_request(struct xdp_md *ctx, const struct fast_headers *w, const struct root *root, u32 input,
+INLINE void count_request(struct lane *lane, u32 length)
+{
+	lane->counters.in_packets += 1;
+	lane->counters.in_bytes += length;
+}
+
+INLINE int fast_request(struct xdp_md *ctx, void *data, const struct fast_headers *w, const struct root *root, u32 input,
 			struct vlan_tag *tag)
 {
-	u64 addresses = w->saddr | (u64)w->daddr << 32, rest = w->ports | (u64)fast_protocol(w) << 32;
+	u64 addresses = w->addresses, rest = w->ports | (u64)fast_protocol(w) << 32;
 	u32 slot;
 	struct conn_entry4 *conn = find_entry4(addresses, rest, false, &slot);
 	if (unlikely(!conn))
 		return NOT_FAST;
 	struct connection *c = &conn->connection;
-	u32 index = c->destination, now = ticks(), length = fast_tot_len(w), method = c->method;
-	be16 port = c->port;
-	u64 live = READ_ONCE(root->live);
+	u32 index = c->destination, length = w->length;
 	struct lane *lane = lane_of(index);
 	if (unlikely(!lane))
 		return NOT_FAST;
 	lane = barrier_var(lane);
 	const struct hop *hop = &lane->hop;
 	const struct entrance *entrance = &lane->entrances[SIDE_REQUEST];
-	if (unlikely(!matches_entrance(entrance, w->dmac, w->dmac_end, live, &input, tag)) ||
-	    unlikely(now - hop->stamp >= ticks_per_second))
+	if (unlikely(!matches_entrance(entrance, w->dmac, READ_ONCE(root->live), &input, tag)))
 		return NOT_FAST;
-	bool outer_is_ipv6 = entrance->family == 6;
+	u32 now = ticks(), method = c->method;
+	if (unlikely(now - hop->stamp >= ticks_per_second))
+		return NOT_FAST;
 	u64 word = READ_ONCE(c->word);
-	u32 max = max_len(method, 0, outer_is_ipv6, hop);
 	u32 life = request_life(ctx, method, lane, word, link_hlen(tag) + IPV4_HLEN);
-	enum xmit_way way = fast_way_to(hop, input, tag);
-	if (unlikely((u8)w->ttl_protocol_check <= 1) || unlikely(length > max) || unlikely(way == XMIT_NONE) ||
-	    unlikely(!life) || unlikely(!refresh_expiry(&c->word, word, now + life)))
+	if (unlikely((u8)w->ttl_protocol_check <= 1) || unlikely(!life))
 		return NOT_FAST;
-	lane->counters.in_packets += 1;
-	lane->counters.in_bytes += length;
+	if (!tag && likely(is_direct(method)) && likely(hop->ifindex == input) && likely(!w->padding)) {
+		if (unlikely(length > hop->mtu) || unlikely(!refresh_expiry(&c->word, word, now + life)))
+			return NOT_FAST;
+		count_request(lane, length);
+		write_macs(data, hop);
+		WORD_AT(u32, data, ETH_HLEN + 8) = dec_ttl_word(w);
+		return XDP_TX;
+	}
+	be16 port = c->port;
+	bool outer_is_ipv6 = entrance->family == 6;
+	u32 max = max_len(method, 0, outer_is_ipv6, hop);
+	enum xmit_way way = fast_way_to(hop, input, tag);
+	if (unlikely(length > max) || unlikely(way == XMIT_NONE) ||
+	    unlikely(!refresh_expiry(&c->word, word, now + life)))
+		return NOT_FAST;
+	count_request(lane, length);
 	if (unlikely(!take_tag_off(ctx, tag)) || unlikely(!trim_xdp(ctx, length)))
 		return drop(HOOK_XDP, REASON_SHORT);
 	if (is_direct(method))
@@ -337,7 +368,7 @@ INLINE struct hop *known_client_hop4(be32 client, be32 saddr, u32 input, u32 now
 INLINE int fast_reply(struct xdp_md *ctx, const struct fast_headers *w, const struct root *root, u32 input,
 		      struct vlan_tag *tag)
 {
-	u64 addresses = w->saddr | (u64)w->daddr << 32, rest = w->ports | (u64)fast_protocol(w) << 32;
+	u64 addresses = w->addresses, rest = w->ports | (u64)fast_protocol(w) << 32;
 	u32 slot;
 	struct conn_entry4 *conn = find_entry4(addresses, rest | REST_REPLY, true, &slot);
 	if (unlikely(!conn))
@@ -345,16 +376,16 @@ INLINE int fast_reply(struct xdp_md *ctx, const struct fast_headers *w, const st
 	struct connection *c = &conn->connection;
 	u64 word = READ_ONCE(c->word);
 	u32 now = ticks(), length = fast_tot_len(w);
-	be32 vip = conn->tuple.daddr, rip = w->saddr;
+	be32 vip = conn->tuple.daddr, rip = fast_saddr(w);
 	be16 port = conn->tuple.dport;
 	struct lane *lane = lane_of(c->destination);
 	if (unlikely(!lane))
 		return NOT_FAST;
 	lane = barrier_var(lane);
-	if (unlikely(!is_reply_entrance(lane, w->dmac, w->dmac_end, READ_ONCE(root->live), &input, now, tag)) ||
+	if (unlikely(!is_reply_entrance(lane, w->dmac, READ_ONCE(root->live), &input, now, tag)) ||
 	    unlikely(lane->real != rip))
 		return NOT_FAST;
-	const struct hop *hop = known_client_hop4(w->daddr, root->settings.snat_reroute ? vip : rip, input, now);
+	const struct hop *hop = known_client_hop4(fast_daddr(w), root->settings.snat_reroute ? vip : rip, input, now);
 	if (unlikely(!hop))
 		return NOT_FAST;
 	u32 life = reply_life(ctx, c, lane, word, link_hlen(tag) + IPV4_HLEN);
@@ -378,20 +409,16 @@ INLINE int fast(struct xdp_md *ctx, const struct root *root, struct vlan_tag *ta
 	if (unlikely(data + link + IPV4_HLEN + TCP_HLEN > end) ||
 	    WORD_AT(const u16, data, link - 2) != bpf_htons(ETH_P_IP))
 		return NOT_FAST;
-	struct fast_headers w = {.saddr = WORD_AT(u32, data, link + 12), .daddr = WORD_AT(u32, data, link + 16)};
-	u32 hash = address_hash4(w.daddr);
+	u32 hash = address_hash4(WORD_AT(u32, data, link + 16));
 	bool request = in_bitmap(root->vip_bits, hash);
-	if (!request && !in_bitmap(root->reply_bits, address_hash4(w.saddr)))
+	if (!request && !in_bitmap(root->reply_bits, address_hash4(WORD_AT(u32, data, link + 12))))
 		return WORD_AT(u8, data, link + 9) == IPPROTO_ICMP ? NOT_FAST : (int)XDP_PASS;
 	barrier(); /* limits register pressure: words are read when they are needed */
-	w.version_tos_len = WORD_AT(u32, data, link);
-	w.id_frag = WORD_AT(u32, data, link + 4);
-	w.ttl_protocol_check = WORD_AT(u32, data, link + 8);
-	w.ports = WORD_AT(u32, data, link + 20);
-	u32 input = ctx->ingress_ifindex;
+	struct fast_headers w = {};
 	if (unlikely(!is_fast(data, end, &w, link)) || unlikely(may_be_standby(root, hash)))
 		return NOT_FAST;
-	w.dmac = WORD_AT(u32, data, 0);
-	w.dmac_end = WORD_AT(u16, data, 4);
-	return request ? fast_request(ctx, &w, root, input, tag) : fast_reply(ctx, &w, root, input, tag);
+	w.ports = WORD_AT(u32, data, link + 20);
+	w.dmac = WORD_AT(u64, data, 0);
+	u32 input = ctx->ingress_ifindex;
+	return request ? fast_request(ctx, data, &w, root, input, tag) : fast_reply(ctx, &w, root, input, tag);
 }

@@ -9,8 +9,7 @@ struct fast_headers6 {
 	struct addresses6 addresses;
 	u32 ports;
 	u32 length; /* of the IP packet */
-	u32 dmac; /* destination MAC address */
-	u16 dmac_end;
+	u64 dmac; /* destination MAC address, and two bytes more */
 	u8 protocol;
 	u8 ttl;
 };
@@ -95,7 +94,7 @@ INLINE int fast_request6(struct xdp_md *ctx, const struct fast_headers6 *w, cons
 	lane = barrier_var(lane);
 	const struct hop *hop = &lane->hop;
 	const struct entrance *entrance = &lane->entrances[SIDE_REQUEST];
-	if (unlikely(!matches_entrance(entrance, w->dmac, w->dmac_end, live, &input, tag)) ||
+	if (unlikely(!matches_entrance(entrance, w->dmac, live, &input, tag)) ||
 	    unlikely(now - hop->stamp >= ticks_per_second))
 		return NOT_FAST;
 	bool outer_is_ipv6 = entrance->family == 6;
@@ -145,7 +144,7 @@ INLINE int fast_reply6(struct xdp_md *ctx, const struct fast_headers6 *w, const 
 	if (unlikely(!lane) || unlikely(!d))
 		return NOT_FAST;
 	lane = barrier_var(lane);
-	if (unlikely(!is_reply_entrance(lane, w->dmac, w->dmac_end, live, &input, now, tag)) ||
+	if (unlikely(!is_reply_entrance(lane, w->dmac, live, &input, now, tag)) ||
 	    unlikely(!same_address(&d->address, rip, true)))
 		return NOT_FAST;
 	const struct hop *hop = known_client_hop6(client, root->settings.snat_reroute ? &vip : rip, input, now);
@@ -175,8 +174,7 @@ INLINE int fast6(struct xdp_md *ctx, const struct root *root, struct vlan_tag *t
 	struct fast_headers6 w = {
 		.addresses = {{WORD_AT(u64, data, link + 8), WORD_AT(u64, data, link + 16),
 			       WORD_AT(u64, data, link + 24), WORD_AT(u64, data, link + 32)}},
-		.dmac = WORD_AT(u32, data, 0),
-		.dmac_end = WORD_AT(u16, data, 4),
+		.dmac = WORD_AT(u64, data, 0),
 	};
 	u32 hash = address_hash6(w.addresses.word + 2);
 	bool request = in_bitmap(root->vip_bits, hash);

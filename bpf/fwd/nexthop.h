@@ -222,7 +222,7 @@ INLINE int xdp_xmit(const struct hop *hop, enum xmit_way way)
 	return likely(way == XMIT_TX) ? (int)XDP_TX : (int)bpf_redirect_map(&transmitters, hop->ifindex, 0);
 }
 
-INLINE bool xdp_reaches(struct xdp_md *ctx, const struct hop *hop)
+INLINE bool xdp_reaches(const struct packet *p, const struct hop *hop)
 {
-	return xmit_way_to(hop, ctx_ifindex(xdp_ctx(ctx))) != XMIT_NONE;
+	return xmit_way_to(hop, p->input) != XMIT_NONE;
 }

@@ -135,11 +135,11 @@ INLINE int xmit_neigh(struct __sk_buff *skb, const struct hop *hop)
 
 /* Send by the hop's device. At XDP the caller has written both MAC addresses. At TC the kernel's neighbour code writes
  * them, and learns of a changed MAC address at once. */
-INLINE int xmit(struct ctx ctx, const struct hop *hop)
+INLINE int xmit(struct ctx ctx, const struct packet *p, const struct hop *hop)
 {
 	if (ctx.hook == HOOK_TC)
 		return xmit_neigh(ctx.skb, hop);
-	return xdp_xmit(hop, hop->ifindex == ctx_ifindex(ctx) ? XMIT_TX : XMIT_REDIRECT);
+	return xdp_xmit(hop, hop->ifindex == p->input ? XMIT_TX : XMIT_REDIRECT);
 }
 
 /* --- packets that need the slow path --- */

@@ -145,7 +145,7 @@ INLINE int prog_icmp_forward(struct __sk_buff *skb)
 	/* IPVS checks ICMPv6 without the pseudo header, so it drops nearly all of these */
 	if ((!is_ipv6 || server) && sum != 0xffff)
 		return drop(HOOK_TC, REASON_BAD_SUM);
-	account_available(tc_ctx(skb), w->destination, server ? SIDE_REPLY : SIDE_REQUEST, p->length, root);
+	account_available(tc_ctx(skb), w->destination, server ? SIDE_REPLY : SIDE_REQUEST, p, root);
 	if (masq && !(finish_options(skb, w) && translate(skb, w, d, sum)))
 		return drop(HOOK_TC, REASON_SHORT);
 	if (server && !w->icmp_transit)

@@ -49,7 +49,7 @@ INLINE int prog_icmp_receive(struct __sk_buff *skb)
 	if (found && w->error_side == SIDE_SERVER && root->standby && is_standby(root, &w->virtual_address, is_ipv6))
 		return pass_packet(tc_ctx(skb), p);
 	if (found && w->error_side == SIDE_PLAIN) {
-		account_available(tc_ctx(skb), w->destination, SIDE_REPLY, p->length, root);
+		account_available(tc_ctx(skb), w->destination, SIDE_REPLY, p, root);
 		return pass_packet(tc_ctx(skb), p);
 	}
 	if (found)

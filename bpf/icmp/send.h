@@ -159,12 +159,12 @@ INLINE int prog_icmp_send(struct __sk_buff *skb)
 			return drop(HOOK_TC, REASON_SHORT);
 	}
 	if (w->destination != NO_INDEX && w->method != METHOD_MASQ) /* IPVS counts it as a reply (8.2) */
-		account(tc_ctx(skb), w->destination, SIDE_REPLY, extra + inner_len, 0);
+		account(tc_ctx(skb), w->destination, SIDE_REPLY, &w->packet, extra + inner_len, 0);
 	lookup_hop(tc_ctx(skb), &w->hop, &client, is_ipv6, loopback, NULL);
 	if (w->hop.verdict == HOP_LOCAL && p->from_host)
 		return pass_to_stack(HOOK_TC); /* the client is on this host */
 	if (w->hop.verdict == HOP_READY && set_macs(tc_ctx(skb), &w->hop))
-		return xmit(tc_ctx(skb), &w->hop);
+		return xmit(tc_ctx(skb), &w->packet, &w->hop);
 	if (w->hop.verdict == HOP_UNRESOLVED)
 		return xmit_neigh(skb, &w->hop);
 	return drop(HOOK_TC, REASON_NO_ROUTE);

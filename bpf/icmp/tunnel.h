@@ -39,7 +39,7 @@ INLINE int report_to_client(struct __sk_buff *skb, struct scratch *w, const stru
 	p->tos = w->inner.tos;
 	p->tuple = w->inner.tuple;
 	p->l4 = 0xffff; /* its checksum needs no completion */
-	account_available(tc_ctx(skb), w->destination, SIDE_REPLY, p->length, root);
+	account_available(tc_ctx(skb), w->destination, SIDE_REPLY, p, root);
 	if (w->inner.later) /* errors are about first fragments only (RFC 1122 3.2.2) */
 		return drop(HOOK_TC, REASON_SHORT);
 	if (surplus > 4095 || bpf_skb_adjust_room(skb, -(s32)surplus, BPF_ADJ_ROOM_MAC, 0))

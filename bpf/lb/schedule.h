@@ -143,10 +143,11 @@ INLINE u32 client_fold(const struct scratch *w)
 			.w = w, \
 		}; \
 		u32 pos = w->count ? schedule_##name(&c) : NO_INDEX; \
-		struct candidate it; \
+		struct member *m = pos != NO_INDEX ? map_elem(members, w->list + pos) : NULL; \
+		struct destination *d = m ? map_elem(destinations, m->destination) : NULL; \
 		w->destination = NO_INDEX; \
-		if (pos != NO_INDEX && at_pos(&c, pos, &it)) \
-			choose(w, it.member, it.destination); \
+		if (d) \
+			choose(w, m, d); \
 		return tail_call(ctx, PROG_CONNECT); \
 	} \
 	SEC("xdp.frags") \

@@ -8,6 +8,7 @@
 #include "policy/vrrp_role.h"
 
 #define NO_SERVICE 0xffffffffu
+#define SECOND_VERSION 0x80000000u /* added to the slot: the second version is in force */
 
 struct service_match {
 	u32 slot;
@@ -29,7 +30,10 @@ INLINE struct service_version *version_in_force(struct service *service, u32 liv
 INLINE u32 slot_in_force(const u32 *slot, u32 live)
 {
 	struct service *service = slot ? map_elem(services, *slot) : NULL;
-	return service && version_in_force(service, live)->present ? *slot : NO_SERVICE;
+	if (!service)
+		return NO_SERVICE;
+	const struct service_version *version = version_in_force(service, live);
+	return version->present ? *slot | (version == service->versions ? 0 : SECOND_VERSION) : NO_SERVICE;
 }
 
 /* Return the slot of the service with the packet's address and this port, or NO_SERVICE. */
@@ -72,11 +76,13 @@ VERIFIED_ONCE u32 service_of_mark(u32 is_ipv6, u32 mark, u32 live)
 
 INLINE bool load_service(struct service_match *found, u32 slot, u32 live)
 {
-	struct service *service = map_elem(services, slot);
+	u32 number = slot & ~SECOND_VERSION;
+	struct service *service = map_elem(services, number);
 	if (!service)
 		return false;
-	found->slot = slot;
-	found->version = version_in_force(service, live);
+	service = AFTER(service, live);
+	found->slot = number;
+	found->version = &service->versions[slot >> 31];
 	return true;
 }
 
@@ -85,6 +91,7 @@ INLINE void note_service(struct scratch *w, const struct service_match *found)
 {
 	const struct service_version *v = found->version;
 	w->service = found->slot;
+	w->generation = v->generation;
 	w->service_flags = v->flags;
 	w->list = v->list;
 	w->count = v->count;

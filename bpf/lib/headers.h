@@ -86,7 +86,7 @@ struct outer6 {
 	struct ipv6_header ip;
 } __attribute__((packed));
 
-/* Return the sum of an IPv4 header without options: 0xffff if its checksum is right. */
+/* Return the sum of an IPv4 header without options. */
 INLINE u16 ipv4_header_sum(const struct ipv4_header *ip)
 {
 	const u16 *half = (const void *)ip;
@@ -95,6 +95,13 @@ INLINE u16 ipv4_header_sum(const struct ipv4_header *ip)
 	for (int i = 0; i < 10; i++)
 		sum += half[i];
 	return csum_fold(sum);
+}
+
+/* Whether the checksum of an IPv4 header without options is right. In the frame: words on the stack would have to be aligned. */
+INLINE bool ipv4_header_is_right(const struct ipv4_header *ip)
+{
+	u64 first = WORD_AT(const u64, ip, 0), last = WORD_AT(const u64, ip, 12);
+	return csum_is_right((first >> 32) + (u32)first + WORD_AT(const u32, ip, 8) + (last >> 32) + (u32)last);
 }
 
 /* Protocols whose packets can open a connection. */

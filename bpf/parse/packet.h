@@ -3,10 +3,12 @@
  */
 #pragma once
 #include "abi/conntrack.h"
+#include "ctx/ctx.h"
 #include "lib/address.h"
 
 struct packet {
 	union tuple tuple; /* saddr to daddr, as received */
+	u32 input; /* at XDP: the device that receives it (ctx_ifindex) */
 	u32 length; /* of the IP packet, without link padding */
 	u16 l4; /* offset of the transport header in the frame */
 	u16 slow_flags; /* enum slow_flag: each forces the slow path; struct scratch has the details */
@@ -27,6 +29,12 @@ struct packet {
 	u8 by_inner; /* the tuple is that of the packet inside an ICMP error */
 	u8 no_conn; /* the lookup has just found no connection */
 };
+
+/* Return the device that receives the packet. */
+INLINE u32 input_of(struct ctx ctx, const struct packet *p)
+{
+	return ctx.hook == HOOK_XDP ? p->input : ctx.skb->ifindex;
+}
 
 enum slow_flag {
 	SLOW_RECORD_OPTIONS = 1, /* has options to fill in */

@@ -75,7 +75,7 @@ INLINE enum parsed parse4(struct ctx ctx, void *data, void *end, struct packet *
 	if (ip->frag_off & bpf_htons(IP_MF | IP_OFFSET) || ip->version_ihl != 0x45)
 		return PARSED_SLOW;
 	u32 length = bpf_ntohs(ip->tot_len);
-	if (ipv4_header_sum(ip) != 0xffff || length < IPV4_HLEN)
+	if (!ipv4_header_is_right(ip) || length < IPV4_HLEN)
 		return PARSED_FOREIGN;
 	if (data + ETH_HLEN + length > end && ETH_HLEN + length > ctx_len(ctx))
 		return PARSED_FOREIGN;

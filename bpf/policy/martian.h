@@ -9,7 +9,7 @@
 /* Whether the kernel's input would accept the saddr on this device. */
 INLINE bool is_valid_saddr(struct ctx ctx, const struct packet *p)
 {
-	u32 input = ctx_ifindex(ctx), all = 0;
+	u32 input = input_of(ctx, p), all = 0;
 	struct address saddr = {};
 	if (p->from_host)
 		return true;

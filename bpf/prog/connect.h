@@ -92,6 +92,16 @@ VERIFIED_ONCE int note_lone_template(u32 slot, u32 is_new, u32 service)
 	return 0;
 }
 
+/* Whether the table is full for a packet that can be forwarded without a connection. Asked before a connection is
+ * prepared, because a flood may bring millions of them. */
+INLINE bool stays_stateless(const struct scratch *w)
+{
+	const struct magazine *m = map_elem(magazines, 0);
+	const struct pool *pool = map_elem(pools, 0);
+	return w->by_hash && w->template == NO_TEMPLATE && w->method != METHOD_MASQ && !w->packet.by_inner && m &&
+	       !m->credits && pool && READ_ONCE(pool->used) >= pool->capacity;
+}
+
 /* Create the connection, and return the packet's verdict. `stateless`: there is none, forward it without a connection. */
 INLINE int connect(struct ctx ctx, struct scratch *w, struct root *root, u32 now, bool *stateless)
 {
@@ -107,6 +117,13 @@ INLINE int connect(struct ctx ctx, struct scratch *w, struct root *root, u32 now
 		return 0;
 	if (unlikely(must_end_half_open()) && !w->half_open_ended)
 		return tail_call(ctx, PROG_END_HALF_OPEN);
+	if (unlikely(stays_stateless(w))) {
+		drop_old_ref(w);
+		count(REASON_REFUSED_TABLE_FULL);
+		begin_fallback_time(w->service, now);
+		*stateless = true;
+		return 0;
+	}
 	enum create_result result = CREATED;
 	w->needs_template = w->service_flags & SERVICE_PERSISTENT && w->template == NO_TEMPLATE;
 	if (w->needs_template)

@@ -25,7 +25,7 @@ INLINE int encap_xdp(struct xdp_md *ctx, struct scratch *w, const struct destina
 	__builtin_memcpy(at, header.bytes, GRE_HLEN);
 	if (gue)
 		__builtin_memcpy(at + GRE_HLEN, header.bytes + GRE_HLEN, UDP_HLEN + GUE_HLEN - GRE_HLEN);
-	return xmit(xdp_ctx(ctx), &w->hop);
+	return xmit(xdp_ctx(ctx), p, &w->hop);
 }
 
 INLINE int encap_tc(struct __sk_buff *skb, struct scratch *w, const struct destination *d, const struct root *root)
@@ -45,7 +45,7 @@ INLINE int encap_tc(struct __sk_buff *skb, struct scratch *w, const struct desti
 		return drop(HOOK_TC, skb->gso_size ? REASON_SUPER : REASON_NO_HEADROOM);
 	if (!push_headers(skb, w, d, &header, more))
 		return drop(HOOK_TC, REASON_SHORT);
-	return w->resolve ? xmit_finished(skb, w) : xmit(tc_ctx(skb), &w->hop);
+	return w->resolve ? xmit_finished(skb, w) : xmit(tc_ctx(skb), p, &w->hop);
 }
 
 INLINE int prog_encap(struct ctx ctx)

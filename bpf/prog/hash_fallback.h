@@ -3,22 +3,24 @@
  * of a flow the same destination, so that flows need no connection. It is in force while such flows may live, for flows
  * that get a connection, too: their earlier packets had none.
  *
- * Weighted rendezvous hashing: each destination gets a score by a keyed hash of the flow and its address, and the best
- * one wins. A change of a destination or of its weight moves only flows to it or away from it. A list longer than
- * HASH_WINDOW is not walked to its end. The flow's hash chooses HASH_WINDOW successive ones, counted from the end of the
- * list, because IPVS adds at its head. There a change moves one flow in HASH_WINDOW / 2 at most.
+ * A keyed hash puts flows into groups. Weighted rendezvous hashing: each destination gets a score by a hash of the group
+ * and its address, and the best one wins. A change of a destination or of its weight moves only groups to it or away from
+ * it. A list longer than HASH_WINDOW is not walked to its end. The group's hash chooses HASH_WINDOW successive ones,
+ * counted from the end of the list, because IPVS adds at its head. There a change moves one group in HASH_WINDOW / 2 at
+ * most. The winner is remembered until the service changes, so that the packets of a flood need no scores.
  */
 #pragma once
 #include "ctx/scratch.h"
 #include "lb/schedule.h"
 #include "lib/siphash.h"
 
-enum { HASH_WINDOW = 64 };
+enum { HASH_WINDOW = 64, CHOICE_SERVICE = 17, CHOICE_GENERATION = 31 }; /* bits of a choice, behind the list index */
 
 struct rendezvous {
 	struct scratch *w; /* `best_load` and `best_weight` hold the best member's hash and weight */
-	u64 flow; /* hash */
+	u64 group; /* hash */
 	u32 first; /* of the window, from the end of the list */
+	u32 pos; /* of the best member */
 };
 
 /* Return a hash of 64 bits by which other bits change than in `x`. */
@@ -90,19 +92,39 @@ static int rendezvous_step(u32 index, struct rendezvous *r)
 	u32 from_end = r->first + index;
 	if (from_end >= w->count)
 		from_end -= w->count;
-	struct member *m = map_elem(members, w->list + w->count - 1 - from_end);
+	u32 pos = w->count - 1 - from_end;
+	struct member *m = map_elem(members, w->list + pos);
 	struct destination *d = m ? map_elem(destinations, m->destination) : NULL;
 	if (!d)
 		return 1;
 	if (m->weight <= 0)
 		return 0;
-	u32 hash = mix(r->flow ^ server_number(d)) >> 32;
+	u32 hash = mix(r->group ^ server_number(d)) >> 32;
 	if (w->destination != NO_INDEX && is_worse(hash, m->weight, w))
 		return 0;
 	w->best_load = hash;
 	w->best_weight = m->weight;
+	r->pos = pos;
 	choose(w, m, d);
 	return 0;
+}
+
+/* Return a choice of the service's version in force, with the list index 0. */
+INLINE u64 first_choice(const struct scratch *w)
+{
+	return 1ULL << 63 | (u64)w->generation << CHOICE_GENERATION | (u64)w->service << CHOICE_SERVICE;
+}
+
+/* Use a destination that was chosen before, in the same version of the service. */
+INLINE bool choose_again(struct scratch *w, u64 choice)
+{
+	u32 pos = choice & ((1U << CHOICE_SERVICE) - 1);
+	struct member *m = map_elem(members, w->list + pos);
+	struct destination *d = m ? map_elem(destinations, m->destination) : NULL;
+	if (!d || (choice ^ first_choice(w)) >> CHOICE_SERVICE)
+		return false;
+	choose(w, m, d);
+	return true;
 }
 
 INLINE int prog_hash_fallback(struct ctx ctx)
@@ -110,13 +132,20 @@ INLINE int prog_hash_fallback(struct ctx ctx)
 	struct scratch *w = scratch_of(ctx.hook);
 	if (!w)
 		return pass_to_stack(ctx.hook);
-	struct rendezvous r = {.w = w, .flow = client_hash(w, get_root())};
+	u32 group = client_hash(w, get_root()) >> 32 & (CHOICES - 1);
+	u64 *choice = map_elem(fallback_choices, (group ^ w->service * 0x9e3779b9u >> 16) & (CHOICES - 1));
+	w->destination = NO_INDEX;
+	if (!choice || choose_again(w, READ_ONCE(*choice)))
+		return tail_call(ctx, PROG_CONNECT);
+	struct rendezvous r = {.w = w, .group = mix(group + 1)};
 	u32 count = w->count;
 	if (count > HASH_WINDOW) {
-		r.first = (r.flow >> 32) * count >> 32;
+		r.first = (r.group >> 32) * count >> 32;
 		count = HASH_WINDOW;
 	}
-	w->destination = NO_INDEX;
+	FORGET_BOUNDS(r, pos, pos);
 	bpf_loop(count, rendezvous_step, &r, 0);
+	if (w->destination != NO_INDEX && !(r.pos >> CHOICE_SERVICE))
+		WRITE_ONCE(*choice, first_choice(w) | r.pos);
 	return tail_call(ctx, PROG_CONNECT);
 }

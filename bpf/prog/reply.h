@@ -67,7 +67,7 @@ INLINE int forward_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 		return pass_packet(ctx, p);
 	bool fits = fwd_length(ctx, w) <= hop->mtu;
 	bool plain = hop->verdict == HOP_READY && fits && !p->no_csum && !p->slow_flags && p->l4_complete;
-	if (ctx.hook == HOOK_XDP && (!plain || confirm || !xdp_reaches(ctx.xdp, hop)))
+	if (ctx.hook == HOOK_XDP && (!plain || confirm || !xdp_reaches(p, hop)))
 		return pass_to_tc();
 	if (unlikely(!p->l4_complete))
 		return drop(ctx.hook, REASON_SHORT);
@@ -88,7 +88,7 @@ INLINE int forward_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 	}
 	if (!trim_padding(ctx, p) || !fwd_direct(ctx, p, hop) || !nat(ctx, p, NAT_REPLY, &a->saddr, a->port))
 		return drop(ctx.hook, REASON_SHORT);
-	return xmit(ctx, hop);
+	return xmit(ctx, p, hop);
 }
 
 /* A packet of no connection, from the address of a NAT server. */

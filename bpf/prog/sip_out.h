@@ -14,7 +14,7 @@
 /* Load the service of a destination if its real servers may begin connections. */
 INLINE bool load_sip_service(struct service_match *found, const struct destination *d, u32 live)
 {
-	return load_service(found, d->service, live) && found->version->present && found->version->engine[0] &&
+	return load_service(found, slot_in_force(&d->service, live), live) && found->version->engine[0] &&
 	       !found->version->mark && found->version->port;
 }
 

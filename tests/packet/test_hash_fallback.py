@@ -9,6 +9,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from pylvs.bpf import maps
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceFlag, ServiceKey, VirtualService
 from tests.packet.frames import CLIENT4, CLIENT6, parsed, tcp, udp
 from tests.packet.host import DROPPED, HOOKS, PASSED, VIP4, VIP6, Host, ip, key, new_host, on_cpu, server4, server6
@@ -232,3 +233,19 @@ def test_nat_drops_until_a_connection_is_free(host: Host, hook: str) -> None:
     assert host.run(tcp("A", dport=service.port), hook).verdict == PASSED[hook]
     enlarge(host)
     assert picks(host, [tcp(dport=service.port), tcp("A", dport=service.port)], hook)
+
+
+def test_a_choice_is_remembered_until_the_service_changes(host: Host) -> None:
+    """Else each packet of a flood would score all servers. Another choice that is written shows that it is used."""
+    service = serve(host, [1, 1, 1])
+    fill(host)
+    frame = of_clients(service)[0]
+    before = picks(host, [frame])
+    with maps.ArrayMap.open(host.director.tables.path("fallback_choices")) as choices:
+        ((at, choice),) = ((at, each) for at in range(choices.max_entries) if any(each := choices.get(at) or b""))
+        number = int.from_bytes(choice, "little")
+        choices.put(at, (number + 1 if number & 3 < 2 else number - 1).to_bytes(8, "little"))
+    assert picks(host, [frame] * 3) == picks(host, [frame]) * 3 != before * 3
+    host.director.edit_destination(service, server(service, 1, 2))
+    host.director.edit_destination(service, server(service, 1, 1))
+    assert picks(host, [frame]) == before
