@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import time
 from collections.abc import Callable
@@ -16,9 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pylvs.bpf import abi
+from pylvs.bpf.maps import PerCpuArray
+from pylvs.dataplane import destinations as destination_slots
 from pylvs.dataplane import transaction
+from pylvs.dataplane.destinations import REVIVAL_S, SWEEP_S
 from pylvs.dataplane.reader import Reader
 from pylvs.dataplane.transaction import WAIT_MS, list_class
+from pylvs.model.changes import ServiceChange
 from pylvs.model.director import Director
 from pylvs.model.errors import NoSpace, PylvsError
 from pylvs.model.service import (
@@ -384,3 +389,45 @@ def test_a_destination_that_is_added_again_keeps_its_counters_within_its_service
     anew = director.service(service)
     assert anew.destinations[0].active == 1, "its connections count again"
     assert anew.counters.connections == anew.destinations[0].counters.connections == 0
+
+
+def test_zeroing_all_counters_walks_the_destinations_once_for_any_number_of_services(director_host: Host) -> None:
+    director, made = director_host.director, [director_host.new_key() for _ in range(6)]
+    for service in made:
+        director_host.serve(service, 2)
+        for sport in 2000, 2001:
+            director_host.forwarded(tcp(sport=sport, dport=service.port))
+    director.delete_destination(made[0], director.service(made[0]).destinations[0].destination.key)
+    assert {row.counters.connections for row in director.services()} == {2}
+    with (
+        mock.patch.object(Reader, "owned_by_service", autospec=True, side_effect=Reader.owned_by_service) as walks,
+        mock.patch.object(PerCpuArray, "sums", autospec=True, side_effect=PerCpuArray.sums) as single_reads,
+    ):
+        director.zero()
+    assert (walks.call_count, single_reads.call_count) == (1, 0)
+    for row in director.services():
+        assert {row.counters.connections, *(each.counters.connections for each in row.destinations)} == {0}
+
+
+def test_a_server_that_an_edit_adds_again_is_not_freed_by_a_later_part_of_it(director_host: Host) -> None:
+    """Every ten seconds an edit frees deleted servers, and that time may come while another one is written."""
+    director, book = director_host.director, director_host.director.tables.book
+    one, two, start_s = director_host.new_key(), director_host.new_key(), 1 << 30
+    first, second = (Destination(key) for key in director_host.serve(one, 2))
+    with mock.patch.object(transaction, "now_s", return_value=start_s - REVIVAL_S):
+        director.delete_destination(one, second.key)
+    book.set(0, "swept_s", start_s - SWEEP_S + 1)
+    changes = [
+        ServiceChange(one, VirtualService(one, "rr"), added=(second,)),
+        ServiceChange(two, VirtualService(two, "rr"), is_new=True, added=(first,)),
+    ]
+    try:
+        with mock.patch.object(destination_slots, "now_s", side_effect=itertools.count(start_s)):
+            director.apply(changes)
+    finally:
+        book.set(0, "swept_s", 0)
+    assert [row.destination for row in director.service(one).destinations] == [second, first]
+    director.edit_destination(one, replace(second, weight=5))
+    for number in 1, 2:
+        sent = parsed(director_host.forwarded(tcp(sport=3000 + number, dport=one.port)))
+        assert sent.dst in (server_mac(1), server_mac(2))

@@ -10,7 +10,7 @@ from unittest import mock
 
 import pytest
 
-from pylvs.dataplane import load
+from pylvs.dataplane import growth, load
 from pylvs.dataplane.devices import attach
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import State
@@ -170,3 +170,40 @@ def test_an_address_that_comes_after_the_service_is_served() -> None:
             lambda: host.run(tcp(target=vip, dport=80, sport=next(ports)), "xdp").verdict == PASSED["xdp"],
             "an address that is gone",
         )
+
+
+@pytest.mark.parametrize("grows", [False, True])
+def test_edits_after_a_change_of_the_capacity_under_the_same_lock_use_the_new_tables(grows: bool) -> None:
+    """Thresholds are in the maps that are made again."""
+    with new_host(connections=1024) as host:
+        mine, service = host.director, key(80)
+        (server,) = host.serve(service)
+        with mine.batch():
+            before = mine.services()
+            if grows:
+                with mock.patch.object(growth, "larger_capacity", return_value=2048):
+                    assert mine.grow() == (1024, 2048)
+            else:
+                mine.change_setting("conn_max", 2048)
+            after = mine.services()
+            mine.edit_destination(service, Destination(server, upper=5))
+            capacity = mine.settings()["conn_max"]
+        host.close_programs()
+        assert peer().tables.conn_counts.get(0, "upper") == 5
+        assert (after, capacity) == (before, 2048)
+
+
+def test_edits_after_a_refused_change_of_the_capacity_use_the_tables_in_force() -> None:
+    with new_host(connections=2048, expires=False) as host:
+        mine, service = host.director, key(80)
+        (server,) = host.serve(service)
+        for sport in range(1024, 1024 + 1100):
+            host.run(tcp(sport=sport, dport=80), "tc")
+            host.run(tcp("A", sport=sport, dport=80), "tc")
+        with mine.batch():
+            mine.services()
+            with pytest.raises(Busy):
+                mine.change_setting("conn_max", 1024)
+            mine.edit_destination(service, Destination(server, upper=5))
+        assert peer().settings()["conn_max"] == 2048
+        assert peer().tables.conn_counts.get(0, "upper") == 5

@@ -83,7 +83,8 @@ class BulkAdd:
         self.whole = True  # no service or destination is half written
         with ExitStack() as opened:
             self._edit = edit or opened.enter_context(Transaction(tables))
-            self._slots.sweep(self._edit)
+            if not edit:  # else it may have added deleted destinations again, which a sweep would free
+                self._slots.sweep(self._edit)
             self._opened = opened.pop_all()
 
     def __contains__(self, key: ServiceKey) -> bool:

@@ -150,10 +150,10 @@ class DestinationSlots:
             return
         counted = statistics.counted(dest_slot)
         statistics.begin(dest_slot, counted)
-        if not same:
-            self._add_to_base(slot, counted)
         table.set(dest_slot, "service", slot)
         table.set(dest_slot, "service_birth", version["birth"])
+        if not same:  # last: after a kill before it, the service's counters are too high, but not below 0
+            self._add_to_base(slot, counted)
 
     def _add_to_base(self, slot: int, counted: tuple[int, ...]) -> None:
         statistics = self._statistics
@@ -225,9 +225,6 @@ class DestinationSlots:
     def _forget(self, edit: Transaction, dest_slot: int) -> None:
         """Free a destination's name and slot; its service keeps what it counted."""
         fields = self.tables.destinations.read(dest_slot)
-        owner = fields["service"]
-        if edit.version(owner)["birth"] == fields["service_birth"]:  # else the slot has another service
-            self._add_to_base(owner, tuple(-each for each in self._statistics.counted(dest_slot)))
         virtual = key_of(
             {
                 "family": fields["virtual_family"],
@@ -238,7 +235,12 @@ class DestinationSlots:
             }
         )
         key = DestinationKey(address_of(fields["address"], fields["family"]), socket.ntohs(fields["port"]))
-        self.tables.names.remove(destination_name(virtual, key))
+        name = destination_name(virtual, key)
+        if self.named(name) == dest_slot:  # else a killed process left it nameless, and a later slot has its name
+            self.tables.names.remove(name)
+        owner = fields["service"]
+        if edit.version(owner)["birth"] == fields["service_birth"]:  # else the slot has another service
+            self._add_to_base(owner, tuple(-each for each in self._statistics.counted(dest_slot)))
         edit.book.free_destination(dest_slot)
 
 

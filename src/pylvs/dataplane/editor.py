@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from pylvs.model.marks import MarkRule
     from pylvs.model.rows import DeviceProblem
     from pylvs.model.service import Timeouts
+    from pylvs.system.lock import Lock
 
 
 _DEVICE_SETTINGS = "/proc/sys/net/ipv4/conf"
@@ -315,12 +316,14 @@ class Editor:
             wanted = [self._known(key)] if key else versions.services(versions.live)  # others may have edited until now
             if key is None:
                 statistics.zero_totals()
-            for slot, version in wanted:
-                counted = [statistics.counted(dest_slot) for dest_slot in reader.owned(slot, version)]
-                total = tuple(map(sum, zip(*counted, strict=True))) or (0,) * 5
-                statistics.set_base(self._tables.service_bases, slot, total)
-                for dest_slot in list_of(self._tables, version):
-                    statistics.begin(dest_slot, statistics.counted(dest_slot))
+            owned = reader.owned_by_service()
+            with statistics.read_at_once(0 if key else self._tables.book.get(0, "destination_top")):
+                for slot, version in wanted:
+                    counted = map(statistics.counted, owned.get((slot, version["birth"]), []))
+                    total = tuple(map(sum, zip(*counted, strict=True))) or (0,) * 5
+                    statistics.set_base(self._tables.service_bases, slot, total)
+                    for dest_slot in list_of(self._tables, version):
+                        statistics.begin(dest_slot, statistics.counted(dest_slot))
 
     def add_destination(self, key: ServiceKey, destination: Destination) -> None:
         bulk_add = self._bulk_add
@@ -428,12 +431,12 @@ class Editor:
     def _change_capacity(self, connections: int, drop: bool) -> None:
         """Fix the capacity of the connection table. With 0 it follows memory again, and does not shrink."""
         from pylvs.bpf import kernel
-        from pylvs.dataplane import growth, upgrade
+        from pylvs.dataplane import growth
 
         self.make(connections)
         with self.batch():
             least = max(kernel.connection_limit(), self._tables.pool.get(0, "capacity"))
-            upgrade.resize(self._tables, connections or least, drop)
+            self._resize(connections or least, drop)
             growth.fix(self._tables, bool(connections))
 
     def grow(self) -> tuple[int, int] | None:
@@ -441,15 +444,29 @@ class Editor:
 
         Other processes can edit during most of the copy.
         """
-        from pylvs.dataplane import growth, upgrade
+        from pylvs.dataplane import growth
 
         if not growth.larger_capacity(self._tables):
             return None
         with self.batch():
             former, capacity = self._tables.pool.get(0, "capacity"), growth.larger_capacity(self._tables)
             if capacity:
-                upgrade.resize(self._tables, capacity, lock=self._lock)
+                self._resize(capacity, lock=self._lock)
         return (former, capacity) if capacity else None
+
+    def _resize(self, connections: int, drop: bool = False, lock: Lock | None = None) -> None:
+        """Change the capacity, and open the tables that are in force then: the rest of the batch edits those."""
+        from pylvs.dataplane import upgrade
+
+        director = self._director
+        try:
+            upgrade.resize(self._tables, connections, drop, lock)
+        finally:
+            if director.state.unfinished() is None:  # else the next edit finishes it, and copies from the former tables
+                director.settled = False
+                director.open_again()
+                director.renew()
+                director.settled = True
 
 
 # What the packet path reads of this host.

@@ -91,6 +91,7 @@ class Book:
         self._book: Records = tables.book
         self.nothing = abi.constant("NOTHING")
         self._classes = abi.constant("LIST_CLASSES")
+        self._taken: list[tuple[int, int]] = []  # chunks (first member, size) that this edit has taken
         # Chains: the next slot or chunk is in a field that packets do not read.
         self._links = {
             "services": abi.struct("service_version").offset("next"),  # of the first of a slot's two versions
@@ -147,6 +148,7 @@ class Book:
                 self._merge_gaps()
                 chunk = self._take_chunk(size)
             if chunk is not None:
+                self._taken.append((chunk, 1 << size))
                 return chunk
         most = self._tables.members.max_entries
         raise NoSpace(f"the table is full: its lists hold {most} real servers", "lists of real servers", most)
@@ -172,12 +174,15 @@ class Book:
         return None
 
     def _merge_gaps(self) -> None:
-        """Rebuild the free chunks from the gaps between the lists in force, once no packet can read former lists."""
+        """Rebuild the free chunks from the gaps between the lists in force and those of this edit.
+
+        Former lists are free as well, after a wait: no packet reads them any more.
+        """
         time.sleep(WAIT_MS / 1000)
         versions = Versions(self._tables)
         live = versions.live
         found = (versions.version(slot, live) for slot in range(self._book.get(0, "service_top")))
-        used = chunks(fields for fields in found if fields["present"])
+        used = sorted([*chunks(fields for fields in found if fields["present"]), *self._taken])
         none = [self.nothing] * self._classes
         for name in "list_free", "list_leaving", "list_waiting":
             self._book.set(0, name, *none)
