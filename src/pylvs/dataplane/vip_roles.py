@@ -207,10 +207,11 @@ class Standby:
             )
         roles = VipRoles(addresses, held - addresses)
         try:
-            self._write_roles(roles)
-        finally:
+            # First, because a process that makes tables copies them until they stay the same (`settle`): then either
+            # it copies these, or its tables are there now.
             self._keeper.keep(roles)
-        self._write_roles(roles)  # a process that made tables in between may have copied the former roles
+        finally:
+            self._write_roles(roles)
 
     def close(self) -> None:
         """Make all addresses active and remove the stored roles: the virtual routers end in good order."""

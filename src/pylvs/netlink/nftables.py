@@ -16,7 +16,7 @@ from pylvs.netlink.codec import Netlink, Reply, attribute, message, nested, text
 
 SUBSYSTEM = 10
 BATCH_BEGIN, BATCH_END = 16, 17
-NEW_TABLE, DELETE_TABLE, NEW_CHAIN, NEW_RULE, NEW_SET, NEW_ELEMENTS = 0, 2, 3, 6, 9, 12
+NEW_TABLE, GET_TABLE, DELETE_TABLE, NEW_CHAIN, NEW_RULE, NEW_SET, NEW_ELEMENTS = 0, 1, 2, 3, 6, 9, 12
 IPV4, IPV6 = socket.AF_INET, socket.AF_INET6
 LOCAL_IN, LOCAL_OUT = 1, 3
 DROP, ACCEPT = 0, 1
@@ -105,20 +105,36 @@ class Table:
 
 
 def replace(family: int, name: str, table: Table | None) -> Reply:
-    """Replace a table atomically, or delete it."""
-    # Create it first: the deletion fails if there is none.
-    changes = [(NEW_TABLE, codec.CREATE, text(1, name)), (DELETE_TABLE, 0, text(1, name))]
-    if table is not None:
-        changes += [(NEW_TABLE, codec.CREATE, text(1, name)), *_content(table)]
+    """Replace a table atomically, or delete it.
+
+    A transaction that deletes or fails waits for all processors, some 10 ms. One that only creates takes 0.1 ms.
+    """
+    own, content = text(1, name), () if table is None else tuple(_content(table))
+    try:
+        with Netlink(codec.NETLINK_NETFILTER) as kernel:
+            (there,) = kernel.do([(SUBSYSTEM << 8 | GET_TABLE, struct.pack("!BBH", family, 0, 0) + own, 0)])
+            if there[0] == errno.ENOENT:
+                if table is None:
+                    return 0, ""
+                reply = _transact(kernel, family, [(NEW_TABLE, codec.CREATE | codec.EXCL, own), *content])
+                if reply[0] != errno.EEXIST:
+                    return reply
+            # Create it first: the deletion fails if there is none.
+            changes = [(NEW_TABLE, codec.CREATE, own), (DELETE_TABLE, 0, own)]
+            if table is not None:
+                changes += [(NEW_TABLE, codec.CREATE, own), *content]
+            return _transact(kernel, family, changes)
+    except OSError as error:
+        return error.errno or errno.EIO, ""
+
+
+def _transact(kernel: Netlink, family: int, changes: Sequence[tuple[int, int, bytes]]) -> Reply:
+    """Make all changes or none; return the first error."""
     batch = message(BATCH_BEGIN, 0, 0, struct.pack("!BBH", 0, 0, SUBSYSTEM))
     for sequence, (kind, flags, body) in enumerate(changes, 1):
         batch += message(SUBSYSTEM << 8 | kind, flags | codec.ACK, sequence, struct.pack("!BBH", family, 0, 0) + body)
     batch += message(BATCH_END, 0, len(changes) + 1, struct.pack("!BBH", 0, 0, SUBSYSTEM))
-    try:
-        with Netlink(codec.NETLINK_NETFILTER) as kernel:
-            replies = [reply for _, reply in kernel.send(batch)] or [codec.NO_ANSWER]
-    except OSError as error:
-        return error.errno or errno.EIO, ""
+    replies = [reply for _, reply in kernel.send(batch)] or [codec.NO_ANSWER]
     return next((reply for reply in replies if reply[0]), (0, ""))
 
 
