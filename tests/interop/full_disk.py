@@ -116,6 +116,7 @@ async def overriding(host: FakeHost, disk: Disk, log: io.StringIO) -> None:
             await until(lambda: daemon.history.error)
             kinds = {each.kind for each in daemon.problems()}
             assert {"state", "history"} <= kinds, kinds
+            await until(lambda: not daemon.saving)  # then its thread has no such file; nothing is awaited in between
             assert not list(host.state.glob(".*.new"))
             disk.empty()
             await until(lambda: not daemon.problems())

@@ -38,7 +38,7 @@ TRIALS = 5
 PAGE = b"here I am\n"
 
 CONFIGURATION = """\
-checktimeout=2
+checktimeout=30
 checkinterval=1
 autoreload=no
 quiescent=no

@@ -28,6 +28,8 @@ def test_failed_servers_leave_and_return_and_the_end_clears_the_table(tmp_path: 
     with ldirectord.site(tmp_path) as site:
         with ldirectord.started(site) as start:
             print(start)
+            weights = dict.fromkeys(SERVERS, 1) | {BY_ROUTE: 2}
+            site.await_that(lambda: site.weights() == weights, "every real server has its weight")
             rows = {str(row.service.key): row for row in site.services()}
             persistent = rows["TCP 192.0.2.100:8080"].service
             assert (persistent.scheduler, persistent.timeout_s) == ("wlc", 60)
@@ -35,12 +37,11 @@ def test_failed_servers_leave_and_return_and_the_end_clears_the_table(tmp_path: 
             assert rows["UDP 192.0.2.100:53"].service.flags & ServiceFlag.ONE_PACKET
             methods = {each.destination.method for row in rows.values() for each in row.destinations}
             assert methods == {Method.ROUTE, Method.MASQ, Method.TUNNEL}
-            assert site.weights() == dict.fromkeys(SERVERS, 1) | {BY_ROUTE: 2}
             for address in BY_ROUTE, BY_NAT, OF_IPV6:
                 site.die(address)
             left = SERVERS - {BY_ROUTE, OF_IPV6}
-            weights = dict.fromkeys(left, 1) | {BY_NAT: 0}  # its service is quiescent
-            site.await_that(lambda: site.weights() == weights, "dead real servers get no new connections")
+            after = dict.fromkeys(left, 1) | {BY_NAT: 0}  # its service is quiescent
+            site.await_that(lambda: site.weights() == after, "dead real servers get no new connections")
             for address in BY_ROUTE, BY_NAT, OF_IPV6:
                 site.begin(address)
             site.await_that(site.serves_all, "they come back")

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pylvs.bpf import mounts
+from pylvs.bpf.kernel import CONNECTIONS
 
 PROGRAMS = Path(sys.executable).parent
 OVERFLOW = "65534"
@@ -44,6 +45,11 @@ DENIED = "Permission denied (you must be root)"
 NO_IPVS = "Are you sure that IP Virtual Server is built in the kernel or as module?"
 
 
+def environment() -> dict[str, str]:
+    """Return the environment of the commands, with the capacity of connection tables in tests."""
+    return {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", CONNECTIONS: os.environ[CONNECTIONS]}
+
+
 def answer(preparation: str, command: str) -> tuple[int, str, list[str]]:
     """Return exit status, output and the lines of stderr; assert that the command left nothing."""
     script = SCRIPT % ("\n".join([PRIVATE_TMP, CONFIGURATION, DEVICE, preparation]), command)
@@ -52,8 +58,8 @@ def answer(preparation: str, command: str) -> tuple[int, str, list[str]]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8"},
-        timeout=40,
+        env=environment(),
+        timeout=240,
     )
     output, _, rest = done.stdout.rpartition("status ")
     status, _, difference = rest.partition("\n")
@@ -103,7 +109,7 @@ unshare --mount sh -c 'umount {mounts.POINT}; {deprived} {EDIT.replace("192.0.2.
         ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script],
         stdin=subprocess.DEVNULL,
         text=True,
-        env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8"},
+        env=environment(),
     )
     assert output.splitlines()[:2] == ["status 255", "-A -t 192.0.2.1:80 -s rr"]
 

@@ -162,8 +162,8 @@ class Notifications:
             time.sleep(0.005)
 
     def _chunks(self, name: str, descriptor: int) -> Iterator[bytes]:
-        """Read until the FIFO is removed, even while no process has it open for writing."""
-        mine = os.fstat(descriptor).st_ino
+        """Read until the FIFO is removed and empty, even while no process has it open for writing."""
+        mine, removed = os.fstat(descriptor).st_ino, False
         while True:
             try:
                 chunk = os.read(descriptor, 1 << 16)
@@ -171,11 +171,17 @@ class Notifications:
                 chunk = b""
             if chunk:
                 yield chunk
-                continue
-            path = self.folder / name
-            if self.over.is_set() or not path.exists() or path.stat().st_ino != mine:
+            elif removed:  # it was before this read: every line has been read
                 return
-            time.sleep(0.005)
+            elif not (removed := self.over.is_set() or self._inode(name) != mine):
+                time.sleep(0.005)
+
+    def _inode(self, name: str) -> int:
+        """Return that of the file which has this name now; 0 if there is none."""
+        try:
+            return (self.folder / name).stat().st_ino
+        except FileNotFoundError:
+            return 0
 
     def take_mail(self, listener: socket.socket) -> None:
         with contextlib.suppress(OSError):

@@ -29,13 +29,21 @@ _LINE = re.compile(r"  -> (\S+):80 +Route +(\d+)")
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    """Return a lab with three web servers behind direct routing."""
+def built() -> Iterator[Lab]:
+    """Make a lab with three web servers behind direct routing."""
     name = unique(900)
     try:
         yield build(name, design("dr", 3, 4, read_overrides({})))
     finally:
         take_down(name)
+
+
+@pytest.fixture
+def lab(built: Lab) -> Iterator[Lab]:
+    """Return the lab. Afterwards each server has weight 1 again: the tests run in any order."""
+    yield built
+    for server in addresses(built):
+        built.sh("director", f"ipvsadm -e -t {built.network.vip}:80 -r {server}:80 -g -w 1")
 
 
 def service(lab: Lab) -> str:

@@ -86,8 +86,8 @@ def test_a_backup_listens_before_the_daemon_has_its_modules(node: Node, tmp_path
 def test_the_startup_script_runs_first(node: Node, tmp_path: Path) -> None:
     node.write(text=STARTUP_SCRIPT + INSTANCE)
     begin(node)
-    (tmp_path / "gate").write_text("")  # returns when the daemon comes to the gate
-    assert node.router_process() == 0
+    with open(tmp_path / "gate", "w"):  # open(2) returns when the daemon is at the gate, which waits for the close
+        assert node.router_process() == 0
     until(lambda: " info: ready " in node.log(), node.log)
     log = node.log()
     assert log.index("startup_script has run") < log.index("started the process of the virtual routers")

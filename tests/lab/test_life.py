@@ -14,7 +14,7 @@ import pytest
 
 from pylvs.lab.hosts import STATE
 from pylvs.lab.lab import build, open_lab, take_down
-from pylvs.lab.processes import identity, living_in
+from pylvs.lab.processes import SIGNALS, identity, living_in
 from pylvs.lab.topologies import design
 from pylvs.model.errors import InvalidOperation
 from tests.lab.support import PATIENCE_S, PYLVS, parts, pylvs, remains, unique, until
@@ -136,7 +136,7 @@ def test_an_interrupted_up_removes_what_it_made(number: signal.Signals) -> None:
         name = unique(900 + count)
         try:
             with start_up(name) as process:
-                reaches(name, process, chance.randint(1, 20))
+                reaches(name, process, chance.randint(1, 20) if count else 1)
                 time.sleep(chance.random() * 0.05)
                 process.send_signal(number)
             if process.returncode == 0:
@@ -149,6 +149,30 @@ def test_an_interrupted_up_removes_what_it_made(number: signal.Signals) -> None:
             take_down(name)
             assert remains(name) == []
     assert undone
+
+
+# Sends this process signals when the lab is complete: while it is drawn, and when the interpreter ends.
+INTERRUPTED_LATE = f"""
+import atexit, os
+import click
+
+def interrupt(*texts, **_):
+    for number in {[int(number) for number in SIGNALS]}:
+        os.kill(os.getpid(), number)
+
+click.echo = interrupt
+atexit.register(interrupt)
+from pylvs.cli.main import main
+main()
+"""
+
+
+def test_an_up_that_is_interrupted_late_has_made_the_lab(lab_name: str) -> None:
+    """The exit status says that the lab is complete."""
+    words = ["lab", "up", "dr", "--bare", "--name", lab_name]
+    done = subprocess.run([PYLVS[0], "-c", INTERRUPTED_LATE, *words], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert pylvs("lab", "exec", lab_name, "client", "hostname").stdout == "client\n"
 
 
 def falls_to(name: str, process: subprocess.Popen[bytes], left: int) -> None:

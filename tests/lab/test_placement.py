@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -131,6 +131,99 @@ def test_the_tables_may_be_in_the_namespace_of_the_start(stack: ExitStack, tmp_p
         until(lambda: f"{VIP}/24" in addresses(routers), log.read_text)
         assert f"TCP  {VIP}:80 rr" in listing(start)
         assert VIP not in listing(routers)
+
+
+class Unit:
+    """Stands in for systemd: a unit that runs the daemon, and commands, in one network namespace."""
+
+    def __init__(self, start: str, file: Path) -> None:
+        self._start, self._file = start, file
+        self._name = f"pylvs-test{os.getpid()}x{next(_numbers)}.service"
+        self._folder = file.parent / self._name
+        self._folder.mkdir()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        log = self._file.with_suffix(".log")
+        with log.open("w") as out, inside_network(f"/run/netns/{self._start}"):
+            command = [*PYLVS, "run", "-f", str(self._file)]
+            self.process = process = subprocess.Popen(command, stderr=out, env=self._environment())
+        until(lambda: "info: ready" in log.read_text() or process.poll() is not None, log.read_text)
+        assert process.poll() is None, log.read_text()
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+        self.process = None
+
+    def command(self, *words: str, job: str = "", unit: str = "") -> subprocess.CompletedProcess[str]:
+        """Run `pylvs` as a command of this unit, or of another one, while systemd has this job."""
+        systemctl = self._folder / "systemctl"
+        systemctl.write_text(f"#!/bin/sh\necho '7 {unit or self._name} {job} running'\n")
+        systemctl.chmod(0o755)
+        name = ["--unit", unit or self._name] if words == ("stop",) else []
+        with inside_network(f"/run/netns/{self._start}"):
+            return subprocess.run(
+                [*PYLVS, *words, *name], capture_output=True, text=True, timeout=PATIENCE_S, env=self._environment()
+            )
+
+    def _environment(self) -> dict[str, str]:
+        running = {"MAINPID": str(self.process.pid)} if self.process else {}
+        path = f"{self._folder}:{os.environ['PATH']}"
+        return dict(os.environ) | {"PATH": path, "PYLVS_UNIT": self._name} | running
+
+
+@pytest.fixture
+def unit_of(stack: ExitStack, tmp_path: Path) -> Callable[[str, str], Unit]:
+    def make(start: str, text: str) -> Unit:
+        file = tmp_path / "keepalived.conf"
+        file.write_text(text)
+        made = Unit(start, file)
+        stack.callback(made.kill)
+        return made
+
+    return make
+
+
+def test_the_commands_of_a_unit_find_its_daemon_and_its_tables(
+    stack: ExitStack, unit_of: Callable[[str, str], Unit]
+) -> None:
+    start, routers, tables = (namespace(stack) for _ in range(3))
+    assert run(start, *IPVSADM, "-A", "-t", f"{VIP}:80").returncode == 0
+    text = f"net_namespace {routers}\nnet_namespace_ipvs {tables}\ninstance blue\n{service(9)}"
+    unit = unit_of(start, text)
+    unit.start()
+    reload = unit.command("reload")
+    assert (reload.returncode, reload.stdout) == (0, "nothing has changed\n"), reload.stderr
+    stop = unit.command("stop", job="restart")
+    assert (stop.returncode, "has ended" in stop.stdout) == (0, True), stop
+    assert unit.process is not None
+    assert unit.process.wait(PATIENCE_S) == 0
+    assert f"TCP  {VIP}:80 rr" in listing(tables), "the next daemon continues"
+    unit.start()
+    unit.kill()
+    stop = unit.command("stop", job="stop", unit="pylvs-cleanup.service")
+    assert (stop.returncode, stop.stdout) == (0, "1 service deleted from the table\n"), stop.stderr
+    assert VIP not in listing(tables)
+    assert VIP in listing(start), "it belongs to another program"
+
+
+def test_services_stay_noted_while_their_namespace_cannot_be_entered(
+    stack: ExitStack, unit_of: Callable[[str, str], Unit]
+) -> None:
+    start, routers = namespace(stack), namespace(stack)
+    unit = unit_of(start, f"net_namespace {routers}\nnet_namespace_ipvs\n{service(9)}")
+    unit.start()
+    unit.kill()
+    assert run(routers, *IPVSADM, "-A", "-t", f"{VIP}:80").returncode == 0
+    stop = run(routers, *PYLVS, "stop")
+    assert (stop.returncode, stop.stdout) == (1, "")
+    assert "the network namespace of its tables has no name, and is not this one: run this command there" in stop.stderr
+    assert VIP in listing(routers), "it belongs to another program"
+    stop = unit.command("stop", job="stop")
+    assert (stop.returncode, stop.stdout) == (0, "1 service deleted from the table\n"), stop.stderr
+    assert VIP not in listing(start)
 
 
 @pytest.mark.parametrize("keyword", ["net_namespace", "net_namespace_ipvs"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 from pathlib import Path
 
 import click
@@ -13,7 +12,7 @@ from pylvs.lab.hosts import COMMAND, checked_name, environment
 from pylvs.lab.lab import Lab, build, free_name, labs, open_lab, power_off, power_on, take_down
 from pylvs.lab.network import DIRECTOR, Network, address_list, command_lines, draw
 from pylvs.lab.plan import PEERS, TUNNELS, load_overrides
-from pylvs.lab.processes import SIGNALS, defer_signals
+from pylvs.lab.processes import defer_signals
 from pylvs.lab.topologies import TOPOLOGIES, design
 from pylvs.model.errors import Busy, InvalidOperation, Unsupported
 
@@ -71,12 +70,11 @@ def up(
     if servers is not None and "servers" in overrides:
         raise InvalidOperation(f"--servers {servers}: {plan} says already which servers there are")
     network = design(topology, 3 if servers is None else servers, 6 if ipv6 else 4, overrides)
-    with defer_signals():
+    with defer_signals() as signals:
         made = _build(checked_name(name) if name else "", network, bare, blank)
         click.echo(draw(made.name, made.network), nl=False)
         click.echo(f"  try it: {COMMAND} lab exec {made.name} client -- curl -s http://VIP/")
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN)  # the lab is complete: a signal must not undo it
+        signals.ignore()  # the lab is complete: an exit status of a failure would be wrong
 
 
 def _build(name: str, network: Network, bare: bool, blank: bool) -> Lab:

@@ -94,10 +94,15 @@ class DeferredSignals:
 
     def __init__(self) -> None:
         self.received: list[int] = []
+        self.ignored = False
 
     def record(self, signum: int, frame: FrameType | None) -> None:
         """Handle a signal by recording it."""
         self.received.append(signum)
+
+    def ignore(self) -> None:
+        """Let this process ignore those that came, and all later ones, also after `defer_signals`."""
+        self.ignored = True
 
     def check(self) -> None:
         """Raise Interrupted if a signal came, and count it as handled."""
@@ -117,7 +122,7 @@ class DeferredSignals:
 
 @contextlib.contextmanager
 def defer_signals() -> Iterator[DeferredSignals]:
-    """Defer signals. Those that are still unhandled are sent again at the end."""
+    """Defer signals. Those that are still unhandled are sent again at the end, or ignored after `ignore`."""
     signals = DeferredSignals()
     if threading.current_thread() is not threading.main_thread():
         yield signals  # Python runs signal handlers in the main thread alone
@@ -127,6 +132,6 @@ def defer_signals() -> Iterator[DeferredSignals]:
         yield signals
     finally:
         for signum, handler in former.items():
-            signal.signal(signum, handler)
-        for received in dict.fromkeys(signals.received):
+            signal.signal(signum, signal.SIG_IGN if signals.ignored else handler)
+        for received in dict.fromkeys([] if signals.ignored else signals.received):
             os.kill(os.getpid(), received)

@@ -150,7 +150,7 @@ class _Play:
         """Kill the neighbor: no packet follows, and the detection time ends the session."""
         flaps = self.a.session()["flaps"]
         self.b.kill()
-        received = self.a.session()["counters"]["received"]
+        received = self.received_in_all("killed")
         self.until(lambda: self.a.session().get("state") == "Down", "killed: down")
         session = self.a.session()
         self.expect(session["diagnostic"] == EXPIRED, f"killed: {session['diagnostic']}")
@@ -182,6 +182,17 @@ class _Play:
         self.expect(self.a.session()["flaps"] == flaps == 0, f"{step}: it went down")
         if step not in self.result.steps:
             self.result.steps.append(step)
+
+    def received_in_all(self, step: str) -> int:
+        """Return how many packets pylvs has received, when it has also counted those that were queued."""
+        counts: list[int] = []
+
+        def settled() -> bool:
+            counts.append(self.a.session()["counters"]["received"])
+            return len(counts) > 1 and counts[-1] == counts[-2]
+
+        self.until(settled, f"{step}: pylvs has counted all packets")
+        return counts[-1]
 
     def until(self, holds: Callable[[], object], what: str) -> None:
         end = time.monotonic() + PATIENCE_S
