@@ -4,7 +4,8 @@ It starts systemd as PID 1 of a PID namespace, as a guest's command. With `conta
 namespaces and a control group of its own. There, a unit runs it again with `scenario`. That prints one line for each
 step: start, reload, restart under a connection, and crash of each process. A daemon that hangs is ended by the
 watchdog. Then a script is killed for its memory, and the unit is stopped: in good order, while the daemon hangs, and
-after a crash. At last it is started with a file that is refused.
+after a crash. The commands of the unit find an instance with a state directory of its own. At last the unit is started
+with a file that is refused.
 """
 
 from __future__ import annotations
@@ -169,8 +170,8 @@ def boot(drop_in: str = DROP_IN, steps: str = "memory") -> int:
     return int(RESULT.read_text()) if RESULT.exists() else 1
 
 
-def _configure(weight: int) -> None:
-    FILE.write_text(CONFIGURATION.replace("WEIGHT", str(weight)))
+def _configure(weight: int, more: str = "") -> None:
+    FILE.write_text(more + CONFIGURATION.replace("WEIGHT", str(weight)))
 
 
 def sh(command: str) -> str:
@@ -200,9 +201,9 @@ def is_active() -> bool:
     return shown("ActiveState") == "active"
 
 
-def router() -> int:
+def router(options: str = "") -> int:
     """Return the process pylvs-vrrp."""
-    return int(json.loads(sh("pylvs vrrp status --json"))["process"]["pid"])
+    return int(json.loads(sh(f"pylvs vrrp status --json {options}"))["process"]["pid"])
 
 
 def helper() -> int:
@@ -382,6 +383,22 @@ def stop_after_crash() -> None:
     _configure(3)
 
 
+def instance() -> None:
+    """Start, reload, restart and stop a daemon whose state directory is not the default one."""
+    blue = "--instance blue"
+    _configure(1, "instance blue\n")
+    start()
+    before, routers = main_pid(), router(blue)
+    _configure(3, "instance blue\n")
+    sh("systemctl reload pylvs.service")
+    assert "Masq    3" in services(), services()
+    sh("systemctl restart pylvs.service")
+    assert main_pid() != before
+    assert (router(blue), holds()) == (routers, True)
+    stop()
+    _configure(3)
+
+
 def refuse() -> None:
     """Start the unit with a file that is refused: systemd does not start it again."""
     FILE.write_text(REFUSED)
@@ -421,6 +438,7 @@ def scenario() -> None:
         ("start again", start),
         ("hang", hang),
         ("stop after crash", stop_after_crash),
+        ("instance", instance),
         ("refuse", refuse),
         ("journal", journal),
     ):

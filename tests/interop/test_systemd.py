@@ -14,7 +14,7 @@ from tests.interop import guests
 
 GUEST_S = 2400  # on a quiet machine without KVM some minutes
 STEPS = ["start", "reload", "restart", "crash", "watchdog", "stop", "start again", "hang", "stop after crash"]
-STEPS += ["refuse", "journal"]
+STEPS += ["instance", "refuse", "journal"]
 SYSTEMD = Path("/lib/systemd/systemd")
 
 

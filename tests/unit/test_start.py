@@ -25,6 +25,8 @@ UNUSED = "aiohttp attr dns http.client multidict prometheus_client rich structlo
             f"asyncio click json.tool hmac pickle shutil subprocess dataclasses inspect pylvs.dataplane {UNUSED}",
         ),
         ("pylvs.daemon.host pylvs.daemon.supervisor pylvs.health.checkers.http", UNUSED),
+        # the API, which the daemon imports when it is ready
+        ("pylvs.daemon.api.application", "aiohttp attr multidict"),
     ],
 )
 def test_a_process_starts_without(modules: str, unwanted: str) -> None:

@@ -16,6 +16,7 @@ from pylvs.model.errors import PylvsError
 
 Callback = TypeVar("Callback", bound=Callable[..., Any])
 
+_ENTERED = "pylvs.entered"  # in the context's `meta`: --namespace selects the daemon
 _STATE_DIR = click.Path(file_okay=False, path_type=Path)
 own_state_dir = click.option(
     "--state-dir",
@@ -29,6 +30,7 @@ def _enter(context: click.Context, parameter: click.Parameter, name: str) -> Non
         from pylvs.daemon.keepalived.placement import enter_named
 
         enter_named(name)
+        context.meta[_ENTERED] = True
 
 
 def _default_directory(context: click.Context, parameter: click.Parameter, given: Path | None) -> Path | None:
@@ -37,6 +39,11 @@ def _default_directory(context: click.Context, parameter: click.Parameter, given
         from pylvs.daemon.state.directory import default_path
 
         return default_path(instance)
+    unit = os.environ.get("PYLVS_UNIT")
+    if given is None and unit and _ENTERED not in context.meta:
+        from pylvs.daemon.units import directory_of
+
+        return directory_of(unit)
     return given
 
 

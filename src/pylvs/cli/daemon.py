@@ -21,7 +21,9 @@ WATCH_EVERY_S = 1.0
 COLOURS = {"MASTER": "green", "FAULT": "red"}  # of virtual routers
 LAST_EVENTS = 20  # that `status --history` prints
 # Problems without a heading of their own.
-_HOST_PROBLEMS = ("vip", "check_path", "prober", "metrics_address", "state", "history")
+_HOST_PROBLEMS = (
+    *("failed", "api", "vip", "check_path", "prober", "metrics_address", "dbus", "snmp", "state", "history"),
+)
 # `event_line` formats them; the reason has the override.
 _OWN_FIELDS = ("event", "at", "instance", "before", "state", "service", "server", "reason", "override")
 _TOP = "\033[H\033[J"  # to the top left, and clear
@@ -148,7 +150,11 @@ def lines(reply: dict[str, Any], paint: Paint = plain) -> Iterator[str]:
         yield from _service(service, now, paint)
     table = reply["table"]
     problems = [table["trouble"]] if table["trouble"] else table["refused"]
-    host = [each for each in reply.get("problems", []) if each["kind"] in _HOST_PROBLEMS]
+    host = [
+        each
+        for each in reply.get("problems", [])
+        if each["kind"] in _HOST_PROBLEMS or (each["kind"] == "table" and each["text"] != table["trouble"])
+    ]
     texts = [f"{each['object']}: {each['text']}" if each["object"] else each["text"] for each in host]
     for title, each in (
         ("unknown", reply.get("unknown", [])),

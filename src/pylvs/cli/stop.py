@@ -11,6 +11,7 @@ import click
 
 from pylvs.cli.common import asked, state_dir
 from pylvs.daemon.state.directory import StateDirectory
+from pylvs.daemon.units import directory_of
 from pylvs.model.errors import Busy, PylvsError
 
 END_S = 1100.0  # notifications and a shutdown_script, which may take 1000 s; systemd has limits of its own
@@ -38,6 +39,7 @@ def stop(keep: bool, keep_table: bool, unit: str | None, state_dir: Path | None)
         if not job:
             return  # a crash: the next daemon continues; or the daemon has stopped in good order by itself
         keep = job != "stop"
+        state_dir = state_dir or directory_of(unit)
     state = StateDirectory(state_dir)
     if not state.path.is_dir():
         return

@@ -10,6 +10,7 @@ from typing import Any
 
 from pylvs.daemon.keepalived import dumps
 from pylvs.daemon.state.directory import StateDirectory
+from pylvs.model.errors import PylvsError
 from pylvs.model.wanted import Configuration, GlobalSettings
 from pylvs.system import files
 from pylvs.system.logs import get_logger
@@ -54,7 +55,7 @@ class Dumper:
 
     async def write_statistics(self, configuration: Configuration, clear: bool = False) -> None:
         """Write keepalived.stats; with `clear` the counters then begin at 0."""
-        status = await self._state_of_routers()
+        status = await self._counted()
         text = dumps.stats_text(self._statistics.of(status))
         await self._write(dumps.folder() / "keepalived.stats", text, configuration.settings)
         if clear:
@@ -62,9 +63,16 @@ class Dumper:
 
     async def write_json(self, configuration: Configuration) -> None:
         """Write keepalived.json."""
-        status = await self._state_of_routers()
+        status = await self._counted()
         text = dumps.json_text(configuration.vrrp, status, self._statistics.of(status))
         await self._write(dumps.folder() / "keepalived.json", text, configuration.settings)
+
+    async def _counted(self) -> Mapping[str, Any]:
+        """Return the status of virtual routers. Raises PylvsError without one: monitoring keeps the last file."""
+        status = await self._state_of_routers()
+        if status["trouble"] and not status["instances"]:
+            raise PylvsError(f"the counters of virtual routers are not written: {status['trouble']}")
+        return status
 
     async def _write(self, path: Path, text: str, settings: GlobalSettings) -> None:
         await to_thread(files.replace, path, text, dumps.mode(settings))

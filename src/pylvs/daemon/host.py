@@ -44,6 +44,10 @@ from pylvs.system.processes.scripts import Processes, ScriptCounts
 
 MAX_NAME = 15  # bytes of a process's name
 RESTART_PAUSE_S = 1.0  # of a background task
+STEADY_S = 60.0  # a background task that has run for so long since its last failure works again
+FAILED_PAUSE_S = 1.0  # before addresses and devices are followed again
+GROWTH_S = 1800.0  # for the growth of the largest table, which takes three minutes on a very busy machine
+KILLED_S = 5.0  # until a process that was killed has ended
 EXTEND_S = 30.0  # beyond the service manager's limits, at most at once
 SOCKET, WATCHDOG, WATCHDOG_PID = "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"
 
@@ -52,8 +56,9 @@ class BackgroundTasks:
     """Tasks that log their exceptions, and that are cancelled when the block ends."""
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._ending: set[asyncio.Task[None]] = set()  # of these: `cancelling` would count an asyncio.timeout, too
+        self._failures: dict[str, tuple[str, float]] = {}  # of endless tasks: the last error, and when it was
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._ending: set[asyncio.Task[object]] = set()  # of these: `cancelling` would count an asyncio.timeout, too
 
     async def __aenter__(self) -> BackgroundTasks:
         return self
@@ -64,11 +69,16 @@ class BackgroundTasks:
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine once."""
-        self._add(self._once(work))
+        self._add(self._once(work, ""))
 
     def keep_running(self, work: Callable[[], Awaitable[None]], what: str) -> None:
         """Run an endless task, and restart it after an exception."""
         self._add(self._always(work, what))
+
+    def failures(self) -> dict[str, str]:
+        """Return the last error of each endless task that has failed a short time ago."""
+        now = asyncio.get_running_loop().time()
+        return {what: error for what, (error, at) in self._failures.items() if now - at < STEADY_S}
 
     def cancel(self) -> None:
         """Request that all tasks end; each does so at its next await. A second call does not disturb their cleanup."""
@@ -76,23 +86,28 @@ class BackgroundTasks:
             task.cancel()
         self._ending |= self._tasks
 
-    def _add(self, work: Coroutine[Any, Any, None]) -> None:
+    def _add(self, work: Coroutine[Any, Any, object]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(self._ending.discard)
 
-    async def _once(self, work: Awaitable[None], prefix: str = "") -> None:
+    async def _once(self, work: Awaitable[None], prefix: str) -> str:
+        """Return the error, after it is logged; "" without one."""
         try:
             await work
         except (PylvsError, OSError) as error:
             get_logger().error(f"{prefix}{error}")
-        except Exception:
+            return str(error)
+        except Exception as error:
             get_logger().exception(f"{prefix}this is a bug")
+            return f"this is a bug: {error!r}"
+        return ""
 
     async def _always(self, work: Callable[[], Awaitable[None]], what: str) -> None:
         while True:
-            await self._once(work(), f"{what} failed and is restarted: ")
+            if error := await self._once(work(), f"{what} failed and is restarted: "):
+                self._failures[what] = error, asyncio.get_running_loop().time()
             await asyncio.sleep(RESTART_PAUSE_S)
 
 
@@ -190,20 +205,23 @@ def _drained(kernel: socket.socket, changed: asyncio.Event) -> None:
 async def call_at_changes(update: Callable[[], Awaitable[float]], changed: asyncio.Event) -> None:
     """Call `update` at the start, and whenever `changed` is set.
 
-    It returns the seconds until it is called without a change.
+    It returns the seconds until it is called without a change. After a failure it is called again soon. Of the same
+    failures in a row, the first is logged.
     """
-    next_s = 0.0
+    next_s, logged = 0.0, ""
     while True:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(next_s):  # in Python 3.11 wait_for may lose a cancellation
                 await changed.wait()
         await asyncio.sleep(GATHER_S)
         changed.clear()
-        begin, next_s = time.monotonic(), RETRY_S
+        begin = time.monotonic()
         try:
-            next_s = await update()
+            next_s, logged = await update(), ""
         except Exception as error:
-            get_logger().error("could not follow addresses and devices", reason=str(error))
+            if str(error) != logged:
+                get_logger().error("could not follow addresses and devices", reason=str(error))
+            next_s, logged = FAILED_PAUSE_S, str(error)
         # At most so long: the update may have waited for the table thread, while others held the lock.
         await asyncio.sleep(min(SHARE * (time.monotonic() - begin), RETRY_S))
 
@@ -234,6 +252,13 @@ def tls_clients(configuration: Configuration) -> Iterator[tuple[TlsClient, bool]
             for check in server.checks:
                 if isinstance(check, HttpCheck) and (check.verify_server or check.client != TlsClient()):
                     yield check.client, check.verify_server
+
+
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError, TimeoutError):
+        process.kill()
+        async with asyncio.timeout(KILLED_S):
+            await process.wait()
 
 
 class HostServices:
@@ -361,11 +386,15 @@ class HostServices:
         self._started = True
         await self._run("startup_script", self._settings.startup_script, self._settings.startup_script_timeout_s)
 
-    async def _run(self, keyword: str, script: Script | None, timeout_s: float) -> None:
+    async def _run(self, keyword: str, script: Script | None, timeout_s: float, again: bool = False) -> None:
+        """Run a script; with `again`, once more if this machine could not: another process of scripts may not hang."""
         if script is None:
             return
         ended = await self._processes.run(script, timeout_s)
         logger = get_logger()
+        if ended.unable and again:
+            logger.warning(f"{keyword} is run again", script=str(script), end=str(ended))
+            ended = await self._processes.run(script, timeout_s)
         log = logger.info if ended.status == 0 and not ended.timed_out else logger.warning
         log(f"{keyword} has run", script=str(script), end=str(ended))
         for line in ended.lines():
@@ -394,10 +423,12 @@ class HostServices:
             stderr=subprocess.PIPE,
         )
         try:
-            _, errors = await growing.communicate()
-        except asyncio.CancelledError:
-            growing.kill()
-            await growing.wait()
+            async with asyncio.timeout(GROWTH_S):
+                _, errors = await growing.communicate()
+        except BaseException as error:
+            await _kill(growing)
+            if isinstance(error, TimeoutError):
+                raise PylvsError(f"it has not grown within {GROWTH_S:g} s; the process was killed") from None
             raise
         if growing.returncode:
             raise PylvsError(errors.decode(errors="replace").strip() or f"exit status {growing.returncode}")
@@ -407,5 +438,6 @@ class HostServices:
         await self.prober.close()
         await self._notifier.finish()
         if self._started:
-            await self._run("shutdown_script", self._settings.shutdown_script, self._settings.shutdown_script_timeout_s)
+            script, timeout_s = self._settings.shutdown_script, self._settings.shutdown_script_timeout_s
+            await self._run("shutdown_script", script, timeout_s, again=True)
         await self._processes.close()

@@ -12,7 +12,7 @@ from pylvs.daemon.table.cache import TableCache
 from pylvs.dataplane.devices import watch
 from pylvs.health.engine import Engine
 from pylvs.model.addresses import Address
-from pylvs.model.errors import PylvsError
+from pylvs.model.errors import Busy, PylvsError
 from pylvs.model.rows import warnings
 from pylvs.system.logs import get_logger
 from pylvs.system.table_thread import TableThread
@@ -21,7 +21,11 @@ POLL_S = 30.0  # for devices and addresses without a report of the kernel
 
 
 class HostChanges:
-    """Applies what changes on this host. `error` is why the tables could not follow it."""
+    """Applies what changes on this host.
+
+    `error` is why checks or tables could not follow it twice in a row. A single failure is tried again, because
+    `track_data_plane` makes the error a fault. While other programs hold the tables, attached devices still forward.
+    """
 
     def __init__(
         self, host: HostServices, state: StateDirectory, thread: TableThread, table: TableCache, engine: Engine
@@ -33,6 +37,7 @@ class HostChanges:
         self._thread = thread
         self._table = table
         self._engine = engine
+        self._failed = False  # the last attempt, unless the tables were locked
         self._unattached: list[str] = []  # devices that were refused, as text
         self._log = get_logger()
 
@@ -42,17 +47,25 @@ class HostChanges:
 
     async def apply(self) -> float:
         """Bring checks and tables up to date. Return the seconds until the next call without a change."""
+        try:
+            next_s = await self._apply()
+        except Busy:
+            raise
+        except Exception as error:
+            if self._failed:
+                self.error = str(error)
+            self._failed = True
+            raise
+        self.error, self._failed = "", False
+        return next_s
+
+    async def _apply(self) -> float:
         addresses = await self._thread.run(self._host.addresses)
         await self._thread.run(self._host.vip_checks.adapt_host, self._state)
         self._engine.set_host_addresses(frozenset(addresses))  # also if the tables cannot follow
         await self._compare_paths(addresses)
         director = self._table.director
-        try:
-            await self._thread.run(director.follow_host)
-        except Exception as error:
-            self.error = str(error)
-            raise
-        self.error = ""
+        await self._thread.run(director.follow_host)
         self._log_unattached(warnings(director))
         return watch.RETRY_S if director.device_problems() else POLL_S
 

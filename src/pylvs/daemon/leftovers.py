@@ -9,14 +9,17 @@ from __future__ import annotations
 import os
 import select
 import signal
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from ipaddress import ip_address, ip_interface
+from typing import Literal
 
+from pylvs.daemon import Options
 from pylvs.daemon.state.directory import SERVICES_FILE, StateDirectory, load_owned
 from pylvs.daemon.via_vip import VipChecks
 from pylvs.dataplane.director import open_director
 from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import NoSuchService, PylvsError
 from pylvs.model.routing import HeldAddress
 from pylvs.model.vrrp import VrrpConfiguration
@@ -24,13 +27,59 @@ from pylvs.netlink import links
 from pylvs.netlink.addresses import release
 from pylvs.system import lock
 from pylvs.system.logs import counted
+from pylvs.system.namespaces import NAMED, inside_network, network_cookie
 from pylvs.vrrp.ipc import PID_FILE, Client, NoRouters
 
 ADDRESSES_FILE = "vrrp_addresses"  # of the virtual routers; for a process that hangs
+NAMESPACES_FILE = "namespaces"
 ROUTERS_STOP_S = 22.0  # notify scripts of the end
 KILLED_S = 5.0
 
 Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Namespaces:
+    """The network namespaces of a daemon and of its tables: for each the file, "" without a name, and the cookie."""
+
+    daemon: tuple[str, int]
+    tables: tuple[str, int]
+
+    @classmethod
+    def of(cls, options: Options, daemon: int, tables: int) -> Namespaces:
+        """Return those of the running daemon, with these cookies."""
+        name = options.placement.net_namespace if options.placement else ""
+        file = options.tables_namespace
+        named = file if file.startswith(f"{NAMED}/") else ""  # else a descriptor, which ends with the process
+        own = str(NAMED / name) if name else ""
+        return cls((own, daemon), (named if file else own, tables))
+
+    def save(self, state: StateDirectory) -> None:
+        """Note them for `entered`. Raises PylvsError."""
+        state.write(NAMESPACES_FILE, {"daemon": self.daemon, "tables": self.tables})
+
+
+@contextmanager
+def entered(state: StateDirectory, which: Literal["daemon", "tables"]) -> Iterator[None]:
+    """Within the block, be in a network namespace of the last daemon; without a note, in the present one.
+
+    Raises PylvsError if it cannot be entered: an edit elsewhere would change what others own.
+    """
+    present = network_cookie()
+    with state.decoding(NAMESPACES_FILE) as saved:
+        file, cookie = saved[which] if saved else ("", present)
+    with ExitStack() as stack:
+        if cookie != present:
+            what = "its tables" if which == "tables" else "pylvs run"
+            if not file:
+                text = f"{state.path}: the network namespace of {what} has no name, and is not this one"
+                raise PylvsError(f"{text}: run this command there")
+            try:
+                stack.enter_context(inside_network(file))
+            except OSError as error:
+                text = f"{state.path}: the network namespace of {what}, {file}, cannot be entered"
+                raise PylvsError(f"{text}: {error.strerror}; what is there stays") from None
+        yield
 
 
 def save_addresses(state: StateDirectory, routers: VrrpConfiguration) -> None:
@@ -91,7 +140,8 @@ def _kill(state: StateDirectory, report: Report, why: str) -> bool:
         raise PylvsError(f"virtual routers: {why}, and process {pid} cannot be killed: it still holds its addresses")
     with state.decoding(ADDRESSES_FILE) as saved:
         addresses = {ip_address(each) for each in saved or ()}
-    deleted = _delete(addresses)
+    with entered(state, "daemon"):
+        deleted = _delete(addresses)
     report(
         f"virtual routers: {why}: process {pid} was killed, and its addresses deleted: {', '.join(deleted) or 'none'}"
     )
@@ -118,12 +168,15 @@ def delete_services(state: StateDirectory, report: Report) -> None:
     owned = load_owned(state)
     deleted = 0
     if owned:
-        director = open_director()
-        for key in owned:
-            with suppress(NoSuchService):
-                director.delete_service(key)
-                deleted += 1
+        with entered(state, "tables"):
+            director = open_director()
+            for key in owned:
+                with suppress(NoSuchService):
+                    director.delete_service(key)
+                    deleted += 1
         state.write(SERVICES_FILE, None)
-    VipChecks().restore(state)
+    with entered(state, "daemon"):
+        VipChecks().restore(state)
+    state.write(NAMESPACES_FILE, None)
     if deleted:
         report(f"{counted(deleted, 'service')} deleted from the table")

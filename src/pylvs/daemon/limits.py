@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
+from pylvs.daemon.state.overrides import SLOW_S
 from pylvs.daemon.virtual_routers import supervision
 
 TABLES_S = 300.0  # at the start, to open the tables, and for each attempt to make the first one
@@ -16,7 +17,7 @@ CHANGE_END_S = 60.0  # at the stop, for a start or a reload that is under way
 LAST_EDITS_TIMEOUT_S = 15.0  # for deleting the services at the stop
 CLOSE_S = 60.0  # for the last notifications and the end of other processes, without the shutdown_script
 # For the stop until everything is closed: the sum of its parts.
-STOP_S = supervision.STOP_S + CHANGE_END_S + LAST_EDITS_TIMEOUT_S + 2 * TABLE_LEASE_S
+STOP_S = supervision.STOP_S + CHANGE_END_S + LAST_EDITS_TIMEOUT_S + SLOW_S + 2 * TABLE_LEASE_S
 
 
 async def ends_before(event: asyncio.Event, work: asyncio.Future[None]) -> bool:

@@ -38,6 +38,8 @@ KINDS: Mapping[str, Kind] = {
     "quorum_lost": Kind(C, "a virtual server has lost its quorum"),
     "table": Kind(C, "the table could not be read or edited"),
     "silent": Kind(C, "a part of the daemon makes no progress, so its state is unknown"),
+    "failed": Kind(C, "a part of the daemon has failed, and is started again after each failure"),
+    "api": Kind(C, "requests to the API get no reply, because its modules cannot be loaded"),
     "device": Kind(C, "a device that services need could not be attached"),
     "vrrp": Kind(C, "virtual routers do not run as configured"),
     "vrrp_fault": Kind(C, "a virtual router is in the state FAULT"),
@@ -56,7 +58,7 @@ KINDS: Mapping[str, Kind] = {
     "snmp": Kind(W, "the SNMP sub-agent ended or was silent, and no other one runs yet"),
     "bfd": Kind(W, "a BFD session is not up, or its neighbor has disabled it"),
     "vrrp_helper": Kind(W, "no helper process of pylvs-vrrp runs: no scripts, no mails"),
-    "state": Kind(W, "overrides or drains could not be saved: a restart would lose them"),
+    "state": Kind(W, "overrides, drains or the owned services could not be saved: a crash would lose them"),
     "history": Kind(W, "events could not be saved: a restart would lose them"),
 }
 

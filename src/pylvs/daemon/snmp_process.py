@@ -45,7 +45,10 @@ class SnmpProcess:
         while True:
             self._changed.clear()
             if self._wanted is not None:
-                await self._run(self._wanted)
+                try:
+                    await self._run(self._wanted)
+                except OSError as error:
+                    self._reason = f"could not be started ({error.strerror})"
                 if not self._changed.is_set():
                     self.problem = f"the SNMP sub-agent {self._reason} and is started again"
                     get_logger().error(self.problem)

@@ -78,6 +78,7 @@ def _run(options: Options, pids: PidOptions) -> None:
             failed.callback(routers.process.end)
 
         logs.set_up(options.log_format, background=True)  # a thread: not before the fork
+        _note_unit(state)
         import asyncio
 
         from pylvs.daemon.host import HostServices
@@ -88,6 +89,15 @@ def _run(options: Options, pids: PidOptions) -> None:
         failed.pop_all()
     with runner:
         runner.run(_to_the_end(supervisor))
+
+
+def _note_unit(state: StateDirectory) -> None:
+    from pylvs.daemon import units
+
+    try:
+        units.note(state.path)
+    except OSError as error:
+        logs.get_logger().error(f"{units.FOLDER}: {error.strerror}: systemctl may not find this daemon after a crash")
 
 
 async def _to_the_end(supervisor: Supervisor) -> None:

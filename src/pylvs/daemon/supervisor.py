@@ -23,6 +23,7 @@ from typing import Any
 
 from pylvs.config.language.tree import Finding
 from pylvs.daemon import Options
+from pylvs.daemon.api.files import FileChanges
 from pylvs.daemon.api.server import ApiServer
 from pylvs.daemon.dbus_process import DbusProcess
 from pylvs.daemon.dumping import Dumper
@@ -31,7 +32,7 @@ from pylvs.daemon.host_changes import HostChanges
 from pylvs.daemon.keepalived import dumps
 from pylvs.daemon.keepalived.pid_files import PidFiles
 from pylvs.daemon.keepalived.reload_time import ReloadTimer
-from pylvs.daemon.leftovers import save_addresses
+from pylvs.daemon.leftovers import ADDRESSES_FILE, NAMESPACES_FILE, Namespaces, save_addresses
 from pylvs.daemon.limits import (
     CHANGE_END_S,
     CLOSE_S,
@@ -69,6 +70,7 @@ from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration
 from pylvs.system.garbage import settle_garbage
 from pylvs.system.logs import counted, get_logger
+from pylvs.system.namespaces import network_cookie
 from pylvs.system.processes.scripts import ScriptCounts
 from pylvs.system.table_thread import TableThread
 from pylvs.system.threads import to_thread
@@ -77,6 +79,7 @@ ROUTERS_FIRST_S = 1.0  # to start virtual routers before everything else
 RETRY_S = 1.0  # for the first table and the last edits
 PROBER_LEASE_S = 15.0  # without a process that makes checks; several restarts
 PROBLEMS_POLL_S = 2.0
+DUMP_S = 60.0  # for files for monitoring, for which a reload waits
 DISK_END_S = 10.0  # at the stop, for the last writes of state, and then of events
 SAVE_RETRY_S = 30.0  # of overrides, drains and events that could not be saved
 
@@ -128,11 +131,13 @@ class Supervisor:
         self.liveness.watch(TABLE_THREAD, lambda: self.table_thread.progress, TABLE_LEASE_S)
         self.liveness.watch(PROBER, lambda: host.prober.counts().problem or None, PROBER_LEASE_S)
         self._snmp = SnmpProcess(self.state, options.log_format)
+        self.file_changes = FileChanges()
         self.reloads: Counter[str] = Counter()  # by result: done, refused
         self._host = host
         self._reload_timer = ReloadTimer(lambda: self.engine.configuration.settings, self._reload_by_signal)
         self._dumper = Dumper(self.state, self._dumped, self.routers.status)
         self._pid_files = pid_files
+        self._tasks: tuple[BackgroundTasks, ...] = ()
         self._flushing = False  # lvs_flush: the first table has no other services
         self._final_table: DesiredTable | None = None
         self._reload_pending = False  # by a signal
@@ -145,6 +150,7 @@ class Supervisor:
     async def run(self) -> None:
         """Run until a signal or `stop` ends it. Raises PylvsError if it cannot start."""
         async with BackgroundTasks() as timing, BackgroundTasks() as tasks:
+            self._tasks = timing, tasks
             timing.keep_running(self._host.manager.extend_limits, "requesting time")
             timing.keep_running(self._watch_the_stop, "watching the stop")
             actions: dict[int, Callable[[], object]] = {
@@ -203,13 +209,10 @@ class Supervisor:
             if not await self.table_thread.end(TABLE_LEASE_S):
                 self._log.error("the thread that edits the tables hangs; the process ends without it")
             await self.history.finish(DISK_END_S)
-            saved = await self._writer.end(DISK_END_S)
+            if not await self._writer.end(DISK_END_S):
+                self._log.error(f"{self.state.path}: the disk does not answer; the process ends without it")
             if self._pid_files:
                 self._pid_files.release()
-            if saved:
-                self.state.release()
-            else:  # the thread may still write: the kernel releases the lock when the process has ended
-                self._log.error(f"{self.state.path}: the disk does not answer; the process ends without it")
 
     async def _close_host(self) -> None:
         limit_s = CLOSE_S + self._host.shutdown_s
@@ -315,7 +318,7 @@ class Supervisor:
     async def _prepare(self, tasks: BackgroundTasks) -> None:
         """Start the virtual routers, then read everything that the daemon needs before it changes a table."""
         loaded = await self._load()
-        self._ownership = Ownership(self.state)
+        self._ownership = Ownership(self.state, self._writer)
         owned = self._ownership.owned
         overrides = load_overrides(self.state)
         configuration = accept(loaded, self.options, allow_empty=not owned)
@@ -342,9 +345,15 @@ class Supervisor:
         self._host.sessions.on_change = self.engine.sessions_changed
         self.loaded, self.loaded_at = loaded, time.time()
         self._flushing = configuration.settings.lvs_flush
-        await self._ownership.before_edits(self._owned_services(configuration))
-        await to_thread(save_addresses, self.state, configuration.vrrp)
+        await self._save_before_edits(configuration)
         await self.table_thread.run(self._host.vip_checks.adapt_host, self.state)
+
+    async def _save_before_edits(self, configuration: Configuration) -> None:
+        """Save what `pylvs stop` needs if this daemon is killed. A start waits for a slow disk. Raises PylvsError."""
+        namespaces = Namespaces.of(self.options, network_cookie(), await self.table_thread.run(network_cookie))
+        await self._writer.write(NAMESPACES_FILE, partial(namespaces.save, self.state), TABLES_S)
+        await self._ownership.before_edits(self._owned_services(configuration), TABLES_S)
+        await self._writer.write(ADDRESSES_FILE, partial(save_addresses, self.state, configuration.vrrp), TABLES_S)
 
     async def _start_routers(self, configuration: Configuration, tasks: BackgroundTasks) -> None:
         """Start the virtual routers before anything that takes long: tables, checks, names.
@@ -389,6 +398,7 @@ class Supervisor:
             tasks.keep_running(self._feed_watchdog, "feeding the watchdog")
         self._host.manager.ready(self.status())
         self._log.info("ready", status=self.status())
+        tasks.start(self._api.prepare())
 
     def _notify_initial(self) -> None:
         """Notify of the servers that are up at the start, as if a reload had added them."""
@@ -422,8 +432,7 @@ class Supervisor:
                 await self.table_thread.run(self._host.vip_checks.restore, self.state)
             except PylvsError as error:
                 self._log.error(str(error))
-            with contextlib.suppress(PylvsError):  # only for virtual routers that run
-                save_addresses(self.state, VrrpConfiguration())
+            self._put_addresses(VrrpConfiguration())
 
     async def _delete_services(self) -> None:
         """Delete the daemon's services, or with lvs_flush_on_stop all services."""
@@ -437,6 +446,8 @@ class Supervisor:
                 await self._ownership.after_edits({})
             except PylvsError as error:  # the next daemon finds the services gone
                 self._log.error(str(error))
+            else:
+                self._writer.put(NAMESPACES_FILE, lambda: partial(self.state.write, NAMESPACES_FILE, None))
 
     async def reload(self, dry_run: bool = False, allow_empty: bool = False, force: bool = False) -> Reloaded:
         """Read the file again and run all of it. Raises Refused; then nothing has changed.
@@ -497,7 +508,7 @@ class Supervisor:
         try:
             self._host.configure(configuration)
             await self._ownership.before_edits(self._owned_services(configuration))
-            await to_thread(save_addresses, self.state, configuration.vrrp)
+            await self._writer.write(ADDRESSES_FILE, partial(save_addresses, self.state, configuration.vrrp))
             await self.table_thread.run(self._host.vip_checks.adapt_host, self.state)
             routers = await self.routers.configure(configuration)
             self.engine.replace(configuration)
@@ -505,6 +516,7 @@ class Supervisor:
             with contextlib.suppress(OSError):
                 self._host.configure(old)
             self.reconciler.wake()  # it may have deleted services of checks that the new file lacks
+            self._put_addresses(old.vrrp)
             with contextlib.suppress(PylvsError):
                 await self.routers.configure(old)
             if not self._stopping.is_set():  # the stop reverts the settings, perhaps before this
@@ -609,19 +621,24 @@ class Supervisor:
         found = [] if self.started_at else [Problem("starting", "", "the first table is not complete yet")]
         found += [Problem("table", "", text) for text in (last.error, self.host_changes.error) if text]
         found += [Problem("silent", name, text) for name, text in self.liveness.silent().items()]
+        failures = (each for tasks in self._tasks for each in tasks.failures().items())
+        found += [Problem("failed", what, f"failed and is restarted: {text}") for what, text in failures]
+        found += [Problem("failed", "", text) for text in [self._host.vip_checks.error] if text]
         found += [Problem("prober", "", text) for text in [self.prober_counts().unsteady] if text]
         found += [Problem("edit_refused", "", text) for text in last.refused]
         found += [Problem("device", "", text) for text in unattached(director)]
         found += [Problem("configuration", str(each.location), each.text) for each in errors(self.loaded)]
         found += self.host_changes.path_problems
+        if self._api.error:
+            found.append(Problem("api", "", self._api.error))
         if self._api.metrics_error:
             found.append(Problem("metrics_address", "", self._api.metrics_error))
         if self._dbus.problem:
             found.append(Problem("dbus", "", self._dbus.problem))
         if self._snmp.problem:
             found.append(Problem("snmp", "", self._snmp.problem))
-        if self.save_error:
-            found.append(Problem("state", "", self.save_error))
+        if self._writer.problem:
+            found.append(Problem("state", "", self._writer.problem))
         if self.history.error:
             found.append(Problem("history", "", self.history.error))
         return found
@@ -639,7 +656,12 @@ class Supervisor:
                 self._overrides.save()
             if self.drains.error:
                 self.drains.save()
+            if self._writer.error(ADDRESSES_FILE):
+                self._put_addresses(self.engine.configuration.vrrp)
             self.history.write_again()
+
+    def _put_addresses(self, routers: VrrpConfiguration) -> None:
+        self._writer.put(ADDRESSES_FILE, lambda: partial(save_addresses, self.state, routers))
 
     async def _feed_watchdog(self) -> None:
         while True:
@@ -649,7 +671,11 @@ class Supervisor:
     async def _dump(self, write: Callable[[Configuration], Awaitable[None]]) -> None:
         """Write files for monitoring and for developers, not while a reload changes what they describe."""
         async with self._reloading:
-            await write(self.engine.configuration)
+            try:
+                async with asyncio.timeout(DUMP_S):
+                    await write(self.engine.configuration)
+            except TimeoutError:
+                raise PylvsError(f"the files for monitoring are not written within {DUMP_S:g} s") from None
 
     async def _dumped(self) -> Mapping[str, Any]:
         rows = await self.table_thread.run(self.reconciler.table.rows)

@@ -75,6 +75,7 @@ class VipChecks:
     def __init__(self) -> None:
         # For the table, besides the configured services; the same object while nothing changes.
         self.rows: tuple[WantedRow, ...] = ()
+        self.error = ""  # of the last `adapt_host`
         self._marks: dict[ForwardingPath, int] = {}
         self._former_marks: dict[ForwardingPath, int] = {}  # before the last `configure`
         self._vips: frozenset[Address] = frozenset()
@@ -151,39 +152,51 @@ class VipChecks:
     def adapt_host(self, state: StateDirectory) -> None:
         """Set routing rules and accept_local for these checks; called again after changes of the host.
 
-        A change is saved before it is made, for `restore`. In the table thread.
+        A change is saved before it is made, for `restore`. `error` is why that failed: then these checks may fail, and
+        nothing else. In the table thread.
         """
+        try:
+            self._adapt(state)
+        except (PylvsError, OSError) as error:
+            text = f"checks through virtual addresses may fail: {error}"
+            if text != self.error:
+                self._log.error(text)
+            self.error = text
+        else:
+            self.error = ""
+
+    def _adapt(self, state: StateDirectory) -> None:
         saved = _saved_devices(state)
         if not self._marks and saved is None:
             return
         before = saved or set()
         v4 = [path.destination.key.address for path in self._marks if path.family == socket.AF_INET]
         v6 = len(self._marks) > len(v4)
-        try:
-            wanted = devices_towards(v4)
-            added = {each for each in wanted if not accepts_own_sources(each)}
-            devices = {"devices": sorted(before & wanted | added)} if self._marks else None
-            if devices:
-                state.write(DEVICES_FILE, devices)
-            route_marks({version for version, has in ((4, v4), (6, v6)) if has})
-            for device in sorted(added):
-                accept_own_sources(device, True)
-                self._log.info("switched on accept_local for checks through virtual addresses", device=device)
-            for device in sorted(before - wanted):
-                accept_own_sources(device, False)
-            if not devices:
-                state.write(DEVICES_FILE, None)
-        except (PylvsError, OSError) as error:
-            self._log.error(f"checks through virtual addresses may fail: {error}")
+        wanted = devices_towards(v4)
+        added = {each for each in wanted if not accepts_own_sources(each)}
+        devices = {"devices": sorted(before & wanted | added)} if self._marks else None
+        if devices and (saved is None or devices["devices"] != sorted(before)):
+            state.write(DEVICES_FILE, devices)  # a disk that blocks must not keep the table thread at each change
+        route_marks({version for version, has in ((4, v4), (6, v6)) if has})
+        for device in sorted(added):
+            accept_own_sources(device, True)
+            self._log.info("switched on accept_local for checks through virtual addresses", device=device)
+        for device in sorted(before - wanted):
+            accept_own_sources(device, False)
+        if not devices:
+            state.write(DEVICES_FILE, None)
 
     def restore(self, state: StateDirectory) -> None:
-        """Revert `adapt_host`. In the table thread."""
+        """Revert `adapt_host`. In the table thread. Raises PylvsError."""
         self._marks, self.rows = {}, ()
-        self.adapt_host(state)
+        try:
+            self._adapt(state)
+        except (PylvsError, OSError) as error:
+            raise PylvsError(f"settings of checks through virtual addresses are left on this host: {error}") from None
 
 
 def _saved_devices(state: StateDirectory) -> set[str] | None:
-    """Return the devices that this daemon, or one before it, changed; None if none. Raises Unsupported."""
+    """Return the devices that this daemon, or one before it, changed; None if none. Raises PylvsError."""
     with state.decoding(DEVICES_FILE) as saved:
         if saved is None:
             return None

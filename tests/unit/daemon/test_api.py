@@ -23,11 +23,12 @@ from click.testing import CliRunner
 from pylvs.cli.daemon import reload as reload_command
 from pylvs.config.language.tree import Finding, Location, Severity
 from pylvs.daemon.api import application, encoding
+from pylvs.daemon.api import server as api_server
 from pylvs.daemon.api.client import Client, NoDaemon
 from pylvs.model.errors import PylvsError
 from pylvs.system import logs
 from tests.unit.daemon.commands import during
-from tests.unit.daemon.daemons import FakeHost, server, service
+from tests.unit.daemon.daemons import FakeHost, run, server, service, until
 from tests.waiting import PATIENCE_S
 
 WARNING = Finding(Location("test.conf", 3, 5), Severity.WARNING, "weight 0 is unusual", "check the weight")
@@ -131,6 +132,55 @@ def test_requests_wait_while_no_descriptor_is_free(host: FakeHost, monkeypatch: 
     assert next(attempts) > shortage
     waits = [line for line in lines if "connections wait" in line]
     assert waits == ["error: connections wait, as none can be accepted: Too many open files"]
+
+
+def test_a_client_is_served_although_modules_do_not_load_at_first(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
+) -> None:
+    load, tries, works = api_server._imported, list[str](), threading.Event()
+
+    async def imported(module: str) -> Any:
+        tries.append(module)
+        if not works.is_set():
+            raise ImportError("a newer version is installed")
+        return await load(module)
+
+    monkeypatch.setattr(api_server, "_imported", imported)
+    monkeypatch.setattr(api_server, "RETRY_S", 0.01)
+    monkeypatch.setattr("pylvs.daemon.supervisor.PROBLEMS_POLL_S", 0.01)
+    text = "the API does not answer: ImportError: a newer version is installed"
+
+    async def scenario() -> None:
+        async with host.daemon() as daemon:
+            asked = asyncio.create_task(asyncio.to_thread(Client(host.state).ask, "GET", "/v1/services"))
+            await until(lambda: tries.count("aiohttp.web") > 1)
+            assert text in [each.text for each in daemon.problems() if each.kind == "api"]
+            await until(lambda: "problem_began" in [each["event"] for each in daemon.events.recent()])
+            works.set()
+            status, _ = await asked
+            assert status == 200
+            assert [each for each in daemon.problems() if each.kind == "api"] == []
+
+    run(scenario())
+    assert log_output.getvalue().count(text) == 1
+
+
+def test_the_modules_of_this_version_are_loaded_before_an_upgrade_replaces_them(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+
+    async def imported(module: str) -> None:
+        loaded.append(module)
+
+    monkeypatch.setattr(api_server, "_imported", imported)
+
+    async def scenario() -> None:
+        async with host.daemon():
+            await until(lambda: loaded)
+            assert loaded == ["pylvs.daemon.api.application"], "and not aiohttp, which is large"
+
+    run(scenario())
 
 
 def test_a_shortage_is_logged_once_a_minute_and_other_failures_always(monkeypatch: pytest.MonkeyPatch) -> None:

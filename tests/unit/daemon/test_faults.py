@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import json
+import os
+import re
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +37,10 @@ from pylvs.daemon.virtual_routers.supervision import STATUS_TIMEOUT_S as ROUTERS
 from pylvs.health.events import CheckInconclusive
 from pylvs.model.errors import PylvsError, Unsupported
 from pylvs.model.rows import ServiceRow
+from tests.shortages import SHORTAGES, failing
 from tests.unit.daemon.commands import ask
 from tests.unit.daemon.daemons import OTHER, FakeHost, run, server, service, until
+from tests.waiting import PATIENCE_S
 
 OF_TABLES = (
     "node_ipvs_connections_total",
@@ -71,11 +77,39 @@ def test_a_directory_that_others_may_write_to_is_refused_and_stays_as_it_is(tmp_
 
 
 @pytest.mark.parametrize("content", ["7", "[1]", '{"devices": 5}', '{"devices": [1]}', "[" * 100_000])
-def test_a_damaged_note_of_changed_devices_is_reported_in_one_line(tmp_path: Path, content: str) -> None:
-    state = StateDirectory(tmp_path)
+def test_a_damaged_note_of_changed_devices_is_reported_in_one_line(
+    tmp_path: Path, content: str, log_output: io.StringIO
+) -> None:
+    state, checks = StateDirectory(tmp_path), VipChecks()
     state.file("via_vip").write_text(content)
-    with pytest.raises(Unsupported, match=r"via_vip\.json: damaged .*; remove it"):
-        VipChecks().adapt_host(state)
+    for _ in range(2):
+        checks.adapt_host(state)
+    (line,) = log_output.getvalue().splitlines()
+    assert re.search(r"checks through virtual addresses may fail: .*via_vip\.json: damaged .*; remove it", line)
+    assert checks.error in line
+    with pytest.raises(PylvsError, match=r"via_vip\.json: damaged .*; remove it"):
+        checks.restore(state)
+
+
+@pytest.mark.parametrize("number", SHORTAGES)
+def test_a_state_file_that_cannot_be_read_is_not_called_damaged(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = StateDirectory(tmp_path)
+    state.write("via_vip", {"devices": ["eth0"]})
+    monkeypatch.setattr("pylvs.daemon.state.directory.os.open", failing(number))
+    with pytest.raises(PylvsError, match=rf"via_vip\.json: cannot be read: {os.strerror(number)}$"):
+        state.read("via_vip")
+
+
+def test_a_host_is_followed_although_a_state_file_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, checks = StateDirectory(tmp_path), VipChecks()
+    state.write("via_vip", {"devices": []})
+    monkeypatch.setattr("pylvs.daemon.state.directory.os.open", failing(errno.EMFILE))
+    checks.adapt_host(state)
+    assert checks.error.endswith(f"cannot be read: {os.strerror(errno.EMFILE)}")
 
 
 def test_an_override_of_many_services_is_saved_once(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,6 +230,38 @@ def test_a_status_does_not_wait_for_a_slow_table(host: FakeHost, monkeypatch: py
             assert [each["up"] for each in reply["services"][0]["servers"]] == [True, True]
 
     run(scenario())
+
+
+def test_a_status_does_not_wait_for_the_file_system_of_the_configuration(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pylvs.daemon.api.files.PATIENCE_S", 0.05)
+    answers, stat = threading.Event(), os.stat
+    file = "/nonexistent/on-a-server/keepalived.conf"
+    host.file = replace(host.file, files=(file,))
+
+    def hanging(path: Any, **options: Any) -> os.stat_result:
+        if path == file:
+            answers.wait()
+        return stat(path, **options)
+
+    async def scenario() -> None:
+        async with host.daemon():
+            with monkeypatch.context() as server:
+                server.setattr(os, "stat", hanging)
+                late = ["the configuration cannot be read: its file system has not answered for 0.05 s"]
+                for _ in range(2):
+                    reply = await asyncio.to_thread(ask, host, "GET", "/v1/status")
+                    assert reply["differs"] == late
+                answers.set()
+            monkeypatch.setattr("pylvs.daemon.api.files.PATIENCE_S", PATIENCE_S)
+            reply = await asyncio.to_thread(ask, host, "GET", "/v1/status")
+            assert reply["differs"] == [f"{file} cannot be read any more: No such file or directory"]
+
+    try:
+        run(scenario())
+    finally:
+        answers.set()
 
 
 def test_metrics_and_counters_omit_a_table_that_is_not_read_in_time(

@@ -5,19 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import io
 import time
+from collections.abc import AsyncIterator
+from itertools import pairwise
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 from unittest.mock import patch
 
 import pytest
 
 from pylvs.daemon.host import BackgroundTasks, HostServices, call_at_changes
+from pylvs.daemon.host_changes import HostChanges
+from pylvs.daemon.state.directory import StateDirectory
+from pylvs.daemon.table.cache import TableCache
+from pylvs.daemon.virtual_routers.forwarding import FAULT_AFTER_S
 from pylvs.dataplane.devices.watch import GATHER_S, RETRY_S
+from pylvs.health.engine import Engine
 from pylvs.model.addresses import Address
 from pylvs.model.errors import Busy, PylvsError
 from pylvs.netlink.codec import Netlink, NetlinkError
 from pylvs.netlink.links import devices
+from pylvs.system.table_thread import TableThread
 from tests.unit.daemon.daemons import VIP, FakeHost, run, server, service, until
 from tests.unit.health.clock import START_S, FakeTimeLoop
 from tests.waiting import PATIENCE_S
@@ -84,6 +93,66 @@ def test_checks_follow_addresses_although_the_tables_cannot(tmp_path: Path) -> N
 
     with patch.object(host, "addresses", lambda: present):
         run(scenario())
+
+
+@contextlib.asynccontextmanager
+async def host_changes(host: FakeHost) -> AsyncIterator[HostChanges]:
+    thread = TableThread("test")
+    engine = Engine(host.file.configuration, host.probe_of)
+    yield HostChanges(host, StateDirectory(host.state), thread, TableCache(host.tables), engine)
+    await engine.close()
+    thread.close()
+
+
+def test_tables_that_others_lock_are_not_lost(tmp_path: Path) -> None:
+    """The attached devices forward as before: with track_data_plane no master must change to fault."""
+    host = FakeHost(tmp_path)
+
+    async def scenario() -> None:
+        async with host_changes(host) as changes:
+            with patch.object(host.tables, "follow_host", side_effect=Busy("the tables are locked")):
+                for _ in range(3):
+                    with pytest.raises(Busy):
+                        await changes.apply()
+                    assert changes.error == ""
+            await changes.apply()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("what", ["addresses", "adapt_host", "follow_host"])
+def test_a_failure_to_follow_the_host_counts_when_it_is_repeated(tmp_path: Path, what: str) -> None:
+    host = FakeHost(tmp_path)
+    part: Any = {"addresses": host, "adapt_host": host.vip_checks, "follow_host": host.tables}[what]
+
+    async def scenario() -> None:
+        async with host_changes(host) as changes:
+            errors = []
+            for _ in range(2):
+                with patch.object(part, what, side_effect=OSError(errno.ENOBUFS, "no buffer")), pytest.raises(OSError):
+                    await changes.apply()
+                errors.append(changes.error)
+            await changes.apply()
+            assert [*errors, changes.error] == ["", f"[Errno {errno.ENOBUFS}] no buffer", ""]
+
+    run(scenario())
+
+
+def test_after_a_failure_the_host_is_followed_again_before_the_loss_counts(log_output: io.StringIO) -> None:
+    loop = FakeTimeLoop()
+    begun: list[float] = []
+
+    async def update() -> float:
+        begun.append(loop.time())
+        raise OSError("no buffer" if len(begun) < 3 else "no descriptor")
+
+    with patch.object(time, "monotonic", loop.time):
+        task = loop.create_task(call_at_changes(update, asyncio.Event()))
+        loop.pass_(10)
+        task.cancel()
+        loop.close()
+    assert all(later - earlier < FAULT_AFTER_S / 2 for earlier, later in pairwise(begun))
+    assert log_output.getvalue().count("could not follow addresses and devices") == 2, "each reason once"
 
 
 def test_a_second_cancellation_does_not_disturb_the_cleanup_of_a_task() -> None:

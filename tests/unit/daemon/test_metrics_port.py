@@ -35,8 +35,6 @@ class Port:
         self.takes_s = 0.0
         self.failure: Exception | None = None
         self.port = MetricsPort(self._make)
-        with socket.create_server((str(LOCAL), 0)) as free:
-            self.number = free.getsockname()[1]
 
     async def _make(self) -> Page:
         self.pages += 1
@@ -44,6 +42,12 @@ class Port:
         if self.failure:
             raise self.failure
         return Page(self.text, self.has_table)
+
+    @property
+    def number(self) -> int:
+        """Return the TCP port that the kernel chose: one that is only looked up may be taken by another process."""
+        assert self.port._listener is not None
+        return int(self.port._listener.getsockname()[1])
 
     @property
     def pid(self) -> int:
@@ -74,7 +78,7 @@ class Port:
 def with_port(scenario: Callable[[Port], Awaitable[None]]) -> None:
     async def whole() -> None:
         port = Port()
-        await port.port.follow((LOCAL, port.number))
+        await port.port.follow((LOCAL, 0))
         try:
             await scenario(port)
         finally:

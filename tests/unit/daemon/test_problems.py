@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import io
 import socket
 import subprocess
 import sys
 from ipaddress import ip_address
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from click.testing import CliRunner, Result
@@ -19,13 +21,17 @@ from pylvs.cli import main, monitoring
 from pylvs.daemon import supervisor
 from pylvs.daemon.api import client
 from pylvs.daemon.api.metrics import MetricsInput, exposition
+from pylvs.daemon.host import STEADY_S, BackgroundTasks
 from pylvs.daemon.problems import KINDS, Problem, ProblemTracker, router_problems, service_problems
+from pylvs.daemon.supervisor import Supervisor
 from pylvs.health.events import Override
 from pylvs.health.prober.link import ProberCounts
 from pylvs.model.checks import HttpCheck, Target, Url
 from pylvs.model.errors import PylvsError
+from tests.shortages import failing
 from tests.unit.daemon.daemons import WEB, FakeHost, address, run, server, service, until
 from tests.unit.daemon.fake_routers import set_behaviour
+from tests.unit.health.clock import FakeTimeLoop
 
 OK, WARNING, CRITICAL, UNKNOWN = range(4)
 
@@ -247,6 +253,58 @@ def test_a_prober_process_that_ends_again_and_again_is_a_problem_although_it_run
             assert (await checked(host))[0] == OK
 
     run(scenario())
+
+
+def test_a_task_that_fails_is_a_problem_until_it_has_run_for_a_while(log_output: io.StringIO) -> None:
+    loop = FakeTimeLoop()
+    found: list[dict[str, str]] = []
+
+    async def saving() -> None:
+        if not found:
+            raise OSError("the disk is gone")
+        await asyncio.Event().wait()
+
+    async def scenario() -> None:
+        async with BackgroundTasks() as tasks:
+            tasks.keep_running(saving, "saving")
+            await asyncio.sleep(0.5)
+            for pause_s in (STEADY_S / 2, STEADY_S):
+                found.append(tasks.failures())
+                await asyncio.sleep(pause_s)
+            found.append(tasks.failures())
+
+    loop.run_until_complete(scenario())
+    loop.close()
+    assert found == [{"saving": "the disk is gone"}, {"saving": "the disk is gone"}, {}]
+
+
+def test_a_part_that_fails_is_in_status_and_events(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "PROBLEMS_POLL_S", 0.01)
+    monkeypatch.setattr(host.tables, "follow_host", failing(errno.ENOBUFS))
+    reason = "this is a bug: RuntimeError('not expected')"
+
+    def unexpected() -> NoReturn:
+        raise RuntimeError("not expected")
+
+    async def scenario() -> None:
+        async with host.daemon() as daemon:
+            with monkeypatch.context() as bug:
+                bug.setattr(host.tables, "edition", unexpected)
+                await until(lambda: daemon.reconciler.last.error == reason)
+                assert reason in [each.text for each in daemon.problems() if each.kind == "table"]
+            host.vip_checks.error = "checks through virtual addresses may fail: not permitted"
+            await until(lambda: daemon.host_changes.error and not daemon.reconciler.last.error)
+            await until(lambda: {"failed", "table"} <= {each["problem"] for each in began(daemon)})
+            page = (await asyncio.to_thread(CliRunner().invoke, views.status, ["--state-dir", str(host.state)])).output
+            assert f"  reconciling the table: failed and is restarted: {reason}\n" in page
+            assert "  checks through virtual addresses may fail: not permitted\n" in page
+            assert f"  {daemon.host_changes.error}\n" in page
+
+    run(scenario())
+
+
+def began(daemon: Supervisor) -> list[Any]:
+    return [each for each in daemon.events.recent() if each["event"] == "problem_began"]
 
 
 def test_checks_have_the_keyword_of_the_configuration() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import pickle
 import signal
@@ -20,6 +21,7 @@ from pylvs.daemon.state.directory import StateDirectory
 from pylvs.model.wanted import Configuration, GlobalSettings, SnmpSettings
 from pylvs.system import logs
 from pylvs.system.processes import VERSION_LINE, command, other_version
+from tests.shortages import failing
 from tests.unit.config.support import compiled
 from tests.waiting import until_async
 
@@ -173,6 +175,28 @@ def test_a_process_that_is_silent_is_replaced(tmp_path: Path, monkeypatch: pytes
     assert lines[0] == problems[0] == "the SNMP sub-agent was silent for 0.6 s and is started again"
 
 
+def test_a_process_that_cannot_be_started_is_a_problem_until_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snmp_process, "command", lambda _, *arguments: [sys.executable, "-c", AGENT, *arguments])
+    monkeypatch.setattr(snmp_process, "RESTART_PAUSE_S", 0.01)
+
+    async def play() -> None:
+        process = SnmpProcess(StateDirectory(tmp_path), "text")
+        process.configure(enabled("/a"))
+        with monkeypatch.context() as full:
+            full.setattr(asyncio, "create_subprocess_exec", failing(errno.EAGAIN))
+            running = asyncio.create_task(process.run())
+            await until_async(lambda: process.problem)
+        text = "the SNMP sub-agent could not be started (Resource temporarily unavailable) and is started again"
+        assert process.problem == text
+        await until_async(lambda: started(tmp_path))
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(play())
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the process confines itself")
 def test_a_stopped_parser_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGSTOP of the process without privileges: the other one gives no sign of life for it."""
@@ -187,10 +211,11 @@ def test_a_stopped_parser_is_replaced(tmp_path: Path, monkeypatch: pytest.Monkey
         first = parsers()
         os.kill(first[0], signal.SIGSTOP)
         await until_async(lambda: set(parsers()) - set(first))
-        assert first[0] not in parsers()
+        await until_async(lambda: not is_running(first[0]))
+        last = parsers()
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-        assert parsers() == []
+        await until_async(lambda: not any(map(is_running, last)))
 
     asyncio.run(play())
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from pylvs.config.language.parser import read_text
 from pylvs.daemon.host import HostServices
 from pylvs.model.checks import Script
 from pylvs.model.wanted import Configuration, GlobalSettings
+from pylvs.system.processes import scripts
+from tests.waiting import PATIENCE_S
 
 
 def script_writing(file: Path, text: str) -> Script:
@@ -54,6 +58,28 @@ def test_a_script_that_hangs_is_ended(tmp_path: Path) -> None:
     begin = time.monotonic()
     run(GlobalSettings(startup_script=Script(("/bin/sleep", "600")), startup_script_timeout_s=0.2))
     assert time.monotonic() - begin < 600  # for which it would run
+
+
+def test_the_shutdown_script_runs_although_processes_of_scripts_hang(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "said"
+    monkeypatch.setattr(scripts, "END_S", 0.05)
+    monkeypatch.setattr(scripts, "PING_S", 0.01)
+    monkeypatch.setattr(scripts, "LEASE_S", 5.0)
+    parent = Script(("/bin/sh", "-c", "echo $PPID"))
+
+    async def main() -> None:
+        services = HostServices()
+        services.configure(Configuration(settings=GlobalSettings(shutdown_script=script_writing(file, "stop"))))
+        await services.run_startup_script()
+        async with asyncio.timeout(PATIENCE_S):
+            for each in (services._processes, services._notifier.processes):
+                os.kill(int((await each.run(parent, 60.0)).output), signal.SIGSTOP)
+            await services.close()
+
+    asyncio.run(main())
+    assert file.read_text().split() == ["stop"]
 
 
 @pytest.mark.parametrize(("more", "timeout_s"), [("", 10.0), ("startup_script_timeout 7\n", 7.0)])

@@ -303,7 +303,7 @@ def test_a_file_that_cannot_be_read_is_reported(
     run(scenario())
 
 
-@pytest.mark.parametrize("missing", [1, 2, 3], ids=["to read", "to compare", "to save the addresses"])
+@pytest.mark.parametrize("missing", [1, 2], ids=["to read", "to compare"])
 def test_without_a_free_thread_a_reload_is_refused(
     missing: int, host: FakeHost, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
 ) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from pylvs.daemon import host
 from pylvs.daemon.notifications import EventBus
 from pylvs.daemon.table.growth import FIRST_RETRY_S, LAST_RETRY_S, TableGrowth
 from pylvs.model.errors import Busy, NoSpace, PylvsError
 from pylvs.system.table_thread import TableThread
+from tests.waiting import PATIENCE_S
 
 
 class Table:
@@ -70,6 +74,27 @@ def test_a_failure_is_reported_and_repeated_after_ever_longer_pauses(thread: Tab
     assert set(map(str, found)) == {str({"event": "table_not_grown", "reason": reason})}
     doubled = int(LAST_RETRY_S / FIRST_RETRY_S).bit_length()
     assert 24 <= table.looks <= doubled + 24 * 3600 / LAST_RETRY_S + 1
+
+
+def test_a_process_that_hangs_is_killed_and_is_a_failure_of_growth(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = asyncio.create_subprocess_exec
+    started: list[asyncio.subprocess.Process] = []
+
+    async def noted(*words: str, **options: Any) -> asyncio.subprocess.Process:
+        started.append(await start(*words, **options))
+        return started[-1]
+
+    monkeypatch.setattr(host, "command", lambda *_: ["/bin/sleep", "600"])
+    monkeypatch.setattr(host, "GROWTH_S", 0.05)
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", noted)
+
+    async def play() -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            with pytest.raises(PylvsError, match=r"it has not grown within 0\.05 s; the process was killed"):
+                await host.HostServices().grow_table()
+
+    asyncio.run(play())
+    assert [each.returncode for each in started] == [-signal.SIGKILL]
 
 
 def test_tables_that_cannot_be_read_are_no_failure_of_growth(thread: TableThread) -> None:

@@ -342,6 +342,19 @@ def test_the_host_stays_prepared_while_such_checks_exist(monkeypatch: pytest.Mon
     assert made.rows == ()
 
 
+def test_a_host_that_stays_the_same_needs_no_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A disk that blocks must not keep the thread that edits the tables."""
+    machine, state = Machine(monkeypatch, {"eth0": False}), StateDirectory(tmp_path)
+    made = configured(service(server(11)))
+    made.adapt_host(state)
+    with monkeypatch.context() as blocked:
+        blocked.setattr(state, "write", failing(errno.EIO))
+        made.adapt_host(state)
+    assert (made.error, machine.accept) == ("", {"eth0": True})
+    made.restore(state)
+    assert machine.accept == {"eth0": False}
+
+
 def test_ipv6_alone_changes_no_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     machine = Machine(monkeypatch, {"eth0": False})
     configured(service(server(11), vip=VIP6)).adapt_host(StateDirectory(tmp_path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import os
 import signal
@@ -292,6 +293,40 @@ def test_a_process_that_dies_is_restarted_and_that_is_reported(host: FakeHost, l
     run(scenario())
     assert [each["names"] for each in requests_of(host, "configure")] == [["VI_1"]] * 2
     assert "the virtual routers are as configured again" in log_output.getvalue()
+
+
+def test_a_restart_that_fails_unexpectedly_is_tried_again(host: FakeHost, log_output: io.StringIO) -> None:
+    def fail() -> None:
+        host.on_start = lambda: None
+        raise RuntimeError("unexpected")
+
+    async def scenario() -> None:
+        async with host.daemon() as daemon:
+            await status_when(daemon, lambda status: status["instances"])
+            host.on_start = fail
+            host.processes[-1].kill()
+            await until(lambda: "running virtual routers failed and is restarted" in log_output.getvalue())
+            await until(lambda: len(host.processes) == 2)
+            await status_when(daemon, lambda status: status["instances"])
+
+    run(scenario())
+
+
+def no_thread(*_: object) -> NoReturn:
+    raise BlockingIOError(errno.EAGAIN, "can't start new thread")
+
+
+def test_without_a_free_thread_the_stop_continues(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
+) -> None:
+    async def scenario() -> None:
+        async with host.daemon() as daemon:
+            await status_when(daemon, lambda status: status["instances"])
+            monkeypatch.setattr(supervision, "to_thread", no_thread)
+
+    run(scenario())
+    assert host.servers() == set()
+    assert "can't start new thread" in log_output.getvalue()
 
 
 def test_a_process_without_replies_is_reported_and_a_reload_continues(

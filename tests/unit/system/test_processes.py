@@ -23,7 +23,7 @@ from pylvs.system.processes.scripts import Ended, Processes
 from pylvs.system.processes.tree import alive, process, send, stopped_tree
 from tests.unit.health.fake_servers import Loop, lapse
 from tests.unit.system.running import LONG_S, as_root, run
-from tests.waiting import until, until_async
+from tests.waiting import PATIENCE_S, until, until_async, until_reaped
 
 REPORT = """
 import json, os, signal, sys
@@ -264,6 +264,23 @@ def test_a_runner_that_hangs_is_killed_and_replaced(tmp_path: Path) -> None:
     first, status = run(within, loop_factory=Loop)
     assert (first.unable, first.problem) == (True, "the process that runs scripts hangs")
     assert status == 0
+
+
+def test_the_end_does_not_wait_for_a_runner_that_hangs(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(scripts, "END_S", 0.05)
+
+    async def within() -> int:
+        processes = Processes()
+        parent = int((await processes.run(Script(("/bin/sh", "-c", "echo $PPID")), LONG_S)).output)
+        os.kill(parent, signal.SIGSTOP)
+        async with asyncio.timeout(PATIENCE_S):
+            await processes.close()
+        return parent
+
+    until_reaped(asyncio.run(within()))
+    assert "the process that runs scripts hangs; it is killed" in caplog.text
 
 
 def test_no_task_is_left_after_a_runner_was_killed() -> None:

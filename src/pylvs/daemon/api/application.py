@@ -1,6 +1,6 @@
 """The API as an aiohttp application: who may use it, how errors become responses.
 
-`server` imports this module when it needs it, because aiohttp is large.
+aiohttp is large, so the functions that need it import it (`server`).
 """
 
 from __future__ import annotations
@@ -14,10 +14,6 @@ import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
-
-import aiohttp
-from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
 from pylvs import __version__
 from pylvs.daemon.api import replies
@@ -38,9 +34,12 @@ from pylvs.system.sockets import peer_of
 from pylvs.system.syscalls import SHORTAGES
 
 if TYPE_CHECKING:
+    from aiohttp import web
+
     from pylvs.daemon.supervisor import Supervisor
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
 _SILENCE_S = 60.0  # between two lines about a shortage
 _SHUTDOWN_S = 1.0  # for requests that run at the stop
 _MAX_REQUEST_BYTES = 1 << 20
@@ -77,15 +76,23 @@ OPERATIONS = (*ROUTES, Operation("GET", "/v1/openapi.json", "This document.", op
 
 async def serve(daemon: Supervisor, listener: socket.socket) -> web.AppRunner:
     """Serve requests on this socket until the runner is cleaned up, which closes the socket."""
-    application = web.Application(middlewares=[_root_only, _errors_as_json], client_max_size=_MAX_REQUEST_BYTES)
+    import aiohttp
+    from aiohttp import web
+
+    middlewares = [web.middleware(_root_only), web.middleware(_errors_as_json)]
+    application = web.Application(middlewares=middlewares, client_max_size=_MAX_REQUEST_BYTES)
     application.add_routes(each.route(daemon) for each in OPERATIONS)
     logging.getLogger("aiohttp.server").addFilter(_one_line)
     timeout: dict[str, Any] = {"shutdown_timeout": _SHUTDOWN_S}
     at_site = aiohttp.__version__.startswith("3.8.")  # aiohttp 3.8, of Debian 12; later the runner has it
     runner = web.AppRunner(application, access_log=None, **({} if at_site else timeout))
-    await runner.setup()
-    asyncio.get_running_loop().set_exception_handler(AcceptFailures())
-    await web.SockSite(runner, listener, **(timeout if at_site else {})).start()
+    try:
+        await runner.setup()
+        asyncio.get_running_loop().set_exception_handler(AcceptFailures())
+        await web.SockSite(runner, listener, **(timeout if at_site else {})).start()
+    except BaseException:
+        await runner.cleanup()
+        raise
     return runner
 
 
@@ -106,7 +113,6 @@ class AcceptFailures:
             get_logger().error(f"connections wait, as none can be accepted: {error.strerror}")
 
 
-@web.middleware
 async def _root_only(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuse other users than root and the daemon's own, even if the socket's mode let them connect."""
     peer = request.transport.get_extra_info("socket") if request.transport else None
@@ -119,9 +125,10 @@ async def _root_only(request: web.Request, handler: Handler) -> web.StreamRespon
     return await handler(request)
 
 
-@web.middleware
 async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn exceptions of handlers into `{"error": TEXT}`."""
+    from aiohttp import web
+
     try:
         return await handler(request)
     except web.HTTPException as error:
@@ -147,6 +154,8 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
 
 def _one_line(record: logging.LogRecord) -> bool:
     """Log a malformed request as one line: it is the client's error, and aiohttp's trace would hide other lines."""
+    from aiohttp.http_exceptions import HttpProcessingError
+
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, HttpProcessingError):
         reason = " ".join(error.message.split())[:_MAX_REASON_LENGTH]

@@ -1,8 +1,7 @@
-"""Services, servers, checks, problems and virtual routers as the API replies them, and what differs from the file."""
+"""Services, servers, checks, problems and virtual routers as the API replies them, and the overrides of operators."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -56,18 +55,6 @@ def routers_encoded(status: Mapping[str, Any]) -> replies.RoutersSummary:
     ]
     data_plane = status.get("data_plane")
     return {"trouble": status["trouble"], "data_plane": data_plane, "instances": instances, "sessions": sessions}
-
-
-def changed_files(files: Iterable[str], loaded_at: float) -> list[str]:
-    """Return a text for each file that was written after it was read, or that cannot be read any more."""
-    found = []
-    for name in files:
-        try:
-            if os.stat(name).st_mtime > loaded_at:
-                found.append(f"{name} was written after it was read: pylvs reload")
-        except OSError as error:
-            found.append(f"{name} cannot be read any more: {error.strerror}")
-    return found
 
 
 def overridden(services: Iterable[ServiceSnapshot], drains: Iterable[Drain] = ()) -> list[str]:

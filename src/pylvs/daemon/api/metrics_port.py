@@ -83,8 +83,8 @@ class MetricsPort:
         self._bind_error = ""
 
     def _receive(self, message: dict[str, Any]) -> None:
-        if "page" not in message or self._making is not None:
-            return
+        if "page" not in message or self._making is not None or self._process is None or self._process.sending:
+            return  # the process has one request at a time; one that sends more must not fill this one with descriptors
         if self._page is not None and asyncio.get_running_loop().time() < self._fresh_until:
             self._send(self._page)
             return

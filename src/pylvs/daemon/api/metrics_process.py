@@ -1,14 +1,16 @@
 """The metrics process: `python -m pylvs.daemon.api.metrics_process FD LISTENER`. It serves /metrics over TCP.
 
 It parses requests of any host, so it has no privileges (`pylvs.system.sandbox`), and descriptors of its own. It asks
-the daemon for the page, and gets it as a sealed file in memory. It is a small HTTP/1.1 server (RFC 9112) that closes
-each connection after one response. A new connection replaces the oldest one without a complete request if all
-`MOST_CONNECTIONS` are in use, so half-open connections keep no Prometheus waiting.
+the daemon for the page, and gets it as a sealed file in memory. All connections send from one mapping of that file: the
+page of a large table has tens of megabytes. It is a small HTTP/1.1 server (RFC 9112) that closes each connection after
+one response. A new connection replaces the oldest one without a complete request if all `MOST_CONNECTIONS` are in use,
+so half-open connections keep no Prometheus waiting.
 """
 
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import selectors
 import signal
@@ -29,6 +31,8 @@ MAX_HEADER = 8192  # bytes
 _ALIVE_S = 0.5
 _SEND_AT_ONCE = 1 << 16
 _DESCRIPTORS, _MEMORY = 64, 256 << 20
+MOST_PAGES = 128 << 20  # bytes of all pages that slow clients still receive, with the newest one
+Body = mmap.mmap | bytes
 
 
 @dataclass(slots=True, eq=False)
@@ -39,7 +43,8 @@ class Connection:
     deadline: float
     received: bytearray = field(default_factory=bytearray)
     waits: bool = False  # for the page
-    response: memoryview = field(default_factory=lambda: memoryview(b""))
+    unsent: list[memoryview] = field(default_factory=list)  # of the response
+    body: Body = b""
 
 
 class MetricsProcess:
@@ -49,6 +54,8 @@ class MetricsProcess:
         self._end, self._listener = end, listener
         self._selector = selectors.DefaultSelector()
         self._connections: dict[Connection, None] = {}  # the oldest first
+        self._page: Body = b""  # the newest one, with its inode
+        self._inode = 0
         self._requested = False
         self._alive_at = 0.0
 
@@ -84,7 +91,7 @@ class MetricsProcess:
         sock.setblocking(False)
         connection = Connection(sock, time.monotonic() + HEADER_S)
         while len(self._connections) >= MOST_CONNECTIONS:
-            incomplete = (each for each in self._connections if not each.waits and not each.response)
+            incomplete = (each for each in self._connections if not each.waits and not each.unsent)
             self._close(next(incomplete, next(iter(self._connections))))
         self._connections[connection] = None
         self._selector.register(sock, selectors.EVENT_READ, connection)
@@ -92,10 +99,8 @@ class MetricsProcess:
 
     def _go_on(self, connection: Connection) -> None:
         try:
-            if connection.response:
-                connection.response = connection.response[connection.sock.send(connection.response[:_SEND_AT_ONCE]) :]
-                if not connection.response:
-                    self._close(connection)
+            if connection.unsent:
+                self._send(connection)
                 return
             data = connection.sock.recv(MAX_HEADER)
         except BlockingIOError:
@@ -107,6 +112,14 @@ class MetricsProcess:
         elif not connection.waits:
             connection.received += data
             self._request(connection)
+
+    def _send(self, connection: Connection) -> None:
+        """Send a part of the response. Raises OSError."""
+        part = connection.unsent[0]
+        part = part[connection.sock.send(part[:_SEND_AT_ONCE]) :]
+        connection.unsent[:1] = [part] if part else []
+        if not connection.unsent:
+            self._close(connection)
 
     def _request(self, connection: Connection) -> None:
         """Respond if the header is complete. Fields do not matter, nor does a body."""
@@ -139,18 +152,39 @@ class MetricsProcess:
             return
         except (EOFError, OSError, channel.BadMessage):
             os._exit(0)
-        page, status = str(message.get("error", "")).encode(), "503 Service Unavailable"
+        page: Body = str(message.get("error", "")).encode()
+        status = "503 Service Unavailable"
         for number in descriptors:
-            page, status = os.pread(number, os.fstat(number).st_size, 0), "200 OK"
+            page, status = self._mapped(number), "200 OK"
             os.close(number)
         self._requested = False
         for connection in [each for each in self._connections if each.waits]:
             self._respond(connection, status, page)
 
-    def _respond(self, connection: Connection, status: str, body: bytes, more: str = "") -> None:
+    def _mapped(self, number: int) -> Body:
+        """Map a file; the daemon sends the same one again for a while."""
+        file = os.fstat(number)
+        if file.st_ino != self._inode:
+            self._make_space(file.st_size)
+            # Private: before Linux 6.7 a sealed file can be mapped in no other way.
+            self._page = mmap.mmap(number, file.st_size, mmap.MAP_PRIVATE, mmap.PROT_READ)
+            self._inode = file.st_ino
+        return self._page
+
+    def _make_space(self, size: int) -> None:
+        """Close the oldest connections that still receive former pages, until all pages take at most MOST_PAGES."""
+        while sending := [each for each in self._connections if each.body]:
+            if size + sum({id(each.body): len(each.body) for each in sending}.values()) <= MOST_PAGES:
+                return
+            self._close(sending[0])
+
+    def _respond(self, connection: Connection, status: str, body: Body, more: str = "") -> None:
         head = f"HTTP/1.1 {status}\r\nContent-Type: {CONTENT_TYPE}\r\nContent-Length: {len(body)}\r\n"
         connection.waits, connection.deadline = False, time.monotonic() + SEND_S
-        connection.response = memoryview(f"{head}{more}Connection: close\r\n\r\n".encode() + body)
+        connection.body = body
+        connection.unsent = [memoryview(f"{head}{more}Connection: close\r\n\r\n".encode())]
+        if body:
+            connection.unsent.append(memoryview(body))
         self._selector.modify(connection.sock, selectors.EVENT_WRITE, connection)
 
     def _late(self, connection: Connection, now: float) -> None:

@@ -11,18 +11,18 @@ from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import web
-
 from pylvs.daemon.api.schema import Schemas
 from pylvs.daemon.state.history import json_line
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import InvalidOperation
 
 if TYPE_CHECKING:
+    from aiohttp import web
+
     from pylvs.daemon.supervisor import Supervisor
 
 Given = Mapping[str, Any]  # the parameters of a request
-Handler = Callable[["Supervisor", web.Request, Given], Awaitable[web.StreamResponse]]
+Handler = Callable[["Supervisor", "web.Request", Given], Awaitable["web.StreamResponse"]]
 _TYPE_NAMES = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
 _SCHEMAS = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
@@ -67,6 +67,8 @@ class Operation:
     answers: str = "application/json"
 
     def route(self, daemon: Supervisor) -> web.RouteDef:
+        from aiohttp import web
+
         async def handle(request: web.Request) -> web.StreamResponse:
             given = await _body(request) if self.method == "POST" else self._query(request)
             return await self.handler(daemon, request, self._checked(given))
@@ -140,4 +142,6 @@ async def _body(request: web.Request) -> dict[str, Any]:
 
 def json_response(content: Any, status: int = HTTPStatus.OK) -> web.Response:
     """Return a response of JSON with a newline at its end."""
+    from aiohttp import web
+
     return web.Response(body=json_line(content), status=status, content_type="application/json", charset="utf-8")

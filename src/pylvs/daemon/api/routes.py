@@ -10,13 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from aiohttp import web
-
 from pylvs import __version__
 from pylvs.daemon.api import replies
 from pylvs.daemon.api.counters import CountersReply, counters_encoded
 from pylvs.daemon.api.encoding import (
-    changed_files,
     counts_of,
     overridden,
     problems_encoded,
@@ -45,6 +42,8 @@ from pylvs.model.service import SERVER_PATTERN, DestinationKey, server_named
 from pylvs.system.threads import to_thread
 
 if TYPE_CHECKING:
+    from aiohttp import web
+
     from pylvs.daemon.supervisor import Supervisor
 
 Read = TypeVar("Read")
@@ -121,7 +120,7 @@ async def status(daemon: Supervisor, _: web.Request, _given: Given) -> web.Respo
             "edits": dict(daemon.reconciler.edit_counts),
         },
         "unknown": list(unknown.values()),
-        "differs": [],
+        "differs": await daemon.file_changes.since(daemon.loaded_at, loaded.files),
         "virtual_routers": routers_encoded(routers),
         "services": [],
     }
@@ -138,7 +137,7 @@ def _status_response(
     """Add what each service and file has, and return the response. A thread does it, as for the counters."""
     counts = counts_of(rows)
     reply["problems"] = problems_encoded([*service_problems(snapshot), *problems])
-    reply["differs"] = [*changed_files(reply["files"], reply["loaded_at"] or 0.0), *overridden(snapshot, drains)]
+    reply["differs"] += overridden(snapshot, drains)
     reply["services"] = [service_encoded(each, counts) for each in snapshot]
     return json_response(reply)
 
@@ -169,6 +168,8 @@ async def metrics_page(daemon: Supervisor) -> Page:
 
 
 async def metrics(daemon: Supervisor, *_: object) -> web.Response:
+    from aiohttp import web
+
     page = await metrics_page(daemon)
     return web.Response(body=page.text.encode(), headers={"Content-Type": CONTENT_TYPE})
 
@@ -198,6 +199,8 @@ def _services_response(snapshot: Sequence[ServiceSnapshot]) -> web.Response:
 
 
 async def events(daemon: Supervisor, request: web.Request, given: Given) -> web.StreamResponse:
+    from aiohttp import web
+
     if not given.get("follow", False):
         return web.Response(body=b"".join(map(json_line, daemon.events.recent())), content_type=LINES)
     response = web.StreamResponse(headers={"Content-Type": LINES, "Cache-Control": "no-store"})

@@ -1,6 +1,8 @@
 """The API's UNIX socket, which only root may use.
 
-aiohttp takes 17 MB and the CPU time of a hundred edits. So `application` is imported when the first client connects.
+aiohttp takes 12 MB and the CPU time of a hundred edits. So it is imported when the first client connects. The modules
+of pylvs take less than 2 MB, and are imported when the daemon is ready. An upgrade may replace their files while it
+runs, and modules of two versions do not fit together.
 """
 
 from __future__ import annotations
@@ -10,12 +12,14 @@ import contextlib
 import importlib
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pylvs.daemon.api.metrics_port import MetricsPort, Page
 from pylvs.daemon.host import BackgroundTasks
 from pylvs.model.errors import PylvsError
+from pylvs.system.logs import get_logger
 from pylvs.system.sockets import address_of
 from pylvs.system.threads import to_thread
 
@@ -26,12 +30,15 @@ if TYPE_CHECKING:
     from pylvs.model.wanted import GlobalSettings
 
 _BACKLOG = 128
+_APPLICATION = "pylvs.daemon.api.application"
+RETRY_S = 5.0  # of imports that failed
 
 
 class ApiServer:
     """The socket, and the application behind it."""
 
     def __init__(self, daemon: Supervisor) -> None:
+        self.error = ""  # why requests get no reply, "" if they do
         self._daemon = daemon
         self._runner: web.AppRunner | None = None
         self._metrics = MetricsPort(self._page)
@@ -51,7 +58,7 @@ class ApiServer:
 
                 def first_client() -> None:
                     loop.remove_reader(listener)
-                    tasks.start(self._serve(listener))
+                    tasks.start(self._retried(partial(self._serve, listener)))
 
                 loop.add_reader(listener, first_client)
                 await self.follow(self._daemon.engine.configuration.settings)
@@ -63,6 +70,10 @@ class ApiServer:
                 await self._runner.cleanup()
             listener.close()
 
+    async def prepare(self) -> None:
+        """Import the modules of pylvs that requests need."""
+        await self._retried(partial(_imported, _APPLICATION))
+
     async def follow(self, settings: GlobalSettings) -> None:
         """Serve the metrics at the metrics_address of these settings."""
         await self._metrics.follow(settings.metrics_address)
@@ -72,7 +83,23 @@ class ApiServer:
         return page
 
     async def _serve(self, listener: socket.socket) -> None:
-        self._runner = await (await _imported("pylvs.daemon.api.application")).serve(self._daemon, listener)
+        await _imported("aiohttp.web")
+        self._runner = await (await _imported(_APPLICATION)).serve(self._daemon, listener)
+
+    async def _retried(self, work: Callable[[], Awaitable[object]]) -> None:
+        """Do the work, and again after a pause until it succeeds: a client of the API must not wait for ever."""
+        while True:
+            try:
+                await work()
+            except Exception as error:  # an import may raise any
+                text = f"the API does not answer: {type(error).__name__}: {error}"
+                if text != self.error:
+                    get_logger().error(text, retry_in_s=RETRY_S)
+                self.error = text
+                await asyncio.sleep(RETRY_S)
+            else:
+                self.error = ""
+                return
 
     def _listener(self) -> socket.socket:
         state = self._daemon.state

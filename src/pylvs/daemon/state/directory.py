@@ -11,12 +11,14 @@ Each daemon has one directory, by default one for each network namespace, below 
 - `events.jsonl`, `events.jsonl.1`: the last events
 - `via_vip.json`: the devices whose accept_local is on for checks through virtual addresses
 - `vrrp_addresses.json`: the addresses of virtual routers, to delete them if pylvs-vrrp hangs
+- `namespaces.json`: the network namespaces of the daemon and of its tables, for `pylvs stop` after a crash
 - `dump.json`: what the daemon knew at SIGUSR1
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import stat
@@ -127,18 +129,22 @@ class StateDirectory:
         return self.path / f"{name}.json"
 
     def read(self, name: str) -> Any:
-        """Return the content of a file, None if there is none. Raises Unsupported if it cannot be read as JSON."""
+        """Return the content of a file, None if there is none. Raises PylvsError, Unsupported if it is not JSON."""
         try:
             with open(os.open(self.file(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), encoding="utf-8") as file:
                 return json.load(file)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, RecursionError) as error:
+        except OSError as error:
+            if error.errno == errno.ELOOP:  # a link, which only another program can have made
+                raise self._damaged(name, error) from None
+            raise PylvsError(f"{self.file(name)}: cannot be read: {error.strerror}") from None
+        except (ValueError, RecursionError) as error:
             raise self._damaged(name, error) from None
 
     @contextlib.contextmanager
     def decoding(self, name: str) -> Iterator[Any]:
-        """Return the content of a file as `read` does. Raises Unsupported if the block cannot decode it, too."""
+        """Return the content of a file as `read` does. Raises Unsupported also if the block cannot decode it."""
         content = self.read(name)
         try:
             yield content
@@ -176,7 +182,7 @@ def save_overrides(state: StateDirectory, overrides: Mapping[ServerName, Overrid
 
 
 def load_overrides(state: StateDirectory) -> dict[ServerName, Override]:
-    """Return the overrides of the last daemon. Raises Unsupported."""
+    """Return the overrides of the last daemon. Raises PylvsError."""
     with state.decoding(OVERRIDES_FILE) as rows:
         return {
             (row["service"], DestinationKey(ip_address(row["address"]), row["port"])): Override(
@@ -196,7 +202,7 @@ def save_owned(state: StateDirectory, owned: OwnedServices) -> None:
 
 
 def load_owned(state: StateDirectory) -> OwnedServices:
-    """Return the services of a daemon that was killed; none after an orderly stop. Raises Unsupported."""
+    """Return the services of a daemon that was killed; none after an orderly stop. Raises PylvsError."""
     with state.decoding(SERVICES_FILE) as rows:
         return {
             ServiceKey(Protocol[protocol], ip_address(address), port, mark): frozenset(

@@ -134,7 +134,7 @@ class Drains:
         return tuple(self._drains.values())
 
     def resume(self) -> None:
-        """At the start, continue the drains of the last daemon. Raises Unsupported."""
+        """At the start, continue the drains of the last daemon. Raises PylvsError."""
         with self._state.decoding(DRAINS_FILE) as rows:
             for row in rows or ():
                 names = tuple((name, DestinationKey(ip_address(to), port)) for name, to, port in row["servers"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,11 +17,12 @@ from typing import Any, BinaryIO
 
 from pylvs.daemon.state.directory import StateDirectory
 from pylvs.system.logs import get_logger
-from pylvs.system.threads import DaemonThread, to_thread
+from pylvs.system.threads import DaemonThread
 
 MAX_BYTES = 1 << 20  # of one of the two files
 MAX_UNWRITTEN = 10_000  # events; the oldest are dropped
 PAUSE_S = 0.1  # between two writes
+SLOW_S = 5.0  # for a write, before it counts as an error
 FILE_NAME = "events.jsonl"
 MAX_LINE = 1 << 16  # bytes; of a longer event, as of a reload with many differences, the short fields are saved
 _SHORT = 1000  # characters
@@ -30,13 +31,14 @@ Event = Mapping[str, Any]
 
 
 class History:
-    """Writes events to the file; `error` is why the last one could not be written."""
+    """Writes events to the file, in a thread of its own: the disk may block for ever."""
 
     def __init__(self, state: StateDirectory) -> None:
         self.path = state.path / FILE_NAME
-        self.error = ""
+        self._error = ""  # of the last write that ended
+        self._begun: float | None = None  # the write that runs, by the monotonic clock
         self._unwritten: deque[Event] = deque(maxlen=MAX_UNWRITTEN)
-        self._writing = threading.Lock()
+        self._thread = DaemonThread("pylvs-history")
         self._pending = asyncio.Event()
         self._log = get_logger()
 
@@ -50,13 +52,35 @@ class History:
         """Whether events wait for `write`."""
         return bool(self._unwritten)
 
+    @property
+    def error(self) -> str:
+        """Why the last events could not be written, "" if they are, or are written now."""
+        begun = self._begun
+        if begun is not None and time.monotonic() - begun >= SLOW_S:
+            return self._late
+        return self._error
+
+    @property
+    def _late(self) -> str:
+        return f"{self.path}: not written within {SLOW_S:g} s: events would be lost at a restart"
+
     async def run(self) -> None:
-        """Until cancelled, write the events in another thread."""
+        """Until cancelled, write the events."""
         while True:
             await self._pending.wait()
             self._pending.clear()
-            await to_thread(self.write)
+            await self._write_in_thread()
             await asyncio.sleep(PAUSE_S)
+
+    async def _write_in_thread(self) -> None:
+        writing = asyncio.get_running_loop().run_in_executor(self._thread, self.write)
+        try:
+            _, late = await asyncio.wait({writing}, timeout=SLOW_S)
+            if late:
+                self._log.error(self._late)
+            await writing
+        finally:
+            writing.cancel()  # when this task is: its result must not reach a closed loop
 
     def write_again(self) -> None:
         """Let `run` try events again that the disk refused."""
@@ -65,13 +89,12 @@ class History:
 
     async def finish(self, timeout_s: float) -> None:
         """Write the last events, in bounded time: the disk, or a write that runs, may block."""
-        thread = DaemonThread("pylvs-history")
         try:
-            writing = asyncio.get_running_loop().run_in_executor(thread, self.write)
+            writing = asyncio.get_running_loop().run_in_executor(self._thread, self.write)
         except OSError as error:
             self._log.error(f"{self.path}: {error.strerror}: the last events are lost")
             return
-        thread.shutdown()
+        self._thread.shutdown()
         _, late = await asyncio.wait({writing}, timeout=timeout_s)
         if late:
             writing.cancel()
@@ -90,24 +113,26 @@ class History:
         return list(found)
 
     def write(self) -> None:
-        """Write the events that wait. It may wait for the disk, so call it in a thread; it raises nothing."""
-        with self._writing:
-            events = []
-            while self._unwritten:
-                events.append(self._unwritten.popleft())
-            if not events:
-                return
-            written = 0
-            try:
-                for count, data in _slices(events):
-                    self._append(data)
-                    written += count
-            except OSError as error:
-                free = max(0, MAX_UNWRITTEN - len(self._unwritten))
-                self._unwritten.extendleft(reversed(events[max(written, len(events) - free) :]))
-                self._report(f"{self.path}: {error.strerror}: events would be lost at a restart")
-            else:
-                self._report("")
+        """Write the events that wait. It may wait for the disk, so `run` calls it in the thread; it raises nothing."""
+        events = []
+        while self._unwritten:
+            events.append(self._unwritten.popleft())
+        if not events:
+            return
+        written = 0
+        self._begun = time.monotonic()
+        try:
+            for count, data in _slices(events):
+                self._append(data)
+                written += count
+        except OSError as error:
+            free = max(0, MAX_UNWRITTEN - len(self._unwritten))
+            self._unwritten.extendleft(reversed(events[max(written, len(events) - free) :]))
+            self._report(f"{self.path}: {error.strerror}: events would be lost at a restart")
+        else:
+            self._report("")
+        finally:
+            self._begun = None
 
     def _append(self, data: bytes) -> None:
         """Append whole lines or nothing, so that a full disk leaves no part of a line."""
@@ -128,11 +153,11 @@ class History:
 
     def _report(self, error: str) -> None:
         """Log an error once, and its end."""
-        if error and not self.error:
+        if error and not self._error:
             self._log.error(error)
-        elif self.error and not error:
+        elif self._error and not error:
             self._log.info("events are saved again", file=str(self.path))
-        self.error = error
+        self._error = error
 
 
 def rotated(path: Path) -> Path:

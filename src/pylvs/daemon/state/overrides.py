@@ -1,4 +1,4 @@
-"""Save what operators have changed: overrides, and drains (`drains`). A thread writes, because the disk may block."""
+"""Save the state of the daemon, such as the overrides of operators. A thread writes, because the disk may block."""
 
 from __future__ import annotations
 
@@ -41,13 +41,35 @@ class StateWriter:
         if not self.busy:
             self._task = asyncio.get_running_loop().create_task(self._write_all())
 
+    async def write(self, name: str, work: Callable[[], None], patience_s: float | None = None) -> None:
+        """Write a file, and wait for that at most `patience_s`, by default SLOW_S.
+
+        Raises PylvsError after a failure, and if it takes longer: then the file is still written, but later.
+        """
+        limit_s = SLOW_S if patience_s is None else patience_s
+        self.put(name, lambda: work)
+        await self.idle(limit_s)
+        if name in self._waiting or (self._writing is not None and self._writing[0] == name):
+            raise PylvsError(self._late(name, limit_s))
+        if self._errors.get(name):
+            raise PylvsError(self._errors[name])
+
+    @property
+    def problem(self) -> str:
+        """Why the newest content of some file is not saved, "" if all is."""
+        names = [*self._errors, *self._waiting, *([self._writing[0]] if self._writing else [])]
+        return next(filter(None, map(self.error, names)), "")
+
     def error(self, name: str) -> str:
         """Return why the file does not have the newest content, "" also for a write that began just now."""
         begun = [self._writing] if self._writing else []
         begun += [(each, since) for each, (since, _) in self._waiting.items()]
         if any(each == name and time.monotonic() - since >= SLOW_S for each, since in begun):
-            return f"{self._state.file(name)}: not written within {SLOW_S:g} s: this state would be lost in a crash"
+            return self._late(name, SLOW_S)
         return self._errors.get(name, "")
+
+    def _late(self, name: str, limit_s: float) -> str:
+        return f"{self._state.file(name)}: not written within {limit_s:g} s: this state would be lost in a crash"
 
     @property
     def busy(self) -> bool:
@@ -61,12 +83,29 @@ class StateWriter:
         return not self.busy
 
     async def end(self, timeout_s: float) -> bool:
-        """Wait for the last writes, then let the thread exit; return whether they ended in time."""
+        """Wait for the last writes, and release the directory; return whether that ended in time.
+
+        The thread may still write if it did not: then the kernel releases the lock when the process has ended.
+        """
+        deadline = time.monotonic() + timeout_s
         ended = await self.idle(timeout_s)
         if self._task is not None:
             self._task.cancel()
+        if ended:
+            ended = await self._release(deadline - time.monotonic())
         self._thread.shutdown()
         return ended
+
+    async def _release(self, timeout_s: float) -> bool:
+        try:
+            releasing = asyncio.get_running_loop().run_in_executor(self._thread, self._state.release)
+        except OSError:  # no thread could be made
+            self._state.release()
+            return True
+        _, late = await asyncio.wait({releasing}, timeout=timeout_s)
+        if late:
+            releasing.cancel()
+        return not late
 
     async def _write_all(self) -> None:
         while self._waiting:
@@ -90,7 +129,7 @@ class StateWriter:
             if not done:
                 get_logger().error(f"{self._state.file(name)}: the disk has not answered for {SLOW_S:g} s")
             await writing
-        except PylvsError as error:
+        except (PylvsError, OSError) as error:
             return str(error)
         finally:
             writing.cancel()  # when this task is: its result must not reach a closed loop

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
-from pylvs.daemon.state.directory import OwnedServices, StateDirectory, load_owned, save_owned
+from pylvs.daemon.state.directory import SERVICES_FILE, OwnedServices, StateDirectory, load_owned, save_owned
+from pylvs.daemon.state.overrides import StateWriter
 from pylvs.model.dataclass import replace
 from pylvs.model.errors import PylvsError
 from pylvs.model.rows import DestinationRow, ServiceRow
 from pylvs.model.service import DestinationKey
 from pylvs.model.wanted import Configuration
 from pylvs.system.logs import get_logger
-from pylvs.system.threads import to_thread
 
 
 class Ownership:
@@ -20,26 +21,32 @@ class Ownership:
     The state directory has a service before the daemon's first edit of it, and until after the last.
     """
 
-    def __init__(self, state: StateDirectory) -> None:
-        """Begin with the services of the last daemon. Raises Unsupported."""
+    def __init__(self, state: StateDirectory, writer: StateWriter) -> None:
+        """Begin with the services of the last daemon. Raises PylvsError."""
         self._state = state
+        self._writer = writer
         self.owned = load_owned(state)
         self.pending = False  # to be saved after the next run of the reconciler
+        self._uncertain = False  # the file may have other services than `owned`: a write failed, or is late
         self._error = ""  # why it could not be saved
         self._log = get_logger()
 
-    async def before_edits(self, owned: OwnedServices) -> None:
+    async def before_edits(self, owned: OwnedServices, patience_s: float | None = None) -> None:
         """Own the services of before and these as well, until `after_edits`. Raises PylvsError.
 
         The new services have no servers yet: after a crash their absence from the table must not count as down.
         """
         added = {key: frozenset[DestinationKey]() for key in owned}
-        await self.after_edits(added | dict(self.owned))
+        await self.after_edits(added | dict(self.owned), patience_s)
 
-    async def after_edits(self, owned: OwnedServices) -> None:
-        """Own exactly these services. Raises PylvsError."""
-        await to_thread(save_owned, self._state, owned)  # it waits for the disk
-        self.owned = owned
+    async def after_edits(self, owned: OwnedServices, patience_s: float | None = None) -> None:
+        """Own exactly these services. Raises PylvsError, also if the disk takes longer than this."""
+        try:
+            await self._writer.write(SERVICES_FILE, partial(save_owned, self._state, owned), patience_s)
+        except PylvsError:
+            self._uncertain = self.pending = True
+            raise
+        self._uncertain, self.owned = False, owned
 
     async def follow(self, configured: OwnedServices, missing: OwnedServices, complete: bool) -> None:
         """Own the services in force, with the servers whose absence from the table means that they are down.
@@ -54,12 +61,11 @@ class Ownership:
         if not complete:
             owned = {**before, **owned}
         self.pending = owned != configured
-        if owned == before:
+        if owned == before and not self._uncertain:
             return
         try:
             await self.after_edits(owned)
         except PylvsError as error:  # what was saved before the edits is still true
-            self.pending = True
             if str(error) != self._error:
                 self._log.error(str(error))
             self._error = str(error)

@@ -76,6 +76,9 @@ class Reconciler:
                 self.last = await self._reconcile()
             except (PylvsError, OSError) as error:
                 self.last = ReconcileResult(error=str(error), busy=isinstance(error, Busy))
+            except Exception as error:
+                self.last = ReconcileResult(error=f"this is a bug: {error!r}")
+                raise
             self._log_errors()
             self.has_run.set()
             return self.last

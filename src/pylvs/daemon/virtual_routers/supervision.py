@@ -67,11 +67,11 @@ class _RetryLater(PylvsError):
 
 
 @contextlib.contextmanager
-def _retried(error: type[PylvsError] = PylvsError) -> Iterator[None]:
+def _retried(errors: tuple[type[Exception], ...] = (PylvsError, OSError)) -> Iterator[None]:
     """Raise such an error of the block as _RetryLater."""
     try:
         yield
-    except error as cause:
+    except errors as cause:
         raise _RetryLater(str(cause)) from None
 
 
@@ -169,7 +169,7 @@ class VirtualRouters:
                     self._report_error(f"{text}; it is killed, and another is started")
                     try:
                         await self._end_hung(client)
-                    except PylvsError as error:
+                    except (PylvsError, OSError) as error:
                         self._retry(str(error))
                     return
             await answer
@@ -200,7 +200,7 @@ class VirtualRouters:
             self._wanted, self._over = None, True
             try:
                 await self._settle()
-            except PylvsError as error:
+            except (PylvsError, OSError) as error:
                 self._log.error(str(error))
 
     async def undo(self) -> None:
@@ -280,6 +280,9 @@ class VirtualRouters:
                         await self._settle()
                     except PylvsError as error:
                         self._retry(str(error))
+                    except BaseException:
+                        self._wake.set()  # for the next call of `run`, after a bug
+                        raise
         await asyncio.Event().wait()  # after `stop`: a return would be taken for a failure
 
     async def _settle(self) -> tuple[str, ...]:
@@ -292,7 +295,7 @@ class VirtualRouters:
             return ()
         self._stopped = False
         client = await self._connect()
-        with _retried(NoReply):
+        with _retried((NoReply,)):
             reply = await self._configure_process(client, self._wanted)
             await self._report(client)
             if self._wanted.vrrp.sessions:

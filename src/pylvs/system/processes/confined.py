@@ -37,6 +37,7 @@ RESTART_S, MAX_RESTART_S = 0.5, 10.0  # delay after an unexpected end, doubled e
 STEADY_S = 60.0  # a process that ran for so long restarts after RESTART_S again
 OFTEN, OFTEN_S = 3, 300.0  # so many unexpected ends within this time are a problem, although it runs again
 _MAX_UNSENT = 4096  # packets
+_MAX_DESCRIPTORS = 2048  # in them
 _PACKETS_AT_ONCE = 8  # received in one run of the event loop
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LANG", "LC_ALL", "OPENSSL_CONF")  # that a process gets
 
@@ -88,6 +89,7 @@ class ConfinedProcess:
         self._child: subprocess.Popen[bytes] | None = None
         self._end: socket.socket | None = None
         self._unsent: deque[_Packet] = deque()
+        self._waiting_descriptors = 0  # in these packets
         self._up = False
         self._silent_ticks = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -110,6 +112,11 @@ class ConfinedProcess:
         if len(self._losses) < OFTEN or asyncio.get_running_loop().time() - self._losses[0] > OFTEN_S:
             return ""
         return f"{self._last_problem}; restarted more than {OFTEN - 1} times within {OFTEN_S / 60:g} min"
+
+    @property
+    def sending(self) -> bool:
+        """Whether messages wait until it reads."""
+        return bool(self._unsent)
 
     @property
     def started(self) -> bool:
@@ -155,9 +162,10 @@ class ConfinedProcess:
             _close(packet)
             return
         self._unsent.append(packet)
+        self._waiting_descriptors += len(packet.descriptors)
         if len(self._unsent) == 1:
             self._flush()
-        elif len(self._unsent) > _MAX_UNSENT:
+        elif len(self._unsent) > _MAX_UNSENT or self._waiting_descriptors > _MAX_DESCRIPTORS:
             self._lost("does not read")
 
     async def close(self) -> None:
@@ -262,6 +270,7 @@ class ConfinedProcess:
             except OSError as error:
                 self._lost(f"cannot be reached: {error.strerror}")
                 return
+            self._waiting_descriptors -= len(packet.descriptors)
             _close(self._unsent.popleft())
         loop.remove_writer(end)
 
@@ -289,6 +298,7 @@ class ConfinedProcess:
         for packet in self._unsent:
             _close(packet)
         self._unsent.clear()
+        self._waiting_descriptors = 0
         if end is not None:
             loop = asyncio.get_running_loop()
             loop.remove_reader(end)

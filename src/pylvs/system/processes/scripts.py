@@ -45,6 +45,7 @@ _HANGS = "the process that runs scripts hangs"
 PING_S = 1.0  # between two pings to the process that runs scripts
 _START_S = 60.0  # until it answers the first one
 LEASE_S = 10.0  # of silence, after which it is killed, and all its scripts with it
+END_S = 5.0  # at the end, for it to kill its scripts and to exit; then it is killed
 _LONG_WAIT_S = 1.0  # for one of `at_once`; it delays a check
 _WARN_EVERY_S = 60.0  # of long waits
 UMASK = 0o077  # unless the configuration has one
@@ -388,10 +389,21 @@ class _Channel:
             self._on_end(problem)
 
     async def close(self) -> None:
-        """Close the socket; the process kills all scripts and exits."""
+        """Close the socket; the process kills all scripts and exits. One that hangs is killed."""
         self._writer.close()
+        ended = asyncio.create_task(self._ended())
+        try:
+            _, late = await asyncio.wait({ended}, timeout=END_S)
+            if late:
+                log.error("%s; it is killed", _HANGS)
+                self.kill()
+                await asyncio.wait({ended}, timeout=END_S)
+        finally:
+            ended.cancel()
+
+    async def _ended(self) -> None:
         with contextlib.suppress(OSError):
-            await self._writer.wait_closed()
+            await self._writer.wait_closed()  # it first sends what the process has not read
         if self._reading is not None:
             await self._reading
 

@@ -352,10 +352,13 @@ class NoHistory(History):
 class SimApiServer:
     """Replaces the API's socket."""
 
-    metrics_error = ""
+    error = metrics_error = ""
 
     def __init__(self, context: Any) -> None:
         self.context = context
+
+    async def prepare(self) -> None:
+        """No modules."""
 
     def serving(self) -> SimApiServer:
         """No socket."""

@@ -1,0 +1,73 @@
+"""The state directory of the daemon that a unit of systemd starts, for the commands of that unit.
+
+With `net_namespace`, `instance` or `--state-dir` it is not the default one of the network namespace in which systemd
+runs commands. `Environment=PYLVS_UNIT=%n` gives the unit's name to the daemon, which notes its directory under that
+name, and to the commands, which find the note. It stays after a crash of the daemon, and until the next boot.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from pylvs.daemon import STATE_ROOT
+from pylvs.model.errors import PylvsError
+
+VARIABLE = "PYLVS_UNIT"
+FOLDER = STATE_ROOT.with_name("units")  # for each unit a link to the state directory
+
+
+def note(directory: Path) -> None:
+    """Note the state directory of this daemon, if a unit starts it. Raises OSError."""
+    unit = os.environ.get(VARIABLE, "")
+    if not unit or _noted(unit) == directory:
+        return
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    link = _link(unit)
+    draft = link.with_name(f".{link.name}.new")
+    draft.unlink(missing_ok=True)
+    draft.symlink_to(directory)
+    draft.rename(link)
+
+
+def directory_of(unit: str) -> Path | None:
+    """Return the state directory of the unit's daemon; None: the default one. Raises PylvsError.
+
+    Beside a daemon that runs, systemd gives its process to a command (MAINPID). A daemon of a former version has no
+    note: then its directory is the one with this process.
+    """
+    noted, process = _noted(unit), os.environ.get("MAINPID", "")
+    if not process.isdecimal():
+        return noted
+    for path in _candidates(noted):
+        if _process(path) == process:
+            return path
+    raise PylvsError(
+        f"{unit}: process {process} has no state directory below {STATE_ROOT}, and none is noted in {FOLDER}: "
+        "it is starting, or is no pylvs run"
+    )
+
+
+def _candidates(noted: Path | None) -> Iterator[Path]:
+    if noted is not None:
+        yield noted
+    yield from sorted(STATE_ROOT.glob("*"))
+
+
+def _process(directory: Path) -> str:
+    try:
+        return (directory / "pid").read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def _link(unit: str) -> Path:
+    return FOLDER / unit.replace("/", "-")
+
+
+def _noted(unit: str) -> Path | None:
+    try:
+        return Path(os.readlink(_link(unit)))
+    except OSError:
+        return None
