@@ -504,6 +504,25 @@ class Supervisor:
         self.events.publish("reload_refused", reason=str(error))
 
     async def _change(self, loaded: Loaded, configuration: Configuration) -> tuple[ReconcileResult, ConfigureResult]:
+        async with contextlib.AsyncExitStack() as pause:
+            routers, reconcile = await self._put_in_force(configuration, pause)
+            self.loaded, self.loaded_at = loaded, time.time()
+            self._overrides.save()  # under the new names of services, before a kill amid the edits
+            await self._writer.idle(SLOW_S)
+            table = await reconcile()
+        await self._save_ownership()
+        await self._api.follow(configuration.settings)
+        await self.host_changes.find_path_problems()
+        self._snmp.configure(configuration)
+        await self._dbus.follow(configuration)
+        self._reload_timer.configure()
+        settle_garbage()
+        return table, routers
+
+    async def _put_in_force(
+        self, configuration: Configuration, pause: contextlib.AsyncExitStack
+    ) -> tuple[ConfigureResult, Callable[[], Awaitable[ReconcileResult]]]:
+        """Let everything but the table follow, or undo it. Until the end of `pause` only the result edits the table."""
         old = self.engine.configuration
         try:
             self._host.configure(configuration)
@@ -511,6 +530,7 @@ class Supervisor:
             await self._writer.write(ADDRESSES_FILE, partial(save_addresses, self.state, configuration.vrrp))
             await self.table_thread.run(self._host.vip_checks.adapt_host, self.state)
             routers = await self.routers.configure(configuration)
+            reconcile = await pause.enter_async_context(self.reconciler.paused())
             self.engine.replace(configuration)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -523,18 +543,7 @@ class Supervisor:
                 with contextlib.suppress(PylvsError):
                     await self.table_thread.run(self._host.vip_checks.adapt_host, self.state)
             raise
-        self._overrides.save()  # under the new service names, beside the edits, which may take long
-        self.loaded, self.loaded_at = loaded, time.time()
-        table = await self.reconciler.reconcile()
-        await self._writer.idle(SLOW_S)
-        await self._save_ownership()
-        await self._api.follow(configuration.settings)
-        await self.host_changes.find_path_problems()
-        self._snmp.configure(configuration)
-        await self._dbus.follow(configuration)
-        self._reload_timer.configure()
-        settle_garbage()
-        return table, routers
+        return routers, reconcile
 
     async def _reload_by_signal(self) -> None:
         if self._reload_pending:  # that reload has not read the file yet

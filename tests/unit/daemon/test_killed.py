@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pylvs.daemon.state import directory
 from pylvs.model.checks import Target, TcpCheck
 from pylvs.model.errors import NoSpace
 from pylvs.model.service import Destination, DestinationKey, ServiceKey, VirtualService
@@ -25,10 +29,12 @@ class Mortal(MemoryDirector):
     """Kills the daemon after so many edits."""
 
     left = 1 << 30
+    last_words: Callable[[], object] = int
 
     def _count(self) -> None:
         self.left -= 1
         if self.left < 0:
+            self.last_words()
             raise Killed
 
     def add_service(self, service: VirtualService) -> None:
@@ -161,18 +167,32 @@ def test_a_note_that_a_full_disk_refused_is_written_later(tmp_path: Path) -> Non
     run(scenario())
 
 
-def test_an_override_has_the_new_name_of_its_service_before_the_first_edit(tmp_path: Path) -> None:
+def test_an_override_has_the_new_name_of_its_service_before_the_first_edit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     host, tables = mortal_world(tmp_path, 1 << 30)
     host.write(service(server(1), server(2)))
+    edited, order, save = threading.Event(), list[str](), directory.save_overrides
+
+    def saved(*arguments: Any) -> None:
+        edited.wait(0.2)  # an edit that does not wait for this comes first
+        save(*arguments)
+        order.append("saved")
+
+    def last_words() -> None:
+        order.append("edited")
+        edited.set()
 
     async def scenario() -> None:
         async with host.daemon(kill=True) as daemon:
             daemon.engine.drain(address(1))
             await until(lambda: host.table()[str(WEB)] == {"10.0.0.1": 0, "10.0.0.2": 1})
             host.write(replace(service(server(1), server(2), server(3)), name="renamed"))
-            tables.left = 0
+            tables.left, tables.last_words = 0, last_words
+            monkeypatch.setattr(directory, "save_overrides", saved)
             with contextlib.suppress(Killed):
                 await daemon.reload()
+            assert order[:2] == ["saved", "edited"]
         tables.left = 1 << 30
         async with host.daemon():
             assert host.table()[str(WEB)] == {"10.0.0.1": 0, "10.0.0.2": 1, "10.0.0.3": 1}

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from pylvs.daemon.table.cache import DesiredTable, Edit, EditPlan, TableCache, TableChanged
 from pylvs.model.dataclass import dataclass
@@ -59,6 +59,12 @@ class Reconciler:
         """Run soon: the desired state may have changed."""
         self._woken.set()
 
+    @contextlib.asynccontextmanager
+    async def paused(self) -> AsyncIterator[Callable[[], Awaitable[ReconcileResult]]]:
+        """Run only by what this yields until the block ends. A run that has begun ends before."""
+        async with self._lock:
+            yield self._run_once
+
     async def run(self) -> None:
         """Reconcile until cancelled."""
         while True:
@@ -71,17 +77,20 @@ class Reconciler:
     async def reconcile(self) -> ReconcileResult:
         """Run once, now. Errors are returned and logged once; the next run tries again."""
         async with self._lock:
-            self._woken.clear()
-            try:
-                self.last = await self._reconcile()
-            except (PylvsError, OSError) as error:
-                self.last = ReconcileResult(error=str(error), busy=isinstance(error, Busy))
-            except Exception as error:
-                self.last = ReconcileResult(error=f"this is a bug: {error!r}")
-                raise
-            self._log_errors()
-            self.has_run.set()
-            return self.last
+            return await self._run_once()
+
+    async def _run_once(self) -> ReconcileResult:
+        self._woken.clear()
+        try:
+            self.last = await self._reconcile()
+        except (PylvsError, OSError) as error:
+            self.last = ReconcileResult(error=str(error), busy=isinstance(error, Busy))
+        except Exception as error:
+            self.last = ReconcileResult(error=f"this is a bug: {error!r}")
+            raise
+        self._log_errors()
+        self.has_run.set()
+        return self.last
 
     async def _reconcile(self) -> ReconcileResult:
         for _ in range(ATTEMPTS):
