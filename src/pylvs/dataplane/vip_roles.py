@@ -207,8 +207,8 @@ class Standby:
             )
         roles = VipRoles(addresses, held - addresses)
         try:
-            # First, because a process that makes tables copies them until they stay the same (`settle`): then either
-            # it copies these, or its tables are there now.
+            # First: a process that makes tables copies them until they stay the same (`settle`). So either it copies
+            # these, or its tables are there now.
             self._keeper.keep(roles)
         finally:
             self._write_roles(roles)
