@@ -75,26 +75,6 @@ VERIFIED_ONCE int judge_rival(const struct key *request, const struct key *reply
 
 enum { RIVALS = 32 }; /* that a connection meets: those of other CPUs, and entries that they withdraw */
 
-struct rivals {
-	const struct key *request;
-	const struct key *reply;
-	u64 *word; /* marks of their bucket */
-	u32 slot;
-};
-
-static int rival_step(u32 index, struct rivals *r)
-{
-	u32 other = search_all(r->reply, READ_ONCE(*r->word), r->slot);
-	if (likely(!other))
-		return 1;
-	u64 rival = judge_rival(r->request, r->reply, r->slot, other);
-	if (!match_slot(AFTER((u64)r->slot, rival), r->reply)) /* it has lost them */
-		return 1;
-	if (rival != RIVAL_GONE)
-		lose_replies(r->reply, rival == RIVAL_WINS ? r->slot : other);
-	return 0;
-}
-
 /* Publish a NAT connection for its server's packets. Of all connections with the same reply tuple one gets them. Each of
  * two that come at once may find the other, and both mark the same one. A CPU that has finished has marked its rival
  * before, so the rival finds its own mark. */
@@ -104,8 +84,17 @@ VERIFIED_ONCE int publish_reply(const struct key *request, const struct address 
 	if (!request || !real)
 		return 0;
 	set_server_key(&key, request, real, port);
-	struct rivals r = {.request = request, .reply = &key, .word = marks_at(home_of(&key)), .slot = slot};
-	if (r.word)
-		bpf_loop(RIVALS, rival_step, &r, 0);
+	u64 *word = marks_at(home_of(&key));
+#pragma nounroll
+	for (u32 i = 0; i < RIVALS && word; i++) {
+		u32 other = search_all(&key, READ_ONCE(*word), slot);
+		if (likely(!other))
+			break;
+		u64 rival = judge_rival(request, &key, slot, other);
+		if (!match_slot(AFTER((u64)slot, rival), &key)) /* it has lost them */
+			break;
+		if (rival != RIVAL_GONE)
+			lose_replies(&key, rival == RIVAL_WINS ? slot : other);
+	}
 	return 0;
 }

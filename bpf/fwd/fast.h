@@ -127,7 +127,7 @@ INLINE bool is_fast(const void *data, const void *end, struct fast_headers *w, u
 	w->first = WORD_AT(const u64, data, link);
 	if ((w->first & FIRST_FIXED) != 0x45)
 		return false;
-	w->length = bpf_ntohs(w->first >> WORD_TOT_LEN);
+	w->length = barrier_var(bpf_ntohs(w->first >> WORD_TOT_LEN)) & 0xffff; /* Linux 6.12 forgets the bound */
 	const void *tail = data + link + w->length;
 	if (tail > end)
 		return false;
