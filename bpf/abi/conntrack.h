@@ -144,7 +144,6 @@ struct conn_record {
 	u8 assured; /* of a template, or of the connection's template */
 	u8 is_call; /* with CONN_CALL; Python copies the element of `calls` */
 	u8 has_ended; /* it is no longer in the former table */
-	u8 replaces; /* what this table has: no packet uses it yet */
 };
 
 /* What a template of a SIP call stands for. */

@@ -3,17 +3,16 @@
  * while packets still use it, then once more what they have changed since.
  *
  * A record that was restored before updates or ends its connection only if that is as it was restored: once packets use
- * this table, they know better. Before, a process that continues the copy of another one replaces whatever is there.
+ * this table, they know better.
  */
 #pragma once
 #include "conntrack/create.h"
 #include "conntrack/end.h"
 
-/* Whether the connection is as an earlier record restored it, or no packet has changed it. */
+/* Whether the connection is as an earlier record restored it. */
 INLINE bool is_as_restored(const struct conn_record *record, u64 seen)
 {
-	bool same = record->was_expiry == (u32)seen && record->was_state == word_state(seen);
-	return !word_dying(seen) && (same || record->replaces);
+	return !word_dying(seen) && record->was_expiry == (u32)seen && record->was_state == word_state(seen);
 }
 
 /* Update a connection that a former record inserted. Return false if the record must be inserted now. */

@@ -119,9 +119,11 @@ INLINE u64 first_choice(const struct scratch *w)
 INLINE bool choose_again(struct scratch *w, u64 choice)
 {
 	u32 pos = choice & ((1U << CHOICE_SERVICE) - 1);
+	if ((choice ^ first_choice(w)) >> CHOICE_SERVICE || pos >= w->count)
+		return false;
 	struct member *m = map_elem(members, w->list + pos);
 	struct destination *d = m ? map_elem(destinations, m->destination) : NULL;
-	if (!d || (choice ^ first_choice(w)) >> CHOICE_SERVICE)
+	if (!d)
 		return false;
 	choose(w, m, d);
 	return true;

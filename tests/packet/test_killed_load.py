@@ -31,6 +31,7 @@ from pylvs.dataplane.devices import attach, attachments
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.restore import ConnectionCopy
 from pylvs.dataplane.state import XDP, Build, State, own_build
+from pylvs.model.dataclass import replace
 from pylvs.model.errors import NoSpace
 from pylvs.model.service import Destination, DestinationKey, Method, VirtualService
 from pylvs.netlink.codec import Netlink
@@ -476,6 +477,23 @@ def test_an_error_after_the_tables_were_exchanged(host: Host, traffic: Traffic, 
     wanted |= {(half_open[1], BY_DR.port): "ESTABLISHED", (half_open[1], BY_NAT.port): "ESTABLISHED"}
     assert states_of(*half_open) == wanted
     assert traffic.answered("SA", half_open[0])
+    nothing.check()
+
+
+def test_a_change_that_failed_is_completed_before_other_edits_of_the_batch(host: Host, traffic: Traffic) -> None:
+    host.director.change_setting("conn_max", SMALL)
+    director, nothing = BpfDirector(State.open()), Nothing(host)
+    server = Destination(DestinationKey(ip_address(server4(1)), BY_DR.port), Method.ROUTE)
+    late = next(OTHER_PORTS)
+    with director.batch():
+        with failing(*AFTER_THE_EXCHANGE["the connections"], lambda: traffic.open(late)), pytest.raises(NoSpace):
+            director.change_setting("conn_max", LARGE)
+        director.edit_destination(BY_DR, replace(server, upper=50))
+        director.change_setting("conn_max", SMALL, drop=True)
+        (row,) = director.service(BY_DR).destinations
+        assert row.destination.upper == 50
+    traffic.check(late)
+    director.edit_destination(BY_DR, server)
     nothing.check()
 
 

@@ -16,7 +16,7 @@ from pylvs.bpf import abi, kernel
 from pylvs.dataplane import load, upgrade
 from pylvs.dataplane.connections import ConnectionReader
 from pylvs.dataplane.former import Former
-from pylvs.dataplane.restore import ConnectionCopy, Seen
+from pylvs.dataplane.restore import ConnectionCopy, Seen, Source
 from pylvs.dataplane.state import RESTORE, State
 from pylvs.dataplane.tables import Tables
 from pylvs.model.director import Connection
@@ -82,6 +82,11 @@ def assured(tables: Tables) -> list[int]:
 def counts(tables: Tables) -> list[tuple[int, ...]]:
     table = tables.conn_counts
     return [tuple(table.get(slot, name) for name in ("active", "inactive", "persistent")) for slot in range(64)]
+
+
+def controlled(tables: Tables) -> int:
+    """Return how many connections refer to templates."""
+    return sum(tables.controls.get(each.slot, "controls") for each in entries(tables) if each.is_template)
 
 
 def serve_all(host: Host) -> list[ServiceKey]:
@@ -165,6 +170,27 @@ def test_a_later_pass_ends_what_ended_in_the_former_table(host: Host) -> None:
         assert counts(fresh) == counts(former)
         assert fresh.pool.get(0, "used") == sum(listed(former).values())
         assert copy.run() == 0
+
+
+def test_a_copy_that_another_process_continues_keeps_nothing_that_has_ended(host: Host) -> None:
+    services = serve_all(host)
+    fill(host, services, each=10)
+    former = host.director.tables
+    host.director.change_setting("expire_nodest_conn", 1)
+    with fresh_tables(host) as fresh:
+        with copying(former, fresh) as killed:
+            killed.run()
+        for service in services[:6:2]:
+            host.director.delete_service(service)  # its connections and templates end
+        fill(host, services[6:], first=20020, each=5)
+        assert listed(fresh).keys() - listed(former).keys()
+        with copying(former, fresh) as copy:
+            copy.clear(Source(Former(fresh.state)))
+            assert not listed(fresh)
+            copy.run(is_last=True)
+        assert listed(fresh) == listed(former)
+        assert counts(fresh) == counts(former)
+        assert controlled(fresh) == controlled(former)
 
 
 def test_an_end_counts_for_the_connection_that_was_copied_alone(host: Host) -> None:
@@ -352,11 +378,6 @@ def test_persistent_clients_stay_with_their_server_in_another_table(host: Host) 
     host.director.change_setting("conn_max", 2 * FORMER)
     host.close_programs()
     assert [parsed(host.forwarded(tcp("S", sport=2001, **each), "tc")).dst for each in ends] == servers
-
-
-def controlled(tables: Tables) -> int:
-    """Return how many connections refer to templates."""
-    return sum(tables.controls.get(each.slot, "controls") for each in entries(tables) if each.is_template)
 
 
 @pytest.mark.parametrize("filtered", [False, True], ids=["all", "new and not half-open"])

@@ -77,6 +77,7 @@ class Editor:
         self._routes = Routes()  # looked up in this batch
         self._bulk_add: BulkAdd | None = None  # the new services of this batch
         self._changed = Concerns()
+        self._failed_resize = False  # of this batch, in the middle
         self._left: set[int] = set()  # slots of services that may no longer use a table of mh or sh
         self.problems: list[DeviceProblem] = []  # devices that the last batch failed to attach
 
@@ -119,6 +120,8 @@ class Editor:
                 if self._depth == 1:
                     self._begin()
                     self._reserve_descriptors()
+                elif self._failed_resize:
+                    self._begin()
                 self.bring_in()
                 yield
             finally:
@@ -129,6 +132,7 @@ class Editor:
     def _begin(self) -> None:
         """Bring everything up to date under the lock: the programs, the table after a writer died, snapshots."""
         director = self._director
+        self._failed_resize = False
         director.renew()
         unfinished, outdated = director.state.unfinished() is not None, director.state.is_outdated()
         if unfinished or outdated:
@@ -462,11 +466,13 @@ class Editor:
         try:
             upgrade.resize(self._tables, connections, drop, lock)
         finally:
-            if director.state.unfinished() is None:  # else the next edit finishes it, and copies from the former tables
+            if director.state.unfinished() is None:
                 director.settled = False
                 director.open_again()
                 director.renew()
                 director.settled = True
+            else:  # the next edit finishes it first, also in this batch
+                self._failed_resize = True
 
 
 # What the packet path reads of this host.

@@ -58,7 +58,6 @@ _RECORD = (
     "assured",
     "is_call",
     "has_ended",
-    "replaces",
 )
 
 
@@ -210,7 +209,7 @@ class ConnectionCopy:
         self._former6: dict[bytes, tuple[bytes, int]] = {}  # by tuple: value and word of the last pass
         self._templates: dict[int, int] = {}  # slots of the templates in the fresh table, by those in the former one
         self._early: list[Seen] = []  # connections that the last pass read after it had passed their templates
-        self._replaces = self._has_everything = False
+        self._has_everything = False
         self._batch: list[Seen] = []
         self._memory = bytearray()
         self.restored = self.refused = 0  # records of the last pass: taken, and refused by a full table
@@ -221,24 +220,35 @@ class ConnectionCopy:
     def __exit__(self, *_: object) -> None:
         os.close(self._restore)
 
+    def clear(self, fresh: Source) -> None:
+        """End all connections of the fresh table, which no packet uses yet. Another process has copied them.
+
+        They may have changed or ended in the former table since.
+        """
+        unused = bytes(_BLOCK * fresh.size)
+        for templates in (False, True):  # at last: a template stays while connections refer to it
+            for block in fresh.table.blocks(len(unused)):
+                for at in range(0, len(block) if block != unused else 0, fresh.size):
+                    for entry in fresh.entries(block[at : at + fresh.size]).values():
+                        if self._is_template(entry) == templates:
+                            self._put(Seen(0, entry, entry.word, has_ended=True))
+            self._flush()
+
     def run(
         self,
         only_new: bool = False,
         half_open: bool | None = None,
         goes_on: Callable[[], bool] = _always,
-        replaces: bool = False,
         is_last: bool = False,
     ) -> int:
         """Make one pass; return how many connections and templates were new or different.
 
         A pass for those that no pass has seen yet is quick, even if packets changed all others. During a flood it is
         quick without the half-open ones (False), which a pass of their own takes (True). `goes_on` is asked at each
-        block. A pass that it ends leaves the rest to the next one. With `replaces`, what another process copied before
-        counts for nothing; no packet may use the fresh table yet. A pass that is not the last one leaves connections
+        block. A pass that it ends leaves the rest to the next one. A pass that is not the last one leaves connections
         whose template it has not met to the next one.
         """
         self.restored = self.refused = 0
-        self._replaces = replaces
         later, ended, born = [*self._early], [], {}
         for seen in self._changes(only_new, goes_on):
             if half_open is not None and self._is_half_open(seen.entry) != half_open:
@@ -378,7 +388,6 @@ class ConnectionCopy:
             assured,
             bool(seen.entry.flags & self._call),
             seen.has_ended,
-            self._replaces,
         )
         self._batch.append(seen)
         if len(self._batch) == self._records.count:

@@ -200,13 +200,15 @@ def finish(state: State, copy: ConnectionCopy | None = None) -> None:
 def _finish_copy(state: State, switch: str, former: str, copy: ConnectionCopy | None) -> None:
     """Let packets use the new connection table, and copy the rest. Another process may have been killed in it."""
     from pylvs.dataplane.former import Former
+    from pylvs.dataplane.restore import Source
 
     fresh = Tables(state)
     with contextlib.ExitStack() as opened:
         if copy is None:
             copy = opened.enter_context(_copy(state, Former(state, former), fresh))
             if not _is_turned(state, switch):
-                copy.run(replaces=True)  # packets have changed the former table since that process read it
+                copy.clear(Source(Former(state)))
+                copy.run()
         _hold(fresh)
         _turn_switch(state, switch)
         time.sleep(WAIT_MS / 1000)  # a packet may still be in a program that uses the former table
