@@ -104,6 +104,15 @@ def test_http() -> None:
     assert found.pace.delay_before_retry_s == 3.0
 
 
+def test_an_offset_that_is_no_number_does_not_count() -> None:
+    text = "HTTP_GET {\n url {\n path /\n status_code 200\n regex a\n regex_min_offset 10x\n }\n}"
+    document = with_checker(text)
+    (found,) = single(document).servers[0].checks
+    assert isinstance(found, HttpCheck)
+    assert found.urls[0].regex_min_offset == 0
+    assert ["error: '10x' is not a whole number" in each for each in messages(document)] == [True]
+
+
 def test_several_lines_of_status_codes_and_regex_options_count_together() -> None:
     text = "HTTP_GET {\n url {\n path /\n status_code 200\n status_code 301-302\n regex a\n"
     text += " regex_options caseless\n regex_options multiline dotall\n }\n}"

@@ -136,7 +136,7 @@ def test_a_number_with_further_characters_counts_as_in_keepalived(
     line: str, name: str, value: int, finding: str
 ) -> None:
     section, findings = outer(line)
-    assert findings == [f"warning: {finding}"]
+    assert findings == [f"error: {finding}"]
     assert section.value(name, int) == value
 
 

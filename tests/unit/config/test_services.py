@@ -7,8 +7,9 @@ from ipaddress import ip_address
 
 import pytest
 
+from pylvs.config.language.tree import Severity
 from pylvs.config.show import shown
-from pylvs.model.checks import TcpCheck
+from pylvs.model.checks import HttpCheck, TcpCheck
 from pylvs.model.service import (
     Destination,
     DestinationKey,
@@ -377,7 +378,7 @@ def test_a_real_server_does_not_inherit_smtp_alert(
 
 @pytest.mark.parametrize(
     ("value", "expected", "severities"),
-    [("30", 30, []), ("1.5", 1.5, []), ("20s", 20, ["warning"]), ("0", 1, ["warning"]), ("-1", 30, ["error"])],
+    [("30", 30, []), ("1.5", 1.5, []), ("20s", 20, ["error"]), ("0", 1, ["warning"]), ("-1", 30, ["error"])],
 )
 def test_the_timeout_of_the_mail_server_may_have_a_fraction(value: str, expected: float, severities: list[str]) -> None:
     document = compiled(f"global_defs {{\n smtp_connect_timeout {value}\n}}")
@@ -389,6 +390,77 @@ def test_several_lines_of_lvs_timeouts_count_together() -> None:
     document = compiled("global_defs {\n lvs_timeouts tcp 9 udp 7\n lvs_timeouts tcpfin 8 udp 6\n}")
     assert document.configuration.settings.lvs_timeouts == Timeouts(9, 8, 6)
     assert messages(document) == []
+
+
+def test_a_later_zero_of_lvs_timeouts_leaves_the_timeout_unchanged() -> None:
+    document = compiled("global_defs {\n lvs_timeouts tcp 9 udp 7\n lvs_timeouts tcp 0\n}")
+    assert document.configuration.settings.lvs_timeouts == Timeouts(0, 0, 7)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected", "finding"),
+    [
+        ("tcp x udp 7", Timeouts(0, 0, 7), "error: 'x' is not a whole number; tcp is ignored"),
+        ("udp 7 tcp 3000000", Timeouts(0, 0, 7), "error: tcp 3000000 is not between 0 and 2678400; tcp is ignored"),
+        ("sctp tcp 9", Timeouts(9, 0, 0), "error: there is no timeout 'sctp'; it is ignored"),
+        ("tcp 9 udp", Timeouts(9, 0, 0), "error: udp lacks seconds; it is ignored"),
+        ("tcp 8O", None, "error: '8O' is not a whole number; tcp is ignored"),
+        ("tcp", None, "error: lvs_timeouts lacks seconds"),
+        ("", None, "error: lvs_timeouts lacks one of tcp, tcpfin and udp with seconds"),
+    ],
+)
+def test_a_wrong_pair_of_lvs_timeouts_leaves_the_others(line: str, expected: Timeouts | None, finding: str) -> None:
+    document = compiled(f"global_defs {{\n lvs_timeouts {line}\n}}")
+    assert document.configuration.settings.lvs_timeouts == expected
+    (message,) = messages(document)
+    assert message.startswith(f"2: {finding}")
+
+
+@pytest.mark.parametrize(
+    ("line", "expected", "finding"),
+    [
+        ("10.0.0.2 8O", (8, 1), "'8O' is not a whole number; 8 counts"),
+        ("10.0.0.2 80 l00", (80, 0), "'l00' is not a whole number; 0 counts"),
+    ],
+)
+def test_a_typing_error_in_a_number_counts_as_in_keepalived_and_is_an_error(
+    line: str, expected: tuple[int, int], finding: str
+) -> None:
+    address, port, *weight = line.split()
+    text = SERVICE.format(service="", server=f"weight {weight[0]}" if weight else "")
+    document = compiled(text.replace("10.0.0.2 80", f"{address} {port}"))
+    destination = single(document).servers[0].destination
+    assert (destination.key.port, destination.weight) == expected
+    assert [each.text for each in document.findings if each.severity is Severity.ERROR] == [finding]
+
+
+@pytest.mark.parametrize(("lines", "expected"), [("weight 0", 1), ("weight 5", 5), ("weight 5\n weight 0", 5)])
+def test_weight_0_of_a_service_does_not_count(lines: str, expected: int) -> None:
+    document = compiled(SERVICE.format(service=lines, server=""))
+    assert single(document).servers[0].destination.weight == expected
+    assert ["weight 0 is not between 1 and" in each for each in messages(document)] == [True] * lines.count("weight 0")
+
+
+def test_ha_suspend_does_not_count_with_firewall_marks() -> None:
+    text = SERVICE.format(service="ha_suspend", server="")
+    for group in ("fwmark 7", "192.0.2.1 80\n fwmark 7"):
+        document = compiled(
+            text.replace("virtual_server 192.0.2.1 80", "virtual_server group G")
+            + f"virtual_server_group G {{\n {group}\n}}\n"
+        )
+        assert not single(document).ha_suspend
+        assert any("warning: ha_suspend is not possible with firewall marks" in each for each in messages(document))
+
+
+def test_a_joined_block_keeps_the_host_name_of_its_own_checks() -> None:
+    check = "HTTP_GET {\n url {\n path /\n }\n }"
+    first = SERVICE.format(service="virtualhost a.example", server=check)
+    second = SERVICE.format(service="", server=check).replace("10.0.0.2", "10.0.0.3")
+    assert single(compiled(first)).virtualhost == "a.example"
+    service = single(compiled(first + second))
+    assert service.virtualhost == ""
+    checks = [each.checks[0] for each in service.servers]
+    assert [isinstance(each, HttpCheck) and each.virtualhost for each in checks] == ["a.example", ""]
 
 
 def test_addresses_with_a_prefix_length_count_without_it() -> None:
@@ -412,7 +484,7 @@ def test_addresses_with_a_prefix_length_count_without_it() -> None:
         "warning: the prefix length /24 has no meaning here and is ignored; write 192.0.2.1",
         "warning: the end of a range -12 has no meaning here and is ignored; write 10.0.0.9",
         "warning: the prefix length /32 has no meaning here and is ignored; write 10.0.0.2",
-        "warning: '80;' is not a whole number; 80 counts; write decimal digits alone",
+        "error: '80;' is not a whole number; 80 counts; write decimal digits alone",
         "warning: the prefix length /24 has no meaning here and is ignored; write 10.9.0.2",
         "warning: the prefix length /24 has no meaning here and is ignored; write 10.0.0.9",
     ]

@@ -244,6 +244,16 @@ def test_in_strict_mode_only_the_owner_begins_as_master() -> None:
         assert ["begins as master if and only if its priority is 255" in each for each in messages] == [True]
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("10", (10, False)), ("all 10", (10, True)), ("10 all", (10, True)), ("all 5 10", (10, True)), ("0", (0, False))],
+)
+def test_the_words_of_garp_extra_if_have_no_order(words: str, expected: tuple[int, bool]) -> None:
+    found, messages = instance(f"garp_extra_if {words}")
+    assert (found.announcements.extra_interval_s, found.announcements.extra_everywhere) == expected
+    assert messages == []
+
+
 def test_an_owner_accepts_and_its_priority_does_not_change() -> None:
     lines = "priority 255", "no_accept", "track_interface {", "eth1", "eth2 weight 3", "}"
     found, messages = instance(*lines)

@@ -65,7 +65,7 @@ def test_an_ipv6_address_skips_dad_unless_its_line_overrides_it() -> None:
         ("192.0.2.1 brd 2001:db8::1", "error: only IPv4 has broadcast addresses", False),
         ("192.0.2.1 brd all", "error: 'all' is not an IP address", False),
         ("192.0.2.1 scope near", "warning: scope 'near' is not known; global counts", True),
-        ("192.0.2.1 preferred_lft 30s", "warning: '30s' is not a whole number; 30 counts", True),
+        ("192.0.2.1 preferred_lft 30s", "error: '30s' is not a whole number; 30 counts", True),
         ("192.0.2.1 preferred_lft -1", "warning: '-1' is no lifetime and is ignored", True),
         ("192.0.2.1 peer 192.0.2.2/24", "warning: '192.0.2.2/24' is not an IP address; the address gets no peer", True),
     ],
@@ -405,6 +405,10 @@ def test_a_link_delay_ends_before_a_backup_takes_over(lines: str, delay: str, co
         ("global_defs {\nvrrp_mcast_group6 224.0.0.9\n}", ["2: error: '224.0.0.9' is not an IPv6 address"]),
         ("global_defs {\nvrrp_cpu_affinity 99999\n}", ["2: error: this machine has no CPU 99999"]),
         ("global_defs {\nvrrp_garp_extra_if all\n}", ["2: error: vrrp_garp_extra_if lacks seconds"]),
+        (
+            "global_defs {\nvrrp_garp_extra_if all 0\n}",
+            ["2: error: vrrp_garp_extra_if 0 is not between 1 and 86400"],
+        ),
         ("global_defs {\ndynamic_interfaces maybe\n}", ["2: error: 'maybe' is not known here"]),
         ("global_defs {\nnftables mine\n}", ["2: warning: nftables has no effect in pylvs"]),
     ],
@@ -414,6 +418,22 @@ def test_what_cannot_be_as_written_is_named(text: str, findings: list[str]) -> N
     assert len(messages) == len(findings), messages
     for finding, each in zip(findings, messages, strict=True):
         assert each.startswith(finding)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected", "finding"),
+    [
+        ("0", 1, "vrrp_rt_priority 0 is not between 1 and 99; 1 counts"),
+        ("-5", 1, "vrrp_rt_priority -5 is not between 1 and 99; 1 counts"),
+        ("100", 99, "vrrp_rt_priority 100 is not between 1 and 99; 99 counts"),
+        ("50x", 50, "'50x' is not a whole number; 50 counts"),
+        ("2147483648", 0, "vrrp_rt_priority 2147483648 is not between -2147483648 and 2147483647"),
+    ],
+)
+def test_a_real_time_priority_out_of_range_counts_as_the_limit(value: str, expected: int, finding: str) -> None:
+    found, messages = vrrp(f"global_defs {{\nvrrp_rt_priority {value}\n}}")
+    assert found.settings.realtime_priority == expected
+    assert [each.startswith(f"2: error: {finding}") for each in messages] == [True]
 
 
 def test_what_all_virtual_routers_have_in_common() -> None:

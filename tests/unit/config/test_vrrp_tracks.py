@@ -118,7 +118,7 @@ def test_keepalived_does_not_look_ahead() -> None:
     ("text", "finding"),
     [
         ("vrrp_script s {\ninterval 2\n}", "1: error: vrrp_script s has no script"),
-        ("vrrp_script s {\nscript '</dev/null'\ninterval 2s\n}", "3: warning: '2s' is not a whole number; 2 counts"),
+        ("vrrp_script s {\nscript '</dev/null'\ninterval 2s\n}", "3: error: '2s' is not a whole number; 2 counts"),
         ("vrrp_script s {\nscript '</dev/null'\ninterval 5000\n}", "3: error: interval 5000 is not between 1 and"),
         ("vrrp_script s {\nscript '</dev/null'\ninterval 0\n}", "3: warning: interval 0 counts as 1"),
         ("vrrp_script s {\nscript '</dev/null'\ntimeout 4295\n}", "3: error: timeout 4295 is not between 1 and 4294"),
@@ -180,22 +180,71 @@ def test_a_definition_that_is_wrong_is_named(text: str, finding: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "weight"),
-    [("weight -255", -255), ("weight 300 reverse", 300), ("weight 10;", 10), ("weight 10x reverse", 10)],
+    ("line", "weight", "severity"),
+    [
+        ("weight -255", -255, "warning"),
+        ("weight 300 reverse", 300, "warning"),
+        ("weight 10;", 10, "error"),
+        ("weight 10x reverse", 10, "error"),
+    ],
 )
-def test_a_script_keeps_a_weight_with_a_finding(line: str, weight: int) -> None:
+def test_a_script_keeps_a_weight_with_a_finding(line: str, weight: int, severity: str) -> None:
     found, messages = vrrp(f"vrrp_script s {{\nscript '</dev/null'\n{line}\n}}")
     assert found.scripts[0].track == Track("s", weight, reverse="reverse" in line)
-    assert ["warning" in each for each in messages] == [True]
+    assert [severity in each for each in messages] == [True]
 
 
 @pytest.mark.parametrize(
-    ("line", "weight"), [("10; reverse", 10), ("0x10", 0), ("heavy", 0), ("300x", -20), ("300", -20)]
+    ("line", "weight", "severity"),
+    [
+        ("10; reverse", 10, "error"),
+        ("0x10", 0, "error"),
+        ("heavy", 0, "error"),
+        ("300x", -20, "warning"),
+        ("300", -20, "warning"),
+    ],
 )
-def test_a_weight_of_a_line_is_the_number_that_it_begins_with(line: str, weight: int) -> None:
+def test_a_weight_of_a_line_is_the_number_that_it_begins_with(line: str, weight: int, severity: str) -> None:
     found, messages = watching(SCRIPTS, "track_script {", f"heavy weight {line}", "}")
     assert found.scripts == (Track("heavy", weight, reverse=True),)
-    assert ["warning" in each for each in messages] == [True]
+    assert [severity in each for each in messages] == [True]
+
+
+DEFINED = (
+    SCRIPTS
+    + FILE
+    + "vrrp_track_process proc {\nprocess p\nweight 3\n}\n"
+    + "bfd_instance b {\nneighbor_ip 192.0.2.9\nweight 7\n}\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "name", "keeps"),
+    [
+        ("track_interface", "interfaces", "eth1", True),
+        ("track_script", "scripts", "plain", True),
+        ("track_process", "processes", "proc", True),
+        ("track_file", "files", "number", False),
+        ("track_bfd", "sessions", "b", False),
+    ],
+)
+def test_an_unknown_word_behind_a_weight_drops_the_lines_that_it_drops_in_keepalived(
+    kind: str, field: str, name: str, keeps: bool
+) -> None:
+    found, messages = watching(DEFINED, f"{kind} {{", f"{name} weight 5 downwards", "}")
+    assert [each.weight for each in getattr(found, field)] == ([5] if keeps else [])
+    assert ["error: 'downwards' is not known here" in each for each in messages] == [True]
+    found, messages = watching(DEFINED, f"{kind} {{", f"{name} weight 5 reverse downwards", "}")
+    assert [(each.weight, each.reverse) for each in getattr(found, field)] == [(5, True)]
+    assert ["surplus 'downwards'" in each for each in messages] == [True]
+    found, messages = watching(DEFINED, f"{kind} {{", f"{name} downwards", "}")
+    assert getattr(found, field) == ()
+
+
+def test_only_weights_of_devices_and_scripts_are_brought_into_their_limits() -> None:
+    lines = ("track_interface {", "eth1 weight 254", "}", "track_script {", "heavy weight -254", "}")
+    found, _ = watching(DEFINED, *lines, "track_bfd {", "b weight 254", "}")
+    assert [each.weight for each in (*found.interfaces, *found.scripts, *found.sessions)] == [253, -253, 7]
 
 
 def test_a_script_without_its_program_is_not_tracked() -> None:
@@ -327,6 +376,19 @@ def test_where_weights_do_not_count_a_file_of_the_default_weight_is_watched_with
         "it is not watched",
         "it is not watched",
     ]
+
+
+def test_an_owner_keeps_its_devices_in_a_group_whose_members_have_no_weights() -> None:
+    lines = "priority 255\ntrack_interface {\neth2 weight 3\neth1\n}"
+    text = members(first=lines, second="priority 255") + "vrrp_sync_group G {\ngroup { VI_0 VI_1 }\n}\n"
+    found, messages = vrrp(text)
+    assert found.instances[0].tracks.interfaces == (Track("eth2"), Track("eth1"))
+    why = "VI_0 is in group G, so the weight 3 of eth2 does not count: a fault if it is down"
+    assert [each.partition("error: ")[2] for each in messages] == [why]
+    found, messages = vrrp(text.replace("VI_1 }\n}", "VI_1 }\nsync_group_tracking_weight\n}"))
+    assert found.instances[0].tracks.interfaces == (Track("eth1"),)
+    why = "priority 255 does not change, so the weight 3 of eth2 does not count: it is not watched"
+    assert [each.partition("error: ")[2] for each in messages] == [why]
 
 
 def test_what_a_member_and_its_group_both_watch_is_named() -> None:

@@ -173,6 +173,21 @@ def test_a_drain_survives_a_daemon_that_is_killed(host: FakeHost) -> None:
     run(later())
 
 
+def test_a_drain_follows_a_server_whose_port_a_reload_changes(host: FakeHost) -> None:
+    host.write(service(server(1, port=0), server(2, weight=4)))
+
+    async def scenario() -> None:
+        async with host.daemon() as daemon:
+            host.tables.count(WEB, DestinationKey(address(1), 0), active=1)
+            daemon.drains.begin(address(1), None, None, force=False)
+            host.write(service(server(1), server(2, weight=4)))
+            await daemon.reload()
+            await until(lambda: [each.stage for each in daemon.drains.all()] == [drains.Stage.REMOVED])
+            assert daemon.drains.all()[0].servers == ((str(WEB), DestinationKey(address(1), 80)),)
+
+    run(scenario())
+
+
 def test_overrides_survive_a_reload_and_status_lists_them(host: FakeHost) -> None:
     def change() -> None:
         host.write(service(server(1, weight=7), server(2, weight=4)), service(server(1), key=OTHER))

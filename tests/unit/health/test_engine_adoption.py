@@ -7,7 +7,10 @@ from dataclasses import replace
 from pylvs.health.events import Override, Standing
 from pylvs.health.probes import Outcome
 from pylvs.model.checks import MiscCheck, Script
-from tests.unit.health.engine_harness import PACE, EngineHarness, found, key, server, service, unchecked, vip
+from pylvs.model.rows import DestinationRow, ServiceRow
+from pylvs.model.service import Destination, Method, VirtualService
+from pylvs.model.wanted import WantedServer
+from tests.unit.health.engine_harness import PACE, EngineHarness, found, key, server, service, tcp, unchecked, vip
 
 LATE = replace(PACE, warmup_s=20)  # the first probe comes after ten seconds
 ALPHA = replace(LATE, alpha=True)
@@ -169,3 +172,22 @@ def test_an_override_is_no_sign_of_health() -> None:
         harness.engine.enable(key(1))
         harness.engine.enable(key(2))
         assert harness.table() == {1: 1, 2: 1, 3: 1}
+
+
+def test_a_server_is_found_again_under_the_port_of_a_former_version() -> None:
+    third = WantedServer(Destination(key(3), Method.MASQ), (tcp(3, LATE),))
+    with EngineHarness(service(server(1, pace=LATE), server(2, pace=LATE), third)) as harness:
+        overrides = {
+            ("web", key(1, 0)): Override(Standing.DISABLED),
+            ("web", key(2, 0)): Override(Standing.DISABLED),
+            ("web", key(2)): Override(weight=7),
+            ("web", key(3, 8080)): Override(Standing.DISABLED),
+        }
+        assert harness.engine.restore_overrides(overrides) == (("web", key(1)), ("web", key(2)))
+        assert harness.engine.overrides() == {
+            ("web", key(1)): Override(Standing.DISABLED),
+            ("web", key(2)): Override(weight=7),
+        }
+        rows = tuple(DestinationRow(Destination(key(number, 0))) for number in (2, 3))
+        harness.engine.adopt([ServiceRow(VirtualService(vip()), rows)])
+        assert harness.table() == {2: 7, 3: 1}

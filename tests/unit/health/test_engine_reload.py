@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pylvs.health.events import ServerDown
-from pylvs.model.wanted import GlobalSettings
-from tests.unit.health.engine_harness import DEAD, PACE, EngineHarness, key, server, service, tcp, unchecked, vip
+import pytest
+
+from pylvs.health.events import Override, ServerDown, Standing
+from pylvs.model.checks import Check
+from pylvs.model.service import Destination, Method
+from pylvs.model.wanted import GlobalSettings, WantedServer
+from tests.unit.health.engine_harness import DEAD, OK, PACE, EngineHarness, key, server, service, tcp, unchecked, vip
 
 ALPHA = replace(PACE, alpha=True)
 SLOW = replace(PACE, delay_loop_s=20)
@@ -42,6 +46,52 @@ def test_another_change_leaves_the_states_of_servers() -> None:
         assert [event.name for event in harness.engine.history(key(2))][-1] == "server_down"
         assert harness.names() == ["server_added 4", "server_down 3"]
         assert harness.engine.desired_rows()[0].service.scheduler == "rr"
+
+
+def at(port: int, method: Method = Method.ROUTE, *checks: Check, number: int = 2) -> WantedServer:
+    """Server number 2 with another port in the table."""
+    return WantedServer(Destination(key(number, port), method), checks or (tcp(number),))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "method"), [(80, 0, Method.ROUTE), (0, 80, Method.MASQ), (80, 8080, Method.TUNNEL)]
+)
+def test_a_server_whose_port_follows_the_service_keeps_its_state(old: int, new: int, method: Method) -> None:
+    with EngineHarness(service(server(1), at(old, method), at(old, method, number=3))) as harness:
+        harness.start()
+        harness.set_outcome(tcp(3), DEAD)
+        harness.pass_(25)
+        harness.engine.disable(key(2, old))
+        harness.names()
+        harness.replace(service(server(1), at(new, method), at(new, method, number=3), keys=(vip(), vip(port=443))))
+        assert harness.table() == {1: 1}
+        assert harness.names() == []
+        assert harness.engine.overrides() == {("web", key(2, new)): Override(Standing.DISABLED)}
+        assert [each.name for each in harness.engine.history(key(2, new))] == ["overridden", "weight_changed"]
+        harness.set_outcome(tcp(3), OK)
+        harness.engine.enable(key(2, new))
+        harness.pass_(25)
+        assert harness.table() == {1: 1, 2: 1, 3: 1}
+
+
+def test_another_written_port_is_another_server() -> None:
+    with EngineHarness(service(server(1), at(80, Method.MASQ))) as harness:
+        harness.start()
+        harness.engine.disable(key(2, 80))
+        harness.names()
+        harness.replace(service(server(1), at(8080, Method.MASQ)))
+        assert harness.table() == {1: 1, 2: 1}
+        assert "server_added 2" in harness.names()
+
+
+def test_a_server_that_may_be_one_of_two_begins_again() -> None:
+    with EngineHarness(service(server(1), at(0, Method.MASQ))) as harness:
+        harness.start()
+        harness.engine.disable(key(2, 0))
+        harness.names()
+        harness.replace(service(server(1), at(80, Method.MASQ), at(443, Method.MASQ)))
+        assert harness.engine.overrides() == {}
+        assert harness.names() == ["server_added 2", "server_added 2", "server_down 2"]
 
 
 def test_a_removed_server_that_was_up_has_a_down_event() -> None:

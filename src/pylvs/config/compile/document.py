@@ -14,8 +14,10 @@ from pylvs.config.compile.vrrp import vrrp_of
 from pylvs.config.language.tree import Document, Finding, gc_paused
 from pylvs.config.schema.global_defs import PLACEMENT, ROOT
 from pylvs.config.schema.grammar import Reader
+from pylvs.config.schema.types import TIMEOUT_NAMES
 from pylvs.model.dataclass import dataclass
 from pylvs.model.described import Descriptions
+from pylvs.model.service import Timeouts
 from pylvs.model.wanted import Configuration, DbusSettings, GlobalSettings, Mail, Placement, SnmpSettings
 from pylvs.netlink import links
 
@@ -74,6 +76,7 @@ def _settings(root: EffectiveBlock, block: EffectiveBlock, scripts: ScriptRules)
             service_name=block.get("dbus_service_name", str),
             no_interface_name=block.get("dbus_no_interface_name", str),
         ),
+        lvs_timeouts=_timeouts(block.maybe("lvs_timeouts", dict, {})),
         smtp_alert=block.maybe("smtp_alert", bool, False),
         fifo=next(fifos_of(block, scripts, ("lvs_notify_fifo",)), None),
         startup_script=scripts.of(block, "startup_script"),
@@ -81,6 +84,11 @@ def _settings(root: EffectiveBlock, block: EffectiveBlock, scripts: ScriptRules)
         shutdown_script=scripts.of(block, "shutdown_script"),
         shutdown_script_timeout_s=float(block.get("shutdown_script_timeout", int)),
     )
+
+
+def _timeouts(seconds: Mapping[str, int]) -> Timeouts | None:
+    """Return the timeouts by their names in lvs_timeouts; None if there are none to set."""
+    return Timeouts(*(seconds.get(name, 0) for name in TIMEOUT_NAMES)) if seconds else None
 
 
 def _snmp(root: EffectiveBlock, block: EffectiveBlock) -> SnmpSettings:

@@ -112,6 +112,7 @@ def entries_of(service: EffectiveBlock, groups: Mapping[str, Section]) -> Entrie
 def apply(service: EffectiveBlock, entries: Entries) -> bool:
     """Apply every rule in its order; return False if the service is left out."""
     _protocol(service, entries)
+    _suspension(service, entries)
     _methods(service)
     _scheduler(service)
     if not _families(service, entries):
@@ -166,6 +167,13 @@ def _protocol(service: EffectiveBlock, entries: Entries) -> None:
     if by_address and not is_udp and service.get("ops", bool):
         service.warning("ops", "ops is of UDP alone; it is ignored", "remove it")
         service.adjust("ops", False, "not UDP")
+
+
+def _suspension(service: EffectiveBlock, entries: Entries) -> None:
+    if service.get("ha_suspend", bool) and entries.marks:
+        text = "ha_suspend is not possible with firewall marks, which are on no machine; it is ignored"
+        service.warning("ha_suspend", text, "remove it")
+        service.adjust("ha_suspend", False, "firewall marks")
 
 
 def _methods(service: EffectiveBlock) -> None:
@@ -364,6 +372,7 @@ class _Keyed:
     block: EffectiveBlock
     entries: Entries
     words: dict[ServiceKey, Word] = field(default_factory=dict)  # only those that no earlier service has
+    joined: bool = False  # it has the real servers of a later block too
 
     @property
     def keys(self) -> Iterator[tuple[ServiceKey, Word]]:
@@ -394,6 +403,7 @@ def _joined(found: _Keyed, taken: Mapping[ServiceKey, _Keyed]) -> bool:
     line = earlier.block.word.location.line
     text = f"the service was given already, in line {line}; this block only adds its real servers to it"
     found.block.error("", text, "write one block with all real servers")
+    earlier.joined = True
     earlier.block.blocks += found.block.below("real_server")
     _duplicates(earlier.block)
     return True
@@ -410,6 +420,8 @@ def _service(found: _Keyed, scripts: ScriptRules, tls: TlsClient) -> WantedServi
             flags |= flag
     granularity = block.maybe("persistence_granularity", Granularity)
     sorry = block.maybe("sorry_server", Server)
+    # The checks have it by inheritance, and those of a joined block must not get the first block's.
+    virtualhost = "" if found.joined else block.maybe("virtualhost", str, "")
     return block.make(
         WantedService,
         name=entries.name(protocol, version),
@@ -421,6 +433,7 @@ def _service(found: _Keyed, scripts: ScriptRules, tls: TlsClient) -> WantedServi
         engine=_engine(block, protocol, timeout, keys),
         servers=tuple(_wanted_server(each, entries, scripts, tls) for each in block.below("real_server")),
         sorry_server=_destination(sorry, block.get("sorry_server_lvs_method", Forwarding)) if sorry else None,
+        virtualhost=virtualhost,
         quorum_up=scripts.of(block, "quorum_up"),
         quorum_down=scripts.of(block, "quorum_down"),
     )

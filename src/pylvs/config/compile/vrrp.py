@@ -8,8 +8,14 @@ from typing import Any
 
 from pylvs.config.compile.effective import EffectiveBlock
 from pylvs.config.compile.scripts import SHARED_FIFO, ScriptRules, fifos_of
-from pylvs.config.compile.vrrp_block import device_of
-from pylvs.config.compile.vrrp_instance import CompiledInstance, instance_of, notify_of, rules_of
+from pylvs.config.compile.vrrp_block import device_of, is_owner
+from pylvs.config.compile.vrrp_instance import (
+    CompiledInstance,
+    instance_of,
+    notify_of,
+    rules_of,
+    without_weighted_devices,
+)
 from pylvs.config.compile.vrrp_tracking import (
     Symbols,
     define_file,
@@ -20,6 +26,7 @@ from pylvs.config.compile.vrrp_tracking import (
     tracked_words,
     tracks_of,
     without_data_plane_weight,
+    without_device_weights,
     without_weights,
 )
 from pylvs.config.language.tree import Word
@@ -75,6 +82,7 @@ class _VrrpCompiler:
         track_devices(kept, members_of(symbols.track_groups, kept), symbols.static_devices)
         taken: dict[str, str] = {}
         groups = [(block, group_of(block, kept, taken, symbols)) for block in self.groups.values()]
+        kept |= {name: without_weighted_devices(each) for name, each in kept.items() if is_owner(each.block)}
         rejected = [block for block, group in groups if group is None]
         rejected += [each.block for each in self.instances if each.instance.name not in kept]
         for block in rejected:
@@ -220,7 +228,8 @@ def _without_weights(member: CompiledInstance, group: str) -> CompiledInstance:
     """Return a member without weights: the members of a group have one priority, which only the group changes."""
     instance = member.instance
     why = f"{instance.name} is in group {group}"
-    tracks = without_weights(instance.tracks, member.block, why, keep_interfaces=True)
+    tracks = without_weights(instance.tracks, member.block, why)
+    tracks = without_device_weights(tracks, member.block, why, keep=True)
     data_plane = without_data_plane_weight(instance.track_data_plane, member.block, why)
     return replace(member, instance=replace(instance, tracks=tracks, track_data_plane=data_plane))
 

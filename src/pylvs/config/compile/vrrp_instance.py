@@ -25,6 +25,7 @@ from pylvs.config.compile.vrrp_tracking import (
     name_of,
     tracks_of,
     without_data_plane_weight,
+    without_device_weights,
     without_weights,
 )
 from pylvs.config.language.tree import Word
@@ -45,6 +46,7 @@ from pylvs.model.vrrp import (
     VrrpInstance,
 )
 
+FIXED = "priority 255 does not change"
 NOTIFIED = ("master", "backup", "fault", "stop", "every")  # fields with a script
 ETHERNET, IPV4, IPV6, VRRP, PASSWORD, AH = 14, 20, 40, 8, 8, 24  # octets of headers and trailers
 MAX_ADDRESSES = 255  # the count has 8 bits (RFC 9568 5.2.5)
@@ -127,13 +129,20 @@ def rules_of(block: EffectiveBlock, symbols: Symbols) -> Iterator[RoutingRule]:
 
 
 def _tracking(block: EffectiveBlock, symbols: Symbols) -> tuple[Tracks, Track | None]:
-    """Return the tracked objects and the data plane's track, without weights for the owner of the addresses."""
+    """Return the tracked objects and the data plane's track, without weights for the owner of the addresses.
+
+    The weights of devices stay: what becomes of these depends on the group, which is compiled later.
+    """
     tracks, data_plane = tracks_of(block, symbols, device_of(block)), data_plane_of(block)
     if not is_owner(block):
         return tracks, data_plane
-    why = "priority 255 does not change"
-    tracks = without_weights(tracks, block, why, keep_interfaces=False)
-    return tracks, without_data_plane_weight(data_plane, block, why)
+    return without_weights(tracks, block, FIXED), without_data_plane_weight(data_plane, block, FIXED)
+
+
+def without_weighted_devices(owner: CompiledInstance) -> CompiledInstance:
+    """Return an owner of its addresses that tracks no device with a weight."""
+    tracks = without_device_weights(owner.instance.tracks, owner.block, FIXED, keep=False)
+    return replace(owner, instance=replace(owner.instance, tracks=tracks))
 
 
 def _on_device(held: Written[HeldAddress], device: str, symbols: Symbols) -> Written[HeldAddress]:

@@ -319,35 +319,42 @@ def _weighted(line: WrittenTrack, default: Track) -> Track:
     return Track(line.name, default.weight if value is None else value, default.reverse if reverse is None else reverse)
 
 
-def without_weights(tracks: Tracks, block: EffectiveBlock, why: str, keep_interfaces: bool) -> Tracks:
-    """Return the tracks without weights, and report those that had one.
+def without_weights(tracks: Tracks, block: EffectiveBlock, why: str) -> Tracks:
+    """Return the tracks without weights but of devices, and report those that had one.
 
-    As in keepalived, a weighted object is then not tracked. A file of the default weight is, with weight 0, and so is a
-    device if `keep_interfaces`.
+    As in keepalived, a weighted object is then not tracked. A file of the default weight is, with weight 0.
     """
-    words = tracked_words(block)
-
-    def unweighted(kind: str, found: Iterable[Track], effect: Callable[[Track], str] = lambda _: "") -> Iterator[Track]:
-        """Yield the tracks with weight 0; weighted ones only if this has an effect."""
-        for track in found:
-            if track.weight:
-                text = f"{why}, so the weight {track.weight} of {track.name} does not count"
-                text += f": {effect(track) or 'it is not watched'}"
-                block.error(words[kind, track.name], text, "write weight 0, or watch it elsewhere")
-            if effect(track) or not track.weight:
-                yield replace(track, weight=0)
-
-    def of_device(track: Track) -> str:
-        return f"a fault if it is {'up' if track.reverse else 'down'}" if keep_interfaces else ""
 
     def of_file(track: Track) -> str:
         number = "if its number is 0" if track.reverse else "unless its number is 0"
         return f"a fault {number}" if track.weight == DEFAULT_FILE_WEIGHT else ""
 
-    return Tracks(
-        interfaces=tuple(unweighted("track_interface", tracks.interfaces, of_device)),
-        scripts=tuple(unweighted("track_script", tracks.scripts)),
-        files=tuple(unweighted("track_file", tracks.files, of_file)),
-        processes=tracks.processes,
-        sessions=tuple(unweighted("track_bfd", tracks.sessions)),
+    return replace(
+        tracks,
+        scripts=tuple(_unweighted(block, why, "track_script", tracks.scripts)),
+        files=tuple(_unweighted(block, why, "track_file", tracks.files, of_file)),
+        sessions=tuple(_unweighted(block, why, "track_bfd", tracks.sessions)),
     )
+
+
+def without_device_weights(tracks: Tracks, block: EffectiveBlock, why: str, keep: bool) -> Tracks:
+    """Return the tracks without weights of devices; weighted ones are tracked only with `keep`, with weight 0."""
+
+    def of_device(track: Track) -> str:
+        return f"a fault if it is {'up' if track.reverse else 'down'}" if keep else ""
+
+    return replace(tracks, interfaces=tuple(_unweighted(block, why, "track_interface", tracks.interfaces, of_device)))
+
+
+def _unweighted(
+    block: EffectiveBlock, why: str, kind: str, found: Iterable[Track], effect: Callable[[Track], str] = lambda _: ""
+) -> Iterator[Track]:
+    """Yield the tracks with weight 0; weighted ones are reported, and yielded only if this has an effect."""
+    words = tracked_words(block)
+    for track in found:
+        if track.weight:
+            text = f"{why}, so the weight {track.weight} of {track.name} does not count"
+            text += f": {effect(track) or 'it is not watched'}"
+            block.error(words[kind, track.name], text, "write weight 0, or watch it elsewhere")
+        if effect(track) or not track.weight:
+            yield replace(track, weight=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from operator import or_
 
 from pylvs.config.schema.grammar import Block, Keyword, State, Type
 from pylvs.config.schema.routing_types import STATIC_ROUTE_LINE, STATIC_RULE_LINE
@@ -33,7 +34,7 @@ from pylvs.config.schema.types import (
     choice,
     flag,
     integer,
-    later_timeouts,
+    nearest,
     one_or_nothing,
     path_or,
     seconds,
@@ -45,6 +46,7 @@ from pylvs.config.schema.vrrp import GARP, TRACK_DEFINITIONS, VRRP_INSTANCE, VRR
 from pylvs.config.schema.vrrp_types import (
     DELAY_LINE,
     DEVICE,
+    EXTRA_DEFAULT,
     MAX_INTERVAL_S,
     NAME,
     POLLED_LINE,
@@ -80,13 +82,17 @@ later = partial(never, state=State.LATER)  # makes keywords that pylvs does not 
 
 
 def defaults_of(*names: str) -> Iterator[Keyword]:
-    """Make the keywords that give these keywords of virtual routers another default."""
+    """Make the keywords that give these keywords of virtual routers another default.
+
+    As in keepalived only a virtual router accepts 0 for garp_extra_if.
+    """
     for name in names:
         keyword = VRRP_INSTANCE.find(name)
         assert isinstance(keyword, Keyword)
         own, *fallback = keyword.global_names
         doc, default = f"default of {name}", None if fallback else keyword.default
-        yield Keyword(own, keyword.type, doc, default, default_doc=keyword.default_doc, default_of="".join(fallback))
+        kind = EXTRA_DEFAULT if name == "garp_extra_if" else keyword.type
+        yield Keyword(own, kind, doc, default, default_doc=keyword.default_doc, default_of="".join(fallback))
 
 
 GLOBAL_DEFS = Block(
@@ -117,7 +123,7 @@ GLOBAL_DEFS = Block(
         flag("enable_script_security", "reject scripts that run as root and that other users can modify"),
         flag("checker_log_all_failures", "log every failed check, not only the one that takes the server down"),
         Keyword("checker_priority", integer(-20, 19), "nice value of the health checks", 0),
-        Keyword("lvs_timeouts", TIMEOUTS, "timeouts of idle connections", combine=later_timeouts),
+        Keyword("lvs_timeouts", TIMEOUTS, "timeouts of idle connections", combine=or_),
         flag("lvs_flush", "remove all services from the table at startup"),
         Keyword(
             "lvs_flush_on_stop",
@@ -234,7 +240,7 @@ GLOBAL_DEFS = Block(
             since="0.2",
         ),
         Keyword("vrrp_priority", integer(-20, 19), "nice value of the VRRP process", 0),
-        Keyword("vrrp_rt_priority", integer(1, 99), "real-time priority of the VRRP process", default_doc="none"),
+        Keyword("vrrp_rt_priority", nearest(1, 99), "real-time priority of the VRRP process", default_doc="none"),
         Keyword("vrrp_process_name", TEXT, "name of the VRRP process in ps and top", default_doc="pylvs-vrrp"),
         Keyword("vrrp_cpu_affinity", CPUS, "CPUs of the VRRP process", default_doc="all"),
         Keyword("vrrp_no_swap", BARE, "always on: the memory of the VRRP process is locked", state=State.IGNORED),

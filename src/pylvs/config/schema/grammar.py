@@ -67,6 +67,10 @@ class Words:
         """Report a word that is accepted nevertheless."""
         self._report(Finding(word.location, Severity.WARNING, text, advice))
 
+    def error(self, word: Word, text: str, advice: str = "") -> None:
+        """Report a word that a start accepts as keepalived does, and a reload refuses: probably a typing error."""
+        self._report(Finding(word.location, Severity.ERROR, text, advice))
+
 
 @dataclass(frozen=True, slots=True)
 class Type(Generic[T_co]):

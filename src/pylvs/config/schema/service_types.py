@@ -193,13 +193,18 @@ def _service(words: Words) -> Server | MarkEntry | Word:
     return _mark(words, word) if word.text == "fwmark" else words.take("the name of a group")
 
 
-def _weight(words: Words) -> int:
-    """Parse a weight. keepalived and IPVS accept more than ipvsadm(8) allows, so that is only a warning."""
-    word = words.peek()
-    weight = integer(0, MAX_WEIGHT).parse(words)
-    if word is not None and weight > MAX_DOCUMENTED_WEIGHT:
-        words.warn(word, f"weight {word.text} is beyond {MAX_DOCUMENTED_WEIGHT}; it is taken", "use smaller weights")
-    return weight
+def _weight(minimum: int) -> Type[int]:
+    """Make the type of a weight. keepalived and IPVS accept more than ipvsadm(8) allows, so that is only a warning."""
+
+    def parse(words: Words) -> int:
+        word = words.peek()
+        weight = integer(minimum, MAX_WEIGHT).parse(words)
+        if word is not None and weight > MAX_DOCUMENTED_WEIGHT:
+            text = f"weight {word.text} is beyond {MAX_DOCUMENTED_WEIGHT}; it is taken"
+            words.warn(word, text, "use smaller weights")
+        return weight
+
+    return Type(f"a whole number, {minimum} to {MAX_DOCUMENTED_WEIGHT}", parse)
 
 
 def _scheduler(words: Words) -> str:
@@ -293,7 +298,7 @@ def _engine(words: Words) -> str:
 GROUP_ENTRY = Type("ADDRESS[-ADDRESS | /LENGTH] [PORT] | fwmark NUMBER [inet|inet6]", _group_entry)
 SERVER = Type("ADDRESS [PORT]", _server)
 SERVICE = Type("ADDRESS [PORT] | fwmark NUMBER | group NAME", _service)
-WEIGHT = Type(f"a whole number, 0 to {MAX_DOCUMENTED_WEIGHT}", _weight)
+WEIGHT, SERVICE_WEIGHT = _weight(0), _weight(1)
 SCHEDULER = Type("|".join(SCHEDULERS), _scheduler)
 FORWARDING = Type("NAT | DR | TUN [type ipip|gue port PORT|gre] [nocsum|csum|remcsum]", _forwarding)
 PROTOCOL = Type("TCP|UDP|SCTP", _protocol)

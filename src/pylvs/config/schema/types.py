@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Any, Generic, TypeVar
 
@@ -14,7 +15,7 @@ from pylvs.config.schema.grammar import BadValue, Keyword, Type, Words, did_you_
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Script
 from pylvs.model.dataclass import dataclass
-from pylvs.model.service import LONGEST_S, Timeouts
+from pylvs.model.service import LONGEST_S
 from pylvs.model.vrrp import Fifo
 
 T = TypeVar("T")
@@ -26,6 +27,7 @@ MAX_DIGITS = 40  # Python rejects integers of thousands of digits
 SMTP_PORT = 25
 TRUE = ("on", "true", "yes")
 FALSE = ("off", "false", "no")
+TIMEOUT_NAMES = ("tcp", "tcpfin", "udp")
 LEADING = re.compile(r"[ \t\v\f\r\n]*([+-]?[0-9]+)")  # as strtol() reads a word
 NUMBER = re.compile(LEADING.pattern + r"\Z")
 DECIMAL = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)\Z")
@@ -66,15 +68,16 @@ def number_within(word: Word, minimum: int, maximum: int, what: str = "", advice
 
 
 def leading_number(words: Words, word: Word, minimum: int, maximum: int) -> int:
-    """Parse the whole number that a word begins with, by default 0; warn of what follows it. Raises BadValue.
+    """Parse the whole number that a word begins with, by default 0; report what follows it. Raises BadValue.
 
     keepalived reads most numbers so, except with `keepalived -t`. A number out of the limits must be the whole word.
+    The report is an error: `8O` is a typing error, and a reload refuses it rather than change the port to 8.
     """
     match = LEADING.match(word.text)
     value = int(match[1][: MAX_DIGITS + 1]) if match else 0
     if NUMBER.match(word.text) or not minimum <= value <= maximum:
         return number_of(word)
-    words.warn(word, f"'{word.text}' is not a whole number; {value} counts", "write decimal digits alone")
+    words.error(word, f"'{word.text}' is not a whole number; {value} counts", "write decimal digits alone")
     return value
 
 
@@ -121,7 +124,7 @@ def _boolean(words: Words) -> bool:
 def integer(minimum: int = 0, maximum: int = MAX_INTEGER, bare: int | None = None, exact: bool = False) -> Type[int]:
     """Make the type of whole numbers from `minimum` to `maximum`; `bare` is the value of the keyword alone.
 
-    Unless `exact`, a word such as `10;` counts as 10, with a warning.
+    Unless `exact`, a word such as `10;` counts as 10, with an error.
     """
     syntax = f"a whole number, {minimum} to {maximum}"
 
@@ -159,6 +162,22 @@ def _decimal(what: str, kind: str, unit: str, minimum: float, maximum: float) ->
         return float(word.text)
 
     return Type(f"seconds, {bounds[0]} to {bounds[1]}" if unit else what, parse)
+
+
+def nearest(minimum: int, maximum: int) -> Type[int]:
+    """Make the type of whole numbers of which one below `minimum` or above `maximum` counts as that, with an error."""
+    syntax = f"a whole number, {minimum} to {maximum}"
+
+    def parse(words: Words) -> int:
+        word = words.take(syntax)
+        written = leading_within(words, word, -MAX_INTEGER - 1, MAX_INTEGER)
+        value = min(max(written, minimum), maximum)
+        if value != written:
+            text = f"{words.node.keyword} {written} is not between {minimum} and {maximum}; {value} counts"
+            words.error(word, text, f"write {value}")
+        return value
+
+    return Type(syntax, parse)
 
 
 def at_least_one(maximum: int = MAX_U32) -> Type[int]:
@@ -311,26 +330,28 @@ def _cpus(words: Words) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _timeouts(words: Words) -> Timeouts:
-    """Parse pairs of a name and seconds; 0 or a missing name leaves the timeout unchanged."""
-    names = {"tcp": 0, "tcpfin": 0, "udp": 0}
+def _timeouts(words: Words) -> Mapping[str, int]:
+    """Parse pairs of a name and seconds; 0 leaves the timeout unchanged. As in keepalived only a bad pair is ignored.
+
+    Raises BadValue for a line of less than two words.
+    """
+    found: dict[str, int] = {}
+    word: Word | None = words.take("one of tcp, tcpfin and udp with seconds")
     if not words:
-        words.take("one of tcp, tcpfin and udp with seconds")
-    for word in words.rest():
-        if word.text not in names:
-            near = did_you_mean(word.text, list(names)) or "tcp, tcpfin or udp"
-            raise BadValue(f"there is no timeout '{word.text}'", near, word)
-        value = words.take("seconds")
-        names[word.text] = number_of(value)
-        if not 0 <= names[word.text] <= LONGEST_S:
-            raise BadValue(f"{value.text} is not between 0 and {LONGEST_S} seconds", word=value)
-    return Timeouts(names["tcp"], names["tcpfin"], names["udp"])
-
-
-def later_timeouts(first: Timeouts, second: Timeouts) -> Timeouts:
-    """Return the timeouts of two lines; the later one counts for each that both name."""
-    pairs = (first.tcp_s, second.tcp_s), (first.tcp_fin_s, second.tcp_fin_s), (first.udp_s, second.udp_s)
-    return Timeouts(*(later or earlier for earlier, later in pairs))
+        words.take("seconds")
+    while word is not None:
+        if word.text not in TIMEOUT_NAMES:
+            near = did_you_mean(word.text, TIMEOUT_NAMES) or "tcp, tcpfin or udp"
+            words.error(word, f"there is no timeout '{word.text}'; it is ignored", near)
+        elif not words:
+            words.error(word, f"{word.text} lacks seconds; it is ignored", f"write '{word.text} SECONDS'")
+        else:
+            try:
+                found[word.text] = number_within(words.take("seconds"), 0, LONGEST_S, word.text)
+            except BadValue as problem:
+                words.error(problem.word or word, f"{problem.text}; {word.text} is ignored", problem.advice)
+        word = words.take("") if words else None
+    return found
 
 
 def _flush_on_stop(words: Words) -> str:

@@ -27,6 +27,7 @@ from pylvs.config.schema.service_types import (
     SCHEDULER,
     SERVER,
     SERVICE,
+    SERVICE_WEIGHT,
     STATUS_CODES,
     WEIGHT,
     hex_bytes,
@@ -157,7 +158,7 @@ SMTP_CHECK = Block(
         *checker_timing(),
     ),
 )
-OFFSET = integer(0)
+OFFSET = integer(0, exact=True)
 URL = Block(
     "url",
     "a URL and the conditions of its answer, all of which must hold",
@@ -353,7 +354,7 @@ VIRTUAL_SERVER = Block(
         Keyword(
             "sorry_server_lvs_method", FORWARDING, "forwarding method of the sorry server", default_of="lvs_method"
         ),
-        WEIGHT_OF_SERVER,
+        replace(WEIGHT_OF_SERVER, type=SERVICE_WEIGHT, doc="weight of its real servers"),
         INHIBIT_ON_FAILURE,
         replace(SMTP_ALERT, default=False),
         VIRTUALHOST,

@@ -54,11 +54,15 @@ TRACKS = (
     Block(
         "track_interface",
         "tracked devices; with weight 0, a device that is down is a fault",
-        lines=track_line("a device"),
+        lines=track_line("a device", clamped=True, keeps_line=True),
     ),
-    Block("track_script", "tracked scripts", lines=track_line("a vrrp_script")),
+    Block("track_script", "tracked scripts", lines=track_line("a vrrp_script", clamped=True, keeps_line=True)),
     Block("track_file", "tracked files", lines=track_line("a track_file", MAX_FILE_WEIGHT)),
-    Block("track_process", "tracked processes", lines=track_line("a vrrp_track_process", MAX_FILE_WEIGHT)),
+    Block(
+        "track_process",
+        "tracked processes",
+        lines=track_line("a vrrp_track_process", MAX_FILE_WEIGHT, keeps_line=True),
+    ),
     Block(
         "track_bfd",
         "tracked BFD sessions; with weight 0, a session that is down is a fault",

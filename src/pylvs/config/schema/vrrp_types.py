@@ -184,10 +184,19 @@ def _receive_policy(words: Words) -> int | str:
     return word.text if word.text in ("MTU", "ADVERT") else number_within(word, 1, MAX_INTEGER)
 
 
-def _extra(words: Words) -> tuple[bool, int]:
-    """Parse the interval of garp_extra_if, and whether `all` devices count, not only VMACs."""
-    all_devices = words.take_if("all") is not None
-    return all_devices, leading_within(words, words.take("seconds"), 0, MAX_EXTRA_S)
+def _extra(minimum: int) -> Type[tuple[bool, int]]:
+    """Make the type of garp_extra_if: whether `all` devices count, not only VMACs, and the interval; in any order."""
+
+    def parse(words: Words) -> tuple[bool, int]:
+        all_devices, interval = False, -1
+        while words or interval < 0:
+            if words.take_if("all"):
+                all_devices = True
+            else:
+                interval = leading_within(words, words.take("seconds"), minimum, MAX_EXTRA_S)
+        return all_devices, interval
+
+    return Type(f"[all] a whole number, {minimum} to {MAX_EXTRA_S}", parse)
 
 
 def _password(words: Words) -> bytes:
@@ -230,7 +239,7 @@ RECEIVE_POLICY = Type(f"MTU|ADVERT|a whole number, 1 to {MAX_INTEGER}", _receive
 POLLED_LINE = Type("DEVICE [MII|ETHTOOL|IOCTL]", _polled)
 PEER_LINE = Type("ADDRESS [min_ttl 0 to 255] [max_ttl 0 to 255]", _peer)
 VMAC = Type("[a device's name] [a MAC address of 6 or 5 octets]", _vmac)
-EXTRA = Type(f"[all] a whole number, 0 to {MAX_EXTRA_S}", _extra)
+EXTRA, EXTRA_DEFAULT = _extra(0), _extra(1)
 CHECKSUM = one_or_nothing("never", OldChecksum.NEVER, OldChecksum.ALWAYS)
 PASSWORD = Type(f"a password of at most {MAX_PASSWORD} octets", _password)
 AT_LEAST_ONE = at_least_one()
@@ -263,15 +272,25 @@ def _optional_weight(words: Words) -> TrackWeight:
     return TrackWeight(number_within(word, -MAX_WEIGHT, MAX_WEIGHT, "weight", "write one that is"))
 
 
-def track_line(what: str, maximum: int = MAX_WEIGHT) -> Type[WrittenTrack]:
-    """Make the type of a name with an optional weight in this block."""
+def track_line(
+    what: str, maximum: int = MAX_WEIGHT, clamped: bool = False, keeps_line: bool = False
+) -> Type[WrittenTrack]:
+    """Make the type of a name with an optional weight in this block.
+
+    With `clamped` a weight one beyond the maximum counts as the maximum. With `keeps_line` an unknown word in the place
+    of `reverse` is ignored; otherwise it removes the line. keepalived does the same.
+    """
 
     def parse(words: Words) -> WrittenTrack:
-        """Parse the line; raises BadValue for a surplus word, because keepalived then ignores the line."""
-        word = words.take(f"the name of {what}")
-        weight = _line_weight(words, maximum) if words.take_if("weight") else TrackWeight()
-        extra = words.peek()
-        if extra is not None:
+        """Parse the line; raises BadValue for a word because of which keepalived ignores the line."""
+        word, weight = words.take(f"the name of {what}"), TrackWeight()
+        with_weight = words.take_if("weight") is not None
+        if with_weight:
+            weight = _line_weight(words, maximum, clamped)
+        extra = words.peek() if weight.reverse is None else None
+        if extra is not None and with_weight and keeps_line:
+            words.error(words.take(""), f"'{extra.text}' is not known here and is ignored", "write reverse, or nothing")
+        elif extra is not None:
             raise BadValue(
                 f"'{extra.text}' is not known here, so {word.text} is not watched",
                 "write one name a line, and no more than 'weight N [reverse]' behind it",
@@ -282,7 +301,7 @@ def track_line(what: str, maximum: int = MAX_WEIGHT) -> Type[WrittenTrack]:
     return Type(f"the name of {what} [weight -{maximum} to {maximum} [reverse|noreverse]]", parse)
 
 
-def _line_weight(words: Words, maximum: int) -> TrackWeight:
+def _line_weight(words: Words, maximum: int, clamped: bool) -> TrackWeight:
     """Take a weight; without a usable one that of the definition counts, as in keepalived."""
     word = words.take("a weight")
     kept: int | None = None
@@ -290,9 +309,9 @@ def _line_weight(words: Words, maximum: int) -> TrackWeight:
         kept = leading_number(words, word, -MAX_FILE_WEIGHT, MAX_FILE_WEIGHT)
     except BadValue as problem:
         words.warn(word, f"{problem.text}; it is ignored")
-    if kept is not None and abs(kept) == MAX_WEIGHT + 1 and maximum == MAX_WEIGHT:
-        kept = MAX_WEIGHT if kept > 0 else -MAX_WEIGHT
-        words.warn(word, f"weight {word.text} is not between -{MAX_WEIGHT} and {MAX_WEIGHT}; it counts as {kept}")
+    if kept is not None and clamped and abs(kept) == maximum + 1:
+        kept = maximum if kept > 0 else -maximum
+        words.warn(word, f"weight {word.text} is not between -{maximum} and {maximum}; it counts as {kept}")
     elif kept is not None and abs(kept) > maximum:
         kept = None
         words.warn(word, f"weight {word.text} is not between -{maximum} and {maximum}; it is ignored")

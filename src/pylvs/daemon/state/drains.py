@@ -168,6 +168,7 @@ class Drains:
 
     def _poll(self, drain: Drain, rows: Iterable[ServiceRow]) -> None:
         overrides = self._engine.overrides()
+        drain.servers = tuple(dict.fromkeys(map(self._engine.current_name, drain.servers)))  # a reload changes ports
         drained = [name for name in drain.servers if overrides.get(name, NO_OVERRIDE).standing is Standing.DRAINED]
         if not drained:
             self._end(drain, Stage.CALLED_OFF)
