@@ -143,13 +143,26 @@ class Unit:
         self._folder.mkdir()
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, *words: str) -> None:
         log = self._file.with_suffix(".log")
         with log.open("w") as out, inside_network(f"/run/netns/{self._start}"):
-            command = [*PYLVS, "run", "-f", str(self._file)]
+            command = [*PYLVS, "run", "-f", str(self._file), *words]
             self.process = process = subprocess.Popen(command, stderr=out, env=self._environment())
         until(lambda: "info: ready" in log.read_text() or process.poll() is not None, log.read_text)
         assert process.poll() is None, log.read_text()
+
+    def run_refused(self) -> str:
+        """Start the daemon; return why it does not run."""
+        with inside_network(f"/run/netns/{self._start}"):
+            done = subprocess.run(
+                [*PYLVS, "run", "-f", str(self._file), "--strict"],
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE_S,
+                env=dict(os.environ) | {"PYLVS_UNIT": self._name},
+            )
+        assert done.returncode == 78, done
+        return done.stderr
 
     def kill(self) -> None:
         if self.process is not None:
@@ -224,6 +237,87 @@ def test_services_stay_noted_while_their_namespace_cannot_be_entered(
     stop = unit.command("stop", job="stop")
     assert (stop.returncode, stop.stdout) == (0, "1 service deleted from the table\n"), stop.stderr
     assert VIP not in listing(start)
+
+
+@pytest.mark.parametrize("what", ["net_namespace", "instance"])
+def test_a_restart_elsewhere_ends_what_the_unit_left(
+    what: str, stack: ExitStack, tmp_path: Path, unit_of: Callable[[str, str], Unit]
+) -> None:
+    start, blue = namespace(stack), with_link(namespace(stack))
+    green = with_link(namespace(stack)) if what == "net_namespace" else blue
+    text = router("VI_1", 51, VIP)
+    unit = unit_of(start, f"net_namespace {blue}\n{text}{service(9)}")
+    unit.start()
+    log, file = tmp_path / "keepalived.log", tmp_path / "keepalived.conf"
+    until(lambda: f"{VIP}/24" in addresses(blue), log.read_text)
+    assert unit.process is not None
+    stop = unit.command("stop", job="restart")
+    assert (stop.returncode, unit.process.wait(PATIENCE_S)) == (0, 0), stop.stderr
+    other = "instance red\n" if what == "instance" else ""
+    moved = f"net_namespace {green}\n{other}{router('VI_1', 51, OTHER_VIP)}"
+    file.write_text(f"{moved}virtual_server {{\n")
+    refused = unit.run_refused()
+    assert "virtual_server" in refused
+    assert f"{VIP}/24" in addresses(blue), "a start that is refused ends nothing"
+    file.write_text(moved)
+    unit.start()
+    until(lambda: f"{OTHER_VIP}/24" in addresses(green), log.read_text)
+    assert f"{VIP}/24" not in addresses(blue)
+    assert VIP not in listing(blue)
+    assert "1 service deleted from the table" in log.read_text()
+    unit.kill()
+    stop = unit.command("stop", job="stop")
+    assert (stop.returncode, "has given up its addresses" in stop.stdout) == (0, True), stop
+    assert f"{OTHER_VIP}/24" not in addresses(green)
+
+
+def test_what_cannot_be_ended_elsewhere_is_an_error_that_names_the_command(
+    stack: ExitStack, tmp_path: Path, unit_of: Callable[[str, str], Unit]
+) -> None:
+    start, blue, green = (namespace(stack) for _ in range(3))
+    unit = unit_of(start, f"net_namespace {blue}\nnet_namespace_ipvs\n{service(9)}")
+    unit.start()
+    unit.kill()
+    (tmp_path / "keepalived.conf").write_text(f"net_namespace {green}\n{service(9)}")
+    unit.start()
+    log = (tmp_path / "keepalived.log").read_text()
+    assert "the network namespace of its tables has no name, and is not this one: run this command there" in log
+    state = log.rpartition("run: pylvs stop --state-dir ")[2].split()[0]
+    assert VIP in listing(start)
+    stop = run(start, *PYLVS, "stop", "--state-dir", state)
+    assert (stop.returncode, stop.stdout) == (0, "1 service deleted from the table\n"), stop.stderr
+    assert VIP not in listing(start)
+    assert VIP in listing(green)
+
+
+def test_a_stop_leaves_the_services_of_a_daemon_that_leaves_them(
+    stack: ExitStack, unit_of: Callable[[str, str], Unit]
+) -> None:
+    start, routers = namespace(stack), namespace(stack)
+    unit = unit_of(start, f"net_namespace {routers}\n{service(9)}")
+    for killed in (False, True):
+        unit.start("-I")
+        if killed:
+            unit.kill()
+        stop = unit.command("stop", job="stop")
+        assert (stop.returncode, "deleted" in stop.stdout) == (0, False), stop
+        unit.kill()
+        assert f"TCP  {VIP}:80 rr" in listing(routers)
+
+
+def test_a_namespace_that_was_made_again_is_not_that_of_the_daemon(
+    stack: ExitStack, unit_of: Callable[[str, str], Unit]
+) -> None:
+    start, routers = namespace(stack), namespace(stack)
+    unit = unit_of(start, f"net_namespace {routers}\n{service(9)}")
+    unit.start()
+    unit.kill()
+    subprocess.run(["ip", "netns", "del", routers], check=True)
+    subprocess.run(["ip", "netns", "add", routers], check=True)
+    assert run(routers, *IPVSADM, "-A", "-t", f"{VIP}:80").returncode == 0
+    stop = unit.command("stop", job="stop")
+    assert (stop.returncode, stop.stdout) == (0, ""), stop.stderr
+    assert VIP in listing(routers), "it belongs to another program"
 
 
 @pytest.mark.parametrize("keyword", ["net_namespace", "net_namespace_ipvs"])

@@ -39,7 +39,11 @@ def stop(keep: bool, keep_table: bool, unit: str | None, state_dir: Path | None)
         if not job:
             return  # a crash: the next daemon continues; or the daemon has stopped in good order by itself
         keep = job != "stop"
-        state_dir = state_dir or directory_of(unit)
+        try:
+            state_dir = state_dir or directory_of(unit)
+        except PylvsError as error:  # nothing to stop here; systemd sends SIGTERM to a process that is starting
+            click.echo(str(error))
+            return
     state = StateDirectory(state_dir)
     if not state.path.is_dir():
         return
@@ -96,16 +100,10 @@ def _stop_daemon(state: StateDirectory, keep: bool) -> None:
 
 
 def _end_leftovers(state: StateDirectory, keep_table: bool) -> None:
-    from pylvs.daemon.leftovers import delete_services, stop_routers
+    from pylvs.daemon.leftovers import end_leftovers
 
     with suppress(FileNotFoundError):
         try:
-            state.acquire()
+            end_leftovers(state, click.echo, keep_table)
         except Busy as busy:
             raise PylvsError(f"{busy}: it does not answer; kill it, and run pylvs stop again") from None
-        try:
-            stop_routers(state, click.echo)
-            if not keep_table:
-                delete_services(state, click.echo)
-        finally:
-            state.release()

@@ -30,6 +30,7 @@ ADDRESS, DEFAULT_ADDRESS = "DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/run/dbus/syste
 STATUS_AGE_S = 1.0  # clients can ask often, and pylvs-vrrp has more important work
 LAST_SIGNAL_S = 1.0  # until the last signal is sent, as in keepalived
 GARP_S = 1.0  # between two requests that a virtual router announces its addresses
+_MOST_REPLIES = 2048  # that wait until the process reads, each with a descriptor
 MOST_REQUESTS = 1024  # at once; the process has a lower limit for each connection to the bus
 MOST_FAILURES = 8  # different ones in the log
 _MAX_ERROR = 4096  # characters of a reply
@@ -110,7 +111,9 @@ class DbusProcess:
             self._error = NO_LIBRARY
             self._log.error(self._error)
             return
-        self._process = ConfinedProcess(WHAT, "pylvs.dbus", interface.PROTOCOL, self._receive)
+        self._process = ConfinedProcess(
+            WHAT, "pylvs.dbus", interface.PROTOCOL, self._receive, most_waiting=_MOST_REPLIES
+        )
         self._process.start(*arguments)
 
     async def stop(self) -> None:
@@ -205,7 +208,7 @@ class DbusProcess:
             reply = await (self._read_status() if method == STATUS else self._execute(method, name))
             content.append(os.fdopen(channel.sealed(json.dumps(reply).encode()), "rb"))
         except (PylvsError, OSError) as error:
-            answer["error"] = str(error)[:_MAX_ERROR]
+            answer["error"] = (str(error) or repr(error))[:_MAX_ERROR]
         except Exception as error:
             self._log.exception(f"D-Bus: {method} failed")
             answer["error"] = f"{type(error).__name__}: {error}: this is a bug"[:_MAX_ERROR]

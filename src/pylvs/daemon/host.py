@@ -97,8 +97,9 @@ class BackgroundTasks:
         try:
             await work
         except (PylvsError, OSError) as error:
-            get_logger().error(f"{prefix}{error}")
-            return str(error)
+            text = str(error) or repr(error)  # a TimeoutError has no text
+            get_logger().error(f"{prefix}{text}")
+            return text
         except Exception as error:
             get_logger().exception(f"{prefix}this is a bug")
             return f"this is a bug: {error!r}"
@@ -219,9 +220,10 @@ async def call_at_changes(update: Callable[[], Awaitable[float]], changed: async
         try:
             next_s, logged = await update(), ""
         except Exception as error:
-            if str(error) != logged:
-                get_logger().error("could not follow addresses and devices", reason=str(error))
-            next_s, logged = FAILED_PAUSE_S, str(error)
+            text = str(error) or repr(error)
+            if text != logged:
+                get_logger().error("could not follow addresses and devices", reason=text)
+            next_s, logged = FAILED_PAUSE_S, text
         # At most so long: the update may have waited for the table thread, while others held the lock.
         await asyncio.sleep(min(SHARE * (time.monotonic() - begin), RETRY_S))
 

@@ -7,6 +7,7 @@ a daemon.
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 from collections.abc import Callable, Iterable, Iterator
@@ -14,19 +15,20 @@ from contextlib import ExitStack, contextmanager, suppress
 from ipaddress import ip_address, ip_interface
 from typing import Literal
 
-from pylvs.daemon import Options
+from pylvs.daemon import STATE_ROOT, Options, units
 from pylvs.daemon.state.directory import SERVICES_FILE, StateDirectory, load_owned
-from pylvs.daemon.via_vip import VipChecks
+from pylvs.daemon.via_vip import DEVICES_FILE, VipChecks
 from pylvs.dataplane.director import open_director
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import NoSuchService, PylvsError
 from pylvs.model.routing import HeldAddress
+from pylvs.model.service import ServiceKey
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.netlink import links
 from pylvs.netlink.addresses import release
 from pylvs.system import lock
-from pylvs.system.logs import counted
+from pylvs.system.logs import counted, get_logger
 from pylvs.system.namespaces import NAMED, inside_network, network_cookie
 from pylvs.vrrp.ipc import PID_FILE, Client, NoRouters
 
@@ -40,10 +42,14 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Namespaces:
-    """The network namespaces of a daemon and of its tables: for each the file, "" without a name, and the cookie."""
+    """The network namespaces of a daemon and of its tables: for each the file, "" without a name, and the cookie.
+
+    With `keep_table` the services stay at its end.
+    """
 
     daemon: tuple[str, int]
     tables: tuple[str, int]
+    keep_table: bool = False
 
     @classmethod
     def of(cls, options: Options, daemon: int, tables: int) -> Namespaces:
@@ -52,22 +58,24 @@ class Namespaces:
         file = options.tables_namespace
         named = file if file.startswith(f"{NAMED}/") else ""  # else a descriptor, which ends with the process
         own = str(NAMED / name) if name else ""
-        return cls((own, daemon), (named if file else own, tables))
+        return cls((own, daemon), (named if file else own, tables), options.keep_table)
 
     def save(self, state: StateDirectory) -> None:
         """Note them for `entered`. Raises PylvsError."""
-        state.write(NAMESPACES_FILE, {"daemon": self.daemon, "tables": self.tables})
+        content = {"daemon": self.daemon, "tables": self.tables, "keep_table": self.keep_table}
+        state.write(NAMESPACES_FILE, content)
 
 
 @contextmanager
-def entered(state: StateDirectory, which: Literal["daemon", "tables"]) -> Iterator[None]:
+def entered(state: StateDirectory, which: Literal["daemon", "tables"]) -> Iterator[bool]:
     """Within the block, be in a network namespace of the last daemon; without a note, in the present one.
 
-    Raises PylvsError if it cannot be entered: an edit elsewhere would change what others own.
+    The block gets False if that namespace is gone, with all that was in it, and another one has its name. Raises
+    PylvsError if it cannot be entered: an edit elsewhere would change what others own.
     """
     present = network_cookie()
     with state.decoding(NAMESPACES_FILE) as saved:
-        file, cookie = saved[which] if saved else ("", present)
+        file, cookie = saved[which] if saved else ("", _cookie_in_name(state) or present)
     with ExitStack() as stack:
         if cookie != present:
             what = "its tables" if which == "tables" else "pylvs run"
@@ -79,7 +87,40 @@ def entered(state: StateDirectory, which: Literal["daemon", "tables"]) -> Iterat
             except OSError as error:
                 text = f"{state.path}: the network namespace of {what}, {file}, cannot be entered"
                 raise PylvsError(f"{text}: {error.strerror}; what is there stays") from None
-        yield
+        yield network_cookie() == cookie
+
+
+def _cookie_in_name(state: StateDirectory) -> int:
+    """Return the network namespace of a default directory, 0 of another one."""
+    found = re.fullmatch(r"net(\d+)(-.*)?", state.path.name) if state.path.parent == STATE_ROOT else None
+    return int(found[1]) if found else 0
+
+
+def end_former(state: StateDirectory) -> None:
+    """End what the unit's last daemon left in another state directory; then note this one. Errors are logged.
+
+    After a change of `net_namespace` or `instance` no daemon continues there, and the unit notes one directory only.
+    """
+    former = units.former(state.path)
+    if former is None:
+        return
+    log = get_logger()
+    try:
+        end_leftovers(StateDirectory(former), lambda text: log.info(text, state_dir=str(former)))
+    except (PylvsError, OSError) as error:
+        text = f"{former}: virtual routers or services of the last daemon stay: {str(error) or repr(error)}"
+        log.error(f"{text}; run: pylvs stop --state-dir {former}")
+    units.note(state.path)
+
+
+def end_leftovers(state: StateDirectory, report: Report, keep_table: bool = False) -> None:
+    """End the virtual routers and the services of a daemon that has ended. Raises PylvsError, Busy if one runs."""
+    state.acquire()
+    try:
+        stop_routers(state, report)
+        delete_services(state, report, keep_table)
+    finally:
+        state.release()
 
 
 def save_addresses(state: StateDirectory, routers: VrrpConfiguration) -> None:
@@ -140,8 +181,8 @@ def _kill(state: StateDirectory, report: Report, why: str) -> bool:
         raise PylvsError(f"virtual routers: {why}, and process {pid} cannot be killed: it still holds its addresses")
     with state.decoding(ADDRESSES_FILE) as saved:
         addresses = {ip_address(each) for each in saved or ()}
-    with entered(state, "daemon"):
-        deleted = _delete(addresses)
+    with entered(state, "daemon") as there:
+        deleted = _delete(addresses) if there else []
     report(
         f"virtual routers: {why}: process {pid} was killed, and its addresses deleted: {', '.join(deleted) or 'none'}"
     )
@@ -163,20 +204,36 @@ def _delete(addresses: Iterable[Address]) -> list[str]:
     return [f"{held.interface.ip} of {device}" for held, device in found]
 
 
-def delete_services(state: StateDirectory, report: Report) -> None:
-    """Delete the services of the last daemon, and revert its settings of the host. Raises PylvsError."""
-    owned = load_owned(state)
+def delete_services(state: StateDirectory, report: Report, keep_table: bool = False) -> None:
+    """Delete the services of the last daemon, and revert its settings of the host. Raises PylvsError.
+
+    With `keep_table`, or if that daemon had it, the services stay.
+    """
+    with state.decoding(NAMESPACES_FILE) as saved:
+        keep = keep_table or bool(saved and saved.get("keep_table"))
+    owned = {} if keep else load_owned(state)
     deleted = 0
     if owned:
-        with entered(state, "tables"):
-            director = open_director()
-            for key in owned:
-                with suppress(NoSuchService):
-                    director.delete_service(key)
-                    deleted += 1
+        with entered(state, "tables") as there:
+            deleted = _delete_owned(owned) if there else 0
         state.write(SERVICES_FILE, None)
-    with entered(state, "daemon"):
-        VipChecks().restore(state)
-    state.write(NAMESPACES_FILE, None)
+    if state.read(DEVICES_FILE) is not None:
+        with entered(state, "daemon") as there:
+            if there:
+                VipChecks().restore(state)
+        state.write(DEVICES_FILE, None)
+    if not keep:
+        state.write(NAMESPACES_FILE, None)
     if deleted:
         report(f"{counted(deleted, 'service')} deleted from the table")
+
+
+def _delete_owned(owned: Iterable[ServiceKey]) -> int:
+    """Delete these services; return how many there were. Raises PylvsError."""
+    director = open_director()
+    deleted = 0
+    for key in owned:
+        with suppress(NoSuchService):
+            director.delete_service(key)
+            deleted += 1
+    return deleted

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from pylvs.config.compile.document import placement_of
 from pylvs.config.language.parser import Parsed
-from pylvs.daemon import Options
+from pylvs.daemon import Options, units
 from pylvs.daemon.keepalived.pid_files import PidFiles, PidPaths
 from pylvs.daemon.keepalived.placement import enter
 from pylvs.daemon.state.directory import StateDirectory
@@ -73,12 +73,15 @@ def _run(options: Options, pids: PidOptions) -> None:
         failed.callback(pid_files.release)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, DEFERRED)
         gc.enable()  # pylvs.cli.main disabled it
-        routers = first.start(options, parsed, state, pid_files, before)
+        # Where the unit's last daemon left virtual routers elsewhere, the supervisor ends those before it starts these.
+        moved = units.former(state.path) is not None
+        routers = None if moved else first.start(options, parsed, state, pid_files, before)
         if routers is not None:
             failed.callback(routers.process.end)
 
         logs.set_up(options.log_format, background=True)  # a thread: not before the fork
-        _note_unit(state)
+        if not moved:  # else the supervisor does, once the configuration is accepted
+            units.note(state.path)
         import asyncio
 
         from pylvs.daemon.host import HostServices
@@ -89,15 +92,6 @@ def _run(options: Options, pids: PidOptions) -> None:
         failed.pop_all()
     with runner:
         runner.run(_to_the_end(supervisor))
-
-
-def _note_unit(state: StateDirectory) -> None:
-    from pylvs.daemon import units
-
-    try:
-        units.note(state.path)
-    except OSError as error:
-        logs.get_logger().error(f"{units.FOLDER}: {error.strerror}: systemctl may not find this daemon after a crash")
 
 
 async def _to_the_end(supervisor: Supervisor) -> None:

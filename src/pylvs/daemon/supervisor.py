@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any
 
 from pylvs.config.language.tree import Finding
-from pylvs.daemon import Options
+from pylvs.daemon import Options, units
 from pylvs.daemon.api.files import FileChanges
 from pylvs.daemon.api.server import ApiServer
 from pylvs.daemon.dbus_process import DbusProcess
@@ -32,7 +32,13 @@ from pylvs.daemon.host_changes import HostChanges
 from pylvs.daemon.keepalived import dumps
 from pylvs.daemon.keepalived.pid_files import PidFiles
 from pylvs.daemon.keepalived.reload_time import ReloadTimer
-from pylvs.daemon.leftovers import ADDRESSES_FILE, NAMESPACES_FILE, Namespaces, save_addresses
+from pylvs.daemon.leftovers import (
+    ADDRESSES_FILE,
+    NAMESPACES_FILE,
+    Namespaces,
+    end_former,
+    save_addresses,
+)
 from pylvs.daemon.limits import (
     CHANGE_END_S,
     CLOSE_S,
@@ -79,6 +85,7 @@ ROUTERS_FIRST_S = 1.0  # to start virtual routers before everything else
 RETRY_S = 1.0  # for the first table and the last edits
 PROBER_LEASE_S = 15.0  # without a process that makes checks; several restarts
 PROBLEMS_POLL_S = 2.0
+RENAMED_S = 1.0  # in a reload, for the disk to have overrides under the new names: edits of the table wait
 DUMP_S = 60.0  # for files for monitoring, for which a reload waits
 DISK_END_S = 10.0  # at the stop, for the last writes of state, and then of events
 SAVE_RETRY_S = 30.0  # of overrides, drains and events that could not be saved
@@ -326,6 +333,8 @@ class Supervisor:
         self._allow(configuration.settings.startup_script_timeout_s + SCRIPTS_S)
         await self._host.run_startup_script()
         self._allow(TABLES_S)
+        if units.former(self.state.path) is not None:  # virtual routers there may have the same addresses
+            await to_thread(end_former, self.state)
         await self._start_routers(configuration, tasks)
         table = TableCache(await self.table_thread.run(self._host.director))
         self.reconciler = Reconciler(table, self.table_thread, self._desired)
@@ -426,28 +435,31 @@ class Supervisor:
             if self.started_at:
                 self.engine.announce_stop()
             self.engine.stop()
-            if not self.options.keep_table:
-                await self._delete_services()
+            deleted = not self.options.keep_table and await self._delete_services()
             try:
                 await self.table_thread.run(self._host.vip_checks.restore, self.state)
             except PylvsError as error:
                 self._log.error(str(error))
+            else:
+                if deleted:  # else `pylvs stop` needs it
+                    self._writer.put(NAMESPACES_FILE, lambda: partial(self.state.write, NAMESPACES_FILE, None))
             self._put_addresses(VrrpConfiguration())
 
-    async def _delete_services(self) -> None:
-        """Delete the daemon's services, or with lvs_flush_on_stop all services."""
+    async def _delete_services(self) -> bool:
+        """Delete the daemon's services, or with lvs_flush_on_stop all; return whether that is done and saved."""
         flush = self.engine.configuration.settings.lvs_flush_on_stop == "all"
         self._final_table = DesiredTable((), self._ownership.owned.keys(), exclusive=flush)
         deadline = time.monotonic() + LAST_EDITS_TIMEOUT_S
         while (await self.reconciler.reconcile()).error and time.monotonic() < deadline and not self.table_thread.hangs:
             await asyncio.sleep(RETRY_S)
-        if self.reconciler.last.complete:
-            try:
-                await self._ownership.after_edits({})
-            except PylvsError as error:  # the next daemon finds the services gone
-                self._log.error(str(error))
-            else:
-                self._writer.put(NAMESPACES_FILE, lambda: partial(self.state.write, NAMESPACES_FILE, None))
+        if not self.reconciler.last.complete:
+            return False
+        try:
+            await self._ownership.after_edits({})
+        except PylvsError as error:  # the next daemon finds the services gone
+            self._log.error(str(error))
+            return False
+        return True
 
     async def reload(self, dry_run: bool = False, allow_empty: bool = False, force: bool = False) -> Reloaded:
         """Read the file again and run all of it. Raises Refused; then nothing has changed.
@@ -508,7 +520,8 @@ class Supervisor:
             routers, reconcile = await self._put_in_force(configuration, pause)
             self.loaded, self.loaded_at = loaded, time.time()
             self._overrides.save()  # under the new names of services, before a kill amid the edits
-            await self._writer.idle(SLOW_S)
+            if self.engine.overrides():
+                await self._writer.idle(RENAMED_S)
             table = await reconcile()
         await self._save_ownership()
         await self._api.follow(configuration.settings)
@@ -665,7 +678,8 @@ class Supervisor:
                 self._overrides.save()
             if self.drains.error:
                 self.drains.save()
-            if self._writer.error(ADDRESSES_FILE):
+            # A reload writes those of the new configuration, which these must not replace.
+            if self._writer.error(ADDRESSES_FILE) and not self._reloading.locked():
                 self._put_addresses(self.engine.configuration.vrrp)
             self.history.write_again()
 

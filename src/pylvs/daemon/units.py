@@ -13,22 +13,41 @@ from pathlib import Path
 
 from pylvs.daemon import STATE_ROOT
 from pylvs.model.errors import PylvsError
+from pylvs.system import lock
+from pylvs.system.logs import get_logger
 
 VARIABLE = "PYLVS_UNIT"
 FOLDER = STATE_ROOT.with_name("units")  # for each unit a link to the state directory
+PID_FILE = "pid"  # of the daemon, in its state directory
 
 
 def note(directory: Path) -> None:
-    """Note the state directory of this daemon, if a unit starts it. Raises OSError."""
+    """Note the state directory of this daemon, if a unit starts it. Errors are logged."""
     unit = os.environ.get(VARIABLE, "")
-    if not unit or _noted(unit) == directory:
+    noted = _noted(unit) if unit else directory
+    if noted == directory:
         return
-    FOLDER.mkdir(parents=True, exist_ok=True)
+    if noted is not None and (other := lock.holder(noted / PID_FILE)):  # this process inherited the variable
+        get_logger().error(f"{unit}: process {other} is its daemon, with {noted}; its commands do not find this one")
+        return
     link = _link(unit)
     draft = link.with_name(f".{link.name}.new")
-    draft.unlink(missing_ok=True)
-    draft.symlink_to(directory)
-    draft.rename(link)
+    try:
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        draft.unlink(missing_ok=True)
+        draft.symlink_to(directory)
+        draft.rename(link)
+    except OSError as error:
+        get_logger().error(f"{FOLDER}: {error.strerror}: systemctl may not find this daemon after a crash")
+
+
+def former(directory: Path) -> Path | None:
+    """Return the directory that the unit's last daemon noted, if it is another one than this; None if it is removed."""
+    unit = os.environ.get(VARIABLE, "")
+    noted = _noted(unit) if unit else None
+    if noted is None or noted == directory or not noted.is_dir() or lock.holder(noted / PID_FILE):
+        return None
+    return noted
 
 
 def directory_of(unit: str) -> Path | None:
@@ -57,7 +76,7 @@ def _candidates(noted: Path | None) -> Iterator[Path]:
 
 def _process(directory: Path) -> str:
     try:
-        return (directory / "pid").read_text(encoding="ascii").strip()
+        return (directory / PID_FILE).read_text(encoding="ascii").strip()
     except (OSError, ValueError):
         return ""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import click
@@ -14,6 +16,7 @@ from pylvs.cli.stop import stop
 from pylvs.daemon import units
 from pylvs.daemon.state.directory import StateDirectory
 from pylvs.model.errors import PylvsError
+from pylvs.system.logs import Logger
 
 UNIT = "pylvs.service"
 VARIABLES = ("PYLVS_UNIT", "MAINPID", "SERVICE_RESULT", "EXIT_CODE")
@@ -46,8 +49,9 @@ def daemon(directory: Path, process: int) -> Path:
     return directory
 
 
-def run(*words: str, **environment: str) -> None:
-    CliRunner().invoke(stop, words, env=environment, standalone_mode=False, catch_exceptions=False)
+def run(*words: str, **environment: str) -> str:
+    """Run `pylvs stop`; return what it prints."""
+    return CliRunner().invoke(stop, words, env=environment, standalone_mode=False, catch_exceptions=False).output
 
 
 def test_a_running_daemon_is_found_by_its_process(root: Path, stopped: list[tuple[Path, bool]]) -> None:
@@ -76,11 +80,34 @@ def test_a_daemon_is_found_by_the_note_that_it_made(
     assert stopped == [(elsewhere, True)] * 2
 
 
-def test_a_process_without_a_directory_is_an_error(root: Path, stopped: list[tuple[Path, bool]]) -> None:
+def test_a_stop_of_a_process_without_a_directory_does_nothing(
+    root: Path, stopped: list[tuple[Path, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     daemon(root / "net1", 4710)
-    with pytest.raises(PylvsError, match=r"pylvs\.service: process 4711 has no state directory below"):
-        run("--unit", UNIT, MAINPID="4711")
+    text = "pylvs.service: process 4711 has no state directory below"
+    assert run("--unit", UNIT, MAINPID="4711").startswith(text)
     assert stopped == []
+    monkeypatch.setenv("PYLVS_UNIT", UNIT)
+    with pytest.raises(PylvsError, match=re.escape(text)):
+        run("--keep", MAINPID="4711")
+
+
+def test_the_note_of_a_daemon_that_runs_stays(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that the daemon started may have inherited the name of its unit."""
+    errors = list[str]()
+    monkeypatch.setattr(Logger, "error", lambda _, text: errors.append(text))
+    monkeypatch.setenv("PYLVS_UNIT", UNIT)
+    running = StateDirectory(root / "net1")
+    running.acquire()
+    units.note(running.path)
+    units.note(tmp_path / "other")
+    assert units.former(tmp_path / "other") is None
+    running.abandon()
+    assert units.directory_of(UNIT) == running.path
+    other = f"process {os.getpid()} is its daemon, with {running.path}"
+    assert errors == [f"{UNIT}: {other}; its commands do not find this one"]
+    units.note(tmp_path / "other")
+    assert units.directory_of(UNIT) == tmp_path / "other"
 
 
 def test_without_a_note_it_is_the_daemon_of_this_network_namespace(

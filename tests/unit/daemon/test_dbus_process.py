@@ -56,7 +56,7 @@ class Process:
 
     problem, up = "", False
 
-    def __init__(self, *_: object) -> None:
+    def __init__(self, *_: object, **__: object) -> None:
         self.started: list[tuple[str, ...]] = []
         self.sent: list[Mapping[str, Any]] = []
         self.closed = False

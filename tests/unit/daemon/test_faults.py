@@ -14,7 +14,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from aiohttp.test_utils import make_mocked_request
@@ -27,6 +27,7 @@ from pylvs.daemon.api.client import Client
 from pylvs.daemon.api.encoding import Counts, counts_of
 from pylvs.daemon.api.metrics import exposition
 from pylvs.daemon.host import BackgroundTasks
+from pylvs.daemon.leftovers import delete_services
 from pylvs.daemon.loading import load_in_subprocess
 from pylvs.daemon.notifications import log_event
 from pylvs.daemon.state import directory
@@ -390,6 +391,65 @@ def test_a_full_disk_does_not_interrupt_the_stop(
     assert restored
     assert host.servers() == set()
     assert "no space left" in log_output.getvalue()
+
+
+def test_settings_that_stay_on_this_host_keep_the_note_of_their_namespace(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_: StateDirectory) -> None:
+        raise PylvsError("accept_local is left")
+
+    async def scenario() -> None:
+        async with host.daemon():
+            assert "namespaces.json" in host.left()
+            monkeypatch.setattr(host.vip_checks, "restore", refused)
+
+    run(scenario())
+    assert host.servers() == set()
+    assert "namespaces.json" in host.left()
+
+
+def test_a_daemon_that_leaves_its_services_notes_that_until_the_next_one(host: FakeHost) -> None:
+    async def scenario() -> None:
+        async with host.daemon(keep_table=True):
+            pass
+        before = host.table()
+        delete_services(StateDirectory(host.state), lambda _: None)
+        assert host.table() == before
+        assert "services.json" in host.left()
+        async with host.daemon(kill=True):
+            pass
+        assert not json.loads((host.state / "namespaces.json").read_text())["keep_table"]
+
+    run(scenario())
+
+
+def test_an_os_error_without_a_text_is_reported(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
+) -> None:
+    errors = [TimeoutError(), OSError(errno.EIO, "Input/output error"), OSError(errno.EPERM, "not allowed")]
+
+    async def failing(*_: object) -> NoReturn:
+        raise errors.pop(0)
+
+    def write() -> None:
+        raise TimeoutError
+
+    async def scenario() -> None:
+        async with BackgroundTasks() as background:
+            background.keep_running(failing, "draining")
+            await until(lambda: background.failures() == {"draining": "TimeoutError()"})
+        errors.insert(0, TimeoutError())
+        async with host.daemon() as daemon:
+            monkeypatch.setattr(daemon, "reload", failing)
+            for status, text in ((503, "TimeoutError()"), (503, "Input/output error"), (500, "this is a bug of pylvs")):
+                reply = await asyncio.to_thread(Client(host.state).ask, "POST", "/v1/reload")
+                assert (reply[0], text in reply[1]["error"]) == (status, True)
+            with pytest.raises(PylvsError, match=r"TimeoutError\(\)"):
+                await daemon._writer.write("overrides", write)
+
+    run(scenario())
+    assert "POST /v1/reload failed: this is a bug" in log_output.getvalue()
 
 
 def test_a_task_with_an_os_error_is_restarted_and_is_no_bug(log_output: io.StringIO) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from pylvs.daemon.api import metrics_process
 from pylvs.daemon.api.metrics_process import MOST_CONNECTIONS, MetricsProcess
-from pylvs.system.processes import channel, confined
+from pylvs.system.processes import channel
 from tests.unit.daemon.daemons import until
 from tests.unit.daemon.test_metrics_port import GET, Port, with_port
 from tests.waiting import PATIENCE_S
@@ -52,9 +52,7 @@ def test_a_process_that_requests_pages_and_reads_none_holds_no_descriptors_of_th
     with_port(scenario)
 
 
-def test_a_process_that_does_not_read_descriptors_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(confined, "_MAX_DESCRIPTORS", 8)
-
+def test_a_process_that_does_not_read_descriptors_is_replaced() -> None:
     async def scenario(port: Port) -> None:
         await port.request()
         process = port.port._process

@@ -21,6 +21,7 @@ from pylvs.daemon.state.overrides import StateWriter
 from pylvs.model.errors import Busy, PylvsError
 from pylvs.model.service import DestinationKey
 from pylvs.model.vrrp import VrrpConfiguration
+from pylvs.model.wanted import Configuration
 from tests.unit.daemon.commands import ask
 from tests.unit.daemon.daemons import OTHER, FakeHost, address, run, server, service, until
 from tests.waiting import PATIENCE_S
@@ -242,6 +243,51 @@ def test_while_the_disk_blocks_a_reload_is_refused_and_the_next_one_is_not(
             assert [each for each in daemon.problems() if each.kind == "state"] == []
             await daemon.reload()
             assert [key.port for key in load_owned(daemon.state)] == [443]
+
+    run(scenario())
+
+
+def test_a_reload_without_overrides_edits_the_table_while_the_disk_blocks(
+    host: FakeHost, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pylvs.daemon.supervisor.RENAMED_S", PATIENCE_S)
+
+    async def scenario() -> None:
+        async with host.daemon() as daemon:
+            replace = daemon.engine.replace
+
+            def then_block(wanted: Configuration) -> None:
+                replace(wanted)
+                disk.block()
+
+            monkeypatch.setattr(daemon.engine, "replace", then_block)
+            host.write(service(server(1), server(3)))
+            reload = asyncio.create_task(daemon.reload())
+            await until(lambda: host.servers() == {"10.0.0.1", "10.0.0.3"})
+            assert disk.blocked
+            disk.answer()
+            await reload
+
+    run(scenario())
+
+
+def test_a_reload_that_runs_keeps_the_addresses_of_the_former_configuration_from_the_disk(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pylvs.daemon.supervisor.SAVE_RETRY_S", 0.01)
+    retries = list[int]()
+
+    async def scenario() -> None:
+        async with host.daemon() as daemon:
+            put = list[VrrpConfiguration]()
+            monkeypatch.setattr(daemon, "_put_addresses", put.append)
+            monkeypatch.setattr(daemon.history, "write_again", lambda: retries.append(1))
+            monkeypatch.setattr(daemon._writer, "error", lambda name: "full" if name == "vrrp_addresses" else "")
+            async with daemon._reloading:
+                retries.clear()
+                await until(lambda: len(retries) > 2)
+                assert not put
+            await until(lambda: put)
 
     run(scenario())
 

@@ -65,6 +65,7 @@ def gone(pids: list[int]) -> bool:
 
 def test_a_script_gets_its_arguments_and_a_clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", "/run/somebody")
+    monkeypatch.setenv("PYLVS_UNIT", "pylvs.service")
     monkeypatch.setenv("KEPT", "yes")
     with open("/dev/null") as file:
         os.set_inheritable(file.fileno(), True)
@@ -77,7 +78,7 @@ def test_a_script_gets_its_arguments_and_a_clean_environment(monkeypatch: pytest
     assert found["cwd"] == os.getcwd()
     environment = found["environment"]
     assert isinstance(environment, dict)
-    assert "NOTIFY_SOCKET" not in environment
+    assert {"NOTIFY_SOCKET", "PYLVS_UNIT"}.isdisjoint(environment)
     assert (environment["KEPT"], environment["EXTRA"]) == ("yes", "more")
 
 

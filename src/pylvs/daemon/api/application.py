@@ -6,6 +6,7 @@ aiohttp is large, so the functions that need it import it (`server`).
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import math
 import os
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+# Errors that another attempt may not have: no descriptor, memory or thread, a full or failing disk.
+_OF_THIS_MACHINE = (*SHORTAGES, errno.EAGAIN, errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT)
 _SILENCE_S = 60.0  # between two lines about a shortage
 _SHUTDOWN_S = 1.0  # for requests that run at the stop
 _MAX_REQUEST_BYTES = 1 << 20
@@ -142,10 +145,11 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
     except MemoryError:
         get_logger().error(f"{request.method} {request.path} failed: {NO_MEMORY}")
         return json_response({"error": NO_MEMORY}, HTTPStatus.SERVICE_UNAVAILABLE)
-    except OSError as error:  # this machine's: a full disk, no descriptor, no thread
-        get_logger().error(f"{request.method} {request.path} failed: {error}")
-        return json_response({"error": str(error)}, HTTPStatus.SERVICE_UNAVAILABLE)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno in _OF_THIS_MACHINE):
+            text = str(error) or repr(error)
+            get_logger().error(f"{request.method} {request.path} failed: {text}")
+            return json_response({"error": text}, HTTPStatus.SERVICE_UNAVAILABLE)
         get_logger().exception(f"{request.method} {request.path} failed: this is a bug")
         return json_response(
             {"error": "this is a bug of pylvs; its log has the trace"}, HTTPStatus.INTERNAL_SERVER_ERROR

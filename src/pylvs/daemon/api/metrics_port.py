@@ -20,6 +20,7 @@ WHAT = "the process that serves metrics"
 FRESH_S = 1.0  # a page is used again for so long
 SHARE = 4  # and for this many times the time that it took, so that requests do not occupy a processor
 _BACKLOG = 128
+MOST_PAGES = 8  # that wait until the process reads; it has one request at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,9 @@ class MetricsPort:
             self._log.error(self._bind_error)
             return
         self._at = at
-        self._process = ConfinedProcess(WHAT, "pylvs.daemon.api.metrics_process", PROTOCOL, self._receive)
+        self._process = ConfinedProcess(
+            WHAT, "pylvs.daemon.api.metrics_process", PROTOCOL, self._receive, most_waiting=MOST_PAGES
+        )
         number = self._listener.fileno()
         self._process.start(str(number), descriptors=[number])
 

@@ -11,7 +11,8 @@ Each daemon has one directory, by default one for each network namespace, below 
 - `events.jsonl`, `events.jsonl.1`: the last events
 - `via_vip.json`: the devices whose accept_local is on for checks through virtual addresses
 - `vrrp_addresses.json`: the addresses of virtual routers, to delete them if pylvs-vrrp hangs
-- `namespaces.json`: the network namespaces of the daemon and of its tables, for `pylvs stop` after a crash
+- `namespaces.json`: the network namespaces of the daemon and of its tables, for `pylvs stop` after a crash; and
+  whether it leaves its services (`-I`)
 - `dump.json`: what the daemon knew at SIGUSR1
 """
 

@@ -130,7 +130,7 @@ class StateWriter:
                 get_logger().error(f"{self._state.file(name)}: the disk has not answered for {SLOW_S:g} s")
             await writing
         except (PylvsError, OSError) as error:
-            return str(error)
+            return str(error) or repr(error)  # "" is success
         finally:
             writing.cancel()  # when this task is: its result must not reach a closed loop
         return ""

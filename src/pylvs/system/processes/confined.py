@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import socket
 import subprocess
@@ -37,7 +38,6 @@ RESTART_S, MAX_RESTART_S = 0.5, 10.0  # delay after an unexpected end, doubled e
 STEADY_S = 60.0  # a process that ran for so long restarts after RESTART_S again
 OFTEN, OFTEN_S = 3, 300.0  # so many unexpected ends within this time are a problem, although it runs again
 _MAX_UNSENT = 4096  # packets
-_MAX_DESCRIPTORS = 2048  # in them
 _PACKETS_AT_ONCE = 8  # received in one run of the event loop
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LANG", "LC_ALL", "OPENSSL_CONF")  # that a process gets
 
@@ -65,7 +65,8 @@ class ConfinedProcess:
     """One process. All methods are called in the event loop.
 
     `what` names it in the log and in `problem`, which is why it does not run now ("" while it does, or before `start`).
-    `on_message` gets each message after the greeting; it raises BadMessage, which ends the process. `restarts` counts
+    `on_message` gets each message after the greeting; it raises BadMessage, which ends the process. `most_waiting` is
+    for a process that requests descriptors: it must not hold more of them here by not reading. `restarts` counts
     unexpected ends, `launches` each process that was started here.
     """
 
@@ -77,6 +78,7 @@ class ConfinedProcess:
         on_message: Callable[[dict[str, Any]], None],
         on_up: Callable[[], None] = lambda: None,
         on_down: Callable[[], None] = lambda: None,
+        most_waiting: float = math.inf,
     ) -> None:
         self.problem = ""
         self.restarts = 0
@@ -84,6 +86,7 @@ class ConfinedProcess:
         self.pid = 0
         self._what, self._module, self._protocol = what, module, protocol
         self._on_message, self._on_up, self._on_down = on_message, on_up, on_down
+        self._most_waiting = most_waiting
         self._arguments: tuple[str, ...] = ()
         self._descriptors: tuple[int, ...] = ()
         self._child: subprocess.Popen[bytes] | None = None
@@ -165,7 +168,7 @@ class ConfinedProcess:
         self._waiting_descriptors += len(packet.descriptors)
         if len(self._unsent) == 1:
             self._flush()
-        elif len(self._unsent) > _MAX_UNSENT or self._waiting_descriptors > _MAX_DESCRIPTORS:
+        elif len(self._unsent) > _MAX_UNSENT or self._waiting_descriptors > self._most_waiting:
             self._lost("does not read")
 
     async def close(self) -> None:

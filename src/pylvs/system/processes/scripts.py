@@ -37,7 +37,10 @@ AT_ONCE = 200  # scripts that run at the same time; two pipes of each fit below 
 NOTIFY_TIMEOUT_S = 300.0  # keepalived has none; but here the next script waits for this one
 MOST_WAITING = 64  # notify scripts of one subject; the oldest are dropped
 FINISH_S = 15.0  # at the end, for notify scripts that have not run yet
-_NOT_FOR_SCRIPTS = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
+_NOT_FOR_SCRIPTS = (
+    *("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"),
+    "PYLVS_UNIT",  # a script's `pylvs run`, or its commands, are not those of this unit
+)
 _LONGEST_ANSWER = 1 << 20
 _ACCOUNT_S = 60.0
 _REFRESH_S = 0.2  # to look up a known account again, before the script runs as the one found before
