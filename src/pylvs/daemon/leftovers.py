@@ -16,7 +16,7 @@ from ipaddress import ip_address, ip_interface
 from typing import Literal
 
 from pylvs.daemon import STATE_ROOT, Options, units
-from pylvs.daemon.state.directory import SERVICES_FILE, StateDirectory, load_owned
+from pylvs.daemon.state.directory import SERVICES_FILE, StateDirectory, load_owned, save_owned
 from pylvs.daemon.via_vip import DEVICES_FILE, VipChecks
 from pylvs.dataplane.director import open_director
 from pylvs.model.addresses import Address
@@ -96,31 +96,47 @@ def _cookie_in_name(state: StateDirectory) -> int:
     return int(found[1]) if found else 0
 
 
-def end_former(state: StateDirectory) -> None:
+def end_former(state: StateDirectory, tables: int) -> None:
     """End what the unit's last daemon left in another state directory; then note this one. Errors are logged.
 
     After a change of `net_namespace` or `instance` no daemon continues there, and the unit notes one directory only.
+    Services in these `tables`, by their namespace's cookie, are this daemon's from now on: no connection must break.
     """
     former = units.former(state.path)
     if former is None:
         return
     log = get_logger()
     try:
-        end_leftovers(StateDirectory(former), lambda text: log.info(text, state_dir=str(former)))
+        end_leftovers(StateDirectory(former), lambda text: log.info(text, state_dir=str(former)), heir=(state, tables))
     except (PylvsError, OSError) as error:
         text = f"{former}: virtual routers or services of the last daemon stay: {str(error) or repr(error)}"
         log.error(f"{text}; run: pylvs stop --state-dir {former}")
     units.note(state.path)
 
 
-def end_leftovers(state: StateDirectory, report: Report, keep_table: bool = False) -> None:
-    """End the virtual routers and the services of a daemon that has ended. Raises PylvsError, Busy if one runs."""
+def end_leftovers(
+    state: StateDirectory, report: Report, keep_table: bool = False, heir: tuple[StateDirectory, int] | None = None
+) -> None:
+    """End the virtual routers and the services of a daemon that has ended. Raises PylvsError, Busy if one runs.
+
+    An heir gets the services if they are in its tables.
+    """
     state.acquire()
     try:
         stop_routers(state, report)
+        if heir is not None:
+            _hand_over(state, *heir)
         delete_services(state, report, keep_table)
     finally:
         state.release()
+
+
+def _hand_over(state: StateDirectory, heir: StateDirectory, tables: int) -> None:
+    with state.decoding(NAMESPACES_FILE) as saved:
+        same = (saved["tables"][1] if saved else _cookie_in_name(state)) == tables
+    if same and (owned := load_owned(state)):
+        save_owned(heir, dict(owned) | dict(load_owned(heir)))
+        state.write(SERVICES_FILE, None)
 
 
 def save_addresses(state: StateDirectory, routers: VrrpConfiguration) -> None:

@@ -334,13 +334,17 @@ class Supervisor:
         await self._host.run_startup_script()
         self._allow(TABLES_S)
         if units.former(self.state.path) is not None:  # virtual routers there may have the same addresses
-            await to_thread(end_former, self.state)
+            await to_thread(end_former, self.state, await self.table_thread.run(network_cookie))
+            self._ownership = Ownership(self.state, self._writer)
+            owned = self._ownership.owned
+        else:
+            units.note(self.state.path)
         await self._start_routers(configuration, tasks)
         table = TableCache(await self.table_thread.run(self._host.director))
         self.reconciler = Reconciler(table, self.table_thread, self._desired)
         self.engine = Engine(configuration, self._host.probe_of)
         self.host_changes = HostChanges(self._host, self.state, self.table_thread, table, self.engine)
-        self.engine.restore_overrides(overrides)
+        self.engine.restore_overrides(overrides, owned)
         self._overrides = SavedOverrides(self.state, self._writer, self.engine)
         rows_now = partial(self.table_thread.run, table.rows)
         self.drains = Drains(self.engine, rows_now, self.state, self._writer, self.events)

@@ -27,9 +27,6 @@ def note(directory: Path) -> None:
     noted = _noted(unit) if unit else directory
     if noted == directory:
         return
-    if noted is not None and (other := lock.holder(noted / PID_FILE)):  # this process inherited the variable
-        get_logger().error(f"{unit}: process {other} is its daemon, with {noted}; its commands do not find this one")
-        return
     link = _link(unit)
     draft = link.with_name(f".{link.name}.new")
     try:

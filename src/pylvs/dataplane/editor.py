@@ -132,7 +132,6 @@ class Editor:
     def _begin(self) -> None:
         """Bring everything up to date under the lock: the programs, the table after a writer died, snapshots."""
         director = self._director
-        self._failed_resize = False
         director.renew()
         unfinished, outdated = director.state.unfinished() is not None, director.state.is_outdated()
         if unfinished or outdated:
@@ -144,7 +143,7 @@ class Editor:
                 upgrade.swap_programs(self._tables)
             director.open_again()
             director.renew()
-        director.settled = True
+        director.settled, self._failed_resize = True, False
         if self._tables.book.get(0, "pending"):
             recover(self._tables)
         if os.path.isdir(roles_directory(director.state.cookie)):

@@ -18,13 +18,13 @@ from typing import Any
 from pylvs.health.events import NO_OVERRIDE, Event, Overridden, Override, ServerEvent, ServerName, Standing
 from pylvs.health.probes import Outcome, ProbeScheduler, descriptor_limit
 from pylvs.health.state import CheckState, ServerSnapshot, ServerState, ServiceSnapshot, ServiceState
-from pylvs.health.state_builder import CONFIGURED, ProbeOf, StateBuilder, moved, script_identity
+from pylvs.health.state_builder import CONFIGURED, ProbeOf, StateBuilder, script_identity
 from pylvs.model.addresses import Address
 from pylvs.model.checks import BfdCheck
 from pylvs.model.errors import NoSuchDestination, NoSuchService, OutOfRange
 from pylvs.model.rows import ServiceRow
-from pylvs.model.service import MAX_WEIGHT, DestinationKey
-from pylvs.model.wanted import Configuration, WantedRow, WantedService
+from pylvs.model.service import MAX_WEIGHT, DestinationKey, ServiceKey, moved
+from pylvs.model.wanted import Configuration, WantedRow
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ class Engine:
         self._builder = StateBuilder(probe_of, self._on_outcome, self._on_same)
         self._services: dict[str, ServiceState] = {}  # in the order of the configuration
         self._history: dict[ServerName, deque[Event]] = {}
+        self._moved: dict[ServerName, ServerName] = {}  # present names of servers whose port in the table changed
         self._history_length = history
         self._table_changed = False  # since the last `_dispatch`
         self._event_listeners: list[Callable[[Event], None]] = []
@@ -103,14 +104,13 @@ class Engine:
 
         A server with checks that is not in the table stays down until it is checked. So does one with weight 0 and
         inhibit_on_failure. Others are up, even with alpha, and keep a weight that a check may have set. A sorry server
-        in the table keeps getting the connections until checks find enough servers for the quorum. The table may have
-        a server under another port, as a former version left it.
+        in the table keeps getting the connections until checks find enough servers for the quorum.
         """
         found = {row.service.key: row for row in rows}
         for service in self._services.values():
             row = next((found[key] for key in service.wanted.keys if key in found), None)
             if row is not None:
-                service.adopt(_renamed(row, service.wanted))
+                service.adopt(row)
 
     def replace(self, configuration: Configuration) -> None:
         """Reload: what did not change keeps its state, timers, history and weight.
@@ -183,10 +183,13 @@ class Engine:
         """Return the overrides of all servers that have one."""
         return {server.name: server.override for server in self._servers() if server.override != NO_OVERRIDE}
 
-    def restore_overrides(self, overrides: Mapping[ServerName, Override]) -> tuple[ServerName, ...]:
+    def restore_overrides(
+        self, overrides: Mapping[ServerName, Override], owned: Mapping[ServiceKey, Collection[DestinationKey]]
+    ) -> tuple[ServerName, ...]:
         """Before `adopt` and `start`, set overrides of an earlier engine; return the servers that still exist.
 
-        A former version, or another configuration, may have saved a server under another port.
+        A former version, or another configuration, may have saved a server under another port: `owned` has all servers
+        that each service had.
         """
         known = []
         saved: dict[str, dict[DestinationKey, Override]] = {}
@@ -194,7 +197,7 @@ class Engine:
             saved.setdefault(name, {})[key] = override
         for name, by_key in saved.items():
             service = self._services.get(name)
-            new = {key: each for each, key in _moved(by_key, service.wanted).items()} if service else {}
+            new = self._note_moved(service, owned) if service else {}
             for key, override in by_key.items():
                 server = service.servers.get(new.get(key, key)) if service else None
                 if server is not None:
@@ -208,10 +211,19 @@ class Engine:
     def current_name(self, name: ServerName) -> ServerName:
         """Return the name of the server that had this one before a change of ports; `name` if it is not known."""
         service, key = name
-        if service not in self._services or key in self._services[service].servers:
-            return name
-        found = _moved((key,), self._services[service].wanted)
-        return service, next(iter(found), key)
+        there = service in self._services and key in self._services[service].servers
+        return name if there else self._moved.get(name, name)
+
+    def _note_moved(
+        self, service: ServiceState, owned: Mapping[ServiceKey, Collection[DestinationKey]]
+    ) -> dict[DestinationKey, DestinationKey]:
+        """Note the servers that have another key than those of the earlier engine; return the keys by the former."""
+        before = {key for each in service.wanted.keys for key in owned.get(each, ())}
+        now = (each.destination for each in service.wanted.servers)
+        new = {key: each for each, key in moved(before, now).items()}
+        name = service.wanted.name
+        self._moved |= {(name, key): (name, each) for key, each in new.items()}
+        return new
 
     def on_event(self, listener: Callable[[Event], None]) -> None:
         """Call `listener` with every event. Its exceptions are logged."""
@@ -251,6 +263,8 @@ class Engine:
             self._scheduler.schedule(state.scheduled, self._chance() * state.check.pace.warmup_s)
         names = {server.name for server in self._servers()}
         former = {name: built.former.get(name, name) for name in names}
+        now = {old: name for name, old in built.former.items()}
+        self._moved = {old: now.get(name, name) for old, name in self._moved.items()} | now
         self._history = {name: self._history[old] for name, old in former.items() if old in self._history}
         if not self._started:
             for service in built.touched:
@@ -373,21 +387,6 @@ class Engine:
             self._table_changed = False
             for on_change in tuple(self._change_listeners):
                 _call(on_change, "changes of the table")
-
-
-def _moved(keys: Collection[DestinationKey], wanted: WantedService) -> dict[DestinationKey, DestinationKey]:
-    """Return the former keys of the service's servers that have another one now."""
-    sorry = (wanted.sorry_server,) if wanted.sorry_server else ()
-    return moved(keys, (*(each.destination for each in wanted.servers), *sorry))
-
-
-def _renamed(row: ServiceRow, wanted: WantedService) -> ServiceRow:
-    """Return a row of the table with the keys that its servers have now."""
-    by_key = {each.destination.key: each for each in row.destinations}
-    for new, key in _moved(by_key, wanted).items():
-        found = by_key.pop(key)
-        by_key[new] = with_(found, destination=with_(found.destination, key=new))
-    return with_(row, destinations=tuple(by_key.values()))
 
 
 def _call(listener: Callable[..., None], of_what: str, *arguments: Any) -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from pylvs.health.events import Event, ServerAdded, ServerName
 from pylvs.health.probes import Outcome, Probe, ScheduledProbe
 from pylvs.health.state import CheckLink, CheckState, ServerState, ServiceState, SharedKey, sets_weight
-from pylvs.model.addresses import Address
 from pylvs.model.checks import Check, HttpCheck, goes_via_vip
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.service import Destination, DestinationKey, Method
+from pylvs.model.service import DestinationKey, moved
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
 
 CONFIGURED = "the configuration changed"
@@ -181,26 +179,6 @@ class StateBuilder:
             link.state.servers.pop(server, None)
         if not link.state.servers:
             self._orphans[link.state] = None
-
-
-def moved(before: Collection[DestinationKey], now: Iterable[Destination]) -> dict[DestinationKey, DestinationKey]:
-    """Return the former keys of servers of one service that have another one now, by their new keys.
-
-    The port of a server without one depends on the service's ports; by DR and TUN that of each server does. By NAT
-    another written port is another server. A former key that fits several servers fits none, and vice versa.
-    """
-    new = {each.key: each for each in now}
-    left: dict[Address, list[DestinationKey]] = {}
-    for key in before:
-        if key not in new:
-            left.setdefault(key.address, []).append(key)
-    fitting = {
-        key: [old for old in left.get(key.address, ()) if 0 in (old.port, key.port) or each.method is not Method.MASQ]
-        for key, each in new.items()
-        if key not in before
-    }
-    uses = Counter(old for keys in fitting.values() for old in keys)
-    return {key: keys[0] for key, keys in fitting.items() if len(keys) == 1 and uses[keys[0]] == 1}
 
 
 def script_identity(settings: GlobalSettings) -> tuple[str, str, bool]:

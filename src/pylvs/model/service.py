@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
 from enum import IntEnum, IntFlag
 from ipaddress import IPv4Address, ip_address
 
@@ -301,3 +302,23 @@ def may_serve(
     if not (unspecified or address.is_multicast or address.is_link_local or address.ipv4_mapped is not None):
         return True
     return is_local is not None and is_local(address)
+
+
+def moved(before: Collection[DestinationKey], now: Iterable[Destination]) -> dict[DestinationKey, DestinationKey]:
+    """Return the former keys of servers of one service that have another one now, by their new keys.
+
+    The port of a server without one depends on the service's ports; by DR and TUN that of each server does. By NAT
+    another written port is another server. A former key that fits several servers fits none, and vice versa.
+    """
+    new = {each.key: each for each in now}
+    left: dict[Address, list[DestinationKey]] = {}
+    for key in before:
+        if key not in new:
+            left.setdefault(key.address, []).append(key)
+    fitting = {
+        key: [old for old in left.get(key.address, ()) if 0 in (old.port, key.port) or each.method is not Method.MASQ]
+        for key, each in new.items()
+        if key not in before
+    }
+    uses = Counter(old for keys in fitting.values() for old in keys)
+    return {key: keys[0] for key, keys in fitting.items() if len(keys) == 1 and uses[keys[0]] == 1}

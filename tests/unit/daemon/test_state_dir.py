@@ -188,3 +188,18 @@ def test_only_known_servers_are_adopted_from_the_table() -> None:
     (row,) = adoptable_rows(rows, own, fresh)
     assert [each.destination.key for each in row.destinations] == [server(1), server(4)]
     assert adoptable_rows(rows, {}, fresh) == []
+
+
+def test_a_server_under_another_port_is_the_one_of_before() -> None:
+    """It is in the table, or its absence means that it is down."""
+
+    def under(number: int, port: int) -> DestinationKey:
+        return DestinationKey(server(number).address, port)
+
+    rows = [ServiceRow(VirtualService(WEB), (DestinationRow(Destination(under(1, 0), weight=7)),))]
+    own = {WEB: frozenset({under(1, 0), under(2, 0)})}
+    (row,) = adoptable_rows(rows, own, configuration(1, 2, 3, keys=(WEB,)))
+    assert [(each.destination.key, each.destination.weight) for each in row.destinations] == [
+        (server(1), 7),
+        (server(3), 1),
+    ]

@@ -7,8 +7,7 @@ from dataclasses import replace
 from pylvs.health.events import Override, Standing
 from pylvs.health.probes import Outcome
 from pylvs.model.checks import MiscCheck, Script
-from pylvs.model.rows import DestinationRow, ServiceRow
-from pylvs.model.service import Destination, Method, VirtualService
+from pylvs.model.service import Destination, Method
 from pylvs.model.wanted import WantedServer
 from tests.unit.health.engine_harness import PACE, EngineHarness, found, key, server, service, tcp, unchecked, vip
 
@@ -103,7 +102,7 @@ def test_a_sorry_server_beside_real_ones_serves_until_checks_give_a_quorum() -> 
 
 def test_a_drained_server_beside_a_sorry_server_keeps_its_connections() -> None:
     with EngineHarness(service(server(1, pace=LATE), server(2, pace=LATE), sorry=99)) as harness:
-        harness.engine.restore_overrides({("web", key(1)): Override(Standing.DRAINED)})
+        harness.engine.restore_overrides({("web", key(1)): Override(Standing.DRAINED)}, {})
         harness.engine.adopt([found(vip(), (1, 0), (2, 1), (99, 1))])
         assert harness.table() == {1: 0, 99: 1}
 
@@ -138,7 +137,7 @@ def test_an_override_of_the_weight_does_not_revive_a_dead_server() -> None:
     with EngineHarness(
         service(*(server(number, pace=LATE, weight=0, inhibit_on_failure=True) for number in (1, 2)))
     ) as harness:
-        harness.engine.restore_overrides({("web", key(1)): Override(weight=7), ("web", key(2)): Override(weight=0)})
+        harness.engine.restore_overrides({("web", key(1)): Override(weight=7), ("web", key(2)): Override(weight=0)}, {})
         harness.engine.adopt([found(vip(), (1, 0), (2, 0))])
         assert [each.up for each in harness.snapshot("web").servers] == [False, True]
         assert harness.table() == {1: 0, 2: 0}
@@ -165,7 +164,7 @@ def test_an_override_is_no_sign_of_health() -> None:
             ("web", key(7)): Override(Standing.DRAINED),
             ("shop", key(1)): Override(Standing.DRAINED),
         }
-        assert harness.engine.restore_overrides(overrides) == (("web", key(1)), ("web", key(2)))
+        assert harness.engine.restore_overrides(overrides, {}) == (("web", key(1)), ("web", key(2)))
         harness.engine.adopt([found(vip(), (1, 0), (3, 1))])
         assert harness.table() == {1: 0, 3: 1}
         harness.start(1)
@@ -174,7 +173,7 @@ def test_an_override_is_no_sign_of_health() -> None:
         assert harness.table() == {1: 1, 2: 1, 3: 1}
 
 
-def test_a_server_is_found_again_under_the_port_of_a_former_version() -> None:
+def test_an_override_is_found_again_under_the_port_of_a_former_version() -> None:
     third = WantedServer(Destination(key(3), Method.MASQ), (tcp(3, LATE),))
     with EngineHarness(service(server(1, pace=LATE), server(2, pace=LATE), third)) as harness:
         overrides = {
@@ -183,11 +182,20 @@ def test_a_server_is_found_again_under_the_port_of_a_former_version() -> None:
             ("web", key(2)): Override(weight=7),
             ("web", key(3, 8080)): Override(Standing.DISABLED),
         }
-        assert harness.engine.restore_overrides(overrides) == (("web", key(1)), ("web", key(2)))
+        owned = {vip(): {name for _, name in overrides}}
+        assert harness.engine.restore_overrides(overrides, owned) == (("web", key(1)), ("web", key(2)))
         assert harness.engine.overrides() == {
             ("web", key(1)): Override(Standing.DISABLED),
             ("web", key(2)): Override(weight=7),
         }
-        rows = tuple(DestinationRow(Destination(key(number, 0))) for number in (2, 3))
-        harness.engine.adopt([ServiceRow(VirtualService(vip()), rows)])
-        assert harness.table() == {2: 7, 3: 1}
+        assert harness.engine.current_name(("web", key(1, 0))) == ("web", key(1))
+        assert harness.engine.current_name(("web", key(2, 0))) == ("web", key(2, 0))
+
+
+def test_an_override_of_a_server_that_is_gone_is_none_of_another_one_of_its_address() -> None:
+    stays = WantedServer(Destination(key(1, 0), Method.MASQ), (tcp(1, LATE),))
+    drained = {("web", key(1, 8080)): Override(Standing.DRAINED)}
+    for owned in {vip(): {key(1, 0), key(1, 8080)}}, {}:
+        with EngineHarness(service(stays)) as harness:
+            assert harness.engine.restore_overrides(drained, owned) == ()
+            assert harness.engine.current_name(("web", key(1, 8080))) == ("web", key(1, 8080))

@@ -10,7 +10,7 @@ from pylvs.daemon.state.overrides import StateWriter
 from pylvs.model.dataclass import replace
 from pylvs.model.errors import PylvsError
 from pylvs.model.rows import DestinationRow, ServiceRow
-from pylvs.model.service import DestinationKey
+from pylvs.model.service import DestinationKey, moved
 from pylvs.model.wanted import Configuration
 from pylvs.system.logs import get_logger
 
@@ -86,6 +86,7 @@ def adoptable_rows(rows: Iterable[ServiceRow], owned: OwnedServices, configurati
     """Return the table's rows of owned services, for the engine to adopt.
 
     A server that is new in the configuration is added to its row, because its absence does not mean that it is down.
+    One whose port in the table changed has its present key.
     """
     configured = {
         key: {each.destination.key: each.destination for each in service.servers}
@@ -96,7 +97,13 @@ def adoptable_rows(rows: Iterable[ServiceRow], owned: OwnedServices, configurati
     for row in rows:
         key = row.service.key
         if key in owned and key in configured:
-            present = {each.destination.key for each in row.destinations}
-            new = [each for name, each in configured[key].items() if name not in owned[key] and name not in present]
-            found.append(replace(row, destinations=(*row.destinations, *map(DestinationRow, new))))
+            present = {each.destination.key: each for each in row.destinations}
+            former = moved(owned[key] | present.keys(), configured[key].values())
+            for name, was in former.items():
+                if was in present:
+                    there = present.pop(was)
+                    present[name] = replace(there, destination=replace(there.destination, key=name))
+            known = present.keys() | owned[key] | former.keys()
+            new = [each for name, each in configured[key].items() if name not in known]
+            found.append(replace(row, destinations=(*present.values(), *map(DestinationRow, new))))
     return found

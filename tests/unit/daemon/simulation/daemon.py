@@ -168,9 +168,11 @@ class SimEngine(Engine):
         if not self.daemon.killed:
             self.world.invariants.after_engine(self.daemon, self.desired_rows(), events, reloaded)
 
-    def restore_overrides(self, overrides: Mapping[ServerName, Override]) -> tuple[ServerName, ...]:
+    def restore_overrides(
+        self, overrides: Mapping[ServerName, Override], owned: Mapping[ServiceKey, Collection[DestinationKey]]
+    ) -> tuple[ServerName, ...]:
         """Restore them in the model too."""
-        names = super().restore_overrides(overrides)
+        names = super().restore_overrides(overrides, owned)
         model = self.daemon.model
         for service, key in names:
             model.services[number_of(service)].servers[key].override = overrides[service, key]
