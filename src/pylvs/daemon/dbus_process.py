@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from typing import Any, Protocol
 
 from pylvs.dbus import interface
-from pylvs.model.errors import PylvsError
+from pylvs.model.errors import PylvsError, text_of
 from pylvs.model.wanted import Configuration, DbusSettings
 from pylvs.system.logs import get_logger, one_line
 from pylvs.system.processes import channel
@@ -208,7 +208,7 @@ class DbusProcess:
             reply = await (self._read_status() if method == STATUS else self._execute(method, name))
             content.append(os.fdopen(channel.sealed(json.dumps(reply).encode()), "rb"))
         except (PylvsError, OSError) as error:
-            answer["error"] = (str(error) or repr(error))[:_MAX_ERROR]
+            answer["error"] = text_of(error)[:_MAX_ERROR]
         except Exception as error:
             self._log.exception(f"D-Bus: {method} failed")
             answer["error"] = f"{type(error).__name__}: {error}: this is a bug"[:_MAX_ERROR]

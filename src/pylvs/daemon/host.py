@@ -33,7 +33,7 @@ from pylvs.health.probes import CheckContext, Probe, probe_of
 from pylvs.health.sessions import SessionTable
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Check, HttpCheck, Script, TlsClient, goes_via_vip, targets_of
-from pylvs.model.errors import PylvsError
+from pylvs.model.errors import PylvsError, text_of
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
 from pylvs.netlink.links import Routes, local_addresses
 from pylvs.system import syscalls
@@ -97,7 +97,7 @@ class BackgroundTasks:
         try:
             await work
         except (PylvsError, OSError) as error:
-            text = str(error) or repr(error)  # a TimeoutError has no text
+            text = text_of(error)
             get_logger().error(f"{prefix}{text}")
             return text
         except Exception as error:
@@ -220,7 +220,7 @@ async def call_at_changes(update: Callable[[], Awaitable[float]], changed: async
         try:
             next_s, logged = await update(), ""
         except Exception as error:
-            text = str(error) or repr(error)
+            text = text_of(error)
             if text != logged:
                 get_logger().error("could not follow addresses and devices", reason=text)
             next_s, logged = FAILED_PAUSE_S, text

@@ -12,7 +12,7 @@ from pylvs.daemon.table.cache import TableCache
 from pylvs.dataplane.devices import watch
 from pylvs.health.engine import Engine
 from pylvs.model.addresses import Address
-from pylvs.model.errors import Busy, PylvsError
+from pylvs.model.errors import Busy, PylvsError, text_of
 from pylvs.model.rows import warnings
 from pylvs.system.logs import get_logger
 from pylvs.system.table_thread import TableThread
@@ -53,7 +53,7 @@ class HostChanges:
             raise
         except Exception as error:
             if self._failed:
-                self.error = str(error)
+                self.error = text_of(error)
             self._failed = True
             raise
         self.error, self._failed = "", False

@@ -21,7 +21,7 @@ from pylvs.daemon.via_vip import DEVICES_FILE, VipChecks
 from pylvs.dataplane.director import open_director
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
-from pylvs.model.errors import NoSuchService, PylvsError
+from pylvs.model.errors import NoSuchService, PylvsError, text_of
 from pylvs.model.routing import HeldAddress
 from pylvs.model.service import ServiceKey
 from pylvs.model.vrrp import VrrpConfiguration
@@ -109,7 +109,7 @@ def end_former(state: StateDirectory, tables: int) -> None:
     try:
         end_leftovers(StateDirectory(former), lambda text: log.info(text, state_dir=str(former)), heir=(state, tables))
     except (PylvsError, OSError) as error:
-        text = f"{former}: virtual routers or services of the last daemon stay: {str(error) or repr(error)}"
+        text = f"{former}: virtual routers or services of the last daemon stay: {text_of(error)}"
         log.error(f"{text}; run: pylvs stop --state-dir {former}")
     units.note(state.path)
 

@@ -136,6 +136,11 @@ class NoSuchSetting(PylvsError):
     errno = errno.ENOENT
 
 
+def text_of(error: BaseException) -> str:
+    """Return an error as text that is not empty; a TimeoutError has none of its own."""
+    return str(error) or repr(error)
+
+
 def os_text(error: OSError) -> str:
     """Return a failed system call as text for the user."""
     return f"{error.filename}: {error.strerror}" if error.filename else str(error)

@@ -20,9 +20,10 @@ from tests.unit.daemon.daemons import OTHER, WEB, FakeHost, run, server, service
 
 
 class Stubborn(MemoryDirector):
-    """Raises Busy so many times, and is edited by another program before an edit so many times."""
+    """Raises Busy so many times, then an error without a text; another program edits before an edit so many times."""
 
     locked = 0
+    silent = 0
     meddled = 0
 
     @contextlib.contextmanager
@@ -30,6 +31,9 @@ class Stubborn(MemoryDirector):
         if self.locked:
             self.locked -= 1
             raise Busy("the tables are locked by process 4711 for more than 10 s; try again later")
+        if self.silent:
+            self.silent -= 1
+            raise TimeoutError
         if self.meddled:
             self.meddled -= 1
             with contextlib.suppress(Exception):
@@ -72,6 +76,21 @@ def test_a_locked_table_is_waited_for_and_logged_once(host: FakeHost, log_output
     run(scenario())
     line = "error: the tables are locked by process 4711 for more than 10 s; try again later (retry_in_s=0.01)"
     assert errors(log_output) == [line, line]
+
+
+def test_an_error_without_a_text_is_an_error(host: FakeHost, log_output: io.StringIO) -> None:
+    async def scenario() -> None:
+        async with host.daemon() as daemon:
+            assert isinstance(host.tables, Stubborn)
+            host.tables.silent = 1
+            host.write(service(server(1)))
+            result = (await daemon.reload()).table
+            assert result is not None
+            assert result.error == "TimeoutError()"
+            await until(lambda: host.servers() == {"10.0.0.1"})
+
+    run(scenario())
+    assert errors(log_output) == ["error: TimeoutError() (retry_in_s=0.01)"]
 
 
 def test_edits_of_others_in_the_last_moment_are_seen(host: FakeHost) -> None:

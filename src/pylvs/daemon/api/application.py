@@ -29,6 +29,7 @@ from pylvs.model.errors import (
     NoSuchService,
     OutOfRange,
     PylvsError,
+    text_of,
 )
 from pylvs.system.logs import get_logger
 from pylvs.system.sockets import peer_of
@@ -147,7 +148,7 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
         return json_response({"error": NO_MEMORY}, HTTPStatus.SERVICE_UNAVAILABLE)
     except Exception as error:
         if isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno in _OF_THIS_MACHINE):
-            text = str(error) or repr(error)
+            text = text_of(error)
             get_logger().error(f"{request.method} {request.path} failed: {text}")
             return json_response({"error": text}, HTTPStatus.SERVICE_UNAVAILABLE)
         get_logger().exception(f"{request.method} {request.path} failed: this is a bug")

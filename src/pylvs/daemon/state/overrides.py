@@ -11,7 +11,7 @@ from pylvs.daemon.state import directory
 from pylvs.daemon.state.directory import OVERRIDES_FILE, StateDirectory
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event, Overridden
-from pylvs.model.errors import PylvsError
+from pylvs.model.errors import PylvsError, text_of
 from pylvs.system.logs import get_logger
 from pylvs.system.threads import DaemonThread
 
@@ -130,7 +130,7 @@ class StateWriter:
                 get_logger().error(f"{self._state.file(name)}: the disk has not answered for {SLOW_S:g} s")
             await writing
         except (PylvsError, OSError) as error:
-            return str(error) or repr(error)  # "" is success
+            return text_of(error)  # "" is success
         finally:
             writing.cancel()  # when this task is: its result must not reach a closed loop
         return ""

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from pylvs.daemon.table.cache import DesiredTable, Edit, EditPlan, TableCache, TableChanged
 from pylvs.model.dataclass import dataclass
-from pylvs.model.errors import Busy, PylvsError
+from pylvs.model.errors import Busy, PylvsError, text_of
 from pylvs.system.logs import get_logger
 from pylvs.system.table_thread import TableThread
 
@@ -84,7 +84,7 @@ class Reconciler:
         try:
             self.last = await self._reconcile()
         except (PylvsError, OSError) as error:
-            self.last = ReconcileResult(error=str(error), busy=isinstance(error, Busy))
+            self.last = ReconcileResult(error=text_of(error), busy=isinstance(error, Busy))
         except Exception as error:
             self.last = ReconcileResult(error=f"this is a bug: {error!r}")
             raise
