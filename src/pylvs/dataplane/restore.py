@@ -265,7 +265,7 @@ class ConnectionCopy:
         self._flush()
         before, self._early = self._early, []
         for number, seen in enumerate(later):
-            if number >= len(before) and not is_last and not self._template_of(seen):
+            if number >= len(before) and not is_last and not self._has_template(seen):
                 self._early.append(seen)
             else:
                 self._put(seen)
@@ -274,9 +274,9 @@ class ConnectionCopy:
         self._has_everything |= not only_new
         return self.restored + self.refused
 
-    def _template_of(self, seen: Seen) -> int:
-        """Return the slot in the fresh table of a connection's template, 0 if no pass has met it."""
-        return self._templates.get(self._source.control(seen.slot, "template"), 0)
+    def _has_template(self, seen: Seen) -> bool:
+        """Return whether a pass has met a connection's template."""
+        return self._source.control(seen.slot, "template") in self._templates
 
     def _end(self, ended: list[Seen], born: dict[bytes, Seen]) -> None:
         """End connections that are no longer in the former table, then their templates.
@@ -370,7 +370,7 @@ class ConnectionCopy:
             timeout, assured = self._source.control(seen.slot, "timeout"), self._source.control(seen.slot, "assured")
         elif seen.entry.flags & self._controlled:
             former = self._source.control(seen.slot, "template")
-            template, assured = self._template_of(seen), self._source.control(former, "assured")
+            template, assured = self._templates.get(former, 0), self._source.control(former, "assured")
         self._memory += self._form.pack(
             seen.entry.raw_tuple,
             seen.entry.destination,
