@@ -55,11 +55,16 @@ def is_running(pid: int) -> bool:
     return True
 
 
+def as_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let AGENT be the sub-agent, and be started again at once."""
+    monkeypatch.setattr(snmp_process, "command", lambda _, *arguments: [sys.executable, "-c", AGENT, *arguments])
+    monkeypatch.setattr(snmp_process, "RESTART_PAUSE_S", 0.01)
+
+
 def test_the_process_follows_the_configuration_and_is_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snmp_process, "command", lambda _, *arguments: [sys.executable, "-c", AGENT, *arguments])
-    monkeypatch.setattr(snmp_process, "RESTART_PAUSE_S", 0.01)
+    as_agent(monkeypatch)
 
     async def play() -> None:
         process = SnmpProcess(StateDirectory(tmp_path), "text")
@@ -178,8 +183,7 @@ def test_a_process_that_is_silent_is_replaced(tmp_path: Path, monkeypatch: pytes
 def test_a_process_that_cannot_be_started_is_a_problem_until_it_can(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snmp_process, "command", lambda _, *arguments: [sys.executable, "-c", AGENT, *arguments])
-    monkeypatch.setattr(snmp_process, "RESTART_PAUSE_S", 0.01)
+    as_agent(monkeypatch)
 
     async def play() -> None:
         process = SnmpProcess(StateDirectory(tmp_path), "text")
