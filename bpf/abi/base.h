@@ -23,6 +23,7 @@ enum limits {
 	ENGINE_LENGTH = 16,
 	CALL_ID_LENGTH = 255, /* bytes of a Call-ID, at most (IP_VS_PEDATA_MAXLEN) */
 	LIST_CLASSES = 18, /* sizes of lists: 1, 2, 4 ... 131,072 */
+	FIRST_UNPRIVILEGED = 1024, /* default of net.ipv4.ip_unprivileged_port_start */
 	MARK_RULES = 1024, /* for firewall marks, in each of two lists */
 	PORT_RANGES = 16, /* on each side of one rule */
 	COPY_BYTES = 24576, /* the longest payload to fragment plus the longest fragment */

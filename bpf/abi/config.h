@@ -87,6 +87,7 @@ struct root {
 	struct settings settings;
 	u32 port_low; /* this host's local port range, for the source ports of GUE */
 	u32 port_high;
+	s32 unprivileged_port; /* this host's first unprivileged port, less the default */
 	u64 fallback_key[2]; /* of the hash that chooses destinations without a connection */
 	u64 vip_bits[BITMAP_WORDS]; /* Bloom filter of the virtual addresses */
 	u64 reply_bits[BITMAP_WORDS]; /* Bloom filter of saddrs of replies: NAT servers, virtual and local addresses */

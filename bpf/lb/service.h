@@ -49,12 +49,13 @@ VERIFIED_ONCE u32 service_at(const struct packet *p, u32 port, u32 live)
 	return slot_in_force(bpf_map_lookup_elem(&services4, &key), live);
 }
 
+/* Return the slot of a packet's service: by port, as FTP data, or as a service of all ports. */
 INLINE u32 service_of_address(const struct packet *p, const struct facts *facts, u32 live)
 {
 	be16 port = packet_dport(p);
 	u32 number = bpf_ntohs(port), slot = service_at(p, port, live);
 	if (slot == NO_SERVICE && facts->ftp && p->protocol == IPPROTO_TCP &&
-	    (number == PORT_FTP_DATA || number >= 1024))
+	    (number == PORT_FTP_DATA || (s32)number >= (s32)FIRST_UNPRIVILEGED + get_root()->unprivileged_port))
 		slot = service_at(p, bpf_htons(PORT_FTP), live);
 	if (slot == NO_SERVICE && facts->zero_ports)
 		slot = service_at(p, 0, live);

@@ -263,6 +263,9 @@ def test_bypass_forwards_without_a_server(host: Host) -> None:
         assert host.reason("NO_DESTINATION") == refused
         host.run(frames.tcp(sport=4801), "tc")  # the virtual address is this host's, so an error is the answer
         assert host.reason("NO_DESTINATION") == refused + 1
+        host.director.delete_service(service)
+        left = host.run(frames.tcp("A", sport=4800, target=FAR4), "tc").verdict
+        assert left == PASSED["tc"], "without a service of a family IPVS handles none of its packets"
     finally:
         host.director.change_setting("cache_bypass", 0)
         ip("rule", "del", "fwmark", "9", "lookup", "100")

@@ -64,6 +64,12 @@ def local_ports() -> tuple[int, int]:
     return int(low), int(high)
 
 
+def first_unprivileged_port() -> int:
+    """Return the first port of this network namespace that needs no privilege."""
+    with open("/proc/sys/net/ipv4/ip_unprivileged_port_start", encoding="ascii") as file:
+        return int(file.read())
+
+
 def memory_total() -> int:
     """Return the machine's memory in bytes."""
     return _memory("MemTotal")

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
-from pylvs.bpf import abi
+from pylvs.bpf import abi, kernel
 from pylvs.dataplane.destinations import (
     DestinationSlots,
     change_scheduler,
@@ -433,7 +433,6 @@ class Editor:
 
     def _change_capacity(self, connections: int, drop: bool) -> None:
         """Fix the capacity of the connection table. With 0 it follows memory again, and does not shrink."""
-        from pylvs.bpf import kernel
         from pylvs.dataplane import growth
 
         self.make(connections)
@@ -490,6 +489,8 @@ def _refresh_snapshots(versions: Versions) -> None:
         set_bit(tables, "reply_bits", key, 6 if any(key[4:]) else 4)
     replace_keys(tables.locals, own)
     replace_keys(tables.accept_locals, _accept_local_devices())
+    above_default = kernel.first_unprivileged_port() - abi.constant("FIRST_UNPRIVILEGED")
+    tables.root.set(0, "unprivileged_port", above_default)
     facts = versions.facts()
     (rules,), (services,) = facts.get("mark_rules"), facts.get("marks")
     if rules or services or len(tables.routed_marks):
