@@ -372,6 +372,27 @@ def test_an_error_about_a_client_leaves_the_path_mtu_of_others(director_host: Ho
     assert IP(it.sent(build(ether() / long))).dst == server4(5)
 
 
+def test_an_error_about_a_client_of_ipv4_leaves_the_path_mtu_of_those_of_ipv6(director_host: Host) -> None:
+    """Around IPv6 the outer header has no DF, so routers fragment it, and no honest error reports a path MTU."""
+    services = director_host.new_key(), director_host.new_key(vip=VIP6)
+    for service, client in zip(services, (CLIENT4, CLIENT6), strict=True):
+        director_host.serve(service, 0)
+        destination = DestinationKey(ip_address(server4(7)), service.port)
+        director_host.director.add_destination(service, Destination(destination, Method.TUNNEL))
+        for flags in "S", "A":
+            director_host.run(tcp(flags, SPORT, service.port, client, str(service.address)), "tc")
+    it = Case(director_host, services[0], "tun", False, services[0].port)
+    quote = tunnelled(server4(7), "ipip", it.request(flags="DF"))
+    for _ in range(2):
+        it.sent(build(ether() / IP(src=ROUTER4, dst=OWN4) / ICMP(type=3, code=4, nexthopmtu=100) / quote))
+    refused = IP(it.sent(build(ether() / it.request(flags="DF", size=1300))))
+    assert (refused.src, refused[ICMP].code) == (VIP4, 4)
+    director_host.wait_ticks(round(load.ticks_per_second()) + 1)  # the other destination looks its next hop up again
+    long = IPv6(src=CLIENT6, dst=VIP6) / TCP(sport=SPORT, dport=services[1].port, flags="A") / bytes(1300)
+    sent = IP(it.sent(build(ether() / long)))
+    assert (sent.dst, sent.flags.DF, len(sent)) == (server4(7), False, 20 + 40 + 20 + 1300)
+
+
 def known_hops(host: Host) -> int:
     """Return how many next hops of destinations the CPUs have cached."""
     lane = abi.struct("lane")
