@@ -83,6 +83,7 @@ struct settings { /* each field is independent of the others */
 struct root {
 	u64 live;
 	u64 standby; /* 0: no address is standby; else 1 or 2, the bit of standby addresses in the map `standby` */
+	u64 nat; /* 1: there are NAT servers, so a part of the connection table is theirs */
 	struct facts facts[2];
 	struct settings settings;
 	u32 port_low; /* this host's local port range, for the source ports of GUE */

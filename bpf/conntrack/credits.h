@@ -3,12 +3,21 @@
  * cache line.
  */
 #pragma once
+#include "abi/config.h"
 #include "abi/conntrack.h"
 
 enum {
+	NAT_SHARE = 8, /* this part of the table is for connections by NAT alone: others are forwarded without one */
 	CREDITS = MAGAZINE / 2, /* that move at once between a CPU and the pool */
 	PLENTY = 1024, /* with fewer free credits, move them one by one: any CPU can then take the last one */
 };
+
+/* Return how many connections there may be before another one, by NAT or not. Without this share a client that sends a
+ * SYN and an ACK from many forged addresses to a service of direct routing would take every entry. */
+INLINE u32 capacity_for(const struct pool *pool, bool masq)
+{
+	return pool->capacity - (!masq && get_root()->nat ? pool->capacity / NAT_SHARE : 0);
+}
 
 INLINE bool has_plenty(const struct pool *pool)
 {
@@ -35,14 +44,14 @@ INLINE bool take_credit_at_once(void)
 }
 
 /* Likewise, from a CPU's pool. */
-INLINE bool take_credit(struct magazine *m)
+INLINE bool take_credit(struct magazine *m, bool masq)
 {
 	if (likely(m->credits)) {
 		m->credits -= 1;
 		return true;
 	}
 	struct pool *pool = map_elem(pools, 0);
-	if (!pool)
+	if (!pool || READ_ONCE(pool->used) >= capacity_for(pool, masq))
 		return false;
 	if (unlikely(!has_plenty(pool)))
 		return take_credit_at_once();

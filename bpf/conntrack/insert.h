@@ -379,9 +379,10 @@ VERIFIED_ONCE int forget_call(u32 slot)
 INLINE enum create_result reserve(const struct key *key, struct found *new_conn, enum slot_user user)
 {
 	struct magazine *m = magazine_of(user);
-	if (!m || !(user == BY_COMMAND ? take_credit_at_once() : take_credit(m)))
+	bool masq = new_conn->connection->method == METHOD_MASQ;
+	if (!m || !(user == BY_COMMAND ? take_credit_at_once() : take_credit(m, masq)))
 		return refuse(REASON_REFUSED_TABLE_FULL);
-	u32 slot = claim_entry(key, new_conn->connection->method == METHOD_MASQ);
+	u32 slot = claim_entry(key, masq);
 	new_conn->slot = slot & ~CLAIMED_CROWDED;
 	if (unlikely(slot & CLAIMED_CROWDED))
 		new_conn->connection->flags |= CONN_CROWDED;

@@ -99,7 +99,7 @@ INLINE bool stays_stateless(const struct scratch *w)
 	const struct magazine *m = map_elem(magazines, 0);
 	const struct pool *pool = map_elem(pools, 0);
 	return w->by_hash && w->template == NO_TEMPLATE && w->method != METHOD_MASQ && !w->packet.by_inner && m &&
-	       !m->credits && pool && READ_ONCE(pool->used) >= pool->capacity;
+	       !m->credits && pool && READ_ONCE(pool->used) >= capacity_for(pool, false);
 }
 
 /* Create the connection, and return the packet's verdict. `stateless`: there is none, forward it without a connection. */

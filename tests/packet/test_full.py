@@ -213,3 +213,29 @@ def test_the_first_edits_of_two_peers_at_once_both_succeed() -> None:
             children.append(child)
         assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
         assert {row.service.key for row in peers[0].services()} == set(keys)
+
+
+@pytest.mark.parametrize("method", [Method.ROUTE, Method.TUNNEL], ids=lambda method: method.name)
+def test_connections_of_other_methods_leave_a_share_to_nat(method: Method) -> None:
+    """A SYN and an ACK from a forged address establish a connection by direct routing, whose replies pass elsewhere."""
+    with new_host(connections=CAPACITY, expires=False) as host, on_cpu(min(os.sched_getaffinity(0))):
+        attacked, nat = host.new_key(), host.new_key()
+        host.serve(attacked, SERVERS, method)
+
+        def establish(service: ServiceKey, sports: range) -> None:
+            for sport in sports:
+                for flags in "S", "A":
+                    host.run(tcp(flags, sport, service.port), "tc")
+
+        def established(service: ServiceKey) -> int:
+            return sum(active for active, _ in host.counts(service).values())
+
+        establish(attacked, range(10000, 10000 + CAPACITY // 2))
+        host.serve(nat, 1, Method.MASQ)
+        establish(attacked, range(20000, 20000 + CAPACITY))
+        share = CAPACITY // 8
+        assert CAPACITY - share <= established(attacked) <= CAPACITY - share + 32, "credits of a CPU count as used"
+        picks = [chosen(host, tcp("S", sport, attacked.port), "tc") for sport in range(40000, 40020)]
+        assert [chosen(host, tcp("A", sport, attacked.port), "tc") for sport in range(40000, 40020)] == picks
+        establish(nat, range(30000, 30000 + share // 2))
+        assert established(nat) == share // 2

@@ -254,7 +254,7 @@ def test_no_handshake_is_ended_in_a_table_less_than_half_full() -> None:
 
 def test_half_open_connections_give_way_in_a_nearly_full_table() -> None:
     with new_host(connections=CAPACITY, expires=False) as host, on_cpu(CPUS[0]):
-        service, other = serve(host, 4, Method.MASQ), serve(host, 4, Method.ROUTE)
+        service, other = serve(host, 4, Method.MASQ), serve(host, 4, Method.MASQ)
         flood(host, service, CAPACITY)
         sport = 2000
         while host.pool("used") < CAPACITY * 15 // 16:

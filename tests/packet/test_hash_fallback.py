@@ -225,9 +225,9 @@ def test_a_template_chooses_the_server_of_its_clients_flows(host: Host) -> None:
 
 @pytest.mark.parametrize("hook", HOOKS)
 def test_nat_drops_until_a_connection_is_free(host: Host, hook: str) -> None:
+    fill(host)
     service = host.new_key()
     host.serve(service, 3, Method.MASQ, port=8080)
-    fill(host)
     for flags in "S", "S":
         assert host.run(tcp(flags, dport=service.port), hook).verdict == DROPPED[hook]
     assert host.run(tcp("A", dport=service.port), hook).verdict == PASSED[hook]

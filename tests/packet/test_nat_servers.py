@@ -15,7 +15,7 @@ from pylvs.dataplane.transaction import NatServers, recover
 from pylvs.dataplane.vip_roles import Standby
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceFlag, ServiceKey, VirtualService
 from tests.packet.frames import CLIENT4, CLIENT6, parsed, udp
-from tests.packet.host import SENT, VIP4, VIP6, Host, server4, server6
+from tests.packet.host import SENT, VIP4, VIP6, Host, new_host, server4, server6
 
 OTHER_VIP = "10.77.0.200"
 PORTS = iter(range(20000, 30000))  # of real servers: no other test has the same
@@ -151,3 +151,21 @@ def test_a_recovery_derives_the_index_again_and_keeps_the_order(director_host: H
     NatServers(tables).remove([slot for slots in before.values() for slot in slots])
     assert chains(director_host) == {}
     recover(tables)
+
+
+def test_nat_has_a_share_of_the_table_while_there_is_a_server(port: int) -> None:
+    with new_host() as host:
+        root = host.director.tables.root
+        serve(host, server(port, method=Method.ROUTE))
+        recover(host.director.tables)
+        assert root.get(0, "nat") == 0
+        services = [serve(host, server(port)), serve(host, server(port, version=6), VIP6)]
+        recover(host.director.tables)
+        with mock.patch.object(destinations, "now_s", return_value=1 << 31):  # nothing can be revived any more
+            for service, left in zip(services, (1, 0), strict=True):
+                assert root.get(0, "nat") == 1
+                host.director.delete_service(service)
+                host.director.tables.book.set(0, "swept_s", 0)
+                host.director.follow_host()
+                host.director.zero()
+                assert root.get(0, "nat") == left

@@ -50,7 +50,7 @@ _COPIED = {"book": ("service_top", "destination_top", "member_top")}  # structur
 _WITH_DEFAULTS = "settings"  # a structure: a setting that the other build lacks has its default
 # Fields that earlier builds lack, by structure. They begin as in new tables, most of them at 0.
 _ADDED: dict[str, tuple[str, ...]] = {
-    "root": ("fallback_key", "unprivileged_port"),
+    "root": ("fallback_key", "nat", "unprivileged_port"),
     "facts": ("engines",),
     "frag_queue": ("moment",),
     "device": ("bond", "trunk", "vid"),

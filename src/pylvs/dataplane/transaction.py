@@ -302,6 +302,7 @@ class NatServers:
         index, older = self._tables.nat_servers, self._tables.nat_older
         key, value = _SERVER_KEY.pack(address, port, family), _LINK.pack(slot)
         older.store(slot, 0, 0)
+        self._tables.root.set(0, "nat", 1)
         if index.put(key, value, maps.NOEXIST):
             return
         newest = index.get(key)
@@ -326,6 +327,11 @@ class NatServers:
         gone = set(slots)
         for key in {key for slot in gone if (key := self._key(slot))}:
             self._write(key, [slot for slot in self.chain(key) if slot not in gone])
+        self._note_whether_any()
+
+    def _note_whether_any(self) -> None:
+        """Tell the packet path whether there is any: connections by NAT have a share of the table."""
+        self._tables.root.set(0, "nat", int(bool(next(self._tables.nat_servers.keys(), b""))))
 
     def _key(self, slot: int) -> bytes | None:
         """Return the key of a destination; None if it never used NAT."""
@@ -357,6 +363,7 @@ class NatServers:
             wanted = set(slots)
             known = [slot for slot in self.chain(key) if slot in wanted]
             self._write(key, sorted(wanted.difference(known), reverse=True) + known)
+        self._note_whether_any()
 
 
 class Transaction(Versions):
