@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
+from pylvs.model.durations import MAX_DAYS, MAX_DURATION_S
 from pylvs.model.errors import PylvsError
 
 Callback = TypeVar("Callback", bound=Callable[..., Any])
@@ -67,13 +68,13 @@ def state_dir(command: Callback) -> Callback:
 
 
 def facility(word: str) -> str:
-    """Return the name of a syslog facility. Raises click.BadParameter."""
+    """Return the name of the syslog facility of --log-facility. Raises click.UsageError."""
     from pylvs.system.syslog import facility_of
 
     try:
         return facility_of(word)
     except ValueError as error:
-        raise click.BadParameter(str(error)) from None
+        raise click.UsageError(f"--log-facility: {error}") from None
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="for programs")
@@ -122,9 +123,12 @@ def at_clock(moment: float) -> str:
     return datetime.fromtimestamp(moment).astimezone().isoformat(" ", "seconds")
 
 
-def seconds(text: str) -> float:
-    """Parse a length of time: `90`, `90s`, `10m`, `1.5h`, `2d`. Raises click.BadParameter."""
+def seconds(option: str, text: str) -> float:
+    """Parse the length of time that an option has: `90`, `90s`, `10m`, `1.5h`, `2d`. Raises click.UsageError."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d)?", text.strip())
     if not found:
-        raise click.BadParameter(f"{text!r} is no length of time: write 90s, 10m, 1.5h")
-    return float(found[1]) * _UNITS_S[found[2] or ""]
+        raise click.UsageError(f"{option}: {text!r} is no length of time: write 90s, 10m, 1.5h")
+    length_s = float(found[1]) * _UNITS_S[found[2] or ""]
+    if length_s > MAX_DURATION_S:
+        raise click.UsageError(f"{option} {text}: must be from 0 to {MAX_DAYS} days")
+    return length_s

@@ -35,6 +35,7 @@ REFUSED = {
     "genhash": "-T: run genhash, or take the digest that pylvs check-now prints",
 }
 OPTIONAL = ("-g", "--log-file", "-M", "--core-dump-pattern", "-t", "--config-test")  # a value must be attached
+MOST_BITS = 0o777  # of a mask of permissions
 FLAG, VALUE, OPTIONAL_VALUE = "", ":", "::"  # as getopt(3) writes them
 
 
@@ -179,11 +180,14 @@ _PIDS = ("pid", "checkers_pid", "vrrp_pid")
 
 
 def _mask(text: str) -> int:
-    """Return a mask in C's notation: 022, 0x12, 18. Raises click.BadParameter."""
+    """Return the mask of --umask in C's notation: 022, 0x12, 18. Raises click.UsageError."""
     try:
-        return int(text, 8) if text[:1] == "0" and text[1:].isdigit() else int(text, 0)
+        mask = int(text, 8) if text[:1] == "0" and text[1:].isdigit() else int(text, 0)
     except ValueError:
-        raise click.BadParameter(f"'{text}' is no number: write it as 022") from None
+        raise click.UsageError(f"--umask: '{text}' is no number: write it as 022") from None
+    if not 0 <= mask <= MOST_BITS:
+        raise click.UsageError(f"--umask {text}: must be from 0 to {MOST_BITS:#o}".replace("0o", "0"))
+    return mask
 
 
 def _log(given: dict[str, Any]) -> str:

@@ -67,7 +67,7 @@ def drain(
     """
     if force and deadline is None:
         raise click.UsageError("--force needs --deadline")
-    limit = None if deadline is None else seconds(deadline)
+    limit = None if deadline is None else seconds("--deadline", deadline)
     words = _words(server, service, deadline_s=limit, force=force, active_only=active_only)
     begun = asked(state_dir, "POST", "/v1/drain", words)
     exit_status = _print_servers(begun, "weight 0, draining", _STAYS)

@@ -182,7 +182,7 @@ def yield_(names: tuple[str, ...], for_: str, state_dir: Path | None) -> None:
     Until the time is over these do not take over, even if no other router sends advertisements. `pylvs vrrp resume`
     ends that.
     """
-    length_s = seconds(for_)
+    length_s = seconds("--for", for_)
     with _client(state_dir) as client:
         reply = client.ask("yield", names=list(names), seconds=length_s)
     until = at_clock(time.time() + length_s)

@@ -26,6 +26,7 @@ from pylvs.system import syscalls
 
 Call = Callable[[], None]
 MILLISECOND = 0.001
+MAX_WAIT_S = 3600.0  # epoll counts milliseconds in 31 bits: 24 days
 REALTIME = 1  # default priority: above every ordinary process
 
 
@@ -108,6 +109,8 @@ class Loop:
         if not self._timers:
             return None
         left = self._timers[0][0] - time.monotonic()
+        if left > MAX_WAIT_S:
+            return MAX_WAIT_S
         if left > MILLISECOND:  # epoll rounds up to whole milliseconds: wake before, sleep the rest
             return int(left / MILLISECOND) * MILLISECOND - MILLISECOND / 1000
         if left > 0:

@@ -27,6 +27,7 @@ from typing import Any
 
 from pylvs.bfd.sessions import Sessions
 from pylvs.model.addresses import Address
+from pylvs.model.durations import checked_duration
 from pylvs.model.errors import Busy, InvalidOperation
 from pylvs.model.vrrp import Roles, VrrpConfiguration, VrrpInstance, VrrpSettings
 from pylvs.model.wanted import Configuration
@@ -107,7 +108,7 @@ class RouterService:
             "configure": self._configure,
             "status": lambda _: control.service_status(self),
             "why": lambda request: control.transitions_of(self, request.get("name")),
-            "yield": lambda request: self._yield(request, self.now + float(request["seconds"])),
+            "yield": lambda request: self._yield(request, self.now + checked_duration("seconds", request["seconds"])),
             "unyield": lambda request: self._yield(request, None),
             "garp": self._send_garp,
             "data_plane": self._set_data_plane,

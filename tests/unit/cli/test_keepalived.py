@@ -151,3 +151,23 @@ def test_any_word_may_be_a_value(started: list[Any]) -> None:
 def test_words_that_are_no_option_do_not_hide_a_signal(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["keepalived", "--sig", "STOP", "other"]) == 0
     assert capsys.readouterr().out == "15\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["-n", "--umask=zz"], "--umask: 'zz' is no number: write it as 022"),
+        (["-n", "-u", "99999999999999999999"], "--umask 99999999999999999999: must be from 0 to 0777"),
+        (["-n", "-u", "-1"], "--umask -1: must be from 0 to 0777"),
+        (
+            ["-n", "-S", "x"],
+            "--log-facility: 'x' is no syslog facility: write 0 to 7, local0 to local7, user or daemon",
+        ),
+    ],
+)
+def test_a_bad_value_is_reported_with_its_option(
+    words: list[str], text: str, file: str, started: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["keepalived", "-f", file, *words]) == EXIT_USAGE
+    assert capsys.readouterr().err == f"pylvs: {text}; see pylvs keepalived --help\n"
+    assert started == []

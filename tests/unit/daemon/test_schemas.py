@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pylvs.daemon.api.application import document
+from pylvs.daemon.api.routes import ROUTES
 from pylvs.daemon.api.schema import VERSION, event_types, reference
 from pylvs.daemon.notifications import encode_event
 from pylvs.health.events import Overridden, Override, ServerDown
@@ -31,6 +32,18 @@ def test_each_reply_has_a_schema() -> None:
         for method, operation in methods.items():
             ((kind, content),) = operation["responses"]["200"]["content"].items()
             assert "schema" in content or kind.startswith("text/plain"), f"{method} {path}"
+
+
+def test_each_number_of_a_request_has_limits() -> None:
+    """Without one, a number may be more than a clock or a wait of the kernel takes."""
+    numbers = {
+        f"{each.path} {name}": field.schema()
+        for each in ROUTES
+        for name, field in each.takes.items()
+        if field.kind in (int, float)
+    }
+    assert numbers.keys() == {"/v1/drain deadline_s", "/v1/weight weight", "/v1/vrrp/yield seconds"}
+    assert [name for name, schema in numbers.items() if not {"minimum", "maximum"} <= schema.keys()] == []
 
 
 def test_an_unknown_field_a_missing_one_and_a_wrong_type_are_found() -> None:

@@ -132,6 +132,19 @@ def test_yield_and_resume(host: FakeHost) -> None:
     assert str(unknown.exception) == "VI_9: no such virtual router; there are: VI_1, VI_2"
 
 
+@pytest.mark.parametrize("length", ["999999999h", "9" * 400 + "d", "366.1d"])
+def test_a_yield_has_a_limit(host: FakeHost, length: str) -> None:
+    wrong, status = during(
+        host,
+        lambda: invoked(host, commands.yield_, "--for", length),
+        lambda: invoked(host, commands.status),
+    )
+    assert wrong.exit_code == 2
+    assert f"--for {length}: must be from 0 to 366 days" in wrong.output.replace("\n", "")
+    assert "VI_1  MASTER" in status.output
+    assert "holds back" not in status.output
+
+
 def test_the_commands_work_without_the_daemon(host: FakeHost) -> None:
     during(host, lambda: None, kill=True)
     done = invoked(host, commands.status)

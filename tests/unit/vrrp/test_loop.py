@@ -72,3 +72,13 @@ def test_a_cancelled_timer_is_not_called(loop: Loop) -> None:
     loop.at(loop.now + 0.02, loop.stop)
     loop.run()
     assert seen == []
+
+
+def test_a_timer_in_years_lets_the_loop_run(loop: Loop) -> None:
+    ours, its = socket.socketpair()
+    its.send(b"x")
+    loop.at(loop.now + 366 * 86400, lambda: None)
+    loop.watch(ours.fileno(), loop.stop)
+    loop.run()
+    ours.close()
+    its.close()

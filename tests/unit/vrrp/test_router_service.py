@@ -578,6 +578,15 @@ def test_a_request_announces_the_addresses_of_a_master_alone(service: RouterServ
         service._send_garp({"name": "VI_9"})
 
 
+@pytest.mark.parametrize("length_s", [-1, 1e300, float("nan"), float("inf"), 10**30, 366 * 86400 + 1])
+def test_a_yield_beyond_the_limits_changes_nothing(service: RouterService, length_s: float) -> None:
+    configure(service, FIRST)
+    run(service, 10)
+    with pytest.raises(PylvsError, match=r"^seconds: must be from 0 to 31622400$"):
+        service._control._verbs["yield"]({"names": [], "seconds": length_s})
+    assert states(service) == {"VI_1": State.MASTER}
+
+
 BESIDE = replace(SECOND, vrid=FIRST.vrid)  # the VRID of FIRST, on the same device
 PEERS = ip_address("10.0.0.2"), ip_address("10.0.0.3")
 

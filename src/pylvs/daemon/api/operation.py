@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pylvs.daemon.api.schema import Schemas
 from pylvs.daemon.state.history import json_line
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.errors import InvalidOperation
+from pylvs.model.errors import InvalidOperation, OutOfRange
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -29,29 +29,36 @@ _SCHEMAS = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A parameter; `pattern` is a regular expression of JSON Schema, for the document only."""
+    """A parameter; `pattern` is a regular expression of JSON Schema, for the document only.
+
+    A number has `limits`, both included.
+    """
 
     kind: type
     help: str
     required: bool = False
     nullable: bool = False
     pattern: str = ""
+    limits: tuple[int, int] | None = None
 
     def checked(self, name: str, value: Any) -> Any:
-        """Return the value. Raises InvalidOperation if it has another type."""
+        """Return the value. Raises InvalidOperation if it has another type, OutOfRange."""
         if value is None and self.nullable:
             return None
         kinds = (int, float) if self.kind is float else self.kind
         fits = isinstance(value, kinds) and (self.kind is bool or not isinstance(value, bool))
         if not fits or (isinstance(value, float) and not math.isfinite(value)):
             raise InvalidOperation(f"{name}: must be {_TYPE_NAMES[self.kind]}{' or null' if self.nullable else ''}")
+        if self.limits is not None and not self.limits[0] <= value <= self.limits[1]:
+            raise OutOfRange(f"{name}: must be from {self.limits[0]} to {self.limits[1]}")
         return value
 
     def schema(self) -> dict[str, Any]:
         """Return the JSON Schema without a description."""
         name = _SCHEMAS[self.kind]
         pattern = {"pattern": self.pattern} if self.pattern else {}
-        return {"type": [name, "null"] if self.nullable else name, **pattern}
+        limits = {"minimum": self.limits[0], "maximum": self.limits[1]} if self.limits is not None else {}
+        return {"type": [name, "null"] if self.nullable else name, **pattern, **limits}
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,9 +36,10 @@ from pylvs.health.events import ServerName
 from pylvs.health.state import ServiceSnapshot
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import replace
-from pylvs.model.errors import Busy, InvalidOperation, OutOfRange
+from pylvs.model.durations import MAX_DURATION_S
+from pylvs.model.errors import Busy, InvalidOperation
 from pylvs.model.rows import ServiceRow, unattached
-from pylvs.model.service import SERVER_PATTERN, DestinationKey, server_named
+from pylvs.model.service import MAX_WEIGHT, SERVER_PATTERN, DestinationKey, server_named
 from pylvs.system.threads import to_thread
 
 if TYPE_CHECKING:
@@ -51,7 +52,6 @@ TABLES_TIMEOUT_S = 10.0  # for reading the tables
 STATUS_TABLES_S = 2.0  # the same for a status: with that of pylvs-vrrp, less than its client waits
 LINES = "application/x-ndjson"
 CLIENT_POLL_S = 10.0  # without an event, for clients that have disconnected
-MAX_DRAIN_S = 366 * 86400.0
 _SERVER = Field(
     str,
     "ADDRESS or ADDRESS:PORT of the real server; without a port, each at this address",
@@ -62,14 +62,28 @@ _ANY_SERVER = Field(str, "ADDRESS or ADDRESS:PORT of the real server; without it
 _SERVICE = Field(str, "the virtual server as status names it; without it, each that has the server")
 _NAMED = {"server": _SERVER, "service": _SERVICE}
 _DRAIN = {
-    "deadline_s": Field(float, "seconds until it is given up, with weight 0; null waits for ever", nullable=True),
+    "deadline_s": Field(
+        float,
+        "seconds until it is given up, with weight 0; null waits for ever",
+        nullable=True,
+        limits=(0, MAX_DURATION_S),
+    ),
     "force": Field(bool, "at the deadline, delete it from the table with its connections"),
     "active_only": Field(bool, "do not wait for inactive connections"),
 }
-_WEIGHT = {"weight": Field(int, "0 to 2147483647; null clears the override", required=True, nullable=True)}
+_WEIGHT = {
+    "weight": Field(
+        int, f"0 to {MAX_WEIGHT}; null clears the override", required=True, nullable=True, limits=(0, MAX_WEIGHT)
+    )
+}
 _WAIT = Field(bool, "false: reply as soon as the daemon has it; the table follows. true by default")
 _NAME = Field(str, "of a virtual router; without it, all", nullable=True)
-_SECONDS = Field(float, "seconds without a take-over, even if no other router advertises", required=True)
+_SECONDS = Field(
+    float,
+    "seconds without a take-over, even if no other router advertises",
+    required=True,
+    limits=(0, MAX_DURATION_S),
+)
 _YIELD = {"name": _NAME, "seconds": _SECONDS}
 _STOP = {"keep": Field(bool, "leave services and virtual routers for the next daemon")}
 _RELOAD = {
@@ -222,8 +236,6 @@ async def events(daemon: Supervisor, request: web.Request, given: Given) -> web.
 
 async def drain(daemon: Supervisor, _: web.Request, given: Given) -> web.Response:
     deadline_s = given.get("deadline_s")
-    if deadline_s is not None and not 0 <= deadline_s <= MAX_DRAIN_S:
-        raise OutOfRange(f"deadline_s: must be from 0 to {MAX_DRAIN_S:.0f}")
     server = server_named(given["server"])
     force, active_only = given.get("force", False), given.get("active_only", False)
     begun = daemon.drains.begin(server, given.get("service"), deadline_s, force, active_only)
