@@ -25,7 +25,9 @@ _HOST_PROBLEMS = (
     *("failed", "api", "vip", "check_path", "prober", "metrics_address", "dbus", "snmp", "state", "history"),
 )
 # `event_line` formats them; the reason has the override.
-_OWN_FIELDS = ("event", "at", "instance", "before", "state", "service", "server", "reason", "override")
+_OWN_FIELDS = ("event", "at", "instance", "service", "server", "reason", "override")
+_CHANGING_FIELDS = ("state", "weight", "priority")  # an event with `before` has one of them, its new value
+_FLAGS = ("initial", "ending", "silent", "log_all", "force", "active_only")  # printed where they are set
 _TOP = "\033[H\033[J"  # to the top left, and clear
 
 
@@ -267,13 +269,17 @@ def _print_event(event: Mapping[str, Any], as_json: bool) -> None:
 
 def event_line(event: Mapping[str, Any]) -> str:
     """Return one event as a line: time, name, object, its other fields, reason."""
-    more = {name: value for name, value in event.items() if name not in _OWN_FIELDS}
+    changed = next((name for name in _CHANGING_FIELDS if "before" in event and name in event), "")
+    formatted = (*_OWN_FIELDS, "before", changed) if changed else _OWN_FIELDS
+    more = {name: value for name, value in event.items() if name not in formatted}
     words = [at_clock(event["at"]), event["event"].replace("_", " ")]
     words += [event["instance"]] if "instance" in event else []
-    words += [f"{event['before']} -> {event['state']}"] if "before" in event and "state" in event else []
+    words += [f"{event['before']} -> {event[changed]}"] if changed else []
     words += [event["server"]] if "server" in event else []
     words += [f"of {event['service']}"] if "service" in event else []
-    words += [f"{name}={_plain(value)}" for name, value in more.items() if value not in (False, None)]
+    words += [
+        f"{name}={_plain(value)}" for name, value in more.items() if value is not None and (value or name not in _FLAGS)
+    ]
     return " ".join(words) + (f": {event['reason']}" if event.get("reason") else "")
 
 

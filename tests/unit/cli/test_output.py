@@ -81,6 +81,49 @@ def test_an_event_of_an_override_is_printed_by_its_reason() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        (
+            {"event": "weight_changed", "server": "10.0.0.1:80", "service": "web", "before": 5, "weight": 0},
+            "weight changed 5 -> 0 10.0.0.1:80 of web",
+        ),
+        (
+            {"event": "weight_changed", "server": "10.0.0.1:80", "service": "web", "before": 0, "weight": 5},
+            "weight changed 0 -> 5 10.0.0.1:80 of web",
+        ),
+        ({"event": "vrrp_priority", "instance": "VI_1", "before": 100, "priority": 0}, "vrrp priority VI_1 100 -> 0"),
+        (
+            {"event": "vrrp_transition", "instance": "VI_1", "before": "MASTER", "state": "BACKUP", "priority": 0},
+            "vrrp transition VI_1 MASTER -> BACKUP priority=0",
+        ),
+        (
+            {"event": "quorum_lost", "service": "web", "weight": 0, "quorum": 1, "hysteresis": 0, "silent": False},
+            "quorum lost of web weight=0 quorum=1 hysteresis=0",
+        ),
+        ({"event": "reloaded", "edits": 0, "differences": []}, "reloaded edits=0 differences=[]"),
+        (
+            {"event": "vrrp_track", "kind": "script", "name": "web", "well": False},
+            "vrrp track kind=script name=web well=false",
+        ),
+        (
+            {"event": "vrrp_track", "kind": "file", "name": "load", "well": None, "number": 0},
+            "vrrp track kind=file name=load number=0",
+        ),
+        (
+            {"event": "vrrp_track", "kind": "script", "name": "web", "state": "unknown"},
+            "vrrp track kind=script name=web state=unknown",
+        ),
+        (
+            {"event": "server_down", "server": "10.0.0.1:80", "service": "web", "initial": True, "ending": False},
+            "server down 10.0.0.1:80 of web initial=true",
+        ),
+    ],
+)
+def test_an_event_is_printed_with_each_value_that_it_has(event: dict[str, Any], line: str) -> None:
+    assert event_line({"at": 0, "reason": "why"} | event) == f"{at_clock(0)} {line}: why"
+
+
 def test_a_log_line_has_the_zone_of_its_time() -> None:
     stream = io.StringIO()
     logs.set_up("text", stream)
