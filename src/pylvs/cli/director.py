@@ -197,17 +197,22 @@ def down() -> None:
         click.echo("there are no tables in this network namespace")
     else:
         click.echo(f"down; detached: {', '.join(gone) or 'nothing was attached'}")
-    for process in _daemons():
-        click.echo(f"pylvs: pylvs run, process {process}, makes the tables again; pylvs stop ends it", err=True)
+    for process, command in _daemons():
+        click.echo(f"pylvs: pylvs run, process {process}, makes the tables again; {command} ends it", err=True)
 
 
-def _daemons() -> list[int]:
-    """Return the processes of the daemons of this network namespace."""
-    from pylvs.daemon.state.directory import daemons_of
+def _daemons() -> list[tuple[int, str]]:
+    """Return the daemons whose tables are in this network namespace: the process, and the command that ends it."""
+    from pylvs.daemon.state.directory import daemons_of, default_path
     from pylvs.system import lock
     from pylvs.system.namespaces import network_cookie
 
-    return [process for state in daemons_of(network_cookie()) if (process := lock.holder(state.pid_path))]
+    usual = default_path()
+    return [
+        (process, "pylvs stop" if state.path == usual else f"pylvs stop --state-dir {state.path}")
+        for state in daemons_of(network_cookie())
+        if (process := lock.holder(state.pid_path))
+    ]
 
 
 @click.command(context_settings={"ignore_unknown_options": False})

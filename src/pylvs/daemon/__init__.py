@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 DEFAULT_FILE = "/etc/keepalived/keepalived.conf"
 STATE_ROOT = Path("/run/pylvs/daemon")  # the state directories of all daemons
+UNITS = STATE_ROOT.with_name("units")  # for each unit a link to the state directory of its daemon
 
 
 @dataclass(frozen=True, slots=True)

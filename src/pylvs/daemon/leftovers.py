@@ -7,7 +7,6 @@ a daemon.
 from __future__ import annotations
 
 import os
-import re
 import select
 import signal
 from collections.abc import Callable, Iterable, Iterator
@@ -15,8 +14,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from ipaddress import ip_address, ip_interface
 from typing import Literal
 
-from pylvs.daemon import STATE_ROOT, Options, units
-from pylvs.daemon.state.directory import SERVICES_FILE, StateDirectory, load_owned, save_owned
+from pylvs.daemon import Options, units
+from pylvs.daemon.state.directory import NAMESPACES_FILE, SERVICES_FILE, StateDirectory, load_owned, save_owned
 from pylvs.daemon.via_vip import DEVICES_FILE, VipChecks
 from pylvs.dataplane.director import open_director
 from pylvs.model.addresses import Address
@@ -33,7 +32,6 @@ from pylvs.system.namespaces import NAMED, inside_network, network_cookie
 from pylvs.vrrp.ipc import PID_FILE, Client, NoRouters
 
 ADDRESSES_FILE = "vrrp_addresses"  # of the virtual routers; for a process that hangs
-NAMESPACES_FILE = "namespaces"
 ROUTERS_STOP_S = 22.0  # notify scripts of the end
 KILLED_S = 5.0
 
@@ -75,7 +73,7 @@ def entered(state: StateDirectory, which: Literal["daemon", "tables"]) -> Iterat
     """
     present = network_cookie()
     with state.decoding(NAMESPACES_FILE) as saved:
-        file, cookie = saved[which] if saved else ("", _cookie_in_name(state) or present)
+        file, cookie = saved[which] if saved else ("", state.name_cookie() or present)
     with ExitStack() as stack:
         if cookie != present:
             what = "its tables" if which == "tables" else "pylvs run"
@@ -88,12 +86,6 @@ def entered(state: StateDirectory, which: Literal["daemon", "tables"]) -> Iterat
                 text = f"{state.path}: the network namespace of {what}, {file}, cannot be entered"
                 raise PylvsError(f"{text}: {error.strerror}; what is there stays") from None
         yield network_cookie() == cookie
-
-
-def _cookie_in_name(state: StateDirectory) -> int:
-    """Return the network namespace of a default directory, 0 of another one."""
-    found = re.fullmatch(r"net(\d+)(-.*)?", state.path.name) if state.path.parent == STATE_ROOT else None
-    return int(found[1]) if found else 0
 
 
 def end_former(state: StateDirectory, tables: int) -> None:
@@ -132,9 +124,7 @@ def end_leftovers(
 
 
 def _hand_over(state: StateDirectory, heir: StateDirectory, tables: int) -> None:
-    with state.decoding(NAMESPACES_FILE) as saved:
-        same = (saved["tables"][1] if saved else _cookie_in_name(state)) == tables
-    if same and (owned := load_owned(state)):
+    if state.tables_cookie() == tables and (owned := load_owned(state)):
         save_owned(heir, dict(owned) | dict(load_owned(heir)))
         state.write(SERVICES_FILE, None)
 

@@ -34,7 +34,6 @@ from pylvs.daemon.keepalived.pid_files import PidFiles
 from pylvs.daemon.keepalived.reload_time import ReloadTimer
 from pylvs.daemon.leftovers import (
     ADDRESSES_FILE,
-    NAMESPACES_FILE,
     Namespaces,
     end_former,
     save_addresses,
@@ -55,7 +54,7 @@ from pylvs.daemon.loading import LOAD_TIMEOUT_S, Loaded, Refused, accept, errors
 from pylvs.daemon.notifications import REMEMBERED, EventBus, log_event, log_findings
 from pylvs.daemon.problems import Problem, ProblemTracker
 from pylvs.daemon.snmp_process import SnmpProcess
-from pylvs.daemon.state.directory import OwnedServices, StateDirectory, load_overrides
+from pylvs.daemon.state.directory import NAMESPACES_FILE, OwnedServices, StateDirectory, load_overrides
 from pylvs.daemon.state.drains import Drains
 from pylvs.daemon.state.overrides import SLOW_S, SavedOverrides, StateWriter
 from pylvs.daemon.table.cache import DesiredTable, TableCache

@@ -11,13 +11,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from pylvs.daemon import STATE_ROOT
+from pylvs.daemon import STATE_ROOT, UNITS
 from pylvs.model.errors import PylvsError
 from pylvs.system import lock
 from pylvs.system.logs import get_logger
 
 VARIABLE = "PYLVS_UNIT"
-FOLDER = STATE_ROOT.with_name("units")  # for each unit a link to the state directory
 PID_FILE = "pid"  # of the daemon, in its state directory
 
 
@@ -30,12 +29,12 @@ def note(directory: Path) -> None:
     link = _link(unit)
     draft = link.with_name(f".{link.name}.new")
     try:
-        FOLDER.mkdir(parents=True, exist_ok=True)
+        UNITS.mkdir(parents=True, exist_ok=True)
         draft.unlink(missing_ok=True)
         draft.symlink_to(directory)
         draft.rename(link)
     except OSError as error:
-        get_logger().error(f"{FOLDER}: {error.strerror}: systemctl may not find this daemon after a crash")
+        get_logger().error(f"{UNITS}: {error.strerror}: systemctl may not find this daemon after a crash")
 
 
 def former(directory: Path) -> Path | None:
@@ -60,9 +59,14 @@ def directory_of(unit: str) -> Path | None:
         if _process(path) == process:
             return path
     raise PylvsError(
-        f"{unit}: process {process} has no state directory below {STATE_ROOT}, and none is noted in {FOLDER}: "
+        f"{unit}: process {process} has no state directory below {STATE_ROOT}, and none is noted in {UNITS}: "
         "it is starting, or is no pylvs run"
     )
+
+
+def directories() -> list[Path]:
+    """Return the state directories that the daemons of units have noted."""
+    return [noted for link in sorted(UNITS.glob("*")) if (noted := _noted(link.name)) is not None]
 
 
 def _candidates(noted: Path | None) -> Iterator[Path]:
@@ -79,7 +83,7 @@ def _process(directory: Path) -> str:
 
 
 def _link(unit: str) -> Path:
-    return FOLDER / unit.replace("/", "-")
+    return UNITS / unit.replace("/", "-")
 
 
 def _noted(unit: str) -> Path | None:

@@ -245,9 +245,9 @@ class Director:
     def _check_owner(self, tables: BpfDirector, *services: ServiceKey) -> None:
         if self._ignore_daemon or not services:
             return
-        from pylvs.daemon import STATE_ROOT  # late: a listing does not need it
+        from pylvs.daemon import STATE_ROOT, UNITS  # late: a listing does not need it
 
-        if not STATE_ROOT.is_dir():
+        if not STATE_ROOT.is_dir() and not UNITS.is_dir():
             return
         from pylvs.daemon.state.directory import daemons_of, load_owned  # late: few hosts have both
 

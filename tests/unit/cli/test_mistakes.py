@@ -73,7 +73,7 @@ def test_commands(
         machine.setattr("pylvs.dataplane.state.collect_dead_states", lambda: None)
         machine.setattr(State, "open", lambda: State(1, ""))
         machine.setattr(load, "take_down", lambda state: [])
-        machine.setattr(director, "_daemons", lambda: [7])
+        machine.setattr(director, "_daemons", lambda: [(7, "pylvs stop")])
         expected = 0
     if "cannot be run" in answer:
         expected = os.EX_CONFIG

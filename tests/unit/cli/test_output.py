@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import time
 from pathlib import Path
@@ -17,9 +18,10 @@ from pylvs.cli.common import at_clock, paint
 from pylvs.cli.daemon import event_line
 from pylvs.cli.daemon import lines as status_lines
 from pylvs.cli.director import _daemons
+from pylvs.daemon import units
 from pylvs.daemon.api.encoding import overridden
 from pylvs.daemon.state import directory
-from pylvs.daemon.state.directory import StateDirectory
+from pylvs.daemon.state.directory import NAMESPACES_FILE, StateDirectory
 from pylvs.daemon.state.drains import Drain, Stage
 from pylvs.health.events import Override, Standing
 from pylvs.lab import demo
@@ -180,4 +182,33 @@ def test_down_names_the_daemons_that_make_the_tables_again(tmp_path: Path, monke
     state = StateDirectory(tmp_path / "net1-other")
     state.acquire()
     assert len(_daemons()) == 1
+    state.release()
+
+
+@pytest.mark.parametrize(
+    ("path", "unit", "tables", "named"),
+    [
+        ("daemon/net1", "", 1, True),
+        ("daemon/net1", "", 2, False),  # net_namespace_ipvs
+        ("daemon/net2", "", 1, True),
+        ("own", "pylvs@a.service", 1, True),
+        ("own", "pylvs@a.service", 2, False),
+        ("own", "", 1, False),
+    ],
+)
+def test_down_names_a_daemon_by_the_namespace_of_its_tables(
+    path: str, unit: str, tables: int, named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory, "STATE_ROOT", tmp_path / "daemon")
+    monkeypatch.setattr(units, "UNITS", tmp_path / "units")
+    monkeypatch.setattr(namespaces, "network_cookie", lambda: 1)
+    monkeypatch.setattr(directory, "network_cookie", lambda: 1)
+    monkeypatch.setenv(units.VARIABLE, unit)
+    state = StateDirectory(tmp_path / path)
+    state.acquire()
+    units.note(state.path)
+    state.write(NAMESPACES_FILE, {"daemon": ["", 7], "tables": ["", tables]})
+    command = "pylvs stop" if path == "daemon/net1" else f"pylvs stop --state-dir {state.path}"
+    assert _daemons() == ([(os.getpid(), command)] if named else [])
+    state.write(NAMESPACES_FILE, None)
     state.release()

@@ -26,7 +26,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(units, "STATE_ROOT", tmp_path / "daemon")
-    monkeypatch.setattr(units, "FOLDER", tmp_path / "units")
+    monkeypatch.setattr(units, "UNITS", tmp_path / "units")
     return tmp_path / "daemon"
 
 

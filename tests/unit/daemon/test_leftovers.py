@@ -10,6 +10,7 @@ import pytest
 
 from pylvs.daemon import leftovers
 from pylvs.daemon.leftovers import Namespaces, delete_services, entered
+from pylvs.daemon.state import directory
 from pylvs.daemon.state.directory import StateDirectory, load_owned, save_owned
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import ServiceKey
@@ -36,7 +37,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Host:
     made = Host()
     monkeypatch.setattr(leftovers, "network_cookie", lambda: made.present)
     monkeypatch.setattr(leftovers, "inside_network", made.inside)
-    monkeypatch.setattr(leftovers, "STATE_ROOT", tmp_path)
+    monkeypatch.setattr(directory, "STATE_ROOT", tmp_path)
     return made
 
 

@@ -22,13 +22,14 @@ import contextlib
 import errno
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from pylvs.daemon import STATE_ROOT
+from pylvs.daemon import STATE_ROOT, units
 from pylvs.health.events import Override, ServerName, Standing
 from pylvs.model.errors import Busy, NotPermitted, PylvsError, Unsupported
 from pylvs.model.service import DestinationKey, Protocol, ServiceKey
@@ -38,16 +39,25 @@ from pylvs.vrrp.ipc import SOCKET_NAME as ROUTERS_SOCKET
 
 SERVICES_FILE = "services"
 OVERRIDES_FILE = "overrides"
+NAMESPACES_FILE = "namespaces"
 
 OwnedServices = Mapping[ServiceKey, frozenset[DestinationKey]]  # services of the daemon with their configured servers
 
 
 def daemons_of(cookie: int) -> list[StateDirectory]:
-    """Return the state directories, below /run, of all daemons of a network namespace."""
-    return [
-        StateDirectory(path)
-        for path in sorted(STATE_ROOT.glob(f"net{cookie}")) + sorted(STATE_ROOT.glob(f"net{cookie}-*"))
-    ]
+    """Return the state directories of the daemons whose tables are in a network namespace.
+
+    One with a `--state-dir` of its own is known only if a unit has started it.
+    """
+    paths = dict.fromkeys((*sorted(STATE_ROOT.glob("*")), *units.directories()))
+    return [state for state in map(StateDirectory, paths) if _has_tables_in(state, cookie)]
+
+
+def _has_tables_in(state: StateDirectory, cookie: int) -> bool:
+    try:
+        return state.tables_cookie() == cookie
+    except PylvsError:  # the note is damaged: `pylvs stop` reports it
+        return state.name_cookie() == cookie
 
 
 def default_path(instance: str = "") -> Path:
@@ -125,6 +135,16 @@ class StateDirectory:
         except (OSError, ValueError):
             return 0
         return pid
+
+    def name_cookie(self) -> int:
+        """Return the network namespace of a default directory, 0 of another one."""
+        found = re.fullmatch(r"net(\d+)(-.*)?", self.path.name) if self.path.parent == STATE_ROOT else None
+        return int(found[1]) if found else 0
+
+    def tables_cookie(self) -> int:
+        """Return the network namespace of the daemon's tables; 0 if it is unknown. Raises PylvsError."""
+        with self.decoding(NAMESPACES_FILE) as saved:
+            return int(saved["tables"][1]) if saved else self.name_cookie()
 
     def file(self, name: str) -> Path:
         return self.path / f"{name}.json"
