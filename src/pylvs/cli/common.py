@@ -36,6 +36,8 @@ def _enter(context: click.Context, parameter: click.Parameter, name: str) -> Non
 
 def _default_directory(context: click.Context, parameter: click.Parameter, given: Path | None) -> Path | None:
     instance = context.params.pop("instance", "")
+    if instance:
+        _check_instance(instance)
     if given is None and instance:
         from pylvs.daemon.state.directory import default_path
 
@@ -46,6 +48,15 @@ def _default_directory(context: click.Context, parameter: click.Parameter, given
 
         return directory_of(unit)
     return given
+
+
+def _check_instance(name: str) -> None:
+    """Raise click.UsageError unless the configuration accepts this name of an instance."""
+    from pylvs.config.schema.types import FILE_NAME
+
+    if not FILE_NAME.match(name):
+        text = f"--instance: '{name}' is not the name of an instance"
+        raise click.UsageError(f"{text}; write a name without / that does not begin with a dot")
 
 
 def state_dir(command: Callback) -> Callback:

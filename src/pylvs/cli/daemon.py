@@ -112,11 +112,13 @@ def status(as_json: bool, watch: bool, history: bool, check: bool, state_dir: Pa
         return _check(state_dir, as_json or watch or history)
     while True:
         reply = asked(state_dir, "GET", "/v1/status")
+        last = _last_events(state_dir) if history else []
         if as_json:
-            click.echo(json.dumps(reply, indent=None if watch else 2, ensure_ascii=False))
+            found = reply | {"last_events": last} if history else reply
+            click.echo(json.dumps(found, indent=None if watch else 2, ensure_ascii=False))
         else:
-            last = _last_events(state_dir) if history else []
-            page = "\n".join([*lines(reply, paint), *last])
+            listed = ["", "last events:", *(f"  {event_line(each)}" for each in last)] if history else []
+            page = "\n".join([*lines(reply, paint), *listed])
             click.echo(_TOP + page if watch and sys.stdout.isatty() else page)
         if not watch:
             return 0
@@ -125,18 +127,18 @@ def status(as_json: bool, watch: bool, history: bool, check: bool, state_dir: Pa
 
 def _check(state_dir: Path | None, with_others: bool) -> int:
     if with_others:
-        raise click.UsageError("--check takes no other option than --state-dir")
+        raise click.UsageError("--check takes no other option than --state-dir, --namespace and --instance")
     exit_status, line = checked(state_dir)
     click.echo(line)
     return exit_status
 
 
-def _last_events(state_dir: Path | None) -> list[str]:
+def _last_events(state_dir: Path | None) -> list[dict[str, Any]]:
     from pylvs.daemon.api.client import Client
 
     with Client(state_dir).stream("GET", "/v1/events") as response:
-        found = [event_line(json.loads(each)) for each in response]
-    return ["", "last events:", *(f"  {each}" for each in found[-LAST_EVENTS:])]
+        found = [json.loads(each) for each in response]
+    return found[-LAST_EVENTS:]
 
 
 def lines(reply: dict[str, Any], paint: Paint = plain) -> Iterator[str]:

@@ -80,6 +80,8 @@ def test_events_survive_a_restart_and_are_read_without_a_daemon(host: FakeHost, 
                 assert listed.index("server down") < listed.rindex("server up")
                 assert about.index("server down") < about.index("server up")
             assert "last events:\n" in await asyncio.to_thread(output, views.status, host, "--history")
+            reply = json.loads(await asyncio.to_thread(output, views.status, host, "--history", "--json"))
+            assert "server_down" in [each["event"] for each in reply["last_events"]]
 
     run(second())
 

@@ -151,10 +151,12 @@ def test_the_line_is_bounded_and_has_no_bar_in_its_text() -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--json"], "--check takes no other option than --state-dir"),
+        (["--json"], "--check takes no other option than --state-dir, --namespace and --instance"),
         (["--colour"], "No such option"),
         (["left", "over"], "Got unexpected extra arguments"),
         (["--namespace", "no-such-namespace"], "no-such-namespace"),
+        (["--instance", "a/b"], "--instance: 'a/b' is not the name of an instance"),
+        (["--instance", ".."], "--instance: '..' is not the name of an instance"),
     ],
 )
 def test_wrong_usage_is_unknown(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
