@@ -157,7 +157,10 @@ def import_rules(file: TextIO | None, six: bool, dry_run: bool, strict: bool, ap
     from pylvs.netfilter import hooks_of, hooks_of_host
     from pylvs.netfilter.chains import mark_rules
 
-    found = hooks_of(file.read(), six) if file is not None else hooks_of_host()[0]
+    try:
+        found = hooks_of(file.read(), six) if file is not None else hooks_of_host()[0]
+    except InvalidOperation as error:
+        raise InvalidOperation(f"{file.name}: {error}" if file is not None else str(error)) from None
     rules, left = mark_rules(found)
     for each in left:
         click.echo(one_line(f"{each.location}: left out: {each.reason}: {each.text}"), err=True)

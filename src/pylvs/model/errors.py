@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pylvs.model.service import DestinationKey, ServiceKey
 
 NO_MEMORY = "this process gets no more memory"
+LONGEST_EXCERPT = 60  # characters
 
 
 class PylvsError(Exception):
@@ -144,3 +145,8 @@ def text_of(error: BaseException) -> str:
 def os_text(error: OSError) -> str:
     """Return a failed system call as text for the user."""
     return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+
+
+def excerpt(text: str) -> str:
+    """Quote a part of a file for an error: escaped, and cut after a few words."""
+    return repr(text if len(text) <= LONGEST_EXCERPT else f"{text[: LONGEST_EXCERPT - 1]}…")

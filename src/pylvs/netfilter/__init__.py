@@ -18,8 +18,15 @@ _IPTABLES_TABLES = ("ip mangle ", "ip6 mangle ")  # nft lists the rules of iptab
 
 
 def hooks_of(text: str, six: bool = False) -> list[Hook]:
-    """Return the base chains in a text of either format. Raises InvalidOperation."""
-    return nft.hooks(text) if text.lstrip().startswith("{") else iptables.hooks(text, six)
+    """Return the base chains in a text of either format. Raises InvalidOperation, also if it has no table.
+
+    An empty text is rather the output of a command that failed than that of a host without rules.
+    """
+    is_json = text.lstrip().startswith("{")
+    found = nft.hooks(text) if is_json else iptables.hooks(text, six)
+    if not (nft.has_tables(text) if is_json else iptables.has_tables(text)):
+        raise InvalidOperation("it has no table of netfilter; pylvs mark del --all deletes the rules")
+    return found
 
 
 def hooks_of_host() -> tuple[list[Hook], list[str]]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from ipaddress import ip_address, summarize_address_range
 from typing import Any
 
-from pylvs.model.errors import InvalidOperation
+from pylvs.model.errors import InvalidOperation, excerpt
 from pylvs.model.mark_words import link_address, network, number_of, protocol_number
 from pylvs.model.marks import ALL_BITS, Ranges, checked_device, joined
 from pylvs.netfilter.chains import (
@@ -47,6 +47,11 @@ _UNSUPPORTED_TARGETS = {
 }
 
 
+def has_tables(text: str) -> bool:
+    """Return whether a table is in a text, be it empty."""
+    return any(line.lstrip().startswith("*") for line in text.split("\n"))
+
+
 def hooks(text: str, six: bool = False, source: str = "") -> list[Hook]:
     """Return the base chains. They are of IPv4, unless `six` is set or the text names IPv6.
 
@@ -83,11 +88,11 @@ def _append_rule(chains: dict[str, list[Rule | Skipped]], table: str, location: 
     except ValueError:
         words = []
     if not table or len(words) < 2 or words[0] not in ("-A", "--append"):
-        raise InvalidOperation(f"{location}: {line[:60]}: not what iptables-save prints")
+        raise InvalidOperation(f"{location}: {excerpt(line)}: not what iptables-save prints")
     if table != TABLE:
         return
     if words[1] not in chains:
-        raise InvalidOperation(f"{location}: {line[:60]}: the chain {words[1]} was not declared")
+        raise InvalidOperation(f"{location}: {excerpt(line)}: the chain {words[1]} was not declared")
     try:
         chains[words[1]].append(_RuleParser(words[2:], set(chains)).rule(location, line))
     except (CannotExpress, InvalidOperation) as error:

@@ -45,6 +45,11 @@ _TURNED = {"==": False, "in": False, "!=": True}
 Object = Mapping[str, Any]
 
 
+def has_tables(text: str) -> bool:
+    """Return whether a table or a chain is in a ruleset. Raises InvalidOperation."""
+    return any(kind in ("table", "chain") for kind, _ in _objects(text))
+
+
 def hooks(text: str) -> list[Hook]:
     """Return the base chains of a ruleset. Raises InvalidOperation."""
     objects = _objects(text)
