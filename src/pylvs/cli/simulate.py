@@ -14,7 +14,7 @@ import click
 
 from pylvs.ipvsadm.commands import Session
 from pylvs.model.addresses import endpoint
-from pylvs.model.errors import PylvsError
+from pylvs.model.errors import PylvsError, excerpt
 from pylvs.model.service import Protocol, ServiceKey
 from pylvs.reference.simulation import LARGEST_COUNT, PORTS, Clients, Simulation, Spread
 
@@ -73,9 +73,9 @@ def simulate(
     name = str(getattr(file, "name", "-"))
     groups = read(file.read(), name, simulation)
     given = {"count": count, "ports": ports, "to": target, "mark": mark}
-    words = [str(word) for setting in given.items() if setting[1] for word in setting]
+    words = [str(word) for setting in given.items() if setting[1] is not None for word in setting]
     for network in networks:
-        groups.append(clients([network, *words], "--clients", 0, [1] * (1 + len(words))))
+        groups.append(clients([network, *words]))
     if not groups:
         raise click.UsageError("no clients: give --clients NETWORK, or a line 'clients NETWORK' in the file")
     if not simulation.director.services():
@@ -96,7 +96,7 @@ def read(text: str, name: str, simulation: Simulation) -> list[Clients]:
         if not words or words[0].startswith("#"):
             continue
         if words[0] == "clients":
-            groups.append(clients(words[1:], name, number, columns[1:] or [len(line) + 1]))
+            groups.append(clients(words[1:], f"{name}:{number}", columns[1:] or [len(line) + 1]))
         else:
             _edit(simulation, words, columns, name, number)
     return groups
@@ -113,7 +113,9 @@ def _words(line: str) -> tuple[list[str], list[int]]:
 def _edit(simulation: Simulation, words: list[str], columns: list[int], name: str, number: int) -> None:
     first = words[0]
     if first not in EDITS and not first.startswith(LONG_EDITS):
-        raise BadInput(f"{name}:{number}:{columns[0]}: {first!r} is no line of ipvsadm-save, nor 'clients NETWORK'")
+        raise BadInput(
+            f"{name}:{number}:{columns[0]}: {excerpt(first)} is no line of ipvsadm-save, nor 'clients NETWORK'"
+        )
     errors = io.StringIO()
     if not Session(simulation.director, io.StringIO(), io.StringIO(), errors).run(words).status:
         return
@@ -124,19 +126,23 @@ def _edit(simulation: Simulation, words: list[str], columns: list[int], name: st
     raise BadInput(f"{name}:{number}:{columns[wrong]}: {error.removeprefix('ipvsadm: ')}")
 
 
-def clients(words: list[str], name: str, number: int, columns: list[int]) -> Clients:
-    """Return the clients of "NETWORK [count N] [ports A-B] [to TARGET] [mark N]". Raises BadInput."""
+def clients(words: list[str], line: str = "", columns: Sequence[int] = ()) -> Clients:
+    """Return the clients of "NETWORK [count N] [ports A-B] [to TARGET] [mark N]". Raises BadInput.
+
+    Without a line of a file, each word is the value of the option with its keyword, the first one of --clients.
+    """
 
     def bad(index: int, what: str) -> BadInput:
-        where = f"{name}:{number}:{columns[min(index, len(columns) - 1)]}" if number else name
-        return BadInput(f"{where}: {what}")
+        if line:
+            return BadInput(f"{line}:{columns[min(index, len(columns) - 1)]}: {what}")
+        return BadInput(f"--{words[index - (index + 1) % 2] if index else 'clients'}: {what}")
 
     if not words:
         raise bad(0, "a network is missing; write clients 10.1.0.0/24")
     try:
         network: IPv4Network | IPv6Network = ip_network(words[0], strict=False)
     except ValueError:
-        raise bad(0, f"{words[0]!r} is no network; write 10.1.0.0/24 or 2001:db8::/64") from None
+        raise bad(0, f"{excerpt(words[0])} is no network; write 10.1.0.0/24 or 2001:db8::/64") from None
     given = _settings(words, bad)
     to: ServiceKey | None = given.get("to")
     mark: int = given.get("mark", 0)
@@ -154,10 +160,10 @@ def _settings(words: list[str], bad: Callable[[int, str], BadInput]) -> dict[str
     given: dict[str, Any] = {}
     for index in range(1, len(words), 2):
         if index + 1 == len(words):
-            raise bad(index, f"{words[index]!r} lacks a value, or is none of: count, ports, to, mark")
+            raise bad(index, f"{excerpt(words[index])} lacks a value, or is none of: count, ports, to, mark")
         keyword, value = words[index : index + 2]
         if keyword not in READERS:
-            raise bad(index, f"{keyword!r} is none of: count, ports, to, mark")
+            raise bad(index, f"{excerpt(keyword)} is none of: count, ports, to, mark")
         try:
             given[keyword] = READERS[keyword](value)
         except ValueError as error:
@@ -167,7 +173,7 @@ def _settings(words: list[str], bad: Callable[[int, str], BadInput]) -> dict[str
 
 def _number(text: str, lowest: int, highest: int) -> int:
     if not text.isdecimal() or not lowest <= int(text) <= highest:
-        raise ValueError(f"{text!r} must be a number from {lowest} to {highest}")
+        raise ValueError(f"{excerpt(text)} must be a number from {lowest} to {highest}")
     return int(text)
 
 
@@ -175,19 +181,23 @@ def _range(text: str) -> tuple[int, int]:
     first, _, last = text.partition("-")
     low, high = _number(first, 0, 65535), _number(last or first, 0, 65535)
     if low > high:
-        raise ValueError(f"{text!r}: the first port is greater than the last")
+        raise ValueError(f"{excerpt(text)}: the first port is greater than the last")
     return low, high
 
 
 def _target(text: str) -> ServiceKey:
     protocol, _, rest = text.partition(":")
     if protocol.lower() not in PROTOCOLS:
-        raise ValueError(f"{text!r}: the protocol must be tcp, udp or sctp, as in tcp:192.0.2.1:80")
-    host, _, port = rest.rpartition(":")
+        raise ValueError(f"{excerpt(text)}: the protocol must be tcp, udp or sctp, as in tcp:192.0.2.1:80")
+    host, _, port = (rest, "", "") if rest.endswith("]") or ":" not in rest else rest.rpartition(":")
     try:
         address = ip_network(host.removeprefix("[").removesuffix("]")).network_address
     except ValueError:
-        raise ValueError(f"{text!r}: {host!r} is no address; write tcp:192.0.2.1:80 or tcp:[2001:db8::1]:80") from None
+        raise ValueError(
+            f"{excerpt(text)}: {excerpt(host)} is no address; write tcp:192.0.2.1:80 or tcp:[2001:db8::1]:80"
+        ) from None
+    if not port:
+        raise ValueError(f"{excerpt(text)}: a port is missing; write {protocol}:{endpoint(address, 80)}")
     return ServiceKey(PROTOCOLS[protocol.lower()], address, _number(port, 1, 65535))
 
 

@@ -164,3 +164,25 @@ def test_what_is_missing_is_named(simulate: Runner) -> None:
         status, _, err = simulate(text, *arguments)
         assert bool(words) == bool(status)
         assert words in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ("--to tcp:10.0.0.1", "--to: 'tcp:10.0.0.1': a port is missing; write tcp:10.0.0.1:80"),
+        ("--to tcp:10.0.0.1:", "--to: 'tcp:10.0.0.1:': a port is missing; write tcp:10.0.0.1:80"),
+        ("--to tcp:[2001:db8::1]", "--to: 'tcp:[2001:db8::1]': a port is missing; write tcp:[2001:db8::1]:80"),
+        ("--to tcp:10.0.0.1:0", "--to: '0' must be a number from 1 to 65535"),
+        ("--to tcp:here:80", "--to: 'tcp:here:80': 'here' is no address; write tcp:192.0.2.1:80"),
+        ("--to=", "--to: '': the protocol must be tcp, udp or sctp"),
+        ("--ports 9-1", "--ports: '9-1': the first port is greater than the last"),
+        ("--ports=", "--ports: '' must be a number from 0 to 65535"),
+        ("--count 9 --ports 9-1", "--ports: '9-1': the first port is greater than the last"),
+        ("--ports 1-9 --mark 5", "--mark: a mark needs a target"),
+        ("--to tcp:[::1]:80", "--clients: 10.1.0.0/24 and ::1 are of different address families"),
+    ],
+)
+def test_the_option_of_a_bad_value_is_named(simulate: Runner, arguments: str, text: str) -> None:
+    status, out, err = simulate(TABLE, "--clients", "10.1.0.0/24", *arguments.split())
+    assert (status, out) == (1, "")
+    assert err.startswith(f"pylvs: {text}"), err
