@@ -230,10 +230,15 @@ def _no_port(mistake: Mistake) -> str:
     text = mistake.value(Given.SERVICE_ADDRESS)
     if text.count(":") <= 1:
         return f"write a port, as in {text.partition(':')[0]}:80; a service of all ports needs -p"
-    host, _, port = text.rpartition(":")
-    if port.isdecimal() and presented(host, socket.AF_INET6):
-        return f"{text} is an address without a port; write [{host}]:{port}"
+    if meant := _with_brackets(text):
+        return f"{text} is an address without a port; write {meant}"
     return f"write a port behind brackets, as in [{text}]:80; a service of all ports needs -p"
+
+
+def _with_brackets(text: str) -> str:
+    """Return an IPv6 address with a port behind it as both are written; "" if the text is something else."""
+    host, _, port = text.rpartition(":")
+    return f"[{host}]:{port}" if port.isdecimal() and presented(host, socket.AF_INET6) else ""
 
 
 def _bad_service(mistake: Mistake) -> str:
@@ -259,6 +264,8 @@ def bad_endpoint(text: str, protocol: int, names: Names) -> str:
         return f"{text} alone is a port; write ADDRESS:{text}"
     if text.startswith("["):
         host, bracket, behind = text[1:].partition("]")
+        if not bracket and (meant := _with_brackets(host)):
+            return f"write {meant}"
         if not bracket or not behind.startswith(":"):
             return f"write [{host}]:80, with a port behind the bracket"
         port = behind[1:]

@@ -373,7 +373,7 @@ def test_checks_are_shared_unless_the_file_says_otherwise(settings: str, own: st
         ),
         (
             "HTTP_GET {\n path /\n url {\n path /\n }\n}",
-            "8: warning: path is not known in HTTP_GET and is ignored; it belongs into url or LOAD_CHECK",
+            "8: warning: path is not known in HTTP_GET and is ignored; it belongs in url or LOAD_CHECK",
         ),
         ("DNS_CHECK {\n type FOO\n}", "8: error: 'FOO' is not one of A, NS, CNAME, SOA, MX, TXT, AAAA"),
         (

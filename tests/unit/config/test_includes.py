@@ -61,7 +61,7 @@ def test_wildcards_and_braces(tmp_path: Path) -> None:
     [
         (
             "include no.conf",
-            "main.conf:1:9: error: 'no.conf' cannot be read: No such file or directory and is left out; correct",
+            "main.conf:1:9: error: 'no.conf' cannot be read: No such file or directory; it is left out; correct",
         ),
         ("  includer no*.conf", ""),
         ("includem no*.conf", ""),
@@ -74,18 +74,18 @@ def test_wildcards_and_braces(tmp_path: Path) -> None:
         ("includeb {a,b}.conf", "main.conf:1:10: error: 'b.conf' cannot be read: No such file or directory; correct"),
         ('include "a.conf"', 'main.conf:1:9: error: no file is named "a.conf"; write the name without quotes'),
         ("include", "main.conf:1:1: error: include needs a file's name; write it behind"),
-        ("include sub", "main.conf:1:9: error: 'sub' is a directory and is left out; correct the name, or make"),
-        ("include su*", "main.conf:1:9: warning: 'sub' is a directory and is left out; use a pattern such as *.conf"),
-        ("include /dev/zero", "main.conf:1:9: error: '/dev/zero' is no file but a device and is left out; correct"),
-        ("include pipe", "main.conf:1:9: error: 'pipe' is no file but a device and is left out; correct"),
+        ("include sub", "main.conf:1:9: error: 'sub' is a directory; it is left out; correct the name, or make"),
+        ("include su*", "main.conf:1:9: warning: 'sub' is a directory; it is left out; use a pattern such as *.conf"),
+        ("include /dev/zero", "main.conf:1:9: error: '/dev/zero' is no file but a device; it is left out; correct"),
+        ("include pipe", "main.conf:1:9: error: 'pipe' is no file but a device; it is left out; correct"),
         ("include " + "x" * 5000, "main.conf:1:9: error: include needs a file's name; write it behind"),
         (
             "include " + "x" * 300,
-            "main.conf:1:9: error: '" + "x" * 300 + "' cannot be read: File name too long and is le",
+            "main.conf:1:9: error: '" + "x" * 300 + "' cannot be read: File name too long; it is le",
         ),
         ("include main.conf", "main.conf:1:9: error: 'main.conf' includes itself; remove one of the includes"),
         ("include loop.conf", "loop.conf:1:9: error: 'main.conf' includes itself; remove one of the includes"),
-        ("include binary", "main.conf:1:9: error: 'binary' is no text: its line 2 holds a NUL character and is left"),
+        ("include binary", "main.conf:1:9: error: 'binary' is no text: its line 2 holds a NUL character; it is left"),
         ("@no include no.conf", ""),
     ],
 )
@@ -132,7 +132,7 @@ def test_an_executable_file_is_not_included(line: str, fatal: bool, mode: int, t
     document, (finding,) = read(path)
     assert "b" not in outline(document)
     assert ("a" in outline(document)) is ("*" in line)
-    assert finding.text == f"'{tmp_path}/conf.d/b.sh' is executable" + ("" if fatal else " and is left out")
+    assert finding.text == f"'{tmp_path}/conf.d/b.sh' is executable" + ("" if fatal else "; it is left out")
     assert (finding.advice, finding.fatal) == ("remove its x bits: chmod a-x", fatal)
 
 

@@ -158,8 +158,9 @@ def test_behind_an_address_a_length_or_range_is_ignored(text: str, ignored: str)
     ("line", "finding"),
     [
         ("wieght 5", "warning: wieght is not known in outer and is ignored; did you mean 'weight'?"),
-        ("path /", "warning: path is not known in outer and is ignored; it belongs into inner"),
+        ("path /", "warning: path is not known in outer and is ignored; it belongs in inner"),
         ("xyzzy", "warning: xyzzy is not known in outer and is ignored; remove it"),
+        ("paht /", "warning: paht is not known in outer and is ignored; remove it"),  # path would be refused here
         ("weight 5 6 7", "warning: surplus '6 7' behind weight is ignored"),
         ("alone yes", "warning: surplus 'yes' behind alone is ignored"),
         ("dead 4", "warning: dead has no effect; use weight"),

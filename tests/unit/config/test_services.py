@@ -502,7 +502,7 @@ def test_addresses_with_a_prefix_length_count_without_it() -> None:
             "1: error: '192.0.2.300' is not an IP address",
         ),
         ("virtual_server 192.0.2.1 80000 {\n}\n", "1: error: port 80000 is not between 1 and 65535"),
-        ("virtual_server fwmark 0 {\n}\n", "1: error: 0 is not between 1 and 4294967295"),
+        ("virtual_server fwmark 0 {\n}\n", "1: error: fwmark 0 is not between 1 and 4294967295"),
         (
             "virtual_server fwmark {\n}\n",
             (
@@ -520,10 +520,7 @@ def test_addresses_with_a_prefix_length_count_without_it() -> None:
         ),
         (
             "real_server 10.0.0.2 80 {\n}\n",
-            (
-                "1: warning: real_server is not known outside of all blocks and is ignored; "
-                "it belongs into virtual_server"
-            ),
+            ("1: warning: real_server is not known outside of all blocks and is ignored; it belongs in virtual_server"),
         ),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import shlex
+import socket
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, ip_address
 from itertools import count
@@ -14,6 +15,7 @@ import pytest
 
 from pylvs.ipvsadm import commands
 from pylvs.ipvsadm.commands import Session
+from pylvs.ipvsadm.hints import bad_endpoint
 from pylvs.ipvsadm.main import run, run_restore
 from pylvs.ipvsadm.parsing import Names
 from pylvs.model.addresses import Address
@@ -139,3 +141,16 @@ def test_a_table_that_cannot_be_read_gives_no_hint() -> None:
     stderr = Terminal()
     assert call("ipvsadm -D -t 192.0.2.9:80", stderr, Broken())[0] == 255
     assert stderr.getvalue() == "No such service\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("[::1:80", "write [::1]:80"),
+        ("[2001:db8::1:443", "write [2001:db8::1]:443"),
+        ("[2001:db8::1", "write [2001:db8::1]:80, with a port behind the bracket"),
+        ("[2001:db8::1]80", "write [2001:db8::1]:80, with a port behind the bracket"),
+    ],
+)
+def test_a_missing_bracket_is_put_before_the_port(text: str, hint: str) -> None:
+    assert bad_endpoint(text, socket.IPPROTO_TCP, NAMES) == hint

@@ -403,10 +403,10 @@ def included_sources(
                 if choice != name and not wild and missing and not must_match:
                     findings.warning(location, f"'{path}' {error}", "remove it from the braces, or make the file")
                 elif wild and os.path.isdir(path):
-                    findings.warning(location, f"'{path}' {error} and is left out", "use a pattern such as *.conf")
+                    findings.warning(location, f"'{path}' {error}; it is left out", "use a pattern such as *.conf")
                 else:  # keepalived starts without a file that a plain include names
                     fatal = must_match if missing else bool(checks & ALL_CHECKS)
-                    left_out = "" if fatal else " and is left out"
+                    left_out = "" if fatal else "; it is left out"
                     findings.error(
                         location, f"'{path}' {error}{left_out}", error.advice, fatal=fatal, may_pass=error.may_pass
                     )

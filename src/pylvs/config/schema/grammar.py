@@ -196,10 +196,7 @@ def unknown_keyword(root: Block, block: Block, word: str) -> tuple[str, str]:
         found = found or blocks_with(root, word)
     if found:
         holders = [name or "the top of the file" for name in found[:MAX_BLOCKS_NAMED]]
-        return ignored, f"it belongs into {' or '.join(holders)}"
-    if not near:
-        everywhere = sorted({name for each in root.blocks() for name in each.names()})
-        near = did_you_mean(word, everywhere)
+        return ignored, f"it belongs in {' or '.join(holders)}"
     return ignored, near or "remove it"
 
 

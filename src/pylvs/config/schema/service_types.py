@@ -11,10 +11,12 @@ from pylvs.config.schema.grammar import BadValue, Type, Words, did_you_mean
 from pylvs.config.schema.types import (
     MARK,
     MAX_INTEGER,
+    MAX_U32,
     address_in,
     address_of,
     choice,
     integer,
+    leading_within,
     number_of,
     number_within,
     port_of,
@@ -122,7 +124,7 @@ class Granularity:
 
 def _mark(words: Words, word: Word) -> MarkEntry:
     """Take a firewall mark, and a family unless the real servers determine it."""
-    mark = MARK.parse(words)
+    mark = leading_within(words, words.take(MARK.syntax), 1, MAX_U32, "fwmark")
     return MarkEntry(mark, VERSIONS[FAMILY.parse(words)] if words else 0, word)
 
 
