@@ -11,7 +11,7 @@ import click
 
 from pylvs.cli.common import as_json
 from pylvs.model.addresses import command_to_add
-from pylvs.model.errors import InvalidOperation, PylvsError
+from pylvs.model.errors import InvalidOperation, PylvsError, shown
 from pylvs.model.rows import refusals
 from pylvs.model.settings import PREFIX, SETTINGS, known_setting, parse_setting
 
@@ -54,7 +54,7 @@ def detach(device: str) -> None:
 
     director = open_director()
     if not director.state.exists:
-        raise PylvsError(f"{device}: nothing is attached in this network namespace")
+        raise PylvsError(f"{shown(device)}: nothing is attached in this network namespace")
     with director.batch():
         done = attachments.release(director.tables, device)
     if done and next(iter(director.connections()), None):
@@ -226,6 +226,8 @@ def sysctl(every: bool, write: bool, drop: bool, words: tuple[str, ...]) -> None
 
     if not every and not words:
         raise click.UsageError("name a setting, or -a for all")
+    if every and words:
+        raise click.UsageError(f"-a lists all settings; leave it out, or {' '.join(words)}")
     if write or any("=" in word for word in words):
         changes = [parse_setting(word) for word in words]
         if drop and not any(setting.name == "conn_max" for setting, _ in changes):

@@ -31,7 +31,7 @@ IGNORED = (  # options without an effect here, and whether they have a value; do
     ("", "--no-mem-check", False),
 )
 REFUSED = {
-    "dont_release_vrrp": "-V would leave addresses that no virtual router advertises: pylvs removes them",
+    "dont_release_vrrp": "-V would leave addresses that no virtual router advertises; leave out -V",
     "genhash": "-T: run genhash, or take the digest that pylvs check-now prints",
 }
 OPTIONAL = ("-g", "--log-file", "-M", "--core-dump-pattern", "-t", "--config-test")  # a value must be attached

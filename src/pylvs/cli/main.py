@@ -42,11 +42,30 @@ def _complain(text: str) -> None:
         print(f"{red('pylvs:', sys.stderr)} {one_line(text)}", file=sys.stderr)
 
 
-def _usage(error: click.UsageError) -> str:
+def _usage(error: click.UsageError, words: Sequence[str]) -> str:
     """Return the error, and the command that prints the help."""
     text = error.format_message().rstrip(".")
-    path = error.ctx.command_path if error.ctx else "pylvs"
+    path = error.ctx.command_path if error.ctx else _command_of(words)
     return f"{text}; see {path} --help"
+
+
+def _command_of(words: Sequence[str]) -> str:
+    """Return the command that words begin with. click does not tell it for an option without a value."""
+    import click
+
+    from pylvs.cli.group import pylvs
+
+    path = ["pylvs"]
+    command: click.Group = pylvs
+    for word in words:
+        found = command.get_command(click.Context(command), word)
+        if found is None:
+            break
+        path.append(word)
+        if not isinstance(found, click.Group):
+            break
+        command = found
+    return " ".join(path)
 
 
 def _quiet_stdout() -> None:
@@ -108,7 +127,7 @@ def _by_click(words: Sequence[str]) -> object:
         click.echo(error.format_message(), err=True)
         return EXIT_USAGE
     except click.UsageError as error:
-        _complain(_usage(error))
+        _complain(_usage(error, words))
         return EXIT_USAGE
     except click.ClickException as error:
         _complain(error.format_message())

@@ -29,9 +29,16 @@ _CONDITIONS = (
 )
 
 
+def _not_empty(context: click.Context, parameter: click.Parameter, value: str | None) -> str:
+    """Return the value, "" without the option. Raises click.UsageError for an empty one, which would match all."""
+    if value == "":
+        raise click.UsageError(f"{parameter.opts[0]} '': is empty; give it a value, or leave it out")
+    return value or ""
+
+
 def _with_conditions(command: Callable[..., None]) -> Callable[..., None]:
     for option, name, placeholder, text in reversed(_CONDITIONS):
-        command = click.option(option, name, metavar=placeholder, default="", help=text)(command)
+        command = click.option(option, name, metavar=placeholder, callback=_not_empty, help=text)(command)
     return command
 
 

@@ -137,6 +137,11 @@ class NoSuchSetting(PylvsError):
     errno = errno.ENOENT
 
 
+def shown(text: str) -> str:
+    """Return a wrong value for an error's text; quotes show an empty one."""
+    return text or "''"
+
+
 def text_of(error: BaseException) -> str:
     """Return an error as text that is not empty; a TimeoutError has none of its own."""
     return str(error) or repr(error)

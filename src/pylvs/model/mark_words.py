@@ -9,8 +9,18 @@ from collections.abc import Callable
 from ipaddress import ip_network
 from typing import Any, TypeVar
 
-from pylvs.model.errors import InvalidOperation
-from pylvs.model.marks import ALL_BITS, PROTOCOL_NAMES, TO_THE_END, MarkRule, Network, Not, Ranges, joined
+from pylvs.model.errors import InvalidOperation, shown
+from pylvs.model.marks import (
+    ALL_BITS,
+    PROTOCOL_NAMES,
+    TO_THE_END,
+    MarkRule,
+    Network,
+    Not,
+    Ranges,
+    checked_device,
+    joined,
+)
 
 _PROTOCOLS = {name: number for number, name in PROTOCOL_NAMES.items()} | {"all": 0, "ipv6-icmp": 58}
 Value = TypeVar("Value")
@@ -22,7 +32,7 @@ def number_of(text: str, most: int, what: str) -> int:
         number = int(text, 16 if text[:2].lower() == "0x" else 10)
         if number <= most:
             return number
-    raise InvalidOperation(f"{text}: {what} is a number from 0 to {most}")
+    raise InvalidOperation(f"{shown(text)}: {what} is a number from 0 to {most}")
 
 
 def masked(text: str, most: int, what: str) -> tuple[int, int]:
@@ -38,7 +48,7 @@ def protocol_number(text: str) -> int:
     try:
         return number_of(text, 255, "a protocol")
     except InvalidOperation:
-        raise InvalidOperation(f"{text}: no such protocol; tcp, udp, sctp or a number") from None
+        raise InvalidOperation(f"{shown(text)}: no such protocol; tcp, udp, sctp or a number") from None
 
 
 def network(text: str) -> Network:
@@ -46,7 +56,7 @@ def network(text: str) -> Network:
     try:
         return ip_network(text, strict=False)
     except ValueError:
-        raise InvalidOperation(f"{text}: not an address, and not a prefix such as 192.0.2.0/24") from None
+        raise InvalidOperation(f"{shown(text)}: not an address, and not a prefix such as 192.0.2.0/24") from None
 
 
 def port_ranges(text: str, protocol: int) -> Ranges:
@@ -66,13 +76,13 @@ def _port_range(part: str, protocol: int) -> tuple[int, int]:
     try:
         return (socket.getservbyname(part, PROTOCOL_NAMES.get(protocol, "tcp")),) * 2
     except (OSError, ValueError):  # ValueError: for example a zero byte in the name
-        raise InvalidOperation(f"{part}: not a port, and not a range such as 8000-8010") from None
+        raise InvalidOperation(f"{shown(part)}: not a port, and not a range such as 8000-8010") from None
 
 
 def link_address(text: str) -> bytes:
     """Parse six bytes from `02:00:00:00:00:01`. Raises InvalidOperation."""
     if not re.fullmatch(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}", text):
-        raise InvalidOperation(f"{text}: not a link address such as 02:00:00:00:00:01")
+        raise InvalidOperation(f"{shown(text)}: not a link address such as 02:00:00:00:00:01")
     return bytes.fromhex(text.replace(":", ""))
 
 
@@ -93,17 +103,20 @@ def rule_of(
 ) -> MarkRule:
     """Build a rule from the options of `pylvs mark add`; a leading `!` inverts a condition.
 
-    Raises InvalidOperation.
+    Raises InvalidOperation, which names the option.
     """
     turned = Not(0)
 
-    def read(text: str, bit: Not, parse: Callable[[str], Value], missing: Value) -> Value:
+    def read(option: str, text: str, bit: Not, parse: Callable[[str], Value], missing: Value) -> Value:
         nonlocal turned
         if not text:
             return missing
         if text.startswith("!"):
             turned |= bit
-        return parse(text.removeprefix("!").strip())
+        try:
+            return parse(text.removeprefix("!").strip())
+        except InvalidOperation as error:
+            raise InvalidOperation(f"--{option} {error}") from None
 
     def pair(most: int, what: str) -> Callable[[str], tuple[int, int] | None]:
         def parse(text: str) -> tuple[int, int]:
@@ -113,21 +126,21 @@ def rule_of(
         return parse
 
     value, mask = masked(mark, ALL_BITS, "a mark")
-    protocol = read(proto, Not.PROTOCOL, protocol_number, 0)
+    protocol = read("proto", proto, Not.PROTOCOL, protocol_number, 0)
     any_network: Network | None = None
     return MarkRule(
         mask=mask,
         value=value,
         protocol=protocol,
-        source=read(src, Not.SOURCE, network, any_network),
-        target=read(dst, Not.TARGET, network, any_network),
-        source_ports=read(sports, Not.SOURCE_PORTS, lambda text: port_ranges(text, protocol), ()),
-        target_ports=read(dports, Not.TARGET_PORTS, lambda text: port_ranges(text, protocol), ()),
-        device=read(device, Not.DEVICE, str, ""),
-        link=read(mac, Not.LINK, link_address, b""),
-        tcp_flags=read(tcp_flags, Not.TCP_FLAGS, pair(0xFF, "TCP's flags"), None),
-        tos=read(tos, Not.TOS, pair(0xFF, "a type of service"), None),
-        mark=read(if_mark, Not.MARK, pair(ALL_BITS, "a mark"), None),
+        source=read("src", src, Not.SOURCE, network, any_network),
+        target=read("dst", dst, Not.TARGET, network, any_network),
+        source_ports=read("sports", sports, Not.SOURCE_PORTS, lambda text: port_ranges(text, protocol), ()),
+        target_ports=read("dports", dports, Not.TARGET_PORTS, lambda text: port_ranges(text, protocol), ()),
+        device=read("in", device, Not.DEVICE, checked_device, ""),
+        link=read("mac", mac, Not.LINK, link_address, b""),
+        tcp_flags=read("tcp-flags", tcp_flags, Not.TCP_FLAGS, pair(0xFF, "a set of TCP flags"), None),
+        tos=read("tos", tos, Not.TOS, pair(0xFF, "a type of service"), None),
+        mark=read("if-mark", if_mark, Not.MARK, pair(ALL_BITS, "a mark"), None),
         turned=turned,
         then_skip=TO_THE_END if final else 0,
     )

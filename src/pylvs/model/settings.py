@@ -77,5 +77,8 @@ def parse_setting(text: str) -> tuple[Setting, int]:
 def checked(setting: Setting, value: int) -> int:
     """Return the value if it is the default or within the bounds. Raises InvalidOperation."""
     if value != setting.default and not setting.lowest <= value <= setting.highest:
-        raise InvalidOperation(f"{PREFIX}{setting.name}={value}: must be from {setting.lowest} to {setting.highest}")
+        bounds = f"from {setting.lowest} to {setting.highest}"
+        if not setting.lowest <= setting.default <= setting.highest:
+            bounds = f"{setting.default}, or {bounds}"
+        raise InvalidOperation(f"{PREFIX}{setting.name}={value}: must be {bounds}")
     return value

@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_net
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
-from pylvs.model.errors import NoSuchDevice
+from pylvs.model.errors import NoSuchDevice, shown
 from pylvs.netlink import codec
 from pylvs.netlink.codec import Netlink, NetlinkError, address_of, attribute, attributes, name, number
 
@@ -202,7 +202,7 @@ def _link(wanted: str | int) -> bytes:
         if error.number not in (errno.ENODEV, errno.ERANGE, errno.EINVAL):
             raise error.as_failure(f"asking for device {wanted}") from None
         there = ", ".join(each.name for each in devices())
-        raise NoSuchDevice(f"{wanted}: no such device; there are: {there}") from None
+        raise NoSuchDevice(f"{shown(str(wanted))}: no such device; there are: {there}") from None
 
 
 class Routes:

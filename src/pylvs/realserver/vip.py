@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
-from pylvs.model.errors import InvalidOperation, NoSuchDevice, NotPermitted, PylvsError, Unsupported
+from pylvs.model.errors import InvalidOperation, NoSuchDevice, NotPermitted, PylvsError, Unsupported, shown
 from pylvs.model.routing import HeldAddress, Network
 from pylvs.model.service import Tunnel
 from pylvs.netlink.addresses import encoded, named
@@ -54,7 +54,7 @@ def parse_vip(text: str) -> Address:
     try:
         address = ip_address(text)
     except ValueError:
-        raise InvalidOperation(f"{text}: not an IP address (a VIP is given without a prefix length)") from None
+        raise InvalidOperation(f"{shown(text)}: not an IP address (a VIP is given without a prefix length)") from None
     if address.is_multicast or address.is_unspecified or address.is_loopback or str(address) == "255.255.255.255":
         raise InvalidOperation(f"{text}: not a unicast address that clients could ask for")
     if getattr(address, "scope_id", None):
@@ -67,7 +67,9 @@ def parse_director(text: str) -> Network:
     try:
         return ip_network(text)
     except ValueError:
-        raise InvalidOperation(f"--director {text}: not an IP address, nor a network without host bits") from None
+        raise InvalidOperation(
+            f"--director {shown(text)}: not an IP address, nor a network without host bits"
+        ) from None
 
 
 def up(
