@@ -18,6 +18,11 @@ with a finding.
 own block has none. Keywords that pylvs does not support are findings: *later* is not implemented yet, *never* will not
 be implemented, *dead* has no effect in keepalived either.
 """
+OWN = "pylvs's own"
+WITHOUT_A_ROW = {
+    State.PARSED: "Statements of the [language](language.md)",
+    State.IGNORED: "Accepted and ignored",
+}
 
 
 def reference() -> str:
@@ -39,13 +44,14 @@ def _table(path: str, block: Block) -> Iterator[str]:
     yield f"{_sentence(block.doc)}{_state(block)}" + (f" Syntax:{head}." if head else "")
     if block.lines:
         yield f"Each line: `{_cell(block.lines.syntax)}`."
-    keywords = [each for each in block.entries if isinstance(each, Keyword) and each.state is not State.IGNORED]
-    ignored = [each.name for each in block.entries if isinstance(each, Keyword) and each.state is State.IGNORED]
+    keywords = [each for each in block.entries if isinstance(each, Keyword) and each.state not in WITHOUT_A_ROW]
     blocks = [entry.name for entry in block.entries if isinstance(entry, Block)]
     if blocks:
         yield "Blocks: " + ", ".join(f"`{name}`" for name in blocks) + "."
-    if ignored:
-        yield "Accepted and ignored: " + ", ".join(f"`{name}`" for name in ignored) + "."
+    for state, text in WITHOUT_A_ROW.items():
+        names = [each.name for each in block.entries if isinstance(each, Keyword) and each.state is state]
+        if names:
+            yield f"{text}: " + ", ".join(f"`{name}`" for name in names) + "."
     yield ""
     if keywords:
         yield "| keyword | value | default | |"
@@ -79,14 +85,14 @@ def _notes(keyword: Keyword) -> str:
     if keyword.state is not State.SUPPORTED:
         instead = f": {_cell(keyword.instead)}" if keyword.instead and keyword.instead != keyword.doc else ""
         notes.append(f"*{keyword.state.value}*{instead}")
-    if keyword.since:
-        notes.append(f"pylvs's own, since {keyword.since}")
+    if keyword.is_own:
+        notes.append(OWN)
     return "".join(f"; {note}" for note in notes)
 
 
 def _state(block: Block) -> str:
-    since = f" pylvs's own, since {block.since}." if block.since else ""
-    return since if block.state is State.SUPPORTED else f" *{block.state.value}*: {block.instead}."
+    own = f" {OWN}." if block.is_own else ""
+    return own if block.state is State.SUPPORTED else f" *{block.state.value}*: {block.instead}."
 
 
 def _sentence(text: str) -> str:

@@ -69,8 +69,8 @@ ANY = texts()
 
 
 def ignored(why: str, *names: str, kind: Type[object] = ANY) -> tuple[Keyword, ...]:
-    """Make keywords without a meaning here, which `pylvs check` notes with the reason; "": the parser obeys them."""
-    return tuple(Keyword(name, kind, why or "obeyed", state=State.IGNORED, instead=why) for name in names)
+    """Make keywords without a meaning here, which `pylvs check` notes with the reason."""
+    return tuple(Keyword(name, kind, why, state=State.IGNORED, instead=why) for name in names)
 
 
 def never(instead: str, *names: str, state: State = State.NEVER) -> tuple[Keyword, ...]:
@@ -132,15 +132,15 @@ GLOBAL_DEFS = Block(
             aliases=("lvs_flush_onstop",),
             default="",
         ),
-        flag("exclusive", "remove services from the table that are not in the configuration", since="0.2"),
-        flag("checker_share", "make equal checks of one server once, for all its services", True, since="0.2"),
-        Keyword("metrics_address", ENDPOINT, "serve /metrics on this TCP address too", since="0.2"),
+        flag("exclusive", "remove services from the table that are not in the configuration", is_own=True),
+        flag("checker_share", "make equal checks of one server once, for all its services", True, is_own=True),
+        Keyword("metrics_address", ENDPOINT, "serve /metrics on this TCP address too", is_own=True),
         Keyword(
             "log_level",
             choice("debug", "info", "warning", "error"),
             "log lines of this level and above",
             "info",
-            since="0.2",
+            is_own=True,
         ),
         flag("no_checker_emails", "mail only changes of state", state=State.IGNORED),
         Keyword("startup_script", SCRIPT, "run at startup, before anything else"),
@@ -193,7 +193,8 @@ GLOBAL_DEFS = Block(
         *ignored(READ_AGAIN, "process_monitor_rcv_bufs", "process_monitor_rcv_bufs_force"),
         *ignored("each reload is checked as a whole, before anything changes", "reload_check_config"),
         *ignored("no temporary file is written", "tmp_config_directory"),
-        *ignored("", "include_check", "random_seed"),
+        Keyword("include_check", ANY, "conditions of the following includes", state=State.PARSED),
+        Keyword("random_seed", ANY, "makes _RANDOM repeatable", state=State.PARSED),
         *defaults_of(*(keyword.name for keyword in GARP)),
         flag("vrrp_min_garp", "default: one gratuitous ARP, without repetition"),
         Keyword("vrrp_garp_interval", SENDING, "minimum seconds between gratuitous ARPs on a device"),
@@ -237,10 +238,15 @@ GLOBAL_DEFS = Block(
             seconds(1, 3600),
             "seconds without a report of pylvs run, or without an answer of pylvs-vrrp, until its state is unknown",
             10.0,
-            since="0.2",
+            is_own=True,
         ),
         Keyword("vrrp_priority", integer(-20, 19), "nice value of the VRRP process", 0),
-        Keyword("vrrp_rt_priority", nearest(1, 99), "real-time priority of the VRRP process", default_doc="none"),
+        Keyword(
+            "vrrp_rt_priority",
+            nearest(1, 99),
+            "real-time priority of the VRRP process",
+            default_doc="1 where allowed; none with vrrp_priority",
+        ),
         Keyword("vrrp_process_name", TEXT, "name of the VRRP process in ps and top", default_doc="pylvs-vrrp"),
         Keyword("vrrp_cpu_affinity", CPUS, "CPUs of the VRRP process", default_doc="all"),
         Keyword("vrrp_no_swap", BARE, "always on: the memory of the VRRP process is locked", state=State.IGNORED),

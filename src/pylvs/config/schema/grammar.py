@@ -91,6 +91,7 @@ class State(Enum):
     LATER = "later"  # not implemented yet: a finding
     NEVER = "never"  # will not be implemented: a finding
     DEAD = "dead"  # ignored by keepalived too: a finding
+    PARSED = "parsed"  # a statement of the language, which the parser obeys
     IGNORED = "ignored"  # always on; or without meaning here, which is a note where `instead` has the reason
 
 
@@ -101,7 +102,7 @@ class _Entry:
     aliases: tuple[str, ...] = ()
     state: State = State.SUPPORTED
     instead: str = ""  # advice unless supported
-    since: str = ""  # first version of pylvs that has it; "" is the first release
+    is_own: bool = False  # keepalived does not have it
 
 
 @dataclass(frozen=True, slots=True)

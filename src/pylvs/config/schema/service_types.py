@@ -206,7 +206,7 @@ def _weight(minimum: int) -> Type[int]:
             words.warn(word, text, "use smaller weights")
         return weight
 
-    return Type(f"a whole number, {minimum} to {MAX_DOCUMENTED_WEIGHT}", parse)
+    return Type(f"a whole number, {minimum} to {MAX_WEIGHT}", parse)
 
 
 def _scheduler(words: Words) -> str:

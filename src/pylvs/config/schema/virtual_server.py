@@ -20,6 +20,7 @@ from pylvs.config.schema.service_types import (
     GRANULARITY,
     GROUP_ENTRY,
     LOAD_SOURCE,
+    MAX_DOCUMENTED_WEIGHT,
     MULTIPLIER,
     PERSISTENCE,
     PROTOCOL,
@@ -69,7 +70,10 @@ DELAY_LOOP_S = 60.0
 INTERVAL = seconds(0.000001, 1e9)
 ALPHA = flag("alpha", "start in state down, until the first check succeeds", inherited=True)
 CONNECT_TIMEOUT = inherited(
-    "connect_timeout", seconds(0.000001), "timeout of the connection, and then of each answer, in seconds", 5.0
+    "connect_timeout",
+    seconds(0.000001),
+    "seconds that a whole check may take; each page and each SMTP host has as many",
+    5.0,
 )
 WARMUP_AND_DELAY = (
     inherited(
@@ -118,7 +122,7 @@ CONNECTION = (
 )
 TARGET = (
     *CONNECTION,
-    flag("via_vip", "connect to the VIP, through the director's own forwarding to this server", since="0.2"),
+    flag("via_vip", "connect to the VIP, through the director's own forwarding to this server", is_own=True),
 )
 
 TCP_CHECK = Block("TCP_CHECK", "a TCP connection can be established", (*TARGET, *checker_timing()))
@@ -173,7 +177,7 @@ URL = Block(
         Keyword("regex_min_offset", OFFSET, "first byte at which a match may begin", 0),
         Keyword("regex_max_offset", OFFSET, "last byte at which a match may begin; 0: anywhere", 0),
         Keyword("regex_stack", texts(), "memory of PCRE2", state=State.IGNORED),
-        flag("tls_compliant", "send close_notify at the end of the TLS connection", since="0.2"),
+        flag("tls_compliant", "send close_notify at the end of the TLS connection", is_own=True),
     ),
 )
 HTTP_NB_GET_RETRY = Keyword("nb_get_retry", COUNT, "deprecated name of retry", is_now="retry")
@@ -186,8 +190,8 @@ HTTP_KEYWORDS: tuple[Keyword | Block, ...] = (
     *TARGET,
     *checker_timing(delay=3.0, nb_get_retry=HTTP_NB_GET_RETRY),
     flag("enable_sni", "send the virtual host's name in the TLS handshake (SNI)"),
-    Keyword("sni_name", TEXT, "send this name in the TLS handshake (SNI)", "", since="0.2"),
-    flag("verify_server", "the server's certificate is of a trusted CA, and of the requested name", since="0.2"),
+    Keyword("sni_name", TEXT, "send this name in the TLS handshake (SNI)", "", is_own=True),
+    flag("verify_server", "the server's certificate is of a trusted CA, and of the requested name", is_own=True),
 )
 HTTP_GET = Block("HTTP_GET", "every URL answers as configured", HTTP_KEYWORDS)
 SSL_GET = Block("SSL_GET", "HTTP_GET over TLS; see verify_server", HTTP_KEYWORDS)
@@ -225,7 +229,7 @@ AGENT_CHECK = Block(
     "AGENT_CHECK",
     'the server answers one line over TCP: "75%", "drain", "maint", "up", "down"',
     (Keyword("send", text("a text"), "line to send before the answer is read", ""), *CONNECTION, *checker_timing()),
-    since="0.2",
+    is_own=True,
 )
 LOAD1 = (LoadSource.LOAD1_PER_CORE, "")
 LOAD_CHECK = Block(
@@ -248,7 +252,7 @@ LOAD_CHECK = Block(
         *CONNECTION,
         *checker_timing(),
     ),
-    since="0.2",
+    is_own=True,
 )
 
 CHECKERS = (
@@ -274,7 +278,8 @@ VIRTUAL_SERVER_GROUP = Block(
     lines=GROUP_ENTRY,
 )
 
-WEIGHT_OF_SERVER = inherited("weight", WEIGHT, "share of new connections; 0: none", 1)
+BEYOND = f"above {MAX_DOCUMENTED_WEIGHT} with a warning"
+WEIGHT_OF_SERVER = inherited("weight", WEIGHT, f"share of new connections; 0: none; {BEYOND}", 1)
 METHOD = inherited("lvs_method", FORWARDING, "how packets get to the server", default_doc="NAT")
 INHIBIT_ON_FAILURE = flag("inhibit_on_failure", "keep a failed server in the table with weight 0", inherited=True)
 SNMP_NAME = Keyword("snmp_name", TEXT, "name in SNMP (enable_snmp_checker)")
@@ -284,7 +289,7 @@ CHECKER_SHARE = flag(
     True,
     inherited=True,
     global_names=("checker_share",),
-    since="0.2",
+    is_own=True,
 )
 VIRTUALHOST = inherited("virtualhost", TEXT, "host name in requests of HTTP checks")
 
@@ -354,7 +359,7 @@ VIRTUAL_SERVER = Block(
         Keyword(
             "sorry_server_lvs_method", FORWARDING, "forwarding method of the sorry server", default_of="lvs_method"
         ),
-        replace(WEIGHT_OF_SERVER, type=SERVICE_WEIGHT, doc="weight of its real servers"),
+        replace(WEIGHT_OF_SERVER, type=SERVICE_WEIGHT, doc=f"weight of its real servers; {BEYOND}"),
         INHIBIT_ON_FAILURE,
         replace(SMTP_ALERT, default=False),
         VIRTUALHOST,
