@@ -13,6 +13,7 @@ from pylvs.dataplane.devices import attachments
 from pylvs.model.rows import HookPackets, in_order
 from pylvs.model.service import Method, Protocol
 from pylvs.netlink import links
+from tests.json_page import assert_documented
 from tests.packet.frames import CLIENT4, CLIENT6, tcp, udp
 from tests.packet.host import SENT, TC_REDIRECT, VIP6, XDP_PASS, Host, new_host, server4
 
@@ -60,6 +61,8 @@ def test_show_and_metrics_have_the_share_of_each_hook() -> None:
         assert sum(in_order(host.director.packet_counts().totals)[1:3]) == count.xdp + count.tc
         assert host.director.packet_counts().forwarded == {"d0": HookPackets(count.xdp, count.tc)}
         found = json.loads(CliRunner().invoke(show, ["--json"]).output)
+        unattached = [{"device": "d9", "reason": "no such device", "needed": True}]
+        assert_documented("pylvs show", found, {"unattached": unattached, "reasons": {"no_service": 1}})
         share = round(count.xdp / (count.xdp + count.tc), 4)
         assert found["forwarded"] == {"xdp": count.xdp, "tc": count.tc, "xdp_share": share}
         (of_device,) = [each["forwarded"] for each in found["devices"] if each["device"] == "d0"]

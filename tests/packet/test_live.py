@@ -19,6 +19,7 @@ from pylvs.cli.meter import LINE_RATE, Meter, Reading, metered
 from pylvs.dataplane.devices import attachments
 from pylvs.dataplane.devices.attach import Mode
 from pylvs.model.errors import PylvsError
+from tests.json_page import assert_documented
 from tests.packet.frames import tcp
 from tests.packet.host import Host
 from tests.waiting import until
@@ -127,6 +128,8 @@ def test_json_has_numbers_and_text_has_a_table(director_host: Host, wire: socket
     try:
         assert run(["bench", "--live", "d0", "--seconds", "2", "--json"]) == 0
         found = json.loads(capfd.readouterr().out)
+        assert_documented("pylvs bench", found)
+        assert_documented("A sample", *found["samples"], found["total"], {"reasons": {"no_service": 1}})
         assert run(["bench", "--live", "d0", "--seconds", "1"]) == 0
         table = capfd.readouterr().out
     finally:
