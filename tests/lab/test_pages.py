@@ -64,7 +64,8 @@ class Follower:
     def follow(self, step: Step) -> None:
         """Run a step. Raises AssertionError if it has another output or exit status than on the page."""
         if step.file:
-            self._run(Step(step.host, f"mkdir -p $(dirname {step.file}); cat >{step.file}"), step.command)
+            done = self._run(Step(step.host, f"cat >{step.file}"), step.command)
+            assert done.returncode == 0, f"{self.page.name}: {step.file}: {done.stdout}"
         elif ENDLESS.search(step.command) or (CAPTURE.search(step.command) and " -c " in step.command):
             self._begin(step)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import itertools
 import re
 import shlex
@@ -34,7 +35,7 @@ PROMPT = re.compile(r"^\s*\w*[$#] (.*)$")
 # How many blocks of a page are not run, each with its reason above it. tests/lab/test_pages.py runs the others in labs.
 NOT_RUN = {
     "README.md": 2,
-    "docs/how-to/boot.md": 3,
+    "docs/how-to/boot.md": 4,
     "docs/how-to/director-as-server.md": 1,
     "docs/how-to/migrate-from-keepalived.md": 1,
     "docs/how-to/next.md": 2,
@@ -92,6 +93,13 @@ def check_pylvs(words: list[str]) -> None:
         raise click.UsageError(f"too many arguments: {' '.join(words)}")
 
 
+def commands_of_dev() -> set[str]:
+    """Return the commands of ./dev, except its help."""
+    cases = (ROOT / "dev").read_text().partition("\ncase $command in\n")[2]
+    labels = re.findall(r"^ {4}([a-z][a-z |-]*)\)$", cases, re.MULTILINE)
+    return {name for label in labels for name in label.split(" | ")}
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_links_and_files_exist(document: Path) -> None:
     text = document.read_text()
@@ -112,12 +120,44 @@ def test_commands_are_commands(document: Path) -> None:
         if words[0] == "pylvs":
             check_pylvs(words[1:])
         elif words[0] == "./dev":
-            assert re.search(rf"^    {words[1]}[ )]", (ROOT / "dev").read_text(), re.MULTILINE), words
-        elif words[0] == "make":
-            assert all(
-                re.search(rf"^demo .*{word}|^{word}", (ROOT / "Makefile").read_text(), re.MULTILINE)
-                for word in words[1:]
-            )
+            assert words[1] in commands_of_dev(), words
+        assert words[0] != "make", "a bare Debian has no make: write ./dev"
+
+
+def test_make_has_the_commands_of_dev() -> None:
+    """Except those that need arguments, which docs/developing.md names."""
+    makefile = (ROOT / "Makefile").read_text()
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    of_make = set(phony.split())
+    defined = {name for names in re.findall(r"^([a-z-][a-z -]*):$", makefile, re.MULTILINE) for name in names.split()}
+    assert of_make == defined
+    without = re.search(r"`make` has all but `(\w+)` and `(\w+)`", (ROOT / "docs" / "developing.md").read_text())
+    assert without
+    assert of_make - {"bench-baseline"} == commands_of_dev() - set(without.groups())
+
+
+@pytest.mark.parametrize("document", [*sorted(set(DOCUMENTS) - {ROOT / "CHANGELOG.md"}), ROOT / "dev"], ids=name_of)
+def test_the_releases_that_are_supported_are_the_same_everywhere(document: Path) -> None:
+    for sentence in re.split(r"[.:] |\n\n|\|", document.read_text()):
+        if "Debian 12" in sentence and "Ubuntu 24.04" in sentence:
+            assert re.search(r"Debian 12(?:,| or| and) (?:Debian )?13\b", sentence), sentence
+
+
+def test_the_manual_has_every_variable_of_the_environment() -> None:
+    """Those that pylvs reads, except those that systemd and ./dev set for it."""
+    internal = {"MAINPID", "SERVICE_RESULT", "PYLVS_COMMAND", "PYLVS_REMOVAL", "PYLVS_LOG_LEVEL"}
+    texts = [path.read_text() for path in (ROOT / "src" / "pylvs").rglob("*.py")]
+    constants = {
+        found[1]: found[2]
+        for text in texts
+        for found in re.finditer(r'^(_?[A-Z_]+)(?:, \w+)* = "(_?[A-Z_]+)"', text, re.MULTILINE)
+    }
+    read = {word for text in texts for word in re.findall(r"os\.environ(?:\.get\(|\[)([\"\w]+)[,\])]", text)}
+    names = {word.strip('"') if word.startswith('"') else constants.get(word, "") for word in read} - {""}
+    assert {"DBUS_SYSTEM_BUS_ADDRESS", "PYLVS_HINT", "TMPDIR"} <= names
+    page = manual.overview().partition(".SH ENVIRONMENT\n")[2].partition("\n.SH ")[0]
+    on_page = set(re.findall(r"^\.B (\w+)$", page, re.MULTILINE))
+    assert names - internal <= on_page
 
 
 def test_the_commands_of_readme_and_the_how_tos_are_run() -> None:
@@ -134,6 +174,9 @@ def test_the_commands_of_readme_and_the_how_tos_are_run() -> None:
             harmless = step.host != MACHINE or re.match(r"(?:pylvs lab|for \w+ in [\d ]+; do pylvs lab) ", step.command)
             assert harmless, f"{page.name}: {step.command}: its prompt names no host"
             assert page.lab or step.host == MACHINE, f"{page.name}: {step.command}: the page names no lab"
+            folder = Path(step.file).parent
+            made = any(each.command == f"mkdir -p {folder}" and each.host == step.host for each in page.steps)
+            assert made or not step.file, f"{page.name}: {folder} may not exist"
 
 
 def test_outputs_on_pages_are_compared() -> None:
@@ -199,6 +242,17 @@ def test_every_command_and_option_is_in_the_reference(context: click.Context) ->
             assert has_option(own, option), f"the page of {words} has no {option.opts}"
 
 
+def test_every_command_with_json_is_on_the_page_of_json() -> None:
+    """tests/unit/cli/test_json.py compares the fields."""
+    with_json = [
+        each.command_path for each in CONTEXTS if any("--json" in option.opts for option in each.command.params)
+    ]
+    on_page = re.findall(
+        r"^\| `(pylvs [a-z -]+)` \| ", (ROOT / "docs" / "reference" / "json.md").read_text(), re.MULTILINE
+    )
+    assert sorted(on_page) == sorted(with_json)
+
+
 def test_the_manual_has_no_option_that_does_not_exist() -> None:
     every = {each for context in CONTEXTS for option in context.command.params for each in option.opts}
     named = set(re.findall(r"(?<![\w-])--\w[\w-]*", manual.overview().replace("\\-", "-")))
@@ -217,6 +271,19 @@ def test_every_flaw_and_every_reason_of_virtual_routers_is_in_the_reference() ->
     page = (ROOT / "docs" / "reference" / "vrrp.md").read_text()
     for word in [*(flaw.value for flaw in AdvertError), *(why.value for why in TransitionReason)]:
         assert f"\n| `{word}` |" in page, f"docs/reference/vrrp.md has no row for: {word}"
+
+
+def test_every_metric_is_in_the_reference_and_exists() -> None:
+    """A name in the exporter lacks the `_total` of counters, and may end with any suffix, written `*` on the page."""
+    source = (ROOT / "src" / "pylvs" / "daemon" / "api" / "metrics.py").read_text()
+    exported = {name.replace("{suffix}", "*") for name in re.findall(r'"((?:pylvs|node_ipvs)_[\w{}]+)"', source)}
+    section = (ROOT / "docs" / "reference" / "verbs.md").read_text().partition("\n## Metrics\n")[2]
+    on_page = {name.removesuffix("_total") for name in re.findall(r"`((?:pylvs|node_ipvs)_[\w*]+)`", section)}
+    assert {"pylvs_bfd_flaps", "pylvs_service_*", "node_ipvs_backend_weight"} <= exported
+    assert [name for name in sorted(exported - on_page) if not fnmatch.filter(on_page, name)] == []
+    assert [
+        name for name in sorted(on_page - exported) if not any(fnmatch.fnmatch(name, each) for each in exported)
+    ] == []
 
 
 def test_the_readme_lists_all_schedulers() -> None:

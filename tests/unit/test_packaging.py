@@ -119,6 +119,47 @@ def test_the_package_has_the_programs_of_the_wheel(repository: Path) -> None:
     assert not texts
 
 
+def test_the_units_find_the_programs_of_a_wheel(repository: Path, tmp_path: Path) -> None:
+    """By the commands of the page, which link the programs and change the units' paths."""
+    page = (repository / "docs/how-to/install.md").read_text()
+    (copied,) = re.findall(r"^# cp (packaging/\S+) /etc/systemd/system/$", page, re.MULTILINE)
+    (change,) = re.findall(r"^# sed -i -E '(.+)' /etc/systemd/system/pylvs\*\.service$", page, re.MULTILINE)
+    (links,) = re.findall(r"^# ln -s (.*) (/usr/local/sbin)/$", page, re.MULTILINE)
+    linked = [Path(each).name for each in links[0].split()]
+    units = sorted(repository.glob(copied))
+    assert {each.name for each in units} == set(UNITS)
+    for unit in units:
+        changed = tmp_path / unit.name
+        shutil.copy(unit, changed)
+        subprocess.run(["sed", "-i", "-E", change, changed], check=True)
+        programs = re.findall(r"^Exec\w+=(\S+)", changed.read_text(), re.MULTILINE)
+        assert programs
+        for program in map(Path, programs):
+            assert str(program.parent) == links[1]
+            assert program.name in project(repository)["scripts"]
+            assert any(program.match(each) for each in linked), program
+
+
+def test_what_a_wheel_leaves_on_the_machine_is_removed(repository: Path) -> None:
+    """Each target of a command that installs the wheel, its units, policy and user is in a command that removes it."""
+    page = (repository / "docs/how-to/install.md").read_text()
+    installs, removes = (page.partition(f"\n## {each}\n")[2].partition("\n## ")[0] for each in ("Wheel", "Remove"))
+    targets = [
+        re.sub(r"/$", "", line.split()[-1])
+        for line in re.findall(r"^# (?:cp|ln|useradd|python3 -m venv) .*$", installs, re.MULTILINE)
+    ]
+    assert len(targets) == 5
+    commands = "\n".join(re.findall(r"^# (?:rm|userdel) .*$", removes, re.MULTILINE))
+    for target in targets:
+        assert re.search(rf"{re.escape(target)}\b", commands), target
+
+
+def test_the_page_has_the_size_of_the_objects(repository: Path) -> None:
+    (size,) = re.findall(r"compiled objects in git, ([0-9.]+) MB", (repository / "docs/architecture.md").read_text())
+    octets = sum(path.stat().st_size for path in (repository / "src/pylvs/bpf/objects").glob("*.o"))
+    assert float(size) == pytest.approx(octets / 1e6, rel=0.1)
+
+
 def test_the_package_has_the_version_of_the_program(repository: Path) -> None:
     assert (repository / "debian/changelog").read_text().startswith(f"pylvs ({version()}) ")
 
