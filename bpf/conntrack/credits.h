@@ -12,8 +12,8 @@ enum {
 	PLENTY = 1024, /* with fewer free credits, move them one by one: any CPU can then take the last one */
 };
 
-/* Return how many connections there may be before another one, by NAT or not. Without this share a client that sends a
- * SYN and an ACK from many forged addresses to a service of direct routing would take every entry. */
+/* Return at how many connections there is space for no other one, by NAT or not. Without this share, forged SYNs and
+ * ACKs to a service of direct routing could take every entry. */
 INLINE u32 capacity_for(const struct pool *pool, bool masq)
 {
 	return pool->capacity - (!masq && get_root()->nat ? pool->capacity / NAT_SHARE : 0);
