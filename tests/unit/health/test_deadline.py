@@ -17,7 +17,7 @@ from pylvs.health.checkers import http
 from pylvs.health.checkers.deadline import SLICE_S, TICK_S, Deadline, in_thread, loop_share
 from pylvs.health.checkers.http import ResponseReader, read_body
 from pylvs.health.checkers.sockets import TcpStream, ready, receive_datagram
-from pylvs.health.probes import ProbeFailed
+from pylvs.health.probes import Outcome, ProbeFailed, guarded
 from tests.unit.health.clock import FakeTimeLoop
 from tests.waiting import PATIENCE_S
 
@@ -309,6 +309,22 @@ def test_a_probe_for_which_no_thread_is_free_is_inconclusive() -> None:
         ("timed out after 1 s at work", False),
         ("timed out after 1 s waiting for a free thread", True),
     ]
+
+
+def test_a_probe_for_which_no_thread_can_be_made_is_inconclusive(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def ask() -> Outcome:
+        await in_thread(Deadline(1.0), lambda over: None, "at work")
+        return Outcome(True, "done")
+
+    async def main() -> Outcome:
+        with monkeypatch.context() as shortage:  # the end of the event loop needs a thread
+            shortage.setattr(threading.Thread, "start", refused)
+            return await guarded(ask)()
+
+    assert asyncio.run(main()) == Outcome(False, "no resources on this machine for a thread", inconclusive=True)
 
 
 def test_tls_of_records_with_one_byte_ends_at_the_timeout(tls: ssl.SSLContext) -> None:

@@ -8,13 +8,14 @@ Long work runs in a thread. It ends soon after its probe, because threads are fe
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
-from pylvs.health.probes import ProbeFailed
+from pylvs.health.probes import ProbeFailed, errno_failure
 from pylvs.system import threads
 
 SLICE_S = 0.002  # of work, then other probes continue
@@ -108,9 +109,10 @@ class Deadline:
 
 
 async def in_thread(deadline: Deadline, work: Callable[[Callable[[], bool]], Result], where: str) -> Result:
-    """Run `work` in a thread. Raises ProbeFailed at the deadline: inconclusive if no thread was free until then.
+    """Run `work` in a thread. Raises ProbeFailed at the deadline, and if no thread can be made.
 
-    `work` gets a function that returns whether its probe has ended. It calls this between its steps.
+    The failure is inconclusive if the work had no thread. `work` gets a function that returns whether its probe has
+    ended. It calls this between its steps.
     """
     loop = asyncio.get_running_loop()
     if deadline.passed(loop.time()):
@@ -121,7 +123,10 @@ async def in_thread(deadline: Deadline, work: Callable[[Callable[[], bool]], Res
         began.set()
         return work(over.is_set)
 
-    future = threads.start(run)
+    try:
+        future = threads.start(run)
+    except OSError:
+        raise errno_failure(errno.EAGAIN, "for a thread") from None
     try:
         while not future.done():
             if deadline.passed(loop.time()):
