@@ -42,11 +42,9 @@ def _default_directory(context: click.Context, parameter: click.Parameter, given
         from pylvs.daemon.state.directory import default_path
 
         return default_path(instance)
-    unit = os.environ.get("PYLVS_UNIT")
-    if given is None and unit and _ENTERED not in context.meta:
-        from pylvs.daemon.units import directory_of
-
-        return directory_of(unit)
+    # `pylvs stop --unit` finds the unit's directory itself, if it has something to stop at all.
+    if given is None and _ENTERED not in context.meta and not context.params.get("unit"):
+        return unit_directory()
     return given
 
 
@@ -57,6 +55,19 @@ def _check_instance(name: str) -> None:
     if not FILE_NAME.match(name):
         text = f"--instance: '{name}' is not the name of an instance"
         raise click.UsageError(f"{text}; write a name without / that does not begin with a dot")
+
+
+def unit_directory(unit: str = "") -> Path | None:
+    """Return the state directory of the daemon of PYLVS_UNIT, else of this unit; None means the default one.
+
+    Raises PylvsError.
+    """
+    name = os.environ.get("PYLVS_UNIT") or unit
+    if not name:
+        return None
+    from pylvs.daemon.units import directory_of
+
+    return directory_of(name)
 
 
 def state_dir(command: Callback) -> Callback:

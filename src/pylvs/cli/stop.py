@@ -9,9 +9,8 @@ from pathlib import Path
 
 import click
 
-from pylvs.cli.common import asked, state_dir
+from pylvs.cli.common import asked, state_dir, unit_directory
 from pylvs.daemon.state.directory import StateDirectory
-from pylvs.daemon.units import directory_of
 from pylvs.model.errors import Busy, PylvsError
 
 END_S = 1100.0  # notifications and a shutdown_script, which may take 1000 s; systemd has limits of its own
@@ -26,7 +25,10 @@ _CRASHES = ("exit-code", "signal", "core-dump", "watchdog", "oom-kill")  # value
 )
 @click.option("-I", "--dont-release-ipvs", "keep_table", is_flag=True, help="leave the services in the table")
 @click.option(
-    "--unit", metavar="UNIT", help="for ExecStop= and ExecStopPost=: --keep, unless systemd stops UNIT for good"
+    "--unit",
+    metavar="UNIT",
+    is_eager=True,  # before --state-dir
+    help="for ExecStop= and ExecStopPost=: --keep, unless systemd stops UNIT for good",
 )
 @state_dir
 def stop(keep: bool, keep_table: bool, unit: str | None, state_dir: Path | None) -> None:
@@ -40,7 +42,7 @@ def stop(keep: bool, keep_table: bool, unit: str | None, state_dir: Path | None)
             return  # a crash: the next daemon continues; or the daemon has stopped in good order by itself
         keep = job != "stop"
         try:
-            state_dir = state_dir or directory_of(unit)
+            state_dir = state_dir or unit_directory(unit)
         except PylvsError as error:  # nothing to stop here; systemd sends SIGTERM to a process that is starting
             click.echo(str(error))
             return

@@ -83,11 +83,15 @@ def test_a_stop_of_a_process_without_a_directory_does_nothing(
 ) -> None:
     daemon(root / "net1", 4710)
     text = "pylvs.service: process 4711 has no state directory below"
-    assert run("--unit", UNIT, MAINPID="4711").startswith(text)
-    assert stopped == []
+    for variable in {}, {"PYLVS_UNIT": UNIT}:
+        assert run("--unit", UNIT, MAINPID="4711", **variable).startswith(text)
+        assert run(f"--unit={UNIT}", MAINPID="4711", **variable).startswith(text)
     monkeypatch.setenv("PYLVS_UNIT", UNIT)
     with pytest.raises(PylvsError, match=re.escape(text)):
         run("--keep", MAINPID="4711")
+    monkeypatch.setattr(stop_module, "_reported_job", lambda _: "")
+    assert run("--unit", UNIT, MAINPID="4711") == ""  # a crash
+    assert stopped == []
 
 
 def test_a_unit_notes_the_daemon_that_it_started_last(
