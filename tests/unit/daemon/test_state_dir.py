@@ -17,6 +17,7 @@ import pytest
 from pylvs.daemon.state.directory import StateDirectory, load_overrides, load_owned, save_overrides, save_owned
 from pylvs.daemon.table.ownership import adoptable_rows, owned_services
 from pylvs.health.events import Override, Standing
+from pylvs.model.dataclass import replace
 from pylvs.model.errors import Busy, PylvsError, Unsupported
 from pylvs.model.rows import DestinationRow, ServiceRow
 from pylvs.model.service import Destination, DestinationKey, Protocol, ServiceKey, VirtualService
@@ -196,10 +197,14 @@ def test_a_server_under_another_port_is_the_one_of_before() -> None:
     def under(number: int, port: int) -> DestinationKey:
         return DestinationKey(server(number).address, port)
 
-    rows = [ServiceRow(VirtualService(WEB), (DestinationRow(Destination(under(1, 0), weight=7)),))]
     own = {WEB: frozenset({under(1, 0), under(2, 0)})}
-    (row,) = adoptable_rows(rows, own, configuration(1, 2, 3, keys=(WEB,)))
-    assert [(each.destination.key, each.destination.weight) for each in row.destinations] == [
-        (server(1), 7),
-        (server(3), 1),
-    ]
+    (service,) = configuration(1, 2, 3, keys=(WEB,)).services
+    with_sorry = Configuration((replace(service, sorry_server=Destination(server(9))),))
+
+    def adoptable(*table: Destination) -> list[tuple[DestinationKey, int]]:
+        rows = [ServiceRow(VirtualService(WEB), tuple(map(DestinationRow, table)))]
+        (row,) = adoptable_rows(rows, own, with_sorry)
+        return [(each.destination.key, each.destination.weight) for each in row.destinations]
+
+    assert adoptable(Destination(under(1, 0), weight=7)) == [(server(1), 7), (server(3), 1)]
+    assert adoptable(Destination(under(9, 0), weight=5)) == [(server(9), 5), (server(3), 1)]

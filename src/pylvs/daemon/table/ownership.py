@@ -86,24 +86,22 @@ def adoptable_rows(rows: Iterable[ServiceRow], owned: OwnedServices, configurati
     """Return the table's rows of owned services, for the engine to adopt.
 
     A server that is new in the configuration is added to its row, because its absence does not mean that it is down.
-    One whose port in the table changed has its present key.
+    One whose port in the table changed has its present key; so has a sorry server.
     """
-    configured = {
-        key: {each.destination.key: each.destination for each in service.servers}
-        for service in configuration.services
-        for key in service.keys
-    }
+    configured = {key: service for service in configuration.services for key in service.keys}
     found = []
     for row in rows:
         key = row.service.key
         if key in owned and key in configured:
             present = {each.destination.key: each for each in row.destinations}
-            former = moved(owned[key] | present.keys(), configured[key].values())
+            servers = {each.destination.key: each.destination for each in configured[key].servers}
+            sorry = configured[key].sorry_server
+            former = moved(owned[key] | present.keys(), (*servers.values(), *([sorry] if sorry else ())))
             for name, was in former.items():
                 if was in present:
                     there = present.pop(was)
                     present[name] = replace(there, destination=replace(there.destination, key=name))
             known = present.keys() | owned[key] | former.keys()
-            new = [each for name, each in configured[key].items() if name not in known]
+            new = [each for name, each in servers.items() if name not in known]
             found.append(replace(row, destinations=(*present.values(), *map(DestinationRow, new))))
     return found
