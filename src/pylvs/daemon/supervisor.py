@@ -56,7 +56,7 @@ from pylvs.daemon.problems import Problem, ProblemTracker
 from pylvs.daemon.snmp_process import SnmpProcess
 from pylvs.daemon.state.directory import NAMESPACES_FILE, OwnedServices, StateDirectory, load_overrides
 from pylvs.daemon.state.drains import Drains
-from pylvs.daemon.state.overrides import SLOW_S, SavedOverrides, StateWriter
+from pylvs.daemon.state.overrides import SLOW_S, SavedOverrides, StateWriter, identities
 from pylvs.daemon.table.cache import DesiredTable, TableCache
 from pylvs.daemon.table.growth import TableGrowth
 from pylvs.daemon.table.ownership import Ownership, adoptable_rows, owned_services
@@ -326,7 +326,7 @@ class Supervisor:
         loaded = await self._load()
         self._ownership = Ownership(self.state, self._writer)
         owned = self._ownership.owned
-        overrides = load_overrides(self.state)
+        overrides, former = load_overrides(self.state)
         configuration = accept(loaded, self.options, allow_empty=not owned)
         self._host.configure(configuration)
         self._allow(configuration.settings.startup_script_timeout_s + SCRIPTS_S)
@@ -336,6 +336,7 @@ class Supervisor:
             await to_thread(end_former, self.state, await self.table_thread.run(network_cookie))
             self._ownership = Ownership(self.state, self._writer)
             owned = self._ownership.owned
+            overrides, former = load_overrides(self.state)
         else:
             units.note(self.state.path)
         await self._start_routers(configuration, tasks)
@@ -343,11 +344,14 @@ class Supervisor:
         self.reconciler = Reconciler(table, self.table_thread, self._desired)
         self.engine = Engine(configuration, self._host.probe_of)
         self.host_changes = HostChanges(self._host, self.state, self.table_thread, table, self.engine)
-        self.engine.restore_overrides(overrides, owned)
+        names = {name for name, _ in overrides}
+        known = self.engine.restore_overrides(overrides, identities(configuration, owned, names) | former)
         self._overrides = SavedOverrides(self.state, self._writer, self.engine)
         rows_now = partial(self.table_thread.run, table.rows)
         self.drains = Drains(self.engine, rows_now, self.state, self._writer, self.events)
         self.drains.resume()
+        if set(known) - overrides.keys():  # servers under other names
+            self._overrides.save()
         rows = await self.table_thread.run(table.rows)
         self.engine.adopt(adoptable_rows(rows, owned, configuration))
         self.engine.on_event(self._on_event)
@@ -522,7 +526,8 @@ class Supervisor:
         async with contextlib.AsyncExitStack() as pause:
             routers, reconcile = await self._put_in_force(configuration, pause)
             self.loaded, self.loaded_at = loaded, time.time()
-            self._overrides.save()  # under the new names of services, before a kill amid the edits
+            self.drains.follow()  # before the overrides: a daemon after a kill knows former names from these
+            self._overrides.save()  # under the new names, before a kill amid the edits
             if self.engine.overrides():
                 await self._writer.idle(RENAMED_S)
             table = await reconcile()

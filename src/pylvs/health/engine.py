@@ -15,15 +15,24 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace as with_
 from typing import Any
 
-from pylvs.health.events import NO_OVERRIDE, Event, Overridden, Override, ServerEvent, ServerName, Standing
+from pylvs.health.events import (
+    NO_OVERRIDE,
+    Event,
+    Overridden,
+    Override,
+    ServerEvent,
+    ServerName,
+    ServiceIdentity,
+    Standing,
+)
 from pylvs.health.probes import Outcome, ProbeScheduler, descriptor_limit
 from pylvs.health.state import CheckState, ServerSnapshot, ServerState, ServiceSnapshot, ServiceState
-from pylvs.health.state_builder import CONFIGURED, ProbeOf, StateBuilder, script_identity
+from pylvs.health.state_builder import CONFIGURED, ProbeOf, StateBuilder, predecessors, script_identity
 from pylvs.model.addresses import Address
 from pylvs.model.checks import BfdCheck
 from pylvs.model.errors import NoSuchDestination, NoSuchService, OutOfRange
 from pylvs.model.rows import ServiceRow
-from pylvs.model.service import MAX_WEIGHT, DestinationKey, ServiceKey, moved
+from pylvs.model.service import MAX_WEIGHT, DestinationKey, moved
 from pylvs.model.wanted import Configuration, WantedRow
 
 log = logging.getLogger(__name__)
@@ -54,7 +63,7 @@ class Engine:
         self._builder = StateBuilder(probe_of, self._on_outcome, self._on_same)
         self._services: dict[str, ServiceState] = {}  # in the order of the configuration
         self._history: dict[ServerName, deque[Event]] = {}
-        self._moved: dict[ServerName, ServerName] = {}  # present names of servers whose port in the table changed
+        self._renamed: dict[ServerName, ServerName] = {}  # present names of servers that had others
         self._history_length = history
         self._table_changed = False  # since the last `_dispatch`
         self._event_listeners: list[Callable[[Event], None]] = []
@@ -183,47 +192,48 @@ class Engine:
         """Return the overrides of all servers that have one."""
         return {server.name: server.override for server in self._servers() if server.override != NO_OVERRIDE}
 
+    def identity(self, service: str) -> ServiceIdentity:
+        """Return what finds a service of this configuration in another one."""
+        state = self._services[service]
+        return ServiceIdentity(state.wanted.keys, frozenset(state.servers))
+
     def restore_overrides(
-        self, overrides: Mapping[ServerName, Override], owned: Mapping[ServiceKey, Collection[DestinationKey]]
+        self, overrides: Mapping[ServerName, Override], services: Mapping[str, ServiceIdentity]
     ) -> tuple[ServerName, ...]:
         """Before `adopt` and `start`, set overrides of an earlier engine; return the servers that still exist.
 
-        A former version, or another configuration, may have saved a server under another port: `owned` has all servers
-        that each service had.
+        A former version, or another configuration, may have saved a server under another port, or its service under
+        another name. `services` has the former services by name, each with all servers that it had.
         """
+        before = predecessors({name: each.keys for name, each in services.items()}, self.configuration)
+        for name, former in before.items():
+            self._note_former(self._services[name], former, services[former].servers)
         known = []
-        saved: dict[str, dict[DestinationKey, Override]] = {}
-        for (name, key), override in overrides.items():
-            saved.setdefault(name, {})[key] = override
-        for name, by_key in saved.items():
-            service = self._services.get(name)
-            new = self._note_moved(service, owned) if service else {}
-            for key, override in by_key.items():
-                server = service.servers.get(new.get(key, key)) if service else None
-                if server is not None:
-                    server.override = override
-                    server.reported_weight = server.weight()
-                    known.append(server.name)
+        for saved, override in overrides.items():
+            name, key = self.current_name(saved)
+            server = self._services[name].servers.get(key) if name in self._services else None
+            if server is not None:
+                server.override = override
+                server.reported_weight = server.weight()
+                known.append(server.name)
         for name in {name for name, _ in known}:
             self._services[name].presume_quorum()
         return tuple(known)
 
     def current_name(self, name: ServerName) -> ServerName:
-        """Return the name of the server that had this one before a change of ports; `name` if it is not known."""
+        """Return the name of the server that had this one before the last reload, or when its override was saved.
+
+        If it is not known, this is `name`.
+        """
         service, key = name
         there = service in self._services and key in self._services[service].servers
-        return name if there else self._moved.get(name, name)
+        return name if there else self._renamed.get(name, name)
 
-    def _note_moved(
-        self, service: ServiceState, owned: Mapping[ServiceKey, Collection[DestinationKey]]
-    ) -> dict[DestinationKey, DestinationKey]:
-        """Note the servers that have another key than those of the earlier engine; return the keys by the former."""
-        before = {key for each in service.wanted.keys for key in owned.get(each, ())}
-        now = (each.destination for each in service.wanted.servers)
-        new = {key: each for each, key in moved(before, now).items()}
-        name = service.wanted.name
-        self._moved |= {(name, key): (name, each) for key, each in new.items()}
-        return new
+    def _note_former(self, service: ServiceState, former: str, before: Collection[DestinationKey]) -> None:
+        """Note the names of a service's servers by those that they had in the earlier engine."""
+        keys = moved(before, (each.destination for each in service.wanted.servers))
+        was = {key: keys.get(key, key) for key in service.servers}
+        self._renamed |= {(former, old): (service.wanted.name, key) for key, old in was.items() if old in before}
 
     def on_event(self, listener: Callable[[Event], None]) -> None:
         """Call `listener` with every event. Its exceptions are logged."""
@@ -263,8 +273,7 @@ class Engine:
             self._scheduler.schedule(state.scheduled, self._chance() * state.check.pace.warmup_s)
         names = {server.name for server in self._servers()}
         former = {name: built.former.get(name, name) for name in names}
-        now = {old: name for name, old in built.former.items()}
-        self._moved = {old: now.get(name, name) for old, name in self._moved.items()} | now
+        self._renamed = {old: name for name, old in built.former.items()}
         self._history = {name: self._history[old] for name, old in former.items() if old in self._history}
         if not self._started:
             for service in built.touched:

@@ -9,7 +9,7 @@ from enum import Enum
 from typing import ClassVar
 
 from pylvs.model.dataclass import dataclass
-from pylvs.model.service import DestinationKey
+from pylvs.model.service import DestinationKey, ServiceKey
 
 ServerName = tuple[str, DestinationKey]  # the name of a service, and a server of it
 
@@ -31,6 +31,14 @@ class Override:
 
 
 NO_OVERRIDE = Override()
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceIdentity:
+    """What finds a service and its servers in another configuration, under another name and with other ports."""
+
+    keys: tuple[ServiceKey, ...]
+    servers: frozenset[DestinationKey]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from pylvs.health.probes import Outcome, Probe, ScheduledProbe
 from pylvs.health.state import CheckLink, CheckState, ServerState, ServiceState, SharedKey, sets_weight
 from pylvs.model.checks import Check, HttpCheck, goes_via_vip
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.service import DestinationKey, moved
+from pylvs.model.service import DestinationKey, ServiceKey, moved
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
 
 CONFIGURED = "the configuration changed"
@@ -34,7 +34,7 @@ class BuildResult:
     begun: list[CheckState] = field(default_factory=list)  # new checks
     ended: list[CheckState] = field(default_factory=list)  # checks without a server
     renewed: list[CheckState] = field(default_factory=list)  # checks whose probe was made again
-    former: dict[ServerName, ServerName] = field(default_factory=dict)  # of servers whose port changed
+    former: dict[ServerName, ServerName] = field(default_factory=dict)  # of servers that have another name now
 
 
 class StateBuilder:
@@ -58,7 +58,8 @@ class StateBuilder:
     ) -> BuildResult:
         """Return the states of this configuration; `renew`: make all probes again."""
         built = BuildResult(at, renew)
-        before = predecessors(old, configuration)
+        names = predecessors({name: state.wanted.keys for name, state in old.items()}, configuration)
+        before = {new: old[name] for new, name in names.items()}
         for wanted in configuration.services:
             state = before.get(wanted.name)
             if state is not None and state.wanted == wanted:
@@ -87,18 +88,20 @@ class StateBuilder:
         """Give the service its configured servers; those that it has keep their state, also under another port."""
         before, servers = service.servers, dict[DestinationKey, ServerState]()
         former = moved(before, (each.destination for each in wanted.servers))
-        built.former |= {(wanted.name, new): (wanted.name, key) for new, key in former.items()}
         old = service.wanted
         new_probes = built.renew or (old.keys, old.virtualhost) != (wanted.keys, wanted.virtualhost)
         for each in wanted.servers:
             key = each.destination.key
             if key in servers:
                 continue  # configured twice: the first counts
-            state = before.pop(former.get(key, key), None)
+            former_key = former.get(key, key)
+            state = before.pop(former_key, None)
             servers[key] = server = self._server(wanted, each, state, new_probes, built)
             if state is None:
                 weight = each.destination.weight
                 built.events.append(server.event(ServerAdded, ADDED, built.at, weight=weight, up=server.up))
+            elif (old.name, former_key) != server.name:
+                built.former[server.name] = old.name, former_key
         self._end(service, before.values(), False, built)
         service.wanted, service.servers = wanted, servers
         for state in servers.values():
@@ -196,10 +199,10 @@ def _shared_key(check: Check, service: WantedService, server: WantedServer) -> S
     return destination.key.address, check, weight, virtualhost
 
 
-def predecessors(old: Mapping[str, ServiceState], new: Configuration) -> dict[str, ServiceState]:
-    """Return the state that each new service continues: by name, or if it was renamed, by keys."""
-    found = {service.name: old[service.name] for service in new.services if service.name in old}
-    left = {state.wanted.keys: state for name, state in old.items() if name not in found}
+def predecessors(old: Mapping[str, tuple[ServiceKey, ...]], new: Configuration) -> dict[str, str]:
+    """Return the former names of services that continue old ones: the same, or if it was renamed, by its keys."""
+    found = {service.name: service.name for service in new.services if service.name in old}
+    left = {keys: name for name, keys in old.items() if name not in found}
     for service in new.services:
         if service.name not in found and service.keys in left:
             found[service.name] = left.pop(service.keys)

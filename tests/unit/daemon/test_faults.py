@@ -117,9 +117,9 @@ def test_an_override_of_many_services_is_saved_once(host: FakeHost, monkeypatch:
     kept_now: list[int] = []
     keep = directory.save_overrides
 
-    def counted(state: StateDirectory, overrides: Any) -> None:
+    def counted(state: StateDirectory, overrides: Any, services: Any) -> None:
         kept_now.append(len(overrides))
-        keep(state, overrides)
+        keep(state, overrides, services)
 
     monkeypatch.setattr(directory, "save_overrides", counted)
     host.write(service(*(server(1, port=port) for port in range(1000, 1200))))

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pylvs.daemon.state import directory
+from pylvs.daemon.state import directory, drains
 from pylvs.model.checks import Target, TcpCheck
 from pylvs.model.errors import NoSpace
 from pylvs.model.service import Destination, DestinationKey, ServiceKey, VirtualService
@@ -167,11 +167,12 @@ def test_a_note_that_a_full_disk_refused_is_written_later(tmp_path: Path) -> Non
     run(scenario())
 
 
-def test_an_override_has_the_new_name_of_its_service_before_the_first_edit(
+def test_an_override_and_a_drain_have_the_new_name_of_their_service_before_the_first_edit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host, tables = mortal_world(tmp_path, 1 << 30)
     host.write(service(server(1), server(2)))
+    monkeypatch.setattr(drains.Drain, "count", lambda self, found: None)  # no connection ends
     edited, order, save = threading.Event(), list[str](), directory.save_overrides
 
     def saved(*arguments: Any) -> None:
@@ -185,7 +186,7 @@ def test_an_override_has_the_new_name_of_its_service_before_the_first_edit(
 
     async def scenario() -> None:
         async with host.daemon(kill=True) as daemon:
-            daemon.engine.drain(address(1))
+            daemon.drains.begin(address(1), None, None, force=False)
             await until(lambda: host.table()[str(WEB)] == {"10.0.0.1": 0, "10.0.0.2": 1})
             host.write(replace(service(server(1), server(2), server(3)), name="renamed"))
             tables.left, tables.last_words = 0, last_words
@@ -194,8 +195,10 @@ def test_an_override_has_the_new_name_of_its_service_before_the_first_edit(
                 await daemon.reload()
             assert order[:2] == ["saved", "edited"]
         tables.left = 1 << 30
-        async with host.daemon():
+        async with host.daemon() as daemon:
+            await daemon.drains.poll()
             assert host.table()[str(WEB)] == {"10.0.0.1": 0, "10.0.0.2": 1, "10.0.0.3": 1}
+            assert [each.stage for each in daemon.drains.all()] == [drains.Stage.WAITING]
 
     run(scenario())
 

@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,75 @@ def test_a_drain_follows_a_server_whose_port_a_reload_changes(host: FakeHost) ->
             await daemon.reload()
             await until(lambda: [each.stage for each in daemon.drains.all()] == [drains.Stage.REMOVED])
             assert daemon.drains.all()[0].servers == ((str(WEB), DestinationKey(address(1), 80)),)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("end", ["kill", "keep", "stop"])
+@pytest.mark.parametrize("name", [str(WEB), "renamed"])
+@pytest.mark.parametrize("reloaded", [True, False])
+def test_a_drain_survives_another_port_and_name_of_its_server(
+    host: FakeHost, end: str, name: str, reloaded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drains.Drain, "count", lambda self, found: None)  # no connection ends
+    continues = [(drains.Stage.WAITING, ((name, DestinationKey(address(1), 80)),))]
+    host.write(service(server(1, port=0), server(2)))
+
+    def drains_of(daemon: supervisor.Supervisor) -> list[Any]:
+        return [(each.stage, each.servers) for each in daemon.drains.all()]
+
+    async def scenario() -> None:
+        async with host.daemon(kill=end == "kill") as daemon:
+            daemon.drains.begin(address(1), None, None, force=False)
+            host.write(replace(service(server(1), server(2)), name=name))
+            if reloaded:
+                await daemon.reload()
+                await daemon.drains.poll()
+                assert drains_of(daemon) == continues
+            await daemon.saved()
+            if end == "keep":
+                daemon.stop(keep=True)
+        for _ in range(2):  # the start saves the new name
+            async with host.daemon(kill=True) as daemon:
+                await daemon.drains.poll()
+                assert drains_of(daemon) == continues
+                assert weight_of(host, 1) == 0
+                await daemon.saved()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("name", [str(WEB), "renamed"])
+def test_a_disabled_server_gets_no_traffic_after_a_stop_and_another_port(host: FakeHost, name: str) -> None:
+    host.write(service(server(1, port=0), server(2)))
+
+    async def scenario() -> None:
+        async with host.daemon() as daemon:
+            daemon.engine.disable(address(1))
+            await daemon.saved()
+        host.write(replace(service(server(1), server(2)), name=name))
+        async with host.daemon():
+            assert host.servers() == {str(address(2))}
+        host.write(replace(service(server(1), server(2), server(1, port=8080)), name=name))
+        async with host.daemon() as daemon:
+            assert list(daemon.engine.overrides()) == [(name, DestinationKey(address(1), 80))]
+
+    run(scenario())
+
+
+def test_a_server_that_a_former_version_disabled_is_found_under_another_port_after_a_kill(host: FakeHost) -> None:
+    host.write(service(server(1, port=0), server(2)))
+
+    async def scenario() -> None:
+        async with host.daemon(kill=True) as daemon:
+            daemon.engine.disable(address(1))
+            await daemon.saved()
+        state = StateDirectory(host.state)
+        (row,) = state.read("overrides")
+        state.write("overrides", [{name: value for name, value in row.items() if name not in ("keys", "servers")}])
+        host.write(service(server(1), server(2)))
+        async with host.daemon():
+            assert host.servers() == {str(address(2))}
 
     run(scenario())
 

@@ -16,7 +16,7 @@ import pytest
 
 from pylvs.daemon.state.directory import StateDirectory, load_overrides, load_owned, save_overrides, save_owned
 from pylvs.daemon.table.ownership import adoptable_rows, owned_services
-from pylvs.health.events import Override, Standing
+from pylvs.health.events import Override, ServiceIdentity, Standing
 from pylvs.model.dataclass import replace
 from pylvs.model.errors import Busy, PylvsError, Unsupported
 from pylvs.model.rows import DestinationRow, ServiceRow
@@ -153,18 +153,23 @@ def test_the_socket_can_be_reached_under_a_long_path(tmp_path: Path) -> None:
 def test_owned_services_and_overrides_are_restored(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path)
     assert load_owned(state) == {}
-    assert load_overrides(state) == {}
+    assert load_overrides(state) == ({}, {})
     own = owned_services(configuration(1, 2, keys=(WEB, SIX, MARK)))
     save_owned(state, own)
     assert load_owned(state) == own == dict.fromkeys((WEB, SIX, MARK), frozenset({server(1), server(2)}))
-    log_output = {
+    overrides = {
         ("web", server(1)): Override(Standing.DRAINED),
         ("web", DestinationKey(SIX.address, 0)): Override(weight=0),
     }
-    save_overrides(state, log_output)
-    assert load_overrides(state) == log_output
-    save_overrides(state, {})
-    assert load_overrides(state) == {}
+    services = {"web": ServiceIdentity((WEB, SIX, MARK), frozenset({*(key for _, key in overrides), server(2)}))}
+    save_overrides(state, overrides, services)
+    assert load_overrides(state) == (overrides, services)
+    rows = state.read("overrides")
+    former = [{name: value for name, value in row.items() if name not in ("keys", "servers")} for row in rows]
+    state.write("overrides", former)  # as older versions did
+    assert load_overrides(state) == (overrides, {})
+    save_overrides(state, {}, {})
+    assert load_overrides(state) == ({}, {})
 
 
 @pytest.mark.parametrize("content", ['{"a": 1}', "[1]", '[["TCP", "x", 1, 0, []]]', '[{"service": 1}]', "7"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pylvs.health.events import Override, Standing
+from pylvs.health.events import Override, ServiceIdentity, Standing
 from pylvs.health.probes import Outcome
 from pylvs.model.checks import MiscCheck, Script
 from pylvs.model.service import Destination, Method
@@ -182,8 +182,8 @@ def test_an_override_is_found_again_under_the_port_of_a_former_version() -> None
             ("web", key(2)): Override(weight=7),
             ("web", key(3, 8080)): Override(Standing.DISABLED),
         }
-        owned = {vip(): {name for _, name in overrides}}
-        assert harness.engine.restore_overrides(overrides, owned) == (("web", key(1)), ("web", key(2)))
+        former = {"web": ServiceIdentity((vip(),), frozenset(name for _, name in overrides))}
+        assert harness.engine.restore_overrides(overrides, former) == (("web", key(1)), ("web", key(2)))
         assert harness.engine.overrides() == {
             ("web", key(1)): Override(Standing.DISABLED),
             ("web", key(2)): Override(weight=7),
@@ -195,7 +195,16 @@ def test_an_override_is_found_again_under_the_port_of_a_former_version() -> None
 def test_an_override_of_a_server_that_is_gone_is_none_of_another_one_of_its_address() -> None:
     stays = WantedServer(Destination(key(1, 0), Method.MASQ), (tcp(1, LATE),))
     drained = {("web", key(1, 8080)): Override(Standing.DRAINED)}
-    for owned in {vip(): {key(1, 0), key(1, 8080)}}, {}:
+    for former in {"web": ServiceIdentity((vip(),), frozenset({key(1, 0), key(1, 8080)}))}, {}:
         with EngineHarness(service(stays)) as harness:
-            assert harness.engine.restore_overrides(drained, owned) == ()
+            assert harness.engine.restore_overrides(drained, former) == ()
             assert harness.engine.current_name(("web", key(1, 8080))) == ("web", key(1, 8080))
+
+
+def test_an_override_is_found_again_under_another_name_of_its_service() -> None:
+    drained = {("web", key(1, 0)): Override(Standing.DRAINED)}
+    former = {"web": ServiceIdentity((vip(),), frozenset({key(1, 0), key(2)}))}
+    with EngineHarness(service(server(1), name="other", keys=(vip(2),)), service(server(1), name="shop")) as harness:
+        assert harness.engine.restore_overrides(drained, former) == (("shop", key(1)),)
+        assert harness.engine.current_name(("web", key(1, 0))) == ("shop", key(1))
+        assert harness.engine.identity("shop") == ServiceIdentity((vip(),), frozenset({key(1)}))

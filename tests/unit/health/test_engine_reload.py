@@ -74,6 +74,17 @@ def test_a_server_whose_port_follows_the_service_keeps_its_state(old: int, new: 
         assert harness.table() == {1: 1, 2: 1, 3: 1}
 
 
+def test_a_renamed_service_keeps_its_servers_and_their_history() -> None:
+    with EngineHarness(service(server(1), at(0))) as harness:
+        harness.start()
+        harness.engine.disable(key(2, 0))
+        harness.replace(service(server(1), at(80), name="renamed"))
+        assert harness.engine.overrides() == {("renamed", key(2)): Override(Standing.DISABLED)}
+        assert harness.engine.current_name(("web", key(2, 0))) == ("renamed", key(2))
+        assert harness.engine.current_name(("web", key(1))) == ("renamed", key(1))
+        assert [each.name for each in harness.engine.history(key(2))] == ["overridden", "weight_changed"]
+
+
 def test_another_written_port_is_another_server() -> None:
     with EngineHarness(service(server(1), at(80, Method.MASQ))) as harness:
         harness.start()

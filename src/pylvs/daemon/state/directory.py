@@ -6,7 +6,7 @@ Each daemon has one directory, by default one for each network namespace, below 
 - `control`: the socket of the API
 - `vrrp`: the socket of pylvs-vrrp, which outlives the daemon
 - `services.json`: the services that the daemon owns, with their configured servers
-- `overrides.json`: the operator's overrides
+- `overrides.json`: the operator's overrides, with the services and servers among which they were made
 - `drains.json`: the drains that are not over
 - `events.jsonl`, `events.jsonl.1`: the last events
 - `via_vip.json`: the devices whose accept_local is on for checks through virtual addresses
@@ -24,13 +24,13 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from pylvs.daemon import STATE_ROOT, units
-from pylvs.health.events import Override, ServerName, Standing
+from pylvs.health.events import Override, ServerName, ServiceIdentity, Standing
 from pylvs.model.errors import Busy, NotPermitted, PylvsError, Unsupported
 from pylvs.model.service import DestinationKey, Protocol, ServiceKey
 from pylvs.system import files, lock
@@ -40,6 +40,7 @@ from pylvs.vrrp.ipc import SOCKET_NAME as ROUTERS_SOCKET
 SERVICES_FILE = "services"
 OVERRIDES_FILE = "overrides"
 NAMESPACES_FILE = "namespaces"
+DRAINS_FILE = "drains"
 
 OwnedServices = Mapping[ServiceKey, frozenset[DestinationKey]]  # services of the daemon with their configured servers
 
@@ -187,47 +188,62 @@ class StateDirectory:
             raise PylvsError(f"{path}: {error.strerror}: this state would be lost in a crash") from None
 
 
-def save_overrides(state: StateDirectory, overrides: Mapping[ServerName, Override]) -> None:
-    """Write the operator's overrides. Raises PylvsError."""
-    rows = [
-        {
-            "service": service,
-            "address": str(server.address),
-            "port": server.port,
-            "standing": override.standing.value,
-            "weight": override.weight,
-        }
-        for (service, server), override in overrides.items()
-    ]
+def save_overrides(
+    state: StateDirectory, overrides: Mapping[ServerName, Override], services: Mapping[str, ServiceIdentity]
+) -> None:
+    """Write the operator's overrides, and the services that have them. Raises PylvsError."""
+    rows: list[dict[str, Any]] = []
+    left = dict(services)
+    for (service, server), override in overrides.items():
+        rows.append(
+            {
+                "service": service,
+                "address": str(server.address),
+                "port": server.port,
+                "standing": override.standing.value,
+                "weight": override.weight,
+            }
+        )
+        if (identity := left.pop(service, None)) is not None:  # once for each: a service may have many servers
+            rows[-1] |= {"keys": list(map(_key_row, identity.keys)), "servers": _server_rows(identity.servers)}
     state.write(OVERRIDES_FILE, rows)
 
 
-def load_overrides(state: StateDirectory) -> dict[ServerName, Override]:
-    """Return the overrides of the last daemon. Raises PylvsError."""
+def load_overrides(state: StateDirectory) -> tuple[dict[ServerName, Override], dict[str, ServiceIdentity]]:
+    """Return the overrides of the last daemon, and the services that had them. Raises PylvsError."""
+    overrides, services = dict[ServerName, Override](), dict[str, ServiceIdentity]()
     with state.decoding(OVERRIDES_FILE) as rows:
-        return {
-            (row["service"], DestinationKey(ip_address(row["address"]), row["port"])): Override(
-                Standing(row["standing"]), row["weight"]
-            )
-            for row in rows or ()
-        }
+        for row in rows or ():
+            server = DestinationKey(ip_address(row["address"]), row["port"])
+            overrides[row["service"], server] = Override(Standing(row["standing"]), row["weight"])
+            if "keys" in row:  # absent in files of older versions
+                keys = tuple(_service_key(*each) for each in row["keys"])
+                services[row["service"]] = ServiceIdentity(keys, _servers(row["servers"]))
+    return overrides, services
 
 
 def save_owned(state: StateDirectory, owned: OwnedServices) -> None:
     """Write the owned services. Raises PylvsError."""
-    rows = [
-        [key.protocol.name, str(key.address), key.port, key.mark, [[str(each.address), each.port] for each in servers]]
-        for key, servers in owned.items()
-    ]
-    state.write(SERVICES_FILE, rows)
+    state.write(SERVICES_FILE, [[*_key_row(key), _server_rows(servers)] for key, servers in owned.items()])
 
 
 def load_owned(state: StateDirectory) -> OwnedServices:
     """Return the services of a daemon that was killed; none after an orderly stop. Raises PylvsError."""
     with state.decoding(SERVICES_FILE) as rows:
-        return {
-            ServiceKey(Protocol[protocol], ip_address(address), port, mark): frozenset(
-                DestinationKey(ip_address(rip), rport) for rip, rport in servers
-            )
-            for protocol, address, port, mark, servers in rows or ()
-        }
+        return {_service_key(*key): _servers(servers) for *key, servers in rows or ()}
+
+
+def _key_row(key: ServiceKey) -> list[Any]:
+    return [key.protocol.name, str(key.address), key.port, key.mark]
+
+
+def _service_key(protocol: str, address: str, port: int, mark: int) -> ServiceKey:
+    return ServiceKey(Protocol[protocol], ip_address(address), port, mark)
+
+
+def _server_rows(servers: Iterable[DestinationKey]) -> list[list[Any]]:
+    return [[str(each.address), each.port] for each in servers]
+
+
+def _servers(rows: Iterable[Iterable[Any]]) -> frozenset[DestinationKey]:
+    return frozenset(DestinationKey(ip_address(address), port) for address, port in rows)

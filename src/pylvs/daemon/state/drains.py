@@ -15,7 +15,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from pylvs.daemon.notifications import EventBus
-from pylvs.daemon.state.directory import StateDirectory
+from pylvs.daemon.state.directory import DRAINS_FILE, StateDirectory
 from pylvs.daemon.state.overrides import StateWriter
 from pylvs.health.engine import Engine
 from pylvs.health.events import NO_OVERRIDE, ServerName, Standing
@@ -29,7 +29,6 @@ from pylvs.system.logs import get_logger
 POLL_S = 0.5
 POLLS_ACTIVE_ONLY = 2  # a connection in its handshake counts as inactive; by the second poll it is active or gone
 REMEMBERED = 100  # drains that are over
-DRAINS_FILE = "drains"
 
 Rows = Callable[[], Awaitable[Sequence[ServiceRow]]]
 
@@ -145,6 +144,17 @@ class Drains:
                 elif drain.deadline_at is not None:
                     drain.ends_at = time.monotonic() + max(0.0, drain.deadline_at - time.time())
                 self._drains[drain.number] = drain
+        self.follow()
+
+    def follow(self) -> None:
+        """Continue with servers that have another name since a reload or since the last daemon, also after a crash."""
+        waiting = self._waiting()
+        now = [tuple(dict.fromkeys(map(self._engine.current_name, drain.servers))) for drain in waiting]
+        if now == [drain.servers for drain in waiting]:
+            return
+        for drain, servers in zip(waiting, now, strict=True):
+            drain.servers = servers
+        self.save()
 
     async def run(self) -> None:
         """Until cancelled, poll while a drain waits."""
@@ -168,7 +178,6 @@ class Drains:
 
     def _poll(self, drain: Drain, rows: Iterable[ServiceRow]) -> None:
         overrides = self._engine.overrides()
-        drain.servers = tuple(dict.fromkeys(map(self._engine.current_name, drain.servers)))  # a reload changes ports
         drained = [name for name in drain.servers if overrides.get(name, NO_OVERRIDE).standing is Standing.DRAINED]
         if not drained:
             self._end(drain, Stage.CALLED_OFF)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 
 from pylvs.daemon.state import directory
-from pylvs.daemon.state.directory import OVERRIDES_FILE, StateDirectory
+from pylvs.daemon.state.directory import OVERRIDES_FILE, OwnedServices, StateDirectory
 from pylvs.health.engine import Engine
-from pylvs.health.events import Event, Overridden
+from pylvs.health.events import Event, Overridden, ServiceIdentity
 from pylvs.model.errors import PylvsError, text_of
+from pylvs.model.service import DestinationKey
+from pylvs.model.wanted import Configuration
 from pylvs.system.logs import get_logger
 from pylvs.system.threads import DaemonThread
 
@@ -159,4 +161,18 @@ class SavedOverrides:
         self._writer.put(OVERRIDES_FILE, self._prepare)
 
     def _prepare(self) -> Callable[[], None]:
-        return partial(directory.save_overrides, self._state, self._engine.overrides())
+        overrides = self._engine.overrides()
+        services = {name: self._engine.identity(name) for name in {service for service, _ in overrides}}
+        return partial(directory.save_overrides, self._state, overrides, services)
+
+
+def identities(
+    configuration: Configuration, owned: OwnedServices, names: Collection[str]
+) -> dict[str, ServiceIdentity]:
+    """Return what a former version did not save with its overrides: services with these names, and what they had."""
+    nothing = frozenset[DestinationKey]()
+    return {
+        service.name: ServiceIdentity(service.keys, nothing.union(*(owned.get(key, nothing) for key in service.keys)))
+        for service in configuration.services
+        if service.name in names
+    }

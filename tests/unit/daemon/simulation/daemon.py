@@ -18,7 +18,16 @@ from pylvs.daemon.state.history import History
 from pylvs.daemon.supervisor import Supervisor
 from pylvs.daemon.table.cache import DesiredTable
 from pylvs.health.engine import Engine
-from pylvs.health.events import Event, Override, QuorumGained, QuorumLost, ServerDown, ServerName, ServerUp
+from pylvs.health.events import (
+    Event,
+    Override,
+    QuorumGained,
+    QuorumLost,
+    ServerDown,
+    ServerName,
+    ServerUp,
+    ServiceIdentity,
+)
 from pylvs.health.probes import Outcome, Probe
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Check, HttpCheck, MiscCheck, TcpCheck, goes_via_vip
@@ -169,13 +178,13 @@ class SimEngine(Engine):
             self.world.invariants.after_engine(self.daemon, self.desired_rows(), events, reloaded)
 
     def restore_overrides(
-        self, overrides: Mapping[ServerName, Override], owned: Mapping[ServiceKey, Collection[DestinationKey]]
+        self, overrides: Mapping[ServerName, Override], services: Mapping[str, ServiceIdentity]
     ) -> tuple[ServerName, ...]:
         """Restore them in the model too."""
-        names = super().restore_overrides(overrides, owned)
+        names = super().restore_overrides(overrides, services)
         model = self.daemon.model
         for service, key in names:
-            model.services[number_of(service)].servers[key].override = overrides[service, key]
+            model.services[number_of(service)].servers[key].override = self.overrides()[service, key]
         for each in model.services.values():
             each.judge(False)
         self.world.recall_overrides(self.daemon)
