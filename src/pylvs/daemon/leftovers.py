@@ -15,7 +15,15 @@ from ipaddress import ip_address, ip_interface
 from typing import Literal
 
 from pylvs.daemon import Options, units
-from pylvs.daemon.state.directory import NAMESPACES_FILE, SERVICES_FILE, StateDirectory, load_owned, save_owned
+from pylvs.daemon.state.directory import (
+    DRAINS_FILE,
+    NAMESPACES_FILE,
+    OVERRIDES_FILE,
+    SERVICES_FILE,
+    StateDirectory,
+    load_owned,
+    save_owned,
+)
 from pylvs.daemon.via_vip import DEVICES_FILE, VipChecks
 from pylvs.dataplane.director import open_director
 from pylvs.model.addresses import Address
@@ -93,6 +101,7 @@ def end_former(state: StateDirectory, tables: int) -> None:
 
     After a change of `net_namespace` or `instance` no daemon continues there, and the unit notes one directory only.
     Services in these `tables`, by their namespace's cookie, are this daemon's from now on: no connection must break.
+    So are overrides and drains: a server under maintenance must not get connections because the daemon moved.
     """
     former = units.former(state.path)
     if former is None:
@@ -111,7 +120,7 @@ def end_leftovers(
 ) -> None:
     """End the virtual routers and the services of a daemon that has ended. Raises PylvsError, Busy if one runs.
 
-    An heir gets the services if they are in its tables.
+    An heir gets the overrides and drains, and the services if they are in its tables.
     """
     state.acquire()
     try:
@@ -124,6 +133,10 @@ def end_leftovers(
 
 
 def _hand_over(state: StateDirectory, heir: StateDirectory, tables: int) -> None:
+    for name in OVERRIDES_FILE, DRAINS_FILE:
+        if (content := state.read(name)) is not None:  # newer than what an earlier daemon left to the heir
+            heir.write(name, content)
+            state.write(name, None)
     if state.tables_cookie() == tables and (owned := load_owned(state)):
         save_owned(heir, dict(owned) | dict(load_owned(heir)))
         state.write(SERVICES_FILE, None)

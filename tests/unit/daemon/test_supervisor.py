@@ -17,6 +17,7 @@ from pylvs.config.language.tree import Finding, Location, Severity
 from pylvs.daemon import Options
 from pylvs.daemon.api.client import Client
 from pylvs.daemon.loading import Loaded, Refused
+from pylvs.daemon.state import drains
 from pylvs.health.probes import Outcome
 from pylvs.model.errors import Busy, PylvsError
 from pylvs.model.service import Destination, DestinationKey, Timeouts, VirtualService
@@ -470,5 +471,32 @@ def test_overrides_survive_reload_crash_and_restart(host: FakeHost) -> None:
             daemon.engine.enable(address(1))
             await until(lambda: host.table()["TCP 192.0.2.1:80"]["10.0.0.1"] == 1)
         assert host.left() <= {"events.jsonl"}
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_overrides_and_drains_follow_a_unit_whose_instance_changes(
+    host: FakeHost, tmp_path: Path, keep: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYLVS_UNIT", "pylvs.service")
+    monkeypatch.setattr("pylvs.daemon.units.FOLDER", tmp_path / "units")
+    monkeypatch.setattr(drains.Drain, "count", lambda self, found: None)  # no connection ends
+    host.write(service(server(1), server(2), server(3)))
+
+    async def scenario() -> None:
+        for at, instance in enumerate(("blue", "red", "blue")):
+            host.state = tmp_path / instance
+            async with host.daemon() as daemon:
+                if at == 0:
+                    daemon.engine.disable(address(1))
+                    daemon.drains.begin(address(2), None, None, force=False)
+                    await daemon.reconciler.reconcile()
+                await daemon.drains.poll()
+                assert host.table()["TCP 192.0.2.1:80"] == {"10.0.0.2": 0, "10.0.0.3": 1}
+                assert [each.stage for each in daemon.drains.all()] == [drains.Stage.WAITING]
+                await daemon.saved()
+                if keep:
+                    daemon.stop(keep=True)
 
     run(scenario())
