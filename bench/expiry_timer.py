@@ -46,7 +46,7 @@ print(longest / {_NS_IN_MS}, late)
 class Pace:
     """What the expiry timer did since it was started, or between two such moments."""
 
-    goes: int
+    runs: int
     spent_ns: int
     ended: int
     lengths: tuple[int, ...]  # runs of the expiry timer by length, see bpf/abi/conntrack.h
@@ -61,7 +61,7 @@ class Pace:
         """Return the difference to an earlier moment."""
         lengths = tuple(now - then for now, then in zip(self.lengths, before.lengths, strict=True))
         return Pace(
-            self.goes - before.goes,
+            self.runs - before.runs,
             self.spent_ns - before.spent_ns,
             self.ended - before.ended,
             lengths,
@@ -76,7 +76,7 @@ class Pace:
     def usual_ms(self) -> float:
         """Return the time within which 999 of 1,000 runs end."""
         within = accumulate(self.lengths)
-        number = next((n for n, count in enumerate(within) if count >= self.goes * 0.999), 0)
+        number = next((n for n, count in enumerate(within) if count >= self.runs * 0.999), 0)
         return (abi.constant("RUN_FIRST_NS") << number) / _NS_IN_MS
 
     def share(self, seconds: float) -> float:

@@ -174,9 +174,9 @@ class LargeTable:
                 active, inactive = self.counts()
                 raise WrongPath(f"{active} active and {inactive} inactive connections do not end")
             pause()
-        now, pace = time.monotonic(), self.path.director.tables.timer_runs
-        go = pace.get(0, "goes")  # recorded at the end of a run: the one that ended the last connection may still run
-        while pace.get(0, "goes") == go:
+        now, timers = time.monotonic(), self.path.director.tables.timer_runs
+        runs = timers.get(0, "goes")  # at the end of a run: that of the last connection may still continue
+        while timers.get(0, "goes") == runs:
             if time.monotonic() > until:
                 raise WrongPath("the expiry timer does not run")
             pause()

@@ -110,7 +110,7 @@ def _sweeps(table: LargeTable, size: Size, row: str, found: Found) -> None:
 
 def _spikes(passed: Pace, watch: Watch) -> str:
     text = (
-        f"runs of the expiry timer: {passed.goes:,}; longer than {RUN_LIMIT_MS} ms: {passed.late};"
+        f"runs of the expiry timer: {passed.runs:,}; longer than {RUN_LIMIT_MS} ms: {passed.late};"
         f" gaps longer than {LIMIT_MS} ms: {watch.late}"
     )
     if watch.stolen_ms:

@@ -397,7 +397,7 @@ def test_a_connection_whose_template_a_pass_missed_gets_it_in_the_next(host: Hos
 
     former = host.director.tables
     with fresh_tables(host) as fresh, copying(former, fresh) as copy:
-        copy.run(goes_on=come)
+        copy.run(may_continue=come)
         assert copy._early, "connections whose templates are in blocks already read"
         if filtered:
             copy.run(only_new=True, half_open=False)

@@ -55,14 +55,14 @@ def test_the_expiry_timer_counts_its_runs_and_the_connections_that_it_ended() ->
         before = Pace.read(tables)
         shorten(tables, 1)
         until(lambda: Pace.read(tables).ended - before.ended >= 2048, "the end of all connections")
-        run = Pace.read(tables).goes
-        until(lambda: Pace.read(tables).goes > run, "the expiry timer")  # a run writes its counts at its end
+        runs = Pace.read(tables).runs
+        until(lambda: Pace.read(tables).runs > runs, "the expiry timer")  # a run writes its counts at its end
         assert table.counts() == (0, 0)
         passed = Pace.read(tables).since(before)
         assert passed.ended == 2048
-        assert passed.goes > 0
-        assert passed.goes == sum(passed.lengths)
+        assert passed.runs > 0
+        assert passed.runs == sum(passed.lengths)
         counts = table.path.director.packet_counts().expiry
         assert counts is not None
-        assert (counts.connections, counts.goes >= passed.goes) == (2048, True)
+        assert (counts.connections, counts.runs >= passed.runs) == (2048, True)
         assert 0 < counts.longest_s <= counts.spent_s

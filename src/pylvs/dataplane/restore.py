@@ -238,19 +238,19 @@ class ConnectionCopy:
         self,
         only_new: bool = False,
         half_open: bool | None = None,
-        goes_on: Callable[[], bool] = _always,
+        may_continue: Callable[[], bool] = _always,
         is_last: bool = False,
     ) -> int:
         """Make one pass; return how many connections and templates were new or different.
 
         A pass for those that no pass has seen yet is quick, even if packets changed all others. During a flood it is
-        quick without the half-open ones (False), which a pass of their own takes (True). `goes_on` is asked at each
-        block. A pass that it ends leaves the rest to the next one. A pass that is not the last one leaves connections
-        whose template it has not met to the next one.
+        quick without the half-open ones (False), which a pass of their own takes (True). `may_continue` is called at
+        each block. A pass that it ends leaves the rest to the next one. A pass that is not the last one leaves
+        connections whose template it has not met to the next one.
         """
         self.restored = self.refused = 0
         later, ended, born = [*self._early], [], {}
-        for seen in self._changes(only_new, goes_on):
+        for seen in self._changes(only_new, may_continue):
             if half_open is not None and self._is_half_open(seen.entry) != half_open:
                 continue
             if seen.has_ended:
@@ -296,12 +296,12 @@ class ConnectionCopy:
     def _is_half_open(self, entry: Entry) -> bool:
         return (entry.word >> self._state & self._states) in self._half_open
 
-    def _changes(self, only_new: bool, goes_on: Callable[[], bool] = _always) -> Iterator[Seen]:
+    def _changes(self, only_new: bool, may_continue: Callable[[], bool] = _always) -> Iterator[Seen]:
         """Yield the connections that differ from the last pass, or those with another tuple."""
         source, size = self._source, self._source.size
         unused = bytes(_BLOCK * size)
         for number, block in enumerate(source.table.blocks(len(unused))):
-            if not goes_on():
+            if not may_continue():
                 return
             former = self._blocks[number] if number < len(self._blocks) else unused
             if number >= len(self._blocks):

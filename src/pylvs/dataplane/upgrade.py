@@ -212,9 +212,9 @@ def _finish_copy(state: State, switch: str, former: str, copy: ConnectionCopy | 
         _hold(fresh)
         _turn_switch(state, switch)
         time.sleep(WAIT_MS / 1000)  # a packet may still be in a program that uses the former table
-        copy.run(only_new=True, half_open=False, goes_on=partial(_hold, fresh))
+        copy.run(only_new=True, half_open=False, may_continue=partial(_hold, fresh))
         end = time.monotonic() + _HOLD_S
-        copy.run(only_new=True, half_open=True, goes_on=lambda: time.monotonic() < end)
+        copy.run(only_new=True, half_open=True, may_continue=lambda: time.monotonic() < end)
         fresh.pool.set(0, "hold_until", 0)
         copy.run(is_last=True)
     if not state.has_own_layout(former):

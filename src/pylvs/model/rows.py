@@ -46,10 +46,10 @@ class Rates(Counters):
 
 @dataclass(frozen=True, slots=True)
 class Expiry:
-    """The cost of expired connections; `goes` are runs of the expiry timer, each of which occupies one CPU."""
+    """The cost of expired connections; `runs` are those of the expiry timer, each of which occupies one CPU."""
 
     connections: int
-    goes: int
+    runs: int
     spent_s: float
     longest_s: float  # of one run
 

@@ -217,15 +217,15 @@ def test_a_client_waits_longer_than_a_status_takes() -> None:
 
 def test_a_status_does_not_wait_for_a_slow_table(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(routes, "STATUS_TABLES_S", 0.05)
-    goes_on = threading.Event()
+    resumed = threading.Event()
 
     async def scenario() -> None:
         async with host.daemon() as daemon:
-            slow = asyncio.create_task(daemon.table_thread.run(goes_on.wait))
+            slow = asyncio.create_task(daemon.table_thread.run(resumed.wait))
             try:
                 reply = await asyncio.to_thread(ask, host, "GET", "/v1/status")
             finally:
-                goes_on.set()
+                resumed.set()
             await slow
             assert reply["unknown"] == ["the table was not read within 0.05 s: connections are unknown"]
             assert [each["up"] for each in reply["services"][0]["servers"]] == [True, True]
@@ -270,17 +270,17 @@ def test_metrics_and_counters_omit_a_table_that_is_not_read_in_time(
 ) -> None:
     """A number of 0 is a reset of the counter for Prometheus and for SNMP."""
     monkeypatch.setattr(routes, "TABLES_TIMEOUT_S", 0.05)
-    goes_on = threading.Event()
+    resumed = threading.Event()
 
     async def scenario() -> None:
         async with host.daemon() as daemon:
-            slow = asyncio.create_task(daemon.table_thread.run(goes_on.wait))
+            slow = asyncio.create_task(daemon.table_thread.run(resumed.wait))
             await asyncio.sleep(0)  # it is first
             try:
                 page = await routes.metrics_page(daemon)
                 status, reply = await asyncio.to_thread(Client(host.state).ask, "GET", "/v1/counters")
             finally:
-                goes_on.set()
+                resumed.set()
             await slow
             assert not page.has_table
             assert [word for word in OF_TABLES if word in page.text] == []
