@@ -164,7 +164,7 @@ def show(as_json: bool) -> None:
     for each in found["absent"]:
         remedy = command_to_add(ip_address(each["address"]), each["device"])
         click.echo(f"{each['address']}: no device has it, so no packets to it come here: {remedy}")
-    for role, meaning in (("master", "served here"), ("standby", "another director's: packets to it pass untouched")):
+    for role, meaning in (("master", "served here"), ("standby", "another director's: packets to it pass unmodified")):
         for address in found[role]:
             click.echo(f"{address}: {role} ({meaning})")
     for name, count in sorted(found["reasons"].items()):
