@@ -101,7 +101,7 @@ INLINE bool trim_padding(struct ctx ctx, const struct packet *p)
 	return likely(ctx.skb->len <= wanted) || ctx.skb->gso_size || !bpf_skb_change_tail(ctx.skb, wanted, 0);
 }
 
-/* Whether a packet fits into an MTU, less `extra` bytes. `cut`: it may be fragmented in spite of DF. */
+/* Whether a packet fits into an MTU, less `extra` bytes. `may_fragment`: in spite of DF. */
 INLINE enum fit fit(u32 length, u32 mtu, u32 extra, const struct packet *p, bool may_fragment)
 {
 	if (likely(length + extra <= mtu))

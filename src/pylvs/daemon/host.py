@@ -400,7 +400,7 @@ class HostServices:
         log = logger.info if ended.status == 0 and not ended.timed_out else logger.warning
         log(f"{keyword} has run", script=str(script), end=str(ended))
         for line in ended.lines():
-            logger.info(f"{keyword} said: {line}")
+            logger.info(f"{keyword} printed: {line}")
 
     def start_routers(self, state: StateDirectory, log_format: str) -> subprocess.Popen[bytes]:
         """Start pylvs-vrrp, which outlives the daemon. In a thread. Raises OSError."""

@@ -49,7 +49,7 @@ class ConflictTracker:
         name = binding.mac.hex(":") + (f" ({ip})" if ip and ip != str(binding.address) else "")
         text = f"{binding.address} is claimed by {name}" + (f" on {binding.device}" if binding.device else "")
         if suppressed:
-            text += f", and was {suppressed} times since the last line"
+            text += f"; {suppressed} more like it since the last line"
         if self._logged.surplus:
             text += f"; {self._logged.surplus} claims of other hosts are not logged"
             self._logged.surplus = 0

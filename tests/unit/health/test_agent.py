@@ -136,10 +136,10 @@ async def agent_that_hangs(reader: asyncio.StreamReader, writer: asyncio.StreamW
 
 
 def test_an_unreachable_agent_is_a_failure() -> None:
-    assert asked(agent_check, agent_that_hangs).reason == f"{TIMED_OUT} waiting for the agent's words"
-    assert asked(agent_check, agent(b"")).reason == "connection closed waiting for the agent's words"
+    assert asked(agent_check, agent_that_hangs).reason == f"{TIMED_OUT} waiting for the agent's report"
+    assert asked(agent_check, agent(b"")).reason == "connection closed waiting for the agent's report"
     too_long = asked(agent_check, agent(b"x" * 5000))
-    assert too_long == Outcome(False, "a line of more than 1024 bytes waiting for the agent's words")
+    assert too_long == Outcome(False, "a line of more than 1024 bytes waiting for the agent's report")
 
 
 @given(st.text(max_size=60), st.integers(0, 2**31 - 1))

@@ -238,7 +238,7 @@ class States(RuleBasedStateMachine):
                     assert each.weight == weight_of(configured, each)
 
     @rule()
-    def in_the_end_all_is_well(self) -> None:
+    def in_the_end_all_are_up(self) -> None:
         for number in range(1, 5):
             self.harness.set_outcome(number, OK)
         self.harness.pass_(60)

@@ -30,7 +30,7 @@ def test_the_same_conflict_is_logged_once_in_the_interval_and_counted() -> None:
     tracker = ConflictTracker()
     texts = [tracker.respond(now, AddressBinding(VIP, MAC))[0] for now in range(int(LOG_INTERVAL_S) + 1)]
     assert [bool(text) for text in texts] == [True, *[False] * (int(LOG_INTERVAL_S) - 1), True]
-    assert texts[-1] == "10.0.0.100 is claimed by 02:00:00:00:00:0b, and was 59 times since the last line"
+    assert texts[-1] == "10.0.0.100 is claimed by 02:00:00:00:00:0b; 59 more like it since the last line"
 
 
 def test_an_address_is_answered_for_once_in_defend_interval() -> None:

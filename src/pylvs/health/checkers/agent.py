@@ -94,7 +94,7 @@ class _Agent:
         with await TcpStream.open(self._endpoint, Deadline(self._check.pace.timeout_s)) as stream:
             if self._check.send:
                 await stream.send(self._check.send)
-            line = await stream.line(_MAX_LINE, "waiting for the agent's words")
+            line = await stream.line(_MAX_LINE, "waiting for the agent's report")
         self._state.update(line.decode("ascii", "replace"))
         return self._state.outcome(self._configured)
 
