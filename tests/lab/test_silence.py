@@ -63,11 +63,11 @@ def test_the_peer_takes_over_from_a_silent_pylvs_run_with_track_data_plane(pair:
     assert first.process() == process
     while True:  # on a busy machine, where a report comes late, the next one may expire between two of these
         times, plane, metrics = first.log().count(UNKNOWN), first.ask()["data_plane"], first.run("metrics")
-        if first.log().count(UNKNOWN) == times and plane["well"]:
+        if first.log().count(UNKNOWN) == times and plane["up"]:
             break
         until(lambda: first.is_in("MASTER"), "it reports again")
     assert times >= 2
-    assert plane == {"well": True, "words": "", "expired": times}
+    assert plane == {"up": True, "reason": "", "expired": times}
     assert "pylvs_vrrp_data_plane 1.0" in metrics
     assert f"pylvs_vrrp_data_plane_expired_total {times}.0" in metrics
 
@@ -92,7 +92,7 @@ def test_tracking_continues_after_the_helper_process_hangs(pair: tuple[Node, Nod
     assert first.is_in("MASTER"), "in the meantime its last results count"
     web.unlink()
     until(lambda: first.is_in("FAULT") and second.is_in("MASTER"), "the new one runs the script")
-    assert first.ask()["process"]["aide_lost"] == 1
+    assert first.ask()["process"]["helper_lost"] == 1
 
 
 def test_a_process_of_virtual_routers_that_hangs_is_replaced_and_its_addresses_are_removed(

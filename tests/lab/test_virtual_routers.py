@@ -224,11 +224,11 @@ def test_yield_hands_over_and_resume_takes_back(settled: tuple[Node, Node]) -> N
     assert first.run("vrrp", "yield", "--for", "10m").startswith("VI_1: does not take over before ")
     until(lambda: second.holds() and not first.holds(), "the second holds the address")
     until(received_more(first), "and the first only listens")
-    assert "the operator's word" in first.run("vrrp", "why").splitlines()[-1]
+    assert "yielded by the operator" in first.run("vrrp", "why").splitlines()[-1]
     first.run("vrrp", "resume")
     until(lambda: first.holds() and not second.holds(), "the first holds the address")
     events = first.run("events")
-    assert "vrrp transition VI_1 MASTER -> BACKUP priority=150: the operator's word" in events
+    assert "vrrp transition VI_1 MASTER -> BACKUP priority=150: yielded by the operator" in events
     assert "vrrp transition VI_1 BACKUP -> MASTER priority=150" in events
 
 
@@ -266,13 +266,13 @@ def paused(node: Node) -> Iterator[None]:
 def test_a_lost_packet_path_is_a_warning_unless_the_file_makes_it_a_fault(settled: tuple[Node, Node]) -> None:
     first, second = settled
     with paused(first):
-        first.ask("data_plane", well=False, words="no BPF here")
+        first.ask("data_plane", up=False, reason="no BPF here")
         assert first.router()["state"] == "MASTER"
-        assert first.ask()["data_plane"]["words"] == "no BPF here"
+        assert first.ask()["data_plane"]["reason"] == "no BPF here"
     first.write("track_data_plane", LEASED)
     first.run("reload")
     with paused(first):
-        first.ask("data_plane", well=False, words="no BPF here")
+        first.ask("data_plane", up=False, reason="no BPF here")
         until(lambda: first.is_in("FAULT") and second.holds() and not first.holds(), "the second holds the address")
         assert "no BPF here" in str(first.ask("why"))
     until(lambda: first.holds() and not second.holds(), "the first holds the address again")

@@ -65,7 +65,7 @@ class Owner(Protocol):
 class Result:
     """What a session means to those who track it."""
 
-    well: bool | None
+    up: bool | None
     detail: str
 
 
@@ -74,8 +74,8 @@ class Session:
     """A session between its first and last configuration."""
 
     machine: Machine
-    well: bool | None = None
-    held: bool = False  # `well` is from before the neighbor disabled the session
+    up: bool | None = None
+    held: bool = False  # `up` is from before the neighbor disabled the session
     since: float = 0.0  # of the state, Unix time; 0 before the first change
     reason: str = ""  # of the state
     flaps: int = 0  # how often it left state Up
@@ -104,11 +104,11 @@ class Session:
         return self.settings.multiplier * self.settings.idle_tx_us / SECOND_US
 
     def result(self) -> Result:
-        if self.well is None:
+        if self.up is None:
             return Result(None, self.error or "no answer yet")
         if self.held:
-            return Result(self.well, "the neighbor has disabled the session; this is its last state")
-        return Result(self.well, self.error or self.reason)
+            return Result(self.up, "the neighbor has disabled the session; this is its last state")
+        return Result(self.up, self.error or self.reason)
 
 
 class Sessions:
@@ -161,7 +161,7 @@ class Sessions:
     def results(self) -> dict[str, tuple[bool | None, str]]:
         """Return all results as plain values."""
         found = {name: session.result() for name, session in self._by_name.items()}
-        return {name: (result.well, result.detail) for name, result in found.items()}
+        return {name: (result.up, result.detail) for name, result in found.items()}
 
     def stop(self, removed: bool = False) -> None:
         """End all sessions, and tell their neighbors; `removed`: a reload did so.
@@ -191,9 +191,9 @@ class Sessions:
             "multihop": settings.multihop,
             "state": str(machine.state),
             "since": session.since or None,
-            "well": result.well,
-            "words": session.reason,
-            "trouble": session.error or self._blocked.get(session.key, ""),
+            "up": result.up,
+            "reason": session.reason,
+            "error": session.error or self._blocked.get(session.key, ""),
             "held": session.held,
             "diagnostic": diagnostic_text(machine.diagnostic),
             "remote_state": str(machine.remote_state),
@@ -409,9 +409,9 @@ class Sessions:
             detail=session.reason,
         )
 
-    def _set_result(self, session: Session, well: bool) -> None:
-        if session.well is not well:
-            session.well = well
+    def _set_result(self, session: Session, up: bool) -> None:
+        if session.up is not up:
+            session.up = up
             self._owner.session_changed(session.settings.name)
 
     def _expect_up(self, session: Session) -> None:

@@ -80,13 +80,13 @@ def reload(dry_run: bool, allow_empty: bool, force: bool, state_dir: Path | None
     for line in reply["differences"] or ["nothing would change" if dry_run else "nothing has changed"]:
         click.echo(line)
     routers = reply["virtual_routers"]
-    table = reply["table"] or {"refused": [], "trouble": ""}
+    table = reply["table"] or {"refused": [], "error": ""}
     for line in (*routers["warnings"], *table["refused"]):
         _tell(f"pylvs: {line}")
-    if table["trouble"]:
-        raise PylvsError(f"the configuration is in force, but not yet in the table: {table['trouble']}")
-    if routers["trouble"]:
-        raise PylvsError(f"the configuration is in force, but not yet in the virtual routers: {routers['trouble']}")
+    if table["error"]:
+        raise PylvsError(f"the configuration is in force, but not yet in the table: {table['error']}")
+    if routers["problem"]:
+        raise PylvsError(f"the configuration is in force, but not yet in the virtual routers: {routers['problem']}")
     if table["refused"]:
         refused = counted(len(table["refused"]), "edit")
         raise PylvsError(f"the configuration is in force, but the table refused {refused}")
@@ -153,11 +153,11 @@ def lines(reply: dict[str, Any], paint: Paint = plain) -> Iterator[str]:
         yield ""
         yield from _service(service, now, paint)
     table = reply["table"]
-    problems = [table["trouble"]] if table["trouble"] else table["refused"]
+    problems = [table["error"]] if table["error"] else table["refused"]
     host = [
         each
         for each in reply.get("problems", [])
-        if each["kind"] in _HOST_PROBLEMS or (each["kind"] == "table" and each["text"] != table["trouble"])
+        if each["kind"] in _HOST_PROBLEMS or (each["kind"] == "table" and each["text"] != table["error"])
     ]
     texts = [f"{each['object']}: {each['text']}" if each["object"] else each["text"] for each in host]
     for title, each in (
@@ -175,11 +175,11 @@ def lines(reply: dict[str, Any], paint: Paint = plain) -> Iterator[str]:
 
 
 def _routers(routers: dict[str, Any], now: float, paint: Paint) -> Iterator[str]:
-    if routers["trouble"]:
-        yield f"virtual routers: {routers['trouble']}"
+    if routers["problem"]:
+        yield f"virtual routers: {routers['problem']}"
     path = routers.get("data_plane")
-    if path and path["well"] is None:
-        yield f"virtual routers: whether services are forwarded here is unknown: {path['words']}"
+    if path and path["up"] is None:
+        yield f"virtual routers: whether services are forwarded here is unknown: {path['reason']}"
     if routers["instances"]:
         states = [_router(each, now, paint) for each in routers["instances"]]
         yield f"virtual routers: {', '.join(states)} (pylvs vrrp status)"
@@ -190,7 +190,7 @@ def _routers(routers: dict[str, Any], now: float, paint: Paint) -> Iterator[str]
 
 def _session(session: dict[str, Any], now: float) -> str:
     since = f" since {ago(now - session['since'])}" if session["since"] else ""
-    why = session["trouble"] or ("" if session["state"] == "Up" else session["words"])
+    why = session["error"] or ("" if session["state"] == "Up" else session["reason"])
     return f"{session['name']} {session['state']}{since}" + (f" ({why})" if why else "")
 
 

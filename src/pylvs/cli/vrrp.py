@@ -51,12 +51,12 @@ def lines(reply: dict[str, Any], now: float) -> Iterator[str]:
     locked = "memory locked" if process["locked"] else "memory not locked"
     late = f"at most {process['longest_gap_ms']:g} ms late"
     yield f"virtual routers: process {process['pid']}, {punctual}, {locked}, {late}"
-    if not process["aide"]:
+    if not process["helper_running"]:
         yield "no script runs and no mail is sent: the helper process has ended, and is started again"
-    if reply["data_plane"]["well"] is None:
-        yield f"whether services are forwarded here is unknown: {reply['data_plane']['words']}"
-    elif not reply["data_plane"]["well"]:
-        yield f"services may not be forwarded here: {reply['data_plane']['words']}"
+    if reply["data_plane"]["up"] is None:
+        yield f"whether services are forwarded here is unknown: {reply['data_plane']['reason']}"
+    elif not reply["data_plane"]["up"]:
+        yield f"services may not be forwarded here: {reply['data_plane']['reason']}"
     for each in reply["instances"]:
         yield ""
         yield from _instance(each, now)
@@ -80,8 +80,8 @@ def _session(session: dict[str, Any], now: float) -> Iterator[str]:
     detection = f", detection {session['detection_ms']:g} ms" if session["detection_ms"] else ""
     yield f"BFD session {session['name']}  {session['state']}{since}, flaps {session['flaps']}"
     rows = [
-        ("because", session["words"]),
-        ("trouble", session["trouble"]),
+        ("because", session["reason"]),
+        ("error", session["error"]),
         ("kept", "the neighbor has disabled it; what tracks it stays as it was" if session["held"] else ""),
         ("neighbor", f"{session['neighbor']}{source}, {remote}"),
         ("timers", f"a packet each {session['interval_ms']:g} ms{detection}"),
@@ -136,8 +136,8 @@ def _track(track: dict[str, Any]) -> str:
     elif number is not None:
         text = f"{name} is {number}"
     else:
-        text = f"{name} is {'not known yet' if track['well'] is None else 'well' if track['well'] else 'ill'}"
-    text += f" ({track['words']})" if track["words"] else ""
+        text = f"{name} is {'not known yet' if track['up'] is None else 'up' if track['up'] else 'down'}"
+    text += f" ({track['reason']})" if track["reason"] else ""
     return text + (f", weight {track['weight']}" if track["weight"] else "")
 
 
@@ -145,7 +145,7 @@ def _counted(counters: dict[str, Any]) -> str:
     dropped = ", ".join(f"{count} {flaw}" for flaw, count in counters["dropped"].items())
     text = f"{counters['sent']} sent, {counters['received']} received"
     text += f", dropped: {dropped}" if dropped else ""
-    return f"{text}; {counters['became_master']} times master"
+    return f"{text}; became master: {counters['became_master']}"
 
 
 @vrrp.command()

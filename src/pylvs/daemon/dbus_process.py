@@ -249,7 +249,7 @@ class DbusProcess:
                     self._states.setdefault(self._path(each), (each["name"], each["state"]))
                 for change in self._during_read:
                     _apply(change, self._states)
-                self._problem = status.get("trouble", "")
+                self._problem = status.get("problem", "")
                 self._fresh_until = clock() + STATUS_AGE_S
         return {"routers": self._states, "error": "" if self._states else self._problem}
 

@@ -70,8 +70,8 @@ class Dumper:
     async def _counted(self) -> Mapping[str, Any]:
         """Return the status of virtual routers. Raises PylvsError without one: monitoring keeps the last file."""
         status = await self._state_of_routers()
-        if status["trouble"] and not status["instances"]:
-            raise PylvsError(f"the counters of virtual routers are not written: {status['trouble']}")
+        if status["problem"] and not status["instances"]:
+            raise PylvsError(f"the counters of virtual routers are not written: {status['problem']}")
         return status
 
     async def _write(self, path: Path, text: str, settings: GlobalSettings) -> None:

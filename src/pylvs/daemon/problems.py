@@ -97,8 +97,8 @@ def service_problems(services: Iterable[ServiceSnapshot]) -> Iterator[Problem]:
 
 def router_problems(status: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield the problems in a status of the virtual routers."""
-    if status.get("trouble"):
-        yield Problem("vrrp", "", str(status["trouble"]))
+    if status.get("problem"):
+        yield Problem("vrrp", "", str(status["problem"]))
     for router in status.get("instances", ()):
         if router["state"] == "FAULT":
             reasons = "; ".join(router.get("faults", ())) or router.get("why", "")
@@ -106,12 +106,12 @@ def router_problems(status: Mapping[str, Any]) -> Iterator[Problem]:
         if router.get("rival"):
             yield Problem("vrrp_conflict", router["name"], router["rival"])
     for session in status.get("sessions", ()):
-        if session["trouble"] or session["well"] is False or session["held"]:
-            yield Problem("bfd", session["name"], f"{session['state']}: {session['trouble'] or session['words']}")
+        if session["error"] or session["up"] is False or session["held"]:
+            yield Problem("bfd", session["name"], f"{session['state']}: {session['error'] or session['reason']}")
     data_plane = status.get("data_plane")
-    if data_plane and not data_plane["well"]:
-        yield Problem("data_plane", "", f"pylvs-vrrp: forwarding: {data_plane.get('words') or 'not known'}")
-    if not status.get("process", {}).get("aide", True):
+    if data_plane and not data_plane["up"]:
+        yield Problem("data_plane", "", f"pylvs-vrrp: forwarding: {data_plane.get('reason') or 'not known'}")
+    if not status.get("process", {}).get("helper_running", True):
         yield Problem("vrrp_helper", "", "the helper process of pylvs-vrrp does not run")
 
 

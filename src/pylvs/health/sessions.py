@@ -33,9 +33,9 @@ class SessionTable:
             pass
         return self.result(name)
 
-    def update(self, name: str, well: bool | None, detail: str) -> None:
+    def update(self, name: str, up: bool | None, detail: str) -> None:
         """Store one result."""
-        self._replace(self._results | {name: (well, detail)}, self._silent)
+        self._replace(self._results | {name: (up, detail)}, self._silent)
 
     def replace(self, results: Mapping[str, SessionResult]) -> None:
         """Store the results of all sessions."""

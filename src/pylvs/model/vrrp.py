@@ -205,7 +205,7 @@ class VrrpScript:
     track: Track  # the default for virtual routers
     rise: int = 1  # successes in a row until it is up
     fall: int = 1  # failures in a row until it is down
-    ill_at_start: bool = False
+    down_at_start: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,7 +72,7 @@ class RouterStatus:
                 if (each["kind"], each["name"]) == (kind, name):
                     found: Mapping[str, Any] = each
                     return found
-        return {"well": None, "number": None}
+        return {"up": None, "number": None}
 
     def device_of(self, instance: VrrpInstance) -> str:
         """Return the VMAC of a virtual router, or its interface."""
@@ -291,14 +291,14 @@ def _route(route: Route, at: int, vrrp: Any, status: RouterStatus) -> Row:
 
 
 def _script(script: VrrpScript, status: RouterStatus) -> Row:
-    well = status.tracked("script", script.name)["well"]
-    first = 5 if script.ill_at_start else 1
+    up = status.tracked("script", script.name)["up"]
+    first = 5 if script.down_at_start else 1
     return {
         2: text(script.name),
         3: command(script.script),
         4: integer(script.interval_s),
         5: integer(script.track.weight),
-        6: integer(first if well is None else 3 if well else 2),
+        6: integer(first if up is None else 3 if up else 2),
         7: unsigned(script.rise),
         8: unsigned(script.fall),
         9: truth(script.track.reverse),
@@ -319,7 +319,7 @@ def _file(track: Track, path: str, status: RouterStatus) -> Row:
 def _process(process: TrackProcess, status: RouterStatus) -> Row:
     result = status.tracked("process", process.name)
     match_of = 2 if process.arguments_partly else 3 if process.arguments_begin else 1 if process.match_arguments else 0
-    count = str(result.get("words", "")).split(" ")[0]  # "3 of them"
+    count = str(result.get("reason", "")).split(" ")[0]  # "3 of them"
     most = process.most if process.most < 2**31 else -1
     return {
         2: text(process.name),
@@ -334,7 +334,7 @@ def _process(process: TrackProcess, status: RouterStatus) -> Row:
         11: unsigned(process.terminate_delay_s * MICROSECONDS),
         12: truth(process.full_command),
         13: integer(int(count) if count.isdigit() else 0),
-        14: truth(result["well"]),
+        14: truth(result["up"]),
     }
 
 

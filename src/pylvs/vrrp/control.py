@@ -159,7 +159,7 @@ def state_message(kind: str, name: str, state: str, router: Router | None) -> di
 
 def service_status(service: RouterService) -> dict[str, Any]:
     """Return the answer to `status`."""
-    well, detail = service.tracking.data_plane
+    up, detail = service.tracking.data_plane
     return {
         "instances": [_instance_status(service, router) for router in service.routers.values()],
         "groups": [
@@ -171,10 +171,10 @@ def service_status(service: RouterService) -> dict[str, Any]:
             "realtime": service.realtime_status.realtime,
             "locked": service.realtime_status.locked,
             "longest_gap_ms": round(service.loop.max_late_s * 1000, 3),
-            "aide": service.helper.connected,
-            "aide_lost": service.helper.lost,
+            "helper_running": service.helper.connected,
+            "helper_lost": service.helper.lost,
         },
-        "data_plane": {"well": well, "words": detail, "expired": service.data_plane_expired},
+        "data_plane": {"up": up, "reason": detail, "expired": service.data_plane_expired},
         "sessions": service.sessions.status(),
         "unknown_vrids": [
             {"device": device, "vrid": vrid, "count": count} for (device, vrid), count in service.unknown.items()
@@ -220,11 +220,11 @@ def _instance_status(service: RouterService, router: Router) -> dict[str, Any]:
             {
                 "kind": each.kind,
                 "name": each.track.name,
-                "well": each.well,
+                "up": each.up,
                 "expired": each.expired,
                 "number": each.number,
                 "weight": each.track.weight,
-                "words": each.detail,
+                "reason": each.detail,
             }
             for each in router.tracked.values()
         ],

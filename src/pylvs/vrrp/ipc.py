@@ -28,7 +28,7 @@ from pylvs.system.sockets import Unsent, address_of, closed_on_error, peer_of
 
 SOCKET_NAME = "vrrp"  # in the state directory
 PID_FILE = "vrrp.pid"
-PROTOCOL = 1
+PROTOCOL = 2
 _LENGTH = struct.Struct("!I")
 _CHUNK = 1 << 18
 MAX_UNSENT = 64 << 20  # bytes; far more than a configuration takes

@@ -44,13 +44,13 @@ class LinkDelays:
         """Replace the delays and the polled links. A pending change of a device without a delay counts now."""
         self._delays = {each.device: each for each in delays}
         names = {each.device for each in polled}
-        self._beats = {name: well for name, well in self._beats.items() if name in names}
+        self._beats = {name: up for name, up in self._beats.items() if name in names}
         for name in [each for each in self._devices if each not in self._delays]:
             self._devices.pop(name).cancel()
 
-    def set_beat(self, name: str, well: bool) -> None:
+    def set_beat(self, name: str, up: bool) -> None:
         """Set the result of polling; call `update` then."""
-        self._beats[name] = well
+        self._beats[name] = up
 
     def _runs(self, name: str, running: bool) -> bool:
         return running and self._beats.get(name, True)

@@ -251,7 +251,7 @@ class Router:
             if self._log_limiter.allow(("mismatch", mismatch.sender), self._service.now) is not None:
                 resolved = not mismatch.missing and not mismatch.surplus
                 self._service.log("info" if resolved else "warning", f"{self.name}: {mismatch}")
-                self._service.publish("mismatch", self.name, words=str(mismatch))
+                self._service.publish("mismatch", self.name, reason=str(mismatch))
 
     def yield_until(self, until: float | None) -> None:
         """Become backup, and do not take over before that time; None reverts that."""
@@ -383,9 +383,9 @@ class Router:
         announced = "; its addresses are announced again" if self._garp.again(now) else ""
         suppressed = None if settling else self._log_limiter.allow("conflict", now)
         if suppressed is not None:
-            more = f" ({suppressed} times more since the last line)" if suppressed else ""
+            more = f" ({suppressed} more like it since the last line)" if suppressed else ""
             self._service.log("warning", f"{self.name}: {text}{more}{announced}")
-            self._service.publish("conflict", self.name, words=text)
+            self._service.publish("conflict", self.name, reason=text)
         self._announce()
 
     def _make_garp_scheduler(self) -> GarpScheduler:

@@ -296,9 +296,9 @@ class RouterService:
 
     def _tracked(self, result: TrackedObject) -> None:
         self.tracking.update(result)
-        self.publish("track", "", kind=result.kind, name=result.track.name, well=result.well, number=result.number)
+        self.publish("track", "", kind=result.kind, name=result.track.name, up=result.up, number=result.number)
         if result.kind == "link":
-            self.host.set_link_beat(result.track.name, bool(result.well))
+            self.host.set_link_beat(result.track.name, bool(result.up))
         else:
             self._track_all()
 
@@ -306,31 +306,31 @@ class RouterService:
         """Apply another result of a BFD session, and send it to the health checks."""
         result = self.sessions.result(name)
         self._track_all()
-        self.publish("session", "", session=name, well=result.well, words=result.detail)
+        self.publish("session", "", session=name, up=result.up, reason=result.detail)
 
     def _track_all(self) -> None:
         for router in self.routers.values():
             router.track(self.tracking.of(router.instance))
 
     def _set_data_plane(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Store what `pylvs run` reports, with `well` None if it does not know; it repeats that within the lease."""
+        """Store what `pylvs run` reports, with `up` None if it does not know; it repeats that within the lease."""
         self._lease.renew()
-        well = request["well"]
-        self._enter_data_plane(None if well is None else bool(well), str(request.get("words", "")))
+        up = request["up"]
+        self._enter_data_plane(None if up is None else bool(up), str(request.get("reason", "")))
         return {}
 
-    def _enter_data_plane(self, well: bool | None, detail: str) -> None:
-        before, self.tracking.data_plane = self.tracking.data_plane, (well, detail)
-        if before == (well, detail):
+    def _enter_data_plane(self, up: bool | None, detail: str) -> None:
+        before, self.tracking.data_plane = self.tracking.data_plane, (up, detail)
+        if before == (up, detail):
             return
-        state = "unknown" if well is None else "well" if well else "lost"
+        state = "unknown" if up is None else "up" if up else "down"
         texts = {
             "unknown": f"the state of the packet path is unknown: {detail}",
-            "well": "the packet path works" if before[0] is None else "the packet path works again",
-            "lost": f"the packet path is lost: {detail}",
+            "up": "the packet path works" if before[0] is None else "the packet path works again",
+            "down": f"the packet path is lost: {detail}",
         }
-        self.log("info" if well else "error", texts[state])
-        self.publish("data_plane", "", well=well, state=state, words=detail)
+        self.log("info" if up else "error", texts[state])
+        self.publish("data_plane", "", up=up, state=state, reason=detail)
         self._track_all()
 
     def _set_lease(self, length_s: float) -> None:
@@ -348,7 +348,7 @@ class RouterService:
         expired = self.tracking.expire(self.now, HELPER_SILENT)
         for each in expired:
             self.log("warning", each.description)
-            self.publish("track", "", kind=each.kind, name=each.track.name, state="unknown", words=each.detail)
+            self.publish("track", "", kind=each.kind, name=each.track.name, state="unknown", reason=each.detail)
             if each.kind == "link":
                 self.host.set_link_beat(each.track.name, False)
         if expired:
@@ -356,7 +356,7 @@ class RouterService:
 
     def _helper_lost(self, reason: str) -> None:
         self.tracking.lose_source(self.now)
-        self.publish("helper", "", words=reason)
+        self.publish("helper", "", reason=reason)
 
     def _results_late(self, late: Collection[Key]) -> None:
         self.tracking.lose_source(self.now, late)
@@ -441,7 +441,7 @@ class RouterService:
             if router.holds(address):  # not after it became backup: the other host is the new master
                 if text:
                     self.log("warning", f"{router.name}: {text}{'; it is announced again' if answer else ''}")
-                    self.publish("claim", router.name, address=str(address), words=text)
+                    self.publish("address_conflict", router.name, address=str(address), reason=text)
                 if answer:
                     router.defend(address)
 

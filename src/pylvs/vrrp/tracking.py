@@ -1,7 +1,7 @@
 """Tracked objects: their last results, and what these make of a virtual router's priority. Pure.
 
 An object is up, down, or has no result yet. With weight 0 it decides whether the virtual router may run. A positive
-weight counts while the object is well, a negative one while it is ill; `reverse` changes the sign, as in keepalived.
+weight counts while the object is up, a negative one while it is down; `reverse` changes the sign, as in keepalived.
 A file has a number instead, by which the weight is multiplied.
 
 A result expires when its source, the helper process or `pylvs run`, is silent for too long. One that the helper process
@@ -25,14 +25,14 @@ Key = tuple[str, str]  # kind and name
 
 @dataclass(frozen=True, slots=True)
 class TrackedObject:
-    """One tracked object and its last result; `well` is None before the first.
+    """One tracked object and its last result; `up` is None before the first.
 
     As a message of the helper process it has no weight: each virtual router has its own one.
     """
 
     kind: str  # interface, script, file, process, link (by polling), bfd, data plane
     track: Track
-    well: bool | None = None
+    up: bool | None = None
     number: int | None = None  # of a file
     detail: str = ""
     expired: bool = False  # its source has been silent for too long
@@ -40,7 +40,7 @@ class TrackedObject:
     @property
     def known(self) -> bool:
         """Whether there is a result, or there was one that expired."""
-        return self.expired or (self.number is not None if self.kind == "file" else self.well is not None)
+        return self.expired or (self.number is not None if self.kind == "file" else self.up is not None)
 
     @property
     def fault(self) -> str:
@@ -52,7 +52,7 @@ class TrackedObject:
                 return "" if self.track.weight else f"{self} is not read yet"
             bad = self.points <= FILE_FAULT_POINTS if self.track.weight else bool(self.number) != self.track.reverse
             return self.description if bad else ""
-        if self.track.weight or (self.well is not None and self.well != self.track.reverse):
+        if self.track.weight or (self.up is not None and self.up != self.track.reverse):
             return ""
         return self.description
 
@@ -61,7 +61,7 @@ class TrackedObject:
         """Whether there is a result, and it counts against the virtual router."""
         if self.expired and self.kind != "file":
             return True
-        return bool(self.points) if self.kind == "file" else self.well is not None and self.well == self.track.reverse
+        return bool(self.points) if self.kind == "file" else self.up is not None and self.up == self.track.reverse
 
     @property
     def description(self) -> str:
@@ -70,7 +70,7 @@ class TrackedObject:
             return f"{self} is unknown ({self.detail})"
         if self.kind == "file" and self.number is not None:
             return f"{self} is {self.number}"
-        state = "not known yet" if self.well is None else "well" if self.well else "ill"
+        state = "not known yet" if self.up is None else "up" if self.up else "down"
         return f"{self} is {state}{f' ({self.detail})' if self.detail else ''}"
 
     @property
@@ -82,9 +82,9 @@ class TrackedObject:
             return (self.number or 0) * signed
         if self.expired:
             return min(0, signed)
-        if self.well is None or not weight:
+        if self.up is None or not weight:
             return 0
-        return signed if self.well == (weight > 0) else 0
+        return signed if self.up == (weight > 0) else 0
 
     def __str__(self) -> str:
         return f"{self.kind} {self.track.name}" if self.kind != "data plane" else self.kind
@@ -119,7 +119,7 @@ class Tracking:
         self._expiry: dict[Key, float] = {}  # when a result expires; only while its source is lost
 
     def configure(self, configuration: VrrpConfiguration) -> None:
-        """Forget the results of objects that are not configured any more; a new script with init_fail is ill."""
+        """Forget the results of objects that are not configured any more; a new script with init_fail is down."""
         self._configuration = configuration
         names = {("script", each.name) for each in configuration.scripts}
         names |= {("file", each.name) for each in configuration.files}
@@ -128,7 +128,7 @@ class Tracking:
         self._results = {key: result for key, result in self._results.items() if key in names}
         self._expiry = {key: at for key, at in self._expiry.items() if key in names}
         for script in configuration.scripts:
-            if script.ill_at_start:
+            if script.down_at_start:
                 initial = TrackedObject("script", Track(script.name), False, detail="init_fail")
                 self._results.setdefault(("script", script.name), initial)
 
@@ -150,7 +150,7 @@ class Tracking:
         keys = [key for key, at in self._expiry.items() if at <= now]
         for key in keys:
             del self._expiry[key]
-            self._results[key] = replace(self._results[key], well=None, detail=detail, expired=True)
+            self._results[key] = replace(self._results[key], up=None, detail=detail, expired=True)
         return [self._results[key] for key in keys]
 
     def of(self, instance: VrrpInstance) -> dict[Key, TrackedObject]:
@@ -166,9 +166,9 @@ class Tracking:
                 found["interface", track.name] = TrackedObject("interface", track, self._is_up(track.name))
             for track in tracks.sessions:
                 result = self._session(track.name)
-                found["bfd", track.name] = TrackedObject("bfd", track, result.well, None, result.detail)
+                found["bfd", track.name] = TrackedObject("bfd", track, result.up, None, result.detail)
         if instance.track_data_plane is not None:
-            well, detail = self.data_plane
+            up, detail = self.data_plane
             track = instance.track_data_plane
-            found["data plane", ""] = TrackedObject("data plane", track, well, None, detail, expired=well is None)
+            found["data plane", ""] = TrackedObject("data plane", track, up, None, detail, expired=up is None)
         return found

@@ -211,9 +211,9 @@ class VipManager:
             self._held[STATIC] = wanted
         return [each.error for each in self._replace(STATIC, before, wanted)]
 
-    def set_link_beat(self, device: str, well: bool) -> None:
+    def set_link_beat(self, device: str, up: bool) -> None:
         """Set the result of polling a link (linkbeat_use_polling)."""
-        self._delays.set_beat(device, well)
+        self._delays.set_beat(device, up)
         self._delays.update(self._links.links)
         self._on_change(set())
 

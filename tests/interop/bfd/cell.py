@@ -142,7 +142,7 @@ class _Play:
         self.until(lambda: self.a.session().get("state") == "Down", "disabled: down")
         session = self.a.session()
         self.expect(session["remote_state"] == "AdminDown" or session["held"], "disabled: the neighbor is AdminDown")
-        self.expect(session["well"] is True and session["held"] is True, "disabled: the result stays")
+        self.expect(session["up"] is True and session["held"] is True, "disabled: the result stays")
         self.b.set_enabled(True)
         self.both_up("enabled again")
 
@@ -154,7 +154,7 @@ class _Play:
         self.until(lambda: self.a.session().get("state") == "Down", "killed: down")
         session = self.a.session()
         self.expect(session["diagnostic"] == EXPIRED, f"killed: {session['diagnostic']}")
-        self.expect(session["well"] is False, "killed: the result is down")
+        self.expect(session["up"] is False, "killed: the result is down")
         self.expect(session["flaps"] == flaps + 1, "killed: one flap")
         self.expect(session["counters"]["received"] - received <= 1, "killed: packets came from a dead neighbor")
         self.result.steps.append("killed")
@@ -170,7 +170,7 @@ class _Play:
     # --- conditions ---
 
     def both_up(self, step: str) -> None:
-        self.until(lambda: self.a.session().get("state") == "Up" and self.a.session()["well"], f"{step}: pylvs is up")
+        self.until(lambda: self.a.session().get("state") == "Up" and self.a.session()["up"], f"{step}: pylvs is up")
         self.until(self.b.is_up, f"{step}: the neighbor is up")
         self.result.steps.append(step)
 

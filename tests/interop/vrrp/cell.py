@@ -156,16 +156,16 @@ class _Cell:
         self.settled("b", "failed")
         self.result.steps["failed"] = self.first("b", begin).at - begin
         self.fail(False)
-        self.settled("a", "well again")
+        self.settled("a", "restored")
 
     def fail(self, failed: bool) -> None:
         """Fail what this row tracks."""
         if self.row.event is Event.CABLE:
             self.where.cable("a", 1, not failed)
         elif failed:
-            (self.a.folder / "ill").touch()
+            (self.a.folder / "down").touch()
         else:
-            (self.a.folder / "ill").unlink()
+            (self.a.folder / "down").unlink()
 
     # --- conditions ---
 

@@ -90,14 +90,14 @@ class Row:
 
 def _script(weight: int) -> str:
     return (
-        'vrrp_script well {\n    script "/usr/bin/test ! -e FOLDER/ill"\n    interval 1\n'
+        'vrrp_script chk {\n    script "/usr/bin/test ! -e FOLDER/down"\n    interval 1\n'
         f"    fall 1\n    rise 1\n    weight {weight}\n}}"
     )
 
 
 _PASS = "authentication {\n    auth_type PASS\n    auth_pass evobot\n}"
 _AH = "authentication {\n    auth_type AH\n    auth_pass evobot\n}"
-_TRACKED = "track_script {\n    well\n}"
+_TRACKED = "track_script {\n    chk\n}"
 
 ROWS = (
     Row("v2"),

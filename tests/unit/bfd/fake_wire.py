@@ -90,7 +90,7 @@ class Host:
         self.events.append({"event": event, **fields})
 
     def session_changed(self, name: str) -> None:
-        self.results.append((name, self.sessions.result(name).well))
+        self.results.append((name, self.sessions.result(name).up))
 
 
 class FakeReceiver:

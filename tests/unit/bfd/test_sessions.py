@@ -64,13 +64,13 @@ def test_a_session_comes_up_again(hosts: tuple[Host, Host], wire: Wire) -> None:
     wire.loop.pass_(5)
     wire.cut = False
     wire.loop.pass_(5)
-    assert [well for _, well in a.results] == [True, False, True]
+    assert [up for _, up in a.results] == [True, False, True]
 
 
 def test_a_neighbor_that_never_answers_is_down_after_the_time_of_its_first_packets(wire: Wire) -> None:
     a = wire.host(A)
     a.sessions.configure([to(B)])
-    assert a.sessions.result("b").well is None
+    assert a.sessions.result("b").up is None
     wire.loop.pass_(4.9)
     assert a.results == []
     wire.loop.pass_(0.2)
@@ -84,7 +84,7 @@ def test_a_neighbor_that_disables_the_session_says_nothing_about_the_path(hosts:
     wire.loop.pass_(60)
     assert a.results == [("b", True), ("b", True)]
     (status,) = a.sessions.status()
-    assert (status["state"], status["held"], status["well"]) == ("Down", True, True)
+    assert (status["state"], status["held"], status["up"]) == ("Down", True, True)
     assert a.sessions.result("b").detail == "the neighbor has disabled the session; this is its last state"
     b.sessions.configure([to(A)])
     wire.loop.pass_(5)
@@ -138,7 +138,7 @@ def test_another_neighbor_is_another_session(hosts: tuple[Host, Host], wire: Wir
     a.sessions.configure([to("10.0.0.3")])
     wire.loop.pass_(5)
     assert (a.state(), b.state(), c.state()) == ("Up", "Down", "Up")
-    assert b.sessions.result("b").well  # it was disabled
+    assert b.sessions.result("b").up  # it was disabled
 
 
 def test_packets_from_too_far_away_are_dropped_and_logged_once(hosts: tuple[Host, Host], wire: Wire) -> None:
@@ -226,7 +226,7 @@ def test_a_port_that_another_program_has_is_reported_and_tried_again(wire: Wire)
     assert a.sessions.configure([to(B)]) == [text]
     b.sessions.configure([to(A)])
     wire.loop.pass_(3)
-    assert a.sessions.status()[0]["trouble"] == text
+    assert a.sessions.status()[0]["error"] == text
     assert a.lines == [f"error: {text}"]
     a.port_taken = False
     wire.loop.pass_(5)
@@ -244,8 +244,8 @@ def test_a_failure_to_send_is_logged_once_and_shown(wire: Wire) -> None:
     assert status["counters"]["send_errors"] == 4
     a.unreachable = False
     wire.loop.pass_(1)
-    assert a.sessions.status()[0]["trouble"] == ""
+    assert a.sessions.status()[0]["error"] == ""
 
 
 def test_a_session_without_settings_is_never_known(wire: Wire) -> None:
-    assert wire.host(A).sessions.result("unknown").well is None
+    assert wire.host(A).sessions.result("unknown").up is None

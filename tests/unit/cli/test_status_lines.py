@@ -35,8 +35,8 @@ def status(*checks: dict[str, Any]) -> dict[str, Any]:
         "errors": [],
         "differs": [],
         "services": [service],
-        "table": {"trouble": "", "refused": [], "unattached": []},
-        "virtual_routers": {"trouble": "", "instances": [], "sessions": []},
+        "table": {"error": "", "refused": [], "unattached": []},
+        "virtual_routers": {"problem": "", "instances": [], "sessions": []},
     }
 
 

@@ -67,7 +67,7 @@ def test_what_is_defined() -> None:
         track=Track("heavy", -20, reverse=True),
         rise=4,
         fall=5,
-        ill_at_start=True,
+        down_at_start=True,
     )
     number = TrackFile(name="number", path="/run/number", track=Track("number", 2), initial=7, overwrite=True)
     assert found.files == (number,)

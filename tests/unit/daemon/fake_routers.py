@@ -60,7 +60,7 @@ class FakeRouters:
         self.state = state
         self.names: list[str] = []
         self.held: set[str] = set()
-        self.data_plane: dict[str, Any] = {"well": True, "words": ""}
+        self.data_plane: dict[str, Any] = {"up": True, "reason": ""}
         self.begun = time.time() - self.behaviour.get("age_s", 0)
         self.pipes: dict[MessageSocket, set[str]] = {}  # what each has sent: "hello", "subscribe"
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -138,7 +138,7 @@ class FakeRouters:
         elif verb == "sessions":
             reply["ok"] = {name: tuple(result) for name, result in behaviour.get("results", {}).items()}
         elif verb == "data_plane":
-            self.data_plane = {"well": message["well"], "words": message["words"]}
+            self.data_plane = {"up": message["up"], "reason": message["reason"]}
             reply["ok"] = {}
         elif verb == "why" and message["name"] not in (None, *self.names):
             reply["error"] = self.unknown(message["name"])
@@ -166,7 +166,7 @@ class FakeRouters:
             "time": time.time(),
             "before": before,
             "state": state,
-            "why": "the operator's word",
+            "why": "yielded by the operator",
             "detail": "",
         }
         self.send_event(event)
@@ -194,7 +194,13 @@ class FakeRouters:
         return {
             "instances": [self.instance(at, name) for at, name in enumerate(self.names)],
             "groups": [{"name": "G", "state": "MASTER", "members": self.names}],
-            "process": {"pid": os.getpid(), "realtime": 1, "locked": True, "longest_gap_ms": 0.25, "aide": True},
+            "process": {
+                "pid": os.getpid(),
+                "realtime": 1,
+                "locked": True,
+                "longest_gap_ms": 0.25,
+                "helper_running": True,
+            },
             "data_plane": self.data_plane,
             "sessions": self.behaviour.get("sessions", []),
         }
@@ -217,7 +223,7 @@ class FakeRouters:
             "why": f"{last['why']}: {last['detail']}" if last["detail"] else last["why"],
             "advert_interval_s": 1.0,
             "master_down_s": 3.61,
-            "tracks": [{"kind": "script", "name": "web", "well": False, "weight": -2, "words": "exit status 1"}],
+            "tracks": [{"kind": "script", "name": "web", "up": False, "weight": -2, "reason": "exit status 1"}],
             "faults": [],
             "counters": {
                 "sent": 7,

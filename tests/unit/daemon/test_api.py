@@ -75,9 +75,9 @@ def test_a_reload_answers_with_findings_differences_and_edits(host: FakeHost) ->
         "fatal": False,
     }
     reply: dict[str, Any] = {"findings": [finding], "differences": ["1 -> 1 services"]}
-    reply |= {"virtual_routers": {"warnings": [], "trouble": ""}, "metrics_error": ""}
+    reply |= {"virtual_routers": {"warnings": [], "problem": ""}, "metrics_error": ""}
     assert answers[1] == (200, {**reply, "table": None})
-    assert answers[2] == (200, {**reply, "table": {"edits": 1, "refused": [], "trouble": ""}})
+    assert answers[2] == (200, {**reply, "table": {"edits": 1, "refused": [], "error": ""}})
     status, content = answers[4]
     assert status == 409
     assert content["error"] == "test.conf: cannot be run: test.conf:9:1: error: a } is missing"

@@ -35,9 +35,9 @@ STATUS = {
     "multihop": False,
     "state": "Down",
     "since": None,
-    "well": False,
-    "words": "Control Detection Time Expired",
-    "trouble": "",
+    "up": False,
+    "reason": "Control Detection Time Expired",
+    "error": "",
     "held": False,
     "diagnostic": "Control Detection Time Expired",
     "remote_state": "Down",
@@ -107,9 +107,7 @@ def test_a_change_reaches_the_checks_at_once_and_is_an_event(host: FakeHost, mon
         async with host.daemon() as daemon:
             changed: list[str] = []
             monkeypatch.setattr(host.sessions, "on_change", changed.extend)
-            await asyncio.to_thread(
-                emit, host, event="session", instance="", session="b", well=False, words="Path Down"
-            )
+            await asyncio.to_thread(emit, host, event="session", instance="", session="b", up=False, reason="Path Down")
             await until(lambda: host.sessions.result("b") == (False, "Path Down"))
             assert changed == ["b"]
             fields: dict[str, Any] = {"session": "b", "neighbor": "10.0.0.1", "before": "Up", "state": "Down"}
@@ -133,7 +131,7 @@ def test_a_change_reaches_the_checks_at_once_and_is_an_event(host: FakeHost, mon
 def test_a_change_behind_the_reply_stays(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     """pylvs-vrrp sent both before the daemon read the first."""
     monkeypatch.setattr(supervision, "SESSIONS_POLL_S", 3600.0)
-    change = {"event": "session", "instance": "", "session": "b", "well": False, "words": "Path Down"}
+    change = {"event": "session", "instance": "", "session": "b", "up": False, "reason": "Path Down"}
 
     async def scenario() -> None:
         async with host.daemon() as daemon:

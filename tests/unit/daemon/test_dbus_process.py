@@ -45,7 +45,7 @@ class Routers:
         self.reads += 1
         found = [] if self.error else [ROUTER | {"state": self.state}]
         self.during_read()
-        return {"instances": found, "trouble": self.error}
+        return {"instances": found, "problem": self.error}
 
     async def request(self, verb: str, **fields: Any) -> Any:
         self.requests.append((verb, fields))

@@ -30,7 +30,7 @@ def host(tmp_path: Path) -> Iterator[FakeHost]:
 def test_without_an_answer_the_last_file_stays(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     (tmp_path / name).write_text("the last counters")
-    status = {**NONE, "trouble": "the process of the virtual routers does not answer"}
+    status = {**NONE, "problem": "the process of the virtual routers does not answer"}
 
     async def services() -> Mapping[str, Any]:
         return {}
@@ -43,7 +43,7 @@ def test_without_an_answer_the_last_file_stays(name: str, tmp_path: Path, monkey
     with pytest.raises(PylvsError, match="the counters of virtual routers are not written: the process of the virtual"):
         asyncio.run(write(Configuration()))
     assert (tmp_path / name).read_text() == "the last counters"
-    status["trouble"] = ""
+    status["problem"] = ""
     asyncio.run(write(Configuration()))
     assert "the last counters" not in (tmp_path / name).read_text(), "there is no virtual router"
 

@@ -20,8 +20,8 @@ class Path:
         self.reported: list[tuple[float, bool | None, str]] = []
         loop.create_task(monitor_forwarding(lambda: self.error, self._tell, lambda: self.silent))
 
-    async def _tell(self, well: bool | None, error: str) -> None:
-        self.reported.append((self.loop.time() - START_S, well, error))
+    async def _tell(self, up: bool | None, error: str) -> None:
+        self.reported.append((self.loop.time() - START_S, up, error))
 
     def is_for(self, seconds: float, error: str | None) -> None:
         self.error = error

@@ -122,5 +122,5 @@ def test_direct_routing_through_a_gateway() -> None:
     text = "direct routing needs a server on the link, but the route leads to the gateway 10.0.0.254"
     behind: Any = {"to_10_0_0_9": through(GATEWAY)}
     assert found(service(tcp()), **behind) == [("check_path", text)]
-    assert found(service(), **behind) == [], "no check says that it is well"
+    assert found(service(), **behind) == [], "no check says that it is up"
     assert found(service(tcp(), method=Method.TUNNEL), **behind) == []

@@ -54,12 +54,12 @@ async def checked(host: FakeHost) -> tuple[int, str]:
     return done.return_value, done.output.rstrip("\n")
 
 
-def test_all_is_well_a_server_is_down_the_quorum_is_lost(host: FakeHost) -> None:
+def test_the_check_is_ok_or_a_server_is_down_or_the_quorum_is_lost(host: FakeHost) -> None:
     async def scenario() -> None:
         async with host.daemon():
-            well = "PYLVS OK: 1 service, 2 real servers | services=1;;;0; quorums_lost=0;;;0;1 servers=2;;;0; "
-            well += "servers_down=0;;;0;2 checks_inconclusive=0;;;0; connections=0;;;0; "
-            assert await checked(host) == (OK, f"{well}routers_master=0;;;0;0 routers_fault=0;;;0;0")
+            healthy = "PYLVS OK: 1 service, 2 real servers | services=1;;;0; quorums_lost=0;;;0;1 servers=2;;;0; "
+            healthy += "servers_down=0;;;0;2 checks_inconclusive=0;;;0; connections=0;;;0; "
+            assert await checked(host) == (OK, f"{healthy}routers_master=0;;;0;0 routers_fault=0;;;0;0")
             host.dead.add(address(1))
             await until(lambda: host.servers() == {str(address(2))})
             status, line = await checked(host)
@@ -361,15 +361,15 @@ def test_states_of_virtual_routers(host: FakeHost, monkeypatch: pytest.MonkeyPat
 def test_a_fault_a_conflict_and_what_is_not_known() -> None:
     router = {"name": "VI_1", "state": "FAULT", "faults": ["eth0 is down"], "why": "a fault"}
     status: dict[str, Any] = {
-        "trouble": "",
+        "problem": "",
         "instances": [router, {"name": "VI_2", "state": "MASTER", "rival": "10.0.0.7 holds them as well"}],
         "sessions": [
-            {"name": "a", "state": "Down", "well": False, "held": False, "trouble": "", "words": "Path Down"},
-            {"name": "b", "state": "Down", "well": None, "held": False, "trouble": "", "words": ""},
-            {"name": "c", "state": "Up", "well": True, "held": False, "trouble": "", "words": ""},
+            {"name": "a", "state": "Down", "up": False, "held": False, "error": "", "reason": "Path Down"},
+            {"name": "b", "state": "Down", "up": None, "held": False, "error": "", "reason": ""},
+            {"name": "c", "state": "Up", "up": True, "held": False, "error": "", "reason": ""},
         ],
-        "data_plane": {"well": None, "words": "no word for 10 s"},
-        "process": {"aide": False},
+        "data_plane": {"up": None, "reason": "no word for 10 s"},
+        "process": {"helper_running": False},
     }
     found = [(each.kind, str(each)) for each in router_problems(status)]
     assert found == [
@@ -379,7 +379,7 @@ def test_a_fault_a_conflict_and_what_is_not_known() -> None:
         ("data_plane", "pylvs-vrrp: forwarding: no word for 10 s"),
         ("vrrp_helper", "the helper process of pylvs-vrrp does not run"),
     ]
-    assert list(router_problems({"instances": [], "groups": [], "trouble": ""})) == []
+    assert list(router_problems({"instances": [], "groups": [], "problem": ""})) == []
 
 
 def test_a_problem_that_stays_is_one_event() -> None:

@@ -106,7 +106,7 @@ def test_a_process_that_does_not_start_delays_no_table(host: FakeHost, monkeypat
         async with host.daemon() as daemon:
             assert opened == [True]
             monkeypatch.setattr(connection, "REPLY_TIMEOUT_S", PATIENCE_S)
-            await status_when(daemon, lambda status: not status["trouble"])
+            await status_when(daemon, lambda status: not status["problem"])
 
     run(scenario())
 
@@ -161,13 +161,13 @@ def test_a_table_thread_that_hangs_is_unknown(
                 text = "the thread that edits the tables has made no progress for 0.2 s; its state is unknown"
                 assert list(daemon.liveness.silent().values()) == [text]
                 assert events(daemon, "part_silent")[-1]["reason"] == text
-                await status_when(daemon, lambda status: status["data_plane"]["well"] is None)
+                await status_when(daemon, lambda status: status["data_plane"]["up"] is None)
                 assert text in log_output.getvalue()
             finally:
                 hangs.set()
             await stuck
             await until(lambda: not daemon.liveness.silent())
-            await status_when(daemon, lambda status: status["data_plane"]["well"])
+            await status_when(daemon, lambda status: status["data_plane"]["up"])
             assert len(events(daemon, "part_works")) == before + 1
 
     run(scenario())
@@ -281,9 +281,9 @@ def test_a_process_that_dies_is_restarted_and_that_is_reported(host: FakeHost, l
             first = (await daemon.routers.status())["process"]["pid"]
             os.kill(first, signal.SIGKILL)
             await until(lambda: "was ended by signal 9" in log_output.getvalue())
-            status = await status_when(daemon, lambda status: status["instances"] and not status["trouble"])
+            status = await status_when(daemon, lambda status: status["instances"] and not status["problem"])
             assert status["process"]["pid"] != first
-            (event,) = events(daemon, "vrrp_trouble")
+            (event,) = events(daemon, "vrrp_problem")
             assert (
                 event["reason"]
                 == f"the virtual routers' process {first} has gone (was ended by signal 9); another is started"
@@ -342,7 +342,7 @@ def test_a_process_without_replies_is_reported_and_a_reload_continues(
             assert host.servers() == {"10.0.0.1", "10.0.0.2"}
             set_behaviour(host.state)
             monkeypatch.setattr(connection, "REPLY_TIMEOUT_S", PATIENCE_S)
-            await status_when(daemon, lambda status: not status["trouble"])
+            await status_when(daemon, lambda status: not status["problem"])
             assert await states(daemon) == {"VI_2": "MASTER"}
 
     run(scenario())
@@ -376,10 +376,10 @@ def test_a_process_that_hangs_is_killed_within_the_lease_and_another_one_started
         async with host.daemon() as daemon:
             first = (await daemon.routers.status())["process"]["pid"]
             os.kill(first, signal.SIGSTOP)
-            status = await status_when(daemon, lambda status: status["instances"] and not status["trouble"])
+            status = await status_when(daemon, lambda status: status["instances"] and not status["problem"])
             while status["process"]["pid"] == first:
-                status = await status_when(daemon, lambda status: status["instances"] and not status["trouble"])
-            reasons = [each["reason"] for each in events(daemon, "vrrp_trouble")]
+                status = await status_when(daemon, lambda status: status["instances"] and not status["problem"])
+            reasons = [each["reason"] for each in events(daemon, "vrrp_problem")]
             silent = f"the virtual routers' process {first} has not answered for 1 s; it is killed"
             assert f"{silent}, and another is started" in reasons
             assert silent in log_output.getvalue()
@@ -398,7 +398,7 @@ def test_the_next_daemon_kills_a_process_that_hangs(
         monkeypatch.setattr(connection, "REPLY_TIMEOUT_S", 0.3)
         host.on_start = lambda: monkeypatch.setattr(connection, "REPLY_TIMEOUT_S", PATIENCE_S)
         async with host.daemon() as daemon:
-            status = await status_when(daemon, lambda status: status["instances"] and not status["trouble"])
+            status = await status_when(daemon, lambda status: status["instances"] and not status["problem"])
             assert status["process"]["pid"] == host.processes[-1].pid
 
     run(scenario())
@@ -456,7 +456,7 @@ def test_a_process_that_cannot_be_made_harms_no_service(host: FakeHost, monkeypa
         async with host.daemon() as daemon:
             assert host.servers() == {"10.0.0.1"}
             status = await daemon.routers.status()
-            assert status["trouble"] == "no process could be made for the virtual routers: Cannot allocate memory"
+            assert status["problem"] == "no process could be made for the virtual routers: Cannot allocate memory"
 
     run(scenario())
 
@@ -472,7 +472,7 @@ def test_events_of_the_process_are_events_of_the_daemon(host: FakeHost) -> None:
                 "instance": "VI_1",
                 "before": "MASTER",
                 "state": "BACKUP",
-                "reason": "the operator's word",
+                "reason": "yielded by the operator",
             }
 
     run(scenario())
@@ -510,7 +510,7 @@ def test_the_loss_of_the_packet_path_and_its_end_are_reported_but_no_foreign_edi
 
     def reports() -> list[tuple[bool, str]]:
         """Return the reports that differ from the one before."""
-        every = [(each["well"], each["words"]) for each in requests_of(host, "data_plane")]
+        every = [(each["up"], each["reason"]) for each in requests_of(host, "data_plane")]
         return [each for at, each in enumerate(every) if not at or each != every[at - 1]]
 
     async def scenario() -> None:
@@ -522,7 +522,7 @@ def test_the_loss_of_the_packet_path_and_its_end_are_reported_but_no_foreign_edi
             await until(lambda: len(looks) > seen + 3)
             tables.error, tables.busy = "no BPF here any more", False
             await until(lambda: len(reports()) == 2)
-            assert (await daemon.routers.status())["data_plane"] == {"well": False, "words": "no BPF here any more"}
+            assert (await daemon.routers.status())["data_plane"] == {"up": False, "reason": "no BPF here any more"}
             tables.error = ""
             await until(lambda: len(reports()) == 3)
 

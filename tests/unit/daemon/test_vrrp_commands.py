@@ -49,8 +49,8 @@ def test_status_names_the_master_the_time_and_the_reason(host: FakeHost) -> None
         "  because    no advertisement came in time: for 3.61 s",
         "  addresses  192.0.2.1/24",
         "  device     eth0, VRID 51, version 2, every 1 s",
-        "  tracks     script web is ill (exit status 1), weight -2",
-        "  adverts    7 sent, 3 received, dropped: 2 wrong password; 1 times master",
+        "  tracks     script web is down (exit status 1), weight -2",
+        "  adverts    7 sent, 3 received, dropped: 2 wrong password; became master: 1",
         "",
     ]
     assert lines[9].startswith("VI_2  BACKUP since ")
@@ -65,15 +65,15 @@ def test_status_shows_faults_and_mismatches(host: FakeHost) -> None:
     first |= {"state": "FAULT", "faults": ["eth0 is down", "script web failed"], "mismatches": ["other addresses"]}
     first |= {"held_until": 1e9, "since": None, "master": ""}
     first["tracks"] = [
-        {"kind": "file", "name": "load", "well": None, "number": 3, "weight": 1, "words": ""},
-        {"kind": "process", "name": "nginx", "well": None, "number": None, "weight": 0, "words": ""},
-        {"kind": "interface", "name": "eth1", "well": True, "number": None, "weight": 0, "words": ""},
+        {"kind": "file", "name": "load", "up": None, "number": 3, "weight": 1, "reason": ""},
+        {"kind": "process", "name": "nginx", "up": None, "number": None, "weight": 0, "reason": ""},
+        {"kind": "interface", "name": "eth1", "up": True, "number": None, "weight": 0, "reason": ""},
     ]
     second = reply["instances"][1]
     reply["instances"] += [second | {"preempt": False}, second | {"preempts_at": 1e9}, second | {"state": "MASTER"}]
     reply["instances"][-1]["rival"] = "10.0.0.7 holds them as well"
-    reply["process"] |= {"realtime": 0, "locked": False, "aide": False}
-    reply["data_plane"] = {"well": False, "words": "no BPF here"}
+    reply["process"] |= {"realtime": 0, "locked": False, "helper_running": False}
+    reply["data_plane"] = {"up": False, "reason": "no BPF here"}
     page = "\n".join(commands.lines(reply, time.time()))
     for text in (
         "no real-time priority, memory not locked",
@@ -83,7 +83,7 @@ def test_status_shows_faults_and_mismatches(host: FakeHost) -> None:
         "  fault      eth0 is down\n             script web failed\n",
         "  holds back until 2001-09-09",
         "  tracks     file load is 3, weight 1\n             process nginx is not known yet\n",
-        "             interface eth1 is well\n",
+        "             interface eth1 is up\n",
         "  differs    other addresses\n",
         " without an advertisement\n             not before, at any priority (nopreempt)\n",
         " without an advertisement\n             or, being better, not before 2001-09-09",
@@ -172,7 +172,7 @@ def test_status_events_and_metrics_of_the_daemon_name_them(host: FakeHost) -> No
         lambda: invoked(host, views.metrics),
     )
     assert "\nvirtual routers: VI_1 MASTER since 3 d, VI_2 BACKUP since 3 d (pylvs vrrp" in page.output
-    assert "vrrp transition VI_1 MASTER -> BACKUP: the operator's word\n" in events.output
+    assert "vrrp transition VI_1 MASTER -> BACKUP: yielded by the operator\n" in events.output
     for line in (
         "pylvs_vrrp_up 1.0",
         'pylvs_vrrp_state{router="VI_1"} 1.0',
@@ -187,8 +187,8 @@ def test_status_events_and_metrics_of_the_daemon_name_them(host: FakeHost) -> No
 
 
 def test_a_daemon_without_virtual_routers_has_no_metrics_of_them() -> None:
-    assert list(vrrp_metrics({"instances": [], "groups": [], "trouble": ""})) == []
-    (down,) = vrrp_metrics({"instances": [], "groups": [], "trouble": "they are gone"})
+    assert list(vrrp_metrics({"instances": [], "groups": [], "problem": ""})) == []
+    (down,) = vrrp_metrics({"instances": [], "groups": [], "problem": "they are gone"})
     assert (down.name, down.samples[0].value) == ("pylvs_vrrp_up", 0.0)
 
 
@@ -203,7 +203,7 @@ def test_the_api_has_the_same_commands(host: FakeHost) -> None:
         lambda: ask(host, "GET", "/v1/openapi.json"),
     )
     assert [each["name"] for each in status["instances"]] == ["VI_1", "VI_2"]
-    assert status["trouble"] == ""
+    assert status["problem"] == ""
     assert [each["state"] for each in why["VI_1"]] == ["BACKUP", "MASTER"]
     assert (yielded, resumed) == ({"names": ["VI_1"]}, {"names": ["VI_1", "VI_2"]})
     assert wrong[0] == 400
@@ -217,7 +217,7 @@ def test_without_virtual_routers_the_api_says_so(host: FakeHost) -> None:
         lambda: ask(host, "GET", "/v1/vrrp"),
         lambda: Client(host.state).ask("POST", "/v1/vrrp/yield", {"seconds": 60}),
     )
-    assert status == {"instances": [], "groups": [], "sessions": [], "trouble": ""}
+    assert status == {"instances": [], "groups": [], "sessions": [], "problem": ""}
     assert refused == (409, {"error": "no virtual routers run here: the configuration has no vrrp_instance"})
 
 

@@ -187,13 +187,13 @@ def test_a_script_lowers_the_priority_and_the_other_takes_over() -> None:
     switch.run(5)
     set_tracked(one.routers[0], TrackedObject("script", Track("chk", -20), False, None, "exit status 3"))
     assert ("PRIORITY", "VI_1", "80") in one.notified
-    assert one.lines[-1] == "VI_1: priority 100 is 80 now: script chk is ill (exit status 3)"
+    assert one.lines[-1] == "VI_1: priority 100 is 80 now: script chk is down (exit status 3)"
     switch.run(5)
     assert switch.masters() == ["m2"]
     last = one.routers[0].history.transitions[-1]
     assert (last.become.why, last.become.detail) == (
         TransitionReason.HIGHER,
-        "10.0.0.2 with priority 90; its own is 80: script chk is ill (exit status 3)",
+        "10.0.0.2 with priority 90; its own is 80: script chk is down (exit status 3)",
     )
     set_tracked(one.routers[0], TrackedObject("script", Track("chk", -20), True))
     switch.run(5)

@@ -79,8 +79,8 @@ class FakeVipManager(FakeHost):
     def is_up(self, device: str) -> bool:
         return self.cable
 
-    def set_link_beat(self, device: str, well: bool) -> None:
-        self.cable = well
+    def set_link_beat(self, device: str, up: bool) -> None:
+        self.cable = up
 
     def reset(self) -> None:
         pass
@@ -296,7 +296,7 @@ def lines_of(service: RouterService) -> list[str]:
 def test_the_state_of_the_data_plane_is_unknown_once_its_lease_has_expired(service: RouterService) -> None:
     configure(service, TRACKING, settings=VrrpSettings(data_plane_lease_s=10))
     for _ in range(10):
-        service._set_data_plane({"well": True, "words": ""})
+        service._set_data_plane({"up": True, "reason": ""})
         run(service, 9)
     assert states(service) == {"VI_1": State.MASTER}
     run(service, 2)
@@ -307,7 +307,7 @@ def test_the_state_of_the_data_plane_is_unknown_once_its_lease_has_expired(servi
     silence = "the state of the packet path is unknown: no report from pylvs run for 10 s"
     assert [each for each in lines_of(service) if "packet path" in each] == [silence], "one line"
     assert service.data_plane_expired == 1
-    service._set_data_plane({"well": True, "words": ""})
+    service._set_data_plane({"up": True, "reason": ""})
     assert "the packet path works" in lines_of(service)
     run(service, 5)
     assert states(service) == {"VI_1": State.MASTER}, "the next daemon's first report ends it"
@@ -322,14 +322,14 @@ def test_with_a_weight_an_unknown_data_plane_lowers_the_priority_and_without_the
     assert states(service) == {"VI_1": State.MASTER, "VI_2": State.MASTER}
     assert [each.machine.priority for each in service.routers.values()] == [70, 100]
     assert service.tracking.data_plane[0] is None
-    service._set_data_plane({"well": True, "words": ""})
+    service._set_data_plane({"up": True, "reason": ""})
     assert [each.machine.priority for each in service.routers.values()] == [100, 100]
 
 
 def test_a_daemon_that_does_not_know_is_reported_as_unknown_at_once(service: RouterService) -> None:
     configure(service, TRACKING)
     run(service, 5)
-    service._set_data_plane({"well": None, "words": "the tables were not compared for 30 s"})
+    service._set_data_plane({"up": None, "reason": "the tables were not compared for 30 s"})
     assert states(service) == {"VI_1": State.FAULT}
 
 
@@ -354,7 +354,7 @@ def test_a_polled_link_without_a_current_result_is_down(
     assert lines_of(service).count(f"link eth0 is unknown ({HELPER_SILENT})") == 1
     service._tracked(beat)
     service._track_all()
-    assert [each.get("well", each.get("state")) for each in events if each["event"] == "track"] == ["unknown", True]
+    assert [each.get("up", each.get("state")) for each in events if each["event"] == "track"] == ["unknown", True]
     run(service, 5)
     assert states(service) == {"VI_1": State.MASTER}
 
@@ -362,7 +362,7 @@ def test_a_polled_link_without_a_current_result_is_down(
 def test_time_in_which_the_process_was_stopped_does_not_end_the_lease(service: RouterService) -> None:
     configure(service, TRACKING)
     run(service, 5)
-    service._set_data_plane({"well": True, "words": ""})
+    service._set_data_plane({"up": True, "reason": ""})
     host: Any = service.host
     host.switch.now += 3600
     run(service, 8)
@@ -378,14 +378,14 @@ def test_steps_of_the_wall_clock_change_nothing(service: RouterService, monkeypa
     begin = host.switch.now
     for offset[0] in (0.0, -86400.0 * 365, 86400.0 * 365, 0.0):
         run(service, 7)
-        service._set_data_plane({"well": True, "words": ""})
+        service._set_data_plane({"up": True, "reason": ""})
     (router,) = service.routers.values()
     assert [each.become.state for each in router.history.transitions] == [State.BACKUP, State.MASTER]
     assert router.sent == pytest.approx(host.switch.now - begin - 3.6, abs=1)
 
 
-def test_a_script_with_init_fail_is_ill_before_its_first_result(service: RouterService) -> None:
-    script = VrrpScript(name="s", script=Script(("/bin/true",)), track=Track("s"), ill_at_start=True)
+def test_a_script_with_init_fail_is_down_before_its_first_result(service: RouterService) -> None:
+    script = VrrpScript(name="s", script=Script(("/bin/true",)), track=Track("s"), down_at_start=True)
     weighted = replace(FIRST, tracks=Tracks(scripts=(Track("s", -20),)))
     needed = replace(SECOND, tracks=Tracks(scripts=(Track("s"),)))
     configure(service, weighted, needed, scripts=(script,))
@@ -428,9 +428,9 @@ def test_a_group_that_cannot_start_is_in_fault(service: RouterService) -> None:
     assert group_notifications(service) == ["FAULT"]
 
 
-def set_result(service: RouterService, well: bool | None, detail: str = "") -> None:
+def set_result(service: RouterService, up: bool | None, detail: str = "") -> None:
     """Let every BFD session have this result, as after a change of its state."""
-    service.tracking._session = lambda name: Result(well, detail)
+    service.tracking._session = lambda name: Result(up, detail)
     service.session_changed("b")
 
 
@@ -446,7 +446,7 @@ def test_a_session_without_a_weight_is_a_fault_unless_it_is_up(service: RouterSe
     assert states(service) == {"VI_1": State.MASTER}
     set_result(service, False, "Control Detection Time Expired")
     assert states(service) == {"VI_1": State.FAULT}
-    assert service.routers["VI_1"].own_faults == ["bfd b is ill (Control Detection Time Expired)"]
+    assert service.routers["VI_1"].own_faults == ["bfd b is down (Control Detection Time Expired)"]
 
 
 def test_a_session_with_reverse_is_a_fault_while_it_is_up(service: RouterService) -> None:
@@ -480,7 +480,7 @@ def test_the_status_and_the_results_have_each_session(service: RouterService) ->
     sessions = (BfdSession(name="b", neighbor=ip_address("192.0.2.7"), passive=True),)
     configure(service, sessions=sessions)
     (status,) = service_status(service)["sessions"]
-    assert (status["name"], status["state"], status["well"]) == ("b", "Down", None)
+    assert (status["name"], status["state"], status["up"]) == ("b", "Down", None)
     assert service.sessions.results() == {"b": (None, "no answer yet")}
     configure(service)
     assert service_status(service)["sessions"] == []

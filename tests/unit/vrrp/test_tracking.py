@@ -31,8 +31,8 @@ from pylvs.vrrp.tracking import (
 LATE = (("script", "quick"), ("script", "slow"), ("link", "eth0"))
 
 
-def script(weight: int, well: bool | None, reverse: bool = False) -> TrackedObject:
-    return TrackedObject("script", Track("nginx", weight, reverse), well)
+def script(weight: int, up: bool | None, reverse: bool = False) -> TrackedObject:
+    return TrackedObject("script", Track("nginx", weight, reverse), up)
 
 
 def file(weight: int, number: int | None, reverse: bool = False) -> TrackedObject:

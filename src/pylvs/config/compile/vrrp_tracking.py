@@ -113,8 +113,8 @@ def define_script(block: EffectiveBlock, symbols: Symbols) -> None:
         symbols.unusable.add(name.text)
         block.error(name, f"vrrp_script {name} watches nothing, for its program cannot run", "see its script")
         return
-    ill = block.get("init_fail", bool)
-    found = block.make(VrrpScript, name=name.text, script=program, track=_track(block), ill_at_start=ill)
+    down = block.get("init_fail", bool)
+    found = block.make(VrrpScript, name=name.text, script=program, track=_track(block), down_at_start=down)
     _define(block, symbols.scripts, found)
 
 

@@ -47,14 +47,14 @@ def routers_encoded(status: Mapping[str, Any]) -> replies.RoutersSummary:
             "neighbor": each["neighbor"],
             "state": each["state"],
             "since": each["since"],
-            "well": each["well"],
-            "words": each["words"],
-            "trouble": each["trouble"],
+            "up": each["up"],
+            "reason": each["reason"],
+            "error": each["error"],
         }
         for each in status["sessions"]
     ]
     data_plane = status.get("data_plane")
-    return {"trouble": status["trouble"], "data_plane": data_plane, "instances": instances, "sessions": sessions}
+    return {"problem": status["problem"], "data_plane": data_plane, "instances": instances, "sessions": sessions}
 
 
 def overridden(services: Iterable[ServiceSnapshot], drains: Iterable[Drain] = ()) -> list[str]:

@@ -100,7 +100,7 @@ class VrrpTrack(VrrpEvent):
 
     kind: str
     name: str
-    well: NotRequired[bool]
+    up: NotRequired[bool]
     state: NotRequired[Annotated[str, "unknown: the helper process has no current result"]]
     number: NotRequired[int]
 
@@ -108,8 +108,8 @@ class VrrpTrack(VrrpEvent):
 class VrrpDataPlane(VrrpEvent):
     """pylvs-vrrp learned whether packets are forwarded."""
 
-    well: NotRequired[bool]
-    state: Literal["well", "lost", "unknown"]
+    up: NotRequired[bool]
+    state: Literal["up", "down", "unknown"]
 
 
 class VrrpDropped(VrrpEvent):
@@ -125,7 +125,7 @@ class VrrpRestored(VrrpEvent):
     things: list[str]
 
 
-class VrrpClaim(VrrpEvent):
+class VrrpAddressConflict(VrrpEvent):
     """Another host claims an address (RFC 5227)."""
 
     address: str
@@ -167,7 +167,7 @@ EVENTS: dict[str, type] = {
     "table_not_grown": TableNotGrown,
     "problem_began": ProblemEvent,
     "problem_ended": ProblemEvent,
-    "vrrp_trouble": VrrpEvent,
+    "vrrp_problem": VrrpEvent,
     "vrrp_transition": VrrpTransition,
     "vrrp_priority": VrrpPriority,
     "vrrp_mismatch": VrrpEvent,
@@ -176,7 +176,7 @@ EVENTS: dict[str, type] = {
     "vrrp_data_plane": VrrpDataPlane,
     "vrrp_dropped": VrrpDropped,
     "vrrp_restored": VrrpRestored,
-    "vrrp_claim": VrrpClaim,
+    "vrrp_address_conflict": VrrpAddressConflict,
     "bfd": BfdEvent,
     "bfd_unknown": BfdUnknown,
     "bfd_known": DaemonEvent,

@@ -208,7 +208,7 @@ def _packet_metrics(packets: PacketCounts) -> Iterator[Metric]:
     if expiry := packets.expiry:
         yield _counter("pylvs_expired", "Connections whose time was up.", [], _one(expiry.connections))
         yield _counter("pylvs_expiry_seconds", "Processor time of ending connections.", [], _one(expiry.spent_s))
-        text = "The longest time that ending connections held a processor in one go."
+        text = "The longest run of the timer that ends connections."
         yield _gauge("pylvs_expiry_longest_seconds", text, [], _one(expiry.longest_s))
 
     runs = HistogramMetricFamily("pylvs_timer_run_seconds", "How long a timer held a processor.", labels=["timer"])
@@ -281,20 +281,20 @@ def vrrp_metrics(status: Mapping[str, Any]) -> Iterator[Metric]:
     The label is `router`, because Prometheus itself adds a label `instance`.
     """
     instances = status.get("instances", ())
-    failed = bool(status.get("trouble"))
+    failed = bool(status.get("problem"))
     yield from _session_metrics(status.get("sessions", ()))
     if not instances and not failed:
         return
     yield _gauge("pylvs_vrrp_up", "Whether virtual routers run as configured.", [], _one(float(not failed)))
     process = status.get("process")
     if process:
-        text, late_s = "By how much anything was late at most.", process["longest_gap_ms"] / 1000
+        text, late_s = "The largest delay of a timer.", process["longest_gap_ms"] / 1000
         yield _gauge("pylvs_vrrp_latest_seconds", text, [], _one(late_s))
         text = "How often the helper process ended by itself, or was killed because it hung."
-        yield _counter("pylvs_vrrp_helper_lost", text, [], _one(process.get("aide_lost", 0)))
+        yield _counter("pylvs_vrrp_helper_lost", text, [], _one(process.get("helper_lost", 0)))
     if path := status.get("data_plane"):
         text = "Whether virtual routers know that services are forwarded: 1 yes, 0 no, -1 unknown."
-        yield _gauge("pylvs_vrrp_data_plane", text, [], _one(-1 if path["well"] is None else int(path["well"])))
+        yield _gauge("pylvs_vrrp_data_plane", text, [], _one(-1 if path["up"] is None else int(path["up"])))
         text = "How often pylvs run did not report to virtual routers in time."
         yield _counter("pylvs_vrrp_data_plane_expired", text, [], _one(path.get("expired", 0)))
     if not instances:

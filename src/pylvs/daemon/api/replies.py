@@ -101,7 +101,7 @@ class ServicesReply(TypedDict):
 class TableReply(TypedDict):
     """The table beside the desired state."""
 
-    trouble: Annotated[str, 'why it could not be read or edited; "" if it could']
+    error: Annotated[str, 'why it could not be read or edited; "" if it could']
     refused: Annotated[list[str], "edits that the packet path refused"]
     unattached: Annotated[list[str], "devices that services need and that could not be attached"]
     edits: Annotated[dict[str, int], "number of edits by reason"]
@@ -124,15 +124,15 @@ class SessionSummary(TypedDict):
     neighbor: Annotated[str, "its address"]
     state: SessionState
     since: UnixTime | None
-    well: Annotated[bool | None, "the result for those who track it; null: not known yet"]
-    words: Annotated[str, "the reason for the state"]
-    trouble: Annotated[str, 'why packets are not sent or received; "" if they are']
+    up: Annotated[bool | None, "the result for those who track it; null: not known yet"]
+    reason: Annotated[str, "of `state`"]
+    error: Annotated[str, 'why packets are not sent or received; "" if they are']
 
 
 class RoutersSummary(TypedDict):
     """Virtual routers and BFD sessions; GET /v1/vrrp has all fields."""
 
-    trouble: Annotated[str, 'why they do not run as configured; "" if they do']
+    problem: Annotated[str, 'why they do not run as configured; "" if they do']
     data_plane: DataPlaneReply | None
     instances: list[RouterSummary]
     sessions: list[SessionSummary]
@@ -222,14 +222,14 @@ class ReloadTable(TypedDict):
 
     edits: int
     refused: list[str]
-    trouble: str
+    error: str
 
 
 class ReloadRouters(TypedDict):
     """What the virtual routers replied to a reload."""
 
     warnings: list[str]
-    trouble: str
+    problem: str
 
 
 class ReloadReply(TypedDict):
@@ -253,11 +253,11 @@ class TrackReply(TypedDict):
 
     kind: str
     name: str
-    well: Annotated[bool | None, "null: not known yet"]
+    up: Annotated[bool | None, "null: not known yet"]
     expired: NotRequired[Annotated[bool, "the helper process has no current result"]]
     number: NotRequired[Annotated[int | None, "of a track_file"]]
     weight: int
-    words: Annotated[str, "the reason"]
+    reason: Annotated[str, "of `up`"]
 
 
 class AdvertCounters(TypedDict):
@@ -314,15 +314,15 @@ class ProcessReply(TypedDict):
     realtime: Annotated[int, "priority; 0: none"]
     locked: Annotated[bool, "its memory is locked"]
     longest_gap_ms: Annotated[float, "the largest delay of a timer"]
-    aide: Annotated[bool, "its helper process runs"]
-    aide_lost: NotRequired[Annotated[int, "how often that process was lost"]]
+    helper_running: Annotated[bool, "its helper process runs"]
+    helper_lost: NotRequired[Annotated[int, "how often that process was lost"]]
 
 
 class DataPlaneReply(TypedDict):
     """What pylvs-vrrp knows of the packet path."""
 
-    well: Annotated[bool | None, "null: unknown"]
-    words: Annotated[str, "the reason"]
+    up: Annotated[bool | None, "null: unknown"]
+    reason: Annotated[str, "of `up`"]
     expired: NotRequired[Annotated[int, "how often pylvs run was silent for too long"]]
 
 
@@ -367,7 +367,7 @@ class SessionReply(SessionSummary):
 class VrrpReply(TypedDict):
     """The state of virtual routers and BFD sessions; without any, lists are empty and the other fields are absent."""
 
-    trouble: Annotated[str, 'why they do not run as configured; "" if they do']
+    problem: Annotated[str, 'why they do not run as configured; "" if they do']
     instances: list[RouterReply]
     groups: list[GroupReply]
     sessions: list[SessionReply]

@@ -128,7 +128,7 @@ async def status(daemon: Supervisor, _: web.Request, _given: Given) -> web.Respo
         "reloads": dict(daemon.reloads),
         "problems": [],
         "table": {
-            "trouble": last.error,
+            "error": last.error,
             "refused": list(last.refused),
             "unattached": unattached(daemon.reconciler.table.director),
             "edits": dict(daemon.reconciler.edit_counts),
@@ -333,8 +333,8 @@ async def reload(daemon: Supervisor, _: web.Request, given: Given) -> web.Respon
         {
             "findings": [each.encoded() for each in done.findings],
             "differences": list(done.differences),
-            "table": {"edits": table.edits, "refused": list(table.refused), "trouble": table.error} if table else None,
-            "virtual_routers": {"warnings": list(done.routers.warnings), "trouble": done.routers.error},
+            "table": {"edits": table.edits, "refused": list(table.refused), "error": table.error} if table else None,
+            "virtual_routers": {"warnings": list(done.routers.warnings), "problem": done.routers.error},
             "metrics_error": done.metrics_error,
         }
     )

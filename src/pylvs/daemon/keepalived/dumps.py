@@ -287,9 +287,9 @@ def vrrp_text(configuration: Configuration, status: Status) -> str:
             lines.append(f"   Using smtp notification = {_yes(group.notify.smtp_alert)}")
     if vrrp.scripts:
         lines.append("------< VRRP Scripts >------")
-        results = {each["name"]: each["well"] for each in _tracks(status) if each["kind"] == "script"}
+        results = {each["name"]: each["up"] for each in _tracks(status) if each["kind"] == "script"}
         for script in vrrp.scripts:
-            well = results.get(script.name)
+            up = results.get(script.name)
             lines += [
                 f" VRRP Script = {script.name}",
                 f"   Command = '{script.script}'",
@@ -298,8 +298,8 @@ def vrrp_text(configuration: Configuration, status: Status) -> str:
                 f"   Weight = {script.track.weight}{' reverse' if script.track.reverse else ''}",
                 f"   Rise = {script.rise}",
                 f"   Fall = {script.fall}",
-                f"   Result = {0 if well is None or not well else script.rise}",
-                f"   Status = {'INIT' if well is None else 'GOOD' if well else 'BAD'}",
+                f"   Result = {0 if up is None or not up else script.rise}",
+                f"   Status = {'INIT' if up is None else 'GOOD' if up else 'BAD'}",
             ]
     return _lines(lines)
 

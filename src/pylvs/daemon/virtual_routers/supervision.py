@@ -141,9 +141,9 @@ class VirtualRouters:
             self._log.warning(warning)
         return ConfigureResult(warnings)
 
-    async def report_forwarding(self, well: bool | None, reason: str) -> None:
+    async def report_forwarding(self, up: bool | None, reason: str) -> None:
         """Report whether services are forwarded here (None: unknown). `heartbeat` sends and repeats it."""
-        self._forwarding = (well, reason)
+        self._forwarding = (up, reason)
         self._beat.set()
 
     async def heartbeat(self) -> None:
@@ -180,8 +180,8 @@ class VirtualRouters:
         if self._forwarding is None:
             await client.request("ping", timeout_s)
         else:
-            well, reason = self._forwarding
-            await client.request("data_plane", timeout_s, well=well, words=reason)
+            up, reason = self._forwarding
+            await client.request("data_plane", timeout_s, up=up, reason=reason)
 
     @property
     def _lease_s(self) -> float:
@@ -217,15 +217,15 @@ class VirtualRouters:
         return await self._client.request(verb, **fields)
 
     async def status(self) -> Mapping[str, Any]:
-        """Return the process's status. `trouble` is the reason if there is none, "" without virtual routers."""
-        none: Mapping[str, Any] = {"instances": [], "groups": [], "sessions": [], "trouble": ""}
+        """Return the process's status. `problem` is the reason if there is none, "" without virtual routers."""
+        none: Mapping[str, Any] = {"instances": [], "groups": [], "sessions": [], "problem": ""}
         if self._wanted is None:
             return none
         try:
             found: Mapping[str, Any] = await self.request("status", timeout_s=STATUS_TIMEOUT_S)
         except PylvsError as error:
-            return {**none, "trouble": str(error)}
-        return {**none, **found, "trouble": self._error}
+            return {**none, "problem": str(error)}
+        return {**none, **found, "problem": self._error}
 
     def close(self) -> None:
         """End the connection, and make no other; the process continues."""
@@ -454,7 +454,7 @@ class VirtualRouters:
     def _report_error(self, error: str) -> None:
         if error != self._error:
             self._log.error(error)
-            self._events.publish("vrrp_trouble", reason=error)
+            self._events.publish("vrrp_problem", reason=error)
         self._error = error
 
     def _on_event(self, message: Message) -> None:
@@ -463,7 +463,7 @@ class VirtualRouters:
                 if "kind" in message:
                     self.on_state(message)
             case "session":
-                self._sessions.update(message["session"], message["well"], message["words"])
+                self._sessions.update(message["session"], message["up"], message["reason"])
             case "bfd":
                 self._events.publish("bfd", **_event_fields(message))
             case event:
@@ -472,9 +472,9 @@ class VirtualRouters:
 
 def _event_fields(event: Message) -> dict[str, Any]:
     """Return the fields as in other events: the texts joined as `reason`, and nothing that is empty."""
-    texts = [str(event[name]) for name in ("words", "why", "detail") if event.get(name)]
+    texts = [str(event[name]) for name in ("reason", "why", "detail") if event.get(name)]
     fields = {name: value for name, value in event.items() if value not in ("", None)}
-    for name in ("event", "time", "words", "why", "detail"):
+    for name in ("event", "time", "reason", "why", "detail"):
         fields.pop(name, None)
     return fields | ({"reason": ": ".join(texts)} if texts else {})
 

@@ -13,8 +13,8 @@ def probe(check: BfdCheck, context: CheckContext) -> Probe:
         return constant_probe(Outcome(False, "no BFD sessions run here", inconclusive=True))
 
     async def ask() -> Outcome:
-        well, detail = await sessions.known(check.session, check.pace.timeout_s)
-        text = f"session {check.session} is {'unknown' if well is None else 'up' if well else 'down'}"
-        return Outcome(bool(well), f"{text}: {detail}" if detail else text, inconclusive=well is None)
+        up, detail = await sessions.known(check.session, check.pace.timeout_s)
+        text = f"session {check.session} is {'unknown' if up is None else 'up' if up else 'down'}"
+        return Outcome(bool(up), f"{text}: {detail}" if detail else text, inconclusive=up is None)
 
     return ask

@@ -178,27 +178,27 @@ class ProcessWatch:
     def __init__(self, process: TrackProcess, report: Callable[[TrackedObject], None]) -> None:
         self.process = process
         self._report = report
-        self._well: bool | None = None
+        self._up: bool | None = None
         self._count = 0
         self._delayed: asyncio.TimerHandle | None = None  # a change that must last for the delay
         self._log = get_logger()
 
     def update(self, count: int, again: bool = False) -> None:
         """Handle a scan that found `count` processes; `again`: report even if nothing has changed."""
-        known = self._well
+        known = self._up
         before, self._count = self._count, count
-        well = self.process.least <= count <= self.process.most
-        if well == self._well:
+        up = self.process.least <= count <= self.process.most
+        if up == self._up:
             self.cancel_delayed()
-        elif self._well is None:
-            self._change(well)
+        elif self._up is None:
+            self._change(up)
         elif self._delayed is None:
             delay_s = self.process.fork_delay_s if count > before else self.process.terminate_delay_s
             if delay_s > 0:
-                self._delayed = asyncio.get_running_loop().call_later(delay_s, self._change, well)
+                self._delayed = asyncio.get_running_loop().call_later(delay_s, self._change, up)
             else:
-                self._change(well)
-        if again and known is not None and known == self._well:  # a change has been reported
+                self._change(up)
+        if again and known is not None and known == self._up:  # a change has been reported
             self._send(known)
 
     def cancel_delayed(self) -> None:
@@ -206,14 +206,14 @@ class ProcessWatch:
             self._delayed.cancel()
             self._delayed = None
 
-    def _change(self, well: bool) -> None:
+    def _change(self, up: bool) -> None:
         self._delayed = None
-        first, self._well = self._well is None, well
-        if not (first and well):
-            write = self._log.info if well else self._log.warning
-            write(f"track process {self.process.name} is {'well' if well else 'ill'}", count=self._count)
-        self._send(well)
+        first, self._up = self._up is None, up
+        if not (first and up):
+            write = self._log.info if up else self._log.warning
+            write(f"track process {self.process.name} is {'up' if up else 'down'}", count=self._count)
+        self._send(up)
 
-    def _send(self, well: bool) -> None:
+    def _send(self, up: bool) -> None:
         detail = f"{self._count} of them"
-        self._report(TrackedObject("process", Track(self.process.name), well, detail=detail))
+        self._report(TrackedObject("process", Track(self.process.name), up, detail=detail))

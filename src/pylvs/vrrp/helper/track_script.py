@@ -19,7 +19,7 @@ RETRY_S = 1.0  # after a run that this machine could not make; at most the inter
 class TrackScripts:
     """All track_scripts of a configuration; `report` receives the first result and each change.
 
-    A script runs periodically and is well or ill after `rise` successes or `fall` failures in a row. As in keepalived
+    A script runs periodically and is up or down after `rise` successes or `fall` failures in a row. As in keepalived
     the first result counts regardless of `rise` and `fall`, and a run that lasts longer than the interval skips the
     next one. A run that times out has failed at its timeout, not when its process has ended. A run that this machine
     could not make is no failure of the script, and neither is one without a report of its end. The result stays, but is
@@ -55,26 +55,26 @@ class TrackScripts:
 class Hysteresis:
     """Turn results into a state by rise and fall.
 
-    The first result counts at once; with `ill_at_start` only if it is a failure.
+    The first result counts at once; with `down_at_start` only if it is a failure.
     """
 
-    def __init__(self, ill_at_start: bool = False) -> None:
-        self.well: bool | None = None  # before the first result
-        self._ill_at_start = ill_at_start
-        self._in_a_row = 0  # results that differ from `well`
+    def __init__(self, down_at_start: bool = False) -> None:
+        self.up: bool | None = None  # before the first result
+        self._down_at_start = down_at_start
+        self._in_a_row = 0  # results that differ from `up`
 
     def add(self, success: bool, rise: int, fall: int) -> bool:
-        """Add a result; return whether `well` changed."""
-        if self.well is None and not (success and self._ill_at_start):
-            self.well, self._in_a_row = success, 0
+        """Add a result; return whether `up` changed."""
+        if self.up is None and not (success and self._down_at_start):
+            self.up, self._in_a_row = success, 0
             return True
-        if success == self.well:
+        if success == self.up:
             self._in_a_row = 0
             return False
         self._in_a_row += 1
         if self._in_a_row < (rise if success else fall):
             return False
-        self.well, self._in_a_row = success, 0
+        self.up, self._in_a_row = success, 0
         return True
 
 
@@ -82,7 +82,7 @@ class ScriptWatch:
     def __init__(self, script: VrrpScript, processes: Processes, report: Callable[[TrackedObject], None]) -> None:
         self.script = script
         self._processes, self._report = processes, report
-        self._hysteresis = Hysteresis(script.ill_at_start)
+        self._hysteresis = Hysteresis(script.down_at_start)
         self._reported: TrackedObject | None = None
         self._unable = False  # this machine could not make the last run
         self._log = get_logger()
@@ -125,7 +125,7 @@ class ScriptWatch:
         success = ended.status == 0 and not ended.timed_out and not ended.problem
         if self._hysteresis.add(success, self.script.rise, self.script.fall):
             write = self._log.info if success else self._log.warning
-            write(f"track script {name} is {'well' if success else 'ill'}", end=str(ended))
+            write(f"track script {name} is {'up' if success else 'down'}", end=str(ended))
             for line in ended.lines():
                 self._log.info(f"output of track script {name}: {line}")
             self._reported = TrackedObject("script", Track(name), success, detail=str(ended))

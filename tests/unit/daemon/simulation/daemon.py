@@ -58,7 +58,6 @@ class Daemon:
         self.leaving_failed = False  # the table could not be emptied at the end
         self.ready_at = 0.0
         self.reloads_under_way = 0
-        self.disk_troubled = False
         self.model = HealthModel(world.clock.now)
         self.listener = Listener()
         self.probing: set[CheckModel] = set()

@@ -55,7 +55,7 @@ def reports(driver: Driver, play: Callable[[LinkPoller], list[Callable[[], None]
 
     asyncio.run(run())
     assert all(each.track == Track("eth0") and each.kind == "link" for each in found)
-    return [each.well for each in found]
+    return [each.up for each in found]
 
 
 def test_the_first_state_and_each_change_are_reported() -> None:
@@ -99,7 +99,7 @@ def test_a_driver_that_hangs_delays_no_other_link_and_its_own_result_is_late(mon
 
     monkeypatch.setattr(link_polling, "DaemonThread", start)
     loop = FakeTimeLoop()
-    poller = LinkPoller(lambda each: reported.append((each.track.name, each.well)), lambda _, name, __: states[name])
+    poller = LinkPoller(lambda each: reported.append((each.track.name, each.up)), lambda _, name, __: states[name])
     loop.run_until_complete(begin())
     loop.pass_(POLL_S)
     assert reported == [("eth0", True), ("eth1", True)]

@@ -40,8 +40,8 @@ def wanted(*command: str, **fields: Any) -> TrackProcess:
     return TrackProcess(name="p", command=command, track=Track("p"), **fields)
 
 
-def result(name: str, well: bool, count: int) -> TrackedObject:
-    return TrackedObject("process", Track(name), well, detail=f"{count} of them")
+def result(name: str, up: bool, count: int) -> TrackedObject:
+    return TrackedObject("process", Track(name), up, detail=f"{count} of them")
 
 
 NAME = wanted("daemon")
@@ -131,7 +131,7 @@ def test_a_change_is_reported_after_its_delay(
     loop = FakeTimeLoop()
     changes: list[tuple[float, bool | None]] = []
     process = wanted("daemon", fork_delay_s=2.0, terminate_delay_s=600.0)
-    watch = ProcessWatch(process, lambda change: changes.append((round(loop.time() - START_S, 6), change.well)))
+    watch = ProcessWatch(process, lambda change: changes.append((round(loop.time() - START_S, 6), change.up)))
 
     async def scenario() -> None:
         for seconds, count in counts:
@@ -164,7 +164,7 @@ class Tracked:
         monkeypatch.setattr(track_process, "DaemonThread", lambda name: self.thread)
         self.loop = loop
         self.reported: list[bool | None] = []
-        self.processes = TrackProcesses(lambda result: self.reported.append(result.well))
+        self.processes = TrackProcesses(lambda result: self.reported.append(result.up))
 
         async def begin() -> None:
             self.processes.configure([wanted(Path("/proc/self/comm").read_text().strip())])
@@ -192,9 +192,9 @@ def test_without_descriptors_the_last_result_stays_and_is_late(
 
 
 def test_a_late_result_is_reported_again_only_if_it_is_still_true() -> None:
-    """A process that ended while /proc could not be read was never well again."""
+    """A process that ended while /proc could not be read was never up again."""
     reported: list[tuple[bool | None, str]] = []
-    watch = track_process.ProcessWatch(wanted("p"), lambda result: reported.append((result.well, result.detail)))
+    watch = track_process.ProcessWatch(wanted("p"), lambda result: reported.append((result.up, result.detail)))
     watch.update(1)
     watch.update(1, again=True)
     watch.update(0, again=True)

@@ -28,31 +28,31 @@ from tests.unit.vrrp.helper.running_helper import run_helper, scripts, tracked
 from tests.waiting import until
 
 
-def result(name: str, well: bool, detail: str) -> TrackedObject:
-    return TrackedObject("script", Track(name), well, detail=detail)
+def result(name: str, up: bool, detail: str) -> TrackedObject:
+    return TrackedObject("script", Track(name), up, detail=detail)
 
 
 @given(st.lists(st.booleans(), min_size=1), st.integers(1, 4), st.integers(1, 4))
 def test_rise_and_fall(ends: list[bool], rise: int, fall: int) -> None:
     hysteresis = Hysteresis()
     for at, end in enumerate(ends):
-        before = hysteresis.well
+        before = hysteresis.up
         changed = hysteresis.add(end, rise, fall)
-        assert changed == (hysteresis.well != before)
+        assert changed == (hysteresis.up != before)
         if at == 0:
-            assert hysteresis.well == end
+            assert hysteresis.up == end
         elif changed:
             needed = rise if end else fall
             assert ends[at - needed + 1 : at + 1] == [end] * needed
         else:
-            against = rise if not hysteresis.well else fall
-            assert ends[max(0, at - against + 1) : at + 1] != [not hysteresis.well] * against
+            against = rise if not hysteresis.up else fall
+            assert ends[max(0, at - against + 1) : at + 1] != [not hysteresis.up] * against
 
 
 @given(st.lists(st.booleans(), min_size=1), st.integers(1, 4), st.integers(1, 4))
 def test_a_script_with_init_fail_needs_rise_successes(ends: list[bool], rise: int, fall: int) -> None:
-    hysteresis = Hysteresis(ill_at_start=True)
-    reported = [hysteresis.well for end in ends if hysteresis.add(end, rise, fall)]
+    hysteresis = Hysteresis(down_at_start=True)
+    reported = [hysteresis.up for end in ends if hysteresis.add(end, rise, fall)]
     first = next((at for at, end in enumerate(ends) if not end), len(ends))
     if first >= rise:
         assert reported[0] is True
@@ -110,7 +110,7 @@ def programs() -> Iterator[Programs]:
 def track(programs: Programs, *runs: Run, **fields: Any) -> TrackScripts:
     """Track a script with these first runs."""
     programs.planned = list(runs)
-    watched = TrackScripts(programs, lambda result: programs.note(f"well: {result.well}, {result.detail}"))
+    watched = TrackScripts(programs, lambda result: programs.note(f"up: {result.up}, {result.detail}"))
 
     async def begin() -> None:
         watched.configure([tracked("s", "", **fields)])
@@ -127,7 +127,7 @@ def play(programs: Programs, seconds: float, *runs: Run, **fields: Any) -> list[
 
 
 def results(log: list[tuple[float, str]]) -> list[tuple[float, str]]:
-    return [(when, what) for when, what in log if what.startswith("well")]
+    return [(when, what) for when, what in log if what.startswith("up")]
 
 
 def test_a_script_is_run_every_interval(programs: Programs) -> None:
@@ -144,9 +144,9 @@ def test_the_first_result_and_each_change_are_reported(programs: Programs) -> No
     runs = [(0.5, end) for end in (True, False, True, False, False, True, False, True, True, True)]
     log = play(programs, 20, *runs, interval_s=1, rise=3, fall=2)
     assert results(log) == [
-        (0.5, "well: True, exit status 0"),
-        (4.5, "well: False, exit status 3"),
-        (9.5, "well: True, exit status 0"),
+        (0.5, "up: True, exit status 0"),
+        (4.5, "up: False, exit status 3"),
+        (9.5, "up: True, exit status 0"),
     ]
 
 
@@ -154,11 +154,11 @@ def test_a_run_that_hangs_fails_at_its_timeout_and_runs_never_overlap(programs: 
     log = play(programs, 3.5, (600, True), interval_s=1, timeout_s=1)
     assert log == [
         (0, "begins"),
-        (1, "well: False, timed out after 1 s"),
+        (1, "up: False, timed out after 1 s"),
         (1 + programs.GRACE_S, "ends"),
         (3, "begins"),
         (3, "ends"),
-        (3, "well: True, exit status 0"),
+        (3, "up: True, exit status 0"),
     ]
 
 
@@ -173,9 +173,9 @@ def test_a_run_that_this_machine_cannot_make_is_no_failure(programs: Programs) -
     assert [when for when, keys in late if keys == [("script", "s")]] == [3.5, 4.5]
     assert [keys for when, keys in late if when < 3 or when > 5] == [[]] * 5
     assert [when for when, what in programs.log if what == "begins"] == [0, 3, 3 + RETRY_S, 3 + 2 * RETRY_S]
-    assert results(programs.log) == [(0, "well: True, exit status 0"), (5, "well: True, exit status 0")]
+    assert results(programs.log) == [(0, "up: True, exit status 0"), (5, "up: True, exit status 0")]
     programs.loop.pass_(2)
-    assert results(programs.log)[2:] == [(8, "well: False, exit status 3")]
+    assert results(programs.log)[2:] == [(8, "up: False, exit status 3")]
 
 
 def test_a_run_whose_end_is_never_known_makes_the_result_late(programs: Programs) -> None:
@@ -183,7 +183,7 @@ def test_a_run_whose_end_is_never_known_makes_the_result_late(programs: Programs
     programs.GRACE_S = 1e6
     watched = track(programs, (0, True), (1e6, None), interval_s=1)
     programs.loop.pass_(2 + PROGRESS_S)
-    assert (results(programs.log), list(watched.late())) == ([(0, "well: True, exit status 0")], [])
+    assert (results(programs.log), list(watched.late())) == ([(0, "up: True, exit status 0")], [])
     programs.loop.pass_(3)
     assert list(watched.late()) == [("script", "s")]
 
@@ -200,7 +200,7 @@ def test_a_real_script_runs_periodically_and_its_results_are_reported(tmp_path: 
         helper.until(lambda: helper.last("s") == result("s", True, "exit status 0"))
         assert len(helper.received) == 3
         assert len(runs.read_text().split()) >= 5
-    assert "track script s is ill (end=exit status 3)" in helper.log.read_text()
+    assert "track script s is down (end=exit status 3)" in helper.log.read_text()
 
 
 def test_a_run_that_hangs_is_killed_before_the_next_one(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_a_reload_keeps_the_result_of_the_same_command(tmp_path: Path) -> None:
         ]
 
 
-def test_a_program_that_cannot_run_is_ill(tmp_path: Path) -> None:
+def test_a_track_script_whose_program_cannot_run_is_down(tmp_path: Path) -> None:
     configuration = scripts(tracked("s", "true", timeout_s=60))
     (script,) = configuration.routers.scripts
     nowhere = Script((str(tmp_path / "nowhere"),))
@@ -258,7 +258,7 @@ def test_a_program_that_cannot_run_is_ill(tmp_path: Path) -> None:
         routers = replace(configuration.routers, scripts=(replace(script, script=nowhere),))
         helper.send(Configure(configuration.settings, routers))
         helper.until(lambda: helper.last("s") is not None)
-        assert not helper.last("s").well
+        assert not helper.last("s").up
         assert "No such file" in helper.last("s").detail
 
 

@@ -99,7 +99,7 @@ class Host:
         self.service: RouterService | None = None
         self.stalled_until = 0.0
         self.resumed_at = 0.0  # by its own clock: the end of the last stall
-        self.well = True  # result of its track_script
+        self.script_up = True  # result of its track_script
         self.roles = Roles()
         self.devices: dict[str, Device] = {}
         for index, source in enumerate(plan.sources, 1):
@@ -132,7 +132,7 @@ class Host:
         answer = self.service._configure({"configuration": self.configuration, "settings": None})
         assert not answer["warnings"], answer
         assert self.helper is not None
-        self.helper.find(TrackedObject("script", Track(SCRIPT), self.well))
+        self.helper.find(TrackedObject("script", Track(SCRIPT), self.script_up))
         self._turn()
 
     def stop(self) -> None:
@@ -188,11 +188,11 @@ class Host:
 
     # --- the kernel ---
 
-    def find(self, well: bool) -> None:
+    def find(self, up: bool) -> None:
         """Change the result of the track_script."""
-        self.well = well
+        self.script_up = up
         if self.helper is not None:
-            self.helper.find(TrackedObject("script", Track(SCRIPT), well))
+            self.helper.find(TrackedObject("script", Track(SCRIPT), up))
 
     def set_link(self, name: str, *, enabled: bool, carrier: bool) -> None:
         """Change the carrier, or set a link up or down."""

@@ -512,7 +512,7 @@ class Checker:
     def _able(self, record: Record) -> bool:
         """Return whether a virtual router, and each member of its group, can be master."""
         host = record.host
-        if host.service is None or not (host.well or self._weighs(record) or record.instance.priority == OWNER):
+        if host.service is None or not (host.script_up or self._weighs(record) or record.instance.priority == OWNER):
             return False
         grouped = bool(host.configuration.groups)
         mine = self._records[host.number].values() if grouped else (record,)

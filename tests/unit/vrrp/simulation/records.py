@@ -116,7 +116,7 @@ def priority_of(record: Record) -> int:
     if base == OWNER or not track.weight:
         return base
     points = 0
-    if host.well == (track.weight > 0):
+    if host.script_up == (track.weight > 0):
         points = -track.weight if track.reverse else track.weight
     return max(1, min(254, base + points))
 

@@ -47,7 +47,7 @@ KINDS = (
     "off",
     *("carrier",) * 2,
     "admin",
-    *("ill",) * 2,
+    *("script",) * 2,
     "remove",
     "reload",
     "yield",
@@ -275,10 +275,10 @@ class _Maker:
             end = min(heals_at, begin + self._unit_s * draw.choice((0.3, 1, 3, 6)) * draw.uniform(0.3, 1.5))
             fault = self._fault(kind, begin, end)
             if fault.kind in ("stop", "off", "carrier", "admin") and draw.random() < 0.25:
-                if len(lost | {fault.host}) < self._count:  # one router at least is well at the end
+                if len(lost | {fault.host}) < self._count:  # one router at least runs at the end
                     lost.add(fault.host)
                     fault = replace(fault, end=FOREVER)
-            elif fault.kind == "ill" and self._track.weight and draw.random() < 0.3:
+            elif fault.kind == "script" and self._track.weight and draw.random() < 0.3:
                 fault = replace(fault, end=FOREVER)
             faults.append(fault)
         faults.sort(key=lambda fault: fault.begin)

@@ -299,7 +299,7 @@ class Simulation:
                 self._start(host)
         elif fault.kind in ("carrier", "admin"):
             self._set_device(host, fault)
-        elif fault.kind == "ill":
+        elif fault.kind == "script":
             self._find(host, fault)
         elif fault.kind == "stall":
             self._step(host)
@@ -325,7 +325,7 @@ class Simulation:
         self._step(host)
 
     def _find(self, host: Host, _: Fault) -> None:
-        host.find(not any(each.host == host.number and each.kind == "ill" for each in self._active))
+        host.find(not any(each.host == host.number and each.kind == "script" for each in self._active))
         self._step(host)
 
     def _kill(self, host: Host, _: Fault) -> None:
@@ -384,7 +384,7 @@ _BEGIN: dict[str, Callable[[Simulation, Host, Fault], None]] = {
     "stall": Simulation._stall,
     "carrier": Simulation._set_device,
     "admin": Simulation._set_device,
-    "ill": Simulation._find,
+    "script": Simulation._find,
     "remove": Simulation._remove,
     "reload": Simulation._reload,
     "yield": Simulation._yield,
