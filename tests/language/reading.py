@@ -1,4 +1,4 @@
-"""Split the files of the tree into pieces of language: names, docstrings, comments, messages and pages."""
+"""Split the files of the tree into pieces of language: names, docstrings, comments, messages, pages, and their code."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ NOT_OURS = ("tests/oracle", "tests/golden")  # kept byte for byte with the recor
 SHELL = ("dev", "Makefile", "pyproject.toml")  # only their comments are read
 
 FILE, NAME, TEST, DOCSTRING, COMMENT, MESSAGE, PAGE = "file", "name", "test", "docstring", "comment", "message", "page"
+CODE = "code"  # output, commands and the labels of diagrams inside prose: words count, sentences do not
 
 # One alternative is a comment; the others step over the strings in which a comment's sign means nothing.
 PYTHON_COMMENT = re.compile(
@@ -26,8 +27,12 @@ C_TOKEN = re.compile(
 KERNEL_NAME = re.compile(r"bpf_|BPF_|XDP_|TC_ACT_|ETH_")  # names of the kernel and libbpf are not ours
 SHELL_COMMENT = re.compile(r"(?:^|(?<=\s))#(?!!)[^\n]*", re.MULTILINE)
 DIRECTIVE = re.compile(r"#\s*(?:type:|noqa|pragma|fmt:|mypy:|shellcheck)|SPDX-")
-CODE_SPAN = re.compile(r"`+[^`]+`+|\[[^\]]*\]\([^)]*\)|<!--.*?-->|https?://\S+", re.DOTALL)
-FENCE = re.compile(r"^( *)```.*?^\1```", re.MULTILINE | re.DOTALL)
+SPAN = r"(?<!`)(?P<tick>`+)(?!`)(?:(?!\n[ \t]*\n).)+?(?<!`)(?P=tick)(?!`)"  # as in CommonMark; within a paragraph
+CODE_SPAN = re.compile(rf"{SPAN}|\[[^\]]*\]\([^)]*\)|<!--.*?-->|https?://\S+", re.DOTALL)
+IDENTIFIER = re.compile(r"[A-Za-z_][\w-]*")
+FENCE = re.compile(r"^(?P<indent> *)```.*?^(?P=indent)```", re.MULTILINE | re.DOTALL)
+CODE_TEXT = re.compile(rf"{FENCE.pattern}|<!--.*?-->|{SPAN}", re.MULTILINE | re.DOTALL)
+CITES = ("CHANGELOG.md",)  # its code cites what was named in another way before
 HIDDEN = "\N{CURRENCY SIGN}"  # stands for each character of code inside prose
 BREAK = "\0"  # ends a paragraph
 
@@ -80,9 +85,29 @@ def files(paths: list[str] | None = None) -> Iterator[Path]:
 
 
 def pieces(path: Path, text: str | None = None) -> Iterator[Piece]:
-    """Yield the pieces of one file; a text stands for the file's content."""
+    """Yield the pieces of one file, and the code in its prose; a text stands for the file's content."""
     name = str(path.relative_to(ROOT)) if path.is_absolute() else str(path)
     text = path.read_text() if text is None else text
+    for piece in _pieces(path, name, text):
+        yield piece
+        if piece.prose and name not in CITES:
+            yield from _code(piece)
+
+
+def _code(prose: Piece) -> Iterator[Piece]:
+    """Yield the code in a piece of prose. A code span of one identifier is a name."""
+    for found in CODE_TEXT.finditer(prose.text):
+        if found["tick"]:
+            code = found[0].strip("`")
+            kind, start = (NAME if IDENTIFIER.fullmatch(code) else CODE), found.start() + len(found["tick"])
+        elif found["indent"] is not None:
+            kind, start, code = CODE, found.start(), found[0]
+        else:
+            continue  # a comment of a page
+        yield Piece(kind, prose.path, *prose.position(start), code, "" if kind == NAME else code)
+
+
+def _pieces(path: Path, name: str, text: str) -> Iterator[Piece]:
     yield Piece(FILE, name, 1, 1, path.stem)
     if path.suffix == ".py":
         yield from _python(name, text)
@@ -108,6 +133,9 @@ def _python(path: str, text: str) -> Iterator[Piece]:
         if isinstance(node, ast.Constant):
             if messages and isinstance(node.value, str) and node not in docstrings:
                 yield from _message(path, node, node.value)
+                if IDENTIFIER.fullmatch(node.value) and node.value not in seen:  # a field, an event, a state
+                    seen.add(node.value)
+                    yield Piece(NAME, path, node.lineno, node.col_offset + 1, node.value)
             continue
         if messages and isinstance(node, ast.JoinedStr):
             yield from _message(path, node, _joined(node))
@@ -157,8 +185,8 @@ def _joined(node: ast.JoinedStr) -> str:
 
 
 def _message(path: str, node: ast.expr, text: str) -> Iterator[Piece]:
-    """Yield a string constant if it reads as prose: three words in a row."""
-    if re.search(r"(?:^|\s)[A-Za-z'{}%]+ [a-z0-9'{}%]+ [a-z0-9'{}%]+", text):
+    """Yield a string constant if it reads as prose: two words in a row."""
+    if re.search(r"(?:^|\s)[A-Za-z0-9'{}%]+ [a-z0-9'{}%]+", text):
         yield Piece(MESSAGE, path, node.lineno, node.col_offset + 1, text, plain(text))
 
 

@@ -10,6 +10,7 @@ from functools import cache
 
 from tests.language.reading import (
     BREAK,
+    CODE,
     COMMENT,
     DOCSTRING,
     FILE,
@@ -33,13 +34,13 @@ LONGEST_SENTENCE = 25  # words
 CONTEXTS = {
     "names": {FILE, NAME, TEST},
     "file names": {FILE},
-    "text": {TEST, DOCSTRING, COMMENT, MESSAGE, PAGE},
+    "text": {TEST, DOCSTRING, COMMENT, MESSAGE, PAGE, CODE},
 }
 
 # Nouns that are counted in messages. "1 services" is wrong; a number behind the noun is right: "services: 1".
 COUNTED = (
     "services servers destinations connections entries files errors findings checks checkers addresses devices rules "
-    "packets frames routers instances groups seconds minutes changes edits lines tables scripts processes seeds"
+    "packets frames routers instances groups seconds minutes changes edits lines tables scripts processes seeds times"
 )
 PLURAL = re.compile(rf"(?<!to )(?:{{}}|%d|(?<![\w.:/-])1) (?:{'|'.join(COUNTED.split())})\b")
 
@@ -68,6 +69,15 @@ PHRASES = (
     ("odd number", "a number that two does not divide"),
     ("odd or even", "the same"),
     ("even or odd", "the same"),
+    ("as well", "an adverb, not the state of an object"),
+    ("well known", "the same"),
+    ("well formed", "the same"),
+    ("well defined", "the same"),
+    ("well above", "the same"),
+    ("well below", "the same"),
+    ("well within", "the same"),
+    ("user nobody", "an account"),
+    ("group nobody", "the same"),
 )
 
 # Findings that shall stand: path, rule or word, reason. Keep this short.
@@ -80,9 +90,8 @@ EXCEPTIONS: tuple[tuple[str, str, str], ...] = (
     ("docs/performance.md", "length", "a line of measurements"),
     ("tests/unit/reference/simulated_wire.py", "hear", "the name in the recorder's Wire"),
     ("src/pylvs/vrrp/router_service.py", "length", "a diagram"),
-    ("src/pylvs/daemon/api/replies.py", "trouble", "a field of replies that programs read"),
-    ("src/pylvs/daemon/api/replies.py", "words", "the same"),
-    ("src/pylvs/daemon/api/replies.py", "aide", "the same"),
+    ("src/pylvs/dataplane/former.py", "places", "a field of another build"),
+    ("src/pylvs/dataplane/former.py", "room", "the same"),
 )
 
 

@@ -118,13 +118,84 @@ def test_a_row_may_hold_in_some_folders_alone() -> None:
     assert findings("src/pylvs/a.py", "target = 1\n") == []
 
 
-def test_code_is_no_prose() -> None:
-    assert findings("docs/a.md", "`told` and [it](told.md)\n\n```\nnobody told\n```\n<!-- told -->\n") == []
-    assert findings("src/pylvs/a.py", '"""Read `told` and ``nobody``."""\n') == []
-    assert findings("src/pylvs/a.py", 'a = "told"\n') == []  # a keyword is no message
+def test_what_is_neither_prose_nor_a_name_is_not_read() -> None:
+    assert findings("docs/a.md", "[it](told.md) <!-- told `aide` -->\n") == []
+    assert findings("docs/a.md", f"```\n{LONG}\n```\n`{LONG}`\n") == []  # code has no sentences
     assert findings("src/pylvs/a.py", "a = '# nobody'\nb = '''\n# nobody\n'''\n") == []
     assert findings("tests/a.py", "a = 'that is what nobody knows'\n") == []  # data of tests
     assert findings("bpf/a.h", '#include "odd.h"\nchar *a = "/* told */";\n') == []
+
+
+def test_a_string_of_one_identifier_is_a_name() -> None:
+    """Fields of replies, names and fields of events, states."""
+    assert findings("src/pylvs/a.py", 'a = {"trouble": b["aide_lost"]}\n') == [
+        "1:6: words: 'trouble': trouble",
+        "1:19: words: 'aide_lost': aide",
+    ]
+    assert findings("src/pylvs/a.py", "a = f\"it is {'well' if up else 'ill'}\"\n") == [
+        "1:14: words: 'well': well",
+        "1:32: words: 'ill': ill",
+    ]
+    assert findings("src/pylvs/a.py", 'publish("vrrp-trouble", "well-known")\n') == [
+        "1:9: words: 'vrrp-trouble': trouble"
+    ]
+    assert findings("tests/a.py", 'a = {"trouble": "told"}\n') == []  # data of tests
+
+
+def test_code_in_prose_is_read() -> None:
+    assert findings("docs/a.md", "See `aide`,\nand `0 heard`. No `well-known` word, `a.told`.\n") == [
+        "1:6: words: 'aide': aide",
+        "2:8: words: 'heard'",
+        "2:41: words: 'told'",
+    ]
+    assert findings("docs/a.md", "a\n```\nvrrp: told it\n```\n") == ["3:7: words: 'told'"]
+    assert findings("src/pylvs/a.py", '"""Read `aide`\nand ``is told``."""\n') == [
+        "1:10: words: 'aide': aide",
+        "2:10: words: 'told'",
+    ]
+    assert findings("src/pylvs/a.py", "a = 1  # until `told`\n") == ["1:17: words: 'told': told"]
+    assert findings("CHANGELOG.md", "- `aide` is `helper` now, not `is told`.\n") == []  # it cites former names
+
+
+def test_labels_of_diagrams_are_read() -> None:
+    text = 'flowchart TD\n    d -- "no, 0 heard" --> t{"a desk<br/>is told"}\n'
+    assert findings("docs/a.md", f"```mermaid\n{text}```\n") == [
+        "3:17: words: 'heard'",
+        "3:33: words: 'desk'",
+        "3:45: words: 'told'",
+    ]
+
+
+def test_a_code_span_ends_at_its_own_number_of_ticks() -> None:
+    assert findings("docs/a.md", "``invalid flag `x'`` is whoever, `a` and `b`\n") == ["1:25: words: 'whoever'"]
+    assert findings("docs/a.md", "The sign ` alone.\n\nIt is whoever, and ` again.\n") == ["3:7: words: 'whoever'"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["It is well.", "All of them are well again.", "It was well\nbefore.", "The script is ill.", "A well or ill one."],
+)
+def test_the_adjectives_of_health_are_found(text: str) -> None:
+    assert len(findings("docs/a.md", f"{text}\n")) == 1
+    assert len(findings("src/pylvs/a.py", f'log("{text}")\n'.replace("\n", " ", 1))) == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["As well as that.", "It is well known.", "Are well-formed.", "It works well.", "Illegal."]
+)
+def test_the_adverb_is_not_found(text: str) -> None:
+    assert findings("docs/a.md", f"{text}\n") == []
+
+
+def test_phrases_with_a_word_of_speech_are_found() -> None:
+    assert findings("src/pylvs/a.py", 'YIELD = "the operator\'s word"\n') == ['1:13: words: "operator\'s word"']
+    assert findings("bpf/a.h", "/* A connection's word. */\n") == []  # 64 bits
+    assert findings("docs/a.md", "In one go.\n") == ["1:1: words: 'in one go'"]
+
+
+def test_a_message_may_have_two_words() -> None:
+    assert findings("src/pylvs/a.py", 'log(f"{count} heard")\n') == ["1:8: words: 'heard'"]
+    assert findings("src/pylvs/a.py", 'log(f"{keyword} said: {line}")\n') == ["1:8: words: 'said'"]
 
 
 def test_phrases_in_which_a_word_is_right() -> None:
@@ -206,6 +277,7 @@ def test_a_plural_of_one_is_found() -> None:
     assert findings("src/pylvs/a.py", 'log("table with 1 services")\n') == [
         "1:16: plural: '1 services' is wrong for one"
     ]
+    assert findings("src/pylvs/a.py", 'log(f"{count} times master")\n') == ["1:5: plural: '{} times' is wrong for one"]
     assert findings("src/pylvs/a.py", 'log(f"there may be 1 to {a} services")\n') == []
     assert findings("src/pylvs/a.py", 'log(f"number of services: {len(a)}")\n') == []
     assert findings("src/pylvs/a.py", 'log(f"after all {a:,} services")\n') == []  # thousands
@@ -219,7 +291,7 @@ def test_the_table_of_words_is_read() -> None:
     page = f"{HEADING}\n| not | where | instead |\n|---|---|---|\n{row}\n\n{next_section}\n"
     bans = parse_bans(page)
     assert [(ban.word, ban.below, ban.instead) for ban in bans] == [("a", ("bpf/",), "d"), ("b c", ("bpf/",), "d")]
-    assert bans[0].kinds == {"file", "name", "test", "docstring", "comment", "message", "page"}
+    assert bans[0].kinds == {"file", "name", "test", "docstring", "comment", "message", "page", "code"}
     assert list(Rules(bans).check(next(pieces(Path("bpf/a.h"), ""))))
     for wrong in "", page.replace("names", "nouns"):
         with pytest.raises(ValueError, match=GLOSSARY.name):
