@@ -97,7 +97,8 @@ class FakeRouters:
                 else:
                     self.pipes[pipe].add("hello")
                     version = self.behaviour.get("version", pylvs.__version__)
-                    pipe.send({"hello": version, "pid": os.getpid(), "protocol": PROTOCOL})
+                    protocol = self.behaviour.get("protocol", PROTOCOL)
+                    pipe.send({"hello": version, "pid": os.getpid(), "protocol": protocol})
         except ConnectionClosed:
             del self.pipes[pipe]
             pipe.close()

@@ -86,6 +86,27 @@ def test_events_survive_a_restart_and_are_read_without_a_daemon(host: FakeHost, 
     run(second())
 
 
+def test_events_of_a_build_with_other_names_are_printed_as_they_are(host: FakeHost) -> None:
+    """A daemon of another build may have written the file."""
+    host.state.mkdir()
+    History(StateDirectory(host.state)).path.write_text(
+        '{"event": "vrrp_unheard_of", "at": 1.0, "was": true, "reason": "it ended"}\n'
+        '{"event": "vrrp_track", "at": 2.0, "kind": "script", "name": "chk", "was": false}\n'
+    )
+
+    def check() -> None:
+        first, second, *_ = output(views.events, host).splitlines()
+        assert first.endswith(" vrrp unheard of was=true: it ended")
+        assert second.endswith(" vrrp track kind=script name=chk")
+
+    async def scenario() -> None:
+        async with host.daemon():
+            await asyncio.to_thread(check)
+
+    check()
+    run(scenario())
+
+
 def test_without_a_daemon_and_without_events_the_error_names_the_socket(host: FakeHost) -> None:
     done = CliRunner().invoke(views.events, ["--state-dir", str(host.state)])
     assert isinstance(done.exception, NoDaemon)

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import io
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -15,12 +16,13 @@ from typing import Any, NoReturn
 
 import pytest
 
+from pylvs import __version__
 from pylvs.daemon.loading import Refused
 from pylvs.daemon.state.directory import StateDirectory
 from pylvs.daemon.supervisor import Supervisor
 from pylvs.daemon.virtual_routers import connection, supervision
 from pylvs.model.errors import Busy, PylvsError, Unsupported
-from pylvs.vrrp.ipc import Client, NoRouters
+from pylvs.vrrp.ipc import PROTOCOL, Client, NoRouters
 from tests.memory import MemoryDirector
 from tests.unit.daemon.daemons import FakeHost, host_of_router, run, server, service, until
 from tests.unit.daemon.fake_routers import record, set_behaviour
@@ -406,8 +408,16 @@ def test_the_next_daemon_kills_a_process_that_hangs(
     assert f"process {host.processes[0].pid} has not answered for 0.3 s; it is killed" in log_output.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("other", "version"), [({"version": "0.0.1"}, "0.0.1"), ({"protocol": PROTOCOL - 1}, __version__)]
+)
 def test_a_process_of_another_version_is_replaced(
-    host: FakeHost, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO, tmp_path: Path
+    host: FakeHost,
+    monkeypatch: pytest.MonkeyPatch,
+    log_output: io.StringIO,
+    tmp_path: Path,
+    other: dict[str, Any],
+    version: str,
 ) -> None:
     ended = tmp_path / "ended"
     there: list[bool] = []
@@ -422,11 +432,11 @@ def test_a_process_of_another_version_is_replaced(
     async def scenario() -> None:
         async with host.daemon(kill=True):
             pass
-        set_behaviour(host.state, version="0.0.1", takes_s=0.2, leaves=str(ended))
+        set_behaviour(host.state, **other, takes_s=0.2, leaves=str(ended))
         with Client(host.state / "vrrp"):
             pass
 
-    with pytest.raises(PylvsError, match=r"run by pylvs 0\.0\.1, and this is .*; restart pylvs run"):
+    with pytest.raises(PylvsError, match=rf"run by pylvs {re.escape(version)}, and this is .*; restart pylvs run"):
         run(scenario())
 
     async def next_one() -> None:
