@@ -159,15 +159,15 @@ def _python(path: str, text: str) -> Iterator[Piece]:
 
 
 def _defined(node: ast.AST) -> str:
-    """Return the name that a node defines, or nothing."""
+    """Return the name that a node defines, that of an argument (a field of an event or a log line), or nothing."""
     if isinstance(node, ast.Name):
         return node.id if isinstance(node.ctx, ast.Store) else ""
     if isinstance(node, ast.Attribute):
         return node.attr if isinstance(node.ctx, ast.Store) else ""
     if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
         return node.name
-    if isinstance(node, ast.arg):
-        return node.arg
+    if isinstance(node, ast.arg | ast.keyword):
+        return node.arg or ""
     return node.asname or "" if isinstance(node, ast.alias) else ""
 
 

@@ -142,6 +142,11 @@ def test_a_string_of_one_identifier_is_a_name() -> None:
     assert findings("tests/a.py", 'a = {"trouble": "told"}\n') == []  # data of tests
 
 
+def test_the_name_of_an_argument_is_checked() -> None:
+    """It is a field of an event or of a log line."""
+    assert findings("src/pylvs/daemon/a.py", "publish(b, words=text, **more)\n") == ["1:12: words: 'words': words"]
+
+
 def test_code_in_prose_is_read() -> None:
     assert findings("docs/a.md", "See `aide`,\nand `0 heard`. No `well-known` word, `a.told`.\n") == [
         "1:6: words: 'aide': aide",
