@@ -97,7 +97,7 @@ def test_events_of_a_build_with_other_names_are_printed_as_they_are(host: FakeHo
     def check() -> None:
         first, second, *_ = output(views.events, host).splitlines()
         assert first.endswith(" vrrp unheard of was=true: it ended")
-        assert second.endswith(" vrrp track kind=script name=chk")
+        assert second.endswith(" vrrp track kind=script name=chk was=false")
 
     async def scenario() -> None:
         async with host.daemon():

@@ -480,7 +480,7 @@ def test_overrides_and_drains_follow_a_unit_whose_instance_changes(
     host: FakeHost, tmp_path: Path, keep: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYLVS_UNIT", "pylvs.service")
-    monkeypatch.setattr("pylvs.daemon.units.FOLDER", tmp_path / "units")
+    monkeypatch.setattr("pylvs.daemon.units.UNITS", tmp_path / "units")
     monkeypatch.setattr(drains.Drain, "count", lambda self, found: None)  # no connection ends
     host.write(service(server(1), server(2), server(3)))
 

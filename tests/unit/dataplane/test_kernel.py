@@ -65,7 +65,7 @@ def test_the_environment_names_the_size_of_new_tables(monkeypatch: pytest.Monkey
     monkeypatch.setenv(kernel.CONNECTIONS, "65536")
     assert kernel.connection_limit() == 65536
     monkeypatch.setenv(kernel.CONNECTIONS, "1000")
-    with pytest.raises(InvalidOperation, match="conn_max=1000: must be from 1024"):
+    with pytest.raises(InvalidOperation, match="conn_max=1000: must be 0, or from 1024"):
         kernel.connection_limit()
 
 
