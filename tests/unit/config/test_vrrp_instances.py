@@ -196,7 +196,7 @@ def test_a_long_password_is_cut_to_what_version_2_carries() -> None:
 def test_with_an_authentication_header_no_router_begins_as_master() -> None:
     found, messages = instance("state MASTER", "priority 9", "authentication {", "auth_type AH", "auth_pass 1", "}")
     assert not found.starts_as_master
-    assert messages == ["7: error: with auth_type AH a router cannot begin as master; it begins as backup"]
+    assert messages == ["7: warning: with auth_type AH a router cannot begin as master; it begins as backup"]
 
 
 def test_a_vmac_with_peers_sends_from_the_device_below() -> None:
@@ -235,6 +235,31 @@ def test_strict_mode_removes_what_the_rfc_does_not_have() -> None:
     assert found.lower_priority_unanswered
     assert (found.announcements.lower_priority_repeat, found.announcements.lower_priority_delay_s) == (0, 0)
     assert found.vmac == Vmac()
+
+
+def test_what_keepalived_ignores_in_a_stock_file_is_no_error() -> None:
+    """The sample of RHEL: such a file can be reloaded."""
+    strict = "global_defs {\nvrrp_strict\nvrrp_garp_interval 0\nvrrp_gna_interval 0\n}\n"
+    lines = """
+        state MASTER
+        nopreempt
+        preempt_delay 3
+        advert_int 0.5
+        mcast_dst_ip 224.0.0.9
+        unicast_peer {
+            192.0.2.9
+        }
+        authentication {
+            auth_type PASS
+            auth_pass 1111
+        }
+        garp_lower_prio_repeat 3
+        vmac_xmit_base
+        accept
+    """
+    _, messages = vrrp(strict + INSTANCE.format(addresses=ADDRESS, lines=lines))
+    assert len(messages) == 10, messages
+    assert [each for each in messages if ": warning: " not in each] == []
 
 
 def test_in_strict_mode_only_the_owner_begins_as_master() -> None:

@@ -54,7 +54,7 @@ def _given(block: EffectiveBlock, name: str) -> bool:
 
 def _native_ipv6(block: EffectiveBlock, family: int) -> None:
     if family == 4 and block.is_written("native_ipv6"):
-        block.error("native_ipv6", "the virtual router's addresses are IPv4; native_ipv6 is ignored", "remove it")
+        block.warning("native_ipv6", "the virtual router's addresses are IPv4; native_ipv6 is ignored", "remove it")
         block.adjust("native_ipv6", False, "the addresses are IPv4")
 
 
@@ -70,7 +70,7 @@ def _vrf(block: EffectiveBlock, peers: int) -> None:
     if block.effective("vrf").value is None or (peers and not device_of(block)):
         return
     why = "the interface has its own VRF" if device_of(block) else "it needs unicast_peer"
-    block.error("vrf", f"vrf is ignored: {why}", "remove vrf, or the interface")
+    block.warning("vrf", f"vrf is ignored: {why}", "remove vrf, or the interface")
     block.adjust("vrf", None, why)
 
 
@@ -85,7 +85,7 @@ def _possible(block: EffectiveBlock, addresses: int, peers: int) -> bool:
             return False
         for name in ("use_vmac", "use_vmac_addr", "use_ipvlan"):
             if block.is_written(name) and block.effective(name).value:
-                block.error(name, f"{name} is ignored: there is no interface", "add interface")
+                block.warning(name, f"{name} is ignored: there is no interface", "add interface")
                 block.adjust(name, False if name == "use_vmac_addr" else None, "no interface")
     for name in missing:
         advice = "add interface, or unicast_peer and unicast_src_ip" if name == "interface" else f"add {name}"
@@ -134,7 +134,7 @@ def _interval(block: EffectiveBlock) -> None:
         fits = round(math.floor(written / STEP_S + 0.5 + 1e-9) * STEP_S, 2)
         why = "version 3 counts in hundredths of a second"
     if abs(fits - written) > 1e-9:
-        block.error("advert_int", f"{why}: {fits:g} counts, not {written:g}", f"write {fits:g}")
+        block.warning("advert_int", f"{why}: {fits:g} counts, not {written:g}", f"write {fits:g}")
         block.adjust("advert_int", fits, why)
 
 
@@ -149,18 +149,18 @@ def _strict(block: EffectiveBlock) -> None:
             block.adjust("state", "MASTER", "strict_mode")
     for name, wanted in (("higher_prio_send_advert", False), ("lower_prio_no_advert", True)):
         if block.is_written(name) and block.get(name, bool) is not wanted:
-            block.error(name, f"strict_mode has {name} {'on' if wanted else 'off'}", "remove it")
+            block.warning(name, f"strict_mode has {name} {'on' if wanted else 'off'}", "remove it")
         block.adjust(name, wanted, "strict_mode")
     for name, number in STRICT.items():
         if block.section.setting(name) is not None and block.get(name, int) != number:
-            block.error(name, f"strict_mode has {name} {number}", "remove it")
+            block.warning(name, f"strict_mode has {name} {number}", "remove it")
         block.adjust(name, number, "strict_mode")
     if block.maybe("accept", bool) and not is_version_3(block):
-        block.error("accept", "strict_mode has no accept in version 2; it is ignored", "remove it")
+        block.warning("accept", "strict_mode has no accept in version 2; it is ignored", "remove it")
         block.adjust("accept", None, "strict_mode")
     for name in ("preempt_delay", "vmac_xmit_base"):
         if block.is_written(name) and block.effective(name).value:
-            block.error(name, f"strict_mode has no {name}; it is ignored", "remove it")
+            block.warning(name, f"strict_mode has no {name}; it is ignored", "remove it")
             block.adjust(name, 0.0 if name == "preempt_delay" else False, "strict_mode")
 
 
@@ -177,12 +177,12 @@ def _authentication(block: EffectiveBlock) -> None:
         elif not kind:
             reason = "no auth_type is given"
         if reason:
-            each.error("", f"{reason}; nothing is authenticated", "complete the block, or remove it")
+            each.warning("", f"{reason}; nothing is authenticated", "complete the block, or remove it")
             block.leave_out(each)
     found = authentication_of(block)
     if found is not None and found[0] == "AH" and is_master(block) and not is_owner(block):
         text = "with auth_type AH a router cannot begin as master; it begins as backup"
-        block.error("state", text, "write state BACKUP, or leave it out")
+        block.warning("state", text, "write state BACKUP, or leave it out")
         block.adjust("state", "BACKUP", "auth_type AH")
 
 
@@ -191,15 +191,15 @@ def _preemption(block: EffectiveBlock) -> None:
     why = "a router of priority 255 preempts always" if owner else "it has no effect with state MASTER"
     if _given(block, "nopreempt") and (owner or master):
         advice = "write a lower priority, or remove it" if owner else "write state BACKUP, or remove it"
-        block.error("nopreempt", f"nopreempt is ignored: {why}", advice)
+        block.warning("nopreempt", f"nopreempt is ignored: {why}", advice)
         block.adjust("nopreempt", False, why)
     delayed = block.get("preempt_delay", float) > 0
     if delayed and master:
         text = "preempt_delay is ignored: it has no effect with state MASTER"
-        block.error("preempt_delay", text, "write state BACKUP, or remove it")
+        block.warning("preempt_delay", text, "write state BACKUP, or remove it")
         block.adjust("preempt_delay", 0.0, "state MASTER")
     elif delayed and block.get("nopreempt", bool):
-        block.error("preempt_delay", "preempt_delay is ignored: nopreempt waits for ever", "remove one of them")
+        block.warning("preempt_delay", "preempt_delay is ignored: nopreempt waits for ever", "remove one of them")
         block.adjust("preempt_delay", 0.0, "nopreempt")
 
 
@@ -209,7 +209,7 @@ def _unicast(block: EffectiveBlock, peers: int) -> None:
     written += [each.word.location for each in block.below("unicast_peer")]
     if peers:
         if block.is_written("mcast_dst_ip"):
-            block.error("mcast_dst_ip", "mcast_dst_ip is ignored: advertisements go to the peers", "remove it")
+            block.warning("mcast_dst_ip", "mcast_dst_ip is ignored: advertisements go to the peers", "remove it")
     elif block.get("unicast_fault_no_peer", bool):
         text = "without a peer the virtual router stays in fault (unicast_fault_no_peer)"
         block.warning("unicast_fault_no_peer", text, "add unicast_peer { ... }")
@@ -228,7 +228,7 @@ def _vmac(block: EffectiveBlock, peers: int) -> None:
         block.warning("use_vmac", text, "add vmac_xmit_base")
         block.adjust("vmac_xmit_base", True, "unicast peers")
     if vmac is None and _given(block, "vmac_xmit_base"):
-        block.error("vmac_xmit_base", "vmac_xmit_base is ignored: there is no VMAC", "add use_vmac")
+        block.warning("vmac_xmit_base", "vmac_xmit_base is ignored: there is no VMAC", "add use_vmac")
         block.adjust("vmac_xmit_base", False, "no use_vmac")
 
 

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from typing import Any, Generic, TypeVar
 
 from pylvs.config.language.lexer import split_arguments
-from pylvs.config.language.tree import Word
+from pylvs.config.language.tree import Severity, Word
 from pylvs.config.schema.grammar import BadValue, Keyword, Type, Words, did_you_mean
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Script
@@ -137,12 +137,12 @@ def integer(minimum: int = 0, maximum: int = MAX_INTEGER, bare: int | None = Non
     return Type(syntax, parse)
 
 
-def seconds(minimum: float = 0.0, maximum: float = MAX_SECONDS) -> Type[float]:
-    """Make the type of seconds with an optional fraction.
+def seconds(minimum: float = 0.0, maximum: float = MAX_SECONDS, outside: Severity = Severity.ERROR) -> Type[float]:
+    """Make the type of seconds with an optional fraction; `outside` is the severity of a number out of the limits.
 
     A word such as `10s` is an error: keepalived reads it as ten microseconds.
     """
-    return _decimal("seconds", " of seconds", " seconds", minimum, maximum)
+    return _decimal("seconds", " of seconds", " seconds", minimum, maximum, outside)
 
 
 def real(minimum: float, maximum: float) -> Type[float]:
@@ -150,7 +150,9 @@ def real(minimum: float, maximum: float) -> Type[float]:
     return _decimal(f"a number, {plain(minimum)} to {plain(maximum)}", "", "", minimum, maximum)
 
 
-def _decimal(what: str, kind: str, unit: str, minimum: float, maximum: float) -> Type[float]:
+def _decimal(
+    what: str, kind: str, unit: str, minimum: float, maximum: float, outside: Severity = Severity.ERROR
+) -> Type[float]:
     bounds = plain(minimum), plain(maximum)
 
     def parse(words: Words) -> float:
@@ -158,7 +160,7 @@ def _decimal(what: str, kind: str, unit: str, minimum: float, maximum: float) ->
         if not DECIMAL.match(word.text):
             raise BadValue(f"'{word.text}' is not a number{kind}", word=word)
         if not minimum <= float(word.text) <= maximum:
-            raise BadValue(f"{word.text}{unit} is not between {' and '.join(bounds)}", word=word)
+            raise BadValue(f"{word.text}{unit} is not between {' and '.join(bounds)}", word=word, severity=outside)
         return float(word.text)
 
     return Type(f"seconds, {bounds[0]} to {bounds[1]}" if unit else what, parse)
