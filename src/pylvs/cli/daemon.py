@@ -62,8 +62,8 @@ def run(log_facility: str, **given: Any) -> None:
 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="print what would change, and change nothing")
-@click.option("--allow-empty", is_flag=True, help="accept an empty configuration, and empty the table")
-@click.option("--force", is_flag=True, help="accept a file with errors, without the wrong parts")
+@click.option("--allow-empty", is_flag=True, help="accept a file without services, and empty the table")
+@click.option("--force", is_flag=True, help="accept new errors and unknown words, without these parts")
 @state_dir
 def reload(dry_run: bool, allow_empty: bool, force: bool, state_dir: Path | None) -> None:
     """Let the daemon read its file again, as a whole or not at all; what did not change is not touched."""

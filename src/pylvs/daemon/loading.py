@@ -11,8 +11,10 @@ import importlib
 import mmap
 import os
 import pickle
+import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable
 
 from pylvs.config.compile.document import build
@@ -35,6 +37,7 @@ LOAD_TIMEOUT_S = 120.0  # for reading the file in another process
 SLOW_S = 0.5  # of CPU time for one read; starting a process takes about as long
 MEMORY_PER_BYTE = 128  # of the file: what it takes to read it and to run what it says (measured: 110)
 LEAST_MEMORY = 8 << 20  # for any file: the stack of a thread
+_POSITION = re.compile(r"line \d+|:\d+:\d+")  # in the text of a finding
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,6 @@ class Loaded:
 
     configuration: Configuration
     findings: tuple[Finding, ...] = ()
-    empty: bool = False  # no keyword in it
     files: tuple[str, ...] = ()  # the file and those that it includes
 
 
@@ -84,11 +86,45 @@ def _checked_sessions(configuration: Configuration) -> tuple[BfdSession, ...]:
 
 def errors(loaded: Loaded) -> list[Finding]:
     """Return the findings because of which a part of the file has no effect."""
-    return [finding for finding in loaded.findings if finding.severity is Severity.ERROR]
+    return [finding for finding in loaded.findings if finding.refuses_reload]
 
 
-def accept(loaded: Loaded, options: Options, allow_empty: bool, force: bool = True) -> Configuration:
-    """Return the configuration if the daemon may run it; with errors only by `force`. Raises Refused."""
+def _new_errors(loaded: Loaded, in_force: Loaded) -> list[Finding]:
+    """Return the errors that the file in force does not have, with any line numbers."""
+    known = Counter(_POSITION.sub("", each.text) for each in errors(in_force))
+    found = []
+    for each in errors(loaded):
+        text = _POSITION.sub("", each.text)
+        if not known[text]:
+            found.append(each)
+        known[text] -= known[text] > 0
+    return found
+
+
+def _refuse_empty(loaded: Loaded, options: Options, in_force: Loaded | None) -> None:
+    """Raise Refused for a configuration that empties the table. A start has nothing `in_force`, but a former daemon's
+    services.
+    """
+    new = loaded.configuration
+    if not new.services and not new.vrrp.needs_process:
+        text = "is empty"
+    elif in_force and in_force.configuration.services and not new.services:
+        text = "has no virtual_server, and services are in force"
+    else:
+        return
+    advice = "to empty the table, reload with --allow-empty"
+    if in_force is None:
+        advice = "a former daemon left services; to remove them, run pylvs stop"
+    raise Refused(f"{options.file}: {text}; {advice}", loaded.findings)
+
+
+def accept(
+    loaded: Loaded, options: Options, allow_empty: bool, in_force: Loaded | None = None, force: bool = False
+) -> Configuration:
+    """Return the configuration if the daemon may run it. Raises Refused.
+
+    `in_force` is what a reload replaces. It refuses an error that this one does not have, except by `force`.
+    """
     fatal = [finding for finding in loaded.findings if finding.fatal]
     if fatal:
         refused = Refused(f"{options.file}: cannot be run: {fatal[0]}", loaded.findings)
@@ -106,11 +142,12 @@ def accept(loaded: Loaded, options: Options, allow_empty: bool, force: bool = Tr
         raise Refused(
             f"{options.file}: {counted(len(found), 'finding')}, and --strict runs none: {found[0]}", loaded.findings
         )
-    if (wrong := errors(loaded)) and not force:
-        count = counted(len(wrong), "error")
+    wrong = _new_errors(loaded, in_force) if in_force and not force else []
+    if wrong:
+        count = counted(len(wrong), "new error")
         raise Refused(f"{options.file}: {count}; repair the file, or reload with --force: {wrong[0]}", loaded.findings)
-    if loaded.empty and not allow_empty:
-        raise Refused(f"{options.file}: is empty; to empty the table, reload with --allow-empty", loaded.findings)
+    if not allow_empty:
+        _refuse_empty(loaded, options, in_force)
     return loaded.configuration
 
 
@@ -131,7 +168,7 @@ def load(options: Options, parsed: Parsed | None = None) -> Loaded:
     """Read the file in this process, unless it is parsed already. Errors are findings."""
     document, findings = parsed or parse(options)
     built, more = build(document)
-    return Loaded(apply_options(built, options), (*findings, *more), not document.nodes, document.files)
+    return Loaded(apply_options(built, options), (*findings, *more), document.files)
 
 
 class ConfigurationLoader:

@@ -50,7 +50,7 @@ KINDS: Mapping[str, Kind] = {
     "check_inconclusive": Kind(W, "this host cannot make a check, so a real server keeps its last state"),
     "prober": Kind(W, "the prober process was restarted more than twice within five minutes"),
     "edit_refused": Kind(W, "the packet path refused an edit"),
-    "configuration": Kind(W, "the file in force has an error, and a part of it has no effect"),
+    "configuration": Kind(W, "the file in force has an error or an unknown word, and a part of it has no effect"),
     "vip": Kind(W, "no device has a virtual address, and no virtual router adds it", logged=False),
     "check_path": Kind(W, "a check takes another path than the packets of clients", logged=False),
     "metrics_address": Kind(W, "metrics are not served at the metrics_address"),

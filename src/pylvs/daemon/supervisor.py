@@ -481,7 +481,7 @@ class Supervisor:
             raise Refused("pylvs run is stopping")
         try:
             loaded = await self._read()
-            configuration = accept(loaded, self.options, allow_empty, force)
+            configuration = accept(loaded, self.options, allow_empty, self.loaded, force)
             old = self.engine.configuration
             differences = tuple(await to_thread(self._host.differences, old, configuration))
         except (PylvsError, OSError) as error:

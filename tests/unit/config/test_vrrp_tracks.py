@@ -89,8 +89,8 @@ def test_the_weight_of_a_line_counts_before_that_of_the_definition() -> None:
 @pytest.mark.parametrize(
     ("lines", "finding", "left"),
     [
-        (["track_script { missing }"], "7: error: there is no vrrp_script 'missing', so it is not watched", ()),
-        (["track_process { missing }"], "7: error: there is no vrrp_track_process 'missing'", ()),
+        (["track_script { missing }"], "7: warning: there is no vrrp_script 'missing', so it is not watched", ()),
+        (["track_process { missing }"], "7: warning: there is no vrrp_track_process 'missing'", ()),
         (["track_interface { eth1 weight 254 }"], "weight 254 is not between -253 and 253; it counts as 253", (253,)),
         (["track_interface { eth1 weight 300 }"], "weight 300 is not between -253 and 253; it is ignored", (0,)),
         (["track_interface { eth1 wieght 3 }"], "'wieght' is not known here, so eth1 is not watched", ()),
@@ -98,7 +98,7 @@ def test_the_weight_of_a_line_counts_before_that_of_the_definition() -> None:
         (["track_interface { eth0 }"], "eth0 is the virtual router's own interface, which is watched anyway", ()),
         (["track_interface {", "eth1", "eth1", "}"], "9: warning: eth1 is watched already", (0,)),
         (["track_interface { eth9 }"], "this machine has no device 'eth9'", (0,)),
-        (["track_bfd { missing }"], "7: error: there is no bfd_instance 'missing', so it is not watched", ()),
+        (["track_bfd { missing }"], "7: warning: there is no bfd_instance 'missing', so it is not watched", ()),
     ],
 )
 def test_what_cannot_be_watched_is_named(lines: list[str], finding: str, left: tuple[int, ...]) -> None:
@@ -111,7 +111,7 @@ def test_keepalived_does_not_look_ahead() -> None:
     text = INSTANCE.format(addresses="192.0.2.1", lines="track_script { plain }") + SCRIPTS
     found, messages = vrrp(text)
     assert found.instances[0].tracks == Tracks()
-    assert messages == ["7: error: vrrp_script 'plain' is defined only in line 9, so it is not watched"]
+    assert messages == ["7: warning: vrrp_script 'plain' is defined only in line 9, so it is not watched"]
 
 
 @pytest.mark.parametrize(

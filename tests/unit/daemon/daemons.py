@@ -99,7 +99,7 @@ class FakeHost(HostServices):
     ) -> None:
         """Write the configuration; `routers` are the names of virtual routers."""
         found = replace(configuration(*services, **settings), vrrp=vrrp(*routers, lease_s=self.lease_s))
-        self.file = Loaded(found, tuple(findings), not services)
+        self.file = Loaded(found, tuple(findings))
 
     def left(self) -> set[str]:
         """Return the files in the state directory."""

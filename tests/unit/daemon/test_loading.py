@@ -114,14 +114,79 @@ def test_a_process_that_hangs_is_ended(options: Options, monkeypatch: pytest.Mon
     [
         ("virtual_server 192.0.2.1 80 {\n", "keepalived.conf: cannot be run: .*keepalived.conf:1:"),
         ("includem /nowhere/at/all.conf\n", "cannot be run"),
-        ("# nothing\n! at all\n", "is empty; to empty the table, reload with --allow-empty"),
-        ("", "is empty"),
+        ("# nothing\n! at all\n", "is empty; a former daemon left services; to remove them, run pylvs stop"),
+        ("virtual_serve 192.0.2.1 80 {\n}\n", "is empty; a former daemon left services"),
     ],
 )
 def test_a_configuration_that_cannot_run_is_refused_with_a_reason(options: Options, text: str, message: str) -> None:
     Path(options.file).write_text(text)
     with pytest.raises(Refused, match=message):
         accept(load(options), options, allow_empty=False)
+
+
+def loaded(options: Options, text: str) -> Loaded:
+    Path(options.file).write_text(text)
+    return load(options)
+
+
+@pytest.mark.parametrize(
+    ("word", "instead"),
+    [
+        ("lb_algo", "lb_alg"),
+        ("lb_algo wlc", "lb_algo wcl"),
+        ("lb_kind DR", "lb_knd DR"),
+        ("lb_kind DR\n", "lb_kind DR "),
+        ("protocol TCP", "protcol TCP"),
+        ("virtual_server", "virtual_serve"),
+        ("real_server", "real_serve"),
+        ("weight", "wieght"),
+        ("TCP_CHECK", "tcp_check"),
+    ],
+)
+def test_a_reload_refuses_a_new_typing_error_except_by_force(options: Options, word: str, instead: str) -> None:
+    in_force = loaded(options, TEXT.replace("colour red", ""))
+    assert not in_force.findings
+    new = loaded(options, TEXT.replace("colour red", "").replace(word, instead, 1))
+    assert accept(new, options, allow_empty=True) == new.configuration, "a start ignores the word"
+    with pytest.raises(Refused, match=r"new error; repair the file, or reload with --force: .*keepalived\.conf:\d+"):
+        accept(new, options, allow_empty=True, in_force=in_force)
+    assert accept(new, options, allow_empty=True, in_force=in_force, force=True) == new.configuration
+
+
+def test_a_reload_accepts_the_errors_that_are_in_force_already(options: Options) -> None:
+    """A stock file starts, so it can be reloaded."""
+    errors = "lb_algo wlc\n persistence_granularity 64\n track_script\n"
+    in_force = loaded(options, TEXT.replace("lb_algo wlc", errors))
+    assert len(loading.errors(in_force)) == 3
+    moved = loaded(options, "\n# a comment\n" + TEXT.replace("weight 3", "weight 4").replace("lb_algo wlc", errors))
+    assert accept(moved, options, allow_empty=False, in_force=in_force) == moved.configuration
+    second = loaded(options, TEXT.replace("lb_algo wlc", errors) + TEXT.replace(" 80 {", " 81 {"))
+    with pytest.raises(Refused, match=r": 1 new error; .*colour is not known"):
+        accept(second, options, allow_empty=False, in_force=in_force)
+
+
+def test_an_error_is_the_same_one_if_its_text_names_another_line(options: Options) -> None:
+    script = "vrrp_instance V {\ninterface eth0\nvirtual_router_id 1\nvirtual_ipaddress {\n192.0.2.1\n}\n"
+    script += "track_script {\ns\n}\n}\nvrrp_script s {\nscript /bin/true\n}\n"
+    in_force = loaded(options, TEXT + script)
+    assert "defined only in line" in " ".join(each.text for each in loading.errors(in_force))
+    moved = loaded(options, f"\n{TEXT}{script}")
+    assert accept(moved, options, allow_empty=False, in_force=in_force) == moved.configuration
+
+
+def test_a_reload_without_services_needs_allow_empty(options: Options) -> None:
+    in_force = loaded(options, TEXT)
+    router = "vrrp_instance V {\ninterface lo0\nvirtual_router_id 1\nvirtual_ipaddress {\n192.0.2.1\n}\n}\n"
+    for text, message in {
+        "global_defs {\n}\n": "is empty; to empty the table, reload with --allow-empty",
+        router: "has no virtual_server, and services are in force; to empty the table, reload with --allow-empty",
+    }.items():
+        new = loaded(options, text)
+        for force in False, True:
+            with pytest.raises(Refused, match=message):
+                accept(new, options, allow_empty=False, in_force=in_force, force=force)
+        assert accept(new, options, allow_empty=True, in_force=in_force) == new.configuration
+    assert accept(new, options, allow_empty=False, in_force=new) == new.configuration, "there was no service"
 
 
 def test_without_checks_none_are_left(options: Options) -> None:

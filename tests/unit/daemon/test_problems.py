@@ -8,6 +8,7 @@ import io
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from click.testing import CliRunner, Result
 
 from pylvs.cli import daemon as views
 from pylvs.cli import main, monitoring
+from pylvs.config.language.tree import Finding, Location, Severity
 from pylvs.daemon import supervisor
 from pylvs.daemon.api import client
 from pylvs.daemon.api.metrics import MetricsInput, exposition
@@ -82,6 +84,19 @@ def test_a_server_that_the_operator_took_out_is_no_problem(host: FakeHost) -> No
             host.dead.add(address(1))
             await until(lambda: not daemon.engine.snapshot()[0].servers[0].up)
             assert (await checked(host))[0] == OK
+
+    run(scenario())
+
+
+def test_a_word_that_the_file_in_force_misspells_is_a_problem(host: FakeHost) -> None:
+    typo = Finding(Location("test.conf", 3, 5), Severity.WARNING, "lb_knd is not known and is ignored", typo=True)
+    host.write(service(server(1)), findings=[typo, replace(typo, typo=False, text="odd")])
+
+    async def scenario() -> None:
+        async with host.daemon():
+            status, line = await checked(host)
+            assert status == WARNING
+            assert line.startswith("PYLVS WARNING: test.conf:3:5: lb_knd is not known and is ignored | ")
 
     run(scenario())
 

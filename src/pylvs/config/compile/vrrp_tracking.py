@@ -81,14 +81,16 @@ class Symbols:
             self.settings.warning(word, f"this machine has no device '{word.text}'", advice)
 
     def undefined(self, kind: str, word: Word) -> None:
-        """Report a name without a definition above it."""
+        """Report a name without a definition above it, which keepalived ignores."""
         where = self.definitions.get(f"{kind} {word.text}")
         if where is None:
-            self.settings.error(word, f"there is no {kind} '{word.text}', so it is not watched", "define it")
+            self.settings.findings.typo(
+                word.location, f"there is no {kind} '{word.text}', so it is not watched", "define it"
+            )
         else:
             line = f"line {where.location.line}" if where.location.file == word.location.file else str(where.location)
             text = f"{kind} '{word.text}' is defined only in {line}, so it is not watched"
-            self.settings.error(word, text, f"move the {kind} before this block")
+            self.settings.findings.typo(word.location, text, f"move the {kind} before this block")
 
     def mtu(self, device: str) -> int:
         """Return a device's MTU, by default Ethernet's."""

@@ -145,7 +145,8 @@ class Severity(Enum):
     """How severe a finding is.
 
     ERROR: pylvs does not do what is written, and the text names what it does instead.
-    WARNING: pylvs does what keepalived does, which is probably unintended: it ignores unknown keywords.
+    WARNING: pylvs does what keepalived does, which is probably unintended: it ignores unknown keywords. A reload
+    refuses a new `typo` all the same.
     NOTE: about this machine, not about the file. It does not change the exit status of `pylvs check`.
     """
 
@@ -178,17 +179,23 @@ class Finding:
     security: bool = False  # about a script: `pylvs check` exits with 6
     fatal: bool = False  # prevents a configuration: an unreadable file, a missing brace or include
     may_pass: bool = False  # the next attempt to read the files may succeed
+    typo: bool = False  # an unknown or surplus word, which has no effect, as in keepalived
 
     def __str__(self) -> str:
         advice = f"; {self.advice}" if self.advice else ""
         return f"{self.location}: {self.severity.value}: {self.text}{advice}"
+
+    @property
+    def refuses_reload(self) -> bool:
+        """Return whether a part of the file has no effect because of it. A start ignores that part."""
+        return self.severity is Severity.ERROR or self.typo
 
     def encoded(self) -> dict[str, Any]:
         """Return the finding as JSON types."""
         from dataclasses import asdict  # late: a start without findings does not need it
 
         found = asdict(self)
-        del found["may_pass"]
+        del found["may_pass"], found["typo"]
         return {**found.pop("location"), **found, "severity": self.severity.value}
 
 
@@ -207,6 +214,10 @@ class Findings:
     def warning(self, location: Location, text: str, advice: str = "") -> None:
         self.add(Finding(location, Severity.WARNING, text, advice))
 
+    def typo(self, location: Location, text: str, advice: str = "") -> None:
+        """Add a warning of an unknown or surplus word. A reload refuses a new one."""
+        self.add(Finding(location, Severity.WARNING, text, advice, typo=True))
+
     def add(self, finding: Finding) -> None:
         """Add a finding. The last one that fits reports the limit instead; fatal findings ignore the limit."""
         key = finding.location, finding.text
@@ -216,7 +227,8 @@ class Findings:
             self._found[key] = finding
         elif len(self._found) == MAX_FINDINGS - 1:
             location, text = finding.location, f"more than {MAX_FINDINGS - 1} findings"
-            self._found[location, text] = Finding(location, finding.severity, text, "repair these first")
+            advice = "repair these first"
+            self._found[location, text] = Finding(location, finding.severity, text, advice, typo=finding.typo)
 
     def all(self) -> tuple[Finding, ...]:
         """Return the findings in the order in which they were added."""

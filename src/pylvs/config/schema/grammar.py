@@ -18,9 +18,16 @@ T_co = TypeVar("T_co", covariant=True)
 class BadValue(Exception):
     """A value cannot be accepted; `word` is None where a word is missing."""
 
-    def __init__(self, text: str, advice: str = "", word: Word | None = None, severity: Severity = Severity.ERROR):
+    def __init__(
+        self,
+        text: str,
+        advice: str = "",
+        word: Word | None = None,
+        severity: Severity = Severity.ERROR,
+        typo: bool = False,
+    ) -> None:
         super().__init__(text)
-        self.text, self.advice, self.word, self.severity = text, advice, word, severity
+        self.text, self.advice, self.word, self.severity, self.typo = text, advice, word, severity, typo
 
 
 class Words:
@@ -66,6 +73,10 @@ class Words:
     def warn(self, word: Word, text: str, advice: str = "") -> None:
         """Report a word that is accepted nevertheless."""
         self._report(Finding(word.location, Severity.WARNING, text, advice))
+
+    def typo(self, word: Word, text: str, advice: str = "") -> None:
+        """Report an unknown word that is ignored, as in keepalived."""
+        self._report(Finding(word.location, Severity.WARNING, text, advice, typo=True))
 
     def error(self, word: Word, text: str, advice: str = "") -> None:
         """Report a word that a start accepts as keepalived does, and a reload refuses: probably a typing error."""
@@ -288,7 +299,7 @@ class Reader:
         if key not in self._unknown:
             self._unknown[key] = unknown_keyword(self.root, section.block, node.keyword)
         text, advice = self._unknown[key]
-        self.findings.warning(node.location, text, advice)
+        self.findings.typo(node.location, text, advice)
 
     def _report_state(self, entry: Keyword | Block, node: Node) -> bool:
         """Report an unsupported entry; return whether it is one."""
@@ -313,14 +324,14 @@ class Reader:
     def _line(self, section: Section, node: Node, kind: Type[object]) -> None:
         """Read one line of a block of lines."""
         if node.block is not None:
-            self.findings.warning(node.location, f"'{node.keyword}' takes no block here; it is ignored")
+            self.findings.typo(node.location, f"'{node.keyword}' takes no block here; it is ignored")
         read = self._parse(Words(node, node.words, self.findings.add), kind, node)
         if read is not None:
             section.add(read)
 
     def _keyword(self, section: Section, entry: Keyword, node: Node) -> None:
         if node.block is not None:
-            self.findings.warning(node.location, f"{node.keyword} takes no block; what is in it is ignored")
+            self.findings.typo(node.location, f"{node.keyword} takes no block; what is in it is ignored")
         read = self._parse(Words(node, node.arguments, self.findings.add), entry.type, node, node.keyword)
         if read is None:
             return
@@ -371,7 +382,7 @@ class Reader:
                 (f"{value} is not between", " ".join((value, "seconds is not between")))
             )
             text = f"{keyword} {problem.text}" if bare else problem.text
-            self.findings.add(Finding(location, problem.severity, text, problem.advice))
+            self.findings.add(Finding(location, problem.severity, text, problem.advice, typo=problem.typo))
             return None
         taken = words.taken
         self._report_surplus(words)
@@ -382,4 +393,4 @@ class Reader:
         if words:
             extra = list(words.rest())
             text = " ".join(word.text for word in extra)
-            self.findings.warning(extra[0].location, f"surplus '{text}' behind {words.node.keyword} is ignored")
+            self.findings.typo(extra[0].location, f"surplus '{text}' behind {words.node.keyword} is ignored")

@@ -45,7 +45,7 @@ def interface_of(word: Word, words: Words) -> Interface:
     digits = DIGITS.match(length)
     counts = int(digits[0]) if digits and int(digits[0]) <= longest else longest
     if slash and not (digits and digits[0] == length and int(length) == counts):
-        words.warn(word, f"'{length}' is not a prefix length of 0 to {longest}; /{counts} counts")
+        words.typo(word, f"'{length}' is not a prefix length of 0 to {longest}; /{counts} counts")
     return ip_interface(f"{address}/{counts}")
 
 
@@ -329,7 +329,7 @@ class _RouteDraft(_Draft):
         if name in IPV6_ONLY:
             self.of_family(6, word)
         if name == "features" and value.text not in CHOICES[name]:
-            self.words.warn(value, f"there is no feature '{value.text}'; it is ignored", "ecn is one")
+            self.words.typo(value, f"there is no feature '{value.text}'; it is ignored", "ecn is one")
             return
         check_option(name, value)
         self.options.append((name, lock + value.text))
@@ -394,7 +394,7 @@ class _RuleDraft(_Draft):
         try:
             self.given["protocol"] = protocol_of(word)
         except BadValue as problem:  # as in keepalived, the rule stays
-            self.words.warn(word, f"{problem.text}; it is ignored", problem.advice)
+            self.words.typo(word, f"{problem.text}; it is ignored", problem.advice)
 
     def option(self, name: str) -> None:
         """Check one of `ip rule`'s other options and keep its text."""

@@ -215,7 +215,7 @@ def _scheduler(words: Words) -> str:
     if word.text not in SCHEDULERS:
         near = did_you_mean(word.text, SCHEDULERS) or f"one of {', '.join(SCHEDULERS)}"
         text = f"there is no scheduler '{word.text}'; {DEFAULT_SCHEDULER} is used"
-        raise BadValue(text, near, word, Severity.WARNING)
+        raise BadValue(text, near, word, Severity.WARNING, typo=True)
     return word.text
 
 
@@ -355,7 +355,7 @@ def _status_codes(words: Words) -> tuple[tuple[int, int], ...]:
         if 0 < codes[0] <= codes[1]:
             found.append((codes[0], codes[1]))
         else:
-            words.warn(word, f"'{word.text}' is not a status code", "such as 200, or 200-299")
+            words.typo(word, f"'{word.text}' is not a status code", "such as 200, or 200-299")
     return tuple(found)
 
 
@@ -374,7 +374,7 @@ def _regex_options(words: Words) -> tuple[str, ...]:
             found.append(word.text)
         else:
             near = did_you_mean(word.text, list(OPTIONS))
-            words.warn(word, f"there is no regex option '{word.text}'; it is ignored", near)
+            words.typo(word, f"there is no regex option '{word.text}'; it is ignored", near)
     return tuple(found)
 
 

@@ -104,7 +104,7 @@ def _peer(words: Words) -> Peer:
     word = words.peek()
     for word in words.rest():
         if word.text not in limits:
-            words.warn(word, f"'{word.text}' is not known behind a peer and is ignored", "one peer a line")
+            words.typo(word, f"'{word.text}' is not known behind a peer and is ignored", "one peer a line")
             continue
         value = words.take(f"a number behind {word.text}")
         number = number_of(value)
@@ -145,7 +145,7 @@ def _vmac(words: Words) -> Vmac:
             else:
                 mac = octets
         elif name:
-            words.warn(word, f"the VMAC has a name already; '{word.text}' is ignored")
+            words.typo(word, f"the VMAC has a name already; '{word.text}' is ignored")
         else:
             try:
                 name = short_name(word, "device")
@@ -160,7 +160,7 @@ def _ipvlan(words: Words) -> Vmac:
     for word in words.rest():
         what = "mode" if word.text in _IPVLAN_MODES else "address" if _is_address(word.text) else "name"
         if (what == "mode" and mode) or (what == "address" and address) or (what == "name" and name):
-            words.warn(word, f"the ipvlan has {'an' if what == 'address' else 'a'} {what} already; it is ignored")
+            words.typo(word, f"the ipvlan has {'an' if what == 'address' else 'a'} {what} already; it is ignored")
         elif what == "mode":
             mode = _IPVLAN_MODES[word.text]
         elif what == "address":
@@ -308,7 +308,7 @@ def _line_weight(words: Words, maximum: int, clamped: bool) -> TrackWeight:
     try:
         kept = leading_number(words, word, -MAX_FILE_WEIGHT, MAX_FILE_WEIGHT)
     except BadValue as problem:
-        words.warn(word, f"{problem.text}; it is ignored")
+        words.typo(word, f"{problem.text}; it is ignored")
     if kept is not None and clamped and abs(kept) == maximum + 1:
         kept = maximum if kept > 0 else -maximum
         words.warn(word, f"weight {word.text} is not between -{maximum} and {maximum}; it counts as {kept}")
@@ -361,7 +361,7 @@ def _address_line(static: bool) -> Type[Written[HeldAddress]]:
                 given[flags[option]] = flags[option] not in ("tracked", "no_dad")
             elif option not in options:
                 near = did_you_mean(option, options)
-                words.warn(word, f"'{option}' is not known behind an address and is ignored", near)
+                words.typo(word, f"'{option}' is not known behind an address and is ignored", near)
             elif option == "dev":
                 if device is not None:
                     raise BadValue("a second device for one address", "write the address once for each", word)
@@ -389,7 +389,7 @@ def _address_option(given: dict[str, Any], interface: Interface, option: str, wo
     elif option == "scope":
         scope = named(Names.SCOPES, value.text, 255)
         if scope is None:
-            words.warn(value, f"scope '{value.text}' is not known; global counts")
+            words.typo(value, f"scope '{value.text}' is not known; global counts")
         given["scope"] = scope or 0
     elif option in ("brd", "broadcast"):
         given["broadcast"] = _broadcast(interface, value)
@@ -401,7 +401,7 @@ def _address_option(given: dict[str, Any], interface: Interface, option: str, wo
         try:
             lifetime = leading_within(words, value, 0, MAX_U32)
         except BadValue:
-            words.warn(value, f"'{value.text}' is no lifetime and is ignored", "write seconds, or forever")
+            words.typo(value, f"'{value.text}' is no lifetime and is ignored", "write seconds, or forever")
         else:
             given["preferred_lft_s"] = lifetime if lifetime < ENDLESS else FOREVER
 

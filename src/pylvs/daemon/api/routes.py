@@ -88,7 +88,7 @@ _YIELD = {"name": _NAME, "seconds": _SECONDS}
 _STOP = {"keep": Field(bool, "leave services and virtual routers for the next daemon")}
 _RELOAD = {
     "dry_run": Field(bool, "return what would change, and change nothing"),
-    "allow_empty": Field(bool, "run an empty file, which empties the table"),
+    "allow_empty": Field(bool, "run a file without services, which empties the table"),
     "force": Field(bool, "run a file with errors, without what is wrong in it"),
 }
 
