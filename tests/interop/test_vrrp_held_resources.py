@@ -52,13 +52,13 @@ vrrp_instance A {
   10.0.0.106/24 preferred_lft 0
  }
  virtual_ipaddress_excluded {
-  fe80::99/64
+  fe80::99/64 preferred_lft forever
   fd00::100
-  fd00::101/64
+  fd00::101/64 preferred_lft forever
   fd00::102 preferred_lft forever
-  fd00::103/64 -nodad
+  fd00::103/64 -nodad preferred_lft forever
   fd00::104 noprefixroute home
-  fd00::105/64 mngtmpaddr dev eth1
+  fd00::105/64 mngtmpaddr dev eth1 preferred_lft forever
   fd00::106 peer fd00::206
  }
 }

@@ -39,9 +39,13 @@ def test_an_address_line(line: str, expected: dict[str, Any]) -> None:
     assert found == HeldAddress(interface=ip_interface(line.split()[0]), **expected)
 
 
-def test_an_ipv6_address_of_a_single_host_is_deprecated_so_that_it_is_no_source_address() -> None:
-    found, _ = instance(addresses="2001:db8::1\n2001:db8::2/64\n2001:db8::3 preferred_lft forever")
-    assert [each.preferred_lft_s for each in found.addresses] == [0, -1, -1]
+def test_an_ipv6_address_of_a_router_is_deprecated_so_that_it_is_no_source_address() -> None:
+    lines = "virtual_ipaddress_excluded {", "2001:db8::4/64", "}"
+    found, _ = instance(*lines, addresses="2001:db8::1\n2001:db8::2/64\n2001:db8::3/64 preferred_lft forever")
+    assert [each.preferred_lft_s for each in found.addresses] == [0, 0, -1]
+    assert [each.preferred_lft_s for each in found.excluded] == [0]
+    static = clean("static_ipaddress {\n2001:db8::1 dev eth0\n2001:db8::2/64 dev eth0\n}")
+    assert [each.preferred_lft_s for each in static.addresses] == [0, -1]
 
 
 def test_an_ipv6_address_skips_dad_unless_its_line_overrides_it() -> None:
@@ -110,7 +114,7 @@ def test_an_address_line_that_is_wrong(line: str, finding: str, kept: bool) -> N
         (
             "2001:db8::1/64 label eth0:1 scope link",
             "2001:db8::1/64",
-            {"no_dad": True},
+            {"no_dad": True, "preferred_lft_s": 0},
             ["an IPv6 address has no label; it is ignored", "an IPv6 address has no scope; it is ignored"],
         ),
     ],

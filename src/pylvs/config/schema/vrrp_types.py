@@ -372,6 +372,9 @@ def _address_line(static: bool) -> Type[Written[HeldAddress]]:
             else:
                 _address_option(given, interface, option, words)
         _combine(given, words, first)
+        if interface.version == 6:  # or checks would start from the VIP; 2.2.7 prefers one with a prefix length
+            longest = given["interface"].network.prefixlen == interface.max_prefixlen
+            given.setdefault("preferred_lft_s", FOREVER if static and not longest else 0)
         return Written(HeldAddress(**given), first, (device,) if device else (), group)
 
     last = "track_group NAME" if static else "use_vmac"
@@ -456,7 +459,6 @@ def _combine(given: dict[str, Any], words: Words, first: Word) -> None:
         for option in ("label", "scope"):
             if given.pop(option, None):
                 words.warn(first, f"an IPv6 address has no {option}; it is ignored", f"remove {option}")
-        given.setdefault("preferred_lft_s", 0 if interface.network.prefixlen == longest else FOREVER)
 
 
 ADDRESS_LINE, STATIC_ADDRESS_LINE = _address_line(False), _address_line(True)
