@@ -5,6 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 from pathlib import Path
 
+import dns.message
 import pytest
 
 from pylvs.config.compile.checkers import BFD_TIMING, MAKERS
@@ -164,6 +165,22 @@ def test_smtp_asks_every_host() -> None:
     found = check("SMTP_CHECK {\n helo_name me\n host {\n connect_port 25\n }\n host {\n connect_ip 10.0.0.3\n }\n}")
     assert isinstance(found, SmtpCheck)
     assert (found.helo_name, found.targets) == ("me", (Target(RIP, 25), Target(ip_address("10.0.0.3"), 80)))
+
+
+def test_smtp_has_the_timing_that_its_hosts_write() -> None:
+    hosts = "host {\n connect_timeout 9\n retry 4\n delay_before_retry 2\n }\n host {\n connect_timeout 3\n alpha\n }"
+    found = check(f"SMTP_CHECK {{\n retry 2\n delay_loop 7\n {hosts}\n}}")
+    assert isinstance(found, SmtpCheck)
+    pace = found.pace
+    assert (pace.timeout_s, pace.retry, pace.delay_before_retry_s, pace.delay_loop_s, pace.alpha) == (9, 4, 2, 7, True)
+
+
+@pytest.mark.parametrize("kind", ["A", "NS", "CNAME", "SOA", "MX", "TXT", "AAAA", "RRSIG", "DNSKEY"])
+def test_dns_asks_for_every_type_of_keepalived(kind: str) -> None:
+    found = check(f"DNS_CHECK {{\n type {kind.lower()}\n}}")
+    assert isinstance(found, DnsCheck)
+    assert found.type == kind
+    assert dns.message.make_query(".", found.type)
 
 
 def test_udp_reads_bytes_as_keepalived_does() -> None:
@@ -375,7 +392,7 @@ def test_checks_are_shared_unless_the_file_says_otherwise(settings: str, own: st
             "HTTP_GET {\n path /\n url {\n path /\n }\n}",
             "8: warning: path is not known in HTTP_GET and is ignored; it belongs in url or LOAD_CHECK",
         ),
-        ("DNS_CHECK {\n type FOO\n}", "8: error: 'FOO' is not one of A, NS, CNAME, SOA, MX, TXT, AAAA"),
+        ("DNS_CHECK {\n type FOO\n}", "8: error: 'FOO' is not one of A, NS, CNAME, SOA, MX, TXT, AAAA, RRSIG, DNSKEY"),
         (
             "DNS_CHECK {\n name .example..org\n}",
             "8: error: '.example..org' is not a domain name; each label has 1 to 63 bytes",

@@ -213,7 +213,7 @@ def test_a_finding_is_located_at_its_word() -> None:
 
 
 def test_a_keyword_without_effect_is_noted_with_the_reason() -> None:
-    quiet = {"no_checker_emails", "vrrp_no_swap", "dynamic", "debug", "regex_stack"}
+    quiet = {"no_checker_emails", "vrrp_no_swap", "dynamic", "debug"}
     ignored = [each for block in global_defs.ROOT.blocks() for each in block.entries if each.state is State.IGNORED]
     assert {each.name for each in ignored if not each.instead} == quiet, "they are always on"
     _, found = build(read_text("global_defs {\n bfd_rt_priority 5\n}\n")[0])

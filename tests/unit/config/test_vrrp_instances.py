@@ -279,6 +279,17 @@ def test_the_words_of_garp_extra_if_have_no_order(words: str, expected: tuple[in
     assert messages == []
 
 
+def test_the_old_words_of_garp_extra_if_count() -> None:
+    text = "global_defs {\nvrrp_vmac_garp_intvl all 7\n}\n" + INSTANCE.format(addresses=ADDRESS, lines="")
+    found, messages = vrrp(text)
+    announcements = found.instances[0].announcements
+    assert (announcements.extra_interval_s, announcements.extra_everywhere) == (7, True)
+    assert messages == ["2: warning: vrrp_vmac_garp_intvl is an old word for vrrp_garp_extra_if"]
+    own, messages = instance("vmac_garp_intvl 10")
+    assert (own.announcements.extra_interval_s, own.announcements.extra_everywhere) == (10, False)
+    assert messages == ["7: warning: vmac_garp_intvl is an old word for garp_extra_if"]
+
+
 def test_an_owner_accepts_and_its_priority_does_not_change() -> None:
     lines = "priority 255", "no_accept", "track_interface {", "eth1", "eth2 weight 3", "}"
     found, messages = instance(*lines)

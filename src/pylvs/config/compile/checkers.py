@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from pylvs.config.compile.effective import EffectiveBlock
 from pylvs.config.compile.scripts import ScriptRules
 from pylvs.config.language.tree import Word
-from pylvs.config.schema.grammar import Section, did_you_mean
+from pylvs.config.schema.grammar import Section, State, did_you_mean
 from pylvs.config.schema.service_types import ALL_GOOD, Server
 from pylvs.config.schema.types import MAX_SECONDS
-from pylvs.config.schema.virtual_server import DELAY_LOOP_S
+from pylvs.config.schema.virtual_server import DELAY_LOOP_S, checker_timing
 from pylvs.config.schema.vrrp_types import TrackWeight
 from pylvs.model.checks import (
     AgentCheck,
@@ -41,6 +41,7 @@ FILE_TIMING = Pace(delay_loop_s=1.0, retry=0, warmup_s=0.0)
 # A change of the session is a probe at once; those between keep the time of the last one recent.
 BFD_TIMING = Pace(delay_loop_s=10.0, retry=0, warmup_s=0.0)
 NODE_EXPORTER_PORT = 9100
+TIMING = tuple(each.name for each in checker_timing() if each.state is State.SUPPORTED)
 
 
 def tls_client_of(root: EffectiveBlock) -> TlsClient:
@@ -160,9 +161,20 @@ class CheckMaker:
         return block.make(Url)
 
     def smtp(self, block: EffectiveBlock) -> Check | None:
-        hosts = tuple(self.target(each) for each in block.below("host"))
-        targets = hosts or (self.target_or_vip(block),)
+        hosts = list(block.below("host"))
+        self._share_timing(block, hosts)
+        targets = tuple(self.target(each) for each in hosts) or (self.target_or_vip(block),)
         return block.make(SmtpCheck, targets=targets, pace=self.timing(block))
+
+    def _share_timing(self, block: EffectiveBlock, hosts: list[EffectiveBlock]) -> None:
+        """Give the check the timing that its hosts write: the last value, as in keepalived; the longest timeout."""
+        timed = {name: host for host in hosts for name in TIMING if host.section.setting(name)}
+        for name, host in timed.items():
+            value = host.effective(name).value
+            if name == "connect_timeout":
+                value = max(each.seconds(name) for each in hosts)
+            for each in (block, *hosts):
+                each.fill(name, value)
 
     def dns(self, block: EffectiveBlock) -> Check | None:
         return block.make(DnsCheck, target=self.target_or_vip(block), pace=self.timing(block))

@@ -197,6 +197,7 @@ GLOBAL_DEFS = Block(
         Keyword("include_check", ANY, "conditions of the following includes", state=State.PARSED),
         Keyword("random_seed", ANY, "makes _RANDOM repeatable", state=State.PARSED),
         *defaults_of(*(keyword.name for keyword in GARP)),
+        Keyword("vrrp_vmac_garp_intvl", EXTRA_DEFAULT, "old name of vrrp_garp_extra_if", is_now="vrrp_garp_extra_if"),
         flag("vrrp_min_garp", "default: one gratuitous ARP, without repetition"),
         Keyword("vrrp_garp_interval", SENDING, "minimum seconds between gratuitous ARPs on a device"),
         Keyword(

@@ -140,7 +140,7 @@ UDP_CHECK = Block(
         *checker_timing(),
     ),
 )
-DNS_TYPE = choice("A", "NS", "CNAME", "SOA", "MX", "TXT", "AAAA", any_case=True)
+DNS_TYPE = choice("A", "NS", "CNAME", "SOA", "MX", "TXT", "AAAA", "RRSIG", "DNSKEY", any_case=True)
 DNS_CHECK = Block(
     "DNS_CHECK",
     "a name server answers over UDP without an error",
@@ -151,7 +151,11 @@ DNS_CHECK = Block(
         *checker_timing(retry=3, delay=None),
     ),
 )
-HOST = Block("host", "deprecated: another address that must answer too", CONNECTION)
+HOST = Block(
+    "host",
+    "deprecated: another address that must answer too; its timing is that of the whole check",
+    (*CONNECTION, *checker_timing()),
+)
 SMTP_CHECK = Block(
     "SMTP_CHECK",
     "a mail server greets, and answers HELO and QUIT",
@@ -176,7 +180,13 @@ URL = Block(
         Keyword("regex_options", REGEX_OPTIONS, "options of the regular expression", (), combine=add),
         Keyword("regex_min_offset", OFFSET, "first byte at which a match may begin", 0),
         Keyword("regex_max_offset", OFFSET, "last byte at which a match may begin; 0: anywhere", 0),
-        Keyword("regex_stack", texts(), "memory of PCRE2", state=State.IGNORED),
+        Keyword(
+            "regex_stack",
+            texts(),
+            "memory of PCRE2",
+            state=State.IGNORED,
+            instead="PCRE2 allocates its stack as needed",
+        ),
         flag("tls_compliant", "send close_notify at the end of the TLS connection", is_own=True),
     ),
 )

@@ -260,6 +260,7 @@ VRRP_INSTANCE = Block(
         Keyword("use_ipvlan", IPVLAN, "use an ipvlan of mode L2; IPv4 needs an address", default_doc="none"),
         bare("vmac_xmit_base", "send advertisements from the underlying device"),
         *GARP,
+        Keyword("vmac_garp_intvl", EXTRA, "old name of garp_extra_if", is_now="garp_extra_if"),
         _with_global("lower_prio_no_advert", FLAG, "do not answer an advertisement with a lower priority", False),
         _with_global(
             "higher_prio_send_advert",
