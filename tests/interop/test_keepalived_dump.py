@@ -86,7 +86,7 @@ ROUTERS: list[tuple[str, str]] = [
     ("priority 255\ntrack_file {\nnumber\n}", "192.168.200.47"),
     ("mcast_dst_ip 224.0.0.99", "192.168.200.48"),
     ("", "fe80::1:2\n2001:db8::1/64 preferred_lft forever\n2001:db8::2\n2001:db8::3 preferred_lft forever"),
-    ("advert_int 0.5\nmcast_dst_ip ff02::99", "2001:db8::5/64"),
+    ("advert_int 0.5\nmcast_dst_ip ff02::99", "2001:db8::5/64 preferred_lft forever"),
     ("strict_mode", "192.168.200.49"),
     ("strict_mode\npriority 255", "192.168.200.50"),
     ("strict_mode\nversion 3\naccept\ngarp_lower_prio_repeat 3", "192.168.200.51"),

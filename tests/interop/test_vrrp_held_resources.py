@@ -88,7 +88,7 @@ vrrp_instance B {
  use_vmac
  virtual_ipaddress {
   fe80::51
-  fd00::51/64
+  fd00::51/64 preferred_lft forever
  }
 }
 vrrp_instance C {

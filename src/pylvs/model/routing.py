@@ -60,6 +60,7 @@ class Route:
     kind: str = "unicast"  # unicast, local, broadcast, multicast, throw, unreachable, prohibit, blackhole, nat
     next_hops: tuple[NextHop, ...] = ()
     source: Address | None = None  # preferred source
+    from_network: Network | None = None  # IPv6: for packets from there alone
     table: int = TABLE_MAIN
     scope: int | None = None  # None: the kernel's default for this kind
     metric: int = 0

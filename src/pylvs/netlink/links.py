@@ -54,6 +54,7 @@ class Device:
     xdp_generic: int = 0
     vlan_protocol: int = 0  # ETH_P_8021Q or ETH_P_8021AD
     vid: int = 0
+    vrf_table: int = 0  # of a VRF
 
     @property
     def bare(self) -> bool:
@@ -117,7 +118,8 @@ def _device(message: bytes, addresses: dict[int, list[Address]]) -> Device:
     xdp = attributes(found.get(43, b""))  # IFLA_XDP
     kind = name(info.get(1))  # IFLA_INFO_KIND
     is_vlan = kind == "vlan" and 37 not in found  # IFLA_LINK_NETNSID
-    tag = attributes(info.get(2, b"")) if is_vlan else {}  # IFLA_INFO_DATA
+    data = attributes(info.get(2, b""))  # IFLA_INFO_DATA
+    tag = data if is_vlan else {}
     return Device(
         index=index,
         name=name(found.get(3)),
@@ -133,6 +135,7 @@ def _device(message: bytes, addresses: dict[int, list[Address]]) -> Device:
         xdp_generic=number(xdp.get(6)),  # IFLA_XDP_SKB_PROG_ID
         vlan_protocol=int.from_bytes(tag.get(5, b""), "big"),  # IFLA_VLAN_PROTOCOL
         vid=number(tag.get(1)),  # IFLA_VLAN_ID
+        vrf_table=number(data.get(1)) if kind == "vrf" else 0,  # IFLA_VRF_TABLE
     )
 
 

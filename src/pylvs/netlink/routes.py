@@ -25,7 +25,8 @@ KINDS = {"unicast": 1, "local": 2, "broadcast": 3, "multicast": 5, "blackhole": 
 KINDS |= {"throw": 9, "nat": 10}
 WITHOUT_HOPS = ("blackhole", "unreachable", "prohibit", "throw")
 SCOPES = {"local": SCOPE_HOST, "nat": SCOPE_HOST, "broadcast": SCOPE_LINK}  # other kinds: global
-OIF, GATEWAY, SOURCE, METRICS, MULTIPATH, FLOW, PREFERENCE, EXPIRES, TTL_PROPAGATE = 4, 5, 7, 8, 9, 11, 20, 23, 26
+RTA_SRC, OIF, GATEWAY, SOURCE, METRICS, MULTIPATH, FLOW, PREFERENCE = 2, 4, 5, 7, 8, 9, 11, 20
+EXPIRES, TTL_PROPAGATE = 23, 26
 HOP = struct.Struct("=HBBi")  # struct rtnexthop
 ONLINK = 4
 IPV6_METRIC = 1024  # IP6_RT_PRIO_USER: the default
@@ -47,7 +48,7 @@ PREFERENCES = {"medium": 0, "high": 1, "low": 3}  # RFC 4191
 ACTIONS = {"table": 1, "goto": 2, "nop": 3, "blackhole": 6, "unreachable": 7, "prohibit": 8}
 INVERT = 2
 (FRA_DST, FRA_SRC, FRA_IIF, FRA_GOTO, FRA_PRIORITY, FRA_MARK, FRA_FLOW) = (1, 2, 3, 4, 6, 10, 11)
-(FRA_IFGROUP, FRA_PREFIX, FRA_TABLE, FRA_MASK, FRA_OIF, FRA_L3MDEV) = (13, 14, 15, 16, 17, 19)
+(FRA_TUN_ID, FRA_IFGROUP, FRA_PREFIX, FRA_TABLE, FRA_MASK, FRA_OIF, FRA_L3MDEV) = (12, 13, 14, 15, 16, 17, 19)
 (FRA_UIDS, FRA_PROTOCOL, FRA_IP_PROTO, FRA_SPORT, FRA_DPORT) = (20, 21, 22, 23, 24)
 
 GONE = (errno.ESRCH, errno.ENOENT, errno.ENODEV)
@@ -104,7 +105,7 @@ def encoded(route: Route, going: bool = False) -> bytes:
     body = codec.RTMSG.pack(
         family_of(to.network_address),
         to.prefixlen,
-        0,
+        route.from_network.prefixlen if route.from_network else 0,
         route.tos,
         route.table if route.table < 256 else 0,
         route.protocol,
@@ -113,6 +114,7 @@ def encoded(route: Route, going: bool = False) -> bytes:
         ONLINK if len(hops) == 1 and hops[0].onlink else 0,
     )
     body += attribute(RTA_DST, to.network_address.packed) + u32(RTA_TABLE, route.table)
+    body += attribute(RTA_SRC, route.from_network.network_address.packed) if route.from_network else b""
     metric = key_of(route).metric if going else route.metric
     body += u32(RTA_PRIORITY, metric) if metric else b""
     if len(hops) == 1:
@@ -231,6 +233,8 @@ def _rule_option(name: str, value: str) -> bytes:
         return u32(FRA_IFGROUP, int(value))
     if name == "realms":
         return u32(FRA_FLOW, _realms(value))
+    if name == "tunnel-id":
+        return attribute(FRA_TUN_ID, struct.pack(">Q", int(value)))
     number = number_of(value)
     return attribute(FRA_IP_PROTO, bytes([socket.getprotobyname(value) if number is None else number]))
 

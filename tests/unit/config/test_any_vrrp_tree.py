@@ -11,7 +11,7 @@ from pylvs.config.language.tree import Document, Location, Node, Word
 from pylvs.config.schema.global_defs import ROOT
 from pylvs.config.schema.grammar import Block
 from pylvs.config.show import as_json, shown
-from tests.unit.config.vrrp_support import MTUS
+from tests.unit.config.vrrp_support import DEVICES
 
 NAMES = ("A", "B", "C")
 VALUES = (
@@ -79,11 +79,11 @@ nearly = st.one_of(instances, instances, *(whole(BLOCKS[name], name) for name in
 @settings(max_examples=60, deadline=None)
 @given(st.lists(nearly, max_size=6))
 def test_what_is_made_of_a_tree_is_shown_and_read_again_as_the_same(tree: list[Node]) -> None:
-    compiled = compile_document(Document(tuple(tree), ("x.conf",)), MTUS)
+    compiled = compile_document(Document(tuple(tree), ("x.conf",)), DEVICES)
     as_json(compiled.effective)
     found = compiled.configuration.vrrp
     assert all(each.text for each in compiled.findings)
     assert len({each.name for each in found.instances}) == len(found.instances)
     document, unread = read_text(shown(compiled.effective), "x.conf")
     assert unread == ()
-    assert compile_document(document, MTUS).configuration.vrrp == found
+    assert compile_document(document, DEVICES).configuration.vrrp == found

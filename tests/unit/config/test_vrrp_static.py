@@ -10,7 +10,7 @@ import pytest
 from pylvs.model.routing import HeldAddress, NextHop, Route, RoutingRule
 from pylvs.model.vrrp import Fifo, LinkDelay, LinkPolling, PolledLink, SendingLimit, Track, VrrpSettings
 from pylvs.model.wanted import DbusSettings, SnmpSettings
-from tests.unit.config.vrrp_support import INSTANCE, clean, configured, instance, vrrp
+from tests.unit.config.vrrp_support import ADDRESS, INSTANCE, clean, configured, instance, left_out, vrrp
 
 
 def address(line: str) -> tuple[HeldAddress | None, list[str]]:
@@ -193,6 +193,15 @@ NET = ip_network("10.1.0.0/16")
                 append=True,
             ),
         ),
+        ("10.1.0.0/16 dev eth1 vrf blue", Route(destination=NET, next_hops=(NextHop(device="eth1"),), table=7)),
+        (
+            "from 2001:db8::/32 default dev eth1",
+            Route(
+                destination=ip_network("::/0"),
+                next_hops=(NextHop(device="eth1"),),
+                from_network=ip_network("2001:db8::/32"),
+            ),
+        ),
     ],
 )
 def test_a_route(line: str, expected: Route) -> None:
@@ -221,8 +230,8 @@ def test_a_route(line: str, expected: Route) -> None:
         ("10.1.0.0/16 dev eth0 table nowhere", "error: table 'nowhere' is neither a number", False),
         ("10.1.0.0/16 dev eth0 pref high", "error: IPv4 and IPv6 in one route", False),
         ("10.1.0.0/16 dev eth0 nexthop via 10.0.0.3 weight 257", "error: weight 257 is not between 1 and 256", False),
-        ("10.1.0.0/16 dev eth0 vrf blue", "error: a route with 'vrf' is not made", False),
-        ("from 2001:db8::/32 default6 dev eth0", "error: a route with 'from' is not made", False),
+        ("from 10.2.0.0/16 10.1.0.0/16 dev eth0", "error: a route of IPv4 is for packets from everywhere", False),
+        ("from 2001:db8::/32 10.1.0.0/16 dev eth0", "error: IPv4 and IPv6 in one route", False),
         ("10.1.0.0/16 dev eth0 add", "warning: 'add' counts as prepend", True),
         ("10.1.0.0/16 dev eth0 as to 10.0.0.1", "warning: 'as 10.0.0.1' has a meaning for MPLS alone", True),
         ("10.1.0.0/16 dev eth0 features foo", "warning: there is no feature 'foo'; it is ignored", True),
@@ -234,6 +243,23 @@ def test_a_route_that_is_wrong(line: str, finding: str, kept: bool) -> None:
     found, messages = route(line)
     assert [each.startswith(finding) for each in messages] == [True], messages
     assert (found is not None) is kept
+
+
+@pytest.mark.parametrize(
+    ("line", "finding"),
+    [
+        ("10.1.0.0/16 dev eth0 encap ip id 5 dst 10.0.0.1 via 10.0.0.2", "a route with encap is not made"),
+        ("10.1.0.0/16 dev eth0 vrf red", "this machine has no VRF red"),
+        ("10.1.0.0/16 dev eth0 vrf eth1", "this machine has no VRF eth1"),
+    ],
+)
+def test_a_router_never_runs_without_a_route_that_cannot_be(line: str, finding: str) -> None:
+    text = INSTANCE.format(addresses=ADDRESS, lines=f"virtual_routes {{\n{line}\n}}")
+    without = "without it the virtual router must not be master, and is left out"
+    assert left_out(text) == [f"8: error: {finding}; {without}"]
+    static, messages = vrrp(f"static_routes {{\n10.3.0.0/16 dev eth0\n{line}\n}}\n")
+    assert [str(each) for each in static.routes] == ["10.3.0.0/16"]
+    assert messages == [f"3: error: {finding}; it is left out"]
 
 
 def rule(line: str) -> tuple[RoutingRule | None, list[str]]:
@@ -253,6 +279,7 @@ def rule(line: str) -> tuple[RoutingRule | None, list[str]]:
         ("from 10.1.0.0/16 goto 9 preference 5", {"source": NET, "action": "goto", "goto": 9}),
         ("from 2001:db8::/32 l3mdev preference 5", {"family": 6, "l3mdev": True}),
         ("table 7 preference 0x5 sup_pl 0", {"options": (("suppress_prefixlength", "0"),)}),
+        ("table 7 preference 5 tunnel-id 9", {"options": (("tunnel-id", "9"),)}),
         ("table 7 preference 5 sup_group 3", {"options": (("suppress_ifgroup", "3"),)}),
         ("from default6 table 7 preference 5", {"family": 6, "source": None}),
         (
@@ -274,7 +301,7 @@ def test_a_rule(line: str, expected: dict[str, Any]) -> None:
     [
         ("from 10.1.0.0/16 table 7", "warning: the rule has no preference; it gets 16384", True),
         ("from 10.1.0.0/16 table 7 prio 5", "error: 'prio' is not known in a rule", False),
-        ("table 7 preference 5 tunnel-id 9", "error: a rule with 'tunnel-id' is not made", False),
+        ("table 7 preference 5 tunnel-id 18446744073709551616", "error: tunnel-id 18446744073709551616 is not", False),
         ("table 7 preference 5 protocol foo", "warning: protocol 'foo' is neither a number", True),
         ("from 10.1.0.0/16 preference 5", "error: the rule does nothing", False),
         ("from 10.1.0.0/16 table 7 nop preference 5", "error: 'nop' is a second action", False),

@@ -1,14 +1,22 @@
-"""Helpers for tests of virtual routers: a machine with four devices, and one instance."""
+"""Helpers for tests of virtual routers: a machine with some devices, and one instance."""
 
 from __future__ import annotations
 
 from textwrap import dedent
+from typing import Any
 
 from pylvs.config.compile.document import CompiledDocument, compile_document
 from pylvs.config.language.parser import read_text
 from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
+from pylvs.netlink.links import Device
 
-MTUS = {"lo": 65536, "eth0": 1500, "eth1": 1500, "eth2": 600, "eth3": 1500}
+
+def device(name: str, mtu: int = 1500, **more: Any) -> Device:
+    return Device(1, name, bytes(6), "", True, name == "lo", mtu, 0, 0, (), **more)
+
+
+ETHERNET = device("eth0"), device("eth1"), device("eth2", 600), device("eth3")
+DEVICES = device("lo", 65536), *ETHERNET, device("blue", vrf_table=7)
 INSTANCE = """\
 vrrp_instance VI_1 {{
     interface eth0
@@ -26,7 +34,7 @@ def configured(text: str) -> CompiledDocument:
     """Compile a well-formed text on that machine."""
     document, findings = read_text(dedent(text), "test.conf")
     assert findings == ()
-    return compile_document(document, MTUS)
+    return compile_document(document, DEVICES)
 
 
 def vrrp(text: str) -> tuple[VrrpConfiguration, list[str]]:

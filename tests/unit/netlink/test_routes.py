@@ -65,6 +65,13 @@ def test_a_route_through_one_hop() -> None:
     }
 
 
+def test_a_route_for_packets_of_one_network() -> None:
+    of = route("::/0", from_network=ip_network("2001:db8::/32"))
+    assert encoded(of)[2] == 32
+    for going in False, True:
+        assert encoded_attributes(of, going)[2] == ip_address("2001:db8::").packed
+
+
 def test_a_table_beyond_255_does_not_fit_the_header() -> None:
     assert encoded(route("10.0.0.0/8", table=5000))[4] == 0
     assert encoded(route("10.0.0.0/8", table=7))[4] == 7
@@ -178,6 +185,7 @@ def test_each_action_has_its_number(action: str, number: int) -> None:
         ("realms", "3/4", 11, u32(0x30004)),
         ("suppress_prefixlength", "8", 14, u32(8)),
         ("suppress_ifgroup", "3", 13, u32(3)),
+        ("tunnel-id", "9", 12, bytes(7) + b"\x09"),
     ],
 )
 def test_each_option_of_a_rule_has_its_number(name: str, words: str, kind: int, value: bytes) -> None:

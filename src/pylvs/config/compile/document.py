@@ -32,10 +32,10 @@ class CompiledDocument:
 
 
 @gc_paused()
-def compile_document(document: Document, mtus: Mapping[str, int] | None = None) -> CompiledDocument:
+def compile_document(document: Document, devices: Iterable[links.Device] | None = None) -> CompiledDocument:
     """Compile a document. Never raises: problems are findings, and the rest is compiled.
 
-    `mtus` maps devices to their MTUs; None stands for this machine's devices.
+    `devices` are those of the machine; None stands for this one.
     """
     reader = Reader(ROOT)
     section = reader.read(document.nodes)
@@ -43,9 +43,7 @@ def compile_document(document: Document, mtus: Mapping[str, int] | None = None) 
     settings = next(effective.below("global_defs"))
     scripts = ScriptRules.of_document(settings)
     services = tuple(services_of(effective, scripts))
-    if mtus is None:
-        mtus = {each.name: each.mtu for each in links.devices()}
-    vrrp = vrrp_of(effective, scripts, mtus)
+    vrrp = vrrp_of(effective, scripts, links.devices() if devices is None else devices)
     compiled = _settings(effective, settings, scripts)
     described = descriptions_of(effective) if compiled.snmp.checker else Descriptions()
     configuration = Configuration(services, compiled, vrrp, described)

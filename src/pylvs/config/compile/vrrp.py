@@ -13,6 +13,7 @@ from pylvs.config.compile.vrrp_instance import (
     CompiledInstance,
     instance_of,
     notify_of,
+    route_of,
     rules_of,
     without_weighted_devices,
 )
@@ -45,17 +46,19 @@ from pylvs.model.vrrp import (
     VrrpInstance,
     VrrpSettings,
 )
+from pylvs.netlink.links import Device
 
 DEFINITIONS = ("vrrp_script", "track_file", "vrrp_track_process", "bfd_instance")
 
 
-def vrrp_of(root: EffectiveBlock, scripts: ScriptRules, mtus: Mapping[str, int]) -> VrrpConfiguration:
-    """Compile the VRRP blocks of a document. `mtus` are those of this machine's devices.
+def vrrp_of(root: EffectiveBlock, scripts: ScriptRules, devices: Iterable[Device]) -> VrrpConfiguration:
+    """Compile the VRRP blocks of a document. `devices` are those of this machine.
 
     Remove rejected blocks from the effective configuration too.
     """
     settings = next(root.below("global_defs"))
-    symbols = Symbols(settings, scripts, mtus, settings.maybe("dynamic_interfaces", bool, False))
+    named = {each.name: each for each in devices}
+    symbols = Symbols(settings, scripts, named, settings.maybe("dynamic_interfaces", bool, False))
     symbols.definitions = {f"{each.block.name} {name_of(each)}": name_of(each) for each in root.below(*DEFINITIONS)}
     _missing_devices(root, symbols)
     return _VrrpCompiler(root, symbols).build()
@@ -431,7 +434,7 @@ def addresses_of(block: EffectiveBlock, symbols: Symbols) -> Iterator[HeldAddres
     for held in block.section.lines(Written):
         address: HeldAddress = held.value
         if not address.device:
-            if not symbols.dynamic_interfaces and device not in symbols.mtus:
+            if not symbols.dynamic_interfaces and device not in symbols.devices:
                 text = f"{held.word.text} has no device, and this machine has no '{device}', the default_interface"
                 block.error(held.word, text, "write dev DEVICE")
             address = replace(address, device=device)
@@ -444,7 +447,9 @@ def routes_of(block: EffectiveBlock, symbols: Symbols) -> Iterator[Route]:
     for each in block.section.lines(Written):
         hops = each.value.next_hops
         _track_device(block, each, hops[0].device if len(hops) == 1 else "", symbols)
-        yield each.value
+        route = route_of(block, each, symbols, "it is left out")
+        if route is not None:
+            yield route
 
 
 def _track_rules(block: EffectiveBlock, symbols: Symbols) -> None:

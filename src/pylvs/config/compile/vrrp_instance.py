@@ -33,7 +33,7 @@ from pylvs.config.schema.routing_types import NO_PREFERENCE
 from pylvs.config.schema.types import Written
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, replace
-from pylvs.model.routing import HeldAddress, RoutingRule
+from pylvs.model.routing import HeldAddress, Route, RoutingRule
 from pylvs.model.vrrp import (
     Announcements,
     Authentication,
@@ -75,6 +75,10 @@ def instance_of(block: EffectiveBlock, symbols: Symbols) -> CompiledInstance | N
     more = (_on_device(each, device_of(block), symbols) for each in block.lines("virtual_ipaddress_excluded", Written))
     excluded = (*surplus, *more)
     _report_duplicates(block, advertised + excluded)
+    without = "without it the virtual router must not be master, and is left out"
+    routes = [route_of(block, each, symbols, without) for each in block.lines("virtual_routes", Written)]
+    if None in routes:
+        return None
     tracks, data_plane = _tracking(block, symbols)
     authentication, password = authentication_of(block) or (None, b"")
     instance = block.make(
@@ -86,7 +90,7 @@ def instance_of(block: EffectiveBlock, symbols: Symbols) -> CompiledInstance | N
         starts_as_master=is_master(block),
         addresses=tuple(each.value for each in advertised),
         excluded=tuple(each.value for each in excluded),
-        routes=tuple(each.value for each in block.lines("virtual_routes", Written)),
+        routes=tuple(each for each in routes if each is not None),
         rules=tuple(rule for each in block.below("virtual_rules") for rule in rules_of(each, symbols)),
         preempt=not block.get("nopreempt", bool),
         accept=_accepts(block),
@@ -114,6 +118,22 @@ def instance_of(block: EffectiveBlock, symbols: Symbols) -> CompiledInstance | N
     )
     _report_first_address(instance, block)
     return CompiledInstance(instance, block, advertised + excluded)
+
+
+def route_of(block: EffectiveBlock, written: Written[Route], symbols: Symbols, without: str) -> Route | None:
+    """Return a route with the table of its VRF; None, and a finding with what happens `without` it, if it cannot be."""
+    route, options = written.value, dict(written.value.options)
+    if "encap" in options:
+        block.error(written.word, f"a route with encap is not made; {without}", "write dev and a tunnel device")
+        return None
+    if "vrf" not in options:
+        return route
+    vrf = options["vrf"]
+    table = symbols.devices[vrf].vrf_table if vrf in symbols.devices else 0
+    if not table:
+        block.error(written.word, f"this machine has no VRF {vrf}; {without}", "create it, or write table N")
+        return None
+    return replace(route, table=table, options=tuple(each for each in route.options if each[0] != "vrf"))
 
 
 def rules_of(block: EffectiveBlock, symbols: Symbols) -> Iterator[RoutingRule]:

@@ -13,6 +13,7 @@ from pylvs.config.schema.vrrp_types import TrackWeight, WrittenTrack
 from pylvs.model.bfd import BfdSession
 from pylvs.model.dataclass import dataclass, field, replace
 from pylvs.model.vrrp import Track, TrackFile, TrackProcess, Tracks, VrrpScript
+from pylvs.netlink.links import Device
 
 DEFAULT_INTERFACE = "eth0"
 ETHERNET_MTU = 1500
@@ -50,7 +51,7 @@ class Symbols:
 
     settings: EffectiveBlock  # global_defs
     script_rules: ScriptRules
-    mtus: Mapping[str, int]  # of this machine's devices
+    devices: Mapping[str, Device]  # of this machine, by name
     dynamic_interfaces: bool = False
     scripts: dict[str, VrrpScript] = field(default_factory=dict)
     files: dict[str, TrackFile] = field(default_factory=dict)
@@ -76,7 +77,7 @@ class Symbols:
 
     def check_device(self, word: Word) -> None:
         """Report a device that this machine does not have, unless devices may appear later."""
-        if word.text not in self.mtus and not self.dynamic_interfaces:
+        if word.text not in self.devices and not self.dynamic_interfaces:
             advice = "create it, correct its name, or write dynamic_interfaces into global_defs"
             self.settings.warning(word, f"this machine has no device '{word.text}'", advice)
 
@@ -94,7 +95,7 @@ class Symbols:
 
     def mtu(self, device: str) -> int:
         """Return a device's MTU, by default Ethernet's."""
-        return self.mtus.get(device, ETHERNET_MTU)
+        return self.devices[device].mtu if device in self.devices else ETHERNET_MTU
 
 
 def name_of(block: EffectiveBlock) -> Word:

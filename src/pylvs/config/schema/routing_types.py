@@ -95,7 +95,7 @@ def preference_of(word: Word) -> int:
 LOCKABLE = ("mtu", "hoplimit", "advmss", "rtt", "rttvar", "reordering", "window", "cwnd", "ssthresh", "rto_min")
 ROUTE_LIMITS = dict.fromkeys((*LOCKABLE, "initcwnd", "initrwnd", "expires"), MAX_U32)
 ROUTE_LIMITS |= {"hoplimit": 255, "quickack": 1, "fastopen_no_cookie": 1}
-RULE_LIMITS = {"suppress_prefixlength": 128, "suppress_ifgroup": MAX_U32}
+RULE_LIMITS = {"suppress_prefixlength": 128, "suppress_ifgroup": MAX_U32, "tunnel-id": 0xFFFFFFFFFFFFFFFF}
 LIMITS = ROUTE_LIMITS | RULE_LIMITS
 CHOICES = {"features": ("ecn",), "pref": ("low", "medium", "high"), "ttl-propagate": ("enabled", "disabled")}
 RANGES = {"uidrange": MAX_U32, "sport": 65535, "dport": 65535}
@@ -200,13 +200,9 @@ ROUTE_KEYWORDS = (
     *("to", "src", "via", "gw", "or", "as", "dev", "oif", "nexthop", "inet", "inet6", "onlink", "no_track"),
     *("add", "append", "prepend"),
 )
+ROUTE_CONDITIONS = ("from", "vrf", "encap")
 ROUTE_OPTIONS = (*ROUTE_LIMITS, *CHOICES, "congctl", "realms")
 IPV6_ONLY = ("pref", "expires")
-UNSUPPORTED = {
-    "vrf": "write the VRF's table: table N",
-    "encap": "write dev and a tunnel device",
-    "from": "write a virtual_rule: from NETWORK table N",
-}
 METRIC = "metric", lambda word: number_within(word, 0, MAX_U32, "metric")
 ROUTE_NUMBERS: Mapping[str, tuple[str, Callable[[Word], int]]] = {  # the field, and what parses it
     "table": ("table", table_of),
@@ -248,8 +244,8 @@ class _RouteDraft(_Draft):
             self.given[name] = parse(self.words.take(f"a value behind {text}"))
         elif text in ROUTE_OPTIONS:
             self.option(text, word)
-        elif text in UNSUPPORTED:
-            raise BadValue(f"a route with '{text}' is not made", UNSUPPORTED[text], word)
+        elif text in ROUTE_CONDITIONS:
+            self.condition(text, word)
         elif not self.common(word):
             self.destination(word)
 
@@ -283,6 +279,19 @@ class _RouteDraft(_Draft):
         else:
             self.common(word)
 
+    def condition(self, name: str, word: Word) -> None:
+        """Take the network that packets come from; keep the text of what depends on this machine, for the compiler."""
+        if name == "vrf":
+            self.options.append((name, self.words.take("the name of a VRF").text))
+        elif name == "encap":
+            self.options.append((name, " ".join(each.text for each in self.words.rest())))
+        else:
+            network = self.network(self.words.take("a network behind from"))
+            if network.version == 4:
+                advice = "write a virtual_rule: from NETWORK table N"
+                raise BadValue("a route of IPv4 is for packets from everywhere", advice, word)
+            self.given["from_network"] = network
+
     def to(self, word: Word) -> None:
         if self.default or "destination" in self.given:
             raise BadValue(f"'{word.text}' is a second destination", "write a route for each", word)
@@ -298,7 +307,7 @@ class _RouteDraft(_Draft):
         except BadValue as problem:
             if word.text[:1].isdigit() or ":" in word.text:
                 raise
-            known = (*ROUTE_TYPES, *ROUTE_NUMBERS, *ROUTE_OPTIONS, *ROUTE_KEYWORDS)
+            known = (*ROUTE_TYPES, *ROUTE_NUMBERS, *ROUTE_OPTIONS, *ROUTE_CONDITIONS, *ROUTE_KEYWORDS)
             raise self.unknown(word, (*known, "track_group") if self.static else known) from problem
 
     def next_hop(self) -> None:
@@ -384,8 +393,6 @@ class _RuleDraft(_Draft):
             self.protocol()
         elif text in RULE_OPTIONS or text in SHORT_OPTIONS:
             self.option(SHORT_OPTIONS.get(text, text))
-        elif text == "tunnel-id":
-            raise BadValue("a rule with 'tunnel-id' is not made", "write fwmark MARK", word)
         elif not self.common(word):
             self.action(word)
 
