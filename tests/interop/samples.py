@@ -23,7 +23,12 @@ FOLDER = Path("/usr/share/doc/keepalived/samples")
 PREFIX = "keepalived.conf."
 
 # Samples for which pylvs has another exit status on purpose.
-OTHERWISE = {"vrrp": "pylvs reports an address that occurs twice in one virtual router"}
+MISSING = "pylvs reports that a check has no program; without it the server would always be up"
+OTHERWISE = {
+    "vrrp": "pylvs reports an address that occurs twice in one virtual router",
+    "misc_check": MISSING,
+    "misc_check_arg": MISSING,
+}
 
 HEAD = f"""\
 # keepalived's samples

@@ -77,8 +77,9 @@ GOOD = [
     ("server", "SSL_GET {\n url {\n path /\n digest d41d8cd98f00b204e9800998ecf8427e\n }\n http_protocol 1.0C\n}"),
     ("server", "SMTP_CHECK {\n helo_name a\n host {\n connect_ip 10.0.0.2\n connect_port 25\n }\n}"),
     ("server", "DNS_CHECK {\n type a\n name example.org\n}\nPING_CHECK {\n}"),
+    ("server", "DNS_CHECK {\n type RRSIG\n}\nDNS_CHECK {\n type dnskey\n}"),
+    ("server", "SMTP_CHECK {\n host {\n connect_timeout 3\n retry 2\n delay_before_retry 2\n warmup 0\n }\n}"),
     ("server", "UDP_CHECK {\n payload Ab12f 3\n require_reply 12 XX\n min_reply_length 2\n}"),
-    ("server", "MISC_CHECK {\n misc_path /no/such/program\n}"),
     ("service", "quorum_up /no/such/program"),
     (
         "head",
@@ -178,6 +179,7 @@ MISSING = [  # keepalived stops reading there, with another status
     ("global", "smtp_server"),
 ]
 BETTER = [  # keepalived does not report these
+    ("server", "MISC_CHECK {\n misc_path /no/such/program\n}"),
     ("server", "weight 70000"),
     ("server", "weight 3 4"),
     ("service", "alpha maybe"),

@@ -201,6 +201,13 @@ def test_a_pattern_compares_the_digits_that_count(data: bytes, matches: bool) ->
     assert Pattern(b"\x12\x00\x40", b"\xff\x00\xf0").matches(data) is matches
 
 
+def test_a_missing_program_of_a_check_is_a_warning() -> None:
+    """Without the check the server is always up."""
+    document = with_checker("MISC_CHECK {\n misc_path /no/such/program\n}")
+    warning = "warning: /no/such/program is not run: no such file or directory; install it before pylvs starts"
+    assert messages(document) == [f"8: {warning}"]
+
+
 def test_misc_has_its_own_defaults() -> None:
     document = compiled(
         f"global_defs {{\n enable_script_security\n script_user root\n}}\n"

@@ -47,12 +47,17 @@ class ScriptRules:
             settings.error("script_user", found, "name a user that this machine has")
         return rules
 
-    def of(self, block: EffectiveBlock, name: str) -> Script | None:
-        """Return the script of a keyword as it will run, as the block's `user`; None, and a finding, if it must not."""
-        user, group = block.maybe("user", tuple, ("", "")) if block.block.find("user") else ("", "")
-        return self.usable(block.maybe(name, Written), user, group)
+    def of(self, block: EffectiveBlock, name: str, missing: Severity = Severity.NOTE) -> Script | None:
+        """Return the script of a keyword as it will run, as the block's `user`; None, and a finding, if it must not.
 
-    def usable(self, written: Written[Script] | None, user: str = "", group: str = "") -> Script | None:
+        `missing` is the severity for a program that this machine lacks. The target machine may have it.
+        """
+        user, group = block.maybe("user", tuple, ("", "")) if block.block.find("user") else ("", "")
+        return self.usable(block.maybe(name, Written), user, group, missing)
+
+    def usable(
+        self, written: Written[Script] | None, user: str = "", group: str = "", missing: Severity = Severity.NOTE
+    ) -> Script | None:
         """Return the script as it will run; None, and a finding, if it must not run."""
         if written is None:
             return None
@@ -71,7 +76,7 @@ class ScriptRules:
             self._checked[path, account] = unusable(path, account), found
         problem, insecure = self._checked[path, account]
         if problem:
-            self._report_unusable(path, problem, location)
+            self._report_unusable(path, problem, location, missing)
             return None
         return script if self._is_secure(path, insecure, location) else None
 
@@ -92,10 +97,10 @@ class ScriptRules:
             return f"with enable_script_security it needs a script_user, or a user {SCRIPT_USER} on this machine"
         return found
 
-    def _report_unusable(self, path: str, why: str, location: Location) -> None:
-        """Report an unusable program. A missing one is only a note: the target machine may have it."""
+    def _report_unusable(self, path: str, why: str, location: Location, missing: Severity) -> None:
+        """Report an unusable program."""
         there = why.startswith("not ")
-        severity = Severity.ERROR if there else Severity.NOTE
+        severity = Severity.ERROR if there else missing
         advice = "make it a program that this user may execute" if there else "install it before pylvs starts"
         self.findings.add(Finding(location, severity, f"{path} is not run: {why}", advice))
 
