@@ -279,6 +279,12 @@ def test_the_words_of_garp_extra_if_have_no_order(words: str, expected: tuple[in
     assert messages == []
 
 
+def test_no_router_is_on_a_loopback_device() -> None:
+    text = INSTANCE.format(addresses=ADDRESS, lines="").replace("interface eth0", "interface lo")
+    ignored = "2: error: advertisements cannot leave by a loopback device; interface lo is ignored"
+    assert left_out(text) == ["1: error: the virtual router lacks its interface; it is left out", ignored]
+
+
 def test_the_old_words_of_garp_extra_if_count() -> None:
     text = "global_defs {\nvrrp_vmac_garp_intvl all 7\n}\n" + INSTANCE.format(addresses=ADDRESS, lines="")
     found, messages = vrrp(text)

@@ -66,6 +66,7 @@ def instance_of(block: EffectiveBlock, symbols: Symbols) -> CompiledInstance | N
 
     The rules adjust the effective values of the block, which `pylvs check --show` prints. The rest only reads them.
     """
+    _without_loopback(block, symbols)
     family = family_of(block)
     addresses, peers = tuple(_addresses(block, family)), tuple(_peers(block, family))
     if not apply(block, symbols.settings, family, len(peers), len(addresses)):
@@ -118,6 +119,16 @@ def instance_of(block: EffectiveBlock, symbols: Symbols) -> CompiledInstance | N
     )
     _report_first_address(instance, block)
     return CompiledInstance(instance, block, advertised + excluded)
+
+
+def _without_loopback(block: EffectiveBlock, symbols: Symbols) -> None:
+    """Ignore a loopback device, as in keepalived: advertisements cannot leave by it."""
+    for name in "interface", "vrf":
+        device = symbols.devices.get(name_in(block, name))
+        if device is not None and device.loopback:
+            text = f"advertisements cannot leave by a loopback device; {name} {device.name} is ignored"
+            block.error(name, text, "name a device that leads to the other routers")
+            block.adjust(name, None, "a loopback device")
 
 
 def route_of(block: EffectiveBlock, written: Written[Route], symbols: Symbols, without: str) -> Route | None:
