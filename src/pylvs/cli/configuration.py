@@ -16,7 +16,7 @@ import click
 from pylvs.config.compile.document import CompiledDocument, build, compile_document, sort_findings
 from pylvs.config.diff import Affected, differences
 from pylvs.config.language.parser import read
-from pylvs.config.language.tree import Finding, Severity
+from pylvs.config.language.tree import Document, Finding, Location, Severity
 from pylvs.config.show import Report, shown
 from pylvs.config.show import as_json as effective_json
 from pylvs.model.addresses import command_to_add
@@ -47,7 +47,8 @@ def check(file: str, ids: tuple[str, ...], show: bool, as_json: bool, strict: bo
     """
     document, unread = read(file, ids)
     understanding = compile_document(document)
-    findings = sort_findings((*unread, *understanding.findings, *_missing_addresses(understanding)), document)
+    notes = *_missing_addresses(understanding), *_emptiness(document, unread)
+    findings = sort_findings((*unread, *understanding.findings, *notes), document)
     if as_json:
         _print_json(file, understanding, findings, show)
     else:
@@ -58,6 +59,13 @@ def check(file: str, ids: tuple[str, ...], show: bool, as_json: bool, strict: bo
             sys.stdout.write(shown(understanding.effective))
         print(one_line(_summary(file, understanding, findings)), file=sys.stderr if findings or show else sys.stdout)
     return exit_status(findings, strict)
+
+
+def _emptiness(document: Document, unread: Iterable[Finding]) -> Iterator[Finding]:
+    """Yield a warning for a file without a statement, unless it could not be read."""
+    if not document.nodes and not any(each.fatal for each in unread):
+        advice = "write a virtual_server or a vrrp_instance"
+        yield Finding(Location(document.files[0], 1, 1), Severity.WARNING, "the file is empty", advice)
 
 
 def _missing_addresses(compiled: CompiledDocument) -> Iterator[Finding]:

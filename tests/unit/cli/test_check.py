@@ -54,6 +54,15 @@ def test_of_a_good_file_it_says_what_is_in_it(file: Path, capsys: pytest.Capture
     assert capsys.readouterr() == (f"{file}: 1 service, 1 real server; nothing found\n", "")
 
 
+@pytest.mark.parametrize("text", ["", "# nothing\n"])
+def test_an_empty_file_is_a_warning(text: str, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A reload refuses it."""
+    file.write_text(text)
+    assert run(["check", str(file)]) == 5
+    warning = f"{file}:1:1: warning: the file is empty; write a virtual_server or a vrrp_instance"
+    assert capsys.readouterr().err.splitlines()[0] == warning
+
+
 def test_every_finding_is_a_line_with_its_position(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file.write_text(GOOD.replace("lvs_sched", "lvs_shed"))
     assert run(["check", str(file)]) == 5
@@ -121,7 +130,8 @@ def test_virtual_routers_are_counted_and_named(tmp_path: Path, capfd: pytest.Cap
         (GOOD, ["192.0.2.1"]),
         (GOOD.replace("192.0.2.1 80", "fwmark 1").replace("protocol TCP", ""), []),
         (
-            GOOD + "vrrp_instance VI {\n interface lo\n virtual_router_id 5\n virtual_ipaddress {\n 192.0.2.1\n }\n}\n",
+            GOOD
+            + "vrrp_instance VI {\n interface eth0\n virtual_router_id 5\n virtual_ipaddress {\n 192.0.2.1\n }\n}\n",
             [],
         ),
     ],

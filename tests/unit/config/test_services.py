@@ -530,10 +530,17 @@ def test_a_service_that_cannot_be_is_left_out(text: str, finding: str) -> None:
     assert document.configuration.services == ()
 
 
+def test_a_port_behind_a_colon_gets_advice() -> None:
+    document = compiled("global_defs {\n metrics_address 127.0.0.1:9999\n}")
+    assert messages(document) == ["2: error: '127.0.0.1:9999' is not an IP address; write 127.0.0.1 9999"]
+
+
 @pytest.mark.parametrize(
     ("line", "finding"),
     [
         ("real_server 10.0.0.x 80 {\n}", "5: error: '10.0.0.x' is not an IP address"),
+        ("real_server 10.0.0.3:80 {\n}", "5: error: '10.0.0.3:80' is not an IP address; write 10.0.0.3 80"),
+        ("real_server [::1]:80 {\n}", "5: error: '[::1]:80' is not an IP address; write ::1 80"),
         (
             "real_server 2001:db8::2 80 {\n}",
             (

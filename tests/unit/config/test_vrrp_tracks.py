@@ -92,6 +92,7 @@ def test_the_weight_of_a_line_counts_before_that_of_the_definition() -> None:
         (["track_script { missing }"], "7: warning: there is no vrrp_script 'missing', so it is not watched", ()),
         (["track_process { missing }"], "7: warning: there is no vrrp_track_process 'missing'", ()),
         (["track_interface { eth1 weight 254 }"], "weight 254 is not between -253 and 253; it counts as 253", (253,)),
+        (["track_interface { eth1 weight 300x }"], "'300x' is not a whole number; it is ignored", (0,)),
         (["track_interface { eth1 weight 300 }"], "weight 300 is not between -253 and 253; it is ignored", (0,)),
         (["track_interface { eth1 wieght 3 }"], "'wieght' is not known here, so eth1 is not watched", ()),
         (["track_interface { eth1 eth2 }"], "'eth2' is not known here, so eth1 is not watched", ()),
@@ -121,6 +122,10 @@ def test_keepalived_does_not_look_ahead() -> None:
         ("vrrp_script s {\nscript '</dev/null'\ninterval 2s\n}", "3: error: '2s' is not a whole number; 2 counts"),
         ("vrrp_script s {\nscript '</dev/null'\ninterval 5000\n}", "3: error: interval 5000 is not between 1 and"),
         ("vrrp_script s {\nscript '</dev/null'\ninterval 0\n}", "3: warning: interval 0 counts as 1"),
+        ("vrrp_script s {\nscript '</dev/null'\ninterval 0.5\n}", "3: error: '0.5' is not a whole number; 1 counts"),
+        ("vrrp_script s {\nscript '</dev/null'\ntimeout 0.5\n}", "3: error: '0.5' is not a whole number; 1 counts"),
+        ("global_defs {\nvrrp_rt_priority 0.5\n}", "2: error: '0.5' is not a whole number; 1 counts"),
+        ("global_defs {\nvrrp_rt_priority 500x\n}", "2: error: '500x' is not a whole number; 99 counts"),
         ("vrrp_script s {\nscript '</dev/null'\ntimeout 4295\n}", "3: error: timeout 4295 is not between 1 and 4294"),
         ("vrrp_script s {\nscript '</dev/null'\nrise 0\n}", "3: error: rise 0 is not between 1 and 2147483647"),
         (

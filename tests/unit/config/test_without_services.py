@@ -16,7 +16,7 @@ SERVICE = """virtual_server 192.0.2.1 80 {  # a comment with }
 }
 """
 ROUTER = """vrrp_instance VI_1 {
-    interface lo
+    interface eth0
     virtual_router_id 51
     virtual_ipaddress {
         192.0.2.1/32

@@ -146,7 +146,7 @@ def _ends(word: Word) -> tuple[Address, Address]:
     if "/" in word.text:
         return _network(word)
     if "-" not in word.text:
-        address = address_of(word)
+        address = address_of(word, with_port=True)
         return address, address
     begin, _, end = word.text.partition("-")
     first = address_of(Word(begin, word.location))
@@ -175,7 +175,7 @@ def _network(word: Word) -> tuple[Address, Address]:
 def _server(words: Words) -> Server:
     """Parse an address and a port; without a port, or with 0, packets keep theirs."""
     word = words.take("an IP address")
-    return Server(address_in(words, word), _port(words), word)
+    return Server(address_in(words, word, with_port=True), _port(words), word)
 
 
 def _port(words: Words) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from typing import Any, Generic, TypeVar
 
@@ -67,42 +67,50 @@ def number_within(word: Word, minimum: int, maximum: int, what: str = "", advice
     return value
 
 
-def leading_number(words: Words, word: Word, minimum: int, maximum: int) -> int:
+def leading_number(words: Words, word: Word, minimum: int, maximum: int, adjust: Callable[[int], int] = int) -> int:
     """Parse the whole number that a word begins with, by default 0; report what follows it. Raises BadValue.
 
     keepalived reads most numbers so, except with `keepalived -t`. A number out of the limits must be the whole word.
+    Of a part of a word, what `adjust` returns counts.
     The report is an error: `8O` is a typing error, and a reload refuses it rather than change the port to 8.
     """
     match = LEADING.match(word.text)
     value = int(match[1][: MAX_DIGITS + 1]) if match else 0
     if NUMBER.match(word.text) or not minimum <= value <= maximum:
         return number_of(word)
+    value = adjust(value)
     words.error(word, f"'{word.text}' is not a whole number; {value} counts", "write decimal digits alone")
     return value
 
 
-def leading_within(words: Words, word: Word, minimum: int, maximum: int, what: str = "") -> int:
+def leading_within(
+    words: Words, word: Word, minimum: int, maximum: int, what: str = "", adjust: Callable[[int], int] = int
+) -> int:
     """Parse the number that a word begins with, from `minimum` to `maximum`; raises BadValue, as `number_within`."""
-    value = leading_number(words, word, minimum, maximum)
+    value = leading_number(words, word, minimum, maximum, adjust)
     return value if minimum <= value <= maximum else number_within(word, minimum, maximum, what)
 
 
-def address_of(word: Word) -> Address:
-    """Parse an IPv4 or IPv6 address; raises BadValue."""
+def address_of(word: Word, with_port: bool = False) -> Address:
+    """Parse an IPv4 or IPv6 address; raises BadValue, whose advice splits ADDRESS:PORT if a port may follow."""
     for mark, advice in {"/": "write it without a prefix length", "%": "write it without a device"}.items():
         if mark in word.text:
             raise BadValue(f"'{word.text}' is not an IP address", advice, word)
     try:
         return ip_address(word.text)
     except ValueError:
-        raise BadValue(f"'{word.text}' is not an IP address", word=word) from None
+        host, colon, port = word.text.rpartition(":")
+        split = with_port and colon and port.isdigit() and host
+        raise BadValue(
+            f"'{word.text}' is not an IP address", f"write {host.strip('[]')} {port}" if split else "", word
+        ) from None
 
 
-def address_in(words: Words, word: Word) -> Address:
+def address_in(words: Words, word: Word, with_port: bool = False) -> Address:
     """Parse an address; as in keepalived, a prefix length or an end of a range is ignored, with a warning."""
     mark = "-" if "-" in word.text else "/"
     host, found, rest = word.text.partition(mark)
-    address = address_of(Word(host, word.location, word.quoted) if found else word)
+    address = address_of(Word(host, word.location, word.quoted) if found else word, with_port)
     if found:
         what = "prefix length" if mark == "/" else "end of a range"
         words.warn(word, f"the {what} {mark}{rest} has no meaning here and is ignored", f"write {host}")
@@ -170,10 +178,13 @@ def nearest(minimum: int, maximum: int) -> Type[int]:
     """Make the type of whole numbers of which one below `minimum` or above `maximum` counts as that, with an error."""
     syntax = f"a whole number, {minimum} to {maximum}"
 
+    def nearest_to(value: int) -> int:
+        return min(max(value, minimum), maximum)
+
     def parse(words: Words) -> int:
         word = words.take(syntax)
-        written = leading_within(words, word, -MAX_INTEGER - 1, MAX_INTEGER)
-        value = min(max(written, minimum), maximum)
+        written = leading_within(words, word, -MAX_INTEGER - 1, MAX_INTEGER, adjust=nearest_to)
+        value = nearest_to(written)
         if value != written:
             text = f"{words.node.keyword} {written} is not between {minimum} and {maximum}; {value} counts"
             words.error(word, text, f"write {value}")
@@ -188,7 +199,7 @@ def at_least_one(maximum: int = MAX_U32) -> Type[int]:
 
     def parse(words: Words) -> int:
         word = words.take(syntax)
-        value = leading_number(words, word, 0, maximum)
+        value = leading_number(words, word, 0, maximum, lambda number: max(1, number))
         if not 0 <= value <= maximum:
             raise BadValue(f"{word.text} is not between 1 and {maximum}", "", word)
         if value == 0:
@@ -245,7 +256,7 @@ def one_or_nothing(name: str, with_it: T, alone: T) -> Type[T]:
 
 
 def _endpoint(words: Words) -> tuple[Address, int]:
-    return address_of(words.take("an IP address")), port_of(words)
+    return address_of(words.take("an IP address"), with_port=True), port_of(words)
 
 
 def account(words: Words, required: bool = False) -> tuple[str, str]:

@@ -306,7 +306,7 @@ def _line_weight(words: Words, maximum: int, clamped: bool) -> TrackWeight:
     word = words.take("a weight")
     kept: int | None = None
     try:
-        kept = leading_number(words, word, -MAX_FILE_WEIGHT, MAX_FILE_WEIGHT)
+        kept = leading_number(words, word, -maximum, maximum)
     except BadValue as problem:
         words.typo(word, f"{problem.text}; it is ignored")
     if kept is not None and clamped and abs(kept) == maximum + 1:
