@@ -144,7 +144,7 @@ def accept(
         )
     wrong = _new_errors(loaded, in_force) if in_force and not force else []
     if wrong:
-        count = counted(len(wrong), "new error")
+        count = counted(len(wrong), "new mistake")
         raise Refused(f"{options.file}: {count}; repair the file, or reload with --force: {wrong[0]}", loaded.findings)
     if not allow_empty:
         _refuse_empty(loaded, options, in_force)

@@ -71,7 +71,8 @@ class Route:
     tracked: bool = True
 
     def __str__(self) -> str:
-        return f"{self.destination}" if self.kind == "unicast" else f"{self.kind} {self.destination}"
+        kind = "" if self.kind == "unicast" else f"{self.kind} "
+        return f"{kind}{self.destination}" + (f" from {self.from_network}" if self.from_network else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -249,6 +249,7 @@ def test_a_route_that_is_wrong(line: str, finding: str, kept: bool) -> None:
     ("line", "finding"),
     [
         ("10.1.0.0/16 dev eth0 encap ip id 5 dst 10.0.0.1 via 10.0.0.2", "a route with encap is not made"),
+        ("10.1.0.0/16 no_track nexthop via 10.0.0.2 encap mpls 5 dev eth0", "a route with encap is not made"),
         ("10.1.0.0/16 dev eth0 vrf red", "this machine has no VRF red"),
         ("10.1.0.0/16 dev eth0 vrf eth1", "this machine has no VRF eth1"),
     ],

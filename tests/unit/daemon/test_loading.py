@@ -148,7 +148,9 @@ def test_a_reload_refuses_a_new_typing_error_except_by_force(options: Options, w
     assert not in_force.findings
     new = loaded(options, TEXT.replace("colour red", "").replace(word, instead, 1))
     assert accept(new, options, allow_empty=True) == new.configuration, "a start ignores the word"
-    with pytest.raises(Refused, match=r"new error; repair the file, or reload with --force: .*keepalived\.conf:\d+"):
+    with pytest.raises(
+        Refused, match=r"new mistakes?; repair .*, or reload with --force: .*keepalived\.conf:\d+"
+    ):
         accept(new, options, allow_empty=True, in_force=in_force)
     assert accept(new, options, allow_empty=True, in_force=in_force, force=True) == new.configuration
 
@@ -161,7 +163,7 @@ def test_a_reload_accepts_the_errors_that_are_in_force_already(options: Options)
     moved = loaded(options, "\n# a comment\n" + TEXT.replace("weight 3", "weight 4").replace("lb_algo wlc", errors))
     assert accept(moved, options, allow_empty=False, in_force=in_force) == moved.configuration
     second = loaded(options, TEXT.replace("lb_algo wlc", errors) + TEXT.replace(" 80 {", " 81 {"))
-    with pytest.raises(Refused, match=r": 1 new error; .*colour is not known"):
+    with pytest.raises(Refused, match=r": 1 new mistake; .*colour is not known"):
         accept(second, options, allow_empty=False, in_force=in_force)
 
 

@@ -257,7 +257,7 @@ def test_a_broken_or_empty_file_changes_nothing(host: FakeHost) -> None:
             assert daemon.reloads == {"refused": 2}
             host.write(service(server(1)), findings=[Finding(LOCATION, Severity.ERROR, "an unknown word")])
             for dry_run in True, False:
-                with pytest.raises(Refused, match=r"1 new error; .* --force: .*an unknown word"):
+                with pytest.raises(Refused, match=r"1 new mistake; .* --force: .*an unknown word"):
                     await daemon.reload(dry_run)
             assert host.servers() == {"10.0.0.1", "10.0.0.2"}
             await daemon.reload(force=True)

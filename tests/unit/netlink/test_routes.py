@@ -68,6 +68,7 @@ def test_a_route_through_one_hop() -> None:
 def test_a_route_for_packets_of_one_network() -> None:
     of = route("::/0", from_network=ip_network("2001:db8::/32"))
     assert encoded(of)[2] == 32
+    assert str(of) == "::/0 from 2001:db8::/32"
     for going in False, True:
         assert encoded_attributes(of, going)[2] == ip_address("2001:db8::").packed
 

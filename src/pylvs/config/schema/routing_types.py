@@ -325,6 +325,8 @@ class _RouteDraft(_Draft):
                 given["onlink"] = True
             elif word.text == "realms":
                 check_realms(self.words.take("realms"))
+            elif word.text == "encap":
+                self.condition(word.text, word)
             else:
                 raise self.unknown(word, ("via", "dev", "weight", "onlink", "realms"))
         self.hops.append(NextHop(**given))
