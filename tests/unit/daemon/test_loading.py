@@ -148,9 +148,7 @@ def test_a_reload_refuses_a_new_typing_error_except_by_force(options: Options, w
     assert not in_force.findings
     new = loaded(options, TEXT.replace("colour red", "").replace(word, instead, 1))
     assert accept(new, options, allow_empty=True) == new.configuration, "a start ignores the word"
-    with pytest.raises(
-        Refused, match=r"new mistakes?; repair .*, or reload with --force: .*keepalived\.conf:\d+"
-    ):
+    with pytest.raises(Refused, match=r"new mistakes?; repair .*, or reload with --force: .*keepalived\.conf:\d+"):
         accept(new, options, allow_empty=True, in_force=in_force)
     assert accept(new, options, allow_empty=True, in_force=in_force, force=True) == new.configuration
 

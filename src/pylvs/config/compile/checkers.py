@@ -160,12 +160,6 @@ class CheckMaker:
                 block.adjust("regex", "", "not a regular expression")
         return block.make(Url)
 
-    def smtp(self, block: EffectiveBlock) -> Check | None:
-        hosts = list(block.below("host"))
-        self._share_timing(block, hosts)
-        targets = tuple(self.target(each) for each in hosts) or (self.target_or_vip(block),)
-        return block.make(SmtpCheck, targets=targets, pace=self.timing(block))
-
     def _share_timing(self, block: EffectiveBlock, hosts: list[EffectiveBlock]) -> None:
         """Give the check the timing that its hosts write: the last value, as in keepalived; the longest timeout."""
         timed = {name: host for host in hosts for name in TIMING if host.section.setting(name)}
@@ -175,6 +169,12 @@ class CheckMaker:
                 value = max(each.seconds(name) for each in hosts)
             for each in (block, *hosts):
                 each.fill(name, value)
+
+    def smtp(self, block: EffectiveBlock) -> Check | None:
+        hosts = list(block.below("host"))
+        self._share_timing(block, hosts)
+        targets = tuple(self.target(each) for each in hosts) or (self.target_or_vip(block),)
+        return block.make(SmtpCheck, targets=targets, pace=self.timing(block))
 
     def dns(self, block: EffectiveBlock) -> Check | None:
         return block.make(DnsCheck, target=self.target_or_vip(block), pace=self.timing(block))
