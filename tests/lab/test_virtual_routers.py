@@ -243,7 +243,7 @@ def test_a_reload_changes_a_priority_without_a_restart_and_removes_what_the_file
     assert (first.router()["base_priority"], first.router()["since"]) == (140, since)
     assert first.process() == process
     first.write(text="global_defs {{\n    router_id none\n}}\n")
-    first.run("reload")
+    first.run("reload", "--allow-empty")
     assert not first.holds()
     until_reaped(process)
     until(second.holds, "the second holds the address")
