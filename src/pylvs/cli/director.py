@@ -175,7 +175,8 @@ def show(as_json: bool) -> None:
 def watch() -> None:
     """Attach the packet path to devices that come, are made again, or lost it, until interrupted.
 
-    For a machine without pylvs run, which does the same. Without either, the next edit of the table does it.
+    It also follows changed routes to real servers. For a machine without pylvs run, which does the same. Without
+    either, the next edit of the table does it for its devices, and the next edit of a real server for its route.
     """
     from pylvs.dataplane.devices.watch import watch as watch_devices
     from pylvs.dataplane.director import open_director

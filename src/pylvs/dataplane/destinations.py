@@ -8,7 +8,7 @@ previous change of the list before the next one: a cursor is never two versions 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, cached_property
 
 from pylvs.bpf import abi
@@ -25,8 +25,9 @@ from pylvs.dataplane.tables import (
 )
 from pylvs.dataplane.transaction import NatServers, Transaction, list_of, now_s, write_bitmaps
 from pylvs.model import sockets as socket
+from pylvs.model.addresses import Address
 from pylvs.model.service import Destination, DestinationKey, Method, ServiceKey, TunnelKind
-from pylvs.netlink.links import Route
+from pylvs.netlink.links import Route, Routes
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
@@ -166,9 +167,7 @@ class DestinationSlots:
         if destination.tunnel.kind == TunnelKind.GUE:
             self._note_ports()
         edit.write_flags(dest_slot, edit.generation, _flags(destination), destination.weight)
-        if route and route.source:
-            table.write(dest_slot, {"saddr": address_bytes(route.source)})
-        table.set(dest_slot, "mtu", route.mtu if route else 0)
+        self._write_route(dest_slot, route)
         counts = self.tables.conn_counts
         if not destination.upper or destination.upper > counts.get(dest_slot, "upper"):
             counts.set(dest_slot, "overloaded", 0)  # (IPVS-SEMANTICS 6.2)
@@ -180,6 +179,35 @@ class DestinationSlots:
             address, port, family = (table.get(dest_slot, name) for name in ("address", "port", "family"))
             set_bit(self.tables, "reply_bits", address, family)
             self._nat_servers.add(dest_slot, address, port, family)
+
+    def _write_route(self, dest_slot: int, route: Route | None) -> None:
+        """Write what the packet path cannot look up of a route: an MTU that is not locked, and before Linux 6.7 saddr.
+
+        Packets use it within a second, with the next lookup of their next hop.
+        """
+        table, mtu = self.tables.destinations, route.mtu if route else 0
+        if table.get(dest_slot, "mtu") != mtu:
+            table.set(dest_slot, "mtu", mtu)
+        saddr = address_bytes(route.source) if route and route.source else None
+        if saddr and table.get(dest_slot, "saddr") != saddr:
+            table.set(dest_slot, "saddr", saddr)
+
+    def _used(self) -> Iterator[tuple[int, Address]]:
+        """Yield slot and address of each destination, listed or deleted."""
+        table, top = self.tables.destinations, self.tables.book.get(0, "destination_top")
+        elements = _form("address", "family", "used").iter_unpack(table.array.elements(0, top))
+        for dest_slot, (address, family, used) in enumerate(elements):
+            if used:
+                yield dest_slot, address_of(address, family)
+
+    def addresses(self) -> set[Address]:
+        """Return the addresses of all destinations, listed or deleted."""
+        return {address for _, address in self._used()}
+
+    def follow_routes(self, routes: Routes) -> None:
+        """Write what has changed of the routes to all destinations. The caller holds the lock."""
+        for dest_slot, address in self._used():
+            self._write_route(dest_slot, routes.to(address))
 
     def _note_ports(self) -> None:
         """Write this host's local port range: GUE takes its source ports from it (IPVS-SEMANTICS 7.4)."""

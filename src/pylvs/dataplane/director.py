@@ -165,7 +165,7 @@ class BpfDirector:
         return self._loaded.problems if self._loaded else ()
 
     def follow_host(self) -> None:
-        """Bring snapshots and attachments up to date with this host's addresses, devices and routes.
+        """Bring snapshots, attachments and destinations up to date with this host's addresses, devices and routes.
 
         Every edit does so for its own service. Call this after a change of the host.
         """

@@ -186,14 +186,19 @@ class Editor:
             bulk_add.bring_in()
 
     def follow_host(self) -> None:
-        """Bring snapshots and attachments up to date with this host's addresses, devices and routes.
+        """Bring snapshots, attachments and destinations up to date with this host's addresses, devices and routes.
 
         Every edit does so for its own service. Call this after a change of the host.
         """
-        if self._director.state.exists:
-            self._changed.shrunk = True  # reconcile every device
+        if not self._director.state.exists:
+            return
+        self._changed.shrunk = True  # reconcile every device
+        try:
+            self._routes.ask(self.slots.addresses())  # before it holds the lock: 100,000 addresses take seconds
             with self.batch():
-                pass
+                self.slots.follow_routes(self._routes)
+        finally:
+            self._routes.close()
 
     def _forget_hash_tables(self) -> None:
         slots, self._left = self._left, set()

@@ -199,6 +199,17 @@ class Netlink:
         """Send a request and wait for the acknowledgement; return the replies before it. Raises NetlinkError."""
         return [content for answer, _, content in self._exchange(kind, ACK | flags, body) if answer != _ERROR]
 
+    def ask(self, kind: int, bodies: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
+        """Send requests that one message answers each; yield the position and the answer of those that succeed."""
+        for start in range(0, len(bodies), _AT_ONCE):
+            first, part = self._sequence + 1, bodies[start : start + _AT_ONCE]
+            self._sequence += len(part)
+            self._socket.send(b"".join(message(kind, 0, at, body) for at, body in enumerate(part, first)))
+            for data in receive_all(self._socket):
+                for answer, _, sequence, content in walk(data):
+                    if answer != _ERROR and sequence >= first:
+                        yield start + sequence - first, content
+
     def dump(self, kind: int, body: bytes, attempts: int = 0) -> list[bytes]:
         """Return all objects of a kind. Raises NetlinkError.
 

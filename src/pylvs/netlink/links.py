@@ -228,6 +228,12 @@ class Routes:
             self._link.close()
             self._link = None
 
+    def ask(self, addresses: Iterable[Address]) -> None:
+        """Look up many routes at once, which takes a quarter of the time. `to` then returns them."""
+        wanted = [each for each in addresses if each not in self._found]
+        for at, message in self._opened().ask(codec.GETROUTE, [_route_request(each) for each in wanted]):
+            self._found[wanted[at]] = _route_of(message)
+
     def to(self, address: Address) -> Route | None:
         """Return the route by which the kernel would send to an address; None when there is none."""
         return self._ask(address)[1]
@@ -240,24 +246,33 @@ class Routes:
         """Return the kind of route (0: none), and the route if it leads anywhere."""
         found = self._found.get(address)
         if found is None:
-            if self._link is None:
-                self._link = Netlink()
-            found = self._found[address] = _ask_route(self._link, address)
+            found = self._found[address] = _ask_route(self._opened(), address)
         return found
 
+    def _opened(self) -> Netlink:
+        if self._link is None:
+            self._link = Netlink()
+        return self._link
 
-def _ask_route(link: Netlink, address: Address, mark: int = 0) -> tuple[int, Route | None]:
+
+def _route_request(address: Address, mark: int = 0) -> bytes:
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     bits = address.max_prefixlen
     body = codec.RTMSG.pack(family, bits, 0, 0, 0, 0, 0, 0, 0) + attribute(1, address.packed)  # RTA_DST
-    if mark:
-        body += codec.u32(16, mark)  # RTA_MARK
+    return body + codec.u32(16, mark) if mark else body  # RTA_MARK
+
+
+def _ask_route(link: Netlink, address: Address, mark: int = 0) -> tuple[int, Route | None]:
     try:
-        message = link.request(codec.GETROUTE, body)[0]
+        return _route_of(link.request(codec.GETROUTE, _route_request(address, mark))[0])
     except NetlinkError as error:
         if error.number in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL):
             return 0, None
         raise error.as_failure(f"asking for the route to {address}") from None
+
+
+def _route_of(message: bytes) -> tuple[int, Route | None]:
+    """Return the kind of a route, and the route if it leads anywhere."""
     kind = codec.RTMSG.unpack_from(message)[7]
     found = attributes(message, codec.RTMSG.size)
     gateway = found.get(5)  # RTA_GATEWAY
