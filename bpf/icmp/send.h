@@ -3,6 +3,7 @@
  * error contains as much of the packet as the kernel would quote: 576 bytes in all for IPv4, 1280 for IPv6.
  */
 #pragma once
+#include "conntrack/lookup.h"
 #include "fwd/account.h"
 #include "fwd/send.h"
 #include "icmp/ratelimit.h"
@@ -87,6 +88,15 @@ INLINE bool error_saddr(struct __sk_buff *skb, struct scratch *w, struct address
 	return true;
 }
 
+/* Count the error like IPVS, which sees the host send it: as a reply of the connection that it is about (8.2). There is
+ * none with one-packet scheduling, and NAT's requests have another daddr. */
+INLINE void account_error(struct __sk_buff *skb, const struct packet *p, u32 bytes)
+{
+	const struct connection *c = find_connection(p).connection;
+	if (c && c->method != METHOD_MASQ)
+		account(tc_ctx(skb), c->destination, SIDE_REPLY, p, bytes, 0);
+}
+
 INLINE int prog_icmp_send(struct __sk_buff *skb)
 {
 	struct scratch *w = scratch_of(HOOK_TC);
@@ -158,9 +168,9 @@ INLINE int prog_icmp_send(struct __sk_buff *skb)
 		    bpf_skb_store_bytes(skb, ETH_HLEN + size, &icmp, sizeof(icmp), 0))
 			return drop(HOOK_TC, REASON_SHORT);
 	}
-	if (w->destination != NO_INDEX && w->method != METHOD_MASQ) /* IPVS counts it as a reply (8.2) */
-		account(tc_ctx(skb), w->destination, SIDE_REPLY, &w->packet, extra + inner_len, 0);
 	lookup_hop(tc_ctx(skb), &w->hop, &client, is_ipv6, loopback, NULL);
+	if (w->hop.verdict != HOP_NO_ROUTE)
+		account_error(skb, p, extra + inner_len);
 	if (w->hop.verdict == HOP_LOCAL && p->from_host)
 		return pass_to_stack(HOOK_TC); /* the client is on this host */
 	if (w->hop.verdict == HOP_READY && set_macs(tc_ctx(skb), &w->hop))

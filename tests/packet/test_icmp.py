@@ -17,7 +17,16 @@ from scapy.layers.l2 import GRE, Ether
 
 from pylvs.bpf import abi
 from pylvs.dataplane import load
-from pylvs.model.service import Destination, DestinationKey, Method, ServiceKey, Tunnel, TunnelKind
+from pylvs.model.service import (
+    Destination,
+    DestinationKey,
+    Method,
+    Protocol,
+    ServiceFlag,
+    ServiceKey,
+    Tunnel,
+    TunnelKind,
+)
 from tests.packet.frames import CLIENT4, CLIENT6, build, ether, network, parsed, tcp, udp
 from tests.packet.host import (
     DROPPED,
@@ -391,6 +400,33 @@ def test_an_error_about_a_client_of_ipv4_leaves_the_path_mtu_of_those_of_ipv6(di
     long = IPv6(src=CLIENT6, dst=VIP6) / TCP(sport=SPORT, dport=services[1].port, flags="A") / bytes(1300)
     sent = IP(it.sent(build(ether() / long)))
     assert (sent.dst, sent.flags.DF, len(sent)) == (server4(7), False, 20 + 40 + 20 + 1300)
+
+
+@pytest.mark.parametrize("method", ["dr", "tun"])
+@pytest.mark.parametrize(("flags", "counted"), [(ServiceFlag(0), 2), (ServiceFlag.ONE_PACKET, 0)])
+def test_an_error_of_this_host_counts_as_a_reply_of_its_connection(
+    director_host: Host, method: str, flags: ServiceFlag, counted: int
+) -> None:
+    """With one-packet scheduling there is no connection (IPVS-SEMANTICS 4.10, 8.2)."""
+    service = director_host.new_key(Protocol.UDP)
+    director_host.serve(service, 1, METHODS[method], flags=flags)
+    it = Case(director_host, service, method, False, service.port)
+    for number, fields in (11, {"ttl": 1}), (3, {"flags": "DF"}):
+        long = IP(src=CLIENT4, dst=VIP4, **fields) / UDP(sport=SPORT, dport=service.port) / bytes(1473)
+        assert IP(it.sent(build(ether() / long)))[ICMP].type == number
+    packets, _, out_packets, out_bytes = it.counters()
+    assert (packets, out_packets, out_bytes) == (2, counted, counted * 576)
+
+
+def test_an_error_without_a_route_to_the_client_counts_nowhere(case: Callable[..., Case]) -> None:
+    it = case("dr")
+    before = it.counters()
+    ip("route", "del", "default")
+    try:
+        assert it.host.run(build(ether() / it.request(ttl=1)), "tc").verdict == DROPPED["tc"]
+    finally:
+        ip("route", "add", "default", "via", ROUTER4)
+    assert [now - then for now, then in zip(it.counters(), before, strict=True)] == [1, 80, 0, 0]
 
 
 def known_hops(host: Host) -> int:

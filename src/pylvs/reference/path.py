@@ -159,9 +159,11 @@ class PacketPath:
             connection = self._schedule(service, packet)
         if connection is None:
             return self._handle_no_server(frame, packet, service)
+        if not (service.one_packet and packet.protocol == UDP):
+            return self._forward(frame, packet, connection)
+        self.connections.hide(connection)  # it is never in the table, and ends with the packet (4.10)
         decision = self._forward(frame, packet, connection)
-        if service.one_packet and packet.protocol == UDP:
-            self.connections.end(connection, killed=False)
+        self.connections.end(connection, killed=False)
         return decision
 
     def _accepts_saddr(self, saddr: bytes) -> bool:
@@ -274,9 +276,9 @@ class PacketPath:
             return self._to_local_server(frame, packet, connection)
         hop = self.network.next_hop(server.address)
         if hop is None:
-            return self._send_error(packet, forwarding.HOST_UNREACHABLE, connection)
+            return self._send_error(packet, forwarding.HOST_UNREACHABLE)
         if packet.ttl <= 1:
-            return self._send_error(packet, forwarding.TIME_EXCEEDED, connection)
+            return self._send_error(packet, forwarding.TIME_EXCEEDED)
         pmtu_disc = bool(self.settings["pmtu_disc"])
         mtu, free = hop.mtu, not packet.df
         if method == Method.TUNNEL:
@@ -286,7 +288,7 @@ class PacketPath:
                 return drop("the MTU inside the tunnel is too small")
             free = free or (not pmtu_disc and packet.family == 4)
         if packet.length > mtu and not free:
-            return self._send_error(packet, forwarding.TOO_BIG, connection, rest=mtu, ip=bytes(decrement_ttl(packet)))
+            return self._send_error(packet, forwarding.TOO_BIG, rest=mtu, ip=bytes(decrement_ttl(packet)))
         if method == Method.MASQ:
             if not packet.whole:
                 return drop("a transport header cut short")
@@ -314,21 +316,21 @@ class PacketPath:
         self,
         packet: Packet,
         error: Error,
-        connection: Connection | None = None,
-        *,
         rest: int = 0,
         ip: bytes | None = None,
     ) -> Decision:
         """Send an ICMP error to the client.
 
-        About a packet of DR or TUN it counts as a packet from the service (8.2).
+        About a packet of a connection by DR or TUN, it counts as a packet from the service (8.2). Without a route to
+        the client it counts nowhere.
         """
         message = forwarding.error_about(packet, error, rest, ip)
-        if connection is not None and connection.method != Method.MASQ:
+        is_own = packet.saddr in self.network.local  # IPv6 accepts its own addresses as a source from outside
+        connection, hop = self.connections.find(packet), self.network.next_hop(packet.saddr)
+        if connection is not None and connection.method != Method.MASQ and (is_own or hop is not None):
             self._count_output(connection, len(message))
-        if packet.saddr in self.network.local:  # IPv6 accepts its own addresses as a source from outside
+        if is_own:
             return drop("its error is for this host itself")
-        hop = self.network.next_hop(packet.saddr)
         return _sent(message, hop) if hop is not None else drop("no route to the client")
 
     # --- replies ---
