@@ -429,6 +429,34 @@ def test_an_error_without_a_route_to_the_client_counts_nowhere(case: Callable[..
     assert [now - then for now, then in zip(it.counters(), before, strict=True)] == [1, 80, 0, 0]
 
 
+@pytest.mark.parametrize("deleted", ["server", "service"])
+@pytest.mark.parametrize("tunnel", [Tunnel(TunnelKind.GRE), Tunnel(TunnelKind.GUE, 6080)], ids=["gre", "gue"])
+def test_an_error_about_a_reply_of_a_deleted_server_takes_its_tunnel(
+    director_host: Host, tunnel: Tunnel, deleted: str
+) -> None:
+    service = director_host.new_key()
+    director_host.serve(service, 0)
+    server = DestinationKey(ip_address(server4(1)), service.port)
+    director_host.director.add_destination(service, Destination(server, Method.TUNNEL, tunnel=tunnel))
+    director_host.run(tcp("S", SPORT, service.port), "tc")
+    it = Case(director_host, service, "tun", False, service.port)
+    frame = it.error(it.vip, build(it.reply()))
+
+    def sent() -> bytes:
+        header: Any = IP(it.sent(frame))
+        del header.id, header.chksum
+        return build(header)
+
+    before = sent()
+    assert IP(before).proto == (47 if tunnel.kind is TunnelKind.GRE else 17)
+    if deleted == "server":
+        director_host.director.delete_destination(service, server)
+    else:
+        director_host.director.delete_service(service)
+        director_host.serve(director_host.new_key(), 0)  # without a service nothing is examined
+    assert sent() == before
+
+
 def known_hops(host: Host) -> int:
     """Return how many next hops of destinations the CPUs have cached."""
     lane = abi.struct("lane")

@@ -103,7 +103,7 @@ class ChangeSet:
         listed = list_of(self._tables, version)
         edit.write_version(slot, edit.generation, version | {"present": 0})
         for dest_slot in listed:
-            edit.write_flags(dest_slot, edit.generation, 0)
+            edit.write_deleted(dest_slot, edit.generation)
         edit.count_service(key, version["engine"], -1)
         self._deleted += listed
 
@@ -165,7 +165,7 @@ class ChangeSet:
             dest_slot = self._listed(change.key, key)
             position = order.index(dest_slot)
             del order[position]
-            edit.write_flags(dest_slot, edit.generation, 0)
+            edit.write_deleted(dest_slot, edit.generation)
             self._deleted.append(dest_slot)
             steps.append(("LIST_DELETE", position))
         for destination in change.edited:

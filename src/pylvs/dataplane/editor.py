@@ -388,7 +388,7 @@ class Editor:
             dest_slot = self._listed(key, destination)
             position, before, _, after = split_list(self._tables, version, dest_slot)
             with Transaction(self._tables) as edit:
-                edit.write_flags(dest_slot, edit.generation, 0)
+                edit.write_deleted(dest_slot, edit.generation)
                 write_list(edit, slot, version, before + after, "LIST_DELETE", position)
                 edit.commit()
                 by_nat = abi.constant("DESTINATION_USED_BY_NAT")

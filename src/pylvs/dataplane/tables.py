@@ -329,6 +329,12 @@ class Versions:
         destinations.array.store_half(slot, destinations.codec.offset("weights") + 4 * half, weight)
         self.store_state(slot, half, generation, flags)
 
+    def write_deleted(self, slot: int, generation: int) -> None:
+        """Write a destination's other half: not available. Its connections keep the tunnel (IPVS-SEMANTICS 8.3)."""
+        states = self._states(slot)
+        half = half_in_force((states[0] >> 32, states[1] >> 32), self.live)
+        self.write_flags(slot, generation, states[half] & MASK32 & ~abi.constant("DESTINATION_AVAILABLE"))
+
     def withdraw_flags(self, slot: int, live: int) -> None:
         """Make a half that is later than `live` the older one."""
         states = self._states(slot)
