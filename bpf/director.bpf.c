@@ -46,6 +46,7 @@
 #include "prog/bypass.h"
 #include "prog/connect.h"
 #include "prog/egress.h"
+#include "prog/egress_slow.h"
 #include "prog/encap.h"
 #include "prog/fwd_slow.h"
 #include "prog/hash_fallback.h"
@@ -189,6 +190,7 @@ PROG_XDP_AND_TC(reply)
 PROG_XDP_AND_TC(encap)
 PROG_XDP(tagged)
 PROG_TC(parse_slow)
+PROG_TC(egress_slow)
 PROG_TC(sip)
 PROG_TC(sip_out)
 PROG_TC(sip_open)

@@ -18,6 +18,7 @@ enum prog {
 	PROG_REPLY, /* a packet of a real server */
 	PROG_TAGGED, /* XDP: a frame with an 802.1Q tag */
 	PROG_PARSE_SLOW, /* TC: IPv4 options, IPv6 extension headers, rarer protocols, short transport headers */
+	PROG_EGRESS_SLOW, /* TC egress: likewise, of a real server on this host */
 	PROG_DEFRAG, /* TC: a fragment of a request or a reply */
 	PROG_ICMP_RECEIVE, /* TC: a received ICMP message */
 	PROG_GSO_SEGMENT, /* TC: segment a GSO packet for a tunnel with a checksum */

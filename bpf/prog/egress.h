@@ -42,8 +42,10 @@ INLINE int process_egress(struct __sk_buff *skb)
 		parsed = parse4(tc_ctx(skb), data, end, &p, root);
 	else if (ether->h_proto == bpf_htons(ETH_P_IPV6))
 		parsed = parse6(tc_ctx(skb), data, end, &p, root);
-	if (parsed != PARSED_PLAIN || !p.maybe_rs || !facts_of(root)->services[p.is_ipv6])
+	if (parsed == PARSED_FOREIGN || !p.maybe_rs || !facts_of(root)->services[p.is_ipv6])
 		return pass_to_stack(HOOK_TC);
+	if (parsed == PARSED_SLOW)
+		return tail_call_with(tc_ctx(skb), &p, PROG_EGRESS_SLOW);
 	struct reply_conn a;
 	u32 now = ticks();
 	bool found = find_reply(&a, &p);

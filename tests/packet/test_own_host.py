@@ -9,8 +9,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP, fragment
+from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6EchoReply, IPv6, IPv6ExtHdrFragment, fragment6
 
 from pylvs.bpf import kernel
 from pylvs.dataplane import load
@@ -18,12 +21,16 @@ from pylvs.dataplane.destinations import DestinationSlots
 from pylvs.dataplane.devices import attach
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceKey, VirtualService
 from tests.packet import frames
-from tests.packet.frames import CLIENT4
+from tests.packet.frames import CLIENT4, CLIENT6, build, ether, network
 from tests.packet.host import HOOKS, OWN4, OWN6, PASSED, TC_DROP, TC_PASS, VIP4, VIP6, Host, server4
 from tests.waiting import PATIENCE_S
 
 OWN = {4: OWN4, 6: OWN6}
 VIP = {4: VIP4, 6: VIP6}
+CLIENT = {4: CLIENT4, 6: CLIENT6}
+CUT4: Any = fragment
+CUT6: Any = fragment6
+L4 = {4: 34, 6: 54}  # where the transport header of a frame begins
 LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 
 
@@ -231,3 +238,86 @@ def test_a_forged_own_address_opens_nothing(director_host: Host) -> None:
         for hook in HOOKS:
             assert director_host.run(frames.tcp(dport=service.port, source=source), hook).verdict == PASSED[hook]
     assert director_host.counts(service) == {server4(1): (0, 0)}
+
+
+def requested(host: Host, protocol: Protocol, family: int, method: Method, frame: bytes = b"") -> ServiceKey:
+    """Add a service with a server on the director, and receive a request from port 4000."""
+    service = host.new_key(protocol, VIP[family])
+    serve(host, service, OWN[family], method, service.port)
+    make = frames.udp if protocol == Protocol.UDP else frames.tcp
+    frame = frame or make(dport=service.port, source=CLIENT[family], target=VIP[family])
+    frame = frame[: L4[family]] + struct.pack("!HH", 4000, service.port) + frame[L4[family] + 4 :]
+    assert host.run(frame, "tc").verdict == TC_PASS
+    assert went_out(host, service) == (0, 0)
+    return service
+
+
+def went_out(host: Host, service: ServiceKey) -> tuple[int, int]:
+    """Return packets and bytes that went out, after the request."""
+    counted = host.director.service(service).counters
+    assert counted.in_packets == 1
+    return counted.out_packets, counted.out_bytes
+
+
+def leaves(host: Host, packet: Any) -> int:
+    """Send a packet of this host, which leaves unmodified; return its length."""
+    frame = build(ether() / packet)
+    assert sent(host, frame) == frame[14:]
+    return len(frame) - 14
+
+
+two_methods = pytest.mark.parametrize("method", [Method.ROUTE, Method.TUNNEL])
+two_families = pytest.mark.parametrize("family", [4, 6])
+
+
+@two_families
+@two_methods
+def test_the_error_of_a_closed_port_counts_as_a_reply(director_host: Host, family: int, method: Method) -> None:
+    service = requested(director_host, Protocol.UDP, family, method)
+    client, vip = CLIENT[family], VIP[family]
+    inner: Any = ICMP(type=3, code=3) if family == 4 else ICMPv6DestUnreach(code=4)
+    echo: Any = ICMP(type=0) if family == 4 else ICMPv6EchoReply()
+    quote = network(client, vip) / UDP(sport=4000, dport=service.port) / b"?"
+    other = network(client, vip) / UDP(sport=4001, dport=service.port) / b"?"
+    for packet in inner / build(other), echo / build(quote), inner / build(quote)[:-10]:
+        leaves(director_host, network(vip, client) / packet)
+    assert went_out(director_host, service) == (0, 0)
+    length = leaves(director_host, network(vip, client) / inner / build(quote))
+    assert went_out(director_host, service) == (1, length)
+
+
+@two_families
+@two_methods
+def test_a_fragmented_reply_counts_once(director_host: Host, family: int, method: Method) -> None:
+    service = requested(director_host, Protocol.UDP, family, method)
+    datagram = UDP(sport=service.port, dport=4000) / bytes(3000)
+    whole = network(VIP[family], CLIENT[family]) / datagram
+    if family == 4:
+        fragments = CUT4(whole, 1480)
+    else:
+        fragments = CUT6(IPv6(src=VIP6, dst=CLIENT6) / IPv6ExtHdrFragment() / datagram, 1500)
+    assert len(fragments) > 2
+    for each in fragments:
+        leaves(director_host, each)
+    assert went_out(director_host, service) == (1, len(build(whole)))
+
+
+@two_methods
+def test_a_reply_with_options_counts(director_host: Host, method: Method) -> None:
+    service = requested(director_host, Protocol.TCP, 4, method)
+    reply = IP(src=VIP4, dst=CLIENT4, options=[IPOption_NOP()] * 4) / TCP(sport=service.port, dport=4000, flags="R")
+    length = leaves(director_host, reply)
+    assert went_out(director_host, service) == (1, length)
+    assert director_host.counts(service) == {OWN4: (0, 1)}, "closed by the reply"
+
+
+@two_families
+@two_methods
+def test_an_sctp_reply_sets_the_state(director_host: Host, family: int, method: Method) -> None:
+    request = frames.sctp(frames.chunk(1, bytes(16)), source=CLIENT[family], target=VIP[family])
+    service = requested(director_host, Protocol.SCTP, family, method, request)
+    reply = frames.sctp(frames.chunk(2, bytes(16)), service.port, 4000, VIP[family], CLIENT[family])
+    assert sent(director_host, reply) == reply[14:]
+    assert went_out(director_host, service) == (1, len(reply) - 14)
+    found = {each.state for each in director_host.director.connections() if each.virtual_port == service.port}
+    assert found == {"C-SENT"}

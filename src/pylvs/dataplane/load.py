@@ -19,6 +19,7 @@ from pylvs.bpf.maps import ArrayMap
 from pylvs.dataplane.state import (
     CACHE_SWEEP,
     CLOCK,
+    EGRESS,
     ENTRIES,
     LOADED,
     OBJECT,
@@ -207,8 +208,10 @@ def new_seeds() -> tuple[int, ...]:
 
 
 def _entry_of(program: str) -> str:
-    """Return the entry program with which a program is loaded: tail calls stay within XDP or TC."""
-    return XDP if program.startswith("xdp_") else program if program in (*ENTRIES, RESTORE) else TC
+    """Return the entry program with which a program is loaded: tail calls stay within XDP, TC or TC egress."""
+    if program in (*ENTRIES, RESTORE):
+        return program
+    return XDP if program.startswith("xdp_") else EGRESS if program.startswith("tc_egress_") else TC
 
 
 def _secret(seeds: tuple[int, ...], use: bytes) -> int:
