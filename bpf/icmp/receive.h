@@ -44,8 +44,11 @@ INLINE int prog_icmp_receive(struct __sk_buff *skb)
 	w->icmp_transit = !here;
 	/* Like IPVS, look up an error to this host as a reply first, and a forwarded one as a request (IPVS-SEMANTICS
 	 * 2.1). */
-	bool found = w->inner.known &&
-		     (here ? find_from_server(w) || find_from_client(w) : find_from_client(w) || find_from_server(w));
+	bool may_be_tunnel = here && !is_ipv6 && can_be_tunnel(w->inner.protocol);
+	bool found = w->inner.known && (here ? find_from_server(w) : find_from_client(w) || find_from_server(w));
+	if (!found && may_be_tunnel && w->inner.later)
+		return pass_packet(tc_ctx(skb), p); /* without the header of UDP, IPVS looks for no reply */
+	found = found || (here && w->inner.known && find_from_client(w));
 	if (found && w->error_side == SIDE_SERVER && root->standby && is_standby(root, &w->virtual_address, is_ipv6))
 		return pass_packet(tc_ctx(skb), p);
 	if (found && w->error_side == SIDE_PLAIN) {
@@ -54,7 +57,7 @@ INLINE int prog_icmp_receive(struct __sk_buff *skb)
 	}
 	if (found)
 		return tail_call(tc_ctx(skb), PROG_ICMP_FORWARD);
-	if (here && !is_ipv6 && !w->inner.later && can_be_tunnel(w->inner.protocol))
+	if (may_be_tunnel)
 		return tail_call(tc_ctx(skb), PROG_ICMP_TUNNEL);
 	return schedule_inner(skb, w, root);
 }

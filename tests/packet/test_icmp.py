@@ -255,6 +255,25 @@ def test_a_quotation_may_end_behind_the_ports(case: Callable[..., Case], method:
             assert (done.verdict, done.data) == (PASSED["tc"], frame), length
 
 
+@pytest.mark.parametrize(("protocol", "sent"), [(Protocol.TCP, True), (Protocol.UDP, False)])
+def test_an_error_about_a_later_fragment_of_udp_to_this_host_passes(
+    director_host: Host, protocol: Protocol, sent: bool
+) -> None:
+    """IPVS reads ports where the transport header would be, but not of UDP, which may be a tunnel's."""
+    service = director_host.new_key(protocol)
+    director_host.serve(service, 1)
+    make = tcp if protocol == Protocol.TCP else udp
+    director_host.run(make(sport=SPORT, dport=service.port), "tc")
+    it = Case(director_host, service, "dr", False, service.port)
+    layer = (TCP if protocol == Protocol.TCP else UDP)(sport=service.port, dport=SPORT)
+    for offset, leaves in (0, True), (10, sent):
+        frame = it.error(VIP4, build(IP(src=VIP4, dst=CLIENT4, flags="MF", frag=offset) / layer / bytes(40)))
+        if leaves:
+            assert len(it.sent(frame)) == len(frame) - 14
+        else:
+            it.ends(frame, PASSED)
+
+
 @each_way
 def test_an_error_itself_is_never_answered(case: Callable[..., Case], six: bool) -> None:
     for method in METHODS:
