@@ -66,6 +66,7 @@ LONG = (
     "sctp_paths",
     "conntrack",
     "icmp_errors",
+    "icmp_counts",
     "tcp_states_dr_v6",
     "tcp_states_nat_v6",
     "sctp_spread",
