@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from ipaddress import ip_address
 
 import pytest
@@ -9,9 +10,11 @@ from scapy.layers.inet import ICMP, IP, TCP
 from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6
 
 from pylvs.dataplane import load
+from pylvs.dataplane.director import BpfDirector
+from pylvs.dataplane.state import State
 from pylvs.dataplane.tables import address_bytes
 from pylvs.model.addresses import Address
-from pylvs.model.service import Destination, Method
+from pylvs.model.service import Destination, Method, VirtualService
 from pylvs.netlink import links
 from tests.packet.frames import CLIENT4, CLIENT6, build, ether, parsed, tcp
 from tests.packet.host import SENT, VIP4, VIP6, Host, ip, server4, server6
@@ -84,6 +87,19 @@ def test_an_edit_counts_the_route_of_its_real_server(director_host: Host) -> Non
         assert reported_mtu(director_host, service.port, False) == MTU
     finally:
         ip("route", "del", f"{server4(1)}/32", "dev", "d0")
+
+
+def test_others_edit_while_routes_are_looked_up(director_host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    director_host.serve(director_host.new_key(), 2)
+    other, added, ask = BpfDirector(State.open()), director_host.new_key(), links.Routes.ask
+
+    def edit_and_ask(routes: links.Routes, addresses: Iterable[Address]) -> None:
+        other.add_service(VirtualService(added, "rr"))
+        ask(routes, addresses)
+
+    monkeypatch.setattr(links.Routes, "ask", edit_and_ask)
+    director_host.director.follow_host()
+    assert director_host.director.service(added).service.key == added
 
 
 def test_many_routes_are_looked_up_at_once(director_host: Host) -> None:
