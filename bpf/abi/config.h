@@ -266,6 +266,14 @@ struct book { /* the allocator of slots; chains of free ones end with NOTHING */
 	u32 pad;
 };
 
+/* A network that routing delivers to this host (RTN_LOCAL), besides the addresses of its devices. */
+struct local_route {
+	u32 bits; /* how many of the following bits must match */
+	u32 family; /* 4 or 6 */
+	struct address network;
+};
+enum { LOCAL_ROUTE_BITS = 8 * (sizeof(struct local_route) - sizeof(u32)) };
+
 struct device {
 	u32 ifindex;
 	u8 mac[6];
@@ -290,6 +298,8 @@ HASH_MAP(maglev_tables, u32, struct maglev_table, 128, BPF_F_NO_PREALLOC);
 HASH_MAP(sh_tables, u32, struct sh_table, 128, BPF_F_NO_PREALLOC);
 
 HASH_MAP(locals, struct address, u8, 65536, BPF_F_NO_PREALLOC);
+
+LPM_MAP(local_routes, struct local_route, u8, 65536);
 
 HASH_MAP(accept_locals, u32, u8, 4096, BPF_F_NO_PREALLOC); /* ifindexes of devices with accept_local */
 

@@ -11,6 +11,8 @@
 #include "fwd/pmtu.h"
 #include "lib/headers.h"
 #include "parse/packet.h"
+#include "policy/own_address.h"
+#include "policy/vrrp_role.h"
 
 enum {
 	MIN_MTU4 = 68,
@@ -52,11 +54,11 @@ INLINE void fill_fib_params(struct bpf_fib_lookup *q, const struct address *to, 
 }
 
 /* Whether an address that routing does not forward is local. bpf_fib_lookup returns the same for a local address and
- * for a missing route. The snapshot of local addresses decides, else a route in the main table. `q` is a buffer. */
+ * for a missing route. The snapshots decide. They lack tables that only some packets reach (`ip rule fwmark`), and what
+ * came after the last edit. So an address with a route in the main table is local, too. `q` is a buffer. */
 INLINE bool is_own_address_by(void *ctx, struct bpf_fib_lookup *q, const struct address *address, bool is_ipv6)
 {
-	struct address key = *address; /* Linux 6.1 accepts no map key from a global function's argument */
-	if (bpf_map_lookup_elem(&locals, &key))
+	if (has_local_route(address, is_ipv6))
 		return true;
 	fill_fib_params(q, address, is_ipv6, loopback, NULL);
 	long ret = bpf_fib_lookup(ctx, q, sizeof(*q), BPF_FIB_LOOKUP_DIRECT);
@@ -81,6 +83,31 @@ INLINE bool is_delivered(void *ctx, const struct address *to, bool is_ipv6)
 {
 	struct bpf_fib_lookup params;
 	return is_delivered_by(ctx, &params, to, is_ipv6);
+}
+
+INLINE bool holds(void *ctx, const struct address *address, bool is_ipv6)
+{
+	if (!address)
+		return false;
+	struct address key = *address;
+	return is_delivered(ctx, &key, is_ipv6) || is_vrrp_address(&key);
+}
+
+VERIFIED_ONCE int holds_address_xdp(struct xdp_md *ctx, const struct address *address, u32 is_ipv6)
+{
+	return holds(ctx, address, is_ipv6);
+}
+
+VERIFIED_ONCE int holds_address_tc(struct __sk_buff *ctx, const struct address *address, u32 is_ipv6)
+{
+	return holds(ctx, address, is_ipv6);
+}
+
+/* Whether packets to a virtual address are for this host: routing delivers them, or a virtual router has the address. */
+INLINE bool holds_address(struct ctx ctx, const struct address *address, bool is_ipv6)
+{
+	return ctx.hook == HOOK_XDP ? holds_address_xdp(ctx.xdp, address, is_ipv6)
+				    : holds_address_tc(ctx.skb, address, is_ipv6);
 }
 
 INLINE int lookup_fib(void *ctx, struct hop *hop, const struct address *to, u32 ipv6_and_input,

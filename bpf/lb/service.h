@@ -162,39 +162,17 @@ INLINE bool holds_for_mark(struct ctx ctx, const struct scratch *w, u32 mark)
 	return ctx.hook == HOOK_XDP ? holds_for_mark_xdp(ctx.xdp, w, mark) : holds_for_mark_tc(ctx.skb, w, mark);
 }
 
-INLINE bool lookup_local(void *ctx, struct service_state *state, const struct packet *p, u32 now)
-{
-	if (!state || !p)
-		return false;
-	struct address daddr = {};
-	packet_daddr(&daddr, p);
-	struct bpf_fib_lookup params;
-	fill_fib_params(&params, &daddr, p->is_ipv6, loopback, NULL);
-	bool held = (bpf_fib_lookup(ctx, &params, sizeof(params), 0) == BPF_FIB_LKUP_RET_NOT_FWDED &&
-		     is_own_address(ctx, &daddr, p->is_ipv6)) ||
-		    is_vrrp_address(&daddr);
-	state->held = held;
-	barrier();
-	state->held_at = now;
-	return held;
-}
-
-VERIFIED_ONCE int lookup_local_xdp(struct xdp_md *ctx, struct service_state *state, const struct packet *p, u32 now)
-{
-	return lookup_local(ctx, state, p, now);
-}
-
-VERIFIED_ONCE int lookup_local_tc(struct __sk_buff *ctx, struct service_state *state, const struct packet *p, u32 now)
-{
-	return lookup_local(ctx, state, p, now);
-}
-
 /* Whether the packet's daddr is local. The result is cached for a tick, an eighth of a second. For a virtual router's
  * address its role decides, at once. */
 INLINE bool is_local_daddr(struct ctx ctx, struct service_state *state, const struct packet *p, u32 now)
 {
 	if (likely(state->held_at == now))
 		return state->held;
-	return ctx.hook == HOOK_XDP ? lookup_local_xdp(ctx.xdp, state, p, now)
-				    : lookup_local_tc(ctx.skb, state, p, now);
+	struct address daddr = {};
+	packet_daddr(&daddr, p);
+	bool held = holds_address(ctx, &daddr, p->is_ipv6);
+	state->held = held;
+	barrier();
+	state->held_at = now;
+	return held;
 }

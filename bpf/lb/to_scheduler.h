@@ -4,6 +4,7 @@
 #pragma once
 #include "conntrack/update.h"
 #include "ctx/scratch.h"
+#include "policy/own_address.h"
 
 /* Uncount the connection that this packet has replaced. */
 INLINE void drop_old_ref(struct scratch *w)
@@ -20,7 +21,7 @@ INLINE bool may_bypass(const struct packet *p)
 		return (u8)p->tuple.v6.daddr.word[0] != 0xff;
 	struct address daddr = {.word = {p->tuple.v4.daddr}};
 	u32 first = (u8)p->tuple.v4.daddr;
-	return first && first < 224 && !bpf_map_lookup_elem(&locals, &daddr);
+	return first && first < 224 && !has_local_route(&daddr, false);
 }
 
 /* Send an ICMP error. For FTP only packets of the control connection get one (2.6). */

@@ -82,6 +82,15 @@ __attribute__((used)) static int describe_types(struct bpf_flow_keys *keys, stru
 		__type(value, value_type); \
 	} name SEC(".maps")
 
+#define LPM_MAP(name, key_type, value_type, entries) \
+	struct { \
+		__uint(type, BPF_MAP_TYPE_LPM_TRIE); \
+		__uint(max_entries, entries); \
+		__uint(map_flags, BPF_F_NO_PREALLOC); \
+		__type(key, key_type); \
+		__type(value, value_type); \
+	} name SEC(".maps")
+
 #define map_elem(map, index) \
 	({ \
 		u32 index_ = (index); \

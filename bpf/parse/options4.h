@@ -7,6 +7,7 @@
 #pragma once
 #include "abi/config.h"
 #include "ctx/scratch.h"
+#include "policy/own_address.h"
 #include <linux/ip.h>
 
 enum { OPTIONS_BYTES = 40, HEADER_BUFFER = 64, MS_PER_DAY = 86400000 };
@@ -68,7 +69,7 @@ INLINE bool note_record_route(struct options *o, u32 at, u32 length)
 INLINE bool is_own4(be32 address)
 {
 	struct address own = {.word[0] = address};
-	return bpf_map_lookup_elem(&locals, &own);
+	return has_local_route(&own, false);
 }
 
 INLINE bool note_timestamp(struct options *o, u32 at, u32 length)

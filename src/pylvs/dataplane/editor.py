@@ -20,16 +20,14 @@ from pylvs.dataplane.destinations import (
     split_list,
     write_list,
 )
-from pylvs.dataplane.devices import attach, attachments
+from pylvs.dataplane.devices import attach, attachments, own_addresses
 from pylvs.dataplane.devices.selection import Concerns
 from pylvs.dataplane.state import StateExists, roles_directory
 from pylvs.dataplane.tables import (
     Tables,
     Versions,
-    address_bytes,
     destination_name,
     replace_keys,
-    set_bit,
     version_fields,
 )
 from pylvs.dataplane.transaction import Transaction, list_of, recover
@@ -489,10 +487,7 @@ def _is_local(address: Address) -> bool:
 def _refresh_snapshots(versions: Versions) -> None:
     """Update the snapshots of this host's addresses, devices and marks. The caller holds the lock."""
     tables = versions.tables
-    own = {address_bytes(each) for each in links.local_addresses()}
-    for key in own - set(tables.locals.keys()):  # before the key, lest a killed process leave one without its bit
-        set_bit(tables, "reply_bits", key, 6 if any(key[4:]) else 4)
-    replace_keys(tables.locals, own)
+    own_addresses.refresh(tables)
     replace_keys(tables.accept_locals, _accept_local_devices())
     above_default = kernel.first_unprivileged_port() - abi.constant("FIRST_UNPRIVILEGED")
     tables.root.set(0, "unprivileged_port", above_default)

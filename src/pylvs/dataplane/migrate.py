@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pylvs.bpf import abi
 from pylvs.bpf.maps import ArrayMap, HashMap, MmapArray, PerCpuArray, QueueMap
 from pylvs.dataplane import load, vip_roles
+from pylvs.dataplane.devices import own_addresses
 from pylvs.dataplane.former import COUNTERS, Former, Plan
 from pylvs.dataplane.reader import ZEROED, Reader
 from pylvs.dataplane.restore import Source
@@ -122,6 +123,7 @@ class Migration:
         for name in _HASHES:
             if name != _CACHE:
                 self._copy_hash(name, fresh)
+        own_addresses.refresh(fresh)
         self._copy_devices(fresh)
         versions = Versions(fresh)
         facts = versions.facts()

@@ -158,6 +158,7 @@ class Tables:
     devices = _records("devices", "device")  # those that run XDP
     transmitters = _hash("transmitters")  # devices to which XDP may redirect
     locals = _hash("locals")  # a snapshot of this host's addresses
+    local_routes = _hash("local_routes")  # likewise of the networks that have a local route
     accept_locals = _hash("accept_locals")  # devices by ifindex (0: all) on which a received saddr may be local
     standby = _hash("standby")  # the addresses of this host's virtual routers, and whether each is standby
 

@@ -10,14 +10,14 @@ from collections.abc import Mapping
 
 from pylvs.bpf import abi
 from pylvs.dataplane.devices import attach
-from pylvs.dataplane.tables import Tables, Versions, address_bytes, address_of, key_of
+from pylvs.dataplane.devices.own_addresses import OwnAddresses
+from pylvs.dataplane.tables import Tables, Versions, address_of, key_of
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.service import Destination, Method, ServiceKey, is_probe_mark
 from pylvs.netlink import links, xdp
 from pylvs.netlink.links import Device
 
-_LOOPBACK_NET = 127
 _WITH_OWN_MAC = ("macvlan", "ipvlan")  # what virtual routers add to a device
 _SENDS_ONLY = ("dummy", "ifb", "nlmon")  # what comes in by them came in by another device before
 # Their drivers never transmit XDP frames, or only while the far end takes them; a loss there is silent.
@@ -78,7 +78,7 @@ def concerns_of(tables: Tables) -> Concerns:
     form = table.codec.view("address", "family", "used", "deleted_s")
     by_nat = abi.constant("DESTINATION_USED_BY_NAT")
     top = tables.book.get(0, "destination_top")
-    own = {address_bytes(each) for each in links.local_addresses()}
+    own = OwnAddresses()
     networks = dict[bytes, Address]()  # one real server of each: a route for each address would take too long
     for address, family, used, deleted_s in form.iter_unpack(table.array.elements(0, top)):
         if not used or deleted_s:
@@ -86,7 +86,7 @@ def concerns_of(tables: Tables) -> Concerns:
         networks.setdefault(address[: _NETWORK_BYTES[family]], address_of(address, family))
         if used == by_nat:
             found.by_nat.add(address_of(address, family))
-        found.own_server |= address in own or (family == 4 and address[0] == _LOOPBACK_NET)
+        found.own_server = found.own_server or own.has(address, family)
     with links.Routes() as routes:
         for each in networks.values():
             found.add_output(routes.to(each))

@@ -1,6 +1,6 @@
 """Reconcile attachments with the devices of a network namespace, for `pylvs watch`, where no `pylvs run` does.
 
-It waits for rtnetlink(7) events about links, addresses, routes and TC, and then updates attachments and snapshots.
+It waits for rtnetlink(7) events about links, addresses, routes, rules and TC, then updates attachments and snapshots.
 Without it the next edit does that.
 """
 
@@ -17,8 +17,8 @@ from pylvs.dataplane.director import BpfDirector
 from pylvs.model.errors import PylvsError
 from pylvs.model.rows import warnings
 
-# RTMGRP_LINK, TC, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE
-_GROUPS = 0x1 | 0x8 | 0x10 | 0x40 | 0x100 | 0x400
+# RTMGRP_LINK, TC, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV6_IFADDR, IPV6_ROUTE, and RTNLGRP_IPV6_RULE
+_GROUPS = 0x1 | 0x8 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18
 RETRY_S = 5.0  # after a device was refused, or the tables were locked
 GATHER_S = 0.05  # events within this time are handled together
 SHARE = 4  # pause for so many times the work's duration: a fifth of the time at most is work
