@@ -188,7 +188,7 @@ struct destination {
 	s32 weights[2]; /* one with each state; a deleted destination keeps its weight */
 	u32 cached; /* references from the caches of lblc and lblcr, atomic */
 	u32 pad;
-	/* From here on Python's alone: the service's key, by which a deleted destination can be restored. */
+	/* Python restores a deleted destination by its service's key. Packets read address, family and mark of the key. */
 	struct address saddr; /* saddr of tunnel headers, if bpf_fib_lookup cannot tell */
 	struct address virtual_address;
 	u32 mark;

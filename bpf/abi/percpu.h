@@ -27,7 +27,8 @@ struct hop { /* a cached FIB lookup; the fast path reads what is before `link_mt
 	u8 smac[6];
 	u32 mtu;
 	u16 verdict;
-	u16 gateway_is_ipv6; /* of a route of IPv4, too (RFC 8950) */
+	u8 gateway_is_ipv6; /* of a route of IPv4, too (RFC 8950) */
+	u8 is_unheld; /* of a destination: its virtual address is not local */
 	u32 link_mtu; /* without the path MTUs that ICMP errors have reported */
 	struct address gateway; /* next hop on the link */
 	struct address saddr; /* preferred source address; of a destination, that of tunnels to it */

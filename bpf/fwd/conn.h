@@ -173,7 +173,7 @@ INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found 
 		return tail_call_with(ctx, p, PROG_NEW);
 	bool confirm, masq = t.method == METHOD_MASQ;
 	struct hop *hop = destination_hop(ctx, t.index, t.destination, now, &confirm);
-	if (!hop)
+	if (!hop || unlikely(hop->is_unheld))
 		return pass_to_stack(ctx.hook);
 	if (ctx.hook == HOOK_XDP && !xdp_can(ctx.xdp, p, &t, hop, confirm))
 		return pass_to_tc();

@@ -182,7 +182,8 @@ INLINE void lookup_hop(struct ctx ctx, struct hop *hop, const struct address *to
 		lookup_hop_tc(ctx.skb, hop, to, is_ipv6 | input << 1, from);
 }
 
-/* Repeat the lookup of a destination. Its packets must take the general path once before the fast path. */
+/* Repeat the lookup of a destination, and the check of its virtual address. Its packets must take the general path once
+ * before the fast path. */
 INLINE int refresh_hop(struct ctx ctx, struct lane *lane, const struct destination *d, u32 now)
 {
 	if (!lane || !d)
@@ -190,6 +191,7 @@ INLINE int refresh_hop(struct ctx ctx, struct lane *lane, const struct destinati
 	struct hop *hop = &lane->hop;
 	lookup_hop(ctx, hop, &d->address, d->family == 6, loopback, NULL);
 	lane->entrances[SIDE_REQUEST].live = 0;
+	hop->is_unheld = !d->mark && !holds_address(ctx, &d->virtual_address, d->virtual_family == 6);
 	/* The kernel applies a route's own MTU to forwarded packets only if it is locked. */
 	if (d->mtu && d->mtu < hop->mtu)
 		hop->mtu = d->mtu;
@@ -209,8 +211,9 @@ VERIFIED_ONCE int refresh_hop_tc(struct __sk_buff *ctx, struct lane *lane, const
 	return refresh_hop(tc_ctx(ctx), lane, d, now);
 }
 
-/* Return the next hop of a destination, at most a second old. Only a resolved one is cached. `confirm`, for XDP
- * alone: pass this packet to TC, where the kernel's neighbour code keeps the neighbour entry valid. TC gives NULL. */
+/* Return the next hop of a destination, at most a second old. Only a resolved one of a local virtual address is cached.
+ * `confirm`, for XDP alone: pass this packet to TC, where the kernel's neighbour code keeps the neighbour entry valid.
+ * TC gives NULL. */
 INLINE struct hop *destination_hop(struct ctx ctx, u32 index, const struct destination *d, u32 now, bool *confirm)
 {
 	struct lane *lane = lane_of(index);
@@ -221,7 +224,7 @@ INLINE struct hop *destination_hop(struct ctx ctx, u32 index, const struct desti
 	lane = barrier_var(lane);
 	struct hop *hop = &lane->hop;
 	if (unlikely(now - hop->stamp >= ticks_per_second ||
-		     (hop->verdict != HOP_READY && hop->verdict != HOP_LOCAL))) {
+		     (hop->verdict != HOP_READY && hop->verdict != HOP_LOCAL) || hop->is_unheld)) {
 		u32 former_stamp = hop->stamp;
 		if (ctx.hook == HOOK_XDP)
 			refresh_hop_xdp(ctx.xdp, lane, d, now);

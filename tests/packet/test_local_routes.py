@@ -1,4 +1,7 @@
-"""Addresses that no device has, but that routing delivers to this host: of services and of real servers."""
+"""Addresses that no device has, but that routing delivers to this host: of services and of real servers.
+
+Connections to a virtual address that this host no longer has pass to the stack, which routes them.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from unittest import mock
 import pytest
 from scapy.layers.inet import IP, TCP, IPOption
 
-from pylvs.dataplane import editor
+from pylvs.dataplane import editor, load
 from pylvs.dataplane.devices import attach, watch
 from pylvs.dataplane.migrate import Migration
 from pylvs.model.marks import MarkRule
@@ -20,6 +23,7 @@ from pylvs.netlink.local_routes import local_networks
 from tests.packet import frames
 from tests.packet.frames import CLIENT4, CLIENT6, build, ether
 from tests.packet.host import (
+    HOOKS,
     PASSED,
     ROUTER4,
     ROUTER6,
@@ -235,3 +239,36 @@ def test_a_migration_fills_the_snapshot_before_packets_use_it(director_host: Hos
         with mock.patch.object(editor, "own_addresses"):  # edits would fill it, too, but later
             Migration.of(host.director.state).copy(tables)
         assert set(tables.local_routes.keys()) == keys
+
+
+# --- connections to an address that this host has no longer ---
+
+
+def passes(host: Host, frame: bytes) -> bool:
+    """Return whether both hooks pass the frame; otherwise assert that both forward it."""
+    verdicts = {hook: host.run(frame, hook).verdict for hook in HOOKS}
+    if verdicts == PASSED:
+        return True
+    for hook in HOOKS:
+        host.forwarded(frame, hook)
+    return False
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("method", [Method.ROUTE, Method.MASQ, Method.TUNNEL])
+def test_a_connection_passes_while_its_address_is_gone(director_host: Host, family: int, method: Method) -> None:
+    host, service = director_host, routed_service(director_host, family)
+    host.director.flush()
+    host.serve(service, 1, method)
+    client = next(PORTS)
+    opening, later = (frames.tcp(flags, client, service.port, CLIENT[family], ROUTED[family]) for flags in ("S", "A"))
+    with changed(host, family, "route", "local", NETWORK[family], "dev", "lo"):
+        for frame in opening, later, later:
+            host.forwarded(frame)
+        assert not passes(host, later)
+    host.wait_ticks(round(load.ticks_per_second()) + 1)
+    packets = host.director.service(service).counters.in_packets
+    assert passes(host, later)
+    assert host.director.service(service).counters.in_packets == packets, "the director does not count it"
+    with changed(host, family, "route", "local", NETWORK[family], "dev", "lo"):
+        assert not passes(host, later), "at once: the stack would reset the connection"
