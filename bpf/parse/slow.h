@@ -87,9 +87,9 @@ INLINE enum slow_result parse_slow6(struct __sk_buff *skb, struct scratch *w)
 	}
 	if (!is_transport6(next))
 		return PARSE_TO_STACK;
+	p->protocol = next;
 	if (at > ETH_HLEN + p->length)
 		return has_ports(next) && p->maybe_vip ? PARSE_SHORT : PARSE_TO_STACK;
-	p->protocol = next;
 	p->tuple.v6.protocol = next;
 	p->l4 = at;
 	return PARSE_DONE;

@@ -101,10 +101,8 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 			return pass_to_stack(ctx.hook); /* TC continues with the mark that a filter of tc has set */
 		mark = w->seen.mark;
 	}
-	/* With firewall marks, truncated packets for other hosts get here, too. */
 	if (unlikely(!p->l4_complete) || p->no_chunk)
-		return facts->marks && !holds_for_mark(ctx, w, mark) ? pass_to_stack(ctx.hook)
-								     : drop(ctx.hook, REASON_SHORT);
+		return holds_for_mark(ctx, w, mark) ? drop(ctx.hook, REASON_SHORT) : pass_to_stack(ctx.hook);
 	bool opens = p->by_inner || is_opener(p, &root->settings);
 	struct service_match found;
 	u32 slot = service_of_mark(p->is_ipv6, mark, live);

@@ -27,7 +27,10 @@ INLINE int prog_parse_slow(struct __sk_buff *skb)
 		p->maybe_vip = 0;
 	if (result == PARSE_DROP)
 		return drop(HOOK_TC, REASON_SOURCE_ROUTED);
-	if (result == PARSE_SHORT)
-		return facts_of(root)->services[p->is_ipv6] ? drop(HOOK_TC, REASON_SHORT) : pass_to_stack(HOOK_TC);
+	if (result == PARSE_SHORT) { /* without ports, so of no connection */
+		p->l4_complete = 0;
+		p->no_conn = 1;
+		return tail_call(tc_ctx(skb), PROG_NEW);
+	}
 	return fwd_packet(tc_ctx(skb), p, root);
 }

@@ -9,10 +9,12 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
+from typing import Any
 from unittest import mock
 
 import pytest
 from scapy.layers.inet import IP, TCP, IPOption
+from scapy.layers.inet6 import IPv6
 
 from pylvs.dataplane import editor, load
 from pylvs.dataplane.devices import attach, watch
@@ -23,6 +25,7 @@ from pylvs.netlink.local_routes import local_networks
 from tests.packet import frames
 from tests.packet.frames import CLIENT4, CLIENT6, build, ether
 from tests.packet.host import (
+    DROPPED,
     HOOKS,
     PASSED,
     ROUTER4,
@@ -272,3 +275,30 @@ def test_a_connection_passes_while_its_address_is_gone(director_host: Host, fami
     assert host.director.service(service).counters.in_packets == packets, "the director does not count it"
     with changed(host, family, "route", "local", NETWORK[family], "dev", "lo"):
         assert not passes(host, later), "at once: the stack would reset the connection"
+
+
+# --- truncated headers ---
+
+
+def truncated(address: str, family: int, kind: str) -> bytes:
+    """Return a frame whose IP packet ends within its transport header, or before it."""
+    source = CLIENT[family]
+    if kind == "options":  # IPv6: the extension header is longer than the packet
+        return build(ether() / IPv6(src=source, dst=address, nh=60, plen=8) / bytes([6, 4, 1, 4, 0, 0, 0, 0]))
+    fields: dict[str, Any] = {"proto" if family == 4 else "nh": {"tcp": 6, "udp": 17, "sctp": 132}[kind]}
+    return build(ether() / frames.network(source, address, **fields) / (b"\x23\x88" if kind == "sctp" else bytes(7)))
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"), [(4, "tcp"), (4, "udp"), (4, "sctp"), (6, "tcp"), (6, "udp"), (6, "sctp"), (6, "options")]
+)
+def test_a_truncated_header_is_dropped_only_for_an_address_of_this_host(
+    director_host: Host, family: int, kind: str
+) -> None:
+    routed_service(director_host, family)
+    frame = truncated(ROUTED[family], family, kind)
+    for hook in HOOKS:
+        done = director_host.run(frame, hook)
+        assert (done.verdict, done.data) == (PASSED[hook], frame)
+    with changed(director_host, family, "route", "local", NETWORK[family], "dev", "lo"):
+        assert director_host.receive(frame)[1].verdict == DROPPED["tc"]
