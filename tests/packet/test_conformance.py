@@ -34,6 +34,7 @@ LIFE = (
     "sctp_errors",
     "extension_headers",
     "ip_options",
+    "routed_local",
     "many_services",
     "own_client",
     "sched_dh",
