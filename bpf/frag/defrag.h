@@ -167,12 +167,7 @@ INLINE int forward_unreassembled(struct __sk_buff *skb, struct scratch *w)
 
 INLINE bool is_for_host(void *ctx, const struct fragment *f)
 {
-	struct bpf_fib_lookup params;
-	if (bpf_map_lookup_elem(&locals, &f->daddr))
-		return true;
-	fill_fib_params(&params, &f->daddr, f->is_ipv6, loopback, NULL);
-	return bpf_fib_lookup(ctx, &params, sizeof(params), 0) == BPF_FIB_LKUP_RET_NOT_FWDED &&
-	       is_own_address(ctx, &f->daddr, f->is_ipv6);
+	return bpf_map_lookup_elem(&locals, &f->daddr) || is_virtual_delivered(ctx, &f->daddr, f->is_ipv6);
 }
 
 INLINE enum defrag_result add_to_queue(struct __sk_buff *skb, struct scratch *w, const struct fragment *f)

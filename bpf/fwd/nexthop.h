@@ -65,12 +65,6 @@ INLINE bool is_own_address_by(void *ctx, struct bpf_fib_lookup *q, const struct 
 	return ret == BPF_FIB_LKUP_RET_SUCCESS || ret == BPF_FIB_LKUP_RET_NO_NEIGH;
 }
 
-INLINE bool is_own_address(void *ctx, const struct address *address, bool is_ipv6)
-{
-	struct bpf_fib_lookup params;
-	return is_own_address_by(ctx, &params, address, is_ipv6);
-}
-
 /* Whether routing delivers the address to this host. */
 INLINE bool is_delivered_by(void *ctx, struct bpf_fib_lookup *q, const struct address *to, bool is_ipv6)
 {
@@ -85,12 +79,45 @@ INLINE bool is_delivered(void *ctx, const struct address *to, bool is_ipv6)
 	return is_delivered_by(ctx, &params, to, is_ipv6);
 }
 
+/* Whether the route to an address of IPv4 beside this one is to both. Then routing would have forwarded this one, too,
+ * unless it is local: so packets reach a virtual address that was added after the last edit. Not for real servers, where
+ * a route to one host may go while that to its neighbour stays. `q` is a buffer. */
+INLINE bool has_route_beside(void *ctx, struct bpf_fib_lookup *q, const struct address *address)
+{
+#pragma unroll
+	for (u32 bit = 1; bit <= 4; bit <<= 1) { /* the neighbours may be local, too */
+		struct address beside = {.word = {address->word[0] ^ bpf_htonl(bit)}};
+		fill_fib_params(q, &beside, false, loopback, NULL);
+		long ret = bpf_fib_lookup(ctx, q, sizeof(*q), 0);
+		if (ret == BPF_FIB_LKUP_RET_SUCCESS || ret == BPF_FIB_LKUP_RET_NO_NEIGH)
+			return true;
+	}
+	return false;
+}
+
+/* Whether a virtual address that routing does not forward is local. */
+INLINE bool is_own_virtual_address(void *ctx, const struct address *address, bool is_ipv6)
+{
+	struct bpf_fib_lookup params;
+	return is_own_address_by(ctx, &params, address, is_ipv6) ||
+	       (!is_ipv6 && has_route_beside(ctx, &params, address));
+}
+
+/* Whether routing delivers a virtual address to this host. */
+INLINE bool is_virtual_delivered(void *ctx, const struct address *address, bool is_ipv6)
+{
+	struct bpf_fib_lookup params;
+	fill_fib_params(&params, address, is_ipv6, loopback, NULL);
+	return bpf_fib_lookup(ctx, &params, sizeof(params), 0) == BPF_FIB_LKUP_RET_NOT_FWDED &&
+	       is_own_virtual_address(ctx, address, is_ipv6);
+}
+
 INLINE bool holds(void *ctx, const struct address *address, bool is_ipv6)
 {
 	if (!address)
 		return false;
 	struct address key = *address;
-	return is_delivered(ctx, &key, is_ipv6) || is_vrrp_address(&key);
+	return is_virtual_delivered(ctx, &key, is_ipv6) || is_vrrp_address(&key);
 }
 
 VERIFIED_ONCE int holds_address_xdp(struct xdp_md *ctx, const struct address *address, u32 is_ipv6)

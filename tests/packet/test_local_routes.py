@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from ipaddress import ip_address
 from typing import Any
 from unittest import mock
@@ -113,6 +113,28 @@ def test_a_virtual_address_with_a_local_route_is_served(director_host: Host, fam
     assert to_stack(host, ROUTED[family], port, family)
     with without_default_route(host, family):
         assert to_stack(host, ROUTED[family], port, family), "no route is no local route"
+
+
+@pytest.mark.parametrize("has_default", [True, False])
+@pytest.mark.parametrize("beside", [(), ("10.99.0.6/32", "10.99.0.5/32")])
+def test_a_virtual_address_that_came_after_the_last_edit_is_served(
+    director_host: Host, has_default: bool, beside: tuple[str, ...]
+) -> None:
+    """So a script may add it behind `ipvsadm`, where no daemon follows the addresses."""
+    host, port = director_host, routed_service(director_host, 4).port
+    with without_default_route(host, 4) if not has_default else nullcontext():
+        assert to_stack(host, ROUTED[4], port, 4)
+        added = ("10.99.0.7/24", *beside)
+        for each in added:
+            ip("addr", "add", each, "dev", "d0")
+        try:
+            host.wait_ticks()
+            assert not to_stack(host, ROUTED[4], port, 4)
+        finally:
+            for each in reversed(added):
+                ip("addr", "del", each, "dev", "d0")
+        host.wait_ticks()
+        assert to_stack(host, ROUTED[4], port, 4)
 
 
 def test_an_address_of_lo_makes_its_network_local(director_host: Host) -> None:
