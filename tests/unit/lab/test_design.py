@@ -16,6 +16,7 @@ from pylvs.lab.plan import read_overrides
 from pylvs.lab.topologies import TOPOLOGIES, design
 from pylvs.model.errors import InvalidOperation
 from tests.lab.support import endpoint
+from tests.unit.config.vrrp_support import DEVICES
 
 CASES = [(topology, servers, version) for topology in TOPOLOGIES for servers in (1, 3, 60) for version in (4, 6)]
 
@@ -125,7 +126,7 @@ def test_two_directors_have_the_same_configuration_but_for_their_role(servers: i
     texts = [host.files["/etc/keepalived/keepalived.conf"] for host in (first, second)]
     for text in texts:
         document, unread = read_text(text)
-        assert (unread, compile_document(document, {"eth0": 1500}).findings) == ((), ())
+        assert (unread, compile_document(document, DEVICES).findings) == ((), ())
     different = [pair for pair in zip(*(text.splitlines() for text in texts), strict=True) if pair[0] != pair[1]]
     assert [[line.strip() for line in pair] for pair in different] == [
         ["state MASTER", "state BACKUP"],
