@@ -171,8 +171,9 @@ class MemoryDirector(InMemory):
         """Return zeros: there are no packets."""
         return PacketCounts()
 
-    def follow_host(self) -> None:
-        """Do nothing: there is no host."""
+    def follow_host(self) -> Sequence[str]:
+        """There is no host, so no program changes it."""
+        return ()
 
     def put_connections(self, connections: Iterable[Connection]) -> None:
         """Set the connection table."""

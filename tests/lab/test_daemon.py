@@ -191,6 +191,8 @@ def test_a_program_that_another_tool_removes_is_restored(make_lab: MakeLab, tmp_
         lab.sh("director", f"tc qdisc del dev {device} clsact")
         until(lambda: f"{device}: tc" in lab.sh("director", "pylvs show"), "the program is back")
         assert answers(lab, 3, url=url)
+        attached = f"warning: {device}: its program was removed, and is attached again"
+        until(lambda: attached in running.log(), "which the log has, too")
         lab.sh(
             "director",
             f"tc qdisc del dev {device} clsact; while ! tc qdisc add dev {device} ingress; do"
@@ -203,6 +205,18 @@ def test_a_program_that_another_tool_removes_is_restored(make_lab: MakeLab, tmp_
         until(lambda: f"{device}: tc" in lab.sh("director", "pylvs show"), "the program is back")
         assert answers(lab, 3, url=url)
         assert running.stop() == 0
+
+
+def test_direct_routing_continues_after_the_director_stops_being_a_router(make_lab: MakeLab, tmp_path: Path) -> None:
+    """The kernel copies ip_forward=0 to lo, whose forwarding the packet path needs."""
+    lab, text = web_lab(make_lab)
+    lab.sh("director", "sysctl -qw net.ipv4.ip_forward=1")
+    with daemon(lab, tmp_path, text) as running:
+        until(lambda: len(running.servers()) == 3, "all servers are in the table")
+        lab.sh("director", "sysctl -qw net.ipv4.ip_forward=0")
+        until(lambda: "net.ipv4.conf.lo.forwarding was 0" in running.log(), "the daemon has restored it")
+        assert lab.sh("director", "sysctl -n net.ipv4.ip_forward net.ipv4.conf.lo.forwarding") == "0\n1\n"
+        assert answers(lab, 3, url=f"http://{lab.network.vip}/")
 
 
 def test_an_address_that_comes_later_is_served_at_once(make_lab: MakeLab, tmp_path: Path) -> None:

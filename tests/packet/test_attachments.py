@@ -9,7 +9,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -20,18 +20,32 @@ import pytest
 from click.testing import CliRunner
 
 from pylvs.bpf import abi, kernel
-from pylvs.cli.director import detach
+from pylvs.cli.director import detach, show
 from pylvs.dataplane import load
 from pylvs.dataplane.devices import attach, attachments
+from pylvs.dataplane.devices.watch import listen
 from pylvs.model.errors import Busy
 from pylvs.model.rows import DeviceProblem, unattached, warnings
 from pylvs.model.service import Destination, DestinationKey, Method, VirtualService
 from pylvs.netlink import links, xdp
 from pylvs.netlink.codec import Netlink
-from tests.packet.frames import CLIENT4, tcp
-from tests.packet.host import TC_REDIRECT, Host, ip, key, new_host, server4, server6, server_mac
+from tests.packet.frames import CLIENT4, CLIENT6, tcp
+from tests.packet.host import (
+    OWN4,
+    TC_REDIRECT,
+    VIP4,
+    VIP6,
+    Host,
+    ip,
+    key,
+    new_host,
+    server4,
+    server6,
+    server_mac,
+)
 from tests.waiting import until
 
+RTM_NEWNETCONF = 80
 SERVICE = key(80)
 BEHIND_T0 = key(80, vip="10.78.0.1")  # an address of t0, see `tap`
 BEHIND = DestinationKey(ip_address("10.78.0.2"), 80)  # a real server behind another device than the clients
@@ -274,16 +288,27 @@ def test_a_watcher_attaches_new_devices_and_restores_programs(host: Host, watch:
     until(lambda: there(host).keys() == {"lo", "d0", "e0", "e1"}, "and those that are made again")
 
 
+def test_a_watcher_restores_forwarding_and_reports_it(host: Host, watch: subprocess.Popen[str]) -> None:
+    assert watch.stderr
+    host.serve(SERVICE, 1)
+    with ip_forward(4) as path:
+        path.write_text("0")
+        assert watch.stderr.readline().startswith("pylvs: lo: net.ipv4.conf.lo.forwarding was 0, ")
+        assert lo_forwards(4).read_text() == "1\n"
+
+
 def test_a_watcher_reports_a_refusal_once_and_retries(host: Host, watch: subprocess.Popen[str]) -> None:
     assert watch.stderr
     host.serve(SERVICE, 1)
     tc("qdisc", "del", "dev", "d0", "clsact")
-    until(lambda: "d0" in there(host), "the watcher is there")
+    again = "pylvs: d0: its program was removed, and is attached again\n"
+    assert watch.stderr.readline() == again
     with host.director.batch():  # the watcher waits so long
         tc("qdisc", "del", "dev", "d0", "clsact")
         tc("qdisc", "add", "dev", "d0", "ingress")
     assert "pylvs: d0 is not attached: an ingress qdisc of another program" in watch.stderr.readline()
     tc("qdisc", "del", "dev", "d0", "ingress")
+    assert watch.stderr.readline() == again
     assert watch.stderr.readline() == "pylvs: all devices are attached again\n"
     assert "d0" in there(host)
 
@@ -541,3 +566,102 @@ def test_everything_is_detached_if_a_device_disappears_at_the_same_time(host: Ho
     with mock.patch.object(attach, "attached", return_value=found):
         assert attach.detach_all(host.director.state) == found
     assert there(host) == {}
+
+
+@contextmanager
+def ip_forward(family: int) -> Iterator[Path]:
+    """Turn a host into a router; yield the setting."""
+    path = Path("/proc/sys/net", {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}[family])
+    before = path.read_text()
+    path.write_text("1")
+    try:
+        yield path
+    finally:
+        path.write_text(before)
+
+
+def message_types(kernel: socket.socket) -> set[int]:
+    """Read pending messages of the kernel, and return the type of the first one of each datagram."""
+    found = set[int]()
+    with suppress(BlockingIOError):
+        while True:
+            found.add(struct.unpack_from("4xH", kernel.recv(65536))[0])
+    return found
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_direct_routing_continues_after_a_host_stops_being_a_router(host: Host, family: int) -> None:
+    """The kernel copies ip_forward=0 to every device, also to lo, and reports that."""
+    service = key(80, vip={4: VIP4, 6: VIP6}[family])
+    host.serve(service, 1)
+    frame = tcp("S", 4000, 80, {4: CLIENT4, 6: CLIENT6}[family], str(service.address))
+    setting = f"net.ipv{family}.conf.lo.forwarding"
+    with ip_forward(family) as path:
+        assert host.director.follow_host() == []
+        with listen() as kernel:
+            path.write_text("0")
+            until(lambda: RTM_NEWNETCONF in message_types(kernel), "an event of the kernel")
+        until(lambda: host.run(frame, "tc").verdict != TC_REDIRECT, "the cached next hop expires")
+        assert attachments.not_forwarding(host.director.tables) == [setting]
+        assert f"\n{setting} is 0, so packets are not forwarded: sysctl -w" in CliRunner().invoke(show, []).output
+        copied = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}[family]
+        assert host.director.follow_host() == [
+            f"lo: {setting} was 0, as {copied}=0 sets it, so packets were not forwarded by IPv{family}; it is 1 again"
+        ]
+        until(
+            lambda: host.run(frame, "tc").verdict == TC_REDIRECT, "what the packet path found about this host expires"
+        )
+        assert attachments.not_forwarding(host.director.tables) == host.director.follow_host() == []
+
+
+def test_settings_of_versions_that_no_service_uses_are_not_reported(host: Host) -> None:
+    host.serve(SERVICE, 1)
+    with ip_forward(6) as path:
+        path.write_text("0")
+        assert attachments.not_forwarding(host.director.tables) == []
+        assert host.director.follow_host() == []
+    assert lo_forwards(6).read_text() == "1\n"
+
+
+def test_accept_local_of_lo_that_is_turned_off_is_turned_on_again(host: Host) -> None:
+    host.serve(SERVICE, 1, Method.MASQ)
+    assert host.director.follow_host() == []
+    path = Path("/proc/sys/net/ipv4/conf/lo/accept_local")
+    path.write_text("0")
+    assert host.director.follow_host() == ["lo: net.ipv4.conf.lo.accept_local was set to 0; it is 1 again"]
+    assert path.read_text() == "1\n"
+
+
+@pytest.mark.parametrize("command", ["tc filter del dev d0 ingress", "tc qdisc del dev d0 clsact"])
+def test_a_program_that_another_tool_removes_is_attached_again_and_reported(host: Host, command: str) -> None:
+    host.serve(SERVICE, 1)
+    before = there(host)["d0"]
+    assert host.director.follow_host() == []
+    subprocess.run(command.split(), check=True)
+    any_edit(host)  # as those of the daemon, between the change and its event
+    assert host.director.follow_host() == ["d0: its program was removed, and is attached again"]
+    assert there(host)["d0"] == before
+    assert host.director.follow_host() == []
+
+
+@pytest.mark.parametrize("side", ["ingress", "egress"])
+def test_either_side_of_a_program_may_be_removed(host: Host, side: str) -> None:
+    host.director.add_service(VirtualService(SERVICE))
+    assert host.director.follow_host() == []
+    own = Destination(DestinationKey(ip_address(OWN4), 80), Method.ROUTE)
+    host.director.add_destination(SERVICE, own)
+    assert host.director.follow_host() == [], "the program at TC egress is new"
+    subprocess.run(f"tc filter del dev d0 {side}".split(), check=True)
+    assert host.director.follow_host() == ["d0: its program was removed, and is attached again"]
+    host.director.delete_destination(SERVICE, own.key)
+    assert host.director.follow_host() == []
+
+
+def test_xdp_that_another_tool_removes_is_attached_again_and_reported(host: Host) -> None:
+    host.serve(SERVICE, 1)
+    with host.director.batch():
+        attachments.request(host.director.tables, "d0", "generic")
+    assert host.director.follow_host() == []
+    ip("link", "set", "d0", "xdpgeneric", "off")
+    assert host.director.follow_host() == ["d0: its program was removed, and is attached again"]
+    assert there(host)["d0"].mode == "generic"

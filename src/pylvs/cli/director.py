@@ -80,7 +80,7 @@ def _described(packets: Mapping[str, Any]) -> str:
 def _overview() -> dict[str, Any]:
     from pylvs.dataplane import vip_roles
     from pylvs.dataplane.devices.attach import attached
-    from pylvs.dataplane.devices.attachments import missing
+    from pylvs.dataplane.devices.attachments import missing, not_forwarding
     from pylvs.dataplane.devices.host import absent
     from pylvs.dataplane.director import open_director
     from pylvs.dataplane.reader import forwarded, reason_counts, table_use
@@ -88,7 +88,7 @@ def _overview() -> dict[str, Any]:
 
     director = open_director()
     if not director.state.exists:
-        return {"tables": False, "devices": [], "unattached": [], "reasons": {}}
+        return {"tables": False, "devices": [], "unattached": [], "not_forwarding": [], "reasons": {}}
     tables = director.tables
     services = director.services()
     missing_vips = absent({row.service.key.address for row in services if not row.service.key.mark})
@@ -121,6 +121,7 @@ def _overview() -> dict[str, Any]:
         "unattached": [
             {"device": each.device, "reason": each.reason, "needed": each.needed} for each in missing(director.tables)
         ],
+        "not_forwarding": not_forwarding(tables),
         "absent": [{"address": str(each), "device": device} for each, device in sorted(missing_vips.items(), key=str)],
         "standby": sorted(map(str, roles.standby)),
         "master": sorted(map(str, roles.held)),
@@ -158,17 +159,24 @@ def show(as_json: bool) -> None:
         each["mode"] == "native" and each["reason"] != ON_REQUEST for each in found["devices"]
     ):
         click.echo("no services: native XDP stays for a minute, then the next edit detaches it; pylvs down does so now")
-    for each in found["unattached"]:
-        remark = "" if each["needed"] else " (no service or real server needs it)"
-        click.echo(f"{each['device']}: not attached{remark}: {each['reason']}")
-    for each in found["absent"]:
-        remedy = command_to_add(ip_address(each["address"]), each["device"])
-        click.echo(f"{each['address']}: no device has it, so no packets to it come here: {remedy}")
+    _print_problems(found)
     for role, meaning in (("master", "served here"), ("standby", "another director's: packets to it pass unmodified")):
         for address in found[role]:
             click.echo(f"{address}: {role} ({meaning})")
     for name, count in sorted(found["reasons"].items()):
         click.echo(f"{count:>12}  {name}")
+
+
+def _print_problems(found: Mapping[str, Any]) -> None:
+    """Print why packets are not received or not forwarded."""
+    for each in found["unattached"]:
+        remark = "" if each["needed"] else " (no service or real server needs it)"
+        click.echo(f"{each['device']}: not attached{remark}: {each['reason']}")
+    for setting in found["not_forwarding"]:
+        click.echo(f"{setting} is 0, so packets are not forwarded: sysctl -w {setting}=1, or any edit, sets it to 1")
+    for each in found["absent"]:
+        remedy = command_to_add(ip_address(each["address"]), each["device"])
+        click.echo(f"{each['address']}: no device has it, so no packets to it come here: {remedy}")
 
 
 @click.command()

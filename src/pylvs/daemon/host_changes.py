@@ -17,8 +17,6 @@ from pylvs.model.rows import warnings
 from pylvs.system.logs import get_logger
 from pylvs.system.table_thread import TableThread
 
-POLL_S = 30.0  # for devices and addresses without a report of the kernel
-
 
 class HostChanges:
     """Applies what changes on this host.
@@ -65,9 +63,10 @@ class HostChanges:
         self._engine.set_host_addresses(frozenset(addresses))  # also if the tables cannot follow
         await self._compare_paths(addresses)
         director = self._table.director
-        await self._thread.run(director.follow_host)
+        for line in await self._thread.run(director.follow_host):
+            self._log.warning(line)
         self._log_unattached(warnings(director))
-        return watch.RETRY_S if director.device_problems() else POLL_S
+        return watch.RETRY_S if director.device_problems() else watch.POLL_S
 
     async def find_path_problems(self) -> None:
         """Compare addresses and routes with a new configuration."""

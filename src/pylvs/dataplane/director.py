@@ -164,12 +164,13 @@ class BpfDirector:
     def device_problems(self) -> Sequence[DeviceProblem]:
         return self._loaded.problems if self._loaded else ()
 
-    def follow_host(self) -> None:
+    def follow_host(self) -> list[str]:
         """Bring snapshots, attachments and destinations up to date with this host's addresses, devices and routes.
 
-        Every edit does so for its own service. Call this after a change of the host.
+        Every edit does so for its own service. Call this after a change of the host. Return what other programs had
+        changed, and this call or an edit since the last one has put right.
         """
-        self._editor.follow_host()
+        return self._editor.follow_host()
 
     def add_service(self, service: VirtualService) -> None:
         self._editor.add_service(service)

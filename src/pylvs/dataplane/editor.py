@@ -77,7 +77,8 @@ class Editor:
         self._changed = Concerns()
         self._failed_resize = False  # of this batch, in the middle
         self._left: set[int] = set()  # slots of services that may no longer use a table of mh or sh
-        self.problems: list[DeviceProblem] = []  # devices that the last batch failed to attach
+        self.problems: Sequence[DeviceProblem] = ()  # devices that the last batch failed to attach
+        self._restored: dict[str, None] = {}  # since the last `follow_host`, in this order
 
     @property
     def _tables(self) -> Tables:
@@ -167,7 +168,9 @@ class Editor:
         self._forget_hash_tables()
         changed, self._changed = self._changed, Concerns()
         if not self._is_switching():  # else the next edit finishes that first; both tables must stay until then
-            self.problems = attachments.reconcile(self._tables, changed)
+            done = attachments.reconcile(self._tables, changed)
+            self.problems = done.problems
+            self._restored |= dict.fromkeys(done.restored)
 
     def _is_switching(self) -> bool:
         """Return whether a change of the connection table has failed in the middle, in this edit or in `_begin`."""
@@ -183,13 +186,14 @@ class Editor:
             bulk_add, self._bulk_add = self._bulk_add, None
             bulk_add.bring_in()
 
-    def follow_host(self) -> None:
+    def follow_host(self) -> list[str]:
         """Bring snapshots, attachments and destinations up to date with this host's addresses, devices and routes.
 
-        Every edit does so for its own service. Call this after a change of the host.
+        Every edit does so for its own service. Call this after a change of the host. Return what other programs had
+        changed, and this call or an edit since the last one has put right.
         """
         if not self._director.state.exists:
-            return
+            return []
         self._changed.shrunk = True  # reconcile every device
         try:
             self._routes.ask(self.slots.addresses())  # before it holds the lock: 100,000 addresses take seconds
@@ -197,6 +201,8 @@ class Editor:
                 self.slots.follow_routes(self._routes)
         finally:
             self._routes.close()
+        restored, self._restored = self._restored, {}
+        return list(restored)
 
     def _forget_hash_tables(self) -> None:
         slots, self._left = self._left, set()

@@ -35,6 +35,9 @@ class Host(Protocol):
     def forwards(self, version: int) -> bool:
         """Return whether this host forwards packets of this IP version as a router."""
 
+    def forwarding_off(self, version: int) -> str:
+        """Return the setting of lo that stops the packet path for this IP version; "" if it forwards."""
+
     def gateway(self, address: Address) -> Address | None:
         """Return the gateway on the way to an address; None if it is on a link, or unreachable."""
 
@@ -166,12 +169,19 @@ def _of_listing(done: Done) -> Iterator[str]:
         rows = [done.director.service(request.service_key())]
     else:
         rows = [row for row in done.director.services() if not is_probe_mark(row.service.key.mark)]
-    found = [text for row in rows for text in _of_row(row, done.host)]
+    found = [*_stopped(rows, done.host), *(text for row in rows for text in _of_row(row, done.host))]
     yield from found[:MOST_OF_LISTING]
     if len(found) > MOST_OF_LISTING:
         yield f"{len(found) - MOST_OF_LISTING} more of this kind"
     if Given.NUMERIC not in request.given and done.took_s >= SLOW_NAMES_S:
         yield f"names of addresses and ports took {done.took_s:.0f} s: -n lists numbers"
+
+
+def _stopped(rows: Sequence[ServiceRow], host: Host) -> Iterator[str]:
+    """Yield the settings that another program has turned off since the last edit, which turns them on."""
+    for version in sorted({each.destination.key.address.version for row in rows for each in row.destinations}):
+        if setting := host.forwarding_off(version):
+            yield f"packets are not forwarded by IPv{version}, because {setting} is 0: sysctl -w {setting}=1"
 
 
 def _of_row(row: ServiceRow, host: Host) -> Iterator[str]:

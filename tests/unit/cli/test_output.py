@@ -165,7 +165,14 @@ def test_show_explains_why_native_xdp_stays_without_services(
 ) -> None:
     none = {"xdp": 0, "tc": 0, "xdp_share": 0.0}
     device = {"device": "e0", "mode": "native", "reason": reason, "xdp": 5, "tc": 6, "tc_egress": 0, "forwarded": none}
-    empty: dict[str, Any] = {"unattached": [], "absent": [], "master": [], "standby": [], "reasons": {}}
+    empty: dict[str, Any] = {
+        "unattached": [],
+        "not_forwarding": [],
+        "absent": [],
+        "master": [],
+        "standby": [],
+        "reasons": {},
+    }
     counts = {"connections": 0, "conn_max": 16, "fill": 0.0, "half_open": 0, "half_open_share": 0.0}
     found = {"tables": True, "object": "x", "services": services, "forwarded": none, "devices": [device]}
     monkeypatch.setattr(director, "_overview", lambda: found | empty | counts)

@@ -138,6 +138,20 @@ def test_a_failure_to_follow_the_host_counts_when_it_is_repeated(tmp_path: Path,
     run(scenario())
 
 
+def test_what_other_programs_changed_is_logged_when_it_is_put_right(tmp_path: Path, log_output: io.StringIO) -> None:
+    host = FakeHost(tmp_path)
+    line = "eth0: its program was removed, and is attached again"
+
+    async def scenario() -> None:
+        async with host_changes(host) as changes:
+            with patch.object(host.tables, "follow_host", return_value=[line]):
+                await changes.apply()
+            await changes.apply()
+
+    run(scenario())
+    assert log_output.getvalue().count(f"warning: {line}\n") == 1
+
+
 def test_after_a_failure_the_host_is_followed_again_before_the_loss_counts(log_output: io.StringIO) -> None:
     loop = FakeTimeLoop()
     begun: list[float] = []

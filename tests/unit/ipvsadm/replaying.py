@@ -99,6 +99,9 @@ class AllHere:
     def forwards(self, version: int) -> bool:
         return True
 
+    def forwarding_off(self, version: int) -> str:
+        return ""
+
     def gateway(self, address: Address) -> Address | None:
         return None
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, ip_address
 from itertools import count
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -42,6 +43,9 @@ class PageHost:
 
     def forwards(self, version: int) -> bool:
         return False
+
+    def forwarding_off(self, version: int) -> str:
+        return ""
 
     def gateway(self, address: Address) -> Address | None:
         return LISTED if str(address).startswith("10.") else None
@@ -97,6 +101,16 @@ def test_each_row_of_the_page(command: str, answer: str, hints: str, monkeypatch
     assert call(command, quiet)[:2] == (status, output)
     assert [line for line in quiet.getvalue().splitlines() if line] == expected
     assert rules(after) == rules(call(command, quiet)[2])
+
+
+def test_a_listing_names_the_setting_that_stops_forwarding() -> None:
+    setting = "net.ipv4.conf.lo.forwarding"
+    with patch.object(PageHost, "forwarding_off", lambda _, version: f"net.ipv{version}.conf.lo.forwarding"):
+        stderr = Terminal()
+        assert call("ipvsadm -Ln -t 192.0.2.1:80", stderr)[0] == 0
+    expected = f"packets are not forwarded by IPv4, because {setting} is 0: sysctl -w {setting}=1"
+    assert stderr.getvalue() == f"hint: {expected}\n"
+    assert f"`{expected}`" in PAGE
 
 
 def test_the_page_has_rows() -> None:

@@ -251,8 +251,11 @@ class LongLivedDirector(Director, Protocol):
     def packet_counts(self) -> PacketCounts:
         """Return the drop reasons and other packet counters; empty without tables."""
 
-    def follow_host(self) -> None:
-        """Bring attachments and snapshots up to date with this host's addresses, devices and routes."""
+    def follow_host(self) -> Sequence[str]:
+        """Bring attachments and snapshots up to date with this host's addresses, devices and routes.
+
+        Return what other programs had changed, and this has put right.
+        """
 
 
 class TableChanged(Busy):

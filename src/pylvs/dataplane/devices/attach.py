@@ -49,6 +49,7 @@ _SETTINGS = {  # by the names of their notes
     "forwarding-ipv6": "/proc/sys/net/ipv6/conf/lo/forwarding",
     "accept-local": "/proc/sys/net/ipv4/conf/lo/accept_local",
 }
+_COPIED = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}  # the kernel copies them to every device
 _NOT_NATIVE = {  # kinds of devices for which `auto` means TC, and why
     "veth": "a veth loses natively forwarded frames unless its peer cooperates",
     "vlan": "a VLAN device has no native XDP; the device below it may have",
@@ -438,10 +439,11 @@ def _set_sysctl(path: str, value: str) -> None:
         file.write(value)
 
 
-def _turn_on(state: State, note: str) -> None:
+def _turn_on(state: State, note: str) -> bool:
+    """Turn a setting on, and return whether it was off. Raises OSError."""
     before = _sysctl(_SETTINGS[note])
     if before == "1":
-        return
+        return False
     noted = state.note(note)
     if noted is None:
         state.set_note(note, before)  # first: a process that is killed leaves no setting that is not restored
@@ -451,6 +453,7 @@ def _turn_on(state: State, note: str) -> None:
         if noted is None:
             state.set_note(note, None)
         raise
+    return True
 
 
 def _put_back(state: State, note: str) -> None:
@@ -461,23 +464,41 @@ def _put_back(state: State, note: str) -> None:
         state.set_note(note, None)
 
 
-def forward_lo(state: State) -> dict[int, DeviceProblem]:
-    """Turn on forwarding of lo, for IPv4 and IPv6; return why that failed, by IP version."""
-    found = {}
+def forward_lo(state: State) -> tuple[dict[int, DeviceProblem], dict[int, str]]:
+    """Turn on forwarding of lo, for IPv4 and IPv6; return why that failed, and what was off, by IP version.
+
+    The first edit turns it on. Later, the kernel turns it off while it copies `ip_forward=0` to every device.
+    """
+    found, was_off = {}, {}
     for version, note in _FORWARDING.items():
         try:
-            _turn_on(state, note)
+            if _turn_on(state, note):
+                was_off[version] = (
+                    f"lo: {_sysctl_name(note)} was 0, as {_COPIED[version]}=0 sets it, so packets were not forwarded by"
+                    f" IPv{version}; it is 1 again"
+                )
         except FileNotFoundError:  # a kernel without IPv6
             continue
         except OSError as error:
             reason = f"{_refused(note, error)}; packets are not forwarded by IPv{version}"
             found[version] = _lo_problem(reason, needed=True)
-    return found
+    return found, was_off
+
+
+def forwarding_off(version: int) -> str:
+    """Return the name of the setting of lo that stops forwarding by this IP version; "" if it is on."""
+    note = _FORWARDING[version]
+    with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
+        return _sysctl_name(note) if _sysctl(_SETTINGS[note]) == "0" else ""
+    return ""
+
+
+def _sysctl_name(note: str) -> str:
+    return _SETTINGS[note].removeprefix("/proc/sys/").replace("/", ".")
 
 
 def _refused(note: str, error: OSError) -> str:
-    name = _SETTINGS[note].removeprefix("/proc/sys/").replace("/", ".")
-    return f"{name} cannot be set to 1: {error.strerror}"
+    return f"{_sysctl_name(note)} cannot be set to 1: {error.strerror}"
 
 
 def _lo_problem(reason: str, needed: bool = False) -> DeviceProblem:
@@ -491,18 +512,18 @@ def accepts_local(notes: Mapping[str, str]) -> bool:
     return _ACCEPT_LOCAL in notes
 
 
-def accept_local(state: State, notes: Mapping[str, str], wanted: bool) -> list[DeviceProblem]:
-    """Turn on accept_local of lo, or restore it; return why that failed."""
+def accept_local(state: State, notes: Mapping[str, str], wanted: bool) -> tuple[list[DeviceProblem], list[str]]:
+    """Turn on accept_local of lo, or restore it; return why that failed, and whether another program turned it off."""
+    effect = "clients on this host do not reach NAT services of IPv4"
     if not wanted:
         if accepts_local(notes):
             _put_back(state, _ACCEPT_LOCAL)
-        return []
+        return [], []
     try:
-        _turn_on(state, _ACCEPT_LOCAL)
+        was_off = _turn_on(state, _ACCEPT_LOCAL) and accepts_local(notes)
     except OSError as error:
-        cause = _refused(_ACCEPT_LOCAL, error)
-        return [_lo_problem(f"{cause}; clients on this host do not reach NAT services of IPv4")]
-    return []
+        return [_lo_problem(f"{_refused(_ACCEPT_LOCAL, error)}; {effect}")], []
+    return [], [f"lo: {_sysctl_name(_ACCEPT_LOCAL)} was set to 0; it is 1 again"] if was_off else []
 
 
 def restore_lo(state: State) -> None:

@@ -20,7 +20,7 @@ import functools
 import os
 import struct
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from pylvs.bpf import abi, kernel, libbpf
 from pylvs.dataplane.devices import attach
@@ -35,6 +35,7 @@ from pylvs.dataplane.devices.selection import (
 )
 from pylvs.dataplane.state import BARE, EGRESS, ENTRIES, LOADED, TC, XDP, State
 from pylvs.dataplane.tables import Tables, Versions, replace_keys
+from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, InvalidOperation, NoSuchDevice, PylvsError
 from pylvs.netlink import links
 from pylvs.netlink.links import Device
@@ -55,6 +56,14 @@ _IDLE = "idle-since"
 _ONE_BUFFER = 3498  # the longest MTU whose frames are in one page with XDP's headroom
 _BOND = "bond"
 _NOT_NEEDED = "no service or real server needs XDP on it"
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciled:
+    """What still fails, until a later call; and what other programs had changed and this call put right."""
+
+    problems: Sequence[DeviceProblem] = ()
+    restored: Sequence[str] = ()
 
 
 def request(tables: Tables, device: str, mode: attach.Mode) -> attach.Attachment:
@@ -231,6 +240,11 @@ def entry_ids(state: State) -> dict[str, int]:
     return found
 
 
+def _looks_out(device: Device, own_server: bool) -> bool:
+    """Return whether a device runs a program at TC egress."""
+    return own_server and not (device.loopback or device.bare)
+
+
 def _is_right(
     there: attach.Attachment,
     numbers: Mapping[str, int],
@@ -240,8 +254,7 @@ def _is_right(
     everything: list[Device],
 ) -> bool:
     """Return whether a device runs the programs that it should run, of those with these ids."""
-    looks_out = own_server and not (device.loopback or device.bare)
-    if bool(there.egress) != looks_out or there.egress not in (0, numbers[EGRESS]):
+    if bool(there.egress) != _looks_out(device, own_server) or there.egress not in (0, numbers[EGRESS]):
         return False
     if there.ingress != numbers[BARE if device.bare else TC]:
         return False
@@ -254,8 +267,21 @@ def _is_right(
     return mode == "tc" and there.reason != attach.ON_REQUEST and not attach.auto_changed(there, device, everything)
 
 
-def reconcile(tables: Tables, changes: Concerns) -> list[DeviceProblem]:
-    """Attach the pinned programs to the desired devices, detach the others, and return the devices that failed.
+def _attached_again(
+    device: Device, there: attach.Attachment | None, notes: Mapping[str, str], own_server: bool
+) -> list[str]:
+    """Return a line if a program that pylvs had attached, by its notes, was gone from a device."""
+    if there is None:
+        lost = device.index in attach.noted(notes)
+    else:
+        looked_out = _OWN_SERVER in notes and _looks_out(device, own_server)
+        lost = there.mode != there.intended or not there.ingress or (looked_out and not there.egress)
+    killed = _CHANGING in notes  # a process that had not attached everything
+    return [f"{device.name}: its program was removed, and is attached again"] if lost and not killed else []
+
+
+def reconcile(tables: Tables, changes: Concerns) -> Reconciled:
+    """Attach the pinned programs to the desired devices, and detach the others.
 
     The caller holds the lock. `changes` is what an edit added; if it removed something, the whole table is evaluated.
     The next call retries a device that failed.
@@ -281,7 +307,7 @@ def reconcile(tables: Tables, changes: Concerns) -> list[DeviceProblem]:
         native = [each.index for each in idle if there[each.index].mode == "native" and comes_in_by(each, by_index)]
         wanted |= dict.fromkeys(native, "native")
     leaving = sorted((set(there) | attach.noted(notes)) - set(wanted))
-    numbers, problems = entry_ids(state), {}
+    numbers, problems, restored = entry_ids(state), {}, list[str]()
     _refresh(tables, [by_index[index] for index in wanted if index in there and there[index].xdp], everything)
     changed = _CHANGING in notes  # by a process that was killed
     if changed:
@@ -298,6 +324,7 @@ def reconcile(tables: Tables, changes: Concerns) -> list[DeviceProblem]:
         try:
             reason = "" if index in by_hand else _NOT_NEEDED if mode == "tc" or not before else before.reason
             _attach(tables, device, mode, own_server, reason, before)
+            restored += _attached_again(device, before, notes, own_server)
         except NoSuchDevice:
             continue  # the device was deleted at this moment
         except PylvsError as error:
@@ -313,12 +340,13 @@ def reconcile(tables: Tables, changes: Concerns) -> list[DeviceProblem]:
         _note_devices(tables)
     _set_numbered(state, notes, _UNATTACHED, {index: each.reason for index, each in problems.items()})
     _tidy(state)
-    of_lo = _forward_lo(tables) if in_use else []
+    of_lo = _forward_lo(tables) if in_use else Reconciled()
     own_clients = any(each.version == 4 for each in concerns.by_nat) or (
         attach.accepts_local(notes) and not changes.shrunk
     )
     by_lo = any(by_index[index].loopback for index in wanted)
-    return [*problems.values(), *of_lo, *attach.accept_local(state, notes, own_clients and by_lo)]
+    unaccepted, accepted = attach.accept_local(state, notes, own_clients and by_lo)
+    return Reconciled([*problems.values(), *of_lo.problems, *unaccepted], [*restored, *of_lo.restored, *accepted])
 
 
 def _leave_xdp(tables: Tables, indices: list[int]) -> None:
@@ -329,10 +357,20 @@ def _leave_xdp(tables: Tables, indices: list[int]) -> None:
             attach.detach_xdp(index)
 
 
-def _forward_lo(tables: Tables) -> list[DeviceProblem]:
-    """Turn on forwarding of lo; return why that failed, for IP versions of services and real servers."""
-    refused = attach.forward_lo(tables.state)
-    return [problem for version, problem in refused.items() if _has_version(tables, version)]
+def _forward_lo(tables: Tables) -> Reconciled:
+    """Turn on forwarding of lo, for IP versions of services and real servers."""
+    refused, was_off = attach.forward_lo(tables.state)
+    used = [version for version in sorted({*refused, *was_off}) if _has_version(tables, version)]
+    return Reconciled(
+        [refused[version] for version in used if version in refused],
+        [was_off[version] for version in used if version in was_off],
+    )
+
+
+def not_forwarding(tables: Tables) -> list[str]:
+    """Return the settings of lo without which packets of the table's IP versions are not forwarded, and which are 0."""
+    used = [version for version in (4, 6) if _has_version(tables, version)] if _is_in_use(tables) else []
+    return [setting for version in used if (setting := attach.forwarding_off(version))]
 
 
 def _note_changing(state: State, noted: bool) -> bool:

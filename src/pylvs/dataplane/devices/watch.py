@@ -1,7 +1,7 @@
 """Reconcile attachments with the devices of a network namespace, for `pylvs watch`, where no `pylvs run` does.
 
-It waits for rtnetlink(7) events about links, addresses, routes, rules and TC, then updates attachments and snapshots.
-Without it the next edit does that.
+It waits for rtnetlink(7) events about links, addresses, routes, rules, TC and `forwarding` of devices. Then it updates
+attachments, snapshots and settings. Without it the next edit does that.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from pylvs.dataplane.director import BpfDirector
 from pylvs.model.errors import PylvsError
 from pylvs.model.rows import warnings
 
-# RTMGRP_LINK, TC, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV6_IFADDR, IPV6_ROUTE, and RTNLGRP_IPV6_RULE
-_GROUPS = 0x1 | 0x8 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18
+# RTMGRP_LINK, TC, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV6_IFADDR, IPV6_ROUTE; as numbers of bits, RTNLGRP_IPV6_RULE,
+# IPV4_NETCONF and IPV6_NETCONF
+_GROUPS = 0x1 | 0x8 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18 | 1 << 23 | 1 << 24
+POLL_S = 30.0  # for changes that the kernel does not report
 RETRY_S = 5.0  # after a device was refused, or the tables were locked
 GATHER_S = 0.05  # events within this time are handled together
 SHARE = 4  # pause for so many times the work's duration: a fifth of the time at most is work
@@ -50,12 +52,12 @@ def drain(kernel: socket.socket) -> bool:
 
 
 def watch(director: BpfDirector, say: Callable[[str], None] = lambda line: print(line, file=sys.stderr)) -> None:
-    """Reconcile for ever; call `say` with a line for each new problem, and when all problems are solved."""
+    """Reconcile for ever; call `say` with a line for each new problem, for what is put right, and when all is."""
     reported: list[str] = []
     with listen() as kernel:
         while True:
             begin = time.monotonic()
-            found = _look(director)
+            found = _look(director, say)
             for line in found:
                 if line not in reported:
                     say(line)
@@ -63,16 +65,17 @@ def watch(director: BpfDirector, say: Callable[[str], None] = lambda line: print
                 say("all devices are attached again")
             reported = found
             time.sleep(min(SHARE * (time.monotonic() - begin), RETRY_S))  # of a run that waited for the lock, too
-            select.select([kernel], [], [], RETRY_S if reported else None)
+            select.select([kernel], [], [], RETRY_S if reported else POLL_S)
             time.sleep(GATHER_S)
             drain(kernel)
 
 
-def _look(director: BpfDirector) -> list[str]:
-    """Reconcile once, and return the problems as lines."""
+def _look(director: BpfDirector, say: Callable[[str], None]) -> list[str]:
+    """Reconcile once, report what was put right, and return the problems as lines."""
     try:
         if director.edition():  # finds tables that another process has made
-            director.follow_host()
+            for line in director.follow_host():
+                say(line)
         return warnings(director)
     except (PylvsError, OSError) as error:
         return [str(error)]
