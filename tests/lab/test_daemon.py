@@ -143,6 +143,24 @@ def test_a_killed_daemon_breaks_no_connection_and_the_next_one_knows_which_serve
         assert seen.asked > 0
 
 
+def test_a_daemon_that_hangs_makes_no_edit_later(make_lab: MakeLab, tmp_path: Path) -> None:
+    lab, text = web_lab(make_lab)
+    with daemon(lab, tmp_path, text) as running:
+        until(lambda: len(running.servers()) == 3, "all servers are in the table")
+        listing, process = running.listing(), running.client.state.daemon_pid()
+        assert running.process is not None
+        running.process.send_signal(signal.SIGSTOP)
+        try:
+            command = f"pylvs drain {min(running.servers())} --state-dir {tmp_path}/state"
+            failure = lab.sh("director", f"{command} 2>&1 || echo status $?")
+            text = f"pylvs run, process {process}, did not reply within 5 s: it hangs, or is very busy"
+            assert failure == f"pylvs: {text}; nothing is changed\nstatus 1\n"
+        finally:
+            running.process.send_signal(signal.SIGCONT)
+        until(lambda: running.client.ask("GET", "/v1/drains") == (200, {"drains": []}), "it replies again")
+        assert running.listing() == listing
+
+
 def test_a_restart_by_the_unit_file_breaks_no_connection(make_lab: MakeLab, tmp_path: Path, repository: Path) -> None:
     unit = (repository / "packaging/pylvs.service").read_text()
     start, stop = (re.findall(rf"^{name}=\S+ (.*)", unit, re.MULTILINE)[0] for name in ("ExecStart", "ExecStop"))

@@ -7,6 +7,7 @@ import asyncio.constants
 import errno
 import io
 import itertools
+import json
 import os
 import re
 import socket
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from click.testing import CliRunner
@@ -109,6 +111,33 @@ def test_a_wrong_method_gets_the_allowed_ones(host: FakeHost) -> None:
             return response.headers["Allow"]
 
     assert during(host, allowed) == ["POST"]
+
+
+def posted(host: FakeHost, path: str, content: Any) -> socket.socket:
+    """Send a request, and return the connection. The daemon has not read it yet, as it runs in the same thread."""
+    end = socket.socket(socket.AF_UNIX)
+    end.connect(str(host.state / "control"))
+    body = json.dumps(content).encode()
+    end.sendall(b"POST %s HTTP/1.0\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (path.encode(), len(body), body))
+    return end
+
+
+def test_an_edit_whose_client_has_given_up_is_not_made(host: FakeHost, log_output: io.StringIO) -> None:
+    """A daemon that hangs finds it later."""
+    host.write(service(server(1), server(2)))
+
+    async def scenario() -> None:
+        async with host.daemon() as daemon:
+            posted(host, "/v1/drain", {"server": "10.0.0.1"}).close()
+            dropped = "warning: /v1/drain was not executed, because its client has disconnected\n"
+            await until(lambda: dropped in log_output.getvalue())
+            assert daemon.drains.all() == ()
+            assert daemon.engine.overrides() == {}
+            with patch.object(daemon, "stop") as stop:
+                posted(host, "/v1/stop", {}).close()
+                await until(lambda: stop.called, "a stop is executed all the same")
+
+    run(scenario())
 
 
 def test_requests_wait_while_no_descriptor_is_free(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,7 +107,20 @@ def test_without_a_daemon_it_is_critical(host: FakeHost) -> None:
     assert done.output.startswith(f"PYLVS CRITICAL: no pylvs run answers at {host.state}/control")
 
 
-def test_a_daemon_that_hangs_is_critical_within_the_deadline(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+EDITS = (
+    "enable 10.0.0.1",
+    "disable 10.0.0.1",
+    "weight 10.0.0.1 5",
+    "drain 10.0.0.1",
+    "check-now",
+    "reload",
+    "reload --dry-run",
+)
+
+
+def test_a_daemon_that_hangs_is_critical_within_the_deadline(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The process accepts connections, as its kernel does for it, and does nothing more."""
     monkeypatch.setattr(client, "READ_TIMEOUT_S", 0.2)
     host.state.mkdir()
@@ -123,6 +136,9 @@ def test_a_daemon_that_hangs_is_critical_within_the_deadline(host: FakeHost, mon
             assert (done.return_value, done.output) == (CRITICAL, f"PYLVS CRITICAL: {text}\n")
             plain = CliRunner().invoke(views.status, ["--state-dir", str(host.state)])
             assert (plain.exit_code, str(plain.exception)) == (1, text)
+            for command in EDITS:
+                assert main.run([*command.split(), "--state-dir", str(host.state)]) == 1
+                assert capsys.readouterr() == ("", f"pylvs: {text}; nothing is changed\n"), command
         finally:
             process.kill()
 

@@ -19,6 +19,7 @@ EDIT_TIMEOUT_S = 60.0  # an edit waits for other programs' edits of the table
 LONG_TIMEOUT_S = 600.0  # a reload waits for the reloads before it, a check for its timeout
 _LONG = ("/v1/reload", "/v1/check-now")
 _AT_ONCE = ("/v1/stop",)  # POSTs whose reply waits for nothing
+_QUICK = "/v1/drains"  # its reply is short, and waits for nothing
 
 
 class NoDaemon(PylvsError):
@@ -60,7 +61,12 @@ class Client:
     def stream(
         self, method: str, path: str, content: Any = None, endless: bool = False
     ) -> Iterator[http.client.HTTPResponse]:
-        """Return the response before its body has come; an endless body may pause for any time. Raises as `ask`."""
+        """Return the response before its body has come; an endless body may pause for any time. Raises as `ask`.
+
+        An edit may take long, but a daemon that hangs is found within seconds: it gets a short request before.
+        """
+        if timeout_of(method, path) > READ_TIMEOUT_S:
+            self._find_hang()
         body = None if content is None else json.dumps(content).encode()
         timeout_s = timeout_of(method, path)
         with contextlib.closing(UnixConnection(self.state.socket_path, timeout_s)) as connection:
@@ -78,6 +84,13 @@ class Client:
             except (OSError, http.client.HTTPException) as error:
                 raise PylvsError(f"{self.state.socket_path}: the daemon closed the connection ({error})") from None
             yield response
+
+    def _find_hang(self) -> None:
+        """Raise NoReply if the daemon does not reply to a short request, and what `ask` raises."""
+        try:
+            self.ask("GET", _QUICK)
+        except NoReply as error:
+            raise NoReply(f"{error}; nothing is changed") from None
 
     def _no_daemon(self) -> str:
         starting = lock.holder(self.state.pid_path)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import select
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from pylvs.daemon.api.schema import Schemas
 from pylvs.daemon.state.history import json_line
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.errors import InvalidOperation, OutOfRange
+from pylvs.model.errors import Busy, InvalidOperation, OutOfRange
+from pylvs.system.logs import get_logger
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -63,7 +65,11 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A method and a path with their handler; `takes` are fields of a POST's body or of a GET's query."""
+    """A method and a path with their handler; `takes` are fields of a POST's body or of a GET's query.
+
+    `outlives_client`: a POST that is executed although its client has disconnected before. Others are dropped. A daemon
+    that has hung would make edits that their operators have given up.
+    """
 
     method: str
     path: str
@@ -72,13 +78,18 @@ class Operation:
     replies: Any  # the type of a reply, or of each of its lines; str without a schema
     takes: Mapping[str, Field] = field(default_factory=dict)
     answers: str = "application/json"
+    outlives_client: bool = False
 
     def route(self, daemon: Supervisor) -> web.RouteDef:
         from aiohttp import web
 
         async def handle(request: web.Request) -> web.StreamResponse:
             given = await _body(request) if self.method == "POST" else self._query(request)
-            return await self.handler(daemon, request, self._checked(given))
+            checked = self._checked(given)
+            if self.method == "POST" and not self.outlives_client and has_disconnected(request):
+                get_logger().warning(f"{self.path} was not executed, because its client has disconnected")
+                raise Busy("the client has disconnected")
+            return await self.handler(daemon, request, checked)
 
         return web.route(self.method, self.path, handle)
 
@@ -145,6 +156,16 @@ async def _body(request: web.Request) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InvalidOperation("the request's body must be a JSON object")
     return found
+
+
+def has_disconnected(request: web.Request) -> bool:
+    """Return whether the client has closed its UNIX socket, also if asyncio has not noticed it yet."""
+    end = request.transport.get_extra_info("socket") if request.transport else None
+    if end is None:
+        return True
+    poll = select.poll()
+    poll.register(end, 0)  # POLLHUP is always reported
+    return bool(poll.poll(0))
 
 
 def json_response(content: Any, status: int = HTTPStatus.OK) -> web.Response:

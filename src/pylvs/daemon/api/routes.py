@@ -392,7 +392,9 @@ ROUTES = (
         _YIELD,
     ),
     Operation("POST", "/v1/vrrp/resume", "Let them take over again.", vrrp_resume, replies.NamesReply, {"name": _NAME}),
-    Operation("POST", "/v1/stop", "End the daemon in good order.", stop, replies.StopReply, _STOP),
+    Operation(
+        "POST", "/v1/stop", "End the daemon in good order.", stop, replies.StopReply, _STOP, outlives_client=True
+    ),
     Operation(
         "POST",
         "/v1/reload",
