@@ -24,8 +24,6 @@ IGNORED = (  # options without an effect here, and whether they have a value; do
     ("-d", "--dump-conf", False),
     ("-b", "--bfd_pid", True),
     ("-a", "--address-monitoring", False),
-    ("-x", "--snmp", False),
-    ("-A", "--snmp-agent-socket", True),
     ("-m", "--core-dump", False),
     ("-M", "--core-dump-pattern", True),
     ("", "--no-mem-check", False),
@@ -131,6 +129,8 @@ def _bundle(word: str, takes: Mapping[str, str]) -> list[tuple[str, str | None]]
 @click.option("-s", "--namespace", default="", metavar="NAME", help="network namespace, instead of net_namespace")
 @click.option("-e", "--all-config", "all_includes", is_flag=True, help="each included file must be there")
 @click.option("-i", "--config-id", "ids", multiple=True, metavar="ID", help="of lines that begin with @ID")
+@click.option("-x", "--snmp", "every_mib", is_flag=True, help="serve all MIBs, as enable_snmp_vrrp and the like")
+@click.option("-A", "--snmp-agent-socket", "snmp_socket", default="", metavar="SOCKET", help="instead of snmp_socket")
 @click.option("--signum", default="", metavar="NAME", help="print the number of STOP, RELOAD, DATA, STATS, JSON ...")
 @click.option("-t", "--config-test", metavar="[FILE]", help="check the configuration; -tFILE: findings to FILE")
 @click.option("-T", "--genhash", is_flag=True, help="is refused")
@@ -166,6 +166,8 @@ def keepalived(context: click.Context, /, file: str, ids: tuple[str, ...], **giv
         log_format=log,
         all_includes=given["all_includes"],
         namespace=given["namespace"],
+        every_mib=given["every_mib"],
+        snmp_socket=given["snmp_socket"],
     )
     from pylvs.daemon import start
 

@@ -33,5 +33,7 @@ class Options:
     services: bool = True  # False: virtual routers alone
     all_includes: bool = False  # each file of an include must be there
     namespace: str = ""  # instead of the configuration's net_namespace
+    every_mib: bool = False  # SNMP serves all of them, also those that the configuration does not enable
+    snmp_socket: str = ""  # instead of the configuration's
     placement: Placement | None = None  # where the process runs; None: where it was started
     tables_namespace: str = ""  # file of the tables' network namespace; "": the daemon's own

@@ -167,7 +167,7 @@ def parse(options: Options) -> Parsed:
 def load(options: Options, parsed: Parsed | None = None) -> Loaded:
     """Read the file in this process, unless it is parsed already. Errors are findings."""
     document, findings = parsed or parse(options)
-    built, more = build(document)
+    built, more = build(document, options.every_mib, options.snmp_socket)
     return Loaded(apply_options(built, options), (*findings, *more), document.files)
 
 

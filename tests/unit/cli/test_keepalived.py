@@ -12,6 +12,7 @@ import pytest
 from pylvs.cli import keepalived
 from pylvs.cli.main import EXIT_USAGE, run
 from pylvs.daemon import Options, start
+from pylvs.daemon.loading import load
 
 
 @pytest.fixture
@@ -88,6 +89,18 @@ def test_the_next_word_is_no_value_of_an_option_whose_value_is_optional(
     assert pids.daemon == str(Path(file).parent / "here")
     others = " ".join(word for word in words.split() if word in ("one", "two"))
     assert capsys.readouterr().out == (f"Unexpected argument(s): {others}\n" if others else "")
+
+
+def test_snmp_is_switched_on_for_all_mibs(file: str, started: list[Any]) -> None:
+    """As keepalived's `set_default_values` does for -x and -A."""
+    Path(file).write_text("global_defs {\n snmp_socket unix:/of/the/file\n}\n")
+    seen = []
+    for words in "-n", "-n -A unix:/a", "-n --snmp", "-nx --snmp-agent-socket=unix:/a":
+        assert run(["keepalived", "-f", file, *words.split()]) == 0
+        snmp = load(started.pop()[0]).configuration.settings.snmp
+        seen.append((snmp.socket, snmp.vrrp, snmp.checker, snmp.rfc_v2, snmp.rfc_v3, snmp.traps))
+    on, off = (True, True, True, True, False), (False,) * 5
+    assert seen == [("unix:/of/the/file", *off), ("unix:/a", *off), ("unix:/of/the/file", *on), ("unix:/a", *on)]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from pylvs.config.language.tree import Document, Finding, gc_paused
 from pylvs.config.schema.global_defs import PLACEMENT, ROOT
 from pylvs.config.schema.grammar import Reader
 from pylvs.config.schema.types import TIMEOUT_NAMES
-from pylvs.model.dataclass import dataclass
+from pylvs.model.dataclass import dataclass, replace
 from pylvs.model.described import Descriptions
 from pylvs.model.service import Timeouts
 from pylvs.model.wanted import Configuration, DbusSettings, GlobalSettings, Mail, Placement, SnmpSettings
@@ -32,10 +32,13 @@ class CompiledDocument:
 
 
 @gc_paused()
-def compile_document(document: Document, devices: Iterable[links.Device] | None = None) -> CompiledDocument:
+def compile_document(
+    document: Document, devices: Iterable[links.Device] | None = None, every_mib: bool = False, snmp_socket: str = ""
+) -> CompiledDocument:
     """Compile a document. Never raises: problems are findings, and the rest is compiled.
 
-    `devices` are those of the machine; None stands for this one.
+    `devices` are those of the machine; None stands for this one. `every_mib` and `snmp_socket`, if it is not empty, are
+    instead of what the document has for SNMP.
     """
     reader = Reader(ROOT)
     section = reader.read(document.nodes)
@@ -45,6 +48,10 @@ def compile_document(document: Document, devices: Iterable[links.Device] | None 
     services = tuple(services_of(effective, scripts))
     vrrp = vrrp_of(effective, scripts, links.devices() if devices is None else devices)
     compiled = _settings(effective, settings, scripts)
+    snmp = compiled.snmp
+    if every_mib:
+        snmp = replace(snmp, vrrp=True, checker=True, rfc_v2=True, rfc_v3=True)
+    compiled = replace(compiled, snmp=replace(snmp, socket=snmp_socket or snmp.socket))
     described = descriptions_of(effective) if compiled.snmp.checker else Descriptions()
     configuration = Configuration(services, compiled, vrrp, described)
     return CompiledDocument(effective, configuration, sort_findings(reader.findings.all(), document))
@@ -113,7 +120,9 @@ def sort_findings(findings: Iterable[Finding], document: Document) -> tuple[Find
     )
 
 
-def build(document: Document) -> tuple[Configuration, tuple[Finding, ...]]:
+def build(
+    document: Document, every_mib: bool = False, snmp_socket: str = ""
+) -> tuple[Configuration, tuple[Finding, ...]]:
     """Compile a document to its configuration and findings."""
-    compiled = compile_document(document)
+    compiled = compile_document(document, every_mib=every_mib, snmp_socket=snmp_socket)
     return compiled.configuration, compiled.findings
