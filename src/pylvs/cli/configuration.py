@@ -19,6 +19,7 @@ from pylvs.config.language.parser import read
 from pylvs.config.language.tree import Document, Finding, Location, Severity
 from pylvs.config.show import Report, shown
 from pylvs.config.show import as_json as effective_json
+from pylvs.daemon import DEFAULT_FILE
 from pylvs.model.addresses import command_to_add
 from pylvs.model.wanted import Configuration
 from pylvs.system.logs import counted, one_line
@@ -35,7 +36,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
 
 @click.command()
-@click.argument("file", type=click.Path(allow_dash=True))
+@click.argument("file", type=click.Path(allow_dash=True), default=DEFAULT_FILE)
 @config_id
 @click.option("--show", "show", is_flag=True, help="Print every setting with its value, and where it comes from.")
 @as_json
@@ -43,7 +44,8 @@ as_json = click.option("--json", "as_json", is_flag=True, help="For programs.")
 def check(file: str, ids: tuple[str, ...], show: bool, as_json: bool, strict: bool) -> int:
     """Read a configuration in keepalived's language and print what is wrong with it.
 
-    Nothing is changed. Exit status: 0 nothing found, 5 something found, 6 scripts that are not secure.
+    FILE is /etc/keepalived/keepalived.conf by default. Nothing is changed. Exit status: 0 nothing found, 5 something
+    found, 6 scripts that are not secure.
     """
     document, unread = read(file, ids)
     understanding = compile_document(document)

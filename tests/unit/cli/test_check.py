@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from pylvs.cli.configuration import check
 from pylvs.cli.main import run
+from pylvs.daemon import DEFAULT_FILE
 from pylvs.netlink import links
 
 GOOD = """\
@@ -109,6 +111,18 @@ def test_what_is_shown_is_a_configuration(file: Path, tmp_path: Path, capsys: py
     again = tmp_path / "again.conf"
     again.write_text(capsys.readouterr().out)
     assert run(["check", str(again)]) == 0
+
+
+def test_without_a_file_it_reads_that_of_the_daemon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "keepalived.conf"
+    file.write_text("global_defs {\n}\n")
+    (parameter,) = (each for each in check.params if each.name == "file")
+    assert parameter.default == DEFAULT_FILE
+    monkeypatch.setattr(parameter, "default", str(file))
+    assert run(["check"]) == 0
+    assert capsys.readouterr().out == f"{file}: 0 services, 0 real servers; nothing found\n"
 
 
 def test_virtual_routers_are_counted_and_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from types import ModuleType
 from typing import NoReturn
@@ -9,6 +10,7 @@ from typing import NoReturn
 import click
 import pytest
 
+from pylvs import __version__
 from pylvs.cli import group, main
 from pylvs.model.errors import NoSuchDevice
 
@@ -125,3 +127,8 @@ def test_without_a_command_the_help_is_printed(run: Runner) -> None:
     status, out, err = run(command_that())
     assert (status, bool(out), bool(err)) in ((0, True, False), (2, False, True))
     assert "probe  A probe." in out + err
+
+
+def test_the_package_is_the_command() -> None:
+    words = [sys.executable, "-m", "pylvs", "--version"]
+    assert subprocess.check_output(words, text=True).startswith(f"pylvs {__version__}")
