@@ -587,7 +587,7 @@ class Supervisor:
         """Return one line for the log and the service manager."""
         services, servers, down = self.engine.tally()
         routers = len(self.engine.configuration.vrrp.instances)
-        more = f", {routers} virtual routers" if routers else ""
+        more = f", {counted(routers, 'virtual router')}" if routers else ""
         return f"{counted(services, 'service')}, {counted(servers, 'real server')}, {down} of them down{more}"
 
     def _desired(self) -> DesiredTable:

@@ -62,7 +62,7 @@ def test_the_process_gets_the_configuration_and_stops_with_the_daemon(host: Fake
     async def scenario() -> None:
         async with host.daemon() as daemon:
             assert await states(daemon) == {"VI_1": "MASTER"}
-            assert "1 virtual routers" in daemon.status()
+            assert daemon.status().endswith(", 1 virtual router")
 
     run(scenario())
     assert [each["verb"] for each in record(host.state)][:2] == ["subscribe", "configure"]

@@ -326,6 +326,7 @@ def test_output_is_kept_in_part_and_never_stops_a_script() -> None:
     assert lines[-1] == f"(and {end.lost_bytes} more bytes)"
     many = Ended(0, output="line\n" * 100)
     assert many.lines() == ["line"] * 20 + ["(and 80 more lines)"]
+    assert Ended(0, output="line\n" * 21).lines()[-1] == "(and 1 more line)"
 
 
 FORKS = """

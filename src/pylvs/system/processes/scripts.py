@@ -26,7 +26,7 @@ from pylvs.model.checks import Script
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
 from pylvs.system.lease import Lease
-from pylvs.system.logs import get_logger
+from pylvs.system.logs import counted, get_logger
 from pylvs.system.processes import command
 from pylvs.system.processes.accounts import SCRIPT_USER, Account, script_account
 from pylvs.system.processes.runner import GREETING
@@ -92,8 +92,8 @@ class Ended:
         found = ["".join(c if c.isprintable() else " " for c in line).strip() for line in self.output.splitlines()]
         found = [line if len(line) <= _LINE_LENGTH else line[: _LINE_LENGTH - 1] + "…" for line in found if line]
         more = len(found) - _LINES
-        found = found[:_LINES] + ([f"(and {more} more lines)"] if more > 0 else [])
-        return found + ([f"(and {self.lost_bytes} more bytes)"] if self.lost_bytes else [])
+        found = found[:_LINES] + ([f"(and {counted(more, 'more line')})"] if more > 0 else [])
+        return found + ([f"(and {counted(self.lost_bytes, 'more byte')})"] if self.lost_bytes else [])
 
 
 def _signal_name(number: int) -> str:
