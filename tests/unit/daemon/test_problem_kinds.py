@@ -1,0 +1,174 @@
+"""Each kind of problem of the daemon and its host is an event, a metric, and a line of `pylvs status` and of the log.
+
+Problems of services and virtual routers are in test_problems.py: they have events of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import io
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+from typing import NoReturn
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from pylvs.cli import daemon as views
+from pylvs.config.language.tree import Finding, Location, Severity
+from pylvs.daemon import dbus_process, snmp_process
+from pylvs.daemon.problems import KINDS, Problem
+from pylvs.daemon.supervisor import Supervisor
+from pylvs.health.prober.link import ProberCounts
+from pylvs.model.rows import DeviceProblem
+from pylvs.model.wanted import DbusSettings, SnmpSettings
+from tests.shortages import failing
+from tests.unit.daemon.daemons import FakeHost, address, run, server, service, until
+
+OF_SERVICES = {"quorum_lost", "server_down", "check_inconclusive"}
+OF_ROUTERS = {"vrrp", "vrrp_fault", "vrrp_conflict", "data_plane", "bfd", "vrrp_helper"}
+AT_START = {"starting"}  # before the API serves anything
+NO_SPACE = "No space left on device"
+
+
+@dataclass
+class Machine:
+    """A daemon in which something fails."""
+
+    host: FakeHost
+    daemon: Supervisor
+    patch: pytest.MonkeyPatch
+    ports: list[socket.socket] = field(default_factory=list)
+
+    async def table(self) -> None:
+        self.patch.setattr(self.daemon.reconciler.table, "plan", failing(errno.EIO))
+
+    async def silent(self) -> None:
+        self.daemon.liveness.watch("a part", lambda: 1, 0.05)
+
+    async def failed(self) -> None:
+        self.daemon._tasks[0].keep_running(self._fail, "a part")
+
+    async def api(self) -> None:
+        self.daemon._tasks[0].start(self.daemon._api._retried(self._fail))
+
+    async def device(self) -> None:
+        problem = DeviceProblem("eth9", "another program is there", needed=True)
+        self.patch.setattr(self.host.tables, "device_problems", lambda: [problem])
+        await self.daemon.host_changes.apply()
+
+    async def prober(self) -> None:
+        self.patch.setattr(self.host.prober, "counts", lambda: ProberCounts("", 3, "the prober has ended often"))
+
+    async def edit_refused(self) -> None:
+        self.host.write(service(server(1), scheduler="nobody-knows"))
+        await self.daemon.reload()
+
+    async def configuration(self) -> None:
+        finding = Finding(Location("test.conf", 3, 5), Severity.ERROR, "a keyword is wrong")
+        self.host.write(service(server(1)), findings=[finding])
+        await self.daemon.reload(force=True)
+
+    async def vip(self) -> None:
+        self.host.path_findings = [Problem("vip", "192.0.2.1", "no device has it")]
+        await self.daemon.host_changes.apply()
+
+    async def check_path(self) -> None:
+        self.host.path_findings = [Problem("check_path", "web", "TCP_CHECK connects to 10.0.0.9 instead")]
+        await self.daemon.host_changes.apply()
+
+    async def metrics_address(self) -> None:
+        taken = socket.socket()
+        self.ports.append(taken)
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        self.host.write(service(server(1)), metrics_address=(ip_address("127.0.0.1"), taken.getsockname()[1]))
+        await self.daemon.reload()
+
+    async def dbus(self) -> None:
+        self.patch.setattr(dbus_process, "find_spec", lambda _: None)
+        self.host.write(service(server(1)), routers=["VI_1"], dbus=DbusSettings(enabled=True))
+        await self.daemon.reload()
+
+    async def snmp(self) -> None:
+        self.patch.setattr(snmp_process, "command", lambda *_: ["false"])
+        self.host.write(service(server(1)), snmp=SnmpSettings(checker=True))
+        await self.daemon.reload()
+
+    async def state(self) -> None:
+        self.patch.setattr("pylvs.daemon.state.directory.save_overrides", failing(errno.ENOSPC))
+        self.daemon.engine.disable(address(2))
+
+    async def history(self) -> None:
+        self.patch.setattr(self.daemon.history, "_append", failing(errno.ENOSPC))
+        self.daemon.engine.disable(address(2))
+
+    @staticmethod
+    async def _fail() -> NoReturn:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+SHOWN: dict[str, tuple[Callable[[Machine], Awaitable[None]], str, str]] = {  # in `pylvs status`; in the log
+    "table": (Machine.table, "Input/output error", "Input/output error"),
+    "silent": (Machine.silent, "a part has made no progress", "a part has made no progress"),
+    "failed": (Machine.failed, "a part: failed and is restarted: ", "a part failed and is restarted: "),
+    "api": (Machine.api, "the API does not answer: ", "the API does not answer: "),
+    "device": (Machine.device, "eth9 is not attached: another", "eth9 is not attached: another program is there"),
+    "prober": (Machine.prober, "the prober has ended often", ""),  # the link to the process logs its ends
+    "edit_refused": (Machine.edit_refused, "no scheduler 'nobody-knows'", "no scheduler 'nobody-knows'"),
+    "configuration": (Machine.configuration, "test.conf:3:5: error: a keyword is wrong", "a keyword is wrong"),
+    "vip": (Machine.vip, "192.0.2.1: no device has it", "192.0.2.1: no device has it"),
+    "check_path": (Machine.check_path, "web: TCP_CHECK connects to", "web: TCP_CHECK connects to 10.0.0.9 instead"),
+    "metrics_address": (Machine.metrics_address, "Address already in use", "Address already in use"),
+    "dbus": (Machine.dbus, "enable_dbus: Python has no package", "enable_dbus: Python has no package"),
+    "snmp": (Machine.snmp, "the SNMP sub-agent ", "the SNMP sub-agent "),
+    "state": (Machine.state, NO_SPACE, NO_SPACE),
+    "history": (Machine.history, f"{NO_SPACE}: events would be lost", f"{NO_SPACE}: events would be lost"),
+}
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[FakeHost]:
+    made = FakeHost(tmp_path / "state")
+    made.write(service(server(1), server(2)))
+    yield made
+    made.end_processes()
+
+
+def test_each_kind_has_a_row() -> None:
+    assert SHOWN.keys() | OF_SERVICES | OF_ROUTERS | AT_START == KINDS.keys()
+
+
+@pytest.mark.parametrize("kind", SHOWN)
+def test_each_problem_is_an_event_a_metric_and_a_line(
+    kind: str, host: FakeHost, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
+) -> None:
+    """The event `problem_began`, the metric `pylvs_problems`, and lines of `pylvs status` and of the log."""
+    monkeypatch.setattr("pylvs.daemon.supervisor.PROBLEMS_POLL_S", 0.02)
+    monkeypatch.setattr("pylvs.daemon.liveness.TICK_S", 0.02)
+    trigger, shown, logged = SHOWN[kind]
+    metric = f'pylvs_problems{{kind="{kind}",severity="{KINDS[kind].severity.value}"}} '
+
+    def page(command: click.Command) -> str:
+        return str(CliRunner().invoke(command, ["--state-dir", str(host.state)]).output)
+
+    async def scenario() -> None:
+        async with host.daemon() as daemon:
+            assert f"{metric}0.0" in await asyncio.to_thread(page, views.metrics)
+            with monkeypatch.context() as patch:
+                machine = Machine(host, daemon, patch)
+                await trigger(machine)
+                began = {"event": "problem_began", "problem": kind}.items()
+                await until(lambda: any(began <= each.items() for each in daemon.events.recent()), kind)
+                await until(lambda: logged in log_output.getvalue(), log_output.getvalue)
+                assert f"{metric}1.0" in await asyncio.to_thread(page, views.metrics)
+                assert shown in await asyncio.to_thread(page, views.status)
+            for each in machine.ports:
+                each.close()
+
+    run(scenario())
