@@ -116,6 +116,7 @@ def test_a_renamed_device_answers_for_no_virtual_address(pair: tuple[Node, Node]
     until(lambda: second.is_in("MASTER") and first.is_in("FAULT"), "the second takes over")
     until(lambda: VIP not in ip(f"-n {first.name} addr show"), "the first has the address nowhere")
     assert ": None" not in first.log()
+    assert "MASTER -> FAULT" in first.run("vrrp", "why")
 
 
 def children(process: int) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import socket
 import struct
@@ -24,6 +25,7 @@ from pylvs.cli.director import detach, show
 from pylvs.dataplane import load
 from pylvs.dataplane.devices import attach, attachments
 from pylvs.dataplane.devices.watch import listen
+from pylvs.ipvsadm import main as ipvsadm
 from pylvs.model.errors import Busy
 from pylvs.model.rows import DeviceProblem, unattached, warnings
 from pylvs.model.service import Destination, DestinationKey, Method, VirtualService
@@ -519,7 +521,9 @@ def lo_forwards(version: int) -> Path:
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_settings_that_cannot_be_written_do_not_fail_the_first_edit_or_later_ones(host: Host, family: int) -> None:
+def test_settings_that_cannot_be_written_do_not_fail_the_first_edit_or_later_ones(
+    host: Host, family: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Only those of an IP version in use are reported; the servers of a tunnel may have another than the service."""
     load.take_down(host.director.state)
     for version in 4, 6:
@@ -532,6 +536,10 @@ def test_settings_that_cannot_be_written_do_not_fail_the_first_edit_or_later_one
         assert warnings(host.director) == expected[:1]
         host.director.add_destination(SERVICE, server)
         assert warnings(host.director) == unattached(host.director) == expected
+        monkeypatch.setattr(sys, "argv", ["ipvsadm", "-E", "-t", f"{VIP4}:80", "-s", "rr"])
+        monkeypatch.setattr(gc, "disable", lambda: None)
+        assert ipvsadm.main() == 0
+        assert capsys.readouterr() == ("", "".join(f"ipvsadm: warning: {line}\n" for line in expected))
     (row,) = host.director.services()
     assert [each.destination for each in row.destinations] == [server]
     assert there(host).keys() == {"lo", "d0", "d1"}

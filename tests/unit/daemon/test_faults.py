@@ -192,7 +192,7 @@ def test_the_page_of_metrics_is_written_beside_the_checks(host: FakeHost, monkey
 
 
 def test_without_the_process_that_makes_checks_their_state_is_unknown(
-    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
 ) -> None:
     monkeypatch.setattr("pylvs.daemon.supervisor.PROBER_LEASE_S", 3.0)
 
@@ -205,6 +205,10 @@ def test_without_the_process_that_makes_checks_their_state_is_unknown(
             assert [each["in_table"] for each in reply["services"][0]["servers"]] == [True, True]
             page = (await routes.metrics_page(daemon)).text
             assert "pylvs_prober_up 0.0" in page
+            assert 'pylvs_silent{part="the_prober_process"} 1.0' in page
+            (event,) = [each for each in daemon.events.recent() if each["event"] == "part_silent"]
+            assert [event["reason"]] == reply["unknown"]
+            assert f"error: {event['reason']}\n" in log_output.getvalue()
             host.prober.process.problem = ""
             await until(lambda: not daemon.liveness.silent())
 

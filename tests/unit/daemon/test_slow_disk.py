@@ -236,6 +236,8 @@ def test_while_the_disk_blocks_a_reload_is_refused_and_the_next_one_is_not(
             with pytest.raises(PylvsError, match=re.escape(late)):
                 await daemon.reload()
             assert host.table() == before
+            (event,) = [each for each in daemon.events.recent() if each["event"] == "reload_refused"]
+            assert late in event["reason"]
             await until(lambda: [each for each in daemon.problems() if each.kind == "state" and late in each.text])
             disk.answer()
             await until(lambda: not daemon._ownership.pending and not daemon.saving, "saved as before the reload")

@@ -324,6 +324,8 @@ def test_without_a_free_thread_a_reload_is_refused(
                 with pytest.raises((OSError, Refused), match="can't start new thread"):
                     await daemon.reload()
             assert (host.table(), daemon.reloads) == (before, {"refused": 1})
+            (event,) = [each for each in daemon.events.recent() if each["event"] == "reload_refused"]
+            assert f"error: not reloaded: {event['reason']}\n" in log_output.getvalue()
             await daemon.reload()
             assert host.table() != before
 

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import pytest
 
 from pylvs import __version__
+from pylvs.daemon.api.routes import metrics_page
 from pylvs.daemon.loading import Refused
 from pylvs.daemon.state.directory import StateDirectory
 from pylvs.daemon.supervisor import Supervisor
@@ -163,6 +164,8 @@ def test_a_table_thread_that_hangs_is_unknown(
                 text = "the thread that edits the tables has made no progress for 0.2 s; its state is unknown"
                 assert list(daemon.liveness.silent().values()) == [text]
                 assert events(daemon, "part_silent")[-1]["reason"] == text
+                metric = 'pylvs_silent{part="the_thread_that_edits_the_tables"} 1.0'
+                assert metric in (await metrics_page(daemon)).text
                 await status_when(daemon, lambda status: status["data_plane"]["up"] is None)
                 assert text in log_output.getvalue()
             finally:

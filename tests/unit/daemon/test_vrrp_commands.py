@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
@@ -20,8 +21,9 @@ from pylvs.daemon.api.metrics import vrrp_metrics
 from pylvs.model.errors import PylvsError
 from pylvs.vrrp import ipc
 from tests.unit.daemon.commands import ask, during, invoked
-from tests.unit.daemon.daemons import FakeHost, server, service
+from tests.unit.daemon.daemons import FakeHost, run, server, service, until
 from tests.unit.daemon.fake_routers import set_behaviour
+from tests.unit.daemon.test_bfd_sessions import STATUS
 from tests.waiting import PATIENCE_S
 
 
@@ -190,6 +192,43 @@ def test_a_daemon_without_virtual_routers_has_no_metrics_of_them() -> None:
     assert list(vrrp_metrics({"instances": [], "groups": [], "problem": ""})) == []
     (down,) = vrrp_metrics({"instances": [], "groups": [], "problem": "they are gone"})
     assert (down.name, down.samples[0].value) == ("pylvs_vrrp_up", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("event", "fields", "name"),
+    [
+        ("helper", {"reason": "it was silent for 5 s"}, "vrrp_helper"),
+        ("track", {"kind": "script", "name": "web", "state": "unknown", "reason": "no result"}, "vrrp_track"),
+        ("data_plane", {"state": "unknown", "reason": "no report for 10 s"}, "vrrp_data_plane"),
+        ("conflict", {"instance": "VI_1", "reason": "10.0.0.7 has its addresses, too"}, "vrrp_conflict"),
+    ],
+)
+def test_each_event_of_the_process_is_one_of_the_daemon(
+    event: str, fields: dict[str, str], name: str, host: FakeHost
+) -> None:
+    async def scenario() -> None:
+        async with host.daemon() as daemon:
+            sent = {"event": event, "instance": "", "time": 1.0, **fields}
+            with ipc.Client(host.state / "vrrp") as client:
+                await asyncio.to_thread(client.ask, "emit", event=sent)
+            await until(lambda: name in [each["event"] for each in daemon.events.recent()])
+            (found,) = [each for each in daemon.events.recent() if each["event"] == name]
+            assert fields.items() <= found.items()
+
+    run(scenario())
+
+
+def test_a_lost_helper_process_is_counted() -> None:
+    process = {"longest_gap_ms": 0.0, "helper": False, "helper_lost": 3}
+    found = {each.name: each.samples[0] for each in vrrp_metrics({"instances": [], "problem": "x", "process": process})}
+    lost = found["pylvs_vrrp_helper_lost"]
+    assert (lost.name, lost.value) == ("pylvs_vrrp_helper_lost_total", 3)
+
+
+def test_the_status_names_a_session_that_its_neighbor_has_disabled(host: FakeHost) -> None:
+    set_behaviour(host.state, sessions=[STATUS | {"held": True}])
+    page = during(host, lambda: invoked(host, commands.status))[0].output
+    assert "\n  kept       the neighbor has disabled it; what tracks it stays as it was\n" in page
 
 
 def test_the_api_has_the_same_commands(host: FakeHost) -> None:

@@ -359,6 +359,24 @@ def test_a_polled_link_without_a_current_result_is_down(
     assert states(service) == {"VI_1": State.MASTER}
 
 
+def test_a_script_without_a_current_result_is_unknown_in_status_events_and_log(
+    service: RouterService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `pylvs vrrp status` prints it, and the daemon publishes it as `vrrp_track`."""
+    script = VrrpScript(name="s", script=Script(("/bin/true",)), track=Track("s"))
+    configure(service, replace(FIRST, tracks=Tracks(scripts=(Track("s"),))), scripts=(script,))
+    service._tracked(TrackedObject("script", Track("s"), True))
+    run(service, 5)
+    events: list[dict[str, Any]] = []
+    monkeypatch.setattr(service._control, "publish", events.append)
+    service._results_late([("script", "s")])
+    run(service, RESULT_LEASE_S + 1)
+    assert lines_of(service).count(f"script s is unknown ({HELPER_SILENT})") == 1
+    assert [(each["name"], each["state"]) for each in events if each["event"] == "track"] == [("s", "unknown")]
+    (status,) = service_status(service)["instances"]
+    assert [(each["name"], each["expired"]) for each in status["tracks"]] == [("s", True)]
+
+
 def test_time_in_which_the_process_was_stopped_does_not_end_the_lease(service: RouterService) -> None:
     configure(service, TRACKING)
     run(service, 5)
