@@ -230,7 +230,7 @@ class Cores:
         }
 
     def _packets(self) -> int:
-        return self.path.director.service(key(_PORT)).counters.in_packets
+        return self.path.counters(key(_PORT)).in_packets
 
     def _check(self, name: str, counted: int, wanted: int) -> None:
         if counted < wanted * 0.99:

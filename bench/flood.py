@@ -178,13 +178,13 @@ class Flood:
 
     def _reply(self, flows: Flows, count: int) -> int:
         """Send a reply of the NAT server in each flow; return how many left translated."""
-        before = self._path.director.service(self._key).counters.out_packets
+        before = self._path.counters(self._key).out_packets
         flags, mac = SYN | ACK, site.server_mac(1)
         frame = Frame(site.server(1), _NEW, NAT_PORT, CLIENT_PORT, flags, mac, self._kind.protocol)
         for _ in range(2 if self._kind.protocol == Protocol.TCP else 1):  # a second one of UDP confirms the connection
             self._path.harness.plan(frame, flows._replace(replies=True))
             self._path.harness.run(REPLIES, self._path.entry(REPLIES), count)
-        return min(self._path.director.service(self._key).counters.out_packets - before, count)
+        return min(self._path.counters(self._key).out_packets - before, count)
 
     def servers(self, first: str) -> dict[tuple[str, int], str]:
         """Return the server of each connection that is not half-open, by client, of a group of clients."""
@@ -210,7 +210,7 @@ class Flood:
         found.life = self._path.half_open()
 
     def _packets(self) -> int:
-        return self._path.director.service(self._key).counters.in_packets
+        return self._path.counters(self._key).in_packets
 
 
 def measure_one(kind: Kind, size: Size, objects: katran.Objects | None, beside: dict[str, Measured]) -> Found:

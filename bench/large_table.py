@@ -84,7 +84,7 @@ class LargeTable:
         raise WrongPath(f"{self.kind.name}: packets go astray: {self.path.reasons()}")
 
     def _packets(self) -> int:
-        return self.path.director.service(self.key).counters.in_packets
+        return self.path.counters(self.key).in_packets
 
     def _run(self, frame: Frame, flows: Flows, count: int) -> float:
         harness, wrapper = self.path.harness, self._wrapper

@@ -95,7 +95,7 @@ class Bench:
     # --- measuring ---
 
     def _packets(self, case: Case) -> int:
-        counters = [self.path.director.service(each).counters for each in case.services]
+        counters = [self.path.counters(each) for each in case.services]
         return sum(each.out_packets if case.replies else each.in_packets for each in counters)
 
     def measure(self, case: Case) -> float:

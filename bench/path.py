@@ -22,6 +22,7 @@ from pylvs.dataplane.load import buckets
 from pylvs.dataplane.reader import table_use
 from pylvs.dataplane.state import State
 from pylvs.model.errors import Unsupported
+from pylvs.model.rows import Counters
 from pylvs.model.service import ServiceKey
 
 _ENTRIES = {XDP: state.XDP, TC: state.TC}
@@ -60,7 +61,14 @@ class PacketPath:
     def connections(self, service: ServiceKey) -> tuple[int, int]:
         """Return how many connections a service has, and how many it ever had."""
         row = self.director.service(service)
-        return sum(each.active + each.inactive for each in row.destinations), row.counters.connections
+        return sum(each.active + each.inactive for each in row.destinations), self.counters(service).connections
+
+    def counters(self, service: ServiceKey) -> Counters:
+        """Return what packets of a service have counted until now. Listings are up to two seconds behind."""
+        slot, version = self.director.known(service)
+        reader = self.director.reader
+        counted = [reader.statistics.counted(each) for each in reader.owned(slot, version)]
+        return Counters(*map(sum, zip(*counted, strict=True)))
 
     def forget_half_open(self) -> None:
         """Empty the ring of half-open connections, as after a minute: the next new connections end none of them."""

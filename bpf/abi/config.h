@@ -188,7 +188,8 @@ struct destination {
 	s32 weights[2]; /* one with each state; a deleted destination keeps its weight */
 	u32 cached; /* references from the caches of lblc and lblcr, atomic */
 	u32 pad;
-	/* Python restores a deleted destination by its service's key. Packets read address, family and mark of the key. */
+	/* Python restores a deleted destination by its service's key. Packets read address, family and mark of the key, and
+	 * the estimator `service_birth`. */
 	struct address saddr; /* saddr of tunnel headers, if bpf_fib_lookup cannot tell */
 	struct address virtual_address;
 	u32 mark;
@@ -263,7 +264,7 @@ struct book { /* the allocator of slots; chains of free ones end with NOTHING */
 	u32 list_free[LIST_CLASSES]; /* chunks of 2^n members */
 	u32 list_leaving[LIST_CLASSES];
 	u32 list_waiting[LIST_CLASSES];
-	u32 pad;
+	u32 trash_began_s; /* CLOCK_BOOTTIME of the deletion that found no deleted destination (IPVS-SEMANTICS 1.8) */
 };
 
 /* A network that routing delivers to this host (RTN_LOCAL), besides the addresses of its devices. */

@@ -123,6 +123,7 @@ struct conn_counts {
 	u32 overloaded;
 	u32 upper; /* thresholds */
 	u32 lower;
+	u32 idle_s; /* CLOCK_BOOTTIME seconds: when the last connection, template or cache entry of it went; 0: never */
 } __attribute__((aligned(64)));
 
 /* A connection or a template in a form that no layout of the table decides. Python writes a batch of them, and

@@ -12,10 +12,14 @@ struct counters {
 	u64 out_bytes;
 };
 
-/* Of a destination: averages of connections, packets and bytes in each direction, fixed point, and the last counts. */
+enum counter_limits { COUNTED_EVENTS = 3, COUNTERS = 5 }; /* of struct counters: the first ones do not count bytes */
+_Static_assert(sizeof(struct counters) == COUNTERS * sizeof(u64), "struct counters");
+
+/* What the estimator knows of a destination or a service, in the order of struct counters. */
 struct estimate {
-	s64 averages[5];
-	u64 last[5];
+	s64 averages[COUNTERS]; /* of the rates, fixed point */
+	u64 last[COUNTERS]; /* the counts at the last step, which listings show of a destination */
+	u64 passed[COUNTERS]; /* of a destination: the counts that its service has; of a service: their sum */
 };
 
 enum hop_verdict { HOP_UNKNOWN, HOP_READY, HOP_UNRESOLVED, HOP_NO_ROUTE, HOP_LOCAL, HOP_NO_FORWARDING };
@@ -134,7 +138,9 @@ ARRAY_MAP(service_bases, struct counters, 64, BPF_F_MMAPABLE);
 
 ARRAY_MAP(destination_bases, struct counters, 64, BPF_F_MMAPABLE);
 
-ARRAY_MAP(estimates, struct estimate, 64, BPF_F_MMAPABLE);
+ARRAY_MAP(estimates, struct estimate, 64, BPF_F_MMAPABLE); /* of destinations */
+
+ARRAY_MAP(service_estimates, struct estimate, 64, BPF_F_MMAPABLE);
 
 PERCPU_MAP(client_hops, struct client_hops, 2); /* the last one has a buffer */
 

@@ -53,6 +53,17 @@ INLINE struct conn_counts *conn_counts_of(u32 destination)
 	return n ? barrier_var(n) : NULL; /* keep the compiler from computing addresses earlier */
 }
 
+enum { NS_PER_SECOND = 1000000000 };
+
+/* Record when the last reference to a destination went: a deleted one is kept for a time from then on
+ * (IPVS-SEMANTICS 1.8). Call it after an atomic operation that has returned a value, because that orders the loads. Two
+ * CPUs may drop the last connection and the last template at once: one of them then finds all counts at 0. */
+INLINE void note_idle(struct conn_counts *n)
+{
+	if (!(READ_ONCE(n->active) | READ_ONCE(n->inactive) | READ_ONCE(n->persistent)))
+		WRITE_ONCE(n->idle_s, bpf_ktime_get_boot_ns() / NS_PER_SECOND);
+}
+
 /* Whether a packet may belong to a connection that is still to be copied from a former table. */
 INLINE bool may_be_copied(u32 now)
 {

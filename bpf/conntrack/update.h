@@ -54,7 +54,8 @@ VERIFIED_ONCE int uncount_conn(u32 destination, u32 state)
 	struct conn_counts *n = conn_counts_of(destination);
 	if (!n)
 		return 0;
-	__sync_fetch_and_add(count_of(n, state), -1);
+	if (__sync_fetch_and_add(count_of(n, state), -1) == 1)
+		note_idle(n);
 	note_removed(n);
 	return 0;
 }

@@ -42,8 +42,11 @@ INLINE void count_parts(s32 by)
 INLINE void ref_destination(u32 destination, s32 by)
 {
 	struct destination *d = destination != NOTHING ? map_elem(destinations, destination) : NULL;
-	if (d)
-		__sync_fetch_and_add(&d->cached, by);
+	if (!d || __sync_fetch_and_add(&d->cached, by) + by)
+		return;
+	struct conn_counts *n = conn_counts_of(destination);
+	if (n)
+		note_idle(n);
 }
 
 INLINE void release_members(struct cached *part)

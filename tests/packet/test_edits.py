@@ -18,11 +18,10 @@ from hypothesis import strategies as st
 
 from pylvs.bpf import abi
 from pylvs.bpf.maps import PerCpuArray
-from pylvs.dataplane import destinations as destination_slots
 from pylvs.dataplane import transaction
-from pylvs.dataplane.destinations import REVIVAL_S, SWEEP_S
+from pylvs.dataplane.destinations import SWEEP_S
 from pylvs.dataplane.reader import Reader
-from pylvs.dataplane.transaction import WAIT_MS, list_class
+from pylvs.dataplane.transaction import GRACE_S, VISIT_S, WAIT_MS, list_class
 from pylvs.model.changes import ServiceChange
 from pylvs.model.director import Director
 from pylvs.model.errors import NoSpace, PylvsError
@@ -414,7 +413,7 @@ def test_a_server_that_an_edit_adds_again_is_not_freed_by_a_later_part_of_it(dir
     director, book = director_host.director, director_host.director.tables.book
     one, two, start_s = director_host.new_key(), director_host.new_key(), 1 << 30
     first, second = (Destination(key) for key in director_host.serve(one, 2))
-    with mock.patch.object(transaction, "now_s", return_value=start_s - REVIVAL_S):
+    with mock.patch.object(transaction, "now_s", return_value=start_s - VISIT_S - GRACE_S):
         director.delete_destination(one, second.key)
     book.set(0, "swept_s", start_s - SWEEP_S + 1)
     changes = [
@@ -422,7 +421,7 @@ def test_a_server_that_an_edit_adds_again_is_not_freed_by_a_later_part_of_it(dir
         ServiceChange(two, VirtualService(two, "rr"), is_new=True, added=(first,)),
     ]
     try:
-        with mock.patch.object(destination_slots, "now_s", side_effect=itertools.count(start_s)):
+        with mock.patch.object(transaction, "now_s", side_effect=itertools.count(start_s)):
             director.apply(changes)
     finally:
         book.set(0, "swept_s", 0)

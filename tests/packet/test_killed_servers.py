@@ -10,8 +10,7 @@ from unittest import mock
 
 import pytest
 
-from pylvs.dataplane import destinations, transaction
-from pylvs.dataplane.destinations import REVIVAL_S
+from pylvs.dataplane import transaction
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import State
 from pylvs.model.dataclass import replace
@@ -23,7 +22,9 @@ from tests.packet.host import Host, new_host, server4
 from tests.packet.test_kill import in_child, indexed, used_by_nat, watched
 
 # functions that store something of a destination; test_kill stops the others
-STORES = {"bring", "_begin_anew", "adopt", "begin", "_add_to_base", "revive", "sweep", "_forget", "free_destination"}
+STORES = {"bring", "_begin_anew", "adopt", "begin", "zero_destination", "_add_to_base", "put", "keep", "revive"}
+STORES |= {"sweep", "_forget", "free_destination"}
+FREED_S = transaction.VISIT_S + transaction.GRACE_S  # every deleted server without connections is free by then
 Stop = Callable[[int, Callable[[], object]], bool]
 
 
@@ -42,7 +43,6 @@ def clock() -> Iterator[Clock]:
     made = Clock()
     with (
         mock.patch.object(transaction, "now_s", made),
-        mock.patch.object(destinations, "now_s", made),
         mock.patch.object(test_kill, "STORES", STORES),
     ):
         yield made
@@ -89,7 +89,7 @@ def server(number: int, service: ServiceKey, method: Method = Method.ROUTE) -> D
 
 def let_time_pass(clock: Clock, service: ServiceKey) -> None:
     """Let the edits of another server free the slots of deleted servers."""
-    clock.now_s += 2 * REVIVAL_S
+    clock.now_s += 2 * FREED_S
     peer().add_destination(service, server(8, service))
     peer().delete_destination(service, server(8, service).key)
 
@@ -159,7 +159,7 @@ def test_an_edit_that_frees_the_slot(host: Host, clock: Clock, stopped_at: Stop)
     def delete() -> None:
         peer().add_destination(service, added)
         peer().delete_destination(service, added.key)
-        clock.now_s += 2 * REVIVAL_S
+        clock.now_s += 2 * FREED_S
 
     def after() -> None:
         with suppress(DestinationExists):

@@ -9,7 +9,7 @@ from unittest import mock
 
 import pytest
 
-from pylvs.dataplane import destinations
+from pylvs.dataplane import transaction
 from pylvs.dataplane.destinations import DestinationSlots
 from pylvs.dataplane.transaction import NatServers, recover
 from pylvs.dataplane.vip_roles import Standby
@@ -94,10 +94,11 @@ def test_the_newest_of_several_is_found_also_in_a_slot_that_was_used_before(dire
 
     first, second = sorted((serve(director_host, server(port)) for _ in range(2)), key=slot)
     freed = slot(first)
-    with mock.patch.object(destinations, "now_s", return_value=1 << 31):  # nothing can be revived any more
-        director.tables.book.set(0, "swept_s", 0)
-        director.delete_service(first)
-        director.tables.book.set(0, "swept_s", 0)
+    director.delete_service(first)
+    director.tables.book.set(0, "swept_s", 0)
+    with mock.patch.object(transaction, "now_s", return_value=1 << 31):  # nothing can be revived any more
+        director.apply(())
+    director.tables.book.set(0, "swept_s", 0)
     assert begun_for(director_host, port) == ends(second)
     third = serve(director_host, server(port))
     assert slot(third) == freed < slot(second)

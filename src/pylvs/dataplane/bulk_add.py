@@ -102,6 +102,7 @@ class BulkAdd:
         fields |= {"list": 0, "count": 0, "gcd": 1, "max_weight": 0, "table": 0}
         tables.service_states.clear(slot)
         tables.service_bases.clear(slot)
+        tables.service_estimates.clear(slot)
         tables.service_keys(key.address.version).put(service_key(key), struct.pack("<I", slot))
         for bits in "vip_bits", "reply_bits":
             if key.mark:
@@ -130,7 +131,7 @@ class BulkAdd:
         if dest_slot is None:
             dest_slot = slots.bring(self._edit, service.slot, service.fields, name, destination, route)
         else:
-            expired = slots.beyond_revival(dest_slot)
+            expired = self._edit.trash.has_freed(dest_slot)
             slots.write(self._edit, dest_slot, destination, route)
             slots.adopt(dest_slot, service.slot, service.fields, expired)
             self.revived.add(dest_slot)
@@ -143,7 +144,7 @@ class BulkAdd:
         with self._opened:
             self.write()
             self._edit.commit()
-            self._edit.book.revive(self.revived)
+            self._edit.trash.revive(self.revived)
             if not self.whole:
                 recover(self._tables)
 

@@ -87,11 +87,11 @@ class ChangeSet:
 
     def _tidy(self) -> None:
         edit = self._edit
-        edit.book.revive(self._revived)
+        edit.trash.revive(self._revived)
         for release in self._released:
             release()
         for dest_slot in self._deleted:
-            edit.book.note_deleted(dest_slot)
+            edit.trash.put(dest_slot)
         if self._sweeps_cache:
             scheduler_tables.sweep(self._tables.state)
         if self._deleted:
@@ -195,7 +195,7 @@ class ChangeSet:
             return slots.bring(edit, slot, version, name, destination, route)
         if not self._tables.destinations.get(dest_slot, "deleted_s") or dest_slot in self._revived:
             raise DestinationExists(f"{key} -> {destination.key}: there is such a real server already")
-        expired = slots.beyond_revival(dest_slot)
+        expired = edit.trash.has_freed(dest_slot)
         slots.write(edit, dest_slot, destination, route)
         slots.adopt(dest_slot, slot, version, expired)
         self._revived.add(dest_slot)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, cached_property
 
 from pylvs.bpf import abi
+from pylvs.dataplane import transaction
 from pylvs.dataplane.state import ORPHANS
 from pylvs.dataplane.tables import (
     Tables,
@@ -23,7 +24,7 @@ from pylvs.dataplane.tables import (
     tunnel_state,
     tunnel_word,
 )
-from pylvs.dataplane.transaction import NatServers, Transaction, list_of, now_s, write_bitmaps
+from pylvs.dataplane.transaction import NatServers, Transaction, list_of, write_bitmaps
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
 from pylvs.model.service import Destination, DestinationKey, Method, ServiceKey, TunnelKind
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
     from pylvs.dataplane.reader import Statistics
 
-REVIVAL_S = 180  # a deleted destination without connections can be revived so long (IPVS-SEMANTICS 1.8)
 SWEEP_S = 10  # the least time between two searches for deleted destinations to free
 _WRR_WEIGHT_BITS, _WRR_POSITION_BITS, _WRR_VERSION_BITS = 31, 20, 13  # as in bpf/lb/schedulers/wrr.h
 
@@ -128,20 +128,10 @@ class DestinationSlots:
 
     def _begin_anew(self, dest_slot: int, slot: int) -> None:
         """Start the counters of a reused slot at 0, for the destination and for its service."""
-        counted = self._statistics.counted(dest_slot)
-        self._statistics.begin(dest_slot, counted)
+        self._statistics.begin(dest_slot)
+        counted = self._statistics.passed(dest_slot)
         if any(counted):
             self._add_to_base(slot, counted)
-
-    def beyond_revival(self, dest_slot: int) -> bool:
-        """Return whether IPVS would have forgotten a deleted destination by now."""
-        array = self.tables.destinations.array
-        cached, deleted_s = _form("cached", "deleted_s").unpack_from(array.upto(dest_slot), dest_slot * array.stride)
-        return not cached and not self._is_counted(dest_slot) and now_s() - deleted_s >= REVIVAL_S
-
-    def _is_counted(self, dest_slot: int) -> bool:
-        """Return whether connections or templates have this destination."""
-        return any(self.tables.conn_counts.get(dest_slot, name) for name in ("active", "inactive", "persistent"))
 
     def adopt(self, dest_slot: int, slot: int, version: dict[str, Any], anew: bool) -> None:
         """Give a revived destination to a service; it keeps counters only in the one it left (IPVS-SEMANTICS 1.8)."""
@@ -149,12 +139,11 @@ class DestinationSlots:
         same = table.get(dest_slot, "service") == slot and table.get(dest_slot, "service_birth") == version["birth"]
         if same and not anew:
             return
-        counted = statistics.counted(dest_slot)
-        statistics.begin(dest_slot, counted)
+        (statistics.begin if anew else statistics.zero_destination)(dest_slot)
         table.set(dest_slot, "service", slot)
         table.set(dest_slot, "service_birth", version["birth"])
         if not same:  # last: after a kill before it, the service's counters are too high, but not below 0
-            self._add_to_base(slot, counted)
+            self._add_to_base(slot, statistics.passed(dest_slot))
 
     def _add_to_base(self, slot: int, counted: tuple[int, ...]) -> None:
         statistics = self._statistics
@@ -224,8 +213,8 @@ class DestinationSlots:
         """
         if not self.tables.root.get(0, "settings.expire_nodest_conn"):
             return
-        dest_slots = edit.book.deleted()
-        if not any(map(self._is_counted, dest_slots)):
+        dest_slots = edit.trash.slots()
+        if not any(map(edit.trash.is_counted, dest_slots)):
             return
         templates = any(self.tables.conn_counts.get(each, "persistent") for each in dest_slots)
         for _ in range(2 if templates else 1):  # a template ends in the run after its connections
@@ -234,15 +223,15 @@ class DestinationSlots:
 
     def sweep(self, edit: Transaction) -> bool:
         """Free the deleted destinations that can no longer be revived; return whether it freed any."""
-        now, book = now_s(), self.tables.book
+        now, book = transaction.now_s(), self.tables.book
         if now - book.get(0, "swept_s") < SWEEP_S:
             return False
         book.set(0, "swept_s", now)
-        chain = edit.book.deleted()
-        kept = [dest_slot for dest_slot in chain if not self.beyond_revival(dest_slot)]
+        chain = edit.trash.slots()
+        kept = [dest_slot for dest_slot in chain if not edit.trash.has_freed(dest_slot)]
         if len(kept) == len(chain):
             return False
-        edit.book.set_deleted(kept)
+        edit.trash.keep(kept)
         gone = set(chain) - set(kept)
         self._nat_servers.remove(gone)
         for dest_slot in gone:

@@ -329,13 +329,10 @@ class Editor:
             if key is None:
                 statistics.zero_totals()
             owned = reader.owned_by_service()
-            with statistics.read_at_once(0 if key else self._tables.book.get(0, "destination_top")):
-                for slot, version in wanted:
-                    counted = map(statistics.counted, owned.get((slot, version["birth"]), []))
-                    total = tuple(map(sum, zip(*counted, strict=True))) or (0,) * 5
-                    statistics.set_base(self._tables.service_bases, slot, total)
-                    for dest_slot in list_of(self._tables, version):
-                        statistics.begin(dest_slot, statistics.counted(dest_slot))
+            for slot, version in wanted:
+                statistics.zero_service(slot, owned.get((slot, version["birth"]), []))
+                for dest_slot in list_of(self._tables, version):
+                    statistics.zero_destination(dest_slot)
 
     def add_destination(self, key: ServiceKey, destination: Destination) -> None:
         bulk_add = self._bulk_add
@@ -356,7 +353,7 @@ class Editor:
                 if slots.sweep(edit):
                     dest_slot = slots.named(name)
                 route, revived = self._routes.to(destination.key.address), dest_slot is not None
-                expired = dest_slot is not None and slots.beyond_revival(dest_slot)
+                expired = dest_slot is not None and edit.trash.has_freed(dest_slot)
                 if dest_slot is None:
                     dest_slot = slots.bring(edit, slot, version, name, destination, route)
                 else:
@@ -367,7 +364,7 @@ class Editor:
                     slots.adopt(dest_slot, slot, version, expired)
                 edit.commit()
                 self._changed.add_destination(destination, route)
-                edit.book.revive({dest_slot} if revived else set())
+                edit.trash.revive({dest_slot} if revived else set())
                 edit.book.let_list_go(version["list"], version["count"])
 
     def _check_destination(self, key: ServiceKey, destination: Destination) -> None:
@@ -399,7 +396,7 @@ class Editor:
                 self._changed.shrunk |= self._tables.destinations.get(dest_slot, "used") == by_nat
                 route = self._routes.to(destination.address)
                 self._changed.shrunk |= route is not None and route.local
-                edit.book.note_deleted(dest_slot)
+                edit.trash.put(dest_slot)
                 self.slots.end_orphans(edit)
                 edit.book.let_list_go(version["list"], version["count"])
                 self.slots.sweep(edit)

@@ -46,12 +46,14 @@ _ANEW = {
     "cached": ("busy",),
     "tuple4": ("marks", "number"),
 }
-_COPIED = {"book": ("service_top", "destination_top", "member_top")}  # structures with few fields to copy
+# Structures with few fields to copy.
+_COPIED = {"book": ("service_top", "destination_top", "member_top", "trash_began_s")}
 _WITH_DEFAULTS = "settings"  # a structure: a setting that the other build lacks has its default
 # Fields that earlier builds lack, by structure. They begin as in new tables, most of them at 0.
 _ADDED: dict[str, tuple[str, ...]] = {
     "root": ("fallback_key", "nat", "unprivileged_port"),
     "facts": ("engines",),
+    "book": ("trash_began_s",),
     "frag_queue": ("moment",),
     "device": ("bond", "trunk", "vid"),
 }

@@ -183,8 +183,8 @@ def _sizes(connections: int) -> dict[str, int]:
     sizes["client_hops"] = hop_slots() // abi.constant("HOPS") + 1
     sizes |= dict.fromkeys(("client_routes", "client_routes6"), route_sets() // abi.constant("ROUTE_SETS"))
     sizes["lanes"] = -(-destinations // abi.constant("LANES"))
-    sizes |= dict.fromkeys(("services", "services4", "services6", "service_states", "service_bases"), SERVICES)
-    sizes["routed_marks"] = SERVICES
+    sizes |= dict.fromkeys(("services", "services4", "services6", "service_states", "routed_marks"), SERVICES)
+    sizes |= dict.fromkeys(("service_bases", "service_estimates"), SERVICES)
     sizes["members"] = 2 * destinations
     sizes |= dict.fromkeys(("cache", "cache_queue"), _CACHED)
     sizes |= dict.fromkeys(

@@ -24,7 +24,7 @@ from pylvs.bpf.maps import ArrayMap, HashMap, MmapArray, PerCpuArray, QueueMap
 from pylvs.dataplane import load, vip_roles
 from pylvs.dataplane.devices import own_addresses
 from pylvs.dataplane.former import COUNTERS, Former, Plan
-from pylvs.dataplane.reader import ZEROED, Reader
+from pylvs.dataplane.reader import NO_COUNTS, ZEROED, Reader
 from pylvs.dataplane.restore import Source
 from pylvs.dataplane.scheduler_tables import HashTables
 from pylvs.dataplane.state import CLOCK, LOADED, OBJECT, State
@@ -58,6 +58,7 @@ _ROOT = "root"  # the structure of the map `roots`, which is a variable
 _FRAGMENTS = "frag_queues"
 _LONES = ("lone_sets", "lones")  # packets of which one fragment has come; builds before this store do without
 _CACHE = "cache"
+_SERVICE_ESTIMATES = "service_estimates"  # earlier builds add the rates of a service's destinations
 _UNFINISHED = "unfinished"  # the note of a load
 
 
@@ -296,7 +297,8 @@ def carry_counts(state: State, directory: str, fresh: Tables) -> None:
     """
     former = Former(state, directory)
     counted = former.counted()
-    bases, services, last = (former.records(name) for name in ("destination_bases", "service_bases", "estimates"))
+    bases, services, estimates = (former.records(name) for name in ("destination_bases", "service_bases", "estimates"))
+    passed = "passed" if "passed" in estimates.codec.fields else "last"  # earlier builds have no snapshot of services
 
     def less(base: Iterable[int], counts: Iterable[int]) -> list[int]:
         return [one - other & ALL_ONES for one, other in zip(base, counts, strict=True)]
@@ -304,18 +306,28 @@ def carry_counts(state: State, directory: str, fresh: Tables) -> None:
     def base_of(table: Records, slot: int) -> list[int]:
         return [table.get(slot, name) for name in COUNTERS]
 
+    def total(of: Iterable[Sequence[int]]) -> tuple[int, ...]:
+        return tuple(map(sum, zip(*of, strict=True))) or NO_COUNTS
+
+    def averages(slot: int) -> tuple[int, ...]:
+        found: tuple[int, ...] = estimates.get(slot, "averages")
+        return found
+
     reader = Reader(fresh)
     statistics = reader.statistics
     for slot, counts in enumerate(counted):
         statistics.set_base(fresh.destination_bases, slot, tuple(less(base_of(bases, slot), counts)))
-        fresh.estimates.set(slot, "averages", *last.get(slot, "averages"))
-        fresh.estimates.set(slot, "last", *less(last.get(slot, "last"), counts))
+        fresh.estimates.set(slot, "averages", *averages(slot))
+        fresh.estimates.set(slot, "last", *less(estimates.get(slot, "last"), counts))
+        fresh.estimates.set(slot, "passed", *less(estimates.get(slot, passed), counts))
     owners = reader.owned_by_service()
+    of_services = former.records(_SERVICE_ESTIMATES) if os.path.exists(former.path(_SERVICE_ESTIMATES)) else None
     for slot, version in reader.versions.services(reader.versions.live):
-        total = [0] * len(COUNTERS)
-        for each in owners.get((slot, version["birth"]), []):
-            total = [one + other for one, other in zip(total, counted[each], strict=True)]
-        statistics.set_base(fresh.service_bases, slot, tuple(less(base_of(services, slot), total)))
+        owned = owners.get((slot, version["birth"]), [])
+        counts = total(counted[each] for each in owned)
+        statistics.set_base(fresh.service_bases, slot, tuple(less(base_of(services, slot), counts)))
+        rates = of_services.get(slot, "averages") if of_services else total(map(averages, owned))
+        fresh.service_estimates.set(slot, "averages", *rates)
     zeroed = (state.note(f"{directory}/{ZEROED}") or "0 0 0 0 0").split()
-    totals = less(map(int, zeroed), map(sum, zip(*counted, strict=True)) if counted else [0] * len(COUNTERS))
+    totals = less(map(int, zeroed), total(counted))
     state.set_note(ZEROED, " ".join(map(str, totals)))

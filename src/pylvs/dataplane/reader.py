@@ -5,14 +5,24 @@ Readers take no lock: they repeat a read during which `live` changed.
 
 from __future__ import annotations
 
+import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from math import inf
 
 from pylvs.bpf import abi, maps
 from pylvs.dataplane.tables import Records, Tables, Versions, destination_of, service_of
-from pylvs.model.rows import Counters, DestinationRow, Expiry, HookPackets, Rates, ServiceRow, TableUse, TimerRuns
+from pylvs.model.rows import (
+    Counters,
+    DestinationRow,
+    Expiry,
+    HookPackets,
+    Rates,
+    ServiceRow,
+    TableUse,
+    TimerRuns,
+    in_order,
+)
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
@@ -117,58 +127,38 @@ def timer_runs(tables: Tables) -> tuple[TimerRuns, ...]:
 
 
 class Statistics:
-    """Counters since the last `-Z`: the counts of packets minus the base of that moment."""
+    """Counters since the last `-Z`, and rates, as the estimator's latest round left them (IPVS-SEMANTICS 9.2, 9.3).
+
+    A service's counters are what its destinations have passed on to it, deleted ones included, minus a base.
+    """
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
         self._fields = tuple(abi.struct("counters").fields)
         self._form = abi.struct("counters").view(*self._fields)
-        self._averages = abi.struct("estimate").view("averages")
-        self._all: list[tuple[int, ...]] = []
-
-    @contextmanager
-    def read_at_once(self, slots: int) -> Iterator[None]:
-        """Read the counters of the first `slots` slots in few calls, and use them within the context."""
-        width = len(self._fields)
-        if self._stand_still():
-            self._all = [self._last(slot) for slot in range(slots)]
-        elif slots:
-            self._all = self._tables.statistics.all_sums(slots, width)
-        try:
-            yield
-        finally:
-            self._all = []
-
-    def _stand_still(self) -> bool:
-        """Return whether run_estimation is 0: then counters stay at the last estimate (IPVS-SEMANTICS 9.2)."""
-        return not self._tables.root.get(0, "settings.run_estimation")
-
-    def _last(self, slot: int) -> tuple[int, ...]:
-        return tuple(self._tables.estimates.get(slot, "last"))
+        estimate = abi.struct("estimate")
+        self._averages, self._last, self._passed = map(estimate.view, ("averages", "last", "passed"))
 
     def counted(self, slot: int) -> tuple[int, ...]:
-        """Return the counts of a destination's slot since the tables were made."""
-        if slot < len(self._all):
-            return self._all[slot]
-        if self._stand_still():
-            return self._last(slot)
+        """Return what packets have counted until now in a destination's slot, since the tables were made."""
         return self._tables.statistics.sums(slot, len(self._fields))
+
+    def passed(self, slot: int) -> tuple[int, ...]:
+        """Return the counts of a destination's slot that its service has."""
+        return _unpack(self._passed, self._tables.estimates, slot)
 
     def destination(self, slot: int) -> Counters:
         """Return a destination's counters."""
-        return self._less(self.counted(slot), self._tables.destination_bases, slot)
+        return self._less(_unpack(self._last, self._tables.estimates, slot), self._tables.destination_bases, slot)
 
-    def service(self, slot: int, destinations: list[int]) -> Counters:
-        """Return a service's counters: the sums over all its destinations, deleted ones included."""
-        counted = [each for each in map(self.counted, destinations) if any(each)]
-        total = tuple(map(sum, zip(*counted, strict=True))) or NO_COUNTS
-        return self._less(total, self._tables.service_bases, slot)
+    def service(self, slot: int, destinations: Iterable[int]) -> Counters:
+        """Return a service's counters; `destinations` are all that count for it, deleted ones included."""
+        return self._less(_sum(map(self.passed, destinations)), self._tables.service_bases, slot)
 
     def totals(self) -> Counters:
         """Return the totals, deleted services included: a reused slot continues its counts."""
-        top = self._tables.book.get(0, "destination_top")
-        with self.read_at_once(top):
-            total = tuple(map(sum, zip(*map(self.counted, range(top)), strict=True))) or NO_COUNTS
+        estimates, top = self._tables.estimates.array, self._tables.book.get(0, "destination_top")
+        total = _sum(self._passed.iter_unpack(estimates.elements(0, top)))
         zeroed = (self._tables.state.note(ZEROED) or "0 0 0 0 0").split()
         return Counters(*[now - int(before) & _MASK64 for now, before in zip(total, zeroed, strict=True)])
 
@@ -176,9 +166,25 @@ class Statistics:
         """Start the totals at 0."""
         state = self._tables.state
         state.set_note(ZEROED, None)
-        now = self.totals()
-        counted = (now.connections, now.in_packets, now.out_packets, now.in_bytes, now.out_bytes)
-        state.set_note(ZEROED, " ".join(map(str, counted)))
+        state.set_note(ZEROED, " ".join(map(str, in_order(self.totals()))))
+
+    def zero_service(self, slot: int, destinations: Iterable[int]) -> None:
+        """Start a service's counters and rates at 0."""
+        self.set_base(self._tables.service_bases, slot, _sum(map(self.passed, destinations)))
+        estimates = self._tables.service_estimates
+        estimates.set(slot, "averages", *NO_COUNTS)
+        estimates.set(slot, "last", *estimates.get(slot, "passed"))
+
+    def zero_destination(self, slot: int) -> None:
+        """Start a destination's counters and rates at 0. What packets have counted since the last round counts."""
+        self.set_base(self._tables.destination_bases, slot, _unpack(self._last, self._tables.estimates, slot))
+        self._tables.estimates.set(slot, "averages", *NO_COUNTS)
+
+    def begin(self, slot: int) -> None:
+        """Start the counters and rates of a destination that nothing has counted for."""
+        counted = self.counted(slot)
+        self.set_base(self._tables.destination_bases, slot, counted)
+        self._tables.estimates.write(slot, {"averages": NO_COUNTS, "last": counted, "passed": counted})
 
     def _less(self, counted: tuple[int, ...], bases: Records, slot: int) -> Counters:
         base = self.base(bases, slot)
@@ -186,31 +192,30 @@ class Statistics:
             return NO_COUNTERS
         return Counters(*[one - other & _MASK64 for one, other in zip(counted, base, strict=True)])
 
+    def base(self, bases: Records, slot: int) -> tuple[int, ...]:
+        """Return the counts at which the counters are 0."""
+        return _unpack(self._form, bases, slot)
+
     def set_base(self, bases: Records, slot: int, values: tuple[int, ...]) -> None:
         """Set the counts at which a destination's or a service's counters are 0."""
         self._form.pack_into(bases.array.upto(slot), slot * bases.array.stride, *[value & _MASK64 for value in values])
 
-    def begin(self, slot: int, counted: tuple[int, ...]) -> None:
-        """Start a destination's counters and rates at 0; `counted` are its counts now."""
-        self.set_base(self._tables.destination_bases, slot, counted)
-        self._tables.estimates.write(slot, {"averages": NO_COUNTS, "last": counted})
-
-    def rates(self, destinations: Iterable[int]) -> Rates:
-        """Return the events per second of destinations together, rounded as in the kernel (IPVS-SEMANTICS 9.3)."""
-        estimates, averages = self._tables.estimates.array, self._averages.unpack_from
-        read = (averages(estimates.upto(slot), slot * estimates.stride) for slot in destinations)
-        busy = [each for each in read if any(each)]
-        if not busy:
+    def rates(self, estimates: Records, slot: int) -> Rates:
+        """Return the events per second of a destination or a service, rounded as in the kernel."""
+        averages = _unpack(self._averages, estimates, slot)
+        if not any(averages):
             return NO_RATES
-        total = list(map(sum, zip(*busy, strict=True)))
-        if not any(total):
-            return NO_RATES
-        events = [each + 511 >> 10 for each in total[:3]]
-        return Rates(*events, *(each + 15 >> 5 for each in total[3:]))
+        events = [each + 511 >> 10 for each in averages[:3]]
+        return Rates(*events, *(each + 15 >> 5 for each in averages[3:]))
 
-    def base(self, bases: Records, slot: int) -> tuple[int, ...]:
-        """Return the counts at which the counters are 0."""
-        return self._form.unpack_from(bases.array.upto(slot), slot * bases.array.stride)
+
+def _sum(counted: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    busy = [each for each in counted if any(each)]
+    return tuple(map(sum, zip(*busy, strict=True))) or NO_COUNTS
+
+
+def _unpack(form: struct.Struct, records: Records, slot: int) -> tuple[int, ...]:
+    return form.unpack_from(records.array.upto(slot), slot * records.array.stride)
 
 
 class Reader:
@@ -238,11 +243,10 @@ class Reader:
 
         def read(live: int) -> list[ServiceRow]:
             owned = self.owned_by_service()
-            with self.statistics.read_at_once(self.tables.book.get(0, "destination_top")):
-                return [
-                    self._row(slot, fields, owned.get((slot, fields["birth"]), []))
-                    for slot, fields in self.versions.services(live)
-                ]
+            return [
+                self._row(slot, fields, owned.get((slot, fields["birth"]), []))
+                for slot, fields in self.versions.services(live)
+            ]
 
         return self.steadily(read)
 
@@ -281,14 +285,15 @@ class Reader:
         return self._member.iter_unpack(members)
 
     def _row(self, slot: int, version: dict[str, Any], owned: list[int]) -> ServiceRow:
-        rows, statistics = [], self.statistics
+        rows, statistics, estimates = [], self.statistics, self.tables.estimates
         table, shown = self.tables.destinations.array, self._shown.unpack_from
         counted, counts = self.tables.conn_counts.array, self._counts.unpack_from
         for dest_slot, *member in self.members(version):
             address, port, family = shown(table.upto(dest_slot), dest_slot * table.stride)
             active, inactive, persistent = counts(counted.upto(dest_slot), dest_slot * counted.stride)
             destination = destination_of(address, family, port, *member)
-            counters, rates = statistics.destination(dest_slot), statistics.rates((dest_slot,))
+            counters, rates = statistics.destination(dest_slot), statistics.rates(estimates, dest_slot)
             rows.append(DestinationRow(destination, active, inactive, persistent, counters, rates))
-        counters, rates = statistics.service(slot, owned), statistics.rates(owned)
+        counters = statistics.service(slot, owned)
+        rates = statistics.rates(self.tables.service_estimates, slot)
         return ServiceRow(service_of(version), tuple(rows), counters, rates)

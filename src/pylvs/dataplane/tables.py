@@ -125,6 +125,7 @@ class Tables:
     services = _records("services", "service")  # by slot, each with two versions
     service_states = _records("service_states", "service_state")  # what packets write about a service, by its slot
     service_bases = _records("service_bases", "counters")  # the counts at which a service's counters are 0
+    service_estimates = _records("service_estimates", "estimate")  # its rates
     services4 = _hash("services4")  # slots of services by key
     services6 = _hash("services6")
     members = _array("members")  # the lists of all services, in chunks
@@ -136,7 +137,7 @@ class Tables:
     # destinations
     destinations = _records("destinations", "destination")  # by slot, deleted ones included
     destination_bases = _records("destination_bases", "counters")  # the counts at which their counters are 0
-    estimates = _records("estimates", "estimate")  # averages of the rates, by slot of the destination
+    estimates = _records("estimates", "estimate")  # counters as listings show them, and rates, by the same slot
     names = _hash("names")  # slots of destinations by `destination_name`
     nat_servers = _hash("nat_servers")  # the newest NAT destination by address and port
     nat_older = _array("nat_older")  # by slot: the next older one

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from pylvs.bpf.maps import MmapArray
 
 WAIT_MS = 20  # far longer than the program runs for one packet
+VISIT_S, GRACE_S = 60, 120  # of IPVS's trash
 FTP_PORT = 21
 _STEPS = 2  # from leaving to waiting, and from there to free
 _LINK, _OLDER = struct.Struct("<I"), struct.Struct("<Q")
@@ -76,11 +77,6 @@ def list_of(tables: Tables, version: dict[str, Any]) -> list[int]:
 def chunks(versions: Iterable[dict[str, Any]]) -> list[tuple[int, int]]:
     """Return the chunks (first member, size) of these services' lists, in order."""
     return sorted((fields["list"], 1 << list_class(fields["count"])) for fields in versions if fields["count"])
-
-
-def now_s() -> int:
-    """Return the clock of deletions: seconds since boot, suspend included."""
-    return int(time.clock_gettime(time.CLOCK_BOOTTIME))
 
 
 class Book:
@@ -212,37 +208,6 @@ class Book:
         self._tables.destinations.set(slot, "next", self._book.get(0, "destination_free"))
         self._book.set(0, "destination_free", slot)
 
-    def note_deleted(self, slot: int) -> None:
-        """Record that a destination left its service; it may be revived."""
-        destinations = self._tables.destinations
-        destinations.set(slot, "deleted_s", max(now_s(), 1))
-        destinations.set(slot, "next", self._book.get(0, "deleted"))
-        self._book.set(0, "deleted", slot)
-
-    def deleted(self) -> list[int]:
-        """Return the slots of the deleted destinations."""
-        found, slot = [], self._book.get(0, "deleted")
-        while slot != self.nothing:
-            found.append(int(slot))
-            slot = self._link(self._tables.destinations.array, slot)
-        return found
-
-    def set_deleted(self, slots: list[int]) -> None:
-        """Make these slots the chain of deleted destinations."""
-        following = self.nothing
-        for slot in reversed(slots):
-            if self._link(self._tables.destinations.array, slot) != following:
-                self._tables.destinations.set(slot, "next", following)
-            following = slot
-        self._book.set(0, "deleted", following)
-
-    def revive(self, slots: set[int]) -> None:
-        """Take these destinations from the chain of deleted ones: their services list them again."""
-        if slots:
-            for slot in slots:
-                self._tables.destinations.set(slot, "deleted_s", 0)
-            self.set_deleted([slot for slot in self.deleted() if slot not in slots])
-
     def settle(self) -> None:
         """Free what was released long enough ago. Every edit begins with it."""
         book, now = self._book, time.monotonic_ns() // 1_000_000
@@ -283,6 +248,93 @@ class Book:
         self._book.set(0, "destination_top", destination_top)
         self._book.set(0, "member_top", member_top)
         self._book.set(0, "waiting_since_ms", time.monotonic_ns() // 1_000_000)
+
+
+def now_s() -> int:
+    """Return the clock of deletions: seconds since boot, suspend included."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME))
+
+
+def freed_at_s(began_s: int, idle_s: int) -> int:
+    """Return when IPVS frees a destination without references since `idle_s`, in a trash that began at `began_s`."""
+    stamped_s = began_s + ((idle_s - began_s) // VISIT_S + 1) * VISIT_S
+    return stamped_s + GRACE_S
+
+
+class Trash:
+    """The chain of the deleted destinations, the latest first, and how long each can be revived (IPVS-SEMANTICS 1.8).
+
+    IPVS visits its trash once a minute while there is something in it, from the first deletion on. A visit that finds
+    no reference to a destination stamps it; the first visit two minutes later frees it. Nothing runs here: the times of
+    the visits are computed from that deletion, and from the end of the last connection, which packets record. The
+    caller holds the lock.
+    """
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._nothing = abi.constant("NOTHING")
+        self._destination = abi.struct("destination").view("cached", "deleted_s")
+        self._counts = abi.struct("conn_counts").view("active", "inactive", "persistent", "idle_s")
+
+    def slots(self) -> list[int]:
+        """Return the slots of the deleted destinations."""
+        found, slot = [], self._tables.book.get(0, "deleted")
+        while slot != self._nothing:
+            found.append(int(slot))
+            slot = self._tables.destinations.get(slot, "next")
+        return found
+
+    def put(self, slot: int) -> None:
+        """Add a destination that left its service; it may be revived."""
+        destinations, book = self._tables.destinations, self._tables.book
+        now = max(now_s(), 1)
+        if self._is_empty():
+            book.set(0, "trash_began_s", now)
+        destinations.set(slot, "deleted_s", now)
+        destinations.set(slot, "next", book.get(0, "deleted"))
+        book.set(0, "deleted", slot)
+
+    def _is_empty(self) -> bool:
+        """Return whether IPVS has freed all of them by now. The latest one tells mostly: many are deleted at once."""
+        slot = self._tables.book.get(0, "deleted")
+        while slot != self._nothing:
+            if not self.has_freed(slot):
+                return False
+            slot = self._tables.destinations.get(slot, "next")
+        return True
+
+    def keep(self, slots: list[int]) -> None:
+        """Make these slots the chain."""
+        destinations, following = self._tables.destinations, self._nothing
+        for slot in reversed(slots):
+            if destinations.get(slot, "next") != following:
+                destinations.set(slot, "next", following)
+            following = slot
+        self._tables.book.set(0, "deleted", following)
+
+    def revive(self, slots: set[int]) -> None:
+        """Take these destinations from the chain: their services list them again."""
+        if slots:
+            for slot in slots:
+                self._tables.destinations.set(slot, "deleted_s", 0)
+            self.keep([slot for slot in self.slots() if slot not in slots])
+
+    def has_freed(self, slot: int) -> bool:
+        """Return whether IPVS would have freed a deleted destination by now."""
+        array = self._tables.destinations.array
+        cached, deleted_s = self._destination.unpack_from(array.upto(slot), slot * array.stride)
+        *counts, idle_s = self._counted(slot)
+        if cached or any(counts):
+            return False
+        return now_s() >= freed_at_s(self._tables.book.get(0, "trash_began_s"), max(deleted_s, idle_s))
+
+    def is_counted(self, slot: int) -> bool:
+        """Return whether connections or templates have this destination."""
+        return any(self._counted(slot)[:-1])
+
+    def _counted(self, slot: int) -> tuple[int, ...]:
+        array = self._tables.conn_counts.array
+        return self._counts.unpack_from(array.upto(slot), slot * array.stride)
 
 
 class NatServers:
@@ -372,6 +424,7 @@ class Transaction(Versions):
     def __init__(self, tables: Tables) -> None:
         super().__init__(tables)
         self.book = Book(tables)
+        self.trash = Trash(tables)
         self.generation = 0
         self._live: int | None = None  # the value at the start: under the lock only this edit changes it
         self._committed = False
@@ -466,7 +519,7 @@ def recover(tables: Tables) -> None:
             book.let_service_go(slot)
     for start, size in gaps([*chunks(present.values()), (member_top, 0)], abi.constant("LIST_CLASSES")):
         book.let_list_go(start, size)
-    _settle_destinations(book, tables, destination_top, listed)
+    _settle_destinations(book, Trash(tables), tables, destination_top, listed)
     _settle_members(tables, present)
     NatServers(tables).rebuild()
     HashTables(tables).keep_only(present)
@@ -483,18 +536,18 @@ def _drop_stray_keys(tables: Tables, present: dict[int, dict[str, Any]]) -> None
                 keys.remove(key)
 
 
-def _settle_destinations(book: Book, tables: Tables, top: int, listed: set[int]) -> None:
-    destinations, deleted = tables.destinations, []
+def _settle_destinations(book: Book, trash: Trash, tables: Tables, top: int, listed: set[int]) -> None:
+    destinations, deleted, unnoted = tables.destinations, list[int](), list[int]()
     for slot in range(top):
         if not destinations.get(slot, "used"):
             book.free_destination(slot)
         elif slot in listed:
             destinations.set(slot, "deleted_s", 0)
         else:
-            if not destinations.get(slot, "deleted_s"):
-                destinations.set(slot, "deleted_s", max(now_s(), 1))
-            deleted.append(slot)
-    book.set_deleted(deleted)
+            (deleted if destinations.get(slot, "deleted_s") else unnoted).append(slot)
+    trash.keep(deleted)
+    for slot in unnoted:  # the writer died after the commit
+        trash.put(slot)
 
 
 def _settle_members(tables: Tables, present: dict[int, dict[str, Any]]) -> None:

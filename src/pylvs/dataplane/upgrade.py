@@ -248,8 +248,9 @@ def _copy(state: State, former: Former, fresh: Tables) -> ConnectionCopy:
 
 def _copy_thresholds(former: Former, fresh: Tables) -> None:
     counts = former.records(former.name("conn_counts"))
+    names = [name for name in ("upper", "lower", "overloaded", "idle_s") if name in counts.codec.fields]
     for slot in range(former.book.get(0, "destination_top")):
-        for name in "upper", "lower", "overloaded":
+        for name in names:
             value = counts.get(slot, name)
             if value != fresh.conn_counts.get(slot, name):
                 fresh.conn_counts.set(slot, name, value)
