@@ -11,7 +11,7 @@ from contextlib import ExitStack
 
 from pylvs.bpf import abi
 from pylvs.dataplane import load, scheduler_tables
-from pylvs.dataplane.destinations import DestinationSlots, fill_table, followed, pack_member, put_list
+from pylvs.dataplane.destinations import DestinationSlots, ListStep, fill_table, followed, pack_member, put_list
 from pylvs.dataplane.scheduler_tables import HashTables
 from pylvs.dataplane.tables import (
     ALL_ONES,
@@ -159,7 +159,7 @@ class BulkAdd:
         if service.entries:
             entries = b"".join(reversed(service.entries))
             fields |= {"list": put_list(edit, entries), "count": service.count}
-            fill_table(edit, slot, dict(fields), fields, entries, [("LIST_ADD", 0)])
+            fill_table(edit, slot, dict(fields), fields, entries, [ListStep("LIST_ADD")])
         if service.cursor:
             self._tables.service_states.set(slot, "cursor", service.cursor)
         edit.write_version(slot, edit.generation, fields)

@@ -8,6 +8,8 @@ from pylvs.dataplane import load, scheduler_tables
 from pylvs.dataplane.bulk_add import BulkAdd
 from pylvs.dataplane.destinations import (
     DestinationSlots,
+    ListStep,
+    Weights,
     cursor_after,
     fill_table,
     last_weight,
@@ -141,7 +143,7 @@ class ChangeSet:
         if restarted:
             if fields["count"] > self._hash_tables.most(fields):
                 raise scheduler_tables.too_many(change.key, self._hash_tables.most(fields))
-            steps = [("LIST_INIT", 0)]
+            steps = [ListStep("LIST_INIT")]
             self._leave_scheduler(slot, version)
         if steps:
             cursor = self._tables.service_states.get(slot, "cursor")
@@ -153,32 +155,37 @@ class ChangeSet:
         edit.count_engine(version["engine"], -1)
         edit.count_engine(fields["engine"], 1)
 
-    def _entries(
-        self, change: ServiceChange, slot: int, version: dict[str, Any]
-    ) -> tuple[bytes, list[tuple[str, int]]]:
+    def _entries(self, change: ServiceChange, slot: int, version: dict[str, Any]) -> tuple[bytes, list[ListStep]]:
         """Write the destinations; return the packed members of the new list, and the changes of the list."""
-        edit, steps = self._edit, list[tuple[str, int]]()
+        edit, steps = self._edit, list[ListStep]()
         entries, stride = packed_members(self._tables, version), self._tables.members.stride
+        weights = Weights(entries)
         order = list_of(self._tables, version)
         packed = {each: entries[at * stride : (at + 1) * stride] for at, each in enumerate(order)}
+
+        def step(kind: str, position: int, before: bytes, after: bytes) -> None:
+            weights.replace(before, after)
+            steps.append(ListStep(kind, position, **weights.fields))
+
         for key in change.deleted:
             dest_slot = self._listed(change.key, key)
             position = order.index(dest_slot)
             del order[position]
             edit.write_deleted(dest_slot, edit.generation)
             self._deleted.append(dest_slot)
-            steps.append(("LIST_DELETE", position))
+            step("LIST_DELETE", position, packed[dest_slot], b"")
         for destination in change.edited:
             dest_slot = self._listed(change.key, destination.key)
             self._slots.write(edit, dest_slot, destination, self._routes.to(destination.key.address))
-            packed[dest_slot] = pack_member(dest_slot, destination, last_weight(packed[dest_slot]))
-            steps.append(("LIST_UPDATE", order.index(dest_slot)))
+            before = packed[dest_slot]
+            packed[dest_slot] = pack_member(dest_slot, destination, last_weight(before))
+            step("LIST_UPDATE", order.index(dest_slot), before, packed[dest_slot])
         newest = []
         for destination in change.added:
             dest_slot = self._add_destination(change.key, slot, version, destination)
             packed[dest_slot] = pack_member(dest_slot, destination)
             newest.append(dest_slot)
-            steps.append(("LIST_ADD", 0))
+            step("LIST_ADD", 0, b"", packed[dest_slot])
         return b"".join(packed[each] for each in (*reversed(newest), *order)), steps
 
     def _listed(self, key: ServiceKey, destination: DestinationKey) -> int:

@@ -8,6 +8,7 @@ previous change of the list before the next one: a cursor is never two versions 
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, cached_property
 
@@ -27,6 +28,7 @@ from pylvs.dataplane.tables import (
 from pylvs.dataplane.transaction import NatServers, Transaction, list_of, write_bitmaps
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass
 from pylvs.model.service import Destination, DestinationKey, Method, ServiceKey, TunnelKind
 from pylvs.netlink.links import Route, Routes
 
@@ -285,13 +287,14 @@ def _wrr(cursor: int, version: Mapping[str, Any]) -> int:
     weight = cursor & ((1 << _WRR_WEIGHT_BITS) - 1)
     behind = cursor >> (_WRR_WEIGHT_BITS + _WRR_POSITION_BITS) != target
     if behind and version["edit"] != abi.constant("LIST_SAME"):
-        position = 0
-        most, gcd = version["max_weight"], version["gcd"]
-        if version["edit"] == abi.constant("LIST_INIT") or weight > most or not weight:
-            weight = most
-        elif gcd > 1:
-            weight = weight // gcd * gcd + 1
+        position, weight = 0, _wrr_step(weight, version["edit"], version["gcd"], version["max_weight"])
     return target << (_WRR_WEIGHT_BITS + _WRR_POSITION_BITS) | position << _WRR_WEIGHT_BITS | weight
+
+
+def _wrr_step(weight: int, edit: int, gcd: int, most: int) -> int:
+    if edit == abi.constant("LIST_INIT") or weight > most or not weight:
+        return most
+    return weight // gcd * gcd + 1 if gcd > 1 else weight
 
 
 def followed(cursor: int, version: Mapping[str, Any]) -> int:
@@ -307,6 +310,52 @@ def outdated(version: Mapping[str, Any]) -> int:
     if version["scheduler"] == abi.constant("SCHED_WRR"):
         return (before & ((1 << _WRR_VERSION_BITS) - 1)) << (_WRR_WEIGHT_BITS + _WRR_POSITION_BITS)
     return (before & 0xFFFF) << 32
+
+
+class Weights:
+    """The weights above 0 in a list, while its destinations change."""
+
+    def __init__(self, entries: bytes) -> None:
+        self._number = Counter(_weights(entries))
+
+    def replace(self, before: bytes, after: bytes) -> None:
+        """Replace the packed members `before` of the list."""
+        self._number.update(_weights(after))
+        for weight in _weights(before):
+            self._number[weight] -= 1
+            if not self._number[weight]:
+                del self._number[weight]
+
+    def _gcd(self) -> int:
+        """Return their greatest common divisor, 1 of no weights."""
+        divisor = 0
+        for weight in self._number:  # not math.gcd: to import math costs more than these few steps
+            while weight:
+                divisor, weight = weight, divisor % weight
+            if divisor == 1:
+                break
+        return divisor or 1
+
+    @property
+    def fields(self) -> dict[str, int]:
+        """The fields of a version that describe them."""
+        gcd = self._gcd()
+        return {"gcd": gcd, "max_weight": max(self._number, default=gcd - 1) - (gcd - 1)}
+
+
+def _weights(entries: bytes) -> list[int]:
+    """Return the weights above 0 of packed members."""
+    return [weight for (weight,) in abi.struct("member").view("weight").iter_unpack(entries) if weight > 0]
+
+
+@dataclass(frozen=True, slots=True)
+class ListStep:
+    """A change of a list: its kind, the position, and the weights in the list after it, as a version has them."""
+
+    change: str
+    position: int = 0
+    gcd: int = 1
+    max_weight: int = 0
 
 
 def pack_member(slot: int, destination: Destination, last_weight: int = 0) -> bytes:
@@ -361,30 +410,14 @@ def write_list(
     """Write a new list beside the old one, and point the service's next version to it."""
     fields = version | list_fields(edit, entries)
     change_list(edit, slot, version, fields, change, position)
-    fill_table(edit, slot, version, fields, entries, [(change, position)])
+    fill_table(edit, slot, version, fields, entries, [ListStep(change, position)])
     edit.write_version(slot, edit.generation, fields)
 
 
 def list_fields(edit: Transaction, entries: bytes) -> dict[str, Any]:
     """Write a list to a free chunk, and return the fields of a version that describe it. Raises NoSpace."""
-    stride = edit.tables.members.stride
-    count = len(entries) // stride
-    offset = abi.struct("member").offset("weight") // 4
-    weights = [each for each in memoryview(entries).cast("i")[offset :: stride // 4] if each > 0] if count else []
-    gcd = _gcd(weights)
-    most = max(weights, default=gcd - 1) - (gcd - 1)
-    return {"list": put_list(edit, entries), "count": count, "gcd": gcd, "max_weight": most}
-
-
-def _gcd(weights: list[int]) -> int:
-    """Return the greatest common divisor, 1 of no weights."""
-    if len(set(weights)) == 1:
-        return weights[0]
-    divisor = 0
-    for weight in weights:  # not math.gcd: to import math costs more than these few steps
-        while weight:
-            divisor, weight = weight, divisor % weight
-    return divisor or 1
+    count = len(entries) // edit.tables.members.stride
+    return {"list": put_list(edit, entries), "count": count, **Weights(entries).fields}
 
 
 def change_scheduler(edit: Transaction, slot: int, version: dict[str, Any], fields: dict[str, Any]) -> None:
@@ -393,7 +426,7 @@ def change_scheduler(edit: Transaction, slot: int, version: dict[str, Any], fiel
 
     change_list(edit, slot, version, fields, "LIST_INIT")
     fields.update(scheduler_tables.began(edit, fields))
-    fill_table(edit, slot, version, fields, packed_members(edit.tables, version), [("LIST_INIT", 0)])
+    fill_table(edit, slot, version, fields, packed_members(edit.tables, version), [ListStep("LIST_INIT")])
 
 
 def fill_table(
@@ -402,7 +435,7 @@ def fill_table(
     version: dict[str, Any],
     fields: dict[str, Any],
     entries: bytes,
-    steps: Sequence[tuple[str, int]],
+    steps: Sequence[ListStep],
 ) -> None:
     """For a service of mh or sh: fill its table that is not in force, after these changes of its list."""
     if fields["scheduler"] not in (abi.constant("SCHED_MH"), abi.constant("SCHED_SH")):
@@ -430,22 +463,25 @@ def change_list(
     fields["edit_position"] = position
 
 
-def cursor_after(
-    cursor: int, version: Mapping[str, Any], fields: dict[str, Any], steps: Sequence[tuple[str, int]]
-) -> int:
+def cursor_after(cursor: int, version: Mapping[str, Any], fields: dict[str, Any], steps: Sequence[ListStep]) -> int:
     """Record several changes of a list as one in the fields; return the cursor to store when they take effect.
 
     Packets follow the last change. The cursor has followed the others already, as if they had been made one by one.
     """
-    *earlier, (change, fields["edit_position"]) = steps
+    *earlier, last = steps
     fields["list_version"] = version["list_version"] + 1 & 0xFFFFFFFF
-    fields["edit"] = abi.constant(change)
-    if change == "LIST_INIT":
+    fields["edit"], fields["edit_position"] = abi.constant(last.change), last.position
+    if last.change == "LIST_INIT":
         return outdated(fields)
     cursor = followed(cursor, version)
     if version["scheduler"] == abi.constant("SCHED_RR"):
         position = cursor & 0xFFFFFFFF
-        for kind, at in earlier:
-            position = _rr_step(position, abi.constant(kind), at)
+        for each in earlier:
+            position = _rr_step(position, abi.constant(each.change), each.position)
         cursor = cursor >> 32 << 32 | position
+    if version["scheduler"] == abi.constant("SCHED_WRR"):
+        weight = cursor & ((1 << _WRR_WEIGHT_BITS) - 1)
+        for each in earlier:
+            weight = _wrr_step(weight, abi.constant(each.change), each.gcd, each.max_weight)
+        cursor = cursor >> _WRR_WEIGHT_BITS << _WRR_WEIGHT_BITS | weight
     return cursor

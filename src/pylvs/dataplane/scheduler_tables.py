@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pylvs.bpf.maps import HashMap
+    from pylvs.dataplane.destinations import ListStep
 
 _MASK32, _MASK64 = (1 << 32) - 1, (1 << 64) - 1
 _WEIGHT_BITS = 6  # weights are scaled down to about 6 bits
@@ -130,17 +131,17 @@ def slot_positions(destinations: Sequence[tuple[int, int]]) -> array[int] | None
             walker[1] = at
 
 
-def _shifted(old: bytes, steps: Sequence[tuple[str, int]]) -> array[int]:
+def _shifted(old: bytes, steps: Sequence[ListStep]) -> array[int]:
     """Return the old table with the new list positions: with too many destinations, mh does not fill it again."""
     from array import array
 
     none, found = abi.constant("MAGLEV_EMPTY"), array("H", old)
-    for change, position in steps:
+    for step in steps:
         for slot, former in enumerate(found):
-            if change == "LIST_ADD" and former < none:
+            if step.change == "LIST_ADD" and former < none:
                 found[slot] = former + 1
-            elif change == "LIST_DELETE" and position <= former < none:
-                found[slot] = none if former == position else former - 1
+            elif step.change == "LIST_DELETE" and step.position <= former < none:
+                found[slot] = none if former == step.position else former - 1
     return found
 
 
@@ -193,11 +194,11 @@ class HashTables:
         version: dict[str, Any],
         fields: dict[str, Any],
         entries: bytes,
-        steps: Sequence[tuple[str, int]],
+        steps: Sequence[ListStep],
     ) -> None:
         """Fill the table that is not in force, and name it in the fields of the next version.
 
-        `steps` are the changes of the list with their positions.
+        `steps` are the changes of the list.
         """
         if fields["scheduler"] == self._sh:
             filled: array[int] | None = self._buckets(entries)
@@ -229,7 +230,7 @@ class HashTables:
         version: dict[str, Any],
         fields: dict[str, Any],
         entries: bytes,
-        steps: Sequence[tuple[str, int]],
+        steps: Sequence[ListStep],
     ) -> array[int] | None:
         most = self.most(fields)
         if fields["count"] <= most or not (version["present"] and version["scheduler"] == self._mh):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pylvs.bpf import abi
-from pylvs.dataplane.destinations import followed
+from pylvs.dataplane.destinations import ListStep, Weights, cursor_after, followed, pack_member
+from pylvs.model.service import Destination, DestinationKey
 
 STATELESS = ["SCHED_NONE", "SCHED_LC", "SCHED_WLC"]
 
@@ -87,3 +89,51 @@ def test_to_follow_twice_is_to_follow_once(scheduler: str, edit: str, cursor: in
     fields = version(scheduler, edit, number, gcd=gcd, max_weight=1000)
     once = followed(cursor, fields)
     assert followed(once, fields) == once
+
+
+def member(weight: int) -> bytes:
+    return pack_member(0, Destination(DestinationKey(ip_address("10.0.0.1"), 80), weight=weight))
+
+
+CHANGES = st.lists(
+    st.tuples(st.sampled_from(["DELETE", "UPDATE", "ADD"]), st.integers(0, 9), st.integers(0, 12)), min_size=1
+)
+
+
+@pytest.mark.parametrize("scheduler", ["SCHED_RR", "SCHED_WRR"])
+@given(
+    weights=st.lists(st.integers(0, 12), min_size=1, max_size=6),
+    changes=CHANGES,
+    at=st.tuples(*[st.integers(0, 12)] * 2),
+)
+def test_many_changes_at_once_leave_the_cursor_where_single_ones_do(
+    scheduler: str, weights: list[int], changes: list[tuple[str, int, int]], at: tuple[int, int]
+) -> None:
+    """wrr clamps its weight by the weights in each of the lists, also of one that packets never see."""
+    members = [member(weight) for weight in weights]
+    summary, steps = Weights(b"".join(members)), list[ListStep]()
+    before = single = version(scheduler, "LIST_ADD", 7, **summary.fields)
+    cursor = found = rr(7, at[0]) if scheduler == "SCHED_RR" else wrr(7, *at)
+    for kind, place, weight in changes:
+        if kind != "ADD" and not members:
+            continue
+        position = place % len(members) if kind != "ADD" else 0
+        fresh = [] if kind == "DELETE" else [member(weight)]
+        former = [] if kind == "ADD" else [members[position]]
+        members[position : position + len(former)] = fresh
+        summary.replace(b"".join(former), b"".join(fresh))
+        assert summary.fields == Weights(b"".join(members)).fields
+        steps.append(ListStep(f"LIST_{kind}", position, **summary.fields))
+        cursor = followed(cursor, single)
+        single = single | summary.fields | {"list_version": single["list_version"] + 1, "edit_position": position}
+        single["edit"] = abi.constant(steps[-1].change)
+    if not steps:
+        return
+    fields = before | summary.fields
+    found = followed(cursor_after(found, before, fields, steps), fields)
+    assert place_of(scheduler, found) == place_of(scheduler, followed(cursor, single))
+
+
+def place_of(scheduler: str, cursor: int) -> int:
+    """Return a cursor without the version of its list."""
+    return cursor & 0xFFFFFFFF if scheduler == "SCHED_RR" else cursor & (1 << 51) - 1
