@@ -56,28 +56,28 @@ struct facts {
 	u32 engines; /* services with a persistence engine */
 };
 
-struct settings { /* each field is independent of the others */
-	u32 conn_reuse_mode;
-	u32 expire_nodest_conn;
-	u32 expire_quiescent_template;
-	u32 pmtu_disc;
-	u32 sloppy_sctp;
-	u32 sloppy_tcp;
+struct settings { /* each field is independent of the others; those with a sign have any value, as in the kernel */
+	s32 conn_reuse_mode;
+	s32 expire_nodest_conn;
+	s32 expire_quiescent_template;
+	s32 pmtu_disc;
+	s32 sloppy_sctp;
+	s32 sloppy_tcp;
 	u32 secure_tcp;
-	u32 snat_reroute;
-	u32 conntrack; /* accepted and ignored: netfilter does not track what the director forwards */
+	s32 snat_reroute;
+	s32 conntrack; /* accepted and ignored: netfilter does not track what the director forwards */
 	u32 icmp_per_second; /* rate limit of ICMP errors per CPU; 0: none */
 	u32 drop_packet;
-	u32 am_droprate;
+	s32 am_droprate;
 	u32 drop_entry;
-	u32 run_estimation;
-	u32 amemthresh;
-	u32 ignore_tunneled;
-	u32 schedule_icmp;
-	u32 nat_icmp_send;
+	s32 run_estimation;
+	s32 amemthresh;
+	s32 ignore_tunneled;
+	s32 schedule_icmp;
+	s32 nat_icmp_send;
 	u32 lblc_expiration; /* seconds */
 	u32 lblcr_expiration;
-	u32 cache_bypass;
+	s32 cache_bypass;
 };
 
 struct root {

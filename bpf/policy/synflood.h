@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * IPVS's protection against SYN floods (IPVS-SEMANTICS 2.8). drop_packet drops every am_droprate-th packet that would
- * be scheduled; drop_entry ends half-open connections. Both act in mode 3 alone: modes 1 and 2 react to low memory, and
- * the table is allocated beforehand.
+ * be scheduled: none if that is 0, all if it is negative. drop_entry ends half-open connections. Both act in mode 3 alone:
+ * modes 1 and 2 react to low memory, and the table is allocated beforehand.
  */
 #pragma once
 #include "conntrack/entry.h"
@@ -16,9 +16,10 @@ enum synflood {
 INLINE bool should_drop_packet(const struct settings *settings)
 {
 	struct pool *pool = map_elem(pools, 0);
-	if (!pool || __sync_fetch_and_add(&pool->drop_left, -1) > 1)
+	s32 rate = settings->am_droprate;
+	if (!pool || !rate || __sync_fetch_and_add(&pool->drop_left, -1) > 1)
 		return false;
-	WRITE_ONCE(pool->drop_left, settings->am_droprate);
+	WRITE_ONCE(pool->drop_left, rate);
 	return true;
 }
 

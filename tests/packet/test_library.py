@@ -153,14 +153,14 @@ REFUSED: dict[str, tuple[Callable[[pylvs.Director], object], type[pylvs.Error], 
         'port: 8080: forwarding="dr" keeps the port of the service, 80; only "nat" changes it',
     ),
     "a setting": (
-        lambda d: d.change_setting("conn_reuse_mode", 9),
+        lambda d: d.change_setting("secure_tcp", 9),
         pylvs.InvalidValue,
-        "conn_reuse_mode: 9: must be a whole number from 0 to 3",
+        "secure_tcp: 9: must be a whole number from 0 to 3",
     ),
     "a setting's default as a float": (
-        lambda d: d.change_setting("conn_reuse_mode", 1.0),  # type: ignore[arg-type]
+        lambda d: d.change_setting("secure_tcp", 0.0),  # type: ignore[arg-type]
         pylvs.InvalidValue,
-        "conn_reuse_mode: 1.0: must be a whole number from 0 to 3",
+        "secure_tcp: 0.0: must be a whole number from 0 to 3",
     ),
     "a state that does not exist": (
         lambda d: d.connections(state="ESTAB"),

@@ -42,13 +42,13 @@ METHODS: dict[str, dict[str, object]] = {
     "add_server": {"service": WEB, "server": pylvs.Server(server4(2), 80)},
     "edit_server": {"service": WEB, "server": ONE},
     "delete_server": {"service": WEB, "server": ONE},
-    "change_setting": {"name": "conn_reuse_mode", "value": 2},
+    "change_setting": {"name": "secure_tcp", "value": 2},
 }
 # What an error names instead of the argument.
 NAMES = {
     ("ServiceKey.parse", "text"): "service",
     ("ServerKey.parse", "text"): "server",
-    ("change_setting", "value"): "conn_reuse_mode",
+    ("change_setting", "value"): "secure_tcp",
 }
 
 

@@ -20,32 +20,39 @@ class Setting:
     meaning: str
 
 
+def _integer(name: str, default: int, meaning: str) -> Setting:
+    """Return a setting that takes any integer, as in the kernel: a switch is on unless it is 0."""
+    return Setting(name, default, -1 << 31, (1 << 31) - 1, meaning)
+
+
+def _mode(name: str, meaning: str) -> Setting:
+    return Setting(name, 0, 0, 3, meaning)
+
+
 SETTINGS = {
     setting.name: setting
     for setting in (
-        Setting("am_droprate", 10, 1, (1 << 31) - 1, "drop_packet drops one of this number of packets"),
-        Setting("amemthresh", 1024, 0, (1 << 31) - 1, "accepted without effect: modes 1 and 2 never switch on"),
-        Setting(
-            "cache_bypass", 0, 0, 1, "packets of a firewall mark without a real server go on to where they were sent"
-        ),
+        _integer("am_droprate", 10, "drop_packet drops one of this number of packets; 0: none"),
+        _integer("amemthresh", 1024, "accepted without effect: modes 1 and 2 never switch on"),
+        _integer("cache_bypass", 0, "packets of a firewall mark without a real server go on to where they were sent"),
         Setting("conn_max", 0, 1024, 1 << 26, "capacity of the connection table; 0: by memory, and it grows by itself"),
-        Setting("conn_reuse_mode", 1, 0, 3, "what a SYN on a closed connection's ports does"),
-        Setting("conntrack", 0, 0, 1, "accepted without effect: netfilter does not track packets that pylvs forwards"),
-        Setting("drop_entry", 0, 0, 3, "3: half-open connections end at random; 1 and 2: never, here"),
-        Setting("drop_packet", 0, 0, 3, "3: of packets that open a connection some are dropped; 1 and 2: never, here"),
-        Setting("expire_nodest_conn", 0, 0, 1, "end connections of deleted destinations at once"),
-        Setting("expire_quiescent_template", 0, 0, 1, "templates of destinations of weight 0 are not used"),
-        Setting("ignore_tunneled", 0, 0, 1, "accepted without effect, as in IPVS behind a tunnel device"),
+        _integer("conn_reuse_mode", 1, "what a SYN on a closed connection's ports does"),
+        _integer("conntrack", 0, "accepted without effect: netfilter does not track packets that pylvs forwards"),
+        _mode("drop_entry", "3: half-open connections end at random; 1 and 2: never, here"),
+        _mode("drop_packet", "3: of packets that open a connection some are dropped; 1 and 2: never, here"),
+        _integer("expire_nodest_conn", 0, "end connections of deleted destinations at once"),
+        _integer("expire_quiescent_template", 0, "templates of destinations of weight 0 are not used"),
+        _integer("ignore_tunneled", 0, "accepted without effect, as in IPVS behind a tunnel device"),
         Setting("lblc_expiration", 86400, 0, LONGEST_S, "seconds unused after which lblc forgets an address"),
         Setting("lblcr_expiration", 86400, 0, LONGEST_S, "the same for lblcr; a set unchanged so long loses a member"),
-        Setting("nat_icmp_send", 0, 0, 1, "a NAT server's answer to no connection gets port unreachable"),
-        Setting("pmtu_disc", 1, 0, 1, "tunnels copy DF and report the path MTU to the client"),
-        Setting("run_estimation", 1, 0, 1, "0: displayed counters and rates do not change"),
-        Setting("schedule_icmp", 0, 0, 1, "an ICMP error about no connection opens one"),
-        Setting("secure_tcp", 0, 0, 3, "3: a SYN alone is not a half-open connection; 1 and 2: never, here"),
-        Setting("sloppy_sctp", 0, 0, 1, "any SCTP packet but ABORT opens a connection"),
-        Setting("sloppy_tcp", 0, 0, 1, "any TCP packet but RST opens a connection"),
-        Setting("snat_reroute", 1, 0, 1, "replies of NAT leave by the route from their virtual address"),
+        _integer("nat_icmp_send", 0, "a NAT server's answer to no connection gets port unreachable"),
+        _integer("pmtu_disc", 1, "tunnels copy DF and report the path MTU to the client"),
+        _integer("run_estimation", 1, "0: displayed counters and rates do not change"),
+        _integer("schedule_icmp", 0, "an ICMP error about no connection opens one"),
+        _mode("secure_tcp", "3: a SYN alone is not a half-open connection; 1 and 2: never, here"),
+        _integer("sloppy_sctp", 0, "any SCTP packet but ABORT opens a connection"),
+        _integer("sloppy_tcp", 0, "any TCP packet but RST opens a connection"),
+        _integer("snat_reroute", 1, "replies of NAT leave by the route from their virtual address"),
     )
 }
 

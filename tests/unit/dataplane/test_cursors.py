@@ -114,10 +114,10 @@ def test_many_changes_at_once_leave_the_cursor_where_single_ones_do(
     summary, steps = Weights(b"".join(members)), list[ListStep]()
     before = single = version(scheduler, "LIST_ADD", 7, **summary.fields)
     cursor = found = rr(7, at[0]) if scheduler == "SCHED_RR" else wrr(7, *at)
-    for kind, place, weight in changes:
+    for kind, number, weight in changes:
         if kind != "ADD" and not members:
             continue
-        position = place % len(members) if kind != "ADD" else 0
+        position = number % len(members) if kind != "ADD" else 0
         fresh = [] if kind == "DELETE" else [member(weight)]
         former = [] if kind == "ADD" else [members[position]]
         members[position : position + len(former)] = fresh
@@ -131,9 +131,9 @@ def test_many_changes_at_once_leave_the_cursor_where_single_ones_do(
         return
     fields = before | summary.fields
     found = followed(cursor_after(found, before, fields, steps), fields)
-    assert place_of(scheduler, found) == place_of(scheduler, followed(cursor, single))
+    assert without_version(scheduler, found) == without_version(scheduler, followed(cursor, single))
 
 
-def place_of(scheduler: str, cursor: int) -> int:
+def without_version(scheduler: str, cursor: int) -> int:
     """Return a cursor without the version of its list."""
     return cursor & 0xFFFFFFFF if scheduler == "SCHED_RR" else cursor & (1 << 51) - 1
