@@ -299,6 +299,10 @@ def host() -> Iterator[Host]:
 def test_there_and_back(host: Host, other_layout: Path) -> None:
     host.director.zero()  # leaves a note, as a migration does
     nothing = Nothing(host)
+    slot = host.director.slot(key(DR)) or 0
+    host.director.tables.service_estimates.set(slot, "averages", *[1 << 60] * 5)
+    host.director.tables.conn_counts.set(0, "idle_s", 8)
+    host.director.tables.book.set(0, "trash_began_s", 9)
     own = host.director.state.build()
     with open_traffic() as traffic:
         saved, counted = ipvsadm(host, "-Sn"), host.director.service(key(DR)).counters.in_packets
@@ -319,6 +323,9 @@ def test_there_and_back(host: Host, other_layout: Path) -> None:
         assert ipvsadm(host, "-Sn") == saved
         counters = host.director.service(key(DR)).counters
         assert counters.in_packets == counted + 2 * 3, "each check sends three packets of clients"
+        assert host.director.service(key(DR)).rates.connections > 1 << 20, "less with each round of the estimator"
+        tables = host.director.tables
+        assert (tables.conn_counts.get(0, "idle_s"), tables.book.get(0, "trash_began_s")) == (8, 9)
         later = host.director.packet_counts().forwarded["d0"]
         assert later.xdp + later.tc == forwarded.xdp + forwarded.tc + 2 * 2 * 3, "to two servers"
     nothing.check()
