@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from unittest import mock
 
 import pytest
 
-from pylvs.dataplane.director import BpfDirector
-from pylvs.dataplane.reader import Reader
-from tests.packet.host import Host, count_packets, new_host
+from tests.packet import host
+from tests.packet.host import Host, new_host
 
 
 @pytest.fixture(autouse=True)
 def current_counters() -> Iterator[None]:
-    """Let listings count all packets until now. The estimator counts them every two seconds.
-
-    A file whose tests need the estimator's snapshots overrides it.
-    """
-    reader = vars(BpfDirector)["reader"].fget
-
-    def current(director: BpfDirector) -> Reader:
-        found: Reader = reader(director)
-        count_packets(found.tables)
-        return found
-
-    with mock.patch.object(BpfDirector, "reader", property(current)):
+    """Let listings count all packets. A file whose tests need the estimator's snapshots overrides this."""
+    with host.current_counters():
         yield
 
 

@@ -20,6 +20,7 @@ from pylvs.bpf import abi, kernel, libbpf, maps
 from pylvs.dataplane import load
 from pylvs.dataplane.devices import attach, attachments
 from pylvs.dataplane.director import BpfDirector
+from pylvs.dataplane.reader import Reader
 from pylvs.dataplane.state import State
 from pylvs.dataplane.tables import Tables
 from pylvs.model.addresses import Address
@@ -200,6 +201,20 @@ class Host:
         """
         begin = load.clock(self.director.state)
         until(lambda: load.clock(self.director.state) - begin & 0xFFFFFFFF >= count, "the clock of the packet path")
+
+
+@contextmanager
+def current_counters() -> Iterator[None]:
+    """Let listings count all packets until now, and not those until the estimator's latest round."""
+    reader = vars(BpfDirector)["reader"].fget
+
+    def current(director: BpfDirector) -> Reader:
+        found: Reader = reader(director)
+        count_packets(found.tables)
+        return found
+
+    with mock.patch.object(BpfDirector, "reader", property(current)):
+        yield
 
 
 def count_packets(tables: Tables) -> None:

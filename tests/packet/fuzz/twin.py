@@ -39,6 +39,8 @@ from tests.packet.host import (
     XDP_REDIRECT,
     XDP_TX,
     Host,
+    count_packets,
+    current_counters,
     new_host,
     server4,
     server6,
@@ -157,6 +159,7 @@ class Twin:
             for each in self.roles, self.reference:
                 step.apply(each)
             return
+        count_packets(self.host.director.tables)  # those before an edit that starts counters at 0
         for director in self.host.director, self.reference:
             try:
                 step.apply(director)
@@ -354,6 +357,7 @@ def new_twin() -> Iterator[Twin]:
     with (
         mock.patch.object(load, "destination_limit", return_value=DESTINATIONS),
         new_host(CONNECTIONS, expires=False) as host,
+        current_counters(),
     ):
         twin = Twin(host)
         try:
