@@ -165,9 +165,9 @@ INLINE int forward_unreassembled(struct __sk_buff *skb, struct scratch *w)
 	return tail_call(tc_ctx(skb), PROG_PARSE_SLOW);
 }
 
-INLINE bool is_for_host(void *ctx, const struct fragment *f)
+INLINE bool is_for_host(struct __sk_buff *skb, const struct fragment *f)
 {
-	return bpf_map_lookup_elem(&locals, &f->daddr) || is_virtual_delivered(ctx, &f->daddr, f->is_ipv6);
+	return bpf_map_lookup_elem(&locals, &f->daddr) || holds_address_tc(skb, &f->daddr, f->is_ipv6);
 }
 
 INLINE enum defrag_result add_to_queue(struct __sk_buff *skb, struct scratch *w, const struct fragment *f)

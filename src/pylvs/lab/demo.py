@@ -172,7 +172,8 @@ def _walk(guide: Guide, topology: str) -> None:
 
     guide.step("The counts", "Closed connections are inactive until they are forgotten, two minutes after the end.")
     guide.run(DIRECTOR, "ipvsadm -Ln")
-    guide.run(DIRECTOR, "ipvsadm -Ln --stats")
+    guide.step("The packets", "As in IPVS, these counts are taken every two seconds.")
+    guide.run(DIRECTOR, "sleep 3; ipvsadm -Ln --stats")
 
 
 def first_of_connection(frames: Sequence[Frame]) -> tuple[Frame, Frame]:
