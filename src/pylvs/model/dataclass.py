@@ -34,10 +34,7 @@ def field_names(cls: Any) -> tuple[str, ...]:
 
 
 def _replace(instance: Any, /, **changes: Any) -> Any:
-    for name, each in instance.__record__.items():
-        if each.init and name not in changes:
-            changes[name] = getattr(instance, name)
-    return instance.__class__(**changes)
+    return instance.__class__.__replaced__(instance, **changes)
 
 
 class _Field:
@@ -114,7 +111,7 @@ def _record(cls: Any) -> dict[str, _Field]:
 def _values(cls: Any) -> Callable[[Any], Any]:
     """Return the getter of the values that are compared and hashed."""
     names = [name for name, each in cls.__record__.items() if each.compare]
-    return attrgetter(*names) if names else lambda _: ()
+    return attrgetter(*names) if names else staticmethod(lambda _: ())
 
 
 def _eq(self: Any, other: Any) -> Any:
@@ -187,6 +184,16 @@ def _compile_init(cls: Any) -> Any:
     return init
 
 
+def _compile_replace(cls: Any) -> Any:
+    """Return `replace` of one class: a dictionary of all fields would take several times as long."""
+    names = [name for name, each in cls.__record__.items() if each.init]
+    parameters = ["_self", "/", *(["*"] if names else []), *(f"{name}=_UNSET" for name in names)]
+    arguments = [f"{name}=_self.{name} if {name} is _UNSET else {name}" for name in names]
+    known: dict[str, Any] = {"_UNSET": _UNSET}
+    exec(f"def replace({', '.join(parameters)}):\n    return _self.__class__({', '.join(arguments)})", known)
+    return staticmethod(known["replace"])
+
+
 def _repr(self: Any) -> str:
     shown = (f"{name}={getattr(self, name)!r}" for name, each in self.__record__.items() if each.repr)
     return f"{self.__class__.__qualname__}({', '.join(shown)})"
@@ -240,6 +247,7 @@ _LATE = {
     for name, compute in (
         ("__record__", _record),
         ("__values__", _values),
+        ("__replaced__", _compile_replace),
         ("__match_args__", _positional),
         ("__dataclass_fields__", lambda cls: _original(cls).__dataclass_fields__),
         ("__dataclass_params__", lambda cls: _original(cls).__dataclass_params__),

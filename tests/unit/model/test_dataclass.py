@@ -45,6 +45,20 @@ class Itself:
     value: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Empty:
+    pass
+
+
+@dataclass(slots=True)
+class Checked:
+    one: int
+    two: int
+
+    def __init__(self, one: int, *, two: int = 0) -> None:
+        self.one, self.two = int(one), int(two)
+
+
 def test_it_is_filled_as_the_originals_are() -> None:
     assert (Base("x").first, Base("x").second, Base("x", [1]).second) == ("x", [], [1])
     assert Base("x").second is not Base("x").second
@@ -79,6 +93,8 @@ def test_it_compares_hashes_and_prints_as_the_originals_do() -> None:
     assert repr(Derived(1)) == "Derived(first=1, second=[], third='3')"
     assert Itself() != Itself()
     assert len({Itself(), Itself()}) == 2
+    assert Empty() == Empty()
+    assert hash(Empty()) == hash(Empty())
     with pytest.raises(TypeError, match="unhashable"):
         hash(Changing(one=1))
 
@@ -98,6 +114,16 @@ def test_functions_of_the_standard_library_take_it() -> None:
         fifth: int = 5
 
     assert Further(1).fifth == 5
+
+
+def test_it_is_replaced_as_the_originals_are() -> None:
+    assert replace(Empty()) == Empty()
+    assert replace(Itself(1), value=2).value == 2
+    assert replace(Changing(one=1), two=5).three == 6  # computed again
+    assert replace(Derived(1, hidden=9), third="x").hidden == 9
+    assert replace(Checked(1, two=2), one=5) == Checked(5, two=2)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'fourth'"):
+        replace(Derived(1), fourth=1)  # type: ignore[call-arg]
 
 
 def test_what_it_does_not_support_is_refused() -> None:
