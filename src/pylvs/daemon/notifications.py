@@ -8,7 +8,6 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import fields
 from typing import Any
 
 from pylvs.config.language.tree import Finding, Severity
@@ -26,6 +25,7 @@ from pylvs.health.events import (
     SorryServerIn,
 )
 from pylvs.model.checks import Script
+from pylvs.model.dataclass import field_names
 from pylvs.model.service import DestinationKey
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
 from pylvs.notify.fifos import FifoSet
@@ -34,7 +34,7 @@ from pylvs.system.logs import get_logger
 from pylvs.system.processes.scripts import InTurn, Processes
 
 _WARNINGS = (ServerDown, QuorumLost, SorryServerIn, CheckInconclusive)
-_IN_REASON = {field.name for field in fields(ServerEvent)} | {"override"}  # fields that the reason contains
+_IN_REASON = {*field_names(ServerEvent), "override"}  # fields that the reason contains
 MAX_SCRIPTS = 50  # at a time
 MAX_QUEUED = 10_000  # events for one subscriber that does not read them
 REMEMBERED = 1000  # events, with those of former daemons
@@ -49,9 +49,9 @@ def log_event(event: Event) -> None:
     if isinstance(event, QuorumGained) and event.initial:
         return
     more = {
-        field.name: getattr(event, field.name)
-        for field in fields(event)
-        if field.name not in _IN_REASON and getattr(event, field.name) is not False
+        name: value
+        for name in field_names(event)
+        if name not in _IN_REASON and (value := getattr(event, name)) is not False
     }
     if isinstance(event, ServerEvent):
         more["server"] = str(event.server)
@@ -292,7 +292,7 @@ class EventBus:
 
 def encode_event(event: Event) -> dict[str, Any]:
     """Return an event of the health engine as JSON types: `event` is its name, `at` in seconds since 1970."""
-    return {"event": event.name} | {field.name: _encode_value(getattr(event, field.name)) for field in fields(event)}
+    return {"event": event.name} | {name: _encode_value(getattr(event, name)) for name in field_names(event)}
 
 
 def _encode_value(value: Any) -> Any:

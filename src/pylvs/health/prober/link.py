@@ -14,7 +14,7 @@ import socket
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from pylvs.health.prober import wire
@@ -81,13 +81,21 @@ class RemoteProbe:
         self.number = number
         self.privileged = needs_sockets(check)
         self.check = check
-        self.definition = [number, wire.encode_value(check), context.weight, context.virtualhost]
         self.state: str | None = None  # what it remembers
         self.sent_to = 0  # the process that knows it, by its number; 0: none
-        self.size = len(json.dumps(self.definition))
+        self._context = context
         parts = len(check.urls) if isinstance(check, HttpCheck) else 1
         parts = len(check.targets) if isinstance(check, SmtpCheck) else parts
         self.longest_s = parts * check.pace.timeout_s
+
+    @cached_property
+    def definition(self) -> list[Any]:
+        """What the process must know. Late: most reloads replace probes that never run."""
+        return [self.number, wire.encode_value(self.check), self._context.weight, self._context.virtualhost]
+
+    @cached_property
+    def size(self) -> int:
+        return len(json.dumps(self.definition))
 
     async def __call__(self) -> Outcome:
         if self.size > _DEFINITIONS:

@@ -15,14 +15,14 @@ not good, or that sets a weight. Until then "same" counts its outcomes; the reas
 from __future__ import annotations
 
 import base64
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 from pylvs.health.probes import MAX_REASON, Outcome
 from pylvs.model import checks
-from pylvs.model.dataclass import dataclass
+from pylvs.model.dataclass import dataclass, field_names
 from pylvs.model.service import MAX_WEIGHT
 from pylvs.system.logs import one_line
 from pylvs.system.processes.channel import BadMessage
@@ -47,7 +47,7 @@ def encode_value(value: Any) -> Any:
     if isinstance(value, tuple):
         return [encode_value(each) for each in value]
     if is_dataclass(value) and type(value).__name__ in _KINDS:
-        content = {each.name: encode_value(getattr(value, each.name)) for each in fields(value)}
+        content = {name: encode_value(getattr(value, name)) for name in field_names(value)}
         return {"class": type(value).__name__, "fields": content}
     raise TypeError(f"{type(value).__name__} cannot be part of a check")
 
