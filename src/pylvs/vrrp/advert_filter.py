@@ -117,8 +117,8 @@ class FloodGuard:
             if now >= self._slice_ends:
                 self._slice_ends = now + SLICE_S
                 self._counts.clear()
-            self._counts[vrid] += 1
-            level = sum(self._counts[vrid] >= most for most in (MOST_IN_SLICE, MOST_RELEVANT))
+            self._counts[vrid] = count = self._counts[vrid] + 1
+            level = (count >= MOST_IN_SLICE) + (count >= MOST_RELEVANT)
             if level <= self.levels.get(vrid, 0):
                 return False
             self.levels[vrid] = level

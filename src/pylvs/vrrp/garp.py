@@ -334,11 +334,11 @@ class GarpScheduler:
     def _next(self, key: LimitKey | None) -> DeviceAddress:
         queue = self._queues[key]
         address = queue.popleft()
-        self._remaining[address] -= 1
-        if self._remaining[address]:
+        left = self._remaining.pop(address) - 1
+        if left:
+            self._remaining[address] = left
             queue.append(address)
         else:
-            del self._remaining[address]
             self._drop_if_empty(key)
         return address
 

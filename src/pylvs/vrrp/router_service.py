@@ -395,7 +395,7 @@ class RouterService:
         if not routers:
             self._receive_unknown(device, vrid, datagram)
             return
-        router = max(routers, key=lambda each: each.match(datagram))
+        router = routers[0] if len(routers) == 1 else max(routers, key=lambda each: each.match(datagram))
         try:
             router.receive(datagram)
         except InvalidAdvert as invalid:

@@ -147,6 +147,8 @@ class Tracking:
 
     def expire(self, now: float, detail: str) -> list[TrackedObject]:
         """Return the results that expire now; `detail` is the reason."""
+        if not self._expiry:
+            return []
         keys = [key for key, at in self._expiry.items() if at <= now]
         for key in keys:
             del self._expiry[key]

@@ -99,10 +99,8 @@ def checksum(data: bytes) -> int:
     """Return the Internet checksum (RFC 1071); 0 for data that contains its own correct checksum."""
     if len(data) % 2:
         data += b"\0"
-    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
+    number = int.from_bytes(data)  # with carries added, its 16-bit words sum up to its remainder
+    return 0xFFFF - (number % 0xFFFF or (0xFFFF if number else 0))
 
 
 def pseudo_header(source: Address, destination: Address, length: int) -> bytes:
@@ -273,6 +271,7 @@ class AdvertEncoder:
         self._with_ah = router.version == 2 and router.authentication is Authentication.AH
         self._destinations = [peer.address for peer in router.peers] or [router.multicast]
         self._hops = router.unicast_ttl if router.peers else TTL
+        self._latest: tuple[tuple[int, bool], list[bytes]] = (-1, False), []  # what bodies depend on, and the bodies
 
     def advance_sequence(self, sequence: int) -> None:
         """Continue after another router's number: keepalived accepts only increasing ones, from any sender."""
@@ -283,10 +282,17 @@ class AdvertEncoder:
         self._identification = self._identification % 0xFFFF + 1
         if self._with_ah:
             self.sequence = self.sequence % MAX_SEQUENCE + 1
-        return [self._packet(priority, destination) for destination in self._destinations]
+        ends = zip(self._destinations, self._bodies(priority), strict=True)
+        return [self._packet(destination, body) for destination, body in ends]
 
-    def _packet(self, priority: int, destination: Address) -> Datagram:
-        body = self._body(priority, destination)
+    def _bodies(self, priority: int) -> list[bytes]:
+        """Return the payload for each destination; most advertisements repeat the last one."""
+        kind = priority, self.old_checksum
+        if self._latest[0] != kind:
+            self._latest = kind, [self._body(priority, each) for each in self._destinations]
+        return self._latest[1]
+
+    def _packet(self, destination: Address, body: bytes) -> Datagram:
         header = self._header(len(body), destination) if self.source.version == 4 else b""
         if not self._with_ah:
             return Datagram(self.source, destination, self._hops, PROTOCOL, header, body)
