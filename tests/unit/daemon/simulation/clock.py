@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
+import heapq
 import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Any
 from unittest.mock import patch
-from weakref import WeakKeyDictionary
 
-from tests.unit.health.clock import START_S, FakeTimeLoop
+from tests.unit.health.clock import START_S
 
 EPOCH_S = 1.7e9  # the wall clock at the loop's time 0
 
@@ -33,7 +33,7 @@ class Clock:
 
     def now(self) -> float:
         """The monotonic clock of the running thread."""
-        return self.loop.selector.now + self.ahead_s
+        return self.loop.now + self.ahead_s
 
     def wall(self) -> float:
         """Return seconds since the Unix epoch."""
@@ -44,7 +44,7 @@ class Clock:
         if self.in_thread:
             self.ahead_s += seconds
         else:
-            self.loop.selector.now += seconds
+            self.loop.now += seconds
 
     def in_a_thread(self, work: Callable[[], Any]) -> tuple[Any, BaseException | None, float]:
         """Run work as a thread would; return its result, its exception, and the seconds that it took."""
@@ -63,31 +63,107 @@ class Clock:
             yield
 
 
-class SimLoop(FakeTimeLoop):
-    """The simulated loop, without threads and without signals of the kernel."""
+class Handle(float):
+    """A call of the loop. The float is its time: so a heap compares handles without Python code."""
+
+    __slots__ = ("arguments", "callback", "context", "is_cancelled")
+    callback: Callable[..., object]
+    arguments: tuple[Any, ...]
+    context: Context
+    is_cancelled: bool
+
+    def cancel(self) -> None:
+        """See asyncio.Handle."""
+        self.is_cancelled = True
+
+
+def _handle(when: float, callback: Callable[..., object], arguments: tuple[Any, ...], context: Any) -> Handle:
+    made = Handle(when)
+    made.callback, made.arguments, made.is_cancelled = callback, arguments, False
+    made.context = copy_context() if context is None else context
+    return made
+
+
+class SimTask(asyncio.Task[Any]):
+    """A task with its context, which Python 3.11 does not expose."""
+
+    context: Context
+
+
+class SimLoop(asyncio.BaseEventLoop):
+    """An event loop in simulated time, without files, threads and signals of the kernel."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()
         self.clock = clock
+        self.now = START_S
         self.handlers: dict[int, Callable[[], object]] = {}  # of signals
         self.delay_s: Callable[[], float] = lambda: 0.0  # before a thread does what it is asked
         self.set_exception_handler(lambda _, context: self.errors.append(context))
         self.errors: list[dict[str, Any]] = []
-        self.selector.now = START_S
-        self.selector.select = self._pass_time  # type: ignore[method-assign]
-        self.contexts: WeakKeyDictionary[asyncio.Task[Any], contextvars.Context] = WeakKeyDictionary()
+        self._calls: deque[Handle] = deque()  # due now
+        self._timers: list[Handle] = []  # a heap
+        self._stops = False
 
-    def _pass_time(self, timeout: float | None = None) -> list[Any]:
-        """Advance the time: there are no files to wait for."""
-        assert timeout is not None, "the loop waits for something that never comes"
-        if timeout > 0:
-            self.selector.now += timeout
-        return []
+    def time(self) -> float:
+        return self.now
 
-    def create_task(self, coro: Any, *, name: Any = None, context: Any = None) -> Any:
-        """Remember the context of each task, which Python 3.11 does not expose."""
-        task = super().create_task(coro, name=name, context=context)
-        self.contexts[task] = contextvars.copy_context() if context is None else context
+    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> Any:  # type: ignore[override]
+        """See AbstractEventLoop."""
+        made = _handle(self.now, callback, args, context)
+        self._calls.append(made)
+        return made
+
+    def call_later(self, delay: float, callback: Any, *args: Any, context: Any = None) -> Any:  # type: ignore[override]
+        """See AbstractEventLoop."""
+        return self.call_at(self.now + delay, callback, *args, context=context)
+
+    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> Any:  # type: ignore[override]
+        """See AbstractEventLoop."""
+        made = _handle(when, callback, args, context)
+        heapq.heappush(self._timers, made)
+        return made
+
+    def run_forever(self) -> None:
+        """Run until `stop`."""
+        self._stops = False
+        asyncio._set_running_loop(self)
+        try:
+            while not self._stops:
+                self._run_calls()
+        finally:
+            asyncio._set_running_loop(None)
+
+    def stop(self) -> None:
+        """See AbstractEventLoop."""
+        self._stops = True
+
+    def _run_calls(self) -> None:
+        """Run the calls that are due; if none is, advance the time to the next timer."""
+        calls, timers = self._calls, self._timers
+        while timers and timers[0].is_cancelled:
+            heapq.heappop(timers)
+        if not calls:
+            assert timers, "the loop waits for something that never comes"
+            self.now = max(self.now, float(timers[0]))
+        while timers and timers[0] <= self.now:
+            calls.append(heapq.heappop(timers))
+        for _ in range(len(calls)):
+            handle = calls.popleft()
+            if handle.is_cancelled:
+                continue
+            try:
+                handle.context.run(handle.callback, *handle.arguments)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                self.call_exception_handler({"message": f"exception in {handle.callback}", "exception": error})
+
+    def create_task(self, coro: Any, *, name: Any = None, context: Context | None = None) -> Any:
+        """See AbstractEventLoop."""
+        own = copy_context() if context is None else context
+        task = SimTask(coro, loop=self, name=name, context=own)
+        task.context = own
         return task
 
     def call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> Any:  # type: ignore[override]
@@ -112,7 +188,7 @@ class SimLoop(FakeTimeLoop):
 
     def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
         """Set the handler for `signal_`."""
-        self.handlers[sig] = partial(contextvars.copy_context().run, callback, *args)
+        self.handlers[sig] = partial(copy_context().run, callback, *args)
 
     def remove_signal_handler(self, sig: int) -> bool:
         """Remove the handler; return False if there is none."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import replace
 from ipaddress import ip_address
 
 from pylvs.model.addresses import Address
 from pylvs.model.checks import AgentCheck, Check, HttpCheck, MiscCheck, Pace, Script, Target, TcpCheck, Url
+from pylvs.model.dataclass import replace
 from pylvs.model.service import Destination, DestinationKey, Protocol, ServiceKey, Timeouts
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
 

@@ -6,7 +6,6 @@ import asyncio
 import contextvars
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pylvs.daemon import Options
@@ -31,6 +30,7 @@ from pylvs.health.events import (
 from pylvs.health.probes import Outcome, Probe
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Check, HttpCheck, MiscCheck, TcpCheck, goes_via_vip
+from pylvs.model.dataclass import replace
 from pylvs.model.errors import PylvsError
 from pylvs.model.rows import ServiceRow
 from pylvs.model.service import DestinationKey, ServiceKey

@@ -31,7 +31,7 @@ of one service were refused, only this service is disturbed. The desired state i
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pylvs.daemon.state.directory import SERVICES_FILE, load_owned
@@ -108,6 +108,7 @@ class Invariants:
         self._desired: Rows = {}
         self._serving: set[ServiceKey] = set()
         self._rows: dict[ServiceKey, tuple[WantedRow, tuple[VirtualService, dict[DestinationKey, Destination]]]] = {}
+        self._left: tuple[int, dict[ServiceKey, ServiceRow]] = 0, {}  # edition and `foreign` of the last comparison
         self._table: Rows = {}
         self._table_of: tuple[int, dict[ServiceKey, ServiceRow]] = 0, {}  # edition and `foreign` of `_table`
         self._noted: set[ServiceKey] = set()
@@ -139,9 +140,7 @@ class Invariants:
         self._check_events(daemon, model, events, reloaded)
         found = {row.service.key: self._converted(row) for row in wanted}
         desired = model.desired()
-        self.holds(
-            found == desired, "the engine desires {}, the model {}", _Rows(found.items()), _Rows(desired.items())
-        )
+        self.holds(found == desired, "the engine desires {}, the model {}", _Rows(found), _Rows(desired))
         now = self.world.clock.now()
         for key in desired.keys() | self._desired.keys():
             if desired.get(key) != self._desired.get(key):
@@ -336,8 +335,10 @@ class Invariants:
         return True
 
     def _foreign_as_left(self) -> None:
-        if not self.world.drawn.hands_off:
+        edition = MemoryDirector.edition(self.world.table)
+        if not self.world.drawn.hands_off or (self._left[0] == edition and self._left[1] is self.foreign):
             return
+        self._left = edition, self.foreign
         found = {row.service.key: row for row in self.world.table.rows()}
         for key, row in self.foreign.items():
             self.holds(found.get(key) == row, "{}: others left it as {}, it is {}", key, row, found.get(key))
@@ -363,8 +364,7 @@ class Invariants:
 
     def _same(self, key: ServiceKey, table: Rows) -> None:
         found, desired = table.get(key), self._desired.get(key)
-        text = "{}: the table has {}, desired is {}"
-        self.holds(found == desired, text, key, _Rows(((key, found),)), _Rows(((key, desired),)))
+        self.holds(found == desired, "the table has {}, desired is {}", _Rows({key: found}), _Rows({key: desired}))
 
     def converged(self, daemon: Daemon) -> None:
         """Check the table after the bound."""
@@ -424,7 +424,7 @@ class Invariants:
         self.holds(world.disk_owner is None, "the lock of the state directory is held")
         self.holds(not any(check.running for check in daemon.probing), "probes still run")
         if not daemon.options.keep_table and daemon.steady and not daemon.leaving_failed:
-            self.holds(not self.table(), "left in the table: {}", _Rows(self.table().items()))
+            self.holds(not self.table(), "left in the table: {}", _Rows(self.table()))
             self.holds("services" not in world.disk, "the daemon's own services are still noted")
         self._foreign_as_left()
 
@@ -432,7 +432,7 @@ class Invariants:
 class _Rows:
     """Rows for messages, formatted only if needed."""
 
-    def __init__(self, rows: Iterable[tuple[ServiceKey, Any]]) -> None:
+    def __init__(self, rows: Mapping[ServiceKey, Any]) -> None:
         self._rows = rows
 
     def __format__(self, _: str) -> str:
@@ -440,7 +440,7 @@ class _Rows:
 
     def __str__(self) -> str:
         parts = []
-        for key, row in self._rows:
+        for key, row in self._rows.items():
             if row is None:
                 continue
             service, servers = row

@@ -7,13 +7,14 @@ it copies the state that the engine adopted from the table, and otherwise nothin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from pylvs.health.events import NO_OVERRIDE, Override, Standing
 from pylvs.health.probes import Outcome
 from pylvs.model.addresses import Address
 from pylvs.model.checks import AgentCheck, Check, HttpCheck, MiscCheck, goes_via_vip
+from pylvs.model.dataclass import replace
 from pylvs.model.service import MAX_WEIGHT, Destination, DestinationKey, ServiceKey, VirtualService
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
 from tests.unit.daemon.simulation.configurations import number_of
@@ -80,17 +81,19 @@ class ServerModel:
     @property
     def up(self) -> bool:
         """Return whether all checks are good."""
-        return all(presumed if check.good is None else check.good for check, presumed in self.checks)
+        return False not in [presumed if check.good is None else check.good for check, presumed in self.checks]
 
     @property
     def checked_weight(self) -> int:
         """Return the weight by configuration and checks."""
         configured = self.wanted.destination.weight
-        silent = any(check.good is None and brings_weight(check.check) for check, _ in self.checks)
-        if silent and self.held is not None:
-            return self.held
-        moved = sum(check.weight - configured for check, _ in self.checks if check.weight is not None)
-        return max(0, min(MAX_WEIGHT, configured + moved))
+        weight = configured
+        for check, _ in self.checks:
+            if check.weight is not None:
+                weight += check.weight - configured
+            elif self.held is not None and check.good is None and brings_weight(check.check):
+                return self.held
+        return max(0, min(MAX_WEIGHT, weight))
 
     @property
     def weight(self) -> int:
@@ -126,7 +129,7 @@ class ServiceModel:
     @property
     def weight_up(self) -> int:
         """Return the weight of the servers that are up."""
-        return sum(each.weight for each in self.servers.values() if each.up)
+        return sum([each.weight for each in self.servers.values() if each.up])
 
     def judge(self, had: bool) -> None:
         """Update the quorum."""
@@ -165,8 +168,7 @@ class HealthModel:
 
     def checks(self) -> Iterator[CheckModel]:
         """Return each check once."""
-        found = (check for each in self.servers() for check, _ in each.checks)
-        return iter(dict.fromkeys(found))
+        return iter({check: None for each in self.servers() for check, _ in each.checks})
 
     def servers(self) -> Iterator[ServerModel]:
         """Return the servers of all services."""
@@ -321,12 +323,14 @@ class HealthModel:
 
     def outcome(self, check: CheckModel, outcome: Outcome) -> float:
         """Apply the outcome of a probe; return the seconds until the next."""
+        before = check.good, check.weight
         delay_s = check.take(outcome)
         check.running = False
         if not check.suspended:
             check.window = self._now() + delay_s, self._now() + delay_s
-        for number in dict.fromkeys(each.service for each in check.servers):
-            self._moved(self.services[number])
+        if before != (check.good, check.weight):
+            for number in dict.fromkeys(each.service for each in check.servers):
+                self._moved(self.services[number])
         return delay_s
 
     def _moved(self, service: ServiceModel) -> None:

@@ -6,12 +6,12 @@ import contextlib
 import random
 import signal
 from collections.abc import Callable
-from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from pylvs.config.language.tree import Finding, Location, Severity
 from pylvs.daemon.loading import Loaded
+from pylvs.model.dataclass import replace
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import Destination, DestinationKey, Protocol, ServiceKey, VirtualService
 from tests.unit.daemon.simulation.configurations import SERVICES, real, vip

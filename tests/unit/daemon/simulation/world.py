@@ -22,7 +22,7 @@ from pylvs.model.checks import AgentCheck, Check
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import DestinationKey, ServiceKey
 from pylvs.model.wanted import Configuration
-from tests.unit.daemon.simulation.clock import Clock, SimPool
+from tests.unit.daemon.simulation.clock import Clock, SimPool, SimTask
 from tests.unit.daemon.simulation.configurations import SERVERS, SERVICES, Drawn, last_octet, vip
 from tests.unit.daemon.simulation.daemon import Daemon
 from tests.unit.daemon.simulation.faults import CURRENT, Faults, Killed, Run, ScriptProcess, Table
@@ -176,7 +176,7 @@ class World:
     def tasks_of(self, daemon: Daemon) -> list[asyncio.Task[Any]]:
         """Return the daemon's unfinished tasks, without its main one."""
         every = asyncio.all_tasks(self.loop) - {daemon.task}
-        return [task for task in every if self.loop.contexts[task].get(CURRENT) is daemon]
+        return [task for task in every if isinstance(task, SimTask) and task.context.get(CURRENT) is daemon]
 
     def remember(self, daemon: Daemon) -> None:
         """Remember what the next daemon must know: this one ends and leaves its table."""
