@@ -87,6 +87,7 @@ def host(network: Recorder) -> Iterator[Host]:
 
 def run(host: Host, seconds: float) -> None:
     end = host.now + seconds
+    host.step(host.now)  # reads what the kernel has reported
     while host.loop is not None and (due := host.loop.next_due()) is not None and due <= end:
         host.step(due)
     host.step(end)

@@ -6,9 +6,8 @@ The product's own classes run, and the bytes of every packet are real. `system` 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from ipaddress import ip_interface
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pylvs.model.addresses import Address
@@ -21,9 +20,10 @@ from pylvs.vrrp.protocol.adverts import Datagram
 from pylvs.vrrp.router import Router
 from pylvs.vrrp.router_service import RouterService
 from pylvs.vrrp.tracking import TrackedObject
-from tests.unit.vrrp.simulation.schedule import SCRIPT, HostPlan
+from tests.unit.vrrp.simulation.schedule import SCRIPT, HostPlan, interface
 
 if TYPE_CHECKING:
+    from tests.unit.vrrp.simulation.records import Sent
     from tests.unit.vrrp.simulation.system import (
         SimulatedConflictSocket,
         SimulatedHelper,
@@ -62,8 +62,7 @@ class Network(Protocol):
     def due(self, host: Host, when: float) -> None:
         """The process's next timer, by its own clock."""
 
-    def stepped(self, host: Host) -> None:
-        """The process handled everything that is due."""
+    stepped: Callable[[Host], None]  # the process handled everything that is due
 
 
 @dataclass(slots=True)
@@ -104,7 +103,7 @@ class Host:
         self.devices: dict[str, Device] = {}
         for index, source in enumerate(plan.sources, 1):
             name = f"eth{index - 1}"
-            base = AddressMessage(index, ip_interface(f"{source}/{24 if source.version == 4 else 64}"))
+            base = AddressMessage(index, interface(f"{source}/{24 if source.version == 4 else 64}"))
             mac = bytes((2, 0, 0, index, 0, number))
             self.devices[name] = Device(name, index, mac, (base,), addresses={base.interface: base})
         self.boot()
@@ -212,9 +211,9 @@ class Host:
     def remove(self, name: str, address: Address) -> None:
         """Remove an address from a device."""
         device = self.devices[name]
-        for interface, each in list(device.addresses.items()):
-            if interface.ip == address:
-                del device.addresses[interface]
+        for held, each in list(device.addresses.items()):
+            if held.ip == address:
+                del device.addresses[held]
                 self._say(AddressMessage(each.index, each.interface, each.scope, each.flags, gone=True))
 
     def forget_everything(self) -> None:
@@ -249,17 +248,17 @@ class Host:
             self.remove(name, held.interface.ip)
         return [Outcome(True)] * len(placed)
 
-    def receive(self, device: str, family: int, datagram: Datagram) -> bool:
+    def receive(self, device: str, sent: Sent) -> bool:
         """Queue a packet in every socket that accepts it; return whether one does."""
-        taken, multicast = False, datagram.destination.is_multicast
+        taken, datagram = False, sent.datagram
         for receiver in self.receivers:
             if (
-                receiver.family != family
+                receiver.family != sent.family
                 or receiver.protocol != datagram.protocol
                 or receiver.device not in ("", device)
             ):
                 continue
-            if multicast and (not receiver.device or datagram.destination not in receiver.groups):
+            if sent.multicast and (not receiver.device or datagram.destination not in receiver.groups):
                 continue
             if len(receiver.queue) < MAX_QUEUED:
                 receiver.queue.append(datagram)

@@ -51,7 +51,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from pylvs.model.addresses import Address
-from pylvs.model.vrrp import OWNER, Authentication
+from pylvs.model.vrrp import MULTICAST_V4, MULTICAST_V6, OWNER, Authentication
 from pylvs.vrrp.garp import CONFLICT_BURST, CONFLICT_INTERVAL_S
 from pylvs.vrrp.helper.link import StateChanged
 from pylvs.vrrp.loop import Call
@@ -71,6 +71,7 @@ from tests.unit.vrrp.simulation.records import (
 )
 from tests.unit.vrrp.simulation.schedule import MAX_DRIFT, Plan
 
+GROUPS = MULTICAST_V4, MULTICAST_V6
 PUNCTUAL_S = 0.001  # a backup whose timer is at most this late was not stalled
 SLOWEST = 1 / (1 - MAX_DRIFT)
 TURN_TIMEOUT_S = 0.01
@@ -188,7 +189,7 @@ class Checker:
             record.armed = NEVER
             self._owe(record)
         elif was is State.MASTER or state is State.FAULT:
-            record.announced_at.clear()
+            record.forget_announcements()
             record.owed = []
             record.advertised_at = record.conflict_at = NEVER
         if state is State.BACKUP:
@@ -224,9 +225,10 @@ class Checker:
         record = self._by_vrid[host.number][vrid]
         machine = record.router.machine
         master = machine.state is State.MASTER
-        sent = Sent(
-            datagram, record, record.term + (master and record.state is not State.MASTER), vrid, priority, interval_s
-        )
+        source, multicast = datagram.source, datagram.destination in GROUPS
+        term = record.term + (master and record.state is not State.MASTER)
+        rank = priority, int(source)
+        sent = Sent(datagram, record, term, vrid, priority, interval_s, source.version, multicast, rank)
         self._sent[id(datagram)] = sent
         instance = record.instance
         if priority:
@@ -273,7 +275,7 @@ class Checker:
             self.fail(f"{host.name} adds {address} to {device} before the roles are published (5)")
         for record in self._records[host.number].values():
             if added and record.state is State.MASTER and (device, address) in record.addresses:
-                record.announced_at.clear()  # an address that is added again is announced as after a take-over
+                record.forget_announcements()  # an address that is added again is announced as after a take-over
                 record.conflict_at = NEVER  # such a round answers a worse master, too
                 self._owe(record)
 
@@ -291,7 +293,7 @@ class Checker:
         record = self._by_vrid[host.number][sent.vrid]
         router = record.router
         before, counted, answered = router.machine, router.received, router.sent
-        better = (sent.priority, int(datagram.source)) > (before.priority, int(before.address))
+        better = sent.rank > (before.priority, int(before.address))
         if better:
             record.beaten_at = record.now
         handle()
@@ -378,7 +380,7 @@ class Checker:
             for record in records.values():
                 if record.state is State.MASTER:
                     self._check_master(record)
-                elif record.state is State.BACKUP and record.now > record.late_at:
+                elif record.state is State.BACKUP and record.armed + LATE_S < host.now > record.late_at:
                     self._check_late(record, records)
         if host.number in self._dirty:
             self._dirty.discard(host.number)
@@ -404,10 +406,11 @@ class Checker:
             if record.needed_s and record.host.resumed_at > record.since:
                 count = instance.announcements.repeat  # a round that begins before the last one ended adds nothing
             self._check_announced(record, count)
-        if instance.announcements.refresh_s and not record.owed:
-            oldest = min((record.announced_at.get(held, [0.0])[-1] for held in record.addresses), default=now)
-            if now > oldest + instance.announcements.refresh_s + record.needed_s + EPSILON_S:
-                self.fail(f"{record} last announced an address at {oldest:.6f} of its clock (6)")
+        refresh_s = instance.announcements.refresh_s
+        if refresh_s and not record.owed and now > record.oldest + refresh_s + record.needed_s + EPSILON_S:
+            record.oldest = min((record.announced_at.get(held, [0.0])[-1] for held in record.addresses), default=now)
+            if now > record.oldest + refresh_s + record.needed_s + EPSILON_S:
+                self.fail(f"{record} last announced an address at {record.oldest:.6f} of its clock (6)")
         if now > record.conflict_at + CONFLICT_INTERVAL_S + record.needed_s + EPSILON_S:
             for held in record.addresses:
                 if record.announced_at.get(held, [-NEVER])[-1] < record.conflict_at:

@@ -30,10 +30,9 @@ class Sent:
     vrid: int
     priority: int
     interval_s: float
-
-    @property
-    def family(self) -> int:
-        return self.datagram.source.version
+    family: int
+    multicast: bool
+    rank: tuple[int, int]  # priority and address, which decide between two masters
 
     def __str__(self) -> str:
         return f"VRID {self.vrid}, priority {self.priority}"
@@ -61,6 +60,7 @@ class Record:
     released_at: float = -NEVER  # when it last advertised priority 0
     beaten_at: float = -NEVER  # when it last read a better master's advertisement
     announced_at: dict[DeviceAddress, list[float]] = field(default_factory=dict)  # announcements of this term
+    oldest: float = 0.0  # of these, a lower bound of the last ones of all addresses
     last_announced: dict[DeviceAddress, float] = field(default_factory=dict)  # of any term, by the simulation's time
     gave_way_at: float = -NEVER  # when it last became backup by a better advertisement, likewise
     gave_way_to: set[int] = field(default_factory=set)  # hosts to which the network delivered at that time
@@ -86,6 +86,10 @@ class Record:
         """The latest time of the take-over."""
         return max(self.armed, self.held_until, self.excused_until, self.host.resumed_at) + LATE_S
 
+    def forget_announcements(self) -> None:
+        self.announced_at.clear()
+        self.oldest = 0.0
+
     def down_s(self, interval_s: float, priority: int) -> float:
         """Active_Down_Interval (6.1)."""
         return self.instance.down_after_adverts * interval_s + self.skew_s(interval_s, priority)
@@ -101,11 +105,12 @@ class Record:
 
     def postpone(self, sent: Sent, interval_s: float, priority: int) -> None:
         """Do so because of an advertisement; that of a worse one than the best does not shorten the wait."""
-        before, rank = self.armed, (sent.priority, int(sent.datagram.source))
+        before = self.armed
         self.arm(interval_s, priority)
-        if rank < self.best:
+        if sent.rank < self.best:
             self.armed = max(self.armed, before)
-        self.best = max(self.best, rank)
+        else:
+            self.best = sent.rank
 
 
 def priority_of(record: Record) -> int:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass, field, replace
-from ipaddress import ip_address, ip_interface
+from collections.abc import Callable
+from functools import lru_cache
+from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
 from itertools import permutations
 
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Script
+from pylvs.model.dataclass import dataclass, replace
 from pylvs.model.routing import HeldAddress
 from pylvs.model.vrrp import (
     MULTICAST_V4,
@@ -112,10 +114,22 @@ class Plan:
     heals_at: float
     delay_s: tuple[float, float] = (0.0, 0.0)  # of the whole network: least, and how much more at most
     unit_s: float = 1.0  # the longest advertisement interval
-    description: list[str] = field(default_factory=list)
+    describe: Callable[[list[HostPlan]], list[str]] = lambda _: []
 
     def __str__(self) -> str:
-        return "\n".join(self.description)
+        return "\n".join(self.describe(self.hosts))
+
+
+@lru_cache(maxsize=4096)
+def address(text: str) -> Address:
+    """Parse an address, each once in all seeds."""
+    return ip_address(text)
+
+
+@lru_cache(maxsize=4096)
+def interface(text: str) -> IPv4Interface | IPv6Interface:
+    """Parse an address with its prefix likewise."""
+    return ip_interface(text)
 
 
 def make(seed: int) -> Plan:
@@ -156,9 +170,8 @@ class _Maker:
         faults = self._faults(heals_at)
         hosts = self._hosts()
         least = unit * draw.choice((0.0001, 0.001, 0.05))
-        plan = Plan(self._seed, hosts, self._lans, faults, heals_at, (least, least * draw.choice((0, 0.5, 3))), unit)
-        plan.description = self._describe(hosts)
-        return plan
+        delay_s = least, least * draw.choice((0, 0.5, 3))
+        return Plan(self._seed, hosts, self._lans, faults, heals_at, delay_s, unit, self._describe)
 
     # --- routers ---
 
@@ -232,7 +245,7 @@ class _Maker:
         """Each router's address on each network, in one order: a sync group cannot settle ties in two orders."""
         numbers = self._random.sample(range(1, 50), self._count)
         pattern = "10.0.{}.{}" if self._family == 4 else "fe80::{}:{}"
-        return [[ip_address(pattern.format(lan, number)) for lan in range(self._lans)] for number in numbers]
+        return [[address(pattern.format(lan, number)) for lan in range(self._lans)] for number in numbers]
 
     def _virtual(self, index: int, lan: int) -> tuple[HeldAddress, ...]:
         if self._family == 4:
@@ -240,14 +253,14 @@ class _Maker:
         else:
             made = [f"fe80::{lan}:{index + 1}00/64"]  # RFC 9568, 5.2.9: the first one is link-local
             made += [f"fd00:{lan}::{index}:{each}/64" for each in range(1, self._addresses)]
-        return tuple(HeldAddress(interface=ip_interface(each)) for each in made)
+        return tuple(HeldAddress(interface=interface(each)) for each in made)
 
     def _excluded(self, index: int, lan: int) -> tuple[HeldAddress, ...]:
         """One address of the other family, which the advertisements leave out."""
         if self._addresses != 3:
             return ()
         other = f"fd00:{lan}:e::{index + 1}/64" if self._family == 4 else f"10.1.{lan}.{100 + index}/24"
-        return (HeldAddress(interface=ip_interface(other)),)
+        return (HeldAddress(interface=interface(other)),)
 
     def _priority(self, policy: str, number: int) -> int:
         draw = self._random

@@ -9,10 +9,11 @@ import heapq
 import itertools
 import random
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from pylvs.model.addresses import Address
+from pylvs.model.dataclass import replace
 from pylvs.model.vrrp import OWNER
 from pylvs.vrrp.helper.link import LogLine, StateChanged
 from pylvs.vrrp.loop import Call
@@ -24,6 +25,7 @@ from tests.unit.vrrp.simulation.records import Sent
 from tests.unit.vrrp.simulation.schedule import DOWN_KINDS, FOREVER, LINK_KINDS, Fault, Plan
 from tests.unit.vrrp.simulation.system import simulated
 
+LOOK_S = 0.5  # between two checks of processes that have nothing to do
 MAX_EVENTS = 20_000  # in one seed; most take some hundreds, more is a storm of answers
 
 Trace = Callable[[str], None]
@@ -97,7 +99,7 @@ class Simulation:
         self.now = 0.0
         self.trace = trace
         self._random = random.Random(~plan.seed & 0xFFFFFFFFFFFF)
-        self._events: list[tuple[float, int, Call]] = []
+        self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._order = itertools.count()
         self._count = 0
         self._wakes: list[tuple[float, float] | None] = [None] * len(plan.hosts)  # global and local time
@@ -105,6 +107,8 @@ class Simulation:
         self._latest_arrival = 0.0  # of what was sent before the network was whole
         self.hosts = [Host(number, each, self) for number, each in enumerate(plan.hosts)]
         self.checker = Checker(self, only)
+        self.stepped = self.checker.stepped
+        self._others = [[each for each in self.hosts if each is not host] for host in self.hosts]
         least, more = plan.delay_s
         self._links = [
             {
@@ -118,18 +122,19 @@ class Simulation:
 
     # --- time ---
 
-    def at(self, when: float, call: Call) -> None:
-        heapq.heappush(self._events, (when, next(self._order), call))
+    def at(self, when: float, call: Callable[..., None], *arguments: Any) -> None:
+        heapq.heappush(self._events, (when, next(self._order), call, arguments))
 
     def run(self) -> None:
         """Run the simulation. Raises Violated."""
         plan = self.plan
         for host in self.hosts:
-            self.at(host.plan.starts_at, lambda host=host: self._start(host))  # type: ignore[misc]
+            self.at(host.plan.starts_at, self._start, host)
         for fault in plan.faults:
-            self.at(fault.begin, lambda fault=fault: self._begin(fault))  # type: ignore[misc]
+            self.at(fault.begin, self._begin, fault)
             if fault.end != FOREVER and fault.kind not in ("reload", "remove"):
-                self.at(fault.end, lambda fault=fault: self._end(fault))  # type: ignore[misc]
+                self.at(fault.end, self._end, fault)
+        self.at(LOOK_S, self._look)
         self._run_until(plan.heals_at)
         whole_at = max(plan.heals_at, self._latest_arrival, *(host.plan.starts_at for host in self.hosts))
         if self.trace is not None:
@@ -145,8 +150,8 @@ class Simulation:
     def _run_until(self, end: float) -> None:
         events, checker = self._events, self.checker
         while events and events[0][0] <= end:
-            self.now, _, call = heapq.heappop(events)
-            call()
+            self.now, _, call, arguments = heapq.heappop(events)
+            call(*arguments)
             if checker.violation:
                 self._check()
             self._count += 1
@@ -180,6 +185,14 @@ class Simulation:
         self.checker.starts(host)
         host.start()
 
+    def _look(self) -> None:
+        """Check processes that may have missed their time."""
+        for host in self.hosts:
+            if host.service is not None and self.now >= host.stalled_until:
+                host.now = max(host.now, self.local(host))
+                self.checker.stepped(host)
+        self.at(self.now + LOOK_S, self._look)
+
     def _down(self, host: Host) -> bool:
         return any(fault.host == host.number and fault.kind in DOWN_KINDS for fault in self._active)
 
@@ -193,7 +206,7 @@ class Simulation:
             return
         at = max(self.now, (when - host.plan.offset) / host.plan.rate)
         self._wakes[host.number] = wake = (at, when)
-        self.at(at, lambda: self._wake(host, wake))
+        heapq.heappush(self._events, (at, next(self._order), self._wake, (host, wake)))
 
     def _wake(self, host: Host, wake: tuple[float, float]) -> None:
         if self._wakes[host.number] is not wake:
@@ -202,9 +215,6 @@ class Simulation:
         if self.now >= host.stalled_until:
             host.step(max(wake[1], self.local(host)))
 
-    def stepped(self, host: Host) -> None:
-        self.checker.stepped(host)
-
     # --- the network ---
 
     def transmit(self, host: Host, device: str, datagram: Datagram) -> None:
@@ -212,14 +222,12 @@ class Simulation:
         fates = [] if self.trace is None else [f"sends {sent}:"]
         port = host.devices[device]
         if port.up:
-            lan, multicast = int(device[3:]), datagram.destination.is_multicast
-            for other in self.hosts:
-                if other is host:
-                    continue
-                if not multicast and datagram.destination != other.plan.sources[lan]:
+            lan = int(device[3:])
+            for other in self._others[host.number]:
+                if not sent.multicast and datagram.destination != other.plan.sources[lan]:
                     continue
                 for arrival in self._arrivals(lan, host, other):
-                    self.at(arrival, lambda other=other: self._deliver(other, device, sent))  # type: ignore[misc]
+                    self.at(arrival, self._deliver, other, device, sent)
                     if fates:
                         fates.append(f"{other.name} at {arrival:.6f}")
         if fates:
@@ -241,7 +249,7 @@ class Simulation:
         return not link.cut and not link.loss
 
     def _deliver(self, host: Host, device: str, sent: Sent) -> None:
-        if host.service is not None and host.devices[device].up and host.receive(device, sent.family, sent.datagram):
+        if host.service is not None and host.devices[device].up and host.receive(device, sent):
             self._step(host)
 
     def announce(self, host: Host, device: str, frame: bytes) -> None:
@@ -251,10 +259,9 @@ class Simulation:
         if not host.devices[device].up:
             return
         lan = int(device[3:])
-        for other in self.hosts:
-            if other is not host:
-                for arrival in self._arrivals(lan, host, other):
-                    self.at(arrival, lambda other=other: self._deliver_frame(other, device, frame))  # type: ignore[misc]
+        for other in self._others[host.number]:
+            for arrival in self._arrivals(lan, host, other):
+                self.at(arrival, self._deliver_frame, other, device, frame)
 
     def _deliver_frame(self, host: Host, device: str, frame: bytes) -> None:
         if host.service is not None and host.devices[device].up and host.receive_frame(device, frame):
@@ -266,11 +273,13 @@ class Simulation:
     def message_sent(self, host: Host, message: Any) -> None:
         if isinstance(message, StateChanged):
             self.checker.moved(host, message)
-            self.say(host.name, f"{message.name}: {message.before or '-'} to {message.state}, {message.priority}")
+            if self.trace is not None:
+                self.say(host.name, f"{message.name}: {message.before or '-'} to {message.state}, {message.priority}")
         elif isinstance(message, LogLine):
             if "this is a bug" in message.text:
                 self.checker.fail(f"{host.name}: {message.text} (0)")
-            self.say(host.name, f"log {message.level}: {message.text}")
+            if self.trace is not None:
+                self.say(host.name, f"log {message.level}: {message.text}")
 
     def held(self, host: Host, device: str, address: Address, added: bool) -> None:
         self.checker.holds(host, device, address, added)
@@ -280,7 +289,8 @@ class Simulation:
     # --- faults ---
 
     def _begin(self, fault: Fault) -> None:
-        self.say("", f"begins: {fault}")
+        if self.trace is not None:
+            self.say("", f"begins: {fault}")
         self._active.append(fault)
         if fault.kind in LINK_KINDS:
             self._set_links(fault.lan)
@@ -289,7 +299,8 @@ class Simulation:
         _BEGIN[fault.kind](self, self.hosts[fault.host], fault)
 
     def _end(self, fault: Fault) -> None:
-        self.say("", f"ends: {fault}")
+        if self.trace is not None:
+            self.say("", f"ends: {fault}")
         self._active.remove(fault)
         host = self.hosts[fault.host]
         if fault.kind in LINK_KINDS:

@@ -50,7 +50,7 @@ def test_a_seed_that_once_failed(seed: int) -> None:
     check(seed, 1)
 
 
-@pytest.mark.nightly("a million seeds take 100 minutes of CPU time; the gate runs the first 2,000")
+@pytest.mark.nightly("a million seeds take 80 minutes of CPU time; the gate runs the first 2,000")
 @pytest.mark.timeout(4 * 3600)  # at the lowest priority
 @pytest.mark.parametrize("chunk", range(LONG_CHUNKS))
 def test_every_invariant_holds_a_million_times(chunk: int, request: pytest.FixtureRequest) -> None:
