@@ -108,20 +108,25 @@ def _replaced(world: World) -> Iterator[None]:
 
 def simulate(seed: int, trace: bool = False) -> Result:
     """Play a seed. The trace is formatted only if asked for, and for a failure."""
-    world = World(seed)
-    begin = world.clock.now()
     collecting = gc.isenabled()
-    gc.disable()  # cycles of a world go at once, when it is over
+    gc.disable()  # a world is collected at once, when nothing refers to it
     try:
-        with _replaced(world):
-            try:
-                world.loop.run_until_complete(world.play())
-            except (Exception, Killed) as error:
-                world.failed(error)
-            finally:
-                world.end()
+        return _simulate(seed, trace)
     finally:
+        gc.collect(0)
         if collecting:
             gc.enable()
+
+
+def _simulate(seed: int, trace: bool) -> Result:
+    world = World(seed)
+    begin = world.clock.now()
+    with _replaced(world):
+        try:
+            world.loop.run_until_complete(world.play())
+        except (Exception, Killed) as error:
+            world.failed(error)
+        finally:
+            world.end()
     lines = world.lines() if trace or world.violation else []
     return Result(seed, world.violation, lines, world.invariants.checked, world.clock.now() - begin)
