@@ -40,7 +40,7 @@ def test_wrong_usage_names_the_option_and_the_help(command: str, text: str, caps
         ("attach ''", "'': no such device; there are: "),
         ("realserver up ''", "'': not an IP address (a VIP is given without a prefix length)"),
         ("sysctl -w net.ipv4.vs.conn_max=-1", "net.ipv4.vs.conn_max=-1: must be 0, or from 1024 to 67108864"),
-        ("sysctl -w am_droprate=0", "net.ipv4.vs.am_droprate=0: must be from 1 to 2147483647"),
+        ("sysctl -w drop_entry=4", "net.ipv4.vs.drop_entry=4: must be from 0 to 3"),
         ("keepalived -V", "-V would leave addresses that no virtual router advertises; leave out -V"),
     ],
 )
