@@ -62,7 +62,9 @@ class Network(Protocol):
     def due(self, host: Host, when: float) -> None:
         """The process's next timer, by its own clock."""
 
-    stepped: Callable[[Host], None]  # the process handled everything that is due
+    @property
+    def stepped(self) -> Callable[[Host], None]:
+        """Return what is called when the process has handled everything that is due."""
 
 
 @dataclass(slots=True)
