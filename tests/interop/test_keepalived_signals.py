@@ -62,7 +62,7 @@ vrrp_instance VI_6 {
  interface eth0
  virtual_router_id 52
  priority 90
- virtual_ipaddress { fe80::1:2/64 }
+ virtual_ipaddress { fe80::1:2/64 preferred_lft forever }
 }
 vrrp_sync_group G {
  group { VI_6 }
