@@ -108,8 +108,11 @@ INLINE bool is_virtual_delivered(void *ctx, const struct address *address, bool 
 {
 	struct bpf_fib_lookup params;
 	fill_fib_params(&params, address, is_ipv6, loopback, NULL);
-	return bpf_fib_lookup(ctx, &params, sizeof(params), 0) == BPF_FIB_LKUP_RET_NOT_FWDED &&
-	       is_own_virtual_address(ctx, address, is_ipv6);
+	long ret = bpf_fib_lookup(ctx, &params, sizeof(params), 0);
+	/* Another program has turned off forwarding of lo. The stack would reset connections before it is on again. */
+	if (unlikely(ret == BPF_FIB_LKUP_RET_FWD_DISABLED))
+		return has_local_route(address, is_ipv6);
+	return ret == BPF_FIB_LKUP_RET_NOT_FWDED && is_own_virtual_address(ctx, address, is_ipv6);
 }
 
 INLINE bool holds(void *ctx, const struct address *address, bool is_ipv6)

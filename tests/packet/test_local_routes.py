@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -324,3 +325,24 @@ def test_a_truncated_header_is_dropped_only_for_an_address_of_this_host(
         assert (done.verdict, done.data) == (PASSED[hook], frame)
     with changed(director_host, family, "route", "local", NETWORK[family], "dev", "lo"):
         assert director_host.receive(frame)[1].verdict == DROPPED["tc"]
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_the_stack_resets_no_connection_while_forwarding_of_lo_is_off(director_host: Host, family: int) -> None:
+    """Routing then answers no lookup (`echo 0 > /proc/sys/net/ipv4/ip_forward`), until it is turned on again."""
+    host, service = director_host, director_host.new_key(vip=VIP[family])
+    host.serve(service, 1)
+    for flags in "S", "A":
+        host.receive(frames.tcp(flags, 4000, service.port, CLIENT[family], VIP[family]))
+    forwarding = Path(f"/proc/sys/net/ipv{family}/conf/lo/forwarding")
+    forwarding.write_text("0")
+    try:
+        host.wait_ticks(round(load.ticks_per_second()) + 2)
+        for flags, sport in ("A", 4000), ("S", 4001):
+            _, done = host.receive(frames.tcp(flags, sport, service.port, CLIENT[family], VIP[family]))
+            assert done.verdict != PASSED["tc"]
+    finally:
+        forwarding.write_text("1")
+    host.wait_ticks(round(load.ticks_per_second()) + 2)
+    _, done = host.receive(frames.tcp("A", 4000, service.port, CLIENT[family], VIP[family]))
+    assert done.verdict in SENT["xdp"] + SENT["tc"]
