@@ -23,7 +23,8 @@ of one service were refused, only this service is disturbed. The desired state i
 8. **Restart.** A daemon that starts with the configuration of the one before, and with a table that is right, makes no
    edit before its first probes. Its overrides are those of the operator, unless they could not be saved. This does not
    apply if a sorry server is one of the real servers, because the table does not distinguish them. Nor does it apply
-   within `NOTE_S` of the change of a service that the state directory does not have yet.
+   while overrides wait for the disk. Nor within `NOTE_S` of the change of a service that the state directory does not
+   have yet.
 9. **Notes.** When a service of the table is as desired, the state directory has its servers. So it does not depend on
    the edits of other services which servers the next daemon takes for new ones.
 """

@@ -20,6 +20,7 @@ FIND_WITHIN = 300  # seeds, for a planted bug, and for all that may happen
 # Seeds beyond those of the gate that failed once, with the subject of the defect.
 FAILED_ONCE = {
     2053: "watch of a killed script process",
+    5828: "killed while a drain's override waited for the disk: no defect",
     6095: "watch of a killed script process",
     9437: "adopted sorry server",
     18167: "shared check, suspended",

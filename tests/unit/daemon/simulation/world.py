@@ -193,7 +193,7 @@ class World:
                 if server.override != NO_OVERRIDE
             }
         disturbed = max([self.disturbed_at, *self.disturbances.values()])
-        calm = disturbed < self.clock.now() and not self.disk_failed and not daemon.reloads_under_way
+        calm = saved and disturbed < self.clock.now() and not self.disk_failed and not daemon.reloads_under_way
         if calm and self.invariants.right() and self.invariants.note_due(daemon):
             assert daemon.engine is not None
             self._unchanged = daemon.engine.configuration, self.table.edits_by_daemon
