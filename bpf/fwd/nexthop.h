@@ -73,12 +73,6 @@ INLINE bool is_delivered_by(void *ctx, struct bpf_fib_lookup *q, const struct ad
 	       is_own_address_by(ctx, q, to, is_ipv6);
 }
 
-INLINE bool is_delivered(void *ctx, const struct address *to, bool is_ipv6)
-{
-	struct bpf_fib_lookup params;
-	return is_delivered_by(ctx, &params, to, is_ipv6);
-}
-
 /* Whether the route to an address of IPv4 beside this one is to both. Then routing would have forwarded this one, too,
  * unless it is local: so packets reach a virtual address that was added after the last edit. Not for real servers, where
  * a route to one host may go while that to its neighbour stays. `q` is a buffer. */
@@ -95,12 +89,10 @@ INLINE bool has_route_beside(void *ctx, struct bpf_fib_lookup *q, const struct a
 	return false;
 }
 
-/* Whether a virtual address that routing does not forward is local. */
-INLINE bool is_own_virtual_address(void *ctx, const struct address *address, bool is_ipv6)
+/* Whether a virtual address that routing does not forward is local. `q` is a buffer. */
+INLINE bool is_own_virtual_by(void *ctx, struct bpf_fib_lookup *q, const struct address *address, bool is_ipv6)
 {
-	struct bpf_fib_lookup params;
-	return is_own_address_by(ctx, &params, address, is_ipv6) ||
-	       (!is_ipv6 && has_route_beside(ctx, &params, address));
+	return is_own_address_by(ctx, q, address, is_ipv6) || (!is_ipv6 && has_route_beside(ctx, q, address));
 }
 
 /* Whether routing delivers a virtual address to this host. */
@@ -112,7 +104,7 @@ INLINE bool is_virtual_delivered(void *ctx, const struct address *address, bool 
 	/* Another program has turned off forwarding of lo. The stack would reset connections before it is on again. */
 	if (unlikely(ret == BPF_FIB_LKUP_RET_FWD_DISABLED))
 		return has_local_route(address, is_ipv6);
-	return ret == BPF_FIB_LKUP_RET_NOT_FWDED && is_own_virtual_address(ctx, address, is_ipv6);
+	return ret == BPF_FIB_LKUP_RET_NOT_FWDED && is_own_virtual_by(ctx, &params, address, is_ipv6);
 }
 
 INLINE bool holds(void *ctx, const struct address *address, bool is_ipv6)

@@ -139,7 +139,7 @@ INLINE bool routes_here(void *ctx, const struct scratch *w, u32 mark)
 		params.mark = mark;
 	long ret = bpf_fib_lookup(ctx, &params, sizeof(params), fib_takes_mark ? BPF_FIB_LOOKUP_MARK : 0);
 	bool forwarded = ret != BPF_FIB_LKUP_RET_NOT_FWDED;
-	if (!forwarded && is_own_virtual_address(ctx, &daddr, p->is_ipv6))
+	if (!forwarded && is_own_virtual_by(ctx, &params, &daddr, p->is_ipv6))
 		return true;
 	struct routed_mark routed = {.mark = mark, .family = p->is_ipv6 ? 6 : 4};
 	if (mark && !(fib_takes_mark && forwarded) && bpf_map_lookup_elem(&routed_marks, &routed))
