@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, cached_property
 
-from pylvs.bpf import abi
+from pylvs.bpf import abi, kernel
 from pylvs.dataplane import transaction
 from pylvs.dataplane.state import ORPHANS
 from pylvs.dataplane.tables import (
@@ -202,8 +202,6 @@ class DestinationSlots:
 
     def _note_ports(self) -> None:
         """Write this host's local port range: GUE takes its source ports from it (IPVS-SEMANTICS 7.4)."""
-        from pylvs.bpf import kernel  # late: most destinations are not reached by GUE
-
         low, high = kernel.local_ports()
         self.tables.root.set(0, "port_low", low)
         self.tables.root.set(0, "port_high", high)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from pylvs.bpf import kernel
 from pylvs.dataplane.state import State, check_requirements, collect_dead_states
 from pylvs.dataplane.tables import Tables, Versions, service_key
 from pylvs.model.errors import NoSuchService
@@ -292,8 +293,6 @@ class BpfDirector:
 
         found = {name: setting.default for name, setting in SETTINGS.items()}
         if not self.state.exists:
-            from pylvs.bpf import kernel
-
             return found | {"conn_max": kernel.connection_limit()}
         tables = self.tables
         set_now = {name: tables.root.get(0, f"settings.{name}") for name in found if name != "conn_max"}

@@ -278,11 +278,13 @@ class Trash:
 
     def slots(self) -> list[int]:
         """Return the slots of the deleted destinations."""
-        found, slot = [], self._tables.book.get(0, "deleted")
+        return list(self._chain())
+
+    def _chain(self) -> Iterator[int]:
+        slot = self._tables.book.get(0, "deleted")
         while slot != self._nothing:
-            found.append(int(slot))
+            yield int(slot)
             slot = self._tables.destinations.get(slot, "next")
-        return found
 
     def put(self, slot: int) -> None:
         """Add a destination that left its service; it may be revived."""
@@ -296,12 +298,7 @@ class Trash:
 
     def _is_empty(self) -> bool:
         """Return whether IPVS has freed all of them by now. The latest one tells mostly: many are deleted at once."""
-        slot = self._tables.book.get(0, "deleted")
-        while slot != self._nothing:
-            if not self.has_freed(slot):
-                return False
-            slot = self._tables.destinations.get(slot, "next")
-        return True
+        return all(map(self.has_freed, self._chain()))
 
     def keep(self, slots: list[int]) -> None:
         """Make these slots the chain."""
