@@ -19,7 +19,7 @@ from pylvs.dataplane import state
 from pylvs.dataplane.devices import attachments
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.load import buckets
-from pylvs.dataplane.reader import table_use
+from pylvs.dataplane.reader import summed, table_use
 from pylvs.dataplane.state import State
 from pylvs.model.errors import Unsupported
 from pylvs.model.rows import Counters
@@ -67,8 +67,7 @@ class PacketPath:
         """Return what packets of a service have counted until now. Listings are up to two seconds behind."""
         slot, version = self.director.known(service)
         reader = self.director.reader
-        counted = [reader.statistics.counted(each) for each in reader.owned(slot, version)]
-        return Counters(*map(sum, zip(*counted, strict=True)))
+        return Counters(*summed(map(reader.statistics.counted, reader.owned(slot, version))))
 
     def forget_half_open(self) -> None:
         """Empty the ring of half-open connections, as after a minute: the next new connections end none of them."""

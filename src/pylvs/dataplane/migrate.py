@@ -24,7 +24,7 @@ from pylvs.bpf.maps import ArrayMap, HashMap, MmapArray, PerCpuArray, QueueMap
 from pylvs.dataplane import load, vip_roles
 from pylvs.dataplane.devices import own_addresses
 from pylvs.dataplane.former import COUNTERS, Former, Plan
-from pylvs.dataplane.reader import NO_COUNTS, ZEROED, Reader
+from pylvs.dataplane.reader import ZEROED, Reader, summed
 from pylvs.dataplane.restore import Source
 from pylvs.dataplane.scheduler_tables import HashTables
 from pylvs.dataplane.state import CLOCK, LOADED, OBJECT, State
@@ -306,9 +306,6 @@ def carry_counts(state: State, directory: str, fresh: Tables) -> None:
     def base_of(table: Records, slot: int) -> list[int]:
         return [table.get(slot, name) for name in COUNTERS]
 
-    def total(of: Iterable[Sequence[int]]) -> tuple[int, ...]:
-        return tuple(map(sum, zip(*of, strict=True))) or NO_COUNTS
-
     def averages(slot: int) -> tuple[int, ...]:
         found: tuple[int, ...] = estimates.get(slot, "averages")
         return found
@@ -324,10 +321,10 @@ def carry_counts(state: State, directory: str, fresh: Tables) -> None:
     of_services = former.records(_SERVICE_ESTIMATES) if os.path.exists(former.path(_SERVICE_ESTIMATES)) else None
     for slot, version in reader.versions.services(reader.versions.live):
         owned = owners.get((slot, version["birth"]), [])
-        counts = total(counted[each] for each in owned)
+        counts = summed(counted[each] for each in owned)
         statistics.set_base(fresh.service_bases, slot, tuple(less(base_of(services, slot), counts)))
-        rates = of_services.get(slot, "averages") if of_services else total(map(averages, owned))
+        rates = of_services.get(slot, "averages") if of_services else summed(map(averages, owned))
         fresh.service_estimates.set(slot, "averages", *rates)
     zeroed = (state.note(f"{directory}/{ZEROED}") or "0 0 0 0 0").split()
-    totals = less(map(int, zeroed), total(counted))
+    totals = less(map(int, zeroed), summed(counted))
     state.set_note(ZEROED, " ".join(map(str, totals)))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import inf
 
 from pylvs.bpf import abi, maps
@@ -153,12 +153,12 @@ class Statistics:
 
     def service(self, slot: int, destinations: Iterable[int]) -> Counters:
         """Return a service's counters; `destinations` are all that count for it, deleted ones included."""
-        return self._less(_sum(map(self.passed, destinations)), self._tables.service_bases, slot)
+        return self._less(summed(map(self.passed, destinations)), self._tables.service_bases, slot)
 
     def totals(self) -> Counters:
         """Return the totals, deleted services included: a reused slot continues its counts."""
         estimates, top = self._tables.estimates.array, self._tables.book.get(0, "destination_top")
-        total = _sum(self._passed.iter_unpack(estimates.elements(0, top)))
+        total = summed(self._passed.iter_unpack(estimates.elements(0, top)))
         zeroed = (self._tables.state.note(ZEROED) or "0 0 0 0 0").split()
         return Counters(*[now - int(before) & _MASK64 for now, before in zip(total, zeroed, strict=True)])
 
@@ -170,7 +170,7 @@ class Statistics:
 
     def zero_service(self, slot: int, destinations: Iterable[int]) -> None:
         """Start a service's counters and rates at 0."""
-        self.set_base(self._tables.service_bases, slot, _sum(map(self.passed, destinations)))
+        self.set_base(self._tables.service_bases, slot, summed(map(self.passed, destinations)))
         estimates = self._tables.service_estimates
         estimates.set(slot, "averages", *NO_COUNTS)
         estimates.set(slot, "last", *estimates.get(slot, "passed"))
@@ -209,7 +209,8 @@ class Statistics:
         return Rates(*events, *(each + 15 >> 5 for each in averages[3:]))
 
 
-def _sum(counted: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+def summed(counted: Iterable[Sequence[int]]) -> tuple[int, ...]:
+    """Return the sums of counters, in the order of the structure; zeros of none."""
     busy = [each for each in counted if any(each)]
     return tuple(map(sum, zip(*busy, strict=True))) or NO_COUNTS
 
