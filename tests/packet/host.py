@@ -202,6 +202,10 @@ class Host:
         begin = load.clock(self.director.state)
         until(lambda: load.clock(self.director.state) - begin & 0xFFFFFFFF >= count, "the clock of the packet path")
 
+    def wait_for_lookups(self) -> None:
+        """Wait until packets look their next hops up again, which they keep for a second."""
+        self.wait_ticks(round(load.ticks_per_second()) + 1)
+
 
 @contextmanager
 def current_counters() -> Iterator[None]:

@@ -309,7 +309,7 @@ def test_its_caches_are_valid_for_a_second(path: FastPath, family: int, method: 
     flow = path.new_flow(serve(path, family, method, outside), method, outside)
     for is_reply in (False, True) if method == Method.MASQ else (False,):
         path.sends(flow, flow.frame(is_reply))
-        path.host.wait_ticks(round(load.ticks_per_second()) + 1)
+        path.host.wait_for_lookups()
         path.mark()
         path.host.run(flow.frame(is_reply), "xdp")
         assert not path.took(flow)

@@ -16,7 +16,6 @@ from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import GRE, Ether
 
 from pylvs.bpf import abi
-from pylvs.dataplane import load
 from pylvs.model.service import (
     Destination,
     DestinationKey,
@@ -415,7 +414,7 @@ def test_an_error_about_a_client_of_ipv4_leaves_the_path_mtu_of_those_of_ipv6(di
         it.sent(build(ether() / IP(src=ROUTER4, dst=OWN4) / ICMP(type=3, code=4, nexthopmtu=100) / quote))
     refused = IP(it.sent(build(ether() / it.request(flags="DF", size=1300))))
     assert (refused.src, refused[ICMP].code) == (VIP4, 4)
-    director_host.wait_ticks(round(load.ticks_per_second()) + 1)  # the other destination looks its next hop up again
+    director_host.wait_for_lookups()  # the other destination looks its next hop up again
     long = IPv6(src=CLIENT6, dst=VIP6) / TCP(sport=SPORT, dport=services[1].port, flags="A") / bytes(1300)
     sent = IP(it.sent(build(ether() / long)))
     assert (sent.dst, sent.flags.DF, len(sent)) == (server4(7), False, 20 + 40 + 20 + 1300)
@@ -523,7 +522,7 @@ def test_the_path_mtu_of_a_tunnel_is_not_that_of_direct_routing_to_the_same_serv
     quote = tunnelled(server4(6), "ipip", it.request(flags="DF"))
     for _ in range(2):
         it.sent(build(ether() / IP(src=ROUTER4, dst=OWN4) / ICMP(type=3, code=4, nexthopmtu=100) / quote))
-    director_host.wait_ticks(round(load.ticks_per_second()) + 1)
+    director_host.wait_for_lookups()
     assert IP(it.sent(build(ether() / it.request(flags="DF", size=1300))))[ICMP].nexthopmtu == 532
     long = IP(src=CLIENT4, dst=VIP4, flags="DF") / TCP(sport=SPORT, dport=direct.port, flags="A") / bytes(1300)
     done = director_host.run(build(ether() / long), "tc")

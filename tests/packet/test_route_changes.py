@@ -9,7 +9,6 @@ import pytest
 from scapy.layers.inet import ICMP, IP, TCP
 from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6
 
-from pylvs.dataplane import load
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import State
 from pylvs.dataplane.tables import address_bytes
@@ -37,7 +36,7 @@ def reported_mtu(host: Host, port: int, six: bool) -> int:
 def follow(host: Host) -> None:
     """Follow the host, and wait until packets look their next hop up again."""
     host.director.follow_host()
-    host.wait_ticks(round(load.ticks_per_second()) + 1)
+    host.wait_for_lookups()
 
 
 @pytest.mark.parametrize("six", [False, True])
@@ -83,7 +82,7 @@ def test_an_edit_counts_the_route_of_its_real_server(director_host: Host) -> Non
     ip("route", "add", f"{server4(1)}/32", "dev", "d0", "mtu", str(MTU))
     try:
         director_host.director.edit_destination(service, Destination(server, Method.ROUTE))
-        director_host.wait_ticks(round(load.ticks_per_second()) + 1)
+        director_host.wait_for_lookups()
         assert reported_mtu(director_host, service.port, False) == MTU
     finally:
         ip("route", "del", f"{server4(1)}/32", "dev", "d0")
