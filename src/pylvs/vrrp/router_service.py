@@ -205,10 +205,14 @@ class RouterService:
         warnings += self._try("BFD", lambda: warnings.extend(self.sessions.configure(new.sessions)))
         warnings += self._configure_host(before)
         warnings += self._configure_routers()
+        if not first:  # a reload may move an address of a backup to a master
+            self._roles.publish()
+        warnings += self._reconfigure_routers()
         if first and new.settings.startup_delay_s:
             self._start_at = self.now + new.settings.startup_delay_s
             self.loop.at(self._start_at, partial(self._start, []))
         self._start(warnings)
+        self._roles.publish()  # at first: opening the tables takes longer than the first advertisements
         if not first and self.now >= self._start_at:
             self._report_groups()
             if new.settings.states_on_reload:
@@ -243,7 +247,7 @@ class RouterService:
         return warnings
 
     def _configure_routers(self) -> list[str]:
-        """Create and change virtual routers, their groups and their sockets, and publish the roles."""
+        """Create virtual routers, and configure groups and sockets."""
         instances = self._configuration.instances
         for each in instances:
             if each.name not in self.routers:
@@ -252,9 +256,12 @@ class RouterService:
         for router in self.routers.values():
             self._by_vrid[self.host.receive_device_of(router.instance), router.instance.vrid].append(router)
         self._create_groups()
-        errors = self._receivers.configure((each, self.host.receive_device_of(each)) for each in instances)
-        self._roles.publish()
-        for each in instances:
+        return self._receivers.configure((each, self.host.receive_device_of(each)) for each in instances)
+
+    def _reconfigure_routers(self) -> list[str]:
+        """Change virtual routers."""
+        errors = []
+        for each in self._configuration.instances:
             errors += self._try(each.name, partial(self._reconfigure, each))
         return errors
 

@@ -16,6 +16,7 @@ from pylvs.model.bfd import BfdSession
 from pylvs.model.checks import Script
 from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import (
+    OWNER,
     Announcements,
     Notify,
     Peer,
@@ -164,6 +165,22 @@ def test_the_roles_of_addresses_that_a_reload_adds_are_published(service: Router
     assert (roles.standby, roles.active) == ([], [OTHER])
     configure(service)
     assert (roles.standby, roles.active) == ([], [])
+
+
+def test_the_first_advertisement_does_not_wait_for_the_roles(service: RouterService) -> None:
+    """The first roles open the tables, which takes milliseconds."""
+    order: list[str] = []
+
+    class Order(Roles):
+        def set_standby(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
+            order.append(f"standby {len(addresses)}, held {len(held)}")
+
+    host: Any = service.host
+    host.send_adverts = lambda instance, packets: order.append(f"advertisement of {instance.name}")
+    host.add_resources = lambda instance: order.append(f"addresses of {instance.name}")
+    service._roles._roles = Order()
+    configure(service, replace(FIRST, priority=OWNER, starts_as_master=True), SECOND)
+    assert order == ["advertisement of VI_1", "standby 1, held 1", "addresses of VI_1"]
 
 
 def test_a_bug_in_one_virtual_router_is_reported_and_stops_no_other(
