@@ -78,12 +78,21 @@ class Session:
         self._hints = False  # this command prints hints
         self._line = 0  # of the input of -R; 0: none is being executed
 
-    def run(self, words: Sequence[str], *, restoring: bool = False) -> Outcome:
+    def run(self, words: Sequence[str]) -> Outcome:
         """Parse and execute one command line; errors are printed on stderr, and hints behind them."""
-        if not restoring:
-            self._hints = hints_wanted(words, self.stderr)
+        self._hints = hints_wanted(words, self.stderr)
+        return self._execute(words, self._parse(words))
+
+    def _parse(self, words: Sequence[str]) -> Request | OptionError:
         try:
-            request = parse(words, self._names)
+            return parse(words, self._names)
+        except OptionError as complaint:
+            return complaint
+
+    def _execute(self, words: Sequence[str], request: Request | OptionError, *, restoring: bool = False) -> Outcome:
+        try:
+            if isinstance(request, OptionError):
+                raise request
             try:
                 return self._do(request, restoring, words)
             except PylvsError as error:
@@ -167,13 +176,19 @@ class Session:
 
     def _restore(self) -> Outcome:
         """Execute the lines of the input in order; a final error ends the restore, and earlier changes stay."""
-        lines, outcome = input_lines(self.stdin), Outcome()
-        # A line from a terminal takes effect at once. Other input is read first, and the lock held only for the edits.
-        with contextlib.nullcontext() if self.stdin.isatty() else self._director.batch():
-            for self._line, words in command_lines(lines):
-                outcome = self.run(words, restoring=True)
-                if outcome.final:
-                    break
+        parsed = ((number, words, self._parse(words)) for number, words in command_lines(input_lines(self.stdin)))
+        if self.stdin.isatty():  # each line takes effect at once
+            return self._execute_lines(parsed)
+        commands = list(parsed)  # names are looked up before the lock is taken: DNS may take long
+        with self._director.batch():
+            return self._execute_lines(commands)
+
+    def _execute_lines(self, commands: Iterable[tuple[int, list[str], Request | OptionError]]) -> Outcome:
+        outcome = Outcome()
+        for self._line, words, request in commands:
+            outcome = self._execute(words, request, restoring=True)
+            if outcome.final:
+                break
         self._line = 0
         return outcome
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
@@ -64,15 +65,24 @@ class Names:
     Protocols are IP protocol numbers.
     """
 
+    def __init__(self) -> None:
+        self._found: dict[str, IPv4Address | None] = {}  # a saved table repeats names on many lines
+
     def address(self, host: str) -> IPv4Address | None:
         """Look up the IPv4 address of a host name: of several, the first that the C library's gethostbyname(3) returns.
 
         Python's gethostbyname() would sort them as RFC 6724 does.
         """
+        if host not in self._found:
+            self._found[host] = self._look_up(host)
+        return self._found[host]
+
+    def _look_up(self, host: str) -> IPv4Address | None:
         if not host or host.startswith("<"):  # Python gives "" and "<broadcast>" meanings of its own
             return None
         try:
-            return IPv4Address(socket.gethostbyname_ex(host)[2][0])
+            name = os.fsencode(host)  # as /etc/hosts has it: of a str Python would make IDNA
+            return IPv4Address(socket.gethostbyname_ex(name)[2][0])  # type: ignore[arg-type]  # typeshed lacks bytes
         except (OSError, ValueError):
             return None
 

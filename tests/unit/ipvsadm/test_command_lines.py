@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import socket
+from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pylvs.ipvsadm.commands import Session
 from pylvs.ipvsadm.options import OPTIONS
+from pylvs.ipvsadm.parsing import Names
 from pylvs.model.addresses import Address
 from pylvs.model.errors import PylvsError
 from pylvs.model.rows import ServiceRow
@@ -148,3 +153,40 @@ def test_an_error_of_the_tables_is_one_line() -> None:
 
     result = call(Full(), "ipvsadm", "-A", "-t", "192.0.2.1:80")
     assert (result.rc, result.stderr) == (255, "the table of services is full; it holds 4096\n")
+
+
+class LockedDirector(MemoryDirector):
+    """Knows whether it is locked."""
+
+    locked = False
+
+    @contextlib.contextmanager
+    def batch(self) -> Iterator[None]:
+        self.locked = True
+        yield
+        self.locked = False
+
+
+class NoticingNames(Names):
+    """Records which names are looked up, and whether the tables were locked."""
+
+    def __init__(self, director: LockedDirector) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, bool]] = []
+        self._director = director
+
+    def _look_up(self, host: str) -> IPv4Address | None:
+        self.seen.append((host, self._director.locked))
+        return IPv4Address("192.0.2.1")
+
+
+def test_a_restore_looks_up_each_name_once_and_before_it_locks_the_tables() -> None:
+    """DNS may take long, and all other edits wait for the lock."""
+    director = LockedDirector()
+    names = NoticingNames(director)
+    rules = "-A -t vip:80 -s rr\n-a -t vip:80 -r rip:80 -m\n-A -t vip:81 -s nothing\n-E -t vip:80 -s wlc\n"
+    errors = io.StringIO()
+    outcome = Session(director, io.StringIO(rules), io.StringIO(), errors, names).run(["-R"])
+    assert names.seen == [("vip", False), ("rip", False)]
+    assert (outcome.status, errors.getvalue()) == (0, "Scheduler or persistence engine not found\n")
+    assert [row.service.scheduler for row in director.services()] == ["wlc"]

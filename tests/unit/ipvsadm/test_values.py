@@ -64,6 +64,14 @@ def test_of_several_addresses_the_first_of_the_c_library_is_taken(monkeypatch: p
     assert Names().address("multi") == IPv4Address("10.2.2.2")
 
 
+def test_a_host_name_is_looked_up_as_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As /etc/hosts has it. Python would turn a str into IDNA, and look up xn--ihqx51j."""
+    hosts = {"网关".encode(): "192.0.2.1", b"stra\xdfe": "192.0.2.2"}
+    monkeypatch.setattr(sockets, "gethostbyname_ex", lambda name: (name, [], [hosts[name]]))
+    assert Names().address("网关") == IPv4Address("192.0.2.1")
+    assert Names().address("stra\udcdfe") == IPv4Address("192.0.2.2")  # of an argument that is not UTF-8
+
+
 @given(st.text())
 def test_any_text_is_an_endpoint_or_is_not(text: str) -> None:
     found = endpoint(text, TCP, NAMES)
