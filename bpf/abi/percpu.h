@@ -22,7 +22,16 @@ struct estimate {
 	u64 passed[COUNTERS]; /* of a destination: the counts that its service has; of a service: their sum */
 };
 
-enum hop_verdict { HOP_UNKNOWN, HOP_READY, HOP_UNRESOLVED, HOP_NO_ROUTE, HOP_LOCAL, HOP_NO_FORWARDING };
+/* NOT_REROUTED: a router would forward the packet, but there is no route from its new saddr. */
+enum hop_verdict {
+	HOP_UNKNOWN,
+	HOP_READY,
+	HOP_UNRESOLVED,
+	HOP_NO_ROUTE,
+	HOP_LOCAL,
+	HOP_NO_FORWARDING,
+	HOP_NOT_REROUTED
+};
 
 struct hop { /* a cached FIB lookup; the fast path reads what is before `link_mtu` */
 	u32 stamp; /* tick of the lookup */
@@ -33,7 +42,9 @@ struct hop { /* a cached FIB lookup; the fast path reads what is before `link_mt
 	u16 verdict;
 	u8 gateway_is_ipv6; /* of a route of IPv4, too (RFC 8950) */
 	u8 is_unheld; /* of a destination: its virtual address is not local */
-	u32 link_mtu; /* without the path MTUs that ICMP errors have reported */
+	/* Of a destination: without the path MTUs that ICMP errors have reported. Of a client: of the route by which a
+	 * router would forward its packets, before their saddr is changed. */
+	u32 link_mtu;
 	struct address gateway; /* next hop on the link */
 	struct address saddr; /* preferred source address; of a destination, that of tunnels to it */
 };

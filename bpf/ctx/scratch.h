@@ -132,6 +132,7 @@ struct scratch {
 	u32 error_type; /* ICMP type */
 	u32 error_code;
 	u32 error_rest;
+	u32 error_translated; /* IPVS would have sent it to the virtual address, and translated it for `destination` */
 	u32 error_side; /* enum icmp_side: where the ICMP error came from */
 	u32 icmp_transit; /* it is addressed to another host */
 	struct icmp_inner inner;
@@ -195,6 +196,7 @@ INLINE void set_icmp_error(struct scratch *w, enum icmp_error error, u32 rest)
 	w->error_type = type;
 	w->error_code = code;
 	w->error_rest = rest;
+	w->error_translated = false;
 }
 
 /* Deliver a translated reply to a client on this host. Its saddr is a local address, which IPv4 routing rejects on a

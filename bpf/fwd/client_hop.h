@@ -29,11 +29,17 @@ INLINE struct client_hop *client_hop_at(u32 index)
 /* Look up the next hop to a client. */
 INLINE void lookup_client(struct ctx ctx, struct hop *hop, const struct reply_route *way)
 {
+	hop->mtu = ~0u;
 	if (way->input)
 		lookup_hop(ctx, hop, &way->client, way->is_ipv6, way->input, &way->saddr);
-	u32 verdict = way->input ? hop->verdict : HOP_READY;
-	if (way->reroute && (verdict == HOP_READY || verdict == HOP_UNRESOLVED))
-		lookup_hop(ctx, hop, &way->client, way->is_ipv6, loopback, &way->new_saddr);
+	hop->link_mtu = hop->mtu;
+	if (!way->reroute || (way->input && !has_neighbour(hop)))
+		return;
+	lookup_hop(ctx, hop, &way->client, way->is_ipv6, loopback, &way->new_saddr);
+	if (hop->mtu > hop->link_mtu)
+		hop->mtu = hop->link_mtu;
+	if (way->input && !has_neighbour(hop))
+		hop->verdict = HOP_NOT_REROUTED;
 }
 
 INLINE bool is_reusable(const struct client_hop *slot, u32 input)

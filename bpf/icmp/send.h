@@ -89,9 +89,14 @@ INLINE bool error_saddr(struct __sk_buff *skb, struct scratch *w, struct address
 }
 
 /* Count the error like IPVS, which sees the host send it: as a reply of the connection that it is about (8.2). There is
- * none with one-packet scheduling, and NAT's requests have another daddr. */
-INLINE void account_error(struct __sk_buff *skb, const struct packet *p, u32 bytes)
+ * none with one-packet scheduling, and NAT's requests have another daddr. One to the virtual address is a request. */
+INLINE void account_error(struct __sk_buff *skb, const struct scratch *w, u32 bytes)
 {
+	const struct packet *p = &w->packet;
+	if (unlikely(w->error_translated)) {
+		account(tc_ctx(skb), w->destination, SIDE_REQUEST, p, bytes, 0);
+		return;
+	}
 	const struct connection *c = find_connection(p).connection;
 	if (c && c->method != METHOD_MASQ)
 		account(tc_ctx(skb), c->destination, SIDE_REPLY, p, bytes, 0);
@@ -137,12 +142,13 @@ INLINE int prog_icmp_send(struct __sk_buff *skb)
 	struct icmp_header icmp = {.type = w->error_type, .code = w->error_code, .rest = bpf_htonl(w->error_rest)};
 	u64 total = (u64)sum + bpf_htons(w->error_type << 8 | w->error_code) + bpf_htonl(w->error_rest);
 	struct address client = {};
+	u8 ttl = ICMP_TTL - (w->error_translated & 1);
 	if (is_ipv6) {
 		struct error6 e = {};
 		e.ip.version_class_flow = bpf_htonl(0x60000000);
 		e.ip.payload_len = bpf_htons(ICMP_HLEN + inner_len);
 		e.ip.nexthdr = IPPROTO_ICMPV6;
-		e.ip.hop_limit = ICMP_TTL;
+		e.ip.hop_limit = ttl;
 		e.ip.saddr = saddr;
 		e.ip.daddr = client = p->tuple.v6.saddr;
 		total += address_sum(&p->tuple.v6.saddr, 4, false) + address_sum(&saddr, 4, false);
@@ -158,9 +164,9 @@ INLINE int prog_icmp_send(struct __sk_buff *skb)
 		ip->tos = ICMP_TOS | (p->tos & TOS_KEPT);
 		ip->tot_len = bpf_htons(extra + inner_len);
 		ip->id = (u16)bpf_get_prandom_u32() ?: 1;
-		ip->ttl = ICMP_TTL;
+		ip->ttl = ttl;
 		ip->protocol = IPPROTO_ICMP;
-		ip->saddr = packet_daddr4(p);
+		ip->saddr = saddr.word[0];
 		ip->daddr = client.word[0] = p->tuple.v4.saddr;
 		ip->check = ~csum_fold(bpf_csum_diff(NULL, 0, (be32 *)w->echo.bytes, HEADER_BUFFER, 0));
 		icmp.check = ~csum_fold(total);
@@ -170,7 +176,7 @@ INLINE int prog_icmp_send(struct __sk_buff *skb)
 	}
 	lookup_hop(tc_ctx(skb), &w->hop, &client, is_ipv6, loopback, NULL);
 	if (w->hop.verdict != HOP_NO_ROUTE)
-		account_error(skb, p, extra + inner_len);
+		account_error(skb, w, extra + inner_len);
 	if (w->hop.verdict == HOP_LOCAL && p->from_host)
 		return pass_to_stack(HOOK_TC); /* the client is on this host */
 	if (w->hop.verdict == HOP_READY && set_macs(tc_ctx(skb), &w->hop))

@@ -1,10 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Martian sources: saddrs that the kernel's input rejects.
+ * Martians: saddrs and daddrs that the kernel's input rejects.
  */
 #pragma once
 #include "abi/config.h"
 #include "ctx/device.h"
 #include "parse/packet.h"
+
+/* Whether the kernel's input would accept the daddr: not a loopback address from another host. */
+INLINE bool is_valid_daddr(const struct packet *p)
+{
+	struct address daddr = {};
+	packet_daddr(&daddr, p);
+	return p->from_host || !is_loopback_address(&daddr, p->is_ipv6 ? 6 : 4);
+}
 
 /* Whether the kernel's input would accept the saddr on this device. */
 INLINE bool is_valid_saddr(struct ctx ctx, const struct packet *p)
@@ -15,8 +23,7 @@ INLINE bool is_valid_saddr(struct ctx ctx, const struct packet *p)
 		return true;
 	if (p->is_ipv6) {
 		const struct address *a = &p->tuple.v6.saddr;
-		bool one = !(a->word[0] | a->word[1] | a->word[2]) && a->word[3] == bpf_htonl(1);
-		return !one && (a->word[0] & bpf_htonl(0xff000000)) != bpf_htonl(0xff000000);
+		return !is_loopback_address(a, 6) && (a->word[0] & bpf_htonl(0xff000000)) != bpf_htonl(0xff000000);
 	}
 	saddr.word[0] = p->tuple.v4.saddr;
 	u32 first = bpf_ntohl(saddr.word[0]) >> 24;

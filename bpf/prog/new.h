@@ -112,7 +112,7 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 		return drop(ctx.hook, REASON_NO_DESTINATION);
 	if (!by_mark)
 		slot = service_of_address(p, facts, live);
-	if (slot == NO_SERVICE || !load_service(&found, slot, live) || !is_valid_saddr(ctx, p))
+	if (slot == NO_SERVICE || !load_service(&found, slot, live) || !is_valid_saddr(ctx, p) || !is_valid_daddr(p))
 		return unlikely(may_be_copied(now)) && p->maybe_rs && !p->from_host ? drop(ctx.hook, REASON_HELD)
 										    : pass_unserved(ctx, facts);
 	struct service_state *state = map_elem(service_states, found.slot);

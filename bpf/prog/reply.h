@@ -2,7 +2,8 @@
  * PROG_REPLY: packets of real servers (IPVS-SEMANTICS 2.7, 7.3). Replies of NAT get the virtual address as saddr. They
  * are forwarded like by a router, so only with ip_forward=1, or delivered to a client on this host. A reply that a
  * router would answer with an ICMP error passes to the stack unmodified: the kernel, too, checks TTL and MTU before
- * IPVS. Replies of other methods are counted, and pass to the stack.
+ * IPVS. With snat_reroute the route from the virtual address comes after that. Without one the reply is dropped. Replies
+ * of other methods are counted, and pass to the stack.
  */
 #pragma once
 #include "conntrack/reply.h"
@@ -18,12 +19,18 @@ INLINE u32 fwd_length(struct ctx ctx, const struct scratch *w)
 	return ctx.hook == HOOK_TC ? mtu_length(ctx.skb, w) : w->packet.length;
 }
 
-/* Whether a router would not forward it. Reassembled IPv4 packets with DF leave in the fragments received. */
-INLINE bool cannot_route(struct ctx ctx, const struct scratch *w, const struct hop *hop)
+/* Reassembled IPv4 packets with DF leave in the fragments received. */
+INLINE bool exceeds(struct ctx ctx, const struct scratch *w, u32 mtu)
 {
 	const struct packet *p = &w->packet;
 	bool may_fragment = ctx.hook == HOOK_TC && p->slow_flags & SLOW_REASSEMBLED;
-	return p->ttl <= 1 || fit(fwd_length(ctx, w), hop->mtu, 0, p, may_fragment) == FITS_NOT;
+	return fit(fwd_length(ctx, w), mtu, 0, p, may_fragment) == FITS_NOT;
+}
+
+/* Whether a router would not forward it. */
+INLINE bool cannot_route(struct ctx ctx, const struct scratch *w, const struct hop *hop)
+{
+	return w->packet.ttl <= 1 || exceeds(ctx, w, hop->link_mtu);
 }
 
 /* Count a reply of direct routing or a tunnel, which the stack then forwards. */
@@ -59,10 +66,29 @@ INLINE int deliver_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 	return to_own_client(ctx.skb, p);
 }
 
+/* The route from the virtual address has a smaller MTU. IPVS has translated the packet before, so the kernel addresses
+ * the error to the virtual address, and IPVS translates it. */
+INLINE int reject_rerouted(struct __sk_buff *skb, struct scratch *w, const struct reply_conn *a, u32 mtu)
+{
+	struct packet *p = &w->packet;
+	dec_ttl(tc_ctx(skb), p);
+	if (p->is_ipv6)
+		p->tuple.v6.daddr = a->saddr; /* from which the error comes */
+	else
+		p->tuple.v4.daddr = a->saddr.word[0];
+	count(REASON_TOO_BIG);
+	set_icmp_error(w, ICMP_TOO_BIG, mtu);
+	w->error_translated = true;
+	w->destination = a->index;
+	return tail_call(tc_ctx(skb), PROG_ICMP_SEND);
+}
+
 INLINE int forward_reply(struct ctx ctx, struct scratch *w, const struct reply_conn *a, struct hop *hop,
 			 bool confirm, const struct root *root, u32 now)
 {
 	struct packet *p = &w->packet;
+	if (unlikely(hop->verdict == HOP_NOT_REROUTED))
+		return drop(ctx.hook, REASON_NO_ROUTE);
 	if (!has_neighbour(hop) || cannot_route(ctx, w, hop))
 		return pass_packet(ctx, p);
 	bool fits = fwd_length(ctx, w) <= hop->mtu;
@@ -73,6 +99,8 @@ INLINE int forward_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 		return drop(ctx.hook, REASON_SHORT);
 	if (!update_reply(a, p, root, now, ctx))
 		return drop(ctx.hook, REASON_DYING);
+	if (ctx.hook == HOOK_TC && unlikely(exceeds(ctx, w, hop->mtu)))
+		return reject_rerouted(ctx.skb, w, a, hop->mtu);
 	if (plain && likely(!confirm)) {
 		u64 live = READ_ONCE(root->live);
 		allow_fast(ctx, hop, a->destination, a->index, destination_flags(a->destination, live), SIDE_REPLY,

@@ -102,7 +102,8 @@ INLINE struct hop *sip_hop(struct __sk_buff *skb, const struct scratch *w, const
 	struct reply_route way;
 	set_reply_route(&way, tc_ctx(skb), a, &w->packet, root);
 	struct hop *hop = client_hop(tc_ctx(skb), &way, now, NULL);
-	return hop && has_neighbour(hop) && !cannot_route(tc_ctx(skb), w, hop) ? hop : NULL;
+	bool known = hop && (has_neighbour(hop) || hop->verdict == HOP_NOT_REROUTED);
+	return known && !cannot_route(tc_ctx(skb), w, hop) ? hop : NULL;
 }
 
 /* One-packet scheduling makes no connection, and there is none if the client's port has one to another server. Then the

@@ -76,6 +76,7 @@ LONG = (
     "persistence_ports",
     "cache_bypass",
     "routes",
+    "reroutes",
 )
 # tests/packet/test_sip.py replays what matters of these without a wire.
 AT_NIGHT = ("sip", "sip_characters")
@@ -98,6 +99,7 @@ DIFFERENT = {
         for way in ("v4 dr", "v4 nat", "v4 tun", "v6 dr")
         for packets in ("", "two packets later: ")
     },
+    "reroutes": {"v4 a larger MTU snat_reroute 1: UDP of 1500 bytes"},
     "sip": {
         f"servers v4 nat -p 90 port 5080: {step}"
         for step in (

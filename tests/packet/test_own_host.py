@@ -240,6 +240,18 @@ def test_a_forged_own_address_opens_nothing(director_host: Host) -> None:
     assert director_host.counts(service) == {server4(1): (0, 0)}
 
 
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_service_on_a_loopback_address_is_for_this_host_alone(director_host: Host, family: int) -> None:
+    """From other hosts the kernel rejects such a daddr (RFC 1122 3.2.1.3 g, RFC 4291 2.5.3)."""
+    service = director_host.new_key(vip=LOOPBACK[family])
+    director_host.serve(service, 1)
+    frame = frames.tcp(dport=service.port, source=CLIENT[family], target=LOOPBACK[family])
+    for hook in HOOKS:
+        assert director_host.run(frame, hook).verdict == PASSED[hook]
+    assert director_host.director.service(service).counters.connections == 0
+    assert not [each for each in director_host.director.connections() if each.virtual_port == service.port]
+
+
 def requested(host: Host, protocol: Protocol, family: int, method: Method, frame: bytes = b"") -> ServiceKey:
     """Add a service with a server on the director, and receive a request from port 4000."""
     service = host.new_key(protocol, VIP[family])
