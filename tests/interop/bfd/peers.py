@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http
 import json
 import os
 import pwd
@@ -14,6 +15,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from pylvs.daemon.api.client import Client as DaemonClient
 from pylvs.lab.processes import identity, kill_all
 from pylvs.vrrp.ipc import Client
 from tests.interop.keepalived import PROGRAM
@@ -160,9 +162,11 @@ class PylvsPeer(Peer):
     def set_enabled(self, enabled: bool) -> None:
         if enabled:
             self.write()
+            self.reload()
         else:
             self.program.configuration.write_text("global_defs {\n}\n")
-        self.reload()
+            status, reply = DaemonClient(self.program.state).ask("POST", "/v1/reload", {"allow_empty": True})
+            assert status == http.HTTPStatus.OK, reply
 
     def session(self) -> dict[str, Any]:
         """Return the status of the session; {} while there is none."""

@@ -143,6 +143,39 @@ def test_a_daemon_that_hangs_is_critical_within_the_deadline(
             process.kill()
 
 
+def test_a_daemon_that_is_busy_gets_an_edit_later(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It works while the first request waits, and replies when the next one is there."""
+    monkeypatch.setattr(client, "READ_TIMEOUT_S", 0.2)
+    host.state.mkdir()
+    code = f"""
+import socket
+listener = socket.socket(socket.AF_UNIX)
+listener.bind({str(host.state / "control")!r})
+listener.listen()
+print(flush=True)
+first = listener.accept()
+listener.setblocking(False)
+while True:
+    try:
+        connection = listener.accept()[0]
+    except BlockingIOError:
+        continue
+    connection.setblocking(True)
+    connection.recv(65536)
+    connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 14\\r\\n\\r\\n" + b'{{"drains": []}}')
+    connection.close()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            (host.state / "pid").write_text(f"{process.pid}\n")
+            with client.Client(host.state).stream("POST", "/v1/drain") as response:
+                assert response.status == 200
+        finally:
+            process.kill()
+
+
 def test_reads_wait_for_seconds_and_changes_for_longer() -> None:
     assert client.timeout_of("GET", "/v1/vrrp") == client.READ_TIMEOUT_S
     assert client.timeout_of("POST", "/v1/drain") == client.EDIT_TIMEOUT_S

@@ -20,6 +20,7 @@ LONG_TIMEOUT_S = 600.0  # a reload waits for the reloads before it, a check for 
 _LONG = ("/v1/reload", "/v1/check-now")
 _AT_ONCE = ("/v1/stop",)  # POSTs whose reply waits for nothing
 _QUICK = "/v1/drains"  # its reply is short, and waits for nothing
+_BUSY_TRIES = 6  # of that request, while the daemon has work
 
 
 class NoDaemon(PylvsError):
@@ -63,7 +64,8 @@ class Client:
     ) -> Iterator[http.client.HTTPResponse]:
         """Return the response before its body has come; an endless body may pause for any time. Raises as `ask`.
 
-        An edit may take long, but a daemon that hangs is found within seconds: it gets a short request before.
+        An edit may take long, but a daemon that hangs is found within seconds: it gets a short request before. If it is
+        only busy, that request is repeated.
         """
         if timeout_of(method, path) > READ_TIMEOUT_S:
             self._find_hang()
@@ -87,10 +89,15 @@ class Client:
 
     def _find_hang(self) -> None:
         """Raise NoReply if the daemon does not reply to a short request, and what `ask` raises."""
-        try:
-            self.ask("GET", _QUICK)
-        except NoReply as error:
-            raise NoReply(f"{error}; nothing is changed") from None
+        for left in reversed(range(_BUSY_TRIES)):
+            before = _work_of(self.state.daemon_pid())
+            try:
+                self.ask("GET", _QUICK)
+            except NoReply as error:
+                if not left or _work_of(self.state.daemon_pid()) == before:
+                    raise NoReply(f"{error}; nothing is changed") from None
+            else:
+                return
 
     def _no_daemon(self) -> str:
         starting = lock.holder(self.state.pid_path)
@@ -102,3 +109,12 @@ class Client:
         process = self.state.daemon_pid()
         who = f"pylvs run, process {process}," if process else f"pylvs run at {self.state.socket_path}"
         return NoReply(f"{who} did not reply within {timeout_s:g} s: it hangs, or is very busy")
+
+
+def _work_of(process: int | None) -> int:
+    """Return how long the main thread of a process has run or waited for a processor, in ns; 0 if that is unknown."""
+    try:
+        with open(f"/proc/{process}/schedstat", encoding="ascii") as file:
+            return sum(map(int, file.read().split()[:2]))
+    except OSError:
+        return 0
