@@ -92,10 +92,14 @@ class Router:
             why = next((each for each in reasons if each not in (None, why)), why)
         return why.value if why else ""
 
-    def start(self) -> None:
-        """Remove what a former process left on this host, and start the machine when no fault prevents it."""
+    def start(self, delayed_until: float = 0.0) -> None:
+        """Remove what a former process left on this host, and start the machine when no fault prevents it.
+
+        `delayed_until`: it may be master some time after this one, by vrrp_startup_delay.
+        """
         if self._running:
             return
+        self.machine = replace(self.machine, delayed_until=delayed_until)
         self._host.remove_resources(self.instance)
         self._running = True
         self.evaluate()
@@ -103,8 +107,6 @@ class Router:
     def stop(self, why: TransitionReason = TransitionReason.STOP) -> None:
         """Enter FAULT permanently, and notify."""
         was_running, self._running = self._running, False
-        if not was_running and self.history.last is None:  # during vrrp_startup_delay
-            self._host.remove_resources(self.instance)
         if self.state is not State.FAULT:
             self._step(self.machine.follow(self._service.now, State.FAULT, why))
         elif was_running and not ((last := self.history.last) and last.become.why in END_STATES):  # its group may have

@@ -95,7 +95,7 @@ class RouterService:
         self._log_limiter = RateLimiter()
         self._stopping = False
         self._configured = False
-        self._start_at = 0.0  # vrrp_startup_delay
+        self._delayed_until = 0.0  # by vrrp_startup_delay
         self.data_plane_expired = 0  # how often `pylvs run` was silent for too long
         self._lease = Lease(VrrpSettings().data_plane_lease_s, TICK_S)  # of its reports on the data plane
         self.helper = HelperLink(self.loop, log_format, self._tracked, self._helper_lost, self._results_late)
@@ -209,11 +209,11 @@ class RouterService:
             self._roles.publish()
         warnings += self._reconfigure_routers()
         if first and new.settings.startup_delay_s:
-            self._start_at = self.now + new.settings.startup_delay_s
-            self.loop.at(self._start_at, partial(self._start, []))
-        self._start(warnings)
+            self._delayed_until = self.now + new.settings.startup_delay_s
+        for router in self.routers.values():
+            warnings += self._try(router.name, partial(router.start, self._delayed_until))
         self._roles.publish()  # at first: opening the tables takes longer than the first advertisements
-        if not first and self.now >= self._start_at:
+        if not first:
             self._report_groups()
             if new.settings.states_on_reload:
                 self._report_states(groups, routers)
@@ -270,11 +270,6 @@ class RouterService:
         router.track(self.tracking.of(instance))
         if router.instance != instance:
             router.reconfigure(instance)
-
-    def _start(self, errors: list[str]) -> None:
-        """Start the virtual routers that do not run yet; append error messages."""
-        for router in () if self._stopping or self.now < self._start_at else self.routers.values():
-            errors += self._try(router.name, router.start)
 
     def _report_groups(self) -> None:
         """Notify of groups that are new, or whose members are others: their state may be another one now."""

@@ -312,3 +312,18 @@ def test_actions_match_the_states(
         if machine.state is State.MASTER and before is not State.MASTER:
             assert isinstance(actions[0], Advertise)
             assert actions[0].priority
+
+
+@pytest.mark.parametrize("received", [None, 0, 50, 200])
+def test_no_event_shortens_the_delay_of_the_start(received: int | None) -> None:
+    """A backup receives advertisements during vrrp_startup_delay, but its timer begins at the end of it."""
+    machine, _ = replace(Machine(instance(), OWN), delayed_until=60.0).start(0.0)
+    assert machine.due == 60 + machine.down_s
+    if received is not None:
+        machine, _ = machine.receive(10.0, advert(received), LESS)
+    assert machine.due == 60 + (machine.skew_s if received == 0 else machine.down_s)
+    machine, _ = machine.fail(20.0)
+    machine, _ = machine.start(30.0, TransitionReason.RECOVERED)
+    machine, _ = machine.change_interval(40.0)
+    assert machine.due == 60 + machine.down_s
+    assert machine.start(100.0)[0].due == 100 + machine.down_s

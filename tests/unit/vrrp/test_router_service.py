@@ -233,7 +233,7 @@ def test_a_reload_during_the_startup_delay_keeps_the_delay(service: RouterServic
     run(service, 5)
     configure(service, replace(FIRST, version=3), SECOND, settings=settings)
     run(service, 4.9)
-    assert set(states(service).values()) == {State.FAULT}
+    assert set(states(service).values()) == {State.BACKUP}
     run(service, 5)
     assert set(states(service).values()) == {State.MASTER}
 
@@ -246,9 +246,8 @@ def test_a_reload_reports_kept_states_of_groups_and_of_instances_that_are_not_ma
     fault = replace(SECOND, name="VI_3", vrid=53, fault_without_peers=True)
     more: dict[str, Any] = {
         "groups": (VrrpGroup(name="VG", members=("VI_1", "VI_2")),),
-        "settings": VrrpSettings(states_on_reload=wanted, startup_delay_s=1.0),
+        "settings": VrrpSettings(states_on_reload=wanted),
     }
-    configure(service, FIRST, SECOND, fault, **more)
     configure(service, FIRST, SECOND, fault, **more)
     run(service, 6)
     assert states(service) == {"VI_1": State.MASTER, "VI_2": State.MASTER, "VI_3": State.FAULT}
@@ -521,12 +520,24 @@ def test_the_status_and_the_results_have_each_session(service: RouterService) ->
     assert service_status(service)["sessions"] == []
 
 
-def test_a_stop_during_the_startup_delay_removes_what_a_former_process_left(service: RouterService) -> None:
+@pytest.mark.parametrize("starts_as_master", [True, False])
+@pytest.mark.parametrize("priority", [100, OWNER])
+def test_the_startup_delay_postpones_the_take_over_alone(
+    service: RouterService, priority: int, starts_as_master: bool
+) -> None:
+    """What a former process left is removed, and the state is notified, at once."""
     host: Any = service.host
     host.addresses.add(VIP)
-    configure(service, FIRST, settings=VrrpSettings(startup_delay_s=60))
-    run(service, 5)
-    assert host.addresses == {VIP}
+    mine = replace(FIRST, priority=priority, starts_as_master=starts_as_master)
+    configure(service, mine, settings=VrrpSettings(startup_delay_s=60))
+    owns = priority == OWNER and starts_as_master
+    router = service.routers["VI_1"]
+    assert (host.addresses, notified(service, "VI_1")) == (set(), ["BACKUP"])
+    run(service, 60 - 0.1 if owns else 60 + router.machine.down_s - 0.1)
+    assert (host.addresses, notified(service, "VI_1")) == (set(), ["BACKUP"])
+    run(service, 0.2)
+    assert (host.addresses, notified(service, "VI_1")) == ({VIP}, ["BACKUP", "MASTER"])
+    assert router.history.master_why is (TransitionReason.OWNER if owns else TransitionReason.TIMER)
     service.stop()
     assert host.addresses == set()
 

@@ -97,6 +97,7 @@ class Machine:
     best: Rank = NONE  # the highest that this backup has received since its last master left
     preempt_at: float | None = None  # when this router may take over from a master of lower priority
     held_until: float | None = None  # no take-over before this time, by `pylvs vrrp yield`
+    delayed_until: float = 0.0  # a backup's timers begin at this time, by vrrp_startup_delay
     released_by: Address | None = None  # the last advertisement had priority 0
     outranked: str = ""  # the last advertised master, where this router has the higher priority and may take over
     answered_at: float = float("-inf")  # when this master last answered another router's advertisement
@@ -119,13 +120,22 @@ class Machine:
         """Active_Down_Interval (RFC 9568, 6.1)."""
         return self.instance.down_after_adverts * self.interval_s + self.skew_s
 
+    @property
+    def _starts_as_owner(self) -> bool:
+        return self.instance.priority == OWNER and self.instance.starts_as_master
+
+    def _down_at(self, now: float) -> float:
+        """Return when the timer of a backup expires that begins now, or at the end of vrrp_startup_delay."""
+        return max(now, self.delayed_until) + self.down_s
+
     def start(self, now: float, why: TransitionReason = TransitionReason.START) -> Step:
         """Leave Initialize (RFC 9568, 6.4.1), or FAULT. As keepalived's, an owner with `state BACKUP` listens first."""
-        if self.instance.priority == OWNER and self.instance.starts_as_master and self._yields_until(now) is None:
+        owns = self._starts_as_owner and self._yields_until(now) is None
+        if owns and now >= self.delayed_until:
             return self._master(now, TransitionReason.OWNER)
         forgotten: dict[str, Any] = {"master_interval_s": 0.0, "preempt_at": None, "released_by": None, "outranked": ""}
         fresh, become = self._to(State.BACKUP, why, best=NONE, **forgotten)
-        return replace(fresh, due=now + fresh.down_s), [become]
+        return replace(fresh, due=self.delayed_until if owns else fresh._down_at(now)), [become]
 
     def fail(self, now: float, detail: str = "", why: TransitionReason = TransitionReason.FAULT) -> Step:
         """Enter FAULT; a master advertises priority 0."""
@@ -149,6 +159,8 @@ class Machine:
             return self._master(now, TransitionReason.RELEASED, str(self.released_by))
         if self.outranked:
             return self._master(now, TransitionReason.BETTER, self.outranked)
+        if self._starts_as_owner and now < self.delayed_until + self.down_s:
+            return self._master(now, TransitionReason.OWNER)
         return self._master(now, TransitionReason.TIMER, f"for {self.down_s:.3g} s")
 
     def receive(self, now: float, advert: Advertisement, source: Address) -> Step:
@@ -163,7 +175,7 @@ class Machine:
         """Restart the timer after a reload changed the interval; a master advertises immediately."""
         if self.state is State.MASTER:
             return replace(self, due=now), []
-        return (self if self.due is None else replace(self, due=now + self.down_s)), []
+        return (self if self.due is None else replace(self, due=self._down_at(now))), []
 
     def yield_until(self, now: float, until: float) -> Step:
         """Become backup, and do not take over before that time."""
@@ -207,15 +219,16 @@ class Machine:
     ) -> Step:
         fields = {"master_interval_s": master_interval_s, "best": best, "preempt_at": None, "outranked": ""}
         fresh, become = self._to(State.BACKUP, why, detail, **fields)
-        return replace(fresh, due=now + fresh.down_s), [*before, become]
+        return replace(fresh, due=fresh._down_at(now)), [*before, become]
 
     def _receive_as_backup(self, now: float, advert: Advertisement, source: Address) -> Step:
         followed = self  # unchanged by the repeated advertisements of one master
         if self.master_interval_s != advert.interval_s or self.released_by is not None or self.outranked:
             followed = replace(self, master_interval_s=advert.interval_s, released_by=None, outranked="")
         if advert.priority == PRIORITY_STOP:
-            return replace(followed, due=now + followed.skew_s, released_by=source, best=NONE), []
-        due, rank = now + followed.down_s, rank_of(advert, source)
+            due = max(now, self.delayed_until) + followed.skew_s
+            return replace(followed, due=due, released_by=source, best=NONE), []
+        due, rank = followed._down_at(now), rank_of(advert, source)
         if rank < self.best and self.due is not None:
             due = max(due, self.due)  # of a master that stepped down: its shorter interval does not shorten the wait
         elif rank > self.best:
