@@ -286,6 +286,12 @@ class Router:
         self._garp.once(self._service.now)
         self._announce()
 
+    def announce_again(self) -> bool:
+        """Announce a master's addresses, because another router advertised as master; False if that has no effect."""
+        again = self._garp.again(self._service.now)
+        self._announce()
+        return again
+
     def restore(self) -> None:
         """Add and announce again what was removed from a master's host."""
         if self.state is State.MASTER:
@@ -382,13 +388,16 @@ class Router:
         settling = self._is_settling(now)
         if not settling:
             self._rival = now + self.machine.down_s, text
-        announced = "; its addresses are announced again" if self._garp.again(now) else ""
+        again = self.announce_again()
+        for member in self.group.members if self.group is not None else ():
+            if member is not self:
+                member.announce_again()
+        announced = "; its addresses are announced again" if again else ""
         suppressed = None if settling else self._log_limiter.allow("conflict", now)
         if suppressed is not None:
             more = f" ({suppressed} more like it since the last line)" if suppressed else ""
             self._service.log("warning", f"{self.name}: {text}{more}{announced}")
             self._service.publish("conflict", self.name, reason=text)
-        self._announce()
 
     def _make_garp_scheduler(self) -> GarpScheduler:
         return GarpScheduler(self.instance.announcements, self._limits, self._host.device_of(self.instance))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from dataclasses import replace
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +15,7 @@ from hypothesis import strategies as st
 from pylvs.model.vrrp import Announcements, Track, VrrpGroup, VrrpInstance
 from pylvs.vrrp.protocol.adverts import Datagram
 from pylvs.vrrp.protocol.machine import State, TransitionReason
-from pylvs.vrrp.router import MAX_DEFERRALS, SyncGroup
+from pylvs.vrrp.router import MAX_DEFERRALS, Router, SyncGroup
 from pylvs.vrrp.tracking import TrackedObject
 from tests.unit.vrrp.fake_network import VIP, FakeHost, Switch, held, instance, set_tracked, states
 
@@ -315,16 +318,68 @@ def test_a_second_start_has_no_effect() -> None:
     assert switch.masters() == ["m1"]
 
 
-def test_a_group_preempts_although_its_members_timers_differ() -> None:
+def start_groups(*priorities: int, **more: Any) -> tuple[Switch, list[list[Router]]]:
+    """Create a group of two virtual routers on one host for each priority."""
     switch = Switch()
-    hosts = []
-    for number, priority in ((1, 90), (2, 100)):
+    groups = []
+    for number, priority in enumerate(priorities, 1):
         host = FakeHost(switch, ip_address(f"10.0.0.{number}"), name=f"m{number}")
-        routers = [host.add(instance(priority, name=f"VI_{vrid}", vrid=vrid)) for vrid in (51, 52)]
+        routers = [
+            host.add(
+                instance(
+                    priority, name=f"VI_{vrid}", vrid=vrid, addresses=(held(ip_address(f"10.0.0.1{vrid}")),), **more
+                )
+            )
+            for vrid in (51, 52)
+        ]
         group = SyncGroup(VrrpGroup(name="VG", members=("VI_51", "VI_52")), routers)
         for router in routers:
             router.group = group
-        hosts.append(routers)
+        groups.append(routers)
+    return switch, groups
+
+
+@pytest.mark.parametrize("first", [0, 1], ids=["the winner sends first", "the loser sends first"])
+@pytest.mark.parametrize("member", [0, 1])
+def test_after_a_split_the_winning_group_announces_the_addresses_of_all_members(first: int, member: int) -> None:
+    """The first advertisement of one member ends the split of both, so the other one receives no rival's."""
+    switch, groups = start_groups(100, 90, announcements=Announcements(repeat=1, delay_s=0, lower_priority_repeat=2))
+    hosts = switch.hosts
+    for router in itertools.chain(*groups):
+        router.start()
+    for host in hosts:
+        host.cable = False
+    switch.run(10)
+    assert {router.state for router in itertools.chain(*groups)} == {State.MASTER}
+    for host in hosts:
+        host.cable = True
+        host.announced.clear()
+    for number, routers in enumerate(groups):
+        for index, router in enumerate(routers):
+            delay_s = 0.1 if (number, index) == (first, member) else 0.5
+            router.machine = replace(router.machine, due=switch.now + delay_s)
+            router._set_timer()
+    switch.run(0.4)
+    assert [[router.state for router in routers] for routers in groups] == [[State.MASTER] * 2, [State.BACKUP] * 2]
+    announced = Counter(str(address) for _, address in hosts[0].announced)
+    rounds = 2 if first else 1  # the loser's first advertisement, and the last one in any case
+    assert announced == {"10.0.0.151": 2 * rounds, "10.0.0.152": 2 * rounds}
+    assert hosts[1].announced == []
+
+
+def test_a_member_that_announces_no_conflict_stays_silent() -> None:
+    switch, (routers, _) = start_groups(100, 90, announcements=Announcements(lower_priority_repeat=0))
+    (host, _) = switch.hosts
+    for router in routers:
+        router.start()
+    switch.run(20)
+    host.announced.clear()
+    assert not any(router.announce_again() for router in routers)
+    assert host.announced == []
+
+
+def test_a_group_preempts_although_its_members_timers_differ() -> None:
+    switch, hosts = start_groups(90, 100)
     for member, after in ((0, 0.5), (1, 10.0)):
         hosts[0][member].start()
         switch.run(after)
