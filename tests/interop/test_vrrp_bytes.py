@@ -19,7 +19,7 @@ from pylvs.config.language.parser import read
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import Authentication, OldChecksum, Peer, VrrpInstance
 from pylvs.system.namespaces import inside_network
-from pylvs.vrrp.protocol.adverts import AH_PROTOCOL, PROTOCOL, AdvertEncoder, AdvertValidator, Datagram, socket_device
+from pylvs.vrrp.protocol.adverts import AH_PROTOCOL, PROTOCOL, AdvertEncoder, AdvertValidator, Datagram
 from pylvs.vrrp.sockets import AdvertReceiver, AdvertSender
 from tests.interop import keepalived
 from tests.interop.vrrp.routers import Router, router
@@ -174,9 +174,7 @@ def test_the_same_frames_that_are_believed_and_read(case: str, network: Segment,
         taps = {host: stack.enter_context(closing(Tap(network, host, device))) for host in hosts}
         protocol = AH_PROTOCOL if one.authentication is Authentication.AH else PROTOCOL
         with inside_network(network.path("b")):
-            receiver = AdvertReceiver(
-                socket_device(one, device), one.family, protocol, () if one.peers else (one.multicast,)
-            )
+            receiver = AdvertReceiver(device, one.family, protocol, () if one.peers else (one.multicast,))
         stack.callback(receiver.close)
 
         stack.callback(theirs.kill)
@@ -198,7 +196,7 @@ def test_the_same_frames_that_are_believed_and_read(case: str, network: Segment,
         assert not validator.mismatches
 
         with inside_network(network.path("a")):
-            sender = stack.enter_context(closing(AdvertSender(socket_device(one, device), one.family)))
+            sender = stack.enter_context(closing(AdvertSender(device, one.family)))
         for priority in priorities:
             for out in encoder.packets(priority):
                 sender.send(out)

@@ -117,9 +117,9 @@ def test_without_descriptors_addresses_are_removed_and_added_as_soon_as_there_ar
     fixture.until(lambda: shown() == (True, True, True))
 
 
-def test_unicast_uses_the_device_of_the_route_to_the_peer(fixture: Fixture) -> None:
+def test_unicast_without_an_interface_uses_the_device_of_the_route_to_the_peer(fixture: Fixture) -> None:
     peer = ip_address("192.0.2.2")
-    unicast = VrrpInstance(name="B", interface="eth0", vrid=52, peers=(Peer(peer),), source=ip_address("192.0.1.1"))
+    unicast = VrrpInstance(name="B", vrid=52, peers=(Peer(peer),), source=ip_address("192.0.1.1"))
     mac = ip("-br link show peer1").split()[2]
     ip(f"neigh add {peer} lladdr {mac} dev eth1")
     received: list[Datagram] = []

@@ -1,6 +1,7 @@
 """Raw sockets for advertisements, which never block.
 
-Multicast is received and sent on a device. Unicast follows the routes, as in keepalived: its device is "", any device.
+Multicast is received and sent on a device, and so is unicast with `interface`, as in keepalived. Other unicast follows
+the routes: its device is a VRF, or "", any device.
 Some advertisements of unknown VRIDs are received, too, because status counts them. The kernel drops a flood of any VRID
 (`advert_filter`).
 """
@@ -151,7 +152,7 @@ class AdvertReceiver:
 
     def _accept(self) -> None:
         offset = AH_BYTES if self.protocol == AH_PROTOCOL else 0
-        multicast = bool(self.device)  # IPv6 raw sockets receive it without membership
+        multicast = bool(self.groups)  # IPv6 raw sockets receive it without membership
         attach(self._socket, advert_filter.program(self.family, offset, self._vrids, self._foreign, multicast))
 
     def _leave(self) -> None:

@@ -19,8 +19,8 @@ from pylvs.vrrp.firewall import Firewall
 from pylvs.vrrp.garp import DeviceAddress, FrameSender, announcement_frame
 from pylvs.vrrp.link_delays import LinkDelays
 from pylvs.vrrp.loop import Loop, Timer
-from pylvs.vrrp.netlink_monitor import Change, NetlinkMonitor, replaced_devices, vrf_of
-from pylvs.vrrp.protocol.adverts import Datagram, socket_device
+from pylvs.vrrp.netlink_monitor import Change, NetlinkMonitor, replaced_devices
+from pylvs.vrrp.protocol.adverts import Datagram
 from pylvs.vrrp.sockets import AdvertSender, family_of
 from pylvs.vrrp.vmac import VmacManager, VmacPlan, remove_vmac
 
@@ -265,18 +265,10 @@ class VipManager:
     def receive_device_of(self, instance: VrrpInstance) -> str:
         """Return the device that receives advertisements.
 
-        Multicast from a VMAC's own link address reaches only that VMAC. Unicast arrives on any device: "", or on any
-        device of a VRF.
+        Multicast from a VMAC's own link address reaches only that VMAC. Unicast arrives on the interface. Without one
+        it arrives on any device of a VRF, or on any device: "".
         """
-        return self._bound_device(instance, instance.interface) if instance.peers else self.device_of(instance)
-
-    def _bound_device(self, instance: VrrpInstance, device: str) -> str:
-        """Return the device to bind sockets to: unicast follows the routes of a VRF, or of none."""
-        bound = socket_device(instance, device)
-        if bound:
-            return bound
-        vrf = vrf_of(self._links.links, instance.interface)
-        return vrf.name if vrf else instance.vrf
+        return (instance.interface or instance.vrf) if instance.peers else self.device_of(instance)
 
     def vmac_bases(self) -> dict[str, str]:
         """Return the device below each VMAC."""
@@ -416,9 +408,9 @@ class VipManager:
 
     def send_adverts(self, instance: VrrpInstance, packets: Sequence[Datagram]) -> None:
         """Send advertisements."""
-        from_base = bool(instance.peers) or (instance.vmac is not None and instance.vmac.send_from_base)
-        device = instance.interface if from_base else self._vmacs.plan.device_of(instance)
-        key = self._bound_device(instance, device), family_of(instance)
+        from_base = instance.vmac is not None and instance.vmac.send_from_base
+        device = instance.interface if from_base else self.receive_device_of(instance)
+        key = device, family_of(instance)
         try:
             if key not in self._advert_senders:
                 self._advert_senders[key] = AdvertSender(*key)

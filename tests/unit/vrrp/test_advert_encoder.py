@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, ip_address
 
 import pytest
 from hypothesis import given
@@ -12,7 +12,7 @@ from scapy.layers.inet import IP
 from scapy.layers.ipsec import AH
 from scapy.layers.vrrp import VRRP, VRRPv3
 
-from pylvs.model.vrrp import MULTICAST_V6, OldChecksum, Peer, VrrpInstance
+from pylvs.model.vrrp import MULTICAST_V6, OldChecksum, VrrpInstance
 from pylvs.vrrp.protocol.adverts import (
     AdvertEncoder,
     Datagram,
@@ -20,10 +20,9 @@ from pylvs.vrrp.protocol.adverts import (
     checksum,
     decode,
     has_pseudo_header,
-    socket_device,
     verify_ah,
 )
-from tests.unit.vrrp.instances import HERE, HERE_V6, PASS, PEERS, SEALED, SECOND, SIXTH, THIRD, UNICAST, held
+from tests.unit.vrrp.instances import HERE, HERE_V6, PASS, PEERS, SEALED, SECOND, SIXTH, THIRD, held
 
 
 def whole(packet: Datagram) -> bytes:
@@ -135,9 +134,3 @@ def test_addresses_of_the_other_family_are_not_advertised() -> None:
     assert advertised_addresses(replace(THIRD, addresses=held("fd00::1/64", "10.0.0.1/24"))) == (
         ip_address("10.0.0.1"),
     )
-
-
-def test_unicast_follows_the_routes_unless_a_peer_is_link_local() -> None:
-    assert socket_device(SECOND, "eth7") == "eth7"
-    assert socket_device(UNICAST, "eth7") == ""
-    assert socket_device(replace(SIXTH, peers=(Peer(IPv6Address("fe80::2")),)), "eth7") == "eth7"

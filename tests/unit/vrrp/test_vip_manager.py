@@ -12,7 +12,7 @@ import pytest
 
 from pylvs.model.addresses import Address
 from pylvs.model.routing import HeldAddress, NextHop, Route, RoutingRule
-from pylvs.model.vrrp import Vmac, VrrpConfiguration, VrrpInstance, VrrpSettings
+from pylvs.model.vrrp import Peer, Vmac, VrrpConfiguration, VrrpInstance, VrrpSettings
 from pylvs.netlink.addresses import Placed
 from pylvs.netlink.changes import Outcome
 from pylvs.vrrp.helper.link import LogLine, StateChanged
@@ -38,9 +38,10 @@ class Recorder:
     def __init__(self) -> None:
         self.messages: list[Any] = []
         self.frames: list[bytes] = []
+        self.sent: set[str] = set()  # devices of advertisements
 
     def transmit(self, host: Host, device: str, datagram: Datagram) -> None:
-        pass
+        self.sent.add(device)
 
     def announce(self, host: Host, device: str, frame: bytes) -> None:
         self.frames.append(frame)
@@ -227,3 +228,41 @@ def test_the_device_of_an_address_without_carrier_is_a_fault(host: Host, network
     host.set_link("eth1", enabled=True, carrier=True)
     run(host, 5)
     assert network.states[3:] == ["BACKUP", "MASTER"]
+
+
+@pytest.mark.parametrize(
+    ("device", "vmac", "bound"),
+    [("eth1", None, "eth1"), ("", None, ""), ("eth1", Vmac(), "eth1")],
+    ids=["interface", "no interface", "VMAC"],
+)
+def test_unicast_is_bound_to_the_interface_and_without_one_follows_the_routes(
+    host: Host, network: Recorder, device: str, vmac: Vmac | None, bound: str
+) -> None:
+    """The peer's route leads through eth0. A VMAC has no address to send from: its interface has it."""
+    peer, source = ip_address("10.0.0.2"), ip_address("10.0.0.1")
+    addresses = (replace(held(VIP), device="eth0"),)
+    unicast = replace(ROUTER, interface=device, vrid=52, peers=(Peer(peer),), source=source, addresses=addresses)
+    assert host.service is not None
+    assert host.service.host.receive_device_of(replace(unicast, vmac=vmac)) == bound
+    if vmac is None:
+        host.reload(VrrpConfiguration(instances=(unicast,)))
+        run(host, 5)
+        assert network.sent == {bound or "eth0"}
+        assert [(each.device, each.groups) for each in host.receivers] == [(bound, ())]
+
+
+def test_unicast_routers_of_one_interface_share_a_socket_with_its_multicast(host: Host, network: Recorder) -> None:
+    peers = [ip_address(f"10.0.0.{number}") for number in (2, 3)]
+    routers = [replace(ROUTER, name=f"VI_{each}", vrid=52, peers=(Peer(each),)) for each in peers]
+    host.reload(VrrpConfiguration(instances=(ROUTER, *routers)))
+    assert [(each.device, each.groups) for each in host.receivers] == [("eth0", (ROUTER.multicast,))]
+    run(host, 5)
+    assert network.states.count("MASTER") == 3
+
+
+def test_a_unicast_router_without_its_interface_is_in_fault(host: Host, network: Recorder) -> None:
+    unicast = replace(ROUTER, interface="eth7", peers=(Peer(ip_address("10.0.0.2")),), source=ip_address("10.0.0.1"))
+    host.reload(VrrpConfiguration(instances=(replace(unicast, name="VI_7", track_primary=False),)))
+    run(host, 5)
+    assert host.routers["VI_7"].own_faults == ["there is no device eth7"]
+    assert network.sent == set()

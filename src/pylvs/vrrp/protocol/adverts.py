@@ -237,11 +237,6 @@ def advertised_addresses(router: VrrpInstance, mtu: int = MTU) -> tuple[Address,
     return tuple(address for address in addresses if address.version == router.family)[:count]
 
 
-def socket_device(router: VrrpInstance, device: str) -> str:
-    """Return the device to bind sockets to; "" for unicast, which follows the routes unless a peer is link-local."""
-    return "" if router.peers and not any(peer.address.is_link_local for peer in router.peers) else device
-
-
 class AdvertEncoder:
     """Build one virtual router's packets, byte for byte as keepalived does.
 
