@@ -269,6 +269,15 @@ def test_in_strict_mode_only_the_owner_begins_as_master() -> None:
         assert ["begins as master if and only if its priority is 255" in each for each in messages] == [True]
 
 
+def test_strict_mode_turns_a_master_into_a_backup_whose_nopreempt_counts() -> None:
+    found, messages = instance("strict_mode", "state MASTER", "priority 9", "nopreempt")
+    assert (found.starts_as_master, found.preempt) == (False, False)
+    assert len(messages) == 1, "none about nopreempt"
+    owner, messages = instance("strict_mode", "state BACKUP", "priority 255", "nopreempt")
+    assert (owner.starts_as_master, owner.preempt) == (True, True)
+    assert len(messages) == 2
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [("10", (10, False)), ("all 10", (10, True)), ("10 all", (10, True)), ("all 5 10", (10, True)), ("0", (0, False))],

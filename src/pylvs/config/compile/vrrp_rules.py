@@ -145,8 +145,7 @@ def _strict(block: EffectiveBlock) -> None:
     if block.is_written("state") and is_master(block) != owner:
         text = "in strict_mode a router begins as master if and only if its priority is 255"
         block.warning("state", text, "leave state out")
-        if owner:
-            block.adjust("state", "MASTER", "strict_mode")
+        block.adjust("state", "MASTER" if owner else "BACKUP", "strict_mode")
     for name, wanted in (("higher_prio_send_advert", False), ("lower_prio_no_advert", True)):
         if block.is_written(name) and block.get(name, bool) is not wanted:
             block.warning(name, f"strict_mode has {name} {'on' if wanted else 'off'}", "remove it")
