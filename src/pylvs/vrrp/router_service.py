@@ -101,7 +101,7 @@ class RouterService:
         self.helper = HelperLink(self.loop, log_format, self._tracked, self._helper_lost, self._results_late)
         self.host = VipManager(self.loop, self.log, self._links_changed, self._resources_lost, self._conflict)
         self.sessions = Sessions(self.loop, self)
-        self.tracking = Tracking(self.host.is_up, self.sessions.result)
+        self.tracking = Tracking(self.host.is_up, self.sessions.result, self.host.devices_tracked_by)
         self._receivers = AdvertReceivers(self.loop, self._receive, self._what_matters)
         self._limits = GarpRateLimit(())
         verbs = {

@@ -11,7 +11,7 @@ a file keeps its number where it has a weight.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from pylvs.bfd.sessions import Result
 from pylvs.model.dataclass import dataclass, replace
@@ -105,15 +105,20 @@ def priority_reasons(tracked: Iterable[TrackedObject]) -> str:
 class Tracking:
     """The last results of all tracked objects.
 
-    `is_up` tells whether a device can carry packets, `session` returns the result of a BFD session.
+    `is_up` tells whether a device can carry packets, `session` returns the result of a BFD session. `implied` returns
+    the devices that an instance depends on without a track_interface.
     """
 
     def __init__(
-        self, is_up: Callable[[str], bool], session: Callable[[str], Result] = lambda name: Result(None, "")
+        self,
+        is_up: Callable[[str], bool],
+        session: Callable[[str], Result] = lambda name: Result(None, ""),
+        implied: Callable[[VrrpInstance], Collection[str]] = lambda instance: (),
     ) -> None:
         self.data_plane: tuple[bool | None, str] = True, ""  # whether it works (None: unknown), and a message
         self._is_up = is_up
         self._session = session
+        self._implied = implied
         self._configuration = VrrpConfiguration()
         self._results: dict[Key, TrackedObject] = {}
         self._expiry: dict[Key, float] = {}  # when a result expires; only while its source is lost
@@ -156,21 +161,36 @@ class Tracking:
         return [self._results[key] for key in keys]
 
     def of(self, instance: VrrpInstance) -> dict[Key, TrackedObject]:
-        """Return what an instance or its group tracks."""
+        """Return what an instance or its group tracks. A track of the instance without a weight is the one that counts.
+
+        Otherwise that of the group does. A device that the instance depends on anyway has no weight.
+        """
         found: dict[Key, TrackedObject] = {}
+        implied = self._implied(instance)
         group = next((each for each in self._configuration.groups if instance.name in each.members), None)
         for tracks in (instance.tracks, *([group.tracks] if group else [])):
-            for kind, several in (("script", tracks.scripts), ("file", tracks.files), ("process", tracks.processes)):
+            for kind, several in (
+                ("script", tracks.scripts),
+                ("file", tracks.files),
+                ("process", tracks.processes),
+                ("interface", tuple(Track(each.name) if each.name in implied else each for each in tracks.interfaces)),
+                ("bfd", tracks.sessions),
+            ):
                 for track in several:
-                    known = self._results.get((kind, track.name), TrackedObject(kind, track))
-                    found[kind, track.name] = replace(known, track=track)
-            for track in tracks.interfaces:
-                found["interface", track.name] = TrackedObject("interface", track, self._is_up(track.name))
-            for track in tracks.sessions:
-                result = self._session(track.name)
-                found["bfd", track.name] = TrackedObject("bfd", track, result.up, None, result.detail)
+                    key = kind, track.name
+                    if key not in found or found[key].track.weight:
+                        found[key] = self._object(kind, track)
         if instance.track_data_plane is not None:
             up, detail = self.data_plane
             track = instance.track_data_plane
             found["data plane", ""] = TrackedObject("data plane", track, up, None, detail, expired=up is None)
         return found
+
+    def _object(self, kind: str, track: Track) -> TrackedObject:
+        """Return an object with its last result."""
+        if kind == "interface":
+            return TrackedObject(kind, track, self._is_up(track.name))
+        if kind == "bfd":
+            result = self._session(track.name)
+            return TrackedObject(kind, track, result.up, None, result.detail)
+        return replace(self._results.get((kind, track.name), TrackedObject(kind, track)), track=track)

@@ -232,8 +232,12 @@ class VipManager:
         primary = instance.interface or instance.vrf
         if primary and primary not in self._links.links:
             return f"there is no device {primary}"
-        faults = map(self._device_fault, self._tracked.get(instance.name, ()))
+        faults = map(self._device_fault, self.devices_tracked_by(instance))
         return next((fault for fault in faults if fault), "")
+
+    def devices_tracked_by(self, instance: VrrpInstance) -> tuple[str, ...]:
+        """Return the devices that must be up for an instance."""
+        return self._tracked.get(instance.name, ())
 
     def _device_fault(self, device: str) -> str:
         link = self._links.links.get(device)

@@ -77,6 +77,9 @@ class FakeVipManager(FakeHost):
     def receive_device_of(self, instance: VrrpInstance) -> str:
         return instance.interface
 
+    def devices_tracked_by(self, instance: VrrpInstance) -> tuple[str, ...]:
+        return (instance.interface,)
+
     def is_up(self, device: str) -> bool:
         return self.cable
 

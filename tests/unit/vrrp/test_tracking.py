@@ -15,6 +15,7 @@ from pylvs.model.vrrp import (
     TrackFile,
     Tracks,
     VrrpConfiguration,
+    VrrpGroup,
     VrrpInstance,
     VrrpScript,
     VrrpSettings,
@@ -103,6 +104,37 @@ def test_faults(tracked: TrackedObject, fault: bool) -> None:
 def test_an_effective_priority_is_between_1_and_254(base: int, tracked: list[TrackedObject]) -> None:
     assert MIN_PRIORITY <= effective_priority(base, tracked) <= MAX_PRIORITY
     assert effective_priority(255, tracked) == 255
+
+
+WEIGHTED, OTHER, UNWEIGHTED = Track("eth1", 10), Track("eth1", -20), Track("eth1")
+
+
+@pytest.mark.parametrize(
+    ("own", "of_group", "implied", "counts"),
+    [
+        (WEIGHTED, None, "", WEIGHTED),
+        (None, OTHER, "", OTHER),
+        (WEIGHTED, OTHER, "", OTHER),
+        (UNWEIGHTED, OTHER, "", UNWEIGHTED),
+        (WEIGHTED, UNWEIGHTED, "", UNWEIGHTED),
+        (WEIGHTED, None, "eth1", UNWEIGHTED),
+        (None, OTHER, "eth1", UNWEIGHTED),
+        (Track("eth1", 10, reverse=True), OTHER, "eth1", UNWEIGHTED),
+        (None, None, "eth1", None),
+    ],
+)
+@pytest.mark.parametrize("kind", ["interfaces", "scripts", "files", "processes", "sessions"])
+def test_a_track_without_a_weight_counts_before_one_of_the_group(
+    kind: str, own: Track | None, of_group: Track | None, implied: str, counts: Track | None
+) -> None:
+    if implied and kind != "interfaces":
+        return
+    tracks = [Tracks(**{kind: (each,) if each else ()}) for each in (own, of_group)]
+    instance = VrrpInstance(name="VI", vrid=1, tracks=tracks[0])
+    tracking = Tracking(lambda device: True, implied=lambda instance: (implied,))
+    group = VrrpGroup(name="VG", members=("VI",), tracks=tracks[1])
+    tracking.configure(VrrpConfiguration(instances=(instance,), groups=(group,)))
+    assert [each.track for each in tracking.of(instance).values()] == ([counts] if counts else [])
 
 
 def test_results_of_a_lost_helper_expire_unless_another_one_replaces_them() -> None:

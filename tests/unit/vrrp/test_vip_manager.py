@@ -12,7 +12,7 @@ import pytest
 
 from pylvs.model.addresses import Address
 from pylvs.model.routing import HeldAddress, NextHop, Route, RoutingRule
-from pylvs.model.vrrp import Peer, Vmac, VrrpConfiguration, VrrpInstance, VrrpSettings
+from pylvs.model.vrrp import Peer, Track, Tracks, Vmac, VrrpConfiguration, VrrpGroup, VrrpInstance, VrrpSettings
 from pylvs.netlink.addresses import Placed
 from pylvs.netlink.changes import Outcome
 from pylvs.vrrp.helper.link import LogLine, StateChanged
@@ -266,3 +266,30 @@ def test_a_unicast_router_without_its_interface_is_in_fault(host: Host, network:
     run(host, 5)
     assert host.routers["VI_7"].own_faults == ["there is no device eth7"]
     assert network.sent == set()
+
+
+WEIGHTED = Tracks(interfaces=(Track("eth1", -30),))
+
+
+@pytest.mark.parametrize(
+    ("router", "counts"),
+    [
+        (replace(ROUTER, tracks=WEIGHTED), True),
+        (replace(ROUTER, tracks=WEIGHTED, excluded=(ON_ETH1,)), False),
+        (replace(ROUTER, tracks=WEIGHTED, excluded=(replace(ON_ETH1, tracked=False),)), True),
+        (replace(ROUTER, tracks=WEIGHTED, rules=(rule(iif="eth1"),)), False),
+        (replace(ROUTER, tracks=WEIGHTED, interface="eth1"), False),
+        (replace(ROUTER, tracks=WEIGHTED, interface="eth1", track_primary=False), True),
+    ],
+)
+@pytest.mark.parametrize("by_group", [False, True])
+def test_the_weight_of_a_device_counts_only_where_the_router_does_not_depend_on_it(
+    host: Host, router: VrrpInstance, counts: bool, by_group: bool
+) -> None:
+    group = VrrpGroup(name="VG", members=("VI_1",), tracks=router.tracks)
+    member = replace(router, tracks=Tracks()) if by_group else router
+    host.reload(VrrpConfiguration(instances=(member,), groups=(group,) if by_group else ()))
+    host.set_link("eth1", enabled=True, carrier=False)
+    run(host, 5)
+    assert host.routers["VI_1"].machine.priority == (70 if counts else 100)
+    assert host.routers["VI_1"].state is (State.MASTER if counts else State.FAULT)

@@ -170,7 +170,7 @@ def group_of(
         _report_shared(instances[member], block)
         _notify_priority_changes(block, member, instances)
         if not weights:
-            instances[member] = _without_weights(instances[member], name)
+            instances[member] = _without_weights(instances[member], name, {each.name for each in tracks.interfaces})
     return VrrpGroup(
         name=name, members=members, tracks=tracks, notify=notify_of(block, symbols.script_rules), member_weights=weights
     )
@@ -227,11 +227,15 @@ def _notify_priority_changes(group: EffectiveBlock, member: str, instances: dict
     instances[member] = replace(compiled, instance=replace(compiled.instance, notify=notify))
 
 
-def _without_weights(member: CompiledInstance, group: str) -> CompiledInstance:
-    """Return a member without weights: the members of a group have one priority, which only the group changes."""
+def _without_weights(member: CompiledInstance, group: str, devices: Collection[str]) -> CompiledInstance:
+    """Return a member without weights: the members of a group have one priority, which only the group changes.
+
+    `devices` are those that the group tracks: its weights replace those of the member.
+    """
     instance = member.instance
     why = f"{instance.name} is in group {group}"
-    tracks = without_weights(instance.tracks, member.block, why)
+    interfaces = tuple(each for each in instance.tracks.interfaces if not (each.weight and each.name in devices))
+    tracks = without_weights(replace(instance.tracks, interfaces=interfaces), member.block, why)
     tracks = without_device_weights(tracks, member.block, why, keep=True)
     data_plane = without_data_plane_weight(instance.track_data_plane, member.block, why)
     return replace(member, instance=replace(instance, tracks=tracks, track_data_plane=data_plane))
