@@ -1,7 +1,7 @@
 """Notify about transitions by scripts, FIFOs and mail, as keepalived does.
 
 The scripts of one instance or group run in order: that of the state, then that of every state. FIFOs get a line
-immediately. Only `finish` waits for any of them, for a limited time.
+immediately. A state is mailed unless the last mail had it. Only `finish` waits for any of them, for a limited time.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Notifier:
         self._settings, self._routers = GlobalSettings(), VrrpSettings()
         self._notify_now: Mapping[Subject, Notify] = {}
         self._notify_before: Mapping[Subject, Notify] = {}
+        self._mailed: dict[Subject, str] = {}  # the last state, since the last reload
         self._lower_priority = RateLimiter(LOWER_PRIORITY_INTERVAL_S)  # by instance
 
     def configure(self, settings: GlobalSettings, routers: VrrpConfiguration) -> None:
@@ -48,6 +49,7 @@ class Notifier:
         self._outbox.configure(settings.mail)
         self._notify_before, self._notify_now = self._notify_now, notify_of(routers)
         self._fifos.configure(routers.settings.fifos, settings)
+        self._mailed.clear()
 
     def state_changed(self, message: StateChanged) -> None:
         notify = self._notify(message.kind, message.name)
@@ -63,7 +65,9 @@ class Notifier:
         for keyword, script in scripts_of(message, notify, state):
             self._scripts.put(subject, keyword, script, fields)
         self._write_fifo(message.kind, message.name, state, message.priority)
-        if notify.smtp_alert and not (state == "FAULT" and self._routers.no_fault_mails):
+        wanted = notify.smtp_alert and not (state == "FAULT" and self._routers.no_fault_mails)
+        if wanted and self._mailed.get(subject) != state:
+            self._mailed[subject] = state
             alert = alert_of(message, state, self._settings.router_id or socket.gethostname())
             if alert is not None:
                 self._outbox.put(alert)

@@ -17,7 +17,7 @@ from pylvs.model.checks import Script
 from pylvs.model.vrrp import Fifo, Notify, VrrpConfiguration, VrrpGroup, VrrpSettings
 from pylvs.model.wanted import GlobalSettings
 from pylvs.vrrp.helper.link import Configure, Finish, LogLine, LowerPriorityReceived, PriorityChanged, StateChanged
-from pylvs.vrrp.helper.notify import alert_of
+from pylvs.vrrp.helper.notify import Notifier, alert_of
 from tests.unit.vrrp.helper.running_helper import instance, run_helper, shell
 from tests.waiting import PATIENCE_S, until
 
@@ -367,3 +367,29 @@ def test_a_closed_stderr_is_no_error(tmp_path: Path) -> None:
         )
         assert helper.ended() == 0
     assert calls.exists()
+
+
+@pytest.mark.parametrize("name", ["VI", "G"])
+def test_a_state_is_mailed_unless_the_last_mail_had_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With no_email_faults a fault between two times of one state is not mailed, and neither is the second time."""
+    notifier, mailed = Notifier(), list[str]()
+    monkeypatch.setattr(notifier._outbox, "put", lambda alert: mailed.append(alert.subject.rsplit(" - ")[-1]))
+    for no_faults in (True, False):
+        made = configure(Notify(smtp_alert=True), no_fault_mails=no_faults)
+        notifier.configure(made.settings, made.routers)
+        for state in ("BACKUP", "FAULT", "BACKUP", "BACKUP", "MASTER", "FAULT", "MASTER"):
+            notifier.state_changed(state_changed(state, name))
+        notifier.state_changed(state_changed("MASTER", "OTHER"))
+    without_faults = ["BACKUP", "MASTER"]
+    everything = ["BACKUP", "FAULT", "BACKUP", "MASTER", "FAULT", "MASTER"]
+    assert mailed == [f"Entering {state} state" for state in (*without_faults, *everything)]
+
+
+def test_an_instance_that_starts_after_its_end_is_mailed(monkeypatch: pytest.MonkeyPatch) -> None:
+    notifier, mailed = Notifier(), list[str]()
+    monkeypatch.setattr(notifier._outbox, "put", lambda alert: mailed.append(alert.subject.rsplit(" - ")[-1]))
+    made = configure(Notify(smtp_alert=True))
+    notifier.configure(made.settings, made.routers)
+    for state in ("BACKUP", "STOP", "BACKUP"):
+        notifier.state_changed(state_changed(state))
+    assert mailed == ["Entering BACKUP state"] * 2
