@@ -70,11 +70,11 @@ class WantedRow:
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """Recipients, sender and server of mail alerts; without `recipients` none is sent."""
+    """Recipients, sender and server of mail alerts; without recipients, or without a server, none is sent."""
 
     recipients: tuple[str, ...] = ()
     sender: str = ""
-    server: str = "127.0.0.1"
+    server: str = ""
     port: int = 25
     helo_name: str = ""
     connect_timeout_s: float = 30.0

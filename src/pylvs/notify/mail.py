@@ -74,8 +74,8 @@ class Outbox:
         self._mail = mail
 
     def put(self, alert: Alert) -> None:
-        """Queue an alert; without recipients nothing is sent."""
-        if not self._mail.recipients:
+        """Queue an alert; without recipients, or without a server, nothing is sent."""
+        if not (self._mail.recipients and self._mail.server):
             return
         if len(self._waiting) >= MOST_WAITING:
             self._lost += 1

@@ -359,6 +359,17 @@ def test_a_service_without_a_port_becomes_persistent() -> None:
 
 
 @pytest.mark.parametrize(
+    ("service", "server", "missing"),
+    [("", "", True), ("smtp_alert", "smtp_alert no", True), ("", "smtp_alert no", False)],
+)
+def test_alerts_of_services_and_servers_need_a_mail_server(service: str, server: str, missing: bool) -> None:
+    settings = "global_defs {\n    notification_email {\n        a@b\n    }\n}\n"
+    found = messages(compiled(settings + SERVICE.format(service=service, server=server)))
+    text = "2: warning: no alert is mailed: there is no smtp_server; add smtp_server ADDRESS"
+    assert found == ([text] if missing else [])
+
+
+@pytest.mark.parametrize(
     ("settings", "service", "server", "expected"),
     [
         ("", "", "", (False, True)),

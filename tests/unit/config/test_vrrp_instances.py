@@ -20,7 +20,7 @@ from pylvs.model.vrrp import (
     Vmac,
     VrrpInstance,
 )
-from tests.unit.config.vrrp_support import ADDRESS, INSTANCE, clean, instance, left_out, vrrp
+from tests.unit.config.vrrp_support import ADDRESS, INSTANCE, clean, configured, instance, left_out, vrrp
 
 
 def test_what_is_not_written_is_keepalived_s_default() -> None:
@@ -517,3 +517,22 @@ def test_an_ipvlan(words: str, name: str, address: str, mode: IpvlanMode) -> Non
     assert messages == []
     assert found.vmac == Vmac(name, ipvlan=Ipvlan(mode, ip_interface(address)))
     assert found.source == ip_interface(address).ip
+
+
+@pytest.mark.parametrize(
+    ("settings", "lines", "missing"),
+    [
+        ("notification_email {\na@b\n}", "smtp_alert", True),
+        ("notification_email {\na@b\n}\nsmtp_alert", "", True),
+        ("notification_email {\na@b\n}\nsmtp_server 192.0.2.25", "smtp_alert", False),
+        ("notification_email {\na@b\n}", "", False),
+        ("smtp_alert", "smtp_alert", False),
+    ],
+)
+def test_alerts_without_a_mail_server_are_a_finding(settings: str, lines: str, missing: bool) -> None:
+    """As in keepalived, no mail is sent then. Where there is no recipient either, none is expected."""
+    text = f"global_defs {{\n{settings}\n}}\n" + INSTANCE.format(addresses=ADDRESS, lines=lines)
+    found = configured(text)
+    expected = ["2: warning: no alert is mailed: there is no smtp_server"] if missing else []
+    assert [f"{each.location.line}: {each.severity.value}: {each.text}" for each in found.findings] == expected
+    assert found.configuration.settings.mail.server == ("192.0.2.25" if "smtp_server" in settings else "")

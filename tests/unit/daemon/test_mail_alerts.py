@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -275,6 +276,17 @@ def test_a_malformed_address_stops_no_alert(address: str) -> None:
     if "\r" not in address:
         assert f"From: {address}" in messages[0]
         assert f"To: {address}, b@example.com" in messages[0]
+
+
+@pytest.mark.parametrize("lacking", [{"recipients": ()}, {"server": ""}])
+def test_without_recipients_or_a_server_no_mail_is_sent(lacking: dict[str, Any]) -> None:
+    async def main() -> None:
+        outbox = Outbox()
+        outbox.configure(replace(MAIL, **lacking))
+        outbox.put(Alert("x", "", 0))
+        assert not outbox.busy
+
+    asyncio.run(main())
 
 
 def test_an_alert_that_waited_too_long_is_dropped(monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO) -> None:

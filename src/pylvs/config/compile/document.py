@@ -14,11 +14,12 @@ from pylvs.config.compile.vrrp import vrrp_of
 from pylvs.config.language.tree import Document, Finding, gc_paused
 from pylvs.config.schema.global_defs import PLACEMENT, ROOT
 from pylvs.config.schema.grammar import Reader
-from pylvs.config.schema.types import TIMEOUT_NAMES
+from pylvs.config.schema.types import SMTP_PORT, TIMEOUT_NAMES
 from pylvs.model.dataclass import dataclass, replace
 from pylvs.model.described import Descriptions
 from pylvs.model.service import Timeouts
-from pylvs.model.wanted import Configuration, DbusSettings, GlobalSettings, Mail, Placement, SnmpSettings
+from pylvs.model.vrrp import VrrpConfiguration
+from pylvs.model.wanted import Configuration, DbusSettings, GlobalSettings, Mail, Placement, SnmpSettings, WantedService
 from pylvs.netlink import links
 
 
@@ -48,6 +49,9 @@ def compile_document(
     services = tuple(services_of(effective, scripts))
     vrrp = vrrp_of(effective, scripts, links.devices() if devices is None else devices)
     compiled = _settings(effective, settings, scripts)
+    if not compiled.mail.server and _alerts(services, vrrp):
+        for each in settings.below("notification_email"):
+            each.warning("", "no alert is mailed: there is no smtp_server", "add smtp_server ADDRESS")
     snmp = compiled.snmp
     if every_mib:
         snmp = replace(snmp, vrrp=True, checker=True, rfc_v2=True, rfc_v3=True)
@@ -65,9 +69,17 @@ def placement_of(document: Document) -> Placement:
     return resolve(section, reader.findings).make(Placement)
 
 
+def _alerts(services: Iterable[WantedService], vrrp: VrrpConfiguration) -> bool:
+    """Return whether anything would send mail."""
+    notifies = (each.notify for each in (*vrrp.instances, *vrrp.groups))
+    return any(each.smtp_alert for each in notifies) or any(
+        each.smtp_alert for service in services for each in (service, *service.servers)
+    )
+
+
 def _settings(root: EffectiveBlock, block: EffectiveBlock, scripts: ScriptRules) -> GlobalSettings:
     recipients = tuple(chain.from_iterable(block.lines("notification_email", tuple)))
-    server, port = block.get("smtp_server", tuple)
+    server, port = block.maybe("smtp_server", tuple, ("", SMTP_PORT))
     return block.make(
         GlobalSettings,
         placement=root.make(Placement),

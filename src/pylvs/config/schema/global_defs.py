@@ -26,7 +26,6 @@ from pylvs.config.schema.types import (
     PATH,
     PATH_ELEMENT,
     SCRIPT,
-    SMTP_PORT,
     TEXT,
     TIMEOUTS,
     UMASK,
@@ -110,7 +109,7 @@ GLOBAL_DEFS = Block(
         Keyword(
             "notification_email_from", text("a mail address"), "sender address of alerts", default_doc="keepalived@HOST"
         ),
-        Keyword("smtp_server", MAIL_SERVER, "mail server", ("127.0.0.1", SMTP_PORT)),
+        Keyword("smtp_server", MAIL_SERVER, "mail server; without one, no alert is sent"),
         Keyword("smtp_helo_name", TEXT, "name in the HELO command", default_doc="the host's name"),
         Keyword("smtp_connect_timeout", MAIL_TIMEOUT, "timeout of the mail server", 30.0),
         Keyword("smtp_alert", FLAG, "mail alerts of everything, unless a block overrides it"),
