@@ -49,6 +49,7 @@ class Router:
         self._host = host
         self._limits = limits
         self._running = False
+        self._had_faults = False  # its own, or those of its group
         self._since = 0.0  # of its state
         self._rival: tuple[float, str] | None = None  # another master: until when that counts, and a message
         self._log_limiter = RateLimiter(max_kinds=16)  # kinds contain addresses, which anyone can forge
@@ -182,6 +183,7 @@ class Router:
     def _enter_or_leave_fault(self) -> None:
         now = self._service.now
         faults = self.own_faults or (self.group.other_faults(self) if self.group else [])
+        had_faults, self._had_faults = self._had_faults, bool(faults)
         if faults and self.state is State.FAULT:
             failed = self.failed or (self.group is not None and self.group.another_failed(self))
             if self.history.last is None and failed:  # the first notification, once there is more than no result
@@ -191,8 +193,18 @@ class Router:
         elif self.state is State.FAULT:
             why = TransitionReason.RECOVERED if self.history.last else TransitionReason.START
             self._step(self.machine.start(now, why))
+            if had_faults:
+                self._announce_source()
         else:
             self._set_timer()
+
+    def _announce_source(self) -> None:
+        """Announce the address that it sends from: otherwise its peers may have to resolve it before they send.
+
+        That could take longer than it waits for their advertisements.
+        """
+        if self.instance.peers and self.instance.interface:
+            self._host.send_garp(self.instance, self.instance.interface, self.machine.address)
 
     def _set_source(self, source: Address) -> None:
         self._mtu = self._host.mtu_of(self.instance)

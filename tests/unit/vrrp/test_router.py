@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pylvs.model.vrrp import Announcements, Track, VrrpGroup, VrrpInstance
+from pylvs.model.addresses import Address
+from pylvs.model.vrrp import Announcements, Peer, Track, VrrpGroup, VrrpInstance
 from pylvs.vrrp.protocol.adverts import Datagram
 from pylvs.vrrp.protocol.machine import State, TransitionReason
 from pylvs.vrrp.router import MAX_DEFERRALS, Router, SyncGroup
@@ -309,6 +310,44 @@ def test_missing_script_results_are_no_fault() -> None:
     set_tracked(router, TrackedObject("script", Track("chk"), False))
     set_tracked(router, TrackedObject("script", Track("chk"), True))
     assert host.notified == [("INSTANCE", "VI_1", "FAULT"), ("INSTANCE", "VI_1", "BACKUP")]
+
+
+SOURCE = ip_address("10.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("more", "announced"),
+    [
+        ({"peers": (Peer(ip_address("10.0.0.2")),)}, [("eth0", SOURCE)]),
+        ({"peers": (Peer(ip_address("10.0.0.2")),), "interface": ""}, []),
+        ({}, []),
+    ],
+    ids=["unicast", "unicast without an interface", "multicast"],
+)
+def test_a_unicast_router_announces_the_address_it_sends_from_after_a_fault(
+    more: dict[str, Any], announced: list[tuple[str, Address]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its peers may have lost the neighbour entry. A start without faults announces nothing."""
+    switch = Switch()
+    host, waiting = (FakeHost(switch, address) for address in (SOURCE, ip_address("10.0.0.9")))
+    sent: list[tuple[str, Address]] = []
+    monkeypatch.setattr(host, "send_garp", lambda instance, device, address: sent.append((device, address)))
+    router = host.add(instance(100, **more))
+    router.start()
+    assert sent == []
+    host.cable = False
+    for _ in range(2):
+        router.evaluate()
+    assert (router.state, sent) == (State.FAULT, [])
+    host.cable = True
+    for _ in range(2):
+        router.evaluate()
+    assert (router.state, sent) == (State.BACKUP, announced)
+    late = waiting.add(instance(100, **more))
+    late.track({("script", "chk"): TrackedObject("script", Track("chk"))})
+    late.start()
+    set_tracked(late, TrackedObject("script", Track("chk"), True))
+    assert [address for _, address in waiting.announced] == [waiting.address] * len(announced)
 
 
 def test_a_second_start_has_no_effect() -> None:
