@@ -181,3 +181,28 @@ def test_fields_with_other_names_are_in_the_model(field: str) -> None:
     owner, _, name = field.partition(".")
     classes = [getattr(module, owner) for module in (checks, vrrp, wanted) if hasattr(module, owner)]
     assert name in {each.name for each in fields(classes[0])}
+
+
+OBEYED = "data_use_instance", "rs_init_notifies", "vrrp_min_garp", "vrrp_lower_prio_no_advert"
+IGNORED = "enable_script_security", "lvs_flush", "vrrp_strict", "vrrp_skip_check_adv_addr", "vrrp_check_unicast_src"
+IN_SERVICE = "alpha", "omega", "ha_suspend", "inhibit_on_failure"
+
+
+@pytest.mark.parametrize("name", [*OBEYED, *IGNORED])
+def test_off_counts_only_where_keepalived_obeys_it(name: str) -> None:
+    document = compiled(f"global_defs {{\n    {name} off\n}}\n")
+    (settings,) = document.effective.below("global_defs")
+    assert settings.effective(name).value is (name in IGNORED)
+    text = f"2: warning: surplus 'off' behind {name} is ignored: {name} is on; remove {name}"
+    assert messages(document) == ([text] if name in IGNORED else [])
+
+
+def test_off_turns_off_what_a_real_server_has_of_its_service() -> None:
+    lines = "".join(f"    {name} off\n" for name in IN_SERVICE)
+    server = "    real_server 10.0.0.2 80 {\n        alpha off\n        inhibit_on_failure off\n    }\n"
+    document = compiled(f"virtual_server 192.0.2.1 80 {{\n    protocol TCP\n{lines}{server}}}\n")
+    (service,) = document.effective.below("virtual_server")
+    assert [service.effective(name).value for name in IN_SERVICE] == [True] * 4
+    (real,) = service.below("real_server")
+    assert [real.effective(name).value for name in ("alpha", "inhibit_on_failure")] == [False] * 2
+    assert sum("is ignored" in each for each in messages(document)) == 4

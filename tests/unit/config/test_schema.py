@@ -81,7 +81,7 @@ def outer(*lines: str) -> tuple[Section, list[str]]:
         ("heaviness 7", "weight", 7),
         ("delay 0.25", "delay", 0.25),
         ("share .5", "share", 0.5),
-        ("on_fire No", "on_fire", False),
+        ("on_fire no", "on_fire", False),
         ("quick", "quick", True),
         ("quick off", "quick", False),
         ("alone", "alone", True),
@@ -93,6 +93,22 @@ def test_values_are_read_by_their_types(line: str, name: str, value: object) -> 
     section, findings = outer(line)
     assert findings == []
     assert section.value(name, object) == value
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "value", "finding"),
+    [
+        ("on_fire No", "on_fire", False, "'No' counts as 'no' here, and is invalid in keepalived; write 'no'"),
+        ("quick ON", "quick", True, "'ON' counts as 'on' here, and is invalid in keepalived; write 'on'"),
+        ("alone off", "alone", True, "surplus 'off' behind alone is ignored: alone is on; remove alone"),
+        ("alone No", "alone", True, "surplus 'No' behind alone is ignored: alone is on; remove alone"),
+        ("alone on", "alone", True, "surplus 'on' behind alone is ignored"),
+    ],
+)
+def test_words_of_flags_are_keepalived_s(line: str, name: str, value: bool, finding: str) -> None:
+    section, findings = outer(line)
+    assert findings == [f"warning: {finding}"]
+    assert section.value(name, bool) is value
 
 
 @pytest.mark.parametrize(

@@ -132,9 +132,9 @@ def test_a_services_keywords_reach_the_configuration(line: str, attribute: str, 
         ),
         (
             "alpha perhaps",
-            "5: error: 'perhaps' is neither yes nor no; write one of on, true, yes, off, false, no",
+            "5: warning: surplus 'perhaps' behind alpha is ignored",
             "alpha",
-            False,
+            True,
         ),
         (
             "persistence_granularity 255.0.255.0",

@@ -538,6 +538,8 @@ def test_links_that_are_polled() -> None:
         ("vrrp_rx_bufs_policy MTU", "", 4500),
         ("vrrp_rx_bufs_policy MTU\nvrrp_rx_bufs_multiplier 5", "", 7500),
         ("vrrp_rx_bufs_policy ADVERT", "", 3 * (20 + 8 + 4 + 8)),
+        ("vrrp_rx_bufs_policy mtu", "", 4500),
+        ("vrrp_rx_bufs_policy Advert", "version 3", 3 * (20 + 8 + 4)),
         ("vrrp_rx_bufs_policy ADVERT", "version 3", 3 * (20 + 8 + 4)),
         ("vrrp_rx_bufs_policy 70000", "", 70000),
         ("vrrp_rx_bufs_policy 70000", "kernel_rx_buf_size 9000", 9000),

@@ -66,6 +66,7 @@ READ_AGAIN = "after a lost message pylvs reads everything again"
 OWN_RULES = "pylvs needs no table of this name; remove it"
 SENDING = seconds(0.000001, MAX_INTERVAL_S, outside=Severity.WARNING)  # real files have 0, which limits nothing
 ANY = texts()
+KINDS_OF_DEFAULTS = {"garp_extra_if": EXTRA_DEFAULT, "strict_mode": BARE, "skip_check_adv_addr": BARE}
 
 
 def ignored(why: str, *names: str, kind: Type[object] = ANY) -> tuple[Keyword, ...]:
@@ -84,14 +85,14 @@ later = partial(never, state=State.LATER)  # makes keywords that pylvs does not 
 def defaults_of(*names: str) -> Iterator[Keyword]:
     """Make the keywords that give these keywords of virtual routers another default.
 
-    As in keepalived only a virtual router accepts 0 for garp_extra_if.
+    As in keepalived only a virtual router accepts 0 for garp_extra_if, and `off` for some others.
     """
     for name in names:
         keyword = VRRP_INSTANCE.find(name)
         assert isinstance(keyword, Keyword)
         own, *fallback = keyword.global_names
         doc, default = f"default of {name}", None if fallback else keyword.default
-        kind = EXTRA_DEFAULT if name == "garp_extra_if" else keyword.type
+        kind = KINDS_OF_DEFAULTS.get(name, keyword.type)
         yield Keyword(own, kind, doc, default, default_doc=keyword.default_doc, default_of="".join(fallback))
 
 
@@ -120,11 +121,11 @@ GLOBAL_DEFS = Block(
             "user and group that scripts run as",
             default_doc="keepalived_script if there is one, else root",
         ),
-        flag("enable_script_security", "reject scripts that run as root and that other users can modify"),
+        bare("enable_script_security", "reject scripts that run as root and that other users can modify"),
         flag("checker_log_all_failures", "log every failed check, not only the one that takes the server down"),
         Keyword("checker_priority", integer(-20, 19), "nice value of the health checks", 0),
         Keyword("lvs_timeouts", TIMEOUTS, "timeouts of idle connections", combine=or_),
-        flag("lvs_flush", "remove all services from the table at startup"),
+        bare("lvs_flush", "remove all services from the table at startup"),
         Keyword(
             "lvs_flush_on_stop",
             FLUSH_ON_STOP,
@@ -151,7 +152,7 @@ GLOBAL_DEFS = Block(
         Keyword(
             "umask", UMASK, "mask of the permissions of new files, also those of scripts", default_doc="as started"
         ),
-        bare("rs_init_notifies", "at the start, notify of the real servers that are up"),
+        flag("rs_init_notifies", "at the start, notify of the real servers that are up"),
         Keyword("checker_cpu_affinity", CPUS, "CPUs of the health checks", (), default_doc="all"),
         bare("checker_no_swap", "lock the memory of the health checks"),
         Keyword(

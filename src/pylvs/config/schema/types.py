@@ -124,9 +124,22 @@ def port_of(words: Words, what: str = "a port") -> int:
 
 def _boolean(words: Words) -> bool:
     word = words.take("on|off")
-    if word.text.lower() not in TRUE + FALSE:
+    lower = word.text.lower()
+    if lower not in TRUE + FALSE:
         raise BadValue(f"'{word.text}' is neither yes nor no", f"write one of {', '.join(TRUE + FALSE)}", word)
-    return word.text.lower() in TRUE
+    if lower != word.text:
+        words.warn(word, f"'{word.text}' counts as '{lower}' here, and is invalid in keepalived", f"write '{lower}'")
+    return lower in TRUE
+
+
+def _bare(words: Words) -> bool:
+    """Return True; an `off` behind the keyword does not turn it off, as in keepalived."""
+    word = words.peek()
+    if word is not None and word.text.lower() in FALSE:
+        keyword = words.node.keyword
+        text = f"surplus '{words.take('').text}' behind {keyword} is ignored: {keyword} is on"
+        words.typo(word, text, f"remove {keyword}")
+    return True
 
 
 def integer(minimum: int = 0, maximum: int = MAX_INTEGER, bare: int | None = None, exact: bool = False) -> Type[int]:
@@ -284,7 +297,7 @@ def _script(words: Words, alone: bool = False) -> Written[Script]:
 
 
 FLAG = Type("[on|off]", lambda words: _boolean(words) if words else True)  # alone it means yes
-BARE = Type("", lambda _: True)  # the keyword alone
+BARE = Type("", _bare)  # the keyword alone
 TEXT = text()
 ADDRESS = Type("an IP address", lambda words: address_in(words, words.take("an IP address")))
 ENDPOINT = Type("an IP address and a port", _endpoint)

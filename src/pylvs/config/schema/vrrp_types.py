@@ -181,7 +181,8 @@ def _is_address(text: str) -> bool:
 def _receive_policy(words: Words) -> int | str:
     """Parse what decides about receive buffers: the MTU, the advertisement's size, or octets."""
     word = words.take("MTU, ADVERT or a number")
-    return word.text if word.text in ("MTU", "ADVERT") else number_within(word, 1, MAX_INTEGER)
+    policy = word.text.upper()
+    return policy if policy in ("MTU", "ADVERT") else number_within(word, 1, MAX_INTEGER)
 
 
 def _extra(minimum: int) -> Type[tuple[bool, int]]:
