@@ -127,7 +127,7 @@ class HelperProcess:
         tracks = [each.tracks for each in routers.instances] + [each.tracks for each in routers.groups]
         used = {track.name for each in tracks for track in each.scripts}
         self._scripts.configure(script for script in routers.scripts if script.name in used)
-        self._files.configure(routers.files)
+        self._files.configure(routers.files, message.again)
         self._tracked.configure(routers.processes)
         self._links.configure(routers.settings.polled_links)
 

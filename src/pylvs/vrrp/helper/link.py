@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from pylvs import __version__
-from pylvs.model.dataclass import dataclass, field
+from pylvs.model.dataclass import dataclass, field, replace
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import GlobalSettings
 from pylvs.system import processes
@@ -36,6 +36,7 @@ class Configure:
 
     settings: GlobalSettings
     routers: VrrpConfiguration
+    again: bool = False  # not the first one of the router process; `HelperLink` sets it
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,7 @@ class HelperLink:
         self._socket: WatchedSocket | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._configuration: Configure | None = None
+        self._configured = False  # a helper process has had a configuration
         self._early: list[Any] | None = []  # messages before the first start
         self._on_finished: Callable[[], None] | None = None
         self._started_at = 0.0
@@ -210,6 +212,8 @@ class HelperLink:
             if isinstance(message, LogLine):
                 write_without_waiting(2, f"pylvs: {one_line(message.text)}\n".encode())
             return
+        if isinstance(message, Configure):
+            message, self._configured = replace(message, again=self._configured), True
         self._socket.send(message)
 
     def finish(self, on_finished: Callable[[], None]) -> None:

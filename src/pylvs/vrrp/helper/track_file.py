@@ -64,8 +64,11 @@ class TrackFiles:
         self._source: Source | None = None
         self._inotify: Inotify | None = None
 
-    def configure(self, files: Iterable[TrackFile]) -> None:
-        """Replace the files; one whose path is the same is neither initialised nor reported again."""
+    def configure(self, files: Iterable[TrackFile], again: bool = False) -> None:
+        """Replace the files; one whose path is the same is neither initialised nor reported again.
+
+        As in keepalived a reload (`again`) overwrites no file.
+        """
         wanted = {file.name: file for file in files}
         for name in [name for name, watch in self._watches.items() if name not in wanted]:
             del self._watches[name]
@@ -75,7 +78,7 @@ class TrackFiles:
                 known.file = file
             else:
                 self._watches[name] = FileWatch(file)
-                self._initialise(file)
+                self._initialise(file, file.overwrite and not again)
         if self._watches and self._source is None:
             self._start()
         self._watch_directories()
@@ -105,13 +108,13 @@ class TrackFiles:
             self._log.warning("track files are polled every second: no inotify", reason=error.strerror)
         self._source = Source("polling of track files", self._poll, POLL_S + PROGRESS_S)
 
-    def _initialise(self, file: TrackFile) -> None:
+    def _initialise(self, file: TrackFile, overwrite: bool) -> None:
         if file.initial is None:
             return
         try:
             # Root writes where others may write, too: neither through a link, nor into a pipe.
             flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-            with open(os.open(file.path, flags | (0 if file.overwrite else os.O_EXCL), 0o644), "w") as out:
+            with open(os.open(file.path, flags | (0 if overwrite else os.O_EXCL), 0o644), "w") as out:
                 if not stat.S_ISREG(os.fstat(out.fileno()).st_mode):
                     self._log.error(f"track file {file.name}: {file.path} is not written: it is no regular file")
                     return

@@ -245,6 +245,31 @@ def test_messages_before_the_start_follow_the_configuration(
         children[0].wait()
 
 
+def test_each_configuration_but_the_first_is_marked_as_a_further_one(
+    loop: FakeTimeLoop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """So a reload resets no track_file, and neither does a helper process that is started again."""
+    received = tmp_path / "received"
+    received.touch()
+    program = [sys.executable, "-c", NAMES.replace("type(each).__name__", "getattr(each, 'again', '')")]
+    monkeypatch.setattr(programs, "command", lambda module, end, *_: [*program, end, str(received)])
+    children = _children(monkeypatch, pass_fds=[])
+    link = HelperLink(loop, "text", lambda message: None)
+    link.start()
+    try:
+        for _ in range(2):
+            link.send(Configure(GlobalSettings(), VrrpConfiguration()))
+        until(lambda: received.read_text().split() == ["False", "True"], received.read_text)
+        children[0].kill()
+        children[0].wait()
+        loop.pass_(RESTART_S)
+        until(lambda: received.read_text().split() == ["False", "True", "True"], received.read_text)
+    finally:
+        link.finish(lambda: None)
+        link._give_up()
+        children[-1].wait()
+
+
 def test_a_helper_of_another_version_reads_nothing_and_gives_the_reason(tmp_path: Path) -> None:
     """pip replaced the files below a router process that runs, and then its helper process ended."""
     with run_helper(tmp_path, version="0.0.1") as helper:

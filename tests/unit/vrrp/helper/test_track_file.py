@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,21 @@ def test_initial_values(tmp_path: Path) -> None:
         helper.until(lambda: numbers(helper, "there") == [6, 8])
         assert over.read_text() == "7\n\n"
     assert "track file nowhere" in helper.log.read_text()
+
+
+def test_a_reload_overwrites_no_file(tmp_path: Path) -> None:
+    """Neither one whose track_file is new, nor one whose path is; a missing file is made."""
+    there, moved, missing = (tmp_path / name for name in ("there", "moved", "missing"))
+    there.write_text("5")
+    moved.write_text("6")
+    added = [file(path, path.name, initial=10, overwrite=True) for path in (there, missing)]
+    with run_helper(tmp_path) as helper:
+        helper.send(configure(file(tmp_path / "before", "moves", initial=10, overwrite=True)))
+        helper.until(lambda: numbers(helper, "moves") == [10])
+        helper.send(replace(configure(file(moved, "moves", initial=10, overwrite=True), *added), again=True))
+        helper.until(lambda: len(helper.received) == 4)
+        assert [numbers(helper, name) for name in ("moves", "there", "missing")] == [[10, 6], [5], [10]]
+    assert (there.read_text(), moved.read_text()) == ("5", "6")
 
 
 def test_other_kinds_of_files_count_as_0(tmp_path: Path) -> None:
