@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import chain
 from operator import attrgetter
 
@@ -69,11 +69,14 @@ def placement_of(document: Document) -> Placement:
     return resolve(section, reader.findings).make(Placement)
 
 
-def _alerts(services: Iterable[WantedService], vrrp: VrrpConfiguration) -> bool:
+def _alerts(services: Collection[WantedService], vrrp: VrrpConfiguration) -> bool:
     """Return whether anything would send mail."""
-    notifies = (each.notify for each in (*vrrp.instances, *vrrp.groups))
-    return any(each.smtp_alert for each in notifies) or any(
-        each.smtp_alert for service in services for each in (service, *service.servers)
+    notifies = [each.notify for each in vrrp.instances] + [each.notify for each in vrrp.groups]
+    servers = (server for service in services for server in service.servers)
+    return (
+        any(each.smtp_alert for each in notifies)
+        or any(each.smtp_alert for each in services)
+        or any(each.smtp_alert for each in servers)
     )
 
 
