@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,7 +28,7 @@ from pylvs.model.dataclass import field_names
 from pylvs.model.service import DestinationKey
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
 from pylvs.notify.fifos import FifoSet
-from pylvs.notify.mail import Alert, Outbox
+from pylvs.notify.mail import THIS_HOST, Alert, Outbox
 from pylvs.system.logs import get_logger
 from pylvs.system.processes.scripts import InTurn, Processes
 
@@ -115,7 +114,7 @@ class Notifier:
         if line := fifo_line(event, service):
             self._fifos.write(line)
         if self._settings.mail.recipients:
-            alert = alert_of(event, service, self._settings.router_id or socket.gethostname())
+            alert = alert_of(event, service, self._settings.router_id or THIS_HOST)
             if alert is not None:
                 self.outbox.put(alert)
 

@@ -16,7 +16,7 @@ from email.message import EmailMessage
 from email.policy import EmailPolicy
 from email.utils import formatdate
 
-from pylvs.model.dataclass import dataclass
+from pylvs.model.dataclass import dataclass, replace
 from pylvs.model.wanted import Mail
 from pylvs.notify.smtp import PROTOCOL, Refused
 from pylvs.system.logs import get_logger, one_line
@@ -30,9 +30,13 @@ from pylvs.system.processes.channel import (
     privileges_left,
 )
 from pylvs.system.processes.confined import environment
+from pylvs.system.sockets import canonical_name
+from pylvs.system.threads import DaemonThread
 
 MOST_WAITING = 500  # alerts
 OLDEST_S = 600.0  # an older alert is dropped: it is no longer useful
+THIS_HOST = "\0"  # in a subject: the name of this machine, which the outbox resolves
+RESOLVE_S = 2.0  # for that name; then the kernel's counts
 FINISH_S = 5.0  # at the end, for alerts that are not sent yet
 START_S = 60.0  # until the greeting of the process: a slow machine needs many seconds for Python's imports
 GRACE_S = 10.0  # beyond the time that the mail server may take
@@ -62,6 +66,8 @@ class Outbox:
         self._waiting: deque[tuple[float, Alert]] = deque()  # since when
         self._task: asyncio.Task[None] | None = None
         self._lost = 0
+        self._resolver = DaemonThread("pylvs host name")
+        self._host = ""  # the name of this machine, once it is resolved
         self._log = get_logger()
 
     @property
@@ -88,6 +94,10 @@ class Outbox:
         while self._waiting:
             since, alert = self._waiting.popleft()
             mail = self._mail
+            if THIS_HOST in alert.subject or not (mail.sender and mail.helo_name):
+                host = await self._host_name()
+                alert = replace(alert, subject=alert.subject.replace(THIS_HOST, host))
+                mail = replace(mail, sender=mail.sender or f"root@{host}", helo_name=mail.helo_name or host)
             try:
                 if self._clock() - since > OLDEST_S:
                     raise Refused(f"it has waited for more than {OLDEST_S:g} s")
@@ -99,6 +109,14 @@ class Outbox:
             if self._lost and not self._waiting:
                 self._log.warning("alerts were not sent: the queue is full", count=self._lost)
                 self._lost = 0
+
+    async def _host_name(self) -> str:
+        """Return the canonical name of this machine; the kernel's if the resolver has none, or is slow."""
+        if not self._host:
+            with contextlib.suppress(OSError):  # no free thread; TimeoutError
+                async with asyncio.timeout(RESOLVE_S):
+                    self._host = await asyncio.get_running_loop().run_in_executor(self._resolver, canonical_name)
+        return self._host or socket.gethostname()
 
     async def finish(self) -> None:
         """Send for FINISH_S, then drop the rest."""
@@ -197,7 +215,7 @@ def _unparsed() -> EmailPolicy[EmailMessage]:
 def _written(alert: Alert, mail: Mail, policy: EmailPolicy[EmailMessage]) -> bytes:
     made = EmailMessage(policy)
     made["Date"] = formatdate(alert.at, localtime=True)
-    made["From"] = one_line(mail.sender) or f"keepalived@{socket.gethostname()}"
+    made["From"] = one_line(mail.sender)
     made["Subject"] = one_line(alert.subject)
     made["X-Mailer"] = "pylvs"
     made["To"] = ", ".join(map(one_line, mail.recipients))

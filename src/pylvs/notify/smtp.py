@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 from collections.abc import Sequence
 
 from pylvs.model.wanted import Mail
@@ -52,8 +51,8 @@ class _Session:
 
     async def send(self, message: bytes, mail: Mail) -> dict[str, str]:
         await self._expect("the greeting", READY)
-        await self._say(f"HELO {mail.helo_name or socket.gethostname()}", DONE)
-        await self._say(f"MAIL FROM:<{_plain(mail.sender or f'keepalived@{socket.gethostname()}')}>", DONE)
+        await self._say(f"HELO {mail.helo_name}", DONE)
+        await self._say(f"MAIL FROM:<{_plain(mail.sender)}>", DONE)
         refused = {}
         for recipient in mail.recipients:
             command = f"RCPT TO:<{_plain(recipient)}>"

@@ -9,10 +9,13 @@ import email.policy
 import io
 import os
 import re
+import socket
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ from pylvs.notify import mail as mails
 from pylvs.notify.mail import Alert, Outbox, deliver_confined, message
 from pylvs.notify.smtp import Refused, deliver
 from pylvs.system.processes import channel
+from pylvs.system.sockets import canonical_name
 from tests.privileges import assert_unprivileged
 from tests.unit.daemon.test_notify_scripts import down, gained, lost, server_key, service, up
 from tests.unit.health.fake_servers import Loop, close, closed, lapse
@@ -424,3 +428,47 @@ def test_without_recipients_nothing_is_sent() -> None:
         assert not sender.outbox.busy
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("known", [True, False, None], ids=["canonical", "unknown", "no answer"])
+def test_by_default_a_mail_names_this_machine_as_its_resolver_does(
+    known: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resolver that does not answer stops neither the event loop nor the mail."""
+    resolved, asked = threading.Event(), list[int]()
+
+    def getaddrinfo(name: str, port: None, flags: int) -> list[tuple[int, int, int, str, tuple[str, int]]]:
+        assert threading.current_thread() is not threading.main_thread()
+        asked.append(flags)
+        if known is None:
+            resolved.wait()
+        if not known:
+            raise socket.gaierror(socket.EAI_NONAME, "unknown")
+        return [(2, 1, 6, f"{name}.example.org", ("192.0.2.1", 0))]
+
+    monkeypatch.setattr(socket, "gethostname", lambda: "lb1")
+    monkeypatch.setattr(mails, "canonical_name", partial(canonical_name, getaddrinfo))
+    monkeypatch.setattr(mails, "RESOLVE_S", LONG_S if known is not None else 0.01)
+
+    async def main() -> Mailbox:
+        async with mail_server() as box:
+            sender = Notifier()
+            mail = Mail(("a@example.com",), server="127.0.0.1", port=box.port)
+            sender.configure(Configuration((web_service(),), GlobalSettings(mail=mail)))
+            for number in range(2):
+                sender.notify(event(number, 1000.0))
+            await sender.finish()
+            return box
+
+    box = asyncio.run(main())
+    resolved.set()
+    name = "lb1.example.org" if known else "lb1"
+    assert [each for each in box.commands if each.startswith(("HELO", "MAIL"))] == [
+        f"HELO {name}",
+        f"MAIL FROM:<root@{name}>",
+    ] * 2
+    for lines in box.messages:
+        assert f"From: root@{name}" in lines
+        assert any(each.startswith(f"Subject: [{name}] ") for each in lines)
+    assert set(asked) == {socket.AI_CANONNAME}
+    assert len(asked) == (2 if known is False else 1), "a name that is known is kept"

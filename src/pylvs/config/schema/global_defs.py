@@ -100,7 +100,7 @@ GLOBAL_DEFS = Block(
     "global_defs",
     "settings of the whole daemon",
     (
-        Keyword("router_id", TEXT, "name of this machine in alerts", default_doc="the host's name"),
+        Keyword("router_id", TEXT, "name of this machine in alerts", default_doc="the host's canonical name"),
         Block(
             "notification_email",
             "recipients of alerts; without one, no alert is sent",
@@ -108,10 +108,13 @@ GLOBAL_DEFS = Block(
             merged=True,
         ),
         Keyword(
-            "notification_email_from", text("a mail address"), "sender address of alerts", default_doc="keepalived@HOST"
+            "notification_email_from",
+            text("a mail address"),
+            "sender address of alerts",
+            default_doc="root@HOST",
         ),
         Keyword("smtp_server", MAIL_SERVER, "mail server; without one, no alert is sent"),
-        Keyword("smtp_helo_name", TEXT, "name in the HELO command", default_doc="the host's name"),
+        Keyword("smtp_helo_name", TEXT, "name in the HELO command", default_doc="the host's canonical name"),
         Keyword("smtp_connect_timeout", MAIL_TIMEOUT, "timeout of the mail server", 30.0),
         Keyword("smtp_alert", FLAG, "mail alerts of everything, unless a block overrides it"),
         Keyword("smtp_alert_checker", FLAG, "mail alerts of real servers and services", default_doc="smtp_alert"),

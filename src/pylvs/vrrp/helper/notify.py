@@ -7,7 +7,6 @@ immediately. A state is mailed unless the last mail had it. Only `finish` waits 
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import Mapping
 
@@ -16,7 +15,7 @@ from pylvs.model.dataclass import replace
 from pylvs.model.vrrp import Notify, VrrpConfiguration, VrrpSettings
 from pylvs.model.wanted import GlobalSettings
 from pylvs.notify.fifos import FifoSet
-from pylvs.notify.mail import Alert, Outbox
+from pylvs.notify.mail import THIS_HOST, Alert, Outbox
 from pylvs.system.processes.scripts import InTurn, Processes
 from pylvs.vrrp.helper.link import LowerPriorityReceived, PriorityChanged, StateChanged
 from pylvs.vrrp.loop import RateLimiter
@@ -68,7 +67,7 @@ class Notifier:
         wanted = notify.smtp_alert and not (state == "FAULT" and self._routers.no_fault_mails)
         if wanted and self._mailed.get(subject) != state:
             self._mailed[subject] = state
-            alert = alert_of(message, state, self._settings.router_id or socket.gethostname())
+            alert = alert_of(message, state, self._settings.router_id or THIS_HOST)
             if alert is not None:
                 self._outbox.put(alert)
 
