@@ -21,7 +21,16 @@ from itertools import cycle
 from typing import Any, Protocol
 
 from pylvs.daemon.state.directory import StateDirectory
-from pylvs.health.probes import CheckContext, Outcome, Probe, constant_probe, errno_text, is_shortage, probe_of
+from pylvs.health.probes import (
+    CheckContext,
+    Outcome,
+    Probe,
+    constant_probe,
+    errno_text,
+    is_local,
+    is_shortage,
+    probe_of,
+)
 from pylvs.model.addresses import Address, family_of
 from pylvs.model.checks import Check, Target, goes_via_vip, targets_of
 from pylvs.model.dataclass import dataclass, replace
@@ -139,9 +148,8 @@ class VipChecks:
                 source = configured or source_towards(server, vip.version, self._vips)
             except (PylvsError, OSError) as error:
                 code = error.errno or 0
-                if is_shortage(code):
-                    return Outcome(False, errno_text(code), inconclusive=True)
-                return Outcome(False, str(error))
+                reason = errno_text(code) if is_shortage(code) else str(error)
+                return Outcome(False, reason, inconclusive=is_local(code))
             if made is None or made[0] != source:
                 made = source, make(_redirected(check, vip, source, mark))
             outcome = await made[1]()

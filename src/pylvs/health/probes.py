@@ -63,6 +63,20 @@ _LOCAL_ERRNO_TEXTS = {
     errno.EAGAIN: "no resources on this machine",
 }
 
+# Errors of connect(2) about the network or the peer, as in keepalived. After any other this host cannot make the check.
+_PEER_ERRNOS = frozenset(
+    {
+        errno.ECONNREFUSED,
+        errno.ECONNRESET,
+        errno.ECONNABORTED,
+        errno.EHOSTUNREACH,
+        errno.EHOSTDOWN,
+        errno.ENETUNREACH,
+        errno.ENETDOWN,
+        errno.ETIMEDOUT,
+    }
+)
+
 # The module of a specification is imported when its first check is made; its `probe` makes the probes.
 _MODULES: dict[type[checks.Check], str] = {
     checks.TcpCheck: "tcp",
@@ -84,8 +98,8 @@ class Outcome:
     """Good or failed, the reason, and a weight if the check sets one.
 
     `weight` replaces the configured weight until the next outcome; None keeps the configured weight. `ok` with weight 0
-    drains the server. `inconclusive`: this host could not make the check (no descriptors, no memory, no free port), so
-    the server keeps its state.
+    drains the server. `inconclusive`: this host could not make the check (no descriptors, no memory, no such source
+    address or device), so the server keeps its state.
     """
 
     ok: bool
@@ -151,13 +165,18 @@ class NoSocket(ProbeFailed):
     """A socket could not be made; `code` is the errno."""
 
     def __init__(self, code: int) -> None:
-        super().__init__(errno_text(code), is_shortage(code))
+        super().__init__(errno_text(code), inconclusive=True)
         self.code = code
 
 
 def is_shortage(code: int) -> bool:
     """Return whether an errno means that this host ran out of a resource."""
     return code in _LOCAL_ERRNO_TEXTS
+
+
+def is_local(code: int) -> bool:
+    """Return whether an errno of connect(2) means that this host cannot make the check."""
+    return code not in _PEER_ERRNOS
 
 
 def errno_text(code: int) -> str:
@@ -169,6 +188,11 @@ def errno_text(code: int) -> str:
 def errno_failure(code: int, where: str = "") -> ProbeFailed:
     """Return the failure for an errno; `where` is appended ("while sending")."""
     return ProbeFailed(f"{errno_text(code)} {where}".rstrip(), is_shortage(code))
+
+
+def local_failure(code: int, where: str = "") -> ProbeFailed:
+    """Return the failure for an errno of a call that this host refused before it sent anything: inconclusive."""
+    return ProbeFailed(f"{errno_text(code)} {where}".rstrip(), inconclusive=True)
 
 
 def quoted(data: bytes) -> str:

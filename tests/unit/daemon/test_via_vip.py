@@ -244,7 +244,7 @@ def test_the_configured_source_and_each_address_of_a_group_are_used(asked: list[
     assert found.targets == (Target(other, 25, source=named, mark=FIRST_PROBE_MARK),)
 
 
-def test_without_a_source_address_the_check_fails_with_the_reason(
+def test_without_a_source_address_the_check_is_inconclusive(
     asked: list[Check], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def nothing(server: Address, version: int, avoiding: object) -> Address:
@@ -253,7 +253,7 @@ def test_without_a_source_address_the_check_fails_with_the_reason(
     monkeypatch.setattr(via_vip, "source_towards", nothing)
     wanted = service(server(11))
     probe = configured(wanted).probe_of(wanted.servers[0].checks[0], wanted, wanted.servers[0], CheckContext())
-    assert asyncio.run(_once(probe)) == Outcome(False, "no address of its own")
+    assert asyncio.run(_once(probe)) == Outcome(False, "no address of its own", inconclusive=True)
 
 
 class WithoutBuffers(socket.socket):

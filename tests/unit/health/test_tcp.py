@@ -11,13 +11,14 @@ import select
 import socket
 import struct
 from dataclasses import replace
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
 from pylvs.health.checkers.sockets import Endpoint
 from pylvs.health.probes import CheckContext, Outcome, ProbeFailed, errno_failure, errno_text, probe_of, quoted
-from pylvs.model.checks import Pace, Target, TcpCheck
+from pylvs.model.checks import Check, Pace, Target, TcpCheck, UdpCheck
 from tests.unit.health.fake_servers import HASTY, PATIENT, V4, V6, asked, closed, open_files, silent, tcp, undisturbed
 
 
@@ -30,7 +31,11 @@ def outcome_at(target: Target, pace: Pace = PATIENT) -> Outcome:
 
 
 async def probe_once(target: Target, pace: Pace = PATIENT) -> Outcome:
-    return await probe_of(tcp_check(target, pace), CheckContext())()
+    return await ask(tcp_check(target, pace))
+
+
+async def ask(check: Check) -> Outcome:
+    return await probe_of(check, CheckContext())()
 
 
 @pytest.mark.parametrize("host", [V4, V6])
@@ -157,13 +162,43 @@ def test_the_probe_uses_the_configured_source() -> None:
         ({"device": "pylvs-absent"}, "no such device while binding to device pylvs-absent"),
     ],
 )
-def test_a_source_that_is_not_local_is_reported(changes: dict[str, object], reason: str) -> None:
-    assert outcome_at(replace(Target(IPv4Address(V4), 1), **changes)) == Outcome(False, reason)  # type: ignore[arg-type]
+def test_a_source_that_is_not_local_is_inconclusive(changes: dict[str, object], reason: str) -> None:
+    target = replace(Target(IPv4Address(V4), 1), **changes)  # type: ignore[arg-type]
+    assert outcome_at(target) == Outcome(False, reason, inconclusive=True)
+
+
+@pytest.mark.parametrize("code", sorted(errno.errorcode))
+def test_only_an_errno_about_the_server_is_its_failure(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    about_the_server = {
+        "ECONNREFUSED",
+        "ECONNRESET",
+        "ECONNABORTED",
+        "EHOSTUNREACH",
+        "EHOSTDOWN",
+        "ENETUNREACH",
+        "ENETDOWN",
+        "ETIMEDOUT",
+    }
+    if code == errno.EINPROGRESS:
+        return
+    monkeypatch.setattr(socket.socket, "connect_ex", lambda *_: code)
+    target = Target(IPv4Address(V4), 1)
+    for check in (TcpCheck(target=target, pace=PATIENT), UdpCheck(target=target, pace=PATIENT)):
+        outcome = undisturbed(partial(ask, check))
+        assert outcome.inconclusive is (errno.errorcode[code] not in about_the_server)
+
+
+def test_a_taken_source_port_is_inconclusive() -> None:
+    with socket.create_server((V4, 0)) as taken:
+        target = Target(IPv4Address(V4), 1, source=IPv4Address(V4), source_port=taken.getsockname()[1])
+        reason = f"the source port is taken while binding to {V4} {target.source_port}"
+        assert outcome_at(target) == Outcome(False, reason, inconclusive=True)
 
 
 def test_a_link_local_address_needs_a_device_that_is_there() -> None:
     target = Target(IPv6Address("fe80::1"), 1, device="pylvs-absent")
-    assert outcome_at(target).reason == "no such device while binding to device pylvs-absent"
+    reason = "no such device while binding to device pylvs-absent"
+    assert outcome_at(target) == Outcome(False, reason, inconclusive=True)
 
 
 def test_a_mark_is_set_or_the_error_names_the_privilege() -> None:

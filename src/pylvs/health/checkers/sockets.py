@@ -22,7 +22,7 @@ from functools import partial
 from typing import Self, TypeVar
 
 from pylvs.health.checkers.deadline import SLICE_S, Deadline, loop_share
-from pylvs.health.probes import NoSocket, ProbeFailed, errno_failure
+from pylvs.health.probes import NoSocket, ProbeFailed, errno_failure, is_local, local_failure
 from pylvs.model.addresses import Address, family_of
 from pylvs.model.checks import Target, TlsClient
 from pylvs.model.errors import Unsupported
@@ -136,16 +136,18 @@ class Endpoint:
         code = made.connect_ex(self._connect_address() if self._needs_scope else self.address)
         if code == errno.EINPROGRESS:
             return False
-        self._check_connected(made, code)
+        if code:
+            raise self._connect_failure(code)
+        self._reject_self_connect(made)
         return True
 
     def finish(self, made: socket.socket) -> None:
         """Check the connection of a socket that has become writable. Raises ProbeFailed."""
-        self._check_connected(made, made.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+        if code := made.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            raise errno_failure(code)
+        self._reject_self_connect(made)
 
-    def _check_connected(self, made: socket.socket, code: int) -> None:
-        if code:
-            raise self._connect_failure(code)
+    def _reject_self_connect(self, made: socket.socket) -> None:
         # If no process listens on a port of this host, the kernel may choose that port as source, too.
         if self._may_self_connect and made.getsockname()[:2] == _peer_of(made)[:2]:
             raise errno_failure(errno.ECONNREFUSED)
@@ -174,7 +176,8 @@ class Endpoint:
         """Return a non-blocking socket with the target's source, device and mark. Raises ProbeFailed, NoSocket."""
         source = self._target.source
         if source is not None and family_of(source) != self.family:
-            raise ProbeFailed(f"the source address {source} is of another family than {self._target.address}")
+            text = f"the source address {source} is of another family than {self._target.address}"
+            raise ProbeFailed(text, inconclusive=True)
         try:
             made = socket.socket(self.family, kind | socket.SOCK_NONBLOCK, protocol)
         except OSError as error:
@@ -191,16 +194,19 @@ class Endpoint:
         try:
             return (*self.address[:2], 0, socket.if_nametoindex(self._target.device))
         except OSError:
-            raise ProbeFailed(f"there is no device {self._target.device}") from None
+            raise ProbeFailed(f"there is no device {self._target.device}", inconclusive=True) from None
 
     def _connect_failure(self, code: int) -> ProbeFailed:
+        """Return the failure for an errno of connect(2)."""
         if code != errno.EADDRNOTAVAIL:
-            return errno_failure(code)
+            return local_failure(code) if is_local(code) else errno_failure(code)
         if self._target.source_port:
-            return ProbeFailed(f"source port {self._target.source_port} is still taken by the check before")
-        if self.family == socket.AF_INET:
-            return ProbeFailed("no free port on this machine", inconclusive=True)
-        return ProbeFailed("no address on this machine to connect from, or no free port")
+            text = f"source port {self._target.source_port} is still taken by the check before"
+        elif self.family == socket.AF_INET:
+            text = "no free port on this machine"
+        else:
+            text = "no address on this machine to connect from, or no free port"
+        return ProbeFailed(text, inconclusive=True)
 
     def _prepare(self, made: socket.socket, kind: int) -> None:
         where = ""
@@ -215,7 +221,7 @@ class Endpoint:
                 where = f"while binding to {_endpoint_text(self._source)}"
                 self._bind(made, kind, self._source)
         except OSError as error:
-            raise errno_failure(error.errno or 0, where) from None
+            raise local_failure(error.errno or 0, where) from None
 
     def _bind(self, made: socket.socket, kind: int, source: SocketAddress) -> None:
         if kind == socket.SOCK_STREAM and source[1]:
