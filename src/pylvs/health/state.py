@@ -299,9 +299,12 @@ class ServiceState:
     _stale: bool = True  # the rows must be made again
 
     def quorum_after(self, had: bool) -> bool:
-        """Return whether `weight_up` is enough; `had`: there was a quorum before, which hysteresis keeps longer."""
+        """Return whether `weight_up` is enough; `had`: there was a quorum before, which hysteresis keeps longer.
+
+        Weight 0 is never enough: no server gets connections, although the quorum is 0 if all weights are.
+        """
         hysteresis = self.wanted.hysteresis
-        return self.weight_up >= self.wanted.quorum + (-hysteresis if had else hysteresis)
+        return self.weight_up > 0 and self.weight_up >= self.wanted.quorum + (-hysteresis if had else hysteresis)
 
     @property
     def sorry(self) -> bool:

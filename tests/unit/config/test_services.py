@@ -463,6 +463,14 @@ def test_ha_suspend_does_not_count_with_firewall_marks() -> None:
         assert any("warning: ha_suspend is not possible with firewall marks" in each for each in messages(document))
 
 
+def test_without_weight_no_smaller_quorum_is_advised() -> None:
+    document = compiled(SERVICE.format(service="", server="weight 0"))
+    assert messages(document) == [
+        "1: warning: quorum 1 is more than all real servers weigh; it is 0; write larger weights"
+    ]
+    assert document.configuration.services[0].quorum == 0
+
+
 def test_a_joined_block_keeps_the_host_name_of_its_own_checks() -> None:
     check = "HTTP_GET {\n url {\n path /\n }\n }"
     first = SERVICE.format(service="virtualhost a.example", server=check)

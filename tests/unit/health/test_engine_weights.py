@@ -96,3 +96,20 @@ def test_a_weight_of_0_drains() -> None:
         assert harness.table() == {1: 0, 2: 1}
         snapshot = harness.snapshot("web").servers[0]
         assert (snapshot.up, snapshot.weight, snapshot.configured_weight) == (True, 0, 1)
+
+
+def test_without_weight_the_sorry_server_serves() -> None:
+    """A quorum that was lowered to 0, as all weights are 0: at the start, after reloads and back."""
+    heavy, without = service(unchecked(1), sorry=9), service(unchecked(1, 0), sorry=9, quorum=0)
+    with EngineHarness(without) as harness:
+        assert harness.table() == {9: 1}
+        harness.start()
+        assert harness.table() == {9: 1}
+        for wanted, table, events in (
+            (heavy, {1: 1}, ["weight_changed 1", "quorum_gained", "sorry_server_out 9"]),
+            (without, {9: 1}, ["weight_changed 1", "quorum_lost", "sorry_server_in 9"]),
+        ):
+            harness.names()
+            harness.replace(wanted)
+            assert harness.table() == table
+            assert harness.names() == events

@@ -30,6 +30,7 @@ QUORUMS = st.builds(Quorum, st.integers(1, 20), st.integers(0, 20))
     [
         (1, 0, [2, 1, 0, 1], [True, True, False, True]),
         (2, 1, [4, 3, 2, 1, 0, 1, 2, 3], [True, True, True, True, False, False, False, True]),
+        (0, 0, [0, 1, 0], [False, True, False]),  # lowered, as all weights are 0
         (3, 1, [3, 2, 3, 4, 2, 1], [False, False, False, True, True, False]),  # the start has to gain it
     ],
 )
@@ -61,7 +62,11 @@ def test_more_weight_never_loses_the_quorum(quorum: Quorum, up: bool, weight: in
     assert quorum.after(up, weight) <= quorum.after(up, weight + more)
 
 
-@given(st.builds(Quorum, st.integers(1, 20), st.integers(1, 20)), st.booleans(), st.integers(0, 60))
+@given(
+    st.builds(lambda hysteresis, more: Quorum(hysteresis + more, hysteresis), st.integers(1, 20), st.integers(1, 20)),
+    st.booleans(),
+    st.integers(0, 60),
+)
 def test_between_both_limits_the_quorum_stays(quorum: Quorum, up: bool, weight: int) -> None:
     between = quorum.lost_below + weight % (quorum.gained_at - quorum.lost_below)
     assert quorum.after(up, between) == up

@@ -326,7 +326,8 @@ def _quorum(service: EffectiveBlock) -> None:
     quorum = service.get("quorum", int)
     if quorum > total:
         text = f"quorum {quorum} is more than all real servers weigh; it is {total}"
-        service.warning("quorum", text, f"write quorum {total} or less, or larger weights")
+        lower = f"write quorum {total} or less, or larger weights" if total else "write larger weights"
+        service.warning("quorum", text, lower)
         service.adjust("quorum", total, f"lowered from {quorum}")
         quorum = total
     hysteresis, maximum = service.get("hysteresis", int), max(0, quorum - 1)
