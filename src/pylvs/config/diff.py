@@ -32,7 +32,18 @@ HIDDEN = "hidden"
 _SECRETS = frozenset({"password"})
 _JOINED = frozenset({"statuses", "arguments", "regex_options", "command", "devices", "cpus", "options"})
 _IDENTITIES = ("name", "path", "device", "devices", "address")
-_ELSEWHERE = ("name", "keys", "servers", "scheduler", "flags", "timeout_s", "netmask", "engine", "sorry_server")
+_ELSEWHERE = (
+    "name",
+    "group_name",
+    "keys",
+    "servers",
+    "scheduler",
+    "flags",
+    "timeout_s",
+    "netmask",
+    "engine",
+    "sorry_server",
+)
 _OF_ALL_DIRECTORS = {"password", "authentication", "virtual_router_id", "version"}  # equal on all directors
 _SHARED = "all directors of this router must change it: one that differs becomes MASTER as well"
 _LOST = "its connections are forwarded no more"
@@ -195,6 +206,9 @@ def _service(old: WantedService, new: WantedService) -> Iterator[Change]:
     path = _path(new)
     if old.name != new.name:
         yield Change(path, Kind.CHANGED, (Difference("name", old.name, new.name),))
+    elif old.group_name != new.group_name:
+        named = Difference("name in FIFOs and mails", old.group_name, new.group_name)
+        yield Change(path, Kind.CHANGED, (named,))
     for key in new.keys:
         if key not in old.keys:
             yield Change((*path, f"address {_key(key)}"), Kind.ADDED)

@@ -205,9 +205,8 @@ def state_of(event: Event) -> str:
 
 def virtual_name(service: WantedService) -> str:
     """Return `[192.0.2.1]:tcp:80`, `FWM 7`, or `[web]:0` for a group."""
-    kind, _, name = service.name.partition(" ")
-    if kind == "group":
-        return f"[{name}]:0"
+    if service.group_name:
+        return service.group_name
     key = service.keys[0]
     if key.mark:
         return f"FWM {key.mark}"

@@ -30,10 +30,12 @@ class WantedService:
     """One `virtual_server`: the same servers for one key, or for all keys of a group.
 
     `name` is what the configuration calls it ("192.0.2.1:80 tcp", "fwmark 7", "group web tcp"), unique within it.
+    `group_name` is keepalived's name of a service of a `virtual_server_group`: "[web]:0" is the first one of web.
     """
 
     name: str
     keys: tuple[ServiceKey, ...]
+    group_name: str = ""
     scheduler: str = "wlc"
     flags: ServiceFlag = ServiceFlag(0)
     timeout_s: int = 0

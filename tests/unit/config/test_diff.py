@@ -240,6 +240,11 @@ def test_a_group_may_grow_shrink_and_be_renamed() -> None:
     assert messages(old, GROUP.format(name="www", keys="192.0.2.1 80\n192.0.2.2 80")) == [
         "virtual_server group www tcp: name group web tcp -> group www tcp"
     ]
+    again = "virtual_server group web {\n lb_algo rr\n lb_kind DR\n real_server 10.0.0.2 80 {\n}\n}\n"
+    assert messages(again + old, old) == [
+        "virtual_server group web tcp: name in FIFOs and mails [web]:1 -> [web]:0",
+        "virtual_server group web udp removed; its connections are forwarded no more",
+    ]
 
 
 def test_services_with_affected_connections_are_named() -> None:

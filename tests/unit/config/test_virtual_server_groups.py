@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pylvs.config.compile.document import CompiledDocument
+from pylvs.daemon.notifications import fifo_line
+from pylvs.health.events import QuorumGained
 from tests.unit.config.support import compiled, messages, single
 
 GROUP = """\
@@ -141,3 +143,16 @@ def test_dr_servers_of_a_group_of_several_ports_keep_each_packets_port() -> None
 def test_a_near_name_is_suggested() -> None:
     found = compiled("virtual_server_group web {\n 192.0.2.1 80\n}\nvirtual_server group wep {\n}\n")
     assert "4: error: there is no group wep; the service is left out; did you mean 'web'?" in messages(found)
+
+
+def test_services_of_a_group_have_keepaliveds_names() -> None:
+    service = "virtual_server group {} {{\n protocol {}\n lvs_sched rr\n lvs_method NAT\n{}}}\n"
+    server = " real_server 10.0.0.2 53 {\n }\n"
+    blocks = [("dns", "TCP", server), ("web", "TCP", server), ("dns", "UDP", server)]
+    text = "virtual_server_group dns {\n 192.0.2.1 53\n}\nvirtual_server_group web {\n 192.0.2.1 80\n}\n"
+    document = compiled(text + "".join(service.format(*block) for block in blocks))
+    services = document.configuration.services
+    assert [each.name for each in services] == ["group dns tcp", "group web tcp", "group dns udp"]
+    gained = QuorumGained(at=0.0, service="", reason="", weight=1, quorum=1, hysteresis=0)
+    lines = [fifo_line(gained, each) for each in services]
+    assert lines == ["VS [dns]:0 UP", "VS [web]:0 UP", "VS [dns]:1 UP"]

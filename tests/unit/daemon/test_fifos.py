@@ -24,7 +24,7 @@ from tests.waiting import until_async
     [
         (up(1), service(), "RS [10.0.0.1]:tcp:80 [192.0.2.1]:tcp:80 UP"),
         (down(2), service(keys=(ServiceKey.of_mark(7),)), "RS [10.0.0.2]:none:80 FWM 7 DOWN"),
-        (gained(), service("group shop"), "VS [shop]:0 UP"),
+        (gained(), service("group shop tcp", group_name="[shop]:1"), "VS [shop]:1 UP"),
         (lost(), service(), "VS [192.0.2.1]:tcp:80 DOWN"),
         (lost(initial=True, silent=True), service(), ""),
         (up(9), service(), ""),

@@ -59,7 +59,12 @@ def web_service(name: str = "web", **fields: object) -> WantedService:
             "Realserver [10.0.0.2]:none:80 of virtual server FWM 7 - DOWN",
             "",
         ),
-        (gained(), web_service("group shop"), "Virtualserver [shop]:0 - UP", "Gained quorum 1+0=1 <= 1"),
+        (
+            gained(),
+            web_service("group shop tcp", group_name="[shop]:1"),
+            "Virtualserver [shop]:1 - UP",
+            "Gained quorum 1+0=1 <= 1",
+        ),
         (
             gained(initial=True),
             web_service(),

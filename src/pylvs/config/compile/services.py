@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pylvs.config.compile.checkers import MAKERS, CheckMaker, tls_client_of
@@ -362,8 +363,11 @@ def services_of(root: EffectiveBlock, scripts: ScriptRules) -> Iterator[WantedSe
                 kept.append(found)
                 continue
         root.leave_out(block)
+    members = Counter[str]()  # so far, of each group
     for each in kept:
-        yield _service(each, scripts, tls)
+        group = each.entries.group
+        yield _service(each, f"[{group}]:{members[group]}" if group else "", scripts, tls)
+        members[group] += 1
 
 
 @dataclass(slots=True, eq=False)
@@ -410,7 +414,7 @@ def _joined(found: _Keyed, taken: Mapping[ServiceKey, _Keyed]) -> bool:
     return True
 
 
-def _service(found: _Keyed, scripts: ScriptRules, tls: TlsClient) -> WantedService:
+def _service(found: _Keyed, group_name: str, scripts: ScriptRules, tls: TlsClient) -> WantedService:
     """Make the service of a block after the rules are applied."""
     block, entries, keys = found.block, found.entries, tuple(found.words)
     protocol, version = block.get("protocol", Protocol), version_of(block, entries)
@@ -427,6 +431,7 @@ def _service(found: _Keyed, scripts: ScriptRules, tls: TlsClient) -> WantedServi
         WantedService,
         name=entries.name(protocol, version),
         keys=keys,
+        group_name=group_name,
         scheduler=block.get("lvs_sched", str),
         flags=flags,
         timeout_s=timeout,

@@ -399,9 +399,8 @@ def check_text(configuration: Configuration, services: Iterable[ServiceSnapshot]
 def _service(service: WantedService, state: ServiceSnapshot) -> Iterator[str]:
     yield " ------< Virtual server >------"
     key = service.keys[0]
-    group = service.name.split()[1] if service.name.startswith("group ") else ""
-    if group:
-        yield f"   VS GROUP = {group}"
+    if service.group_name:
+        yield f"   VS GROUP = {service.group_name}"
     elif key.mark:
         yield f"   VS FWMARK = {key.mark}"
     else:
