@@ -9,7 +9,7 @@ import pytest
 
 from pylvs.config.language.tree import Severity
 from pylvs.config.show import shown
-from pylvs.model.checks import HttpCheck, TcpCheck
+from pylvs.model.checks import HttpCheck, TcpCheck, targets_of
 from pylvs.model.service import (
     Destination,
     DestinationKey,
@@ -656,6 +656,83 @@ def test_a_real_server_that_two_blocks_give_to_a_service_counts_once() -> None:
             "remove it"
         )
     ]
+
+
+BOTH_PORTS = """\
+virtual_server fwmark 7 {{
+    lvs_sched rr
+    lvs_method DR
+    delay_loop 7
+    real_server 10.0.0.2 80 {{
+        delay_loop 3
+        notify_up "/bin/true a"
+        HTTP_GET {{
+            url {{
+                path /
+            }}
+        }}
+    }}
+    real_server 10.0.0.2 443 {{
+        notify_up {notify_up}
+        {lines}
+        TCP_CHECK {{
+        }}
+        MISC_CHECK {{
+            misc_path /bin/true
+        }}
+    }}
+    real_server 10.0.0.2 443 {{
+        TCP_CHECK {{
+        }}
+    }}
+}}
+"""
+MERGED = (
+    "without its port this is the real server of line 5, which gets the checks of this block, too; "
+    "write one real_server, and connect_port in its checks"
+)
+
+
+@pytest.mark.parametrize(
+    ("lines", "notify_up", "finding"),
+    [
+        ("", '"/bin/true a"', None),
+        ("retry 3", '"/bin/true a"', None),
+        ("weight 1", '"/bin/true a"', None),
+        (
+            "",
+            '"/bin/true b"',
+            (
+                "15: error: notify_up is not that of the same real server in line 5, which counts; "
+                "write the same value into both blocks"
+            ),
+        ),
+        (
+            "weight 5",
+            '"/bin/true a"',
+            (
+                "16: error: weight is not that of the same real server in line 5, which counts; "
+                "write the same value into both blocks"
+            ),
+        ),
+    ],
+)
+def test_a_real_server_with_two_ports_for_a_mark_has_the_checks_of_both(
+    lines: str, notify_up: str, finding: str | None
+) -> None:
+    document = compiled(BOTH_PORTS.format(lines=lines, notify_up=notify_up))
+    (server,) = single(document).servers
+    assert server.destination.weight == 1
+    checks = [(each.word, each.pace.delay_loop_s) for each in server.checks]
+    assert checks == [("HTTP_GET", 3.0), ("TCP_CHECK", 7.0), ("MISC_CHECK", 7.0)]
+    assert [target.port for each in server.checks for target in targets_of(each)] == [80, 443]
+    about = [each for each in messages(document) if "ignored" not in each and "script_security" not in each]
+    assert about == [
+        f"14: warning: {MERGED}",
+        *([finding] if finding else []),
+        "23: warning: the service has the real server 10.0.0.2 with this port already; this one is left out; remove it",
+    ]
+    assert compiled(shown(document.effective)).configuration.services == document.configuration.services
 
 
 def test_of_two_groups_with_one_address_in_common_the_first_has_it() -> None:

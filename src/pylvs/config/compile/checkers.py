@@ -71,7 +71,7 @@ class CheckMaker:
 
     scripts: ScriptRules
     block: EffectiveBlock  # of the real server
-    server: Server
+    server: Server  # as written around the checker
     service_port: int  # of the virtual service; 0 for a mark
     has_vip: bool  # False for a firewall mark
     tls: TlsClient = TlsClient()  # the SSL block
@@ -204,7 +204,7 @@ class CheckMaker:
         script = self.scripts.of(block, "misc_path", Severity.WARNING)  # without it the server is always up
         if script is None:
             return None
-        service = self.block.outer[0]  # also where the real server or the check has a delay_loop, as in keepalived
+        service = block.outer[1]  # also where the real server or the check has a delay_loop, as in keepalived
         timeout_s = float(block.maybe("misc_timeout", int) or service.value("delay_loop", float) or DELAY_LOOP_S)
         if timeout_s.is_integer() and timeout_s <= MAX_SECONDS:
             block.fill("misc_timeout", int(timeout_s))

@@ -12,6 +12,7 @@ from pylvs.config.compile.scripts import ScriptRules
 from pylvs.config.language.tree import Word
 from pylvs.config.schema.grammar import Section, did_you_mean
 from pylvs.config.schema.service_types import PERSISTENCE_S, VERSIONS, Forwarding, Granularity, MarkEntry, Range, Server
+from pylvs.config.schema.virtual_server import SERVER_TIMING, VIRTUALHOST
 from pylvs.model.addresses import endpoint
 from pylvs.model.checks import BfdCheck, Check, TlsClient
 from pylvs.model.dataclass import dataclass, field, replace
@@ -28,6 +29,8 @@ from pylvs.model.wanted import WantedServer, WantedService
 
 FAMILIES: Mapping[int, int] = {4: socket.AF_INET, 6: socket.AF_INET6}
 DEFAULT_METHOD = Forwarding(Method.MASQ)
+# The keywords of a real server that its checks inherit, each from the block that it is written in.
+_OF_CHECKS = frozenset(each.name for each in (*SERVER_TIMING, VIRTUALHOST))
 FLAGS_OF = ("sh", "mh")  # schedulers with own names for their flags
 
 
@@ -266,20 +269,42 @@ def _fitting_port(service: EffectiveBlock, server: Server, ports: set[int], what
 
 
 def _duplicates(service: EffectiveBlock) -> None:
-    seen: set[tuple[object, int]] = set()
+    """Keep one block of each real server; one with another written port adds its checks to it, as in keepalived."""
+    first: dict[tuple[object, int], EffectiveBlock] = {}
+    written: set[tuple[object, int, int]] = set()
     for each in list(service.below("real_server")):
         server = _server(each)
         key = server.address, server.table_port
-        if key in seen:
-            text = f"the service has the real server {server.address} with this port already; this one is left out"
-            service.warning(server.word, text, "remove it")
+        kept = first.setdefault(key, each)
+        if kept is not each:
+            if (*key, server.port) in written:
+                text = f"the service has the real server {server.address} with this port already; this one is left out"
+                service.warning(server.word, text, "remove it")
+            else:
+                _merge(each, kept)
+                written.add((*key, server.port))
             service.leave_out(each)
             continue
-        seen.add(key)
+        written.add((*key, server.port))
         lower, upper = each.get("lthreshold", int), each.get("uthreshold", int)
         if upper and lower > upper:
             text = f"lthreshold {lower} is above uthreshold {upper}: once full, never free again by number"
             each.warning("lthreshold", text, "write a smaller lthreshold")
+
+
+def _merge(server: EffectiveBlock, kept: EffectiveBlock) -> None:
+    """Add the checks of a real server to another block of it, and report what else the block cannot have."""
+    line = kept.word.location.line
+    text = f"without its port this is the real server of line {line}, which gets the checks of this block, too"
+    server.warning(_server(server).word, text, "write one real_server, and connect_port in its checks")
+    kept.blocks += server.below(*MAKERS)
+    for each in server.all():
+        counts = kept.effective(each.keyword.name)
+        # Values with words, such as scripts, differ by their lines.
+        same = each.value == counts.value or [str(word) for word in each.words] == [str(word) for word in counts.words]
+        if not same and each.keyword.name not in _OF_CHECKS:
+            text = f"{each.keyword.name} is not that of the same real server in line {line}, which counts"
+            server.error(each.keyword.name, text, "write the same value into both blocks")
 
 
 def _persistence(service: EffectiveBlock, entries: Entries) -> None:
@@ -460,8 +485,12 @@ def _engine(block: EffectiveBlock, protocol: Protocol, timeout: int, keys: Seque
 def _wanted_server(block: EffectiveBlock, entries: Entries, scripts: ScriptRules, tls: TlsClient) -> WantedServer:
     server, ports = _server(block), entries.ports
     port = min(ports) if len(ports) == 1 else 0
-    maker = CheckMaker(scripts, block, server, port, has_vip=bool(ports), tls=tls)
-    checks = [MAKERS[each.block.name](maker, each) for each in block.below(*MAKERS)]
+    checks = []
+    for each in block.below(*MAKERS):
+        written = each.outer[0].head  # another real_server than `block` after a `_merge`
+        assert isinstance(written, Server)
+        maker = CheckMaker(scripts, block, written, port, has_vip=bool(ports), tls=tls)
+        checks.append(MAKERS[each.block.name](maker, each))
     thresholds = block.get("uthreshold", int), block.get("lthreshold", int)
     return block.make(
         WantedServer,
