@@ -255,13 +255,17 @@ def descriptor_limit() -> int:
 
 @dataclass(slots=True, eq=False)
 class ScheduledProbe:
-    """A probe in the schedule. `on_outcome` gets each outcome and returns the seconds until the next probe."""
+    """A probe in the schedule. `on_outcome` gets each outcome and returns the seconds until the next probe.
+
+    These count from the end of the probe; with `from_start` from its start.
+    """
 
     probe: Probe
     on_outcome: Callable[[Outcome], float] = lambda outcome: NEVER
     # Whether further outcomes like this one change nothing; `on_same` counts them, and gets the last one's reason.
     is_steady: Callable[[Outcome], bool] = lambda outcome: False
     on_same: Callable[[int, str], None] = lambda count, reason: None
+    from_start: bool = False
     due: float = NEVER
     paused: bool = False
     queued: bool = False  # due, but too many others run
@@ -393,6 +397,8 @@ class ProbeScheduler:
         scheduled.took_s = took_s
         try:
             delay_s = scheduled.on_outcome(outcome)
+            if scheduled.from_start:
+                delay_s = max(delay_s - took_s, 0.0)
         except Exception:  # losing an outcome is better than a check that ends: nothing would notice that
             log.exception("an outcome could not be applied; the check continues")
             delay_s = AFTER_FAILURE_S

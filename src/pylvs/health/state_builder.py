@@ -8,7 +8,7 @@ from functools import partial
 from pylvs.health.events import Event, ServerAdded, ServerName
 from pylvs.health.probes import Outcome, Probe, ScheduledProbe
 from pylvs.health.state import CheckLink, CheckState, ServerState, ServiceState, SharedKey, sets_weight
-from pylvs.model.checks import Check, HttpCheck, goes_via_vip
+from pylvs.model.checks import Check, HttpCheck, MiscCheck, goes_via_vip
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.service import DestinationKey, ServiceKey, moved
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
@@ -151,7 +151,8 @@ class StateBuilder:
         """Return a new check, or a shared one that another service has for the same server."""
         if key in self._shared:
             return self._shared[key]
-        scheduled = ScheduledProbe(self._probe_of(check, service, server))
+        # keepalived starts programs at a fixed pace, however long they take.
+        scheduled = ScheduledProbe(self._probe_of(check, service, server), from_start=isinstance(check, MiscCheck))
         state = CheckState(check, scheduled, key, first_counts=self.first_counts)
         scheduled.on_outcome = partial(self._on_outcome, state)
         scheduled.is_steady, scheduled.on_same = state.is_steady, partial(self._on_same, state)

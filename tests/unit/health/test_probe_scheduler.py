@@ -11,8 +11,9 @@ from dataclasses import replace
 import pytest
 
 from pylvs.health.probes import BATCH, Outcome, Probe, ProbeScheduler, ScheduledProbe, descriptor_limit
+from pylvs.model.checks import MiscCheck, Script
 from tests.unit.health.clock import START_S, FakeTimeLoop
-from tests.unit.health.engine_harness import OK, PACE, EngineHarness, server, service
+from tests.unit.health.engine_harness import DEAD, OK, PACE, EngineHarness, server, service
 
 
 class Diary:
@@ -57,6 +58,24 @@ def test_a_probe_repeats_after_its_delay_from_the_end(loop: FakeTimeLoop) -> Non
     diary.scheduler.schedule(diary.scheduled(every_s=10, takes_s=2), 3)
     loop.pass_(50)
     assert diary.begun == [3, 15, 27, 39]
+
+
+@pytest.mark.parametrize(
+    ("takes_s", "ok", "begun"),
+    [
+        (2, True, [0, 10, 20, 30, 40]),
+        (25, True, [0, 25]),
+        (0.5, False, [0, 10, 11, 21, 31, 41]),
+    ],
+)
+def test_a_program_runs_again_after_its_delay_from_the_start(takes_s: float, ok: bool, begun: list[float]) -> None:
+    check = MiscCheck(script=Script(("/bin/true",)), pace=PACE)
+    with EngineHarness(service(server(1, check)), chance=lambda: 0.0) as harness:
+        harness.probe_s = takes_s
+        harness.start(5)
+        harness.set_outcome(1, OK if ok else DEAD)
+        harness.pass_(40)
+        assert harness.times(1) == begun
 
 
 def test_a_probe_scheduled_before_the_start_waits_for_it(loop: FakeTimeLoop) -> None:
