@@ -54,7 +54,7 @@ def test_the_usual_tutorial_compiles_with_a_finding_for_its_dead_keyword() -> No
         ("persistence_timeout", "timeout_s", 360),
         ("persistence_timeout 60\n persistence_granularity 255.255.255.0", "netmask", 0xFFFFFF00),
         ("lvs_sched sh\n sh-port\n sh-fallback", "flags", ServiceFlag.SCHED_1 | ServiceFlag.SCHED_2),
-        ("mh-port\n lvs_sched mh", "flags", ServiceFlag.SCHED_2),
+        ("lvs_sched mh\n mh-port", "flags", ServiceFlag.SCHED_2),
         ("flag-3", "flags", ServiceFlag.SCHED_3),
         ("alpha", "alpha", True),
         ("omega", "omega", True),
@@ -152,6 +152,24 @@ def test_a_services_keywords_reach_the_configuration(line: str, attribute: str, 
             -1,
         ),
         (
+            "sorry_server_inhibit\n    sorry_server 10.0.0.9 80",
+            (
+                "5: warning: sorry_server_inhibit has no effect above sorry_server in line 6, as in keepalived; "
+                "it is ignored; move it below sorry_server"
+            ),
+            "sorry_server_inhibit",
+            False,
+        ),
+        (
+            "sorry_server_lvs_method DR\n    sorry_server 10.0.0.9 80",
+            (
+                "5: warning: sorry_server_lvs_method has no effect above sorry_server in line 6, as in keepalived; "
+                "it is ignored; move it below sorry_server"
+            ),
+            "sorry_server",
+            Destination(DestinationKey(ip_address("10.0.0.9"), 80), Method.MASQ),
+        ),
+        (
             "sorry_server_inhibit",
             "5: warning: sorry_server_inhibit has no effect without sorry_server; write one",
             "sorry_server",
@@ -186,6 +204,34 @@ def test_impossible_values_are_replaced_as_in_keepalived(
     document = with_service(line)
     assert messages(document) == [finding]
     assert getattr(single(document), attribute) == value
+
+
+@pytest.mark.parametrize(
+    ("lines", "finding"),
+    [
+        ("lb_algo {0}\n    {1}", ""),
+        ("{1}\n    lb_algo {0}\n    {1}", ""),
+        (
+            "{1}\n    lb_algo {0}",
+            (
+                "3: warning: {1} has no effect above lvs_sched in line 4, as in keepalived; it is ignored; "
+                "move it below lvs_sched"
+            ),
+        ),
+        (
+            "lb_algo {2}\n    {1}",
+            "4: warning: {1} is of the scheduler {0} alone; it is ignored; write lvs_sched {0}, or remove it",
+        ),
+    ],
+)
+@pytest.mark.parametrize("flag", ["sh-port", "sh-fallback", "mh-port", "mh-fallback"])
+def test_a_schedulers_flag_counts_below_its_scheduler(lines: str, finding: str, flag: str) -> None:
+    words = flag[:2], flag, "mh" if flag[:2] == "sh" else "sh"
+    document = compiled(SERVICE.format(service="", server="").replace("lvs_sched wlc", lines.format(*words)))
+    found = [each for each in messages(document) if "given already" not in each]
+    assert found == ([finding.format(*words)] if finding else [])
+    bit = ServiceFlag.SCHED_1 if "fallback" in flag else ServiceFlag.SCHED_2
+    assert single(document).flags == (ServiceFlag(0) if finding else bit)
 
 
 @pytest.mark.parametrize(

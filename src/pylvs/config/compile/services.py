@@ -10,7 +10,7 @@ from pylvs.config.compile.checkers import MAKERS, CheckMaker, tls_client_of
 from pylvs.config.compile.effective import EffectiveBlock
 from pylvs.config.compile.scripts import ScriptRules
 from pylvs.config.language.tree import Word
-from pylvs.config.schema.grammar import Section, did_you_mean
+from pylvs.config.schema.grammar import Section, Setting, did_you_mean
 from pylvs.config.schema.service_types import PERSISTENCE_S, VERSIONS, Forwarding, Granularity, MarkEntry, Range, Server
 from pylvs.config.schema.virtual_server import SERVER_TIMING, VIRTUALHOST
 from pylvs.model.addresses import endpoint
@@ -31,7 +31,6 @@ FAMILIES: Mapping[int, int] = {4: socket.AF_INET, 6: socket.AF_INET6}
 DEFAULT_METHOD = Forwarding(Method.MASQ)
 # The keywords of a real server that its checks inherit, each from the block that it is written in.
 _OF_CHECKS = frozenset(each.name for each in (*SERVER_TIMING, VIRTUALHOST))
-FLAGS_OF = ("sh", "mh")  # schedulers with own names for their flags
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,12 +196,35 @@ def _scheduler(service: EffectiveBlock) -> None:
     tried = node is not None and any(each.keyword in ("lb_algo", "lvs_sched") for each in node.block or ())
     if not service.is_written("lvs_sched") and not tried:
         service.warning("", f"no scheduler is given; it is {DEFAULT_SCHEDULER}", f"write lvs_sched {DEFAULT_SCHEDULER}")
-    if scheduler.value not in FLAGS_OF:
-        for name in ("sh-port", "sh-fallback", "mh-port", "mh-fallback"):
-            if service.get(name, bool):
-                text = f"{name} is of the scheduler {name[:2]} alone; it is ignored"
-                service.warning(name, text, f"write lvs_sched {name[:2]}, or remove it")
-                service.adjust(name, False, "another scheduler")
+    for name in ("sh-port", "sh-fallback", "mh-port", "mh-fallback"):
+        if not service.get(name, bool):
+            continue
+        if scheduler.value == name[:2]:
+            if _is_above(service, name, "lvs_sched", name[:2]):
+                service.adjust(name, False, "above lvs_sched")
+        else:
+            text = f"{name} is of the scheduler {name[:2]} alone; it is ignored"
+            service.warning(name, text, f"write lvs_sched {name[:2]}, or remove it")
+            service.adjust(name, False, "another scheduler")
+
+
+def _is_above(service: EffectiveBlock, name: str, other: str, value: object = None) -> bool:
+    """Return whether a keyword is written above another one, with this value if given; report that.
+
+    keepalived applies each line when it reads it, so such a line has no effect.
+    """
+    settings = [each for each in service.section.settings if each.keyword is not None]
+    needed = next((at for at, each in enumerate(settings) if _sets(each, other) and value in (None, each.value)), -1)
+    if needed < 0 or not service.section.setting(name) or any(_sets(each, name) for each in settings[needed:]):
+        return False
+    line = settings[needed].node.location.line
+    text = f"{name} has no effect above {other} in line {line}, as in keepalived; it is ignored"
+    service.warning(name, text, f"move it below {other}")
+    return True
+
+
+def _sets(setting: Setting, name: str) -> bool:
+    return setting.keyword is not None and setting.keyword.name == name
 
 
 def _families(service: EffectiveBlock, entries: Entries) -> bool:
@@ -327,6 +349,10 @@ def _persistence(service: EffectiveBlock, entries: Entries) -> None:
 
 def _sorry_server(service: EffectiveBlock, entries: Entries) -> None:
     server = service.maybe("sorry_server", Server)
+    if _is_above(service, "sorry_server_inhibit", "sorry_server"):
+        service.adjust("sorry_server_inhibit", False, "above sorry_server")
+    if _is_above(service, "sorry_server_lvs_method", "sorry_server"):
+        service.adjust("sorry_server_lvs_method", service.get("lvs_method", Forwarding), "above sorry_server")
     method = service.get("sorry_server_lvs_method", Forwarding).method
     if server is not None and method is not Method.TUNNEL and server.address.version != version_of(service, entries):
         text = f"{server.address} is not of the service's IP version; there is no sorry server"
