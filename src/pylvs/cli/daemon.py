@@ -27,7 +27,7 @@ _HOST_PROBLEMS = (
 # `event_line` formats them; the reason has the override.
 _OWN_FIELDS = ("event", "at", "instance", "service", "server", "reason", "override")
 _CHANGING_FIELDS = ("state", "weight", "priority")  # an event with `before` has one of them, its new value
-_FLAGS = ("initial", "ending", "silent", "log_all", "force", "active_only")  # printed where they are set
+_FLAGS = ("initial", "ending", "removed", "silent", "log_all", "force", "active_only")  # printed where they are set
 _TOP = "\033[H\033[J"  # to the top left, and clear
 
 

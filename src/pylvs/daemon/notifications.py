@@ -162,8 +162,10 @@ def alert_of(event: Event, service: WantedService, router_id: str) -> Alert | No
     """Return the mail of an event, None if it has none.
 
     Subjects and bodies are keepalived's. As there, the end of a daemon sends none, and its start one for each quorum.
+    A reload sends one for each server that it removes while it is up.
     """
-    if _is_ending(event):
+    removed = getattr(event, "removed", False)
+    if _is_ending(event) and not removed:
         return None
     if isinstance(event, QuorumGained | QuorumLost):
         if not service.smtp_alert or (isinstance(event, QuorumLost) and event.silent):
@@ -176,7 +178,7 @@ def alert_of(event: Event, service: WantedService, router_id: str) -> Alert | No
         if server is None or not server.smtp_alert or (isinstance(event, ServerDown) and event.initial):
             return None
         subject = f"[{router_id}] Realserver {real_name(event, service)} of virtual server {virtual_name(service)}"
-        return Alert(f"{subject} - {state_of(event)}", event.reason, event.at)
+        return Alert(f"{subject} - {state_of(event)}", "Removing" if removed else event.reason, event.at)
     return None
 
 

@@ -91,7 +91,7 @@ class Engine:
         at = self._wall()
         for service in self._services.values():
             if service.wanted.omega:
-                events += service.end_events(service.servers.values(), True, reason, at)
+                events += service.end_events(service.servers.values(), True, reason, at, removed=False)
         self._dispatch(events)
 
     def stop(self) -> None:

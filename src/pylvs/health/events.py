@@ -81,11 +81,12 @@ class ServerDown(ServerEvent):
     """A check of the server failed for good. Runs notify_down.
 
     `initial`: it was down from the start (alpha), and its first check failed. `ending`: a reload removed the server
-    while it was up, or pylvs stops and the service has omega.
+    while it was up (`removed`), or pylvs stops and the service has omega.
     """
 
     initial: bool = False
     ending: bool = False
+    removed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,8 +147,8 @@ class QuorumGained(Event):
 class QuorumLost(Event):
     """The weight that is up is below the quorum. Runs quorum_down, unless `silent`.
 
-    `ending`: a reload removed the service, or pylvs stops and it has omega. `silent`: it starts without quorum and
-    without a sorry server; keepalived reports that to no script.
+    `ending`: a reload removed the service (`removed`), or pylvs stops and it has omega. `silent`: it starts without
+    quorum and without a sorry server; keepalived reports that to no script.
     """
 
     weight: int
@@ -155,6 +156,7 @@ class QuorumLost(Event):
     hysteresis: int
     initial: bool = False
     ending: bool = False
+    removed: bool = False
     silent: bool = False
 
 

@@ -411,13 +411,18 @@ class ServiceState:
             return events.ChecksSuspended(at=at, service=self.wanted.name, reason="its address is not here")
         return events.ChecksResumed(at=at, service=self.wanted.name, reason="its address is here")
 
-    def end_events(self, servers: Iterable[ServerState], whole: bool, reason: str, at: float) -> Iterator[Event]:
-        """Yield the events for the end of servers, and with `whole` of the service: what was up is down."""
+    def end_events(
+        self, servers: Iterable[ServerState], whole: bool, reason: str, at: float, *, removed: bool
+    ) -> Iterator[Event]:
+        """Yield the events for the end of servers, and with `whole` of the service: what was up is down.
+
+        `removed`: a reload removed them; otherwise pylvs stops.
+        """
         for server in servers:
             if server.up:
-                yield server.event(events.ServerDown, reason, at, ending=True)
+                yield server.event(events.ServerDown, reason, at, ending=True, removed=removed)
         if whole and self.has_quorum:
-            yield self._quorum_event(events.QuorumLost, reason, at, ending=True)
+            yield self._quorum_event(events.QuorumLost, reason, at, 0, ending=True, removed=removed)
 
     def snapshot(self, now: float) -> ServiceSnapshot:
         """Return a snapshot with those of all servers."""
@@ -437,14 +442,20 @@ class ServiceState:
         )
 
     def _quorum_event(
-        self, kind: type[events.QuorumGained | events.QuorumLost], reason: str, at: float, **flags: bool
+        self,
+        kind: type[events.QuorumGained | events.QuorumLost],
+        reason: str,
+        at: float,
+        weight: int | None = None,
+        **flags: bool,
     ) -> Event:
+        """Make an event of the quorum; `weight` replaces the weight that is up."""
         wanted = self.wanted
         return kind(
             at=at,
             service=wanted.name,
             reason=reason,
-            weight=self.weight_up,
+            weight=self.weight_up if weight is None else weight,
             quorum=wanted.quorum,
             hysteresis=wanted.hysteresis,
             **flags,

@@ -171,7 +171,7 @@ class StateBuilder:
     def _end(self, service: ServiceState, servers: Iterable[ServerState], whole: bool, built: BuildResult) -> None:
         """Remove servers, with `whole` the service, that are no longer in the configuration."""
         gone = list(servers)
-        built.events += service.end_events(gone, whole, REMOVED, built.at)
+        built.events += service.end_events(gone, whole, REMOVED, built.at, removed=True)
         for server in gone:
             links, server.links = server.links, []
             for link in links:

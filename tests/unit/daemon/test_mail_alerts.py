@@ -72,6 +72,18 @@ def web_service(name: str = "web", **fields: object) -> WantedService:
             "Starting with quorum up 1+0=1 <= 1",
         ),
         (lost(), web_service(), "Virtualserver [192.0.2.1]:tcp:80 - DOWN", "Lost quorum 1-0=1 > 0"),
+        (
+            down(1, ending=True, removed=True),
+            web_service(),
+            "Realserver [10.0.0.1]:tcp:80 of virtual server [192.0.2.1]:tcp:80 - DOWN",
+            "Removing",
+        ),
+        (
+            lost(ending=True, removed=True),
+            web_service(),
+            "Virtualserver [192.0.2.1]:tcp:80 - DOWN",
+            "Lost quorum 1-0=1 > 0",
+        ),
     ],
 )
 def test_the_subject_is_keepaliveds(event: Event, about: WantedService, subject: str, body: str) -> None:
@@ -261,6 +273,21 @@ def test_alerts_are_sent_in_order_and_dropped_beyond_the_queue(monkeypatch: pyte
 
     bodies = [lines[-1] for lines in asyncio.run(main()).messages]
     assert bodies == [f"=> event {number} <=" for number in (0, 1, 2, 3, 4, 9)]
+
+
+def test_a_server_that_a_reload_removed_is_mailed() -> None:
+    async def main() -> Mailbox:
+        async with mail_server() as box:
+            mail = replace(MAIL, port=box.port)
+            sender = sending(mail, web_service(servers=web_service().servers[:1]))
+            sender.configure(Configuration((), GlobalSettings(router_id="LVS_1", mail=mail)))
+            sender.notify(down(1, ending=True, removed=True))
+            await sender.finish()
+            return box
+
+    (lines,) = asyncio.run(main()).messages
+    assert "Subject: [LVS_1] Realserver [10.0.0.1]:tcp:80 of virtual server [192.0.2.1]:tcp:80 - DOWN" in lines
+    assert lines[-1] == "=> Removing <="
 
 
 @pytest.mark.parametrize("address", ["lvs@", "ops <", "@", "a@b\r\nX: y"])

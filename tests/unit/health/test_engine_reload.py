@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from pylvs.health.events import Override, ServerDown, Standing
+from pylvs.health.events import Override, QuorumLost, ServerDown, Standing
 from pylvs.model.checks import Check
 from pylvs.model.service import Destination, Method
 from pylvs.model.wanted import GlobalSettings, WantedServer
@@ -117,7 +117,8 @@ def test_a_removed_server_that_was_up_has_a_down_event() -> None:
         harness.replace(service(server(1)))
         events = harness.events
         assert harness.names() == ["server_down 3", "server_down 4", "quorum_lost"]
-        assert all(getattr(event, "ending", False) for event in events)
+        assert all(getattr(event, "ending", False) and getattr(event, "removed", False) for event in events)
+        assert [event.weight for event in events if isinstance(event, QuorumLost)] == [0]
         assert len(harness.engine.desired_rows()) == 1
         probes = len(harness.times(4))
         harness.pass_(60)

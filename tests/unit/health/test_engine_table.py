@@ -194,6 +194,7 @@ def test_the_stop_is_published_for_services_with_omega(omega: bool) -> None:
         harness.pass_(25)
         harness.names()
         harness.engine.announce_stop()
+        assert not any(getattr(event, "removed", False) for event in harness.events)
         assert harness.names() == (["server_down 1", "server_down 3", "quorum_lost"] if omega else [])
         assert harness.table() == {1: 1, 3: 1}
 
