@@ -8,7 +8,7 @@ from functools import partial
 from pylvs.health.events import Event, ServerAdded, ServerName
 from pylvs.health.probes import Outcome, Probe, ScheduledProbe
 from pylvs.health.state import CheckLink, CheckState, ServerState, ServiceState, SharedKey, sets_weight
-from pylvs.model.checks import Check, HttpCheck, MiscCheck, goes_via_vip
+from pylvs.model.checks import Check, HttpCheck, MiscCheck, SmtpCheck, goes_via_vip
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.service import DestinationKey, ServiceKey, moved
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
@@ -153,7 +153,9 @@ class StateBuilder:
             return self._shared[key]
         # keepalived starts programs at a fixed pace, however long they take.
         scheduled = ScheduledProbe(self._probe_of(check, service, server), from_start=isinstance(check, MiscCheck))
-        state = CheckState(check, scheduled, key, first_counts=self.first_counts)
+        # keepalived's SMTP_CHECK has its retries from the start.
+        first_counts = self.first_counts and not isinstance(check, SmtpCheck)
+        state = CheckState(check, scheduled, key, first_counts=first_counts)
         scheduled.on_outcome = partial(self._on_outcome, state)
         scheduled.is_steady, scheduled.on_same = state.is_steady, partial(self._on_same, state)
         if key is not None:

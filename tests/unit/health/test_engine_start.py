@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import ip_address
 
 from pylvs.health.events import QuorumGained, QuorumLost, ServerDown
+from pylvs.model.checks import SmtpCheck, Target
 from tests.unit.health.engine_harness import PACE, EngineHarness, server, service, unchecked, vip
 
 ALPHA = replace(PACE, alpha=True, retry=3)
@@ -31,6 +33,18 @@ def test_the_first_probe_counts_without_retries() -> None:
         harness.start()
         assert harness.table() == {1: 1}
         assert harness.names() == ["quorum_gained", "server_down 2"]
+
+
+def test_a_first_smtp_check_has_its_retries() -> None:
+    check = SmtpCheck(targets=(Target(ip_address("10.0.0.1"), 25),), pace=PATIENT)
+    with EngineHarness(service(server(1, check))) as harness:
+        harness.kill(1)
+        harness.start()
+        harness.pass_(2)  # fails at 0, 1, 2, 3
+        assert harness.table() == {1: 1}
+        harness.pass_(1)
+        assert harness.table() == {}
+        assert harness.times(1) == [0, 1, 2, 3]
 
 
 def test_later_probes_need_their_retries() -> None:
