@@ -168,6 +168,48 @@ def test_smtp_asks_every_host() -> None:
     assert (found.helo_name, found.targets) == ("me", (Target(RIP, 25), Target(ip_address("10.0.0.3"), 80)))
 
 
+@pytest.mark.parametrize(
+    ("line", "own"),
+    [
+        ("", None),
+        ("retry 3", None),
+        ("connect_port 587", Target(RIP, 587)),
+        ("connect_ip 10.0.0.9", Target(ip_address("10.0.0.9"), 80)),
+        ("bindto 10.0.0.8", Target(RIP, 80, source=ip_address("10.0.0.8"))),
+        ("bind_port 1099", Target(RIP, 80, source_port=1099)),
+        ("bind_if eth0", Target(RIP, 80, device="eth0")),
+        ("fwmark 7", Target(RIP, 80, mark=7)),
+        ("connect_timeout 3", Target(RIP, 80)),
+    ],
+)
+def test_smtp_asks_the_server_beside_hosts_if_its_connection_is_configured(line: str, own: Target | None) -> None:
+    document = with_service(server=f"SMTP_CHECK {{\n {line}\n host {{\n connect_port 25\n }}\n}}")
+    (found,) = document.configuration.services[0].servers[0].checks
+    assert isinstance(found, SmtpCheck)
+    assert found.targets == (*([own] if own else []), Target(RIP, 25))
+    assert compiled(shown(document.effective)).configuration.services == document.configuration.services
+
+
+@pytest.mark.parametrize(
+    ("server", "check_timeout", "hosts", "expected"),
+    [
+        ("", "", ["", "connect_timeout 3"], 5),
+        ("connect_timeout 8", "", ["", "connect_timeout 3"], 8),
+        ("connect_timeout 2", "", ["", "connect_timeout 3"], 3),
+        ("connect_timeout 2", "connect_timeout 9", [""], 9),
+        ("connect_timeout 7", "connect_timeout 4", [""], 7),
+    ],
+)
+def test_a_host_without_a_timeout_has_that_of_the_server(
+    server: str, check_timeout: str, hosts: list[str], expected: float
+) -> None:
+    blocks = "\n".join(f"host {{\n connect_port 25\n {each}\n }}" for each in hosts)
+    document = with_service(server=f"{server}\n SMTP_CHECK {{\n {check_timeout}\n {blocks}\n}}")
+    (found,) = document.configuration.services[0].servers[0].checks
+    assert found.pace.timeout_s == expected
+    assert compiled(shown(document.effective)).configuration.services == document.configuration.services
+
+
 def test_smtp_has_the_timing_that_its_hosts_write() -> None:
     hosts = "host {\n connect_timeout 9\n retry 4\n delay_before_retry 2\n }\n host {\n connect_timeout 3\n alpha\n }"
     found = check(f"SMTP_CHECK {{\n retry 2\n delay_loop 7\n {hosts}\n}}")

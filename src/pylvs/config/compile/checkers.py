@@ -10,7 +10,7 @@ from pylvs.config.language.tree import Severity, Word
 from pylvs.config.schema.grammar import Section, State, did_you_mean
 from pylvs.config.schema.service_types import ALL_GOOD, Server
 from pylvs.config.schema.types import MAX_SECONDS
-from pylvs.config.schema.virtual_server import DELAY_LOOP_S, checker_timing
+from pylvs.config.schema.virtual_server import CONNECTION, DELAY_LOOP_S, checker_timing
 from pylvs.config.schema.vrrp_types import TrackWeight
 from pylvs.model.checks import (
     AgentCheck,
@@ -41,7 +41,8 @@ FILE_TIMING = Pace(delay_loop_s=1.0, retry=0, warmup_s=0.0)
 # A change of the session is a probe at once; those between keep the time of the last one recent.
 BFD_TIMING = Pace(delay_loop_s=10.0, retry=0, warmup_s=0.0)
 NODE_EXPORTER_PORT = 9100
-TIMING = tuple(each.name for each in checker_timing() if each.state is State.SUPPORTED)
+TIMING = tuple(each.name for each in checker_timing(timeout=False) if each.state is State.SUPPORTED)
+OWN_CONNECTION = (*(each.name for each in CONNECTION), "connect_timeout")
 
 
 def tls_client_of(root: EffectiveBlock) -> TlsClient:
@@ -161,20 +162,27 @@ class CheckMaker:
         return block.make(Url)
 
     def _share_timing(self, block: EffectiveBlock, hosts: list[EffectiveBlock]) -> None:
-        """Give the check the timing that its hosts write: the last value, as in keepalived; the longest timeout."""
+        """Give the check the timing that its hosts write: the last value, as in keepalived."""
         timed = {name: host for host in hosts for name in TIMING if host.section.setting(name)}
         for name, host in timed.items():
-            value = host.effective(name).value
-            if name == "connect_timeout":
-                value = max(each.seconds(name) for each in hosts)
             for each in (block, *hosts):
-                each.fill(name, value)
+                each.fill(name, host.effective(name).value)
 
     def smtp(self, block: EffectiveBlock) -> Check | None:
+        """SMTP_CHECK: its hosts, and the real server itself without a host, or if its own connection is configured."""
         hosts = list(block.below("host"))
+        own = [block] if not hosts or any(map(block.section.setting, OWN_CONNECTION)) else []
         self._share_timing(block, hosts)
-        targets = tuple(self.target(each) for each in hosts) or (self.target_or_vip(block),)
-        return block.make(SmtpCheck, targets=targets, pace=self.timing(block))
+        if block.section.setting("connect_timeout"):
+            for each in hosts:
+                if not each.section.setting("connect_timeout"):
+                    each.adjust("connect_timeout", self.block.seconds("connect_timeout"), "the real server's")
+        longest = max(each.seconds("connect_timeout") for each in (*own, *hosts))
+        if not own:
+            block.fill("connect_timeout", None)  # it would make the real server a host, too
+        targets = (*map(self.target_or_vip, own), *map(self.target, hosts))
+        pace = block.make(Pace, timeout_s=longest, shared=self.shared)
+        return block.make(SmtpCheck, targets=targets, pace=pace)
 
     def dns(self, block: EffectiveBlock) -> Check | None:
         return block.make(DnsCheck, target=self.target_or_vip(block), pace=self.timing(block))
