@@ -138,9 +138,18 @@ def test_a_services_keywords_reach_the_configuration(line: str, attribute: str, 
         ),
         (
             "persistence_granularity 255.0.255.0",
-            "5: error: '255.0.255.0' is not a netmask: its ones are not all in front; 255.255.255.0",
+            (
+                "5: warning: the ones of '255.0.255.0' are not all in front; clients that differ in its zeros share "
+                "a server; write 255.255.255.0, for instance"
+            ),
             "netmask",
-            -1,
+            0xFF00FF00,
+        ),
+        (
+            "persistence_granularity 0.0.0.0",
+            "5: warning: with 0.0.0.0 all clients share one server; write 255.255.255.0, for instance",
+            "netmask",
+            0,
         ),
         (
             "persistence_timeout 9\n    persistence_granularity 64",

@@ -33,6 +33,7 @@ def group(*lines: str, method: str = "lvs_method NAT", server: str = "10.0.0.2 8
         ("192.0.2.1 80", ["TCP 192.0.2.1:80"]),
         ("192.0.2.1-3 80", ["TCP 192.0.2.1:80", "TCP 192.0.2.2:80", "TCP 192.0.2.3:80"]),
         ("192.0.2.254-192.0.3.1 80", [f"TCP 192.0.{each}:80" for each in ("2.254", "2.255", "3.0", "3.1")]),
+        ("192.0.2.5-192.0.2.5 80", ["TCP 192.0.2.5:80"]),
         ("192.0.2.8/30 80", [f"TCP 192.0.2.{each}:80" for each in range(8, 12)]),
     ],
 )
@@ -70,6 +71,11 @@ def test_both_families_go_together_where_all_is_tunnelled() -> None:
     ("line", "finding"),
     [
         ("192.0.2.5-3 80", "the range '192.0.2.5-3' does not end behind its begin; write the smaller address first"),
+        ("192.0.2.5-5 80", "the range '192.0.2.5-5' does not end behind its begin; write the smaller address first"),
+        (
+            "192.0.2.5-192.0.2.4 80",
+            "the range '192.0.2.5-192.0.2.4' does not end behind its begin; write the smaller address first",
+        ),
         ("192.0.2.5-x 80", "'x' is not the end of a range of addresses; such as 192.0.2.1-9"),
         ("192.0.2.1/29 80", "'192.0.2.1/29' is not the begin of its network; write 192.0.2.0/29"),
         ("192.0.2.0/33 80", "'192.0.2.0/33' is not an address with a prefix length; such as 192.0.2.8/29"),

@@ -142,7 +142,10 @@ def _group_entry(words: Words) -> Range | MarkEntry:
 
 
 def _ends(word: Word) -> tuple[Address, Address]:
-    """Return the first and last address of an address, range or network; raises BadValue."""
+    """Return the first and last address of an address, range or network; raises BadValue.
+
+    As in keepalived, the end may equal the begin if it is a whole address.
+    """
     if "/" in word.text:
         return _network(word)
     if "-" not in word.text:
@@ -151,12 +154,14 @@ def _ends(word: Word) -> tuple[Address, Address]:
     begin, _, end = word.text.partition("-")
     first = address_of(Word(begin, word.location))
     separator = ":" if first.version == 6 else "."
+    least = int(first)
     if separator not in end:  # only the last part, as in 192.0.2.1-9
         if not LAST_PART[first.version].match(end):
             raise BadValue(f"'{end}' is not the end of a range of addresses", "such as 192.0.2.1-9", word)
         end = str(first.exploded).rpartition(separator)[0] + separator + end
+        least += 1
     last = address_of(Word(end, word.location))
-    if last.version != first.version or int(last) <= int(first):
+    if last.version != first.version or int(last) < least:
         text = f"the range '{word.text}' does not end behind its begin"
         raise BadValue(text, "write the smaller address first", word)
     return first, last
@@ -276,7 +281,7 @@ def _persistence(words: Words) -> int:
 
 
 def _granularity(words: Words) -> Granularity:
-    """Parse an IPv4 netmask with contiguous ones, or an IPv6 prefix length."""
+    """Parse an IPv4 netmask, with a warning if its ones are not all in front, or an IPv6 prefix length."""
     word = words.take("a netmask")
     if word.text.isdigit():
         return Granularity(6, number_within(word, 1, 128, "prefix length"))
@@ -285,8 +290,11 @@ def _granularity(words: Words) -> Granularity:
     except ValueError:
         raise BadValue(f"'{word.text}' is not a netmask", "for instance 255.255.255.0, or 64 for IPv6", word) from None
     holes = ~mask & 0xFFFFFFFF
-    if not mask or holes & (holes + 1):
-        raise BadValue(f"'{word.text}' is not a netmask: its ones are not all in front", "255.255.255.0", word)
+    if not mask:
+        words.warn(word, "with 0.0.0.0 all clients share one server", "write 255.255.255.0, for instance")
+    elif holes & (holes + 1):
+        text = f"the ones of '{word.text}' are not all in front; clients that differ in its zeros share a server"
+        words.warn(word, text, "write 255.255.255.0, for instance")
     return Granularity(4, mask)
 
 
