@@ -41,6 +41,7 @@ class CheckModel:
     servers: list[ServerModel] = field(default_factory=list)
     window: Window | None = None
     running: bool = False
+    begun: float = 0.0  # the last probe
     suspended: bool = False
 
     def take(self, outcome: Outcome) -> float:
@@ -134,7 +135,7 @@ class ServiceModel:
     def judge(self, had: bool) -> None:
         """Update the quorum."""
         bound = self.wanted.quorum + (-self.wanted.hysteresis if had else self.wanted.hysteresis)
-        self.has_quorum = self.weight_up >= bound
+        self.has_quorum = self.weight_up > 0 and self.weight_up >= bound
 
     @property
     def sorry(self) -> bool:
@@ -327,7 +328,9 @@ class HealthModel:
         delay_s = check.take(outcome)
         check.running = False
         if not check.suspended:
-            check.window = self._now() + delay_s, self._now() + delay_s
+            begin = check.begun if isinstance(check.check, MiscCheck) else self._now()
+            due = max(begin + delay_s, self._now())
+            check.window = due, due
         if before != (check.good, check.weight):
             for number in dict.fromkeys(each.service for each in check.servers):
                 self._moved(self.services[number])
