@@ -86,7 +86,7 @@ class Engine:
         self._dispatch([*events, *self._suspensions()])
 
     def announce_stop(self, reason: str = "pylvs stops") -> None:
-        """Publish the end of servers and quorums that are up, for services with omega; the table stays as it is."""
+        """Publish the end of servers that are up, and of quorums, for services with omega; the table stays as it is."""
         events: list[Event] = []
         at = self._wall()
         for service in self._services.values():

@@ -147,8 +147,8 @@ class QuorumGained(Event):
 class QuorumLost(Event):
     """The weight that is up is below the quorum. Runs quorum_down, unless `silent`.
 
-    `ending`: a reload removed the service (`removed`), or pylvs stops and it has omega. `silent`: it starts without
-    quorum and without a sorry server; keepalived reports that to no script.
+    `ending`: a reload removed the service (`removed`), or pylvs stops and it has omega, with or without a quorum.
+    `silent`: it starts without quorum and without a sorry server; keepalived reports that to no script.
     """
 
     weight: int

@@ -416,12 +416,12 @@ class ServiceState:
     ) -> Iterator[Event]:
         """Yield the events for the end of servers, and with `whole` of the service: what was up is down.
 
-        `removed`: a reload removed them; otherwise pylvs stops.
+        `removed`: a reload removed them; otherwise pylvs stops. Then the quorum is lost in any case, as in keepalived.
         """
         for server in servers:
             if server.up:
                 yield server.event(events.ServerDown, reason, at, ending=True, removed=removed)
-        if whole and self.has_quorum:
+        if whole and (self.has_quorum or not removed):
             yield self._quorum_event(events.QuorumLost, reason, at, 0, ending=True, removed=removed)
 
     def snapshot(self, now: float) -> ServiceSnapshot:

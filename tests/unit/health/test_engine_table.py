@@ -199,6 +199,17 @@ def test_the_stop_is_published_for_services_with_omega(omega: bool) -> None:
         assert harness.table() == {1: 1, 3: 1}
 
 
+@pytest.mark.parametrize("omega", [True, False])
+def test_the_stop_ends_a_quorum_that_was_lost_before(omega: bool) -> None:
+    with EngineHarness(service(server(1), omega=omega)) as harness:
+        harness.start()
+        harness.kill(1)
+        harness.pass_(25)
+        assert "quorum_lost" in harness.names()
+        harness.engine.announce_stop()
+        assert harness.names() == (["quorum_lost"] if omega else [])
+
+
 def test_ending_leaves_no_probe_behind() -> None:
     with EngineHarness(service(server(1), server(2))) as harness:
         harness.probe_s = 4
