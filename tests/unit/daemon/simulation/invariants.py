@@ -14,10 +14,10 @@ of one service were refused, only this service is disturbed. The desired state i
    and after the plan has one at every moment. This does not apply if an edit of the plan was refused.
 4. **Notifications.** Of each quorum and each server the events alternate, and match the model's state. Each script runs
    once for each transition, in order, or the log has the reason why not.
-5. **Punctual probes.** Each probe begins exactly at the end of the one before plus the delay of the model; a program at
-   the start of the one before plus that delay, or when it has ended. A new one begins within its warm-up. Neither
-   edits nor scripts nor other probes delay it. A check is never forgotten, and none runs while all its services are
-   suspended. The death of a helper process never counts against a server.
+5. **Punctual probes.** Each probe begins exactly at the end of the one before plus the delay of the model. A program
+   begins at the start of the one before plus that delay, or when that one has ended. A new probe begins within its
+   warm-up. Neither edits nor scripts nor other probes delay it. A check is never forgotten, and none runs while all its
+   services are suspended. The death of a helper process never counts against a server.
 6. **Others' services** are never edited, unless a configuration of the seed has `exclusive` or flushes the table.
 7. **No leaks.** After the stop no task, script, signal handler or service is left. The log has no error of the event
    loop, no "this is a bug" and no listener's exception.
