@@ -166,7 +166,7 @@ class RealtimeStatus:
 def enable_realtime(settings: VrrpSettings) -> RealtimeStatus:
     """Apply the settings. Child processes do not inherit the priority."""
     warnings: list[str] = []
-    realtime = _set_scheduler(settings, warnings)
+    realtime = set_scheduler(settings, warnings)
     if settings.cpus:
         try:
             os.sched_setaffinity(0, settings.cpus)
@@ -183,7 +183,8 @@ def freeze_gc() -> None:
     gc.disable()
 
 
-def _set_scheduler(settings: VrrpSettings, warnings: list[str]) -> int:
+def set_scheduler(settings: VrrpSettings, warnings: list[str]) -> int:
+    """Give this process its real-time priority, and return that; 0: the kernel refuses it, or another one is wanted."""
     wanted = settings.realtime_priority or (0 if settings.nice else REALTIME)
     if wanted:
         try:

@@ -28,6 +28,7 @@ from pylvs.model.wanted import Configuration
 from pylvs.system import lock
 from pylvs.system.processes import show_as
 from pylvs.vrrp.ipc import PID_FILE
+from pylvs.vrrp.loop import set_scheduler
 
 EXIT_BUG = 1
 STOP_TIMEOUT_S = 22.0  # until the process has run its notify scripts and ended
@@ -123,6 +124,8 @@ def _run(
     """Be pylvs-vrrp until its end; does not return."""
     status = EXIT_BUG
     try:
+        # On a busy machine the new session could wait 50 ms for a processor. `enable_realtime` reports what is refused.
+        set_scheduler(configuration.vrrp.settings, [])
         os.setsid()  # Ctrl-C in the terminal is for the daemon
         state.abandon()
         pid_files.abandon()
