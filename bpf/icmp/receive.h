@@ -30,6 +30,7 @@ INLINE int prog_icmp_receive(struct __sk_buff *skb)
 	w->error_type = icmp.type;
 	w->error_code = icmp.code;
 	w->error_rest = bpf_ntohl(icmp.rest);
+	w->error_translated = false;
 	p->l4_complete = 1;
 	p->no_csum = p->syn = p->rst = p->no_chunk = 0;
 	p->event = EVENT_KEEP;

@@ -87,10 +87,11 @@ INLINE int forward_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 			 bool confirm, const struct root *root, u32 now)
 {
 	struct packet *p = &w->packet;
-	if (unlikely(hop->verdict == HOP_NOT_REROUTED))
-		return drop(ctx.hook, REASON_NO_ROUTE);
-	if (!has_neighbour(hop) || cannot_route(ctx, w, hop))
+	bool rerouted = likely(hop->verdict != HOP_NOT_REROUTED);
+	if ((rerouted && !has_neighbour(hop)) || cannot_route(ctx, w, hop))
 		return pass_packet(ctx, p);
+	if (!rerouted)
+		return drop(ctx.hook, REASON_NO_ROUTE);
 	bool fits = fwd_length(ctx, w) <= hop->mtu;
 	bool plain = hop->verdict == HOP_READY && fits && !p->no_csum && !p->slow_flags && p->l4_complete;
 	if (ctx.hook == HOOK_XDP && (!plain || confirm || !xdp_reaches(p, hop)))

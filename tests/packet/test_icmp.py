@@ -381,6 +381,34 @@ def test_errors_about_a_tunnel_reach_the_client_and_set_the_path_mtu(director_ho
     assert IP(it.sent(icmp_error(4, 100)))[ICMP].nexthopmtu == 532, "no less than a route takes"
 
 
+def test_an_error_about_a_tunnel_has_its_own_ttl_behind_a_reply_that_was_too_long(
+    case: Callable[..., Case], director_host: Host
+) -> None:
+    """The error to the NAT server is the one that IPVS would have translated, with one hop less."""
+    nat, tun = case("nat"), case("tun")
+    long = build(ether() / nat.packet((nat.server, REAL_PORT), (nat.client, SPORT), 1400, flags="DF"))
+    error = nat.error(OWN4, tunnelled(tun.server, "ipip", tun.request(flags="DF")))
+    ip("rule", "add", "from", VIP4, "lookup", "200")
+    ip("route", "add", "default", "via", ROUTER4, "mtu", "lock", "1400", "table", "200")
+    try:
+        with on_cpu(min(os.sched_getaffinity(0))):
+            before = nat.counters(), tun.counters()
+            rejected = IP(nat.sent(long))
+            left = IP(tun.sent(error))
+    finally:
+        ip("route", "flush", "table", "200")
+        ip("rule", "del", "from", VIP4, "lookup", "200")
+    assert (rejected.src, rejected.dst, rejected.ttl) == (VIP4, nat.server, 63)
+    assert (rejected[ICMP].type, rejected[ICMP].code, rejected[ICMP].nexthopmtu) == (3, 4, 1400)
+    assert (left.src, left.dst, left.ttl) == (VIP4, tun.client, 64)
+    nat_counts, tun_counts = (
+        [now - then for now, then in zip(it.counters(), was, strict=True)]
+        for it, was in zip((nat, tun), before, strict=True)
+    )
+    assert nat_counts == [1, len(rejected), 1, len(long) - 14], "the error is a request, as in IPVS"
+    assert tun_counts[0] == 0
+
+
 def test_an_error_about_a_client_leaves_the_path_mtu_of_others(director_host: Host) -> None:
     service, other = director_host.new_key(), "198.18.0.77"
     director_host.serve(service, 0)

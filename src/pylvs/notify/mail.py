@@ -37,6 +37,7 @@ MOST_WAITING = 500  # alerts
 OLDEST_S = 600.0  # an older alert is dropped: it is no longer useful
 THIS_HOST = "\0"  # in a subject: the name of this machine, which the outbox resolves
 RESOLVE_S = 2.0  # for that name; then the kernel's counts
+ASK_AGAIN_S = 60.0  # after that: each mail would wait
 FINISH_S = 5.0  # at the end, for alerts that are not sent yet
 START_S = 60.0  # until the greeting of the process: a slow machine needs many seconds for Python's imports
 GRACE_S = 10.0  # beyond the time that the mail server may take
@@ -68,6 +69,7 @@ class Outbox:
         self._lost = 0
         self._resolver = DaemonThread("pylvs host name")
         self._host = ""  # the name of this machine, once it is resolved
+        self._ask_at = 0.0  # when the resolver may be asked for it
         self._log = get_logger()
 
     @property
@@ -112,7 +114,8 @@ class Outbox:
 
     async def _host_name(self) -> str:
         """Return the canonical name of this machine; the kernel's if the resolver has none, or is slow."""
-        if not self._host:
+        if not self._host and self._clock() >= self._ask_at:
+            self._ask_at = self._clock() + ASK_AGAIN_S
             with contextlib.suppress(OSError):  # no free thread; TimeoutError
                 async with asyncio.timeout(RESOLVE_S):
                     self._host = await asyncio.get_running_loop().run_in_executor(self._resolver, canonical_name)

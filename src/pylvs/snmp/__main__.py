@@ -22,7 +22,6 @@ from pylvs.snmp.connections import DirectConnections
 from pylvs.snmp.relay import Relay, RelayedConnections
 from pylvs.system import logs, sandbox, syscalls
 from pylvs.system.processes import VERSION_LINE, other_version
-from pylvs.system.sockets import canonical_name
 
 NAME, CONFINED_NAME = b"pylvs-snmp", b"pylvs-agentx"  # shown by ps and top
 _STREAMS = 3  # standard input, output and error
@@ -41,7 +40,7 @@ def main() -> None:
     configuration = pickle.load(sys.stdin.buffer)
     assert isinstance(configuration, Configuration)
     settings = configuration.settings
-    named = replace(settings, router_id=settings.router_id or canonical_name() or socket.gethostname())
+    named = replace(settings, router_id=settings.router_id or socket.gethostname())  # a resolver may block
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     child = os.fork()  # it has the configuration, and all modules
     if not child:

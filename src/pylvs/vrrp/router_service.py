@@ -410,8 +410,9 @@ class RouterService:
         return Relevant(min((each.machine.priority for each in routers), default=0), tuple(masters))
 
     def _receive_unknown(self, device: str, vrid: int, datagram: Datagram) -> None:
-        if device and not datagram.destination.is_multicast and ("", vrid) in self._by_vrid:
-            return  # the unicast socket receives it, too
+        elsewhere = any(each == vrid and "" in (device, other) for other, each in self._by_vrid)
+        if elsewhere and not datagram.destination.is_multicast:
+            return  # the socket of that router receives it, too
         self.unknown[device, vrid] += 1
         enabled = self._configuration.settings.log_unknown_vrids
         if enabled and self._log_limiter.allow((device, vrid), self.now) is not None:

@@ -269,10 +269,14 @@ class VipManager:
     def receive_device_of(self, instance: VrrpInstance) -> str:
         """Return the device that receives advertisements.
 
-        Multicast from a VMAC's own link address reaches only that VMAC. Unicast arrives on the interface. Without one
-        it arrives on any device of a VRF, or on any device: "".
+        Multicast from a VMAC's own link address reaches only that VMAC. Unicast arrives on the interface, or on the
+        ipvlan that has its address. Without an interface it arrives on any device of a VRF, or on any device: "".
         """
-        return (instance.interface or instance.vrf) if instance.peers else self.device_of(instance)
+        ipvlan = instance.vmac.ipvlan if instance.vmac is not None else None
+        own = ipvlan.address.ip if ipvlan is not None and ipvlan.address is not None else None
+        if not instance.peers or (ipvlan is not None and instance.source in (None, own)):
+            return self.device_of(instance)
+        return instance.interface or instance.vrf
 
     def vmac_bases(self) -> dict[str, str]:
         """Return the device below each VMAC."""

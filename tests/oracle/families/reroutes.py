@@ -42,6 +42,7 @@ def run(wire: Wire, plan: Plan, *, family: int = 4, port: int = 80, far: int = 4
             for size in mtu, mtu + 1, 1500:
                 data = payload(size - head)
                 steps.send(f"TCP of {size} bytes", wire.tcp(real, client, "PA", data=data, ip={"ident": 7, "df": True}))
+            steps.send("TCP with TTL 1", wire.tcp(real, client, "A", ip={"ident": 7, "ttl": 1}))
             steps.send("UDP", wire.udp(client, vip, ip={"ident": 8}))
             data = payload(1500 - head + 12)
             steps.send("UDP of 1500 bytes", wire.udp(real, client, data=data, ip={"ident": 9}))

@@ -139,7 +139,7 @@ def test_what_is_shown_is_read_again_as_the_same_configuration() -> None:
 def test_defaults_are_shown_where_nothing_is_written() -> None:
     text = shown(compiled("").effective)
     assert "    smtp_connect_timeout 30                      # default\n" in text
-    assert "    # router_id                                  # default: the host's canonical name\n" in text
+    assert "    # router_id                                  # default: the host's name\n" in text
 
 
 @pytest.mark.parametrize("written", ['"{"', '"a b"', r"a\#b", r"a\!", '"}"'])

@@ -790,6 +790,44 @@ def test_a_real_server_with_two_ports_for_a_mark_has_the_checks_of_both(
     assert compiled(shown(document.effective)).configuration.services == document.configuration.services
 
 
+SAME_CHECK = """
+virtual_server fwmark 7 {{
+    lb_kind DR
+    real_server 10.0.0.2 80 {{
+        connect_timeout 10
+        {check}
+    }}
+    real_server 10.0.0.2 443 {{
+        connect_timeout 3
+        {check}
+    }}
+}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("check", "count"),
+    [
+        ("AGENT_CHECK {{\n connect_port 5555\n retry {retry}\n }}", 1),
+        ("LOAD_CHECK {\n}", 1),
+        ("TCP_CHECK {\n connect_port 99\n }", 1),
+        ("TCP_CHECK {\n}", 2),
+    ],
+)
+def test_a_check_that_both_blocks_of_a_real_server_have_counts_once(check: str, count: int) -> None:
+    """The weight that it reports would count twice, too."""
+    document = compiled(SAME_CHECK.format(check=check.format(retry=2) if "{retry}" in check else check))
+    (server,) = single(document).servers
+    assert len(server.checks) == count
+    assert compiled(shown(document.effective)).configuration.services == document.configuration.services
+
+
+def test_a_host_of_a_joined_block_has_the_timeout_of_its_own_real_server() -> None:
+    check = "SMTP_CHECK {\n connect_timeout 2\n host {\n connect_port 25\n }\n }"
+    (server,) = single(compiled(SAME_CHECK.format(check=check))).servers
+    assert [each.pace.timeout_s for each in server.checks] == [10, 3]
+
+
 def test_of_two_groups_with_one_address_in_common_the_first_has_it() -> None:
     groups = "virtual_server_group a {\n 192.0.2.1 80\n 192.0.2.2 80\n}\n"
     groups += "virtual_server_group b {\n 192.0.2.2 80\n 192.0.2.3 80\n}\n"

@@ -571,6 +571,17 @@ def test_a_dropped_advertisement_is_in_the_status_and_sent_to_those_who_want_sta
     assert status["initialized_at"] is not None
 
 
+@pytest.mark.parametrize("device", ["", "eth0"])
+def test_the_socket_of_another_router_counts_no_unicast_as_unknown(service: RouterService, device: str) -> None:
+    """A socket without a device receives what comes by any device, too."""
+    first = replace(FIRST, interface="eth0", peers=(Peer(PEERS[0]),))
+    second = replace(SECOND, interface="", peers=(Peer(PEERS[0]),))
+    configure(service, first, second)
+    for vrid in first.vrid, second.vrid, 99:
+        service._receive(device, vrid, Datagram(PEERS[0], ip_address("10.0.0.1"), 255, PROTOCOL, b"", b""))
+    assert dict(service.unknown) == {(device, 99): 1}
+
+
 def test_a_published_state_has_the_identity_that_a_reload_removes(
     service: RouterService, monkeypatch: pytest.MonkeyPatch
 ) -> None:

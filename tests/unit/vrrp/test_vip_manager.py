@@ -12,7 +12,17 @@ import pytest
 
 from pylvs.model.addresses import Address
 from pylvs.model.routing import HeldAddress, NextHop, Route, RoutingRule
-from pylvs.model.vrrp import Peer, Track, Tracks, Vmac, VrrpConfiguration, VrrpGroup, VrrpInstance, VrrpSettings
+from pylvs.model.vrrp import (
+    Ipvlan,
+    Peer,
+    Track,
+    Tracks,
+    Vmac,
+    VrrpConfiguration,
+    VrrpGroup,
+    VrrpInstance,
+    VrrpSettings,
+)
 from pylvs.netlink.addresses import Placed
 from pylvs.netlink.changes import Outcome
 from pylvs.vrrp.helper.link import LogLine, StateChanged
@@ -185,6 +195,7 @@ def rule(**given: Any) -> RoutingRule:
 
 
 UNTRACKED = replace(ROUTER, track_primary=False)
+IPVLAN = Vmac(ipvlan=Ipvlan(address=ip_interface("10.0.0.1/24")))
 ADDRESS_VMAC = Vmac(here=False, for_addresses=True)
 
 
@@ -232,8 +243,8 @@ def test_the_device_of_an_address_without_carrier_is_a_fault(host: Host, network
 
 @pytest.mark.parametrize(
     ("device", "vmac", "bound"),
-    [("eth1", None, "eth1"), ("", None, ""), ("eth1", Vmac(), "eth1")],
-    ids=["interface", "no interface", "VMAC"],
+    [("eth1", None, "eth1"), ("", None, ""), ("eth1", Vmac(), "eth1"), ("eth1", IPVLAN, "ipvlan")],
+    ids=["interface", "no interface", "VMAC", "ipvlan"],
 )
 def test_unicast_is_bound_to_the_interface_and_without_one_follows_the_routes(
     host: Host, network: Recorder, device: str, vmac: Vmac | None, bound: str
@@ -243,7 +254,14 @@ def test_unicast_is_bound_to_the_interface_and_without_one_follows_the_routes(
     addresses = (replace(held(VIP), device="eth0"),)
     unicast = replace(ROUTER, interface=device, vrid=52, peers=(Peer(peer),), source=source, addresses=addresses)
     assert host.service is not None
-    assert host.service.host.receive_device_of(replace(unicast, vmac=vmac)) == bound
+    service = host.service.host
+    if vmac is IPVLAN:  # which has the source address
+        service.configure(VrrpConfiguration(instances=(replace(unicast, vmac=vmac),)))
+        bound = service.device_of(replace(unicast, vmac=vmac))
+        assert bound != device
+        elsewhere = replace(unicast, vmac=vmac, source=ip_address("10.0.0.9"))
+        assert service.receive_device_of(elsewhere) == device
+    assert service.receive_device_of(replace(unicast, vmac=vmac)) == bound
     if vmac is None:
         host.reload(VrrpConfiguration(instances=(unicast,)))
         run(host, 5)

@@ -10,7 +10,7 @@ from pylvs.config.language.tree import Severity, Word
 from pylvs.config.schema.grammar import Section, State, did_you_mean
 from pylvs.config.schema.service_types import ALL_GOOD, Server
 from pylvs.config.schema.types import MAX_SECONDS
-from pylvs.config.schema.virtual_server import CONNECTION, DELAY_LOOP_S, checker_timing
+from pylvs.config.schema.virtual_server import CONNECT_TIMEOUT_S, CONNECTION, DELAY_LOOP_S, checker_timing
 from pylvs.config.schema.vrrp_types import TrackWeight
 from pylvs.model.checks import (
     AgentCheck,
@@ -176,9 +176,12 @@ class CheckMaker:
         own = [block] if not hosts or any(map(block.section.setting, OWN_CONNECTION)) else []
         self._share_timing(block, hosts)
         if block.section.setting("connect_timeout"):
+            # Of its own real server, which may be another one than `self.block` (`_merge`).
+            outer_s = (each.value("connect_timeout", float) for each in block.outer)
+            server_timeout_s = next(filter(None, outer_s), CONNECT_TIMEOUT_S)
             for each in hosts:
                 if not each.section.setting("connect_timeout"):
-                    each.adjust("connect_timeout", self.block.seconds("connect_timeout"), "the real server's")
+                    each.adjust("connect_timeout", server_timeout_s, "the real server's")
         longest = max(each.seconds("connect_timeout") for each in (*own, *hosts))
         if not own:
             block.fill("connect_timeout", None)  # it would make the real server a host, too

@@ -14,7 +14,7 @@ from pylvs.config.schema.grammar import Section, Setting, did_you_mean
 from pylvs.config.schema.service_types import PERSISTENCE_S, VERSIONS, Forwarding, Granularity, MarkEntry, Range, Server
 from pylvs.config.schema.virtual_server import SERVER_TIMING, VIRTUALHOST
 from pylvs.model.addresses import endpoint
-from pylvs.model.checks import BfdCheck, Check, TlsClient
+from pylvs.model.checks import BfdCheck, Check, Pace, TlsClient
 from pylvs.model.dataclass import dataclass, field, replace
 from pylvs.model.service import (
     DEFAULT_SCHEDULER,
@@ -511,12 +511,17 @@ def _engine(block: EffectiveBlock, protocol: Protocol, timeout: int, keys: Seque
 def _wanted_server(block: EffectiveBlock, entries: Entries, scripts: ScriptRules, tls: TlsClient) -> WantedServer:
     server, ports = _server(block), entries.ports
     port = min(ports) if len(ports) == 1 else 0
-    checks = []
-    for each in block.below(*MAKERS):
+    checks: list[Check | None] = []
+    for each in list(block.below(*MAKERS)):
         written = each.outer[0].head  # another real_server than `block` after a `_merge`
         assert isinstance(written, Server)
         maker = CheckMaker(scripts, block, written, port, has_vip=bool(ports), tls=tls)
-        checks.append(MAKERS[each.block.name](maker, each))
+        check = MAKERS[each.block.name](maker, each)
+        # The same check of both would count twice, also the weight that it reports.
+        if written is not server and check is not None and any(_is_same(check, other) for other in checks):
+            block.leave_out(each)
+        else:
+            checks.append(check)
     thresholds = block.get("uthreshold", int), block.get("lthreshold", int)
     return block.make(
         WantedServer,
@@ -525,6 +530,11 @@ def _wanted_server(block: EffectiveBlock, entries: Entries, scripts: ScriptRules
         notify_up=scripts.of(block, "notify_up"),
         notify_down=scripts.of(block, "notify_down"),
     )
+
+
+def _is_same(check: Check, other: Check | None) -> bool:
+    """Return whether two checks differ at most in their pace."""
+    return type(check) is type(other) and replace(check, pace=Pace()) == replace(other, pace=Pace())
 
 
 def _once(block: EffectiveBlock, checks: Iterable[Check | None]) -> Iterator[Check]:

@@ -100,7 +100,7 @@ GLOBAL_DEFS = Block(
     "global_defs",
     "settings of the whole daemon",
     (
-        Keyword("router_id", TEXT, "name of this machine in alerts", default_doc="the host's canonical name"),
+        Keyword("router_id", TEXT, "name of this machine in alerts", default_doc="the host's name"),
         Block(
             "notification_email",
             "recipients of alerts; without one, no alert is sent",

@@ -67,13 +67,14 @@ def inherited(name: str, kind: Type[object], doc: str, default: object = None, *
 OWN = "the checker's own"
 DELAY = "seconds between a failure and the next check"
 DELAY_LOOP_S = 60.0
+CONNECT_TIMEOUT_S = 5.0
 INTERVAL = seconds(0.000001, 1e9)
 ALPHA = flag("alpha", "start in state down, until the first check succeeds", inherited=True)
 CONNECT_TIMEOUT = inherited(
     "connect_timeout",
     seconds(0.000001),
     "seconds that a whole check may take; each page and each SMTP host has as many",
-    5.0,
+    CONNECT_TIMEOUT_S,
 )
 WARMUP_AND_DELAY = (
     inherited(
