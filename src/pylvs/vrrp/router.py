@@ -298,8 +298,8 @@ class Router:
         self._garp.once(self._service.now)
         self._announce()
 
-    def announce_again(self) -> bool:
-        """Announce a master's addresses, because another router advertised as master; False if that has no effect."""
+    def _announce_again(self) -> bool:
+        """Announce a master's addresses, because another router was master, too; False if that has no effect."""
         again = self._garp.again(self._service.now)
         self._announce()
         return again
@@ -354,6 +354,8 @@ class Router:
                         self._host.send_adverts(self.instance, self._encoder.packets(action.priority))
                 elif isinstance(action, Become):
                     self._become(action)
+                elif action.released:
+                    self._announce_again()
                 else:
                     self._reannounce(action.detail)
         finally:  # a bug in one action must not end the timer, and with it the virtual router
@@ -400,11 +402,7 @@ class Router:
         settling = self._is_settling(now)
         if not settling:
             self._rival = now + self.machine.down_s, text
-        again = self.announce_again()
-        for member in self.group.members if self.group is not None else ():
-            if member is not self:
-                member.announce_again()
-        announced = "; its addresses are announced again" if again else ""
+        announced = "; its addresses are announced again" if self._announce_again() else ""
         suppressed = None if settling else self._log_limiter.allow("conflict", now)
         if suppressed is not None:
             more = f" ({suppressed} more like it since the last line)" if suppressed else ""

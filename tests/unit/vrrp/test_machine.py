@@ -186,7 +186,7 @@ def test_a_master_answers_a_worse_one_and_announces_again(priority: int, source:
 
 def test_a_master_answers_priority_0() -> None:
     changed, actions = master().receive(10.0, advert(0), GREATER)
-    assert actions == [Advertise(100)]
+    assert actions == [Advertise(100), Reannounce(released=True)]
     assert changed.due == 11.0
 
 

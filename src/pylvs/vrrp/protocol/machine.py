@@ -65,9 +65,13 @@ class Become:
 
 @dataclass(frozen=True, slots=True)
 class Reannounce:
-    """Send gratuitous ARP or neighbour advertisements again, because another master advertises."""
+    """Send gratuitous ARP or neighbour advertisements again, because another master advertises, or `released`.
+
+    The other master may have announced the addresses, too.
+    """
 
     detail: str = ""
+    released: bool = False  # it has just given up
 
 
 Action = Advertise | Become | Reannounce
@@ -247,7 +251,8 @@ class Machine:
 
     def _receive_as_master(self, now: float, advert: Advertisement, source: Address) -> Step:
         if advert.priority == PRIORITY_STOP:
-            return self._answer(now)
+            answered, actions = self._answer(now)
+            return answered, [*actions, Reannounce(released=True)]
         equal = advert.priority == self.priority
         if advert.priority > self.priority or (equal and address_order(source) > address_order(self.address)):
             why = TransitionReason.GREATER_ADDRESS if equal else TransitionReason.HIGHER
