@@ -124,6 +124,7 @@ LimitKey = tuple[int | str, int]  # the index of a limit, or a device under the 
 TURN_TIMEOUT_S = 0.01  # after which another scheduler may use a turn that its owner missed
 CONFLICT_INTERVAL_S = 1.0  # between two rounds that other masters provoke: their flood must not become ours
 CONFLICT_BURST = 5  # so many rounds come at once: a split brain of several masters heals without a pause
+_NEVER = {False: float("-inf"), True: float("-inf")}
 BATCH_SIZE = 64  # announcements
 BATCH_PAUSE_S = 0.001  # between batches, so that due timers (advertisements) run first
 
@@ -196,7 +197,7 @@ class GarpScheduler:
         self._device = device
         self._addresses: tuple[DeviceAddress, ...] = ()
         self._ready_at = 0.0  # nothing is sent before
-        self._burst_at = float("-inf")  # when CONFLICT_BURST rounds may come at once
+        self._burst_at = dict(_NEVER)  # when CONFLICT_BURST rounds may come at once; apart for masters that gave up
         self._rounds: dict[_Round, float] = {}
         self._remaining: dict[DeviceAddress, int] = {}  # announcements
         self._queues: dict[LimitKey | None, deque[DeviceAddress]] = {}  # of _remaining, by limit
@@ -230,8 +231,8 @@ class GarpScheduler:
         self._ready_at = max(self._ready_at, now)
         self._enqueue(self._addresses, 1)
 
-    def again(self, now: float) -> bool:
-        """Announce now and after a delay, because another master advertises.
+    def again(self, now: float, released: bool = False) -> bool:
+        """Announce now and after a delay, because another master advertises, or has given up (`released`).
 
         False if this has no effect: there are no addresses, the configuration forbids it, or such a round waits.
         """
@@ -240,14 +241,14 @@ class GarpScheduler:
             return False
         if settings.lower_priority_delay_s:
             self._rounds[_Round.CONFLICT] = now + settings.lower_priority_delay_s
-        if _Round.DEFERRED in self._rounds:
+        free_at = self._burst_at[released] - (CONFLICT_BURST - 1) * CONFLICT_INTERVAL_S
+        if now < free_at and _Round.DEFERRED in self._rounds:
             return False
         self._ready_at = max(self._ready_at, now)
-        free_at = self._burst_at - (CONFLICT_BURST - 1) * CONFLICT_INTERVAL_S
         if now < free_at:
             self._rounds[_Round.DEFERRED] = free_at
         else:
-            self._answer(now)
+            self._answer(now, released)
         return True
 
     def defend(self, now: float, address: Address) -> None:
@@ -265,7 +266,7 @@ class GarpScheduler:
         self._rounds.clear()
         self._remaining.clear()
         self._queues.clear()
-        self._burst_at = float("-inf")
+        self._burst_at = dict(_NEVER)
 
     @property
     def due(self) -> float | None:
@@ -309,8 +310,9 @@ class GarpScheduler:
             else:
                 self._answer(now)
 
-    def _answer(self, now: float) -> None:
-        self._burst_at = max(self._burst_at, now) + CONFLICT_INTERVAL_S
+    def _answer(self, now: float, released: bool = False) -> None:
+        self._rounds.pop(_Round.DEFERRED, None)  # this one comes in its place
+        self._burst_at[released] = max(self._burst_at[released], now) + CONFLICT_INTERVAL_S
         self._enqueue(self._addresses, self._settings.lower_priority_repeat)
 
     def _extra(self) -> list[DeviceAddress]:

@@ -298,9 +298,9 @@ class Router:
         self._garp.once(self._service.now)
         self._announce()
 
-    def _announce_again(self) -> bool:
+    def _announce_again(self, released: bool = False) -> bool:
         """Announce a master's addresses, because another router was master, too; False if that has no effect."""
-        again = self._garp.again(self._service.now)
+        again = self._garp.again(self._service.now, released)
         self._announce()
         return again
 
@@ -355,7 +355,7 @@ class Router:
                 elif isinstance(action, Become):
                     self._become(action)
                 elif action.released:
-                    self._announce_again()
+                    self._announce_again(released=True)
                 else:
                     self._reannounce(action.detail)
         finally:  # a bug in one action must not end the timer, and with it the virtual router

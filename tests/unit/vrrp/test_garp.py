@@ -109,6 +109,24 @@ def test_a_flood_of_lower_priorities_is_answered_by_a_burst_and_then_once_a_seco
     assert all(second - first >= CONFLICT_INTERVAL_S - 1e-9 for first, second in pairwise(later))
 
 
+def test_masters_that_give_up_have_a_burst_of_their_own() -> None:
+    """Several masters advertise behind a split; the last to give up must not find the burst used up."""
+    scheduler = master(Announcements(repeat=1, delay_s=0, lower_priority_repeat=1, lower_priority_delay_s=0), A)
+    assert at(sent(scheduler, 9)) == [0]
+    for _ in range(CONFLICT_BURST + 1):
+        scheduler.again(10)
+        scheduler.wake(10)
+    dues = [scheduler.due]
+    for tick in range(CONFLICT_BURST):
+        assert scheduler.again(10.1 + tick / 1000, released=True)
+        assert scheduler.wake(10.1 + tick / 1000) == [A]
+    dues.append(scheduler.due)
+    assert dues == [11, None], "the last round waits, and these came in its place"
+    assert scheduler.again(10.2, released=True)
+    assert not scheduler.again(10.3, released=True)
+    assert at(sent(scheduler, 100, start=10.3)) == [pytest.approx(11.1)]
+
+
 def test_a_claimed_address_alone_is_defended() -> None:
     scheduler = master(Announcements(repeat=1, delay_s=0, lower_priority_repeat=2, lower_priority_delay_s=3), A, B)
     assert at(sent(scheduler, 9)) == [0, 0]
