@@ -15,6 +15,7 @@ from email.headerregistry import HeaderRegistry
 from email.message import EmailMessage
 from email.policy import EmailPolicy
 from email.utils import formatdate
+from typing import Any
 
 from pylvs.model.dataclass import dataclass, replace
 from pylvs.model.wanted import Mail
@@ -30,7 +31,6 @@ from pylvs.system.processes.channel import (
     privileges_left,
 )
 from pylvs.system.processes.confined import environment
-from pylvs.system.sockets import canonical_name
 from pylvs.system.threads import DaemonThread
 
 MOST_WAITING = 500  # alerts
@@ -53,6 +53,18 @@ class Alert:
     subject: str
     body: str
     at: float  # wall clock
+
+
+def canonical_name(getaddrinfo: Callable[..., Any] = socket.getaddrinfo) -> str:
+    """Return the canonical name that the resolver has for this machine, as keepalived's default; "" if it has none.
+
+    It may ask name servers, so it may block for as long as they do not answer.
+    """
+    try:
+        found = getaddrinfo(socket.gethostname(), None, flags=socket.AI_CANONNAME)
+    except (OSError, UnicodeError):
+        return ""
+    return next((name for _, _, _, name, _ in found if name), "")
 
 
 class Outbox:

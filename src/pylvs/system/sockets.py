@@ -1,7 +1,5 @@
 """What Python's sockets lack: filters in classic BPF, large buffers, the peer, long paths, writes that never wait.
 
-And the name of this machine.
-
 Filters: Documentation/networking/filter.rst in the kernel.
 """
 
@@ -13,9 +11,8 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 Instruction = tuple[int, int, int, int]  # operation, jump if true, jump if not, operand
 
@@ -104,15 +101,3 @@ def peer_of(end: socket.socket) -> tuple[int, int]:
     """Return process and user at the other end; the process is the one that made its socket."""
     pid, user, _ = _CREDENTIALS.unpack(end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     return pid, user
-
-
-def canonical_name(getaddrinfo: Callable[..., Any] = socket.getaddrinfo) -> str:
-    """Return the canonical name that the resolver has for this machine, as keepalived's default; "" if it has none.
-
-    It may ask name servers, so it may block for as long as they do not answer.
-    """
-    try:
-        found = getaddrinfo(socket.gethostname(), None, flags=socket.AI_CANONNAME)
-    except (OSError, UnicodeError):
-        return ""
-    return next((name for _, _, _, name, _ in found if name), "")

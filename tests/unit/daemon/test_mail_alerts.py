@@ -31,7 +31,6 @@ from pylvs.notify import mail as mails
 from pylvs.notify.mail import Alert, Outbox, deliver_confined, message
 from pylvs.notify.smtp import Refused, deliver
 from pylvs.system.processes import channel
-from pylvs.system.sockets import canonical_name
 from tests.privileges import assert_unprivileged
 from tests.unit.daemon.test_notify_scripts import down, gained, lost, server_key, service, up
 from tests.unit.health.fake_servers import Loop, close, closed, lapse
@@ -479,7 +478,7 @@ def test_by_default_a_mail_names_this_machine_as_its_resolver_does(
         return [(2, 1, 6, f"{name}.example.org", ("192.0.2.1", 0))]
 
     monkeypatch.setattr(socket, "gethostname", lambda: "lb1")
-    monkeypatch.setattr(mails, "canonical_name", partial(canonical_name, getaddrinfo))
+    monkeypatch.setattr(mails, "canonical_name", partial(mails.canonical_name, getaddrinfo))
     monkeypatch.setattr(mails, "RESOLVE_S", LONG_S if known is not None else 0.01)
 
     async def main() -> Mailbox:
