@@ -165,7 +165,7 @@ def _no_announcement(right: Any) -> Any:
 
 
 def _never_again(right: Any) -> Any:
-    return lambda self, now: False
+    return lambda self, now, released=False: False
 
 
 def _at_once(right: Any) -> Any:
