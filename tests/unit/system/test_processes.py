@@ -7,6 +7,7 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -430,6 +431,22 @@ asyncio.run(Processes().run(script, 600))
     found = [int(pid) for pid in pids.read_text().split()]
     assert len(found) == 3, "the script, what it forked, and their runner"
     assert gone(found)
+
+
+def test_nothing_outlives_a_daemon_that_is_killed_before_it_has_read_a_result(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    text = f"(setsid sleep 600 & echo $! >>{pids}); echo $$ >>{pids}; sleep 600"
+    account = {"user": "root", "uid": os.getuid(), "gid": os.getgid(), "groups": []}
+    request = {"id": 1, "arguments": ["/bin/sh", "-c", text], "timeout_s": 600, "environment": {}, "umask": 0o22}
+    daemon, channel = socket.socketpair()
+    with daemon, channel:
+        command = [sys.executable, "-m", runner.__name__, str(channel.fileno())]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        helper = subprocess.Popen(command, env=environment, pass_fds=[channel.fileno()])
+        daemon.sendall(json.dumps({**request, **account, "secure": False}).encode() + b"\n")
+        until(lambda: pids.exists() and len(pids.read_text().split()) == 2)
+    assert helper.wait() == 0  # the socket was closed with the runner's greeting in it
+    assert gone([int(pid) for pid in pids.read_text().split()])
 
 
 def test_many_failing_scripts_all_end_within_the_limit_of_concurrency(tmp_path: Path) -> None:

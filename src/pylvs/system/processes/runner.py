@@ -99,7 +99,10 @@ class Runner:
         return None if nearest is None else min(max(0.0, nearest - time.monotonic()), _LONGEST_SLEEP_S)
 
     def _receive(self) -> None:
-        chunk = self._channel.recv(1 << 16)
+        try:
+            chunk = self._channel.recv(1 << 16)
+        except ConnectionError:  # the daemon was killed before it has read a result
+            chunk = b""
         self._open = bool(chunk)
         self._received += chunk
         *lines, rest = self._received.split(b"\n")
