@@ -210,28 +210,29 @@ class Katran:
             raise WrongPath(f"{name}: Katran sent another frame than the packet in a tunnel: {last.data.hex()}")
         return Sample(name, wrapper, spent)
 
-    def _opened(self, name: str, program: Program) -> tuple[Sample, int]:
+    def _opened(self, name: str, program: Program, number: int) -> tuple[Sample, int]:
         """Measure new connections; return also how many of the first and the last one Katran stored."""
         frame, flows = request(DR, SYN, NEW_CLIENTS), Flows(NEW_WALK, self._new, IN_ORDER)
-        sample = self._sent(name, program, SHRINK_FLOWS, frame, flows, self._size.new)
-        ends = (self._new, self._new + self._size.new - 1)
+        sample = self._sent(name, program, SHRINK_FLOWS, frame, flows, number)
+        ends = (self._new, self._new + number - 1)
         return sample, sum(program.stores(frame, flows, flow % NEW_WALK) for flow in ends)
 
     def _stored(self, name: str) -> Sample:
-        sample, stored = self._opened(name, self._storing)
+        sample, stored = self._opened(name, self._storing, self._size.new)
         if stored != 2:
             raise WrongPath(f"{name}: Katran did not store new connections")
         return sample
 
     def _not_stored(self, name: str) -> Sample:
         """Measure new connections beyond the limit. It holds for a second: a slower run is repeated."""
+        number = self._size.repeat
         for _ in range(_TRIALS):
             self._limited.exceed_limit()
-            sample, stored = self._opened(name, self._limited)
-            if self._limited.beyond_limit() == self._size.new:
+            sample, stored = self._opened(name, self._limited, number)
+            if self._limited.beyond_limit() == number:
                 break
         else:
-            raise WrongPath(f"{name}: a run of {self._size.new:,} took over a second: this machine is too busy")
+            raise WrongPath(f"{name}: a run of {number:,} took over a second: this machine is too busy")
         if stored:
             raise WrongPath(f"{name}: Katran stored new connections beyond its limit")
         return sample

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from bench import full_table, katran
+from bench import full_table, katran, site
 from bench.cases import (
     MANY,
     MANY_CLIENTS,
@@ -28,7 +28,7 @@ from bench.frames import IN_ORDER, SCATTERED, SYN, Flows
 from bench.harness import FLOWS, SAME, SAME_TC, XDP_TX, Sample, Wrapper, WrongPath
 from bench.path import Overheads, PacketPath, new_path
 from bench.program import Progress
-from bench.rows import FLOOR, FLOOR_TC, LINE, TABLE_LINE, TABLE_STORE, Measured
+from bench.rows import FLOOR, FLOOR_TC, LINE, TABLE_AWAITED, TABLE_LINE, TABLE_STORE, Measured
 from pylvs.dataplane.load import CONNECTION_MAPS
 from pylvs.system.namespaces import inside_network
 
@@ -132,9 +132,13 @@ class Bench:
         """Measure the programs that read or write one cache line for each flow, random or new. Raises WrongPath."""
         harness, known = self.path.harness, request(MANY, source=MANY_CLIENTS)
         random = known, Flows(self.size.flows, 0, SCATTERED), self.size.repeat
-        new = request(MANY, SYN, NEW_CLIENTS), Flows(NEW_WALK, self._stored, IN_ORDER), self.size.new
+        new, awaited = (
+            (request(MANY, SYN, NEW_CLIENTS), Flows(NEW_WALK, self._stored + first, IN_ORDER), self.size.new)
+            for first in (0, NEW_WALK // 2)
+        )
         self._stored += self.size.new
-        for name, (frame, flows, number) in ((LINE, random), (TABLE_LINE, random), (TABLE_STORE, new)):
+        programs = {LINE: random, TABLE_LINE: random, TABLE_AWAITED: awaited, TABLE_STORE: new}
+        for name, (frame, flows, number) in programs.items():
             harness.plan(frame, flows)
             sent = frame.packed()
             spent, last = harness.run(FLOWS, harness.own(f"bench_{name}"), number)
@@ -157,7 +161,7 @@ class Bench:
                 self._note(name, wrapper, self.overheads.measure_floor(wrapper, self.size.repeat))
             for case in established:
                 self._note(case.name, case.wrapper, self.measure(case))
-            for opening in new:
+            for opening in new if number % self.size.new_every == 0 else ():
                 self._note(opening.name, opening.wrapper, self.measure_new(opening))
             for measure in () if only else self.others:
                 for sample in measure():
@@ -194,9 +198,10 @@ def ready(size: Size, progress: Progress, tree: Path | None = None) -> Iterator[
         bench.connect()
         if size.budgets:
             bench.others.append(bench.measure_lines)
-            for kind in full_table.FullTable, full_table.Flood:
-                full = closing.enter_context(full_table.full_table(kind, path.harness, size))
-                bench.others.append(full.measure)
+            for version in (4, 6) if site.has_ipv6() else (4,):
+                for kind in full_table.FullTable, full_table.Flood:
+                    full = closing.enter_context(full_table.full_table(kind, path.harness, size, version))
+                    bench.others.append(full.measure)
             closing.enter_context(inside_network(path.namespace))
         if objects:
             beside = closing.enter_context(katran.loaded(objects, path.harness, size, progress))

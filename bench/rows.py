@@ -33,6 +33,7 @@ class Row:
 
 
 FLOOR, FLOOR_TC, LINE, TABLE_LINE, TABLE_STORE = "floor", "tc_floor", "line", "table_line", "table_store"
+TABLE_AWAITED = "table_awaited"
 _FOREIGN = {
     "foreign_routed": "the same, TCP to another host",
     "foreign_udp": "the same, UDP to this host",
@@ -121,13 +122,16 @@ BUDGETS = (
     _budget("established, {flows:,} random flows, TUN", "many_tun", "katran_many"),
     _budget("new flow (SYN)", "new_dr", LINE, 2.0, 1.6),
     _budget("new flow (SYN)", "new_dr", TABLE_STORE),
+    _budget("new flow (SYN)", "new_dr", TABLE_AWAITED),
     _budget("new flow (SYN)", "new_dr", "katran_new"),
     _budget("new flow (SYN)", "new_dr", "katran_new_limited"),
     _budget("new flow (SYN), table full", "new_full", "katran_new_limited", 1.0, 0.8),
-    _budget("new flow (SYN), flood: each ends the oldest", "new_flood", "katran_new_limited", 1.0, 0.8),
+    _budget("new flow (SYN), flood", "new_flood", "katran_new_limited", 1.0, 0.8),
     _budget("IPv6: established, one flow, DR", "one_six", "one_dr", 1.3, 1.15),
     _budget("IPv6: established, {flows:,} random flows, DR", "many_six", "many_dr", 1.3, 1.15),
     _budget("IPv6: new flow (SYN)", "new_six", "new_dr", 1.3, 1.15),
+    _budget("IPv6: new flow (SYN), table full", "new_full6", "new_full", 1.3, 1.15),
+    _budget("IPv6: new flow (SYN), flood", "new_flood6", "new_flood", 1.3, 1.15),
     *(
         _budget(f"NAT, server to client, {text}", f"nat_back_{number}", f"nat_forth_{number}", 1.5, 1.2)
         for number, text in _NAT_ANSWERS.items()
@@ -144,6 +148,7 @@ REFERENCES = {
     LINE: "one line",
     TABLE_LINE: "one line of a table as large",
     TABLE_STORE: "to store in a line of it",
+    TABLE_AWAITED: "one line of it, awaited",
     "katran_one": "Katran",
     "katran_no_service": "Katran",
     "katran_many": "Katran",
@@ -152,6 +157,8 @@ REFERENCES = {
     "one_dr": "IPv4",
     "many_dr": "IPv4",
     "new_dr": "IPv4",
+    "new_full": "IPv4",
+    "new_flood": "IPv4",
     "check_tcp_keepalived": "keepalived",
     "check_http_keepalived": "keepalived",
     **{f"{name}_forth_{number}": "client to server" for name in ("nat", "nat6") for number in _NAT_ANSWERS},

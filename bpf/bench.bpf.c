@@ -349,9 +349,12 @@ int bench_far(struct xdp_md *ctx)
 	return XDP_TX;
 }
 
+enum line_use { LINE_READ, LINE_AWAITED, LINE_STORED };
+
 /* The least that forwards a packet of one of many flows by what it stored of that flow: one cache line. `lines` has so
- * many. Unlike those of `bench_far`, the reads are independent: the processor can start the next before this one ends. */
-INLINE int forward_by_line(struct xdp_md *ctx, void *lines, u32 number, bool stores)
+ * many. Unlike those of `bench_far`, the reads are independent: the processor can start the next before this one ends.
+ * LINE_AWAITED: the next packet is made from what was read. */
+INLINE int forward_by_line(struct xdp_md *ctx, void *lines, u32 number, enum line_use use)
 {
 	void *frame = (void *)(long)ctx->data;
 	if (frame + BENCH_BYTES > (void *)(long)ctx->data_end)
@@ -359,9 +362,15 @@ INLINE int forward_by_line(struct xdp_md *ctx, void *lines, u32 number, bool sto
 	u64 tuple = (u64)WORD_AT(u32, frame, BENCH_SADDR) << 32 | WORD_AT(u32, frame, BENCH_PORTS);
 	u32 at = (tuple * 0x9e3779b97f4a7c15 >> 32) * number >> 32; /* the golden ratio, as the kernel's hash_64() */
 	struct bench_line *line = bpf_map_lookup_elem(lines, &at);
-	if (!line || line->word[0]) /* always 0 */
+	u64 first = line ? line->word[0] : 1;
+	if (first) /* always 0 */
 		return aborted(ctx);
-	if (stores) {
+	if (use == LINE_AWAITED) {
+		struct bench_plan *plan = get_plan();
+		if (plan)
+			plan->port += barrier_var(first);
+	}
+	if (use == LINE_STORED) {
 		u64 there = __sync_val_compare_and_swap(&line->word[BENCH_STORED], 0, tuple);
 		line->word[BENCH_STORED + 1 + !!there] = tuple;
 	}
@@ -371,7 +380,7 @@ INLINE int forward_by_line(struct xdp_md *ctx, void *lines, u32 number, bool sto
 SEC("xdp.frags")
 int bench_line(struct xdp_md *ctx)
 {
-	return forward_by_line(ctx, &bench_lines, BENCH_LINES, false);
+	return forward_by_line(ctx, &bench_lines, BENCH_LINES, LINE_READ);
 }
 
 /* Set by the loader: as many as the connection table has. */
@@ -388,14 +397,21 @@ struct {
 SEC("xdp.frags")
 int bench_table_line(struct xdp_md *ctx)
 {
-	return forward_by_line(ctx, &bench_table, bench_table_size, false);
+	return forward_by_line(ctx, &bench_table, bench_table_size, LINE_READ);
+}
+
+/* The same, but the processor cannot start the next packet before the line is there. */
+SEC("xdp.frags")
+int bench_table_awaited(struct xdp_md *ctx)
+{
+	return forward_by_line(ctx, &bench_table, bench_table_size, LINE_AWAITED);
 }
 
 /* The least that stores a flow in this table: a compare-exchange in its line, and a word. */
 SEC("xdp.frags")
 int bench_table_store(struct xdp_md *ctx)
 {
-	return forward_by_line(ctx, &bench_table, bench_table_size, true);
+	return forward_by_line(ctx, &bench_table, bench_table_size, LINE_STORED);
 }
 
 const volatile enum bench_numbers bench_numbers __attribute__((used)) = BENCH_BYTES;

@@ -7,6 +7,7 @@
  *	receive() ---> parse (parse/plain.h) ---- not plain: PROG_PARSE_SLOW, a fragment: PROG_DEFRAG (TC)
  *	   |  ^                                                      |
  *	   |  `------------------------------------------------------'
+ *	   |----- a SYN at XDP, the table is full or a flood comes (fwd/stateless.h), no connection --------> sent
  *	   v
  *	fwd_packet() (fwd/conn.h) ---- known connection: update_state(), count, send() -------------------> sent
  *	   |                `--------- from a real server: PROG_REPLY, translate (NAT) -------------------> sent
@@ -25,6 +26,7 @@
 #include "frag/fragment.h"
 #include "frag/gso_segment.h"
 #include "fwd/fast6.h"
+#include "fwd/stateless.h"
 #include "icmp/forward.h"
 #include "icmp/receive.h"
 #include "icmp/send.h"
@@ -83,8 +85,15 @@ INLINE int receive(struct ctx ctx, const struct root *root)
 	if (p.from_host && for_stack(ctx.skb))
 		return pass_to_stack(ctx.hook);
 	enum parsed parsed = is_ipv6 ? parse6(ctx, data, end, &p, root) : parse4(ctx, data, end, &p, root);
-	if (likely(parsed == PARSED_PLAIN))
-		return fwd_packet(ctx, &p, root);
+	if (likely(parsed == PARSED_PLAIN)) {
+		int verdict = NOT_STATELESS;
+		if (ctx.hook == HOOK_XDP && unlikely(p.syn) && unlikely(may_be_stateless(ticks()))) {
+			u64 chosen = choose_stateless(&p);
+			if (likely(chosen) && !find_connection(&p).connection)
+				verdict = fwd_stateless(ctx.xdp, &p, chosen);
+		}
+		return likely(verdict == NOT_STATELESS) ? fwd_packet(ctx, &p, root) : verdict;
+	}
 	if (parsed == PARSED_FOREIGN || (root->standby && slow_is_standby(ctx, &p, root)))
 		return pass_to_stack(ctx.hook);
 	return ctx.hook == HOOK_XDP ? pass_to_tc() : tail_call_with(ctx, &p, PROG_PARSE_SLOW);

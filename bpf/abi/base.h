@@ -122,6 +122,7 @@ enum reason {
 	REASON_NO_CALL_ID, /* a new connection of a service of SIP, without a Call-ID: dropped */
 	REASON_REFUSED_CALLS_FULL, /* no space for the Call-ID of another template */
 	REASON_FRAGMENT_LOCKED, /* another CPU used the set of its packet for too long: dropped */
+	REASON_FLOOD_STATELESS, /* a SYN of a flood: forwarded by a hash, without a connection */
 	REASONS = 64,
 };
 

@@ -183,6 +183,10 @@ struct half_open_queue {
 	u32 ended;
 	u16 lap; /* of ring->made, when it took them */
 	u16 halvings;
+	u32 tick;
+	u32 ended_in_tick; /* connections that it ended in this tick */
+	u32 flooded_until; /* tick; 0: it was never flooded */
+	u32 pad;
 };
 
 /* Ticks at which the expiry timer visits LOOK_SLOTS slots; 0: never. */

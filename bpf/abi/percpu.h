@@ -140,6 +140,15 @@ struct client_routes6 {
 	struct client_route6_set of[ROUTE_SETS];
 };
 
+/* The service of the last SYN that got no connection: those of a flood usually have one service. */
+struct recent_service {
+	u64 address[2];
+	be16 port;
+	u16 is_ipv6;
+	u32 live; /* config generation for which this is valid; 0: none */
+	u32 slot; /* as service_at returns it */
+};
+
 struct limiter {
 	u32 tick;
 	u32 tokens;
@@ -164,6 +173,8 @@ PERCPU_MAP(lanes, struct lanes, 8); /* index: destination / LANES */
 PERCPU_MAP(device_packets, struct device_packets, DEVICES); /* index: ifindex % DEVICES */
 
 PERCPU_MAP(limiters, struct limiter, 1);
+
+PERCPU_MAP(recent_services, struct recent_service, 1);
 
 /* Path MTUs to tunnel destinations. The key's first word is the IPv4 address of the real server, the second one that of
  * the client whose packet the error was about. A second word of 0: the least of all clients. */

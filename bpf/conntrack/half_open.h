@@ -12,6 +12,9 @@
  * alone. So CPUs share only what is once in a batch. If a batch leaves the ring before its CPU has filled it, its other
  * positions are closed, and that CPU takes a new batch.
  *
+ * A CPU that ends them faster than FLOOD_ENDS_S is flooded for the rest of the tick. Then a SYN gets no connection if the
+ * packet can be forwarded without one (lb/fallback.h). That takes less time than to end a connection and make another.
+ *
  * A service that made few of the ring's connections has a reserved share: its half-open connections stay, and those of
  * other services end sooner. In a flood to many services none would make many. So "few" becomes less while most of the
  * oldest ones are reserved. A batch counts for the service whose connection begins it.
@@ -29,6 +32,7 @@ enum half_open_limits {
 	HALF_OPEN_ENDS = 2, /* of these it ends at most so many */
 	BATCHES = 8, /* that a CPU takes out of the ring at once, at most */
 	TRIALS = 4,
+	FLOOD_ENDS_S = 131072, /* in a second; a CPU that ends so many, in a tick, is flooded */
 	LAPS_BEHIND = 16, /* a CPU notices a new lap late */
 	MOST_HALVINGS = 31,
 };
@@ -237,6 +241,26 @@ VERIFIED_ONCE int append_half_open(u32 slot, u32 generation, u32 user)
 	if (queue)
 		append_to(queue, slot, generation);
 	return 0;
+}
+
+/* Note that this CPU has ended a half-open connection for a new one. */
+INLINE void note_ended(struct half_open_queue *queue, u32 now)
+{
+	queue->ended += 1;
+	if (queue->tick != now) {
+		queue->tick = now;
+		queue->ended_in_tick = 0;
+	}
+	queue->ended_in_tick += 1;
+	if (unlikely(queue->ended_in_tick >= FLOOD_ENDS_S / ticks_per_second))
+		queue->flooded_until = now + 1 ?: 1;
+}
+
+/* Whether this CPU is flooded. */
+INLINE bool is_flooded(const struct half_open_queue *queue, u32 now)
+{
+	u32 until = queue->flooded_until;
+	return unlikely(until) && (s32)(until - now) > 0;
 }
 
 /* Note a new half-open connection. */

@@ -5,6 +5,7 @@
 #pragma once
 #include "abi/config.h"
 #include "conntrack/event.h"
+#include "conntrack/key.h"
 #include "ctx/ctx.h"
 #include "lib/headers.h"
 #include "parse/packet.h"
@@ -26,7 +27,8 @@ INLINE void set_tcp_flags(struct packet *p, u8 flags)
 	p->rst = flags >> 2 & 1;
 }
 
-/* Parse a transport header at a fixed offset; PARSED_SLOW if it is truncated. */
+/* Parse a transport header at a fixed offset; PARSED_SLOW if it is truncated. The tuple is written in the words in which
+ * the lookup reads it. A read across two writes would wait until both are in the cache. */
 INLINE enum parsed parse_transport(void *data, void *end, struct packet *p, u32 l4, u32 left)
 {
 	u8 *at = data + l4;
@@ -42,14 +44,8 @@ INLINE enum parsed parse_transport(void *data, void *end, struct packet *p, u32 
 		p->event = EVENT_KEEP;
 		p->no_csum = *(u16 *)(at + 6) == 0;
 	}
-	struct ports *ports = (void *)at;
-	if (p->is_ipv6) {
-		p->tuple.v6.sport = ports->saddr;
-		p->tuple.v6.dport = ports->daddr;
-	} else {
-		p->tuple.v4.sport = ports->saddr;
-		p->tuple.v4.dport = ports->daddr;
-	}
+	u64 rest = WORD_AT(const u32, at, 0) | (u64)p->protocol << REST_PROTOCOL;
+	WORD_AT(u64, &p->tuple, (p->is_ipv6 ? sizeof(struct tuple6) : sizeof(struct tuple4)) - 8) = rest;
 	return PARSED_PLAIN;
 }
 
@@ -83,8 +79,7 @@ INLINE enum parsed parse4(struct ctx ctx, void *data, void *end, struct packet *
 	p->ttl = ip->ttl;
 	p->tos = ip->tos;
 	p->df = (ip->frag_off & bpf_htons(IP_DF)) != 0;
-	p->tuple.v4.saddr = ip->saddr;
-	p->tuple.v4.daddr = ip->daddr;
+	WORD_AT(u64, &p->tuple, 0) = WORD_AT(const u64, &ip->saddr, 0);
 	p->tuple.v4.protocol = p->protocol;
 	return parse_transport(data, end, p, ETH_HLEN + IPV4_HLEN, length - IPV4_HLEN);
 }
@@ -95,8 +90,9 @@ INLINE enum parsed parse6(struct ctx ctx, void *data, void *end, struct packet *
 	if ((void *)(ip + 1) > end || (ip->version_class_flow & bpf_htonl(0xf0000000)) != bpf_htonl(0x60000000))
 		return PARSED_FOREIGN;
 	p->is_ipv6 = 1;
-	p->tuple.v6.saddr = ip->saddr;
-	p->tuple.v6.daddr = ip->daddr;
+#pragma unroll
+	for (u32 at = 0; at < 2 * sizeof(struct address); at += 8)
+		WORD_AT(u64, &p->tuple, at) = WORD_AT(const u64, &ip->saddr, at);
 	p->maybe_vip = in_bitmap(root->vip_bits, address_hash(&p->tuple.v6.daddr, true));
 	p->maybe_rs = in_bitmap(root->reply_bits, address_hash(&p->tuple.v6.saddr, true));
 	p->protocol = ip->nexthdr;

@@ -5,6 +5,7 @@
 #include "conntrack/end.h"
 #include "conntrack/template.h"
 #include "fwd/conn.h"
+#include "lb/fallback.h"
 #include "lb/to_scheduler.h"
 
 enum { COLLISIONS = 12, BACKOFF = 64 };
@@ -17,32 +18,21 @@ INLINE void back_off(void)
 		barrier();
 }
 
-enum { FALLBACK_S = 900 }; /* IPVS's timeout of an idle TCP connection, by default */
-
-/* Until FALLBACK_S from now, flows of the service may live without a connection. */
-INLINE void begin_fallback_time(u32 service, u32 now)
-{
-	struct service_state *state = map_elem(service_states, service);
-	u32 until = (now + FALLBACK_S * ticks_per_second) ?: 1;
-	if (state && state->stateless_until != until)
-		WRITE_ONCE(state->stateless_until, until);
-}
-
 /* Forward a packet without a connection to the chosen destination. */
-INLINE int fwd_stateless(struct ctx ctx, struct scratch *w, const struct root *root, u32 now)
+INLINE int fwd_without_conn(struct ctx ctx, struct scratch *w, const struct root *root, u32 now, enum reason reason)
 {
 	struct real_server t = {.index = w->destination, .method = w->method, .port = w->port};
 	t.destination = map_elem(destinations, t.index);
 	if (!t.destination)
 		return pass_to_stack(ctx.hook);
-	count(REASON_TABLE_FULL_STATELESS);
+	count(reason);
 	return fwd_new(ctx, &w->packet, &t, root, now, 0);
 }
 
 /* The table is full: forward without a connection; NAT cannot, and drops the packet. The destination is that of the
  * client's template, or is chosen by a hash, which gives the flow's next packets the same one. After other errors drop
  * the packet. The client's next one may get a connection, and forwarding by a hash would last for minutes. */
-INLINE int not_created(struct ctx ctx, struct scratch *w, enum create_result result, u32 now, bool *stateless)
+INLINE int not_created(struct ctx ctx, struct scratch *w, enum create_result result, u32 now, enum reason *stateless)
 {
 	drop_old_ref(w);
 	bool by_template = w->template != NO_TEMPLATE && !end_unused_template(w->template);
@@ -50,10 +40,11 @@ INLINE int not_created(struct ctx ctx, struct scratch *w, enum create_result res
 		count(REASON_REFUSED_RACED);
 	if (result != CREATE_FULL || w->method == METHOD_MASQ || w->packet.by_inner)
 		return drop(ctx.hook, REASON_TABLE_FULL_DROPPED);
-	begin_fallback_time(w->service, now);
-	*stateless = by_template || w->by_hash;
-	if (*stateless)
+	begin_fallback_time(w->service, now, FULL_S);
+	if (by_template || w->by_hash) {
+		*stateless = REASON_TABLE_FULL_STATELESS;
 		return 0;
+	}
 	w->by_hash = true;
 	w->template = NO_TEMPLATE;
 	return tail_call(ctx, PROG_HASH_FALLBACK);
@@ -92,18 +83,14 @@ VERIFIED_ONCE int note_lone_template(u32 slot, u32 is_new, u32 service)
 	return 0;
 }
 
-/* Whether the table is full for a packet that can be forwarded without a connection. Asked before a connection is
- * prepared, because a flood may bring millions of them. */
-INLINE bool stays_stateless(const struct scratch *w)
+/* Whether the packet can be forwarded without a connection. */
+INLINE bool can_be_stateless(const struct scratch *w)
 {
-	const struct magazine *m = map_elem(magazines, 0);
-	const struct pool *pool = map_elem(pools, 0);
-	return w->by_hash && w->template == NO_TEMPLATE && w->method != METHOD_MASQ && !w->packet.by_inner && m &&
-	       !m->credits && pool && READ_ONCE(pool->used) >= capacity_for(pool, false);
+	return w->template == NO_TEMPLATE && w->method != METHOD_MASQ && !w->packet.by_inner;
 }
 
-/* Create the connection, and return the packet's verdict. `stateless`: there is none, forward it without a connection. */
-INLINE int connect(struct ctx ctx, struct scratch *w, struct root *root, u32 now, bool *stateless)
+/* Create the connection, and return the packet's verdict. With a reason in `stateless`, forward it without one. */
+INLINE int connect(struct ctx ctx, struct scratch *w, struct root *root, u32 now, enum reason *stateless)
 {
 	struct packet *p = &w->packet;
 	if (unlikely(!w->opens))
@@ -112,16 +99,27 @@ INLINE int connect(struct ctx ctx, struct scratch *w, struct root *root, u32 now
 		return w->opens ? reject_no_destination(ctx, w) : pass_to_stack(ctx.hook);
 	if (unlikely(!w->opens) && w->method == METHOD_MASQ)
 		return pass_to_stack(ctx.hook);
-	*stateless = unlikely(!w->opens) && !continues(p);
-	if (*stateless)
+	if (unlikely(!w->opens) && !continues(p)) {
+		*stateless = REASON_TABLE_FULL_STATELESS;
 		return 0;
+	}
+	if (unlikely(is_flood_syn(p, w->service, now)) && can_be_stateless(w) && !(w->service_flags & SERVICE_PERSISTENT)) {
+		begin_fallback_time(w->service, now, FLOODED_S);
+		if (!w->by_hash) {
+			w->by_hash = true;
+			return tail_call(ctx, PROG_HASH_FALLBACK);
+		}
+		drop_old_ref(w);
+		*stateless = REASON_FLOOD_STATELESS;
+		return 0;
+	}
 	if (unlikely(must_end_half_open()) && !w->half_open_ended)
 		return tail_call(ctx, PROG_END_HALF_OPEN);
-	if (unlikely(stays_stateless(w))) {
+	if (w->by_hash && can_be_stateless(w) && is_full()) { /* before a connection is prepared */
 		drop_old_ref(w);
 		count(REASON_REFUSED_TABLE_FULL);
-		begin_fallback_time(w->service, now);
-		*stateless = true;
+		begin_fallback_time(w->service, now, FULL_S);
+		*stateless = REASON_TABLE_FULL_STATELESS;
 		return 0;
 	}
 	enum create_result result = CREATED;
@@ -178,7 +176,7 @@ INLINE int prog_connect(struct ctx ctx)
 	if (!w)
 		return pass_to_stack(ctx.hook);
 	u32 now = ticks();
-	bool stateless = false;
+	enum reason stateless = REASON_NONE;
 	int verdict = connect(ctx, w, root, now, &stateless);
-	return stateless ? fwd_stateless(ctx, w, root, now) : verdict;
+	return stateless ? fwd_without_conn(ctx, w, root, now, stateless) : verdict;
 }

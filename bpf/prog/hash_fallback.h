@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * PROG_HASH_FALLBACK: the scheduler of a service whose connections did not all fit into the table. It gives each packet
- * of a flow the same destination, so that flows need no connection. It is in force while such flows may live, for flows
- * that get a connection, too: their earlier packets had none.
+ * PROG_HASH_FALLBACK: the scheduler of a service in fallback time (lb/fallback.h). It gives each packet of a flow the same
+ * destination, so that flows need no connection. It also schedules flows that get one: their earlier packets had none.
  *
  * A keyed hash puts flows into groups. Weighted rendezvous hashing: each destination gets a score by a hash of the group
  * and its address, and the best one wins. A change of a destination or of its weight moves only groups to it or away from
@@ -10,11 +9,9 @@
  * most. The winner is remembered until the service changes, so that the packets of a flood need no scores.
  */
 #pragma once
-#include "ctx/scratch.h"
-#include "lb/schedule.h"
-#include "lib/siphash.h"
+#include "lb/fallback.h"
 
-enum { HASH_WINDOW = 64, CHOICE_SERVICE = 17, CHOICE_GENERATION = 31 }; /* bits of a choice, behind the list index */
+enum { HASH_WINDOW = 64 };
 
 struct rendezvous {
 	struct scratch *w; /* `best_load` and `best_weight` hold the best member's hash and weight */
@@ -29,26 +26,6 @@ INLINE u64 mix(u64 x)
 	x = (x ^ x >> 33) * 0xff51afd7ed558ccdULL;
 	x = (x ^ x >> 33) * 0xc4ceb9fe1a85ec53ULL;
 	return x ^ x >> 33;
-}
-
-/* Return the hash of the client. Persistence, sh and mh choose by the client's address alone. */
-INLINE u64 client_hash(const struct scratch *w, const struct root *root)
-{
-	const struct packet *p = &w->packet;
-	bool persistent = w->service_flags & SERVICE_PERSISTENT;
-	bool by_address = (w->scheduler == SCHED_SH || w->scheduler == SCHED_MH) && !(w->service_flags & SERVICE_BY_PORT);
-	const union tuple *tuple = persistent ? &w->template_tuple : &p->tuple;
-	u64 port = persistent || by_address ? 0 : packet_sport(p);
-	struct sip s = sip_begin(root->fallback_key[0], root->fallback_key[1]);
-	if (p->is_ipv6) {
-		const be32 *word = tuple->v6.saddr.word;
-		sip_word(&s, word[0] | (u64)word[1] << 32);
-		sip_word(&s, word[2] | (u64)word[3] << 32);
-		sip_word(&s, port);
-	} else {
-		sip_word(&s, tuple->v4.saddr | port << 32);
-	}
-	return sip_end(&s);
 }
 
 /* Return a number that few destinations of a service share: the factors spread the differences between their addresses
@@ -109,19 +86,11 @@ static int rendezvous_step(u32 index, struct rendezvous *r)
 	return 0;
 }
 
-/* Return a choice of the service's version in force, with the list index 0. */
-INLINE u64 first_choice(const struct scratch *w)
-{
-	return 1ULL << 63 | (u64)w->generation << CHOICE_GENERATION | (u64)w->service << CHOICE_SERVICE;
-}
-
-/* Use a destination that was chosen before, in the same version of the service. */
+/* Use a destination that was chosen before. */
 INLINE bool choose_again(struct scratch *w, u64 choice)
 {
-	u32 pos = choice & ((1U << CHOICE_SERVICE) - 1);
-	if ((choice ^ first_choice(w)) >> CHOICE_SERVICE || pos >= w->count)
-		return false;
-	struct member *m = map_elem(members, w->list + pos);
+	u32 pos = chosen_pos(choice, w->service, w->generation, w->count);
+	struct member *m = pos != NO_INDEX ? map_elem(members, w->list + pos) : NULL;
 	struct destination *d = m ? map_elem(destinations, m->destination) : NULL;
 	if (!d)
 		return false;
@@ -134,8 +103,11 @@ INLINE int prog_hash_fallback(struct ctx ctx)
 	struct scratch *w = scratch_of(ctx.hook);
 	if (!w)
 		return pass_to_stack(ctx.hook);
-	u32 group = client_hash(w, get_root()) >> 32 & (CHOICES - 1);
-	u64 *choice = map_elem(fallback_choices, (group ^ w->service * 0x9e3779b9u >> 16) & (CHOICES - 1));
+	const struct packet *p = &w->packet;
+	bool persistent = w->service_flags & SERVICE_PERSISTENT;
+	be16 port = persistent || by_address_alone(w->scheduler, w->service_flags) ? 0 : packet_sport(p);
+	u32 group = group_of(persistent ? &w->template_tuple : &p->tuple, p->is_ipv6, port, get_root());
+	u64 *choice = choice_of(group, w->service);
 	w->destination = NO_INDEX;
 	if (!choice || choose_again(w, READ_ONCE(*choice)))
 		return tail_call(ctx, PROG_CONNECT);
@@ -148,6 +120,6 @@ INLINE int prog_hash_fallback(struct ctx ctx)
 	FORGET_BOUNDS(r, pos, pos);
 	bpf_loop(count, rendezvous_step, &r, 0);
 	if (w->destination != NO_INDEX && !(r.pos >> CHOICE_SERVICE))
-		WRITE_ONCE(*choice, first_choice(w) | r.pos);
+		WRITE_ONCE(*choice, first_choice(w->service, w->generation) | r.pos);
 	return tail_call(ctx, PROG_CONNECT);
 }

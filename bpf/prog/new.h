@@ -7,6 +7,7 @@
 #include "conntrack/end.h"
 #include "conntrack/persist.h"
 #include "fwd/conn.h"
+#include "lb/fallback.h"
 #include "lb/fwmark.h"
 #include "lb/template.h"
 #include "policy/martian.h"
@@ -72,15 +73,6 @@ INLINE enum conn_fate decide_conn(struct scratch *w, const struct found *found, 
 	return CONN_NONE;
 }
 
-/* Whether flows of the service may live without a connection, because the table was full. One-packet scheduling never
- * makes connections. */
-INLINE bool in_fallback_time(const struct scratch *w, const struct service_state *state, u32 now)
-{
-	u32 until = READ_ONCE(state->stateless_until);
-	return unlikely(until) && (s32)(until - now) > 0 &&
-	       !(w->service_flags & SERVICE_ONE_PACKET && w->packet.protocol == IPPROTO_UDP);
-}
-
 /* Pass a packet of no service. With firewall marks TC decides again: a filter of tc may have set another mark. */
 INLINE int pass_unserved(struct ctx ctx, const struct facts *facts)
 {
@@ -129,7 +121,8 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 	if (unlikely(may_be_copied(now)) && !p->syn)
 		return drop(ctx.hook, REASON_HELD);
 	w->opens = opens;
-	w->by_hash = in_fallback_time(w, state, now);
+	bool one_packet = w->service_flags & SERVICE_ONE_PACKET && p->protocol == IPPROTO_UDP; /* needs no connection */
+	w->by_hash = in_fallback_time(state, now) && !one_packet;
 	if (!opens && !w->by_hash)
 		return pass_unserved(ctx, facts);
 	if (unlikely(root->settings.drop_packet == SYNFLOOD_ON) && opens) {
