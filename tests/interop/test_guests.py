@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 from tests import ledger
 from tests.conformance import script
 from tests.interop import guests
+from tests.package import boot
+from tests.package.roots import Failed
 
 # Stands in for qemu: KVM runs $WITH_KVM, TCG boots and ends with status 5.
 QEMU = """\
@@ -82,3 +85,20 @@ def test_a_guest_that_dies_each_time_is_an_error(tmp_path: Path, monkeypatch: py
     with pytest.raises(script.NoGuest, match="Kernel panic"):
         script.in_guest(Path(__file__), [])
     assert len(ledger.read(tmp_path / "ledger")) == script.ATTEMPTS - 1
+
+
+@pytest.mark.parametrize(("failure", "boots"), [(boot.PanickedEarly, 2), (Failed, 1)])
+def test_an_emulated_kernel_that_panics_before_anything_is_started_boots_once_more(
+    failure: type[Failed], boots: int
+) -> None:
+    begun: list[list[str]] = []
+
+    def start(accelerator: list[str]) -> str:
+        begun.append(accelerator)
+        if len(begun) == 1:
+            raise failure("Kernel panic")
+        return "result 0"
+
+    with contextlib.suppress(Failed):
+        assert boot.boot_with([["-accel", "tcg"]], start) == "result 0"
+    assert len(begun) == boots
