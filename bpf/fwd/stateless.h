@@ -62,8 +62,7 @@ INLINE u32 service_of_flood(const struct packet *p, u32 live)
 INLINE u32 remembered(const struct packet *p, const struct service_match *of, const struct root *root)
 {
 	const struct service_version *v = of->version;
-	be16 port = by_address_alone(v->scheduler, v->flags) ? 0 : packet_sport(p);
-	const u64 *choice = choice_of(group_of(&p->tuple, p->is_ipv6, port, root), of->slot);
+	const u64 *choice = choice_of(group_of(p, &p->tuple, v->scheduler, v->flags, root), of->slot);
 	u32 pos = choice ? chosen_pos(READ_ONCE(*choice), of->slot, v->generation, v->count) : NO_INDEX;
 	return pos != NO_INDEX ? v->list + pos : NO_INDEX;
 }

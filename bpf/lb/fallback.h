@@ -53,25 +53,25 @@ INLINE bool is_flood_syn(const struct packet *p, u32 service, u32 now)
 
 /* --- choices --- */
 
-/* Return the number of the client's group. Persistence, sh and mh choose by the client's address alone; `tuple` is that
- * of the packet, or of its template. */
-INLINE u32 group_of(const union tuple *tuple, bool is_ipv6, be16 port, const struct root *root)
+/* Return the number of the client's group. Persistence, sh and mh choose by the client's address alone; `masked` is the
+ * tuple of its template. */
+INLINE u32 group_of(const struct packet *p, const union tuple *masked, u32 scheduler, u32 service_flags,
+		    const struct root *root)
 {
+	bool persistent = service_flags & SERVICE_PERSISTENT;
+	bool by_address = (scheduler == SCHED_SH || scheduler == SCHED_MH) && !(service_flags & SERVICE_BY_PORT);
+	const union tuple *tuple = persistent ? masked : &p->tuple;
+	u64 port = persistent || by_address ? 0 : packet_sport(p);
 	struct sip s = sip_begin(root->fallback_key[0], root->fallback_key[1]);
-	if (is_ipv6) {
+	if (p->is_ipv6) {
 		const be32 *word = tuple->v6.saddr.word;
 		sip_word(&s, word[0] | (u64)word[1] << 32);
 		sip_word(&s, word[2] | (u64)word[3] << 32);
 		sip_word(&s, port);
 	} else {
-		sip_word(&s, tuple->v4.saddr | (u64)port << 32);
+		sip_word(&s, tuple->v4.saddr | port << 32);
 	}
 	return sip_end(&s) >> 32 & (CHOICES - 1);
-}
-
-INLINE bool by_address_alone(u32 scheduler, u32 service_flags)
-{
-	return (scheduler == SCHED_SH || scheduler == SCHED_MH) && !(service_flags & SERVICE_BY_PORT);
 }
 
 /* Return where the choice of a group is remembered until the service changes. */

@@ -103,10 +103,7 @@ INLINE int prog_hash_fallback(struct ctx ctx)
 	struct scratch *w = scratch_of(ctx.hook);
 	if (!w)
 		return pass_to_stack(ctx.hook);
-	const struct packet *p = &w->packet;
-	bool persistent = w->service_flags & SERVICE_PERSISTENT;
-	be16 port = persistent || by_address_alone(w->scheduler, w->service_flags) ? 0 : packet_sport(p);
-	u32 group = group_of(persistent ? &w->template_tuple : &p->tuple, p->is_ipv6, port, get_root());
+	u32 group = group_of(&w->packet, &w->template_tuple, w->scheduler, w->service_flags, get_root());
 	u64 *choice = choice_of(group, w->service);
 	w->destination = NO_INDEX;
 	if (!choice || choose_again(w, READ_ONCE(*choice)))
