@@ -106,7 +106,7 @@ class Flood(FullTable):
 
 
 @contextmanager
-def full_table(kind: type[FullTable], harness: Harness, size: Size, version: int = 4) -> Iterator[FullTable]:
+def full_table(kind: type[FullTable], harness: Harness, size: Size, version: int) -> Iterator[FullTable]:
     """Make a full table in a namespace of its own, and enter it. Raises what loading raises."""
     with new_path(f"{kind.__name__.lower()}{version}", CAPACITY, shared=harness) as path:
         table = kind(path, size, version)
