@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import io
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,7 +13,7 @@ import pytest
 
 from pylvs.cli.daemon import lines as status_lines
 from pylvs.config.language.tree import Finding, Location, Severity
-from pylvs.daemon import Options
+from pylvs.daemon import Options, supervisor
 from pylvs.daemon.api.client import Client
 from pylvs.daemon.loading import Loaded, Refused
 from pylvs.daemon.state import drains
@@ -22,7 +21,7 @@ from pylvs.health.probes import Outcome
 from pylvs.model.errors import Busy, PylvsError
 from pylvs.model.service import Destination, DestinationKey, Timeouts, VirtualService
 from pylvs.model.wanted import Configuration
-from pylvs.system import threads
+from pylvs.system.threads import to_thread
 from tests.shortages import failing
 from tests.unit.daemon.daemons import FOREIGN, OTHER, WEB, FakeHost, address, run, server, service, until
 
@@ -304,23 +303,23 @@ def test_a_file_that_cannot_be_read_is_reported(
     run(scenario())
 
 
-@pytest.mark.parametrize("missing", [1, 2], ids=["to read", "to compare"])
+@pytest.mark.parametrize("missing", ["load", "differences"])
 def test_without_a_free_thread_a_reload_is_refused(
-    missing: int, host: FakeHost, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
+    missing: str, host: FakeHost, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
 ) -> None:
-    calls, start = itertools.count(1), threads.start
+    """The API, which starts threads at any time, has one."""
 
-    def short(call: Callable[[], Any]) -> asyncio.Future[Any]:
-        if next(calls) == missing:
+    async def short(call: Callable[..., Any], *arguments: Any) -> Any:
+        if call == getattr(host, missing):
             raise BlockingIOError(errno.EAGAIN, "can't start new thread")
-        return start(call)
+        return await to_thread(call, *arguments)
 
     async def scenario() -> None:
         async with host.daemon() as daemon:
             host.write(service(server(1), server(3)))
             before = host.table()
             with monkeypatch.context() as limit:
-                limit.setattr(threads, "start", short)
+                limit.setattr(supervisor, "to_thread", short)
                 with pytest.raises((OSError, Refused), match="can't start new thread"):
                     await daemon.reload()
             assert (host.table(), daemon.reloads) == (before, {"refused": 1})
@@ -330,7 +329,6 @@ def test_without_a_free_thread_a_reload_is_refused(
             assert host.table() != before
 
     run(scenario())
-    assert next(calls) > missing
     assert "Traceback" not in log_output.getvalue()
 
 
