@@ -145,6 +145,8 @@ def cases() -> list[Case]:
         http("regex", HELLO, True, url="regex h.llo"),
         http("regex of the header", HELLO, True, url='regex "Content-Length: 9"'),
         http("regex that is not there", HELLO, False, url="regex good.?bye"),
+        http("regex at the first byte", HELLO, True, url="regex say\nregex_max_offset 0"),
+        http("regex behind the first byte", HELLO, False, url="regex ay\nregex_max_offset 0"),
         http("regex without case", HELLO, True, url="regex HELLO\nregex_options caseless"),
         http("no match wanted", HELLO, False, url="regex hello\nregex_no_match"),
         http("no match found", HELLO, True, url="regex goodbye\nregex_no_match"),

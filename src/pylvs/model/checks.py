@@ -89,7 +89,7 @@ class Url:
     regex_no_match: bool = False  # the body must not match
     regex_options: tuple[str, ...] = ()  # PCRE2's, as keepalived writes them: caseless, multiline, dotall...
     regex_min_offset: int = 0  # byte at which a match may begin first
-    regex_max_offset: int = 0  # byte at which a match may begin last; 0: anywhere
+    regex_max_offset: int | None = None  # byte at which a match may begin last; None: anywhere
     tls_compliant: bool = False  # close_notify is sent at the end
 
 

@@ -115,13 +115,22 @@ def test_an_offset_that_is_no_number_does_not_count() -> None:
     assert ["error: '10x' is not a whole number" in each for each in messages(document)] == [True]
 
 
-def test_offsets_in_the_wrong_order_are_ignored_with_a_warning() -> None:
-    offsets = "regex_min_offset 9\n regex_max_offset 3"
+def test_a_last_offset_of_0_is_the_first_byte() -> None:
+    for offset in 0, 3:
+        document = with_checker(f"HTTP_GET {{\n url {{\n path /\n regex a\n regex_max_offset {offset}\n }}\n}}")
+        (found,) = single(document).servers[0].checks
+        assert isinstance(found, HttpCheck)
+        assert found.urls[0].regex_max_offset == offset
+
+
+@pytest.mark.parametrize("last", [0, 8])
+def test_offsets_in_the_wrong_order_are_ignored_with_a_warning(last: int) -> None:
+    offsets = f"regex_min_offset 9\n regex_max_offset {last}"
     document = with_checker(f"HTTP_GET {{\n url {{\n path /\n status_code 200\n regex a\n {offsets}\n }}\n}}")
     (found,) = single(document).servers[0].checks
     assert isinstance(found, HttpCheck)
-    assert (found.urls[0].regex_min_offset, found.urls[0].regex_max_offset) == (0, 0)
-    text = "12: warning: regex_min_offset 9 is above regex_max_offset 3; both are ignored; write a smaller one"
+    assert (found.urls[0].regex_min_offset, found.urls[0].regex_max_offset) == (0, None)
+    text = f"12: warning: regex_min_offset 9 is above regex_max_offset {last}; both are ignored; write a smaller one"
     assert messages(document) == [text]
     again = compiled(shown(document.effective))
     assert messages(again) == []

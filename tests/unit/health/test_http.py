@@ -130,6 +130,8 @@ GOOD = "status 200"
         (HELLO, Url("/", regex="HELLO", regex_options=("caseless",)), Outcome(True, GOOD)),
         (HELLO, Url("/", regex="hello", regex_no_match=True), Outcome(False, "the text matches 'hello'")),
         (HELLO, Url("/", regex="Content", regex_no_match=True), Outcome(True, GOOD)),
+        (HELLO, Url("/", regex="say", regex_max_offset=0), Outcome(True, GOOD)),
+        (HELLO, Url("/", regex="ay", regex_max_offset=0), Outcome(False, "the text does not match 'ay'")),
         (HELLO, Url("/", regex="hello", regex_max_offset=4), Outcome(True, GOOD)),
         (HELLO, Url("/", regex="hello", regex_max_offset=3), Outcome(False, "the text does not match 'hello'")),
         (HELLO, Url("/", regex="hello", regex_min_offset=4), Outcome(True, GOOD)),

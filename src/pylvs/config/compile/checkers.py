@@ -149,12 +149,12 @@ class CheckMaker:
         for name in ("regex_no_match", "regex_options", "regex_min_offset", "regex_max_offset"):
             if not regex and block.is_written(name):
                 block.warning(name, f"{name} has no effect without regex", "write one")
-        minimum, maximum = block.get("regex_min_offset", int), block.get("regex_max_offset", int)
-        if maximum and minimum > maximum:
+        minimum, maximum = block.get("regex_min_offset", int), block.maybe("regex_max_offset", int)
+        if maximum is not None and minimum > maximum:
             text = f"regex_min_offset {minimum} is above regex_max_offset {maximum}; both are ignored"
             block.warning("regex_min_offset", text, "write a smaller one")
-            for name in ("regex_min_offset", "regex_max_offset"):
-                block.adjust(name, 0, "regex_min_offset above regex_max_offset")
+            block.adjust("regex_min_offset", 0, "regex_min_offset above regex_max_offset")
+            block.adjust("regex_max_offset", None, "regex_min_offset above regex_max_offset")
         if regex:
             try:
                 Regex(regex.encode(errors="surrogateescape"), block.get("regex_options", tuple))

@@ -179,7 +179,7 @@ URL = Block(
         bare("regex_no_match", "the body must not match"),
         Keyword("regex_options", REGEX_OPTIONS, "options of the regular expression", (), combine=add),
         Keyword("regex_min_offset", OFFSET, "first byte at which a match may begin", 0),
-        Keyword("regex_max_offset", OFFSET, "last byte at which a match may begin; 0: anywhere", 0),
+        Keyword("regex_max_offset", OFFSET, "last byte at which a match may begin"),
         Keyword(
             "regex_stack",
             texts(),

@@ -145,9 +145,7 @@ class _Page:
 
     def _search(self, text: bytes, over: Callable[[], bool], steps: int = 0) -> bool:
         assert self._regex is not None
-        return self._regex.search(
-            text, self._url.regex_min_offset, self._url.regex_max_offset or None, over, steps=steps
-        )
+        return self._regex.search(text, self._url.regex_min_offset, self._url.regex_max_offset, over, steps=steps)
 
     def _search_alone(self, text: bytes, over: Callable[[], bool]) -> bool:
         self._searching = True
