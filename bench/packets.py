@@ -28,7 +28,7 @@ from bench.frames import IN_ORDER, SCATTERED, SYN, Flows
 from bench.harness import FLOWS, SAME, SAME_TC, XDP_TX, Sample, Wrapper, WrongPath
 from bench.path import Overheads, PacketPath, new_path
 from bench.program import Progress
-from bench.rows import FLOOR, FLOOR_TC, LINE, TABLE_AWAITED, TABLE_LINE, TABLE_STORE, Measured
+from bench.rows import FLOOR, FLOOR_TC, LINE, TABLE_AWAITED, TABLE_LINE, TABLE_NEW_AWAITED, TABLE_STORE, Measured
 from pylvs.dataplane.load import CONNECTION_MAPS
 from pylvs.system.namespaces import inside_network
 
@@ -132,16 +132,23 @@ class Bench:
         """Measure the programs that read or write one cache line for each flow, random or new. Raises WrongPath."""
         harness, known = self.path.harness, request(MANY, source=MANY_CLIENTS)
         random = known, Flows(self.size.flows, 0, SCATTERED), self.size.repeat
-        new, awaited = (
+        new, new_awaited = (
             (request(MANY, SYN, NEW_CLIENTS), Flows(NEW_WALK, self._stored + first, IN_ORDER), self.size.new)
             for first in (0, NEW_WALK // 2)
         )
         self._stored += self.size.new
-        programs = {LINE: random, TABLE_LINE: random, TABLE_AWAITED: awaited, TABLE_STORE: new}
-        for name, (frame, flows, number) in programs.items():
+        packets = {
+            LINE: random,
+            TABLE_LINE: random,
+            TABLE_AWAITED: random,
+            TABLE_NEW_AWAITED: new_awaited,
+            TABLE_STORE: new,
+        }
+        for name, (frame, flows, number) in packets.items():
             harness.plan(frame, flows)
             sent = frame.packed()
-            spent, last = harness.run(FLOWS, harness.own(f"bench_{name}"), number)
+            program = TABLE_AWAITED if name == TABLE_NEW_AWAITED else name
+            spent, last = harness.run(FLOWS, harness.own(f"bench_{program}"), number)
             if last.verdict != XDP_TX or last.data[:12] != sent[6:12] + sent[:6]:
                 raise WrongPath(f"{name}: verdict {last.verdict}, frame {last.data.hex()}")
             yield Sample(name, FLOWS, spent)

@@ -33,7 +33,7 @@ class Row:
 
 
 FLOOR, FLOOR_TC, LINE, TABLE_LINE, TABLE_STORE = "floor", "tc_floor", "line", "table_line", "table_store"
-TABLE_AWAITED = "table_awaited"
+TABLE_AWAITED, TABLE_NEW_AWAITED = "table_awaited", "table_new_awaited"
 _FOREIGN = {
     "foreign_routed": "the same, TCP to another host",
     "foreign_udp": "the same, UDP to this host",
@@ -118,11 +118,13 @@ BUDGETS = (
     _budget("established, {flows:,} random flows, TUN", "many_tun", LINE, 1.4, 1.15),
     _budget("established, {flows:,} random flows, DR", "many_dr", TABLE_LINE),
     _budget("established, {flows:,} random flows, TUN", "many_tun", TABLE_LINE),
+    _budget("established, {flows:,} random flows, DR", "many_dr", TABLE_AWAITED),
+    _budget("established, {flows:,} random flows, TUN", "many_tun", TABLE_AWAITED),
     _budget("established, {flows:,} random flows, DR", "many_dr", "katran_many"),
     _budget("established, {flows:,} random flows, TUN", "many_tun", "katran_many"),
     _budget("new flow (SYN)", "new_dr", LINE, 2.0, 1.6),
     _budget("new flow (SYN)", "new_dr", TABLE_STORE),
-    _budget("new flow (SYN)", "new_dr", TABLE_AWAITED),
+    _budget("new flow (SYN)", "new_dr", TABLE_NEW_AWAITED),
     _budget("new flow (SYN)", "new_dr", "katran_new"),
     _budget("new flow (SYN)", "new_dr", "katran_new_limited"),
     _budget("new flow (SYN), table full", "new_full", "katran_new_limited", 1.0, 0.8),
@@ -149,6 +151,7 @@ REFERENCES = {
     TABLE_LINE: "one line of a table as large",
     TABLE_STORE: "to store in a line of it",
     TABLE_AWAITED: "one line of it, awaited",
+    TABLE_NEW_AWAITED: "one line of it, awaited",
     "katran_one": "Katran",
     "katran_no_service": "Katran",
     "katran_many": "Katran",
