@@ -25,6 +25,7 @@ enum rest_bits {
 enum { MOST_NEAR = 0xf, MOST_FAR = 0x7f };
 
 #define REST_TUPLE ((1ULL << REST_MARKS) - 1)
+#define REST_CLIENT (0xffffULL | 0xffffULL << REST_PROTOCOL) /* of a request: the client's port, protocol and kind */
 #define REST_CLAIMED ((u64)TUPLE_CLAIMED << REST_KIND)
 #define REST_REPLY ((u64)TUPLE_REPLY << REST_KIND)
 #define REST_IPV6 ((u64)TUPLE_IPV6 << REST_KIND)
@@ -57,6 +58,13 @@ INLINE u64 protocol_in(u64 rest)
 INLINE u64 client_port_in(u64 rest, bool is_reply)
 {
 	return (is_reply ? rest >> 16 : rest) & 0xffff;
+}
+
+/* Return what requests of the connection have in REST_CLIENT. */
+INLINE u64 client_in(u64 rest, bool is_reply)
+{
+	return is_reply ? client_port_in(rest, true) | protocol_in(rest) << REST_PROTOCOL | (rest & REST_IPV6)
+			: rest & REST_CLIENT;
 }
 
 /* --- hashes --- */

@@ -75,8 +75,7 @@ INLINE u64 difference_of4(const struct conn_entry4 *conn, u64 addresses, u64 res
 /* Return 0 if port and kind of an entry are those of a connection that gets replies with this word. */
 INLINE u64 difference_of_server(const struct conn_entry4 *conn, u64 rest)
 {
-	u64 wanted = (rest >> 16 & 0xffff) | protocol_in(rest) << REST_PROTOCOL | (rest & REST_IPV6);
-	u64 port = (rest_in(conn) ^ wanted) & (0xffff | 0xffffULL << REST_PROTOCOL);
+	u64 port = (rest_in(conn) ^ client_in(rest, true)) & REST_CLIENT;
 	const struct connection *c = &conn->connection;
 	u64 lost = c->word & 1ULL << WORD_NO_REPLIES & ~(rest >> (REST_ANY_OWNER - WORD_NO_REPLIES));
 	return port | (u64)(c->port ^ (u16)rest) | (c->method ^ METHOD_MASQ) | lost;
@@ -236,26 +235,52 @@ static int search_near_step(u32 index, struct slot_search *at)
 	return at->slot != 0;
 }
 
-/* Search the slots to which a bucket's connections overflowed in its group. */
-INLINE u32 search_near(const struct key *key, u32 own)
+/* Return the first bucket of a bucket's group. */
+INLINE u32 first_of_group(u32 bucket)
 {
-	u64 *word = key ? slots_at(home_of(key)) : NULL;
-	if (!key || !word)
-		return 0;
-	struct slot_search at = {.key = key,
-			    .own = own,
-			    .first = (home_of(key) & ~(GROUP - 1)) * ENTRIES,
-			    .bits = READ_ONCE(*word) >> REST_SLOTS};
-	FORGET_BOUNDS(at, bits, slot);
-	bpf_loop(GROUP_SLOTS, search_near_step, &at, 0);
-	return at.slot;
+	return bucket & ~(GROUP - 1);
 }
 
-/* Search one slot of the other groups, in the order of claim_in_group. */
+/* Search the slots to which a bucket's connections overflowed in its group. */
+INLINE void search_near(struct slot_search *at)
+{
+	u32 home = home_of(at->key);
+	u64 *word = slots_at(home);
+	at->first = first_of_group(home) * ENTRIES;
+	at->bits = word ? READ_ONCE(*word) >> REST_SLOTS : 0;
+	FORGET_BOUNDS(*at, bits, slot);
+	bpf_loop(GROUP_SLOTS, search_near_step, at, 0);
+}
+
+/* Return the slots of a group whose entries have this client's port, protocol and kind. No branch depends on an entry,
+ * so the lines arrive together. */
+INLINE u32 slots_of_port(u32 group, u64 wanted)
+{
+	u32 others = 0;
+#pragma nounroll
+	for (u32 i = 0; i < GROUP; i++) {
+		const struct bucket *bucket = map_elem(connections, group + i);
+		if (!bucket)
+			return 0;
+		u64 first = (rest_in(&bucket->entry[0]) & REST_CLIENT) ^ wanted,
+		    second = (rest_in(&bucket->entry[1]) & REST_CLIENT) ^ wanted;
+		others |= (is_nonzero(first) | is_nonzero(second) << 1) << i * ENTRIES;
+	}
+	return others ^ ((1U << GROUP_SLOTS) - 1);
+}
+
+/* Search one of the other groups. */
 static int search_far_step(u32 index, struct slot_search *at)
 {
-	u32 slot = other_group(at->key, at->first + index / GROUP_SLOTS) * ENTRIES ^ index % GROUP_SLOTS;
-	at->slot = slot == at->own ? 0 : match_slot(slot, at->key);
+	u32 group = first_of_group(other_group(at->key, at->first + index));
+	u64 rest = at->key->rest;
+	u32 bits = slots_of_port(group, client_in(rest, kind_in(rest) == TUPLE_REPLY));
+#pragma nounroll
+	for (u32 i = 0; i < GROUP_SLOTS && bits && !at->slot; i++) {
+		u32 slot = group * ENTRIES + lowest_of_16(bits);
+		at->slot = slot == at->own ? 0 : match_slot(slot, at->key);
+		bits &= bits - 1;
+	}
 	return at->slot != 0;
 }
 
@@ -270,24 +295,27 @@ VERIFIED_ONCE u32 search_crowd(const struct key *key)
 	return slot ? match_slot(*slot, key) : 0;
 }
 
+/* Search the other groups. */
+INLINE void search_far(struct slot_search *at)
+{
+	at->first = 1;
+	FORGET_BOUNDS(*at, slot, slot);
+	bpf_loop(other_groups(at->key, false), search_far_step, at, 0);
+}
+
 /* Search where a bucket's connections overflow to, by its marks. */
 VERIFIED_ONCE u32 search_overflow(const struct key *key, u64 marks, u32 own)
 {
-	u32 slot = 0;
 	if (!key)
 		return 0;
-	if (marks >> REST_CROWD)
-		slot = search_crowd(key);
+	u32 slot = marks >> REST_CROWD ? search_crowd(key) : 0;
 	if (slot && slot != own)
 		return slot;
-	slot = 0;
+	struct slot_search at = {.key = key, .own = own};
 	if (count_in(marks, REST_NEAR))
-		slot = search_near(key, own);
-	if (slot || !count_in(marks, REST_FAR))
-		return slot;
-	struct slot_search at = {.key = key, .own = own, .first = 1};
-	FORGET_BOUNDS(at, slot, slot);
-	bpf_loop(other_groups(key, false) * GROUP_SLOTS, search_far_step, &at, 0);
+		search_near(&at);
+	if (!at.slot && count_in(marks, REST_FAR))
+		search_far(&at);
 	return at.slot;
 }
 
