@@ -65,7 +65,13 @@ VERIFIED_ONCE u32 claim_in_group(u32 bucket, u32 is_ipv6)
 	return slot;
 }
 
-static int claim_in_step(u32 index, struct slot_search *at)
+struct group_claim {
+	const struct key *key;
+	u32 first; /* number of a group */
+	u32 slot; /* result */
+};
+
+static int claim_in_step(u32 index, struct group_claim *at)
 {
 	at->slot = claim_in_group(other_group(at->key, at->first + index), is_ipv6_in(at->key->rest));
 	return at->slot != 0;
@@ -74,7 +80,7 @@ static int claim_in_step(u32 index, struct slot_search *at)
 /* Claim an entry in one of so many other groups. */
 INLINE u32 claim_in_groups(const struct key *key, u32 first, u32 count)
 {
-	struct slot_search at = {.key = key, .first = first};
+	struct group_claim at = {.key = key, .first = first};
 	FORGET_BOUNDS(at, slot, slot);
 	bpf_loop(count, claim_in_step, &at, 0);
 	return at.slot;

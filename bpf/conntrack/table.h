@@ -215,73 +215,57 @@ VERIFIED_ONCE u32 match_slot(u32 slot, const struct key *key)
 	return other || (is_reply && !is_from_its_server(&conn->connection, key)) ? 0 : found;
 }
 
-/* A search, or a claim, in several slots or groups, and its result. */
-struct slot_search {
-	const struct key *key;
-	u32 own; /* slot to leave out */
-	u32 first; /* slot, or number of a group */
-	u32 bits; /* slots to search */
-	u32 slot; /* result */
-};
-
-static int search_near_step(u32 index, struct slot_search *at)
+/* Return the first slot of a bucket's group. */
+INLINE u32 group_start(u32 bucket)
 {
-	u32 bits = at->bits;
-	if (!bits)
-		return 1;
-	u32 slot = at->first + lowest_of_16(bits);
-	at->bits = bits & (bits - 1);
-	at->slot = slot == at->own ? 0 : match_slot(slot, at->key);
-	return at->slot != 0;
-}
-
-/* Return the first bucket of a bucket's group. */
-INLINE u32 first_of_group(u32 bucket)
-{
-	return bucket & ~(GROUP - 1);
-}
-
-/* Search the slots to which a bucket's connections overflowed in its group. */
-INLINE void search_near(struct slot_search *at)
-{
-	u32 home = home_of(at->key);
-	u64 *word = slots_at(home);
-	at->first = first_of_group(home) * ENTRIES;
-	at->bits = word ? READ_ONCE(*word) >> REST_SLOTS : 0;
-	FORGET_BOUNDS(*at, bits, slot);
-	bpf_loop(GROUP_SLOTS, search_near_step, at, 0);
+	return (bucket & ~(GROUP - 1)) * ENTRIES;
 }
 
 /* Return the slots of a group whose entries have this client's port, protocol and kind. No branch depends on an entry,
  * so the lines arrive together. */
-INLINE u32 slots_of_port(u32 group, u64 wanted)
+VERIFIED_ONCE u32 slots_of_port(u32 start, u64 wanted)
 {
 	u32 others = 0;
 #pragma nounroll
-	for (u32 i = 0; i < GROUP; i++) {
-		const struct bucket *bucket = map_elem(connections, group + i);
+	for (u32 i = 0; i < GROUP_SLOTS; i += ENTRIES) {
+		const struct bucket *bucket = bucket_at(start + i);
 		if (!bucket)
 			return 0;
 		u64 first = (rest_in(&bucket->entry[0]) & REST_CLIENT) ^ wanted,
 		    second = (rest_in(&bucket->entry[1]) & REST_CLIENT) ^ wanted;
-		others |= (is_nonzero(first) | is_nonzero(second) << 1) << i * ENTRIES;
+		others |= (is_nonzero(first) | is_nonzero(second) << 1) << i;
 	}
 	return others ^ ((1U << GROUP_SLOTS) - 1);
 }
 
-/* Search one of the other groups. */
-static int search_far_step(u32 index, struct slot_search *at)
+/* A search in some slots of a group, then in other groups. */
+struct slot_search {
+	const struct key *key;
+	u32 own; /* slot to leave out */
+	u32 start; /* first slot of the group */
+	u32 bits; /* its slots to search */
+	u32 group; /* number of the next group, until `groups` */
+	u32 groups;
+	u32 slot; /* result */
+};
+
+/* Search a slot, or find out which slots of the next group to search. */
+static int search_step(u32 index, struct slot_search *at)
 {
-	u32 group = first_of_group(other_group(at->key, at->first + index));
+	u32 bits = at->bits;
 	u64 rest = at->key->rest;
-	u32 bits = slots_of_port(group, client_in(rest, kind_in(rest) == TUPLE_REPLY));
-#pragma nounroll
-	for (u32 i = 0; i < GROUP_SLOTS && bits && !at->slot; i++) {
-		u32 slot = group * ENTRIES + lowest_of_16(bits);
+	if (bits) {
+		u32 slot = at->start + lowest_of_16(bits);
+		at->bits = bits & (bits - 1);
 		at->slot = slot == at->own ? 0 : match_slot(slot, at->key);
-		bits &= bits - 1;
+		return at->slot != 0;
 	}
-	return at->slot != 0;
+	if (at->group >= at->groups)
+		return 1;
+	at->start = group_start(other_group(at->key, at->group));
+	at->bits = slots_of_port(at->start, client_in(rest, kind_in(rest) == TUPLE_REPLY));
+	at->group += 1;
+	return 0;
 }
 
 /* Search `crowd`, by the hash of the whole tuple. The kernel may have refused to delete an element, so its slot may have
@@ -295,15 +279,7 @@ VERIFIED_ONCE u32 search_crowd(const struct key *key)
 	return slot ? match_slot(*slot, key) : 0;
 }
 
-/* Search the other groups. */
-INLINE void search_far(struct slot_search *at)
-{
-	at->first = 1;
-	FORGET_BOUNDS(*at, slot, slot);
-	bpf_loop(other_groups(at->key, false), search_far_step, at, 0);
-}
-
-/* Search where a bucket's connections overflow to, by its marks. */
+/* Search where a bucket's connections overflow to, by its marks: slots of its group, then other groups. */
 VERIFIED_ONCE u32 search_overflow(const struct key *key, u64 marks, u32 own)
 {
 	if (!key)
@@ -311,11 +287,15 @@ VERIFIED_ONCE u32 search_overflow(const struct key *key, u64 marks, u32 own)
 	u32 slot = marks >> REST_CROWD ? search_crowd(key) : 0;
 	if (slot && slot != own)
 		return slot;
-	struct slot_search at = {.key = key, .own = own};
+	u32 home = home_of(key);
+	u64 *slots = slots_at(home);
+	struct slot_search at = {.key = key, .own = own, .start = group_start(home), .group = 1, .groups = 1};
 	if (count_in(marks, REST_NEAR))
-		search_near(&at);
-	if (!at.slot && count_in(marks, REST_FAR))
-		search_far(&at);
+		at.bits = slots ? READ_ONCE(*slots) >> REST_SLOTS : 0;
+	if (count_in(marks, REST_FAR))
+		at.groups += other_groups(key, false);
+	FORGET_BOUNDS(at, start, slot);
+	bpf_loop(GROUP_SLOTS + OTHER_GROUPS * (1 + GROUP_SLOTS), search_step, &at, 0);
 	return at.slot;
 }
 

@@ -52,7 +52,7 @@ def verified(descriptor: int) -> int:
     return int(struct.unpack_from("<I", info, 216)[0])
 
 
-@pytest.mark.parametrize(("entry", "most"), [(TC, 330_000), (XDP, 130_000), (EGRESS, 32_000)])
+@pytest.mark.parametrize(("entry", "most"), [(TC, 310_000), (XDP, 125_000), (EGRESS, 30_000)])
 def test_the_verifier_processes_few_instructions(entry: str, most: int) -> None:
     with new_host(mode="tc"), load.open_object(4096, load.new_seeds(), (entry,)) as opened:
         opened.load()
