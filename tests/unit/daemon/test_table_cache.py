@@ -9,7 +9,7 @@ from ipaddress import ip_address
 import pytest
 
 from pylvs.daemon.table.cache import DesiredTable, EditPlan, TableCache, TableChanged
-from pylvs.model.errors import Busy
+from pylvs.model.errors import Busy, NoSpace
 from pylvs.model.rows import ServiceRow
 from pylvs.model.service import (
     FIRST_PROBE_MARK,
@@ -180,6 +180,38 @@ def test_a_refused_edit_is_reported_and_tried_again_and_stops_no_other(director:
     carry_out(table, better)
     assert director.service(WEB).destinations[0].destination == server(1)
     assert director.reads == 1
+
+
+@pytest.mark.parametrize("last", [(), (server(1, weight=0),)], ids=["deleted", "quiesced"])
+@pytest.mark.parametrize("budget_s", [0.0, LONG_S], ids=["in slices", "at once"])
+def test_the_last_server_stays_while_its_successor_is_refused(
+    last: tuple[Destination, ...],
+    budget_s: float,
+    director: Watched,
+    table: TableCache,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a sorry server, if the table has no space for the server that has recovered."""
+    carry_out(table, DesiredTable([row(WEB, server(1), server(9, weight=0)), row(DNS, server(1))]))
+    desired = DesiredTable([row(WEB, *last, server(2)), row(DNS)])
+
+    def full(key: ServiceKey, destination: Destination) -> None:
+        raise NoSpace("the table is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(director, "add_destination", full)
+        for _ in range(2):
+            rest, failures = table.plan(desired).edits, list[str]()
+            while rest:
+                count, refused = table.apply(rest, budget_s)
+                rest, failures = rest[count:], failures + refused
+            table.plan_applied(desired)
+            assert [each.destination for each in director.service(WEB).destinations] == [server(1)]
+            assert director.service(DNS).destinations == ()
+            assert len(failures) == 2
+            assert failures[1].endswith(": refused: the service would have no usable destination")
+    carry_out(table, desired)
+    assert {each.destination for each in director.service(WEB).destinations} == {*last, server(2)}
 
 
 def test_a_refused_removal_of_a_service_is_tried_again(

@@ -64,6 +64,7 @@ class ServiceEdit:
     key: ServiceKey
     desired: VirtualService | None = None
     found: VirtualService | None = None
+    gives_usable: ClassVar[bool] = False
 
     @property
     def adds_service(self) -> bool:
@@ -87,6 +88,10 @@ class ServiceEdit:
         else:
             snapshot[self.key].service = with_netmask(self.desired)
 
+    def removes_last_usable(self, _snapshot: TableSnapshot) -> bool:
+        """Return False: a service that is deleted needs no destination."""
+        return False
+
     @property
     def foreign_change(self) -> str:
         """The change by another program that the edit reverts."""
@@ -105,6 +110,16 @@ class DestinationEdit:
     desired: Destination | None = None
     found: Destination | None = None
     adds_service: ClassVar[bool] = False
+
+    @property
+    def gives_usable(self) -> bool:
+        """Whether the destination has a weight afterwards."""
+        return self.desired is not None and self.desired.weight > 0
+
+    def removes_last_usable(self, snapshot: TableSnapshot) -> bool:
+        """Return whether no destination of the service has a weight afterwards, but one has now."""
+        usable = {name for name, each in snapshot[self.key].servers.items() if each.weight > 0}
+        return usable == {self.destination} and not self.gives_usable
 
     def apply(self, director: Director) -> None:
         """Edit the table. Raises what the Director's method raises."""
@@ -295,6 +310,7 @@ class TableCache:
         self._snapshot: TableSnapshot | None = None
         self._edition = 0  # of the snapshot
         self._refused: set[ServiceKey] = set()  # services with an edit that was refused since the last plan
+        self._lacking: set[ServiceKey] = set()  # of these, the ones that would have got a usable destination by it
         # What the last applied plan put into the table. None replaces a row with a refused edit.
         self._applied: Sequence[WantedRow | None] = ()
         self._applied_keys: set[ServiceKey] = set()
@@ -313,7 +329,7 @@ class TableCache:
             self._applied, self._shape = (), None
             self._snapshot, self._edition = snapshot_of(self.director.services() if edition else ()), edition
         assert self._snapshot is not None
-        self._refused = set()
+        self._refused, self._lacking = set(), set()
         # The engine returns the same object for a row that did not change, so identity is enough and costs nothing.
         applied = self._applied
         rows = [row for at, row in enumerate(desired.rows) if at >= len(applied) or row is not applied[at]]
@@ -342,8 +358,8 @@ class TableCache:
     def apply(self, todo: Sequence[Edit], budget_s: float) -> tuple[int, list[str]]:
         """Apply edits of a plan for about `budget_s`; return how many were tried, and those that were refused, as text.
 
-        The destinations of a service that could not be added are skipped. Raises TableChanged, Busy, OSError before
-        the first edit.
+        The destinations of a service that could not be added are skipped. If a usable destination could not be added,
+        the last usable one stays. Raises TableChanged, Busy, OSError before the first edit.
         """
         refused: list[str] = []
         count = 0
@@ -358,11 +374,16 @@ class TableCache:
                     count += 1
                     if edit.key not in self._snapshot and not edit.adds_service:
                         continue
+                    if edit.key in self._lacking and edit.removes_last_usable(self._snapshot):
+                        refused.append(f"{edit}: refused: the service would have no usable destination")
+                        continue
                     try:
                         edit.apply(self.director)
                     except PylvsError as error:
                         refused.append(f"{edit}: refused: {error}")
                         self._refused.add(edit.key)
+                        if edit.gives_usable:
+                            self._lacking.add(edit.key)
                     else:
                         edit.apply_to(self._snapshot)
             except BaseException:

@@ -84,7 +84,7 @@ class Table(MemoryDirector):
         self.gone = False  # nothing was made, or pylvs down took it away
         self.edits_by_daemon = 0
         self.planned = False  # by the daemon: the first batch of edits comes
-        self.daemon_refused = False  # since then
+        self.edit_broke = False  # since then
 
     # --- faults ---
 
@@ -124,14 +124,13 @@ class Table(MemoryDirector):
             world.invariants.after_edit(key)
         if broken:
             world.disturbed()
-            self.daemon_refused = True
+            self.edit_broke = True
             code = world.rng.choice(ERRNOS)
             world.note("edit breaks: {} {} errno {}", what, key, code)
             raise OSError(code, "simulated")
 
     def _refused(self, key: ServiceKey, error: type[PylvsError], what: str) -> None:
         self.world.disturbed(key)
-        self.daemon_refused = True
         self.world.note("edit refused: {} {} {}", what, key, error.__name__)
         raise error(f"{key}: simulated")
 
@@ -174,7 +173,7 @@ class Table(MemoryDirector):
             self.gone = False
             self._edition += 1
         if self.planned:
-            self.planned = self.daemon_refused = False
+            self.planned = self.edit_broke = False
             world.invariants.edits_begin()
         yield
 

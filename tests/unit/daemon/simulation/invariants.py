@@ -281,7 +281,7 @@ class Invariants:
 
     def after_edit(self, key: ServiceKey) -> None:
         """Check a service after an edit."""
-        if key in self._serving and not self.world.table.daemon_refused:
+        if key in self._serving and not self.world.table.edit_broke:
             self.holds(self._weights().get(key), "{} has no server in the middle of an edit", key)
 
     def _weights(self) -> dict[ServiceKey, int]:

@@ -14,7 +14,7 @@ from pylvs.daemon.host import BackgroundTasks
 from pylvs.daemon.state import directory
 from pylvs.daemon.supervisor import Supervisor
 from pylvs.daemon.table import cache
-from pylvs.daemon.table.cache import TableCache
+from pylvs.daemon.table.cache import DestinationEdit, TableCache
 from pylvs.daemon.table.reconciler import Reconciler
 from pylvs.health.checkers import misc
 from pylvs.health.engine import Engine
@@ -186,6 +186,10 @@ def _tasks_outlive_the_daemon() -> AbstractContextManager[Any]:
 
 def _the_sorry_server_is_never_used() -> AbstractContextManager[Any]:
     return patch.object(ServiceState, "sorry", PropertyMock(return_value=False))
+
+
+def _the_last_server_goes_before_its_successor_comes() -> AbstractContextManager[Any]:
+    return patch.object(DestinationEdit, "removes_last_usable", lambda *_: False)
 
 
 EVERY: dict[str, Mutant] = {
