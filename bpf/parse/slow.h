@@ -62,6 +62,8 @@ INLINE enum slow_result parse_slow6(struct __sk_buff *skb, struct scratch *w)
 		return PARSE_TO_STACK;
 	u32 at = ETH_HLEN + IPV6_HLEN, named_at = ETH_HLEN + 6;
 	u8 next = ip.nexthdr;
+	if (next == IPPROTO_HOPOPTS && !has_good_hop_options(skb, at, ETH_HLEN + p->length))
+		return PARSE_TO_STACK;
 	for (int i = 0; i < MAX_EXTENSIONS; i++) {
 		struct extension head = {};
 		if (is_transport6(next))

@@ -9,6 +9,8 @@ ETHERTYPE_IPV4, ETHERTYPE_IPV6 = b"\x08\x00", b"\x86\xdd"
 ICMP, IPIP, TCP, UDP, IPV6, GRE, ESP, AH, ICMP6, SCTP = 1, 4, 6, 17, 41, 47, 50, 51, 58, 132
 HOP_OPTIONS, ROUTING, FRAGMENT, DESTINATION_OPTIONS = 0, 43, 44, 60
 EXTENSIONS = 8  # limit of extension headers that are skipped
+# Options of a hop-by-hop header, and limits of the kernel (ip6_parse_tlv): of padding together, of other options.
+PAD1, PADN, ROUTER_ALERT, MOST_PADDING, MOST_HOP_OPTIONS = 0, 1, 5, 7, 8
 HEADER_BYTES = {TCP: 20, UDP: 8, SCTP: 12}
 ICMP_BYTES = 8
 FIN, SYN, RST, ACK = 1, 2, 4, 16
@@ -152,6 +154,26 @@ def _walk_options(packet: Packet, header: bytes) -> bool:
     return True
 
 
+def _has_good_hop_options(options: bytes) -> bool:
+    """Whether the kernel passes a packet with these options to IPVS; it drops others, or answers with an error."""
+    at = padding = others = 0
+    while at < len(options):
+        option = options[at]
+        size = 1 if option == PAD1 else options[at + 1] + 2 if at + 1 < len(options) else 0
+        if not size or at + size > len(options):
+            return False
+        if option in (PAD1, PADN):
+            padding += size
+            if padding > MOST_PADDING or any(options[at + 2 : at + size]):
+                return False
+        else:
+            padding, others = 0, others + 1
+            if others > MOST_HOP_OPTIONS or option & 0xC0 or (option == ROUTER_ALERT and size != 4):
+                return False
+        at += size
+    return True
+
+
 def _parse6(ip: bytes) -> Packet | None:
     if len(ip) < IPV6_BYTES or ip[0] >> 4 != 6:
         return None
@@ -159,6 +181,10 @@ def _parse6(ip: bytes) -> Packet | None:
     if length > len(ip):
         return None
     protocol, at = ip[6], IPV6_BYTES
+    if protocol == HOP_OPTIONS:
+        end = IPV6_BYTES + (ip[at + 1] + 1) * 8 if at + 1 < length else length + 1
+        if end > length or not _has_good_hop_options(ip[at + 2 : end]):
+            return None
     for _ in range(EXTENSIONS):
         if protocol not in (HOP_OPTIONS, ROUTING, DESTINATION_OPTIONS, AH):
             break

@@ -60,7 +60,19 @@ OPTIONS4 = (
     b"\7\2\0\0",
     b"\7\7\3\0\0\0\0\0",
 )
-EXTENSIONS6 = ((0, b"\1\4\0\0\0\0"), (60, b"\1\4\0\0\0\0"), (43, b"\0\0\0\0\0\0"))
+HOP_OPTIONS6 = (  # the kernel drops some of them before IPVS
+    b"\1\4\0\0\0\0",
+    b"\1\4\0\0\1\0",
+    b"\0\0\0\0\0\0",
+    b"\0\0\0\0\0\1",
+    b"\5\2\0\0\1\0",
+    b"\5\1\0\1\1\0",
+    b"\x1e\4\0\0\0\0",
+    b"\x9e\4\0\0\0\0",
+    b"\x1e\5\0\0\0\0",
+    b"\x1e\0\x1e\0\1\0",
+)
+EXTENSIONS6 = ((0, HOP_OPTIONS6), (60, (b"\1\4\0\0\0\0",)), (43, (b"\0\0\0\0\0\0",)))
 
 
 @dataclass(slots=True)
@@ -84,8 +96,8 @@ def ip_packet(
     if len(source) == 16:
         flow = chance.randrange(1 << 20) if rare else 0
         if chance.random() < 0.03:
-            for number, rest in chance.sample(EXTENSIONS6, chance.randint(1, 3)):
-                payload, protocol = bytes((protocol, 0)) + rest + payload, number
+            for number, contents in chance.sample(EXTENSIONS6, chance.randint(1, 3)):
+                payload, protocol = bytes((protocol, 0)) + chance.choice(contents) + payload, number
         head = struct.pack("!IHBB", 6 << 28 | tos << 20 | flow, len(payload), protocol, ttl)
         return head + source + target + payload
     options = chance.choice(OPTIONS4) if with_options and chance.random() < 0.03 and len(payload) < 1000 else b""
