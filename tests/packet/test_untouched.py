@@ -149,6 +149,39 @@ def test_what_follows_an_ipv6_packet_in_its_frame_is_no_header_of_it(host: Host,
         assert (done.verdict, done.data) == (PASSED[hook], padded)
 
 
+HOP_OPTIONS = {  # and whether the kernel passes a packet with them to IPVS (ip6_parse_tlv)
+    "padding": ("010400000000", True),
+    "padding that is not 0": ("010400000100", False),
+    "padding byte by byte": ("000000000000", True),
+    "more padding than seven bytes": ("0104000000000100" + "000000000000", False),
+    "padding without a length": ("000000000001", False),
+    "router alert": ("050200000100", True),
+    "router alert of another length": ("050100010100", False),
+    "an unknown option that may be skipped": ("1e0400000000", True),
+    "an unknown option that may not": ("9e0400000000", False),
+    "an option beyond the header": ("1e0500000000", False),
+    "eight options": ("1e00" * 8 + "010400000000", True),
+    "nine options": ("1e00" * 9 + "01020000", False),
+}
+
+
+@pytest.mark.parametrize("name", HOP_OPTIONS)
+def test_bad_hop_by_hop_options_are_left_to_the_stack(host: Host, name: str) -> None:
+    options, good = bytes.fromhex(HOP_OPTIONS[name][0]), HOP_OPTIONS[name][1]
+    assert len(options) % 8 == 6
+    service = host.new_key(vip=VIP6)
+    host.serve(service, 1)
+    inner = Ether(tcp("S", sport=4300, dport=service.port, source=CLIENT6, target=VIP6)).payload
+    header = bytes((inner.nh, len(options) // 8)) + options
+    frame = build(ether() / IPv6(src=CLIENT6, dst=VIP6, nh=0) / (header + bytes(inner.payload)))
+    done = host.run(frame, "tc")
+    if good:
+        assert done.verdict not in (PASSED["tc"], DROPPED["tc"])
+    else:
+        assert (done.verdict, done.data) == (PASSED["tc"], frame)
+    assert host.run(frame, "xdp").verdict == PASSED["xdp"]
+
+
 @pytest.mark.parametrize("make", [tcp, udp])
 @pytest.mark.parametrize(("source", "vip"), [(CLIENT4, VIP4), (CLIENT6, VIP6)])
 def test_a_truncated_transport_header_is_never_forwarded(host: Host, make: Any, source: str, vip: str) -> None:
