@@ -43,12 +43,12 @@ struct hop_options {
 	u32 bad;
 };
 
-/* Whether these bytes of padding, which are at most five, are 0. */
+/* Whether these bytes of padding, from one to five, are 0. */
 INLINE bool is_zero(struct __sk_buff *skb, u32 at, u32 count)
 {
 	u64 bytes = 0;
-	count = barrier_var(count) & 7;
-	return !count || (!bpf_skb_load_bytes(skb, at, &bytes, count) && !bytes);
+	count = barrier_var(count);
+	return IS_LENGTH(count, MOST_PADDING - 2) && !bpf_skb_load_bytes(skb, at, &bytes, count) && !bytes;
 }
 
 /* Read an option. */
