@@ -254,7 +254,7 @@ def test_a_runner_that_hangs_is_killed_and_replaced(tmp_path: Path) -> None:
 
     async def within(processes: Processes) -> tuple[Ended, int | None]:
         pids = tmp_path / "pids"
-        code = f"echo $PPID >{pids}.new; mv {pids}.new {pids}; sleep 600"
+        code = f"echo $PPID >{pids}.new; mv {pids}.new {pids}; exec sleep 600"
         task = asyncio.create_task(processes.run(Script(("/bin/sh", "-c", code)), math.inf))
         await until_async(pids.exists)
         os.kill(int(pids.read_text()), signal.SIGSTOP)
@@ -468,7 +468,7 @@ def test_many_failing_scripts_all_end_within_the_limit_of_concurrency(tmp_path: 
 def test_a_killed_runner_is_replaced(tmp_path: Path) -> None:
     async def within(processes: Processes) -> tuple[str, bool, int | None]:
         pids = tmp_path / "pids"
-        code = f"echo $PPID >{pids}.new; mv {pids}.new {pids}; sleep 600"
+        code = f"echo $PPID >{pids}.new; mv {pids}.new {pids}; exec sleep 600"
         task = asyncio.create_task(processes.run(Script(("/bin/sh", "-c", code)), 600))
         await until_async(pids.exists)
         os.kill(int(pids.read_text()), signal.SIGKILL)

@@ -218,7 +218,7 @@ def test_a_run_that_hangs_is_killed_before_the_next_one(tmp_path: Path) -> None:
 def test_a_process_that_runs_scripts_and_hangs_is_replaced(tmp_path: Path) -> None:
     """SIGSTOP: this is no failure of its script, which succeeds in another process."""
     first, again = tmp_path / "first", tmp_path / "again"
-    command = f"[ ! -e {again} ] || exit 0; echo $PPID >{first}.new; mv {first}.new {first}; sleep 600"
+    command = f"[ ! -e {again} ] || exit 0; echo $PPID >{first}.new; mv {first}.new {first}; exec sleep 600"
     constants = {"system.processes.scripts.LEASE_S": 3.0}
     with run_helper(tmp_path, constants=constants) as helper:
         helper.send(scripts(tracked("s", command, interval_s=0.1, timeout_s=600)))
