@@ -78,6 +78,10 @@ class Harness:
         """Return the descriptor of one of the harness's programs."""
         return self._object.program_fd(name)
 
+    def table(self) -> ArrayMap:
+        """Return the table of `bench_table_line`. The caller closes it."""
+        return ArrayMap.duplicate(self._object.map_fd("bench_table"))
+
     def plan(self, frame: Frame, flows: Flows | None = None) -> None:
         """Set the frame of the next runs, and its flows."""
         self._frame = frame.packed()

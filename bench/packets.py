@@ -28,7 +28,17 @@ from bench.frames import IN_ORDER, SCATTERED, SYN, Flows
 from bench.harness import FLOWS, SAME, SAME_TC, XDP_TX, Sample, Wrapper, WrongPath
 from bench.path import Overheads, PacketPath, new_path
 from bench.program import Progress
-from bench.rows import FLOOR, FLOOR_TC, LINE, TABLE_AWAITED, TABLE_LINE, TABLE_NEW_AWAITED, TABLE_STORE, Measured
+from bench.rows import (
+    FLOOR,
+    FLOOR_TC,
+    LINE,
+    TABLE_AWAITED,
+    TABLE_LINE,
+    TABLE_NEW_AWAITED,
+    TABLE_STORE,
+    TABLE_WORK,
+    Measured,
+)
 from pylvs.dataplane.load import CONNECTION_MAPS
 from pylvs.system.namespaces import inside_network
 
@@ -141,6 +151,7 @@ class Bench:
             LINE: random,
             TABLE_LINE: random,
             TABLE_AWAITED: random,
+            TABLE_WORK: random,
             TABLE_NEW_AWAITED: new_awaited,
             TABLE_STORE: new,
         }

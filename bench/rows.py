@@ -33,7 +33,7 @@ class Row:
 
 
 FLOOR, FLOOR_TC, LINE, TABLE_LINE, TABLE_STORE = "floor", "tc_floor", "line", "table_line", "table_store"
-TABLE_AWAITED, TABLE_NEW_AWAITED = "table_awaited", "table_new_awaited"
+TABLE_AWAITED, TABLE_NEW_AWAITED, TABLE_WORK = "table_awaited", "table_new_awaited", "table_work"
 _FOREIGN = {
     "foreign_routed": "the same, TCP to another host",
     "foreign_udp": "the same, UDP to this host",
@@ -120,6 +120,8 @@ BUDGETS = (
     _budget("established, {flows:,} random flows, TUN", "many_tun", TABLE_LINE),
     _budget("established, {flows:,} random flows, DR", "many_dr", TABLE_AWAITED),
     _budget("established, {flows:,} random flows, TUN", "many_tun", TABLE_AWAITED),
+    _budget("established, {flows:,} random flows, DR", "many_dr", TABLE_WORK),
+    _budget("established, {flows:,} random flows, TUN", "many_tun", TABLE_WORK),
     _budget("established, {flows:,} random flows, DR", "many_dr", "katran_many"),
     _budget("established, {flows:,} random flows, TUN", "many_tun", "katran_many"),
     _budget("new flow (SYN)", "new_dr", LINE, 2.0, 1.6),
@@ -152,6 +154,7 @@ REFERENCES = {
     TABLE_STORE: "to store in a line of it",
     TABLE_AWAITED: "one line of it, awaited",
     TABLE_NEW_AWAITED: "one line of it, awaited",
+    TABLE_WORK: "one line of it beside other work",
     "katran_one": "Katran",
     "katran_no_service": "Katran",
     "katran_many": "Katran",
