@@ -4,7 +4,7 @@
 #pragma once
 #include "lib/bpf.h"
 
-enum abi { ABI_NUMBER = 2 };
+enum abi { ABI_NUMBER = 3 };
 
 enum limits {
 	HASH_BITS = 17, /* of the bitmaps of virtual and real server addresses: 10,000 set a thirteenth of the bits */
@@ -39,6 +39,7 @@ enum limits {
 	GROUP_SLOTS = GROUP * ENTRIES,
 	LOOK_SLOTS = 128, /* slots with one tick in `looks`: a page */
 	OTHER_GROUPS = 32, /* into which a full group overflows: half of them by the client, half by the whole tuple */
+	FIRST_GROUPS = 4, /* of these: a bucket knows whether any others have its connections */
 };
 
 /* Connection states: TCP's with IPVS's numbers, then the one of UDP, then SCTP's in IPVS's order. TCP and SCTP share

@@ -156,18 +156,34 @@ VERIFIED_ONCE int note_slot(u32 slot, u32 home, u32 has_entry)
 	return 0;
 }
 
+/* Count one overflow less. Without any in other groups, the next one may be in the first of them again. */
+INLINE void uncount_overflow(u64 *marks, enum rest_bits which)
+{
+	__sync_fetch_and_add(marks, -(1ULL << which));
+	if (which != REST_FAR)
+		return;
+#pragma nounroll
+	for (u32 i = 0; i < 4; i++) { /* other CPUs may change the marks */
+		u64 old = READ_ONCE(*marks), farther = old & 1ULL << REST_FARTHER;
+		if (!farther || count_in(old, REST_FAR) ||
+		    __sync_val_compare_and_swap(marks, old, old ^ farther) == old)
+			return;
+	}
+}
+
 /* Undo the marks and counts of an entry whose tuple was withdrawn. */
-INLINE void unmark(u32 slot, u32 home)
+VERIFIED_ONCE int unmark(u32 slot, u32 home)
 {
 	u32 bucket = slot / ENTRIES;
 	u64 *own = marks_at(bucket), *marks = marks_at(home);
 	if (!own || !marks)
-		return;
+		return 0;
 	__sync_fetch_and_and(own, ~((1ULL << REST_MARKS | 1ULL << REST_COMPLETE) << slot % ENTRIES));
 	if (unlikely(bucket != home)) {
-		__sync_fetch_and_add(marks, -(1ULL << overflow_of(bucket, home)));
+		uncount_overflow(marks, overflow_of(bucket, home));
 		note_slot(slot, home, false);
 	}
+	return 0;
 }
 
 /* Replace an entry's tuple by the mark of a claimed one. Return false if it has changed: only the CPU that replaces it
@@ -219,6 +235,7 @@ INLINE int publish_overflow(const struct key *key, u32 slot)
 	struct conn_entry4 *conn = conn_at(slot);
 	u64 *own = marks_at(slot / ENTRIES), *marks = marks_at(home);
 	enum rest_bits which = overflow_of(slot / ENTRIES, home);
+	u64 farther = which == REST_FAR ? (u64)is_farther(key, slot) << REST_FARTHER : 0;
 	int result = PUBLISH_FULL;
 	if (!conn || !own || !marks)
 		return result;
@@ -233,7 +250,7 @@ INLINE int publish_overflow(const struct key *key, u32 slot)
 			result = PUBLISH_EXISTS;
 			break;
 		}
-		if (__sync_val_compare_and_swap(marks, old, old + (1ULL << which)) == old) {
+		if (__sync_val_compare_and_swap(marks, old, (old + (1ULL << which)) | farther) == old) {
 			set_mark(own, slot);
 			return PUBLISHED;
 		}
@@ -299,7 +316,7 @@ VERIFIED_ONCE int publish_crowded(const struct key *key, u32 slot)
 	set_mark(own, slot);
 	__sync_fetch_and_or(marks, 1ULL << REST_CROWD);
 	long error = join_crowd(key, slot);
-	if (!error && !search_all(key, 1ULL << REST_NEAR | 1ULL << REST_FAR, slot))
+	if (!error && !search_all(key, 1ULL << REST_NEAR | 1ULL << REST_FAR | 1ULL << REST_FARTHER, slot))
 		return PUBLISHED;
 	if (!withdraw_tuple(slot, key->rest))
 		return PUBLISH_EXISTS;

@@ -18,11 +18,12 @@ enum rest_bits {
 	REST_COMPLETE = 50,
 	REST_NEAR = 52, /* overflowed into the same group */
 	REST_FAR = 56, /* into others */
+	REST_FARTHER = 62, /* perhaps also into others than the first ones */
 	REST_CROWD = 63, /* `crowd` has some of its connections, or had */
 	REST_ANY_OWNER = 63, /* in a key of replies: find a connection that has lost its replies, too */
 };
 
-enum { MOST_NEAR = 0xf, MOST_FAR = 0x7f };
+enum { MOST_NEAR = 0xf, MOST_FAR = 0x3f };
 
 #define REST_TUPLE ((1ULL << REST_MARKS) - 1)
 #define REST_CLIENT (0xffffULL | 0xffffULL << REST_PROTOCOL) /* of a request: the client's port, protocol and kind */

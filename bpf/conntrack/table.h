@@ -7,9 +7,10 @@
  *
  * Eight consecutive buckets form a group. If a bucket is full, its connections overflow into the others of its group,
  * then into other groups. The bucket counts both kinds, so most searches end in it. It also has the slots of those in
- * its group, so their packets touch one more line. A client that uses the same port for many services fills more groups:
- * by the hash of the whole tuple, except for NAT. If those are full, too, its further connections are in any free entry,
- * and the hash map `crowd` names their slots: by the hash of the tuple, and of that of NAT's replies.
+ * its group, so their packets touch one more line. It knows whether the first few of the other groups have all others.
+ * A client that uses the same port for many services fills more groups: by the hash of the whole tuple, except for NAT.
+ * If those are full, too, its further connections are in any free entry, and the hash map `crowd` names their slots: by
+ * the hash of the tuple, and of that of NAT's replies.
  *
  * There is no lock. To insert, a CPU claims a free entry by compare-exchange, fills it, stores its tuple, and sets its
  * mark in the bucket: for the first one of a bucket by one exchange. For IPv6 it claims the first entry of a bucket,
@@ -221,6 +222,26 @@ INLINE u32 group_start(u32 bucket)
 	return (bucket & ~(GROUP - 1)) * ENTRIES;
 }
 
+/* Return 1 if a slot is in none of the first of a tuple's other groups, else 0. */
+VERIFIED_ONCE u32 is_farther(const struct key *key, u32 slot)
+{
+	u32 start = group_start(slot / ENTRIES), farther = 1;
+	if (!key)
+		return 0;
+#pragma nounroll
+	for (u32 number = 1; number <= FIRST_GROUPS; number++)
+		farther &= is_nonzero(group_start(other_group(key, number)) ^ start);
+	return farther;
+}
+
+/* Return how many other groups to search, by the marks of the tuple's bucket. */
+INLINE u32 groups_to_search(const struct key *key, u64 marks)
+{
+	if (!count_in(marks, REST_FAR))
+		return 0;
+	return marks >> REST_FARTHER & 1 ? other_groups(key, false) : FIRST_GROUPS;
+}
+
 /* Return the slots of a group whose entries have this client's port, protocol and kind. No branch depends on an entry,
  * so the lines arrive together. */
 VERIFIED_ONCE u32 slots_of_port(u32 start, u64 wanted)
@@ -292,8 +313,7 @@ VERIFIED_ONCE u32 search_overflow(const struct key *key, u64 marks, u32 own)
 	struct slot_search at = {.key = key, .own = own, .start = group_start(home), .group = 1, .groups = 1};
 	if (count_in(marks, REST_NEAR))
 		at.bits = slots ? READ_ONCE(*slots) >> REST_SLOTS : 0;
-	if (count_in(marks, REST_FAR))
-		at.groups += other_groups(key, false);
+	at.groups += groups_to_search(key, marks);
 	FORGET_BOUNDS(at, start, slot);
 	bpf_loop(GROUP_SLOTS + OTHER_GROUPS * (1 + GROUP_SLOTS), search_step, &at, 0);
 	return at.slot;

@@ -32,7 +32,14 @@ class Entry(NamedTuple):
 
     @property
     def client_port(self) -> int:
-        at = abi.struct(f"tuple{self.version}").offset("sport")
+        return self._port("sport")
+
+    @property
+    def service_port(self) -> int:
+        return self._port("dport")
+
+    def _port(self, name: str) -> int:
+        at = abi.struct(f"tuple{self.version}").offset(name)
         return int.from_bytes(self.key[at : at + 2], "big")
 
     @property
@@ -73,6 +80,15 @@ def shorten(tables: Tables, seconds: float) -> None:
     for each in entries(tables):
         each.end_at(then)
         look_at(tables, each.slot, then)
+
+
+def end(tables: Tables, service_port: int) -> None:
+    """Let the next run of the expiry timer end the connections to a port of a virtual address."""
+    now = load.clock(tables.state)
+    for each in entries(tables):
+        if each.service_port == service_port:
+            each.end_at(now)
+            look_at(tables, each.slot, now)
 
 
 def look_at(tables: Tables, slot: int, tick: int) -> None:
@@ -142,14 +158,15 @@ def entries_in_use(tables: Tables) -> int:
             bucket * each + i for bucket, mark in enumerate(marks) for i in range(each) if mark >> first + i & 1
         } == set(taken)
     assert taken or not list(tables.crowd.keys()), "an empty table names a connection"
-    counts = [memory[at] >> 4 or memory[at + 1] & 0x7F for at in range(_marks(0), len(memory), size)]
-    assert taken or not any(counts), "an empty table counts connections that overflowed"
+    others = [memory[at + 1] & 0x7F for at in range(_marks(0), len(memory), size)]
+    assert 1 << 6 not in others, "a bucket without connections in other groups has some in those behind the first"
+    near = [memory[at] >> 4 for at in range(_marks(0), len(memory), size)]
+    assert taken or not any((*near, *others)), "an empty table counts connections that overflowed"
     tuple_bits, slots_at = (1 << abi.constant("REST_SLOTS")) - 1, abi.constant("REST_SLOTS")
     second = abi.constant("TUPLE_SECOND") << abi.constant("REST_KIND")
     of_ipv6 = {slot for slot, kind in taken.items() if kind & abi.constant("TUPLE_IPV6")}
     halves = memory.cast("Q")[abi.struct("conn_entry6").offset("second") // 8 :: size // 8].tolist()
     assert {number * each for number, half in enumerate(halves) if half & tuple_bits == second} == of_ipv6
-    near = [memory[at] >> 4 for at in range(_marks(0), len(memory), size)]
     assert [(half >> slots_at).bit_count() for half in halves] == near
     return len(taken)
 
@@ -157,7 +174,7 @@ def entries_in_use(tables: Tables) -> int:
 def overflowed(tables: Tables) -> int:
     """Return how many entries are not in the bucket of their hash."""
     memory, size = tables.connections.memory, at_slot(abi.constant("ENTRIES"))
-    return sum((memory[at] >> 4) + (memory[at + 1] & 0x7F) for at in range(_marks(0), len(memory), size))
+    return sum((memory[at] >> 4) + (memory[at + 1] & 0x3F) for at in range(_marks(0), len(memory), size))
 
 
 def _entries(tables: Tables) -> Iterator[Entry]:

@@ -15,15 +15,15 @@ from pylvs.bpf import abi
 from pylvs.dataplane import load
 from pylvs.model.service import Method, ServiceKey
 from tests.packet.frames import CLIENT4, CLIENT6, parsed, tcp
-from tests.packet.host import HOOKS, VIP4, VIP6, Host, new_host, on_cpu, server4, server6
-from tests.packet.table import entries_in_use, overflowed, shorten, wipe
+from tests.packet.host import HOOKS, SENT, VIP4, VIP6, Host, new_host, on_cpu, server4, server6
+from tests.packet.table import end, entries_in_use, overflowed, shorten, wipe
 from tests.packet.test_client_hops import CLUSTERING
 from tests.packet.test_half_open import from_client
 
 CAPACITY = 1024
 TRIED = 260
 CROWD = 64  # entries of a small map of a crowd
-MOST_FAR = 127  # connections of a bucket in other groups
+MOST_FAR = 63  # connections of a bucket in other groups
 SERVICES = 400
 PORT = 8080
 SPREADING = 0x9E3779B97F4A7C15
@@ -139,6 +139,30 @@ def test_one_client_port_has_a_connection_to_each_of_many_services(version: int)
         await_empty(host)
 
 
+@pytest.mark.parametrize("version", [4, 6])
+def test_connections_in_other_groups_are_found_while_others_end(version: int) -> None:
+    """Those of one client port: in its group, then in the first of the others, then, of IPv6, in those behind."""
+    group = abi.constant("GROUP_SLOTS") if version == 4 else abi.constant("GROUP")
+    behind = group * (1 + abi.constant("FIRST_GROUPS"))
+    with new_host(4096, expires=False) as host:
+        services = [host.new_key(vip=VIP[version]) for _ in range(min(group + MOST_FAR, behind + 25))]
+        with host.director.batch():
+            for service in services:
+                host.serve(service, 1, Method.MASQ)
+        left = dict(enumerate(services))
+        for ended in (), range(group, behind - 1), (behind - 1,), range(behind, behind + 20), range(behind + 20, 1000):
+            for number in set(ended) & set(left):
+                end(host.director.tables, left.pop(number).port)
+            host.expiry.run(host.director)
+            for service in services if len(left) == len(services) else ():
+                host.receive(frame(service, "S"))
+            assert len(host.director.tables.crowd) == 0
+            assert entries_in_use(host.director.tables) == len(left)
+            for service in left.values():
+                host.forwarded(frame(service, "A"), "tc")
+                check_reply(host, version, server4(1) if version == 4 else server6(1), service.port, 4000)
+
+
 @pytest.mark.parametrize("first_seed", [CLUSTERING, 0])
 @pytest.mark.parametrize("version", [4, 6])
 def test_neighbouring_clients_fill_the_table_evenly_with_any_key(version: int, first_seed: int) -> None:
@@ -156,7 +180,7 @@ def test_neighbouring_clients_fill_the_table_evenly_with_any_key(version: int, f
                 frames = [frame(service, flags) for flags in "SA"]
                 for number in range(count):
                     for each in frames:
-                        host.run(neighbour(each, version, number, by_port), "tc")
+                        assert host.run(neighbour(each, version, number, by_port), "tc").verdict in SENT["tc"]
                 assert host.reason("REFUSED_INDEX_FULL") == 0
                 assert (len(list(host.director.connections())), overflowed(host.director.tables) < most) == (
                     count,
