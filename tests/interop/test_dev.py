@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
+import subprocess
+from pathlib import Path
 
 import pytest
 
-from tests.interop.machine_of_dev import OTHER_USER, Clone, dpkg_in_use
+from tests.interop.machine_of_dev import OTHER_USER, REPOSITORY, Clone, dpkg_in_use
 
 
 @pytest.mark.parametrize("former", [None, "#!/bin/sh\nexit 0\n"])
@@ -162,6 +165,18 @@ def test_an_interrupted_installation_is_repeated(clone: Clone) -> None:
     (clone.stage / "venv-breaks").unlink()
     assert clone.dev("run", "pylvs")[0] == 0
     assert len(clone.log("venv of")) == 1
+
+
+def test_a_folder_that_a_removed_package_left_is_not_the_package(tmp_path: Path) -> None:
+    text = (REPOSITORY / "dev").read_text()
+    function = text[text.index("missing_packages() {") : text.index("demo_packages() {")]
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    names = ("folder", "file", "nothing")
+    pairs = "sh dash\n" + "".join(f"{tmp_path}/{name} package-of-{name}\n" for name in names)
+    done = subprocess.run(["sh", "-c", f"{function}\nmissing_packages"], input=pairs, capture_output=True, text=True)
+    assert done.stdout.split() == ["package-of-folder", "package-of-nothing"]
+    assert [path for path in re.findall(r"^(/\S+) \S+$", text, re.MULTILINE) if Path(path).is_dir()] == []
 
 
 def test_packages_are_installed_in_the_pinned_versions(clone: Clone) -> None:
