@@ -28,7 +28,7 @@ from pylvs.bpf.libbpf import BpfObject
 from pylvs.dataplane import load, upgrade
 from pylvs.dataplane.devices import attach, attachments
 from pylvs.dataplane.director import BpfDirector
-from pylvs.dataplane.state import XDP, Build, State, own_build
+from pylvs.dataplane.state import ON_DEMAND, XDP, Build, State, own_build
 from pylvs.model.service import Destination, DestinationKey, Method, VirtualService
 from pylvs.netlink.codec import Netlink
 from pylvs.system import syscalls
@@ -57,6 +57,8 @@ class FewPrograms(BpfObject):
             self.skip_program(name)
 
     def _is_used(self, name: str) -> bool:
+        if name in ON_DEMAND:  # a migration pins them
+            return True
         hook, _, called = name.partition("_")
         return hook not in ("xdp", "tc") or called in self.NEEDED
 

@@ -6,23 +6,25 @@ import ctypes
 import os
 import struct
 from ipaddress import ip_address
+from unittest import mock
 
 import pytest
 
 from pylvs.bpf import libbpf
+from pylvs.bpf.libbpf import BpfObject
 from pylvs.dataplane import load, upgrade
 from pylvs.dataplane.devices import attach, attachments
-from pylvs.dataplane.state import EGRESS, ENTRIES, TC, XDP, State, own_build
+from pylvs.dataplane.state import BYPASS, EGRESS, ENTRIES, ON_DEMAND, SIP, TC, XDP, State, own_build
 from pylvs.model.dataclass import replace
-from pylvs.model.errors import Unsupported
-from pylvs.model.service import Destination, DestinationKey, Method
+from pylvs.model.errors import Busy, NoSpace, Unsupported
+from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceFlag, VirtualService
 from tests.packet.frames import tcp
 from tests.packet.host import OWN4, SERVERS, TC_REDIRECT, Host, key, new_host
 
 
 def held(host: Host) -> set[str]:
-    """Return the pinned entry programs."""
-    return {name for name in ENTRIES if os.path.exists(host.director.state.loaded_path(name))}
+    """Return the pinned programs of devices, and those that are loaded on demand."""
+    return {name for name in (*ENTRIES, *ON_DEMAND) if os.path.exists(host.director.state.loaded_path(name))}
 
 
 def attached(host: Host) -> tuple[str, bool]:
@@ -44,6 +46,53 @@ def test_a_program_is_loaded_when_a_device_first_needs_it() -> None:
         assert (held(host), attached(host)) == ({TC, XDP, EGRESS}, ("generic", True))
 
 
+def test_programs_of_few_services_are_loaded_with_the_first_of_them_and_stay() -> None:
+    with new_host(mode="tc") as host:
+        director = host.director
+        plain = VirtualService(key(80, Protocol.UDP), "rr", ServiceFlag.PERSISTENT, 360)
+        director.add_service(plain)
+        director.change_setting("cache_bypass", 0)
+        assert held(host) == {TC}
+        director.edit_service(replace(plain, engine="sip"))
+        assert held(host) == {TC, SIP}
+        director.change_setting("cache_bypass", 1)
+        assert held(host) == {TC, SIP, BYPASS}
+        director.delete_service(plain.key)
+        with director.batch():
+            upgrade.swap_programs(director.tables)
+        assert held(host) == {TC, SIP, BYPASS}
+
+
+def test_a_program_is_not_added_to_those_of_another_load() -> None:
+    """Nothing changes. A device runs another load if an upgrade could not attach it again."""
+    with new_host(mode="tc") as host:
+        director, plain = host.director, VirtualService(key(80, Protocol.UDP), "rr", ServiceFlag.PERSISTENT, 360)
+        with mock.patch.object(attach, "attach", side_effect=Busy("d0: has a foreign program")):
+            with director.batch():
+                upgrade.swap_programs(director.tables)
+            with pytest.raises(Busy, match="d0: runs programs of another load, which lack persistence engine sip"):
+                director.add_service(replace(plain, engine="sip"))
+            with pytest.raises(Busy, match="d0: runs programs of another load, which lack cache_bypass"):
+                director.change_setting("cache_bypass", 1)
+            assert (held(host), director.services(), director.settings()["cache_bypass"]) == ({TC}, [], 0)
+        director.change_setting("cache_bypass", 0)  # an edit attaches d0 again
+        director.add_service(replace(plain, engine="sip"))
+        assert held(host) == {TC, SIP}
+
+
+def test_a_service_whose_program_cannot_be_loaded_keeps_no_others_from_a_batch() -> None:
+    with new_host(mode="tc") as host:
+        director = host.director
+        services = [VirtualService(key(port, Protocol.UDP), "rr", ServiceFlag.PERSISTENT, 360) for port in (80, 81, 82)]
+        with mock.patch.object(BpfObject, "load", side_effect=NoSpace("no memory")), director.batch():
+            director.add_service(services[0])
+            with pytest.raises(NoSpace, match="no memory"):
+                director.add_service(replace(services[1], engine="sip"))
+            director.add_service(services[2])
+        assert {row.service.key.port for row in director.services()} == {80, 82}
+        assert held(host) == {TC}
+
+
 def verified(descriptor: int) -> int:
     """Return how many instructions the verifier processed for a program (struct bpf_prog_info)."""
     info = ctypes.create_string_buffer(256)
@@ -52,7 +101,9 @@ def verified(descriptor: int) -> int:
     return int(struct.unpack_from("<I", info, 216)[0])
 
 
-@pytest.mark.parametrize(("entry", "most"), [(TC, 310_000), (XDP, 125_000), (EGRESS, 30_000)])
+@pytest.mark.parametrize(
+    ("entry", "most"), [(TC, 243_000), (SIP, 51_000), (BYPASS, 18_000), (XDP, 125_000), (EGRESS, 30_000)]
+)
 def test_the_verifier_processes_few_instructions(entry: str, most: int) -> None:
     with new_host(mode="tc"), load.open_object(4096, load.new_seeds(), (entry,)) as opened:
         opened.load()
@@ -95,6 +146,8 @@ def test_another_pylvs_adds_no_program_to_those_that_run(monkeypatch: pytest.Mon
             with pytest.raises(Unsupported, match=r"those of pylvs 9\.9 .*pylvs_xdp"):
                 load.open_entry(host.director.state, XDP)
             os.close(load.open_entry(host.director.state, TC))
+        with pytest.raises(Unsupported, match=r"those of pylvs 9\.9 .*can add cache_bypass; use that one"):
+            host.director.change_setting("cache_bypass", 1)
         assert held(host) == {TC}
 
 

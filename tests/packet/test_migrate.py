@@ -21,7 +21,7 @@ from pylvs.bpf import maps
 from pylvs.dataplane import former, load, migrate
 from pylvs.dataplane.devices import attachments
 from pylvs.dataplane.director import BpfDirector
-from pylvs.dataplane.state import State
+from pylvs.dataplane.state import ON_DEMAND, State
 from pylvs.ipvsadm.commands import Session
 from pylvs.model.errors import NoSpace, Unsupported
 from pylvs.model.service import Protocol, ServiceKey, Timeouts
@@ -125,6 +125,7 @@ def test_what_an_earlier_build_made_continues(earlier: Host) -> None:
     host.close_programs()
 
     assert ipvsadm(host, "-Sn") == archived("saved").decode()
+    assert all(os.path.exists(host.director.state.loaded_path(name)) for name in ON_DEMAND)
     devices = host.director.tables.devices
     assert (devices.get(700, "ifindex"), devices.get(700 % 64, "ifindex")) == (700, 0)
     assert host.director.timeouts() == Timeouts(800, 100, 200)
@@ -298,6 +299,9 @@ def host() -> Iterator[Host]:
 
 def test_there_and_back(host: Host, other_layout: Path) -> None:
     host.director.zero()  # leaves a note, as a migration does
+    with host.director.batch():
+        for name in ON_DEMAND:  # a migration loads all
+            os.close(load.open_entry(host.director.state, name))
     nothing = Nothing(host)
     slot = host.director.slot(key(DR)) or 0
     host.director.tables.service_estimates.set(slot, "averages", *[1 << 60] * 5)

@@ -9,6 +9,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from pylvs.dataplane import upgrade
 from pylvs.dataplane.connections import ConnectionReader
 from pylvs.model.director import Connection
 from pylvs.model.service import (
@@ -176,6 +177,21 @@ def test_an_ended_template_leaves_nothing_behind(expiring: Host) -> None:
 
     until(is_empty, "the end of the templates")
     assert templates(expiring, service) == []
+
+
+def test_calls_go_on_after_an_upgrade_and_in_a_larger_table() -> None:
+    with new_host(expires=False, mode="tc") as host:
+        service = serve(host, OPS)
+        frame = udp(5060, service.port, payload=message("one@x"))
+        server = receiver(host, frame)
+        with host.director.batch():
+            upgrade.swap_programs(host.director.tables)
+        host.close_programs()
+        assert receiver(host, frame) == server
+        host.director.change_setting("conn_max", 8192)
+        host.close_programs()
+        assert receiver(host, frame) == server
+        assert host.reason("MISSED_STAGE") == 0
 
 
 def test_calls_beyond_the_limit_are_dropped_and_the_table_is_not_full() -> None:

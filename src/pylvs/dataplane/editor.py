@@ -22,7 +22,7 @@ from pylvs.dataplane.destinations import (
 )
 from pylvs.dataplane.devices import attach, attachments, own_addresses
 from pylvs.dataplane.devices.selection import Concerns
-from pylvs.dataplane.state import StateExists, roles_directory
+from pylvs.dataplane.state import BYPASS, StateExists, roles_directory
 from pylvs.dataplane.tables import (
     Tables,
     Versions,
@@ -435,6 +435,10 @@ class Editor:
             self._change_capacity(value, drop)
             return
         with self.batch():
+            if setting.name == "cache_bypass" and value:
+                from pylvs.dataplane import load
+
+                load.provide(self._tables.state, BYPASS)
             self._tables.root.set(0, f"settings.{setting.name}", value)
 
     def _change_capacity(self, connections: int, drop: bool) -> None:

@@ -2,7 +2,7 @@
 
 The verifier takes about 1 µs of CPU for each instruction that it checks. So a state begins with the programs of TC
 ingress alone. The entry programs for XDP, TC egress and devices without link addresses are loaded at first need, each
-with the programs that it tail-calls.
+with the programs that it tail-calls. So are programs of TC that few services need.
 """
 
 from __future__ import annotations
@@ -17,26 +17,30 @@ from pylvs.bpf import abi, kernel, libbpf
 from pylvs.bpf.libbpf import BpfObject
 from pylvs.bpf.maps import ArrayMap
 from pylvs.dataplane.state import (
+    BYPASS,
     CACHE_SWEEP,
     CLOCK,
     EGRESS,
     ENTRIES,
     LOADED,
     OBJECT,
+    ON_DEMAND,
     ORPHANS,
     RESTORE,
+    SIP,
     TC,
     XDP,
     State,
     own_build,
 )
-from pylvs.dataplane.tables import Facts, Tables
+from pylvs.dataplane.tables import Facts, Tables, Versions
 from pylvs.dataplane.transaction import Book
 from pylvs.model import sockets as socket
-from pylvs.model.errors import PylvsError, Unsupported
+from pylvs.model.errors import Busy, PylvsError, Unsupported
 from pylvs.model.service import Timeouts
 from pylvs.system import syscalls
 
+_USED_BY = {SIP: "persistence engine sip", BYPASS: "cache_bypass"}
 TAILCALLS = ("tailcalls_xdp", "tailcalls_tc")  # program arrays of the tail calls
 EARLIER_TAILCALLS = ("stages_xdp", "stages_tc")  # of commit 5189436
 STARTERS = ("start_expiry", "start_estimator", "start_cache_sweep")  # programs that start the timers
@@ -208,9 +212,11 @@ def new_seeds() -> tuple[int, ...]:
 
 
 def _entry_of(program: str) -> str:
-    """Return the entry program with which a program is loaded: tail calls stay within XDP, TC or TC egress."""
-    if program in (*ENTRIES, RESTORE):
+    """Return the program with which a program is loaded: tail calls stay within XDP, TC or TC egress."""
+    if program in (*ENTRIES, RESTORE, BYPASS):
         return program
+    if program.startswith(SIP):
+        return SIP
     return XDP if program.startswith("xdp_") else EGRESS if program.startswith("tc_egress_") else TC
 
 
@@ -394,7 +400,7 @@ def set_timeouts(tables: Tables, generation: int, timeouts: Timeouts) -> None:
 
 
 def open_entry(state: State, name: str) -> int:
-    """Return a descriptor of an entry program, which is loaded at the first call. The caller closes it.
+    """Return a descriptor of an entry program or one of ON_DEMAND, loaded at the first call. The caller closes it.
 
     The caller holds the lock. Raises what `create` does; Unsupported if another pylvs loaded the running programs.
     """
@@ -407,12 +413,36 @@ def open_entry(state: State, name: str) -> int:
     return program
 
 
+def provide(state: State, name: str) -> None:
+    """Load one of ON_DEMAND, before packets can need it, unless it is loaded. The caller holds the lock.
+
+    Raises what `open_entry` does; Busy if a device runs other programs, which would never call this one.
+    """
+    from pylvs.dataplane.devices import attachments  # late: it imports this module
+
+    if os.path.exists(state.loaded_path(name)):
+        return
+    others = attachments.with_other_programs(state)
+    if others:
+        raise Busy(
+            f"{', '.join(others)}: runs programs of another load, which lack {_USED_BY[name]};"
+            " pylvs status has the reason; attach it again"
+        )
+    os.close(open_entry(state, name))
+
+
+def needed(tables: Tables) -> set[str]:
+    """Return those of ON_DEMAND that packets may need now."""
+    use = {SIP: Versions(tables).facts().get("engines")[0], BYPASS: tables.root.get(0, "settings.cache_bypass")}
+    return {name for name in ON_DEMAND if use[name] or os.path.exists(tables.state.loaded_path(name))}
+
+
 def _load_entry(state: State, name: str) -> None:
     running = state.build()
     if running is None or running.digest != own_build().digest:
         raise Unsupported(
-            f"the running programs are those of {running or 'another pylvs'}, which alone can add {name};"
-            " attach with that one, or save the table, run pylvs down and restore it",
+            f"the running programs are those of {running or 'another pylvs'}, which alone can add"
+            f" {_USED_BY.get(name, name)}; use that one, or save the table, run pylvs down and restore it",
             state.made_by(),
         )
     tables = Tables(state)

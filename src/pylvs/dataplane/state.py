@@ -30,6 +30,8 @@ from pylvs.system.lock import TIMEOUT_S, Lock
 
 OBJECT = "director"
 XDP, TC, EGRESS, BARE = ENTRIES = ("pylvs_xdp", "pylvs_tc", "pylvs_tc_egress", "pylvs_tc_bare")  # attached to devices
+# Tail-called by TC, for services with a persistence engine, and with cache_bypass.
+SIP, BYPASS = ON_DEMAND = ("tc_sip", "tc_bypass")
 CLOCK, ORPHANS, CACHE_SWEEP = "read_clock", "end_orphans", "sweep_cache"  # programs that commands run
 RESTORE = "restore_conns"  # likewise; loaded for a copy of the connection table alone
 LOADED = "maps"  # the directory with the pins of the load in force

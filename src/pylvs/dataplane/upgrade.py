@@ -21,7 +21,7 @@ from functools import partial
 from pylvs.bpf import kernel, libbpf
 from pylvs.bpf.maps import MMAPABLE, ArrayMap, MmapArray
 from pylvs.dataplane import load
-from pylvs.dataplane.state import BARE, EGRESS, ENTRIES, LOADED, RESTORE, TC, XDP, State
+from pylvs.dataplane.state import BARE, EGRESS, ENTRIES, LOADED, ON_DEMAND, RESTORE, TC, XDP, State
 from pylvs.dataplane.tables import MASK32, Tables
 from pylvs.dataplane.transaction import WAIT_MS
 from pylvs.model.errors import Busy, PylvsError, Unsupported
@@ -59,13 +59,14 @@ def _reload(
     shape = (connections, load.new_seeds()) if connections else load.pool_shape(tables)
     anew = {*load.TAILCALLS, "works", "timer_runs"} | (set(load.CONNECTION_MAPS) if connections else set())
     entries = [name for name in ENTRIES if os.path.exists(state.loaded_path(name))]
-    loaded = (*entries, RESTORE) if connections else entries
+    called = ON_DEMAND if migration else load.needed(tables)
+    loaded = (*entries, *called, *((RESTORE,) if connections else ()))
     with load.open_object(*shape, loaded) as opened:
         if not migration:  # memory may have allowed for more destinations when the tables were made
             opened.set_max_entries("conn_counts", tables.destinations.count)
         kept = [] if migration else load.reuse_maps(opened, tables, anew)
         opened.load()
-        load.fill_tailcalls(opened, entries)
+        load.fill_tailcalls(opened, (*entries, *called))
         draft, note, copy = state.draft(), _NO_SWITCH, None
         try:
             load.pin_load(opened, state, draft, kept, loaded)

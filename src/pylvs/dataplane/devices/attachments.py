@@ -240,6 +240,12 @@ def entry_ids(state: State) -> dict[str, int]:
     return found
 
 
+def with_other_programs(state: State) -> list[str]:
+    """Return the names of devices whose packets run programs at TC that are not those of the load in force."""
+    own = entry_ids(state).values()
+    return [each.device for each in attach.attached(state) if each.ingress and each.ingress not in own]
+
+
 def _looks_out(device: Device, own_server: bool) -> bool:
     """Return whether a device runs a program at TC egress."""
     return own_server and not (device.loopback or device.bare)
