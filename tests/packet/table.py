@@ -74,21 +74,13 @@ def entry(tables: Tables, client_port: int) -> Entry:
     return found
 
 
-def shorten(tables: Tables, seconds: float) -> None:
-    """Let each connection end after this time. None of them may be about to end."""
+def shorten(tables: Tables, seconds: float, service_port: int = 0) -> None:
+    """Let each connection, or each to a port of a virtual address, end after this time. None may be about to end."""
     then = load.clock(tables.state) + round(seconds * load.ticks_per_second()) & TICKS
     for each in entries(tables):
-        each.end_at(then)
-        look_at(tables, each.slot, then)
-
-
-def end(tables: Tables, service_port: int) -> None:
-    """Let the next run of the expiry timer end the connections to a port of a virtual address."""
-    now = load.clock(tables.state)
-    for each in entries(tables):
-        if each.service_port == service_port:
-            each.end_at(now)
-            look_at(tables, each.slot, now)
+        if service_port in (0, each.service_port):
+            each.end_at(then)
+            look_at(tables, each.slot, then)
 
 
 def look_at(tables: Tables, slot: int, tick: int) -> None:

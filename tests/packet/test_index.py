@@ -16,7 +16,7 @@ from pylvs.dataplane import load
 from pylvs.model.service import Method, ServiceKey
 from tests.packet.frames import CLIENT4, CLIENT6, parsed, tcp
 from tests.packet.host import HOOKS, SENT, VIP4, VIP6, Host, new_host, on_cpu, server4, server6
-from tests.packet.table import end, entries_in_use, overflowed, shorten, wipe
+from tests.packet.table import entries_in_use, overflowed, shorten, wipe
 from tests.packet.test_client_hops import CLUSTERING
 from tests.packet.test_half_open import from_client
 
@@ -152,7 +152,7 @@ def test_connections_in_other_groups_are_found_while_others_end(version: int) ->
         left = dict(enumerate(services))
         for ended in (), range(group, behind - 1), (behind - 1,), range(behind, behind + 20), range(behind + 20, 1000):
             for number in set(ended) & set(left):
-                end(host.director.tables, left.pop(number).port)
+                shorten(host.director.tables, 0, left.pop(number).port)
             host.expiry.run(host.director)
             for service in services if len(left) == len(services) else ():
                 host.receive(frame(service, "S"))
