@@ -301,7 +301,7 @@ def test_there_and_back(host: Host, other_layout: Path) -> None:
     host.director.zero()  # leaves a note, as a migration does
     with host.director.batch():
         for name in ON_DEMAND:  # a migration loads all
-            os.close(load.open_entry(host.director.state, name))
+            load.provide(host.director.state, name)
     nothing = Nothing(host)
     slot = host.director.slot(key(DR)) or 0
     host.director.tables.service_estimates.set(slot, "averages", *[1 << 60] * 5)

@@ -13,7 +13,6 @@ from pylvs.bpf import abi
 from pylvs.dataplane import load, scheduler_tables
 from pylvs.dataplane.destinations import DestinationSlots, ListStep, fill_table, followed, pack_member, put_list
 from pylvs.dataplane.scheduler_tables import HashTables
-from pylvs.dataplane.state import SIP
 from pylvs.dataplane.tables import (
     ALL_ONES,
     Tables,
@@ -92,10 +91,9 @@ class BulkAdd:
         return key in self._services
 
     def add_service(self, service: VirtualService) -> NewService:
-        """Add a service that the table does not have. Raises NoSpace, and what `load.provide` raises."""
+        """Add a service that the table does not have. Raises NoSpace, and what `load.provide_for` raises."""
         edit, tables, key = self._edit, self._tables, service.key
-        if service.engine:  # before anything is written, so that only this service fails
-            load.provide(tables.state, SIP)
+        load.provide_for(service, tables.state)  # before anything is written, so that only this service fails
         slot = edit.book.take_service()
         self.whole = False
         edit.new_service(slot, edit.generation)

@@ -133,6 +133,7 @@ class ChangeSet:
     def _edit_service(self, change: ServiceChange, slot: int, version: dict[str, Any]) -> None:
         edit, service = self._edit, change.service
         assert service is not None
+        load.provide_for(service, self._tables.state)
         fields = version | version_fields(service, load.ticks_per_second())
         entries, steps = self._entries(change, slot, version)
         restarted = fields["scheduler"] != version["scheduler"]

@@ -249,6 +249,7 @@ class Editor:
         check_service(service, SCHEDULERS)
         hash_tables = scheduler_tables.HashTables(self._tables)
         with self._existing(service.key) as (slot, version):
+            load.provide_for(service, self._tables.state)
             fields = version | version_fields(service, load.ticks_per_second())
             changed = fields["scheduler"] != version["scheduler"]
             if changed and fields["count"] > hash_tables.most(fields):

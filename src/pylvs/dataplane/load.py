@@ -37,7 +37,7 @@ from pylvs.dataplane.tables import Facts, Tables, Versions
 from pylvs.dataplane.transaction import Book
 from pylvs.model import sockets as socket
 from pylvs.model.errors import Busy, PylvsError, Unsupported
-from pylvs.model.service import Timeouts
+from pylvs.model.service import Timeouts, VirtualService
 from pylvs.system import syscalls
 
 _USED_BY = {SIP: "persistence engine sip", BYPASS: "cache_bypass"}
@@ -426,15 +426,21 @@ def provide(state: State, name: str) -> None:
     if others:
         raise Busy(
             f"{', '.join(others)}: runs programs of another load, which lack {_USED_BY[name]};"
-            " pylvs status has the reason; attach it again"
+            f" pylvs attach {others[0]} attaches it again, or says why not"
         )
     os.close(open_entry(state, name))
 
 
-def needed(tables: Tables) -> set[str]:
+def provide_for(service: VirtualService, state: State) -> None:
+    """Load the programs that the packets of this service need beyond others, as in `provide`; raises what that does."""
+    if service.engine:
+        provide(state, SIP)
+
+
+def needed(tables: Tables) -> list[str]:
     """Return those of ON_DEMAND that packets may need now."""
     use = {SIP: Versions(tables).facts().get("engines")[0], BYPASS: tables.root.get(0, "settings.cache_bypass")}
-    return {name for name in ON_DEMAND if use[name] or os.path.exists(tables.state.loaded_path(name))}
+    return [name for name in ON_DEMAND if use[name] or os.path.exists(tables.state.loaded_path(name))]
 
 
 def _load_entry(state: State, name: str) -> None:

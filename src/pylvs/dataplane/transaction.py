@@ -21,7 +21,6 @@ import time
 from collections.abc import Collection, Iterable, Iterator
 
 from pylvs.bpf import abi, maps
-from pylvs.dataplane.state import SIP
 from pylvs.dataplane.tables import (
     ALL_ONES,
     MASK32,
@@ -458,15 +457,8 @@ class Transaction(Versions):
             facts.set(name, facts.get(name)[0] + by)
 
     def count_engine(self, engine: bytes, by: int) -> None:
-        """Count a service that gets (1) or loses (-1) a persistence engine, by its name; without one count nothing.
-
-        The first one of a state loads the engine's programs. Raises what that raises.
-        """
-        from pylvs.dataplane import load  # late: it imports this module
-
+        """Count a service that gets (1) or loses (-1) a persistence engine, by its name; without one count nothing."""
         if any(engine):
-            if by > 0:
-                load.provide(self.tables.state, SIP)
             self.new_facts.set("engines", self.new_facts.get("engines")[0] + by)
 
     def commit(self) -> None:
