@@ -36,6 +36,7 @@ from bench.rows import (
     TABLE_LINE,
     TABLE_NEW_AWAITED,
     TABLE_STORE,
+    TABLE_STORE_WORK,
     TABLE_WORK,
     Measured,
 )
@@ -59,7 +60,7 @@ class Bench:
         self._wrappers: dict[str, Wrapper] = {}  # of each row
         self.others: list[Callable[[], Iterable[Sample]]] = []  # what each round also measures: other programs, tables
         self._new = dict.fromkeys(new_cases(size), 0)  # flows made so far
-        self._stored = 0  # likewise by `bench_table_store`
+        self._stored = 0  # likewise by each program that stores one in a line, or only reads that line
         self._began: float | None = None  # making them
 
     # --- setting up ---
@@ -142,9 +143,9 @@ class Bench:
         """Measure the programs that read or write one cache line for each flow, random or new. Raises WrongPath."""
         harness, known = self.path.harness, request(MANY, source=MANY_CLIENTS)
         random = known, Flows(self.size.flows, 0, SCATTERED), self.size.repeat
-        new, new_awaited = (
+        new, new_beside, new_awaited = (
             (request(MANY, SYN, NEW_CLIENTS), Flows(NEW_WALK, self._stored + first, IN_ORDER), self.size.new)
-            for first in (0, NEW_WALK // 2)
+            for first in (0, NEW_WALK // 3, 2 * NEW_WALK // 3)
         )
         self._stored += self.size.new
         packets = {
@@ -154,6 +155,7 @@ class Bench:
             TABLE_WORK: random,
             TABLE_NEW_AWAITED: new_awaited,
             TABLE_STORE: new,
+            TABLE_STORE_WORK: new_beside,
         }
         for name, (frame, flows, number) in packets.items():
             harness.plan(frame, flows)

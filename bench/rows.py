@@ -33,7 +33,8 @@ class Row:
 
 
 FLOOR, FLOOR_TC, LINE, TABLE_LINE, TABLE_STORE = "floor", "tc_floor", "line", "table_line", "table_store"
-TABLE_AWAITED, TABLE_NEW_AWAITED, TABLE_WORK = "table_awaited", "table_new_awaited", "table_work"
+TABLE_AWAITED, TABLE_NEW_AWAITED = "table_awaited", "table_new_awaited"
+TABLE_WORK, TABLE_STORE_WORK = "table_work", "table_store_work"
 _FOREIGN = {
     "foreign_routed": "the same, TCP to another host",
     "foreign_udp": "the same, UDP to this host",
@@ -126,6 +127,7 @@ BUDGETS = (
     _budget("established, {flows:,} random flows, TUN", "many_tun", "katran_many"),
     _budget("new flow (SYN)", "new_dr", LINE, 2.0, 1.6),
     _budget("new flow (SYN)", "new_dr", TABLE_STORE),
+    _budget("new flow (SYN)", "new_dr", TABLE_STORE_WORK),
     _budget("new flow (SYN)", "new_dr", TABLE_NEW_AWAITED),
     _budget("new flow (SYN)", "new_dr", "katran_new"),
     _budget("new flow (SYN)", "new_dr", "katran_new_limited"),
@@ -152,6 +154,7 @@ REFERENCES = {
     LINE: "one line",
     TABLE_LINE: "one line of a table as large",
     TABLE_STORE: "to store in a line of it",
+    TABLE_STORE_WORK: "to store in a line of it beside other work",
     TABLE_AWAITED: "one line of it, awaited",
     TABLE_NEW_AWAITED: "one line of it, awaited",
     TABLE_WORK: "one line of it beside other work",

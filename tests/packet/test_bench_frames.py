@@ -77,7 +77,11 @@ def test_a_frame_that_grew_is_shortened_before_the_next_run(harness: Harness, wr
 
 
 @pytest.mark.parametrize(
-    "name", ["bench_line", "bench_table_line", "bench_table_awaited", "bench_table_work", "bench_table_store"]
+    "name",
+    [
+        *("bench_line", "bench_table_line", "bench_table_awaited", "bench_table_work"),
+        *("bench_table_store", "bench_table_store_work"),
+    ],
 )
 def test_the_programs_of_one_line_send_each_flow_back(harness: Harness, name: str) -> None:
     for flow in range(0, 1 << 20, 4093):
