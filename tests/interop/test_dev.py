@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import waiting
 from tests.interop.machine_of_dev import OTHER_USER, REPOSITORY, Clone, dpkg_in_use
 
 
@@ -194,6 +195,25 @@ def test_a_failed_step_ends_the_run(clone: Clone, command: str) -> None:
     status, out, errors = clone.dev(command)
     assert (status, out) == (1, "")
     assert errors[-1] == "dev: bpf/ does not compile"
+
+
+def test_python_is_installed_while_apt_installs(clone: Clone) -> None:
+    (clone.stage / "apt-hangs").touch()
+    process = clone.begin("test")
+    assert (clone.stage / "pipe").read_text() == "hanging\n"
+    waiting.until(lambda: "-e .[test]" in (clone.stage / "log").read_text())
+    (clone.stage / "never").write_text("go on\n")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert errors.splitlines()[-1] == "dev: apt: 1 packages, 3 MB to download"
+    assert not clone.policy.exists()
+    (clone.stage / "apt-hangs").unlink()
+    clone.log("")
+    (clone.folder / "bpf/a.c").write_text("changed")
+    (clone.stage / "build-breaks").touch()
+    status, _, lines = clone.dev("test")  # the stand-ins installed nothing: apt-get runs again
+    assert (status, lines[-1]) == (1, "dev: bpf/ does not compile")
+    assert [call for call in clone.log("apt-get") if "install" in call.split()] != []
 
 
 def test_without_a_network_the_cause_is_named(clone: Clone) -> None:
