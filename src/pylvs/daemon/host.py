@@ -40,14 +40,13 @@ from pylvs.system import syscalls
 from pylvs.system.logs import get_logger, use_level
 from pylvs.system.namespaces import inside_network
 from pylvs.system.processes import command
-from pylvs.system.processes.scripts import Processes, ScriptCounts
+from pylvs.system.processes.scripts import KILLED_S, Processes, ScriptCounts
 
 MAX_NAME = 15  # bytes of a process's name
 RESTART_PAUSE_S = 1.0  # of a background task
 STEADY_S = 60.0  # a background task that has run for so long since its last failure works again
 FAILED_PAUSE_S = 1.0  # before addresses and devices are followed again
 GROWTH_S = 1800.0  # for the growth of the largest table, which takes three minutes on a very busy machine
-KILLED_S = 5.0  # until a process that was killed has ended
 EXTEND_S = 30.0  # beyond the service manager's limits, at most at once
 SOCKET, WATCHDOG, WATCHDOG_PID = "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"
 

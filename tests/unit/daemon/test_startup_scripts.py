@@ -64,10 +64,10 @@ def test_the_shutdown_script_runs_although_processes_of_scripts_hang(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "said"
-    monkeypatch.setattr(scripts, "END_S", 0.05)
+    monkeypatch.setattr(scripts, "END_S", 0.0)
     monkeypatch.setattr(scripts, "PING_S", 0.01)
     monkeypatch.setattr(scripts, "LEASE_S", 5.0)
-    parent = Script(("/bin/sh", "-c", "echo $PPID"))
+    parent, stopped = Script(("/bin/sh", "-c", "echo $PPID")), list[int]()
 
     async def main() -> None:
         services = HostServices()
@@ -75,11 +75,13 @@ def test_the_shutdown_script_runs_although_processes_of_scripts_hang(
         await services.run_startup_script()
         async with asyncio.timeout(PATIENCE_S):
             for each in (services._processes, services._notifier.processes):
-                os.kill(int((await each.run(parent, 60.0)).output), signal.SIGSTOP)
+                stopped.append(int((await each.run(parent, 60.0)).output))
+                os.kill(stopped[-1], signal.SIGSTOP)
             await services.close()
 
     asyncio.run(main())
     assert file.read_text().split() == ["stop"]
+    assert [process for process in stopped if Path(f"/proc/{process}").exists()] == []
 
 
 @pytest.mark.parametrize(("more", "timeout_s"), [("", 10.0), ("startup_script_timeout 7\n", 7.0)])

@@ -49,6 +49,7 @@ PING_S = 1.0  # between two pings to the process that runs scripts
 _START_S = 60.0  # until it answers the first one
 LEASE_S = 10.0  # of silence, after which it is killed, and all its scripts with it
 END_S = 5.0  # at the end, for it to kill its scripts and to exit; then it is killed
+KILLED_S = 10.0  # until a process that was killed has ended
 _LONG_WAIT_S = 1.0  # for one of `at_once`; it delays a check
 _WARN_EVERY_S = 60.0  # of long waits
 UMASK = 0o077  # unless the configuration has one
@@ -139,6 +140,7 @@ class Processes:
         self._runner: _Channel | None = None
         self._lease = Lease(_START_S, PING_S)  # of the runner
         self._watching: asyncio.Task[None] | None = None
+        self._reading: set[asyncio.Task[None]] = set()  # from each process, also from killed ones, to its end
         self._starting = asyncio.Lock()
         self._warned = False
         self._accounts: dict[tuple[str, str], tuple[Account, float]] = {}
@@ -209,6 +211,8 @@ class Processes:
         if self._runner is not None:
             await self._runner.close()
             self._runner = None
+        if self._reading:
+            await asyncio.wait(self._reading, timeout=KILLED_S)
 
     async def _account(self, script: Script, timeout_s: float) -> Account:
         """Return the account of a script; cached for a minute, as NSS may ask another machine.
@@ -296,6 +300,8 @@ class Processes:
         async with self._starting:
             if self._runner is None or self._runner.over:
                 self._runner = await _Channel.open(self._receive, self._end_runs)
+                self._reading.add(self._runner.reading)
+                self._runner.reading.add_done_callback(self._reading.discard)
                 self._lease = Lease(_START_S, PING_S)
                 if self._watching is not None:
                     self._watching.cancel()  # of the process that has ended
@@ -336,12 +342,17 @@ class _Channel:
     """The helper process and the socket to it."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        process: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        receive: Callable[[dict[str, Any]], None],
+        on_end: Callable[[str], None],
     ) -> None:
         self._process, self._reader, self._writer = process, reader, writer
-        self._reading: asyncio.Task[None] | None = None
-        self._on_end: Callable[[str], None] = lambda problem: None
+        self._on_end = on_end
         self.over = False
+        self.reading = asyncio.create_task(self._read(receive))  # ends when the process is gone
 
     @classmethod
     async def open(cls, receive: Callable[[dict[str, Any]], None], on_end: Callable[[str], None]) -> _Channel:
@@ -365,10 +376,7 @@ class _Channel:
                     process.kill()
                 await process.wait()
                 raise
-        made = cls(process, reader, writer)
-        made._on_end = on_end
-        made._reading = asyncio.create_task(made._read(receive))
-        return made
+        return cls(process, reader, writer, receive, on_end)
 
     async def send(self, request: dict[str, Any]) -> None:
         """Raises OSError if the process has ended."""
@@ -400,15 +408,14 @@ class _Channel:
             if late:
                 log.error("%s; it is killed", _HANGS)
                 self.kill()
-                await asyncio.wait({ended}, timeout=END_S)
+                await asyncio.wait({ended}, timeout=KILLED_S)
         finally:
             ended.cancel()
 
     async def _ended(self) -> None:
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()  # it first sends what the process has not read
-        if self._reading is not None:
-            await self._reading
+        await self.reading
 
     async def _read(self, receive: Callable[[dict[str, Any]], None]) -> None:
         problem = "the process that runs scripts has ended"

@@ -6,6 +6,7 @@ edits, never within one.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import json
@@ -269,6 +270,7 @@ class ScriptProcess:
         self.over = False
         self.stopped = False  # SIGSTOP
         self.daemon = CURRENT.get()
+        self.reading: asyncio.Future[None] = self.world.loop.create_future()  # until it is gone
         self._receive, self._on_end = receive, on_end
         self._running: dict[int, tuple[Run, dict[str, Any]]] = {}  # by request, with the answer to come
         self._held: list[Callable[[], None]] = []  # calls for SIGCONT
@@ -359,6 +361,7 @@ class ScriptProcess:
             return
         self.over = True
         self._running.clear()
+        self.reading.set_result(None)
         self._on_end("the process that runs scripts has ended")
 
     def stop(self) -> None:
