@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
 import tempfile
@@ -39,6 +40,15 @@ def pytest_configure() -> None:
     for name in "PYLVS_COMMAND", "PYLVS_REMOVAL":  # `./dev run pytest` sets them for labs of its user
         os.environ.pop(name, None)
     os.environ.setdefault(CONNECTIONS, "262144")  # not a 24th of memory for each network namespace
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Let the workers of xdist collect one after the other: the first one compiles the tests for all of them."""
+    with open(__file__, "rb") as shared:
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            fcntl.flock(shared, fcntl.LOCK_EX)
+        return (yield)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
