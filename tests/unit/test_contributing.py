@@ -109,7 +109,6 @@ def test_the_scheduler_is_in_the_lists_and_in_the_model(tree: Tree) -> None:
     shares = tree.pylvs("simulate", str(table), "--clients", "10.1.0.0/24", "--count", "8")
     assert shares.count("50.0%") == 2
     tree.test("tests/unit/reference/test_schedulers.py", "-k", "la and not lblc")
-    tree.compile()
 
 
 def test_the_checker_is_a_keyword_and_checks(tree: Tree) -> None:
@@ -126,4 +125,9 @@ def test_the_drop_reason_has_a_number_and_is_counted(tree: Tree) -> None:
     assert names[-2:] == ["REASON_NO_CHUNK", "REASONS"]
     used = sum(path.read_text().count("REASON_NO_CHUNK") for path in (tree.at / "bpf").rglob("*.h"))
     assert used == 2
+
+
+def test_the_packet_path_compiles_with_all_examples(tree: Tree) -> None:
+    for example in EXAMPLES:
+        tree.apply(example)
     tree.compile()
