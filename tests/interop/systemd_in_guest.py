@@ -87,9 +87,12 @@ Environment=PYTHONDONTWRITEBYTECODE=1 PYLVS_CONN_MAX=65536
 CLEANUP_DROP_IN = """[Unit]
 DefaultDependencies=no
 [Service]
+TimeoutStopSec=infinity
 ProtectHome=read-only
 """  # the interpreter may be in /root
-STOP_SOONER = "TimeoutStopSec=20\n"  # for the daemon that hangs; an emulated processor needs the time of the unit
+STOP_SOONER = "TimeoutStopSec=20\n"  # for the daemon that hangs
+PATIENT = "TimeoutStartSec=infinity\nTimeoutStopSec=infinity\n"  # an emulated processor may need many minutes
+UNWATCHED = "WatchdogSec=0\n"  # likewise
 TARGET = """[Unit]
 DefaultDependencies=no
 Wants=systemd-journald.socket systemd-journald.service scenario.service
@@ -137,7 +140,7 @@ def inside() -> int:
     return boot(DROP_IN + STOP_SOONER, "scenario")
 
 
-def boot(drop_in: str = DROP_IN, steps: str = "memory") -> int:
+def boot(drop_in: str = DROP_IN + PATIENT + UNWATCHED, steps: str = "memory") -> int:
     """Install the unit, run systemd until the scenario ends, and return its exit status."""
     UNITS.mkdir(parents=True, exist_ok=True)
     for unit, changes in (("pylvs.service", drop_in), ("pylvs-cleanup.service", CLEANUP_DROP_IN)):
