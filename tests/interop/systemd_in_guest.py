@@ -87,12 +87,10 @@ Environment=PYTHONDONTWRITEBYTECODE=1 PYLVS_CONN_MAX=65536
 CLEANUP_DROP_IN = """[Unit]
 DefaultDependencies=no
 [Service]
-TimeoutStopSec=infinity
 ProtectHome=read-only
 """  # the interpreter may be in /root
 STOP_SOONER = "TimeoutStopSec=20\n"  # for the daemon that hangs
-PATIENT = "TimeoutStartSec=infinity\nTimeoutStopSec=infinity\n"  # an emulated processor may need many minutes
-UNWATCHED = "WatchdogSec=0\n"  # likewise
+PATIENT = "TimeoutStartSec=infinity\nTimeoutStopSec=infinity\nWatchdogSec=0\n"  # for an emulated processor
 TARGET = """[Unit]
 DefaultDependencies=no
 Wants=systemd-journald.socket systemd-journald.service scenario.service
@@ -137,13 +135,13 @@ def inside() -> int:
         Path(folder).mkdir(exist_ok=True)
         sh(f"mount -t tmpfs -o {options} tmpfs {folder}")
     Path("/run/netns").mkdir()
-    return boot(DROP_IN + STOP_SOONER, "scenario")
+    return boot(DROP_IN + STOP_SOONER, CLEANUP_DROP_IN, "scenario")
 
 
-def boot(drop_in: str = DROP_IN + PATIENT + UNWATCHED, steps: str = "memory") -> int:
+def boot(drop_in: str = DROP_IN + PATIENT, cleanup: str = CLEANUP_DROP_IN + PATIENT, steps: str = "memory") -> int:
     """Install the unit, run systemd until the scenario ends, and return its exit status."""
     UNITS.mkdir(parents=True, exist_ok=True)
-    for unit, changes in (("pylvs.service", drop_in), ("pylvs-cleanup.service", CLEANUP_DROP_IN)):
+    for unit, changes in (("pylvs.service", drop_in), ("pylvs-cleanup.service", cleanup)):
         text = (ROOT / "packaging" / unit).read_text()
         (UNITS / unit).write_text(text.replace("/usr/sbin/pylvs", "/usr/local/bin/pylvs"))
         (UNITS / f"{unit}.d").mkdir()
