@@ -17,10 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pylvs.bpf.kernel import CONNECTIONS
 from tests import ledger
 from tests.processes import tools_first
 
 ORACLE = Path(__file__).parents[1] / "oracle"
+TABLE = "32768"  # connections that a director's table holds
 REPLAYS = 3
 KEPT_PACE_S = 2.0  # the slack of compared timers: a step within it is like the recorded one
 LATEST_S = 30.0  # half of SYN_RECV's timeout: the slack of timers grows with the delay of a step
@@ -67,7 +69,11 @@ class Replay:
 
 
 def replay(mode: str, scenario: str, every: int, folder: Path, commands: dict[str, str]) -> Replay:
-    """Play a scenario, or every Nth of its parts; `commands` is the environment of `command_server`."""
+    """Play a scenario, or every Nth of its parts.
+
+    `commands` is the environment of `command_server`. With it one load serves all directors; without, each command is
+    a process and each director has a load of its own, as an administrator's.
+    """
     report = folder / "report.json"
     report.unlink(missing_ok=True)
     began = time.monotonic()
@@ -88,9 +94,10 @@ def replay(mode: str, scenario: str, every: int, folder: Path, commands: dict[st
             str(every),
             "--report",
             report,
+            *(["--recycle"] if commands else []),
             scenario,
         ],
-        env=os.environ | {"PATH": tools_first()} | commands,
+        env=os.environ | {"PATH": tools_first(), CONNECTIONS: TABLE} | commands,
         capture_output=True,
         text=True,
     )

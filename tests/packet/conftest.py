@@ -20,7 +20,7 @@ def current_counters() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Host]:
     """Return one host for all tests of a file. Connections stay between tests."""
-    with new_host(expires=False) as made:
+    with new_host(expires=False, recycled=True) as made:
         yield made
 
 

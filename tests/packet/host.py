@@ -12,7 +12,7 @@ import socket
 import struct
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from ipaddress import ip_address
 from unittest import mock
 
@@ -37,6 +37,7 @@ from pylvs.model.service import (
     VirtualService,
 )
 from pylvs.system.namespaces import inside_network
+from tests.recycled import Stock
 from tests.waiting import until
 
 XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = 1, 2, 3, 4
@@ -54,6 +55,7 @@ ROUTER4, ROUTER6 = "10.77.0.254", "fd77::fe"
 PREDICTABLE = tuple(name for name in SCHEDULERS if name != "twos")  # schedulers that do not draw at random
 SERVERS = 8  # real servers with known MACs: 10.77.0.11 to .18, fd77::11 to ::18
 _numbers = itertools.count()
+_stock = Stock()
 _start_timers = load.start_timers
 
 
@@ -332,16 +334,23 @@ def populated_namespace() -> Iterator[tuple[str, ExpiryTimer]]:
 
 
 @contextmanager
-def new_host(connections: int = 4096, expires: bool = True, mode: attach.Mode | None = "generic") -> Iterator[Host]:
+def new_host(
+    connections: int = 4096,
+    expires: bool = True,
+    mode: attach.Mode | None = "generic",
+    recycled: bool = False,
+) -> Iterator[Host]:
     """Enter a new namespace with a Director whose table holds this many connections, until the block ends.
 
-    Without `expires` no connection ends by itself. `mode` attaches d0; None: it is not attached.
+    Without `expires` no connection ends by itself. `mode` attaches d0; None: it is not attached. `recycled`: it may use
+    the load of an earlier host with `recycled`, with emptied maps. Not for tests of loading.
     """
     with populated_namespace() as (name, expiry):
         director = BpfDirector(State.open())
         with (
             mock.patch.object(kernel, "connection_limit", return_value=connections),
             mock.patch.object(load, "start_timers", expiry),
+            mock.patch.object(load, "create", _stock.create) if recycled else nullcontext(),
         ):
             director.make()
         try:
@@ -357,4 +366,5 @@ def new_host(connections: int = 4096, expires: bool = True, mode: attach.Mode | 
             finally:
                 host.close_programs()
         finally:
-            _take_down(director.state)
+            with _stock.keeping(director.state) if recycled else nullcontext():
+                _take_down(director.state)

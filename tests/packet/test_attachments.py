@@ -56,7 +56,7 @@ BEHIND = DestinationKey(ip_address("10.78.0.2"), 80)  # a real server behind ano
 @pytest.fixture
 def host() -> Iterator[Host]:
     """Return a host without a device attached by hand; the far end of d0 is out of the namespace."""
-    with new_host(expires=False, mode=None) as made:
+    with new_host(expires=False, mode=None, recycled=True) as made:
         yield made
 
 

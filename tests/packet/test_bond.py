@@ -21,7 +21,7 @@ VIPS = {4: VIP4, 6: VIP6}
 
 @pytest.fixture
 def host() -> Iterator[Host]:
-    with new_host(expires=False) as made:
+    with new_host(expires=False, recycled=True) as made:
         yield made
 
 

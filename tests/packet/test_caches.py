@@ -29,7 +29,7 @@ MARKED = 0x10  # a bit of all marks here: policy routing delivers such packets t
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Host]:
     """Return a host whose timer does not clear caches, which it would do once a minute; the tests do."""
-    with new_host(expires=False) as made:
+    with new_host(expires=False, recycled=True) as made:
         stop_timer(made.director, "cache_sweepers")
         yield made
 

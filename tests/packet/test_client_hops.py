@@ -41,7 +41,7 @@ def test_thousands_of_clients_on_the_link_have_a_cached_next_hop_each(family: in
         f"neighbour add {client} lladdr 02:00:00:02:{number >> 8:02x}:{number & 255:02x} dev d0 nud permanent"
         for number, client in enumerate(clients)
     ]
-    with new_host(expires=False) as host, on_cpu(min(os.sched_getaffinity(0))):
+    with new_host(expires=False, recycled=True) as host, on_cpu(min(os.sched_getaffinity(0))):
         subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
         service = host.new_key(vip=vip)
         host.serve(service, 1, Method.MASQ, port=PORT)
@@ -71,7 +71,7 @@ def test_a_client_of_many_servers_has_a_route_from_each(family: int) -> None:
     """A proxy or a large NAT is one client of very many services."""
     vip, _, client, *_ = FAMILIES[family]
     server = server4 if family == 4 else server6
-    with new_host(expires=False) as host, on_cpu(min(os.sched_getaffinity(0))):
+    with new_host(expires=False, recycled=True) as host, on_cpu(min(os.sched_getaffinity(0))):
         host.director.change_setting("snat_reroute", 0)  # replies are routed as from the server
         for number in range(1, 9):
             service = host.new_key(vip=vip)

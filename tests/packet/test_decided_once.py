@@ -17,7 +17,7 @@ FOREIGN = "10.77.0.101"  # no device has it
 
 @pytest.fixture
 def host() -> Iterator[Host]:
-    with new_host(mode="native") as made:
+    with new_host(mode="native", recycled=True) as made:
         yield made
 
 

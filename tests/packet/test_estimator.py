@@ -29,7 +29,7 @@ def current_counters() -> None:
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Host]:
-    with new_host(expires=False) as made:
+    with new_host(expires=False, recycled=True) as made:
         stop_timer(made.director, "estimators")
         yield made
 

@@ -29,7 +29,7 @@ KINDS = [
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Host]:
-    with new_host(connections=CAPACITY) as made:
+    with new_host(connections=CAPACITY, recycled=True) as made:
         made.director.set_timeouts(Timeouts(LONG_S, LONG_S, LONG_S))
         yield made
 
@@ -227,7 +227,7 @@ def test_with_expire_nodest_conn_any_deletion_ends_connections_of_earlier_ones(d
 
 def test_connections_of_a_deleted_server_end_also_while_the_timer_visits_them() -> None:
     """While it visits a group of slots, that group has no tick for the next visit."""
-    with new_host(connections=CAPACITY, expires=False) as host:
+    with new_host(connections=CAPACITY, expires=False, recycled=True) as host:
         service = host.new_key()
         (server,) = host.serve(service)
         assert connect(host, service, 20000)

@@ -22,7 +22,7 @@ DIRECT = [Method.ROUTE, Method.TUNNEL]
 
 @pytest.fixture
 def host() -> Iterator[Host]:
-    with new_host(connections=CAPACITY, expires=False) as made, on_cpu(min(os.sched_getaffinity(0))):
+    with new_host(connections=CAPACITY, expires=False, recycled=True) as made, on_cpu(min(os.sched_getaffinity(0))):
         yield made
 
 

@@ -42,7 +42,7 @@ class Count:
 
 
 def test_show_and_metrics_have_the_share_of_each_hook() -> None:
-    with new_host(expires=False) as host:
+    with new_host(expires=False, recycled=True) as host:
         nat, direct, six = host.new_key(), host.new_key(Protocol.UDP), host.new_key(vip=VIP6)
         host.serve(nat, 1, Method.MASQ, port=PORT)
         host.serve(direct, 2)
@@ -78,7 +78,7 @@ def test_show_and_metrics_have_the_share_of_each_hook() -> None:
 
 
 def test_packets_of_the_fast_path_count_for_the_device_by_which_they_came() -> None:
-    with new_host(expires=False) as host:
+    with new_host(expires=False, recycled=True) as host:
         with host.director.batch():
             attachments.request(host.director.tables, "d1", "generic")
         service = host.new_key(Protocol.UDP)

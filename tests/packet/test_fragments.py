@@ -209,7 +209,7 @@ def set_of(host: Host, ident: int) -> int:
 @pytest.fixture
 def empty_host() -> Iterator[Host]:
     """Return a host without the packets of other tests."""
-    with new_host() as host:
+    with new_host(recycled=True) as host:
         host.serve(SERVICES[4], 1)
         yield host
 

@@ -38,7 +38,7 @@ BY_MAC = {server_mac(number): number for number in range(1, SERVERS + 1)}
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Host]:
     """Return a host whose table is full of connections to port 1000, from client port 10000 on."""
-    with new_host(connections=CAPACITY, expires=False) as made:
+    with new_host(connections=CAPACITY, expires=False, recycled=True) as made:
         filler = ServiceKey(Protocol.TCP, ip_address(VIP4), 1000)
         made.serve(filler, 2)
         with on_cpu(min(os.sched_getaffinity(0))):
@@ -149,7 +149,7 @@ def test_the_counters_have_names_in_show(full: Host) -> None:
 
 
 def test_the_table_changes_its_size_with_its_connections() -> None:
-    with new_host(connections=CAPACITY) as host:
+    with new_host(connections=CAPACITY, recycled=True) as host:
         service = host.new_key()
         host.serve(service, 1)
         host.forwarded(tcp(dport=service.port))
@@ -165,7 +165,7 @@ def test_the_table_changes_its_size_with_its_connections() -> None:
 
 
 def test_open_peers_see_a_table_of_another_size() -> None:
-    with new_host(connections=CAPACITY) as host:
+    with new_host(connections=CAPACITY, recycled=True) as host:
         service = host.new_key()
         host.serve(service, 1)
         peer = BpfDirector(State.open())
@@ -181,7 +181,7 @@ def test_open_peers_see_a_table_of_another_size() -> None:
 
 
 def test_open_peers_edit_the_tables_that_came_after_a_down() -> None:
-    with new_host(connections=CAPACITY) as host:
+    with new_host(connections=CAPACITY, recycled=True) as host:
         first, second = host.new_key(), host.new_key()
         host.serve(first, 1)
         peer = BpfDirector(State.open())
@@ -196,7 +196,7 @@ def test_open_peers_edit_the_tables_that_came_after_a_down() -> None:
 
 
 def test_the_first_edits_of_two_peers_at_once_both_succeed() -> None:
-    with new_host(connections=CAPACITY) as host:
+    with new_host(connections=CAPACITY, recycled=True) as host:
         load.take_down(host.director.state)
         peers = [BpfDirector(State.open()) for _ in range(2)]
         keys = [host.new_key() for _ in peers]
@@ -218,7 +218,7 @@ def test_the_first_edits_of_two_peers_at_once_both_succeed() -> None:
 @pytest.mark.parametrize("method", [Method.ROUTE, Method.TUNNEL], ids=lambda method: method.name)
 def test_connections_of_other_methods_leave_a_share_to_nat(method: Method) -> None:
     """A SYN and an ACK from a forged address establish a connection by direct routing, whose replies pass elsewhere."""
-    with new_host(connections=CAPACITY, expires=False) as host, on_cpu(min(os.sched_getaffinity(0))):
+    with new_host(connections=CAPACITY, expires=False, recycled=True) as host, on_cpu(min(os.sched_getaffinity(0))):
         attacked, nat = host.new_key(), host.new_key()
         host.serve(attacked, SERVERS, method)
 

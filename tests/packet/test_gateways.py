@@ -19,7 +19,7 @@ SERVER = "10.88.0.5"
 @pytest.fixture(params=["generic", "tc"])
 def host(request: pytest.FixtureRequest) -> Iterator[Host]:
     """Return a director whose server is behind such a route, which runs XDP and TC, or TC alone."""
-    with new_host(mode=request.param) as made:
+    with new_host(mode=request.param, recycled=True) as made:
         ip("neigh", "add", GATEWAY, "lladdr", GATEWAY_MAC, "nud", "permanent", "dev", "d0")
         ip("route", "add", f"{SERVER}/32", "via", "inet6", GATEWAY, "dev", "d0")
         yield made

@@ -30,14 +30,14 @@ FIRST = 1 << 16  # number of the first client in tests that know their clients
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[Host]:
-    with new_host(connections=CAPACITY, expires=False) as made, on_cpu(CPUS[0]):
+    with new_host(connections=CAPACITY, expires=False, recycled=True) as made, on_cpu(CPUS[0]):
         yield made
 
 
 @pytest.fixture
 def empty() -> Iterator[Host]:
     """Return a host whose table no other test has filled."""
-    with new_host(connections=CAPACITY, expires=False) as made, on_cpu(CPUS[0]):
+    with new_host(connections=CAPACITY, expires=False, recycled=True) as made, on_cpu(CPUS[0]):
         yield made
 
 
@@ -243,7 +243,7 @@ def test_templates_of_unfinished_handshakes_end_with_them(host: Host) -> None:
 
 
 def test_no_handshake_is_ended_in_a_table_less_than_half_full() -> None:
-    with new_host(connections=CAPACITY, expires=False) as host, on_cpu(CPUS[0]):
+    with new_host(connections=CAPACITY, expires=False, recycled=True) as host, on_cpu(CPUS[0]):
         service = serve(host, 4, Method.ROUTE)
         flood(host, service, CAPACITY // 2 - 64)
         assert states(host, service) == {"SYN_RECV": CAPACITY // 2 - 64}
@@ -253,7 +253,7 @@ def test_no_handshake_is_ended_in_a_table_less_than_half_full() -> None:
 
 
 def test_half_open_connections_give_way_in_a_nearly_full_table() -> None:
-    with new_host(connections=CAPACITY, expires=False) as host, on_cpu(CPUS[0]):
+    with new_host(connections=CAPACITY, expires=False, recycled=True) as host, on_cpu(CPUS[0]):
         service, other = serve(host, 4, Method.MASQ), serve(host, 4, Method.MASQ)
         flood(host, service, CAPACITY)
         sport = 2000
@@ -290,7 +290,7 @@ def test_a_cpu_with_few_handshakes_leaves_none_behind() -> None:
     connections = 4 * CAPACITY
     assert load.half_opens_batch(connections) > 1
     busy, quiet = CPUS[0], CPUS[-1]
-    with new_host(connections=connections, expires=False) as host:
+    with new_host(connections=connections, expires=False, recycled=True) as host:
         service = serve(host, 4, Method.ROUTE)
         with on_cpu(busy):
             flood(host, service, connections)
@@ -322,7 +322,7 @@ def test_cpus_share_the_ring(empty: Host) -> None:
 
 
 def test_half_open_connections_of_a_smaller_table_give_way_in_the_new_one() -> None:
-    with new_host(connections=CAPACITY, expires=False) as host, on_cpu(CPUS[0]):
+    with new_host(connections=CAPACITY, expires=False, recycled=True) as host, on_cpu(CPUS[0]):
         service = serve(host, 4, Method.MASQ)
         for sport in range(2000, 2000 + HOLDING):
             host.run(packet("S", service, sport))
@@ -336,7 +336,7 @@ def test_half_open_connections_of_a_smaller_table_give_way_in_the_new_one() -> N
 def test_the_numbers_of_a_large_ring_wrap() -> None:
     """After 2^32 half-open connections the oldest ones still give way."""
     connections, free, wrap = 1 << 17, 8192, 1 << 32
-    with new_host(connections=connections, expires=False) as host, on_cpu(CPUS[0]):
+    with new_host(connections=connections, expires=False, recycled=True) as host, on_cpu(CPUS[0]):
         service, tables = serve(host, 4, Method.MASQ), host.director.tables
         positions, end = load.half_opens(connections), wrap - free // 2
         assert positions > 1 << 16  # laps have less than 16 bits
@@ -422,7 +422,7 @@ def test_tc_confirms_no_flow_by_the_packet_for_which_xdp_made_it(empty: Host) ->
 
 
 def test_unconfirmed_flows_have_the_timeouts_of_their_protocol() -> None:
-    with new_host(connections=CAPACITY, expires=False) as host:
+    with new_host(connections=CAPACITY, expires=False, recycled=True) as host:
         service = serve(host, 4, Method.MASQ, protocol=Protocol.UDP)
         for _ in range(3):
             host.run(packet("", service, 2000))

@@ -21,7 +21,7 @@ FAMILIES = [(CLIENT4, VIP4), (CLIENT6, VIP6)]
 
 @pytest.fixture
 def host() -> Iterator[Host]:
-    with new_host(connections=CAPACITY, expires=False) as made, on_cpu(min(os.sched_getaffinity(0))):
+    with new_host(connections=CAPACITY, expires=False, recycled=True) as made, on_cpu(min(os.sched_getaffinity(0))):
         made.director.tables.root.set(0, "fallback_key", 1, 2)  # the same choices in each run
         yield made
 

@@ -124,7 +124,7 @@ def test_a_full_map_of_a_crowd_refuses_connections_and_leaves_nothing(method: Me
 @pytest.mark.parametrize("version", [4, 6])
 def test_one_client_port_has_a_connection_to_each_of_many_services(version: int) -> None:
     """By NAT to the same server: the replies, too, have one client port."""
-    with new_host(4096, expires=False) as host:
+    with new_host(4096, expires=False, recycled=True) as host:
         services = [host.new_key(vip=VIP[version]) for _ in range(SERVICES)]
         with host.director.batch():
             for service in services:
@@ -144,7 +144,7 @@ def test_connections_in_other_groups_are_found_while_others_end(version: int) ->
     """Those of one client port: in its group, then in the first of the others, then, of IPv6, in those behind."""
     group = abi.constant("GROUP_SLOTS") if version == 4 else abi.constant("GROUP")
     behind = group * (1 + abi.constant("FIRST_GROUPS"))
-    with new_host(4096, expires=False) as host:
+    with new_host(4096, expires=False, recycled=True) as host:
         services = [host.new_key(vip=VIP[version]) for _ in range(min(group + MOST_FAR, behind + 25))]
         with host.director.batch():
             for service in services:

@@ -50,7 +50,7 @@ def clock() -> Iterator[Clock]:
 
 @pytest.fixture
 def host() -> Iterator[Host]:
-    with new_host(connections=1024, expires=False) as made:
+    with new_host(connections=1024, expires=False, recycled=True) as made:
         yield made
 
 

@@ -262,7 +262,7 @@ def test_a_timestamp_for_an_address_with_a_local_route_is_written(director_host:
 @pytest.mark.parametrize("words", ["route add local 10.99.0.0/24 dev lo", "rule add to 10.99.0.0/24 lookup 77"])
 @pytest.mark.parametrize("family", [4, 6])
 def test_a_watcher_notices_routes_and_rules(family: int, words: str) -> None:
-    with new_host(mode=None), watch.listen() as kernel:
+    with new_host(mode=None, recycled=True), watch.listen() as kernel:
         watch.drain(kernel)
         ip(f"-{family}", *words.replace(NETWORK[4], NETWORK[family]).split())
         assert watch.drain(kernel)

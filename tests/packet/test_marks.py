@@ -274,7 +274,7 @@ def test_bypass_forwards_without_a_server(host: Host) -> None:
 
 def test_a_flood_that_bypasses_a_service_leaves_space() -> None:
     capacity, flood = 4096, frames.tcp(sport=4800, target=FAR4)
-    with new_host(connections=capacity, expires=False) as host:
+    with new_host(connections=capacity, expires=False, recycled=True) as host:
         host.director.add_service(VirtualService(ServiceKey.of_mark(9), "rr"))
         rules(host, rule_of("9", dst="0.0.0.0/0"))
         ip("rule", "add", "fwmark", "9", "lookup", "100")

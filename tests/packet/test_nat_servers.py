@@ -155,7 +155,7 @@ def test_a_recovery_derives_the_index_again_and_keeps_the_order(director_host: H
 
 
 def test_nat_has_a_share_of_the_table_while_there_is_a_server(port: int) -> None:
-    with new_host() as host:
+    with new_host(recycled=True) as host:
         root = host.director.tables.root
         serve(host, server(port, method=Method.ROUTE))
         recover(host.director.tables)

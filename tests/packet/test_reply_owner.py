@@ -60,7 +60,7 @@ def test_the_older_connection_has_its_replies_again_when_the_newer_one_has_ended
     """Otherwise a forged packet to another service would cut a client off for good."""
     vip, client, server = (VIP4, CLIENT4, server4(1)) if version == 4 else (VIP6, CLIENT6, server6(1))
     reply = tcp("SA", source=server, target=client, sport=PORT, dport=3000)
-    with new_host(expires=False) as host:
+    with new_host(expires=False, recycled=True) as host:
         tables = host.director.tables
         services = [host.new_key(vip=vip) for _ in range(2)]
         for service in services:
@@ -101,7 +101,7 @@ def test_a_connection_that_is_being_removed_is_left_alone(director_host: Host, p
 @pytest.mark.parametrize("is_first", [True, False])
 def test_of_two_connections_that_two_cpus_make_at_once_one_gets_the_replies(is_first: bool) -> None:
     """Each CPU may find the other's connection before that is finished. Both decide for the greater slot."""
-    with new_host(expires=False) as host:
+    with new_host(expires=False, recycled=True) as host:
         services = [host.new_key() for _ in range(3)]
         for service, ports in zip(services, (PORT + 1, PORT, PORT), strict=True):
             host.serve(service, 1, Method.MASQ, port=ports)

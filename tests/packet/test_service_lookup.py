@@ -18,7 +18,7 @@ FIRST_UNPRIVILEGED = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")  # IP
 
 @pytest.fixture
 def host() -> Iterator[Host]:
-    with new_host() as made:
+    with new_host(recycled=True) as made:
         yield made
 
 

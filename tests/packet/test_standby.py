@@ -292,7 +292,7 @@ def stored_roles(host: Host) -> vip_roles.VipRoles:
 
 
 def test_roles_that_were_set_before_the_tables_apply_to_their_first_packet() -> None:
-    with new_host() as host:
+    with new_host(recycled=True) as host:
         load.take_down(host.director.state)
         word = Standby()
         word.set_standby(frozenset({ip_address(VIP4)}), frozenset({ip_address(VIP6)}))
@@ -366,7 +366,7 @@ def test_it_stays_when_its_process_is_killed_and_the_next_process_continues(dire
 
 
 def test_tables_made_after_its_process_was_killed_do_not_have_it() -> None:
-    with new_host() as host:
+    with new_host(recycled=True) as host:
         with standby_process(VIP4):
             pass
         assert stored_roles(host).standby == {ip_address(VIP4)}
@@ -428,7 +428,7 @@ def test_show_lists_the_roles(host: Host, word: Standby) -> None:
 @pytest.fixture(scope="module")
 def elsewhere() -> Iterator[Host]:
     """Make another host with other devices. The file's host cannot be used afterwards: this thread has left it."""
-    with new_host(expires=False) as made:
+    with new_host(expires=False, recycled=True) as made:
         ip("link", "add", "e0", "type", "veth", "peer", "name", "e1")
         ip("addr", "add", "10.88.0.1/24", "dev", "e0")
         ip("link", "set", "e0", "up")

@@ -207,7 +207,7 @@ class World:
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Host]:
-    with new_host(connections=16384, expires=False) as made:
+    with new_host(connections=16384, expires=False, recycled=True) as made:
         yield made
 
 

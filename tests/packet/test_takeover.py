@@ -86,7 +86,7 @@ def reasons_of(host: Host) -> list[str]:
 
 
 def test_another_build_takes_over_under_a_live_connection(other_build: Path) -> None:
-    with new_host(expires=False) as host:
+    with new_host(expires=False, recycled=True) as host:
         host.serve(key(80), 2)
         for sport in 3999, 4000, 4001:
             host.forwarded(tcp(sport=sport, dport=80))
@@ -110,7 +110,7 @@ def test_another_build_takes_over_under_a_live_connection(other_build: Path) -> 
 
 
 def test_an_older_one_edits_and_leaves_the_newer_program(other_build: Path) -> None:
-    with new_host() as host:
+    with new_host(recycled=True) as host:
         host.serve(key(80), 1)
         assert as_build(other_build, EDIT, version="0.0.9").returncode == 0
         assert host.director.state.build() == own_build()
@@ -118,7 +118,7 @@ def test_an_older_one_edits_and_leaves_the_newer_program(other_build: Path) -> N
 
 def test_a_listing_leaves_tables_of_another_layout_and_names_an_edit(other_build: Path) -> None:
     change(other_build, tables="fedcba9876543210")
-    with new_host() as host:
+    with new_host(recycled=True) as host:
         host.serve(key(80), 1)
         before = programs(host)
         done = as_build(other_build, LIST)

@@ -40,7 +40,7 @@ METHODS = (Method.ROUTE, Method.MASQ, Method.TUNNEL)
 
 @pytest.fixture
 def host() -> Iterator[Host]:
-    with new_host(expires=False) as made, on_cpu(0):  # each CPU has a fast path of its own
+    with new_host(expires=False, recycled=True) as made, on_cpu(0):  # each CPU has a fast path of its own
         yield made
 
 
@@ -198,7 +198,7 @@ def test_the_counters_name_the_vlan_device(host: Host) -> None:
 @pytest.mark.parametrize(("vid", "is_served"), [(0, True), (VID, False)])
 def test_a_tag_that_names_no_vlan_is_only_a_priority(vid: int, is_served: bool, mode: attach.Mode) -> None:
     """IEEE 802.1Q 9.6: the stack removes such a tag, and IPVS serves the packet."""
-    with new_host(mode=mode) as made, wire() as link:
+    with new_host(mode=mode, recycled=True) as made, wire() as link:
         service = key(80)
         made.serve(service, 1)
         for flags in "S", "A":

@@ -357,12 +357,17 @@ def create(state: State, connections: int = 0) -> None:
         os.mkdir(state.pin_path(LOADED), 0o700)
         pin_load(opened, state, LOADED, (), (TC,))
         fill_tailcalls(opened, (TC,))
-        tables = Tables(state)
-        begin_pool(tables, connections, seeds)
-        Book(tables).reset(0, 0, 0)
-        set_timeouts(tables, 1, Timeouts())
-        begin_settings(tables)
-        tables.root.publish(0, "live", 1)
+        begin(state, connections, seeds)
+
+
+def begin(state: State, connections: int, seeds: tuple[int, ...]) -> None:
+    """Write the first generation into the pinned maps of a new load, and start the timers. Raises Unsupported."""
+    tables = Tables(state)
+    begin_pool(tables, connections, seeds)
+    Book(tables).reset(0, 0, 0)
+    set_timeouts(tables, 1, Timeouts())
+    begin_settings(tables)
+    tables.root.publish(0, "live", 1)
     start_timers(state)
     state.note_build()
 
