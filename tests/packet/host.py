@@ -24,7 +24,6 @@ from pylvs.dataplane.reader import Reader
 from pylvs.dataplane.state import State
 from pylvs.dataplane.tables import Tables
 from pylvs.model.addresses import Address
-from pylvs.model.dataclass import replace
 from pylvs.model.errors import Busy
 from pylvs.model.service import (
     SCHEDULERS,
@@ -122,7 +121,8 @@ class Host:
             context = struct.pack("<8xI28xI148x", mark, self.ifindex)
         done = kernel.run_program(self.program(hook), frame, context)
         if hook == "xdp":  # without the metadata before the frame
-            done = replace(done, data=done.data[int.from_bytes(done.context[:4], "little") :])
+            metadata = int.from_bytes(done.context[:4], "little")
+            return kernel.Run(done.verdict, done.data[metadata:], done.context, done.duration_ns)
         return done
 
     def write_device(self, ifindex: int, bond: int = 0, trunk: int = 0, vid: int = 0) -> None:

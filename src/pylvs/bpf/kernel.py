@@ -330,14 +330,19 @@ def create_link(program: int, target: int, attach_type: int) -> int:
 
 def run_program(program: int, data: bytes, context: bytes = b"", repeat: int = 1, flags: int = 0) -> Run:
     """Run a program on one packet, `repeat` times, without a network (BPF_PROGTEST_RUN)."""
-    source = ctypes.create_string_buffer(data, max(len(data), 1))
-    size = len(data) + 1024  # for headers that the program adds
-    out = ctypes.create_string_buffer(size)
-    context_in = ctypes.create_string_buffer(context, max(len(context), 1))
-    context_out = ctypes.create_string_buffer(max(len(context), 1))
-    contexts = (ctypes.addressof(context_in), ctypes.addressof(context_out)) if context else (0, 0)
-    ends = (ctypes.addressof(source), ctypes.addressof(out), len(data), size, *contexts, len(context), len(context))
-    options = ctypes.create_string_buffer(TEST_RUN.pack(TEST_RUN.size, *ends, 0, repeat, 0, flags, 0, 0), TEST_RUN.size)
-    check(library().bpf_prog_test_run_opts(program, options), "running a program on a made-up packet")
-    _, _, _, _, length, _, _, _, context_length, verdict, _, duration_ns, *_ = TEST_RUN.unpack(options.raw)
-    return Run(verdict, out.raw[:length], context_out.raw[:context_length] if context else b"", duration_ns)
+    width, length = len(context), len(data)
+    # One block has the options, the context before and after, the packet, and the result with headers that are added.
+    before = TEST_RUN.size
+    after = before + width
+    source = after + width
+    out = source + length
+    block = bytearray(out + length + 1024)
+    block[before:after] = context
+    block[source:out] = data
+    at = ctypes.addressof(ctypes.c_char.from_buffer(block))
+    contexts = (at + before, at + after) if context else (0, 0)
+    ends = (at + source, at + out, length, len(block) - out, *contexts, width, width)
+    TEST_RUN.pack_into(block, 0, TEST_RUN.size, *ends, 0, repeat, 0, flags, 0, 0)
+    check(library().bpf_prog_test_run_opts(program, at), "running a program on a made-up packet")
+    _, _, _, _, length, _, _, _, width, verdict, _, duration_ns, *_ = TEST_RUN.unpack_from(block)
+    return Run(verdict, bytes(block[out : out + length]), bytes(block[after : after + width]), duration_ns)
