@@ -35,7 +35,7 @@ TAINTED = Path("/proc/sys/kernel/tainted")
 ISOLATED = (
     "tests/isolated-python"  # each worker has its own processes, mounts and /run, so that names of hosts do not collide
 )
-COMPUTING, WAITING = 3, 6  # workers of tests that compute, and of tests that wait for other programs
+COMPUTING, WAITING = 4, 6  # workers of tests that compute, and of tests that wait for other programs
 MOST_REPEATED = 2
 PHASE_LIMIT_S = 4 * 3600  # a phase of test-all may take hours; pytest limits each test
 NO_TESTS = 5  # pytest's status if it collects nothing
