@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from unittest import mock
 
 from pylvs.bpf import kernel, libbpf
-from pylvs.bpf.maps import MMAPABLE, ArrayMap, HashMap, MmapArray
+from pylvs.bpf.maps import MMAPABLE, ArrayMap, HashMap, MmapArray, PerCpuArray
 from pylvs.dataplane import load
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import LOADED, State
@@ -26,7 +26,6 @@ from pylvs.system import syscalls
 HASH, ARRAY, PROG_ARRAY, PERCPU_ARRAY, LRU_HASH, LPM_TRIE, QUEUE, DEVMAP_HASH = 1, 2, 3, 6, 9, 11, 22, 25  # linux/bpf.h
 TIMERS = ("sweepers", "estimators", "cache_sweepers")  # maps with the timers: a write to such an element cancels it
 MOST = 2  # loads in a stock; each takes 200 MB
-_BATCH_BYTES = 1 << 20
 _MEMBARRIER_CMD_GLOBAL = 1  # linux/membarrier.h
 _create = load.create
 
@@ -39,32 +38,30 @@ class Load:
     seeds: tuple[int, ...]
     pins: dict[str, int]
     maps: dict[str, int]
+    descriptors: ExitStack
 
     @classmethod
     def of(cls, state: State) -> Load:
         """Open the load of a state."""
+        folder = f"{LOADED}/"
         with ExitStack() as until:
             pins: dict[str, int] = {}
-            for name in os.listdir(state.pin_path(LOADED)):
-                if not os.path.islink(state.loaded_path(name)):  # not a note
-                    descriptor = libbpf.open_pin(state.loaded_path(name))
-                    assert descriptor is not None, name
-                    pins[name] = descriptor
-                    until.callback(os.close, descriptor)
+            for path in state.pins():
+                if path.startswith(folder):
+                    descriptor = until.enter_context(state.opened(path))
+                    assert descriptor is not None, path
+                    pins[path.removeprefix(folder)] = descriptor
             maps: dict[str, int] = {}
             for number in _map_ids(pins):
                 descriptor = kernel.map_by_id(number)
                 until.callback(os.close, descriptor)
                 name = kernel.map_info(descriptor).name
                 maps[f"{name} {number}" if "." in name else name] = descriptor  # XDP and TC have a .bss each
-            found = cls(*load.pool_shape(Tables(state)), pins, maps)
-            until.pop_all()
-        return found
+            return cls(*load.pool_shape(Tables(state)), pins, maps, until.pop_all())
 
     def close(self) -> None:
         """Close the descriptors."""
-        for descriptor in (*self.pins.values(), *self.maps.values()):
-            os.close(descriptor)
+        self.descriptors.close()
 
     def pin(self, state: State) -> None:
         """Pin everything into a state that has no load."""
@@ -118,10 +115,11 @@ class Stock:
             yield
             kept.empty()
             until.pop_all()
-        if kept.connections not in self.loads and len(self.loads) == MOST:
-            self.loads.pop(next(iter(self.loads))).close()  # the oldest
-        if former := self.loads.get(kept.connections):
-            former.close()
+        gone = self.loads.pop(kept.connections, None)
+        if gone is None and len(self.loads) == MOST:
+            gone = self.loads.pop(next(iter(self.loads)))  # the oldest
+        if gone:
+            gone.close()
         self.loads[kept.connections] = kept
 
     def close(self) -> None:
@@ -157,7 +155,9 @@ def clear(descriptor: int) -> None:
         with MmapArray.duplicate(descriptor) as array:
             array.memory[:] = bytes(len(array.memory))
     elif info.type in (ARRAY, PERCPU_ARRAY):
-        _zero(descriptor, info)
+        with (PerCpuArray if info.type == PERCPU_ARRAY else ArrayMap).duplicate(descriptor) as array:
+            count = array.max_entries
+            array.put_many(struct.pack(f"<{count}I", *range(count)), bytes(count * len(array.get(0) or b"")), count)
     elif info.type == QUEUE:
         value = ctypes.create_string_buffer(info.value_size)
         while not libbpf.library().bpf_map_lookup_and_delete_elem(descriptor, None, value):
@@ -167,16 +167,3 @@ def clear(descriptor: int) -> None:
         with HashMap.duplicate(descriptor) as table:
             for key in list(table.keys()):
                 table.remove(key)
-
-
-def _zero(descriptor: int, info: kernel.MapInfo) -> None:
-    """Write zeros to each element of an array."""
-    width = (info.value_size + 7 & ~7) * (libbpf.possible_cpus() if info.type == PERCPU_ARRAY else 1)
-    size = min(info.max_entries, max(_BATCH_BYTES // width, 1))
-    zeros = bytes(size * width)
-    for first in range(0, info.max_entries, size):
-        keys = range(first, min(first + size, info.max_entries))
-        count = ctypes.c_uint32(len(keys))
-        packed = struct.pack(f"<{len(keys)}I", *keys)
-        failed = libbpf.library().bpf_map_update_batch(descriptor, packed, zeros, ctypes.byref(count), None)
-        assert not failed, f"{info.name}: {os.strerror(ctypes.get_errno())}"

@@ -343,7 +343,7 @@ def test_the_numbers_of_a_large_ring_wrap() -> None:
         lap, filled = wrap // positions - 1, end % positions  # of this lap; the others are of the one before
         closed = [struct.pack("<IHH", 0, 0, each) for each in (lap, lap - 1)]
         laps = closed[0] * filled + closed[1] * (positions - filled)
-        with maps.HashMap.open(tables.path("half_opens")) as ring:
+        with maps.ArrayMap.open(tables.path("half_opens")) as ring:
             ring.put_many(struct.pack(f"<{positions}I", *range(positions)), laps, positions)
         tables.half_open_ring.write(0, {"first": end - free, "end": end, "made": end})
         tables.pool.set(0, "used", connections - free)

@@ -111,6 +111,22 @@ class Map:
         if not 0 <= index < self.max_entries:
             raise IndexError(f"map {self.name}: no element {index} of {self.max_entries}")
 
+    def put_many(self, keys: bytes, values: bytes, count: int) -> None:
+        """Store many packed elements, as wide as those of `get`. Raises NoSpace, after which some may be stored."""
+        width, length = self.key_size, self._width()
+        if len(keys) != count * width or len(values) != count * length:
+            raise ValueError(f"map {self.name}: {count} elements do not fit {len(keys)} and {len(values)} bytes")
+        done = 0
+        while done < count:
+            some = ctypes.c_uint32(min(_BATCH, count - done))
+            part = keys[done * width : (done + some.value) * width]
+            result = self._lib.bpf_map_update_batch(
+                self.fd, part, values[done * length : (done + some.value) * length], ctypes.byref(some), None
+            )
+            done += some.value
+            if result and ctypes.get_errno() != errno.EINTR:
+                raise self._full() if ctypes.get_errno() == errno.E2BIG else self._failed("writing")
+
     def _in_memory(self, length: int, protection: int, offset: int = 0) -> mmap.mmap:
         try:
             return mmap.mmap(self.fd, length, mmap.MAP_SHARED, protection, offset=offset)
@@ -190,22 +206,6 @@ class HashMap(Map):
         for keys, values, count in self.chunks():
             for i in range(count):
                 yield bytes(keys[i * width : i * width + width]), bytes(values[i * length : i * length + length])
-
-    def put_many(self, keys: bytes, values: bytes, count: int) -> None:
-        """Store many packed elements. Raises NoSpace, after which some may be stored."""
-        width, length = self.key_size, self.value_size
-        if len(keys) != count * width or len(values) != count * length:
-            raise ValueError(f"map {self.name}: {count} elements do not fit {len(keys)} and {len(values)} bytes")
-        done = 0
-        while done < count:
-            some = ctypes.c_uint32(min(_BATCH, count - done))
-            part = keys[done * width : (done + some.value) * width]
-            result = self._lib.bpf_map_update_batch(
-                self.fd, part, values[done * length : (done + some.value) * length], ctypes.byref(some), None
-            )
-            done += some.value
-            if result and ctypes.get_errno() != errno.EINTR:
-                raise self._full() if ctypes.get_errno() == errno.E2BIG else self._failed("writing")
 
     def remove_many(self, keys: bytes, count: int) -> int:
         """Delete many packed keys, ignore missing ones, and return the number deleted."""
