@@ -1,7 +1,8 @@
 """The health engine compared with the real keepalived on the real IPVS: the same tables and the same script calls.
 
 Both read the same configuration, and the same happens to the same real servers. The engine runs in simulated time with
-planned results of checks. keepalived runs in user-mode Linux with sockets that listen or do not.
+planned results of checks. keepalived runs in user-mode Linux with sockets that listen or do not. What it did is
+recorded; `./dev test-all` runs it again.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pylvs.health.events import Event, QuorumGained, QuorumLost, ServerDown, Ser
 from pylvs.health.probes import Outcome, Probe
 from pylvs.model.checks import Check, MiscCheck, TcpCheck
 from pylvs.model.wanted import Configuration, WantedRow, WantedServer, WantedService
+from tests.conformance.recorded import answer
 from tests.conformance.script import in_guest
 from tests.interop import keepalived
 from tests.unit.health.clock import FakeTimeLoop
@@ -337,7 +339,11 @@ def guests(plan: Plan, expected: Sequence[dict[str, Any]]) -> dict[str, Any]:
 @pytest.mark.timeout(3600)  # four boots of 800 s, if each of them dies
 def test_tables_and_script_calls_are_those_of_keepalived() -> None:
     ours = {name: Ours().play(plan) for name, plan in PLANS.items()}
-    theirs = in_guest(SCRIPT, [guests(plan, ours[name]) for name, plan in PLANS.items()])
+    theirs = answer(
+        "health",
+        {name: asdict(plan) for name, plan in PLANS.items()},
+        lambda: in_guest(SCRIPT, [guests(plan, ours[name]) for name, plan in PLANS.items()]),
+    )
     for (name, expected), found in zip(ours.items(), theirs, strict=True):
         steps = enumerate(zip(PLANS[name].steps, expected, found["seen"], strict=True), 1)
         for number, (step, one, other) in steps:

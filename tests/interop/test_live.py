@@ -1,27 +1,30 @@
-"""Random scenarios run live in the real IPVS and in the reference: a bounded form of `./dev conformance`."""
+"""Scenarios in the real IPVS and in the reference: a bounded form of `./dev conformance`.
+
+One of them always runs live. What the real IPVS did with the others is recorded; `./dev test-all` asks it again.
+"""
 
 from __future__ import annotations
 
 import random
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceKey, VirtualService
 from pylvs.reference.packet import ICMP, ICMP6
-from tests.conformance.live import ACK, SYN, Report, Wired, compare, difference, is_late, scripted
+from tests.conformance.__main__ import drawn
+from tests.conformance.live import ACK, SYN, Report, Wired, compare, difference, is_late, scheduler_example, scripted
+from tests.conformance.recorded import answer
 from tests.conformance.script import Guest
 from tests.packet.fuzz.steps import AddServer, AddService, DeleteServer, EditServer
 from tests.packet.fuzz.traffic import framed, ip_packet, tcp
-from tests.packet.host import VIP4, VIP6, server4, server6
+from tests.packet.host import PREDICTABLE, VIP4, VIP6, server4, server6
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(3600)  # four boots of 900 s, if each of them dies
 
 SEED = 3740251610  # the same scenarios each time; `./dev conformance` takes others
@@ -36,16 +39,28 @@ def _needs_the_real_ipvs() -> None:
         pytest.skip("needs Debian's user-mode-linux and ipvsadm")
 
 
-def test_the_reference_decides_as_ipvs() -> None:
-    size = ["--connections", "200", "--scenarios", "5", "--frames", "120"]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.conformance", "--seed", str(SEED), *size],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.rstrip().endswith(": 0 differences")
+def _played(name: str, examples: Sequence[Sequence[Wired]]) -> list[dict[str, Any]]:
+    """Compare the reference with the real IPVS, and return what that one did."""
+
+    def live() -> list[dict[str, Any]]:
+        report = Report()
+        made = compare(Guest(), examples, report)
+        assert not report.differences, "\n".join(report.differences)
+        return made
+
+    played: list[dict[str, Any]] = answer(name, [scripted(steps) for steps in examples], live)
+    assert [difference(steps, made) for steps, made in zip(examples, played, strict=True)] == [None] * len(examples)
+    return played
+
+
+def test_every_scheduler_chooses_as_ipvs() -> None:
+    played = _played("schedulers", [scheduler_example(name, SEED, 200) for name in PREDICTABLE])
+    assert len(played) == len(PREDICTABLE) > 10
+
+
+def test_random_tables_forward_as_in_ipvs() -> None:
+    played = _played("random_tables", drawn(5, SEED, 120))
+    assert sum(len(out) for made in played for _, out in made["steps"]) > 200
 
 
 # --- a server's method is edited under live connections ---
@@ -93,10 +108,8 @@ def _edited(before: Method, after: Method, version: int) -> Iterator[Wired]:
 def test_after_an_edit_of_its_method_a_server_gets_what_the_route_of_ipvs_allows() -> None:
     edits = [(before, after, version) for version in (4, 6) for before, after in permutations(METHODS, 2)]
     examples = [list(_edited(*edit)) for edit in edits]
-    report = Report()
-    played = compare(Guest(), examples, report)
-    assert not report.differences, "\n".join(report.differences)
-    assert report.scenarios == len(examples) == 12
+    played = _played("edited_methods", examples)
+    assert len(played) == 12
     # In IPVS, packets of DR find no server by a route that NAT made.
     at = edits.index((Method.ROUTE, Method.MASQ, 4))
     steps, made = examples[at], played[at]
