@@ -62,9 +62,11 @@ def open_command() -> Iterator[Path]:
         folder = Path(name)
         folder.chmod(0o755)
         shutil.copytree(Path(pylvs.__file__).parent, folder / "pylvs", ignore=shutil.ignore_patterns("__pycache__"))
+        # Bytecode beside the modules, as installed: this user can neither write nor read that of the tests.
+        subprocess.run([python, "-X", "pycache_prefix=", "-m", "compileall", "-q", folder], check=True)
         command = folder / "ipvsadm"
         command.write_text(
-            f"#!{python} -B\n"
+            f"#!{python} -BXpycache_prefix=\n"
             f"import sys\nsys.path.insert(0, {name!r})\n"
             "from pylvs.ipvsadm.main import main\nsys.exit(main())\n"
         )
