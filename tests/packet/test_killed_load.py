@@ -40,6 +40,7 @@ from tests.waiting import until
 BY_DR, BY_NAT, EDITED = key(80), key(81), key(82)
 NAT_SERVER, NAT_MAC, E0_MAC = "10.88.0.11", "02:00:00:00:02:0b", "02:00:00:00:00:02"
 SMALL, LARGE = 1024, 2048  # connections
+pytestmark = pytest.mark.timeout(1200)  # each loads the programs many times
 NEEDED = ("new", "connect", "reply", "fwd_slow", "schedule_rr")  # tail-called programs of the test's packets
 FIRST_LATE = 50_000  # ports of connections that open during a change
 RTM_BASE, RTM_GET = 16, 2  # each kind of rtnetlink object has four messages

@@ -34,6 +34,7 @@ from tests.packet.test_killed_load import FewPrograms, Nothing, edit, killed, op
 from tests.packet.test_takeover import as_build
 from tests.packet.wire import wire
 
+pytestmark = pytest.mark.timeout(1200)  # some load the programs thirty times
 ROOT = Path(__file__).resolve().parents[2]
 DR, NAT, TUNNEL, PERSISTENT, MH, WRR = 80, 81, 83, 84, 85, 87  # ports of the recorded services
 NAT_PORT = 8080  # of real servers
