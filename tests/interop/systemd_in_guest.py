@@ -102,7 +102,7 @@ After=systemd-journald.service
 [Service]
 Type=oneshot
 WorkingDirectory={ROOT}
-Environment=PATH={os.environ.get("PATH", "")} PYTHONDONTWRITEBYTECODE=1
+Environment=PATH={os.environ.get("PATH", "")} PYTHONDONTWRITEBYTECODE=1 SYSTEMD_BUS_TIMEOUT={PATIENCE_S:.0f}
 ExecStart={sys.executable} -m tests.interop.systemd_in_guest STEPS
 StandardOutput=file:{OUTPUT}
 StandardError=file:{OUTPUT}

@@ -40,6 +40,7 @@ ExecStart=/etc/test-network/scenario
 StandardOutput=file:/etc/test-network/output
 StandardError=inherit
 TimeoutStartSec=infinity
+Environment=SYSTEMD_BUS_TIMEOUT=600
 [Install]
 WantedBy=multi-user.target
 """
