@@ -14,21 +14,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.conftest import EVERYTHING
 
 FOLDER = Path(__file__).parents[1] / "golden" / "guests"
 RECORD = "PYLVS_TESTS_RECORD"
 
 
-def answer(name: str, question: Any, ask: Callable[[], Any], folder: Path = FOLDER) -> Any:
+def answer(name: str, question: Any, ask: Callable[[], Any], missing: str = "", folder: Path = FOLDER) -> Any:
     """Return the answer to a question in JSON: the recorded one, or what `ask` returns, which runs the guest.
 
-    Raises AssertionError if the recording answers another question where CI is set.
+    `missing` says why there is no guest, if so: the test is skipped if it needs one. Raises AssertionError if the
+    recording answers another question where CI is set.
     """
     file = folder / f"{name}.json.xz"
     digest = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
     if RECORD in os.environ:
-        found = ask()
+        found = _asked(ask, missing)
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(lzma.compress(json.dumps({"question": digest, "answer": found}).encode()))
         return found
@@ -38,4 +41,10 @@ def answer(name: str, question: Any, ask: Callable[[], Any], folder: Path = FOLD
     assert recorded["question"] == digest or not os.environ.get("CI"), (
         f"{file} answers another question: record the answer again with {RECORD}=1 ./dev test TEST"
     )
+    return _asked(ask, missing)
+
+
+def _asked(ask: Callable[[], Any], missing: str) -> Any:
+    if missing:
+        pytest.skip(missing)
     return ask()

@@ -38,7 +38,7 @@ from tests.packet.fuzz.steps import (
     SetTimeouts,
 )
 
-__all__ = ["Guest", "NoGuest", "in_guest", "line"]
+__all__ = ["Guest", "NoGuest", "in_guest", "line", "why_no_guest"]
 ORACLE = Path(__file__).parents[1] / "oracle"
 UML = Path(__file__).parents[1] / "oracle_support" / "uml"
 ATTEMPTS = 4  # user-mode Linux sometimes dies on a busy machine, and keepalived's checker while it is asked
@@ -127,6 +127,13 @@ def _run(words: Sequence[Path | str], folder: str, environment: dict[str, str]) 
             process.communicate()
             raise
     return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+
+def why_no_guest(*programs: str) -> str:
+    """Return why user-mode Linux cannot run these programs of this host; "" if it can."""
+    path = f"/usr/sbin:/sbin:{os.environ.get('PATH', '')}"
+    absent = [name for name in ("linux.uml", *programs) if not shutil.which(name, path=path)]
+    return f"needs {' and '.join(absent)}" if absent else ""
 
 
 def in_guest(script: Path, given: Any, modules: Sequence[Path] = (), timeout_s: int = 800) -> Any:

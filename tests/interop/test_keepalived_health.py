@@ -8,7 +8,6 @@ recorded; `./dev test-all` runs it again.
 from __future__ import annotations
 
 import asyncio
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -26,7 +25,7 @@ from pylvs.health.probes import Outcome, Probe
 from pylvs.model.checks import Check, MiscCheck, TcpCheck
 from pylvs.model.wanted import Configuration, WantedRow, WantedServer, WantedService
 from tests.conformance.recorded import answer
-from tests.conformance.script import in_guest
+from tests.conformance.script import in_guest, why_no_guest
 from tests.interop import keepalived
 from tests.unit.health.clock import FakeTimeLoop
 
@@ -334,8 +333,6 @@ def guests(plan: Plan, expected: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"addresses": list(plan.addresses), "steps": steps}
 
 
-@pytest.mark.skipif(bool(keepalived.why_not()), reason=keepalived.why_not())
-@pytest.mark.skipif(not shutil.which("linux.uml"), reason="needs Debian's user-mode-linux")
 @pytest.mark.timeout(3600)  # four boots of 800 s, if each of them dies
 def test_tables_and_script_calls_are_those_of_keepalived() -> None:
     ours = {name: Ours().play(plan) for name, plan in PLANS.items()}
@@ -343,6 +340,7 @@ def test_tables_and_script_calls_are_those_of_keepalived() -> None:
         "health",
         {name: asdict(plan) for name, plan in PLANS.items()},
         lambda: in_guest(SCRIPT, [guests(plan, ours[name]) for name, plan in PLANS.items()]),
+        why_no_guest() or keepalived.why_not(),
     )
     for (name, expected), found in zip(ours.items(), theirs, strict=True):
         steps = enumerate(zip(PLANS[name].steps, expected, found["seen"], strict=True), 1)

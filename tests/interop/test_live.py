@@ -6,11 +6,9 @@ One of them always runs live. What the real IPVS did with the others is recorded
 from __future__ import annotations
 
 import random
-import shutil
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 from itertools import permutations
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +18,7 @@ from pylvs.reference.packet import ICMP, ICMP6
 from tests.conformance.__main__ import drawn
 from tests.conformance.live import ACK, SYN, Report, Wired, compare, difference, is_late, scheduler_example, scripted
 from tests.conformance.recorded import answer
-from tests.conformance.script import Guest
+from tests.conformance.script import Guest, why_no_guest
 from tests.packet.fuzz.steps import AddServer, AddService, DeleteServer, EditServer
 from tests.packet.fuzz.traffic import framed, ip_packet, tcp
 from tests.packet.host import PREDICTABLE, VIP4, VIP6, server4, server6
@@ -31,12 +29,7 @@ SEED = 3740251610  # the same scenarios each time; `./dev conformance` takes oth
 METHODS = (Method.ROUTE, Method.MASQ, Method.TUNNEL)
 DESTINATION_OPTIONS = 60  # IPv6's extension header
 OLD, NEW = 1, 2  # clients: of a connection from before an edit, and from after it
-
-
-@pytest.fixture(autouse=True)
-def _needs_the_real_ipvs() -> None:
-    if not shutil.which("linux.uml") or not Path("/usr/sbin/ipvsadm").exists():
-        pytest.skip("needs Debian's user-mode-linux and ipvsadm")
+MISSING = why_no_guest("ipvsadm")
 
 
 def _played(name: str, examples: Sequence[Sequence[Wired]]) -> list[dict[str, Any]]:
@@ -48,7 +41,7 @@ def _played(name: str, examples: Sequence[Sequence[Wired]]) -> list[dict[str, An
         assert not report.differences, "\n".join(report.differences)
         return made
 
-    played: list[dict[str, Any]] = answer(name, [scripted(steps) for steps in examples], live)
+    played: list[dict[str, Any]] = answer(name, [scripted(steps) for steps in examples], live, MISSING)
     assert [difference(steps, made) for steps, made in zip(examples, played, strict=True)] == [None] * len(examples)
     return played
 
@@ -121,6 +114,7 @@ def test_after_an_edit_of_its_method_a_server_gets_what_the_route_of_ipvs_allows
 # --- netfilter's connection tracking, which a service of FTP by NAT enables ---
 
 
+@pytest.mark.skipif(bool(MISSING), reason=MISSING)
 def test_ipvs_drops_a_syn_that_reopens_a_connection_if_ftp_by_nat_enables_tracking() -> None:
     key = ServiceKey(Protocol.TCP, ip_address(VIP6), 21)
     source, target = ip_address("2001:db8::1").packed, key.address.packed

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.conformance.recorded import FOLDER, RECORD, answer
+from tests.conformance.script import why_no_guest
 from tests.conftest import EVERYTHING
 
 
@@ -29,7 +30,7 @@ def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Guest:
         monkeypatch.delenv(name, raising=False)
     guest = Guest()
     monkeypatch.setenv(RECORD, "1")
-    assert answer("one", [1], guest.ask, tmp_path) == {"asked": 1}
+    assert answer("one", [1], guest.ask, folder=tmp_path) == {"asked": 1}
     monkeypatch.delenv(RECORD)
     return guest
 
@@ -39,7 +40,7 @@ def test_the_recorded_question_needs_no_guest(
     guest: Guest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ci: str
 ) -> None:
     monkeypatch.setenv("CI", ci)
-    assert answer("one", [1], guest.ask, tmp_path) == {"asked": 1}
+    assert answer("one", [1], guest.ask, folder=tmp_path) == {"asked": 1}
     assert guest.asked == 1
 
 
@@ -47,10 +48,10 @@ def test_the_recorded_question_needs_no_guest(
 def test_another_question_is_asked_but_fails_on_ci(
     guest: Guest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    assert answer(name, [2], guest.ask, tmp_path) == {"asked": 2}
+    assert answer(name, [2], guest.ask, folder=tmp_path) == {"asked": 2}
     monkeypatch.setenv("CI", "true")
     with pytest.raises(AssertionError, match=f"{name}.json.xz answers another question: record .* {RECORD}=1"):
-        answer(name, [2], guest.ask, tmp_path)
+        answer(name, [2], guest.ask, folder=tmp_path)
 
 
 def test_everything_asks_the_guest_and_leaves_the_recording(
@@ -58,10 +59,35 @@ def test_everything_asks_the_guest_and_leaves_the_recording(
 ) -> None:
     before = (tmp_path / "one.json.xz").read_bytes()
     monkeypatch.setenv(EVERYTHING, "1")
-    assert answer("one", [1], guest.ask, tmp_path) == {"asked": 2}
+    assert answer("one", [1], guest.ask, folder=tmp_path) == {"asked": 2}
     assert (tmp_path / "one.json.xz").read_bytes() == before
 
 
 def test_each_recording_is_used() -> None:
     tests = "".join(path.read_text() for path in (FOLDER.parents[1] / "interop").glob("test_*.py"))
     assert [path.name for path in FOLDER.iterdir() if f'"{path.name.removesuffix(".json.xz")}"' not in tests] == []
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_a_test_is_skipped_only_if_it_needs_a_guest_that_is_missing(
+    guest: Guest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, everything: bool
+) -> None:
+    if everything:
+        monkeypatch.setenv(EVERYTHING, "1")
+        with pytest.raises(pytest.skip.Exception, match="no guest here"):
+            answer("one", [1], guest.ask, "no guest here", tmp_path)
+    else:
+        assert answer("one", [1], guest.ask, "no guest here", tmp_path) == {"asked": 1}
+        with pytest.raises(pytest.skip.Exception, match="no guest here"):
+            answer("one", [2], guest.ask, "no guest here", tmp_path)
+    assert guest.asked == 1
+
+
+def test_what_a_guest_needs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs = [tmp_path / name for name in ("linux.uml", "a-program")]
+    for program in programs:
+        program.touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert why_no_guest("a-program") == ""
+    assert why_no_guest("b-program") == "needs b-program"
+    assert why_no_guest("a-program", "c-program", "b-program") == "needs c-program and b-program"
