@@ -20,6 +20,8 @@ from pylvs.daemon import Options
 from pylvs.daemon.api.metrics import vrrp_metrics
 from pylvs.daemon.loading import apply_options
 from pylvs.daemon.virtual_routers import supervision
+from pylvs.daemon.virtual_routers.connection import NoReply, VrrpClient
+from pylvs.daemon.virtual_routers.supervision import VirtualRouters
 from pylvs.model.bfd import BfdSession
 from pylvs.model.checks import BfdCheck
 from pylvs.model.vrrp import VrrpConfiguration
@@ -87,6 +89,55 @@ def test_sessions_alone_need_the_process(host: FakeHost) -> None:
     assert verbs[:2] == ["subscribe", "configure"]
     (stop,) = [each for each in record(host.state) if each["verb"] == "stop"]
     assert stop["removed"] is False
+
+
+def test_a_process_is_configured_before_its_sessions_are_read(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, subscribe = VirtualRouters._read_sessions, VrrpClient.request
+    subscribing, turns = asyncio.Event(), asyncio.Semaphore(0)
+
+    async def counted(self: VirtualRouters) -> None:
+        if subscribing.is_set():
+            turns.release()
+        await read(self)
+
+    async def slow(self: VrrpClient, verb: str, *values: Any, **fields: Any) -> Any:
+        reply = await subscribe(self, verb, *values, **fields)
+        if verb == "subscribe":
+            subscribing.set()
+            for _ in range(3):
+                await turns.acquire()
+        return reply
+
+    monkeypatch.setattr(VirtualRouters, "_read_sessions", counted)
+    monkeypatch.setattr(VrrpClient, "request", slow)
+
+    async def scenario() -> None:
+        async with host.daemon():
+            await until(lambda: host.sessions.result("b") == (True, ""))
+
+    run(scenario())
+    assert [each["verb"] for each in record(host.state)][:2] == ["subscribe", "configure"]
+
+
+def test_a_subscription_without_reply_is_requested_again(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = VrrpClient.request
+    lost: list[str] = []
+
+    async def deaf(self: VrrpClient, verb: str, *values: Any, **fields: Any) -> Any:
+        if verb == "subscribe" and not lost:
+            lost.append(verb)
+            raise NoReply("the process of the virtual routers does not answer")
+        return await request(self, verb, *values, **fields)
+
+    monkeypatch.setattr(VrrpClient, "request", deaf)
+    monkeypatch.setattr(supervision, "FIRST_PAUSE_S", 0.0)
+
+    async def scenario() -> None:
+        async with host.daemon():
+            await until(lambda: host.sessions.result("b") == (True, ""))
+
+    run(scenario())
+    assert "subscribe" in [each["verb"] for each in record(host.state)]
 
 
 def test_a_reload_without_sessions_ends_the_process_as_removed(host: FakeHost) -> None:

@@ -322,9 +322,15 @@ class VirtualRouters:
             except NoRouters:
                 client = await self._start_process()
                 self._log.info("started the process of the virtual routers", process=client.pid)
+            try:
+                await client.request("subscribe", states=True)
+            except BaseException:
+                client.close()  # the next attempt subscribes again
+                raise
+            # Only now, so that the caller's `configure` precedes the requests of others: a process that was started
+            # would reply that it has no sessions.
             self._client, self._connected_at = client, time.monotonic()
             self._tell_process(client.pid)
-            await client.request("subscribe", states=True)
             return client
 
     async def _open(self) -> VrrpClient:
