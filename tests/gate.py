@@ -36,6 +36,7 @@ ISOLATED = (
     "tests/isolated-python"  # each worker has its own processes, mounts and /run, so that names of hosts do not collide
 )
 COMPUTING, WAITING = 4, 6  # workers of tests that compute, and of tests that wait for other programs
+BOOTING = 2  # workers of tests that boot guests: where they are emulated, each takes a whole CPU for minutes
 MOST_REPEATED = 2
 PHASE_LIMIT_S = 4 * 3600  # a phase of test-all may take hours; pytest limits each test
 NO_TESTS = 5  # pytest's status if it collects nothing
@@ -48,7 +49,7 @@ class Phase:
 
     `pytest`: it runs pytest, whose results are counted. `background`: it begins first and runs beside the others, and
     its output comes at its end. `lowest_priority`: it takes only CPU time that no other process wants. `alone`: it
-    begins after the phases in the background that are not at the lowest priority. `beside_load`: every CPU is busy at
+    begins after all others but those at the lowest priority have ended. `beside_load`: every CPU is busy at
     the same time. `may_be_empty`: pytest may find no test. Then its output is hidden, because CI takes pytest's "no
     tests ran" for the end of a run without tests.
     """
@@ -135,13 +136,20 @@ def _real_clocks(name: str, beside_load: bool = False) -> Phase:
 
 
 def phases() -> list[Phase]:
-    """Return the phases of the gate, cheap ones first. The tests that wait run beside those that compute."""
+    """Return the phases of the gate, cheap ones first. The tests that wait run beside those that compute.
+
+    The tests that boot guests have a phase of their own. Among the others they would come last, one after the other.
+    """
+    boots = [f"tests/interop/test_{name}.py" for name in ("package", "kernels", "systemd")]
     waits = ["tests/packet/test_conformance.py", "tests/interop", "tests/lab"]
+    for each in boots:
+        waits += ["--ignore", each]
     computes = ["tests/packet", "--ignore", "tests/packet/test_conformance.py"]
     return [
         Phase("lint", ["./dev", "lint"]),
         _unit("unit", "not real_clock and not nightly"),
         _isolated("packet", COMPUTING, "--dist", "loadfile", *computes),
+        _isolated("guests", BOOTING, "--dist", "worksteal", *boots, background=True),
         _isolated("interop", WAITING, "--dist", "worksteal", *waits, background=True),
         _real_clocks("real clock"),
     ]
@@ -156,7 +164,7 @@ def nightly_phases() -> list[Phase]:
     return [
         _unit("random examples", "not real_clock and not nightly", {RANDOM: "1"}),
         Phase("fuzz", ["python", "-m", "tests.packet.fuzz", "2000000", "--seed", seed]),
-        Phase("live conformance", ["python", "-m", "tests.conformance", "--seed", seed]),
+        Phase("live conformance", ["python", "-m", "tests.conformance", "--seed", seed], alone=True),
         *(_real_clocks(f"real clock, busy, {n + 1}", beside_load=True) for n in range(CLOCK_ROUNDS)),
         _unit("simulations", "nightly and not real_clock", at_rest=True),
     ]
@@ -306,6 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"no phase {', '.join(sorted(unknown))}; there are {', '.join(p.name for p in chosen)}")
         chosen = [phase for phase in chosen if phase.name in names]
 
+    chosen.sort(key=lambda phase: phase.alone)  # the others fill the time until the background has finished
     unwind_on_sigterm()
     FOLDER.mkdir(parents=True, exist_ok=True)
     book = FOLDER / "ledger.jsonl"

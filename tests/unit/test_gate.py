@@ -101,6 +101,14 @@ def test_a_phase_that_runs_alone_begins_after_those_in_the_background(monkeypatc
     assert gate.main([]) == 0
 
 
+@pytest.mark.usefixtures("run_gate")
+def test_a_phase_that_runs_alone_begins_after_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = gate.Phase("alone", ["touch", "begun"], alone=True)
+    other = gate.Phase("other", ["test", "!", "-e", "begun"])
+    monkeypatch.setattr(gate, "phases", lambda: [alone, other])
+    assert gate.main([]) == 0
+
+
 def test_a_failed_phase_does_not_stop_the_next_one(run_gate: Gate) -> None:
     status, lines = run_gate(BAD, GOOD)
     assert status == 1
