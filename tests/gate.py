@@ -3,10 +3,10 @@
     python -m tests.gate [--everything] [--only PHASE,...]
 
 A phase that fails does not stop the next one. Tests that wait for other programs run beside the phases that compute.
-Tests marked `real_clock` run alone, after all others. Those that fail run once more in a new process. The run fails if
-one fails again, if more than MOST_REPEATED needed a second attempt, or if the kernel became tainted. The gate repeats
-nothing else. Other code may repeat a boot of a guest, or a replay that was too slow to be compared. The same ledger
-lists these repetitions.
+Tests marked `real_clock` run alone, after all that compute or wait. Those that fail run once more in a new process. The
+run fails if one fails again, if more than MOST_REPEATED needed a second attempt, or if the kernel became tainted. The
+gate repeats nothing else. Other code may repeat a boot of a guest, or a replay that was too slow to be compared. The
+same ledger lists these repetitions.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class Phase:
 
     `pytest`: it runs pytest, whose results are counted. `background`: it begins first and runs beside the others, and
     its output comes at its end. `lowest_priority`: it takes only CPU time that no other process wants. `alone`: it
-    begins after all others but those at the lowest priority have ended. `beside_load`: every CPU is busy at
-    the same time. `may_be_empty`: pytest may find no test. Then its output is hidden, because CI takes pytest's "no
-    tests ran" for the end of a run without tests.
+    begins after all others but those at the lowest priority have ended. `beside_load`: every CPU is busy at the same
+    time. `may_be_empty`: pytest may find no test. Then its output is hidden, because CI takes pytest's "no tests ran"
+    for the end of a run without tests.
     """
 
     name: str
@@ -377,4 +377,8 @@ def _report(results: Sequence[Result], repaired: bool, book: Path, wall_s: float
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt as interruption:
+        say(f"interrupted: {interruption or 'SIGINT'}")
+        sys.exit(1)

@@ -20,6 +20,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.package.boot import PATIENT
+
 ROOT = Path(__file__).parents[2]
 CGROUPS = Path("/sys/fs/cgroup/unified" if Path("/sys/fs/cgroup/unified").exists() else "/sys/fs/cgroup")
 RESULT, OUTPUT = Path("/run/scenario.result"), Path("/run/scenario.output")
@@ -90,7 +92,6 @@ DefaultDependencies=no
 ProtectHome=read-only
 """  # the interpreter may be in /root
 STOP_SOONER = "TimeoutStopSec=20\n"  # for the daemon that hangs
-PATIENT = "TimeoutStartSec=infinity\nTimeoutStopSec=infinity\nWatchdogSec=0\n"  # for an emulated processor
 TARGET = """[Unit]
 DefaultDependencies=no
 Wants=systemd-journald.socket systemd-journald.service scenario.service

@@ -102,3 +102,21 @@ def test_an_emulated_kernel_that_panics_before_anything_is_started_boots_once_mo
     with contextlib.suppress(Failed):
         assert boot.boot_with([["-accel", "tcg"]], start) == "result 0"
     assert len(begun) == boots
+
+
+@pytest.mark.parametrize("emulated", [True, False])
+def test_units_keep_their_limits_on_a_real_processor_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, emulated: bool
+) -> None:
+    """The stand-in for qemu prints the drop-ins that systemd would find; the root had been booted the other way."""
+    root = tmp_path / "root"
+    (root / "etc/test-network").mkdir(parents=True)
+    qemu = tmp_path / "qemu-system-x86_64"
+    qemu.write_text(
+        f"#!/bin/sh\ncd {root}/etc/ && (cat systemd/system/*.d/* ; echo result 0) >test-network/output 2>&1\n"
+    )
+    qemu.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    accelerators = [["-accel", "kvm"], ["-accel", boot.EMULATOR]]
+    shown = [boot.booted(tmp_path, tmp_path, root, tmp_path, each) for each in accelerators[:: 1 if emulated else -1]]
+    assert shown[-1].count(boot.PATIENT) == (2 if emulated else 0)

@@ -20,6 +20,12 @@ from tests.package.site import CLIENT, OTHER_VIP, SAVED_TABLE, VERIFY, VIP, conf
 VM = Path(__file__).parents[1] / "oracle" / "vm"
 KERNELS = Path(os.environ.get("PYLVS_VM_CACHE", Path.home() / ".cache" / "pylvs-vm"))
 BOOT_S = 1800  # of one boot, without KVM on a busy machine; usually two minutes
+# For a drop-in: without the limits of units, which are for a real processor.
+PATIENT = "TimeoutStartSec=infinity\nTimeoutStopSec=infinity\nWatchdogSec=0\n"
+_OURS = ("pylvs.service.d", "pylvs-.service.d")  # directories of drop-ins: of the daemon, and of pylvs-*.service
+# TCG with a thread for each CPU executed a breakpoint of Linux's text_poke_bp() after its removal: a panic in one of
+# some hundred boots. One thread is as fast on two busy processors.
+EMULATOR = "tcg,thread=single"
 _MODULES = "virtio_pci 9pnet_virtio 9p"
 _INIT = """#!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -104,13 +110,13 @@ esac
 
 
 def _kernel() -> Path:
-    """Return the newest kernel 6.1 of the guests, unpacked; `vm` fetches it. Raises Failed."""
+    """Return the newest kernel 6.12 of the guests, unpacked; `vm` fetches it. Raises Failed."""
     if platform.machine() != "x86_64":
         raise Failed("the kernels to boot are those of x86-64")
-    found = sorted(KERNELS.glob("6.1*-amd64/vmlinux"))
+    found = sorted(KERNELS.glob("6.12.*-amd64/vmlinux"))
     if not found:
-        done = subprocess.run([VM, "--kernel", "6.1", "true"], cwd="/", capture_output=True, text=True)
-        found = sorted(KERNELS.glob("6.1*-amd64/vmlinux"))
+        done = subprocess.run([VM, "--kernel", "6.12", "true"], cwd="/", capture_output=True, text=True)
+        found = sorted(KERNELS.glob("6.12.*-amd64/vmlinux"))
         if not found:
             raise Failed(f"there is no kernel to boot: {done.stderr}")
     return found[-1].parent
@@ -142,24 +148,31 @@ def _initramfs(kernel: Path, folder: Path) -> Path:
 
 
 def _accelerators() -> list[list[str]]:
-    """Return KVM, where the processor has it, then TCG.
-
-    TCG with a thread for each CPU executed a breakpoint of Linux's text_poke_bp() after its removal: a panic in one of
-    some hundred boots. One thread is as fast on two busy processors.
-    """
+    """Return KVM, where the processor has it, then TCG."""
     flags = Path("/proc/cpuinfo").read_text().split()
     usable = os.access("/dev/kvm", os.R_OK | os.W_OK) and ("vmx" in flags or "svm" in flags)
-    return [*([["-accel", "kvm"]] if usable else []), ["-accel", "tcg,thread=single"]]
+    return [*([["-accel", "kvm"]] if usable else []), ["-accel", EMULATOR]]
+
+
+def _limit_units(root: Path, *, emulated: bool) -> None:
+    """Lift the limits of our units on an emulated processor, which may take minutes for each of their steps."""
+    for name in _OURS:
+        drop_in = root / "etc/systemd/system" / name / "emulated.conf"
+        drop_in.unlink(missing_ok=True)
+        if emulated:
+            drop_in.parent.mkdir(parents=True, exist_ok=True)
+            drop_in.write_text(f"[Service]\n{PATIENT}")
 
 
 class PanickedEarly(Failed):
     """The guest's kernel panicked before it had started the scenario: none of pylvs had run."""
 
 
-def _boot(kernel: Path, initramfs: Path, root: Path, folder: Path, accelerator: list[str]) -> str:
+def booted(kernel: Path, initramfs: Path, root: Path, folder: Path, accelerator: list[str]) -> str:
     """Boot, and return what the scenario printed when the guest has ended. Raises Failed, or PanickedEarly."""
     output = root / "etc/test-network/output"
     output.unlink(missing_ok=True)
+    _limit_units(root, emulated=EMULATOR in accelerator)
     command = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
     command += ["-M", "pc,vmport=off,hpet=off", *accelerator, "-cpu", "max,la57=off", "-smp", "2", "-m", "2G"]
     command += ["-kernel", str(kernel / "vmlinux"), "-initrd", str(initramfs)]
@@ -220,5 +233,5 @@ def play(suite: str, folder: Path, package: Path) -> None:
         accelerators = _accelerators()
         for number in (1, 2):
             begin = time.monotonic()
-            text = boot_with(accelerators, partial(_boot, kernel, initramfs, root.path, folder))
+            text = boot_with(accelerators, partial(booted, kernel, initramfs, root.path, folder))
             print(text + f"boot {number} took {time.monotonic() - begin:.0f} s", flush=True)

@@ -244,17 +244,8 @@ class System:
     def command(self, command: str) -> list[str]:
         """Return the words that run a shell command in the system."""
         words = ["nsenter", "--target", self._process(), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]
-        return [
-            *words,
-            "env",
-            "-i",
-            f"PATH={PATH}",
-            "LC_ALL=C.UTF-8",
-            "DEBIAN_FRONTEND=noninteractive",
-            "sh",
-            "-c",
-            command,
-        ]
+        words += ["env", "-i", f"PATH={PATH}", "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive"]
+        return [*words, f"SYSTEMD_BUS_TIMEOUT={BOOT_S}", "sh", "-c", command]
 
     def run(self, command: str) -> str:
         """Run a shell command in the system. Raises Failed."""

@@ -92,18 +92,18 @@ def test_sessions_alone_need_the_process(host: FakeHost) -> None:
 
 
 def test_a_process_is_configured_before_its_sessions_are_read(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, subscribe = VirtualRouters._read_sessions, VrrpClient.request
-    subscribing, turns = asyncio.Event(), asyncio.Semaphore(0)
+    read, request = VirtualRouters._read_sessions, VrrpClient.request
+    subscribed, turns = asyncio.Event(), asyncio.Semaphore(0)
 
     async def counted(self: VirtualRouters) -> None:
-        if subscribing.is_set():
+        if subscribed.is_set():
             turns.release()
         await read(self)
 
     async def slow(self: VrrpClient, verb: str, *values: Any, **fields: Any) -> Any:
-        reply = await subscribe(self, verb, *values, **fields)
+        reply = await request(self, verb, *values, **fields)
         if verb == "subscribe":
-            subscribing.set()
+            subscribed.set()
             for _ in range(3):
                 await turns.acquire()
         return reply

@@ -374,7 +374,7 @@ def test_a_process_that_hangs_is_killed_within_the_lease_and_another_one_started
     host: FakeHost, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
 ) -> None:
     monkeypatch.setattr(supervision, "HEARTBEAT_S", 0.05)
-    host.lease_s = 1.0
+    host.lease_s = 3.0
     host.write(service(server(1)), routers=["VI_1"])
 
     async def scenario() -> None:
@@ -385,7 +385,7 @@ def test_a_process_that_hangs_is_killed_within_the_lease_and_another_one_started
             while status["process"]["pid"] == first:
                 status = await status_when(daemon, lambda status: status["instances"] and not status["problem"])
             reasons = [each["reason"] for each in events(daemon, "vrrp_problem")]
-            silent = f"the virtual routers' process {first} has not answered for 1 s; it is killed"
+            silent = f"the virtual routers' process {first} has not answered for 3 s; it is killed"
             assert f"{silent}, and another is started" in reasons
             assert silent in log_output.getvalue()
             assert f"process {first} has gone (was ended by signal 9)" in log_output.getvalue()
