@@ -330,12 +330,14 @@ def _rows(counts: Counts, names: Iterable[tuple[str, str]]) -> Counts:
 
 
 def _is_reset_after_its_end(row: dict[str, Any], servers: Container[tuple[str, str]]) -> bool:
-    """Return whether a listed connection may be one that its deleted server has ended (docs/differences.md).
+    """Return whether a listed connection may be one that ended after its server was deleted (docs/differences.md).
 
-    With `expire_nodest_conn`, IPVS lets it end a tick after the packet. If the stack resets the client before, that
-    reset is a reply of direct routing or a tunnel. It makes the connection last for ten more seconds.
+    With `expire_nodest_conn` any packet ends it; with `conn_reuse_mode`, a SYN to a closed one of a deleted service.
+    IPVS lets it end a tick later. Before, the stack may reset the client. That reset is a reply of direct routing or a
+    tunnel, and starts the timer of the state again: TIME_WAIT stays, other states become CLOSE.
     """
-    return row["state"] == "CLOSE" and (f"{row['proto']} {row['virtual']}", row["dest"]) not in servers
+    deleted = (f"{row['proto']} {row['virtual']}", row["dest"]) not in servers
+    return deleted and row["state"] in ("CLOSE", "TIME_WAIT")
 
 
 def compare(guest: Guest, examples: Sequence[Sequence[Wired]], report: Report) -> list[dict[str, Any]]:

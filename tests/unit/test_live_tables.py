@@ -9,8 +9,8 @@ import pytest
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceKey, Timeouts, VirtualService
 from tests.conformance.live import Wired, difference
 from tests.conformance.routes import OneRouteDirector
-from tests.packet.frames import udp
-from tests.packet.fuzz.steps import AddServer, AddService, Edit, SetTimeouts
+from tests.packet.frames import tcp, udp
+from tests.packet.fuzz.steps import AddServer, AddService, DeleteService, Edit, Set, SetTimeouts
 from tests.packet.fuzz.twin import the_network
 from tests.packet.host import VIP4, server4
 
@@ -64,3 +64,33 @@ def test_a_server_that_ipvs_does_not_list_differs() -> None:
     found = difference([*TABLE], made)
     assert found
     assert "IPVS lists {}, the reference" in found[1]
+
+
+@pytest.mark.parametrize(("deleted", "state"), [(True, "TIME_WAIT"), (True, "ESTABLISHED"), (False, "TIME_WAIT")])
+def test_the_stacks_reset_may_prolong_a_closed_connection_of_a_deleted_service(deleted: bool, state: str) -> None:
+    """A SYN ends it in the reference. In IPVS, its timer starts again before it fires."""
+    key = ServiceKey(Protocol.TCP, ip_address(VIP4), 80)
+    server = Destination(DestinationKey(ip_address(server4(1)), 80), Method.ROUTE)
+    ends = {"client": "198.18.0.7:4000", "virtual": f"{VIP4}:80", "dest": f"{server4(1)}:80"}
+    added: list[Edit] = [AddService(VirtualService(key, "rr")), AddServer(key, server)]
+    steps: list[Wired] = [AddService(VirtualService(SERVICE, "rr")), Set("conn_reuse_mode", 1), *added]
+    steps += [tcp(), tcp("FA"), DeleteService(key), tcp()]
+    if not deleted:
+        steps += added
+    made = {
+        "steps": [[0.1 * number, []] for number in range(len(steps))],
+        "at": 2.0,
+        "read": 2.1,
+        "rows": [] if deleted else [f"TCP {VIP4}:80 rr", f"-> {server4(1)}:80 Route 1 0 0"],
+        "connections": [{"proto": "TCP", "state": state, "expire_s": 118, **ends}],
+    }
+    director = OneRouteDirector(the_network())
+    for number, step in enumerate(steps):
+        director.advance(0.1 * number - director.now)
+        if isinstance(step, bytes):
+            made["steps"][number][1] = [out.hex() for _, out in director.receive(step).sent]
+        elif not isinstance(step, tuple):
+            step.apply(director)
+    found = difference(steps, made)
+    alone = f"1 connections differ: {(state, ends['client'], ends['virtual'], ends['dest'])} in IPVS alone"
+    assert found == (None if (deleted, state) == (True, "TIME_WAIT") else (len(steps), alone))
