@@ -380,5 +380,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt as interruption:
-        say(f"interrupted: {interruption or 'SIGINT'}")
+        say(f"interrupted: {interruption}")
         sys.exit(1)

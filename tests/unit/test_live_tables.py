@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 
@@ -77,20 +78,22 @@ def test_the_stacks_reset_may_prolong_a_closed_connection_of_a_deleted_service(d
     steps += [tcp(), tcp("FA"), DeleteService(key), tcp()]
     if not deleted:
         steps += added
+    director = OneRouteDirector(the_network())
+    sent: list[list[Any]] = []
+    for number, step in enumerate(steps):
+        director.advance(0.1 * number - director.now)
+        sent.append([0.1 * number, []])
+        if isinstance(step, bytes):
+            sent[-1][1] = [out.hex() for _, out in director.receive(step).sent]
+        elif not isinstance(step, tuple):
+            step.apply(director)
     made = {
-        "steps": [[0.1 * number, []] for number in range(len(steps))],
+        "steps": sent,
         "at": 2.0,
         "read": 2.1,
         "rows": [] if deleted else [f"TCP {VIP4}:80 rr", f"-> {server4(1)}:80 Route 1 0 0"],
         "connections": [{"proto": "TCP", "state": state, "expire_s": 118, **ends}],
     }
-    director = OneRouteDirector(the_network())
-    for number, step in enumerate(steps):
-        director.advance(0.1 * number - director.now)
-        if isinstance(step, bytes):
-            made["steps"][number][1] = [out.hex() for _, out in director.receive(step).sent]
-        elif not isinstance(step, tuple):
-            step.apply(director)
     found = difference(steps, made)
     alone = f"1 connections differ: {(state, ends['client'], ends['virtual'], ends['dest'])} in IPVS alone"
     assert found == (None if (deleted, state) == (True, "TIME_WAIT") else (len(steps), alone))
