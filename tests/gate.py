@@ -36,6 +36,8 @@ ISOLATED = (
     "tests/isolated-python"  # each worker has its own processes, mounts and /run, so that names of hosts do not collide
 )
 COMPUTING, WAITING = 4, 6  # workers of tests that compute, and of tests that wait for other programs
+PACKAGE = "tests/interop/test_package.py"
+NETWORKS = "tests/unit/vrrp/simulation/test_simulation.py"  # their seeds, too, are random where examples are
 BOOTING = 2  # workers of tests that boot guests: where they are emulated, each takes a whole CPU for minutes
 MOST_REPEATED = 2
 PHASE_LIMIT_S = 4 * 3600  # a phase of test-all may take hours; pytest limits each test
@@ -119,14 +121,16 @@ class Failure:
     seconds: float
 
 
-def _isolated(name: str, workers: int, *arguments: str, background: bool = False) -> Phase:
+def _isolated(name: str, workers: int, *arguments: str, background: bool = False, alone: bool = False) -> Phase:
     command = ["pytest", "-q", "-m", "not real_clock", "--tx", f"{workers}*popen//python={ISOLATED}", *arguments]
-    return Phase(name, command, pytest=True, background=background)
+    return Phase(name, command, pytest=True, background=background, alone=alone)
 
 
-def _unit(name: str, marks: str, environment: Mapping[str, str] | None = None, at_rest: bool = False) -> Phase:
+def _unit(
+    name: str, marks: str, environment: Mapping[str, str] | None = None, path: str = "tests/unit", at_rest: bool = False
+) -> Phase:
     """Return a phase of unit tests; `at_rest`: in the background at the lowest priority."""
-    command = ["pytest", "-q", "-n", "auto", "--dist", "worksteal", "-m", marks, "tests/unit"]
+    command = ["pytest", "-q", "-n", "auto", "--dist", "worksteal", "-m", marks, path]
     return Phase(name, command, pytest=True, environment=environment or {}, background=at_rest, lowest_priority=at_rest)
 
 
@@ -140,9 +144,9 @@ def phases() -> list[Phase]:
 
     The tests that boot guests have a phase of their own. Among the others they would come last, one after the other.
     """
-    boots = [f"tests/interop/test_{name}.py" for name in ("package", "kernels", "systemd")]
+    boots = [f"tests/interop/test_{name}.py" for name in ("kernels", "systemd")]
     waits = ["tests/packet/test_conformance.py", "tests/interop", "tests/lab"]
-    for each in boots:
+    for each in (*boots, PACKAGE):
         waits += ["--ignore", each]
     computes = ["tests/packet", "--ignore", "tests/packet/test_conformance.py"]
     return [
@@ -158,12 +162,15 @@ def phases() -> list[Phase]:
 def nightly_phases() -> list[Phase]:
     """Return the phases that `./dev test-all` adds. The simulations compute for hours, while long recordings wait.
 
+    The package's daemon runs alone: on an emulated processor that others keep busy, it exceeds its own time limits.
     Each commit has a seed of its own, so one that passed passes again.
     """
     seed = str(_seed_of_the_commit())
     return [
-        _unit("random examples", "not real_clock and not nightly", {RANDOM: "1"}),
+        _unit("random examples", "hypothesis and not real_clock and not nightly", {RANDOM: "1"}),
+        _unit("random networks", "not real_clock and not nightly", {RANDOM: "1"}, NETWORKS),
         Phase("fuzz", ["python", "-m", "tests.packet.fuzz", "2000000", "--seed", seed]),
+        _isolated("package", BOOTING, "--dist", "worksteal", PACKAGE, alone=True),
         Phase("live conformance", ["python", "-m", "tests.conformance", "--seed", seed], alone=True),
         *(_real_clocks(f"real clock, busy, {n + 1}", beside_load=True) for n in range(CLOCK_ROUNDS)),
         _unit("simulations", "nightly and not real_clock", at_rest=True),

@@ -21,9 +21,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.package.boot import PATIENT
+from tests.package.roots import CGROUPS
 
 ROOT = Path(__file__).parents[2]
-CGROUPS = Path("/sys/fs/cgroup/unified" if Path("/sys/fs/cgroup/unified").exists() else "/sys/fs/cgroup")
 RESULT, OUTPUT = Path("/run/scenario.result"), Path("/run/scenario.output")
 UNITS = Path("/run/systemd/system")
 FILE = Path("/etc/keepalived/keepalived.conf")

@@ -19,7 +19,7 @@ from tests.package.site import CLIENT, OTHER_VIP, SAVED_TABLE, VERIFY, VIP, conf
 
 VM = Path(__file__).parents[1] / "oracle" / "vm"
 KERNELS = Path(os.environ.get("PYLVS_VM_CACHE", Path.home() / ".cache" / "pylvs-vm"))
-BOOT_S = 1800  # of one boot, without KVM on a busy machine; usually two minutes
+BOOT_S = 1800  # of one boot, without KVM on a busy machine; alone, two to four minutes
 # For a drop-in: without the limits of units, which are for a real processor.
 PATIENT = "TimeoutStartSec=infinity\nTimeoutStopSec=infinity\nWatchdogSec=0\n"
 _OURS = ("pylvs.service.d", "pylvs-.service.d")  # directories of drop-ins: of the daemon, and of pylvs-*.service
