@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,6 @@ from pylvs.daemon.state import directory
 from pylvs.daemon.table import ownership
 from pylvs.system import logs
 from tests.unit.daemon.daemons import WEB, FakeHost, address, run, server, service, until
-from tests.waiting import until as until_sync
 
 NO_SPACE = "services.json: No space left on device: this state would be lost in a crash"
 _SIZE = 64 * 1024
@@ -52,10 +53,16 @@ class Disk:
         self._filler.unlink()
 
     def protect(self) -> None:
-        """Make it read-only. Files that are open stay writable: the daemon's lock."""
-        subprocess.run(["mount", "--bind", str(self.folder), str(self.folder)], check=True)
-        words = ["mount", "-o", "remount,bind,ro", str(self.folder)]
-        until_sync(lambda: not subprocess.run(words, check=False).returncode)  # a thread may just write events
+        """Make it read-only. Files that are open stay writable: the daemon's lock.
+
+        The mount is read-only before it covers the folder. The kernel refuses to make a mount read-only through which a
+        thread is just writing.
+        """
+        aside = self.folder.with_name("read-only")
+        aside.mkdir(exist_ok=True)
+        subprocess.run(["mount", "--bind", str(self.folder), str(aside)], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(aside)], check=True)
+        subprocess.run(["mount", "--move", str(aside), str(self.folder)], check=True)
 
     def unprotect(self) -> None:
         """End what `protect` began."""
@@ -171,8 +178,32 @@ async def read_only_at_the_end(host: FakeHost, disk: Disk, log: io.StringIO) -> 
         assert host.servers() == {str(address(1)), str(address(2))}
 
 
+async def writing(host: FakeHost, disk: Disk, log: io.StringIO) -> None:
+    """A thread that always has a file open does not keep the disk writable: its next file is refused."""
+    began = threading.Event()
+
+    def write() -> int | None:
+        """Return the error of the first file that cannot be opened."""
+        path, flags = disk.folder / "file", os.O_WRONLY | os.O_CREAT
+        held = os.open(path, flags)
+        began.set()
+        try:
+            while True:
+                before, held = held, os.open(path, flags)
+                os.close(before)
+        except OSError as error:
+            return error.errno
+        finally:
+            os.close(held)
+
+    writer = asyncio.create_task(asyncio.to_thread(write))
+    await asyncio.to_thread(began.wait)
+    await asyncio.to_thread(disk.protect)
+    assert await writer == errno.EROFS
+
+
 SCENARIOS: dict[str, Callable[[FakeHost, Disk, io.StringIO], Awaitable[None]]] = {
-    each.__name__: each for each in (reloading, editing, overriding, read_only, read_only_at_the_end)
+    each.__name__: each for each in (reloading, editing, overriding, read_only, read_only_at_the_end, writing)
 }
 
 
