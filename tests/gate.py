@@ -35,9 +35,9 @@ TAINTED = Path("/proc/sys/kernel/tainted")
 ISOLATED = (
     "tests/isolated-python"  # each worker has its own processes, mounts and /run, so that names of hosts do not collide
 )
-COMPUTING, WAITING = 4, 6  # workers of tests that compute, and of tests that wait for other programs
 PACKAGE = "tests/interop/test_package.py"
 NETWORKS = "tests/unit/vrrp/simulation/test_simulation.py"  # their seeds, too, are random where examples are
+COMPUTING, WAITING = 4, 6  # workers of tests that compute, and of tests that wait for other programs
 BOOTING = 2  # workers of tests that boot guests: where they are emulated, each takes a whole CPU for minutes
 MOST_REPEATED = 2
 PHASE_LIMIT_S = 4 * 3600  # a phase of test-all may take hours; pytest limits each test
@@ -172,7 +172,7 @@ def nightly_phases() -> list[Phase]:
         Phase("fuzz", ["python", "-m", "tests.packet.fuzz", "2000000", "--seed", seed]),
         _isolated("package", BOOTING, "--dist", "worksteal", PACKAGE, alone=True),
         Phase("live conformance", ["python", "-m", "tests.conformance", "--seed", seed], alone=True),
-        *(_real_clocks(f"real clock, busy, {n + 1}", beside_load=True) for n in range(CLOCK_ROUNDS)),
+        *(_real_clocks(f"real clock busy {n + 1}", beside_load=True) for n in range(CLOCK_ROUNDS)),
         _unit("simulations", "nightly and not real_clock", at_rest=True),
     ]
 

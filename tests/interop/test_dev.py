@@ -197,6 +197,11 @@ def test_a_failed_step_ends_the_run(clone: Clone, command: str) -> None:
     assert errors[-1] == "dev: bpf/ does not compile"
 
 
+def test_test_all_hands_its_arguments_to_the_gate(clone: Clone) -> None:
+    assert clone.dev("test-all", "--only", "lint,real clock busy 1")[0] == 0
+    assert clone.log("tests.gate") == ["-m tests.gate --everything --only lint,real clock busy 1"]
+
+
 def test_python_is_installed_while_apt_installs(clone: Clone) -> None:
     (clone.stage / "apt-hangs").touch()
     process = clone.begin("test")

@@ -109,6 +109,12 @@ def test_a_phase_that_runs_alone_begins_after_all_others(monkeypatch: pytest.Mon
     assert gate.main([]) == 0
 
 
+def test_each_phase_can_be_named_in_a_list() -> None:
+    names = [phase.name for phase in (*gate.phases(), *gate.nightly_phases())]
+    assert [name for name in names if "," in name] == []
+    assert len(set(names)) == len(names)
+
+
 def test_a_failed_phase_does_not_stop_the_next_one(run_gate: Gate) -> None:
     status, lines = run_gate(BAD, GOOD)
     assert status == 1
