@@ -17,12 +17,14 @@ from types import TracebackType
 from pylvs.system.namespaces import inside_network
 from tests.interop.vrrp.segment import LINKS, Segment, port
 
-SO_TIMESTAMPNS = 35
-ETH_P_ALL, PACKET_OUTGOING = 3, 4
+SO_TIMESTAMPNS, SO_RCVBUFFORCE = 35, 33
+SOL_PACKET, PACKET_IGNORE_OUTGOING = 263, 23
+ETH_P_ALL = 3
 ARP, IPV4, IPV6 = 0x0806, 0x0800, 0x86DD
 VRRP, AH, ICMPV6, NEIGHBOUR_ADVERTISEMENT = 112, 51, 58, 136
 AH_BYTES = 24
 LONGEST = 2048
+BUFFER_BYTES = 1 << 25  # a flood fills it while this process stands still
 _WAIT_S = 0.2
 
 
@@ -88,8 +90,10 @@ class Observer:
         with inside_network(where.switch):
             for host in ("a", "b"):
                 for link in range(LINKS):
-                    raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+                    raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
                     raw.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+                    raw.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+                    raw.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER_BYTES)
                     raw.bind((port(host, link), ETH_P_ALL))
                     raw.setblocking(False)
                     self._sockets[raw] = host, link
@@ -119,11 +123,9 @@ class Observer:
         host, link = self._sockets[raw]
         while True:
             try:
-                frame, ancillary, _, (_, _, kind, _, _) = raw.recvmsg(LONGEST, 64)
+                frame, ancillary, _, _ = raw.recvmsg(LONGEST, 64)
             except OSError:  # nothing more, or the device is down
                 return
-            if kind == PACKET_OUTGOING:
-                continue
             at = next(struct.unpack("=qq", data[:16]) for _, name, data in ancillary if name == SO_TIMESTAMPNS)
             frame_seen = Captured(at[0] + at[1] / 1e9, host, link, frame)
             if frame_seen.advertisement or frame_seen.claimed:

@@ -7,8 +7,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pylvs.dataplane import load
@@ -34,6 +35,7 @@ class Router(ABC):
     host: str
     folder: Path
     process: subprocess.Popen[bytes] | None = None
+    told: list[float] = field(default_factory=list)  # when it was told to start, to end, or to become faulty
 
     @property
     def configuration(self) -> Path:
@@ -46,6 +48,7 @@ class Router(ABC):
 
     def start(self) -> None:
         """Start it; the wire shows whether it sends."""
+        self.told.append(time.time())
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.where.inside(self.host), *self.command()],
@@ -66,6 +69,7 @@ class Router(ABC):
 
     def stop(self) -> None:
         """Stop it as an operator does: it may send a last advertisement."""
+        self.told.append(time.time())
         assert self.process is not None
         self.process.terminate()
         try:
@@ -78,6 +82,7 @@ class Router(ABC):
         mine = identity(self.where.path(self.host))
         assert mine
         kill_all(mine)
+        self.told.append(time.time())  # only now, because it may still have sent
         if self.process is not None:
             self.process.wait(PATIENCE_S)
             self.process = None

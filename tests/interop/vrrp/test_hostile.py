@@ -23,6 +23,7 @@ from pylvs.model.errors import PylvsError
 from pylvs.system.namespaces import inside_network
 from pylvs.vrrp.advert_filter import MOST_RELEVANT, SLICE_S
 from pylvs.vrrp.ipc import Client
+from tests import ledger
 from tests.interop import keepalived
 from tests.interop.vrrp.observer import Captured, Observer
 from tests.interop.vrrp.routers import KEEPALIVED, PATIENCE_S, PYLVS, Pylvs, Router, router
@@ -51,6 +52,8 @@ MORE = {51: PASS, 52: AH, 53: "    version 3", 54: "    version 3"}
 HIGHEST = 254  # of all advertisements here: accepted, it would end the mastership
 DOWN_S = 3.6  # without an advertisement, after which a backup of priority 90 takes over
 FLOOD, A_SECOND, SPOKEN = 93_000, 31_000, 3  # frames, their rate, and the number of advertisements to wait for
+FLOODS_SENT = 3  # attempts to send a flood without a pause of the master
+LOGGED_S = 60.0  # after which the same log line may appear again
 BOTH_WORDS = struct.unpack("!II", b"evobot\0\0")
 
 
@@ -115,22 +118,32 @@ FLAWS: Sequence[tuple[bytes, str, str]] = (
 )
 
 
-@pytest.fixture
-def link() -> Iterator[Segment]:
-    """Make a segment; its client has a link-local address, too."""
+@contextmanager
+def network() -> Iterator[tuple[Segment, Callable[[bytes], None]]]:
+    """Yield a segment, and a function that sends frames from its client; that has a link-local address, too."""
     with segment() as where:
         where.ip("client", "addr add fe80::66:3/64 dev eth0 nodad")
-        yield where
+        with inside_network(where.path("client")):
+            raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+            raw.bind(("eth0", 0))
+        with raw:
+            yield where, raw.sendall
 
 
 @pytest.fixture
-def wire(link: Segment) -> Iterator[Callable[[bytes], None]]:
-    """Return a function that sends frames from the client."""
-    with inside_network(link.path("client")):
-        raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-        raw.bind(("eth0", 0))
-    with raw:
-        yield raw.sendall
+def made() -> Iterator[tuple[Segment, Callable[[bytes], None]]]:
+    with network() as both:
+        yield both
+
+
+@pytest.fixture
+def link(made: tuple[Segment, Callable[[bytes], None]]) -> Segment:
+    return made[0]
+
+
+@pytest.fixture
+def wire(made: tuple[Segment, Callable[[bytes], None]]) -> Callable[[bytes], None]:
+    return made[1]
 
 
 def started(where: Segment, folder: Path, text: str) -> Pylvs:
@@ -287,42 +300,60 @@ FLOODS = {
 
 @pytest.mark.skipif(bool(keepalived.why_not()), reason=keepalived.why_not())
 @pytest.mark.parametrize("kind", [each if each in BOUNDED else pytest.param(each, marks=OTHERS) for each in FLOODS])
-def test_a_flood_changes_nothing(kind: str, link: Segment, wire: Callable[[bytes], None], tmp_path: Path) -> None:
+def test_a_flood_changes_nothing(kind: str, tmp_path: Path) -> None:
     """A backup that misses no advertisement stays a backup; the log does not grow.
 
-    keepalived receives the same flood. If that makes it deaf, it takes over although the master has sent.
+    keepalived receives the same flood. If that makes it deaf, it takes over although the master has sent. If the
+    machine makes the master pause, it takes over rightly, and the flood is sent again.
     """
-    running = started(link, tmp_path, configuration(100, 51))
-    other = router(KEEPALIVED, link, "b", tmp_path / "b")
-    other.configuration.write_text(configuration(90, 51))
-    try:
-        other.start()
-        until(other, other.listens, "keepalived listens")
-        with Observer(link) as observer:
-            until(running, lambda: len(observer.advertisements("a")) > 1, "the master speaks")
-            read_before, begin = read(running), time.monotonic()
-            with flood(wire, FLOODS[kind]) as sent:
+    for attempt in range(FLOODS_SENT):
+        begin = time.monotonic()
+        pause_s = pause_in_a_flood(kind, tmp_path / str(attempt))
+        if not pause_s:
+            return
+        ledger.record(f"flood: {kind}", f"the master paused for {pause_s:.2f} s", time.monotonic() - begin)
+    pytest.fail(f"the master paused in each of {FLOODS_SENT} floods")
+
+
+def pause_in_a_flood(kind: str, folder: Path) -> float:
+    """Send a flood, and check what it changes; if the master paused for so long that it lost its role, return that."""
+    with network() as (link, wire):
+        running = started(link, folder, configuration(100, 51))
+        other = router(KEEPALIVED, link, "b", folder / "b")
+        other.configuration.write_text(configuration(90, 51))
+        try:
+            start = time.monotonic()
+            other.start()
+            until(other, other.listens, "keepalived listens")
+            with Observer(link) as observer:
+                until(running, lambda: len(observer.advertisements("a")) > 1, "the master speaks")
+                read_before, begin = read(running), time.monotonic()
+                with flood(wire, FLOODS[kind]) as sent:
+                    before = len(observer.advertisements("a"))
+                    until(running, lambda: len(observer.advertisements("a")) >= before + SPOKEN, "the master goes on")
+                slices = (time.monotonic() - begin) / SLICE_S + 2
+                read_now, answers = read(running) - read_before, len(observer.advertisements("a")) - before
+                assert read_now <= slices * MOST_RELEVANT, "the kernel drops the rest"
+                assert answers <= 2 * slices * SLICE_S + 2, "a flood is not answered by another one"
                 before = len(observer.advertisements("a"))
-                until(running, lambda: len(observer.advertisements("a")) >= before + SPOKEN, "the master goes on")
-            slices = (time.monotonic() - begin) / SLICE_S + 2
-            read_now, answers = read(running) - read_before, len(observer.advertisements("a")) - before
-            assert read_now <= slices * MOST_RELEVANT, "the kernel drops the rest"
-            assert answers <= 2 * slices * SLICE_S + 2, "a flood is not answered by another one"
-            before = len(observer.advertisements("a"))
-            until(running, lambda: len(observer.advertisements("a")) > before, "the master speaks after the flood")
-            spoken, taken = observer.advertisements("a"), observer.advertisements("b")
-        now = instances(running)["V2"]
-        print(f"{kind}: {sent.total()} sent; {dict(now['counters']['dropped'])}")
-        assert sent.total() >= FLOOD
-        assert (now["state"], now["counters"]["became_master"]) == ("MASTER", 1)
-        assert not [each for each in taken if each.priority and silence(spoken, each.at) > DOWN_S]
-        assert all(len(lines(running, flaw)) <= 1 for flaw in now["counters"]["dropped"])
-        assert len(running.log()) < 40
-        if kind in now["counters"]["dropped"]:
-            assert 0 < now["counters"]["dropped"][kind] <= sent.total()
-    finally:
-        other.end()
-        running.end()
+                until(running, lambda: len(observer.advertisements("a")) > before, "the master speaks after the flood")
+                spoken, taken = observer.advertisements("a"), observer.advertisements("b")
+            now = instances(running)["V2"]
+            print(f"{kind}: {sent.total()} sent; {dict(now['counters']['dropped'])}")
+            pause_s = max((silence(spoken, each.at) for each in taken if each.priority), default=0.0)
+            if pause_s > DOWN_S:
+                return pause_s
+            assert sent.total() >= FLOOD
+            assert (now["state"], now["counters"]["became_master"]) == ("MASTER", 1)
+            lines_each = 1 + (time.monotonic() - start) // LOGGED_S
+            assert all(len(lines(running, flaw)) <= lines_each for flaw in now["counters"]["dropped"])
+            assert len(running.log()) < 40
+            if kind in now["counters"]["dropped"]:
+                assert 0 < now["counters"]["dropped"][kind] <= sent.total()
+            return 0.0
+        finally:
+            other.end()
+            running.end()
 
 
 def silence(spoken: Sequence[Captured], at: float) -> float:

@@ -12,7 +12,8 @@ import pytest
 
 from tests.interop import keepalived
 from tests.interop.vrrp import matrix
-from tests.interop.vrrp.cell import Result, play
+from tests.interop.vrrp.cell import Result, master_paused, play
+from tests.interop.vrrp.observer import Captured
 from tests.interop.vrrp.routers import KEEPALIVED, PYLVS
 from tests.interop.vrrp.rows import ROWS
 
@@ -39,6 +40,23 @@ def test_pylvs_and_keepalived_take_turns(cell: matrix.Cell, tmp_path: Path) -> N
     matrix.compare_frames([result], matrix.recorded())
     print(matrix.table([result]))
     assert not result.error, result.error
+
+
+def test_a_master_paused_if_the_other_had_to_take_over_though_nothing_was_done() -> None:
+    row = ROWS[0]
+
+    def sent(host: str, at: float, priority: int = 100) -> Captured:
+        message = bytes((0x21, 51, priority, 1, 1, 1, 0, 0))
+        header = bytes((0x45, 0, 0, 28, 0, 0, 0, 0, 255, 112, 0, 0)) + bytes(8)
+        return Captured(at, host, 0, bytes(12) + b"\x08\x00" + header + message)
+
+    a, b = [sent("a", at) for at in (1.0, 2.0)], [sent("b", at, 90) for at in (6.0, 7.0)]
+    assert master_paused(row, a + b, {"a": [], "b": [3.0]}) == "a paused for 4.00 s"
+    assert not master_paused(row, a + b, {"a": [2.5], "b": []})  # it was killed
+    assert not master_paused(row, [*a, *(sent("b", at, 90) for at in (5.5, 6.5))], {"a": [], "b": []})  # too soon
+    assert not master_paused(row, [*a, sent("a", 9.0)], {"a": [], "b": []})  # nobody took over
+    assert not master_paused(row, [*b, sent("a", 11.0, 0)], {"a": [], "b": []})  # it is not a master
+    assert not master_paused(row, b, {"a": [], "b": []})  # it was alone
 
 
 def test_there_is_a_recording_of_every_row() -> None:
