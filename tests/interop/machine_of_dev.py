@@ -129,6 +129,7 @@ OWN_FOLDERS = """\
 /bin/mount --bind "$STAGE/sbin" /usr/sbin
 /bin/mount --bind "$STAGE/run" /run
 /bin/mount --bind "$STAGE/lib" /var/lib
+[ ! -e "$STAGE/system-python" ] || /bin/mount --bind "$STAGE/system-python" /usr/bin/python3
 exec "$@"
 """
 OTHER_USER = 65534
@@ -140,6 +141,7 @@ class Clone:
     def __init__(self, stage: Path, folder: Path) -> None:
         self.stage, self.folder = stage, folder
         self.policy = stage / "sbin" / "policy-rc.d"  # the clone sees this file as /usr/sbin/policy-rc.d
+        self.environment = {"PATH": str(stage / "bin"), "STAGE": str(stage), "HOME": str(stage / "home")}
 
     def begin(self, *arguments: str, uid: int = 0) -> subprocess.Popen[str]:
         """Start ./dev."""
@@ -161,7 +163,7 @@ class Clone:
             text=True,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            env={"PATH": f"{self.stage / 'bin'}", "STAGE": str(self.stage), "HOME": str(self.stage / "home")},
+            env=self.environment,
             cwd="/",
         )
 

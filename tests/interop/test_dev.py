@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests import waiting
-from tests.interop.machine_of_dev import OTHER_USER, REPOSITORY, Clone, dpkg_in_use
+from tests.interop.machine_of_dev import OTHER_USER, PYTHON, REPOSITORY, Clone, dpkg_in_use
 
 
 @pytest.mark.parametrize("former", [None, "#!/bin/sh\nexit 0\n"])
@@ -158,6 +158,19 @@ def test_another_python_makes_another_venv(clone: Clone) -> None:
     (clone.stage / "version").write_text("3 13 1 25.0\n")
     assert clone.dev("run", "pylvs")[0] == 0
     assert clone.log("venv of") == ["venv of 3 13 1 25.0"]
+
+
+@pytest.mark.parametrize(("chosen", "version"), [("", "3 11 2 23.0"), ("python3", "3 11 7 23.0")])
+def test_the_systems_python_comes_before_others(clone: Clone, chosen: str, version: str) -> None:
+    (clone.stage / "version").write_text("3 11 7 23.0\n")
+    own = clone.stage / "system-python"
+    own.write_text(PYTHON.replace('$(cat "$STAGE/version")', "'3 11 2 23.0'"))
+    own.chmod(0o755)
+    clone.environment["PATH"] += ":/usr/bin"
+    if chosen:
+        clone.environment["PYTHON"] = chosen
+    assert clone.dev("run", "pylvs")[0] == 0
+    assert clone.log("venv of") == [f"venv of {version}"]
 
 
 def test_an_interrupted_installation_is_repeated(clone: Clone) -> None:
