@@ -173,6 +173,13 @@ def test_the_systems_python_comes_before_others(clone: Clone, chosen: str, versi
     assert clone.log("venv of") == [f"venv of {version}"]
 
 
+def test_a_python_that_does_not_exist_is_named_and_nothing_is_installed(clone: Clone) -> None:
+    clone.environment["PYTHON"] = "python9"
+    line = "dev: python9 is not found; pylvs needs Python 3.11 or newer, with venv"
+    assert clone.dev("run", "pylvs") == (1, "", [line])
+    assert clone.log("") == []
+
+
 def test_an_interrupted_installation_is_repeated(clone: Clone) -> None:
     (clone.stage / "venv-breaks").touch()
     assert clone.dev("run", "pylvs")[0] == 1
