@@ -9,6 +9,14 @@ from typing import Any
 import pytest
 
 from pylvs.system import logs
+from pylvs.system.processes import confined
+from tests.waiting import PATIENCE_S
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the process be silent for longer: the machine of a test may be slow."""
+    monkeypatch.setattr(confined, "LEASE_TICKS", int(PATIENCE_S))
 
 
 @pytest.fixture

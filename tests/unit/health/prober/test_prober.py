@@ -259,14 +259,16 @@ def test_frequent_restarts_are_a_problem_although_the_process_runs(monkeypatch: 
         runner.run(scenario())
 
 
-def test_a_silent_process_is_inconclusive_and_replaced() -> None:
+def test_a_silent_process_is_inconclusive_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(link: ProberLink) -> None:
         async with tcp(silent) as target, tcp(replies(HELLO)) as good:
             waiting = asyncio.create_task(outcome(link, http(target)))
             await until_async(lambda: link.process.up and link._running and not link._batch)
             first = link.process.pid
             os.kill(first, signal.SIGSTOP)
-            lost = await waiting
+            with monkeypatch.context() as ticks:
+                ticks.setattr(confined, "ALIVE_S", 0.01)  # those of the lease
+                lost = await waiting
             assert lost.inconclusive
             assert lost.reason == f"the prober process has been silent for {confined.LEASE_TICKS} s"
             assert (await outcome(link, http(good))).ok
