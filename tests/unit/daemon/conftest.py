@@ -9,28 +9,43 @@ from typing import Any
 
 import pytest
 
+from pylvs.daemon import supervisor
+from pylvs.daemon.api import client, files, routes
 from pylvs.daemon.api.client import Client
 from pylvs.daemon.notifications import EventBus
+from pylvs.daemon.state import history, overrides
+from pylvs.daemon.virtual_routers import connection, supervision
+from pylvs.notify import fifos, mail
 from pylvs.system import logs
+from pylvs.system.processes import confined, scripts
 from tests.unit.daemon import schemas
 from tests.waiting import PATIENCE_S
 
+# The daemon's timeouts by module. All modules are imported before a patch: some compute limits from others' timeouts.
+TIMEOUTS = {
+    client: ("READ_TIMEOUT_S",),
+    connection: ("REPLY_TIMEOUT_S",),
+    fifos: ("READER_FINISH_S", "FINISH_S"),
+    files: ("PATIENCE_S",),
+    history: ("SLOW_S",),
+    mail: ("FINISH_S", "START_S"),
+    overrides: ("SLOW_S",),
+    routes: ("STATUS_TABLES_S",),
+    scripts: ("FINISH_S", "LEASE_S"),
+    supervision: ("START_TIMEOUT_S", "STATUS_TIMEOUT_S", "SESSIONS_TIMEOUT_S", "KILL_TIMEOUT_S", "STOP_TIMEOUT_S"),
+    supervisor: ("SLOW_S", "RENAMED_S", "DISK_END_S"),
+}
+
 
 @pytest.fixture(autouse=True)
-def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def _patience(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Raise the daemon's timeouts: the machine of a test may be slow."""
-    for name in (
-        "daemon.api.client.READ_TIMEOUT_S",
-        "daemon.virtual_routers.connection.REPLY_TIMEOUT_S",
-        "daemon.virtual_routers.supervision.START_TIMEOUT_S",
-        "daemon.virtual_routers.supervision.STATUS_TIMEOUT_S",
-        "notify.fifos.READER_FINISH_S",
-        "notify.fifos.FINISH_S",
-        "system.processes.scripts.FINISH_S",
-        "notify.mail.FINISH_S",
-        "notify.mail.START_S",
-    ):
-        monkeypatch.setattr(f"pylvs.{name}", PATIENCE_S)
+    if "simulation" in request.path.parts:  # its clock is its own, and its seeds depend on the timeouts
+        return
+    for module, names in TIMEOUTS.items():
+        for name in names:
+            monkeypatch.setattr(module, name, PATIENCE_S)
+    monkeypatch.setattr(confined, "LEASE_TICKS", int(PATIENCE_S))
 
 
 @pytest.fixture(autouse=True)

@@ -28,6 +28,7 @@ from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.vrrp.ipc import Client
 from tests.unit.daemon.daemons import FakeHost, configuration, run, server, service, until
 from tests.unit.daemon.fake_routers import record, set_behaviour
+from tests.waiting import PATIENCE_S
 
 SESSION = BfdSession(name="b", neighbor=ip_address("10.0.0.1"))
 STATUS = {
@@ -204,15 +205,16 @@ def test_a_change_behind_the_reply_stays(host: FakeHost, monkeypatch: pytest.Mon
 
 
 def test_a_process_that_is_stopped_makes_the_sessions_unknown(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervision, "SESSIONS_TIMEOUT_S", 0.1)  # also of a request that SIGSTOP interrupts
+
     async def scenario() -> None:
         async with host.daemon() as daemon:
             await until(lambda: host.sessions.result("b") == (True, ""))
-            monkeypatch.setattr(supervision, "SESSIONS_TIMEOUT_S", 0.1)
             os.kill(host.processes[-1].pid, signal.SIGSTOP)
             await until(lambda: host.sessions.result("b")[0] is None)
             assert "does not answer" in host.sessions.result("b")[1]
             await until(lambda: "bfd_unknown" in names_of(daemon))
-            monkeypatch.undo()
+            monkeypatch.setattr(supervision, "SESSIONS_TIMEOUT_S", PATIENCE_S)
             os.kill(host.processes[-1].pid, signal.SIGCONT)
             await until(lambda: host.sessions.result("b") == (True, ""))
             await until(lambda: "bfd_known" in names_of(daemon))

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.daemon import Options
+from pylvs.daemon import Options, supervisor
 from pylvs.daemon.host import EXTEND_S, ServiceManager
 from pylvs.daemon.limits import CLOSE_S, SCRIPTS_S, STOP_S, TABLE_LEASE_S, TABLES_S
 from pylvs.daemon.loading import LOAD_TIMEOUT_S, Loaded, Refused
-from pylvs.daemon.supervisor import DISK_END_S, Supervisor
+from pylvs.daemon.supervisor import Supervisor
 from pylvs.daemon.virtual_routers.first import FirstRouters, ForkedProcess
 from pylvs.model.errors import PylvsError
 from pylvs.model.wanted import GlobalSettings
@@ -291,7 +291,7 @@ def test_each_phase_of_the_start_and_the_stop_has_a_limit(host: FakeHost, monkey
         TABLES_S,
         0,
         STOP_S,
-        CLOSE_S + TABLE_LEASE_S + 2 * DISK_END_S,
+        CLOSE_S + TABLE_LEASE_S + 2 * supervisor.DISK_END_S,
     ]
 
 
