@@ -52,22 +52,20 @@ class Started:
                 assert selector.select(PATIENCE_S)
                 self.socket.flush()
 
-    def receive(self, patience_s: float = 0.05) -> None:
-        """Receive for a moment. Raises ConnectionClosed."""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.socket, selectors.EVENT_READ)
-            if selector.select(patience_s):
-                self.received += self.socket.receive()
+    def receive(self) -> None:
+        """Receive what was sent so far."""
+        with contextlib.suppress(ConnectionClosed):
+            self.received += self.socket.receive()
 
     def until(self, holds: Callable[[], bool]) -> None:
-        """Receive until `holds`."""
+        """Receive until `holds`, and then what was sent before it did."""
 
-        def receive() -> bool:
-            with contextlib.suppress(ConnectionClosed):
-                self.receive()
+        def held() -> bool:
+            self.receive()
             return holds()
 
-        until(lambda: holds() or receive(), lambda: f"{self.received}\n{self.log.read_text()}")
+        until(held, lambda: f"{self.received}\n{self.log.read_text()}")
+        self.receive()
 
     def last(self, name: str) -> Any:
         """The last message about a name."""
