@@ -357,7 +357,8 @@ def test_a_script_that_hangs_is_killed_with_all_its_children_at_its_timeout(publ
 
 def test_a_script_that_handles_sigterm_may_clean_up(tmp_path: Path) -> None:
     cleaned = tmp_path / "cleaned"
-    code = f"trap 'echo yes >{cleaned}; exit 0' TERM; while :; do sleep 0.05; done"
+    write = f"echo yes >{cleaned}.new; mv {cleaned}.new {cleaned}"  # SIGKILL may end it before it has written
+    code = f"trap '{write}; exit 0' TERM; while :; do sleep 0.05; done"
     for timeout_s in (1, 20, 60):
         assert ended("/bin/sh", "-c", code, timeout_s=timeout_s).timed_out
         if cleaned.exists():
@@ -398,7 +399,8 @@ def test_a_cancelled_script_is_killed(tmp_path: Path) -> None:
     run(within)
 
 
-def test_close_kills_all_scripts(tmp_path: Path) -> None:
+def test_close_kills_all_scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scripts, "END_S", PATIENCE_S)
     pids = tmp_path / "pids"
 
     async def within(processes: Processes) -> Ended:
