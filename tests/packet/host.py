@@ -54,7 +54,7 @@ ROUTER4, ROUTER6 = "10.77.0.254", "fd77::fe"
 PREDICTABLE = tuple(name for name in SCHEDULERS if name != "twos")  # schedulers that do not draw at random
 SERVERS = 8  # real servers with known MACs: 10.77.0.11 to .18, fd77::11 to ::18
 _numbers = itertools.count()
-_stock = Stock()
+stock = Stock()
 _start_timers = load.start_timers
 
 
@@ -350,7 +350,7 @@ def new_host(
         with (
             mock.patch.object(kernel, "connection_limit", return_value=connections),
             mock.patch.object(load, "start_timers", expiry),
-            mock.patch.object(load, "create", _stock.create) if recycled else nullcontext(),
+            mock.patch.object(load, "create", stock.create) if recycled else nullcontext(),
         ):
             director.make()
         try:
@@ -366,5 +366,5 @@ def new_host(
             finally:
                 host.close_programs()
         finally:
-            with _stock.keeping(director.state) if recycled else nullcontext():
+            with stock.keeping(director.state) if recycled else nullcontext():
                 _take_down(director.state)

@@ -139,7 +139,7 @@ def test_its_timers_stand_still_until_its_next_state(stock: Stock) -> None:
 
 
 def test_a_host_has_the_programs_of_an_earlier_one_and_nothing_else(stock: Stock) -> None:
-    with mock.patch.object(host, "_stock", stock):
+    with mock.patch.object(host, "stock", stock):
         with new_host(recycled=True, expires=False) as first:
             service = first.new_key()
             first.serve(service, scheduler="lblc")

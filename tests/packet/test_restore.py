@@ -23,7 +23,7 @@ from pylvs.model.director import Connection
 from pylvs.model.errors import Busy, NoSpace
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceFlag, ServiceKey, VirtualService
 from tests.packet.frames import CLIENT4, CLIENT6, parsed, tcp, udp
-from tests.packet.host import DROPPED, VIP4, VIP6, Host, new_host, on_cpu, server4, server6
+from tests.packet.host import DROPPED, VIP4, VIP6, Host, new_host, on_cpu, server4, server6, stock
 from tests.packet.table import entries, look_at
 
 SIP_PORT = 5060
@@ -33,7 +33,7 @@ FORMER, FRESH = 4096, 16384
 
 @pytest.fixture
 def host() -> Iterator[Host]:
-    with new_host(connections=FORMER, expires=False) as made:
+    with new_host(connections=FORMER, expires=False, recycled=True) as made:
         yield made
 
 
@@ -48,10 +48,11 @@ def fresh_tables(host: Host) -> Iterator[Tables]:
             mock.patch.object(kernel, "connection_limit", return_value=FRESH),
             mock.patch.object(load, "start_timers"),
         ):
-            load.create(state)
+            stock.create(state)
         tables, former = Tables(state), host.director.tables
         tables.destinations.array.memory[:] = former.destinations.array.memory
-        yield tables
+        with stock.keeping(state):
+            yield tables
     finally:
         for directory, _, names in os.walk(path, topdown=False):
             for name in names:
