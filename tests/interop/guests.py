@@ -15,7 +15,7 @@ from tests.processes import tools_first
 VM = Path(__file__).parents[1] / "oracle" / "vm"
 KERNELS = ("6.1", "6.12")
 UNAVAILABLE = 69  # the exit status of `vm` for what is missing; its line says what
-FETCHING_S = 300  # of a kernel, by apt
+FETCHING_S = 1200  # of a kernel, by apt; `vm` waits as long while another one fetches
 # The guest mounts its own /tmp. A clone or an environment in /tmp is visible without it.
 IN_GUEST = f"umount /tmp; cd {shlex.quote(str(VM.parents[2]))} && exec "
 
