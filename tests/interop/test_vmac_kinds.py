@@ -9,7 +9,7 @@ import pytest
 from tests.interop import guests
 
 SCENARIO = ("env", "PYTHONPATH=src", sys.executable, "-m", "tests.interop.vmac_in_guest")
-GUEST_S = 600
+GUEST_S = 1200
 
 
 @pytest.mark.timeout(GUEST_S + guests.FETCHING_S + 30)
