@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pylvs.system.namespaces import inside_network
 from tests.interop.bfd.peers import BIRD, FRR, KEEPALIVED, PROGRAMS, PYLVS, Link, Peer, PylvsPeer
 from tests.interop.vrrp.segment import Segment, address, segment
 
-PATIENCE_S = 90.0
+PATIENCE_S = 180.0  # some times the longest detection time
 POLL_S = 0.2
 PACKETS = 30  # that show that a session stays up
 EXPIRED = "Control Detection Time Expired"
@@ -92,13 +93,18 @@ def play(cell: Cell) -> Result:
         b = PROGRAMS[cell.program](where, "b", folders[1], theirs)
         try:
             _Play(a, b, result).run()
-        except (CellFailed, AssertionError) as error:
+        except (CellFailed, AssertionError, KeyError) as error:
             logs = [f"{each.host}: {line}" for each in (a, b) for line in each.log()[-12:]]
-            result.error = "\n    ".join([str(error), str(a.session()), *logs])
+            text = str(error) if isinstance(error, CellFailed) else repr(error)
+            result.error = "\n    ".join([text, str(a.session()), *logs])
         finally:
             for each in (a, b):
                 each.end()
     return result
+
+
+def is_up(session: Mapping[str, Any]) -> bool:
+    return session.get("state") == "Up" and bool(session["up"])
 
 
 @dataclass
@@ -140,7 +146,7 @@ class _Play:
         """Let the neighbor disable the session: it is down, but that says nothing about the path."""
         self.b.set_enabled(False)
         self.until(lambda: self.a.session().get("state") == "Down", "disabled: down")
-        session = self.a.session()
+        session = self.session()
         self.expect(session["remote_state"] == "AdminDown" or session["held"], "disabled: the neighbor is AdminDown")
         self.expect(session["up"] is True and session["held"] is True, "disabled: the result stays")
         self.b.set_enabled(True)
@@ -148,11 +154,11 @@ class _Play:
 
     def killed(self) -> None:
         """Kill the neighbor: no packet follows, and the detection time ends the session."""
-        flaps = self.a.session()["flaps"]
+        flaps = self.session()["flaps"]
         self.b.kill()
         received = self.received_in_all("killed")
         self.until(lambda: self.a.session().get("state") == "Down", "killed: down")
-        session = self.a.session()
+        session = self.session()
         self.expect(session["diagnostic"] == EXPIRED, f"killed: {session['diagnostic']}")
         self.expect(session["up"] is False, "killed: the result is down")
         self.expect(session["flaps"] == flaps + 1, "killed: one flap")
@@ -170,16 +176,16 @@ class _Play:
     # --- conditions ---
 
     def both_up(self, step: str) -> None:
-        self.until(lambda: self.a.session().get("state") == "Up" and self.a.session()["up"], f"{step}: pylvs is up")
+        self.until(lambda: is_up(self.a.session()), f"{step}: pylvs is up")
         self.until(self.b.is_up, f"{step}: the neighbor is up")
         self.result.steps.append(step)
 
     def stays(self, step: str) -> None:
         """Check that the session stays up for a number of packets, and is the same one."""
-        session = self.a.session()
+        session = self.session()
         flaps, enough = session["flaps"], session["counters"]["received"] + PACKETS
-        self.until(lambda: self.a.session()["counters"]["received"] >= enough, f"{step}: packets arrive")
-        self.expect(self.a.session()["flaps"] == flaps == 0, f"{step}: it went down")
+        self.until(lambda: self.session()["counters"]["received"] >= enough, f"{step}: packets arrive")
+        self.expect(self.session()["flaps"] == flaps == 0, f"{step}: it went down")
         if step not in self.result.steps:
             self.result.steps.append(step)
 
@@ -188,11 +194,22 @@ class _Play:
         counts: list[int] = []
 
         def settled() -> bool:
-            counts.append(self.a.session()["counters"]["received"])
+            counts.append(self.session()["counters"]["received"])
             return len(counts) > 1 and counts[-1] == counts[-2]
 
         self.until(settled, f"{step}: pylvs has counted all packets")
         return counts[-1]
+
+    def session(self) -> dict[str, Any]:
+        """Return the status of pylvs's session, once its process answers."""
+        found: list[dict[str, Any]] = []
+
+        def answers() -> bool:
+            found.append(self.a.session())
+            return bool(found[-1])
+
+        self.until(answers, "pylvs has the session")
+        return found[-1]
 
     def until(self, holds: Callable[[], object], what: str) -> None:
         end = time.monotonic() + PATIENCE_S

@@ -60,11 +60,11 @@ class Director(Pylvs):
         return [word for word in super().command() if word != "--no-checks"]
 
     def routers(self) -> dict[str, Any]:
-        """Return the status of the virtual routers; {} while their process does not answer."""
+        """Return the status of the virtual routers; {} while their process does not run."""
         try:
-            with Client(self.state / "vrrp", 2.0) as routers:
+            with Client(self.state / "vrrp", PATIENCE_S) as routers:
                 found: dict[str, Any] = routers.ask("status")
-        except Exception:  # it does not run, or is stopped
+        except Exception:  # it does not run
             return {}
         return found
 
@@ -88,11 +88,16 @@ class Director(Pylvs):
         return bool(found.get("up") and found["checked"])
 
     def check(self) -> dict[str, Any]:
-        """Return the status of the real server's check."""
-        return dict(self.server()["checks"][0])
+        """Return the status of the real server's check; {} before there is one."""
+        return dict(next(iter(self.server().get("checks", [])), {}))
+
+    def sessions_pid(self) -> int:
+        """Return the PID of the process of the sessions; 0 while it does not run."""
+        return int(self.routers().get("process", {}).get("pid", 0))
 
     def events(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.ask("events", "--json").stdout.splitlines()]
+        with client.Client(self.state).stream("GET", "/v1/events") as response:
+            return [json.loads(line) for line in response.read().splitlines()]
 
 
 @contextmanager
@@ -136,7 +141,7 @@ def test_a_dead_neighbor_is_a_fault_and_takes_its_server_down() -> None:
         there.kill()
         until(lambda: here.session() == "Down", here.log)
         until(lambda: here.router() == "FAULT", here.log)
-        until(lambda: not here.server()["up"], here.log)
+        until(lambda: here.server().get("up") is False, here.log)
         events = here.events()
         down = position(events, lambda each: each["event"] == "bfd" and each["state"] == "Down")
         fault = position(events, lambda each: each["event"] == "vrrp_transition" and each["state"] == "FAULT")
@@ -146,11 +151,11 @@ def test_a_dead_neighbor_is_a_fault_and_takes_its_server_down() -> None:
         assert events[server]["reason"].startswith("BFD_CHECK: session peer is down: Control Detection Time Expired")
         there.start()
         until(lambda: here.router() == "MASTER", here.log)
-        until(lambda: here.server()["up"], here.log)
+        until(here.is_up, here.log)
 
 
 def is_unknown(check: dict[str, Any]) -> bool:
-    return check["inconclusive"] and "session peer is unknown" in check["reason"]
+    return bool(check.get("inconclusive")) and "session peer is unknown" in check["reason"]
 
 
 def test_a_process_that_does_not_answer_makes_sessions_unknown() -> None:
@@ -158,20 +163,20 @@ def test_a_process_that_does_not_answer_makes_sessions_unknown() -> None:
     with director(SERVICE) as (here, _):
         until(lambda: here.session() == "Up", here.log)
         until(here.is_up, here.log)
-        first = here.routers()["process"]["pid"]
+        first = here.sessions_pid()
 
         os.kill(first, signal.SIGSTOP)
         until(lambda: is_unknown(here.check()), here.log)
         assert here.server()["up"], "an inconclusive check keeps the state"
         with suppress(ProcessLookupError):  # pylvs run ends a process that does not answer
             os.kill(first, signal.SIGCONT)
-        until(lambda: not here.check()["inconclusive"] and here.session() == "Up", here.log)
+        until(lambda: here.check().get("inconclusive") is False and here.session() == "Up", here.log)
 
-        second = here.routers()["process"]["pid"]
+        second = here.sessions_pid()
         os.kill(second, signal.SIGKILL)
-        until(lambda: here.routers().get("process", {}).get("pid", second) != second, here.log)
+        until(lambda: here.sessions_pid() not in (0, second), here.log)
         until(lambda: here.session() == "Up", here.log)
-        until(lambda: not here.check()["inconclusive"], here.log)
+        until(lambda: here.check().get("inconclusive") is False, here.log)
         assert here.server()["up"]
         kinds = [each["event"] for each in here.events()]
         assert "bfd_unknown" in kinds
