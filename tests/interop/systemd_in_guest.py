@@ -91,7 +91,6 @@ DefaultDependencies=no
 [Service]
 ProtectHome=read-only
 """  # the interpreter may be in /root
-STOP_SOONER = "TimeoutStopSec=20\n"  # for the daemon that hangs
 TARGET = """[Unit]
 DefaultDependencies=no
 Wants=systemd-journald.socket systemd-journald.service scenario.service
@@ -136,7 +135,7 @@ def inside() -> int:
         Path(folder).mkdir(exist_ok=True)
         sh(f"mount -t tmpfs -o {options} tmpfs {folder}")
     Path("/run/netns").mkdir()
-    return boot(DROP_IN + STOP_SOONER, CLEANUP_DROP_IN, "scenario")
+    return boot(DROP_IN, CLEANUP_DROP_IN, "scenario")
 
 
 def boot(drop_in: str = DROP_IN + PATIENT, cleanup: str = CLEANUP_DROP_IN + PATIENT, steps: str = "memory") -> int:
@@ -197,6 +196,13 @@ def shown(name: str) -> str:
 
 def main_pid() -> int:
     return int(shown("MainPID"))
+
+
+def running_pid() -> int:
+    """Return the daemon to which a signal is sent: kill(2) would take 0 for the caller's process group."""
+    pid = main_pid()
+    assert pid > 0, "the daemon does not run"
+    return pid
 
 
 def is_active() -> bool:
@@ -285,7 +291,7 @@ def restart(connection: Connection) -> None:
 
 def crash(connection: Connection) -> None:
     """Kill each process; systemd, the daemon or pylvs-vrrp starts it again."""
-    before, routers = main_pid(), router()
+    before, routers = running_pid(), router()
     os.kill(before, signal.SIGKILL)
     until(lambda: is_active() and main_pid() not in (0, before), "another daemon is ready")
     assert (router(), holds()) == (routers, True)
@@ -316,9 +322,9 @@ def _crash_child(daemon: int, module: str) -> None:
 def watchdog(connection: Connection) -> None:
     """The daemon hangs: systemd's watchdog ends it, and another one adopts what it left."""
     drop_in = UNITS / "pylvs.service.d/watchdog.conf"
-    drop_in.write_text("[Service]\nWatchdogSec=10\n")
+    drop_in.write_text("[Service]\nWatchdogSec=30\n")
     sh("systemctl daemon-reload; systemctl restart pylvs.service")
-    before, routers, restarts = main_pid(), router(), int(shown("NRestarts"))
+    before, routers, restarts = running_pid(), router(), int(shown("NRestarts"))
     os.kill(before, signal.SIGSTOP)
     until(lambda: is_active() and main_pid() not in (0, before), "another daemon is ready")
     assert (router(), holds(), int(shown("NRestarts")) > restarts) == (routers, True, True)
@@ -353,12 +359,16 @@ def out_of_memory(connection: Connection, weight: int = 3) -> None:
 
 
 def hang() -> None:
-    """Stop the unit while the daemon hangs."""
-    os.kill(main_pid(), signal.SIGSTOP)
+    """Stop the unit while the daemon hangs. No other step waits for the end of the timeout."""
+    drop_in = UNITS / "pylvs.service.d/hang.conf"
+    drop_in.write_text("[Service]\nTimeoutStopSec=20\n")
+    sh("systemctl daemon-reload")
+    os.kill(running_pid(), signal.SIGSTOP)
     subprocess.run(["systemctl", "stop", "pylvs.service"], check=False)
     assert not is_active()
     assert (holds(), f"{VIP}:80" in services(), processes()) == (False, False, [])
-    sh("systemctl reset-failed pylvs.service || :")
+    drop_in.unlink()
+    sh("systemctl daemon-reload; systemctl reset-failed pylvs.service || :")
 
 
 def stop_after_crash() -> None:
@@ -367,7 +377,7 @@ def stop_after_crash() -> None:
     drop_in = UNITS / "pylvs.service.d/wait.conf"
     drop_in.write_text(f"[Service]\nRestartSec={3 * PATIENCE_S}\n")
     sh("systemctl daemon-reload")
-    os.kill(main_pid(), signal.SIGKILL)
+    os.kill(running_pid(), signal.SIGKILL)
     until(lambda: shown("SubState") == "auto-restart", "the unit waits for its restart")
     assert (holds(), f"{VIP}:80" in services()) == (True, True)
     sh("systemctl stop pylvs.service")
@@ -376,7 +386,7 @@ def stop_after_crash() -> None:
     sh("systemctl daemon-reload")
     start()
     FILE.write_text(REFUSED)
-    os.kill(main_pid(), signal.SIGKILL)
+    os.kill(running_pid(), signal.SIGKILL)
     until(lambda: shown("ActiveState") == "failed", "the file is refused")
     assert (holds(), f"{VIP}:80" in services()) == (True, True)
     sh("systemctl stop pylvs.service")
