@@ -10,6 +10,7 @@ with a file that is refused.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -210,8 +211,16 @@ def is_active() -> bool:
 
 
 def router(options: str = "") -> int:
-    """Return the process pylvs-vrrp."""
-    return int(json.loads(sh(f"pylvs vrrp status --json {options}"))["process"]["pid"])
+    """Return the process pylvs-vrrp, once the command has a reply: on a busy machine it may end without one."""
+    found: list[int] = []
+
+    def replies() -> bool:
+        with contextlib.suppress(AssertionError):
+            found.append(int(json.loads(sh(f"pylvs vrrp status --json {options}"))["process"]["pid"]))
+        return bool(found)
+
+    until(replies, "pylvs-vrrp replies")
+    return found[0]
 
 
 def helper() -> int:
@@ -302,7 +311,7 @@ def crash(connection: Connection) -> None:
         lambda: sh(f"pgrep -P {routers} -f pylvs.vrrp.helper || :") not in ("", str(before)), "another helper process"
     )
     os.kill(routers, signal.SIGKILL)
-    until(lambda: _is_another(routers) and holds(), "other virtual routers are master")
+    until(lambda: router() != routers and holds(), "other virtual routers are master")
     for module in ("pylvs.health.prober", "pylvs.daemon.api.metrics_process", "pylvs.system.processes.runner"):
         _crash_child(daemon, module)
     assert (is_active(), main_pid()) == (True, daemon)
@@ -332,13 +341,6 @@ def watchdog(connection: Connection) -> None:
     assert connection.works()
     drop_in.unlink()
     sh("systemctl daemon-reload; systemctl restart pylvs.service")
-
-
-def _is_another(process: int) -> bool:
-    try:
-        return router() != process
-    except AssertionError:
-        return False
 
 
 def out_of_memory(connection: Connection, weight: int = 3) -> None:
