@@ -22,11 +22,13 @@ from typing import Any
 from unittest import mock
 
 from pylvs.daemon import supervisor
+from pylvs.daemon.api import client as api_client
 from pylvs.daemon.api.client import Client
-from pylvs.daemon.state import directory
+from pylvs.daemon.state import directory, history, overrides
 from pylvs.daemon.table import ownership
 from pylvs.system import logs
 from tests.unit.daemon.daemons import WEB, FakeHost, address, run, server, service, until
+from tests.waiting import PATIENCE_S
 
 NO_SPACE = "services.json: No space left on device: this state would be lost in a crash"
 _SIZE = 64 * 1024
@@ -212,6 +214,10 @@ def main(scenario: str, folder: Path) -> None:
     log = io.StringIO()
     logs.set_up("text", log, {})
     disk = Disk(folder / "disk")
+    # No scenario is about a slow disk, or a daemon that hangs.
+    api_client.READ_TIMEOUT_S = PATIENCE_S
+    for module in supervisor, overrides, history:
+        vars(module)["SLOW_S"] = PATIENCE_S
     try:
         run(SCENARIOS[scenario](FakeHost(disk.folder / "state"), disk, log))
     finally:
