@@ -24,7 +24,7 @@ from tests.interop.vrrp.segment import Segment
 from tests.waiting import until_listening
 
 PYLVS, KEEPALIVED, FRR, BIRD = "pylvs", "keepalived", "FRR", "BIRD"
-MULTIPLIER = 150  # so that a busy machine does not end a session: 15 s at 100 ms, 45 s at 300 ms
+MULTIPLIER = 100  # so that a busy machine does not end a session: 10 s at 100 ms, 30 s at 300 ms
 PATIENCE_S = 60.0
 FRR_DIRECTORY = Path("/usr/lib/frr")
 VTYSH, BIRD_PROGRAM, BIRDC = "/usr/bin/vtysh", "/usr/sbin/bird", "/usr/sbin/birdc"
