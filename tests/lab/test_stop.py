@@ -11,10 +11,10 @@ import pytest
 
 from tests.interop.namespaces import ip
 from tests.lab.support import until
-from tests.lab.test_virtual_routers import INSTANCE, Node, pair, settled
+from tests.lab.test_virtual_routers import INSTANCE, Node, pair, settled, steady
 from tests.waiting import until_reaped
 
-__all__ = ["pair", "settled"]  # fixtures
+__all__ = ["pair", "settled", "steady"]  # fixtures
 
 SERVICE = """
 virtual_server 10.66.0.100 80 {{
@@ -30,11 +30,14 @@ virtual_server 10.66.0.100 80 {{
 @pytest.fixture
 def serving(settled: tuple[Node, Node]) -> tuple[Node, Node]:
     """Return both nodes; the first has a service, too."""
-    first, _ = settled
-    first.write(text=INSTANCE + SERVICE)
-    first.run("reload")
-    assert services(first) == 1
+    add_service(settled[0])
     return settled
+
+
+def add_service(node: Node) -> None:
+    node.write(text=INSTANCE + SERVICE)
+    node.run("reload")
+    assert services(node) == 1
 
 
 def services(node: Node) -> int:
@@ -86,8 +89,9 @@ def test_stop_ends_daemon_virtual_routers_and_services(serving: tuple[Node, Node
     assert first.run("stop") == ""
 
 
-def test_stop_keep_leaves_virtual_routers_and_services_to_the_next_daemon(serving: tuple[Node, Node]) -> None:
-    first, second = serving
+def test_stop_keep_leaves_virtual_routers_and_services_to_the_next_daemon(steady: tuple[Node, Node]) -> None:
+    first, second = steady
+    add_service(first)
     process, since = first.process(), first.router()["since"]
     first.run("stop", "--keep")
     assert ended(first) == 0
