@@ -14,13 +14,14 @@ from typing import NamedTuple
 from bench.site import PREFIX
 
 PATIENCE_S = 200
+PROGRESS = b"bench: "  # errors begin with it, too; with one the exit status is 1
 
 
 class Interrupted(NamedTuple):
     """The end of a program."""
 
     status: int
-    errors: str  # what it printed on standard error after the signal
+    errors: str  # what it printed on standard error after the marker, without further progress
     before: set[str]  # its namespaces when the signal came
     after: set[str]
 
@@ -49,7 +50,9 @@ def interrupted_at(marker: str, command: Sequence[str]) -> Interrupted:
         running.kill()
         running.wait()
         os.close(terminal)
-    return Interrupted(status, rest.partition(b"\n")[2].decode(), before, namespaces_of(running.pid))
+    # The program may have made progress before it received the signal.
+    errors = [line for line in rest.splitlines(keepends=True)[1:] if not line.startswith(PROGRESS)]
+    return Interrupted(status, b"".join(errors).decode(), before, namespaces_of(running.pid))
 
 
 def _read(terminal: int) -> bytes:
