@@ -72,8 +72,9 @@ def test_the_owner_advertises_before_the_daemon_has_its_modules(node: Node, tmp_
     assert node.process() == process
     assert f"started the process of the virtual routers (process={process})" in node.log()
     assert [each["state"] for each in node.ask("why", name="VI_1")["VI_1"]] == ["MASTER"], "no second configuration"
-    events = (node.state / "events.jsonl").read_text()
-    assert '"vrrp_transition"' in events, "the daemon receives what happened before"
+    events = node.state / "events.jsonl"
+    until(events.exists, "the daemon saves events")
+    until(lambda: '"vrrp_transition"' in events.read_text(), "the daemon receives what happened before")
 
 
 def test_a_backup_listens_before_the_daemon_has_its_modules(node: Node, tmp_path: Path) -> None:
