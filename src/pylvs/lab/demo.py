@@ -160,14 +160,14 @@ def _walk(guide: Guide, topology: str) -> None:
     guide.run(server, "pylvs realserver status" if topology != "nat" else "ip route")
 
     guide.step("Requests", "The same address each time, and another real server answers.")
-    answers = [guide.run(client, "curl -s --max-time 5 http://VIP/").strip() for _ in range(REQUESTS)]
+    answers = [guide.run(client, "curl -s --max-time 60 http://VIP/").strip() for _ in range(REQUESTS)]
     tally = Counter(answers)
     if len(tally) != len(network.role(SERVER)):
         raise Unsupported(f"the requests should have reached every real server, but: {dict(tally)}")
 
     guide.step("On the wire", "The first frame of one more request, as it reaches the director and as it leaves.")
     with captured(lab, network.host(DIRECTOR)) as frames:
-        guide.run(client, "curl -s --max-time 5 http://VIP/")
+        guide.run(client, "curl -s --max-time 60 http://VIP/")
         _show_frames(guide, frames(), exact=topology == "dr")
 
     guide.step("The counts", "Closed connections are inactive until they are forgotten, two minutes after the end.")
@@ -277,7 +277,7 @@ def _walk_ha(guide: Guide, peer: str) -> None:
     _wait_for_vip(guide, FIRST)
     _show_roles(guide, peer)
     for _ in range(REQUESTS_HA):
-        guide.run("client", "curl -s --max-time 5 http://VIP/")
+        guide.run("client", "curl -s --max-time 60 http://VIP/")
 
     guide.step("The master dies", POWER_OFF)
     with closing(LongConnections(lab)) as connections:
@@ -287,7 +287,7 @@ def _walk_ha(guide: Guide, peer: str) -> None:
         _show_roles(guide, peer, (SECOND,))
         if peer == "pylvs":
             guide.run(SECOND, "pylvs vrrp why")
-        guide.run("client", "curl -s --max-time 5 http://VIP/")
+        guide.run("client", "curl -s --max-time 60 http://VIP/")
         outcomes = Counter(connections.ask())
     summary = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
     guide.print(f"Connections that were open: {summary}.")
@@ -302,7 +302,7 @@ def _walk_ha(guide: Guide, peer: str) -> None:
     guide.step("The master is stopped", CLEAN_STOP)
     with _watching(guide, SECOND):
         guide.run(FIRST, "service pylvs stop")
-    guide.run("client", "curl -s --max-time 5 http://VIP/")
+    guide.run("client", "curl -s --max-time 60 http://VIP/")
 
 
 @contextmanager

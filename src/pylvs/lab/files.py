@@ -82,7 +82,12 @@ case $name in nginx | httpd | apache2) ;; *) echo "$name: unrecognized service" 
 [ -e {WEB_CONFIGURATION} ] || {{ echo "$name: only real servers of a lab have it" >&2; exit 1; }}
 # A zombie stays in /proc, without a command line.
 runs() {{ [ -n "$pid" ] && grep -q nginx "/proc/$pid/cmdline" 2>/dev/null; }}
-start() {{ runs || nginx -e {WEB_STATE}/error.log -c {WEB_CONFIGURATION}; }}
+start() {{
+    runs && return
+    nginx -e {WEB_STATE}/error.log -c {WEB_CONFIGURATION} || return
+    # The command has ended before the process in the background writes its number.
+    until pid=$(cat {WEB_STATE}/nginx.pid 2>/dev/null); runs; do sleep 0.05; done
+}}
 # nginx sleeps on if a signal arrives just before it begins to wait for signals, so the signal is repeated.
 stop() {{ while runs; do kill "$pid" 2>/dev/null; sleep 0.1; done; }}
 case $action in
@@ -217,6 +222,8 @@ def _web(port: int) -> str:
         f"user root;\nworker_processes 1;\npid {WEB_STATE}/nginx.pid;\nerror_log {WEB_STATE}/error.log;\n"
         f"events {{ worker_connections 4096; }}\n"
         f"http {{\n{paths}    access_log off;\n    default_type text/plain;\n    sendfile on;\n"
+        # Open connections wait for a take-over, which may take long on a busy machine.
+        f"    keepalive_timeout 1h;\n"
         f"    server {{\n        listen {port};\n{six}"
         f"        root /var/www/html;\n"
         # Reads a whole body, and returns its length.
