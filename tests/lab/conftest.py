@@ -11,10 +11,16 @@ import pytest
 from pylvs.lab.lab import Lab, build, take_down
 from pylvs.lab.plan import read_overrides
 from pylvs.lab.topologies import design
-from tests.lab.support import remains, unique
+from tests.lab.support import PATIENCE_S, remains, unique
 
 MakeLab = Callable[..., Lab]
 _numbers = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raise the timeout of clients in this process: a daemon on a busy machine may reply late."""
+    monkeypatch.setattr("pylvs.daemon.api.client.READ_TIMEOUT_S", PATIENCE_S)
 
 
 def new_name() -> str:

@@ -32,6 +32,7 @@ class Daemon:
     lab: Lab
     folder: Path
     words: tuple[str, ...] = ()
+    command: tuple[str, ...] = ("pylvs",)
     process: subprocess.Popen[bytes] | None = None
     tables: BpfDirector | None = None
 
@@ -57,7 +58,7 @@ class Daemon:
                 os.unlink(path)
             manager.bind(path)
             manager.settimeout(0.2)
-            command = [*self.lab.host("director").inside(), "pylvs", "run", "-f", str(self.configuration)]
+            command = [*self.lab.host("director").inside(), *self.command, "run", "-f", str(self.configuration)]
             self.process = subprocess.Popen(
                 [*command, "--state-dir", str(self.folder / "state"), *self.words],
                 stderr=log,
@@ -103,9 +104,9 @@ class Daemon:
 
 
 @contextmanager
-def daemon(lab: Lab, folder: Path, text: str, *words: str) -> Iterator[Daemon]:
+def daemon(lab: Lab, folder: Path, text: str, *words: str, command: tuple[str, ...] = ("pylvs",)) -> Iterator[Daemon]:
     """Start a daemon with this configuration; stop it afterwards in any case."""
-    made = Daemon(lab, folder, words)
+    made = Daemon(lab, folder, words, command)
     made.configuration.write_text(text)
     try:
         made.start()

@@ -12,13 +12,23 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import pylvs
 from pylvs.lab.lab import Lab
-from pylvs.system.processes.confined import LEASE_TICKS
 from tests.lab.conftest import MakeLab
 from tests.lab.daemons import Daemon, daemon
 from tests.lab.support import until
 from tests.lab.test_daemon import web_lab
 
+LEASE_TICKS = 10  # instead of 5: a pause on a busy machine is shorter, those of these tests are longer
+CODE = f"""
+import sys
+sys.path.insert(0, {str(Path(pylvs.__file__).parents[1])!r})
+from pylvs.system.processes import confined
+confined.LEASE_TICKS = {LEASE_TICKS}
+from pylvs.cli.main import main
+main()
+"""
+PATIENT = (sys.executable, "-c", CODE)
 HOSTILE_PORT = 8443
 HOSTILE = """
 virtual_server VIP 8443 {
@@ -64,8 +74,18 @@ def prober_of(running: Daemon) -> int:
     return found[0] if found else 0
 
 
-def runs_again(running: Daemon, times: int) -> bool:
-    return running.log().count("the prober process runs again") == times
+def awaited_prober_of(running: Daemon) -> int:
+    """Return the PID once the process runs."""
+    until(lambda: prober_of(running), "the prober process runs")
+    return prober_of(running)
+
+
+def restarts(running: Daemon) -> int:
+    return running.log().count("the prober process runs again")
+
+
+def has_restarted(running: Daemon, before: int) -> bool:
+    return restarts(running) > before
 
 
 def has_servers(running: Daemon, number: int) -> bool:
@@ -87,13 +107,14 @@ def endless(lab: Lab, host: str) -> Iterator[None]:
 
 def test_no_server_leaves_the_table_because_of_the_prober(make_lab: MakeLab, tmp_path: Path) -> None:
     lab, text = web_lab(make_lab)
-    with daemon(lab, tmp_path, text) as running:
-        until(lambda: prober_of(running), "the prober process runs")
+    with daemon(lab, tmp_path, text, command=PATIENT) as running:
+        awaited_prober_of(running)
         up, edition = running.servers(), running.edition()
         assert len(up) == 3
-        for times, number in enumerate((signal.SIGKILL, signal.SIGSTOP), 1):
-            os.kill(prober_of(running), number)
-            until(partial(runs_again, running, times), "another prober process runs")
+        for number in (signal.SIGKILL, signal.SIGSTOP):
+            times = restarts(running)
+            os.kill(awaited_prober_of(running), number)
+            until(partial(has_restarted, running, times), "another prober process runs")
         assert running.servers() == up
         assert running.edition() == edition, "no server left the table for a moment"
         lab.sh("rs3", "service nginx stop")
@@ -105,15 +126,16 @@ def test_no_server_leaves_the_table_because_of_the_prober(make_lab: MakeLab, tmp
 def test_a_pause_of_all_processes_takes_no_server_out(make_lab: MakeLab, tmp_path: Path) -> None:
     """As of a virtual machine: the pause is longer than timeouts and leases."""
     lab, text = web_lab(make_lab)
-    with daemon(lab, tmp_path, text.replace("connect_timeout 30", "connect_timeout 2\n    retry 0")) as running:
-        until(lambda: prober_of(running), "the prober process runs")
+    text = text.replace("connect_timeout 30", "connect_timeout 2\n    retry 0")
+    with daemon(lab, tmp_path, text, command=PATIENT) as running:
+        prober = awaited_prober_of(running)
         assert running.process is not None
-        both = [running.process.pid, prober_of(running)]
+        both = [running.process.pid, prober]
         edition = running.edition()
         for pid in both:
             os.kill(pid, signal.SIGSTOP)
         time.sleep(LEASE_TICKS + 2)
-        for pid in both:
+        for pid in reversed(both):  # the daemon must not wait for the prober
             os.kill(pid, signal.SIGCONT)
         lab.sh("rs3", "service nginx stop")
         until(lambda: len(running.servers()) == 2, "rs3 has left the table")
