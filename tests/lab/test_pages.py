@@ -25,6 +25,7 @@ PATIENCE_S = 180
 EVENT_S = 90  # until a listing shows what is on the page
 PAUSE_S = 0.2
 NO_PEER = "Error: Peer netns reference is invalid."  # ip prints it in a lab: the other end is where ip cannot look
+UNCHANGED = "nothing is changed"  # of a command that got no reply in time, on a busy machine
 FOLDER = "/var/tmp"  # where commands run: a lab's host has its own
 NAMED_LAB = re.compile(r"lab up \S+ --name (\w+)")
 # Commands that run until they are interrupted, and what they print when they are ready.
@@ -80,7 +81,8 @@ class Follower:
             lines = [line for line in lines if line != NO_PEER]
             if done.returncode == step.status and (not step.printed or agree(step.printed, lines)):
                 return
-            if not LISTING.search(INSIDE.sub("", step.command)) or time.monotonic() > deadline:
+            again = LISTING.search(INSIDE.sub("", step.command)) or UNCHANGED in done.stdout
+            if not again or time.monotonic() > deadline:
                 wanted = "\n".join(step.printed)
                 raise AssertionError(
                     f"{self.page.name}: {step.host}# {step.command}: exit status {done.returncode}, not {step.status}, "
