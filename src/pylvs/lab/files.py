@@ -86,7 +86,11 @@ start() {{
     runs && return
     nginx -e {WEB_STATE}/error.log -c {WEB_CONFIGURATION} || return
     # The command has ended before the process in the background writes its number.
-    until pid=$(cat {WEB_STATE}/nginx.pid 2>/dev/null); runs; do sleep 0.05; done
+    tries=0
+    until pid=$(cat {WEB_STATE}/nginx.pid 2>/dev/null); runs; do
+        [ $((tries += 1)) -lt 1200 ] || {{ echo "$name: it has ended: see {WEB_STATE}/error.log" >&2; return 1; }}
+        sleep 0.05
+    done
 }}
 # nginx sleeps on if a signal arrives just before it begins to wait for signals, so the signal is repeated.
 stop() {{ while runs; do kill "$pid" 2>/dev/null; sleep 0.1; done; }}
