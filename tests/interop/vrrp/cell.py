@@ -78,17 +78,17 @@ def _play_once(row: Row, better: str, other: str, folder: Path) -> tuple[Result,
             for each in (a, b):
                 each.end()
         sent = [each for host in ("a", "b") for each in observer.advertisements(host, vrid=VRID)]
-    return result, master_paused(row, sent, {"a": a.told, "b": b.told})
+    return result, master_paused(row, sent, {"a": a.commanded, "b": b.commanded})
 
 
-def master_paused(row: Row, sent: Iterable[Captured], told: Mapping[str, Sequence[float]]) -> str:
+def master_paused(row: Row, sent: Iterable[Captured], commanded: Mapping[str, Sequence[float]]) -> str:
     """Return which master was silent until the other could know that it is down, though nothing had been done to it."""
     spoken = sorted((each for each in sent if each.priority), key=lambda each: each.at)
     for last, first in itertools.pairwise(spoken):
         silent_s = first.at - last.at
         if first.host == last.host or silent_s < row.down_s(PRIORITY[first.host]) * EARLY:
             continue
-        if not any(last.at < at < first.at for at in told[last.host]):
+        if not any(last.at < at < first.at for at in commanded[last.host]):
             return f"{last.host} paused for {silent_s:.2f} s"
     return ""
 
@@ -191,7 +191,7 @@ class _Cell:
 
     def fail(self, failed: bool) -> None:
         """Fail what this row tracks."""
-        self.a.told.append(time.time())
+        self.a.commanded.append(time.time())
         if self.row.event is Event.CABLE:
             self.where.cable("a", 1, not failed)
         elif failed:

@@ -35,7 +35,7 @@ class Router(ABC):
     host: str
     folder: Path
     process: subprocess.Popen[bytes] | None = None
-    told: list[float] = field(default_factory=list)  # when it was told to start, to end, or to become faulty
+    commanded: list[float] = field(default_factory=list)  # when it was started, ended, or made faulty
 
     @property
     def configuration(self) -> Path:
@@ -48,7 +48,7 @@ class Router(ABC):
 
     def start(self) -> None:
         """Start it; the wire shows whether it sends."""
-        self.told.append(time.time())
+        self.commanded.append(time.time())
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.where.inside(self.host), *self.command()],
@@ -69,7 +69,7 @@ class Router(ABC):
 
     def stop(self) -> None:
         """Stop it as an operator does: it may send a last advertisement."""
-        self.told.append(time.time())
+        self.commanded.append(time.time())
         assert self.process is not None
         self.process.terminate()
         try:
@@ -82,7 +82,7 @@ class Router(ABC):
         mine = identity(self.where.path(self.host))
         assert mine
         kill_all(mine)
-        self.told.append(time.time())  # only now, because it may still have sent
+        self.commanded.append(time.time())  # only now, because it may still have sent
         if self.process is not None:
             self.process.wait(PATIENCE_S)
             self.process = None

@@ -54,7 +54,7 @@ def test_a_master_paused_if_the_other_had_to_take_over_though_nothing_was_done()
     assert master_paused(row, a + b, {"a": [], "b": [3.0]}) == "a paused for 4.00 s"
     assert not master_paused(row, a + b, {"a": [2.5], "b": []})  # it was killed
     assert not master_paused(row, [*a, *(sent("b", at, 90) for at in (5.5, 6.5))], {"a": [], "b": []})  # too soon
-    assert not master_paused(row, [*a, sent("a", 9.0)], {"a": [], "b": []})  # nobody took over
+    assert not master_paused(row, [*a, sent("a", 9.0)], {"a": [], "b": []})  # there was no take-over
     assert not master_paused(row, [*b, sent("a", 11.0, 0)], {"a": [], "b": []})  # it is not a master
     assert not master_paused(row, b, {"a": [], "b": []})  # it was alone
 
