@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import struct
 import time
@@ -136,9 +137,16 @@ class Harness:
             context = struct.pack("<6I", 0, len(self._frame), 0, device, 0, 0)
         else:
             context = struct.pack("<40xI148x", device)  # struct __sk_buff
-        before = time.thread_time_ns()
-        done = kernel.run_program(program, self._frame, context, repeat)
-        return (time.thread_time_ns() - before) / repeat, done
+        plans, attempts = self._plans.get(0), itertools.count()
+
+        def attempt() -> tuple[float, kernel.Run]:
+            if next(attempts) and plans:
+                self._plans.put(0, plans)  # from the first of these flows again
+            before = time.thread_time_ns()
+            done = kernel.run_program(program, self._frame, context, repeat)
+            return (time.thread_time_ns() - before) / repeat, done
+
+        return kernel.uninterrupted(attempt)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import subprocess
 import time
@@ -21,7 +20,6 @@ from bench.program import Progress
 from bench.rows import Measured
 from pylvs.dataplane.load import CONNECTION_MAPS, half_opens
 from pylvs.model.dataclass import dataclass
-from pylvs.model.errors import PylvsError
 from pylvs.model.service import Method, Protocol, ServiceKey, Timeouts, VirtualService
 
 PORT, CLIENT_PORT = 80, 40000
@@ -88,13 +86,8 @@ class LargeTable:
 
     def _run(self, frame: Frame, flows: Flows, count: int) -> float:
         harness, wrapper = self.path.harness, self._wrapper
-        while True:
-            harness.plan(frame, flows)
-            try:
-                return harness.run(wrapper, self.path.entry(wrapper), count)[0]
-            except PylvsError as error:  # ctrl-C is none: this process was stopped and continued
-                if error.errno != errno.EINTR:
-                    raise
+        harness.plan(frame, flows)
+        return harness.run(wrapper, self.path.entry(wrapper), count)[0]
 
     def make(self, new: Measured, progress: Progress, made: int = 0, wanted: int = 0) -> float:
         """Make all connections by a SYN and an ACK each, or those from `made` to `wanted`.

@@ -6,7 +6,6 @@ except what the way itself needs. The kernel's stack makes a socket buffer of ea
 
 from __future__ import annotations
 
-import errno
 import socket
 import struct
 from statistics import mean, median
@@ -17,14 +16,12 @@ from bench.frames import ACK, SYN, Frame
 from pylvs.bpf import abi, kernel
 from pylvs.bpf.libbpf import BpfObject
 from pylvs.bpf.maps import ArrayMap
-from pylvs.model.errors import PylvsError
 from pylvs.model.service import Protocol
 
 _CLIENT_PORT = 40000
 _LIVE = 2  # BPF_F_TEST_XDP_LIVE_FRAMES
 _BATCH = 64  # frames that the kernel lets loose at once
 _SHORTEST = 60
-_TRIES = 5
 
 
 class Frames:
@@ -49,18 +46,15 @@ class Frames:
     def _let_loose(self, sent: bytes, number: int) -> tuple[int, int]:
         """Return the ns of a frame as the kernel measured them, and how many arrived.
 
-        Any signal, also one without a handler, interrupts the kernel: then all frames are sent again.
+        All frames are sent again if the kernel was interrupted.
         """
-        for left in reversed(range(_TRIES)):
+
+        def send() -> tuple[int, int]:
             before = self._counted()
-            try:
-                done = kernel.run_program(self._source, sent, repeat=number, flags=_LIVE)
-            except PylvsError as error:
-                if error.errno != errno.EINTR or not left:
-                    raise
-            else:
-                return done.duration_ns, self._counted() - before
-        raise AssertionError
+            done = kernel.run_program(self._source, sent, repeat=number, flags=_LIVE)
+            return done.duration_ns, self._counted() - before
+
+        return kernel.uninterrupted(send)
 
     def measure(self, protocol: Protocol, aim: Aim, answers: bool, by_director: bool) -> Taken:
         """Frames of one flow, of the client or (`answers`) of the server; answers pass the director or do not.

@@ -10,8 +10,15 @@ import time
 
 from pylvs.bpf.libbpf import check, library
 from pylvs.model.dataclass import dataclass
-from pylvs.model.errors import Unsupported
+from pylvs.model.errors import PylvsError, Unsupported
 from pylvs.system import syscalls
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    Result = TypeVar("Result")
 
 OLDEST = (6, 1)
 TYPES = "/sys/kernel/btf/vmlinux"
@@ -346,3 +353,17 @@ def run_program(program: int, data: bytes, context: bytes = b"", repeat: int = 1
     check(library().bpf_prog_test_run_opts(program, at), "running a program on a made-up packet")
     _, _, _, _, length, _, _, _, width, verdict, _, duration_ns, *_ = TEST_RUN.unpack_from(block)
     return Run(verdict, bytes(block[out : out + length]), bytes(block[after : after + width]), duration_ns)
+
+
+def uninterrupted(run: Callable[[], Result]) -> Result:
+    """Return the result of a function that runs a program repeatedly.
+
+    Any signal interrupts the kernel, also one without a handler, such as when a stopped process continues. Then the
+    function is called again.
+    """
+    while True:
+        try:
+            return run()
+        except PylvsError as error:
+            if error.errno != errno.EINTR:
+                raise

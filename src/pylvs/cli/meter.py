@@ -252,9 +252,13 @@ def _least_alone(program: int) -> float:
     found = []
     for _ in range(_ROUNDS):
         before = time.thread_time_ns()
-        kernel.run_program(program, _FRAME, repeat=_REPEAT)
+        _run(program)
         found.append((time.thread_time_ns() - before) / _REPEAT)
     return min(found)
+
+
+def _run(program: int) -> None:
+    kernel.uninterrupted(lambda: kernel.run_program(program, _FRAME, repeat=_REPEAT))
 
 
 def _least_counted(program: int) -> float:
@@ -262,7 +266,7 @@ def _least_counted(program: int) -> float:
     found = []
     for _ in range(_ROUNDS):
         before = kernel.program_runs(program)
-        kernel.run_program(program, _FRAME, repeat=_REPEAT)
+        _run(program)
         after = kernel.program_runs(program)
         runs = after.runs - before.runs
         if not runs:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from pylvs.bpf.libbpf import BpfObject
 from pylvs.bpf.maps import HashMap, PerCpuArray
 from pylvs.model.errors import Busy, NoSpace, NotPermitted, PylvsError, Unsupported
 from pylvs.system import syscalls
+from tests.waiting import until
 
 PACKET = bytes(64)
 XDP_PASS = 2
@@ -43,6 +46,31 @@ def test_read_only_data_set_before_loading_is_what_the_program_reads(small: BpfO
     done = kernel.run_program(small.program_fd("small_xdp"), PACKET, repeat=10)
     assert (done.verdict, done.data) == (XDP_PASS, PACKET)
     assert PerCpuArray.duplicate(small.map_fd("hits")).sums(0) == (50,)
+
+
+def test_runs_that_a_signal_interrupts_are_repeated(small: BpfObject) -> None:
+    small.load()
+    calls = attempts = 0
+
+    def attempt() -> kernel.Run:
+        nonlocal attempts
+        attempts += 1
+        return kernel.run_program(small.program_fd("small_xdp"), PACKET, repeat=1_000_000)
+
+    def is_repeated() -> bool:
+        nonlocal calls
+        calls += 1
+        thread = threading.Timer(0.01, signal.pthread_kill, (threading.get_ident(), signal.SIGUSR1))
+        thread.start()
+        assert kernel.uninterrupted(attempt).verdict == XDP_PASS
+        thread.join()
+        return attempts > calls
+
+    former = signal.signal(signal.SIGUSR1, lambda *_: None)
+    try:
+        until(is_repeated)
+    finally:
+        signal.signal(signal.SIGUSR1, former)
 
 
 def test_a_reused_map_is_shared_by_two_objects(small: BpfObject, objects: Path) -> None:
