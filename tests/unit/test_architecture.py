@@ -78,7 +78,7 @@ def files() -> Iterator[Path]:
             name for name in folders if not name.startswith(".") and not name.endswith(".egg-info") and name not in made
         )
         for path in (Path(at, name) for name in sorted(names)):
-            if path.suffix in SOURCES and path.is_file():
+            if path.suffix in SOURCES and path.is_file() and path.name != ".git":  # a file in a worktree of git
                 yield path
 
 
