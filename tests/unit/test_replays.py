@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -18,6 +19,7 @@ from tests.oracle_support.replays import KEPT_PACE_S, LATEST_S, REPLAYS, Machine
 sys.path.insert(0, str(Path(__file__).parents[1] / "oracle"))
 
 import harness
+from families import statistics
 from families.common import Steps
 from wire import Moment, Wire
 
@@ -171,3 +173,16 @@ def test_one_random_number_may_be_that_of_the_frame_sent() -> None:
     assert harness.compare("it", drawn, [drawn[0], wrong])[1] == ["two"]
     zero = {"step": "two", "out": [{"to": "c1", "id": 0}]}
     assert harness.compare("it", drawn, [drawn[0], zero])[1] == ["two"]
+
+
+def test_rates_begin_when_a_tick_has_reached_both_service_and_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listing in between shows the first tick of the service, beside a server without one."""
+    clock, wire = SimpleNamespace(now=0.0), MagicMock()
+    moved = SimpleNamespace(monotonic=lambda: clock.now, sleep=lambda s: setattr(clock, "now", clock.now + s))
+    monkeypatch.setattr(statistics, "time", moved)
+    service, server = ([f"{name} {tick}" for tick in range(20)] for name in ("service", "server"))
+    listed = [list(both) for both in zip(service, server, strict=True)]
+    wire.rows.side_effect = [listed[0], [service[1], server[0]], *listed[1:]]
+    found = {step["step"]: step["row"] for step in statistics.rates(wire, MagicMock())}
+    assert [found[f"rate dr 200: service, tick {tick}"] for tick in range(6)] == service[1:7]
+    assert [found[f"rate dr 200: real server, tick {tick}"] for tick in range(6)] == server[1:7]
