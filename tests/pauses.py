@@ -47,7 +47,7 @@ def hierarchy() -> Path:
         _, path, kind, options, *_ = line.split()
         if (kind == "cgroup2" or (kind == "cgroup" and "freezer" in options.split(","))) and os.access(path, os.W_OK):
             return Path(path)
-    raise OSError("no hierarchy of control groups that can be written")
+    raise PermissionError("no hierarchy of control groups can be written here: run it as root")
 
 
 @contextmanager
@@ -103,7 +103,11 @@ def main() -> int:
     if not given.command:
         parser.error("there is no command")
     unwind_on_sigterm()
-    status, pauses = run(given.command, given.longest, given.every, given.seed)
+    try:
+        status, pauses = run(given.command, given.longest, given.every, given.seed)
+    except PermissionError as error:
+        print(f"pauses: {error}", file=sys.stderr)
+        return 1
     print(f"pauses: {pauses}, of up to {given.longest:g} s", file=sys.stderr)
     return status if status >= 0 else 128 - status
 

@@ -15,6 +15,7 @@ from pylvs.bpf import abi, kernel, libbpf, maps
 from pylvs.dataplane.transaction import WAIT_MS
 from pylvs.model.rows import Counters, Rates, in_order
 from pylvs.model.service import Destination, Protocol, ServiceKey, VirtualService
+from tests import ledger
 from tests.packet.frames import udp
 from tests.packet.host import Host, new_host, stop_timer
 from tests.waiting import until
@@ -35,9 +36,11 @@ def repeated(test: Callable[Arguments, None]) -> Callable[Arguments, None]:
     @functools.wraps(test)
     def run(*words: Arguments.args, **fixtures: Arguments.kwargs) -> None:
         def passes() -> bool:
+            begin = time.monotonic()
             try:
                 test(*words, **fixtures)
-            except Late:
+            except Late as late:
+                ledger.record(test.__name__, str(late), time.monotonic() - begin)
                 return False
             return True
 
@@ -80,7 +83,7 @@ def estimate(director_host: Host) -> Iterator[Round]:
             until(has_ended, "a round over destinations and services")
         stop_timer(director, "estimators")
         if director.tables.timer_runs.get(number, "goes") != runs + 2:
-            raise Late
+            raise Late("another round began before the timer was stopped")
 
     yield estimate
     os.close(start)
