@@ -75,9 +75,15 @@ def prober_of(running: Daemon) -> int:
 
 
 def awaited_prober_of(running: Daemon) -> int:
-    """Return the PID once the process runs."""
-    until(lambda: prober_of(running), "the prober process runs")
-    return prober_of(running)
+    """Return the PID once the process runs; never 0, which kill(2) would take for the caller's process group."""
+    found: list[int] = []
+
+    def runs() -> bool:
+        found.append(prober_of(running))
+        return bool(found[-1])
+
+    until(runs, "the prober process runs")
+    return found[-1]
 
 
 def restarts(running: Daemon) -> int:
