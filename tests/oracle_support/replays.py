@@ -1,8 +1,8 @@
 """Replay recordings, and judge replays by their pace.
 
-A difference in a replay that kept the recording's pace is a failure. In a late replay timers ran on, so a difference
-proves nothing: the replay is void, is added to the ledger, and runs again. A replay that was so late that its timers
-were hardly compared is void, too.
+A difference at the recording's pace is a failure. With a director that came late, timers ran on, so a difference proves
+nothing: for this director the replay is void. So is one so late that its timers were hardly compared. A void replay is
+added to the ledger, and the scenario runs again. What is proven of the other directors remains proven.
 """
 
 from __future__ import annotations
@@ -42,30 +42,44 @@ class MachineTooSlow(AssertionError):
 
 
 @dataclass(frozen=True)
-class Replay:
-    """One replay of a scenario."""
+class Life:
+    """What a replay shows of one director. Directors know nothing of each other."""
 
-    seconds: float
-    text: str  # what the comparison printed
-    compared: set[str] = field(default_factory=set)  # steps
-    different: set[str] = field(default_factory=set)  # of them
+    compared: set[str]  # steps
+    different: set[str]  # of them, and steps that are not in the recording
     delay_s: float = 0.0  # of the step that was latest
     timed_delay_s: float = 0.0  # of the latest step with timers
-    repeated: list[str] = field(default_factory=list)  # what the scenario itself made again
-    too_slow: str = ""  # why the scenario gave up
 
     def void(self, different: set[str]) -> str:
-        """Return why this replay proves nothing; empty if it does.
+        """Return why this proves nothing; empty if it does.
 
         `different` are the steps that are known to differ.
         """
-        if self.too_slow:
-            return self.too_slow
         if self.timed_delay_s > LATEST_S:
             return f"timers were read {self.timed_delay_s:.1f} s later than recorded"
         if self.different != different & self.compared and self.delay_s > KEPT_PACE_S:
             return f"steps differ, and one came {self.delay_s:.1f} s later than recorded"
         return ""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """One replay of a scenario."""
+
+    seconds: float
+    text: str  # what the comparison printed
+    lives: list[Life] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)  # what the scenario itself made again
+    too_slow: str = ""  # why the scenario gave up
+
+
+@dataclass
+class Proof:
+    """What replays prove."""
+
+    compared: set[str] = field(default_factory=set)  # steps
+    different: set[str] = field(default_factory=set)
+    text: str = ""  # what the last comparison printed
 
 
 def replay(mode: str, scenario: str, every: int, folder: Path, commands: dict[str, str]) -> Replay:
@@ -108,30 +122,36 @@ def replay(mode: str, scenario: str, every: int, folder: Path, commands: dict[st
     seconds = time.monotonic() - began
     if "too_slow" in made:
         return Replay(seconds, text, too_slow=made["too_slow"])
-    return Replay(
-        seconds,
-        text,
-        set(made["compared"]),
-        set(made["different"]),
-        made["delay"]["seconds"],
-        made["timed_delay"]["seconds"] if made["timed_delay"] else 0.0,
-        made["repeated"],
-    )
+    lives = [
+        Life(set(life["compared"]), set(life["different"]), life["delay_s"], life["timed_delay_s"])
+        for life in made["directors"]
+    ]
+    return Replay(seconds, text, lives, made["repeated"])
 
 
-def proof(play: Callable[[], Replay], different: set[str], test: str) -> Replay:
-    """Return the first replay that proves something. Raises MachineTooSlow after three that do not."""
-    void, first_s = "", 0.0
+def proof(play: Callable[[], Replay], different: set[str], test: str) -> Proof:
+    """Replay until each director's steps are proven, or a step differs that must not, or agrees that must differ.
+
+    `different` are the steps that are known to differ. Raises MachineTooSlow after three replays.
+    """
+    proven, void, first_s = Proof(), "", 0.0
     for _ in range(REPLAYS):
         made = play()
         if void:
             ledger.record(test, void, first_s, made.seconds)
         for part in made.repeated:
             ledger.record(test, part, made.seconds)
-        void, first_s = made.void(different), made.seconds
-        if not void:
-            return made
+        void, first_s, proven.text = made.too_slow, made.seconds, made.text
+        for life in sorted(made.lives, key=lambda life: life.delay_s):
+            reason = life.void(different)
+            if not reason:
+                proven.compared |= life.compared
+                proven.different |= life.different
+            elif not life.compared | life.different <= proven.compared:
+                void = reason
+        if not void or proven.different != different & proven.compared:
+            return proven
     ledger.record(test, void, first_s)
     raise MachineTooSlow(
-        f"this machine is too slow for {test}: {REPLAYS} replays were void, the last one because {void}\n{made.text}"
+        f"this machine is too slow for {test}: {REPLAYS} replays were void, the last one because {void}\n{proven.text}"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 
 from tests import ledger
 from tests.conformance import live
-from tests.oracle_support.replays import KEPT_PACE_S, LATEST_S, REPLAYS, MachineTooSlow, Replay, proof
+from tests.oracle_support.replays import KEPT_PACE_S, LATEST_S, REPLAYS, Life, MachineTooSlow, Proof, Replay, proof
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "oracle"))
 
@@ -24,9 +25,13 @@ from families.common import Steps
 from wire import Moment, Wire
 
 LATE = KEPT_PACE_S + 0.1
-AGREES = Replay(1.0, "", {"a", "b"}, set(), 0.1)
-DIFFERS = Replay(1.0, "the differences", {"a", "b"}, {"b"}, KEPT_PACE_S)
-CAME_LATE = Replay(3.0, "the differences", {"a", "b"}, {"b"}, LATE)
+STEPS = {"a", "b"}
+AGREES = Life(STEPS, set(), 0.1)
+DIFFERS = Life(STEPS, {"b"}, KEPT_PACE_S)
+CAME_LATE = Life(STEPS, {"b"}, LATE)
+OF_ANOTHER = Life({"c"}, set(), 0.1)
+ANOTHER_LATE = Life({"c"}, {"c"}, LATE)
+REASON = "steps differ, and one came 2.1 s later than recorded"
 
 
 @pytest.fixture
@@ -38,45 +43,70 @@ def entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[st
     assert [entry.reason for entry in ledger.read(tmp_path / "ledger")] == found
 
 
-def played(*replays: Replay, different: set[str] | None = None) -> tuple[Replay, int]:
-    """Return the replay of these that proves something, and how many ran."""
+def played(*replays: Replay | Life | tuple[Life, ...], different: set[str] | None = None) -> tuple[Proof, int]:
+    """Return what these replays prove, without the text, and how many ran. A life is a replay with one director."""
     left = list(replays)
-    made = proof(lambda: left.pop(0), different or set(), "a test")
-    return made, len(replays) - len(left)
+
+    def play() -> Replay:
+        made = left.pop(0)
+        if isinstance(made, Life):
+            made = (made,)
+        return made if isinstance(made, Replay) else Replay(1.0, "the differences", list(made))
+
+    made = proof(play, different or set(), "a test")
+    return replace(made, text=""), len(replays) - len(left)
 
 
 def test_a_difference_at_the_recordings_pace_is_judged_at_once(entries: list[str]) -> None:
-    assert played(DIFFERS, AGREES) == (DIFFERS, 1)
+    assert played(DIFFERS, AGREES) == (Proof(STEPS, {"b"}), 1)
 
 
 def test_a_difference_that_came_late_is_replayed(entries: list[str]) -> None:
-    assert played(CAME_LATE, AGREES) == (AGREES, 2)
-    assert played(CAME_LATE, DIFFERS, AGREES) == (DIFFERS, 2)
-    entries += ["steps differ, and one came 2.1 s later than recorded"] * 2
+    assert played(CAME_LATE, AGREES) == (Proof(STEPS), 2)
+    assert played(CAME_LATE, DIFFERS, AGREES) == (Proof(STEPS, {"b"}), 2)
+    entries += [REASON] * 2
+
+
+def test_each_director_is_proven_by_a_replay_in_which_it_was_in_time(entries: list[str]) -> None:
+    both = {*STEPS, "c"}
+    assert played((AGREES, ANOTHER_LATE), (CAME_LATE, OF_ANOTHER)) == (Proof(both), 2)
+    assert played((AGREES, ANOTHER_LATE), (CAME_LATE, ANOTHER_LATE), (CAME_LATE, OF_ANOTHER)) == (Proof(both), 3)
+    entries += [REASON] * 3
+
+
+def test_a_difference_in_time_is_judged_although_another_director_was_late(entries: list[str]) -> None:
+    assert played((DIFFERS, ANOTHER_LATE), (AGREES, OF_ANOTHER)) == (Proof(STEPS, {"b"}), 1)
+    assert played((AGREES, ANOTHER_LATE), (DIFFERS, OF_ANOTHER)) == (Proof({*STEPS, "c"}, {"b"}), 2)
+    entries += [REASON]
+
+
+def test_a_step_that_is_not_in_the_recording_is_not_proven_by_other_steps(entries: list[str]) -> None:
+    assert played((AGREES, Life(set(), {"more"}, LATE)), AGREES) == (Proof(STEPS), 2)
+    assert played((AGREES, Life(set(), {"more"}, 0.1))) == (Proof(STEPS, {"more"}), 1)
+    entries += [REASON]
 
 
 def test_known_differences_make_no_replay_void(entries: list[str]) -> None:
-    assert played(CAME_LATE, different={"b", "not in this sample"}) == (CAME_LATE, 1)
+    assert played(CAME_LATE, different={"b", "not in this sample"}) == (Proof(STEPS, {"b"}), 1)
 
 
 def test_agreement_counts_unless_timers_were_hardly_compared(entries: list[str]) -> None:
-    late = Replay(1.0, "", {"a"}, set(), LATEST_S + 1, LATEST_S)
-    assert played(late) == (late, 1)
-    assert played(Replay(1.0, "", {"a"}, set(), LATEST_S + 1, LATEST_S + 1), late) == (late, 2)
+    late = Life({"a"}, set(), LATEST_S + 1, LATEST_S)
+    assert played(late) == (Proof({"a"}), 1)
+    assert played(Life({"a"}, set(), LATEST_S + 1, LATEST_S + 1), late) == (Proof({"a"}), 2)
     entries += ["timers were read 31.0 s later than recorded"]
 
 
 def test_repetitions_of_a_scenario_are_in_the_ledger(entries: list[str]) -> None:
-    again = Replay(1.0, "", {"a"}, repeated=["a part, try 1"])
-    assert played(again) == (again, 1)
+    again = Replay(1.0, "", [AGREES], repeated=["a part, try 1"])
+    assert played(again) == (Proof(STEPS), 1)
     entries += ["a part, try 1"]
 
 
 def test_a_machine_that_is_always_too_slow_fails_the_test(entries: list[str]) -> None:
     with pytest.raises(MachineTooSlow, match=r"(?s)too slow for a test: 3 replays.*the differences"):
         played(CAME_LATE, Replay(1.0, "", too_slow="gave up"), CAME_LATE, AGREES)
-    entries += ["steps differ, and one came 2.1 s later than recorded", "gave up"]
-    entries += ["steps differ, and one came 2.1 s later than recorded"]
+    entries += [REASON, "gave up", REASON]
     assert len(entries) == REPLAYS
 
 
@@ -99,6 +129,25 @@ def test_a_delay_is_measured_from_the_recording() -> None:
         ("table", 3.5, True),
         ("counters", 4.5, False),
         ("of the next director", 0.5, False),
+    ]
+    assert harness.lives(expected, [], moments) == [
+        harness.Life(["sent", "table", "counters"], [], 4.5, 3.5),
+        harness.Life(["of the next director"], [], 0.5),
+    ]
+
+
+def test_each_step_belongs_to_its_director() -> None:
+    """A step that was not made belongs to that of the step before, and one too many to the director that made it."""
+    expected = [{"step": step} for step in ("one", "not made", "two", "three")]
+    moments = {
+        "one": Moment(1, 0.0, 0.0, ""),
+        "too many": Moment(1, 9.0, 0.0, ""),
+        "two": Moment(2, 3.0, 0.0, ""),
+        "three": Moment(2, -1.0, 0.0, ""),
+    }
+    assert harness.lives(expected, ["not made", "two", "too many"], moments) == [
+        harness.Life(["one", "not made"], ["not made", "too many"]),
+        harness.Life(["two", "three"], ["two"], 3.0),
     ]
 
 
