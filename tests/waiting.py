@@ -5,23 +5,46 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
+from tests import ledger
+
+T = TypeVar("T")
 PATIENCE_S = 120.0  # the machine may be busy; a test that waits longer fails
 _POLL_S = 0.01
 
 
-def until(holds: Callable[[], object], what: object = "", patience_s: float = PATIENCE_S) -> None:
-    """Wait until the predicate holds. Raises AssertionError with `what`, which may be a function."""
-    for pause_s in _polls(holds, what, patience_s):
-        time.sleep(pause_s)
+class Void(Exception):
+    """An attempt proves nothing, for example because the machine paused; the text says why."""
+
+
+def until(holds: Callable[[], T], what: object = "", patience_s: float = PATIENCE_S) -> T:
+    """Wait until the predicate holds, and return its value. Raises AssertionError with `what`, maybe a function."""
+    end = time.monotonic() + patience_s
+    while not (found := holds()):
+        time.sleep(_pause_s(end, what or str(holds), patience_s))
+    return found
+
+
+def until_valid(test: str, attempt: Callable[[], T]) -> T:
+    """Return the result of the first attempt that does not raise Void. The ledger lists those that do."""
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        begin = time.monotonic()
+        try:
+            return attempt()
+        except Void as void:
+            ledger.record(test, str(void), time.monotonic() - begin)
+        time.sleep(_pause_s(end, f"an attempt that proves something: {test}", PATIENCE_S))
 
 
 async def until_async(holds: Callable[[], object], what: object = "", patience_s: float = PATIENCE_S) -> None:
     """Wait likewise, while the event loop runs."""
-    for pause_s in _polls(holds, what, patience_s):
-        await asyncio.sleep(pause_s)
+    end = time.monotonic() + patience_s
+    while not holds():
+        await asyncio.sleep(_pause_s(end, what or str(holds), patience_s))
 
 
 def until_reaped(process: int | str) -> None:
@@ -39,9 +62,8 @@ def until_listening(path: Path) -> None:
     until(accepts, f"{path}: a program listens")
 
 
-def _polls(holds: Callable[[], object], what: object, patience_s: float) -> Iterator[float]:
-    end = time.monotonic() + patience_s
-    while not holds():
-        if time.monotonic() > end:
-            raise AssertionError(f"not within {patience_s:g} s: {what() if callable(what) else what or holds}")
-        yield _POLL_S
+def _pause_s(end: float, what: object, patience_s: float) -> float:
+    """Return how long to wait before the next attempt. Raises AssertionError after the end."""
+    if time.monotonic() > end:
+        raise AssertionError(f"not within {patience_s:g} s: {what() if callable(what) else what}")
+    return _POLL_S

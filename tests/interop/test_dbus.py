@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +22,11 @@ from pylvs.model.errors import PylvsError
 from pylvs.system.sandbox import UNPRIVILEGED
 from pylvs.vrrp.garp import ETH_P_ARP
 from pylvs.vrrp.ipc import Client
-from tests import ledger
 from tests.interop import keepalived, message_bus
 from tests.interop.message_bus import ERROR, SERVICE, MessageBus, Signals, user_of_pylvs
 from tests.interop.namespaces import ip, on_a_link
 from tests.privileges import assert_unprivileged
-from tests.waiting import PATIENCE_S, until
+from tests.waiting import PATIENCE_S, Void, until, until_valid
 
 pytestmark = pytest.mark.skipif(bool(message_bus.REASON), reason=message_bus.REASON)
 
@@ -196,24 +194,22 @@ def test_clients_see_the_same_objects_and_signals_as_with_keepalived(
     bus = daemon.bus
     bus.start()
     monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", bus.address)
-    found: list[tuple[dict[str, Any], list[tuple[Any, ...]]]] = []
 
-    def keepalived_ends_in_order() -> bool:
-        """Return whether it did. After a pause of the machine for 5 s it kills its own process, which says nothing."""
-        begin = time.monotonic()
+    def of_keepalived() -> tuple[dict[str, Any], list[tuple[Any, ...]]]:
+        """Return what `seen` returns, and its signals.
+
+        If its process of VRRP takes 5 s to end, because the machine pauses, it kills it, and then announces nothing.
+        """
         with bus.signals() as signals:
             with keepalived.running(daemon.file, "-D", lambda _: True, PATIENCE_S) as log:
                 theirs = seen(bus, signals)
                 until(lambda: (GENERAL, "VrrpReloaded") in signals.all(), "keepalived has reloaded")
             if KILLED in log.read_text():
-                ledger.record("D-Bus of keepalived", KILLED, time.monotonic() - begin)
-                return False
+                raise Void(KILLED)
             until(lambda: (GENERAL, "VrrpStopped") in signals.all(), "keepalived has stopped")
-            found.append((theirs, since_fault(signals)))
-        return True
+            return theirs, since_fault(signals)
 
-    until(keepalived_ends_in_order, "keepalived ends in order")
-    theirs, their_signals = found[-1]
+    theirs, their_signals = until_valid("D-Bus of keepalived", of_keepalived)
     with bus.signals() as signals:
         daemon.start()
         ours = seen(bus, signals)

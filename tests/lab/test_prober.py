@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pylvs
 from pylvs.lab.lab import Lab
+from tests import waiting
 from tests.lab.conftest import MakeLab
 from tests.lab.daemons import Daemon, daemon
 from tests.lab.support import until
@@ -76,14 +77,7 @@ def prober_of(running: Daemon) -> int:
 
 def awaited_prober_of(running: Daemon) -> int:
     """Return the PID once the process runs; never 0, which kill(2) would take for the caller's process group."""
-    found: list[int] = []
-
-    def runs() -> bool:
-        found.append(prober_of(running))
-        return bool(found[-1])
-
-    until(runs, "the prober process runs")
-    return found[-1]
+    return waiting.until(lambda: prober_of(running), "the prober process runs")
 
 
 def restarts(running: Daemon) -> int:

@@ -15,10 +15,9 @@ from pylvs.bpf import abi, kernel, libbpf, maps
 from pylvs.dataplane.transaction import WAIT_MS
 from pylvs.model.rows import Counters, Rates, in_order
 from pylvs.model.service import Destination, Protocol, ServiceKey, VirtualService
-from tests import ledger
 from tests.packet.frames import udp
 from tests.packet.host import Host, new_host, stop_timer
-from tests.waiting import until
+from tests.waiting import Void, until, until_valid
 
 Round = Callable[[], None]
 Arguments = ParamSpec("Arguments")
@@ -26,25 +25,12 @@ BYTES = len(udp()) - 14  # of one packet
 _sports = itertools.count(2000)
 
 
-class Late(Exception):
-    """Another round has begun before the test stopped the timer."""
-
-
 def repeated(test: Callable[Arguments, None]) -> Callable[Arguments, None]:
     """Repeat a test from its begin, with other services, while the machine pauses it for a whole round."""
 
     @functools.wraps(test)
     def run(*words: Arguments.args, **fixtures: Arguments.kwargs) -> None:
-        def passes() -> bool:
-            begin = time.monotonic()
-            try:
-                test(*words, **fixtures)
-            except Late as late:
-                ledger.record(test.__name__, str(late), time.monotonic() - begin)
-                return False
-            return True
-
-        until(passes, "no pause between two rounds")
+        until_valid(test.__name__, lambda: test(*words, **fixtures))
 
     return run
 
@@ -63,7 +49,7 @@ def shared() -> Iterator[Host]:
 
 @pytest.fixture
 def estimate(director_host: Host) -> Iterator[Round]:
-    """Return a function for one round of the estimator. It raises Late if there were two."""
+    """Return a function for one round of the estimator. It raises Void if there were two."""
     director = director_host.director
     start = libbpf.open_pin(director.state.loaded_path("start_estimator"))
     assert start is not None
@@ -83,7 +69,7 @@ def estimate(director_host: Host) -> Iterator[Round]:
             until(has_ended, "a round over destinations and services")
         stop_timer(director, "estimators")
         if director.tables.timer_runs.get(number, "goes") != runs + 2:
-            raise Late("another round began before the timer was stopped")
+            raise Void("another round began before the timer was stopped")
 
     yield estimate
     os.close(start)
