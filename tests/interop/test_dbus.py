@@ -222,7 +222,7 @@ def test_clients_see_the_same_objects_and_signals_as_with_keepalived(
     described.remove("property Name()s")  # what it returns is another type, as later versions describe it
     described.add("property Name()(s)")
     assert ours == theirs
-    assert our_signals == their_signals
+    assert our_signals == their_signals, daemon.log()
 
 
 def test_a_transition_changes_the_property_before_the_signal_arrives(daemon: Daemon) -> None:

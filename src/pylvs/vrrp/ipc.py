@@ -43,6 +43,10 @@ class ConnectionClosed(Exception):
     """The peer closed the connection, does not read, or sent something else."""
 
 
+class PeerGone(ConnectionClosed):
+    """Nothing can be sent, as the peer has closed the connection; what it sent before may still be unread."""
+
+
 class MessageSocket:
     """One end of a connection."""
 
@@ -74,9 +78,11 @@ class MessageSocket:
         self.flush()
 
     def flush(self) -> None:
-        """Send kept bytes as far as possible. Raises ConnectionClosed."""
+        """Send kept bytes as far as possible. Raises PeerGone, ConnectionClosed."""
         try:
             self._unsent.flush(self._end)
+        except ConnectionError as error:
+            raise PeerGone(error.strerror) from None
         except OSError as error:
             raise ConnectionClosed(error.strerror) from None
 
@@ -113,7 +119,10 @@ class MessageSocket:
 
 
 class WatchedSocket:
-    """A MessageSocket in an event loop: `on_message` receives each message, `on_closed` is called once, at the end."""
+    """A MessageSocket in an event loop: `on_message` receives each message, `on_closed` is called once, at the end.
+
+    A peer's last messages are received although something was sent after it had closed the connection.
+    """
 
     def __init__(
         self, watch: Watch, end: MessageSocket, on_message: Callable[[Any], None], on_closed: Callable[[], None]
@@ -123,12 +132,13 @@ class WatchedSocket:
         self._on_message = on_message
         self._on_closed = on_closed
         self._open = True
+        self._peer_gone = False  # the connection is closed once all is received
         self._writing = False  # watched for writing: only while bytes are unsent
         watch(end.fileno(), self._receive, None)
 
     def send(self, message: Any) -> None:
         """Send a message now or later; without effect once the connection is closed."""
-        if self._open:
+        if self._open and not self._peer_gone:
             self._try(lambda: self._socket.send(message))
 
     def close(self) -> None:
@@ -142,6 +152,10 @@ class WatchedSocket:
     def _try(self, transmit: Callable[[], None]) -> None:
         try:
             transmit()
+        except PeerGone:
+            self._peer_gone = True
+            self._watch(self._socket.fileno(), self._receive, None)
+            return
         except ConnectionClosed:
             self.close()
             return

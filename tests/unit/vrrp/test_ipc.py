@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from pylvs.model.errors import PylvsError
-from pylvs.vrrp.ipc import MAX_UNSENT, ConnectionClosed, MessageSocket, NoRouters, connected
+from pylvs.vrrp.ipc import MAX_UNSENT, ConnectionClosed, MessageSocket, NoRouters, WatchedSocket, connected
+from pylvs.vrrp.loop import Loop
 
 
 @pytest.fixture
@@ -44,6 +45,33 @@ def test_a_peer_that_does_not_read_loses_the_connection(ends: tuple[MessageSocke
         connection.send(b"x" * (MAX_UNSENT // 8))
     with pytest.raises(ConnectionClosed):
         connection.send(b"x" * (MAX_UNSENT // 4))
+
+
+@pytest.mark.parametrize("unread", [b"", b"x"], ids=["broken pipe", "reset"])
+def test_the_last_messages_are_received_though_a_send_finds_the_connection_closed(unread: bytes) -> None:
+    def failed(error: Exception) -> None:
+        raise error
+
+    ours, its = socket.socketpair()
+    loop = Loop(failed)
+    received: list[str] = []
+
+    def closed() -> None:
+        received.append("closed")
+        loop.stop()
+
+    with ours:
+        watched = WatchedSocket(loop.watch, MessageSocket(ours), received.append, closed)
+        with its:
+            ours.send(unread)
+            peer = MessageSocket(its)
+            peer.send("one")
+            peer.send("two")
+        for _ in range(2):
+            watched.send("late")
+        assert received == []
+        loop.run()
+    assert received == ["one", "two", "closed"]
 
 
 def test_the_limit_of_unsent_bytes_is_a_parameter() -> None:

@@ -81,7 +81,6 @@ class HelperProcess:
         await asyncio.gather(self._scripts.finish(), self._tracked.finish(), self._links.finish())
         await (self._notifier.finish() if self._finish else self._notifier.close())
         await self._processes.close()
-        self._socket.close()
 
     def _receive(self, message: Any) -> None:
         try:
@@ -140,5 +139,5 @@ if __name__ == "__main__":
             main(channel)
         else:
             get_logger().error(f"the helper process of the virtual routers {other_version()}")
-    logs.flush()
+        logs.flush()  # before the end of the connection, at which the router process kills this one
     os._exit(0)  # a thread may still look up the user of a script
