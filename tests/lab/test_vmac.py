@@ -102,7 +102,8 @@ def test_settings_of_other_devices_are_as_before_at_the_end(tmp_path: Path) -> N
     memory = Memory(tmp_path / "settings")
     assert vmac.set_sysctls(memory, [FOUR]) == []
     made(FOUR)
-    assert [setting("eth0", name) for name in ("arp_ignore", "arp_filter", "rp_filter")] == [1, 1, 1]
+    names = "arp_ignore", "arp_filter", "arp_announce", "rp_filter"
+    assert [setting("eth0", name) for name in names] == [1, 1, 2, 1]
     assert [setting(device, "rp_filter") for device in ("all", "default", "peer0", "vrrp.51")] == [0, 1, 2, 0]
     assert vmac.set_sysctls(memory, [FOUR]) == []
     assert vmac.set_sysctls(memory, [], [("net/ipv4/conf/eth0/promote_secondaries", "1")]) == []
@@ -111,8 +112,7 @@ def test_settings_of_other_devices_are_as_before_at_the_end(tmp_path: Path) -> N
     restored = load(tmp_path / "settings")
     assert restored.restore_sysctls() == []
     restored.save()
-    names = "arp_ignore", "arp_filter", "rp_filter", "promote_secondaries"
-    assert [setting("eth0", name) for name in names] == [0, 0, 0, 0]
+    assert [setting("eth0", name) for name in (*names, "promote_secondaries")] == [0, 0, 0, 0, 0]
     assert [setting(device, "rp_filter") for device in ("all", "default", "peer0")] == [1, 0, 2]
     assert not (tmp_path / "settings").exists()
 

@@ -4,9 +4,10 @@ The plan follows keepalived's rules and is pure. A virtual router with a VMAC ho
 unless they name another device. Other addresses are on the devices that they name, or on VMACs above those.
 
 IPv4: a VMAC answers ARP only for its own addresses, and its base device does not answer for them (arp_ignore,
-arp_filter). It accepts packets from the virtual routers' own addresses, without rp_filter, because answers may leave
-through the base device. IPv6: a VMAC has only the addresses that it is given. One is the base device's link-local
-address, which is deprecated, so that other programs do not use it as a source.
+arp_filter). Nor does the base device ask for a neighbour with them as the sender, because the neighbour would learn its
+link address (arp_announce). A VMAC accepts packets from the virtual routers' own addresses, without rp_filter, because
+answers may leave through the base device. IPv6: a VMAC has only the addresses that it is given. One is the base
+device's link-local address, which is deprecated, so that other programs do not use it as a source.
 
 An ipvlan has the base device's link address, so it needs none of these settings.
 
@@ -47,7 +48,7 @@ IFLA_AF_SPEC = 26
 INFO_KIND, INFO_DATA, MACVLAN_MODE = 1, 2, 1
 AF_INET6, ADDR_GEN_MODE, GEN_MODE_NONE = 10, 8, 1
 ON_VMAC = {"arp_ignore": "1", "accept_local": "1", "rp_filter": "0", "promote_secondaries": "1"}
-ON_BASE = {"arp_ignore": "1", "arp_filter": "1"}
+ON_BASE = {"arp_ignore": "1", "arp_filter": "1", "arp_announce": "2"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -212,7 +212,11 @@ class _Cell:
         expected = f"{VIRTUAL_MAC[self.row.family]}:{VRID:02x}" if self.row.vmac else mac(master)
         self.until(lambda: bool(self.observer.claims(master, self.row.vip)), f"{step}: {master} claims the address")
         self.until(lambda: answered(self.where.path("client"), self.row.vip), f"{step}: the client is answered")
-        self.until(lambda: self.where.neighbour(self.row.vip) == expected, f"{step}: the client knows {expected}")
+        self.until(
+            lambda: self.where.neighbour(self.row.vip) == expected,
+            f"{step}: the client knows {expected}",
+            lambda: f", but {self.where.neighbour(self.row.vip) or 'none'}",
+        )
 
     def goes_on(self, master: str, step: str) -> None:
         """Wait for one more advertisement than the other's master down interval has."""
@@ -249,12 +253,12 @@ class _Cell:
         """Return a frame of the master without the fields that always differ."""
         return without_numbers(self.observer.advertisements("a", vrid=VRID)[-1])
 
-    def until(self, holds: Callable[[], bool], what: str) -> None:
-        """Wait. Raises CellFailed."""
+    def until(self, holds: Callable[[], bool], what: str, instead: Callable[[], str] = str) -> None:
+        """Wait. Raises CellFailed, with what holds `instead`."""
         deadline = time.monotonic() + PATIENCE_S
         while not holds():
             if time.monotonic() > deadline:
-                raise CellFailed(f"after {PATIENCE_S:g} s still not: {what}")
+                raise CellFailed(f"after {PATIENCE_S:g} s still not: {what}{instead()}")
             time.sleep(POLL_S)
 
 

@@ -1,4 +1,4 @@
-"""Record what passes the switch: advertisements, and gratuitous ARP or neighbour advertisements, with sender and time.
+"""Record what passes the switch: advertisements, ARP, and unsolicited neighbour advertisements, with sender and time.
 
 Frames are read by offsets, never with the code under test.
 """
@@ -21,6 +21,7 @@ SO_TIMESTAMPNS, SO_RCVBUFFORCE = 35, 33
 SOL_PACKET, PACKET_IGNORE_OUTGOING = 263, 23
 ETH_P_ALL = 3
 ARP, IPV4, IPV6 = 0x0806, 0x0800, 0x86DD
+ARP_REQUEST = b"\0\1"
 VRRP, AH, ICMPV6, NEIGHBOUR_ADVERTISEMENT = 112, 51, 58, 136
 AH_BYTES = 24
 LONGEST = 2048
@@ -79,6 +80,17 @@ class Captured:
             return str(ip_address(self.frame[62:78])) if not self.frame[58] & 0x40 else ""
         return ""
 
+    @property
+    def asked(self) -> str:
+        """Return the address that an ARP request asks for; "" for anything else."""
+        request = self.kind == ARP and self.frame[20:22] == ARP_REQUEST and not self.claimed
+        return str(ip_address(self.frame[38:42])) if request else ""
+
+    @property
+    def asks_from(self) -> tuple[str, str]:
+        """Return the sender's IP and link address in an ARP request: what its receivers learn."""
+        return str(ip_address(self.frame[28:32])), self.frame[22:28].hex(":")
+
 
 class Observer:
     """Capture at the routers' ports of the switches until the block ends."""
@@ -128,7 +140,7 @@ class Observer:
                 return
             at = next(struct.unpack("=qq", data[:16]) for _, name, data in ancillary if name == SO_TIMESTAMPNS)
             frame_seen = Captured(at[0] + at[1] / 1e9, host, link, frame)
-            if frame_seen.advertisement or frame_seen.claimed:
+            if frame_seen.advertisement or frame_seen.claimed or frame_seen.asked:
                 self.captured.append(frame_seen)
 
     def select(self, wanted: Callable[[Captured], bool], since: float = 0.0) -> list[Captured]:
@@ -142,3 +154,7 @@ class Observer:
     def claims(self, host: str, address: str, since: float = 0.0) -> list[Captured]:
         """Return gratuitous ARP or neighbour advertisements of a host for an address."""
         return self.select(lambda h: h.host == host and h.claimed == address, since)
+
+    def requests(self, host: str, address: str, since: float = 0.0) -> list[Captured]:
+        """Return ARP requests of a host for an address."""
+        return self.select(lambda h: h.host == host and h.asked == address, since)

@@ -15,6 +15,7 @@ from pathlib import Path
 from pylvs.dataplane import load
 from pylvs.dataplane.state import State, roles_directory
 from pylvs.lab.processes import identity, kill_all
+from pylvs.system import proc
 from pylvs.system.namespaces import inside_network
 from tests.interop.keepalived import PROGRAM
 from tests.interop.vrrp.observer import AH, VRRP
@@ -117,9 +118,15 @@ class Keepalived(Router):
         return [*words, f"--use-file={self.configuration}"]
 
     def start(self) -> None:
-        """Remove what a killed one left, which prevents a start."""
+        """Remove what a killed one left, which prevents a start.
+
+        With `use_vmac` its kernel asks for neighbours from the interface, and they learn that link address: keepalived
+        leaves it to the operator to prevent this.
+        """
         for name in ("pid", "vrrp"):
             (self.folder / name).unlink(missing_ok=True)
+        with inside_network(self.where.path(self.host)):
+            proc.write("net/ipv4/conf/all/arp_announce", "2")
         super().start()
 
     def refusals(self) -> list[str]:

@@ -6,11 +6,14 @@ import asyncio
 import math
 import os
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from pylvs.health.prober.link import ProberLink
-from pylvs.system.processes.confined import ConfinedProcess
+from pylvs.system.processes.confined import ConfinedProcess, environment
 
 SENT = 3000  # descriptors: as many PING_CHECKs that begin at once
 AT_ONCE = 50  # in a packet
@@ -61,3 +64,17 @@ def test_descriptors_wait_for_the_process_without_a_limit_unless_it_has_one(limi
         os.close(number)
 
     asyncio.run(scenario())
+
+
+def test_a_confined_process_keeps_compiled_modules_where_this_one_does(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It would compile into the source tree, in which `./dev undo` leaves nothing."""
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path))
+    code = "import sys; print(sys.pycache_prefix, sys.dont_write_bytecode)"
+    shown = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == [str(tmp_path), "False"]
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    shown = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == [str(tmp_path), "True"]

@@ -39,7 +39,8 @@ STEADY_S = 60.0  # a process that ran for so long restarts after RESTART_S again
 OFTEN, OFTEN_S = 3, 300.0  # so many unexpected ends within this time are a problem, although it runs again
 _MAX_UNSENT = 4096  # packets
 _PACKETS_AT_ONCE = 8  # received in one run of the event loop
-_ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LANG", "LC_ALL", "OPENSSL_CONF")  # that a process gets
+_PYTHON = ("PYTHONPATH", "PYTHONHOME", "PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE")
+_ENVIRONMENT = ("PATH", *_PYTHON, "LANG", "LC_ALL", "OPENSSL_CONF")  # that a process gets
 
 
 def environment(*more: str) -> dict[str, str]:
