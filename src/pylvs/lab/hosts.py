@@ -12,6 +12,7 @@ from pathlib import Path
 from pylvs.lab.network import NETWORK_HOST, PREFIX, Host, Network
 from pylvs.model.errors import InvalidOperation
 from pylvs.system.namespaces import NAMED
+from pylvs.system.processes import COMPILED_MODULES
 from pylvs.system.syscalls import unmount
 
 RUN_PYLVS = Path("/run/pylvs")  # the only part of /run that hosts share with the machine
@@ -63,7 +64,7 @@ def environment(outer: Mapping[str, str] | None = None) -> dict[str, str]:
     variables = {
         name: value
         for name, value in (os.environ if outer is None else outer).items()
-        if not name.lower().endswith("_proxy") and not name.startswith("PYTHON")
+        if not name.lower().endswith("_proxy") and (not name.startswith("PYTHON") or name in COMPILED_MODULES)
     }
     variables["PATH"] = ":".join(dict.fromkeys([*SYSTEM_PATH.split(":"), *variables.get("PATH", "").split(":")])).strip(
         ":"

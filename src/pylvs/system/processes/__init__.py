@@ -10,6 +10,8 @@ import pylvs
 from pylvs.system.logs import one_line
 
 VERSION_LINE = f"{pylvs.__version__}\n".encode()  # before a pickle: another version may not understand it
+# Variables that say whether Python keeps compiled modules, and where. ./dev sets them.
+COMPILED_MODULES = ("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
 
 
 def command(module: str, *arguments: str) -> list[str]:

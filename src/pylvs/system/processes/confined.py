@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from pylvs.model.dataclass import dataclass
 from pylvs.system.logs import get_logger, one_line
-from pylvs.system.processes import command
+from pylvs.system.processes import COMPILED_MODULES, command
 from pylvs.system.processes.channel import (
     MAX_PACKET,
     MAX_REASON,
@@ -39,8 +39,8 @@ STEADY_S = 60.0  # a process that ran for so long restarts after RESTART_S again
 OFTEN, OFTEN_S = 3, 300.0  # so many unexpected ends within this time are a problem, although it runs again
 _MAX_UNSENT = 4096  # packets
 _PACKETS_AT_ONCE = 8  # received in one run of the event loop
-_PYTHON = ("PYTHONPATH", "PYTHONHOME", "PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE")
-_ENVIRONMENT = ("PATH", *_PYTHON, "LANG", "LC_ALL", "OPENSSL_CONF")  # that a process gets
+# Variables that a process gets.
+_ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", *COMPILED_MODULES, "LANG", "LC_ALL", "OPENSSL_CONF")
 
 
 def environment(*more: str) -> dict[str, str]:
