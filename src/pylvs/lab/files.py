@@ -201,11 +201,13 @@ def _interfaces(host: Host) -> str:
 
 
 def _command(module: str, function: str) -> str:
-    """Return a script that runs a command of pylvs, with the interpreter and the tree of this process."""
+    """Return a script that runs a command of pylvs, with the interpreter, tree and compiled modules of this process."""
     tree = str(Path(pylvs.__file__).resolve().parents[1])
     return (
         f"{_first_lines(sys.executable)}"
-        f"import sys\nsys.path.insert(0, {tree!r})\nfrom {module} import {function}\nsys.exit({function}())\n"
+        f"import sys\nsys.path.insert(0, {tree!r})\n"
+        f"sys.pycache_prefix, sys.dont_write_bytecode = {sys.pycache_prefix!r}, {sys.dont_write_bytecode}\n"
+        f"from {module} import {function}\nsys.exit({function}())\n"
     )
 
 
