@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -60,6 +61,22 @@ def until_listening(path: Path) -> None:
             return not end.connect_ex(str(path))
 
     until(accepts, f"{path}: a program listens")
+
+
+def until_up(*devices: str, namespace: str = "") -> None:
+    """Wait until devices send frames; `namespace` is a name of ip-netns(8), "" for this one.
+
+    A veth that is set up before its other end has no carrier then. The kernel notices the carrier a moment after the
+    other end is up, and until then it drops what the device sends.
+    """
+    command = ["ip", *(("-n", namespace) if namespace else ()), "-br", "link"]
+
+    def up() -> bool:
+        lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+        state_of = {line.split()[0].partition("@")[0]: line.split()[1] for line in lines}
+        return all(state_of.get(device) == "UP" for device in devices)
+
+    until(up, f"{', '.join(devices)}: the kernel has noticed the carrier")
 
 
 def _pause_s(end: float, what: object, patience_s: float) -> float:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pylvs.system.namespaces import inside_network
-from tests.waiting import until
+from tests.waiting import until_up
 
 DEVICES = tuple(f"eth{number}" for number in range(4))
 COMMANDS = "link set lo up\n" + "".join(
@@ -41,7 +41,7 @@ def on_a_link(name: str) -> Iterator[None]:
         for words in ("link add eth0 type veth peer name peer0", "link set peer0 up", "link set eth0 up"):
             ip(words)
         ip("addr add 192.0.2.1/24 dev eth0")
-        until(lambda: "state UP" in ip("link show eth0"), "the kernel has noticed the carrier")
+        until_up("eth0", "peer0")
         yield
 
 
@@ -69,6 +69,7 @@ def four_devices() -> Iterator[Path]:
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:
         subprocess.run(["ip", "-n", name, "-batch", "-"], input=COMMANDS, text=True, check=True)
+        until_up(*DEVICES, namespace=name)
         yield Path("/run/netns", name)
     finally:
         subprocess.run(["ip", "netns", "del", name], check=True)

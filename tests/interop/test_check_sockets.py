@@ -15,7 +15,7 @@ from pylvs.health.probes import CheckContext, Outcome, probe_of
 from pylvs.model.checks import Check, DnsCheck, Pace, PingCheck, Target, TcpCheck, UdpCheck
 from tests.interop.namespaces import inside, ip
 from tests.unit.health.fake_servers import undisturbed
-from tests.waiting import until
+from tests.waiting import until, until_up
 
 PATIENT = Pace(timeout_s=60.0)
 ABSENT = {4: Target(IPv4Address("10.0.0.9"), 53), 6: Target(IPv6Address("fd00::9"), 53)}
@@ -36,6 +36,7 @@ def link() -> Iterator[None]:
             "-6 rule add fwmark 7 prohibit",
         ):
             subprocess.run(["ip", *words.split()], check=True)
+        until_up("d0")
         until(lambda: "fd00::1" in ip("-6 route show table local"), "the kernel adds the address's route")
         for family in ("ipv4", "ipv6"):
             Path(f"/proc/sys/net/{family}/neigh/d0/retrans_time_ms").write_text("50")

@@ -22,7 +22,7 @@ from pylvs.vrrp.netlink_monitor import NetlinkMonitor
 from pylvs.vrrp.vmac import plan_vmacs
 from tests.interop import keepalived
 from tests.interop.namespaces import inside, ip
-from tests.waiting import until
+from tests.waiting import until_up
 
 REASON = keepalived.why_not()
 pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
@@ -187,8 +187,7 @@ def network() -> Iterator[None]:
             ip(f"addr add 10.0.{number}.1/24 dev eth{number}")
             ip(f"addr add fe80::{number + 1}/64 dev eth{number} nodad")
         ip("addr add fd00::1/64 dev eth0 nodad")
-        for number in (0, 1):  # the kernel adds IPv6 routes when the device is up, perhaps a moment later
-            until(lambda number=number: "state UP" in ip(f"link show eth{number}"))  # type: ignore[misc]
+        until_up("eth0", "eth1")  # the kernel adds IPv6 routes then
         yield
 
 

@@ -30,6 +30,7 @@ from pylvs.vrrp.protocol.adverts import PROTOCOL, Advertisement, encode
 from tests.interop import keepalived
 from tests.interop.namespaces import inside
 from tests.unit.vrrp.helper.running_helper import run_helper
+from tests.waiting import until_up
 
 pytestmark = pytest.mark.skipif(bool(keepalived.why_not()), reason=keepalived.why_not())
 
@@ -267,6 +268,7 @@ def keepalived_lives(notifications: Notifications, wanted: Notifications) -> Non
         f"address add {HERE}/24 dev v0",
     ):
         subprocess.run(["ip", *words.split()], check=True)
+    until_up("v0")
     names = ("-p", "-r", "-c")
     pids = [word for name in names for word in (name, str(folder / f"pid{name}"))]
     with open(folder / "log", "wb") as log:

@@ -17,7 +17,7 @@ from pylvs.vrrp.protocol.adverts import AH_PROTOCOL, PROTOCOL, AdvertEncoder, Da
 from pylvs.vrrp.sockets import AdvertReceiver, AdvertSender
 from tests.interop.vrrp.segment import Segment, address, segment
 from tests.unit.vrrp.instances import SEALED, SECOND, SIXTH, THIRD
-from tests.waiting import until
+from tests.waiting import until, until_up
 
 PATIENCE_S = 60.0
 LINK_LOCAL = {host: IPv6Address(f"fe80::66:ff:fe00:{number}") for number, host in enumerate(("a", "b"), 1)}
@@ -153,8 +153,8 @@ def test_a_replaced_device_is_received_from_again(router: VrrpInstance, network:
         network.ip("a", "link set x1 up")
         network.ip("a", "addr add 10.77.0.1/24 dev x1")
         network.ip("a", "addr add fe80::77/64 dev x1 nodad")
-        until(lambda: "state UP" in network.ip("b", "link show x0"), "x0 has a carrier")
-        until(lambda: "state UP" in network.ip("a", "link show x1"), "x1 has a carrier")
+        until_up("x0", namespace=network.path("b").name)
+        until_up("x1", namespace=network.path("a").name)
         until(lambda: "fe80::77" in network.ip("a", "-6 route show table local"), "the address has a route")
 
     def send_from_x1() -> None:

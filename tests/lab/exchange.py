@@ -12,9 +12,12 @@ from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
+from pylvs.lab.hosts import LabHost, port_name
 from pylvs.lab.lab import Lab
+from pylvs.lab.network import NETWORK_HOST
 from pylvs.system.namespaces import inside_network
 from tests.lab.support import PATIENCE_S
+from tests.waiting import until_up
 
 CLIENT_MAC, SERVER_MAC = "02:00:00:00:0c:00", "02:00:00:01:01:00"
 MARK = 0xFFF0  # the id of echo requests that end a series; others have smaller ones
@@ -27,6 +30,8 @@ def exchange(lab: Lab, packets: Sequence[Packet | bytes]) -> list[Packet]:
     One CPU carries every frame to the real server and its reply back, in order. So after the reply to a last echo
     request to the real server itself, no reply to an earlier one can come.
     """
+    ports = (port_name(host, number) for host in lab.network.hosts for number in range(len(host.interfaces)))
+    until_up(*ports, namespace=LabHost(lab.name, NETWORK_HOST).network.name)
     with inside_network(lab.host("client").network):
         cable = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
     with cable, one_cpu():

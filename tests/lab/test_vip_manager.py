@@ -21,6 +21,7 @@ from pylvs.vrrp.sockets import AdvertReceivers
 from pylvs.vrrp.vip_manager import VipManager
 from tests.interop.namespaces import inside, ip
 from tests.lab.support import PATIENCE_S
+from tests.waiting import until_up
 
 FOUR, SIX = "192.0.2.100", "2001:db8::100"
 
@@ -87,6 +88,7 @@ def fixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fixture
 def _make(number: int) -> None:
     for command in ("link add eth{0} type veth peer name peer{0}", "link set peer{0} up", "link set eth{0} up"):
         ip(command.format(number))
+    until_up(f"peer{number}", f"eth{number}")
     ip(f"addr add 192.0.{number + 1}.1/24 dev eth{number}")
 
 

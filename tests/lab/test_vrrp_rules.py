@@ -27,6 +27,7 @@ from pylvs.vrrp.netlink_monitor import NetlinkMonitor
 from pylvs.vrrp.vmac import VmacPlan, plan_vmacs
 from tests.interop.namespaces import inside, ip
 from tests.lab.support import PATIENCE_S
+from tests.waiting import until_up
 
 OTHER = f"pylvs-asker{os.getpid()}"
 ETH_P_ALL = 3
@@ -46,6 +47,7 @@ def network() -> Iterator[None]:
             ip(f"-n {OTHER} addr add 192.0.2.2/24 dev eth0")
             ip(f"-n {OTHER} addr add fd00::2/64 dev eth0 nodad")
             ip(f"-n {OTHER} link set eth0 up")
+            until_up("eth0")
             yield
         finally:
             subprocess.run(["ip", "netns", "del", OTHER], check=True)

@@ -37,7 +37,7 @@ from pylvs.model.service import (
 )
 from pylvs.system.namespaces import inside_network
 from tests.recycled import Stock
-from tests.waiting import until
+from tests.waiting import until, until_up
 
 XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = 1, 2, 3, 4
 TC_PASS, TC_DROP, TC_REDIRECT = 0xFFFFFFFF, 2, 7
@@ -289,20 +289,23 @@ def on_cpu(cpu: int) -> Iterator[None]:
 
 def _populate() -> None:
     """Make the link d0 with its addresses and neighbours."""
-    ip("link", "add", "d0", "address", MAC, "type", "veth", "peer", "name", "d1")
-    for device in "lo", "d0", "d1":
-        ip("link", "set", device, "up")
-    ip("addr", "add", f"{OWN4}/24", "dev", "d0")
-    ip("addr", "add", f"{VIP4}/32", "dev", "d0")
-    ip("addr", "add", f"{OWN6}/64", "dev", "d0", "nodad")
-    ip("addr", "add", f"{VIP6}/128", "dev", "d0", "nodad", "preferred_lft", "0")  # this host never sends from it
     neighbours = {ROUTER4: ROUTER_MAC, ROUTER6: ROUTER_MAC}
     for number in range(1, SERVERS + 1):
         neighbours |= {server4(number): server_mac(number), server6(number): server_mac(number)}
-    for address, mac in neighbours.items():
-        ip("neigh", "add", address, "lladdr", mac, "nud", "permanent", "dev", "d0")
-    ip("route", "add", "default", "via", ROUTER4)
-    ip("-6", "route", "add", "default", "via", ROUTER6)
+    lines = [
+        f"link add d0 address {MAC} type veth peer name d1",
+        *(f"link set {device} up" for device in ("lo", "d0", "d1")),
+        f"addr add {OWN4}/24 dev d0",
+        f"addr add {VIP4}/32 dev d0",
+        f"addr add {OWN6}/64 dev d0 nodad",
+        f"addr add {VIP6}/128 dev d0 nodad preferred_lft 0",  # this host never sends from it
+        *(f"neigh add {address} lladdr {mac} nud permanent dev d0" for address, mac in neighbours.items()),
+        f"route add default via {ROUTER4}",
+        f"route add default via {ROUTER6}",
+    ]
+    done = subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    until_up("d0")
     for path in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
         with open(f"/proc/sys/net/{path}", "w", encoding="ascii") as file:
             file.write("1")

@@ -27,6 +27,7 @@ from pylvs.netlink import codec, links, tc, xdp
 from pylvs.netlink.codec import Netlink
 from pylvs.netlink.links import ETH_P_8021AD, ETH_P_8021Q
 from pylvs.realserver import vip
+from tests.waiting import until_up
 
 ROOT = Path(__file__).resolve().parents[2]
 CLONE_NEWNET = 0x40000000
@@ -93,6 +94,7 @@ def host(objects: Path) -> Iterator[Host]:
         sh("ip", "link", "set", "lo", "up")
         sh("ip", "-n", peer, "addr", "add", "10.77.0.2/24", "dev", "d1")
         sh("ip", "-n", peer, "link", "set", "d1", "up")
+        until_up("d0")
         state = State.open(create=True)
         with BpfObject(objects / "hooks.bpf.o") as opened:
             opened.load()

@@ -35,7 +35,7 @@ from pylvs.system import syscalls
 from tests.packet.frames import CLIENT4, build, ether, network, tcp
 from tests.packet.host import VIP4, Host, ip, key, new_host, server4, server_mac
 from tests.packet.wire import Wire, wire
-from tests.waiting import until
+from tests.waiting import until, until_up
 
 BY_DR, BY_NAT, EDITED = key(80), key(81), key(82)
 NAT_SERVER, NAT_MAC, E0_MAC = "10.88.0.11", "02:00:00:00:02:0b", "02:00:00:00:00:02"
@@ -214,6 +214,7 @@ def serving_host() -> Iterator[Host]:
         ip("link", "add", "e0", "address", E0_MAC, "type", "veth", "peer", "name", "e1")
         for device in "e0", "e1":
             ip("link", "set", device, "up")
+        until_up("e0")
         ip("addr", "add", "10.88.0.1/24", "dev", "e0")
         ip("neigh", "add", NAT_SERVER, "lladdr", NAT_MAC, "nud", "permanent", "dev", "e0")
         director = made.director

@@ -20,7 +20,7 @@ from pylvs.netfilter import hooks_of_host, iptables, nft
 from pylvs.netfilter.chains import Hook, mark_rules
 from pylvs.system.namespaces import inside_network
 from tests.packet.host import ip
-from tests.waiting import until
+from tests.waiting import until, until_up
 
 HERE, THERE = "02:00:00:00:00:01", "02:00:00:00:00:02"
 SOURCES = ("10.1.0.1", "10.1.0.2", "10.1.0.77", "192.0.2.9")
@@ -52,6 +52,7 @@ def link() -> Iterator[None]:
             ip("link", "add", "d0", "address", HERE, "type", "veth", "peer", "name", "d1", "address", THERE)
             for device in "lo", "d0", "d1":
                 ip("link", "set", device, "up")
+            until_up("d0", "d1")
             ip("addr", "add", "10.2.0.1/16", "dev", "d0")
             yield
     finally:

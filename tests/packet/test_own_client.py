@@ -24,7 +24,7 @@ from pylvs.system.namespaces import inside_network
 from tests.packet.host import OWN4, OWN6, VIP4, VIP6, Host, ip, server4
 from tests.packet.test_bare import CLIENT as BEHIND_TUN
 from tests.packet.test_bare import arriving, tun
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, until_up
 
 NEAR, SERVER = {4: "10.78.0.1", 6: "fd78::1"}, {4: "10.78.0.2", 6: "fd78::2"}
 VIP, OWN = {4: VIP4, 6: VIP6}, {4: OWN4, 6: OWN6}
@@ -87,6 +87,7 @@ def behind(shared: Host) -> Iterator[str]:
         with inside_network(f"/run/netns/{name}"), contextlib.ExitStack() as servers:
             for device in "lo", "s1":
                 ip("link", "set", device, "up")
+            until_up("s0", namespace=shared.name)
             for family in 4, 6:
                 prefix = "24" if family == 4 else "64"
                 more = ("nodad",) if family == 6 else ()

@@ -19,7 +19,7 @@ from pylvs.model.addresses import Address
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceKey, VirtualService
 from pylvs.system.namespaces import inside_network
 from tests.packet.host import ip
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, until_up
 
 VIP: Address = ip_address("10.55.0.100")
 SERVICE = ServiceKey(Protocol.TCP, VIP, 80)
@@ -37,6 +37,7 @@ class Node:
         ip("-n", bridge, "link", "add", f"p{number}", "type", "veth", "peer", "name", "eth0", "netns", self.name)
         ip("-n", bridge, "link", "set", f"p{number}", "master", "br0", "up")
         ip("-n", self.name, "link", "set", "eth0", "address", self.mac, "up")
+        until_up(f"p{number}", namespace=bridge)
         ip("-n", self.name, "link", "set", "lo", "up")
         ip("-n", self.name, "addr", "add", f"{self.address}/24", "dev", "eth0")
 

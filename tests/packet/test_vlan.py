@@ -30,7 +30,7 @@ from tests.packet.host import (
     server_mac,
 )
 from tests.packet.wire import wire
-from tests.waiting import until
+from tests.waiting import until, until_up
 
 VIPS, CLIENTS = {4: VIP4, 6: VIP6}, {4: CLIENT4, 6: CLIENT6}
 VID, OTHER_VID = 10, 4094
@@ -127,6 +127,7 @@ def test_a_packet_changes_the_vlan_on_the_same_device(host: Host, version: int) 
     ip("link", "add", "e0", "type", "veth", "peer", "name", "e1")
     for name in "e0", "e1":
         ip("link", "set", name, "up")
+    until_up("e0")
     with host.director.batch():
         pass  # attach e0
     server, mac = (server4 if version == 4 else server6)(1), "02:00:00:00:01:01"

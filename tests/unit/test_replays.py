@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import MagicMock
+from unittest.mock import MagicMock, patch
 
 import pytest
 
@@ -235,3 +235,11 @@ def test_rates_begin_when_a_tick_has_reached_both_service_and_server(monkeypatch
     found = {step["step"]: step["row"] for step in statistics.rates(wire, MagicMock())}
     assert [found[f"rate dr 200: service, tick {tick}"] for tick in range(6)] == service[1:7]
     assert [found[f"rate dr 200: real server, tick {tick}"] for tick in range(6)] == server[1:7]
+
+
+def test_a_new_directors_first_question_may_be_lost() -> None:
+    """Until the kernel has noticed the carrier it drops what the wire's end sends."""
+    wire = Wire()
+    with patch.object(wire, "_ask", side_effect=[None, None, []]) as ask:
+        wire._await_link()
+    assert [call.args[0] for call in ask.call_args_list] == [0.2, 0.4, 0.8]

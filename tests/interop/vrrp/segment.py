@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pylvs.lab.processes import end_all, identity
 from pylvs.system.namespaces import NAMED, inside_network
+from tests.waiting import until_up
 
 HOSTS = ("a", "b", "client")
 LINKS = 2  # eth0 and eth1 of every host, each on a switch of its own
@@ -92,6 +93,7 @@ def segment() -> Iterator[Segment]:
             with inside_network(made.path(host)):
                 _as_installed()
             _batch("".join(f"{line}\n" for line in _up(host)), made.path(host))
+        until_up(*(port(host, link) for host in HOSTS for link in range(LINKS)), namespace=made.switch.name)
         yield made
     finally:
         namespaces = [made.path(host) for host in names if made.path(host).exists()]

@@ -26,7 +26,7 @@ from pylvs.dataplane.devices import attach
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import CACHE_SWEEP, CLOCK, ENTRIES, LOADED, ORPHANS, TC, XDP, State
 from tests.packet.host import Host, _take_down, ip, populated_namespace
-from tests.waiting import until
+from tests.waiting import until, until_up
 from tools.layout import Layout
 
 ARCHIVE = Path(__file__).with_name("5189436.tar.xz")
@@ -163,6 +163,7 @@ def earlier_host(tmp_path: Path, connections: int = 1024) -> Iterator[Host]:
         ip("link", "add", "e0", "address", E0_MAC, "type", "veth", "peer", "name", "e1")
         for device in "e0", "e1":
             ip("link", "set", device, "up")
+        until_up("e0")
         ip("addr", "add", "10.88.0.1/24", "dev", "e0")
         ip("neigh", "add", NAT_SERVER, "lladdr", NAT_MAC, "nud", "permanent", "dev", "e0")
         state = State.open()
