@@ -26,6 +26,7 @@ from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import State
 from pylvs.model.rows import ServiceRow
 from pylvs.system.namespaces import inside_network
+from tests.iproute import ip_batch
 from tests.lab.support import until
 from tests.termination import unwind_on_sigterm
 
@@ -208,10 +209,6 @@ class Site:
         return Path("/var/run", f"ldirectord.{NAME}.pid")
 
 
-def _ip(batch: str, *options: str) -> None:
-    subprocess.run(["ip", *options, "-batch", "-"], input=batch, text=True, check=True)
-
-
 @contextmanager
 def site(folder: Path) -> Iterator[Site]:
     """Make both hosts with all real servers up; remove them afterwards."""
@@ -221,11 +218,11 @@ def site(folder: Path) -> Iterator[Site]:
         for name in near, far:
             subprocess.run(["ip", "netns", "add", name], check=True)
             undo.callback(subprocess.run, ["ip", "netns", "del", name], check=True)
-        _ip(f"link add eth0 netns {near} type veth peer name eth0 netns {far}\n")
+        ip_batch([f"link add eth0 netns {near} type veth peer name eth0 netns {far}"])
         for name, addresses in (near, (DIRECTOR, VIP, DIRECTOR6, VIP6)), (far, (CLIENT, *IPV4, *IPV6)):
             lines = ["link set lo up", "link set eth0 up"]
             lines += [f"addr add {each}{'/64 nodad' if ':' in each else '/24'} dev eth0" for each in addresses]
-            _ip("\n".join(lines), "-n", name)
+            ip_batch(lines, name)
         (folder / NAME).write_text(CONFIGURATION.format(folder=folder))
         ours = Path(sys.executable).with_name("ipvsadm")
         script = f'#!/bin/sh\n"{ours}" "$@"\nstatus=$?\necho "$status $*" >>"{folder}/calls"\nexit $status\n'

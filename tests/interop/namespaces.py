@@ -10,15 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pylvs.system.namespaces import inside_network
+from tests.iproute import ip_batch
 from tests.waiting import until_up
 
 DEVICES = tuple(f"eth{number}" for number in range(4))
-COMMANDS = "link set lo up\n" + "".join(
-    f"link add {device} type veth peer name peer{device}\n"
-    f"link set {device} up\nlink set peer{device} up\n"
-    f"addr add 192.168.{200 + number}.1/24 dev {device}\n"
-    for number, device in enumerate(DEVICES)
-)
 
 
 @contextmanager
@@ -68,11 +63,19 @@ def four_devices() -> Iterator[Path]:
     name = f"pylvs-k{os.getpid()}"
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:
-        subprocess.run(["ip", "-n", name, "-batch", "-"], input=COMMANDS, text=True, check=True)
+        ip_batch(_four_links(), name)
         until_up(*DEVICES, namespace=name)
         yield Path("/run/netns", name)
     finally:
         subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+def _four_links() -> Iterator[str]:
+    yield "link set lo up"
+    for number, device in enumerate(DEVICES):
+        yield f"link add {device} type veth peer name peer{device}"
+        yield from (f"link set {each} up" for each in (device, f"peer{device}"))
+        yield f"addr add 192.168.{200 + number}.1/24 dev {device}"
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from pylvs.model.rows import DeviceProblem, unattached, warnings
 from pylvs.model.service import Destination, DestinationKey, Method, VirtualService
 from pylvs.netlink import links, xdp
 from pylvs.netlink.codec import Netlink
+from tests.iproute import ip_batch
 from tests.packet.frames import CLIENT4, CLIENT6, tcp
 from tests.packet.host import (
     OWN4,
@@ -127,7 +128,7 @@ def test_a_host_may_have_thousands_of_addresses(host: Host) -> None:
     lines = (
         f"address add 10.{number >> 8}.{number & 255}.1/32 dev lo" for number in range(100 << 8, (100 << 8) + 5000)
     )
-    subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
+    ip_batch(lines)
     host.serve(SERVICE, 1)
     assert len(list(host.director.tables.locals.keys())) > 5000
     assert host.run(tcp("S", dport=80), "tc").verdict == TC_REDIRECT

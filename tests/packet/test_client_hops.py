@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from ipaddress import ip_address
 from unittest import mock
 
@@ -12,6 +11,7 @@ import pytest
 from pylvs.bpf import abi, maps
 from pylvs.dataplane import load
 from pylvs.model.service import Destination, DestinationKey, Method, VirtualService
+from tests.iproute import ip_batch
 from tests.maps import values
 from tests.packet.frames import tcp
 from tests.packet.host import VIP4, VIP6, Host, new_host, on_cpu, server4, server6
@@ -42,7 +42,7 @@ def test_thousands_of_clients_on_the_link_have_a_cached_next_hop_each(family: in
         for number, client in enumerate(clients)
     ]
     with new_host(expires=False, recycled=True) as host, on_cpu(min(os.sched_getaffinity(0))):
-        subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
+        ip_batch(lines)
         service = host.new_key(vip=vip)
         host.serve(service, 1, Method.MASQ, port=PORT)
         for client in map(str, clients):

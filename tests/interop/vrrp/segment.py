@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pylvs.lab.processes import end_all, identity
 from pylvs.system.namespaces import NAMED, inside_network
+from tests.iproute import ip_batch
 from tests.waiting import until_up
 
 HOSTS = ("a", "b", "client")
@@ -84,15 +85,15 @@ def segment() -> Iterator[Segment]:
     made = Segment(f"v{os.getpid()}x{next(_numbers)}")
     names = (_SWITCH, *HOSTS)
     try:
-        _batch("".join(f"netns add {made.path(host).name}\n" for host in names))
+        ip_batch(f"netns add {made.path(host).name}" for host in names)
         with inside_network(made.switch):
             _set("ipv6/conf/all/disable_ipv6", 1)
             _set("ipv6/conf/default/disable_ipv6", 1)
-        _batch("".join(f"{line}\n" for line in _wires(made)), made.switch)
+        ip_batch(_wires(made), made.switch.name)
         for host in HOSTS:
             with inside_network(made.path(host)):
                 _as_installed()
-            _batch("".join(f"{line}\n" for line in _up(host)), made.path(host))
+            ip_batch(_up(host), made.path(host).name)
         until_up(*(port(host, link) for host in HOSTS for link in range(LINKS)), namespace=made.switch.name)
         yield made
     finally:
@@ -100,11 +101,6 @@ def segment() -> Iterator[Segment]:
         end_all(each for path in namespaces if (each := identity(path)))
         for path in namespaces:
             subprocess.run(["ip", "netns", "del", path.name], check=True)
-
-
-def _batch(lines: str, namespace: Path | None = None) -> None:
-    where = ["-n", namespace.name] if namespace else []
-    subprocess.run(["ip", *where, "-batch", "-"], input=lines, text=True, check=True)
 
 
 def _wires(made: Segment) -> Iterator[str]:

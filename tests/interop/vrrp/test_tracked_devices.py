@@ -16,7 +16,7 @@ from pylvs.vrrp.protocol.machine import State
 from pylvs.vrrp.router_service import RouterService
 from tests.interop import keepalived
 from tests.interop.namespaces import ip, on_four_devices
-from tests.waiting import until
+from tests.waiting import until, until_up
 
 REASON = keepalived.why_not()
 pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
@@ -168,7 +168,7 @@ def test_a_device_without_carrier_is_a_fault_where_it_is_one_for_keepalived(case
 
     def plug() -> None:
         ip(f"link set peer{device} up")
-        until(lambda: "LOWER_UP" in ip(f"link show {device}"), "the carrier has returned")
+        until_up(device)
 
     expected = case not in NO_FAULT
     assert fault_of_keepalived(file, pull, plug) is expected
