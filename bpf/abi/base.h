@@ -135,6 +135,7 @@ struct address { /* IPv4: in the first word */
 const volatile u32 tick_shift = 5; /* a tick is 2^tick_shift jiffies, about an eighth of a second */
 const volatile u32 ticks_per_second = 8;
 const volatile u32 minute = 480; /* one minute in ticks */
+const volatile u32 confirm_ticks = 128; /* in a period XDP lets the kernel send one packet to each neighbour */
 const volatile u32 hop_slots = HOPS; /* next hops to clients of NAT, per CPU */
 const volatile u32 route_sets = ROUTE_SETS; /* per CPU */
 const volatile u32 half_opens_shift = 6; /* the ring of half-open connections has 2^half_opens_shift positions */

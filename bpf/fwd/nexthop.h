@@ -17,7 +17,6 @@
 enum {
 	MIN_MTU4 = 68,
 	MIN_MTU6 = 1280, /* RFC 791, RFC 8200 5 */
-	CONFIRM_S = 16, /* XDP lets the kernel send one packet to a neighbour in so many seconds */
 };
 
 /* Whether the hop has a neighbour, resolved or not. Without branches: the verifier would follow each of them. */
@@ -30,8 +29,7 @@ INLINE bool has_neighbour(const struct hop *hop)
  * ask the neighbour again. A changed MAC address that no one announced would stay unknown. */
 INLINE bool is_confirm_due(u32 former_stamp, u32 stamp)
 {
-	u32 period = CONFIRM_S * ticks_per_second;
-	return former_stamp && former_stamp / period != stamp / period;
+	return former_stamp && former_stamp / confirm_ticks != stamp / confirm_ticks;
 }
 
 INLINE void fill_fib_params(struct bpf_fib_lookup *q, const struct address *to, bool is_ipv6, u32 input,

@@ -1,4 +1,4 @@
-"""XDP lets the kernel send one packet to each neighbour every CONFIRM_S seconds.
+"""XDP lets the kernel send one packet to each neighbour every 16 seconds.
 
 Otherwise the kernel would not know that the neighbour is in use, and would never ask for a changed MAC address.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterator
 
 import pytest
 
@@ -14,11 +15,10 @@ from pylvs.bpf import abi, maps
 from pylvs.dataplane import load
 from pylvs.model.service import Method
 from tests.packet.frames import CLIENT4, CLIENT6, tcp
-from tests.packet.host import SENT, VIP4, VIP6, Host, on_cpu, server4, server6
+from tests.packet.host import SENT, VIP4, VIP6, Host, new_host, on_cpu, server4, server6
 
 CLIENT, VIP, SERVER = {4: CLIENT4, 6: CLIENT6}, {4: VIP4, 6: VIP6}, {4: server4(1), 6: server6(1)}
 PORT, SPORT = 8080, 4000
-CONFIRM_S = 16
 STAMP = struct.Struct("<I")
 STAMPS = {  # of cached lookups: map, structure, field
     "lanes": ("lane", "hop.stamp"),
@@ -28,9 +28,15 @@ STAMPS = {  # of cached lookups: map, structure, field
 }
 
 
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Host]:
+    with new_host(expires=False, confirms=True) as made:
+        yield made
+
+
 def age(host: Host) -> None:
-    """Make all cached lookups more than a period older."""
-    earlier = round(2 * CONFIRM_S * load.ticks_per_second())  # ticks may be rounded
+    """Make all cached lookups a period older."""
+    earlier = load.confirm_ticks()
     for name, (structure, field) in STAMPS.items():
         codec = abi.struct(structure)
         with maps.PerCpuArray.open(host.director.tables.path(name)) as found:

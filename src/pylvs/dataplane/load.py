@@ -70,6 +70,7 @@ ICMP_PER_SECOND = 1000  # ICMP errors that one CPU sends at most
 _PER_CPU_BYTES, _SHARED_BYTES = 192, 600  # memory of one destination
 _CACHED = 131072  # entries of lblc and lblcr; while it is empty only the queue of their keys takes memory
 _FEWEST_HALF_OPEN = 64
+_CONFIRM_S = 16  # the period of `confirm_ticks`
 _HALF_OPEN_BATCHES, _LARGEST_BATCH = 4096, 64  # of the ring of half-open connections, and of positions in a batch
 _CROWD, _LEAST_CROWD = 16, 1024  # connections whose clients use one port for very many services: a part of all
 _CALLS = 16  # templates of SIP calls: likewise
@@ -113,6 +114,11 @@ def tick_shift() -> int:
 def ticks_per_second() -> float:
     """Return the ticks in a second, not an integer for every HZ."""
     return kernel.ticks_per_second() / (1 << tick_shift())
+
+
+def confirm_ticks() -> int:
+    """Return the period, in ticks, in which XDP lets the kernel send one packet to each neighbour."""
+    return round(_CONFIRM_S * ticks_per_second())
 
 
 def clock(state: State) -> int:
@@ -257,6 +263,7 @@ def open_object(connections: int, seeds: tuple[int, ...], entries: Collection[st
             "tick_shift": tick_shift(),
             "ticks_per_second": round(ticks_per_second()),
             "minute": round(60 * ticks_per_second()),
+            "confirm_ticks": confirm_ticks(),
             "hop_slots": hop_slots(),
             "route_sets": route_sets(),
             "table_key": {"seeds": seeds, "buckets": buckets(connections)},
