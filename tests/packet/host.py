@@ -12,7 +12,7 @@ import socket
 import struct
 import subprocess
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from ipaddress import ip_address
 from unittest import mock
 
@@ -311,11 +311,6 @@ def _populate() -> None:
             file.write("1")
 
 
-def _never_confirming() -> AbstractContextManager[object]:
-    """Let the loader set a period that never ends: no clock decides which packet XDP passes up."""
-    return mock.patch.object(load, "confirm_ticks", return_value=0xFFFFFFFF)
-
-
 def _take_down(state: State) -> None:
     """Remove the tables, even if other processes make theirs at the moment."""
     for _ in range(5):
@@ -356,7 +351,8 @@ def new_host(
     passes a packet up every 16 seconds, to ask for its next hop. Without it no clock decides what a test sees.
     """
     assert not (recycled and confirms), "the load has one period"
-    with populated_namespace() as (name, expiry), nullcontext() if confirms else _never_confirming():
+    never = nullcontext() if confirms else mock.patch.object(load, "confirm_ticks", return_value=0xFFFFFFFF)
+    with populated_namespace() as (name, expiry), never:
         director = BpfDirector(State.open())
         with (
             mock.patch.object(kernel, "connection_limit", return_value=connections),

@@ -159,8 +159,8 @@ def test_the_table_changes_its_size_with_its_connections() -> None:
         assert host.counts(service) == {server4(1): (1, 0)}
         host.forwarded(tcp("A", dport=service.port))
         for sport in range(2000, 2000 + 1200):
-            host.receive(tcp(sport=sport, dport=service.port))
-            host.receive(tcp("A", sport=sport, dport=service.port))  # XDP passes a packet to TC each 16 seconds
+            host.run(tcp(sport=sport, dport=service.port))
+            host.run(tcp("A", sport=sport, dport=service.port))
         assert host.counts(service) == {server4(1): (1201, 0)}
 
 

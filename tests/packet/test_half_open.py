@@ -57,19 +57,11 @@ def flood(host: Host, service: ServiceKey, count: int, hook: str = "xdp", flags:
         host.run(from_client(number, frame), hook)
 
 
-def received(host: Host, frame: bytes, hook: str) -> None:
-    """Receive a packet that must have an effect. XDP leaves each to TC that may have to ask for a next hop."""
-    if hook == "xdp":
-        host.receive(frame)
-    else:
-        host.run(frame, hook)
-
-
 def shake_hands(host: Host, service: ServiceKey, sports: Iterable[int]) -> None:
     """Open connections, one after the other."""
     for sport in sports:
-        host.receive(packet("S", service, sport))
-        host.receive(packet("A", service, sport))
+        host.run(packet("S", service, sport))
+        host.run(packet("A", service, sport))
 
 
 def from_client(number: int, frame: bytes) -> bytes:
@@ -122,8 +114,8 @@ def test_a_flood_of_ten_times_the_table_leaves_established_connections_and_space
 ) -> None:
     service, full = serve(host, family, method), host.reason("TABLE_FULL_STATELESS")
     for sport in range(2000, 2000 + HOLDING):
-        received(host, packet("S", service, sport), hook)
-        received(host, packet("A", service, sport), hook)
+        host.run(packet("S", service, sport), hook)
+        host.run(packet("A", service, sport), hook)
     flood(host, service, 10 * CAPACITY, hook)
     assert states(host, service)["ESTABLISHED"] == HOLDING
     assert host.pool("used") <= CAPACITY * 7 // 8  # with the half-open ones of several cases
@@ -141,9 +133,9 @@ def test_a_flood_of_closed_connections_leaves_space(empty: Host, closing: str) -
     frame = packet("S" if by_server else "F", service, 1024)
     answer = tcp("RA", service.port, 1024, server4(1), CLIENT4)
     for number in range(FIRST, FIRST + 4 * CAPACITY):
-        empty.receive(from_client(number, frame))
+        empty.run(from_client(number, frame))
         if by_server:
-            empty.receive(to_client(number, answer))
+            empty.run(to_client(number, answer))
     found = states(empty, service)
     assert (found["ESTABLISHED"], set(found)) == (HOLDING, {"ESTABLISHED", "CLOSE"})
     assert empty.pool("used") <= CAPACITY * 5 // 8
@@ -167,7 +159,7 @@ def test_another_service_keeps_its_half_open_connections(host: Host, family: int
     attacked, quiet = serve(host, family, Method.ROUTE), serve(host, family, Method.ROUTE)
     flood(host, attacked, CAPACITY)
     for sport in range(3000, 3020):
-        host.receive(packet("S", quiet, sport))
+        host.run(packet("S", quiet, sport))
     flood(host, attacked, 2 * CAPACITY)
     assert states(host, quiet) == {"SYN_RECV": 20}
 
@@ -182,7 +174,7 @@ def test_a_flood_to_many_services_leaves_space(empty: Host, count: int, few: int
     for number in range(FIRST, FIRST + 2 * CAPACITY):
         empty.run(from_client(number, frames[number % count]))
     for sport in range(5000, 5000 + few):
-        empty.receive(packet("S", quiet, sport))
+        empty.run(packet("S", quiet, sport))
     for number in range(FIRST + 2 * CAPACITY, FIRST + 6 * CAPACITY):
         empty.run(from_client(number, frames[number % count]))
     assert states(empty, quiet) == {"ESTABLISHED": HOLDING, "SYN_RECV": few}
@@ -200,7 +192,7 @@ def test_a_flood_to_a_persistent_service_leaves_space_before_the_timer_runs(empt
 def test_a_flood_of_one_packet_scheduling_leaves_space_and_templates_of_other_clients(empty: Host) -> None:
     service = serve(empty, 4, Method.ROUTE, ServiceFlag.PERSISTENT | ServiceFlag.ONE_PACKET, Protocol.UDP)
     for sport in 2000, 2001:
-        empty.receive(packet("", service, sport))
+        empty.run(packet("", service, sport), "tc")
     flood(empty, service, 4 * CAPACITY, "tc")
     assert empty.pool("used") <= CAPACITY * 5 // 8
     assert {"table_full_stateless", "table_full_dropped"}.isdisjoint(empty.reasons())
@@ -231,8 +223,8 @@ def test_a_handshake_that_expires_takes_its_template_along_in_a_half_full_table(
 
 def test_templates_of_unfinished_handshakes_end_with_them(host: Host) -> None:
     service = serve(host, 4, Method.ROUTE, ServiceFlag.PERSISTENT)
-    host.receive(packet("S", service, 3000))
-    host.receive(packet("A", service, 3000))
+    host.run(packet("S", service, 3000))
+    host.run(packet("A", service, 3000))
     for _ in range(16):
         flood(host, service, CAPACITY // 8)
         host.expiry.run(host.director)
@@ -270,9 +262,9 @@ def test_handshakes_complete_side_by_side_in_a_nearly_full_table(empty: Host) ->
     shake_hands(empty, service, range(2000, 2000 + CAPACITY * 15 // 16))
     for first in range(10_000, 10_080, 8):
         for sport in range(first, first + 8):
-            empty.receive(packet("S", service, sport))
+            empty.run(packet("S", service, sport))
         for sport in range(first, first + 8):
-            empty.receive(packet("A", service, sport))
+            empty.run(packet("A", service, sport))
     assert states(empty, service) == {"ESTABLISHED": CAPACITY * 15 // 16 + 80}
 
 
@@ -296,7 +288,7 @@ def test_a_cpu_with_few_handshakes_leaves_none_behind() -> None:
             flood(host, service, connections)
         for sport in range(2000, 2006):
             with on_cpu(quiet):
-                host.receive(packet("S", service, sport))
+                host.run(packet("S", service, sport))
             assert sport in clients(host, service)
             with on_cpu(busy):  # the ring has a quarter of the table, and what the CPU has taken out
                 flood(host, service, connections // 4 + 1024)
@@ -325,7 +317,7 @@ def test_half_open_connections_of_a_smaller_table_give_way_in_the_new_one() -> N
     with new_host(connections=CAPACITY, expires=False, recycled=True) as host, on_cpu(CPUS[0]):
         service = serve(host, 4, Method.MASQ)
         for sport in range(2000, 2000 + HOLDING):
-            host.receive(packet("S", service, sport))
+            host.run(packet("S", service, sport))
         host.director.change_setting("conn_max", 2 * CAPACITY)
         host.close_programs()
         assert clients(host, service) == set(range(2000, 2000 + HOLDING))
@@ -360,7 +352,7 @@ def confirm(host: Host, service: ServiceKey, hook: str) -> None:
     """Make connections, and confirm each by a second packet."""
     for _ in range(2):
         for sport in range(2000, 2000 + HOLDING):
-            received(host, packet("A", service, sport), hook)
+            host.run(packet("A", service, sport), hook)
         if hook == "tc":  # XDP may have made the connection for the same packet
             host.wait_ticks(1)
 
@@ -394,7 +386,7 @@ def test_replies_to_a_flood_of_udp_confirm_nothing(empty: Host) -> None:
             empty.run(to_client(number, reply))
     assert clients(empty, service) == set(range(2000, 2000 + HOLDING))
     assert empty.reason("TABLE_FULL_DROPPED") == 0
-    empty.receive(from_client(number, request))  # the client's second packet does
+    empty.run(from_client(number, request))  # the client's second packet does
     flood(empty, service, 2 * CAPACITY)
     assert ip_address("198.18.0.0") + number in {each.client for each in empty.director.connections()}
 
@@ -425,7 +417,7 @@ def test_unconfirmed_flows_have_the_timeouts_of_their_protocol() -> None:
     with new_host(connections=CAPACITY, expires=False, recycled=True) as host:
         service = serve(host, 4, Method.MASQ, protocol=Protocol.UDP)
         for _ in range(3):
-            host.receive(packet("", service, 2000))
+            host.run(packet("", service, 2000))
             (made,) = host.director.connections()
             assert (made.state, made.expires_s > 200) == ("UDP", True)
         assert sum(inactive for _, inactive in host.counts(service).values()) == 1
@@ -434,7 +426,7 @@ def test_unconfirmed_flows_have_the_timeouts_of_their_protocol() -> None:
 def test_a_persistent_client_of_udp_keeps_its_template_in_a_flood(host: Host) -> None:
     service = serve(host, 4, Method.ROUTE, ServiceFlag.PERSISTENT, Protocol.UDP)
     for _ in range(2):
-        host.receive(packet("", service, 2000))
+        host.run(packet("", service, 2000))
     host.run(packet("", service, 2001))  # unconfirmed: the flood ends it
     for _ in range(16):
         flood(host, service, CAPACITY // 8)
