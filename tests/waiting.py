@@ -21,11 +21,12 @@ class Void(Exception):
     """An attempt proves nothing, for example because the machine paused; the text says why."""
 
 
-def until(holds: Callable[[], T], what: object = "", patience_s: float = PATIENCE_S) -> T:
+def until(holds: Callable[[], T], what: object = "", patience_s: float = PATIENCE_S, pause_s: float = _POLL_S) -> T:
     """Wait until the predicate holds, and return its value. Raises AssertionError with `what`, maybe a function."""
     end = time.monotonic() + patience_s
     while not (found := holds()):
-        time.sleep(_pause_s(end, what or str(holds), patience_s))
+        _check_patience(end, what or str(holds), patience_s)
+        time.sleep(pause_s)
     return found
 
 
@@ -38,14 +39,16 @@ def until_valid(test: str, attempt: Callable[[], T]) -> T:
             return attempt()
         except Void as void:
             ledger.record(test, str(void), time.monotonic() - begin)
-        time.sleep(_pause_s(end, f"an attempt that proves something: {test}", PATIENCE_S))
+        _check_patience(end, f"an attempt that proves something: {test}", PATIENCE_S)
+        time.sleep(_POLL_S)
 
 
 async def until_async(holds: Callable[[], object], what: object = "", patience_s: float = PATIENCE_S) -> None:
     """Wait likewise, while the event loop runs."""
     end = time.monotonic() + patience_s
     while not holds():
-        await asyncio.sleep(_pause_s(end, what or str(holds), patience_s))
+        _check_patience(end, what or str(holds), patience_s)
+        await asyncio.sleep(_POLL_S)
 
 
 def until_reaped(process: int | str) -> None:
@@ -79,8 +82,7 @@ def until_up(*devices: str, namespace: str = "") -> None:
     until(up, f"{', '.join(devices)}: the kernel has noticed the carrier")
 
 
-def _pause_s(end: float, what: object, patience_s: float) -> float:
-    """Return how long to wait before the next attempt. Raises AssertionError after the end."""
+def _check_patience(end: float, what: object, patience_s: float) -> None:
+    """Raise AssertionError after the end."""
     if time.monotonic() > end:
         raise AssertionError(f"not within {patience_s:g} s: {what() if callable(what) else what}")
-    return _POLL_S

@@ -27,8 +27,8 @@ from pylvs.dataplane.state import State
 from pylvs.model.rows import ServiceRow
 from pylvs.system.namespaces import inside_network
 from tests.iproute import ip_batch
-from tests.lab.support import until
 from tests.termination import unwind_on_sigterm
+from tests.waiting import until
 
 PROGRAM = "/usr/sbin/ldirectord"
 CALLED = "/sbin/ipvsadm"  # ldirectord does not use PATH

@@ -20,7 +20,6 @@ import pytest
 from pylvs.daemon.state.directory import default_path
 from tests.interop import keepalived
 from tests.interop.namespaces import ip, on_a_link
-from tests.lab import support
 from tests.waiting import PATIENCE_S, until
 
 REASON = keepalived.why_not()
@@ -113,7 +112,7 @@ def dumped(folder: Path) -> dict[str, str]:
         until(partial(has_text, folder / "keepalived.data"), (folder / "log").read_text)
         return "Status = GOOD" in (folder / "keepalived.data").read_text()
 
-    support.until(script_has_succeeded, (folder / "log").read_text, pause_s=1.0)
+    until(script_has_succeeded, (folder / "log").read_text, pause_s=1.0)
     for name, signals in (("keepalived.data", "DATA"), ("keepalived.stats", "STATS"), ("keepalived.json", "JSON")):
         os.kill(pid, number_of(signals))
         until(partial(has_text, folder / name), (folder / "log").read_text)

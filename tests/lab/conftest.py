@@ -11,7 +11,8 @@ import pytest
 from pylvs.lab.lab import Lab, build, take_down
 from pylvs.lab.plan import read_overrides
 from pylvs.lab.topologies import design
-from tests.lab.support import PATIENCE_S, remains, unique
+from tests.lab.support import remains, unique
+from tests.waiting import PATIENCE_S
 
 MakeLab = Callable[..., Lab]
 _numbers = itertools.count(1)

@@ -22,7 +22,7 @@ from pylvs.ipvsadm.commands import Session
 from pylvs.lab.hosts import environment
 from pylvs.lab.lab import Lab
 from pylvs.system.namespaces import inside_network
-from tests.lab.support import PATIENCE_S
+from tests.waiting import PATIENCE_S
 
 
 @dataclass

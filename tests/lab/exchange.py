@@ -16,8 +16,7 @@ from pylvs.lab.hosts import LabHost, port_name
 from pylvs.lab.lab import Lab
 from pylvs.lab.network import NETWORK_HOST
 from pylvs.system.namespaces import inside_network
-from tests.lab.support import PATIENCE_S
-from tests.waiting import until_up
+from tests.waiting import PATIENCE_S, until_up
 
 CLIENT_MAC, SERVER_MAC = "02:00:00:00:0c:00", "02:00:00:01:01:00"
 MARK = 0xFFF0  # the id of echo requests that end a series; others have smaller ones

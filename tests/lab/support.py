@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,21 +13,9 @@ from pylvs.lab.hosts import PINS, STATE, listed
 from pylvs.lab.lab import Lab
 from pylvs.lab.network import Network
 from pylvs.system.namespaces import NAMED
+from tests.waiting import PATIENCE_S
 
 PYLVS = [sys.executable, "-c", "from pylvs.cli.main import main; main()"]
-PATIENCE_S = 120  # the machine may be busy with other tests
-
-
-def until(
-    holds: Callable[[], object], what: str | Callable[[], str], seconds: float = PATIENCE_S, pause_s: float = 0.05
-) -> float:
-    """Wait; return the seconds that it took. The test fails after a very long time."""
-    begin = time.monotonic()
-    while not holds():
-        if time.monotonic() > begin + seconds:
-            raise AssertionError(f"after {seconds} s still not: {what if isinstance(what, str) else what()}")
-        time.sleep(pause_s)
-    return time.monotonic() - begin
 
 
 def pylvs(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,8 @@ from pylvs.lab.demo import first_of_connection
 from pylvs.lab.lab import Lab
 from pylvs.lab.network import DIRECTOR
 from tests.lab.conftest import MakeLab
-from tests.lab.support import answers, neighbours, shared_evenly, until
+from tests.lab.support import answers, neighbours, shared_evenly
+from tests.waiting import until
 
 RS1_MAC, DIRECTOR_MAC = "02:00:00:01:01:00", "02:00:00:00:0d:00"
 

@@ -15,8 +15,9 @@ import pytest
 from pylvs.lab.lab import Lab
 from tests.lab.conftest import MakeLab
 from tests.lab.daemons import daemon, traffic
-from tests.lab.support import PATIENCE_S, answers, until
+from tests.lab.support import answers
 from tests.lab.tutorial import KEEPALIVED, machines
+from tests.waiting import PATIENCE_S, until
 
 EVERYTHING = bool(os.environ.get("PYLVS_TESTS_EVERYTHING"))
 RELOADS, SERVERS = (500, 1000) if EVERYTHING else (40, 200)
@@ -70,11 +71,10 @@ def test_the_tutorials_configuration(make_lab: MakeLab, tmp_path: Path) -> None:
         host, other = ("rs1", "rs2") if mine == "This is rs1 server!" else ("rs2", "rs1")
         address = {"rs1": "192.168.67.129:80", "rs2": "192.168.67.130:80"}
         lab.sh(host, "service nginx stop")
-        left = until(lambda: running.servers() == {address[other]}, f"{host} has left the table")
+        until(lambda: running.servers() == {address[other]}, f"{host} has left the table")
         assert set(answers(lab, 20, url="http://192.168.67.100/")) == {f"This is {other} server!"}
         lab.sh(host, "service nginx start </dev/null >/dev/null 2>&1")
-        back = until(lambda: running.servers() == both, f"{host} is back in the table")
-        print(f"delay_loop 10: {host} left the table after {left:.1f} s, and was back after {back:.1f} s")
+        until(lambda: running.servers() == both, f"{host} is back in the table")
         assert running.stop() == 0
         assert running.servers() == set()
         assert lab.sh("director", "ip -o addr show to 192.168.67.100") == ""

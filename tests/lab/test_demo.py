@@ -8,7 +8,8 @@ import subprocess
 
 import pytest
 
-from tests.lab.support import PATIENCE_S, PYLVS, parts, remains, until
+from tests.lab.support import PYLVS, parts, remains
+from tests.waiting import PATIENCE_S, until
 
 
 def tour(*words: str) -> subprocess.Popen[str]:

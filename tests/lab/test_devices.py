@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from pylvs.lab.lab import Lab
 from tests.lab.conftest import MakeLab
-from tests.lab.support import PATIENCE_S, until
+from tests.waiting import PATIENCE_S, until
 
 SERVER, CLIENT = "10.0.0.21", "172.16.0.5"  # of the lab "nat"
 TUNNELLED = "10.9.0.21"

@@ -21,7 +21,8 @@ from pylvs.lab.lab import Lab, build, take_down
 from pylvs.lab.plan import read_overrides
 from pylvs.lab.topologies import design
 from pylvs.system.namespaces import inside_network
-from tests.lab.support import PATIENCE_S, answers, unique, until
+from tests.lab.support import answers, unique
+from tests.waiting import PATIENCE_S, until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MOST_LINES = 60

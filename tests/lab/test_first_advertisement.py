@@ -12,8 +12,8 @@ import pytest
 
 from pylvs.system import lock
 from tests.interop.namespaces import ip
-from tests.lab.support import PATIENCE_S, until
 from tests.lab.test_virtual_routers import INSTANCE, Node, pair
+from tests.waiting import PATIENCE_S, until
 
 __all__ = ["pair"]
 

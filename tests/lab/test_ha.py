@@ -24,8 +24,9 @@ from pylvs.lab.topologies import design
 from pylvs.model.errors import Unsupported
 from pylvs.system.namespaces import inside_network
 from tests.lab.conftest import MakeLab
-from tests.lab.support import PATIENCE_S, PYLVS, answers, neighbours, remains, shared_evenly, until
+from tests.lab.support import PYLVS, answers, neighbours, remains, shared_evenly
 from tests.lab.tutorial import KEEPALIVED, VIP, machines
+from tests.waiting import PATIENCE_S, until
 
 MAC = {"director1": "02:00:00:00:0d:00", "director2": "02:00:00:00:0e:00"}
 SKEW_S, DOWN_S = (256 - 90) / 256, 3 + (256 - 90) / 256  # of the backup

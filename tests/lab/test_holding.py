@@ -27,7 +27,7 @@ from pylvs.vrrp.netlink_monitor import (
     NetlinkMonitor,
 )
 from tests.interop.namespaces import inside, ip
-from tests.lab.support import PATIENCE_S
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,8 @@ import pytest
 from pylvs.lab.lab import Lab
 from pylvs.lab.topologies import TOPOLOGIES
 from tests.lab.conftest import MakeLab
-from tests.lab.support import neighbours, until
+from tests.lab.support import neighbours
+from tests.waiting import until
 
 DIRECTOR_MAC = "02:00:00:00:0d:00"
 

@@ -19,7 +19,8 @@ from pylvs.lab.processes import SIGNALS, identity, living_in
 from pylvs.lab.topologies import design
 from pylvs.model.errors import InvalidOperation
 from tests import ledger
-from tests.lab.support import PATIENCE_S, PYLVS, parts, pylvs, remains, unique, until
+from tests.lab.support import PYLVS, parts, pylvs, remains, unique
+from tests.waiting import PATIENCE_S, until
 
 INTERRUPTIONS = 6
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from pylvs.lab.lab import Lab
 from tests.lab.conftest import MakeLab
 from tests.lab.daemons import Daemon, daemon
-from tests.lab.support import answers, until
+from tests.lab.support import answers
+from tests.waiting import until
 
 SERVER = """
     real_server RIP 80 {

@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 
 from pylvs.model.errors import NO_MEMORY
-from tests.lab.support import until
 from tests.lab.test_virtual_routers import INSTANCE, Node, pair
+from tests.waiting import until
 
 __all__ = ["pair"]  # a fixture
 

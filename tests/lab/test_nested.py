@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.support import PATIENCE_S, PYLVS
+from tests.lab.support import PYLVS
+from tests.waiting import PATIENCE_S
 
 CPUS = sorted(os.sched_getaffinity(0))[:4]
 PAIRINGS = list(product(CPUS, CPUS))

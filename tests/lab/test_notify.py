@@ -10,7 +10,7 @@ from pathlib import Path
 from pylvs.lab.hosts import environment
 from tests.lab.conftest import MakeLab
 from tests.lab.daemons import daemon
-from tests.lab.support import until
+from tests.waiting import until
 
 # A mail server that writes messages to a file.
 SINK = """

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from pylvs.system.namespaces import inside_network
-from tests.lab.support import PATIENCE_S, PYLVS, until
+from tests.lab.support import PYLVS
+from tests.waiting import PATIENCE_S, until
 
 VIP, OTHER_VIP, SERVER = "192.0.2.16", "192.0.2.17", "192.0.2.1"
 IPVSADM = [sys.executable, "-c", "from pylvs.ipvsadm.main import ipvsadm_script; ipvsadm_script()"]

@@ -17,8 +17,8 @@ from pylvs.lab.lab import Lab
 from tests import waiting
 from tests.lab.conftest import MakeLab
 from tests.lab.daemons import Daemon, daemon
-from tests.lab.support import until
 from tests.lab.test_daemon import web_lab
+from tests.waiting import until
 
 LEASE_TICKS = 10  # instead of 5: a pause on a busy machine is shorter, those of these tests are longer
 CODE = f"""

@@ -6,8 +6,8 @@ import json
 import subprocess
 
 from tests.interop.namespaces import ip
-from tests.lab.support import until
 from tests.lab.test_virtual_routers import INSTANCE, Node, pair
+from tests.waiting import until
 
 __all__ = ["pair"]  # a fixture
 

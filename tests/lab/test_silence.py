@@ -9,9 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.interop.namespaces import ip
-from tests.lab.support import until
 from tests.lab.test_virtual_routers import INSTANCE, VIP, Node, pair
-from tests.waiting import until_reaped
+from tests.waiting import until, until_reaped
 
 __all__ = ["pair"]  # a fixture
 

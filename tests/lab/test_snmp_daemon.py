@@ -15,8 +15,8 @@ import pytest
 
 from pylvs.snmp.agentx import Pdu
 from pylvs.system.namespaces import inside_network
-from tests.lab.support import PATIENCE_S, until
 from tests.lab.test_virtual_routers import INSTANCE, Node, pair
+from tests.waiting import PATIENCE_S, until
 
 __all__ = ["pair"]  # the fixture
 

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.interop.namespaces import ip
-from tests.lab.support import until
 from tests.lab.test_virtual_routers import INSTANCE, Node, pair, settled, steady
-from tests.waiting import until_reaped
+from tests.waiting import until, until_reaped
 
 __all__ = ["pair", "settled", "steady"]  # fixtures
 

@@ -13,7 +13,8 @@ import pytest
 from pylvs.lab.hosts import environment
 from pylvs.lab.lab import Lab
 from tests.lab.conftest import MakeLab
-from tests.lab.support import answers, endpoint, shared_evenly, until
+from tests.lab.support import answers, endpoint, shared_evenly
+from tests.waiting import until
 
 KILLS = 20
 CONNECTIONS, REQUESTS = 8, 200

@@ -13,7 +13,8 @@ from pylvs.lab.lab import Lab
 from pylvs.model.service import FIRST_PROBE_MARK, PROBE_MARK_MASK
 from tests.lab.conftest import MakeLab
 from tests.lab.daemons import Daemon, daemon
-from tests.lab.support import answers, shared_evenly, until
+from tests.lab.support import answers, shared_evenly
+from tests.waiting import until
 
 KINDS = {"-g": "DR", "-i": "TUN"}
 RULE = f"fwmark {FIRST_PROBE_MARK:#x}/{PROBE_MARK_MASK:#x}"

@@ -20,8 +20,7 @@ from pylvs.vrrp.protocol.adverts import AdvertEncoder, Datagram
 from pylvs.vrrp.sockets import AdvertReceivers
 from pylvs.vrrp.vip_manager import VipManager
 from tests.interop.namespaces import inside, ip
-from tests.lab.support import PATIENCE_S
-from tests.waiting import until_up
+from tests.waiting import PATIENCE_S, until_up
 
 FOUR, SIX = "192.0.2.100", "2001:db8::100"
 

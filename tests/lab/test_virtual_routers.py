@@ -16,8 +16,8 @@ import pytest
 from pylvs.model.errors import PylvsError
 from pylvs.vrrp.ipc import Client
 from tests.interop.namespaces import ip
-from tests.lab.support import PATIENCE_S, PYLVS, until
-from tests.waiting import until_reaped
+from tests.lab.support import PYLVS
+from tests.waiting import PATIENCE_S, until, until_reaped
 
 VIP = "10.66.0.100"
 INSTANCE = """

@@ -26,8 +26,7 @@ from pylvs.vrrp.firewall import Firewall
 from pylvs.vrrp.netlink_monitor import NetlinkMonitor
 from pylvs.vrrp.vmac import VmacPlan, plan_vmacs
 from tests.interop.namespaces import inside, ip
-from tests.lab.support import PATIENCE_S
-from tests.waiting import until_up
+from tests.waiting import PATIENCE_S, until_up
 
 OTHER = f"pylvs-asker{os.getpid()}"
 ETH_P_ALL = 3
@@ -53,7 +52,7 @@ def network() -> Iterator[None]:
             subprocess.run(["ip", "netns", "del", OTHER], check=True)
 
 
-def answers(address: str, wait_s: int = PATIENCE_S) -> bool:
+def answers(address: str, wait_s: float = PATIENCE_S) -> bool:
     """Return whether it answers an echo request of the other namespace."""
     command = ["ip", "netns", "exec", OTHER, "ping", "-c", "1", "-W", str(wait_s), address]
     return subprocess.run(command, capture_output=True).returncode == 0
