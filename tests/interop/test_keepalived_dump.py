@@ -15,11 +15,11 @@ from pylvs.model.routing import FOREVER, HeldAddress
 from pylvs.model.vrrp import Authentication, Track, VrrpConfiguration, VrrpInstance
 from tests.interop import keepalived
 from tests.interop.namespaces import on_four_devices
+from tests.waiting import PATIENCE_S
 
 REASON = keepalived.why_not()
 pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
 
-PATIENCE_S = 120
 STAMP = re.compile(r"^\w{3} \w{3} [ \d]\d [\d:]{8} \d{4}: ?")
 DEFINITIONS = """\
 vrrp_script plain {

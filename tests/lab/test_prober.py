@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pylvs
 from pylvs.lab.lab import Lab
-from tests import waiting
 from tests.lab.conftest import MakeLab
 from tests.lab.daemons import Daemon, daemon
 from tests.lab.test_daemon import web_lab
@@ -77,7 +76,7 @@ def prober_of(running: Daemon) -> int:
 
 def awaited_prober_of(running: Daemon) -> int:
     """Return the PID once the process runs; never 0, which kill(2) would take for the caller's process group."""
-    return waiting.until(lambda: prober_of(running), "the prober process runs")
+    return until(lambda: prober_of(running), "the prober process runs")
 
 
 def restarts(running: Daemon) -> int:
