@@ -20,6 +20,7 @@ from pylvs.bpf import abi
 from pylvs.bpf.maps import PerCpuArray
 from pylvs.dataplane import transaction
 from pylvs.dataplane.destinations import SWEEP_S
+from pylvs.dataplane.load import timeout_ticks
 from pylvs.dataplane.reader import Reader
 from pylvs.dataplane.transaction import GRACE_S, VISIT_S, WAIT_MS, list_class
 from pylvs.model.changes import ServiceChange
@@ -116,7 +117,7 @@ edits = st.one_of(
     st.builds(_edit, st.sampled_from(["add_destination", "edit_destination"]), keys, destinations),
     st.builds(_edit, st.just("delete_destination"), keys, destination_keys),
     st.builds(_edit, st.just("zero"), st.one_of(st.none(), keys)),
-    st.builds(_edit, st.just("set_timeouts"), st.builds(Timeouts, *[st.integers(1, 900)] * 3)),
+    st.builds(_edit, st.just("set_timeouts"), st.builds(Timeouts, *[st.integers(0, 900)] * 3)),
     st.builds(
         _edit,
         st.just("change_setting"),
@@ -148,6 +149,17 @@ def listed(director: Director) -> Any:
     }
     settings = {name: value for name, value in director.settings().items() if name != "conn_max"}
     return rows, director.timeouts(), settings
+
+
+def test_the_next_edit_repairs_timeouts_of_0_that_an_earlier_build_set(director_host: Host) -> None:
+    director = director_host.director
+    director.set_timeouts(Timeouts(800, 100, 15))
+    facts = director.versions.facts()
+    facts.set("timeouts_s", 0, 0, 15)
+    facts.set("timeouts", *[0] * len(facts.get("timeouts")))
+    director.flush()
+    assert director.timeouts() == Timeouts(900, 120, 15)
+    assert list(director.versions.facts().get("timeouts")) == timeout_ticks(Timeouts(900, 120, 15))
 
 
 def test_any_sequence_of_edits_leaves_the_same_tables_and_errors_as_in_memory(director_host: Host) -> None:

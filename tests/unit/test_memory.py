@@ -280,6 +280,8 @@ def test_zero_is_for_one_service_or_for_all(director: MemoryDirector) -> None:
 def test_timeouts_settings_and_connections_are_kept(director: MemoryDirector) -> None:
     director.set_timeouts(Timeouts(1, 2, 3))
     assert director.timeouts() == Timeouts(1, 2, 3)
+    director.set_timeouts(Timeouts(0, 0, 15))
+    assert director.timeouts() == Timeouts(1, 2, 15)
     director.change_setting("net.ipv4.vs.sloppy_tcp", 1)
     assert director.settings()["sloppy_tcp"] == 1
     with pytest.raises(NoSuchSetting):

@@ -20,6 +20,7 @@ from pylvs.model.service import (
     DestinationKey,
     ServiceFlag,
     ServiceKey,
+    Timeouts,
     Tunnel,
 )
 from pylvs.model.vrrp import VrrpConfiguration
@@ -367,7 +368,7 @@ def field_differences(old: Any, new: Any, without: Sequence[str] = ()) -> Iterat
             yield Difference(keyword, HIDDEN if before else None, HIDDEN if after else None)
         elif isinstance(before, tuple) and isinstance(after, tuple) and field.name not in _JOINED:
             yield from _items(keyword, before, after)
-        elif _is_model_object(before) and type(before) is type(after):
+        elif _is_model_object(before) and type(before) is type(after) and not isinstance(before, Timeouts):
             yield from field_differences(before, after)
         else:
             yield Difference(keyword, describe_value(before, field.name), describe_value(after, field.name))
@@ -422,7 +423,7 @@ def _object(value: Any) -> str:
         return f"{value} as {account}" if account else str(value)
     if isinstance(value, Target):
         return " ".join(_describe_target(value))
-    if not _is_model_object(value):
+    if isinstance(value, Timeouts) or not _is_model_object(value):
         return str(value)
     own = [
         f"{keyword_of(type(value).__name__, field.name)} {describe_value(getattr(value, field.name), field.name)}"

@@ -71,6 +71,7 @@ from pylvs.health.prober.link import ProberCounts
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import PylvsError
 from pylvs.model.rows import unattached
+from pylvs.model.service import UNCHANGED
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration
 from pylvs.system.garbage import settle_garbage
@@ -596,7 +597,7 @@ class Supervisor:
         settings = self.engine.configuration.settings
         exclusive = settings.exclusive or self._flushing
         rows = (*self.engine.desired_rows(), *self._host.vip_checks.rows)
-        return DesiredTable(rows, self._ownership.owned.keys(), exclusive, settings.lvs_timeouts)
+        return DesiredTable(rows, self._ownership.owned.keys(), exclusive, settings.lvs_timeouts or UNCHANGED)
 
     def _forwarding_error(self) -> str | None:
         """Return why services may not be forwarded, "" if they are; None before the first table."""

@@ -405,10 +405,11 @@ def begin_settings(tables: Tables) -> None:
 
 
 def set_timeouts(tables: Tables, generation: int, timeouts: Timeouts) -> None:
-    """Write the timeouts into the facts of a generation."""
+    """Write the timeouts into the facts of a generation. One of 0 keeps the timeout that is there (`Timeouts.over`)."""
     facts = Facts(tables, generation)
+    timeouts = timeouts.over(Timeouts(*facts.get("timeouts_s")))
     facts.set("timeouts", *timeout_ticks(timeouts))
-    facts.set("timeouts_s", timeouts.tcp_s, timeouts.tcp_fin_s, timeouts.udp_s)
+    facts.set("timeouts_s", *timeouts)
 
 
 def open_entry(state: State, name: str) -> int:

@@ -31,7 +31,7 @@ from pylvs.dataplane.state import CLOCK, LOADED, OBJECT, State
 from pylvs.dataplane.tables import ALL_ONES, Records, Tables, Versions
 from pylvs.dataplane.transaction import recover
 from pylvs.model.errors import NoSpace, Unsupported
-from pylvs.model.service import Timeouts
+from pylvs.model.service import UNCHANGED
 
 # Arrays, each with the field of `books` that is the number of elements in use; None: all of them.
 _ARRAYS = {
@@ -130,7 +130,7 @@ class Migration:
         facts = versions.facts()
         present = versions.services(versions.live)
         facts.set("engines", sum(any(version["engine"]) for _, version in present))
-        load.set_timeouts(fresh, versions.live, Timeouts(*facts.get("timeouts_s")))
+        load.set_timeouts(fresh, versions.live, UNCHANGED)  # the copied ones, in ticks
         roles = vip_roles.in_force(fresh)
         if roles.all:
             vip_roles.write(fresh, roles)

@@ -33,7 +33,7 @@ from pylvs.dataplane.tables import (
     write_bitmap,
 )
 from pylvs.model.errors import NoSpace
-from pylvs.model.service import ServiceKey, is_probe_mark
+from pylvs.model.service import UNCHANGED, ServiceKey, is_probe_mark
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
@@ -440,6 +440,10 @@ class Transaction(Versions):
         self.generation = self._live + 1 & MASK32
         self.new_facts = self.facts(self.generation)
         self.new_facts.copy_from(self.facts())
+        if 0 in self.new_facts.get("timeouts_s"):  # an earlier build set them: connections expire at once
+            from pylvs.dataplane import load  # late: it imports this module
+
+            load.set_timeouts(self.tables, self.generation, UNCHANGED)
         return self
 
     def count_service(self, key: ServiceKey, engine: bytes, by: int) -> None:

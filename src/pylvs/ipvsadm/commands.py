@@ -213,17 +213,11 @@ class Session:
             case Command.ZERO:
                 self._zero(request)
             case Command.SET:
-                self._set_timeouts(request)
+                director.set_timeouts(Timeouts(*request.timeouts_s))
             case Command.START_DAEMON:
                 _refuse_daemon(request, director.services())
             case Command.STOP_DAEMON:
                 raise NoDaemon("No daemon is running")
-
-    def _set_timeouts(self, request: Request) -> None:
-        tcp, tcp_fin, udp = request.timeouts_s
-        with self._director.batch():
-            now = self._director.timeouts()
-            self._director.set_timeouts(Timeouts(tcp or now.tcp_s, tcp_fin or now.tcp_fin_s, udp or now.udp_s))
 
     def _warn_of_mark(self, request: Request) -> None:
         """Warn of a mark that no rule gives.

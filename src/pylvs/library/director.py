@@ -39,7 +39,7 @@ from pylvs.model.dataclass import replace
 from pylvs.model.director import Connection
 from pylvs.model.errors import PylvsError
 from pylvs.model.rows import DeviceProblem, ServiceRow, TableUse
-from pylvs.model.service import LONGEST_S, Protocol, Timeouts, is_probe_mark
+from pylvs.model.service import LONGEST_S, UNCHANGED, Protocol, Timeouts, is_probe_mark
 from pylvs.system.namespaces import NAMED, inside_network
 from pylvs.system.syscalls import missing_capabilities
 
@@ -372,9 +372,8 @@ class Director:
         given = {"tcp_s": tcp_s, "tcp_fin_s": tcp_fin_s, "udp_s": udp_s}
         changes = {name: number(name, value, 1, LONGEST_S) for name, value in given.items() if value is not None}
         with self._tables() as tables, tables.batch():
-            timeouts = replace(tables.timeouts(), **changes)
-            tables.set_timeouts(timeouts)
-            return timeouts
+            tables.set_timeouts(replace(UNCHANGED, **changes))
+            return tables.timeouts()
 
     def change_setting(self, name: str, value: int) -> None:
         """Change a setting `net.ipv4.vs.NAME`, with or without this prefix. Raises InvalidValue, Busy, NoSpace."""

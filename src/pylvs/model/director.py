@@ -128,7 +128,7 @@ class Director(Protocol):
         """Return the timeouts in force."""
 
     def set_timeouts(self, timeouts: Timeouts) -> None:
-        """Set all three timeouts; existing connections get them at their next packet."""
+        """Set the timeouts that are not 0, and leave the others; connections get them at their next packet."""
 
     def settings(self) -> Mapping[str, int]:
         """Return the `net.ipv4.vs.*` settings, by their short names."""
@@ -170,8 +170,8 @@ class InMemory:
         return self._timeouts
 
     def set_timeouts(self, timeouts: Timeouts) -> None:
-        """Change three timeouts (IPVS-SEMANTICS 4.4); existing connections get them at their next packet."""
-        self._timeouts = timeouts
+        """Set the timeouts that are not 0 (IPVS-SEMANTICS 4.4); connections get them at their next packet."""
+        self._timeouts = timeouts.over(self._timeouts)
 
     def settings(self) -> Mapping[str, int]:
         """Return the settings by their short names."""

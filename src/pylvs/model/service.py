@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from enum import IntEnum, IntFlag
 from ipaddress import IPv4Address, ip_address
 
@@ -21,6 +21,7 @@ MAX_WEIGHT = MAX_THRESHOLD = 0x7FFFFFFF
 MAX_PORT = 0xFFFF
 MAX_PREFIX = 128  # bits of an IPv6 address
 LONGEST_S = 2678400  # ipvsadm's limit: 31 days
+TIMEOUT_NAMES = ("tcp", "tcpfin", "udp")  # as keepalived and ipvsadm call the fields of `Timeouts`
 
 # All schedulers of IPVS, in the order of their numbers in `bpf/abi/config.h`.
 SCHEDULERS = ("rr", "wrr", "lc", "wlc", "sed", "nq", "fo", "ovf", "dh", "sh", "mh", "lblc", "lblcr", "twos")
@@ -42,12 +43,29 @@ def scheduler_name(number: int) -> str:
 class Timeouts:
     """Seconds without packets after which a connection expires: established TCP, TCP after a FIN, UDP.
 
-    `ipvsadm --set` changes them (IPVS-SEMANTICS 4.4).
+    `ipvsadm --set` changes them (IPVS-SEMANTICS 4.4). To set a timeout to 0 leaves it unchanged, as in IPVS.
     """
 
     tcp_s: int = 900
     tcp_fin_s: int = 120
     udp_s: int = 300
+
+    def over(self, present: Timeouts) -> Timeouts:
+        """Return what is in force after these were set. A present one of 0, which earlier builds set, has its default.
+
+        Connections with a timeout of 0 would expire at once.
+        """
+        return Timeouts(*(new or old or default for new, old, default in zip(self, present, Timeouts(), strict=True)))
+
+    def __iter__(self) -> Iterator[int]:
+        return iter((self.tcp_s, self.tcp_fin_s, self.udp_s))
+
+    def __str__(self) -> str:
+        """Return those that are not 0, as lvs_timeouts has them."""
+        return " ".join(f"{name} {value}" for name, value in zip(TIMEOUT_NAMES, self, strict=True) if value)
+
+
+UNCHANGED = Timeouts(0, 0, 0)
 
 
 # The firewall marks of checks through a virtual address (`via_vip`): each stands for one real server. They apply only

@@ -202,9 +202,9 @@ class ReferenceDirector(InMemory):
         return ()
 
     def set_timeouts(self, timeouts: Timeouts) -> None:
-        """Change three timeouts (4.4); existing connections get them at their next packet."""
+        """Set the timeouts that are not 0 (4.4); connections get them at their next packet."""
         super().set_timeouts(timeouts)
-        self._path.timeouts = timeouts
+        self._path.timeouts = self.timeouts()
 
     # --- listings ---
 

@@ -13,12 +13,12 @@ from pylvs.model.dataclass import dataclass, field
 from pylvs.model.described import CheckDefaults, DescribedGroup, DescribedServer, DescribedService
 from pylvs.model.service import (
     SCHEDULERS,
+    UNCHANGED,
     Destination,
     DestinationKey,
     Method,
     Protocol,
     ServiceFlag,
-    Timeouts,
     Tunnel,
     TunnelFlag,
     TunnelKind,
@@ -93,8 +93,7 @@ def objects(configuration: Configuration, status: ServerStatus) -> dict[Oid, Val
     }
     found = dict(chain.from_iterable(table((*CHECKER, number), each).items() for number, each in rows.items()))
     found[*CHECKER, 6, 1, 0] = truth(False)  # lvs_sync_daemon
-    timeouts = configuration.settings.lvs_timeouts or Timeouts(0, 0, 0)
-    for number, seconds in enumerate((timeouts.tcp_s, timeouts.tcp_fin_s, timeouts.udp_s), 1):
+    for number, seconds in enumerate(configuration.settings.lvs_timeouts or UNCHANGED, 1):
         if seconds:
             found[*CHECKER, 7, number, 0] = integer(seconds)
     return found

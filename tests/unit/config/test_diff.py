@@ -421,5 +421,7 @@ def test_missing_files_are_findings() -> None:
         "alpha off -> on",
     ]
     assert [str(each) for each in field_differences(SETTINGS, replace(SETTINGS, lvs_timeouts=None))] == [
-        "lvs_timeouts on -> none"
+        "lvs_timeouts tcp 900 tcpfin 120 udp 300 -> none"
     ]
+    before, after = (replace(SETTINGS, lvs_timeouts=Timeouts(*seconds)) for seconds in ((0, 0, 15), (60, 0, 15)))
+    assert [str(each) for each in field_differences(before, after)] == ["lvs_timeouts udp 15 -> tcp 60 udp 15"]

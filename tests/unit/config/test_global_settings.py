@@ -27,6 +27,8 @@ def test_several_lines_of_lvs_timeouts_count_together() -> None:
 def test_a_later_zero_of_lvs_timeouts_leaves_the_timeout_unchanged() -> None:
     document = compiled("global_defs {\n lvs_timeouts tcp 9 udp 7\n lvs_timeouts tcp 0\n}")
     assert document.configuration.settings.lvs_timeouts == Timeouts(0, 0, 7)
+    zeros = compiled("global_defs {\n lvs_timeouts tcp 0 tcpfin 0\n}")
+    assert zeros.configuration.settings.lvs_timeouts is None
 
 
 @pytest.mark.parametrize(

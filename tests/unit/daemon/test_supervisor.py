@@ -46,6 +46,7 @@ def test_the_table_has_the_services_while_the_daemon_runs_and_keeps_foreign_ones
             }
             assert host.tables.timeouts() == Timeouts(9, 8, 7)
             assert (host.state / "control").is_socket()
+        assert host.tables.timeouts() == Timeouts()
         assert host.table() == {"FWM 7": {}}
         assert host.left() <= {"events.jsonl"}
 

@@ -13,6 +13,7 @@ from pylvs.model.errors import Busy, NoSpace
 from pylvs.model.rows import ServiceRow
 from pylvs.model.service import (
     FIRST_PROBE_MARK,
+    UNCHANGED,
     Destination,
     DestinationKey,
     Protocol,
@@ -147,6 +148,33 @@ def test_lost_tables_are_reported_and_made_again(director: Watched, table: Table
     assert director.service(WEB).destinations[0].destination == server(1)
     assert director.timeouts() == Timeouts(100, 20, 30)
     assert nothing_to_do(table.plan(desired))
+
+
+def test_timeouts_that_are_not_desired_stay_and_return_to_what_they_were(director: Watched, table: TableCache) -> None:
+    director.set_timeouts(Timeouts(800, 100, 200))
+    rows = [row(WEB, server(1))]
+    for desired, found in (
+        (UNCHANGED, Timeouts(800, 100, 200)),
+        (Timeouts(0, 0, 15), Timeouts(800, 100, 15)),
+        (Timeouts(0, 60, 16), Timeouts(800, 60, 16)),
+        (Timeouts(0, 60, 0), Timeouts(800, 60, 200)),
+    ):
+        carry_out(table, DesiredTable(rows, timeouts=desired))
+        assert director.timeouts() == found
+        assert nothing_to_do(table.plan(DesiredTable(rows, timeouts=desired)))
+    director.set_timeouts(Timeouts(700, 61, 201))  # of these, one is the daemon's
+    carry_out(table, DesiredTable(rows, timeouts=Timeouts(0, 60, 0)))
+    assert director.timeouts() == Timeouts(700, 60, 201)
+    carry_out(table, DesiredTable(rows))
+    assert director.timeouts() == Timeouts(700, 100, 201)
+    director.set_timeouts(Timeouts(1, 2, 3))
+    assert nothing_to_do(carry_out(table, DesiredTable(rows)))
+
+
+def test_a_timeout_of_0_that_an_earlier_build_set_gets_its_default(director: Watched, table: TableCache) -> None:
+    director._timeouts = Timeouts(0, 0, 15)
+    carry_out(table, DesiredTable([]))
+    assert director.timeouts() == Timeouts(900, 120, 15)
 
 
 def test_an_edit_that_comes_between_plan_and_edits_makes_the_plan_void(director: Watched, table: TableCache) -> None:

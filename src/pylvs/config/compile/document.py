@@ -14,10 +14,10 @@ from pylvs.config.compile.vrrp import vrrp_of
 from pylvs.config.language.tree import Document, Finding, gc_paused
 from pylvs.config.schema.global_defs import PLACEMENT, ROOT
 from pylvs.config.schema.grammar import Reader
-from pylvs.config.schema.types import SMTP_PORT, TIMEOUT_NAMES
+from pylvs.config.schema.types import SMTP_PORT
 from pylvs.model.dataclass import dataclass, replace
 from pylvs.model.described import Descriptions
-from pylvs.model.service import Timeouts
+from pylvs.model.service import TIMEOUT_NAMES, UNCHANGED, Timeouts
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration, DbusSettings, GlobalSettings, Mail, Placement, SnmpSettings, WantedService
 from pylvs.netlink import links
@@ -107,8 +107,9 @@ def _settings(root: EffectiveBlock, block: EffectiveBlock, scripts: ScriptRules)
 
 
 def _timeouts(seconds: Mapping[str, int]) -> Timeouts | None:
-    """Return the timeouts by their names in lvs_timeouts; None if there are none to set."""
-    return Timeouts(*(seconds.get(name, 0) for name in TIMEOUT_NAMES)) if seconds else None
+    """Return the timeouts by their names in lvs_timeouts, 0 for those to leave unchanged; None for none to set."""
+    timeouts = Timeouts(*(seconds.get(name, 0) for name in TIMEOUT_NAMES))
+    return None if timeouts == UNCHANGED else timeouts
 
 
 def _snmp(root: EffectiveBlock, block: EffectiveBlock) -> SnmpSettings:

@@ -127,7 +127,12 @@ GLOBAL_DEFS = Block(
         bare("enable_script_security", "reject scripts that run as root and that other users can modify"),
         flag("checker_log_all_failures", "log every failed check, not only the one that takes the server down"),
         Keyword("checker_priority", integer(-20, 19), "nice value of the health checks", 0),
-        Keyword("lvs_timeouts", TIMEOUTS, "timeouts of idle connections", combine=or_),
+        Keyword(
+            "lvs_timeouts",
+            TIMEOUTS,
+            "timeouts of idle connections; those without a number, or 0, stay as they are",
+            combine=or_,
+        ),
         bare("lvs_flush", "remove all services from the table at startup"),
         Keyword(
             "lvs_flush_on_stop",

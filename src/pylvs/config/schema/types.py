@@ -15,7 +15,7 @@ from pylvs.config.schema.grammar import BadValue, Keyword, Type, Words, did_you_
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Script
 from pylvs.model.dataclass import dataclass
-from pylvs.model.service import LONGEST_S
+from pylvs.model.service import LONGEST_S, TIMEOUT_NAMES
 from pylvs.model.vrrp import Fifo
 
 T = TypeVar("T")
@@ -27,7 +27,6 @@ MAX_DIGITS = 40  # Python rejects integers of thousands of digits
 SMTP_PORT = 25
 TRUE = ("on", "true", "yes")
 FALSE = ("off", "false", "no")
-TIMEOUT_NAMES = ("tcp", "tcpfin", "udp")
 LEADING = re.compile(r"[ \t\v\f\r\n]*([+-]?[0-9]+)")  # as strtol() reads a word
 NUMBER = re.compile(LEADING.pattern + r"\Z")
 DECIMAL = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)\Z")

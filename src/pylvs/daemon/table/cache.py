@@ -19,6 +19,7 @@ from pylvs.model.errors import Busy, PylvsError
 from pylvs.model.rows import PacketCounts, ServiceRow
 from pylvs.model.service import (
     METHOD_NAMES,
+    UNCHANGED,
     Destination,
     DestinationKey,
     ServiceFlag,
@@ -279,12 +280,15 @@ class TableChanged(Busy):
 
 @dataclass(frozen=True, slots=True)
 class DesiredTable:
-    """The desired rows and timeouts. Other services in `owned` are deleted; with `exclusive`, all others are."""
+    """The desired rows and timeouts. Other services in `owned` are deleted; with `exclusive`, all others are.
+
+    A timeout of 0 is not the daemon's: it stays, or returns to what it was before the daemon set it.
+    """
 
     rows: Sequence[WantedRow]
     owned: Collection[ServiceKey] = ()
     exclusive: bool = False
-    timeouts: Timeouts | None = None
+    timeouts: Timeouts = UNCHANGED
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +313,8 @@ class TableCache:
         self.director = director
         self._snapshot: TableSnapshot | None = None
         self._edition = 0  # of the snapshot
+        self._former_timeouts = UNCHANGED  # from before the daemon set them; 0 for those that it does not set
+        self._found_timeouts = UNCHANGED  # the same after the edits of the last plan
         self._refused: set[ServiceKey] = set()  # services with an edit that was refused since the last plan
         self._lacking: set[ServiceKey] = set()  # of these, the ones that would have got a usable destination by it
         # What the last applied plan put into the table. None replaces a row with a refused edit.
@@ -345,8 +351,20 @@ class TableCache:
         if foreign and before is not None:
             own = frozenset(required_edits(before, desired.rows, desired.owned, desired.exclusive))
             restored = tuple(edit for edit in needed if edit not in own)
-        timeouts = desired.timeouts if desired.timeouts not in (None, self.director.timeouts()) else None
+        timeouts = self._required_timeouts(desired.timeouts, bool(edition))
         return EditPlan(needed, restored, tables_gone, timeouts, bool(rows) or not same_services)
+
+    def _required_timeouts(self, desired: Timeouts, has_tables: bool) -> Timeouts | None:
+        """Return the timeouts to set, None if they are right."""
+        present = self.director.timeouts()
+        former = self._former_timeouts if has_tables else UNCHANGED
+        found = former.over(present)
+        needed = desired.over(found)
+        self._found_timeouts = Timeouts(*(was if own else 0 for own, was in zip(desired, found, strict=True)))
+        if needed != present:
+            return needed
+        self._former_timeouts = self._found_timeouts
+        return None
 
     def set_timeouts(self, timeouts: Timeouts) -> None:
         """Set the timeouts of connections. Raises PylvsError, OSError."""
@@ -354,6 +372,7 @@ class TableCache:
             self._check_unchanged()
             self.director.set_timeouts(timeouts)
             self._edition = self.director.edition()
+        self._former_timeouts = self._found_timeouts
 
     def apply(self, todo: Sequence[Edit], budget_s: float) -> tuple[int, list[str]]:
         """Apply edits of a plan for about `budget_s`; return how many were tried, and those that were refused, as text.
