@@ -17,7 +17,7 @@ from pylvs.model.routing import HeldAddress, NextHop, Route
 from pylvs.model.vrrp import MULTICAST_V6, Peer, Vmac, VrrpConfiguration, VrrpInstance
 from pylvs.vrrp.loop import Loop
 from pylvs.vrrp.protocol.adverts import AdvertEncoder, Datagram
-from pylvs.vrrp.sockets import AdvertReceivers
+from pylvs.vrrp.receivers import AdvertReceivers
 from pylvs.vrrp.vip_manager import VipManager
 from tests.interop.namespaces import inside, ip
 from tests.waiting import PATIENCE_S, until_up
@@ -124,7 +124,12 @@ def test_unicast_without_an_interface_uses_the_device_of_the_route_to_the_peer(f
     mac = ip("-br link show peer1").split()[2]
     ip(f"neigh add {peer} lladdr {mac} dev eth1")
     received: list[Datagram] = []
-    receivers = AdvertReceivers(fixture.loop, lambda device, vrid, datagram: received.append(datagram))
+
+    def receive(device: str, vrid: int, datagram: Datagram) -> bool:
+        received.append(datagram)
+        return True
+
+    receivers = AdvertReceivers(fixture.loop, receive)
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800)) as far_end:
         far_end.bind(("peer1", 0x0800))
         far_end.settimeout(PATIENCE_S)

@@ -72,6 +72,11 @@ class Router:
         return self.machine.state
 
     @property
+    def follows_lower(self) -> bool:
+        """Whether it is a backup that waits while a master of lower priority advertises."""
+        return self.state is State.BACKUP and self.machine.follows_lower(self._service.now)
+
+    @property
     def failed(self) -> bool:
         """Whether one of its own faults is more than a tracked object without a result."""
         unknown = [each.fault for each in self.tracked.values() if not each.known]
@@ -236,13 +241,13 @@ class Router:
         is_peer = any(each.address == datagram.source for each in self.instance.peers)
         return self.machine.address == datagram.destination, is_peer
 
-    def receive(self, datagram: Datagram) -> None:
-        """Handle a datagram. Raises InvalidAdvert."""
+    def receive(self, datagram: Datagram) -> bool:
+        """Handle a datagram; return whether it is an advertisement of another router. Raises InvalidAdvert."""
         if not self._running or self.validator is None:
-            return
+            return False
         advert = self.validator.validate(datagram)
         if advert is None:
-            return
+            return False
         self._report_mismatches(self.validator)
         self.received += 1
         self.zero_received += advert.priority == PRIORITY_STOP
@@ -253,12 +258,13 @@ class Router:
         due = self.machine.due
         self._step(self.machine.receive(self._service.now, advert, datagram.source))
         if self.state is not State.BACKUP:
-            return
+            return True
         self.master = datagram.source
         # A lower priority does not postpone the take-over for which this member waits.
         self.waiting = self.waiting and self.machine.due == due
         if self.group is not None and advert.priority >= self.machine.priority and self.group.demote(self):
             self._service.notify(StateChanged("GROUP", self.group.group.name, State.BACKUP.value, 0))
+        return True
 
     def _report_mismatches(self, validator: AdvertValidator) -> None:
         for mismatch in validator.take_mismatches():

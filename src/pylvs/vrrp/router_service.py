@@ -42,9 +42,10 @@ from pylvs.vrrp.ipc import PID_FILE
 from pylvs.vrrp.loop import Call, Loop, RateLimiter, RealtimeStatus, Timer, enable_realtime, freeze_gc
 from pylvs.vrrp.protocol.adverts import Datagram, InvalidAdvert
 from pylvs.vrrp.protocol.machine import State, TransitionReason
+from pylvs.vrrp.receivers import AdvertReceivers
 from pylvs.vrrp.roles import RolePublisher, RoleSets
 from pylvs.vrrp.router import Router, SyncGroup
-from pylvs.vrrp.sockets import AdvertReceivers, family_of
+from pylvs.vrrp.sockets import family_of
 from pylvs.vrrp.tracking import Key, TrackedObject, Tracking
 from pylvs.vrrp.vip_manager import VipManager
 
@@ -392,21 +393,23 @@ class RouterService:
             router.announce()
         return {}
 
-    def _receive(self, device: str, vrid: int, datagram: Datagram) -> None:
+    def _receive(self, device: str, vrid: int, datagram: Datagram) -> bool:
+        """Handle a datagram; return whether it is a valid advertisement of another router."""
         routers = [router for router in self._by_vrid.get((device, vrid), ()) if router.accepts(datagram)]
         if not routers:
             self._receive_unknown(device, vrid, datagram)
-            return
+            return False
         router = routers[0] if len(routers) == 1 else max(routers, key=lambda each: each.match(datagram))
         try:
-            router.receive(datagram)
+            return router.receive(datagram)
         except InvalidAdvert as invalid:
             self._report_invalid(router, invalid, datagram)
+            return False
 
     def _what_matters(self, device: str, family: int, vrid: int) -> Relevant:
         """Return which advertisements of a VRID can still have an effect while there is a flood of them."""
         routers = [each for each in self._by_vrid.get((device, vrid), ()) if family_of(each.instance) == family]
-        masters = {each.master for each in routers if each.master is not None and each.state is State.BACKUP}
+        masters = {each.master for each in routers if each.master is not None and each.follows_lower}
         return Relevant(min((each.machine.priority for each in routers), default=0), tuple(masters))
 
     def _receive_unknown(self, device: str, vrid: int, datagram: Datagram) -> None:

@@ -2,8 +2,8 @@
 
 Multicast is received and sent on a device, and so is unicast with `interface`, as in keepalived. Other unicast follows
 the routes: its device is a VRF, or "", any device.
-Some advertisements of unknown VRIDs are received, too, because status counts them. The kernel drops a flood of any VRID
-(`advert_filter`).
+Each receiver has two sockets: of advertisements that the kernel has verified, and of others (`advert_filter`). Status
+counts some of these. The kernel drops what is too many (`flood_guard`).
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ import contextlib
 import errno
 import socket
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 
 from pylvs.model.addresses import ANY_V4, Address
 from pylvs.model.vrrp import Authentication, VrrpInstance
-from pylvs.system.sockets import DROP, attach, closed_on_error, enlarge
+from pylvs.system.sockets import DROP, Instruction, attach, closed_on_error, enlarge
 from pylvs.vrrp import advert_filter
-from pylvs.vrrp.advert_filter import PRIORITY_AT, VRID_AT, Admission, FloodGuard, Relevant
-from pylvs.vrrp.loop import Loop, Timer
+from pylvs.vrrp.advert_filter import PRIORITY_AT, VRID_AT, Detail
 from pylvs.vrrp.protocol.adverts import AH_BYTES, AH_PROTOCOL, PROTOCOL, TRAFFIC_CLASS, Datagram
 
 _PRIORITY = 7  # TC_PRIO_CONTROL: first in the device's queue
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _MOST_BYTES = 1 << 16
 _IPV4_BYTES = 20
+_TOO_LARGE = (errno.ENOMEM, errno.EINVAL)  # a filter: net.core.optmem_max, BPF_MAXINSNS
 
 # linux/in.h, linux/in6.h: absent from Python's socket module
 _IP_MULTICAST_ALL = 49
@@ -38,6 +38,8 @@ _MREQN = struct.Struct("=4s4si")  # struct ip_mreqn: group, address, ifindex
 _MREQ6 = struct.Struct("=16si")  # struct ipv6_mreq
 _PKTINFO6 = struct.Struct("=16si")  # struct in6_pktinfo
 _INT = struct.Struct("=i")
+
+Build = Callable[[Detail], list[Instruction]]
 
 _ipv6_address = lru_cache(maxsize=1024)(IPv6Address)
 
@@ -55,8 +57,8 @@ class AdvertReceiver:
         self.groups = tuple(groups)
         self._buffer = bytearray(_MOST_BYTES)
         self._index = 0
-        self._vrids: Mapping[int, Admission] = {}
-        self._foreign = True
+        everything = advert_filter.everything(family, bool(self.groups))  # IPv6 needs no membership for multicast
+        self._build: Build = lambda _: everything
         self._socket = socket.socket(_FAMILIES[family], socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol)
         with closed_on_error(self._socket):
             attach(self._socket, [DROP])  # until it is bound, it would receive from all devices
@@ -87,7 +89,7 @@ class AdvertReceiver:
             attach(self._socket, [DROP])
             if not index or not _bind(self._socket, self.device):
                 return False
-            self._drain()
+            self.drain()
             self._index = index
             self._accept()
         joined = [self._join(group) for group in self.groups]
@@ -135,25 +137,32 @@ class AdvertReceiver:
             return error.errno == errno.EADDRINUSE  # already a member
         return True
 
-    def admit(self, vrids: Mapping[int, Admission], foreign: bool) -> None:
-        """Receive what these rules admit; `foreign` are other VRIDs. Without a call, everything is received."""
-        self._vrids, self._foreign = vrids, foreign
+    def accept(self, build: Build) -> None:
+        """Receive what a filter passes, in the most detail that the kernel allows. Raises OSError."""
+        self._build = build
         if self._index or not self.device:
             self._accept()
 
-    def admits(self, vrid: int, datagram: Datagram) -> bool:
-        """Return whether the filter that is attached now passes this datagram."""
-        admission = self._vrids.get(vrid, self._foreign)
-        if not isinstance(admission, Relevant):
-            return admission
-        at = PRIORITY_AT + (AH_BYTES if datagram.protocol == AH_PROTOCOL else 0)
-        priority = datagram.payload[at] if len(datagram.payload) > at else 0
-        return not 0 < priority < admission.priority or datagram.source in admission.masters
+    def drain(self) -> None:
+        """Drop what is in the queue."""
+        with contextlib.suppress(OSError):
+            while True:
+                self._socket.recv(1)
 
     def _accept(self) -> None:
-        offset = AH_BYTES if self.protocol == AH_PROTOCOL else 0
-        multicast = bool(self.groups)  # IPv6 raw sockets receive it without membership
-        attach(self._socket, advert_filter.program(self.family, offset, self._vrids, self._foreign, multicast))
+        for detail in Detail:
+            program = self._build(detail)
+            try:
+                attach(self._socket, program)
+                return
+            except OSError as error:
+                if error.errno not in _TOO_LARGE:
+                    raise
+            with contextlib.suppress(OSError):  # the former filter counts until it is replaced
+                attach(self._socket, [advert_filter.accepting(program)])
+                attach(self._socket, program)
+                return
+        raise OSError(errno.ENOMEM, "the filter of advertisements is larger than net.core.optmem_max allows")
 
     def _leave(self) -> None:
         """Leave all groups: memberships outlive their device, and a socket has at most twenty."""
@@ -168,11 +177,6 @@ class AdvertReceiver:
             self._socket.setsockopt(socket.IPPROTO_IP, options[0], request)
         else:
             self._socket.setsockopt(socket.IPPROTO_IPV6, options[1], _MREQ6.pack(group.packed, self._index))
-
-    def _drain(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                self._socket.recv(1)
 
 
 class AdvertSender:
@@ -227,12 +231,6 @@ def _bind(bound: socket.socket, device: str) -> bool:
     return True
 
 
-SocketKey = tuple[str, int, int]  # device, family, protocol
-ReceiverSettings = tuple[frozenset[Address], int, frozenset[int]]  # of its instances: groups, buffer in bytes, VRIDs
-WhatMatters = Callable[[str, int, int], Relevant]  # to the routers of a device, family and VRID
-OnAdvert = Callable[[str, int, Datagram], None]  # device, VRID
-
-
 def family_of(instance: VrrpInstance) -> int:
     """Return the address family of its packets."""
     return (instance.peers[0].address if instance.peers else instance.multicast).version
@@ -245,91 +243,14 @@ def protocol_of(instance: VrrpInstance) -> int:
 
 def vrid_of(datagram: Datagram) -> int:
     """Return the VRID, or -1 if the packet is truncated."""
-    at = VRID_AT + (AH_BYTES if datagram.protocol == AH_PROTOCOL else 0)
+    return _octet(datagram, VRID_AT)
+
+
+def priority_of(datagram: Datagram) -> int:
+    """Return the priority, or -1 if the packet is truncated."""
+    return _octet(datagram, PRIORITY_AT)
+
+
+def _octet(datagram: Datagram, at: int) -> int:
+    at += AH_BYTES if datagram.protocol == AH_PROTOCOL else 0
     return datagram.payload[at] if len(datagram.payload) > at else -1
-
-
-class AdvertReceivers:
-    """One AdvertReceiver for each device, family and protocol, shared by all virtual routers."""
-
-    def __init__(self, loop: Loop, on_advert: OnAdvert, matters: WhatMatters = lambda *_: Relevant(0)) -> None:
-        """`matters` returns what the kernel still passes while there is a flood."""
-        self._loop = loop
-        self._on_advert = on_advert
-        self._matters = matters
-        self._open: dict[SocketKey, tuple[AdvertReceiver, ReceiverSettings]] = {}
-        self._guards: dict[AdvertReceiver, FloodGuard] = {}
-        self._timers: dict[AdvertReceiver, Timer] = {}
-
-    def configure(self, instances: Iterable[tuple[VrrpInstance, str]]) -> list[str]:
-        """Receive for these instances, each on its device; return error messages."""
-        wanted: dict[SocketKey, ReceiverSettings] = {}
-        for instance, device in instances:
-            key = device, family_of(instance), protocol_of(instance)
-            groups, buffer_bytes, vrids = wanted.get(key, (frozenset(), 0, frozenset()))
-            own = () if instance.peers else (instance.multicast,)
-            wanted[key] = groups.union(own), buffer_bytes + instance.receive_buffer, vrids | {instance.vrid}
-        for key in [key for key, (_, known) in self._open.items() if wanted.get(key) != known]:
-            self._close(key)
-        errors = []
-        for key, settings in wanted.items():
-            if key not in self._open:
-                try:
-                    self._start(key, settings)
-                except OSError as error:
-                    errors.append(f"advertisements cannot be received on {key[0]}: {error.strerror}")
-        return errors
-
-    def rejoin(self, device: str) -> None:
-        """Join the groups again after a device was replaced or got another index."""
-        for (name, _, _), (receiver, _) in self._open.items():
-            if name == device:
-                receiver.rejoin()
-
-    def close(self) -> None:
-        for key in list(self._open):
-            self._close(key)
-
-    def _start(self, key: SocketKey, settings: ReceiverSettings) -> None:
-        device, family, protocol = key
-        groups, buffer_bytes, vrids = settings
-        receiver = AdvertReceiver(device, family, protocol, groups, buffer_bytes)
-        self._open[key] = receiver, settings
-        self._guards[receiver] = FloodGuard(vrids)
-        self._loop.watch(receiver.fileno(), lambda: self._receive(device, receiver))
-
-    def _close(self, key: SocketKey) -> None:
-        receiver, _ = self._open.pop(key)
-        self._loop.forget(receiver.fileno())
-        receiver.close()
-        del self._guards[receiver]
-        if timer := self._timers.pop(receiver, None):
-            timer.cancel()
-
-    def _receive(self, device: str, receiver: AdvertReceiver) -> None:
-        guard, now = self._guards[receiver], self._loop.now
-        for datagram in receiver.receive():
-            vrid = vrid_of(datagram)
-            if receiver.admits(vrid, datagram):  # else it was in the queue before the filter was restricted
-                self._on_advert(device, vrid, datagram)
-            if guard.count(vrid, now):
-                self._restrict(device, receiver)
-
-    def _restrict(self, device: str, receiver: AdvertReceiver) -> None:
-        """Let the kernel drop what the guard says, until it is due."""
-        guard = self._guards[receiver]
-        vrids: dict[int, Admission] = {
-            vrid: False if level > 1 else self._matters(device, receiver.family, vrid)
-            for vrid, level in guard.levels.items()
-        }
-        own = next(settings[2] for each, settings in self._open.values() if each is receiver)
-        receiver.admit({vrid: vrids.get(vrid, True) for vrid in own}, guard.foreign)
-        if timer := self._timers.pop(receiver, None):
-            timer.cancel()
-        if guard.due is not None:
-            self._timers[receiver] = self._loop.at(guard.due, lambda: self._relax(device, receiver))
-
-    def _relax(self, device: str, receiver: AdvertReceiver) -> None:
-        if receiver in self._guards:
-            self._guards[receiver].wake(self._loop.now)
-            self._restrict(device, receiver)

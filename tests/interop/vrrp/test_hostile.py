@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import struct
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,13 +16,11 @@ from scapy.layers.inet import IP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.layers.vrrp import VRRP, VRRPv3
-from scapy.packet import Packet, Raw
+from scapy.packet import Packet
 
 from pylvs.model.errors import PylvsError
 from pylvs.system.namespaces import inside_network
-from pylvs.vrrp.advert_filter import MOST_RELEVANT, SLICE_S
 from pylvs.vrrp.ipc import Client
-from tests import ledger
 from tests.interop import keepalived
 from tests.interop.vrrp.observer import Captured, Observer
 from tests.interop.vrrp.routers import KEEPALIVED, PATIENCE_S, PYLVS, Pylvs, Router, router
@@ -50,10 +47,6 @@ VIPS = {51: "10.66.0.100", 52: "10.66.0.101", 53: "10.66.0.102", 54: "fe80::66:1
 NAMES = {51: "V2", 52: "SEALED", 53: "V3", 54: "V6"}
 MORE = {51: PASS, 52: AH, 53: "    version 3", 54: "    version 3"}
 HIGHEST = 254  # of all advertisements here: accepted, it would end the mastership
-DOWN_S = 3.6  # without an advertisement, after which a backup of priority 90 takes over
-FLOOD, A_SECOND, SPOKEN = 93_000, 31_000, 3  # frames, their rate, and the number of advertisements to wait for
-FLOODS_SENT = 3  # attempts to send a flood without a pause of the master
-LOGGED_S = 60.0  # after which the same log line may appear again
 BOTH_WORDS = struct.unpack("!II", b"evobot\0\0")
 
 
@@ -282,111 +275,3 @@ def tampered(captured: Captured) -> bytes:
     at = 14 + 20 + 8
     frame[at : at + 4] = b"\xff\xff\xff\xf0"
     return bytes(frame)
-
-
-OTHERS = pytest.mark.nightly("the three others are one of each path: refused, unknown, and believed but lower")
-BOUNDED = ("wrong password", "a VRID of nobody", "of lower priority")
-FLOODS = {
-    "wrong password": carried(two(auth2=1)),
-    "wrong checksum": carried(two(chksum=0xDEAD)),
-    "wrong TTL": carried(two(), ttl=12),
-    "another version": carried(three(51)),
-    "a VRID of nobody": carried(two(vrid=99)),
-    "truncated": carried(bytes(two())[:12]),
-    "of lower priority": carried(two(priority=1)),
-    "nothing": carried(Raw(b"")),
-}
-
-
-@pytest.mark.skipif(bool(keepalived.why_not()), reason=keepalived.why_not())
-@pytest.mark.parametrize("kind", [each if each in BOUNDED else pytest.param(each, marks=OTHERS) for each in FLOODS])
-def test_a_flood_changes_nothing(kind: str, tmp_path: Path) -> None:
-    """A backup that misses no advertisement stays a backup; the log does not grow.
-
-    keepalived receives the same flood. If that makes it deaf, it takes over although the master has sent. If the
-    machine makes the master pause, it takes over rightly, and the flood is sent again.
-    """
-    for attempt in range(FLOODS_SENT):
-        begin = time.monotonic()
-        pause_s = pause_in_a_flood(kind, tmp_path / str(attempt))
-        if not pause_s:
-            return
-        ledger.record(f"flood: {kind}", f"the master paused for {pause_s:.2f} s", time.monotonic() - begin)
-    pytest.fail(f"the master paused in each of {FLOODS_SENT} floods")
-
-
-def pause_in_a_flood(kind: str, folder: Path) -> float:
-    """Send a flood, and check what it changes; if the master paused for so long that it lost its role, return that."""
-    with network() as (link, wire):
-        running = started(link, folder, configuration(100, 51))
-        other = router(KEEPALIVED, link, "b", folder / "b")
-        other.configuration.write_text(configuration(90, 51))
-        try:
-            start = time.monotonic()
-            other.start()
-            until(other, other.listens, "keepalived listens")
-            with Observer(link) as observer:
-                until(running, lambda: len(observer.advertisements("a")) > 1, "the master speaks")
-                read_before, begin = read(running), time.monotonic()
-                with flood(wire, FLOODS[kind]) as sent:
-                    before = len(observer.advertisements("a"))
-                    until(running, lambda: len(observer.advertisements("a")) >= before + SPOKEN, "the master goes on")
-                slices = (time.monotonic() - begin) / SLICE_S + 2
-                read_now, answers = read(running) - read_before, len(observer.advertisements("a")) - before
-                assert read_now <= slices * MOST_RELEVANT, "the kernel drops the rest"
-                assert answers <= 2 * slices * SLICE_S + 2, "a flood is not answered by another one"
-                before = len(observer.advertisements("a"))
-                until(running, lambda: len(observer.advertisements("a")) > before, "the master speaks after the flood")
-                spoken, taken = observer.advertisements("a"), observer.advertisements("b")
-            now = instances(running)["V2"]
-            print(f"{kind}: {sent.total()} sent; {dict(now['counters']['dropped'])}")
-            pause_s = max((silence(spoken, each.at) for each in taken if each.priority), default=0.0)
-            if pause_s > DOWN_S:
-                return pause_s
-            assert sent.total() >= FLOOD
-            assert (now["state"], now["counters"]["became_master"]) == ("MASTER", 1)
-            lines_each = 1 + (time.monotonic() - start) // LOGGED_S
-            assert all(len(lines(running, flaw)) <= lines_each for flaw in now["counters"]["dropped"])
-            assert len(running.log()) < 40
-            if kind in now["counters"]["dropped"]:
-                assert 0 < now["counters"]["dropped"][kind] <= sent.total()
-            return 0.0
-        finally:
-            other.end()
-            running.end()
-
-
-def silence(spoken: Sequence[Captured], at: float) -> float:
-    """Return the seconds since the last of these advertisements before a time."""
-    return at - max(each.at for each in spoken if each.at < at)
-
-
-def read(running: Pylvs) -> int:
-    """Return how many advertisements the process has read so far."""
-    found = status(running)
-    counters = [each["counters"] for each in found["instances"]]
-    known = sum(each["received"] + sum(each["dropped"].values()) for each in counters)
-    return int(known + sum(each["count"] for each in found["unknown_vrids"]))
-
-
-@contextmanager
-def flood(wire: Callable[[bytes], None], frame: bytes) -> Iterator[Counter[bytes]]:
-    """Send at least FLOOD frames until the block ends, A_SECOND or as many as possible; count them."""
-    sent: Counter[bytes] = Counter()
-    over = threading.Event()
-
-    def send() -> None:
-        begin = time.monotonic()
-        while not over.is_set() or sent.total() < FLOOD:
-            for _ in range(int((time.monotonic() - begin) * A_SECOND) - sent.total()):
-                wire(frame)
-                sent[frame] += 1
-            time.sleep(0.001)
-
-    sender = threading.Thread(target=send)
-    sender.start()
-    try:
-        yield sent
-    finally:
-        over.set()
-        sender.join()

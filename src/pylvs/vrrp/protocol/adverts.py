@@ -22,10 +22,10 @@ TTL = 255  # a lower value means that a router forwarded the packet (RFC 9568, 5
 TRAFFIC_CLASS = 0xC0  # internetwork control (RFC 791)
 PASSWORD_BYTES = 8
 MAX_ADDRESSES = 255
-_ADVERTISEMENT = 1  # the only type (RFC 9568, 5.2.2)
+ADVERTISEMENT = 1  # the only type (RFC 9568, 5.2.2)
 _HEAD = struct.Struct("!BBBBHH")  # version and type, VRID, priority, count; differs by version; checksum
 HEAD_BYTES, ADDRESS_BYTES = _HEAD.size, {4: 4, 6: 16}
-_AUTHENTICATIONS = (None, Authentication.PASS, Authentication.AH)  # indexed by the type field of version 2
+AUTHENTICATIONS = (None, Authentication.PASS, Authentication.AH)  # indexed by the type field of version 2
 
 AH_PROTOCOL = 51
 DIGEST_BYTES = 12
@@ -113,9 +113,9 @@ def pseudo_header(source: Address, destination: Address, length: int) -> bytes:
 def encode(advertisement: Advertisement, source: Address, destination: Address) -> bytes:
     """Return the payload."""
     body = b"".join(address.packed for address in advertisement.addresses)
-    version_type = advertisement.version << 4 | _ADVERTISEMENT
+    version_type = advertisement.version << 4 | ADVERTISEMENT
     if advertisement.version == 2:
-        middle = _AUTHENTICATIONS.index(advertisement.authentication) << 8 | round(advertisement.interval_s)
+        middle = AUTHENTICATIONS.index(advertisement.authentication) << 8 | round(advertisement.interval_s)
         body += advertisement.password.ljust(PASSWORD_BYTES, b"\0")
         covered = b""
     else:
@@ -137,7 +137,7 @@ def decode(payload: bytes, source: Address, destination: Address) -> Advertiseme
     version, packet_type = version_type >> 4, version_type & 0xF
     if version not in (2, 3) or (version == 2 and source.version == 6):
         raise InvalidAdvert(AdvertError.VERSION, str(version))
-    if packet_type != _ADVERTISEMENT:
+    if packet_type != ADVERTISEMENT:
         raise InvalidAdvert(AdvertError.TYPE, str(packet_type))
     width = ADDRESS_BYTES[source.version]
     addresses_end = HEAD_BYTES + count * width
@@ -150,9 +150,9 @@ def decode(payload: bytes, source: Address, destination: Address) -> Advertiseme
     addresses = _addresses(payload[HEAD_BYTES:addresses_end], width)
     if version == 3:
         return Advertisement(3, vrid, priority, (middle & 0x0FFF) / 100, addresses)
-    if middle >> 8 >= len(_AUTHENTICATIONS):
+    if middle >> 8 >= len(AUTHENTICATIONS):
         raise InvalidAdvert(AdvertError.AUTHENTICATION, str(middle >> 8))
-    authentication = _AUTHENTICATIONS[middle >> 8]
+    authentication = AUTHENTICATIONS[middle >> 8]
     password = payload[addresses_end:].rstrip(b"\0")
     return Advertisement(2, vrid, priority, float(middle & 0xFF), addresses, authentication, password)
 

@@ -186,6 +186,10 @@ class Machine:
         held = replace(self, held_until=until)
         return held.follow(now, State.BACKUP, TransitionReason.YIELD) if self.state is State.MASTER else (held, [])
 
+    def follows_lower(self, now: float) -> bool:
+        """Return whether a backup's timer restarts with an advertisement of lower priority."""
+        return not self.instance.preempt or self.instance.preempt_delay_s > 0 or self._yields_until(now) is not None
+
     def _yields_until(self, now: float) -> float | None:
         """Return the end of a yield that lasts; None if there is none."""
         return self.held_until if self.held_until is not None and now < self.held_until else None

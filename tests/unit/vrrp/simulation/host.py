@@ -251,9 +251,12 @@ class Host:
         return [Outcome(True)] * len(placed)
 
     def receive(self, device: str, sent: Sent) -> bool:
-        """Queue a packet in every socket that accepts it; return whether one does."""
+        """Queue a packet in every socket that accepts it; return whether one does.
+
+        Of the two sockets of a receiver that is the first: no packet here is invalid.
+        """
         taken, datagram = False, sent.datagram
-        for receiver in self.receivers:
+        for receiver in self.receivers[::2]:
             if (
                 receiver.family != sent.family
                 or receiver.protocol != datagram.protocol

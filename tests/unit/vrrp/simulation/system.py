@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 from unittest import mock
@@ -14,8 +14,7 @@ from pylvs.model.addresses import Address
 from pylvs.netlink.addresses import Placed
 from pylvs.netlink.changes import Outcome
 from pylvs.netlink.monitor import Message
-from pylvs.vrrp import conflicts, garp, loop, router, router_service, sockets, vip_manager
-from pylvs.vrrp.advert_filter import Admission
+from pylvs.vrrp import conflicts, garp, loop, receivers, router, router_service, sockets, vip_manager
 from pylvs.vrrp.garp import AddressBinding, parse_binding
 from pylvs.vrrp.loop import Call, Loop, RealtimeStatus, Timer
 from pylvs.vrrp.netlink_monitor import Change, LinkState, NetlinkMonitor
@@ -125,11 +124,11 @@ class SimulatedReceiver(SimulatedSocket):
     def rejoin(self) -> bool:
         return True
 
-    def admits(self, vrid: int, datagram: Datagram) -> bool:
-        return True
-
-    def admit(self, vrids: Mapping[int, Admission], foreign: bool) -> None:
+    def accept(self, build: sockets.Build) -> None:
         """Receive everything: a restriction drops what cannot matter."""
+
+    def drain(self) -> None:
+        self.take(len(self.queue))
 
     def receive(self, most: int = 64) -> list[Datagram]:
         return self.take(most)
@@ -138,14 +137,16 @@ class SimulatedReceiver(SimulatedSocket):
         self.host.receivers.remove(self)
 
 
-class SimulatedReceivers(sockets.AdvertReceivers):
+class SimulatedReceivers(receivers.AdvertReceivers):
     """The product's receivers; the simulation sees each advertisement that the process reads."""
 
-    def __init__(self, loop: Loop, on_advert: sockets.OnAdvert, matters: sockets.WhatMatters) -> None:
+    def __init__(self, loop: Loop, on_advert: receivers.OnAdvert, matters: receivers.WhatMatters) -> None:
         host = running.host
 
-        def observed(device: str, vrid: int, datagram: Datagram) -> None:
-            host.network.process(host, datagram, lambda: on_advert(device, vrid, datagram))
+        def observed(device: str, vrid: int, datagram: Datagram) -> bool:
+            valid: list[bool] = []
+            host.network.process(host, datagram, lambda: valid.append(on_advert(device, vrid, datagram)))
+            return valid == [True]
 
         super().__init__(loop, observed, matters)
 
@@ -325,7 +326,7 @@ def simulated() -> Iterator[None]:
         (vip_manager, "Firewall", SimulatedFirewall),
         (vip_manager, "FrameSender", SimulatedFrameSender),
         (vip_manager, "AdvertSender", SimulatedAdvertSender),
-        (sockets, "AdvertReceiver", SimulatedReceiver),
+        (receivers, "AdvertReceiver", SimulatedReceiver),
         (conflicts, "ConflictSocket", SimulatedConflictSocket),
         (conflicts, "neighbour_ip", lambda mac: ""),
         (garp, "forwards_ipv6", lambda device: False),
