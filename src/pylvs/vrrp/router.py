@@ -77,10 +77,10 @@ class Router:
         return self.state is State.BACKUP and self.machine.follows_lower(self._service.now)
 
     @property
-    def failed(self) -> bool:
-        """Whether one of its own faults is more than a tracked object without a result."""
+    def failures(self) -> list[str]:
+        """Its own faults without the tracked objects that have no result yet."""
         unknown = [each.fault for each in self.tracked.values() if not each.known]
-        return any(fault not in unknown for fault in self.own_faults)
+        return [fault for fault in self.own_faults if fault not in unknown]
 
     @property
     def rival(self) -> str:
@@ -175,8 +175,13 @@ class Router:
             self._enter_or_leave_fault()
 
     def _find_faults(self, source: Address | None) -> list[str]:
-        instance = self.instance
-        faults = [fault for each in self.tracked.values() if (fault := each.fault)]
+        """Return why it must not run. An object without a result keeps it from starting, but ends no mastership.
+
+        A reload that adds such an object says nothing about this host, as in keepalived.
+        """
+        instance, runs = self.instance, self.state is not State.FAULT
+        counted = (each for each in self.tracked.values() if each.known or not runs)
+        faults = [fault for each in counted if (fault := each.fault)]
         if link_fault := self._host.link_fault(instance):
             faults.insert(0, link_fault)
         elif source is None:
@@ -190,7 +195,7 @@ class Router:
         faults = self.own_faults or (self.group.other_faults(self) if self.group else [])
         had_faults, self._had_faults = self._had_faults, bool(faults)
         if faults and self.state is State.FAULT:
-            failed = self.failed or (self.group is not None and self.group.another_failed(self))
+            failed = self.failures or (self.group is not None and self.group.another_failed(self))
             if self.history.last is None and failed:  # the first notification, once there is more than no result
                 self._become(Become(State.FAULT, State.FAULT, TransitionReason.FAULT, "; ".join(faults)))
         elif faults:
@@ -458,16 +463,17 @@ class SyncGroup:
             each.group = self
 
     def other_faults(self, member: Router) -> list[str]:
-        """Return the faults of the other members."""
+        """Return the faults of the other members; missing results keep a member from starting, too."""
+        runs = member.state is not State.FAULT
         return [
-            f"{other.name} of group {self.group.name}: {other.own_faults[0]}"
+            f"{other.name} of group {self.group.name}: {faults[0]}"
             for other in self.members
-            if other is not member and other.own_faults
+            if other is not member and (faults := other.failures if runs else other.own_faults)
         ]
 
     def another_failed(self, member: Router) -> bool:
         """Return whether another member has a fault that is more than a missing result."""
-        return any(other.failed for other in self.members if other is not member)
+        return any(other.failures for other in self.members if other is not member)
 
     def faults_changed(self, member: Router) -> None:
         """Let the other members evaluate whether they may run."""
@@ -489,7 +495,7 @@ class SyncGroup:
 
     def changed_at_reload(self) -> bool:
         """Return whether a reload gave the group a state to notify of: another one than before, and not MASTER."""
-        before, known = self.reported, self.state is not State.FAULT or any(each.failed for each in self.members)
+        before, known = self.reported, self.state is not State.FAULT or any(each.failures for each in self.members)
         if known:
             self.reported = self.state
         return known and self.state not in (State.MASTER, before)

@@ -44,7 +44,7 @@ class TrackedObject:
 
     @property
     def fault(self) -> str:
-        """Why the virtual router must not run, "" if it may. A missing result keeps it from starting."""
+        """Why the virtual router must not start, "" if it may; one that runs ignores a missing result."""
         if self.kind == "file":
             if self.expired and not self.track.weight:
                 return self.description
@@ -144,10 +144,13 @@ class Tracking:
         self._expiry.pop(key, None)
 
     def lose_source(self, now: float, keys: Iterable[Key] | None = None) -> None:
-        """Let the present results of these objects, or of all, expire unless new ones come in time."""
-        timeouts = {("script", each.name): each.timeout_s or each.interval_s for each in self._configuration.scripts}
-        for key in self._results if keys is None else keys:
-            if key in self._results and not self._results[key].expired:
+        """Let the results of these objects, or of all, expire unless new ones come in time; missing ones, too."""
+        configuration = self._configuration
+        timeouts = {("script", each.name): each.timeout_s or each.interval_s for each in configuration.scripts}
+        known = {*self._results, *timeouts, *(("file", each.name) for each in configuration.files)}
+        known |= {("process", each.name) for each in configuration.processes}
+        for key in known if keys is None else known.intersection(keys):
+            if key not in self._results or not self._results[key].expired:
                 self._expiry.setdefault(key, now + RESULT_LEASE_S + timeouts.get(key, 0))
 
     def expire(self, now: float, detail: str) -> list[TrackedObject]:
@@ -157,7 +160,8 @@ class Tracking:
         keys = [key for key, at in self._expiry.items() if at <= now]
         for key in keys:
             del self._expiry[key]
-            self._results[key] = replace(self._results[key], up=None, detail=detail, expired=True)
+            last = self._results.get(key) or TrackedObject(key[0], Track(key[1]))
+            self._results[key] = replace(last, up=None, detail=detail, expired=True)
         return [self._results[key] for key in keys]
 
     def of(self, instance: VrrpInstance) -> dict[Key, TrackedObject]:

@@ -23,6 +23,8 @@ from pylvs.model.vrrp import (
     PolledLink,
     SendingLimit,
     Track,
+    TrackFile,
+    TrackProcess,
     Tracks,
     VrrpConfiguration,
     VrrpGroup,
@@ -394,6 +396,81 @@ def test_a_script_without_a_current_result_is_unknown_in_status_events_and_log(
     assert [(each["name"], each["state"]) for each in events if each["event"] == "track"] == [("s", "unknown")]
     (status,) = service_status(service)["instances"]
     assert [(each["name"], each["expired"]) for each in status["tracks"]] == [("s", True)]
+
+
+NEW = Track("new")
+SCRIPTS = VrrpScript(name="new", script=Script(("/bin/true",)), track=NEW)
+PROCESS = TrackProcess(name="new", command=("sshd",), track=NEW)
+OBJECTS: dict[str, tuple[Tracks, dict[str, Any]]] = {
+    "script": (Tracks(scripts=(NEW,)), {"scripts": (SCRIPTS,)}),
+    "file": (Tracks(files=(NEW,)), {"files": (TrackFile(name="new", path="/new", track=NEW),)}),
+    "process": (Tracks(processes=(NEW,)), {"processes": (PROCESS,)}),
+    "bfd": (Tracks(sessions=(NEW,)), {}),
+}
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("kind", OBJECTS)
+def test_a_reload_that_adds_a_tracked_object_costs_no_mastership(
+    service: RouterService, kind: str, grouped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A running router keeps its state until there is a result, also as a member of a group. A new one waits for it."""
+    results: dict[str, Result] = {}
+    monkeypatch.setattr(service.sessions, "result", lambda name: results.get(name, Result(None, "no answer yet")))
+    service.tracking._session = service.sessions.result
+    names = ("VI_1", "VI_2") if grouped else ("VI_1",)
+    groups = (VrrpGroup(name="VG", members=names),) if grouped else ()
+    others = (SECOND,) if grouped else ()
+    tracks, objects = OBJECTS[kind]
+    configure(service, FIRST, *others, groups=groups)
+    run(service, 5)
+    before = notified(service, "VI_1")
+    new = instance(name="VI_3", vrid=53, addresses=(), tracks=tracks)
+    configure(service, replace(FIRST, tracks=tracks), *others, new, groups=groups, **objects)
+    run(service, 5)
+    assert states(service) == dict.fromkeys(names, State.MASTER) | {"VI_3": State.FAULT}
+    assert notified(service, "VI_1") == before
+    (status, *_) = service_status(service)["instances"]
+    assert status["faults"] == []
+
+    def find(up: bool) -> None:
+        results["new"] = Result(up, "")
+        if kind == "bfd":
+            service.session_changed("new")
+        else:
+            service._tracked(TrackedObject(kind, NEW, up, int(not up) if kind == "file" else None))
+
+    find(True)
+    run(service, 5)
+    assert set(states(service).values()) == {State.MASTER}
+    find(False)
+    assert set(states(service).values()) == {State.FAULT}
+
+
+def test_a_reload_that_adds_a_member_without_results_costs_no_mastership(service: RouterService) -> None:
+    configure(service, FIRST, groups=(VrrpGroup(name="VG", members=("VI_1",)),))
+    run(service, 5)
+    tracks, objects = OBJECTS["script"]
+    group = VrrpGroup(name="VG", members=("VI_1", "VI_2"))
+    configure(service, FIRST, replace(SECOND, tracks=tracks), groups=(group,), **objects)
+    run(service, 5)
+    assert states(service) == {"VI_1": State.MASTER, "VI_2": State.FAULT}
+    service._tracked(TrackedObject("script", NEW, True))
+    run(service, 10)
+    assert set(states(service).values()) == {State.MASTER}
+
+
+def test_an_object_whose_first_result_never_comes_expires(service: RouterService) -> None:
+    """Otherwise a master whose helper process hangs would track nothing for ever."""
+    configure(service, FIRST)
+    run(service, 5)
+    tracks, objects = OBJECTS["script"]
+    configure(service, replace(FIRST, tracks=tracks), **objects)
+    run(service, RESULT_LEASE_S + 5)
+    assert states(service) == {"VI_1": State.MASTER}, "a script may take its time"
+    service._results_late([("script", "new")])
+    run(service, RESULT_LEASE_S + 5)
+    assert states(service) == {"VI_1": State.FAULT}
 
 
 def test_time_in_which_the_process_was_stopped_does_not_end_the_lease(service: RouterService) -> None:

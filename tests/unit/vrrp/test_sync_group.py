@@ -31,8 +31,8 @@ class FakeMember:
         return self.group.moved(router, before, why)
 
     @property
-    def failed(self) -> bool:
-        return bool(self.own_faults)
+    def failures(self) -> list[str]:
+        return self.own_faults
 
     def evaluate_group(self) -> None:
         self.evaluations += 1

@@ -16,6 +16,7 @@ from pylvs.vrrp.protocol import machine as machines
 from pylvs.vrrp.protocol.machine import PRIORITY_STOP, Advertise, Become, Machine, State
 from pylvs.vrrp.router import Router, SyncGroup
 from pylvs.vrrp.router_service import RouterService
+from pylvs.vrrp.tracking import TrackedObject
 from pylvs.vrrp.vip_manager import VipManager
 
 
@@ -214,5 +215,6 @@ DEFECTS = (
     Defect("a worse master is not answered by announcements", GarpScheduler, "again", _never_again, (6,)),
     Defect("the members of a sync group change state separately", SyncGroup, "_lead", _nothing, (7,)),
     Defect("the loser of a split brain sends nothing", Machine, "_receive_as_master", _leaves_silently, (11,)),
+    Defect("an object without a result ends a mastership", TrackedObject, "known", lambda _: lambda self: True, (12,)),
     Defect("tracked objects have no effect", router, "effective_priority", _weightless, (9,)),
 )

@@ -20,7 +20,7 @@ from pylvs.vrrp.protocol.adverts import Datagram
 from pylvs.vrrp.router import Router
 from pylvs.vrrp.router_service import RouterService
 from pylvs.vrrp.tracking import TrackedObject
-from tests.unit.vrrp.simulation.schedule import SCRIPT, HostPlan, interface
+from tests.unit.vrrp.simulation.schedule import NEW_SCRIPT, SCRIPT, HostPlan, interface
 
 if TYPE_CHECKING:
     from tests.unit.vrrp.simulation.records import Sent
@@ -101,6 +101,7 @@ class Host:
         self.stalled_until = 0.0
         self.resumed_at = 0.0  # by its own clock: the end of the last stall
         self.script_up = True  # result of its track_script
+        self.failed = False  # a device or script, since the process last handled everything
         self.roles = Roles()
         self.devices: dict[str, Device] = {}
         for index, source in enumerate(plan.sources, 1):
@@ -134,7 +135,7 @@ class Host:
         assert not answer["warnings"], answer
         assert self.helper is not None
         self.helper.find(TrackedObject("script", Track(SCRIPT), self.script_up))
-        self._turn()
+        self.know()
 
     def stop(self) -> None:
         """SIGTERM."""
@@ -189,9 +190,17 @@ class Host:
 
     # --- the kernel ---
 
+    def know(self) -> None:
+        """Report the result of a script that a reload added, if there is one."""
+        running.host = self
+        if self.helper is not None and len(self.configuration.scripts) > 1:
+            self.helper.find(TrackedObject("script", Track(NEW_SCRIPT), True))
+        self._turn()
+
     def find(self, up: bool) -> None:
         """Change the result of the track_script."""
         self.script_up = up
+        self.failed |= not up
         if self.helper is not None:
             self.helper.find(TrackedObject("script", Track(SCRIPT), up))
 
@@ -200,6 +209,7 @@ class Host:
         device = self.devices[name]
         before = device.enabled
         device.enabled, device.carrier = enabled, carrier
+        self.failed |= not device.up
         self._say(device.link_message())
         if before and not enabled:  # removes the device's IPv6 addresses
             for each in [each for each in device.addresses.values() if each.interface.version == 6]:

@@ -28,6 +28,9 @@ At every event:
    worse master. Limits stretch this. Only a master announces, with the link address of the device.
 7. **The members of a sync group** are all master, or none is.
 
+12. **No fault without a failure**: of a device, of a script, or of another member of the group. A tracked object that a
+   reload adds is none until its first result.
+
 At the end the network is whole: no loss, no partition, no stall, delays below 0.2 adv, and everything sent before has
 arrived. Then, for each virtual router:
 
@@ -165,6 +168,8 @@ class Checker:
             return
         record = self._records[host.number][message.name]
         state = State(message.state) if message.state in ("MASTER", "BACKUP") else State.FAULT
+        if message.state == "FAULT" and record.state is not State.FAULT and not host.failed and self._able(record):
+            self.fail(f"{record} enters FAULT, but nothing failed: {record.router.own_faults} (12)")
         if self._still:
             self.fail(f"{record} becomes {state.value} although no event happened (10)")
         if state is State.MASTER and record.now < record.held_until - EPSILON_S:
@@ -380,6 +385,8 @@ class Checker:
 
     def stepped(self, host: Host) -> None:
         """The process has handled everything that is due."""
+        if not host.ready:
+            host.failed = False
         records = self._records[host.number]
         if host.service is not None:
             for record in records.values():

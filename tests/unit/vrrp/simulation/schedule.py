@@ -36,7 +36,7 @@ from pylvs.model.vrrp import (
 
 FOREVER = math.inf
 MAX_DRIFT = 0.03  # of a clock
-SCRIPT = "chk"
+SCRIPT, NEW_SCRIPT = "chk", "new"
 DOWN_KINDS = ("kill", "stop", "off")  # faults during which no process runs on the host
 LINK_KINDS = ("cut", "loss", "delay")
 KINDS = (
@@ -71,6 +71,11 @@ class Fault:
     value: float = 0.0  # probability of loss, longest delay, new priority
     second: float = 0.0  # probability of duplication
 
+    @property
+    def tracks_more(self) -> bool:
+        """Return whether a reload adds a track_script, whose first result comes at the end of the fault."""
+        return self.kind == "reload" and int(self.value) % 2 == 1
+
     def __str__(self) -> str:
         until = "to the end" if self.end == FOREVER else f"to {self.end:.4f}"
         span = f"{self.begin:9.4f} {until:>13}"
@@ -88,7 +93,8 @@ class Fault:
             "remove": " of an address",
         }
         if self.kind == "reload":
-            return f"{self.begin:9.4f} {'':>13}  reload r{self.host}: priority {self.value:.0f}"
+            more = f", tracks {NEW_SCRIPT}, known at {self.end:.4f}" if self.tracks_more else ""
+            return f"{self.begin:9.4f} {'':>13}  reload r{self.host}: priority {self.value:.0f}{more}"
         return f"{span}  {self.kind} r{self.host}{details.get(self.kind, '')}"
 
 

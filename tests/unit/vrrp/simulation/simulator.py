@@ -14,7 +14,7 @@ from typing import Any
 
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import replace
-from pylvs.model.vrrp import OWNER
+from pylvs.model.vrrp import OWNER, Track, Tracks, VrrpConfiguration
 from pylvs.vrrp.helper.link import LogLine, StateChanged
 from pylvs.vrrp.loop import Call
 from pylvs.vrrp.protocol.adverts import Datagram
@@ -22,7 +22,7 @@ from tests.unit.vrrp.simulation import schedule
 from tests.unit.vrrp.simulation.host import Host, Storm
 from tests.unit.vrrp.simulation.invariants import Checker
 from tests.unit.vrrp.simulation.records import Sent
-from tests.unit.vrrp.simulation.schedule import DOWN_KINDS, FOREVER, LINK_KINDS, Fault, Plan
+from tests.unit.vrrp.simulation.schedule import DOWN_KINDS, FOREVER, LINK_KINDS, NEW_SCRIPT, Fault, Plan
 from tests.unit.vrrp.simulation.system import simulated
 
 LOOK_S = 0.5  # between two checks of processes that have nothing to do
@@ -375,8 +375,18 @@ class Simulation:
         configuration = replace(host.configuration, instances=instances)
         if self.now < host.stalled_until:
             return
+        if fault.tracks_more:
+            configuration = _with_script(configuration)
+            self.at(fault.end, self._know, host)
         host.now = max(host.now, self.local(host))
         host.reload(configuration)
+
+    def _know(self, host: Host) -> None:
+        if host.service is not None and self.now >= host.stalled_until:
+            host.now = max(host.now, self.local(host))
+            host.know()
+        else:
+            self.at(self.now + LOOK_S, self._know, host)
 
     def _yield(self, host: Host, fault: Fault) -> None:
         """`pylvs vrrp yield`, for as long as the fault lasts at most by any clock."""
@@ -386,6 +396,23 @@ class Simulation:
         seconds = (fault.end - fault.begin) * (1 - schedule.MAX_DRIFT)
         self.checker.yields(host, host.now + seconds)
         host.yield_for(seconds)
+
+
+def _with_script(configuration: VrrpConfiguration) -> VrrpConfiguration:
+    """Return a configuration with one more tracked script, of all instances or their group."""
+    if len(configuration.scripts) > 1:
+        return configuration
+    track = Track(NEW_SCRIPT)
+    script = replace(configuration.scripts[0], name=NEW_SCRIPT, track=track)
+
+    def more(tracks: Tracks) -> Tracks:
+        return replace(tracks, scripts=(*tracks.scripts, track))
+
+    return replace(
+        configuration,
+        scripts=(*configuration.scripts, script),
+        instances=tuple(replace(each, tracks=more(each.tracks)) for each in configuration.instances),
+    )
 
 
 _BEGIN: dict[str, Callable[[Simulation, Host, Fault], None]] = {
