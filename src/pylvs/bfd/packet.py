@@ -74,6 +74,7 @@ class Flaw(Enum):
     POLL_AND_FINAL = "poll and final"
     AUTHENTICATED = "authenticated"
     TTL = "ttl too low"
+    FORGOTTEN = "no discriminator of ours, and another one of the neighbor's than before"
     NO_SESSION = "no session"
 
 

@@ -7,6 +7,7 @@ result stays (RFC 5882 section 3.2, as in keepalived).
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections import Counter
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Protocol
 
+from pylvs.bfd.flood_guard import FloodGuard, Known, neighbor_filter, session_filter
 from pylvs.bfd.machine import SECOND_US, Become, Machine, Send, Step, explain
 from pylvs.bfd.packet import Diagnostic, Flaw, InvalidPacket, Packet, State, decode, diagnostic_text
 from pylvs.bfd.sockets import FIRST_SOURCE_PORT, LAST_SOURCE_PORT, Datagram, Receiver, Sender
@@ -131,6 +133,7 @@ class Sessions:
         self._by_neighbor: dict[tuple[int, int, Address], list[Session]] = {}  # with family and port
         self._leaving: list[Session] = []  # removed, while they inform their neighbors
         self._receivers: dict[Watched, Receiver] = {}
+        self._guards: dict[Watched, FloodGuard] = {}
         self._blocked: dict[Watched, str] = {}  # why there is no receiver
         self._reopen: Timer | None = None
         self.unknown = 0  # packets of no session
@@ -267,6 +270,7 @@ class Sessions:
         wanted = {session.key for session in self._by_name.values()}
         for key in [key for key in self._receivers if key not in wanted]:
             receiver = self._receivers.pop(key)
+            self._guards.pop(key, None)
             self._loop.forget(receiver.fileno())
             receiver.close()
         before, self._blocked = self._blocked, {}
@@ -284,8 +288,7 @@ class Sessions:
                 self._loop.watch(receiver.fileno(), partial(self._read, key))
                 if key in before:
                     self._owner.log("info", f"BFD: UDP port {port} of IPv{family} is open now")
-            sessions = [each for each in self._by_name.values() if each.key == key]
-            self._receivers[key].accept_from(each.settings.neighbor for each in sessions)
+            self._filter(key)
         if self._blocked and self._reopen is None:
             self._reopen = self._loop.at(self._loop.now + REOPEN_S, self._try_again)
 
@@ -295,17 +298,45 @@ class Sessions:
 
     # --- packets ---
 
+    def _filter(self, key: Watched) -> None:
+        """Let the kernel pass what the level of the flood allows."""
+        sessions = [each for each in self._by_name.values() if each.key == key]
+        guard = self._guards.setdefault(key, FloodGuard())
+        guard.sessions = len(sessions)
+        if not guard.level:
+            self._receivers[key].accept(neighbor_filter(each.settings.neighbor for each in sessions))
+            return
+        with contextlib.suppress(OSError):  # too large: the one before stays
+            self._receivers[key].accept(session_filter(map(_known, sessions), beginning=guard.level == 1))
+
+    def _count(self, key: Watched) -> None:
+        """Count a packet without the discriminator of a session."""
+        guard = self._guards[key]
+        if guard.count(self._loop.now):
+            self._filter(key)
+            if guard.level == 1 and guard.due is not None:
+                self._loop.at(guard.due, partial(self._relax, key))
+
+    def _relax(self, key: Watched) -> None:
+        if key in self._receivers:
+            self._guards[key].wake(self._loop.now)
+            self._filter(key)
+
     def _read(self, key: Watched, times: int = 1) -> None:
         """Handle the packets that were received."""
         receiver = self._receivers.get(key)
         for _ in range(times if receiver else 0):
             received = receiver.receive() if receiver else []
             for datagram in received:
-                self._handle(key, datagram)
+                if not self._handle(key, datagram) and key in self._receivers:
+                    self._count(key)
             if not received:
+                if key in self._guards:
+                    self._guards[key].emptied()
                 return
 
-    def _handle(self, key: Watched, datagram: Datagram) -> None:
+    def _handle(self, key: Watched, datagram: Datagram) -> bool:
+        """Handle a packet; return whether it has the discriminator of a session."""
         session = self._session_of(key, datagram)
         try:
             packet = decode(datagram.payload)
@@ -315,13 +346,17 @@ class Sessions:
                 raise InvalidPacket(Flaw.NO_SESSION)
             if datagram.ttl < session.settings.min_ttl:
                 raise InvalidPacket(Flaw.TTL)
+            machine = session.machine
+            if not packet.yours and machine.state is State.UP and packet.mine != machine.yours:
+                raise InvalidPacket(Flaw.FORGOTTEN)  # anyone on the link could send it
         except InvalidPacket as invalid:
             self._drop(session, invalid.flaw, datagram)
-            return
+            return False
         session.received += 1
-        self._step(session, session.machine.receive(self._loop.now, packet, self._chance()))
+        self._step(session, machine.receive(self._loop.now, packet, self._chance()))
         if session.held and session.deadline is None and packet.state is not State.ADMIN_DOWN:
             self._expect_up(session)  # the neighbor has enabled it again
+        return packet.yours != 0
 
     def _of(self, key: Watched, datagram: Datagram) -> list[Session]:
         """Return the sessions with this neighbor."""
@@ -376,6 +411,8 @@ class Sessions:
         self._arm(session)
 
     def _became(self, session: Session, become: Become, silent: bool) -> None:
+        if session.key in self._receivers and self._guards[session.key].level:
+            self._filter(session.key)  # other packets count from now on
         session.since = time.time()
         session.reason = explain(become, session.machine.remote_diagnostic)
         if silent:
@@ -450,6 +487,11 @@ class Sessions:
             self._step(session, session.machine.wake(self._loop.now, self._chance()))
         else:
             self._arm(session)
+
+
+def _known(session: Session) -> Known:
+    machine = session.machine
+    return Known(session.settings.neighbor, machine.mine, machine.yours if machine.state is State.UP else 0)
 
 
 def _identity(settings: BfdSession) -> tuple[object, ...]:

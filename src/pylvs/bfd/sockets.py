@@ -1,7 +1,7 @@
 """UDP sockets of BFD (RFC 5881 section 4), which never block.
 
 All sessions of a family and port share a receiver. Its filter lets only packets of configured neighbors pass, so that
-other packets cost the process nothing. Each session has a sender with a source port of its own.
+other packets cost the process nothing (`flood_guard`). Each session has a sender with a source port of its own.
 """
 
 from __future__ import annotations
@@ -10,23 +10,13 @@ import contextlib
 import errno
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 from pylvs.model.addresses import Address
 from pylvs.model.bfd import BfdSession
 from pylvs.model.dataclass import dataclass
-from pylvs.system.sockets import (
-    DROP,
-    EQUALS,
-    LOAD_4,
-    NETWORK_HEADER,
-    TAKE,
-    Instruction,
-    attach,
-    closed_on_error,
-    enlarge,
-)
+from pylvs.system.sockets import DROP, Instruction, attach, closed_on_error, enlarge
 
 FIRST_SOURCE_PORT, LAST_SOURCE_PORT = 49152, 65535  # RFC 5881 section 4
 RECEIVE_BUFFER = 1 << 20
@@ -35,9 +25,6 @@ _PRIORITY = 7  # TC_PRIO_CONTROL: first in the device's queue
 _MOST_BYTES = 1 << 12
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _ANY = {4: "0.0.0.0", 6: "::"}
-_SOURCE_AT = {4: 12, 6: 8}  # in the IP header
-_WORDS = {4: 1, 6: 4}  # of 4 bytes in an address
-_MOST_INSTRUCTIONS = 4096  # BPF_MAXINSNS
 _INT = struct.Struct("=i")
 _PKTINFO = struct.Struct("=i4s4s")  # struct in_pktinfo: ifindex, local address, destination
 _PKTINFO6 = struct.Struct("=16si")  # struct in6_pktinfo
@@ -52,19 +39,6 @@ class Datagram:
     destination: Address
     ttl: int
     payload: bytes
-
-
-def neighbor_filter(family: int, neighbors: Iterable[Address]) -> list[Instruction]:
-    """Return a filter that drops packets from other sources; if they are too many for one, it takes all."""
-    at, words = NETWORK_HEADER + _SOURCE_AT[family], _WORDS[family]
-    program: list[Instruction] = []
-    for neighbor in sorted(set(neighbors), key=int):
-        parts = struct.unpack(f"!{words}I", neighbor.packed)
-        for index, part in enumerate(parts):
-            left = 2 * (words - index - 1) + 1  # to the instruction behind this neighbor's
-            program += [(LOAD_4, 0, 0, at + 4 * index), (EQUALS, 0, left, part)]
-        program.append(TAKE)
-    return [*program, DROP] if len(program) < _MOST_INSTRUCTIONS else [TAKE]
 
 
 class Receiver:
@@ -89,9 +63,9 @@ class Receiver:
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    def accept_from(self, neighbors: Iterable[Address]) -> None:
-        """Receive from these neighbors alone."""
-        attach(self._socket, neighbor_filter(self.family, neighbors))
+    def accept(self, program: Sequence[Instruction]) -> None:
+        """Receive what a filter passes. Raises OSError, such as ENOMEM if it is too large."""
+        attach(self._socket, program)
 
     def receive(self, most: int = 64) -> list[Datagram]:
         """Return the next datagrams."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
@@ -13,9 +13,13 @@ from pylvs.bfd.sessions import Sessions
 from pylvs.bfd.sockets import Datagram
 from pylvs.model.addresses import Address
 from pylvs.model.bfd import BfdSession
+from pylvs.system.sockets import DROP, Instruction
+from tests import classic_bpf
 from tests.unit.vrrp.fake_loop import FakeTimeLoop
 
 DELAY_S = 0.0002
+QUEUE = 1300  # packets in a receive buffer
+UDP_HEADER = bytes(8)
 ADDRESS_IN_USE, NETWORK_UNREACHABLE = 98, 101
 
 
@@ -97,29 +101,34 @@ class FakeReceiver:
     """The receiver of a host, with a descriptor that is readable while there are datagrams."""
 
     def __init__(self) -> None:
+        self.read = 0
         self._queue: list[Datagram] = []
-        self._neighbors: set[Address] = set()
+        self._program: Sequence[Instruction] = [DROP]
         self._ready = os.eventfd(0, os.EFD_NONBLOCK)
 
     def fileno(self) -> int:
         return self._ready
 
-    def accept_from(self, neighbors: Iterable[Address]) -> None:
-        self._neighbors = set(neighbors)
+    def accept(self, program: Sequence[Instruction]) -> None:
+        classic_bpf.check(program)
+        self._program = program
 
     def put(self, datagram: Datagram) -> None:
-        if datagram.source in self._neighbors:
+        ends = datagram.source.packed + datagram.destination.packed
+        header = bytes(12 if datagram.source.version == 4 else 8) + ends
+        if len(self._queue) < QUEUE and classic_bpf.run(self._program, UDP_HEADER + datagram.payload, header):
             self._queue.append(datagram)
             os.eventfd_write(self._ready, 1)
 
-    def receive(self) -> list[Datagram]:
-        if self._queue:
+    def receive(self, most: int = 64) -> list[Datagram]:
+        found, self._queue = self._queue[:most], self._queue[most:]
+        if found and not self._queue:
             os.eventfd_read(self._ready)
-        found, self._queue = self._queue, []
+        self.read += len(found)
         return found
 
     def close(self) -> None:
-        self._neighbors.clear()
+        self._program = [DROP]
         os.close(self._ready)
 
 

@@ -8,7 +8,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from pylvs.bfd.sockets import FIRST_SOURCE_PORT, LAST_SOURCE_PORT, Datagram, Receiver, Sender, neighbor_filter
+from pylvs.bfd.flood_guard import neighbor_filter
+from pylvs.bfd.sockets import FIRST_SOURCE_PORT, LAST_SOURCE_PORT, Datagram, Receiver, Sender
 from pylvs.model.bfd import BfdSession
 from pylvs.system.sockets import TAKE
 from tests.waiting import until
@@ -48,7 +49,7 @@ def received(receiver: Receiver, count: int) -> list[Datagram]:
 
 def test_only_packets_of_neighbors_arrive(stack: ExitStack) -> None:
     receiver, port = receiver_of(stack, 4)
-    receiver.accept_from([ip_address("127.0.0.9"), ip_address("127.0.0.3")])
+    receiver.accept(neighbor_filter([ip_address("127.0.0.9"), ip_address("127.0.0.3")]))
     for number in (2, 3, 4, 9):
         sender_of(stack, port, "127.0.0.1", f"127.0.0.{number}", ttl=number).send(b"x" * number)
     here = ip_address("127.0.0.1")
@@ -63,16 +64,16 @@ def test_a_packet_of_ipv6_has_its_addresses_and_hop_limit(stack: ExitStack) -> N
     receiver, port = receiver_of(stack, 6)
     here = ip_address("::1")
     sender = sender_of(stack, port, "::1", "::1", ttl=77)
-    receiver.accept_from([ip_address("::2"), ip_address("fd00::1")])
+    receiver.accept(neighbor_filter([ip_address("::2"), ip_address("fd00::1")]))
     sender.send(b"dropped")
-    receiver.accept_from([ip_address("::2"), here])
+    receiver.accept(neighbor_filter([ip_address("::2"), here]))
     sender.send(b"taken")
     assert received(receiver, 1) == [Datagram(here, here, 77, b"taken")]
 
 
 def test_another_ttl_counts_for_the_next_packet(stack: ExitStack) -> None:
     receiver, port = receiver_of(stack, 4)
-    receiver.accept_from([ip_address("127.0.0.1")])
+    receiver.accept(neighbor_filter([ip_address("127.0.0.1")]))
     sender = sender_of(stack, port, "127.0.0.1", "127.0.0.1")
     sender.send(b"1")
     sender.set_ttl(3)
@@ -103,5 +104,5 @@ def test_the_filter_of_too_many_neighbors_takes_all(family: int, many: int) -> N
     first = int(ip_address("10.0.0.0" if family == 4 else "fd00::"))
     make = ip_address
     addresses = [make(first + each) for each in range(2 * many)]
-    assert len(neighbor_filter(family, addresses[:many])) < 4096
-    assert neighbor_filter(family, addresses) == [TAKE]
+    assert len(neighbor_filter(addresses[:many])) < 4096
+    assert neighbor_filter(addresses) == [TAKE]

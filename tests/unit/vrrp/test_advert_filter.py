@@ -26,7 +26,7 @@ from pylvs.vrrp.advert_filter import (
 )
 from pylvs.vrrp.protocol.adverts import AH_BYTES, AH_PROTOCOL, AdvertEncoder, AdvertValidator, Datagram, InvalidAdvert
 from pylvs.vrrp.sockets import protocol_of, vrid_of
-from tests.unit.vrrp import classic_bpf
+from tests import classic_bpf
 from tests.unit.vrrp.instances import (
     ALL,
     HERE,
