@@ -12,13 +12,21 @@ from dataclasses import replace
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.director import Connection, Deleted, InMemory, Trash
-from pylvs.model.errors import DestinationExists, NoSuchDestination, NoSuchService, PylvsError, ServiceExists
+from pylvs.model.errors import (
+    DestinationExists,
+    InvalidOperation,
+    NoSuchDestination,
+    NoSuchService,
+    PylvsError,
+    ServiceExists,
+)
 from pylvs.model.rows import Counters, DestinationRow, DeviceProblem, PacketCounts, Rates, ServiceRow
 from pylvs.model.service import (
     KNOWN_ENGINES,
     SCHEDULERS,
     Destination,
     DestinationKey,
+    Method,
     ServiceKey,
     Timeouts,
     VirtualService,
@@ -127,6 +135,20 @@ class MemoryDirector(InMemory):
         entry = self._entry(key)
         check_destination(entry.service, destination)
         entry.rows[destination.key] = replace(self._row(entry, destination.key), destination=destination)
+        self._edition += 1
+
+    def rename_destination(self, key: ServiceKey, former: DestinationKey, name: DestinationKey) -> None:
+        """Raises NoSuchService, NoSuchDestination, DestinationExists, InvalidOperation."""
+        entry = self._entry(key)
+        row = self._row(entry, former)
+        if name.address != former.address or row.destination.method is Method.MASQ:
+            raise InvalidOperation(f"{key} -> {former}: only DR and TUN take another port, not {name}", "port")
+        if name in entry.rows:
+            raise DestinationExists(f"{key} -> {name}: there is such a real server already")
+        self._trash.take(key, name)
+        renamed = replace(row, destination=replace(row.destination, key=name))
+        rows = (renamed if each == former else at for each, at in entry.rows.items())
+        entry.rows = {each.destination.key: each for each in rows}
         self._edition += 1
 
     def delete_destination(self, key: ServiceKey, destination: DestinationKey) -> None:

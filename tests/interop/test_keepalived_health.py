@@ -103,6 +103,13 @@ virtual_server {head} {{
 """
 
 
+def group(*entries: str, kind: str = "DR") -> str:
+    """Return a whole file with a group that has one server with a port."""
+    lines = "\n    ".join(entries)
+    block = f"virtual_server_group G {{\n    {lines}\n}}\n"
+    return block + service("", server(1), head="group G").replace("lb_kind DR", f"lb_kind {kind}")
+
+
 def here(*numbers: int) -> list[str]:
     """Return real servers by number."""
     return [f"10.0.0.{number}:80" for number in numbers]
@@ -199,6 +206,15 @@ PLANS = {
             Step(up=here(1, 2), conf=service("", server(1), server(2), head="fwmark 7")),
             Step(down=here(2)),
         ],
+    ),
+    "a group of two ports and a mark": Plan(  # its reload leaves entries that were removed in the table
+        FOUR, [Step(up=here(1), conf=group("10.9.0.1 80", "10.9.0.2 443", "fwmark 7"))]
+    ),
+    "a group of two ports by a tunnel": Plan(
+        FOUR, [Step(up=here(1), conf=group("10.9.0.1 8080", "10.9.0.2 443", kind="TUN"))]
+    ),
+    "a group of two ports by NAT": Plan(
+        FOUR, [Step(up=here(1), conf=group("10.9.0.1 8080", "10.9.0.2 443", "fwmark 7", kind="NAT"))]
     ),
     "checks only while the address is here": Plan(
         FOUR,

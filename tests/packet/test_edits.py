@@ -110,6 +110,12 @@ def _edit(name: str, *arguments: Any) -> Edit:
     return edit
 
 
+def _renaming(key: ServiceKey, former: DestinationKey, other: DestinationKey) -> Edit:
+    """Return an edit that gives a destination the port of another one, or mostly."""
+    name = DestinationKey(former.address, other.port) if other.address.version == former.address.version else other
+    return _edit("rename_destination", key, former, name)
+
+
 edits = st.one_of(
     st.builds(_edit, st.sampled_from(["add_service", "add_service", "edit_service"]), services),
     st.builds(_edit, st.just("delete_service"), keys),
@@ -125,6 +131,7 @@ edits = st.one_of(
         st.integers(-1, 4),
     ),
 )
+edits_and_renaming = st.one_of(edits, edits, st.builds(_renaming, keys, destination_keys, destination_keys))
 
 
 def result(director: Director, edit: Edit) -> str:
@@ -151,6 +158,26 @@ def listed(director: Director) -> Any:
     return rows, director.timeouts(), settings
 
 
+@pytest.mark.parametrize("method", [Method.ROUTE, Method.TUNNEL])
+def test_connections_stay_with_a_server_that_gets_another_port(director_host: Host, method: Method) -> None:
+    host = director_host
+    service = host.new_key()
+    former, other = host.serve(service, 2, method, scheduler="sh", port=0)
+    before = {sport: host.forwarded(tcp("S", sport, service.port), "tc")[:6] for sport in range(3000, 3008)}
+    name = DestinationKey(former.address, service.port)
+    host.director.rename_destination(service, former, name)
+    assert {row.destination.key for row in host.director.service(service).destinations} == {name, other}
+    after = {sport: host.forwarded(tcp("A", sport, service.port), "tc")[:6] for sport in before}
+    assert after == before
+    counts = {row.destination.key: row.counters.connections for row in host.director.service(service).destinations}
+    assert sum(counts.values()) == len(before)
+    host.director.add_destination(service, Destination(former, method))
+    host.director.delete_destination(service, name)
+    host.director.add_destination(service, Destination(name, method))
+    kept = {row.destination.key: row.counters.connections for row in host.director.service(service).destinations}
+    assert kept == counts | {former: 0}
+
+
 def test_the_next_edit_repairs_timeouts_of_0_that_an_earlier_build_set(director_host: Host) -> None:
     director = director_host.director
     director.set_timeouts(Timeouts(800, 100, 15))
@@ -167,7 +194,7 @@ def test_any_sequence_of_edits_leaves_the_same_tables_and_errors_as_in_memory(di
     defaults = MemoryDirector().settings()
 
     @settings(max_examples=60, deadline=None)
-    @given(st.lists(edits, max_size=40), st.booleans())
+    @given(st.lists(edits_and_renaming, max_size=40), st.booleans())
     def holds(sequence: list[Edit], together: bool) -> None:
         real.flush()
         real.set_timeouts(Timeouts())

@@ -418,6 +418,13 @@ def apply(director: Director) -> None:
             director.add_destination(change.key, each)
 
 
+def rename(director: Director) -> None:
+    """Give a destination another port, which no command does."""
+    assert isinstance(director, BpfDirector | MemoryDirector)
+    former = server(C, 2).key
+    director.rename_destination(C, former, DestinationKey(former.address, 81))
+
+
 EDITS: dict[str, Edit] = {
     "apply": apply,
     "-A": lambda d: d.add_service(VirtualService(NEW, "wrr")),
@@ -429,6 +436,7 @@ EDITS: dict[str, Edit] = {
     "-a of one deleted": lambda d: d.add_destination(A, server(A, 3, weight=7, upper=5)),
     "-e": lambda d: d.edit_destination(C, server(C, 2, weight=0, upper=8, lower=2)),
     "-d": lambda d: d.delete_destination(A, server(A, 2).key),
+    "another port": rename,
     "--set": lambda d: d.set_timeouts(Timeouts(7, 8, 9)),
 }
 

@@ -20,10 +20,10 @@ from pylvs.dataplane.tables import (
     address_bytes,
     address_of,
     destination_name,
-    key_of,
     set_bit,
     tunnel_state,
     tunnel_word,
+    written_name,
 )
 from pylvs.dataplane.transaction import NatServers, Transaction, list_of, write_bitmaps
 from pylvs.model import sockets as socket
@@ -171,6 +171,15 @@ class DestinationSlots:
             set_bit(self.tables, "reply_bits", address, family)
             self._nat_servers.add(dest_slot, address, port, family)
 
+    def rename(self, dest_slot: int, key: ServiceKey, former: DestinationKey, name: DestinationKey) -> None:
+        """Write another port, and the name with it. At every moment the slot has its name."""
+        names = self.tables.names
+        names.put(destination_name(key, name), struct.pack("<I", dest_slot))
+        self.tables.destinations.set(dest_slot, "port", socket.htons(name.port))
+        names.remove(destination_name(key, former))
+        if self.tables.destinations.get(dest_slot, "used") == abi.constant("DESTINATION_USED_BY_NAT"):  # earlier
+            self._nat_servers.rebuild()
+
     def _write_route(self, dest_slot: int, route: Route | None) -> None:
         """Write what the packet path cannot look up of a route: an MTU that is not locked, and before Linux 6.7 saddr.
 
@@ -242,17 +251,7 @@ class DestinationSlots:
     def _forget(self, edit: Transaction, dest_slot: int) -> None:
         """Free a destination's name and slot; its service keeps what it counted."""
         fields = self.tables.destinations.read(dest_slot)
-        virtual = key_of(
-            {
-                "family": fields["virtual_family"],
-                "mark": fields["mark"],
-                "protocol": fields["protocol"],
-                "address": fields["virtual_address"],
-                "port": fields["virtual_port"],
-            }
-        )
-        key = DestinationKey(address_of(fields["address"], fields["family"]), socket.ntohs(fields["port"]))
-        name = destination_name(virtual, key)
+        name = written_name(fields)
         if self.named(name) == dest_slot:  # else a killed process left it nameless, and a later slot has its name
             self.tables.names.remove(name)
         owner = fields["service"]
@@ -372,6 +371,11 @@ def pack_member(slot: int, destination: Destination, last_weight: int = 0) -> by
 @cache
 def _member_form() -> struct.Struct:
     return abi.struct("member").view("destination", "weight", "upper", "lower", "method", "tunnel", "last_weight")
+
+
+def method_of(entry: bytes) -> Method:
+    """Return the forwarding method of a member's destination."""
+    return Method(*abi.struct("member").view("method").unpack(entry))
 
 
 def last_weight(entry: bytes) -> int:

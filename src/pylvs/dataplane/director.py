@@ -197,6 +197,13 @@ class BpfDirector:
     def delete_destination(self, key: ServiceKey, destination: DestinationKey) -> None:
         self._editor.delete_destination(key, destination)
 
+    def rename_destination(self, key: ServiceKey, former: DestinationKey, name: DestinationKey) -> None:
+        """Give a destination of DR or TUN another port. Its connections, templates and counters stay.
+
+        Raises NoSuchService, NoSuchDestination, DestinationExists, InvalidOperation.
+        """
+        self._editor.rename_destination(key, former, name)
+
     def check(self, changes: Sequence[ServiceChange]) -> None:
         """Check the services and destinations of changes, without an edit. Raises as `apply`, but never NoSpace."""
         self._editor.check(changes)

@@ -15,6 +15,7 @@ from pylvs.dataplane.destinations import (
     DestinationSlots,
     change_scheduler,
     last_weight,
+    method_of,
     pack_member,
     packed_members,
     split_list,
@@ -33,11 +34,19 @@ from pylvs.dataplane.tables import (
 from pylvs.dataplane.transaction import Transaction, list_of, recover
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
-from pylvs.model.errors import Busy, DestinationExists, NoSuchDestination, PylvsError, ServiceExists
+from pylvs.model.errors import (
+    Busy,
+    DestinationExists,
+    InvalidOperation,
+    NoSuchDestination,
+    PylvsError,
+    ServiceExists,
+)
 from pylvs.model.service import (
     SCHEDULERS,
     Destination,
     DestinationKey,
+    Method,
     ServiceKey,
     VirtualService,
     check_destination,
@@ -383,6 +392,24 @@ class Editor:
                 write_list(edit, slot, version, fresh, "LIST_UPDATE", position)
                 edit.commit()
                 self._changed.add_destination(destination, route)
+                edit.book.let_list_go(version["list"], version["count"])
+
+    def rename_destination(self, key: ServiceKey, former: DestinationKey, name: DestinationKey) -> None:
+        """Give a destination of DR or TUN another port: packets are the same with any. Raises as `edit_destination`.
+
+        It may be killed at any step. Then `recover` drops the name that is not the slot's.
+        """
+        with self._existing(key) as (slot, version):
+            dest_slot, slots = self._listed(key, former), self.slots
+            position, before, entry, after = split_list(self._tables, version, dest_slot)
+            if name.address != former.address or method_of(entry) is Method.MASQ:
+                raise InvalidOperation(f"{key} -> {former}: only DR and TUN take another port, not {name}", "port")
+            if slots.listed(key, name) is not None:
+                raise DestinationExists(f"{key} -> {name}: there is such a real server already")
+            with Transaction(self._tables) as edit:
+                slots.rename(dest_slot, key, former, name)
+                write_list(edit, slot, version, before + entry + after, "LIST_UPDATE", position)
+                edit.commit()
                 edit.book.let_list_go(version["list"], version["count"])
 
     def delete_destination(self, key: ServiceKey, destination: DestinationKey) -> None:

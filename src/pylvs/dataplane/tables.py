@@ -425,6 +425,20 @@ def destination_name(key: ServiceKey, destination: DestinationKey) -> bytes:
     )
 
 
+def written_name(fields: dict[str, Any]) -> bytes:
+    """Return the key in `names` of the destination that has these fields."""
+    return _NAME.pack(
+        fields["virtual_address"],
+        fields["address"],
+        fields["mark"],
+        fields["virtual_port"],
+        socket.ntohs(fields["port"]),
+        fields["protocol"],
+        fields["virtual_family"],
+        fields["family"],
+    )
+
+
 def version_fields(service: VirtualService, ticks_per_second: float) -> dict[str, Any]:
     """Return the fields of struct service_version that describe a service, without its list."""
     key = service.key

@@ -31,6 +31,7 @@ from pylvs.dataplane.tables import (
     key_of,
     service_key,
     write_bitmap,
+    written_name,
 )
 from pylvs.model.errors import NoSpace
 from pylvs.model.service import UNCHANGED, ServiceKey, is_probe_mark
@@ -510,6 +511,7 @@ def recover(tables: Tables) -> None:
         if version["present"]:
             present[slot] = version
     _drop_stray_keys(tables, present)
+    _drop_stray_names(tables)
     listed = {dest_slot for version in present.values() for dest_slot in list_of(tables, version)}
     for slot in range(destination_top):
         versions.withdraw_flags(slot, live)
@@ -535,6 +537,14 @@ def _drop_stray_keys(tables: Tables, present: dict[int, dict[str, Any]]) -> None
             fields = present.get(struct.unpack("<I", value)[0])
             if fields is None or service_key(key_of(fields)) != key:
                 keys.remove(key)
+
+
+def _drop_stray_names(tables: Tables) -> None:
+    """Drop the former or future name of a destination that was being renamed."""
+    for name, value in list(tables.names.items()):
+        fields = tables.destinations.read(struct.unpack("<I", value)[0])
+        if written_name(fields) != name:
+            tables.names.remove(name)
 
 
 def _settle_destinations(book: Book, trash: Trash, tables: Tables, top: int, listed: set[int]) -> None:

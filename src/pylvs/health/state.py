@@ -263,6 +263,7 @@ class ServerState:
         return ServerSnapshot(
             service=self.service,
             server=self.key,
+            destination=self.wanted.destination,
             up=self.up,
             checked=self.checked,
             since=self.since,
@@ -311,26 +312,31 @@ class ServiceState:
         """Whether the sorry server gets the connections."""
         return not self.has_quorum and self.wanted.sorry_server is not None
 
-    def destinations(self) -> tuple[Destination, ...]:
-        """Return the desired destinations in the order of the configuration, the sorry server last."""
+    def _destinations(self, key: ServiceKey) -> tuple[Destination, ...]:
+        """Return the desired destinations of one key in the order of the configuration, the sorry server last."""
         found: dict[DestinationKey, Destination] = {}
-        for key, server in self.servers.items():
-            server.row_destination = server.destination(self.sorry)
+        for server in self.servers.values():
             if server.row_destination is not None:
-                found[key] = server.row_destination
+                listed = server.row_destination.listed_by(key)
+                found.setdefault(listed.key, listed)
         sorry_server = self.wanted.sorry_server
-        if sorry_server is not None and self.sorry:
-            found[sorry_server.key] = sorry_server  # also if it is one of the real servers
-        elif sorry_server is not None and self.wanted.sorry_server_inhibit:
-            found.setdefault(sorry_server.key, replace(sorry_server, weight=0))
+        if sorry_server is not None:
+            sorry_server = sorry_server.listed_by(key)
+            if self.sorry:
+                found[sorry_server.key] = sorry_server  # also if it is one of the real servers
+            elif self.wanted.sorry_server_inhibit:
+                found.setdefault(sorry_server.key, replace(sorry_server, weight=0))
         return tuple(found.values())
 
     def rows(self) -> tuple[WantedRow, ...]:
-        """Return a row for each key, all with the same destinations. Unchanged rows are the same objects as before."""
+        """Return a row for each key. Unchanged rows are the same objects as before."""
         if self._stale:
             self._stale = False
-            destinations = self.destinations()
-            rows = tuple(WantedRow(service, destinations) for service in self.wanted.services())
+            for server in self.servers.values():
+                server.row_destination = server.destination(self.sorry)
+            keys = {key.port: key for key in self.wanted.keys}
+            by_port = {port: self._destinations(key) for port, key in keys.items()}
+            rows = tuple(WantedRow(service, by_port[service.key.port]) for service in self.wanted.services())
             if rows != self._rows:
                 self._rows = rows
         return self._rows
@@ -356,13 +362,15 @@ class ServiceState:
     def adopt(self, row: ServiceRow) -> None:
         """Presume the state of each checked server by the row of the table, and the quorum by the sorry server."""
         found = {each.destination.key: each.destination for each in row.destinations}
+        names = {name: each.wanted.destination.listed_by(row.service.key).key for name, each in self.servers.items()}
         sorry_server = self.wanted.sorry_server
-        shown = found.get(sorry_server.key) if sorry_server and sorry_server.key not in self.servers else None
+        sorry_name = sorry_server.listed_by(row.service.key).key if sorry_server else None
+        shown = found.get(sorry_name) if sorry_name and sorry_name not in names.values() else None
         serving = shown is not None and shown.weight > 0
-        for key, server in self.servers.items():
+        for name, server in self.servers.items():
             # A disabled server is absent, healthy or not.
             if server.links and server.override.standing is not Standing.DISABLED:
-                server.adopt(found.get(key), serving)
+                server.adopt(found.get(names[name]), serving)
         self.count(self.servers.values(), reset=True)
         self.has_quorum = self.quorum_after(not serving)
         self.rows_changed()
@@ -488,6 +496,7 @@ class ServerSnapshot:
 
     service: str
     server: DestinationKey
+    destination: Destination  # as configured
     up: bool
     checked: bool  # False: a check had no outcome since the start, and `up` is presumed
     since: float  # of `up`

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, ip_address
 
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import ANY_V4, ANY_V6, Address, endpoint, family_of
-from pylvs.model.dataclass import dataclass
+from pylvs.model.dataclass import dataclass, replace
 from pylvs.model.errors import InvalidOperation, NoSuchScheduler, OutOfRange
 
 DEFAULT_SCHEDULER = "wlc"
@@ -215,6 +215,15 @@ class Destination:
     upper: int = 0  # overloaded from this number of connections; 0: never
     lower: int = 0  # available again below this number; 0: three quarters of upper
     tunnel: Tunnel = Tunnel()
+
+    def listed_by(self, service: ServiceKey) -> Destination:
+        """Return it as the table lists it in a service: by all methods but NAT with the service's port, 0 of a mark.
+
+        Only NAT changes the port of packets. keepalived 2.2.7 lists the same (`ipvs_group_cmd` in ipvswrapper.c).
+        """
+        if self.method is Method.MASQ or self.key.port == service.port:
+            return self
+        return replace(self, key=DestinationKey(self.key.address, service.port))
 
 
 def _server_pattern() -> str:

@@ -187,7 +187,7 @@ def test_unusual_numbers_of_real_servers_are_findings(line: str, finding: str, w
         ("fwmark 7", "NAT", ["10.0.0.2:0", "10.0.0.9:0"]),
         ("fwmark 7", "DR", ["10.0.0.2:0", "10.0.0.9:0"]),
         ("group one", "NAT", ["10.0.0.2:0", "10.0.0.9:0"]),
-        ("group one", "DR", ["10.0.0.2:80", "10.0.0.9:80"]),
+        ("group one", "DR", ["10.0.0.2:0", "10.0.0.9:0"]),
         ("group ports", "DR", ["10.0.0.2:0", "10.0.0.9:0"]),
         ("group mark", "DR", ["10.0.0.2:0", "10.0.0.9:0"]),
     ],

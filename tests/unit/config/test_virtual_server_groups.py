@@ -137,10 +137,11 @@ def test_a_duplicate_address_in_a_group_is_a_finding() -> None:
 
 def test_dr_servers_of_a_group_of_several_ports_keep_each_packets_port() -> None:
     found = group("192.0.2.1 80", "192.0.2.1 81", method="lvs_method DR")
-    assert single(found).servers[0].destination.key.port == 0
+    (server,) = single(found).servers
+    assert [server.destination.listed_by(key).key.port for key in single(found).keys] == [80, 81]
     assert messages(found) == [
         (
-            "9: warning: port 80 is not that of every address of the group; the port of each packet stays; "
+            "9: warning: port 80 is not that of every entry of the group; the port of each packet stays; "
             "DR and TUN change no port; write the address alone"
         )
     ]

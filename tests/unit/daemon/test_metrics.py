@@ -127,7 +127,9 @@ def test_checks_servers_and_quorums_have_metrics() -> None:
     check = TcpCheck(target=Target(ip_address("10.0.0.2"), 80))
     made = CheckSnapshot(check, False, 4, None, "connection refused", False, 1.0, 0.25, 3.0, False, 1, 9, 4)
     unmade = CheckSnapshot(check, None, 0, None, "", True, None, None, 3.0, False, 1, 2, 0, 2)
-    server = ServerSnapshot("web", SERVER, False, True, 99.5, "refused", 0, 4, Override(), False, (made, unmade))
+    server = ServerSnapshot(
+        "web", SERVER, Destination(SERVER), False, True, 99.5, "refused", 0, 4, Override(), False, (made, unmade)
+    )
     service = ServiceSnapshot("web", (WEB,), False, 99.5, 2, 1, 0, None, False, False, (server,))
     reloads = {"done": 2, "refused": 1}
     found = samples(MetricsInput("1", services=[service], reloads=reloads, errors=3, edits={"restored": 5}))
@@ -165,7 +167,9 @@ def test_the_processes_that_make_checks_have_metrics() -> None:
 def test_the_dashboard_queries_existing_metrics() -> None:
     check = TcpCheck(target=Target(ip_address("10.0.0.2"), 80))
     made = CheckSnapshot(check, True, 0, None, "connected", False, 1.0, 0.25, 3.0, False, 1, 9, 4)
-    server = ServerSnapshot("web", SERVER, True, True, 99.5, "connected", 4, 4, Override(), True, (made,))
+    server = ServerSnapshot(
+        "web", SERVER, Destination(SERVER), True, True, 99.5, "connected", 4, 4, Override(), True, (made,)
+    )
     service = ServiceSnapshot("web", (WEB,), True, 99.5, 2, 1, 0, None, False, False, (server,))
     rows = [row(WEB, weight=3, active=5, counters=Counters(10, 20, 30, 40, 50))]
     there = {

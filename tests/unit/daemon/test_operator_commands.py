@@ -23,7 +23,7 @@ from pylvs.cli import servers as verbs
 from pylvs.daemon import supervisor
 from pylvs.daemon.api.client import Client
 from pylvs.daemon.state import drains
-from pylvs.daemon.state.directory import StateDirectory
+from pylvs.daemon.state.directory import StateDirectory, save_owned
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import SERVER_PATTERN, DestinationKey
 from tests.unit.daemon.commands import ask, during, invoked
@@ -179,10 +179,13 @@ def test_a_drain_follows_a_server_whose_port_a_reload_changes(host: FakeHost) ->
 
     async def scenario() -> None:
         async with host.daemon() as daemon:
-            host.tables.count(WEB, DestinationKey(address(1), 0), active=1)
+            host.tables.count(WEB, DestinationKey(address(1), 80), active=1)
             daemon.drains.begin(address(1), None, None, force=False)
             host.write(service(server(1), server(2, weight=4)))
             await daemon.reload()
+            await daemon.drains.poll()
+            assert daemon.drains.all()[0].active == 1  # the table has had the service's port all along
+            host.tables.count(WEB, DestinationKey(address(1), 80), active=0)
             await until(lambda: [each.stage for each in daemon.drains.all()] == [drains.Stage.REMOVED])
             assert daemon.drains.all()[0].servers == ((str(WEB), DestinationKey(address(1), 80)),)
 
@@ -251,6 +254,7 @@ def test_a_server_that_a_former_version_disabled_is_found_under_another_port_aft
         state = StateDirectory(host.state)
         (row,) = state.read("overrides")
         state.write("overrides", [{name: value for name, value in row.items() if name not in ("keys", "servers")}])
+        save_owned(state, {WEB: frozenset({DestinationKey(address(1), 0), DestinationKey(address(2), 80)})})
         host.write(service(server(1), server(2)))
         async with host.daemon():
             assert host.servers() == {str(address(2))}

@@ -156,7 +156,10 @@ def test_owned_services_and_overrides_are_restored(tmp_path: Path) -> None:
     assert load_overrides(state) == ({}, {})
     own = owned_services(configuration(1, 2, keys=(WEB, SIX, MARK)))
     save_owned(state, own)
-    assert load_owned(state) == own == dict.fromkeys((WEB, SIX, MARK), frozenset({server(1), server(2)}))
+    with_ports = {
+        key: frozenset(DestinationKey(server(n).address, key.port) for n in (1, 2)) for key in (WEB, SIX, MARK)
+    }
+    assert load_owned(state) == own == with_ports
     overrides = {
         ("web", server(1)): Override(Standing.DRAINED),
         ("web", DestinationKey(SIX.address, 0)): Override(weight=0),

@@ -16,6 +16,7 @@ from pylvs.model.service import (
     UNCHANGED,
     Destination,
     DestinationKey,
+    Method,
     Protocol,
     ServiceKey,
     Timeouts,
@@ -169,6 +170,39 @@ def test_timeouts_that_are_not_desired_stay_and_return_to_what_they_were(directo
     assert director.timeouts() == Timeouts(700, 100, 201)
     director.set_timeouts(Timeouts(1, 2, 3))
     assert nothing_to_do(carry_out(table, DesiredTable(rows)))
+
+
+def test_a_server_of_another_port_is_renamed_and_keeps_its_connections(director: Watched, table: TableCache) -> None:
+    """An earlier build, or ipvsadm, may have given it that port; packets of DR and TUN do not depend on it."""
+
+    def under(number: int, port: int, method: Method = Method.ROUTE, weight: int = 1) -> Destination:
+        return Destination(DestinationKey(server(number).key.address, port), method, weight)
+
+    director.add_service(VirtualService(WEB))
+    for each in (
+        under(1, 0),
+        under(2, 0, Method.TUNNEL, 3),
+        under(3, 0, Method.MASQ),
+        under(4, 80),
+        under(5, 1),
+        under(5, 2),
+    ):
+        director.add_destination(WEB, each)
+        director.count(WEB, each.key, active=each.key.address.packed[-1])
+    desired = (under(1, 80), under(2, 80, Method.TUNNEL, 5), under(3, 80, Method.MASQ), under(4, 80), under(5, 80))
+    plan = carry_out(table, DesiredTable([row(WEB, *desired)]))
+    assert texts(plan) == [
+        "TCP 192.0.2.1:80 -> 10.0.0.3:80: added, weight 1, method NAT",
+        "TCP 192.0.2.1:80 -> 10.0.0.5:80: added, weight 1, method DR",
+        "TCP 192.0.2.1:80 -> 10.0.0.2:0: port 0 -> 80, weight 3 -> 5",
+        "TCP 192.0.2.1:80 -> 10.0.0.1:0: port 0 -> 80",
+        "TCP 192.0.2.1:80 -> 10.0.0.5:2: removed",
+        "TCP 192.0.2.1:80 -> 10.0.0.5:1: removed",
+        "TCP 192.0.2.1:80 -> 10.0.0.3:0: removed",
+    ]
+    found = {each.destination: each.active for each in director.service(WEB).destinations}
+    assert found == dict(zip(desired, (1, 2, 0, 4, 0), strict=True))
+    assert nothing_to_do(carry_out(table, DesiredTable([row(WEB, *desired)])))
 
 
 def test_a_timeout_of_0_that_an_earlier_build_set_gets_its_default(director: Watched, table: TableCache) -> None:

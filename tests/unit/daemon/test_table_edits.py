@@ -79,13 +79,13 @@ def filled(wanted: Sequence[WantedRow]) -> MemoryDirector:
     return director
 
 
-def apply(director: Director, todo: Sequence[Edit]) -> None:
+def apply(director: MemoryDirector, todo: Sequence[Edit]) -> None:
     for edit in todo:
         edit.apply(director)
 
 
 def todo_for(
-    director: Director, wanted: Sequence[WantedRow], ours: Collection[ServiceKey] = (), exclusive: bool = False
+    director: MemoryDirector, wanted: Sequence[WantedRow], ours: Collection[ServiceKey] = (), exclusive: bool = False
 ) -> tuple[Edit, ...]:
     return required_edits(snapshot_of(director.services()), wanted, ours, exclusive)
 

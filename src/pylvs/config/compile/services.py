@@ -121,7 +121,7 @@ def apply(service: EffectiveBlock, entries: Entries) -> bool:
     if not _families(service, entries):
         return False
     _ports(service, entries)
-    _duplicates(service)
+    _duplicates(service, entries)
     if not list(service.below("real_server")):
         service.error("", "the service has no real server; it is left out", "add a real_server block")
         return False
@@ -254,60 +254,70 @@ def _families(service: EffectiveBlock, entries: Entries) -> bool:
 
 
 def _ports(service: EffectiveBlock, entries: Entries) -> None:
-    """Give servers of DR and TUN the service's port, because these cannot change it; checks keep the written one.
+    """Name the real servers, and report ports that the table does not have.
 
-    A server without a port gets the service's port too; by NAT in a group and for a mark it keeps that of the packet.
+    DR and TUN change no port: the table has that of each address, and 0 for a mark (`Destination.listed_by`). Checks
+    keep the written one.
     """
     for each in service.below("real_server"):
         server, nat = _server(each), method_of(each).method is Method.MASQ
-        if not server.port and not (nat and entries.group):
-            each.head = _with_port_of(entries, server)
-        elif server.port and not nat:
-            each.head = replace(server, fixed_port=_fitting_port(service, server, entries.ports, "real server"))
+        if not nat:
+            _report_port(service, server, entries, "real server")
+        each.head = _named(entries, server, nat)
 
 
-def _with_port_of(entries: Entries, server: Server) -> Server:
-    """Return a server without a port with that of the service, if the service has exactly one."""
-    (port,) = entries.ports if len(entries.ports) == 1 and not entries.marks else (0,)
-    return replace(server, fixed_port=port) if port else server
+def _named(entries: Entries, server: Server, nat: bool) -> Server:
+    """Return a server with the port of its name: in a group the written one, else the port in the table.
+
+    So the name does not change with the ports of the group.
+    """
+    port = 0 if entries.marks else min(entries.ports)
+    if entries.group or (nat and server.port) or port == server.port:
+        return server
+    return replace(server, fixed_port=port)
 
 
-def _fitting_port(service: EffectiveBlock, server: Server, ports: set[int], what: str) -> int:
-    """Return the port in the table of a server that NAT does not reach."""
+def _report_port(service: EffectiveBlock, server: Server, entries: Entries, what: str) -> None:
+    """Report the port of a server that NAT does not reach, if it is not the port in the table."""
+    ports = entries.ports
+    if not server.port or ports == {server.port}:
+        return
     if not ports:
         text = f"a firewall mark's service has no port; that of {server.address} is ignored"
         service.warning(server.word, text, f"write {server.address} alone, and connect_port in its checks")
-        return 0
-    if ports == {server.port}:
-        return server.port
-    wanted = min(ports)
-    if len(ports) > 1:
-        text = f"port {server.port} is not that of every address of the group; the port of each packet stays"
+    elif len(ports) > 1:
+        text = f"port {server.port} is not that of every entry of the group; the port of each packet stays"
         service.warning(server.word, text, "DR and TUN change no port; write the address alone")
-        return 0
-    text = f"port {server.port} of the {what} is not the service's; it is {wanted} in the table"
-    service.warning(server.word, text, "DR and TUN change no port; checks still go to the written one")
-    return wanted
+    else:
+        text = f"port {server.port} of the {what} is not the service's; it is {min(ports)} in the table"
+        service.warning(server.word, text, "DR and TUN change no port; checks still go to the written one")
 
 
-def _duplicates(service: EffectiveBlock) -> None:
+def _names_in_table(block: EffectiveBlock, entries: Entries) -> Iterator[tuple[int, object, int]]:
+    """Yield what identifies a real server in the table, for each port of the service."""
+    server, nat = _server(block), method_of(block).method is Method.MASQ
+    for port in entries.ports | ({0} if entries.marks else set()):
+        yield port, server.address, server.table_port if nat else port
+
+
+def _duplicates(service: EffectiveBlock, entries: Entries) -> None:
     """Keep one block of each real server; one with another written port adds its checks to it, as in keepalived."""
-    first: dict[tuple[object, int], EffectiveBlock] = {}
-    written: set[tuple[object, int, int]] = set()
+    first: dict[tuple[int, object, int], EffectiveBlock] = {}
+    written: set[tuple[int, int]] = set()  # blocks that are kept, each with a port
     for each in list(service.below("real_server")):
-        server = _server(each)
-        key = server.address, server.table_port
-        kept = first.setdefault(key, each)
+        server, names = _server(each), list(_names_in_table(each, entries))
+        kept = next((first[name] for name in names if name in first), each)
+        again = (id(kept), server.port) in written
+        written.add((id(kept), server.port))
         if kept is not each:
-            if (*key, server.port) in written:
+            if again:
                 text = f"the service has the real server {server.address} with this port already; this one is left out"
                 service.warning(server.word, text, "remove it")
             else:
                 _merge(each, kept)
-                written.add((*key, server.port))
             service.leave_out(each)
             continue
-        written.add((*key, server.port))
+        first |= dict.fromkeys(names, each)
         lower, upper = each.get("lthreshold", int), each.get("uthreshold", int)
         if upper and lower > upper:
             text = f"lthreshold {lower} is above uthreshold {upper}: once full, never free again by number"
@@ -360,12 +370,10 @@ def _sorry_server(service: EffectiveBlock, entries: Entries) -> None:
         service.adjust("sorry_server", None, "another IP version")
         return
     if server is not None and method is not Method.MASQ:
-        if server.port:
-            fitting = replace(server, fixed_port=_fitting_port(service, server, entries.ports, "sorry server"))
-        else:
-            fitting = _with_port_of(entries, server)
-        if fitting.table_port != server.port:
-            service.adjust("sorry_server", fitting, "the service's port")
+        _report_port(service, server, entries, "sorry server")
+        named = _named(entries, server, nat=False)
+        if named is not server:
+            service.adjust("sorry_server", named, "the service's port")
     if server is None:
         for name in ("sorry_server_lvs_method", "sorry_server_inhibit"):
             if service.is_written(name) and service.effective(name).value is not False:
@@ -461,7 +469,7 @@ def _joined(found: _Keyed, taken: Mapping[ServiceKey, _Keyed]) -> bool:
     found.block.error("", text, "write one block with all real servers")
     earlier.joined = True
     earlier.block.blocks += found.block.below("real_server")
-    _duplicates(earlier.block)
+    _duplicates(earlier.block, earlier.entries)
     return True
 
 

@@ -56,9 +56,14 @@ def counters_encoded(services: Iterable[ServiceSnapshot], rows: Iterable[Service
 def _service(service: ServiceSnapshot, by_key: Mapping[ServiceKey, ServiceRow]) -> ServiceCounters:
     rows = [by_key[key] for key in service.keys if key in by_key]
     found: dict[DestinationKey, list[DestinationRow]] = {}
+    configured = [each.destination for each in service.servers]
+    if service.sorry_server is not None:
+        configured.append(service.sorry_server)
     for row in rows:
+        names = {each.listed_by(row.service.key).key: each.key for each in reversed(configured)}
         for each in row.destinations:
-            found.setdefault(each.destination.key, []).append(each)
+            name = each.destination.key
+            found.setdefault(names.get(name, name), []).append(each)
     return {
         "name": service.name,
         "counters": _sum(row.counters for row in rows),

@@ -98,7 +98,8 @@ def service_encoded(service: ServiceSnapshot, counts: Counts) -> replies.Service
 
 def server_encoded(server: ServerSnapshot, keys: Iterable[ServiceKey], counts: Counts) -> replies.ServerReply:
     """Return a server with its checks, and its connections summed over all keys of the service."""
-    found = [counts[key, server.server] for key in keys if (key, server.server) in counts]
+    names = ((key, server.destination.listed_by(key).key) for key in keys)
+    found = [counts[name] for name in names if name in counts]
     return {
         "server": str(server.server),
         "up": server.up,

@@ -183,7 +183,13 @@ class Drains:
             self._end(drain, Stage.CALLED_OFF)
             return
         services = self._engine.configuration.by_name()
-        keys = {(key, server) for service, server in drained for key in services[service].keys}
+        keys = {
+            (key, each.destination.listed_by(key).key)
+            for service, server in drained
+            for each in services[service].servers
+            if each.destination.key == server
+            for key in services[service].keys
+        }
         drain.count(
             each for row in rows for each in row.destinations if (row.service.key, each.destination.key) in keys
         )

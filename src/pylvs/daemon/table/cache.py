@@ -22,12 +22,14 @@ from pylvs.model.service import (
     UNCHANGED,
     Destination,
     DestinationKey,
+    Method,
     ServiceFlag,
     ServiceKey,
     Timeouts,
     TunnelFlag,
     VirtualService,
     is_probe_mark,
+    moved,
 )
 from pylvs.model.wanted import WantedRow
 
@@ -71,7 +73,7 @@ class ServiceEdit:
     def adds_service(self) -> bool:
         return self.desired is not None and self.found is None
 
-    def apply(self, director: Director) -> None:
+    def apply(self, director: LongLivedDirector) -> None:
         """Edit the table. Raises what the Director's method raises."""
         if self.desired is None:
             director.delete_service(self.key)
@@ -104,7 +106,10 @@ class ServiceEdit:
 
 @dataclass(frozen=True, slots=True)
 class DestinationEdit:
-    """The same of one destination of a service. Connections stay, except those of a deleted destination."""
+    """The same of one destination of a service. Connections stay, except those of a deleted destination.
+
+    If the desired one has another port, it is renamed (`LongLivedDirector.rename_destination`).
+    """
 
     key: ServiceKey
     destination: DestinationKey
@@ -122,21 +127,25 @@ class DestinationEdit:
         usable = {name for name, each in snapshot[self.key].servers.items() if each.weight > 0}
         return usable == {self.destination} and not self.gives_usable
 
-    def apply(self, director: Director) -> None:
+    def apply(self, director: LongLivedDirector) -> None:
         """Edit the table. Raises what the Director's method raises."""
         if self.desired is None:
             director.delete_destination(self.key, self.destination)
         elif self.found is None:
             director.add_destination(self.key, self.desired)
         else:
-            director.edit_destination(self.key, self.desired)
+            if self.desired.key != self.destination:
+                director.rename_destination(self.key, self.destination, self.desired.key)
+            if self.desired != replace(self.found, key=self.desired.key):
+                director.edit_destination(self.key, self.desired)
 
     def apply_to(self, snapshot: TableSnapshot) -> None:
         """Change the snapshot as `apply` changed the table."""
-        if self.desired is None:
-            del snapshot[self.key].servers[self.destination]
-        else:
-            snapshot[self.key].servers[self.destination] = self.desired
+        servers = snapshot[self.key].servers
+        if self.desired is None or self.desired.key != self.destination:
+            del servers[self.destination]
+        if self.desired is not None:
+            servers[self.desired.key] = self.desired
 
     @property
     def foreign_change(self) -> str:
@@ -187,14 +196,31 @@ def _row_edits(found: SnapshotEntry | None, row: WantedRow) -> Iterator[Edit]:
     if found.service != with_netmask(row.service):
         yield ServiceEdit(key, row.service, found.service)
     servers = found.servers
-    yield from (DestinationEdit(key, name, each) for name, each in desired.items() if name not in servers)
-    changed = [
-        (each.weight <= servers[name].weight, DestinationEdit(key, name, each, servers[name]))
-        for name, each in desired.items()
-        if name in servers and servers[name] != each
-    ]
+    former = _renamed(servers, desired)
+    present = servers.keys() | former.keys()
+    yield from (DestinationEdit(key, name, each) for name, each in desired.items() if name not in present)
+    changed = []
+    for name, each in desired.items():
+        if name in present and (before := servers[former.get(name, name)]) != each:
+            changed.append((each.weight <= before.weight, DestinationEdit(key, before.key, each, before)))
     yield from (edit for _, edit in sorted(changed, key=itemgetter(0)))
-    yield from (DestinationEdit(key, name) for name in servers if name not in desired)
+    left = desired.keys() | former.values()
+    yield from (DestinationEdit(key, name) for name in servers if name not in left)
+
+
+def _renamed(
+    found: Mapping[DestinationKey, Destination], desired: Mapping[DestinationKey, Destination]
+) -> dict[DestinationKey, DestinationKey]:
+    """Return the names in the table of desired destinations that have another port there, by the desired ones.
+
+    Packets to these are the same with any port, but those of a deleted destination's connections are dropped. An
+    earlier build, or ipvsadm, may have added them with that port.
+    """
+    if found.keys() == desired.keys():
+        return {}
+    free = [name for name, each in found.items() if name not in desired and each.method is not Method.MASQ]
+    fitting = (each for name, each in desired.items() if name not in found and each.method is not Method.MASQ)
+    return moved(free, fitting)
 
 
 Value = TypeVar("Value", VirtualService, Destination)
@@ -206,7 +232,10 @@ def _fields(value: VirtualService | Destination) -> dict[str, str]:
 
 def _changes(before: Value, after: Value) -> str:
     """Return the options that differ: `weight 1 -> 3, method DR -> NAT`."""
-    return ", ".join(map(str, differing(_fields(before), _fields(after))))
+    found = [*map(str, differing(_fields(before), _fields(after)))]
+    if before.key != after.key:  # of a destination: services have no edit of their key
+        found.insert(0, f"port {before.key.port} -> {after.key.port}")
+    return ", ".join(found)
 
 
 def _edit_text(name: str, desired: Value | None, found: Value | None) -> str:
@@ -263,6 +292,12 @@ class LongLivedDirector(Director, Protocol):
 
     def larger_capacity(self) -> int:
         """Return the capacity that the connection table should have; 0: the present one. Raises NoSpace."""
+
+    def rename_destination(self, key: ServiceKey, former: DestinationKey, name: DestinationKey) -> None:
+        """Give a destination of DR or TUN another port. Its connections, templates and counters stay.
+
+        IPVS has no such edit. Raises NoSuchService, NoSuchDestination, DestinationExists, InvalidOperation.
+        """
 
     def packet_counts(self) -> PacketCounts:
         """Return the drop reasons and other packet counters; empty without tables."""

@@ -74,9 +74,9 @@ class Ownership:
 
 
 def owned_services(configuration: Configuration) -> OwnedServices:
-    """Return the services of a configuration."""
+    """Return the services of a configuration, with the names of their servers in the table."""
     return {
-        key: frozenset(each.destination.key for each in service.servers)
+        key: frozenset(each.destination.listed_by(key).key for each in service.servers)
         for service in configuration.services
         for key in service.keys
     }
@@ -94,9 +94,10 @@ def adoptable_rows(rows: Iterable[ServiceRow], owned: OwnedServices, configurati
         key = row.service.key
         if key in owned and key in configured:
             present = {each.destination.key: each for each in row.destinations}
-            servers = {each.destination.key: each.destination for each in configured[key].servers}
+            listed = [each.destination.listed_by(key) for each in configured[key].servers]
+            servers = {each.key: each for each in listed}
             sorry = configured[key].sorry_server
-            former = moved(owned[key] | present.keys(), (*servers.values(), *([sorry] if sorry else ())))
+            former = moved(owned[key] | present.keys(), (*servers.values(), *([sorry.listed_by(key)] if sorry else ())))
             for name, was in former.items():
                 if was in present:
                     there = present.pop(was)

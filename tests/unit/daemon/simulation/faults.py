@@ -216,6 +216,9 @@ class Table(MemoryDirector):
         what = f"edit {destination.key} weight {destination.weight} of"
         self._edit(what, key, lambda: super(Table, self).edit_destination(key, destination))
 
+    def rename_destination(self, key: ServiceKey, former: DestinationKey, name: DestinationKey) -> None:
+        self._edit(f"rename {former} of", key, lambda: super(Table, self).rename_destination(key, former, name))
+
     def delete_destination(self, key: ServiceKey, destination: DestinationKey) -> None:
         self._edit(f"delete {destination} of", key, lambda: super(Table, self).delete_destination(key, destination))
 

@@ -323,7 +323,7 @@ class Invariants:
                 each
                 for service in services
                 for each in service.wanted.keys
-                if noted.get(each) == service.servers.keys()
+                if noted.get(each) == frozenset(DestinationKey(name.address, each.port) for name in service.servers)
             }
         return key in self._noted
 

@@ -6,7 +6,7 @@ it copies the state that the engine adopted from the table, and otherwise nothin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -154,6 +154,12 @@ class ServiceModel:
         return found
 
 
+def by_the_services_port(key: ServiceKey, found: Mapping[DestinationKey, Destination]) -> Any:
+    """Return destinations of DR as the table has them: with the port of the service, 0 of a mark."""
+    ports = {name: DestinationKey(name.address, key.port) for name in found}
+    return {ports[name]: replace(each, key=ports[name]) for name, each in found.items()}
+
+
 class HealthModel:
     """All services of one daemon."""
 
@@ -179,9 +185,8 @@ class HealthModel:
     def desired(self) -> Rows:
         """Return the desired table."""
         return {
-            row.key: (row, destinations)
+            row.key: (row, by_the_services_port(row.key, service.destinations()))
             for service in self.services.values()
-            for destinations in (service.destinations(),)
             for row in service.wanted.services()
         }
 
