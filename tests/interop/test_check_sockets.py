@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 import pytest
@@ -35,6 +35,10 @@ def link() -> Iterator[None]:
             "addr add fd00::1/64 dev d0",
             "rule add fwmark 7 prohibit",
             "-6 rule add fwmark 7 prohibit",
+            "route add blackhole 10.0.1.9",
+            "route add prohibit 10.0.2.9",
+            "-6 route add blackhole fd00:1::9",
+            "-6 route add prohibit fd00:2::9",
         ):
             subprocess.run(["ip", *words.split()], check=True)
         until_up("d0")
@@ -84,6 +88,19 @@ def test_the_mark_is_on_the_packets(check: type[Check]) -> None:
     marked = [replace(target, mark=7) for target in ABSENT.values()]
     outcomes = asked(*(check(target=target, pace=PATIENT) for target in marked))  # type: ignore[call-arg]
     assert set(outcomes) == {Outcome(False, "refused by this machine's routes or firewall", inconclusive=True)}
+
+
+@pytest.mark.parametrize("kind", ["blackhole", "prohibit"])
+@pytest.mark.parametrize("check", [TcpCheck, UdpCheck, PingCheck, DnsCheck])
+def test_a_route_that_drops_packets_is_a_failure_of_the_server(check: type[Check], kind: str) -> None:
+    """Packets of clients take the same route. A source or a firewall mark may be the reason as well: inconclusive."""
+    number = 1 + ("blackhole", "prohibit").index(kind)
+    dropped = [ip_address(f"10.0.{number}.9"), ip_address(f"fd00:{number}::9")]
+    mark_or_source = [replace(ABSENT[4], mark=7), replace(ABSENT[4], source=IPv4Address("127.0.0.1"))]
+    targets = [Target(each, 53) for each in dropped] + mark_or_source
+    outcomes = asked(*(check(target=target, pace=PATIENT) for target in targets))  # type: ignore[call-arg]
+    assert outcomes[:2] == [Outcome(False, f"a {kind} route of this machine leads to {each}") for each in dropped]
+    assert [each.inconclusive for each in outcomes[2:]] == [True, True]
 
 
 def test_a_link_local_address_is_checked_on_its_device() -> None:

@@ -24,6 +24,7 @@ ETH_P_8021Q, ETH_P_8021AD = 0x8100, 0x88A8
 _TAG_FEATURES = {"rx-vlan-hw-parse": ETH_P_8021Q, "rx-vlan-stag-hw-parse": ETH_P_8021AD}
 XDP_BASIC, XDP_REDIRECT, XDP_TRANSMIT, XDP_TRANSMIT_FRAGS = 1, 2, 4, 64  # NETDEV_XDP_ACT_*
 LOCAL_ROUTE, _BROADCAST_ROUTE = 2, 3  # RTN_LOCAL, RTN_BROADCAST
+_DROPPING = {6: "blackhole", 8: "prohibit"}  # RTN_BLACKHOLE, RTN_PROHIBIT
 # of the networks for documentation: no host has them
 _ANYWHERE: dict[int, tuple[Address, ...]] = {
     4: (IPv4Address("192.0.2.77"), IPv4Address("203.0.113.177")),
@@ -287,6 +288,16 @@ def _route_of(message: bytes) -> tuple[int, Route | None]:
         kind,
         number(attributes(found.get(8, b"")).get(2)),  # RTA_METRICS, RTAX_MTU
     )
+
+
+def dropping_route(address: Address) -> str:
+    """Return "blackhole" or "prohibit" if such a route leads to an address, else "". Packets to it are dropped."""
+    with Netlink() as link:
+        try:
+            kind = codec.RTMSG.unpack_from(link.request(codec.GETROUTE, _route_request(address))[0])[7]
+        except NetlinkError as error:  # as connect(2) would fail
+            return {errno.EINVAL: "blackhole", errno.EACCES: "prohibit"}.get(error.number, "")
+    return _DROPPING.get(kind, "")
 
 
 def routed_local(mark: int, family: int) -> bool:

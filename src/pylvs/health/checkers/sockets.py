@@ -26,6 +26,7 @@ from pylvs.health.probes import NoSocket, ProbeFailed, errno_failure, is_local, 
 from pylvs.model.addresses import Address, family_of
 from pylvs.model.checks import Target, TlsClient
 from pylvs.model.errors import Unsupported
+from pylvs.netlink.links import dropping_route
 from pylvs.system.sockets import closed_on_error
 from pylvs.system.tls import TlsSettings
 from pylvs.system.tls import settings as tls_settings
@@ -197,7 +198,15 @@ class Endpoint:
             raise ProbeFailed(f"there is no device {self._target.device}", inconclusive=True) from None
 
     def _connect_failure(self, code: int) -> ProbeFailed:
-        """Return the failure for an errno of connect(2)."""
+        """Return the failure for an errno of connect(2).
+
+        EINVAL and EACCES are mistakes or policies of this machine, with one exception: a route drops all packets to the
+        server, those of clients too.
+        """
+        if code in (errno.EINVAL, errno.EACCES):
+            with contextlib.suppress(OSError):
+                if kind := dropping_route(self._target.address):
+                    return ProbeFailed(f"a {kind} route of this machine leads to {self._target.address}")
         if code != errno.EADDRNOTAVAIL:
             return local_failure(code) if is_local(code) else errno_failure(code)
         if self._target.source_port:
