@@ -192,7 +192,7 @@ def test_foreign_edits_of_the_table_are_undone(make_lab: MakeLab, tmp_path: Path
         restored = f"restored: TCP {lab.network.vip}:80 -> {min(there)} was removed"
         until(lambda: restored in running.log(), "which the log has a moment later")
         assert f"UDP  {lab.network.vip}:53 wlc" in running.listing()
-        lab.sh("director", "pylvs down")
+        lab.sh("director", "pylvs down --force")
         until(lambda: running.servers() == there, "the table is made again")
         until(lambda: "the tables were removed (pylvs down?)" in running.log(), "which the log has, too")
         until(lambda: len(set(answers(lab, 6))) == 3, "the devices are attached a moment later")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pylvs.cli.stop import NOTHING
 from tests.interop.namespaces import ip
 from tests.lab.test_virtual_routers import INSTANCE, Node, pair, settled, steady
 from tests.waiting import until, until_reaped
@@ -85,7 +86,7 @@ def test_stop_ends_daemon_virtual_routers_and_services(serving: tuple[Node, Node
     assert (first.holds(), services(first)) == (False, 0)
     until_reaped(process)
     until(second.holds, "the second holds the address")
-    assert first.run("stop") == ""
+    assert first.run("stop") == f"{NOTHING}\n"
 
 
 def test_stop_keep_leaves_virtual_routers_and_services_to_the_next_daemon(steady: tuple[Node, Node]) -> None:

@@ -11,7 +11,7 @@ import click
 
 from pylvs.cli.common import as_json
 from pylvs.model.addresses import command_to_add
-from pylvs.model.errors import InvalidOperation, PylvsError, shown
+from pylvs.model.errors import Busy, InvalidOperation, PylvsError, shown
 from pylvs.model.rows import refusals
 from pylvs.model.settings import PREFIX, SETTINGS, known_setting, parse_setting
 
@@ -193,32 +193,36 @@ def watch() -> None:
 
 
 @click.command()
-def down() -> None:
-    """Detach everything and remove the tables of this network namespace."""
+@click.option("--force", is_flag=True, help="also while pylvs run lives, which makes the tables again")
+def down(force: bool) -> None:
+    """Detach everything and remove the tables of this network namespace. All connections end."""
     from pylvs.dataplane.load import take_down
     from pylvs.dataplane.state import State, collect_dead_states
 
-    collect_dead_states()
     state = State.open()
+    daemons = _daemons()
+    if daemons and not force:
+        process, command = daemons[0]
+        raise Busy(f"pylvs run, process {process}, would make the tables again: end it with {command}, or add --force")
+    collect_dead_states()
     there = state.exists
     gone = take_down(state)
     if not there:
         click.echo("there are no tables in this network namespace")
     else:
         click.echo(f"down; detached: {', '.join(gone) or 'nothing was attached'}")
-    for process, command in _daemons():
+    for process, command in daemons:
         click.echo(f"pylvs: pylvs run, process {process}, makes the tables again; {command} ends it", err=True)
 
 
 def _daemons() -> list[tuple[int, str]]:
     """Return the daemons whose tables are in this network namespace: the process, and the command that ends it."""
-    from pylvs.daemon.state.directory import daemons_of, default_path
+    from pylvs.daemon.state.directory import daemons_of, selection
     from pylvs.system import lock
     from pylvs.system.namespaces import network_cookie
 
-    usual = default_path()
     return [
-        (process, "pylvs stop" if state.path == usual else f"pylvs stop --state-dir {state.path}")
+        (process, f"pylvs stop {selection(state, process)}".rstrip())
         for state in daemons_of(network_cookie())
         if (process := lock.holder(state.pid_path))
     ]

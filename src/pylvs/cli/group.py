@@ -28,7 +28,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "keepalived": ("pylvs.cli.keepalived", "keepalived", "Do the same, with keepalived's command line."),
     "reload": ("pylvs.cli.daemon", "reload", "Let the daemon read its configuration again."),
     "status": ("pylvs.cli.daemon", "status", "Show the state of services, servers and checks."),
-    "vrrp": ("pylvs.cli.vrrp", "vrrp", "Virtual routers: show, explain, yield, resume, stop."),
+    "vrrp": ("pylvs.cli.vrrp", "vrrp", "Virtual routers: status, why, yield, resume, stop."),
     "drain": ("pylvs.cli.servers", "drain", "Give a server no new connections; take it out of the table when unused."),
     "enable": ("pylvs.cli.servers", "enable", "Undo drain and disable."),
     "disable": ("pylvs.cli.servers", "disable", "Take a server out of the table."),

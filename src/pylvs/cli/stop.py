@@ -10,9 +10,11 @@ from pathlib import Path
 import click
 
 from pylvs.cli.common import asked, state_dir, unit_directory
+from pylvs.daemon.api.client import elsewhere
 from pylvs.daemon.state.directory import StateDirectory
 from pylvs.model.errors import Busy, PylvsError
 
+NOTHING = "nothing to stop: no pylvs run answers, and a killed one left nothing"
 END_S = 1100.0  # notifications and a shutdown_script, which may take 1000 s; systemd has limits of its own
 SYSTEMD_S = 10.0  # for its reply about a job
 _PROCESS = frozenset(("MAINPID", "EXIT_CODE"))  # of the unit's process: it runs, or has ended
@@ -47,12 +49,14 @@ def stop(keep: bool, keep_table: bool, unit: str | None, state_dir: Path | None)
             click.echo(str(error))
             return
     state = StateDirectory(state_dir)
-    if not state.path.is_dir():
-        return
-    _stop_daemon(state, keep)
-    # For a unit that is stopping already, systemd does not run it again: the job may have become "stop" since.
-    if not keep or (unit is not None and _reported_job(unit) == "stop"):
-        _end_leftovers(state, keep_table)
+    done = False
+    if state.path.is_dir():
+        done = _stop_daemon(state, keep)
+        # For a unit that is stopping already, systemd does not run it again: the job may have become "stop" since.
+        if not keep or (unit is not None and _reported_job(unit) == "stop"):
+            done = _end_leftovers(state, keep_table) or done
+    if not done and unit is None:
+        click.echo("; ".join(filter(None, (NOTHING, elsewhere()))))
 
 
 def job_of(unit: str) -> str:
@@ -79,8 +83,8 @@ def _reported_job(unit: str) -> str | None:
     return next((row[2] for row in rows if len(row) >= 4 and row[1] == unit), "")
 
 
-def _stop_daemon(state: StateDirectory, keep: bool) -> None:
-    """Let the daemon stop, and wait for its end. Raises PylvsError if it hangs."""
+def _stop_daemon(state: StateDirectory, keep: bool) -> bool:
+    """Let the daemon stop, and wait for its end; return whether one ran. Raises PylvsError if it hangs."""
     from pylvs.daemon.api.client import NoDaemon, NoReply
     from pylvs.daemon.leftovers import end_of, stop_routers
 
@@ -89,7 +93,7 @@ def _stop_daemon(state: StateDirectory, keep: bool) -> None:
     try:
         replied = asked(state.path, "POST", "/v1/stop", {"keep": keep})["pid"]
     except NoDaemon:
-        return
+        return False
     except NoReply as error:
         if not keep:  # they have a process of their own, which does not hang
             stop_routers(state, click.echo)
@@ -99,13 +103,22 @@ def _stop_daemon(state: StateDirectory, keep: bool) -> None:
     if not end(END_S):
         raise PylvsError(f"pylvs run, process {replied}, does not end within {END_S:g} s; kill it")
     click.echo(f"pylvs run, process {replied}, has ended")
+    return True
 
 
-def _end_leftovers(state: StateDirectory, keep_table: bool) -> None:
+def _end_leftovers(state: StateDirectory, keep_table: bool) -> bool:
+    """End what a killed daemon left; return whether there was anything. Raises PylvsError."""
     from pylvs.daemon.leftovers import end_leftovers
+
+    found: list[str] = []
+
+    def report(text: str) -> None:
+        found.append(text)
+        click.echo(text)
 
     with suppress(FileNotFoundError):
         try:
-            end_leftovers(state, click.echo, keep_table)
+            end_leftovers(state, report, keep_table)
         except Busy as busy:
             raise PylvsError(f"{busy}: it does not answer; kill it, and run pylvs stop again") from None
+    return bool(found)

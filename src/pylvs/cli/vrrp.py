@@ -21,14 +21,22 @@ names = click.argument("names", metavar="[NAME]...", nargs=-1)
 
 @click.group()
 def vrrp() -> None:
-    """Virtual routers: show, explain, yield, resume, stop."""
+    """Virtual routers: their status, why it changed, yield, resume, stop."""
 
 
 def _client(directory: Path | None) -> Client:
+    from pylvs.daemon.api.client import elsewhere
     from pylvs.daemon.state.directory import StateDirectory
-    from pylvs.vrrp.ipc import Client
+    from pylvs.vrrp.ipc import Client, NoRouters
 
-    return Client(StateDirectory(directory).routers_path)
+    path = StateDirectory(directory).routers_path
+    try:
+        return Client(path)
+    except NoRouters:
+        start = "start pylvs run with a vrrp_instance"
+        raise NoRouters(
+            f"no virtual routers run at {path}; {start}, or {elsewhere() or 'name its --state-dir'}"
+        ) from None
 
 
 @vrrp.command()

@@ -355,7 +355,7 @@ def _remove_tables(name: str, namespaces: Mapping[str, Path]) -> None:
             continue
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             subprocess.run(
-                [*lab_host.inside(), "pylvs", "down"],
+                [*lab_host.inside(), "pylvs", "down", "--force"],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=COMMAND_SECONDS,
@@ -403,7 +403,7 @@ def power_on(lab: Lab, host: str) -> None:
     spec = lab.network.host(host)
     if spec.shared_vip_device:
         lab.sh(host, f"ip addr flush to {lab.network.vip}")
-    lab.sh(host, "pylvs down")
+    lab.sh(host, "pylvs down --force")
     _set_links(lab, spec, "up")
     for command in spec.commands:
         lab.sh(host, command)

@@ -85,6 +85,11 @@ class NotPermitted(PylvsError):
         self.capabilities = tuple(capabilities)
 
 
+def needs_root(what: object) -> NotPermitted:
+    """Return the error for an object that only root may use: a path, or an operation."""
+    return NotPermitted(f"{what}: Operation not permitted; run as root")
+
+
 class NoSpace(PylvsError):
     """A table is full, or there is no memory for it.
 

@@ -119,7 +119,7 @@ class Lock:
                 return locked(self.path, os.O_RDONLY | os.O_DIRECTORY)
             except BlockingIOError:
                 if time.monotonic() >= end:
-                    process = _holder(self.path)
+                    process = owner(self.path)
                     raise Busy(
                         f"{self._what} are locked by {f'process {process}' if process else 'another process'}"
                         f" for more than {self.timeout_s:g} s; try again later",
@@ -129,9 +129,12 @@ class Lock:
             pause = min(pause * 2, _LONGEST_PAUSE_S)
 
 
-def _holder(path: str) -> int:
-    """Return the process that has locked a directory, 0 if the kernel does not name it."""
-    status = os.stat(path)
+def owner(path: StrPath) -> int:
+    """Return the process that has locked a file or directory, 0 if the kernel names none. It takes no lock itself."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0
     inode = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     for line in _content("/proc/locks").splitlines():
         # number: FLOCK ADVISORY WRITE process device:inode start end

@@ -108,6 +108,15 @@ def inside_network(path: str | Path) -> Iterator[None]:
         yield
 
 
+def network_name(process: int) -> str:
+    """Return the name that `ip netns` gives to a process's network namespace; "" without one."""
+    try:
+        own = os.stat(f"/proc/{process}/ns/net")
+        return next((path.name for path in sorted(NAMED.iterdir()) if os.path.samestat(path.stat(), own)), "")
+    except OSError:  # there is no /run/netns, or the process has ended
+        return ""
+
+
 def network_cookie() -> int:
     """Return the cookie of this process's network namespace; the kernel does not reuse it before the next boot."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

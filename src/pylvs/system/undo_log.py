@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from pylvs.model.dataclass import dataclass, field, field_names
-from pylvs.model.errors import NotPermitted, PylvsError, Unsupported
+from pylvs.model.errors import PylvsError, Unsupported, needs_root
 from pylvs.system import proc
 from pylvs.system.lock import Lock
 
@@ -103,7 +103,7 @@ def _held(folder: Path) -> Iterator[None]:
         except FileNotFoundError:
             continue  # another process has just removed it
         except PermissionError:
-            raise NotPermitted(f"{folder}: Operation not permitted; run as root") from None
+            raise needs_root(folder) from None
     try:
         yield
     finally:

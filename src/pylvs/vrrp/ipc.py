@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from pylvs import __version__
-from pylvs.model.errors import NotPermitted, PylvsError
+from pylvs.model.errors import NotPermitted, PylvsError, needs_root
 from pylvs.system.sockets import Unsent, address_of, closed_on_error, peer_of
 
 SOCKET_NAME = "vrrp"  # in the state directory
@@ -217,12 +217,11 @@ def connected(path: Path) -> MessageSocket:
 def _connection_error(path: Path, error: OSError) -> PylvsError:
     match error:
         case FileNotFoundError() | NotADirectoryError() | ConnectionRefusedError():
-            hint = "start pylvs run with a vrrp_instance, or name its --state-dir"
-            return NoRouters(f"no virtual routers run at {path}; {hint}")
+            return NoRouters(f"no virtual routers run at {path}")
         case BlockingIOError():
             return NotAccepting(f"{path}: the process of the virtual routers does not answer")
         case PermissionError():
-            return NotPermitted(f"{path}: Operation not permitted; run as root")
+            return needs_root(path.parent)
     return PylvsError(f"{path}: {error.strerror}")
 
 

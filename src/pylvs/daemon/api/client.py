@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pylvs.daemon.state.directory import StateDirectory
+from pylvs.daemon.state.directory import StateDirectory, running, selection
 from pylvs.model.errors import NotPermitted, PylvsError
 from pylvs.system import lock
 from pylvs.system.unix_http import UnixConnection
@@ -20,6 +20,7 @@ LONG_TIMEOUT_S = 600.0  # a reload waits for the reloads before it, a check for 
 _LONG = ("/v1/reload", "/v1/check-now")
 _AT_ONCE = ("/v1/stop",)  # POSTs whose reply waits for nothing
 _QUICK = "/v1/drains"  # its reply is short, and waits for nothing
+_MOST_NAMED = 3  # daemons, in an error
 _BUSY_TRIES = 6  # of that request, while the daemon has work
 
 
@@ -80,7 +81,7 @@ class Client:
             except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
                 raise NoDaemon(self._no_daemon()) from None
             except PermissionError:
-                raise NotPermitted(f"{self.state.socket_path}: Operation not permitted; run as root") from None
+                raise self.state.not_permitted() from None
             except TimeoutError:
                 raise self._no_reply(timeout_s) from None
             except (OSError, http.client.HTTPException) as error:
@@ -103,12 +104,24 @@ class Client:
         starting = lock.holder(self.state.pid_path)
         if starting:
             return f"pylvs run, process {starting}, is starting or stopping and does not answer; try again"
-        return f"no pylvs run answers at {self.state.socket_path}; start it, or name its --state-dir"
+        return f"no pylvs run answers at {self.state.socket_path}; start it, or {elsewhere() or 'name its --state-dir'}"
 
     def _no_reply(self, timeout_s: float) -> NoReply:
-        process = self.state.daemon_pid()
+        process = 0
+        with contextlib.suppress(NotPermitted):
+            process = self.state.daemon_pid()
         who = f"pylvs run, process {process}," if process else f"pylvs run at {self.state.socket_path}"
         return NoReply(f"{who} did not reply within {timeout_s:g} s: it hangs, or is very busy")
+
+
+def elsewhere() -> str:
+    """Return which other daemons a command may be meant for, as the remedy in an error; "" if none runs."""
+    found = [(option, process) for state, process in running() if (option := selection(state, process))]
+    if not found:
+        return ""
+    named = ", ".join(f"{option} (process {process})" for option, process in found[:_MOST_NAMED])
+    more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
+    return f"select one that runs: {named}{more}"
 
 
 def _work_of(process: int | None) -> int:

@@ -10,7 +10,7 @@ import errno
 import os
 from pathlib import Path
 
-from pylvs.model.errors import NotPermitted, PylvsError, Unsupported
+from pylvs.model.errors import PylvsError, Unsupported, needs_root
 from pylvs.model.wanted import Configuration, Placement
 from pylvs.system import namespaces
 
@@ -72,7 +72,7 @@ def _refused(keyword: str, name: str, error: OSError) -> PylvsError:
     if error.errno == errno.ENOENT:
         return Unsupported(f"{keyword} {name}: there is no {path}; make it with: ip netns add {name}")
     if error.errno == errno.EPERM:
-        return NotPermitted(f"{keyword} {name}: Operation not permitted; run as root")
+        return needs_root(f"{keyword} {name}")
     if error.errno == errno.EINVAL:
         return Unsupported(f"{keyword} {name}: {path} is no network namespace; remove it, then: ip netns add {name}")
     return Unsupported(f"{keyword} {name}: {path}: {error.strerror}")

@@ -31,10 +31,10 @@ from typing import Any
 
 from pylvs.daemon import STATE_ROOT, units
 from pylvs.health.events import Override, ServerName, ServiceIdentity, Standing
-from pylvs.model.errors import Busy, NotPermitted, PylvsError, Unsupported
+from pylvs.model.errors import Busy, NotPermitted, PylvsError, Unsupported, needs_root
 from pylvs.model.service import DestinationKey, Protocol, ServiceKey
 from pylvs.system import files, lock
-from pylvs.system.namespaces import network_cookie
+from pylvs.system.namespaces import network_cookie, network_name
 from pylvs.vrrp.ipc import SOCKET_NAME as ROUTERS_SOCKET
 
 SERVICES_FILE = "services"
@@ -46,12 +46,13 @@ OwnedServices = Mapping[ServiceKey, frozenset[DestinationKey]]  # services of th
 
 
 def daemons_of(cookie: int) -> list[StateDirectory]:
-    """Return the state directories of the daemons whose tables are in a network namespace.
+    """Return the state directories of the daemons whose tables are in a network namespace, as `_known` lists them."""
+    return [state for state in _known() if _has_tables_in(state, cookie)]
 
-    One with a `--state-dir` of its own is known only if a unit has started it.
-    """
-    paths = dict.fromkeys((*sorted(STATE_ROOT.glob("*")), *units.directories()))
-    return [state for state in map(StateDirectory, paths) if _has_tables_in(state, cookie)]
+
+def _known() -> list[StateDirectory]:
+    """Return the state directories of this machine. One with a `--state-dir` is known only if a unit has started it."""
+    return list(map(StateDirectory, dict.fromkeys((*sorted(STATE_ROOT.glob("*")), *units.directories()))))
 
 
 def _has_tables_in(state: StateDirectory, cookie: int) -> bool:
@@ -59,6 +60,22 @@ def _has_tables_in(state: StateDirectory, cookie: int) -> bool:
         return state.tables_cookie() == cookie
     except PylvsError:  # the note is damaged: `pylvs stop` reports it
         return state.name_cookie() == cookie
+
+
+def running() -> list[tuple[StateDirectory, int]]:
+    """Return the daemons of this machine that run, with their processes; those that `_known` lists."""
+    return [(state, process) for state in _known() if (process := lock.owner(state.pid_path))]
+
+
+def selection(state: StateDirectory, process: int) -> str:
+    """Return the options with which a command here finds a daemon: `--namespace NAME`; "" for the default one."""
+    if state.path == default_path():
+        return ""
+    instance = f"--instance {state.path.name.partition('-')[2]}" if "-" in state.path.name else ""
+    if state.name_cookie() == network_cookie():
+        return instance
+    name = network_name(process) if state.name_cookie() else ""
+    return f"--namespace {name} {instance}".rstrip() if name else f"--state-dir {state.path}"
 
 
 def default_path(instance: str = "") -> Path:
@@ -91,7 +108,7 @@ class StateDirectory:
         except lock.Held as other:
             raise Busy(f"pylvs run is there already, process {other}, with {self.path}; stop it first") from None
         except PermissionError as error:
-            raise NotPermitted(f"{error.filename}: Operation not permitted; run as root") from None
+            raise needs_root(error.filename) from None
         except OSError as error:
             raise Unsupported(f"{error.filename or self.path}: {error.strerror}; choose another --state-dir") from None
         self.socket_path.unlink(missing_ok=True)  # left by a daemon that was killed
@@ -127,15 +144,21 @@ class StateDirectory:
             self._lock = -1
 
     def daemon_pid(self) -> int:
-        """Return the process of the PID file if it lives, else 0. After a kill it may be another program's."""
+        """Return the process of the PID file if it lives, else 0. After a kill it may be another program's.
+
+        Raises NotPermitted if this user may not read the file.
+        """
         try:
             pid = int(self.pid_path.read_text(encoding="ascii"))
-            os.kill(pid, 0)
         except PermissionError:
-            return pid
+            raise self.not_permitted() from None
         except (OSError, ValueError):
             return 0
-        return pid
+        return pid if _lives(pid) else 0
+
+    def not_permitted(self) -> NotPermitted:
+        """Return the error for a user who may not use this daemon."""
+        return needs_root(self.path)
 
     def name_cookie(self) -> int:
         """Return the network namespace of a default directory, 0 of another one."""
@@ -186,6 +209,16 @@ class StateDirectory:
             files.replace(path, json.dumps(content, separators=(",", ":")) + "\n", durable=True)
         except OSError as error:
             raise PylvsError(f"{path}: {error.strerror}: this state would be lost in a crash") from None
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except PermissionError:  # another user's process
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
 
 
 def save_overrides(
