@@ -133,6 +133,11 @@ class Session:
             text = f"line {self._line} of the input, {line}: {text}{'; ' if text else ''}{effect}"
         self._print_hint(text)
 
+    def hint(self, words: Sequence[str], text: str) -> None:
+        """Print a hint, if a command line with these words has hints."""
+        if hints_wanted(words, self.stderr):
+            self._print_hint(text)
+
     def _print_hint(self, text: str) -> None:
         if text:
             shown = "".join(each if each.isprintable() else "\ufffd" for each in text)

@@ -54,11 +54,20 @@ def _help_of_save(stderr: IO[str]) -> int:
 def run_restore(words: Sequence[str], session: Session) -> int:
     """Run `ipvsadm-restore`: replace the table with the rules on stdin, without comment lines.
 
-    Like the real script it ignores arguments, but for `--hint`.
+    Like the real script it ignores arguments, but for `--hint`. The real one deletes all services if `<` is forgotten
+    before a file's name; this one changes nothing then.
     """
-    from pylvs.ipvsadm.options import HINT
+    from pylvs.ipvsadm.options import EXIT_ARGUMENTS, HINT
 
-    lines = session.stdin.read().split("\n")
+    file = next((word for word in words if word and not word.startswith("-")), "")
+    if session.stdin.isatty() and not file:
+        session.hint(words, "type the rules, then ctrl-D: they replace the table; from a file: ipvsadm-restore <FILE")
+    text = "" if file and session.stdin.isatty() else session.stdin.read()
+    if file and not text.strip():
+        print(f"ipvsadm-restore: no rules on standard input; nothing is changed, {file} is not read", file=session.stderr)
+        session.hint(words, f"ipvsadm-restore reads standard input: ipvsadm-restore <{file}")
+        return EXIT_ARGUMENTS
+    lines = text.split("\n")
     # An empty line for each comment: hints name a line by its number.
     session.stdin = io.StringIO("\n".join("" if line.startswith("#") else line for line in lines))
     session.run(["-C"])

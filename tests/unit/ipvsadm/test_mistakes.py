@@ -168,3 +168,26 @@ def test_a_table_that_cannot_be_read_gives_no_hint() -> None:
 )
 def test_a_missing_bracket_is_put_before_the_port(text: str, hint: str) -> None:
     assert bad_endpoint(text, socket.IPPROTO_TCP, NAMES) == hint
+
+
+@pytest.mark.parametrize(
+    ("words", "typed", "status", "kept", "hinted"),
+    [
+        (["rules.txt"], None, 2, True, False),  # at a terminal it does not wait
+        (["rules.txt"], "", 2, True, False),
+        (["rules.txt"], "\n\n", 2, True, False),
+        (["rules.txt"], "-A -t 192.0.2.2:80 -s rr\n", 0, False, False),
+        ([], None, 0, False, True),
+        ([], "", 0, False, False),  # as the real one
+        (["-n"], "", 0, False, False),
+    ],
+)
+def test_a_restore_whose_input_was_forgotten_changes_nothing(
+    words: list[str], typed: str | None, status: int, kept: bool, hinted: bool
+) -> None:
+    director, before, stderr = table(), rules(table()), Terminal()
+    stdin = Terminal() if typed is None else io.StringIO(typed)
+    assert run_restore(words, Session(director, stdin, io.StringIO(), stderr, NAMES, PageHost())) == status
+    assert (rules(director) == before) == kept
+    assert ("hint: type the rules, then ctrl-D" in stderr.getvalue()) == hinted
+    assert ("nothing is changed, rules.txt is not read" in stderr.getvalue()) == kept
