@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "health": {"system", "model"},
     "bfd": {"system", "model"},
     "vrrp": {"bfd", "notify", "netlink", "system", "model"},
-    "ipvsadm": {"dataplane", "model"},
+    "ipvsadm": {"daemon", "dataplane", "system", "model"},
     "lab": {"realserver", "reference", "system", "model"},
     "snmp": {"vrrp", "netlink", "system", "model"},
     "dbus": {"system", "model"},

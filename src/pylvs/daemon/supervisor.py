@@ -57,7 +57,7 @@ from pylvs.daemon.snmp_process import SnmpProcess
 from pylvs.daemon.state.directory import NAMESPACES_FILE, OwnedServices, StateDirectory, load_overrides
 from pylvs.daemon.state.drains import Drains
 from pylvs.daemon.state.overrides import SLOW_S, SavedOverrides, StateWriter, identities
-from pylvs.daemon.table.cache import DesiredTable, TableCache
+from pylvs.daemon.table.cache import DesiredTable, DestinationEdit, Edit, TableCache
 from pylvs.daemon.table.growth import TableGrowth
 from pylvs.daemon.table.ownership import Ownership, adoptable_rows, owned_services
 from pylvs.daemon.table.reconciler import Reconciler, ReconcileResult
@@ -343,6 +343,7 @@ class Supervisor:
         await self._start_routers(configuration, tasks)
         table = TableCache(await self.table_thread.run(self._host.director))
         self.reconciler = Reconciler(table, self.table_thread, self._desired)
+        self.reconciler.on_restored = self._publish_restored
         self.engine = Engine(configuration, self._host.probe_of)
         self.host_changes = HostChanges(self._host, self.state, self.table_thread, table, self.engine)
         names = {name for name, _ in overrides}
@@ -364,6 +365,11 @@ class Supervisor:
         self._flushing = configuration.settings.lvs_flush
         await self._save_before_edits(configuration)
         await self.table_thread.run(self._host.vip_checks.adapt_host, self.state)
+
+    def _publish_restored(self, edit: Edit) -> None:
+        names = (each.name for each in self.engine.configuration.services if edit.key in each.keys)
+        server = {"server": str(edit.destination)} if isinstance(edit, DestinationEdit) else {}
+        self.events.publish("restored", service=next(names, str(edit.key)), **server, reason=edit.foreign_change)
 
     async def _save_before_edits(self, configuration: Configuration) -> None:
         """Save what `pylvs stop` needs if this daemon is killed. A start waits for a slow disk. Raises PylvsError."""

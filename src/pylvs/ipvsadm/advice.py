@@ -23,6 +23,10 @@ FTP_PORT = 21
 SHORT_PERSISTENCE_S = 60  # a number below was perhaps meant as minutes
 SLOW_NAMES_S = 2.0
 MOST_OF_LISTING = 3  # hints
+_UNDONE = (  # edits of a service of a daemon
+    *(Command.EDIT_SERVICE, Command.DELETE_SERVICE, Command.FLUSH),
+    *(Command.ADD_SERVER, Command.EDIT_SERVER, Command.DELETE_SERVER),
+)
 METHODS = {Method.ROUTE: "-g", Method.TUNNEL: "-i", Method.MASQ: "-m"}
 
 
@@ -61,8 +65,25 @@ def advice(done: Done) -> Iterator[str]:
         yield from _of_service(done)
     elif command in (Command.ADD_SERVER, Command.EDIT_SERVER):
         yield from _of_server(done)
+    if command in _UNDONE:
+        yield from _kept(done)
     elif command == Command.LIST and not done.request.given & {Given.CONNECTION, Given.TIMEOUT, Given.DAEMON}:
         yield from _of_listing(done)
+
+
+def _kept(done: Done) -> Iterator[str]:
+    """Yield that a daemon undoes the edit."""
+    from pylvs.daemon.state.owners import owner  # late: scripts see no hints
+    from pylvs.system.namespaces import network_cookie
+
+    everything = done.request.command == Command.FLUSH
+    found = owner(network_cookie(), None if everything else [done.request.service_key()])
+    if found:
+        what = "its services" if everything else "this service"
+        yield (
+            f"pylvs run, process {found.process}, keeps {what}, and undoes the edit within 2 s; change its file, or use"
+            " pylvs drain, disable, weight"
+        )
 
 
 def _of_service(done: Done) -> Iterator[str]:

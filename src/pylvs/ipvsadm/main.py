@@ -64,7 +64,9 @@ def run_restore(words: Sequence[str], session: Session) -> int:
         session.hint(words, "type the rules, then ctrl-D: they replace the table; from a file: ipvsadm-restore <FILE")
     text = "" if file and session.stdin.isatty() else session.stdin.read()
     if file and not text.strip():
-        print(f"ipvsadm-restore: no rules on standard input; nothing is changed, {file} is not read", file=session.stderr)
+        print(
+            f"ipvsadm-restore: no rules on standard input; nothing is changed, {file} is not read", file=session.stderr
+        )
         session.hint(words, f"ipvsadm-restore reads standard input: ipvsadm-restore <{file}")
         return EXIT_ARGUMENTS
     lines = text.split("\n")

@@ -249,14 +249,11 @@ class Director:
 
         if not STATE_ROOT.is_dir() and not UNITS.is_dir():
             return
-        from pylvs.daemon.state.directory import daemons_of, load_owned  # late: few hosts have both
+        from pylvs.daemon.state.owners import owner  # late: few hosts have both
 
-        for state in daemons_of(tables.state.cookie):
-            pid = state.daemon_pid()
-            owned = load_owned(state) if pid else {}
-            for each in services:
-                if each.to_model() in owned:
-                    raise OwnedByDaemon(each, pid)
+        by_model = {each.to_model(): each for each in services}
+        if found := owner(tables.state.cookie, by_model):
+            raise OwnedByDaemon(by_model[found.key], found.process)
 
     def add_service(self, service: Service) -> None:
         """Add a service with its servers. Raises Exists, InvalidValue, OwnedByDaemon, NoSpace."""

@@ -334,6 +334,23 @@ def test_check_now_probes_immediately_and_history_has_the_reasons(host: FakeHost
     run(scenario())
 
 
+def test_a_change_by_another_program_is_in_events_and_history(host: FakeHost) -> None:
+    async def scenario() -> None:
+        async with host.daemon():
+            key = host.tables.services()[0].service.key
+            change = f"{key} -> {FIRST} was removed"
+            await asyncio.to_thread(host.tables.delete_service, key)
+            await until(lambda: host.servers() == {str(address(1)), str(address(2))})
+            events = (await asyncio.to_thread(invoked, host, views.events)).output
+            assert f"restored {FIRST} of {WEB}: {change}\n" in events
+            assert f"restored of {WEB}: {key} was removed\n" in events
+            history = (await asyncio.to_thread(invoked, host, verbs.history, FIRST)).output
+            assert history.count("restored") == 1
+            assert f"restored {FIRST} of {WEB}: {change}\n" in history
+
+    run(scenario())
+
+
 def test_events_are_streamed_and_remembered(host: FakeHost) -> None:
     def followed() -> dict[str, Any]:
         with Client(host.state).stream("GET", "/v1/events?follow=true") as response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import shlex
 import socket
@@ -14,6 +15,8 @@ from unittest.mock import patch
 
 import pytest
 
+from pylvs.daemon import units
+from pylvs.daemon.state import directory
 from pylvs.ipvsadm import commands
 from pylvs.ipvsadm.commands import Session
 from pylvs.ipvsadm.hints import bad_endpoint
@@ -21,6 +24,7 @@ from pylvs.ipvsadm.main import run, run_restore
 from pylvs.ipvsadm.parsing import Names
 from pylvs.model.addresses import Address
 from pylvs.model.errors import Busy
+from pylvs.model.service import Protocol, ServiceKey
 from tests.memory import MemoryDirector
 from tests.unit.ipvsadm.replaying import BROADCASTS, NAMES
 
@@ -191,3 +195,36 @@ def test_a_restore_whose_input_was_forgotten_changes_nothing(
     assert (rules(director) == before) == kept
     assert ("hint: type the rules, then ctrl-D" in stderr.getvalue()) == hinted
     assert ("nothing is changed, rules.txt is not read" in stderr.getvalue()) == kept
+
+
+@pytest.mark.parametrize(
+    ("command", "hint"),
+    [
+        ("ipvsadm -D -t 192.0.2.1:80", "this service"),
+        ("ipvsadm -E -t 192.0.2.1:80 -s wrr", "this service"),
+        ("ipvsadm -a -t 192.0.2.1:80 -r 198.51.100.13 -g", "this service"),
+        ("ipvsadm -e -t 192.0.2.1:80 -r 198.51.100.11 -g -w 3", "this service"),
+        ("ipvsadm -d -t 192.0.2.1:80 -r 198.51.100.11", "this service"),
+        ("ipvsadm -C", "its services"),
+        ("ipvsadm -D -u 192.0.2.1:53", ""),
+        ("ipvsadm -A -t 192.0.2.1:8080 -s rr", ""),
+        ("ipvsadm -Ln -t 192.0.2.1:80", ""),
+    ],
+)
+def test_an_edit_that_a_daemon_undoes_has_a_hint(
+    command: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory, "STATE_ROOT", tmp_path)
+    monkeypatch.setattr(units, "UNITS", tmp_path / "units")
+    state = directory.StateDirectory()
+    state.acquire()
+    web = ServiceKey(Protocol.TCP, IPv4Address("192.0.2.1"), 80)
+    directory.save_owned(state, {web: frozenset()})
+    stderr = Terminal()
+    assert call(command, stderr)[0] == 0
+    keeps = f"hint: pylvs run, process {os.getpid()}, keeps {hint}, and undoes the edit within 2 s"
+    assert (keeps in stderr.getvalue()) == bool(hint)
+    state.release()
+    after = Terminal()  # the daemon has ended
+    call(command, after)
+    assert "pylvs run" not in after.getvalue()

@@ -52,6 +52,14 @@ class DrainEvent(DaemonEvent):
     most: int
 
 
+class Restored(DaemonEvent):
+    """A change of the table by another program was undone."""
+
+    service: str
+    server: NotRequired[Annotated[str, "absent if the service itself was changed"]]
+    reason: Annotated[str, "the change"]
+
+
 class TableGrown(DaemonEvent):
     """The connection table was enlarged."""
 
@@ -163,6 +171,7 @@ EVENTS: dict[str, type] = {
     "reload_refused": ReloadRefused,
     "drain_began": DrainEvent,
     "drain_ended": DrainEvent,
+    "restored": Restored,
     "table_grown": TableGrown,
     "table_not_grown": TableNotGrown,
     "problem_began": ProblemEvent,

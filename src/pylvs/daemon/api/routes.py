@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pylvs import __version__
@@ -258,16 +259,17 @@ async def check_now(daemon: Supervisor, _: web.Request, given: Given) -> web.Res
 
 
 async def history(daemon: Supervisor, _: web.Request, given: Given) -> web.Response:
-    """Return the engine's events, and behind them in time those of former daemons."""
+    """Return the engine's events, those of former daemons, and changes of the table by other programs."""
     server, service = server_named(given["server"]), given.get("service")
     found = [encode_event(each) for each in daemon.engine.history(server, service)]
     begin = min((each["at"] for each in found), default=math.inf)
-    former = [
+    others = [
         each
         for each in daemon.events.recent()
-        if each["at"] < min(begin, daemon.began_at) and _is_about(each, server, service)
+        if (each["event"] == "restored" or each["at"] < min(begin, daemon.began_at))
+        and _is_about(each, server, service)
     ]
-    return json_response({"events": [*former, *found]})
+    return json_response({"events": sorted((*others, *found), key=itemgetter("at"))})
 
 
 def _is_about(event: Mapping[str, Any], server: DestinationKey | Address, service: str | None) -> bool:

@@ -22,7 +22,7 @@ PAUSE_S = 0.02  # between two runs; it gathers further changes
 BATCH_S = 0.05  # of edits under one lock, for which ipvsadm waits
 MAX_BATCH_S = 2.0  # if taking the lock is slow: most of the time must go into edits
 ATTEMPTS = 20  # of a plan that other programs' edits make void
-MAX_LOG_LINES = 20  # for the restored edits of one run
+MAX_LOG_LINES = 20  # and events, for the restored edits of one run
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,7 @@ class Reconciler:
         self.edit_counts: Counter[str] = Counter()  # by reason: wanted, restored, refused
         self.last = ReconcileResult()
         self.has_run = asyncio.Event()  # there is a new `last`
+        self.on_restored: Callable[[Edit], None] = lambda _: None  # an edit reverts a change by another program
         self._desired = desired
         self._lock = asyncio.Lock()
         self._woken = asyncio.Event()
@@ -132,6 +133,7 @@ class Reconciler:
     def _log_restored(self, plan: EditPlan) -> None:
         for edit in plan.restored[:MAX_LOG_LINES]:
             self._log.warning(f"restored: {edit.foreign_change}")
+            self.on_restored(edit)
         if len(plan.restored) > MAX_LOG_LINES:
             self._log.warning(f"restored: {len(plan.restored) - MAX_LOG_LINES} more")
 
