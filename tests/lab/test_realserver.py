@@ -229,3 +229,19 @@ def test_a_router_does_not_decapsulate_packets_of_other_hosts(lab: Lab) -> None:
     lab.sh("rs1", "echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding")
     assert tunnelled(lab, "10.0.0.10", "fd00:10::10") == []
     assert len(tunnelled(lab)) == 12
+
+
+def test_a_server_that_was_prepared_by_hand_and_answers_arp_is_bad(lab: Lab) -> None:
+    lab.sh("rs1", "ip addr add 10.0.0.100/32 dev lo; ip addr add fd00:10::100/128 dev lo nodad")
+    lab.sh("rs1", "sysctl -q -w net.ipv4.conf.all.arp_ignore=0 net.ipv4.conf.all.arp_announce=0")
+    done = lab.run("rs1", ["pylvs", "realserver", "status"])
+    assert done.returncode == 1
+    assert "ok   10.0.0.100           on lo, not by pylvs realserver\n" in done.stdout
+    assert "ok   fd00:10::100         on lo, not by pylvs realserver\n" in done.stdout
+    assert "BAD  eth0                 arp_ignore 0, arp_announce 0: it answers ARP for the VIP" in done.stdout
+    lab.sh("rs1", "sysctl -q -w net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2")
+    assert "BAD" not in lab.sh("rs1", "pylvs realserver status")
+    lab.sh("rs1", "sysctl -q -w net.ipv4.conf.all.arp_ignore=0; ip addr del 10.0.0.100/32 dev lo")
+    assert "BAD" not in lab.sh("rs1", "pylvs realserver status")  # IPv6 needs no setting
+    lab.sh("rs1", "ip addr del fd00:10::100/128 dev lo")
+    assert lab.run("rs1", ["pylvs", "realserver", "status"]).stdout.startswith("not a real server")

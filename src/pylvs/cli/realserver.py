@@ -92,7 +92,10 @@ def _say(lines: list[str], otherwise: str) -> None:
 @realserver.command()
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def status(as_json: bool) -> None:
-    """Check that everything `up` set is still in force; exit status 1 if not, or if this is no real server."""
+    """Check that everything `up` set is still in force; exit status 1 if not, or if this is no real server.
+
+    It also checks ARP for addresses of lo that another tool added.
+    """
     findings = vip.status()
     if as_json:
         click.echo(json.dumps([asdict(each) for each in findings], indent=1))

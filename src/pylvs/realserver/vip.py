@@ -179,14 +179,26 @@ def down(vips: Sequence[Address] = ()) -> list[str]:
 
 
 def status() -> list[Finding]:
-    """Check that all changes of `up` are still in force; return nothing if this is no real server."""
+    """Check that all changes of `up` are still in force; return nothing if this is no real server.
+
+    Addresses of lo that `up` did not add are VIPs, too: other tools make real servers.
+    """
     memory = load(memory_path(network_cookie()))
     known = devices()
     findings = []
-    for text in memory.addresses:
-        where = [each.name for each in known if ip_address(text) in each.addresses]
-        findings.append(Finding(text, bool(where), f"on {', '.join(where)}" if where else "on no device any more"))
-    if any(ip_address(text).version == 4 for text in memory.addresses):
+    vips = [ip_address(text) for text in memory.addresses]
+    for vip in vips:
+        where = [each.name for each in known if vip in each.addresses]
+        findings.append(Finding(str(vip), bool(where), f"on {', '.join(where)}" if where else "on no device any more"))
+    foreign = [
+        address
+        for each in known
+        if each.loopback
+        for address in each.addresses
+        if not (address.is_loopback or address.is_link_local or address in vips)
+    ]
+    findings += [Finding(str(address), True, "on lo, not by pylvs realserver") for address in foreign]
+    if any(vip.version == 4 for vip in (*vips, *foreign)):
         findings += [_silence(each.name) for each in _outward() if not each.bare]  # the others send no ARP
     if memory.tunnels:
         findings += [Finding("tunnel", good, text) for good, text in decapsulation.status(memory)]
@@ -262,7 +274,12 @@ def _silence(name: str) -> Finding:
         value = max(proc.read_number(f"net/ipv4/conf/{each}/{setting}") for each in ("all", name))
         good = good and value in silent
         words.append(f"{setting} {value}")
-    return Finding(name, good, ", ".join(words) + ("" if good else ": it answers ARP for the VIP, or asks with it"))
+    return Finding(
+        name,
+        good,
+        ", ".join(words)
+        + ("" if good else ": it answers ARP for the VIP, or asks with it; pylvs realserver up VIP ends that"),
+    )
 
 
 def _restore(memory: Memory) -> list[str]:
