@@ -45,10 +45,17 @@ union tuple {
 	struct tuple6 v6;
 };
 
-/* A connection's state word, changed by compare-exchange. The fast path may also store the expiry tick alone. Bits
- * 0-31: expiry tick, 32-39: state, 40: being removed, 41: a reply was seen, 42: a newer connection gets its replies,
- * 48-63: generation. */
-enum word_bits { WORD_STATE = 32, WORD_DYING = 40, WORD_ANSWERED = 41, WORD_GENERATION = 48, WORD_NO_REPLIES = 42 };
+/* A connection's state word, changed by compare-exchange. The fast path may also store the expiry tick alone, in bits
+ * 0-31. */
+enum word_bits {
+	WORD_STATE = 32,
+	WORD_DYING = 40, /* being removed */
+	WORD_ANSWERED = 41, /* a reply was seen */
+	WORD_GENERATION = 48,
+	WORD_NO_REPLIES = 42, /* a newer connection gets its replies */
+	WORD_IN_USE = 43, /* is_proof in conntrack/state.h */
+	WORD_KEPT = 7, /* the three bits from WORD_ANSWERED on, which a change of state keeps */
+};
 
 enum conn_flags {
 	CONN_CONTROLLED = 1, /* created under a template, which its `control` names */
@@ -141,7 +148,7 @@ struct conn_record {
 	u8 state;
 	u8 was_state;
 	u8 family; /* 4 or 6; 0: the batch ends */
-	u8 has_reply; /* and twice the bit WORD_NO_REPLIES */
+	u8 kept; /* WORD_KEPT of its state word */
 	u8 assured; /* of a template, or of the connection's template */
 	u8 is_call; /* with CONN_CALL; Python copies the element of `calls` */
 	u8 has_ended; /* it is no longer in the former table */

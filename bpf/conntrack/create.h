@@ -92,7 +92,7 @@ INLINE enum create_result create_conn(struct scratch *w, struct destination *d, 
 	enum create_result result = insert_conn(&new);
 	if (unlikely(result != CREATED))
 		return result;
-	if (likely(gives_way(state)))
+	if (likely(gives_way(new.conn.word)))
 		note_half_open(new.slot, new.conn.word >> WORD_GENERATION, w->service);
 	if (controlled && w->opens && (state == STATE_TCP_FIRST || state == STATE_SCTP_FIRST))
 		assure(new.slot, ASSURED); /* sloppy_tcp, sloppy_sctp */

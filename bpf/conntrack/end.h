@@ -64,7 +64,7 @@ INLINE bool end_conn(const union tuple *tuple, bool is_ipv6, const struct found 
 		uncount_conn(copy.destination, word_state(seen));
 	if (unlikely(copy.flags & CONN_CONTROLLED)) {
 		const struct pool *pool = map_elem(pools, 0);
-		bool unfinished = ending == END_EXPIRED && gives_way(word_state(seen)) && pool &&
+		bool unfinished = ending == END_EXPIRED && gives_way(seen) && pool &&
 				  is_half_full(pool);
 		release_template(slot, unfinished || ending == END_KILLED || ending == END_ORPHAN);
 	}

@@ -4,6 +4,7 @@
  */
 #pragma once
 #include "abi/config.h"
+#include "conntrack/entry.h"
 #include "conntrack/state_sctp.h"
 #include "conntrack/state_tcp.h"
 
@@ -48,10 +49,12 @@ INLINE bool is_active(u32 state)
 		1u << STATE_SCTP_ESTABLISHED | 1u << STATE_TCP_FIRST | 1u << STATE_SCTP_FIRST) >> state & 1;
 }
 
+#define UNCONFIRMED_STATES (1u << STATE_UDP_FIRST | 1u << STATE_TCP_FIRST | 1u << STATE_SCTP_FIRST)
+
 /* Whether no packet of the client has followed the first one. */
 INLINE bool is_unconfirmed(u32 state)
 {
-	return (1u << STATE_UDP_FIRST | 1u << STATE_TCP_FIRST | 1u << STATE_SCTP_FIRST) >> state & 1;
+	return UNCONFIRMED_STATES >> state & 1;
 }
 
 /* Return the state of a new connection by the one that its first packet causes. */
@@ -72,17 +75,27 @@ INLINE u32 first_state(u32 state)
 /* Whether the handshake is not completed, or no packet of the client has followed the first one. */
 INLINE bool is_half_open_state(u32 state)
 {
-	return is_unconfirmed(state) || (1u << STATE_SYN_RECV | 1u << STATE_SYN_SENT | 1u << STATE_SYNACK |
-					 1u << STATE_SCTP_INIT1 | 1u << STATE_SCTP_INIT) >>
-						state & 1;
+	return (UNCONFIRMED_STATES | 1u << STATE_SYN_RECV | 1u << STATE_SYN_SENT | 1u << STATE_SYNACK |
+		1u << STATE_SCTP_INIT1 | 1u << STATE_SCTP_INIT) >>
+		       state & 1;
 }
 
-/* Whether a connection in this state gives way to others as half-open ones do. A server's RST closes those of a flood,
- * and with sloppy_tcp a single FIN makes a closed one. */
-INLINE bool gives_way(u32 state)
+/* Whether a packet proves that its connection is in use: one of the server, behind the handshake. Where the server's
+ * packets bypass this host, one of the client. `rows` is a direction, perhaps secured. */
+INLINE bool is_proof(u32 rows, u32 event)
 {
+	return (1u << EVENT_ACK | 1u << EVENT_DATA) >> event & (rows | rows >> 1) & 1;
+}
+
+/* Whether a connection with this state word gives way to others as half-open ones do. A server's RST closes those of a
+ * flood, and with sloppy_tcp a single FIN makes a closed one. A forged RST closes one that was in use, too: both ends
+ * may still send, and IPVS forwards their packets. */
+INLINE bool gives_way(u64 word)
+{
+	u32 state = word_state(word);
 	return is_half_open_state(state) ||
-	       (1u << STATE_CLOSE | 1u << STATE_SCTP_CLOSED | 1u << STATE_SCTP_REJECTED) >> state & 1;
+	       (!(word >> WORD_IN_USE & 1) &&
+		(1u << STATE_CLOSE | 1u << STATE_SCTP_CLOSED | 1u << STATE_SCTP_REJECTED) >> state & 1);
 }
 
 /* Whether a connection in this state makes its template ASSURED (5.3). */

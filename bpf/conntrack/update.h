@@ -145,7 +145,9 @@ INLINE u64 word_after(u64 old, u32 direction, u32 event, const struct facts *fac
 	    now + facts->timeouts[state] == (u32)old)
 		next = state;
 	u32 expiry = now + facts->timeouts[next & (STATES - 1)];
-	u64 kept = old & (0xffffULL << WORD_GENERATION | 1ULL << WORD_ANSWERED | 1ULL << WORD_NO_REPLIES);
+	u64 kept = old & (0xffffULL << WORD_GENERATION | (u64)WORD_KEPT << WORD_ANSWERED);
+	kept |= (u64)is_proof(rows, event) << WORD_IN_USE;
+	kept &= ~((u64)is_half_open_state(next) << WORD_IN_USE);
 	return kept | (u64)(direction & DIRECTION_OUTPUT) << WORD_ANSWERED | (u64)next << WORD_STATE | expiry;
 }
 

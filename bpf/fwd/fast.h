@@ -162,8 +162,12 @@ INLINE bool may_be_standby(const struct root *root, u32 hash)
 	return unlikely(side) && in_bitmap(AFTER(root, side)->standby_bits, hash);
 }
 
-/* Bits of the state word from WORD_STATE on: the state and the dying bit; and that a reply was seen. */
-enum { STATE_BITS = 0x1ff, REPLIED_BIT = 1 << (WORD_ANSWERED - WORD_STATE) };
+/* Bits of the state word from WORD_STATE on: the state and the dying bit; that a reply was seen; that it was in use. */
+enum {
+	STATE_BITS = 0x1ff,
+	REPLIED_BIT = 1 << (WORD_ANSWERED - WORD_STATE),
+	USED_BIT = 1 << (WORD_IN_USE - WORD_STATE),
+};
 
 /* Refresh the expiry by a plain store; it may race with removal. If another connection gets the slot at this moment, it
  * has a wrong expiry until its next packet. The harm is bounded by one timeout. */
@@ -177,21 +181,33 @@ INLINE bool refresh_expiry(u64 *word, u64 old, u32 expiry)
 	return true;
 }
 
+/* Return the timeout of a connection that a RST closed, though it was in use. Its packets keep this state. */
+INLINE u32 closed_life(const struct root *root)
+{
+	return facts_of(root)->timeouts[STATE_CLOSE];
+}
+
 /* Return the timeout of a request's connection, in a state that the request keeps; 0: the general path decides. */
-INLINE u32 request_life(struct xdp_md *ctx, u32 method, const struct lane *lane, u64 word, u32 l4)
+INLINE u32 request_life(struct xdp_md *ctx, u32 method, const struct lane *lane, u64 word, u32 l4,
+			const struct root *root)
 {
 	u32 state = word >> WORD_STATE & STATE_BITS;
 	if (likely(state == STATE_ESTABLISHED))
 		return lane->life_tcp;
-	return state != STATE_UDP || (method == METHOD_MASQ && has_no_udp_csum(ctx, l4)) ? 0 : lane->life_udp;
+	if (state == STATE_UDP)
+		return method == METHOD_MASQ && has_no_udp_csum(ctx, l4) ? 0 : lane->life_udp;
+	return state == STATE_CLOSE && word >> WORD_IN_USE & 1 ? closed_life(root) : 0;
 }
 
-/* Likewise of a reply's connection. A UDP reply must assure the template. */
-INLINE u32 reply_life(struct xdp_md *ctx, const struct connection *c, const struct lane *lane, u64 word, u32 l4)
+/* Likewise of a reply's connection. The general path sets the bits, and assures the template by a UDP reply. */
+INLINE u32 reply_life(struct xdp_md *ctx, const struct connection *c, const struct lane *lane, u64 word, u32 l4,
+		      const struct root *root)
 {
-	u32 state = word >> WORD_STATE & (STATE_BITS | REPLIED_BIT);
-	if (likely(state == (STATE_ESTABLISHED | REPLIED_BIT)))
+	u32 state = word >> WORD_STATE & (STATE_BITS | REPLIED_BIT | USED_BIT);
+	if (likely(state == (STATE_ESTABLISHED | REPLIED_BIT | USED_BIT)))
 		return lane->life_tcp;
+	if (state == (STATE_CLOSE | REPLIED_BIT | USED_BIT))
+		return closed_life(root);
 	bool is_steady = state == (STATE_UDP | REPLIED_BIT) && !(c->flags & CONN_CONTROLLED);
 	return is_steady && !has_no_udp_csum(ctx, l4) ? lane->life_udp : 0;
 }
@@ -317,7 +333,7 @@ INLINE int fast_request(struct xdp_md *ctx, void *data, const struct fast_header
 	if (unlikely(now - hop->stamp >= ticks_per_second))
 		return NOT_FAST;
 	u64 word = READ_ONCE(c->word);
-	u32 life = request_life(ctx, method, lane, word, link_hlen(tag) + IPV4_HLEN);
+	u32 life = request_life(ctx, method, lane, word, link_hlen(tag) + IPV4_HLEN, root);
 	if (unlikely((u8)w->ttl_protocol_check <= 1) || unlikely(!life))
 		return NOT_FAST;
 	if (!tag && likely(is_direct(method)) && likely(hop->ifindex == input) && likely(!w->padding)) {
@@ -388,7 +404,7 @@ INLINE int fast_reply(struct xdp_md *ctx, const struct fast_headers *w, const st
 	const struct hop *hop = known_client_hop4(fast_daddr(w), root->settings.snat_reroute ? vip : rip, input, now);
 	if (unlikely(!hop))
 		return NOT_FAST;
-	u32 life = reply_life(ctx, c, lane, word, link_hlen(tag) + IPV4_HLEN);
+	u32 life = reply_life(ctx, c, lane, word, link_hlen(tag) + IPV4_HLEN, root);
 	enum xmit_way way = fast_way_to(hop, input, tag);
 	if (unlikely((u8)w->ttl_protocol_check <= 1) || unlikely(length > hop->mtu) || unlikely(way == XMIT_NONE) ||
 	    unlikely(may_be_standby(root, address_hash4(vip))) || unlikely(!life) ||

@@ -99,7 +99,7 @@ INLINE int fast_request6(struct xdp_md *ctx, const struct fast_headers6 *w, cons
 		return NOT_FAST;
 	bool outer_is_ipv6 = entrance->family == 6;
 	u32 max = max_len(method, 0, outer_is_ipv6, hop);
-	u32 life = request_life(ctx, method, lane, word, link_hlen(tag) + IPV6_HLEN);
+	u32 life = request_life(ctx, method, lane, word, link_hlen(tag) + IPV6_HLEN, root);
 	enum xmit_way way = fast_way_to(hop, input, tag);
 	if (unlikely(w->length > max) || unlikely(way == XMIT_NONE) || unlikely(!life) ||
 	    unlikely(!refresh_expiry(&c->word, word, now + life)))
@@ -150,7 +150,7 @@ INLINE int fast_reply6(struct xdp_md *ctx, const struct fast_headers6 *w, const 
 	const struct hop *hop = known_client_hop6(client, root->settings.snat_reroute ? &vip : rip, input, now);
 	if (unlikely(!hop))
 		return NOT_FAST;
-	u32 life = reply_life(ctx, c, lane, word, link_hlen(tag) + IPV6_HLEN);
+	u32 life = reply_life(ctx, c, lane, word, link_hlen(tag) + IPV6_HLEN, root);
 	enum xmit_way way = fast_way_to(hop, input, tag);
 	if (unlikely(w->length > hop->mtu) || unlikely(way == XMIT_NONE) ||
 	    unlikely(may_be_standby(root, address_hash(&vip, true))) || unlikely(!life) ||

@@ -34,7 +34,7 @@ VERIFIED_ONCE int end_half_open(u32 slot, u32 generation, u32 used_template)
 	u64 seen = READ_ONCE(c->word);
 	bool is_template = word_state(seen) == STATE_TEMPLATE; /* of one-packet scheduling */
 	if (seen >> WORD_GENERATION != generation || word_dying(seen) ||
-	    !(is_template || gives_way(word_state(seen))))
+	    !(is_template || gives_way(seen)))
 		return HALF_OPEN_GONE;
 	struct destination *d = map_elem(destinations, c->destination);
 	if (!d && c->method != METHOD_BYPASS)

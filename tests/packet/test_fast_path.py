@@ -260,6 +260,26 @@ def test_it_leaves_packets_that_may_change_the_state(
         path.refuses(flow, flow.frame(is_reply), flow.frame(is_reply, flags))
 
 
+@pytest.mark.parametrize(("family", "method", "outside"), KINDS)
+def test_it_takes_packets_behind_a_forged_rst(path: FastPath, family: int, method: Method, outside: int) -> None:
+    """The connection stays in the state CLOSE, as in IPVS. The general path would clear the bit that the test sets."""
+    flow, unused = path.new_flow(serve(path, family, method, outside), method, outside), 1 << 44
+    tables, closed = path.host.director.tables, abi.constant("STATE_CLOSE")
+    path.host.run(flow.request("R"))
+    for is_reply in (False, True) if method == Method.MASQ else (False,):
+        frame = flow.frame(is_reply)
+
+        def is_taken(frame: bytes = frame) -> bool:
+            path.host.forwarded(frame, "xdp")
+            before = entry(tables, flow.sport)
+            assert before.word >> abi.constant("WORD_STATE") & (abi.constant("STATES") - 1) == closed
+            before.change(before.word | unused)
+            assert path.host.run(frame).verdict == XDP_TX
+            return bool(entry(tables, flow.sport).word & unused)
+
+        assert any(is_taken() for _ in range(50))
+
+
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize("is_reply", [False, True])
 def test_nat_leaves_udp_without_a_checksum(path: FastPath, family: int, is_reply: bool) -> None:

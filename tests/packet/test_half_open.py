@@ -123,10 +123,30 @@ def test_a_flood_of_ten_times_the_table_leaves_established_connections_and_space
     assert host.reason("TABLE_FULL_DROPPED") == 0
 
 
-@pytest.mark.parametrize("closing", ["the server's RST", "a single FIN"])
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_a_forged_rst_lets_no_connection_give_way(empty: Host, method: Method, family: int) -> None:
+    service, idle, used = serve(empty, family, method), range(2000, 2010), range(2010, 2010 + HOLDING)
+    shake_hands(empty, service, used)
+    for sport in used if method == Method.MASQ else ():
+        server, client = (server4, CLIENT4) if family == 4 else (server6, CLIENT6)
+        for number in 1, 2, 3:
+            empty.run(tcp("A", service.port, sport, server(number), client))
+    for sport in used:
+        empty.run(packet("R", service, sport))
+    assert states(empty, service) == {"CLOSE": HOLDING}
+    for sport in idle:
+        empty.run(packet("S", service, sport))
+        empty.run(packet("R", service, sport))
+    flood(empty, service, 4 * CAPACITY)
+    found = [each for each in empty.director.connections() if each.client_port in (*idle, *used)]
+    assert Counter(each.state for each in found) == {"CLOSE": HOLDING}
+
+
+@pytest.mark.parametrize("closing", ["the server's RST", "the server's RST behind an ACK", "a single FIN"])
 def test_a_flood_of_closed_connections_leaves_space(empty: Host, closing: str) -> None:
     empty.director.change_setting("sloppy_tcp", 1)
-    by_server = closing == "the server's RST"
+    by_server, acked = closing != "a single FIN", closing.endswith("ACK")
     service = empty.new_key()
     empty.serve(service, 1, Method.MASQ)
     shake_hands(empty, service, range(2000, 2000 + HOLDING))
@@ -134,6 +154,8 @@ def test_a_flood_of_closed_connections_leaves_space(empty: Host, closing: str) -
     answer = tcp("RA", service.port, 1024, server4(1), CLIENT4)
     for number in range(FIRST, FIRST + 4 * CAPACITY):
         empty.run(from_client(number, frame))
+        if acked:
+            empty.run(from_client(number, packet("A", service, 1024)))
         if by_server:
             empty.run(to_client(number, answer))
     found = states(empty, service)

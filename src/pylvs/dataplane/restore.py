@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _BLOCK = 2048  # elements of the table that are read at once; so many take whole pages
 _SLOT = struct.Struct("<I")
-# As gives_way of bpf/conntrack/state.h.
+# States of connections that give way, or may (gives_way of bpf/conntrack/state.h).
 _HALF_OPEN = (
     "SYN_RECV SYN_SENT SYNACK SCTP_INIT1 SCTP_INIT UDP_FIRST TCP_FIRST SCTP_FIRST CLOSE SCTP_CLOSED SCTP_REJECTED"
 )
@@ -54,7 +54,7 @@ _RECORD = (
     "state",
     "was_state",
     "family",
-    "has_reply",
+    "kept",
     "assured",
     "is_call",
     "has_ended",
@@ -199,7 +199,7 @@ class ConnectionCopy:
         self._records = Records(fresh.open_array("conn_records"), "conn_record")
         self._form = abi.struct("conn_record").view(*_RECORD)
         self._slot_at = abi.struct("conn_record").offset("slot")
-        self._state, self._has_reply = abi.constant("WORD_STATE"), abi.constant("WORD_ANSWERED")
+        self._state, self._kept = abi.constant("WORD_STATE"), abi.constant("WORD_ANSWERED")
         self._dying, self._template = 1 << abi.constant("WORD_DYING"), abi.constant("STATE_TEMPLATE")
         self._states = abi.constant("STATES") - 1
         self._half_open = {abi.constant(f"STATE_{name}") for name in _HALF_OPEN.split()}
@@ -384,7 +384,7 @@ class ConnectionCopy:
             state,
             seen.was >> self._state & self._states,
             seen.entry.family,
-            seen.entry.word >> self._has_reply & 3,  # and WORD_NO_REPLIES
+            seen.entry.word >> self._kept & abi.constant("WORD_KEPT"),
             assured,
             bool(seen.entry.flags & self._call),
             seen.has_ended,
