@@ -40,14 +40,15 @@ INLINE bool is_time_up(const struct slice *slice)
 	return (s64)(bpf_ktime_get_ns() - slice->until) >= 0;
 }
 
-/* Whether the expiry is later than the state's timeout allows. Then the fast path of another CPU has stored that of an
- * established connection behind the FIN or RST. Only for states with a fixed timeout. */
+/* Whether the expiry is later than the state's timeout allows. The fast path of another CPU may have stored that of
+ * ESTABLISHED behind the FIN or RST; or the timeout of FIN_WAIT has become shorter. The states in which the fast path
+ * stores are exempt, and those that no packet reaches from them. */
 INLINE bool is_too_late(u64 word, u32 now, u32 life)
 {
 	u32 state = word_state(word);
-	bool changes = state == STATE_ESTABLISHED || state == STATE_UDP || state == STATE_FIN_WAIT ||
-		       state == STATE_TEMPLATE || state == STATE_NONE || is_unconfirmed(state);
-	return !changes && (s32)((u32)word - now - life) > 0;
+	bool is_exempt = state == STATE_ESTABLISHED || state == STATE_UDP || state == STATE_TEMPLATE ||
+			 state == STATE_NONE || is_unconfirmed(state);
+	return !is_exempt && (s32)((u32)word - now - life) > 0;
 }
 
 /* Return the tick of the next visit of a connection that has not expired. */

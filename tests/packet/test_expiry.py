@@ -166,20 +166,23 @@ def test_a_shorter_timeout_counts_from_the_next_packet_on(director_host: Host, s
     assert_nothing_left(director_host, services)
 
 
+@pytest.mark.parametrize(("flags", "state"), [("R", "CLOSE"), ("F", "FIN_WAIT")])
 def test_a_late_store_of_the_fast_path_does_not_keep_a_closed_connection(
-    director_host: Host, services: list[ServiceKey]
+    director_host: Host, services: list[ServiceKey], flags: str, state: str
 ) -> None:
-    """On another CPU, a packet of the established connection stores its expiry just behind the RST."""
+    """On another CPU, a packet of the established connection stores its expiry just behind the FIN or RST."""
     tables, second = director_host.director.tables, load.ticks_per_second()
+    director_host.director.set_timeouts(Timeouts(LONG_S, 10, LONG_S))
     assert connect(director_host, services[0], 34000)
-    director_host.receive(tcp("R", sport=34000, dport=services[0].port))
+    director_host.receive(tcp(flags, sport=34000, dport=services[0].port))
     closed, now = entry(tables, 34000), load.clock(tables.state)
-    assert [each.state for each in director_host.director.connections() if each.client_port == 34000] == ["CLOSE"]
+    assert [each.state for each in director_host.director.connections() if each.client_port == 34000] == [state]
     closed.end_at(now + round(LONG_S * second))
     look_at(tables, closed.slot, now)
     until(lambda: looked_at(tables, closed.slot) not in (0, now), "a look at the connection")  # 0: within the look
     assert entry(tables, 34000).expiry - now < LONG_S / 2 * second
     assert looked_at(tables, closed.slot) == entry(tables, 34000).expiry
+    director_host.director.set_timeouts(Timeouts(LONG_S, LONG_S, LONG_S))
     await_empty(director_host)
     assert_nothing_left(director_host, services)
 
