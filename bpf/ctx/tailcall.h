@@ -21,7 +21,7 @@ enum prog {
 	PROG_EGRESS_SLOW, /* TC egress: likewise, of a real server on this host */
 	PROG_DEFRAG, /* TC: a fragment of a request or a reply */
 	PROG_ICMP_RECEIVE, /* TC: a received ICMP message */
-	PROG_GSO_SEGMENT, /* TC: segment a GSO packet for a tunnel with a checksum */
+	PROG_GSO_SEGMENT, /* TC: segment a GSO packet for a tunnel with a checksum, or for GUE */
 	PROG_ENCAP, /* prepend the headers of GRE or GUE */
 	PROG_ICMP_FORWARD, /* TC: an ICMP error about a connection: verify, rewrite, forward */
 	PROG_ICMP_TUNNEL, /* TC: an ICMP error about a packet that the director encapsulated */

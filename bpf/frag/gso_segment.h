@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * PROG_GSO_SEGMENT: segment a GSO packet for a tunnel with a checksum. The kernel segments such packets at
- * transmission, but cannot compute this checksum for each segment. So the program copies headers and payload, completes
- * all checksums, and sends a clone for each segment.
+ * PROG_GSO_SEGMENT: segment a GSO packet for a tunnel with a checksum, or of UDP for GUE. The kernel segments such
+ * packets at transmission, but cannot compute this checksum for each segment. So the program copies headers and payload,
+ * completes all checksums, and sends a clone for each segment.
  */
 #pragma once
 #include "fwd/gre_gue.h"
@@ -104,7 +104,8 @@ INLINE bool write_segment(struct segment_ctx *s, const struct destination *d, co
 	u64 sum = write_inner(s, super, offset, size, csum_frame(s->skb, copy->bytes, behind, size, 0), last);
 	w->packet.length = s->network + s->transport + size;
 	fill_tunnel(&header, &w->packet, root, w->state, more);
-	write_tunnel_csum(&header, &w->packet, d, &w->hop, w->state, more, sum);
+	if (tunnel_flags(w->state))
+		write_tunnel_csum(&header, &w->packet, d, &w->hop, w->state, more, sum);
 	if (!push_headers(s->skb, w, d, &header, more))
 		return false;
 	u32 network = barrier_var(s->network), transport = barrier_var(s->transport);
@@ -172,7 +173,7 @@ INLINE int prog_gso_segment(struct __sk_buff *skb)
 		return pass_to_stack(HOOK_TC);
 	const struct packet *p = &w->packet;
 	struct segment_ctx s = {.skb = skb, .w = w, .super = super, .network = p->l4 - ETH_HLEN, .step = skb->gso_size};
-	if (w->hop.verdict != HOP_READY || w->mtu || !s.step || !is_csum_partial(skb, p) || !copy_super(&s))
+	if (!can_segment(skb, w) || !s.step || !copy_super(&s))
 		return drop(HOOK_TC, REASON_SUPER);
 	u32 first = s.payload < s.step ? s.payload : s.step;
 	/* Make it a plain packet: removing and adding space beyond the start of its unfinished checksum makes the kernel

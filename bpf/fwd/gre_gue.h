@@ -89,6 +89,12 @@ INLINE bool is_csum_partial(struct __sk_buff *skb, const struct packet *p)
 	return before == after || bpf_skb_store_bytes(skb, at, &before, 2, 0);
 }
 
+/* Whether PROG_GSO_SEGMENT can segment a GSO packet. */
+INLINE bool can_segment(struct __sk_buff *skb, const struct scratch *w)
+{
+	return w->hop.verdict == HOP_READY && !w->mtu && is_csum_partial(skb, &w->packet);
+}
+
 /* Return the packet's sum from its IP header on, as if its own checksums were finished. */
 INLINE u32 packet_sum(struct __sk_buff *skb, struct copy *copy, const struct packet *p)
 {

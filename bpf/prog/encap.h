@@ -28,6 +28,18 @@ INLINE int encap_xdp(struct xdp_md *ctx, struct scratch *w, const struct destina
 	return xmit(xdp_ctx(ctx), p, &w->hop);
 }
 
+/* Whether a GSO packet must be segmented here: the kernel computes no tunnel checksum of a segment. So is UDP for GUE:
+ * to the kernel that is GSO of UDP in UDP. A program that removes the headers on the real server cannot change that, and
+ * the packet is lost there. */
+INLINE bool must_segment(struct __sk_buff *skb, const struct scratch *w)
+{
+	const struct packet *p = &w->packet;
+	if (likely(!skb->gso_size))
+		return false;
+	return tunnel_flags(w->state) ||
+	       (tunnel_kind(w->state) == TUNNEL_GUE && p->protocol == IPPROTO_UDP && can_segment(skb, w));
+}
+
 INLINE int encap_tc(struct __sk_buff *skb, struct scratch *w, const struct destination *d, const struct root *root)
 {
 	struct packet *p = &w->packet;
@@ -36,7 +48,7 @@ INLINE int encap_tc(struct __sk_buff *skb, struct scratch *w, const struct desti
 	union tunnel_header header = {};
 	if (!copy)
 		return pass_to_stack(HOOK_TC);
-	if (tunnel_flags(w->state) && skb->gso_size)
+	if (must_segment(skb, w))
 		return tail_call(tc_ctx(skb), PROG_GSO_SEGMENT);
 	fill_tunnel(&header, p, root, w->state, more);
 	if (tunnel_flags(w->state))
