@@ -309,10 +309,14 @@ INLINE struct hop *client_hop(struct ctx ctx, const struct reply_route *way, u32
 	return slot ? &barrier_var(slot)->hop : NULL;
 }
 
-/* TC: return the next hop that a router in this host's position would choose. */
-INLINE struct hop *router_hop(struct ctx ctx, const struct packet *p, u32 now)
+/* TC: return the next hop that a router in this host's position would choose for a packet of no known connection. Anyone
+ * sends such packets, from any address. So the route is not stored, or it would evict those of clients. */
+INLINE struct hop *router_hop(struct ctx ctx, const struct packet *p)
 {
+	struct client_hop *buffer = client_hop_at(hop_slots);
 	struct reply_route way = {.input = ctx_ifindex(ctx), .is_ipv6 = p->is_ipv6};
+	if (!buffer)
+		return NULL;
 	if (p->is_ipv6) {
 		way.client = p->tuple.v6.daddr;
 		way.saddr = p->tuple.v6.saddr;
@@ -320,5 +324,7 @@ INLINE struct hop *router_hop(struct ctx ctx, const struct packet *p, u32 now)
 		way.client.word[0] = p->tuple.v4.daddr;
 		way.saddr.word[0] = p->tuple.v4.saddr;
 	}
-	return client_hop(ctx, &way, now, NULL);
+	struct hop *hop = &barrier_var(buffer)->hop;
+	lookup_client(ctx, hop, &way);
+	return hop;
 }

@@ -35,7 +35,7 @@ INLINE int prog_icmp_receive(struct __sk_buff *skb)
 	p->no_csum = p->syn = p->rst = p->no_chunk = 0;
 	p->event = EVENT_KEEP;
 
-	struct hop *hop = router_hop(tc_ctx(skb), p, ticks());
+	struct hop *hop = router_hop(tc_ctx(skb), p);
 	if (!hop)
 		return pass_packet(tc_ctx(skb), p);
 	bool here = hop->verdict == HOP_LOCAL;

@@ -18,7 +18,7 @@ INLINE int prog_nat_orphan(struct __sk_buff *skb)
 	struct destination *d = map_elem(destinations, server);
 	if (server == NO_INDEX || !d)
 		return p->maybe_vip ? tail_call(tc_ctx(skb), PROG_NEW) : pass_packet(tc_ctx(skb), p);
-	struct hop *hop = router_hop(tc_ctx(skb), p, ticks());
+	struct hop *hop = router_hop(tc_ctx(skb), p);
 	if (!hop)
 		return pass_packet(tc_ctx(skb), p);
 	w->destination = NO_INDEX;

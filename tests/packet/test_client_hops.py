@@ -7,13 +7,15 @@ from ipaddress import ip_address
 from unittest import mock
 
 import pytest
+from scapy.layers.inet import ICMP, IP, TCP
+from scapy.layers.inet6 import ICMPv6DestUnreach
 
 from pylvs.bpf import abi, maps
 from pylvs.dataplane import load
 from pylvs.model.service import Destination, DestinationKey, Method, VirtualService
 from tests.iproute import ip_batch
 from tests.maps import values
-from tests.packet.frames import tcp
+from tests.packet.frames import build, ether, network, tcp
 from tests.packet.host import VIP4, VIP6, Host, new_host, on_cpu, server4, server6
 from tests.waiting import until
 
@@ -84,6 +86,25 @@ def test_a_client_of_many_servers_has_a_route_from_each(family: int) -> None:
             lambda: replied_at_once(host, family), "eight replies within a second: then no route gives way to another"
         )
         assert len(cached_routes(host, family, of=client)) == 8
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_packets_of_no_connection_have_no_route_in_the_cache(director_host: Host, family: int) -> None:
+    """Anyone can send ICMP errors to a virtual address, and packets with the address of a NAT server."""
+    vip, server, first, *_ = FAMILIES[family]
+    service = director_host.new_key(vip=vip)
+    director_host.serve(service, 1, Method.MASQ, port=PORT)
+    director_host.director.change_setting("nat_icmp_send", 1)
+    quoted = network(vip, first) / TCP(sport=service.port, dport=9)
+    kind = ICMP(type=3, code=1) if IP in quoted else ICMPv6DestUnreach()
+    others = [str(ip_address(first) + 0x8000 + number) for number in range(40)]
+    for other in others:
+        director_host.run(build(ether() / network(other, vip) / kind / quoted), "tc")
+        director_host.run(tcp("A", PORT, 9, server, other), "tc")
+    director_host.director.change_setting("nat_icmp_send", 0)
+    assert director_host.reason("UNSERVED") >= len(others)
+    ends = tuple(ip_address(each).packed for each in (vip, *others))
+    assert not [each for each in cached_routes(director_host, family) if each.startswith(ends)]
 
 
 def replied_at_once(host: Host, family: int) -> bool:
