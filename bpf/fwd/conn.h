@@ -23,19 +23,28 @@ struct real_server {
 	be16 port;
 };
 
-INLINE bool no_slowpath(struct ctx ctx, const struct packet *p, const struct real_server *t, const struct hop *hop)
+/* Return the longest packet that fits into an MTU with the headers that the method adds. */
+INLINE u32 max_len_to(const struct real_server *t, u32 mtu)
 {
-	u32 max = max_len(t->method, t->state, t->destination->family == 6, hop);
+	return max_len(t->method, t->state, t->destination->family == 6, mtu);
+}
+
+INLINE bool no_slowpath(struct ctx ctx, const struct packet *p, const struct real_server *t, const struct hop *hop,
+			u32 max)
+{
 	return likely(hop->verdict == HOP_READY) && likely(p->ttl > 1) && !p->slow_flags && p->l4_complete &&
-	       fit(segment_length(ctx, p), max, 0, p, false) == FITS && !(t->method == METHOD_MASQ && p->no_csum) &&
+	       segment_length(ctx, p) <= max && !(t->method == METHOD_MASQ && p->no_csum) &&
 	       !(t->method == METHOD_TUNNEL && tunnel_flags(t->state));
 }
 
-/* Whether XDP can forward the packet. */
+/* Whether XDP can forward the packet. If it is too long for the path of another client, its own path decides. */
 INLINE bool xdp_can(struct xdp_md *ctx, const struct packet *p, const struct real_server *t, const struct hop *hop,
-		    bool confirm)
+		    bool confirm, u32 now)
 {
-	return likely(!confirm) && no_slowpath(xdp_ctx(ctx), p, t, hop) && xdp_reaches(p, hop);
+	u32 max = max_len_to(t, hop->mtu);
+	if (unlikely(p->length > max))
+		max = max_len_to(t, path_mtu(p, t->method, t->destination, hop, now));
+	return likely(!confirm) && no_slowpath(xdp_ctx(ctx), p, t, hop, max) && xdp_reaches(p, hop);
 }
 
 /* Tail-call PROG_ENCAP for a tunnel other than IPIP. */
@@ -102,7 +111,7 @@ INLINE int fwd_new(struct ctx ctx, const struct packet *p, struct real_server *t
 	if (!hop)
 		return pass_to_stack(ctx.hook);
 	if (ctx.hook == HOOK_XDP) {
-		if (!xdp_can(ctx.xdp, p, t, hop, confirm)) {
+		if (!xdp_can(ctx.xdp, p, t, hop, confirm, now)) {
 			struct counters *c = counters_at(t->index);
 			if (c)
 				c->connections += connections; /* TC will count the packet */
@@ -110,7 +119,7 @@ INLINE int fwd_new(struct ctx ctx, const struct packet *p, struct real_server *t
 		}
 	}
 	account_request(ctx, t->index, p, connections);
-	if (ctx.hook == HOOK_TC && !no_slowpath(ctx, p, t, hop))
+	if (ctx.hook == HOOK_TC && !no_slowpath(ctx, p, t, hop, max_len_to(t, hop->mtu)))
 		return fwd_slow(ctx.skb, p, t);
 	return send(ctx, p, t, hop, &root->settings);
 }
@@ -175,7 +184,7 @@ INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found 
 	struct hop *hop = destination_hop(ctx, t.index, t.destination, now, &confirm);
 	if (!hop || unlikely(hop->is_unheld))
 		return pass_to_stack(ctx.hook);
-	if (ctx.hook == HOOK_XDP && !xdp_can(ctx.xdp, p, &t, hop, confirm))
+	if (ctx.hook == HOOK_XDP && !xdp_can(ctx.xdp, p, &t, hop, confirm, now))
 		return pass_to_tc();
 	if (likely(!confirm))
 		allow_fast_request(ctx, hop, &t, live);
@@ -185,7 +194,7 @@ INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found 
 				   ctx.hook)))
 		return drop(ctx.hook, REASON_DYING);
 	account_request(ctx, t.index, p, 0);
-	if (ctx.hook == HOOK_TC && unlikely(!no_slowpath(ctx, p, &t, hop)))
+	if (ctx.hook == HOOK_TC && unlikely(!no_slowpath(ctx, p, &t, hop, max_len_to(&t, hop->mtu))))
 		return fwd_slow(ctx.skb, p, &t);
 	return send(ctx, p, &t, hop, &root->settings);
 }

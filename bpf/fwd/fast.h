@@ -346,7 +346,7 @@ INLINE int fast_request(struct xdp_md *ctx, void *data, const struct fast_header
 	}
 	be16 port = c->port;
 	bool outer_is_ipv6 = entrance->family == 6;
-	u32 max = max_len(method, 0, outer_is_ipv6, hop);
+	u32 max = max_len(method, 0, outer_is_ipv6, hop->mtu);
 	enum xmit_way way = fast_way_to(hop, input, tag);
 	if (unlikely(length > max) || unlikely(way == XMIT_NONE) ||
 	    unlikely(!refresh_expiry(&c->word, word, now + life)))

@@ -98,7 +98,7 @@ INLINE int fast_request6(struct xdp_md *ctx, const struct fast_headers6 *w, cons
 	    unlikely(now - hop->stamp >= ticks_per_second))
 		return NOT_FAST;
 	bool outer_is_ipv6 = entrance->family == 6;
-	u32 max = max_len(method, 0, outer_is_ipv6, hop);
+	u32 max = max_len(method, 0, outer_is_ipv6, hop->mtu);
 	u32 life = request_life(ctx, method, lane, word, link_hlen(tag) + IPV6_HLEN, root);
 	enum xmit_way way = fast_way_to(hop, input, tag);
 	if (unlikely(w->length > max) || unlikely(way == XMIT_NONE) || unlikely(!life) ||

@@ -3,7 +3,7 @@
  * packets that it has not sent. So this map has what would be route exceptions there.
  *
  * A client with a connection can forge an error about it, so an error counts for its client alone. The least path MTU of
- * all clients only decides which packets take the slow path.
+ * all clients only decides for which packets the client's own is looked up, off the fast path.
  */
 #pragma once
 #include "abi/conntrack.h"
@@ -53,10 +53,12 @@ INLINE void invalidate_hops(u32 index)
 }
 
 /* Return the MTU of the path to a real server for packets of one client. */
-INLINE u32 client_mtu(const struct hop *hop, be32 real, be32 client, u32 now)
+VERIFIED_ONCE u32 client_mtu(const struct hop *hop, u32 real, u32 client, u32 now)
 {
 	struct address key = {.word = {real, client}};
 	struct path *own = pmtu_of(&key, now);
+	if (!hop)
+		return 0;
 	return own && own->mtu < hop->link_mtu ? own->mtu : hop->link_mtu;
 }
 

@@ -11,13 +11,23 @@ enum { GSO_BY_FRAGMENTS = 0xffff }; /* gso_size of SCTP: a list of packets, each
 
 enum fit { FITS, FITS_NOT, FITS_IN_FRAGMENTS };
 
-/* Return the longest packet that the method can send to this hop; 0: none. `is_ipv6`: the outer header is IPv6. */
-INLINE u32 max_len(u32 method, u32 state, bool is_ipv6, const struct hop *hop)
+/* Return the longest packet that the method can send by a path with this MTU; 0: none. `is_ipv6`: the outer header is
+ * IPv6. */
+INLINE u32 max_len(u32 method, u32 state, bool is_ipv6, u32 mtu)
 {
 	if (method != METHOD_TUNNEL)
-		return hop->mtu;
+		return mtu;
 	u32 head = (is_ipv6 ? IPV6_HLEN : IPV4_HLEN) + tunnel_hlen(state), min = is_ipv6 ? MIN_MTU6 : MIN_MTU4;
-	return hop->mtu >= head + min ? hop->mtu - head : 0;
+	return mtu >= head + min ? mtu - head : 0;
+}
+
+/* Return the MTU of the path to a destination for a packet. The hop's own MTU is the least of all clients: of tunnels to
+ * the same real server, whose outer header has DF. */
+INLINE u32 path_mtu(const struct packet *p, u32 method, const struct destination *d, const struct hop *hop, u32 now)
+{
+	if (likely(hop->mtu == hop->link_mtu) || method != METHOD_TUNNEL || p->is_ipv6)
+		return hop->link_mtu;
+	return client_mtu(hop, d->address.word[0], p->tuple.v4.saddr, now);
 }
 
 /* Return the length to compare with the MTU: for a GSO packet that of its segments. */

@@ -113,7 +113,7 @@ VERIFIED_ONCE int fwd_stateless(struct xdp_md *xdp, const struct packet *p, u64 
 	struct hop *hop = &barrier_var(lane)->hop;
 	if (ticks() - hop->stamp >= ticks_per_second || hop->verdict != HOP_READY || hop->is_unheld)
 		return NOT_STATELESS; /* the general path looks it up: the stack has no space for that here */
-	if (!xdp_can(xdp, p, &t, hop, false))
+	if (!xdp_can(xdp, p, &t, hop, false, ticks()))
 		return pass_to_tc();
 	enum reason why = chosen >> 32;
 	if (why == REASON_TABLE_FULL_STATELESS)

@@ -57,11 +57,8 @@ INLINE int fwd_slow_request(struct __sk_buff *skb, struct scratch *w, const stru
 	bool tunnel = w->method == METHOD_TUNNEL, may_fragment = icmp || (tunnel && !root->settings.pmtu_disc);
 	w->hop = *hop;
 	hop = &w->hop;
-	if (!tunnel || p->is_ipv6) /* the path's MTU is that of tunnels to the same server whose outer header has DF */
-		hop->mtu = hop->link_mtu;
-	else if (unlikely(hop->mtu != hop->link_mtu))
-		hop->mtu = client_mtu(hop, d->address.word[0], p->tuple.v4.saddr, ticks());
-	u32 max = max_len(w->method, w->state, d->family == 6, hop);
+	hop->mtu = path_mtu(p, w->method, d, hop, ticks());
+	u32 max = max_len(w->method, w->state, d->family == 6, hop->mtu);
 	if (tunnel && !max)
 		return drop(HOOK_TC, REASON_NARROW);
 	u32 length = mtu_length(skb, w);

@@ -37,6 +37,7 @@ from tests.packet.host import (
     SENT,
     VIP4,
     VIP6,
+    XDP_PASS,
     Host,
     ip,
     on_cpu,
@@ -423,8 +424,11 @@ def test_an_error_about_a_client_leaves_the_path_mtu_of_others(director_host: Ho
         it.sent(build(ether() / IP(src=ROUTER4, dst=OWN4) / ICMP(type=3, code=4, nexthopmtu=100) / quote))
     refused = IP(it.sent(build(ether() / it.request(flags="DF", size=1300))))
     assert (refused.src, refused[ICMP].code, refused[ICMP].nexthopmtu) == (VIP4, 4, 532)
-    long = IP(src=other, dst=VIP4, flags="DF") / TCP(sport=SPORT, dport=service.port, flags="A") / bytes(1300)
-    assert IP(it.sent(build(ether() / long))).dst == server4(5)
+    tcp_header = TCP(sport=SPORT, dport=service.port, flags="A")
+    long = build(ether() / IP(src=other, dst=VIP4, flags="DF") / tcp_header / bytes(1300))
+    assert IP(it.sent(long)).dst == server4(5)
+    assert parsed(director_host.forwarded(long, "xdp"))[IP].dst == server4(5), "XDP knows the client's own path MTU"
+    assert director_host.run(build(ether() / it.request(flags="DF", size=1300))).verdict == XDP_PASS
 
 
 def test_an_error_about_a_client_of_ipv4_leaves_the_path_mtu_of_those_of_ipv6(director_host: Host) -> None:
