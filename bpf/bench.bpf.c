@@ -18,6 +18,7 @@ enum bench_numbers {
 	BENCH_SADDR6 = 34, /* offset of the last word of the IPv6 saddr */
 	BENCH_DADDR6 = 50, /* offset of the last word of the IPv6 daddr */
 	BENCH_PORTS6 = 54, /* offset of the sport behind IPv6 */
+	BENCH_TCP_CHECK = 16, /* offset of the checksum behind the ports */
 	BENCH_FIRST_PORT = 16384,
 	BENCH_OUTER = 20, /* length of a tunnel's outer header */
 	BENCH_LINE_BITS = 20,
@@ -181,6 +182,14 @@ INLINE void write_addresses(void *to, const struct bench_plan *plan, u32 client,
 	WORD_AT(volatile u64, to, BENCH_SADDR) = saddr | (u64)daddr << 32;
 }
 
+/* Write a transport checksum that never looks unfinished, as one of 65,535 would (parse/unfinished.h). For every client it
+ * differs from the sum of the pseudo header by the same amount. */
+INLINE void write_transport_check(void *to, u32 ports, u32 client)
+{
+	u32 sum = bpf_htons(client >> 16) + bpf_htons(client);
+	WORD_AT(volatile u16, to, ports + BENCH_TCP_CHECK) = (sum & 0xffff) + (sum >> 16);
+}
+
 INLINE bool write_next_flow(struct xdp_md *ctx, struct bench_plan *plan)
 {
 	void *to = (void *)(long)ctx->data;
@@ -190,6 +199,7 @@ INLINE bool write_next_flow(struct xdp_md *ctx, struct bench_plan *plan)
 	u16 dport = bpf_htons(plan->port + (flow & plan->services));
 	write_addresses(to, plan, client, bpf_htonl(client), WORD_AT(const volatile u32, plan->frame, BENCH_DADDR));
 	WORD_AT(volatile u32, to, BENCH_PORTS) = (u32)dport << 16 | client_port_of(plan, flow);
+	write_transport_check(to, BENCH_PORTS, client);
 	return true;
 }
 
@@ -229,12 +239,12 @@ int bench_replies(struct xdp_md *ctx)
 	write_addresses(to, plan, client, WORD_AT(const volatile u32, plan->frame, BENCH_SADDR), bpf_htonl(client));
 	WORD_AT(volatile u32, to, BENCH_PORTS) = (u32)client_port_of(plan, flow) << 16 |
 						 WORD_AT(const volatile u16, plan->frame, BENCH_PORTS);
+	write_transport_check(to, BENCH_PORTS, client);
 	bpf_tail_call(ctx, &bench_program, 0);
 	return aborted(ctx);
 }
 
-/* Write a frame of the next flow, whose client's address and port are at these offsets. Its checksum stays that of the
- * first flow. */
+/* Write a frame of the next flow, whose client's address and port are at these offsets. */
 INLINE int write_next_flow6(struct xdp_md *ctx, u32 address, u32 port)
 {
 	struct bench_plan *plan = get_plan();
@@ -244,11 +254,13 @@ INLINE int write_next_flow6(struct xdp_md *ctx, u32 address, u32 port)
 	if (to + BENCH_BYTES6 > (void *)(long)ctx->data_end)
 		return aborted(ctx);
 	u32 flow = next_flow(plan), own = (port - BENCH_PORTS6) * 8, other = 16 - own;
+	u32 client = client_of(plan, flow);
 	WORD_AT(volatile u64, to, address - 4) = WORD_AT(const volatile u32, plan->frame, address - 4) |
-						 (u64)bpf_htonl(client_of(plan, flow)) << 32;
+						 (u64)bpf_htonl(client) << 32;
 	WORD_AT(volatile u32, to, BENCH_PORTS6) =
 		(u32)client_port_of(plan, flow) << own |
 		(u32)WORD_AT(const volatile u16, plan->frame, BENCH_PORTS6 + other / 8) << other;
+	write_transport_check(to, BENCH_PORTS6, client);
 	bpf_tail_call(ctx, &bench_program, 0);
 	return aborted(ctx);
 }

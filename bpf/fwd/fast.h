@@ -13,6 +13,7 @@
 #include "fwd/ipip.h"
 #include "fwd/nat.h"
 #include "fwd/send.h"
+#include "parse/unfinished.h"
 
 enum { NOT_FAST = -1, VLAN_HLEN = 4, TAGGED_HLEN = ETH_HLEN + VLAN_HLEN };
 
@@ -121,7 +122,13 @@ INLINE bool is_direct(u32 method)
 	return method & 1;
 }
 
-/* Without options, no fragment, complete; TCP with ACK, optionally PSH or URG, or UDP. */
+INLINE bool has_unfinished_csum(const struct fast_headers *w, u16 check)
+{
+	return unlikely(is_unfinished(words_sum(&w->addresses, 1), pseudo_rest(fast_protocol(w), w->length - IPV4_HLEN),
+				      check));
+}
+
+/* Without options, no fragment, complete; TCP with ACK, optionally PSH or URG, or UDP; a finished checksum. */
 INLINE bool is_fast(const void *data, const void *end, struct fast_headers *w, u32 link)
 {
 	w->first = WORD_AT(const u64, data, link);
@@ -136,10 +143,12 @@ INLINE bool is_fast(const void *data, const void *end, struct fast_headers *w, u
 	w->addresses = WORD_AT(const u64, data, link + 12);
 	if (!csum_is_right(header_sum(w)))
 		return false;
+	u32 l4 = link + IPV4_HLEN;
 	if (fast_protocol(w) == IPPROTO_TCP)
-		return (WORD_AT(const u8, data, link + IPV4_HLEN + 13) & 0x17) == 0x10 &&
-		       w->length >= IPV4_HLEN + TCP_HLEN;
-	return fast_protocol(w) == IPPROTO_UDP && w->length >= IPV4_HLEN + UDP_HLEN;
+		return (WORD_AT(const u8, data, l4 + 13) & 0x17) == 0x10 && w->length >= IPV4_HLEN + TCP_HLEN &&
+		       !has_unfinished_csum(w, WORD_AT(const u16, data, l4 + 16));
+	return fast_protocol(w) == IPPROTO_UDP && w->length >= IPV4_HLEN + UDP_HLEN &&
+	       !has_unfinished_csum(w, WORD_AT(const u16, data, l4 + 6));
 }
 
 /* UDP without a checksum: NAT at XDP cannot keep the field 0. `l4` is the offset of the transport header. */

@@ -21,7 +21,12 @@ INLINE u32 address_hash6(const u64 *words)
 	return address_hash(&address, false);
 }
 
-/* Complete; TCP with ACK, optionally PSH or URG, or UDP; no extension headers. */
+INLINE bool has_unfinished_csum6(const struct fast_headers6 *w, const u64 *addresses, u16 check)
+{
+	return unlikely(is_unfinished(words_sum(addresses, 4), pseudo_rest(w->protocol, w->length - IPV6_HLEN), check));
+}
+
+/* Complete; TCP with ACK, optionally PSH or URG, or UDP; no extension headers; a finished checksum. */
 INLINE bool is_fast6(const void *data, const void *end, struct fast_headers6 *w, u32 link)
 {
 	w->length = bpf_ntohs(WORD_AT(const u16, data, link + 4)) + IPV6_HLEN;
@@ -30,10 +35,12 @@ INLINE bool is_fast6(const void *data, const void *end, struct fast_headers6 *w,
 	w->ports = WORD_AT(const u32, data, link + IPV6_HLEN);
 	if (data + link + w->length > end || w->ttl <= 1)
 		return false;
+	u32 l4 = link + IPV6_HLEN;
 	if (w->protocol == IPPROTO_TCP)
-		return (WORD_AT(const u8, data, link + IPV6_HLEN + 13) & 0x17) == 0x10 &&
-		       w->length >= IPV6_HLEN + TCP_HLEN;
-	return w->protocol == IPPROTO_UDP && w->length >= IPV6_HLEN + UDP_HLEN;
+		return (WORD_AT(const u8, data, l4 + 13) & 0x17) == 0x10 && w->length >= IPV6_HLEN + TCP_HLEN &&
+		       !has_unfinished_csum6(w, data + link + 8, WORD_AT(const u16, data, l4 + 16));
+	return w->protocol == IPPROTO_UDP && w->length >= IPV6_HLEN + UDP_HLEN &&
+	       !has_unfinished_csum6(w, data + link + 8, WORD_AT(const u16, data, l4 + 6));
 }
 
 INLINE u64 fast_rest6(const struct fast_headers6 *w)

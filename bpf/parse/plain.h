@@ -9,6 +9,7 @@
 #include "ctx/ctx.h"
 #include "lib/headers.h"
 #include "parse/packet.h"
+#include "parse/unfinished.h"
 
 /* Whether the frame is for this host. Devices with XDP have one MAC address each. */
 INLINE bool is_for_this_host(const struct eth_header *ether, u32 input)
@@ -49,6 +50,16 @@ INLINE enum parsed parse_transport(void *data, void *end, struct packet *p, u32 
 	return PARSED_PLAIN;
 }
 
+/* Likewise; XDP leaves packets with unfinished checksums to TC, too. `addresses` is the sum of both. */
+INLINE enum parsed parse_finished(void *data, void *end, struct packet *p, u32 l4, u32 left, u64 addresses)
+{
+	u8 *at = data + l4;
+	if (parse_transport(data, end, p, l4, left) == PARSED_SLOW)
+		return PARSED_SLOW;
+	u16 check = p->protocol == IPPROTO_TCP ? WORD_AT(const u16, at, 16) : WORD_AT(const u16, at, 6);
+	return unlikely(is_unfinished(addresses, pseudo_rest(p->protocol, left), check)) ? PARSED_SLOW : PARSED_PLAIN;
+}
+
 /* Protocols besides TCP and UDP that PROG_PARSE_SLOW parses. */
 INLINE bool is_slow_protocol(u8 protocol)
 {
@@ -81,7 +92,10 @@ INLINE enum parsed parse4(struct ctx ctx, void *data, void *end, struct packet *
 	p->df = (ip->frag_off & bpf_htons(IP_DF)) != 0;
 	WORD_AT(u64, &p->tuple, 0) = WORD_AT(const u64, &ip->saddr, 0);
 	p->tuple.v4.protocol = p->protocol;
-	return parse_transport(data, end, p, ETH_HLEN + IPV4_HLEN, length - IPV4_HLEN);
+	if (ctx.hook == HOOK_TC)
+		return parse_transport(data, end, p, ETH_HLEN + IPV4_HLEN, length - IPV4_HLEN);
+	u64 addresses = (u64)ip->saddr + ip->daddr;
+	return parse_finished(data, end, p, ETH_HLEN + IPV4_HLEN, length - IPV4_HLEN, addresses);
 }
 
 INLINE enum parsed parse6(struct ctx ctx, void *data, void *end, struct packet *p, const struct root *root)
@@ -108,7 +122,10 @@ INLINE enum parsed parse6(struct ctx ctx, void *data, void *end, struct packet *
 	p->df = 1; /* routers do not fragment IPv6 */
 	if (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP)
 		return PARSED_SLOW;
-	return parse_transport(data, end, p, ETH_HLEN + IPV6_HLEN, length - IPV6_HLEN);
+	if (ctx.hook == HOOK_TC)
+		return parse_transport(data, end, p, ETH_HLEN + IPV6_HLEN, length - IPV6_HLEN);
+	u64 addresses = words_sum(addresses_of6(&p->tuple.v6), 4);
+	return parse_finished(data, end, p, ETH_HLEN + IPV6_HLEN, length - IPV6_HLEN, addresses);
 }
 
 /* Whether the frame starts with its link header. Since Linux 6.9 a frame that generic XDP had to copy arrives at TC

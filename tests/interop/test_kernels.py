@@ -14,6 +14,7 @@ from tests.interop import guests
 from tests.packet.host import PREDICTABLE
 
 SCENARIO = ("env", "PYTHONPATH=src", sys.executable, "-m", "tests.interop.kernel_in_guest")
+UNFINISHED = [f"unfinished checksums by {kind}" for kind in ("VLAN", "bond", "ipvlan")]
 FORWARDING = ["tc", "generic", "native", "card to card", "vlan", "vlan to vlan", "bond", "vlan on a bond"]
 FORWARDING += ["bond after failover", "realserver"]
 GUEST_S = 1200  # on a quiet machine half a minute without KVM
@@ -31,5 +32,5 @@ def test_every_scheduler_chooses_and_every_method_forwards_at_every_hook(kernel:
     done = guests.run_or_skip(kernel, *SCENARIO, options=("--nics", "2", "--smp", str(cpus)), seconds=GUEST_S)
     assert done.returncode == 0, f"{done.stdout}{done.stderr}"
     lines = [line.split(":")[0] for line in done.stdout.splitlines()]
-    assert lines == [*PREDICTABLE, "other programs", *FORWARDING], done.stdout
+    assert lines == [*PREDICTABLE, "other programs", *UNFINISHED, *FORWARDING], done.stdout
     print(done.stderr, end="")  # what ran the guest

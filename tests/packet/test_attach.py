@@ -19,7 +19,16 @@ import pytest
 import hatch_build
 from pylvs.bpf.libbpf import BpfObject
 from pylvs.bpf.maps import ArrayMap
-from pylvs.dataplane.devices.attach import Attachment, Mode, attach, attached, choose_mode, detach, detach_all
+from pylvs.dataplane.devices.attach import (
+    Attachment,
+    Mode,
+    attach,
+    attached,
+    choose_mode,
+    detach,
+    detach_all,
+    leaves_to_tc,
+)
 from pylvs.dataplane.state import State
 from pylvs.model.errors import Busy, InvalidOperation, NoSuchDevice, PylvsError
 from pylvs.model.service import Tunnel, TunnelKind
@@ -286,12 +295,37 @@ def test_auto_names_its_reason_for_each_kind_of_device(host: Host, monkeypatch: 
     assert choose_mode(bond, [bond, replace(plain, master=4713)])[0] == "native"
     ports = replace(plain, master=4713), replace(plain, name="v0", index=4714, kind="veth", master=4713)
     assert choose_mode(bond, [bond, *ports])[1] == "its port v0 is a veth, which loses natively forwarded frames"
+    tap = replace(plain, name="t0", kind="tun", master=4713)
+    assert choose_mode(bond, [bond, tap])[1] == f"its port t0: {choose_mode(replace(tap, master=0), [])[1]}"
+    assert choose_mode(replace(tap, master=0), []) == (
+        "tc", "a tap's frames may have unfinished checksums, which XDP leaves to TC"
+    )  # fmt: skip
+    guest = replace(plain, bus="xen")
+    assert choose_mode(guest, [guest]) == (
+        "tc", "frames of a Xen guest may have unfinished checksums, which XDP leaves to TC"
+    )  # fmt: skip
     port = replace(plain, name="p0", master=4713, xdp_generic=1)
     assert choose_mode(bond, [bond, port]) == ("tc", "its port p0 runs an XDP program of its own")
     assert choose_mode(links.device("lo"))[0] == "tc"
     monkeypatch.setattr(links, "native_xdp", lambda _index: 0)
     assert choose_mode(plain, [plain]) == ("tc", "its driver has no native XDP")
     assert choose_mode(bond, [bond, replace(plain, master=4713)])[1] == "the drivers of its ports have no native XDP"
+
+
+def test_a_veth_whose_other_end_sends_unfinished_checksums_is_named(host: Host) -> None:
+    device = links.device("d0")  # the other end is in another namespace
+    assert device.lower_netns != links.HERE
+    slow = leaves_to_tc(device)
+    assert "d0: the other end of this veth, d1, sends unfinished checksums" in slow
+    assert "ethtool -K d1 tx off" in slow
+    sh("ip", "netns", "exec", host.peer, "ethtool", "-K", "d1", "tx", "off")
+    assert leaves_to_tc(device) == ""
+    sh("ip", "link", "add", "e0", "type", "veth", "peer", "name", "e1")
+    assert "e1, sends" in leaves_to_tc(links.device("e0"))
+    lost = replace(device, lower_netns=4711)
+    assert "in a namespace that cannot be found" in leaves_to_tc(lost)
+    assert leaves_to_tc(links.device("lo")) == ""
+    assert "a tap's frames" in leaves_to_tc(replace(device, kind="tun"))
 
 
 def test_the_kernel_reports_which_drivers_have_native_xdp(host: Host) -> None:

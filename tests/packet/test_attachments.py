@@ -354,14 +354,19 @@ def test_xdp_redirects_jumbo_frames_only_to_drivers_that_transmit_them(
 
 @contextmanager
 def tap() -> Iterator[int]:
-    """Make the device t0 towards another network, and yield its file. Its driver transmits XDP frames."""
+    """Make the device t0 towards another network, and yield its file. Its driver transmits XDP frames.
+
+    It stands for a card: `auto` does not notice that it is a tap.
+    """
     tun = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+    as_card = {kind: reason for kind, reason in attach._NOT_NATIVE.items() if kind != "tun"}
     try:
         fcntl.ioctl(tun, 0x400454CA, struct.pack("16sH22x", b"t0", 0x1002))  # TUNSETIFF: IFF_TAP | IFF_NO_PI
         ip("addr", "add", "10.78.0.1/24", "dev", "t0")
         ip("link", "set", "t0", "up")
         ip("neigh", "add", str(BEHIND.address), "lladdr", server_mac(9), "nud", "permanent", "dev", "t0")
-        yield tun
+        with mock.patch.object(attach, "_NOT_NATIVE", as_card):
+            yield tun
     finally:
         os.close(tun)
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def attach(device: str, mode: str, force: bool) -> None:
     """Run the packet path on DEVICE, also if no service needs it, until `pylvs detach` or `pylvs down`."""
     from pylvs.dataplane.devices import attachments
-    from pylvs.dataplane.devices.attach import Mode, loses_frames
+    from pylvs.dataplane.devices.attach import Mode, leaves_to_tc, loses_frames
     from pylvs.dataplane.director import open_director
     from pylvs.netlink import links
 
@@ -43,6 +43,8 @@ def attach(device: str, mode: str, force: bool) -> None:
     with director.batch():
         done = attachments.request(director.tables, device, cast(Mode, mode))
     click.echo(f"{done.device}: {done.mode} ({done.reason})")
+    if done.mode in ("native", "generic") and (slow := leaves_to_tc(found)):
+        click.echo(f"pylvs: warning: {slow}", err=True)
 
 
 @click.command()

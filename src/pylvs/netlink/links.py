@@ -23,6 +23,7 @@ ETH_P_8021Q, ETH_P_8021AD = 0x8100, 0x88A8
 # ethtool's features: the card takes the tags off, and the kernel finds them beside the frame
 _TAG_FEATURES = {"rx-vlan-hw-parse": ETH_P_8021Q, "rx-vlan-stag-hw-parse": ETH_P_8021AD}
 XDP_BASIC, XDP_REDIRECT, XDP_TRANSMIT, XDP_TRANSMIT_FRAGS = 1, 2, 4, 64  # NETDEV_XDP_ACT_*
+HERE = -1  # in this network namespace
 LOCAL_ROUTE, _BROADCAST_ROUTE = 2, 3  # RTN_LOCAL, RTN_BROADCAST
 _DROPPING = {6: "blackhole", 8: "prohibit"}  # RTN_BLACKHOLE, RTN_PROHIBIT
 # of the networks for documentation: no host has them
@@ -36,7 +37,8 @@ _ANYWHERE: dict[int, tuple[Address, ...]] = {
 class Device:
     """A network device. `kind` is the driver's name for virtual ones ("veth", "vlan", "bridge"), else empty.
 
-    `lower` is the device below a VLAN or macvlan, or a veth's peer; `master` the bridge, bond or VRF above.
+    `lower` is the device below a VLAN or macvlan, or a veth's peer, and `lower_netns` the id of its namespace, or
+    HERE. `master` is the bridge, bond or VRF above. `bus` is that of the hardware: "pci", "virtio", "xen".
     `vlan_protocol` and `vid` are those of the tags of a VLAN device, else 0. They are 0, too, if the device below it is
     in another namespace. XDP program numbers are 0 where none is attached.
     """
@@ -56,6 +58,8 @@ class Device:
     vlan_protocol: int = 0  # ETH_P_8021Q or ETH_P_8021AD
     vid: int = 0
     vrf_table: int = 0  # of a VRF
+    lower_netns: int = HERE
+    bus: str = ""
 
     @property
     def bare(self) -> bool:
@@ -137,6 +141,8 @@ def _device(message: bytes, addresses: dict[int, list[Address]]) -> Device:
         vlan_protocol=int.from_bytes(tag.get(5, b""), "big"),  # IFLA_VLAN_PROTOCOL
         vid=number(tag.get(1)),  # IFLA_VLAN_ID
         vrf_table=number(data.get(1)) if kind == "vrf" else 0,  # IFLA_VRF_TABLE
+        lower_netns=number(found[37]) if 37 in found else HERE,  # IFLA_LINK_NETNSID
+        bus=name(found.get(57)),  # IFLA_PARENT_DEV_BUS_NAME
     )
 
 
@@ -328,6 +334,12 @@ def xdp_features(indices: Iterable[int]) -> dict[int, int]:
 
 def stripped_tags(index: int) -> set[int]:
     """Return the protocols of the VLAN tags that a device takes off received frames, so that XDP does not see them."""
+    active = active_features(index)
+    return {protocol for feature, protocol in _TAG_FEATURES.items() if feature in active}
+
+
+def active_features(index: int) -> set[str]:
+    """Return the names of a device's features that are on, as ethtool prints them; none if the kernel reports none."""
     with Netlink(codec.NETLINK_GENERIC) as link:
         family = codec.generic_family(link, "ethtool")
         if family is None:
@@ -338,6 +350,5 @@ def stripped_tags(index: int) -> set[int]:
             for answer in link.request(family, body):
                 active = attributes(attributes(answer, 4).get(4, b""))  # ETHTOOL_A_FEATURES_ACTIVE
                 bits = codec.members(active.get(3, b""))  # ETHTOOL_A_BITSET_BITS
-                names = {name(attributes(bit).get(2)) for _, bit in bits}  # ETHTOOL_A_BITSET_BIT_NAME
-                return {protocol for feature, protocol in _TAG_FEATURES.items() if feature in names}
+                return {name(attributes(bit).get(2)) for _, bit in bits}  # ETHTOOL_A_BITSET_BIT_NAME
     return set()

@@ -117,6 +117,19 @@ def network_name(process: int) -> str:
         return ""
 
 
+def networks() -> Iterator[Path]:
+    """Yield a file for each network namespace that has a name or a process, those with names first."""
+    seen = set[int]()
+    for path in (*sorted(NAMED.glob("*")), *Path("/proc").glob("[0-9]*/ns/net")):
+        try:
+            number = path.stat().st_ino
+        except OSError:  # the process has ended, or is not ours to look at
+            continue
+        if number not in seen:
+            seen.add(number)
+            yield path
+
+
 def network_cookie() -> int:
     """Return the cookie of this process's network namespace; the kernel does not reuse it before the next boot."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

@@ -52,9 +52,13 @@ _SETTINGS = {  # by the names of their notes
 _COPIED = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}  # the kernel copies them to every device
 _NOT_NATIVE = {  # kinds of devices for which `auto` means TC, and why
     "veth": "a veth loses natively forwarded frames unless its peer cooperates",
+    "tun": "a tap's frames may have unfinished checksums, which XDP leaves to TC",
     "vlan": "a VLAN device has no native XDP; the device below it may have",
     "team": "a team has no native XDP",
 }
+# Likewise for drivers of a bus: the frames of other guests of this machine come as their stacks sent them.
+_UNFINISHED_BY_BUS = {"xen": "frames of a Xen guest may have unfinished checksums, which XDP leaves to TC"}
+_TX_CHECKSUMS = {"tx-checksum-ip-generic", "tx-checksum-ipv4", "tx-checksum-ipv6"}  # ethtool's features
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,8 @@ def choose_mode(device: Device, everything: list[Device] | None = None) -> tuple
         return "tc", "its packets come without link addresses"
     if device.kind in _NOT_NATIVE:
         return "tc", _NOT_NATIVE[device.kind]
+    if device.bus in _UNFINISHED_BY_BUS:
+        return "tc", _UNFINISHED_BY_BUS[device.bus]
     if device.loopback:
         return "tc", "the loopback device has no native XDP"
     if obstacle := _obstacle(device, everything or links.devices()):
@@ -135,6 +141,8 @@ def _obstacle_of_ports(bond: Device, everything: list[Device]) -> str:
     for port in ports:
         if port.kind == "veth":
             return f"{_ITS_PORT} {port.name} is a veth, which loses natively forwarded frames"
+        if port.kind in _NOT_NATIVE or port.bus in _UNFINISHED_BY_BUS:
+            return f"{_ITS_PORT} {port.name}: {_NOT_NATIVE.get(port.kind) or _UNFINISHED_BY_BUS[port.bus]}"
         if port.xdp_native or port.xdp_generic:  # the program of a bond is not reported at its ports
             return f"{_ITS_PORT} {port.name} runs an XDP program of its own"
     return "" if ports else _NO_PORT
@@ -152,6 +160,36 @@ def loses_frames(device: Device) -> str:
     return (
         f"{device.name}: native XDP would lose the frames that it sends, because the other end of this veth does not"
         " take them; switch GRO on at the other end (ethtool -K PEER gro on), or use --mode tc"
+    )
+
+
+def leaves_to_tc(device: Device) -> str:
+    """Return why XDP on a device leaves most packets to TC, and the remedy; "" if no reason is known.
+
+    XDP passes packets with unfinished checksums to TC. A veth's peer, a container, sends them unless its checksum
+    offload is off.
+    """
+    if device.kind == "tun":
+        return f"{device.name}: {_NOT_NATIVE['tun']}; --mode tc costs less"
+    if device.bus in _UNFINISHED_BY_BUS:
+        return f"{device.name}: {_UNFINISHED_BY_BUS[device.bus]}; --mode tc costs less"
+    if device.kind != "veth":
+        return ""
+    remedy = "ethtool -K PEER tx off at the other end lets XDP send its packets; otherwise --mode tc costs less"
+    from pylvs.netlink import other_end  # late: only `pylvs attach` asks
+
+    with other_end.inside_lower(device) as found:
+        if not found:
+            return (
+                f"{device.name}: the other end of this veth is in a namespace that cannot be found. If its checksum"
+                f" offload is on, XDP leaves its packets to TC: {remedy}"
+            )
+        peer = links.device(device.lower)
+        if not _TX_CHECKSUMS & links.active_features(peer.index):
+            return ""
+    return (
+        f"{device.name}: the other end of this veth, {peer.name}, sends unfinished checksums, so XDP leaves its packets"
+        f" to TC: {remedy.replace('PEER', peer.name)}"
     )
 
 
