@@ -99,7 +99,7 @@ def test_what_keepalived_defines(tmp_path: object, monkeypatch: pytest.MonkeyPat
         ),
         (
             "$A= \\\nb \\\n\nc",
-            "-:3:1: warning: the definition of 'A' ends at this blank line; remove it, or the '\\' before",
+            "-:3:1: warning: the definition of 'A' ends at this empty line; remove it, or the '\\' before",
         ),
         ("$A=x${A}\na $A", "-:2:3: error: '$A' stands for itself, over 64 values deep; define it without itself"),
         ("$A= \\\nb \\\n$B\n$B= \\\n$A\n$A", "-:5:1: error: the lines of 'A' hold 'A'; define it without itself"),
@@ -114,9 +114,9 @@ def test_what_keepalived_defines(tmp_path: object, monkeypatch: pytest.MonkeyPat
             "-:1:1: error: ~LST has 2 variables, but the value {3,4,5}; the line needs ~LST(...)",
         ),
         (
-            "a {\n@no b }",
+            "a { @no b }",
             (
-                "-:2:7: warning: keepalived leaves out this brace too when @no does not hold; write it on a line "
+                "-:1:11: warning: keepalived leaves out this brace too when @no does not hold; write it on a line "
                 "of its own"
             ),
         ),
@@ -138,8 +138,48 @@ def test_conditions(ids: list[str], expected: list[str]) -> None:
     assert outline(read_text(text, ids=ids)[0]) == expected
 
 
+def test_a_condition_excludes_the_rest_of_its_line_with_all_braces() -> None:
+    text = "vs {\n@a rs 1 {\n@a   weight 3\n@a }\nrs 2 { @a w }\n@a q 1 }\n@^a q 2 }\nend\n"
+    written = (
+        "-:5:13: warning: keepalived leaves out this brace too when @a does not hold; write it on a line of its own"
+    )
+    document, findings = read_text(text, ids=["b"])
+    assert outline(document) == ["vs {", "  rs|2 {", "  }", "  q|2", "}", "end"]
+    assert [str(finding) for finding in findings] == [written]
+    assert parsed_outline(text, "a")[:6] == ["vs {", "  rs|1 {", "    weight|3", "  }", "  rs|2 {", "    w"]
+
+
+def test_a_condition_may_open_and_close_blocks_on_lines_of_other_conditions() -> None:
+    text = "vs {\n@a rs 1 {\n@b rs 2 {\n  weight 1\n@b   # none\n@^c }\n}\n"
+    assert parsed_outline(text, "a") == ["vs {", "  rs|1 {", "    weight|1", "  }", "}"]
+    assert parsed_outline(text, "b") == ["vs {", "  rs|2 {", "    weight|1", "  }", "}"]
+
+
+def test_one_line_has_one_condition() -> None:
+    document, _ = read_text("@a @b x\n@^a @a y\n", ids=["a"])
+    assert outline(document) == ["@b|x"]
+
+
 def test_definitions_of_several_lines_are_left_out_as_a_whole() -> None:
-    assert parsed_outline("@a $M= \\\nnot { \\\nthis\nb", "x") == ["b"]
+    document, findings = read_text("@a $M= \\\nnot { \\\nthis\nb", ids=["x"])
+    assert outline(document) == ["b"]
+    assert [str(finding) for finding in findings] == [
+        (
+            "-:1:4: warning: keepalived leaves out only the first line of this definition when @a does not hold; "
+            "begin each of its lines with @a"
+        )
+    ]
+    assert parsed_outline("@a $M= \\\n@a not { \\\n@a this\nb", "x") == ["b"]
+
+
+def test_a_sequence_in_a_variable_repeats_all_lines_of_the_next_variable() -> None:
+    text = "$RS= \\\nrs $N { \\\n  weight 3 \\\n}\n$A=~SEQ(N,11,12)\n$L=~LST(N,a)\nvs {\n$A $RS\n  $L $RS\n}\n"
+    block = ["    weight|3", "  }"]
+    assert parsed_outline(text) == ["vs {", "  rs|11 {", *block, "  rs|12 {", *block, "  rs|a {", *block, "}"]
+
+
+def test_a_line_of_blanks_does_not_end_a_definition_of_several_lines() -> None:
+    assert parsed_outline("$A= \\\nx \\\n  \t\ny\n$A\n") == ["x", "y"]
 
 
 @pytest.mark.parametrize(

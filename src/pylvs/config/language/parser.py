@@ -16,6 +16,7 @@ from pylvs.config.language.preprocessor import (
     DEFINITION,
     INCLUDE,
     MAX_LINE,
+    MAX_ROUNDS,
     MAX_TEXT,
     SEQUENCE,
     Budget,
@@ -297,30 +298,52 @@ class _Parser:
             quick = self.lexer.quick_line(line)
             if quick is not None:
                 yield quick
-                continue
-            at, replaced = 0, "$" not in line.text
-            while (at := skip_blanks(line.text, at)) < len(line.text):
-                character = line.text[at]
-                if character == "@":
-                    at = self._condition(line, at)
-                elif character == "$" and (match := DEFINITION.match(line.text, at)):
-                    self.variables.values[match[1]] = self._definition(line, match)
-                    break
-                elif character == "~" and (match := SEQUENCE.match(line.text, at)):
-                    self._sequence(line, at, match)
-                    break
-                elif not replaced:
-                    line, at, replaced = self._replaced(line.part(at) if at else line), 0, True
-                elif match := INCLUDE.match(line.text, at):
-                    self._include(line, match)
-                    break
-                else:
-                    words, at = self.lexer.statement(line, at)
-                    self._apply_directive(words)
-                    yield words
+            else:
+                yield from self._of_line(line)
+
+    def _of_line(self, line: Line) -> Iterator[list[Word | Brace]]:
+        """Yield the statements of a line, with the steps of keepalived's read_line().
+
+        Conditions, definitions and sequences are read at the beginning and behind a brace. They are read again after
+        variables are replaced, if others are left or a condition came.
+        """
+        written, at, opened, rounds, begins, variables = line, 0, 0, 0, True, "$" in line.text
+        while (at := skip_blanks(line.text, at)) < len(line.text):
+            if begins and line.text[at] == "@":
+                at, holds = self._condition(line, at, opened)
+                if not holds:
+                    begins = False
+                    continue
+                at = skip_blanks(line.text, at)
+            if begins and (match := DEFINITION.match(line.text, at)):
+                self.variables.values[match[1]] = self._definition(line, match)
+                return
+            if begins and (match := SEQUENCE.match(line.text, at)):
+                self._sequence(line, at, match, opened)
+                return
+            begins = False
+            if variables:
+                if rounds == MAX_ROUNDS:
+                    self.variables.endless(written)
+                    return
+                before = line.part(at) if at else line
+                line, at, rounds = self._replaced(before), 0, rounds + 1
+                changed = line is not before
+                variables = changed and "$" in line.text
+                begins = variables or (changed and line.text.lstrip(_BLANKS)[:1] == "@")
+            elif match := INCLUDE.match(line.text, at):
+                self._include(line, match)
+                return
+            elif at < len(line.text):
+                words, at = self.lexer.statement(line, at)
+                if words and isinstance(words[-1], Brace):
+                    opened += 1 if words[-1].opens else -1
+                begins = True
+                self._apply_directive(words)
+                yield words
 
     def _replaced(self, line: Line) -> Line:
-        """Replace the variables of a line; push a frame for further lines of a value."""
+        """Replace the variables of a line once; push a frame for further lines of a value."""
         source = self._file_frame().source
         active = [frame.name for frame in self.frames if frame.name]
         result = self.variables.replace(line, source.directory if source else "", active)
@@ -328,32 +351,47 @@ class _Parser:
             self.frames.append(_Frame(iter(lines), name))
         return result.line
 
-    def _condition(self, line: Line, at: int) -> int:
-        """Return where to continue after the condition at `at` and the text that it excludes."""
+    def _condition(self, line: Line, at: int, opened: int) -> tuple[int, bool]:
+        """Return where to continue after the condition at `at` and the text that it excludes, and whether it holds.
+
+        It excludes the rest of the line, as in keepalived, but no brace that closes one of the `opened` blocks.
+        """
         match = _CONDITION.match(line.text, at)
         assert match is not None
-        if (match[2] in self.ids) != bool(match[1]):
-            return match.end()
+        if self._holds(match):
+            return match.end(), True
         if definition := DEFINITION.match(line.text, skip_blanks(line.text, match.end())):
-            self._definition(line, definition)  # consume all its lines
-            return len(line.text)
-        end = self._scope(line, match.end())
+            self._excluded_definition(line, definition, match[0])
+            return len(line.text), False
+        end = self._scope(line, match.end(), opened)
         if end < len(line.text):
             text = f"keepalived leaves out this brace too when {match[0]} does not hold"
             self.findings.warning(line.location(end, end + 1), text, "write it on a line of its own")
-        return end
+        return end, False
 
-    def _scope(self, line: Line, at: int) -> int:
-        """Return where a condition or sequence ends: with the line, or before a brace that closes an outer block."""
+    def _holds(self, condition: re.Match[str]) -> bool:
+        return (condition[2] in self.ids) != bool(condition[1])
+
+    def _excluded_definition(self, line: Line, match: re.Match[str], condition: str) -> None:
+        """Consume all lines of a definition whose condition does not hold; keepalived only leaves out the first one."""
+        following = self._definition(line, match).lines[1:]
+        conditions = [_CONDITION.match(each.text.lstrip(_BLANKS)) for each in following]
+        if any(each is None or self._holds(each) for each in conditions):
+            text = f"keepalived leaves out only the first line of this definition when {condition} does not hold"
+            where = line.location(match.start(), match.end())
+            self.findings.warning(where, text, f"begin each of its lines with {condition}")
+
+    def _scope(self, line: Line, at: int, opened: int) -> int:
+        """Return where a condition or sequence ends: with the line, or before a brace that closes an `opened` block."""
         lexer, depth = Lexer(Findings()), 0
-        while at < len(line.text):
+        while opened and at < len(line.text):
             words, end = lexer.statement(line, at)
             if words and isinstance(words[-1], Brace):
                 depth += 1 if words[-1].opens else -1
                 if depth < 0:
                     return end - 1
             at = end
-        return at
+        return len(line.text)
 
     def _definition(self, line: Line, match: re.Match[str]) -> Value:
         """Consume a definition; return its lines without trailing backslashes."""
@@ -366,10 +404,10 @@ class _Parser:
             if not self.budget.spend(len(following.text), following):
                 break
             text = following.text.strip(_BLANKS)
-            if text[:1] in ("#", "!"):  # a comment line neither belongs to a definition nor ends it
-                continue
+            if text[:1] in ("#", "!") or (not text and following.text.strip("\r")):
+                continue  # comments and blanks neither belong to a definition nor end it, but an empty line ends it
             if not text:
-                text = f"the definition of '{match[1]}' ends at this blank line"
+                text = f"the definition of '{match[1]}' ends at this empty line"
                 self.findings.warning(following.location(0, 1), text, "remove it, or the '\\' before")
                 break
             end = continued(following.text)
@@ -378,7 +416,7 @@ class _Parser:
                 break
         return Value(tuple(part for part in parts if part.text.strip(_BLANKS)), several=True)
 
-    def _sequence(self, line: Line, at: int, match: re.Match[str]) -> None:
+    def _sequence(self, line: Line, at: int, match: re.Match[str], opened: int) -> None:
         """Push a frame that repeats the rest of the line, or of its block, for each value."""
         close = line.text.find(")", match.end())
         head = self._replaced(line.part(match.end(), close + 1 if close >= 0 else None))
@@ -388,7 +426,7 @@ class _Parser:
             self.findings.error(line.location(at, match.end()), str(error), f"the line needs ~{match[1]}(...)")
             return
         location, start = line.location(at, close + 1), close + 1
-        end = self._scope(line, start)
+        end = self._scope(line, start, opened)
         if end < len(line.text):
             text = f"keepalived repeats this brace too, with ~{match[1]}"
             self.findings.warning(line.location(end, end + 1), text, "write it on a line of its own")

@@ -139,30 +139,12 @@ class Variables:
     random_numbers: random.Random = field(default_factory=random.Random)
 
     def replace(self, line: Line, directory: str, active: Sequence[str] = ()) -> Expansion:
-        """Replace variables, also within their values, until none is left.
+        """Replace each variable of the line once; the values may have variables again.
 
-        `directory` is the file's. `active` are the variables whose lines contain this one.
+        As in keepalived, those behind a value that begins with "~" stay: a sequence repeats them. Without a variable
+        the same line is returned. `directory` is the file's. `active` are the variables whose lines contain this one.
         """
-        result = Expansion(line)
-        for _ in range(MAX_ROUNDS):
-            if "$" not in result.line.text:
-                return result
-            before = result.line
-            self._once(result, directory, [*active, *(name for name, _ in result.following)])
-            if result.line is before:
-                return result
-            if not self.budget.spend(max(0, len(result.line.text) - len(before.text)), result.line):
-                return Expansion(line.part(0, 0))
-        match = REFERENCE.search(line.text)
-        location = line.location(match.start(), match.end()) if match else line.location(0, 1)
-        what = f"'{match[0]}'" if match else "a variable"
-        text = f"{what} stands for itself, over {MAX_ROUNDS} values deep"
-        self.findings.error(location, text, "define it without itself", fatal=True)
-        return Expansion(line.part(0, 0))
-
-    def _once(self, result: Expansion, directory: str, active: Sequence[str]) -> None:
-        """Replace each variable of the line once; leave the same line if there is none."""
-        line, at, length = result.line, 0, 0
+        result, at, length = Expansion(line), 0, 0
         parts: list[Line] = []
         for match in REFERENCE.finditer(line.text):
             name, *words = match[0].strip("${}").split()
@@ -176,14 +158,13 @@ class Variables:
                 if name in active:
                     text = f"the lines of '{name}' hold '{name}'"
                     self.findings.error(location, text, "define it without itself", fatal=True)
-                    result.line = line.part(0, 0)
-                    return
+                    return Expansion(line.part(0, 0))
                 first, *others = value.lines or (line.part(0, 0),)
                 blank_before = not line.text[: match.start()].strip(" \t\v\f\r")
                 parts = [first] if blank_before else [*parts, line.part(at, match.start()), first]
                 at = len(line.text)
                 result.following.append((name, tuple(others)))
-                continue
+                break
             replacement = value.lines[0] if value else self._predefined(name, words, directory, line)
             if replacement is None:
                 continue
@@ -192,12 +173,24 @@ class Variables:
                 text = f"the line grows beyond {MAX_LINE} characters here"
                 self.findings.error(location, text, "look for variables that multiply each other", fatal=True)
                 self.budget.spend(length, line)
-                result.line = line.part(0, 0)
-                return
+                return Expansion(line.part(0, 0))
             parts += [line.part(at, match.start()), replacement.located_at(location)]
             at = match.end()
+            if replacement.text[:1] == "~":
+                break
         if parts:
             result.line = Line.joined([*parts, line.part(at)])
+            if not self.budget.spend(max(0, len(result.line.text) - len(line.text)), result.line):
+                return Expansion(line.part(0, 0))
+        return result
+
+    def endless(self, line: Line) -> None:
+        """Report a line whose variables are still there after MAX_ROUNDS replacements."""
+        match = REFERENCE.search(line.text)
+        location = line.location(match.start(), match.end()) if match else line.location(0, 1)
+        what = f"'{match[0]}'" if match else "a variable"
+        text = f"{what} stands for itself, over {MAX_ROUNDS} values deep"
+        self.findings.error(location, text, "define it without itself", fatal=True)
 
     def _predefined(self, name: str, words: Sequence[str], directory: str, line: Line) -> Line | None:
         """Return the value of one of keepalived's own variables, else None."""

@@ -202,6 +202,8 @@ def unknown_keyword(root: Block, block: Block, word: str) -> tuple[str, str]:
     """Return the problem and the advice for a keyword that `block` does not know."""
     inside = f"in {block.name}" if block.name else "outside of all blocks"
     ignored = f"{word} is not known {inside} and is ignored"
+    if word[:1] == "@":
+        return ignored, "as in keepalived, one line has one condition"
     found = blocks_with(root, word, block if block is not root else None)
     near = "" if found else did_you_mean(word, list(block.names()))
     if not near:
