@@ -23,7 +23,7 @@ FOLDER = Path("/usr/share/doc/keepalived/samples")
 PREFIX = "keepalived.conf."
 
 # Samples for which pylvs has another exit status on purpose.
-MISSING = "pylvs reports that a check has no program; without it the server would always be up"
+MISSING = "pylvs reports that a check has no program; without it the server is always up"
 OTHERWISE = {
     "vrrp": "pylvs reports an address that occurs twice in one virtual router",
     "misc_check": MISSING,

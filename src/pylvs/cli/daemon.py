@@ -212,13 +212,14 @@ def _service(service: dict[str, Any], now: float, paint: Paint) -> Iterator[str]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row, server in zip(rows, service["servers"], strict=True):
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        cells[1] = paint(cells[1], "green" if server["up"] else "red")
+        cells[1] = paint(cells[1], "yellow" if not server["checks"] else "green" if server["up"] else "red")
         yield "  " + "  ".join(cells).rstrip()
 
 
 def _server(server: dict[str, Any], now: float) -> tuple[str, str, str, str, str]:
     standing = "" if server["standing"] == "enabled" else f" {server['standing']}"
-    state = ("up" if server["up"] else "down") + ("" if server["checked"] else "?") + standing
+    state = ("up" if server["up"] else "down") if server["checks"] else "no check"
+    state += ("" if server["checked"] else "?") + standing
     weight = f"weight {server['weight']}"
     if server["weight"] != server["configured_weight"]:
         weight += f" (configured {server['configured_weight']})"
@@ -228,6 +229,7 @@ def _server(server: dict[str, Any], now: float) -> tuple[str, str, str, str, str
         for each in server["checks"]
         if each["reason"]
     ]
+    last += [f"{each}; left out" for each in server.get("checks_left_out", ())]
     reason = f"since {ago(now - server['since'])}: {'; '.join(last) or server['reason']}"
     return server["server"], state, weight, connected, reason
 

@@ -63,7 +63,12 @@ def apply_options(configuration: Configuration, options: Options) -> Configurati
     """Remove checks and virtual routers where the command line switches them off. An unchecked server is up."""
     if not options.checks:
         services = tuple(
-            replace(service, servers=tuple(replace(server, checks=(), alpha=False) for server in service.servers))
+            replace(
+                service,
+                servers=tuple(
+                    replace(server, checks=(), checks_left_out=(), alpha=False) for server in service.servers
+                ),
+            )
             for service in configuration.services
         )
         configuration = replace(configuration, services=services)

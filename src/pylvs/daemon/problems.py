@@ -48,6 +48,7 @@ KINDS: Mapping[str, Kind] = {
     "starting": Kind(W, "the first table is not complete yet"),
     "server_down": Kind(W, "a real server is down, and no operator has drained or disabled it"),
     "check_inconclusive": Kind(W, "this host cannot make a check, so a real server keeps its last state"),
+    "check_left_out": Kind(W, "a check of the file cannot be made, and a real server counts as up without it"),
     "prober": Kind(W, "the prober process was restarted more than twice within five minutes"),
     "edit_refused": Kind(W, "the packet path refused an edit"),
     "configuration": Kind(W, "the file in force has an error or an unknown word, and a part of it has no effect"),
@@ -80,16 +81,19 @@ class Problem:
 
 
 def service_problems(services: Iterable[ServiceSnapshot]) -> Iterator[Problem]:
-    """Yield lost quorums, servers that are down, and checks that this host cannot make."""
+    """Yield lost quorums, servers that are down, and checks that this host cannot make or that are left out."""
     for service in services:
         if not service.has_quorum:
             sorry = ", the sorry server serves" if service.sorry_server_in else ""
-            text = f"quorum lost: weight {service.weight_up} is up, {service.quorum} needed{sorry}"
+            needed = f", {service.quorum} needed" if service.quorum else " (no server with a weight above 0 is up)"
+            text = f"quorum lost: weight {service.weight_up} is up{needed}{sorry}"
             yield Problem("quorum_lost", service.name, text)
         for server in service.servers:
             name = f"{server.server} of {service.name}"
             if not server.up and server.override.standing is Standing.ENABLED:
                 yield Problem("server_down", name, f"down: {server.reason}")
+            for text in server.checks_left_out:
+                yield Problem("check_left_out", f"{name}: {text.partition(':')[0]}", text.partition(": ")[2])
             for check in server.checks:
                 if check.inconclusive:
                     yield Problem("check_inconclusive", name, f"{check.check.keyword} is inconclusive: {check.reason}")

@@ -273,6 +273,7 @@ class ServerState:
             override=self.override,
             in_table=self.destination(sorry) is not None,
             checks=tuple(link.state.snapshot(now) for link in self.links),
+            checks_left_out=self.wanted.checks_left_out,
         )
 
     def _announce(self, since: float, reason: str) -> None:
@@ -506,6 +507,12 @@ class ServerSnapshot:
     override: Override
     in_table: bool
     checks: tuple[CheckSnapshot, ...]
+    checks_left_out: tuple[str, ...] = ()  # checks of the file that cannot be made, as "KEYWORD: reason"
+
+    @property
+    def check_count(self) -> int:
+        """How many checks there are; without one the server always counts as up."""
+        return len(self.checks)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ class WantedServer:
     notify_up: Script | None = None
     notify_down: Script | None = None
     smtp_alert: bool = False
+    checks_left_out: tuple[str, ...] = ()  # written checks that it lacks, as "KEYWORD: reason"
 
 
 @dataclass(frozen=True, slots=True)

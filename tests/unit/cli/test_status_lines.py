@@ -40,6 +40,16 @@ def status(*checks: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def test_a_server_without_a_check_differs_from_one_that_is_up() -> None:
+    reply = status()
+    (line,) = [each for each in lines(reply) if "10.0.0.1" in each]
+    assert "  no check  " in line
+    reply["services"][0]["servers"][0]["checks_left_out"] = ["MISC_CHECK: /x is not run: no such file or directory"]
+    (line,) = [each for each in lines(reply) if "10.0.0.1" in each]
+    assert "  no check  " in line
+    assert line.endswith("MISC_CHECK: /x is not run: no such file or directory; left out")
+
+
 def test_a_check_that_this_host_cannot_make_is_unknown() -> None:
     good = {"check": "TCP_CHECK", "reason": "connected", "inconclusive": False}
     unknown = {"check": "HTTP_GET", "reason": "the prober process has ended", "inconclusive": True}

@@ -265,11 +265,34 @@ def test_a_pattern_compares_the_digits_that_count(data: bytes, matches: bool) ->
     assert Pattern(b"\x12\x00\x40", b"\xff\x00\xf0").matches(data) is matches
 
 
-def test_a_missing_program_of_a_check_is_a_warning() -> None:
+def test_a_missing_program_of_a_check_is_an_error() -> None:
     """Without the check the server is always up."""
     document = with_checker("MISC_CHECK {\n misc_path /no/such/program\n}")
-    warning = "warning: /no/such/program is not run: no such file or directory; install it before pylvs starts"
-    assert messages(document) == [f"8: {warning}"]
+    problem = "/no/such/program is not run: no such file or directory; the check is left out"
+    advice = "install it before pylvs starts"
+    assert messages(document) == [LEFT.format("MISC_CHECK"), f"8: error: {problem}; {advice}"]
+    reason = "MISC_CHECK: /no/such/program is not run: no such file or directory"
+    assert single(document).servers[0].checks_left_out == (reason,)
+
+
+LEFT = "6: warning: no check of the real server 10.0.0.2 is left, so it always counts as up; correct its {}"
+
+
+@pytest.mark.parametrize(
+    ("checks", "left_out", "last"),
+    [
+        ("TCP_CHEK {\n}", ["TCP_CHEK: no such check"], "TCP_CHEK"),
+        ("BFD_CHECK {\n}\nHTTP_GET {\n}", ["BFD_CHECK", "HTTP_GET"], "BFD_CHECK, HTTP_GET"),
+        ("TCP_CHECK {\n}\nFILE_CHECK {\n}", ["FILE_CHECK"], ""),
+        ("TCP_CHECK {\n}", [], ""),
+        ("", [], ""),  # nothing was meant
+    ],
+)
+def test_a_server_knows_the_checks_that_are_left_out(checks: str, left_out: list[str], last: str) -> None:
+    document = with_checker(checks)
+    found = single(document).servers[0].checks_left_out
+    assert [each.startswith(name) for each, name in zip(found, left_out, strict=True)] == [True] * len(left_out)
+    assert [each for each in messages(document) if "always counts" in each] == ([LEFT.format(last)] if last else [])
 
 
 def test_misc_has_its_own_defaults() -> None:
@@ -309,16 +332,17 @@ def test_a_script_may_run_as_long_as_the_delay_loop_of_the_virtual_server(
 def test_a_files_check_finds_its_file_by_name(tmp_path: Path) -> None:
     document = with_checker("FILE_CHECK {\n track_file load\n}")
     assert messages(document) == [
+        LEFT.format("FILE_CHECK"),
         (
             "7: error: there is no track_file load with a file; the check is left out; "
             "write a block track_file load with its file"
-        )
+        ),
     ]
     assert single(document).servers[0].checks == ()
 
 
 def test_an_unknown_session_is_reported_at_its_own_line() -> None:
-    (found,) = messages(with_checker("BFD_CHECK {\n name peer2\n}"))
+    _, found = messages(with_checker("BFD_CHECK {\n name peer2\n}"))
     text = "8: error: there is no bfd_instance peer2; the check is left out; write a block bfd_instance peer2"
     assert found == text
 
@@ -333,7 +357,7 @@ def test_a_session_is_a_check_unless_it_is_for_virtual_routers_alone(lines: str,
     document = compiled(session + SERVICE.format(service="", server=check))
     expected = BfdCheck(session="peer", pace=replace(BFD_TIMING, alpha=bool(alpha)))
     assert single(document).servers[0].checks == ((expected,) if usable else ())
-    found = messages(document)
+    found = [each for each in messages(document) if "always counts as up" not in each]
     text = "bfd_instance peer is for virtual routers alone; the check is left out; write checker into it too"
     assert [text in each for each in found] == ([] if usable else [True])
 

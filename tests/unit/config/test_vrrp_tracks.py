@@ -257,8 +257,7 @@ def test_a_script_without_its_program_is_not_tracked() -> None:
     found, messages = watching(script, "track_script { s }")
     assert found == Tracks()
     assert messages == [
-        "1: error: vrrp_script s watches nothing, for its program cannot run",
-        "2: note: /nonexistent/program is not run: no such file or directory",
+        "2: error: /nonexistent/program is not run: no such file or directory; vrrp_script s watches nothing",
     ]
 
 

@@ -138,6 +138,7 @@ def test_checks_servers_and_quorums_have_metrics() -> None:
     is_ = {"service": "web", "server": "10.0.0.2:80"}
     assert found["pylvs_server_up", labels(**is_)] == 0
     assert found["pylvs_server_configured_weight", labels(**is_)] == 4
+    assert found["pylvs_server_checks", labels(**is_)] == 2
     assert found["pylvs_server_since_seconds", labels(**is_)] == 99.5
     first = labels(**is_, check="TCP_CHECK", number="0")
     assert found["pylvs_check_up", first] == 0

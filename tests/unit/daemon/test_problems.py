@@ -377,10 +377,20 @@ def test_checks_have_the_keyword_of_the_configuration() -> None:
     check = HttpCheck(target=Target(address(1), 443), urls=(Url("/"),), tls=True)
     shown = SimpleNamespace(check=check, inconclusive=True, reason="late")
     override = Override()
-    server = SimpleNamespace(server="10.0.0.1:443", up=True, override=override, checks=[shown])
+    lost = ("MISC_CHECK: /x is not run: no such file or directory",)
+    server = SimpleNamespace(server="10.0.0.1:443", up=True, override=override, checks=[shown], checks_left_out=lost)
     service = SimpleNamespace(name="web", has_quorum=True, servers=[server])
-    (problem,) = service_problems([service])  # type: ignore[list-item]
+    left_out, problem = service_problems([service])  # type: ignore[list-item]
     assert problem.text == "SSL_GET is inconclusive: late"
+    assert str(left_out) == "10.0.0.1:443 of web: MISC_CHECK: /x is not run: no such file or directory"
+    assert left_out.kind == "check_left_out"
+
+
+def test_a_lost_quorum_of_0_says_what_is_missing() -> None:
+    """The quorum is 0 if all weights are."""
+    service = SimpleNamespace(name="web", has_quorum=False, weight_up=0, quorum=0, sorry_server_in=False, servers=[])
+    (problem,) = service_problems([service])  # type: ignore[list-item]
+    assert problem.text == "quorum lost: weight 0 is up (no server with a weight above 0 is up)"
 
 
 def test_a_metrics_address_that_is_in_use_is_a_problem(host: FakeHost) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from pylvs.config.compile.effective import EffectiveBlock
 from pylvs.config.compile.scripts import ScriptRules
-from pylvs.config.language.tree import Severity, Word
+from pylvs.config.language.tree import Word
 from pylvs.config.schema.grammar import Section, State, did_you_mean
 from pylvs.config.schema.service_types import ALL_GOOD, Server
 from pylvs.config.schema.types import MAX_SECONDS
@@ -214,7 +214,7 @@ class CheckMaker:
         if not block.is_written("misc_path"):
             block.error("", "MISC_CHECK has no misc_path; the check is left out", "write misc_path with a program")
             return None
-        script = self.scripts.of(block, "misc_path", Severity.WARNING)  # without it the server is always up
+        script = self.scripts.of(block, "misc_path", "; the check is left out")
         if script is None:
             return None
         service = block.outer[1]  # also where the real server or the check has a delay_loop, as in keepalived

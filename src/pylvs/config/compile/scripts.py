@@ -47,16 +47,17 @@ class ScriptRules:
             settings.error("script_user", found, "name a user that this machine has")
         return rules
 
-    def of(self, block: EffectiveBlock, name: str, missing: Severity = Severity.NOTE) -> Script | None:
+    def of(self, block: EffectiveBlock, name: str, effect: str = "") -> Script | None:
         """Return the script of a keyword as it will run, as the block's `user`; None, and a finding, if it must not.
 
-        `missing` is the severity for a program that this machine lacks. The target machine may have it.
+        `effect` is what a check or a virtual router then lacks. With it, a missing program is an error. Without it, a
+        missing program is a note: only a notification is lost, and the target machine may have the program.
         """
         user, group = block.maybe("user", tuple, ("", "")) if block.block.find("user") else ("", "")
-        return self.usable(block.maybe(name, Written), user, group, missing)
+        return self.usable(block.maybe(name, Written), user, group, effect)
 
     def usable(
-        self, written: Written[Script] | None, user: str = "", group: str = "", missing: Severity = Severity.NOTE
+        self, written: Written[Script] | None, user: str = "", group: str = "", effect: str = ""
     ) -> Script | None:
         """Return the script as it will run; None, and a finding, if it must not run."""
         if written is None:
@@ -65,7 +66,7 @@ class ScriptRules:
         location = written.word.location
         account = self._account(script)
         if isinstance(account, str):
-            text = f"{script.arguments[0]} is not run: {account}"
+            text = f"{script.arguments[0]} is not run: {account}{effect}"
             self.findings.error(location, text, "name a user that this machine has")
             return None
         if OPENS.match(written.word.text):
@@ -76,7 +77,7 @@ class ScriptRules:
             self._checked[path, account] = unusable(path, account), found
         problem, insecure = self._checked[path, account]
         if problem:
-            self._report_unusable(path, problem, location, missing)
+            self._report_unusable(path, problem, location, effect)
             return None
         return script if self._is_secure(path, insecure, location) else None
 
@@ -97,12 +98,12 @@ class ScriptRules:
             return f"with enable_script_security it needs a script_user, or a user {SCRIPT_USER} on this machine"
         return found
 
-    def _report_unusable(self, path: str, why: str, location: Location, missing: Severity) -> None:
+    def _report_unusable(self, path: str, why: str, location: Location, effect: str) -> None:
         """Report an unusable program."""
         there = why.startswith("not ")
-        severity = Severity.ERROR if there else missing
+        severity = Severity.ERROR if there or effect else Severity.NOTE
         advice = "make it a program that this user may execute" if there else "install it before pylvs starts"
-        self.findings.add(Finding(location, severity, f"{path} is not run: {why}", advice))
+        self.findings.add(Finding(location, severity, f"{path} is not run: {why}{effect}", advice))
 
     def _is_secure(self, path: str, insecure: tuple[str, ...], location: Location) -> bool:
         """Return whether a script is secure enough to run; report insecurities, and once if security is off."""

@@ -520,24 +520,40 @@ def _wanted_server(block: EffectiveBlock, entries: Entries, scripts: ScriptRules
     server, ports = _server(block), entries.ports
     port = min(ports) if len(ports) == 1 else 0
     checks: list[Check | None] = []
+    left_out = [f"{word}: no such check" for word in _unknown_blocks(block)]
     for each in list(block.below(*MAKERS)):
         written = each.outer[0].head  # another real_server than `block` after a `_merge`
         assert isinstance(written, Server)
         maker = CheckMaker(scripts, block, written, port, has_vip=bool(ports), tls=tls)
         check = MAKERS[each.block.name](maker, each)
+        if check is None:
+            left_out.append(f"{each.block.name}: {block.findings.latest.removesuffix('; the check is left out')}")
         # The same check of both would count twice, also the weight that it reports.
         if written is not server and check is not None and any(_is_same(check, other) for other in checks):
             block.leave_out(each)
         else:
             checks.append(check)
+    if left_out and not any(checks):
+        text = f"no check of the real server {server.address} is left, so it always counts as up"
+        names = ", ".join(dict.fromkeys(each.partition(":")[0] for each in left_out))
+        block.warning(server.word, text, f"correct its {names}")
     thresholds = block.get("uthreshold", int), block.get("lthreshold", int)
     return block.make(
         WantedServer,
         destination=_destination(server, method_of(block), block.get("weight", int), *thresholds),
         checks=tuple(_once(block, checks)),
+        checks_left_out=tuple(left_out),
         notify_up=scripts.of(block, "notify_up"),
         notify_down=scripts.of(block, "notify_down"),
     )
+
+
+def _unknown_blocks(server: EffectiveBlock) -> Iterator[str]:
+    """Yield the keywords of blocks that a real server does not know: misspelt checks."""
+    node = server.section.node
+    for each in (node.block or ()) if node else ():
+        if each.block is not None and server.block.find(each.keyword) is None:
+            yield each.keyword
 
 
 def _is_same(check: Check, other: Check | None) -> bool:

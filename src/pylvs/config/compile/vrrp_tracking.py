@@ -111,10 +111,9 @@ def define_script(block: EffectiveBlock, symbols: Symbols) -> None:
         symbols.unusable.add(name.text)
         block.error("", f"vrrp_script {name} has no script", "add script COMMAND")
         return
-    program = symbols.script_rules.of(block, "script")
+    program = symbols.script_rules.of(block, "script", f"; vrrp_script {name} watches nothing")
     if program is None:
         symbols.unusable.add(name.text)
-        block.error(name, f"vrrp_script {name} watches nothing, for its program cannot run", "see its script")
         return
     down = block.get("init_fail", bool)
     found = block.make(VrrpScript, name=name.text, script=program, track=_track(block), down_at_start=down)

@@ -204,6 +204,7 @@ class Findings:
     """Collects findings without duplicates, up to MAX_FINDINGS; one line may be read many times through a variable."""
 
     _found: dict[tuple[Location, str], Finding] = field(default_factory=dict)
+    latest: str = ""  # the text of the last finding, also of one that was there already
 
     def error(
         self, location: Location, text: str, advice: str = "", *, fatal: bool = False, may_pass: bool = False
@@ -220,7 +221,7 @@ class Findings:
 
     def add(self, finding: Finding) -> None:
         """Add a finding. The last one that fits reports the limit instead; fatal findings ignore the limit."""
-        key = finding.location, finding.text
+        key, self.latest = (finding.location, finding.text), finding.text
         if key in self._found:
             return
         if len(self._found) < MAX_FINDINGS - 1 or finding.fatal:

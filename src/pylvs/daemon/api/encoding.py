@@ -115,6 +115,7 @@ def server_encoded(server: ServerSnapshot, keys: Iterable[ServiceKey], counts: C
         "inactive": sum(each.inactive for each in found),
         "persistent": sum(each.persistent for each in found),
         "checks": [check_encoded(each) for each in server.checks],
+        "checks_left_out": [*server.checks_left_out],
     }
 
 

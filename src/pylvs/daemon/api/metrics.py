@@ -59,6 +59,7 @@ _QUORUM_GAUGES = (
 )
 _SERVER_GAUGES = (
     ("pylvs_server_up", "Whether a real server counts as up.", "up"),
+    ("pylvs_server_checks", "How many checks a real server has; without one it always counts as up.", "check_count"),
     ("pylvs_server_in_table", "Whether a real server is in the table.", "in_table"),
     ("pylvs_server_weight", "The weight that a real server should have now.", "weight"),
     ("pylvs_server_configured_weight", "The weight of the configuration.", "configured_weight"),

@@ -65,7 +65,8 @@ class ServerReply(TypedDict):
     active: Annotated[int, "active connections"]
     inactive: Annotated[int, "inactive connections"]
     persistent: Annotated[int, "persistence templates"]
-    checks: list[CheckReply]
+    checks: Annotated[list[CheckReply], "none: the server always counts as up"]
+    checks_left_out: Annotated[list[str], "checks of the file that cannot be made: keyword, colon, reason"]
 
 
 class QuorumReply(TypedDict):
