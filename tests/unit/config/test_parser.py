@@ -45,7 +45,7 @@ def test_the_indentation_shows_which_brace_is_missing() -> None:
     assert findings_of(text) == [
         (
             "-:1:4: error: the block of 'vs' is never closed; write its '}'; by indentation, the block of 'rs' "
-            "at line 2 lacks one at line 7"
+            "at line 2 lacks one before line 4"
         ),
     ]
 

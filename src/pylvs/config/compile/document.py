@@ -14,6 +14,7 @@ from pylvs.config.compile.vrrp import vrrp_of
 from pylvs.config.language.tree import Document, Finding, gc_paused
 from pylvs.config.schema.global_defs import PLACEMENT, ROOT
 from pylvs.config.schema.grammar import Reader
+from pylvs.config.schema.missing_braces import with_missing_braces
 from pylvs.config.schema.types import SMTP_PORT
 from pylvs.model.dataclass import dataclass, replace
 from pylvs.model.described import Descriptions
@@ -42,7 +43,7 @@ def compile_document(
     instead of what the document has for SNMP.
     """
     reader = Reader(ROOT)
-    section = reader.read(document.nodes)
+    section = reader.read(with_missing_braces(ROOT, document.nodes, reader.findings))
     effective = resolve(section, reader.findings)
     settings = next(effective.below("global_defs"))
     scripts = ScriptRules.of_document(settings)

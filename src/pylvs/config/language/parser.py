@@ -67,6 +67,7 @@ class _OpenBlock:
     words: tuple[Word, ...]
     brace: Location
     nodes: list[Node] = field(default_factory=list)
+    inside: int = 0  # the column of its first statement on a line of its own
 
     @property
     def column(self) -> int:
@@ -92,6 +93,7 @@ class _Builder:
     def statement(self, words: tuple[Word, ...]) -> None:
         """Begin a statement, with or without a block."""
         self._finish()
+        self._compare_statement(words[0].location)
         self.pending = words
 
     def open(self, brace: Location) -> None:
@@ -126,12 +128,16 @@ class _Builder:
         self._finish()
         for block in reversed(self.stack):
             advice = "write its '}'"
-            if self.lacking and self.lacking[0] is not block:
+            if self.lacking:
                 other, at = self.lacking
-                advice += f"; by indentation, {other} at line {other.brace.line} lacks one at line {at.line}"
+                where = f"before line {at.line}" + (f" of {at.file}" if at.file != block.brace.file else "")
+                if other is block:
+                    advice += f", by indentation {where}"
+                else:
+                    advice += f"; by indentation, {other} at line {other.brace.line} lacks one {where}"
             self.findings.error(block.brace, f"{block} is never closed", advice, fatal=True)
         while self.stack:
-            self._close()
+            self._close(closed=False)
         return tuple(self.nodes)
 
     def _finish(self) -> None:
@@ -140,20 +146,36 @@ class _Builder:
             (self.stack[-1].nodes if self.stack else self.nodes).append(Node(self.pending))
         self.pending = ()
 
-    def _close(self) -> None:
+    def _close(self, closed: bool = True) -> None:
         """Add the innermost block; the statements of a block without a keyword belong to the block around it."""
         done = self.stack.pop()
         around = self.stack[-1].nodes if self.stack else self.nodes
         if done.words:
-            around.append(Node(done.words, tuple(done.nodes)))
+            around.append(Node(done.words, tuple(done.nodes), closed))
         else:
             around += done.nodes
+
+    def _begins_line(self, at: Location) -> bool:
+        return self.before is None or (self.before.file, self.before.line) != (at.file, at.line)
+
+    def _compare_statement(self, at: Location) -> None:
+        """Compare the indentation of a statement that begins its line with that of the innermost block."""
+        if not self.stack or not self._begins_line(at) or self.stack[-1].brace.file != at.file:
+            return
+        block = self.stack[-1]
+        if not block.inside:
+            block.inside = at.column
+        elif not self.lacking and at.column <= block.column < block.inside:
+            self.lacking = block, at
 
     def _compare(self, brace: Location) -> None:
         """Compare the indentation of a closing brace that begins its line with that of the innermost block."""
         block = self.stack[-1]
-        begins = self.before is None or (self.before.file, self.before.line) != (brace.file, brace.line)
-        if not begins or block.brace.file != brace.file or brace.column == block.column:
+        if not self._begins_line(brace) or block.brace.file != brace.file:
+            return
+        if brace.column == block.column:
+            if self.lacking and self.lacking[0] is block:
+                self.lacking = None  # it was a statement with another indentation
             return
         if not self.lacking and any(other.column == brace.column for other in self.stack[:-1]):
             self.lacking = block, brace

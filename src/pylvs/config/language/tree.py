@@ -45,6 +45,7 @@ class Node:
 
     words: tuple[Word, ...]
     block: tuple[Node, ...] | None = None
+    closed: bool = True  # False: the end of the file ended its block
 
     @property
     def keyword(self) -> str:
