@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pylvs.config.compile.document import compile_document, sort_findings
 from pylvs.config.language.parser import read
 from pylvs.config.language.tree import Severity
 from tests.unit.config.trees import outline
@@ -63,13 +64,13 @@ def test_wildcards_and_braces(tmp_path: Path) -> None:
             "include no.conf",
             "main.conf:1:9: error: 'no.conf' cannot be read: No such file or directory; it is left out; correct",
         ),
-        ("  includer no*.conf", ""),
-        ("includem no*.conf", ""),
-        ("include no*.conf", ""),
+        ("  includer no*.conf", "main.conf:1:12: note: no file matches 'no*.conf'; nothing is included"),
+        ("includem no*.conf", "main.conf:1:10: note: no file matches 'no*.conf'; nothing is included"),
+        ("include no*.conf", "main.conf:1:9: note: no file matches 'no*.conf'; nothing is included"),
         ("includew no*.conf", "main.conf:1:10: error: no file matches 'no*.conf'; make one, or use include"),
         ("includea no*.conf", "main.conf:1:10: error: no file matches 'no*.conf'; make one, or use include"),
         ("include_check +wildcard_match -match\ninclude no*", "main.conf:2:9: error: no file matches 'no*'; make one"),
-        ("include_check\ninclude_check -wildcard_match\ninclude no*", ""),
+        ("include_check\ninclude_check -wildcard_match\ninclude no*", "main.conf:3:9: note: no file matches 'no*'"),
         ("include {a,b}.conf", "main.conf:1:9: warning: 'b.conf' cannot be read: No such file or directory; remove"),
         ("includeb {a,b}.conf", "main.conf:1:10: error: 'b.conf' cannot be read: No such file or directory; correct"),
         ('include "a.conf"', 'main.conf:1:9: error: no file is named "a.conf"; write the name without quotes'),
@@ -190,3 +191,25 @@ def test_the_first_file_may_be_a_pipe(tmp_path: Path) -> None:
     os.close(end)
     assert not findings
     assert outline(document) == ["a {", "  b", "}"]
+
+
+SERVICE = "virtual_server 10.0.0.1 80 {\n protocol TCP\n lb_algo rr\n lb_kind NAT\n real_server 10.0.0.5 80 {\n }\n}\n"
+
+
+def test_findings_about_two_files_name_both_in_the_order_of_reading(tmp_path: Path) -> None:
+    path = made(tmp_path, main_conf="include d/*.conf", d__a_conf=SERVICE, d__b_conf=SERVICE, d__c_conf="foo_c\n")
+    document, unread = read(path)
+    findings = sort_findings((*unread, *compile_document(document).findings), document)
+    folder = str(tmp_path) + "/"
+    assert [(each.location.file.removeprefix(folder), each.text.replace(folder, "")) for each in findings] == [
+        (
+            "d/b.conf",
+            "the service was given already, in line 1 of d/a.conf; this block only adds its real servers to it",
+        ),
+        (
+            "d/b.conf",
+            "the service has the real server 10.0.0.5 already, in line 5 of d/a.conf; this one is left out",
+        ),
+        ("d/c.conf", "foo_c is not known outside of all blocks and is ignored"),
+    ]
+    assert all(each.refuses_reload for each in findings)  # the second server may be another one

@@ -61,8 +61,8 @@ def test_a_real_server_that_two_blocks_give_to_a_service_counts_once() -> None:
     assert len(single(document).servers) == 1
     assert messages(document)[1:] == [
         (
-            "16: warning: the service has the real server 10.0.0.2 with this port already; this one is left out; "
-            "remove it"
+            "16: warning: the service has the real server 10.0.0.2 already, in line 6; this one is left out; "
+            "correct its address, or remove it"
         )
     ]
 
@@ -139,7 +139,10 @@ def test_a_real_server_with_two_ports_for_a_mark_has_the_checks_of_both(
     assert about == [
         f"14: warning: {MERGED}",
         *([finding] if finding else []),
-        "23: warning: the service has the real server 10.0.0.2 with this port already; this one is left out; remove it",
+        (
+            "23: warning: the service has the real server 10.0.0.2 already, in line 5; this one is left out; "
+            "correct its address, or remove it"
+        ),
     ]
     assert compiled(shown(document.effective)).configuration.services == document.configuration.services
 

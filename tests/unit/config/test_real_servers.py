@@ -135,8 +135,8 @@ def test_a_typing_error_in_a_number_counts_as_in_keepalived_and_is_an_error(
         (
             "real_server 10.0.0.2 80 {\n}",
             (
-                "7: warning: the service has the real server 10.0.0.2 with this port already; "
-                "this one is left out; remove it"
+                "7: warning: the service has the real server 10.0.0.2 already, in line 5; "
+                "this one is left out; correct its address, or remove it"
             ),
         ),
     ],

@@ -457,7 +457,7 @@ def test_one_address_of_two_routers_is_named() -> None:
 def test_a_name_is_unique() -> None:
     found, messages = vrrp(2 * INSTANCE.format(addresses=ADDRESS, lines=""))
     assert len(found.instances) == 1
-    assert messages == ["9: error: the name 'VI_1' is taken; this vrrp_instance is left out"]
+    assert messages == ["9: error: the name 'VI_1' is taken, in line 1; this vrrp_instance is left out"]
 
 
 def test_a_device_that_is_not_here_is_named_unless_it_may_come_later() -> None:

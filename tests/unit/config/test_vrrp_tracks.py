@@ -170,7 +170,7 @@ def test_keepalived_does_not_look_ahead() -> None:
         ),
         (
             "bfd_instance b {\nneighbor_ip 192.0.2.1\n}\nbfd_instance b {\nneighbor_ip 192.0.2.2\n}",
-            "4: error: the name 'b' is taken; this one does not count",
+            "4: error: the name 'b' is taken, in line 1; this one does not count",
         ),
         (
             "bfd_instance b {\nneighbor_ip 192.0.2.1\n}\nbfd_instance c {\nneighbor_ip 192.0.2.1\n}",

@@ -86,8 +86,8 @@ def groups_of(root: EffectiveBlock) -> Mapping[str, Section]:
         earlier = groups.setdefault(section.head, section)
         if earlier is not section:
             assert earlier.node is not None
-            line = earlier.node.location.line
-            text = f"there is a group {section.head} already, in line {line}; the first one counts"
+            line = earlier.node.location.line_for(section.node.location)
+            text = f"there is a group {section.head} already, in {line}; the first one counts"
             block.error(section.node.words[-1], text, "give it another name")
     return groups
 
@@ -217,8 +217,8 @@ def _is_above(service: EffectiveBlock, name: str, other: str, value: object = No
     needed = next((at for at, each in enumerate(settings) if _sets(each, other) and value in (None, each.value)), -1)
     if needed < 0 or not service.section.setting(name) or any(_sets(each, name) for each in settings[needed:]):
         return False
-    line = settings[needed].node.location.line
-    text = f"{name} has no effect above {other} in line {line}, as in keepalived; it is ignored"
+    line = settings[needed].node.location.line_for(service.location(name))
+    text = f"{name} has no effect above {other} in {line}, as in keepalived; it is ignored"
     service.warning(name, text, f"move it below {other}")
     return True
 
@@ -311,8 +311,10 @@ def _duplicates(service: EffectiveBlock, entries: Entries) -> None:
         written.add((id(kept), server.port))
         if kept is not each:
             if again:
-                text = f"the service has the real server {server.address} with this port already; this one is left out"
-                service.warning(server.word, text, "remove it")
+                line = kept.word.location.line_for(server.word.location)
+                text = f"the service has the real server {server.address} already, in {line}; this one is left out"
+                # A reload refuses it: it is probably another server with a mistake in its address.
+                service.findings.typo(server.word.location, text, "correct its address, or remove it")
             else:
                 _merge(each, kept)
             service.leave_out(each)
@@ -326,8 +328,8 @@ def _duplicates(service: EffectiveBlock, entries: Entries) -> None:
 
 def _merge(server: EffectiveBlock, kept: EffectiveBlock) -> None:
     """Add the checks of a real server to another block of it, and report what else the block cannot have."""
-    line = kept.word.location.line
-    text = f"without its port this is the real server of line {line}, which gets the checks of this block, too"
+    line = kept.word.location.line_for(server.word.location)
+    text = f"without its port this is the real server of {line}, which gets the checks of this block, too"
     server.warning(_server(server).word, text, "write one real_server, and connect_port in its checks")
     kept.blocks += server.below(*MAKERS)
     for each in server.all():
@@ -335,7 +337,7 @@ def _merge(server: EffectiveBlock, kept: EffectiveBlock) -> None:
         # Values with words, such as scripts, differ by their lines.
         same = each.value == counts.value or [str(word) for word in each.words] == [str(word) for word in counts.words]
         if not same and each.keyword.name not in _OF_CHECKS:
-            text = f"{each.keyword.name} is not that of the same real server in line {line}, which counts"
+            text = f"{each.keyword.name} is not that of the same real server in {line}, which counts"
             server.error(each.keyword.name, text, "write the same value into both blocks")
 
 
@@ -447,7 +449,8 @@ class _Keyed:
         """Take the keys that no earlier service has, and report the others; return whether there are any."""
         for key, word in self.keys:
             if key in taken:
-                text = f"{key} was given already, in line {taken[key].words[key].location.line}; this one is left out"
+                line = taken[key].words[key].location.line_for(word.location)
+                text = f"{key} was given already, in {line}; this one is left out"
                 self.block.error(word, text, "remove one of them")
             else:
                 taken[key] = self
@@ -464,8 +467,8 @@ def _joined(found: _Keyed, taken: Mapping[ServiceKey, _Keyed]) -> bool:
     earlier = taken.get(first)
     if earlier is None or earlier.words.keys() != {key for key, _ in found.keys}:
         return False
-    line = earlier.block.word.location.line
-    text = f"the service was given already, in line {line}; this block only adds its real servers to it"
+    line = earlier.block.word.location.line_for(found.block.word.location)
+    text = f"the service was given already, in {line}; this block only adds its real servers to it"
     found.block.error("", text, "write one block with all real servers")
     earlier.joined = True
     earlier.block.blocks += found.block.below("real_server")

@@ -24,6 +24,7 @@ from pylvs.config.compile.vrrp_tracking import (
     define_script,
     define_session,
     name_of,
+    taken,
     tracked_words,
     tracks_of,
     without_data_plane_weight,
@@ -137,7 +138,7 @@ class _VrrpCompiler:
         name = name_of(block)
         if name.text not in names:
             return False
-        block.error(name, f"the name '{name}' is taken; this {block.block.name} is left out", "give it another name")
+        block.error(name, f"{taken(block)}; this {block.block.name} is left out", "give it another name")
         self.root.leave_out(block)
         return True
 
@@ -394,7 +395,7 @@ def track_group_of(block: EffectiveBlock, symbols: Symbols) -> None:
     """Add a track_group; `members_of` checks its members after all virtual routers are compiled."""
     name = name_of(block)
     if name.text in symbols.track_groups:
-        block.error(name, f"the name '{name}' is taken; this one does not count", "choose another")
+        block.error(name, f"{taken(block)}; this one does not count", "choose another")
     else:
         symbols.track_groups[name.text] = block
 

@@ -243,7 +243,7 @@ def _report_duplicates(block: EffectiveBlock, held: tuple[Written[HeldAddress], 
     for each in held:
         key = each.value.interface.ip, each.value.device
         if key in first:
-            text = f"{key[0]} is given already in line {first[key].location.line}"
+            text = f"{key[0]} is given already in {first[key].location.line_for(each.word.location)}"
             block.warning(each.word, text, "remove one of them")
         first.setdefault(key, each.word)
 

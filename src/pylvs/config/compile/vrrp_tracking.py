@@ -89,7 +89,7 @@ class Symbols:
                 word.location, f"there is no {kind} '{word.text}', so it is not watched", "define it"
             )
         else:
-            line = f"line {where.location.line}" if where.location.file == word.location.file else str(where.location)
+            line = where.location.line_for(word.location)
             text = f"{kind} '{word.text}' is defined only in {line}, so it is not watched"
             self.settings.findings.typo(word.location, text, f"move the {kind} before this block")
 
@@ -102,6 +102,14 @@ def name_of(block: EffectiveBlock) -> Word:
     """Return the name of a block."""
     assert isinstance(block.head, Word)
     return block.head
+
+
+def taken(block: EffectiveBlock) -> str:
+    """Return the beginning of a finding about a name that an earlier block of the same kind has."""
+    name = name_of(block)
+    heads = (each.head for each in block.outer[-1].below(block.block.name))
+    first = next(head for head in heads if isinstance(head, Word) and head.text == name.text)
+    return f"the name '{name}' is taken, in {first.location.line_for(name.location)}"
 
 
 def define_script(block: EffectiveBlock, symbols: Symbols) -> None:
@@ -175,7 +183,7 @@ def define_session(block: EffectiveBlock, symbols: Symbols) -> None:
     """Define a bfd_instance. As in keepalived one with wrong settings can be tracked, and is never up."""
     name = name_of(block)
     if name.text in symbols.sessions or name.text in symbols.check_sessions:
-        block.error(name, f"the name '{name}' is taken; this one does not count", "give it another name")
+        block.error(name, f"{taken(block)}; this one does not count", "give it another name")
         return
     session = _session(block, symbols)
     if block.get("checker", bool) and not block.get("vrrp", bool):
@@ -240,7 +248,7 @@ def _define(block: EffectiveBlock, among: dict[str, T], found: T) -> None:
     """Add a definition under its name; the first one counts."""
     name = name_of(block)
     if name.text in among:
-        block.error(name, f"the name '{name}' is taken; this one does not count", "give it another name")
+        block.error(name, f"{taken(block)}; this one does not count", "give it another name")
     else:
         among[name.text] = found
 

@@ -116,7 +116,9 @@ class _Builder:
             advice = "remove it"
             if self.early:
                 block, at = self.early
-                advice = f"remove it, or that at line {at.line}, indented unlike {block} at line {block.brace.line}"
+                advice = (
+                    f"remove it, or that at {at.line_for(brace)}, indented unlike {block} at line {block.brace.line}"
+                )
             self.findings.error(brace, "'}' closes nothing", advice)
         else:
             self._compare(brace)
@@ -130,7 +132,7 @@ class _Builder:
             advice = "write its '}'"
             if self.lacking:
                 other, at = self.lacking
-                where = f"before line {at.line}" + (f" of {at.file}" if at.file != block.brace.file else "")
+                where = f"before {at.line_for(block.brace)}"
                 if other is block:
                     advice += f", by indentation {where}"
                 else:
@@ -484,6 +486,8 @@ class _Parser:
             else:
                 files.append(source)
                 self.includes += 1
+        for source in files:  # findings are sorted in this order, in which the files are read
+            self.texts.setdefault(source.path, source.text)
         for source in reversed(files):
             self._open(source, frame.checks)
 

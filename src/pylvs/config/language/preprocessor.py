@@ -16,7 +16,7 @@ from fnmatch import translate
 from itertools import pairwise
 
 from pylvs.config.language.lexer import BANG, HASH, REFERENCE
-from pylvs.config.language.tree import Findings, Line, Location
+from pylvs.config.language.tree import Finding, Findings, Line, Location, Severity
 from pylvs.model.dataclass import dataclass, field
 
 MAX_TEXT = 32 << 20  # characters: three times the size of a file with 100,000 real servers and a check each
@@ -388,6 +388,9 @@ def included_sources(
         must_match = ("match" if choice == name else "brace_match") in checks
         if not paths and "wildcard_match" in checks:
             findings.error(location, f"no file matches '{choice}'", "make one, or use include", fatal=True)
+        elif not paths:
+            text, advice = f"no file matches '{choice}'", "nothing is included"
+            findings.add(Finding(location, Severity.NOTE, text, advice))
         for path in paths:
             try:
                 yield read_source(path)

@@ -168,6 +168,10 @@ class Location:
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}"
 
+    def line_for(self, reader: Location) -> str:
+        """Return "line 7", or "line 7 of FILE" for a finding in another file."""
+        return f"line {self.line}" + (f" of {self.file}" if self.file != reader.file else "")
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:

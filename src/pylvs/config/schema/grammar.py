@@ -344,7 +344,8 @@ class Reader:
             return
         if earlier is not None:
             winner = "first" if entry.first_wins else "last"
-            text = f"{node.keyword} was given already in line {earlier.node.location.line}; the {winner} one counts"
+            line = earlier.node.location.line_for(node.location)
+            text = f"{node.keyword} was given already in {line}; the {winner} one counts"
             self.findings.warning(node.location, text, "remove one of them")
             if entry.first_wins:
                 return
@@ -364,7 +365,9 @@ class Reader:
             self.findings.error(node.location, f"{node.keyword} has no block", "add { ... }")
             below.broken = True
         if earlier is not None:
-            text = f"{node.keyword} is given a second time; both count together"
+            assert earlier.node is not None
+            line = earlier.node.location.line_for(node.location)
+            text = f"{node.keyword} is given a second time, first in {line}; both count together"
             self.findings.warning(node.location, text, "put everything into one block")
         else:
             section.sections.append(below)

@@ -67,7 +67,7 @@ class _Closer:
             self.reported.add(id(node))
             lacking = opened[holder:][::-1]
             self.missing -= len(lacking)
-            names = " and ".join(f"{each.keyword} (line {each.location.line})" for each in lacking)
+            names = " and ".join(f"{each.keyword} ({each.location.line_for(node.location)})" for each in lacking)
             text = f"{node.keyword} does not belong in {lacking[0].keyword}: the '}}' of {names} is missing before it"
             self.findings.error(node.location, text, f"write {'} ' * len(lacking)}before this line")
         return True
