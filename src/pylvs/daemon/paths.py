@@ -9,10 +9,11 @@ from __future__ import annotations
 import socket
 from collections.abc import Collection, Iterator
 from contextlib import suppress
+from ipaddress import ip_address
 
 from pylvs.daemon.problems import Problem
 from pylvs.model.addresses import Address
-from pylvs.model.checks import Check, Target, targets_of
+from pylvs.model.checks import Check, Script, Target, targets_of
 from pylvs.model.dataclass import dataclass
 from pylvs.model.service import Destination, Method
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
@@ -41,11 +42,13 @@ def missing_addresses(
 ) -> Iterator[Problem]:
     """Yield the virtual addresses that this host does not have, and that no virtual router adds.
 
-    A service with ha_suspend is left out: another program gives this host its address.
+    A service with ha_suspend is left out: another program gives this host its address. So are addresses in the words of
+    a script, such as `quorum_up "ip address add 192.0.2.1/32 dev lo"`.
     """
     routers = configuration.vrrp
     added = {each.interface.ip for router in routers.instances for each in (*router.addresses, *router.excluded)}
     added |= {each.interface.ip for each in routers.addresses}
+    added |= {address for script in _scripts(configuration) for address in _addresses_in(script)}
     services: dict[Address, list[str]] = {}
     for service in configuration.services:
         for key in service.keys:
@@ -61,6 +64,23 @@ def missing_addresses(
         if route is not None and route.gateway is None:
             effect += "; ARP and ND requests for it get no reply"
         yield Problem("vip", str(address), f"{effect} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})")
+
+
+def _scripts(configuration: Configuration) -> Iterator[Script]:
+    """Yield the scripts that may add a virtual address."""
+    routers = configuration.vrrp
+    notifies = [each.notify for each in routers.instances] + [each.notify for each in routers.groups]
+    for notify in notifies:
+        yield from filter(None, (notify.master, notify.every))
+    yield from filter(None, (service.quorum_up for service in configuration.services))
+    if configuration.settings.startup_script is not None:
+        yield configuration.settings.startup_script
+
+
+def _addresses_in(script: Script) -> Iterator[Address]:
+    for argument in str(script).split():
+        with suppress(ValueError):
+            yield ip_address(argument.strip("\"';").partition("/")[0])
 
 
 def _check_problems(configuration: Configuration, routes: Routes) -> Iterator[Problem]:

@@ -9,6 +9,11 @@ import pytest
 
 from pylvs.config.compile import scripts
 from pylvs.config.compile.document import CompiledDocument
+from pylvs.config.language.parser import read_text
+from pylvs.config.schema.global_defs import ROOT
+from pylvs.config.schema.grammar import Block, Keyword, Reader
+from pylvs.config.schema.types import SCRIPT, SCRIPT_ALONE
+from pylvs.config.schema.vrrp_types import DELETED
 from pylvs.model.checks import Script
 from pylvs.system.processes.accounts import Account
 from tests.unit.config.support import compiled, messages, single
@@ -124,3 +129,64 @@ def test_of_two_scripts_the_first_counts_as_in_keepalived() -> None:
     assert messages(document) == [
         "10: warning: quorum_up was given already in line 9; the first one counts; remove one of them"
     ]
+
+
+NO_SHELL = (
+    "no shell runs this: '{}' is an argument of /bin/echo; write a script file, or /bin/sh -c '...' within the quotes"
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ("master > /tmp/state", ">"),
+        ("master >/tmp/state", ">/tmp/state"),
+        ("a >> b", ">>"),
+        ("a 2>/dev/null", "2>/dev/null"),
+        ("a 2>&1", "2>&1"),
+        ("a &>/dev/null", "&>/dev/null"),
+        ("a < /dev/null", "<"),
+        ("a | grep b", "|"),
+        ("a || b", "||"),
+        ("a && b", "&&"),
+        ("a & b", "&"),
+        ("a; b", "a;"),
+        ("a ; b", ";"),
+        ("a `date`", "`date`"),
+        ("at $(date)", "$(date)"),
+        ("host=$(hostname)", "host=$(hostname)"),
+    ],
+)
+def test_shell_words_in_a_script_are_a_warning(arguments: str, word: str) -> None:
+    document = notified(f'"/bin/echo {arguments}" root', "enable_script_security")
+    assert messages(document) == [f"9: warning: {NO_SHELL.format(word)}"]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "/bin/sh -c 'a > b; c | d'",
+        "/usr/bin/env bash -ec 'a && b'",
+        "/bin/echo 'a > b | c; d' a=b a-b <a@b> x>=1 50% a|b q?a=1&b=2",
+        "/usr/bin/find / -name x -exec rm {} ;",
+        "</dev/tcp/127.0.0.1/80",
+    ],
+)
+def test_words_that_no_shell_has_to_obey_are_none(script: str) -> None:
+    document = notified(f'"{script}" root', "enable_script_security")
+    assert not [each for each in messages(document) if "no shell" in each]
+
+
+def test_shell_words_are_found_in_every_script_of_the_schema() -> None:
+    found = 0
+    for block in ROOT.blocks():
+        for entry in block.entries:
+            if isinstance(entry, Keyword) and entry.type in (SCRIPT, SCRIPT_ALONE, DELETED):
+                document, _ = read_text(f'{entry.name} "/bin/echo a > b"')
+                reader = Reader(Block("", "", (entry,)))
+                reader.read(document.nodes)
+                assert [str(each) for each in reader.findings.all()] == [
+                    f"-:1:{len(entry.name) + 2}: warning: {NO_SHELL.format('>')}"
+                ]
+                found += 1
+    assert found > 15

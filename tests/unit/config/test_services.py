@@ -446,3 +446,9 @@ def test_a_service_that_cannot_be_is_left_out(text: str, finding: str) -> None:
     document = compiled(text)
     assert finding in messages(document)
     assert document.configuration.services == ()
+
+
+def test_a_sorry_server_has_no_checks_that_keep_its_port() -> None:
+    text = "port 3306 of the sorry server is not the service's; it is 80 in the table; DR and TUN change no port"
+    document = compiled(SERVICE.replace("NAT", "DR").format(service="sorry_server 10.0.0.6 3306", server=""))
+    assert [each.partition("warning: ")[2] for each in messages(document)] == [text]

@@ -14,7 +14,7 @@ from pylvs.model.addresses import Address
 from pylvs.model.checks import Check, HttpCheck, MiscCheck, Script, Target, TcpCheck, Url
 from pylvs.model.routing import HeldAddress
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceKey
-from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
+from pylvs.model.vrrp import Notify, VrrpConfiguration, VrrpInstance
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
 from pylvs.netlink.links import LOCAL_ROUTE, Route, Routes
 
@@ -92,6 +92,17 @@ def test_an_address_that_a_virtual_router_adds() -> None:
     ):
         problems = path_problems(Configuration(services, vrrp=routers), (), Known())
         assert [each.object for each in problems] == [str(OTHER)]
+
+
+def test_an_address_that_a_script_adds() -> None:
+    """The script may also remove it, as quorum_down does."""
+    add = Script(("/bin/sh", "-c", f"ip addr add {VIP}/32 dev lo"))
+    assert found(service(quorum_up=add), here=()) == []
+    assert [kind for kind, _ in found(service(quorum_up=Script(("add", "192.0.2.11/32"))), here=())] == ["vip"]
+    router = VrrpInstance(name="VI_1", interface="eth0", vrid=1, notify=Notify(master=add))
+    for routers in (VrrpConfiguration(instances=(router,)), VrrpConfiguration()):
+        problems = path_problems(Configuration((service(),), vrrp=routers), (), Known())
+        assert bool(problems) is not bool(routers.instances)
 
 
 def test_a_check_of_the_server_by_its_own_route_is_no_problem() -> None:

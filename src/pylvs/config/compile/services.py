@@ -290,7 +290,8 @@ def _report_port(service: EffectiveBlock, server: Server, entries: Entries, what
         service.warning(server.word, text, "DR and TUN change no port; write the address alone")
     else:
         text = f"port {server.port} of the {what} is not the service's; it is {min(ports)} in the table"
-        service.warning(server.word, text, "DR and TUN change no port; checks still go to the written one")
+        checks = "; checks still go to the written one" if what == "real server" else ""
+        service.warning(server.word, text, f"DR and TUN change no port{checks}")
 
 
 def _names_in_table(block: EffectiveBlock, entries: Entries) -> Iterator[tuple[int, object, int]]:

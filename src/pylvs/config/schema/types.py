@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from ipaddress import ip_address
+from pathlib import PurePath
 from typing import Any, Generic, TypeVar
 
 from pylvs.config.language.lexer import split_arguments
@@ -30,6 +31,7 @@ FALSE = ("off", "false", "no")
 LEADING = re.compile(r"[ \t\v\f\r\n]*([+-]?[0-9]+)")  # as strtol() reads a word
 NUMBER = re.compile(LEADING.pattern + r"\Z")
 DECIMAL = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)\Z")
+SHELLS = ("sh", "bash", "dash", "ash", "ksh", "zsh", "busybox")
 OPENS = re.compile(r"<[ \t]*/")  # "</dev/tcp/127.0.0.1/80" is a redirection, which only a shell can do
 
 
@@ -290,9 +292,30 @@ def arguments_of(word: Word) -> tuple[str, ...]:
     return found
 
 
+_SHELL_WORD = re.compile(r"(?:\d*|&)(?:>>?|<<?)(?:&?\d+|[^=<>]*)|\|\|?|&&?|\S*[^\\\s];|;|.*(?:`.*`|\$\().*", re.DOTALL)
+
+
+_SHELL_OPTION = re.compile(r"-[a-z]*c", re.ASCII)
+
+
+def _shell_word(arguments: Sequence[str]) -> str:
+    """Return the first argument that only a shell would obey; "" if there is none, or if a shell gets them."""
+    others = arguments[1:]
+    shells = any(PurePath(each).name in SHELLS for each in arguments)
+    if shells and any(_SHELL_OPTION.fullmatch(each) for each in others):
+        return ""
+    if "-exec" in others or "-execdir" in others:  # of find(1), whose commands end with ";"
+        others = [each for each in others if each != ";"]
+    return next((each for each in others if _SHELL_WORD.fullmatch(each)), "")
+
+
 def _script(words: Words, alone: bool = False) -> Written[Script]:
     word = words.take("a program")
-    return Written(Script(arguments_of(word), *(() if alone else account(words))), word)
+    arguments = arguments_of(word)
+    if found := _shell_word(arguments):
+        text = f"no shell runs this: '{found}' is an argument of {arguments[0]}"
+        words.warn(word, text, "write a script file, or /bin/sh -c '...' within the quotes")
+    return Written(Script(arguments, *(() if alone else account(words))), word)
 
 
 FLAG = Type("[on|off]", lambda words: _boolean(words) if words else True)  # alone it means yes
