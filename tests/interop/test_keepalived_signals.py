@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from pylvs.daemon.state.directory import default_path
+from pylvs.model.vrrp import HIDDEN
 from tests.interop import keepalived
 from tests.interop.namespaces import ip, on_a_link
 from tests.waiting import PATIENCE_S, until
@@ -45,7 +46,7 @@ vrrp_instance VI_1 {
  priority 100
  authentication {
   auth_type PASS
-  auth_pass 1111
+  auth_pass s3cr3t
  }
  track_script { works }
  track_interface { eth0 weight 3 }
@@ -70,6 +71,9 @@ vrrp_sync_group G {
 # Values that differ between two runs, and one that pylvs names in another way: its scripts keep the configured path.
 OF_A_RUN = {"last_transition", "advert_sent"}
 PATH = {"'/usr/bin/true'": "'/bin/true'"}
+
+
+PASSWORD = "s3cr3t"
 
 
 def number_of(name: str) -> int:
@@ -145,7 +149,7 @@ def without(values: Any) -> Any:
 
 
 def test_the_json_is_that_of_keepalived(both: tuple[dict[str, str], dict[str, str]]) -> None:
-    theirs, ours = (json.loads(each["keepalived.json"]) for each in both)
+    theirs, ours = (json.loads(each["keepalived.json"].replace(PASSWORD, HIDDEN)) for each in both)
     assert [list(each["data"]) for each in ours] == [list(each["data"]) for each in theirs]
     assert [list(each["stats"]) for each in ours] == [list(each["stats"]) for each in theirs]
     assert without(ours) == without(theirs)
@@ -159,7 +163,7 @@ def test_the_statistics_are_those_of_keepalived(both: tuple[dict[str, str], dict
 @pytest.mark.parametrize("name", ["keepalived.data", "keepalived_parent.data"])
 def test_each_line_of_the_data_is_one_of_keepalived(both: tuple[dict[str, str], dict[str, str]], name: str) -> None:
     def lines(text: str) -> list[str]:
-        text = text.replace("/usr/bin/true", "/bin/true")
+        text = text.replace("/usr/bin/true", "/bin/true").replace(PASSWORD, HIDDEN)
         text = re.sub(r"Email .*|Last transition = .*|Virtual IP \(\d\)|Master down timer = .*", "", text)
         return [line for line in text.splitlines() if line.strip(" :")]
 
@@ -167,6 +171,12 @@ def test_each_line_of_the_data_is_one_of_keepalived(both: tuple[dict[str, str], 
     assert [line for line in ours if line not in theirs] == []
     assert "------< Global definitions >------" in ours
     assert name != "keepalived.data" or " VRRP Instance = VI_1" in ours
+
+
+def test_no_dump_has_a_password(both: tuple[dict[str, str], dict[str, str]]) -> None:
+    theirs, ours = ("".join(each.values()) for each in both)
+    assert PASSWORD in theirs
+    assert PASSWORD not in ours
 
 
 def test_the_signals_have_the_numbers_of_keepalived() -> None:

@@ -23,12 +23,10 @@ from pylvs.model.service import (
     Timeouts,
     Tunnel,
 )
-from pylvs.model.vrrp import VrrpConfiguration
+from pylvs.model.vrrp import HIDDEN, VrrpConfiguration
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
 
 Item = TypeVar("Item")
-
-HIDDEN = "hidden"
 
 _SECRETS = frozenset({"password"})
 _JOINED = frozenset({"statuses", "arguments", "regex_options", "command", "devices", "cpus", "options"})

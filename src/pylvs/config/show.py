@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from pylvs.config.compile.effective import EffectiveBlock, EffectiveValue, OriginKind
-from pylvs.config.language.lexer import format_arguments, format_statement, format_word
+from pylvs.config.language.lexer import SECRET_KEYWORDS, format_arguments, format_statement, format_word
+from pylvs.config.language.preprocessor import DEFINITION
 from pylvs.config.language.tree import Document, Finding, Severity
+from pylvs.config.schema.grammar import UNNAMED
 from pylvs.config.schema.service_types import Server
 from pylvs.config.schema.types import plain
 from pylvs.model.checks import LoadSource
 from pylvs.model.dataclass import dataclass, field
+from pylvs.model.vrrp import HIDDEN
 from pylvs.system.logs import visible
 
 INDENT = "    "
 COLUMN = 48  # where the comment with a value's origin begins
 MAX_WIDTH = 100  # characters of a source line that a report shows
 
+_VISIBLE, _VISIBLE_WORDS = re.compile(r"\S"), re.compile(r"[^\s{}]+")
+_SECRET_STATEMENT = re.compile(rf"\b(?:{'|'.join(SECRET_KEYWORDS)})\b.*")
+_VARIABLE = re.compile(r"\$\{?(\w+)")
 _COLOURS = {Severity.ERROR: "\x1b[1;31m", Severity.WARNING: "\x1b[1;33m", Severity.NOTE: "\x1b[1;36m"}
 _PLAIN = "\x1b[0m"
 
@@ -49,6 +56,8 @@ def is_shown(setting: EffectiveValue) -> bool:
 
 def text_of(setting: EffectiveValue) -> str:
     """Return a value in keepalived's syntax; "" for a flag, and for a default that has only a description."""
+    if setting.keyword.is_secret and setting.value:
+        return HIDDEN
     if setting.words and setting.origin.how is not OriginKind.ADJUSTED:
         return " ".join(format_arguments(setting.words))
     text = value_text(setting.value)
@@ -101,7 +110,8 @@ def _block(block: EffectiveBlock, indent: str) -> Iterator[str]:
 def _setting(setting: EffectiveValue, indent: str) -> str:
     """Return one line, commented out where the parser would reject it: no value, or an unset flag without "off"."""
     name, text = setting.keyword.name, text_of(setting)
-    absent = setting.value is None or (setting.origin.how is OriginKind.DEFAULT and not text and setting.value != "")
+    absent = text == HIDDEN and setting.keyword.is_secret
+    absent |= setting.value is None or (setting.origin.how is OriginKind.DEFAULT and not text and setting.value != "")
     if not setting.keyword.type.syntax:  # the keyword alone is its value
         text, absent = "", not setting.value
     line = " ".join(filter(None, (name, text if setting.value != "" else '""')))
@@ -132,14 +142,30 @@ class Report:
             text = text.replace(f" {label} ", f" {_COLOURS[finding.severity]}{label}{_PLAIN} ", 1)
         return [text, *(self._picture(finding) if self.pictures else ())]
 
+    def _without_secrets(self, line: str) -> str:
+        """Return the line with stars behind a word like a secret keyword, and in a variable of such a statement."""
+        if (definition := DEFINITION.search(line)) and definition[1] in self._secret_variables():
+            return line[: definition.end()] + _VISIBLE.sub("*", line[definition.end() :])
+        from difflib import get_close_matches  # late: a valid file needs no advice
+
+        for word in _VISIBLE_WORDS.finditer(line):
+            if get_close_matches(word[0], SECRET_KEYWORDS, 1, 0.75):
+                return line[: word.end()] + _VISIBLE.sub("*", line[word.end() :])
+        return line
+
+    def _secret_variables(self) -> set[str]:
+        """Return the names of the variables that statements with a secret refer to."""
+        statements = (match for text in self.document.texts.values() for match in _SECRET_STATEMENT.finditer(text))
+        return {name for statement in statements for name in _VARIABLE.findall(statement[0])}
+
     def _picture(self, finding: Finding) -> list[str]:
         """Return the source line and carets below the location; nothing if the line is unknown or empty."""
         location = finding.location
         if location.file not in self._lines:
             self._lines[location.file] = self.document.texts.get(location.file, "").split("\n")
         lines = self._lines[location.file]
-        line = lines[location.line - 1].rstrip() if location.line <= len(lines) else ""
-        if not line:
+        line = self._without_secrets(lines[location.line - 1].rstrip()) if location.line <= len(lines) else ""
+        if not line or finding.text.startswith(UNNAMED):
             return []
         first = max(0, location.column - 1 - MAX_WIDTH // 2) if len(line) > MAX_WIDTH else 0
         shown = line[first : first + MAX_WIDTH]

@@ -16,6 +16,7 @@ from pylvs.model.routing import HeldAddress, Interface, Route, RoutingRule
 
 TYPE_CHECKING = False  # without importing typing
 
+HIDDEN = "hidden"  # shown instead of a password
 OWNER = 255  # the priority of a router that owns the virtual addresses
 MULTICAST_V4 = IPv4Address("224.0.0.18")
 MULTICAST_V6 = IPv6Address("ff02::12")

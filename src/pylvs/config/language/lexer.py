@@ -21,6 +21,7 @@ SHELL_QUOTED = frozenset(
         *("vrrp_notify_fifo_script", "send", "source"),  # the last two are pylvs's own
     )
 )
+SECRET_KEYWORDS = frozenset(("auth_pass", "password"))  # no finding has their values
 PARSER_KEYWORDS = ("include", "random_seed")  # prefixes of keywords that the parser obeys
 HASH, BANG = "\ufdd0", "\ufdd1"  # ${_HASH} and ${_BANG}: noncharacters, so that they begin no comment
 ESCAPES = {"a": "\a", "b": "\b", "E": "\x1b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
@@ -94,7 +95,7 @@ class Lexer:
             if keyword in SHELL_QUOTED:
                 word, at = self.shell_word(line, at, keyword)
             else:
-                word, at = self._simple_word(line, at)
+                word, at = self._simple_word(line, at, keyword in SECRET_KEYWORDS)
                 if not word.quoted and "'" in word.text and keyword:
                     single = self._single_quotes(word, single)
             keyword = keyword or word.text
@@ -121,8 +122,8 @@ class Lexer:
         self.findings.error(found[-backslashes].location, text, "write the statement on one line")
         return found[:-backslashes]
 
-    def _simple_word(self, line: Line, start: int) -> tuple[Word, int]:
-        """Return the word at `start`, and where it ends."""
+    def _simple_word(self, line: Line, start: int, secret: bool) -> tuple[Word, int]:
+        """Return the word at `start`, and where it ends; no finding names a `secret` one."""
         text = line.text
         if text[start] == '"':
             end = text.find('"', start + 1)
@@ -133,7 +134,7 @@ class Lexer:
         match = _SIMPLE.match(text, start)
         assert match is not None  # the caller skipped blanks, comments and braces
         for reference in REFERENCE.finditer(text, start, match.end()):
-            self._undefined(line, reference, start)
+            self._undefined(line, reference, start, secret)
         return Word(_HIDDEN.sub(r"\1", match[0]), line.location(start, match.end())), match.end()
 
     def shell_word(self, line: Line, start: int, keyword: str, plain: re.Pattern[str] = _SHELL) -> tuple[Word, int]:
@@ -206,11 +207,15 @@ class Lexer:
         text = f"the quote {quote} is not closed on its line"
         self.findings.error(line.location(at, at + 1), text, f"write the {quote} that ends it")
 
-    def _undefined(self, line: Line, reference: re.Match[str], word: int) -> None:
+    def _undefined(self, line: Line, reference: re.Match[str], word: int, secret: bool = False) -> None:
         """Report a reference to an unknown variable. A dollar sign that may belong to a password is no reference."""
         name = reference[0].strip("${}").split()[0]
         alone = reference.start() == word and line.text[reference.end() : reference.end() + 1] in ("", *" \t\v\f\r,)")
         if name in self.defined or not (reference[0].startswith("${") or (self.defined and alone)):
+            return
+        if secret:
+            text = "this value has a reference to a variable that is not defined before this line"
+            self.findings.error(line.location(*reference.span()), text, "define it")
             return
         from difflib import get_close_matches  # late: a valid file needs no advice
 

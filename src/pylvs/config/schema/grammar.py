@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any, Generic, TypeVar
 
+from pylvs.config.language.lexer import SECRET_KEYWORDS
 from pylvs.config.language.tree import Finding, Findings, Node, Severity, Word
 from pylvs.model.dataclass import dataclass, field
 
@@ -132,6 +133,11 @@ class Keyword(_Entry):
     global_names: tuple[str, ...] = ()  # then the first of these that global_defs gives
     combine: Callable[[Any, Any], object] | None = None  # of several occurrences, this makes one value of two
 
+    @property
+    def is_secret(self) -> bool:
+        """Whether no finding, log line or listing may show its value."""
+        return self.name in SECRET_KEYWORDS
+
 
 @dataclass(frozen=True, slots=True)
 class Block(_Entry):
@@ -179,6 +185,8 @@ def did_you_mean(text: str, choices: tuple[str, ...] | list[str]) -> str:
 
 T = TypeVar("T")
 
+REMOVE = "remove it"
+UNNAMED = "a line is not known"  # begins a finding about a line that may be a password
 MAX_BLOCKS_NAMED = 4  # in the advice of one finding
 UNSUPPORTED = {
     State.LATER: "is not implemented: ignored",
@@ -211,7 +219,7 @@ def unknown_keyword(root: Block, block: Block, word: str) -> tuple[str, str]:
     if found:
         holders = [name or "the top of the file" for name in found[:MAX_BLOCKS_NAMED]]
         return ignored, f"it belongs in {' or '.join(holders)}"
-    return ignored, near or "remove it"
+    return ignored, near or REMOVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,6 +308,10 @@ class Reader:
         key = section.block.name, node.keyword
         if key not in self._unknown:
             self._unknown[key] = unknown_keyword(self.root, section.block, node.keyword)
+            text, advice = self._unknown[key]
+            if any(isinstance(each, Keyword) and each.is_secret for each in section.block.entries) and advice == REMOVE:
+                # It may be a password that begins a line.
+                self._unknown[key] = f"{UNNAMED} in {section.block.name} and is ignored", advice
         text, advice = self._unknown[key]
         self.findings.typo(node.location, text, advice)
 
@@ -387,15 +399,18 @@ class Reader:
                 (f"{value} is not between", " ".join((value, "seconds is not between")))
             )
             text = f"{keyword} {problem.text}" if bare else problem.text
+            if problem.word and keyword in SECRET_KEYWORDS:
+                text = f"the value of {keyword} cannot be used"
             self.findings.add(Finding(location, problem.severity, text, problem.advice, typo=problem.typo))
             return None
         taken = words.taken
-        self._report_surplus(words)
+        self._report_surplus(words, keyword in SECRET_KEYWORDS)
         return Setting(None, value, node, taken)
 
-    def _report_surplus(self, words: Words) -> None:
-        """Report the words that a type did not take."""
+    def _report_surplus(self, words: Words, secret: bool = False) -> None:
+        """Report the words that a type did not take; those of a `secret` are not shown."""
         if words:
             extra = list(words.rest())
             text = " ".join(word.text for word in extra)
-            self.findings.typo(extra[0].location, f"surplus '{text}' behind {words.node.keyword} is ignored")
+            shown, advice = ("words", 'write " around a value with blanks') if secret else (f"'{text}'", "")
+            self.findings.typo(extra[0].location, f"surplus {shown} behind {words.node.keyword} is ignored", advice)

@@ -25,7 +25,7 @@ from typing import Any
 from pylvs.health.state import ServerSnapshot, ServiceSnapshot
 from pylvs.model.routing import SCOPE_GLOBAL, TABLE_MAIN, HeldAddress, Route, RoutingRule
 from pylvs.model.service import Protocol
-from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
+from pylvs.model.vrrp import HIDDEN, VrrpConfiguration, VrrpInstance
 from pylvs.model.wanted import Configuration, GlobalSettings, Placement, WantedServer, WantedService
 
 SIGNALS: Mapping[str, int] = {  # by keepalived's names
@@ -178,16 +178,12 @@ def _json_data(router: VrrpInstance, state: Status, scripts: Mapping[str, str]) 
     kind, _ = AUTHENTICATIONS.get(_authentication(router), (0, ""))
     data["auth_type"] = kind
     if kind:
-        data["auth_data"] = _password(router)
+        data["auth_data"] = HIDDEN
     return data
 
 
 def _authentication(router: VrrpInstance) -> str:
     return router.authentication.name if router.authentication is not None else ""
-
-
-def _password(router: VrrpInstance) -> str:
-    return router.password.rstrip(b"\0").decode(errors="replace")
 
 
 def _number(value: float) -> int | float:
@@ -368,7 +364,7 @@ def _router(router: VrrpInstance, state: Status) -> Iterator[str]:
     yield f"   Promote_secondaries = {_abled(router.promote_secondaries)}"
     if kind := AUTHENTICATIONS.get(_authentication(router)):
         yield f"   Authentication type = {kind[1]}"
-        yield f"   Password = {_password(router)}"
+        yield f"   Password = {HIDDEN}"
     if router.addresses:
         yield f"   Virtual IP ({len(router.addresses)}):"
         yield from (f"     {_address(each, router, held)}" for each in router.addresses)
