@@ -8,7 +8,7 @@ import sys
 import pytest
 
 FOR_TYPES = "annotationlib dataclasses inspect typing typing_extensions"
-UNUSED = "aiohttp attr dns http.client multidict prometheus_client rich structlog unittest"
+UNUSED = "aiohttp dns h11 http.client prometheus_client rich structlog unittest"
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ UNUSED = "aiohttp attr dns http.client multidict prometheus_client rich structlo
         ),
         ("pylvs.daemon.host pylvs.daemon.supervisor pylvs.health.checkers.http", UNUSED),
         # the API, which the daemon imports when it is ready
-        ("pylvs.daemon.api.application", "aiohttp attr multidict"),
+        ("pylvs.daemon.api.application", "aiohttp asyncio.tools unittest"),
     ],
 )
 def test_a_process_starts_without(modules: str, unwanted: str) -> None:

@@ -401,6 +401,12 @@ class HostServices:
         for line in ended.lines():
             logger.info(f"{keyword} printed: {line}")
 
+    def overview(self) -> dict[str, Any]:
+        """Return what `pylvs show` prints. Raises PylvsError."""
+        from pylvs.dataplane.devices.overview import overview
+
+        return overview()
+
     def start_routers(self, state: StateDirectory, log_format: str) -> subprocess.Popen[bytes]:
         """Start pylvs-vrrp, which outlives the daemon. In a thread. Raises OSError."""
         return subprocess.Popen(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 from pylvs.config.language.tree import Finding, Severity
+from pylvs.daemon.state.history import json_line
 from pylvs.health.events import (
     CheckFailed,
     CheckInconclusive,
@@ -35,8 +37,10 @@ from pylvs.system.processes.scripts import InTurn, Processes
 _WARNINGS = (ServerDown, QuorumLost, SorryServerIn, CheckInconclusive)
 _IN_REASON = {*field_names(ServerEvent), "override"}  # fields that the reason contains
 MAX_SCRIPTS = 50  # at a time
-MAX_QUEUED = 10_000  # events for one subscriber that does not read them
+MAX_QUEUED = 10_000  # events that are kept for subscribers that do not read them
 REMEMBERED = 1000  # events, with those of former daemons
+MAX_LINES = 1 << 16  # bytes that a subscriber gets at once
+_FORGET_EVERY = 64  # events
 
 Subject = tuple[str, DestinationKey | None]  # the name of a service, with a server, or None for its quorum
 
@@ -228,52 +232,86 @@ def _is_ending(event: Event) -> bool:
 
 
 class Subscriber:
-    """A queue of events. If it overflows, the subscriber gets the number of events that it missed."""
+    """A reader of the events from now on. If it is too slow, it gets the number of events that it missed."""
 
-    def __init__(self) -> None:
-        self._queue: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue(MAX_QUEUED)
-        self._missed = 0
+    def __init__(self, bus: EventBus) -> None:
+        self._bus = bus
+        self._position = bus.end  # the number of the next event
+        self._more = asyncio.Event()
 
-    def put(self, event: Mapping[str, Any]) -> None:
-        """Queue an event without waiting."""
-        try:
-            self._queue.put_nowait(event)
-        except asyncio.QueueFull:
-            self._missed += 1
+    @property
+    def position(self) -> int:
+        """The number of the next event that it reads."""
+        return self._position
 
-    async def next(self) -> Mapping[str, Any]:
-        """Wait for the next event."""
-        if self._missed and self._queue.empty():
-            missed, self._missed = self._missed, 0
-            return {"event": "missed", "at": time.time(), "count": missed}
-        return await self._queue.get()
+    def wake(self) -> None:
+        """Let `next_lines` return: there is an event."""
+        self._more.set()
+
+    async def next_lines(self) -> bytes:
+        """Wait for events; return lines of JSON, as many as fit into MAX_LINES."""
+        while True:
+            missed, lines = self._bus.lines(self._position)
+            if missed or lines:
+                break
+            self._more.clear()
+            await self._more.wait()
+        self._position += missed + len(lines)
+        if missed:
+            lines = [json_line({"event": "missed", "at": time.time(), "count": missed}), *lines]
+        return b"".join(lines)
+
+    def close(self) -> None:
+        """Read no more."""
+        self._bus.unsubscribe(self)
 
 
 class EventBus:
-    """Publishes events to all subscribers, and remembers the last ones. `listener` gets each event, too."""
+    """Publishes events to all subscribers, and remembers the last ones. `listener` gets each event, too.
+
+    There is one copy of an event, as its line of JSON. A subscriber has only a position, also if it does not read.
+    """
 
     def __init__(self) -> None:
         self.listener: Callable[[Mapping[str, Any]], None] = lambda _: None
         self._subscribers: set[Subscriber] = set()
-        self._recent: deque[Mapping[str, Any]] = deque(maxlen=REMEMBERED)
+        self._lines: deque[bytes] = deque()
+        self.end = 0  # the number of the next event
 
     def restore(self, events: Iterable[Mapping[str, Any]]) -> None:
         """Remember events of former daemons, oldest first."""
-        self._recent.extendleft(reversed(list(events)))
+        self._lines.extendleft(map(json_line, reversed(list(events))))
+        self._forget()
 
     def recent(self) -> tuple[Mapping[str, Any], ...]:
         """Return the last events, oldest first."""
-        return tuple(self._recent)
+        return tuple(map(json.loads, self.recent_lines()))
 
-    @contextlib.contextmanager
-    def subscribe(self) -> Iterator[Subscriber]:
-        """Return a queue that gets the events published within the block."""
-        subscriber = Subscriber()
+    def recent_lines(self) -> list[bytes]:
+        """Return the last events as lines of JSON, oldest first."""
+        return list(islice(self._lines, max(0, len(self._lines) - REMEMBERED), None))
+
+    def lines(self, position: int) -> tuple[int, list[bytes]]:
+        """Return how many events from this number on are forgotten, and the following ones, up to MAX_LINES bytes."""
+        first = self.end - len(self._lines)
+        missed = max(0, first - position)
+        found, size = list[bytes](), 0
+        for line in islice(self._lines, position + missed - first, None):
+            size += len(line)
+            if found and size > MAX_LINES:
+                break
+            found.append(line)
+        return missed, found
+
+    def subscribe(self) -> Subscriber:
+        """Return a reader of the events that are published until it is closed."""
+        subscriber = Subscriber(self)
         self._subscribers.add(subscriber)
-        try:
-            yield subscriber
-        finally:
-            self._subscribers.discard(subscriber)
+        return subscriber
+
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        self._subscribers.discard(subscriber)
+        self._forget()
 
     def publish(self, event: str, **fields: Any) -> None:
         """Publish an event of the daemon."""
@@ -284,10 +322,20 @@ class EventBus:
         self._put(encode_event(event))
 
     def _put(self, event: Mapping[str, Any]) -> None:
-        self._recent.append(event)
+        self._lines.append(json_line(event))
+        self.end += 1
+        if len(self._lines) > REMEMBERED and (self.end % _FORGET_EVERY == 0 or len(self._lines) > MAX_QUEUED):
+            self._forget()
         self.listener(event)
         for subscriber in self._subscribers:
-            subscriber.put(event)
+            subscriber.wake()
+
+    def _forget(self) -> None:
+        """Keep the last events, and those that a subscriber has not read, but not more than MAX_QUEUED."""
+        unread = self.end - min((each.position for each in self._subscribers), default=self.end)
+        most = min(max(REMEMBERED, unread), MAX_QUEUED)
+        while len(self._lines) > most:
+            self._lines.popleft()
 
 
 def encode_event(event: Event) -> dict[str, Any]:

@@ -151,6 +151,7 @@ class Supervisor:
         self._problems = ProblemTracker(self.events.publish)
         self._keep = False  # at the stop, leave services and virtual routers
         self._stopping = asyncio.Event()
+        self.listing = asyncio.Lock()  # of a piece of the connection table, for the API
         self._reloading = asyncio.Lock()  # held until the first table is complete
         self._log = get_logger()
 
@@ -590,6 +591,10 @@ class Supervisor:
         """Return how many scripts of checks run and wait."""
         return self._host.script_counts()
 
+    def overview(self) -> dict[str, Any]:
+        """Return what runs on which device, and why, as `pylvs show` does. In the table thread. Raises PylvsError."""
+        return self._host.overview()
+
     def status(self) -> str:
         """Return one line for the log and the service manager."""
         services, servers, down = self.engine.tally()
@@ -670,6 +675,8 @@ class Supervisor:
             found.append(Problem("api", "", self._api.error))
         if self._api.metrics_error:
             found.append(Problem("metrics_address", "", self._api.metrics_error))
+        if self._api.group_error:
+            found.append(Problem("api", "", self._api.group_error))
         if self._dbus.problem:
             found.append(Problem("dbus", "", self._dbus.problem))
         if self._snmp.problem:

@@ -11,7 +11,7 @@ import io
 import os
 import sys
 
-from pylvs.model.errors import PylvsError
+from pylvs.model.errors import NotPermitted, PylvsError
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
@@ -78,12 +78,12 @@ def run_restore(words: Sequence[str], session: Session) -> int:
 
 def main() -> int:
     """Run `ipvsadm` as this process."""
-    return _as_program(run)
+    return _as_program(run, _lists)
 
 
 def save() -> int:
     """Run `ipvsadm-save` as this process. Like the real script, it checks its options before it opens the tables."""
-    return _help_of_save(sys.stderr) if _asks_for_help(sys.argv[1:]) else _as_program(run_save)
+    return _help_of_save(sys.stderr) if _asks_for_help(sys.argv[1:]) else _as_program(run_save, lambda _: True)
 
 
 def restore() -> int:
@@ -114,14 +114,42 @@ def open_director() -> Director:
     return open_tables()
 
 
-def _as_program(command: Callable[[Sequence[str], Session], int]) -> int:
+def _director_for(changes_nothing: Callable[[], bool]) -> Director:
+    """Return the tables; without the privilege to open them, as the daemon reads them, for a listing.
+
+    Raises as `open_director`, and NotReadable.
+    """
+    try:
+        return open_director()
+    except NotPermitted:
+        if os.geteuid() == 0 or not changes_nothing():
+            raise
+    from pylvs.ipvsadm.remote import reading_director
+
+    return reading_director()
+
+
+def _lists(words: Sequence[str]) -> bool:
+    """Return whether these arguments of `ipvsadm` change nothing."""
+    from pylvs.ipvsadm.options import Command, OptionError
+    from pylvs.ipvsadm.parsing import Names, parse
+
+    try:
+        return parse(words, Names()).command in (Command.LIST, Command.SAVE)
+    except OptionError:
+        return False
+
+
+def _as_program(
+    command: Callable[[Sequence[str], Session], int], lists: Callable[[Sequence[str]], bool] = lambda _: False
+) -> int:
     """Run a command as this process; turn every error into an exit status and a few lines."""
     gc.disable()  # the process ends before a collection would pay off
     from pylvs.ipvsadm.options import EXIT_ARGUMENTS, EXIT_LISTING
 
     _take_bytes_as_they_are()
     try:
-        director = open_director()
+        director = _director_for(lambda: lists(sys.argv[1:]))
     except PylvsError as error:
         from pylvs.ipvsadm.commands import cannot_open, hints_wanted
 

@@ -85,9 +85,16 @@ class NotPermitted(PylvsError):
         self.capabilities = tuple(capabilities)
 
 
-def needs_root(what: object) -> NotPermitted:
-    """Return the error for an object that only root may use: a path, or an operation."""
-    return NotPermitted(f"{what}: Operation not permitted; run as root")
+RUN_AS_ROOT = "run as root"
+
+
+def needs_root(what: object, remedy: str = RUN_AS_ROOT) -> NotPermitted:
+    """Return the error for an object that this user may not use: a path, or an operation."""
+    return NotPermitted(f"{what}: Operation not permitted; {remedy}")
+
+
+class NotReadable(NotPermitted):
+    """The tables belong to root, and no daemon answers this user."""
 
 
 class NoSpace(PylvsError):
@@ -134,6 +141,18 @@ class Busy(PylvsError):
     def __init__(self, text: str = "", holder: int = 0) -> None:
         super().__init__(text)
         self.holder = holder
+
+
+class NoSuchRouter(PylvsError):
+    """There is no virtual router of this name; the text lists the others."""
+
+    errno = errno.ENOENT
+
+
+class NoSuchTables(PylvsError):
+    """The tables that a command wants are not those of this daemon."""
+
+    errno = errno.ENOENT
 
 
 class NoSuchSetting(PylvsError):

@@ -152,6 +152,7 @@ class GlobalSettings:
     checker_no_swap: bool = False
     rs_init_notifies: bool = False  # at the start, notify of the servers that are up
     metrics_address: tuple[Address, int] | None = None  # serve /metrics over TCP, too
+    monitor_group: str = ""  # its members may read the API; "": the group pylvs, if there is one
     checker_share: bool = True
     log_level: str = "info"
     fifo: Fifo | None = None  # for events of services and servers only

@@ -221,7 +221,7 @@ def _trace(error: BaseException | None) -> str:
 
 
 def _receive_from_libraries() -> None:
-    """Receive the logs of aiohttp, asyncio and other libraries."""
+    """Receive the logs of asyncio and other libraries."""
     import logging  # late: likewise
 
     class FromLibraries(logging.Handler):

@@ -23,6 +23,8 @@ NETWORK_HEADER, ANCILLARY = 0xFFF00000, 0xFFFFF000  # SKF_NET_OFF, SKF_AD_OFF
 TAKE: Instruction = (RETURN, 0, 0, 0xFFFFFFFF)
 DROP: Instruction = (RETURN, 0, 0, 0)
 
+MONITORS = Path("/run/pylvs/monitor")  # the sockets of daemons that the members of a group may read
+MONITOR_GROUP = "pylvs"  # where the configuration names no other
 LONGEST_SOCKET_PATH = 107  # bytes, sun_path without its zero
 
 _CHUNK = 1 << 18  # bytes that are copied at a time

@@ -138,7 +138,7 @@ class ControlServer:
             try:
                 answer["ok"] = self._verbs[verb](request)
             except PylvsError as error:
-                answer["error"] = str(error)
+                answer |= {"error": str(error), "errno": error.errno}
             except Exception as error:
                 connection.socket.send(answer | {"error": f"{type(error).__name__}: {error}: this is a bug"})
                 raise
@@ -183,7 +183,7 @@ def service_status(service: RouterService) -> dict[str, Any]:
 
 
 def transitions_of(service: RouterService, name: str | None) -> dict[str, Any]:
-    """Return the last transitions of one virtual router, or of all. Raises InvalidOperation."""
+    """Return the last transitions of one virtual router, or of all. Raises NoSuchRouter."""
     routers = service.named([] if name is None else [name])
     return {router.name: [each.as_dict() for each in router.history.transitions] for router in routers}
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from pylvs import __version__
-from pylvs.model.errors import NotPermitted, PylvsError, needs_root
+from pylvs.model.errors import NoSuchRouter, NotPermitted, PylvsError, needs_root
 from pylvs.system.sockets import Unsent, address_of, closed_on_error, peer_of
 
 SOCKET_NAME = "vrrp"  # in the state directory
@@ -311,7 +311,7 @@ class Client:
 
 
 def answer_of(answer: Message) -> Any:
-    """Return the result in an answer. Raises PylvsError with the process's message if it refuses."""
+    """Return the result in an answer. Raises PylvsError with the process's message if it refuses, NoSuchRouter."""
     if "error" in answer:
-        raise PylvsError(str(answer["error"]))
+        raise (NoSuchRouter if answer.get("errno") == NoSuchRouter.errno else PylvsError)(str(answer["error"]))
     return answer.get("ok")

@@ -28,7 +28,7 @@ from typing import Any
 from pylvs.bfd.sessions import Sessions
 from pylvs.model.addresses import Address
 from pylvs.model.durations import checked_duration
-from pylvs.model.errors import Busy, InvalidOperation
+from pylvs.model.errors import Busy, InvalidOperation, NoSuchRouter
 from pylvs.model.vrrp import Roles, VrrpConfiguration, VrrpInstance, VrrpSettings
 from pylvs.model.wanted import Configuration
 from pylvs.system import lock, syscalls
@@ -365,11 +365,11 @@ class RouterService:
         self.tracking.lose_source(self.now, late)
 
     def named(self, names: list[str]) -> list[Router]:
-        """Return the named routers, all if there are no names. Raises InvalidOperation."""
+        """Return the named routers, all if there are no names. Raises NoSuchRouter."""
         for name in names:
             if name not in self.routers:
                 known = ", ".join(sorted(self.routers)) or "none"
-                raise InvalidOperation(f"{name}: no such virtual router; there are: {known}")
+                raise NoSuchRouter(f"{name}: no such virtual router; there are: {known}")
         return [self.routers[name] for name in names or self.routers]
 
     def _with_groups(self, names: list[str]) -> list[Router]:

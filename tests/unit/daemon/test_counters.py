@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pylvs.daemon.api import operation, routes
+from pylvs.daemon.api import http_server, routes
 from pylvs.daemon.api.counters import counters_encoded
 from pylvs.health.engine import Engine
 from pylvs.model.described import CheckDefaults, DescribedServer, DescribedService, Descriptions
@@ -102,7 +102,7 @@ def test_the_event_loop_waits_neither_for_numbers_nor_for_json(tmp_path: Path, m
         return json.dumps(content).encode()
 
     monkeypatch.setattr(routes, "counters_encoded", encoded)
-    monkeypatch.setattr(operation, "json_line", line)
+    monkeypatch.setattr(http_server, "json_line", line)
     host = FakeHost(tmp_path / "state")
     (reply,) = during(host, lambda: ask(host, "GET", "/v1/counters"))
     assert len(reply["services"]) == 1

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from aiohttp.test_utils import make_mocked_request
 
 from pylvs.cli import main
 from pylvs.daemon import Options
-from pylvs.daemon.api import application, routes
+from pylvs.daemon.api import routes
 from pylvs.daemon.api.client import READ_TIMEOUT_S as CLIENT_S  # before conftest.py raises it
 from pylvs.daemon.api.client import Client
 from pylvs.daemon.api.encoding import Counts, counts_of
@@ -347,18 +346,6 @@ def test_a_body_that_is_no_text_is_a_bad_request(host: FakeHost, body: bytes, ki
             answered, reply = await asyncio.to_thread(asked)
             assert answered == 400
             assert "no JSON" in json.loads(reply)["error"]
-
-    run(scenario())
-
-
-def test_a_client_of_unknown_user_is_refused() -> None:
-    async def never(_: Any) -> Any:
-        raise AssertionError("it was done")
-
-    async def scenario() -> None:
-        request = make_mocked_request("POST", "/v1/reload")
-        request._protocol.transport = None
-        assert (await application._root_only(request, never)).status == 403
 
     run(scenario())
 

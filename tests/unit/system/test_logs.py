@@ -106,14 +106,14 @@ def test_lines_below_the_level_are_left_out(
 def test_logs_of_libraries_and_tracebacks_have_the_same_form() -> None:
     out = io.StringIO()
     logs.set_up("text", out, {})
-    logging.getLogger("aiohttp.server").warning("strange %s", "request")
-    logging.getLogger("aiohttp.server").info("not worth a line")
+    logging.getLogger("asyncio").warning("strange %s", "request")
+    logging.getLogger("asyncio").info("not worth a line")
     try:
         raise ValueError("why")
     except ValueError:
         logs.get_logger().exception("this is a bug")
     lines = out.getvalue().splitlines()
-    assert lines[0].endswith(" warning: strange request (logger=aiohttp.server)")
+    assert lines[0].endswith(" warning: strange request (logger=asyncio)")
     assert lines[1].endswith(" error: this is a bug")
     assert lines[-1] == "ValueError: why"
 

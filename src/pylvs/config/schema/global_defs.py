@@ -145,6 +145,13 @@ GLOBAL_DEFS = Block(
         flag("checker_share", "make equal checks of one server once, for all its services", True, is_own=True),
         Keyword("metrics_address", ENDPOINT, "serve /metrics on this TCP address too", is_own=True),
         Keyword(
+            "monitor_group",
+            text("a group"),
+            "members of this group may read status, events, metrics and listings",
+            default_doc="pylvs, if there is such a group",
+            is_own=True,
+        ),
+        Keyword(
             "log_level",
             choice("debug", "info", "warning", "error"),
             "log lines of this level and above",

@@ -1,24 +1,18 @@
-"""The API as an aiohttp application: who may use it, how errors become responses.
-
-aiohttp is large, so the functions that need it import it (`server`).
-"""
+"""The operations of the API by path: who may use them, how errors become responses."""
 
 from __future__ import annotations
 
-import asyncio
 import errno
-import logging
-import math
 import os
 import socket
-import time
-from collections.abc import Awaitable, Callable
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from pylvs import __version__
 from pylvs.daemon.api import replies
-from pylvs.daemon.api.operation import Given, Operation, json_response
+from pylvs.daemon.api.http_server import HttpServer, Limits, Refusal, Request, Response, Stream, json_response
+from pylvs.daemon.api.operation import Given, Operation
 from pylvs.daemon.api.routes import ROUTES
 from pylvs.daemon.api.schema import VERSION, Schemas, components
 from pylvs.model.errors import (
@@ -26,31 +20,28 @@ from pylvs.model.errors import (
     Busy,
     InvalidOperation,
     NoSuchDestination,
+    NoSuchRouter,
     NoSuchService,
+    NoSuchTables,
     OutOfRange,
     PylvsError,
     text_of,
 )
 from pylvs.system.logs import get_logger
-from pylvs.system.sockets import peer_of
 from pylvs.system.syscalls import SHORTAGES
 
 if TYPE_CHECKING:
-    from aiohttp import web
-
     from pylvs.daemon.supervisor import Supervisor
-
-    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 # Errors that another attempt may not have: no descriptor, memory or thread, a full or failing disk.
 _OF_THIS_MACHINE = (*SHORTAGES, errno.EAGAIN, errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT)
-_SILENCE_S = 60.0  # between two lines about a shortage
-_SHUTDOWN_S = 1.0  # for requests that run at the stop
-_MAX_REQUEST_BYTES = 1 << 20
-_MAX_REASON_LENGTH = 200  # characters, in the log
+# Of the socket for a group: members may be slow or malicious. Operations for them take a fifth of a CPU.
+_OF_MEMBERS = Limits(connections=16, of_one_user=4, request_s=5.0, send_s=60.0, pause_s=0.005, share=4)
 _STATUSES: dict[type[PylvsError], HTTPStatus] = {
     NoSuchService: HTTPStatus.NOT_FOUND,
     NoSuchDestination: HTTPStatus.NOT_FOUND,
+    NoSuchRouter: HTTPStatus.NOT_FOUND,
+    NoSuchTables: HTTPStatus.NOT_FOUND,
     InvalidOperation: HTTPStatus.BAD_REQUEST,
     OutOfRange: HTTPStatus.BAD_REQUEST,
     Busy: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -71,99 +62,66 @@ def document(closed: bool = False) -> dict[str, Any]:
     }
 
 
-async def openapi(_daemon: Supervisor, _: web.Request, _given: Given) -> web.Response:
+async def openapi(_daemon: Supervisor, _: Given) -> Response:
     return json_response(document())
 
 
 OPERATIONS = (*ROUTES, Operation("GET", "/v1/openapi.json", "This document.", openapi, replies.OpenApi))
+_BY_PATH: dict[str, dict[str, Operation]] = {}
+for _each in OPERATIONS:
+    _BY_PATH.setdefault(_each.path, {})[_each.method] = _each
 
 
-async def serve(daemon: Supervisor, listener: socket.socket) -> web.AppRunner:
-    """Serve requests on this socket until the runner is cleaned up, which closes the socket."""
-    import aiohttp
-    from aiohttp import web
+def server(daemon: Supervisor, listener: socket.socket) -> HttpServer:
+    """Return the server of the socket for root."""
+    return HttpServer(listener, partial(_for_root, daemon))
 
-    middlewares = [web.middleware(_root_only), web.middleware(_errors_as_json)]
-    application = web.Application(middlewares=middlewares, client_max_size=_MAX_REQUEST_BYTES)
-    application.add_routes(each.route(daemon) for each in OPERATIONS)
-    logging.getLogger("aiohttp.server").addFilter(_one_line)
-    timeout: dict[str, Any] = {"shutdown_timeout": _SHUTDOWN_S}
-    at_site = aiohttp.__version__.startswith("3.8.")  # aiohttp 3.8, of Debian 12; later the runner has it
-    runner = web.AppRunner(application, access_log=None, **({} if at_site else timeout))
+
+def group_server(daemon: Supervisor, listener: socket.socket) -> HttpServer:
+    """Return the server of the socket for members of a group."""
+    return HttpServer(listener, partial(_for_group, daemon), _OF_MEMBERS)
+
+
+async def _for_group(daemon: Supervisor, request: Request) -> Response | Stream:
+    """Execute a request that changes nothing. Raises Refusal."""
+    if request.method != "GET" and any(each.path == request.path for each in OPERATIONS):
+        text = f"{request.method} {request.path}: this socket is for reading; root alone may change anything"
+        raise Refusal(HTTPStatus.FORBIDDEN, text)
+    return await _executed(daemon, request)
+
+
+async def _for_root(daemon: Supervisor, request: Request) -> Response | Stream:
+    """Execute a request. Refuse other users than root and the daemon's own, even if the socket's mode let them connect.
+
+    Raises Refusal.
+    """
+    if request.user not in (0, os.geteuid()):
+        raise Refusal(HTTPStatus.FORBIDDEN, "root alone may ask this daemon")
+    return await _executed(daemon, request)
+
+
+async def _executed(daemon: Supervisor, request: Request) -> Response | Stream:
+    """Return the response, with `{"error": TEXT}` for exceptions of handlers. Raises Refusal."""
+    methods = _BY_PATH.get(request.path, {})
+    operation = methods.get(request.method)
+    what = f"{request.method} {request.path}"
+    if operation is None and methods:  # RFC 9110, 15.5.6
+        text = f"{what}: {HTTPStatus.METHOD_NOT_ALLOWED.phrase}"
+        raise Refusal(HTTPStatus.METHOD_NOT_ALLOWED, text, {"Allow": ", ".join(methods)})
+    if operation is None:
+        raise Refusal(HTTPStatus.NOT_FOUND, f"{what}: {HTTPStatus.NOT_FOUND.phrase}")
     try:
-        await runner.setup()
-        asyncio.get_running_loop().set_exception_handler(AcceptFailures())
-        await web.SockSite(runner, listener, **(timeout if at_site else {})).start()
-    except BaseException:
-        await runner.cleanup()
-        raise
-    return runner
-
-
-class AcceptFailures:
-    """Log a shortage that keeps connections waiting once a minute. asyncio reports it up to 128 times a second."""
-
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        self._now = now
-        self._silent_until = -math.inf
-
-    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Handle what no task does, in place of the loop's default handler."""
-        error = context.get("exception")
-        if not isinstance(error, OSError) or error.errno not in SHORTAGES:
-            loop.default_exception_handler(context)
-        elif self._now() >= self._silent_until:
-            self._silent_until = self._now() + _SILENCE_S
-            get_logger().error(f"connections wait, as none can be accepted: {error.strerror}")
-
-
-async def _root_only(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse other users than root and the daemon's own, even if the socket's mode let them connect."""
-    peer = request.transport.get_extra_info("socket") if request.transport else None
-    if peer is None:  # the client has disconnected, so its user is unknown
-        return json_response({"error": "the client disconnected before its user was known"}, HTTPStatus.FORBIDDEN)
-    if peer.family == socket.AF_UNIX:
-        _, user = peer_of(peer)
-        if user not in (0, os.geteuid()):
-            return json_response({"error": "root alone may ask this daemon"}, HTTPStatus.FORBIDDEN)
-    return await handler(request)
-
-
-async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn exceptions of handlers into `{"error": TEXT}`."""
-    from aiohttp import web
-
-    try:
-        return await handler(request)
-    except web.HTTPException as error:
-        refusal = json_response({"error": f"{request.method} {request.path}: {error.reason}"}, error.status)
-        if "Allow" in error.headers:  # RFC 9110, 15.5.6
-            refusal.headers["Allow"] = error.headers["Allow"]
-        return refusal
+        return await operation.run(daemon, request)
     except PylvsError as error:
         status = next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), HTTPStatus.CONFLICT)
-        return json_response({"error": str(error)}, status)
+        raise Refusal(status, str(error)) from None
     except MemoryError:
-        get_logger().error(f"{request.method} {request.path} failed: {NO_MEMORY}")
-        return json_response({"error": NO_MEMORY}, HTTPStatus.SERVICE_UNAVAILABLE)
+        get_logger().error(f"{what} failed: {NO_MEMORY}")
+        raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, NO_MEMORY) from None
     except Exception as error:
         if isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno in _OF_THIS_MACHINE):
             text = text_of(error)
-            get_logger().error(f"{request.method} {request.path} failed: {text}")
-            return json_response({"error": text}, HTTPStatus.SERVICE_UNAVAILABLE)
-        get_logger().exception(f"{request.method} {request.path} failed: this is a bug")
-        return json_response(
-            {"error": "this is a bug of pylvs; its log has the trace"}, HTTPStatus.INTERNAL_SERVER_ERROR
-        )
-
-
-def _one_line(record: logging.LogRecord) -> bool:
-    """Log a malformed request as one line: it is the client's error, and aiohttp's trace would hide other lines."""
-    from aiohttp.http_exceptions import HttpProcessingError
-
-    error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, HttpProcessingError):
-        reason = " ".join(error.message.split())[:_MAX_REASON_LENGTH]
-        record.msg, record.args = "malformed request refused: %s", (reason,)
-        record.exc_info, record.levelno, record.levelname = None, logging.WARNING, "WARNING"
-    return True
+            get_logger().error(f"{what} failed: {text}")
+            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, text) from None
+        get_logger().exception(f"{what} failed: this is a bug")
+        raise Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "this is a bug of pylvs; its log has the trace") from None

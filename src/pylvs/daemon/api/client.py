@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pylvs.daemon.state.directory import StateDirectory, running, selection
-from pylvs.model.errors import NotPermitted, PylvsError
+from pylvs.model.errors import RUN_AS_ROOT, NotPermitted, PylvsError
 from pylvs.system import lock
-from pylvs.system.unix_http import UnixConnection
+from pylvs.system.unix_http import NEEDS, UnixConnection
 
 READ_TIMEOUT_S = 5.0  # for a reply that changes nothing: a daemon that takes longer hangs
 EDIT_TIMEOUT_S = 60.0  # an edit waits for other programs' edits of the table
@@ -72,21 +73,32 @@ class Client:
             self._find_hang()
         body = None if content is None else json.dumps(content).encode()
         timeout_s = timeout_of(method, path)
-        with contextlib.closing(UnixConnection(self.state.socket_path, timeout_s)) as connection:
+        with contextlib.closing(UnixConnection(self._socket_for(method), timeout_s)) as connection:
             try:
                 connection.request(method, path, body, {"Content-Type": "application/json"})
-                response = connection.getresponse()
-                if endless and connection.sock is not None:
-                    connection.sock.settimeout(None)
+                end = connection.sock
+                response = connection.getresponse()  # it has the socket now
+                if endless:
+                    end.settimeout(None)
             except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
                 raise NoDaemon(self._no_daemon()) from None
             except PermissionError:
-                raise self.state.not_permitted() from None
+                raise self.state.not_permitted(NEEDS if method == "GET" else RUN_AS_ROOT) from None
             except TimeoutError:
                 raise self._no_reply(timeout_s) from None
             except (OSError, http.client.HTTPException) as error:
                 raise PylvsError(f"{self.state.socket_path}: the daemon closed the connection ({error})") from None
-            yield response
+            with contextlib.closing(response):
+                yield response
+
+    def _socket_for(self, method: str) -> Path:
+        """Return the socket for root, or if this user may not open it, that for reading."""
+        monitored = method == "GET" and not os.access(self.state.socket_path, os.W_OK)
+        return (
+            self.state.monitor_path
+            if monitored and os.access(self.state.monitor_path, os.W_OK)
+            else self.state.socket_path
+        )
 
     def _find_hang(self) -> None:
         """Raise NoReply if the daemon does not reply to a short request, and what `ask` raises."""

@@ -7,24 +7,20 @@ from __future__ import annotations
 
 import json
 import math
-import select
 from collections.abc import Awaitable, Callable, Mapping
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from pylvs.daemon.api.http_server import Request, Response, Stream
 from pylvs.daemon.api.schema import Schemas
-from pylvs.daemon.state.history import json_line
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import Busy, InvalidOperation, OutOfRange
 from pylvs.system.logs import get_logger
 
 if TYPE_CHECKING:
-    from aiohttp import web
-
     from pylvs.daemon.supervisor import Supervisor
 
 Given = Mapping[str, Any]  # the parameters of a request
-Handler = Callable[["Supervisor", "web.Request", Given], Awaitable["web.StreamResponse"]]
+Handler = Callable[["Supervisor", Given], Awaitable[Response | Stream]]
 _TYPE_NAMES = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
 _SCHEMAS = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
@@ -80,24 +76,20 @@ class Operation:
     answers: str = "application/json"
     outlives_client: bool = False
 
-    def route(self, daemon: Supervisor) -> web.RouteDef:
-        from aiohttp import web
+    async def run(self, daemon: Supervisor, request: Request) -> Response | Stream:
+        """Check a request, and execute it. Raises what handlers do, InvalidOperation, OutOfRange, Busy."""
+        given = _body(request.body) if self.method == "POST" else self._query(request.query)
+        checked = self._checked(given)
+        if self.method == "POST" and not self.outlives_client and request.has_disconnected:
+            get_logger().warning(f"{self.path} was not executed, because its client has disconnected")
+            raise Busy("the client has disconnected")
+        return await self.handler(daemon, checked)
 
-        async def handle(request: web.Request) -> web.StreamResponse:
-            given = await _body(request) if self.method == "POST" else self._query(request)
-            checked = self._checked(given)
-            if self.method == "POST" and not self.outlives_client and has_disconnected(request):
-                get_logger().warning(f"{self.path} was not executed, because its client has disconnected")
-                raise Busy("the client has disconnected")
-            return await self.handler(daemon, request, checked)
-
-        return web.route(self.method, self.path, handle)
-
-    def _query(self, request: web.Request) -> dict[str, Any]:
+    def _query(self, query: Mapping[str, str]) -> dict[str, Any]:
         """Return the query, with booleans converted."""
         booleans = {"true": True, "false": False}
         flags = {name for name, each in self.takes.items() if each.kind is bool}
-        return {name: booleans.get(text, text) if name in flags else text for name, text in request.query.items()}
+        return {name: booleans.get(text, text) if name in flags else text for name, text in query.items()}
 
     def _checked(self, given: Mapping[str, Any]) -> dict[str, Any]:
         for name in given:
@@ -146,9 +138,8 @@ class Operation:
         return made
 
 
-async def _body(request: web.Request) -> dict[str, Any]:
+def _body(raw: bytes) -> dict[str, Any]:
     """Return the request's JSON object; an empty body is an empty object. Raises InvalidOperation."""
-    raw = await request.read()
     try:
         found = json.loads(raw) if raw.strip() else {}
     except (ValueError, RecursionError) as error:
@@ -156,20 +147,3 @@ async def _body(request: web.Request) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InvalidOperation("the request's body must be a JSON object")
     return found
-
-
-def has_disconnected(request: web.Request) -> bool:
-    """Return whether the client has closed its UNIX socket, also if asyncio has not noticed it yet."""
-    end = request.transport.get_extra_info("socket") if request.transport else None
-    if end is None:
-        return True
-    poll = select.poll()
-    poll.register(end, 0)  # POLLHUP is always reported
-    return bool(poll.poll(0))
-
-
-def json_response(content: Any, status: int = HTTPStatus.OK) -> web.Response:
-    """Return a response of JSON with a newline at its end."""
-    from aiohttp import web
-
-    return web.Response(body=json_line(content), status=status, content_type="application/json", charset="utf-8")

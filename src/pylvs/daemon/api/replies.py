@@ -99,6 +99,55 @@ class ServicesReply(TypedDict):
     services: list[ServiceReply]
 
 
+class ListedDestination(TypedDict):
+    """A destination of the table, with what `ipvsadm -L` can list."""
+
+    address: str
+    port: int
+    method: Literal["MASQ", "LOCAL", "TUNNEL", "ROUTE"]
+    weight: int
+    upper: Annotated[int, "threshold; 0: none"]
+    lower: int
+    tunnel: Annotated[list[str | int] | None, "kind, port and flags; null: IPIP, or no tunnel"]
+    active: int
+    inactive: int
+    persistent: int
+    counters: Annotated[list[int], "connections, incoming and outgoing packets, incoming and outgoing bytes"]
+    rates: Annotated[list[int], "the same, a second"]
+
+
+class ListedService(TypedDict):
+    """A service of the table, with what `ipvsadm -L` can list."""
+
+    protocol: Literal["TCP", "UDP", "SCTP"]
+    address: str
+    port: int
+    mark: Annotated[int, "0: none"]
+    scheduler: str
+    flags: Annotated[int, "IPVS's numbers"]
+    timeout_s: Annotated[int, "of persistence"]
+    netmask: Annotated[int, "of persistence; -1: the whole address"]
+    engine: Annotated[str, 'of persistence; "": none']
+    counters: Annotated[list[int], "as those of a destination"]
+    rates: list[int]
+    destinations: list[ListedDestination]
+
+
+class ListingReply(TypedDict):
+    """The table, for `ipvsadm -L` of users who cannot open it."""
+
+    size: Annotated[int, "as listings show it"]
+    timeouts: Annotated[list[int], "seconds: TCP, TCP after a FIN, UDP"]
+    services: list[ListedService]
+
+
+ConnectionLine = Annotated[
+    list[Any],
+    "protocol, state, seconds left; address and port of client, virtual service and destination; engine and its data",
+]
+ShowReply = Annotated[dict[str, Any], "as pylvs show --json"]
+
+
 class TableReply(TypedDict):
     """The table beside the desired state."""
 

@@ -6,10 +6,11 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from http import HTTPStatus
+from itertools import islice
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pylvs import __version__
 from pylvs.daemon.api import replies
@@ -22,13 +23,14 @@ from pylvs.daemon.api.encoding import (
     server_encoded,
     service_encoded,
 )
+from pylvs.daemon.api.http_server import Response, Stream, json_response
 from pylvs.daemon.api.metrics import CONTENT_TYPE, MetricsInput, exposition
 from pylvs.daemon.api.metrics_port import Page
-from pylvs.daemon.api.operation import Field, Given, Operation, json_response
+from pylvs.daemon.api.operation import Field, Given, Operation
 from pylvs.daemon.api.schema import VERSION, AnyEvent, EventsReply
 from pylvs.daemon.liveness import TABLE_THREAD
 from pylvs.daemon.loading import Refused, errors
-from pylvs.daemon.notifications import encode_event
+from pylvs.daemon.notifications import Subscriber, encode_event
 from pylvs.daemon.problems import Problem, router_problems, service_problems
 from pylvs.daemon.state.drains import Drain
 from pylvs.daemon.state.history import json_line
@@ -37,21 +39,24 @@ from pylvs.health.events import ServerName
 from pylvs.health.state import ServiceSnapshot
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import replace
+from pylvs.model.director import Connection
 from pylvs.model.durations import MAX_DURATION_S
-from pylvs.model.errors import Busy, InvalidOperation
+from pylvs.model.errors import Busy, InvalidOperation, NoSuchTables
 from pylvs.model.rows import ServiceRow, unattached
-from pylvs.model.service import MAX_WEIGHT, SERVER_PATTERN, DestinationKey, server_named
+from pylvs.model.service import MAX_WEIGHT, SERVER_PATTERN, DestinationKey, Timeouts, server_named
+from pylvs.model.transfer import encode_connection, encode_row
+from pylvs.system.namespaces import network_cookie
 from pylvs.system.threads import to_thread
 
 if TYPE_CHECKING:
-    from aiohttp import web
-
     from pylvs.daemon.supervisor import Supervisor
 
 Read = TypeVar("Read")
 TABLES_TIMEOUT_S = 10.0  # for reading the tables
 STATUS_TABLES_S = 2.0  # the same for a status: with that of pylvs-vrrp, less than its client waits
 LINES = "application/x-ndjson"
+CONNECTIONS_AT_ONCE = 500  # of a listing: the table thread takes some milliseconds
+LISTING_PAUSES, LISTING_PAUSE_S = 4, 0.5  # behind such a piece: so many times its duration, at most
 CLIENT_POLL_S = 10.0  # without an event, for clients that have disconnected
 _SERVER = Field(
     str,
@@ -105,7 +110,7 @@ async def _of_tables(daemon: Supervisor, read: Callable[[], Read], timeout_s: fl
         return None
 
 
-async def status(daemon: Supervisor, _: web.Request, _given: Given) -> web.Response:
+async def status(daemon: Supervisor, _: Given) -> Response:
     rows = await _of_tables(daemon, daemon.reconciler.table.rows, STATUS_TABLES_S)
     unknown = daemon.liveness.silent()
     if rows is None:
@@ -148,7 +153,7 @@ def _status_response(
     rows: Sequence[ServiceRow],
     problems: Sequence[Problem],
     drains: Sequence[Drain],
-) -> web.Response:
+) -> Response:
     """Add what each service and file has, and return the response. A thread does it, as for the counters."""
     counts = counts_of(rows)
     reply["problems"] = problems_encoded([*service_problems(snapshot), *problems])
@@ -182,60 +187,130 @@ async def metrics_page(daemon: Supervisor) -> Page:
     return Page(await to_thread(exposition, given), has_table=packets is not None)
 
 
-async def metrics(daemon: Supervisor, *_: object) -> web.Response:
-    from aiohttp import web
-
+async def metrics(daemon: Supervisor, _: Given) -> Response:
     page = await metrics_page(daemon)
-    return web.Response(body=page.text.encode(), headers={"Content-Type": CONTENT_TYPE})
+    return Response(page.text.encode(), content_type=CONTENT_TYPE)
 
 
-async def counters(daemon: Supervisor, _: web.Request, _given: Given) -> web.Response:
+def _unread(daemon: Supervisor) -> Busy:
+    unread = f"the table was not read within {TABLES_TIMEOUT_S:g} s; try again"
+    return Busy(daemon.liveness.silent().get(TABLE_THREAD, unread))
+
+
+async def counters(daemon: Supervisor, _: Given) -> Response:
     """Return the counters. Raises Busy without the table: clients take 0 for a number, and a reset."""
     rows = await _of_tables(daemon, daemon.reconciler.table.rows, TABLES_TIMEOUT_S)
     if rows is None:
-        unread = f"the table was not read within {TABLES_TIMEOUT_S:g} s; try again"
-        raise Busy(daemon.liveness.silent().get(TABLE_THREAD, unread))
+        raise _unread(daemon)
     return await to_thread(_counters_response, daemon.engine.snapshot(), rows)
 
 
-def _counters_response(snapshot: Sequence[ServiceSnapshot], rows: Sequence[ServiceRow]) -> web.Response:
+def _counters_response(snapshot: Sequence[ServiceSnapshot], rows: Sequence[ServiceRow]) -> Response:
     """Return the response. A thread makes it: a large table takes tenths of a second."""
     return json_response(counters_encoded(snapshot, rows))
 
 
-async def services(daemon: Supervisor, _: web.Request, _given: Given) -> web.Response:
+def _in_namespace(wanted: str | None) -> None:
+    """Raise NoSuchTables unless the tables are in the network namespace of this cookie. In the table thread."""
+    if wanted is not None and str(network_cookie()) != wanted:
+        raise NoSuchTables("the tables of this daemon are in another network namespace")
+
+
+async def table(daemon: Supervisor, given: Given) -> Response:
+    """Return the services with all that listings show. Raises Busy without the table."""
+    cache = daemon.reconciler.table
+
+    def read() -> tuple[list[ServiceRow], Timeouts, int]:
+        _in_namespace(given.get("namespace"))
+        return cache.rows(), cache.director.timeouts(), cache.director.table_size()
+
+    found = await _of_tables(daemon, read, TABLES_TIMEOUT_S)
+    if found is None:
+        raise _unread(daemon)
+    return await to_thread(_table_response, *found)
+
+
+def _table_response(rows: Sequence[ServiceRow], timeouts: Timeouts, size: int) -> Response:
+    reply: replies.ListingReply = {
+        "size": size,
+        "timeouts": [timeouts.tcp_s, timeouts.tcp_fin_s, timeouts.udp_s],
+        "services": cast("list[replies.ListedService]", list(map(encode_row, rows))),
+    }
+    return json_response(reply)
+
+
+async def connections(daemon: Supervisor, given: Given) -> Stream:
+    """Send the connection table in pieces, each of which is read in the table thread. Raises Busy."""
+    director = daemon.reconciler.table.director
+
+    def read() -> Iterator[Connection]:
+        _in_namespace(given.get("namespace"))
+        return iter(director.connections() if director.edition() else ())
+
+    found = await _of_tables(daemon, read, TABLES_TIMEOUT_S)
+    if found is None:
+        raise _unread(daemon)
+    return Stream(_connection_lines(daemon, found), LINES)
+
+
+async def _connection_lines(daemon: Supervisor, found: Iterator[Connection]) -> AsyncIterator[bytes]:
+    """Yield lines. All such streams together take a fifth of a CPU: a table may have millions of connections."""
+
+    def piece() -> bytes:
+        return b"".join(map(json_line, map(encode_connection, islice(found, CONNECTIONS_AT_ONCE))))
+
+    while True:
+        async with daemon.listing:
+            begin = time.monotonic()
+            lines = await _of_tables(daemon, piece, TABLES_TIMEOUT_S)
+            await asyncio.sleep(min(LISTING_PAUSES * (time.monotonic() - begin), LISTING_PAUSE_S))
+        if lines is None:
+            raise _unread(daemon)
+        if not lines:
+            return
+        yield lines
+
+
+async def show(daemon: Supervisor, given: Given) -> Response:
+    """Return what `pylvs show --json` prints. Raises Busy without the table."""
+
+    def read() -> dict[str, Any]:
+        _in_namespace(given.get("namespace"))
+        return daemon.overview()
+
+    found = await _of_tables(daemon, read, TABLES_TIMEOUT_S)
+    if found is None:
+        raise _unread(daemon)
+    return json_response(found)
+
+
+async def services(daemon: Supervisor, _: Given) -> Response:
     """Reply at once, also while the table is locked or pylvs-vrrp hangs."""
     return await to_thread(_services_response, daemon.engine.snapshot())
 
 
-def _services_response(snapshot: Sequence[ServiceSnapshot]) -> web.Response:
+def _services_response(snapshot: Sequence[ServiceSnapshot]) -> Response:
     reply: replies.ServicesReply = {"services": [service_encoded(each, {}) for each in snapshot]}
     return json_response(reply)
 
 
-async def events(daemon: Supervisor, request: web.Request, given: Given) -> web.StreamResponse:
-    from aiohttp import web
-
+async def events(daemon: Supervisor, given: Given) -> Response | Stream:
     if not given.get("follow", False):
-        return web.Response(body=b"".join(map(json_line, daemon.events.recent())), content_type=LINES)
-    response = web.StreamResponse(headers={"Content-Type": LINES, "Cache-Control": "no-store"})
-    with daemon.events.subscribe() as subscriber:
-        await response.prepare(request)
-        while True:
-            try:
-                async with asyncio.timeout(CLIENT_POLL_S):
-                    event = await subscriber.next()
-            except TimeoutError:
-                if request.transport is None:  # the client has disconnected
-                    return response
-                continue
-            try:
-                await response.write(json_line(event))
-            except ConnectionError:  # the same
-                return response
+        return Response(b"".join(daemon.events.recent_lines()), content_type=LINES)
+    subscriber = daemon.events.subscribe()
+    return Stream(_followed(subscriber), LINES, subscriber.close)
 
 
-async def drain(daemon: Supervisor, _: web.Request, given: Given) -> web.Response:
+async def _followed(subscriber: Subscriber) -> AsyncIterator[bytes]:
+    while True:
+        try:
+            async with asyncio.timeout(CLIENT_POLL_S):
+                yield await subscriber.next_lines()
+        except TimeoutError:
+            yield b""
+
+
+async def drain(daemon: Supervisor, given: Given) -> Response:
     deadline_s = given.get("deadline_s")
     server = server_named(given["server"])
     force, active_only = given.get("force", False), given.get("active_only", False)
@@ -244,11 +319,11 @@ async def drain(daemon: Supervisor, _: web.Request, given: Given) -> web.Respons
     return json_response(begun.encoded() | {"not_kept": await daemon.saved()})
 
 
-async def all_drains(daemon: Supervisor, _: web.Request, _given: Given) -> web.Response:
+async def all_drains(daemon: Supervisor, _: Given) -> Response:
     return json_response({"drains": [each.encoded() for each in daemon.drains.all()]})
 
 
-async def check_now(daemon: Supervisor, _: web.Request, given: Given) -> web.Response:
+async def check_now(daemon: Supervisor, given: Given) -> Response:
     server = server_named(given["server"]) if "server" in given else None
     found = await daemon.engine.check_now(server, given.get("service"))
     await daemon.reconciler.reconcile()
@@ -258,7 +333,7 @@ async def check_now(daemon: Supervisor, _: web.Request, given: Given) -> web.Res
     return json_response(reply)
 
 
-async def history(daemon: Supervisor, _: web.Request, given: Given) -> web.Response:
+async def history(daemon: Supervisor, given: Given) -> Response:
     """Return the engine's events, those of former daemons, and changes of the table by other programs."""
     server, service = server_named(given["server"]), given.get("service")
     found = [encode_event(each) for each in daemon.engine.history(server, service)]
@@ -288,7 +363,7 @@ def _override(
 ) -> Operation:
     """Return the operation that calls a method of the engine, with the fields that it takes."""
 
-    async def handle(daemon: Supervisor, _: web.Request, given: Given) -> web.Response:
+    async def handle(daemon: Supervisor, given: Given) -> Response:
         values = {each: given[each] for each in takes}
         names = apply(daemon.engine, server_named(given["server"]), service=given.get("service"), **values)
         if given.get("wait", True):
@@ -302,20 +377,20 @@ def _override(
     return Operation("POST", f"/v1/{name}", help_, handle, replies.OverrideReply, {**_NAMED, **takes, "wait": _WAIT})
 
 
-async def vrrp_status(daemon: Supervisor, _: web.Request, _given: Given) -> web.Response:
+async def vrrp_status(daemon: Supervisor, _: Given) -> Response:
     return json_response(await daemon.routers.status())
 
 
-async def vrrp_why(daemon: Supervisor, _: web.Request, given: Given) -> web.Response:
+async def vrrp_why(daemon: Supervisor, given: Given) -> Response:
     return json_response(await daemon.routers.request("why", name=given.get("name")))
 
 
-async def vrrp_yield(daemon: Supervisor, _: web.Request, given: Given) -> web.Response:
+async def vrrp_yield(daemon: Supervisor, given: Given) -> Response:
     seconds = float(given["seconds"])
     return json_response(await daemon.routers.request("yield", names=_names(given), seconds=seconds))
 
 
-async def vrrp_resume(daemon: Supervisor, _: web.Request, given: Given) -> web.Response:
+async def vrrp_resume(daemon: Supervisor, given: Given) -> Response:
     return json_response(await daemon.routers.request("unyield", names=_names(given)))
 
 
@@ -324,7 +399,7 @@ def _names(given: Given) -> list[str]:
     return [] if name is None else [name]
 
 
-async def reload(daemon: Supervisor, _: web.Request, given: Given) -> web.Response:
+async def reload(daemon: Supervisor, given: Given) -> Response:
     try:
         done = await daemon.reload(**given)
     except Refused as refused:
@@ -342,7 +417,7 @@ async def reload(daemon: Supervisor, _: web.Request, given: Given) -> web.Respon
     )
 
 
-async def stop(daemon: Supervisor, _: web.Request, given: Given) -> web.Response:
+async def stop(daemon: Supervisor, given: Given) -> Response:
     """Reply before the end: the client waits for the process."""
     daemon.stop(keep=given.get("keep", False))
     reply: replies.StopReply = {"pid": os.getpid()}
@@ -351,12 +426,17 @@ async def stop(daemon: Supervisor, _: web.Request, given: Given) -> web.Response
 
 _STATUS_HELP = "The state of services, servers, checks and virtual routers, and what differs from the file."
 _EVENTS_HELP = "The last events; with follow, new events until the client disconnects. A JSON object a line."
+_CONNECTIONS_HELP = "The connection table, a JSON array a line."
+_OF_TABLES = {"namespace": Field(str, "404 unless the tables are in the network namespace of this SO_NETNS_COOKIE")}
 _ANYTHING = {"server": _ANY_SERVER, "service": _SERVICE}
 ROUTES = (
     Operation("GET", "/v1/status", _STATUS_HELP, status, replies.StatusReply),
     Operation("GET", "/v1/events", _EVENTS_HELP, events, AnyEvent, {"follow": Field(bool, "true: new events")}, LINES),
     Operation("GET", "/v1/services", "Services and servers, without the table.", services, replies.ServicesReply),
     Operation("GET", "/v1/counters", "Connections, packets and bytes of the services.", counters, CountersReply),
+    Operation("GET", "/v1/table", "The table, as ipvsadm lists it.", table, replies.ListingReply, _OF_TABLES),
+    Operation("GET", "/v1/connections", _CONNECTIONS_HELP, connections, replies.ConnectionLine, _OF_TABLES, LINES),
+    Operation("GET", "/v1/show", "As pylvs show --json.", show, replies.ShowReply, _OF_TABLES),
     Operation("GET", "/metrics", "The numbers, in Prometheus's text format.", metrics, str, answers=CONTENT_TYPE),
     Operation(
         "POST",

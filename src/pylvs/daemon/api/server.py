@@ -1,8 +1,7 @@
-"""The API's UNIX socket, which only root may use.
+"""The API's UNIX socket, which only root may use, and the other ways to read it.
 
-aiohttp takes 12 MB and the CPU time of a hundred edits. So it is imported when the first client connects. The modules
-of pylvs take less than 2 MB, and are imported when the daemon is ready. An upgrade may replace their files while it
-runs, and modules of two versions do not fit together.
+The modules of requests are imported when the daemon is ready, or at the first client. An upgrade may replace their
+files while the daemon runs, and modules of two versions do not fit together.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pylvs.daemon.api.group_socket import GroupSocket
 from pylvs.daemon.api.metrics_port import MetricsPort, Page
 from pylvs.daemon.host import BackgroundTasks
 from pylvs.model.errors import PylvsError
@@ -24,8 +24,6 @@ from pylvs.system.sockets import address_of
 from pylvs.system.threads import to_thread
 
 if TYPE_CHECKING:
-    from aiohttp import web
-
     from pylvs.daemon.supervisor import Supervisor
     from pylvs.model.wanted import GlobalSettings
 
@@ -40,13 +38,18 @@ class ApiServer:
     def __init__(self, daemon: Supervisor) -> None:
         self.error = ""  # why requests get no reply, "" if they do
         self._daemon = daemon
-        self._runner: web.AppRunner | None = None
         self._metrics = MetricsPort(self._page)
+        self._group = GroupSocket(daemon.state.monitor_path, self._serve_group)
 
     @property
     def metrics_error(self) -> str:
         """Why metrics are not served at the metrics_address, "" if they are."""
         return self._metrics.error
+
+    @property
+    def group_error(self) -> str:
+        """Why the monitor_group gets no replies, "" if it does."""
+        return self._group.error
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
@@ -58,16 +61,15 @@ class ApiServer:
 
                 def first_client() -> None:
                     loop.remove_reader(listener)
-                    tasks.start(self._retried(partial(self._serve, listener)))
+                    tasks.start(self._retried(partial(self._serve, listener, tasks)))
 
                 loop.add_reader(listener, first_client)
+                tasks.keep_running(self._group.run, "serving the monitor_group")
                 await self.follow(self._daemon.engine.configuration.settings)
                 yield
         finally:
             loop.remove_reader(listener)
             await self._metrics.close()
-            if self._runner is not None:
-                await self._runner.cleanup()
             listener.close()
 
     async def prepare(self) -> None:
@@ -75,16 +77,21 @@ class ApiServer:
         await self._retried(partial(_imported, _APPLICATION))
 
     async def follow(self, settings: GlobalSettings) -> None:
-        """Serve the metrics at the metrics_address of these settings."""
+        """Serve the metrics_address and the monitor_group of these settings."""
+        self._group.follow(settings.monitor_group)
         await self._metrics.follow(settings.metrics_address)
 
     async def _page(self) -> Page:
         page: Page = await (await _imported("pylvs.daemon.api.routes")).metrics_page(self._daemon)
         return page
 
-    async def _serve(self, listener: socket.socket) -> None:
-        await _imported("aiohttp.web")
-        self._runner = await (await _imported(_APPLICATION)).serve(self._daemon, listener)
+    async def _serve(self, listener: socket.socket, tasks: BackgroundTasks) -> None:
+        server = (await _imported(_APPLICATION)).server(self._daemon, listener)
+        tasks.keep_running(server.run, "serving the API")
+
+    async def _serve_group(self, listener: socket.socket) -> None:
+        await self.prepare()
+        await (await _imported(_APPLICATION)).group_server(self._daemon, listener).run()
 
     async def _retried(self, work: Callable[[], Awaitable[object]]) -> None:
         """Do the work, and again after a pause until it succeeds: a client of the API must not wait for ever."""

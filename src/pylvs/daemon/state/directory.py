@@ -28,13 +28,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from pylvs.daemon import STATE_ROOT, units
 from pylvs.health.events import Override, ServerName, ServiceIdentity, Standing
-from pylvs.model.errors import Busy, NotPermitted, PylvsError, Unsupported, needs_root
+from pylvs.model.errors import RUN_AS_ROOT, Busy, NotPermitted, PylvsError, Unsupported, needs_root
 from pylvs.model.service import DestinationKey, Protocol, ServiceKey
 from pylvs.system import files, lock
 from pylvs.system.namespaces import network_cookie, network_name
+from pylvs.system.sockets import MONITORS
 from pylvs.vrrp.ipc import SOCKET_NAME as ROUTERS_SOCKET
 
 SERVICES_FILE = "services"
@@ -83,6 +85,11 @@ def default_path(instance: str = "") -> Path:
     return STATE_ROOT / f"net{network_cookie()}{f'-{instance}' if instance else ''}"
 
 
+def _short_name(path: Path) -> str:
+    """Return a file name for a path of any length."""
+    return f"dir-{crc32(os.fsencode(path)):08x}-{path.name[:100]}"
+
+
 class StateDirectory:
     """The files of one daemon, and its lock; without a path, that of this network namespace and instance."""
 
@@ -92,6 +99,7 @@ class StateDirectory:
         self.pid_path = self.path / "pid"
         self.socket_path = self.path / "control"
         self.routers_path = self.path / ROUTERS_SOCKET
+        self.monitor_path = MONITORS / (self.path.name if self.path.parent == STATE_ROOT else _short_name(self.path))
         self._lock = -1
 
     def acquire(self) -> None:
@@ -156,9 +164,9 @@ class StateDirectory:
             return 0
         return pid if _lives(pid) else 0
 
-    def not_permitted(self) -> NotPermitted:
+    def not_permitted(self, remedy: str = RUN_AS_ROOT) -> NotPermitted:
         """Return the error for a user who may not use this daemon."""
-        return needs_root(self.path)
+        return needs_root(self.path, remedy)
 
     def name_cookie(self) -> int:
         """Return the network namespace of a default directory, 0 of another one."""
