@@ -12,7 +12,6 @@ import click
 from pylvs.cli.common import as_json
 from pylvs.model.addresses import command_to_add
 from pylvs.model.errors import Busy, InvalidOperation, NotPermitted, PylvsError, shown
-from pylvs.model.rows import refusals
 from pylvs.model.settings import PREFIX, SETTINGS, known_setting, parse_setting
 
 
