@@ -114,6 +114,8 @@ def conflict_filter(version: int, addresses: Collection[Address], own_macs: Coll
 MAX_FRAME = 2048
 RECEIVE_BUFFER = 64 << 10  # bytes; under a flood the kernel drops what exceeds it, at no cost to this process
 LISTEN_DELAY_S = 0.005  # announcements leave first
+BATCH = 64  # frames; a socket that has more is flooded
+PAUSE_S = 0.1  # without reading a flooded socket: its queue is short, and the kernel drops the rest
 
 SocketKey = tuple[str, int]  # device, version of IP
 HeldAddresses = Callable[[], Iterable[DeviceAddress]]
@@ -129,6 +131,7 @@ class ConflictSocket:
 
     def __init__(self, device: str, version: int) -> None:
         """Raises OSError."""
+        self.flooded = False
         self._device = device
         self._version = version
         self._addresses: frozenset[Address] = frozenset()
@@ -147,9 +150,10 @@ class ConflictSocket:
         self._addresses, self._own_macs = frozenset(addresses), frozenset(own_macs)
         attach(self._socket, conflict_filter(self._version, self._addresses, self._own_macs))
 
-    def receive(self, most: int = 64) -> list[AddressBinding]:
-        """Return the conflicts among the next frames, at most so many; call again for the rest."""
+    def receive(self, most: int = BATCH) -> list[AddressBinding]:
+        """Return the conflicts among the next frames, at most so many; if there are as many, `flooded` is true."""
         conflicts = []
+        self.flooded = False
         with contextlib.suppress(OSError):  # the queue is empty, or the device is down
             for _ in range(most):
                 frame, (device, *_) = self._socket.recvfrom(MAX_FRAME)
@@ -158,6 +162,7 @@ class ConflictSocket:
                     continue
                 if binding.address in self._addresses:
                     conflicts.append(binding)
+            self.flooded = True
         return conflicts
 
     def close(self) -> None:
@@ -223,3 +228,10 @@ class ConflictListener:
             text, answer = self._tracker.respond(self._loop.now, binding)
             if text or answer:
                 self._on_conflict(binding.address, text, answer)
+        if receiving.flooded:
+            self._loop.forget(receiving.fileno())
+            self._loop.at(self._loop.now + PAUSE_S, partial(self._resume, receiving))
+
+    def _resume(self, receiving: ConflictSocket) -> None:
+        if receiving in self._sockets.values():
+            self._loop.watch(receiving.fileno(), partial(self._receive, receiving))

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from ipaddress import ip_address
 from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import Announcements
-from pylvs.vrrp.conflicts import DEFEND_INTERVAL_S, LOG_INTERVAL_S, MAX_LOGGED, ConflictTracker
+from pylvs.netlink.monitor import LinkMessage
+from pylvs.vrrp import conflicts
+from pylvs.vrrp.conflicts import (
+    BATCH,
+    DEFEND_INTERVAL_S,
+    LOG_INTERVAL_S,
+    MAX_LOGGED,
+    PAUSE_S,
+    ConflictListener,
+    ConflictTracker,
+)
 from pylvs.vrrp.garp import AddressBinding, GarpRateLimit, GarpScheduler
+from tests.unit.vrrp.fake_loop import FakeTimeLoop
 
 VIP, SECOND = ip_address("10.0.0.100"), ip_address("fd00::100")
 MAC, OTHER = bytes.fromhex("02000000000b"), bytes.fromhex("02000000000c")
@@ -86,3 +101,43 @@ def test_two_hosts_that_hold_the_same_address_stop_answering() -> None:
                     other[0].defend(now, address)
         assert now < 60, "the answers never end"
     assert len(sent) <= 2 * (2 + 2 * 2) * Announcements().repeat
+
+
+class FloodedSocket:
+    """Replaces ConflictSocket: it always has more frames; a pipe is its descriptor."""
+
+    flooded = True
+
+    def __init__(self, *_: object) -> None:
+        self.read = 0
+        self._ends = os.pipe()
+        os.write(self._ends[1], b"x")
+
+    def fileno(self) -> int:
+        return self._ends[0]
+
+    def watch(self, *_: object) -> None:
+        pass
+
+    def receive(self) -> list[AddressBinding]:
+        self.read += BATCH
+        return [AddressBinding(VIP, MAC, "eth0")] * BATCH
+
+    def close(self) -> None:
+        for each in self._ends:
+            os.close(each)
+
+
+def test_a_flood_of_conflicts_is_read_in_batches_with_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conflicts, "ConflictSocket", FloodedSocket)
+    loop = FakeTimeLoop()
+    seen: list[tuple[object, ...]] = []
+    links: Any = SimpleNamespace(links={"eth0": LinkMessage(1, "eth0", MAC, 1500, True, True)})
+    listener = ConflictListener(loop, links, lambda: [("eth0", VIP)], lambda *each: seen.append(each), print)
+    listener.listen_soon()
+    loop.pass_(3.0)
+    flooded: Any = next(iter(listener._sockets.values()))
+    assert BATCH < flooded.read <= (3.0 / PAUSE_S + 1) * BATCH
+    assert len(seen) == 1
+    listener.close()
+    loop.pass_(1.0)

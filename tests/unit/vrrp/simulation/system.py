@@ -195,6 +195,8 @@ class SimulatedFrameSender:
 class SimulatedConflictSocket(SimulatedSocket):
     """Replaces `pylvs.vrrp.conflicts.ConflictSocket`."""
 
+    flooded = False
+
     def __init__(self, device: str, version: int) -> None:
         super().__init__()
         self.device = device
