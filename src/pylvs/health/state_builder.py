@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 
 from pylvs.health.events import Event, ServerAdded, ServerName
@@ -119,10 +119,11 @@ class StateBuilder:
         """Return the server's state, continuing the old one; `new_probes`: make probes of old checks again, too."""
         server = ServerState(service.name, wanted, built.at) if old is None else old
         same_destination = server.wanted.destination == wanted.destination
-        held = server.health_weight()
+        # A new configured weight counts at once, unless a check that stays has set another one: until it reports again.
+        held, holds = server.health_weight(), same_destination or _is_weight_set(server, wanted.checks)
         links, server.links = server.links, []
         server.service, server.wanted = service.name, wanted
-        if not same_destination:  # the new configured weight counts until an outcome
+        if not holds:
             server.held_weight = None
         for check in wanted.checks:
             key = _shared_key(check, service, wanted)
@@ -136,7 +137,7 @@ class StateBuilder:
                 state = self._check(check, key, service, wanted, built)
                 state.servers[server] = None
                 link = CheckLink(state, not check.pace.alpha if old is None else server.up)
-                if old is not None and same_destination and sets_weight(check):
+                if old is not None and holds and sets_weight(check):
                     server.held_weight = held
             server.links.append(link)
         for link in links:
@@ -185,6 +186,16 @@ class StateBuilder:
             link.state.servers.pop(server, None)
         if not link.state.servers:
             self._orphans[link.state] = None
+
+
+def _is_weight_set(server: ServerState, staying: Collection[Check]) -> bool:
+    """Return whether one of these checks has set the server's weight, now or before an earlier reload or a crash."""
+    return any(
+        link.state.weight is not None
+        or (server.held_weight is not None and link.state.good is None and sets_weight(link.state.check))
+        for link in server.links
+        if link.state.check in staying
+    )
 
 
 def script_identity(settings: GlobalSettings) -> tuple[str, str, bool]:

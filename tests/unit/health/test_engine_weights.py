@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
 from pylvs.health.events import WeightChanged
 from pylvs.health.probes import Outcome
 from pylvs.model.checks import MiscCheck, Script
-from tests.unit.health.engine_harness import DEAD, OK, PACE, EngineHarness, server, service, unchecked
+from tests.unit.health.engine_harness import DEAD, OK, PACE, EngineHarness, server, service, tcp, unchecked
 
 
 def script(name: str) -> MiscCheck:
@@ -113,3 +117,26 @@ def test_without_weight_the_sorry_server_serves() -> None:
             harness.replace(wanted)
             assert harness.table() == table
             assert harness.names() == events
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("port", [80, 81])
+def test_a_weight_that_a_check_has_set_survives_a_reload_of_the_configured_one(shared: bool, port: int) -> None:
+    """The probe of a shared check begins anew: it depends on the configured weight."""
+    drains = replace(A, pace=replace(PACE, shared=shared))
+    with EngineHarness(service(server(1, drains, weight=10), server(2))) as harness:
+        harness.start()
+        harness.set_outcome(drains, weighing(0))
+        harness.pass_(10)
+        harness.take(WeightChanged)
+        edited = service(server(1, drains, tcp(1, port=port), weight=7), server(2))
+        harness.replace(edited)
+        assert harness.table() == {1: 0, 2: 1}
+        harness.replace(replace(edited, quorum=1, servers=(server(1, drains, weight=8), server(2))))
+        assert harness.table() == {1: 0, 2: 1}
+        assert harness.take(WeightChanged) == []
+        harness.set_outcome(drains, OK)
+        harness.pass_(20)
+        assert harness.table() == {1: 8, 2: 1}
+        harness.replace(service(server(1, drains, weight=9), server(2)))
+        assert harness.table() == {1: 9, 2: 1}

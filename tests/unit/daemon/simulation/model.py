@@ -235,6 +235,9 @@ class HealthModel:
         server = ServerModel(service.number, wanted) if old is None else old
         was_up, weight, links = server.up, server.checked_weight, server.checks
         same = server.wanted.destination == wanted.destination
+        stay = [check for check, _ in links if check.check in wanted.checks]
+        same |= any(check.weight is not None for check in stay)  # what a check has set stays
+        same |= server.held is not None and any(each.good is None and brings_weight(each.check) for each in stay)
         server.service, server.wanted, server.checks = service.number, wanted, []
         if not same:
             server.held = None
