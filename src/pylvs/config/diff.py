@@ -8,6 +8,7 @@ from enum import Enum, Flag
 from ipaddress import IPv4Address
 from typing import Any, TypeVar
 
+from pylvs.config.address_moves import address_notes
 from pylvs.config.compile.effective import keyword_of
 from pylvs.config.compile.services import FLAGS
 from pylvs.config.schema.service_types import tunnel_text
@@ -349,10 +350,17 @@ def _vrrp(old: VrrpConfiguration, new: VrrpConfiguration) -> Iterator[Change]:
         return
     yield from _whole(("vrrp",), old, new, (*_VRRP, "settings"))
     yield from _whole(("global_defs",), old.settings, new.settings)
+    moves = address_notes(old, new)
     for field, keyword in _VRRP.items():
         for each in _named((), keyword, getattr(old, field), getattr(new, field), lambda item: str(item.name)):
-            names = {difference.name for difference in each.differences}
-            yield replace(each, note=_SHARED) if field == "instances" and names & _OF_ALL_DIRECTORS else each
+            yield _of_router(each, moves) if field == "instances" else each
+
+
+def _of_router(change: Change, moves: Mapping[str, str]) -> Change:
+    """Return a change of a virtual router with its consequences; `moves` are those for addresses, by router."""
+    shared = {difference.name for difference in change.differences} & _OF_ALL_DIRECTORS
+    notes = [moves.get(change.path[0].partition(" ")[2], ""), _SHARED if shared else ""]
+    return replace(change, note="; ".join(filter(None, notes)))
 
 
 def field_differences(old: Any, new: Any, without: Sequence[str] = ()) -> Iterator[Difference]:

@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 
+from pylvs.config.address_moves import without_a_device
 from pylvs.config.compile.document import build
 from pylvs.config.language.parser import Parsed, read
 from pylvs.config.language.preprocessor import ALL_CHECKS
@@ -153,7 +154,19 @@ def accept(
         raise Refused(f"{options.file}: {count}; repair the file, or reload with --force: {wrong[0]}", loaded.findings)
     if not allow_empty:
         _refuse_empty(loaded, options, in_force)
+    if in_force and not force:
+        _refuse_absent_devices(loaded, options, in_force)
     return loaded.configuration
+
+
+def _refuse_absent_devices(loaded: Loaded, options: Options, in_force: Loaded) -> None:
+    """Raise Refused if a virtual router in force would lose its addresses for a device that this machine lacks."""
+    absent = {each.absent_device: each for each in loaded.findings if each.absent_device}
+    lost = without_a_device(in_force.configuration.vrrp, loaded.configuration.vrrp, absent.keys())
+    for router, device in lost:
+        text = f"{absent[device].location}: this machine has no device '{device}'"
+        text += f", and vrrp_instance {router.name} would give up its addresses"
+        raise Refused(f"{options.file}: {text}; {absent[device].advice}, or reload with --force", loaded.findings)
 
 
 def _via_vip(configuration: Configuration) -> str:

@@ -277,6 +277,20 @@ def vrrp(*lines: str) -> str:
     return f"vrrp_instance V {{\n interface eth0\n virtual_router_id 5\n {more}\n}}\n"
 
 
+def test_addresses_that_move_are_named() -> None:
+    old = vrrp(
+        "virtual_ipaddress {\n10.1.0.1\n10.1.0.2 dev eth1\n10.1.0.3\n}", "virtual_ipaddress_excluded {\n10.1.0.4\n}"
+    )
+    new = vrrp("virtual_ipaddress {\n10.1.0.1\n10.1.0.2 dev eth1\n}").replace("eth0", "eth2", 1)
+    second = vrrp("virtual_ipaddress {\n10.1.0.3\n}").replace(" V ", " W ").replace("id 5", "id 6")
+    moved, added = messages(old, new + second)
+    assert moved.endswith(
+        "; a master moves 10.1.0.1 from eth0 to eth2; a master hands 10.1.0.3 to vrrp_instance W; "
+        "a master gives up 10.1.0.4"
+    )
+    assert added == "vrrp_instance W added"
+
+
 def test_virtual_routers() -> None:
     old = vrrp(
         "priority 100", "authentication {\nauth_type PASS\nauth_pass secret\n}", "virtual_ipaddress {\n10.1.0.1\n}"
@@ -287,10 +301,10 @@ def test_virtual_routers() -> None:
     (line,) = messages(old, new)
     assert line == (
         "vrrp_instance V: priority 100 -> 90, virtual_ipaddress 10.1.0.1/32 removed, "
-        "virtual_ipaddress 10.1.0.2/32 added, password changed; "
+        "virtual_ipaddress 10.1.0.2/32 added, password changed; a master gives up 10.1.0.1; "
         "all directors of this router must change it: one that differs becomes MASTER as well"
     )
-    assert messages(old, "") == ["vrrp_instance V removed"]
+    assert messages(old, "") == ["vrrp_instance V removed; a master gives up 10.1.0.1"]
     assert messages("", old) == ["vrrp_instance V added"]
 
 

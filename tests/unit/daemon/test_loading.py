@@ -13,8 +13,10 @@ import pytest
 
 from pylvs.daemon import Options, loading
 from pylvs.daemon.loading import ConfigurationLoader, Loaded, Refused, accept, load, load_in_subprocess
+from pylvs.netlink import links
 from pylvs.system.processes import other_version
 from tests.shortages import SHORTAGES, failing
+from tests.unit.config.vrrp_support import device
 from tests.waiting import PATIENCE_S
 
 TEXT = """
@@ -172,6 +174,44 @@ def test_an_error_is_the_same_one_if_its_text_names_another_line(options: Option
     assert "defined only in line" in " ".join(each.text for each in loading.errors(in_force))
     moved = loaded(options, f"\n{TEXT}{script}")
     assert accept(moved, options, allow_empty=False, in_force=in_force) == moved.configuration
+
+
+ROUTER = """vrrp_instance V {
+ interface eth0
+ virtual_router_id 1
+ virtual_ipaddress {
+  192.0.2.1
+ }
+}
+"""
+OTHER = ROUTER.replace(" V ", " W ").replace("_id 1", "_id 2").replace("192.0.2.1", "192.0.2.2")
+GROUP = "vrrp_sync_group G {\n group {\n V\n W\n }\n}\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        (ROUTER, ROUTER.replace("interface eth0", "interface eth99"), 2),
+        (ROUTER, ROUTER.replace("192.0.2.1", "192.0.2.1 dev eth99"), 5),
+        (ROUTER, ROUTER.replace(" virtual_router_id", " track_interface {\n  eth99\n }\n virtual_router_id"), 4),
+        (ROUTER, GROUP + ROUTER + OTHER.replace("interface eth0", "interface eth99"), 15),
+    ],
+    ids=["interface", "address", "tracked", "member"],
+)
+def test_a_reload_that_would_lose_addresses_for_an_absent_device_needs_force(
+    options: Options, old: str, new: str, line: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "devices", lambda: [device("eth0")])
+    in_force, edited = loaded(options, old), loaded(options, new)
+    assert accept(edited, options, allow_empty=False) == edited.configuration, "at a start it may come later"
+    with pytest.raises(Refused, match=rf":{line}:\d+: this machine has no device 'eth99', and vrrp_instance V would"):
+        accept(edited, options, allow_empty=False, in_force=in_force)
+    assert accept(edited, options, allow_empty=False, in_force=in_force, force=True) == edited.configuration
+    assert accept(edited, options, allow_empty=False, in_force=edited) == edited.configuration, "nothing changes"
+    later = loaded(options, f"global_defs {{\n dynamic_interfaces\n}}\n{new}")
+    assert accept(later, options, allow_empty=False, in_force=in_force) == later.configuration
+    beside = loaded(options, old + OTHER.replace("interface eth0", "interface eth99"))
+    assert accept(beside, options, allow_empty=False, in_force=in_force) == beside.configuration
 
 
 def test_a_reload_without_services_needs_allow_empty(options: Options) -> None:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from pylvs.config.compile.effective import EffectiveBlock
 from pylvs.config.compile.scripts import ScriptRules
-from pylvs.config.language.tree import Word
+from pylvs.config.language.tree import Finding, Severity, Word
 from pylvs.config.schema.types import Written
 from pylvs.config.schema.vrrp_types import TrackWeight, WrittenTrack
 from pylvs.model.bfd import BfdSession
@@ -79,7 +79,8 @@ class Symbols:
         """Report a device that this machine does not have, unless devices may appear later."""
         if word.text not in self.devices and not self.dynamic_interfaces:
             advice = "create it, correct its name, or write dynamic_interfaces into global_defs"
-            self.settings.warning(word, f"this machine has no device '{word.text}'", advice)
+            text = f"this machine has no device '{word.text}'"
+            self.settings.findings.add(Finding(word.location, Severity.WARNING, text, advice, absent_device=word.text))
 
     def undefined(self, kind: str, word: Word) -> None:
         """Report a name without a definition above it, which keepalived ignores."""

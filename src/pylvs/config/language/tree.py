@@ -185,6 +185,7 @@ class Finding:
     fatal: bool = False  # prevents a configuration: an unreadable file, a missing brace or include
     may_pass: bool = False  # the next attempt to read the files may succeed
     typo: bool = False  # an unknown or surplus word, which has no effect, as in keepalived
+    absent_device: str = ""  # that the text names, and this machine does not have
 
     def __str__(self) -> str:
         advice = f"; {self.advice}" if self.advice else ""
@@ -200,7 +201,7 @@ class Finding:
         from dataclasses import asdict  # late: a start without findings does not need it
 
         found = asdict(self)
-        del found["may_pass"], found["typo"]
+        del found["may_pass"], found["typo"], found["absent_device"]
         return {**found.pop("location"), **found, "severity": self.severity.value}
 
 
