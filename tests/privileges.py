@@ -1,10 +1,16 @@
-"""What a confined process may do, from /proc."""
+"""What a confined process may do, from /proc; commands of an ordinary user."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+ORDINARY_USER = 65534
+# CAP_DAC_READ_SEARCH: the user finds the clone and its Python, wherever they are, but writes nothing.
+AS_ORDINARY_USER = (
+    *("setpriv", f"--reuid={ORDINARY_USER}", f"--regid={ORDINARY_USER}", "--clear-groups"),
+    *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"),
+)
 CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 
 

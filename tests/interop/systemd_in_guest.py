@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -63,7 +64,7 @@ virtual_server {VIP} 80 {{
 REFUSED = f"{CONFIGURATION}}}\nvirtual_server {VIP} 81 {{\n"
 EAT = f"""#!/bin/sh
 [ -e {FLAG} ] || exit 0
-exec {sys.executable} -c 'x = []
+exec {shlex.quote(sys.executable)} -c 'x = []
 while True: x.append(b"x" * (1 << 20))'
 """
 ECHO = """
@@ -91,20 +92,30 @@ CLEANUP_DROP_IN = """[Unit]
 DefaultDependencies=no
 [Service]
 ProtectHome=read-only
-"""  # the interpreter may be in /root
+PrivateTmp=no
+"""  # the interpreter may be in /root, and the clone in /tmp
 TARGET = """[Unit]
 DefaultDependencies=no
 Wants=systemd-journald.socket systemd-journald.service scenario.service
 AllowIsolate=yes
 """
+
+
+def _word(text: str) -> str:
+    """Return one word of a unit file: a path may have blanks (systemd.syntax(7))."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'"{escaped}"'
+
+
 SCENARIO = f"""[Unit]
 DefaultDependencies=no
 After=systemd-journald.service
 [Service]
 Type=oneshot
-WorkingDirectory={ROOT}
-Environment=PATH={os.environ.get("PATH", "")} PYTHONDONTWRITEBYTECODE=1 SYSTEMD_BUS_TIMEOUT={PATIENCE_S:.0f}
-ExecStart={sys.executable} -m tests.interop.systemd_in_guest STEPS
+WorkingDirectory={str(ROOT).replace("%", "%%")}
+Environment={_word(f"PATH={os.environ.get('PATH', '')}")} PYTHONDONTWRITEBYTECODE=1
+Environment=SYSTEMD_BUS_TIMEOUT={PATIENCE_S:.0f}
+ExecStart={_word(sys.executable)} -m tests.interop.systemd_in_guest STEPS
 StandardOutput=file:{OUTPUT}
 StandardError=file:{OUTPUT}
 TimeoutStartSec=infinity

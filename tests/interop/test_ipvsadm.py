@@ -7,6 +7,7 @@ installed programs. Families that only test how arguments are read run in `./dev
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -77,7 +78,7 @@ def open_command() -> Iterator[Path]:
 def check(family: str, command: Path, commands: dict[str, str] | None = None) -> None:
     """Compare one family, and compare its differences with the list."""
     done = subprocess.run(
-        [sys.executable, CASES / "compare", "--command", command, family],
+        [sys.executable, CASES / "compare", "--command", shlex.quote(str(command)), family],
         env=os.environ | {"PATH": tools_first()} | (commands or {}),
         capture_output=True,
         text=True,

@@ -20,6 +20,7 @@ from pylvs.lab.topologies import design
 from pylvs.model.errors import InvalidOperation
 from tests import ledger
 from tests.lab.support import PYLVS, parts, pylvs, remains, unique
+from tests.privileges import AS_ORDINARY_USER
 from tests.waiting import PATIENCE_S, until
 
 INTERRUPTIONS = 6
@@ -250,10 +251,8 @@ def test_a_lab_that_cannot_be_made_leaves_nothing() -> None:
 
 
 def test_a_user_without_root_gets_an_error() -> None:
-    # Import everything as root, because other users may not read the tree.
-    code = "import os, pylvs.cli.lab, pylvs.cli.main as m; os.setresuid(*[65534] * 3); m.main()"
     for words in (["up", "dr"], ["down", "d1"], ["exec", "d1", "client", "true"]):
-        done = subprocess.run([PYLVS[0], "-c", code, "lab", *words], capture_output=True, text=True)
+        done = subprocess.run([*AS_ORDINARY_USER, *PYLVS, "lab", *words], capture_output=True, text=True)
         assert done.returncode == 1
         assert done.stderr.startswith("pylvs: Operation not permitted: ")
         assert len(done.stderr.splitlines()) == 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -101,7 +102,7 @@ def replay(mode: str, scenario: str, every: int, folder: Path, commands: dict[st
             "--director-teardown",
             "pylvs down",
             "--mark",
-            str(ORACLE.parent / "oracle_support" / "mark"),
+            shlex.quote(str(ORACLE.parent / "oracle_support" / "mark")),
             "--most",
             "10000",
             "--sample",

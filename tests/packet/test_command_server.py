@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import shlex
 import subprocess
 import sys
 import time
@@ -75,11 +76,12 @@ def test_a_command_does_what_a_process_of_its_own_does(
 
 
 def test_a_command_edits_the_tables_of_its_callers_network_namespace(environment: dict[str, str]) -> None:
+    call = shlex.join([sys.executable, "-c", CALL, str(ORACLE)])
     script = f"""
         mount -t sysfs sysfs /sys
-        {sys.executable} -c '{CALL}' {ORACLE} ipvsadm -A -t 192.0.2.1:80 -s rr </dev/null
+        {call} ipvsadm -A -t 192.0.2.1:80 -s rr </dev/null
         ipvsadm -Sn
-        {sys.executable} -c '{CALL}' {ORACLE} pylvs down </dev/null
+        {call} pylvs down </dev/null
         ipvsadm -Sn
     """
     done = subprocess.run(

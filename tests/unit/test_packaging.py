@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +31,46 @@ UNITS = {
 WITHOUT = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
 
 
-def analyze(*words: str) -> subprocess.CompletedProcess[str]:
-    command = ["systemd-analyze", "--no-pager", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env={"PATH": "/usr/bin:/bin"})
+def analyze(*words: str, units: Path | None = None, around: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    """Run systemd-analyze, by the command `around` it; `units` is the only folder whose units it reads."""
+    environment = {"PATH": "/usr/bin:/bin"} | ({"SYSTEMD_UNIT_PATH": str(units)} if units else {})
+    command = [*around, "systemd-analyze", "--no-pager", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+
+
+@pytest.fixture
+def units(repository: Path, tmp_path: Path) -> Path:
+    """Return a folder with our units and what they require: those of the machine may have errors of their own."""
+    for unit in UNITS:
+        text = re.sub(r"=/usr/(sbin|lib/pylvs)/[a-z-]+", "=/bin/true", (repository / "packaging" / unit).read_text())
+        (tmp_path / unit).write_text(text)  # verify looks for the program
+    (tmp_path / "sysinit.target").write_text("[Unit]\n")
+    return tmp_path
 
 
 @pytest.mark.may_be_skipped
 @WITHOUT
 @pytest.mark.parametrize("unit", UNITS)
-def test_systemd_accepts_the_unit(unit: str, repository: Path, tmp_path: Path) -> None:
-    text = re.sub(r"=/usr/(sbin|lib/pylvs)/[a-z-]+", "=/bin/true", (repository / "packaging" / unit).read_text())
-    installed = tmp_path / unit
-    installed.write_text(text)  # verify looks for the program
-    done = analyze("verify", "--man=no", "--recursive-errors=one", str(installed))
+def test_systemd_accepts_the_unit(unit: str, units: Path) -> None:
+    installed = units / unit
+    done = analyze("verify", "--man=no", "--recursive-errors=one", str(installed), units=units)
     assert (done.returncode, done.stderr) == (0, "")
-    installed.write_text(text + "ProtectEverything=yes\n")
-    assert "ProtectEverything" in analyze("verify", "--man=no", str(installed)).stderr, "verify finds errors"
+    installed.write_text(f"{installed.read_text()}ProtectEverything=yes\n")
+    assert "ProtectEverything" in analyze("verify", "--man=no", str(installed), units=units).stderr, "it finds errors"
+
+
+@pytest.mark.may_be_skipped
+@WITHOUT
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount another folder of units")
+def test_units_of_the_machine_are_not_verified(units: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    machine = tmp_path_factory.mktemp("units")
+    (machine / "multi-user.target.wants").mkdir()
+    (machine / "multi-user.target.wants" / "unsafe.service").symlink_to("../unsafe.service")
+    (machine / "unsafe.service").write_text("[Service]\nExecStart=/bin/true\nKillMode=none\n")
+    mounted = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/systemd/system && exec "$@"', str(machine)]
+    words = ("verify", "--man=no", "--recursive-errors=one", str(units / "pylvs.service"))
+    assert "unsafe.service" in analyze(*words, around=mounted).stderr, "the machine's units have this error"
+    assert analyze(*words, around=mounted, units=units).stderr == ""
 
 
 @pytest.mark.may_be_skipped
@@ -238,7 +264,7 @@ def program(repository: Path, tmp_path: Path) -> Path:
     """Return `pylvs` as a program of the tree."""
     path = tmp_path / "pylvs"
     path.write_text(
-        f"#!/bin/sh\nexec env PYTHONPATH={repository}/src {sys.executable} -c"
+        f"#!/bin/sh\nexec env PYTHONPATH={shlex.quote(f'{repository}/src')} {shlex.quote(sys.executable)} -c"
         ' "from pylvs.cli.main import main; main()" "$@"\n'
     )
     path.chmod(0o755)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.privileges import AS_ORDINARY_USER
 from tests.waiting import PATIENCE_S
 
 PYLVS = [sys.executable, "-c", "from pylvs.cli.main import main; main()"]
@@ -72,12 +73,7 @@ def test_wrong_words_are_wrong_usage(tmp_path: Path) -> None:
 def test_without_permission_the_error_names_root(tmp_path: Path) -> None:
     closed = tmp_path / "closed"  # to all but root, unlike /run on some machines
     closed.mkdir(mode=0o700)
-    code = (
-        "import os, sys, pylvs.cli.daemon, pylvs.system.logs, pylvs.daemon.host, pylvs.daemon.supervisor;"
-        "import pylvs.cli.main as m;"
-        "os.setresuid(*[65534] * 3); m.main()"
-    )
-    command = [sys.executable, "-c", code, "run", "-f", os.devnull, "--state-dir", str(closed / "state")]
+    command = [*AS_ORDINARY_USER, *PYLVS, "run", "-f", os.devnull, "--state-dir", str(closed / "state")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=4 * PATIENCE_S)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(f"pylvs: {tmp_path}")
