@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 from tests.lab.conftest import MakeLab
+from tests.waiting import until
 
 ELSEWHERE = "203.0.113.7"
 
@@ -29,3 +32,29 @@ def test_native_xdp_is_refused_on_a_veth_that_would_lose_its_frames(make_lab: Ma
         assert refused.stderr.startswith("pylvs: eth0: native XDP would lose the frames that it sends")
         assert lab.sh("director", "pylvs show").count("eth0") == 0
     assert lab.sh("director", "pylvs attach eth0 --mode native --force").startswith("eth0: native")
+
+
+def test_show_names_a_server_that_does_not_answer_as_long_as_it_is_so(make_lab: MakeLab) -> None:
+    lab = make_lab("dr", servers=1)
+    vip = lab.network.vip
+    lab.sh("director", f"ipvsadm -a -t {vip}:80 -r 10.0.0.99 -g")
+    text = "10.0.0.99: does not answer on eth0: is the address right, and the host up?\n"
+    assert text not in lab.sh("director", "pylvs show")
+    for _ in range(2):  # one of them is forwarded to the mistyped server
+        lab.run("client", ["curl", "-s", "--max-time", "1", f"http://{vip}/"])
+    until(lambda: text in lab.sh("director", "pylvs show"), "the kernel asks for its link address")
+    assert "10.0.0.21: does not answer" not in lab.sh("director", "pylvs show")
+    (named,) = json.loads(lab.sh("director", "pylvs show --json"))["unresolved"]
+    assert named == {"address": "10.0.0.99", "device": "eth0", "next_hop": "10.0.0.99"}
+    lab.sh("rs1", "ip address add 10.0.0.99/24 dev eth0; ping -c 1 10.0.0.10")
+    until(lambda: text not in lab.sh("director", "pylvs show"), "the server is there")
+
+
+def test_show_names_nat_without_routing_as_long_as_it_is_so(make_lab: MakeLab) -> None:
+    lab = make_lab("nat", servers=1)
+    text = "net.ipv4.ip_forward is 0, so replies of NAT are not forwarded: sysctl -w net.ipv4.ip_forward=1\n"
+    hint = "hint: this host does not forward the replies of -m: sysctl -w net.ipv4.ip_forward=1\n"
+    for value in 0, 1:
+        lab.sh("director", f"sysctl -q -w net.ipv4.ip_forward={value}")
+        assert (text in lab.sh("director", "pylvs show")) == (not value)
+        assert (hint in lab.run("director", ["ipvsadm", "-Ln", "--hint"]).stderr) == (not value)

@@ -27,7 +27,7 @@ from pylvs.dataplane.devices import attach, attachments
 from pylvs.dataplane.devices.watch import listen
 from pylvs.ipvsadm import main as ipvsadm
 from pylvs.model.errors import Busy
-from pylvs.model.rows import DeviceProblem, unattached, warnings
+from pylvs.model.rows import DeviceProblem, refused, unattached, warnings
 from pylvs.model.service import Destination, DestinationKey, Method, VirtualService
 from pylvs.netlink import links, xdp
 from pylvs.netlink.codec import Netlink
@@ -253,7 +253,13 @@ def test_a_device_that_the_operator_detached_is_reported(host: Host) -> None:
         attachments.release(host.director.tables, "d0")
     any_edit(host)
     assert there(host).keys() == {"lo"}
-    assert missing(host) == [DeviceProblem("d0", "pylvs detach took it out", True)]
+    reason = "pylvs detach took it out; pylvs attach d0 restores it"
+    problem = DeviceProblem("d0", reason, needed=True, by_hand=True)
+    assert missing(host) == [problem]
+    host.director.follow_host()
+    assert host.director.device_problems() == [problem]
+    assert unattached(host.director) == [f"d0 is not attached: {reason}"]
+    assert refused(host.director) == warnings(host.director) == [], "an edit does as the operator has said"
 
 
 def test_detaching_warns_that_connections_are_reset(host: Host) -> None:

@@ -14,7 +14,6 @@ from pylvs.model.addresses import command_to_add
 from pylvs.model.errors import Busy, InvalidOperation, NotPermitted, PylvsError, shown
 from pylvs.model.settings import PREFIX, SETTINGS, known_setting, parse_setting
 
-
 @click.command()
 @click.argument("device")
 @click.option(
@@ -129,6 +128,12 @@ def _print_problems(found: Mapping[str, Any]) -> None:
         click.echo(f"{each['device']}: not attached{remark}: {each['reason']}")
     for setting in found["not_forwarding"]:
         click.echo(f"{setting} is 0, so packets are not forwarded: sysctl -w {setting}=1, or any edit, sets it to 1")
+    for setting in found["not_routing"]:
+        click.echo(f"{setting} is 0, so replies of NAT are not forwarded: sysctl -w {setting}=1")
+    for each in found["unresolved"]:
+        gateway = "" if each["next_hop"] == each["address"] else f"its gateway {each['next_hop']} "
+        text = f"{gateway}does not answer on {each['device']}: is the address right, and the host up?"
+        click.echo(f"{each['address']}: {text}")
     for each in found["absent"]:
         remedy = command_to_add(ip_address(each["address"]), each["device"])
         click.echo(f"{each['address']}: no device has it, so no packets to it come here: {remedy}")

@@ -70,7 +70,7 @@ from pylvs.health.events import Event, ServerAdded
 from pylvs.health.prober.link import ProberCounts
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import PylvsError
-from pylvs.model.rows import unattached
+from pylvs.model.rows import refused, unattached
 from pylvs.model.service import UNCHANGED
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration
@@ -613,7 +613,7 @@ class Supervisor:
     def _forwarding_error(self) -> str | None:
         """Return why services may not be forwarded, "" if they are; None before the first table."""
         last = self.reconciler.last
-        host_error = self.host_changes.error or "; ".join(unattached(self.reconciler.table.director))
+        host_error = self.host_changes.error or "; ".join(refused(self.reconciler.table.director))
         error = host_error if last.busy else last.error or host_error
         return error if error or self.started_at else None
 

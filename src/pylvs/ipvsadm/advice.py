@@ -168,10 +168,7 @@ def _elsewhere(done: Done, port: int | None, first: bool) -> Iterator[str]:
             more = f" --tun-port {request.tunnel_port}" if request.tunnel_kind is TunnelKind.GUE else ""
             yield f"{server} must decapsulate; there, run pylvs realserver up {vip} --tun-type {kind}{more}"
     elif request.method is Method.MASQ:
-        version = server.version
-        if not done.host.forwards(version):
-            setting = "net.ipv4.ip_forward" if version == 4 else "net.ipv6.conf.all.forwarding"
-            yield f"this host does not forward the replies of -m: sysctl -w {setting}=1"
+        yield from _not_routing(server.version, done.host)
         if first:
             yield f"replies must come back by this host: make it the gateway of {server} to the clients"
         if port is None and not request.mark:
@@ -203,6 +200,15 @@ def _stopped(rows: Sequence[ServiceRow], host: Host) -> Iterator[str]:
     for version in sorted({each.destination.key.address.version for row in rows for each in row.destinations}):
         if setting := host.forwarding_off(version):
             yield f"packets are not forwarded by IPv{version}, because {setting} is 0: sysctl -w {setting}=1"
+    found = [each.destination for row in rows for each in row.destinations]
+    for version in sorted({each.key.address.version for each in found if each.method is Method.MASQ}):
+        yield from _not_routing(version, host)
+
+
+def _not_routing(version: int, host: Host) -> Iterator[str]:
+    if not host.forwards(version):
+        setting = "net.ipv4.ip_forward" if version == 4 else "net.ipv6.conf.all.forwarding"
+        yield f"this host does not forward the replies of -m: sysctl -w {setting}=1"
 
 
 def _of_row(row: ServiceRow, host: Host) -> Iterator[str]:

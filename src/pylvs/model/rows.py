@@ -140,23 +140,29 @@ class ServiceRow:
 class DeviceProblem:
     """A device that cannot run the packet path, with the reason. `needed`: services or servers depend on it.
 
-    `attached`: it runs the packet path, but lacks a feature.
+    `attached`: it runs the packet path, but lacks a feature. `by_hand`: the operator has detached it.
     """
 
     device: str
     reason: str
     needed: bool
     attached: bool = False
+    by_hand: bool = False
 
     def __str__(self) -> str:
         return f"{self.device}{'' if self.attached else ' is not attached'}: {self.reason}"
 
 
 def unattached(director: Director) -> list[str]:
-    """Describe the devices that services or real servers need and that the last edit could not attach."""
+    """Describe the devices that services or real servers need, and that are not attached."""
     return [str(each) for each in director.device_problems() if each.needed]
+
+
+def refused(director: Director) -> list[str]:
+    """Describe those of these devices that the last edit could not attach."""
+    return [str(each) for each in director.device_problems() if each.needed and not each.by_hand]
 
 
 def warnings(director: Director) -> list[str]:
     """Describe what the last edit could not do for devices that matter to an operator."""
-    return [str(each) for each in director.device_problems() if each.needed or each.attached]
+    return [str(each) for each in director.device_problems() if (each.needed and not each.by_hand) or each.attached]

@@ -169,6 +169,8 @@ def test_show_explains_why_native_xdp_stays_without_services(
         "unattached": [],
         "not_forwarding": [],
         "absent": [],
+        "not_routing": [],
+        "unresolved": [],
         "master": [],
         "standby": [],
         "reasons": {},

@@ -153,7 +153,7 @@ class TableReply(TypedDict):
 
     error: Annotated[str, 'why it could not be read or edited; "" if it could']
     refused: Annotated[list[str], "edits that the packet path refused"]
-    unattached: Annotated[list[str], "devices that services need and that could not be attached"]
+    unattached: Annotated[list[str], "devices that services need and that are not attached"]
     edits: Annotated[dict[str, int], "number of edits by reason"]
 
 

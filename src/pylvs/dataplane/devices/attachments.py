@@ -352,7 +352,18 @@ def reconcile(tables: Tables, changes: Concerns) -> Reconciled:
     )
     by_lo = any(by_index[index].loopback for index in wanted)
     unaccepted, accepted = attach.accept_local(state, notes, own_clients and by_lo)
-    return Reconciled([*problems.values(), *of_lo.problems, *unaccepted], [*restored, *of_lo.restored, *accepted])
+    taken_out = [_taken_out(by_index[index], True) for index in sorted(needed) if by_hand.get(index, "") is None]
+    return Reconciled(
+        [*problems.values(), *taken_out, *of_lo.problems, *unaccepted], [*restored, *of_lo.restored, *accepted]
+    )
+
+
+def _taken_out(device: Device, needed: bool) -> DeviceProblem:
+    """Return the problem of a device that `pylvs detach` excluded."""
+    from pylvs.model.rows import DeviceProblem  # late: operators seldom do that
+
+    reason = f"pylvs detach took it out; pylvs attach {device.name} restores it"
+    return DeviceProblem(device.name, reason, needed, by_hand=True)
 
 
 def _leave_xdp(tables: Tables, indices: list[int]) -> None:
@@ -421,10 +432,11 @@ def missing(tables: Tables) -> list[DeviceProblem]:
         wanted = in_use and device.index not in by_hand and comes_in_by(device, by_index)
         if device.index in there or not (wanted or device.index in needed or device.index in noted):
             continue
+        if by_hand.get(device.index, "") is None:
+            found.append(_taken_out(device, device.index in needed))
+            continue
         reason = "it came, or its program was taken off, after the last edit; the next edit attaches it"
-        if device.index in by_hand and by_hand[device.index] is None:
-            reason = "pylvs detach took it out"
-        elif device.index in noted:
+        if device.index in noted:
             reason = noted[device.index]
         found.append(DeviceProblem(device.name, reason, device.index in needed))
     return found

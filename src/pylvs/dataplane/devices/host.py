@@ -9,6 +9,7 @@ from pylvs.dataplane.devices import attach
 from pylvs.dataplane.state import netns_cookie
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
+from pylvs.netlink import neighbours
 from pylvs.netlink.links import Route, Routes, local_addresses
 from pylvs.system import proc
 
@@ -55,6 +56,21 @@ class ThisHost:
         """Return the gateway on the way to an address; None if it is on a link, or unreachable."""
         route = self._routes.to(address)
         return route.gateway if route else None
+
+    def unresolved(self, servers: Iterable[Address]) -> dict[Address, tuple[str, Address]]:
+        """Return the real servers whose next hop does not answer ARP or ND, with the device and the next hop."""
+        found = {}
+        quiet = neighbours.silent()
+        for server in servers:
+            route = self._routes.to(server)
+            hop = (route.gateway or server) if route else server
+            if route and not route.local and (route.ifindex, hop) in quiet:
+                found[server] = _device(route), hop
+        return found
+
+    def not_routing(self, versions: Iterable[int]) -> list[str]:
+        """Return the settings without which this host does not forward replies of NAT, for these IP versions."""
+        return [_FORWARDING[each].replace("/", ".") for each in sorted(versions) if not self.forwards(each)]
 
 
 def _device(route: Route) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pylvs.dataplane import vip_roles
 from pylvs.dataplane.devices.attach import attached
 from pylvs.dataplane.devices.attachments import missing, not_forwarding
-from pylvs.dataplane.devices.host import absent
+from pylvs.dataplane.devices.host import ThisHost, absent
 from pylvs.dataplane.director import open_director
 from pylvs.dataplane.reader import forwarded, reason_counts, table_use
-from pylvs.model.rows import HookPackets, refusals
+from pylvs.model.rows import HookPackets, ServiceRow, refusals
+from pylvs.model.service import Method
 
 
 def _hooks(packets: HookPackets) -> dict[str, Any]:
@@ -55,8 +57,24 @@ def overview() -> dict[str, Any]:
             {"device": each.device, "reason": each.reason, "needed": each.needed} for each in missing(director.tables)
         ],
         "not_forwarding": not_forwarding(tables),
+        **_of_servers(services),
         "absent": [{"address": str(each), "device": device} for each, device in sorted(missing_vips.items(), key=str)],
         "standby": sorted(map(str, roles.standby)),
         "master": sorted(map(str, roles.held)),
         "reasons": {name: count for name, count in reason_counts(tables).items() if count},
     }
+
+
+def _of_servers(services: Sequence[ServiceRow]) -> dict[str, Any]:
+    """Return what is wrong on the way to real servers, and back from those of NAT."""
+    destinations = [each.destination for row in services for each in row.destinations]
+    with ThisHost() as host:
+        silent = host.unresolved({each.key.address for each in destinations})
+        by_nat = {each.key.address.version for each in destinations if each.method is Method.MASQ}
+        return {
+            "not_routing": host.not_routing(by_nat),
+            "unresolved": [
+                {"address": str(server), "device": device, "next_hop": str(hop)}
+                for server, (device, hop) in sorted(silent.items(), key=str)
+            ],
+        }

@@ -362,7 +362,7 @@ class NoHistory(History):
 class SimApiServer:
     """Replaces the API's socket."""
 
-    error = metrics_error = ""
+    error = metrics_error = group_error = ""
 
     def __init__(self, context: Any) -> None:
         self.context = context

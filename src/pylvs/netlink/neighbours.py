@@ -1,0 +1,32 @@
+"""Neighbours that do not answer ARP or neighbour discovery: struct ndmsg of linux/neighbour.h."""
+
+from __future__ import annotations
+
+import struct
+
+from pylvs.model import sockets as socket
+from pylvs.model.addresses import Address
+from pylvs.netlink.codec import Netlink, NetlinkError, address_of, attributes
+
+_GETNEIGH = 30
+_NDMSG = struct.Struct("=B3xiHBB")  # family, ifindex, state, flags, type
+_SILENT = 0x01 | 0x20  # NUD_INCOMPLETE, NUD_FAILED: the kernel asks, or has given up
+
+
+def silent() -> set[tuple[int, Address]]:
+    """Return index of device and address of all neighbours that do not answer. Raises PylvsError, OSError.
+
+    The kernel forgets such a neighbour some time after the last packet to it.
+    """
+    found = set[tuple[int, Address]]()
+    with Netlink() as link:
+        try:
+            messages = link.dump(_GETNEIGH, _NDMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
+        except NetlinkError as error:
+            raise error.as_failure("asking for all neighbours") from None
+    for message in messages:
+        _family, index, state, _flags, _kind = _NDMSG.unpack_from(message)
+        address = address_of(attributes(message, _NDMSG.size).get(1))  # NDA_DST
+        if state & _SILENT and address is not None:
+            found.add((index, address))
+    return found
