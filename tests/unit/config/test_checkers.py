@@ -445,7 +445,10 @@ def test_checks_are_shared_unless_the_file_says_otherwise(settings: str, own: st
             "TCP_CHECK {\n timeout 3\n}",
             "8: warning: timeout is not known in TCP_CHECK and is ignored; did you mean 'connect_timeout'?",
         ),
-        ("TCP_CHECK {\n connect_port 0\n}", "8: error: connect_port 0 is not between 1 and 65535"),
+        (
+            "TCP_CHECK {\n connect_port 0\n}",
+            "8: error: connect_port 0 is not between 1 and 65535; the default counts: the real server's",
+        ),
         ("TCP_CHECK {\n warmup -1\n}", "8: error: warmup -1 seconds is not between 0 and 1000000000"),
         (
             "TCP_CHECK {\n bindto 2001:db8::1\n}",
@@ -482,18 +485,27 @@ def test_checks_are_shared_unless_the_file_says_otherwise(settings: str, own: st
         ),
         (
             "HTTP_GET {\n url {\n path /\n }\n http_protocol 2.0\n}",
-            "11: error: '2.0' is not one of 1.0, 1.0C, 1.0K, 1.1, 1.1C, 1.1K; did you mean '1.0'?",
+            (
+                "11: error: '2.0' is not one of 1.0, 1.0C, 1.0K, 1.1, 1.1C, 1.1K; the default counts: 1.0; "
+                "did you mean '1.0'?"
+            ),
         ),
         (
             "HTTP_GET {\n path /\n url {\n path /\n }\n}",
             "8: warning: path is not known in HTTP_GET and is ignored; it belongs in url or LOAD_CHECK",
         ),
-        ("DNS_CHECK {\n type FOO\n}", "8: error: 'FOO' is not one of A, NS, CNAME, SOA, MX, TXT, AAAA, RRSIG, DNSKEY"),
+        (
+            "DNS_CHECK {\n type FOO\n}",
+            "8: error: 'FOO' is not one of A, NS, CNAME, SOA, MX, TXT, AAAA, RRSIG, DNSKEY; the default counts: SOA",
+        ),
         (
             "DNS_CHECK {\n name .example..org\n}",
-            "8: error: '.example..org' is not a domain name; each label has 1 to 63 bytes",
+            "8: error: '.example..org' is not a domain name; the default counts: .; each label has 1 to 63 bytes",
         ),
-        ("UDP_CHECK {\n payload zz\n}", "8: error: 'zz' is not hexadecimal; bytes in hexadecimal"),
+        (
+            "UDP_CHECK {\n payload zz\n}",
+            "8: error: 'zz' is not hexadecimal; the default counts: some random bytes; bytes in hexadecimal",
+        ),
         (
             "UDP_CHECK {\n min_reply_length 300\n}",
             (
@@ -523,7 +535,10 @@ def test_checks_are_shared_unless_the_file_says_otherwise(settings: str, own: st
         ),
         (
             "LOAD_CHECK {\n source load\n}",
-            "8: error: there is no load 'load'; one of load1_per_core | cpu_busy | metric NAME",
+            (
+                "8: error: there is no load 'load'; the default counts: load1_per_core; "
+                "one of load1_per_core | cpu_busy | metric NAME"
+            ),
         ),
         (
             "HTTP_CHECK {\n}",

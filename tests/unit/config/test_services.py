@@ -280,9 +280,36 @@ def test_a_method_in_lower_case_is_refused() -> None:
         "virtual_server 192.0.2.1 80 {\n protocol TCP\n lb_algo rr\n lb_kind dr\n real_server 10.0.0.2 80 {\n }\n}\n"
     )
     assert messages(document) == [
-        "1: warning: no forwarding method is given; it is NAT; write lvs_method DR, or NAT",
-        "4: error: there is no forwarding method 'dr'; did you mean 'DR'?",
+        "4: error: there is no forwarding method 'dr'; the default counts: NAT; did you mean 'DR'?",
     ]
+
+
+def test_words_of_dpvs_are_another_product_s() -> None:
+    group = "local_address_group a {\n 10.0.0.9\n}\n"
+    service = SERVICE.replace("NAT", "FNAT").format(
+        service="laddr_group_name a\n syn_proxy\n net_mask 255.0.0.0", server=""
+    )
+    method = "7: error: FNAT is a forwarding method of another product, DPVS; the default counts: NAT; write NAT; "
+    assert messages(compiled(group + service)) == [
+        "1: warning: local_address_group is a keyword of another product, DPVS, and is ignored; remove it",
+        f"{method}the real servers must then send their replies through the director",
+        "8: warning: laddr_group_name is a keyword of another product, DPVS, and is ignored; remove it",
+        "9: warning: syn_proxy is a keyword of another product, DPVS, and is ignored; remove it",
+        # not the similar nat_mask, which has no effect
+        "10: warning: net_mask is not known in virtual_server and is ignored; remove it",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "consequence"),
+    [
+        ("quorum 0", "the default counts: 1"),
+        ("quorum 2\n quorum 0", "that in line 5 counts"),
+        ("lvs_method", "that in line 4 counts"),
+    ],
+)
+def test_a_rejected_value_says_what_counts(line: str, consequence: str) -> None:
+    assert consequence in messages(with_service(line))[-1]
 
 
 def test_a_mark_has_no_protocol_and_its_dr_servers_no_port() -> None:

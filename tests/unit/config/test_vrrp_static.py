@@ -561,12 +561,16 @@ def test_the_names_on_the_bus() -> None:
 @pytest.mark.parametrize("text", ["foo", "org..x", "org.1x", ".org.x", "org.x/y", f"org.{'x' * 252}"])
 def test_a_name_that_no_bus_accepts(text: str) -> None:
     found = configured(f"global_defs {{\ndbus_service_name {text}\n}}")
-    assert [each.text for each in found.findings] == [f"'{text}' is not a name on the bus"]
+    assert [each.text for each in found.findings] == [
+        f"'{text}' is not a name on the bus; the default counts: org.keepalived.Vrrp1"
+    ]
 
 
 def test_a_path_on_the_bus_has_no_empty_element() -> None:
     found = configured('global_defs {\ndbus_no_interface_name ""\n}')
-    assert [each.text for each in found.findings] == ["a path on the bus has no empty element"]
+    assert [each.text for each in found.findings] == [
+        "a path on the bus has no empty element; the default counts: none"
+    ]
     assert found.configuration.settings.dbus.no_interface_name == "none"
 
 
@@ -580,5 +584,7 @@ def test_the_socket_of_the_snmp_agent(text: str) -> None:
 @pytest.mark.parametrize("text", ["udp:127.0.0.1:705", "unix:agentx", "tcp:localhost", "705"])
 def test_a_socket_that_is_none(text: str) -> None:
     found = configured(f"global_defs {{\nsnmp_socket {text}\n}}")
-    assert [each.text for each in found.findings] == [f"'{text}' is no socket of AgentX"]
+    assert [each.text for each in found.findings] == [
+        f"'{text}' is no socket of AgentX; the default counts: unix:/var/agentx/master"
+    ]
     assert not found.configuration.settings.snmp.enabled

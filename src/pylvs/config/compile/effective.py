@@ -216,6 +216,11 @@ class EffectiveBlock:
         """Return whether the value is written in this block or in one from which it is inherited."""
         return self.effective(name).origin.how in (OriginKind.GIVEN, OriginKind.INHERITED)
 
+    def has_line(self, *keywords: str) -> bool:
+        """Return whether the block has a line of these keywords, perhaps with a value that is rejected and reported."""
+        node = self.section.node
+        return node is not None and any(each.keyword in keywords for each in node.block or ())
+
     def location(self, name: str) -> Location:
         """Return where findings about a value belong: its first word, else the keyword, else the block."""
         words = self.effective(name).words

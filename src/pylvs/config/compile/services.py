@@ -160,7 +160,8 @@ def _tunnelled(server: EffectiveBlock) -> bool:
 def _protocol(service: EffectiveBlock, entries: Entries) -> None:
     written = service.is_written("protocol")
     if entries.ranges and not written:
-        service.warning("", "no protocol is given; it is UDP", "write protocol TCP, or protocol UDP")
+        if not service.has_line("protocol"):
+            service.warning("", "no protocol is given; it is UDP", "write protocol TCP, or protocol UDP")
         service.adjust("protocol", Protocol.UDP, "not given")
     elif not entries.ranges and written:
         service.warning("protocol", "a firewall mark's service has no protocol; it is ignored", "remove it")
@@ -181,7 +182,7 @@ def _suspension(service: EffectiveBlock, entries: Entries) -> None:
 
 def _methods(service: EffectiveBlock) -> None:
     lacking = [each for each in service.below("real_server") if each.maybe("lvs_method", Forwarding) is None]
-    if lacking:
+    if lacking and not service.has_line("lvs_method", "lb_kind"):
         service.warning("", "no forwarding method is given; it is NAT", "write lvs_method DR, or NAT")
     for each in (service, *lacking):
         if each.maybe("lvs_method", Forwarding) is None:
@@ -192,9 +193,7 @@ def _methods(service: EffectiveBlock) -> None:
 
 def _scheduler(service: EffectiveBlock) -> None:
     scheduler = service.effective("lvs_sched")
-    node = service.section.node
-    tried = node is not None and any(each.keyword in ("lb_algo", "lvs_sched") for each in node.block or ())
-    if not service.is_written("lvs_sched") and not tried:
+    if not service.is_written("lvs_sched") and not service.has_line("lvs_sched", "lb_algo"):
         service.warning("", f"no scheduler is given; it is {DEFAULT_SCHEDULER}", f"write lvs_sched {DEFAULT_SCHEDULER}")
     for name in ("sh-port", "sh-fallback", "mh-port", "mh-fallback"):
         if not service.get(name, bool):

@@ -89,7 +89,10 @@ def _possible(block: EffectiveBlock, addresses: int, peers: int) -> bool:
                 block.adjust(name, False if name == "use_vmac_addr" else None, "no interface")
     for name in missing:
         advice = "add interface, or unicast_peer and unicast_src_ip" if name == "interface" else f"add {name}"
-        block.error("", f"the virtual router lacks its {name}; it is left out", advice)
+        if block.has_line(name):  # its value is rejected, which is a finding already
+            block.error("", f"without a valid {name} the virtual router is left out", f"correct its {name}")
+        else:
+            block.error("", f"the virtual router lacks its {name}; it is left out", advice)
     if not _ipvlan_possible(block, family_of(block)):
         return False
     if addresses:

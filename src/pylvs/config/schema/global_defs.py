@@ -214,9 +214,14 @@ GLOBAL_DEFS = Block(
         *defaults_of(*(keyword.name for keyword in GARP)),
         Keyword("vrrp_vmac_garp_intvl", EXTRA_DEFAULT, "old name of vrrp_garp_extra_if", is_now="vrrp_garp_extra_if"),
         flag("vrrp_min_garp", "default: one gratuitous ARP, without repetition"),
-        Keyword("vrrp_garp_interval", SENDING, "minimum seconds between gratuitous ARPs on a device"),
         Keyword(
-            "vrrp_gna_interval", SENDING, "minimum seconds between unsolicited neighbour advertisements on a device"
+            "vrrp_garp_interval", SENDING, "minimum seconds between gratuitous ARPs on a device", default_doc="no limit"
+        ),
+        Keyword(
+            "vrrp_gna_interval",
+            SENDING,
+            "minimum seconds between unsolicited neighbour advertisements on a device",
+            default_doc="no limit",
         ),
         *defaults_of("version"),
         Keyword("vrrp_mcast_group4", multicast(4), "multicast group of IPv4 advertisements", MULTICAST_V4),

@@ -166,6 +166,12 @@ class Block(_Entry):
             yield entry.name
             yield from entry.aliases
 
+    def effective_names(self) -> Iterator[str]:
+        """Yield the names and aliases of the entries that have an effect."""
+        for entry in self.entries:
+            if entry.state in (State.SUPPORTED, State.PARSED):
+                yield from (entry.name, *entry.aliases)
+
     def blocks(self) -> Iterator[Block]:
         """Yield this block and all below it."""
         yield self
@@ -195,6 +201,17 @@ UNSUPPORTED = {
 }
 
 
+# Keywords of the keepalived that belongs to DPVS, an LVS on DPDK with full NAT.
+DPVS_KEYWORDS = frozenset(
+    (
+        *("local_address_group", "deny_address_group", "allow_address_group", "snat_rule", "tunnel"),
+        *("laddr_group_name", "daddr_group_name", "waddr_group_name", "syn_proxy", "vip_bind_dev", "establish_timeout"),
+        *("conn_timeout", "bps", "limit_proportion", "src-range", "dst-range", "iif", "oif", "hash_target"),
+        *("expire_quiescent_conn", "proxy_protocol", "quic", "abs_priority"),
+    )
+)
+
+
 def blocks_with(root: Block, word: str, beside: Block | None = None) -> list[str]:
     """Return the names of the blocks that know the keyword, in the schema's order.
 
@@ -212,8 +229,10 @@ def unknown_keyword(root: Block, block: Block, word: str) -> tuple[str, str]:
     ignored = f"{word} is not known {inside} and is ignored"
     if word[:1] == "@":
         return ignored, "as in keepalived, one line has one condition"
+    if word in DPVS_KEYWORDS:
+        return f"{word} is a keyword of another product, DPVS, and is ignored", REMOVE
     found = blocks_with(root, word, block if block is not root else None)
-    near = "" if found else did_you_mean(word, list(block.names()))
+    near = "" if found else did_you_mean(word, list(block.effective_names()))
     if not near:
         found = found or blocks_with(root, word)
     if found:
@@ -274,6 +293,22 @@ class Section:
 
     def first(self, name: str) -> Section | None:
         return next(self.below(name), None)
+
+
+def _instead(entry: Keyword, earlier: Setting | None, node: Node) -> str:
+    """Return what counts where a value of a keyword is rejected; "" if there is none, or a block around has one."""
+    if earlier is not None:
+        return f"that in {earlier.node.location.line_for(node.location)} counts"
+    if entry.inherited or entry.global_names or entry.default_of:
+        return ""
+    default = entry.default_doc
+    if isinstance(entry.default, bool):
+        default = default or ("on" if entry.default else "off")
+    elif isinstance(entry.default, int | float):
+        default = default or f"{entry.default:.10g}"
+    elif isinstance(entry.default, str):
+        default = default or entry.default
+    return f"the default counts: {default}" if default else ""
 
 
 class Reader:
@@ -346,10 +381,11 @@ class Reader:
     def _keyword(self, section: Section, entry: Keyword, node: Node) -> None:
         if node.block is not None:
             self.findings.typo(node.location, f"{node.keyword} takes no block; what is in it is ignored")
-        read = self._parse(Words(node, node.arguments, self.findings.add), entry.type, node, node.keyword)
+        earlier = section.setting(entry.name)
+        given = Words(node, node.arguments, self.findings.add)
+        read = self._parse(given, entry.type, node, node.keyword, lambda: _instead(entry, earlier, node))
         if read is None:
             return
-        earlier = section.setting(entry.name)
         if earlier is not None and entry.combine is not None:
             value, words = entry.combine(earlier.value, read.value), (*earlier.words, *read.words)
             section.add(Setting(entry, value, node, words))
@@ -385,10 +421,12 @@ class Reader:
             section.sections.append(below)
         self._fill(below, node.block or (), quiet)
 
-    def _parse(self, words: Words, kind: Type[object], node: Node, keyword: str = "") -> Setting | None:
+    def _parse(
+        self, words: Words, kind: Type[object], node: Node, keyword: str = "", instead: Callable[[], str] = str
+    ) -> Setting | None:
         """Parse a value; return it in a Setting because None may be a value, or None if it is rejected.
 
-        A finding that a value is out of range begins with `keyword`.
+        A finding that a value is out of range begins with `keyword`. `instead` returns what counts if it is rejected.
         """
         try:
             value = kind.parse(words)
@@ -401,6 +439,8 @@ class Reader:
             text = f"{keyword} {problem.text}" if bare else problem.text
             if problem.word and keyword in SECRET_KEYWORDS:
                 text = f"the value of {keyword} cannot be used"
+            if ";" not in text and (consequence := instead()):
+                text = f"{text}; {consequence}"
             self.findings.add(Finding(location, problem.severity, text, problem.advice, typo=problem.typo))
             return None
         taken = words.taken

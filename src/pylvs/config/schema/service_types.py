@@ -38,6 +38,7 @@ from pylvs.model.service import (
 )
 from pylvs.system.pcre2 import OPTIONS
 
+DPVS_METHODS = ("FNAT", "FULLNAT", "SNAT")
 METHODS = {METHOD_NAMES[method]: method for method in (Method.MASQ, Method.ROUTE, Method.TUNNEL)}
 PERSISTENCE_S = 360  # persistence_timeout without a number
 MAX_PERSISTENCE_S = 2678400  # 31 days
@@ -227,6 +228,9 @@ def _scheduler(words: Words) -> str:
 def _forwarding(words: Words) -> Forwarding:
     """Parse NAT, DR, or TUN with the kind of tunnel; case is significant, as in keepalived."""
     word = words.take("a forwarding method")
+    if word.text in DPVS_METHODS:
+        text = f"{word.text} is a forwarding method of another product, DPVS"
+        raise BadValue(text, "write NAT; the real servers must then send their replies through the director", word)
     if word.text not in METHODS:
         near = did_you_mean(word.text, list(METHODS)) or "NAT, DR or TUN"
         raise BadValue(f"there is no forwarding method '{word.text}'", near, word)
