@@ -36,17 +36,21 @@ as_json = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
 
 @click.command()
-@click.argument("file", type=click.Path(allow_dash=True), default=DEFAULT_FILE)
+@click.argument("file", type=click.Path(allow_dash=True), default=None, required=False)
+@click.option("-f", "--use-file", "used", type=click.Path(allow_dash=True), help="The same as FILE, as in pylvs run.")
 @config_id
 @click.option("--show", "show", is_flag=True, help="Print every setting with its value, and where it comes from.")
 @as_json
 @click.option("--strict", is_flag=True, help="Any finding is a failure, notes about this machine as well.")
-def check(file: str, ids: tuple[str, ...], show: bool, as_json: bool, strict: bool) -> int:
+def check(file: str | None, used: str | None, ids: tuple[str, ...], show: bool, as_json: bool, strict: bool) -> int:
     """Read a configuration in keepalived's language and print what is wrong with it.
 
     FILE is /etc/keepalived/keepalived.conf by default. Nothing is changed. Exit status: 0 nothing found, 5 something
     found, 6 scripts that are not secure.
     """
+    if file is not None and used is not None:
+        raise click.UsageError("name the file once, as FILE or with -f")
+    file = file or used or DEFAULT_FILE
     document, unread = read(file, ids)
     understanding = compile_document(document)
     notes = *_missing_addresses(understanding), *_emptiness(document, unread)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 from collections.abc import Sequence
 
 from pylvs.model.wanted import Mail
@@ -24,12 +25,16 @@ class Refused(Exception):
 
 async def deliver(message: bytes, mail: Mail) -> dict[str, str]:
     """Send to all recipients; return those that the server refused, with its reply. Raises Refused if all are."""
-    where = f"{mail.server} port {mail.port}"
+    where, step = f"{mail.server} port {mail.port}", "its name was not resolved"
     try:
         async with asyncio.timeout(mail.connect_timeout_s):
-            reader, writer = await asyncio.open_connection(mail.server, mail.port, limit=LONGEST_LINE)
+            addresses = await _addresses_of(mail)
+            step = "no connection"
+            reader, writer = await _connected(addresses, mail.port)
     except TimeoutError:
-        raise Refused(f"{where}: no connection in {mail.connect_timeout_s:g} s") from None
+        raise Refused(f"{where}: {step} in {mail.connect_timeout_s:g} s") from None
+    except socket.gaierror as error:
+        raise Refused(f"{where}: {step}: {error.strerror or error}") from None
     except OSError as error:
         words = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else error.strerror or str(error)
         raise Refused(f"{where}: {words}") from None
@@ -41,6 +46,24 @@ async def deliver(message: bytes, mail: Mail) -> dict[str, str]:
         writer.close()
         with contextlib.suppress(OSError):
             await asyncio.wait_for(writer.wait_closed(), 1.0)
+
+
+async def _addresses_of(mail: Mail) -> list[str]:
+    """Return the addresses of the mail server, in the order of the resolver. Raises gaierror."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(mail.server, mail.port, type=socket.SOCK_STREAM)
+    scoped = {address[3] for *_, address in found if len(address) == 4}
+    if scoped - {0}:  # the device of a link-local address is in the written one alone
+        return [mail.server]
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+async def _connected(addresses: Sequence[str], port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to the first address that accepts. Raises OSError of the last one."""
+    for address in addresses[:-1]:
+        with contextlib.suppress(OSError):
+            return await asyncio.open_connection(address, port, limit=LONGEST_LINE)
+    return await asyncio.open_connection(addresses[-1], port, limit=LONGEST_LINE)
 
 
 class _Session:

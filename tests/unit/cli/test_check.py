@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.cli.configuration import check
+from pylvs.cli import configuration
 from pylvs.cli.main import run
-from pylvs.daemon import DEFAULT_FILE
 from pylvs.netlink import links
 
 GOOD = """\
@@ -114,15 +113,11 @@ def test_what_is_shown_is_a_configuration(file: Path, tmp_path: Path, capsys: py
 
 
 def test_without_a_file_it_reads_that_of_the_daemon(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = tmp_path / "keepalived.conf"
-    file.write_text("global_defs {\n}\n")
-    (parameter,) = (each for each in check.params if each.name == "file")
-    assert parameter.default == DEFAULT_FILE
-    monkeypatch.setattr(parameter, "default", str(file))
-    assert run(["check"]) == 0
-    assert capsys.readouterr().out == f"{file}: 0 services, 0 real servers; nothing found\n"
+    monkeypatch.setattr(configuration, "DEFAULT_FILE", str(tmp_path / "none.conf"))
+    run(["check"])
+    assert f"{tmp_path}/none.conf:1:1: error" in capsys.readouterr().err
 
 
 def test_virtual_routers_are_counted_and_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -161,3 +156,14 @@ def test_an_address_that_no_device_has_is_a_note(
         assert f"{file}:1:1: note: {address}: no device has it, and no virtual router adds it" in printed
         assert f"on the director: ip address add {address}/32 dev DEVICE" in printed
     assert printed.count("no device has it") == len(notes)
+
+
+def test_the_file_may_be_given_as_to_pylvs_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "lvs.conf"
+    file.write_text("global_defs {\n router_id a\n}\n")
+    assert run(["check", "-f", str(file)]) == run(["check", "--use-file", str(file)]) == run(["check", str(file)]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == [printed[0]] * 3
+    assert printed[0].startswith(f"{file}: ")
+    assert run(["check", str(file), "-f", str(file)]) != 0
+    assert "name the file once" in capsys.readouterr().err

@@ -479,3 +479,19 @@ def test_a_sorry_server_has_no_checks_that_keep_its_port() -> None:
     text = "port 3306 of the sorry server is not the service's; it is 80 in the table; DR and TUN change no port"
     document = compiled(SERVICE.replace("NAT", "DR").format(service="sorry_server 10.0.0.6 3306", server=""))
     assert [each.partition("warning: ")[2] for each in messages(document)] == [text]
+
+
+@pytest.mark.parametrize(
+    "server", ["mail.example.org", "mail", "192.0.2.1", "2001:db8::1", "fe80::1%eth0", "münchen.example"]
+)
+def test_a_mail_server_is_an_address_or_a_name(server: str) -> None:
+    text = "global_defs {{\n notification_email {{\n a@b\n }}\n smtp_server {}\n}}\n"
+    assert messages(compiled(text.format(server))) == []
+    (wrong,) = messages(compiled(text.format("**")))
+    assert wrong == "5: error: '**' is neither an address nor a name; write one of them"
+
+
+def test_recipients_of_alerts_are_addresses() -> None:
+    assert messages(compiled("global_defs {\n notification_email {\n }\n}\n")) == [
+        "2: warning: notification_email has no address; no alert is mailed; write one, or remove the block"
+    ]

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import given
@@ -506,3 +506,29 @@ def test_by_default_a_mail_names_this_machine_as_its_resolver_does(
         assert any(each.startswith(f"Subject: [{name}] ") for each in lines)
     assert set(asked) == {socket.AI_CANONNAME}
     assert len(asked) == 1, "a name that is known is kept, and a resolver without one is left alone for a minute"
+
+
+@pytest.mark.parametrize(
+    ("known", "reason"),
+    [
+        (None, "mx.invalid port 25: its name was not resolved in 0.01 s"),
+        (
+            socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
+            "mx.invalid port 25: its name was not resolved",
+        ),
+    ],
+)
+def test_a_name_that_is_not_resolved_is_the_reason(known: socket.gaierror | None, reason: str) -> None:
+    async def getaddrinfo(*_words: object, **_options: object) -> NoReturn:
+        if known is not None:
+            raise known
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def scenario() -> None:
+        asyncio.get_running_loop().getaddrinfo = getaddrinfo  # type: ignore[method-assign]
+        await deliver(b"", Mail(("a@b",), server="mx.invalid", connect_timeout_s=0.01))
+
+    with pytest.raises(Refused) as refused:
+        asyncio.run(scenario())
+    assert str(refused.value).startswith(reason)

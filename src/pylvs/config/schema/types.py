@@ -346,12 +346,17 @@ def script(name: str, doc: str, kind: Type[object] = SCRIPT) -> Keyword:
     return Keyword(name, kind, doc, first_wins=True)
 
 
+_HOST = re.compile(r"[^\W_](?:[\w.-]*\w)?\.?|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*(?:%\S+)?")  # a name, also of IDNA, or IPv6
+
+
 def _mail_server(words: Words) -> tuple[str, int]:
     word = words.take("a mail server")
     server = word.text
     if server.count(":") == 1:
         host, _, port = server.partition(":")
         raise BadValue(f"'{server}' is neither an address nor a name", f"write '{host} {port}'", word)
+    if not _HOST.fullmatch(server):
+        raise BadValue(f"'{server}' is neither an address nor a name", "write one of them", word)
     return server, port_of(words) if words else SMTP_PORT
 
 
