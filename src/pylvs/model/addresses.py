@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from pylvs.model import sockets as socket
 
 Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
 ANY_V4 = IPv4Address(0)
 ANY_V6 = IPv6Address(0)
 

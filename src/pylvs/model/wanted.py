@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pylvs.model.addresses import Address
+from pylvs.model.addresses import Address, Network
 from pylvs.model.checks import Check, Script
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.described import Descriptions
 from pylvs.model.service import Destination, ServiceFlag, ServiceKey, Timeouts, VirtualService
 from pylvs.model.vrrp import Fifo, VrrpConfiguration
+
+# Metrics that can be selected: of services with their quorums, of destinations in the table, of their traffic, of real
+# servers, and of their checks.
+METRIC_SERIES = ("services", "backends", "traffic", "servers", "checks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +156,9 @@ class GlobalSettings:
     checker_no_swap: bool = False
     rs_init_notifies: bool = False  # at the start, notify of the servers that are up
     metrics_address: tuple[Address, int] | None = None  # serve /metrics over TCP, too
+    metrics_allow: tuple[Network, ...] = ()  # clients of that address; () allows all
+    metrics_series: tuple[str, ...] = ()  # of METRIC_SERIES; () selects all
+    metrics_services: tuple[str, ...] = ()  # patterns of names; () selects all
     monitor_group: str = ""  # its members may read the API; "": the group pylvs, if there is one
     checker_share: bool = True
     log_level: str = "info"

@@ -50,6 +50,33 @@ def test_a_wrong_pair_of_lvs_timeouts_leaves_the_others(line: str, expected: Tim
     assert message.startswith(f"2: {finding}")
 
 
+def test_metrics_are_selected_and_restricted() -> None:
+    document = compiled(
+        "global_defs {\n metrics_allow 192.0.2.1 2001:db8::/32\n metrics_allow 198.51.100.9/24\n"
+        ' metrics_series services servers\n metrics_services web* "* tcp"\n monitor_group admins\n}'
+    )
+    settings = document.configuration.settings
+    assert messages(document) == []
+    assert list(map(str, settings.metrics_allow)) == ["192.0.2.1/32", "2001:db8::/32", "198.51.100.0/24"]
+    assert settings.metrics_series == ("services", "servers")
+    assert settings.metrics_services == ("web*", "* tcp")
+    assert settings.monitor_group == "admins"
+
+
+@pytest.mark.parametrize(
+    ("line", "finding"),
+    [
+        ("metrics_allow everybody", "error: 'everybody' is no address and no network; write 192.0.2.0/24"),
+        ("metrics_allow", "error: metrics_allow lacks an address or a network"),
+        ("metrics_series server", "error: 'server' is not one of services, backends, traffic, servers, checks"),
+    ],
+)
+def test_a_wrong_selection_of_metrics_is_an_error(line: str, finding: str) -> None:
+    document = compiled(f"global_defs {{\n {line}\n}}")
+    (message,) = messages(document)
+    assert message.startswith(f"2: {finding}")
+
+
 def test_a_port_behind_a_colon_gets_advice() -> None:
     document = compiled("global_defs {\n metrics_address 127.0.0.1:9999\n}")
     assert messages(document) == ["2: error: '127.0.0.1:9999' is not an IP address; write 127.0.0.1 9999"]

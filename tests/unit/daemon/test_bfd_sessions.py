@@ -255,10 +255,11 @@ def test_the_status_shows_each_session(host: FakeHost) -> None:
 
 def test_the_metrics_have_each_session() -> None:
     found = {each.name: each for each in vrrp_metrics({"sessions": [STATUS | {"state": "Up", "since": 5.0}]})}
-    labels = {"session": "b", "neighbor": "10.0.0.1"}
-    values = {name: [(each.labels, each.value) for each in family.samples] for name, family in found.items()}
-    assert values["pylvs_bfd_session_up"] == [(labels, 1.0)]
-    assert values["pylvs_bfd_since_seconds"] == [(labels, 5.0)]
-    assert values["pylvs_bfd_flaps"] == [(labels, 2)]
-    assert values["pylvs_bfd_packets_dropped"] == [({**labels, "reason": "ttl_too_low"}, 4)]
+    labels = 'neighbor="10.0.0.1"{}session="b"'
+    values = {name: family.samples for name, family in found.items()}
+    assert values["pylvs_bfd_session_up"] == [(f"{{{labels.format(',')}}}", 1.0)]
+    assert values["pylvs_bfd_since_seconds"] == [(f"{{{labels.format(',')}}}", 5.0)]
+    assert values["pylvs_bfd_flaps_total"] == [(f"{{{labels.format(',')}}}", 2)]
+    dropped = labels.format(',reason="ttl_too_low",')
+    assert values["pylvs_bfd_packets_dropped_total"] == [(f"{{{dropped}}}", 4)]
     assert list(vrrp_metrics({"sessions": [], "instances": []})) == []

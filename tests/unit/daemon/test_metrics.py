@@ -8,9 +8,10 @@ import re
 from ipaddress import ip_address
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pylvs.daemon.api.metrics import MetricsInput, exposition
+from pylvs.daemon.api.metrics import MetricsInput, Selection, exposition
 from pylvs.health.events import Override
 from pylvs.health.prober.link import ProberCounts
 from pylvs.health.state import CheckSnapshot, ServerSnapshot, ServiceSnapshot
@@ -37,11 +38,11 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 BOUNDS = ("0.0001", "0.0002", "+Inf")
 
 
-def samples(facts: MetricsInput) -> Samples:
+def samples(facts: MetricsInput, selection: Selection = Selection()) -> Samples:  # noqa: B008  immutable
     """Return every sample of the page by name and labels."""
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(exposition(facts))
+        for family in text_string_to_metric_families(exposition(facts, selection))
         for sample in family.samples
     }
 
@@ -186,6 +187,57 @@ def test_the_dashboard_queries_existing_metrics() -> None:
     }
     assert len(asked) > 10
     assert asked <= there
+
+
+def two_services() -> MetricsInput:
+    """Return a service of the configuration with a checked server, and a service that another program has added."""
+    check = TcpCheck(target=Target(SERVER.address, 80))
+    made = CheckSnapshot(check, True, 0, None, "connected", False, 1.0, 0.25, 3.0, False, 1, 9, 4)
+    server = ServerSnapshot("web", SERVER, True, True, 99.5, "connected", 4, 4, Override(), True, (made,))
+    service = ServiceSnapshot("web", (WEB,), True, 99.5, 2, 1, 0, None, False, False, (server,))
+    rows = [row(each, weight=3, active=5, counters=Counters(10, 20, 30, 40, 50)) for each in (WEB, MARK)]
+    return MetricsInput("1", rows, PacketCounts(), [service])
+
+
+@pytest.mark.parametrize(
+    ("series", "there", "absent"),
+    [
+        ("", "service_connections_total backend_connections_total quorum_up server_up check_up", ""),
+        ("services", "service_connections_total quorum_up", "backend server check"),
+        ("backends", "backend_connections_persistent", "service backend_connections_total quorum server check"),
+        ("traffic", "backend_connections_total", "service backend_connections_persistent quorum server check"),
+        ("servers checks", "server_up check_up check_probes_total", "service backend quorum"),
+    ],
+)
+def test_a_selection_of_series_leaves_out_the_others(series: str, there: str, absent: str) -> None:
+    given, selection = two_services(), Selection(tuple(series.split()))
+    page = exposition(given, selection)
+    names = {name.removeprefix("pylvs_") for name, _ in samples(given, selection)}
+    assert set(there.split()) <= names
+    assert [name for name in names for each in absent.split() if name.startswith(each)] == []
+    assert {"connections", "info"} <= names, "the others stay"
+    families = re.findall(r"^# TYPE (\S+)", page, re.MULTILINE)
+    assert len(families) == len(set(families))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "web", "mark"), [("web", True, False), ("w*", True, False), ("FWM 31", False, True)]
+)
+def test_a_selection_of_services_is_by_the_name_in_the_configuration_or_the_key(
+    pattern: str, web: bool, mark: bool
+) -> None:
+    found = samples(two_services(), Selection(services=(pattern,)))
+    shown = {dict(each).get("local_mark") for name, each in found if name == "pylvs_service_connections_total"}
+    assert shown == ({""} if web else set()) | ({"0000001F"} if mark else set())
+    assert (("pylvs_server_up", labels(service="web", server="10.0.0.2:80")) in found) is web
+    assert found["pylvs_connections", ()] == 24, "totals are those of all"
+
+
+def test_labels_of_any_text_are_read_as_they_are() -> None:
+    names = ['a"b', "a\\b", "a\nb", "\\n", "ü{}"]
+    services = [ServiceSnapshot(name, (), True, 1.0, 2, 1, 0, None, False, False, ()) for name in names]
+    found = samples(MetricsInput("1", services=services))
+    assert [name for name in names if ("pylvs_quorum_up", labels(service=name)) not in found] == []
 
 
 def test_what_was_not_read_in_time_has_no_metrics() -> None:

@@ -9,13 +9,13 @@ import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 
 from pylvs.daemon.api import metrics_port
 from pylvs.daemon.api.metrics_port import SHARE, MetricsPort, Page
-from pylvs.daemon.api.metrics_process import HEADER_S, MAX_HEADER, MOST_CONNECTIONS
+from pylvs.daemon.api.metrics_process import HEADER_S, MAX_HEADER, MOST_CONNECTIONS, is_allowed
 from pylvs.system.processes import confined
 from tests.privileges import assert_unprivileged, assert_without_files
 from tests.unit.daemon.daemons import run, until
@@ -255,5 +255,33 @@ def test_it_has_no_privileges() -> None:
         await port.request()
         assert_unprivileged(port.pid)
         assert_without_files(port.pid)
+
+    with_port(scenario)
+
+
+@pytest.mark.parametrize(
+    ("client", "networks", "allowed"),
+    [
+        ("192.0.2.1", [], True),
+        ("192.0.2.1", ["192.0.2.0/24"], True),
+        ("192.0.3.1", ["192.0.2.0/24", "2001:db8::/32"], False),
+        ("2001:db8::7", ["192.0.2.0/24", "2001:db8::/32"], True),
+        ("::ffff:192.0.2.1", ["192.0.2.0/24"], True),
+        ("::ffff:192.0.3.1", ["192.0.2.0/24"], False),
+        ("fe80::1%eth0", ["fe80::/10"], True),
+    ],
+)
+def test_networks_name_the_clients_that_are_answered(client: str, networks: list[str], allowed: bool) -> None:
+    assert is_allowed(client, [ip_network(each) for each in networks]) is allowed
+
+
+def test_a_client_of_another_network_gets_no_answer_and_no_page_is_made() -> None:
+    async def scenario(port: Port) -> None:
+        await port.port.follow((LOCAL, 0), [ip_network("192.0.2.0/24")])
+        with contextlib.suppress(ConnectionError):
+            assert await port.request() == (b"", b"")
+        assert port.pages == 0
+        await port.port.follow((LOCAL, 0), [ip_network("192.0.2.0/24"), ip_network("127.0.0.0/8")])
+        assert (await port.request())[0].startswith(b"HTTP/1.1 200 OK")
 
     with_port(scenario)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from operator import or_
+from operator import add, or_
 
 from pylvs.config.language.tree import Severity
 from pylvs.config.schema.grammar import Block, Keyword, State, Type
@@ -22,6 +22,7 @@ from pylvs.config.schema.types import (
     MAIL_SERVER,
     MAIL_TIMEOUT,
     NAMESPACE,
+    NETWORKS,
     OTHER_NAMESPACE,
     PATH,
     PATH_ELEMENT,
@@ -32,6 +33,7 @@ from pylvs.config.schema.types import (
     USER,
     bare,
     choice,
+    choices,
     flag,
     integer,
     nearest,
@@ -56,6 +58,7 @@ from pylvs.config.schema.vrrp_types import (
     names,
 )
 from pylvs.model.vrrp import MULTICAST_V4, MULTICAST_V6
+from pylvs.model.wanted import METRIC_SERIES
 
 NO_MARKS = "each address of a group stays a service of its own"
 REALTIME_ALWAYS = "virtual routers have a real-time priority from the start"
@@ -144,6 +147,30 @@ GLOBAL_DEFS = Block(
         flag("exclusive", "remove services from the table that are not in the configuration", is_own=True),
         flag("checker_share", "make equal checks of one server once, for all its services", True, is_own=True),
         Keyword("metrics_address", ENDPOINT, "serve /metrics on this TCP address too", is_own=True),
+        Keyword(
+            "metrics_allow",
+            NETWORKS,
+            "clients of metrics_address; others are not answered",
+            default_doc="all",
+            combine=add,
+            is_own=True,
+        ),
+        Keyword(
+            "metrics_series",
+            choices(*METRIC_SERIES),
+            "which metrics of services and servers are served; all others are in any case",
+            default_doc="all",
+            combine=add,
+            is_own=True,
+        ),
+        Keyword(
+            "metrics_services",
+            texts("shell patterns of the names of virtual servers", minimum=1),
+            "virtual servers with metrics of their own",
+            default_doc="all",
+            combine=add,
+            is_own=True,
+        ),
         Keyword(
             "monitor_group",
             text("a group"),

@@ -6,14 +6,14 @@ import os
 import re
 import stat
 from collections.abc import Callable, Mapping, Sequence
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import PurePath
 from typing import Any, Generic, TypeVar
 
 from pylvs.config.language.lexer import split_arguments
 from pylvs.config.language.tree import Severity, Word
 from pylvs.config.schema.grammar import BadValue, Keyword, Type, Words, did_you_mean
-from pylvs.model.addresses import Address
+from pylvs.model.addresses import Address, Network
 from pylvs.model.checks import Script
 from pylvs.model.dataclass import dataclass
 from pylvs.model.service import LONGEST_S, TIMEOUT_NAMES
@@ -238,6 +238,29 @@ def texts(what: str = "words", minimum: int = 0) -> Type[tuple[str, ...]]:
         return found
 
     return Type(what, parse)
+
+
+def choices(*names: str) -> Type[tuple[str, ...]]:
+    """Make the type of one or several of these words."""
+    one = choice(*names)
+
+    def parse(words: Words) -> tuple[str, ...]:
+        found = [one.parse(words)]
+        while words:
+            found.append(one.parse(words))
+        return tuple(found)
+
+    return Type(f"{one.syntax} ...", parse)
+
+
+def _networks(words: Words) -> tuple[Network, ...]:
+    found = []
+    for word in (words.take("an address or a network"), *words.rest()):
+        try:
+            found.append(ip_network(word.text, strict=False))
+        except ValueError:
+            raise BadValue(f"'{word.text}' is no address and no network", "write 192.0.2.0/24", word) from None
+    return tuple(found)
 
 
 def choice(*names: str, any_case: bool = False) -> Type[str]:
@@ -499,6 +522,7 @@ BUS_NAME = Type("a name on the bus: org.example.Name", _bus_name)
 PATH_ELEMENT = Type("a string", _path_element)
 AGENTX = Type("unix:PATH|tcp:HOST:PORT", _agentx)
 MAIL_SERVER = Type("ADDRESS|NAME [PORT]", _mail_server)
+NETWORKS = Type("ADDRESS[/LENGTH] ...", _networks)
 MAIL_TIMEOUT = Type(seconds(0.000001).syntax, _mail_timeout)
 FIFO = Type("a path [user [group]]", _fifo)
 CPUS = Type("CPU [CPU ...]", _cpus)

@@ -7,29 +7,27 @@ others begin with `pylvs_`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, chain
 from math import isinf
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
-
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.exposition import generate_latest
-from prometheus_client.registry import Collector, CollectorRegistry
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.rows import Counters, PacketCounts, ServiceRow, refusals
+from pylvs.model.rows import Counters, PacketCounts, ServiceRow, TimerRuns, refusals
 from pylvs.model.service import ServiceKey, is_probe_mark
 
 if TYPE_CHECKING:  # `pylvs metrics` without a daemon has no use for the health engine
     from pylvs.daemon.problems import Problem
     from pylvs.health.prober.link import ProberCounts
-    from pylvs.health.state import ServiceSnapshot
+    from pylvs.health.state import ServerSnapshot, ServiceSnapshot
     from pylvs.system.processes.scripts import ScriptCounts
 
 
-Labelled = Sequence[tuple[Sequence[str], Any]]  # label values, with a number or with the object that has it
+Object = TypeVar("Object")
+Labelled = Sequence[tuple[Sequence[str] | str, Any]]  # labels, with a number or with the object that has it
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 VRRP_STATES = {"BACKUP": 1, "MASTER": 2, "FAULT": 3}  # the numbers of keepalived's exporters
@@ -78,6 +76,31 @@ _CHECK_COUNTERS = (
 
 
 @dataclass(frozen=True, slots=True)
+class Selection:
+    """Which metrics of services, servers and checks a page has; it has all others in any case.
+
+    `series` are of METRIC_SERIES in the model, `services` shell patterns of names as `pylvs status` prints them. An
+    empty one selects all.
+    """
+
+    series: tuple[str, ...] = ()
+    services: tuple[str, ...] = ()
+
+    def wants(self, series: str) -> bool:
+        return not self.series or series in self.series
+
+    def has(self, service: str) -> bool:
+        return not self.services or any(fnmatchcase(service, each) for each in self.services)
+
+    def keys(self, services: Sequence[ServiceSnapshot]) -> Callable[[ServiceKey], bool]:
+        """Return whether a service of the table is selected: by the name that has its key, else by its key."""
+        if not self.services:
+            return lambda _: True
+        names = {key: each.name for each in services for key in each.keys}
+        return lambda key: self.has(names.get(key) or str(key))
+
+
+@dataclass(frozen=True, slots=True)
 class MetricsInput:
     """All that the metrics are computed from; what is absent has no metrics."""
 
@@ -96,45 +119,73 @@ class MetricsInput:
     problems: Sequence[Problem] | None = None
 
 
-def exposition(given: MetricsInput) -> str:
+def exposition(given: MetricsInput, selection: Selection = Selection()) -> str:  # noqa: B008  immutable
     """Return the page of metrics."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_InputCollector(given))
-    return generate_latest(registry).decode()
+    return "".join(chain.from_iterable(map(Family.lines, _families(given, selection))))
 
 
-class _InputCollector(Collector):
-    """Yields all metrics of one input."""
-
-    def __init__(self, given: MetricsInput) -> None:
-        self._given = given
-
-    def collect(self) -> Iterable[Metric]:
-        if self._given.packets is not None:
-            yield from _total_metrics(self._given.packets.totals)
-        if self._given.rows is not None:
-            yield from _table_metrics(self._given.rows)
-        if self._given.packets is not None:
-            yield from _packet_metrics(self._given.packets)
-        yield from _health_metrics(self._given.services)
-        yield from _daemon_metrics(self._given)
-        yield from vrrp_metrics(self._given.routers)
-        yield from _process_metrics(self._given)
-        if self._given.problems is not None:
-            yield _problem_metrics(self._given.problems)
+def _families(given: MetricsInput, selection: Selection) -> Iterator[Family]:
+    if given.packets is not None:
+        yield from _total_metrics(given.packets.totals)
+    if given.rows is not None:
+        yield from _table_metrics(given.rows, selection, selection.keys(given.services))
+    if given.packets is not None:
+        yield from _packet_metrics(given.packets)
+    yield from _health_metrics([each for each in given.services if selection.has(each.name)], selection)
+    yield from _daemon_metrics(given)
+    yield from vrrp_metrics(given.routers)
+    yield from _process_metrics(given)
+    if given.problems is not None:
+        yield _problem_metrics(given.problems)
 
 
-def _family(
-    kind: type[GaugeMetricFamily | CounterMetricFamily], name: str, help_: str, labels: Sequence[str], values: Labelled
-) -> Metric:
-    family = kind(name, help_, labels=labels)
-    for label_values, value in values:
-        family.add_metric(label_values, value)
-    return family
+@dataclass(slots=True)
+class Family:
+    """A metric with its samples: the text of the labels with the value."""
+
+    name: str
+    kind: str
+    help: str
+    samples: list[tuple[str, float]]
+
+    def lines(self) -> Iterator[str]:
+        """Yield the text format's lines, in pieces."""
+        name = self.name
+        yield f"# HELP {name} {_escaped(self.help)}\n# TYPE {name} {self.kind}\n"
+        yield "".join([f"{name}{labels} {value!r}\n" for labels, value in self.samples])
 
 
-_gauge = partial(_family, GaugeMetricFamily)
-_counter = partial(_family, CounterMetricFamily)  # prometheus_client appends `_total` to its name
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\n", "\\n")
+
+
+def _labels(names: Sequence[str], values: Sequence[str]) -> str:
+    """Return the text of labels, in the order of their names."""
+    if not names:
+        return ""
+    pairs = sorted(zip(names, values, strict=True))
+    texts = [f'{name}="{_escaped(value)}"' if '"' not in value else _quoted(name, value) for name, value in pairs]
+    return f"{{{','.join(texts)}}}"
+
+
+def _quoted(name: str, value: str) -> str:
+    text = _escaped(value).replace('"', '\\"')
+    return f'{name}="{text}"'
+
+
+def _family(kind: str, name: str, help_: str, labels: Sequence[str], values: Labelled) -> Family:
+    """Return a family. Labels are values in the order of `labels`, or their text, which several families share."""
+    texts = [(each if isinstance(each, str) else _labels(labels, each), float(value)) for each, value in values]
+    return Family(f"{name}_total" if kind == "counter" else name, kind, help_, texts)
+
+
+_gauge = partial(_family, "gauge")
+_counter = partial(_family, "counter")  # with the suffix `_total`
+
+
+def _rendered(names: Sequence[str], objects: Sequence[tuple[Sequence[str], Object]]) -> list[tuple[str, Object]]:
+    """Return the text of the labels of each object."""
+    return [(_labels(names, values), each) for values, each in objects]
 
 
 def _of(objects: Labelled, attribute: str) -> Labelled:
@@ -148,7 +199,7 @@ def _one(value: float) -> Labelled:
     return [((), value)]
 
 
-def _gauge_if_known(name: str, help_: str, value: float | None) -> Iterator[Metric]:
+def _gauge_if_known(name: str, help_: str, value: float | None) -> Iterator[Family]:
     if value is not None:
         yield _gauge(name, help_, [], _one(value))
 
@@ -164,31 +215,41 @@ def _service_labels(key: ServiceKey) -> list[str]:
     return [str(key.address), str(key.port), "", key.protocol.name]
 
 
-def _total_metrics(totals: Counters) -> Iterator[Metric]:
+def _total_metrics(totals: Counters) -> Iterator[Family]:
     for attribute, (suffix, help_) in _COUNTED.items():
         text = f"All {help_}, of the services that there are and were."
         yield _counter(f"node_ipvs_{suffix}", text, [], _one(getattr(totals, attribute)))
 
 
-def _table_metrics(rows: Sequence[ServiceRow]) -> Iterator[Metric]:
+def _table_metrics(
+    rows: Sequence[ServiceRow], selection: Selection, selected: Callable[[ServiceKey], bool]
+) -> Iterator[Family]:
     connections = sum(each.active + each.inactive for row in rows for each in row.destinations)
     yield _gauge("pylvs_connections", "Connections in the table.", [], _one(connections))
-    services = [(_service_labels(row.service.key), row) for row in rows if not is_probe_mark(row.service.key.mark)]
-    backends = [
+    named = [
+        (_service_labels(row.service.key), row)
+        for row in rows
+        if not is_probe_mark(row.service.key.mark) and selected(row.service.key)
+    ]
+    services = _rendered(_SERVICE, named)
+    destinations = [
         ([*labels, str(each.destination.key.address), str(each.destination.key.port)], each)
-        for labels, row in services
+        for labels, row in named
         for each in row.destinations
     ]
-    for name, help_, attribute in _BACKEND_GAUGES:
+    backends = _rendered(_BACKEND, destinations)
+    for name, help_, attribute in _BACKEND_GAUGES if selection.wants("backends") else ():
         yield _gauge(name, help_, _BACKEND, _of(backends, attribute))
     for attribute, (suffix, help_) in _COUNTED.items():
-        of_services = _of(services, f"counters.{attribute}")
-        yield _counter(f"pylvs_service_{suffix}", f"A service's {help_}.", _SERVICE, of_services)
-        of_backends = _of(backends, f"counters.{attribute}")
-        yield _counter(f"pylvs_backend_{suffix}", f"A destination's {help_}.", _BACKEND, of_backends)
+        if selection.wants("services"):
+            of_services = _of(services, f"counters.{attribute}")
+            yield _counter(f"pylvs_service_{suffix}", f"A service's {help_}.", _SERVICE, of_services)
+        if selection.wants("traffic"):
+            of_backends = _of(backends, f"counters.{attribute}")
+            yield _counter(f"pylvs_backend_{suffix}", f"A destination's {help_}.", _BACKEND, of_backends)
 
 
-def _packet_metrics(packets: PacketCounts) -> Iterator[Metric]:
+def _packet_metrics(packets: PacketCounts) -> Iterator[Family]:
     text = "What happened to packets beyond being forwarded."
     yield _counter("pylvs_packets_by_reason", text, ["reason"], _by_label(packets.reasons))
     text = "Packets that a hook has forwarded, by ingress device: XDP is fast, TC is complete."
@@ -212,35 +273,50 @@ def _packet_metrics(packets: PacketCounts) -> Iterator[Metric]:
         text = "The longest run of the timer that ends connections."
         yield _gauge("pylvs_expiry_longest_seconds", text, [], _one(expiry.longest_s))
 
-    runs = HistogramMetricFamily("pylvs_timer_run_seconds", "How long a timer held a processor.", labels=["timer"])
-    for each in packets.timers:
-        counts = accumulate(count for _, count in each.lengths)
-        bounds = ("+Inf" if isinf(bound) else repr(bound) for bound, _ in each.lengths)
-        runs.add_metric([each.timer], list(zip(bounds, counts, strict=True)), each.spent_s)
-    yield runs
+    yield _timer_metrics(packets.timers)
     longest = [((each.timer,), each.longest_s) for each in packets.timers]
     yield _gauge("pylvs_timer_longest_run_seconds", "The longest of these runs.", ["timer"], longest)
 
 
-def _health_metrics(services: Sequence[ServiceSnapshot]) -> Iterator[Metric]:
-    quorums = [([each.name], each) for each in services]
+def _timer_metrics(timers: Sequence[TimerRuns]) -> Family:
+    runs = Family("pylvs_timer_run_seconds", "histogram", "How long a timer held a processor.", [])
+    for each in timers:
+        counts = list(accumulate(count for _, count in each.lengths))
+        for (bound, _), count in zip(each.lengths, counts, strict=True):
+            text = "+Inf" if isinf(bound) else repr(bound)
+            runs.samples.append((f"_bucket{_labels(['timer', 'le'], [each.timer, text])}", float(count)))
+        label = _labels(["timer"], [each.timer])
+        runs.samples += [(f"_count{label}", float(counts[-1])), (f"_sum{label}", each.spent_s)]
+    return runs
+
+
+def _health_metrics(services: Sequence[ServiceSnapshot], selection: Selection) -> Iterator[Family]:
+    quorums = _rendered(["service"], [([each.name], each) for each in services])
     servers = [([each.name, str(server.server)], server) for each in services for server in each.servers]
-    checks = [
+    for name, help_, attribute in _QUORUM_GAUGES if selection.wants("services") else ():
+        yield _gauge(name, help_, ["service"], _of(quorums, attribute))
+    if selection.wants("servers"):
+        found = _rendered(["service", "server"], servers)
+        for name, help_, attribute in _SERVER_GAUGES:
+            yield _gauge(name, help_, ["service", "server"], _of(found, attribute))
+    if selection.wants("checks"):
+        yield from _check_metrics(servers)
+
+
+def _check_metrics(servers: Sequence[tuple[list[str], ServerSnapshot]]) -> Iterator[Family]:
+    numbered = [
         ([*labels, each.check.keyword, str(number)], each)  # the number distinguishes checks of one type on one server
         for labels, server in servers
         for number, each in enumerate(server.checks)
     ]
-    for name, help_, attribute in _QUORUM_GAUGES:
-        yield _gauge(name, help_, ["service"], _of(quorums, attribute))
-    for name, help_, attribute in _SERVER_GAUGES:
-        yield _gauge(name, help_, ["service", "server"], _of(servers, attribute))
+    checks = _rendered(_CHECK, numbered)
     for name, help_, attribute in _CHECK_GAUGES:
         yield _gauge(name, help_, _CHECK, _of(checks, attribute))
     for name, help_, attribute in _CHECK_COUNTERS:
         yield _counter(name, help_, _CHECK, _of(checks, attribute))
 
 
-def _daemon_metrics(given: MetricsInput) -> Iterator[Metric]:
+def _daemon_metrics(given: MetricsInput) -> Iterator[Family]:
     yield _gauge("pylvs_info", "The version that answers.", ["version"], [([given.version], 1)])
     yield _counter("pylvs_reloads", "Reloads of the configuration.", ["result"], _by_label(given.reloads))
     text = "When a configuration was last put in force, seconds since 1970."
@@ -252,7 +328,7 @@ def _daemon_metrics(given: MetricsInput) -> Iterator[Metric]:
     yield _gauge("pylvs_silent", text, ["part"], _by_label({name: float(each) for name, each in given.silent.items()}))
 
 
-def _process_metrics(given: MetricsInput) -> Iterator[Metric]:
+def _process_metrics(given: MetricsInput) -> Iterator[Family]:
     """Yield the metrics of the processes that make checks."""
     if prober := given.prober:
         text = "Whether the process that makes checks over the network runs, or was not needed yet."
@@ -267,7 +343,7 @@ def _process_metrics(given: MetricsInput) -> Iterator[Metric]:
         yield _gauge("pylvs_script_longest_wait_seconds", text, [], _one(scripts.longest_wait_s))
 
 
-def _problem_metrics(problems: Sequence[Problem]) -> Metric:
+def _problem_metrics(problems: Sequence[Problem]) -> Family:
     """Return the number of problems of each kind, 0 included: alerts need a series that exists."""
     from pylvs.daemon.problems import KINDS
 
@@ -276,7 +352,7 @@ def _problem_metrics(problems: Sequence[Problem]) -> Metric:
     return _gauge("pylvs_problems", "Problems that pylvs status --check reports.", ["kind", "severity"], values)
 
 
-def vrrp_metrics(status: Mapping[str, Any]) -> Iterator[Metric]:
+def vrrp_metrics(status: Mapping[str, Any]) -> Iterator[Family]:
     """Yield the metrics of virtual routers, none without any.
 
     The label is `router`, because Prometheus itself adds a label `instance`.
@@ -327,7 +403,7 @@ def vrrp_metrics(status: Mapping[str, Any]) -> Iterator[Metric]:
     yield _counter("pylvs_vrrp_adverts_dropped", "Advertisements dropped.", ["router", "reason"], dropped)
 
 
-def _session_metrics(sessions: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
+def _session_metrics(sessions: Sequence[Mapping[str, Any]]) -> Iterator[Family]:
     """Yield the metrics of BFD sessions; none while their process does not answer."""
     if not sessions:
         return

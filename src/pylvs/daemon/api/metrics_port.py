@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from pylvs.daemon.api.metrics_process import PROTOCOL
-from pylvs.model.addresses import Address, endpoint, family_of
+from pylvs.model.addresses import Address, Network, endpoint, family_of
 from pylvs.model.dataclass import dataclass
 from pylvs.system.logs import get_logger
 from pylvs.system.processes.channel import sealed
@@ -39,6 +39,7 @@ class MetricsPort:
         self._process: ConfinedProcess | None = None
         self._listener: socket.socket | None = None
         self._at: Endpoint | None = None
+        self._allowed: tuple[Network, ...] = ()
         self._bind_error = ""
         self._page: int | None = None  # descriptor of the last one
         self._fresh_until = 0.0
@@ -52,9 +53,12 @@ class MetricsPort:
             return self._bind_error
         return f"metrics_address: {self._process.problem}"
 
-    async def follow(self, at: Endpoint | None) -> None:
-        """Listen there from now on, or nowhere. An error is logged only: nothing else depends on this port."""
-        if at == self._at and not self._bind_error:
+    async def follow(self, at: Endpoint | None, allowed: Sequence[Network] = ()) -> None:
+        """Listen there from now on, or nowhere, for clients of these networks; without any, for all.
+
+        An error is logged only: nothing else depends on this port.
+        """
+        if at == self._at and tuple(allowed) == self._allowed and not self._bind_error:
             return
         await self.close()
         if at is None:
@@ -65,12 +69,12 @@ class MetricsPort:
             self._bind_error = f"metrics_address {endpoint(*at)}: {os.strerror(error.errno or 0)}"
             self._log.error(self._bind_error)
             return
-        self._at = at
+        self._at, self._allowed = at, tuple(allowed)
         self._process = ConfinedProcess(
             WHAT, "pylvs.daemon.api.metrics_process", PROTOCOL, self._receive, most_waiting=MOST_PAGES
         )
         number = self._listener.fileno()
-        self._process.start(str(number), descriptors=[number])
+        self._process.start(str(number), *map(str, allowed), descriptors=[number])
 
     async def close(self) -> None:
         """Stop listening."""

@@ -1,4 +1,5 @@
-"""The metrics process: `python -m pylvs.daemon.api.metrics_process FD LISTENER`. It serves /metrics over TCP.
+"""The metrics process: `python -m pylvs.daemon.api.metrics_process FD LISTENER [NETWORK...]`. It serves /metrics over
+TCP, to clients of these networks; without any, to all.
 
 It parses requests of any host, so it has no privileges (`pylvs.system.sandbox`), and descriptors of its own. It asks
 the daemon for the page, and gets it as a sealed file in memory. All connections send from one mapping of that file: the
@@ -17,7 +18,10 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
+from ipaddress import IPv6Address, ip_address, ip_network
 
+from pylvs.model.addresses import Network
 from pylvs.model.dataclass import dataclass, field
 from pylvs.system import sandbox, syscalls
 from pylvs.system.processes import channel
@@ -48,10 +52,10 @@ class Connection:
 
 
 class MetricsProcess:
-    """Serves one listener."""
+    """Serves one listener, for clients of these networks; without any, for all."""
 
-    def __init__(self, end: socket.socket, listener: socket.socket) -> None:
-        self._end, self._listener = end, listener
+    def __init__(self, end: socket.socket, listener: socket.socket, allowed: Sequence[Network] = ()) -> None:
+        self._end, self._listener, self._allowed = end, listener, allowed
         self._selector = selectors.DefaultSelector()
         self._connections: dict[Connection, None] = {}  # the oldest first
         self._page: Body = b""  # the newest one, with its inode
@@ -85,8 +89,11 @@ class MetricsProcess:
 
     def _accept(self) -> None:
         try:
-            sock, _ = self._listener.accept()
+            sock, peer = self._listener.accept()
         except OSError:  # the client has gone
+            return
+        if not is_allowed(peer[0], self._allowed):
+            sock.close()
             return
         sock.setblocking(False)
         connection = Connection(sock, time.monotonic() + HEADER_S)
@@ -200,7 +207,14 @@ class MetricsProcess:
         connection.sock.close()
 
 
-def main(end: socket.socket, listener: socket.socket) -> None:
+def is_allowed(client: str, allowed: Sequence[Network]) -> bool:
+    """Return whether a client may connect. A listener of IPv6 shows IPv4 addresses as mapped ones."""
+    address = ip_address(client.partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return not allowed or any((mapped or address) in each for each in allowed)
+
+
+def main(end: socket.socket, listener: socket.socket, allowed: Sequence[Network] = ()) -> None:
     """Serve the daemon at the other end of this socket."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)  # for the daemon; this process ends with it
@@ -208,8 +222,9 @@ def main(end: socket.socket, listener: socket.socket) -> None:
     left = sandbox.confine(_DESCRIPTORS, _MEMORY)
     end.send(channel.encode(channel.greeting(PROTOCOL, left)))
     with contextlib.suppress(ConnectionError):
-        MetricsProcess(end, listener).serve()
+        MetricsProcess(end, listener, allowed).serve()
 
 
 if __name__ == "__main__":
-    main(socket.socket(fileno=int(sys.argv[1])), socket.socket(fileno=int(sys.argv[2])))
+    _end, _listener = (socket.socket(fileno=int(each)) for each in sys.argv[1:3])
+    main(_end, _listener, [ip_network(each) for each in sys.argv[3:]])

@@ -24,7 +24,7 @@ from pylvs.daemon.api.encoding import (
     service_encoded,
 )
 from pylvs.daemon.api.http_server import Response, Stream, json_response
-from pylvs.daemon.api.metrics import CONTENT_TYPE, MetricsInput, exposition
+from pylvs.daemon.api.metrics import CONTENT_TYPE, MetricsInput, Selection, exposition
 from pylvs.daemon.api.metrics_port import Page
 from pylvs.daemon.api.operation import Field, Given, Operation
 from pylvs.daemon.api.schema import VERSION, AnyEvent, EventsReply
@@ -45,6 +45,7 @@ from pylvs.model.errors import Busy, InvalidOperation, NoSuchTables
 from pylvs.model.rows import ServiceRow, unattached
 from pylvs.model.service import MAX_WEIGHT, SERVER_PATTERN, DestinationKey, Timeouts, server_named
 from pylvs.model.transfer import encode_connection, encode_row
+from pylvs.model.wanted import METRIC_SERIES
 from pylvs.system.namespaces import network_cookie
 from pylvs.system.threads import to_thread
 
@@ -162,8 +163,10 @@ def _status_response(
     return json_response(reply)
 
 
-async def metrics_page(daemon: Supervisor) -> Page:
-    """Return the page. A thread writes it: a large table takes seconds."""
+async def metrics_page(daemon: Supervisor, selection: Selection | None = None) -> Page:
+    """Return the page, with the selection of the configuration or another. A thread writes it: it may be large."""
+    settings = daemon.engine.configuration.settings
+    chosen = selection or Selection(settings.metrics_series, settings.metrics_services)
     table = daemon.reconciler.table
     rows = await _of_tables(daemon, table.rows, TABLES_TIMEOUT_S)
     read_packets = table.director.packet_counts
@@ -184,11 +187,16 @@ async def metrics_page(daemon: Supervisor) -> Page:
     )
     problems = (*service_problems(given.services), *daemon.problems(), *router_problems(given.routers))
     given = replace(given, problems=problems)
-    return Page(await to_thread(exposition, given), has_table=packets is not None)
+    return Page(await to_thread(exposition, given, chosen), has_table=packets is not None)
 
 
-async def metrics(daemon: Supervisor, _: Given) -> Response:
-    page = await metrics_page(daemon)
+async def metrics(daemon: Supervisor, given: Given) -> Response:
+    """Return the page. A query replaces the configured selection. Raises InvalidOperation."""
+    series, services = (tuple(filter(None, given.get(name, "").split(","))) for name in ("series", "services"))
+    for each in series:
+        if each not in METRIC_SERIES:
+            raise InvalidOperation(f"series: {each} is not one of {', '.join(METRIC_SERIES)}")
+    page = await metrics_page(daemon, Selection(series, services) if given else None)
     return Response(page.text.encode(), content_type=CONTENT_TYPE)
 
 
@@ -427,6 +435,10 @@ async def stop(daemon: Supervisor, given: Given) -> Response:
 _STATUS_HELP = "The state of services, servers, checks and virtual routers, and what differs from the file."
 _EVENTS_HELP = "The last events; with follow, new events until the client disconnects. A JSON object a line."
 _CONNECTIONS_HELP = "The connection table, a JSON array a line."
+_SELECTION = {
+    "series": Field(str, f"of {', '.join(METRIC_SERIES)}, with commas between; without it, all"),
+    "services": Field(str, "shell patterns of virtual servers, with commas between; without it, all"),
+}
 _OF_TABLES = {"namespace": Field(str, "404 unless the tables are in the network namespace of this SO_NETNS_COOKIE")}
 _ANYTHING = {"server": _ANY_SERVER, "service": _SERVICE}
 ROUTES = (
@@ -437,7 +449,7 @@ ROUTES = (
     Operation("GET", "/v1/table", "The table, as ipvsadm lists it.", table, replies.ListingReply, _OF_TABLES),
     Operation("GET", "/v1/connections", _CONNECTIONS_HELP, connections, replies.ConnectionLine, _OF_TABLES, LINES),
     Operation("GET", "/v1/show", "As pylvs show --json.", show, replies.ShowReply, _OF_TABLES),
-    Operation("GET", "/metrics", "The numbers, in Prometheus's text format.", metrics, str, answers=CONTENT_TYPE),
+    Operation("GET", "/metrics", "The numbers, in Prometheus's text format.", metrics, str, _SELECTION, CONTENT_TYPE),
     Operation(
         "POST",
         "/v1/drain",

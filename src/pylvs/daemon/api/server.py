@@ -79,7 +79,7 @@ class ApiServer:
     async def follow(self, settings: GlobalSettings) -> None:
         """Serve the metrics_address and the monitor_group of these settings."""
         self._group.follow(settings.monitor_group)
-        await self._metrics.follow(settings.metrics_address)
+        await self._metrics.follow(settings.metrics_address, settings.metrics_allow)
 
     async def _page(self) -> Page:
         page: Page = await (await _imported("pylvs.daemon.api.routes")).metrics_page(self._daemon)
