@@ -14,6 +14,7 @@ from pylvs.model.addresses import command_to_add
 from pylvs.model.errors import Busy, InvalidOperation, NotPermitted, PylvsError, shown
 from pylvs.model.settings import PREFIX, SETTINGS, known_setting, parse_setting
 
+
 @click.command()
 @click.argument("device")
 @click.option(

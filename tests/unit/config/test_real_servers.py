@@ -67,7 +67,10 @@ def test_a_dr_servers_other_port_is_reset_but_checked() -> None:
     )
     service = single(document)
     assert messages(document) == [
-        "5: warning: port 81 of the sorry server is not the service's; it is 80 in the table; DR and TUN change no port",
+        (
+            "5: warning: port 81 of the sorry server is not the service's; it is 80 in the table; "
+            "DR and TUN change no port"
+        ),
         (
             "6: warning: port 8080 of the real server is not the service's; it is 80 in the table; "
             "DR and TUN change no port; checks still go to the written one"

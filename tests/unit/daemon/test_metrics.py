@@ -193,7 +193,9 @@ def two_services() -> MetricsInput:
     """Return a service of the configuration with a checked server, and a service that another program has added."""
     check = TcpCheck(target=Target(SERVER.address, 80))
     made = CheckSnapshot(check, True, 0, None, "connected", False, 1.0, 0.25, 3.0, False, 1, 9, 4)
-    server = ServerSnapshot("web", SERVER, True, True, 99.5, "connected", 4, 4, Override(), True, (made,))
+    server = ServerSnapshot(
+        "web", SERVER, Destination(SERVER), True, True, 99.5, "connected", 4, 4, Override(), True, (made,)
+    )
     service = ServiceSnapshot("web", (WEB,), True, 99.5, 2, 1, 0, None, False, False, (server,))
     rows = [row(each, weight=3, active=5, counters=Counters(10, 20, 30, 40, 50)) for each in (WEB, MARK)]
     return MetricsInput("1", rows, PacketCounts(), [service])
