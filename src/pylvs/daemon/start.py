@@ -79,6 +79,9 @@ def _run(options: Options, pids: PidOptions) -> None:
         if routers is not None:
             failed.callback(routers.process.end)
 
+        from pylvs.system.garbage import limit_arenas
+
+        limit_arenas()
         logs.set_up(options.log_format, background=True)  # a thread: not before the fork
         if not moved:  # else the supervisor does, once the configuration is accepted
             units.note(state.path)
