@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pylvs.vrrp.ipc import Client
 
 HOLDS_BACK = "10m"
+LONG_S = 10.0  # a wait whose end is printed, too
 names = click.argument("names", metavar="[NAME]...", nargs=-1)
 
 
@@ -109,7 +110,10 @@ def _instance(router: dict[str, Any], now: float) -> Iterator[str]:
     rows = [("because", [router["why"]]), ("fault", router["faults"])]
     if router["state"] == "BACKUP":
         master = router["master"] or "no advertisement received"
-        takes_over = [f"{master}; this one takes over after {router['master_down_s']:.3g} s without an advertisement"]
+        wait_s, at = router["master_down_s"], router.get("takes_over_at")
+        takes_over = [f"{master}; this one takes over after {wait_s:.3g} s without an advertisement"]
+        if at is not None and at - now > LONG_S:
+            takes_over[0] += f", at {at_clock(at)}"
         if not router.get("preempt", True):
             takes_over.append("not before, at any priority (nopreempt)")
         elif router.get("preempts_at") is not None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 MOST_EARLY = 1000  # events before the first subscriber
 MAX_UNREAD = 8 << 20  # bytes per client, in locked memory
+DIFFERS = 0.05  # of a time: the clock has run on since it was computed
 ACCEPT_RETRY_S = 1.0  # without descriptors or memory; as asyncio does
 Verb = Callable[[dict[str, Any]], Any]
 
@@ -211,7 +212,8 @@ def _instance_status(service: RouterService, router: Router) -> dict[str, Any]:
         "master_priority": router.master_priority,
         "why": last.sentence() if last else "",
         "advert_interval_s": machine.interval_s,
-        "master_down_s": round(machine.down_s, 6),
+        "master_down_s": round(_take_over_s(router), 6),
+        "takes_over_at": _future_unix_time(machine.due if machine.state is State.BACKUP else None, service.now),
         "preempt": instance.preempt,
         "rival": router.rival,
         "preempts_at": _future_unix_time(machine.preempt_at, service.now),
@@ -243,6 +245,16 @@ def _instance_status(service: RouterService, router: Router) -> dict[str, Any]:
         "group": router.group.group.name if router.group else None,
         "held_until": _future_unix_time(machine.held_until, service.now),
     }
+
+
+def _take_over_s(router: Router) -> float:
+    """Return the time from the last advertisement that counted to the take-over.
+
+    A master that stepped down may have had a longer interval than the present one.
+    """
+    usual_s = router.machine.down_s
+    waits = router.state is State.BACKUP and abs(router.wait_s - usual_s) > DIFFERS * usual_s
+    return router.wait_s if waits else usual_s
 
 
 def _future_unix_time(at: float | None, now: float) -> float | None:

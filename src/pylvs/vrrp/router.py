@@ -55,6 +55,7 @@ class Router:
         self._log_limiter = RateLimiter(max_kinds=16)  # kinds contain addresses, which anyone can forge
         self._encoder: AdvertEncoder | None = None
         self._mtu = 0
+        self.wait_s = 0.0  # from the last change of the timer to its time
         self._garp = self._make_garp_scheduler()
         self._timer: Timer | None = None
         self._garp_timer: Timer | None = None
@@ -265,11 +266,20 @@ class Router:
         if self.state is not State.BACKUP:
             return True
         self.master = datagram.source
+        self._report_interval(advert.interval_s, datagram.source)
         # A lower priority does not postpone the take-over for which this member waits.
         self.waiting = self.waiting and self.machine.due == due
         if self.group is not None and advert.priority >= self.machine.priority and self.group.demote(self):
             self._service.notify(StateChanged("GROUP", self.group.group.name, State.BACKUP.value, 0))
         return True
+
+    def _report_interval(self, interval_s: float, sender: Address) -> None:
+        adopted_s = self.machine.interval_s
+        if self.instance.version == 2 or adopted_s >= interval_s:
+            return
+        if self._log_limiter.allow(("interval", sender), self._service.now) is not None:
+            text = f"{self.name}: {sender} advertises an interval of {interval_s:g} s, longer than max_advert_int"
+            self._service.log("warning", f"{text}: {adopted_s:g} s counts until it repeats that")
 
     def _report_mismatches(self, validator: AdvertValidator) -> None:
         for mismatch in validator.take_mismatches():
@@ -441,6 +451,7 @@ class Router:
             if self._timer.when == due and self._timer.call is not None:
                 return
             self._timer.cancel()
+        self.wait_s = 0.0 if due is None else due - self._service.now
         self._timer = None if due is None else self._service.at(due, self._wake)
 
 

@@ -118,6 +118,12 @@ def test_a_program_runs_with_its_arguments_as_the_user_that_is_named() -> None:
             0.02,
         ),
         (
+            ["max_advert_int 20"],
+            "max_advert_int is ignored: with version 2 all routers have the same advert_int",
+            "max_interval_s",
+            0.0,
+        ),
+        (
             ["nopreempt", "state MASTER", "priority 9"],
             "nopreempt is ignored: it has no effect with state MASTER",
             "preempt",
@@ -539,3 +545,10 @@ def test_alerts_without_a_mail_server_are_a_finding(settings: str, lines: str, m
     expected = ["2: warning: no alert is mailed: there is no smtp_server"] if missing else []
     assert [f"{each.location.line}: {each.severity.value}: {each.text}" for each in found.findings] == expected
     assert found.configuration.settings.mail.server == ("192.0.2.25" if "smtp_server" in settings else "")
+
+
+def test_the_longest_interval_that_a_backup_adopts() -> None:
+    found, messages = instance("version 3", "max_advert_int 20")
+    assert (found.max_interval_s, found.learnt_interval_s, messages) == (20.0, 20.0, [])
+    assert instance("version 3", "advert_int 2")[0].learnt_interval_s == 20.0
+    assert instance("version 3", "advert_int 30", "max_advert_int 5")[0].learnt_interval_s == 30.0

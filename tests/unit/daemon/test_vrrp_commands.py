@@ -7,7 +7,6 @@ import json
 import re
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,11 +71,12 @@ def test_status_shows_faults_and_mismatches(host: FakeHost) -> None:
         {"kind": "interface", "name": "eth1", "up": True, "number": None, "weight": 0, "reason": ""},
     ]
     second = reply["instances"][1]
+    reply["instances"] += [second | {"master_down_s": 146.0, "takes_over_at": 1e9}]
     reply["instances"] += [second | {"preempt": False}, second | {"preempts_at": 1e9}, second | {"state": "MASTER"}]
     reply["instances"][-1]["rival"] = "10.0.0.7 holds them as well"
     reply["process"] |= {"realtime": 0, "locked": False, "helper_running": False}
     reply["data_plane"] = {"up": False, "reason": "no BPF here"}
-    page = "\n".join(commands.lines(reply, time.time()))
+    page = "\n".join(commands.lines(reply, 1e9 - 140))
     for text in (
         "no real-time priority, memory not locked",
         "no script runs and no mail is sent",
@@ -89,6 +89,7 @@ def test_status_shows_faults_and_mismatches(host: FakeHost) -> None:
         "  differs    other addresses\n",
         " without an advertisement\n             not before, at any priority (nopreempt)\n",
         " without an advertisement\n             or, being better, not before 2001-09-09",
+        " this one takes over after 146 s without an advertisement, at 2001-09-09",
         "  conflict   10.0.0.7 holds them as well\n",
     ):
         assert text in page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
 from typing import Any
@@ -327,3 +328,37 @@ def test_no_event_shortens_the_delay_of_the_start(received: int | None) -> None:
     machine, _ = machine.change_interval(40.0)
     assert machine.due == 60 + machine.down_s
     assert machine.start(100.0)[0].due == 100 + machine.down_s
+
+
+LONGEST_S = 40.95  # of version 3
+
+
+def long(priority: int = 200) -> Advertisement:
+    return Advertisement(3, 51, priority, LONGEST_S, ())
+
+
+@pytest.mark.parametrize("limit_s", [0.0, 4.0])
+@pytest.mark.parametrize("begun", [backup, master])
+def test_one_advertisement_makes_no_router_wait_for_minutes(begun: Callable[..., Machine], limit_s: float) -> None:
+    """Ten times the own interval count at most, or what the configuration says."""
+    before, adopted_s = begun(version=3, max_interval_s=limit_s), limit_s or 10.0
+    received, _ = before.receive(50.0, long(), GREATER)
+    assert (received.state, received.interval_s) == (State.BACKUP, adopted_s)
+    assert received.due == pytest.approx(50.0 + 3 * adopted_s + adopted_s * 156 / 256)
+    at_once, _ = received.receive(51.0, long(), GREATER)
+    assert at_once.interval_s == adopted_s, "a burst is no repetition"
+
+
+def test_what_a_router_repeats_at_its_interval_is_adopted() -> None:
+    machine, _ = backup(version=3).receive(50.0, long(), GREATER)
+    other, _ = machine.receive(60.0, replace(long(), interval_s=39.0), LESS)
+    assert other.over_limit == (LESS, 39.0, 60.0)
+    machine, _ = machine.receive(50.0 + LONGEST_S, long(), GREATER)
+    assert machine.interval_s == LONGEST_S
+    machine, _ = machine.receive(51.0 + LONGEST_S, long(0), GREATER)
+    assert machine.due == pytest.approx(51.0 + LONGEST_S + LONGEST_S * 156 / 256)
+
+
+def test_a_router_with_a_long_interval_of_its_own_adopts_each() -> None:
+    machine, _ = backup(version=3, advert_interval_s=4.1).receive(50.0, long(), GREATER)
+    assert machine.interval_s == LONGEST_S

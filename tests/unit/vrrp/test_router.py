@@ -264,6 +264,23 @@ def test_a_reload_that_sets_garp_master_refresh_applies_it_at_once() -> None:
     assert [at - start for at, _ in one.announced if at > start] == [10, 20, 30]
 
 
+def test_a_master_with_a_much_longer_interval_is_followed() -> None:
+    """It answers the only take-over in between, so two routers are master for no longer than a packet takes."""
+    switch, (_, two) = start_hosts(
+        instance(100, version=3, advert_interval_s=40.95), instance(90, version=3, advert_interval_s=1)
+    )
+    switch.run(155)
+    assert switch.masters() == ["m1"]
+    text = "VI_1: 10.0.0.1 advertises an interval of 40.95 s, longer than max_advert_int: 10 s counts until it repeats"
+    assert any(line.startswith(text) for line in two.lines), two.lines
+    together = 0
+    for _ in range(10_000):
+        switch.run(0.1)
+        together += len(switch.masters()) > 1
+    assert (switch.masters(), together) == (["m1"], 0)
+    assert two.routers[0].history.entered[State.MASTER] == 2
+
+
 def test_a_shorter_interval_applies_immediately() -> None:
     instances = [instance(priority, version=3, advert_interval_s=10.0) for priority in (100, 90)]
     switch, (one, two) = start_hosts(*instances)

@@ -473,6 +473,30 @@ def test_an_object_whose_first_result_never_comes_expires(service: RouterService
     assert states(service) == {"VI_1": State.FAULT}
 
 
+def test_the_status_has_the_wait_that_holds(service: RouterService) -> None:
+    """A master that stepped down had a longer interval than the one that advertises now."""
+    third = replace(FIRST, version=3, priority=90)
+    configure(service, third)
+    run(service, 2)
+    host: Any = service.host
+
+    def received(priority: int, interval_s: float) -> dict[str, Any]:
+        sender = replace(third, advert_interval_s=interval_s)
+        for packet in AdvertEncoder(sender, OTHER).packets(priority):
+            service._receive(third.interface, third.vrid, packet)
+        return dict(service_status(service)["instances"][0])
+
+    usual_s = 3 + 166 / 256
+    status = received(200, 1)
+    assert status["master_down_s"] == pytest.approx(usual_s)
+    assert status["takes_over_at"] is not None
+    assert received(201, 5)["master_down_s"] == pytest.approx(5 * usual_s)
+    run(service, 1)
+    assert received(200, 1)["master_down_s"] == pytest.approx(5 * usual_s)
+    assert host.switch.now < 4
+    assert received(0, 1)["master_down_s"] == pytest.approx(166 / 256)
+
+
 def test_time_in_which_the_process_was_stopped_does_not_end_the_lease(service: RouterService) -> None:
     configure(service, TRACKING)
     run(service, 5)

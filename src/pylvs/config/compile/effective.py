@@ -39,6 +39,7 @@ FIELD_KEYWORDS = {
     "SmtpCheck.targets": "host",
     "VrrpInstance.vrid": "virtual_router_id",
     "VrrpInstance.advert_interval_s": "advert_int",
+    "VrrpInstance.max_interval_s": "max_advert_int",
     "VrrpInstance.starts_as_master": "state MASTER",
     "VrrpInstance.addresses": "virtual_ipaddress",
     "VrrpInstance.excluded": "virtual_ipaddress_excluded",

@@ -88,6 +88,7 @@ def instance_of(block: EffectiveBlock, symbols: Symbols) -> CompiledInstance | N
         interface=device_of(block),
         vrf=name_in(block, "vrf"),
         family=family,
+        max_interval_s=block.maybe("max_advert_int", float, 0.0),
         starts_as_master=is_master(block),
         addresses=tuple(each.value for each in advertised),
         excluded=tuple(each.value for each in excluded),

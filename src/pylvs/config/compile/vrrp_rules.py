@@ -139,6 +139,10 @@ def _interval(block: EffectiveBlock) -> None:
     if abs(fits - written) > 1e-9:
         block.warning("advert_int", f"{why}: {fits:g} counts, not {written:g}", f"write {fits:g}")
         block.adjust("advert_int", fits, why)
+    if not is_version_3(block) and block.is_written("max_advert_int"):
+        text = "max_advert_int is ignored: with version 2 all routers have the same advert_int"
+        block.warning("max_advert_int", text, "remove it, or write version 3")
+        block.adjust("max_advert_int", None, "version 2")
 
 
 def _strict(block: EffectiveBlock) -> None:

@@ -237,6 +237,13 @@ VRRP_INSTANCE = Block(
             default_doc="100; with state MASTER 255",
         ),
         Keyword("advert_int", seconds(0.01, 255), "seconds between advertisements", 1.0),
+        Keyword(
+            "max_advert_int",
+            seconds(0.01, 40.95),
+            "version 3: the longest interval that a backup adopts from a single advertisement, in seconds",
+            default_doc="ten times advert_int",
+            is_own=True,
+        ),
         _with_global("version", integer(2, 3), "version of VRRP; IPv6 needs 3", 2),
         AUTHENTICATION,
         Block("virtual_ipaddress", "addresses that the master holds", lines=ADDRESS_LINE),

@@ -337,7 +337,8 @@ class RouterReply(TypedDict):
     master: Annotated[str, 'address of the master; "" if none is known']
     why: Annotated[str, "the reason for the state"]
     advert_interval_s: float
-    master_down_s: float
+    master_down_s: Annotated[float, "from the last advertisement that counted to the take-over"]
+    takes_over_at: NotRequired[Annotated[UnixTime | None, "as backup, if no advertisement comes"]]
     preempt: NotRequired[bool]
     rival: NotRequired[Annotated[str, "another host with one of the addresses"]]
     preempts_at: NotRequired[UnixTime | None]

@@ -104,6 +104,7 @@ class Machine:
     delayed_until: float = 0.0  # a backup's timers begin at this time, by vrrp_startup_delay
     released_by: Address | None = None  # the last advertisement had priority 0
     outranked: str = ""  # the last advertised master, where this router has the higher priority and may take over
+    over_limit: tuple[Address, float, float] | None = None  # sender and interval of an advertisement, and its time
     answered_at: float = float("-inf")  # when this master last answered another router's advertisement
 
     @property
@@ -229,10 +230,23 @@ class Machine:
         fresh, become = self._to(State.BACKUP, why, detail, **fields)
         return replace(fresh, due=fresh._down_at(now)), [*before, become]
 
+    def _learn(self, now: float, advert: Advertisement, source: Address) -> tuple[Machine, float]:
+        """Return the interval to adopt: up to the limit, or what a router repeats after half of that interval.
+
+        A single advertisement, forged or of a router that left, could otherwise leave the virtual router without a
+        master for two minutes.
+        """
+        interval_s, limit_s = advert.interval_s, self.instance.learnt_interval_s
+        if self.instance.version == 2 or interval_s <= limit_s:
+            return self, interval_s
+        if self.over_limit is None or self.over_limit[:2] != (source, interval_s):
+            return replace(self, over_limit=(source, interval_s, now)), limit_s
+        return self, interval_s if now >= self.over_limit[2] + interval_s / 2 else limit_s
+
     def _receive_as_backup(self, now: float, advert: Advertisement, source: Address) -> Step:
-        followed = self  # unchanged by the repeated advertisements of one master
-        if self.master_interval_s != advert.interval_s or self.released_by is not None or self.outranked:
-            followed = replace(self, master_interval_s=advert.interval_s, released_by=None, outranked="")
+        followed, interval_s = self._learn(now, advert, source)  # mostly unchanged
+        if self.master_interval_s != interval_s or self.released_by is not None or self.outranked:
+            followed = replace(followed, master_interval_s=interval_s, released_by=None, outranked="")
         if advert.priority == PRIORITY_STOP:
             due = max(now, self.delayed_until) + followed.skew_s
             return replace(followed, due=due, released_by=source, best=NONE), []
@@ -262,7 +276,8 @@ class Machine:
             why = TransitionReason.GREATER_ADDRESS if equal else TransitionReason.HIGHER
             last: list[Action] = [Advertise(self.priority)] if self.instance.higher_priority_answered else []
             detail, rank = f"{source} with priority {advert.priority}", rank_of(advert, source)
-            return self._backup(now, why, detail, last, advert.interval_s, rank)
+            learnt, interval_s = self._learn(now, advert, source)
+            return learnt._backup(now, why, detail, last, interval_s, rank)
         conflict = Reannounce(f"{source} with priority {advert.priority} holds the addresses as well")
         if self.instance.lower_priority_unanswered:
             return self, [conflict]
