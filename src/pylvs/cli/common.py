@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -138,6 +138,15 @@ def ago(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{max(seconds, 0):.0f} s"
+
+
+def script_lines(report: Mapping[str, Any]) -> list[str]:
+    """Return a line for each notify script that runs, waits, or had to be ended."""
+    found = []
+    for each in report.get("scripts", ()):
+        how = each["reason"] or f"{'runs' if each['state'] == 'running' else 'waits'} since {ago(each['seconds'])}"
+        found.append(f"{each['object']}: {each['keyword']} {each['script']} {how}")
+    return found
 
 
 def at_clock(moment: float) -> str:

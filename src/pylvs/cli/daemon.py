@@ -11,7 +11,19 @@ from typing import Any
 
 import click
 
-from pylvs.cli.common import Paint, ago, as_json, asked, at_clock, facility, own_state_dir, paint, plain, state_dir
+from pylvs.cli.common import (
+    Paint,
+    ago,
+    as_json,
+    asked,
+    at_clock,
+    facility,
+    own_state_dir,
+    paint,
+    plain,
+    script_lines,
+    state_dir,
+)
 from pylvs.cli.monitoring import MonitoringCommand, checked
 from pylvs.daemon import DEFAULT_FILE
 from pylvs.model.errors import PylvsError
@@ -166,6 +178,7 @@ def lines(reply: dict[str, Any], paint: Paint = plain) -> Iterator[str]:
         ("packets that do not come to the services", table["unattached"]),
         ("not in the table as wanted", problems),
         ("wrong on this host", texts),
+        ("notify scripts", script_lines(reply.get("notify_scripts", {}))),
         ("differs from the file", reply["differs"]),
     ):
         if each:

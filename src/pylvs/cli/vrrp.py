@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pylvs.cli.common import ago, as_json, at_clock, print_json, seconds, state_dir
+from pylvs.cli.common import ago, as_json, at_clock, print_json, script_lines, seconds, state_dir
 from pylvs.model.errors import PylvsError
 
 if TYPE_CHECKING:
@@ -72,6 +72,10 @@ def lines(reply: dict[str, Any], now: float) -> Iterator[str]:
     for group in reply["groups"]:
         yield ""
         yield f"group {group['name']}  {group['state']}: {', '.join(group['members'])}"
+    if scripts := script_lines(reply.get("notify_scripts", {})):
+        yield ""
+        yield "notify scripts:"
+        yield from (f"  {line}" for line in scripts)
     for session in reply["sessions"]:
         yield ""
         yield from _session(session, now)

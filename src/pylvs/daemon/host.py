@@ -328,6 +328,10 @@ class HostServices:
             return self.vip_checks.probe_of(check, service, server, context, self.prober.probe_of)
         return self.prober.probe_of(check, context)
 
+    def notify_scripts(self) -> dict[str, Any]:
+        """Return which notify scripts of services run, wait, or had to be ended."""
+        return self._notifier.scripts()
+
     def script_counts(self) -> ScriptCounts:
         """Return how many scripts of checks run and wait."""
         return self._processes.counts

@@ -32,11 +32,11 @@ from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, Want
 from pylvs.notify.fifos import FifoSet
 from pylvs.notify.mail import THIS_HOST, Alert, Outbox
 from pylvs.system.logs import get_logger
-from pylvs.system.processes.scripts import InTurn, Processes
+from pylvs.system.processes.notify_scripts import NotifyScripts
+from pylvs.system.processes.scripts import Processes
 
 _WARNINGS = (ServerDown, QuorumLost, SorryServerIn, CheckInconclusive)
 _IN_REASON = {*field_names(ServerEvent), "override"}  # fields that the reason contains
-MAX_SCRIPTS = 50  # at a time
 MAX_QUEUED = 10_000  # events that are kept for subscribers that do not read them
 REMEMBERED = 1000  # events, with those of former daemons
 MAX_LINES = 1 << 16  # bytes that a subscriber gets at once
@@ -76,14 +76,14 @@ class Notifier:
     """Runs the scripts, writes the FIFO lines and sends the mails that the configuration has for events.
 
     Scripts get the configured arguments and nothing else, as keepalived's do. Those about one server, or about the
-    quorum of one service, run one after another; keepalived runs them concurrently. They have their own script runner,
-    so checks do not wait for them.
+    quorum of one service, begin in order; keepalived starts them at once. They have their own script runner, so checks
+    do not wait for them.
     """
 
     def __init__(self, processes: Processes | None = None) -> None:
-        self.processes = processes or Processes(at_once=MAX_SCRIPTS)
+        self.processes = processes or Processes()
         self.outbox = Outbox()
-        self._turns: InTurn[Subject] = InTurn(self.processes)
+        self._scripts: NotifyScripts[Subject] = NotifyScripts(self.processes)
         self._fifos = FifoSet()
         self._settings = GlobalSettings()
         self._services: Mapping[str, WantedService] = {}
@@ -94,6 +94,7 @@ class Notifier:
         self._settings = settings = configuration.settings
         self._before, self._services = self._services, configuration.by_name()
         self.processes.configure(settings.script_user, settings.script_group, settings.script_security, settings.umask)
+        self._scripts.configure(settings.notify_timeout_s)
         self.outbox.configure(settings.mail)
         shared = [fifo for fifo in configuration.vrrp.settings.fifos if fifo.services]
         own = [settings.fifo] if settings.fifo else []
@@ -114,13 +115,17 @@ class Notifier:
         if script := script_of(event, service):
             server = event.server if isinstance(event, ServerEvent) else None
             where = {"service": event.service} | ({"server": str(server)} if server else {})
-            self._turns.put((event.service, server), *script, where)
+            self._scripts.put((event.service, server), *script, where)
         if line := fifo_line(event, service):
             self._fifos.write(line)
         if self._settings.mail.recipients:
             alert = alert_of(event, service, self._settings.router_id or THIS_HOST)
             if alert is not None:
                 self.outbox.put(alert)
+
+    def scripts(self) -> dict[str, Any]:
+        """Return which notify scripts run, wait, or had to be ended."""
+        return self._scripts.report()
 
     def _definition(self, event: Event) -> WantedService | None:
         """Return the event's service as configured; as before the last reload if that removed it, or its server."""
@@ -135,7 +140,7 @@ class Notifier:
         await asyncio.gather(self._finish_scripts(), self.outbox.finish(), self._fifos.finish())
 
     async def _finish_scripts(self) -> None:
-        await self._turns.finish()
+        await self._scripts.finish()
         await self.processes.close()
 
 

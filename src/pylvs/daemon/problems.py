@@ -15,6 +15,7 @@ from pylvs.health.events import Standing
 from pylvs.health.state import ServiceSnapshot
 from pylvs.model.dataclass import dataclass
 from pylvs.system.logs import get_logger
+from pylvs.system.processes.notify_scripts import SLOW_S
 
 
 class Severity(Enum):
@@ -49,6 +50,7 @@ KINDS: Mapping[str, Kind] = {
     "server_down": Kind(W, "a real server is down, and no operator has drained or disabled it"),
     "check_inconclusive": Kind(W, "this host cannot make a check, so a real server keeps its last state"),
     "check_left_out": Kind(W, "a check of the file cannot be made, and a real server counts as up without it"),
+    "notify_script": Kind(W, "a notify script has not ended for 10 s, or was ended at its limit"),
     "prober": Kind(W, "the prober process was restarted more than twice within five minutes"),
     "edit_refused": Kind(W, "the packet path refused an edit"),
     "configuration": Kind(W, "the file in force has an error or an unknown word, and a part of it has no effect"),
@@ -112,11 +114,22 @@ def router_problems(status: Mapping[str, Any]) -> Iterator[Problem]:
     for session in status.get("sessions", ()):
         if session["error"] or session["up"] is False or session["held"]:
             yield Problem("bfd", session["name"], f"{session['state']}: {session['error'] or session['reason']}")
+    yield from script_problems(status.get("notify_scripts", {}))
     data_plane = status.get("data_plane")
     if data_plane and not data_plane["up"]:
         yield Problem("data_plane", "", f"pylvs-vrrp: forwarding: {data_plane.get('reason') or 'not known'}")
     if not status.get("process", {}).get("helper_running", True):
         yield Problem("vrrp_helper", "", "the helper process of pylvs-vrrp does not run")
+
+
+def script_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield the notify scripts of a report that do not end, or did not end in time."""
+    for each in report.get("scripts", ()):
+        text = each["reason"]
+        if each["state"] == "running" and each["seconds"] >= SLOW_S:
+            text = f"has not ended for {each['seconds']:.0f} s"
+        if text:
+            yield Problem("notify_script", each["object"], f"{each['keyword']} {each['script']} {text}")
 
 
 class ProblemTracker:

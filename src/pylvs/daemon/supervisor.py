@@ -52,7 +52,7 @@ from pylvs.daemon.limits import (
 from pylvs.daemon.liveness import PROBER, TABLE_THREAD, Liveness
 from pylvs.daemon.loading import LOAD_TIMEOUT_S, Loaded, Refused, accept, errors, without_memory
 from pylvs.daemon.notifications import REMEMBERED, EventBus, log_event, log_findings
-from pylvs.daemon.problems import Problem, ProblemTracker
+from pylvs.daemon.problems import Problem, ProblemTracker, script_problems
 from pylvs.daemon.snmp_process import SnmpProcess
 from pylvs.daemon.state.directory import NAMESPACES_FILE, OwnedServices, StateDirectory, load_overrides
 from pylvs.daemon.state.drains import Drains
@@ -588,6 +588,10 @@ class Supervisor:
         """Return the state of the process that makes checks."""
         return self._host.prober.counts()
 
+    def notify_scripts(self) -> dict[str, Any]:
+        """Return which notify scripts of services run, wait, or had to be ended."""
+        return self._host.notify_scripts()
+
     def script_counts(self) -> ScriptCounts:
         """Return how many scripts of checks run and wait."""
         return self._host.script_counts()
@@ -669,6 +673,7 @@ class Supervisor:
         found += [Problem("failed", "", text) for text in [self._host.vip_checks.error] if text]
         found += [Problem("prober", "", text) for text in [self.prober_counts().unsteady] if text]
         found += [Problem("edit_refused", "", text) for text in last.refused]
+        found += script_problems(self.notify_scripts())
         found += [Problem("device", "", text) for text in unattached(director)]
         found += [Problem("configuration", str(each.location), each.text) for each in errors(self.loaded)]
         found += self.host_changes.path_problems

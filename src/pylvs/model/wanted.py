@@ -165,6 +165,7 @@ class GlobalSettings:
     fifo: Fifo | None = None  # for events of services and servers only
     startup_script: Script | None = None  # runs to its end before anything else
     startup_script_timeout_s: float = 10.0
+    notify_timeout_s: float = 300.0
     shutdown_script: Script | None = None  # runs after everything else
     shutdown_script_timeout_s: float = 10.0
     reload_time_file: str = ""  # has the time of the next reload

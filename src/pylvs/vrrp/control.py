@@ -176,6 +176,7 @@ def service_status(service: RouterService) -> dict[str, Any]:
             "helper_lost": service.helper.lost,
         },
         "data_plane": {"up": up, "reason": detail, "expired": service.data_plane_expired},
+        "notify_scripts": service.helper.scripts,
         "sessions": service.sessions.status(),
         "unknown_vrids": [
             {"device": device, "vrid": vrid, "count": count} for (device, vrid), count in service.unknown.items()

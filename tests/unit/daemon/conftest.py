@@ -17,7 +17,7 @@ from pylvs.daemon.state import history, overrides
 from pylvs.daemon.virtual_routers import connection, supervision
 from pylvs.notify import fifos, mail
 from pylvs.system import logs
-from pylvs.system.processes import confined, scripts
+from pylvs.system.processes import confined, notify_scripts, scripts
 from tests.unit.daemon import schemas
 from tests.waiting import PATIENCE_S
 
@@ -31,7 +31,8 @@ TIMEOUTS = {
     mail: ("FINISH_S", "START_S"),
     overrides: ("SLOW_S",),
     routes: ("STATUS_TABLES_S",),
-    scripts: ("FINISH_S", "LEASE_S"),
+    notify_scripts: ("FINISH_S", "ORDERED_S"),
+    scripts: ("LEASE_S",),
     supervision: ("START_TIMEOUT_S", "STATUS_TIMEOUT_S", "SESSIONS_TIMEOUT_S", "KILL_TIMEOUT_S", "STOP_TIMEOUT_S"),
     supervisor: ("SLOW_S", "RENAMED_S", "DISK_END_S"),
 }

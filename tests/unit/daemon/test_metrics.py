@@ -166,6 +166,17 @@ def test_the_processes_that_make_checks_have_metrics() -> None:
     assert found["pylvs_script_longest_wait_seconds", ()] == 2.5
 
 
+def test_notify_scripts_have_metrics_by_process() -> None:
+    ours = {"running": 3, "waiting": 2, "ended_early": 1, "scripts": []}
+    routers = {"notify_scripts": {"running": 1, "waiting": 0, "ended_early": 4, "scripts": []}}
+    found = samples(MetricsInput("1", notify_scripts=ours, routers=routers))
+    assert found["pylvs_notify_scripts", labels(process="checks", state="running")] == 3
+    assert found["pylvs_notify_scripts", labels(process="checks", state="waiting")] == 2
+    assert found["pylvs_notify_scripts_ended_early_total", labels(process="checks")] == 1
+    assert found["pylvs_notify_scripts", labels(process="vrrp", state="running")] == 1
+    assert found["pylvs_notify_scripts_ended_early_total", labels(process="vrrp")] == 4
+
+
 def test_the_dashboard_queries_existing_metrics() -> None:
     check = TcpCheck(target=Target(ip_address("10.0.0.2"), 80))
     made = CheckSnapshot(check, True, 0, None, "connected", False, 1.0, 0.25, 3.0, False, 1, 9, 4)

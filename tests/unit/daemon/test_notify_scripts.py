@@ -25,7 +25,7 @@ from pylvs.health.events import (
 from pylvs.model.checks import Script
 from pylvs.model.service import Destination, DestinationKey, Protocol, ServiceKey
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
-from pylvs.system.processes import scripts as processes
+from pylvs.system.processes import notify_scripts
 from pylvs.system.processes.scripts import Processes
 from tests.waiting import until_async
 
@@ -182,7 +182,7 @@ def test_notify_does_not_wait_for_scripts(tmp_path: Path) -> None:
 
 
 def test_of_too_many_waiting_scripts_the_latest_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "MOST_WAITING", 2)
+    monkeypatch.setattr(notify_scripts, "MOST_WAITING", 2)
     gate = tmp_path / "gate"
 
     async def scenario(recorder: Recorder) -> None:
@@ -220,18 +220,15 @@ def test_a_server_that_stays_runs_the_script_of_the_configuration_in_force(endin
     assert play(tmp_path, scenario) == ["<new", "new>"]
 
 
-def test_a_script_that_hangs_is_ended_and_the_next_one_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_script_that_hangs_is_ended_at_the_limit_of_the_configuration(tmp_path: Path) -> None:
     async def scenario(recorder: Recorder) -> None:
-        recorder.notifier.configure(wanted(recorder, script("/bin/sleep", "600")))
-        with monkeypatch.context() as patch:
-            patch.setattr(processes, "NOTIFY_TIMEOUT_S", 0.2)
-            recorder.notifier.notify(down(1))
-            for _ in range(3):  # it has begun
-                await asyncio.sleep(0)
-        recorder.notifier.configure(wanted(recorder, recorder.script_writing("next")))
+        hanging = wanted(recorder, script("/bin/sleep", "600"))
+        recorder.notifier.configure(replace(hanging, settings=GlobalSettings(notify_timeout_s=0.2)))
         recorder.notifier.notify(down(1))
+        await until_async(lambda: recorder.notifier.scripts()["ended_early"] == 1)
+        recorder.notifier.notify(up(1))
 
-    assert play(tmp_path, scenario) == ["<next", "next>"]
+    assert play(tmp_path, scenario) == ["<up", "up>"]
 
 
 def test_the_stop_waits_for_scripts_in_bounded_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +237,7 @@ def test_the_stop_waits_for_scripts_in_bounded_time(tmp_path: Path, monkeypatch:
         recorder.notifier.notify(down(1, ending=True))
 
     assert play(tmp_path, scenario) == ["<told", "told>"]
-    monkeypatch.setattr(processes, "FINISH_S", 0.5)
+    monkeypatch.setattr(notify_scripts, "FINISH_S", 0.5)
 
     async def hanging(recorder: Recorder) -> None:
         recorder.notifier.configure(wanted(recorder, script("/bin/sleep", "600")))

@@ -65,6 +65,12 @@ class Machine:
     async def prober(self) -> None:
         self.patch.setattr(self.host.prober, "counts", lambda: ProberCounts("", 3, "the prober has ended often"))
 
+    async def notify_script(self) -> None:
+        script = {"object": "web", "keyword": "quorum_up", "script": "/bin/q", "state": "ended", "seconds": None}
+        script["reason"] = "was ended after 300 s"
+        report = {"running": 0, "waiting": 0, "ended_early": 1, "scripts": [script]}
+        self.patch.setattr(self.host, "notify_scripts", lambda: report)
+
     async def edit_refused(self) -> None:
         self.host.write(service(server(1), scheduler="nobody-knows"))
         await self.daemon.reload()
@@ -120,6 +126,7 @@ SHOWN: dict[str, tuple[Callable[[Machine], Awaitable[None]], str, str]] = {  # i
     "api": (Machine.api, "the API does not answer: ", "the API does not answer: "),
     "device": (Machine.device, "eth9 is not attached: another", "eth9 is not attached: another program is there"),
     "prober": (Machine.prober, "the prober has ended often", ""),  # the link to the process logs its ends
+    "notify_script": (Machine.notify_script, "web: quorum_up /bin/q was ended after 300 s", ""),  # its end logs it
     "edit_refused": (Machine.edit_refused, "no scheduler 'nobody-knows'", "no scheduler 'nobody-knows'"),
     "configuration": (Machine.configuration, "test.conf:3:5: error: a keyword is wrong", "a keyword is wrong"),
     "vip": (Machine.vip, "192.0.2.1: no device has it", "192.0.2.1: no device has it"),

@@ -442,6 +442,18 @@ def test_a_fault_a_conflict_and_what_is_not_known() -> None:
             {"name": "b", "state": "Down", "up": None, "held": False, "error": "", "reason": ""},
             {"name": "c", "state": "Up", "up": True, "held": False, "error": "", "reason": ""},
         ],
+        "notify_scripts": {
+            "scripts": [
+                {
+                    "object": "VI_2",
+                    "keyword": "notify_master",
+                    "script": "/bin/m",
+                    "state": "running",
+                    "seconds": 31.4,
+                    "reason": "",
+                }
+            ]
+        },
         "data_plane": {"up": None, "reason": "no word for 10 s"},
         "process": {"helper_running": False},
     }
@@ -450,6 +462,7 @@ def test_a_fault_a_conflict_and_what_is_not_known() -> None:
         ("vrrp_fault", "VI_1: in the state FAULT: eth0 is down"),
         ("vrrp_conflict", "VI_2: 10.0.0.7 holds them as well"),
         ("bfd", "a: Down: Path Down"),
+        ("notify_script", "VI_2: notify_master /bin/m has not ended for 31 s"),
         ("data_plane", "pylvs-vrrp: forwarding: no word for 10 s"),
         ("vrrp_helper", "the helper process of pylvs-vrrp does not run"),
     ]

@@ -35,7 +35,7 @@ from pylvs.model.vrrp import (
 from pylvs.system import syscalls
 from pylvs.vrrp import router_service
 from pylvs.vrrp.control import service_status
-from pylvs.vrrp.helper.link import LogLine, StateChanged
+from pylvs.vrrp.helper.link import NO_SCRIPTS, LogLine, StateChanged
 from pylvs.vrrp.loop import Loop, RealtimeStatus
 from pylvs.vrrp.protocol.adverts import PROTOCOL, AdvertEncoder, AdvertError, Datagram
 from pylvs.vrrp.protocol.machine import State, TransitionReason
@@ -97,6 +97,7 @@ class FakeHelper:
 
     connected = True
     lost = 0
+    scripts = NO_SCRIPTS
 
     def __init__(self, *_: Any) -> None:
         self.messages: list[Any] = []

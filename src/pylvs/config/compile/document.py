@@ -105,6 +105,7 @@ def _settings(root: EffectiveBlock, block: EffectiveBlock, scripts: ScriptRules)
         fifo=next(fifos_of(block, scripts, ("lvs_notify_fifo",)), None),
         startup_script=scripts.of(block, "startup_script"),
         startup_script_timeout_s=float(block.get("startup_script_timeout", int)),
+        notify_timeout_s=float(block.get("notify_timeout", int)),
         shutdown_script=scripts.of(block, "shutdown_script"),
         shutdown_script_timeout_s=float(block.get("shutdown_script_timeout", int)),
     )

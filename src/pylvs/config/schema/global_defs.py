@@ -127,6 +127,9 @@ GLOBAL_DEFS = Block(
             "user and group that scripts run as",
             default_doc="keepalived_script if there is one, else root",
         ),
+        Keyword(
+            "notify_timeout", integer(1, 86400), "seconds after which a notify script is terminated", 300, is_own=True
+        ),
         bare("enable_script_security", "reject scripts that run as root and that other users can modify"),
         flag("checker_log_all_failures", "log every failed check, not only the one that takes the server down"),
         Keyword("checker_priority", integer(-20, 19), "nice value of the health checks", 0),

@@ -57,6 +57,17 @@ def routers_encoded(status: Mapping[str, Any]) -> replies.RoutersSummary:
     return {"problem": status["problem"], "data_plane": data_plane, "instances": instances, "sessions": sessions}
 
 
+def scripts_encoded(*reports: Mapping[str, Any]) -> replies.NotifyScriptsReply:
+    """Return the notify scripts of several processes; an empty report is one of a process that has none."""
+    found = [each for each in reports if each]
+    return {
+        "running": sum(each["running"] for each in found),
+        "waiting": sum(each["waiting"] for each in found),
+        "ended_early": sum(each["ended_early"] for each in found),
+        "scripts": [script for each in found for script in each["scripts"]],
+    }
+
+
 def overridden(services: Iterable[ServiceSnapshot], drains: Iterable[Drain] = ()) -> list[str]:
     """Return a text for each server with an operator override. A drain that is over has disabled its servers."""
     over = {name for drain in drains if drain.stage in (Stage.REMOVED, Stage.FORCED) for name in drain.servers}

@@ -116,6 +116,7 @@ class MetricsInput:
     silent: Mapping[str, bool] = field(default_factory=dict)  # whether a part of the daemon makes no progress
     prober: ProberCounts | None = None
     scripts: ScriptCounts | None = None
+    notify_scripts: Mapping[str, Any] = field(default_factory=dict)  # of services and servers
     problems: Sequence[Problem] | None = None
 
 
@@ -135,6 +136,7 @@ def _families(given: MetricsInput, selection: Selection) -> Iterator[Family]:
     yield from _daemon_metrics(given)
     yield from vrrp_metrics(given.routers)
     yield from _process_metrics(given)
+    yield from _notify_metrics(given)
     if given.problems is not None:
         yield _problem_metrics(given.problems)
 
@@ -341,6 +343,18 @@ def _process_metrics(given: MetricsInput) -> Iterator[Family]:
         yield _counter("pylvs_script_wait_seconds", "How long they waited in total.", [], _one(scripts.waited_s))
         text = "The longest of these waits."
         yield _gauge("pylvs_script_longest_wait_seconds", text, [], _one(scripts.longest_wait_s))
+
+
+def _notify_metrics(given: MetricsInput) -> Iterator[Family]:
+    """Yield the metrics of notify scripts, by the process that runs them."""
+    reports = [("checks", given.notify_scripts), ("vrrp", given.routers.get("notify_scripts", {}))]
+    found = [(process, each) for process, each in reports if each]
+    states = [((process, state), each[state]) for process, each in found for state in ("running", "waiting")]
+    text = "Notify scripts that run, or wait for the one before."
+    yield _gauge("pylvs_notify_scripts", text, ["process", "state"], states)
+    ended = [((process,), each["ended_early"]) for process, each in found]
+    text = "Notify scripts that did not end by themselves within their limit."
+    yield _counter("pylvs_notify_scripts_ended_early", text, ["process"], ended)
 
 
 def _problem_metrics(problems: Sequence[Problem]) -> Family:

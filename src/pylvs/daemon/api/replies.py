@@ -188,6 +188,26 @@ class RoutersSummary(TypedDict):
     sessions: list[SessionSummary]
 
 
+class NotifyScriptReply(TypedDict):
+    """A notify script that runs or waits, or the last one of its object, if that had to be ended."""
+
+    object: Annotated[str, "the server, service, virtual router or sync group"]
+    keyword: Annotated[str, "of the configuration"]
+    script: Annotated[str, "the command"]
+    state: Literal["waiting", "running", "ended"]
+    seconds: Annotated[float | None, "in this state; null: ended"]
+    reason: Annotated[str, 'why it was ended; "" if it was not']
+
+
+class NotifyScriptsReply(TypedDict):
+    """The notify scripts of services and servers, or of virtual routers."""
+
+    running: int
+    waiting: Annotated[int, "for the one before of their object"]
+    ended_early: Annotated[int, "how many had to be ended"]
+    scripts: list[NotifyScriptReply]
+
+
 class StatusReply(TypedDict):
     """The reply to GET /v1/status, and the output of pylvs status --json."""
 
@@ -205,6 +225,7 @@ class StatusReply(TypedDict):
     problems: Annotated[list[ProblemReply], "critical ones first"]
     table: TableReply
     unknown: Annotated[list[str], "parts of the daemon without progress, and a table that was not read in time"]
+    notify_scripts: Annotated[NotifyScriptsReply, "of services, servers and virtual routers"]
     differs: Annotated[list[str], "how the running state differs from the file"]
     virtual_routers: RoutersSummary
     services: list[ServiceReply]
@@ -424,6 +445,7 @@ class VrrpReply(TypedDict):
     sessions: list[SessionReply]
     process: NotRequired[ProcessReply]
     data_plane: NotRequired[DataPlaneReply]
+    notify_scripts: NotRequired[NotifyScriptsReply]
     unknown_vrids: NotRequired[list[UnknownVrid]]
 
 

@@ -20,6 +20,7 @@ from pylvs.daemon.api.encoding import (
     overridden,
     problems_encoded,
     routers_encoded,
+    scripts_encoded,
     server_encoded,
     service_encoded,
 )
@@ -140,6 +141,7 @@ async def status(daemon: Supervisor, _: Given) -> Response:
             "unattached": unattached(daemon.reconciler.table.director),
             "edits": dict(daemon.reconciler.edit_counts),
         },
+        "notify_scripts": scripts_encoded(daemon.notify_scripts(), routers.get("notify_scripts", {})),
         "unknown": list(unknown.values()),
         "differs": await daemon.file_changes.since(daemon.loaded_at, loaded.files),
         "virtual_routers": routers_encoded(routers),
@@ -184,6 +186,7 @@ async def metrics_page(daemon: Supervisor, selection: Selection | None = None) -
         daemon.liveness.states(),
         prober=daemon.prober_counts(),
         scripts=daemon.script_counts(),
+        notify_scripts=daemon.notify_scripts(),
     )
     problems = (*service_problems(given.services), *daemon.problems(), *router_problems(given.routers))
     given = replace(given, problems=problems)

@@ -17,16 +17,15 @@ import os
 import signal
 import socket
 import time
-from collections import deque
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from pylvs.model.checks import Script
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
 from pylvs.system.lease import Lease
-from pylvs.system.logs import counted, get_logger
+from pylvs.system.logs import counted
 from pylvs.system.processes import command
 from pylvs.system.processes.accounts import SCRIPT_USER, Account, script_account
 from pylvs.system.processes.runner import GREETING
@@ -34,9 +33,6 @@ from pylvs.system.sockets import closed_on_error
 from pylvs.system.threads import DaemonThread
 
 AT_ONCE = 200  # scripts that run at the same time; two pipes of each fit below 1024 open files
-NOTIFY_TIMEOUT_S = 300.0  # keepalived has none; but here the next script waits for this one
-MOST_WAITING = 64  # notify scripts of one subject; the oldest are dropped
-FINISH_S = 15.0  # at the end, for notify scripts that have not run yet
 _NOT_FOR_SCRIPTS = (
     *("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"),
     "PYLVS_UNIT",  # a script's `pylvs run`, or its commands, are not those of this unit
@@ -56,9 +52,6 @@ UMASK = 0o077  # unless the configuration has one
 _LINES, _LINE_LENGTH = 20, 200
 
 log = logging.getLogger(__name__)
-
-Subject = TypeVar("Subject", bound=Hashable)
-Turn = tuple[str, Script, Mapping[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -441,53 +434,3 @@ def _is_greeting(line: bytes) -> bool:
         return bool(json.loads(line) == GREETING)
     except ValueError:
         return False
-
-
-class InTurn(Generic[Subject]):
-    """Runs notify scripts: in order for one subject, concurrently for different subjects. Logs how they ended."""
-
-    def __init__(self, processes: Processes) -> None:
-        self._processes = processes
-        self._waiting: dict[Subject, deque[Turn]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._log = get_logger()
-
-    def put(self, subject: Subject, what: str, script: Script, where: Mapping[str, str]) -> None:
-        """Queue a script for this subject; `what` and `where` name it in the log."""
-        waiting = self._waiting.get(subject)
-        if waiting is not None:
-            if len(waiting) >= MOST_WAITING:
-                lost, _, of = waiting.popleft()
-                self._log.warning(f"{lost} is not run: {MOST_WAITING} later ones wait", **of)
-            waiting.append((what, script, where))
-            return
-        self._waiting[subject] = deque([(what, script, where)])
-        task = asyncio.get_running_loop().create_task(self._run_all(subject))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _run_all(self, subject: Subject) -> None:
-        """Run the queue of a subject, one script after the other."""
-        waiting = self._waiting[subject]
-        try:
-            while waiting:
-                await self._run(*waiting.popleft())
-        finally:
-            del self._waiting[subject]
-
-    async def _run(self, what: str, script: Script, where: Mapping[str, str]) -> None:
-        ended = await self._processes.run(script, NOTIFY_TIMEOUT_S)
-        log = self._log.info if ended.status == 0 and not ended.timed_out else self._log.warning
-        log(f"{what} has run", script=str(script), end=str(ended), **where)
-        for line in ended.lines():
-            self._log.info(f"output of {what}: {line}", **where)
-
-    async def finish(self) -> None:
-        """Let scripts run for FINISH_S, then end the rest."""
-        if self._tasks:
-            _, left = await asyncio.wait(self._tasks, timeout=FINISH_S)
-            for task in left:
-                task.cancel()
-            if left:
-                self._log.warning("scripts were ended with the daemon", count=len(left))
-                await asyncio.gather(*left, return_exceptions=True)

@@ -28,6 +28,7 @@ from pylvs.vrrp.helper.link import (
     Ping,
     Pong,
     PriorityChanged,
+    ScriptsReported,
     StateChanged,
 )
 from pylvs.vrrp.helper.link_polling import LinkPoller
@@ -72,6 +73,7 @@ class HelperProcess:
         self._links = LinkPoller(self._socket.send)
         self._notifier = Notifier()
         self._late: frozenset[Key] = frozenset()  # by the last Pong
+        self._reported = self._notifier.scripts()  # none yet
         self._finish = False
         self._log = get_logger()
 
@@ -96,6 +98,7 @@ class HelperProcess:
                 self._log.log(level, message.text, **fields, **{logs.TIME: message.at})
             case Ping():
                 self._socket.send(Pong(self._late_results()))
+                self._report_scripts()
             case StateChanged():
                 self._notifier.state_changed(message)
             case PriorityChanged():
@@ -116,6 +119,12 @@ class HelperProcess:
             self._log.warning(f"no current result, the last one will expire: {new}")
         self._late = late
         return tuple(sorted(late))
+
+    def _report_scripts(self) -> None:
+        report = self._notifier.scripts()
+        if report != self._reported:
+            self._socket.send(ScriptsReported(report))
+            self._reported = report
 
     def _configure(self, message: Configure) -> None:
         settings, routers = message.settings, message.routers

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pylvs import __version__
@@ -95,10 +95,18 @@ class Pong:
 
 
 @dataclass(frozen=True, slots=True)
+class ScriptsReported:
+    """Which notify scripts run, wait, or had to be ended: sent with a Pong after a change."""
+
+    scripts: Mapping[str, Any]  # as `NotifyScripts.report` has them
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """Finish pending notifications in bounded time, and exit."""
 
 
+NO_SCRIPTS: Mapping[str, Any] = {"running": 0, "waiting": 0, "ended_early": 0, "scripts": []}  # until one is reported
 RESTART_S, MAX_RESTART_S = 1.0, 60.0  # delay after an unexpected exit, doubled each time
 STEADY_S = 60.0  # a process that ran for so long restarts after RESTART_S again
 FINISH_S = 19.0  # for the last notifications, which have their own limits; `pylvs run` waits a little longer
@@ -124,6 +132,7 @@ class HelperLink:
         `on_lost` is called with a reason when the process ended by itself, or was killed because it hung.
         """
         self.lost = 0  # how often
+        self.scripts = NO_SCRIPTS  # notify scripts, as last reported
         self._loop = loop
         self._format = log_format
         self._on_message = on_message
@@ -183,6 +192,8 @@ class HelperLink:
         self._lease.renew()
         if isinstance(message, Pong):
             self._on_late(message.late)
+        elif isinstance(message, ScriptsReported):
+            self.scripts = message.scripts
         else:
             self._on_message(message)
 
@@ -232,6 +243,7 @@ class HelperLink:
     def _lost(self) -> None:
         child = self._child
         self._socket = self._child = None
+        self.scripts = NO_SCRIPTS
         if child is not None:
             child.kill()
             self._reap(child)

@@ -1,6 +1,6 @@
 """Notify about transitions by scripts, FIFOs and mail, as keepalived does.
 
-The scripts of one instance or group run in order: that of the state, then that of every state. FIFOs get a line
+The scripts of one instance or group begin in order: that of the state, then that of every state. FIFOs get a line
 immediately. A state is mailed unless the last mail had it. Only `finish` waits for any of them, for a limited time.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from pylvs.model.checks import Script
 from pylvs.model.dataclass import replace
@@ -16,13 +17,14 @@ from pylvs.model.vrrp import Notify, VrrpConfiguration, VrrpSettings
 from pylvs.model.wanted import GlobalSettings
 from pylvs.notify.fifos import FifoSet
 from pylvs.notify.mail import THIS_HOST, Alert, Outbox
-from pylvs.system.processes.scripts import InTurn, Processes
+from pylvs.system.processes.notify_scripts import NotifyScripts
+from pylvs.system.processes.scripts import Processes
 from pylvs.vrrp.helper.link import LowerPriorityReceived, PriorityChanged, StateChanged
 from pylvs.vrrp.loop import RateLimiter
 
-MAX_SCRIPTS = 50
 LOWER_PRIORITY_INTERVAL_S = 1.0  # between notifications of one instance about lower priorities
 INSTANCE, GROUP = "INSTANCE", "GROUP"
+LOWER_PRIORITY = "LOWER PRIORITY"  # no state: no script of a state waits for its scripts
 _TITLES = {INSTANCE: "VRRP Instance", GROUP: "VRRP Group"}
 Subject = tuple[str, str]
 
@@ -31,9 +33,9 @@ class Notifier:
     """Notify as the last configuration asks for."""
 
     def __init__(self) -> None:
-        self._processes = Processes(at_once=MAX_SCRIPTS)
+        self._processes = Processes()
         self._fifos = FifoSet()
-        self._scripts: InTurn[Subject] = InTurn(self._processes)
+        self._scripts: NotifyScripts[Subject] = NotifyScripts(self._processes)
         self._outbox = Outbox()
         self._settings, self._routers = GlobalSettings(), VrrpSettings()
         self._notify_now: Mapping[Subject, Notify] = {}
@@ -45,6 +47,7 @@ class Notifier:
         """Apply a configuration; the former one still applies to instances that were removed."""
         self._settings, self._routers = settings, routers.settings
         self._processes.configure(settings.script_user, settings.script_group, settings.script_security, settings.umask)
+        self._scripts.configure(settings.notify_timeout_s)
         self._outbox.configure(settings.mail)
         self._notify_before, self._notify_now = self._notify_now, notify_of(routers)
         self._fifos.configure(routers.settings.fifos, settings)
@@ -81,8 +84,12 @@ class Notifier:
         script = self._notify(INSTANCE, message.name).lower_priority_received
         if script is not None:
             fields = {"kind": "instance", "name": message.name}
-            self._scripts.put((INSTANCE, message.name), "notify_master_rx_lower_pri", script, fields)
+            self._scripts.put((LOWER_PRIORITY, message.name), "notify_master_rx_lower_pri", script, fields)
         self._write_fifo(INSTANCE, message.name, "MASTER_RX_LOWER_PRI", message.priority)
+
+    def scripts(self) -> dict[str, Any]:
+        """Return which notify scripts run, wait, or had to be ended."""
+        return self._scripts.report()
 
     def _notify(self, kind: str, name: str) -> Notify:
         subject = kind, name

@@ -137,6 +137,8 @@ class Daemon:
         if text.endswith(" has run") and requests[0] == "notify":
             ended = "ran" if str(fields["end"]).startswith(("exit", "timed out", "ended by")) else "failed"
             self.listener.logged.setdefault(tuple(requests[1:4]), []).append((requests[-1], ended))
+        elif text.endswith("later ones run") and requests[0] == "notify":
+            self.listener.logged.setdefault(tuple(requests[1:4]), []).append((requests[-1], "failed"))
         elif "later ones wait" in text:
             server = str(fields.get("server", "")).partition(":")[0].rpartition(".")[2]
             subject: Subject = ("server" if server else "quorum", fields["service"], server)

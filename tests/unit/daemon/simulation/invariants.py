@@ -13,7 +13,7 @@ of one service were refused, only this service is disturbed. The desired state i
 3. **Whole edits.** A plan does not leave a service without a server. A service that has a server with a weight before
    and after the plan has one at every moment. This does not apply if an edit of the plan was refused.
 4. **Notifications.** Of each quorum and each server the events alternate, and match the model's state. Each script runs
-   once for each transition, in order, or the log has the reason why not.
+   once for each transition, and begins in order, or the log has the reason why not.
 5. **Punctual probes.** Each probe begins exactly at the end of the one before plus the delay of the model. A program
    begins at the start of the one before plus that delay, or when that one has ended. A new probe begins within its
    warm-up. Neither edits nor scripts nor other probes delay it. A check is never forgotten, and none runs while all its
@@ -32,7 +32,7 @@ of one service were refused, only this service is disturbed. The desired state i
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +96,7 @@ class Listener:
         self.sorry: dict[int, DestinationKey] = {}
         self.due: dict[Subject, list[str]] = {}  # scripts that must run, in order: "up", "down"
         self.logged: dict[Subject, list[tuple[str, str]]] = {}  # direction, and how it ended
-        self.runs: dict[Subject, deque[Run]] = {}
+        self.runs: dict[Subject, list[Run]] = {}
 
 
 class Invariants:
@@ -387,32 +387,24 @@ class Invariants:
     # --- 4: scripts ---
 
     def scripts(self, daemon: Daemon, complete: bool) -> None:
-        """Check that each script ran once, in order, or the log has the reason; with `complete` all have ended."""
+        """Check that each script began once, in order, or the log has the reason; with `complete` all have ended."""
         listener = daemon.listener
         for subject in sorted(listener.due.keys() | listener.logged.keys() | listener.runs.keys()):
             due = listener.due.get(subject, [])
             logged = listener.logged.get(subject, [])
-            runs = deque(listener.runs.get(subject, ()))
-            names = [direction for direction, _ in logged]
+            runs = listener.runs.get(subject, [])
             if any(ended == "lost" for _, ended in logged):
                 continue  # too many waited, and the log has that
-            wanted = due if complete else due[: len(names)]
-            self.holds(names == wanted, "scripts of {}: due {}, logged {}", subject, due, logged)
-            for direction, ended in logged:
-                mine = bool(runs) and runs[0].arguments[-1] == direction
-                if ended == "ran":
-                    self.holds(
-                        mine and runs[0].ended,
-                        "scripts of {}: {} did not run: {}, {}",
-                        subject,
-                        direction,
-                        logged,
-                        [*runs],
-                    )
-                    runs.popleft()
-                elif mine and not runs[0].ended:
-                    runs.popleft()  # it began, and died with the process that ran it
-            self.holds(len(runs) <= (0 if complete else 1), "scripts of {} ran more than once: {}", subject, [*runs])
+            rest = iter(due)
+            in_order = all(run.arguments[-1] in rest for run in runs)
+            self.holds(in_order, "scripts of {} began out of order: due {}, {}", subject, due, runs)
+            surplus = Counter(direction for direction, _ in logged) - Counter(due)
+            self.holds(not surplus, "scripts of {} ended too often: due {}, logged {}", subject, due, logged)
+            ran = [direction for direction, ended in logged if ended == "ran"]
+            missing = Counter(ran) - Counter(run.arguments[-1] for run in runs if run.ended)
+            self.holds(not missing, "scripts of {} did not run: {}, {}", subject, logged, runs)
+            if complete:
+                self.holds(len(logged) == len(due), "scripts of {}: due {}, logged {}", subject, due, logged)
 
     # --- 7: the end ---
 

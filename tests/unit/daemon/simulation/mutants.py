@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -22,7 +21,8 @@ from pylvs.health.events import NO_OVERRIDE
 from pylvs.health.probes import Outcome, ProbeScheduler
 from pylvs.health.state import CheckState, ServiceState
 from pylvs.health.state_builder import StateBuilder
-from pylvs.system.processes.scripts import InTurn, Processes
+from pylvs.system.processes.notify_scripts import NotifyScripts
+from pylvs.system.processes.scripts import Processes
 from pylvs.system.table_thread import TableThread
 
 Mutant = Callable[[], AbstractContextManager[Any]]
@@ -139,22 +139,14 @@ def _the_reconciler_stops_at_an_error() -> AbstractContextManager[Any]:
     return patch.object(Reconciler, "reconcile", mutated)
 
 
-def _scripts_of_one_subject_run_side_by_side() -> AbstractContextManager[Any]:
-    def mutated(self: InTurn[Any], subject: Any, what: str, script: Any, where: Any) -> None:
-        task = asyncio.get_running_loop().create_task(self._run(what, script, where))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+def _no_script_runs_beside_an_earlier_one() -> AbstractContextManager[Any]:
+    put = NotifyScripts.put
 
-    return patch.object(InTurn, "put", mutated)
+    def mutated(self: NotifyScripts[Any], name: Any, *rest: Any) -> None:
+        if not (name in self._subjects and self._subjects[name].running):
+            put(self, name, *rest)
 
-
-def _the_last_script_of_several_is_dropped() -> AbstractContextManager[Any]:
-    async def mutated(self: InTurn[Any], subject: Any) -> None:
-        waiting: deque[Any] = self._waiting[subject]
-        await self._run(*waiting.popleft())
-        del self._waiting[subject]
-
-    return patch.object(InTurn, "_run_all", mutated)
+    return patch.object(NotifyScripts, "put", mutated)
 
 
 def _what_the_table_says_is_not_adopted() -> AbstractContextManager[Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-from collections import deque
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
@@ -152,7 +151,7 @@ class World:
         self.note("script: {}", " ".join(run.arguments))
         daemon = CURRENT.get()
         if run.arguments[0] == "notify" and isinstance(daemon, Daemon):
-            daemon.listener.runs.setdefault(run.arguments[1:4], deque()).append(run)
+            daemon.listener.runs.setdefault(run.arguments[1:4], []).append(run)
 
     # --- others ---
 

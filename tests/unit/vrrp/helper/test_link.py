@@ -21,6 +21,7 @@ from pylvs.system.processes import other_version
 from pylvs.vrrp.helper.link import (
     FINISH_S,
     MAX_RESTART_S,
+    NO_SCRIPTS,
     PING_S,
     RESTART_S,
     SILENT_S,
@@ -32,6 +33,7 @@ from pylvs.vrrp.helper.link import (
     Ping,
     Pong,
     PriorityChanged,
+    ScriptsReported,
     StateChanged,
 )
 from pylvs.vrrp.ipc import ConnectionClosed, MessageSocket, WatchedSocket
@@ -104,6 +106,7 @@ class FakeChildren:
         self.started: list[float] = []  # seconds since the first
         self.killed = 0
         self.late: tuple[Key, ...] = ()
+        self.scripts: dict[str, int] | None = None
         self._hangs_at = loop.now + hangs_after_s
         self._answers_from = loop.now + answers_after_s
 
@@ -121,6 +124,8 @@ class FakeChildren:
     def _receive(self, end: WatchedSocket, message: object) -> None:
         if isinstance(message, Ping) and self._answers_from <= self.loop.now < self._hangs_at:
             end.send(Pong(self.late))
+            if self.scripts is not None:
+                end.send(ScriptsReported(self.scripts))
 
     def kill(self) -> None:
         self.killed += 1
@@ -180,6 +185,22 @@ def test_late_results_are_passed_on(loop: FakeTimeLoop, monkeypatch: pytest.Monk
     children.late = (("script", "s"),)
     loop.pass_(PING_S)
     assert late == [(), (("script", "s"),)]
+    loop.pass_(4000)
+
+
+def test_reported_scripts_are_those_of_the_process_that_runs(
+    loop: FakeTimeLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    children = FakeChildren(loop, 2.5, 1000)
+    monkeypatch.setattr(subprocess, "Popen", children)
+    link = HelperLink(loop, "text", lambda message: pytest.fail(str(message)))
+    children.scripts = {"running": 1}
+    link.start()
+    loop.pass_(2 * PING_S)
+    assert link.scripts == {"running": 1}
+    children.scripts = None
+    loop.pass_(2 * PING_S)
+    assert (link.lost, link.scripts) == (1, NO_SCRIPTS)
     loop.pass_(4000)
 
 

@@ -7,7 +7,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,16 @@ import pytest
 from pylvs.model.checks import Script
 from pylvs.model.vrrp import Fifo, Notify, VrrpConfiguration, VrrpGroup, VrrpSettings
 from pylvs.model.wanted import GlobalSettings
-from pylvs.vrrp.helper.link import Configure, Finish, LogLine, LowerPriorityReceived, PriorityChanged, StateChanged
+from pylvs.vrrp.helper.link import (
+    Configure,
+    Finish,
+    LogLine,
+    LowerPriorityReceived,
+    Ping,
+    PriorityChanged,
+    ScriptsReported,
+    StateChanged,
+)
 from pylvs.vrrp.helper.notify import Notifier, alert_of
 from tests.unit.vrrp.helper.running_helper import instance, run_helper, shell
 from tests.waiting import PATIENCE_S, until
@@ -83,7 +92,9 @@ def test_scripts_run_in_order_and_finish_waits_for_them(tmp_path: Path) -> None:
         )
         helper.send(state_changed("STOP"), Finish())
         assert helper.ended() == 0
-    assert calls.read_text().splitlines() == [
+    lines = calls.read_text().splitlines()
+    lines.remove("n-lower_priority_received")  # the scripts of states do not wait for it
+    assert lines == [
         "n-backup",
         "n-every INSTANCE VI BACKUP 100",
         "n-master",
@@ -92,10 +103,31 @@ def test_scripts_run_in_order_and_finish_waits_for_them(tmp_path: Path) -> None:
         "n-every INSTANCE VI FAULT 100",
         "n-master",
         "n-every INSTANCE VI MASTER 100",
-        "n-lower_priority_received",
         "n-stop",
         "n-every INSTANCE VI STOP 100",
     ]
+
+
+def test_a_take_over_does_not_wait_for_a_script_that_hangs(tmp_path: Path) -> None:
+    """That of the state before. The report names it until it is ended, at the limit of the configuration."""
+    calls = tmp_path / "calls"
+    notify = Notify(backup=shell("exec sleep 600"), master=note(calls, "master"))
+    configured = configure(notify)
+    limited = replace(configured, settings=replace(configured.settings, notify_timeout_s=PATIENCE_S))
+    with run_helper(tmp_path, constants={"system.processes.notify_scripts.ORDERED_S": 0.1}) as helper:
+        helper.send(limited, state_changed("BACKUP"), state_changed("MASTER"))
+        until(lambda: calls.exists() and calls.read_text() == "master\n", "notify_master has run")
+
+        def reported() -> list[tuple[str, str]]:
+            helper.send(Ping())
+            helper.receive()
+            reports = [each.scripts for each in helper.received if isinstance(each, ScriptsReported)]
+            return [(each["keyword"], each["state"]) for each in reports[-1]["scripts"]] if reports else []
+
+        until(lambda: reported() == [("notify_backup", "running")], "the report names notify_backup")
+        helper.send(replace(limited, settings=replace(limited.settings, notify_timeout_s=0.1)))
+        helper.send(state_changed("BACKUP"))
+        until(lambda: ("notify_backup", "ended") in reported(), "the second one is ended")
 
 
 def test_a_script_that_hangs_delays_no_other_instance(tmp_path: Path) -> None:
