@@ -124,6 +124,11 @@ def _refuse_empty(loaded: Loaded, options: Options, in_force: Loaded | None) -> 
     raise Refused(f"{options.file}: {text}; {advice}", loaded.findings)
 
 
+def _about(options: Options, text: str, finding: Finding) -> str:
+    """Return why a file is refused, with the first finding. It names the file once: a finding of an include does not."""
+    return f"{text}: {finding}" if finding.location.file == options.file else f"{options.file}: {text}: {finding}"
+
+
 def accept(
     loaded: Loaded, options: Options, allow_empty: bool, in_force: Loaded | None = None, force: bool = False
 ) -> Configuration:
@@ -133,7 +138,7 @@ def accept(
     """
     fatal = [finding for finding in loaded.findings if finding.fatal]
     if fatal:
-        refused = Refused(f"{options.file}: cannot be run: {fatal[0]}", loaded.findings)
+        refused = Refused(_about(options, "cannot be run", fatal[0]), loaded.findings)
         if all(finding.may_pass for finding in fatal):
             refused.exit_status = PylvsError.exit_status  # systemd starts it again
         raise refused
@@ -145,13 +150,12 @@ def accept(
         raise Refused(f"{text}; remove net_namespace_ipvs or via_vip", loaded.findings)
     found = [finding for finding in loaded.findings if finding.severity is not Severity.NOTE]
     if options.strict and found:
-        raise Refused(
-            f"{options.file}: {counted(len(found), 'finding')}, and --strict runs none: {found[0]}", loaded.findings
-        )
+        text = f"{counted(len(found), 'finding')}, and --strict runs none"
+        raise Refused(_about(options, text, found[0]), loaded.findings)
     wrong = _new_errors(loaded, in_force) if in_force and not force else []
     if wrong:
-        count = counted(len(wrong), "new mistake")
-        raise Refused(f"{options.file}: {count}; repair the file, or reload with --force: {wrong[0]}", loaded.findings)
+        text = f"{counted(len(wrong), 'new mistake')}; repair the file, or reload with --force"
+        raise Refused(_about(options, text, wrong[0]), loaded.findings)
     if not allow_empty:
         _refuse_empty(loaded, options, in_force)
     if in_force and not force:

@@ -46,7 +46,7 @@ def test_a_file_that_cannot_be_run(tmp_path: Path, text: str | None, words: list
     done = run(tmp_path, "-f", str(path), *words)
     assert (done.returncode, done.stdout) == (os.EX_CONFIG, "")
     *_, last = done.stderr.splitlines()
-    assert last.startswith(f"pylvs: {path}: {error}{path}:")
+    assert last.startswith(f"pylvs: {error}{path}:")
     finding = last.rpartition(f"{path}:")[2].partition(": ")[2].partition(": ")[2]
     assert done.stderr.count(finding) == (2 if "--strict" in words else 1), "it ends the start, and is named once"
     assert "Traceback" not in done.stderr
