@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +83,7 @@ def reload(dry_run: bool, allow_empty: bool, force: bool, state_dir: Path | None
 
     wanted = {"dry_run": dry_run, "allow_empty": allow_empty, "force": force}
     _, reply = Client(state_dir).ask("POST", "/v1/reload", wanted)
-    for finding in reply.get("findings", ()):
-        position = f"{finding['file']}:{finding['line']}:{finding['column']}"
-        advice = f"; {finding['advice']}" if finding["advice"] else ""
-        _tell(f"{position}: {finding['severity']}: {finding['text']}{advice}")
+    _tell_findings(reply.get("findings", ()), reply.get("error", ""))
     if "error" in reply:
         raise PylvsError(reply["error"])
     for line in reply["differences"] or ["nothing would change" if dry_run else "nothing has changed"]:
@@ -104,6 +101,27 @@ def reload(dry_run: bool, allow_empty: bool, force: bool, state_dir: Path | None
         raise PylvsError(f"the configuration is in force, but the table refused {refused}")
     if reply.get("metrics_error"):  # absent from a daemon of an older version
         raise PylvsError(f"the configuration is in force, but metrics are not served: {reply['metrics_error']}")
+
+
+def _tell_findings(encoded: Iterable[Mapping[str, Any]], error: str) -> None:
+    """Print the findings, without that which the error names."""
+    from pylvs.config.language.tree import Finding, Location, Severity
+    from pylvs.config.repeats import folded
+
+    findings = [
+        Finding(
+            Location(each["file"], each["line"], each["column"]),
+            Severity(each["severity"]),
+            each["text"],
+            each["advice"],
+        )
+        for each in encoded
+    ]
+    for finding, more in folded(findings):
+        if str(finding) not in error:
+            _tell(str(finding))
+        if more:
+            _tell(more)
 
 
 def _tell(text: str) -> None:

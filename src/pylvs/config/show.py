@@ -10,6 +10,7 @@ from pylvs.config.compile.effective import EffectiveBlock, EffectiveValue, Origi
 from pylvs.config.language.lexer import SECRET_KEYWORDS, format_arguments, format_statement, format_word
 from pylvs.config.language.preprocessor import DEFINITION
 from pylvs.config.language.tree import Document, Finding, Severity
+from pylvs.config.repeats import folded
 from pylvs.config.schema.grammar import UNNAMED
 from pylvs.config.schema.service_types import Server
 from pylvs.config.schema.types import plain
@@ -132,7 +133,12 @@ class Report:
     _lines: dict[str, Sequence[str]] = field(default_factory=dict)
 
     def text(self, findings: Iterable[Finding]) -> str:
-        return "".join(f"{line}\n" for finding in findings for line in self.lines(finding))
+        """Return the lines of all findings; those that one cause repeats are folded."""
+        return "".join(
+            f"{line}\n"
+            for finding, more in folded(findings)
+            for line in (*self.lines(finding), *([visible(more)] if more else ()))
+        )
 
     def lines(self, finding: Finding) -> list[str]:
         """Return `file:line:column: severity: text; advice`, and the picture."""

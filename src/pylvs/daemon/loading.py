@@ -138,7 +138,7 @@ def accept(
     """
     fatal = [finding for finding in loaded.findings if finding.fatal]
     if fatal:
-        refused = Refused(_about(options, "cannot be run", fatal[0]), loaded.findings)
+        refused = Refused(_about(options, "the file cannot be run", fatal[0]), loaded.findings)
         if all(finding.may_pass for finding in fatal):
             refused.exit_status = PylvsError.exit_status  # systemd starts it again
         raise refused

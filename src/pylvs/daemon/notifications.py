@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Any
 
 from pylvs.config.language.tree import Finding, Severity
+from pylvs.config.repeats import folded
 from pylvs.daemon.state.history import json_line
 from pylvs.health.events import (
     CheckFailed,
@@ -64,12 +65,14 @@ def log_event(event: Event) -> None:
 
 
 def log_findings(findings: Iterable[Finding]) -> None:
-    """Log the findings of a configuration, one line each."""
+    """Log the findings of a configuration, one line each; those that one cause repeats are folded."""
     logger = get_logger()
-    for finding in findings:
+    for finding, more in folded(findings):
         log = {Severity.ERROR: logger.error, Severity.NOTE: logger.info}.get(finding.severity, logger.warning)
         advice = f"; {finding.advice}" if finding.advice else ""
         log(f"{finding.location}: {finding.text}{advice}")
+        if more:
+            log(more)
 
 
 class Notifier:

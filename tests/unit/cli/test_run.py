@@ -34,8 +34,8 @@ def run(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("text", "words", "error"),
     [
-        (None, [], "cannot be run: "),
-        ("virtual_server 192.0.2.1 80 {\n", [], "cannot be run: "),
+        (None, [], "the file cannot be run: "),
+        ("virtual_server 192.0.2.1 80 {\n", [], "the file cannot be run: "),
         (ONE_FINDING, ["--strict"], "1 finding, and --strict runs none: "),
     ],
 )

@@ -81,7 +81,7 @@ def test_a_reload_answers_with_findings_differences_and_edits(host: FakeHost) ->
     assert answers[2] == (200, {**reply, "table": {"edits": 1, "refused": [], "error": ""}})
     status, content = answers[4]
     assert status == 409
-    assert content["error"] == "cannot be run: test.conf:9:1: error: a } is missing"
+    assert content["error"] == "the file cannot be run: test.conf:9:1: error: a } is missing"
     assert [each["fatal"] for each in content["findings"]] == [True]
 
 
@@ -284,7 +284,7 @@ def test_the_command_prints_the_differences_and_fails_with_the_reload(host: Fake
     )
     assert answers[0] == (0, "nothing has changed\n", "", "")
     assert answers[2] == answers[3] == (0, "1 -> 1 services\n", f"{WARNING}\n", "")
-    assert answers[5] == (1, "", f"{BROKEN}\n", "cannot be run: test.conf:9:1: error: a } is missing")
+    assert answers[5] == (1, "", "", f"the file cannot be run: {BROKEN}")  # it names the finding once
     assert answers[7][3].startswith("test.conf: is empty;")
     assert answers[8][:2] == (0, "1 -> 0 services\n")
 

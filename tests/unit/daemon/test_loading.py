@@ -114,7 +114,7 @@ def test_a_process_that_hangs_is_ended(options: Options, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("virtual_server 192.0.2.1 80 {\n", "^cannot be run: .*keepalived.conf:1:"),
+        ("virtual_server 192.0.2.1 80 {\n", "^the file cannot be run: [^ ]*/keepalived.conf:1:"),
         ("includem /nowhere/at/all.conf\n", "cannot be run"),
         ("# nothing\n! at all\n", "is empty; a former daemon left services; to remove them, run pylvs stop"),
         ("virtual_serve 192.0.2.1 80 {\n}\n", "is empty; a former daemon left services"),
