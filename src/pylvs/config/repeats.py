@@ -16,8 +16,8 @@ _NUMBER = re.compile(r"(?<![\w'])[0-9][0-9a-fA-F.:/]*")  # a number or an addres
 def folded(findings: Iterable[Finding]) -> list[tuple[Finding, str]]:
     """Return the findings that are to be printed, each with the line that follows it, mostly "".
 
-    Of more than MOST findings that differ at most in numbers and addresses, only the first one is there. Its line counts
-    the others.
+    Of more than MOST findings that differ at most in numbers and addresses, only the first one is there. Its line
+    counts the others.
     """
     causes: dict[tuple[object, ...], list[Finding]] = {}
     ordered = tuple(findings)

@@ -53,7 +53,7 @@ KINDS: Mapping[str, Kind] = {
     "notify_script": Kind(W, "a notify script has not ended for 10 s, or was ended at its limit"),
     "prober": Kind(W, "the prober process was restarted more than twice within five minutes"),
     "edit_refused": Kind(W, "the packet path refused an edit"),
-    "configuration": Kind(W, "the file in force has an error or an unknown word, and a part of it has no effect"),
+    "configuration": Kind(W, "the file in force has an error, or an unknown or surplus word, without effect"),
     "vip": Kind(W, "no device has a virtual address, and no virtual router adds it", logged=False),
     "check_path": Kind(W, "a check takes another path than the packets of clients", logged=False),
     "metrics_address": Kind(W, "metrics are not served at the metrics_address"),

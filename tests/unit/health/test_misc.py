@@ -37,6 +37,28 @@ def test_any_other_exit_is_down_and_sets_no_weight(end: Ended) -> None:
     assert found.reason == str(end)
 
 
+CURL = (
+    "  % Total    % Received % Xferd  Average Speed   Time    Time     Time  Current\n"
+    "                                 Dload  Upload   Total   Spent    Left  Speed\n"
+    "\r  0     0    0     0    0     0      0      0 --:--:-- --:--:-- --:--:--     0"
+    "\rcurl: (7) Failed to connect to 10.0.0.5 port 80: Connection refused\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("output", "line"),
+    [
+        (CURL, "curl: (7) Failed to connect to 10.0.0.5 port 80: Connection refused"),
+        (f"{CURL}\nnothing more to do\n", "curl: (7) Failed to connect to 10.0.0.5 port 80: Connection refused"),
+        ("checking 10.0.0.5\nreplication is 90 s behind\n\n", "replication is 90 s behind"),
+        ("ERROR 2003: no connection\n", "ERROR 2003: no connection"),
+        ("", ""),
+    ],
+)
+def test_the_reason_has_the_line_that_tells_most(output: str, line: str) -> None:
+    assert outcome(Ended(7, output=output), False).reason == (f"exit status 7: {line}" if line else "exit status 7")
+
+
 def test_without_a_process_for_scripts_the_outcome_is_inconclusive() -> None:
     end = Ended(None, problem="the process that runs scripts has ended", unable=True)
     assert outcome(end, True) == Outcome(False, "the process that runs scripts has ended", inconclusive=True)

@@ -13,7 +13,7 @@ _LOWEST_DYNAMIC = 2  # this exit status is weight 0, the next weight 1 ...
 
 
 def probe(check: MiscCheck, context: CheckContext) -> Probe:
-    """Return a probe that runs the program and logs its output; a failure's reason has the first line.
+    """Return a probe that runs the program and logs its output; a failure's reason has one line of it.
 
     The log has the output of the first run and of each with another end than the one before; at level debug, of all.
     """

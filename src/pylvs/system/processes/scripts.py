@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import os
+import re
 import signal
 import socket
 import time
@@ -49,6 +50,11 @@ KILLED_S = 10.0  # until a process that was killed has ended
 _LONG_WAIT_S = 1.0  # for one of `at_once`; it delays a check
 _WARN_EVERY_S = 60.0  # of long waits
 UMASK = 0o077  # unless the configuration has one
+_ERROR = re.compile(
+    r"error|fail|fatal|refused|denied|invalid|unknown|not found|no such|cannot|can't|could not|couldn't|unable|unreach"
+    r"|time[d -]*out|\(\d+\)|exception|critical|warning|no route|reset",
+    re.IGNORECASE,
+)
 _LINES, _LINE_LENGTH = 20, 200
 
 log = logging.getLogger(__name__)
@@ -68,9 +74,13 @@ class Ended:
     seconds: float = 0.0  # after a timeout: that timeout
 
     def __str__(self) -> str:
-        """Return a short text for a history: "exit status 1: no route to host"."""
-        first = "" if self.problem or self.timed_out else next(iter(self.lines()), "")
-        return f"{self.how}: {first}" if first and self.status != 0 else self.how
+        """Return a short text for a history: "exit status 1: no route to host".
+
+        Of the output it has the last line about an error, else the last line. Headers and progress come before.
+        """
+        lines = [] if self.problem or self.timed_out or self.status == 0 else self._printed()
+        found = next(filter(_ERROR.search, reversed(lines)), lines[-1] if lines else "")
+        return f"{self.how}: {found}" if found else self.how
 
     @property
     def how(self) -> str:
@@ -83,11 +93,15 @@ class Ended:
 
     def lines(self) -> list[str]:
         """Return the output for a log: few short lines without control characters."""
-        found = ["".join(c if c.isprintable() else " " for c in line).strip() for line in self.output.splitlines()]
-        found = [line if len(line) <= _LINE_LENGTH else line[: _LINE_LENGTH - 1] + "…" for line in found if line]
+        found = self._printed()
         more = len(found) - _LINES
         found = found[:_LINES] + ([f"(and {counted(more, 'more line')})"] if more > 0 else [])
         return found + ([f"(and {counted(self.lost_bytes, 'more byte')})"] if self.lost_bytes else [])
+
+    def _printed(self) -> list[str]:
+        """Return the lines of the output, shortened and without control characters."""
+        found = ["".join(c if c.isprintable() else " " for c in line).strip() for line in self.output.splitlines()]
+        return [line if len(line) <= _LINE_LENGTH else line[: _LINE_LENGTH - 1] + "…" for line in found if line]
 
 
 def _signal_name(number: int) -> str:
