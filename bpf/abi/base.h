@@ -9,6 +9,7 @@ enum abi { ABI_NUMBER = 3 };
 enum limits {
 	HASH_BITS = 17, /* of the bitmaps of virtual and real server addresses: 10,000 set a thirteenth of the bits */
 	BITMAP_WORDS = 1 << (HASH_BITS - 6),
+	ADDRESS_KEYS = 3,
 	LOOKS = 64, /* ticks of one element of `looks`, four cache lines */
 	NOTHING = 0xffffffff,
 	MAGAZINE = 32, /* credits for connections that a CPU reserves for itself */

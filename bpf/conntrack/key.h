@@ -6,6 +6,7 @@
  */
 #pragma once
 #include "abi/conntrack.h"
+#include "lib/address.h"
 
 /* The word of an entry with the ports. Bits 0-47: ports, protocol, kind; all 0 in a free entry. In the first entry of a
  * bucket the bucket's marks follow: entries in force, complete ones, counts of those that overflowed. In the second
@@ -82,12 +83,10 @@ INLINE u64 mix4(u64 addresses, u64 rest)
 	return finish_hash(addresses * table_key.seeds[0] + rest * table_key.seeds[1]);
 }
 
-/* A term of the sum NH (RFC 4418, 5.2.2). Two tuples have the same sum with a probability of 2^-32, also if a client
- * chooses them. */
+/* A term of the sum NH. Two tuples have the same sum with a probability of 2^-32, also if a client chooses them. */
 INLINE u64 nh(u64 word, enum seed seed)
 {
-	u64 secret = table_key.seeds[seed];
-	return (u64)((u32)word + (u32)secret) * ((u32)(word >> 32) + (u32)(secret >> 32));
+	return nh_term(word, table_key.seeds[seed]);
 }
 
 INLINE u64 nh_client(u64 first, u64 last)

@@ -158,12 +158,6 @@ INLINE bool has_no_udp_csum(struct xdp_md *ctx, u32 l4)
 	return data + l4 + UDP_HLEN > ctx_data_end(xdp_ctx(ctx)) || !WORD_AT(const u16, data, l4 + 6);
 }
 
-INLINE u32 address_hash4(be32 address)
-{
-	struct address a = {.word[0] = address};
-	return address_hash(&a, false);
-}
-
 /* Whether another director may be master of the address with this hash: checks the Bloom filter only. */
 INLINE bool may_be_standby(const struct root *root, u32 hash)
 {
@@ -416,7 +410,7 @@ INLINE int fast_reply(struct xdp_md *ctx, const struct fast_headers *w, const st
 	u32 life = reply_life(ctx, c, lane, word, link_hlen(tag) + IPV4_HLEN, root);
 	enum xmit_way way = fast_way_to(hop, input, tag);
 	if (unlikely((u8)w->ttl_protocol_check <= 1) || unlikely(length > hop->mtu) || unlikely(way == XMIT_NONE) ||
-	    unlikely(may_be_standby(root, address_hash4(vip))) || unlikely(!life) ||
+	    unlikely(may_be_standby(root, address_hash4(root->address_keys, vip))) || unlikely(!life) ||
 	    unlikely(!refresh_expiry(&c->word, word, now + life)))
 		return NOT_FAST;
 	lane->counters.out_packets += 1;
@@ -434,9 +428,9 @@ INLINE int fast(struct xdp_md *ctx, const struct root *root, struct vlan_tag *ta
 	if (unlikely(data + link + IPV4_HLEN + TCP_HLEN > end) ||
 	    WORD_AT(const u16, data, link - 2) != bpf_htons(ETH_P_IP))
 		return NOT_FAST;
-	u32 hash = address_hash4(WORD_AT(u32, data, link + 16));
+	u32 hash = address_hash4(root->address_keys, WORD_AT(u32, data, link + 16));
 	bool request = in_bitmap(root->vip_bits, hash);
-	if (!request && !in_bitmap(root->reply_bits, address_hash4(WORD_AT(u32, data, link + 12))))
+	if (!request && !in_bitmap(root->reply_bits, address_hash4(root->address_keys, WORD_AT(u32, data, link + 12))))
 		return WORD_AT(u8, data, link + 9) == IPPROTO_ICMP ? NOT_FAST : (int)XDP_PASS;
 	barrier(); /* limits register pressure: words are read when they are needed */
 	struct fast_headers w = {};

@@ -14,13 +14,6 @@ struct fast_headers6 {
 	u8 ttl;
 };
 
-INLINE u32 address_hash6(const u64 *words)
-{
-	u64 folded = words[0] ^ words[1];
-	struct address address = {.word[0] = (u32)folded ^ folded >> 32};
-	return address_hash(&address, false);
-}
-
 INLINE bool has_unfinished_csum6(const struct fast_headers6 *w, const u64 *addresses, u16 check)
 {
 	return unlikely(is_unfinished(words_sum(addresses, 4), pseudo_rest(w->protocol, w->length - IPV6_HLEN), check));
@@ -160,7 +153,7 @@ INLINE int fast_reply6(struct xdp_md *ctx, const struct fast_headers6 *w, const 
 	u32 life = reply_life(ctx, c, lane, word, link_hlen(tag) + IPV6_HLEN, root);
 	enum xmit_way way = fast_way_to(hop, input, tag);
 	if (unlikely(w->length > hop->mtu) || unlikely(way == XMIT_NONE) ||
-	    unlikely(may_be_standby(root, address_hash(&vip, true))) || unlikely(!life) ||
+	    unlikely(may_be_standby(root, address_hash(root->address_keys, &vip, true))) || unlikely(!life) ||
 	    unlikely(!refresh_expiry(&c->word, word, now + life)))
 		return NOT_FAST;
 	lane->counters.out_packets += 1;
@@ -183,9 +176,10 @@ INLINE int fast6(struct xdp_md *ctx, const struct root *root, struct vlan_tag *t
 			       WORD_AT(u64, data, link + 24), WORD_AT(u64, data, link + 32)}},
 		.dmac = WORD_AT(u64, data, 0),
 	};
-	u32 hash = address_hash6(w.addresses.word + 2);
+	u32 hash = address_hash6(root->address_keys, w.addresses.word[2], w.addresses.word[3]);
 	bool request = in_bitmap(root->vip_bits, hash);
-	if (!request && !in_bitmap(root->reply_bits, address_hash6(w.addresses.word)))
+	if (!request && !in_bitmap(root->reply_bits,
+				    address_hash6(root->address_keys, w.addresses.word[0], w.addresses.word[1])))
 		return WORD_AT(u8, data, link + 6) == IPPROTO_ICMPV6 ? NOT_FAST : (int)XDP_PASS;
 	if (unlikely(may_be_standby(root, hash)) || (WORD_AT(u8, data, link) & 0xf0) != 0x60 ||
 	    !is_fast6(data, end, &w, link))

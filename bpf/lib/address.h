@@ -4,12 +4,29 @@
 #pragma once
 #include "abi/base.h"
 
-INLINE u32 address_hash(const struct address *address, bool is_ipv6)
+/* A term of the sum NH (RFC 4418, 5.2.2). */
+INLINE u64 nh_term(u64 word, u64 secret)
 {
-	u32 folded = address->word[0];
-	if (is_ipv6)
-		folded ^= address->word[1] ^ address->word[2] ^ address->word[3];
-	return (folded * 0x61C88647u) >> (32 - HASH_BITS);
+	return (u64)((u32)word + (u32)secret) * ((u32)(word >> 32) + (u32)(secret >> 32));
+}
+
+/* Return the bit of an address in the bitmaps: multiply-shift with a secret factor, of the sum NH of an IPv6 address.
+ * Without the secrets, nobody can choose addresses of the same bit. `address_bit` in Python computes it, too. */
+INLINE u32 address_hash4(const u64 *keys, be32 address)
+{
+	return address * keys[0] >> (64 - HASH_BITS);
+}
+
+INLINE u32 address_hash6(const u64 *keys, u64 first, u64 last)
+{
+	return (nh_term(first, keys[1]) + nh_term(last, keys[2])) * keys[0] >> (64 - HASH_BITS);
+}
+
+INLINE u32 address_hash(const u64 *keys, const struct address *address, bool is_ipv6)
+{
+	const u32 *word = address->word;
+	return is_ipv6 ? address_hash6(keys, word[0] | (u64)word[1] << 32, word[2] | (u64)word[3] << 32)
+		       : address_hash4(keys, word[0]);
 }
 
 INLINE bool in_bitmap(const u64 *bits, u32 hash)

@@ -72,8 +72,8 @@ INLINE enum parsed parse4(struct ctx ctx, void *data, void *end, struct packet *
 	if ((void *)(ip + 1) > end || ip->version_ihl >> 4 != 4)
 		return PARSED_FOREIGN;
 	struct address saddr = {.word[0] = ip->saddr}, daddr = {.word[0] = ip->daddr};
-	p->maybe_vip = in_bitmap(root->vip_bits, address_hash(&daddr, false));
-	p->maybe_rs = in_bitmap(root->reply_bits, address_hash(&saddr, false));
+	p->maybe_vip = in_bitmap(root->vip_bits, address_hash(root->address_keys, &daddr, false));
+	p->maybe_rs = in_bitmap(root->reply_bits, address_hash(root->address_keys, &saddr, false));
 	p->protocol = ip->protocol;
 	if (!(p->maybe_vip | p->maybe_rs)) /* ICMP errors come from routers, and may be about tunnels */
 		return p->protocol == IPPROTO_ICMP ? PARSED_SLOW : PARSED_FOREIGN;
@@ -107,8 +107,8 @@ INLINE enum parsed parse6(struct ctx ctx, void *data, void *end, struct packet *
 #pragma unroll
 	for (u32 at = 0; at < 2 * sizeof(struct address); at += 8)
 		WORD_AT(u64, &p->tuple, at) = WORD_AT(const u64, &ip->saddr, at);
-	p->maybe_vip = in_bitmap(root->vip_bits, address_hash(&p->tuple.v6.daddr, true));
-	p->maybe_rs = in_bitmap(root->reply_bits, address_hash(&p->tuple.v6.saddr, true));
+	p->maybe_vip = in_bitmap(root->vip_bits, address_hash(root->address_keys, &p->tuple.v6.daddr, true));
+	p->maybe_rs = in_bitmap(root->reply_bits, address_hash(root->address_keys, &p->tuple.v6.saddr, true));
 	p->protocol = ip->nexthdr;
 	if (!(p->maybe_vip | p->maybe_rs))
 		return p->protocol == IPPROTO_ICMPV6 ? PARSED_SLOW : PARSED_FOREIGN;

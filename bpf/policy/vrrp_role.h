@@ -15,7 +15,7 @@ INLINE bool is_standby(const struct root *root, const struct address *address, b
 {
 	/* Load it first: the set in force keeps its bits until another one is in force. */
 	u64 side = READ_ONCE(root->standby);
-	if (!in_bitmap(AFTER(root, side)->standby_bits, address_hash(address, is_ipv6)))
+	if (!in_bitmap(AFTER(root, side)->standby_bits, address_hash(root->address_keys, address, is_ipv6)))
 		return false;
 	u8 *sets = bpf_map_lookup_elem(&standby, AFTER(address, side));
 	return sets && *sets & side;

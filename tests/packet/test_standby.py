@@ -130,16 +130,17 @@ def test_other_virtual_addresses_are_served(host: Host, word: Standby) -> None:
     passes_unmodified(host, segment(six))
     for hook in HOOKS:
         host.forwarded(segment(service), hook)
-    word.set_standby(frozenset({twin_of(ip_address(VIP4))}))
+    word.set_standby(frozenset({twin_of(host, ip_address(VIP4))}))
     for hook in HOOKS:
         host.forwarded(segment(service), hook)
 
 
-def twin_of(address: Address) -> Address:
+def twin_of(host: Host, address: Address) -> Address:
     """Return another address with the same bit in the bitmaps."""
-    wanted = address_bit(address_bytes(address), 4)
+    keys = host.director.tables.root.get(0, "address_keys")
+    wanted = address_bit(address_bytes(address), 4, keys)
     others = (ip_address(0x0A000000 + number) for number in range(1, 1 << 20))
-    return next(each for each in others if each != address and address_bit(address_bytes(each), 4) == wanted)
+    return next(each for each in others if each != address and address_bit(address_bytes(each), 4, keys) == wanted)
 
 
 RARE: dict[str, Callable[[int], list[Any]]] = {

@@ -394,7 +394,7 @@ def pool_shape(tables: Tables) -> tuple[int, tuple[int, ...]]:
 
 
 def begin_settings(tables: Tables) -> None:
-    """Write the defaults of all settings, and the key of the hash fallback."""
+    """Write the defaults of all settings, and the keys of the hash fallback and of the bitmaps of addresses."""
     from pylvs.model.settings import SETTINGS
 
     for setting in SETTINGS.values():
@@ -402,6 +402,8 @@ def begin_settings(tables: Tables) -> None:
             tables.root.set(0, f"settings.{setting.name}", setting.default)
     tables.root.set(0, "settings.icmp_per_second", ICMP_PER_SECOND)
     tables.root.set(0, "fallback_key", *struct.unpack("<2Q", os.urandom(16)))
+    first, *others = struct.unpack("<3Q", os.urandom(24))
+    tables.root.set(0, "address_keys", first | 1, *others)
 
 
 def set_timeouts(tables: Tables, generation: int, timeouts: Timeouts) -> None:

@@ -31,7 +31,7 @@ from pylvs.model.service import (
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from typing import Any
 
 ADDRESS_BYTES = 16
@@ -359,25 +359,32 @@ class Versions:
 # (other servers answer with them) and this host's own addresses.
 
 
-def address_bit(address: bytes, family: int) -> int:
-    """Return the bit of an address in the bitmaps, as address_hash in bpf/lib/address.h computes it."""
+def address_bit(address: bytes, family: int, keys: Sequence[int]) -> int:
+    """Return the bit of an address in the bitmaps, as address_hash in bpf/lib/address.h computes it.
+
+    `keys` is the field `address_keys` of the root.
+    """
     words = struct.unpack("<4I", address)
-    folded: int = words[0] if family == 4 else words[0] ^ words[1] ^ words[2] ^ words[3]
-    return (folded * 0x61C88647 & 0xFFFFFFFF) >> (32 - abi.constant("HASH_BITS"))
+    mixed: int = words[0]
+    if family == 6:
+        halves = [(key & MASK32, key >> 32) for key in keys[1:]]
+        terms = zip(words[::2], words[1::2], halves, strict=True)
+        mixed = sum((low + a & MASK32) * (high + b & MASK32) for low, high, (a, b) in terms)
+    return (mixed * keys[0] & ALL_ONES) >> (64 - abi.constant("HASH_BITS"))
 
 
 def set_bit(tables: Tables, name: str, address: bytes, family: int) -> None:
     """Set the bit of an address in `vip_bits` or `reply_bits`."""
-    bit = address_bit(address, family)
+    bit = address_bit(address, family, tables.root.get(0, "address_keys"))
     at = (abi.struct("root").offset(name) >> 3) + (bit >> 6)
     tables.root.array.words[at] |= 1 << (bit & 63)
 
 
-def bitmap(addresses: Iterable[tuple[bytes, int]]) -> list[int]:
-    """Return the words of a bitmap with the bits of these addresses, each with its family."""
+def bitmap(addresses: Iterable[tuple[bytes, int]], keys: Sequence[int]) -> list[int]:
+    """Return the words of a bitmap with the bits of these addresses, each with its family, by `address_keys`."""
     words = [0] * abi.constant("BITMAP_WORDS")
     for address, family in addresses:
-        bit = address_bit(address, family)
+        bit = address_bit(address, family, keys)
         words[bit >> 6] |= 1 << (bit & 63)
     return words
 

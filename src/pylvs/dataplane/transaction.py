@@ -492,9 +492,9 @@ def write_bitmaps(tables: Tables, present: Collection[dict[str, Any]]) -> None:
             virtual.add((vip, vip_family))
             if used == by_nat:
                 replies.add((address, family))
-    everything = [ALL_ONES] * abi.constant("BITMAP_WORDS")
+    everything, keys = [ALL_ONES] * abi.constant("BITMAP_WORDS"), tables.root.get(0, "address_keys")
     for name, addresses in (("vip_bits", virtual), ("reply_bits", virtual | replies)):
-        write_bitmap(tables, name, everything if marked else bitmap(addresses))
+        write_bitmap(tables, name, everything if marked else bitmap(addresses, keys))
 
 
 def recover(tables: Tables) -> None:

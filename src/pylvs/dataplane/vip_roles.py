@@ -297,7 +297,8 @@ def write(tables: Tables, roles: VipRoles) -> None:
     fresh = {key: sets for key, sets in wanted.items() if there.get(key) != sets}
     if fresh:
         tables.standby.put_many(b"".join(fresh), bytes(fresh.values()), len(fresh))
-    bits = bitmap((address_bytes(address), address.version) for address in roles.standby)
+    keys = tables.root.get(0, "address_keys")
+    bits = bitmap(((address_bytes(address), address.version) for address in roles.standby), keys)
     words = tables.root.array.words
     at = abi.struct("root").offset("standby_bits") >> 3
     for index, word in enumerate(bits):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from ipaddress import ip_address
-from typing import cast
+from typing import Any, cast
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +17,7 @@ from pylvs.model.addresses import Address
 
 ADDRESSES = [ip_address(each) for each in ("192.0.2.1", "192.0.2.2", "198.51.100.1", "2001:db8::1", "2001:db8::2")]
 NONE = frozenset[Address]()
+KEYS = 0x9E3779B97F4A7C15, 0x0123456789ABCDEF, 0xFEDCBA9876543210  # of the bitmaps
 
 
 class Kernel:
@@ -47,9 +48,9 @@ class Kernel:
 
     # the methods of the root
 
-    def get(self, index: int, name: str) -> int:
-        assert (index, name) == (0, "standby")
-        return self.words[abi.struct("root").offset("standby") >> 3]
+    def get(self, index: int, name: str) -> Any:
+        assert (index, name) in ((0, "standby"), (0, "address_keys"))
+        return KEYS if name == "address_keys" else self.words[abi.struct("root").offset("standby") >> 3]
 
     def set(self, index: int, name: str, value: int) -> None:
         assert (index, name) == (0, "standby")
@@ -62,7 +63,7 @@ class Kernel:
     def is_standby(self, address: Address) -> bool:
         """Return what is_standby in bpf/policy/vrrp_role.h does."""
         side = self.get(0, "standby")
-        bit = address_bit(address_bytes(address), address.version)
+        bit = address_bit(address_bytes(address), address.version, KEYS)
         if not side or not self.words[(abi.struct("root").offset("standby_bits") >> 3) + (bit >> 6)] >> (bit & 63) & 1:
             return False
         return bool(self.elements.get(address_bytes(address), b"\0")[0] & side)

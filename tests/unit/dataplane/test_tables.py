@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pylvs.bpf import abi
 from pylvs.dataplane.tables import (
+    MASK32,
     address_bit,
     address_bytes,
     bitmap,
@@ -113,10 +114,32 @@ def test_keys_are_laid_out_as_packets_have_them() -> None:
     assert len(service_key(six)) == abi.struct("service_key6").size
 
 
+@pytest.mark.parametrize("family", [4, 6])
+def test_nobody_can_choose_addresses_of_the_same_bit(family: int) -> None:
+    """These have the same bit by a known factor, or by the same sum of their words."""
+    chance, factor = Random(2), 0x61C88647
+    keys = chance.getrandbits(64) | 1, chance.getrandbits(64), chance.getrandbits(64)
+    vip = [chance.getrandbits(32) for _ in range(4 if family == 6 else 1)]
+    chosen = []
+    for number in (chance.getrandbits(15) for _ in range(1000)):
+        if family == 6:
+            chosen.append([vip[0] ^ number, vip[1] ^ number, vip[2], vip[3]])
+        else:
+            product = vip[0] * factor & MASK32 & ~0x7FFF | number
+            chosen.append([product * pow(factor, -1, 1 << 32) & MASK32])
+    bit, *others = (
+        address_bit(b"".join(word.to_bytes(4, "little") for word in words).ljust(16, b"\0"), family, keys)
+        for words in (vip, *chosen)
+    )
+    assert others.count(bit) < 10
+
+
 @pytest.mark.parametrize("first", [0x0A000000, 0xC6336400])
 @pytest.mark.parametrize("step", [1, 256, 1 << 12])
 def test_beside_10000_virtual_addresses_few_foreign_packets_need_a_lookup(first: int, step: int) -> None:
     chance = Random(1)
-    words = bitmap((IPv4Address((first + number * step) % (1 << 32)).packed + bytes(12), 4) for number in range(10_000))
-    foreign = [address_bit(IPv4Address(chance.getrandbits(32)).packed + bytes(12), 4) for _ in range(20_000)]
+    keys = chance.getrandbits(64) | 1, chance.getrandbits(64), chance.getrandbits(64)
+    addresses = (IPv4Address((first + number * step) % (1 << 32)).packed + bytes(12) for number in range(10_000))
+    words = bitmap(((each, 4) for each in addresses), keys)
+    foreign = [address_bit(IPv4Address(chance.getrandbits(32)).packed + bytes(12), 4, keys) for _ in range(20_000)]
     assert sum(words[bit >> 6] >> (bit & 63) & 1 for bit in foreign) < 2_000
