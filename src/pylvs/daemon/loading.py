@@ -125,7 +125,7 @@ def _refuse_empty(loaded: Loaded, options: Options, in_force: Loaded | None) -> 
 
 
 def _about(options: Options, text: str, finding: Finding) -> str:
-    """Return why a file is refused, with the first finding. It names the file once: a finding of an include does not."""
+    """Return why a file is refused, with the first finding, which names the file unless an include has it."""
     return f"{text}: {finding}" if finding.location.file == options.file else f"{options.file}: {text}: {finding}"
 
 

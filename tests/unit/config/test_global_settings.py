@@ -77,6 +77,15 @@ def test_a_wrong_selection_of_metrics_is_an_error(line: str, finding: str) -> No
     assert message.startswith(f"2: {finding}")
 
 
+def test_a_wrong_list_of_clients_admits_nobody() -> None:
+    wrong, partly = (
+        compiled(f"global_defs {{\n metrics_address 192.0.2.9 9100\n metrics_allow {lines}\n}}").configuration.settings
+        for lines in ("192.0.2.0/33", "192.0.2.1\n metrics_allow everybody")
+    )
+    assert wrong.metrics_address is None
+    assert (partly.metrics_address is not None, list(map(str, partly.metrics_allow))) == (True, ["192.0.2.1/32"])
+
+
 def test_a_port_behind_a_colon_gets_advice() -> None:
     document = compiled("global_defs {\n metrics_address 127.0.0.1:9999\n}")
     assert messages(document) == ["2: error: '127.0.0.1:9999' is not an IP address; write 127.0.0.1 9999"]

@@ -153,8 +153,7 @@ GLOBAL_DEFS = Block(
         Keyword(
             "metrics_allow",
             NETWORKS,
-            "clients of metrics_address; others are not answered",
-            default_doc="all",
+            "clients of metrics_address; others are not answered. Without it all are, and with a wrong one none",
             combine=add,
             is_own=True,
         ),
