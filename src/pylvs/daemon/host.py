@@ -37,6 +37,7 @@ from pylvs.model.errors import PylvsError, text_of
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
 from pylvs.netlink.links import Routes, local_addresses
 from pylvs.system import syscalls
+from pylvs.system.garbage import MemoryReturn
 from pylvs.system.logs import get_logger, use_level
 from pylvs.system.namespaces import inside_network
 from pylvs.system.processes import command
@@ -404,6 +405,10 @@ class HostServices:
         log(f"{keyword} has run", script=str(script), end=str(ended))
         for line in ended.lines():
             logger.info(f"{keyword} printed: {line}")
+
+    async def return_memory(self) -> None:
+        """Until cancelled, return memory to the kernel that bursts have left free."""
+        await MemoryReturn().run()
 
     def overview(self) -> dict[str, Any]:
         """Return what `pylvs show` prints. Raises PylvsError."""

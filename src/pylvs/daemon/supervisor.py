@@ -74,7 +74,7 @@ from pylvs.model.rows import refused, unattached
 from pylvs.model.service import UNCHANGED
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration
-from pylvs.system.garbage import MemoryReturn, settle_garbage
+from pylvs.system.garbage import settle_garbage
 from pylvs.system.logs import counted, get_logger
 from pylvs.system.namespaces import network_cookie
 from pylvs.system.processes.scripts import ScriptCounts
@@ -415,7 +415,7 @@ class Supervisor:
         tasks.keep_running(growth.run, "watching the size of the connection table")
         tasks.keep_running(self._save_pending_ownership, "saving the owned services")
         tasks.keep_running(self._save_again, "saving the state")
-        tasks.keep_running(MemoryReturn().run, "returning memory")
+        tasks.keep_running(self._host.return_memory, "returning memory")
         tasks.keep_running(self.host_changes.run, "following addresses and devices")
         tasks.keep_running(self._reload_timer.run, "watching the reload_time_file")
         self._reload_timer.configure()

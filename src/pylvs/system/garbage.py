@@ -34,8 +34,8 @@ def settle_garbage() -> None:
 def limit_arenas() -> None:
     """Let all threads of this process share one heap, and map large blocks apart. Call it before the first thread.
 
-    Otherwise each thread that has made a large page keeps the space for it, and glibc raises the size of blocks that it
-    maps apart with each one that is freed. Another C library may have no such function.
+    Otherwise each thread that has made a large page keeps the space for it. glibc would also raise the size of blocks
+    that it maps apart. Another C library may have no such function.
     """
     with contextlib.suppress(AttributeError):
         set_option = ctypes.CDLL(None).mallopt

@@ -176,9 +176,9 @@ def test_the_status_of_many_services_counts_the_table_once(host: FakeHost, monke
 def test_the_page_of_metrics_is_written_beside_the_checks(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[threading.Thread] = []
 
-    def noted(facts: Any) -> str:
+    def noted(*given: Any) -> str:
         threads.append(threading.current_thread())
-        return exposition(facts)
+        return exposition(*given)
 
     monkeypatch.setattr("pylvs.daemon.api.routes.exposition", noted)
 

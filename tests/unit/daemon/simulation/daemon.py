@@ -341,6 +341,10 @@ class SimHost(HostServices):
     def history(self, state: StateDirectory) -> History:
         return NoHistory(state)
 
+    async def return_memory(self) -> None:
+        """Wait for ever: this process simulates many daemons."""
+        await asyncio.Event().wait()
+
     def path_problems(self, configuration: Configuration, addresses: Collection[Address]) -> list[Problem]:
         """Return none: the simulated host has no routes."""
         return []
