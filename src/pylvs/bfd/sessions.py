@@ -435,7 +435,7 @@ class Sessions:
     def _report(self, session: Session, become: Become, level: str) -> None:
         name, kept = session.settings.name, "; what it tracks stays as it is" if session.held else ""
         text = f"bfd_instance {name}: {become.before} to {become.state}: {session.reason}{kept}"
-        self._owner.log(level, text, neighbor=str(session.settings.neighbor))
+        self._owner.log(level, text, about=f"bfd_instance {name}", neighbor=str(session.settings.neighbor))
         self._owner.publish(
             "bfd",
             "",

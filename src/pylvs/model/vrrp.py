@@ -17,7 +17,6 @@ from pylvs.model.routing import HeldAddress, Interface, Route, RoutingRule
 TYPE_CHECKING = False  # without importing typing
 
 HIDDEN = "hidden"  # shown instead of a password
-LEARNT_TIMES = 10  # advertisement intervals
 OWNER = 255  # the priority of a router that owns the virtual addresses
 MULTICAST_V4 = IPv4Address("224.0.0.18")
 MULTICAST_V6 = IPv6Address("ff02::12")
@@ -147,7 +146,7 @@ class VrrpInstance:
     starts_as_master: bool = False  # together with the owner's priority: without waiting for other masters
     priority: int = 100  # 1 to 255
     advert_interval_s: float = 1.0
-    max_interval_s: float = 0.0  # version 3: the longest one that a single advertisement sets; 0: LEARNT_TIMES its own
+    max_interval_s: float = 0.0  # version 3: the longest one that a single advertisement sets; 0: ten times its own
     addresses: tuple[HeldAddress, ...] = ()  # in the advertisements
     excluded: tuple[HeldAddress, ...] = ()  # held, but not advertised; of either family
     routes: tuple[Route, ...] = ()
@@ -179,11 +178,6 @@ class VrrpInstance:
     promote_secondaries: bool = False
     linkbeat: bool = False  # linkbeat_use_polling is written; VrrpSettings.polled_links names all polled devices
     receive_buffer: int = 0  # octets; 0: the kernel's
-
-    @property
-    def learnt_interval_s(self) -> float:
-        """Return the longest interval that a backup adopts from a single advertisement."""
-        return max(self.advert_interval_s, self.max_interval_s or LEARNT_TIMES * self.advert_interval_s)
 
     @property
     def owner(self) -> bool:

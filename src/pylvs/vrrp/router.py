@@ -231,7 +231,7 @@ class Router:
         self.machine = replace(self.machine, priority=priority)
         reasons = priority_reasons(self.tracked.values())
         text = f"{self.name}: priority {before} is {priority} now{': ' if reasons else ''}{reasons}"
-        self._service.log("info", text, state=self.state.value)
+        self._service.log("info", text, about=f"priority of {self.name}", state=self.state.value)
         self._service.publish("priority", self.name, priority=priority, before=before)
         if self.state is not State.FAULT:
             self._service.notify(PriorityChanged(self.name, self.state.value, priority))
@@ -407,7 +407,8 @@ class Router:
         state = END_STATES.get(become.why, become.state.value)
         change = state if become.before is become.state else f"{become.before.value} to {state}"
         text = f"{self.name}: {change}: {transition.sentence()}"
-        self._service.log("warning" if state == "FAULT" else "info", text, priority=self.machine.priority)
+        level = "warning" if state == "FAULT" else "info"
+        self._service.log(level, text, about=self.name, priority=self.machine.priority)
         self._service.publish("transition", self.name, **transition.as_dict())
         message = StateChanged("INSTANCE", self.name, state, self.machine.priority, become.before.value)
         self._service.notify(message, self)

@@ -39,6 +39,7 @@ from pylvs.vrrp.control import ControlServer
 from pylvs.vrrp.garp import GarpRateLimit
 from pylvs.vrrp.helper.link import Configure, HelperLink, LogLine, LowerPriorityReceived, PriorityChanged, StateChanged
 from pylvs.vrrp.ipc import PID_FILE
+from pylvs.vrrp.log_damper import LogDamper
 from pylvs.vrrp.loop import Call, Loop, RateLimiter, RealtimeStatus, Timer, enable_realtime, freeze_gc
 from pylvs.vrrp.protocol.adverts import Datagram, InvalidAdvert
 from pylvs.vrrp.protocol.machine import State, TransitionReason
@@ -94,6 +95,7 @@ class RouterService:
         self._roles = RolePublisher(roles, self.role_sets, self.loop, self.log)
         self._configuration = VrrpConfiguration()
         self._log_limiter = RateLimiter()
+        self._damper = LogDamper(self.loop, self.log)
         self._stopping = False
         self._configured = False
         self._delayed_until = 0.0  # by vrrp_startup_delay
@@ -178,6 +180,7 @@ class RouterService:
                 self._roles.reset,
             ):
                 self._try("the end", call)
+            self._damper.flush()
             self.helper.finish(self.loop.stop)
         return {}
 
@@ -479,9 +482,12 @@ class RouterService:
             (active if router and router.state is State.MASTER else standby).update(addresses)
         return frozenset(standby - active), frozenset(active)
 
-    def log(self, level: str, text: str, **fields: Any) -> None:
-        """Write a log line."""
-        self.helper.send(LogLine(level, text, fields))
+    def log(self, level: str, text: str, about: str = "", **fields: Any) -> None:
+        """Write a log line; `about` names the object that may change too often to log each of its changes."""
+        if about:
+            self._damper.log(about, (level, text, fields))
+        else:
+            self.helper.send(LogLine(level, text, fields))
 
     def publish(self, event: str, instance: str, **fields: Any) -> None:
         """Send an event to all subscribers."""

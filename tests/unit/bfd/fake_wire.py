@@ -54,6 +54,7 @@ class Host:
     wire: Wire
     address: Address
     lines: list[str] = field(default_factory=list)
+    about: list[str] = field(default_factory=list)  # of each line: the object that may change too often
     events: list[dict[str, Any]] = field(default_factory=list)
     results: list[tuple[str, bool | None]] = field(default_factory=list)
     receivers: dict[int, FakeReceiver] = field(default_factory=dict)  # by port
@@ -89,6 +90,7 @@ class Host:
 
     def log(self, level: str, text: str, **fields: Any) -> None:
         self.lines.append(f"{level}: {text}")
+        self.about.append(fields.get("about", ""))
 
     def publish(self, event: str, instance: str, **fields: Any) -> None:
         self.events.append({"event": event, **fields})

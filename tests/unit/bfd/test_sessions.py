@@ -65,6 +65,7 @@ def test_a_session_comes_up_again(hosts: tuple[Host, Host], wire: Wire) -> None:
     wire.cut = False
     wire.loop.pass_(5)
     assert [up for _, up in a.results] == [True, False, True]
+    assert {about for about, line in zip(a.about, a.lines, strict=True) if "Up" in line} == {"bfd_instance b"}
 
 
 def test_a_neighbor_that_never_answers_is_down_after_the_time_of_its_first_packets(wire: Wire) -> None:

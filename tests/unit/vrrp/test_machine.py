@@ -362,3 +362,5 @@ def test_what_a_router_repeats_at_its_interval_is_adopted() -> None:
 def test_a_router_with_a_long_interval_of_its_own_adopts_each() -> None:
     machine, _ = backup(version=3, advert_interval_s=4.1).receive(50.0, long(), GREATER)
     assert machine.interval_s == LONGEST_S
+    machine, _ = backup(version=3, advert_interval_s=30.0, max_interval_s=5.0).receive(50.0, long(), GREATER)
+    assert machine.interval_s == 30.0

@@ -36,6 +36,7 @@ from pylvs.system import syscalls
 from pylvs.vrrp import router_service
 from pylvs.vrrp.control import service_status
 from pylvs.vrrp.helper.link import NO_SCRIPTS, LogLine, StateChanged
+from pylvs.vrrp.log_damper import MOST
 from pylvs.vrrp.loop import Loop, RealtimeStatus
 from pylvs.vrrp.protocol.adverts import PROTOCOL, AdvertEncoder, AdvertError, Datagram
 from pylvs.vrrp.protocol.machine import State, TransitionReason
@@ -472,6 +473,36 @@ def test_an_object_whose_first_result_never_comes_expires(service: RouterService
     service._results_late([("script", "new")])
     run(service, RESULT_LEASE_S + 5)
     assert states(service) == {"VI_1": State.FAULT}
+
+
+def test_a_session_that_flaps_does_not_fill_the_log(service: RouterService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty times a second, for five minutes. The log ends with the last state of the router that tracks it."""
+    results = {"new": Result(True, "")}
+    monkeypatch.setattr(service.sessions, "result", results.__getitem__)
+    service.tracking._session = service.sessions.result
+    tracks, _ = OBJECTS["bfd"]
+    configure(service, replace(FIRST, tracks=tracks))
+    run(service, 5)
+    for number in range(6000):
+        results["new"] = Result(number % 2 == 1, "flaps")
+        service.session_changed("new")
+        run(service, 0.05)
+    results["new"] = Result(False, "the end")
+    service.session_changed("new")
+    run(service, 120)
+    changes = [line for line in lines_of(service) if line.startswith("VI_1: ")]
+    assert MOST <= len(changes) <= MOST + 7
+    assert "bfd new is down (the end)" in changes[-1]
+    assert "; not logged before it: " in changes[-2]
+
+
+def test_changes_that_are_not_logged_yet_are_logged_at_the_end(service: RouterService) -> None:
+    configure(service, FIRST)
+    run(service, 5)
+    for number in range(MOST):
+        service.log("info", f"{number}", about="VI_1")
+    service.stop()
+    assert lines_of(service)[-1] == "VI_1: MASTER to STOP: the end; not logged before it: 2 changes"
 
 
 def test_the_status_has_the_wait_that_holds(service: RouterService) -> None:

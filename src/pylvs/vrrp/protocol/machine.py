@@ -18,6 +18,7 @@ from pylvs.vrrp.protocol.adverts import Advertisement, address_order
 
 PRIORITY_STOP = 0  # in the last advertisement of a master (RFC 9568, 5.2.4)
 HISTORY_LENGTH = 64  # transitions
+LEARNT_TIMES = 10  # its own interval: the longest that one advertisement sets, without max_advert_int
 
 
 class State(Enum):
@@ -236,7 +237,8 @@ class Machine:
         A single advertisement, forged or of a router that left, could otherwise leave the virtual router without a
         master for two minutes.
         """
-        interval_s, limit_s = advert.interval_s, self.instance.learnt_interval_s
+        interval_s, own_s = advert.interval_s, self.instance.advert_interval_s
+        limit_s = max(own_s, self.instance.max_interval_s or LEARNT_TIMES * own_s)
         if self.instance.version == 2 or interval_s <= limit_s:
             return self, interval_s
         if self.over_limit is None or self.over_limit[:2] != (source, interval_s):
