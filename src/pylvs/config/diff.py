@@ -25,7 +25,7 @@ from pylvs.model.service import (
     Tunnel,
 )
 from pylvs.model.vrrp import HIDDEN, VrrpConfiguration
-from pylvs.model.wanted import Configuration, WantedServer, WantedService
+from pylvs.model.wanted import Configuration, WantedServer, WantedService, predecessors
 
 Item = TypeVar("Item")
 
@@ -156,14 +156,10 @@ def differences(old: Configuration, new: Configuration) -> tuple[Change, ...]:
 
 
 def _pairs(old: Sequence[WantedService], new: Sequence[WantedService]) -> list[tuple[WantedService, WantedService]]:
-    """Pair each new service with the old one of the same name, or of the same keys if it was renamed."""
+    """Pair each new service with the old one that it continues."""
     names = {service.name: service for service in old}
-    found = {service.name: names.pop(service.name) for service in new if service.name in names}
-    left = {service.keys: service for service in names.values()}
-    for service in new:
-        if service.name not in found and service.keys in left:
-            found[service.name] = left.pop(service.keys)
-    return [(found[service.name], service) for service in new if service.name in found]
+    former = predecessors({service.name: service.keys for service in old}, new)
+    return [(names[former[service.name]], service) for service in new if service.name in former]
 
 
 def _path(service: WantedService) -> tuple[str]:

@@ -27,13 +27,13 @@ from pylvs.health.events import (
 )
 from pylvs.health.probes import Outcome, ProbeScheduler, descriptor_limit
 from pylvs.health.state import CheckState, ServerSnapshot, ServerState, ServiceSnapshot, ServiceState
-from pylvs.health.state_builder import CONFIGURED, ProbeOf, StateBuilder, predecessors, script_identity
+from pylvs.health.state_builder import CONFIGURED, ProbeOf, StateBuilder, script_identity
 from pylvs.model.addresses import Address
 from pylvs.model.checks import BfdCheck
 from pylvs.model.errors import NoSuchDestination, NoSuchService, OutOfRange
 from pylvs.model.rows import ServiceRow
 from pylvs.model.service import MAX_WEIGHT, DestinationKey, moved
-from pylvs.model.wanted import Configuration, WantedRow
+from pylvs.model.wanted import Configuration, WantedRow, predecessors
 
 log = logging.getLogger(__name__)
 
@@ -205,7 +205,7 @@ class Engine:
         A former version, or another configuration, may have saved a server under another port, or its service under
         another name. `services` has the former services by name, each with all servers that it had.
         """
-        before = predecessors({name: each.keys for name, each in services.items()}, self.configuration)
+        before = predecessors({name: each.keys for name, each in services.items()}, self.configuration.services)
         for name, former in before.items():
             self._note_former(self._services[name], former, services[former].servers)
         known = []

@@ -10,8 +10,8 @@ from pylvs.health.probes import Outcome, Probe, ScheduledProbe
 from pylvs.health.state import CheckLink, CheckState, ServerState, ServiceState, SharedKey, sets_weight
 from pylvs.model.checks import Check, HttpCheck, MiscCheck, SmtpCheck, goes_via_vip
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.service import DestinationKey, ServiceKey, moved
-from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
+from pylvs.model.service import DestinationKey, moved
+from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService, predecessors
 
 CONFIGURED = "the configuration changed"
 ADDED = "new in the configuration"
@@ -58,7 +58,7 @@ class StateBuilder:
     ) -> BuildResult:
         """Return the states of this configuration; `renew`: make all probes again."""
         built = BuildResult(at, renew)
-        names = predecessors({name: state.wanted.keys for name, state in old.items()}, configuration)
+        names = predecessors({name: state.wanted.keys for name, state in old.items()}, configuration.services)
         before = {new: old[name] for new, name in names.items()}
         for wanted in configuration.services:
             state = before.get(wanted.name)
@@ -211,13 +211,3 @@ def _shared_key(check: Check, service: WantedService, server: WantedServer) -> S
     weight = destination.weight if sets_weight(check) else 0
     virtualhost = service.virtualhost if isinstance(check, HttpCheck) and not check.virtualhost else ""
     return destination.key.address, check, weight, virtualhost
-
-
-def predecessors(old: Mapping[str, tuple[ServiceKey, ...]], new: Configuration) -> dict[str, str]:
-    """Return the former names of services that continue old ones: the same, or if it was renamed, by its keys."""
-    found = {service.name: service.name for service in new.services if service.name in old}
-    left = {keys: name for name, keys in old.items() if name not in found}
-    for service in new.services:
-        if service.name not in found and service.keys in left:
-            found[service.name] = left.pop(service.keys)
-    return found

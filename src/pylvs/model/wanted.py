@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pylvs.model.addresses import Address, Network
 from pylvs.model.checks import Check, Script
@@ -65,6 +65,29 @@ class WantedService:
             VirtualService(key, self.scheduler, self.flags, self.timeout_s, self.netmask, self.engine)
             for key in self.keys
         )
+
+
+def predecessors(old: Mapping[str, Sequence[ServiceKey]], new: Sequence[WantedService]) -> dict[str, str]:
+    """Return the former names of services that continue old ones, which are given by name with their keys.
+
+    Such a one has the same name. Or it was renamed: it has the same keys, or else one of them. A group's name depends
+    on its entries: without an address it has no protocol.
+    """
+    found = {service.name: service.name for service in new if service.name in old}
+    left = {name: tuple(keys) for name, keys in old.items() if name not in found}
+    by_keys = {keys: name for name, keys in left.items()}
+    by_key = {key: name for name, keys in left.items() for key in keys}
+    renamed = [service for service in new if service.name not in found]
+    for service in renamed:
+        if (former := by_keys.get(service.keys)) in left:
+            found[service.name] = former
+            del left[former]
+    for service in renamed:
+        former = next((by_key[key] for key in service.keys if by_key.get(key) in left), None)
+        if service.name not in found and former is not None:
+            found[service.name] = former
+            del left[former]
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import pytest
 
 from pylvs.health.events import Override, QuorumLost, ServerDown, Standing
 from pylvs.model.checks import Check
-from pylvs.model.service import Destination, Method
+from pylvs.model.service import Destination, Method, ServiceKey
 from pylvs.model.wanted import GlobalSettings, WantedServer
 from tests.unit.health.engine_harness import DEAD, OK, PACE, EngineHarness, key, server, service, tcp, unchecked, vip
 
@@ -261,3 +261,17 @@ def test_another_script_user_makes_new_probes_and_keeps_states() -> None:
         assert harness.made == [tcp(1)]
         assert harness.table() == {}
         assert harness.snapshot("web").servers[0].checked
+
+
+def test_a_service_that_is_renamed_and_keeps_one_of_its_addresses_is_the_same() -> None:
+    """A group is named by its entries: without an address it has no protocol."""
+    mark = ServiceKey.of_mark(7)
+    before = replace(service(server(1), server(2), name="group web tcp"), keys=(vip(), mark))
+    with EngineHarness(before) as harness:
+        harness.start()
+        harness.engine.drain(key(2))
+        harness.kill(1)
+        harness.pass_(60)
+        harness.replace(replace(before, name="group web", keys=(mark,)))
+        assert harness.table(mark) == {2: 0}
+        assert harness.engine.overrides() == {("group web", key(2)): Override(Standing.DRAINED)}

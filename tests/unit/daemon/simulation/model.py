@@ -201,8 +201,8 @@ class HealthModel:
         names = {each.name for each in configuration.services}
         for wanted in configuration.services:
             old = old_by_name.get(wanted.name)
-            if old is None:  # the former one of the same keys, if it has another name now
-                same = (each for each in before.values() if each.wanted.keys == wanted.keys)
+            if old is None:  # the former one with a key of this one, if it has another name now
+                same = (each for each in before.values() if set(each.wanted.keys) & set(wanted.keys))
                 old = next((each for each in same if each.wanted.name not in names), None)
             service = ServiceModel(wanted) if old is None else old
             number = number_of(wanted.name)
