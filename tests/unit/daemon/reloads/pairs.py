@@ -20,7 +20,7 @@ from pylvs.netlink.links import Device
 
 VIPS, PORTS, SERVERS, MARKS = range(1, 5), (80, 443, 8080), range(1, 6), (7, 8)
 ROUTERS, ADDRESSES, DEVICES = range(1, 4), range(1, 6), ("eth0", "eth1")
-SORRY = 99
+SORRY = 9
 
 
 @dataclass(frozen=True)
