@@ -71,23 +71,50 @@ class Disk:
         subprocess.run(["umount", "--lazy", str(self.folder)], check=True)
 
 
+async def starting(host: FakeHost, disk: Disk, log: io.StringIO) -> None:
+    """A start does all but save, and says so; with free space it saves. The lock holds without its PID, too."""
+    disk.fill()
+    with mock.patch.object(supervisor, "SAVE_RETRY_S", 0.05):
+        async with host.daemon() as daemon:
+            assert host.servers() == {str(address(1)), str(address(2))}
+            assert (host.state / "pid").read_bytes() == b""
+            assert "state" in {each.kind for each in daemon.problems()}
+            process = os.getpid()
+            code = "import pathlib, sys; from pylvs.daemon.state.directory import StateDirectory\n"
+            code += "StateDirectory(pathlib.Path(sys.argv[1])).acquire()"
+            other = [sys.executable, "-c", code, str(host.state)]
+            done = await asyncio.to_thread(subprocess.run, other, capture_output=True, text=True)
+            assert f"pylvs run is there already, process {process}" in done.stderr, done.stderr
+            disk.empty()
+            await until(lambda: not daemon.problems())
+            saved = {name for name in ("services", "namespaces") if (host.state / f"{name}.json").exists()}
+            assert saved == {"services", "namespaces"}
+    assert host.servers() == set()
+    for name in ("services.json", "namespaces.json"):
+        assert log.getvalue().count(f"{name}: No space left on device") == 1
+
+
 async def reloading(host: FakeHost, disk: Disk, log: io.StringIO) -> None:
-    """A reload over the API or by SIGHUP is refused, and nothing changes; with free space it succeeds."""
-    async with host.daemon() as daemon:
-        before = (host.state / "services.json").read_bytes()
-        disk.fill()
-        host.write(service(server(3)))
-        status, reply = await asyncio.to_thread(Client(host.state).ask, "POST", "/v1/reload")
-        assert status == 409, reply
-        assert reply["error"].endswith(NO_SPACE), reply
-        await daemon._reload_by_signal()
-        assert daemon.reloads == {"refused": 2}
-        assert host.servers() == {str(address(1)), str(address(2))}
-        assert f"not reloaded: {reply['error']}" in log.getvalue()
-        assert (host.state / "services.json").read_bytes() == before
-        disk.empty()
-        assert (await daemon.reload()).table is not None
-        assert host.servers() == {str(address(3))}
+    """A reload does all but save, and says so; one that changes nothing needs no space."""
+    with mock.patch.object(supervisor, "SAVE_RETRY_S", 0.05):
+        async with host.daemon() as daemon:
+            before = (host.state / "services.json").read_bytes()
+            await until(lambda: not daemon.history.unwritten)
+            disk.fill()
+            status, reply = await asyncio.to_thread(Client(host.state).ask, "POST", "/v1/reload")
+            assert status == 200, reply
+            assert "state" not in {each.kind for each in daemon.problems()}
+            host.write(service(server(3)))
+            status, reply = await asyncio.to_thread(Client(host.state).ask, "POST", "/v1/reload")
+            assert status == 200, reply
+            assert host.servers() == {str(address(3))}
+            assert (host.state / "services.json").read_bytes() == before
+            (problem,) = [each for each in daemon.problems() if each.kind == "state"]
+            assert problem.text.endswith(NO_SPACE)
+            disk.empty()
+            await until(lambda: not daemon.problems())
+            assert (host.state / "services.json").read_bytes() != before
+    assert log.getvalue().count("services.json: No space left on device") == 1
 
 
 async def editing(host: FakeHost, disk: Disk, log: io.StringIO) -> None:
@@ -205,7 +232,7 @@ async def writing(host: FakeHost, disk: Disk, log: io.StringIO) -> None:
 
 
 SCENARIOS: dict[str, Callable[[FakeHost, Disk, io.StringIO], Awaitable[None]]] = {
-    each.__name__: each for each in (reloading, editing, overriding, read_only, read_only_at_the_end, writing)
+    each.__name__: each for each in (starting, reloading, editing, overriding, read_only, read_only_at_the_end, writing)
 }
 
 

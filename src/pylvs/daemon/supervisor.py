@@ -54,9 +54,15 @@ from pylvs.daemon.loading import LOAD_TIMEOUT_S, Loaded, Refused, accept, errors
 from pylvs.daemon.notifications import REMEMBERED, EventBus, log_event, log_findings
 from pylvs.daemon.problems import Problem, ProblemTracker, script_problems
 from pylvs.daemon.snmp_process import SnmpProcess
-from pylvs.daemon.state.directory import NAMESPACES_FILE, OwnedServices, StateDirectory, load_overrides
+from pylvs.daemon.state.directory import (
+    NAMESPACES_FILE,
+    SERVICES_FILE,
+    OwnedServices,
+    StateDirectory,
+    load_overrides,
+)
 from pylvs.daemon.state.drains import Drains
-from pylvs.daemon.state.overrides import SLOW_S, SavedOverrides, StateWriter, identities
+from pylvs.daemon.state.overrides import SLOW_S, NotSaved, SavedOverrides, StateWriter, identities
 from pylvs.daemon.table.cache import DesiredTable, DestinationEdit, Edit, TableCache
 from pylvs.daemon.table.growth import TableGrowth
 from pylvs.daemon.table.ownership import Ownership, adoptable_rows, owned_services
@@ -110,6 +116,7 @@ class Supervisor:
     reconciler: Reconciler
     loaded: Loaded
     host_changes: HostChanges
+    _namespaces: Namespaces
     _ownership: Ownership
     _overrides: SavedOverrides
     _routers_configured: asyncio.Future[ConfigureResult]
@@ -373,11 +380,19 @@ class Supervisor:
         self.events.publish("restored", service=next(names, str(edit.key)), **server, reason=edit.foreign_change)
 
     async def _save_before_edits(self, configuration: Configuration) -> None:
-        """Save what `pylvs stop` needs if this daemon is killed. A start waits for a slow disk. Raises PylvsError."""
-        namespaces = Namespaces.of(self.options, network_cookie(), await self.table_thread.run(network_cookie))
-        await self._writer.write(NAMESPACES_FILE, partial(namespaces.save, self.state), TABLES_S)
+        """Save what `pylvs stop` needs if this daemon is killed.
+
+        A start waits for a slow disk, and continues if the disk refuses that. Raises PylvsError.
+        """
+        self._namespaces = Namespaces.of(self.options, network_cookie(), await self.table_thread.run(network_cookie))
+        with contextlib.suppress(NotSaved):
+            await self._writer.write(NAMESPACES_FILE, partial(self._namespaces.save, self.state), TABLES_S)
         await self._ownership.before_edits(self._owned_services(configuration), TABLES_S)
-        await self._writer.write(ADDRESSES_FILE, partial(save_addresses, self.state, configuration.vrrp), TABLES_S)
+        await self._save_addresses(configuration.vrrp, TABLES_S)
+
+    async def _save_addresses(self, routers: VrrpConfiguration, patience_s: float | None = None) -> None:
+        with contextlib.suppress(NotSaved):
+            await self._writer.write(ADDRESSES_FILE, partial(save_addresses, self.state, routers), patience_s)
 
     async def _start_routers(self, configuration: Configuration, tasks: BackgroundTasks) -> None:
         """Start the virtual routers before anything that takes long: tables, checks, names.
@@ -557,7 +572,7 @@ class Supervisor:
         try:
             self._host.configure(configuration)
             await self._ownership.before_edits(self._owned_services(configuration))
-            await self._writer.write(ADDRESSES_FILE, partial(save_addresses, self.state, configuration.vrrp))
+            await self._save_addresses(configuration.vrrp)
             await self.table_thread.run(self._host.vip_checks.adapt_host, self.state)
             routers = await self.routers.configure(configuration)
             reconcile = await pause.enter_async_context(self.reconciler.paused())
@@ -709,6 +724,11 @@ class Supervisor:
             # A reload writes those of the new configuration, which these must not replace.
             if self._writer.error(ADDRESSES_FILE) and not self._reloading.locked():
                 self._put_addresses(self.engine.configuration.vrrp)
+            if self._writer.error(NAMESPACES_FILE):
+                self._writer.put(NAMESPACES_FILE, lambda: partial(self._namespaces.save, self.state))
+            if self._writer.error(SERVICES_FILE) and not self._reloading.locked():
+                async with self._reloading:
+                    await self._save_ownership()
             self.history.write_again()
 
     def _put_addresses(self, routers: VrrpConfiguration) -> None:

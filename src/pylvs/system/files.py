@@ -7,6 +7,15 @@ import os
 from pathlib import Path
 
 
+def has(path: Path, text: str) -> bool:
+    """Return whether a file is a regular one with this text; False also if it cannot be read. No link is followed."""
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+            return file.read() == text.encode(errors="surrogateescape")
+    except OSError:
+        return False
+
+
 def replace(path: Path, text: str, mode: int = 0o644, durable: bool = False) -> None:
     """Replace a file atomically; with `durable` its content is on the disk before. Raises OSError.
 

@@ -46,14 +46,16 @@ def locked(path: StrPath, flags: int) -> int:
 def claim(path: StrPath) -> int:
     """Lock a PID file, write this process's PID and return the descriptor. Raises Held, OSError, also for a link.
 
-    To release it, unlink the file and then close the descriptor.
+    A full disk may refuse the PID. The lock holds all the same, and the kernel names its holder (/proc/locks). To
+    release it, unlink the file and then close the descriptor.
     """
     try:
         descriptor = locked(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
     except BlockingIOError:
-        raise Held(_content(path) or "unknown") from None
-    os.truncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        raise Held(str(_noted(path) or "unknown")) from None
+    with contextlib.suppress(OSError):
+        os.truncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return descriptor
 
 
@@ -62,11 +64,16 @@ def holder(path: StrPath) -> int:
     try:
         os.close(locked(path, os.O_RDWR | os.O_NOFOLLOW))
     except BlockingIOError:
-        found = _content(path)
-        return int(found) if found.isdecimal() else 0
+        return _noted(path)
     except OSError:
         return 0
     return 0
+
+
+def _noted(path: StrPath) -> int:
+    """Return the PID in a locked PID file, else what the kernel knows of the lock, 0 if that is nothing."""
+    found = _content(path)
+    return int(found) if found.isdecimal() else _holder(path)
 
 
 class Lock:

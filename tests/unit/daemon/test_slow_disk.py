@@ -297,7 +297,7 @@ def test_a_reload_that_runs_keeps_the_addresses_of_the_former_configuration_from
     run(scenario())
 
 
-def test_after_a_reload_that_the_disk_refused_the_addresses_in_force_are_saved_again(
+def test_addresses_that_the_disk_refused_at_a_reload_are_saved_again(
     host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pylvs.daemon.supervisor.SAVE_RETRY_S", 0.01)
@@ -312,12 +312,10 @@ def test_after_a_reload_that_the_disk_refused_the_addresses_in_force_are_saved_a
         async with host.daemon() as daemon:
             monkeypatch.setattr("pylvs.daemon.supervisor.save_addresses", full_twice)
             host.write(service(server(1)), routers=["VI_1"])
-            with pytest.raises(PylvsError, match="No space left on device"):
-                await daemon.reload()
+            await daemon.reload()
             await until(lambda: len(saved) > 2 and not daemon.saving)
             assert [each for each in daemon.problems() if each.kind == "state"] == []
-            assert saved[0] == ["VI_1"]
-            assert not any(saved[1:]), "retries may follow while a write runs"
+            assert saved == [["VI_1"]] * len(saved)
 
     run(scenario())
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from pylvs.daemon import supervisor, via_vip
+from pylvs.daemon import via_vip
 from pylvs.daemon.state.directory import StateDirectory
 from pylvs.daemon.via_vip import DEVICES_FILE, VipChecks
 from pylvs.health.probes import CheckContext, Outcome, Probe, errno_text
@@ -145,8 +145,8 @@ def test_a_refused_reload_changes_no_mark(host: FakeHost, monkeypatch: pytest.Mo
             marks, table = servers_of(host.vip_checks), host.table()
             assert len(table) == 3
             host.write(service(server(11)))
-            with monkeypatch.context() as full:
-                full.setattr(supervisor, "save_addresses", refuse)
+            with monkeypatch.context() as refused:
+                refused.setattr(daemon.routers, "configure", refuse)
                 with pytest.raises(PylvsError, match="not now"):
                     await daemon.reload()
             await daemon.reconciler.reconcile()

@@ -208,13 +208,18 @@ class StateDirectory:
         return Unsupported(f"{self.file(name)}: damaged ({error}); remove it")
 
     def write(self, name: str, content: Any) -> None:
-        """Replace a file atomically; remove it if the content is empty or None. Raises PylvsError."""
+        """Replace a file atomically; remove it if the content is empty or None. Raises PylvsError.
+
+        A file that has this content stays, as a full or read-only disk would refuse another one.
+        """
         path = self.file(name)
         try:
             if not content:
                 path.unlink(missing_ok=True)
                 return
-            files.replace(path, json.dumps(content, separators=(",", ":")) + "\n", durable=True)
+            text = json.dumps(content, separators=(",", ":")) + "\n"
+            if not files.has(path, text):
+                files.replace(path, text, durable=True)
         except OSError as error:
             raise PylvsError(f"{path}: {error.strerror}: this state would be lost in a crash") from None
 

@@ -22,6 +22,10 @@ SLOW_S = 5.0  # for a write, before commands and `pylvs status` report it as not
 Prepare = Callable[[], Callable[[], None]]  # takes the content, and returns what writes it
 
 
+class NotSaved(PylvsError):
+    """The disk refused a file. `StateWriter` has logged that, and has it as a problem."""
+
+
 class StateWriter:
     """Writes the files: fsync(2) may block for long, and checks must not wait for it.
 
@@ -46,7 +50,7 @@ class StateWriter:
     async def write(self, name: str, work: Callable[[], None], patience_s: float | None = None) -> None:
         """Write a file, and wait for that at most `patience_s`, by default SLOW_S.
 
-        Raises PylvsError after a failure, and if it takes longer: then the file is still written, but later.
+        Raises NotSaved after a failure, and PylvsError if it takes longer: then the file is still written, but later.
         """
         limit_s = SLOW_S if patience_s is None else patience_s
         self.put(name, lambda: work)
@@ -54,7 +58,7 @@ class StateWriter:
         if name in self._waiting or (self._writing is not None and self._writing[0] == name):
             raise PylvsError(self._late(name, limit_s))
         if self._errors.get(name):
-            raise PylvsError(self._errors[name])
+            raise NotSaved(self._errors[name])
 
     @property
     def problem(self) -> str:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from functools import partial
 
 from pylvs.daemon.state.directory import SERVICES_FILE, OwnedServices, StateDirectory, load_owned, save_owned
-from pylvs.daemon.state.overrides import StateWriter
+from pylvs.daemon.state.overrides import NotSaved, StateWriter
 from pylvs.model.dataclass import replace
 from pylvs.model.errors import PylvsError
 from pylvs.model.rows import DestinationRow, ServiceRow
 from pylvs.model.service import DestinationKey, moved
 from pylvs.model.wanted import Configuration
-from pylvs.system.logs import get_logger
 
 
 class Ownership:
@@ -28,19 +28,23 @@ class Ownership:
         self.owned = load_owned(state)
         self.pending = False  # to be saved after the next run of the reconciler
         self._uncertain = False  # the file may have other services than `owned`: a write failed, or is late
-        self._error = ""  # why it could not be saved
-        self._log = get_logger()
 
     async def before_edits(self, owned: OwnedServices, patience_s: float | None = None) -> None:
-        """Own the services of before and these as well, until `after_edits`. Raises PylvsError.
+        """Own the services of before and these as well, until `after_edits`.
 
-        The new services have no servers yet: after a crash their absence from the table must not count as down.
+        The new services have no servers yet: after a crash their absence from the table must not count as down. If the
+        disk refuses them, they are owned all the same, because a service that works weighs more than one that a crash
+        would leave. Raises PylvsError if the disk takes longer than this.
         """
         added = {key: frozenset[DestinationKey]() for key in owned}
-        await self.after_edits(added | dict(self.owned), patience_s)
+        owned = added | dict(self.owned)
+        try:
+            await self.after_edits(owned, patience_s)
+        except NotSaved:
+            self.owned = owned
 
     async def after_edits(self, owned: OwnedServices, patience_s: float | None = None) -> None:
-        """Own exactly these services. Raises PylvsError, also if the disk takes longer than this."""
+        """Own exactly these services. Raises NotSaved, and PylvsError if the disk takes longer than this."""
         try:
             await self._writer.write(SERVICES_FILE, partial(save_owned, self._state, owned), patience_s)
         except PylvsError:
@@ -63,14 +67,8 @@ class Ownership:
         self.pending = owned != configured
         if owned == before and not self._uncertain:
             return
-        try:
+        with contextlib.suppress(PylvsError):  # what was saved before the edits is still true
             await self.after_edits(owned)
-        except PylvsError as error:  # what was saved before the edits is still true
-            if str(error) != self._error:
-                self._log.error(str(error))
-            self._error = str(error)
-        else:
-            self._error = ""
 
 
 def owned_services(configuration: Configuration) -> OwnedServices:
