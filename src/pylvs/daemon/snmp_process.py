@@ -77,7 +77,8 @@ class SnmpProcess:
             changed.cancel()
             silent.cancel()
             with contextlib.suppress(ProcessLookupError):
-                process.terminate()
+                if not ended.done():
+                    process.terminate()
                 await asyncio.wait({ended}, timeout=END_S)
                 if not ended.done():
                     process.kill()

@@ -40,6 +40,7 @@ RESOLVE_S = 2.0  # for that name; then the kernel's counts
 ASK_AGAIN_S = 60.0  # after that: each mail would wait
 FINISH_S = 5.0  # at the end, for alerts that are not sent yet
 START_S = 60.0  # until the greeting of the process: a slow machine needs many seconds for Python's imports
+END_S = 10.0  # from its result to its end
 GRACE_S = 10.0  # beyond the time that the mail server may take
 _WHAT = "the process that delivers mail"
 _STEPS = 7  # that have the timeout of the mail server, beside one for each recipient
@@ -65,6 +66,10 @@ def canonical_name(getaddrinfo: Callable[..., Any] = socket.getaddrinfo) -> str:
     except (OSError, UnicodeError):
         return ""
     return next((name for _, _, _, name, _ in found if name), "")
+
+
+class _Ended(Refused):
+    """The process that delivers mail has ended by itself."""
 
 
 class Outbox:
@@ -156,6 +161,7 @@ async def deliver_confined(wire: bytes, mail: Mail) -> dict[str, str]:
         )
     except (OSError, RuntimeError) as error:  # without a free thread, asyncio raises RuntimeError
         raise Refused(f"{_WHAT} cannot be started: {getattr(error, 'strerror', '') or error}") from None
+    own_end_s = 0.0  # to end by itself
     try:
         async with asyncio.timeout(START_S):
             _check(await _message_of(process))
@@ -164,19 +170,37 @@ async def deliver_confined(wire: bytes, mail: Mail) -> dict[str, str]:
         process.stdin.write(json.dumps(request).encode())
         process.stdin.close()  # behind the last byte; a process that does not read hangs
         async with asyncio.timeout((_STEPS + len(mail.recipients)) * mail.connect_timeout_s + GRACE_S):
-            return _refused_in(await _message_of(process), mail)
+            result = await _message_of(process)
+        own_end_s = END_S
+        return _refused_in(result, mail)
+    except _Ended:
+        own_end_s = END_S
+        raise
     except TimeoutError:
         raise Refused(f"{_WHAT} hangs, and is killed") from None
     except BadMessage as error:
+        own_end_s = 0.0
         raise Refused(f"{_WHAT} sent an invalid message ({error})") from None
     finally:
+        await _end(process, own_end_s)
+
+
+async def _end(process: Process, patience_s: float) -> None:
+    """Wait for the end of a process, and kill it after this time.
+
+    One that has just ended is not killed: `kill` would reap it, and asyncio then warns of an unknown child.
+    """
+    try:
+        async with asyncio.timeout(patience_s):
+            await process.wait()
+    except TimeoutError:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
 
 
 async def _message_of(process: Process) -> Message:
-    """Return the next line of the process. Raises Refused at its end, and BadMessage."""
+    """Return the next line of the process. Raises _Ended at its end, and BadMessage."""
     assert process.stdout is not None
     assert process.stderr is not None
     try:
@@ -189,7 +213,7 @@ async def _message_of(process: Process) -> Message:
         except asyncio.IncompleteReadError as end:
             output = end.partial
         why = one_line(output.decode(errors="replace"))[-MAX_REASON:]
-        raise Refused(f"{_WHAT} has ended: {why or 'it gave no reason'}")
+        raise _Ended(f"{_WHAT} has ended: {why or 'it gave no reason'}")
     return decode(line)
 
 

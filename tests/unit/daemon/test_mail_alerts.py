@@ -34,6 +34,7 @@ from pylvs.system.processes import channel
 from tests.privileges import assert_unprivileged
 from tests.unit.daemon.test_notify_scripts import down, gained, lost, server_key, service, up
 from tests.unit.health.fake_servers import Loop, close, closed, lapse
+from tests.waiting import PATIENCE_S
 
 LONG_S = 60.0
 MAIL = Mail(("a@example.com", "Bee <b@example.com>"), "lvs@example.com", "127.0.0.1", 0, "here", LONG_S)
@@ -390,6 +391,25 @@ async def endless(_: Mailbox, reader: asyncio.StreamReader, writer: asyncio.Stre
     while True:
         writer.write(b"220-more\r\n" * 100)
         await writer.drain()
+
+
+def test_a_process_that_ends_by_itself_is_not_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`kill` would reap it, and asyncio then warns of an unknown child process."""
+    killed: list[int] = []
+    monkeypatch.setattr(asyncio.subprocess.Process, "kill", lambda self: killed.append(self.pid))
+    monkeypatch.setattr(mails, "END_S", 4 * PATIENCE_S)
+
+    async def main() -> None:
+        for refuse in ((), ("RCPT",)):
+            async with mail_server(refuse=refuse) as box:
+                with contextlib.suppress(Refused):
+                    await deliver_confined(b"x", replace(MAIL, port=box.port))
+        monkeypatch.setattr(mails, "command", lambda _: ["/bin/false"])
+        with pytest.raises(Refused, match="has ended"):
+            await deliver_confined(b"x", MAIL)
+
+    asyncio.run(main())
+    assert not killed
 
 
 def test_a_reply_without_end_is_cut_off() -> None:
