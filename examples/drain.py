@@ -12,7 +12,6 @@ import argparse
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import pylvs
@@ -40,18 +39,16 @@ def main() -> int:
             if not after.weight:
                 parser.error(f"{key} would go back with weight 0: name its weight with --weight")
             print(f"{key}: weight 0; if this run fails, the next one needs --weight {after.weight}", flush=True)
-            director.edit_server(service, key, weight=0)
-            end = time.monotonic() + given.deadline
-            while (left := director.statistics().services[service].servers[key].active) and time.monotonic() < end:
-                time.sleep(given.interval)
+            director.drain(service, key, timeout_s=given.deadline, active_only=True, interval_s=given.interval)
+            left = director.connections_left(service, key, active_only=True)
             print(f"{key}: drained, active connections: {left}; running the command", flush=True)
             status = subprocess.run(given.command, check=False).returncode
             if status == 0:
                 director.edit_server(service, key, weight=after.weight)
                 print(f"{key}: back with weight {after.weight}")
             return status
-    except (pylvs.Error, OSError, KeyError) as error:
-        print("drain:", f"{error.args[0]} was deleted" if isinstance(error, KeyError) else error, file=sys.stderr)
+    except (pylvs.Error, OSError) as error:
+        print("drain:", error, file=sys.stderr)
         return 2
 
 

@@ -24,6 +24,7 @@ from pylvs.dataplane.transaction import Transaction
 from pylvs.library.errors import translated
 from pylvs.model.director import STATES
 from pylvs.model.errors import NoSpace
+from pylvs.model.service import SCHEDULERS
 from tests.packet.frames import parsed, tcp
 from tests.packet.host import SENT, VIP4, Host, populated_namespace, server4, server_mac
 from tests.packet.test_library_tables import KEYS, books
@@ -100,12 +101,12 @@ REFUSED: dict[str, tuple[Callable[[pylvs.Director], object], type[pylvs.Error], 
     "a multicast address": (
         lambda d: d.apply([web(1), pylvs.Service("udp", VIP4, 53, [pylvs.Server("224.0.0.1", 53)])]),
         pylvs.InvalidValue,
-        "address: 224.0.0.1: UDP 10.77.0.100:53 -> 224.0.0.1:53: not the address of a single host",
+        "UDP 10.77.0.100:53: 224.0.0.1:53: address: 224.0.0.1: not the address of a single host",
     ),
     "a broadcast address": (
         lambda d: d.add_server(web(), pylvs.Server("10.77.0.255", 80)),
         pylvs.InvalidValue,
-        "address: 10.77.0.255: TCP 10.77.0.100:80 -> 10.77.0.255:80: not the address of a single host",
+        "TCP 10.77.0.100:80: 10.77.0.255:80: address: 10.77.0.255: not the address of a single host",
     ),
     "a service twice": (
         lambda d: d.apply([web(1), web(2)]),
@@ -140,17 +141,17 @@ REFUSED: dict[str, tuple[Callable[[pylvs.Director], object], type[pylvs.Error], 
     "a weight": (
         lambda d: d.edit_server(web(), pylvs.ServerKey(server4(1), 80), weight=-1),
         pylvs.InvalidValue,
-        "weight: -1: must be a whole number from 0 to 2147483647",
+        "10.77.0.11:80: weight: -1: must be a whole number from 0 to 2147483647",
     ),
     "a scheduler": (
         lambda d: d.edit_service(web(), scheduler="robin"),
         pylvs.InvalidValue,
-        "scheduler: 'robin': must be one of: rr, wrr, lc, wlc, sed, nq, fo, ovf, dh, sh, mh, lblc, lblcr, twos, none",
+        f"TCP 10.77.0.100:80: scheduler: 'robin': must be one of: {', '.join(SCHEDULERS)}, none",
     ),
     "a port of direct routing": (
         lambda d: d.add_server(web(), pylvs.Server(server4(2), 8080)),
         pylvs.InvalidValue,
-        'port: 8080: forwarding="dr" keeps the port of the service, 80; only "nat" changes it',
+        '10.77.0.12:8080: port: 8080: forwarding="dr" keeps the port of the service, 80; only "nat" changes it',
     ),
     "a setting": (
         lambda d: d.change_setting("secure_tcp", 9),
@@ -170,7 +171,7 @@ REFUSED: dict[str, tuple[Callable[[pylvs.Director], object], type[pylvs.Error], 
     "a tunnel that is false": (
         lambda d: d.edit_server(web(), pylvs.ServerKey(server4(1), 80), tunnel=0),  # type: ignore[arg-type]
         pylvs.InvalidValue,
-        'tunnel: 0: must be a Tunnel, of a server with forwarding "tun"',
+        '10.77.0.11:80: tunnel: 0: must be a Tunnel, of a server with forwarding "tun"',
     ),
     "a namespace with half a surrogate pair": (
         lambda _: pylvs.Director("\ud800"),
@@ -204,6 +205,47 @@ def test_bad_input_names_the_field_and_changes_nothing(
         assert isinstance(caught.value, ValueError)
         assert caught.value.field
     assert books(director_host) == before
+
+
+def test_a_scope_keeps_the_services_of_other_programs(director_host: Host, director: pylvs.Director) -> None:
+    mine, former, strange = web(1), web(2, port=81), web(3, port=82)
+    director.apply([former, strange])
+    director.apply([mine], scope=[former.key])
+    assert set(director.services()) == {mine, strange}
+    director.apply([], scope=["TCP 10.77.0.100:80"])
+    assert set(director.services()) == {strange}
+    director.apply([mine], scope=lambda key: key.port != 82)
+    assert set(director.services()) == {mine, strange}
+    director.apply([mine], scope=lambda key: True)
+    assert set(director.services()) == {mine}
+    for wrong in "TCP 10.77.0.100:80", 7, ["nonsense"]:
+        with pytest.raises(pylvs.InvalidValue):
+            director.apply([], scope=wrong)  # type: ignore[arg-type]
+    with pytest.raises(pylvs.InvalidValue, match="scope"):
+        director.apply([], scope=[mine], prune=False)
+    assert set(director.services()) == {mine}
+
+
+def test_a_drain_waits_for_the_connections_of_its_server(director_host: Host, director: pylvs.Director) -> None:
+    director.apply([web(7), web(8, port=81)])
+    ports = [next(_ports) for _ in range(3)]
+    server = f"{server4(7)}:80"
+    for flags, active in ("S", 3), ("FA", 0):
+        for port in ports:
+            director_host.receive(tcp(flags, sport=port, dport=80))
+        assert director.connections_left("TCP 10.77.0.100:80", server, active_only=True) == active
+        assert director.connections_left("TCP 10.77.0.100:80", server) == 3
+    assert not director.drain(web(), server, timeout_s=0.02, interval_s=0.01)
+    assert director.service(web()).servers[0].weight == 0
+    assert director.drain(web(), server, active_only=True)
+    assert director.drain("TCP 10.77.0.100:81", f"{server4(8)}:81")
+    assert {connection.protocol for connection in director.connections()} == {pylvs.Protocol.TCP}
+    assert isinstance(next(director.connections()).protocol, pylvs.Protocol)
+    with pytest.raises(pylvs.NotFound):
+        director.connections_left(web(), "10.77.0.99:80")
+    director.delete_server("TCP 10.77.0.100:80", server)
+    director.delete_service("TCP 10.77.0.100:80")
+    assert [each.port for each in director.services()] == [81]
 
 
 def test_mh_begins_with_as_many_servers_as_it_has_slots(director_host: Host, director: pylvs.Director) -> None:
@@ -246,7 +288,7 @@ def test_single_edits_change_what_they_name(director: pylvs.Director) -> None:
     assert director.edit_service(web(), persistence=None).persistence is None
     tunnel = pylvs.Tunnel("gue", 6080)
     director.edit_server(web(), one, forwarding="tun", tunnel=tunnel)
-    assert director.edit_server(web(), one, forwarding="TUN", weight=3).tunnel == tunnel
+    assert director.edit_server(web(), one, forwarding="tun", weight=3).tunnel == tunnel
     assert director.service(web()).server(one) == director.service(web()).server(one.key) != one
     director.delete_server(web(), one)
     assert [each.key for each in director.service(web()).servers] == [two.key]

@@ -42,6 +42,8 @@ METHODS: dict[str, dict[str, object]] = {
     "add_server": {"service": WEB, "server": pylvs.Server(server4(2), 80)},
     "edit_server": {"service": WEB, "server": ONE},
     "delete_server": {"service": WEB, "server": ONE},
+    "drain": {"service": WEB, "server": ONE},
+    "connections_left": {"service": WEB, "server": ONE},
     "change_setting": {"name": "secure_tcp", "value": 2},
 }
 # What an error names instead of the argument.

@@ -18,14 +18,16 @@ def servers(key: pylvs.ServiceKey) -> st.SearchStrategy[list[pylvs.Server]]:
     address = server4 if key.address.version == 4 else server6
     limits = st.sampled_from([(0, 0), (5, 0), (9, 3)])
 
-    def server(number: int, weight: int, forwarding: str, limit: tuple[int, int], gue: bool) -> pylvs.Server:
+    def server(
+        number: int, weight: int, forwarding: pylvs.Forwarding, limit: tuple[int, int], gue: bool
+    ) -> pylvs.Server:
         tunnel = pylvs.Tunnel("gue", 6080, checksum=True) if gue and forwarding == "tun" else None
         upper, lower = limit
         made = address(number), key.port if number % 2 or forwarding != "nat" else 8080
         return pylvs.Server(*made, weight=weight, forwarding=forwarding, upper=upper, lower=lower, tunnel=tunnel)
 
     numbers, weights = st.integers(1, MOST), st.sampled_from([0, 1, 1, 5, 10])
-    methods = st.sampled_from(["dr", "dr", "nat", "tun", "local"])
+    methods = st.sampled_from([pylvs.Forwarding(each) for each in ("dr", "dr", "nat", "tun", "local")])
     built = st.builds(server, numbers, weights, methods, limits, st.booleans())
     return st.lists(built, max_size=MOST, unique_by=lambda each: each.key)
 

@@ -43,6 +43,7 @@ _FIELDS6 = (
     "daddr:16s",
 )
 _CALL = ("client:16s", "daddr:16s", "family", "length", "id:256s")
+_PROTOCOLS = {int(each): each for each in Protocol}
 _ANY_SERVER = bytes(ADDRESS_BYTES)
 
 
@@ -114,7 +115,7 @@ class ConnectionReader:
                         continue  # it has just ended
                     (client, address, version, data), engine = call, SIP
                 yield Connection(
-                    protocol,
+                    _PROTOCOLS.get(protocol, protocol),
                     self._state_name(protocol, kind, word, assured),
                     self._left_s(word),
                     client,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextvars import ContextVar
 from ipaddress import IPv4Network, IPv6Network
@@ -14,14 +15,19 @@ from typing import ParamSpec, Self, TypeVar
 from pylvs.library.difference import Difference
 from pylvs.library.director import KEEP, Director, Keep, Watcher, interval
 from pylvs.library.errors import Closed
-from pylvs.library.keys import ServerKey, ServiceKey
+from pylvs.library.keys import ServerKey, ServiceKey, boolean
 from pylvs.library.statistics import Statistics
 from pylvs.library.values import Flag, Forwarding, Persistence, Server, Service, Tunnel
 from pylvs.model.addresses import Address
 from pylvs.model.director import Connection
 from pylvs.model.rows import DeviceProblem, TableUse
-from pylvs.model.service import Protocol, Timeouts
+from pylvs.model.service import LONGEST_S, Protocol, Timeouts
 from pylvs.system.table_thread import TableThread
+
+TYPE_CHECKING = False  # as in the other modules of the library
+if TYPE_CHECKING:
+    from pylvs.library.keys import ProtocolName
+    from pylvs.library.values import ForwardingName
 
 AT_ONCE = 2048  # connections that the thread reads before the event loop runs again
 
@@ -103,7 +109,7 @@ class AsyncDirector:
         """Return all services with their servers."""
         return await self._run(self._sync.services)
 
-    async def service(self, service: Service | ServiceKey) -> Service:
+    async def service(self, service: Service | ServiceKey | str) -> Service:
         """Return one service with its servers."""
         return await self._run(self._sync.service, service)
 
@@ -114,10 +120,10 @@ class AsyncDirector:
     async def connections(
         self,
         *,
-        protocol: Protocol | str | None = None,
+        protocol: Protocol | ProtocolName | None = None,
         client: Address | IPv4Network | IPv6Network | str | None = None,
-        service: Service | ServiceKey | None = None,
-        server: Server | ServerKey | None = None,
+        service: Service | ServiceKey | str | None = None,
+        server: Server | ServerKey | str | None = None,
         state: str | None = None,
     ) -> AsyncGenerator[Connection, None]:
         """Yield the connections that meet all conditions; other calls run in between."""
@@ -166,9 +172,16 @@ class AsyncDirector:
 
     # --- edits ---
 
-    async def apply(self, desired: Iterable[Service], *, prune: bool = True, dry_run: bool = False) -> Difference:
+    async def apply(
+        self,
+        desired: Iterable[Service],
+        *,
+        prune: bool = True,
+        scope: Iterable[Service | ServiceKey | str] | Callable[[ServiceKey], bool] | None = None,
+        dry_run: bool = False,
+    ) -> Difference:
         """Make the services be `desired`."""
-        return await self._run(self._sync.apply, desired, prune=prune, dry_run=dry_run)
+        return await self._run(self._sync.apply, desired, prune=prune, scope=scope, dry_run=dry_run)
 
     async def add_service(self, service: Service) -> None:
         """Add a service with its servers."""
@@ -176,7 +189,7 @@ class AsyncDirector:
 
     async def edit_service(
         self,
-        service: Service | ServiceKey,
+        service: Service | ServiceKey | str,
         *,
         scheduler: str | None = None,
         flags: Flag | None = None,
@@ -186,21 +199,21 @@ class AsyncDirector:
         edit = self._sync.edit_service
         return await self._run(edit, service, scheduler=scheduler, flags=flags, persistence=persistence)
 
-    async def delete_service(self, service: Service | ServiceKey) -> None:
+    async def delete_service(self, service: Service | ServiceKey | str) -> None:
         """Delete a service with its servers."""
         await self._run(self._sync.delete_service, service)
 
-    async def add_server(self, service: Service | ServiceKey, server: Server) -> None:
+    async def add_server(self, service: Service | ServiceKey | str, server: Server) -> None:
         """Add a server to a service that exists."""
         await self._run(self._sync.add_server, service, server)
 
     async def edit_server(
         self,
-        service: Service | ServiceKey,
-        server: Server | ServerKey,
+        service: Service | ServiceKey | str,
+        server: Server | ServerKey | str,
         *,
         weight: int | None = None,
-        forwarding: Forwarding | str | None = None,
+        forwarding: Forwarding | ForwardingName | None = None,
         upper: int | None = None,
         lower: int | None = None,
         tunnel: Tunnel | None = None,
@@ -217,15 +230,41 @@ class AsyncDirector:
             tunnel=tunnel,
         )
 
-    async def delete_server(self, service: Service | ServiceKey, server: Server | ServerKey) -> None:
+    async def delete_server(self, service: Service | ServiceKey | str, server: Server | ServerKey | str) -> None:
         """Delete a server; its connections end as in IPVS."""
         await self._run(self._sync.delete_server, service, server)
+
+    async def drain(
+        self,
+        service: Service | ServiceKey | str,
+        server: Server | ServerKey | str,
+        *,
+        timeout_s: float | None = None,
+        active_only: bool = False,
+        interval_s: float = 1.0,
+    ) -> bool:
+        """Give a server weight 0, and wait until its connections have ended; return whether they have."""
+        pause_s = interval(interval_s)
+        boolean("active_only", active_only)
+        end = time.monotonic() + (LONGEST_S if timeout_s is None else interval(timeout_s, "timeout_s"))
+        await self.edit_server(service, server, weight=0)
+        while await self.connections_left(service, server, active_only=active_only):
+            if time.monotonic() >= end:
+                return False
+            await asyncio.sleep(pause_s)
+        return True
+
+    async def connections_left(
+        self, service: Service | ServiceKey | str, server: Server | ServerKey | str, *, active_only: bool = False
+    ) -> int:
+        """Return how many connections a server has now, or how many active ones."""
+        return await self._run(self._sync.connections_left, service, server, active_only=active_only)
 
     async def clear(self) -> Difference:
         """Delete all services."""
         return await self._run(self._sync.clear)
 
-    async def zero(self, service: Service | ServiceKey | None = None) -> None:
+    async def zero(self, service: Service | ServiceKey | str | None = None) -> None:
         """Set counters to 0."""
         await self._run(self._sync.zero, service)
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from pylvs.dataplane.director import BpfDirector, open_director, open_reader
 from pylvs.library.difference import Difference, ServiceDifference, by_key, difference
@@ -47,6 +47,9 @@ TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
+
+    from pylvs.library.keys import ProtocolName
+    from pylvs.library.values import ForwardingName
 
 
 class Keep:
@@ -138,7 +141,7 @@ class Director:
         with self._tables() as tables:
             return tuple(map(Service.from_model, _rows(tables)))
 
-    def service(self, service: Service | ServiceKey) -> Service:
+    def service(self, service: Service | ServiceKey | str) -> Service:
         """Return one service with its servers, as it is now. Raises NotFound."""
         key = service_key(service)
         with self._tables(key) as tables:
@@ -152,10 +155,10 @@ class Director:
     def connections(
         self,
         *,
-        protocol: Protocol | str | None = None,
+        protocol: Protocol | ProtocolName | None = None,
         client: Address | Network | str | None = None,
-        service: Service | ServiceKey | None = None,
-        server: Server | ServerKey | None = None,
+        service: Service | ServiceKey | str | None = None,
+        server: Server | ServerKey | str | None = None,
         state: str | None = None,
     ) -> Iterator[Connection]:
         """Yield the connections that meet all conditions, in no particular order.
@@ -209,33 +212,46 @@ class Director:
 
     # --- edits ---
 
-    def apply(self, desired: Iterable[Service], *, prune: bool = True, dry_run: bool = False) -> Difference:
+    def apply(
+        self,
+        desired: Iterable[Service],
+        *,
+        prune: bool = True,
+        scope: Iterable[Service | ServiceKey | str] | Callable[[ServiceKey], bool] | None = None,
+        dry_run: bool = False,
+    ) -> Difference:
         """Make the services be `desired`, and return what that changed. Packets see all of it at once, or nothing.
 
         Without `prune`, services that are not desired stay; a desired service has exactly its servers all the same.
-        With `dry_run` nothing changes: it returns or raises what the edit would. Settings of the table, counters and
-        connections stay. Raises InvalidValue, OwnedByDaemon, NoSpace.
+        With a `scope`, only services in it are deleted: the others belong to other programs. It is a list of services,
+        as those of the last call, or a function that gets a key. With `dry_run` nothing changes: it returns or raises
+        what the edit would. Settings of the table, counters and connections stay. Raises InvalidValue, OwnedByDaemon,
+        NoSpace.
         """
         wanted = by_key(desired, "desired")
         boolean("prune", prune)
         boolean("dry_run", dry_run)
+        deletable = _scope(scope, prune)
         with self._tables(subject=wanted) as tables:
-            found = self._planned(tables, wanted, prune, migrate=not dry_run)
+            found = self._planned(tables, wanted, deletable, migrate=not dry_run)
             if found and not dry_run:
                 with tables.batch():
-                    found = self._planned(tables, wanted, prune)
+                    found = self._planned(tables, wanted, deletable)
                     tables.apply([each.to_model() for each in found.services])
             return found
 
     def _planned(
-        self, tables: BpfDirector, wanted: Mapping[ServiceKey, Service], prune: bool, migrate: bool = False
+        self,
+        tables: BpfDirector,
+        wanted: Mapping[ServiceKey, Service],
+        deletable: Callable[[ServiceKey], bool],
+        migrate: bool = False,
     ) -> Difference:
         """Return the difference from the table, after all checks."""
         if migrate:
             tables.migrate()
         before = {each.key: each for each in map(Service.from_model, _rows(tables))}
-        if not prune:
-            before = {key: each for key, each in before.items() if key in wanted}
+        before = {key: each for key, each in before.items() if key in wanted or deletable(key)}
         found = difference(before.values(), wanted.values())
         self._check_owner(tables, *(each.key for each in found.services))
         if found:
@@ -269,7 +285,7 @@ class Director:
 
     def edit_service(
         self,
-        service: Service | ServiceKey,
+        service: Service | ServiceKey | str,
         *,
         scheduler: str | None = None,
         flags: Flag | None = None,
@@ -296,13 +312,13 @@ class Director:
                     tables.edit_service(changed.to_model())
             return Service.from_model(tables.service(key.to_model()))
 
-    def delete_service(self, service: Service | ServiceKey) -> None:
+    def delete_service(self, service: Service | ServiceKey | str) -> None:
         """Delete a service with its servers; connections go on until they expire. Raises NotFound, OwnedByDaemon."""
         key = service_key(service)
         with self._editing(key) as tables:
             tables.delete_service(key.to_model())
 
-    def add_server(self, service: Service | ServiceKey, server: Server) -> None:
+    def add_server(self, service: Service | ServiceKey | str, server: Server) -> None:
         """Add a server. Raises NotFound (of the service), Exists, InvalidValue, OwnedByDaemon, NoSpace."""
         key = service_key(service)
         check_server(key, server)
@@ -311,11 +327,11 @@ class Director:
 
     def edit_server(
         self,
-        service: Service | ServiceKey,
-        server: Server | ServerKey,
+        service: Service | ServiceKey | str,
+        server: Server | ServerKey | str,
         *,
         weight: int | None = None,
-        forwarding: Forwarding | str | None = None,
+        forwarding: Forwarding | ForwardingName | None = None,
         upper: int | None = None,
         lower: int | None = None,
         tunnel: Tunnel | None = None,
@@ -346,17 +362,54 @@ class Director:
                     tables.edit_destination(key.to_model(), changed.to_model())
             return changed
 
-    def delete_server(self, service: Service | ServiceKey, server: Server | ServerKey) -> None:
+    def delete_server(self, service: Service | ServiceKey | str, server: Server | ServerKey | str) -> None:
         """Delete a server; its connections end as in IPVS. Raises NotFound, OwnedByDaemon."""
         key, named = service_key(service), server_key(server)
         with self._editing(key, named) as tables:
             tables.delete_destination(key.to_model(), named.to_model())
 
+    def drain(
+        self,
+        service: Service | ServiceKey | str,
+        server: Server | ServerKey | str,
+        *,
+        timeout_s: float | None = None,
+        active_only: bool = False,
+        interval_s: float = 1.0,
+    ) -> bool:
+        """Give a server weight 0, and wait until its connections have ended; return whether they have.
+
+        With `active_only` finished connections that still time out do not count. After `timeout_s` it returns False.
+        The server stays in the table with weight 0: delete it, or give it a weight again. Raises NotFound, also if
+        the server is deleted during the wait, OwnedByDaemon, InvalidValue.
+        """
+        pause_s = interval(interval_s)
+        boolean("active_only", active_only)
+        end = time.monotonic() + (LONGEST_S if timeout_s is None else interval(timeout_s, "timeout_s"))
+        self.edit_server(service, server, weight=0)
+        while self.connections_left(service, server, active_only=active_only):
+            if time.monotonic() >= end:
+                return False
+            time.sleep(pause_s)
+        return True
+
+    def connections_left(
+        self, service: Service | ServiceKey | str, server: Server | ServerKey | str, *, active_only: bool = False
+    ) -> int:
+        """Return how many connections a server has now, or how many active ones. Raises NotFound."""
+        key, named = service_key(service), server_key(server)
+        boolean("active_only", active_only)
+        with self._tables(key, named) as tables:
+            for each in tables.service(key.to_model()).destinations:
+                if ServerKey.from_model(each.destination.key) == named:
+                    return each.active + (0 if active_only else each.inactive)
+        raise NotFound(key, named)
+
     def clear(self) -> Difference:
         """Delete all services. Raises OwnedByDaemon."""
         return self.apply(())
 
-    def zero(self, service: Service | ServiceKey | None = None) -> None:
+    def zero(self, service: Service | ServiceKey | str | None = None) -> None:
         """Set the counters of one service and its servers, or all counters, to 0. Raises NotFound."""
         key = None if service is None else service_key(service)
         with self._tables(key) as tables:
@@ -415,6 +468,22 @@ class Director:
                 yield tables
 
 
+def _scope(scope: object, prune: bool) -> Callable[[ServiceKey], bool]:
+    """Return whether a service that is not desired is deleted, by its key. Raises InvalidValue."""
+    if scope is None:
+        return lambda _: prune
+    if not prune:
+        raise InvalidValue("scope", scope, "says what is deleted, and prune=False that nothing is: give one of them")
+    if callable(scope):
+        return scope
+    if isinstance(scope, str | Service | ServiceKey) or not isinstance(scope, Iterable):
+        raise InvalidValue("scope", scope, "must be services, keys or their texts in a list; or a function of a key")
+    try:
+        return frozenset(map(service_key, scope)).__contains__
+    except InvalidValue as error:
+        raise InvalidValue("scope", scope, f"{error}") from None
+
+
 class Watcher:
     """Remembers the services of the last look."""
 
@@ -442,10 +511,10 @@ def _pausing(watcher: Watcher, interval_s: float) -> Iterator[Difference]:
             time.sleep(interval_s)
 
 
-def interval(value: object) -> float:
-    """Return the pause between two looks. Raises InvalidValue."""
+def interval(value: object, field: str = "interval_s") -> float:
+    """Return a length of time, as the pause between two looks. Raises InvalidValue."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LONGEST_S:
-        raise InvalidValue("interval_s", value, f"must be a number of seconds above 0, up to {LONGEST_S}")
+        raise InvalidValue(field, value, f"must be a number of seconds above 0, up to {LONGEST_S}")
     return float(value)
 
 

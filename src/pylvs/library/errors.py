@@ -28,17 +28,32 @@ class Error(Exception):
 
 
 class InvalidValue(Error, ValueError):
-    """A value that no table accepts: `field` names it, `value` is what was given, `hint` is what is allowed."""
+    """A value that no table accepts: `field` names it, `value` is what was given, `hint` is what is allowed.
 
-    def __init__(self, field: str, value: object, hint: str) -> None:
-        super().__init__(field, value, hint)
+    `path` is the position: a service and a server, as `TCP 192.0.2.1:80: 10.0.0.1:80`, or `servers[2]` in what
+    `from_dict` reads. It is "" if that is not known.
+    """
+
+    def __init__(self, field: str, value: object, hint: str, path: str = "") -> None:
+        super().__init__(field, value, hint, path)
         self.field = field
         self.value = value
         self.hint = hint
+        self.path = path
 
     def __str__(self) -> str:
         value = str(self.value) if isinstance(self.value, IPv4Address | IPv6Address) else repr(self.value)
-        return f"{self.field}: {value}: {self.hint}"
+        return f"{f'{self.path}: ' if self.path else ''}{self.field}: {value}: {self.hint}"
+
+
+@contextlib.contextmanager
+def located(path: object) -> Iterator[None]:
+    """Name where the value is, in each InvalidValue of the block that does not know it, or only a part of it."""
+    try:
+        yield
+    except InvalidValue as error:
+        inner = f": {error.path}" if error.path else ""
+        raise InvalidValue(error.field, error.value, error.hint, f"{path}{inner}") from None
 
 
 class _AboutService(Error):
@@ -177,7 +192,9 @@ def from_model(
         return NotFound(service, server if isinstance(error, model.NoSuchDestination) else None)
     if error.field:
         field = _PUBLIC_FIELDS.get(error.field, error.field)
-        return InvalidValue(field, getattr(subject, field, None), str(error))
+        path = ": ".join(str(each) for each in (service, server) if each is not None)
+        hint = str(error).removeprefix(f"{service} -> {server}: ").removeprefix(f"{service}: ")
+        return InvalidValue(field, getattr(subject, field, None), hint, path)
     if isinstance(error, model.NoSpace):
         return NoSpace(str(error), error.table, error.limit)
     if isinstance(error, model.Busy):

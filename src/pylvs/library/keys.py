@@ -15,9 +15,10 @@ from pylvs.model.service import ServiceKey as ModelKey
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from enum import Enum
-    from typing import TypeVar
+    from typing import Literal, TypeVar
 
     Choice = TypeVar("Choice", bound=Enum)
+    ProtocolName = Literal["tcp", "udp", "sctp", "TCP", "UDP", "SCTP"]
 
 MAX_MARK = 0xFFFFFFFF
 _FAMILIES = (4, 6)
@@ -97,7 +98,7 @@ class ServiceKey:
     port: int
     mark: int
 
-    def __init__(self, protocol: Protocol | str, address: Address | str, port: int, *, mark: int = 0) -> None:
+    def __init__(self, protocol: Protocol | ProtocolName, address: Address | str, port: int, *, mark: int = 0) -> None:
         """Raise InvalidValue for a field that no service can have."""
         put = setter(self)
         put("protocol", choice("protocol", protocol, Protocol))
@@ -122,7 +123,7 @@ class ServiceKey:
         protocol, space, rest = text.partition(" ")
         if not space:
             raise InvalidValue("service", text, hint)
-        return cls(protocol, *_split("service", rest))
+        return cls(choice("protocol", protocol, Protocol), *_split("service", rest))
 
     @classmethod
     def from_model(cls, key: ModelKey) -> ServiceKey:
@@ -153,7 +154,7 @@ class ServerKey:
     @classmethod
     def parse(cls, text: str) -> ServerKey:
         """Invert `str`: `10.0.0.1:80`, `[2001:db8::1]:80`. Raises InvalidValue."""
-        return cls(*_split("server", text))
+        return parse_server(text, "server")
 
     @classmethod
     def from_model(cls, key: DestinationKey) -> ServerKey:
@@ -166,6 +167,11 @@ class ServerKey:
 
     def __str__(self) -> str:
         return endpoint(self.address, self.port)
+
+
+def parse_server(text: str, field: str) -> ServerKey:
+    """Return the key of a text, which is the value of an argument `field`. Raises InvalidValue."""
+    return ServerKey(*_split(field, text))
 
 
 # Fields and arguments of the classes hide these functions.

@@ -14,6 +14,10 @@ from pylvs.model.director import STATES, Connection
 from pylvs.model.rows import Counters, Rates, ServiceRow
 from pylvs.model.service import Protocol
 
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from pylvs.library.keys import ProtocolName
+
 Network = IPv4Network | IPv6Network
 
 
@@ -70,10 +74,10 @@ def statistics_of(rows: Iterable[ServiceRow], totals: Counters) -> Statistics:
 
 def matching(
     *,
-    protocol: Protocol | str | None,
+    protocol: Protocol | ProtocolName | None,
     client: Address | Network | str | None,
-    service: Service | ServiceKey | None,
-    server: Server | ServerKey | None,
+    service: Service | ServiceKey | str | None,
+    server: Server | ServerKey | str | None,
     state: str | None,
 ) -> Callable[[Iterator[Connection]], Iterator[Connection]]:
     """Return a filter of connections. Raises InvalidValue now, not at the first connection."""

@@ -7,10 +7,10 @@ from enum import Flag as EnumFlag
 from enum import StrEnum
 from ipaddress import IPv4Address
 
-from pylvs.library.errors import InvalidValue
-from pylvs.library.keys import ServerKey, ServiceKey, any_address, boolean, choice, number, setter
+from pylvs.library.errors import InvalidValue, located
+from pylvs.library.keys import ServerKey, ServiceKey, any_address, boolean, choice, number, parse_server, setter
 from pylvs.model.addresses import Address
-from pylvs.model.dataclass import dataclass
+from pylvs.model.dataclass import dataclass, replace
 from pylvs.model.rows import ServiceRow
 from pylvs.model.service import (
     DEFAULT_SCHEDULER,
@@ -31,6 +31,17 @@ from pylvs.model.service import (
     VirtualService,
 )
 from pylvs.model.service import Tunnel as ModelTunnel
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any, Literal
+
+    from pylvs.library.keys import ProtocolName
+
+    ForwardingName = Literal["dr", "nat", "tun", "local"]
+    TunnelName = Literal["ipip", "gre", "gue"]
+    EngineName = Literal["", "sip"]
 
 DEFAULT_PERSISTENCE_S = 300  # ipvsadm's
 _BITS_V4 = 32
@@ -82,7 +93,7 @@ class Persistence:
         self,
         timeout_s: int = DEFAULT_PERSISTENCE_S,
         netmask: int | IPv4Address | str | None = None,
-        engine: str = "",
+        engine: EngineName = "",
     ) -> None:
         """Take a mask as `24`, `"255.255.255.0"` or an IPv4Address. Raises InvalidValue."""
         put = setter(self)
@@ -123,7 +134,11 @@ class Tunnel:
     remote_checksum: bool
 
     def __init__(
-        self, kind: TunnelKind | str = "ipip", port: int = 0, checksum: bool = False, remote_checksum: bool = False
+        self,
+        kind: TunnelKind | TunnelName = "ipip",
+        port: int = 0,
+        checksum: bool = False,
+        remote_checksum: bool = False,
     ) -> None:
         """Raise InvalidValue for a field that this kind of tunnel cannot have."""
         put = setter(self)
@@ -160,7 +175,7 @@ class Server:
         port: int,
         *,
         weight: int = 1,
-        forwarding: Forwarding | str = Forwarding.DR,
+        forwarding: Forwarding | ForwardingName = Forwarding.DR,
         upper: int = 0,
         lower: int = 0,
         tunnel: Tunnel | None = None,
@@ -169,21 +184,35 @@ class Server:
         put, key = setter(self), ServerKey(address, port)
         put("address", key.address)
         put("port", key.port)
-        put("weight", number("weight", weight, 0, MAX_WEIGHT))
-        put("forwarding", choice("forwarding", forwarding, Forwarding, by_value=True))
-        put("upper", number("upper", upper, 0, MAX_THRESHOLD))
-        put("lower", number("lower", lower, 0, MAX_THRESHOLD))
-        if self.lower > self.upper:
-            raise InvalidValue("lower", lower, f"must not be above upper, {upper}")
-        is_tunnel = self.forwarding is Forwarding.TUN
-        if tunnel is not None and not (is_tunnel and isinstance(tunnel, Tunnel)):
-            raise InvalidValue("tunnel", tunnel, 'must be a Tunnel, of a server with forwarding "tun"')
-        put("tunnel", (tunnel or Tunnel()) if is_tunnel else None)
+        with located(key):
+            put("weight", number("weight", weight, 0, MAX_WEIGHT))
+            put("forwarding", choice("forwarding", forwarding, Forwarding, by_value=True))
+            put("upper", number("upper", upper, 0, MAX_THRESHOLD))
+            put("lower", number("lower", lower, 0, MAX_THRESHOLD))
+            if self.lower > self.upper:
+                raise InvalidValue("lower", lower, f"must not be above upper, {upper}")
+            is_tunnel = self.forwarding is Forwarding.TUN
+            if tunnel is not None and not (is_tunnel and isinstance(tunnel, Tunnel)):
+                raise InvalidValue("tunnel", tunnel, 'must be a Tunnel, of a server with forwarding "tun"')
+            put("tunnel", (tunnel or Tunnel()) if is_tunnel else None)
 
     @property
     def key(self) -> ServerKey:
         """What identifies the server within its service."""
         return ServerKey(self.address, self.port)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return this as JSON types; `from_dict` inverts it."""
+        from pylvs.library.dictionaries import server_to_dict
+
+        return server_to_dict(self)
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Server:
+        """Return the server that `to_dict` describes; what has a default may be left out. Raises InvalidValue."""
+        from pylvs.library.dictionaries import server_from_dict
+
+        return server_from_dict(data)
 
     @classmethod
     def from_model(cls, found: Destination) -> Server:
@@ -238,7 +267,7 @@ class Service:
 
     def __init__(
         self,
-        protocol: Protocol | str,
+        protocol: Protocol | ProtocolName,
         address: Address | str,
         port: int,
         servers: Iterable[Server] = (),
@@ -252,14 +281,15 @@ class Service:
         put, key = setter(self), ServiceKey(protocol, address, port, mark=mark)
         for name in "protocol", "address", "port", "mark":
             put(name, getattr(key, name))
-        if scheduler != NO_SCHEDULER and scheduler not in SCHEDULERS:
-            raise InvalidValue("scheduler", scheduler, f"must be one of: {', '.join((*SCHEDULERS, NO_SCHEDULER))}")
-        put("scheduler", scheduler)
-        put("persistence", _persistence(persistence, key))
-        put("flags", _flags(flags, key))
-        if not (key.mark or key.port or persistence):
-            raise InvalidValue("port", port, "a service of all ports needs persistence")
-        put("servers", _servers(servers, key))
+        with located(key):
+            if scheduler != NO_SCHEDULER and scheduler not in SCHEDULERS:
+                raise InvalidValue("scheduler", scheduler, f"must be one of: {', '.join((*SCHEDULERS, NO_SCHEDULER))}")
+            put("scheduler", scheduler)
+            put("persistence", _persistence(persistence, key))
+            put("flags", _flags(flags, key))
+            if not (key.mark or key.port or persistence):
+                raise InvalidValue("port", port, "a service of all ports needs persistence")
+            put("servers", _servers(servers, key))
 
     @classmethod
     def of_mark(
@@ -290,7 +320,20 @@ class Service:
         """What identifies the service."""
         return ServiceKey(self.protocol, self.address, self.port, mark=self.mark)
 
-    def server(self, key: Server | ServerKey) -> Server | None:
+    def to_dict(self) -> dict[str, Any]:
+        """Return this with its servers as JSON types; `from_dict` inverts it."""
+        from pylvs.library.dictionaries import service_to_dict
+
+        return service_to_dict(self)
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Service:
+        """Return the service that `to_dict` describes; what has a default may be left out. Raises InvalidValue."""
+        from pylvs.library.dictionaries import service_from_dict
+
+        return service_from_dict(data)
+
+    def server(self, key: Server | ServerKey | str) -> Server | None:
         """Return the server with this key as it is in this service, or None. Raises InvalidValue."""
         wanted = server_key(key, "key")
         return next((each for each in self.servers if each.key == wanted), None)
@@ -351,7 +394,7 @@ def _persistence(value: object, key: ServiceKey) -> Persistence | None:
     is_ipv4 = key.address.version == 4
     whole = _BITS_V4 if is_ipv4 else MAX_PREFIX
     if netmask is None or netmask == whole:
-        return Persistence(value.timeout_s, None, value.engine)
+        return replace(value, netmask=None)
     if isinstance(netmask, int) and not (0 if is_ipv4 else 1) <= netmask <= whole:
         hint = f"must be from 0 to {whole}" if is_ipv4 else f"must be a prefix length from 1 to {whole}"
         raise InvalidValue("netmask", netmask, hint)
@@ -394,16 +437,20 @@ def _servers(value: object, key: ServiceKey) -> tuple[Server, ...]:
 
 
 def service_key(service: object) -> ServiceKey:
-    """Return the key of a service, or the key itself. Raises InvalidValue."""
+    """Return the key of a service, that of a text, or the key itself. Raises InvalidValue."""
+    if isinstance(service, str):
+        return ServiceKey.parse(service)
     if not isinstance(service, Service | ServiceKey):
-        raise InvalidValue("service", service, "must be a Service or a ServiceKey")
+        raise InvalidValue("service", service, "must be a Service, a ServiceKey or its text")
     return service if isinstance(service, ServiceKey) else service.key
 
 
 def server_key(server: object, field: str = "server") -> ServerKey:
-    """Return the key of a server, or the key itself. Raises InvalidValue."""
+    """Return the key of a server, that of a text, or the key itself. Raises InvalidValue."""
+    if isinstance(server, str):
+        return parse_server(server, field)
     if not isinstance(server, Server | ServerKey):
-        raise InvalidValue(field, server, "must be a Server or a ServerKey")
+        raise InvalidValue(field, server, "must be a Server, a ServerKey or its text")
     return server if isinstance(server, ServerKey) else server.key
 
 
@@ -413,7 +460,7 @@ def check_server(key: ServiceKey, server: Server, field: str = "server") -> None
         raise InvalidValue(field, server, "must be a Server")
     if server.address.version != key.address.version and server.forwarding is not Forwarding.TUN:
         hint = f'IPv{server.address.version} behind IPv{key.address.version} needs forwarding="tun"'
-        raise InvalidValue("address", server.address, hint)
+        raise InvalidValue("address", server.address, hint, str(server.key))
     if server.port != key.port and not key.mark and server.forwarding is not Forwarding.NAT:
         hint = f'forwarding="{server.forwarding}" keeps the port of the service, {key.port}; only "nat" changes it'
-        raise InvalidValue("port", server.port, hint)
+        raise InvalidValue("port", server.port, hint, str(server.key))

@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, TypeVar
+from typing import Protocol as Interface
 
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
@@ -18,7 +19,7 @@ from pylvs.model.errors import NoSpace
 from pylvs.model.marks import MOST_RULES, MarkRule
 from pylvs.model.marks import checked as checked_rule
 from pylvs.model.rows import DeviceProblem, ServiceRow
-from pylvs.model.service import Destination, DestinationKey, ServiceKey, Timeouts, VirtualService
+from pylvs.model.service import Destination, DestinationKey, Protocol, ServiceKey, Timeouts, VirtualService
 from pylvs.model.settings import SETTINGS, checked, known_setting
 
 TABLE_SIZE = 4096
@@ -63,10 +64,11 @@ STATES = tuple(dict.fromkeys((*TCP_STATES, "UDP", *SCTP_STATES, "ASSURED")))  # 
 class Connection(NamedTuple):
     """One entry of the connection table (IPVS-SEMANTICS 4.2): a tuple, because there may be millions.
 
-    `state` is the state's name in a listing; `expires_s` is in whole seconds. A template has client port 0.
+    `state` is the state's name in a listing; `expires_s` is in whole seconds. A template has client port 0, and that of
+    a mark protocol 0.
     """
 
-    protocol: int
+    protocol: Protocol | int
     state: str
     expires_s: int
     client: Address
@@ -79,7 +81,7 @@ class Connection(NamedTuple):
     engine_data: str = ""
 
 
-class Director(Protocol):
+class Director(Interface):
     """The interface of an object that holds the tables."""
 
     def add_service(self, service: VirtualService) -> None:

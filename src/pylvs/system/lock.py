@@ -73,7 +73,7 @@ def holder(path: StrPath) -> int:
 def _noted(path: StrPath) -> int:
     """Return the PID in a locked PID file, else what the kernel knows of the lock, 0 if that is nothing."""
     found = _content(path)
-    return int(found) if found.isdecimal() else _holder(path)
+    return int(found) if found.isdecimal() else owner(path)
 
 
 class Lock:
