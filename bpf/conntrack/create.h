@@ -21,6 +21,7 @@ struct new_conn {
 	u32 slot; /* result */
 	bool is_ipv6;
 	bool has_control;
+	bool nat; /* it may be in NAT's part of the table */
 	struct control control; /* of templates, and of connections under one */
 	const struct call *call; /* of the template of a SIP call; else NULL */
 	enum slot_user user;
@@ -32,7 +33,7 @@ INLINE enum create_result insert_conn(struct new_conn *new)
 	struct key key = {};
 	struct found found = {.connection = &new->conn};
 	set_key(&key, new->tuple, new->is_ipv6);
-	enum create_result result = reserve(&key, &found, new->user);
+	enum create_result result = reserve(&key, &found, new->user, new->nat);
 	if (unlikely(result != CREATED))
 		return result;
 	u32 slot = found.slot;
@@ -87,6 +88,7 @@ INLINE enum create_result create_conn(struct scratch *w, struct destination *d, 
 		.has_control = controlled,
 		.control = {.template = w->template},
 		.is_ipv6 = p->is_ipv6,
+		.nat = masq,
 		.user = BY_PACKET,
 	};
 	enum create_result result = insert_conn(&new);

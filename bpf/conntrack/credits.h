@@ -8,15 +8,22 @@
 
 enum {
 	NAT_SHARE = 8, /* this part of the table is for connections by NAT alone: others are forwarded without one */
+	RARE_SHARE = 16, /* of it, this part of the table is not for UDP of a service that makes many connections */
 	CREDITS = MAGAZINE / 2, /* that move at once between a CPU and the pool */
 	PLENTY = 1024, /* with fewer free credits, move them one by one: any CPU can then take the last one */
 };
 
-/* Return at how many connections there is space for no other one, by NAT or not. Without this share, forged SYNs and
+/* Return at how many connections there is space for no other one, by NAT (or under a template for it) or not. Without this share, forged SYNs and
  * ACKs to a service of direct routing could take every entry. */
-INLINE u32 capacity_for(const struct pool *pool, bool masq)
+INLINE u32 capacity_for(const struct pool *pool, bool nat)
 {
-	return pool->capacity - (!masq && get_root()->nat ? pool->capacity / NAT_SHARE : 0);
+	return pool->capacity - (!nat && get_root()->nat ? pool->capacity / NAT_SHARE : 0);
+}
+
+/* Whether only the last part of the table is free. */
+INLINE bool is_nearly_full(const struct pool *pool)
+{
+	return READ_ONCE(pool->used) >= pool->capacity - pool->capacity / RARE_SHARE;
 }
 
 INLINE bool has_plenty(const struct pool *pool)
@@ -44,14 +51,14 @@ INLINE bool take_credit_at_once(void)
 }
 
 /* Likewise, from a CPU's pool. */
-INLINE bool take_credit(struct magazine *m, bool masq)
+INLINE bool take_credit(struct magazine *m, bool nat)
 {
 	if (likely(m->credits)) {
 		m->credits -= 1;
 		return true;
 	}
 	struct pool *pool = map_elem(pools, 0);
-	if (!pool || READ_ONCE(pool->used) >= capacity_for(pool, masq))
+	if (!pool || READ_ONCE(pool->used) >= capacity_for(pool, nat))
 		return false;
 	if (unlikely(!has_plenty(pool)))
 		return take_credit_at_once();

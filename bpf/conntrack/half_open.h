@@ -15,6 +15,9 @@
  * A CPU that ends them faster than FLOOD_ENDS_S is flooded for the rest of the tick. Then a SYN gets no connection if the
  * packet can be forwarded without one (lb/fallback.h). That takes less time than to end a connection and make another.
  *
+ * Two datagrams of a forged client make a connection that does not give way. So UDP by NAT, which needs a connection,
+ * leaves the last part of the table to services with a reserved share, and to TCP.
+ *
  * A service that made few of the ring's connections has a reserved share: its half-open connections stay, and those of
  * other services end sooner. In a flood to many services none would make many. So "few" becomes less while most of the
  * oldest ones are reserved. A batch counts for the service whose connection begins it.
@@ -263,15 +266,32 @@ INLINE bool is_flooded(const struct half_open_queue *queue, u32 now)
 	return unlikely(until) && (s32)(until - now) > 0;
 }
 
+INLINE void count_made(struct half_open_queue *queue, u32 service)
+{
+	queue->made += 1;
+	if (!(queue->made & (half_opens_batch - 1)))
+		count_syns(service);
+}
+
+/* Whether the last entries of the table are kept for others than this service. If so, count the attempt: without it, the
+ * service would soon be one that makes few. */
+VERIFIED_ONCE int leaves_last_entries(u32 service)
+{
+	const struct pool *pool = map_elem(pools, 0);
+	struct half_open_queue *queue = map_elem(half_open_queues, 0);
+	if (!pool || !queue || likely(!is_nearly_full(pool)) || has_reserved_share(service, queue))
+		return false;
+	count_made(queue, service);
+	return true;
+}
+
 /* Note a new half-open connection. */
 VERIFIED_ONCE int note_half_open(u32 slot, u32 generation, u32 service)
 {
 	struct half_open_queue *queue = map_elem(half_open_queues, 0);
 	if (!queue)
 		return 0;
-	queue->made += 1;
-	if (!(queue->made & (half_opens_batch - 1)))
-		count_syns(service);
+	count_made(queue, service);
 	append_to(queue, slot, generation);
 	return 0;
 }

@@ -399,11 +399,11 @@ VERIFIED_ONCE int forget_call(u32 slot)
 }
 
 /* Reserve an entry, and choose the generation of its state word. Afterwards call publish or unreserve. */
-INLINE enum create_result reserve(const struct key *key, struct found *new_conn, enum slot_user user)
+INLINE enum create_result reserve(const struct key *key, struct found *new_conn, enum slot_user user, bool nat)
 {
 	struct magazine *m = magazine_of(user);
 	bool masq = new_conn->connection->method == METHOD_MASQ;
-	if (!m || !(user == BY_COMMAND ? take_credit_at_once() : take_credit(m, masq)))
+	if (!m || !(user == BY_COMMAND ? take_credit_at_once() : take_credit(m, nat)))
 		return refuse(REASON_REFUSED_TABLE_FULL);
 	u32 slot = claim_entry(key, masq);
 	new_conn->slot = slot & ~CLAIMED_CROWDED;

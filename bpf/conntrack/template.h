@@ -24,6 +24,7 @@ INLINE enum create_result make_template(struct scratch *w, const struct root *ro
 		.has_control = true,
 		.control = {.timeout = w->timeout},
 		.is_ipv6 = template_is_ipv6(w),
+		.nat = w->method == METHOD_MASQ,
 		.user = BY_PACKET,
 		.call = w->by_call ? &w->call : NULL,
 	};

@@ -11,7 +11,7 @@ INLINE u64 nh_term(u64 word, u64 secret)
 }
 
 /* Return the bit of an address in the bitmaps: multiply-shift with a secret factor, of the sum NH of an IPv6 address.
- * Without the secrets, nobody can choose addresses of the same bit. `address_bit` in Python computes it, too. */
+ * A sender without the secrets cannot choose addresses of the same bit. `address_bit` in Python computes it, too. */
 INLINE u32 address_hash4(const u64 *keys, be32 address)
 {
 	return address * keys[0] >> (64 - HASH_BITS);

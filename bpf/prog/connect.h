@@ -124,7 +124,9 @@ INLINE int connect(struct ctx ctx, struct scratch *w, struct root *root, u32 now
 	}
 	enum create_result result = CREATED;
 	w->needs_template = w->service_flags & SERVICE_PERSISTENT && w->template == NO_TEMPLATE;
-	if (w->needs_template)
+	if (p->protocol == IPPROTO_UDP && w->method == METHOD_MASQ && unlikely(leaves_last_entries(w->service)))
+		result = refuse(REASON_REFUSED_TABLE_FULL);
+	else if (w->needs_template)
 		result = make_template(w, root, now);
 	if (unlikely(result != CREATED))
 		return not_created(ctx, w, result, now, stateless);

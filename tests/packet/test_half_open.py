@@ -143,6 +143,21 @@ def test_a_forged_rst_lets_no_connection_give_way(empty: Host, method: Method, f
     assert Counter(each.state for each in found) == {"CLOSE": HOLDING}
 
 
+@pytest.mark.parametrize("flags", [ServiceFlag(0), ServiceFlag.PERSISTENT], ids=["plain", "persistent"])
+def test_confirmed_udp_of_a_service_leaves_entries_to_other_services_by_nat(empty: Host, flags: ServiceFlag) -> None:
+    """Two forged datagrams of a client make a connection that does not give way, and NAT needs a connection."""
+    flooded = serve(empty, 4, Method.MASQ, protocol=Protocol.UDP)
+    others = serve(empty, 4, Method.MASQ, flags), serve(empty, 4, Method.MASQ, flags, Protocol.UDP)
+    frame = packet("", flooded, 1024)
+    for number in range(FIRST, FIRST + 2 * CAPACITY):
+        for _ in range(2):
+            empty.run(from_client(number, frame))
+    assert empty.pool("used") > CAPACITY * 7 // 8
+    for sport in range(3000, 3050):
+        for service in others:
+            empty.forwarded(packet("S", service, sport))
+
+
 @pytest.mark.parametrize("closing", ["the server's RST", "the server's RST behind an ACK", "a single FIN"])
 def test_a_flood_of_closed_connections_leaves_space(empty: Host, closing: str) -> None:
     empty.director.change_setting("sloppy_tcp", 1)

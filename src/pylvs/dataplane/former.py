@@ -35,8 +35,8 @@ _RENAMED = {
 }
 # Maps by the names of commit 5189436, and maps whose fields were in another one.
 _RENAMED_MAPS = {"conn_counts": "destinations", "lanes": "statistics", "frag_queues": "gathers"}
-# Fields that are computed again, or that begin anew: chains of free slots, bitmaps with their keys, counts of
-# connections and of references, locks, positions in rings.
+# Fields that are computed again, or that begin anew: chains of free slots, bitmaps with their keys, locks. Likewise
+# counts of connections and of references, and positions in rings.
 _ANEW = {
     "root": ("vip_bits", "reply_bits", "standby_bits", "address_keys"),
     "facts": ("timeouts",),

@@ -115,7 +115,7 @@ def test_keys_are_laid_out_as_packets_have_them() -> None:
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_nobody_can_choose_addresses_of_the_same_bit(family: int) -> None:
+def test_a_sender_cannot_choose_addresses_of_the_same_bit(family: int) -> None:
     """These have the same bit by a known factor, or by the same sum of their words."""
     chance, factor = Random(2), 0x61C88647
     keys = chance.getrandbits(64) | 1, chance.getrandbits(64), chance.getrandbits(64)
