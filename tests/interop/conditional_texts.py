@@ -19,8 +19,7 @@ BLOCKS = {
     "real_server": ("real_server 10.0.1.{n} 80", ("TCP_CHECK", "SMTP_CHECK"), "uthreshold 5"),
     "TCP_CHECK": ("TCP_CHECK", (), "connect_ip 10.0.0.9"),
     "SMTP_CHECK": ("SMTP_CHECK", (), "helo_name x"),
-    "vrrp_instance": ("vrrp_instance V{n}", ("authentication",), "priority 7"),
-    "authentication": ("authentication", (), "auth_type PASS"),
+    "vrrp_instance": ("vrrp_instance V{n}", (), "priority 7"),
 }
 KEYWORDS = tuple(keyword for _, _, keyword in BLOCKS.values() if keyword)
 

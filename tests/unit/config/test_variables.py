@@ -31,7 +31,7 @@ def test_a_variable_is_replaced_where_it_is_used(text: str, expected: list[str])
 
 def test_a_definition_may_have_several_lines() -> None:
     text = (
-        "$I= \\\nvs ${N} { \\\n  weight ${N} \\\n  # a comment\n  @x only \\\n  @y never \\\n}\n"
+        "$I= \\\nvs ${N} { \\\n  weight ${N} \\\n  # a comment \\\n  @x only \\\n  @y never \\\n}\n"
         "$N=1\n$I\n$N=2\na { $I\n}"
     )
     assert parsed_outline(text, "x") == [
@@ -44,7 +44,7 @@ def test_a_definition_may_have_several_lines() -> None:
     "text",
     [
         "$V= \\  # all\n10.0.0.1/24 \\  # first\n10.0.0.2/24 \\ ! second\n10.0.0.3/24 # third\nvips { $V\n}",
-        "$V= # all \\\n10.0.0.1/24 # first \\\n10.0.0.2/24 \\\n# none\n10.0.0.3/24\nvips { $V\n}",
+        "$V= # all \\\n10.0.0.1/24 # first \\\n10.0.0.2/24 \\\n# none \\\n10.0.0.3/24\nvips { $V\n}",
     ],
 )
 def test_a_comment_in_a_definition_does_not_end_it(text: str) -> None:
@@ -99,7 +99,7 @@ def test_what_keepalived_defines(tmp_path: object, monkeypatch: pytest.MonkeyPat
         ),
         (
             "$A= \\\nb \\\n\nc",
-            "-:3:1: warning: the definition of 'A' ends at this empty line; remove it, or the '\\' before",
+            "-:3:1: warning: the definition of 'A' ends at this blank line; remove it, or the '\\' before",
         ),
         ("$A=x${A}\na $A", "-:2:3: error: '$A' stands for itself, over 64 values deep; define it without itself"),
         ("$A= \\\nb \\\n$B\n$B= \\\n$A\n$A", "-:5:1: error: the lines of 'A' hold 'A'; define it without itself"),
@@ -114,11 +114,8 @@ def test_what_keepalived_defines(tmp_path: object, monkeypatch: pytest.MonkeyPat
             "-:1:1: error: ~LST has 2 variables, but the value {3,4,5}; the line needs ~LST(...)",
         ),
         (
-            "a { @no b }",
-            (
-                "-:1:11: warning: keepalived leaves out this brace too when @no does not hold; write it on a line "
-                "of its own"
-            ),
+            "a { @no b }\n}",
+            "-:1:11: warning: @no, which does not hold, excludes this brace too; write it on a line of its own",
         ),
     ],
 )
@@ -139,13 +136,8 @@ def test_conditions(ids: list[str], expected: list[str]) -> None:
 
 
 def test_a_condition_excludes_the_rest_of_its_line_with_all_braces() -> None:
-    text = "vs {\n@a rs 1 {\n@a   weight 3\n@a }\nrs 2 { @a w }\n@a q 1 }\n@^a q 2 }\nend\n"
-    written = (
-        "-:5:13: warning: keepalived leaves out this brace too when @a does not hold; write it on a line of its own"
-    )
-    document, findings = read_text(text, ids=["b"])
-    assert outline(document) == ["vs {", "  rs|2 {", "  }", "  q|2", "}", "end"]
-    assert [str(finding) for finding in findings] == [written]
+    text = "vs {\n@a rs 1 {\n@a   weight 3\n@a }\nrs 2 { @a w\n@^a v }\n@a }\n@a q 1 }\n@^a q 2 }\nend\n"
+    assert parsed_outline(text, "b") == ["vs {", "  rs|2 {", "    v", "  }", "  q|2", "}", "end"]
     assert parsed_outline(text, "a")[:6] == ["vs {", "  rs|1 {", "    weight|3", "  }", "  rs|2 {", "    w"]
 
 
@@ -178,8 +170,17 @@ def test_a_sequence_in_a_variable_repeats_all_lines_of_the_next_variable() -> No
     assert parsed_outline(text) == ["vs {", "  rs|11 {", *block, "  rs|12 {", *block, "  rs|a {", *block, "}"]
 
 
-def test_a_line_of_blanks_does_not_end_a_definition_of_several_lines() -> None:
-    assert parsed_outline("$A= \\\nx \\\n  \t\ny\n$A\n") == ["x", "y"]
+def test_a_comment_without_a_backslash_in_a_definition_is_a_warning() -> None:
+    """keepalived's first process continues the definition; those for checks and virtual routers end it."""
+    document, findings = read_text("$A= \\\nx \\\n# c\ny\n$A\n")
+    assert outline(document) == ["x", "y"]
+    assert [str(finding) for finding in findings] == [
+        (
+            "-:3:1: warning: in keepalived the definition of 'A' ends at this comment; write a '\\' at its end, "
+            "or remove it"
+        )
+    ]
+    assert parsed_outline("$A= \\\nx \\\n# c \\\ny\n$A\n") == ["x", "y"]
 
 
 @pytest.mark.parametrize(
@@ -204,11 +205,11 @@ def test_sequences(text: str, expected: list[str]) -> None:
     assert parsed_outline(text, "yes") == expected
 
 
-def test_a_sequence_in_a_block_on_one_line_ends_with_the_block() -> None:
-    document, findings = read_text("vips { ~SEQ(N,1,2) 10.0.0.$N }")
-    assert outline(document) == ["vips {", "  10.0.0.1", "  10.0.0.2", "}"]
+def test_a_sequence_repeats_the_rest_of_its_line_with_all_braces() -> None:
+    document, findings = read_text("a { b { ~SEQ(N,1,2) 10.0.0.$N }")
+    assert outline(document) == ["a {", "  b {", "    10.0.0.1", "  }", "  10.0.0.2", "}"]
     assert [str(finding) for finding in findings] == [
-        "-:1:30: warning: keepalived repeats this brace too, with ~SEQ; write it on a line of its own"
+        "-:1:31: warning: ~SEQ repeats this brace too; write it on a line of its own"
     ]
 
 

@@ -334,11 +334,12 @@ class _Parser:
         written, at, opened, rounds, begins, variables = line, 0, 0, 0, True, "$" in line.text
         while (at := skip_blanks(line.text, at)) < len(line.text):
             if begins and line.text[at] == "@":
-                at, holds = self._condition(line, at, opened)
-                if not holds:
-                    begins = False
-                    continue
-                at = skip_blanks(line.text, at)
+                condition = _CONDITION.match(line.text, at)
+                assert condition is not None
+                if not self._holds(condition):
+                    self._exclude(line, condition, opened)
+                    return
+                at = skip_blanks(line.text, condition.end())
             if begins and (match := DEFINITION.match(line.text, at)):
                 self.variables.values[match[1]] = self._definition(line, match)
                 return
@@ -375,23 +376,16 @@ class _Parser:
             self.frames.append(_Frame(iter(lines), name))
         return result.line
 
-    def _condition(self, line: Line, at: int, opened: int) -> tuple[int, bool]:
-        """Return where to continue after the condition at `at` and the text that it excludes, and whether it holds.
+    def _exclude(self, line: Line, condition: re.Match[str], opened: int) -> None:
+        """Report what the rest of a line would have been whose condition does not hold, if that is surprising.
 
-        It excludes the rest of the line, as in keepalived, but no brace that closes one of the `opened` blocks.
+        `opened` is the number of blocks that the line has opened before.
         """
-        match = _CONDITION.match(line.text, at)
-        assert match is not None
-        if self._holds(match):
-            return match.end(), True
-        if definition := DEFINITION.match(line.text, skip_blanks(line.text, match.end())):
-            self._excluded_definition(line, definition, match[0])
-            return len(line.text), False
-        end = self._scope(line, match.end(), opened)
-        if end < len(line.text):
-            text = f"keepalived leaves out this brace too when {match[0]} does not hold"
-            self.findings.warning(line.location(end, end + 1), text, "write it on a line of its own")
-        return end, False
+        if definition := DEFINITION.match(line.text, skip_blanks(line.text, condition.end())):
+            self._excluded_definition(line, definition, condition[0])
+            return
+        text = f"{condition[0]}, which does not hold, excludes this brace too"
+        self._report_brace(line, condition.end(), opened, text)
 
     def _holds(self, condition: re.Match[str]) -> bool:
         return (condition[2] in self.ids) != bool(condition[1])
@@ -405,17 +399,17 @@ class _Parser:
             where = line.location(match.start(), match.end())
             self.findings.warning(where, text, f"begin each of its lines with {condition}")
 
-    def _scope(self, line: Line, at: int, opened: int) -> int:
-        """Return where a condition or sequence ends: with the line, or before a brace that closes an `opened` block."""
+    def _report_brace(self, line: Line, at: int, opened: int, text: str) -> None:
+        """Report a brace behind a condition or sequence that closes one of the blocks `opened` before it."""
         lexer, depth = Lexer(Findings()), 0
         while opened and at < len(line.text):
             words, end = lexer.statement(line, at)
             if words and isinstance(words[-1], Brace):
                 depth += 1 if words[-1].opens else -1
                 if depth < 0:
-                    return end - 1
+                    self.findings.warning(line.location(end - 1, end), text, "write it on a line of its own")
+                    return
             at = end
-        return len(line.text)
 
     def _definition(self, line: Line, match: re.Match[str]) -> Value:
         """Consume a definition; return its lines without trailing backslashes."""
@@ -428,10 +422,13 @@ class _Parser:
             if not self.budget.spend(len(following.text), following):
                 break
             text = following.text.strip(_BLANKS)
-            if text[:1] in ("#", "!") or (not text and following.text.strip("\r")):
-                continue  # comments and blanks neither belong to a definition nor end it, but an empty line ends it
+            if text[:1] in ("#", "!"):  # a comment line neither belongs to a definition nor ends it
+                if not text.endswith("\\"):
+                    text = f"in keepalived the definition of '{match[1]}' ends at this comment"
+                    self.findings.warning(following.location(0, 1), text, "write a '\\' at its end, or remove it")
+                continue
             if not text:
-                text = f"the definition of '{match[1]}' ends at this empty line"
+                text = f"the definition of '{match[1]}' ends at this blank line"
                 self.findings.warning(following.location(0, 1), text, "remove it, or the '\\' before")
                 break
             end = continued(following.text)
@@ -450,12 +447,8 @@ class _Parser:
             self.findings.error(line.location(at, match.end()), str(error), f"the line needs ~{match[1]}(...)")
             return
         location, start = line.location(at, close + 1), close + 1
-        end = self._scope(line, start, opened)
-        if end < len(line.text):
-            text = f"keepalived repeats this brace too, with ~{match[1]}"
-            self.findings.warning(line.location(end, end + 1), text, "write it on a line of its own")
-            self.frames.append(_Frame(iter((line.part(end),))))
-        rest = line.part(start, end)
+        self._report_brace(line, start, opened, f"~{match[1]} repeats this brace too")
+        rest = line.part(start)
 
         def repeated() -> Iterator[Line]:
             for each in values:
