@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import gzip
+import io
 import json
 import os
 import socket
@@ -22,6 +23,7 @@ from pylvs.daemon.api import http_server
 from pylvs.daemon.api.application import _executed
 from pylvs.daemon.api.http_server import HttpServer, Limits, Request, Response, Stream, json_response
 from pylvs.daemon.notifications import MAX_QUEUED, REMEMBERED, EventBus
+from pylvs.model.errors import Busy
 from tests.unit.daemon.daemons import FakeHost, run, until
 from tests.waiting import PATIENCE_S
 
@@ -337,8 +339,8 @@ def test_clients_leave_nothing_in_the_daemon(tmp_path: Path, monkeypatch: pytest
             for end in ends:
                 end.close()
             await until(lambda: not daemon.events._subscribers)
-            gc.collect()  # asyncio's futures refer to the error that they have, and it to them
-            assert not made
+            # asyncio's futures refer to the error that they have, and it to them.
+            await until(lambda: gc.collect() >= 0 and not made)
             assert len(daemon.events._lines) == REMEMBERED
 
     def noted(self: Any, *given: Any, **named: Any) -> None:
@@ -347,3 +349,21 @@ def test_clients_leave_nothing_in_the_daemon(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(http_server._Connection, "__init__", noted)
     run(scenario())
+
+
+def test_a_stream_that_fails_is_logged_and_ends_its_connection_alone(tmp_path: Path, log_output: io.StringIO) -> None:
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"1\n"
+        raise Busy("the table was not read")
+
+    async def handler(request: Request) -> Response | Stream:
+        return Stream(parts(), "text/plain") if request.path == "/stream" else json_response({})
+
+    async def scenario() -> None:
+        async with served(tmp_path / "api", handler):
+            answer = await exchanged(tmp_path / "api", b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert answer.endswith(b"2\r\n1\n\r\n"), "without the last chunk"
+            assert parsed(await exchanged(tmp_path / "api", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"))[0] == 200
+
+    run(scenario())
+    assert "error: a response was not completed: the table was not read" in log_output.getvalue()

@@ -25,6 +25,7 @@ import h11
 
 from pylvs.daemon.state.history import json_line
 from pylvs.model.dataclass import dataclass, field
+from pylvs.model.errors import PylvsError
 from pylvs.system.logs import get_logger
 from pylvs.system.sockets import peer_of
 from pylvs.system.syscalls import SHORTAGES
@@ -143,6 +144,7 @@ class HttpServer:
     def __init__(self, listener: socket.socket, handler: Handler, limits: Limits = Limits()) -> None:  # noqa: B008  immutable
         self._listener, self._handler, self._limits = listener, handler, limits
         self._connections: dict[_Connection, asyncio.Task[None]] = {}
+        self._refusals: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Lock()
         self._silent_until = -math.inf
 
@@ -172,7 +174,12 @@ class HttpServer:
             end.close()
             return
         if not await self._make_space(connection.user):
-            await self._refuse(connection)
+            if len(self._refusals) < self._limits.connections:  # each for a second at most
+                task = loop.create_task(self._refuse(connection))
+                self._refusals.add(task)
+                task.add_done_callback(self._refusals.discard)
+            else:
+                end.close()
             return
         connection.wait_for(_Waits.REQUEST)
         self._connections[connection] = loop.create_task(self._serve(connection))
@@ -202,15 +209,21 @@ class HttpServer:
 
     async def _refuse(self, connection: _Connection) -> None:
         text = "too many requests are executed at this moment; try again"
-        with contextlib.suppress(OSError, TimeoutError):
-            async with asyncio.timeout(_LINGER_S):
-                await self._send_all(connection, json_response({"error": text}, HTTPStatus.SERVICE_UNAVAILABLE))
-        connection.end.close()
+        try:
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(_LINGER_S):
+                    await self._send_all(connection, json_response({"error": text}, HTTPStatus.SERVICE_UNAVAILABLE))
+        finally:
+            connection.end.close()
 
     async def _serve(self, connection: _Connection) -> None:
         try:
             with contextlib.suppress(OSError, TimeoutError):  # the client has disconnected, or does not read
                 await self._exchange(connection)
+        except PylvsError as error:  # of a stream that has begun
+            get_logger().error(f"a response was not completed: {error}")
+        except Exception:
+            get_logger().exception("a response was not completed: this is a bug")
         finally:
             connection.end.close()
             del self._connections[connection]
@@ -344,7 +357,7 @@ class HttpServer:
         running = {task for each, task in self._connections.items() if each.waits in (_Waits.WORK, _Waits.READER)}
         if running:
             await asyncio.wait(running, timeout=_SHUTDOWN_S)
-        tasks = list(self._connections.values())
+        tasks = [*self._connections.values(), *self._refusals]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
