@@ -287,6 +287,18 @@ struct device {
 	u16 pad2;
 };
 
+/* By ifindex modulo DEVICES. If devices with one remainder differ, the most lenient mode counts. The first three are the
+ * values of rp_filter. */
+enum rp_mode {
+	RP_OFF,
+	RP_STRICT,
+	RP_LOOSE,
+	RP_FEASIBLE, /* strict, where some route has several paths: any route by the device will do */
+};
+struct rp_filter {
+	u32 mode; /* enum rp_mode */
+};
+
 HASH_MAP(services4, struct service_key4, u32, 64, BPF_F_NO_PREALLOC);
 
 HASH_MAP(services6, struct service_key6, u32, 64, BPF_F_NO_PREALLOC);
@@ -306,6 +318,8 @@ LPM_MAP(local_routes, struct local_route, u8, 65536);
 HASH_MAP(accept_locals, u32, u8, 4096, BPF_F_NO_PREALLOC); /* ifindexes of devices with accept_local */
 
 ARRAY_MAP(devices, struct device, DEVICES, BPF_F_MMAPABLE);
+
+ARRAY_MAP(rp_filters, struct rp_filter, DEVICES, BPF_F_MMAPABLE);
 
 HASH_MAP(standby, struct address, u8, 2 * STANDBY_ADDRESSES, BPF_F_NO_PREALLOC); /* written by pylvs-vrrp */
 

@@ -13,6 +13,7 @@
 #include "fwd/ipip.h"
 #include "fwd/nat.h"
 #include "fwd/send.h"
+#include "policy/rp_filter.h"
 #include "policy/vrrp_role.h"
 
 struct real_server {
@@ -182,7 +183,7 @@ INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found 
 		return tail_call_with(ctx, p, PROG_NEW);
 	bool confirm, masq = t.method == METHOD_MASQ;
 	struct hop *hop = destination_hop(ctx, t.index, t.destination, now, &confirm);
-	if (!hop || unlikely(hop->is_unheld))
+	if (!hop || unlikely(hop->is_unheld | is_forged(ctx, p)))
 		return pass_to_stack(ctx.hook);
 	if (ctx.hook == HOOK_XDP && !xdp_can(ctx.xdp, p, &t, hop, confirm, now))
 		return pass_to_tc();

@@ -8,6 +8,7 @@
 #include "icmp/error.h"
 #include "icmp/inner.h"
 #include "icmp/send.h"
+#include "policy/rp_filter.h"
 
 INLINE int prog_icmp_receive(struct __sk_buff *skb)
 {
@@ -25,7 +26,7 @@ INLINE int prog_icmp_receive(struct __sk_buff *skb)
 		return drop(HOOK_TC, REASON_SHORT);
 	if (!is_error(icmp.type, is_ipv6) || !parse_inner(skb, &w->inner, p->l4 + ICMP_HLEN, end, is_ipv6))
 		return pass_packet(tc_ctx(skb), p);
-	if (unlikely(inner_is_standby(&w->inner, is_ipv6, root)))
+	if (unlikely(!passes_rp_filter(tc_ctx(skb), p)) || unlikely(inner_is_standby(&w->inner, is_ipv6, root)))
 		return pass_packet(tc_ctx(skb), p);
 	w->error_type = icmp.type;
 	w->error_code = icmp.code;

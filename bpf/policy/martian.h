@@ -5,6 +5,7 @@
 #include "abi/config.h"
 #include "ctx/device.h"
 #include "parse/packet.h"
+#include "policy/rp_filter.h"
 
 /* Whether the kernel's input would accept the daddr: not a loopback address from another host. */
 INLINE bool is_valid_daddr(const struct packet *p)
@@ -30,6 +31,6 @@ INLINE bool is_valid_saddr(struct ctx ctx, const struct packet *p)
 	if (first == 0 || first == 127 || first >> 4 == 14 || saddr.word[0] == 0xffffffff)
 		return false;
 	if (likely(!p->maybe_rs) || !bpf_map_lookup_elem(&locals, &saddr))
-		return true;
+		return passes_rp_filter(ctx, p);
 	return bpf_map_lookup_elem(&accept_locals, &input) || bpf_map_lookup_elem(&accept_locals, &all);
 }

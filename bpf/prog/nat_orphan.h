@@ -6,6 +6,7 @@
 #include "fwd/client_hop.h"
 #include "icmp/error.h"
 #include "lb/nat_server.h"
+#include "policy/rp_filter.h"
 
 INLINE int prog_nat_orphan(struct __sk_buff *skb)
 {
@@ -16,7 +17,7 @@ INLINE int prog_nat_orphan(struct __sk_buff *skb)
 	struct packet *p = &w->packet;
 	u32 server = !p->rst && has_ports(p->protocol) ? nat_server_of(p, root, READ_ONCE(root->live)) : NO_INDEX;
 	struct destination *d = map_elem(destinations, server);
-	if (server == NO_INDEX || !d)
+	if (server == NO_INDEX || !d || !passes_rp_filter(tc_ctx(skb), p))
 		return p->maybe_vip ? tail_call(tc_ctx(skb), PROG_NEW) : pass_packet(tc_ctx(skb), p);
 	struct hop *hop = router_hop(tc_ctx(skb), p);
 	if (!hop)

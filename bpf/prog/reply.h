@@ -169,7 +169,7 @@ INLINE int prog_reply(struct ctx ctx)
 	struct reply_conn a;
 	if (!find_reply(&a, p))
 		return unmatched_reply(ctx, p, root);
-	if (unlikely(reply_is_standby(&a, p, root)))
+	if (unlikely(is_forged(ctx, p)) || unlikely(reply_is_standby(&a, p, root)))
 		return pass_packet(ctx, p);
 	struct reply_route way;
 	set_reply_route(&way, ctx, &a, p, root);

@@ -309,6 +309,9 @@ def _populate() -> None:
     for path in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
         with open(f"/proc/sys/net/{path}", "w", encoding="ascii") as file:
             file.write("1")
+    for device in "all", "default", "lo", "d0", "d1":  # the namespace has inherited those of this machine
+        with open(f"/proc/sys/net/ipv4/conf/{device}/rp_filter", "w", encoding="ascii") as file:
+            file.write("0")
 
 
 def _take_down(state: State) -> None:

@@ -109,7 +109,10 @@ def show(as_json: bool) -> None:
         programs = f"TC {each['tc']}" + (f", XDP {each['xdp']}" if each["xdp"] else "")
         programs += f", TC egress {each['tc_egress']}" if each["tc_egress"] else ""
         counted = _described(each["forwarded"])
-        click.echo(f"{each['device']}: {each['mode']} [{programs}]: {each['reason']}{counted and f'; {counted}'}")
+        check = f"; rp_filter: {each['rp_filter']}" if each["rp_filter"] else ""
+        click.echo(
+            f"{each['device']}: {each['mode']} [{programs}]: {each['reason']}{check}{counted and f'; {counted}'}"
+        )
     if not found["services"] and any(
         each["mode"] == "native" and each["reason"] != ON_REQUEST for each in found["devices"]
     ):

@@ -21,7 +21,7 @@ from pylvs.dataplane.destinations import (
     split_list,
     write_list,
 )
-from pylvs.dataplane.devices import attach, attachments, own_addresses
+from pylvs.dataplane.devices import attach, attachments, own_addresses, rp_filter
 from pylvs.dataplane.devices.selection import Concerns
 from pylvs.dataplane.state import BYPASS, StateExists, roles_directory
 from pylvs.dataplane.tables import (
@@ -524,6 +524,7 @@ def _refresh_snapshots(versions: Versions) -> None:
     tables = versions.tables
     own_addresses.refresh(tables)
     replace_keys(tables.accept_locals, _accept_local_devices())
+    rp_filter.refresh(tables)
     above_default = kernel.first_unprivileged_port() - abi.constant("FIRST_UNPRIVILEGED")
     tables.root.set(0, "unprivileged_port", above_default)
     facts = versions.facts()

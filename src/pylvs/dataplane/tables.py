@@ -161,6 +161,7 @@ class Tables:
     locals = _hash("locals")  # a snapshot of this host's addresses
     local_routes = _hash("local_routes")  # likewise of the networks that have a local route
     accept_locals = _hash("accept_locals")  # devices by ifindex (0: all) on which a received saddr may be local
+    rp_filters = _records("rp_filters", "rp_filter")  # by ifindex modulo DEVICES: a snapshot of rp_filter
     standby = _hash("standby")  # the addresses of this host's virtual routers, and whether each is standby
 
     def __init__(self, state: State, load: str = LOADED) -> None:

@@ -227,6 +227,12 @@ class Netlink:
             if not interrupted or not attempts:
                 return found
 
+    def beginning(self, kind: int, body: bytes) -> Iterator[bytes]:
+        """Yield objects of a kind, as long as the caller wants. The socket is of no use afterwards."""
+        for answer, _, content in self._exchange(kind, DUMP, body):
+            if answer not in (_ERROR, _DONE):
+                yield content
+
     def send(self, messages: bytes) -> Iterator[tuple[int, Reply]]:
         """Send messages that want to be acknowledged; yield sequence number and reply of each, without waiting."""
         self._socket.send(messages)

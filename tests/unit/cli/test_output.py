@@ -164,7 +164,8 @@ def test_show_explains_why_native_xdp_stays_without_services(
     services: int, reason: str, explained: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     none = {"xdp": 0, "tc": 0, "xdp_share": 0.0}
-    device = {"device": "e0", "mode": "native", "reason": reason, "xdp": 5, "tc": 6, "tc_egress": 0, "forwarded": none}
+    device = {"device": "e0", "mode": "native", "reason": reason, "xdp": 5, "tc": 6, "tc_egress": 0}
+    device |= {"rp_filter": "", "forwarded": none}
     empty: dict[str, Any] = {
         "unattached": [],
         "not_forwarding": [],

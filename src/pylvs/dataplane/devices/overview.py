@@ -9,6 +9,7 @@ from pylvs.dataplane import vip_roles
 from pylvs.dataplane.devices.attach import attached
 from pylvs.dataplane.devices.attachments import missing, not_forwarding
 from pylvs.dataplane.devices.host import ThisHost, absent
+from pylvs.dataplane.devices.rp_filter import named
 from pylvs.dataplane.director import open_director
 from pylvs.dataplane.reader import forwarded, reason_counts, table_use
 from pylvs.model.rows import HookPackets, ServiceRow, refusals
@@ -30,6 +31,7 @@ def overview() -> dict[str, Any]:
     roles, use, packets = vip_roles.in_force(tables), table_use(tables), forwarded(tables)
     total = HookPackets(sum(each.xdp for each in packets.values()), sum(each.tc for each in packets.values()))
     none = HookPackets(0, 0)
+    checks = named(tables)
     return {
         "tables": True,
         "object": str(director.state.build()),
@@ -49,6 +51,7 @@ def overview() -> dict[str, Any]:
                 "xdp": each.xdp,
                 "tc": each.ingress,
                 "tc_egress": each.egress,
+                "rp_filter": checks.get(each.ifindex, ""),
                 "forwarded": _hooks(packets.get(each.device, none)),
             }
             for each in attached(director.state)
