@@ -23,7 +23,8 @@ from pylvs.dataplane.devices import attachments
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import ON_DEMAND, State
 from pylvs.ipvsadm.commands import Session
-from pylvs.model.errors import NoSpace, Unsupported
+from pylvs.model.errors import NoSpace, NoSuchService, Unsupported
+from pylvs.model.rows import Counters, Rates
 from pylvs.model.service import Protocol, ServiceKey, Timeouts
 from tests.packet.earlier import host as earlier_module
 from tests.packet.earlier.host import NAT_SERVER, Tree, archived, earlier_host
@@ -38,6 +39,7 @@ pytestmark = pytest.mark.timeout(1200)  # some load the programs thirty times
 ROOT = Path(__file__).resolve().parents[2]
 DR, NAT, TUNNEL, PERSISTENT, MH, WRR = 80, 81, 83, 84, 85, 87  # ports of the recorded services
 NAT_PORT = 8080  # of real servers
+LISTINGS = ("-Ln", "-Sn", "-Ln --thresholds", "-Ln --persistent-conn", "-L --timeout")
 FLOWS = [(version, port) for version in (4, 6) for port in (DR, NAT, TUNNEL)]
 LIST = "from pylvs.ipvsadm.main import main; sys.argv[:] = ['ipvsadm', '-Ln']; sys.exit(main())"
 EDIT = "from pylvs.ipvsadm.main import main; sys.argv[:] = ['ipvsadm', '--set', '0', '0', '0']; sys.exit(main())"
@@ -119,13 +121,28 @@ def test_what_an_earlier_build_made_continues(earlier: Host) -> None:
     with maps.ArrayMap.open(host.director.state.loaded_path("devices")) as former_devices:
         former_devices.put(700 % 64, struct.pack("<I6s6x", 700, bytes(6))[: former_devices.value_size])
     with pytest.raises(Unsupported, match=r"those of pylvs.*ipvsadm --set 0 0 0") as caught:
-        host.director.services()
+        list(host.director.connections())
     assert caught.value.tables_of == host.director.state.made_by() != "unknown"
+    listings = {words: ipvsadm(host, *words.split()) for words in LISTINGS}
+    with maps.ArrayMap.open(host.director.state.loaded_path("estimators")) as timers:
+        timers.put(0, timers.get(0) or b"")  # stops the timer
+    estimates = former.Former(host.director.state).records("estimates")
+    estimates.set(0, "last", 7, 6, 5, 4, 3)
+    estimates.set(0, "averages", 10 << 10, 20 << 10, 30 << 10, 40 << 5, 50 << 5)
+    host.director.close()
+    (row,) = host.director.service(key(DR)).destinations
+    assert (row.counters, row.active, row.inactive) == (Counters(6, 6, 5, 4, 3), 1, 0)
+    assert row.rates == host.director.service(key(DR)).rates == Rates(10, 20, 30, 40, 50)
+    assert host.director.packet_counts().totals == Counters(7, 6, 5, 4, 3)
+    assert host.director.mark_rules()[0].value == 7
+    with pytest.raises(NoSuchService):
+        host.director.service(key(9))
     with mock.patch.object(attachments, "_note_devices"):  # it removes the device that does not exist
         host.director.migrate()
     host.close_programs()
 
     assert ipvsadm(host, "-Sn") == archived("saved").decode()
+    assert {words: ipvsadm(host, *words.split()) for words in LISTINGS} == listings, "as before the migration"
     assert all(os.path.exists(host.director.state.loaded_path(name)) for name in ON_DEMAND)
     devices = host.director.tables.devices
     assert (devices.get(700, "ifindex"), devices.get(700 % 64, "ifindex")) == (700, 0)

@@ -116,14 +116,18 @@ def test_an_older_one_edits_and_leaves_the_newer_program(other_build: Path) -> N
         assert host.director.state.build() == own_build()
 
 
-def test_a_listing_leaves_tables_of_another_layout_and_names_an_edit(other_build: Path) -> None:
+def test_a_listing_reads_tables_of_another_layout_and_leaves_them(other_build: Path) -> None:
     change(other_build, tables="fedcba9876543210")
     with new_host(recycled=True) as host:
         host.serve(key(80), 1)
-        before = programs(host)
+        before, own = programs(host), as_build(Path(abi.OBJECTS), LIST)
         done = as_build(other_build, LIST)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == own.stdout
+        assert "TCP  10.77.0.100:80 rr" in done.stdout
+        done = as_build(other_build, LIST.replace("-Ln", "-Lcn"))
         assert done.returncode != 0
-        assert (done.stdout, done.stderr.count("\n")) == ("", 1)
+        assert done.stderr.count("\n") == 1
         assert "ipvsadm --set 0 0 0" in done.stderr
         assert programs(host) == before
         assert host.director.state.build() == own_build()

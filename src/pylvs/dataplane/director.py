@@ -17,7 +17,7 @@ from pylvs.model.service import Destination, DestinationKey, ServiceKey, Timeout
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
-    from typing import Any
+    from typing import Any, TypeVar
 
     from pylvs.dataplane.editor import Editor
     from pylvs.dataplane.reader import Reader
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from pylvs.model.marks import MarkRule
     from pylvs.model.rows import DeviceProblem, PacketCounts, ServiceRow
 
+    Result = TypeVar("Result")
+
+_READS = 50  # attempts at a consistent copy
 TABLE_SIZE = 4096  # the buckets that listings show, as IPVS's default
 
 
@@ -55,6 +58,7 @@ class BpfDirector:
         self._versions: Versions | None = None
         self._reader: Reader | None = None
         self._mark = 0  # of the tables that were checked
+        self._former_mark = 0  # of tables with another layout, which are read until an edit migrates them
         self._loaded: Editor | None = None
 
     @property
@@ -86,10 +90,30 @@ class BpfDirector:
         if self.settled:
             return
         mark = self._tables.mark()
-        if mark != self._mark:
-            if mark:
-                self.state.check_build()
-            self._use(Tables(self.state), mark)
+        if mark == self._mark or (mark and mark == self._former_mark):
+            return
+        if mark and not self._mark and self._loaded is None and not self.state.has_own_layout():
+            self._read_former(mark)
+            return
+        if mark:
+            self.state.check_build()
+        self._use(Tables(self.state), mark)
+
+    def _read_former(self, mark: int) -> None:
+        """Read tables of another layout, which this process has not used before. An edit would migrate them."""
+        from pylvs.dataplane.former import FormerTables  # late: most processes find their own layout
+
+        self._use(FormerTables(self.state), 0)
+        self._former_mark = mark
+
+    def _read(self, read: Callable[[Reader], Result]) -> Result:
+        """Return what `read` finds; of copied tables, in one generation."""
+        for _ in range(_READS):
+            found = read(self.reader)
+            if not getattr(self._tables, "is_stale", False):
+                break
+            self._read_former(self._former_mark)
+        return found
 
     def open_again(self) -> None:
         """Open the state again: another process made it, or other programs run now, perhaps over other maps."""
@@ -98,6 +122,7 @@ class BpfDirector:
 
     def _use(self, tables: Tables, mark: int) -> None:
         self._tables, self._mark, self._versions, self._reader = tables, mark, None, None
+        self._former_mark = 0
 
     def slot(self, key: ServiceKey) -> int | None:
         """Return the slot of a service in force, else None."""
@@ -124,6 +149,8 @@ class BpfDirector:
         if not self.state.exists:
             self.open_again()
         self.renew()
+        if self._former_mark:  # a program that polls it edits as well: it must migrate the tables first
+            self.state.check_build()
         self._bring_in()
         return self._mark << 32 | self.versions.live if self._mark else 0
 
@@ -240,15 +267,17 @@ class BpfDirector:
 
     def services(self) -> list[ServiceRow]:
         self._bring_in()
-        return self.reader.rows() if self.state.exists else []
+        return self._read(lambda reader: reader.rows()) if self.state.exists else []
 
     def service(self, key: ServiceKey) -> ServiceRow:
         self._bring_in()
-        slot, _ = self.known(key)
-        return self.reader.row(slot)
+        return self._read(lambda reader: reader.row(self.known(key)[0]))
 
     def connections(self) -> Iterator[Connection]:
         if self.state.exists:
+            self.renew()
+            if self._former_mark:
+                self.state.check_build()
             from pylvs.dataplane.connections import ConnectionReader  # late: other listings do without
 
             yield from ConnectionReader(self.tables).connections()
@@ -273,6 +302,8 @@ class BpfDirector:
         if not self.state.exists:
             return PacketCounts()
         totals = self.reader.statistics.totals()
+        if self._former_mark:  # the other counts are not copied
+            return PacketCounts(totals=totals)
         tables = self.tables
         return PacketCounts(
             reader.reason_counts(tables),

@@ -9,12 +9,13 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import cached_property
+from typing import cast
 
 from pylvs.bpf import abi, btf, kernel
 from pylvs.bpf.abi import Abi, Codec
-from pylvs.bpf.maps import ArrayMap, Map, MmapArray, PerCpuArray
-from pylvs.dataplane.state import LOADED, TC, State
-from pylvs.dataplane.tables import Records
+from pylvs.bpf.maps import ArrayMap, HashMap, Map, MmapArray, PerCpuArray
+from pylvs.dataplane.state import LOADED, OBJECT, TC, State
+from pylvs.dataplane.tables import Records, Tables, Versions
 from pylvs.model.errors import Unsupported
 
 # Fields by the names of commit 5189436.
@@ -57,6 +58,7 @@ _ADDED: dict[str, tuple[str, ...]] = {
     "frag_queue": ("moment",),
     "device": ("bond", "trunk", "vid"),
 }
+_ROOT = "root"  # the structure of the map `roots`, which is a variable
 COUNTERS = ("connections", "in_packets", "out_packets", "in_bytes", "out_bytes")
 
 
@@ -254,6 +256,15 @@ class Former:
         former = self.types(map_name)[part]
         return Plan(self.layout, former, name, f"{self.what}: the map {map_name}", whole)
 
+    def plans(self, name: str) -> tuple[Plan | None, Plan | None]:
+        """Return the plans for keys and values of one of our maps; None for numbers. Raises Unsupported."""
+        there, found = self.name(name), []
+        for part, kind in enumerate(("key", "value")):
+            declared = abi.shipped().objects[OBJECT]["maps"].get(name, {}).get(kind, {})
+            ours = declared.get("type") or (_ROOT if (name, kind) == ("roots", "value") else "")
+            found.append(self.plan(there, part, ours, name == there) if ours else None)
+        return found[0], found[1]
+
     @cached_property
     def table(self) -> str:
         """The name of the map with the connections: of both families, or of IPv4 alone in earlier builds."""
@@ -333,3 +344,124 @@ class Former:
         ):
             lanes.records = records
             return forwarded_by_ifindex(self.layout, device_packets, lanes, self.book.get(0, "destination_top"))
+
+
+# Listings.
+
+
+class CopiedArray:
+    """An array in our layout for reading, as `MmapArray`. Elements are copied at their first use, each once."""
+
+    def __init__(self, count: int, size: int, element: Callable[[int], bytes]) -> None:
+        self.max_entries, self.stride = count, (size + 7) & ~7
+        self._element = element
+        self._copied = bytearray()
+
+    @property
+    def memory(self) -> memoryview:
+        """All elements."""
+        return self.upto(self.max_entries - 1)
+
+    def upto(self, index: int) -> memoryview:
+        """Return the elements up to this one."""
+        for each in range(len(self._copied) // self.stride, index + 1):
+            self._copied = self._copied + self._element(each).ljust(self.stride, b"\0")
+        return memoryview(self._copied)
+
+    def elements(self, start: int, count: int) -> memoryview:
+        """Return `count` elements."""
+        return self.upto(start + count - 1)[start * self.stride : (start + count) * self.stride]
+
+
+class CopiedHash:
+    """A hash map in our layout for reading, as `HashMap`."""
+
+    def __init__(self, elements: dict[bytes, bytes]) -> None:
+        self._elements = elements
+
+    def get(self, key: bytes) -> bytes | None:
+        """Return the value of a key."""
+        return self._elements.get(key)
+
+    def chunks(self) -> Iterator[tuple[memoryview, memoryview, int]]:
+        """Yield all keys and values, with their number."""
+        keys, values = b"".join(self._elements), b"".join(self._elements.values())
+        yield memoryview(keys), memoryview(values), len(self._elements)
+
+
+class FormerTables(Tables):
+    """The tables of a build with another layout as copies in ours, for listings of services, counters and settings.
+
+    Raises Unsupported for what cannot be copied.
+    """
+
+    def __init__(self, state: State) -> None:
+        super().__init__(state)
+        self._former = Former(state)
+        self._former_root = self._former.records("roots")
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether an edit was committed since the copies were made."""
+        return int(self._former_root.get(0, "live")) != int(self.root.get(0, "live"))
+
+    def open_array(self, name: str) -> MmapArray:
+        """Return a copy of an array."""
+        made = {
+            "conn_counts": self._conn_counts,
+            "estimates": self._estimates,
+            "service_estimates": self._service_estimates,
+        }
+        return cast(MmapArray, made.get(name, lambda: self._converted(name))())
+
+    def open_hash(self, name: str) -> HashMap:
+        """Return a copy of a hash map."""
+        by_key, by_value = self._former.plans(name)
+        with HashMap.open(self._former.path(self._former.name(name))) as found:
+            elements = {
+                by_key.convert(key) if by_key else key: by_value.convert(value) if by_value else value
+                for key, value in found.items()
+            }
+        return cast(HashMap, CopiedHash(elements))
+
+    def _converted(self, name: str) -> CopiedArray:
+        there = MmapArray.open(self._former.path(self._former.name(name)))
+        plan = self._former.plans(name)[1]
+
+        def element(index: int) -> bytes:
+            raw = there.elements(index, 1)
+            return plan.convert(raw) if plan else bytes(raw[: there.value_size])
+
+        return CopiedArray(there.max_entries, plan.size if plan else there.value_size, element)
+
+    def _fields(self, name: str, structure: str, names: dict[str, str]) -> CopiedArray:
+        """Return an array of our structure with these fields, which have other names there."""
+        former, codec = self._former.records(self._former.name(name)), abi.struct(structure)
+
+        def element(index: int) -> bytes:
+            return codec.pack({ours: former.get(index, there) for ours, there in names.items()})
+
+        return CopiedArray(former.count, codec.size, element)
+
+    def _conn_counts(self) -> CopiedArray:
+        return self._fields("conn_counts", "conn_counts", {each: each for each in ("active", "inactive", "persistent")})
+
+    def _estimates(self) -> CopiedArray:
+        codec = self._former.codec("estimates")
+        passed = "passed" if "passed" in codec.fields else "last"  # earlier builds have no snapshot of services
+        return self._fields("estimates", "estimate", {"averages": "averages", "last": "last", "passed": passed})
+
+    def _service_estimates(self) -> CopiedArray:
+        """Return the rates of services; earlier builds add those of their destinations."""
+        if os.path.exists(self._former.path("service_estimates")):
+            return self._fields("service_estimates", "estimate", {"averages": "averages"})
+        from pylvs.dataplane.reader import Reader, summed  # late: only listings need it
+
+        codec, versions = abi.struct("estimate"), Versions(self)
+        owners = Reader(self).owned_by_service()
+
+        def element(slot: int) -> bytes:
+            owned = owners.get((slot, versions.version(slot)["birth"]), [])
+            return codec.pack(averages=summed(self.estimates.get(each, "averages") for each in owned))
+
+        return CopiedArray(self.services.count, codec.size, element)

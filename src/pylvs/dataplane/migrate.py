@@ -23,11 +23,11 @@ from pylvs.bpf import abi
 from pylvs.bpf.maps import ArrayMap, HashMap, MmapArray, PerCpuArray, QueueMap
 from pylvs.dataplane import load, vip_roles
 from pylvs.dataplane.devices import own_addresses
-from pylvs.dataplane.former import COUNTERS, Former, Plan
+from pylvs.dataplane.former import COUNTERS, Former
 from pylvs.dataplane.reader import ZEROED, Reader, summed
 from pylvs.dataplane.restore import Source
 from pylvs.dataplane.scheduler_tables import HashTables
-from pylvs.dataplane.state import CLOCK, LOADED, OBJECT, State
+from pylvs.dataplane.state import CLOCK, LOADED, State
 from pylvs.dataplane.tables import ALL_ONES, Records, Tables, Versions
 from pylvs.dataplane.transaction import recover
 from pylvs.model.errors import NoSpace, Unsupported
@@ -54,7 +54,6 @@ _STORED = (
     *("scheduler", "method", "state", "service_flag", "destination_flag", "destination_use", "tunnel_kind"),
     *("tunnel_flag", "tuple_kind", "word_bits", "list_edit", "mark_flag", "probe_marks"),
 )
-_ROOT = "root"  # the structure of the map `roots`, which is a variable
 _FRAGMENTS = "frag_queues"
 _LONES = ("lone_sets", "lones")  # packets of which one fragment has come; builds before this store do without
 _CACHE = "cache"
@@ -71,7 +70,7 @@ class Migration:
         if former.state.note(f"{former.directory}/{_UNFINISHED}"):
             raise Unsupported(f"{former.what}: its last upgrade is not finished; finish it by an edit with that pylvs")
         lones = [name for name in _LONES if os.path.exists(former.path(name))]
-        self._plans = {name: self._plan(name) for name in (*_ARRAYS, *_HASHES, _DEVICES, _FRAGMENTS, *lones)}
+        self._plans = {name: former.plans(name) for name in (*_ARRAYS, *_HASHES, _DEVICES, _FRAGMENTS, *lones)}
         for enum, values in former.layout.enums.items():
             ours = abi.shipped().enums.get(enum, {}) if enum in _STORED else {}
             for name in values.keys() & ours.keys() - {f"{enum.upper()}S"}:  # their number may grow
@@ -86,14 +85,6 @@ class Migration:
                     for plan, element in zip(plans, pair, strict=True):
                         if plan:
                             plan.check(element)
-
-    def _plan(self, name: str) -> tuple[Plan | None, Plan | None]:
-        there, found = self.former.name(name), []
-        for part, kind in enumerate(("key", "value")):
-            declared = abi.shipped().objects[OBJECT]["maps"].get(name, {}).get(kind, {})
-            ours = declared.get("type") or (_ROOT if (name, kind) == ("roots", "value") else "")
-            found.append(self.former.plan(there, part, ours, name == there) if ours else None)
-        return found[0], found[1]
 
     def _elements(self, name: str) -> Iterator[tuple[bytes | memoryview, bytes | memoryview]]:
         """Yield keys and values of the elements in use; of an array, the values, with empty keys."""

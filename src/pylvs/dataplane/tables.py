@@ -111,7 +111,7 @@ def _array(name: str) -> cached_property[maps.MmapArray]:
 
 
 def _hash(name: str) -> cached_property[maps.HashMap]:
-    return cached_property(lambda tables: maps.HashMap.open(tables.path(name)))
+    return cached_property(lambda tables: tables.open_hash(name))
 
 
 class Tables:
@@ -182,6 +182,10 @@ class Tables:
     def open_array(self, name: str) -> maps.MmapArray:
         """Open a map as shared memory."""
         return maps.MmapArray.open(self.path(name))
+
+    def open_hash(self, name: str) -> maps.HashMap:
+        """Open a hash map."""
+        return maps.HashMap.open(self.path(name))
 
     @cached_property
     def statistics(self) -> maps.PerCpuArray:

@@ -21,10 +21,14 @@ def _hooks(packets: HookPackets) -> dict[str, Any]:
 
 
 def overview() -> dict[str, Any]:
-    """Return which device runs what, and why, with counts of packets, as JSON types. Raises PylvsError."""
+    """Return which device runs what, and why, with counts of packets, as JSON types.
+
+    Raises NotPermitted, Unsupported also for tables of another layout, whose programs it could not describe.
+    """
     director = open_director()
     if not director.state.exists:
         return {"tables": False, "devices": [], "unattached": [], "not_forwarding": [], "reasons": {}}
+    director.state.check_build()
     tables = director.tables
     services = director.services()
     missing_vips = absent({row.service.key.address for row in services if not row.service.key.mark})
