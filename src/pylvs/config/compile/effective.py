@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 # The keywords of the model's fields whose names differ. Changes are described by them; some are those of no block.
 FIELD_KEYWORDS = {
+    "WantedServer.checks_left_out": "check left out",
     "GlobalSettings.smtp_alert": "smtp_alert_checker",
     "GlobalSettings.checker_nice": "checker_priority",
     "GlobalSettings.fifo": "lvs_notify_fifo",
