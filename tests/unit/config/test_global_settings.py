@@ -77,7 +77,7 @@ def test_a_wrong_selection_of_metrics_is_an_error(line: str, finding: str) -> No
     assert message.startswith(f"2: {finding}")
 
 
-def test_a_wrong_list_of_clients_admits_nobody() -> None:
+def test_a_wrong_list_of_clients_admits_none() -> None:
     wrong, partly = (
         compiled(f"global_defs {{\n metrics_address 192.0.2.9 9100\n metrics_allow {lines}\n}}").configuration.settings
         for lines in ("192.0.2.0/33", "192.0.2.1\n metrics_allow everybody")

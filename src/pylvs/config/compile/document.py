@@ -88,7 +88,7 @@ def _settings(root: EffectiveBlock, block: EffectiveBlock, scripts: ScriptRules)
     recipients = tuple(chain.from_iterable(block.lines("notification_email", tuple)))
     server, port = block.maybe("smtp_server", tuple, ("", SMTP_PORT))
     if block.has_line("metrics_allow") and not block.maybe("metrics_allow", tuple, ()):
-        block.adjust("metrics_address", None, "metrics_allow is wrong, so nobody is allowed")
+        block.adjust("metrics_address", None, "metrics_allow is wrong, so it allows no client")
     return block.make(
         GlobalSettings,
         placement=root.make(Placement),

@@ -148,7 +148,8 @@ class Severity(Enum):
     ERROR: pylvs does not do what is written, and the text names what it does instead.
     WARNING: pylvs does what keepalived does, which is probably unintended: it ignores unknown keywords. A reload
     refuses a new `typo` all the same.
-    NOTE: about this machine, not about the file. It does not change the exit status of `pylvs check`.
+    NOTE: about this machine, or of what keepalived accepts without a message. It does not change the exit status of
+    `pylvs check`.
     """
 
     ERROR = "error"

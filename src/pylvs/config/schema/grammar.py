@@ -71,6 +71,10 @@ class Words:
         while self:
             yield self.take("")
 
+    def note(self, word: Word, text: str, advice: str = "") -> None:
+        """Report a word that keepalived accepts without a message."""
+        self._report(Finding(word.location, Severity.NOTE, text, advice))
+
     def warn(self, word: Word, text: str, advice: str = "") -> None:
         """Report a word that is accepted nevertheless."""
         self._report(Finding(word.location, Severity.WARNING, text, advice))

@@ -337,7 +337,7 @@ def _script(words: Words, alone: bool = False) -> Written[Script]:
     arguments = arguments_of(word)
     if found := _shell_word(arguments):
         text = f"no shell runs this: '{found}' is an argument of {arguments[0]}"
-        words.warn(word, text, "write a script file, or /bin/sh -c '...' within the quotes")
+        words.note(word, text, "write a script file, or /bin/sh -c '...' within the quotes")
     return Written(Script(arguments, *(() if alone else account(words))), word)
 
 
