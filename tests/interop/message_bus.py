@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pwd
 import shutil
 import signal
 import subprocess
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from pylvs.system.sandbox import UNPRIVILEGED, USER
+from pylvs.system.sandbox import USER, account
 from tests.waiting import PATIENCE_S, until, until_listening
 
 PROGRAMS = ("dbus-daemon", "busctl")
@@ -151,10 +150,7 @@ def _text(member: ElementTree.Element) -> str:
 
 def user_of_pylvs() -> int:
     """Return the user as which the process of D-Bus runs here."""
-    try:
-        return pwd.getpwnam(USER).pw_uid
-    except KeyError:
-        return UNPRIVILEGED
+    return account(named=True)[0]
 
 
 @contextlib.contextmanager

@@ -162,7 +162,7 @@ def main(end: socket.socket, address: str, name: str, root: str) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)  # for the daemon; this process ends with it
     syscalls.prctl(syscalls.PR_SET_NAME, NAME)
-    left = sandbox.confine(_DESCRIPTORS, _MEMORY, file_system=True)
+    left = sandbox.confine(_DESCRIPTORS, _MEMORY, file_system=True, named=True)
     end.send(channel.encode(channel.greeting(PROTOCOL, left)))
     with contextlib.suppress(ConnectionError):
         BusClient(end, address, name, root).run()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import grp
 import os
 import pwd
 import resource
@@ -22,18 +23,23 @@ from collections.abc import Callable
 from pylvs.system import syscalls
 
 USER = "pylvs"  # where the machine has it
-UNPRIVILEGED = 65534  # the kernel's overflow user
+# Without one: the first of these numbers that no account has. Neither systemd (UIDS-GIDS.md) nor Debian's policy
+# (9.2.2) gives them to anything, and a user namespace of 65536 users has them. 65534 is shared with other services,
+# which could signal these processes.
+NUMBERS = range(65520, 65534)
+UNPRIVILEGED = 65534  # the kernel's overflow user, where none of them is possible
 _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 24, 38, 47, 4
 _LAST_CAPABILITY = 63
 _CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h
 _FOLDERS = ("/run", "/tmp", "/dev/shm")  # where a directory can be made, which is removed at once
 
 
-def confine(descriptors: int, memory: int, file_system: bool = False) -> list[str]:
+def confine(descriptors: int, memory: int, file_system: bool = False, named: bool = False) -> list[str]:
     """Give up everything; return what could not be given up.
 
     `descriptors` and `memory` (bytes of data) become limits. Import everything before: afterwards no file can be read,
-    unless `file_system`. Then the process reads what every user may, and connects to sockets, but writes no file.
+    unless `file_system`. Then the process reads what every user may, and connects to sockets, but writes no file. With
+    `named` its user has an account.
     """
     left: list[str] = []
     syscalls.prctl(_PR_SET_NO_NEW_PRIVS, 1)
@@ -46,7 +52,7 @@ def confine(descriptors: int, memory: int, file_system: bool = False) -> list[st
         _limit(kind, most)
     steps: list[tuple[Callable[[], None], str]] = [(_drop_capabilities, "capabilities")]
     if os.geteuid() == 0:
-        user, group = _account()  # reads /etc/passwd
+        user, group = account(named)  # reads /etc/passwd
         steps.insert(0, (lambda: _become(user, group), "the user root"))
         if not file_system:
             steps.insert(0, (_leave_file_system, "the file system"))
@@ -80,13 +86,25 @@ def _leave_file_system() -> None:
     raise OSError(errno.EROFS, f"no directory can be made in {', '.join(_FOLDERS)}")
 
 
-def _account() -> tuple[int, int]:
-    """Return user and group."""
-    try:
+def account(named: bool = False) -> tuple[int, int]:
+    """Return user and group of confined processes: those of the user pylvs, else a number that no account has.
+
+    With `named` it is 65534 instead, which has an account: dbus-daemon refuses clients without one.
+    """
+    with contextlib.suppress(KeyError):
         entry = pwd.getpwnam(USER)
-    except KeyError:
-        return UNPRIVILEGED, UNPRIVILEGED
-    return (entry.pw_uid, entry.pw_gid) if entry.pw_uid else (UNPRIVILEGED, UNPRIVILEGED)
+        if entry.pw_uid:
+            return entry.pw_uid, entry.pw_gid
+    number = UNPRIVILEGED if named else next((each for each in NUMBERS if _is_free(each)), UNPRIVILEGED)
+    return number, number
+
+
+def _is_free(number: int) -> bool:
+    for look_up in (pwd.getpwuid, grp.getgrgid):
+        with contextlib.suppress(KeyError):
+            look_up(number)
+            return False
+    return True
 
 
 def _become(user: int, group: int) -> None:
@@ -96,8 +114,13 @@ def _become(user: int, group: int) -> None:
         except OSError:  # the kernel has no more
             break
     os.setgroups([])
-    os.setresgid(group, group, group)
-    os.setresuid(user, user, user)
+    try:
+        os.setresgid(group, group, group)
+        os.setresuid(user, user, user)
+    except OSError as error:
+        if error.errno != errno.EINVAL or user == UNPRIVILEGED:
+            raise
+        _become(UNPRIVILEGED, UNPRIVILEGED)  # a small user namespace does not map the other number
 
 
 def _drop_capabilities() -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import os
+import pwd
+import re
 import subprocess
 import sys
 
 import pytest
+
+from pylvs.system import sandbox
+from tests.privileges import assert_unprivileged
 
 CODE = """
 import errno, json, os, sys
@@ -57,6 +63,40 @@ def test_what_is_left_is_reported(forbidden: tuple[str, ...], left: list[str]) -
     assert found["left"] == left
     assert found["reads"] is ("chroot" in forbidden)
     assert (found["uid"] == 0) is ("setresuid" in forbidden)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root has privileges to give up")
+def test_an_unprivileged_user_can_neither_signal_nor_read_a_confined_process() -> None:
+    """It is the user nobody, which many services run as."""
+    code = "from pylvs.system import sandbox; sandbox.USER = 'no-such-user'\n"
+    code += "sandbox.confine(64, 1 << 30); print(flush=True); input()"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n"
+        assert_unprivileged(process.pid)
+        other = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c"]
+        for attempt in (f"kill -0 {process.pid}", f"kill -STOP {process.pid}", f"exec 3</proc/{process.pid}/mem"):
+            done = subprocess.run([*other, attempt], capture_output=True, text=True)
+            assert done.returncode != 0, attempt
+            assert re.search("not permitted|denied", done.stderr), done.stderr
+        process.communicate(b"\n")
+
+
+def test_a_number_that_an_account_has_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "USER", "no-such-user")
+    accounts = {"users": {65520}, "groups": {65521}}
+
+    def look_up(kind: str, number: int) -> None:
+        if number not in accounts[kind]:
+            raise KeyError
+
+    monkeypatch.setattr(pwd, "getpwuid", lambda number: look_up("users", number))
+    monkeypatch.setattr(grp, "getgrgid", lambda number: look_up("groups", number))
+    assert sandbox.account() == (65522, 65522)
+    accounts["users"] = set(sandbox.NUMBERS)
+    assert sandbox.account() == (65534, 65534)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root has privileges to give up")
