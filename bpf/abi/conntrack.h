@@ -191,7 +191,7 @@ struct half_open_queue {
 	u16 lap; /* of ring->made, when it took them */
 	u16 halvings;
 	u32 tick;
-	u32 ended_in_tick; /* connections that it ended in this tick */
+	u32 ended_in_tick; /* connections that it ended in this tick, each with its cost */
 	u32 flooded_until; /* tick; 0: it was never flooded */
 	u32 pad;
 };

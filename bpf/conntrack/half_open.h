@@ -12,7 +12,7 @@
  * alone. So CPUs share only what is once in a batch. If a batch leaves the ring before its CPU has filled it, its other
  * positions are closed, and that CPU takes a new batch.
  *
- * A CPU that ends them faster than FLOOD_ENDS_S is flooded for the rest of the tick. Then a SYN gets no connection if the
+ * A CPU that ends them faster than FLOOD_ENDS_S is flooded for the rest of the tick; sooner if each takes longer. Then a SYN gets no connection if the
  * packet can be forwarded without one (lb/fallback.h). That takes less time than to end a connection and make another.
  *
  * Two datagrams of a forged client make a connection that does not give way. So UDP by NAT, which needs a connection,
@@ -36,6 +36,7 @@ enum half_open_limits {
 	BATCHES = 8, /* that a CPU takes out of the ring at once, at most */
 	TRIALS = 4,
 	FLOOD_ENDS_S = 131072, /* in a second; a CPU that ends so many, in a tick, is flooded */
+	FLOOD_SERVERS = 64, /* a scheduler loads so many in the time that takes */
 	LAPS_BEHIND = 16, /* a CPU notices a new lap late */
 	MOST_HALVINGS = 31,
 };
@@ -246,15 +247,23 @@ VERIFIED_ONCE int append_half_open(u32 slot, u32 generation, u32 user)
 	return 0;
 }
 
+/* Return the time that a SYN takes, in units of one whose scheduler need not load every server of the list. */
+INLINE u32 cost_of_syn(u32 scheduler, u32 servers)
+{
+	const u32 load_all = 1u << SCHED_LC | 1u << SCHED_WLC | 1u << SCHED_SED | 1u << SCHED_NQ | 1u << SCHED_OVF |
+			     1u << SCHED_LBLC | 1u << SCHED_LBLCR;
+	return 1 + (load_all >> (scheduler & 31) & 1 ? servers / FLOOD_SERVERS : 0);
+}
+
 /* Note that this CPU has ended a half-open connection for a new one. */
-INLINE void note_ended(struct half_open_queue *queue, u32 now)
+INLINE void note_ended(struct half_open_queue *queue, u32 now, u32 cost)
 {
 	queue->ended += 1;
 	if (queue->tick != now) {
 		queue->tick = now;
 		queue->ended_in_tick = 0;
 	}
-	queue->ended_in_tick += 1;
+	queue->ended_in_tick += cost;
 	if (unlikely(queue->ended_in_tick >= FLOOD_ENDS_S / ticks_per_second))
 		queue->flooded_until = now + 1 ?: 1;
 }

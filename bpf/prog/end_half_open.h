@@ -59,7 +59,7 @@ VERIFIED_ONCE int end_half_open(u32 slot, u32 generation, u32 used_template)
 
 /* End the oldest half-open connections, for a new one. One with a reserved share becomes the newest instead. Two, because
  * while all had a reserved share, none was ended. */
-INLINE void end_oldest_half_open(u32 used_template, u32 now)
+INLINE void end_oldest_half_open(u32 used_template, u32 now, u32 cost)
 {
 	struct half_open_queue *queue = map_elem(half_open_queues, 0);
 	if (!queue)
@@ -72,7 +72,7 @@ INLINE void end_oldest_half_open(u32 used_template, u32 now)
 			continue;
 		switch (end_half_open(oldest.slot, oldest.generation, used_template)) {
 		case HALF_OPEN_ENDED:
-			note_ended(queue, now);
+			note_ended(queue, now, cost);
 			if (++ended == HALF_OPEN_ENDS)
 				return;
 			break;
@@ -89,7 +89,7 @@ INLINE int prog_end_half_open(struct ctx ctx)
 	struct scratch *w = scratch_of(ctx.hook);
 	if (!w)
 		return pass_to_stack(ctx.hook);
-	end_oldest_half_open(w->template, ticks());
+	end_oldest_half_open(w->template, ticks(), w->by_hash ? 1 : cost_of_syn(w->scheduler, w->count));
 	w->half_open_ended = true;
 	return tail_call(ctx, PROG_CONNECT);
 }

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from ipaddress import ip_address
 
 import pytest
 
 from pylvs.bpf import abi, maps
 from pylvs.dataplane import load
-from pylvs.model.service import Method, Protocol, ServiceFlag, ServiceKey
+from pylvs.model.service import (
+    Destination,
+    DestinationKey,
+    Method,
+    Protocol,
+    ServiceFlag,
+    ServiceKey,
+    VirtualService,
+)
 from tests.packet.frames import parsed
 from tests.packet.host import HOOKS, Host, new_host, on_cpu
 from tests.packet.test_half_open import clients, flood, packet, serve, shake_hands, states
@@ -72,6 +81,25 @@ def test_a_syn_gets_no_connection_and_the_handshake_completes(
         assert picks(host, service, flags, hook) == before
     assert clients(host, service) == {*range(2000, 2050), *SPORTS}
     assert host.reason("TABLE_FULL_STATELESS") == 0
+
+
+@pytest.mark.parametrize(("scheduler", "cost"), [("rr", 1), ("wlc", 6)])
+def test_a_syn_counts_as_several_if_its_scheduler_loads_a_long_list(host: Host, scheduler: str, cost: int) -> None:
+    """So a CPU is flooded before such SYNs take all of its time."""
+    service, other = host.new_key(), serve(host, 4, Method.ROUTE)
+    with host.director.batch():
+        host.director.add_service(VirtualService(service, scheduler))
+        for number in range(320):
+            server = DestinationKey(ip_address("10.77.1.0") + number, service.port)
+            host.director.add_destination(service, Destination(server, Method.ROUTE))
+    counted = set()
+    flood(host, other, CAPACITY)
+    for _ in range(100):
+        change_queues(host, ended_in_tick=0, flooded_until=0)
+        flood(host, service, 1)
+        counted |= {each["ended_in_tick"] for each in queues_of(host)}
+    assert counted - {0}
+    assert counted <= {0, cost, 2 * cost}, "a SYN ends two connections at most"
 
 
 def test_both_hooks_choose_alike_and_count_alike(host: Host) -> None:
