@@ -14,6 +14,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from scapy.layers.inet import ICMP, IP, TCP
 
 from pylvs.bpf import kernel
 from pylvs.dataplane.devices import attachments, rp_filter
@@ -21,8 +22,8 @@ from pylvs.dataplane.devices.attach import Mode
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceKey, VirtualService
 from pylvs.netlink import codec, links, tc
 from tests.iproute import ip_batch
-from tests.packet.frames import CLIENT4, tcp, udp
-from tests.packet.host import ROUTER4, Host, ip, on_cpu
+from tests.packet.frames import CLIENT4, build, ether, tcp, udp
+from tests.packet.host import ROUTER4, VIP4, Host, ip, on_cpu
 from tests.packet.unfinished import until_veth_up, veth
 from tests.waiting import until
 
@@ -150,6 +151,21 @@ def test_a_forged_end_from_the_other_side_changes_no_state(
     if value == STRICT:  # from the right side it does
         wires.send("d1", tcp(flags, sport, service.port))
         assert states(host, service) != ["ESTABLISHED"]
+
+
+@pytest.mark.parametrize("value", [OFF, STRICT])
+def test_an_icmp_error_of_a_forged_source_reaches_no_real_server(
+    host: Host, wires: Wires, packets: socket.socket, value: int
+) -> None:
+    service, sport = host.new_key(), 7000 + value
+    filtered(host, value, service)
+    established(host, wires, sport, service)
+    arrived(packets)
+    before = dropped_by_routing()
+    about = IP(src=VIP4, dst=CLIENT4) / TCP(sport=service.port, dport=sport, flags="A")
+    wires.send("d1", build(ether() / IP(src=FOREIGN, dst=VIP4) / ICMP(type=3, code=1) / about))
+    assert arrived(packets) == ([FOREIGN] if value == OFF else [])
+    assert dropped_by_routing() - before == (value == STRICT)
 
 
 def test_every_path_of_a_route_back_is_valid(host: Host, wires: Wires) -> None:
