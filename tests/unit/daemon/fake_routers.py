@@ -17,6 +17,7 @@ The request `emit` publishes an event.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -127,7 +128,7 @@ class FakeRouters:
             unknown = [name for name in message["names"] if name not in self.names]
             names = message["names"] or self.names
             if unknown:
-                reply["error"] = self.unknown(unknown[0])
+                reply |= {"error": self.unknown(unknown[0]), "errno": errno.ENOENT}
             else:
                 self.held = self.held | set(names) if verb == "yield" else self.held - set(names)
                 reply["ok"] = {"names": names}
@@ -142,7 +143,7 @@ class FakeRouters:
             self.data_plane = {"up": message["up"], "reason": message["reason"]}
             reply["ok"] = {}
         elif verb == "why" and message["name"] not in (None, *self.names):
-            reply["error"] = self.unknown(message["name"])
+            reply |= {"error": self.unknown(message["name"]), "errno": errno.ENOENT}
         elif verb == "why":
             names = [message["name"]] if message["name"] else self.names
             reply["ok"] = {name: self.transitions(name) for name in names}

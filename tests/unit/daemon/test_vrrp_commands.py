@@ -114,6 +114,17 @@ def test_why_explains_each_transition(host: FakeHost) -> None:
     assert str(none.exception) == "VI_3: no such virtual router; there are: VI_1, VI_2"
 
 
+def test_an_unknown_router_is_not_found(host: FakeHost) -> None:
+    client = Client(host.state)
+    replies = during(
+        host,
+        lambda: client.ask("GET", "/v1/vrrp/why?name=VI_9"),
+        lambda: client.ask("POST", "/v1/vrrp/yield", {"name": "VI_9", "seconds": 1}),
+        lambda: client.ask("POST", "/v1/vrrp/resume", {"name": "VI_9"}),
+    )
+    assert replies == [(404, {"error": "VI_9: no such virtual router; there are: VI_1, VI_2"})] * 3
+
+
 def test_yield_and_resume(host: FakeHost) -> None:
     one, status, back, every, wrong, unknown = during(
         host,

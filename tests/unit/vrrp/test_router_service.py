@@ -14,7 +14,7 @@ from pylvs.bfd.sessions import Result
 from pylvs.model.addresses import Address
 from pylvs.model.bfd import BfdSession
 from pylvs.model.checks import Script
-from pylvs.model.errors import PylvsError
+from pylvs.model.errors import NoSuchRouter, PylvsError
 from pylvs.model.vrrp import (
     OWNER,
     Announcements,
@@ -36,6 +36,7 @@ from pylvs.system import syscalls
 from pylvs.vrrp import router_service
 from pylvs.vrrp.control import service_status
 from pylvs.vrrp.helper.link import NO_SCRIPTS, LogLine, StateChanged
+from pylvs.vrrp.ipc import answer_of
 from pylvs.vrrp.log_damper import MOST
 from pylvs.vrrp.loop import Loop, RealtimeStatus
 from pylvs.vrrp.protocol.adverts import PROTOCOL, AdvertEncoder, AdvertError, Datagram
@@ -767,8 +768,10 @@ def test_a_request_announces_the_addresses_of_a_master_alone(service: RouterServ
     service._send_garp({"name": "VI_1"})
     run(service, 10)
     assert len(host.announced) == 1
-    with pytest.raises(PylvsError, match="VI_9: no such virtual router"):
+    with pytest.raises(NoSuchRouter, match="VI_9: no such virtual router") as caught:
         service._send_garp({"name": "VI_9"})
+    with pytest.raises(NoSuchRouter):  # as its client receives it
+        answer_of({"id": 1, "error": str(caught.value), "errno": caught.value.errno})
 
 
 @pytest.mark.parametrize("length_s", [-1, 1e300, float("nan"), float("inf"), 10**30, 366 * 86400 + 1])
