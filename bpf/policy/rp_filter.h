@@ -7,6 +7,7 @@
  * costs nothing, and a forged one cannot end it.
  */
 #pragma once
+#include "conntrack/event.h"
 #include "fwd/nexthop.h"
 
 /* Return the device of the route back; 0: there is none. `output` allows routes by this device alone. */
