@@ -52,7 +52,7 @@ SUB_PACKAGES: dict[str, set[str]] = {
     "daemon/api": {"daemon", "daemon/state", "health", "health/prober", "system", "system/processes", "model"},
     "daemon/state": {"daemon", "health", "vrrp", "system", "model"},
     "daemon/table": {"daemon", "daemon/state", "config", "system", "model"},
-    "health/checkers": {"health", "system", "system/processes", "model"},
+    "health/checkers": {"health", "netlink", "system", "system/processes", "model"},
     "health/prober": {"health", "health/checkers", "system", "system/processes", "model"},
     "system/processes": {"system", "model"},
     "vrrp/helper": {"vrrp", "notify", "system", "system/processes", "model"},

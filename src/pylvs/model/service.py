@@ -21,7 +21,6 @@ MAX_WEIGHT = MAX_THRESHOLD = 0x7FFFFFFF
 MAX_PORT = 0xFFFF
 MAX_PREFIX = 128  # bits of an IPv6 address
 LONGEST_S = 2678400  # ipvsadm's limit: 31 days
-TIMEOUT_NAMES = ("tcp", "tcpfin", "udp")  # as keepalived and ipvsadm call the fields of `Timeouts`
 
 # All schedulers of IPVS, in the order of their numbers in `bpf/abi/config.h`.
 SCHEDULERS = ("rr", "wrr", "lc", "wlc", "sed", "nq", "fo", "ovf", "dh", "sh", "mh", "lblc", "lblcr", "twos")
@@ -37,6 +36,9 @@ def scheduler_number(name: str) -> int:
 def scheduler_name(number: int) -> str:
     """Return the inverse of `scheduler_number`."""
     return SCHEDULERS[number - 1] if number else NO_SCHEDULER
+
+
+TIMEOUT_NAMES = ("tcp", "tcpfin", "udp")  # as keepalived and ipvsadm call the fields of `Timeouts`
 
 
 @dataclass(frozen=True, slots=True)
