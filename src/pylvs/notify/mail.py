@@ -194,9 +194,12 @@ async def _end(process: Process, patience_s: float) -> None:
         async with asyncio.timeout(patience_s):
             await process.wait()
     except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+        pass
+    finally:  # also if this task is cancelled
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
 
 
 async def _message_of(process: Process) -> Message:

@@ -9,6 +9,7 @@ import email.policy
 import io
 import os
 import re
+import signal
 import socket
 import sys
 import threading
@@ -410,6 +411,33 @@ def test_a_process_that_ends_by_itself_is_not_killed(monkeypatch: pytest.MonkeyP
 
     asyncio.run(main())
     assert not killed
+
+
+def test_a_process_is_killed_if_the_wait_for_its_end_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mails, "END_S", 4 * PATIENCE_S)
+    silent = "import os, time; os.close(1); os.close(2); time.sleep(1000)"
+    monkeypatch.setattr(mails, "command", lambda _: [sys.executable, "-c", silent])
+    ended: list[int | None] = []
+    end = mails._end
+
+    async def noted(process: asyncio.subprocess.Process, patience_s: float) -> None:
+        waiting.set()
+        try:
+            await end(process, patience_s)
+        finally:
+            ended.append(process.returncode)
+
+    async def main() -> None:
+        delivery = asyncio.create_task(deliver_confined(b"x", MAIL))
+        await waiting.wait()
+        delivery.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await delivery
+
+    monkeypatch.setattr(mails, "_end", noted)
+    waiting = asyncio.Event()
+    asyncio.run(main())
+    assert ended == [-signal.SIGKILL]
 
 
 def test_a_reply_without_end_is_cut_off() -> None:
