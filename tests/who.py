@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from pylvs.system.unix_http import NEEDS
+
 PAGE = (Path(__file__).parents[1] / "docs" / "reference" / "who.md").read_text()
 COLUMNS = (  # of a row, behind the command: user, and where a daemon runs
     ("root", "without"),
@@ -39,6 +41,8 @@ def expected(command: str, user: str, state: str) -> tuple[int, re.Pattern[str]]
         return status, re.compile(".*", re.DOTALL)
     if text == "root":
         return status, re.compile(r"[^\n]*run (it )?as root\n")
+    if text == "member":
+        return status, re.compile(rf"[^\n]*{NEEDS}\n")
     pattern = r"\n".join(re.escape(each.strip("`")) for each in line.split(" ⏎ "))
     for word, value in _PLACEHOLDERS.items():
         pattern = pattern.replace(word, value)

@@ -124,7 +124,7 @@ def _daemon(state: str) -> Iterator[None]:
         socket_path = default_path() / "control"
         child = _forked(lambda: run(["run", "-f", "k.conf"]), "root", Path(f"daemon-{state}.log"))
     try:
-        until(lambda: _answers_at(socket_path), f"the daemon answers at {socket_path}")
+        until(lambda: _is_ready(socket_path), f"the daemon at {socket_path} has its first table")
         yield
         if state == "elsewhere":
             os.kill(child, signal.SIGTERM)
@@ -134,11 +134,12 @@ def _daemon(state: str) -> Iterator[None]:
         raise
 
 
-def _answers_at(path: Path) -> bool:
+def _is_ready(path: Path) -> bool:
     try:
-        return Client(path.parent).ask("GET", "/v1/status")[0] == 200
+        status, reply = Client(path.parent).ask("GET", "/v1/status")
     except NoDaemon:
         return False
+    return status == 200 and all(each["kind"] != "starting" for each in reply["problems"])
 
 
 def _ended(child: int) -> bool:
