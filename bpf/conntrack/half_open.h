@@ -12,8 +12,9 @@
  * alone. So CPUs share only what is once in a batch. If a batch leaves the ring before its CPU has filled it, its other
  * positions are closed, and that CPU takes a new batch.
  *
- * A CPU that ends them faster than FLOOD_ENDS_S is flooded for the rest of the tick; sooner if each takes longer. Then a SYN gets no connection if the
- * packet can be forwarded without one (lb/fallback.h). That takes less time than to end a connection and make another.
+ * A CPU that ends them faster than FLOOD_ENDS_S is flooded for the rest of the tick; sooner if each takes longer. Then
+ * a SYN gets no connection if the packet can be forwarded without one (lb/fallback.h). That takes less time than to end
+ * a connection and make another.
  *
  * Two datagrams of a forged client make a connection that does not give way. So UDP by NAT, which needs a connection,
  * leaves the last part of the table to services with a reserved share, and to TCP.

@@ -21,7 +21,7 @@ from pylvs.model.service import (
 )
 from tests.packet.frames import parsed
 from tests.packet.host import HOOKS, Host, new_host, on_cpu
-from tests.packet.test_half_open import clients, flood, packet, serve, shake_hands, states
+from tests.packet.test_half_open import change_queues, clients, flood, packet, serve, shake_hands, states
 
 CAPACITY = 4096
 SPORTS = range(3000, 3032)
@@ -33,16 +33,6 @@ DIRECT = [Method.ROUTE, Method.TUNNEL]
 def host() -> Iterator[Host]:
     with new_host(connections=CAPACITY, expires=False, recycled=True) as made, on_cpu(min(os.sched_getaffinity(0))):
         yield made
-
-
-def change_queues(host: Host, **values: int) -> None:
-    """Change what each CPU knows of the half-open connections that it ended."""
-    codec = abi.struct("half_open_queue")
-    with maps.PerCpuArray.open(host.director.tables.path("half_open_queues")) as queues:
-        raw = bytearray(queues.get(0) or b"")
-        for at in range(0, len(raw), queues.stride):
-            codec.pack_into(raw, at, values)
-        queues.put(0, bytes(raw))
 
 
 def queues_of(host: Host) -> list[dict[str, int]]:
