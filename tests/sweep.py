@@ -35,7 +35,7 @@ PREFIXES = (
     *("oracle.", "pylvs-conformance.", "pylvs-keepalived.", "pylvs-open-", "pylvs-ld-", "pylvs-cli-", "pylvs-times-"),
     *("pylvs-vrrp-", "pylvs-traffic-", "pylvs dev.", "pylvs-commands-", "pylvs-guest.", "oracle-vm.", "oracle-record."),
     *("pylvs-public-", "pylvs-bfd-", "pylvs-bus-", "pylvs-package-", "pylvs-page-", "pylvs-deb-"),
-    *("pylvs-objects-", "pylvs-zig-"),
+    *("pylvs-objects-", "pylvs-zig-", "pylvs-every-"),
 )
 OLD_S = 6 * 3600
 LAB = r"t{0}x\d+|tut[a-z_]+{0}"

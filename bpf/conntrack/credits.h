@@ -13,8 +13,8 @@ enum {
 	PLENTY = 1024, /* with fewer free credits, move them one by one: any CPU can then take the last one */
 };
 
-/* Return at how many connections there is space for no other one, by NAT (or under a template for it) or not. Without this share, forged SYNs and
- * ACKs to a service of direct routing could take every entry. */
+/* Return at how many connections there is space for no other one, by NAT (or under a template for it) or not. Without
+ * this share, forged SYNs and ACKs to a service of direct routing could take every entry. */
 INLINE u32 capacity_for(const struct pool *pool, bool nat)
 {
 	return pool->capacity - (!nat && get_root()->nat ? pool->capacity / NAT_SHARE : 0);

@@ -255,7 +255,7 @@ def edit() -> None:
     """Do what `ipvsadm -a` does, and undo it."""
     director, server = BpfDirector(State.open()), DestinationKey(ip_address(server4(2)), EDITED.port)
     director.add_destination(EDITED, Destination(server))
-    assert not director.device_problems()
+    assert not [each for each in director.device_problems() if not each.by_hand]
     director.delete_destination(EDITED, server)
 
 

@@ -344,8 +344,6 @@ def refusal(error: PylvsError, of_server: bool) -> str:
 
 def cannot_open(error: PylvsError) -> str:
     """Return the message for tables that could not be opened."""
-    if isinstance(error, errors.NotReadable):
-        return f"Can't initialize ipvs: {error}"
     if isinstance(error, errors.NotPermitted):
         return f"Can't initialize ipvs: {MESSAGES[errors.NotPermitted]}\n{CANNOT_OPEN}"
     return f"Can't initialize ipvs: {error}"
