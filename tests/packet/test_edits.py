@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import socket
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -16,13 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pylvs.bpf import abi
+from pylvs.bpf import abi, maps
 from pylvs.bpf.maps import PerCpuArray
 from pylvs.dataplane import transaction
 from pylvs.dataplane.destinations import SWEEP_S
 from pylvs.dataplane.load import timeout_ticks
 from pylvs.dataplane.reader import Reader
-from pylvs.dataplane.transaction import GRACE_S, VISIT_S, WAIT_MS, list_class
+from pylvs.dataplane.transaction import GRACE_S, VISIT_S, Book, list_class
 from pylvs.model.changes import ServiceChange
 from pylvs.model.director import Director
 from pylvs.model.errors import NoSpace, PylvsError
@@ -280,7 +279,7 @@ def test_lists_that_grow_and_shrink_do_not_use_up_the_table(director_host: Host)
         return tuple(director.tables.book.get(0, name) for name in ("member_top", "destination_top"))
 
     used = [tops()]
-    with mock.patch.object(transaction, "WAIT_MS", 0):  # so each edit finds what the ones before have released
+    with mock.patch.object(transaction, "MANY_RELEASED", 1):  # so each edit finds what the ones before have released
         for _ in range(6):
             for each in wanted:
                 director.add_destination(service, each)
@@ -293,13 +292,68 @@ def test_lists_that_grow_and_shrink_do_not_use_up_the_table(director_host: Host)
 def test_adding_and_deleting_services_does_not_use_up_the_table(director_host: Host) -> None:
     director, service = director_host.director, director_host.new_key()
     tops = []
-    for _ in range(60):
-        director.add_service(VirtualService(service, "rr"))
-        director.add_destination(service, Destination(DestinationKey(ip_address("10.77.0.11"), service.port)))
-        director.delete_service(service)
-        time.sleep(WAIT_MS / 4000)
-        tops.append(director.tables.book.get(0, "service_top"))
-    assert tops[-1] - tops[0] < 30, tops  # 60 without reuse; the clock decides how many wait at once
+    with mock.patch.object(transaction, "MANY_RELEASED", 8):
+        for _ in range(30):
+            director.add_service(VirtualService(service, "rr"))
+            director.add_destination(service, Destination(DestinationKey(ip_address("10.77.0.11"), service.port)))
+            director.delete_service(service)
+            tops.append(director.tables.book.get(0, "service_top"))
+    assert tops[-1] - tops[0] < 8, tops
+
+
+def test_what_is_released_is_used_again_only_after_a_grace_period(director_host: Host) -> None:
+    director, events = director_host.director, list[tuple[str, int]]()
+    let_service_go, let_list_go, take = Book.let_service_go, Book.let_list_go, Book.take_service
+    take_list, grace_period = Book.take_list, maps.grace_period
+
+    def release_service(book: Book, slot: int) -> None:
+        events.append(("release service", slot))
+        let_service_go(book, slot)
+
+    def release_list(book: Book, chunk: int, count: int) -> None:
+        if count:
+            events.append(("release list", chunk))
+        let_list_go(book, chunk, count)
+
+    def taken_service(book: Book) -> int:
+        slot = take(book)
+        events.append(("take service", slot))
+        return slot
+
+    def taken_list(book: Book, count: int) -> int:
+        chunk = take_list(book, count)
+        if count:
+            events.append(("take list", chunk))
+        return chunk
+
+    def wait() -> None:
+        grace_period()
+        events.append(("grace period", 0))
+
+    with (
+        mock.patch.object(transaction, "MANY_RELEASED", 5),
+        mock.patch.object(maps, "grace_period", wait),
+        mock.patch.multiple(
+            Book,
+            let_service_go=release_service,
+            let_list_go=release_list,
+            take_service=taken_service,
+            take_list=taken_list,
+        ),
+    ):
+        for _ in range(12):
+            service = director_host.new_key()
+            director_host.serve(service, 2)
+            director.delete_service(service)
+    reused = 0
+    for at, (event, what) in enumerate(events):
+        verb, _, kind = event.partition(" ")
+        release = (f"release {kind}", what)
+        if verb == "take" and release in events[:at]:
+            released = max(number for number, each in enumerate(events[:at]) if each == release)
+            assert ("grace period", 0) in events[released:at], (event, what)
+            reused += 1
+    assert reused > 10, events
 
 
 def test_no_chunk_is_in_two_lists(director_host: Host) -> None:
@@ -368,17 +422,17 @@ def test_counters_begin_at_zero_in_a_service_with_a_used_slot(director_host: Hos
     """Its slot belonged to another service, whose destinations are remembered for a while."""
     director = director_host.director
     before = director.tables.book.get(0, "service_top")
-    for _ in range(8):
-        service = director_host.new_key()
-        director_host.serve(service, 2)
-        fresh = director.service(service)
-        assert fresh.counters.connections == fresh.counters.in_packets == 0
-        director_host.forwarded(tcp(dport=service.port))
-        assert director.service(service).counters.connections == 1
-        director.zero(service)
-        assert director.service(service).counters.connections == 0
-        director.delete_service(service)
-        time.sleep(2.5 * WAIT_MS / 1000)
+    with mock.patch.object(transaction, "MANY_RELEASED", 1):
+        for _ in range(8):
+            service = director_host.new_key()
+            director_host.serve(service, 2)
+            fresh = director.service(service)
+            assert fresh.counters.connections == fresh.counters.in_packets == 0
+            director_host.forwarded(tcp(dport=service.port))
+            assert director.service(service).counters.connections == 1
+            director.zero(service)
+            assert director.service(service).counters.connections == 0
+            director.delete_service(service)
     assert director.tables.book.get(0, "service_top") - before < 8, "no slot was used twice"
 
 

@@ -454,7 +454,7 @@ def test_an_edit_killed_before_any_of_its_stores(host: Host, kind: str) -> None:
     seen = set()
     chance = random.Random(kind)
     sampled = sorted({0, stores - 1, *(chance.randrange(stores) for _ in range(40))})
-    # the work grows with the slots that wait, which depend on the machine's speed: the first count is an estimate
+    # the work grows with the slots that earlier edits have released: the first count is an estimate
     for store in itertools.chain(sampled, itertools.count(stores, 5)):
         done = in_child(dying_at(store, in_new_process([edit])))
         now = check(host, [begin, end])

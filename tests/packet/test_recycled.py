@@ -48,7 +48,6 @@ def made(stock: Stock) -> Iterator[State]:
     ):
         director = BpfDirector(State.open())
         director.make()
-        director.tables.book.set(0, "waiting_since_ms", 0)  # it had the time
         with stock.keeping(director.state):
             try:
                 yield director.state

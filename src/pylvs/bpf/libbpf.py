@@ -236,13 +236,15 @@ class BpfObject:
         return check(self._lib.bpf_program__fd(self._program(name)), f"asking for program {name}")
 
 
-def create_map(kind: int, name: str, key_size: int, value_size: int, max_entries: int, flags: int = 0) -> int:
+def create_map(
+    kind: int, name: str, key_size: int, value_size: int, max_entries: int, flags: int = 0, inner: int = 0
+) -> int:
     """Create a map without an object file; return its descriptor, which the caller closes.
 
-    Raises NoSpace, NotPermitted.
+    A map of maps needs `inner`, the descriptor of a map like those that it will have. Raises NoSpace, NotPermitted.
     """
     # struct bpf_map_create_opts: sz, four numbers of BTF, inner_map_fd, map_flags
-    options = ctypes.create_string_buffer(struct.pack("<Q4III", 32, 0, 0, 0, 0, 0, flags), 32)
+    options = ctypes.create_string_buffer(struct.pack("<Q4III", 32, 0, 0, 0, 0, inner, flags), 32)
     done = library().bpf_map_create(kind, name.encode()[:15], key_size, value_size, max_entries, options)
     return check(done, f"creating map {name} of {max_entries} elements")
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     Self = TypeVar("Self", bound="Map")
 
+_ARRAY, _ARRAY_OF_MAPS = 2, 12  # linux/bpf.h
 ANY, NOEXIST, EXIST = 0, 1, 2  # BPF_ANY, BPF_NOEXIST, BPF_EXIST
 MMAPABLE = 1 << 10  # BPF_F_MMAPABLE
 
@@ -51,6 +52,19 @@ def full_barrier() -> None:
             raise Unsupported(
                 f"membarrier(2): {reason}: without it no edit of the tables is safe on {machine}"
             ) from None
+
+
+def grace_period() -> None:
+    """Wait until all programs that run now, on every CPU, have ended: an RCU grace period, about 10 ms.
+
+    The kernel waits for one in each update of a map of maps (maybe_wait_bpf_programs() in kernel/bpf/syscall.c).
+    MEMBARRIER_CMD_GLOBAL would not wait with one CPU online, and fails with nohz_full. Raises PylvsError.
+    """
+    with (
+        Map(libbpf.create_map(_ARRAY, "grace_inner", 4, 4, 1)) as inner,
+        ArrayMap(libbpf.create_map(_ARRAY_OF_MAPS, "grace", 4, 4, 1, inner=inner.fd)) as outer,
+    ):
+        outer.put(0, struct.pack("=I", inner.fd))
 
 
 class Map:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, cached_property
 
-from pylvs.bpf import abi, kernel
+from pylvs.bpf import abi, kernel, maps
 from pylvs.dataplane import transaction
 from pylvs.dataplane.state import ORPHANS
 from pylvs.dataplane.tables import (
@@ -243,6 +243,7 @@ class DestinationSlots:
         edit.trash.keep(kept)
         gone = set(chain) - set(kept)
         self._nat_servers.remove(gone)
+        maps.grace_period()  # a packet may still read a slot that it found in the index
         for dest_slot in gone:
             self._forget(edit, dest_slot)
         write_bitmaps(self.tables, [version for _, version in edit.services(edit.live)])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network
 
-from pylvs.bpf import abi
+from pylvs.bpf import abi, maps
 from pylvs.dataplane.tables import Facts, Tables, Versions, address_bytes, address_of, replace_keys
-from pylvs.dataplane.transaction import WAIT_MS, Transaction
+from pylvs.dataplane.transaction import Transaction
 from pylvs.model import sockets as socket
 from pylvs.model.errors import NoSpace
 from pylvs.model.marks import MarkRule, Network, Not
@@ -122,7 +121,7 @@ def replace(edit: Transaction, rules: Sequence[MarkRule]) -> None:
     packed = [_packed(rule) for rule in rules]
     (first,) = edit.facts().get("first_mark_rule")
     beside = 0 if first else most
-    time.sleep(WAIT_MS / 1000)  # a packet may still read the former list
+    maps.grace_period()  # a packet may still read the former list
     for number, each in enumerate(packed):
         edit.tables.mark_rules.replace(beside + number, each)
     edit.new_facts.set("first_mark_rule", beside)

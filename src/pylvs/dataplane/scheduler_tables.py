@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import math
 import struct
-import time
 from collections.abc import Sequence
 from functools import lru_cache
 
-from pylvs.bpf import abi
+from pylvs.bpf import abi, maps
 from pylvs.dataplane import load
 from pylvs.dataplane.state import CACHE_SWEEP, State
 from pylvs.dataplane.tables import Tables
-from pylvs.dataplane.transaction import WAIT_MS, Transaction
+from pylvs.dataplane.transaction import Transaction
 from pylvs.model.errors import InvalidOperation
 from pylvs.model.service import ServiceKey
 
@@ -251,7 +250,7 @@ class HashTables:
 
     def forget(self, versions: dict[int, dict[str, Any]]) -> None:
         """Remove the tables that services, by slot, do not use any more, once no packet can read them."""
-        time.sleep(WAIT_MS / 1000)
+        maps.grace_period()
         for slot, version in versions.items():
             for scheduler in self._mh, self._sh:
                 if not (version["present"] and version["scheduler"] == scheduler):

@@ -10,8 +10,11 @@ dies before the store has changed nothing. After one that dies later, the next w
 `recover`. The caller of an edit holds the state's lock.
 
 An edit takes slots of services and destinations, and chunks of members for the lists of services. The size of a chunk
-is a power of two of members. The map `books` has the free slots and chunks. All of it can be derived from the tables. A
-packet on another CPU may still read what an edit released, so a slot waits some milliseconds before it is used again.
+is a power of two of members. The map `books` has the free slots and chunks. All of it can be derived from the tables.
+
+A packet on another CPU may still read what an edit released. So it is used again only after an RCU grace period, the
+end of all programs that ran. An edit waits for one before it begins if many slots and chunks are released, or later if
+it finds no space.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Collection, Iterable, Iterator
+from itertools import islice
 
 from pylvs.bpf import abi, maps
 from pylvs.dataplane.tables import (
@@ -43,10 +47,12 @@ if TYPE_CHECKING:
 
     from pylvs.bpf.maps import MmapArray
 
-WAIT_MS = 20  # far longer than the program runs for one packet
+MANY_RELEASED = 128  # a grace period takes about 10 ms: most edits, each of which releases a list, do not wait for one
 VISIT_S, GRACE_S = 60, 120  # of IPVS's trash
 FTP_PORT = 21
-_STEPS = 2  # from leaving to waiting, and from there to free
+# Chains of the book. Nothing enters those that wait; an earlier build with the same layout may have filled them.
+_RELEASED_SERVICES = "service_leaving", "service_waiting"
+_RELEASED_LISTS = "list_leaving", "list_waiting"
 _LINK, _OLDER = struct.Struct("<I"), struct.Struct("<Q")
 _SERVER_KEY = struct.Struct("<16sHBx")  # struct nat_server
 _ADDRESSED = ("address", "family", "used", "virtual_address", "mark", "virtual_family")  # of a destination
@@ -106,10 +112,8 @@ class Book:
     def take_service(self) -> int:
         """Take a free slot. Raises NoSpace."""
         book, full = self._book, self._tables.services.count
-        for _ in range(_STEPS):
-            if book.get(0, "service_free") != self.nothing or book.get(0, "service_top") < full:
-                break
-            self._wait()
+        if book.get(0, "service_free") == self.nothing and book.get(0, "service_top") >= full:
+            self.settle()
         return self._take("service", self._tables.services, "virtual services")
 
     def _take(self, kind: str, records: Records, what: str) -> int:
@@ -123,14 +127,8 @@ class Book:
         self._book.set(0, f"{kind}_top", top + 1)
         return int(top)
 
-    def _wait(self) -> None:
-        """Wait until released slots of services are one step closer to free."""
-        if any(self._book.get(0, name) != self.nothing for name in ("service_leaving", "service_waiting")):
-            time.sleep(WAIT_MS / 1000)
-            self.settle()
-
     def let_service_go(self, slot: int) -> None:
-        """Release a slot; it is free after a wait."""
+        """Release a slot; it is free after a grace period."""
         self._set_link(self._tables.services.array, slot, self._book.get(0, "service_leaving"))
         self._book.set(0, "service_leaving", slot)
 
@@ -141,9 +139,10 @@ class Book:
         size = list_class(count)
         if size < self._classes:
             chunk = self._take_chunk(size)
-            if chunk is None:
-                self._merge_gaps()
-                chunk = self._take_chunk(size)
+            for find_space in self.settle, self._merge_gaps:
+                if chunk is None:
+                    find_space()
+                    chunk = self._take_chunk(size)
             if chunk is not None:
                 self._taken.append((chunk, 1 << size))
                 return chunk
@@ -173,22 +172,20 @@ class Book:
     def _merge_gaps(self) -> None:
         """Rebuild the free chunks from the gaps between the lists in force and those of this edit.
 
-        Former lists are free as well, after a wait: no packet reads them any more.
+        Nothing is released: no packet reads a former list.
         """
-        time.sleep(WAIT_MS / 1000)
         versions = Versions(self._tables)
         live = versions.live
         found = (versions.version(slot, live) for slot in range(self._book.get(0, "service_top")))
         used = sorted([*chunks(fields for fields in found if fields["present"]), *self._taken])
         none = [self.nothing] * self._classes
-        for name in "list_free", "list_leaving", "list_waiting":
-            self._book.set(0, name, *none)
+        self._book.set(0, "list_free", *none)
         self._book.set(0, "member_top", max((start + size for start, size in used), default=0))
         for start, size in gaps(used, self._classes):
             self._let_go("list_free", start, size)
 
     def let_list_go(self, chunk: int, count: int) -> None:
-        """Release a chunk; it is free after a wait."""
+        """Release a chunk; it is free after a grace period."""
         if count:
             self._let_go("list_leaving", chunk, count)
 
@@ -209,46 +206,58 @@ class Book:
         self._tables.destinations.set(slot, "next", self._book.get(0, "destination_free"))
         self._book.set(0, "destination_free", slot)
 
+    def has_released(self, count: int = 1) -> bool:
+        """Return whether so many slots and chunks are released."""
+        return any(True for _ in islice(self._released(), count - 1, count))
+
+    def _released(self) -> Iterator[int]:
+        for name in _RELEASED_SERVICES:
+            yield from self._chain(self._tables.services.array, self._book.get(0, name))
+        for name in _RELEASED_LISTS:
+            for first in self._book.get(0, name):
+                yield from self._chain(self._tables.members, first)
+
+    def _chain(self, array: MmapArray, first: int) -> Iterator[int]:
+        """Yield the slots or chunks of a chain; the caller may put each into another chain."""
+        while first != self.nothing:
+            following = self._link(array, first)
+            yield first
+            first = following
+
     def settle(self) -> None:
-        """Free what was released long enough ago. Every edit begins with it."""
-        book, now = self._book, time.monotonic_ns() // 1_000_000
-        if now - book.get(0, "waiting_since_ms") < WAIT_MS:
-            return
-        services, members, nothing = self._tables.services.array, self._tables.members, self.nothing
-        slot = book.get(0, "service_waiting")
-        while slot != nothing:
-            following = self._link(services, slot)
-            self._set_link(services, slot, book.get(0, "service_free"))
-            book.set(0, "service_free", slot)
-            slot = following
-        book.set(0, "service_waiting", book.get(0, "service_leaving"))
-        book.set(0, "service_leaving", nothing)
-        waiting = book.get(0, "list_waiting")
-        if any(chunk != nothing for chunk in waiting):
-            free = list(book.get(0, "list_free"))
-            for size, first in enumerate(waiting):
-                chunk = first
-                while chunk != nothing:
-                    following = self._link(members, chunk)
+        """Free what was released, once no packet can read it. Raises PylvsError."""
+        if self.has_released():
+            maps.grace_period()
+            self.free_released()
+
+    def free_released(self) -> None:
+        """Free what was released. A grace period has passed since."""
+        book, services, members = self._book, self._tables.services.array, self._tables.members
+        for name in _RELEASED_SERVICES:
+            for slot in self._chain(services, book.get(0, name)):
+                self._set_link(services, slot, book.get(0, "service_free"))
+                book.set(0, "service_free", slot)
+            book.set(0, name, self.nothing)
+        free = list(book.get(0, "list_free"))
+        for name in _RELEASED_LISTS:
+            for size, first in enumerate(book.get(0, name)):
+                for chunk in self._chain(members, first):
                     self._set_link(members, chunk, free[size])
                     free[size] = chunk
-                    chunk = following
-            book.set(0, "list_free", *free)
-        book.set(0, "list_waiting", *book.get(0, "list_leaving"))
-        book.set(0, "list_leaving", *[nothing] * self._classes)
-        book.set(0, "waiting_since_ms", now)
+        book.set(0, "list_free", *free)
+        for name in _RELEASED_LISTS:
+            book.set(0, name, *[self.nothing] * self._classes)
 
     def reset(self, service_top: int, destination_top: int, member_top: int) -> None:
         """Write an allocator with these tops and nothing free below them."""
         nothing, none = self.nothing, [self.nothing] * self._classes
-        for name in "service_free", "service_leaving", "service_waiting", "destination_free", "deleted":
+        for name in "service_free", *_RELEASED_SERVICES, "destination_free", "deleted":
             self._book.set(0, name, nothing)
-        for name in "list_free", "list_leaving", "list_waiting":
+        for name in "list_free", *_RELEASED_LISTS:
             self._book.set(0, name, *none)
         self._book.set(0, "service_top", service_top)
         self._book.set(0, "destination_top", destination_top)
         self._book.set(0, "member_top", member_top)
-        self._book.set(0, "waiting_since_ms", time.monotonic_ns() // 1_000_000)
 
 
 def now_s() -> int:
@@ -435,8 +444,12 @@ class Transaction(Versions):
     def __enter__(self) -> Transaction:
         if self.tables.book.get(0, "pending"):
             recover(self.tables)
+        many = self.book.has_released(MANY_RELEASED)
+        if many:
+            maps.grace_period()  # first: a failure leaves nothing pending
         self.tables.book.set(0, "pending", 1)
-        self.book.settle()
+        if many:
+            self.book.free_released()
         self._live = self.live
         self.generation = self._live + 1 & MASK32
         self.new_facts = self.facts(self.generation)

@@ -18,12 +18,11 @@ import time
 from collections.abc import Collection, Iterator
 from functools import partial
 
-from pylvs.bpf import kernel, libbpf
+from pylvs.bpf import kernel, libbpf, maps
 from pylvs.bpf.maps import MMAPABLE, ArrayMap, MmapArray
 from pylvs.dataplane import load
 from pylvs.dataplane.state import BARE, EGRESS, ENTRIES, LOADED, ON_DEMAND, RESTORE, TC, XDP, State
 from pylvs.dataplane.tables import MASK32, Tables
-from pylvs.dataplane.transaction import WAIT_MS
 from pylvs.model.errors import Busy, PylvsError, Unsupported
 from pylvs.system.lock import Lock
 
@@ -212,7 +211,7 @@ def _finish_copy(state: State, switch: str, former: str, copy: ConnectionCopy | 
                 copy.run()
         _hold(fresh)
         _turn_switch(state, switch)
-        time.sleep(WAIT_MS / 1000)  # a packet may still be in a program that uses the former table
+        maps.grace_period()  # a packet may still be in a program that uses the former table
         copy.run(only_new=True, half_open=False, may_continue=partial(_hold, fresh))
         end = time.monotonic() + _HOLD_S
         copy.run(only_new=True, half_open=True, may_continue=lambda: time.monotonic() < end)
@@ -346,7 +345,7 @@ def drop_other_loads(state: State, names: Collection[str]) -> None:
     kept = [name for name in names if used & set(_program_arrays(state, name))]
     if any(os.path.exists(state.pin_path(f"{name}/{_SELECTED}")) for name in kept):
         return  # a device runs a switch, which calls programs of other loads
-    time.sleep(WAIT_MS / 1000)  # a packet may still be in a program that a device ran a moment ago
+    maps.grace_period()  # a packet may still be in a program that a device ran a moment ago
     for name in set(names) - set(kept):
         state.remove_load(name)
 

@@ -26,7 +26,7 @@ ARRAY = 2
 
 def test_an_object_names_its_maps_and_programs(small: BpfObject) -> None:
     assert {"records", "words", "hits", "tables"} <= set(small.maps())
-    assert small.programs() == ["small_xdp", "small_tc"]
+    assert small.programs() == ["small_xdp", "small_tc", "small_slow"]
     with pytest.raises(KeyError, match="no map nothing"):
         small.map_fd("nothing")
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 from collections.abc import Iterator
 
 import pytest
 
-from pylvs.bpf import libbpf
-from pylvs.bpf.libbpf import create_map
-from pylvs.bpf.maps import EXIST, MMAPABLE, NOEXIST, ArrayMap, HashMap, LargeArray, MmapArray, PerCpuArray
+from pylvs.bpf import kernel, libbpf
+from pylvs.bpf.libbpf import BpfObject, create_map
+from pylvs.bpf.maps import EXIST, MMAPABLE, NOEXIST, ArrayMap, HashMap, LargeArray, MmapArray, PerCpuArray, grace_period
 from pylvs.model.errors import NoSpace, PylvsError
 from tests.maps import clear, values
+from tests.waiting import Void, until, until_valid
 
 HASH, ARRAY, PERCPU_ARRAY = 1, 2, 6
+BEGAN, ENDED = 14, 15  # what the slow program stores in `words`
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes BPF maps")
 
 
@@ -188,3 +191,29 @@ def test_a_map_closed_twice_closes_no_other_descriptor() -> None:
     table.close()
     os.fstat(other)
     os.close(other)
+
+
+def test_a_grace_period_ends_after_the_programs_that_run(small: BpfObject) -> None:
+    small.load()
+    program = small.program_fd("small_slow")
+    with MmapArray(os.dup(small.map_fd("words"))) as words:
+
+        def stored(index: int) -> int:
+            return int(struct.unpack_from("=Q", words.upto(index), index * words.stride)[0])
+
+        def attempt() -> None:
+            words.store(BEGAN, 0, 0)
+            words.store(ENDED, 0, 0)
+            thread = threading.Thread(target=kernel.run_program, args=(program, bytes(64)))
+            thread.start()
+            try:
+                until(lambda: stored(BEGAN))
+                was_running = not stored(ENDED)
+                grace_period()
+                assert stored(ENDED)
+            finally:
+                thread.join()
+            if not was_running:
+                raise Void("the program had ended before")
+
+        until_valid("grace period", attempt)

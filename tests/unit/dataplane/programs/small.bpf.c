@@ -63,4 +63,22 @@ SEC("tc") int small_tc(struct __sk_buff *skb)
     return skb->len ? 0 : 2;
 }
 
+static long (*const loop)(__u32, void *, void *, __u64) = (void *)181; /* bpf_loop */
+
+static int idle(__u32 i, void *context) { return 0; }
+static int idle_longer(__u32 i, void *context) { loop(1 << 10, idle, 0, 0); return 0; }
+
+SEC("tc") int small_slow(struct __sk_buff *skb) /* runs for some tenths of a second */
+{
+    __u32 began = 14, ended = 15;
+    __u64 *first = lookup(&words, &began), *last = lookup(&words, &ended);
+
+    if (!first || !last)
+        return 0;
+    *(volatile __u64 *)first = 1;
+    loop(1 << 17, idle_longer, 0, 0);
+    *(volatile __u64 *)last = 1;
+    return 0;
+}
+
 char LICENSE[] SEC("license") = "GPL";
