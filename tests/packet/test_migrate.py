@@ -12,14 +12,18 @@ from ipaddress import ip_address
 from pathlib import Path
 from unittest import mock
 
+import click
 import pytest
+from click.testing import CliRunner
 from scapy.layers.inet import TCP
 from scapy.layers.l2 import Ether
 
 import hatch_build
 from pylvs.bpf import maps
+from pylvs.cli.director import show as shown
 from pylvs.dataplane import former, load, migrate
 from pylvs.dataplane.devices import attachments
+from pylvs.dataplane.devices.overview import overview
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import ON_DEMAND, State
 from pylvs.ipvsadm.commands import Session
@@ -32,7 +36,7 @@ from tests.packet.frames import CLIENT4, CLIENT6, build, ether, network, tcp, ud
 from tests.packet.host import DROPPED, VIP4, VIP6, Host, key, new_host, server4, server6
 from tests.packet.test_fragments import fragments, sent_to_server
 from tests.packet.test_killed_load import FewPrograms, Nothing, edit, killed, open_traffic, serving_host
-from tests.packet.test_takeover import as_build
+from tests.packet.test_takeover import LIST_CONNECTIONS, as_build
 from tests.packet.wire import wire
 
 pytestmark = pytest.mark.timeout(1200)  # some load the programs thirty times
@@ -121,7 +125,7 @@ def test_what_an_earlier_build_made_continues(earlier: Host) -> None:
     with maps.ArrayMap.open(host.director.state.loaded_path("devices")) as former_devices:
         former_devices.put(700 % 64, struct.pack("<I6s6x", 700, bytes(6))[: former_devices.value_size])
     with pytest.raises(Unsupported, match=r"those of pylvs.*ipvsadm --set 0 0 0") as caught:
-        list(host.director.connections())
+        host.director.edition()
     assert caught.value.tables_of == host.director.state.made_by() != "unknown"
     listings = {words: ipvsadm(host, *words.split()) for words in LISTINGS}
     with maps.ArrayMap.open(host.director.state.loaded_path("estimators")) as timers:
@@ -130,6 +134,16 @@ def test_what_an_earlier_build_made_continues(earlier: Host) -> None:
     estimates.set(0, "last", 7, 6, 5, 4, 3)
     estimates.set(0, "averages", 10 << 10, 20 << 10, 30 << 10, 40 << 5, 50 << 5)
     host.director.close()
+    connections = listed(ipvsadm(host, "-Lnc"))
+    assert len(connections) > len(FLOWS) + len(hashed), "and a template"
+    show = overview()
+    assert (show["object"], show["connections"]) == (str(host.director.state.build()), len(connections))
+    assert [each["device"] for each in show["devices"]] == ["lo", "d0", "e0"]
+    assert not {"half_open", "half_open_share", "forwarded"} & show.keys(), "that commit does not count them"
+    assert not {"rp_filter", "forwarded"} & show["devices"][0].keys()
+    text = invoked(shown)
+    assert f"tables: {show['object']}, connections {show['connections']} of 1024" in text
+    settings = host.director.settings()
     (row,) = host.director.service(key(DR)).destinations
     assert (row.counters, row.active, row.inactive) == (Counters(6, 6, 5, 4, 3), 1, 0)
     assert row.rates == host.director.service(key(DR)).rates == Rates(10, 20, 30, 40, 50)
@@ -142,6 +156,10 @@ def test_what_an_earlier_build_made_continues(earlier: Host) -> None:
     host.close_programs()
 
     assert ipvsadm(host, "-Sn") == archived("saved").decode()
+    assert established(ipvsadm(host, "-Lnc")) == [each for each in connections if "ESTABLISHED" in each]
+    names = ("services", "reasons", "master", "standby")
+    assert [overview()[name] for name in names] == [show[name] for name in names]
+    assert host.director.settings() == settings
     assert {words: ipvsadm(host, *words.split()) for words in LISTINGS} == listings, "as before the migration"
     assert all(os.path.exists(host.director.state.loaded_path(name)) for name in ON_DEMAND)
     devices = host.director.tables.devices
@@ -171,10 +189,22 @@ def test_what_an_earlier_build_made_continues(earlier: Host) -> None:
     assert host.director.state.note("object") is None, "the earlier build refuses tables without this note"
 
 
+def invoked(command: click.Command) -> str:
+    """Return what a command of pylvs prints."""
+    done = CliRunner().invoke(command, [], catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.output
+
+
 def listed(text: str) -> list[list[str]]:
     """Return the rows of a listing of connections, without their timeouts."""
     rows = [line.split() for line in text.splitlines()[2:]]
     return sorted([protocol, *rest] for protocol, _, *rest in rows)
+
+
+def established(text: str) -> list[list[str]]:
+    """Return those of TCP that stay for minutes."""
+    return [each for each in listed(text) if "ESTABLISHED" in each]
 
 
 def saved_services() -> str:
@@ -198,6 +228,8 @@ def test_connections_of_ipv6_that_were_in_hash_maps_continue(tmp_path: Path) -> 
         before = {flow: opened(host, *flow) for flow in flows}
         rows = listed(tree.ipvsadm("-Lnc"))
         assert len(rows) == len(flows) + 2, "two templates"
+        assert listed(ipvsadm(host, "-Lnc")) == rows, "before the migration"
+        assert overview()["connections"] == len(rows)
         host.director.migrate()
         host.close_programs()
         assert listed(ipvsadm(host, "-Lnc")) == rows
@@ -330,6 +362,9 @@ def test_there_and_back(host: Host, other_layout: Path) -> None:
         saved, counted = ipvsadm(host, "-Sn"), host.director.service(key(DR)).counters.in_packets
         forwarded = host.director.packet_counts().forwarded["d0"]
         assert forwarded.xdp
+        done = as_build(other_layout, ADDED + LIST_CONNECTIONS)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert listed(done.stdout) == listed(ipvsadm(host, "-Lnc"))
         done = as_build(other_layout, ADDED + EDIT)
         assert (done.returncode, done.stderr) == (0, "")
         build = host.director.state.build()

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pylvs.bpf import abi
 from pylvs.bpf.maps import LargeArray
 from pylvs.dataplane import load
-from pylvs.dataplane.tables import ADDRESS_BYTES, Tables, address_of
+from pylvs.dataplane.tables import ADDRESS_BYTES, Records, Tables, address_of
 from pylvs.model.addresses import Address
 from pylvs.model.director import SCTP_STATES, TCP_STATES, Connection
 from pylvs.model.service import SIP, Protocol
@@ -45,6 +45,9 @@ _FIELDS6 = (
 _CALL = ("client:16s", "daddr:16s", "family", "length", "id:256s")
 _PROTOCOLS = {int(each): each for each in Protocol}
 _ANY_SERVER = bytes(ADDRESS_BYTES)
+# Slot, word, destination, port, method, flags; version, client, sport, daddr, dport, protocol, kind. Ports are in
+# network order.
+EntryFields = tuple[int, int, int, int, int, int, int, Address, int, Address, int, int, int]
 
 
 def _state_names(protocol: str, names: Sequence[str]) -> dict[int, str]:
@@ -71,15 +74,41 @@ class ConnectionReader:
             Protocol.TCP: _state_names("TCP", TCP_STATES),
             Protocol.SCTP: _state_names("SCTP", SCTP_STATES),
         }
-        self._now = 0
+        self._now = 0  # in ticks
         self._servers: dict[int, Address] = {}  # by slot, while a block is read
 
     def connections(self) -> Iterator[Connection]:
         """Yield every entry, in no particular order."""
+        ntohs, plain = socket.ntohs, self._plain
+        for entry in self._entries():
+            slot, word, server, port, method, flags, version, client, sport, address, dport, protocol, kind = entry
+            assured = 0 if kind == plain else self._assurance(slot)
+            engine = data = ""
+            if flags & self._is_call:
+                call = self._call(slot)
+                if call is None:
+                    continue  # it has just ended
+                (client, address, version, data), engine = call, SIP
+            yield Connection(
+                _PROTOCOLS.get(protocol, protocol),
+                self._state_name(protocol, kind, word, assured),
+                self._left_s(word),
+                client,
+                ntohs(sport),
+                address,
+                ntohs(dport),
+                self._server(server, method, version),
+                ntohs(port),
+                engine,
+                data,
+            )
+
+    def _entries(self) -> Iterator[EntryFields]:
+        """Yield every entry."""
         entry4, entry6 = abi.struct("conn_entry4"), abi.struct("conn_entry6")
         form4, form6, stride = entry4.view(*_FIELDS4), entry6.view(*_FIELDS6), entry4.size
         port_at, kind_at = entry4.offset("tuple.sport"), entry4.offset("tuple.kind") - entry4.offset("tuple.sport")
-        ntohs, ntohl, unused, addresses = socket.ntohs, socket.ntohl, bytes(_BLOCK), dict[int | bytes, Address]()
+        ntohl, unused, addresses = socket.ntohl, bytes(_BLOCK), dict[int | bytes, Address]()
         each = _BLOCK // stride  # slots in a block
         tuple_bits = (1 << 8 * (kind_at + 1)) - 1
         for number, block in enumerate(LargeArray.open(self._tables.path("connections")).blocks(_BLOCK)):
@@ -104,44 +133,43 @@ class ConnectionReader:
                         form4.unpack_from(block, index * stride)
                     )
                     client = IPv4Address(ntohl(source))
-                assured = 0 if kind == self._plain else self._tables.controls.get(number * each + index, "assured")
                 address = addresses.get(target)
                 if address is None:
                     address = addresses[target] = IPv6Address(target) if version == 6 else IPv4Address(ntohl(target))
-                engine = data = ""
-                if flags & self._is_call:
-                    call = self._call(number * each + index)
-                    if call is None:
-                        continue  # it has just ended
-                    (client, address, version, data), engine = call, SIP
-                yield Connection(
-                    _PROTOCOLS.get(protocol, protocol),
-                    self._state_name(protocol, kind, word, assured),
-                    self._left_s(word),
-                    client,
-                    ntohs(source_port),
-                    address,
-                    ntohs(target_port),
-                    self._server(server, method, version),
-                    ntohs(port),
-                    engine,
-                    data,
-                )
+                slot = number * each + index
+                connection = slot, word, server, port, method, flags
+                yield *connection, version, client, source_port, address, target_port, protocol, kind
 
     def _call(self, slot: int) -> tuple[Address, Address, int, str] | None:
         """Return client, virtual address, family and Call-ID of a SIP call's template.
 
         A Call-ID has letters of Latin-1 at most (IPVS-SEMANTICS 5.6).
         """
-        raw = self._tables.calls.get(slot.to_bytes(4, "little"))
+        raw = self._raw_call(slot.to_bytes(4, "little"))
         if raw is None:
             return None
         client, virtual, family, length, text = abi.struct("call").view(*_CALL).unpack(raw)
         return address_of(client, family), address_of(virtual, family), family, text[:length].decode("latin-1")
 
     def _begin_block(self) -> None:
-        self._now = load.clock(self._tables.state)  # in ticks
+        self._now = self._clock()
         self._servers.clear()
+
+    # What the reader of another layout finds elsewhere.
+
+    def _clock(self) -> int:
+        return load.clock(self._tables.state)
+
+    def _assurance(self, slot: int) -> int:
+        found: int = self._tables.controls.get(slot, "assured")
+        return found
+
+    def _raw_call(self, key: bytes) -> bytes | None:
+        return self._tables.calls.get(key)
+
+    @property
+    def _destinations(self) -> Records:
+        return self._tables.destinations
 
     def _left_s(self, word: int) -> int:
         left = (word & 0xFFFFFFFF) - self._now & 0xFFFFFFFF
@@ -160,7 +188,7 @@ class ConnectionReader:
             return address_of(_ANY_SERVER, version)
         found = self._servers.get(slot)
         if found is None:
-            table = self._tables.destinations
+            table = self._destinations
             family = table.get(slot, "family") or version
             found = self._servers[slot] = address_of(table.get(slot, "address"), family)
         return found

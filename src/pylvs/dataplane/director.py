@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import Any, TypeVar
 
+    from pylvs.dataplane.connections import ConnectionReader
     from pylvs.dataplane.editor import Editor
+    from pylvs.dataplane.former import FormerTables
     from pylvs.dataplane.reader import Reader
     from pylvs.model.changes import ServiceChange
     from pylvs.model.director import Connection
@@ -58,7 +60,8 @@ class BpfDirector:
         self._versions: Versions | None = None
         self._reader: Reader | None = None
         self._mark = 0  # of the tables that were checked
-        self._former_mark = 0  # of tables with another layout, which are read until an edit migrates them
+        self._former: FormerTables | None = None  # with another layout, which are read until an edit migrates them
+        self._former_mark = 0  # of these
         self._loaded: Editor | None = None
 
     @property
@@ -103,14 +106,15 @@ class BpfDirector:
         """Read tables of another layout, which this process has not used before. An edit would migrate them."""
         from pylvs.dataplane.former import FormerTables  # late: most processes find their own layout
 
-        self._use(FormerTables(self.state), 0)
-        self._former_mark = mark
+        former = FormerTables(self.state)
+        self._use(former, 0)
+        self._former, self._former_mark = former, mark
 
     def _read(self, read: Callable[[Reader], Result]) -> Result:
         """Return what `read` finds; of copied tables, in one generation."""
         for _ in range(_READS):
             found = read(self.reader)
-            if not getattr(self._tables, "is_stale", False):
+            if not (self._former and self._former.is_stale):
                 break
             self._read_former(self._former_mark)
         return found
@@ -122,7 +126,7 @@ class BpfDirector:
 
     def _use(self, tables: Tables, mark: int) -> None:
         self._tables, self._mark, self._versions, self._reader = tables, mark, None, None
-        self._former_mark = 0
+        self._former, self._former_mark = None, 0
 
     def slot(self, key: ServiceKey) -> int | None:
         """Return the slot of a service in force, else None."""
@@ -275,12 +279,17 @@ class BpfDirector:
 
     def connections(self) -> Iterator[Connection]:
         if self.state.exists:
-            self.renew()
-            if self._former_mark:
-                self.state.check_build()
-            from pylvs.dataplane.connections import ConnectionReader  # late: other listings do without
+            yield from self._connection_reader().connections()
 
-            yield from ConnectionReader(self.tables).connections()
+    def _connection_reader(self) -> ConnectionReader:
+        tables = self.tables
+        if self._former:
+            from pylvs.dataplane.former_connections import FormerConnectionReader  # late: most find their own layout
+
+            return FormerConnectionReader(self._former)
+        from pylvs.dataplane.connections import ConnectionReader  # late: other listings do without
+
+        return ConnectionReader(tables)
 
     def connections_apart(self) -> Iterator[Connection]:
         """Yield the same from maps of its own: other threads may use this object at the same time."""
@@ -302,8 +311,8 @@ class BpfDirector:
         if not self.state.exists:
             return PacketCounts()
         totals = self.reader.statistics.totals()
-        if self._former_mark:  # the other counts are not copied
-            return PacketCounts(totals=totals)
+        if self._former:
+            return self._former.packet_counts(totals)
         tables = self.tables
         return PacketCounts(
             reader.reason_counts(tables),

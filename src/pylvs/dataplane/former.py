@@ -14,9 +14,10 @@ from typing import cast
 from pylvs.bpf import abi, btf, kernel
 from pylvs.bpf.abi import Abi, Codec
 from pylvs.bpf.maps import ArrayMap, HashMap, Map, MmapArray, PerCpuArray
-from pylvs.dataplane.state import LOADED, OBJECT, TC, State
-from pylvs.dataplane.tables import Records, Tables, Versions
+from pylvs.dataplane.state import CLOCK, LOADED, OBJECT, TC, State
+from pylvs.dataplane.tables import MASK32, Records, Tables, Versions
 from pylvs.model.errors import Unsupported
+from pylvs.model.rows import Counters, HookPackets, PacketCounts
 
 # Fields by the names of commit 5189436.
 _RENAMED = {
@@ -57,6 +58,18 @@ _ADDED: dict[str, tuple[str, ...]] = {
     "book": ("trash_began_s",),
     "frag_queue": ("moment",),
     "device": ("bond", "trunk", "vid"),
+}
+# Enumerations whose values maps store.
+_STORED = (
+    *("scheduler", "method", "state", "service_flag", "destination_flag", "destination_use", "tunnel_kind"),
+    *("tunnel_flag", "tuple_kind", "word_bits", "list_edit", "mark_flag", "probe_marks"),
+)
+# What `pylvs show` prints by its names in JSON, each with the map that it needs, and that earlier builds lack.
+_SHOWN = {
+    "half_open": "half_open_counts",
+    "half_open_share": "half_open_counts",
+    "forwarded": "device_packets",
+    "rp_filter": "rp_filters",
 }
 _ROOT = "root"  # the structure of the map `roots`, which is a variable
 COUNTERS = ("connections", "in_packets", "out_packets", "in_bytes", "out_bytes")
@@ -233,10 +246,29 @@ class Former:
         """The allocator of slots."""
         return self.records("books")
 
+    def check_numbers(self) -> None:
+        """Raise Unsupported if a number that maps store has another meaning. Call it after a map was opened."""
+        for enum, values in self.layout.enums.items():
+            ours = abi.shipped().enums.get(enum, {}) if enum in _STORED else {}
+            for name in values.keys() & ours.keys() - {f"{enum.upper()}S"}:  # their number may grow
+                if values[name] != ours[name]:
+                    raise Unsupported(f"{self.what} have another value for {name}")
+
+    @contextmanager
+    def _program(self, name: str) -> Iterator[int | None]:
+        """Open a program. Commit 5189436 has the programs beside the directory of the maps."""
+        pinned = f"{self.directory}/{name}"
+        with self.state.opened(pinned if os.path.exists(self.path(name)) else name) as program:
+            yield program
+
+    def clock(self) -> int:
+        """Return the clock of the programs, in ticks."""
+        with self._program(CLOCK) as program:
+            return 0 if program is None else kernel.run_program(program, bytes(64)).verdict & MASK32
+
     def variable(self, name: str) -> int:
         """Return a 32-bit value that was set when the programs were loaded."""
-        pinned = f"{self.directory}/{TC}"
-        with self.state.opened(pinned if os.path.exists(self.path(TC)) else TC) as program:
+        with self._program(TC) as program:
             numbers = kernel.program_info(program).map_ids if program is not None else ()
         for number in numbers:
             with closing(Map(kernel.map_by_id(number))) as found:
@@ -388,36 +420,60 @@ class CopiedHash:
         keys, values = b"".join(self._elements), b"".join(self._elements.values())
         yield memoryview(keys), memoryview(values), len(self._elements)
 
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield all keys with their values."""
+        yield from self._elements.items()
+
 
 class FormerTables(Tables):
-    """The tables of a build with another layout as copies in ours, for listings of services, counters and settings.
+    """The tables of a build with another layout as copies in ours, for listings of all but connections.
 
     Raises Unsupported for what cannot be copied.
     """
 
     def __init__(self, state: State) -> None:
         super().__init__(state)
-        self._former = Former(state)
-        self._former_root = self._former.records("roots")
+        self.former = Former(state)
+        self._former_root = self.former.records("roots")
+        self.former.check_numbers()
 
     @property
     def is_stale(self) -> bool:
         """Whether an edit was committed since the copies were made."""
         return int(self._former_root.get(0, "live")) != int(self.root.get(0, "live"))
 
+    @property
+    def lacks(self) -> frozenset[str]:
+        """What these tables do not have of all that `pylvs show` prints, by the names in JSON."""
+        return frozenset(name for name, needed in _SHOWN.items() if not os.path.exists(self.path(needed)))
+
+    def packet_counts(self, totals: Counters) -> PacketCounts:
+        """Return `totals` with drop reasons, use of the table and forwarded packets; the others are not copied."""
+        from pylvs.dataplane import reader  # late: only listings need it
+
+        with self.former.naming("magazines"):
+            use = reader.table_use(self, self.former.codec("magazines"), "half_open" not in self.lacks)
+        forwarded: dict[str, HookPackets] = {}
+        if "forwarded" not in self.lacks:
+            with self.former.naming("lanes"):
+                forwarded = reader.by_device(self.former.forwarded())
+        reasons = reader.reason_counts(self, self.former.layout)
+        return PacketCounts(reasons, use, totals=totals, forwarded=forwarded, lacks=self.lacks)
+
     def open_array(self, name: str) -> MmapArray:
         """Return a copy of an array."""
         made = {
             "conn_counts": self._conn_counts,
             "estimates": self._estimates,
+            "pools": self._pools,
             "service_estimates": self._service_estimates,
         }
         return cast(MmapArray, made.get(name, lambda: self._converted(name))())
 
     def open_hash(self, name: str) -> HashMap:
         """Return a copy of a hash map."""
-        by_key, by_value = self._former.plans(name)
-        with HashMap.open(self._former.path(self._former.name(name))) as found:
+        by_key, by_value = self.former.plans(name)
+        with HashMap.open(self.former.path(self.former.name(name))) as found:
             elements = {
                 by_key.convert(key) if by_key else key: by_value.convert(value) if by_value else value
                 for key, value in found.items()
@@ -425,8 +481,8 @@ class FormerTables(Tables):
         return cast(HashMap, CopiedHash(elements))
 
     def _converted(self, name: str) -> CopiedArray:
-        there = MmapArray.open(self._former.path(self._former.name(name)))
-        plan = self._former.plans(name)[1]
+        there = MmapArray.open(self.former.path(self.former.name(name)))
+        plan = self.former.plans(name)[1]
 
         def element(index: int) -> bytes:
             raw = there.elements(index, 1)
@@ -436,7 +492,7 @@ class FormerTables(Tables):
 
     def _fields(self, name: str, structure: str, names: dict[str, str]) -> CopiedArray:
         """Return an array of our structure with these fields, which have other names there."""
-        former, codec = self._former.records(self._former.name(name)), abi.struct(structure)
+        former, codec = self.former.records(self.former.name(name)), abi.struct(structure)
 
         def element(index: int) -> bytes:
             return codec.pack({ours: former.get(index, there) for ours, there in names.items()})
@@ -446,14 +502,17 @@ class FormerTables(Tables):
     def _conn_counts(self) -> CopiedArray:
         return self._fields("conn_counts", "conn_counts", {each: each for each in ("active", "inactive", "persistent")})
 
+    def _pools(self) -> CopiedArray:
+        return self._fields("pools", "pool", {each: each for each in ("capacity", "used")})
+
     def _estimates(self) -> CopiedArray:
-        codec = self._former.codec("estimates")
+        codec = self.former.codec("estimates")
         passed = "passed" if "passed" in codec.fields else "last"  # earlier builds have no snapshot of services
         return self._fields("estimates", "estimate", {"averages": "averages", "last": "last", "passed": passed})
 
     def _service_estimates(self) -> CopiedArray:
         """Return the rates of services; earlier builds add those of their destinations."""
-        if os.path.exists(self._former.path("service_estimates")):
+        if os.path.exists(self.former.path("service_estimates")):
             return self._fields("service_estimates", "estimate", {"averages": "averages"})
         from pylvs.dataplane.reader import Reader, summed  # late: only listings need it
 

@@ -49,11 +49,6 @@ _HASHES = (
     *("locals", "accept_locals", "routed_marks"),
 )
 _LATEST = ("service_states", "paths")  # what packets change is copied once more, at the end
-# Enumerations whose values maps store.
-_STORED = (
-    *("scheduler", "method", "state", "service_flag", "destination_flag", "destination_use", "tunnel_kind"),
-    *("tunnel_flag", "tuple_kind", "word_bits", "list_edit", "mark_flag", "probe_marks"),
-)
 _FRAGMENTS = "frag_queues"
 _LONES = ("lone_sets", "lones")  # packets of which one fragment has come; builds before this store do without
 _CACHE = "cache"
@@ -71,11 +66,7 @@ class Migration:
             raise Unsupported(f"{former.what}: its last upgrade is not finished; finish it by an edit with that pylvs")
         lones = [name for name in _LONES if os.path.exists(former.path(name))]
         self._plans = {name: former.plans(name) for name in (*_ARRAYS, *_HASHES, _DEVICES, _FRAGMENTS, *lones)}
-        for enum, values in former.layout.enums.items():
-            ours = abi.shipped().enums.get(enum, {}) if enum in _STORED else {}
-            for name in values.keys() & ours.keys() - {f"{enum.upper()}S"}:  # their number may grow
-                if values[name] != ours[name]:
-                    raise Unsupported(f"{former.what} have another value for {name}")
+        former.check_numbers()
         former.counter_words()
         Source(former)
         for name in (*_ARRAYS, *_HASHES):

@@ -28,7 +28,7 @@ TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from typing import Any, TypeVar
 
-    from pylvs.bpf.abi import Abi
+    from pylvs.bpf.abi import Abi, Codec
 
     Result = TypeVar("Result")
 
@@ -42,21 +42,28 @@ _COUNTS = ("active", "inactive", "persistent")
 _MEMBER = ("destination", "weight", "upper", "lower", "method", "tunnel")
 
 
-def reason_counts(tables: Tables) -> Mapping[str, int]:
-    """Return the packet counts by drop reason, zeros included; "table full dropped" is so named in bpf/abi/base.h."""
+def reason_counts(tables: Tables, layout: Abi | None = None) -> Mapping[str, int]:
+    """Return the packet counts by drop reason, zeros included; "table full dropped" is so named in bpf/abi/base.h.
+
+    The reasons are those of `layout`, by default of this build.
+    """
     return {
         name.removeprefix("REASON_").lower().replace("_", " "): tables.reasons.sums(number)[0]
-        for name, number in abi.shipped().enum("reason").items()
+        for name, number in (layout or abi.shipped()).enum("reason").items()
         if name not in ("REASONS", "REASON_NONE")  # no reasons
     }
 
 
 def forwarded(tables: Tables) -> dict[str, HookPackets]:
     """Return the forwarded packets by ingress device, for the devices that there are."""
+    layout, destinations = abi.shipped(), tables.book.get(0, "destination_top")
+    return by_device(forwarded_by_ifindex(layout, tables.device_packets, tables.statistics, destinations))
+
+
+def by_device(packets: Mapping[int, Sequence[int]]) -> dict[str, HookPackets]:
+    """Return forwarded packets by the name of the device instead of its ifindex, for the devices that there are."""
     from pylvs.netlink import links  # late: other listings do without
 
-    layout, destinations = abi.shipped(), tables.book.get(0, "destination_top")
-    packets = forwarded_by_ifindex(layout, tables.device_packets, tables.statistics, destinations)
     names = {device.index: device.name for device in links.devices()}
     return {names[index]: HookPackets(*each) for index, each in packets.items() if index in names}
 
@@ -91,14 +98,20 @@ def forwarded_by_ifindex(
     return packets
 
 
-def table_use(tables: Tables) -> TableUse:
-    """Return how full the connection table is, without the slots that CPUs reserve."""
-    credits = abi.struct("magazine").view("credits")
+def table_use(tables: Tables, magazine: Codec | None = None, has_half_open: bool = True) -> TableUse:
+    """Return how full the connection table is, without the slots that CPUs reserve.
+
+    `magazine` is the layout of a CPU's reserve, by default that of this build. Some earlier builds do not count
+    half-open connections.
+    """
+    credits = (magazine or abi.struct("magazine")).view("credits")
     with maps.PerCpuArray.open(tables.path("magazines")) as magazines:
         raw = magazines.get(0) or b""
         reserved = sum(credits.unpack_from(raw, at)[0] for at in range(0, len(raw), magazines.stride))
-    with maps.PerCpuArray.open(tables.path("half_open_counts")) as counts:
-        half_open = counts.sums(0)[0] & _MASK64
+    half_open = 0
+    if has_half_open:
+        with maps.PerCpuArray.open(tables.path("half_open_counts")) as counts:
+            half_open = counts.sums(0)[0] & _MASK64
     used = max(0, tables.pool.get(0, "used") - reserved)
     return TableUse(tables.pool.get(0, "capacity"), used, 0 if half_open >> 63 else half_open)
 

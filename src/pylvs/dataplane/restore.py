@@ -156,12 +156,36 @@ class Source:
     def _open_connections6(self, former: Former) -> None:
         self.first6 = former.first_slot6
         codec = former.codec("connections6")
-        self.size6 = codec.size
         with former.naming("connections6"):
             self.fields6 = _Fields(codec, *_FIELDS, "slot")
         self.ours6 = _converter(former.tuple_plan6())
         self.connections6 = HashMap.open(former.path("connections6"))
         self.words6 = MmapArray.open(former.path("words6"))
+
+    def connections(self) -> Iterator[tuple[int, Entry]]:
+        """Yield all connections with their slots."""
+        size, free, unused = self.size, bytes(self.size), bytes(_BLOCK * self.size)
+        for number, block in enumerate(self.table.blocks(len(unused))):
+            for at in range(0, len(block) - size + 1 if block != unused else 0, size):
+                element = block[at : at + size]
+                if element != free:
+                    first = (number * _BLOCK + at // size) * len(self.starts)
+                    for index, entry in self.entries(element).items():
+                        yield first + index, entry
+        for _, _, slot, entry in self.connections_of_hash_map():
+            yield slot, entry
+
+    def connections_of_hash_map(self) -> Iterator[tuple[bytes, bytes, int, Entry]]:
+        """Yield keys, values, slots and connections of the hash map of IPv6, which earlier builds have."""
+        for raw_tuple, value in self.connections6.items() if self.connections6 else ():
+            yield raw_tuple, value, *self.entry6(raw_tuple, value)
+
+    def entry6(self, raw_tuple: bytes, value: bytes) -> tuple[int, Entry]:
+        """Return slot and connection of an element of that map. The words of NAT are in an array."""
+        word, destination, port, method, flags, slot = self.fields6.unpack(value)
+        if method == abi.constant("METHOD_MASQ"):
+            word = self.words6.words[slot - self.first6]
+        return slot, Entry(6, self.ours6(raw_tuple), word, destination, port, method, flags)
 
     def tuples(self, block: bytes) -> list[list[int]]:
         """Return the tuples of the entries in a block, as columns of words."""
@@ -225,13 +249,10 @@ class ConnectionCopy:
 
         They may have changed or ended in the former table since.
         """
-        unused = bytes(_BLOCK * fresh.size)
         for templates in (False, True):  # at last: a template stays while connections refer to it
-            for block in fresh.table.blocks(len(unused)):
-                for at in range(0, len(block) if block != unused else 0, fresh.size):
-                    for entry in fresh.entries(block[at : at + fresh.size]).values():
-                        if self._is_template(entry) == templates:
-                            self._put(Seen(0, entry, entry.word, has_ended=True))
+            for _, entry in fresh.connections():
+                if self._is_template(entry) == templates:
+                    self._put(Seen(0, entry, entry.word, has_ended=True))
             self._flush()
 
     def run(
@@ -316,7 +337,7 @@ class ConnectionCopy:
                     first = (number * _BLOCK + at // size) * len(source.starts)
                     yield from self._changes_of(first, element, before, only_new)
         if source.connections6:
-            yield from self._changes6(source.connections6, only_new)
+            yield from self._changes6(only_new)
 
     def _changes_of(self, first: int, element: bytes, before: bytes, only_new: bool) -> Iterator[Seen]:
         """Likewise of one element; its first slot is given."""
@@ -334,32 +355,23 @@ class ConnectionCopy:
             if not (known and only_new):
                 yield Seen(first + number, each, was.word if was and known else 0)
 
-    def _changes6(self, connections6: HashMap, only_new: bool) -> Iterator[Seen]:
+    def _changes6(self, only_new: bool) -> Iterator[Seen]:
         """Likewise of the hash map of IPv6 connections, which earlier builds have."""
-        masq, there = abi.constant("METHOD_MASQ"), set()
-        source, size = self._source, self._source.size6
-        width = connections6.key_size
-        for keys, values, count in connections6.chunks():
-            for index in range(count):
-                raw_tuple = bytes(keys[index * width : (index + 1) * width])
-                value = bytes(values[index * size : (index + 1) * size])
-                word, destination, port, method, flags, slot = source.fields6.unpack(value)
-                if method == masq:
-                    word = source.words6.words[slot - source.first6]
-                former = self._former6.get(raw_tuple)
-                if not word & self._dying:
-                    there.add(raw_tuple)
-                if word & self._dying or former == (value, word) or (former and only_new):
-                    continue
-                if not only_new:
-                    self._former6[raw_tuple] = value, word
-                entry = Entry(6, source.ours6(raw_tuple), word, destination, port, method, flags)
-                yield Seen(slot, entry, former[1] if former else 0)
+        there = set()
+        for raw_tuple, value, slot, entry in self._source.connections_of_hash_map():
+            former = self._former6.get(raw_tuple)
+            is_dying = entry.word & self._dying
+            if not is_dying:
+                there.add(raw_tuple)
+            if is_dying or former == (value, entry.word) or (former and only_new):
+                continue
+            if not only_new:
+                self._former6[raw_tuple] = value, entry.word
+            yield Seen(slot, entry, former[1] if former else 0)
         for raw_tuple in () if only_new else self._former6.keys() - there:
             value, word = self._former6.pop(raw_tuple)
-            _, destination, port, method, flags, slot = source.fields6.unpack(value)
-            entry = Entry(6, source.ours6(raw_tuple), word, destination, port, method, flags)
-            yield Seen(slot, entry, word, has_ended=True)
+            slot, entry = self._source.entry6(raw_tuple, value)
+            yield Seen(slot, entry._replace(word=word), word, has_ended=True)
 
     def _put(self, seen: Seen) -> None:
         state = seen.entry.word >> self._state & self._states

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pylvs.dataplane import vip_roles
@@ -11,8 +11,7 @@ from pylvs.dataplane.devices.attachments import missing, not_forwarding
 from pylvs.dataplane.devices.host import ThisHost, absent
 from pylvs.dataplane.devices.rp_filter import named
 from pylvs.dataplane.director import open_director
-from pylvs.dataplane.reader import forwarded, reason_counts, table_use
-from pylvs.model.rows import HookPackets, ServiceRow, refusals
+from pylvs.model.rows import HookPackets, ServiceRow, TableUse, refusals
 from pylvs.model.service import Method
 
 
@@ -23,20 +22,32 @@ def _hooks(packets: HookPackets) -> dict[str, Any]:
 def overview() -> dict[str, Any]:
     """Return which device runs what, and why, with counts of packets, as JSON types.
 
-    Raises NotPermitted, Unsupported also for tables of another layout, whose programs it could not describe.
+    Tables of an earlier layout may lack some of them, which are left out. Raises NotPermitted, Unsupported.
     """
     director = open_director()
     if not director.state.exists:
         return {"tables": False, "devices": [], "unattached": [], "not_forwarding": [], "reasons": {}}
-    director.state.check_build()
-    tables = director.tables
-    services = director.services()
+    services, counts = director.services(), director.packet_counts()
+    tables, lacks = director.tables, counts.lacks
     missing_vips = absent({row.service.key.address for row in services if not row.service.key.mark})
-    roles, use, packets = vip_roles.in_force(tables), table_use(tables), forwarded(tables)
+    roles, use, packets = vip_roles.in_force(tables), counts.use or TableUse(0, 0, 0), counts.forwarded
     total = HookPackets(sum(each.xdp for each in packets.values()), sum(each.tc for each in packets.values()))
     none = HookPackets(0, 0)
-    checks = named(tables)
-    return {
+    checks = {} if "rp_filter" in lacks else named(tables)
+    devices = [
+        {
+            "device": each.device,
+            "mode": each.mode,
+            "reason": each.reason,
+            "xdp": each.xdp,
+            "tc": each.ingress,
+            "tc_egress": each.egress,
+            "rp_filter": checks.get(each.ifindex, ""),
+            "forwarded": _hooks(packets.get(each.device, none)),
+        }
+        for each in attached(director.state)
+    ]
+    found = {
         "tables": True,
         "object": str(director.state.build()),
         "connections": use.used,
@@ -44,22 +55,10 @@ def overview() -> dict[str, Any]:
         "fill": round(use.fill, 4),
         "half_open": use.half_open,
         "half_open_share": round(use.half_open_share, 4),
-        "refused": {name: count for name, count in refusals(reason_counts(tables)).items() if count},
+        "refused": {name: count for name, count in refusals(counts.reasons).items() if count},
         "services": len(services),
         "forwarded": _hooks(total),
-        "devices": [
-            {
-                "device": each.device,
-                "mode": each.mode,
-                "reason": each.reason,
-                "xdp": each.xdp,
-                "tc": each.ingress,
-                "tc_egress": each.egress,
-                "rp_filter": checks.get(each.ifindex, ""),
-                "forwarded": _hooks(packets.get(each.device, none)),
-            }
-            for each in attached(director.state)
-        ],
+        "devices": [_without(each, lacks) for each in devices],
         "unattached": [
             {"device": each.device, "reason": each.reason, "needed": each.needed} for each in missing(director.tables)
         ],
@@ -68,8 +67,13 @@ def overview() -> dict[str, Any]:
         "absent": [{"address": str(each), "device": device} for each, device in sorted(missing_vips.items(), key=str)],
         "standby": sorted(map(str, roles.standby)),
         "master": sorted(map(str, roles.held)),
-        "reasons": {name: count for name, count in reason_counts(tables).items() if count},
+        "reasons": {name: count for name, count in counts.reasons.items() if count},
     }
+    return _without(found, lacks)
+
+
+def _without(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in names}
 
 
 def _of_servers(services: Sequence[ServiceRow]) -> dict[str, Any]:
