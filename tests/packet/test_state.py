@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from pylvs.bpf import libbpf, mounts
 from pylvs.bpf.libbpf import create_map
 from pylvs.bpf.maps import ArrayMap
+from pylvs.daemon import STATE_ROOT
 from pylvs.dataplane.state import State, collect_dead_states, netns_cookie
 from pylvs.model.errors import Busy, PylvsError
 from tests.waiting import until
@@ -283,6 +285,51 @@ def test_the_state_of_a_dead_namespace_is_collected_and_no_other(namespace: str)
     assert living in cookies()
     assert dead not in cookies()
     assert run("shell", namespace, LOOK).split()[1] == "True"
+
+
+@contextmanager
+def daemon(namespace: str, folder: Path) -> Iterator[Path]:
+    """Run `pylvs run` in a network namespace; yield its state directory when it has made its tables."""
+    file = folder / "keepalived.conf"
+    file.write_text("virtual_server 192.0.2.1 80 {\n real_server 192.0.2.2 80 {\n }\n}\n")
+    cookie = run("shell", namespace, "from pylvs.dataplane.state import netns_cookie; print(netns_cookie())")
+    directory = STATE_ROOT / f"net{cookie}"
+    words = [*WAYS["shell"], sys.executable, "-m", "pylvs", "run", "-f", str(file)]
+    process = subprocess.Popen([each.format(name=namespace) for each in words], env=ENVIRONMENT)
+    try:
+        until(lambda: int(cookie) in cookies() or process.poll() is not None, "the tables of the daemon")
+        assert process.poll() is None
+        yield directory
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("command", ["stop", "down", "run"])
+def test_the_state_directory_of_a_dead_namespace_is_removed_and_no_other(
+    namespace: str, command: str, tmp_path: Path
+) -> None:
+    other = f"{namespace}x"
+    subprocess.run(["ip", "netns", "add", other], check=True)
+    try:
+        with daemon(namespace, tmp_path) as living, daemon(other, tmp_path) as dead:
+            pass
+    finally:
+        subprocess.run(["ip", "netns", "del", other], check=True)
+    number = int(dead.name.removeprefix("net"))
+    until(lambda: number in collect_dead_states(), "the kernel, which takes namespaces down in the background")
+    assert living.exists()
+    assert dead.exists()  # commands such as ipvsadm remove the tables alone
+    if command == "run":
+        with daemon(namespace, tmp_path):
+            until(lambda: not dead.exists(), "its directory is removed")
+    else:
+        where = WAYS["shell"] if command == "down" else []
+        words = [*(each.format(name=namespace) for each in where), sys.executable, "-m", "pylvs", command]
+        subprocess.run(words, env=ENVIRONMENT, check=True)
+        assert not dead.exists()
+    assert (living / "services.json").exists()
+    shutil.rmtree(living)
 
 
 def test_a_killed_builder_leaves_no_state(namespace: str) -> None:

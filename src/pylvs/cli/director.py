@@ -160,15 +160,16 @@ def watch() -> None:
 @click.option("--force", is_flag=True, help="also while pylvs run lives, which makes the tables again")
 def down(force: bool) -> None:
     """Detach everything and remove the tables of this network namespace. All connections end."""
+    from pylvs.daemon import gone_namespaces
     from pylvs.dataplane.load import take_down
-    from pylvs.dataplane.state import State, collect_dead_states
+    from pylvs.dataplane.state import State
 
     state = State.open()
     daemons = _daemons()
     if daemons and not force:
         process, command = daemons[0]
         raise Busy(f"pylvs run, process {process}, would make the tables again: end it with {command}, or add --force")
-    collect_dead_states()
+    gone_namespaces.collect()
     there = state.exists
     gone = take_down(state)
     if not there:

@@ -48,6 +48,9 @@ def stop(keep: bool, keep_table: bool, unit: str | None, state_dir: Path | None)
         except PylvsError as error:  # nothing to stop here; systemd sends SIGTERM to a process that is starting
             click.echo(str(error))
             return
+    from pylvs.daemon import gone_namespaces
+
+    gone_namespaces.collect()
     state = StateDirectory(state_dir)
     done = False
     if state.path.is_dir():

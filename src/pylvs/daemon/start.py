@@ -87,9 +87,11 @@ def _run(options: Options, pids: PidOptions) -> None:
             units.note(state.path)
         import asyncio
 
+        from pylvs.daemon import gone_namespaces
         from pylvs.daemon.host import HostServices
         from pylvs.daemon.supervisor import Supervisor
 
+        gone_namespaces.collect()
         supervisor = Supervisor(options, HostServices(tables, once), state, routers, pid_files)
         runner = failed.enter_context(asyncio.Runner())
         failed.pop_all()

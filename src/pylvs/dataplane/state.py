@@ -39,6 +39,8 @@ _LOADS = f"{LOADED}-"  # prefix of the directories of other loads; a number foll
 _UNFINISHED, _BUILD = "unfinished", "build"  # notes of a load
 _EARLIER_BUILD = "object"  # the note with the build in states whose directory `maps` has none
 ROLES = "/run/pylvs/roles"
+DAEMONS = "/run/pylvs/daemon"  # the state directories of pylvs run: netCOOKIE, or netCOOKIE-INSTANCE
+NAMESPACE_GONE = "namespace_gone"  # an empty file in these (pylvs.daemon.gone_namespaces)
 _NETNS_COOKIE = 71  # SO_NETNS_COOKIE; asm-generic/socket.h
 _LIVING, _BUILDING, _GOING = "net", "new-net", "old-net"  # prefixes of a directory's name; the cookie follows
 _SENTINEL = "alive"
@@ -420,6 +422,15 @@ def _is_dead(cookie: int, path: str) -> bool:
     return True
 
 
+def _tell_daemons(cookie: int) -> None:
+    """Mark the state directories of a namespace that is gone: after its state nothing else shows that."""
+    import glob  # late: there is hardly ever such a state
+
+    for path in (*glob.glob(f"{DAEMONS}/net{cookie}"), *glob.glob(f"{DAEMONS}/net{cookie}-*")):
+        with suppress(OSError):  # it is removed at this moment, or read-only
+            os.close(os.open(f"{path}/{NAMESPACE_GONE}", os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+
+
 def collect_dead_states() -> list[int]:
     """Remove the states of namespaces that are gone, and what killed processes left; return their cookies.
 
@@ -440,6 +451,8 @@ def collect_dead_states() -> list[int]:
                 if cookie is None or name == own:
                     continue
                 if _is_dead(cookie, f"{root}/{name}"):
+                    if name.startswith(_LIVING):  # the others are incomplete; their namespaces may exist
+                        _tell_daemons(cookie)
                     _remove(root, name)
                     gone.append(cookie)
     except (Busy, FileNotFoundError):

@@ -70,7 +70,6 @@ def test_commands(
         machine.setattr(links, "native_xdp", lambda index: links.XDP_BASIC)
         machine.setattr("pylvs.dataplane.director.open_director", lambda: None)
     if "pylvs down" in command:
-        machine.setattr("pylvs.dataplane.state.collect_dead_states", lambda: None)
         machine.setattr(State, "open", lambda: State(1, ""))
         machine.setattr(load, "take_down", lambda state: pytest.fail("the tables were removed"))
         machine.setattr(director, "_daemons", lambda: [(7, "pylvs stop")])
