@@ -11,10 +11,10 @@ from pathlib import Path
 from pylvs.lab.lab import Lab
 from tests.lab.conftest import MakeLab
 from tests.lab.daemons import Daemon, daemon
+from tests.privileges import AS_ORDINARY_USER
 from tests.waiting import until
 
 GROUP = grp.getgrall()[-1]  # any
-USER = 65534
 TEXT = """
 global_defs {{
     monitor_group {group}
@@ -45,8 +45,7 @@ LISTINGS = (
 
 def run(lab: Lab, words: str, groups: str = "") -> tuple[int, str, str]:
     """Run a command in the director as a user of these groups; return exit status, stdout and stderr."""
-    user = ["setpriv", "--reuid", str(USER), "--regid", str(USER)]
-    user += ["--groups", groups] if groups else ["--clear-groups"]
+    user = [f"--groups={groups}" if groups and each == "--clear-groups" else each for each in AS_ORDINARY_USER]
     done = subprocess.run(
         [*lab.host("director").inside(), *user, *shlex.split(words)], capture_output=True, text=True, timeout=60
     )
