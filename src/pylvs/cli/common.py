@@ -18,7 +18,7 @@ from pylvs.model.errors import PylvsError
 Callback = TypeVar("Callback", bound=Callable[..., Any])
 
 _ENTERED = "pylvs.entered"  # in the context's `meta`: --namespace selects the daemon
-_STATE_DIR = click.Path(file_okay=False, path_type=Path)
+_STATE_DIR = click.Path(file_okay=False, readable=False, path_type=Path)  # members of monitor_group cannot read it
 own_state_dir = click.option(
     "--state-dir",
     type=_STATE_DIR,
