@@ -283,13 +283,12 @@ class BpfDirector:
 
     def _connection_reader(self) -> ConnectionReader:
         tables = self.tables
-        if self._former:
-            from pylvs.dataplane.former_connections import FormerConnectionReader  # late: most find their own layout
+        from pylvs.dataplane.connections import (  # late: not all listings need it
+            ConnectionReader,
+            FormerConnectionReader,
+        )
 
-            return FormerConnectionReader(self._former)
-        from pylvs.dataplane.connections import ConnectionReader  # late: other listings do without
-
-        return ConnectionReader(tables)
+        return FormerConnectionReader(self._former) if self._former else ConnectionReader(tables)
 
     def connections_apart(self) -> Iterator[Connection]:
         """Yield the same from maps of its own: other threads may use this object at the same time."""
