@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -139,7 +140,8 @@ def twin_of(host: Host, address: Address) -> Address:
     """Return another address with the same bit in the bitmaps."""
     keys = host.director.tables.root.get(0, "address_keys")
     wanted = address_bit(address_bytes(address), 4, keys)
-    others = (ip_address(0x0A000000 + number) for number in range(1, 1 << 20))
+    drawn = random.Random(1)  # the hash spreads random addresses; of consecutive ones, some keys give none this bit
+    others = (ip_address(drawn.getrandbits(32)) for _ in range(1 << 22))
     return next(each for each in others if each != address and address_bit(address_bytes(each), 4, keys) == wanted)
 
 
