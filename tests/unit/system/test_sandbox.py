@@ -67,7 +67,7 @@ def test_what_is_left_is_reported(forbidden: tuple[str, ...], left: list[str]) -
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root has privileges to give up")
 def test_an_unprivileged_user_can_neither_signal_nor_read_a_confined_process() -> None:
-    """It is the user nobody, which many services run as."""
+    """Many services run as the user 65534."""
     code = "from pylvs.system import sandbox; sandbox.USER = 'no-such-user'\n"
     code += "sandbox.confine(64, 1 << 30); print(flush=True); input()"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
