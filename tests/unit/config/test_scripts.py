@@ -54,6 +54,12 @@ def test_scripts_without_script_security_are_one_finding() -> None:
     assert single(document).quorum_up is not None
 
 
+def test_the_scripts_of_a_virtual_router_that_is_left_out_are_checked() -> None:
+    document = compiled(f"vrrp_instance VI {{\n    interface lo\n    notify {SAFE}\n}}\n")
+    assert document.configuration.vrrp.instances == ()
+    assert [each.text for each in document.findings if each.security] == [UNSET]
+
+
 def test_script_security_needs_a_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scripts, "script_account", lambda: Account("root", 0, 0))
     document = notified(SAFE, "enable_script_security")

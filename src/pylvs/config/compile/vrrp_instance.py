@@ -66,6 +66,7 @@ def instance_of(block: EffectiveBlock, symbols: Symbols) -> CompiledInstance | N
 
     The rules adjust the effective values of the block, which `pylvs check --show` prints. The rest only reads them.
     """
+    notify = notify_of(block, symbols.script_rules)  # insecure scripts are reported, also of one that is left out
     _without_loopback(block, symbols)
     family = family_of(block)
     addresses, peers = tuple(_addresses(block, family)), tuple(_peers(block, family))
@@ -113,7 +114,7 @@ def instance_of(block: EffectiveBlock, symbols: Symbols) -> CompiledInstance | N
         track_primary=not block.get("dont_track_primary", bool),
         track_data_plane=data_plane,
         tracks=tracks,
-        notify=notify_of(block, symbols.script_rules),
+        notify=notify,
         skip_address_check=block.get("skip_check_adv_addr", bool),
         linkbeat=block.get("linkbeat_use_polling", bool),
         receive_buffer=_receive_buffer(block, symbols, len(advertised)),
