@@ -163,7 +163,7 @@ def main(end: socket.socket, address: str, name: str, root: str) -> None:
         signal.signal(number, signal.SIG_IGN)  # for the daemon; this process ends with it
     syscalls.prctl(syscalls.PR_SET_NAME, NAME)
     left = sandbox.confine(_DESCRIPTORS, _MEMORY, file_system=True, named=True)
-    end.send(channel.encode(channel.greeting(PROTOCOL, left)))
+    end.send(channel.encode(channel.greeting(left, PROTOCOL)))
     with contextlib.suppress(ConnectionError):
         BusClient(end, address, name, root).run()
 

@@ -27,7 +27,7 @@ def main() -> None:
     """Deliver a mail for the process at the other end of the pipes."""
     syscalls.prctl(syscalls.PR_SET_NAME, NAME)
     "a".encode("idna")  # loads the codec of names
-    _write(channel.greeting(PROTOCOL, sandbox.confine(_DESCRIPTORS, _MEMORY, file_system=True)))
+    _write(channel.greeting(sandbox.confine(_DESCRIPTORS, _MEMORY, file_system=True), PROTOCOL))
     request = sys.stdin.buffer.read()
     if request:
         asyncio.run(_deliver(json.loads(request)))

@@ -450,7 +450,7 @@ def test_a_reply_without_end_is_cut_off() -> None:
 
 
 GREETS = (
-    "import json; from pylvs.system.processes import channel; print(json.dumps(channel.greeting(1, [])), flush=True)"
+    "import json; from pylvs.system.processes import channel; print(json.dumps(channel.greeting([], 1)), flush=True)"
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import selectors
 
 from pylvs.vrrp.loop import Loop
 
@@ -28,9 +29,11 @@ class FakeTimeLoop(Loop):
         while True:
             ready = self._selector.select(0)
             if ready:
-                for key, _ in ready:
-                    if key.fd in self._selector.get_map():
-                        key.data[0]()
+                for key, events in ready:
+                    for event, which in ((selectors.EVENT_READ, 0), (selectors.EVENT_WRITE, 1)):
+                        known = self._selector.get_map().get(key.fd)
+                        if events & event and known is not None and known.data[which]:
+                            known.data[which]()
             elif self._timers and self._timers[0][0] <= end:
                 self._now, _, timer = heapq.heappop(self._timers)
                 call, timer.call = timer.call, None

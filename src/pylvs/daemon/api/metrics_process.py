@@ -220,7 +220,7 @@ def main(end: socket.socket, listener: socket.socket, allowed: Sequence[Network]
         signal.signal(number, signal.SIG_IGN)  # for the daemon; this process ends with it
     syscalls.prctl(syscalls.PR_SET_NAME, NAME)
     left = sandbox.confine(_DESCRIPTORS, _MEMORY)
-    end.send(channel.encode(channel.greeting(PROTOCOL, left)))
+    end.send(channel.encode(channel.greeting(left, PROTOCOL)))
     with contextlib.suppress(ConnectionError):
         MetricsProcess(end, listener, allowed).serve()
 

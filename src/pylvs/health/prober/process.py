@@ -221,7 +221,7 @@ def main(end: socket.socket, descriptors: int, tls: Sequence[Sequence[Any]] = ()
     gc.freeze()  # a full collection would visit all of these objects, and delay probes
     gc.set_threshold(*_COLLECTIONS)
     left = sandbox.confine(descriptors, MEMORY)
-    end.send(channel.encode(channel.greeting(wire.PROTOCOL, left)))
+    end.send(channel.encode(channel.greeting(left, wire.PROTOCOL)))
     with asyncio.Runner() as runner:
         runner.run(Prober(end).serve())
 

@@ -1,26 +1,35 @@
-"""Messages between the daemon and a confined process: JSON objects in packets, with descriptors for the process.
+"""Messages between pylvs's processes: JSON objects in packets of a socket pair, with descriptors for the child.
 
 JSON can only become plain values, and the receiver checks each of them. So a process in an attacker's hands has no more
-power over the daemon than what its messages can express.
+power over its parent than what its messages can express. What a parent sends may be longer than a packet: then it is in
+a sealed file.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
+import math
 import os
 import socket
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from pylvs import __version__
+from pylvs.model.dataclass import dataclass
 from pylvs.system.logs import one_line
 from pylvs.system.processes import other_version
+from pylvs.system.processes.event_loop import Loop
 
 MAX_PACKET = 1 << 17  # bytes; below the default of net.core.wmem_default
 MAX_DESCRIPTORS = 200  # in one packet; the kernel allows 253
 MAX_REASON = 300  # characters of a text that a process sent
+_MAX_UNSENT = 4096  # packets
+_PACKETS_AT_ONCE = 8  # received in one run of the event loop
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_SEALED = b'{"sealed":true}'  # a packet whose last descriptor is the file with the message
 
 Message = Mapping[str, Any]
 
@@ -29,12 +38,20 @@ class BadMessage(Exception):
     """The peer sent something that is no valid message."""
 
 
-def greeting(protocol: int, left: Sequence[str]) -> Message:
+class Descriptor(Protocol):
+    """A socket or a file."""
+
+    def fileno(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
+def greeting(left: Sequence[str] = (), protocol: int = 0) -> Message:
     """Return the first message of a process: its version, and the privileges that it could not give up."""
     return {"hello": __version__, "protocol": protocol, "left": list(left)}
 
 
-def greeting_problem(message: Message, protocol: int) -> str:
+def greeting_problem(message: Message, protocol: int = 0) -> str:
     """Return why the process of this greeting cannot be used, "" if it can."""
     if (message.get("hello"), message.get("protocol")) == (__version__, protocol):
         return ""
@@ -82,11 +99,171 @@ def sealed(content: bytes) -> int:
 
 
 def receive(end: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """Return the next message with its descriptors, in the confined process.
+    """Return the next message of the parent with its descriptors.
 
     Raises EOFError at the end, BlockingIOError, OSError, BadMessage.
     """
-    data, descriptors, _, _ = socket.recv_fds(end, MAX_PACKET, MAX_DESCRIPTORS)
+    data, descriptors, _, _ = socket.recv_fds(end, MAX_PACKET, MAX_DESCRIPTORS + 1)
     if not data:
         raise EOFError
+    if data == _SEALED and descriptors:
+        with open(descriptors.pop(), "rb") as file:
+            file.seek(0)
+            data = file.read()
     return decode(data), descriptors
+
+
+@dataclass(slots=True)
+class _Packet:
+    data: bytes
+    descriptors: list[Descriptor]
+
+
+class Link:
+    """One end of a socket pair in an event loop. What the other end does not read at once waits here.
+
+    `on_message` gets each message, with its descriptors if the other end is the parent; it raises BadMessage, which
+    ends the link. `on_lost` gets the reason of the end, once. `most_waiting` is for a process that requests
+    descriptors: it must not hold more of them here by not reading.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        end: socket.socket,
+        on_message: Callable[[dict[str, Any], list[int]], None],
+        on_lost: Callable[[str], None],
+        to_parent: bool,
+        most_waiting: float = math.inf,
+    ) -> None:
+        end.setblocking(False)
+        self._loop = loop
+        self._end = end
+        self._on_message, self._on_lost = on_message, on_lost
+        self._to_parent = to_parent
+        self._most_waiting = most_waiting
+        self._unsent: deque[_Packet] = deque()
+        self._waiting_descriptors = 0  # in these packets
+        self._open = True
+        self._ending = False
+        self._writing = False  # watched for writing, too
+        loop.watch(end.fileno(), self._receive)
+
+    @property
+    def waits(self) -> bool:
+        """Whether messages wait until the other end reads."""
+        return bool(self._unsent)
+
+    def send(self, message: Message, descriptors: Sequence[Descriptor] = ()) -> None:
+        """Send a message, with descriptors that are closed here then; none after the end.
+
+        Raises BadMessage if one to the parent is longer than a packet.
+        """
+        packet = self._packet(message, list(descriptors))
+        if not self._open or self._ending:
+            _close(packet)
+            return
+        self._unsent.append(packet)
+        self._waiting_descriptors += len(packet.descriptors)
+        if len(self._unsent) == 1:
+            self._flush()
+        elif len(self._unsent) > _MAX_UNSENT or self._waiting_descriptors > self._most_waiting:
+            self._lose("does not read")
+
+    def finish(self) -> None:
+        """Send what waits, and then the end. The other end may send its last messages, and then `on_lost` is called."""
+        self._ending = True
+        if self._open:
+            self._flush()
+
+    def close(self) -> None:
+        """Close this end, without a call of `on_lost`."""
+        if not self._open:
+            return
+        self._open = False
+        self._drop_unsent()
+        self._loop.watch(self._end.fileno(), None)
+        self._end.close()
+
+    def _packet(self, message: Message, descriptors: list[Descriptor]) -> _Packet:
+        data = json.dumps(message, separators=(",", ":")).encode()
+        if len(data) > MAX_PACKET:
+            if self._to_parent:
+                raise BadMessage(f"a message of {len(data)} bytes")
+            descriptors.append(os.fdopen(sealed(data), "rb"))
+            data = _SEALED
+        return _Packet(data, descriptors)
+
+    def _drop_unsent(self) -> None:
+        for packet in self._unsent:
+            _close(packet)
+        self._unsent.clear()
+        self._waiting_descriptors = 0
+
+    def _lose(self, reason: str) -> None:
+        if self._open:
+            self.close()
+            self._on_lost(reason)
+
+    def _flush(self) -> None:
+        """Send what waits, as far as possible."""
+        while self._unsent:
+            packet = self._unsent[0]
+            try:
+                if packet.descriptors:
+                    socket.send_fds(self._end, [packet.data], [each.fileno() for each in packet.descriptors])
+                else:
+                    self._end.send(packet.data)
+            except BlockingIOError:
+                self._watch(writing=True)
+                return
+            except ConnectionError:  # what it sent before its end may still be unread
+                self._drop_unsent()
+                break
+            except OSError as error:
+                self._lose(f"cannot be reached: {error.strerror}")
+                return
+            self._waiting_descriptors -= len(packet.descriptors)
+            _close(self._unsent.popleft())
+        if self._ending:
+            with contextlib.suppress(OSError):
+                self._end.shutdown(socket.SHUT_WR)
+        self._watch(writing=False)
+
+    def _watch(self, writing: bool) -> None:
+        if writing is not self._writing:
+            self._writing = writing
+            self._loop.watch(self._end.fileno(), self._receive, self._flush if writing else None)
+
+    def _receive(self) -> None:
+        for _ in range(_PACKETS_AT_ONCE):
+            if not self._open:
+                return
+            try:
+                message, descriptors = receive(self._end) if self._to_parent else (self._of_child(), [])
+            except BlockingIOError:
+                return
+            except ConnectionResetError:  # it ended without reading all; its messages follow this error
+                continue
+            except (EOFError, OSError):
+                self._lose("has ended")
+                return
+            except BadMessage as error:
+                self._lose(f"sent an invalid message ({error})")
+                return
+            try:
+                self._on_message(message, descriptors)
+            except BadMessage as error:
+                self._lose(f"sent an invalid message ({error})")
+
+    def _of_child(self) -> dict[str, Any]:
+        """Return the next message of the child, from which nothing takes descriptors: the kernel drops them."""
+        data = self._end.recv(MAX_PACKET)
+        if not data:
+            raise EOFError
+        return decode(data)
+
+
+def _close(packet: _Packet) -> None:
+    for each in packet.descriptors:
+        each.close()

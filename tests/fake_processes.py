@@ -1,0 +1,84 @@
+"""Processes that `Child` starts, without a program: a test acts as each of them."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from pylvs.system.processes import channel, child
+from pylvs.system.processes.event_loop import Loop
+
+
+class FakeProcess:
+    """One process. The test uses its end of the socket pair."""
+
+    def __init__(self, number: int, program: str, arguments: Sequence[str], descriptors: Sequence[int]) -> None:
+        self.pid = number
+        self.program, self.arguments, self.descriptors = program, tuple(arguments), tuple(descriptors)
+        self.end, self.its_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.its_end.setblocking(False)
+        self.written = ""  # to stderr
+        self.killed = False
+        self.lingers = False  # a killed process is not gone before `leave`
+        self._on_gone: Callable[[], None] = lambda: None
+
+    def output(self) -> str:
+        return self.written
+
+    def kill(self, on_gone: Callable[[], None]) -> None:
+        self.killed = True
+        self._on_gone = on_gone
+        if not self.lingers:
+            self.leave()
+
+    def leave(self) -> None:
+        """Be gone, after `kill`."""
+        self.its_end.close()
+        self._on_gone()
+
+    def greet(self, left: Sequence[str] = ()) -> None:
+        self.send(channel.greeting(left))
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        self.its_end.send(channel.encode(message))
+
+    def received(self) -> list[tuple[dict[str, Any], list[int]]]:
+        """Return the messages that the parent has sent, with their descriptors, without pings."""
+        found = []
+        with contextlib.suppress(BlockingIOError, EOFError):
+            while True:
+                message, descriptors = channel.receive(self.its_end)
+                if message != {"ping": True}:
+                    found.append((message, descriptors))
+        return found
+
+
+class FakeProcesses:
+    """All that were started, in order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.started: list[FakeProcess] = []
+        self.refusal: OSError | None = None  # why none can be started
+        monkeypatch.setattr(child, "launch", self._launch)
+
+    def close(self) -> None:
+        """Close the sockets that are still open."""
+        for each in self.started:
+            each.end.close()
+            each.its_end.close()
+
+    @property
+    def last(self) -> FakeProcess:
+        return self.started[-1]
+
+    def _launch(
+        self, _: Loop, program: str, arguments: Sequence[str], descriptors: Sequence[int], *__: object
+    ) -> FakeProcess:
+        if self.refusal is not None:
+            raise self.refusal
+        self.started.append(FakeProcess(len(self.started) + 1, program, arguments, descriptors))
+        return self.last
