@@ -22,7 +22,6 @@ from pylvs.dataplane.destinations import SWEEP_S
 from pylvs.dataplane.load import timeout_ticks
 from pylvs.dataplane.reader import Reader
 from pylvs.dataplane.transaction import GRACE_S, VISIT_S, Book, list_class
-from pylvs.model.changes import ServiceChange
 from pylvs.model.director import Director
 from pylvs.model.errors import NoSpace, PylvsError
 from pylvs.model.service import (
@@ -31,6 +30,7 @@ from pylvs.model.service import (
     DestinationKey,
     Method,
     Protocol,
+    ServiceChange,
     ServiceFlag,
     ServiceKey,
     Timeouts,

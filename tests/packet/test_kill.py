@@ -25,7 +25,6 @@ from pylvs.bpf import abi
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import State
 from pylvs.dataplane.transaction import NatServers
-from pylvs.model.changes import ServiceChange
 from pylvs.model.director import Director
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import (
@@ -34,6 +33,7 @@ from pylvs.model.service import (
     DestinationKey,
     Method,
     Protocol,
+    ServiceChange,
     ServiceKey,
     Timeouts,
     VirtualService,

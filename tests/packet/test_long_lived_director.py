@@ -14,9 +14,8 @@ from pylvs.dataplane import growth, load
 from pylvs.dataplane.devices import attach
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import State
-from pylvs.model.changes import ServiceChange
 from pylvs.model.errors import Busy, NoSuchService, ServiceExists
-from pylvs.model.service import Destination, DestinationKey, VirtualService
+from pylvs.model.service import Destination, DestinationKey, ServiceChange, VirtualService
 from tests.packet.frames import tcp
 from tests.packet.host import HOOKS, PASSED, SENT, Host, ip, key, new_host, server4
 from tests.waiting import until

@@ -20,9 +20,8 @@ from pylvs.dataplane.destinations import (
 from pylvs.dataplane.scheduler_tables import HashTables
 from pylvs.dataplane.tables import Tables, destination_name, key_of, service_key, version_fields
 from pylvs.dataplane.transaction import Transaction, list_of
-from pylvs.model.changes import ServiceChange
 from pylvs.model.errors import DestinationExists, NoSuchDestination
-from pylvs.model.service import Destination, DestinationKey, ServiceKey, VirtualService
+from pylvs.model.service import Destination, DestinationKey, ServiceChange, ServiceKey, VirtualService
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:

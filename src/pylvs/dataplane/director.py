@@ -12,7 +12,7 @@ from pylvs.bpf import kernel
 from pylvs.dataplane.state import State, check_requirements, collect_dead_states
 from pylvs.dataplane.tables import Tables, Versions, service_key
 from pylvs.model.errors import NoSuchService
-from pylvs.model.service import Destination, DestinationKey, ServiceKey, Timeouts, VirtualService
+from pylvs.model.service import Destination, DestinationKey, ServiceChange, ServiceKey, Timeouts, VirtualService
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from pylvs.dataplane.editor import Editor
     from pylvs.dataplane.former import FormerTables
     from pylvs.dataplane.reader import Reader
-    from pylvs.model.changes import ServiceChange
     from pylvs.model.director import Connection
     from pylvs.model.marks import MarkRule
     from pylvs.model.rows import DeviceProblem, PacketCounts, ServiceRow

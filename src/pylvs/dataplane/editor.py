@@ -47,6 +47,7 @@ from pylvs.model.service import (
     Destination,
     DestinationKey,
     Method,
+    ServiceChange,
     ServiceKey,
     VirtualService,
     check_destination,
@@ -62,7 +63,6 @@ if TYPE_CHECKING:
     from pylvs.dataplane.bulk_add import BulkAdd
     from pylvs.dataplane.change_set import ChangeSet
     from pylvs.dataplane.director import BpfDirector
-    from pylvs.model.changes import ServiceChange
     from pylvs.model.marks import MarkRule
     from pylvs.model.rows import DeviceProblem
     from pylvs.model.service import Timeouts

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from pylvs.library.errors import InvalidValue
 from pylvs.library.keys import ServerKey, ServiceKey
 from pylvs.library.values import Server, Service
-from pylvs.model.changes import ServiceChange
 from pylvs.model.dataclass import dataclass
+from pylvs.model.service import ServiceChange
 
 _SETTINGS = ("weight", "forwarding", "upper", "lower", "tunnel")
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-_UNSET: Any = object()
+UNSET: Any = object()
 _UNCOMPILED = 20  # instances that are made without a compiled `__init__`
 
 
@@ -45,8 +45,8 @@ class _Field:
     def __init__(
         self,
         *,
-        default: Any = _UNSET,
-        default_factory: Any = _UNSET,
+        default: Any = UNSET,
+        default_factory: Any = UNSET,
         init: bool = True,
         repr: bool = True,
         compare: bool = True,
@@ -63,7 +63,7 @@ def _build(cls: type[Any], frozen: bool, eq: bool, kw_only: bool) -> type[Any]:
     """
     members = dict(cls.__dict__)
     names = [name for name, each in members.get("__annotations__", {}).items() if not each.startswith("ClassVar")]
-    declared = {name: members.pop(name, _UNSET) for name in names}
+    declared = {name: members.pop(name, UNSET) for name in names}
     inherited = {name for base in cls.__mro__[1:-1] for name in base.__dict__.get("__slots__", ())}
     members.pop("__dict__", None)
     members.pop("__weakref__", None)
@@ -141,29 +141,29 @@ def _fill(self: Any, fields: dict[str, _Field], values: tuple[Any, ...], named: 
     """Set the fields; return False for wrong arguments, whose error the compiled method raises."""
     given = iter(values)
     for name, each in fields.items():
-        value = next(given, _UNSET) if each.init and not each.kw_only else _UNSET
-        if value is _UNSET and each.init:
-            value = named.pop(name, _UNSET)
-        if value is _UNSET:
-            value = each.default if each.default_factory is _UNSET else each.default_factory()
-        if value is not _UNSET:
+        value = next(given, UNSET) if each.init and not each.kw_only else UNSET
+        if value is UNSET and each.init:
+            value = named.pop(name, UNSET)
+        if value is UNSET:
+            value = each.default if each.default_factory is UNSET else each.default_factory()
+        if value is not UNSET:
             object.__setattr__(self, name, value)
         elif each.init:
             return False
-    return not named and next(given, _UNSET) is _UNSET
+    return not named and next(given, UNSET) is UNSET
 
 
 def _compile_init(cls: Any) -> Any:
     frozen = cls.__declared__[2]["frozen"]
     positional, keywords, lines = ["self"], list[str](), list[str]()
-    known: dict[str, Any] = {"_UNSET": _UNSET}
+    known: dict[str, Any] = {"UNSET": UNSET}
     for name, each in cls.__record__.items():
         value, default = name, ""
-        if each.default_factory is not _UNSET:
+        if each.default_factory is not UNSET:
             known[f"_make_{name}"] = each.default_factory
-            value = f"_make_{name}() if {name} is _UNSET else {name}" if each.init else f"_make_{name}()"
-            default = "=_UNSET"
-        elif each.default is not _UNSET:
+            value = f"_make_{name}() if {name} is UNSET else {name}" if each.init else f"_make_{name}()"
+            default = "=UNSET"
+        elif each.default is not UNSET:
             known[f"_default_{name}"] = each.default
             value = name if each.init else f"_default_{name}"
             default = f"=_default_{name}"
@@ -187,9 +187,9 @@ def _compile_init(cls: Any) -> Any:
 def _compile_replace(cls: Any) -> Any:
     """Return `replace` of one class: a dictionary of all fields would take several times as long."""
     names = [name for name, each in cls.__record__.items() if each.init]
-    parameters = ["_self", "/", *(["*"] if names else []), *(f"{name}=_UNSET" for name in names)]
-    arguments = [f"{name}=_self.{name} if {name} is _UNSET else {name}" for name in names]
-    known: dict[str, Any] = {"_UNSET": _UNSET}
+    parameters = ["_self", "/", *(["*"] if names else []), *(f"{name}=UNSET" for name in names)]
+    arguments = [f"{name}=_self.{name} if {name} is UNSET else {name}" for name in names]
+    known: dict[str, Any] = {"UNSET": UNSET}
     exec(f"def replace({', '.join(parameters)}):\n    return _self.__class__({', '.join(arguments)})", known)
     return staticmethod(known["replace"])
 
@@ -232,7 +232,7 @@ def _original(cls: Any) -> Any:
     for name, each in cls.__record__.items():
         options: dict[str, Any] = {key: getattr(each, key) for key in ("init", "repr", "compare", "kw_only")}
         for key in "default", "default_factory":
-            if getattr(each, key) is not _UNSET:
+            if getattr(each, key) is not UNSET:
                 options[key] = getattr(each, key)
         rows.append((name, each.type, dataclasses.field(**options)))
     return dataclasses.make_dataclass(cls.__name__, rows, **cls.__declared__[2])

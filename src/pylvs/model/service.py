@@ -1,4 +1,4 @@
-"""Virtual services, their destinations, and IPVS's checks of both (IPVS-SEMANTICS 1.1 to 1.8)."""
+"""Virtual services, their destinations, changes of both, and IPVS's checks of both (IPVS-SEMANTICS 1.1 to 1.8)."""
 
 from __future__ import annotations
 
@@ -226,6 +226,21 @@ class Destination:
         if self.method is Method.MASQ or self.key.port == service.port:
             return self
         return replace(self, key=DestinationKey(self.key.address, service.port))
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceChange:
+    """What becomes of one service: it is added (with `is_new`), edited, or deleted (without `service`).
+
+    A deleted service has no further changes: its destinations go with it.
+    """
+
+    key: ServiceKey
+    service: VirtualService | None
+    is_new: bool = False
+    deleted: tuple[DestinationKey, ...] = ()
+    edited: tuple[Destination, ...] = ()
+    added: tuple[Destination, ...] = ()  # in this order, so the last one becomes the head of the list
 
 
 def _server_pattern() -> str:
