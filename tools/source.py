@@ -23,7 +23,9 @@ def git(*words: str) -> str:
     except FileNotFoundError:
         raise BuildFailed("git is not installed: apt install git") from None
     except subprocess.CalledProcessError as error:
-        raise BuildFailed(f"git {words[0]}: {error.stderr.strip().splitlines()[0]}; build in a clone") from None
+        cause = error.stderr.strip().partition("\n")[0]
+        advice = "; build in a clone" if "not a git repository" in cause else ""
+        raise BuildFailed(f"git {words[0]}: {cause}{advice}") from None
     return done.stdout.rstrip("\n")
 
 

@@ -14,16 +14,25 @@ from tools.source import DIST, BuildFailed, commit_time, copy_to, put
 
 def build(target: Path) -> Path:
     """Build the wheel from a copy of the tree into a folder, and return its path. Raises BuildFailed."""
+    return _build(target, "wheel")
+
+
+def build_sdist(target: Path) -> Path:
+    """Build the source archive in the same way, and return its path. Raises BuildFailed."""
+    return _build(target, "sdist")
+
+
+def _build(target: Path, kind: str) -> Path:
     with tempfile.TemporaryDirectory(prefix="pylvs-wheel-") as name:
         tree, made = Path(name, "tree"), Path(name, "made")
         copy_to(tree)
-        command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(made)]
+        command = [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(made)]
         environment = os.environ | {"SOURCE_DATE_EPOCH": str(commit_time()), "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise BuildFailed(f"the wheel cannot be built: {(done.stderr or done.stdout).strip()}")
-        (wheel,) = made.glob("*.whl")
-        return put(wheel, target)
+            raise BuildFailed(f"the {kind} cannot be built: {(done.stderr or done.stdout).strip()}")
+        (built,) = made.iterdir()
+        return put(built, target)
 
 
 def main() -> int:

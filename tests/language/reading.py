@@ -32,7 +32,7 @@ CODE_SPAN = re.compile(rf"{SPAN}|\[[^\]]*\]\([^)]*\)|<!--.*?-->|https?://\S+", r
 IDENTIFIER = re.compile(r"[A-Za-z_][\w-]*")
 FENCE = re.compile(r"^(?P<indent> *)```.*?^(?P=indent)```", re.MULTILINE | re.DOTALL)
 CODE_TEXT = re.compile(rf"{FENCE.pattern}|<!--.*?-->|{SPAN}", re.MULTILINE | re.DOTALL)
-CITES = ("CHANGELOG.md",)  # its code cites what was named in another way before
+CITES = ("CHANGELOG.md", "changes/")  # their code cites what was named in another way before
 HIDDEN = "\N{CURRENCY SIGN}"  # stands for each character of code inside prose
 BREAK = "\0"  # ends a paragraph
 
@@ -90,7 +90,7 @@ def pieces(path: Path, text: str | None = None) -> Iterator[Piece]:
     text = path.read_text() if text is None else text
     for piece in _pieces(path, name, text):
         yield piece
-        if piece.prose and name not in CITES:
+        if piece.prose and not name.startswith(CITES):
             yield from _code(piece)
 
 

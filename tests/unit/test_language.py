@@ -159,7 +159,8 @@ def test_code_in_prose_is_read() -> None:
         "2:10: words: 'told'",
     ]
     assert findings("src/pylvs/a.py", "a = 1  # until `told`\n") == ["1:17: words: 'told': told"]
-    assert findings("CHANGELOG.md", "- `aide` is `helper` now, not `is told`.\n") == []  # it cites former names
+    for cites in ("CHANGELOG.md", "changes/helper.changed.md"):
+        assert findings(cites, "`aide` is `helper` now, not `is told`.\n") == []
 
 
 def test_labels_of_diagrams_are_read() -> None:
