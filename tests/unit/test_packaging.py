@@ -19,8 +19,8 @@ from pylvs.cli.group import COMMANDS
 from pylvs.daemon.loading import Refused
 from pylvs.ipvsadm.options import OPTIONS
 from tests.privileges import assert_unprivileged
-from tools import completion, manual, sbom
-from tools.source import version
+from tools import completion, manual, sbom, wheel
+from tools.source import commit_time, version
 
 UNITS = {
     "pylvs.service": 6.0,
@@ -128,12 +128,12 @@ def project(repository: Path) -> dict[str, Any]:
 def test_the_package_depends_on_the_versions_that_the_wheel_needs(repository: Path) -> None:
     control = (repository / "debian/control").read_text()
     needed, _, suggested = control.partition("\nPackage: ")[2].partition("\nSuggests:")
-    for text, wheel in (
+    for text, requirements in (
         (needed, project(repository)["dependencies"]),
         (suggested, project(repository)["optional-dependencies"]["dbus"]),
     ):
         packages = dict(re.findall(r"^ python3-([a-z0-9-]+) \(>= ([0-9.]+)\),$", text, re.MULTILINE))
-        assert packages == dict(each.split(">=") for each in wheel)
+        assert packages == dict(each.split(">=") for each in requirements)
     assert f"python3 (>= {project(repository)['requires-python'].removeprefix('>=')})" in control
 
 
@@ -302,3 +302,13 @@ def test_other_shells_ask_pylvs_for_completions(program: Path, shell: str, word:
 )
 def test_a_bill_leaves_out_what_is_not_installed(lines: list[str], names: list[str]) -> None:
     assert sbom._requirements(lines) == names
+
+
+def test_the_source_archive_makes_the_same_wheel(tmp_path: Path) -> None:
+    archive, built = wheel.build_sdist(tmp_path), wheel.build(tmp_path)
+    shutil.unpack_archive(archive, tmp_path / "unpacked")
+    (tree,) = (tmp_path / "unpacked").iterdir()
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path / "again")]
+    environment = os.environ | {"SOURCE_DATE_EPOCH": str(commit_time())}
+    subprocess.run(command, cwd=tree, env=environment, check=True, capture_output=True)
+    assert (tmp_path / "again" / built.name).read_bytes() == built.read_bytes()
