@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from pylvs.bpf import kernel
 from pylvs.cli.director import show
-from pylvs.daemon.host import HostServices
+from pylvs.daemon.table import growth
 from pylvs.dataplane import load, upgrade
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.reader import table_use
@@ -153,20 +153,21 @@ def test_the_daemon_lets_it_grow_in_another_process(host: Host) -> None:
     host.serve(service, 1)
     connect(host, service, 2000, 900)
     assert host.director.larger_capacity() == 2 * CAPACITY
-    asyncio.run(HostServices().grow_table())
+    asyncio.run(growth.grow(""))
     assert host.director.settings()["conn_max"] == 2 * CAPACITY
     assert host.counts(service) == {server4(1): (900, 0)}
     assert host.director.larger_capacity() == 0
-    asyncio.run(HostServices().grow_table())  # does nothing
+    asyncio.run(growth.grow(""))  # does nothing
     assert host.director.settings()["conn_max"] == 2 * CAPACITY
     connect(host, service, 4000, 800)
     with (
         mock.patch(
-            "pylvs.daemon.host.command", return_value=[sys.executable, "-c", "import sys; sys.exit('no memory')"]
+            "pylvs.daemon.table.growth.command",
+            return_value=[sys.executable, "-c", "import sys; sys.exit('no memory')"],
         ),
         pytest.raises(PylvsError, match=r"^no memory$"),
     ):
-        asyncio.run(HostServices().grow_table())
+        asyncio.run(growth.grow(""))
 
 
 def test_a_kill_during_its_copy_leaves_nothing(host: Host) -> None:

@@ -51,7 +51,7 @@ SUB_PACKAGES: dict[str, set[str]] = {
     "config/schema": {"config", "config/language", "netlink", "system", "model"},
     "daemon/api": {"daemon", "daemon/state", "health", "health/prober", "system", "system/processes", "model"},
     "daemon/state": {"daemon", "health", "vrrp", "system", "model"},
-    "daemon/table": {"daemon", "daemon/state", "config", "system", "model"},
+    "daemon/table": {"daemon", "daemon/state", "config", "system", "system/processes", "model"},
     "health/checkers": {"health", "netlink", "system", "system/processes", "model"},
     "health/prober": {"health", "health/checkers", "system", "system/processes", "model"},
     "system/processes": {"system", "model"},

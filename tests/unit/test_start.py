@@ -24,7 +24,7 @@ UNUSED = "aiohttp dns h11 http.client prometheus_client rich structlog unittest"
             "pylvs.cli.main pylvs.daemon.start",
             f"asyncio click json.tool hmac pickle shutil subprocess dataclasses inspect pylvs.dataplane {UNUSED}",
         ),
-        ("pylvs.daemon.host pylvs.daemon.supervisor pylvs.health.checkers.http", UNUSED),
+        ("pylvs.daemon.host.services pylvs.daemon.supervisor pylvs.health.checkers.http", UNUSED),
         # the API, which the daemon imports when it is ready
         ("pylvs.daemon.api.application", "aiohttp asyncio.tools unittest"),
     ],

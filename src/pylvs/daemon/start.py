@@ -88,7 +88,7 @@ def _run(options: Options, pids: PidOptions) -> None:
         import asyncio
 
         from pylvs.daemon import gone_namespaces
-        from pylvs.daemon.host import HostServices
+        from pylvs.daemon.host.services import HostServices
         from pylvs.daemon.supervisor import Supervisor
 
         gone_namespaces.collect()

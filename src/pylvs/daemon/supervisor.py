@@ -27,8 +27,8 @@ from pylvs.daemon.api.files import FileChanges
 from pylvs.daemon.api.server import ApiServer
 from pylvs.daemon.dbus_process import DbusProcess
 from pylvs.daemon.dumping import Dumper
-from pylvs.daemon.host import BackgroundTasks, HostServices, signal_handlers
-from pylvs.daemon.host_changes import HostChanges
+from pylvs.daemon.host.changes import HostChanges
+from pylvs.daemon.host.services import HostServices
 from pylvs.daemon.keepalived import dumps
 from pylvs.daemon.keepalived.pid_files import PidFiles
 from pylvs.daemon.keepalived.reload_time import ReloadTimer
@@ -64,9 +64,10 @@ from pylvs.daemon.state.directory import (
 from pylvs.daemon.state.drains import Drains
 from pylvs.daemon.state.overrides import SLOW_S, NotSaved, SavedOverrides, StateWriter, identities
 from pylvs.daemon.table.cache import DesiredTable, DestinationEdit, Edit, TableCache
-from pylvs.daemon.table.growth import TableGrowth
+from pylvs.daemon.table.growth import TableGrowth, grow
 from pylvs.daemon.table.ownership import Ownership, adoptable_rows, owned_services
 from pylvs.daemon.table.reconciler import Reconciler, ReconcileResult
+from pylvs.daemon.tasks import BackgroundTasks, signal_handlers
 from pylvs.daemon.virtual_routers.first import FirstRouters
 from pylvs.daemon.virtual_routers.forwarding import monitor_forwarding
 from pylvs.daemon.virtual_routers.supervision import ConfigureResult, VirtualRouters
@@ -425,7 +426,10 @@ class Supervisor:
         tasks.keep_running(self.reconciler.run, "reconciling the table")
         tasks.keep_running(self.drains.run, "draining")
         growth = TableGrowth(
-            self.reconciler.table.director.larger_capacity, self._host.grow_table, self.table_thread, self.events
+            self.reconciler.table.director.larger_capacity,
+            partial(grow, self.options.tables_namespace),
+            self.table_thread,
+            self.events,
         )
         tasks.keep_running(growth.run, "watching the size of the connection table")
         tasks.keep_running(self._save_pending_ownership, "saving the owned services")

@@ -13,7 +13,8 @@ from typing import Any
 
 from pylvs.config.language.tree import Finding
 from pylvs.daemon import Options
-from pylvs.daemon.host import HostServices, ServiceManager
+from pylvs.daemon.host.service_manager import ServiceManager
+from pylvs.daemon.host.services import HostServices
 from pylvs.daemon.loading import Loaded, apply_options
 from pylvs.daemon.problems import Problem
 from pylvs.daemon.state.directory import StateDirectory

@@ -26,13 +26,13 @@ from pylvs.daemon.api.client import Client
 from pylvs.daemon.api.encoding import Counts, counts_of
 from pylvs.daemon.api.metrics import exposition
 from pylvs.daemon.api.routes import STATUS_TABLES_S as TABLES_S
-from pylvs.daemon.host import BackgroundTasks
 from pylvs.daemon.leftovers import delete_services
 from pylvs.daemon.loading import load_in_subprocess
 from pylvs.daemon.notifications import log_event
 from pylvs.daemon.state import directory
 from pylvs.daemon.state.directory import StateDirectory
 from pylvs.daemon.table import ownership
+from pylvs.daemon.tasks import BackgroundTasks
 from pylvs.daemon.via_vip import VipChecks
 from pylvs.daemon.virtual_routers.supervision import STATUS_TIMEOUT_S as ROUTERS_S
 from pylvs.health.events import CheckInconclusive

@@ -15,10 +15,11 @@ from unittest.mock import patch
 
 import pytest
 
-from pylvs.daemon.host import BackgroundTasks, HostServices, call_at_changes
-from pylvs.daemon.host_changes import HostChanges
+from pylvs.daemon.host.changes import HostChanges, call_at_changes
+from pylvs.daemon.host.services import HostServices
 from pylvs.daemon.state.directory import StateDirectory
 from pylvs.daemon.table.cache import TableCache
+from pylvs.daemon.tasks import BackgroundTasks
 from pylvs.daemon.virtual_routers.forwarding import FAULT_AFTER_S
 from pylvs.dataplane.devices.watch import GATHER_S, RETRY_S
 from pylvs.health.engine import Engine
@@ -62,7 +63,7 @@ def test_an_end_at_the_moment_of_a_change_is_not_lost(turns: int) -> None:
         async def update() -> float:
             return 3600.0
 
-        with patch("pylvs.daemon.host.GATHER_S", 0), patch("pylvs.daemon.host.RETRY_S", 0):
+        with patch("pylvs.daemon.host.changes.GATHER_S", 0), patch("pylvs.daemon.host.changes.RETRY_S", 0):
             task = asyncio.create_task(call_at_changes(update, changed))
             await asyncio.sleep(0.01)  # it waits for a change
             changed.set()

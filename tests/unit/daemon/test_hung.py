@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pylvs.daemon import Options, supervisor
-from pylvs.daemon.host import EXTEND_S, ServiceManager
+from pylvs.daemon.host.service_manager import EXTEND_S, ServiceManager
 from pylvs.daemon.limits import CLOSE_S, SCRIPTS_S, STOP_S, TABLE_LEASE_S, TABLES_S
 from pylvs.daemon.loading import LOAD_TIMEOUT_S, Loaded, Refused
 from pylvs.daemon.supervisor import Supervisor

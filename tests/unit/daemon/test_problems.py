@@ -23,9 +23,9 @@ from pylvs.config.language.tree import Finding, Location, Severity
 from pylvs.daemon import supervisor
 from pylvs.daemon.api import client
 from pylvs.daemon.api.metrics import MetricsInput, exposition
-from pylvs.daemon.host import STEADY_S, BackgroundTasks
 from pylvs.daemon.problems import KINDS, Problem, ProblemTracker, router_problems, service_problems
 from pylvs.daemon.supervisor import Supervisor
+from pylvs.daemon.tasks import STEADY_S, BackgroundTasks
 from pylvs.health.events import Override
 from pylvs.health.prober.link import ProberCounts
 from pylvs.model.checks import HttpCheck, Target, Url

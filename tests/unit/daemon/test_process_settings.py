@@ -11,7 +11,7 @@ import pytest
 
 from pylvs.config.compile.document import build
 from pylvs.config.language.parser import read_text
-from pylvs.daemon.host import reload_file
+from pylvs.daemon.host.services import reload_file
 from pylvs.daemon.keepalived import dumps, pid_files
 from pylvs.model.wanted import GlobalSettings
 
@@ -19,7 +19,7 @@ APPLY = """
 import json, os, sys
 from pylvs.config.compile.document import build
 from pylvs.config.language.parser import read_text
-from pylvs.daemon.host import HostServices
+from pylvs.daemon.host.services import HostServices
 from pylvs.system.logs import get_logger, set_up
 set_up("json")
 configuration, findings = build(read_text(sys.argv[1])[0])

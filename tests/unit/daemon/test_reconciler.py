@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.daemon.host import BackgroundTasks
 from pylvs.daemon.table import reconciler
+from pylvs.daemon.tasks import BackgroundTasks
 from pylvs.model.errors import Busy
 from pylvs.model.service import VirtualService
 from tests.memory import MemoryDirector
@@ -165,7 +165,7 @@ def test_signals_reload_write_down_and_end(host: FakeHost, tmp_path: Path, monke
 def test_a_background_task_is_restarted_after_an_exception(
     monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
 ) -> None:
-    monkeypatch.setattr("pylvs.daemon.host.RESTART_PAUSE_S", 0.001)
+    monkeypatch.setattr("pylvs.daemon.tasks.RESTART_PAUSE_S", 0.001)
     begun: list[int] = []
 
     async def faulty() -> None:

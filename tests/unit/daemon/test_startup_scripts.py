@@ -12,7 +12,7 @@ import pytest
 
 from pylvs.config.compile.document import compile_document
 from pylvs.config.language.parser import read_text
-from pylvs.daemon.host import HostServices
+from pylvs.daemon.host.services import HostServices
 from pylvs.model.checks import Script
 from pylvs.model.wanted import Configuration, GlobalSettings
 from pylvs.system.processes import scripts

@@ -7,7 +7,7 @@ import re
 import socket
 from pathlib import Path
 
-from pylvs.daemon.host import ServiceManager
+from pylvs.daemon.host.service_manager import ServiceManager
 from tests.waiting import PATIENCE_S
 
 

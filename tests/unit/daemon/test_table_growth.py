@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pylvs.daemon import host
 from pylvs.daemon.notifications import EventBus
+from pylvs.daemon.table import growth
 from pylvs.daemon.table.growth import FIRST_RETRY_S, LAST_RETRY_S, TableGrowth
 from pylvs.model.errors import Busy, NoSpace, PylvsError
 from pylvs.system.table_thread import TableThread
@@ -84,14 +84,14 @@ def test_a_process_that_hangs_is_killed_and_is_a_failure_of_growth(monkeypatch: 
         started.append(await start(*words, **options))
         return started[-1]
 
-    monkeypatch.setattr(host, "command", lambda *_: ["/bin/sleep", "600"])
-    monkeypatch.setattr(host, "GROWTH_S", 0.05)
+    monkeypatch.setattr(growth, "command", lambda *_: ["/bin/sleep", "600"])
+    monkeypatch.setattr(growth, "GROWTH_S", 0.05)
     monkeypatch.setattr(asyncio, "create_subprocess_exec", noted)
 
     async def play() -> None:
         async with asyncio.timeout(PATIENCE_S):
             with pytest.raises(PylvsError, match=r"it has not grown within 0\.05 s; the process was killed"):
-                await host.HostServices().grow_table()
+                await growth.grow("")
 
     asyncio.run(play())
     assert [each.returncode for each in started] == [-signal.SIGKILL]

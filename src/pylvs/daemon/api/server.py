@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pylvs.daemon.api.group_socket import GroupSocket
 from pylvs.daemon.api.metrics_port import MetricsPort, Page
-from pylvs.daemon.host import BackgroundTasks
+from pylvs.daemon.tasks import BackgroundTasks
 from pylvs.model.errors import PylvsError
 from pylvs.system.logs import get_logger
 from pylvs.system.sockets import address_of

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import subprocess
 import time
 from collections.abc import Awaitable, Callable
 
 from pylvs.daemon.notifications import EventBus
 from pylvs.model.errors import NoSpace, PylvsError
 from pylvs.system.logs import get_logger
+from pylvs.system.processes import command
+from pylvs.system.processes.scripts import KILLED_S
 from pylvs.system.table_thread import TableThread
 
 POLL_S = 5.0
+GROWTH_S = 1800.0  # for the growth of the largest table, which takes three minutes on a very busy machine
 FIRST_RETRY_S, LAST_RETRY_S = 60.0, 3600.0  # a failure may have cost a copy of all connections
 
 
@@ -69,3 +74,33 @@ class TableGrowth:
         self._log.error(f"the connection table is nearly full and cannot grow: {error}", retry_in_s=self._pause_s)
         self._events.publish("table_not_grown", reason=str(error))
         self._pause_s = min(2 * self._pause_s, LAST_RETRY_S)
+
+
+async def grow(tables_namespace: str) -> None:
+    """Enlarge the connection table in another process: the copy of millions of connections takes its memory.
+
+    It may be killed at any step. Raises PylvsError.
+    """
+    growing = await asyncio.create_subprocess_exec(
+        *command("pylvs.dataplane.growth", *filter(None, [tables_namespace])),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(GROWTH_S):
+            _, errors = await growing.communicate()
+    except BaseException as error:
+        await _kill(growing)
+        if isinstance(error, TimeoutError):
+            raise PylvsError(f"it has not grown within {GROWTH_S:g} s; the process was killed") from None
+        raise
+    if growing.returncode:
+        raise PylvsError(errors.decode(errors="replace").strip() or f"exit status {growing.returncode}")
+
+
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError, TimeoutError):
+        process.kill()
+        async with asyncio.timeout(KILLED_S):
+            await process.wait()

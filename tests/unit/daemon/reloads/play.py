@@ -18,7 +18,8 @@ from typing import Any
 from unittest.mock import patch
 
 from pylvs.daemon import Options, supervisor
-from pylvs.daemon.host import HostServices, ServiceManager
+from pylvs.daemon.host.service_manager import ServiceManager
+from pylvs.daemon.host.services import HostServices
 from pylvs.daemon.loading import Loaded, apply_options
 from pylvs.daemon.problems import Problem
 from pylvs.daemon.state.directory import StateDirectory
@@ -227,7 +228,7 @@ class Play:
                 patch.object(supervisor, "ApiServer", NoApi),
                 patch.object(supervisor, "StateDirectory", Memory),
                 patch.object(supervisor, "settle_garbage", lambda: None),
-                patch("pylvs.daemon.host_changes.monitor_host", no_changes),
+                patch("pylvs.daemon.host.changes.monitor_host", no_changes),
                 patch("pylvs.system.table_thread.ThreadPoolExecutor", lambda *_, **__: SimPool(loop)),
             ):
                 yield

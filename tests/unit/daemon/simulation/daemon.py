@@ -9,7 +9,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pylvs.daemon import Options
-from pylvs.daemon.host import HostServices, ServiceManager, call_at_changes
+from pylvs.daemon.host.changes import call_at_changes
+from pylvs.daemon.host.service_manager import ServiceManager
+from pylvs.daemon.host.services import HostServices
 from pylvs.daemon.loading import Loaded, apply_options
 from pylvs.daemon.problems import Problem
 from pylvs.daemon.state.directory import StateDirectory

@@ -9,12 +9,12 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import PropertyMock, patch
 
-from pylvs.daemon.host import BackgroundTasks
 from pylvs.daemon.state import directory
 from pylvs.daemon.supervisor import Supervisor
 from pylvs.daemon.table import cache
 from pylvs.daemon.table.cache import DestinationEdit, TableCache
 from pylvs.daemon.table.reconciler import Reconciler
+from pylvs.daemon.tasks import BackgroundTasks
 from pylvs.health.checkers import misc
 from pylvs.health.engine import Engine
 from pylvs.health.events import NO_OVERRIDE

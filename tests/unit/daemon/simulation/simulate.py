@@ -90,7 +90,7 @@ def _replaced(world: World) -> Iterator[None]:
             world.clock.in_force(),
             patch(f"{supervisor}.Engine", SimEngine),
             patch(f"{supervisor}.ApiServer", SimApiServer),
-            patch("pylvs.daemon.host_changes.monitor_host", sim_monitor_host),
+            patch("pylvs.daemon.host.changes.monitor_host", sim_monitor_host),
             patch(f"{supervisor}.StateDirectory", lambda *_: Disk(world)),
             patch(f"{supervisor}.settle_garbage", lambda: None),
             patch("pylvs.daemon.virtual_routers.forwarding.POLL_S", 5.0),  # its reports go to no virtual router

@@ -2,20 +2,72 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Iterable
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterable
 
-from pylvs.daemon.host import HostServices, monitor_host
+from pylvs.daemon.host.services import HostServices
 from pylvs.daemon.problems import Problem
 from pylvs.daemon.state.directory import StateDirectory
 from pylvs.daemon.table.cache import TableCache
-from pylvs.dataplane.devices import watch
+from pylvs.dataplane.devices.watch import GATHER_S, POLL_S, RETRY_S, SHARE, drain, listen
 from pylvs.health.engine import Engine
 from pylvs.model.addresses import Address
 from pylvs.model.errors import Busy, PylvsError, text_of
 from pylvs.model.rows import warnings
 from pylvs.system.logs import get_logger
 from pylvs.system.table_thread import TableThread
+
+FAILED_PAUSE_S = 1.0  # before addresses and devices are followed again
+
+
+async def monitor_host(
+    update: Callable[[], Awaitable[float]], opened: Callable[[], Iterable[socket.socket]] = lambda: [listen()]
+) -> None:
+    """Follow this host until cancelled: rtnetlink(7) reports changes of devices, addresses and routes.
+
+    `opened` returns the sockets; by default one of the calling thread's network namespace.
+    """
+    loop = asyncio.get_running_loop()
+    changed = asyncio.Event()
+    with contextlib.ExitStack() as stack:
+        for kernel in opened():
+            stack.enter_context(kernel)
+            loop.add_reader(kernel, _drained, kernel, changed)
+            stack.callback(loop.remove_reader, kernel)
+        await call_at_changes(update, changed)
+
+
+def _drained(kernel: socket.socket, changed: asyncio.Event) -> None:
+    if drain(kernel):
+        changed.set()
+
+
+async def call_at_changes(update: Callable[[], Awaitable[float]], changed: asyncio.Event) -> None:
+    """Call `update` at the start, and whenever `changed` is set.
+
+    It returns the seconds until it is called without a change. After a failure it is called again soon. Of the same
+    failures in a row, the first is logged.
+    """
+    next_s, logged = 0.0, ""
+    while True:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(next_s):  # in Python 3.11 wait_for may lose a cancellation
+                await changed.wait()
+        await asyncio.sleep(GATHER_S)
+        changed.clear()
+        begin = time.monotonic()
+        try:
+            next_s, logged = await update(), ""
+        except Exception as error:
+            text = text_of(error)
+            if text != logged:
+                get_logger().error("could not follow addresses and devices", reason=text)
+            next_s, logged = FAILED_PAUSE_S, text
+        # At most so long: the update may have waited for the table thread, while others held the lock.
+        await asyncio.sleep(min(SHARE * (time.monotonic() - begin), RETRY_S))
 
 
 class HostChanges:
@@ -66,7 +118,7 @@ class HostChanges:
         for line in await self._thread.run(director.follow_host):
             self._log.warning(line)
         self._log_unattached(warnings(director))
-        return watch.RETRY_S if director.device_problems() else watch.POLL_S
+        return RETRY_S if director.device_problems() else POLL_S
 
     async def find_path_problems(self) -> None:
         """Compare addresses and routes with a new configuration."""

@@ -1,0 +1,1 @@
+"""What the daemon needs of its host: files, tables, addresses, scripts, the service manager."""
