@@ -16,12 +16,12 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from pylvs.daemon import supervisor
+from pylvs.daemon import services
 from pylvs.daemon.api import client as api_client
 from pylvs.daemon.api.client import Client
 from pylvs.daemon.state import directory, history, overrides
@@ -71,10 +71,17 @@ class Disk:
         subprocess.run(["umount", "--lazy", str(self.folder)], check=True)
 
 
+@contextlib.contextmanager
+def saved_again_soon() -> Iterator[None]:
+    """Within the block, the daemon soon saves again what the disk refused."""
+    with mock.patch.object(overrides, "RETRY_S", 0.05), mock.patch.object(history, "RETRY_S", 0.05):
+        yield
+
+
 async def starting(host: FakeHost, disk: Disk, log: io.StringIO) -> None:
     """A start does all but save, and says so; with free space it saves. The lock holds without its PID, too."""
     disk.fill()
-    with mock.patch.object(supervisor, "SAVE_RETRY_S", 0.05):
+    with saved_again_soon():
         async with host.daemon() as daemon:
             assert host.servers() == {str(address(1)), str(address(2))}
             assert (host.state / "pid").read_bytes() == b""
@@ -96,7 +103,7 @@ async def starting(host: FakeHost, disk: Disk, log: io.StringIO) -> None:
 
 async def reloading(host: FakeHost, disk: Disk, log: io.StringIO) -> None:
     """A reload does all but save, and says so; one that changes nothing needs no space."""
-    with mock.patch.object(supervisor, "SAVE_RETRY_S", 0.05):
+    with saved_again_soon():
         async with host.daemon() as daemon:
             before = (host.state / "services.json").read_bytes()
             await until(lambda: not daemon.history.unwritten)
@@ -138,7 +145,7 @@ async def editing(host: FakeHost, disk: Disk, log: io.StringIO) -> None:
 
 async def overriding(host: FakeHost, disk: Disk, log: io.StringIO) -> None:
     """A drain takes effect and reports that it is not saved; events are written when there is space again."""
-    with mock.patch.object(supervisor, "SAVE_RETRY_S", 0.05):
+    with saved_again_soon():
         async with host.daemon() as daemon:
             await until(lambda: not daemon.history.unwritten)
             disk.fill()
@@ -168,7 +175,7 @@ async def overriding(host: FakeHost, disk: Disk, log: io.StringIO) -> None:
 
 async def read_only(host: FakeHost, disk: Disk, log: io.StringIO) -> None:
     """Overrides, drains, events and dumps cannot be written: one problem, and one line in the log for each."""
-    with mock.patch.object(supervisor, "SAVE_RETRY_S", 0.05), mock.patch.dict(os.environ, TMPDIR=str(disk.folder)):
+    with saved_again_soon(), mock.patch.dict(os.environ, TMPDIR=str(disk.folder)):
         async with host.daemon() as daemon:
             await until(lambda: not daemon.history.unwritten)
             disk.protect()
@@ -243,7 +250,7 @@ def main(scenario: str, folder: Path) -> None:
     disk = Disk(folder / "disk")
     # No scenario is about a slow disk, or a daemon that hangs.
     api_client.READ_TIMEOUT_S = PATIENCE_S
-    for module in supervisor, overrides, history:
+    for module in services, overrides, history:
         vars(module)["SLOW_S"] = PATIENCE_S
     try:
         run(SCENARIOS[scenario](FakeHost(disk.folder / "state"), disk, log))

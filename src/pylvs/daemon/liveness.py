@@ -7,10 +7,14 @@ event, `pylvs status` and a metric name it, until it makes progress again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from pylvs.daemon.notifications import EventBus
+from pylvs.daemon.parts import Part
+from pylvs.daemon.problems import Problem
+from pylvs.daemon.tasks import BackgroundTasks
 from pylvs.model.dataclass import dataclass
+from pylvs.model.wanted import Configuration
 from pylvs.system.lease import Lease
 from pylvs.system.logs import get_logger
 
@@ -27,7 +31,7 @@ class _Part:
     lease: Lease
 
 
-class Liveness:
+class Liveness(Part):
     """The watched parts."""
 
     def __init__(self, events: EventBus) -> None:
@@ -47,8 +51,13 @@ class Liveness:
         """Return of each part whether it is silent."""
         return {each.name: each.lease.expired for each in self._parts}
 
-    async def run(self) -> None:
-        """Watch until cancelled."""
+    async def start(self, configuration: Configuration, tasks: BackgroundTasks) -> None:
+        tasks.keep_running(self._run, "watching for silence")
+
+    def problems(self) -> Iterator[Problem]:
+        return (Problem("silent", name, text) for name, text in self.silent().items())
+
+    async def _run(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
             self.tick()

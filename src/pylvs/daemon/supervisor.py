@@ -6,14 +6,13 @@
                   -> virtual routers -> pylvs-vrrp, which outlives the daemon
 
 One event loop runs all of it; the table thread reads and edits the tables. A daemon that is killed leaves the table as
-it is, and the next one continues from there.
+it is, and the next one continues from there. `Supervisor._list` has the parts, in the order of their start.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import time
 from collections import Counter
@@ -22,80 +21,55 @@ from functools import partial
 from typing import Any
 
 from pylvs.config.language.tree import Finding
-from pylvs.daemon import Options, units
+from pylvs.daemon import Options
 from pylvs.daemon.api.files import FileChanges
 from pylvs.daemon.api.server import ApiServer
 from pylvs.daemon.dbus_process import DbusProcess
 from pylvs.daemon.dumping import Dumper
+from pylvs.daemon.edges import DbusPart, SnmpPart
 from pylvs.daemon.host.changes import HostChanges
+from pylvs.daemon.host.part import HostPart
 from pylvs.daemon.host.services import HostServices
 from pylvs.daemon.keepalived import dumps
-from pylvs.daemon.keepalived.pid_files import PidFiles
+from pylvs.daemon.keepalived.pid_files import PidFiles, PidPart
 from pylvs.daemon.keepalived.reload_time import ReloadTimer
-from pylvs.daemon.leftovers import (
-    ADDRESSES_FILE,
-    Namespaces,
-    end_former,
-    save_addresses,
-)
-from pylvs.daemon.limits import (
-    CHANGE_END_S,
-    CLOSE_S,
-    LAST_EDITS_TIMEOUT_S,
-    SCRIPTS_S,
-    STOP_S,
-    TABLE_LEASE_S,
-    TABLES_S,
-    ends_before,
-    locked,
-)
+from pylvs.daemon.limits import CHANGE_END_S, STOP_S, TABLE_LEASE_S, ends_before, locked
 from pylvs.daemon.liveness import PROBER, TABLE_THREAD, Liveness
 from pylvs.daemon.loading import LOAD_TIMEOUT_S, Loaded, Refused, accept, errors, without_memory
-from pylvs.daemon.notifications import REMEMBERED, EventBus, log_event, log_findings
-from pylvs.daemon.problems import Problem, ProblemTracker, script_problems
+from pylvs.daemon.notifications import REMEMBERED, EventBus, log_findings
+from pylvs.daemon.parts import Part
+from pylvs.daemon.problems import Problem, ProblemTracker
+from pylvs.daemon.services import Services
 from pylvs.daemon.snmp_process import SnmpProcess
-from pylvs.daemon.state.directory import (
-    NAMESPACES_FILE,
-    SERVICES_FILE,
-    OwnedServices,
-    StateDirectory,
-    load_overrides,
-)
+from pylvs.daemon.state.directory import StateDirectory
 from pylvs.daemon.state.drains import Drains
-from pylvs.daemon.state.overrides import SLOW_S, NotSaved, SavedOverrides, StateWriter, identities
-from pylvs.daemon.table.cache import DesiredTable, DestinationEdit, Edit, TableCache
+from pylvs.daemon.state.notes import Notes, UnitNote
+from pylvs.daemon.state.overrides import StateWriter
 from pylvs.daemon.table.growth import TableGrowth, grow
-from pylvs.daemon.table.ownership import Ownership, adoptable_rows, owned_services
+from pylvs.daemon.table.ownership import Ownership
 from pylvs.daemon.table.reconciler import Reconciler, ReconcileResult
+from pylvs.daemon.table.thread import TableThreadPart
 from pylvs.daemon.tasks import BackgroundTasks, signal_handlers
+from pylvs.daemon.via_vip import HostSettings
 from pylvs.daemon.virtual_routers.first import FirstRouters
-from pylvs.daemon.virtual_routers.forwarding import monitor_forwarding
+from pylvs.daemon.virtual_routers.part import RoutersPart
 from pylvs.daemon.virtual_routers.supervision import ConfigureResult, VirtualRouters
 from pylvs.dbus import interface
 from pylvs.health.engine import Engine
-from pylvs.health.events import Event, ServerAdded
 from pylvs.health.prober.link import ProberCounts
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import PylvsError
-from pylvs.model.rows import refused, unattached
-from pylvs.model.service import UNCHANGED
-from pylvs.model.vrrp import VrrpConfiguration
+from pylvs.model.rows import refused
 from pylvs.model.wanted import Configuration
 from pylvs.system.garbage import settle_garbage
 from pylvs.system.logs import counted, get_logger
-from pylvs.system.namespaces import network_cookie
 from pylvs.system.processes.scripts import ScriptCounts
 from pylvs.system.table_thread import TableThread
 from pylvs.system.threads import to_thread
 
-ROUTERS_FIRST_S = 1.0  # to start virtual routers before everything else
-RETRY_S = 1.0  # for the first table and the last edits
 PROBER_LEASE_S = 15.0  # without a process that makes checks; several restarts
 PROBLEMS_POLL_S = 2.0
-RENAMED_S = 1.0  # in a reload, for the disk to have overrides under the new names: edits of the table wait
 DUMP_S = 60.0  # for files for monitoring, for which a reload waits
-DISK_END_S = 10.0  # at the stop, for the last writes of state, and then of events
-SAVE_RETRY_S = 30.0  # of overrides, drains and events that could not be saved
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,15 +86,7 @@ class Reloaded:
 class Supervisor:
     """One daemon. `engine`, `reconciler`, `drains` and `loaded` are there before the API serves its first request."""
 
-    engine: Engine
-    drains: Drains
-    reconciler: Reconciler
     loaded: Loaded
-    host_changes: HostChanges
-    _namespaces: Namespaces
-    _ownership: Ownership
-    _overrides: SavedOverrides
-    _routers_configured: asyncio.Future[ConfigureResult]
 
     def __init__(
         self,
@@ -140,21 +106,10 @@ class Supervisor:
         self.began_at = time.time()
         self.started_at = 0.0  # Unix time of the first complete table; 0 before
         self.loaded_at = 0.0  # of the configuration in force
-        start = partial(host.start_routers, self.state, options.log_format)
-        self.routers = VirtualRouters(self.state, self.events, start, host.sessions, first)
-        self.liveness = Liveness(self.events)
-        self.liveness.watch(TABLE_THREAD, lambda: self.table_thread.progress, TABLE_LEASE_S)
-        self.liveness.watch(PROBER, lambda: host.prober.counts().problem or None, PROBER_LEASE_S)
-        self._snmp = SnmpProcess(self.state, options.log_format)
         self.file_changes = FileChanges()
         self.reloads: Counter[str] = Counter()  # by result: done, refused
         self._host = host
-        self._reload_timer = ReloadTimer(lambda: self.engine.configuration.settings, self._reload_by_signal)
-        self._dumper = Dumper(self.state, self._dumped, self.routers.status)
-        self._pid_files = pid_files
-        self._tasks: tuple[BackgroundTasks, ...] = ()
-        self._flushing = False  # lvs_flush: the first table has no other services
-        self._final_table: DesiredTable | None = None
+        self._timing, self._tasks = BackgroundTasks(), BackgroundTasks()
         self._reload_pending = False  # by a signal
         self._problems = ProblemTracker(self.events.publish)
         self._keep = False  # at the stop, leave services and virtual routers
@@ -162,27 +117,88 @@ class Supervisor:
         self.listing = asyncio.Lock()  # of a piece of the connection table, for the API
         self._reloading = asyncio.Lock()  # held until the first table is complete
         self._log = get_logger()
+        self.parts = self._list(first, pid_files)
+
+    def _list(self, first: FirstRouters | None, pid_files: PidFiles | None) -> list[Part]:
+        """Return the parts in the order of `pylvs.daemon.parts`. Those behind the services must not fail to prepare.
+
+        Virtual routers come before anything that takes long at a start. At a reload they come behind what the disk
+        may refuse.
+        """
+        options, state, thread, host, writer = self.options, self.state, self.table_thread, self._host, self._writer
+        start = partial(host.start_routers, state, options.log_format)
+        self.routers = VirtualRouters(state, self.events, start, host.sessions, first)
+        self._routers = RoutersPart(
+            self.routers, self._forwarding_error, lambda: "; ".join(self.liveness.silent().values())
+        )
+        self._ownership = Ownership(state, writer, lambda: host.vip_checks.rows)
+        self.services = Services(
+            host, state, writer, thread, self.events, self._ownership, self._reloading, options.keep_table
+        )
+        settings = HostSettings(host.vip_checks, state, thread)
+        self._notes = Notes(options, state, writer, thread, lambda: self.services.emptied and settings.reverted)
+        self._dumper = Dumper(state, self._dumped, self.routers.status)
+        self._api = ApiServer(self)
+        self.host_changes = HostChanges(host, state, thread, self.services)
+        self.liveness = Liveness(self.events)
+        self.liveness.watch(TABLE_THREAD, lambda: thread.progress, TABLE_LEASE_S)
+        self.liveness.watch(PROBER, lambda: host.prober.counts().problem or None, PROBER_LEASE_S)
+        self._reload_timer = ReloadTimer(lambda: self.engine.configuration.settings, self._reload_by_signal)
+        self._snmp, self._dbus = SnmpProcess(state, options.log_format), self._make_dbus()
+        return [
+            *([PidPart(pid_files, self.routers.on_process)] if pid_files else []),
+            writer,
+            self.history,
+            TableThreadPart(thread),
+            HostPart(host, self._allow),
+            UnitNote(state, thread, [self._ownership, self.services]),
+            self._ownership,
+            self._notes,
+            settings,
+            self._routers,
+            self.services,
+            self._api,
+            self.host_changes,
+            SnmpPart(self._snmp),
+            DbusPart(self._dbus),
+            self.liveness,
+            TableGrowth(self._larger_capacity, partial(grow, options.tables_namespace), thread, self.events),
+            self._reload_timer,
+            host.manager,
+        ]
+
+    @property
+    def engine(self) -> Engine:
+        return self.services.engine
+
+    @property
+    def reconciler(self) -> Reconciler:
+        return self.services.reconciler
+
+    @property
+    def drains(self) -> Drains:
+        return self.services.drains
 
     async def run(self) -> None:
         """Run until a signal or `stop` ends it. Raises PylvsError if it cannot start."""
-        async with BackgroundTasks() as timing, BackgroundTasks() as tasks:
-            self._tasks = timing, tasks
-            timing.keep_running(self._host.manager.extend_limits, "requesting time")
-            timing.keep_running(self._watch_the_stop, "watching the stop")
+        async with self._timing, self._tasks:
+            self._timing.keep_running(self._host.manager.extend_limits, "requesting time")
+            self._timing.keep_running(self._watch_the_stop, "watching the stop")
+            write = self._dumper
             actions: dict[int, Callable[[], object]] = {
                 signal.SIGTERM: self.stop,
                 signal.SIGINT: self.stop,
-                signal.SIGHUP: lambda: tasks.start(self._reload_by_signal()),
-                signal.SIGUSR1: lambda: tasks.start(self._dump(self._dumper.write_all)),
-                signal.SIGUSR2: lambda: tasks.start(self._dump(self._dumper.write_statistics)),
-                dumps.SIGNALS["STATS_CLEAR"]: lambda: tasks.start(
-                    self._dump(partial(self._dumper.write_statistics, clear=True))
+                signal.SIGHUP: lambda: self._tasks.start(self._reload_by_signal()),
+                signal.SIGUSR1: lambda: self._tasks.start(self._dump(write.write_all)),
+                signal.SIGUSR2: lambda: self._tasks.start(self._dump(write.write_statistics)),
+                dumps.SIGNALS["STATS_CLEAR"]: lambda: self._tasks.start(
+                    self._dump(partial(write.write_statistics, clear=True))
                 ),
-                dumps.SIGNALS["JSON"]: lambda: tasks.start(self._dump(self._dumper.write_json)),
+                dumps.SIGNALS["JSON"]: lambda: self._tasks.start(self._dump(write.write_json)),
             }
             with signal_handlers(actions):
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, actions)  # `start` defers them until here
-                await self._run(tasks)
+                await self._run()
 
     def stop(self, keep: bool = False) -> None:
         """Let `run` stop in good order; with `keep`, leave services and virtual routers for the next daemon."""
@@ -202,58 +218,45 @@ class Supervisor:
         await self.table_thread.give_up_if_silent(TABLE_LEASE_S)
         await asyncio.Event().wait()  # a return would be taken for a failure
 
-    async def _run(self, tasks: BackgroundTasks) -> None:
+    async def _run(self) -> None:
         self.state.acquire()  # `start` has it already; twice is harmless
         await self._reloading.acquire()
-        try:
+        async with contextlib.AsyncExitStack() as end:
+            for part in self.parts:
+                end.push_async_callback(part.close)
             try:
-                await self._prepare_until_stop(tasks)
+                await self._open_until_stop()
+                await self._serve()
             except BaseException:
-                await self.routers.undo()
-                raise
-            try:
-                await self._serve(tasks)
-            except BaseException:
-                if not self.started_at:
+                if not self.started_at:  # a start that failed leaves no address
                     await self.routers.undo()
                 raise
-            finally:  # also when cancelled: a running scheduler would start tasks in a loop that is being closed
-                await self.engine.close()
-        finally:
-            self.routers.close()
-            await self._close_host()
-            if not await self.table_thread.end(TABLE_LEASE_S):
-                self._log.error("the thread that edits the tables hangs; the process ends without it")
-            await self.history.finish(DISK_END_S)
-            if not await self._writer.end(DISK_END_S):
-                self._log.error(f"{self.state.path}: the disk does not answer; the process ends without it")
-            if self._pid_files:
-                self._pid_files.release()
 
-    async def _close_host(self) -> None:
-        limit_s = CLOSE_S + self._host.shutdown_s
-        self._host.manager.allow(limit_s + TABLE_LEASE_S + 2 * DISK_END_S)
+    async def _open_until_stop(self) -> None:
+        """Load and open. After `stop` virtual routers end at once, the rest in CHANGE_END_S. Raises PylvsError."""
+        opening = asyncio.ensure_future(self._open())
         try:
-            async with asyncio.timeout(limit_s):
-                await self._host.close()
-        except TimeoutError:
-            self._log.error("scripts or other processes of the daemon hang; it ends without them")
-
-    async def _prepare_until_stop(self, tasks: BackgroundTasks) -> None:
-        """Load and prepare. After `stop` virtual routers end at once, the rest in CHANGE_END_S. Raises PylvsError."""
-        preparing = asyncio.ensure_future(self._prepare(tasks))
-        try:
-            if not await ends_before(self._stopping, preparing):
+            if not await ends_before(self._stopping, opening):
                 await self.routers.stop()
-                await asyncio.wait([preparing], timeout=CHANGE_END_S)
-                if not preparing.done():
+                await asyncio.wait([opening], timeout=CHANGE_END_S)
+                if not opening.done():
                     text = "the start hangs; pylvs run ends without it"
                     self._log.error(text)  # now: a thread that hangs delays the end of the process, too
                     raise PylvsError(text)
-                preparing.result()
+                opening.result()
         finally:
-            preparing.cancel()
-            await asyncio.gather(preparing, return_exceptions=True)
+            opening.cancel()
+            await asyncio.gather(opening, return_exceptions=True)
+
+    async def _open(self) -> None:
+        """Read the file and what the last daemon left; open all parts; change no table."""
+        loaded = await self._load()
+        for part in self.parts:
+            part.read()
+        configuration = accept(loaded, self.options, allow_empty=not self._ownership.owned)
+        for part in self.parts:
+            await part.open(configuration, self._tasks)
+        self.loaded, self.loaded_at = loaded, time.time()
 
     async def _load(self) -> Loaded:
         self._allow(LOAD_TIMEOUT_S)
@@ -263,197 +266,43 @@ class Supervisor:
         log_findings(finding for finding in loaded.findings if not (finding.fatal and twice))
         self.events.restore(self.history.saved(REMEMBERED))
         self.events.listener = self.history.put
-        if self._pid_files:
-            self._use_pid_files(self._pid_files)
         return loaded
 
-    def _use_pid_files(self, files: PidFiles) -> None:
-        if files.refused:
-            self._log.info(f"no PID file is written: {files.refused}")
-        files.write_checkers(os.getpid())
-        self.routers.on_process.append(files.write_vrrp)
-
-    async def _serve(self, tasks: BackgroundTasks) -> None:
+    async def _serve(self) -> None:
         """Check servers, keep the table and serve the API until `stop`."""
-        self._api = ApiServer(self)
-        self._dbus = self._make_dbus(tasks)
-        tasks.keep_running(self.history.run, "saving events")
-        tasks.keep_running(self._track_problems, "tracking problems")
-        self._snmp.configure(self.engine.configuration)
-        tasks.keep_running(self._snmp.run, "serving SNMP")
-        tasks.keep_running(self.routers.follow_sessions, "following BFD sessions")
-        tasks.keep_running(self.liveness.run, "watching for silence")
-        monitor = partial(
-            monitor_forwarding,
-            self._forwarding_error,
-            self.routers.report_forwarding,
-            lambda: "; ".join(self.liveness.silent().values()),
-        )
-        tasks.keep_running(monitor, "monitoring forwarding")
-        async with self._api.serving(), self._dbus.serving(self.engine.configuration):
-            starting = asyncio.ensure_future(self._complete_start(tasks))
-            try:
-                await ends_before(self._stopping, starting)
-                await self._stopping.wait()
-                await self._stop()
-            finally:
-                starting.cancel()
-                await asyncio.gather(starting, return_exceptions=True)
-            tasks.cancel()
-
-    async def _complete_start(self, tasks: BackgroundTasks) -> None:
+        for part in self.parts:
+            await part.start(self.engine.configuration, self._tasks)
+        self._tasks.keep_running(self._track_problems, "tracking problems")
+        starting = asyncio.ensure_future(self._complete_start())
         try:
-            complete, _ = await asyncio.gather(self._first_table(), self._routers_configured)
+            await ends_before(self._stopping, starting)
+            await self._stopping.wait()
+            await self._stop()
+        finally:
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+        self._tasks.cancel()
+
+    async def _complete_start(self) -> None:
+        try:
+            complete, _ = await asyncio.gather(
+                self.services.first_table(self._stopping, self._allow), self._routers.configured
+            )
         except Exception:
             self._reloading.release()
             raise
         if complete and not self._stopping.is_set():
-            self._begin(tasks)
+            await self._begin()
         self._reloading.release()
 
-    def _make_dbus(self, tasks: BackgroundTasks) -> DbusProcess:
-        """Return what serves D-Bus, with the methods as keepalived has them."""
-
-        async def reload() -> None:  # its caller does not wait for the end
-            tasks.start(self._reload_by_signal())
-
-        write = self._dumper
-        dbus = DbusProcess(
-            self.routers,
-            {
-                interface.PRINT_DATA: lambda: self._dump(write.write_routers),
-                interface.PRINT_STATS: lambda: self._dump(write.write_statistics),
-                interface.PRINT_STATS_CLEAR: lambda: self._dump(partial(write.write_statistics, clear=True)),
-                interface.RELOAD: reload,
-            },
-        )
-        self.routers.on_state = dbus.state_changed
-        self.routers.on_process.append(dbus.routers_started)
-        return dbus
-
-    async def _prepare(self, tasks: BackgroundTasks) -> None:
-        """Start the virtual routers, then read everything that the daemon needs before it changes a table."""
-        loaded = await self._load()
-        self._ownership = Ownership(self.state, self._writer)
-        owned = self._ownership.owned
-        overrides, former = load_overrides(self.state)
-        configuration = accept(loaded, self.options, allow_empty=not owned)
-        self._host.configure(configuration)
-        self._allow(configuration.settings.startup_script_timeout_s + SCRIPTS_S)
-        await self._host.run_startup_script()
-        self._allow(TABLES_S)
-        if units.former(self.state.path) is not None:  # virtual routers there may have the same addresses
-            await to_thread(end_former, self.state, await self.table_thread.run(network_cookie))
-            self._ownership = Ownership(self.state, self._writer)
-            owned = self._ownership.owned
-            overrides, former = load_overrides(self.state)
-        else:
-            units.note(self.state.path)
-        await self._start_routers(configuration, tasks)
-        table = TableCache(await self.table_thread.run(self._host.director))
-        self.reconciler = Reconciler(table, self.table_thread, self._desired)
-        self.reconciler.on_restored = self._publish_restored
-        self.engine = Engine(configuration, self._host.probe_of)
-        self.host_changes = HostChanges(self._host, self.state, self.table_thread, table, self.engine)
-        names = {name for name, _ in overrides}
-        known = self.engine.restore_overrides(overrides, identities(configuration, owned, names) | former)
-        self._overrides = SavedOverrides(self.state, self._writer, self.engine)
-        rows_now = partial(self.table_thread.run, table.rows)
-        self.drains = Drains(self.engine, rows_now, self.state, self._writer, self.events)
-        self.drains.resume()
-        if set(known) - overrides.keys():  # servers under other names
-            self._overrides.save()
-        rows = await self.table_thread.run(table.rows)
-        self.engine.adopt(adoptable_rows(rows, owned, configuration))
-        self.engine.on_event(self._on_event)
-        self.engine.on_event(self._overrides.on_event)
-        self.engine.on_event(self.events.publish_health)
-        self.engine.on_change(self.reconciler.wake)
-        self._host.sessions.on_change = self.engine.sessions_changed
-        self.loaded, self.loaded_at = loaded, time.time()
-        self._flushing = configuration.settings.lvs_flush
-        await self._save_before_edits(configuration)
-        await self.table_thread.run(self._host.vip_checks.adapt_host, self.state)
-
-    def _publish_restored(self, edit: Edit) -> None:
-        names = (each.name for each in self.engine.configuration.services if edit.key in each.keys)
-        server = {"server": str(edit.destination)} if isinstance(edit, DestinationEdit) else {}
-        self.events.publish("restored", service=next(names, str(edit.key)), **server, reason=edit.foreign_change)
-
-    async def _save_before_edits(self, configuration: Configuration) -> None:
-        """Save what `pylvs stop` needs if this daemon is killed.
-
-        A start waits for a slow disk, and continues if the disk refuses that. Raises PylvsError.
-        """
-        self._namespaces = Namespaces.of(self.options, network_cookie(), await self.table_thread.run(network_cookie))
-        with contextlib.suppress(NotSaved):
-            await self._writer.write(NAMESPACES_FILE, partial(self._namespaces.save, self.state), TABLES_S)
-        await self._ownership.before_edits(self._owned_services(configuration), TABLES_S)
-        await self._save_addresses(configuration.vrrp, TABLES_S)
-
-    async def _save_addresses(self, routers: VrrpConfiguration, patience_s: float | None = None) -> None:
-        with contextlib.suppress(NotSaved):
-            await self._writer.write(ADDRESSES_FILE, partial(save_addresses, self.state, routers), patience_s)
-
-    async def _start_routers(self, configuration: Configuration, tasks: BackgroundTasks) -> None:
-        """Start the virtual routers before anything that takes long: tables, checks, names.
-
-        Where their process does not start at once, the daemon continues without it.
-        """
-        tasks.keep_running(self.routers.run, "running virtual routers")
-        tasks.keep_running(self.routers.heartbeat, "reporting to virtual routers")
-        self._routers_configured = asyncio.ensure_future(self.routers.configure(configuration))
-        await asyncio.wait([self._routers_configured], timeout=ROUTERS_FIRST_S)
-
-    async def _first_table(self) -> bool:
-        """Reconcile until the table is as desired, except for refused edits. Return False if `stop` comes first."""
-        self._allow(TABLES_S)
-        while (await self.reconciler.reconcile()).error and not self._stopping.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), RETRY_S)
-            self._allow(TABLES_S)  # other programs may keep the tables locked for any time
-        self._flushing = False
-        await self._save_ownership()
-        return not self._stopping.is_set()
-
-    def _begin(self, tasks: BackgroundTasks) -> None:
+    async def _begin(self) -> None:
         self.started_at = time.time()
         self._allow(0)
         settle_garbage()
-        self.engine.start()
-        if self.engine.configuration.settings.rs_init_notifies:
-            self._notify_initial()
-        tasks.keep_running(self.reconciler.run, "reconciling the table")
-        tasks.keep_running(self.drains.run, "draining")
-        growth = TableGrowth(
-            self.reconciler.table.director.larger_capacity,
-            partial(grow, self.options.tables_namespace),
-            self.table_thread,
-            self.events,
-        )
-        tasks.keep_running(growth.run, "watching the size of the connection table")
-        tasks.keep_running(self._save_pending_ownership, "saving the owned services")
-        tasks.keep_running(self._save_again, "saving the state")
-        tasks.keep_running(self._host.return_memory, "returning memory")
-        tasks.keep_running(self.host_changes.run, "following addresses and devices")
-        tasks.keep_running(self._reload_timer.run, "watching the reload_time_file")
-        self._reload_timer.configure()
-        if self._host.manager.watchdog_s:
-            tasks.keep_running(self._feed_watchdog, "feeding the watchdog")
+        for part in self.parts:
+            await part.begin(self._tasks)
         self._host.manager.ready(self.status())
         self._log.info("ready", status=self.status())
-        tasks.start(self._api.prepare())
-
-    def _notify_initial(self) -> None:
-        """Notify of the servers that are up at the start, as if a reload had added them."""
-        for service in self.engine.snapshot():
-            for each in service.servers:
-                if each.up:
-                    reason, at = "pylvs has started", time.time()
-                    added = ServerAdded(
-                        at=at, service=each.service, reason=reason, server=each.server, weight=each.weight, up=True
-                    )
-                    self._host.notify(added)
 
     async def _stop(self) -> None:
         self._host.manager.stopping()
@@ -463,38 +312,8 @@ class Supervisor:
         async with locked(self._reloading, CHANGE_END_S) as free:
             if not free:
                 self._log.error("the start or a reload hangs; the stop does not wait for it")
-            if self._keep:
-                self.engine.stop()
-                return
-            await self._dbus.stop()
-            if self.started_at:
-                self.engine.announce_stop()
-            self.engine.stop()
-            deleted = not self.options.keep_table and await self._delete_services()
-            try:
-                await self.table_thread.run(self._host.vip_checks.restore, self.state)
-            except PylvsError as error:
-                self._log.error(str(error))
-            else:
-                if deleted:  # else `pylvs stop` needs it
-                    self._writer.put(NAMESPACES_FILE, lambda: partial(self.state.write, NAMESPACES_FILE, None))
-            self._put_addresses(VrrpConfiguration())
-
-    async def _delete_services(self) -> bool:
-        """Delete the daemon's services, or with lvs_flush_on_stop all; return whether that is done and saved."""
-        flush = self.engine.configuration.settings.lvs_flush_on_stop == "all"
-        self._final_table = DesiredTable((), self._ownership.owned.keys(), exclusive=flush)
-        deadline = time.monotonic() + LAST_EDITS_TIMEOUT_S
-        while (await self.reconciler.reconcile()).error and time.monotonic() < deadline and not self.table_thread.hangs:
-            await asyncio.sleep(RETRY_S)
-        if not self.reconciler.last.complete:
-            return False
-        try:
-            await self._ownership.after_edits({})
-        except PylvsError as error:  # the next daemon finds the services gone
-            self._log.error(str(error))
-            return False
-        return True
+            for part in reversed(self.parts):
+                await part.stop(self._keep)
 
     async def reload(self, dry_run: bool = False, allow_empty: bool = False, force: bool = False) -> Reloaded:
         """Read the file again and run all of it. Raises Refused; then nothing has changed.
@@ -551,48 +370,20 @@ class Supervisor:
         self.events.publish("reload_refused", reason=str(error))
 
     async def _change(self, loaded: Loaded, configuration: Configuration) -> tuple[ReconcileResult, ConfigureResult]:
-        async with contextlib.AsyncExitStack() as pause:
-            routers, reconcile = await self._put_in_force(configuration, pause)
-            self.loaded, self.loaded_at = loaded, time.time()
-            self.drains.follow()  # before the overrides: a daemon after a kill knows former names from these
-            self._overrides.save()  # under the new names, before a kill amid the edits
-            if self.engine.overrides():
-                await self._writer.idle(RENAMED_S)
-            table = await reconcile()
-        await self._save_ownership()
-        await self._api.follow(configuration.settings)
-        await self.host_changes.find_path_problems()
-        self._snmp.configure(configuration)
-        await self._dbus.follow(configuration)
-        self._reload_timer.configure()
-        settle_garbage()
-        return table, routers
-
-    async def _put_in_force(
-        self, configuration: Configuration, pause: contextlib.AsyncExitStack
-    ) -> tuple[ConfigureResult, Callable[[], Awaitable[ReconcileResult]]]:
-        """Let everything but the table follow, or undo it. Until the end of `pause` only the result edits the table."""
+        """Let all parts follow, or none. Raises PylvsError, OSError."""
         old = self.engine.configuration
         try:
-            self._host.configure(configuration)
-            await self._ownership.before_edits(self._owned_services(configuration))
-            await self._save_addresses(configuration.vrrp)
-            await self.table_thread.run(self._host.vip_checks.adapt_host, self.state)
-            routers = await self.routers.configure(configuration)
-            reconcile = await pause.enter_async_context(self.reconciler.paused())
-            self.engine.replace(configuration)
+            for part in self.parts:
+                await part.prepare(configuration)
         except BaseException:
-            with contextlib.suppress(OSError):
-                self._host.configure(old)
-            self.reconciler.wake()  # it may have deleted services of checks that the new file lacks
-            self._put_addresses(old.vrrp)
-            with contextlib.suppress(PylvsError):
-                await self.routers.configure(old)
-            if not self._stopping.is_set():  # the stop reverts the settings, perhaps before this
-                with contextlib.suppress(PylvsError):
-                    await self.table_thread.run(self._host.vip_checks.adapt_host, self.state)
+            for part in self.parts:
+                await part.undo(old, self._stopping.is_set())
             raise
-        return routers, reconcile
+        self.loaded, self.loaded_at = loaded, time.time()
+        for part in self.parts:
+            await part.apply(configuration)
+        settle_garbage()
+        return self.services.reloaded, self._routers.result
 
     async def _reload_by_signal(self) -> None:
         if self._reload_pending:  # that reload has not read the file yet
@@ -626,14 +417,6 @@ class Supervisor:
         more = f", {counted(routers, 'virtual router')}" if routers else ""
         return f"{counted(services, 'service')}, {counted(servers, 'real server')}, {down} of them down{more}"
 
-    def _desired(self) -> DesiredTable:
-        if self._final_table is not None:
-            return self._final_table
-        settings = self.engine.configuration.settings
-        exclusive = settings.exclusive or self._flushing
-        rows = (*self.engine.desired_rows(), *self._host.vip_checks.rows)
-        return DesiredTable(rows, self._ownership.owned.keys(), exclusive, settings.lvs_timeouts or UNCHANGED)
-
     def _forwarding_error(self) -> str | None:
         """Return why services may not be forwarded, "" if they are; None before the first table."""
         last = self.reconciler.last
@@ -641,107 +424,24 @@ class Supervisor:
         error = host_error if last.busy else last.error or host_error
         return error if error or self.started_at else None
 
-    def _owned_services(self, configuration: Configuration) -> OwnedServices:
-        rows = self._host.vip_checks.rows
-        checks = {row.service.key: frozenset(each.key for each in row.destinations) for row in rows}
-        return checks | dict(owned_services(configuration))
-
-    async def _save_ownership(self) -> None:
-        if self._final_table is not None:  # a reload that the stop did not wait for
-            return
-        complete, desired = self.reconciler.last.complete, self._desired()
-        missing = await self.table_thread.run(self.reconciler.table.missing, desired)
-        await self._ownership.follow(self._owned_services(self.engine.configuration), missing, complete)
-
-    async def _save_pending_ownership(self) -> None:
-        """Without it the next daemon would take servers that are absent because they are down for new ones."""
-        while True:
-            await self.reconciler.has_run.wait()
-            self.reconciler.has_run.clear()
-            if self._ownership.pending:
-                async with self._reloading:
-                    await self._save_ownership()
-
-    def _on_event(self, event: Event) -> None:
-        log_event(event)
-        self._host.notify(event)
-
-    @property
-    def save_error(self) -> str:
-        """Why overrides or drains could not be saved, "" if they are."""
-        return self._overrides.error or self.drains.error
-
     @property
     def saving(self) -> bool:
         """Whether overrides or drains wait for the disk."""
         return self._writer.busy
 
-    async def saved(self) -> str:
-        """Wait for the disk, at most SLOW_S; return `save_error`."""
-        await self._writer.idle(SLOW_S)
-        return self.save_error
-
     def problems(self) -> list[Problem]:
         """Return the problems of the daemon and its host; services and virtual routers have their own."""
-        last, director = self.reconciler.last, self.reconciler.table.director
         found = [] if self.started_at else [Problem("starting", "", "the first table is not complete yet")]
-        found += [Problem("table", "", text) for text in (last.error, self.host_changes.error) if text]
-        found += [Problem("silent", name, text) for name, text in self.liveness.silent().items()]
-        failures = (each for tasks in self._tasks for each in tasks.failures().items())
-        found += [Problem("failed", what, f"failed and is restarted: {text}") for what, text in failures]
-        found += [Problem("failed", "", text) for text in [self._host.vip_checks.error] if text]
-        found += [Problem("prober", "", text) for text in [self.prober_counts().unsteady] if text]
-        found += [Problem("edit_refused", "", text) for text in last.refused]
-        found += script_problems(self.notify_scripts())
-        found += [Problem("device", "", text) for text in unattached(director)]
+        failures = {**self._timing.failures(), **self._tasks.failures()}
+        found += [Problem("failed", what, f"failed and is restarted: {text}") for what, text in failures.items()]
         found += [Problem("configuration", str(each.location), each.text) for each in errors(self.loaded)]
-        found += self.host_changes.path_problems
-        if self._api.error:
-            found.append(Problem("api", "", self._api.error))
-        if self._api.metrics_error:
-            found.append(Problem("metrics_address", "", self._api.metrics_error))
-        if self._api.group_error:
-            found.append(Problem("api", "", self._api.group_error))
-        if self._dbus.problem:
-            found.append(Problem("dbus", "", self._dbus.problem))
-        if self._snmp.problem:
-            found.append(Problem("snmp", "", self._snmp.problem))
-        if self._writer.problem:
-            found.append(Problem("state", "", self._writer.problem))
-        if self.history.error:
-            found.append(Problem("history", "", self.history.error))
-        return found
+        return [*found, *(each for part in self.parts for each in part.problems())]
 
     async def _track_problems(self) -> None:
-        """Publish problems that begin and end, and save again what could not be saved."""
+        """Publish problems that begin and end."""
         while True:
             self._problems.update([each for each in self.problems() if each.kind != "starting"])
             await asyncio.sleep(PROBLEMS_POLL_S)
-
-    async def _save_again(self) -> None:
-        while True:
-            await asyncio.sleep(SAVE_RETRY_S)
-            if self._overrides.error:
-                self._overrides.save()
-            if self.drains.error:
-                self.drains.save()
-            # A reload writes those of the new configuration, which these must not replace.
-            if self._writer.error(ADDRESSES_FILE) and not self._reloading.locked():
-                self._put_addresses(self.engine.configuration.vrrp)
-            if self._writer.error(NAMESPACES_FILE):
-                self._writer.put(NAMESPACES_FILE, lambda: partial(self._namespaces.save, self.state))
-            if self._writer.error(SERVICES_FILE) and not self._reloading.locked():
-                async with self._reloading:
-                    await self._save_ownership()
-            self.history.write_again()
-
-    def _put_addresses(self, routers: VrrpConfiguration) -> None:
-        self._writer.put(ADDRESSES_FILE, lambda: partial(save_addresses, self.state, routers))
-
-    async def _feed_watchdog(self) -> None:
-        while True:
-            self._host.manager.alive()
-            await asyncio.sleep(self._host.manager.watchdog_s / 2)
 
     async def _dump(self, write: Callable[[Configuration], Awaitable[None]]) -> None:
         """Write files for monitoring and for developers, not while a reload changes what they describe."""
@@ -751,6 +451,29 @@ class Supervisor:
                     await write(self.engine.configuration)
             except TimeoutError:
                 raise PylvsError(f"the files for monitoring are not written within {DUMP_S:g} s") from None
+
+    def _make_dbus(self) -> DbusProcess:
+        """Return what serves D-Bus, with the methods as keepalived has them."""
+
+        async def reload() -> None:  # its caller does not wait for the end
+            self._tasks.start(self._reload_by_signal())
+
+        write = self._dumper
+        dbus = DbusProcess(
+            self.routers,
+            {
+                interface.PRINT_DATA: lambda: self._dump(write.write_routers),
+                interface.PRINT_STATS: lambda: self._dump(write.write_statistics),
+                interface.PRINT_STATS_CLEAR: lambda: self._dump(partial(write.write_statistics, clear=True)),
+                interface.RELOAD: reload,
+            },
+        )
+        self.routers.on_state = dbus.state_changed
+        self.routers.on_process.append(dbus.routers_started)
+        return dbus
+
+    def _larger_capacity(self) -> int:
+        return self.reconciler.table.director.larger_capacity()
 
     async def _dumped(self) -> Mapping[str, Any]:
         rows = await self.table_thread.run(self.reconciler.table.rows)

@@ -26,6 +26,10 @@ class BackgroundTasks:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.end()
+
+    async def end(self) -> None:
+        """Cancel all tasks, and wait for their end."""
         self.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 

@@ -11,6 +11,7 @@ packet as forged unless `accept_local` of the device is on; IPv6 has no such rul
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -20,7 +21,10 @@ from ipaddress import ip_address, ip_network
 from itertools import cycle
 from typing import Any, Protocol
 
+from pylvs.daemon.parts import Part
+from pylvs.daemon.problems import Problem
 from pylvs.daemon.state.directory import StateDirectory
+from pylvs.daemon.tasks import BackgroundTasks
 from pylvs.health.probes import (
     CheckContext,
     Outcome,
@@ -54,6 +58,7 @@ from pylvs.netlink.links import Routes, local_addresses
 from pylvs.netlink.routes import encoded, encoded_rule
 from pylvs.system import proc
 from pylvs.system.logs import get_logger
+from pylvs.system.table_thread import TableThread
 
 DEVICES_FILE = "via_vip"  # the devices whose accept_local this daemon, or one before it, switched on
 TABLE = FIRST_PROBE_MARK >> 16  # of policy routing: 20566
@@ -201,6 +206,41 @@ class VipChecks:
             self._adapt(state)
         except (PylvsError, OSError) as error:
             raise PylvsError(f"settings of checks through virtual addresses are left on this host: {error}") from None
+
+
+class HostSettings(Part):
+    """The host settings of these checks. Their marks are configured before, with the other checks."""
+
+    def __init__(self, checks: VipChecks, state: StateDirectory, thread: TableThread) -> None:
+        self.reverted = False  # at the stop
+        self._checks = checks
+        self._state = state
+        self._thread = thread
+
+    async def start(self, configuration: Configuration, tasks: BackgroundTasks) -> None:
+        await self.prepare(configuration)
+
+    async def prepare(self, configuration: Configuration) -> None:
+        await self._thread.run(self._checks.adapt_host, self._state)
+
+    async def undo(self, configuration: Configuration, stopping: bool) -> None:
+        if not stopping:  # the stop reverts the settings, perhaps before this
+            with contextlib.suppress(PylvsError):
+                await self.prepare(configuration)
+
+    async def stop(self, keep: bool) -> None:
+        if keep:
+            return
+        try:
+            await self._thread.run(self._checks.restore, self._state)
+        except PylvsError as error:
+            get_logger().error(str(error))
+        else:
+            self.reverted = True
+
+    def problems(self) -> Iterator[Problem]:
+        if self._checks.error:
+            yield Problem("failed", "", self._checks.error)
 
 
 def _saved_devices(state: StateDirectory) -> set[str] | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pylvs.daemon import supervisor
+from pylvs.daemon import services
 from pylvs.daemon.api import client, files, routes
 from pylvs.daemon.api.client import Client
 from pylvs.daemon.notifications import EventBus
@@ -27,14 +27,14 @@ TIMEOUTS = {
     connection: ("REPLY_TIMEOUT_S",),
     fifos: ("READER_FINISH_S", "FINISH_S"),
     files: ("PATIENCE_S",),
-    history: ("SLOW_S",),
+    history: ("SLOW_S", "END_S"),
     mail: ("FINISH_S", "START_S"),
-    overrides: ("SLOW_S",),
+    overrides: ("SLOW_S", "END_S"),
     routes: ("STATUS_TABLES_S",),
     notify_scripts: ("FINISH_S", "ORDERED_S"),
     scripts: ("LEASE_S",),
     supervision: ("START_TIMEOUT_S", "STATUS_TIMEOUT_S", "SESSIONS_TIMEOUT_S", "KILL_TIMEOUT_S", "STOP_TIMEOUT_S"),
-    supervisor: ("SLOW_S", "RENAMED_S", "DISK_END_S"),
+    services: ("SLOW_S", "RENAMED_S"),
 }
 
 

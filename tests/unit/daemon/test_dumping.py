@@ -58,7 +58,7 @@ def test_counters_that_are_not_written_are_logged(
         async with host.daemon() as daemon:
             set_behaviour(host.state, silent=["status"])
             monkeypatch.setattr("pylvs.daemon.virtual_routers.supervision.STATUS_TIMEOUT_S", 0.05)
-            daemon._tasks[1].start(daemon._dump(daemon._dumper.write_statistics))
+            daemon._tasks.start(daemon._dump(daemon._dumper.write_statistics))
             await until(lambda: "the counters of virtual routers are not written: " in log_output.getvalue())
 
     run(scenario())

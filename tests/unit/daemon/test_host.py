@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 from unittest.mock import patch
 
@@ -84,12 +85,12 @@ def test_checks_follow_addresses_although_the_tables_cannot(tmp_path: Path) -> N
 
     async def scenario() -> None:
         async with host.daemon() as daemon:
-            await daemon.host_changes.apply()
+            await daemon.host_changes.follow()
             present.append(VIP)
             with patch.object(host.tables, "follow_host", side_effect=Busy("the tables are locked")):
                 before = dict(host.probes)
                 with contextlib.suppress(Busy):
-                    await daemon.host_changes.apply()
+                    await daemon.host_changes.follow()
                 await until(lambda: host.probes != before)
 
     with patch.object(host, "addresses", lambda: present):
@@ -100,7 +101,8 @@ def test_checks_follow_addresses_although_the_tables_cannot(tmp_path: Path) -> N
 async def host_changes(host: FakeHost) -> AsyncIterator[HostChanges]:
     thread = TableThread("test")
     engine = Engine(host.file.configuration, host.probe_of)
-    yield HostChanges(host, StateDirectory(host.state), thread, TableCache(host.tables), engine)
+    services: Any = SimpleNamespace(engine=engine, reconciler=SimpleNamespace(table=TableCache(host.tables)))
+    yield HostChanges(host, StateDirectory(host.state), thread, services)
     await engine.close()
     thread.close()
 
@@ -114,9 +116,9 @@ def test_tables_that_others_lock_are_not_lost(tmp_path: Path) -> None:
             with patch.object(host.tables, "follow_host", side_effect=Busy("the tables are locked")):
                 for _ in range(3):
                     with pytest.raises(Busy):
-                        await changes.apply()
+                        await changes.follow()
                     assert changes.error == ""
-            await changes.apply()
+            await changes.follow()
 
     run(scenario())
 
@@ -131,9 +133,9 @@ def test_a_failure_to_follow_the_host_counts_when_it_is_repeated(tmp_path: Path,
             errors = []
             for _ in range(2):
                 with patch.object(part, what, side_effect=OSError(errno.ENOBUFS, "no buffer")), pytest.raises(OSError):
-                    await changes.apply()
+                    await changes.follow()
                 errors.append(changes.error)
-            await changes.apply()
+            await changes.follow()
             assert [*errors, changes.error] == ["", f"[Errno {errno.ENOBUFS}] no buffer", ""]
 
     run(scenario())
@@ -146,8 +148,8 @@ def test_what_other_programs_changed_is_logged_when_it_is_put_right(tmp_path: Pa
     async def scenario() -> None:
         async with host_changes(host) as changes:
             with patch.object(host.tables, "follow_host", return_value=[line]):
-                await changes.apply()
-            await changes.apply()
+                await changes.follow()
+            await changes.follow()
 
     run(scenario())
     assert log_output.getvalue().count(f"warning: {line}\n") == 1

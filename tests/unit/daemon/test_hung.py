@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.daemon import Options, supervisor
+from pylvs.daemon import Options
 from pylvs.daemon.host.service_manager import EXTEND_S, ServiceManager
 from pylvs.daemon.limits import CLOSE_S, SCRIPTS_S, STOP_S, TABLE_LEASE_S, TABLES_S
 from pylvs.daemon.loading import LOAD_TIMEOUT_S, Loaded, Refused
+from pylvs.daemon.state import history, overrides
 from pylvs.daemon.supervisor import Supervisor
 from pylvs.daemon.virtual_routers.first import FirstRouters, ForkedProcess
 from pylvs.model.errors import PylvsError
@@ -223,7 +224,7 @@ def test_the_stop_does_not_wait_for_scripts_that_hang(
         await asyncio.Event().wait()
 
     monkeypatch.setattr(host, "close", never)
-    monkeypatch.setattr("pylvs.daemon.supervisor.CLOSE_S", 0.05)
+    monkeypatch.setattr("pylvs.daemon.host.part.CLOSE_S", 0.05)
 
     async def scenario() -> None:
         async with host.daemon():
@@ -291,7 +292,7 @@ def test_each_phase_of_the_start_and_the_stop_has_a_limit(host: FakeHost, monkey
         TABLES_S,
         0,
         STOP_S,
-        CLOSE_S + TABLE_LEASE_S + 2 * supervisor.DISK_END_S,
+        CLOSE_S + TABLE_LEASE_S + overrides.END_S + history.END_S,
     ]
 
 

@@ -103,7 +103,7 @@ def test_a_dead_server_stays_down_after_a_partly_refused_first_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repaired: bool
 ) -> None:
     """The note of its service waits neither for a timer nor for the edits of other services."""
-    monkeypatch.setattr("pylvs.daemon.supervisor.RETRY_S", 3600)
+    monkeypatch.setattr("pylvs.daemon.services.RETRY_S", 3600)
     host = FakeHost(tmp_path / "state")
     host.write(service(server(1), server(2)), service(server(3), scheduler="not-yet", key=OTHER))
     host.dead = {address(2)}

@@ -22,7 +22,7 @@ from pylvs.cli import group as cli
 from pylvs.cli import servers as verbs
 from pylvs.daemon import supervisor
 from pylvs.daemon.api.client import Client
-from pylvs.daemon.state import drains
+from pylvs.daemon.state import drains, overrides
 from pylvs.daemon.state.directory import StateDirectory, save_owned
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import SERVER_PATTERN, DestinationKey
@@ -213,7 +213,7 @@ def test_a_drain_survives_another_port_and_name_of_its_server(
                 await daemon.reload()
                 await daemon.drains.poll()
                 assert drains_of(daemon) == continues
-            await daemon.saved()
+            await daemon.services.saved()
             if end == "keep":
                 daemon.stop(keep=True)
         for _ in range(2):  # the start saves the new name
@@ -221,7 +221,7 @@ def test_a_drain_survives_another_port_and_name_of_its_server(
                 await daemon.drains.poll()
                 assert drains_of(daemon) == continues
                 assert weight_of(host, 1) == 0
-                await daemon.saved()
+                await daemon.services.saved()
 
     run(scenario())
 
@@ -233,7 +233,7 @@ def test_a_disabled_server_gets_no_traffic_after_a_stop_and_another_port(host: F
     async def scenario() -> None:
         async with host.daemon() as daemon:
             daemon.engine.disable(address(1))
-            await daemon.saved()
+            await daemon.services.saved()
         host.write(replace(service(server(1), server(2)), name=name))
         async with host.daemon():
             assert host.servers() == {str(address(2))}
@@ -250,7 +250,7 @@ def test_a_server_that_a_former_version_disabled_is_found_under_another_port_aft
     async def scenario() -> None:
         async with host.daemon(kill=True) as daemon:
             daemon.engine.disable(address(1))
-            await daemon.saved()
+            await daemon.services.saved()
         state = StateDirectory(host.state)
         (row,) = state.read("overrides")
         state.write("overrides", [{name: value for name, value in row.items() if name not in ("keys", "servers")}])
@@ -456,7 +456,7 @@ def test_an_override_that_cannot_be_saved_is_reported_by_the_command(
     host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disk is full: the server is drained, but a restart would forget it."""
-    monkeypatch.setattr(supervisor, "SAVE_RETRY_S", 0.05)
+    monkeypatch.setattr(overrides, "RETRY_S", 0.05)
     write, full = StateDirectory.write, [True]
 
     def written(self: StateDirectory, name: str, content: Any) -> None:

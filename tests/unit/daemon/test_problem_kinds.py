@@ -52,15 +52,15 @@ class Machine:
         self.daemon.liveness.watch("a part", lambda: 1, 0.05)
 
     async def failed(self) -> None:
-        self.daemon._tasks[0].keep_running(self._fail, "a part")
+        self.daemon._tasks.keep_running(self._fail, "a part")
 
     async def api(self) -> None:
-        self.daemon._tasks[0].start(self.daemon._api._retried(self._fail))
+        self.daemon._tasks.start(self.daemon._api._retried(self._fail))
 
     async def device(self) -> None:
         problem = DeviceProblem("eth9", "another program is there", needed=True)
         self.patch.setattr(self.host.tables, "device_problems", lambda: [problem])
-        await self.daemon.host_changes.apply()
+        await self.daemon.host_changes.follow()
 
     async def prober(self) -> None:
         self.patch.setattr(self.host.prober, "counts", lambda: ProberCounts("", 3, "the prober has ended often"))
@@ -82,11 +82,11 @@ class Machine:
 
     async def vip(self) -> None:
         self.host.path_findings = [Problem("vip", "192.0.2.1", "no device has it")]
-        await self.daemon.host_changes.apply()
+        await self.daemon.host_changes.follow()
 
     async def check_path(self) -> None:
         self.host.path_findings = [Problem("check_path", "web", "TCP_CHECK connects to 10.0.0.9 instead")]
-        await self.daemon.host_changes.apply()
+        await self.daemon.host_changes.follow()
 
     async def metrics_address(self) -> None:
         taken = socket.socket()

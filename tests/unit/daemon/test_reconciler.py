@@ -46,7 +46,7 @@ class Stubborn(MemoryDirector):
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHost:
     for name in ("POLL_S", "PAUSE_S"):
         monkeypatch.setattr(reconciler, name, 0.01)
-    monkeypatch.setattr("pylvs.daemon.supervisor.RETRY_S", 0.01)
+    monkeypatch.setattr("pylvs.daemon.services.RETRY_S", 0.01)
     made = FakeHost(tmp_path / "state")
     made.tables = Stubborn()
     return made

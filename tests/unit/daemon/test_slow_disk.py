@@ -18,6 +18,7 @@ import pytest
 from pylvs.daemon.state.directory import StateDirectory, load_owned
 from pylvs.daemon.state.history import History
 from pylvs.daemon.state.overrides import StateWriter
+from pylvs.daemon.tasks import BackgroundTasks
 from pylvs.model.errors import Busy, PylvsError
 from pylvs.model.service import DestinationKey
 from pylvs.model.vrrp import VrrpConfiguration
@@ -92,7 +93,7 @@ def overrides(host: FakeHost) -> Any:
 def test_while_the_disk_blocks_an_override_other_requests_are_answered(
     host: FakeHost, disk: Disk, monkeypatch: pytest.MonkeyPatch, verb: str, file: str
 ) -> None:
-    for module in "state.overrides", "supervisor":  # the command waits for the disk so long
+    for module in "state.overrides", "services":  # the command waits for the disk so long
         monkeypatch.setattr(f"pylvs.daemon.{module}.SLOW_S", PATIENCE_S)
 
     async def scenario() -> None:
@@ -123,16 +124,16 @@ def test_a_write_that_takes_long_is_reported_until_it_ends(
     async def scenario() -> None:
         async with host.daemon() as daemon:
             await until(lambda: not daemon._ownership.pending and not daemon.saving)
-            for module in "state.overrides", "supervisor":  # only now: the start may take longer to save
+            for module in "state.overrides", "services":  # only now: the start may take longer to save
                 monkeypatch.setattr(f"pylvs.daemon.{module}.SLOW_S", 0.05)
             disk.block()
             daemon.engine.disable(FIRST)
-            assert await daemon.saved() == late
+            assert await daemon.services.saved() == late
             assert late in [each.text for each in daemon.problems() if each.kind == "state"]
             await until(lambda: f"{host.state}/overrides.json: the disk has not answered" in log_output.getvalue())
             disk.answer()
             await until(lambda: not daemon.saving)
-            assert await daemon.saved() == ""
+            assert await daemon.services.saved() == ""
 
     run(scenario())
 
@@ -183,7 +184,7 @@ def test_the_stop_does_not_wait_for_a_disk_that_hangs_and_keeps_the_lock(
     hangs: str, host: FakeHost, disk: Disk, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
 ) -> None:
     """The thread may still write, and must not replace a file of the next daemon."""
-    monkeypatch.setattr("pylvs.daemon.supervisor.DISK_END_S", 0.05)
+    monkeypatch.setattr("pylvs.daemon.state.overrides.END_S", 0.05)
     monkeypatch.setattr("pylvs.daemon.state.overrides.SLOW_S", 0.05)
 
     async def scenario() -> None:
@@ -205,7 +206,7 @@ def test_the_stop_does_not_wait_for_a_disk_that_hangs_and_keeps_the_lock(
 def test_the_stop_does_not_wait_for_the_removal_of_the_directory(
     host: FakeHost, disk: Disk, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
 ) -> None:
-    monkeypatch.setattr("pylvs.daemon.supervisor.DISK_END_S", 0.05)
+    monkeypatch.setattr("pylvs.daemon.state.overrides.END_S", 0.05)
 
     async def scenario() -> None:
         async with host.daemon() as daemon:
@@ -255,7 +256,7 @@ def test_while_the_disk_blocks_a_reload_is_refused_and_the_next_one_is_not(
 def test_a_reload_without_overrides_edits_the_table_while_the_disk_blocks(
     host: FakeHost, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pylvs.daemon.supervisor.RENAMED_S", PATIENCE_S)
+    monkeypatch.setattr("pylvs.daemon.services.RENAMED_S", PATIENCE_S)
 
     async def scenario() -> None:
         async with host.daemon() as daemon:
@@ -276,31 +277,40 @@ def test_a_reload_without_overrides_edits_the_table_while_the_disk_blocks(
     run(scenario())
 
 
-def test_a_reload_that_runs_keeps_the_addresses_of_the_former_configuration_from_the_disk(
-    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+def test_what_the_disk_refused_is_written_again_unless_there_is_newer_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pylvs.daemon.supervisor.SAVE_RETRY_S", 0.01)
-    retries = list[int]()
+    monkeypatch.setattr("pylvs.daemon.state.overrides.RETRY_S", 0.01)
+    written, full = list[str](), [True]
 
     async def scenario() -> None:
-        async with host.daemon() as daemon:
-            put = list[VrrpConfiguration]()
-            monkeypatch.setattr(daemon, "_put_addresses", put.append)
-            monkeypatch.setattr(daemon.history, "write_again", lambda: retries.append(1))
-            monkeypatch.setattr(daemon._writer, "error", lambda name: "full" if name == "vrrp_addresses" else "")
-            async with daemon._reloading:
-                retries.clear()
-                await until(lambda: len(retries) > 2)
-                assert not put
-            await until(lambda: put)
+        writer = StateWriter(StateDirectory(tmp_path))
+
+        def write(text: str) -> None:
+            if full:
+                raise PylvsError("No space left on device")
+            written.append(text)
+
+        async with BackgroundTasks() as tasks:
+            await writer.begin(tasks)
+            for text in ("a 1", "b 1", "a 2"):
+                writer.put(text[0], lambda text=text: partial(write, text))  # type: ignore[misc]
+            await until(lambda: [each.kind for each in writer.problems()] == ["state"])
+            await until(lambda: not writer.busy)
+            writer.put("a", lambda: partial(write, "a 3"))
+            full.clear()
+            await until(lambda: len(written) > 1 and not writer.busy)
+            assert list(writer.problems()) == []
+        assert await writer.end(PATIENCE_S)
 
     run(scenario())
+    assert sorted(written) == ["a 3", "b 1"]
 
 
 def test_addresses_that_the_disk_refused_at_a_reload_are_saved_again(
     host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pylvs.daemon.supervisor.SAVE_RETRY_S", 0.01)
+    monkeypatch.setattr("pylvs.daemon.state.overrides.RETRY_S", 0.01)
     saved: list[list[str]] = []
 
     def full_twice(_: StateDirectory, routers: VrrpConfiguration) -> None:
@@ -310,7 +320,7 @@ def test_addresses_that_the_disk_refused_at_a_reload_are_saved_again(
 
     async def scenario() -> None:
         async with host.daemon() as daemon:
-            monkeypatch.setattr("pylvs.daemon.supervisor.save_addresses", full_twice)
+            monkeypatch.setattr("pylvs.daemon.leftovers.save_addresses", full_twice)
             host.write(service(server(1)), routers=["VI_1"])
             await daemon.reload()
             await until(lambda: len(saved) > 2 and not daemon.saving)
@@ -365,7 +375,7 @@ def test_events_that_take_long_are_reported_until_they_are_written(
 def test_the_stop_does_not_wait_for_events_that_hang(
     host: FakeHost, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
 ) -> None:
-    monkeypatch.setattr("pylvs.daemon.supervisor.DISK_END_S", 0.05)
+    monkeypatch.setattr("pylvs.daemon.state.history.END_S", 0.05)
     answers, ended = threading.Event(), list[bool]()
 
     def write(_: History) -> None:

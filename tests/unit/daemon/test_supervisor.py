@@ -496,7 +496,7 @@ def test_overrides_and_drains_follow_a_unit_whose_instance_changes(
                 await daemon.drains.poll()
                 assert host.table()["TCP 192.0.2.1:80"] == {"10.0.0.2": 0, "10.0.0.3": 1}
                 assert [each.stage for each in daemon.drains.all()] == [drains.Stage.WAITING]
-                await daemon.saved()
+                await daemon.services.saved()
                 if keep:
                     daemon.stop(keep=True)
 

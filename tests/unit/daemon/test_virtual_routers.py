@@ -75,7 +75,7 @@ def test_the_process_gets_the_configuration_and_stops_with_the_daemon(host: Fake
 
 def test_virtual_routers_start_before_the_tables_are_opened(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     configured: list[bool] = []
-    monkeypatch.setattr("pylvs.daemon.supervisor.ROUTERS_FIRST_S", PATIENCE_S)
+    monkeypatch.setattr("pylvs.daemon.virtual_routers.part.FIRST_S", PATIENCE_S)
 
     def opened() -> MemoryDirector:
         configured.append(bool(requests_of(host, "configure")))
@@ -92,7 +92,7 @@ def test_virtual_routers_start_before_the_tables_are_opened(host: FakeHost, monk
 
 
 def test_a_process_that_does_not_start_delays_no_table(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pylvs.daemon.supervisor.ROUTERS_FIRST_S", 0.05)
+    monkeypatch.setattr("pylvs.daemon.virtual_routers.part.FIRST_S", 0.05)
     set_behaviour(host.state, silent=["configure"])
     opened: list[bool] = []
 
@@ -118,7 +118,7 @@ def test_a_start_that_fails_ends_the_process_that_it_started(host: FakeHost, mon
     def director() -> MemoryDirector:
         raise Unsupported("no BPF here")
 
-    monkeypatch.setattr("pylvs.daemon.supervisor.ROUTERS_FIRST_S", PATIENCE_S)
+    monkeypatch.setattr("pylvs.daemon.virtual_routers.part.FIRST_S", PATIENCE_S)
     monkeypatch.setattr(host, "director", director)
 
     async def scenario() -> None:
@@ -131,11 +131,11 @@ def test_a_start_that_fails_ends_the_process_that_it_started(host: FakeHost, mon
 
 
 def test_a_daemon_that_cannot_serve_its_commands_ends_them_too(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    def serving(_: object) -> NoReturn:
+    def serving(*_: object) -> NoReturn:
         raise PylvsError("the socket cannot be bound")
 
-    monkeypatch.setattr("pylvs.daemon.supervisor.ROUTERS_FIRST_S", PATIENCE_S)
-    monkeypatch.setattr("pylvs.daemon.supervisor.ApiServer.serving", serving)
+    monkeypatch.setattr("pylvs.daemon.virtual_routers.part.FIRST_S", PATIENCE_S)
+    monkeypatch.setattr("pylvs.daemon.supervisor.ApiServer.start", serving)
 
     async def scenario() -> None:
         with pytest.raises(PylvsError, match="cannot be bound"):

@@ -327,7 +327,7 @@ async def drain(daemon: Supervisor, given: Given) -> Response:
     force, active_only = given.get("force", False), given.get("active_only", False)
     begun = daemon.drains.begin(server, given.get("service"), deadline_s, force, active_only)
     await daemon.reconciler.reconcile()
-    return json_response(begun.encoded() | {"not_kept": await daemon.saved()})
+    return json_response(begun.encoded() | {"not_kept": await daemon.services.saved()})
 
 
 async def all_drains(daemon: Supervisor, _: Given) -> Response:
@@ -381,7 +381,7 @@ def _override(
             await daemon.reconciler.reconcile()  # without it, the change has woken the reconciler
         reply: replies.OverrideReply = {
             "servers": [{"service": service, "server": str(server)} for service, server in names],
-            "not_kept": await daemon.saved(),
+            "not_kept": await daemon.services.saved(),
         }
         return json_response(reply)
 

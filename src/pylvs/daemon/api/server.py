@@ -7,16 +7,17 @@ files while the daemon runs, and modules of two versions do not fit together.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pylvs.daemon.api.group_socket import GroupSocket
 from pylvs.daemon.api.metrics_port import MetricsPort, Page
+from pylvs.daemon.parts import Part
+from pylvs.daemon.problems import Problem
 from pylvs.daemon.tasks import BackgroundTasks
 from pylvs.model.errors import PylvsError
 from pylvs.system.logs import get_logger
@@ -25,14 +26,14 @@ from pylvs.system.threads import to_thread
 
 if TYPE_CHECKING:
     from pylvs.daemon.supervisor import Supervisor
-    from pylvs.model.wanted import GlobalSettings
+    from pylvs.model.wanted import Configuration
 
 _BACKLOG = 128
 _APPLICATION = "pylvs.daemon.api.application"
 RETRY_S = 5.0  # of imports that failed
 
 
-class ApiServer:
+class ApiServer(Part):
     """The socket, and the application behind it."""
 
     def __init__(self, daemon: Supervisor) -> None:
@@ -40,57 +41,68 @@ class ApiServer:
         self._daemon = daemon
         self._metrics = MetricsPort(self._page)
         self._group = GroupSocket(daemon.state.monitor_path, self._serve_group)
+        self._listener: socket.socket | None = None
+        self._tasks = BackgroundTasks()  # of requests
 
     @property
     def metrics_error(self) -> str:
         """Why metrics are not served at the metrics_address, "" if they are."""
         return self._metrics.error
 
-    @property
-    def group_error(self) -> str:
-        """Why the monitor_group gets no replies, "" if it does."""
-        return self._group.error
-
-    @contextlib.asynccontextmanager
-    async def serving(self) -> AsyncIterator[None]:
-        """Serve requests within the block. Raises PylvsError if the socket cannot be made."""
-        listener = self._listener()
+    async def start(self, configuration: Configuration, tasks: BackgroundTasks) -> None:
+        """Serve requests from now on. Raises PylvsError if the socket cannot be made."""
+        self._listener = listener = self._listening()
         loop = asyncio.get_running_loop()
-        try:
-            async with BackgroundTasks() as tasks:
 
-                def first_client() -> None:
-                    loop.remove_reader(listener)
-                    tasks.start(self._retried(partial(self._serve, listener, tasks)))
-
-                loop.add_reader(listener, first_client)
-                tasks.keep_running(self._group.run, "serving the monitor_group")
-                await self.follow(self._daemon.engine.configuration.settings)
-                yield
-        finally:
+        def first_client() -> None:
             loop.remove_reader(listener)
-            await self._metrics.close()
-            listener.close()
+            self._tasks.start(self._retried(partial(self._serve, listener)))
 
-    async def prepare(self) -> None:
-        """Import the modules of pylvs that requests need."""
-        await self._retried(partial(_imported, _APPLICATION))
+        loop.add_reader(listener, first_client)
+        self._tasks.keep_running(self._group.run, "serving the monitor_group")
+        await self.apply(configuration)
 
-    async def follow(self, settings: GlobalSettings) -> None:
+    async def begin(self, tasks: BackgroundTasks) -> None:
+        """Import the modules of requests."""
+        tasks.start(self.prepare_modules())
+
+    async def apply(self, configuration: Configuration) -> None:
         """Serve the metrics_address and the monitor_group of these settings."""
+        settings = configuration.settings
         self._group.follow(settings.monitor_group)
         await self._metrics.follow(settings.metrics_address, settings.metrics_allow)
+
+    async def close(self) -> None:
+        """End requests and connections."""
+        await self._tasks.end()
+        await self._metrics.close()
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+
+    def problems(self) -> Iterator[Problem]:
+        for kind, text in (
+            ("api", self.error),
+            ("metrics_address", self._metrics.error),
+            ("api", self._group.error),
+        ):
+            if text:
+                yield Problem(kind, "", text)
+
+    async def prepare_modules(self) -> None:
+        """Import the modules of pylvs that requests need."""
+        await self._retried(partial(_imported, _APPLICATION))
 
     async def _page(self) -> Page:
         page: Page = await (await _imported("pylvs.daemon.api.routes")).metrics_page(self._daemon)
         return page
 
-    async def _serve(self, listener: socket.socket, tasks: BackgroundTasks) -> None:
+    async def _serve(self, listener: socket.socket) -> None:
         server = (await _imported(_APPLICATION)).server(self._daemon, listener)
-        tasks.keep_running(server.run, "serving the API")
+        self._tasks.keep_running(server.run, "serving the API")
 
     async def _serve_group(self, listener: socket.socket) -> None:
-        await self.prepare()
+        await self.prepare_modules()
         await (await _imported(_APPLICATION)).group_server(self._daemon, listener).run()
 
     async def _retried(self, work: Callable[[], Awaitable[object]]) -> None:
@@ -108,7 +120,7 @@ class ApiServer:
                 self.error = ""
                 return
 
-    def _listener(self) -> socket.socket:
+    def _listening(self) -> socket.socket:
         state = self._daemon.state
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         try:

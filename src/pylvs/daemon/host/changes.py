@@ -6,17 +6,19 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 from pylvs.daemon.host.services import HostServices
+from pylvs.daemon.parts import Part
 from pylvs.daemon.problems import Problem
+from pylvs.daemon.services import Services
 from pylvs.daemon.state.directory import StateDirectory
-from pylvs.daemon.table.cache import TableCache
+from pylvs.daemon.tasks import BackgroundTasks
 from pylvs.dataplane.devices.watch import GATHER_S, POLL_S, RETRY_S, SHARE, drain, listen
-from pylvs.health.engine import Engine
 from pylvs.model.addresses import Address
 from pylvs.model.errors import Busy, PylvsError, text_of
 from pylvs.model.rows import warnings
+from pylvs.model.wanted import Configuration
 from pylvs.system.logs import get_logger
 from pylvs.system.table_thread import TableThread
 
@@ -70,35 +72,39 @@ async def call_at_changes(update: Callable[[], Awaitable[float]], changed: async
         await asyncio.sleep(min(SHARE * (time.monotonic() - begin), RETRY_S))
 
 
-class HostChanges:
+class HostChanges(Part):
     """Applies what changes on this host.
 
     `error` is why checks or tables could not follow it twice in a row. A single failure is tried again, because
     `track_data_plane` makes the error a fault. While other programs hold the tables, attached devices still forward.
     """
 
-    def __init__(
-        self, host: HostServices, state: StateDirectory, thread: TableThread, table: TableCache, engine: Engine
-    ) -> None:
+    def __init__(self, host: HostServices, state: StateDirectory, thread: TableThread, services: Services) -> None:
         self.error = ""
         self.path_problems: list[Problem] = []
         self._host = host
         self._state = state
         self._thread = thread
-        self._table = table
-        self._engine = engine
+        self._services = services
         self._failed = False  # the last attempt, unless the tables were locked
         self._unattached: list[str] = []  # devices that were refused, as text
         self._log = get_logger()
 
-    async def run(self) -> None:
-        """Apply changes until cancelled."""
-        await monitor_host(self.apply, self._host.listen)
+    async def begin(self, tasks: BackgroundTasks) -> None:
+        tasks.keep_running(self._run, "following addresses and devices")
 
-    async def apply(self) -> float:
+    def problems(self) -> Iterator[Problem]:
+        if self.error:
+            yield Problem("table", "", self.error)
+        yield from self.path_problems
+
+    async def _run(self) -> None:
+        await monitor_host(self.follow, self._host.listen)
+
+    async def follow(self) -> float:
         """Bring checks and tables up to date. Return the seconds until the next call without a change."""
         try:
-            next_s = await self._apply()
+            next_s = await self._follow()
         except Busy:
             raise
         except Exception as error:
@@ -109,24 +115,24 @@ class HostChanges:
         self.error, self._failed = "", False
         return next_s
 
-    async def _apply(self) -> float:
+    async def _follow(self) -> float:
         addresses = await self._thread.run(self._host.addresses)
         await self._thread.run(self._host.vip_checks.adapt_host, self._state)
-        self._engine.set_host_addresses(frozenset(addresses))  # also if the tables cannot follow
+        self._services.engine.set_host_addresses(frozenset(addresses))  # also if the tables cannot follow
         await self._compare_paths(addresses)
-        director = self._table.director
+        director = self._services.reconciler.table.director
         for line in await self._thread.run(director.follow_host):
             self._log.warning(line)
         self._log_unattached(warnings(director))
         return RETRY_S if director.device_problems() else POLL_S
 
-    async def find_path_problems(self) -> None:
+    async def apply(self, configuration: Configuration) -> None:
         """Compare addresses and routes with a new configuration."""
-        with contextlib.suppress(PylvsError, OSError):  # the reload is in force; `apply` compares them later
+        with contextlib.suppress(PylvsError, OSError):  # the reload is in force; `follow` compares them later
             await self._compare_paths(await self._thread.run(self._host.addresses))
 
     async def _compare_paths(self, addresses: Iterable[Address]) -> None:
-        configuration = self._engine.configuration
+        configuration = self._services.engine.configuration
         with contextlib.suppress(PylvsError, OSError):  # the kernel did not report routes: the last result stays
             found = self._thread.run(self._host.path_problems, configuration, frozenset(addresses))
             self.path_problems = await found

@@ -9,11 +9,14 @@ import socket
 import time
 from collections.abc import Mapping
 
+from pylvs.daemon.parts import Part
+from pylvs.daemon.tasks import BackgroundTasks
+
 EXTEND_S = 30.0  # beyond the service manager's limits, at most at once
 SOCKET, WATCHDOG, WATCHDOG_PID = "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"
 
 
-class ServiceManager:
+class ServiceManager(Part):
     """The service manager that started the daemon, by sd_notify(3). Without one nothing is sent."""
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
@@ -49,6 +52,15 @@ class ServiceManager:
     def alive(self) -> None:
         """Reset the watchdog; due at least every `watchdog_s`."""
         self._send("WATCHDOG=1")
+
+    async def begin(self, tasks: BackgroundTasks) -> None:
+        if self.watchdog_s:
+            tasks.keep_running(self._feed_watchdog, "feeding the watchdog")
+
+    async def _feed_watchdog(self) -> None:
+        while True:
+            self.alive()
+            await asyncio.sleep(self.watchdog_s / 2)
 
     def _send(self, text: str) -> None:
         if not self._address.startswith(("/", "@")):

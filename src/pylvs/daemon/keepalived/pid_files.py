@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+from pylvs.daemon.parts import Part
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, PylvsError, Unsupported
 from pylvs.model.wanted import Placement
@@ -127,6 +129,23 @@ class PidFiles:
         for path in list(self._written):
             self._remove(path)
         self.abandon()
+
+
+class PidPart(Part):
+    """Writes and removes the files. `on_process` is called with each process of virtual routers."""
+
+    def __init__(self, files: PidFiles, on_process: list[Callable[[int], None]]) -> None:
+        self._files = files
+        self._on_process = on_process
+
+    def read(self) -> None:
+        if self._files.refused:
+            get_logger().info(f"no PID file is written: {self._files.refused}")
+        self._files.write_checkers(os.getpid())
+        self._on_process.append(self._files.write_vrrp)
+
+    async def close(self) -> None:
+        self._files.release()
 
 
 def _read(path: Path) -> int:

@@ -15,7 +15,9 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
-from pylvs.model.wanted import GlobalSettings
+from pylvs.daemon.parts import Part
+from pylvs.daemon.tasks import BackgroundTasks
+from pylvs.model.wanted import Configuration, GlobalSettings
 from pylvs.system.logs import get_logger
 
 POLL_S = 1.0
@@ -41,7 +43,7 @@ def next_time(text: str, now: float) -> float | None:
     return (at if at.timestamp() >= now else at + timedelta(days=1)).timestamp()
 
 
-class ReloadTimer:
+class ReloadTimer(Part):
     """Reloads at the time in the file of the settings in force."""
 
     def __init__(
@@ -58,6 +60,13 @@ class ReloadTimer:
         self._due: float | None = None
         self._configured = asyncio.Event()
         self._log = get_logger()
+
+    async def begin(self, tasks: BackgroundTasks) -> None:
+        tasks.keep_running(self.run, "watching the reload_time_file")
+        self.configure()
+
+    async def apply(self, configuration: Configuration) -> None:
+        self.configure()
 
     async def run(self) -> None:
         """Watch the file until cancelled."""

@@ -7,6 +7,7 @@ take twice this much at most. A disk that is full or read-only loses events, and
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import time
@@ -15,7 +16,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pylvs.daemon.parts import Part
+from pylvs.daemon.problems import Problem
 from pylvs.daemon.state.directory import StateDirectory
+from pylvs.daemon.tasks import BackgroundTasks
+from pylvs.model.wanted import Configuration
 from pylvs.system.logs import get_logger
 from pylvs.system.threads import DaemonThread
 
@@ -23,6 +28,8 @@ MAX_BYTES = 1 << 20  # of one of the two files
 MAX_UNWRITTEN = 10_000  # events; the oldest are dropped
 PAUSE_S = 0.1  # between two writes
 SLOW_S = 5.0  # for a write, before it counts as an error
+RETRY_S = 30.0  # of events that the disk refused
+END_S = 10.0  # for the last write, at the stop
 FILE_NAME = "events.jsonl"
 MAX_LINE = 1 << 16  # bytes; of a longer event, as of a reload with many differences, the short fields are saved
 _SHORT = 1000  # characters
@@ -30,7 +37,7 @@ _SHORT = 1000  # characters
 Event = Mapping[str, Any]
 
 
-class History:
+class History(Part):
     """Writes events to the file, in a thread of its own: the disk may block for ever."""
 
     def __init__(self, state: StateDirectory) -> None:
@@ -64,10 +71,19 @@ class History:
     def _late(self) -> str:
         return f"{self.path}: not written within {SLOW_S:g} s: events would be lost at a restart"
 
+    async def start(self, configuration: Configuration, tasks: BackgroundTasks) -> None:
+        tasks.keep_running(self.run, "saving events")
+
+    def problems(self) -> Iterator[Problem]:
+        if self.error:
+            yield Problem("history", "", self.error)
+
     async def run(self) -> None:
-        """Until cancelled, write the events."""
+        """Until cancelled, write the events, and again those that the disk refused."""
         while True:
-            await self._pending.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RETRY_S if self.unwritten else None):
+                    await self._pending.wait()
             self._pending.clear()
             await self._write_in_thread()
             await asyncio.sleep(PAUSE_S)
@@ -82,12 +98,7 @@ class History:
         finally:
             writing.cancel()  # when this task is: its result must not reach a closed loop
 
-    def write_again(self) -> None:
-        """Let `run` try events again that the disk refused."""
-        if self.unwritten:
-            self._pending.set()
-
-    async def finish(self, timeout_s: float) -> None:
+    async def close(self) -> None:
         """Write the last events, in bounded time: the disk, or a write that runs, may block."""
         try:
             writing = asyncio.get_running_loop().run_in_executor(self._thread, self.write)
@@ -95,7 +106,7 @@ class History:
             self._log.error(f"{self.path}: {error.strerror}: the last events are lost")
             return
         self._thread.shutdown()
-        _, late = await asyncio.wait({writing}, timeout=timeout_s)
+        _, late = await asyncio.wait({writing}, timeout=END_S)
         if late:
             writing.cancel()
             self._log.error(f"{self.path}: the disk does not answer; the last events are lost")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 
+from pylvs.daemon.parts import Part
+from pylvs.daemon.problems import Problem
 from pylvs.daemon.state import directory
 from pylvs.daemon.state.directory import OVERRIDES_FILE, OwnedServices, StateDirectory
+from pylvs.daemon.tasks import BackgroundTasks
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event, Overridden, ServiceIdentity
 from pylvs.model.errors import PylvsError, text_of
@@ -18,6 +21,8 @@ from pylvs.system.logs import get_logger
 from pylvs.system.threads import DaemonThread
 
 SLOW_S = 5.0  # for a write, before commands and `pylvs status` report it as not done
+RETRY_S = 30.0  # of a file that the disk refused
+END_S = 10.0  # for the last writes, at the stop
 
 Prepare = Callable[[], Callable[[], None]]  # takes the content, and returns what writes it
 
@@ -26,10 +31,11 @@ class NotSaved(PylvsError):
     """The disk refused a file. `StateWriter` has logged that, and has it as a problem."""
 
 
-class StateWriter:
+class StateWriter(Part):
     """Writes the files: fsync(2) may block for long, and checks must not wait for it.
 
-    It writes one file at a time, in the order of the last `put` of each, and always the newest content.
+    It writes one file at a time, in the order of the last `put` of each, and always the newest content. What the disk
+    refused is written again.
     """
 
     def __init__(self, state: StateDirectory) -> None:
@@ -38,6 +44,7 @@ class StateWriter:
         self._waiting: dict[str, tuple[float, Prepare]] = {}  # with the time of the first `put`
         self._writing: tuple[str, float] | None = None
         self._errors: dict[str, str] = {}
+        self._refused: dict[str, Prepare] = {}  # by the disk
         self._task: asyncio.Task[None] | None = None
 
     def put(self, name: str, prepare: Prepare) -> None:
@@ -46,6 +53,25 @@ class StateWriter:
         self._waiting[name] = since, prepare
         if not self.busy:
             self._task = asyncio.get_running_loop().create_task(self._write_all())
+
+    async def begin(self, tasks: BackgroundTasks) -> None:
+        tasks.keep_running(self._write_again, "saving the state")
+
+    async def _write_again(self) -> None:
+        while True:
+            await asyncio.sleep(RETRY_S)
+            for name, prepare in list(self._refused.items()):
+                if name not in self._waiting:
+                    self.put(name, prepare)
+
+    async def close(self) -> None:
+        """Write the last content, and release the directory."""
+        if not await self.end(END_S):
+            get_logger().error(f"{self._state.path}: the disk does not answer; the process ends without it")
+
+    def problems(self) -> Iterator[Problem]:
+        if self.problem:
+            yield Problem("state", "", self.problem)
 
     async def write(self, name: str, work: Callable[[], None], patience_s: float | None = None) -> None:
         """Write a file, and wait for that at most `patience_s`, by default SLOW_S.
@@ -121,6 +147,9 @@ class StateWriter:
             error = await self._write(name, prepare())
             if error and not self._errors.get(name):  # only the first of several failures
                 get_logger().error(error)
+            self._refused.pop(name, None)
+            if error:
+                self._refused[name] = prepare
             self._errors[name] = error
             self._writing = None
 

@@ -9,6 +9,8 @@ import time
 from collections.abc import Awaitable, Callable
 
 from pylvs.daemon.notifications import EventBus
+from pylvs.daemon.parts import Part
+from pylvs.daemon.tasks import BackgroundTasks
 from pylvs.model.errors import NoSpace, PylvsError
 from pylvs.system.logs import get_logger
 from pylvs.system.processes import command
@@ -20,7 +22,7 @@ GROWTH_S = 1800.0  # for the growth of the largest table, which takes three minu
 FIRST_RETRY_S, LAST_RETRY_S = 60.0, 3600.0  # a failure may have cost a copy of all connections
 
 
-class TableGrowth:
+class TableGrowth(Part):
     """Calls `grow` when `larger_capacity` returns one, not 0; after a failure it pauses ever longer."""
 
     def __init__(
@@ -40,8 +42,10 @@ class TableGrowth:
         self._pause_s = FIRST_RETRY_S
         self._log = get_logger()
 
-    async def run(self) -> None:
-        """Watch the table until cancelled."""
+    async def begin(self, tasks: BackgroundTasks) -> None:
+        tasks.keep_running(self._run, "watching the size of the connection table")
+
+    async def _run(self) -> None:
         while True:
             await self.step()
             await asyncio.sleep(POLL_S)

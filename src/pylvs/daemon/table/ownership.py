@@ -3,31 +3,54 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
+from pylvs.daemon.limits import TABLES_S
+from pylvs.daemon.parts import Part
 from pylvs.daemon.state.directory import SERVICES_FILE, OwnedServices, StateDirectory, load_owned, save_owned
 from pylvs.daemon.state.overrides import NotSaved, StateWriter
+from pylvs.daemon.tasks import BackgroundTasks
 from pylvs.model.dataclass import replace
 from pylvs.model.errors import PylvsError
 from pylvs.model.rows import DestinationRow, ServiceRow
 from pylvs.model.service import DestinationKey, moved
-from pylvs.model.wanted import Configuration
+from pylvs.model.wanted import Configuration, WantedRow
 
 
-class Ownership:
+class Ownership(Part):
     """The services that this daemon may delete, and the next one if this one is killed.
 
     The state directory has a service before the daemon's first edit of it, and until after the last.
     """
 
-    def __init__(self, state: StateDirectory, writer: StateWriter) -> None:
-        """Begin with the services of the last daemon. Raises PylvsError."""
+    def __init__(
+        self, state: StateDirectory, writer: StateWriter, more: Callable[[], Iterable[WantedRow]] = tuple
+    ) -> None:
+        """`more` returns the rows of the desired table besides the configured services."""
         self._state = state
         self._writer = writer
-        self.owned = load_owned(state)
+        self._more = more
+        self.owned: OwnedServices = {}
         self.pending = False  # to be saved after the next run of the reconciler
         self._uncertain = False  # the file may have other services than `owned`: a write failed, or is late
+
+    def read(self) -> None:
+        """Begin with the services of the last daemon. Raises PylvsError."""
+        self.owned = load_owned(self._state)
+
+    async def start(self, configuration: Configuration, tasks: BackgroundTasks) -> None:
+        """Save what `pylvs stop` needs if this daemon is killed. A start waits for a slow disk. Raises PylvsError."""
+        await self.before_edits(self.wanted(configuration), TABLES_S)
+
+    async def prepare(self, configuration: Configuration) -> None:
+        """Save the services of both configurations. Raises PylvsError."""
+        await self.before_edits(self.wanted(configuration))
+
+    def wanted(self, configuration: Configuration) -> OwnedServices:
+        """Return the services of this configuration, and of checks through virtual addresses."""
+        checks = {row.service.key: frozenset(each.key for each in row.destinations) for row in self._more()}
+        return checks | dict(owned_services(configuration))
 
     async def before_edits(self, owned: OwnedServices, patience_s: float | None = None) -> None:
         """Own the services of before and these as well, until `after_edits`.

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from pylvs.daemon import Options, supervisor
+from pylvs.daemon import Options, services, supervisor
 from pylvs.daemon.host.service_manager import ServiceManager
 from pylvs.daemon.host.services import HostServices
 from pylvs.daemon.loading import Loaded, apply_options
+from pylvs.daemon.parts import Part
 from pylvs.daemon.problems import Problem
 from pylvs.daemon.state.directory import StateDirectory
 from pylvs.daemon.state.history import History
@@ -107,22 +108,13 @@ class NoHistory(History):
         return []
 
 
-class NoApi:
+class NoApi(Part):
     """Replaces the API's socket."""
 
-    error = metrics_error = ""
+    metrics_error = ""
 
     def __init__(self, context: Any) -> None:
         self.context = context
-
-    async def prepare(self) -> None:
-        """No modules."""
-
-    def serving(self) -> contextlib.AbstractAsyncContextManager[None]:
-        return contextlib.nullcontext()
-
-    async def follow(self, settings: Any) -> None:
-        """Do nothing."""
 
 
 class Host(HostServices):
@@ -224,7 +216,7 @@ class Play:
         try:
             with (
                 self.clock.in_force(),
-                patch.object(supervisor, "Engine", engine),
+                patch.object(services, "Engine", engine),
                 patch.object(supervisor, "ApiServer", NoApi),
                 patch.object(supervisor, "StateDirectory", Memory),
                 patch.object(supervisor, "settle_garbage", lambda: None),

@@ -13,7 +13,9 @@ from pylvs.daemon.host.changes import call_at_changes
 from pylvs.daemon.host.service_manager import ServiceManager
 from pylvs.daemon.host.services import HostServices
 from pylvs.daemon.loading import Loaded, apply_options
+from pylvs.daemon.parts import Part
 from pylvs.daemon.problems import Problem
+from pylvs.daemon.services import Services
 from pylvs.daemon.state.directory import StateDirectory
 from pylvs.daemon.state.history import History
 from pylvs.daemon.supervisor import Supervisor
@@ -72,7 +74,9 @@ class Daemon:
         self.context = contextvars.copy_context()
         self.context.run(CURRENT.set, self)
         self.host = SimHost(self)
-        self.supervisor: SimSupervisor = self.context.run(SimSupervisor, options, self.host)
+        self.supervisor = self.context.run(Supervisor, options, self.host)
+        assert isinstance(self.supervisor.services, SimServices)
+        self.services = self.supervisor.services
         self.task = world.loop.create_task(self.supervisor.run(), name="pylvs run", context=self.context)
 
     @property
@@ -82,7 +86,7 @@ class Daemon:
 
     def desired_rows(self) -> Mapping[ServiceKey, bool]:
         """Return for each service whether it has a desired server with a weight."""
-        rows = self.supervisor.last_desired.rows
+        rows = self.services.last_desired.rows
         return {row.service.key: any(each.weight for each in row.destinations) for row in rows}
 
     def run(self, call: Callable[[], Any]) -> Any:
@@ -147,8 +151,8 @@ class Daemon:
             self.listener.logged.setdefault(subject, []).append(("", "lost"))
 
 
-class SimSupervisor(Supervisor):
-    """The real supervisor; it remembers the desired state of the last run."""
+class SimServices(Services):
+    """The real services; they remember the desired state of the last run."""
 
     last_desired = DesiredTable(())
 
@@ -367,33 +371,20 @@ class NoHistory(History):
         return []
 
 
-class SimApiServer:
+class SimApiServer(Part):
     """Replaces the API's socket."""
 
-    error = metrics_error = group_error = ""
+    metrics_error = ""
 
     def __init__(self, context: Any) -> None:
         self.context = context
 
-    async def prepare(self) -> None:
-        """No modules."""
-
-    def serving(self) -> SimApiServer:
-        """No socket."""
-        return self
-
-    async def __aenter__(self) -> None:
-        """No socket."""
-
-    async def __aexit__(self, *_: object) -> None:
+    async def close(self) -> None:
         """Cancel requests, and wait for their end."""
         daemon = CURRENT.get()
         for task in list(daemon.requests):
             task.cancel()
         await asyncio.gather(*daemon.requests, return_exceptions=True)
-
-    async def follow(self, settings: Any) -> None:
-        """Do nothing."""
 
 
 async def sim_monitor_host(update: Any, _opened: Any = None) -> None:

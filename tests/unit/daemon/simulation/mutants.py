@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import PropertyMock, patch
 
+from pylvs.daemon.services import Services
 from pylvs.daemon.state import directory
-from pylvs.daemon.supervisor import Supervisor
 from pylvs.daemon.table import cache
 from pylvs.daemon.table.cache import DestinationEdit, TableCache
 from pylvs.daemon.table.reconciler import Reconciler
@@ -154,10 +154,10 @@ def _what_the_table_says_is_not_adopted() -> AbstractContextManager[Any]:
 
 
 def _servers_are_not_noted_after_refused_edits() -> AbstractContextManager[Any]:
-    async def mutated(self: Supervisor) -> None:
+    async def mutated(self: Services) -> None:
         await asyncio.Event().wait()
 
-    return patch.object(Supervisor, "_save_pending_ownership", mutated)
+    return patch.object(Services, "_save_pending_ownership", mutated)
 
 
 def _probes_wait_for_each_other() -> AbstractContextManager[Any]:

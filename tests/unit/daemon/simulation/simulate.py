@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 from pylvs.system import logs
 from pylvs.system.processes.accounts import Account
-from tests.unit.daemon.simulation.daemon import Daemon, SimApiServer, SimEngine, sim_monitor_host
+from tests.unit.daemon.simulation.daemon import Daemon, SimApiServer, SimEngine, SimServices, sim_monitor_host
 from tests.unit.daemon.simulation.faults import CURRENT, Disk, Killed, ScriptProcess
 from tests.unit.daemon.simulation.invariants import Violation
 from tests.unit.daemon.simulation.world import World
@@ -83,13 +83,14 @@ def _replaced(world: World) -> Iterator[None]:
     root.handlers[:] = [handler]
     ScriptProcess.world = world
     former_write = logs.write_with(_Logger(world))
-    supervisor = "pylvs.daemon.supervisor"
+    supervisor, services = "pylvs.daemon.supervisor", "pylvs.daemon.services"
     account = Account("nobody", 65534, 65534)
     try:
         with (
             world.clock.in_force(),
-            patch(f"{supervisor}.Engine", SimEngine),
+            patch(f"{services}.Engine", SimEngine),
             patch(f"{supervisor}.ApiServer", SimApiServer),
+            patch(f"{supervisor}.Services", SimServices),
             patch("pylvs.daemon.host.changes.monitor_host", sim_monitor_host),
             patch(f"{supervisor}.StateDirectory", lambda *_: Disk(world)),
             patch(f"{supervisor}.settle_garbage", lambda: None),
