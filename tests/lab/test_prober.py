@@ -23,8 +23,8 @@ LEASE_TICKS = 10  # instead of 5: a pause on a busy machine is shorter, those of
 CODE = f"""
 import sys
 sys.path.insert(0, {str(Path(pylvs.__file__).parents[1])!r})
-from pylvs.system.processes import confined
-confined.LEASE_TICKS = {LEASE_TICKS}
+from pylvs.system.processes import child
+child.LEASE_S = {LEASE_TICKS}
 from pylvs.cli.main import main
 main()
 """

@@ -38,6 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "lab": {"realserver", "reference", "system", "model"},
     "snmp": {"vrrp", "netlink", "system", "model"},
     "dbus": {"system", "model"},
+    "edge": {"health", "dbus", "snmp", "notify", "system", "model"},
     "daemon": {
         *("config", "health", "vrrp", "dbus", "dataplane"),
         *("notify", "netlink", "system", "model"),

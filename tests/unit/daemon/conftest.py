@@ -17,7 +17,7 @@ from pylvs.daemon.state import history, overrides
 from pylvs.daemon.virtual_routers import connection, supervision
 from pylvs.notify import fifos, mail
 from pylvs.system import logs
-from pylvs.system.processes import confined, notify_scripts, scripts
+from pylvs.system.processes import child, notify_scripts, scripts
 from tests.unit.daemon import schemas
 from tests.waiting import PATIENCE_S
 
@@ -46,7 +46,7 @@ def _patience(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     for module, names in TIMEOUTS.items():
         for name in names:
             monkeypatch.setattr(module, name, PATIENCE_S)
-    monkeypatch.setattr(confined, "LEASE_TICKS", int(PATIENCE_S))
+    monkeypatch.setattr(child, "LEASE_S", int(PATIENCE_S))
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ probes that it was sent.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -32,11 +33,13 @@ from pylvs.model.checks import (
     UdpCheck,
 )
 from pylvs.model.dataclass import dataclass
+from pylvs.model.plain import to_plain
 from pylvs.system.logs import get_logger, one_line
+from pylvs.system.processes.asyncio_loop import AsyncioLoop, closed
 from pylvs.system.processes.channel import MAX_DESCRIPTORS, MAX_PACKET, BadMessage
-from pylvs.system.processes.confined import ConfinedProcess
+from pylvs.system.processes.child import Child
 
-WHAT = "the prober process"
+WHAT, ROLE = "the prober process", "probes"
 BATCH_S = 0.005  # in which probes that begin are sent together
 _MOST_IN_PACKET, _MOST_NUMBERS = 50, 1000  # runs; numbers
 _DEFINITIONS = MAX_PACKET // 2  # bytes of definitions in a packet
@@ -91,7 +94,7 @@ class RemoteProbe:
     @cached_property
     def definition(self) -> list[Any]:
         """What the process must know. Late: most reloads replace probes that never run."""
-        return [self.number, wire.encode_value(self.check), self._context.weight, self._context.virtualhost]
+        return [self.number, to_plain(self.check, Check), self._context.weight, self._context.virtualhost]
 
     @cached_property
     def size(self) -> int:
@@ -161,9 +164,7 @@ class ProberLink:
     """Starts the process with the first probe."""
 
     def __init__(self) -> None:
-        self.process = ConfinedProcess(
-            WHAT, "pylvs.health.prober.process", wire.PROTOCOL, self._receive, self._reset, self._reset
-        )
+        self.process = Child(AsyncioLoop(), WHAT, "pylvs.edge", self._receive, self._reset, self._reset)
         self._probes = 0
         self._last_run = 0
         self._running: dict[int, Run] = {}
@@ -177,7 +178,8 @@ class ProberLink:
         self._log_lines = 0
         self._closed = False
         self._nice = 0
-        self._start = self.process.start
+        self._start = partial(self.process.start, ROLE)
+        self._up = asyncio.Event()  # the process is
         self._tls_file = -1  # has the settings of TLS that need files
         self._tls_stamp: list[tuple[TlsClient, bool, Stamp]] = []
         self._log = get_logger()
@@ -205,10 +207,11 @@ class ProberLink:
         if self._tls_file >= 0:
             os.close(self._tls_file)
         self._tls_file, self._tls_stamp = file, stamp
-        content = [(wire.encode_value(client), verify) for client, verify in clients]
+        content = [(to_plain(client), verify) for client, verify in clients]
         os.pwrite(self._tls_file, json.dumps(content).encode(), 0)
-        self._start = partial(self.process.start, str(self._tls_file), descriptors=[self._tls_file])
-        self.process.replace(str(self._tls_file), descriptors=[self._tls_file])
+        self._start = partial(self.process.start, ROLE, str(self._tls_file), descriptors=[self._tls_file])
+        if self.process.started:
+            self._start()
 
     def set_nice(self, nice: int) -> None:
         """Set the niceness of a process that runs; one that is started later inherits the daemon's."""
@@ -228,7 +231,7 @@ class ProberLink:
             return Outcome(False, f"{WHAT} was stopped", inconclusive=True)
         if not self.process.started:
             self._start()
-        if not self.process.up and not await self.process.wait_up(probe.check.pace.timeout_s):
+        if not await self._is_up(probe.check.pace.timeout_s):
             return Outcome(False, self.process.problem or f"{WHAT} has not started yet", inconclusive=True)
         self._last_run += 1
         number = self._last_run
@@ -243,6 +246,14 @@ class ProberLink:
             raise
         finally:
             self._running.pop(number, None)
+
+    async def _is_up(self, patience_s: float) -> bool:
+        """Wait until the process is up; return False if it is not within this time."""
+        if not self.process.up:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience_s):
+                    await self._up.wait()
+        return self.process.up
 
     def repeat(
         self,
@@ -278,7 +289,8 @@ class ProberLink:
         for timer in (self._flushing, self._sweeping):
             if timer is not None:
                 timer.cancel()
-        await self.process.close()
+        await closed(self.process)
+        self._up.set()  # for probes that wait
         if self._tls_file >= 0:
             os.close(self._tls_file)
             self._tls_file = -1
@@ -288,8 +300,10 @@ class ProberLink:
         """The process has started, or has ended: it knows nothing, and what ran there is lost."""
         self._log_lines = 0
         if self.process.up:
+            self._up.set()
             self._sweep()
             return
+        self._up.clear()
         self._cancelled.clear()
         self._dropped.clear()
         self._batch.clear()

@@ -1,6 +1,6 @@
-"""The prober process: `python -m pylvs.health.prober.process FD [TLS]`.
+"""The prober process: `pylvs.edge` with the role "probes".
 
-The daemon starts it with one end of a socket pair, and a file with the settings of TLS that need files.
+The daemon starts it with a file that has the settings of TLS which need files.
 
 It runs as an unprivileged user without capabilities and without a file system (`pylvs.system.sandbox`). It has one
 event loop, which makes the probes that the daemon requests, and reports their outcomes.
@@ -12,9 +12,7 @@ import asyncio
 import contextlib
 import gc
 import json
-import os
 import resource
-import signal
 import socket
 import sys
 import threading
@@ -36,12 +34,14 @@ from pylvs.health.probes import (
     guarded,
     import_checkers,
 )
-from pylvs.model.checks import TcpCheck
+from pylvs.model.checks import Check, TcpCheck, TlsClient
 from pylvs.model.errors import Unsupported
+from pylvs.model.plain import from_plain
 from pylvs.system import pcre2, sandbox, syscalls
 from pylvs.system.logs import one_line
 from pylvs.system.processes import channel
-from pylvs.system.processes.confined import ALIVE_S
+from pylvs.system.processes.asyncio_loop import AsyncioLoop
+from pylvs.system.processes.child import Parent
 from pylvs.system.tls import settings
 
 NAME = b"pylvs-prober"  # shown by ps and top
@@ -49,7 +49,6 @@ MEMORY = 1 << 30  # bytes of data; a body of 16 MiB takes twice that
 _THREAD_STACK = 1 << 19  # bytes: threads search expressions and parse pages
 _BATCH_S = 0.005  # in which outcomes are sent together
 _MOST_IN_PACKET = 100  # outcomes; each has less than 1 KB, but for what a probe remembers
-_PACKETS_AT_ONCE = 8
 _COLLECTIONS = (10_000, 20, 100)  # probes alone exceed the default each second
 _SWITCH_S = 0.001  # how long another thread may keep the event loop waiting
 
@@ -57,8 +56,9 @@ _SWITCH_S = 0.001  # how long another thread may keep the event loop waiting
 class Prober:
     """The probes of one daemon."""
 
-    def __init__(self, end: socket.socket) -> None:
-        self._end = end
+    def __init__(self, end: socket.socket, left: Sequence[str]) -> None:
+        self._end, self._left = end, left
+        self._parent: Parent | None = None
         self._probes: dict[int, tuple[Probe, StatefulProbe | None]] = {}
         self._plain: dict[int, PlainConnection] = {}  # the probes that only connect
         self._saved: dict[int, str] = {}  # what the daemon knows of stateful probes
@@ -70,29 +70,13 @@ class Prober:
 
     async def serve(self) -> None:
         """Run until the daemon closes its end."""
-        loop = asyncio.get_running_loop()
         loop_share().watch()
-        self._end.setblocking(False)
-        loop.add_reader(self._end, self._receive)
-        loop.call_later(ALIVE_S / 2, self._alive)
-        self._repeater.start(loop)
+        self._parent = Parent(AsyncioLoop(), self._end, self._receive, self._over.set, self._left)
+        self._repeater.start(asyncio.get_running_loop())
         await self._over.wait()
 
-    def _alive(self) -> None:
-        """Show the daemon that the event loop runs."""
-        self._send({"alive": True})
-        asyncio.get_running_loop().call_later(ALIVE_S / 2, self._alive)
-
-    def _receive(self) -> None:
-        for _ in range(_PACKETS_AT_ONCE):
-            try:
-                message, descriptors = channel.receive(self._end)
-            except BlockingIOError:
-                return
-            except (EOFError, OSError, channel.BadMessage):
-                self._over.set()
-                return
-            self._apply(message, [socket.socket(fileno=each) for each in descriptors])
+    def _receive(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        self._apply(message, [socket.socket(fileno=each) for each in descriptors])
 
     def _apply(self, message: dict[str, Any], sockets: list[socket.socket]) -> None:
         for number in message.get("drop", ()):
@@ -114,7 +98,7 @@ class Prober:
                 self._repeater.cancel(run)
 
     def _define(self, number: int, check: Any, weight: int, virtualhost: str, saved: str | None) -> None:
-        decoded = wire.decode_value(check)
+        decoded = from_plain(Check, check)
         if isinstance(decoded, TcpCheck):
             self._plain[number] = Endpoint(decoded.target), decoded.pace.timeout_s
         asked = checker_of(decoded, CheckContext(weight, virtualhost))
@@ -185,12 +169,11 @@ class Prober:
                 self._done.popleft()
 
     def _send(self, message: channel.Message) -> bool:
-        try:
-            self._end.send(channel.encode(message))
-        except BlockingIOError:
+        """Send a message, unless the daemon is late; return whether it was sent."""
+        assert self._parent is not None
+        if self._parent.waits:
             return False
-        except OSError:
-            self._over.set()
+        self._parent.send(message)
         return True
 
 
@@ -200,7 +183,7 @@ def prepare(tls: Sequence[Sequence[Any]] = ()) -> None:
     LENIENT.context()
     for client, verify in tls:
         with contextlib.suppress(Unsupported):  # a probe reports it
-            settings(wire.decode_value(client), verify).context()
+            settings(from_plain(TlsClient, client), verify).context()
     "a".encode("idna")
     with contextlib.suppress(Exception):
         import prometheus_client.parser  # noqa: F401
@@ -209,26 +192,23 @@ def prepare(tls: Sequence[Sequence[Any]] = ()) -> None:
     errno_text(1)
 
 
-def main(end: socket.socket, descriptors: int, tls: Sequence[Sequence[Any]] = ()) -> None:
-    """Serve the daemon at the other end of this socket."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN)  # for the daemon; this process ends with it
+def main(end: socket.socket, tls: str = "") -> None:
+    """Serve the daemon at the other end of this socket; `tls` is the number of the file."""
     syscalls.prctl(syscalls.PR_SET_NAME, NAME)
     sys.setswitchinterval(_SWITCH_S)
     threading.stack_size(_THREAD_STACK)
-    prepare(tls)
+    prepare(_read(int(tls)) if tls else ())
     gc.collect()
     gc.freeze()  # a full collection would visit all of these objects, and delay probes
     gc.set_threshold(*_COLLECTIONS)
-    left = sandbox.confine(descriptors, MEMORY)
-    end.send(channel.encode(channel.greeting(left, wire.PROTOCOL)))
+    left = sandbox.confine(resource.getrlimit(resource.RLIMIT_NOFILE)[1], MEMORY)
     with asyncio.Runner() as runner:
-        runner.run(Prober(end).serve())
+        runner.run(Prober(end, left).serve())
 
 
-if __name__ == "__main__":
-    given = [json.loads(os.pread(int(number), wire.MAX_TLS, 0)) for number in sys.argv[2:]]
-    for number in sys.argv[2:]:
-        os.close(int(number))  # it has a password
-    main(socket.socket(fileno=int(sys.argv[1])), resource.getrlimit(resource.RLIMIT_NOFILE)[1], *given)
-    os._exit(0)  # a thread may still search
+def _read(number: int) -> Sequence[Sequence[Any]]:
+    """Read the file, and close it: it has a password."""
+    with open(number, "rb") as file:
+        file.seek(0)
+        found: Sequence[Sequence[Any]] = json.load(file)
+    return found

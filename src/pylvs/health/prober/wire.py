@@ -5,66 +5,26 @@
 | | "cancel": [run], "drop": [probe] |
 | to the daemon | "done": [[run, ok, reason, weight, inconclusive, state, took_us]] |
 | | "same": [[run, count, took_us, reason]] |
-| | "log": text, "alive": true |
+| | "log": text |
 
-`probe` and `run` are numbers that the daemon chooses. `state` is what a probe remembers between two runs; the daemon
-keeps it for a prober that is started again. It is null unless it changed. A repeated run ends with an outcome that is
-not good, or that sets a weight. Until then "same" counts its outcomes; the reason is null unless it changed.
+`check` is as `pylvs.model.plain` has it. `probe` and `run` are numbers that the daemon chooses. `state` is what a probe
+remembers between two runs; the daemon keeps it for a prober that is started again. It is null unless it changed. A
+repeated run ends with an outcome that is not good, or that sets a weight. Until then "same" counts its outcomes; the
+reason is null unless it changed.
 """
 
 from __future__ import annotations
 
-import base64
-from dataclasses import is_dataclass
-from enum import Enum
-from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 from pylvs.health.probes import MAX_REASON, Outcome
-from pylvs.model import checks
-from pylvs.model.dataclass import dataclass, field_names
+from pylvs.model.dataclass import dataclass
 from pylvs.model.service import MAX_WEIGHT
 from pylvs.system.logs import one_line
 from pylvs.system.processes.channel import BadMessage
 
-PROTOCOL = 1
 _MAX_NUMBER = 1 << 52  # exact as a floating-point number
-MAX_TLS = 1 << 20  # bytes of the settings of TLS
 MAX_STATE = 4096  # characters of what a probe remembers
-_KINDS = {each.__name__: each for each in vars(checks).values() if isinstance(each, type)}
-
-
-def encode_value(value: Any) -> Any:
-    """Encode a check, or a value within one, as JSON types. Objects name their class."""
-    if value is None or (isinstance(value, bool | str | int | float) and not isinstance(value, Enum)):
-        return value
-    if isinstance(value, bytes):
-        return {"bytes": base64.b64encode(value).decode()}
-    if isinstance(value, IPv4Address | IPv6Address):
-        return {"address": str(value)}
-    if isinstance(value, Enum):
-        return {"enum": type(value).__name__, "name": value.name}
-    if isinstance(value, tuple):
-        return [encode_value(each) for each in value]
-    if is_dataclass(value) and type(value).__name__ in _KINDS:
-        content = {name: encode_value(getattr(value, name)) for name in field_names(value)}
-        return {"class": type(value).__name__, "fields": content}
-    raise TypeError(f"{type(value).__name__} cannot be part of a check")
-
-
-def decode_value(value: Any) -> Any:
-    """Return what `encode_value` encoded."""
-    if isinstance(value, list):
-        return tuple(decode_value(each) for each in value)
-    if not isinstance(value, dict):
-        return value
-    if "bytes" in value:
-        return base64.b64decode(value["bytes"])
-    if "address" in value:
-        return ip_address(value["address"])
-    if "enum" in value:
-        return _KINDS[value["enum"]][value["name"]]  # type: ignore[index]
-    return _KINDS[value["class"]](**{name: decode_value(each) for name, each in value["fields"].items()})
 
 
 @dataclass(frozen=True, slots=True)

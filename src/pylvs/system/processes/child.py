@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     import subprocess
 
 PING_S = 1.0
-LEASE_S = 5.0  # of silence, after which a process is killed
-START_S = 60.0  # until its greeting: a slow machine needs many seconds for Python's imports
+LEASE_S = 5  # of silence, by the count of pings, after which a process is killed
+START_S = 60  # until its greeting: a slow machine needs many seconds for Python's imports
 RESTART_S, MAX_RESTART_S = 0.5, 10.0  # delay after an unexpected end, doubled each time
 STEADY_S = 60.0  # a process that ran for so long restarts after RESTART_S again
 OFTEN, OFTEN_S = 3, 300.0  # so many unexpected ends within this time are a problem, although it runs again
@@ -73,8 +73,8 @@ class Child:
     `what` names it in the log and in `problem`, which is why it does not run now ("" while it does, or before `start`).
     `program` is its module. `on_message` gets each message after the greeting; it raises BadMessage, which ends the
     process. `on_up` is called after each greeting, `on_down` after each unexpected end. `most_waiting` is that of
-    `Link`. A process that writes the log gets stdout and stderr of this one; of another one, stderr is logged if it
-    ends. `restarts` counts unexpected ends, `launches` each process that was started here.
+    `Link`, `lease_s` another lease. A process that writes the log gets stdout and stderr of this one; of another one,
+    stderr is logged if it ends. `restarts` counts unexpected ends, `launches` each process that was started here.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Child:
         on_down: Callable[[], None] = lambda: None,
         *,
         most_waiting: float = math.inf,
-        lease_s: float = LEASE_S,
+        lease_s: float | None = None,
         environment: Callable[[], Mapping[str, str]] = environment,
         writes_log: bool = False,
         log: Callable[..., None] | None = None,
@@ -187,8 +187,8 @@ class Child:
     def _ping(self) -> None:
         """Count the seconds without a message. A late tick counts once: then messages may be unread here."""
         self._silent += 1
-        if self._silent * PING_S >= (self._lease_s if self.up else START_S):
-            self._lost(f"has been silent for {self._silent * PING_S:g} s")
+        if self._silent >= ((self._lease_s or LEASE_S) if self.up else START_S):
+            self._lost(f"has been silent for {self._silent} s")
             return
         if not self.waits:
             self.send(_PING)

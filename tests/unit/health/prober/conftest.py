@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from pylvs.system import logs
-from pylvs.system.processes import confined
+from pylvs.system.processes import child
 from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the process be silent for longer: the machine of a test may be slow."""
-    monkeypatch.setattr(confined, "LEASE_TICKS", int(PATIENCE_S))
+    monkeypatch.setattr(child, "LEASE_S", int(PATIENCE_S))
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ from pylvs.model.checks import (
     TlsClient,
     Url,
 )
-from pylvs.system.processes import channel, command, confined
+from pylvs.system.processes import channel, child, command
 from pylvs.system.processes.channel import BadMessage
 from tests.privileges import assert_unprivileged, assert_without_files
 from tests.shortages import SHORTAGES, failing
@@ -219,7 +219,7 @@ def test_exhausted_memory_of_the_process_is_inconclusive(
                 with open(f"/proc/{link.process.pid}/status") as file:
                     used = next(int(line.split()[1]) << 10 for line in file if line.startswith("VmData:"))
             limited = ("prlimit", f"--data={used + SPARE}")
-            monkeypatch.setattr(confined, "command", lambda *words: [*limited, *command(*words)])
+            monkeypatch.setattr(child, "command", lambda *words: [*limited, *command(*words)])
             async with closing(ProberLink()) as link:
                 assert (await outcome(link, http(good))).ok
                 found = await outcome(link, replace(check, target=large))
@@ -231,7 +231,7 @@ def test_exhausted_memory_of_the_process_is_inconclusive(
 
 def test_frequent_restarts_are_a_problem_although_the_process_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("RESTART_S", 0.01), ("MAX_RESTART_S", 0.01), ("OFTEN_S", 36_000.0)):
-        monkeypatch.setattr(confined, name, value)
+        monkeypatch.setattr(child, name, value)
 
     async def scenario() -> None:
         link = ProberLink()
@@ -243,15 +243,15 @@ def test_frequent_restarts_are_a_problem_although_the_process_runs(monkeypatch: 
         try:
             async with tcp(replies()) as target:
                 check = TcpCheck(target=target, pace=PATIENT)
-                for lost in range(confined.OFTEN):
+                for lost in range(child.OFTEN):
                     assert (await outcome(link, check)).ok
                     assert link.counts() == ProberCounts("", lost, "")
                     await lose(lost + 1)
                 assert (await outcome(link, check)).ok
             text = "the prober process has ended; restarted more than 2 times within 600 min"
-            assert link.counts() == ProberCounts("", confined.OFTEN, text)
-            lapse(confined.OFTEN_S)
-            assert link.counts() == ProberCounts("", confined.OFTEN, "")
+            assert link.counts() == ProberCounts("", child.OFTEN, text)
+            lapse(child.OFTEN_S)
+            assert link.counts() == ProberCounts("", child.OFTEN, "")
         finally:
             await link.close()
 
@@ -267,15 +267,13 @@ def test_a_silent_process_is_inconclusive_and_replaced(monkeypatch: pytest.Monke
             first = link.process.pid
             os.kill(first, signal.SIGSTOP)
             with monkeypatch.context() as ticks:
-                ticks.setattr(confined, "ALIVE_S", 0.01)  # those of the lease
+                ticks.setattr(child, "PING_S", 0.01)  # those of the lease
                 lost = await waiting
             assert lost.inconclusive
-            assert lost.reason == f"the prober process has been silent for {confined.LEASE_TICKS} s"
+            assert lost.reason == f"the prober process has been silent for {child.LEASE_S} s"
             assert (await outcome(link, http(good))).ok
             assert link.process.pid != first
-            await asyncio.gather(*link.process._reaping)
-            with pytest.raises(ProcessLookupError):
-                os.kill(first, 0)
+            await until_async(lambda: not Path(f"/proc/{first}").exists())
 
     with_link(scenario)
 
@@ -374,8 +372,8 @@ def test_an_invalid_message_ends_the_process(message: dict[str, object]) -> None
             waiting = asyncio.create_task(outcome(link, http(target)))
             await until_async(lambda: link.process.up and link._running and not link._batch)
             receive = link.process._on_message
-            link.process._on_message = lambda _: receive(message)  # instead of the next sign of life
-            lost = await waiting
+            link.process._on_message = lambda _: receive(message)  # instead of the next outcome
+            lost, _ = await asyncio.gather(waiting, outcome(link, http(good)))
             link.process._on_message = receive
             assert lost.inconclusive
             assert "sent an invalid message" in lost.reason

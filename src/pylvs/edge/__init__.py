@@ -1,0 +1,1 @@
+"""The processes without privileges, which parse what other hosts and other users send."""

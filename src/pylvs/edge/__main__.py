@@ -1,0 +1,28 @@
+"""A process without privileges: `python -m pylvs.edge FD ROLE ...`. `pylvs.system.processes.child` starts it.
+
+| role | it |
+|---|---|
+| `probes [TLS]` | makes the checks of real servers; it has no file system |
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+
+
+def main(end: socket.socket, role: str, *arguments: str) -> None:
+    """Serve the process at the other end of this socket."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)  # for the parent; this process ends with it
+    if role == "probes":
+        from pylvs.health.prober import process  # each role has other modules
+
+        process.main(end, *arguments)
+
+
+if __name__ == "__main__":
+    main(socket.socket(fileno=int(sys.argv[1])), *sys.argv[2:])
+    os._exit(0)  # a thread may still search an expression, or resolve a name
