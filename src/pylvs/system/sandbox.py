@@ -1,9 +1,8 @@
 """Give up the privileges of this process for good, before it parses what other hosts send.
 
 Afterwards it has no capability, no file system and no way to get them back. It keeps its network namespace, its open
-descriptors and, if it needs that, the file system as an ordinary user. There is no filter of system calls. The list
-that CPython, OpenSSL and the C library need differs between their versions, and no maintained library on PyPI makes
-it. A unit file can have one (SystemCallFilter=).
+descriptors and, if it needs that, the file system as an ordinary user. Calls that it never needs are refused
+(`pylvs.system.processes.seccomp`).
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ import tempfile
 from collections.abc import Callable
 
 from pylvs.system import syscalls
+from pylvs.system.processes import seccomp
 
 USER = "pylvs"  # where the machine has it
 # Without one: the first of these numbers that no account has. Neither systemd (UIDS-GIDS.md) nor Debian's policy
@@ -31,6 +31,7 @@ UNPRIVILEGED = 65534  # the kernel's overflow user, where none of them is possib
 _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 24, 38, 47, 4
 _LAST_CAPABILITY = 63
 _CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h
+_CAPABILITY_SETS = struct.Struct("=6I")  # effective, permitted, inheritable: the low halves, then the high ones
 _FOLDERS = ("/run", "/tmp", "/dev/shm")  # where a directory can be made, which is removed at once
 
 
@@ -50,7 +51,11 @@ def confine(descriptors: int, memory: int, file_system: bool = False, named: boo
         (resource.RLIMIT_CORE, 0),
     ):
         _limit(kind, most)
-    steps: list[tuple[Callable[[], None], str]] = [(_drop_capabilities, "capabilities")]
+    steps: list[tuple[Callable[[], None], str]] = [
+        (_drop_capabilities, "capabilities"),
+        (_die_with_the_parent, "its life without the parent"),
+        (seccomp.refuse_calls, "system calls"),
+    ]
     if os.geteuid() == 0:
         user, group = account(named)  # reads /etc/passwd
         steps.insert(0, (lambda: _become(user, group), "the user root"))
@@ -61,8 +66,21 @@ def confine(descriptors: int, memory: int, file_system: bool = False, named: boo
             step()
         except OSError as error:  # the service manager forbids it
             left.append(f"{what}: {error.strerror}")
-    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)  # a change of the user clears it
     return left
+
+
+def keep_only(*capabilities: str) -> None:
+    """Give up all capabilities but these, such as "CAP_NET_ADMIN", in this thread and those that it will start.
+
+    Its child processes get what root has: scripts that an operator runs as root must work. Raises OSError.
+    """
+    wanted = sum(1 << syscalls.CAPABILITIES[each] for each in capabilities)
+    header, sets = _capability_header(), ctypes.create_string_buffer(_CAPABILITY_SETS.size)
+    syscalls.call("capget", "capget", header, sets)
+    effective, permitted, _, more_effective, more_permitted, _ = _CAPABILITY_SETS.unpack(sets)
+    low, high = wanted & 0xFFFFFFFF, wanted >> 32
+    kept = effective & low, permitted & low, 0, more_effective & high, more_permitted & high, 0
+    syscalls.call("capset", "capset", _capability_header(), _CAPABILITY_SETS.pack(*kept))
 
 
 def _limit(kind: int, most: int) -> None:
@@ -127,6 +145,13 @@ def _drop_capabilities() -> None:
     """Drop all, also those of a process that could not leave the user root."""
     with contextlib.suppress(OSError):  # there are none
         syscalls.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
-    header = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), 8)
-    nothing = ctypes.create_string_buffer(24)  # effective, permitted, inheritable, twice
-    syscalls.call("capset", "capset", header, nothing)
+    syscalls.call("capset", "capset", _capability_header(), _CAPABILITY_SETS.pack(0, 0, 0, 0, 0, 0))
+
+
+def _capability_header() -> ctypes.Array[ctypes.c_char]:
+    """Return a struct __user_cap_header for this thread."""
+    return ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), 8)
+
+
+def _die_with_the_parent() -> None:
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)  # a change of the user clears it

@@ -30,15 +30,24 @@ LONGEST_SOCKET_PATH = 107  # bytes, sun_path without its zero
 _CHUNK = 1 << 18  # bytes that are copied at a time
 _SO_ATTACH_FILTER, _SO_RCVBUFFORCE = 26, 33  # asm-generic/socket.h
 _INSTRUCTION = struct.Struct("=HBBI")  # struct sock_filter
-_PROGRAM = struct.Struct("@HP")  # struct sock_fprog
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
+
+
+class Program(ctypes.Structure):
+    """struct sock_fprog."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+
+def described(program: Sequence[Instruction]) -> Program:
+    """Return a filter as the kernel takes it, while the result exists."""
+    return Program(len(program), b"".join(_INSTRUCTION.pack(*each) for each in program))
 
 
 def attach(filtered: socket.socket, program: Sequence[Instruction]) -> None:
     """Attach a filter; it replaces the present one atomically. Raises OSError."""
-    held = ctypes.create_string_buffer(b"".join(_INSTRUCTION.pack(*each) for each in program))
-    described = _PROGRAM.pack(len(program), ctypes.addressof(held))
-    filtered.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, described)
+    held = described(program)
+    filtered.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, bytes(held))
 
 
 def enlarge(enlarged: socket.socket, octets: int) -> None:

@@ -26,8 +26,28 @@ _SYS_MEMBARRIER = {"x86_64": 324, "ppc64le": 365}  # others, and all newer machi
 _SYS_MEMBARRIER_GENERIC = 283
 _LOG_LINES = 30  # of the verifier's log, kept for developers
 _LIBBPF_ERRORS = 4000  # libbpf's own numbers begin here
-# Bits of CapEff; linux/capability.h
-_CAPABILITIES = {"CAP_BPF": 39, "CAP_NET_ADMIN": 12, "CAP_PERFMON": 38, "CAP_SYS_ADMIN": 21}
+# Their numbers: linux/capability.h
+CAPABILITIES = {
+    "CAP_CHOWN": 0,
+    "CAP_DAC_OVERRIDE": 1,
+    "CAP_DAC_READ_SEARCH": 2,
+    "CAP_FOWNER": 3,
+    "CAP_KILL": 5,
+    "CAP_SETGID": 6,
+    "CAP_SETUID": 7,
+    "CAP_SETPCAP": 8,
+    "CAP_NET_BIND_SERVICE": 10,
+    "CAP_NET_ADMIN": 12,
+    "CAP_NET_RAW": 13,
+    "CAP_IPC_LOCK": 14,
+    "CAP_SYS_CHROOT": 18,
+    "CAP_SYS_PTRACE": 19,
+    "CAP_SYS_ADMIN": 21,
+    "CAP_SYS_NICE": 23,
+    "CAP_SYS_RESOURCE": 24,
+    "CAP_PERFMON": 38,
+    "CAP_BPF": 39,
+}
 
 # This machine or this process has too few descriptors or too little memory: says nothing about a file or a peer.
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
@@ -113,7 +133,7 @@ def missing_capabilities(*names: str) -> list[str]:
         for line in status:
             if line.startswith(b"CapEff:"):
                 effective = int(line.split()[1], 16)
-    return [name for name in names if not effective >> _CAPABILITIES[name] & 1]
+    return [name for name in names if not effective >> CAPABILITIES[name] & 1]
 
 
 def lacking(missing: Iterable[str]) -> str:

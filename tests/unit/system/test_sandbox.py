@@ -105,3 +105,18 @@ def test_a_process_that_needs_the_file_system_reads_it_as_another_user() -> None
     assert found["left"] == []
     assert found["reads"]
     assert found["uid"] != 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root has capabilities to give up")
+def test_a_process_keeps_only_the_capabilities_that_it_names_and_root_s_scripts_have_all() -> None:
+    show = "import sys; from pylvs.system import syscalls; print(syscalls.missing_capabilities(*sys.argv[1:]))"
+    code = f"""
+import subprocess, sys
+from pylvs.system import sandbox, syscalls
+sandbox.keep_only("CAP_NET_ADMIN", "CAP_BPF")
+print([each for each in syscalls.CAPABILITIES if not syscalls.missing_capabilities(each)], flush=True)
+subprocess.run([sys.executable, "-c", {show!r}, "CAP_SETUID", "CAP_NET_RAW"])
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["['CAP_NET_ADMIN', 'CAP_BPF']", "[]"]
