@@ -19,7 +19,7 @@ from pylvs.bpf import abi
 from pylvs.bpf.libbpf import BpfObject
 from pylvs.dataplane import load
 from pylvs.dataplane.devices import attachments
-from pylvs.dataplane.devices.attach import Mode
+from pylvs.dataplane.devices.modes import Mode
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import State
 from pylvs.model.dataclass import dataclass

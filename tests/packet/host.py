@@ -18,7 +18,8 @@ from unittest import mock
 
 from pylvs.bpf import abi, kernel, libbpf, maps
 from pylvs.dataplane import load
-from pylvs.dataplane.devices import attach, attachments
+from pylvs.dataplane.devices import attachments
+from pylvs.dataplane.devices.modes import Mode
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.reader import Reader
 from pylvs.dataplane.state import State
@@ -344,7 +345,7 @@ def populated_namespace() -> Iterator[tuple[str, ExpiryTimer]]:
 def new_host(
     connections: int = 4096,
     expires: bool = True,
-    mode: attach.Mode | None = "generic",
+    mode: Mode | None = "generic",
     recycled: bool = False,
     confirms: bool = False,
 ) -> Iterator[Host]:

@@ -19,18 +19,11 @@ import pytest
 import hatch_build
 from pylvs.bpf.libbpf import BpfObject
 from pylvs.bpf.maps import ArrayMap
-from pylvs.dataplane.devices.attach import (
-    Attachment,
-    Mode,
-    attach,
-    attached,
-    choose_mode,
-    detach,
-    detach_all,
-    leaves_to_tc,
-)
+from pylvs.dataplane.devices.advice import leaves_to_tc
+from pylvs.dataplane.devices.attach import attach, attached, detach, detach_all
+from pylvs.dataplane.devices.modes import Attachment, Mode
 from pylvs.dataplane.state import State
-from pylvs.model.errors import Busy, InvalidOperation, NoSuchDevice, PylvsError
+from pylvs.model.errors import Busy, NoSuchDevice, PylvsError
 from pylvs.model.service import Tunnel, TunnelKind
 from pylvs.netlink import codec, links, tc, xdp
 from pylvs.netlink.codec import Netlink
@@ -152,13 +145,6 @@ def test_egress_is_attached_only_while_it_is_requested(host: Host) -> None:
     assert host.filters("ingress") != ""
 
 
-def test_auto_chooses_tc_on_a_veth_and_reports_the_reason(host: Host) -> None:
-    made = host.attach("auto")
-    assert made.mode == "tc"
-    assert "veth" in made.reason
-    assert attached(host.state)[0].reason == made.reason
-
-
 @pytest.mark.parametrize("first", ["tc", "generic", "native"])
 @pytest.mark.parametrize("second", ["tc", "generic", "native"])
 def test_attaching_again_changes_the_mode_without_duplicates(host: Host, first: Mode, second: Mode) -> None:
@@ -230,7 +216,7 @@ def test_a_foreign_xdp_program_is_busy_named_and_never_replaced(host: Host, thei
         host.attach(ours)
     assert links.device("d0") == there
     assert "clsact" not in host.qdiscs()
-    assert host.attach("auto").mode == "tc"
+    assert host.attach("tc").mode == "tc"
     detach("d0", host.state)
     assert links.device("d0") == there
     with Netlink() as link:
@@ -257,10 +243,10 @@ def test_a_device_without_native_xdp_refuses_it_and_keeps_its_program(host: Host
     assert attached(host.state) == [before], "the failed attempt put back what ran before"
 
 
-def test_auto_chooses_tc_if_the_driver_refuses_native_xdp(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_whose_driver_refuses_native_xdp_may_get_tc(host: Host) -> None:
+    """As `auto` does before Linux 6.3, which does not report the features of drivers."""
     sh("ip", "link", "add", "br0", "type", "bridge")
-    monkeypatch.setattr(links, "native_xdp", lambda _index: None)  # as before 6.3, which does not report it
-    made = host.attach("auto", "br0")
+    made = attach("br0", "native", host.state, tc_fd=host.fd("pylvs_tc"), open_xdp=host.open_xdp, insist=False)
     assert made.mode == "tc"
     assert "refuses native XDP" in made.reason
 
@@ -272,44 +258,6 @@ def test_tags_that_a_card_takes_off_are_those_of_ethtool(host: Host, option: str
     sh("ethtool", "-K", "d0", option, "off")
     assert links.stripped_tags(index) == {ETH_P_8021Q, ETH_P_8021AD} - {protocol}
     sh("ethtool", "-K", "d0", option, "on")
-
-
-def test_auto_names_its_reason_for_each_kind_of_device(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = replace(links.device("d0"), kind="", index=4711)
-    vlan = replace(plain, kind="vlan", name="eth0.5", index=4712, lower=4711, vlan_protocol=ETH_P_8021Q, vid=5)
-    service_vlan = replace(vlan, name="eth0.6", index=4713, vlan_protocol=ETH_P_8021AD)
-    monkeypatch.setattr(links, "native_xdp", lambda _index: links.XDP_BASIC)
-    monkeypatch.setattr(links, "stripped_tags", lambda _index: {ETH_P_8021Q})
-    assert choose_mode(plain, [plain]) == ("native", "its driver has native XDP and no other program is there")
-    assert choose_mode(plain, [plain, vlan])[0] == "tc"
-    assert "eth0.5" in choose_mode(plain, [plain, vlan, service_vlan])[1]
-    assert choose_mode(plain, [plain, service_vlan])[0] == "native"
-    monkeypatch.setattr(links, "stripped_tags", lambda _index: {ETH_P_8021AD})
-    assert "eth0.6" in choose_mode(plain, [plain, vlan, service_vlan])[1]
-    monkeypatch.setattr(links, "stripped_tags", lambda _index: set())
-    assert choose_mode(plain, [plain, vlan, service_vlan])[0] == "native"
-    assert choose_mode(vlan, [plain, vlan])[0] == "tc"
-    assert choose_mode(replace(plain, master=9), [plain])[0] == "tc"
-    bond = replace(plain, kind="bond", index=4713)
-    assert choose_mode(bond, [bond, plain]) == ("tc", "it has no port")
-    assert choose_mode(bond, [bond, replace(plain, master=4713)])[0] == "native"
-    ports = replace(plain, master=4713), replace(plain, name="v0", index=4714, kind="veth", master=4713)
-    assert choose_mode(bond, [bond, *ports])[1] == "its port v0 is a veth, which loses natively forwarded frames"
-    tap = replace(plain, name="t0", kind="tun", master=4713)
-    assert choose_mode(bond, [bond, tap])[1] == f"its port t0: {choose_mode(replace(tap, master=0), [])[1]}"
-    assert choose_mode(replace(tap, master=0), []) == (
-        "tc", "a tap's frames may have unfinished checksums, which XDP leaves to TC"
-    )  # fmt: skip
-    guest = replace(plain, bus="xen")
-    assert choose_mode(guest, [guest]) == (
-        "tc", "frames of a Xen guest may have unfinished checksums, which XDP leaves to TC"
-    )  # fmt: skip
-    port = replace(plain, name="p0", master=4713, xdp_generic=1)
-    assert choose_mode(bond, [bond, port]) == ("tc", "its port p0 runs an XDP program of its own")
-    assert choose_mode(links.device("lo"))[0] == "tc"
-    monkeypatch.setattr(links, "native_xdp", lambda _index: 0)
-    assert choose_mode(plain, [plain]) == ("tc", "its driver has no native XDP")
-    assert choose_mode(bond, [bond, replace(plain, master=4713)])[1] == "the drivers of its ports have no native XDP"
 
 
 def test_a_veth_whose_other_end_sends_unfinished_checksums_is_named(host: Host) -> None:
@@ -391,13 +339,11 @@ def test_detach_all_finds_what_is_attached(host: Host) -> None:
     assert not links.device("d0").xdp_generic
 
 
-def test_unknown_devices_and_modes_are_named(host: Host) -> None:
+def test_unknown_devices_are_named(host: Host) -> None:
     with pytest.raises(NoSuchDevice, match="nope: no such device; there are: lo, d0"):
         host.attach("tc", "nope")
     with pytest.raises(NoSuchDevice, match="nope"):
         detach("nope", host.state)
-    with pytest.raises(InvalidOperation, match="native, generic, tc"):
-        host.attach("best")  # type: ignore[arg-type]
 
 
 def test_a_device_name_may_be_any_bytes(host: Host) -> None:

@@ -9,7 +9,7 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from ipaddress import ip_address
@@ -20,13 +20,13 @@ from unittest import mock
 import pytest
 from click.testing import CliRunner
 
-from pylvs.bpf import abi, kernel
+from pylvs.bpf import kernel
 from pylvs.cli.director import detach, show
 from pylvs.dataplane import load
-from pylvs.dataplane.devices import attach, attachments
+from pylvs.dataplane.devices import attach, attachments, lo, modes
+from pylvs.dataplane.devices.modes import Attachment, Mode
 from pylvs.dataplane.devices.watch import listen
 from pylvs.ipvsadm import main as ipvsadm
-from pylvs.model.errors import Busy
 from pylvs.model.rows import DeviceProblem, refused, unattached, warnings
 from pylvs.model.service import Destination, DestinationKey, Method, VirtualService
 from pylvs.netlink import links, xdp
@@ -61,7 +61,7 @@ def host() -> Iterator[Host]:
         yield made
 
 
-def there(host: Host) -> dict[str, attach.Attachment]:
+def there(host: Host) -> dict[str, Attachment]:
     return {each.device: each for each in attach.attached(host.director.state)}
 
 
@@ -134,22 +134,6 @@ def test_a_host_may_have_thousands_of_addresses(host: Host) -> None:
     assert host.run(tcp("S", dport=80), "tc").verdict == TC_REDIRECT
 
 
-def test_xdp_tells_devices_apart_by_the_low_bits_of_their_ifindexes(host: Host) -> None:
-    host.serve(SERVICE, 1)
-    number = abi.constant("DEVICES")
-    for name, index in ("e0", host.ifindex + 64), ("e1", host.ifindex + number):
-        ip("link", "add", name, "index", str(index), "type", "veth", "peer", "name", f"{name}p")
-        ip("link", "set", name, "up")
-    for name in "d0", "e0":
-        with host.director.batch():
-            attachments.request(host.director.tables, name, "generic")
-    expected = rf"^e1: .* ifindex modulo {number}, and {host.ifindex} has the same$"
-    with pytest.raises(Busy, match=expected), host.director.batch():
-        attachments.request(host.director.tables, "e1", "generic")
-    modes = {name: there(host)[name].mode for name in ("d0", "e0", "e1")}
-    assert modes == {"d0": "generic", "e0": "generic", "e1": "tc"}
-
-
 def test_an_edit_restores_a_removed_program(host: Host) -> None:
     host.serve(SERVICE, 1)
     tc("qdisc", "del", "dev", "d0", "clsact")
@@ -159,16 +143,6 @@ def test_an_edit_restores_a_removed_program(host: Host) -> None:
     assert "the next edit attaches it" in found.reason
     any_edit(host)
     assert there(host).keys() == {"lo", "d0"}
-    assert missing(host) == []
-
-
-def test_a_device_that_came_after_the_last_edit_is_reported(host: Host) -> None:
-    host.serve(SERVICE, 1)
-    pair("e0", "e1")
-    found = {each.device: (each.needed, each.reason) for each in missing(host)}
-    assert found.keys() == {"e0", "e1"}
-    assert all(not needed and "the next edit attaches it" in reason for needed, reason in found.values())
-    any_edit(host)
     assert missing(host) == []
 
 
@@ -197,9 +171,7 @@ def test_a_renamed_device_keeps_its_reason(host: Host) -> None:
 
 
 @pytest.mark.parametrize(("mode", "word"), [("native", "xdp"), ("generic", "xdpgeneric")])
-def test_a_device_that_moves_to_another_namespace_keeps_its_xdp_program(
-    host: Host, mode: attach.Mode, word: str
-) -> None:
+def test_a_device_that_moves_to_another_namespace_keeps_its_xdp_program(host: Host, mode: Mode, word: str) -> None:
     """As docs/how-to/attach.md says, with the commands that remove it. Edits succeed without the device."""
     host.serve(SERVICE, 1)
     pair("e0", "e1")
@@ -330,7 +302,7 @@ def test_xdp_redirects_nothing_while_a_device_gets_native_xdp(host: Host) -> Non
     assert len(list(host.director.tables.transmitters.keys())) == 2
     attached, seen = attach.attach, []
 
-    def attach_now(*arguments: Any, **more: Any) -> attach.Attachment:
+    def attach_now(*arguments: Any, **more: Any) -> Attachment:
         seen.append(len(list(host.director.tables.transmitters.keys())))
         return attached(*arguments, **more)
 
@@ -341,23 +313,6 @@ def test_xdp_redirects_nothing_while_a_device_gets_native_xdp(host: Host) -> Non
     assert len(list(host.director.tables.transmitters.keys())) == bool(transmits)
 
 
-@pytest.mark.parametrize(("mtu", "features", "redirects"), [(1500, 7, True), (9000, 7, False), (9000, 7 | 64, True)])
-def test_xdp_redirects_jumbo_frames_only_to_drivers_that_transmit_them(
-    host: Host, mtu: int, features: int, redirects: bool
-) -> None:
-    """The kernel drops the others, and no counter of pylvs counts them."""
-    host.serve(SERVICE, 1)
-    native = [replace(each, mode="native") for each in attach.attached(host.director.state) if each.device == "d0"]
-    devices = [replace(each, mtu=mtu) for each in links.devices()]
-    with (
-        mock.patch.object(attach, "attached", return_value=native),
-        mock.patch.object(links, "xdp_features", return_value={host.ifindex: features}),
-        mock.patch.object(links, "devices", return_value=devices),
-    ):
-        attachments._note_devices(host.director.tables)
-        assert len(list(host.director.tables.transmitters.keys())) == redirects
-
-
 @contextmanager
 def tap() -> Iterator[int]:
     """Make the device t0 towards another network, and yield its file. Its driver transmits XDP frames.
@@ -365,13 +320,13 @@ def tap() -> Iterator[int]:
     It stands for a card: `auto` does not notice that it is a tap.
     """
     tun = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
-    as_card = {kind: reason for kind, reason in attach._NOT_NATIVE.items() if kind != "tun"}
+    as_card = {kind: reason for kind, reason in modes.NOT_NATIVE.items() if kind != "tun"}
     try:
         fcntl.ioctl(tun, 0x400454CA, struct.pack("16sH22x", b"t0", 0x1002))  # TUNSETIFF: IFF_TAP | IFF_NO_PI
         ip("addr", "add", "10.78.0.1/24", "dev", "t0")
         ip("link", "set", "t0", "up")
         ip("neigh", "add", str(BEHIND.address), "lladdr", server_mac(9), "nud", "permanent", "dev", "t0")
-        with mock.patch.object(attach, "_NOT_NATIVE", as_card):
+        with mock.patch.object(modes, "NOT_NATIVE", as_card):
             yield tun
     finally:
         os.close(tun)
@@ -412,28 +367,6 @@ def test_xdp_sends_by_a_device_without_a_program(host: Host) -> None:
         assert packets.xdp > len(sent) / 2
 
 
-@pytest.mark.parametrize("input_mode", ["native", "tc"])
-def test_a_driver_that_transmits_only_with_a_program_gets_one(host: Host, input_mode: attach.Mode) -> None:
-    """As most cards do. A device towards real servers gets it if clients come in by native XDP."""
-    real_features, real_mode = links.xdp_features, attach.choose_mode
-
-    def features(indices: Iterable[int]) -> dict[int, int]:
-        t0 = links.device("t0")
-        return real_features(indices) | {t0.index: links.XDP_BASIC | (links.XDP_TRANSMIT if t0.xdp_native else 0)}
-
-    def choose_mode(device: links.Device, *others: Any) -> tuple[attach.Mode, str]:
-        return (input_mode, "for this test") if device.name == "d0" else real_mode(device, *others)
-
-    with mock.patch.multiple(links, xdp_features=features), mock.patch.multiple(attach, choose_mode=choose_mode), tap():
-        host.director.add_service(VirtualService(SERVICE, "rr"))
-        host.director.add_destination(SERVICE, Destination(BEHIND, Method.ROUTE))
-        for _ in range(2):
-            assert (there(host)["d0"].mode, there(host)["t0"].mode) == (input_mode, input_mode)
-            key = struct.pack("<I", links.device("t0").index)
-            assert (host.director.tables.transmitters.get(key) is not None) == (input_mode == "native")
-            host.director.follow_host()  # now the program may be the reason why it transmits
-
-
 @contextmanager
 def foreign_xdp(device: str) -> Iterator[None]:
     """Run another tool's XDP program on a device, which passes all packets."""
@@ -462,55 +395,30 @@ def test_auto_is_decided_again_when_another_tool_has_left_xdp(host: Host) -> Non
 
 
 def test_auto_is_decided_again_when_the_ports_of_a_bond_change(host: Host) -> None:
-    """t0 stands for a bond. The tests' kernel may have none."""
-    made = links._device
-    ports = set[str]()
+    """t0 stands for a bond, and e0 for a card. The tests' kernel may have none."""
+    made, ports = links._device, set[str]()
 
     def as_bond(*arguments: Any) -> links.Device:
         device = made(*arguments)
-        if device.name == "t0":
-            return replace(device, kind="bond")
         if device.name in ports:
-            return replace(device, master=socket.if_nametoindex("t0"), kind="" if device.name == "e0" else device.kind)
-        return device
-
-    def mode_and_reason() -> tuple[str, str]:
-        with mock.patch.object(attach, "attach", wraps=attach.attach) as attached:
-            any_other_edit(host)
-            any_other_edit(host)
-        found = there(host)["t0"]
-        assert [each.args[0] for each in attached.mock_calls].count(found.ifindex) <= 1, "an edit without a change"
-        return found.mode, found.reason
+            return replace(device, master=socket.if_nametoindex("t0"), kind="")
+        return replace(device, kind="bond") if device.name == "t0" else device
 
     pair("e0", "e1")
-    pair("f0", "f1")
     with mock.patch.object(links, "_device", as_bond), tap():
         host.serve(BEHIND_T0, 1)
-        assert mode_and_reason() == ("tc", "it has no port")
+        assert (there(host)["t0"].mode, there(host)["t0"].reason) == ("tc", "it has no port")
         ports.add("e0")
-        assert mode_and_reason()[0] == "native"
-        ports.add("f0")
-        assert mode_and_reason() == ("tc", "its port f0 is a veth, which loses natively forwarded frames")
-        ports.remove("f0")
-        with foreign_xdp("e0"):
-            assert mode_and_reason() == ("tc", "its port e0 runs an XDP program of its own")
-        assert mode_and_reason()[0] == "native"
-        ports.add("f0")
-        host.director.delete_service(BEHIND_T0)
-        host.serve(SERVICE, 1)
-        assert mode_and_reason()[0] == "tc", "not needed any more, but it may still send"
+        any_other_edit(host)
+        assert there(host)["t0"].mode == "native"
 
 
-@pytest.mark.parametrize("in_use", [True, False])
-def test_a_port_leaves_xdp_before_the_device_above_is_attached(host: Host, in_use: bool) -> None:
-    """A bond cannot run XDP while a port does. Until the device above is attached, the port forwards at TC.
-
-    That is so, too, during the time that XDP stays after the last service.
-    """
-    runs = list[tuple[str, attach.Mode | None]]()
+def test_a_port_leaves_xdp_before_the_device_above_is_attached(host: Host) -> None:
+    """A bond cannot run XDP while a port does. Until the device above is attached, the port forwards at TC."""
+    runs = list[tuple[str, Mode | None]]()
     real_attach = attach.attach
 
-    def attach_now(index: int, *arguments: Any, **more: Any) -> attach.Attachment:
+    def attach_now(index: int, *arguments: Any, **more: Any) -> Attachment:
         runs.append((links.device(index).name, there(host)["t0"].mode))
         return real_attach(index, *arguments, **more)
 
@@ -518,14 +426,11 @@ def test_a_port_leaves_xdp_before_the_device_above_is_attached(host: Host, in_us
         host.serve(BEHIND_T0, 1)
         assert there(host)["t0"].mode == "native"
         ip("link", "add", "br0", "type", "bridge")
-        if not in_use:
-            host.director.flush()
-            assert there(host).keys() == {"t0"}
         ip("link", "set", "t0", "master", "br0")
         with mock.patch.object(attach, "attach", attach_now):
             host.director.follow_host()
-        assert runs == ([("br0", "tc")] if in_use else [])
-        assert there(host).keys() == ({"lo", "d0", "br0"} if in_use else set())
+        assert runs == [("br0", "tc")]
+        assert there(host).keys() == {"lo", "d0", "br0"}
 
 
 def lo_forwards(version: int) -> Path:
@@ -543,7 +448,7 @@ def test_settings_that_cannot_be_written_do_not_fail_the_first_edit_or_later_one
     server = Destination(DestinationKey(ip_address(server4(1) if family == 4 else server6(1)), 80), Method.TUNNEL)
     text = "lo: net.ipv{0}.conf.lo.forwarding cannot be set to 1: Read-only file system; packets are not forwarded by"
     expected = [f"{text} IPv{{0}}".format(version) for version in sorted({4, family})]
-    with mock.patch.object(attach, "_set_sysctl", side_effect=OSError(30, os.strerror(30))):
+    with mock.patch.object(lo, "_set_sysctl", side_effect=OSError(30, os.strerror(30))):
         host.director.add_service(VirtualService(SERVICE))
         assert warnings(host.director) == expected[:1]
         host.director.add_destination(SERVICE, server)
@@ -565,7 +470,7 @@ def test_an_edit_restores_forwarding_of_lo(host: Host) -> None:
     host.serve(SERVICE, 1)
     path = Path("/proc/sys/net/ipv4/conf/lo/forwarding")
     path.write_text("0")
-    with mock.patch.object(attach, "_set_sysctl", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+    with mock.patch.object(lo, "_set_sysctl", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         any_edit(host)
     assert host.director.state.note("forwarding-ipv4") == "0", "noted first, so that it is restored"
     any_edit(host)

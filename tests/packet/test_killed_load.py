@@ -26,7 +26,8 @@ import pytest
 from pylvs.bpf import kernel, libbpf, maps
 from pylvs.bpf.libbpf import BpfObject
 from pylvs.dataplane import load, upgrade
-from pylvs.dataplane.devices import attach, attachments
+from pylvs.dataplane.devices import attach, attachments, lo
+from pylvs.dataplane.devices.modes import Mode
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import ON_DEMAND, XDP, Build, State, own_build
 from pylvs.model.service import Destination, DestinationKey, Method, VirtualService
@@ -171,7 +172,7 @@ class Killer:
             *(self.before(maps.HashMap, name) for name in ("put", "remove")),
             *(self.before(maps.ArrayMap, name) for name in ("put", "remove")),
             *(self.before(maps.MmapArray, name) for name in ("store", "store_half", "publish")),
-            self.before(attach, "_set_sysctl"),
+            self.before(lo, "_set_sysctl"),
         ]
 
 
@@ -413,7 +414,7 @@ def test_a_resize(host: Host, traffic: Traffic, tmp_path: Path) -> None:
 # --- devices ---
 
 
-def request(mode: attach.Mode) -> None:
+def request(mode: Mode) -> None:
     """Attach d0, as `pylvs attach` does."""
     director = BpfDirector(State.open())
     with director.batch():

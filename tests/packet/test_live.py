@@ -17,7 +17,7 @@ import pytest
 from pylvs.cli.main import run
 from pylvs.cli.meter import LINE_RATE, Meter, Reading, metered
 from pylvs.dataplane.devices import attachments
-from pylvs.dataplane.devices.attach import Mode
+from pylvs.dataplane.devices.modes import Mode
 from pylvs.model.errors import PylvsError
 from tests.json_page import assert_documented
 from tests.packet.frames import tcp

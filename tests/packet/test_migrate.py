@@ -151,7 +151,7 @@ def test_what_an_earlier_build_made_continues(earlier: Host) -> None:
     assert host.director.mark_rules()[0].value == 7
     with pytest.raises(NoSuchService):
         host.director.service(key(9))
-    with mock.patch.object(attachments, "_note_devices"):  # it removes the device that does not exist
+    with mock.patch.object(attachments, "_finish"):  # it removes the device that does not exist
         host.director.migrate()
     host.close_programs()
 

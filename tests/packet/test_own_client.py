@@ -17,7 +17,8 @@ import pytest
 from scapy.layers.inet import IP, UDP
 
 from pylvs.dataplane.destinations import DestinationSlots
-from pylvs.dataplane.devices import attach, attachments
+from pylvs.dataplane.devices import attachments, lo
+from pylvs.dataplane.devices.modes import Mode
 from pylvs.model.rows import warnings
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceKey, VirtualService
 from pylvs.system.namespaces import inside_network
@@ -175,7 +176,7 @@ def test_a_client_on_the_director_reaches_a_nat_service(host: Host, vip: str, so
 
 @pytest.mark.parametrize("mode", ["tc", "generic"])
 @pytest.mark.parametrize("checksums", ["off", "on"])
-def test_every_hook_and_checksum_offload_works(host: Host, behind: str, mode: attach.Mode, checksums: str) -> None:
+def test_every_hook_and_checksum_offload_works(host: Host, behind: str, mode: Mode, checksums: str) -> None:
     with inside_network(f"/run/netns/{behind}"):
         subprocess.run(["ethtool", "-K", "s1", "tx", checksums], check=True, capture_output=True)
     with host.director.batch():
@@ -268,7 +269,7 @@ def test_a_setting_of_the_operator_stays(host: Host) -> None:
 
 
 def test_a_setting_that_cannot_be_written_is_reported_in_one_line(host: Host) -> None:
-    with mock.patch.object(attach, "_set_sysctl", side_effect=OSError(30, os.strerror(30))):
+    with mock.patch.object(lo, "_set_sysctl", side_effect=OSError(30, os.strerror(30))):
         nat(host, Protocol.TCP, VIP4)
         (line,) = warnings(host.director)
     assert line.startswith("lo: net.ipv4.conf.lo.accept_local cannot be set to 1: Read-only file system; ")

@@ -18,7 +18,7 @@ from scapy.layers.inet import ICMP, IP, TCP
 
 from pylvs.bpf import kernel
 from pylvs.dataplane.devices import attachments, rp_filter
-from pylvs.dataplane.devices.attach import Mode
+from pylvs.dataplane.devices.modes import Mode
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceKey, VirtualService
 from pylvs.netlink import codec, links, tc
 from tests.iproute import ip_batch

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from pylvs.dataplane.devices.attach import Mode
+from pylvs.dataplane.devices.modes import Mode
 from tests.iproute import ip_batch
 from tests.packet.host import Host
 from tests.packet.unfinished import (

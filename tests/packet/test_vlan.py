@@ -12,7 +12,7 @@ import pytest
 from scapy.layers.inet import IP, TCP, UDP
 
 from pylvs.bpf import abi
-from pylvs.dataplane.devices import attach
+from pylvs.dataplane.devices.modes import Mode
 from pylvs.model.service import Method, Protocol, ServiceKey
 from tests.packet.frames import CLIENT4, CLIENT6, build, ether, network, parsed, tcp
 from tests.packet.host import (
@@ -197,7 +197,7 @@ def test_the_counters_name_the_vlan_device(host: Host) -> None:
 
 @pytest.mark.parametrize("mode", ["tc", "generic"])
 @pytest.mark.parametrize(("vid", "is_served"), [(0, True), (VID, False)])
-def test_a_tag_that_names_no_vlan_is_only_a_priority(vid: int, is_served: bool, mode: attach.Mode) -> None:
+def test_a_tag_that_names_no_vlan_is_only_a_priority(vid: int, is_served: bool, mode: Mode) -> None:
     """IEEE 802.1Q 9.6: the stack removes such a tag, and IPVS serves the packet."""
     with new_host(mode=mode, recycled=True) as made, wire() as link:
         service = key(80)

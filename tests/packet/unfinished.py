@@ -21,7 +21,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from pylvs.dataplane.devices import attachments
-from pylvs.dataplane.devices.attach import Mode
+from pylvs.dataplane.devices.modes import Mode
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceKey, VirtualService
 from pylvs.netlink import links
 from pylvs.reference.packet import checksum, pseudo_header

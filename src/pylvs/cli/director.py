@@ -28,7 +28,8 @@ from pylvs.model.settings import PREFIX, SETTINGS, known_setting, parse_setting
 def attach(device: str, mode: str, force: bool) -> None:
     """Run the packet path on DEVICE, also if no service needs it, until `pylvs detach` or `pylvs down`."""
     from pylvs.dataplane.devices import attachments
-    from pylvs.dataplane.devices.attach import Mode, leaves_to_tc, loses_frames
+    from pylvs.dataplane.devices.advice import leaves_to_tc, loses_frames
+    from pylvs.dataplane.devices.modes import Mode
     from pylvs.dataplane.director import open_director
     from pylvs.netlink import links
 
@@ -88,7 +89,7 @@ def _overview() -> dict[str, Any]:
 @as_json
 def show(as_json: bool) -> None:
     """Show which device runs what, and why, and count the packets that were not merely forwarded."""
-    from pylvs.dataplane.devices.attach import ON_REQUEST
+    from pylvs.dataplane.devices.modes import ON_REQUEST
 
     found = _overview()
     if as_json:

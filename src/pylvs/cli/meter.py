@@ -18,7 +18,7 @@ from pylvs.bpf import abi, kernel
 from pylvs.bpf.kernel import Runs
 from pylvs.bpf.libbpf import BpfObject
 from pylvs.dataplane.devices import attach
-from pylvs.dataplane.devices.attach import Attachment
+from pylvs.dataplane.devices.modes import Attachment
 from pylvs.dataplane.reader import reason_counts
 from pylvs.dataplane.state import State
 from pylvs.dataplane.tables import Tables

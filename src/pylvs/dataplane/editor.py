@@ -21,7 +21,7 @@ from pylvs.dataplane.destinations import (
     split_list,
     write_list,
 )
-from pylvs.dataplane.devices import attach, attachments, own_addresses, rp_filter
+from pylvs.dataplane.devices import attachments, lo, own_addresses, rp_filter
 from pylvs.dataplane.devices.selection import Concerns
 from pylvs.dataplane.state import BYPASS, StateExists, roles_directory
 from pylvs.dataplane.tables import (
@@ -108,7 +108,7 @@ class Editor:
             with suppress(StateExists), self._director.state.building() as fresh:  # by another process before this one
                 load.create(fresh, connections)
             self._director.open_again()
-            attach.forward_lo(self._director.state)
+            lo.forward_lo(self._director.state)
         self._director.renew()
 
     @contextmanager

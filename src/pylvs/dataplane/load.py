@@ -477,13 +477,13 @@ def _load_entry(state: State, name: str) -> None:
 def take_down(state: State) -> list[str]:
     """Detach everything, restore settings, remove the tables, for `pylvs down`; return the names of the devices."""
     from pylvs.dataplane import vip_roles
-    from pylvs.dataplane.devices import attach
+    from pylvs.dataplane.devices import attach, lo
 
     if not state.exists:
         return []
     with state.lock():
         gone = [each.device for each in attach.detach_all(state)]
-        attach.restore_lo(state)
+        lo.restore_lo(state)
         state.remove()  # with the lock: a waiting edit would attach devices again
     vip_roles.forget(state.cookie)
     return gone

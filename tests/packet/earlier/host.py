@@ -22,7 +22,8 @@ from pylvs.bpf import kernel, libbpf, maps
 from pylvs.bpf.abi import Abi, words_of
 from pylvs.bpf.libbpf import BpfObject
 from pylvs.dataplane import load
-from pylvs.dataplane.devices import attach
+from pylvs.dataplane.devices import attach, lo
+from pylvs.dataplane.devices.modes import Mode
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import CACHE_SWEEP, CLOCK, ENTRIES, LOADED, ORPHANS, TC, XDP, State
 from tests.packet.host import Host, _take_down, ip, populated_namespace
@@ -147,11 +148,11 @@ def _yielded(descriptor: int | None) -> Iterator[int]:
 
 def _attach(state: State) -> None:
     """Attach the programs, to d0 and e0 by generic XDP and TC."""
-    attach.forward_lo(state)
+    lo.forward_lo(state)
     with ExitStack() as opened:
         xdp, tc = (opened.enter_context(state.opened(name)) for name in (XDP, TC))
         assert tc is not None
-        modes: dict[str, attach.Mode] = {"d0": "generic", "e0": "generic", "lo": "tc"}
+        modes: dict[str, Mode] = {"d0": "generic", "e0": "generic", "lo": "tc"}
         for device, mode in modes.items():
             attach.attach(device, mode, state, tc_fd=tc, open_xdp=partial(_yielded, xdp))
 

@@ -13,7 +13,7 @@ from pylvs.bpf import kernel
 from pylvs.bpf.kernel import Runs
 from pylvs.cli import bench
 from pylvs.cli.meter import EGRESS, TC, XDP, Reading, Used, between, cores_at_line_rate, joined, programs_of
-from pylvs.dataplane.devices.attach import Attachment
+from pylvs.dataplane.devices.modes import Attachment
 from pylvs.model.errors import NotPermitted, PylvsError, Unsupported
 from pylvs.netlink.links import Traffic
 

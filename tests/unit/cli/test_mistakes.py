@@ -19,7 +19,7 @@ from pylvs.daemon.api import client
 from pylvs.daemon.state import directory
 from pylvs.daemon.state.directory import StateDirectory
 from pylvs.dataplane import load
-from pylvs.dataplane.devices import attach
+from pylvs.dataplane.devices import advice
 from pylvs.dataplane.state import State
 from pylvs.lab import lab
 from pylvs.model.errors import PylvsError
@@ -212,4 +212,4 @@ def test_native_xdp_is_refused_where_its_frames_would_be_lost(monkeypatch: pytes
     device = veth("v0")
     for features, lost in ((links.XDP_BASIC, True), (links.XDP_BASIC | links.XDP_TRANSMIT, False), (None, False)):
         monkeypatch.setattr(links, "native_xdp", lambda index, known=features: known)
-        assert bool(attach.loses_frames(device)) == lost
+        assert bool(advice.loses_frames(device)) == lost

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pylvs.dataplane import vip_roles
-from pylvs.dataplane.devices import attach
+from pylvs.dataplane.devices import lo
 from pylvs.dataplane.state import netns_cookie
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
@@ -50,7 +50,7 @@ class ThisHost:
 
     def forwarding_off(self, version: int) -> str:
         """Return the setting of lo that stops the packet path for this IP version; "" if it forwards."""
-        return attach.forwarding_off(version)
+        return lo.forwarding_off(version)
 
     def gateway(self, address: Address) -> Address | None:
         """Return the gateway on the way to an address; None if it is on a link, or unreachable."""

@@ -6,16 +6,16 @@ router is on its link. It does, too, if it leads to real servers and its driver 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pylvs.bpf import abi
-from pylvs.dataplane.devices import attach
+from pylvs.dataplane.devices.modes import Drivers, choose_mode
 from pylvs.dataplane.devices.own_addresses import OwnAddresses
 from pylvs.dataplane.tables import Tables, Versions, address_of, key_of
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.service import Destination, Method, ServiceKey, is_probe_mark
-from pylvs.netlink import links, xdp
+from pylvs.netlink import links
 from pylvs.netlink.links import Device
 
 _WITH_OWN_MAC = ("macvlan", "ipvlan")  # what virtual routers add to a device
@@ -93,45 +93,70 @@ def concerns_of(tables: Tables) -> Concerns:
     return found
 
 
-def needed_outputs(outputs: set[int], inputs: set[int], everything: list[Device]) -> set[int]:
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """How packets to the addresses of a table come in and go out: what virtual routers and routes say.
+
+    `networks` are those of this host's other addresses, with the device; none if no virtual address is a router's.
+    `routes` has the virtual addresses that no device holds, and the real servers of NAT.
+    """
+
+    of_routers: frozenset[Address] = frozenset()
+    networks: Sequence[tuple[int, links.Network]] = ()
+    routes: Mapping[Address, links.Route | None] = field(default_factory=dict)
+
+
+def ways_of(tables: Tables, concerns: Concerns, everything: Sequence[Device]) -> Ways:
+    """Ask the kernel and the tables for the ways to the addresses of these concerns."""
+    of_routers = _router_addresses(tables)
+    held = {address for each in everything for address in each.addresses}
+    networks = []
+    if concerns.virtual & of_routers:
+        networks = [(each.index, each.network) for each in links.addresses() if each.address not in of_routers]
+    with links.Routes() as routes:
+        asked = (concerns.virtual - of_routers - held) | concerns.by_nat
+        return Ways(of_routers, networks, {address: routes.to(address) for address in asked})
+
+
+def may_transmit(outputs: set[int], everything: Sequence[Device]) -> list[Device]:
+    """Return those of the outputs whose drivers may transmit XDP frames."""
+    return [each for each in everything if each.index in outputs and each.kind not in _WITHOUT_OUTPUT]
+
+
+def needed_outputs(outputs: set[int], inputs: set[int], everything: Sequence[Device], drivers: Drivers) -> set[int]:
     """Return those of the outputs that must run XDP, because one of the inputs does and redirects to them."""
-    candidates = [each for each in everything if each.index in outputs and each.kind not in _WITHOUT_OUTPUT]
-    if not candidates:
-        return set()
-    features = links.xdp_features(each.index for each in candidates)
-    found = {each.index for each in candidates if _demands_program(each, features.get(each.index, 0))}
-    modes = (attach.choose_mode(each, everything)[0] for each in everything if each.index in inputs)
-    return found if found and "native" in modes else set()
+    found = {each.index for each in may_transmit(outputs, everything) if _demands_program(each, drivers)}
+    if not found:
+        return found
+    modes = (choose_mode(each, everything, drivers)[0] for each in everything if each.index in inputs)
+    return found if "native" in modes else set()
 
 
-def _demands_program(device: Device, features: int) -> bool:
+def _demands_program(device: Device, drivers: Drivers) -> bool:
     """Return whether the driver transmits XDP frames only while an XDP program runs on the device, as most cards do.
 
     If it transmits them now, our program may be the reason.
     """
     if not can_carry(device) or device.bare:
         return False
-    ours = bool(device.xdp_native) and xdp.is_ours(device.xdp_native)
+    features = drivers.features.get(device.index, 0)
+    ours = bool(device.xdp_native) and device.xdp_native not in drivers.foreign
     return bool(features & links.XDP_BASIC) and (ours or not features & links.XDP_TRANSMIT)
 
 
-def needed_devices(tables: Tables, concerns: Concerns, everything: list[Device]) -> set[int]:
+def needed_devices(concerns: Concerns, ways: Ways, everything: Sequence[Device]) -> set[int]:
     """Return the indices of the devices that services and NAT destinations need."""
-    of_routers = _router_addresses(tables)
     holders = {address: each for each in everything for address in each.addresses}
     by_index = {each.index: each for each in everything}
     found = _spread_out(everything) if concerns.marks else set()
-    if concerns.virtual & of_routers:
-        networks = [(each.index, each.network) for each in links.addresses() if each.address not in of_routers]
-        for address in concerns.virtual & of_routers:
-            found |= _towards_router(address, holders, everything, networks)
-    with links.Routes() as routes:
-        for address in concerns.virtual - of_routers:
-            found |= _towards_virtual(address, holders, by_index, everything, routes)
-        for address in concerns.by_nat:
-            route = routes.to(address)
-            if route and not route.local:
-                found.add(route.ifindex)
+    for address in concerns.virtual & ways.of_routers:
+        found |= _towards_router(address, holders, everything, ways.networks)
+    for address in concerns.virtual - ways.of_routers:
+        found |= _towards_virtual(address, holders, by_index, everything, ways)
+    for address in concerns.by_nat:
+        route = ways.routes[address]
+        if route and not route.local:
+            found.add(route.ifindex)
     return {index for index in found if index in by_index and can_carry(by_index[index])}
 
 
@@ -144,8 +169,8 @@ def below_vlans(needed: set[int], by_index: Mapping[int, Device]) -> set[int]:
 def _towards_router(
     address: Address,
     holders: dict[Address, Device],
-    everything: list[Device],
-    networks: list[tuple[int, links.Network]],
+    everything: Sequence[Device],
+    networks: Sequence[tuple[int, links.Network]],
 ) -> set[int]:
     """Return the devices that receive packets to a virtual router's address, now or after its next change of role."""
     linked = {index for index, network in networks if address in network}
@@ -162,19 +187,19 @@ def _towards_virtual(
     address: Address,
     holders: dict[Address, Device],
     by_index: dict[int, Device],
-    everything: list[Device],
-    routes: links.Routes,
+    everything: Sequence[Device],
+    ways: Ways,
 ) -> set[int]:
     holder = holders.get(address)
     if holder is None:
-        route = routes.to(address)
+        route = ways.routes[address]
         holder = by_index.get(route.ifindex) if route and not route.gateway else None
         if holder is None:
             return _spread_out(everything)
     return {holder.index} if can_carry(holder) and holder.kind != "dummy" else _spread_out(everything)
 
 
-def _spread_out(everything: list[Device]) -> set[int]:
+def _spread_out(everything: Sequence[Device]) -> set[int]:
     """Return the devices through which packets to an address of no particular device may come."""
     return {
         each.index
