@@ -19,7 +19,6 @@ from pylvs.bpf import abi, maps
 from pylvs.bpf.maps import PerCpuArray
 from pylvs.dataplane import transaction
 from pylvs.dataplane.destinations import SWEEP_S
-from pylvs.dataplane.load import timeout_ticks
 from pylvs.dataplane.reader import Reader
 from pylvs.dataplane.transaction import GRACE_S, VISIT_S, Book, list_class
 from pylvs.model.director import Director
@@ -175,17 +174,6 @@ def test_connections_stay_with_a_server_that_gets_another_port(director_host: Ho
     host.director.add_destination(service, Destination(name, method))
     kept = {row.destination.key: row.counters.connections for row in host.director.service(service).destinations}
     assert kept == counts | {former: 0}
-
-
-def test_the_next_edit_repairs_timeouts_of_0_that_an_earlier_build_set(director_host: Host) -> None:
-    director = director_host.director
-    director.set_timeouts(Timeouts(800, 100, 15))
-    facts = director.versions.facts()
-    facts.set("timeouts_s", 0, 0, 15)
-    facts.set("timeouts", *[0] * len(facts.get("timeouts")))
-    director.flush()
-    assert director.timeouts() == Timeouts(900, 120, 15)
-    assert list(director.versions.facts().get("timeouts")) == timeout_ticks(Timeouts(900, 120, 15))
 
 
 def test_any_sequence_of_edits_leaves_the_same_tables_and_errors_as_in_memory(director_host: Host) -> None:
@@ -380,10 +368,9 @@ def test_a_full_table_refuses_one_more_service_and_still_works(director_host: Ho
     director, book = director_host.director, director_host.director.tables.book
     first, second = director_host.new_key(), director_host.new_key()
     director.add_service(VirtualService(first, "rr"))
-    free, top = book.get(0, "service_free"), book.get(0, "service_top")
-    waiting = [book.get(0, name) for name in ("service_waiting", "service_leaving")]
+    top = book.get(0, "service_top")
     nothing = abi.constant("NOTHING")
-    for name in "service_free", "service_waiting", "service_leaving":
+    for name in "service_free", "service_leaving":
         book.set(0, name, nothing)
     book.set(0, "service_top", director.tables.services.count)
     try:
@@ -394,7 +381,6 @@ def test_a_full_table_refuses_one_more_service_and_still_works(director_host: Ho
         book.set(0, "service_top", top)
     assert (caught.value.table, caught.value.limit) == ("virtual services", director.tables.services.count)
     assert listed(director) == before
-    del free, waiting
     director.add_service(VirtualService(second, "rr"))
     director.add_destination(second, Destination(DestinationKey(ip_address("10.77.0.11"), second.port)))
     assert parsed(director_host.forwarded(tcp(dport=second.port))).dst == server_mac(1)
@@ -406,7 +392,7 @@ def test_a_full_table_accepts_a_service_after_a_deletion(director_host: Host) ->
     first, second = director_host.new_key(), director_host.new_key()
     director.add_service(VirtualService(first, "rr"))
     top = book.get(0, "service_top")
-    for name in "service_free", "service_waiting", "service_leaving":
+    for name in "service_free", "service_leaving":
         book.set(0, name, abi.constant("NOTHING"))
     book.set(0, "service_top", director.tables.services.count)
     try:

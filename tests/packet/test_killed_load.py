@@ -208,16 +208,21 @@ def _work(number: int, work: Callable[[], object]) -> NoReturn:
 # --- the host ---
 
 
+def add_nat_link() -> None:
+    """Add the device e0, which leads to the NAT server."""
+    ip("link", "add", "e0", "address", E0_MAC, "type", "veth", "peer", "name", "e1")
+    for device in "e0", "e1":
+        ip("link", "set", device, "up")
+    until_up("e0")
+    ip("addr", "add", "10.88.0.1/24", "dev", "e0")
+    ip("neigh", "add", NAT_SERVER, "lladdr", NAT_MAC, "nud", "permanent", "dev", "e0")
+
+
 @contextmanager
 def serving_host() -> Iterator[Host]:
     """Make a host that forwards by DR to d0 and by NAT to e0."""
     with mock.patch.object(load, "BpfObject", FewPrograms), new_host(connections=SMALL) as made:
-        ip("link", "add", "e0", "address", E0_MAC, "type", "veth", "peer", "name", "e1")
-        for device in "e0", "e1":
-            ip("link", "set", device, "up")
-        until_up("e0")
-        ip("addr", "add", "10.88.0.1/24", "dev", "e0")
-        ip("neigh", "add", NAT_SERVER, "lladdr", NAT_MAC, "nud", "permanent", "dev", "e0")
+        add_nat_link()
         director = made.director
         with director.batch():
             attachments.release(director.tables, "e1")

@@ -67,7 +67,7 @@ def detach(device: str) -> None:
 
 def _described(packets: Mapping[str, Any]) -> str:
     """Return who forwarded packets as text, empty for no packets."""
-    if not packets or not packets["xdp"] + packets["tc"]:
+    if not packets["xdp"] + packets["tc"]:
         return ""
     return f"forwarded {packets['xdp']} at XDP ({packets['xdp_share']:.1%}), {packets['tc']} at TC"
 
@@ -99,18 +99,17 @@ def show(as_json: bool) -> None:
         click.echo("no tables in this network namespace: ipvsadm -A makes them")
         return
     use = f"{found['connections']} of {found['conn_max']} ({found['fill']:.1%})"
-    if "half_open" in found:  # tables of an earlier build, which the next edit migrates, may lack it
-        use += f", half-open {found['half_open']} ({found['half_open_share']:.1%} of them)"
+    use += f", half-open {found['half_open']} ({found['half_open_share']:.1%} of them)"
     click.echo(f"tables: {found['object']}, connections {use}")
-    if text := _described(found.get("forwarded", {})):
+    if text := _described(found["forwarded"]):
         click.echo(f"packets: {text}")
     if not found["devices"]:
         click.echo("devices: none attached")
     for each in found["devices"]:
         programs = f"TC {each['tc']}" + (f", XDP {each['xdp']}" if each["xdp"] else "")
         programs += f", TC egress {each['tc_egress']}" if each["tc_egress"] else ""
-        counted = _described(each.get("forwarded", {}))
-        check = f"; rp_filter: {each['rp_filter']}" if each.get("rp_filter") else ""
+        counted = _described(each["forwarded"])
+        check = f"; rp_filter: {each['rp_filter']}" if each["rp_filter"] else ""
         click.echo(
             f"{each['device']}: {each['mode']} [{programs}]: {each['reason']}{check}{counted and f'; {counted}'}"
         )

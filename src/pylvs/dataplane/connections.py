@@ -228,10 +228,11 @@ class FormerConnectionReader(ConnectionReader):
         return self._former.clock()
 
     def _assurance(self, slot: int) -> int:
-        return self._source.control(slot, "assured")
+        assured: int = self._source.control(slot, "assured")
+        return assured
 
     def _raw_call(self, key: bytes) -> bytes | None:
-        return self._source.calls.get(key) if self._source.calls else None
+        return self._source.calls.get(key)
 
     @property
     def _destinations(self) -> Records:

@@ -42,7 +42,6 @@ from pylvs.system import syscalls
 
 _USED_BY = {SIP: "persistence engine sip", BYPASS: "cache_bypass"}
 TAILCALLS = ("tailcalls_xdp", "tailcalls_tc")  # program arrays of the tail calls
-EARLIER_TAILCALLS = ("stages_xdp", "stages_tc")  # of commit 5189436
 STARTERS = ("start_expiry", "start_estimator", "start_cache_sweep")  # programs that start the timers
 _RUN = (CLOCK, ORPHANS, CACHE_SWEEP, *STARTERS)  # programs that commands run
 CONNECTION_MAPS = (

@@ -14,7 +14,6 @@ Instead, the bases that listings subtract (`destination_bases`, ...) are lowered
 
 from __future__ import annotations
 
-import os
 import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -50,9 +49,8 @@ _HASHES = (
 )
 _LATEST = ("service_states", "paths")  # what packets change is copied once more, at the end
 _FRAGMENTS = "frag_queues"
-_LONES = ("lone_sets", "lones")  # packets of which one fragment has come; builds before this store do without
+_LONES = ("lone_sets", "lones")  # packets of which one fragment has come
 _CACHE = "cache"
-_SERVICE_ESTIMATES = "service_estimates"  # earlier builds add the rates of a service's destinations
 _UNFINISHED = "unfinished"  # the note of a load
 
 
@@ -64,8 +62,7 @@ class Migration:
         self.former = former
         if former.state.note(f"{former.directory}/{_UNFINISHED}"):
             raise Unsupported(f"{former.what}: its last upgrade is not finished; finish it by an edit with that pylvs")
-        lones = [name for name in _LONES if os.path.exists(former.path(name))]
-        self._plans = {name: former.plans(name) for name in (*_ARRAYS, *_HASHES, _DEVICES, _FRAGMENTS, *lones)}
+        self._plans = {name: former.plans(name) for name in (*_ARRAYS, *_HASHES, _DEVICES, _FRAGMENTS, *_LONES)}
         former.check_numbers()
         former.counter_words()
         Source(former)
@@ -79,12 +76,11 @@ class Migration:
 
     def _elements(self, name: str) -> Iterator[tuple[bytes | memoryview, bytes | memoryview]]:
         """Yield keys and values of the elements in use; of an array, the values, with empty keys."""
-        there = self.former.name(name)
         if name in _HASHES:
-            with HashMap.open(self.former.path(there)) as found:
+            with HashMap.open(self.former.path(name)) as found:
                 yield from list(found.items())
             return
-        with MmapArray.open(self.former.path(there)) as array:
+        with MmapArray.open(self.former.path(name)) as array:
             top = _ARRAYS[name]
             for index in range(array.max_entries if top is None else self.former.book.get(0, top)):
                 yield b"", array.elements(index, 1)
@@ -128,8 +124,7 @@ class Migration:
         self._copy_hash(_CACHE, fresh)
         self._reference_cached(fresh)
         self._copy_fragments(fresh)
-        if _LONES[0] in self._plans:
-            self._copy_lones(fresh)
+        self._copy_lones(fresh)
         self._copy_reasons(fresh)
         self._copy_forwarded(fresh)
         state = self.former.state
@@ -155,7 +150,7 @@ class Migration:
     def _copy_devices(self, fresh: Tables) -> None:
         plan = self._plans[_DEVICES][1]
         assert plan
-        with ArrayMap.open(self.former.path(self.former.name(_DEVICES))) as former:
+        with ArrayMap.open(self.former.path(_DEVICES)) as former:
             for index in range(former.max_entries):
                 fields = abi.struct("device").unpack_from(plan.convert(former.get(index) or b""), whole=True)
                 if ifindex := fields["ifindex"]:
@@ -189,7 +184,7 @@ class Migration:
         assert plan
         codec, used = abi.struct("frag_queue"), Counter[int]()
         with (
-            ArrayMap.open(self.former.path(self.former.name(_FRAGMENTS))) as former,
+            ArrayMap.open(self.former.path(_FRAGMENTS)) as former,
             ArrayMap.open(fresh.path(_FRAGMENTS)) as ours,
             ArrayMap.open(fresh.path("frag_locks")) as locks,
         ):
@@ -279,8 +274,9 @@ def carry_counts(state: State, directory: str, fresh: Tables) -> None:
     """
     former = Former(state, directory)
     counted = former.counted()
-    bases, services, estimates = (former.records(name) for name in ("destination_bases", "service_bases", "estimates"))
-    passed = "passed" if "passed" in estimates.codec.fields else "last"  # earlier builds have no snapshot of services
+    bases, services, estimates, of_services = map(
+        former.records, ("destination_bases", "service_bases", "estimates", "service_estimates")
+    )
 
     def less(base: Iterable[int], counts: Iterable[int]) -> list[int]:
         return [one - other & ALL_ONES for one, other in zip(base, counts, strict=True)]
@@ -288,25 +284,19 @@ def carry_counts(state: State, directory: str, fresh: Tables) -> None:
     def base_of(table: Records, slot: int) -> list[int]:
         return [table.get(slot, name) for name in COUNTERS]
 
-    def averages(slot: int) -> tuple[int, ...]:
-        found: tuple[int, ...] = estimates.get(slot, "averages")
-        return found
-
     reader = Reader(fresh)
     statistics = reader.statistics
     for slot, counts in enumerate(counted):
         statistics.set_base(fresh.destination_bases, slot, tuple(less(base_of(bases, slot), counts)))
-        fresh.estimates.set(slot, "averages", *averages(slot))
-        fresh.estimates.set(slot, "last", *less(estimates.get(slot, "last"), counts))
-        fresh.estimates.set(slot, "passed", *less(estimates.get(slot, passed), counts))
+        fresh.estimates.set(slot, "averages", *estimates.get(slot, "averages"))
+        for name in "last", "passed":
+            fresh.estimates.set(slot, name, *less(estimates.get(slot, name), counts))
     owners = reader.owned_by_service()
-    of_services = former.records(_SERVICE_ESTIMATES) if os.path.exists(former.path(_SERVICE_ESTIMATES)) else None
     for slot, version in reader.versions.services(reader.versions.live):
         owned = owners.get((slot, version["birth"]), [])
         counts = summed(counted[each] for each in owned)
         statistics.set_base(fresh.service_bases, slot, tuple(less(base_of(services, slot), counts)))
-        rates = of_services.get(slot, "averages") if of_services else summed(map(averages, owned))
-        fresh.service_estimates.set(slot, "averages", *rates)
+        fresh.service_estimates.set(slot, "averages", *of_services.get(slot, "averages"))
     zeroed = (state.note(f"{directory}/{ZEROED}") or "0 0 0 0 0").split()
     totals = less(map(int, zeroed), summed(counted))
     state.set_note(ZEROED, " ".join(map(str, totals)))

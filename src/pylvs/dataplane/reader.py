@@ -98,20 +98,17 @@ def forwarded_by_ifindex(
     return packets
 
 
-def table_use(tables: Tables, magazine: Codec | None = None, has_half_open: bool = True) -> TableUse:
+def table_use(tables: Tables, magazine: Codec | None = None) -> TableUse:
     """Return how full the connection table is, without the slots that CPUs reserve.
 
-    `magazine` is the layout of a CPU's reserve, by default that of this build. Some earlier builds do not count
-    half-open connections.
+    `magazine` is the layout of a CPU's reserve, by default that of this build.
     """
     credits = (magazine or abi.struct("magazine")).view("credits")
     with maps.PerCpuArray.open(tables.path("magazines")) as magazines:
         raw = magazines.get(0) or b""
         reserved = sum(credits.unpack_from(raw, at)[0] for at in range(0, len(raw), magazines.stride))
-    half_open = 0
-    if has_half_open:
-        with maps.PerCpuArray.open(tables.path("half_open_counts")) as counts:
-            half_open = counts.sums(0)[0] & _MASK64
+    with maps.PerCpuArray.open(tables.path("half_open_counts")) as counts:
+        half_open = counts.sums(0)[0] & _MASK64
     used = max(0, tables.pool.get(0, "used") - reserved)
     return TableUse(tables.pool.get(0, "capacity"), used, 0 if half_open >> 63 else half_open)
 

@@ -16,8 +16,7 @@ from typing import NamedTuple
 
 from pylvs.bpf import abi, kernel
 from pylvs.bpf.abi import Codec
-from pylvs.bpf.maps import HashMap, LargeArray, MmapArray
-from pylvs.dataplane.former import name_there
+from pylvs.bpf.maps import HashMap, LargeArray
 from pylvs.dataplane.tables import MASK32, Records, Tables
 from pylvs.model.errors import NoSpace
 
@@ -25,7 +24,7 @@ TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from typing import Any
 
-    from pylvs.dataplane.former import Former, Plan
+    from pylvs.dataplane.former import Former
 
 _BLOCK = 2048  # elements of the table that are read at once; so many take whole pages
 _SLOT = struct.Struct("<I")
@@ -69,23 +68,15 @@ class _Fields:
     """Reads some fields of a structure, in the order in which they are named."""
 
     def __init__(self, codec: Codec, *names: str) -> None:
-        """Take names as for `Codec.view`, of our structure. Raises KeyError."""
-        found = []
-        for each in names:
-            name, colon, wanted = each.partition(":")
-            found.append(name_there(codec, name) + colon + wanted)
-        there = sorted(found, key=lambda each: codec.offset(each.partition(":")[0]))
+        """Take names as for `Codec.view`. Raises KeyError."""
+        there = sorted(names, key=lambda each: codec.offset(each.partition(":")[0]))
         self._form = codec.view(*there)
-        self._ordered = itemgetter(*map(there.index, found))
+        self._ordered = itemgetter(*map(there.index, names))
 
     def unpack(self, element: bytes) -> tuple[Any, ...]:
         """Return the values of the fields."""
         values: tuple[Any, ...] = self._ordered(self._form.unpack(element))
         return values
-
-
-def _converter(plan: Plan) -> Callable[[bytes], bytes]:
-    return bytes if plan.is_identity else plan.convert
 
 
 class Entry(NamedTuple):
@@ -112,55 +103,35 @@ class Seen(NamedTuple):
 class Source:
     """The connections of a load. All its maps are opened now: their pins may be replaced later.
 
-    The elements of its table are buckets, which may have connections of IPv6, too. Those of commit 5189436 are entries
-    of IPv4.
+    The elements of its table are buckets, each with connections of IPv4 or with one of IPv6.
     """
 
     def __init__(self, former: Former) -> None:
         """Raise Unsupported for maps that cannot be read."""
-        element, entry = former.codec(former.table), former.entry4()
-        self.size = element.size
-        with former.naming(former.table):
-            entries = element.fields.get("entry")
-            first = entries.offset if entries else 0
-            self.starts = [first + number * entry.size for number in range(entries.length if entries else 1)]
+        with former.naming("connections"):
+            bucket = former.codec("connections")
+            entries, entry6 = bucket.fields["entry"], bucket.fields["entry6"]
+            entry, six = (former.layout.struct(each.type) for each in (entries, entry6))
+            self.size = bucket.size
+            self.starts = [entries.offset + number * entry.size for number in range(entries.length)]
             self._size4 = entry.size
             self._fields4 = _Fields(entry, *_FIELDS, "tuple:16s")
             self._tuple_at = entry.offset("tuple")
-        self._ours4 = _converter(former.tuple_plan4())
+            plan = former.plan("connections", entry.fields["tuple"].type, "tuple4")
+            self._ours4: Callable[[bytes], bytes] = bytes if plan.is_identity else plan.convert
+            self._six_at, self._size6 = entry6.offset, six.size
+            self._fields6 = _Fields(six, *_FIELDS, *_TUPLE6)
+            self._kind6_at = self._six_at + six.offset("kind")
+            self._only_in6 = [(self._six_at + six.offset(name)) // 8 for name in ("saddr_last", "daddr")]
         ours = abi.struct("tuple4")
         self._kind_at = ours.offset("kind")
         self._daddr4 = slice(ours.offset("daddr"), ours.offset("daddr") + 4)
         self._used4 = slice(ours.offset("protocol"), self._kind_at + 1)
         self._no_tuple = abi.constant("TUPLE_CLAIMED"), abi.constant("TUPLE_SECOND")
-        self._of_ipv6, self._six_at = abi.constant("TUPLE_IPV6"), 0
-        self._fields6: _Fields | None = None
-        self.connections6: HashMap | None = None
-        if former.has_connections6:
-            self._open_connections6(former)
-        else:
-            self._find_entry6(former, element)
-        self.control = former.controls()
-        has_calls = os.path.exists(former.path("calls"))  # earlier builds have no templates of calls
-        self.calls = HashMap.open(former.path("calls")) if has_calls else None
-        self.table = LargeArray.open(former.path(former.table))
-
-    def _find_entry6(self, former: Former, element: Codec) -> None:
-        with former.naming(former.table):
-            six = former.layout.struct(element.fields["entry6"].type)
-            self._six_at, self._size6 = element.offset("entry6"), six.size
-            self._fields6 = _Fields(six, *_FIELDS, *_TUPLE6)
-            self._kind6_at = self._six_at + six.offset("kind")
-            self._only_in6 = [(self._six_at + six.offset(name)) // 8 for name in ("saddr_last", "daddr")]
-
-    def _open_connections6(self, former: Former) -> None:
-        self.first6 = former.first_slot6
-        codec = former.codec("connections6")
-        with former.naming("connections6"):
-            self.fields6 = _Fields(codec, *_FIELDS, "slot")
-        self.ours6 = _converter(former.tuple_plan6())
-        self.connections6 = HashMap.open(former.path("connections6"))
-        self.words6 = MmapArray.open(former.path("words6"))
+        self._of_ipv6 = abi.constant("TUPLE_IPV6")
+        self.control = former.records("controls").get
+        self.calls = HashMap.open(former.path("calls"))
+        self.table = LargeArray.open(former.path("connections"))
 
     def connections(self) -> Iterator[tuple[int, Entry]]:
         """Yield all connections with their slots."""
@@ -172,32 +143,18 @@ class Source:
                     first = (number * _BLOCK + at // size) * len(self.starts)
                     for index, entry in self.entries(element).items():
                         yield first + index, entry
-        for _, _, slot, entry in self.connections_of_hash_map():
-            yield slot, entry
-
-    def connections_of_hash_map(self) -> Iterator[tuple[bytes, bytes, int, Entry]]:
-        """Yield keys, values, slots and connections of the hash map of IPv6, which earlier builds have."""
-        for raw_tuple, value in self.connections6.items() if self.connections6 else ():
-            yield raw_tuple, value, *self.entry6(raw_tuple, value)
-
-    def entry6(self, raw_tuple: bytes, value: bytes) -> tuple[int, Entry]:
-        """Return slot and connection of an element of that map. The words of NAT are in an array."""
-        word, destination, port, method, flags, slot = self.fields6.unpack(value)
-        if method == abi.constant("METHOD_MASQ"):
-            word = self.words6.words[slot - self.first6]
-        return slot, Entry(6, self.ours6(raw_tuple), word, destination, port, method, flags)
 
     def tuples(self, block: bytes) -> list[list[int]]:
         """Return the tuples of the entries in a block, as columns of words."""
         words, width = memoryview(block).cast("Q"), self.size // 8
         columns = [(start + self._tuple_at) // 8 + number for start in self.starts for number in (0, 1)]
-        if self._fields6 and max(block[self._kind6_at :: self.size]) >= self._of_ipv6:
+        if max(block[self._kind6_at :: self.size]) >= self._of_ipv6:
             columns += self._only_in6
         return [words[column::width].tolist() for column in columns]
 
     def entries(self, element: bytes) -> dict[int, Entry]:
         """Return the connections of an element, by their number in it."""
-        if self._fields6 and element[self._kind6_at] & self._of_ipv6:
+        if element[self._kind6_at] & self._of_ipv6:
             *fields, first, last, daddr, sport, dport, protocol, kind = self._fields6.unpack(
                 element[self._six_at : self._six_at + self._size6]
             )
@@ -230,7 +187,6 @@ class ConnectionCopy:
         self._controlled, self._call = abi.constant("CONN_CONTROLLED"), abi.constant("CONN_CALL")
         self._calls = fresh.calls
         self._blocks: list[bytes] = []  # of the table, as the last pass of everything read them
-        self._former6: dict[bytes, tuple[bytes, int]] = {}  # by tuple: value and word of the last pass
         self._templates: dict[int, int] = {}  # slots of the templates in the fresh table, by those in the former one
         self._early: list[Seen] = []  # connections that the last pass read after it had passed their templates
         self._has_everything = False
@@ -336,8 +292,6 @@ class ConnectionCopy:
                 if element != before:
                     first = (number * _BLOCK + at // size) * len(source.starts)
                     yield from self._changes_of(first, element, before, only_new)
-        if source.connections6:
-            yield from self._changes6(only_new)
 
     def _changes_of(self, first: int, element: bytes, before: bytes, only_new: bool) -> Iterator[Seen]:
         """Likewise of one element; its first slot is given."""
@@ -354,24 +308,6 @@ class ConnectionCopy:
             known = was is not None and was.raw_tuple == each.raw_tuple
             if not (known and only_new):
                 yield Seen(first + number, each, was.word if was and known else 0)
-
-    def _changes6(self, only_new: bool) -> Iterator[Seen]:
-        """Likewise of the hash map of IPv6 connections, which earlier builds have."""
-        there = set()
-        for raw_tuple, value, slot, entry in self._source.connections_of_hash_map():
-            former = self._former6.get(raw_tuple)
-            is_dying = entry.word & self._dying
-            if not is_dying:
-                there.add(raw_tuple)
-            if is_dying or former == (value, entry.word) or (former and only_new):
-                continue
-            if not only_new:
-                self._former6[raw_tuple] = value, entry.word
-            yield Seen(slot, entry, former[1] if former else 0)
-        for raw_tuple in () if only_new else self._former6.keys() - there:
-            value, word = self._former6.pop(raw_tuple)
-            slot, entry = self._source.entry6(raw_tuple, value)
-            yield Seen(slot, entry._replace(word=word), word, has_ended=True)
 
     def _put(self, seen: Seen) -> None:
         state = seen.entry.word >> self._state & self._states
@@ -433,7 +369,6 @@ class ConnectionCopy:
         """Copy what the template of a SIP call stands for, unless it has just ended. End it if there is no space."""
         if not seen.entry.flags & self._call:
             return True
-        assert self._source.calls
         call = self._source.calls.get(_SLOT.pack(seen.slot))
         try:
             if call:

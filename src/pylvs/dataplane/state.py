@@ -37,7 +37,6 @@ RESTORE = "restore_conns"  # likewise; loaded for a copy of the connection table
 LOADED = "maps"  # the directory with the pins of the load in force
 _LOADS = f"{LOADED}-"  # prefix of the directories of other loads; a number follows
 _UNFINISHED, _BUILD = "unfinished", "build"  # notes of a load
-_EARLIER_BUILD = "object"  # the note with the build in states whose directory `maps` has none
 ROLES = "/run/pylvs/roles"
 DAEMONS = "/run/pylvs/daemon"  # the state directories of pylvs run: netCOOKIE, or netCOOKIE-INSTANCE
 NAMESPACE_GONE = "namespace_gone"  # an empty file in these (pylvs.daemon.gone_namespaces)
@@ -278,7 +277,7 @@ class State:
 
     def build(self, directory: str = LOADED) -> Build | None:
         """Return the build of the tables and programs of a load; None without a readable note."""
-        words = (self.note(f"{directory}/{_BUILD}") or self.note(_EARLIER_BUILD) or "").split()
+        words = (self.note(f"{directory}/{_BUILD}") or "").split()
         return Build(*words) if len(words) == 3 else None
 
     def note_build(self, directory: str = LOADED) -> None:
@@ -301,7 +300,6 @@ class State:
     def put_in_force(self, draft: str, note: str) -> None:
         """Exchange a draft with the load in force, atomically; the new one is unfinished, with this note."""
         self.set_note(f"{draft}/{_UNFINISHED}", note)
-        self.set_note(_EARLIER_BUILD, None)  # commit 5189436 refuses tables without it
         try:
             syscalls.exchange(self.pin_path(draft), self.pin_path(LOADED))
         except OSError as error:
@@ -313,8 +311,6 @@ class State:
 
     def note_finished(self) -> None:
         """Note that the load in force is complete."""
-        for name in self._earlier_programs():
-            libbpf.unpin(self.pin_path(name))
         self.set_note(f"{LOADED}/{_UNFINISHED}", None)
 
     def remove_load(self, name: str) -> None:
@@ -340,19 +336,6 @@ class State:
                 " ipvsadm --set 0 0 0",
                 self.made_by(),
             )
-
-    def adopt_earlier(self) -> None:
-        """Link programs and note of commit 5189436, which has them beside the maps, into the directory `maps`."""
-        text = self.note(_EARLIER_BUILD)
-        if text is None or self.note(f"{LOADED}/{_BUILD}") is not None:
-            return
-        for name in self._earlier_programs():
-            libbpf.unpin(self.loaded_path(name))  # a process that was killed made it
-            os.link(self.pin_path(name), self.loaded_path(name))
-        self.set_note(f"{LOADED}/{_BUILD}", text)
-
-    def _earlier_programs(self) -> list[str]:
-        return [name for name in (*ENTRIES, CLOCK, ORPHANS, CACHE_SWEEP) if os.path.exists(self.pin_path(name))]
 
     def is_outdated(self) -> bool:
         """Return whether this pylvs should replace the programs: they differ from its own and are not newer."""

@@ -38,7 +38,7 @@ from pylvs.dataplane.tables import (
     written_name,
 )
 from pylvs.model.errors import NoSpace
-from pylvs.model.service import UNCHANGED, ServiceKey, is_probe_mark
+from pylvs.model.service import ServiceKey, is_probe_mark
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
@@ -50,9 +50,6 @@ if TYPE_CHECKING:
 MANY_RELEASED = 128  # a grace period takes about 10 ms: most edits, each of which releases a list, do not wait for one
 VISIT_S, GRACE_S = 60, 120  # of IPVS's trash
 FTP_PORT = 21
-# Chains of the book. Nothing enters those that wait; an earlier build with the same layout may have filled them.
-_RELEASED_SERVICES = "service_leaving", "service_waiting"
-_RELEASED_LISTS = "list_leaving", "list_waiting"
 _LINK, _OLDER = struct.Struct("<I"), struct.Struct("<Q")
 _SERVER_KEY = struct.Struct("<16sHBx")  # struct nat_server
 _ADDRESSED = ("address", "family", "used", "virtual_address", "mark", "virtual_family")  # of a destination
@@ -211,11 +208,9 @@ class Book:
         return any(True for _ in islice(self._released(), count - 1, count))
 
     def _released(self) -> Iterator[int]:
-        for name in _RELEASED_SERVICES:
-            yield from self._chain(self._tables.services.array, self._book.get(0, name))
-        for name in _RELEASED_LISTS:
-            for first in self._book.get(0, name):
-                yield from self._chain(self._tables.members, first)
+        yield from self._chain(self._tables.services.array, self._book.get(0, "service_leaving"))
+        for first in self._book.get(0, "list_leaving"):
+            yield from self._chain(self._tables.members, first)
 
     def _chain(self, array: MmapArray, first: int) -> Iterator[int]:
         """Yield the slots or chunks of a chain; the caller may put each into another chain."""
@@ -233,27 +228,24 @@ class Book:
     def free_released(self) -> None:
         """Free what was released. A grace period has passed since."""
         book, services, members = self._book, self._tables.services.array, self._tables.members
-        for name in _RELEASED_SERVICES:
-            for slot in self._chain(services, book.get(0, name)):
-                self._set_link(services, slot, book.get(0, "service_free"))
-                book.set(0, "service_free", slot)
-            book.set(0, name, self.nothing)
+        for slot in self._chain(services, book.get(0, "service_leaving")):
+            self._set_link(services, slot, book.get(0, "service_free"))
+            book.set(0, "service_free", slot)
+        book.set(0, "service_leaving", self.nothing)
         free = list(book.get(0, "list_free"))
-        for name in _RELEASED_LISTS:
-            for size, first in enumerate(book.get(0, name)):
-                for chunk in self._chain(members, first):
-                    self._set_link(members, chunk, free[size])
-                    free[size] = chunk
+        for size, first in enumerate(book.get(0, "list_leaving")):
+            for chunk in self._chain(members, first):
+                self._set_link(members, chunk, free[size])
+                free[size] = chunk
         book.set(0, "list_free", *free)
-        for name in _RELEASED_LISTS:
-            book.set(0, name, *[self.nothing] * self._classes)
+        book.set(0, "list_leaving", *[self.nothing] * self._classes)
 
     def reset(self, service_top: int, destination_top: int, member_top: int) -> None:
         """Write an allocator with these tops and nothing free below them."""
         nothing, none = self.nothing, [self.nothing] * self._classes
-        for name in "service_free", *_RELEASED_SERVICES, "destination_free", "deleted":
+        for name in "service_free", "service_leaving", "destination_free", "deleted":
             self._book.set(0, name, nothing)
-        for name in "list_free", *_RELEASED_LISTS:
+        for name in "list_free", "list_leaving":
             self._book.set(0, name, *none)
         self._book.set(0, "service_top", service_top)
         self._book.set(0, "destination_top", destination_top)
@@ -454,10 +446,6 @@ class Transaction(Versions):
         self.generation = self._live + 1 & MASK32
         self.new_facts = self.facts(self.generation)
         self.new_facts.copy_from(self.facts())
-        if 0 in self.new_facts.get("timeouts_s"):  # an earlier build set them: connections expire at once
-            from pylvs.dataplane import load  # late: it imports this module
-
-            load.set_timeouts(self.tables, self.generation, UNCHANGED)
         return self
 
     def count_service(self, key: ServiceKey, engine: bytes, by: int) -> None:

@@ -149,7 +149,6 @@ def migrate(state: State) -> None:
         except Unsupported as error:
             error.tables_of = state.made_by()
             raise
-        state.adopt_earlier()
         left = state.leftovers()[1]
         if left:  # of a process that was killed: devices may run its switch
             _attach_pinned(state)
@@ -190,8 +189,7 @@ def finish(state: State, copy: ConnectionCopy | None = None) -> None:
     load.start_timers(state)
     if note != _NO_SWITCH and os.path.exists(state.loaded_path(RESTORE)):  # else a killed process copied all
         switch, former = note.split()
-        if all(os.path.isdir(state.pin_path(name)) for name in (switch, former)):  # earlier builds removed them early
-            _finish_copy(state, switch, former, copy)
+        _finish_copy(state, switch, former, copy)
         libbpf.unpin(state.loaded_path(RESTORE))
     attachments.reconcile(Tables(state), Concerns(shrunk=True))
     state.note_finished()
@@ -247,10 +245,9 @@ def _copy(state: State, former: Former, fresh: Tables) -> ConnectionCopy:
 
 
 def _copy_thresholds(former: Former, fresh: Tables) -> None:
-    counts = former.records(former.name("conn_counts"))
-    names = [name for name in ("upper", "lower", "overloaded", "idle_s") if name in counts.codec.fields]
+    counts = former.records("conn_counts")
     for slot in range(former.book.get(0, "destination_top")):
-        for name in names:
+        for name in ("upper", "lower", "overloaded", "idle_s"):
             value = counts.get(slot, name)
             if value != fresh.conn_counts.get(slot, name):
                 fresh.conn_counts.set(slot, name, value)
@@ -361,7 +358,7 @@ def _is_being_made(state: State, name: str) -> bool:
 
 def _program_arrays(state: State, name: str) -> Iterator[int]:
     """Yield the ids of the program arrays in the directory of a load."""
-    for array_name in (*load.TAILCALLS, *load.EARLIER_TAILCALLS):
+    for array_name in load.TAILCALLS:
         with state.opened(f"{name}/{array_name}") as array:
             if array is not None:
                 yield kernel.map_info(array).id

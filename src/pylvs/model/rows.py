@@ -106,7 +106,6 @@ class PacketCounts:
     timers: tuple[TimerRuns, ...] = ()
     totals: Counters = Counters()  # of all present and former services, as in /proc/net/ip_vs_stats
     forwarded: Mapping[str, HookPackets] = field(default_factory=dict)  # by ingress device
-    lacks: frozenset[str] = frozenset()  # "half_open" and others that tables of an earlier build do not count
 
 
 def refusals(reasons: Mapping[str, int]) -> dict[str, int]:

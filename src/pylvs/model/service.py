@@ -53,11 +53,8 @@ class Timeouts:
     udp_s: int = 300
 
     def over(self, present: Timeouts) -> Timeouts:
-        """Return what is in force after these were set. A present one of 0, which earlier builds set, has its default.
-
-        Connections with a timeout of 0 would expire at once.
-        """
-        return Timeouts(*(new or old or default for new, old, default in zip(self, present, Timeouts(), strict=True)))
+        """Return what is in force after these were set."""
+        return Timeouts(*(new or old for new, old in zip(self, present, strict=True)))
 
     def __iter__(self) -> Iterator[int]:
         return iter((self.tcp_s, self.tcp_fin_s, self.udp_s))

@@ -173,7 +173,7 @@ def test_timeouts_that_are_not_desired_stay_and_return_to_what_they_were(directo
 
 
 def test_a_server_of_another_port_is_renamed_and_keeps_its_connections(director: Watched, table: TableCache) -> None:
-    """An earlier build, or ipvsadm, may have given it that port; packets of DR and TUN do not depend on it."""
+    """ipvsadm may have given it that port; packets of DR and TUN do not depend on it."""
 
     def under(number: int, port: int, method: Method = Method.ROUTE, weight: int = 1) -> Destination:
         return Destination(DestinationKey(server(number).key.address, port), method, weight)
@@ -203,12 +203,6 @@ def test_a_server_of_another_port_is_renamed_and_keeps_its_connections(director:
     found = {each.destination: each.active for each in director.service(WEB).destinations}
     assert found == dict(zip(desired, (1, 2, 0, 4, 0), strict=True))
     assert nothing_to_do(carry_out(table, DesiredTable([row(WEB, *desired)])))
-
-
-def test_a_timeout_of_0_that_an_earlier_build_set_gets_its_default(director: Watched, table: TableCache) -> None:
-    director._timeouts = Timeouts(0, 0, 15)
-    carry_out(table, DesiredTable([]))
-    assert director.timeouts() == Timeouts(900, 120, 15)
 
 
 def test_an_edit_that_comes_between_plan_and_edits_makes_the_plan_void(director: Watched, table: TableCache) -> None:

@@ -267,9 +267,8 @@ def _packet_metrics(packets: PacketCounts) -> Iterator[Family]:
         yield _gauge("pylvs_connections_limit", "Connections that the table holds.", [], _one(use.capacity))
         yield _gauge("pylvs_table_entries", "Connections and templates in the table.", [], _one(use.used))
         yield _gauge("pylvs_table_fill_ratio", "The used share of the table.", [], _one(use.fill))
-        if "half_open" not in packets.lacks:
-            text = "Handshakes not completed, and unconfirmed connections of UDP."
-            yield _gauge("pylvs_half_open_connections", text, [], _one(use.half_open))
+        text = "Handshakes not completed, and unconfirmed connections of UDP."
+        yield _gauge("pylvs_half_open_connections", text, [], _one(use.half_open))
     if expiry := packets.expiry:
         yield _counter("pylvs_expired", "Connections whose time was up.", [], _one(expiry.connections))
         yield _counter("pylvs_expiry_seconds", "Processor time of ending connections.", [], _one(expiry.spent_s))

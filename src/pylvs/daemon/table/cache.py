@@ -213,8 +213,8 @@ def _renamed(
 ) -> dict[DestinationKey, DestinationKey]:
     """Return the names in the table of desired destinations that have another port there, by the desired ones.
 
-    Packets to these are the same with any port, but those of a deleted destination's connections are dropped. An
-    earlier build, or ipvsadm, may have added them with that port.
+    Packets to these are the same with any port, but those of a deleted destination's connections are dropped. ipvsadm
+    may have added them with that port.
     """
     if found.keys() == desired.keys():
         return {}

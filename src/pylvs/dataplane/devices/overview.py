@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pylvs.dataplane import vip_roles
@@ -22,18 +22,18 @@ def _hooks(packets: HookPackets) -> dict[str, Any]:
 def overview() -> dict[str, Any]:
     """Return which device runs what, and why, with counts of packets, as JSON types.
 
-    Tables of an earlier layout may lack some of them, which are left out. Raises NotPermitted, Unsupported.
+    Raises NotPermitted, Unsupported.
     """
     director = open_director()
     if not director.state.exists:
         return {"tables": False, "devices": [], "unattached": [], "not_forwarding": [], "reasons": {}}
     services, counts = director.services(), director.packet_counts()
-    tables, lacks = director.tables, counts.lacks
+    tables = director.tables
     missing_vips = absent({row.service.key.address for row in services if not row.service.key.mark})
     roles, use, packets = vip_roles.in_force(tables), counts.use or TableUse(0, 0, 0), counts.forwarded
     total = HookPackets(sum(each.xdp for each in packets.values()), sum(each.tc for each in packets.values()))
     none = HookPackets(0, 0)
-    checks = {} if "rp_filter" in lacks else named(tables)
+    checks = named(tables)
     devices = [
         {
             "device": each.device,
@@ -47,7 +47,7 @@ def overview() -> dict[str, Any]:
         }
         for each in attached(director.state)
     ]
-    found = {
+    return {
         "tables": True,
         "object": str(director.state.build()),
         "connections": use.used,
@@ -58,7 +58,7 @@ def overview() -> dict[str, Any]:
         "refused": {name: count for name, count in refusals(counts.reasons).items() if count},
         "services": len(services),
         "forwarded": _hooks(total),
-        "devices": [_without(each, lacks) for each in devices],
+        "devices": devices,
         "unattached": [
             {"device": each.device, "reason": each.reason, "needed": each.needed} for each in missing(director.tables)
         ],
@@ -69,11 +69,6 @@ def overview() -> dict[str, Any]:
         "master": sorted(map(str, roles.held)),
         "reasons": {name: count for name, count in counts.reasons.items() if count},
     }
-    return _without(found, lacks)
-
-
-def _without(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name not in names}
 
 
 def _of_servers(services: Sequence[ServiceRow]) -> dict[str, Any]:
