@@ -69,7 +69,7 @@ INLINE enum create_result create_conn(struct scratch *w, struct destination *d, 
 {
 	struct packet *p = &w->packet;
 	const struct facts *facts = facts_of(root);
-	bool masq = d && w->method == METHOD_MASQ, controlled = w->template != NO_TEMPLATE;
+	bool masq = d && w->chosen.method == METHOD_MASQ, controlled = w->template.slot != NO_TEMPLATE;
 	u32 state = STATE_UDP;
 	if (p->protocol != IPPROTO_UDP)
 		state = next_state(direction_in(&root->settings, masq || !d ? DIRECTION_INPUT : DIRECTION_INPUT_ONLY),
@@ -79,14 +79,14 @@ INLINE enum create_result create_conn(struct scratch *w, struct destination *d, 
 	struct new_conn new = {
 		.tuple = &p->tuple,
 		.destination = d,
-		.conn = {.destination = w->destination,
-			 .port = w->port,
-			 .method = w->method,
+		.conn = {.destination = w->chosen.destination,
+			 .port = w->chosen.port,
+			 .method = w->chosen.method,
 			 .flags = controlled ? CONN_CONTROLLED : 0},
 		.state = state,
 		.expiry = now + life,
 		.has_control = controlled,
-		.control = {.template = w->template},
+		.control = {.template = w->template.slot},
 		.is_ipv6 = p->is_ipv6,
 		.nat = masq,
 		.user = BY_PACKET,
@@ -95,8 +95,8 @@ INLINE enum create_result create_conn(struct scratch *w, struct destination *d, 
 	if (unlikely(result != CREATED))
 		return result;
 	if (likely(gives_way(new.conn.word)))
-		note_half_open(new.slot, new.conn.word >> WORD_GENERATION, w->service);
-	if (controlled && w->opens && (state == STATE_TCP_FIRST || state == STATE_SCTP_FIRST))
+		note_half_open(new.slot, new.conn.word >> WORD_GENERATION, w->service.slot);
+	if (controlled && w->flow.opens && (state == STATE_TCP_FIRST || state == STATE_SCTP_FIRST))
 		assure(new.slot, ASSURED); /* sloppy_tcp, sloppy_sctp */
 	return CREATED;
 }

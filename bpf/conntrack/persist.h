@@ -29,7 +29,7 @@ INLINE void mask_client(struct address *client, u32 netmask, bool is_ipv6)
 /* Whether the template covers the service's own port only, so that it can store the real server's port. */
 INLINE bool is_for_one_port(const struct scratch *w)
 {
-	return packet_dport(&w->packet) == w->service_port && w->service_port != bpf_htons(PORT_FTP);
+	return packet_dport(&w->packet) == w->service.port && w->service.port != bpf_htons(PORT_FTP);
 }
 
 /* A service with one port has a template per client. The template of FTP, or of all ports, covers all of the client's
@@ -37,18 +37,18 @@ INLINE bool is_for_one_port(const struct scratch *w)
 INLINE void template_key(struct scratch *w)
 {
 	const struct packet *p = &w->packet;
-	be16 port = is_for_one_port(w) ? w->service_port : 0;
-	bool marked = w->mark && !is_for_one_port(w);
+	be16 port = is_for_one_port(w) ? w->service.port : 0;
+	bool marked = w->service.mark && !is_for_one_port(w);
 	u8 protocol = marked ? 0 : p->protocol;
-	union tuple *key = &w->template_tuple;
+	union tuple *key = &w->template.tuple;
 	struct address client = {};
 	if (p->is_ipv6) {
 		client = p->tuple.v6.saddr;
-		mask_client(&client, w->netmask, true);
+		mask_client(&client, w->service.netmask, true);
 		key->v6.saddr = client;
 		key->v6.daddr = p->tuple.v6.daddr;
 		if (marked)
-			key->v6.daddr = (struct address){.word = {bpf_htonl(w->mark)}};
+			key->v6.daddr = (struct address){.word = {bpf_htonl(w->service.mark)}};
 		key->v6.sport = 0;
 		key->v6.dport = port;
 		key->v6.protocol = protocol;
@@ -57,9 +57,9 @@ INLINE void template_key(struct scratch *w)
 		return;
 	}
 	client.word[0] = p->tuple.v4.saddr;
-	mask_client(&client, w->netmask, false);
+	mask_client(&client, w->service.netmask, false);
 	key->v4.saddr = client.word[0];
-	key->v4.daddr = marked ? bpf_htonl(w->mark) : p->tuple.v4.daddr;
+	key->v4.daddr = marked ? bpf_htonl(w->service.mark) : p->tuple.v4.daddr;
 	key->v4.sport = 0;
 	key->v4.dport = port;
 	key->v4.protocol = protocol;
@@ -69,12 +69,12 @@ INLINE void template_key(struct scratch *w)
 /* Whether the template's entry has the form of IPv6. */
 INLINE bool template_is_ipv6(const struct scratch *w)
 {
-	return w->packet.is_ipv6 || w->by_call;
+	return w->packet.is_ipv6 || w->template.by_call;
 }
 
 INLINE struct found find_template(const struct scratch *w)
 {
-	return find_tuple(&w->template_tuple, template_is_ipv6(w));
+	return find_tuple(&w->template.tuple, template_is_ipv6(w));
 }
 
 /* Retire a template whose destination is gone. It stays listed, with port 65535, until its timeout (5.4). */
@@ -86,7 +86,7 @@ INLINE void retire_template(struct scratch *w, const struct found *template)
 	if (__sync_val_compare_and_swap(word, seen, seen | 1ULL << WORD_DYING) != seen)
 		return;
 	struct key key = {};
-	set_key(&key, &w->template_tuple, template_is_ipv6(w));
+	set_key(&key, &w->template.tuple, template_is_ipv6(w));
 	if (unlink_entry(&key, template->slot)) { /* it stays in its slot, under a tuple that no packet has */
 		template->connection->port = 0xffff;
 		key.rest = (key.rest & ~(0xffULL << REST_KIND | 0xffffULL << 16)) | 0xffffULL << 16 |
@@ -105,17 +105,17 @@ enum { HOLD_TRIES = 8 }; /* other CPUs may refresh the template at the same time
  * back. */
 INLINE bool hold_template(struct scratch *w, u32 now)
 {
-	struct control *control = control_of(w->template);
+	struct control *control = control_of(w->template.slot);
 	struct found found = find_template(w);
 	struct connection *template = found.connection;
-	if (!control || !template || found.slot != w->template)
+	if (!control || !template || found.slot != w->template.slot)
 		return false;
 	u64 first = READ_ONCE(template->word), seen = first;
 	if (word_state(first) != STATE_TEMPLATE)
 		return false;
 	__sync_fetch_and_add(&control->controls, 1);
 	if (unlikely(!control->timeout)) /* it was to end with its last connection */
-		WRITE_ONCE(control->timeout, w->timeout);
+		WRITE_ONCE(control->timeout, w->service.timeout);
 #pragma nounroll
 	for (u32 i = 0; i < HOLD_TRIES; i++) {
 		if (word_dying(seen) || (seen ^ first) >> WORD_STATE)
@@ -133,6 +133,6 @@ INLINE bool hold_template(struct scratch *w, u32 now)
 /* Drop the reference again: no connection was created. */
 INLINE void unhold_template(struct scratch *w)
 {
-	if (w->template != NO_TEMPLATE)
-		add_references(w->template, -1);
+	if (w->template.slot != NO_TEMPLATE)
+		add_references(w->template.slot, -1);
 }

@@ -8,29 +8,29 @@
 /* Create the client's template for the chosen destination. If another CPU was first, take over its choice. */
 INLINE enum create_result make_template(struct scratch *w, const struct root *root, u32 now)
 {
-	struct destination *d = map_elem(destinations, w->destination);
+	struct destination *d = map_elem(destinations, w->chosen.destination);
 	if (!d)
 		return CREATE_FAILED;
-	u32 expiry = now + w->timeout;
+	u32 expiry = now + w->service.timeout;
 	struct new_conn new = {
-		.tuple = &w->template_tuple,
+		.tuple = &w->template.tuple,
 		.destination = d,
-		.conn = {.destination = w->destination,
+		.conn = {.destination = w->chosen.destination,
 			 .port = is_for_one_port(w) ? d->port : 0,
 			 .method = METHOD_LOCAL,
-			 .flags = w->by_call ? CONN_CALL : 0},
+			 .flags = w->template.by_call ? CONN_CALL : 0},
 		.state = STATE_TEMPLATE,
 		.expiry = expiry,
 		.has_control = true,
-		.control = {.timeout = w->timeout},
+		.control = {.timeout = w->service.timeout},
 		.is_ipv6 = template_is_ipv6(w),
-		.nat = w->method == METHOD_MASQ,
+		.nat = w->chosen.method == METHOD_MASQ,
 		.user = BY_PACKET,
-		.call = w->by_call ? &w->call : NULL,
+		.call = w->template.by_call ? &w->template.call : NULL,
 	};
 	enum create_result result = insert_conn(&new);
 	if (likely(result == CREATED)) {
-		w->template = new.slot;
+		w->template.slot = new.slot;
 		return CREATED;
 	}
 	if (result != CREATE_EXISTS)
@@ -38,10 +38,10 @@ INLINE enum create_result make_template(struct scratch *w, const struct root *ro
 	struct found winner = find_template(w);
 	if (!winner.connection)
 		return CREATE_FAILED;
-	w->template = winner.slot;
-	w->destination = winner.connection->destination;
-	d = map_elem(destinations, w->destination);
+	w->template.slot = winner.slot;
+	w->chosen.destination = winner.connection->destination;
+	d = map_elem(destinations, w->chosen.destination);
 	u32 flags = d ? destination_flags(d, READ_ONCE(root->live)) : 0;
-	w->method = method_in(flags);
+	w->chosen.method = method_in(flags);
 	return flags & DESTINATION_AVAILABLE ? CREATED : CREATE_FAILED; /* another CPU is retiring or ending it */
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Data that a program leaves for the program that it tail-calls. There is one element for each CPU and hook.
+ * What programs hand over to the program that they tail-call: one structure for each hand-over. There is one element
+ * for each CPU and hook. The head of each program's file says what it reads here and what it leaves.
  */
 #pragma once
 #include "abi/percpu.h"
@@ -7,21 +8,18 @@
 #include "lib/headers.h"
 #include "parse/packet.h"
 
-struct icmp_inner { /* the packet inside an ICMP error */
-	union tuple tuple; /* saddr to daddr, as in the inner packet */
-	u16 at; /* offset of its IP header in the frame */
-	u16 l4; /* offset of its transport header */
-	u8 protocol;
-	u8 tos;
-	u8 df;
-	u8 later; /* not the first fragment */
-	u8 known; /* the tuple is complete enough to find a connection */
-	u8 pad[3];
+/* --- the parser --> programs of fragments, programs that send --- */
+
+/* A fragment, as PROG_PARSE_SLOW and PROG_EGRESS_SLOW find it: for PROG_DEFRAG. */
+struct frag_header {
+	u32 frag_off; /* its offset in bytes, plus 1 if more follow; 0: the packet is no fragment */
+	u32 id;
+	u32 at; /* IPv6: offset of its fragment header in the frame */
+	u32 named_at; /* offset of the next-header byte that names the fragment header */
 };
 
-enum icmp_side { SIDE_CLIENT, SIDE_SERVER /* server of NAT */, SIDE_PLAIN /* server of another method */ };
-
-/* How a reassembled packet arrived: the sizes and offsets of its fragments (IPVS-SEMANTICS 7.1 end). */
+/* How a reassembled packet arrived: the sizes and offsets of its fragments (IPVS-SEMANTICS 7.1 end). PROG_DEFRAG leaves
+ * it for the programs that send. */
 enum {
 	FRAG_WORDS = 32,
 	FRAG_HEAD = 256,
@@ -39,19 +37,8 @@ struct frag_map {
 	u64 starts[FRAG_WORDS]; /* one bit for each 8 bytes: a fragment starts there */
 };
 
-/* What rules for firewall marks match beyond `struct packet`, and the state of their evaluation. */
-struct mark_state {
-	u32 mark;
-	u32 known; /* bits of the mark that no filter of tc can have set before */
-	u32 unsure; /* a rule matched on other bits */
-	u32 next; /* next rule to evaluate */
-	u32 device;
-	u8 tcp_flags;
-	u8 pad;
-	u8 link[6];
-};
-
-/* IPv4 options. Offsets count from the start of the IP header; 0: not present. */
+/* IPv4 options. Offsets count from the start of the IP header; 0: not present. PROG_PARSE_SLOW leaves them for the
+ * programs that send the packet or an ICMP error about it. */
 struct options {
 	u8 bytes[64]; /* the header as it will be written */
 	u32 size; /* of the header */
@@ -63,6 +50,130 @@ struct options {
 	u8 ended;
 	u8 changed;
 	u8 pad[5];
+};
+
+/* --- PROG_NEW --> PROG_PERSIST --> scheduler --> PROG_CONNECT --- */
+
+/* The version of the service that was in force, for all programs until PROG_CONNECT. */
+struct scheduled_service {
+	u32 slot;
+	u32 generation;
+	u32 flags;
+	u32 list;
+	u32 count;
+	u32 list_version;
+	u32 edit;
+	u32 edit_position;
+	u32 gcd;
+	u32 max_weight;
+	u32 table; /* mh, sh: index of the table in force */
+	u32 epoch; /* lblc, lblcr: see struct service_version */
+	u32 epoch_tick;
+	u32 scheduler;
+	u32 timeout; /* of persistence, in ticks */
+	u32 netmask;
+	u32 mark; /* firewall mark of the service, or 0 */
+	be16 port;
+};
+
+/* The state of a new flow, from PROG_NEW to PROG_CONNECT, PROG_BYPASS and the programs that return there. */
+struct new_flow {
+	/* Destination of the connection that this packet replaces, which still counts it; or NO_INDEX. */
+	u32 old_destination;
+	u32 old_state;
+	u32 half_open_ended; /* PROG_END_HALF_OPEN ran */
+	u32 by_hash; /* schedule by PROG_HASH_FALLBACK */
+	u32 opens; /* it may create a connection; else it may only continue a flow without one */
+	u32 collisions; /* with another CPU that makes the same connection */
+};
+
+/* The client's template: from PROG_PERSIST, PROG_SIP or PROG_SIP_OPEN to PROG_CONNECT. */
+struct scheduled_template {
+	u32 slot; /* or NO_TEMPLATE */
+	u32 by_call; /* it is that of the SIP call `call` */
+	union tuple tuple;
+	struct call call;
+};
+
+/* --- a scheduler, a template or a connection --> programs that forward --- */
+
+/* The real server: for PROG_CONNECT, PROG_ENCAP, PROG_FWD_SLOW and PROG_ICMP_FORWARD. */
+struct chosen_server {
+	u32 destination; /* or NO_INDEX */
+	u32 method;
+	u32 state; /* state of the destination in force: method and tunnel */
+	be16 port;
+};
+
+/* The new saddr and sport of a NAT server's packet: from PROG_REPLY, PROG_SIP_OUT or PROG_ICMP_RECEIVE. */
+struct nat_reply {
+	struct address saddr;
+	be16 sport;
+};
+
+/* How to send a packet: for PROG_FWD_SLOW, and from it for PROG_ENCAP, PROG_UDP_CSUM, PROG_SCTP_CSUM, PROG_FRAGMENT. */
+struct xmit {
+	struct hop hop;
+	u32 fragment_size; /* 0: send unfragmented */
+	u32 is_ipv6; /* the frame leaves as IPv6 */
+	u32 is_reply;
+	u32 resolve; /* let the kernel's neighbour code send it */
+};
+
+/* --- ICMP errors (icmp/error.h) --- */
+
+/* An ICMP error to send: for PROG_ICMP_SEND. PROG_ICMP_RECEIVE leaves a received one here for PROG_ICMP_TUNNEL. */
+struct icmp_message {
+	u32 type;
+	u32 code;
+	u32 rest;
+	u32 translated; /* IPVS would have sent it to the virtual address, and translated it for the chosen server */
+};
+
+struct icmp_inner { /* the packet inside an ICMP error */
+	union tuple tuple; /* saddr to daddr, as in the inner packet */
+	u16 at; /* offset of its IP header in the frame */
+	u16 l4; /* offset of its transport header */
+	u8 protocol;
+	u8 tos;
+	u8 df;
+	u8 later; /* not the first fragment */
+	u8 known; /* the tuple is complete enough to find a connection */
+	u8 pad[3];
+};
+
+enum icmp_side { SIDE_CLIENT, SIDE_SERVER /* server of NAT */, SIDE_PLAIN /* server of another method */ };
+
+/* A received ICMP error: from PROG_ICMP_RECEIVE to PROG_ICMP_FORWARD, perhaps by PROG_NEW, and to PROG_FWD_SLOW. */
+struct received_icmp {
+	u32 side; /* enum icmp_side: where it came from */
+	u32 transit; /* it is addressed to another host */
+	struct icmp_inner inner;
+	union tuple reversed; /* buffer: the ends of the inner tuple swapped */
+};
+
+/* --- buffers: only the program that fills one reads it --- */
+
+/* Schedulers keep here what later steps of bpf_loop read. On the stack the verifier of Linux 6.1 would assume the first
+ * step's values for all steps, and prune live branches. */
+struct sched_loop {
+	u32 best; /* list index, or NO_INDEX */
+	u32 best_load;
+	s32 best_weight;
+	u32 sum;
+	u32 left;
+};
+
+/* PROG_NEW: what rules for firewall marks match beyond `struct packet`, and the state of their evaluation. */
+struct mark_state {
+	u32 mark;
+	u32 known; /* bits of the mark that no filter of tc can have set before */
+	u32 unsure; /* a rule matched on other bits */
+	u32 next; /* next rule to evaluate */
+	u32 device;
+	u8 tcp_flags;
+	u8 pad;
+	u8 link[6];
 };
 
 /* The search for a Call-ID in the text of a SIP message. Positions count from the start of the text. */
@@ -77,73 +188,24 @@ struct call_scan {
 };
 
 struct scratch {
-	struct packet packet;
-	struct frag_map frags;
-	u32 fragment; /* set by PROG_PARSE_SLOW for a fragment: its offset in bytes, plus 1 if more follow */
-	u32 fragment_id;
-	u32 fragment_at; /* IPv6: offset of its fragment header in the frame */
-	u32 fragment_named_at; /* offset of the next-header byte that names the fragment header */
+	struct packet packet; /* for all programs */
+	struct scheduled_service service;
+	struct new_flow flow;
+	struct chosen_server chosen;
+	struct sched_loop loop;
+	struct nat_reply reply;
+	struct xmit xmit;
+	struct scheduled_template template;
+	struct frag_header fragment;
 	struct options options;
-	struct options echo; /* options of an ICMP error about it */
-	u8 head[FRAG_HEAD + 8]; /* IP headers of every fragment, including an IPv6 fragment header */
-	struct hop hop;
-	struct address virtual_address; /* saddr of ICMP errors */
-	u32 service;
-	u32 generation; /* of the service's version */
-	u32 service_flags;
-	u32 list;
-	u32 count;
-	u32 list_version;
-	u32 edit;
-	u32 edit_position;
-	u32 gcd;
-	u32 max_weight;
-	u32 table; /* mh: which table of slots */
-	u32 epoch; /* lblc, lblcr: see struct service_version */
-	u32 epoch_tick;
-	u32 destination; /* that the scheduler chose, or NO_INDEX */
-	u32 method;
-	u32 state; /* of the chosen destination: method and tunnel */
-	u32 resolve; /* let the kernel's neighbour code send it */
-	u32 scheduler;
-	/* Schedulers keep here what later steps of bpf_loop read. On the stack the verifier of Linux 6.1 would assume
-	 * the first step's values for all steps, and prune live branches. */
-	u32 best; /* list index, or NO_INDEX */
-	u32 best_load;
-	s32 best_weight;
-	u32 sum;
-	u32 left;
-	u32 timeout; /* persistence timeout in ticks */
-	u32 netmask;
-	u32 template; /* slot of the client's template, or NO_TEMPLATE */
-	/* Destination of the connection that this packet replaces, which still counts it; or NO_INDEX. */
-	u32 old_destination;
-	u32 old_state;
-	u32 half_open_ended; /* PROG_END_HALF_OPEN ran */
-	u32 by_hash; /* schedule by PROG_HASH_FALLBACK */
-	u32 opens; /* it may create a connection; else it may only continue a flow without one */
-	u32 collisions; /* with another CPU that makes the same connection */
-	u32 needs_template;
-	be16 service_port;
-	union tuple template_tuple;
-	be16 port; /* port of the real server */
-	be16 reply_port; /* new sport of a reply */
-	u32 is_reply;
-	u32 error_type; /* ICMP type */
-	u32 error_code;
-	u32 error_rest;
-	u32 error_translated; /* IPVS would have sent it to the virtual address, and translated it for `destination` */
-	u32 error_side; /* enum icmp_side: where the ICMP error came from */
-	u32 icmp_transit; /* it is addressed to another host */
-	struct icmp_inner inner;
-	union tuple outer; /* tuple of an ICMP error while its inner packet is scheduled */
-	u32 mtu; /* length of fragments; 0: send unfragmented */
-	u32 mark; /* firewall mark of the service, or 0 */
-	struct mark_state seen;
-	u32 outer_is_ipv6; /* the frame leaves as IPv6 */
-	u32 by_call; /* the template is that of the SIP call `call` */
-	struct call call;
+	struct frag_map frags;
+	struct icmp_message error;
+	struct received_icmp received;
+	union tuple own_tuple; /* the packet's, while that of an ICMP error's inner packet or of a request replaces it */
+	struct mark_state marks;
 	struct call_scan scan;
+	struct options echo; /* PROG_ICMP_SEND: options of the error */
+	u8 head[FRAG_HEAD + 8]; /* PROG_FRAGMENT: IP headers of every fragment, including an IPv6 fragment header */
 };
 
 #define NO_INDEX 0xffffffffu
@@ -193,10 +255,10 @@ INLINE void set_icmp_error(struct scratch *w, enum icmp_error error, u32 rest)
 		code = is_ipv6 ? 0 : ICMP_FRAG_NEEDED;
 		break;
 	}
-	w->error_type = type;
-	w->error_code = code;
-	w->error_rest = rest;
-	w->error_translated = false;
+	w->error.type = type;
+	w->error.code = code;
+	w->error.rest = rest;
+	w->error.translated = false;
 }
 
 /* Deliver a translated reply to a client on this host. Its saddr is a local address, which IPv4 routing rejects on a

@@ -2,6 +2,8 @@
  * PROG_DEFRAG: fragments of requests and replies (IPVS-SEMANTICS 2.1, 2.7, 7.1 end). Fragments are held in a queue; the
  * last one to arrive becomes the whole packet and continues at PROG_PARSE_SLOW. PROG_FRAGMENT sends it as it arrived.
  * Fragments that the kernel would not reassemble are forwarded unreassembled.
+ *
+ * Reads fragment. Leaves frags for PROG_PARSE_SLOW and the programs that send.
  */
 #pragma once
 #include "frag/map.h"
@@ -110,9 +112,9 @@ INLINE void fragment4(struct __sk_buff *skb, const struct scratch *w, struct fra
 	f->saddr.word[0] = p->tuple.v4.saddr;
 	f->daddr.word[0] = p->tuple.v4.daddr;
 	f->kind = p->protocol | 1 << 9;
-	f->offset = w->fragment & ~7u;
+	f->offset = w->fragment.frag_off & ~7u;
 	f->end = f->offset + ETH_HLEN + p->length - p->l4;
-	f->more = w->fragment & 1;
+	f->more = w->fragment.frag_off & 1;
 	if (f->more)
 		f->end &= ~7u;
 	f->head = p->l4 - ETH_HLEN;
@@ -127,10 +129,10 @@ INLINE void fragment6(struct __sk_buff *skb, const struct scratch *w, struct fra
 	f->saddr = p->tuple.v6.saddr;
 	f->daddr = p->tuple.v6.daddr;
 	f->kind = 1 << 8 | 1 << 9;
-	f->payload_at = w->fragment_at + 8;
-	f->offset = w->fragment & ~7u;
+	f->payload_at = w->fragment.at + 8;
+	f->offset = w->fragment.frag_off & ~7u;
 	f->end = f->offset + ETH_HLEN + p->length - f->payload_at;
-	f->more = w->fragment & 1;
+	f->more = w->fragment.frag_off & 1;
 	f->head = f->payload_at - ETH_HLEN;
 	f->is_ipv6 = 1;
 	f->length = p->length;
@@ -159,7 +161,7 @@ VERIFIED_ONCE int lacks_headers(struct __sk_buff *skb, const struct scratch *w, 
 /* Forward without reassembly. A first fragment may have all that is needed; others pass to the stack. */
 INLINE int forward_unreassembled(struct __sk_buff *skb, struct scratch *w)
 {
-	if (w->fragment & ~7u)
+	if (w->fragment.frag_off & ~7u)
 		return pass_to_stack(HOOK_TC);
 	w->packet.slow_flags = SLOW_FIRST_FRAGMENT;
 	return tail_call(tc_ctx(skb), PROG_PARSE_SLOW);
@@ -182,7 +184,7 @@ INLINE enum defrag_result add_to_queue(struct __sk_buff *skb, struct scratch *w,
 	enum defrag_result found = DEFRAG_REFUSED;
 	bool other = !g && find_lone(&slot, f, hash, now);
 	if (other && !slot.found && waits_alone(f)) {
-		slot.lone->named_at = w->fragment_named_at - ETH_HLEN;
+		slot.lone->named_at = w->fragment.named_at - ETH_HLEN;
 		slot.lone->next = w->packet.protocol;
 		slot.lone->received = skb->len;
 		found = keep_lone(skb, &slot, f, hash, now);
@@ -198,7 +200,7 @@ INLINE enum defrag_result add_to_queue(struct __sk_buff *skb, struct scratch *w,
 		free_lone(&slot);
 	}
 	if (g) {
-		found = add_fragment(skb, g, f, w->fragment_named_at - ETH_HLEN, w->packet.protocol);
+		found = add_fragment(skb, g, f, w->fragment.named_at - ETH_HLEN, w->packet.protocol);
 		if (found == DEFRAG_COMPLETE) {
 			bool joins = !f->is_ipv6 && !w->frags.passing;
 			fill_frag_map(&w->frags, g, joins);
@@ -235,7 +237,7 @@ INLINE int prog_defrag(struct __sk_buff *skb)
 	if (!w)
 		return pass_to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
-	struct fragment f = {.id = w->fragment_id, .ecn = 1u << (p->tos & 3)};
+	struct fragment f = {.id = w->fragment.id, .ecn = 1u << (p->tos & 3)};
 	if (skb->tc_index == FOR_STACK) { /* re-injected by PROG_FRAGMENT */
 		skb->tc_index = 0;
 		return pass_to_stack(HOOK_TC);

@@ -4,6 +4,8 @@
  *
  * A reassembled packet leaves as the kernel would send it: in the same fragments if possible, else in fragments as long
  * as the longest one received.
+ *
+ * Reads xmit, chosen.method and, of a reassembled packet, frags.
  */
 #pragma once
 #include "frag/map.h"
@@ -102,7 +104,8 @@ INLINE bool shorten_frame(struct __sk_buff *skb, u32 length)
  * the neighbour. Without branches, because the verifier would follow each of them through the rest of the step. */
 INLINE bool is_for_neighbour(const struct fragment_ctx *c, u32 size)
 {
-	u64 more = is_nonzero(c->payload - c->offset - size), resolved = is_nonzero(c->w->hop.verdict ^ HOP_UNRESOLVED);
+	u64 more = is_nonzero(c->payload - c->offset - size);
+	u64 resolved = is_nonzero(c->w->xmit.hop.verdict ^ HOP_UNRESOLVED);
 	return is_nonzero(c->w->frags.passing ^ TO_STACK_AGAIN) & ~(more & resolved);
 }
 
@@ -181,7 +184,7 @@ INLINE bool keeps_fragments(const struct fragment_ctx *c, const struct frag_map 
 {
 	const struct packet *p = &c->w->packet;
 	u32 first = frags->first + c->growth;
-	bool masq = c->w->is_reply || c->w->method == METHOD_MASQ;
+	bool masq = c->w->xmit.is_reply || c->w->chosen.method == METHOD_MASQ;
 	if (frags->passing == TO_STACK_AGAIN)
 		return true;
 	if (masq && !p->is_ipv6 && p->protocol == IPPROTO_TCP && frags->first < TCP_HLEN)
@@ -197,7 +200,7 @@ VERIFIED_ONCE int finish_fragments(struct __sk_buff *skb, struct scratch *w, u32
 	if (w->frags.passing == TO_STACK_AGAIN)
 		return drop(HOOK_TC, REASON_FRAGMENTED);
 	count(REASON_FRAGMENTED);
-	return xmit_neigh(skb, &w->hop);
+	return xmit_neigh(skb, &w->xmit.hop);
 }
 
 /* The kernel's neighbour code gets the last fragment, so it keeps the neighbour valid. If it has yet to resolve the
@@ -212,18 +215,18 @@ INLINE int prog_fragment(struct __sk_buff *skb)
 	const struct frag_map *frags = &w->frags;
 	bool reassembled = p->slow_flags & SLOW_REASSEMBLED, round = reassembled && frags->passing == TO_STACK_AGAIN;
 	struct fragment_ctx c = {.skb = skb, .copy = copy, .w = w};
-	c.is_ipv6 = round ? p->is_ipv6 : w->outer_is_ipv6;
+	c.is_ipv6 = round ? p->is_ipv6 : w->xmit.is_ipv6;
 	c.ifindex = barrier_var(skb->ifindex);
 	if (!round)
-		c.ifindex = w->hop.ifindex;
+		c.ifindex = w->xmit.hop.ifindex;
 	if (!reassembled)
 		w->frags.passing = 0;
-	if ((!round && !has_neighbour(&w->hop)) || skb->gso_size)
+	if ((!round && !has_neighbour(&w->xmit.hop)) || skb->gso_size)
 		return drop(HOOK_TC, REASON_FRAGMENT_FAILED);
 	c.head = c.is_ipv6 ? read_head6(skb, w) : read_head4(skb, w);
-	if (!c.head || (!round && w->mtu < c.head + 8))
+	if (!c.head || (!round && w->xmit.fragment_size < c.head + 8))
 		return drop(HOOK_TC, REASON_FRAGMENT_FAILED);
-	c.step = w->mtu - c.head;
+	c.step = w->xmit.fragment_size - c.head;
 	if (c.step > FRAGMENT_MAX)
 		c.step = FRAGMENT_MAX;
 	c.payload = skb->len - ETH_HLEN - c.head + (c.is_ipv6 ? FRAGMENT_HLEN : 0);
@@ -235,7 +238,7 @@ INLINE int prog_fragment(struct __sk_buff *skb)
 	u32 payload = barrier_var(c.payload);
 	if (!IS_LENGTH(payload, FRAGMENT_PAYLOAD) ||
 	    bpf_skb_load_bytes(skb, skb->len - payload, copy->bytes, payload) ||
-	    (!round && !set_macs(tc_ctx(skb), &w->hop)))
+	    (!round && !set_macs(tc_ctx(skb), &w->xmit.hop)))
 		return drop(HOOK_TC, REASON_FRAGMENT_FAILED);
 	FORGET_BOUNDS(c, head, failed);
 	bpf_loop(FRAGMENT_PAYLOAD / 8 + 1, fragment_step, &c, 0);

@@ -2,6 +2,8 @@
  * PROG_GSO_SEGMENT: segment a GSO packet for a tunnel with a checksum, or of UDP for GUE. The kernel segments such
  * packets at transmission, but cannot compute this checksum for each segment. So the program copies headers and payload,
  * completes all checksums, and sends a clone for each segment.
+ *
+ * Reads chosen and xmit.
  */
 #pragma once
 #include "fwd/gre_gue.h"
@@ -95,7 +97,7 @@ INLINE bool write_segment(struct segment_ctx *s, const struct destination *d, co
 {
 	struct scratch *w = s->w;
 	struct super *super = s->super;
-	u32 more = tunnel_hlen(w->state), at = ETH_HLEN + outer_hlen(d) + more;
+	u32 more = tunnel_hlen(w->chosen.state), at = ETH_HLEN + outer_hlen(d) + more;
 	union tunnel_header header = {};
 	struct copy *copy = map_elem(copies, 0);
 	u32 behind = at + s->network + s->transport;
@@ -103,9 +105,9 @@ INLINE bool write_segment(struct segment_ctx *s, const struct destination *d, co
 		return false;
 	u64 sum = write_inner(s, super, offset, size, csum_frame(s->skb, copy->bytes, behind, size, 0), last);
 	w->packet.length = s->network + s->transport + size;
-	fill_tunnel(&header, &w->packet, root, w->state, more);
-	if (tunnel_flags(w->state))
-		write_tunnel_csum(&header, &w->packet, d, &w->hop, w->state, more, sum);
+	fill_tunnel(&header, &w->packet, root, w->chosen.state, more);
+	if (tunnel_flags(w->chosen.state))
+		write_tunnel_csum(&header, &w->packet, d, &w->xmit.hop, w->chosen.state, more, sum);
 	if (!push_headers(s->skb, w, d, &header, more))
 		return false;
 	u32 network = barrier_var(s->network), transport = barrier_var(s->transport);
@@ -118,7 +120,7 @@ INLINE bool write_segment(struct segment_ctx *s, const struct destination *d, co
 static int segment_step(u32 index, struct segment_ctx *s)
 {
 	u32 offset = index * s->step;
-	struct destination *d = map_elem(destinations, s->w->destination);
+	struct destination *d = map_elem(destinations, s->w->chosen.destination);
 	struct root *root = get_root();
 	if (offset >= s->payload || !d)
 		return 1;
@@ -127,10 +129,10 @@ static int segment_step(u32 index, struct segment_ctx *s)
 	if (!last)
 		size = s->step;
 	s->failed = 1;
-	u32 length = ETH_HLEN + outer_hlen(d) + tunnel_hlen(s->w->state) + s->network + s->transport + size;
+	u32 length = ETH_HLEN + outer_hlen(d) + tunnel_hlen(s->w->chosen.state) + s->network + s->transport + size;
 	size = barrier_var(size);
 	if (!IS_LENGTH(size, SEGMENT_MAX) || bpf_skb_change_tail(s->skb, length, 0) ||
-	    !write_segment(s, d, root, offset, size, last) || bpf_clone_redirect(s->skb, s->w->hop.ifindex, 0))
+	    !write_segment(s, d, root, offset, size, last) || bpf_clone_redirect(s->skb, s->w->xmit.hop.ifindex, 0))
 		return 1;
 	s->failed = 0;
 	return 0;
@@ -167,7 +169,7 @@ INLINE bool copy_super(struct segment_ctx *s)
 INLINE int prog_gso_segment(struct __sk_buff *skb)
 {
 	struct scratch *w = scratch_of(HOOK_TC);
-	struct destination *d = w ? map_elem(destinations, w->destination) : NULL;
+	struct destination *d = w ? map_elem(destinations, w->chosen.destination) : NULL;
 	struct super *super = map_elem(supers, bpf_get_smp_processor_id());
 	if (!w || !d || !super)
 		return pass_to_stack(HOOK_TC);
@@ -181,7 +183,7 @@ INLINE int prog_gso_segment(struct __sk_buff *skb)
 	s32 front = p->l4 + UDP_HLEN;
 	if (bpf_skb_change_tail(skb, p->l4 + s.transport + first, 0) ||
 	    bpf_skb_adjust_room(skb, -front, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO) ||
-	    bpf_skb_adjust_room(skb, front + outer_hlen(d) + tunnel_hlen(w->state), BPF_ADJ_ROOM_MAC,
+	    bpf_skb_adjust_room(skb, front + outer_hlen(d) + tunnel_hlen(w->chosen.state), BPF_ADJ_ROOM_MAC,
 				BPF_F_ADJ_ROOM_FIXED_GSO))
 		return drop(HOOK_TC, REASON_SUPER);
 	FORGET_BOUNDS(s, network, failed);

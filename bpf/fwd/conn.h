@@ -55,11 +55,11 @@ INLINE int encap_tunnel(struct ctx ctx, const struct packet *p, const struct rea
 	if (!w)
 		return drop(ctx.hook, REASON_MISSED_STAGE);
 	w->packet = *p;
-	w->hop = *hop;
-	w->destination = t->index;
-	w->state = t->state;
-	w->mtu = 0;
-	w->resolve = 0;
+	w->xmit.hop = *hop;
+	w->chosen.destination = t->index;
+	w->chosen.state = t->state;
+	w->xmit.fragment_size = 0;
+	w->xmit.resolve = 0;
 	return tail_call(ctx, PROG_ENCAP);
 }
 
@@ -94,11 +94,11 @@ INLINE int fwd_slow(struct __sk_buff *skb, const struct packet *p, const struct 
 	if (!w)
 		return drop(HOOK_TC, REASON_MISSED_STAGE);
 	w->packet = *p;
-	w->destination = t->index;
-	w->method = t->method;
-	w->state = t->state;
-	w->port = t->port;
-	w->is_reply = 0;
+	w->chosen.destination = t->index;
+	w->chosen.method = t->method;
+	w->chosen.state = t->state;
+	w->chosen.port = t->port;
+	w->xmit.is_reply = 0;
 	return tail_call(tc_ctx(skb), PROG_FWD_SLOW);
 }
 

@@ -92,7 +92,7 @@ INLINE bool is_csum_partial(struct __sk_buff *skb, const struct packet *p)
 /* Whether PROG_GSO_SEGMENT can segment a GSO packet. */
 INLINE bool can_segment(struct __sk_buff *skb, const struct scratch *w)
 {
-	return w->hop.verdict == HOP_READY && !w->mtu && is_csum_partial(skb, &w->packet);
+	return w->xmit.hop.verdict == HOP_READY && !w->xmit.fragment_size && is_csum_partial(skb, &w->packet);
 }
 
 /* Return the packet's sum from its IP header on, as if its own checksums were finished. */
@@ -144,15 +144,15 @@ VERIFIED_ONCE int push_headers(struct __sk_buff *skb, const struct scratch *w, c
 		return false;
 	const struct packet *p = &w->packet;
 	bool pmtu_disc = get_root()->settings.pmtu_disc;
-	u8 protocol = tunnel_kind(w->state) == TUNNEL_GUE ? IPPROTO_UDP : IPPROTO_GRE;
+	u8 protocol = tunnel_kind(w->chosen.state) == TUNNEL_GUE ? IPPROTO_UDP : IPPROTO_GRE;
 	if (d->family == 6) {
 		struct outer6 outer;
-		fill_outer6(&outer, p, d, &w->hop, protocol, more);
+		fill_outer6(&outer, p, d, &w->xmit.hop, protocol, more);
 		if (bpf_skb_store_bytes(skb, 0, &outer, sizeof(outer), 0))
 			return false;
 	} else {
 		struct outer4 outer;
-		fill_outer4(&outer, p, d, &w->hop, protocol, more, pmtu_disc);
+		fill_outer4(&outer, p, d, &w->xmit.hop, protocol, more, pmtu_disc);
 		if (bpf_skb_store_bytes(skb, 0, &outer, sizeof(outer), 0))
 			return false;
 	}
@@ -163,10 +163,10 @@ VERIFIED_ONCE int push_headers(struct __sk_buff *skb, const struct scratch *w, c
 INLINE bool push_headroom(struct __sk_buff *skb, const struct scratch *w, const struct destination *d, u32 more)
 {
 	u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO;
-	if (!w->mtu) { /* a packet to be fragmented must not be an encapsulated one to the kernel */
+	if (!w->xmit.fragment_size) { /* a packet to be fragmented must not be an encapsulated one to the kernel */
 		flags |= d->family == 6 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV4;
-		flags |=
-			tunnel_kind(w->state) == TUNNEL_GUE ? BPF_F_ADJ_ROOM_ENCAP_L4_UDP : BPF_F_ADJ_ROOM_ENCAP_L4_GRE;
+		flags |= tunnel_kind(w->chosen.state) == TUNNEL_GUE ? BPF_F_ADJ_ROOM_ENCAP_L4_UDP
+								    : BPF_F_ADJ_ROOM_ENCAP_L4_GRE;
 	}
 	return !bpf_skb_adjust_room(skb, outer_hlen(d) + more, BPF_ADJ_ROOM_MAC, flags);
 }

@@ -174,13 +174,13 @@ INLINE int send_icmp_error(struct __sk_buff *skb, struct scratch *w, u32 reason,
  * packet leaves in fragments no longer than those received (IPVS-SEMANTICS 7.1 end). */
 INLINE u32 fragment_size(const struct scratch *w, u32 length, bool too_long)
 {
-	u32 largest = w->frags.largest, mtu = w->hop.mtu;
+	u32 largest = w->frags.largest, mtu = w->xmit.hop.mtu;
 	bool is_ipv6 = w->packet.is_ipv6;
 	if (!(w->packet.slow_flags & SLOW_REASSEMBLED))
 		return too_long ? mtu : 0;
-	if (w->outer_is_ipv6 && !is_ipv6 && w->frags.df) /* as in the kernel, which takes a flag for a length of 64 */
+	if (w->xmit.is_ipv6 && !is_ipv6 && w->frags.df) /* as in the kernel, which takes a flag for a length of 64 */
 		return MIN_MTU6;
-	if (w->outer_is_ipv6 != is_ipv6)
+	if (w->xmit.is_ipv6 != is_ipv6)
 		return length > mtu ? mtu : 0;
 	if (!is_ipv6)
 		return largest < mtu ? largest : mtu;
@@ -208,18 +208,19 @@ INLINE bool shorten_segments(struct __sk_buff *skb, const struct packet *p, u32 
 VERIFIED_ONCE int set_fragment_size(struct __sk_buff *skb, struct scratch *w, u32 length, u32 surplus)
 {
 	if (w)
-		w->mtu = fragment_size(w, length, surplus && !shorten_segments(skb, &w->packet, surplus));
+		w->xmit.fragment_size =
+			fragment_size(w, length, surplus && !shorten_segments(skb, &w->packet, surplus));
 	return 0;
 }
 
-/* Send a finished packet to w->hop; w->mtu and w->outer_is_ipv6 describe it. */
+/* Send a finished packet, as w->xmit describes it. */
 INLINE int xmit_finished(struct __sk_buff *skb, struct scratch *w)
 {
-	if (w->hop.verdict == HOP_LOCAL)
-		return w->is_reply ? to_own_client(skb, &w->packet) : pass_to_stack(HOOK_TC);
-	if (w->mtu)
+	if (w->xmit.hop.verdict == HOP_LOCAL)
+		return w->xmit.is_reply ? to_own_client(skb, &w->packet) : pass_to_stack(HOOK_TC);
+	if (w->xmit.fragment_size)
 		return tail_call(tc_ctx(skb), PROG_FRAGMENT);
-	return xmit_neigh(skb, &w->hop);
+	return xmit_neigh(skb, &w->xmit.hop);
 }
 
 /* Likewise, after computing a checksum that cannot be updated. */

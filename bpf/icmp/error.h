@@ -35,14 +35,14 @@ INLINE bool is_forwardable(struct __sk_buff *skb, const struct packet *p, const 
 INLINE bool find_from_client(struct scratch *w)
 {
 	bool is_ipv6 = w->packet.is_ipv6;
-	tuple_reverse(&w->template_tuple, &w->inner.tuple, is_ipv6);
-	struct connection *c = find_tuple(&w->template_tuple, is_ipv6).connection;
+	tuple_reverse(&w->received.reversed, &w->received.inner.tuple, is_ipv6);
+	struct connection *c = find_tuple(&w->received.reversed, is_ipv6).connection;
 	if (!c)
 		return false;
-	w->destination = c->destination;
-	w->method = c->method;
-	w->port = c->port;
-	w->error_side = SIDE_CLIENT;
+	w->chosen.destination = c->destination;
+	w->chosen.method = c->method;
+	w->chosen.port = c->port;
+	w->received.side = SIDE_CLIENT;
 	return true;
 }
 
@@ -50,29 +50,29 @@ INLINE bool find_from_client(struct scratch *w)
 INLINE bool find_from_nat_server(struct scratch *w)
 {
 	bool is_ipv6 = w->packet.is_ipv6;
-	tuple_reverse(&w->template_tuple, &w->inner.tuple, is_ipv6);
-	u32 slot = find_reply_slot(&w->template_tuple, is_ipv6);
+	tuple_reverse(&w->received.reversed, &w->received.inner.tuple, is_ipv6);
+	u32 slot = find_reply_slot(&w->received.reversed, is_ipv6);
 	struct connection *c = found_at(slot).connection;
 	if (!c)
 		return false;
 	struct address saddr = {};
-	w->destination = c->destination;
-	virtual_of(slot, &saddr, &w->reply_port, is_ipv6);
-	w->virtual_address = saddr;
-	w->method = METHOD_MASQ;
-	w->error_side = SIDE_SERVER;
+	w->chosen.destination = c->destination;
+	virtual_of(slot, &saddr, &w->reply.sport, is_ipv6);
+	w->reply.saddr = saddr;
+	w->chosen.method = METHOD_MASQ;
+	w->received.side = SIDE_SERVER;
 	return true;
 }
 
 /* Look up the inner packet as a DR or TUN request: nothing to translate. */
 INLINE bool find_from_plain_server(struct scratch *w)
 {
-	struct connection *c = find_tuple(&w->inner.tuple, w->packet.is_ipv6).connection;
+	struct connection *c = find_tuple(&w->received.inner.tuple, w->packet.is_ipv6).connection;
 	if (!c || c->method == METHOD_MASQ)
 		return false;
-	w->destination = c->destination;
-	w->method = c->method;
-	w->error_side = SIDE_PLAIN;
+	w->chosen.destination = c->destination;
+	w->chosen.method = c->method;
+	w->received.side = SIDE_PLAIN;
 	return true;
 }
 
@@ -101,13 +101,13 @@ INLINE bool inner_is_standby(const struct icmp_inner *q, bool is_ipv6, const str
 INLINE int schedule_inner(struct __sk_buff *skb, struct scratch *w, const struct root *root)
 {
 	struct packet *p = &w->packet;
-	struct icmp_inner *q = &w->inner;
+	struct icmp_inner *q = &w->received.inner;
 	if (!root->settings.schedule_icmp || !has_ports(q->protocol))
 		return pass_packet(tc_ctx(skb), p);
 	if (!q->known)
 		return drop(HOOK_TC, REASON_SHORT);
-	w->outer = p->tuple;
-	w->error_side = SIDE_CLIENT;
+	w->own_tuple = p->tuple;
+	w->received.side = SIDE_CLIENT;
 	tuple_reverse(&p->tuple, &q->tuple, p->is_ipv6);
 	p->protocol = q->protocol;
 	p->by_inner = 1;

@@ -2,6 +2,9 @@
  * Forward an ICMP error about a connection to the other side (IPVS-SEMANTICS 8.2, 8.3). NAT translates its addresses
  * and the inner packet. The inner IP header's checksum is updated; the inner transport checksum is not. PROG_FWD_SLOW
  * sends the error.
+ *
+ * Reads received, chosen, options, xmit.hop, and of a server's error reply; own_tuple if PROG_CONNECT comes before.
+ * Leaves chosen, xmit.is_reply and what it has read for PROG_FWD_SLOW.
  */
 #pragma once
 #include "fwd/account.h"
@@ -18,18 +21,18 @@ INLINE bool store_csum(struct __sk_buff *skb, u32 at, const void *from, u32 byte
 INLINE bool store_inner_address(struct __sk_buff *skb, const struct scratch *w, const struct address *to,
 				u64 *difference)
 {
-	bool server = w->error_side == SIDE_SERVER;
+	bool server = w->received.side == SIDE_SERVER;
 	if (w->packet.is_ipv6) {
 		struct address old, new = *to;
-		u32 at = w->inner.at + (server ? 24 : 8);
+		u32 at = w->received.inner.at + (server ? 24 : 8);
 		if (bpf_skb_load_bytes(skb, at, &old, sizeof(old)))
 			return false;
 		*difference += address_sum(&old, 4, true) + address_sum(to, 4, false);
 		return store_csum(skb, at, &new, sizeof(new));
 	}
 	u8 header[HEADER_BUFFER] = {};
-	u32 size = barrier_var(w->inner.l4 - w->inner.at);
-	if (!IS_LENGTH(size, 60) || bpf_skb_load_bytes(skb, w->inner.at, header, size))
+	u32 size = barrier_var(w->received.inner.l4 - w->received.inner.at);
+	if (!IS_LENGTH(size, 60) || bpf_skb_load_bytes(skb, w->received.inner.at, header, size))
 		return false;
 	struct ipv4_header *ip = (void *)header;
 	be32 *address = server ? &ip->daddr : &ip->saddr;
@@ -38,12 +41,12 @@ INLINE bool store_inner_address(struct __sk_buff *skb, const struct scratch *w, 
 	ip->check = 0;
 	ip->check = ~csum_fold(bpf_csum_diff(NULL, 0, (be32 *)header, HEADER_BUFFER, 0));
 	*difference += ip->check;
-	return store_csum(skb, w->inner.at, header, IPV4_HLEN);
+	return store_csum(skb, w->received.inner.at, header, IPV4_HLEN);
 }
 
 INLINE bool store_inner_port(struct __sk_buff *skb, const struct scratch *w, be16 port, u64 *difference)
 {
-	u32 at = w->inner.l4 + (w->error_side == SIDE_SERVER ? 2 : 0);
+	u32 at = w->received.inner.l4 + (w->received.side == SIDE_SERVER ? 2 : 0);
 	be16 old;
 	if (bpf_skb_load_bytes(skb, at, &old, 2))
 		return false;
@@ -77,8 +80,8 @@ INLINE bool add_pseudo_header(struct __sk_buff *skb, const struct packet *p, u64
 /* Write the outer header's options before translation: both would be lost with what fwd_slow writes later. */
 INLINE bool finish_options(struct __sk_buff *skb, struct scratch *w)
 {
-	bool server = w->error_side == SIDE_SERVER;
-	be32 own = server ? w->virtual_address.word[0] : packet_daddr4(&w->packet);
+	bool server = w->received.side == SIDE_SERVER;
+	be32 own = server ? w->reply.saddr.word[0] : packet_daddr4(&w->packet);
 	return write_options(skb, w, own) && sum_options(skb, w);
 }
 
@@ -86,15 +89,16 @@ INLINE bool finish_options(struct __sk_buff *skb, struct scratch *w)
 INLINE bool translate(struct __sk_buff *skb, struct scratch *w, const struct destination *d, u16 sum)
 {
 	struct packet *p = &w->packet;
-	bool server = w->error_side == SIDE_SERVER;
-	struct address to = server ? w->virtual_address : d->address;
+	bool server = w->received.side == SIDE_SERVER;
+	struct address to = server ? w->reply.saddr : d->address;
 	u16 check;
 	if (bpf_skb_load_bytes(skb, p->l4 + 2, &check, 2))
 		return false;
 	u64 total = (u64)sum + (u16)~check;
 	if (!store_inner_address(skb, w, &to, &total) || !store_outer_address(skb, p, server, &to))
 		return false;
-	if (has_ports(w->inner.protocol) && !store_inner_port(skb, w, server ? w->reply_port : w->port, &total))
+	be16 port = server ? w->reply.sport : w->chosen.port;
+	if (has_ports(w->received.inner.protocol) && !store_inner_port(skb, w, port, &total))
 		return false;
 	if (p->is_ipv6 && !add_pseudo_header(skb, p, &total))
 		return false;
@@ -120,8 +124,8 @@ INLINE bool reroute_error(struct __sk_buff *skb, struct scratch *w)
 	const struct packet *p = &w->packet;
 	struct address client = {};
 	packet_daddr(&client, p);
-	lookup_hop(tc_ctx(skb), &w->hop, &client, p->is_ipv6, loopback, &w->virtual_address);
-	return w->hop.verdict != HOP_NO_ROUTE && w->hop.verdict != HOP_NO_FORWARDING;
+	lookup_hop(tc_ctx(skb), &w->xmit.hop, &client, p->is_ipv6, loopback, &w->reply.saddr);
+	return w->xmit.hop.verdict != HOP_NO_ROUTE && w->xmit.hop.verdict != HOP_NO_FORWARDING;
 }
 
 INLINE int prog_icmp_forward(struct __sk_buff *skb)
@@ -132,29 +136,29 @@ INLINE int prog_icmp_forward(struct __sk_buff *skb)
 	if (!w || !copy)
 		return pass_to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
-	bool server = w->error_side == SIDE_SERVER, is_ipv6 = p->is_ipv6, masq = w->method == METHOD_MASQ;
+	bool server = w->received.side == SIDE_SERVER, is_ipv6 = p->is_ipv6, masq = w->chosen.method == METHOD_MASQ;
 	if (p->by_inner) {
-		p->tuple = w->outer;
+		p->tuple = w->own_tuple;
 		p->protocol = is_ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP;
 		p->by_inner = 0;
 	}
-	struct destination *d = map_elem(destinations, w->destination);
+	struct destination *d = map_elem(destinations, w->chosen.destination);
 	if (!d)
 		return pass_to_stack(HOOK_TC);
 	u16 sum = !is_ipv6 || masq ? icmp_sum(skb, p, copy) : 0;
 	/* IPVS checks ICMPv6 without the pseudo header, so it drops nearly all of these */
 	if ((!is_ipv6 || server) && sum != 0xffff)
 		return drop(HOOK_TC, REASON_BAD_SUM);
-	account_available(tc_ctx(skb), w->destination, server ? SIDE_REPLY : SIDE_REQUEST, p, root);
+	account_available(tc_ctx(skb), w->chosen.destination, server ? SIDE_REPLY : SIDE_REQUEST, p, root);
 	if (masq && !(finish_options(skb, w) && translate(skb, w, d, sum)))
 		return drop(HOOK_TC, REASON_SHORT);
-	if (server && !w->icmp_transit)
+	if (server && !w->received.transit)
 		return to_own_client(skb, p);
 	if (server && masq && root->settings.snat_reroute && !reroute_error(skb, w))
 		return drop(HOOK_TC, REASON_NO_ROUTE);
-	if (!server && w->icmp_transit && !dec_ttl_as_routed(skb, p))
+	if (!server && w->received.transit && !dec_ttl_as_routed(skb, p))
 		return drop(HOOK_TC, REASON_SHORT);
-	w->is_reply = server;
-	w->state = destination_flags(d, READ_ONCE(root->live));
+	w->xmit.is_reply = server;
+	w->chosen.state = destination_flags(d, READ_ONCE(root->live));
 	return tail_call(tc_ctx(skb), PROG_FWD_SLOW);
 }

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * PROG_ICMP_RECEIVE: find the connection that a received ICMP error is about, and its side.
+ *
+ * Reads packet alone. Leaves received, error and xmit.hop; for PROG_ICMP_FORWARD also chosen and reply; for PROG_NEW
+ * also own_tuple.
  */
 #pragma once
 #include "conntrack/event.h"
@@ -24,14 +27,15 @@ INLINE int prog_icmp_receive(struct __sk_buff *skb)
 	u32 end = ETH_HLEN + p->length;
 	if (p->l4 + ICMP_HLEN > end || bpf_skb_load_bytes(skb, p->l4, &icmp, sizeof(icmp)))
 		return drop(HOOK_TC, REASON_SHORT);
-	if (!is_error(icmp.type, is_ipv6) || !parse_inner(skb, &w->inner, p->l4 + ICMP_HLEN, end, is_ipv6))
+	if (!is_error(icmp.type, is_ipv6) || !parse_inner(skb, &w->received.inner, p->l4 + ICMP_HLEN, end, is_ipv6))
 		return pass_packet(tc_ctx(skb), p);
-	if (unlikely(!passes_rp_filter(tc_ctx(skb), p)) || unlikely(inner_is_standby(&w->inner, is_ipv6, root)))
+	if (unlikely(!passes_rp_filter(tc_ctx(skb), p)) ||
+	    unlikely(inner_is_standby(&w->received.inner, is_ipv6, root)))
 		return pass_packet(tc_ctx(skb), p);
-	w->error_type = icmp.type;
-	w->error_code = icmp.code;
-	w->error_rest = bpf_ntohl(icmp.rest);
-	w->error_translated = false;
+	w->error.type = icmp.type;
+	w->error.code = icmp.code;
+	w->error.rest = bpf_ntohl(icmp.rest);
+	w->error.translated = false;
 	p->l4_complete = 1;
 	p->no_csum = p->syn = p->rst = p->no_chunk = 0;
 	p->event = EVENT_KEEP;
@@ -42,19 +46,20 @@ INLINE int prog_icmp_receive(struct __sk_buff *skb)
 	bool here = hop->verdict == HOP_LOCAL;
 	if (!here && !is_forwardable(skb, p, hop))
 		return pass_packet(tc_ctx(skb), p);
-	w->hop = *hop;
-	w->icmp_transit = !here;
+	w->xmit.hop = *hop;
+	w->received.transit = !here;
 	/* Like IPVS, look up an error to this host as a reply first, and a forwarded one as a request (IPVS-SEMANTICS
 	 * 2.1). */
-	bool may_be_tunnel = here && !is_ipv6 && can_be_tunnel(w->inner.protocol);
-	bool found = w->inner.known && (here ? find_from_server(w) : find_from_client(w) || find_from_server(w));
-	if (!found && may_be_tunnel && w->inner.later)
+	bool may_be_tunnel = here && !is_ipv6 && can_be_tunnel(w->received.inner.protocol);
+	bool known = w->received.inner.known;
+	bool found = known && (here ? find_from_server(w) : find_from_client(w) || find_from_server(w));
+	if (!found && may_be_tunnel && w->received.inner.later)
 		return pass_packet(tc_ctx(skb), p); /* without the header of UDP, IPVS looks for no reply */
-	found = found || (here && w->inner.known && find_from_client(w));
-	if (found && w->error_side == SIDE_SERVER && root->standby && is_standby(root, &w->virtual_address, is_ipv6))
+	found = found || (here && known && find_from_client(w));
+	if (found && w->received.side == SIDE_SERVER && root->standby && is_standby(root, &w->reply.saddr, is_ipv6))
 		return pass_packet(tc_ctx(skb), p);
-	if (found && w->error_side == SIDE_PLAIN) {
-		account_available(tc_ctx(skb), w->destination, SIDE_REPLY, p, root);
+	if (found && w->received.side == SIDE_PLAIN) {
+		account_available(tc_ctx(skb), w->chosen.destination, SIDE_REPLY, p, root);
 		return pass_packet(tc_ctx(skb), p);
 	}
 	if (found)

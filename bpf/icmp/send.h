@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * PROG_ICMP_SEND: turn a packet into an ICMP error to its sender, from the virtual address (RFC 792, RFC 4443). The
  * error contains as much of the packet as the kernel would quote: 576 bytes in all for IPv4, 1280 for IPv6.
+ *
+ * Reads error, options, and chosen.destination of a translated error.
  */
 #pragma once
 #include "conntrack/lookup.h"
@@ -28,8 +30,8 @@ struct error6 {
 INLINE bool is_too_big(const struct scratch *w)
 {
 	if (w->packet.is_ipv6)
-		return w->error_type == ICMPV6_PKT_TOOBIG;
-	return w->error_type == ICMP_DEST_UNREACH && w->error_code == ICMP_FRAG_NEEDED;
+		return w->error.type == ICMPV6_PKT_TOOBIG;
+	return w->error.type == ICMP_DEST_UNREACH && w->error.code == ICMP_FRAG_NEEDED;
 }
 
 VERIFIED_ONCE int zero_inner(struct copy *copy)
@@ -82,9 +84,9 @@ INLINE bool error_saddr(struct __sk_buff *skb, struct scratch *w, struct address
 	if (!p->is_ipv6)
 		return false;
 	struct address client = p->tuple.v6.saddr;
-	lookup_hop(tc_ctx(skb), &w->hop, &client, true, loopback, NULL);
-	if (fib_gives_saddr && w->hop.verdict != HOP_NO_ROUTE)
-		*saddr = w->hop.saddr;
+	lookup_hop(tc_ctx(skb), &w->xmit.hop, &client, true, loopback, NULL);
+	if (fib_gives_saddr && w->xmit.hop.verdict != HOP_NO_ROUTE)
+		*saddr = w->xmit.hop.saddr;
 	return true;
 }
 
@@ -93,8 +95,8 @@ INLINE bool error_saddr(struct __sk_buff *skb, struct scratch *w, struct address
 INLINE void account_error(struct __sk_buff *skb, const struct scratch *w, u32 bytes)
 {
 	const struct packet *p = &w->packet;
-	if (unlikely(w->error_translated)) {
-		account(tc_ctx(skb), w->destination, SIDE_REQUEST, p, bytes, 0);
+	if (unlikely(w->error.translated)) {
+		account(tc_ctx(skb), w->chosen.destination, SIDE_REQUEST, p, bytes, 0);
 		return;
 	}
 	const struct connection *c = find_connection(p).connection;
@@ -139,10 +141,10 @@ INLINE int prog_icmp_send(struct __sk_buff *skb)
 	if (bpf_skb_adjust_room(skb, extra, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
 		return drop(HOOK_TC, REASON_NO_HEADROOM);
 
-	struct icmp_header icmp = {.type = w->error_type, .code = w->error_code, .rest = bpf_htonl(w->error_rest)};
-	u64 total = (u64)sum + bpf_htons(w->error_type << 8 | w->error_code) + bpf_htonl(w->error_rest);
+	struct icmp_header icmp = {.type = w->error.type, .code = w->error.code, .rest = bpf_htonl(w->error.rest)};
+	u64 total = (u64)sum + bpf_htons(w->error.type << 8 | w->error.code) + bpf_htonl(w->error.rest);
 	struct address client = {};
-	u8 ttl = ICMP_TTL - (w->error_translated & 1);
+	u8 ttl = ICMP_TTL - (w->error.translated & 1);
 	if (is_ipv6) {
 		struct error6 e = {};
 		e.ip.version_class_flow = bpf_htonl(0x60000000);
@@ -174,14 +176,14 @@ INLINE int prog_icmp_send(struct __sk_buff *skb)
 		    bpf_skb_store_bytes(skb, ETH_HLEN + size, &icmp, sizeof(icmp), 0))
 			return drop(HOOK_TC, REASON_SHORT);
 	}
-	lookup_hop(tc_ctx(skb), &w->hop, &client, is_ipv6, loopback, NULL);
-	if (w->hop.verdict != HOP_NO_ROUTE)
+	lookup_hop(tc_ctx(skb), &w->xmit.hop, &client, is_ipv6, loopback, NULL);
+	if (w->xmit.hop.verdict != HOP_NO_ROUTE)
 		account_error(skb, w, extra + inner_len);
-	if (w->hop.verdict == HOP_LOCAL && p->from_host)
+	if (w->xmit.hop.verdict == HOP_LOCAL && p->from_host)
 		return pass_to_stack(HOOK_TC); /* the client is on this host */
-	if (w->hop.verdict == HOP_READY && set_macs(tc_ctx(skb), &w->hop))
-		return xmit(tc_ctx(skb), &w->packet, &w->hop);
-	if (w->hop.verdict == HOP_UNRESOLVED)
-		return xmit_neigh(skb, &w->hop);
+	if (w->xmit.hop.verdict == HOP_READY && set_macs(tc_ctx(skb), &w->xmit.hop))
+		return xmit(tc_ctx(skb), &w->packet, &w->xmit.hop);
+	if (w->xmit.hop.verdict == HOP_UNRESOLVED)
+		return xmit_neigh(skb, &w->xmit.hop);
 	return drop(HOOK_TC, REASON_NO_ROUTE);
 }

@@ -2,6 +2,8 @@
  * PROG_ICMP_TUNNEL: ICMP errors about packets that this host has encapsulated (IPVS-SEMANTICS 8.5). The inner packet
  * holds the client's packet behind the tunnel header. The client gets the same error about its packet, from the virtual
  * address. As in IPVS, only for IPv4 in IPv4.
+ *
+ * Reads received and error. Leaves error for PROG_ICMP_SEND; of another packet received and own_tuple for PROG_NEW.
  */
 #pragma once
 #include "fwd/account.h"
@@ -14,33 +16,34 @@ enum { MIN_REPORTED_MTU = 68 + IPV4_HLEN };
 /* Return the MTU of the route to a destination, without path MTU discovery. */
 INLINE u32 route_mtu(struct __sk_buff *skb, struct scratch *w, const struct destination *d)
 {
-	lookup_hop(tc_ctx(skb), &w->hop, &d->address, false, loopback, NULL);
-	return d->mtu && d->mtu < w->hop.mtu ? d->mtu : w->hop.mtu;
+	lookup_hop(tc_ctx(skb), &w->xmit.hop, &d->address, false, loopback, NULL);
+	return d->mtu && d->mtu < w->xmit.hop.mtu ? d->mtu : w->xmit.hop.mtu;
 }
 
 /* Record the path MTU of a "fragmentation needed". Return false if the client's packet has no DF: it needs no error. */
 INLINE bool note_pmtu(struct __sk_buff *skb, struct scratch *w, const struct destination *d)
 {
-	u32 mtu = w->error_rest & 0xffff, route = route_mtu(skb, w, d);
+	u32 mtu = w->error.rest & 0xffff, route = route_mtu(skb, w, d);
 	if (route)
-		mtu = update_pmtu(&d->address, w->destination, w->inner.tuple.v4.saddr, mtu, route, ticks());
+		mtu = update_pmtu(&d->address, w->chosen.destination, w->received.inner.tuple.v4.saddr, mtu, route,
+				  ticks());
 	if (mtu > MIN_REPORTED_MTU)
 		mtu -= IPV4_HLEN;
-	w->error_rest = mtu;
-	return w->inner.df;
+	w->error.rest = mtu;
+	return w->received.inner.df;
 }
 
 /* Turn the client's packet inside the error into an ICMP error to the client. */
 INLINE int report_to_client(struct __sk_buff *skb, struct scratch *w, const struct root *root)
 {
 	struct packet *p = &w->packet;
-	u32 surplus = w->inner.at - ETH_HLEN;
+	u32 surplus = w->received.inner.at - ETH_HLEN;
 	p->length -= surplus;
-	p->tos = w->inner.tos;
-	p->tuple = w->inner.tuple;
+	p->tos = w->received.inner.tos;
+	p->tuple = w->received.inner.tuple;
 	p->l4 = 0xffff; /* its checksum needs no completion */
-	account_available(tc_ctx(skb), w->destination, SIDE_REPLY, p, root);
-	if (w->inner.later) /* errors are about first fragments only (RFC 1122 3.2.2) */
+	account_available(tc_ctx(skb), w->chosen.destination, SIDE_REPLY, p, root);
+	if (w->received.inner.later) /* errors are about first fragments only (RFC 1122 3.2.2) */
 		return drop(HOOK_TC, REASON_SHORT);
 	if (surplus > 4095 || bpf_skb_adjust_room(skb, -(s32)surplus, BPF_ADJ_ROOM_MAC, 0))
 		return drop(HOOK_TC, REASON_SHORT);
@@ -90,7 +93,7 @@ INLINE bool matches_tunnel(const struct destination *d, u32 state, const struct 
 INLINE bool find_tunnel_conn(struct __sk_buff *skb, struct scratch *w, const struct root *root)
 {
 	struct tunnel_head head;
-	struct icmp_inner *q = &w->inner;
+	struct icmp_inner *q = &w->received.inner;
 	be32 server = q->tuple.v4.daddr;
 	if (!parse_tunnel(skb, q, &head) ||
 	    !parse_inner(skb, q, q->l4 + head.bytes, ETH_HLEN + w->packet.length, false) || !q->known)
@@ -99,7 +102,7 @@ INLINE bool find_tunnel_conn(struct __sk_buff *skb, struct scratch *w, const str
 	struct destination *d = c ? map_elem(destinations, c->destination) : NULL;
 	if (!d || !matches_tunnel(d, destination_flags(d, READ_ONCE(root->live)), &head, server))
 		return false;
-	w->destination = c->destination;
+	w->chosen.destination = c->destination;
 	return true;
 }
 
@@ -112,16 +115,16 @@ INLINE int prog_icmp_tunnel(struct __sk_buff *skb)
 		return pass_to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
 	if (!find_tunnel_conn(skb, w, root)) { /* a packet that this host did not encapsulate */
-		parse_inner(skb, &w->inner, p->l4 + ICMP_HLEN, ETH_HLEN + p->length, false);
+		parse_inner(skb, &w->received.inner, p->l4 + ICMP_HLEN, ETH_HLEN + p->length, false);
 		return schedule_inner(skb, w, root);
 	}
-	struct destination *d = map_elem(destinations, w->destination);
-	if (!d || inner_is_standby(&w->inner, false, root))
+	struct destination *d = map_elem(destinations, w->chosen.destination);
+	if (!d || inner_is_standby(&w->received.inner, false, root))
 		return pass_to_stack(HOOK_TC);
-	w->method = METHOD_TUNNEL;
+	w->chosen.method = METHOD_TUNNEL;
 	if (!trim_padding(tc_ctx(skb), p) || icmp_sum(skb, p, copy) != 0xffff)
 		return drop(HOOK_TC, REASON_BAD_SUM);
-	if (w->error_type == ICMP_DEST_UNREACH && w->error_code == ICMP_FRAG_NEEDED && !note_pmtu(skb, w, d))
+	if (w->error.type == ICMP_DEST_UNREACH && w->error.code == ICMP_FRAG_NEEDED && !note_pmtu(skb, w, d))
 		return drop(HOOK_TC, REASON_PATH_MTU);
 	return report_to_client(skb, w, root);
 }

@@ -227,8 +227,9 @@ INLINE bool read_call_id(struct __sk_buff *skb, struct scratch *w)
 	bpf_loop(CALL_STEPS, call_step, &text, 0);
 	if (w->scan.reads != CALL_FOUND)
 		return false;
-	memzero(w->call.id, sizeof(w->call.id));
+	memzero(w->template.call.id, sizeof(w->template.call.id));
 	length = barrier_var(w->scan.at - w->scan.start);
-	w->call.length = length;
-	return IS_LENGTH(length, CALL_ID_LENGTH) && !bpf_skb_load_bytes(skb, start + w->scan.start, w->call.id, length);
+	w->template.call.length = length;
+	return IS_LENGTH(length, CALL_ID_LENGTH) &&
+	       !bpf_skb_load_bytes(skb, start + w->scan.start, w->template.call.id, length);
 }

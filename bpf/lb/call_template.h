@@ -33,9 +33,9 @@ VERIFIED_ONCE u64 hash_call(const struct call *call, u32 number)
 /* Note what the template's tuple stands for, and make it that of the call. */
 INLINE void set_call_tuple(struct scratch *w)
 {
-	struct call *call = &w->call;
-	struct tuple6 *six = &w->template_tuple.v6;
-	const struct tuple4 *four = &w->template_tuple.v4;
+	struct call *call = &w->template.call;
+	struct tuple6 *six = &w->template.tuple.v6;
+	const struct tuple4 *four = &w->template.tuple.v4;
 	bool is_ipv6 = w->packet.is_ipv6;
 	be16 port = is_ipv6 ? six->dport : four->dport;
 	u8 protocol = is_ipv6 ? six->protocol : four->protocol;
@@ -50,7 +50,7 @@ INLINE void set_call_tuple(struct scratch *w)
 	six->protocol = protocol;
 	six->kind = TUPLE_CALL;
 	six->pad = 0;
-	w->by_call = true;
+	w->template.by_call = true;
 }
 
 /* Find the Call-ID of a message, and set the tuple of its template. Return false if it has none. */

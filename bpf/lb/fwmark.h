@@ -126,7 +126,7 @@ INLINE bool rule_matches(const struct mark_rule *r, const struct scratch *w, str
 static int mark_step(u32 index, struct mark_ctx *walk)
 {
 	struct scratch *w = walk->w;
-	struct mark_state *seen = &w->seen;
+	struct mark_state *seen = &w->marks;
 	if (index < seen->next)
 		return 0;
 	struct mark_rule *r = map_elem(mark_rules, walk->first + index);
@@ -142,11 +142,11 @@ static int mark_step(u32 index, struct mark_ctx *walk)
 	return seen->unsure != 0;
 }
 
-/* Evaluate the rules; the mark is in w->seen.mark. Return false if only TC can decide. At TC also store the mark in the
- * skb, so that policy routing sees it if the packet passes to the stack. */
+/* Evaluate the rules; the mark is in w->marks. Return false if only TC can decide. At TC also store the mark in the skb,
+ * so that policy routing sees it if the packet passes to the stack. */
 INLINE bool find_mark(struct ctx ctx, struct scratch *w, const struct facts *facts)
 {
-	struct mark_state *seen = &w->seen;
+	struct mark_state *seen = &w->marks;
 	struct packet *p = &w->packet;
 	struct mark_ctx walk = {.w = w, .first = facts->first_mark_rule};
 	seen->mark = ctx.hook == HOOK_TC ? ctx.skb->mark : 0;

@@ -123,7 +123,7 @@ INLINE void reset_entry(const struct cache_key *key, struct cached *entry, u32 n
 INLINE void cache_key_of(struct cache_key *key, const struct scratch *w)
 {
 	__builtin_memset(key, 0, sizeof(*key));
-	key->epoch = w->epoch;
+	key->epoch = w->service.epoch;
 	key->daddr = hashed_daddr(&w->packet);
 }
 
@@ -133,10 +133,10 @@ INLINE struct cached *cache_find(const struct cache_key *key, const struct scrat
 	struct cached *entry = bpf_map_lookup_elem(&cache, key);
 	if (!entry)
 		return NULL;
-	if (!is_expired(entry->used, w->epoch_tick, now, expiration_s)) {
+	if (!is_expired(entry->used, w->service.epoch_tick, now, expiration_s)) {
 		WRITE_ONCE(entry->used, now);
 	} else if (begin_change(entry)) {
-		if (is_expired(entry->used, w->epoch_tick, now, expiration_s))
+		if (is_expired(entry->used, w->service.epoch_tick, now, expiration_s))
 			reset_entry(key, entry, now);
 		end_change(entry);
 	}
@@ -164,8 +164,8 @@ INLINE bool put_part(const struct cache_key *key, u32 service, u32 now, u32 memb
 /* Add an entry for the packet's daddr, unless the service has too many. The choice holds either way. */
 INLINE void cache_add(const struct cache_key *key, const struct candidates *c, u32 now, u32 destination)
 {
-	u32 epoch = c->w->epoch;
-	if (count_entry(c->cursor, epoch) && !put_part(key, c->w->service, now, destination))
+	u32 epoch = c->service->epoch;
+	if (count_entry(c->cursor, epoch) && !put_part(key, c->service->slot, now, destination))
 		uncount_entry(c->cursor, epoch);
 }
 
@@ -178,7 +178,7 @@ static int idle_step(u32 index, struct candidates *c)
 		return 1;
 	if (2 * (s64)(s32)it.counts->active >= it.member->weight)
 		return 0;
-	c->w->best = index;
+	c->loop->best = index;
 	return 1;
 }
 
@@ -189,29 +189,27 @@ INLINE bool is_overloaded(struct candidates *c, u32 destination, s32 weight)
 	struct conn_counts *n = conn_counts_of(destination);
 	if (!n || (s32)n->active <= weight)
 		return false;
-	c->w->best = NO_INDEX;
-	bpf_loop(c->count, idle_step, c, 0);
-	return c->w->best != NO_INDEX;
+	return best_of(c, idle_step) != NO_INDEX;
 }
 
 static int pos_step(u32 index, struct candidates *c)
 {
-	struct member *member = map_elem(members, c->list + index);
+	struct member *member = map_elem(members, c->service->list + index);
 	if (!member)
 		return 1;
 	if (member->destination != c->pos)
 		return 0;
-	c->w->best = index;
+	c->loop->best = index;
 	return 1;
 }
 
 /* Return the index of a destination in the list, or NO_INDEX. */
 INLINE u32 pos_of(struct candidates *c, u32 destination)
 {
-	c->w->best = NO_INDEX;
+	c->loop->best = NO_INDEX;
 	c->pos = destination;
-	bpf_loop(c->count, pos_step, c, 0);
-	return c->w->best;
+	bpf_loop(c->service->count, pos_step, c, 0);
+	return c->loop->best;
 }
 
 INLINE u32 destination_at(const struct candidates *c, u32 pos)

@@ -9,6 +9,8 @@
  * A scheduler's state is the service's cursor, which compare-exchange advances. The cursor contains the version of the
  * list. If that is one version behind, the scheduler adjusts the cursor to the last edit. Python adjusts it before the
  * next edit, so it is never two versions behind.
+ *
+ * Schedulers read service, and leave chosen for PROG_CONNECT.
  */
 #pragma once
 #include "abi/config.h"
@@ -16,15 +18,10 @@
 #include "ctx/scratch.h"
 
 struct candidates {
-	u32 list;
-	u32 count;
-	u32 list_version;
-	u32 edit;
-	u32 edit_position;
-	u32 gcd;
-	u32 max_weight;
+	const struct scheduled_service *service;
 	u64 *cursor;
-	struct scratch *w;
+	struct sched_loop *loop;
+	const struct scratch *w;
 	/* find_usable_step: */
 	u32 pos; /* start of the walk */
 	s32 min_weight; /* lighter destinations are skipped */
@@ -39,7 +36,7 @@ struct candidate {
 /* Load the destination at a list index. Return false beyond the end. */
 INLINE bool at_pos(const struct candidates *c, u32 pos, struct candidate *found)
 {
-	found->member = map_elem(members, c->list + pos);
+	found->member = map_elem(members, c->service->list + pos);
 	if (!found->member)
 		return false;
 	found->destination = map_elem(destinations, found->member->destination);
@@ -58,7 +55,7 @@ INLINE u32 overhead(const struct conn_counts *n)
 	return (n->active << 8) + n->inactive;
 }
 
-/* Find the first usable destination from c->pos on with at least c->min_weight; store its index in c->w->best. */
+/* Find the first usable destination from c->pos on with at least c->min_weight; store its index in c->loop->best. */
 static int find_usable_step(u32 index, struct candidates *c)
 {
 	struct candidate it;
@@ -66,18 +63,38 @@ static int find_usable_step(u32 index, struct candidates *c)
 		return 1;
 	if (!is_usable(&it) || it.member->weight < c->min_weight)
 		return 0;
-	c->w->best = c->pos + index;
+	c->loop->best = c->pos + index;
 	return 1;
 }
 
 INLINE u32 first_usable(struct candidates *c, u32 pos, u32 end, s32 min_weight)
 {
-	c->w->best = NO_INDEX;
+	c->loop->best = NO_INDEX;
 	c->pos = pos;
 	c->min_weight = min_weight;
 	if (pos < end)
 		bpf_loop(end - pos, find_usable_step, c, 0);
-	return c->w->best;
+	return c->loop->best;
+}
+
+/* Call a step of bpf_loop for each destination of the list. Return the list index that the steps leave in `best`. */
+INLINE u32 best_of(struct candidates *c, void *step)
+{
+	c->loop->best = NO_INDEX;
+	c->loop->best_weight = 0;
+	bpf_loop(c->service->count, step, c, 0);
+	return c->loop->best;
+}
+
+/* Remember an index if its load per weight is the least so far, or the greatest: crosswise, in signed 64 bits. */
+INLINE void compare_load(struct sched_loop *loop, u32 index, s32 load, s32 weight, bool greatest)
+{
+	s64 best = (s64)(s32)loop->best_load * weight, here = (s64)load * loop->best_weight;
+	if (loop->best != NO_INDEX && (greatest ? best >= here : best <= here))
+		return;
+	loop->best = index;
+	loop->best_load = load;
+	loop->best_weight = weight;
 }
 
 /* IPVS's fold of an address to 32 bits (3.11). */
@@ -119,7 +136,7 @@ INLINE u32 client_fold(const struct scratch *w)
 		saddr.word[0] = p->tuple.v4.saddr;
 		port = bpf_ntohs(p->tuple.v4.sport);
 	}
-	return address_fold(&saddr, p->is_ipv6) + (w->service_flags & SERVICE_BY_PORT ? port : 0);
+	return address_fold(&saddr, p->is_ipv6) + (w->service.flags & SERVICE_BY_PORT ? port : 0);
 }
 
 #define SCHEDULER(name) \
@@ -128,24 +145,15 @@ INLINE u32 client_fold(const struct scratch *w)
 		struct scratch *w = scratch_of(ctx.hook); \
 		if (!w) \
 			return pass_to_stack(ctx.hook); \
-		struct service_state *state = map_elem(service_states, w->service); \
+		struct service_state *state = map_elem(service_states, w->service.slot); \
 		if (!state) \
 			return pass_to_stack(ctx.hook); \
 		struct candidates c = { \
-			.list = w->list, \
-			.count = w->count, \
-			.list_version = w->list_version, \
-			.edit = w->edit, \
-			.edit_position = w->edit_position, \
-			.gcd = w->gcd, \
-			.max_weight = w->max_weight, \
-			.cursor = &state->cursor, \
-			.w = w, \
-		}; \
-		u32 pos = w->count ? schedule_##name(&c) : NO_INDEX; \
-		struct member *m = pos != NO_INDEX ? map_elem(members, w->list + pos) : NULL; \
+			.service = &w->service, .cursor = &state->cursor, .loop = &w->loop, .w = w}; \
+		u32 pos = w->service.count ? schedule_##name(&c) : NO_INDEX; \
+		struct member *m = pos != NO_INDEX ? map_elem(members, w->service.list + pos) : NULL; \
 		struct destination *d = m ? map_elem(destinations, m->destination) : NULL; \
-		w->destination = NO_INDEX; \
+		w->chosen.destination = NO_INDEX; \
 		if (d) \
 			choose(w, m, d); \
 		return tail_call(ctx, PROG_CONNECT); \
@@ -164,8 +172,8 @@ INLINE u32 client_fold(const struct scratch *w)
 /* Store the choice for PROG_CONNECT. */
 INLINE void choose(struct scratch *w, const struct member *member, const struct destination *d)
 {
-	w->destination = member->destination;
-	w->method = member->method;
+	w->chosen.destination = member->destination;
+	w->chosen.method = member->method;
 	be16 dport = packet_dport(&w->packet);
-	w->port = d->port ?: dport;
+	w->chosen.port = d->port ?: dport;
 }

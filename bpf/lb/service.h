@@ -91,32 +91,31 @@ INLINE bool load_service(struct service_match *found, u32 slot, u32 live)
 INLINE void note_service(struct scratch *w, const struct service_match *found)
 {
 	const struct service_version *v = found->version;
-	w->service = found->slot;
-	w->generation = v->generation;
-	w->service_flags = v->flags;
-	w->list = v->list;
-	w->count = v->count;
-	w->list_version = v->list_version;
-	w->edit = v->edit;
-	w->edit_position = v->edit_position;
-	w->gcd = v->gcd;
-	w->max_weight = v->max_weight;
-	w->table = v->table;
-	w->epoch = v->epoch;
-	w->epoch_tick = v->epoch_tick;
-	w->scheduler = v->scheduler;
-	w->timeout = v->timeout;
-	w->netmask = v->netmask;
-	w->service_port = bpf_htons(v->port);
-	w->mark = v->mark;
-	w->destination = NO_INDEX;
-	w->template = NO_TEMPLATE;
+	w->service.slot = found->slot;
+	w->service.generation = v->generation;
+	w->service.flags = v->flags;
+	w->service.list = v->list;
+	w->service.count = v->count;
+	w->service.list_version = v->list_version;
+	w->service.edit = v->edit;
+	w->service.edit_position = v->edit_position;
+	w->service.gcd = v->gcd;
+	w->service.max_weight = v->max_weight;
+	w->service.table = v->table;
+	w->service.epoch = v->epoch;
+	w->service.epoch_tick = v->epoch_tick;
+	w->service.scheduler = v->scheduler;
+	w->service.timeout = v->timeout;
+	w->service.netmask = v->netmask;
+	w->service.port = bpf_htons(v->port);
+	w->service.mark = v->mark;
+	w->template.slot = NO_TEMPLATE;
 }
 
 /* For an ICMP error scheduled by its inner packet use the outer tuple. */
 INLINE const union tuple *marked_tuple(const struct scratch *w)
 {
-	return w->packet.by_inner ? &w->outer : &w->packet.tuple;
+	return w->packet.by_inner ? &w->own_tuple : &w->packet.tuple;
 }
 
 /* Whether routing delivers the daddr locally for packets of this mark: by a rule of policy routing (`fwmark`), or

@@ -24,9 +24,9 @@ INLINE int by_template(struct ctx ctx, struct scratch *w, const struct root *roo
 			/* If XDP opened the connection and then passed the SYN to TC, TC would end it. */
 			if (ctx.hook == HOOK_XDP && root->settings.expire_nodest_conn && flags & DESTINATION_QUIESCED)
 				return pass_to_tc();
-			w->destination = template->destination;
-			w->template = found.slot;
-			w->method = method_in(flags);
+			w->chosen.destination = template->destination;
+			w->template.slot = found.slot;
+			w->chosen.method = method_in(flags);
 			return tail_call(ctx, PROG_CONNECT);
 		}
 		retire_template(w, &found);

@@ -9,9 +9,9 @@
 /* Uncount the connection that this packet has replaced. */
 INLINE void drop_old_ref(struct scratch *w)
 {
-	if (unlikely(w->old_destination != NO_INDEX))
-		uncount_conn(w->old_destination, w->old_state);
-	w->old_destination = NO_INDEX;
+	if (unlikely(w->flow.old_destination != NO_INDEX))
+		uncount_conn(w->flow.old_destination, w->flow.old_state);
+	w->flow.old_destination = NO_INDEX;
 }
 
 /* Whether a firewall mark's packet may bypass the service: its daddr is unicast and, for IPv4, not local (2.6). */
@@ -32,12 +32,12 @@ INLINE int reject_no_destination(struct ctx ctx, struct scratch *w)
 		return pass_to_tc();
 	struct packet *p = &w->packet;
 	be16 port = packet_dport(p);
-	if (w->service_port == bpf_htons(PORT_FTP) && port != bpf_htons(PORT_FTP))
+	if (w->service.port == bpf_htons(PORT_FTP) && port != bpf_htons(PORT_FTP))
 		return pass_to_stack(ctx.hook);
 	if (p->by_inner)
 		return drop(ctx.hook, REASON_NO_DESTINATION);
 	struct root *root = get_root();
-	if (w->mark && root->settings.cache_bypass && may_bypass(p))
+	if (w->service.mark && root->settings.cache_bypass && may_bypass(p))
 		return tail_call(ctx, PROG_BYPASS);
 	count(REASON_NO_DESTINATION);
 	set_icmp_error(w, ICMP_NO_PORT, 0);
@@ -46,9 +46,9 @@ INLINE int reject_no_destination(struct ctx ctx, struct scratch *w)
 
 INLINE int to_scheduler(struct ctx ctx, struct scratch *w)
 {
-	if (unlikely(w->by_hash))
+	if (unlikely(w->flow.by_hash))
 		return tail_call(ctx, PROG_HASH_FALLBACK);
-	switch (w->scheduler) { /* with a constant index the kernel turns a tail call into a jump */
+	switch (w->service.scheduler) { /* with a constant index the kernel turns a tail call into a jump */
 		/* clang-format off */
 #define TO(number) \
 	case number: \

@@ -42,9 +42,9 @@ INLINE enum slow_result parse_slow4(struct __sk_buff *skb, struct scratch *w)
 	p->tuple.v4.daddr = ip->daddr;
 	p->tuple.v4.protocol = p->protocol;
 	p->l4 = ETH_HLEN + size;
-	w->fragment = (bpf_ntohs(ip->frag_off) & IP_OFFSET) << 3 | ((ip->frag_off & bpf_htons(IP_MF)) != 0);
-	w->fragment_id = ip->id;
-	return w->fragment && !(p->slow_flags & SLOW_FIRST_FRAGMENT) ? PARSE_FRAGMENT : PARSE_DONE;
+	w->fragment.frag_off = (bpf_ntohs(ip->frag_off) & IP_OFFSET) << 3 | ((ip->frag_off & bpf_htons(IP_MF)) != 0);
+	w->fragment.id = ip->id;
+	return w->fragment.frag_off && !(p->slow_flags & SLOW_FIRST_FRAGMENT) ? PARSE_FRAGMENT : PARSE_DONE;
 }
 
 /* Walk to the transport header, or to a fragment header, which `w` then describes. */
@@ -76,10 +76,10 @@ INLINE enum slow_result parse_slow6(struct __sk_buff *skb, struct scratch *w)
 		if (at + (fragment ? 8 : 2) > ETH_HLEN + p->length) /* bytes behind the packet are not read */
 			return PARSE_TO_STACK;
 		if (fragment && !(p->slow_flags & SLOW_FIRST_FRAGMENT)) {
-			w->fragment = bpf_ntohs(head.frag_off) & 0xfff9;
-			w->fragment_id = head.id;
-			w->fragment_at = at;
-			w->fragment_named_at = named_at;
+			w->fragment.frag_off = bpf_ntohs(head.frag_off) & 0xfff9;
+			w->fragment.id = head.id;
+			w->fragment.at = at;
+			w->fragment.named_at = named_at;
 			p->protocol = head.next;
 			return at + 8 > ETH_HLEN + p->length || ip.payload_len == 0 ? PARSE_TO_STACK : PARSE_FRAGMENT;
 		}

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * PROG_BYPASS: with cache_bypass, forward a packet of a firewall mark's service without usable real server to its
  * original daddr (IPVS-SEMANTICS 2.6, 7.6). Its connection has no destination, and no counts.
+ *
+ * Reads service and flow. Leaves xmit for PROG_FRAGMENT, error for PROG_ICMP_SEND, and chosen, without a destination,
+ * and template for PROG_END_HALF_OPEN.
  */
 #pragma once
 #include "conntrack/create.h"
@@ -31,8 +34,8 @@ INLINE int forward_past(struct __sk_buff *skb, struct scratch *w)
 		dec_ttl(tc_ctx(skb), p); /* the kernel quotes the packet after decrementing */
 		return send_icmp_error(skb, w, REASON_TOO_BIG, ICMP_TOO_BIG, hop->mtu);
 	}
-	w->hop = *hop;
-	w->outer_is_ipv6 = p->is_ipv6;
+	w->xmit.hop = *hop;
+	w->xmit.is_ipv6 = p->is_ipv6;
 	set_fragment_size(skb, w, p->length, fits == FITS_IN_FRAGMENTS ? length - hop->mtu : 0);
 	if (!sum_options(skb, w) || !trim_padding(tc_ctx(skb), p) || !dec_ttl(tc_ctx(skb), p))
 		return drop(HOOK_TC, REASON_SHORT);
@@ -49,9 +52,9 @@ INLINE int prog_bypass(struct __sk_buff *skb)
 	u32 now = ticks();
 	struct found found = find_connection(p);
 	struct connection *c = found.connection;
-	w->destination = NO_INDEX;
-	w->method = METHOD_BYPASS;
-	w->port = 0;
+	w->chosen.destination = NO_INDEX;
+	w->chosen.method = METHOD_BYPASS;
+	w->chosen.port = 0;
 	if (c) {
 		u32 direction = direction_in(&root->settings, DIRECTION_INPUT);
 		if (c->method != METHOD_BYPASS ||
@@ -60,10 +63,10 @@ INLINE int prog_bypass(struct __sk_buff *skb)
 			return drop(HOOK_TC, REASON_DYING);
 		return forward_past(skb, w);
 	}
-	if (w->service_flags & SERVICE_ONE_PACKET && p->protocol == IPPROTO_UDP)
+	if (w->service.flags & SERVICE_ONE_PACKET && p->protocol == IPPROTO_UDP)
 		return forward_past(skb, w);
-	w->template = NO_TEMPLATE;
-	if (unlikely(must_end_half_open()) && !w->half_open_ended)
+	w->template.slot = NO_TEMPLATE;
+	if (unlikely(must_end_half_open()) && !w->flow.half_open_ended)
 		return tail_call(tc_ctx(skb), PROG_END_HALF_OPEN); /* PROG_CONNECT, without a destination, returns here */
 	enum create_result result = create_conn(w, NULL, root, now);
 	return result == CREATED || result == CREATE_EXISTS ? forward_past(skb, w)

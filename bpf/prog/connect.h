@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * PROG_CONNECT: create a connection to the chosen destination, and forward its first packet (IPVS-SEMANTICS 2.5, 5.2).
+ *
+ * Reads service, flow, chosen and template. Leaves them for PROG_HASH_FALLBACK, PROG_END_HALF_OPEN and PROG_BYPASS,
+ * chosen for PROG_FWD_SLOW and PROG_ICMP_FORWARD, chosen and xmit for PROG_ENCAP, and error for PROG_ICMP_SEND.
  */
 #pragma once
 #include "conntrack/end.h"
@@ -21,7 +24,7 @@ INLINE void back_off(void)
 /* Forward a packet without a connection to the chosen destination. */
 INLINE int fwd_without_conn(struct ctx ctx, struct scratch *w, const struct root *root, u32 now, enum reason reason)
 {
-	struct real_server t = {.index = w->destination, .method = w->method, .port = w->port};
+	struct real_server t = {.index = w->chosen.destination, .method = w->chosen.method, .port = w->chosen.port};
 	t.destination = map_elem(destinations, t.index);
 	if (!t.destination)
 		return pass_to_stack(ctx.hook);
@@ -35,18 +38,18 @@ INLINE int fwd_without_conn(struct ctx ctx, struct scratch *w, const struct root
 INLINE int not_created(struct ctx ctx, struct scratch *w, enum create_result result, u32 now, enum reason *stateless)
 {
 	drop_old_ref(w);
-	bool by_template = w->template != NO_TEMPLATE && !end_unused_template(w->template);
+	bool by_template = w->template.slot != NO_TEMPLATE && !end_unused_template(w->template.slot);
 	if (result == CREATE_FAILED)
 		count(REASON_REFUSED_RACED);
-	if (result != CREATE_FULL || w->method == METHOD_MASQ || w->packet.by_inner)
+	if (result != CREATE_FULL || w->chosen.method == METHOD_MASQ || w->packet.by_inner)
 		return drop(ctx.hook, REASON_TABLE_FULL_DROPPED);
-	begin_fallback_time(w->service, now, FULL_S);
-	if (by_template || w->by_hash) {
+	begin_fallback_time(w->service.slot, now, FULL_S);
+	if (by_template || w->flow.by_hash) {
 		*stateless = REASON_TABLE_FULL_STATELESS;
 		return 0;
 	}
-	w->by_hash = true;
-	w->template = NO_TEMPLATE;
+	w->flow.by_hash = true;
+	w->template.slot = NO_TEMPLATE;
 	return tail_call(ctx, PROG_HASH_FALLBACK);
 }
 
@@ -64,7 +67,7 @@ INLINE int fwd_first(struct ctx ctx, struct scratch *w, struct real_server *t, c
 		return fwd_new(ctx, &w->packet, t, root, now, 1);
 	if (c)
 		c->connections += 1;
-	w->port = t->port;
+	w->chosen.port = t->port;
 	return tail_call(ctx, PROG_ICMP_FORWARD);
 }
 
@@ -86,66 +89,68 @@ VERIFIED_ONCE int note_lone_template(u32 slot, u32 is_new, u32 service)
 /* Whether the packet can be forwarded without a connection. */
 INLINE bool can_be_stateless(const struct scratch *w)
 {
-	return w->template == NO_TEMPLATE && w->method != METHOD_MASQ && !w->packet.by_inner;
+	return w->template.slot == NO_TEMPLATE && w->chosen.method != METHOD_MASQ && !w->packet.by_inner;
 }
 
 /* Create the connection, and return the packet's verdict. With a reason in `stateless`, forward it without one. */
 INLINE int connect(struct ctx ctx, struct scratch *w, struct root *root, u32 now, enum reason *stateless)
 {
 	struct packet *p = &w->packet;
-	if (unlikely(!w->opens))
+	if (unlikely(!w->flow.opens))
 		drop_old_ref(w); /* its packet replaces nothing */
-	if (w->destination == NO_INDEX)
-		return w->opens ? reject_no_destination(ctx, w) : pass_to_stack(ctx.hook);
-	if (unlikely(!w->opens) && w->method == METHOD_MASQ)
+	if (w->chosen.destination == NO_INDEX)
+		return w->flow.opens ? reject_no_destination(ctx, w) : pass_to_stack(ctx.hook);
+	if (unlikely(!w->flow.opens) && w->chosen.method == METHOD_MASQ)
 		return pass_to_stack(ctx.hook);
-	if (unlikely(!w->opens) && !continues(p)) {
+	if (unlikely(!w->flow.opens) && !continues(p)) {
 		*stateless = REASON_TABLE_FULL_STATELESS;
 		return 0;
 	}
-	if (unlikely(is_flood_syn(p, w->service, now)) && can_be_stateless(w) && !(w->service_flags & SERVICE_PERSISTENT)) {
-		begin_fallback_time(w->service, now, FLOODED_S);
-		if (!w->by_hash) {
-			w->by_hash = true;
+	if (unlikely(is_flood_syn(p, w->service.slot, now)) && can_be_stateless(w) &&
+	    !(w->service.flags & SERVICE_PERSISTENT)) {
+		begin_fallback_time(w->service.slot, now, FLOODED_S);
+		if (!w->flow.by_hash) {
+			w->flow.by_hash = true;
 			return tail_call(ctx, PROG_HASH_FALLBACK);
 		}
 		drop_old_ref(w);
 		*stateless = REASON_FLOOD_STATELESS;
 		return 0;
 	}
-	if (unlikely(must_end_half_open()) && !w->half_open_ended)
+	if (unlikely(must_end_half_open()) && !w->flow.half_open_ended)
 		return tail_call(ctx, PROG_END_HALF_OPEN);
-	if (w->by_hash && can_be_stateless(w) && is_full()) { /* before a connection is prepared */
+	if (w->flow.by_hash && can_be_stateless(w) && is_full()) { /* before a connection is prepared */
 		drop_old_ref(w);
 		count(REASON_REFUSED_TABLE_FULL);
-		begin_fallback_time(w->service, now, FULL_S);
+		begin_fallback_time(w->service.slot, now, FULL_S);
 		*stateless = REASON_TABLE_FULL_STATELESS;
 		return 0;
 	}
 	enum create_result result = CREATED;
-	w->needs_template = w->service_flags & SERVICE_PERSISTENT && w->template == NO_TEMPLATE;
-	if (p->protocol == IPPROTO_UDP && w->method == METHOD_MASQ && unlikely(leaves_last_entries(w->service)))
+	bool needs_template = w->service.flags & SERVICE_PERSISTENT && w->template.slot == NO_TEMPLATE;
+	if (p->protocol == IPPROTO_UDP && w->chosen.method == METHOD_MASQ &&
+	    unlikely(leaves_last_entries(w->service.slot)))
 		result = refuse(REASON_REFUSED_TABLE_FULL);
-	else if (w->needs_template)
+	else if (needs_template)
 		result = make_template(w, root, now);
 	if (unlikely(result != CREATED))
 		return not_created(ctx, w, result, now, stateless);
-	struct real_server t = {.index = w->destination, .method = w->method};
+	struct real_server t = {.index = w->chosen.destination, .method = w->chosen.method};
 	t.destination = map_elem(destinations, t.index);
 	if (!t.destination)
 		return pass_to_stack(ctx.hook);
-	if (w->template != NO_TEMPLATE) {
+	if (w->template.slot != NO_TEMPLATE) {
 		be16 dport = packet_dport(p);
-		w->port = dport == w->service_port && t.destination->port ? t.destination->port : dport;
+		w->chosen.port = dport == w->service.port && t.destination->port ? t.destination->port : dport;
 		if (unlikely(!hold_template(w, now)))
-			w->template = NO_TEMPLATE; /* it has just ended; its destination stays */
+			w->template.slot = NO_TEMPLATE; /* it has just ended; its destination stays */
 	}
-	t.port = w->port;
-	if (w->service_flags & SERVICE_ONE_PACKET && p->protocol == IPPROTO_UDP) {
+	t.port = w->chosen.port;
+	if (w->service.flags & SERVICE_ONE_PACKET && p->protocol == IPPROTO_UDP) {
 		unhold_template(w);
 		count_one_packet(t.index);
-		if (w->template != NO_TEMPLATE)
-			note_lone_template(w->template, w->needs_template, w->service);
+		if (w->template.slot != NO_TEMPLATE)
+			note_lone_template(w->template.slot, needs_template, w->service.slot);
 	} else {
 		result = create_conn(w, t.destination, root, now);
 	}
@@ -157,7 +162,7 @@ INLINE int connect(struct ctx ctx, struct scratch *w, struct root *root, u32 now
 		unhold_template(w);
 		struct found winner = find_connection(p);
 		bool stays = winner.connection && is_complete(winner.slot);
-		if (unlikely(!stays) && !p->by_inner && w->collisions++ < COLLISIONS) {
+		if (unlikely(!stays) && !p->by_inner && w->flow.collisions++ < COLLISIONS) {
 			back_off();
 			return tail_call(ctx, PROG_CONNECT);
 		}

@@ -2,6 +2,8 @@
  * TC egress: replies of a real server on this host (IPVS-SEMANTICS 7.2). Requests to that server pass to the stack.
  * Replies of its sockets to remote clients leave by a device, where this program sees them. Packets between sockets of
  * this host appear at TC ingress of lo.
+ *
+ * An attached program: it reads nothing, and leaves packet for PROG_EGRESS_SLOW.
  */
 #pragma once
 #include "conntrack/reply.h"

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * PROG_EGRESS_SLOW: replies of a real server on this host by DR or TUN that the plain parser cannot parse: ICMP errors,
  * SCTP, IPsec, options, fragments. They count, and set the connection's state; nothing is modified.
+ *
+ * Reads packet alone, and leaves nothing but that, for another run of itself.
  */
 #pragma once
 #include "conntrack/reply.h"
@@ -8,7 +10,7 @@
 #include "icmp/inner.h"
 #include "parse/slow.h"
 
-enum { FIRST_FRAGMENT = 1 }; /* as in `fragment` of struct scratch: offset 0, more follow */
+enum { FIRST_FRAGMENT = 1 }; /* `frag_off` of struct frag_header: offset 0, more follow */
 
 /* IPVS counts the datagram before the stack fragments it. Only UDP's header has its length. */
 INLINE void set_whole_length(struct __sk_buff *skb, struct packet *p)
@@ -26,11 +28,12 @@ INLINE void note_error(struct __sk_buff *skb, struct scratch *w, const struct ro
 {
 	const struct packet *p = &w->packet;
 	bool is_ipv6 = p->is_ipv6;
+	struct icmp_inner *q = &w->received.inner;
 	u8 type;
 	if (!bpf_skb_load_bytes(skb, p->l4, &type, 1) && is_error(type, is_ipv6) &&
-	    parse_inner(skb, &w->inner, p->l4 + sizeof(struct icmp_header), ETH_HLEN + p->length, is_ipv6) && w->inner.known &&
-	    !inner_is_standby(&w->inner, is_ipv6, root) && find_from_plain_server(w))
-		account_available(tc_ctx(skb), w->destination, SIDE_REPLY, p, root);
+	    parse_inner(skb, q, p->l4 + sizeof(struct icmp_header), ETH_HLEN + p->length, is_ipv6) && q->known &&
+	    !inner_is_standby(q, is_ipv6, root) && find_from_plain_server(w))
+		account_available(tc_ctx(skb), w->chosen.destination, SIDE_REPLY, p, root);
 }
 
 INLINE void note_reply(struct __sk_buff *skb, struct packet *p, const struct root *root)
@@ -51,7 +54,7 @@ INLINE int prog_egress_slow(struct __sk_buff *skb)
 		return pass_to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
 	enum slow_result result = p->is_ipv6 ? parse_slow6(skb, w) : parse_slow4(skb, w);
-	if (result == PARSE_FRAGMENT && w->fragment == FIRST_FRAGMENT) {
+	if (result == PARSE_FRAGMENT && w->fragment.frag_off == FIRST_FRAGMENT) {
 		p->slow_flags |= SLOW_FIRST_FRAGMENT; /* parse behind the fragment header */
 		return tail_call(tc_ctx(skb), PROG_EGRESS_SLOW);
 	}

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * PROG_END_HALF_OPEN: end a half-open connection before a new one, because the table fills.
+ *
+ * Reads service, flow and template. Leaves flow for PROG_CONNECT.
  */
 #pragma once
 #include "conntrack/end.h"
@@ -89,7 +91,8 @@ INLINE int prog_end_half_open(struct ctx ctx)
 	struct scratch *w = scratch_of(ctx.hook);
 	if (!w)
 		return pass_to_stack(ctx.hook);
-	end_oldest_half_open(w->template, ticks(), w->by_hash ? 1 : cost_of_syn(w->scheduler, w->count));
-	w->half_open_ended = true;
+	u32 cost = w->flow.by_hash ? 1 : cost_of_syn(w->service.scheduler, w->service.count);
+	end_oldest_half_open(w->template.slot, ticks(), cost);
+	w->flow.half_open_ended = true;
 	return tail_call(ctx, PROG_CONNECT);
 }

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * PROG_FWD_SLOW: what `send` in fwd/conn.h cannot do: resolve a neighbour, send an ICMP error, fragment, complete
  * checksums. The packet was counted before, but not modified.
+ *
+ * Reads chosen, options, frags and xmit.is_reply; of a reply also reply and xmit.hop, of an ICMP error also received.
+ * Leaves xmit for PROG_ENCAP, PROG_UDP_CSUM, PROG_SCTP_CSUM and PROG_FRAGMENT, and error for PROG_ICMP_SEND.
  */
 #pragma once
 #include "fwd/gre_gue.h"
@@ -11,40 +14,40 @@
 INLINE int fwd_slow_reply(struct __sk_buff *skb, struct scratch *w)
 {
 	struct packet *p = &w->packet;
-	w->outer_is_ipv6 = p->is_ipv6;
-	u32 length = mtu_length(skb, w), mtu = w->hop.mtu;
+	w->xmit.is_ipv6 = p->is_ipv6;
+	u32 length = mtu_length(skb, w), mtu = w->xmit.hop.mtu;
 	set_fragment_size(skb, w, p->length, length > mtu ? length - mtu : 0);
-	if (!write_options(skb, w, w->virtual_address.word[0]) || !sum_options(skb, w) ||
+	if (!write_options(skb, w, w->reply.saddr.word[0]) || !sum_options(skb, w) ||
 	    !trim_padding(tc_ctx(skb), p) || !dec_ttl(tc_ctx(skb), p) ||
-	    !(is_icmp(p) || nat(tc_ctx(skb), p, NAT_REPLY, &w->virtual_address, w->reply_port)))
+	    !(is_icmp(p) || nat(tc_ctx(skb), p, NAT_REPLY, &w->reply.saddr, w->reply.sport)))
 		return drop(HOOK_TC, REASON_SHORT);
-	return xmit_nat(skb, w, w->reply_port != packet_sport(p));
+	return xmit_nat(skb, w, w->reply.sport != packet_sport(p));
 }
 
 INLINE int fwd_slow_request(struct __sk_buff *skb, struct scratch *w, const struct root *root)
 {
 	struct packet *p = &w->packet;
-	struct destination *d = map_elem(destinations, w->destination);
-	bool icmp = is_icmp(p), masq = w->method == METHOD_MASQ && !icmp;
-	bool other_port = w->port != packet_dport(p);
+	struct destination *d = map_elem(destinations, w->chosen.destination);
+	bool icmp = is_icmp(p), masq = w->chosen.method == METHOD_MASQ && !icmp;
+	bool other_port = w->chosen.port != packet_dport(p);
 	if (!d)
 		return pass_to_stack(HOOK_TC);
-	struct hop *hop = destination_hop(tc_ctx(skb), w->destination, d, ticks(), NULL);
+	struct hop *hop = destination_hop(tc_ctx(skb), w->chosen.destination, d, ticks(), NULL);
 	if (!hop)
 		return pass_to_stack(HOOK_TC);
 	if (hop->verdict == HOP_NO_ROUTE || hop->verdict == HOP_NO_FORWARDING)
 		return send_icmp_error(skb, w, REASON_NO_ROUTE, ICMP_NO_ROUTE, 0);
 	if (hop->verdict == HOP_LOCAL) {
-		if (icmp && w->icmp_transit)
+		if (icmp && w->received.transit)
 			return drop(HOOK_TC, REASON_LOCAL_REFUSED);
 		count(REASON_SERVER_LOCAL);
 		if (!masq)
 			return pass_to_stack(HOOK_TC);
 		if (!p->from_host && is_loopback_address(&d->address, d->family))
 			return drop(HOOK_TC, REASON_LOCAL_REFUSED);
-		if (!p->l4_complete || !nat(tc_ctx(skb), p, NAT_REQUEST, &d->address, w->port))
+		if (!p->l4_complete || !nat(tc_ctx(skb), p, NAT_REQUEST, &d->address, w->chosen.port))
 			return drop(HOOK_TC, REASON_SHORT);
-		w->hop = *hop;
+		w->xmit.hop = *hop;
 		return xmit_nat(skb, w, other_port);
 	}
 	if (p->from_host && has_loopback_saddr(p))
@@ -54,11 +57,11 @@ INLINE int fwd_slow_request(struct __sk_buff *skb, struct scratch *w, const stru
 	if (p->ttl <= 1)
 		return send_icmp_error(skb, w, REASON_TTL, ICMP_TTL_EXCEEDED, 0);
 
-	bool tunnel = w->method == METHOD_TUNNEL, may_fragment = icmp || (tunnel && !root->settings.pmtu_disc);
-	w->hop = *hop;
-	hop = &w->hop;
-	hop->mtu = path_mtu(p, w->method, d, hop, ticks());
-	u32 max = max_len(w->method, w->state, d->family == 6, hop->mtu);
+	bool tunnel = w->chosen.method == METHOD_TUNNEL, may_fragment = icmp || (tunnel && !root->settings.pmtu_disc);
+	w->xmit.hop = *hop;
+	hop = &w->xmit.hop;
+	hop->mtu = path_mtu(p, w->chosen.method, d, hop, ticks());
+	u32 max = max_len(w->chosen.method, w->chosen.state, d->family == 6, hop->mtu);
 	if (tunnel && !max)
 		return drop(HOOK_TC, REASON_NARROW);
 	u32 length = mtu_length(skb, w);
@@ -67,20 +70,20 @@ INLINE int fwd_slow_request(struct __sk_buff *skb, struct scratch *w, const stru
 		dec_ttl(tc_ctx(skb), p); /* the kernel quotes the packet after decrementing */
 		return send_icmp_error(skb, w, REASON_TOO_BIG, ICMP_TOO_BIG, max);
 	}
-	w->outer_is_ipv6 = tunnel ? d->family == 6 : p->is_ipv6;
+	w->xmit.is_ipv6 = tunnel ? d->family == 6 : p->is_ipv6;
 	set_fragment_size(skb, w, p->length + hop->mtu - max, fits == FITS_IN_FRAGMENTS ? length - max : 0);
-	w->resolve = 1;
+	w->xmit.resolve = 1;
 	if ((masq && !p->l4_complete) || !sum_options(skb, w) || !trim_padding(tc_ctx(skb), p) ||
 	    !dec_ttl(tc_ctx(skb), p))
 		return drop(HOOK_TC, REASON_SHORT);
 	if (masq) {
-		if (!nat(tc_ctx(skb), p, NAT_REQUEST, &d->address, w->port))
+		if (!nat(tc_ctx(skb), p, NAT_REQUEST, &d->address, w->chosen.port))
 			return drop(HOOK_TC, REASON_SHORT);
 		return xmit_nat(skb, w, other_port);
 	}
-	if (tunnel && w->state >> DESTINATION_TUNNEL)
+	if (tunnel && w->chosen.state >> DESTINATION_TUNNEL)
 		return tail_call(tc_ctx(skb), PROG_ENCAP);
-	if (tunnel && !encapsulate(tc_ctx(skb), p, d, hop, root->settings.pmtu_disc, w->mtu))
+	if (tunnel && !encapsulate(tc_ctx(skb), p, d, hop, root->settings.pmtu_disc, w->xmit.fragment_size))
 		return drop(HOOK_TC, REASON_NO_HEADROOM);
 	return xmit_finished(skb, w);
 }
@@ -91,10 +94,12 @@ INLINE int prog_fwd_slow(struct __sk_buff *skb)
 	struct root *root = get_root();
 	if (!w)
 		return pass_to_stack(HOOK_TC);
-	return w->is_reply ? fwd_slow_reply(skb, w) : fwd_slow_request(skb, w, root);
+	return w->xmit.is_reply ? fwd_slow_reply(skb, w) : fwd_slow_request(skb, w, root);
 }
 
-/* --- PROG_UDP_CSUM: compute a missing UDP checksum (IPVS-SEMANTICS 7.3) --- */
+/* --- PROG_UDP_CSUM: compute a missing UDP checksum (IPVS-SEMANTICS 7.3) ---
+ *
+ * Reads xmit, and leaves it for PROG_FRAGMENT. */
 
 INLINE int prog_udp_csum(struct __sk_buff *skb)
 {

@@ -7,6 +7,8 @@
  * it. A list longer than HASH_WINDOW is not walked to its end. The group's hash chooses HASH_WINDOW successive ones,
  * counted from the end of the list, because IPVS adds at its head. There a change moves one group in HASH_WINDOW / 2 at
  * most. The winner is remembered until the service changes, so that the packets of a flood need no scores.
+ *
+ * Reads service, and of a persistent one template. Leaves chosen for PROG_CONNECT.
  */
 #pragma once
 #include "lb/fallback.h"
@@ -58,29 +60,29 @@ VERIFIED_ONCE u32 minus_log2(u32 x)
  * weight, and the least one wins. Of equal weights the larger hash is better. */
 INLINE bool is_worse(u32 hash, s32 weight, const struct scratch *w)
 {
-	if (likely(weight == w->best_weight))
-		return hash <= w->best_load;
-	return (u64)minus_log2(hash) * (u32)w->best_weight >= (u64)minus_log2(w->best_load) * (u32)weight;
+	if (likely(weight == w->loop.best_weight))
+		return hash <= w->loop.best_load;
+	return (u64)minus_log2(hash) * (u32)w->loop.best_weight >= (u64)minus_log2(w->loop.best_load) * (u32)weight;
 }
 
 static int rendezvous_step(u32 index, struct rendezvous *r)
 {
 	struct scratch *w = r->w;
 	u32 from_end = r->first + index;
-	if (from_end >= w->count)
-		from_end -= w->count;
-	u32 pos = w->count - 1 - from_end;
-	struct member *m = map_elem(members, w->list + pos);
+	if (from_end >= w->service.count)
+		from_end -= w->service.count;
+	u32 pos = w->service.count - 1 - from_end;
+	struct member *m = map_elem(members, w->service.list + pos);
 	struct destination *d = m ? map_elem(destinations, m->destination) : NULL;
 	if (!d)
 		return 1;
 	if (m->weight <= 0)
 		return 0;
 	u32 hash = mix(r->group ^ server_number(d)) >> 32;
-	if (w->destination != NO_INDEX && is_worse(hash, m->weight, w))
+	if (w->chosen.destination != NO_INDEX && is_worse(hash, m->weight, w))
 		return 0;
-	w->best_load = hash;
-	w->best_weight = m->weight;
+	w->loop.best_load = hash;
+	w->loop.best_weight = m->weight;
 	r->pos = pos;
 	choose(w, m, d);
 	return 0;
@@ -89,8 +91,8 @@ static int rendezvous_step(u32 index, struct rendezvous *r)
 /* Use a destination that was chosen before. */
 INLINE bool choose_again(struct scratch *w, u64 choice)
 {
-	u32 pos = chosen_pos(choice, w->service, w->generation, w->count);
-	struct member *m = pos != NO_INDEX ? map_elem(members, w->list + pos) : NULL;
+	u32 pos = chosen_pos(choice, w->service.slot, w->service.generation, w->service.count);
+	struct member *m = pos != NO_INDEX ? map_elem(members, w->service.list + pos) : NULL;
 	struct destination *d = m ? map_elem(destinations, m->destination) : NULL;
 	if (!d)
 		return false;
@@ -103,20 +105,20 @@ INLINE int prog_hash_fallback(struct ctx ctx)
 	struct scratch *w = scratch_of(ctx.hook);
 	if (!w)
 		return pass_to_stack(ctx.hook);
-	u32 group = group_of(&w->packet, &w->template_tuple, w->scheduler, w->service_flags, get_root());
-	u64 *choice = choice_of(group, w->service);
-	w->destination = NO_INDEX;
+	u32 group = group_of(&w->packet, &w->template.tuple, w->service.scheduler, w->service.flags, get_root());
+	u64 *choice = choice_of(group, w->service.slot);
+	w->chosen.destination = NO_INDEX;
 	if (!choice || choose_again(w, READ_ONCE(*choice)))
 		return tail_call(ctx, PROG_CONNECT);
 	struct rendezvous r = {.w = w, .group = mix(group + 1)};
-	u32 count = w->count;
+	u32 count = w->service.count;
 	if (count > HASH_WINDOW) {
 		r.first = (r.group >> 32) * count >> 32;
 		count = HASH_WINDOW;
 	}
 	FORGET_BOUNDS(r, pos, pos);
 	bpf_loop(count, rendezvous_step, &r, 0);
-	if (w->destination != NO_INDEX && !(r.pos >> CHOICE_SERVICE))
-		WRITE_ONCE(*choice, first_choice(w->service, w->generation) | r.pos);
+	if (w->chosen.destination != NO_INDEX && !(r.pos >> CHOICE_SERVICE))
+		WRITE_ONCE(*choice, first_choice(w->service.slot, w->service.generation) | r.pos);
 	return tail_call(ctx, PROG_CONNECT);
 }

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * PROG_NAT_ORPHAN: with sysctl nat_icmp_send, answer a NAT server's packet without a connection by "port unreachable"
  * (IPVS-SEMANTICS 2.7 step 6).
+ *
+ * Reads packet alone. Leaves error for PROG_ICMP_SEND.
  */
 #pragma once
 #include "fwd/client_hop.h"
@@ -22,7 +24,6 @@ INLINE int prog_nat_orphan(struct __sk_buff *skb)
 	struct hop *hop = router_hop(tc_ctx(skb), p);
 	if (!hop)
 		return pass_packet(tc_ctx(skb), p);
-	w->destination = NO_INDEX;
 	if (hop->verdict == HOP_LOCAL) /* the error comes from the packet's daddr */
 		return send_icmp_error(skb, w, REASON_UNSERVED, ICMP_NO_PORT, 0);
 	if (!is_forwardable(skb, p, hop) || !dec_ttl(tc_ctx(skb), p))

@@ -2,6 +2,9 @@
  * PROG_NEW: a packet without a connection, or one that may replace its connection. Find the service, then tail-call the
  * scheduler (IPVS-SEMANTICS 2.3 to 2.6), which tail-calls PROG_CONNECT. PROG_PERSIST comes first for a persistent
  * service, PROG_SIP for one with persistence engine `sip`.
+ *
+ * PROG_NEW reads packet, and own_tuple with an ICMP error's inner packet. It leaves service, flow and an empty
+ * template for all programs until PROG_CONNECT. PROG_PERSIST reads service, and leaves template, perhaps with chosen.
  */
 #pragma once
 #include "conntrack/end.h"
@@ -68,8 +71,8 @@ INLINE enum conn_fate decide_conn(struct scratch *w, const struct found *found, 
 	u32 old_destination = c->destination;
 	if (!is_complete(found->slot) || !end_conn(&p->tuple, p->is_ipv6, found, seen, END_REPLACED))
 		return CONN_DYING;
-	w->old_destination = old_destination;
-	w->old_state = word_state(seen);
+	w->flow.old_destination = old_destination;
+	w->flow.old_state = word_state(seen);
 	return CONN_NONE;
 }
 
@@ -91,7 +94,7 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 	if (unlikely(facts->marks) && !probe) {
 		if (!find_mark(ctx, w, facts))
 			return pass_to_stack(ctx.hook); /* TC continues with the mark that a filter of tc has set */
-		mark = w->seen.mark;
+		mark = w->marks.mark;
 	}
 	if (unlikely(!p->l4_complete) || p->no_chunk)
 		return holds_for_mark(ctx, w, mark) ? drop(ctx.hook, REASON_SHORT) : pass_to_stack(ctx.hook);
@@ -120,10 +123,10 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 	}
 	if (unlikely(may_be_copied(now)) && !p->syn)
 		return drop(ctx.hook, REASON_HELD);
-	w->opens = opens;
-	bool one_packet = w->service_flags & SERVICE_ONE_PACKET && p->protocol == IPPROTO_UDP; /* needs no connection */
-	w->by_hash = in_fallback_time(state, now) && !one_packet;
-	if (!opens && !w->by_hash)
+	w->flow.opens = opens;
+	bool one_packet = w->service.flags & SERVICE_ONE_PACKET && p->protocol == IPPROTO_UDP; /* needs no connection */
+	w->flow.by_hash = in_fallback_time(state, now) && !one_packet;
+	if (!opens && !w->flow.by_hash)
 		return pass_unserved(ctx, facts);
 	if (unlikely(root->settings.drop_packet == SYNFLOOD_ON) && opens) {
 		if (ctx.hook == HOOK_XDP)
@@ -137,7 +140,7 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 		return pass_to_tc();
 	if (ctx.hook == HOOK_XDP && found.version->flags & SERVICE_ONE_PACKET && p->protocol == IPPROTO_UDP)
 		return pass_to_tc(); /* without a connection TC would schedule again if XDP cannot finish */
-	if (w->service_flags & SERVICE_PERSISTENT) {
+	if (w->service.flags & SERVICE_PERSISTENT) {
 		if (likely(!found.version->engine[0]))
 			return tail_call(ctx, PROG_PERSIST);
 		return ctx.hook == HOOK_XDP ? pass_to_tc() : tail_call(ctx, PROG_SIP);
@@ -158,9 +161,9 @@ INLINE int prog_new(struct ctx ctx)
 	if (!facts_in(root, live)->services[p->is_ipv6])
 		return pass_to_stack(ctx.hook); /* as in IPVS, which has no hook without a service of this family */
 
-	w->old_destination = NO_INDEX;
-	w->half_open_ended = false;
-	w->collisions = 0;
+	w->flow.old_destination = NO_INDEX;
+	w->flow.half_open_ended = false;
+	w->flow.collisions = 0;
 	struct found found = {};
 	if (!p->no_conn || p->by_inner)
 		found = find_connection(p);
@@ -191,7 +194,7 @@ INLINE int prog_persist(struct ctx ctx)
 	struct scratch *w = scratch_of(ctx.hook);
 	if (!w)
 		return pass_to_stack(ctx.hook);
-	w->by_call = false;
+	w->template.by_call = false;
 	template_key(w);
 	return by_template(ctx, w, get_root());
 }

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * PROG_PARSE_SLOW: parse a packet that the plain parser cannot, then forward it like any other.
+ *
+ * Reads packet, and frags of a reassembled one. Leaves packet and options for all programs, fragment for PROG_DEFRAG.
  */
 #pragma once
 #include "fwd/conn.h"

@@ -4,6 +4,9 @@
  * router would answer with an ICMP error passes to the stack unmodified: the kernel, too, checks TTL and MTU before
  * IPVS. With snat_reroute the route from the virtual address comes after that. Without one the reply is dropped. Replies
  * of other methods are counted, and pass to the stack.
+ *
+ * Reads packet and frags. Leaves chosen, reply and xmit for PROG_FWD_SLOW, xmit for PROG_SCTP_CSUM, chosen and error
+ * for PROG_ICMP_SEND.
  */
 #pragma once
 #include "conntrack/reply.h"
@@ -59,8 +62,8 @@ INLINE int deliver_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 		return drop(ctx.hook, REASON_DYING);
 	if (!nat(ctx, p, NAT_REPLY, &a->saddr, a->port))
 		return drop(ctx.hook, REASON_SHORT);
-	w->hop.verdict = HOP_LOCAL;
-	w->is_reply = 1;
+	w->xmit.hop.verdict = HOP_LOCAL;
+	w->xmit.is_reply = 1;
 	if (p->protocol == IPPROTO_SCTP && a->port != packet_sport(p))
 		return tail_call(ctx, PROG_SCTP_CSUM);
 	return to_own_client(ctx.skb, p);
@@ -78,8 +81,8 @@ INLINE int reject_rerouted(struct __sk_buff *skb, struct scratch *w, const struc
 		p->tuple.v4.daddr = a->saddr.word[0];
 	count(REASON_TOO_BIG);
 	set_icmp_error(w, ICMP_TOO_BIG, mtu);
-	w->error_translated = true;
-	w->destination = a->index;
+	w->error.translated = true;
+	w->chosen.destination = a->index;
 	return tail_call(tc_ctx(skb), PROG_ICMP_SEND);
 }
 
@@ -108,11 +111,11 @@ INLINE int forward_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 			   live);
 	}
 	if (ctx.hook == HOOK_TC && !plain) {
-		w->is_reply = 1;
-		w->destination = a->index;
-		w->reply_port = a->port;
-		w->virtual_address = a->saddr;
-		w->hop = *hop;
+		w->xmit.is_reply = 1;
+		w->chosen.destination = a->index;
+		w->reply.sport = a->port;
+		w->reply.saddr = a->saddr;
+		w->xmit.hop = *hop;
 		return tail_call(ctx, PROG_FWD_SLOW);
 	}
 	if (!trim_padding(ctx, p) || !fwd_direct(ctx, p, hop) || !nat(ctx, p, NAT_REPLY, &a->saddr, a->port))

@@ -2,6 +2,8 @@
  * PROG_SCTP_CSUM: the checksum of SCTP, CRC32c (RFC 9260 appendix A). It covers the ports but not the addresses, so NAT
  * recomputes it only if it changes a port. Like IPVS, it does so even if the checksum was wrong before (IPVS-SEMANTICS
  * 7.3).
+ *
+ * Reads xmit, and leaves it for PROG_FRAGMENT.
  */
 #pragma once
 #include "fwd/send.h"

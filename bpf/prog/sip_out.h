@@ -2,6 +2,9 @@
  * PROG_SIP_OUT: a packet of UDP from a NAT server, without a connection (IPVS-SEMANTICS 2.7 step 5, 5.6). If the
  * server's service has the persistence engine `sip`, the message begins a connection, as that of a client does. So
  * servers can begin calls, and with one-packet scheduling their replies get the virtual address.
+ *
+ * PROG_SIP_OUT reads packet, and leaves service, an empty template, chosen and reply. PROG_SIP_OPEN reads them, and
+ * leaves chosen, service and reply for PROG_SIP_REPLY, which leaves the same as PROG_REPLY.
  */
 #pragma once
 #include "conntrack/template.h"
@@ -29,15 +32,15 @@ INLINE bool join_call(struct __sk_buff *skb, struct scratch *w, const struct roo
 		struct destination *d = map_elem(destinations, template->destination);
 		u32 flags = d ? destination_flags(d, READ_ONCE(root->live)) : 0;
 		if (template->destination == server && is_valid_template(flags, root))
-			w->template = found.slot;
+			w->template.slot = found.slot;
 		else
 			retire_template(w, &found);
 	}
-	if (w->template == NO_TEMPLATE && make_template(w, root, now) != CREATED)
+	if (w->template.slot == NO_TEMPLATE && make_template(w, root, now) != CREATED)
 		return false;
-	w->destination = server;
+	w->chosen.destination = server;
 	if (!hold_template(w, now))
-		w->template = NO_TEMPLATE;
+		w->template.slot = NO_TEMPLATE;
 	return true;
 }
 
@@ -45,27 +48,27 @@ INLINE bool join_call(struct __sk_buff *skb, struct scratch *w, const struct roo
 INLINE void set_request(struct scratch *w)
 {
 	struct packet *p = &w->packet;
-	tuple_reverse(&p->tuple, &w->outer, p->is_ipv6);
+	tuple_reverse(&p->tuple, &w->own_tuple, p->is_ipv6);
 	if (p->is_ipv6) {
-		p->tuple.v6.daddr = w->virtual_address;
-		p->tuple.v6.dport = w->service_port;
+		p->tuple.v6.daddr = w->reply.saddr;
+		p->tuple.v6.dport = w->service.port;
 	} else {
-		p->tuple.v4.daddr = w->virtual_address.word[0];
-		p->tuple.v4.dport = w->service_port;
+		p->tuple.v4.daddr = w->reply.saddr.word[0];
+		p->tuple.v4.dport = w->service.port;
 	}
 }
 
 /* Create the connection of the packet's request, unless it is for one packet. */
 INLINE bool open_for_server(struct __sk_buff *skb, struct scratch *w, const struct root *root, u32 now)
 {
-	u32 server = w->destination;
+	u32 server = w->chosen.destination;
 	struct destination *d = map_elem(destinations, server);
-	if (!d || (w->service_flags & SERVICE_PERSISTENT && !join_call(skb, w, root, server, now)))
+	if (!d || (w->service.flags & SERVICE_PERSISTENT && !join_call(skb, w, root, server, now)))
 		return false;
-	struct control *control = w->template != NO_TEMPLATE ? control_of(w->template) : NULL;
+	struct control *control = w->template.slot != NO_TEMPLATE ? control_of(w->template.slot) : NULL;
 	if (control)
 		control->assured = ASSURED;
-	if (w->service_flags & SERVICE_ONE_PACKET) {
+	if (w->service.flags & SERVICE_ONE_PACKET) {
 		unhold_template(w);
 		count_one_packet(server);
 		return true;
@@ -83,13 +86,13 @@ INLINE int prog_sip_open(struct __sk_buff *skb)
 	if (!w)
 		return pass_to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
-	w->outer = p->tuple;
+	w->own_tuple = p->tuple;
 	set_request(w);
 	bool is_open = open_for_server(skb, w, root, ticks());
-	p->tuple = w->outer;
+	p->tuple = w->own_tuple;
 	if (!is_open)
 		return pass_orphan(tc_ctx(skb), p, root, false);
-	struct counters *counters = counters_at(w->destination);
+	struct counters *counters = counters_at(w->chosen.destination);
 	if (counters)
 		counters->connections += 1;
 	return tail_call(tc_ctx(skb), PROG_SIP_REPLY);
@@ -115,10 +118,10 @@ INLINE int prog_sip_reply(struct __sk_buff *skb)
 	if (!w)
 		return pass_to_stack(HOOK_TC);
 	u32 now = ticks();
-	struct reply_conn a = {.index = w->destination,
-			       .destination = map_elem(destinations, w->destination),
-			       .saddr = w->virtual_address,
-			       .port = w->service_port,
+	struct reply_conn a = {.index = w->chosen.destination,
+			       .destination = map_elem(destinations, w->chosen.destination),
+			       .saddr = w->reply.saddr,
+			       .port = w->service.port,
 			       .masq = true};
 	if (!a.destination)
 		return pass_to_stack(HOOK_TC);
@@ -144,10 +147,10 @@ INLINE int prog_sip_out(struct __sk_buff *skb)
 	if (!sip_hop(skb, w, &a, root, ticks()))
 		return pass_orphan(tc_ctx(skb), p, root, false);
 	note_service(w, &match);
-	w->virtual_address = a.saddr;
-	w->destination = server;
-	w->method = METHOD_MASQ;
-	w->port = packet_sport(p);
-	w->by_call = false;
+	w->reply.saddr = a.saddr;
+	w->chosen.destination = server;
+	w->chosen.method = METHOD_MASQ;
+	w->chosen.port = packet_sport(p);
+	w->template.by_call = false;
 	return tail_call(tc_ctx(skb), PROG_SIP_OPEN);
 }

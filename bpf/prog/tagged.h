@@ -3,6 +3,8 @@
  * the stack, which takes the tag off: TC of the VLAN device decides, and lets the packets that follow be fast.
  *
  * Such a frame leaves by the device on which it came, with the tag of the same or another VLAN.
+ *
+ * Reads and leaves nothing.
  */
 #pragma once
 #include "fwd/fast6.h"

@@ -82,7 +82,7 @@ def test_a_connection_does_not_refer_to_a_template_that_ended_before_it(host: Ho
     service = serve(host, family, Method.ROUTE)
     host.forwarded(syn(service, 5000), hook)
     left, slot = Interleaving(host, hook), template_of(host).slot
-    assert left.get("template") == slot
+    assert left.get("template.slot") == slot
     end_all(host)
     assert not list(host.director.connections())
 
@@ -138,12 +138,12 @@ def test_a_connection_has_the_method_of_the_destination_that_another_cpu_chose(h
     first = Interleaving(host, hook)
     host.run(syn(service, 5000, other_client=True), hook)
     second = Interleaving(host, hook)
-    assert first.get("destination") != second.get("destination")
+    assert first.get("chosen.destination") != second.get("chosen.destination")
 
-    chosen, method = first.get("destination"), first.get("method")
-    for name in "destination", "method":
+    chosen, method = first.get("chosen.destination"), first.get("chosen.method")
+    for name in "chosen.destination", "chosen.method":
         first.set(name, second.get(name))
-    first.set("template", NO_TEMPLATE)
+    first.set("template.slot", NO_TEMPLATE)
     first.set("packet.tuple.v4.sport", int.from_bytes((5001).to_bytes(2, "big"), "little"))
     first.run("PROG_CONNECT", syn(service, 5001))
 

@@ -9,7 +9,7 @@ static u32 schedule_dh(struct candidates *c)
 {
 	const struct packet *p = &c->w->packet;
 	struct address daddr = hashed_daddr(p);
-	u32 pos = bucket_of(address_fold(&daddr, p->is_ipv6)) % c->count;
+	u32 pos = bucket_of(address_fold(&daddr, p->is_ipv6)) % c->service->count;
 	struct candidate it;
 	return at_pos(c, pos, &it) && is_usable(&it) ? pos : NO_INDEX;
 }

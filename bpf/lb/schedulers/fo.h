@@ -6,9 +6,9 @@
 
 INLINE void take_heavier(struct candidates *c, u32 pos, const struct candidate *it)
 {
-	if (it->member->weight > c->w->best_weight) {
-		c->w->best = pos;
-		c->w->best_weight = it->member->weight;
+	if (it->member->weight > c->loop->best_weight) {
+		c->loop->best = pos;
+		c->loop->best_weight = it->member->weight;
 	}
 }
 
@@ -24,10 +24,7 @@ static int fo_step(u32 index, struct candidates *c)
 
 static u32 schedule_fo(struct candidates *c)
 {
-	c->w->best = NO_INDEX;
-	c->w->best_weight = 0;
-	bpf_loop(c->count, fo_step, c, 0);
-	return c->w->best;
+	return best_of(c, fo_step);
 }
 
 SCHEDULER(fo)

@@ -47,11 +47,7 @@ static int set_least_loaded_step(u32 index, struct set_walk *s)
 	s32 weight = destination_weight(it.destination, s->live), load = overhead(it.counts);
 	if (weight <= 0 || it.counts->overloaded || !(destination_flags(it.destination, s->live) & DESTINATION_AVAILABLE))
 		return 0;
-	if (c->w->best == NO_INDEX || (s64)(s32)c->w->best_load * weight > (s64)load * c->w->best_weight) {
-		c->w->best = pos;
-		c->w->best_load = load;
-		c->w->best_weight = weight;
-	}
+	compare_load(c->loop, pos, load, weight, false);
 	return 0;
 }
 
@@ -65,11 +61,7 @@ static int set_most_loaded_step(u32 index, struct set_walk *s)
 	s32 weight = destination_weight(it.destination, s->live), load = overhead(it.counts);
 	if (weight <= 0)
 		return 0;
-	if (c->w->best == NO_INDEX || (s64)(s32)c->w->best_load * weight < (s64)load * c->w->best_weight) {
-		c->w->best = pos;
-		c->w->best_load = load;
-		c->w->best_weight = weight;
-	}
+	compare_load(c->loop, pos, load, weight, true);
 	return 0;
 }
 
@@ -97,9 +89,9 @@ static int set_shift_step(u32 index, struct set_walk *s)
 /* Remove the most loaded member, and move the later ones up. */
 INLINE void set_shrink(struct set_walk *s, struct cached *entry, u32 now)
 {
-	s->c->w->best = NO_INDEX;
+	s->c->loop->best = NO_INDEX;
 	bpf_loop(s->count, set_most_loaded_step, s, 0);
-	s->pos = s->c->w->best;
+	s->pos = s->c->loop->best;
 	u32 *old_destination = s->pos != NO_INDEX ? set_member(s, s->pos) : NULL;
 	if (!old_destination)
 		return;
@@ -127,7 +119,7 @@ INLINE void set_join(struct set_walk *s, struct cached *entry, u32 now, u32 dest
 	if (vacant) {
 		ref_destination(destination, 1);
 		ref_destination(__sync_lock_test_and_set(vacant, destination), -1);
-	} else if (!put_part(&s->key, s->c->w->service, now, destination)) {
+	} else if (!put_part(&s->key, s->c->service->slot, now, destination)) {
 		return;
 	}
 	entry->count = s->count + 1;
@@ -148,9 +140,9 @@ static u32 schedule_lblcr(struct candidates *c)
 	struct cached *entry = cache_find(&s.key, c->w, now, expiration_s);
 	if (entry) {
 		s.count = entry->count;
-		c->w->best = NO_INDEX;
+		c->loop->best = NO_INDEX;
 		bpf_loop(s.count, set_least_loaded_step, &s, 0);
-		u32 *least = c->w->best != NO_INDEX ? set_member(&s, c->w->best) : NULL;
+		u32 *least = c->loop->best != NO_INDEX ? set_member(&s, c->loop->best) : NULL;
 		u32 best = least ? *least : NOTHING;
 		if (set_is_old(entry, now, expiration_s) && begin_change(entry)) {
 			if (set_is_old(entry, now, expiration_s)) {

@@ -12,18 +12,16 @@ static int lc_step(u32 index, struct candidates *c)
 	if (!is_usable(&it))
 		return 0;
 	u32 load = overhead(it.counts);
-	if (c->w->best == NO_INDEX || load < c->w->best_load) {
-		c->w->best = index;
-		c->w->best_load = load;
+	if (c->loop->best == NO_INDEX || load < c->loop->best_load) {
+		c->loop->best = index;
+		c->loop->best_load = load;
 	}
 	return 0;
 }
 
 static u32 schedule_lc(struct candidates *c)
 {
-	c->w->best = NO_INDEX;
-	bpf_loop(c->count, lc_step, c, 0);
-	return c->w->best;
+	return best_of(c, lc_step);
 }
 
 SCHEDULER(lc)

@@ -39,7 +39,7 @@ INLINE u32 mh_in_slot(const struct mh_walk *walk, u32 hash)
 		return NO_INDEX;
 	u32 pos = walk->table->list_positions[slot];
 	struct candidate it;
-	return pos < walk->c->count && at_pos(walk->c, pos, &it) && is_usable(&it) ? pos : NO_INDEX;
+	return pos < walk->c->service->count && at_pos(walk->c, pos, &it) && is_usable(&it) ? pos : NO_INDEX;
 }
 
 static int mh_fallback_step(u32 step, struct mh_walk *walk)
@@ -53,7 +53,7 @@ static int mh_fallback_step(u32 step, struct mh_walk *walk)
 INLINE u32 mh_any(const struct mh_walk *walk)
 {
 	struct candidates *c = walk->c;
-	u32 start = walk->slot % c->count, found = first_usable(c, start, c->count, 1);
+	u32 start = walk->slot % c->service->count, found = first_usable(c, start, c->service->count, 1);
 	return found != NO_INDEX ? found : first_usable(c, 0, start, 1);
 }
 
@@ -72,15 +72,15 @@ INLINE u32 mh_fallback(struct mh_walk *walk)
 
 static u32 schedule_mh(struct candidates *c)
 {
-	struct scratch *w = c->w;
-	struct mh_walk walk = {.c = c, .table = map_elem(maglev_tables, w->service << 1 | w->table)};
+	const struct scratch *w = c->w;
+	struct mh_walk walk = {.c = c, .table = map_elem(maglev_tables, w->service.slot << 1 | w->service.table)};
 	if (!walk.table)
 		return NO_INDEX;
 	walk.client = client_fold(w);
 	u32 hash = siphash13(walk.client, MAGLEV_KEY_1);
 	walk.slot = hash % MAGLEV_SLOTS;
 	walk.found = mh_in_slot(&walk, hash);
-	if (walk.found == NO_INDEX && w->service_flags & SERVICE_FALLBACK)
+	if (walk.found == NO_INDEX && w->service.flags & SERVICE_FALLBACK)
 		return mh_fallback(&walk);
 	return walk.found;
 }

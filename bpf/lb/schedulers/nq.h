@@ -2,7 +2,7 @@
  * nq, never queue (IPVS-SEMANTICS 3.7): the first usable destination without active connections, else as sed.
  */
 #pragma once
-#include "lb/schedulers/sed.h"
+#include "lb/schedule.h"
 
 static int nq_step(u32 index, struct candidates *c)
 {
@@ -12,18 +12,16 @@ static int nq_step(u32 index, struct candidates *c)
 	if (!is_usable(&it))
 		return 0;
 	if (!it.counts->active) {
-		c->w->best = index;
+		c->loop->best = index;
 		return 1;
 	}
-	sed_weigh(c, index, &it);
+	compare_load(c->loop, index, it.counts->active + 1, it.member->weight, false);
 	return 0;
 }
 
 static u32 schedule_nq(struct candidates *c)
 {
-	c->w->best = NO_INDEX;
-	bpf_loop(c->count, nq_step, c, 0);
-	return c->w->best;
+	return best_of(c, nq_step);
 }
 
 SCHEDULER(nq)

@@ -17,10 +17,7 @@ static int ovf_step(u32 index, struct candidates *c)
 
 static u32 schedule_ovf(struct candidates *c)
 {
-	c->w->best = NO_INDEX;
-	c->w->best_weight = 0;
-	bpf_loop(c->count, ovf_step, c, 0);
-	return c->w->best;
+	return best_of(c, ovf_step);
 }
 
 SCHEDULER(ovf)

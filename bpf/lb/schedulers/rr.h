@@ -8,15 +8,15 @@
 INLINE u32 rr_position(const struct candidates *c, u64 cursor)
 {
 	u32 position = cursor;
-	if ((u16)(cursor >> 32) == (u16)c->list_version)
+	if ((u16)(cursor >> 32) == (u16)c->service->list_version)
 		return position;
-	switch (c->edit) {
+	switch (c->service->edit) {
 	case LIST_INIT:
 		return 0;
 	case LIST_ADD: /* at the head: the others move back */
 		return position ? position + 1 : 0;
 	case LIST_DELETE: /* the mark itself moves towards the head */
-		return position > c->edit_position ? position - 1 : position;
+		return position > c->service->edit_position ? position - 1 : position;
 	}
 	return position;
 }
@@ -27,14 +27,14 @@ static u32 schedule_rr(struct candidates *c)
 	for (int attempt = 0; attempt < 3; attempt++) {
 		u64 seen = READ_ONCE(*c->cursor);
 		u32 position = rr_position(c, seen);
-		if (position > c->count)
+		if (position > c->service->count)
 			position = 0;
-		pos = first_usable(c, position, c->count, 1);
+		pos = first_usable(c, position, c->service->count, 1);
 		if (pos == NO_INDEX)
 			pos = first_usable(c, 0, position, 1);
 		if (pos == NO_INDEX)
 			return NO_INDEX;
-		u64 next = (u64)(u16)c->list_version << 32 | (pos + 1);
+		u64 next = (u64)(u16)c->service->list_version << 32 | (pos + 1);
 		if (__sync_val_compare_and_swap(c->cursor, seen, next) == seen)
 			break;
 	}

@@ -24,7 +24,7 @@ static int sh_step(u32 step, struct sh_search *search)
 	struct candidate it;
 	if (pos == search->unusable)
 		return 0;
-	if (pos < search->c->count && at_pos(search->c, pos, &it) && is_usable(&it)) {
+	if (pos < search->c->service->count && at_pos(search->c, pos, &it) && is_usable(&it)) {
 		search->found = pos;
 		return 1;
 	}
@@ -34,13 +34,13 @@ static int sh_step(u32 step, struct sh_search *search)
 
 static u32 schedule_sh(struct candidates *c)
 {
-	struct scratch *w = c->w;
+	const struct scratch *w = c->w;
 	struct sh_search search = {.c = c,
-				   .table = map_elem(sh_tables, w->service << 1 | w->table),
+				   .table = map_elem(sh_tables, w->service.slot << 1 | w->service.table),
 				   .start = bucket_of(client_fold(w)),
 				   .unusable = NO_INDEX,
 				   .found = NO_INDEX};
-	if (!search.table || sh_step(0, &search) || !(w->service_flags & SERVICE_FALLBACK))
+	if (!search.table || sh_step(0, &search) || !(w->service.flags & SERVICE_FALLBACK))
 		return search.found;
 	search.start *= 2;
 	FORGET_BOUNDS(search, start, found);

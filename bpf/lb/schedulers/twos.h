@@ -11,7 +11,7 @@ static int twos_total_step(u32 index, struct candidates *c)
 	if (!at_pos(c, index, &it))
 		return 1;
 	if (is_usable(&it))
-		c->w->sum += it.member->weight;
+		c->loop->sum += it.member->weight;
 	return 0;
 }
 
@@ -23,34 +23,32 @@ static int twos_draw_step(u32 index, struct candidates *c)
 		return 1;
 	if (!is_usable(&it))
 		return 0;
-	c->w->best = index;
-	c->w->best_load = overhead(it.counts);
-	c->w->best_weight = it.member->weight;
-	if ((s32)c->w->left <= it.member->weight)
+	c->loop->best = index;
+	c->loop->best_load = overhead(it.counts);
+	c->loop->best_weight = it.member->weight;
+	if ((s32)c->loop->left <= it.member->weight)
 		return 1;
-	c->w->left -= it.member->weight;
+	c->loop->left -= it.member->weight;
 	return 0;
 }
 
 INLINE u32 twos_draw(struct candidates *c)
 {
-	c->w->best = NO_INDEX;
-	c->w->left = bpf_get_prandom_u32() % (c->w->sum + 1 ?: 1);
-	bpf_loop(c->count, twos_draw_step, c, 0);
-	return c->w->best;
+	c->loop->left = bpf_get_prandom_u32() % (c->loop->sum + 1 ?: 1);
+	return best_of(c, twos_draw_step);
 }
 
 static u32 schedule_twos(struct candidates *c)
 {
-	c->w->sum = 0;
-	bpf_loop(c->count, twos_total_step, c, 0);
+	c->loop->sum = 0;
+	bpf_loop(c->service->count, twos_total_step, c, 0);
 	u32 first = twos_draw(c);
-	s32 load = c->w->best_load, weight = c->w->best_weight;
+	s32 load = c->loop->best_load, weight = c->loop->best_weight;
 	u32 second = twos_draw(c);
 	if (first == NO_INDEX || second == NO_INDEX)
 		return second;
 	/* 32 bits, as in the kernel */
-	s32 here = (u32)c->w->best_weight * (u32)load, there = (u32)weight * c->w->best_load;
+	s32 here = (u32)c->loop->best_weight * (u32)load, there = (u32)weight * c->loop->best_load;
 	return here > there ? second : first;
 }
 

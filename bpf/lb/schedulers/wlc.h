@@ -10,22 +10,14 @@ static int wlc_step(u32 index, struct candidates *c)
 	struct candidate it;
 	if (!at_pos(c, index, &it))
 		return 1;
-	if (!is_usable(&it))
-		return 0;
-	s32 load = overhead(it.counts);
-	if (c->w->best == NO_INDEX || (s64)(s32)c->w->best_load * it.member->weight > (s64)load * c->w->best_weight) {
-		c->w->best = index;
-		c->w->best_load = load;
-		c->w->best_weight = it.member->weight;
-	}
+	if (is_usable(&it))
+		compare_load(c->loop, index, overhead(it.counts), it.member->weight, false);
 	return 0;
 }
 
 static u32 schedule_wlc(struct candidates *c)
 {
-	c->w->best = NO_INDEX;
-	bpf_loop(c->count, wlc_step, c, 0);
-	return c->w->best;
+	return best_of(c, wlc_step);
 }
 
 SCHEDULER(wlc)

@@ -6,7 +6,7 @@
  * every usable destination is too light are skipped in one step. The result is the kernel's.
  */
 #pragma once
-#include "lb/schedule.h"
+#include "lb/schedulers/fo.h"
 
 enum { WRR_WEIGHT_BITS = 31, WRR_POS_BITS = 20, WRR_VERSION_BITS = 13 };
 
@@ -17,7 +17,7 @@ struct wrr {
 
 INLINE u64 wrr_pack(const struct candidates *c, struct wrr at)
 {
-	return (u64)(c->list_version & ((1 << WRR_VERSION_BITS) - 1)) << (WRR_WEIGHT_BITS + WRR_POS_BITS) |
+	return (u64)(c->service->list_version & ((1 << WRR_VERSION_BITS) - 1)) << (WRR_WEIGHT_BITS + WRR_POS_BITS) |
 	       (u64)(at.position & ((1 << WRR_POS_BITS) - 1)) << WRR_WEIGHT_BITS | at.weight;
 }
 
@@ -25,55 +25,44 @@ INLINE struct wrr wrr_unpack(const struct candidates *c, u64 cursor)
 {
 	struct wrr at = {.position = cursor >> WRR_WEIGHT_BITS & ((1 << WRR_POS_BITS) - 1),
 			 .weight = cursor & 0x7fffffff};
-	if (cursor >> (WRR_WEIGHT_BITS + WRR_POS_BITS) == (c->list_version & ((1 << WRR_VERSION_BITS) - 1)) ||
-	    c->edit == LIST_SAME)
+	if (cursor >> (WRR_WEIGHT_BITS + WRR_POS_BITS) == (c->service->list_version & ((1 << WRR_VERSION_BITS) - 1)) ||
+	    c->service->edit == LIST_SAME)
 		return at;
 	at.position = 0;
-	if (c->edit == LIST_INIT || at.weight > c->max_weight || !at.weight)
-		at.weight = c->max_weight;
-	else if (c->gcd > 1)
-		at.weight = at.weight / c->gcd * c->gcd + 1;
+	if (c->service->edit == LIST_INIT || at.weight > c->service->max_weight || !at.weight)
+		at.weight = c->service->max_weight;
+	else if (c->service->gcd > 1)
+		at.weight = at.weight / c->service->gcd * c->service->gcd + 1;
 	return at;
-}
-
-static int wrr_heaviest_step(u32 index, struct candidates *c)
-{
-	struct candidate it;
-	if (!at_pos(c, index, &it))
-		return 1;
-	if (is_usable(&it) && it.member->weight > c->w->best_weight)
-		c->w->best_weight = it.member->weight;
-	return 0;
 }
 
 static u32 schedule_wrr(struct candidates *c)
 {
 	u32 pos = NO_INDEX;
-	if (!c->max_weight)
+	if (!c->service->max_weight)
 		return NO_INDEX;
 	for (int attempt = 0; attempt < 3; attempt++) {
 		u64 seen = READ_ONCE(*c->cursor);
 		struct wrr at = wrr_unpack(c, seen), next;
-		if (at.position > c->count)
+		if (at.position > c->service->count)
 			at.position = 0;
 		next = at;
-		pos = first_usable(c, at.position, c->count, at.weight);
+		pos = first_usable(c, at.position, c->service->count, at.weight);
 		if (pos == NO_INDEX) {
-			u32 gcd = c->gcd ?: 1;
-			c->w->best_weight = 0;
-			bpf_loop(c->count, wrr_heaviest_step, c, 0);
-			u32 heaviest = c->w->best_weight;
+			u32 gcd = c->service->gcd ?: 1;
+			best_of(c, fo_step);
+			u32 heaviest = c->loop->best_weight;
 			if (heaviest) {
-				next.weight = at.weight > gcd ? at.weight - gcd : c->max_weight;
+				next.weight = at.weight > gcd ? at.weight - gcd : c->service->max_weight;
 				if (next.weight > heaviest)
 					next.weight -= (next.weight - heaviest + gcd - 1) / gcd * gcd;
-				pos = first_usable(c, 0, c->count, next.weight);
+				pos = first_usable(c, 0, c->service->count, next.weight);
 			} else if (at.position &&
 				   at.weight <= gcd) { /* the last pass ended where the first one began */
 				next.weight = 1;
 			} else {
 				next.position = 0;
-				next.weight = c->max_weight;
+				next.weight = c->service->max_weight;
 			}
 		}
 		if (pos != NO_INDEX)
