@@ -55,7 +55,7 @@ class Pace:
     def read(cls, tables: Tables) -> Pace:
         """Read the present values."""
         found = tables.timer_runs.read(abi.constant("TIMER_EXPIRY"))
-        return cls(found["goes"], found["spent_ns"], found["ended"], tuple(found["lengths"]))
+        return cls(found["count"], found["spent_ns"], found["ended"], tuple(found["lengths"]))
 
     def since(self, before: Pace) -> Pace:
         """Return the difference to an earlier moment."""

@@ -168,8 +168,8 @@ class LargeTable:
                 raise WrongPath(f"{active} active and {inactive} inactive connections do not end")
             pause()
         now, timers = time.monotonic(), self.path.director.tables.timer_runs
-        runs = timers.get(0, "goes")  # at the end of a run: that of the last connection may still continue
-        while timers.get(0, "goes") == runs:
+        runs = timers.get(0, "count")  # at the end of a run: that of the last connection may still continue
+        while timers.get(0, "count") == runs:
             if time.monotonic() > until:
                 raise WrongPath("the expiry timer does not run")
             pause()

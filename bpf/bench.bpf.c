@@ -182,8 +182,8 @@ INLINE void write_addresses(void *to, const struct bench_plan *plan, u32 client,
 	WORD_AT(volatile u64, to, BENCH_SADDR) = saddr | (u64)daddr << 32;
 }
 
-/* Write a transport checksum that never looks unfinished, as one of 65,535 would (parse/unfinished.h). For every client it
- * differs from the sum of the pseudo header by the same amount. */
+/* Write a transport checksum that never looks unfinished, as one of 65,535 would (parse/unfinished.h). For every client
+ * it differs from the sum of the pseudo header by the same amount. */
 INLINE void write_transport_check(void *to, u32 ports, u32 client)
 {
 	u32 sum = bpf_htons(client >> 16) + bpf_htons(client);

@@ -3,8 +3,9 @@
  * family in either.
  *
  * The program is attached at TC ingress. It decapsulates packets for this host whose inner daddr is a VIP, and drops
- * those among them that come from no director; all others pass unmodified. Fragments of the outer packet pass, too, because TC cannot reassemble them. It verifies the tunnel's
- * checksum, and undoes GUE's remote checksum offload (draft-herbert-remotecsumoffload).
+ * those among them that come from no director; all others pass unmodified. Fragments of the outer packet pass, too,
+ * because TC cannot reassemble them. It verifies the tunnel's checksum, and undoes GUE's remote checksum offload
+ * (draft-herbert-remotecsumoffload).
  */
 #include "lib/csum.h"
 #include "lib/gre_gue.h"
@@ -382,8 +383,8 @@ int decapsulate(struct __sk_buff *skb)
 	}
 	if (!find_inner(skb, &outer))
 		return TC_ACT_UNSPEC;
-	struct bpf_fib_lookup question = route; /* the lookup overwrites it */
-	if (is_forwarded(skb, &question))
+	struct bpf_fib_lookup query = route; /* the lookup overwrites it */
+	if (is_forwarded(skb, &query))
 		return TC_ACT_UNSPEC;
 	if (outer.fragment) {
 		count(OUTER_FRAGMENT);

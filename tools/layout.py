@@ -96,7 +96,7 @@ class Layout:
         return found
 
 
-_SCRATCH = ("works", "stages_xdp", "stages_tc", "copies")  # of no meaning to another pylvs
+_SCRATCH = ("scratches", "stages_xdp", "stages_tc", "copies")  # of no meaning to another pylvs
 _PRIVATE = ("abi", "prog")
 _SHARED_SECTIONS = ".data."
 

@@ -10,9 +10,9 @@ enum limits {
 	HASH_BITS = 17, /* of the bitmaps of virtual and real server addresses: 10,000 set a thirteenth of the bits */
 	BITMAP_WORDS = 1 << (HASH_BITS - 6),
 	ADDRESS_KEYS = 3,
-	LOOKS = 64, /* ticks of one element of `looks`, four cache lines */
+	LINE_TICKS = 64, /* ticks of one element of `expiry_ticks`, four cache lines */
 	NOTHING = 0xffffffff,
-	MAGAZINE = 32, /* credits for connections that a CPU reserves for itself */
+	PERCPU_CREDITS = 32, /* credits for connections that a CPU reserves for itself */
 	DEVICES = 1024, /* XDP finds one by its ifindex modulo this */
 	TRANSMITTERS = 4096,
 	STANDBY_ADDRESSES = 16384, /* in each of two sets */
@@ -20,7 +20,7 @@ enum limits {
 	ROUTE_SETS = 64, /* of routes to clients, in one element of `client_routes` */
 	ROUTE_WAYS = 4, /* routes to clients of IPv4 in a set */
 	ROUTE_WAYS6 = 2,
-	LANES = 32, /* in one element of `lanes` */
+	PERCPU_DESTINATIONS = 32, /* in one element of `percpu_destinations` */
 	ENGINE_LENGTH = 16,
 	CALL_ID_LENGTH = 255, /* bytes of a Call-ID, at most (IP_VS_PEDATA_MAXLEN) */
 	LIST_CLASSES = 18, /* sizes of lists: 1, 2, 4 ... 131,072 */
@@ -38,7 +38,7 @@ enum limits {
 	ENTRIES = 2, /* of IPv4 in a bucket of the connection table; one of IPv6 takes both */
 	GROUP = 8, /* buckets that overflow into each other */
 	GROUP_SLOTS = GROUP * ENTRIES,
-	LOOK_SLOTS = 128, /* slots with one tick in `looks`: a page */
+	TICK_SLOTS = 128, /* slots with one tick in `expiry_ticks`: a page */
 	OTHER_GROUPS = 32, /* into which a full group overflows: half of them by the client, half by the whole tuple */
 	FIRST_GROUPS = 4, /* of these: a bucket knows whether any others have its connections */
 };
@@ -111,7 +111,7 @@ enum reason {
 	REASON_HELD, /* dropped while the connection table is copied into one of another size */
 	/* Why there was no connection; what happened to the packet is counted, too. */
 	REASON_REFUSED_TABLE_FULL, /* conn_max connections */
-	REASON_REFUSED_INDEX_FULL, /* no entry for another connection of one client's port, and `crowd` is full */
+	REASON_REFUSED_INDEX_FULL, /* no entry for one more connection of a client's port; `overflow_index` is full */
 	REASON_REFUSED_RACED, /* another CPU changed its template */
 	REASON_FRAGMENT_HELD, /* a fragment, held for reassembly */
 	REASON_FRAGMENT_REPEATED, /* a duplicate fragment: dropped */

@@ -127,7 +127,7 @@ struct service_version {
 	u32 timeout; /* in ticks */
 	u32 netmask;
 	u32 mark;
-	u32 birth; /* generation of the edit that added the service */
+	u32 added; /* generation of the edit that added the service */
 	u32 epoch; /* lblc, lblcr: generation in which the scheduler started */
 	u32 epoch_tick; /* lblc, lblcr: its tick */
 	struct address address;
@@ -150,11 +150,11 @@ struct service {
 struct service_state {
 	u64 cursor;
 	u64 syns; /* bits 48-63: lap of the ring of half-open connections, 24-47: batches of its lap before, 0-23: of this lap */
-	u32 held_at; /* tick of the last check whether the address is local */
-	u32 held;
+	u32 local_at; /* tick of the last check whether the address is local */
+	u32 is_local;
 	u32 stateless_until; /* tick until which flows without a connection may live, so PROG_HASH_FALLBACK schedules */
-	u32 relief; /* number of the sweep that must shrink the service's cache of lblc or lblcr */
-	u32 relief_left; /* entries that it must still remove */
+	u32 shrink_sweep; /* number of the sweep that must shrink the service's cache of lblc or lblcr */
+	u32 shrink_left; /* entries that it must still remove */
 } __attribute__((aligned(64)));
 
 struct member { /* one destination in a service's list; an edit replaces whole lists */
@@ -189,12 +189,12 @@ struct destination {
 	s32 weights[2]; /* one with each state; a deleted destination keeps its weight */
 	u32 cached; /* references from the caches of lblc and lblcr, atomic */
 	u32 pad;
-	/* Python restores a deleted destination by its service's key. Packets read address, family and mark of the key, and
-	 * the estimator `service_birth`. */
+	/* Python restores a deleted destination by its service's key. Packets read address, family and mark of the key,
+	 * and the estimator `service_added`. */
 	struct address saddr; /* saddr of tunnel headers, if bpf_fib_lookup cannot tell */
 	struct address virtual_address;
 	u32 mark;
-	u32 service_birth; /* generation of the edit that added its service */
+	u32 service_added; /* generation of the edit that added its service */
 	u32 deleted_s; /* CLOCK_BOOTTIME seconds; 0 while it is listed */
 	u32 next; /* next free slot, or next deleted one */
 	u16 virtual_port;
@@ -284,8 +284,8 @@ struct device {
 	u16 pad2;
 };
 
-/* By ifindex modulo DEVICES. If devices with one remainder differ, the most lenient mode counts. The first three are the
- * values of rp_filter. */
+/* By ifindex modulo DEVICES. If devices with one remainder differ, the most lenient mode counts. The first three are
+ * the values of rp_filter. */
 enum rp_mode {
 	RP_OFF,
 	RP_STRICT,

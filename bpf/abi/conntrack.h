@@ -34,7 +34,7 @@ enum tuple_kind {
 	TUPLE_TEMPLATE,
 	TUPLE_RETIRED,
 	TUPLE_CLAIMED, /* an entry that is being filled or freed */
-	TUPLE_REPLY, /* to search by a reply of NAT; only `crowd` has such tuples */
+	TUPLE_REPLY, /* to search by a reply of NAT; only `overflow_index` has such tuples */
 	TUPLE_SECOND, /* the second half of an entry of IPv6 */
 	TUPLE_CALL, /* a template of a SIP call: of either family in the form of IPv6, with a hash for addresses */
 	TUPLE_IPV6 = 16, /* added to the kind of an entry of IPv6 */
@@ -50,16 +50,16 @@ union tuple {
 enum word_bits {
 	WORD_STATE = 32,
 	WORD_DYING = 40, /* being removed */
-	WORD_ANSWERED = 41, /* a reply was seen */
+	WORD_SEEN_REPLY = 41, /* a reply was seen */
 	WORD_GENERATION = 48,
 	WORD_NO_REPLIES = 42, /* a newer connection gets its replies */
 	WORD_IN_USE = 43, /* is_proof in conntrack/state.h */
-	WORD_KEPT = 7, /* the three bits from WORD_ANSWERED on, which a change of state keeps */
+	WORD_KEPT = 7, /* the three bits from WORD_SEEN_REPLY on, which a change of state keeps */
 };
 
 enum conn_flags {
 	CONN_CONTROLLED = 1, /* created under a template, which its `control` names */
-	CONN_CROWDED = 2, /* the map `crowd` names its slot */
+	CONN_INDEXED = 2, /* the map `overflow_index` names its slot */
 	CONN_CALL = 4, /* a template of a SIP call, whose Call-ID and addresses are in the map `calls` */
 };
 
@@ -196,9 +196,9 @@ struct half_open_queue {
 	u32 pad;
 };
 
-/* Ticks at which the expiry timer visits LOOK_SLOTS slots; 0: never. */
-struct looks {
-	u32 at[LOOKS];
+/* Ticks at which the expiry timer visits TICK_SLOTS slots; 0: never. */
+struct expiry_line {
+	u32 at[LINE_TICKS];
 };
 
 struct pool {
@@ -207,9 +207,9 @@ struct pool {
 	u32 sweep_at; /* next element for the expiry timer */
 	u32 sweeps; /* rounds of the expiry timer */
 	u32 purge_at; /* next slot for the search for orphans */
-	u32 thin; /* pieces of LOOKS slots that drop_entry still visits in this second */
+	u32 drop_entry_left; /* pieces of LINE_TICKS slots that drop_entry still visits in this second */
 	s32 drop_left; /* packets until drop_packet drops one */
-	u32 hold_until; /* a copy of another table is under way until this tick; 0: none */
+	u32 copy_until; /* a copy of another table is under way until this tick; 0: none */
 	u64 seeds[SEEDS]; /* of the hashes */
 };
 
@@ -218,7 +218,7 @@ enum timers { TIMER_EXPIRY, TIMER_ESTIMATOR, TIMER_LBLC_CACHE, TIMERS };
 enum run_classes { RUN_CLASSES = 16, RUN_FIRST_NS = 12500 /* 0.1 ms is the fourth class */ };
 
 struct timer_runs { /* run time of a timer */
-	u64 goes;
+	u64 count;
 	u64 spent_ns; /* total */
 	u64 longest_ns; /* of one run; a reader may reset it to 0 */
 	u64 ended; /* connections, by the expiry timer */
@@ -226,14 +226,14 @@ struct timer_runs { /* run time of a timer */
 	u64 lengths[RUN_CLASSES]; /* runs shorter than RUN_FIRST_NS << n; the last class: all others */
 };
 
-struct magazine {
+struct percpu_credits {
 	u32 generation;
 	u32 credits;
 };
 
 ARRAY_MAP(connections, struct bucket, 1032, BPF_F_MMAPABLE); /* BPF_F_MMAPABLE aligns the buckets to cache lines */
 
-HASH_MAP(crowd, u64, u32, 1024, BPF_F_NO_PREALLOC); /* slots, by hashes of requests and of replies of NAT */
+HASH_MAP(overflow_index, u64, u32, 1024, BPF_F_NO_PREALLOC); /* slots, by hashes of requests and of replies of NAT */
 
 HASH_MAP(calls, u32, struct call, 1024, BPF_F_NO_PREALLOC); /* by slot */
 
@@ -254,12 +254,12 @@ ARRAY_MAP(conn_records, struct conn_record, CONN_RECORDS, BPF_F_MMAPABLE);
 
 ARRAY_MAP(conn_counts, struct conn_counts, 64, BPF_F_MMAPABLE);
 
-ARRAY_MAP(looks, struct looks, 320, BPF_F_MMAPABLE);
+ARRAY_MAP(expiry_ticks, struct expiry_line, 320, BPF_F_MMAPABLE);
 
 ARRAY_MAP(pools, struct pool, 1, BPF_F_MMAPABLE);
 
-PERCPU_MAP(magazines, struct magazine, 1);
+PERCPU_MAP(percpu_credits, struct percpu_credits, 1);
 
-ARRAY_MAP(commands_magazine, struct magazine, 1, 0); /* of programs that commands run */
+ARRAY_MAP(commands_credits, struct percpu_credits, 1, 0); /* of programs that commands run */
 
 const volatile struct table_key table_key = {.seeds = {1, 1}, .buckets = 512};

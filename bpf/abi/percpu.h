@@ -41,7 +41,7 @@ struct hop { /* a cached FIB lookup; the fast path reads what is before `link_mt
 	u32 mtu;
 	u16 verdict;
 	u8 gateway_is_ipv6; /* of a route of IPv4, too (RFC 8950) */
-	u8 is_unheld; /* of a destination: its virtual address is not local */
+	u8 is_foreign_vip; /* of a destination: its virtual address is not local */
 	/* Of a destination: without the path MTUs that ICMP errors have reported. Of a client: of the route by which a
 	 * router would forward its packets, before their saddr is changed. */
 	u32 link_mtu;
@@ -50,7 +50,7 @@ struct hop { /* a cached FIB lookup; the fast path reads what is before `link_mt
 };
 
 /* Where the fast path may receive packets of a destination: an ingress device that the general path has checked. */
-struct entrance {
+struct fast_ingress {
 	u32 live; /* config generation for which this is valid, its lower half; 0: none */
 	u32 input; /* ifindex, and its MAC address */
 	u8 mac[6];
@@ -59,22 +59,23 @@ struct entrance {
 };
 
 /* What a CPU keeps of a destination: three cache lines. The fast path uses the first and the last one. */
-struct lane {
+struct percpu_destination {
 	struct counters counters;
 	struct hop hop;
 	u64 others[2]; /* requests and replies that XDP did not forward, or that are in `device_packets` */
 	u32 tc_inputs[2]; /* TC forwarded those that `listed` lacks; they came by this device */
-	struct entrance entrances[2]; /* of requests, and of NAT's replies */
+	struct fast_ingress ingress[2]; /* of requests, and of NAT's replies */
 	u32 reply_stamp; /* tick of the check of the second one; the first one is checked with the hop */
-	u32 life_tcp; /* timeouts of established connections in that generation, in ticks */
-	u32 life_udp;
-	be32 real; /* first word of the destination's address */
+	u32 timeout_tcp; /* timeouts of established connections in that generation, in ticks */
+	u32 timeout_udp;
+	be32 rip; /* first word of the destination's address */
 	u64 listed[2]; /* of `others`, those in `device_packets` */
 };
-_Static_assert(__builtin_offsetof(struct lane, hop.verdict) == 64 && sizeof(struct lane) == 3 * 64, "cache lines");
-_Static_assert(__builtin_offsetof(struct lane, entrances) == 2 * 64, "cache lines");
+_Static_assert(__builtin_offsetof(struct percpu_destination, hop.verdict) == 64, "cache lines");
+_Static_assert(sizeof(struct percpu_destination) == 3 * 64, "cache lines");
+_Static_assert(__builtin_offsetof(struct percpu_destination, ingress) == 2 * 64, "cache lines");
 
-/* Packets that came by a device and were forwarded, by hook; without those that lanes have. */
+/* Packets that came by a device and were forwarded, by hook; without those in `percpu_destinations`. */
 struct device_packets {
 	u32 ifindex;
 	u32 pad;
@@ -83,12 +84,12 @@ struct device_packets {
 
 /* Consecutive destinations share an element, because the kernel allocates each element of a per-CPU array separately.
  * Single elements made up half of the time to create all maps. */
-struct lanes {
-	struct lane of[LANES];
+struct percpu_destinations {
+	struct percpu_destination of[PERCPU_DESTINATIONS];
 };
 
 /* A path MTU, reported by an ICMP error: like a route exception of the kernel. */
-struct path {
+struct path_mtu {
 	u32 mtu;
 	u32 until; /* expiry tick */
 	u32 used; /* packets were sent by it */
@@ -168,7 +169,7 @@ PERCPU_MAP(client_routes, struct client_routes, 1);
 
 PERCPU_MAP(client_routes6, struct client_routes6, 1);
 
-PERCPU_MAP(lanes, struct lanes, 8); /* index: destination / LANES */
+PERCPU_MAP(percpu_destinations, struct percpu_destinations, 8); /* index: destination / PERCPU_DESTINATIONS */
 
 PERCPU_MAP(device_packets, struct device_packets, DEVICES); /* index: ifindex % DEVICES */
 
@@ -182,28 +183,28 @@ struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 4096);
 	__type(key, struct address);
-	__type(value, struct path);
-} paths SEC(".maps");
+	__type(value, struct path_mtu);
+} path_mtus SEC(".maps");
 
-INLINE struct lane *lane_in(struct lanes *some, u32 destination)
+INLINE struct percpu_destination *percpu_in(struct percpu_destinations *some, u32 destination)
 {
-	return some ? &barrier_var(some)->of[destination % LANES] : NULL;
+	return some ? &barrier_var(some)->of[destination % PERCPU_DESTINATIONS] : NULL;
 }
 
 /* Return this CPU's data of a destination. */
-INLINE struct lane *lane_of(u32 destination)
+INLINE struct percpu_destination *percpu_of(u32 destination)
 {
-	return lane_in(map_elem(lanes, destination / LANES), destination);
+	return percpu_in(map_elem(percpu_destinations, destination / PERCPU_DESTINATIONS), destination);
 }
 
-INLINE struct lane *lane_of_cpu(u32 destination, u32 cpu)
+INLINE struct percpu_destination *percpu_of_cpu(u32 destination, u32 cpu)
 {
-	u32 number = destination / LANES;
-	return lane_in(bpf_map_lookup_percpu_elem(&lanes, &number, cpu), destination);
+	u32 number = destination / PERCPU_DESTINATIONS;
+	return percpu_in(bpf_map_lookup_percpu_elem(&percpu_destinations, &number, cpu), destination);
 }
 
 INLINE struct counters *counters_at(u32 destination)
 {
-	struct lane *lane = lane_of(destination);
-	return lane ? &lane->counters : NULL;
+	struct percpu_destination *percpu = percpu_of(destination);
+	return percpu ? &percpu->counters : NULL;
 }

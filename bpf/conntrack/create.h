@@ -9,7 +9,7 @@
 #include "conntrack/update.h"
 #include "ctx/scratch.h"
 
-enum { INNER_LIFE_S = 3 }; /* lifetime of a connection created by an ICMP error about it (8.4) */
+enum { INNER_TIMEOUT_S = 3 }; /* lifetime of a connection created by an ICMP error about it (8.4) */
 
 /* A connection or a template to insert. */
 struct new_conn {
@@ -43,7 +43,7 @@ INLINE enum create_result insert_conn(struct new_conn *new)
 		return refuse(REASON_REFUSED_CALLS_FULL);
 	}
 	struct control *control = new->has_control ? control_of(slot) : NULL;
-	if (control) { /* not `controls`, which another CPU may be giving back (hold_template) */
+	if (control) { /* not `controls`, which another CPU may be giving back (ref_template) */
 		control->template = new->control.template;
 		control->timeout = new->control.timeout;
 		control->assured = new->control.assured;
@@ -75,7 +75,7 @@ INLINE enum create_result create_conn(struct scratch *w, struct destination *d, 
 		state = next_state(direction_in(&root->settings, masq || !d ? DIRECTION_INPUT : DIRECTION_INPUT_ONLY),
 				   p->event, STATE_NONE);
 	state = first_state(state);
-	u32 life = p->by_inner ? INNER_LIFE_S * ticks_per_second : facts->timeouts[state & (STATES - 1)];
+	u32 timeout = p->by_inner ? INNER_TIMEOUT_S * ticks_per_second : facts->timeouts[state & (STATES - 1)];
 	struct new_conn new = {
 		.tuple = &p->tuple,
 		.destination = d,
@@ -84,7 +84,7 @@ INLINE enum create_result create_conn(struct scratch *w, struct destination *d, 
 			 .method = w->chosen.method,
 			 .flags = controlled ? CONN_CONTROLLED : 0},
 		.state = state,
-		.expiry = now + life,
+		.expiry = now + timeout,
 		.has_control = controlled,
 		.control = {.template = w->template.slot},
 		.is_ipv6 = p->is_ipv6,
@@ -94,7 +94,7 @@ INLINE enum create_result create_conn(struct scratch *w, struct destination *d, 
 	enum create_result result = insert_conn(&new);
 	if (unlikely(result != CREATED))
 		return result;
-	if (likely(gives_way(new.conn.word)))
+	if (likely(is_evictable(new.conn.word)))
 		note_half_open(new.slot, new.conn.word >> WORD_GENERATION, w->service.slot);
 	if (controlled && w->flow.opens && (state == STATE_TCP_FIRST || state == STATE_SCTP_FIRST))
 		assure(new.slot, ASSURED); /* sloppy_tcp, sloppy_sctp */

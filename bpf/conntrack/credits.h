@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Credits: the right to one more connection each. Each CPU keeps some. It refills them in bundles, so CPUs seldom share a
- * cache line.
+ * Credits: the right to one more connection each. Each CPU keeps some. It refills them in bundles, so CPUs seldom share
+ * a cache line.
  */
 #pragma once
 #include "abi/config.h"
@@ -9,7 +9,7 @@
 enum {
 	NAT_SHARE = 8, /* this part of the table is for connections by NAT alone: others are forwarded without one */
 	RARE_SHARE = 16, /* of it, this part of the table is not for UDP of a service that makes many connections */
-	CREDITS = MAGAZINE / 2, /* that move at once between a CPU and the pool */
+	CREDITS = PERCPU_CREDITS / 2, /* that move at once between a CPU and the pool */
 	PLENTY = 1024, /* with fewer free credits, move them one by one: any CPU can then take the last one */
 };
 
@@ -51,7 +51,7 @@ INLINE bool take_credit_at_once(void)
 }
 
 /* Likewise, from a CPU's pool. */
-INLINE bool take_credit(struct magazine *m, bool nat)
+INLINE bool take_credit(struct percpu_credits *m, bool nat)
 {
 	if (likely(m->credits)) {
 		m->credits -= 1;
@@ -74,7 +74,7 @@ INLINE void give_credit_at_once(void)
 		__sync_fetch_and_add(&pool->used, -1);
 }
 
-INLINE void give_credit(struct magazine *m)
+INLINE void give_credit(struct percpu_credits *m)
 {
 	struct pool *pool = map_elem(pools, 0);
 	if (!pool)
@@ -84,7 +84,7 @@ INLINE void give_credit(struct magazine *m)
 		return;
 	}
 	m->credits += 1;
-	if (m->credits < MAGAZINE)
+	if (m->credits < PERCPU_CREDITS)
 		return;
 	m->credits -= CREDITS;
 	__sync_fetch_and_add(&pool->used, -CREDITS);
@@ -94,12 +94,12 @@ INLINE void give_credit(struct magazine *m)
  * Linux 6.3, so they have a pool of their own. */
 enum slot_user { BY_PACKET, BY_COMMAND };
 
-INLINE struct magazine *magazine_of(enum slot_user user)
+INLINE struct percpu_credits *credits_of(enum slot_user user)
 {
-	return user == BY_COMMAND ? map_elem(commands_magazine, 0) : map_elem(magazines, 0);
+	return user == BY_COMMAND ? map_elem(commands_credits, 0) : map_elem(percpu_credits, 0);
 }
 
-INLINE void return_credit(struct magazine *m, enum slot_user user)
+INLINE void return_credit(struct percpu_credits *m, enum slot_user user)
 {
 	if (user == BY_COMMAND)
 		give_credit_at_once();

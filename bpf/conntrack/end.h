@@ -35,15 +35,15 @@ INLINE void release_template(u32 slot, bool with_template)
 enum end_reason { END_EXPIRED, END_KILLED, END_ORPHAN, END_REPLACED, END_RESTORED };
 
 /* Whether connections refer to a template. Asked after it was marked as dying, because a CPU that takes a reference
- * counts it first (hold_template). */
-INLINE bool is_held(u32 slot)
+ * counts it first (ref_template). */
+INLINE bool is_referenced(u32 slot)
 {
 	struct control *control = control_of(slot);
 	return control && READ_ONCE(control->controls);
 }
 
-/* Remove the connection, unless another CPU does. `seen` is the word as last read: it belonged to this tuple if the slot
- * still does. If the slot changes hands later, the word's generation differs. */
+/* Remove the connection, unless another CPU does. `seen` is the word as last read: it belonged to this tuple if the
+ * slot still does. If the slot changes hands later, the word's generation differs. */
 INLINE bool end_conn(const union tuple *tuple, bool is_ipv6, const struct found *found, u64 seen,
 		     enum end_reason ending)
 {
@@ -55,7 +55,7 @@ INLINE bool end_conn(const union tuple *tuple, bool is_ipv6, const struct found 
 	if (word_dying(seen) || !match_slot(slot, &key) ||
 	    __sync_val_compare_and_swap(word, seen, seen | 1ULL << WORD_DYING) != seen)
 		return false;
-	if (unlikely(word_state(seen) == STATE_TEMPLATE) && is_held(slot)) {
+	if (unlikely(word_state(seen) == STATE_TEMPLATE) && is_referenced(slot)) {
 		__sync_fetch_and_and(word, ~(1ULL << WORD_DYING));
 		return false;
 	}
@@ -64,7 +64,7 @@ INLINE bool end_conn(const union tuple *tuple, bool is_ipv6, const struct found 
 		uncount_conn(copy.destination, word_state(seen));
 	if (unlikely(copy.flags & CONN_CONTROLLED)) {
 		const struct pool *pool = map_elem(pools, 0);
-		bool unfinished = ending == END_EXPIRED && gives_way(seen) && pool &&
+		bool unfinished = ending == END_EXPIRED && is_evictable(seen) && pool &&
 				  is_half_full(pool);
 		release_template(slot, unfinished || ending == END_KILLED || ending == END_ORPHAN);
 	}

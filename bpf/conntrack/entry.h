@@ -18,7 +18,7 @@ INLINE u32 word_state(u64 word)
 /* Whether a packet of the server was seen. From then on IPVS's flag NOOUTPUT is off (IPVS-SEMANTICS 4.3). */
 INLINE bool word_has_reply(u64 word)
 {
-	return word >> WORD_ANSWERED & 1;
+	return word >> WORD_SEEN_REPLY & 1;
 }
 
 INLINE bool word_dying(u64 word)
@@ -68,22 +68,22 @@ INLINE void note_idle(struct conn_counts *n)
 INLINE bool may_be_copied(u32 now)
 {
 	const struct pool *pool = map_elem(pools, 0);
-	u32 until = pool ? READ_ONCE(pool->hold_until) : 0;
+	u32 until = pool ? READ_ONCE(pool->copy_until) : 0;
 	return unlikely(until) && (s32)(until - now) > 0;
 }
 
-/* --- `looks`: ticks for the expiry timer --- */
+/* --- `expiry_ticks`: ticks for the expiry timer --- */
 
-INLINE u32 *look_at(u32 position)
+INLINE u32 *expiry_tick_at(u32 position)
 {
-	struct looks *line = map_elem(looks, position / LOOKS);
-	return line ? &line->at[position % LOOKS] : NULL;
+	struct expiry_line *line = map_elem(expiry_ticks, position / LINE_TICKS);
+	return line ? &line->at[position % LINE_TICKS] : NULL;
 }
 
 /* Set a tick unless an earlier one is there. */
 VERIFIED_ONCE int note_earlier(u32 position, u32 tick)
 {
-	u32 *noted = look_at(position);
+	u32 *noted = expiry_tick_at(position);
 	if (!noted)
 		return 0;
 #pragma nounroll
@@ -99,7 +99,7 @@ VERIFIED_ONCE int note_earlier(u32 position, u32 tick)
  * early enough. */
 INLINE void note_expiry(u32 slot, u32 tick)
 {
-	u32 *noted = look_at(slot / LOOK_SLOTS), old = noted ? READ_ONCE(*noted) : 0;
+	u32 *noted = expiry_tick_at(slot / TICK_SLOTS), old = noted ? READ_ONCE(*noted) : 0;
 	if (!old || (s32)(tick - old) < 0)
-		note_earlier(slot / LOOK_SLOTS, tick ?: 1);
+		note_earlier(slot / TICK_SLOTS, tick ?: 1);
 }

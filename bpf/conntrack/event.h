@@ -27,8 +27,8 @@ enum event {
 
 #define NIBBLES(a, b, c, d) ((u64)(a) | (b) << 4 | (c) << 8 | (d) << 12)
 
-/* RST, else SYN, else FIN, else ACK: a table of four bits for each combination of ACK, RST, SYN and FIN. Without branches:
- * the verifier would follow each of them to the end of the program. */
+/* RST, else SYN, else FIN, else ACK: a table of four bits for each combination of ACK, RST, SYN and FIN. Without
+ * branches: the verifier would follow each of them to the end of the program. */
 INLINE u8 tcp_event(u8 flags)
 {
 	const u64 reset = NIBBLES(EVENT_RST, EVENT_RST, EVENT_RST, EVENT_RST);

@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * Half-open, unconfirmed and closed connections give way to others, so a flood of SYNs or of UDP cannot fill the table,
- * even if servers answer with RST. Here "half-open" means all three. A connection of UDP is unconfirmed until its client
- * sends a second packet.
+ * even if servers answer with RST. Here "half-open" means all three. A connection of UDP is unconfirmed until its
+ * client sends a second packet.
  *
  * A ring has the half-open connections of all CPUs, the oldest ones first. If the table is half full, a quarter of the
  * table may be half-open. Beyond it, each new connection ends the oldest ones that are still half-open. In a table with
  * less than a quarter free, as many stay as are free. So under a flood the lifetime of half-open connections adapts to
  * the rate, and they take half of the table at most. Established connections are never ended.
  *
- * A CPU takes a batch of positions, and fills it alone. It also takes the oldest batches out, and ends their connections
- * alone. So CPUs share only what is once in a batch. If a batch leaves the ring before its CPU has filled it, its other
- * positions are closed, and that CPU takes a new batch.
+ * A CPU takes a batch of positions, and fills it alone. It also takes the oldest batches out, and ends their
+ * connections alone. So CPUs share only what is once in a batch. If a batch leaves the ring before its CPU has filled
+ * it, its other positions are closed, and that CPU takes a new batch.
  *
  * A CPU that ends them faster than FLOOD_ENDS_S is flooded for the rest of the tick; sooner if each takes longer. Then
  * a SYN gets no connection if the packet can be forwarded without one (lb/fallback.h). That takes less time than to end
@@ -112,7 +112,7 @@ INLINE bool has_reserved_share(u32 service, const struct half_open_queue *queue)
 
 /* Note the fate of the connections that a CPU took out. While too few of them end, more become reserved than new ones
  * visit. After so many that they alone would be a sixteenth of the ring, "few" becomes half. */
-INLINE void note_fates(struct half_open_ring *ring, struct half_open_queue *queue)
+INLINE void adjust_reserved(struct half_open_ring *ring, struct half_open_queue *queue)
 {
 	if (queue->stays <= queue->ended * (HALF_OPEN_STEPS - 1)) {
 		if (queue->ended && READ_ONCE(ring->stays))
@@ -165,7 +165,7 @@ VERIFIED_ONCE int take_oldest(void)
 	const struct pool *pool = map_elem(pools, 0);
 	if (!queue || !ring || !pool)
 		return false;
-	note_fates(ring, queue);
+	adjust_reserved(ring, queue);
 #pragma nounroll
 	for (u32 i = 0; i < TRIALS; i++) {
 		u32 first = READ_ONCE(ring->first), more = surplus(ring, pool), batches = more / half_opens_batch;
@@ -203,7 +203,8 @@ INLINE struct half_open next_oldest(struct half_open_queue *queue)
 	return none;
 }
 
-/* Take the next batch of positions. If the ring is full, its oldest connections leave it, and stay until their timeout. */
+/* Take the next batch of positions. If the ring is full, its oldest connections leave it, and stay until their
+ * timeout. */
 INLINE bool take_batch(struct half_open_queue *queue)
 {
 	struct half_open_ring *ring = map_elem(half_open_rings, 0);
@@ -283,8 +284,8 @@ INLINE void count_made(struct half_open_queue *queue, u32 service)
 		count_syns(service);
 }
 
-/* Whether the last entries of the table are kept for others than this service. If so, count the attempt: without it, the
- * service would soon be one that makes few. */
+/* Whether the last entries of the table are kept for others than this service. If so, count the attempt: without it,
+ * the service would soon be one that makes few. */
 VERIFIED_ONCE int leaves_last_entries(u32 service)
 {
 	const struct pool *pool = map_elem(pools, 0);

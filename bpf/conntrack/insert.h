@@ -100,25 +100,25 @@ VERIFIED_ONCE u32 claim_overflow(const struct key *key, u32 masq)
 	return claim_in_groups(key, 1, other_groups(key, masq));
 }
 
-enum { CLAIMED_CROWDED = 1U << 31 }; /* a flag of a slot */
+enum { CLAIMED_INDEXED = 1U << 31 }; /* a flag of a slot */
 
-/* Claim an entry for a connection that `crowd` will name. */
-VERIFIED_ONCE u32 claim_crowded(const struct key *key)
+/* Claim an entry for a connection that `overflow_index` will name. */
+VERIFIED_ONCE u32 claim_indexed(const struct key *key)
 {
 	if (!key || kind_in(key->rest) != TUPLE_CONNECTION)
 		return 0;
 	u32 slot = claim_in_groups(key, OTHER_GROUPS / 2 + 1, OTHER_GROUPS / 2);
-	return slot ? slot | CLAIMED_CROWDED : 0;
+	return slot ? slot | CLAIMED_INDEXED : 0;
 }
 
-/* Claim an entry for a tuple. Return its slot, perhaps with CLAIMED_CROWDED, or 0. */
+/* Claim an entry for a tuple. Return its slot, perhaps with CLAIMED_INDEXED, or 0. */
 VERIFIED_ONCE u32 claim_entry(const struct key *key, u32 masq)
 {
 	if (!key)
 		return 0;
 	u32 first = home_of(key) * ENTRIES, is_ipv6 = is_ipv6_in(key->rest);
 	u32 slot = is_ipv6 ? claim_slot(first, true) : claim_if_free4(first) ?: claim_if_free4(first + 1);
-	return likely(slot) ? slot : claim_overflow(key, masq) ?: claim_crowded(key);
+	return likely(slot) ? slot : claim_overflow(key, masq) ?: claim_indexed(key);
 }
 
 /* Fill an entry that was claimed. */
@@ -270,41 +270,41 @@ VERIFIED_ONCE u64 reply_hash_of(const struct key *key, u32 slot)
 	return d ? hash_server_tuple(key, &d->address, conn->connection.port) : 0;
 }
 
-/* Delete what names a connection in `crowd`. A newer connection may have its replies. */
-VERIFIED_ONCE int leave_crowd(const struct key *key, u32 slot)
+/* Delete what names a connection in `overflow_index`. A newer connection may have its replies. */
+VERIFIED_ONCE int delete_from_index(const struct key *key, u32 slot)
 {
 	if (!key)
 		return 0;
 	u64 hash = key->by_tuple;
-	bpf_map_delete_elem(&crowd, &hash);
+	bpf_map_delete_elem(&overflow_index, &hash);
 	hash = reply_hash_of(key, slot);
-	u32 *owner = hash ? bpf_map_lookup_elem(&crowd, &hash) : NULL;
+	u32 *owner = hash ? bpf_map_lookup_elem(&overflow_index, &hash) : NULL;
 	if (owner && *owner == slot)
-		bpf_map_delete_elem(&crowd, &hash);
+		bpf_map_delete_elem(&overflow_index, &hash);
 	return 0;
 }
 
-/* Add what names a connection to `crowd`: 0, or an error. Another CPU's element of the same tuple stays. */
-INLINE long join_crowd(const struct key *key, u32 slot)
+/* Add what names a connection to `overflow_index`: 0, or an error. Another CPU's element of the same tuple stays. */
+INLINE long add_to_index(const struct key *key, u32 slot)
 {
 	u64 hash = key->by_tuple;
-	long error = bpf_map_update_elem(&crowd, &hash, &slot, BPF_NOEXIST);
-	if (error == -EEXIST && !search_crowd(key)) /* its connection is gone; the next attempt succeeds */
-		bpf_map_delete_elem(&crowd, &hash);
+	long error = bpf_map_update_elem(&overflow_index, &hash, &slot, BPF_NOEXIST);
+	if (error == -EEXIST && !search_index(key)) /* its connection is gone; the next attempt succeeds */
+		bpf_map_delete_elem(&overflow_index, &hash);
 	if (error)
 		return error;
 	hash = reply_hash_of(key, slot);
 	if (!hash)
 		return 0;
-	error = bpf_map_update_elem(&crowd, &hash, &slot, BPF_ANY);
+	error = bpf_map_update_elem(&overflow_index, &hash, &slot, BPF_ANY);
 	if (error)
-		leave_crowd(key, slot);
+		delete_from_index(key, slot);
 	return error;
 }
 
-/* Publish an entry that `crowd` names. The search behind the insertion finds a CPU that chose another entry: its tuple
- * was stored before it searched `crowd`. */
-VERIFIED_ONCE int publish_crowded(const struct key *key, u32 slot)
+/* Publish an entry that `overflow_index` names. The search behind the insertion finds a CPU that chose another entry:
+ * its tuple was stored before it searched `overflow_index`. */
+VERIFIED_ONCE int publish_indexed(const struct key *key, u32 slot)
 {
 	struct conn_entry4 *conn = conn_at(slot);
 	if (!key)
@@ -314,15 +314,15 @@ VERIFIED_ONCE int publish_crowded(const struct key *key, u32 slot)
 		return PUBLISH_FULL;
 	store_tuple(conn, key->rest);
 	set_mark(own, slot);
-	__sync_fetch_and_or(marks, 1ULL << REST_CROWD);
-	long error = join_crowd(key, slot);
+	__sync_fetch_and_or(marks, 1ULL << REST_INDEXED);
+	long error = add_to_index(key, slot);
 	if (!error && !search_all(key, 1ULL << REST_NEAR | 1ULL << REST_FAR | 1ULL << REST_FARTHER, slot))
 		return PUBLISHED;
 	if (!withdraw_tuple(slot, key->rest))
 		return PUBLISH_EXISTS;
 	unmark(slot, slot / ENTRIES);
 	if (!error)
-		leave_crowd(key, slot);
+		delete_from_index(key, slot);
 	return error && error != -EEXIST ? PUBLISH_FULL : PUBLISH_EXISTS;
 }
 
@@ -344,8 +344,8 @@ VERIFIED_ONCE int publish_entry(const struct key *key, u32 slot, u32 complete)
 			set_mark(marks, slot);
 		return PUBLISHED;
 	}
-	if (unlikely(conn->connection.flags & CONN_CROWDED))
-		return publish_crowded(key, slot);
+	if (unlikely(conn->connection.flags & CONN_INDEXED))
+		return publish_indexed(key, slot);
 	/* One exchange, if the bucket has no other connection, and none that overflowed: so none has this tuple. */
 	u64 published = key->rest | 1ULL << REST_MARKS | (u64)(complete & 1) << REST_COMPLETE;
 	if (likely(slot == home * ENTRIES) &&
@@ -370,18 +370,19 @@ VERIFIED_ONCE int unlink_entry(const struct key *key, u32 slot)
 		return false;
 	struct conn_entry4 *conn = conn_at(slot);
 	bool is_retired = kind_in(key->rest) == TUPLE_RETIRED;
-	bool is_crowded = conn && conn->connection.flags & CONN_CROWDED;
-	if (unlikely(is_crowded))
-		leave_crowd(key, slot);
+	bool is_indexed = conn && conn->connection.flags & CONN_INDEXED;
+	if (unlikely(is_indexed))
+		delete_from_index(key, slot);
 	/* Neither has a count. */
-	unmark(slot, is_retired || is_crowded ? slot / ENTRIES : home_of(key));
+	unmark(slot, is_retired || is_indexed ? slot / ENTRIES : home_of(key));
 	return true;
 }
 
 /* --- with a credit --- */
 
 /* FAILED: another CPU changed the template. Unlike a full table this passes at once. NO_ENTRY: connections of one
- * client's port take all entries that they may, and `crowd` is full. Or `calls` is full. Others find their entries. */
+ * client's port take all entries that they may, and `overflow_index` is full. Or `calls` is full. Others find their
+ * entries. */
 enum create_result { CREATED, CREATE_FULL, CREATE_EXISTS, CREATE_FAILED, CREATE_NO_ENTRY };
 
 /* Count why there is no space for a connection. */
@@ -401,14 +402,14 @@ VERIFIED_ONCE int forget_call(u32 slot)
 /* Reserve an entry, and choose the generation of its state word. Afterwards call publish or unreserve. */
 INLINE enum create_result reserve(const struct key *key, struct found *new_conn, enum slot_user user, bool nat)
 {
-	struct magazine *m = magazine_of(user);
+	struct percpu_credits *m = credits_of(user);
 	bool masq = new_conn->connection->method == METHOD_MASQ;
 	if (!m || !(user == BY_COMMAND ? take_credit_at_once() : take_credit(m, nat)))
 		return refuse(REASON_REFUSED_TABLE_FULL);
 	u32 slot = claim_entry(key, masq);
-	new_conn->slot = slot & ~CLAIMED_CROWDED;
-	if (unlikely(slot & CLAIMED_CROWDED))
-		new_conn->connection->flags |= CONN_CROWDED;
+	new_conn->slot = slot & ~CLAIMED_INDEXED;
+	if (unlikely(slot & CLAIMED_INDEXED))
+		new_conn->connection->flags |= CONN_INDEXED;
 	if (unlikely(!new_conn->slot)) {
 		return_credit(m, user);
 		return refuse(REASON_REFUSED_INDEX_FULL);
@@ -419,7 +420,7 @@ INLINE enum create_result reserve(const struct key *key, struct found *new_conn,
 
 VERIFIED_ONCE int unreserve(u32 slot, u32 user)
 {
-	struct magazine *m = magazine_of(user);
+	struct percpu_credits *m = credits_of(user);
 	release_entry(slot);
 	if (m)
 		return_credit(m, user);

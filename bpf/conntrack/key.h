@@ -20,7 +20,7 @@ enum rest_bits {
 	REST_NEAR = 52, /* overflowed into the same group */
 	REST_FAR = 56, /* into others */
 	REST_FARTHER = 62, /* perhaps also into others than the first ones */
-	REST_CROWD = 63, /* `crowd` has some of its connections, or had */
+	REST_INDEXED = 63, /* `overflow_index` has some of its connections, or had */
 	REST_ANY_OWNER = 63, /* in a key of replies: find a connection that has lost its replies, too */
 };
 

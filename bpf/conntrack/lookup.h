@@ -27,14 +27,14 @@ INLINE struct found find_connection(const struct packet *p)
 /* Load the tick for the expiry timer of the slots where a connection with this tuple will be. A search follows, so both
  * cache lines arrive together. Only for packets that begin connections: other CPUs write the tick.
  */
-VERIFIED_ONCE int load_look(const union tuple *tuple, u32 is_ipv6)
+VERIFIED_ONCE int load_expiry_tick(const union tuple *tuple, u32 is_ipv6)
 {
 	if (!tuple)
 		return 0;
 	const u64 *words = addresses_of6(&tuple->v6);
 	u64 hash = is_ipv6 ? hash_client6(words[0], words[1], rest_of6(&tuple->v6), false)
 			   : hash_client4(words[0], rest_of4(&tuple->v4), false);
-	const u32 *noted = look_at(hashed_bucket(hash) * ENTRIES / LOOK_SLOTS);
+	const u32 *noted = expiry_tick_at(hashed_bucket(hash) * ENTRIES / TICK_SLOTS);
 	if (noted)
 		READ_ONCE(*noted);
 	return 0;
@@ -47,24 +47,24 @@ struct slot_conn {
 };
 
 /* Load the connection of a slot. Return false while another CPU creates or ends it. */
-INLINE bool conn_of_slot(u32 slot, struct slot_conn *held)
+INLINE bool conn_of_slot(u32 slot, struct slot_conn *entry)
 {
 	struct bucket *bucket = complete_bucket(slot);
 	struct conn_entry4 *conn = entry_in(bucket, slot);
-	u64 *words = (u64 *)&held->tuple, rest = conn ? rest_in(conn) & REST_TUPLE : 0;
+	u64 *words = (u64 *)&entry->tuple, rest = conn ? rest_in(conn) & REST_TUPLE : 0;
 	if (!bucket || !conn || !rest || rest == REST_CLAIMED || rest == REST_SECOND)
 		return false;
-	held->is_ipv6 = is_ipv6_in(rest);
+	entry->is_ipv6 = is_ipv6_in(rest);
 	words[0] = addresses_at(conn);
 	words[1] = rest;
 	words[2] = words[3] = words[4] = 0;
-	if (held->is_ipv6) {
+	if (entry->is_ipv6) {
 		words[1] = bucket->entry6.saddr_last;
 		words[2] = bucket->entry6.daddr[0];
 		words[3] = bucket->entry6.daddr[1];
 		words[4] = rest & ~REST_IPV6;
 	}
-	held->found = (struct found){&conn->connection, slot};
+	entry->found = (struct found){&conn->connection, slot};
 	return true;
 }
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * Persistence (IPVS-SEMANTICS 5). A template stores a client's destination, and outlives the client's connections. It
  * is an entry of the connection table whose tuple has the masked client, no client port, and the virtual address. It
- * cannot expire while connections refer to it. In the tuple of a SIP call a hash replaces the addresses (lb/call_template.h).
+ * cannot expire while connections refer to it. In the tuple of a SIP call a hash replaces the addresses
+ * (lb/call_template.h).
  */
 #pragma once
 #include "conntrack/insert.h"
@@ -97,13 +98,13 @@ INLINE void retire_template(struct scratch *w, const struct found *template)
 	WRITE_ONCE(*word, seen);
 }
 
-enum { HOLD_TRIES = 8 }; /* other CPUs may refresh the template at the same time */
+enum { REF_TRIES = 8 }; /* other CPUs may refresh the template at the same time */
 
 /* Take a reference for a connection that will be created, and refresh the template (5.3). Return false if the template
  * has ended. The reference is counted first: if the exchange succeeds, a CPU that ends the template afterwards finds
  * the count. If it fails, the slot may have a new owner, which keeps the count, so that the reference can be given
  * back. */
-INLINE bool hold_template(struct scratch *w, u32 now)
+INLINE bool ref_template(struct scratch *w, u32 now)
 {
 	struct control *control = control_of(w->template.slot);
 	struct found found = find_template(w);
@@ -117,7 +118,7 @@ INLINE bool hold_template(struct scratch *w, u32 now)
 	if (unlikely(!control->timeout)) /* it was to end with its last connection */
 		WRITE_ONCE(control->timeout, w->service.timeout);
 #pragma nounroll
-	for (u32 i = 0; i < HOLD_TRIES; i++) {
+	for (u32 i = 0; i < REF_TRIES; i++) {
 		if (word_dying(seen) || (seen ^ first) >> WORD_STATE)
 			break;
 		u64 refreshed = make_word(STATE_TEMPLATE, now + control->timeout, seen >> WORD_GENERATION);
@@ -131,7 +132,7 @@ INLINE bool hold_template(struct scratch *w, u32 now)
 }
 
 /* Drop the reference again: no connection was created. */
-INLINE void unhold_template(struct scratch *w)
+INLINE void unref_template(struct scratch *w)
 {
 	if (w->template.slot != NO_TEMPLATE)
 		add_references(w->template.slot, -1);

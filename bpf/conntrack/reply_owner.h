@@ -50,33 +50,34 @@ VERIFIED_ONCE u32 regain_replies(const union tuple *reply, u32 is_ipv6)
 	return slot;
 }
 
-enum rival { RIVAL_GONE, RIVAL_LOSES, RIVAL_WINS };
+enum clash { CLASH_GONE, CLASH_LOSES, CLASH_WINS };
 
 /* Decide whether another connection gets the replies. An older one loses them (4.1). Of two that two CPUs make at once,
- * the one with the greater slot gets them, or the one that `crowd` names. An entry that another CPU has made for the same
- * request is no rival: that CPU withdraws it. It is in force before and behind the comparison, so it is that entry. */
-VERIFIED_ONCE int judge_rival(const struct key *request, const struct key *reply, u32 slot, u32 other)
+ * the one with the greater slot gets them, or the one that `overflow_index` names. An entry that another CPU has made
+ * for the same request is no rival: that CPU withdraws it. It is in force before and behind the comparison, so it is
+ * that entry. */
+VERIFIED_ONCE int resolve_clash(const struct key *request, const struct key *reply, u32 slot, u32 other)
 {
 	struct conn_entry4 *own = conn_at(slot), *its = conn_at(other);
 	if (!own || !its || !request || !reply)
-		return RIVAL_GONE;
+		return CLASH_GONE;
 	u64 *word = &its->connection.word, seen = READ_ONCE(*word);
 	if (is_complete(other))
-		return RIVAL_LOSES;
+		return CLASH_LOSES;
 	if (!match_slot(other, reply))
-		return RIVAL_GONE;
+		return CLASH_GONE;
 	if (match_slot(other, request))
-		return RIVAL_LOSES;
+		return CLASH_LOSES;
 	if (!match_slot(other, reply) || (READ_ONCE(*word) ^ seen) >> WORD_GENERATION)
-		return RIVAL_GONE;
-	bool crowded = own->connection.flags & its->connection.flags & CONN_CROWDED;
-	return (unlikely(crowded) ? search_crowd(reply) == other : other > slot) ? RIVAL_WINS : RIVAL_LOSES;
+		return CLASH_GONE;
+	bool indexed = own->connection.flags & its->connection.flags & CONN_INDEXED;
+	return (unlikely(indexed) ? search_index(reply) == other : other > slot) ? CLASH_WINS : CLASH_LOSES;
 }
 
-enum { RIVALS = 32 }; /* that a connection meets: those of other CPUs, and entries that they withdraw */
+enum { CLASHES = 32 }; /* that a connection meets: those of other CPUs, and entries that they withdraw */
 
-/* Publish a NAT connection for its server's packets. Of all connections with the same reply tuple one gets them. Each of
- * two that come at once may find the other, and both mark the same one. A CPU that has finished has marked its rival
+/* Publish a NAT connection for its server's packets. Of all connections with the same reply tuple one gets them. Each
+ * of two that come at once may find the other, and both mark the same one. A CPU that has finished has marked its rival
  * before, so the rival finds its own mark. */
 VERIFIED_ONCE int publish_reply(const struct key *request, const struct address *real, u32 port, u32 slot)
 {
@@ -86,15 +87,15 @@ VERIFIED_ONCE int publish_reply(const struct key *request, const struct address 
 	set_server_key(&key, request, real, port);
 	u64 *word = marks_at(home_of(&key));
 #pragma nounroll
-	for (u32 i = 0; i < RIVALS && word; i++) {
+	for (u32 i = 0; i < CLASHES && word; i++) {
 		u32 other = search_all(&key, READ_ONCE(*word), slot);
 		if (likely(!other))
 			break;
-		u64 rival = judge_rival(request, &key, slot, other);
-		if (!match_slot(AFTER((u64)slot, rival), &key)) /* it has lost them */
+		u64 clash = resolve_clash(request, &key, slot, other);
+		if (!match_slot(AFTER((u64)slot, clash), &key)) /* it has lost them */
 			break;
-		if (rival != RIVAL_GONE)
-			lose_replies(&key, rival == RIVAL_WINS ? slot : other);
+		if (clash != CLASH_GONE)
+			lose_replies(&key, clash == CLASH_WINS ? slot : other);
 	}
 	return 0;
 }

@@ -26,7 +26,7 @@ INLINE bool update_restored(struct conn_record *record, const struct found *foun
 	if (c->destination != record->destination || c->port != record->port || c->method != record->method)
 		return !end_conn(&record->tuple, is_ipv6, found, seen, END_RESTORED);
 	u64 next = make_word(record->state, record->expiry, seen >> WORD_GENERATION) |
-		   (u64)(record->kept & WORD_KEPT) << WORD_ANSWERED;
+		   (u64)(record->kept & WORD_KEPT) << WORD_SEEN_REPLY;
 	if (__sync_val_compare_and_swap(&c->word, seen, next) != seen)
 		return true;
 	move_count(c->destination, word_state(seen), record->state);
@@ -66,7 +66,7 @@ INLINE int restore_record(struct conn_record *record)
 			 .port = record->port,
 			 .method = record->method,
 			 .flags = (record->template ? CONN_CONTROLLED : 0) | (record->is_call ? CONN_CALL : 0),
-			 .word = (u64)(record->kept & WORD_KEPT) << WORD_ANSWERED},
+			 .word = (u64)(record->kept & WORD_KEPT) << WORD_SEEN_REPLY},
 		.state = record->state & (STATES - 1),
 		.expiry = record->expiry,
 		.has_control = is_template || record->template,
@@ -87,7 +87,7 @@ INLINE int restore_record(struct conn_record *record)
 		return 0;
 	}
 	record->slot = new.slot;
-	if (gives_way(new.conn.word))
+	if (is_evictable(new.conn.word))
 		append_half_open(new.slot, new.conn.word >> WORD_GENERATION, BY_COMMAND);
 	return 0;
 }

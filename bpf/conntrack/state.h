@@ -90,7 +90,7 @@ INLINE bool is_proof(u32 rows, u32 event)
 /* Whether a connection with this state word gives way to others as half-open ones do. A server's RST closes those of a
  * flood, and with sloppy_tcp a single FIN makes a closed one. A forged RST closes one that was in use, too: both ends
  * may still send, and IPVS forwards their packets. */
-INLINE bool gives_way(u64 word)
+INLINE bool is_evictable(u64 word)
 {
 	u32 state = word_state(word);
 	return is_half_open_state(state) ||

@@ -9,8 +9,8 @@
  * then into other groups. The bucket counts both kinds, so most searches end in it. It also has the slots of those in
  * its group, so their packets touch one more line. It knows whether the first few of the other groups have all others.
  * A client that uses the same port for many services fills more groups: by the hash of the whole tuple, except for NAT.
- * If those are full, too, its further connections are in any free entry, and the hash map `crowd` names their slots: by
- * the hash of the tuple, and of that of NAT's replies.
+ * If those are full, too, its further connections are in any free entry, and the hash map `overflow_index` names their
+ * slots: by the hash of the tuple, and of that of NAT's replies.
  *
  * There is no lock. To insert, a CPU claims a free entry by compare-exchange, fills it, stores its tuple, and sets its
  * mark in the bucket: for the first one of a bucket by one exchange. For IPv6 it claims the first entry of a bucket,
@@ -82,7 +82,8 @@ INLINE u64 difference_of_server(const struct conn_entry4 *conn, u64 rest)
 	return port | (u64)(c->port ^ (u16)rest) | (c->method ^ METHOD_MASQ) | lost;
 }
 
-/* Return 0 if the entry's connection gets replies with this tuple. The saddr is not compared: the destination has it. */
+/* Return 0 if the entry's connection gets replies with this tuple. The saddr is not compared: the destination has
+ * it. */
 INLINE u64 difference_of_reply4(const struct conn_entry4 *conn, u64 addresses, u64 rest)
 {
 	u64 client = (u32)addresses_at(conn) ^ addresses >> 32;
@@ -289,14 +290,14 @@ static int search_step(u32 index, struct slot_search *at)
 	return 0;
 }
 
-/* Search `crowd`, by the hash of the whole tuple. The kernel may have refused to delete an element, so its slot may have
- * another connection. */
-VERIFIED_ONCE u32 search_crowd(const struct key *key)
+/* Search `overflow_index`, by the hash of the whole tuple. The kernel may have refused to delete an element, so its
+ * slot may have another connection. */
+VERIFIED_ONCE u32 search_index(const struct key *key)
 {
 	if (!key)
 		return 0;
 	u64 hash = key->by_tuple;
-	u32 *slot = bpf_map_lookup_elem(&crowd, &hash);
+	u32 *slot = bpf_map_lookup_elem(&overflow_index, &hash);
 	return slot ? match_slot(*slot, key) : 0;
 }
 
@@ -305,7 +306,7 @@ VERIFIED_ONCE u32 search_overflow(const struct key *key, u64 marks, u32 own)
 {
 	if (!key)
 		return 0;
-	u32 slot = marks >> REST_CROWD ? search_crowd(key) : 0;
+	u32 slot = marks >> REST_INDEXED ? search_index(key) : 0;
 	if (slot && slot != own)
 		return slot;
 	u32 home = home_of(key);

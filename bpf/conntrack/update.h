@@ -135,20 +135,20 @@ VERIFIED_ONCE int is_still_there(u32 slot, const union tuple *tuple, u32 step, u
 	return !(is_ipv6 ? difference_of6(bucket, words, words + 2, rest) : difference_of4(conn, addresses, rest));
 }
 
-/* Return the state word after a packet. TC may see a packet for which XDP made the connection, so there only a packet of
- * a later tick confirms it. */
+/* Return the state word after a packet. TC may see a packet for which XDP made the connection, so there only a packet
+ * of a later tick confirms it. */
 INLINE u64 word_after(u64 old, u32 direction, u32 event, const struct facts *facts, u32 now, enum hook hook)
 {
-	u32 rows = direction & ~(u32)(old >> (WORD_ANSWERED - 1) & DIRECTION_INPUT_ONLY), state = word_state(old);
+	u32 rows = direction & ~(u32)(old >> (WORD_SEEN_REPLY - 1) & DIRECTION_INPUT_ONLY), state = word_state(old);
 	u32 next = next_state(rows, event, state);
 	if (hook == HOOK_TC && unlikely(is_unconfirmed(state)) && first_state(next) == state &&
 	    now + facts->timeouts[state] == (u32)old)
 		next = state;
 	u32 expiry = now + facts->timeouts[next & (STATES - 1)];
-	u64 kept = old & (0xffffULL << WORD_GENERATION | (u64)WORD_KEPT << WORD_ANSWERED);
+	u64 kept = old & (0xffffULL << WORD_GENERATION | (u64)WORD_KEPT << WORD_SEEN_REPLY);
 	kept |= (u64)is_proof(rows, event) << WORD_IN_USE;
 	kept &= ~((u64)is_half_open_state(next) << WORD_IN_USE);
-	return kept | (u64)(direction & DIRECTION_OUTPUT) << WORD_ANSWERED | (u64)next << WORD_STATE | expiry;
+	return kept | (u64)(direction & DIRECTION_OUTPUT) << WORD_SEEN_REPLY | (u64)next << WORD_STATE | expiry;
 }
 
 VERIFIED_ONCE int update_state_once(u32 slot, u32 step, const union tuple *tuple, u32 destination, u32 now)

@@ -38,7 +38,8 @@ INLINE u32 ctx_ifindex(struct ctx ctx)
 	return ctx.skb->ifindex;
 }
 
-/* Return the facts of the output, if XDP below both VLAN devices receives frames of the input and can send them by it. */
+/* Return the facts of the output, if XDP below both VLAN devices receives frames of the input and can send them by
+ * it. */
 INLINE const struct device *on_same_trunk(u32 input, u32 output)
 {
 	const struct device *from = vlan_device(input);

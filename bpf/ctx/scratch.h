@@ -211,7 +211,7 @@ struct scratch {
 #define NO_INDEX 0xffffffffu
 #define NO_TEMPLATE 0xffffffffu
 
-PERCPU_MAP(works, struct scratch, 2);
+PERCPU_MAP(scratches, struct scratch, 2);
 
 struct copy {
 	u8 bytes[COPY_BYTES];
@@ -221,7 +221,7 @@ PERCPU_MAP(copies, struct copy, 1);
 
 INLINE struct scratch *scratch_of(enum hook hook)
 {
-	return map_elem(works, hook);
+	return map_elem(scratches, hook);
 }
 
 INLINE int tail_call_with(struct ctx ctx, const struct packet *p, u32 prog)

@@ -15,7 +15,7 @@
 /* --- from a complete queue to a packet --- */
 
 /* Join the ECN codepoints. Return false for a combination that no sender makes (RFC 3168 5.3). */
-INLINE bool join_ecn(u32 seen, u8 *ecn)
+INLINE bool merge_ecn(u32 seen, u8 *ecn)
 {
 	enum { NOT_ECT = 1, CE = 8 };
 	*ecn = seen & CE && seen & ~CE ? 3 : 0;
@@ -26,7 +26,7 @@ INLINE bool header4_of_whole(struct frag_queue *g, bool df)
 {
 	struct ipv4_header *ip = (void *)g->headers;
 	u8 ecn;
-	if (!join_ecn(g->ecn, &ecn) || g->head + g->length > 0xffff)
+	if (!merge_ecn(g->ecn, &ecn) || g->head + g->length > 0xffff)
 		return false;
 	ip->tos |= ecn;
 	ip->tot_len = bpf_htons(g->head + g->length);
@@ -40,7 +40,7 @@ INLINE bool header6_of_whole(struct frag_queue *g)
 {
 	struct ipv6_header *ip = (void *)g->headers;
 	u8 ecn;
-	if (!join_ecn(g->ecn, &ecn) || g->head - IPV6_HLEN + g->length > 0xffff)
+	if (!merge_ecn(g->ecn, &ecn) || g->head - IPV6_HLEN + g->length > 0xffff)
 		return false;
 	ip->version_class_flow |= bpf_htonl((u32)ecn << 20);
 	ip->payload_len = bpf_htons(g->head - IPV6_HLEN + g->length);
@@ -48,7 +48,7 @@ INLINE bool header6_of_whole(struct frag_queue *g)
 	return true;
 }
 
-struct join_ctx {
+struct coalesce_ctx {
 	struct frag_map *frags;
 	u32 at;
 	u32 tailroom; /* left in the kernel's first buffer */
@@ -56,7 +56,7 @@ struct join_ctx {
 };
 
 /* The kernel appends fragments of a packet for this host to the first one's buffer, while they fit. */
-static int join_step(u32 index, struct join_ctx *j)
+static int coalesce_step(u32 index, struct coalesce_ctx *j)
 {
 	struct frag_map *frags = j->frags;
 	if (j->at >= frags->length)
@@ -77,7 +77,7 @@ static int join_step(u32 index, struct join_ctx *j)
 	return 0;
 }
 
-INLINE void fill_frag_map(struct frag_map *frags, const struct frag_queue *g, bool joins)
+INLINE void fill_frag_map(struct frag_map *frags, const struct frag_queue *g, bool coalesces)
 {
 	frags->largest = g->largest;
 	frags->df = g->largest_df == g->largest;
@@ -86,9 +86,9 @@ INLINE void fill_frag_map(struct frag_map *frags, const struct frag_queue *g, bo
 	frags->min_head = g->least_head;
 	for (u32 i = 0; i < FRAG_WORDS; i++)
 		frags->starts[i] = g->starts[i];
-	struct join_ctx j = {.frags = frags, .tailroom = joins ? g->tailroom : 0};
+	struct coalesce_ctx j = {.frags = frags, .tailroom = coalesces ? g->tailroom : 0};
 	FORGET_BOUNDS(j, at, listed);
-	bpf_loop(DEFRAG_PAYLOAD / 8, join_step, &j, 0);
+	bpf_loop(DEFRAG_PAYLOAD / 8, coalesce_step, &j, 0);
 }
 
 /* Replace the frame by the whole packet. */
@@ -169,7 +169,7 @@ INLINE int forward_unreassembled(struct __sk_buff *skb, struct scratch *w)
 
 INLINE bool is_for_host(struct __sk_buff *skb, const struct fragment *f)
 {
-	return bpf_map_lookup_elem(&locals, &f->daddr) || holds_address_tc(skb, &f->daddr, f->is_ipv6);
+	return bpf_map_lookup_elem(&locals, &f->daddr) || is_local_vip_tc(skb, &f->daddr, f->is_ipv6);
 }
 
 INLINE enum defrag_result add_to_queue(struct __sk_buff *skb, struct scratch *w, const struct fragment *f)
@@ -194,7 +194,7 @@ INLINE enum defrag_result add_to_queue(struct __sk_buff *skb, struct scratch *w,
 	if (!g)
 		g = find_queue(f, set, true);
 	if (g && other && slot.found) {
-		g->born = slot.set->born[slot.way & (LONE_WAYS - 1)];
+		g->created = slot.set->created[slot.way & (LONE_WAYS - 1)];
 		g->moment = slot.set->moment[slot.way & (LONE_WAYS - 1)];
 		move_lone(slot.lone, g);
 		free_lone(&slot);
@@ -202,8 +202,8 @@ INLINE enum defrag_result add_to_queue(struct __sk_buff *skb, struct scratch *w,
 	if (g) {
 		found = add_fragment(skb, g, f, w->fragment.named_at - ETH_HLEN, w->packet.protocol);
 		if (found == DEFRAG_COMPLETE) {
-			bool joins = !f->is_ipv6 && !w->frags.passing;
-			fill_frag_map(&w->frags, g, joins);
+			bool coalesces = !f->is_ipv6 && !w->frags.passing;
+			fill_frag_map(&w->frags, g, coalesces);
 			if (!(f->is_ipv6 ? header6_of_whole(g) : header4_of_whole(g, w->frags.df)) || !rebuild(skb, g))
 				found = DEFRAG_CONFLICT;
 		}

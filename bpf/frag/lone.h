@@ -17,7 +17,7 @@ enum {
 
 struct lone_set {
 	u32 tags[LONE_WAYS]; /* from the hash of the packet; 0: free */
-	u32 born[LONE_WAYS]; /* ticks */
+	u32 created[LONE_WAYS]; /* ticks */
 	u32 moment[LONE_WAYS]; /* the same in units of 1024 ns: many fragments come in one tick */
 };
 
@@ -87,7 +87,7 @@ INLINE bool find_lone(struct lone_slot *slot, const struct fragment *f, u64 hash
 	const struct fragment *other = &slot->lone->fragment;
 	slot->found = slot->way & LONE_FOUND &&
 		      is_same_packet(&other->saddr, &other->daddr, other->id, other->kind, f);
-	if (slot->found && now - slot->set->born[slot->way & (LONE_WAYS - 1)] >= timeout_of(f->kind)) {
+	if (slot->found && now - slot->set->created[slot->way & (LONE_WAYS - 1)] >= timeout_of(f->kind)) {
 		count(REASON_FRAGMENT_TIMEOUT);
 		free_lone(slot);
 		slot->found = false;
@@ -114,12 +114,12 @@ VERIFIED_ONCE int copy_lone(struct __sk_buff *skb, struct lone *lone, const stru
 INLINE enum defrag_result keep_lone(struct __sk_buff *skb, struct lone_slot *slot, const struct fragment *f, u64 hash,
 				    u32 now)
 {
-	u32 way = slot->way & (LONE_WAYS - 1), *tag = &slot->set->tags[way], *born = &slot->set->born[way];
+	u32 way = slot->way & (LONE_WAYS - 1), *tag = &slot->set->tags[way], *created = &slot->set->created[way];
 	if (*tag)
-		count(now - *born < timeout_of(slot->lone->fragment.kind) ? REASON_FRAGMENT_DISPLACED
+		count(now - *created < timeout_of(slot->lone->fragment.kind) ? REASON_FRAGMENT_DISPLACED
 									  : REASON_FRAGMENT_TIMEOUT);
 	*tag = copy_lone(skb, slot->lone, f) ? tag_of(hash) : 0;
-	*born = now;
+	*created = now;
 	slot->set->moment[way] = slot->moment;
 	return *tag ? DEFRAG_HELD : DEFRAG_CONFLICT;
 }

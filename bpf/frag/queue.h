@@ -18,7 +18,8 @@ enum {
 	DEFRAG_CHUNK = 2048,
 	DEFRAG_HEAD = 256, /* bytes of headers before the fragment header */
 	DEFRAG_BYTES = FRAG_WORDS * 64 * 8 + DEFRAG_CHUNK,
-	/* Attempts to take the lock, then the fragment is dropped: about as long as the lock's owner copies a packet. */
+	/* Attempts to take the lock, then the fragment is dropped: about as long as the lock's owner copies a
+	 * packet. */
 	DEFRAG_LOCK_TRIES = 512,
 	DEFRAG_TIMEOUT4_S = 30, /* net.ipv4.ipfrag_time */
 	DEFRAG_TIMEOUT6_S = 60, /* IPV6_FRAG_TIMEOUT */
@@ -29,9 +30,9 @@ struct frag_queue {
 	struct address daddr;
 	u32 id;
 	u32 kind; /* protocol | IPv6 << 8 | in use << 9 */
-	u32 born; /* ticks */
+	u32 created; /* ticks */
 	u32 length; /* of the payload; final if `ended` */
-	u32 came; /* bytes of the payload received */
+	u32 received; /* bytes of the payload received */
 	u32 tail; /* end of the furthest fragment */
 	u32 ended; /* the last fragment was seen */
 	u32 largest; /* length of the longest fragment, with its IP headers */
@@ -42,7 +43,7 @@ struct frag_queue {
 	u32 next; /* IPv6: the header behind the fragment header */
 	u32 tailroom; /* free bytes in the kernel's buffer of the first fragment */
 	u32 ecn; /* one bit for each codepoint received */
-	u32 moment; /* `born` in units of 1024 ns: many packets begin in one tick */
+	u32 moment; /* `created` in units of 1024 ns: many packets begin in one tick */
 	u64 covered[FRAG_WORDS]; /* one bit for each 8 bytes received */
 	u64 starts[FRAG_WORDS]; /* likewise: a fragment starts there */
 	u64 runs[FRAG_WORDS]; /* likewise: a run starts there */
@@ -97,8 +98,8 @@ INLINE void unlock(u32 *lock)
 	__sync_lock_test_and_set(lock, 0);
 }
 
-/* Return the hash of a fragment's packet. It has a key, so a sender cannot choose packets of one set. They would displace
- * those of others, and keep every CPU at one lock. */
+/* Return the hash of a fragment's packet. It has a key, so a sender cannot choose packets of one set. They would
+ * displace those of others, and keep every CPU at one lock. */
 INLINE u64 packet_hash(const struct fragment *f)
 {
 	u64 mixed = f->id | (u64)f->kind << 32;
@@ -156,7 +157,7 @@ static int way_step(u32 way, struct find_ctx *s)
 	u32 age = NOTHING;
 	if (g->kind) {
 		age = s->moment - g->moment;
-		if (s->now - g->born >= timeout_of(g->kind)) {
+		if (s->now - g->created >= timeout_of(g->kind)) {
 			count(REASON_FRAGMENT_TIMEOUT);
 			g->kind = 0;
 			age = NOTHING;
@@ -191,7 +192,7 @@ INLINE void start_queue(struct frag_queue *g, const struct fragment *f, u32 now)
 	g->daddr = f->daddr;
 	g->id = f->id;
 	g->kind = f->kind;
-	g->born = now;
+	g->created = now;
 	g->moment = moment_now();
 	g->least_head = NOTHING;
 }
@@ -276,11 +277,11 @@ INLINE enum defrag_result mark_covered(struct frag_queue *g, const struct fragme
 	u32 word = c.from / 64 & (FRAG_WORDS - 1);
 	u64 bit = 1ull << (c.from & 63);
 	g->starts[word] |= bit;
-	if (!g->came || f->offset != g->tail)
+	if (!g->received || f->offset != g->tail)
 		g->runs[word] |= bit;
 	if (f->end > g->tail)
 		g->tail = f->end;
-	g->came += f->end - f->offset;
+	g->received += f->end - f->offset;
 	return DEFRAG_HELD;
 }
 
@@ -383,5 +384,5 @@ INLINE enum defrag_result add_fragment(struct __sk_buff *skb, struct frag_queue 
 	if (!copy_fragment(skb, g, f) || (!f->offset && !note_first(skb, g, f, next_at, next)))
 		return DEFRAG_CONFLICT;
 	note_fragment(g, f);
-	return g->head && g->ended && g->came == g->length ? DEFRAG_COMPLETE : DEFRAG_HELD;
+	return g->head && g->ended && g->received == g->length ? DEFRAG_COMPLETE : DEFRAG_HELD;
 }

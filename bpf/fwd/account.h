@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * Count packets and bytes of a destination, per CPU (IPVS-SEMANTICS 9.1); and packets by hook and ingress device.
  *
- * A lane counts all packets, and those that XDP did not forward. Those of one hook and side came by one device, which
- * the lane names. Before a packet comes by another one, they are added to `device_packets`.
+ * Each CPU counts all packets, and those that XDP did not forward. Those of one hook and side came by one device, which
+ * it names. Before a packet comes by another one, they are added to `device_packets`.
  */
 #pragma once
 #include "abi/conntrack.h"
@@ -22,26 +22,26 @@ INLINE void add_forwarded(u32 ifindex, enum hook hook, u64 packets)
 	device->forwarded[hook] += packets;
 }
 
-/* Let the lane's packets of this hook and side come by another device. The fast path does not know that one yet. */
+/* Let this CPU's packets of this hook and side come by another device. The fast path does not know that one yet. */
 VERIFIED_ONCE int change_input(u32 destination, u32 side, u32 hook, u32 ifindex)
 {
-	struct lane *lane = lane_of(destination);
-	if (!lane)
+	struct percpu_destination *percpu = percpu_of(destination);
+	if (!percpu)
 		return 0;
 	side &= 1;
-	u64 all = side == SIDE_REPLY ? lane->counters.out_packets : lane->counters.in_packets;
-	u64 others = lane->others[side];
+	u64 all = side == SIDE_REPLY ? percpu->counters.out_packets : percpu->counters.in_packets;
+	u64 others = percpu->others[side];
 	if (hook == HOOK_XDP) {
-		struct entrance *entrance = &lane->entrances[side];
-		add_forwarded(entrance->input, HOOK_XDP, all - others);
-		lane->others[side] = all;
-		lane->listed[side] += all - others;
-		entrance->live = 0;
-		entrance->input = ifindex;
+		struct fast_ingress *ingress = &percpu->ingress[side];
+		add_forwarded(ingress->input, HOOK_XDP, all - others);
+		percpu->others[side] = all;
+		percpu->listed[side] += all - others;
+		ingress->live = 0;
+		ingress->input = ifindex;
 	} else {
-		add_forwarded(lane->tc_inputs[side], HOOK_TC, others - lane->listed[side]);
-		lane->listed[side] = others;
-		lane->tc_inputs[side] = ifindex;
+		add_forwarded(percpu->tc_inputs[side], HOOK_TC, others - percpu->listed[side]);
+		percpu->listed[side] = others;
+		percpu->tc_inputs[side] = ifindex;
 	}
 	return 0;
 }
@@ -50,13 +50,13 @@ VERIFIED_ONCE int change_input(u32 destination, u32 side, u32 hook, u32 ifindex)
 INLINE void account(struct ctx ctx, u32 destination, enum side side, const struct packet *p, u32 bytes, u32 connections)
 {
 	u32 ifindex = input_of(ctx, p);
-	struct lane *lane = lane_of(destination);
-	if (!lane)
+	struct percpu_destination *percpu = percpu_of(destination);
+	if (!percpu)
 		return;
-	lane = barrier_var(lane);
-	if (unlikely((ctx.hook == HOOK_XDP ? lane->entrances[side].input : lane->tc_inputs[side]) != ifindex))
+	percpu = barrier_var(percpu);
+	if (unlikely((ctx.hook == HOOK_XDP ? percpu->ingress[side].input : percpu->tc_inputs[side]) != ifindex))
 		change_input(destination, side, ctx.hook, ifindex);
-	struct counters *c = &lane->counters;
+	struct counters *c = &percpu->counters;
 	c->connections += connections;
 	if (side == SIDE_REPLY) {
 		c->out_packets += 1;
@@ -66,7 +66,7 @@ INLINE void account(struct ctx ctx, u32 destination, enum side side, const struc
 		c->in_bytes += bytes;
 	}
 	if (ctx.hook == HOOK_TC)
-		lane->others[side] += 1;
+		percpu->others[side] += 1;
 }
 
 INLINE void account_request(struct ctx ctx, u32 destination, const struct packet *p, u32 connections)

@@ -8,7 +8,7 @@
 #include "fwd/nexthop.h"
 
 /* The route of a reply to a client of NAT. */
-struct reply_route {
+struct route_query {
 	struct address client;
 	struct address saddr; /* saddr as received */
 	struct address new_saddr; /* saddr as it leaves: the virtual address */
@@ -27,18 +27,18 @@ INLINE struct client_hop *client_hop_at(u32 index)
 }
 
 /* Look up the next hop to a client. */
-INLINE void lookup_client(struct ctx ctx, struct hop *hop, const struct reply_route *way)
+INLINE void lookup_client(struct ctx ctx, struct hop *hop, const struct route_query *query)
 {
 	hop->mtu = ~0u;
-	if (way->input)
-		lookup_hop(ctx, hop, &way->client, way->is_ipv6, way->input, &way->saddr);
+	if (query->input)
+		lookup_hop(ctx, hop, &query->client, query->is_ipv6, query->input, &query->saddr);
 	hop->link_mtu = hop->mtu;
-	if (!way->reroute || (way->input && !has_neighbour(hop)))
+	if (!query->reroute || (query->input && !has_neighbour(hop)))
 		return;
-	lookup_hop(ctx, hop, &way->client, way->is_ipv6, loopback, &way->new_saddr);
+	lookup_hop(ctx, hop, &query->client, query->is_ipv6, loopback, &query->new_saddr);
 	if (hop->mtu > hop->link_mtu)
 		hop->mtu = hop->link_mtu;
-	if (way->input && !has_neighbour(hop))
+	if (query->input && !has_neighbour(hop))
 		hop->verdict = HOP_NOT_REROUTED;
 }
 
@@ -197,9 +197,9 @@ INLINE bool has_hop(const struct client_hop *slot, const struct hop *hop, u32 in
 	return !other;
 }
 
-/* Store a next hop where all clients find it that have the same one: in one of two slots. Return its index, perhaps with
- * CLIENT_HOP_CONFIRM, or that of the buffer if both have others in use. The hash is keyed, because a client on the link
- * is its own next hop. */
+/* Store a next hop where all clients find it that have the same one: in one of two slots. Return its index, perhaps
+ * with CLIENT_HOP_CONFIRM, or that of the buffer if both have others in use. The hash is keyed, because a client on the
+ * link is its own next hop. */
 VERIFIED_ONCE u32 share_hop(const struct hop *hop, u32 input)
 {
 	if (!hop)
@@ -229,17 +229,17 @@ VERIFIED_ONCE u32 share_hop(const struct hop *hop, u32 input)
 }
 
 /* Look up and share the next hop to a client. Return its index: that of the buffer if others cannot use it. */
-INLINE u32 share_lookup(struct ctx ctx, const struct reply_route *way, u16 *version)
+INLINE u32 share_lookup(struct ctx ctx, const struct route_query *query, u16 *version)
 {
 	struct client_hop *buffer = client_hop_at(hop_slots);
 	if (!buffer)
 		return hop_slots;
-	lookup_client(ctx, &buffer->hop, way);
+	lookup_client(ctx, &buffer->hop, query);
 	buffer->hop.saddr = (struct address){}; /* of the route from this host, which the packet does not have */
-	buffer->ifindex = way->input;
-	if (!is_reusable(buffer, way->input))
+	buffer->ifindex = query->input;
+	if (!is_reusable(buffer, query->input))
 		return hop_slots;
-	u32 shared = share_hop(&buffer->hop, way->input);
+	u32 shared = share_hop(&buffer->hop, query->input);
 	struct client_hop *slot = client_hop_at(shared & ~CLIENT_HOP_CONFIRM);
 	*version = slot ? slot->version : 0;
 	return shared;
@@ -252,28 +252,28 @@ INLINE bool is_in_force(u32 hop, u16 version, u32 input)
 	return slot && (u16)slot->version == version && is_reusable(slot, input);
 }
 
-INLINE u32 client_hop_index4(struct ctx ctx, const struct reply_route *way, u32 now)
+INLINE u32 client_hop_index4(struct ctx ctx, const struct route_query *query, u32 now)
 {
-	be32 client = way->client.word[0], saddr = way->reroute ? way->new_saddr.word[0] : way->saddr.word[0];
+	be32 client = query->client.word[0], saddr = query->reroute ? query->new_saddr.word[0] : query->saddr.word[0];
 	struct client_route *known = find_client_route(client, saddr, now);
-	if (known && is_in_force(known->hop, known->version, way->input))
+	if (known && is_in_force(known->hop, known->version, query->input))
 		return known->hop;
 	u16 version = 0;
-	u32 shared = share_lookup(ctx, way, &version);
+	u32 shared = share_lookup(ctx, query, &version);
 	struct client_route route = {client, saddr, now, shared & ~CLIENT_HOP_CONFIRM, version};
 	if (shared != hop_slots && !store_route(first_routes4(client), &route))
 		store_route(second_routes4(client, saddr), &route);
 	return shared;
 }
 
-INLINE u32 client_hop_index6(struct ctx ctx, const struct reply_route *way, u32 now)
+INLINE u32 client_hop_index6(struct ctx ctx, const struct route_query *query, u32 now)
 {
 	struct client_route6 route = {.stamp = now};
-	set_route_key6(route.key, &way->client, way->reroute ? &way->new_saddr : &way->saddr);
+	set_route_key6(route.key, &query->client, query->reroute ? &query->new_saddr : &query->saddr);
 	struct client_route6 *known = find_client_route6(route.key, now);
-	if (known && is_in_force(known->hop, known->version, way->input))
+	if (known && is_in_force(known->hop, known->version, query->input))
 		return known->hop;
-	u32 shared = share_lookup(ctx, way, &route.version);
+	u32 shared = share_lookup(ctx, query, &route.version);
 	route.hop = shared & ~CLIENT_HOP_CONFIRM;
 	if (shared != hop_slots && !store_route6(first_routes6(route.key), &route))
 		store_route6(second_routes6(route.key), &route);
@@ -281,50 +281,51 @@ INLINE u32 client_hop_index6(struct ctx ctx, const struct reply_route *way, u32 
 }
 
 /* Return the index in `client_hops`, with CLIENT_HOP_CONFIRM if the kernel shall send this packet. */
-INLINE u32 client_hop_index(struct ctx ctx, const struct reply_route *way, u32 now)
+INLINE u32 client_hop_index(struct ctx ctx, const struct route_query *query, u32 now)
 {
-	if (!way)
+	if (!query)
 		return 0;
-	return way->is_ipv6 ? client_hop_index6(ctx, way, now) : client_hop_index4(ctx, way, now);
+	return query->is_ipv6 ? client_hop_index6(ctx, query, now) : client_hop_index4(ctx, query, now);
 }
 
-VERIFIED_ONCE u32 client_hop_index_xdp(struct xdp_md *ctx, const struct reply_route *way, u32 now)
+VERIFIED_ONCE u32 client_hop_index_xdp(struct xdp_md *ctx, const struct route_query *query, u32 now)
 {
-	return client_hop_index(xdp_ctx(ctx), way, now);
+	return client_hop_index(xdp_ctx(ctx), query, now);
 }
 
-VERIFIED_ONCE u32 client_hop_index_tc(struct __sk_buff *ctx, const struct reply_route *way, u32 now)
+VERIFIED_ONCE u32 client_hop_index_tc(struct __sk_buff *ctx, const struct route_query *query, u32 now)
 {
-	return client_hop_index(tc_ctx(ctx), way, now);
+	return client_hop_index(tc_ctx(ctx), query, now);
 }
 
-/* Return the next hop to a client of NAT, as a router would choose it: only if this host forwards. `confirm` as above. */
-INLINE struct hop *client_hop(struct ctx ctx, const struct reply_route *way, u32 now, bool *confirm)
+/* Return the next hop to a client of NAT, as a router would choose it: only if this host forwards. `confirm` as
+ * above. */
+INLINE struct hop *client_hop(struct ctx ctx, const struct route_query *query, u32 now, bool *confirm)
 {
-	u32 index =
-		ctx.hook == HOOK_XDP ? client_hop_index_xdp(ctx.xdp, way, now) : client_hop_index_tc(ctx.skb, way, now);
+	u32 index = ctx.hook == HOOK_XDP ? client_hop_index_xdp(ctx.xdp, query, now)
+					 : client_hop_index_tc(ctx.skb, query, now);
 	struct client_hop *slot = client_hop_at(index & ~CLIENT_HOP_CONFIRM);
 	if (confirm)
 		*confirm = index & CLIENT_HOP_CONFIRM;
 	return slot ? &barrier_var(slot)->hop : NULL;
 }
 
-/* TC: return the next hop that a router in this host's position would choose for a packet of no known connection. Anyone
- * sends such packets, from any address. So the route is not stored, or it would evict those of clients. */
+/* TC: return the next hop that a router in this host's position would choose for a packet of no known connection.
+ * Anyone sends such packets, from any address. So the route is not stored, or it would evict those of clients. */
 INLINE struct hop *router_hop(struct ctx ctx, const struct packet *p)
 {
 	struct client_hop *buffer = client_hop_at(hop_slots);
-	struct reply_route way = {.input = ctx_ifindex(ctx), .is_ipv6 = p->is_ipv6};
+	struct route_query query = {.input = ctx_ifindex(ctx), .is_ipv6 = p->is_ipv6};
 	if (!buffer)
 		return NULL;
 	if (p->is_ipv6) {
-		way.client = p->tuple.v6.daddr;
-		way.saddr = p->tuple.v6.saddr;
+		query.client = p->tuple.v6.daddr;
+		query.saddr = p->tuple.v6.saddr;
 	} else {
-		way.client.word[0] = p->tuple.v4.daddr;
-		way.saddr.word[0] = p->tuple.v4.saddr;
+		query.client.word[0] = p->tuple.v4.daddr;
+		query.saddr.word[0] = p->tuple.v4.saddr;
 	}
 	struct hop *hop = &barrier_var(buffer)->hop;
-	lookup_client(ctx, hop, &way);
+	lookup_client(ctx, hop, &query);
 	return hop;
 }

@@ -125,26 +125,26 @@ INLINE int fwd_new(struct ctx ctx, const struct packet *p, struct real_server *t
 	return send(ctx, p, t, hop, &root->settings);
 }
 
-VERIFIED_ONCE int write_entrance(const struct destination *d, u32 index, u32 input, u32 side, u64 live)
+VERIFIED_ONCE int write_ingress(const struct destination *d, u32 index, u32 input, u32 side, u64 live)
 {
-	struct lane *lane = lane_of(index);
+	struct percpu_destination *percpu = percpu_of(index);
 	struct device *device = map_elem(devices, input & (DEVICES - 1));
-	if (!lane || !device || !d || device->ifindex != input)
+	if (!percpu || !device || !d || device->ifindex != input)
 		return 0;
 	const struct facts *facts = facts_in(get_root(), live);
-	struct entrance *entrance = &lane->entrances[side & 1];
-	if (entrance->input != device->ifindex)
+	struct fast_ingress *ingress = &percpu->ingress[side & 1];
+	if (ingress->input != device->ifindex)
 		change_input(index, side, HOOK_XDP, device->ifindex);
-	lane->life_tcp = facts->timeouts[STATE_ESTABLISHED];
-	lane->life_udp = facts->timeouts[STATE_UDP];
-	lane->real = d->address.word[0];
+	percpu->timeout_tcp = facts->timeouts[STATE_ESTABLISHED];
+	percpu->timeout_udp = facts->timeouts[STATE_UDP];
+	percpu->rip = d->address.word[0];
 	if (!fib_gives_saddr)
-		lane->hop.saddr = d->saddr;
+		percpu->hop.saddr = d->saddr;
 	if (side == SIDE_REPLY)
-		lane->reply_stamp = ticks();
-	__builtin_memcpy(entrance->mac, device->mac, 6);
-	entrance->family = d->family;
-	entrance->live = live;
+		percpu->reply_stamp = ticks();
+	__builtin_memcpy(ingress->mac, device->mac, 6);
+	ingress->family = d->family;
+	ingress->live = live;
 	return 0;
 }
 
@@ -154,7 +154,7 @@ INLINE void allow_fast(struct ctx ctx, const struct hop *hop, const struct desti
 {
 	u32 input = fast_input(ctx, hop->ifindex);
 	if (input != NO_DEVICE && state & DESTINATION_AVAILABLE)
-		write_entrance(d, index, input, side, live);
+		write_ingress(d, index, input, side, live);
 }
 
 /* Likewise for requests. Tunnels other than IPIP have no fast path. */
@@ -183,7 +183,7 @@ INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found 
 		return tail_call_with(ctx, p, PROG_NEW);
 	bool confirm, masq = t.method == METHOD_MASQ;
 	struct hop *hop = destination_hop(ctx, t.index, t.destination, now, &confirm);
-	if (!hop || unlikely(hop->is_unheld | is_forged(ctx, p)))
+	if (!hop || unlikely(hop->is_foreign_vip | is_spoofed(ctx, p)))
 		return pass_to_stack(ctx.hook);
 	if (ctx.hook == HOOK_XDP && !xdp_can(ctx.xdp, p, &t, hop, confirm, now))
 		return pass_to_tc();
@@ -233,7 +233,7 @@ INLINE int fwd_packet(struct ctx ctx, struct packet *p, const struct root *root)
 		if (unlikely(root->standby) && daddr_is_standby(p, root))
 			return pass_to_stack(ctx.hook);
 		if (unlikely(p->syn))
-			load_look(&p->tuple, p->is_ipv6);
+			load_expiry_tick(&p->tuple, p->is_ipv6);
 		struct found found = find_connection(p);
 		if (likely(found.connection) && likely(!p->syn))
 			return fwd_known(ctx, p, &found, root, ticks());

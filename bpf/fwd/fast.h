@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * The fast path, at XDP: plain IPv4 packets of connections that stay in their state, with a known next hop; and packets
  * of no service. It reads headers as words, and modifies nothing before all checks have passed. All other packets take
- * the general path (`receive` in director.bpf.c), which would treat these the same way.
+ * the general path (`receive` in director.bpf.c), which would treat these the same mode.
  *
  * It has its own TTL, NAT and IPIP code, which works on words that are already in registers: the shared functions would
  * read the headers again.
@@ -28,16 +28,17 @@ INLINE u32 link_hlen(const struct vlan_tag *tag)
 }
 
 /* Take the tag off. The bytes of both MAC addresses are lost: the fast path writes other ones. */
-INLINE bool take_tag_off(struct xdp_md *ctx, const struct vlan_tag *tag)
+INLINE bool pop_vlan(struct xdp_md *ctx, const struct vlan_tag *tag)
 {
 	return !tag || !bpf_xdp_adjust_head(ctx, VLAN_HLEN);
 }
 
-/* Return how to reach the hop. A tagged frame leaves by the trunk on which it came, with the tag of the hop's device. */
-INLINE enum xmit_way fast_way_to(const struct hop *hop, u32 input, struct vlan_tag *tag)
+/* Return how to reach the hop. A tagged frame leaves by the trunk on which it came, with the tag of the hop's
+ * device. */
+INLINE enum xmit_mode fast_xmit_mode(const struct hop *hop, u32 input, struct vlan_tag *tag)
 {
 	if (!tag || likely(hop->ifindex == input))
-		return xmit_way_to(hop, input);
+		return xmit_mode_to(hop, input);
 	const struct device *to = on_same_trunk(input, hop->ifindex);
 	if (!to)
 		return XMIT_NONE;
@@ -87,32 +88,32 @@ INLINE u64 header_sum(const struct fast_headers *w)
 	return w->first + w->ttl_protocol_check + (u32)w->addresses + (w->addresses >> 32);
 }
 
-/* Whether the frame's ingress device and MAC address are those of the last packet on the general path. The device may be
- * a port of a bond, or below a VLAN device, which then becomes the input. */
-INLINE bool matches_entrance(const struct entrance *entrance, u64 dmac, u32 live, u32 *input,
+/* Whether the frame's ingress device and MAC address are those of the last packet on the general path. The device may
+ * be a port of a bond, or below a VLAN device, which then becomes the input. */
+INLINE bool matches_ingress(const struct fast_ingress *ingress, u64 dmac, u32 live, u32 *input,
 			     const struct vlan_tag *tag)
 {
-	u64 difference = (dmac ^ WORD_AT(const u64, entrance->mac, 0)) << 16; /* of six bytes */
-	if (unlikely(entrance->live != live) || unlikely(difference))
+	u64 difference = (dmac ^ WORD_AT(const u64, ingress->mac, 0)) << 16; /* of six bytes */
+	if (unlikely(ingress->live != live) || unlikely(difference))
 		return false;
 	if (tag) {
-		if (!is_on_vlan(entrance->input, *input, tag->vid))
+		if (!is_on_vlan(ingress->input, *input, tag->vid))
 			return false;
-		*input = entrance->input;
+		*input = ingress->input;
 		return true;
 	}
-	if (likely(entrance->input == *input))
+	if (likely(ingress->input == *input))
 		return true;
 	*input = bond_of(*input);
-	return entrance->input == *input;
+	return ingress->input == *input;
 }
 
 /* Likewise for replies of NAT: of the last one on the general path within a second. */
-INLINE bool is_reply_entrance(const struct lane *lane, u64 dmac, u32 live, u32 *input, u32 now,
+INLINE bool is_reply_ingress(const struct percpu_destination *percpu, u64 dmac, u32 live, u32 *input, u32 now,
 			      const struct vlan_tag *tag)
 {
-	return matches_entrance(&lane->entrances[SIDE_REPLY], dmac, live, input, tag) &&
-	       likely(now - lane->reply_stamp < ticks_per_second);
+	return matches_ingress(&percpu->ingress[SIDE_REPLY], dmac, live, input, tag) &&
+	       likely(now - percpu->reply_stamp < ticks_per_second);
 }
 
 /* LOCAL too: if the address is not of this host, the general path treats it like ROUTE. */
@@ -168,7 +169,7 @@ INLINE bool may_be_standby(const struct root *root, u32 hash)
 /* Bits of the state word from WORD_STATE on: the state and the dying bit; that a reply was seen; that it was in use. */
 enum {
 	STATE_BITS = 0x1ff,
-	REPLIED_BIT = 1 << (WORD_ANSWERED - WORD_STATE),
+	REPLIED_BIT = 1 << (WORD_SEEN_REPLY - WORD_STATE),
 	USED_BIT = 1 << (WORD_IN_USE - WORD_STATE),
 };
 
@@ -185,34 +186,34 @@ INLINE bool refresh_expiry(u64 *word, u64 old, u32 expiry)
 }
 
 /* Return the timeout of a connection that a RST closed, though it was in use. Its packets keep this state. */
-INLINE u32 closed_life(const struct root *root)
+INLINE u32 closed_timeout(const struct root *root)
 {
 	return facts_of(root)->timeouts[STATE_CLOSE];
 }
 
 /* Return the timeout of a request's connection, in a state that the request keeps; 0: the general path decides. */
-INLINE u32 request_life(struct xdp_md *ctx, u32 method, const struct lane *lane, u64 word, u32 l4,
+INLINE u32 request_timeout(struct xdp_md *ctx, u32 method, const struct percpu_destination *percpu, u64 word, u32 l4,
 			const struct root *root)
 {
 	u32 state = word >> WORD_STATE & STATE_BITS;
 	if (likely(state == STATE_ESTABLISHED))
-		return lane->life_tcp;
+		return percpu->timeout_tcp;
 	if (state == STATE_UDP)
-		return method == METHOD_MASQ && has_no_udp_csum(ctx, l4) ? 0 : lane->life_udp;
-	return state == STATE_CLOSE && word >> WORD_IN_USE & 1 ? closed_life(root) : 0;
+		return method == METHOD_MASQ && has_no_udp_csum(ctx, l4) ? 0 : percpu->timeout_udp;
+	return state == STATE_CLOSE && word >> WORD_IN_USE & 1 ? closed_timeout(root) : 0;
 }
 
 /* Likewise of a reply's connection. The general path sets the bits, and assures the template by a UDP reply. */
-INLINE u32 reply_life(struct xdp_md *ctx, const struct connection *c, const struct lane *lane, u64 word, u32 l4,
-		      const struct root *root)
+INLINE u32 reply_timeout(struct xdp_md *ctx, const struct connection *c, const struct percpu_destination *percpu,
+			 u64 word, u32 l4, const struct root *root)
 {
 	u32 state = word >> WORD_STATE & (STATE_BITS | REPLIED_BIT | USED_BIT);
 	if (likely(state == (STATE_ESTABLISHED | REPLIED_BIT | USED_BIT)))
-		return lane->life_tcp;
+		return percpu->timeout_tcp;
 	if (state == (STATE_CLOSE | REPLIED_BIT | USED_BIT))
-		return closed_life(root);
+		return closed_timeout(root);
 	bool is_steady = state == (STATE_UDP | REPLIED_BIT) && !(c->flags & CONN_CONTROLLED);
-	return is_steady && !has_no_udp_csum(ctx, l4) ? lane->life_udp : 0;
+	return is_steady && !has_no_udp_csum(ctx, l4) ? percpu->timeout_udp : 0;
 }
 
 /* Decrement the TTL. The checksum above it grows by one, with its carry. */
@@ -224,30 +225,30 @@ INLINE u32 dec_ttl_word(const struct fast_headers *w)
 	return w->ttl_protocol_check - 1 + more;
 }
 
-INLINE int fast_direct(struct xdp_md *ctx, const struct fast_headers *w, const struct hop *hop, enum xmit_way way)
+INLINE int fast_direct(struct xdp_md *ctx, const struct fast_headers *w, const struct hop *hop, enum xmit_mode mode)
 {
 	void *data = ctx_data(xdp_ctx(ctx));
 	if (data + ETH_HLEN + IPV4_HLEN > ctx_data_end(xdp_ctx(ctx)))
 		return drop(HOOK_XDP, REASON_SHORT);
 	write_macs(data, hop);
 	WORD_AT(u32, data, ETH_HLEN + 8) = dec_ttl_word(w);
-	return xdp_xmit(hop, way);
+	return xdp_xmit(hop, mode);
 }
 
 /* Prepend the outer header of a tunnel where either header is of IPv6. The TTL was decremented before. */
 INLINE int fast_encapsulate(struct xdp_md *ctx, const struct packet *p, u32 destination, bool outer_is_ipv6,
-			    const struct hop *hop, const struct settings *settings, enum xmit_way way)
+			    const struct hop *hop, const struct settings *settings, enum xmit_mode mode)
 {
 	const struct destination *d = map_elem(destinations, destination);
 	if (!d || bpf_xdp_adjust_head(ctx, outer_is_ipv6 ? -IPV6_HLEN : -IPV4_HLEN) ||
 	    !encapsulate_xdp(ctx, p, d, hop, outer_is_ipv6, settings->pmtu_disc))
 		return drop(HOOK_XDP, REASON_NO_HEADROOM);
-	return xdp_xmit(hop, way);
+	return xdp_xmit(hop, mode);
 }
 
 /* IPv4 in IPv6. */
 INLINE int fast_tunnel_4in6(struct xdp_md *ctx, const struct fast_headers *w, u32 destination, const struct hop *hop,
-			    const struct settings *settings, enum xmit_way way)
+			    const struct settings *settings, enum xmit_mode mode)
 {
 	struct packet p = {
 		.length = fast_tot_len(w), .tos = w->first >> 8, .ttl = w->ttl_protocol_check};
@@ -255,14 +256,14 @@ INLINE int fast_tunnel_4in6(struct xdp_md *ctx, const struct fast_headers *w, u3
 	if (data + ETH_HLEN + IPV4_HLEN > ctx_data_end(xdp_ctx(ctx)))
 		return drop(HOOK_XDP, REASON_SHORT);
 	WORD_AT(u32, data, ETH_HLEN + 8) = dec_ttl_word(w);
-	return fast_encapsulate(ctx, &p, destination, true, hop, settings, way);
+	return fast_encapsulate(ctx, &p, destination, true, hop, settings, mode);
 }
 
 /* IPv4 in IPv4: prepend an outer header, as fwd/ipip.h does. */
-INLINE int fast_tunnel(struct xdp_md *ctx, const struct fast_headers *w, const struct lane *lane,
-		       const struct settings *settings, enum xmit_way way)
+INLINE int fast_tunnel(struct xdp_md *ctx, const struct fast_headers *w, const struct percpu_destination *percpu,
+		       const struct settings *settings, enum xmit_mode mode)
 {
-	const struct hop *hop = &lane->hop;
+	const struct hop *hop = &percpu->hop;
 	if (bpf_xdp_adjust_head(ctx, -IPV4_HLEN))
 		return drop(HOOK_XDP, REASON_NO_HEADROOM);
 	void *data = ctx_data(xdp_ctx(ctx));
@@ -273,7 +274,7 @@ INLINE int fast_tunnel(struct xdp_md *ctx, const struct fast_headers *w, const s
 	u32 version_tos_len = 0x45 | outer_tos(w->first >> 8) << 8 |
 			      (u32)bpf_htons(fast_tot_len(w) + IPV4_HLEN) << WORD_TOT_LEN;
 	u32 ttl_protocol_check = ((u8)w->ttl_protocol_check - 1) | IPPROTO_IPIP << WORD_PROTOCOL;
-	be32 saddr = hop->saddr.word[0], daddr = lane->real;
+	be32 saddr = hop->saddr.word[0], daddr = percpu->rip;
 	u64 sum = (u64)version_tos_len + id_frag + ttl_protocol_check + saddr + daddr;
 	ttl_protocol_check |= (u32)(u16)~csum_fold(sum) << WORD_CHECK;
 	write_macs(data, hop);
@@ -282,12 +283,12 @@ INLINE int fast_tunnel(struct xdp_md *ctx, const struct fast_headers *w, const s
 	WORD_AT(u64, data, ETH_HLEN + 8) = ttl_protocol_check | (u64)saddr << 32;
 	WORD_AT(u32, data, ETH_HLEN + 16) = daddr;
 	WORD_AT(u32, data, ETH_HLEN + IPV4_HLEN + 8) = dec_ttl_word(w);
-	return xdp_xmit(hop, way);
+	return xdp_xmit(hop, mode);
 }
 
 /* NAT: replace daddr and dport, or saddr and sport; update both checksums. */
 INLINE int fast_nat(struct xdp_md *ctx, const struct fast_headers *w, enum nat_side side, be32 to, be16 to_port,
-		    const struct hop *hop, enum xmit_way way)
+		    const struct hop *hop, enum xmit_mode mode)
 {
 	void *data = ctx_data(xdp_ctx(ctx)), *end = ctx_data_end(xdp_ctx(ctx));
 	bool tcp = fast_protocol(w) == IPPROTO_TCP;
@@ -299,19 +300,19 @@ INLINE int fast_nat(struct xdp_md *ctx, const struct fast_headers *w, enum nat_s
 	u64 difference = (u64)(u32)~from + to, with_port = difference + (u16)~from_port + to_port;
 	u16 new_check = csum_replace(*sum, with_port);
 	*sum = new_check || tcp ? new_check : 0xffff;
-	u32 life = dec_ttl_word(w);
-	WORD_AT(u32, data, ETH_HLEN + 8) = (life & 0xffff) | (u32)csum_replace(life >> WORD_CHECK, difference)
+	u32 ttl_word = dec_ttl_word(w);
+	WORD_AT(u32, data, ETH_HLEN + 8) = (ttl_word & 0xffff) | (u32)csum_replace(ttl_word >> WORD_CHECK, difference)
 								     << WORD_CHECK;
 	WORD_AT(u32, data, ETH_HLEN + (side == NAT_REQUEST ? 16 : 12)) = to;
 	WORD_AT(u16, data, ETH_HLEN + IPV4_HLEN + (side == NAT_REQUEST ? 2 : 0)) = to_port;
 	write_macs(data, hop);
-	return xdp_xmit(hop, way);
+	return xdp_xmit(hop, mode);
 }
 
-INLINE void count_request(struct lane *lane, u32 length)
+INLINE void count_request(struct percpu_destination *percpu, u32 length)
 {
-	lane->counters.in_packets += 1;
-	lane->counters.in_bytes += length;
+	percpu->counters.in_packets += 1;
+	percpu->counters.in_bytes += length;
 }
 
 INLINE int fast_request(struct xdp_md *ctx, void *data, const struct fast_headers *w, const struct root *root, u32 input,
@@ -324,46 +325,46 @@ INLINE int fast_request(struct xdp_md *ctx, void *data, const struct fast_header
 		return NOT_FAST;
 	struct connection *c = &conn->connection;
 	u32 index = c->destination, length = w->length;
-	struct lane *lane = lane_of(index);
-	if (unlikely(!lane))
+	struct percpu_destination *percpu = percpu_of(index);
+	if (unlikely(!percpu))
 		return NOT_FAST;
-	lane = barrier_var(lane);
-	const struct hop *hop = &lane->hop;
-	const struct entrance *entrance = &lane->entrances[SIDE_REQUEST];
-	if (unlikely(!matches_entrance(entrance, w->dmac, READ_ONCE(root->live), &input, tag)))
+	percpu = barrier_var(percpu);
+	const struct hop *hop = &percpu->hop;
+	const struct fast_ingress *ingress = &percpu->ingress[SIDE_REQUEST];
+	if (unlikely(!matches_ingress(ingress, w->dmac, READ_ONCE(root->live), &input, tag)))
 		return NOT_FAST;
 	u32 now = ticks(), method = c->method;
 	if (unlikely(now - hop->stamp >= ticks_per_second))
 		return NOT_FAST;
 	u64 word = READ_ONCE(c->word);
-	u32 life = request_life(ctx, method, lane, word, link_hlen(tag) + IPV4_HLEN, root);
-	if (unlikely((u8)w->ttl_protocol_check <= 1) || unlikely(!life))
+	u32 timeout = request_timeout(ctx, method, percpu, word, link_hlen(tag) + IPV4_HLEN, root);
+	if (unlikely((u8)w->ttl_protocol_check <= 1) || unlikely(!timeout))
 		return NOT_FAST;
 	if (!tag && likely(is_direct(method)) && likely(hop->ifindex == input) && likely(!w->padding)) {
-		if (unlikely(length > hop->mtu) || unlikely(!refresh_expiry(&c->word, word, now + life)))
+		if (unlikely(length > hop->mtu) || unlikely(!refresh_expiry(&c->word, word, now + timeout)))
 			return NOT_FAST;
-		count_request(lane, length);
+		count_request(percpu, length);
 		write_macs(data, hop);
 		WORD_AT(u32, data, ETH_HLEN + 8) = dec_ttl_word(w);
 		return XDP_TX;
 	}
 	be16 port = c->port;
-	bool outer_is_ipv6 = entrance->family == 6;
+	bool outer_is_ipv6 = ingress->family == 6;
 	u32 max = max_len(method, 0, outer_is_ipv6, hop->mtu);
-	enum xmit_way way = fast_way_to(hop, input, tag);
-	if (unlikely(length > max) || unlikely(way == XMIT_NONE) ||
-	    unlikely(!refresh_expiry(&c->word, word, now + life)))
+	enum xmit_mode mode = fast_xmit_mode(hop, input, tag);
+	if (unlikely(length > max) || unlikely(mode == XMIT_NONE) ||
+	    unlikely(!refresh_expiry(&c->word, word, now + timeout)))
 		return NOT_FAST;
-	count_request(lane, length);
-	if (unlikely(!take_tag_off(ctx, tag)) || unlikely(!trim_xdp(ctx, length)))
+	count_request(percpu, length);
+	if (unlikely(!pop_vlan(ctx, tag)) || unlikely(!trim_xdp(ctx, length)))
 		return drop(HOOK_XDP, REASON_SHORT);
 	if (is_direct(method))
-		return fast_direct(ctx, w, hop, way);
+		return fast_direct(ctx, w, hop, mode);
 	if (method == METHOD_TUNNEL && outer_is_ipv6)
-		return fast_tunnel_4in6(ctx, w, index, hop, &root->settings, way);
+		return fast_tunnel_4in6(ctx, w, index, hop, &root->settings, mode);
 	if (method == METHOD_TUNNEL)
-		return fast_tunnel(ctx, w, lane, &root->settings, way);
-	return fast_nat(ctx, w, NAT_REQUEST, lane->real, port, hop, way);
+		return fast_tunnel(ctx, w, percpu, &root->settings, mode);
+	return fast_nat(ctx, w, NAT_REQUEST, percpu->rip, port, hop, mode);
 }
 
 /* Return the next hop of a route to a client of NAT, if it is in force and XDP can use it. */
@@ -397,27 +398,27 @@ INLINE int fast_reply(struct xdp_md *ctx, const struct fast_headers *w, const st
 	u32 now = ticks(), length = fast_tot_len(w);
 	be32 vip = conn->tuple.daddr, rip = fast_saddr(w);
 	be16 port = conn->tuple.dport;
-	struct lane *lane = lane_of(c->destination);
-	if (unlikely(!lane))
+	struct percpu_destination *percpu = percpu_of(c->destination);
+	if (unlikely(!percpu))
 		return NOT_FAST;
-	lane = barrier_var(lane);
-	if (unlikely(!is_reply_entrance(lane, w->dmac, READ_ONCE(root->live), &input, now, tag)) ||
-	    unlikely(lane->real != rip))
+	percpu = barrier_var(percpu);
+	if (unlikely(!is_reply_ingress(percpu, w->dmac, READ_ONCE(root->live), &input, now, tag)) ||
+	    unlikely(percpu->rip != rip))
 		return NOT_FAST;
 	const struct hop *hop = known_client_hop4(fast_daddr(w), root->settings.snat_reroute ? vip : rip, input, now);
 	if (unlikely(!hop))
 		return NOT_FAST;
-	u32 life = reply_life(ctx, c, lane, word, link_hlen(tag) + IPV4_HLEN, root);
-	enum xmit_way way = fast_way_to(hop, input, tag);
-	if (unlikely((u8)w->ttl_protocol_check <= 1) || unlikely(length > hop->mtu) || unlikely(way == XMIT_NONE) ||
-	    unlikely(may_be_standby(root, address_hash4(root->address_keys, vip))) || unlikely(!life) ||
-	    unlikely(!refresh_expiry(&c->word, word, now + life)))
+	u32 timeout = reply_timeout(ctx, c, percpu, word, link_hlen(tag) + IPV4_HLEN, root);
+	enum xmit_mode mode = fast_xmit_mode(hop, input, tag);
+	if (unlikely((u8)w->ttl_protocol_check <= 1) || unlikely(length > hop->mtu) || unlikely(mode == XMIT_NONE) ||
+	    unlikely(may_be_standby(root, address_hash4(root->address_keys, vip))) || unlikely(!timeout) ||
+	    unlikely(!refresh_expiry(&c->word, word, now + timeout)))
 		return NOT_FAST;
-	lane->counters.out_packets += 1;
-	lane->counters.out_bytes += length;
-	if (unlikely(!take_tag_off(ctx, tag)) || unlikely(!trim_xdp(ctx, length)))
+	percpu->counters.out_packets += 1;
+	percpu->counters.out_bytes += length;
+	if (unlikely(!pop_vlan(ctx, tag)) || unlikely(!trim_xdp(ctx, length)))
 		return drop(HOOK_XDP, REASON_SHORT);
-	return fast_nat(ctx, w, NAT_REPLY, vip, port, hop, way);
+	return fast_nat(ctx, w, NAT_REPLY, vip, port, hop, mode);
 }
 
 /* Return a verdict, or NOT_FAST. */

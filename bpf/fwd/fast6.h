@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * The fast path of IPv6: as that of IPv4 (fwd/fast.h). It has no words in registers to save, so it changes packets by the
- * functions of the general path.
+ * The fast path of IPv6: as that of IPv4 (fwd/fast.h). It has no words in registers to save, so it changes packets by
+ * the functions of the general path.
  */
 #pragma once
 #include "fwd/fast.h"
@@ -53,17 +53,17 @@ INLINE bool fast_direct6(struct xdp_md *ctx, const struct fast_headers6 *w, cons
 }
 
 INLINE int fast_nat6(struct xdp_md *ctx, const struct fast_headers6 *w, enum nat_side side, const struct address *to,
-		     be16 to_port, const struct hop *hop, enum xmit_way way)
+		     be16 to_port, const struct hop *hop, enum xmit_mode mode)
 {
 	struct packet p = {.is_ipv6 = true, .protocol = w->protocol};
 	if (!fast_direct6(ctx, w, hop) || !nat_xdp(ctx, &p, side, to, to_port))
 		return drop(HOOK_XDP, REASON_SHORT);
-	return xdp_xmit(hop, way);
+	return xdp_xmit(hop, mode);
 }
 
 /* IPIP: IPv6 in either family. */
 INLINE int fast_tunnel6(struct xdp_md *ctx, const struct fast_headers6 *w, u32 destination, bool outer_is_ipv6,
-			const struct hop *hop, const struct settings *settings, enum xmit_way way)
+			const struct hop *hop, const struct settings *settings, enum xmit_mode mode)
 {
 	void *data = ctx_data(xdp_ctx(ctx));
 	if (data + ETH_HLEN + IPV6_HLEN > ctx_data_end(xdp_ctx(ctx)))
@@ -74,7 +74,7 @@ INLINE int fast_tunnel6(struct xdp_md *ctx, const struct fast_headers6 *w, u32 d
 			   .ttl = w->ttl,
 			   .protocol = w->protocol};
 	WORD_AT(u8, data, ETH_HLEN + 7) = w->ttl - 1;
-	return fast_encapsulate(ctx, &p, destination, outer_is_ipv6, hop, settings, way);
+	return fast_encapsulate(ctx, &p, destination, outer_is_ipv6, hop, settings, mode);
 }
 
 INLINE int fast_request6(struct xdp_md *ctx, const struct fast_headers6 *w, const struct root *root, u32 input,
@@ -88,32 +88,32 @@ INLINE int fast_request6(struct xdp_md *ctx, const struct fast_headers6 *w, cons
 	u32 index = c->destination, method = c->method;
 	be16 port = c->port;
 	u64 live = READ_ONCE(root->live), word = READ_ONCE(c->word);
-	struct lane *lane = lane_of(index);
-	if (unlikely(!lane))
+	struct percpu_destination *percpu = percpu_of(index);
+	if (unlikely(!percpu))
 		return NOT_FAST;
-	lane = barrier_var(lane);
-	const struct hop *hop = &lane->hop;
-	const struct entrance *entrance = &lane->entrances[SIDE_REQUEST];
-	if (unlikely(!matches_entrance(entrance, w->dmac, live, &input, tag)) ||
+	percpu = barrier_var(percpu);
+	const struct hop *hop = &percpu->hop;
+	const struct fast_ingress *ingress = &percpu->ingress[SIDE_REQUEST];
+	if (unlikely(!matches_ingress(ingress, w->dmac, live, &input, tag)) ||
 	    unlikely(now - hop->stamp >= ticks_per_second))
 		return NOT_FAST;
-	bool outer_is_ipv6 = entrance->family == 6;
+	bool outer_is_ipv6 = ingress->family == 6;
 	u32 max = max_len(method, 0, outer_is_ipv6, hop->mtu);
-	u32 life = request_life(ctx, method, lane, word, link_hlen(tag) + IPV6_HLEN, root);
-	enum xmit_way way = fast_way_to(hop, input, tag);
-	if (unlikely(w->length > max) || unlikely(way == XMIT_NONE) || unlikely(!life) ||
-	    unlikely(!refresh_expiry(&c->word, word, now + life)))
+	u32 timeout = request_timeout(ctx, method, percpu, word, link_hlen(tag) + IPV6_HLEN, root);
+	enum xmit_mode mode = fast_xmit_mode(hop, input, tag);
+	if (unlikely(w->length > max) || unlikely(mode == XMIT_NONE) || unlikely(!timeout) ||
+	    unlikely(!refresh_expiry(&c->word, word, now + timeout)))
 		return NOT_FAST;
-	lane->counters.in_packets += 1;
-	lane->counters.in_bytes += w->length;
-	if (unlikely(!take_tag_off(ctx, tag)) || unlikely(!trim_xdp(ctx, w->length)))
+	percpu->counters.in_packets += 1;
+	percpu->counters.in_bytes += w->length;
+	if (unlikely(!pop_vlan(ctx, tag)) || unlikely(!trim_xdp(ctx, w->length)))
 		return drop(HOOK_XDP, REASON_SHORT);
 	if (method == METHOD_TUNNEL)
-		return fast_tunnel6(ctx, w, index, outer_is_ipv6, hop, &root->settings, way);
+		return fast_tunnel6(ctx, w, index, outer_is_ipv6, hop, &root->settings, mode);
 	if (is_direct(method))
-		return fast_direct6(ctx, w, hop) ? xdp_xmit(hop, way) : drop(HOOK_XDP, REASON_SHORT);
+		return fast_direct6(ctx, w, hop) ? xdp_xmit(hop, mode) : drop(HOOK_XDP, REASON_SHORT);
 	const struct destination *d = map_elem(destinations, index);
-	return d ? fast_nat6(ctx, w, NAT_REQUEST, &d->address, port, hop, way) : drop(HOOK_XDP, REASON_SHORT);
+	return d ? fast_nat6(ctx, w, NAT_REQUEST, &d->address, port, hop, mode) : drop(HOOK_XDP, REASON_SHORT);
 }
 
 /* Return the cached next hop to a client of NAT, if it is young: client_hop would return the same. */
@@ -139,28 +139,28 @@ INLINE int fast_reply6(struct xdp_md *ctx, const struct fast_headers6 *w, const 
 	struct address vip = {.word = {words[0], words[0] >> 32, words[1], words[1] >> 32}};
 	be16 port = bucket->entry6.dport;
 	const struct address *rip = (const void *)&w->addresses.word[0], *client = (const void *)&w->addresses.word[2];
-	struct lane *lane = lane_of(c->destination);
+	struct percpu_destination *percpu = percpu_of(c->destination);
 	const struct destination *d = map_elem(destinations, c->destination);
-	if (unlikely(!lane) || unlikely(!d))
+	if (unlikely(!percpu) || unlikely(!d))
 		return NOT_FAST;
-	lane = barrier_var(lane);
-	if (unlikely(!is_reply_entrance(lane, w->dmac, live, &input, now, tag)) ||
+	percpu = barrier_var(percpu);
+	if (unlikely(!is_reply_ingress(percpu, w->dmac, live, &input, now, tag)) ||
 	    unlikely(!same_address(&d->address, rip, true)))
 		return NOT_FAST;
 	const struct hop *hop = known_client_hop6(client, root->settings.snat_reroute ? &vip : rip, input, now);
 	if (unlikely(!hop))
 		return NOT_FAST;
-	u32 life = reply_life(ctx, c, lane, word, link_hlen(tag) + IPV6_HLEN, root);
-	enum xmit_way way = fast_way_to(hop, input, tag);
-	if (unlikely(w->length > hop->mtu) || unlikely(way == XMIT_NONE) ||
-	    unlikely(may_be_standby(root, address_hash(root->address_keys, &vip, true))) || unlikely(!life) ||
-	    unlikely(!refresh_expiry(&c->word, word, now + life)))
+	u32 timeout = reply_timeout(ctx, c, percpu, word, link_hlen(tag) + IPV6_HLEN, root);
+	enum xmit_mode mode = fast_xmit_mode(hop, input, tag);
+	if (unlikely(w->length > hop->mtu) || unlikely(mode == XMIT_NONE) ||
+	    unlikely(may_be_standby(root, address_hash(root->address_keys, &vip, true))) || unlikely(!timeout) ||
+	    unlikely(!refresh_expiry(&c->word, word, now + timeout)))
 		return NOT_FAST;
-	lane->counters.out_packets += 1;
-	lane->counters.out_bytes += w->length;
-	if (unlikely(!take_tag_off(ctx, tag)) || unlikely(!trim_xdp(ctx, w->length)))
+	percpu->counters.out_packets += 1;
+	percpu->counters.out_bytes += w->length;
+	if (unlikely(!pop_vlan(ctx, tag)) || unlikely(!trim_xdp(ctx, w->length)))
 		return drop(HOOK_XDP, REASON_SHORT);
-	return fast_nat6(ctx, w, NAT_REPLY, &vip, port, hop, way);
+	return fast_nat6(ctx, w, NAT_REPLY, &vip, port, hop, mode);
 }
 
 /* Return a verdict, or NOT_FAST. */

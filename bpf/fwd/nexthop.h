@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Next hops: device, MAC addresses, MTU. FIB lookups are cached for a second per CPU: per destination here, and per client
- * of NAT in fwd/client_hop.h.
+ * Next hops: device, MAC addresses, MTU. FIB lookups are cached for a second per CPU: per destination here, and per
+ * client of NAT in fwd/client_hop.h.
  *
  * Lookups pretend that the packet came in by lo, whose forwarding is on. So direct routing and tunnels work with
  * ip_forward=0, as in IPVS.
@@ -72,8 +72,8 @@ INLINE bool is_delivered_by(void *ctx, struct bpf_fib_lookup *q, const struct ad
 }
 
 /* Whether the route to an address of IPv4 beside this one is to both. Then routing would have forwarded this one, too,
- * unless it is local: so packets reach a virtual address that was added after the last edit. Not for real servers, where
- * a route to one host may go while that to its neighbour stays. `q` is a buffer. */
+ * unless it is local: so packets reach a virtual address that was added after the last edit. Not for real servers,
+ * where a route to one host may go while that to its neighbour stays. `q` is a buffer. */
 INLINE bool has_route_beside(void *ctx, struct bpf_fib_lookup *q, const struct address *address)
 {
 #pragma unroll
@@ -105,7 +105,7 @@ INLINE bool is_virtual_delivered(void *ctx, const struct address *address, bool 
 	return ret == BPF_FIB_LKUP_RET_NOT_FWDED && is_own_virtual_by(ctx, &params, address, is_ipv6);
 }
 
-INLINE bool holds(void *ctx, const struct address *address, bool is_ipv6)
+INLINE bool is_local_or_vrrp(void *ctx, const struct address *address, bool is_ipv6)
 {
 	if (!address)
 		return false;
@@ -113,21 +113,22 @@ INLINE bool holds(void *ctx, const struct address *address, bool is_ipv6)
 	return is_virtual_delivered(ctx, &key, is_ipv6) || is_vrrp_address(&key);
 }
 
-VERIFIED_ONCE int holds_address_xdp(struct xdp_md *ctx, const struct address *address, u32 is_ipv6)
+VERIFIED_ONCE int is_local_vip_xdp(struct xdp_md *ctx, const struct address *address, u32 is_ipv6)
 {
-	return holds(ctx, address, is_ipv6);
+	return is_local_or_vrrp(ctx, address, is_ipv6);
 }
 
-VERIFIED_ONCE int holds_address_tc(struct __sk_buff *ctx, const struct address *address, u32 is_ipv6)
+VERIFIED_ONCE int is_local_vip_tc(struct __sk_buff *ctx, const struct address *address, u32 is_ipv6)
 {
-	return holds(ctx, address, is_ipv6);
+	return is_local_or_vrrp(ctx, address, is_ipv6);
 }
 
-/* Whether packets to a virtual address are for this host: routing delivers them, or a virtual router has the address. */
-INLINE bool holds_address(struct ctx ctx, const struct address *address, bool is_ipv6)
+/* Whether packets to a virtual address are for this host: routing delivers them, or a virtual router has the
+ * address. */
+INLINE bool is_local_vip(struct ctx ctx, const struct address *address, bool is_ipv6)
 {
-	return ctx.hook == HOOK_XDP ? holds_address_xdp(ctx.xdp, address, is_ipv6)
-				    : holds_address_tc(ctx.skb, address, is_ipv6);
+	return ctx.hook == HOOK_XDP ? is_local_vip_xdp(ctx.xdp, address, is_ipv6)
+				    : is_local_vip_tc(ctx.skb, address, is_ipv6);
 }
 
 INLINE int lookup_fib(void *ctx, struct hop *hop, const struct address *to, u32 ipv6_and_input,
@@ -204,14 +205,14 @@ INLINE void lookup_hop(struct ctx ctx, struct hop *hop, const struct address *to
 
 /* Repeat the lookup of a destination, and the check of its virtual address. Its packets must take the general path once
  * before the fast path. */
-INLINE int refresh_hop(struct ctx ctx, struct lane *lane, const struct destination *d, u32 now)
+INLINE int refresh_hop(struct ctx ctx, struct percpu_destination *percpu, const struct destination *d, u32 now)
 {
-	if (!lane || !d)
+	if (!percpu || !d)
 		return 0;
-	struct hop *hop = &lane->hop;
+	struct hop *hop = &percpu->hop;
 	lookup_hop(ctx, hop, &d->address, d->family == 6, loopback, NULL);
-	lane->entrances[SIDE_REQUEST].live = 0;
-	hop->is_unheld = !d->mark && !holds_address(ctx, &d->virtual_address, d->virtual_family == 6);
+	percpu->ingress[SIDE_REQUEST].live = 0;
+	hop->is_foreign_vip = !d->mark && !is_local_vip(ctx, &d->virtual_address, d->virtual_family == 6);
 	/* The kernel applies a route's own MTU to forwarded packets only if it is locked. */
 	if (d->mtu && d->mtu < hop->mtu)
 		hop->mtu = d->mtu;
@@ -221,14 +222,16 @@ INLINE int refresh_hop(struct ctx ctx, struct lane *lane, const struct destinati
 	return 0;
 }
 
-VERIFIED_ONCE int refresh_hop_xdp(struct xdp_md *ctx, struct lane *lane, const struct destination *d, u32 now)
+VERIFIED_ONCE int refresh_hop_xdp(struct xdp_md *ctx, struct percpu_destination *percpu, const struct destination *d,
+					u32 now)
 {
-	return refresh_hop(xdp_ctx(ctx), lane, d, now);
+	return refresh_hop(xdp_ctx(ctx), percpu, d, now);
 }
 
-VERIFIED_ONCE int refresh_hop_tc(struct __sk_buff *ctx, struct lane *lane, const struct destination *d, u32 now)
+VERIFIED_ONCE int refresh_hop_tc(struct __sk_buff *ctx, struct percpu_destination *percpu, const struct destination *d,
+					u32 now)
 {
-	return refresh_hop(tc_ctx(ctx), lane, d, now);
+	return refresh_hop(tc_ctx(ctx), percpu, d, now);
 }
 
 /* Return the next hop of a destination, at most a second old. Only a resolved one of a local virtual address is cached.
@@ -236,20 +239,20 @@ VERIFIED_ONCE int refresh_hop_tc(struct __sk_buff *ctx, struct lane *lane, const
  * TC gives NULL. */
 INLINE struct hop *destination_hop(struct ctx ctx, u32 index, const struct destination *d, u32 now, bool *confirm)
 {
-	struct lane *lane = lane_of(index);
+	struct percpu_destination *percpu = percpu_of(index);
 	if (confirm)
 		*confirm = false;
-	if (!lane)
+	if (!percpu)
 		return NULL;
-	lane = barrier_var(lane);
-	struct hop *hop = &lane->hop;
+	percpu = barrier_var(percpu);
+	struct hop *hop = &percpu->hop;
 	if (unlikely(now - hop->stamp >= ticks_per_second ||
-		     (hop->verdict != HOP_READY && hop->verdict != HOP_LOCAL) || hop->is_unheld)) {
+		     (hop->verdict != HOP_READY && hop->verdict != HOP_LOCAL) || hop->is_foreign_vip)) {
 		u32 former_stamp = hop->stamp;
 		if (ctx.hook == HOOK_XDP)
-			refresh_hop_xdp(ctx.xdp, lane, d, now);
+			refresh_hop_xdp(ctx.xdp, percpu, d, now);
 		else
-			refresh_hop_tc(ctx.skb, lane, d, now);
+			refresh_hop_tc(ctx.skb, percpu, d, now);
 		if (confirm)
 			*confirm = is_confirm_due(former_stamp, hop->stamp);
 	}
@@ -257,9 +260,9 @@ INLINE struct hop *destination_hop(struct ctx ctx, u32 index, const struct desti
 }
 
 /* How XDP sends: by the ingress device, by another device whose driver supports it, or not at all. */
-enum xmit_way { XMIT_TX, XMIT_REDIRECT, XMIT_NONE };
+enum xmit_mode { XMIT_TX, XMIT_REDIRECT, XMIT_NONE };
 
-INLINE enum xmit_way xmit_way_to(const struct hop *hop, u32 input)
+INLINE enum xmit_mode xmit_mode_to(const struct hop *hop, u32 input)
 {
 	u32 ifindex = hop->ifindex;
 	if (likely(ifindex == input))
@@ -267,12 +270,12 @@ INLINE enum xmit_way xmit_way_to(const struct hop *hop, u32 input)
 	return bpf_map_lookup_elem(&transmitters, &ifindex) ? XMIT_REDIRECT : XMIT_NONE;
 }
 
-INLINE int xdp_xmit(const struct hop *hop, enum xmit_way way)
+INLINE int xdp_xmit(const struct hop *hop, enum xmit_mode mode)
 {
-	return likely(way == XMIT_TX) ? (int)XDP_TX : (int)bpf_redirect_map(&transmitters, hop->ifindex, 0);
+	return likely(mode == XMIT_TX) ? (int)XDP_TX : (int)bpf_redirect_map(&transmitters, hop->ifindex, 0);
 }
 
 INLINE bool xdp_reaches(const struct packet *p, const struct hop *hop)
 {
-	return xmit_way_to(hop, p->input) != XMIT_NONE;
+	return xmit_mode_to(hop, p->input) != XMIT_NONE;
 }

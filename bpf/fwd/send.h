@@ -21,8 +21,8 @@ INLINE u32 max_len(u32 method, u32 state, bool is_ipv6, u32 mtu)
 	return mtu >= head + min ? mtu - head : 0;
 }
 
-/* Return the MTU of the path to a destination for a packet. The hop's own MTU is the least of all clients: of tunnels to
- * the same real server, whose outer header has DF. */
+/* Return the MTU of the path to a destination for a packet. The hop's own MTU is the least of all clients: of tunnels
+ * to the same real server, whose outer header has DF. */
 INLINE u32 path_mtu(const struct packet *p, u32 method, const struct destination *d, const struct hop *hop, u32 now)
 {
 	if (likely(hop->mtu == hop->link_mtu) || method != METHOD_TUNNEL || p->is_ipv6)
@@ -191,8 +191,8 @@ INLINE u32 fragment_size(const struct scratch *w, u32 length, bool too_long)
 
 enum { MAX_ADJUST = 0xfff, LEAST_SEGMENT = 8 };
 
-/* Shorten the segments of a merged TCP packet by so many bytes. Growing the frame for a moment makes the kernel do that.
- * Return false if it does not. */
+/* Shorten the segments of a merged TCP packet by so many bytes. Growing the frame for a moment makes the kernel do
+ * that. Return false if it does not. */
 INLINE bool shorten_segments(struct __sk_buff *skb, const struct packet *p, u32 by)
 {
 	u32 before = skb->gso_size;

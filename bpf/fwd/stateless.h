@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * SYNs that get no connection, at XDP: the table is full, or a flood comes. The usual ones are forwarded here by one
- * program instead of four, so that a flood costs less. The general path treats all of them the same way. It decides about
- * the first one of a service in each tick, and whenever the choice for the client is not known.
+ * program instead of four, so that a flood costs less. The general path treats all of them the same way. It decides
+ * about the first one of a service in each tick, and whenever the choice for the client is not known.
  */
 #pragma once
 #include "fwd/conn.h"
@@ -28,7 +28,7 @@ INLINE bool may_be_stateless(u32 now)
 }
 
 /* Whether rules that only the general path knows may decide about the packet. */
-INLINE bool is_unusual(const struct packet *p, const struct root *root, u32 live, u32 now)
+INLINE bool needs_general_path(const struct packet *p, const struct root *root, u32 live, u32 now)
 {
 	return !p->maybe_vip || p->maybe_rs || p->rst || p->protocol != IPPROTO_TCP || p->ttl <= 1 ||
 	       packet_sport(p) == bpf_htons(PORT_FTP_DATA) || facts_in(root, live)->marks ||
@@ -74,13 +74,13 @@ VERIFIED_ONCE u64 choose_stateless(const struct packet *p)
 	const struct root *root = get_root();
 	u32 now = ticks(), live = READ_ONCE(root->live);
 	struct service_match match;
-	if (!p || is_unusual(p, root, live, now))
+	if (!p || needs_general_path(p, root, live, now))
 		return 0;
 	u32 slot = service_of_flood(p, live);
 	if (slot == NO_SERVICE || !load_service(&match, slot, live) || !is_valid_daddr(p))
 		return 0;
 	const struct service_state *state = map_elem(service_states, match.slot);
-	if (!state || !in_fallback_time(state, now) || state->held_at != now || !state->held ||
+	if (!state || !in_fallback_time(state, now) || state->local_at != now || !state->is_local ||
 	    match.version->flags & SERVICE_PERSISTENT)
 		return 0;
 	u32 member = remembered(p, &match, root);
@@ -107,11 +107,11 @@ VERIFIED_ONCE int fwd_stateless(struct xdp_md *xdp, const struct packet *p, u64 
 	t.state = destination_flags(t.destination, READ_ONCE(root->live));
 	if (t.state >> DESTINATION_TUNNEL) /* a tunnel other than IPIP; a function cannot tail-call */
 		return NOT_STATELESS;
-	struct lane *lane = lane_of(t.index);
-	if (!lane)
+	struct percpu_destination *percpu = percpu_of(t.index);
+	if (!percpu)
 		return NOT_STATELESS;
-	struct hop *hop = &barrier_var(lane)->hop;
-	if (ticks() - hop->stamp >= ticks_per_second || hop->verdict != HOP_READY || hop->is_unheld)
+	struct hop *hop = &barrier_var(percpu)->hop;
+	if (ticks() - hop->stamp >= ticks_per_second || hop->verdict != HOP_READY || hop->is_foreign_vip)
 		return NOT_STATELESS; /* the general path looks it up: the stack has no space for that here */
 	if (!xdp_can(xdp, p, &t, hop, false, ticks()))
 		return pass_to_tc();

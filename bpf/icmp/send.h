@@ -79,7 +79,7 @@ INLINE bool error_saddr(struct __sk_buff *skb, struct scratch *w, struct address
 	const struct packet *p = &w->packet;
 	packet_daddr(saddr, p);
 	struct root *root = get_root();
-	if (likely(!facts_of(root)->marks) || holds_address_tc(skb, saddr, p->is_ipv6))
+	if (likely(!facts_of(root)->marks) || is_local_vip_tc(skb, saddr, p->is_ipv6))
 		return true;
 	if (!p->is_ipv6)
 		return false;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * The Call-ID of a SIP message, found as the kernel's IPVS finds it (IPVS-SEMANTICS 5.6), so both pair the same messages.
+ * The Call-ID of a SIP message, found as the kernel's IPVS finds it (IPVS-SEMANTICS 5.6), so both pair the same
+ * messages.
  *
  * The text is copied to a buffer, and a loop reads it by character; behind the end of a line only it looks for a name.
  */

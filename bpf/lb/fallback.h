@@ -38,7 +38,7 @@ INLINE void begin_fallback_time(u32 service, u32 now, u32 seconds)
 /* Whether the table has no space for a connection to a server that is not reached by NAT. */
 INLINE bool is_full(void)
 {
-	const struct magazine *m = map_elem(magazines, 0);
+	const struct percpu_credits *m = map_elem(percpu_credits, 0);
 	const struct pool *pool = map_elem(pools, 0);
 	return m && !m->credits && pool && READ_ONCE(pool->used) >= capacity_for(pool, false);
 }

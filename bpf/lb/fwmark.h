@@ -142,8 +142,8 @@ static int mark_step(u32 index, struct mark_ctx *walk)
 	return seen->unsure != 0;
 }
 
-/* Evaluate the rules; the mark is in w->marks. Return false if only TC can decide. At TC also store the mark in the skb,
- * so that policy routing sees it if the packet passes to the stack. */
+/* Evaluate the rules; the mark is in w->marks. Return false if only TC can decide. At TC also store the mark in the
+ * skb, so that policy routing sees it if the packet passes to the stack. */
 INLINE bool find_mark(struct ctx ctx, struct scratch *w, const struct facts *facts)
 {
 	struct mark_state *seen = &w->marks;

@@ -146,32 +146,32 @@ INLINE bool routes_here(void *ctx, const struct scratch *w, u32 mark)
 	return is_vrrp_address(&daddr);
 }
 
-VERIFIED_ONCE int holds_for_mark_xdp(struct xdp_md *ctx, const struct scratch *w, u32 mark)
+VERIFIED_ONCE int is_local_for_mark_xdp(struct xdp_md *ctx, const struct scratch *w, u32 mark)
 {
 	return routes_here(ctx, w, mark);
 }
 
-VERIFIED_ONCE int holds_for_mark_tc(struct __sk_buff *ctx, const struct scratch *w, u32 mark)
+VERIFIED_ONCE int is_local_for_mark_tc(struct __sk_buff *ctx, const struct scratch *w, u32 mark)
 {
 	return routes_here(ctx, w, mark);
 }
 
-INLINE bool holds_for_mark(struct ctx ctx, const struct scratch *w, u32 mark)
+INLINE bool is_local_for_mark(struct ctx ctx, const struct scratch *w, u32 mark)
 {
-	return ctx.hook == HOOK_XDP ? holds_for_mark_xdp(ctx.xdp, w, mark) : holds_for_mark_tc(ctx.skb, w, mark);
+	return ctx.hook == HOOK_XDP ? is_local_for_mark_xdp(ctx.xdp, w, mark) : is_local_for_mark_tc(ctx.skb, w, mark);
 }
 
 /* Whether the packet's daddr is local. The result is cached for a tick, an eighth of a second. For a virtual router's
  * address its role decides, at once. */
 INLINE bool is_local_daddr(struct ctx ctx, struct service_state *state, const struct packet *p, u32 now)
 {
-	if (likely(state->held_at == now))
-		return state->held;
+	if (likely(state->local_at == now))
+		return state->is_local;
 	struct address daddr = {};
 	packet_daddr(&daddr, p);
-	bool held = holds_address(ctx, &daddr, p->is_ipv6);
-	state->held = held;
+	bool is_local = is_local_vip(ctx, &daddr, p->is_ipv6);
+	state->is_local = is_local;
 	barrier();
-	state->held_at = now;
-	return held;
+	state->local_at = now;
+	return is_local;
 }

@@ -35,8 +35,8 @@ enum { ENOENT = 2, E2BIG = 7, EEXIST = 17 }; /* errors of map helpers */
 #define WRITE_ONCE(x, v) (*(volatile __typeof__(x) *)&(x) = (v))
 
 /* Return the same pointer or 64-bit index. Loads through it are ordered after the load of `value` on every CPU by an
- * address dependency, which the compiler cannot see through. It costs two instructions and no fence. Apply it before the
- * value is compared: where the compiler knows the value it takes a constant instead. */
+ * address dependency, which the compiler cannot see through. It costs two instructions and no fence. Apply it before
+ * the value is compared: where the compiler knows the value it takes a constant instead. */
 #define AFTER(address, value) \
 	({ \
 		__typeof__(address) address_ = (address); \
@@ -182,9 +182,9 @@ INLINE u64 is_nonzero(u64 value)
  * a constant. `number` must differ. */
 #define NO_MERGE(result, number) __asm__ volatile("" : "+r"(result) : "i"(number))
 
-/* Call before bpf_loop, for a context on the stack: make the verifier forget these u32 fields. They get a pointer
- * minus a pointer added, which it takes for an unknown number. Linux 6.1 verifies a single step and assumes the values of that step
- * for all steps, so it would prune live branches. */
+/* Call before bpf_loop, for a context on the stack: make the verifier forget these u32 fields. They get a pointer minus
+ * a pointer added, which it takes for an unknown number. Linux 6.1 verifies a single step and assumes the values of
+ * that step for all steps, so it would prune live branches. */
 #define FORGET_BOUNDS(context, first, last) forget_bounds((u32 *)&(context).first, (u32 *)&(context).last)
 INLINE void forget_bounds(u32 *first, const u32 *last)
 {

@@ -97,7 +97,8 @@ INLINE u16 ipv4_header_sum(const struct ipv4_header *ip)
 	return csum_fold(sum);
 }
 
-/* Whether the checksum of an IPv4 header without options is right. In the frame: words on the stack would have to be aligned. */
+/* Whether the checksum of an IPv4 header without options is right. In the frame: words on the stack would have to be
+ * aligned. */
 INLINE bool ipv4_header_is_right(const struct ipv4_header *ip)
 {
 	u64 first = WORD_AT(const u64, ip, 0), last = WORD_AT(const u64, ip, 12);

@@ -28,8 +28,8 @@ INLINE void set_tcp_flags(struct packet *p, u8 flags)
 	p->rst = flags >> 2 & 1;
 }
 
-/* Parse a transport header at a fixed offset; PARSED_SLOW if it is truncated. The tuple is written in the words in which
- * the lookup reads it. A read across two writes would wait until both are in the cache. */
+/* Parse a transport header at a fixed offset; PARSED_SLOW if it is truncated. The tuple is written in the words in
+ * which the lookup reads it. A read across two writes would wait until both are in the cache. */
 INLINE enum parsed parse_transport(void *data, void *end, struct packet *p, u32 l4, u32 left)
 {
 	u8 *at = data + l4;

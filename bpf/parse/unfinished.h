@@ -4,7 +4,8 @@
  * note of that, and the redirect keeps it. XDP has no such note, and frames that it sends leave as they are. So XDP
  * passes them to TC.
  *
- * The field itself tells them: a finished checksum has this value in one packet of 65,535, and TC forwards that one, too.
+ * The field itself tells them: a finished checksum has this value in one packet of 65,535, and TC forwards that one,
+ * too.
  */
 #pragma once
 #include "lib/csum.h"

@@ -4,8 +4,8 @@
 #pragma once
 #include "abi/config.h"
 
-/* Whether a device has the address, or a local route contains it. A route of another kind may come before that route, so
- * first ask routing where a packet depends on it. */
+/* Whether a device has the address, or a local route contains it. A route of another kind may come before that route,
+ * so first ask routing where a packet depends on it. */
 INLINE bool has_local_route(const struct address *address, bool is_ipv6)
 {
 	/* A copy: Linux 6.1 accepts no map key from a global function's argument. */

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Source validation by the sysctl rp_filter (RFC 3704), for IPv4: routing drops a packet before IPVS sees it, if the route
- * back to its saddr does not lead to its input device (strict), or if there is none (loose). Here such a packet passes to
- * the stack, which drops, counts and logs it.
+ * Source validation by the sysctl rp_filter (RFC 3704), for IPv4: routing drops a packet before IPVS sees it, if the
+ * route back to its saddr does not lead to its input device (strict), or if there is none (loose). Here such a packet
+ * passes to the stack, which drops, counts and logs it.
  *
- * New connections are checked, and packets that may change a connection's state. So a packet of an established connection
- * costs nothing, and a forged one cannot end it.
+ * New connections are checked, and packets that may change a connection's state. So a packet of an established
+ * connection costs nothing, and a forged one cannot end it.
  */
 #pragma once
 #include "conntrack/event.h"
@@ -58,7 +58,7 @@ INLINE bool passes_rp_filter(struct ctx ctx, const struct packet *p)
 }
 
 /* Whether the packet of a connection would change its state, and its source is not valid. */
-INLINE u32 is_forged(struct ctx ctx, const struct packet *p)
+INLINE u32 is_spoofed(struct ctx ctx, const struct packet *p)
 {
 	const u32 steady = 1u << EVENT_ACK | 1u << EVENT_KEEP | 1u << EVENT_DATA;
 	return likely(steady >> (p->event & 31) & 1) ? 0 : !passes_rp_filter(ctx, p);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * IPVS's protection against SYN floods (IPVS-SEMANTICS 2.8). drop_packet drops every am_droprate-th packet that would
- * be scheduled: none if that is 0, all if it is negative. drop_entry ends half-open connections. Both act in mode 3 alone:
- * modes 1 and 2 react to low memory, and the table is allocated beforehand.
+ * be scheduled: none if that is 0, all if it is negative. drop_entry ends half-open connections. Both act in mode 3
+ * alone: modes 1 and 2 react to low memory, and the table is allocated beforehand.
  */
 #pragma once
 #include "conntrack/entry.h"
@@ -10,7 +10,7 @@
 enum synflood {
 	SYNFLOOD_ON = 3,
 	DROP_ONE_OF = 32, /* one of so many half-open connections a second */
-	DROP_SLICE = 512, /* pieces of LOOKS slots in one run, at most */
+	DROP_SLICE = 512, /* pieces of LINE_TICKS slots in one run, at most */
 };
 
 INLINE bool should_drop_packet(const struct settings *settings)
@@ -34,10 +34,10 @@ INLINE bool is_half_open(u32 state, u32 slot)
 	       state == STATE_SCTP_INIT;
 }
 
-/* Return the pieces of LOOKS slots. */
+/* Return the pieces of LINE_TICKS slots. */
 INLINE u32 all_pieces(void)
 {
-	return (all_slots() + LOOKS - 1) / LOOKS;
+	return (all_slots() + LINE_TICKS - 1) / LINE_TICKS;
 }
 
 /* Return how many pieces to visit in this second: one of DROP_ONE_OF, the remainder by chance. */

@@ -12,12 +12,12 @@
 #include "parse/options4.h"
 
 /* Send it as a router would, regardless of ip_forward. */
-INLINE int forward_past(struct __sk_buff *skb, struct scratch *w)
+INLINE int fwd_bypass(struct __sk_buff *skb, struct scratch *w)
 {
 	struct packet *p = &w->packet;
-	struct reply_route way = {.is_ipv6 = p->is_ipv6, .reroute = true};
-	packet_daddr(&way.client, p);
-	struct hop *hop = client_hop(tc_ctx(skb), &way, ticks(), NULL);
+	struct route_query query = {.is_ipv6 = p->is_ipv6, .reroute = true};
+	packet_daddr(&query.client, p);
+	struct hop *hop = client_hop(tc_ctx(skb), &query, ticks(), NULL);
 	if (!hop)
 		return pass_to_stack(HOOK_TC);
 	if (hop->verdict == HOP_LOCAL)
@@ -61,14 +61,14 @@ INLINE int prog_bypass(struct __sk_buff *skb)
 		    !update_state(&c->word, found.slot, false, direction, BY_TUPLE, p, NO_INDEX, facts_of(root), now,
 				  HOOK_TC))
 			return drop(HOOK_TC, REASON_DYING);
-		return forward_past(skb, w);
+		return fwd_bypass(skb, w);
 	}
 	if (w->service.flags & SERVICE_ONE_PACKET && p->protocol == IPPROTO_UDP)
-		return forward_past(skb, w);
+		return fwd_bypass(skb, w);
 	w->template.slot = NO_TEMPLATE;
 	if (unlikely(must_end_half_open()) && !w->flow.half_open_ended)
 		return tail_call(tc_ctx(skb), PROG_END_HALF_OPEN); /* PROG_CONNECT, without a destination, returns here */
 	enum create_result result = create_conn(w, NULL, root, now);
-	return result == CREATED || result == CREATE_EXISTS ? forward_past(skb, w)
+	return result == CREATED || result == CREATE_EXISTS ? fwd_bypass(skb, w)
 							    : drop(HOOK_TC, REASON_TABLE_FULL_DROPPED);
 }

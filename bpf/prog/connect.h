@@ -142,12 +142,12 @@ INLINE int connect(struct ctx ctx, struct scratch *w, struct root *root, u32 now
 	if (w->template.slot != NO_TEMPLATE) {
 		be16 dport = packet_dport(p);
 		w->chosen.port = dport == w->service.port && t.destination->port ? t.destination->port : dport;
-		if (unlikely(!hold_template(w, now)))
+		if (unlikely(!ref_template(w, now)))
 			w->template.slot = NO_TEMPLATE; /* it has just ended; its destination stays */
 	}
 	t.port = w->chosen.port;
 	if (w->service.flags & SERVICE_ONE_PACKET && p->protocol == IPPROTO_UDP) {
-		unhold_template(w);
+		unref_template(w);
 		count_one_packet(t.index);
 		if (w->template.slot != NO_TEMPLATE)
 			note_lone_template(w->template.slot, needs_template, w->service.slot);
@@ -159,7 +159,7 @@ INLINE int connect(struct ctx ctx, struct scratch *w, struct root *root, u32 now
 	case CREATED:
 		return fwd_first(ctx, w, &t, root, now);
 	case CREATE_EXISTS: {
-		unhold_template(w);
+		unref_template(w);
 		struct found winner = find_connection(p);
 		bool stays = winner.connection && is_complete(winner.slot);
 		if (unlikely(!stays) && !p->by_inner && w->flow.collisions++ < COLLISIONS) {
@@ -171,7 +171,7 @@ INLINE int connect(struct ctx ctx, struct scratch *w, struct root *root, u32 now
 		return fwd_known(ctx, p, &winner, root, now);
 	}
 	default:
-		unhold_template(w);
+		unref_template(w);
 		return not_created(ctx, w, result, now, stateless);
 	}
 }

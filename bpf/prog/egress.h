@@ -17,9 +17,9 @@
 /* Send a translated reply by the route of its new saddr, if that is another one (snat_reroute). */
 INLINE int reroute(struct __sk_buff *skb, const struct packet *p, const struct reply_conn *a, u32 now)
 {
-	struct reply_route way = {.new_saddr = a->saddr, .is_ipv6 = p->is_ipv6, .reroute = true};
-	packet_daddr(&way.client, p);
-	struct hop *hop = client_hop(tc_ctx(skb), &way, now, NULL);
+	struct route_query query = {.new_saddr = a->saddr, .is_ipv6 = p->is_ipv6, .reroute = true};
+	packet_daddr(&query.client, p);
+	struct hop *hop = client_hop(tc_ctx(skb), &query, now, NULL);
 	if (!hop || !has_neighbour(hop))
 		return pass_to_stack(HOOK_TC);
 	if (hop->ifindex == skb->ifindex) {

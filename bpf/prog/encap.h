@@ -31,8 +31,8 @@ INLINE int encap_xdp(struct xdp_md *ctx, struct scratch *w, const struct destina
 }
 
 /* Whether a GSO packet must be segmented here: the kernel computes no tunnel checksum of a segment. So is UDP for GUE:
- * to the kernel that is GSO of UDP in UDP. A program that removes the headers on the real server cannot change that, and
- * the packet is lost there. */
+ * to the kernel that is GSO of UDP in UDP. A program that removes the headers on the real server cannot change that,
+ * and the packet is lost there. */
 INLINE bool must_segment(struct __sk_buff *skb, const struct scratch *w)
 {
 	const struct packet *p = &w->packet;

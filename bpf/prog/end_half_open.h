@@ -9,34 +9,34 @@
 #include "conntrack/lookup.h"
 #include "ctx/scratch.h"
 
-enum half_open_fate { HALF_OPEN_GONE, HALF_OPEN_STAYS, HALF_OPEN_ENDED };
+enum half_open_result { HALF_OPEN_GONE, HALF_OPEN_STAYS, HALF_OPEN_ENDED };
 
 /* End the template of an ended connection, if no other one refers to it and it was never assured. A flood makes
  * templates faster than the expiry timer ends them. */
 VERIFIED_ONCE int end_its_template(u32 slot)
 {
-	struct slot_conn held;
+	struct slot_conn entry;
 	struct control *control = control_of(slot);
-	if (!control || control->controls || control->assured || !is_complete(slot) || !conn_of_slot(slot, &held))
+	if (!control || control->controls || control->assured || !is_complete(slot) || !conn_of_slot(slot, &entry))
 		return false;
-	u64 seen = READ_ONCE(held.found.connection->word);
+	u64 seen = READ_ONCE(entry.found.connection->word);
 	return word_state(seen) == STATE_TEMPLATE &&
-	       end_conn(&held.tuple, held.is_ipv6, &held.found, seen, END_KILLED);
+	       end_conn(&entry.tuple, entry.is_ipv6, &entry.found, seen, END_KILLED);
 }
 
 /* End the connection if it is still half-open, unless its service has a reserved share. Return whether it ended or had
  * to stay. Its template ends with it, but for the one that the new connection uses. */
 VERIFIED_ONCE int end_half_open(u32 slot, u32 generation, u32 used_template)
 {
-	struct slot_conn held;
+	struct slot_conn entry;
 	struct half_open_queue *queue = map_elem(half_open_queues, 0);
-	if (!is_complete(slot) || !conn_of_slot(slot, &held))
+	if (!is_complete(slot) || !conn_of_slot(slot, &entry))
 		return HALF_OPEN_GONE;
-	struct connection *c = held.found.connection;
+	struct connection *c = entry.found.connection;
 	u64 seen = READ_ONCE(c->word);
 	bool is_template = word_state(seen) == STATE_TEMPLATE; /* of one-packet scheduling */
 	if (seen >> WORD_GENERATION != generation || word_dying(seen) ||
-	    !(is_template || gives_way(seen)))
+	    !(is_template || is_evictable(seen)))
 		return HALF_OPEN_GONE;
 	struct destination *d = map_elem(destinations, c->destination);
 	if (!d && c->method != METHOD_BYPASS)
@@ -51,7 +51,7 @@ VERIFIED_ONCE int end_half_open(u32 slot, u32 generation, u32 used_template)
 	}
 	struct control *control = c->flags & CONN_CONTROLLED ? control_of(slot) : NULL;
 	u32 template = control ? control->template : NO_TEMPLATE;
-	if (!end_conn(&held.tuple, held.is_ipv6, &held.found, seen, END_KILLED))
+	if (!end_conn(&entry.tuple, entry.is_ipv6, &entry.found, seen, END_KILLED))
 		return HALF_OPEN_GONE;
 	if (template != NO_TEMPLATE && template != used_template)
 		end_its_template(template);
@@ -59,8 +59,8 @@ VERIFIED_ONCE int end_half_open(u32 slot, u32 generation, u32 used_template)
 	return HALF_OPEN_ENDED;
 }
 
-/* End the oldest half-open connections, for a new one. One with a reserved share becomes the newest instead. Two, because
- * while all had a reserved share, none was ended. */
+/* End the oldest half-open connections, for a new one. One with a reserved share becomes the newest instead. Two,
+ * because while all had a reserved share, none was ended. */
 INLINE void end_oldest_half_open(u32 used_template, u32 now, u32 cost)
 {
 	struct half_open_queue *queue = map_elem(half_open_queues, 0);

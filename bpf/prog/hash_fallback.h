@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * PROG_HASH_FALLBACK: the scheduler of a service in fallback time (lb/fallback.h). It gives each packet of a flow the same
- * destination, so that flows need no connection. It also schedules flows that get one: their earlier packets had none.
+ * PROG_HASH_FALLBACK: the scheduler of a service in fallback time (lb/fallback.h). It gives each packet of a flow the
+ * same destination, so that flows need no connection. It also schedules flows that get one: their earlier packets had
+ * none.
  *
- * A keyed hash puts flows into groups. Weighted rendezvous hashing: each destination gets a score by a hash of the group
- * and its address, and the best one wins. A change of a destination or of its weight moves only groups to it or away from
- * it. A list longer than HASH_WINDOW is not walked to its end. The group's hash chooses HASH_WINDOW successive ones,
- * counted from the end of the list, because IPVS adds at its head. There a change moves one group in HASH_WINDOW / 2 at
- * most. The winner is remembered until the service changes, so that the packets of a flood need no scores.
+ * A keyed hash puts flows into groups. Weighted rendezvous hashing: each destination gets a score by a hash of the
+ * group and its address, and the best one wins. A change of a destination or of its weight moves only groups to it or
+ * away from it. A list longer than HASH_WINDOW is not walked to its end. The group's hash chooses HASH_WINDOW
+ * successive ones, counted from the end of the list, because IPVS adds at its head. There a change moves one group in
+ * HASH_WINDOW / 2 at most. The winner is remembered until the service changes, so that the packets of a flood need no
+ * scores.
  *
  * Reads service, and of a persistent one template. Leaves chosen for PROG_CONNECT.
  */
@@ -39,8 +41,8 @@ INLINE u64 server_number(const struct destination *d)
 	       (word[2] | (u64)word[3] << 32) * 0xd1342543de82ef95ULL + d->port * 0xbf58476d1ce4e5b9ULL;
 }
 
-/* Return -log2(x / 2^32) in units of 2^-24. With x = 2^n (1 + y), log2(1 + y) is y + y (1 - y) (0.4427 - 0.164 y), wrong
- * by 0.005 at most. */
+/* Return -log2(x / 2^32) in units of 2^-24. With x = 2^n (1 + y), log2(1 + y) is y + y (1 - y) (0.4427 - 0.164 y),
+ * wrong by 0.005 at most. */
 VERIFIED_ONCE u32 minus_log2(u32 x)
 {
 	u32 zeros = 0;
@@ -56,8 +58,8 @@ VERIFIED_ONCE u32 minus_log2(u32 x)
 	return ((zeros + 1) << 24) - y - (curve * (7253 - (y * 2687 >> 24)) >> 14);
 }
 
-/* Whether a member's score is worse than the best one's. The score is an exponential variate, -log(hash), divided by the
- * weight, and the least one wins. Of equal weights the larger hash is better. */
+/* Whether a member's score is worse than the best one's. The score is an exponential variate, -log(hash), divided by
+ * the weight, and the least one wins. Of equal weights the larger hash is better. */
 INLINE bool is_worse(u32 hash, s32 weight, const struct scratch *w)
 {
 	if (likely(weight == w->loop.best_weight))

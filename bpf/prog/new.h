@@ -44,12 +44,12 @@ INLINE bool reopens(const struct connection *c, u32 state, bool has_reply, u32 f
 	return mode & 2 && state == STATE_FIN_WAIT && c->method != METHOD_MASQ && !has_reply;
 }
 
-enum conn_fate { CONN_NONE, CONN_KEEP, CONN_UNAVAILABLE, CONN_DYING, CONN_FOR_TC };
+enum conn_verdict { CONN_NONE, CONN_KEEP, CONN_UNAVAILABLE, CONN_DYING, CONN_FOR_TC };
 
 /* Decide about the packet's connection: keep it, drop the packet, or end the connection. An ended one counts until the
  * new one is scheduled, as in IPVS, which removes it a little later. Only TC ends connections here, because XDP cannot
  * undo that. */
-INLINE enum conn_fate decide_conn(struct scratch *w, const struct found *found, const struct root *root, u32 live,
+INLINE enum conn_verdict decide_conn(struct scratch *w, const struct found *found, const struct root *root, u32 live,
 				  bool probe, enum hook hook)
 {
 	struct connection *c = found->connection;
@@ -77,7 +77,7 @@ INLINE enum conn_fate decide_conn(struct scratch *w, const struct found *found, 
 }
 
 /* Pass a packet of no service. With firewall marks TC decides again: a filter of tc may have set another mark. */
-INLINE int pass_unserved(struct ctx ctx, const struct facts *facts)
+INLINE int pass_no_service(struct ctx ctx, const struct facts *facts)
 {
 	return facts->marks ? pass_to_stack(ctx.hook) : pass_decided(ctx);
 }
@@ -97,7 +97,7 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 		mark = w->marks.mark;
 	}
 	if (unlikely(!p->l4_complete) || p->no_chunk)
-		return holds_for_mark(ctx, w, mark) ? drop(ctx.hook, REASON_SHORT) : pass_to_stack(ctx.hook);
+		return is_local_for_mark(ctx, w, mark) ? drop(ctx.hook, REASON_SHORT) : pass_to_stack(ctx.hook);
 	bool opens = p->by_inner || is_opener(p, &root->settings);
 	struct service_match found;
 	u32 slot = service_of_mark(p->is_ipv6, mark, live);
@@ -109,17 +109,17 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 		slot = service_of_address(p, facts, live);
 	if (slot == NO_SERVICE || !load_service(&found, slot, live) || !is_valid_saddr(ctx, p) || !is_valid_daddr(p))
 		return unlikely(may_be_copied(now)) && p->maybe_rs && !p->from_host ? drop(ctx.hook, REASON_HELD)
-										    : pass_unserved(ctx, facts);
+										    : pass_no_service(ctx, facts);
 	struct service_state *state = map_elem(service_states, found.slot);
 	if (!state)
 		return pass_to_stack(ctx.hook);
 	note_service(w, &found);
 	be16 sport = packet_sport(p);
 	be16 dport = packet_dport(p);
-	if (!probe && (by_mark ? !holds_for_mark(ctx, w, mark) : !is_local_daddr(ctx, state, p, now))) {
+	if (!probe && (by_mark ? !is_local_for_mark(ctx, w, mark) : !is_local_daddr(ctx, state, p, now))) {
 		if (opens)
 			count(REASON_NOT_LOCAL);
-		return pass_unserved(ctx, facts);
+		return pass_no_service(ctx, facts);
 	}
 	if (unlikely(may_be_copied(now)) && !p->syn)
 		return drop(ctx.hook, REASON_HELD);
@@ -127,7 +127,7 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 	bool one_packet = w->service.flags & SERVICE_ONE_PACKET && p->protocol == IPPROTO_UDP; /* needs no connection */
 	w->flow.by_hash = in_fallback_time(state, now) && !one_packet;
 	if (!opens && !w->flow.by_hash)
-		return pass_unserved(ctx, facts);
+		return pass_no_service(ctx, facts);
 	if (unlikely(root->settings.drop_packet == SYNFLOOD_ON) && opens) {
 		if (ctx.hook == HOOK_XDP)
 			return pass_to_tc(); /* count each packet once, at TC */

@@ -2,8 +2,8 @@
  * PROG_REPLY: packets of real servers (IPVS-SEMANTICS 2.7, 7.3). Replies of NAT get the virtual address as saddr. They
  * are forwarded like by a router, so only with ip_forward=1, or delivered to a client on this host. A reply that a
  * router would answer with an ICMP error passes to the stack unmodified: the kernel, too, checks TTL and MTU before
- * IPVS. With snat_reroute the route from the virtual address comes after that. Without one the reply is dropped. Replies
- * of other methods are counted, and pass to the stack.
+ * IPVS. With snat_reroute the route from the virtual address comes after that. Without one the reply is dropped.
+ * Replies of other methods are counted, and pass to the stack.
  *
  * Reads packet and frags. Leaves chosen, reply and xmit for PROG_FWD_SLOW, xmit for PROG_SCTP_CSUM, chosen and error
  * for PROG_ICMP_SEND.
@@ -124,9 +124,9 @@ INLINE int forward_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 }
 
 /* A packet of no connection, from the address of a NAT server. */
-INLINE int pass_orphan(struct ctx ctx, const struct packet *p, const struct root *root, bool is_held)
+INLINE int pass_orphan(struct ctx ctx, const struct packet *p, const struct root *root, bool is_referenced)
 {
-	if (!is_held && root->settings.nat_icmp_send && has_ports(p->protocol))
+	if (!is_referenced && root->settings.nat_icmp_send && has_ports(p->protocol))
 		return ctx.hook == HOOK_XDP ? pass_to_tc() : tail_call(ctx, PROG_NAT_ORPHAN);
 	if (p->maybe_vip)
 		return tail_call(ctx, PROG_NEW);
@@ -137,26 +137,26 @@ INLINE int unmatched_reply(struct ctx ctx, const struct packet *p, const struct 
 {
 	if (regain_replies(&p->tuple, p->is_ipv6))
 		return tail_call(ctx, PROG_REPLY);
-	bool may_come = may_be_copied(ticks()), is_held = may_come && !p->from_host;
-	if (is_held && !p->maybe_vip)
+	bool may_come = may_be_copied(ticks()), is_referenced = may_come && !p->from_host;
+	if (is_referenced && !p->maybe_vip)
 		return drop(ctx.hook, REASON_HELD);
 	if (ctx.hook == HOOK_TC && may_come && p->from_host && is_of_nat_server(p))
 		return drop(ctx.hook, REASON_HELD);
-	if (!is_held && unlikely(facts_of(root)->engines) && p->protocol == IPPROTO_UDP)
+	if (!is_referenced && unlikely(facts_of(root)->engines) && p->protocol == IPPROTO_UDP)
 		return ctx.hook == HOOK_XDP ? pass_to_tc() : tail_call(ctx, PROG_SIP_OUT);
-	return pass_orphan(ctx, p, root, is_held);
+	return pass_orphan(ctx, p, root, is_referenced);
 }
 
 /* Set the route of a reply. */
-INLINE void set_reply_route(struct reply_route *way, struct ctx ctx, const struct reply_conn *a,
+INLINE void set_route_query(struct route_query *query, struct ctx ctx, const struct reply_conn *a,
 			    const struct packet *p, const struct root *root)
 {
-	*way = (struct reply_route){.new_saddr = a->saddr,
+	*query = (struct route_query){.new_saddr = a->saddr,
 				    .input = ctx_ifindex(ctx),
 				    .is_ipv6 = p->is_ipv6,
 				    .reroute = a->masq && root->settings.snat_reroute};
-	packet_daddr(&way->client, p);
-	packet_saddr(&way->saddr, p);
+	packet_daddr(&query->client, p);
+	packet_saddr(&query->saddr, p);
 }
 
 INLINE int prog_reply(struct ctx ctx)
@@ -172,12 +172,12 @@ INLINE int prog_reply(struct ctx ctx)
 	struct reply_conn a;
 	if (!find_reply(&a, p))
 		return unmatched_reply(ctx, p, root);
-	if (unlikely(is_forged(ctx, p)) || unlikely(reply_is_standby(&a, p, root)))
+	if (unlikely(is_spoofed(ctx, p)) || unlikely(reply_is_standby(&a, p, root)))
 		return pass_packet(ctx, p);
-	struct reply_route way;
-	set_reply_route(&way, ctx, &a, p, root);
+	struct route_query query;
+	set_route_query(&query, ctx, &a, p, root);
 	bool confirm;
-	struct hop *hop = client_hop(ctx, &way, now, &confirm);
+	struct hop *hop = client_hop(ctx, &query, now, &confirm);
 	if (!hop)
 		return pass_to_stack(ctx.hook);
 	if (!a.masq)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * PROG_SIP: persistence by the Call-ID of SIP messages (persistence engine `sip`, IPVS-SEMANTICS 5.6). TC alone runs it,
- * because the text may be longer than XDP's part of the frame.
+ * PROG_SIP: persistence by the Call-ID of SIP messages (persistence engine `sip`, IPVS-SEMANTICS 5.6). TC alone runs
+ * it, because the text may be longer than XDP's part of the frame.
  *
  * Reads service and flow. Leaves template, perhaps with chosen, for PROG_CONNECT or the scheduler.
  */

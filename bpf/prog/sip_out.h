@@ -39,7 +39,7 @@ INLINE bool join_call(struct __sk_buff *skb, struct scratch *w, const struct roo
 	if (w->template.slot == NO_TEMPLATE && make_template(w, root, now) != CREATED)
 		return false;
 	w->chosen.destination = server;
-	if (!hold_template(w, now))
+	if (!ref_template(w, now))
 		w->template.slot = NO_TEMPLATE;
 	return true;
 }
@@ -69,13 +69,13 @@ INLINE bool open_for_server(struct __sk_buff *skb, struct scratch *w, const stru
 	if (control)
 		control->assured = ASSURED;
 	if (w->service.flags & SERVICE_ONE_PACKET) {
-		unhold_template(w);
+		unref_template(w);
 		count_one_packet(server);
 		return true;
 	}
 	enum create_result result = create_conn(w, d, root, now);
 	if (result != CREATED)
-		unhold_template(w);
+		unref_template(w);
 	return result == CREATED || result == CREATE_EXISTS;
 }
 
@@ -102,9 +102,9 @@ INLINE int prog_sip_open(struct __sk_buff *skb)
 INLINE struct hop *sip_hop(struct __sk_buff *skb, const struct scratch *w, const struct reply_conn *a,
 			   const struct root *root, u32 now)
 {
-	struct reply_route way;
-	set_reply_route(&way, tc_ctx(skb), a, &w->packet, root);
-	struct hop *hop = client_hop(tc_ctx(skb), &way, now, NULL);
+	struct route_query query;
+	set_route_query(&query, tc_ctx(skb), a, &w->packet, root);
+	struct hop *hop = client_hop(tc_ctx(skb), &query, now, NULL);
 	bool known = hop && (has_neighbour(hop) || hop->verdict == HOP_NOT_REROUTED);
 	return known && !cannot_route(tc_ctx(skb), w, hop) ? hop : NULL;
 }

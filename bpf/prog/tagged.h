@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * PROG_TAGGED, at XDP: the fast path of frames with an 802.1Q tag, on a device below VLAN devices. All other frames pass to
- * the stack, which takes the tag off: TC of the VLAN device decides, and lets the packets that follow be fast.
+ * PROG_TAGGED, at XDP: the fast path of frames with an 802.1Q tag, on a device below VLAN devices. All other frames
+ * pass to the stack, which takes the tag off: TC of the VLAN device decides, and lets the packets that follow be fast.
  *
  * Such a frame leaves by the device on which it came, with the tag of the same or another VLAN.
  *
@@ -10,7 +10,7 @@
 #include "fwd/fast6.h"
 
 /* Insert a tag behind the MAC addresses. */
-INLINE bool put_tag_on(struct xdp_md *ctx, u16 vid)
+INLINE bool push_vlan(struct xdp_md *ctx, u16 vid)
 {
 	if (bpf_xdp_adjust_head(ctx, -VLAN_HLEN))
 		return false;
@@ -36,7 +36,7 @@ INLINE int prog_tagged(struct xdp_md *ctx)
 	int verdict = fast(ctx, root, &tag);
 	if (verdict == NOT_FAST)
 		verdict = fast6(ctx, root, &tag);
-	if (verdict == XDP_TX && !put_tag_on(ctx, tag.vid))
+	if (verdict == XDP_TX && !push_vlan(ctx, tag.vid))
 		return drop(HOOK_XDP, REASON_NO_HEADROOM);
 	return verdict == NOT_FAST ? (int)XDP_PASS : verdict;
 }

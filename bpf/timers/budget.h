@@ -5,8 +5,8 @@
 #include "abi/conntrack.h"
 
 enum budget_limits {
-	/* Packets of this CPU wait for a run, 0.1 ms at most. Each timer reads the clock after steps that take less than
-	 * the rest of that, also where all their memory is remote. */
+	/* Packets of this CPU wait for a run, 0.1 ms at most. Each timer reads the clock after steps that take less
+	 * than the rest of that, also where all their memory is remote. */
 	RUN_NS = 50000,
 	/* Between runs of one round. A pause is as long as the run before, so a timer takes at most half of a CPU. */
 	PAUSE_MIN_NS = 50000,
@@ -26,7 +26,7 @@ INLINE u64 note_run(enum timers timer, u64 began)
 		return spent;
 	for (u32 i = 0; i < RUN_CLASSES - 1; i++)
 		class += spent >= (u64)RUN_FIRST_NS << i;
-	runs->goes += 1;
+	runs->count += 1;
 	runs->spent_ns += spent;
 	runs->cpu = bpf_get_smp_processor_id();
 	if (spent > runs->longest_ns)

@@ -32,10 +32,10 @@ struct counter_sum {
 
 static int sum_cpu(u32 cpu, struct counter_sum *s)
 {
-	struct lane *lane = lane_of_cpu(s->slot, cpu);
-	if (!lane)
+	struct percpu_destination *percpu = percpu_of_cpu(s->slot, cpu);
+	if (!percpu)
 		return 1;
-	const struct counters *c = &lane->counters;
+	const struct counters *c = &percpu->counters;
 	s->counters.connections += c->connections;
 	s->counters.in_packets += c->in_packets;
 	s->counters.out_packets += c->out_packets;
@@ -75,10 +75,11 @@ INLINE struct estimate *service_estimate_of(const struct destination *d, u32 liv
 	if (!service)
 		return NULL;
 	const struct service_version *v = version_in_force(service, live);
-	return v->present && v->birth == d->service_birth ? map_elem(service_estimates, d->service) : NULL;
+	return v->present && v->added == d->service_added ? map_elem(service_estimates, d->service) : NULL;
 }
 
-/* A deleted destination keeps its snapshot and its rates (1.8). What it counted since the last round is its service's. */
+/* A deleted destination keeps its snapshot and its rates (1.8). What it counted since the last round is its
+ * service's. */
 static int estimate_step(u32 index, struct estimate_ctx *e)
 {
 	struct counter_sum s = {.slot = e->first + index};

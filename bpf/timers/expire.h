@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Connection expiry, without any process. Twice a second a bpf_timer sweeps `looks`, an array with an expiry tick for
- * LOOK_SLOTS slots together. If that tick has come, the connections' state words decide: the timer notes the earliest
- * later tick, or ends the connection. Memory latency dominates the cost, so the clock limits each run.
+ * Connection expiry, without any process. Twice a second a bpf_timer sweeps `expiry_ticks`, an array with an expiry
+ * tick for TICK_SLOTS slots together. If that tick has come, the connections' state words decide: the timer notes the
+ * earliest later tick, or ends the connection. Memory latency dominates the cost, so the clock limits each run.
  */
 #pragma once
 #include "conntrack/end.h"
@@ -23,14 +23,14 @@ struct sweeper {
 };
 ARRAY_MAP(sweepers, struct sweeper, 1, 0);
 
-struct slice { /* part of `looks` in one run; its elements are called lines */
+struct slice { /* part of `expiry_ticks` in one run; its elements are called lines */
 	u64 until; /* ns */
 	u32 first; /* first line */
 	u32 at; /* current line */
 	u32 now;
 	u32 ended;
 	u32 done; /* lines visited to their end */
-	u32 look; /* the current tick */
+	u32 tick; /* the current tick */
 	u32 earliest; /* next tick of its slots; 0: none */
 	u32 stopped; /* the time was up within a line */
 };
@@ -43,32 +43,32 @@ INLINE bool is_time_up(const struct slice *slice)
 /* Whether the expiry is later than the state's timeout allows. The fast path of another CPU may have stored that of
  * ESTABLISHED behind the FIN or RST; or the timeout of FIN_WAIT has become shorter. The states in which the fast path
  * stores are exempt, and those that no packet reaches from them. */
-INLINE bool is_too_late(u64 word, u32 now, u32 life)
+INLINE bool is_too_late(u64 word, u32 now, u32 timeout)
 {
 	u32 state = word_state(word);
 	bool is_exempt = state == STATE_ESTABLISHED || state == STATE_UDP || state == STATE_TEMPLATE ||
 			 state == STATE_NONE || is_unconfirmed(state);
-	return !is_exempt && (s32)((u32)word - now - life) > 0;
+	return !is_exempt && (s32)((u32)word - now - timeout) > 0;
 }
 
 /* Return the tick of the next visit of a connection that has not expired. */
 INLINE u32 next_visit(u64 *word, u64 seen, u32 now)
 {
-	u32 life = facts_of(get_root())->timeouts[word_state(seen)];
-	if (likely(!is_too_late(seen, now, life)))
+	u32 timeout = facts_of(get_root())->timeouts[word_state(seen)];
+	if (likely(!is_too_late(seen, now, timeout)))
 		return (u32)seen ?: 1;
-	u64 right = seen >> WORD_STATE << WORD_STATE | (u32)(now + life);
+	u64 right = seen >> WORD_STATE << WORD_STATE | (u32)(now + timeout);
 	__sync_val_compare_and_swap(word, seen, right);
-	return (now + life) ?: 1;
+	return (now + timeout) ?: 1;
 }
 
 /* End the slot's connection, or return the tick of the next visit (0: none). */
 VERIFIED_ONCE u32 expire_slot(u32 slot, u32 now)
 {
-	struct slot_conn held;
-	if (!conn_of_slot(slot, &held))
+	struct slot_conn entry;
+	if (!conn_of_slot(slot, &entry))
 		return now + ticks_per_second;
-	struct connection *c = held.found.connection;
+	struct connection *c = entry.found.connection;
 	u64 *word = &c->word, seen = READ_ONCE(*word);
 	if (c->method != METHOD_BYPASS && !map_elem(destinations, c->destination))
 		return now + ticks_per_second;
@@ -84,23 +84,23 @@ VERIFIED_ONCE u32 expire_slot(u32 slot, u32 now)
 			return (now + minute) ?: 1;
 		}
 		if (control && !control->timeout) /* drop_entry or end_orphans has ended its last connection */
-			return end_conn(&held.tuple, held.is_ipv6, &held.found, seen, END_EXPIRED) ? 0 : now + 1;
+			return end_conn(&entry.tuple, entry.is_ipv6, &entry.found, seen, END_EXPIRED) ? 0 : now + 1;
 	}
 	if ((s32)((u32)seen - now) > 0)
 		return next_visit(word, seen, now);
-	return end_conn(&held.tuple, held.is_ipv6, &held.found, seen, END_EXPIRED) ? 0 : now + 1;
+	return end_conn(&entry.tuple, entry.is_ipv6, &entry.found, seen, END_EXPIRED) ? 0 : now + 1;
 }
 
 #define BOTH(x) ((u64)(u32)(x) << 32 | (u32)(x))
 
 /* Whether any tick of the line may have come, which is rare. Two ticks per operation, without a branch. A borrow from
  * the upper one makes it due one tick early, which is harmless. */
-INLINE bool is_due(const struct looks *line, u32 now)
+INLINE bool is_due(const struct expiry_line *line, u32 now)
 {
 	const u64 *pairs = (const u64 *)line->at;
 	u64 after_now = BOTH(now + 1), due = 0;
 #pragma unroll
-	for (u32 i = 0; i < LOOKS / 2; i++) {
+	for (u32 i = 0; i < LINE_TICKS / 2; i++) {
 		u64 noted = READ_ONCE(pairs[i]);
 		u64 any = (noted & BOTH(0x7fffffff)) + BOTH(0x7fffffff) | noted; /* highest bit of each half: not 0 */
 		/* and not after now. One pair at a time, because the registers do not hold all */
@@ -120,7 +120,7 @@ INLINE bool is_fresh(const struct conn_entry4 *conn, u32 now, u32 *expiry)
 
 static int visit_slot(u32 i, struct slice *slice)
 {
-	u32 slot = slice->look * LOOK_SLOTS + i, next;
+	u32 slot = slice->tick * TICK_SLOTS + i, next;
 	struct conn_entry4 *conn = conn_at(slot);
 	u64 rest = conn ? rest_in(conn) & REST_TUPLE : 0;
 	if (!conn || !rest || rest == REST_SECOND)
@@ -140,18 +140,18 @@ static int visit_slot(u32 i, struct slice *slice)
 }
 
 /* Visit the slots of a tick. Return 1 if the time is up. */
-static int sweep_look(u32 i, struct slice *slice)
+static int sweep_tick(u32 i, struct slice *slice)
 {
-	u32 at = slice->at * LOOKS + i, *look = look_at(at), noted = look ? READ_ONCE(*look) : 0;
+	u32 at = slice->at * LINE_TICKS + i, *tick = expiry_tick_at(at), noted = tick ? READ_ONCE(*tick) : 0;
 	if (!noted || (s32)(noted - slice->now) > 0)
 		return 0;
 	/* First, so that the tick of a connection that is created from now on stays. */
-	__sync_lock_test_and_set(look, 0);
-	slice->look = at;
+	__sync_lock_test_and_set(tick, 0);
+	slice->tick = at;
 	slice->earliest = 0;
 	FORGET_BOUNDS(*slice, ended, ended);
 	FORGET_BOUNDS(*slice, earliest, earliest);
-	bpf_loop(LOOK_SLOTS, visit_slot, slice, 0);
+	bpf_loop(TICK_SLOTS, visit_slot, slice, 0);
 	if (slice->earliest)
 		note_earlier(at, slice->earliest);
 	slice->stopped = is_time_up(slice);
@@ -161,14 +161,14 @@ static int sweep_look(u32 i, struct slice *slice)
 static int sweep_line(u32 index, struct slice *slice)
 {
 	u32 at = slice->first + index;
-	struct looks *line = map_elem(looks, at);
+	struct expiry_line *line = map_elem(expiry_ticks, at);
 	if (!line)
 		return 1;
 	slice->done = index + 1;
 	if (likely(!is_due(line, slice->now)))
 		return index % CLOCK_EVERY == CLOCK_EVERY - 1 && is_time_up(slice);
 	slice->at = at;
-	bpf_loop(LOOKS, sweep_look, slice, 0);
+	bpf_loop(LINE_TICKS, sweep_tick, slice, 0);
 	u32 stopped = barrier_var(slice->stopped) & 1;
 	slice->done -= stopped; /* the next run continues here */
 	return stopped;
@@ -177,19 +177,19 @@ static int sweep_line(u32 index, struct slice *slice)
 /* End the slot's connection if it is half-open. */
 VERIFIED_ONCE int drop_half_open(u32 slot)
 {
-	struct slot_conn held;
-	if (!conn_of_slot(slot, &held))
+	struct slot_conn entry;
+	if (!conn_of_slot(slot, &entry))
 		return 0;
-	struct connection *c = held.found.connection;
+	struct connection *c = entry.found.connection;
 	u64 seen = READ_ONCE(c->word);
 	if (c->method != METHOD_BYPASS && is_half_open(word_state(seen), slot))
-		end_conn(&held.tuple, held.is_ipv6, &held.found, seen, END_KILLED);
+		end_conn(&entry.tuple, entry.is_ipv6, &entry.found, seen, END_KILLED);
 	return 0;
 }
 
 static int drop_half_open_slot(u32 i, struct slice *slice)
 {
-	u32 slot = slice->at * LOOKS + i;
+	u32 slot = slice->at * LINE_TICKS + i;
 	if (is_complete(slot))
 		drop_half_open(slot);
 	return i % SLOTS_CLOCK_EVERY == SLOTS_CLOCK_EVERY - 1 && is_time_up(slice);
@@ -200,7 +200,7 @@ static int drop_half_open_piece(u32 index, struct slice *slice)
 {
 	slice->at = bpf_get_prandom_u32() % (slice->first ?: 1);
 	slice->done = index + 1;
-	bpf_loop(LOOKS, drop_half_open_slot, slice, 0);
+	bpf_loop(LINE_TICKS, drop_half_open_slot, slice, 0);
 	return is_time_up(slice);
 }
 
@@ -210,17 +210,17 @@ INLINE bool drop_half_open_run(struct pool *pool, const struct settings *setting
 	if (settings->drop_entry != SYNFLOOD_ON)
 		return false;
 	struct slice all = {.first = all_pieces(), .until = until};
-	u32 count = pool->thin < DROP_SLICE ? pool->thin : DROP_SLICE;
+	u32 count = pool->drop_entry_left < DROP_SLICE ? pool->drop_entry_left : DROP_SLICE;
 	if (count)
 		bpf_loop(count, drop_half_open_piece, &all, 0);
-	pool->thin = all.done ? pool->thin - all.done : 0;
-	return pool->thin;
+	pool->drop_entry_left = all.done ? pool->drop_entry_left - all.done : 0;
+	return pool->drop_entry_left;
 }
 
 /* Do a part of the round. Return whether there is more. */
 INLINE bool sweep_run(struct pool *pool, u64 until)
 {
-	u32 lines = all_slots() / (LOOK_SLOTS * LOOKS) + 1;
+	u32 lines = all_slots() / (TICK_SLOTS * LINE_TICKS) + 1;
 	if (!READ_ONCE(pool->used)) /* no connection, no sweep */
 		lines = 0;
 	struct slice slice = {.first = pool->sweep_at, .now = ticks(), .until = until};
@@ -236,7 +236,7 @@ INLINE bool sweep_run(struct pool *pool, u64 until)
 	pool->sweep_at = 0;
 	pool->sweeps += 1;
 	if (pool->sweeps % ROUNDS_A_SECOND == 0)
-		pool->thin = pieces_to_drop();
+		pool->drop_entry_left = pieces_to_drop();
 	return false;
 }
 
@@ -258,10 +258,10 @@ static int sweep(void *map, u32 *key, struct sweeper *sweeper)
  * the next round, when its connections have. */
 VERIFIED_ONCE int end_orphan(u32 slot, u32 live)
 {
-	struct slot_conn held;
-	if (!conn_of_slot(slot, &held))
+	struct slot_conn entry;
+	if (!conn_of_slot(slot, &entry))
 		return 0;
-	struct connection *c = held.found.connection;
+	struct connection *c = entry.found.connection;
 	struct destination *d = map_elem(destinations, c->destination);
 	if (!d || destination_flags(d, live) & DESTINATION_AVAILABLE)
 		return 0;
@@ -271,7 +271,7 @@ VERIFIED_ONCE int end_orphan(u32 slot, u32 live)
 		if (control && control->controls)
 			return 0;
 	}
-	end_conn(&held.tuple, held.is_ipv6, &held.found, seen, END_ORPHAN);
+	end_conn(&entry.tuple, entry.is_ipv6, &entry.found, seen, END_ORPHAN);
 	return 0;
 }
 
@@ -285,7 +285,7 @@ struct orphan_ctx {
 static int orphan_step(u32 index, struct orphan_ctx *o)
 {
 	u32 slot = o->first + index;
-	/* Not only where `looks` has a tick: there is none while the timer of another CPU visits the slots. */
+	/* Not only where `expiry_ticks` has a tick: there is none while the timer of another CPU visits the slots. */
 	if (is_complete(slot))
 		end_orphan(slot, o->live);
 	o->done = index + 1;

@@ -13,7 +13,7 @@
 enum cache_sweep_limits {
 	CACHE_IDLE = 6, /* minutes */
 	/* Limit of entries of a service that one round removes because there are too many. */
-	CACHE_RELIEF = CACHE_SIZE / 2,
+	CACHE_SHRINK = CACHE_SIZE / 2,
 	CACHE_CLOCK_EVERY = 4, /* parts between two reads of the clock */
 	CACHE_SWEEP_NS = 1000000000,
 	CACHE_SWEEP_SECONDS = 60,
@@ -28,19 +28,19 @@ struct cache_run {
 };
 
 /* Whether to remove this entry because its service has too many. */
-INLINE bool must_relieve(struct service_state *state, const struct cached *entry, const struct cache_key *key,
+INLINE bool must_shrink(struct service_state *state, const struct cached *entry, const struct cache_key *key,
 			 const struct cache_run *run)
 {
 	u64 cursor = READ_ONCE(state->cursor);
-	if (state->relief != run->round) {
+	if (state->shrink_sweep != run->round) {
 		u32 entries = cursor >> 32 == key->epoch ? (u32)cursor : 0;
-		u32 goal = entries > CACHE_SIZE ? (entries - CACHE_SIZE) * 4 / 3 : 0;
-		state->relief_left = goal < CACHE_RELIEF ? goal : CACHE_RELIEF;
-		state->relief = run->round;
+		u32 wanted = entries > CACHE_SIZE ? (entries - CACHE_SIZE) * 4 / 3 : 0;
+		state->shrink_left = wanted < CACHE_SHRINK ? wanted : CACHE_SHRINK;
+		state->shrink_sweep = run->round;
 	}
-	if (!state->relief_left || (s32)(run->now - entry->used) < (s32)(CACHE_IDLE * minute))
+	if (!state->shrink_left || (s32)(run->now - entry->used) < (s32)(CACHE_IDLE * minute))
 		return false;
-	state->relief_left -= 1;
+	state->shrink_left -= 1;
 	return true;
 }
 
@@ -64,7 +64,7 @@ INLINE bool must_remove(const struct cache_key *key, const struct cached *part, 
 	const struct settings *settings = &root->settings;
 	return is_expired(part->used, v->epoch_tick, run->now,
 			  plain ? settings->lblc_expiration : settings->lblcr_expiration) ||
-	       (run->round && must_relieve(state, part, key, run));
+	       (run->round && must_shrink(state, part, key, run));
 }
 
 /* Remove a part whose key is not in the queue, and drop its members' references. */

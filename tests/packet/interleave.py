@@ -25,7 +25,7 @@ class Interleaving:
         self._kept = self._left()
 
     def _left(self) -> bytearray:
-        with maps.PerCpuArray.open(self._host.director.tables.path("works")) as works:
+        with maps.PerCpuArray.open(self._host.director.tables.path("scratches")) as works:
             return bytearray(values(works, _HOOK[self._hook])[self._cpu])
 
     def get(self, name: str) -> int:
@@ -41,7 +41,7 @@ class Interleaving:
     def run(self, program: str, frame: bytes) -> kernel.Run:
         """Put back what was left, and run a program of the hook's tail calls on the frame."""
         tables = self._host.director.tables
-        with maps.PerCpuArray.open(tables.path("works")) as works:
+        with maps.PerCpuArray.open(tables.path("scratches")) as works:
             works.fill(_HOOK[self._hook], bytes(self._kept))
         with maps.ArrayMap.open(tables.path(f"tailcalls_{self._hook}")) as stages:
             identity = stages.get(abi.constant(program))

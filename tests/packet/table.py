@@ -85,14 +85,14 @@ def shorten(tables: Tables, seconds: float, service_port: int = 0) -> None:
 
 def look_at(tables: Tables, slot: int, tick: int) -> None:
     """Set the tick at which the expiry timer checks a connection, and its neighbours."""
-    with maps.MmapArray.open(tables.path("looks")) as looks:
-        _TICK.pack_into(looks.memory, slot // abi.constant("LOOK_SLOTS") * _TICK.size, tick & TICKS or 1)
+    with maps.MmapArray.open(tables.path("expiry_ticks")) as found:
+        _TICK.pack_into(found.memory, slot // abi.constant("TICK_SLOTS") * _TICK.size, tick & TICKS or 1)
 
 
 def looked_at(tables: Tables, slot: int) -> int:
     """Return the tick at which the expiry timer checks a connection; 0: never."""
-    with maps.MmapArray.open(tables.path("looks")) as looks:
-        return int(_TICK.unpack_from(looks.memory, slot // abi.constant("LOOK_SLOTS") * _TICK.size)[0])
+    with maps.MmapArray.open(tables.path("expiry_ticks")) as found:
+        return int(_TICK.unpack_from(found.memory, slot // abi.constant("TICK_SLOTS") * _TICK.size)[0])
 
 
 @contextmanager
@@ -149,7 +149,7 @@ def entries_in_use(tables: Tables) -> int:
         assert {
             bucket * each + i for bucket, mark in enumerate(marks) for i in range(each) if mark >> first + i & 1
         } == set(taken)
-    assert taken or not list(tables.crowd.keys()), "an empty table names a connection"
+    assert taken or not list(tables.overflow_index.keys()), "an empty table names a connection"
     others = [memory[at + 1] & 0x7F for at in range(_marks(0), len(memory), size)]
     assert 1 << 6 not in others, "a bucket without connections in other groups has some in those behind the first"
     near = [memory[at] >> 4 for at in range(_marks(0), len(memory), size)]
@@ -201,9 +201,9 @@ def wipe(tables: Tables) -> None:
     The expiry timer is stopped.
     """
     pool, taken = tables.pool, len(_taken(tables))
-    for name in "looks", "connections", "controls":  # a new template keeps its slot's references
+    for name in "expiry_ticks", "connections", "controls":  # a new template keeps its slot's references
         with maps.MmapArray.open(tables.path(name)) as array:
             array.memory[:] = bytes(len(array.memory))
-    for key in list(tables.crowd.keys()):
-        tables.crowd.remove(key)
+    for key in list(tables.overflow_index.keys()):
+        tables.overflow_index.remove(key)
     pool.set(0, "used", pool.get(0, "used") - taken)

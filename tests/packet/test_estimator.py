@@ -56,19 +56,19 @@ def estimate(director_host: Host) -> Iterator[Round]:
     codec, number = abi.struct("estimator"), abi.constant("TIMER_ESTIMATOR")
 
     def estimate() -> None:
-        runs = director.tables.timer_runs.get(number, "goes")
+        runs = director.tables.timer_runs.get(number, "count")
         with maps.ArrayMap.open(director.tables.path("estimators")) as estimators:
 
             def has_ended() -> bool:
                 fields = codec.unpack_from(estimators.get(0) or b"")
-                return director.tables.timer_runs.get(number, "goes") >= runs + 2 and not (
+                return director.tables.timer_runs.get(number, "count") >= runs + 2 and not (
                     fields["next"] or fields["services"]
                 )
 
             until(lambda: not kernel.run_program(start, bytes(64)).verdict, "memory for a timer")
             until(has_ended, "a round over destinations and services")
         stop_timer(director, "estimators")
-        if director.tables.timer_runs.get(number, "goes") != runs + 2:
+        if director.tables.timer_runs.get(number, "count") != runs + 2:
             raise Void("another round began before the timer was stopped")
 
     yield estimate

@@ -66,8 +66,8 @@ def await_empty(host: Host) -> None:
     shorten(host.director.tables, 1)
     until(lambda: not any(True for _ in host.director.connections()), "the end of all connections")
     pace = host.director.tables.timer_runs
-    run = pace.get(0, "goes")  # written at its end: the run that ended the last connection may still continue
-    until(lambda: pace.get(0, "goes") > run, "the expiry timer")
+    run = pace.get(0, "count")  # written at its end: the run that ended the last connection may still continue
+    until(lambda: pace.get(0, "count") > run, "the expiry timer")
 
 
 def prolong(host: Host, service: ServiceKey, client_port: int) -> None:
@@ -82,9 +82,9 @@ def is_each_noted(tables: Tables, connections: list[Entry]) -> bool:
     """Return whether the timer has noted when it visits each; neighbours share the earliest tick."""
     earliest: dict[int, int] = {}
     for each in connections:
-        group = each.slot // abi.constant("LOOK_SLOTS")
+        group = each.slot // abi.constant("TICK_SLOTS")
         earliest[group] = min(each.expiry, earliest.get(group, each.expiry))
-    return all(looked_at(tables, group * abi.constant("LOOK_SLOTS")) == tick for group, tick in earliest.items())
+    return all(looked_at(tables, group * abi.constant("TICK_SLOTS")) == tick for group, tick in earliest.items())
 
 
 def assert_nothing_left(host: Host, services: list[ServiceKey]) -> None:
@@ -235,7 +235,7 @@ def test_connections_of_a_deleted_server_end_also_while_the_timer_visits_them() 
         (server,) = host.serve(service)
         assert connect(host, service, 20000)
         host.director.change_setting("expire_nodest_conn", 1)
-        with maps.MmapArray.open(host.director.tables.path("looks")) as looks:
-            looks.memory[:] = bytes(len(looks.memory))
+        with maps.MmapArray.open(host.director.tables.path("expiry_ticks")) as found:
+            found.memory[:] = bytes(len(found.memory))
         host.director.delete_destination(service, server)
         assert not list(host.director.connections())

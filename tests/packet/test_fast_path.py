@@ -1,7 +1,7 @@
 """The fast path at XDP: the frames that it forwards leave as on the general path, and all others stay for that one.
 
-Only the fast path reads the timeouts in `lanes`. So a test writes some there that no setting has: they show which path
-a connection's last packet took.
+Only the fast path reads the timeouts in `percpu_destinations`. So a test writes some there that no setting has: they
+show which path a connection's last packet took.
 """
 
 from __future__ import annotations
@@ -98,13 +98,15 @@ class FastPath:
     def mark(self) -> None:
         """Give the fast path other timeouts."""
         self._life_s += STEP_S
-        ticks, lane = round(self._life_s * load.ticks_per_second()), abi.struct("lane")
-        lanes = self.host.director.tables.statistics
-        for index in range(-(-self.host.director.tables.book.get(0, "destination_top") // abi.constant("LANES"))):
-            raw = bytearray(lanes.get(index) or b"")
-            for at in range(0, len(raw), lane.size):
-                lane.pack_into(raw, at, life_tcp=ticks, life_udp=ticks)
-            lanes.put(index, bytes(raw))
+        ticks, form = round(self._life_s * load.ticks_per_second()), abi.struct("percpu_destination")
+        percpu = self.host.director.tables.statistics
+        for index in range(
+            -(-self.host.director.tables.book.get(0, "destination_top") // abi.constant("PERCPU_DESTINATIONS"))
+        ):
+            raw = bytearray(percpu.get(index) or b"")
+            for at in range(0, len(raw), form.size):
+                form.pack_into(raw, at, timeout_tcp=ticks, timeout_udp=ticks)
+            percpu.put(index, bytes(raw))
 
     def took(self, flow: Flow) -> bool:
         """Return whether the fast path took the last packet of a connection, since `mark`."""

@@ -236,7 +236,7 @@ def test_the_oldest_of_the_packets_of_one_tick_is_displaced(empty_host: Host) ->
 def age(host: Host, ticks: int) -> None:
     """Let time pass for the fragments that wait."""
     tables, born = host.director.tables, struct.Struct("<I")
-    sizes = {"lone_sets": (WAYS_ALONE * 4, WAYS_ALONE), "frag_queues": (abi.struct("frag_queue").offset("born"), 1)}
+    sizes = {"lone_sets": (WAYS_ALONE * 4, WAYS_ALONE), "frag_queues": (abi.struct("frag_queue").offset("created"), 1)}
     for name, (first, count) in sizes.items():
         with ArrayMap.open(tables.path(name)) as map_:
             for index in range(map_.max_entries):

@@ -509,9 +509,9 @@ def test_an_error_about_a_reply_of_a_deleted_server_takes_its_tunnel(
 
 def known_hops(host: Host) -> int:
     """Return how many next hops of destinations the CPUs have cached."""
-    lane = abi.struct("lane")
-    at = lane.offset("hop.verdict")
-    rows = host.director.tables.statistics.rows(struct.Struct(f"<{at}xI{lane.size - at - 4}x"))
+    form = abi.struct("percpu_destination")
+    at = form.offset("hop.verdict")
+    rows = host.director.tables.statistics.rows(struct.Struct(f"<{at}xI{form.size - at - 4}x"))
     return sum(verdict != 0 for (verdict,) in rows)  # HOP_UNKNOWN
 
 

@@ -1,4 +1,4 @@
-"""The connection table with colliding hashes: a bucket, its group, the other groups, and the map of a crowd."""
+"""The connection table with colliding hashes: a bucket, its group, the other groups, and the overflow index."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.packet.test_half_open import from_client
 
 CAPACITY = 1024
 TRIED = 260
-CROWD = 64  # entries of a small map of a crowd
+OVERFLOW_INDEX = 64  # entries of a small overflow index
 MOST_FAR = 63  # connections of a bucket in other groups
 SERVICES = 400
 PORT = 8080
@@ -94,7 +94,7 @@ def test_colliding_connections_are_found(method: Method, version: int) -> None:
         for _ in range(2):
             made = connect(host, service, TRIED)
             assert len(made) == entries_in_use(host.director.tables) == TRIED
-            assert len(host.director.tables.crowd) > 0
+            assert len(host.director.tables.overflow_index) > 0
             for port, chosen in made.items():
                 for hook in HOOKS:
                     host.forwarded(frame(service, "A", port), hook)
@@ -106,18 +106,21 @@ def test_colliding_connections_are_found(method: Method, version: int) -> None:
 
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("method", [Method.ROUTE, Method.MASQ])
-def test_a_full_map_of_a_crowd_refuses_connections_and_leaves_nothing(method: Method, version: int) -> None:
-    with mock.patch.multiple(load, _LEAST_CROWD=CROWD, _CROWD=CAPACITY), meeting_host(version) as host:
+def test_a_full_overflow_index_refuses_connections_and_leaves_nothing(method: Method, version: int) -> None:
+    with (
+        mock.patch.multiple(load, _LEAST_OVERFLOW_INDEX=OVERFLOW_INDEX, _OVERFLOW_INDEX=CAPACITY),
+        meeting_host(version) as host,
+    ):
         service = host.new_key(vip=VIP[version])
         host.serve(service, 2, method, port=PORT if method == Method.MASQ else None)
         made = connect(host, service, TRIED)
-        in_buckets = len(made) - (CROWD // 2 if method == Method.MASQ else CROWD)
+        in_buckets = len(made) - (OVERFLOW_INDEX // 2 if method == Method.MASQ else OVERFLOW_INDEX)
         group = abi.constant("GROUP_SLOTS") if version == 4 else abi.constant("GROUP")
         assert in_buckets == (group if method == Method.MASQ else group + MOST_FAR)
         assert host.reason("REFUSED_INDEX_FULL") >= TRIED - len(made)
         assert host.reason("TABLE_FULL_STATELESS") == 0, "the service would schedule all clients by a hash"
         await_empty(host)
-        assert host.pool("used") <= 2 * abi.constant("MAGAZINE")  # credits that CPUs hold
+        assert host.pool("used") <= 2 * abi.constant("PERCPU_CREDITS")  # credits that CPUs hold
         assert connect(host, service, TRIED).keys() == made.keys()
 
 
@@ -156,7 +159,7 @@ def test_connections_in_other_groups_are_found_while_others_end(version: int) ->
             host.expiry.run(host.director)
             for service in services if len(left) == len(services) else ():
                 host.receive(frame(service, "S"))
-            assert len(host.director.tables.crowd) == 0
+            assert len(host.director.tables.overflow_index) == 0
             assert entries_in_use(host.director.tables) == len(left)
             for service in left.values():
                 host.forwarded(frame(service, "A"), "tc")

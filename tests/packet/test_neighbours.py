@@ -21,7 +21,7 @@ CLIENT, VIP, SERVER = {4: CLIENT4, 6: CLIENT6}, {4: VIP4, 6: VIP6}, {4: server4(
 PORT, SPORT = 8080, 4000
 STAMP = struct.Struct("<I")
 STAMPS = {  # of cached lookups: map, structure, field
-    "lanes": ("lane", "hop.stamp"),
+    "percpu_destinations": ("percpu_destination", "hop.stamp"),
     "client_hops": ("client_hop", "hop.stamp"),
     "client_routes": ("client_route", "stamp"),
     "client_routes6": ("client_route6", "stamp"),

@@ -99,7 +99,7 @@ class BulkAdd:
         edit.new_service(slot, edit.generation)
         fields = version_fields(service, load.ticks_per_second())
         fields |= scheduler_tables.began(edit, fields)
-        fields |= {"birth": edit.generation, "list_version": 1, "edit": abi.constant("LIST_INIT")}
+        fields |= {"added": edit.generation, "list_version": 1, "edit": abi.constant("LIST_INIT")}
         fields |= {"list": 0, "count": 0, "gcd": 1, "max_weight": 0, "table": 0}
         tables.service_states.clear(slot)
         tables.service_bases.clear(slot)

@@ -110,7 +110,7 @@ class DestinationSlots:
             "saddr": address_bytes(route.source) if route and route.source else b"",
             "virtual_address": version["address"],
             "mark": version["mark"],
-            "service_birth": version["birth"],
+            "service_added": version["added"],
             "virtual_port": version["port"],
             "protocol": version["protocol"],
             "virtual_family": version["family"],
@@ -138,12 +138,12 @@ class DestinationSlots:
     def adopt(self, dest_slot: int, slot: int, version: dict[str, Any], anew: bool) -> None:
         """Give a revived destination to a service; it keeps counters only in the one it left (IPVS-SEMANTICS 1.8)."""
         table, statistics = self.tables.destinations, self._statistics
-        same = table.get(dest_slot, "service") == slot and table.get(dest_slot, "service_birth") == version["birth"]
+        same = table.get(dest_slot, "service") == slot and table.get(dest_slot, "service_added") == version["added"]
         if same and not anew:
             return
         (statistics.begin if anew else statistics.zero_destination)(dest_slot)
         table.set(dest_slot, "service", slot)
-        table.set(dest_slot, "service_birth", version["birth"])
+        table.set(dest_slot, "service_added", version["added"])
         if not same:  # last: after a kill before it, the service's counters are too high, but not below 0
             self._add_to_base(slot, statistics.passed(dest_slot))
 
@@ -256,7 +256,7 @@ class DestinationSlots:
         if self.named(name) == dest_slot:  # else a killed process left it nameless, and a later slot has its name
             self.tables.names.remove(name)
         owner = fields["service"]
-        if edit.version(owner)["birth"] == fields["service_birth"]:  # else the slot has another service
+        if edit.version(owner)["added"] == fields["service_added"]:  # else the slot has another service
             self._add_to_base(owner, tuple(-each for each in self._statistics.counted(dest_slot)))
         edit.book.free_destination(dest_slot)
 

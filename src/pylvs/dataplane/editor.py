@@ -340,7 +340,7 @@ class Editor:
                 statistics.zero_totals()
             owned = reader.owned_by_service()
             for slot, version in wanted:
-                statistics.zero_service(slot, owned.get((slot, version["birth"]), []))
+                statistics.zero_service(slot, owned.get((slot, version["added"]), []))
                 for dest_slot in list_of(self._tables, version):
                     statistics.zero_destination(dest_slot)
 

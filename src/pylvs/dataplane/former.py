@@ -223,15 +223,15 @@ class Former:
 
     def counter_words(self) -> tuple[list[int], int]:
         """Return the positions of the counters in the record of a destination, and the records in an element."""
-        with self.naming("lanes"):
-            of = self.codec("lanes").fields["of"]
+        with self.naming("percpu_destinations"):
+            of = self.codec("percpu_destinations").fields["of"]
             codec = self.layout.struct(of.type)
             return [codec.offset(f"counters.{each}") // 8 for each in COUNTERS], of.length
 
     def counted(self) -> list[tuple[int, ...]]:
         """Return the counts of packets of all destinations, by slot, since the maps were made."""
         words, records = self.counter_words()
-        with PerCpuArray.open(self.path("lanes")) as found:
+        with PerCpuArray.open(self.path("percpu_destinations")) as found:
             found.records = records
             top = self.book.get(0, "destination_top")
             sums = found.all_sums(top)[:top] if top else []
@@ -245,10 +245,10 @@ class Former:
         self.codec("device_packets")  # its layout
         with (
             PerCpuArray.open(self.path("device_packets")) as device_packets,
-            PerCpuArray.open(self.path("lanes")) as lanes,
+            PerCpuArray.open(self.path("percpu_destinations")) as percpu,
         ):
-            lanes.records = records
-            return forwarded_by_ifindex(self.layout, device_packets, lanes, self.book.get(0, "destination_top"))
+            percpu.records = records
+            return forwarded_by_ifindex(self.layout, device_packets, percpu, self.book.get(0, "destination_top"))
 
 
 # Listings.
@@ -319,9 +319,9 @@ class FormerTables(Tables):
         """Return `totals` with drop reasons, use of the table and forwarded packets; the others are not copied."""
         from pylvs.dataplane import reader  # late: only listings need it
 
-        with self.former.naming("magazines"):
-            use = reader.table_use(self, self.former.codec("magazines"))
-        with self.former.naming("lanes"):
+        with self.former.naming("percpu_credits"):
+            use = reader.table_use(self, self.former.codec("percpu_credits"))
+        with self.former.naming("percpu_destinations"):
             forwarded = reader.by_device(self.former.forwarded())
         reasons = reader.reason_counts(self, self.former.layout)
         return PacketCounts(reasons, use, totals=totals, forwarded=forwarded)

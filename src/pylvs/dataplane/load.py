@@ -46,7 +46,7 @@ STARTERS = ("start_expiry", "start_estimator", "start_cache_sweep")  # programs 
 _RUN = (CLOCK, ORPHANS, CACHE_SWEEP, *STARTERS)  # programs that commands run
 CONNECTION_MAPS = (
     "connections",
-    "crowd",
+    "overflow_index",
     "calls",
     "conn_counts",
     "controls",
@@ -55,10 +55,10 @@ CONNECTION_MAPS = (
     "half_open_queues",
     "commands_half_opens",
     "half_open_counts",
-    "looks",
+    "expiry_ticks",
     "pools",
-    "magazines",
-    "commands_magazine",
+    "percpu_credits",
+    "commands_credits",
     "sweepers",
 )
 SERVICES = 16384
@@ -71,7 +71,10 @@ _CACHED = 131072  # entries of lblc and lblcr; while it is empty only the queue 
 _FEWEST_HALF_OPEN = 64
 _CONFIRM_S = 16  # the period of `confirm_ticks`
 _HALF_OPEN_BATCHES, _LARGEST_BATCH = 4096, 64  # of the ring of half-open connections, and of positions in a batch
-_CROWD, _LEAST_CROWD = 16, 1024  # connections whose clients use one port for very many services: a part of all
+_OVERFLOW_INDEX, _LEAST_OVERFLOW_INDEX = (
+    16,
+    1024,
+)  # connections whose clients use one port for very many services: a part of all
 _CALLS = 16  # templates of SIP calls: likewise
 _ON_DEMAND = ("calls",)  # maps whose elements take memory only while they are used
 _ROUTE_SETS, _LEAST_ROUTE_SETS = 131072, 4096
@@ -183,15 +186,15 @@ def hop_slots() -> int:
 def _sizes(connections: int) -> dict[str, int]:
     destinations, all_slots = destination_limit(), slots(connections)
     sizes = {"connections": all_slots // abi.constant("ENTRIES"), "controls": all_slots}
-    sizes["crowd"] = max(connections // _CROWD, _LEAST_CROWD)
-    sizes["calls"] = max(connections // _CALLS, _LEAST_CROWD)
-    sizes["looks"] = all_slots // (abi.constant("LOOKS") * abi.constant("LOOK_SLOTS")) + 1
+    sizes["overflow_index"] = max(connections // _OVERFLOW_INDEX, _LEAST_OVERFLOW_INDEX)
+    sizes["calls"] = max(connections // _CALLS, _LEAST_OVERFLOW_INDEX)
+    sizes["expiry_ticks"] = all_slots // (abi.constant("LINE_TICKS") * abi.constant("TICK_SLOTS")) + 1
     sizes |= dict.fromkeys(("destinations", "conn_counts", "destination_bases", "estimates", "names"), destinations)
     sizes |= dict.fromkeys(("nat_servers", "nat_older"), destinations)
     sizes["half_opens"] = half_opens(connections)
     sizes["client_hops"] = hop_slots() // abi.constant("HOPS") + 1
     sizes |= dict.fromkeys(("client_routes", "client_routes6"), route_sets() // abi.constant("ROUTE_SETS"))
-    sizes["lanes"] = -(-destinations // abi.constant("LANES"))
+    sizes["percpu_destinations"] = -(-destinations // abi.constant("PERCPU_DESTINATIONS"))
     sizes |= dict.fromkeys(("services", "services4", "services6", "service_states", "routed_marks"), SERVICES)
     sizes |= dict.fromkeys(("service_bases", "service_estimates"), SERVICES)
     sizes["members"] = 2 * destinations
@@ -199,12 +202,12 @@ def _sizes(connections: int) -> dict[str, int]:
     sizes |= dict.fromkeys(
         ("maglev_tables", "sh_tables"), 2 * SERVICES
     )  # an element takes no memory before it is filled
-    sizes["supers"] = libbpf.possible_cpus()
+    sizes["gso_packets"] = libbpf.possible_cpus()
     return sizes
 
 
 def table_bytes(connections: int) -> int:
-    """Return the memory that a table takes at once: without the elements of `crowd` and `calls`, which most lack."""
+    """Return the memory that a table takes at once, without the elements of `overflow_index` and `calls`."""
     maps, sizes = abi.shipped().objects[OBJECT]["maps"], _sizes(connections)
     at_once = (name for name in CONNECTION_MAPS if name not in _ON_DEMAND)
     return sum(sizes.get(name, 1) * int(maps[name]["value_size"]) for name in at_once)

@@ -44,10 +44,10 @@ _ARRAYS = {
 }
 _DEVICES = "devices"  # by ifindex modulo their number
 _HASHES = (
-    *("services4", "services6", "names", "maglev_tables", "cache", "standby", "paths"),
+    *("services4", "services6", "names", "maglev_tables", "cache", "standby", "path_mtus"),
     *("locals", "accept_locals", "routed_marks"),
 )
-_LATEST = ("service_states", "paths")  # what packets change is copied once more, at the end
+_LATEST = ("service_states", "path_mtus")  # what packets change is copied once more, at the end
 _FRAGMENTS = "frag_queues"
 _LONES = ("lone_sets", "lones")  # packets of which one fragment has come
 _CACHE = "cache"
@@ -219,7 +219,7 @@ class Migration:
             ways = ours.max_entries // sets.max_entries
             for number in range(former_sets.max_entries):
                 there = of_set.unpack_from(by_set.convert(former_sets.get(number) or b""))
-                for way, (tag, *times) in enumerate(zip(there["tags"], there["born"], there["moment"], strict=True)):
+                for way, (tag, *times) in enumerate(zip(there["tags"], there["created"], there["moment"], strict=True)):
                     if not tag:
                         continue
                     lone = by_lone.convert(former.get(number * ways + way) or b"")
@@ -293,7 +293,7 @@ def carry_counts(state: State, directory: str, fresh: Tables) -> None:
             fresh.estimates.set(slot, name, *less(estimates.get(slot, name), counts))
     owners = reader.owned_by_service()
     for slot, version in reader.versions.services(reader.versions.live):
-        owned = owners.get((slot, version["birth"]), [])
+        owned = owners.get((slot, version["added"]), [])
         counts = summed(counted[each] for each in owned)
         statistics.set_base(fresh.service_bases, slot, tuple(less(base_of(services, slot), counts)))
         fresh.service_estimates.set(slot, "averages", *of_services.get(slot, "averages"))

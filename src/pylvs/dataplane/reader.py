@@ -69,27 +69,29 @@ def by_device(packets: Mapping[int, Sequence[int]]) -> dict[str, HookPackets]:
 
 
 def forwarded_by_ifindex(
-    layout: Abi, device_packets: maps.PerCpuArray, lanes: maps.PerCpuArray, destinations: int
+    layout: Abi, device_packets: maps.PerCpuArray, percpu: maps.PerCpuArray, destinations: int
 ) -> dict[int, list[int]]:
     """Return the forwarded packets by the ifindex of the ingress device, those of XDP and those of TC.
 
     A destination's counters have packets that are not counted by device yet. XDP forwarded those that `others` lacks,
-    and they came by the entrance. TC forwarded those that only `listed` lacks. Raises KeyError for a layout without
-    these fields.
+    and they came by the fast path's device. TC forwarded those that only `listed` lacks. Raises KeyError for a layout
+    without these fields.
     """
     of_device = layout.struct("device_packets").view("ifindex", "forwarded")
     packets = defaultdict[int, list[int]](lambda: [0, 0])
     for index, *by_hook in device_packets.rows(of_device):
         for hook, count in enumerate(by_hook):
             packets[index][hook] += count
-    lane = layout.struct("lane").view(
-        *("counters.in_packets", "counters.out_packets", "others", "tc_inputs", "entrances", "listed")
+    form = layout.struct("percpu_destination").view(
+        *("counters.in_packets", "counters.out_packets", "others", "tc_inputs", "ingress", "listed")
     )
-    entrance = layout.struct("entrance").view("input")
-    for row in lanes.rows(lane, destinations):
+    ingress = layout.struct("fast_ingress").view("input")
+    for row in percpu.rows(form, destinations):
         requests, replies, *rest = row
-        others, inputs, entrances, listed = rest[:2], rest[2:4], rest[4], rest[5:]
-        by_xdp = zip((requests, replies), others, (index for (index,) in entrance.iter_unpack(entrances)), strict=True)
+        others, inputs, inputs_of_xdp, listed = rest[:2], rest[2:4], rest[4], rest[5:]
+        by_xdp = zip(
+            (requests, replies), others, (index for (index,) in ingress.iter_unpack(inputs_of_xdp)), strict=True
+        )
         by_tc = zip(others, listed, inputs, strict=True)
         for hook, each in enumerate((by_xdp, by_tc)):
             for more, less, index in each:
@@ -98,15 +100,15 @@ def forwarded_by_ifindex(
     return packets
 
 
-def table_use(tables: Tables, magazine: Codec | None = None) -> TableUse:
+def table_use(tables: Tables, layout: Codec | None = None) -> TableUse:
     """Return how full the connection table is, without the slots that CPUs reserve.
 
-    `magazine` is the layout of a CPU's reserve, by default that of this build.
+    `layout` is that of a CPU's reserve, by default that of this build.
     """
-    credits = (magazine or abi.struct("magazine")).view("credits")
-    with maps.PerCpuArray.open(tables.path("magazines")) as magazines:
-        raw = magazines.get(0) or b""
-        reserved = sum(credits.unpack_from(raw, at)[0] for at in range(0, len(raw), magazines.stride))
+    credits = (layout or abi.struct("percpu_credits")).view("credits")
+    with maps.PerCpuArray.open(tables.path("percpu_credits")) as reserves:
+        raw = reserves.get(0) or b""
+        reserved = sum(credits.unpack_from(raw, at)[0] for at in range(0, len(raw), reserves.stride))
     with maps.PerCpuArray.open(tables.path("half_open_counts")) as counts:
         half_open = counts.sums(0)[0] & _MASK64
     used = max(0, tables.pool.get(0, "used") - reserved)
@@ -116,7 +118,7 @@ def table_use(tables: Tables, magazine: Codec | None = None) -> TableUse:
 def expiry(tables: Tables) -> Expiry:
     """Return the cost of the expiry timer since the programs were loaded."""
     found = tables.timer_runs.read(abi.constant("TIMER_EXPIRY"))
-    return Expiry(found["ended"], found["goes"], found["spent_ns"] / 1e9, found["longest_ns"] / 1e9)
+    return Expiry(found["ended"], found["count"], found["spent_ns"] / 1e9, found["longest_ns"] / 1e9)
 
 
 def timer_runs(tables: Tables) -> tuple[TimerRuns, ...]:
@@ -255,7 +257,7 @@ class Reader:
         def read(live: int) -> list[ServiceRow]:
             owned = self.owned_by_service()
             return [
-                self._row(slot, fields, owned.get((slot, fields["birth"]), []))
+                self._row(slot, fields, owned.get((slot, fields["added"]), []))
                 for slot, fields in self.versions.services(live)
             ]
 
@@ -272,7 +274,7 @@ class Reader:
 
     def owned(self, slot: int, version: dict[str, Any]) -> list[int]:
         """Return the slots of the destinations that count for a service, deleted ones included."""
-        return self.owned_by_service().get((slot, version["birth"]), [])
+        return self.owned_by_service().get((slot, version["added"]), [])
 
     def owned_by_service(self) -> dict[tuple[int, int], list[int]]:
         """Return slots of destinations by slot and birth of their service.
@@ -280,7 +282,7 @@ class Reader:
         The birth matters: deleted destinations outlive their service, and another service may reuse its slot.
         """
         destinations = self.tables.destinations
-        form = abi.struct("destination").view("used", "service", "service_birth")
+        form = abi.struct("destination").view("used", "service", "service_added")
         top = self.tables.book.get(0, "destination_top")
         found: dict[tuple[int, int], list[int]] = {}
         memory = destinations.array.elements(0, top)

@@ -180,7 +180,7 @@ class ConnectionCopy:
         self._records = Records(fresh.open_array("conn_records"), "conn_record")
         self._form = abi.struct("conn_record").view(*_RECORD)
         self._slot_at = abi.struct("conn_record").offset("slot")
-        self._state, self._kept = abi.constant("WORD_STATE"), abi.constant("WORD_ANSWERED")
+        self._state, self._kept = abi.constant("WORD_STATE"), abi.constant("WORD_SEEN_REPLY")
         self._dying, self._template = 1 << abi.constant("WORD_DYING"), abi.constant("STATE_TEMPLATE")
         self._states = abi.constant("STATES") - 1
         self._half_open = {abi.constant(f"STATE_{name}") for name in _HALF_OPEN.split()}

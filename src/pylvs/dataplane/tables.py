@@ -147,7 +147,7 @@ class Tables:
     half_open_ring = _records("half_open_rings", "half_open_ring")
     timer_runs = _records("timer_runs", "timer_runs")  # the cost of each timer: connections ended, runs, CPU time
     connections = _array("connections")  # buckets
-    crowd = _hash("crowd")  # slots of connections of client ports that have very many, by tuple
+    overflow_index = _hash("overflow_index")  # slots of connections of client ports that have very many, by tuple
     conn_counts = _records("conn_counts", "conn_counts")  # connections and thresholds, by slot of the destination
     controls = _records("controls", "control")  # what persistence remembers of connections and templates, by slot
 
@@ -190,9 +190,9 @@ class Tables:
     @cached_property
     def statistics(self) -> maps.PerCpuArray:
         """Per-CPU data of destinations by slot; it begins with the counters."""
-        lanes = maps.PerCpuArray.open(self.path("lanes"))
-        lanes.records = abi.constant("LANES")
-        return lanes
+        percpu = maps.PerCpuArray.open(self.path("percpu_destinations"))
+        percpu.records = abi.constant("PERCPU_DESTINATIONS")
+        return percpu
 
     @cached_property
     def device_packets(self) -> maps.PerCpuArray:

@@ -569,7 +569,7 @@ def _settle_members(tables: Tables, present: dict[int, dict[str, Any]]) -> None:
     for slot, version in present.items():
         for dest_slot, upper, lower in form.iter_unpack(array.elements(version["list"], version["count"])):
             thresholds = {"upper": upper, "lower": lower}
-            owner = {"service": slot, "service_birth": version["birth"]}
+            owner = {"service": slot, "service_added": version["added"]}
             for table, wanted in (counts, thresholds), (destinations, owner):
                 for name, value in wanted.items():
                     if table.get(dest_slot, name) != value:

@@ -56,7 +56,7 @@ def _reload(
 
     tables = Tables(state)
     shape = (connections, load.new_seeds()) if connections else load.pool_shape(tables)
-    anew = {*load.TAILCALLS, "works", "timer_runs"} | (set(load.CONNECTION_MAPS) if connections else set())
+    anew = {*load.TAILCALLS, "scratches", "timer_runs"} | (set(load.CONNECTION_MAPS) if connections else set())
     entries = [name for name in ENTRIES if os.path.exists(state.loaded_path(name))]
     called = ON_DEMAND if migration else load.needed(tables)
     loaded = (*entries, *called, *((RESTORE,) if connections else ()))
@@ -213,7 +213,7 @@ def _finish_copy(state: State, switch: str, former: str, copy: ConnectionCopy | 
         copy.run(only_new=True, half_open=False, may_continue=partial(_hold, fresh))
         end = time.monotonic() + _HOLD_S
         copy.run(only_new=True, half_open=True, may_continue=lambda: time.monotonic() < end)
-        fresh.pool.set(0, "hold_until", 0)
+        fresh.pool.set(0, "copy_until", 0)
         copy.run(is_last=True)
     if not state.has_own_layout(former):
         from pylvs.dataplane.migrate import carry_counts
@@ -229,7 +229,7 @@ def is_switching(state: State) -> bool:
 def _hold(fresh: Tables) -> bool:
     """Let packets without a connection wait from now on, also if this process is killed, for a limited time."""
     until = load.clock(fresh.state) + round(_HOLD_S * load.ticks_per_second())
-    fresh.pool.set(0, "hold_until", until & MASK32 or 1)
+    fresh.pool.set(0, "copy_until", until & MASK32 or 1)
     return True
 
 
