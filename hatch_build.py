@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -40,6 +41,7 @@ OBJECTS = Path("src/pylvs/bpf/objects")
 # Files and folders that decide the bytes of the objects, and the file with their digest, which ./dev computes, too.
 SOURCES = ("bpf", "hatch_build.py", "src/pylvs/bpf/abi.py", "src/pylvs/bpf/btf.py", "tools/layout.py", "tools/elf.py")
 DIGEST = "sources.sha256"
+DIRECTOR, SCHEDULERS = f"director{SUFFIX}", "lb/schedulers"  # in bpf/: the object with the schedulers, and their files
 FLAGS = (
     "--target=bpfel-freestanding",
     "-mcpu=v3",
@@ -70,16 +72,35 @@ def toolchain() -> Path:
     return Path(found.origin).parent
 
 
+def schedulers(root: Path) -> list[tuple[int, str, str]]:
+    """Return number, name and flags of each scheduler, as its file declares them: `SCHEDULER(rr, 1, 0)`.
+
+    Raises BuildError.
+    """
+    found = []
+    for path in (root / "bpf" / SCHEDULERS).glob("*.h"):
+        declared = re.search(rf"^SCHEDULER\({path.stem}, (\d+), (\w+)\)$", path.read_text(), re.MULTILINE)
+        if declared is None:
+            raise BuildError(f"{path.relative_to(root)} needs the line SCHEDULER({path.stem}, NUMBER, FLAGS)")
+        found.append((int(declared[1]), path.stem, declared[2]))
+    numbers = sorted(number for number, *_ in found)
+    if numbers != list(range(1, len(found) + 1)):
+        raise BuildError(f"bpf/{SCHEDULERS}: the numbers of SCHEDULER are {numbers}; they must count from 1")
+    return sorted(found)
+
+
 def compiler(root: Path) -> list[str]:
     """Return the command that compiles for eBPF, without the names of sources. Raises BuildError without ziglang."""
     zig = toolchain()
     headers = zig / "lib" / "libc" / "include"
+    listed = " ".join(f"X({name.upper()}, {number}, {flags})" for number, name, flags in schedulers(root))
     return [
         sys.executable,
         "-m",
         "ziglang",
         "cc",
         *FLAGS,
+        f"-DSCHEDULER_LIST(X)={listed}",
         f"-ffile-prefix-map={root}=.",
         f"-ffile-prefix-map={zig}=zig",
         "-I",
@@ -110,7 +131,9 @@ def run_compiler(command: list[str], folder: Path) -> str:
 def compile_object(source: Path, target: Path, root: Path) -> None:
     """Compile one source. Raises BuildError with the compiler's message."""
     name = source.relative_to(root)
-    if errors := run_compiler([*compiler(root), "-c", str(name), "-o", str(target)], root):
+    headers = [f"{SCHEDULERS}/{each}.h" for _, each, _ in schedulers(root)] if source.name == DIRECTOR else []
+    included = [word for header in headers for word in ("-include", header)]
+    if errors := run_compiler([*compiler(root), *included, "-c", str(name), "-o", str(target)], root):
         raise BuildError(f"{name} does not compile:\n{errors}")
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from statistics import median
 
+from pylvs.bpf.schedulers import SCHEDULERS
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.service import SCHEDULERS
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@
  *
  * XDP passes a packet that it cannot finish to TC, unmodified. At TC these programs do the rest with the kernel's help:
  * PROG_FWD_SLOW, PROG_ENCAP, PROG_FRAGMENT, PROG_ICMP_SEND and others. A packet of no service passes to the stack.
+ * The build includes all of lb/schedulers/ first.
  */
 #include "abi/constants.h"
 #include "conntrack/restore.h"
@@ -31,20 +32,6 @@
 #include "icmp/receive.h"
 #include "icmp/send.h"
 #include "icmp/tunnel.h"
-#include "lb/schedulers/dh.h"
-#include "lb/schedulers/fo.h"
-#include "lb/schedulers/lblc.h"
-#include "lb/schedulers/lblcr.h"
-#include "lb/schedulers/lc.h"
-#include "lb/schedulers/mh.h"
-#include "lb/schedulers/nq.h"
-#include "lb/schedulers/ovf.h"
-#include "lb/schedulers/rr.h"
-#include "lb/schedulers/sed.h"
-#include "lb/schedulers/sh.h"
-#include "lb/schedulers/twos.h"
-#include "lb/schedulers/wlc.h"
-#include "lb/schedulers/wrr.h"
 #include "prog/bypass.h"
 #include "prog/connect.h"
 #include "prog/egress.h"

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from pylvs.bpf.schedulers import SCHEDULERS
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.director import Connection, Deleted, InMemory, Trash
@@ -23,7 +24,6 @@ from pylvs.model.errors import (
 from pylvs.model.rows import Counters, DestinationRow, DeviceProblem, PacketCounts, Rates, ServiceRow
 from pylvs.model.service import (
     KNOWN_ENGINES,
-    SCHEDULERS,
     Destination,
     DestinationKey,
     Method,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from click.shell_completion import get_completion_class
 
+from pylvs.bpf.schedulers import SCHEDULERS
 from pylvs.cli.group import pylvs
 from pylvs.ipvsadm.helptext import HELP
 from pylvs.ipvsadm.options import OPTIONS, Takes
@@ -46,7 +47,9 @@ def _meaning(long: str) -> str:
 
 
 def _values(long: str) -> list[str]:
-    """Return the values that the help lists for an option: `one of rr|wrr`, `{master|backup}`."""
+    """Return the schedulers, or the values that the help lists for an option: `one of ipip|gue`, `{master|backup}`."""
+    if long == "scheduler":  # the help has those of ipvsadm 1.31
+        return list(SCHEDULERS)
     found = re.search(rf"--{re.escape(long)}\b.*?(?:one of |{{)([\w|]+)", HELP)
     return found[1].split("|") if found else []
 

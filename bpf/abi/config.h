@@ -11,24 +11,13 @@
 #pragma once
 #include "abi/base.h"
 
-enum scheduler {
-	SCHED_NONE,
-	SCHED_RR,
-	SCHED_WRR,
-	SCHED_LC,
-	SCHED_WLC,
-	SCHED_SED,
-	SCHED_NQ,
-	SCHED_FO,
-	SCHED_OVF,
-	SCHED_DH,
-	SCHED_SH,
-	SCHED_MH,
-	SCHED_LBLC,
-	SCHED_LBLCR,
-	SCHED_TWOS,
-	SCHEDULERS
-};
+/* The compiler's option SCHEDULER_LIST has X(NAME, number, flags) for each file in lb/schedulers/ (hatch_build.py). */
+#define SCHEDULER_NUMBER(name, number, flags) SCHED_##name = number,
+enum scheduler { SCHED_NONE, SCHEDULER_LIST(SCHEDULER_NUMBER) SCHEDULERS };
+
+/* Flags of schedulers. */
+#define LOADS_ALL 1 /* loads every server of the list */
+#define HASHES_CLIENT 2 /* hashes the client's address, and its port only with SERVICE_BY_PORT */
 
 enum method { METHOD_MASQ, METHOD_LOCAL, METHOD_TUNNEL, METHOD_ROUTE, METHOD_BYPASS };
 
@@ -348,6 +337,13 @@ struct {
 	__uint(key_size, sizeof(u32));
 	__uint(value_size, sizeof(u32));
 } transmitters SEC(".maps");
+
+INLINE bool scheduler_has(u32 scheduler, u32 flag)
+{
+#define SCHEDULER_BIT(name, number, flags) | ((flags) & flag ? 1u << number : 0)
+	u32 having = 0 SCHEDULER_LIST(SCHEDULER_BIT);
+	return having >> (scheduler & 31) & 1;
+}
 
 INLINE struct root *get_root(void)
 {

@@ -252,9 +252,7 @@ VERIFIED_ONCE int append_half_open(u32 slot, u32 generation, u32 user)
 /* Return the time that a SYN takes, in units of one whose scheduler need not load every server of the list. */
 INLINE u32 cost_of_syn(u32 scheduler, u32 servers)
 {
-	const u32 load_all = 1u << SCHED_LC | 1u << SCHED_WLC | 1u << SCHED_SED | 1u << SCHED_NQ | 1u << SCHED_OVF |
-			     1u << SCHED_LBLC | 1u << SCHED_LBLCR;
-	return 1 + (load_all >> (scheduler & 31) & 1 ? servers / FLOOD_SERVERS : 0);
+	return 1 + (scheduler_has(scheduler, LOADS_ALL) ? servers / FLOOD_SERVERS : 0);
 }
 
 /* Note that this CPU has ended a half-open connection for a new one. */

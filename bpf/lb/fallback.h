@@ -59,7 +59,7 @@ INLINE u32 group_of(const struct packet *p, const union tuple *masked, u32 sched
 		    const struct root *root)
 {
 	bool persistent = service_flags & SERVICE_PERSISTENT;
-	bool by_address = (scheduler == SCHED_SH || scheduler == SCHED_MH) && !(service_flags & SERVICE_BY_PORT);
+	bool by_address = scheduler_has(scheduler, HASHES_CLIENT) && !(service_flags & SERVICE_BY_PORT);
 	const union tuple *tuple = persistent ? masked : &p->tuple;
 	u64 port = persistent || by_address ? 0 : packet_sport(p);
 	struct sip s = sip_begin(root->fallback_key[0], root->fallback_key[1]);

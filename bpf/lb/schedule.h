@@ -3,8 +3,9 @@
  *
  * 	static u32 schedule_NAME(struct candidates *c)
  *
- * which returns the list index of its choice, or NO_INDEX. SCHEDULER(name) defines its two programs. Lists
- * begin with the newest destination; on a tie the earlier one wins (IPVS-SEMANTICS 3.1).
+ * which returns the list index of its choice, or NO_INDEX. SCHEDULER(name, number, flags), on a line of its own, defines
+ * its two programs, its number in the ABI, and its flags of abi/config.h, 0 for none. All else knows it by that line.
+ * Lists begin with the newest destination; on a tie the earlier one wins (IPVS-SEMANTICS 3.1).
  *
  * A scheduler's state is the service's cursor, which compare-exchange advances. The cursor contains the version of the
  * list. If that is one version behind, the scheduler adjusts the cursor to the last edit. Python adjusts it before the
@@ -139,7 +140,7 @@ INLINE u32 client_fold(const struct scratch *w)
 	return address_fold(&saddr, p->is_ipv6) + (w->service.flags & SERVICE_BY_PORT ? port : 0);
 }
 
-#define SCHEDULER(name) \
+#define SCHEDULER(name, number, flags) \
 	INLINE int run_##name(struct ctx ctx) \
 	{ \
 		struct scratch *w = scratch_of(ctx.hook); \

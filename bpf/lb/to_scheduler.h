@@ -49,14 +49,11 @@ INLINE int to_scheduler(struct ctx ctx, struct scratch *w)
 	if (unlikely(w->flow.by_hash))
 		return tail_call(ctx, PROG_HASH_FALLBACK);
 	switch (w->service.scheduler) { /* with a constant index the kernel turns a tail call into a jump */
-		/* clang-format off */
-#define TO(number) \
+#define TO_SCHEDULER(name, number, flags) \
 	case number: \
 		return tail_call(ctx, PROG_SCHEDULE + number);
-		TO(SCHED_RR) TO(SCHED_WRR) TO(SCHED_LC) TO(SCHED_WLC) TO(SCHED_SED) TO(SCHED_NQ) TO(SCHED_FO)
-		TO(SCHED_OVF) TO(SCHED_DH) TO(SCHED_SH) TO(SCHED_MH) TO(SCHED_LBLC) TO(SCHED_LBLCR) TO(SCHED_TWOS)
-/* clang-format on */
-#undef TO
-				default : return reject_no_destination(ctx, w);
+		SCHEDULER_LIST(TO_SCHEDULER)
+	default:
+		return reject_no_destination(ctx, w);
 	}
 }

@@ -17,6 +17,7 @@ from ipaddress import ip_address
 from unittest import mock
 
 from pylvs.bpf import abi, kernel, libbpf, maps
+from pylvs.bpf.schedulers import SCHEDULERS
 from pylvs.dataplane import load
 from pylvs.dataplane.devices import attachments
 from pylvs.dataplane.devices.modes import Mode
@@ -26,16 +27,7 @@ from pylvs.dataplane.state import State
 from pylvs.dataplane.tables import Tables
 from pylvs.model.addresses import Address
 from pylvs.model.errors import Busy
-from pylvs.model.service import (
-    SCHEDULERS,
-    Destination,
-    DestinationKey,
-    Method,
-    Protocol,
-    ServiceFlag,
-    ServiceKey,
-    VirtualService,
-)
+from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceFlag, ServiceKey, VirtualService
 from pylvs.system.namespaces import inside_network
 from tests.iproute import ip_batch
 from tests.recycled import Stock

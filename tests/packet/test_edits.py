@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from pylvs.bpf import abi, maps
 from pylvs.bpf.maps import PerCpuArray
+from pylvs.bpf.schedulers import SCHEDULERS
 from pylvs.dataplane import transaction
 from pylvs.dataplane.destinations import SWEEP_S
 from pylvs.dataplane.reader import Reader
@@ -24,7 +25,6 @@ from pylvs.dataplane.transaction import GRACE_S, VISIT_S, Book, list_class
 from pylvs.model.director import Director
 from pylvs.model.errors import NoSpace, PylvsError
 from pylvs.model.service import (
-    SCHEDULERS,
     Destination,
     DestinationKey,
     Method,

@@ -22,13 +22,13 @@ from scapy.layers.inet import ICMP
 
 import pylvs.dataplane
 from pylvs.bpf import abi
+from pylvs.bpf.schedulers import SCHEDULERS
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import State
 from pylvs.dataplane.transaction import NatServers
 from pylvs.model.director import Director
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import (
-    SCHEDULERS,
     Destination,
     DestinationKey,
     Method,

@@ -17,6 +17,7 @@ from unittest import mock
 import pytest
 
 import pylvs
+from pylvs.bpf.schedulers import SCHEDULERS
 from pylvs.daemon.state.directory import StateDirectory, save_owned
 from pylvs.dataplane.destinations import DestinationSlots
 from pylvs.dataplane.scheduler_tables import HashTables
@@ -24,7 +25,6 @@ from pylvs.dataplane.transaction import Transaction
 from pylvs.library.errors import translated
 from pylvs.model.director import STATES
 from pylvs.model.errors import NoSpace
-from pylvs.model.service import SCHEDULERS
 from tests.packet.frames import parsed, tcp
 from tests.packet.host import SENT, VIP4, Host, populated_namespace, server4, server_mac
 from tests.packet.test_library_tables import KEYS, books

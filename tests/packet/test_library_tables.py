@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pylvs
+from pylvs.bpf.schedulers import SCHEDULERS
 from pylvs.dataplane.transaction import recover
-from pylvs.model.service import SCHEDULERS
 from tests.packet.host import VIP4, VIP6, Host, server4, server6
 
 MOST = 6  # real servers that a service may have

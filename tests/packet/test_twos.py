@@ -10,7 +10,8 @@ import pytest
 from pylvs.dataplane.destinations import DestinationSlots
 from pylvs.model.service import Destination, DestinationKey, Protocol, ServiceFlag, VirtualService
 from pylvs.reference.schedulers import Flow
-from pylvs.reference.schedulers.weighted import PowerOfTwo, overhead
+from pylvs.reference.schedulers.twos import PowerOfTwo
+from pylvs.reference.schedulers.weighted import overhead
 from pylvs.reference.server import Server
 from tests.packet.frames import udp
 from tests.packet.host import Host, server4, server_mac

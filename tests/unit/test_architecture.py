@@ -30,11 +30,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "notify": {"system", "model"},
     "dataplane": {"netlink", "bpf", "system", "model"},
     "realserver": {"netlink", "bpf", "system", "model"},
-    "config": {"netlink", "system", "model"},
+    "config": {"netlink", "bpf", "system", "model"},
     "health": {"system", "model"},
     "bfd": {"system", "model"},
     "vrrp": {"bfd", "notify", "netlink", "system", "model"},
-    "ipvsadm": {"daemon", "dataplane", "system", "model"},
+    "ipvsadm": {"daemon", "dataplane", "bpf", "system", "model"},
     "lab": {"realserver", "reference", "system", "model"},
     "snmp": {"vrrp", "netlink", "system", "model"},
     "dbus": {"system", "model"},
@@ -43,13 +43,13 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("config", "health", "vrrp", "dbus", "dataplane"),
         *("notify", "netlink", "system", "model"),
     },
-    "library": {"daemon", "dataplane", "system", "model"},
+    "library": {"daemon", "dataplane", "bpf", "system", "model"},
 }
 MAY_IMPORT["cli"] = set(MAY_IMPORT)
 # A sub-package may import what its package may, and the package's other modules. These may import less.
 SUB_PACKAGES: dict[str, set[str]] = {
     "config/language": {"config", "model"},
-    "config/schema": {"config", "config/language", "netlink", "system", "model"},
+    "config/schema": {"config", "config/language", "netlink", "bpf", "system", "model"},
     "daemon/api": {"daemon", "daemon/state", "health", "health/prober", "system", "system/processes", "model"},
     "daemon/state": {"daemon", "health", "vrrp", "system", "model"},
     "daemon/table": {"daemon", "daemon/state", "config", "system", "system/processes", "model"},

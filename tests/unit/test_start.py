@@ -44,7 +44,7 @@ before = set(sys.modules)
 import pylvs
 print(*sorted(set(sys.modules) - before))
 pylvs.Service
-print(*[name for name in ("asyncio", "aiohttp", "pylvs.dataplane", "pylvs.bpf") if name in sys.modules])
+print(*[name for name in ("asyncio", "aiohttp", "pylvs.dataplane", "pylvs.bpf.maps") if name in sys.modules])
 pylvs.Director
 print(*[name for name in ("asyncio", "aiohttp", "json", "pylvs.daemon", "pylvs.dataplane.load") if name in sys.modules])
 """

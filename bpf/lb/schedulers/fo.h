@@ -27,4 +27,4 @@ static u32 schedule_fo(struct candidates *c)
 	return best_of(c, fo_step);
 }
 
-SCHEDULER(fo)
+SCHEDULER(fo, 7, 0)

@@ -170,4 +170,4 @@ static u32 schedule_lblcr(struct candidates *c)
 	return pos;
 }
 
-SCHEDULER(lblcr)
+SCHEDULER(lblcr, 13, LOADS_ALL)

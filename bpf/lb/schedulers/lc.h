@@ -24,4 +24,4 @@ static u32 schedule_lc(struct candidates *c)
 	return best_of(c, lc_step);
 }
 
-SCHEDULER(lc)
+SCHEDULER(lc, 3, LOADS_ALL)

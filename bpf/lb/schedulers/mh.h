@@ -85,4 +85,4 @@ static u32 schedule_mh(struct candidates *c)
 	return walk.found;
 }
 
-SCHEDULER(mh)
+SCHEDULER(mh, 11, HASHES_CLIENT)

@@ -24,4 +24,4 @@ static u32 schedule_nq(struct candidates *c)
 	return best_of(c, nq_step);
 }
 
-SCHEDULER(nq)
+SCHEDULER(nq, 6, LOADS_ALL)

@@ -20,4 +20,4 @@ static u32 schedule_ovf(struct candidates *c)
 	return best_of(c, ovf_step);
 }
 
-SCHEDULER(ovf)
+SCHEDULER(ovf, 8, LOADS_ALL)

@@ -19,4 +19,4 @@ static u32 schedule_sed(struct candidates *c)
 	return best_of(c, sed_step);
 }
 
-SCHEDULER(sed)
+SCHEDULER(sed, 5, LOADS_ALL)

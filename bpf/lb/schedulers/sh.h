@@ -48,4 +48,4 @@ static u32 schedule_sh(struct candidates *c)
 	return search.found;
 }
 
-SCHEDULER(sh)
+SCHEDULER(sh, 10, HASHES_CLIENT)

@@ -52,4 +52,4 @@ static u32 schedule_twos(struct candidates *c)
 	return here > there ? second : first;
 }
 
-SCHEDULER(twos)
+SCHEDULER(twos, 14, 0)

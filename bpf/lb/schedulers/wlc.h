@@ -20,4 +20,4 @@ static u32 schedule_wlc(struct candidates *c)
 	return best_of(c, wlc_step);
 }
 
-SCHEDULER(wlc)
+SCHEDULER(wlc, 4, LOADS_ALL)

@@ -73,4 +73,4 @@ static u32 schedule_wrr(struct candidates *c)
 	return pos;
 }
 
-SCHEDULER(wrr)
+SCHEDULER(wrr, 2, 0)

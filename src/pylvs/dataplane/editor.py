@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
 from pylvs.bpf import abi, kernel
+from pylvs.bpf.schedulers import SCHEDULERS
 from pylvs.dataplane.destinations import (
     DestinationSlots,
     change_scheduler,
@@ -43,7 +44,6 @@ from pylvs.model.errors import (
     ServiceExists,
 )
 from pylvs.model.service import (
-    SCHEDULERS,
     Destination,
     DestinationKey,
     Method,

@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterator
 from pylvs.bpf import abi, kernel, libbpf
 from pylvs.bpf.libbpf import BpfObject
 from pylvs.bpf.maps import ArrayMap
+from pylvs.bpf.schedulers import NUMBERS, SCHEDULERS
 from pylvs.dataplane.state import (
     BYPASS,
     CACHE_SWEEP,
@@ -290,9 +291,7 @@ def fill_tailcalls(opened: BpfObject, entries: Collection[str]) -> None:
         for name, number in programs.items()
         if name not in ("PROG_SCHEDULE", "PROGS")
     }
-    for name, number in abi.shipped().enum("scheduler").items():
-        if name not in ("SCHED_NONE", "SCHEDULERS"):
-            wanted[f"schedule_{name.removeprefix('SCHED_').lower()}"] = schedule + number
+    wanted |= {f"schedule_{name}": schedule + NUMBERS[name] for name in SCHEDULERS}
     there = {name for name in opened.programs() if _entry_of(name) in entries}
     for hook in "xdp", "tc":
         with ArrayMap.duplicate(opened.map_fd(f"tailcalls_{hook}")) as stage_map:

@@ -11,6 +11,7 @@ from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
 
 from pylvs.bpf import abi, maps
+from pylvs.bpf.schedulers import NAMES, NUMBERS
 from pylvs.dataplane.state import LOADED, State
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
@@ -25,8 +26,6 @@ from pylvs.model.service import (
     TunnelFlag,
     TunnelKind,
     VirtualService,
-    scheduler_name,
-    scheduler_number,
 )
 
 TYPE_CHECKING = False  # without importing typing
@@ -463,7 +462,7 @@ def version_fields(service: VirtualService, ticks_per_second: float) -> dict[str
         "address": address_bytes(key.address),
         "port": key.port,
         "present": 1,
-        "scheduler": scheduler_number(service.scheduler),
+        "scheduler": NUMBERS[service.scheduler],
         "protocol": key.protocol,
         "family": key.address.version,
         "engine": service.engine.encode(),
@@ -482,7 +481,7 @@ def service_of(version: dict[str, Any]) -> VirtualService:
     """Return a service from its version's fields."""
     return VirtualService(
         key_of(version),
-        scheduler_name(version["scheduler"]),
+        NAMES[version["scheduler"]],
         ServiceFlag(version["flags"]),
         version["timeout_s"],
         version["netmask"],

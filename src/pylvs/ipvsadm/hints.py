@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 
+from pylvs.bpf.schedulers import SCHEDULERS
 from pylvs.ipvsadm.options import (
     BY_LETTER,
     BY_NAME,
@@ -30,7 +31,7 @@ from pylvs.model import sockets as socket
 from pylvs.model.addresses import endpoint
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
-from pylvs.model.service import LONGEST_S, MAX_PORT, MAX_WEIGHT, SCHEDULERS, Method, ServiceKey
+from pylvs.model.service import LONGEST_S, MAX_PORT, MAX_WEIGHT, Method, ServiceKey
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:

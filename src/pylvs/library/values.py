@@ -7,6 +7,7 @@ from enum import Flag as EnumFlag
 from enum import StrEnum
 from ipaddress import IPv4Address
 
+from pylvs.bpf.schedulers import SCHEDULERS
 from pylvs.library.errors import InvalidValue, located
 from pylvs.library.keys import ServerKey, ServiceKey, any_address, boolean, choice, number, parse_server, setter
 from pylvs.model.addresses import Address
@@ -21,7 +22,6 @@ from pylvs.model.service import (
     MAX_THRESHOLD,
     MAX_WEIGHT,
     NO_SCHEDULER,
-    SCHEDULERS,
     Destination,
     Method,
     Protocol,

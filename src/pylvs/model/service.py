@@ -22,22 +22,6 @@ MAX_PORT = 0xFFFF
 MAX_PREFIX = 128  # bits of an IPv6 address
 LONGEST_S = 2678400  # ipvsadm's limit: 31 days
 
-# All schedulers of IPVS, in the order of their numbers in `bpf/abi/config.h`.
-SCHEDULERS = ("rr", "wrr", "lc", "wlc", "sed", "nq", "fo", "ovf", "dh", "sh", "mh", "lblc", "lblcr", "twos")
-
-
-def scheduler_number(name: str) -> int:
-    """Return the data plane's number of a scheduler; 0 is "none". Raises ValueError."""
-    if name == NO_SCHEDULER:
-        return 0
-    return SCHEDULERS.index(name) + 1
-
-
-def scheduler_name(number: int) -> str:
-    """Return the inverse of `scheduler_number`."""
-    return SCHEDULERS[number - 1] if number else NO_SCHEDULER
-
-
 TIMEOUT_NAMES = ("tcp", "tcpfin", "udp")  # as keepalived and ipvsadm call the fields of `Timeouts`
 
 

@@ -19,7 +19,6 @@ from pylvs.model.marks import Packet as MarkPacket
 from pylvs.model.marks import mark_of
 from pylvs.model.rows import Counters, DestinationRow, DeviceProblem, ServiceRow
 from pylvs.model.service import (
-    SCHEDULERS,
     Destination,
     DestinationKey,
     ServiceKey,
@@ -32,6 +31,7 @@ from pylvs.reference.connections import Connection, ConnectionTable, Key
 from pylvs.reference.forwarding import Network
 from pylvs.reference.packet import SCTP, UDP, parse
 from pylvs.reference.path import Decision, PacketPath
+from pylvs.reference.schedulers import SCHEDULERS
 from pylvs.reference.server import Server, Totals
 from pylvs.reference.tables import Service, Tables
 

@@ -12,7 +12,6 @@ from typing import Any
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.described import CheckDefaults, DescribedGroup, DescribedServer, DescribedService
 from pylvs.model.service import (
-    SCHEDULERS,
     UNCHANGED,
     Destination,
     DestinationKey,
@@ -62,7 +61,6 @@ SCHEDULER_NUMBERS = {
         ("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos"), 1
     )
 }
-assert SCHEDULER_NUMBERS.keys() == set(SCHEDULERS)
 MET, NOT_MET, SHUTDOWN = 1, 2, 3  # of a quorum
 RATES = ("connections", "in_packets", "out_packets", "in_bytes", "out_bytes")
 NO_DEFAULTS = CheckDefaults(0.0, 0.0)  # of a sorry server

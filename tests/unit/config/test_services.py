@@ -7,6 +7,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from pylvs.bpf.schedulers import SCHEDULERS
 from pylvs.model.checks import TcpCheck
 from pylvs.model.service import (
     Destination,
@@ -69,10 +70,7 @@ def test_a_services_keywords_reach_the_configuration(line: str, attribute: str, 
     [
         (
             "lb_algo loadbalance",
-            (
-                "5: warning: there is no scheduler 'loadbalance'; wlc is used; "
-                "one of rr, wrr, lc, wlc, sed, nq, fo, ovf, dh, sh, mh, lblc, lblcr, twos"
-            ),
+            (f"5: warning: there is no scheduler 'loadbalance'; wlc is used; one of {', '.join(SCHEDULERS)}"),
             "scheduler",
             "wlc",
         ),

@@ -8,6 +8,8 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 import hatch_build
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -52,3 +54,17 @@ def test_every_include_names_its_path_from_the_directory() -> None:
 def test_no_chain_of_includes_is_long() -> None:
     depths = {name: _depth(name) for name in HEADERS}
     assert max(depths.values()) <= DEEPEST, {name: depth for name, depth in depths.items() if depth > DEEPEST}
+
+
+def test_schedulers_are_numbered_from_one_by_a_line_of_their_own(tmp_path: Path) -> None:
+    folder = tmp_path / "bpf/lb/schedulers"
+    folder.mkdir(parents=True)
+    (folder / "b.h").write_text("static u32 schedule_b(struct candidates *c);\nSCHEDULER(b, 1, 0)\n")
+    (folder / "a.h").write_text("SCHEDULER(a, 2, LOADS_ALL)\n")
+    assert hatch_build.schedulers(tmp_path) == [(1, "b", "0"), (2, "a", "LOADS_ALL")]
+    (folder / "c.h").write_text("SCHEDULER(c, 2, 0)\n")
+    with pytest.raises(hatch_build.BuildError, match=r"the numbers of SCHEDULER are \[1, 2, 2\]"):
+        hatch_build.schedulers(tmp_path)
+    (folder / "c.h").write_text("SCHEDULER(a, 3, 0)\n")
+    with pytest.raises(hatch_build.BuildError, match=r"c\.h needs the line SCHEDULER\(c, NUMBER, FLAGS\)"):
+        hatch_build.schedulers(tmp_path)

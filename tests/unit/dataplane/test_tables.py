@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pylvs.bpf import abi
+from pylvs.bpf.schedulers import SCHEDULERS
 from pylvs.dataplane.tables import (
     MASK32,
     address_bit,
@@ -24,7 +25,6 @@ from pylvs.dataplane.tables import (
     version_fields,
 )
 from pylvs.model.service import (
-    SCHEDULERS,
     Destination,
     DestinationKey,
     Method,

@@ -11,6 +11,7 @@ from ipaddress import IPv4Address, IPv6Address
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pylvs.bpf.schedulers import SCHEDULERS
 from pylvs.ipvsadm.commands import Session
 from pylvs.ipvsadm.options import OPTIONS
 from pylvs.ipvsadm.parsing import Names
@@ -18,7 +19,6 @@ from pylvs.model.addresses import Address
 from pylvs.model.errors import PylvsError
 from pylvs.model.rows import ServiceRow
 from pylvs.model.service import (
-    SCHEDULERS,
     Destination,
     DestinationKey,
     Method,

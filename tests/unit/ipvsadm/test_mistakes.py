@@ -15,6 +15,7 @@ from unittest.mock import patch
 
 import pytest
 
+from pylvs.bpf.schedulers import SCHEDULERS
 from pylvs.daemon import units
 from pylvs.daemon.state import directory
 from pylvs.ipvsadm import commands
@@ -98,6 +99,7 @@ def test_each_row_of_the_page(command: str, answer: str, hints: str, monkeypatch
     stderr, quiet = Terminal(), io.StringIO()
     status, output, after = call(command, stderr)
     expected = [line for line in answer.split(NEXT_LINE) if line]
+    hints = hints.replace("rr wrr …", " ".join(SCHEDULERS))
     printed = stderr.getvalue().splitlines()
     assert [line for line in printed if not line.startswith("hint: ") and line] == expected
     assert [line.removeprefix("hint: ") for line in printed if line.startswith("hint: ")] == hints.split(NEXT_LINE)

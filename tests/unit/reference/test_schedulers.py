@@ -7,7 +7,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from pylvs.model.service import SCHEDULERS as NAMES
+from pylvs.bpf.schedulers import SCHEDULERS as NAMES
 from pylvs.model.service import Destination, DestinationKey, ServiceFlag
 from pylvs.reference.schedulers import SCHEDULERS, Flow
 from pylvs.reference.schedulers.hashing import KEY_1, KEY_2, SLOTS, bucket, fold, siphash13
@@ -79,7 +79,7 @@ class Site:
 WEIGHTS = {11: 4, 12: 3, 13: 2}
 
 
-def test_every_scheduler_of_ipvs_is_there() -> None:
+def test_every_scheduler_of_the_packet_path_is_there() -> None:
     assert set(SCHEDULERS) == set(NAMES)
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
+from pylvs.bpf.schedulers import SCHEDULERS
 from pylvs.config.language.tree import Severity, Word
 from pylvs.config.schema.grammar import BadValue, Type, Words, did_you_mean
 from pylvs.config.schema.types import (
@@ -29,7 +30,6 @@ from pylvs.model.service import (
     KNOWN_ENGINES,
     MAX_WEIGHT,
     METHOD_NAMES,
-    SCHEDULERS,
     Method,
     Protocol,
     Tunnel,

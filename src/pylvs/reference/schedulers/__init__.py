@@ -1,41 +1,13 @@
-"""The schedulers of IPVS by name (IPVS-SEMANTICS 3)."""
+"""The schedulers by name (IPVS-SEMANTICS 3): each class in a module of this package registers itself."""
 
 from __future__ import annotations
 
-from pylvs.reference.schedulers.hashing import DestinationHashing, MaglevHashing, SourceHashing
-from pylvs.reference.schedulers.locality import LocalityLeastConnections, ReplicatedLocality
-from pylvs.reference.schedulers.weighted import (
-    Failover,
-    Flow,
-    LeastConnections,
-    NeverQueue,
-    Overflow,
-    PowerOfTwo,
-    RoundRobin,
-    Scheduler,
-    ShortestExpectedDelay,
-    WeightedLeastConnections,
-    WeightedRoundRobin,
-)
+from importlib import import_module
+from pkgutil import iter_modules
 
-SCHEDULERS: dict[str, type[Scheduler]] = {
-    scheduler.name: scheduler
-    for scheduler in (
-        RoundRobin,
-        WeightedRoundRobin,
-        LeastConnections,
-        WeightedLeastConnections,
-        ShortestExpectedDelay,
-        NeverQueue,
-        Failover,
-        Overflow,
-        DestinationHashing,
-        SourceHashing,
-        LocalityLeastConnections,
-        ReplicatedLocality,
-        MaglevHashing,
-        PowerOfTwo,
-    )
-}
+from pylvs.reference.schedulers.weighted import SCHEDULERS, Flow, Scheduler
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
 
 __all__ = ["SCHEDULERS", "Flow", "Scheduler"]

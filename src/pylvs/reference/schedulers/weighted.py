@@ -1,4 +1,4 @@
-"""Schedulers that choose by turn, load or weight: rr, wrr, lc, wlc, sed, nq, fo, ovf, twos (IPVS-SEMANTICS 3).
+"""Schedulers that choose by turn, load or weight: rr, wrr, lc, wlc, sed, nq, fo, ovf (IPVS-SEMANTICS 3).
 
 Lists have the newest server first; on a tie the first in the list wins.
 """
@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from math import gcd
-from random import Random
 from typing import NamedTuple
 
 from pylvs.reference.server import Server
 
 WORD = 0xFFFFFFFF
+SCHEDULERS: dict[str, type[Scheduler]] = {}  # by name; a class below Scheduler enters itself
 
 
 class Flow(NamedTuple):
@@ -31,6 +31,9 @@ class Scheduler:
 
     name = ""
     address_bytes = 4  # length of the service's addresses: 16 for IPv6
+
+    def __init_subclass__(cls) -> None:
+        SCHEDULERS[cls.name] = cls
 
     def __init__(self, servers: list[Server], options: int = 0) -> None:
         self.servers = servers
@@ -232,37 +235,6 @@ class Overflow(Scheduler):
     def choose(self, flow: Flow, now: float) -> Server | None:
         """Return None when all are full: a server takes weight + 1 connections."""
         return heaviest(server for server in self.servers if server.usable and server.active <= server.weight)
-
-
-class PowerOfTwo(Scheduler):
-    """Draw two usable servers at random by weight, and take the one with the lower load for its weight.
-
-    A draw is uniform from 0 to the sum of the weights, both included: the head of the list has one more chance.
-    """
-
-    name = "twos"
-
-    def __init__(self, servers: list[Server], options: int = 0) -> None:
-        super().__init__(servers, options)
-        self.random = Random(1)  # the same choices in every run
-
-    def choose(self, flow: Flow, now: float) -> Server | None:
-        """Prefer the first draw unless the second has less load. Products have 32 bits, as in the kernel."""
-        usable = [server for server in self.servers if server.usable]
-        if not usable:
-            return None
-        first, second = self._draw(usable), self._draw(usable)
-        if signed(second.weight * overhead(first)) > signed(first.weight * overhead(second)):
-            return second
-        return first
-
-    def _draw(self, usable: list[Server]) -> Server:
-        left = self.random.randint(0, sum(server.weight for server in usable))
-        for server in usable:
-            left -= server.weight
-            if left <= 0:
-                return server
-        raise AssertionError("the weights changed")
 
 
 def heaviest(servers: Iterable[Server]) -> Server | None:
