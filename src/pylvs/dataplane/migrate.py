@@ -233,8 +233,8 @@ class Migration:
                         members.append((hashed & 0xFFFFFFFF | 1, *times))
             for number, members in filled.items():
                 members += [(0, 0, 0)] * (ways - len(members))
-                tags, born, moment = zip(*members, strict=True)
-                sets.put(number, of_set.pack(tags=tags, born=born, moment=moment))
+                tags, created, moment = zip(*members, strict=True)
+                sets.put(number, of_set.pack(tags=tags, created=created, moment=moment))
 
     def _copy_reasons(self, fresh: Tables) -> None:
         """Copy the packet counts by drop reason, to the first CPU."""
