@@ -40,7 +40,7 @@ KINDS: Mapping[str, Kind] = {
     "table": Kind(C, "the table could not be read or edited"),
     "silent": Kind(C, "a part of the daemon makes no progress, so its state is unknown"),
     "failed": Kind(C, "a part of the daemon has failed, and is started again after each failure"),
-    "api": Kind(C, "requests to the API get no reply: its modules cannot be loaded, or monitor_group does not exist"),
+    "api": Kind(C, "members of monitor_group get no reply: the group does not exist, or its socket cannot be made"),
     "device": Kind(C, "a device that services need could not be attached, or was detached by hand"),
     "vrrp": Kind(C, "virtual routers do not run as configured"),
     "vrrp_fault": Kind(C, "a virtual router is in the state FAULT"),

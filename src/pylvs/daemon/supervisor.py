@@ -35,7 +35,7 @@ from pylvs.daemon.keepalived.pid_files import PidFiles, PidPart
 from pylvs.daemon.keepalived.reload_time import ReloadTimer
 from pylvs.daemon.limits import CHANGE_END_S, STOP_S, TABLE_LEASE_S, ends_before, locked
 from pylvs.daemon.liveness import PROBER, TABLE_THREAD, Liveness
-from pylvs.daemon.loading import LOAD_TIMEOUT_S, Loaded, Refused, accept, errors, without_memory
+from pylvs.daemon.loading import LOAD_TIMEOUT_S, Loaded, Refused, accept, errors
 from pylvs.daemon.notifications import REMEMBERED, EventBus, log_findings
 from pylvs.daemon.parts import Part
 from pylvs.daemon.problems import Problem, ProblemTracker
@@ -58,12 +58,13 @@ from pylvs.dbus import interface
 from pylvs.health.engine import Engine
 from pylvs.health.prober.link import ProberCounts
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.errors import PylvsError
+from pylvs.model.errors import PylvsError, text_of
 from pylvs.model.rows import refused
 from pylvs.model.wanted import Configuration
 from pylvs.system.garbage import settle_garbage
 from pylvs.system.logs import counted, get_logger
 from pylvs.system.processes.scripts import ScriptCounts
+from pylvs.system.processes.shortage import missing
 from pylvs.system.table_thread import TableThread
 from pylvs.system.threads import to_thread
 
@@ -327,11 +328,11 @@ class Supervisor:
         if self._stopping.is_set():
             raise Refused("pylvs run is stopping")
         try:
-            loaded = await self._read()
+            loaded = await to_thread(self._host.load, self.options)
             configuration = accept(loaded, self.options, allow_empty, self.loaded, force)
             old = self.engine.configuration
             differences = tuple(await to_thread(self._host.differences, old, configuration))
-        except (PylvsError, OSError) as error:
+        except (PylvsError, OSError, MemoryError) as error:
             if not dry_run:
                 if isinstance(error, Refused):
                     log_findings(error.findings)
@@ -345,7 +346,7 @@ class Supervisor:
         self._host.manager.reloading()
         try:
             table, routers = await self._change(loaded, configuration)
-        except (PylvsError, OSError) as error:
+        except (PylvsError, OSError, MemoryError) as error:
             self._publish_refused(error)
             raise
         finally:
@@ -355,19 +356,11 @@ class Supervisor:
         self.events.publish("reloaded", edits=table.edits, differences=list(differences))
         return Reloaded(loaded.findings, differences, table, routers, self._api.metrics_error)
 
-    async def _read(self) -> Loaded:
-        with contextlib.suppress(MemoryError, SystemError):  # Python 3.11 raises SystemError too where memory ends
-            try:
-                return await to_thread(self._host.load, self.options)
-            except OSError as error:  # findings name files; this is a shortage of this process
-                raise Refused(f"{self.options.file}: cannot be read: {error.strerror or error}") from None
-        # The exception, with what its frames held, is gone here: the answer needs memory.
-        raise without_memory(self.options.file)
-
     def _publish_refused(self, error: Exception) -> None:
         self.reloads["refused"] += 1
-        self._log.error(f"not reloaded: {error}")
-        self.events.publish("reload_refused", reason=str(error))
+        reason = missing(error) or text_of(error)
+        self._log.error(f"not reloaded: {reason}")
+        self.events.publish("reload_refused", reason=reason)
 
     async def _change(self, loaded: Loaded, configuration: Configuration) -> tuple[ReconcileResult, ConfigureResult]:
         """Let all parts follow, or none. Raises PylvsError, OSError."""
@@ -391,7 +384,7 @@ class Supervisor:
         self._reload_pending = True
         async with self._reloading:
             self._reload_pending = False
-            with contextlib.suppress(PylvsError, OSError):  # `_reload` has logged it
+            with contextlib.suppress(PylvsError, OSError, MemoryError):  # `_reload` has logged it
                 await self._reload(dry_run=False, allow_empty=False, force=False)
 
     def prober_counts(self) -> ProberCounts:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pylvs.model.errors import PylvsError, text_of
 from pylvs.system.logs import get_logger
+from pylvs.system.processes.shortage import end_if_short
 
 RESTART_PAUSE_S = 1.0  # of a background task
 STEADY_S = 60.0  # a background task that has run for so long since its last failure works again
@@ -62,7 +63,8 @@ class BackgroundTasks:
         """Return the error, after it is logged; "" without one."""
         try:
             await work
-        except (PylvsError, OSError) as error:
+        except (PylvsError, OSError, MemoryError) as error:
+            end_if_short(error)
             text = text_of(error)
             get_logger().error(f"{prefix}{text}")
             return text

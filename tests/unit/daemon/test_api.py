@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import errno
 import io
-import itertools
 import json
 import os
 import re
@@ -27,7 +24,6 @@ from pylvs.daemon.api import encoding, http_server
 from pylvs.daemon.api import server as api_server
 from pylvs.daemon.api.client import Client, NoDaemon
 from pylvs.model.errors import PylvsError
-from pylvs.system import logs
 from tests.unit.daemon.commands import during
 from tests.unit.daemon.daemons import FakeHost, run, server, service, until
 from tests.waiting import PATIENCE_S
@@ -137,60 +133,6 @@ def test_an_edit_whose_client_has_given_up_is_not_made(host: FakeHost, log_outpu
                 await until(lambda: stop.called, "a stop is executed all the same")
 
     run(scenario())
-
-
-def test_requests_wait_while_no_descriptor_is_free(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The shortage is logged once a minute."""
-    accept, attempts, shortage = socket.socket.accept, itertools.count(), 30
-    lines: list[str] = []
-
-    def refused(listener: socket.socket) -> Any:
-        if next(attempts) < shortage:
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        return accept(listener)
-
-    monkeypatch.setattr(http_server, "_SHORTAGE_PAUSE_S", 0.01)
-    monkeypatch.setattr(socket.socket, "accept", refused)
-    former = logs.write_with(lambda level, fields: lines.append(f"{level}: {fields['event']}"))
-    try:
-        ((status, _),) = during(host, lambda: Client(host.state).ask("GET", "/v1/status"))
-    finally:
-        logs.write_with(former)
-    assert status == 200
-    assert next(attempts) > shortage
-    waits = [line for line in lines if "connections wait" in line]
-    assert waits == ["error: connections wait, as none can be accepted: Too many open files"]
-
-
-def test_a_client_is_served_although_modules_do_not_load_at_first(
-    host: FakeHost, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
-) -> None:
-    load, tries, works = api_server._imported, list[str](), threading.Event()
-
-    async def imported(module: str) -> Any:
-        tries.append(module)
-        if not works.is_set():
-            raise ImportError("a newer version is installed")
-        return await load(module)
-
-    monkeypatch.setattr(api_server, "_imported", imported)
-    monkeypatch.setattr(api_server, "RETRY_S", 0.01)
-    monkeypatch.setattr("pylvs.daemon.supervisor.PROBLEMS_POLL_S", 0.01)
-    text = "the API does not answer: ImportError: a newer version is installed"
-
-    async def scenario() -> None:
-        async with host.daemon() as daemon:
-            asked = asyncio.create_task(asyncio.to_thread(Client(host.state).ask, "GET", "/v1/services"))
-            await until(lambda: len(tries) > 1)
-            assert text in [each.text for each in daemon.problems() if each.kind == "api"]
-            await until(lambda: "problem_began" in [each["event"] for each in daemon.events.recent()])
-            works.set()
-            status, _ = await asked
-            assert status == 200
-            assert [each for each in daemon.problems() if each.kind == "api"] == []
-
-    run(scenario())
-    assert log_output.getvalue().count(text) == 1
 
 
 def test_the_modules_of_this_version_are_loaded_before_an_upgrade_replaces_them(

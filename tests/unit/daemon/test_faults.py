@@ -419,7 +419,7 @@ def test_a_daemon_that_leaves_its_services_notes_that_until_the_next_one(host: F
 def test_an_os_error_without_a_text_is_reported(
     host: FakeHost, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
 ) -> None:
-    errors = [TimeoutError(), OSError(errno.EIO, "Input/output error"), OSError(errno.EPERM, "not allowed")]
+    errors = [TimeoutError(), OSError(errno.EIO, "Input/output error"), ValueError("not allowed")]
 
     async def failing(*_: object) -> NoReturn:
         raise errors.pop(0)

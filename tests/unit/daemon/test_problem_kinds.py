@@ -55,7 +55,8 @@ class Machine:
         self.daemon._tasks.keep_running(self._fail, "a part")
 
     async def api(self) -> None:
-        self.daemon._tasks.start(self.daemon._api._retried(self._fail))
+        self.host.write(service(server(1)), monitor_group="no-such-group")
+        await self.daemon.reload()
 
     async def device(self) -> None:
         problem = DeviceProblem("eth9", "another program is there", needed=True)
@@ -123,7 +124,11 @@ SHOWN: dict[str, tuple[Callable[[Machine], Awaitable[None]], str, str]] = {  # i
     "table": (Machine.table, "Input/output error", "Input/output error"),
     "silent": (Machine.silent, "a part has made no progress", "a part has made no progress"),
     "failed": (Machine.failed, "a part: failed and is restarted: ", "a part failed and is restarted: "),
-    "api": (Machine.api, "the API does not answer: ", "the API does not answer: "),
+    "api": (
+        Machine.api,
+        "monitor_group no-such-group: there is no",
+        "monitor_group no-such-group: there is no such group",
+    ),
     "device": (Machine.device, "eth9 is not attached: another", "eth9 is not attached: another program is there"),
     "prober": (Machine.prober, "the prober has ended often", ""),  # the link to the process logs its ends
     "notify_script": (Machine.notify_script, "web: quorum_up /bin/q was ended after 300 s", ""),  # its end logs it

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 from functools import partial
@@ -16,7 +15,6 @@ from pylvs.daemon.api.operation import Given, Operation
 from pylvs.daemon.api.routes import ROUTES
 from pylvs.daemon.api.schema import VERSION, Schemas, components
 from pylvs.model.errors import (
-    NO_MEMORY,
     Busy,
     InvalidOperation,
     NoSuchDestination,
@@ -28,13 +26,11 @@ from pylvs.model.errors import (
     text_of,
 )
 from pylvs.system.logs import get_logger
-from pylvs.system.syscalls import SHORTAGES
+from pylvs.system.processes.shortage import missing
 
 if TYPE_CHECKING:
     from pylvs.daemon.supervisor import Supervisor
 
-# Errors that another attempt may not have: no descriptor, memory or thread, a full or failing disk.
-_OF_THIS_MACHINE = (*SHORTAGES, errno.EAGAIN, errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT)
 # Of the socket for a group: members may be slow or malicious. Operations for them take a fifth of a CPU.
 _OF_MEMBERS = Limits(connections=16, of_one_user=4, request_s=5.0, send_s=60.0, pause_s=0.005, share=4)
 _STATUSES: dict[type[PylvsError], HTTPStatus] = {
@@ -115,13 +111,10 @@ async def _executed(daemon: Supervisor, request: Request) -> Response | Stream:
     except PylvsError as error:
         status = next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), HTTPStatus.CONFLICT)
         raise Refusal(status, str(error)) from None
-    except MemoryError:
-        get_logger().error(f"{what} failed: {NO_MEMORY}")
-        raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, NO_MEMORY) from None
-    except Exception as error:
-        if isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno in _OF_THIS_MACHINE):
-            text = text_of(error)
-            get_logger().error(f"{what} failed: {text}")
-            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, text) from None
+    except (OSError, MemoryError) as error:  # TimeoutError, too; another attempt may not have it
+        text = missing(error) or text_of(error)
+        get_logger().error(f"{what} failed: {text}")
+        raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, text) from None
+    except Exception:
         get_logger().exception(f"{what} failed: this is a bug")
         raise Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "this is a bug of pylvs; its log has the trace") from None

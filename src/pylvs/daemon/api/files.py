@@ -30,8 +30,6 @@ class FileChanges:
                 return comparing.result()
         except TimeoutError:
             return [f"the configuration cannot be read: its file system has not answered for {PATIENCE_S:g} s"]
-        except OSError as error:
-            return [f"the configuration cannot be compared with its files: {error.strerror}"]
 
 
 def _changed(files: Sequence[str], loaded_at: float) -> list[str]:

@@ -28,7 +28,6 @@ from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import PylvsError
 from pylvs.system.logs import get_logger
 from pylvs.system.sockets import peer_of
-from pylvs.system.syscalls import SHORTAGES
 
 JSON = "application/json; charset=utf-8"
 MAX_BODY = 1 << 20  # bytes
@@ -39,8 +38,6 @@ _SEND_BUFFER = 1 << 16  # bytes of a response that the kernel holds for a client
 _SHUTDOWN_S = 1.0  # for requests that run at the stop
 _LINGER_S, _MAX_LINGER = 1.0, 4 << 20  # a client sends the rest of a refused request before it reads the response
 MAX_PAUSE_S = 0.5  # behind an operation: a command of another user waits for a few of them
-_SILENCE_S = 60.0  # between two lines about a shortage
-_SHORTAGE_PAUSE_S = 1.0
 _MAX_REASON = 200  # characters, in the log
 
 
@@ -146,7 +143,6 @@ class HttpServer:
         self._connections: dict[_Connection, asyncio.Task[None]] = {}
         self._refusals: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Lock()
-        self._silent_until = -math.inf
 
     async def run(self) -> None:
         """Accept connections until cancelled; then end those that there are."""
@@ -161,10 +157,7 @@ class HttpServer:
         loop = asyncio.get_running_loop()
         try:
             end, _ = await loop.sock_accept(self._listener)
-        except OSError as error:
-            if error.errno in SHORTAGES:
-                self._report_shortage(error)
-                await asyncio.sleep(_SHORTAGE_PAUSE_S)
+        except ConnectionAbortedError:
             return
         try:
             end.setblocking(False)
@@ -183,12 +176,6 @@ class HttpServer:
             return
         connection.wait_for(_Waits.REQUEST)
         self._connections[connection] = loop.create_task(self._serve(connection))
-
-    def _report_shortage(self, error: OSError) -> None:
-        now = time.monotonic()
-        if now >= self._silent_until:
-            self._silent_until = now + _SILENCE_S
-            get_logger().error(f"connections wait, as none can be accepted: {error.strerror}")
 
     async def _make_space(self, user: int) -> bool:
         """End the connection that is replaced, if none is free for this user; return False if all are executed now."""

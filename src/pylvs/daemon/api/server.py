@@ -10,7 +10,7 @@ import asyncio
 import importlib
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,6 @@ from pylvs.daemon.parts import Part
 from pylvs.daemon.problems import Problem
 from pylvs.daemon.tasks import BackgroundTasks
 from pylvs.model.errors import PylvsError
-from pylvs.system.logs import get_logger
 from pylvs.system.sockets import address_of
 from pylvs.system.threads import to_thread
 
@@ -30,14 +29,12 @@ if TYPE_CHECKING:
 
 _BACKLOG = 128
 _APPLICATION = "pylvs.daemon.api.application"
-RETRY_S = 5.0  # of imports that failed
 
 
 class ApiServer(Part):
     """The socket, and the application behind it."""
 
     def __init__(self, daemon: Supervisor) -> None:
-        self.error = ""  # why requests get no reply, "" if they do
         self._daemon = daemon
         self._metrics = MetricsPort(self._page)
         self._group = GroupSocket(daemon.state.monitor_path, self._serve_group)
@@ -56,7 +53,7 @@ class ApiServer(Part):
 
         def first_client() -> None:
             loop.remove_reader(listener)
-            self._tasks.start(self._retried(partial(self._serve, listener)))
+            self._tasks.keep_running(partial(self._serve, listener), "serving the API")
 
         loop.add_reader(listener, first_client)
         self._tasks.keep_running(self._group.run, "serving the monitor_group")
@@ -64,7 +61,7 @@ class ApiServer(Part):
 
     async def begin(self, tasks: BackgroundTasks) -> None:
         """Import the modules of requests."""
-        tasks.start(self.prepare_modules())
+        tasks.start(self._prepare())
 
     async def apply(self, configuration: Configuration) -> None:
         """Serve the metrics_address and the monitor_group of these settings."""
@@ -81,44 +78,24 @@ class ApiServer(Part):
             self._listener.close()
 
     def problems(self) -> Iterator[Problem]:
-        for kind, text in (
-            ("api", self.error),
-            ("metrics_address", self._metrics.error),
-            ("api", self._group.error),
-        ):
+        for kind, text in (("metrics_address", self._metrics.error), ("api", self._group.error)):
             if text:
                 yield Problem(kind, "", text)
+        for what, text in self._tasks.failures().items():
+            yield Problem("failed", what, f"failed and is restarted: {text}")
 
-    async def prepare_modules(self) -> None:
-        """Import the modules of pylvs that requests need."""
-        await self._retried(partial(_imported, _APPLICATION))
+    async def _prepare(self) -> None:
+        await _imported(_APPLICATION)
 
     async def _page(self) -> Page:
         page: Page = await (await _imported("pylvs.daemon.api.routes")).metrics_page(self._daemon)
         return page
 
     async def _serve(self, listener: socket.socket) -> None:
-        server = (await _imported(_APPLICATION)).server(self._daemon, listener)
-        self._tasks.keep_running(server.run, "serving the API")
+        await (await _imported(_APPLICATION)).server(self._daemon, listener).run()
 
     async def _serve_group(self, listener: socket.socket) -> None:
-        await self.prepare_modules()
         await (await _imported(_APPLICATION)).group_server(self._daemon, listener).run()
-
-    async def _retried(self, work: Callable[[], Awaitable[object]]) -> None:
-        """Do the work, and again after a pause until it succeeds: a client of the API must not wait for ever."""
-        while True:
-            try:
-                await work()
-            except Exception as error:  # an import may raise any
-                text = f"the API does not answer: {type(error).__name__}: {error}"
-                if text != self.error:
-                    get_logger().error(text, retry_in_s=RETRY_S)
-                self.error = text
-                await asyncio.sleep(RETRY_S)
-            else:
-                self.error = ""
-                return
 
     def _listening(self) -> socket.socket:
         state = self._daemon.state

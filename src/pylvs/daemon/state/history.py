@@ -100,11 +100,7 @@ class History(Part):
 
     async def close(self) -> None:
         """Write the last events, in bounded time: the disk, or a write that runs, may block."""
-        try:
-            writing = asyncio.get_running_loop().run_in_executor(self._thread, self.write)
-        except OSError as error:
-            self._log.error(f"{self.path}: {error.strerror}: the last events are lost")
-            return
+        writing = asyncio.get_running_loop().run_in_executor(self._thread, self.write)
         self._thread.shutdown()
         _, late = await asyncio.wait({writing}, timeout=END_S)
         if late:

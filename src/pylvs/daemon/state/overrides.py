@@ -129,11 +129,7 @@ class StateWriter(Part):
         return ended
 
     async def _release(self, timeout_s: float) -> bool:
-        try:
-            releasing = asyncio.get_running_loop().run_in_executor(self._thread, self._state.release)
-        except OSError:  # no thread could be made
-            self._state.release()
-            return True
+        releasing = asyncio.get_running_loop().run_in_executor(self._thread, self._state.release)
         _, late = await asyncio.wait({releasing}, timeout=timeout_s)
         if late:
             releasing.cancel()
@@ -155,11 +151,9 @@ class StateWriter(Part):
 
     async def _write(self, name: str, write: Callable[[], None]) -> str:
         """Return why the write failed, "" if it did not."""
+        writing: asyncio.Future[None] | None = None
         try:
             writing = asyncio.get_running_loop().run_in_executor(self._thread, write)
-        except OSError as error:  # no thread could be made
-            return f"{self._state.file(name)}: {error.strerror}: this state would be lost in a crash"
-        try:
             done, _ = await asyncio.wait({writing}, timeout=SLOW_S)
             if not done:
                 get_logger().error(f"{self._state.file(name)}: the disk has not answered for {SLOW_S:g} s")
@@ -167,7 +161,8 @@ class StateWriter(Part):
         except (PylvsError, OSError) as error:
             return text_of(error)  # "" is success
         finally:
-            writing.cancel()  # when this task is: its result must not reach a closed loop
+            if writing is not None:
+                writing.cancel()  # when this task is: its result must not reach a closed loop
         return ""
 
 
