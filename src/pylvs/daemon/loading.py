@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import mmap
 import os
-import pickle
 import re
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
+from typing import TypeVar
 
 from pylvs.config.address_moves import without_a_device
 from pylvs.config.compile.document import build
@@ -29,6 +30,7 @@ from pylvs.model.checks import BfdCheck, goes_via_vip
 from pylvs.model.dataclass import dataclass, replace
 from pylvs.model.described import Descriptions
 from pylvs.model.errors import NO_MEMORY, PylvsError
+from pylvs.model.plain import Malformed, from_plain, to_plain
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration, Placement
 from pylvs.system.logs import counted
@@ -38,6 +40,8 @@ LOAD_TIMEOUT_S = 120.0  # for reading the file in another process
 SLOW_S = 0.5  # of CPU time for one read; starting a process takes about as long
 MEMORY_PER_BYTE = 128  # of the file: what it takes to read it and to run what it says (measured: 110)
 LEAST_MEMORY = 8 << 20  # for any file: the stack of a thread
+_T = TypeVar("_T")
+_LATE = {"Placement": Placement}  # what pylvs.daemon imports for type checkers only
 _POSITION = re.compile(r"line \d+|:\d+:\d+")  # in the text of a finding
 
 
@@ -244,7 +248,7 @@ def load_in_subprocess(options: Options) -> Loaded:
     try:
         done = subprocess.run(
             command("pylvs.daemon.loading"),
-            input=VERSION_LINE + pickle.dumps(options),
+            input=VERSION_LINE + json.dumps(to_plain(options, names=_LATE)).encode(),
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C in the terminal is for the daemon
             check=False,
@@ -260,8 +264,22 @@ def load_in_subprocess(options: Options) -> Loaded:
     version, end, content = done.stdout.partition(b"\n")
     if version + end != VERSION_LINE:
         return _unread(options, f"the process that reads it {other_version(version.decode(errors='replace'))}")
-    found = pickle.loads(content)
-    assert isinstance(found, Loaded)
+    try:
+        return _decoded(Loaded, content)
+    except Malformed as error:
+        return _unread(options, f"the process that reads it sent no configuration ({error})")
+
+
+def _decoded(kind: type[_T], content: bytes) -> _T:
+    """Return the object in this JSON. Raises Malformed.
+
+    Other threads run in between: without the hook, a large text would be one call of a C function.
+    """
+    try:
+        plain = json.loads(content, object_hook=lambda found: found)
+    except (ValueError, RecursionError):
+        raise Malformed("no JSON") from None
+    found: _T = from_plain(kind, plain, _LATE)
     return found
 
 
@@ -270,12 +288,13 @@ def _unread(options: Options, text: str) -> Loaded:
 
 
 def main() -> None:
-    """Read pickled Options from stdin, and write the pickled Loaded to stdout, each after the version."""
+    """Read the Options from stdin, and write what is Loaded to stdout, each as JSON after the version."""
     sys.stdout.buffer.write(VERSION_LINE)
     if sys.stdin.buffer.readline() == VERSION_LINE:
-        pickle.dump(load(pickle.load(sys.stdin.buffer)), sys.stdout.buffer, pickle.HIGHEST_PROTOCOL)
+        loaded = load(_decoded(Options, sys.stdin.buffer.read()))
+        sys.stdout.buffer.write(json.dumps(to_plain(loaded)).encode())
 
 
 if __name__ == "__main__":
-    # Not this copy's main: its Loaded would be pickled as `__main__.Loaded`, which the daemon does not have.
+    # Not this copy's main: `__main__` has no names of types, by which `Loaded` is converted.
     importlib.import_module("pylvs.daemon.loading").main()
