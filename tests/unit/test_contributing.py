@@ -103,6 +103,6 @@ def test_the_packet_path_compiles_with_all_examples(tree: Tree) -> None:
     assert names[-2:] == ["REASON_NO_CHUNK", "REASONS"]
 
 
-@pytest.mark.parametrize("example", [SCHEDULER, DROP_REASON])
+@pytest.mark.parametrize("example", EXAMPLES)
 def test_an_example_needs_three_files(example: str) -> None:
     assert EXAMPLES[example].count("diff --git") <= 3

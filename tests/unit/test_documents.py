@@ -26,7 +26,7 @@ from pylvs.vrrp.protocol.adverts import AdvertError
 from pylvs.vrrp.protocol.machine import TransitionReason
 from tests.lab.pages import MACHINE, WITHOUT_A_LAB, Step, agree, read
 from tests.sources import source_of
-from tools import manual
+from tools import manual, tables
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -273,6 +273,13 @@ def test_every_flaw_and_every_reason_of_virtual_routers_is_in_the_reference() ->
     page = (ROOT / "docs" / "reference" / "vrrp.md").read_text()
     for word in [*(flaw.value for flaw in AdvertError), *(why.value for why in TransitionReason)]:
         assert f"\n| `{word}` |" in page, f"docs/reference/vrrp.md has no row for: {word}"
+
+
+def test_tables_repeat_what_the_source_declares() -> None:
+    old = [name_of(page) for page in tables.pages() if page.read_text() != tables.updated(page)]
+    assert not old, "run: python -m tools.tables"
+    on_pages = [found[2] for page in tables.pages() for found in tables.TABLE.finditer(page.read_text())]
+    assert sorted(on_pages) == sorted(tables.TABLES)
 
 
 def test_every_metric_is_in_the_reference_and_exists() -> None:

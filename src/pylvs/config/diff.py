@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 from pylvs.config.address_moves import address_notes
 from pylvs.config.compile.effective import keyword_of
 from pylvs.config.compile.services import FLAGS
+from pylvs.config.language.lexer import SECRET_KEYWORDS
 from pylvs.config.schema.service_types import tunnel_text
 from pylvs.config.schema.types import plain
-from pylvs.model.checks import Check, FileCheck, HttpCheck, MiscCheck, Script, Target, targets_of
+from pylvs.model.checks import Check, HttpCheck, Script, Target
 from pylvs.model.dataclass import dataclass
 from pylvs.model.service import (
     METHOD_NAMES,
@@ -29,7 +30,6 @@ from pylvs.model.wanted import Configuration, WantedServer, WantedService, prede
 
 Item = TypeVar("Item")
 
-_SECRETS = frozenset({"password"})
 _JOINED = frozenset({"statuses", "arguments", "regex_options", "command", "devices", "cpus", "options"})
 _IDENTITIES = ("name", "path", "device", "devices", "address")
 _ELSEWHERE = (
@@ -279,21 +279,12 @@ def _kind_of(check: Check) -> str:
     return check.keyword
 
 
-def _subject(check: Check) -> str:
-    """Return what distinguishes checks of one kind: their target, script or file."""
-    if isinstance(check, MiscCheck):
-        return str(check.script)
-    if isinstance(check, FileCheck):
-        return check.path
-    return ", ".join(map(str, targets_of(check)))
-
-
 def _checks(path: tuple[str, ...], old: Sequence[Check], new: Sequence[Check]) -> Iterator[Change]:
     """Compare checks of the same kind and subject, then the remaining ones of the same kind in order."""
     removed = [check for check in old if check not in new]
     added = [check for check in new if check not in old]
     pairs: list[tuple[Check, Check]] = []
-    keys: tuple[Callable[[Check], object], ...] = (lambda check: (_kind_of(check), _subject(check)), _kind_of)
+    keys: tuple[Callable[[Check], object], ...] = (lambda check: (_kind_of(check), check.subject), _kind_of)
     for key_of in keys:
         for check in list(added):
             former = next((each for each in removed if key_of(each) == key_of(check)), None)
@@ -303,12 +294,12 @@ def _checks(path: tuple[str, ...], old: Sequence[Check], new: Sequence[Check]) -
                 added.remove(check)
     kinds = [_kind_of(check) for check in new]
     for former, check in pairs:
-        name = f"check {_kind_of(check)}" + (f" {_subject(check)}" if kinds.count(_kind_of(check)) > 1 else "")
+        name = f"check {_kind_of(check)}" + (f" {check.subject}" if kinds.count(_kind_of(check)) > 1 else "")
         yield from _check((*path, name), former, check)
     for check in added:
-        yield Change((*path, f"check {_kind_of(check)}"), Kind.ADDED, details=_subject(check))
+        yield Change((*path, f"check {_kind_of(check)}"), Kind.ADDED, details=check.subject)
     for check in removed:
-        yield Change((*path, f"check {_kind_of(check)} {_subject(check)}".rstrip()), Kind.REMOVED)
+        yield Change((*path, f"check {_kind_of(check)} {check.subject}".rstrip()), Kind.REMOVED)
 
 
 def _check(path: tuple[str, ...], old: Check, new: Check) -> Iterator[Change]:
@@ -366,7 +357,7 @@ def field_differences(old: Any, new: Any, without: Sequence[str] = ()) -> Iterat
         if before == after or field.name in without:
             continue
         keyword = keyword_of(type(old).__name__, field.name)
-        if field.name in _SECRETS:
+        if keyword in SECRET_KEYWORDS:
             yield Difference(keyword, HIDDEN if before else None, HIDDEN if after else None)
         elif isinstance(before, tuple) and isinstance(after, tuple) and field.name not in _JOINED:
             yield from _items(keyword, before, after)
@@ -427,10 +418,11 @@ def _object(value: Any) -> str:
         return " ".join(_describe_target(value))
     if isinstance(value, Timeouts) or not _is_model_object(value):
         return str(value)
+    named = ((keyword_of(type(value).__name__, field.name), field) for field in fields(value))
     own = [
-        f"{keyword_of(type(value).__name__, field.name)} {describe_value(getattr(value, field.name), field.name)}"
-        for field in fields(value)
-        if getattr(value, field.name) != _default(field) and field.name not in _SECRETS
+        f"{keyword} {describe_value(getattr(value, field.name), field.name)}"
+        for keyword, field in named
+        if getattr(value, field.name) != _default(field) and keyword not in SECRET_KEYWORDS
     ]
     return ", ".join(own) or "on"
 

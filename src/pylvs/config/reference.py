@@ -1,4 +1,4 @@
-"""Generate the reference of every keyword from the schema: `python -m pylvs.config.reference` prints it."""
+"""Generate the reference of every keyword from the schema."""
 
 from __future__ import annotations
 
@@ -101,7 +101,3 @@ def _sentence(text: str) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
-
-
-if __name__ == "__main__":
-    print(reference(), end="")

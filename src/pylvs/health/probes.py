@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from pylvs.model import checks
 from pylvs.model.dataclass import dataclass
@@ -76,21 +76,6 @@ _PEER_ERRNOS = frozenset(
         errno.ETIMEDOUT,
     }
 )
-
-# The module of a specification is imported when its first check is made; its `probe` makes the probes.
-_MODULES: dict[type[checks.Check], str] = {
-    checks.TcpCheck: "tcp",
-    checks.HttpCheck: "http",
-    checks.SmtpCheck: "smtp",
-    checks.DnsCheck: "dns",
-    checks.UdpCheck: "udp",
-    checks.PingCheck: "ping",
-    checks.FileCheck: "file",
-    checks.BfdCheck: "bfd",
-    checks.MiscCheck: "misc",
-    checks.AgentCheck: "agent",
-    checks.LoadCheck: "load",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,8 +204,12 @@ def probe_of(check: checks.Check, context: CheckContext) -> Probe:
 
 def checker_of(check: checks.Check, context: CheckContext) -> Probe:
     """Return the checker's own probe, which also raises ProbeFailed."""
-    module = importlib.import_module(f"pylvs.health.checkers.{_MODULES[type(check)]}")
-    return cast("Callable[[checks.Check, CheckContext], Probe]", module.probe)(check, context)
+    return cast("Callable[[checks.Check, CheckContext], Probe]", _module(type(check)).probe)(check, context)
+
+
+def _module(kind: type[checks.Check]) -> Any:
+    """Import the module of a kind of checks; most processes need few."""
+    return importlib.import_module(f"pylvs.health.checkers.{kind.words[0].partition('_')[0].lower()}")
 
 
 def guarded(ask: Probe) -> Probe:
@@ -240,8 +229,8 @@ def guarded(ask: Probe) -> Probe:
 
 def import_checkers() -> None:
     """Import all checkers: later the process may not be able to, or another version may be installed."""
-    for name in _MODULES.values():
-        importlib.import_module(f"pylvs.health.checkers.{name}")
+    for kind in checks.KINDS.values():
+        _module(kind)
 
 
 def descriptor_limit() -> int:

@@ -13,7 +13,7 @@ from pylvs.health import events
 from pylvs.health.events import NO_OVERRIDE, Event, Override, ServerEvent, ServerName, Standing
 from pylvs.health.probes import NEVER, Outcome, ScheduledProbe
 from pylvs.model.addresses import Address
-from pylvs.model.checks import AgentCheck, Check, FileCheck, HttpCheck, LoadCheck, MiscCheck
+from pylvs.model.checks import Check, HttpCheck
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.rows import ServiceRow
 from pylvs.model.service import MAX_WEIGHT, Destination, DestinationKey, ServiceKey
@@ -21,11 +21,6 @@ from pylvs.model.wanted import WantedRow, WantedServer, WantedService
 
 # Server and check, with what else the probe depends on: the server's weight, the service's host name in HTTP.
 SharedKey = tuple[Address, Check, int, str]
-
-
-def sets_weight(check: Check) -> bool:
-    """Return whether outcomes of this check may set a weight."""
-    return isinstance(check, AgentCheck | FileCheck | LoadCheck) or (isinstance(check, MiscCheck) and check.dynamic)
 
 
 def successes_to_recover(check: Check, failed: bool) -> int:
@@ -174,7 +169,7 @@ class ServerState:
         itself.
         """
         configured = self.wanted.destination.weight
-        unknown = (link.state.good is None and sets_weight(link.state.check) for link in self.links)
+        unknown = (link.state.good is None and link.state.check.sets_weight for link in self.links)
         if self.held_weight is not None and any(unknown):
             return self.held_weight
         change = sum(link.state.weight - configured for link in self.links if link.state.weight is not None)
@@ -250,7 +245,7 @@ class ServerState:
             link.presumed = up
             link.state.first_counts &= not up
         self.up, self.announced, self.reason = up, True, "as the table was found"
-        dynamic = any(sets_weight(link.state.check) for link in self.links)
+        dynamic = any(link.state.check.sets_weight for link in self.links)
         if found is not None and up and self.override == NO_OVERRIDE and dynamic:
             self.held_weight = self.reported_weight = found.weight
 

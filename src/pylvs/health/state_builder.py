@@ -7,7 +7,7 @@ from functools import partial
 
 from pylvs.health.events import Event, ServerAdded, ServerName
 from pylvs.health.probes import Outcome, Probe, ScheduledProbe
-from pylvs.health.state import CheckLink, CheckState, ServerState, ServiceState, SharedKey, sets_weight
+from pylvs.health.state import CheckLink, CheckState, ServerState, ServiceState, SharedKey
 from pylvs.model.checks import Check, HttpCheck, MiscCheck, SmtpCheck, goes_via_vip
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.service import DestinationKey, moved
@@ -137,7 +137,7 @@ class StateBuilder:
                 state = self._check(check, key, service, wanted, built)
                 state.servers[server] = None
                 link = CheckLink(state, not check.pace.alpha if old is None else server.up)
-                if old is not None and holds and sets_weight(check):
+                if old is not None and holds and check.sets_weight:
                     server.held_weight = held
             server.links.append(link)
         for link in links:
@@ -192,7 +192,7 @@ def _is_weight_set(server: ServerState, staying: Collection[Check]) -> bool:
     """Return whether one of these checks has set the server's weight, now or before an earlier reload or a crash."""
     return any(
         link.state.weight is not None
-        or (server.held_weight is not None and link.state.good is None and sets_weight(link.state.check))
+        or (server.held_weight is not None and link.state.good is None and link.state.check.sets_weight)
         for link in server.links
         if link.state.check in staying
     )
@@ -208,6 +208,6 @@ def _shared_key(check: Check, service: WantedService, server: WantedServer) -> S
     if not check.pace.shared or goes_via_vip(check):
         return None
     destination = server.destination
-    weight = destination.weight if sets_weight(check) else 0
+    weight = destination.weight if check.sets_weight else 0
     virtualhost = service.virtualhost if isinstance(check, HttpCheck) and not check.virtualhost else ""
     return destination.key.address, check, weight, virtualhost

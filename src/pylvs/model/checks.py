@@ -56,24 +56,47 @@ class Pace:
     shared: bool = False  # one probe for all equal checks of the same server
 
 
+KINDS: dict[str, type[Check]] = {}  # by keyword, in the order of the reference; a class below Check enters itself
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """The settings that all checks have."""
+    """The settings that all checks have, and what is true of all checks of one kind.
 
-    word: ClassVar[str]  # its keyword in a configuration
+    The module of `pylvs.health.checkers` that the first keyword names, `tcp` of TCP_CHECK, has the kind's `probe`.
+    """
+
+    words: ClassVar[tuple[str, ...]] = ()  # its keywords in a configuration
+    up_when: ClassVar[str]  # in the reference
+    is_own: ClassVar[bool] = False  # keepalived does not have it
+    uses_datagrams: ClassVar[bool] = False  # its sockets are those of UDP
     pace: Pace = field(default_factory=Pace)
+
+    def __init_subclass__(cls) -> None:
+        KINDS.update(dict.fromkeys(cls.words, cls))
 
     @property
     def keyword(self) -> str:
         """The keyword in this configuration: two keywords may make one kind of check."""
-        return self.word
+        return self.words[0]
+
+    @property
+    def sets_weight(self) -> bool:
+        """Whether its outcomes may set a weight. The probe of such a check remembers something."""
+        return False
+
+    @property
+    def subject(self) -> str:
+        """Return what distinguishes checks of one kind on one server."""
+        return ", ".join(map(str, targets_of(self)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TcpCheck(Check):
     """TCP: a connection succeeds."""
 
-    word: ClassVar[str] = "TCP_CHECK"
+    words = ("TCP_CHECK",)
+    up_when = "a connection can be made. It is closed normally: no reset, nothing in the server's log"
     target: Target
 
 
@@ -107,7 +130,8 @@ class TlsClient:
 class HttpCheck(Check):
     """HTTP: the response of every page meets its conditions."""
 
-    word: ClassVar[str] = "HTTP_GET"
+    words = ("HTTP_GET", "SSL_GET")
+    up_when = "every page has a good status, digest and text. SSL_GET asks over TLS; see `verify_server`"
     target: Target
     urls: tuple[Url, ...]
     tls: bool = False
@@ -122,14 +146,15 @@ class HttpCheck(Check):
     @property
     def keyword(self) -> str:
         """SSL_GET with TLS."""
-        return "SSL_GET" if self.tls else self.word
+        return self.words[self.tls]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SmtpCheck(Check):
     """SMTP: a mail server sends its greeting and replies to HELO and QUIT."""
 
-    word: ClassVar[str] = "SMTP_CHECK"
+    words = ("SMTP_CHECK",)
+    up_when = "it greets with 220, answers HELO with 250, and QUIT with anything"
     targets: tuple[Target, ...]  # all must succeed
     helo_name: str = "smtpchecker.keepalived.org"
 
@@ -138,7 +163,9 @@ class SmtpCheck(Check):
 class DnsCheck(Check):
     """DNS: a name server answers a query without an error."""
 
-    word: ClassVar[str] = "DNS_CHECK"
+    words = ("DNS_CHECK",)
+    up_when = "it answers the query over UDP with code NOERROR"
+    uses_datagrams = True
     target: Target
     type: str = "SOA"
     name: str = "."
@@ -164,7 +191,9 @@ class Pattern:
 class UdpCheck(Check):
     """UDP: no ICMP error comes back; with `require_reply`, a reply does."""
 
-    word: ClassVar[str] = "UDP_CHECK"
+    words = ("UDP_CHECK",)
+    up_when = "no ICMP error arrives before the timeout; with `require_reply`, an answer does"
+    uses_datagrams = True
     target: Target
     payload: bytes = b""  # empty: random bytes
     require_reply: bool = False
@@ -177,7 +206,8 @@ class UdpCheck(Check):
 class PingCheck(Check):
     """Ping: the server replies to an ICMP echo request."""
 
-    word: ClassVar[str] = "PING_CHECK"
+    words = ("PING_CHECK",)
+    up_when = "an ICMP or ICMPv6 echo is answered"
     target: Target
 
 
@@ -188,17 +218,30 @@ class FileCheck(Check):
     With weight 0 any number but 0 is a failure. A missing file, or one without a number, counts as 0.
     """
 
-    word: ClassVar[str] = "FILE_CHECK"
+    words = ("FILE_CHECK",)
+    up_when = (
+        "the multiplier is not 0, or the file's number is 0. Its weight is the configured one plus the number times "
+        "the multiplier, at least 0"
+    )
     path: str
     weight: int = 1  # factor of the file's number
     reverse: bool = False  # subtract; with weight 0, the number 0 is the failure
+
+    @property
+    def sets_weight(self) -> bool:
+        return True
+
+    @property
+    def subject(self) -> str:
+        return self.path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BfdCheck(Check):
     """BFD: the session of this name is up."""
 
-    word: ClassVar[str] = "BFD_CHECK"
+    words = ("BFD_CHECK",)
+    up_when = "its [BFD session](bfd.md) is up. A change counts at once; while the session is unknown, the state stays"
     session: str
 
 
@@ -206,18 +249,35 @@ class BfdCheck(Check):
 class MiscCheck(Check):
     """A program's exit status: 0 up, 1 down; with `dynamic`, 2 to 255 up with weight status - 2."""
 
-    word: ClassVar[str] = "MISC_CHECK"
+    words = ("MISC_CHECK",)
+    up_when = (
+        "its program exits with 0 in time. With `misc_dynamic`, 1 is down, and 2 to 255 are up with weight status - 2"
+    )
     script: Script
     dynamic: bool = False
+
+    @property
+    def sets_weight(self) -> bool:
+        return self.dynamic
+
+    @property
+    def subject(self) -> str:
+        return str(self.script)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentCheck(Check):
     """HAProxy's agent protocol: one line over TCP, such as "75%", "drain", "maint", "up", "down"."""
 
-    word: ClassVar[str] = "AGENT_CHECK"
+    words = ("AGENT_CHECK",)
+    up_when = 'its agent [reports it](checks.md#agents) in one line over TCP: "75%", "drain", "maint", "up", "down"'
+    is_own = True
     target: Target
     send: bytes = b""
+
+    @property
+    def sets_weight(self) -> bool:
+        return True
 
 
 class LoadSource(Enum):
@@ -237,7 +297,12 @@ class LoadCheck(Check):
     for `patience` readings; then the configured weight applies.
     """
 
-    word: ClassVar[str] = "LOAD_CHECK"
+    words = ("LOAD_CHECK",)
+    up_when = (
+        "no other check takes it down. Its weight [follows the load](../how-to/weights-by-load.md) that Prometheus's "
+        "node_exporter reports"
+    )
+    is_own = True
     target: Target
     path: str = "/metrics"
     source: LoadSource = LoadSource.LOAD1_PER_CORE
@@ -248,6 +313,10 @@ class LoadCheck(Check):
     hysteresis: float = 0.05  # ignore changes below this share of the weight
     patience: int = 3
     tls: bool = False
+
+    @property
+    def sets_weight(self) -> bool:
+        return True
 
 
 def targets_of(check: Check) -> tuple[Target, ...]:

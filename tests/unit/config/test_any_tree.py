@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pylvs.config.compile.document import compile_document
 from pylvs.config.language.parser import read_text
 from pylvs.config.language.tree import Document, Location, Node, Word
-from pylvs.config.schema import virtual_server as schema
+from pylvs.config.schema.checkers import CHECKERS as BLOCKS
 from pylvs.config.schema.global_defs import ROOT
 from pylvs.config.show import as_json, shown
 
@@ -24,7 +24,7 @@ VALUES = (
     "²", "é", "\0", "\ud800", "x" * 300, "9" * 45 + "-9", "255.255.255.0", "255.0.255.0", "reverse", "{", "}", "#",
 )  # fmt: skip
 
-CHECKERS = [block.name for block in schema.CHECKERS]
+CHECKERS = [block.name for block in BLOCKS]
 READABLE = tuple(each for each in VALUES if each not in ("\0", "\ud800"))  # what a file can bring
 
 words = st.builds(

@@ -9,9 +9,7 @@ import dns.message
 import dns.rdatatype
 import pytest
 
-from pylvs.config.compile.checkers import BFD_TIMING, MAKERS
-from pylvs.config.schema.grammar import State
-from pylvs.config.schema.virtual_server import CHECKERS
+from pylvs.config.compile.checkers import BFD_TIMING
 from pylvs.config.show import shown
 from pylvs.model.checks import (
     AgentCheck,
@@ -49,10 +47,6 @@ def checks(text: str) -> tuple[Check, ...]:
 def check(text: str) -> Check:
     (found,) = checks(text)
     return found
-
-
-def test_every_checker_that_is_supported_is_made() -> None:
-    assert set(MAKERS) == {each.name for each in CHECKERS if each.state is State.SUPPORTED}
 
 
 def test_a_check_defaults_to_the_real_server_and_keepaliveds_timing() -> None:

@@ -132,7 +132,7 @@ def test_a_real_server_with_two_ports_for_a_mark_has_the_checks_of_both(
     document = compiled(BOTH_PORTS.format(lines=lines, notify_up=notify_up))
     (server,) = single(document).servers
     assert server.destination.weight == 1
-    checks = [(each.word, each.pace.delay_loop_s) for each in server.checks]
+    checks = [(each.keyword, each.pace.delay_loop_s) for each in server.checks]
     assert checks == [("HTTP_GET", 3.0), ("TCP_CHECK", 7.0), ("MISC_CHECK", 7.0)]
     assert [target.port for each in server.checks for target in targets_of(each)] == [80, 443]
     about = [each for each in messages(document) if "ignored" not in each and "script_security" not in each]

@@ -1,4 +1,4 @@
-"""The reference page is up to date with the schema."""
+"""The reference page has what the schema accepts."""
 
 from __future__ import annotations
 
@@ -7,16 +7,10 @@ from pathlib import Path
 
 from pylvs.config.language.parser import read_text
 from pylvs.config.language.tree import Severity
-from pylvs.config.reference import reference
 from pylvs.config.schema.global_defs import ROOT
 from pylvs.config.schema.grammar import Block, Keyword, Reader, State
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "configuration.md"
-
-
-def test_the_page_is_generated_from_the_schema() -> None:
-    text = reference()
-    assert PAGE.read_text() == text, "run: python -m pylvs.config.reference > docs/reference/configuration.md"
 
 
 def test_the_page_ignores_no_statement_that_the_parser_obeys() -> None:

@@ -7,16 +7,16 @@ from collections.abc import Callable, Mapping
 from pylvs.config.compile.effective import EffectiveBlock
 from pylvs.config.compile.scripts import ScriptRules
 from pylvs.config.language.tree import Word
+from pylvs.config.schema.checkers import CONNECT_TIMEOUT_S, CONNECTION, DELAY_LOOP_S, checker_timing
 from pylvs.config.schema.grammar import Section, State, did_you_mean
 from pylvs.config.schema.service_types import ALL_GOOD, Server
 from pylvs.config.schema.types import MAX_SECONDS
-from pylvs.config.schema.virtual_server import CONNECT_TIMEOUT_S, CONNECTION, DELAY_LOOP_S, checker_timing
 from pylvs.config.schema.vrrp_types import TrackWeight
 from pylvs.model.checks import (
+    KINDS,
     AgentCheck,
     BfdCheck,
     Check,
-    DnsCheck,
     FileCheck,
     HttpCheck,
     LoadCheck,
@@ -27,7 +27,6 @@ from pylvs.model.checks import (
     PingCheck,
     SmtpCheck,
     Target,
-    TcpCheck,
     TlsClient,
     UdpCheck,
     Url,
@@ -122,8 +121,12 @@ class CheckMaker:
             via_vip = False
         return self.target(block, via_vip=via_vip)
 
-    def tcp(self, block: EffectiveBlock) -> Check | None:
-        return TcpCheck(target=self.target_or_vip(block), pace=self.timing(block))
+    def make(self, block: EffectiveBlock) -> Check | None:
+        """Make the check of a block. Unless MAKERS has its kind, each field but target and pace is a keyword."""
+        if make := MAKERS.get(block.block.name):
+            return make(self, block)
+        target = self.target_or_vip(block) if block.block.find("via_vip") else self.target(block)
+        return block.make(KINDS[block.block.name], target=target, pace=self.timing(block))
 
     def http(self, block: EffectiveBlock) -> Check | None:
         urls = tuple(url for each in block.below("url") if (url := self.url(each)))
@@ -188,9 +191,6 @@ class CheckMaker:
         targets = (*map(self.target_or_vip, own), *map(self.target, hosts))
         pace = block.make(Pace, timeout_s=longest, shared=self.shared)
         return block.make(SmtpCheck, targets=targets, pace=pace)
-
-    def dns(self, block: EffectiveBlock) -> Check | None:
-        return block.make(DnsCheck, target=self.target_or_vip(block), pace=self.timing(block))
 
     def udp(self, block: EffectiveBlock) -> Check | None:
         minimum, maximum = block.get("min_reply_length", int), block.get("max_reply_length", int)
@@ -279,11 +279,9 @@ class CheckMaker:
 
 
 MAKERS: Mapping[str, Callable[[CheckMaker, EffectiveBlock], Check | None]] = {
-    "TCP_CHECK": CheckMaker.tcp,
     "HTTP_GET": CheckMaker.http,
     "SSL_GET": CheckMaker.http,
     "SMTP_CHECK": CheckMaker.smtp,
-    "DNS_CHECK": CheckMaker.dns,
     "UDP_CHECK": CheckMaker.udp,
     "PING_CHECK": CheckMaker.ping,
     "MISC_CHECK": CheckMaker.misc,

@@ -6,15 +6,16 @@ import socket
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from pylvs.config.compile.checkers import MAKERS, CheckMaker, tls_client_of
+from pylvs.config.compile.checkers import CheckMaker, tls_client_of
 from pylvs.config.compile.effective import EffectiveBlock
 from pylvs.config.compile.scripts import ScriptRules
 from pylvs.config.language.tree import Word
+from pylvs.config.schema.checkers import SERVER_TIMING
 from pylvs.config.schema.grammar import Section, Setting, did_you_mean
 from pylvs.config.schema.service_types import PERSISTENCE_S, VERSIONS, Forwarding, Granularity, MarkEntry, Range, Server
-from pylvs.config.schema.virtual_server import SERVER_TIMING, VIRTUALHOST
+from pylvs.config.schema.virtual_server import VIRTUALHOST
 from pylvs.model.addresses import endpoint
-from pylvs.model.checks import BfdCheck, Check, Pace, TlsClient
+from pylvs.model.checks import KINDS, BfdCheck, Check, Pace, TlsClient
 from pylvs.model.dataclass import dataclass, field, replace
 from pylvs.model.service import (
     DEFAULT_SCHEDULER,
@@ -331,7 +332,7 @@ def _merge(server: EffectiveBlock, kept: EffectiveBlock) -> None:
     line = kept.word.location.line_for(server.word.location)
     text = f"without its port this is the real server of {line}, which gets the checks of this block, too"
     server.warning(_server(server).word, text, "write one real_server, and connect_port in its checks")
-    kept.blocks += server.below(*MAKERS)
+    kept.blocks += server.below(*KINDS)
     for each in server.all():
         counts = kept.effective(each.keyword.name)
         # Values with words, such as scripts, differ by their lines.
@@ -524,11 +525,11 @@ def _wanted_server(block: EffectiveBlock, entries: Entries, scripts: ScriptRules
     port = min(ports) if len(ports) == 1 else 0
     checks: list[Check | None] = []
     left_out = [f"{word}: no such check" for word in _unknown_blocks(block)]
-    for each in list(block.below(*MAKERS)):
+    for each in list(block.below(*KINDS)):
         written = each.outer[0].head  # another real_server than `block` after a `_merge`
         assert isinstance(written, Server)
         maker = CheckMaker(scripts, block, written, port, has_vip=bool(ports), tls=tls)
-        check = MAKERS[each.block.name](maker, each)
+        check = maker.make(each)
         if check is None:
             left_out.append(f"{each.block.name}: {block.findings.latest.removesuffix('; the check is left out')}")
         # The same check of both would count twice, also the weight that it reports.

@@ -27,7 +27,7 @@ def probe(check: MiscCheck, context: CheckContext) -> Probe:
         level = logging.DEBUG if ended.how == before else logging.INFO
         before = ended.how
         for line in ended.lines():
-            log.log(level, "output of %s %s (%s): %s", check.word, check.script, ended.how, line)
+            log.log(level, "output of %s %s (%s): %s", check.keyword, check.script, ended.how, line)
         return outcome(ended, check.dynamic)
 
     return ask

@@ -21,17 +21,7 @@ from typing import Any
 from pylvs.health.prober import wire
 from pylvs.health.prober.privileged import make_sockets, needs_sockets
 from pylvs.health.probes import CheckContext, Outcome, Probe, ProbeFailed
-from pylvs.model.checks import (
-    AgentCheck,
-    Check,
-    DnsCheck,
-    HttpCheck,
-    LoadCheck,
-    SmtpCheck,
-    TcpCheck,
-    TlsClient,
-    UdpCheck,
-)
+from pylvs.model.checks import Check, HttpCheck, SmtpCheck, TlsClient
 from pylvs.model.dataclass import dataclass
 from pylvs.model.plain import to_plain
 from pylvs.system.logs import get_logger, one_line
@@ -45,8 +35,6 @@ _MOST_IN_PACKET, _MOST_NUMBERS = 50, 1000  # runs; numbers
 _DEFINITIONS = MAX_PACKET // 2  # bytes of definitions in a packet
 _OVERDUE_S = 10.0  # beyond the longest time that a probe may take
 _SWEEP_S = 5.0
-_REPEATABLE = (TcpCheck, HttpCheck, SmtpCheck, DnsCheck, UdpCheck)  # those that remember nothing
-_SETS_WEIGHT = (AgentCheck, LoadCheck)
 _MAX_LOG = 1000  # characters of a line that the process logs
 _MAX_LOG_LINES = 20  # of one process
 
@@ -112,7 +100,7 @@ class RemoteProbe:
         on_end: Callable[[Outcome | None, float], None],
     ) -> Callable[[], None] | None:
         """See `RepeatingProbe`: almost all probes are repetitions, and few of them are messages."""
-        if self.privileged or not isinstance(self.check, _REPEATABLE):
+        if self.privileged or self.check.sets_weight:
             return None
         return self._link.repeat(self, every_s, on_same, on_end)
 
@@ -379,8 +367,8 @@ class ProberLink:
         run = self._running.get(done.run) or self._repetitions.get(done.run)
         if run is None:  # it was cancelled
             return
-        if done.outcome.weight is not None and not isinstance(run.probe.check, _SETS_WEIGHT):
-            raise BadMessage(f"a weight of {run.probe.check.word}")
+        if done.outcome.weight is not None and not run.probe.check.sets_weight:
+            raise BadMessage(f"a weight of {run.probe.check.keyword}")
         if isinstance(run, Run):
             if done.state is not None:
                 run.probe.state = done.state

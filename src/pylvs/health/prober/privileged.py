@@ -10,17 +10,7 @@ import contextlib
 import socket
 
 from pylvs.health.probes import ProbeFailed
-from pylvs.model.checks import (
-    Check,
-    DnsCheck,
-    HttpCheck,
-    LoadCheck,
-    LoadSource,
-    PingCheck,
-    Target,
-    UdpCheck,
-    targets_of,
-)
+from pylvs.model.checks import Check, HttpCheck, LoadCheck, LoadSource, PingCheck, Target, targets_of
 from pylvs.system.processes.channel import MAX_DESCRIPTORS
 
 
@@ -40,7 +30,7 @@ def make_sockets(check: Check) -> list[socket.socket]:
 
     if isinstance(check, PingCheck):
         return [ping.echo_socket(check)]
-    kind = socket.SOCK_DGRAM if isinstance(check, UdpCheck | DnsCheck) else socket.SOCK_STREAM
+    kind = socket.SOCK_DGRAM if check.uses_datagrams else socket.SOCK_STREAM
     if len(targets_of(check)) * _connections(check) > MAX_DESCRIPTORS:
         text = f"more than {MAX_DESCRIPTORS} pages or hosts cannot have a fwmark or a bind_port"
         raise ProbeFailed(text, inconclusive=True)

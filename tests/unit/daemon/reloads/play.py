@@ -28,7 +28,7 @@ from pylvs.daemon.state.history import History
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event
 from pylvs.health.probes import Outcome, Probe
-from pylvs.health.state import ServerSnapshot, ServiceSnapshot, sets_weight
+from pylvs.health.state import ServerSnapshot, ServiceSnapshot
 from pylvs.model import wanted
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Check
@@ -167,7 +167,7 @@ class Host(HostServices):
             await asyncio.sleep(0.01)
             if where in self.dead:
                 return Outcome(False, "refused")
-            return Outcome(True, "connected", self.weights[where] if sets_weight(check) else None)
+            return Outcome(True, "connected", self.weights[where] if check.sets_weight else None)
 
         return probe
 

@@ -303,7 +303,7 @@ class SimHost(HostServices):
         super().probe_of(check, service, server)  # imports, and services of checks through virtual addresses
         inner = super().probe_of(check, service, server) if isinstance(check, MiscCheck) else None
         number, key = number_of(service.name), server.destination.key
-        name = f"{check.word} of {key} in {number}"
+        name = f"{check.keyword} of {key} in {number}"
         daemon, world = self.daemon, self.world
 
         async def probe() -> Outcome:

@@ -50,7 +50,7 @@ CHECKS: list[Check] = [
 ]
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.word)
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.keyword)
 def test_a_check_arrives_as_it_was_sent(check: Check) -> None:
     packet = encode({"check": to_plain(check, Check)})
     assert from_plain(Check, decode(packet)["check"]) == check
