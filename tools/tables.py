@@ -13,6 +13,7 @@ from pylvs.config.reference import reference
 from pylvs.model.checks import KINDS
 
 ROOT = Path(__file__).parents[1]
+REASONS = ROOT / "bpf" / "abi" / "base.h"
 KEYWORDS = ROOT / "docs" / "reference" / "configuration.md"
 TABLE = re.compile(r"(<!-- python -m tools\.tables: (\w+) -->\n)(?:\|.*\n)*")
 
@@ -24,7 +25,16 @@ def checkers() -> Iterator[str]:
         yield f"| {', '.join(f'`{word}`' for word in kind.words)} | {kind.up_when} |"
 
 
-TABLES: Mapping[str, Callable[[], Iterator[str]]] = {"checkers": checkers}
+def reasons() -> Iterator[str]:
+    """Yield the drop reasons: an enumerator and the comment behind it."""
+    declared = re.findall(r"^\tREASON_(\w+), /\* (.*) \*/$", REASONS.read_text(), re.MULTILINE)
+    yield "| reason | what happened |"
+    yield "|---|---|"
+    for name, meaning in declared:
+        yield f"| {name.lower().replace('_', ' ')} | {meaning} |"
+
+
+TABLES: Mapping[str, Callable[[], Iterator[str]]] = {"checkers": checkers, "reasons": reasons}
 
 
 def updated(page: Path) -> str:

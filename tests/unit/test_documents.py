@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 import pytest
 
+from pylvs.bpf.abi import shipped
 from pylvs.bpf.schedulers import SCHEDULERS
 from pylvs.cli.group import pylvs
 from pylvs.config.compile.document import build
@@ -278,6 +279,8 @@ def test_every_flaw_and_every_reason_of_virtual_routers_is_in_the_reference() ->
 def test_tables_repeat_what_the_source_declares() -> None:
     old = [name_of(page) for page in tables.pages() if page.read_text() != tables.updated(page)]
     assert not old, "run: python -m tools.tables"
+    names = shipped().enum("reason").keys() - {"REASON_NONE", "REASONS"}
+    assert len([*tables.reasons()]) - 2 == len(names), "a drop reason lacks the comment on its line"
     on_pages = [found[2] for page in tables.pages() for found in tables.TABLE.finditer(page.read_text())]
     assert sorted(on_pages) == sorted(tables.TABLES)
 
