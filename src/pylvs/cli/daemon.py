@@ -99,7 +99,7 @@ def reload(dry_run: bool, allow_empty: bool, force: bool, state_dir: Path | None
     if table["refused"]:
         refused = counted(len(table["refused"]), "edit")
         raise PylvsError(f"the configuration is in force, but the table refused {refused}")
-    if reply.get("metrics_error"):  # absent from a daemon of an older version
+    if reply["metrics_error"]:
         raise PylvsError(f"the configuration is in force, but metrics are not served: {reply['metrics_error']}")
 
 

@@ -36,7 +36,7 @@ class Dumper:
     async def write_all(self, configuration: Configuration) -> None:
         """Write everything to a file of the state directory, and keepalived's .data files."""
         content = await self._state_of_services()
-        await to_thread(lambda: self._state.write(DUMP_FILE, to_json(content)))
+        await to_thread(lambda: self._state.publish(DUMP_FILE, to_json(content)))
         get_logger().info("written", file=str(self._state.file(DUMP_FILE)))
         texts = {"_parent": dumps.parent_text(configuration)}
         if configuration.vrrp.instances:

@@ -15,7 +15,7 @@ from pylvs.daemon.parts import Part
 from pylvs.daemon.problems import Problem, script_problems
 from pylvs.daemon.state.directory import StateDirectory, load_overrides
 from pylvs.daemon.state.drains import Drains
-from pylvs.daemon.state.overrides import SLOW_S, SavedOverrides, StateWriter, identities
+from pylvs.daemon.state.overrides import SLOW_S, SavedOverrides, StateWriter
 from pylvs.daemon.table.cache import DesiredTable, DestinationEdit, Edit, TableCache
 from pylvs.daemon.table.ownership import Ownership, adoptable_rows
 from pylvs.daemon.table.reconciler import Reconciler, ReconcileResult
@@ -80,9 +80,7 @@ class Services(Part):
         self.reconciler.on_restored = self._publish_restored
         self.engine = Engine(configuration, self._host.probe_of)
         owned, overrides = self._ownership.owned, self._saved
-        names = {name for name, _ in overrides}
-        former = identities(configuration, owned, names) | self._identities
-        known = self.engine.restore_overrides(overrides, former)
+        known = self.engine.restore_overrides(overrides, self._identities)
         self._overrides = SavedOverrides(self._state, self._writer, self.engine)
         rows_now = partial(self._thread.run, table.rows)
         self.drains = Drains(self.engine, rows_now, self._state, self._writer, self._events)

@@ -49,8 +49,7 @@ def former(directory: Path) -> Path | None:
 def directory_of(unit: str) -> Path | None:
     """Return the state directory of the unit's daemon; None: the default one. Raises PylvsError.
 
-    Beside a daemon that runs, systemd gives its process to a command (MAINPID). A daemon of a former version has no
-    note: then its directory is the one with this process.
+    Beside a daemon that runs, systemd gives its process to a command (MAINPID): the directory with this process counts.
     """
     noted, process = _noted(unit), os.environ.get("MAINPID", "")
     if not process.isdecimal():

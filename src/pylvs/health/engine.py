@@ -202,8 +202,8 @@ class Engine:
     ) -> tuple[ServerName, ...]:
         """Before `adopt` and `start`, set overrides of an earlier engine; return the servers that still exist.
 
-        A former version, or another configuration, may have saved a server under another port, or its service under
-        another name. `services` has the former services by name, each with all servers that it had.
+        With another configuration a server may have been saved under another port, or its service under another name.
+        `services` has the former services by name, each with all servers that it had.
         """
         before = predecessors({name: each.keys for name, each in services.items()}, self.configuration.services)
         for name, former in before.items():

@@ -384,8 +384,7 @@ def _counts(program: int) -> Counts | None:
         with Map(descriptor) as found:
             if found.name == COUNTS:
                 with PerCpuArray.duplicate(found.fd) as table:
-                    totals = [total for (total,) in table.all_sums()]
-                    return Counts(*totals, *[0] * (len(Counts._fields) - len(totals)))  # fewer: of an earlier pylvs
+                    return Counts(*(total for (total,) in table.all_sums()))
     return None
 
 

@@ -1,10 +1,32 @@
-"""Replace a file as a whole."""
+"""Replace a file as a whole, and know the version of what a state file holds."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from pathlib import Path
+
+from pylvs.model.errors import Unsupported
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import Any
+
+VERSION = 1  # of all state files: a change of what one of them holds raises it
+
+
+def versioned(content: object) -> dict[str, object]:
+    """Return what the JSON of a state file has: the version, and the content."""
+    return {"version": VERSION, "content": content}
+
+
+def checked(path: Path, found: Any) -> Any:
+    """Return the content of a state file, of which this JSON was read. Raises Unsupported."""
+    if not (isinstance(found, dict) and found.keys() == versioned(None).keys()):
+        raise Unsupported(f"{path}: damaged (no version); remove it")
+    if found["version"] != VERSION:
+        raise Unsupported(f"{path}: of another pylvs (version {found['version']}, not {VERSION}); remove it")
+    return found["content"]
 
 
 def has(path: Path, text: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pylvs.model.dataclass import dataclass, field, field_names
 from pylvs.model.errors import PylvsError, Unsupported, needs_root
-from pylvs.system import proc
+from pylvs.system import files, proc
 from pylvs.system.lock import Lock
 
 
@@ -35,7 +35,7 @@ class Memory:
             self.path.unlink(missing_ok=True)
             return
         draft = self.path.with_suffix(".new")
-        draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        draft.write_text(json.dumps(files.versioned(content), indent=1) + "\n", encoding="utf-8")
         draft.replace(self.path)
 
     def set(self, name: str, value: str) -> bool:
@@ -65,9 +65,9 @@ class Memory:
 
 
 def load(path: Path) -> Memory:
-    """Return the recorded changes; none if there is no file. Raises Unsupported for a damaged file."""
+    """Return the recorded changes; none if there is no file. Raises Unsupported for one that is unusable."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = files.checked(path, json.loads(path.read_text(encoding="utf-8")))
         content["sysctls"] = {name: (pair[0], pair[1]) for name, pair in content["sysctls"].items()}
         return Memory(path, **content)
     except FileNotFoundError:

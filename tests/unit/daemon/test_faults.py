@@ -82,7 +82,7 @@ def test_a_damaged_note_of_changed_devices_is_reported_in_one_line(
     tmp_path: Path, content: str, log_output: io.StringIO
 ) -> None:
     state, checks = StateDirectory(tmp_path), VipChecks()
-    state.file("via_vip").write_text(content)
+    state.file("via_vip").write_text(f'{{"version": 1, "content": {content}}}')
     for _ in range(2):
         checks.adapt_host(state)
     (line,) = log_output.getvalue().splitlines()
@@ -128,7 +128,7 @@ def test_an_override_of_many_services_is_saved_once(host: FakeHost, monkeypatch:
         async with host.daemon():
             reply = await asyncio.to_thread(ask, host, "POST", "/v1/drain", {"server": "10.0.0.1"})
             assert len(reply["servers"]) == 200
-            assert len(json.loads((host.state / "overrides.json").read_text())) == 200
+            assert len(StateDirectory(host.state).read("overrides")) == 200
 
     run(scenario())
     assert kept_now[0] == 200
@@ -411,7 +411,7 @@ def test_a_daemon_that_leaves_its_services_notes_that_until_the_next_one(host: F
         assert "services.json" in host.left()
         async with host.daemon(kill=True):
             pass
-        assert not json.loads((host.state / "namespaces.json").read_text())["keep_table"]
+        assert not StateDirectory(host.state).read("namespaces")["keep_table"]
 
     run(scenario())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from pylvs.daemon.state import directory, drains
+from pylvs.daemon.state.directory import StateDirectory
 from pylvs.model.checks import Target, TcpCheck
 from pylvs.model.errors import NoSpace
 from pylvs.model.service import Destination, DestinationKey, ServiceKey, VirtualService
@@ -89,7 +89,7 @@ SLOW = replace(QUICK, warmup_s=3600)  # no probe has a result in the test
 
 def noted(host: FakeHost) -> set[str]:
     """Return the servers that the next daemon does not take for new ones."""
-    rows = json.loads((host.state / "services.json").read_text())
+    rows = StateDirectory(host.state).read("services")
     return {rip for *_, servers in rows for rip, _ in servers}
 
 

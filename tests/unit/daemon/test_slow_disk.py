@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 import os
 import re
 import threading
@@ -83,7 +82,7 @@ def disk(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
 
 
 def overrides(host: FakeHost) -> Any:
-    return json.loads((host.state / "overrides.json").read_text())
+    return StateDirectory(host.state).read("overrides")
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from pylvs.model.errors import Busy, PylvsError, Unsupported
 from pylvs.model.rows import DestinationRow, ServiceRow
 from pylvs.model.service import Destination, DestinationKey, Protocol, ServiceKey, VirtualService
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
+from pylvs.system import files, undo_log
 from pylvs.system.sockets import address_of
 
 WEB = ServiceKey(Protocol.TCP, ip_address("192.0.2.1"), 80)
@@ -126,7 +127,8 @@ def test_a_state_file_is_replaced_atomically_and_an_empty_one_is_removed(tmp_pat
     assert state.read("name") is None
     state.write("name", {"a": 1})
     state.write("name", {"a": 2})
-    assert json.loads((tmp_path / "name.json").read_text()) == {"a": 2}
+    assert json.loads((tmp_path / "name.json").read_text()) == {"version": 1, "content": {"a": 2}}
+    assert state.read("name") == {"a": 2}
     state.write("name", {})
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "name.json").write_text("{")
@@ -167,10 +169,6 @@ def test_owned_services_and_overrides_are_restored(tmp_path: Path) -> None:
     services = {"web": ServiceIdentity((WEB, SIX, MARK), frozenset({*(key for _, key in overrides), server(2)}))}
     save_overrides(state, overrides, services)
     assert load_overrides(state) == (overrides, services)
-    rows = state.read("overrides")
-    former = [{name: value for name, value in row.items() if name not in ("keys", "servers")} for row in rows]
-    state.write("overrides", former)  # as older versions did
-    assert load_overrides(state) == (overrides, {})
     save_overrides(state, {}, {})
     assert load_overrides(state) == ({}, {})
 
@@ -179,11 +177,37 @@ def test_owned_services_and_overrides_are_restored(tmp_path: Path) -> None:
 def test_a_damaged_file_is_reported_in_one_line(tmp_path: Path, content: str) -> None:
     state = StateDirectory(tmp_path)
     for name in "services", "overrides":
-        state.file(name).write_text(content)
+        state.file(name).write_text(f'{{"version": 1, "content": {content}}}')
     with pytest.raises(Unsupported, match="remove it"):
         load_owned(state)
     with pytest.raises(Unsupported, match="remove it"):
         load_overrides(state)
+
+
+@pytest.mark.parametrize("content", ['[["TCP", "192.0.2.1", 80, 0, []]]', '{"content": []}', '{"version": 1}', "7"])
+def test_a_file_without_a_version_is_refused_in_one_line(tmp_path: Path, content: str) -> None:
+    state = StateDirectory(tmp_path)
+    state.file("services").write_text(content)
+    with pytest.raises(Unsupported, match=r"services\.json: damaged .*; remove it$"):
+        load_owned(state)
+
+
+def test_a_file_of_another_version_is_refused_and_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state file of the daemon, and the settings that virtual routers and real servers have changed."""
+    state, memory = StateDirectory(tmp_path), undo_log.Memory(tmp_path / "settings", devices_up=["eth0"])
+    with monkeypatch.context() as later:
+        later.setattr(files, "VERSION", 2)
+        state.write("services", [1])
+        memory.save()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for path, read in (
+        (state.file("services"), lambda: load_owned(state)),
+        (memory.path, lambda: undo_log.load(memory.path)),
+    ):
+        with pytest.raises(Unsupported) as caught:
+            read()
+        assert str(caught.value) == f"{path}: of another pylvs (version 2, not 1); remove it"
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_only_known_servers_are_adopted_from_the_table() -> None:

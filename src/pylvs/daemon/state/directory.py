@@ -182,10 +182,13 @@ class StateDirectory:
         return self.path / f"{name}.json"
 
     def read(self, name: str) -> Any:
-        """Return the content of a file, None if there is none. Raises PylvsError, Unsupported if it is not JSON."""
+        """Return the content of a file, None if there is none.
+
+        Raises PylvsError; Unsupported for a file that is not JSON, or of another version.
+        """
         try:
             with open(os.open(self.file(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), encoding="utf-8") as file:
-                return json.load(file)
+                content = json.load(file)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -194,6 +197,7 @@ class StateDirectory:
             raise PylvsError(f"{self.file(name)}: cannot be read: {error.strerror}") from None
         except (ValueError, RecursionError) as error:
             raise self._damaged(name, error) from None
+        return files.checked(self.file(name), content)
 
     @contextlib.contextmanager
     def decoding(self, name: str) -> Iterator[Any]:
@@ -212,6 +216,10 @@ class StateDirectory:
 
         A file that has this content stays, as a full or read-only disk would refuse another one.
         """
+        self.publish(name, files.versioned(content) if content else None)
+
+    def publish(self, name: str, content: Any) -> None:
+        """Write likewise a file that users read and no daemon, without a version. Raises PylvsError."""
         path = self.file(name)
         try:
             if not content:
@@ -262,7 +270,7 @@ def load_overrides(state: StateDirectory) -> tuple[dict[ServerName, Override], d
         for row in rows or ():
             server = DestinationKey(ip_address(row["address"]), row["port"])
             overrides[row["service"], server] = Override(Standing(row["standing"]), row["weight"])
-            if "keys" in row:  # absent in files of older versions
+            if "keys" in row:  # one row of each service has them
                 keys = tuple(_service_key(*each) for each in row["keys"])
                 services[row["service"]] = ServiceIdentity(keys, _servers(row["servers"]))
     return overrides, services

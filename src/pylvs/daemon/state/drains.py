@@ -137,8 +137,8 @@ class Drains:
         with self._state.decoding(DRAINS_FILE) as rows:
             for row in rows or ():
                 names = tuple((name, DestinationKey(ip_address(to), port)) for name, to, port in row["servers"])
-                active_only = row.get("active_only", False)  # absent in files of older versions
-                drain = Drain(row["number"], names, row["began_at"], row["deadline_at"], row["force"], active_only)
+                fields = (row[name] for name in ("began_at", "deadline_at", "force", "active_only"))
+                drain = Drain(row["number"], names, *fields)
                 if row.get("boot") == self._boot:
                     drain.ends_at = row["ends_at"]
                 elif drain.deadline_at is not None:

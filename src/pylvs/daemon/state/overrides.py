@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from pylvs.daemon.parts import Part
 from pylvs.daemon.problems import Problem
 from pylvs.daemon.state import directory
-from pylvs.daemon.state.directory import OVERRIDES_FILE, OwnedServices, StateDirectory
+from pylvs.daemon.state.directory import OVERRIDES_FILE, StateDirectory
 from pylvs.daemon.tasks import BackgroundTasks
 from pylvs.health.engine import Engine
-from pylvs.health.events import Event, Overridden, ServiceIdentity
+from pylvs.health.events import Event, Overridden
 from pylvs.model.errors import PylvsError, text_of
-from pylvs.model.service import DestinationKey
-from pylvs.model.wanted import Configuration
 from pylvs.system.logs import get_logger
 from pylvs.system.threads import DaemonThread
 
@@ -192,15 +190,3 @@ class SavedOverrides:
         overrides = self._engine.overrides()
         services = {name: self._engine.identity(name) for name in {service for service, _ in overrides}}
         return partial(directory.save_overrides, self._state, overrides, services)
-
-
-def identities(
-    configuration: Configuration, owned: OwnedServices, names: Collection[str]
-) -> dict[str, ServiceIdentity]:
-    """Return what a former version did not save with its overrides: services with these names, and what they had."""
-    nothing = frozenset[DestinationKey]()
-    return {
-        service.name: ServiceIdentity(service.keys, nothing.union(*(owned.get(key, nothing) for key in service.keys)))
-        for service in configuration.services
-        if service.name in names
-    }
