@@ -12,9 +12,7 @@ if TYPE_CHECKING:
     from pylvs.library.errors import (
         Busy,
         Closed,
-        Error,
         Exists,
-        InvalidValue,
         KernelError,
         NamespaceNotFound,
         NoSpace,
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
         PermissionNeeded,
         Unsupported,
     )
+    from pylvs.library.invalid import Error, InvalidValue
     from pylvs.library.keys import ServerKey, ServiceKey
     from pylvs.library.statistics import ServerStatistics, ServiceStatistics, Statistics
     from pylvs.library.values import Flag, Forwarding, Persistence, Server, Service, Tunnel
@@ -36,8 +35,9 @@ _MODULES = {
     "library.aio": "AsyncDirector",
     "library.difference": "Difference ServiceDifference difference",
     "library.director": "Director Watcher",
-    "library.errors": "Busy Closed Error Exists InvalidValue KernelError NamespaceNotFound NoSpace NotFound"
-    " OwnedByDaemon PermissionNeeded Unsupported",
+    "library.errors": "Busy Closed Exists KernelError NamespaceNotFound NoSpace NotFound OwnedByDaemon PermissionNeeded"
+    " Unsupported",
+    "library.invalid": "Error InvalidValue",
     "library.keys": "ServerKey ServiceKey",
     "library.statistics": "ServerStatistics ServiceStatistics Statistics",
     "library.values": "Flag Forwarding Persistence Server Service Tunnel",

@@ -22,7 +22,7 @@ from pylvs.daemon.state.directory import StateDirectory, save_owned
 from pylvs.dataplane.destinations import DestinationSlots
 from pylvs.dataplane.scheduler_tables import HashTables
 from pylvs.dataplane.transaction import Transaction
-from pylvs.library.errors import translated
+from pylvs.library.translation import translated
 from pylvs.model.director import STATES
 from pylvs.model.errors import NoSpace
 from tests.packet.frames import parsed, tcp

@@ -21,8 +21,9 @@ from pylvs.config.show import Report, shown
 from pylvs.config.show import as_json as effective_json
 from pylvs.daemon import DEFAULT_FILE
 from pylvs.model.addresses import command_to_add
+from pylvs.model.errors import counted
 from pylvs.model.wanted import Configuration
-from pylvs.system.logs import counted, one_line
+from pylvs.system.logs import one_line
 
 EXIT_FOUND = 5
 EXIT_SECURITY = 6

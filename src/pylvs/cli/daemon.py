@@ -26,8 +26,8 @@ from pylvs.cli.common import (
 )
 from pylvs.cli.monitoring import MonitoringCommand, checked
 from pylvs.daemon import DEFAULT_FILE
-from pylvs.model.errors import PylvsError
-from pylvs.system.logs import counted, one_line
+from pylvs.model.errors import PylvsError, counted
+from pylvs.system.logs import one_line
 
 WATCH_EVERY_S = 1.0
 COLOURS = {"MASTER": "green", "FAULT": "red"}  # of virtual routers

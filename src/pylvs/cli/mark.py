@@ -10,9 +10,9 @@ import click
 
 from pylvs.cli.common import as_json
 from pylvs.model import mark_words
-from pylvs.model.errors import InvalidOperation
+from pylvs.model.errors import InvalidOperation, counted
 from pylvs.model.marks import TO_THE_END, MarkRule, checked, with_rule, without
-from pylvs.system.logs import counted, one_line
+from pylvs.system.logs import one_line
 
 # option, name of the argument, placeholder, help
 _CONDITIONS = (

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from pylvs.model.errors import PylvsError
-from pylvs.system.logs import counted, one_line
+from pylvs.model.errors import PylvsError, counted
+from pylvs.system.logs import one_line
 
 OK, WARNING, CRITICAL, UNKNOWN = range(4)
 _NAMES = ("OK", "WARNING", "CRITICAL", "UNKNOWN")

@@ -28,14 +28,14 @@ from pylvs.daemon.via_vip import DEVICES_FILE, VipChecks
 from pylvs.dataplane.director import open_director
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
-from pylvs.model.errors import NoSuchService, PylvsError, text_of
+from pylvs.model.errors import NoSuchService, PylvsError, counted, text_of
 from pylvs.model.routing import HeldAddress
 from pylvs.model.service import ServiceKey
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.netlink import links
 from pylvs.netlink.addresses import release
 from pylvs.system import lock
-from pylvs.system.logs import counted, get_logger
+from pylvs.system.logs import get_logger
 from pylvs.system.namespaces import NAMED, inside_network, network_cookie
 from pylvs.vrrp.ipc import PID_FILE, Client, NoRouters
 

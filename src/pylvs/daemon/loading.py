@@ -29,11 +29,10 @@ from pylvs.model.bfd import BfdSession
 from pylvs.model.checks import BfdCheck, goes_via_vip
 from pylvs.model.dataclass import dataclass, replace
 from pylvs.model.described import Descriptions
-from pylvs.model.errors import NO_MEMORY, PylvsError
+from pylvs.model.errors import NO_MEMORY, PylvsError, counted
 from pylvs.model.plain import Malformed, from_plain, to_plain
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration, Placement
-from pylvs.system.logs import counted
 from pylvs.system.processes import VERSION_LINE, command, other_version
 
 LOAD_TIMEOUT_S = 120.0  # for reading the file in another process

@@ -58,11 +58,11 @@ from pylvs.dbus import interface
 from pylvs.health.engine import Engine
 from pylvs.health.prober.link import ProberCounts
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.errors import PylvsError, text_of
+from pylvs.model.errors import PylvsError, counted, text_of
 from pylvs.model.rows import refused
 from pylvs.model.wanted import Configuration
 from pylvs.system.garbage import settle_garbage
-from pylvs.system.logs import counted, get_logger
+from pylvs.system.logs import get_logger
 from pylvs.system.processes.scripts import ScriptCounts
 from pylvs.system.processes.shortage import missing
 from pylvs.system.table_thread import TableThread

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from pylvs.library.errors import InvalidValue
+from pylvs.library.invalid import InvalidValue
 from pylvs.library.keys import ServerKey, ServiceKey
 from pylvs.library.values import Server, Service
 from pylvs.model.dataclass import dataclass

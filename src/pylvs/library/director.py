@@ -13,16 +13,15 @@ from pylvs.library.difference import Difference, ServiceDifference, by_key, diff
 from pylvs.library.errors import (
     CAPABILITIES,
     Closed,
-    InvalidValue,
     NamespaceNotFound,
     NotFound,
     OwnedByDaemon,
     PermissionNeeded,
-    from_os,
-    translated,
 )
+from pylvs.library.invalid import InvalidValue
 from pylvs.library.keys import ServerKey, ServiceKey, boolean, choice, number, text
 from pylvs.library.statistics import Network, Statistics, matching, statistics_of
+from pylvs.library.translation import from_os, translated
 from pylvs.library.values import (
     Flag,
     Forwarding,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from pylvs.library.errors import InvalidValue
+from pylvs.library.invalid import InvalidValue
 from pylvs.model.addresses import ANY_V4, ANY_V6, Address, endpoint
 from pylvs.model.dataclass import dataclass
 from pylvs.model.service import MAX_PORT, DestinationKey, Protocol

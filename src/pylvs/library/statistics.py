@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
-from pylvs.library.errors import InvalidValue
+from pylvs.library.invalid import InvalidValue
 from pylvs.library.keys import ServerKey, ServiceKey, choice, text
 from pylvs.library.values import Server, Service, server_key, service_key
 from pylvs.model.addresses import Address

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import Flag as EnumFlag
 from enum import StrEnum
 from ipaddress import IPv4Address
 
 from pylvs.bpf.schedulers import SCHEDULERS
-from pylvs.library.errors import InvalidValue, located
-from pylvs.library.keys import ServerKey, ServiceKey, any_address, boolean, choice, number, parse_server, setter
+from pylvs.library.invalid import InvalidValue, located
+from pylvs.library.keys import ServerKey, ServiceKey, any_address, boolean, choice, number, parse_server, setter, text
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, replace
 from pylvs.model.rows import ServiceRow
@@ -34,7 +34,6 @@ from pylvs.model.service import Tunnel as ModelTunnel
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from typing import Any, Literal
 
     from pylvs.library.keys import ProtocolName
@@ -203,16 +202,12 @@ class Server:
 
     def to_dict(self) -> dict[str, Any]:
         """Return this as JSON types; `from_dict` inverts it."""
-        from pylvs.library.dictionaries import server_to_dict
-
-        return server_to_dict(self)
+        return _server_to_dict(self)
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Server:
         """Return the server that `to_dict` describes; what has a default may be left out. Raises InvalidValue."""
-        from pylvs.library.dictionaries import server_from_dict
-
-        return server_from_dict(data)
+        return _server_from_dict(data)
 
     @classmethod
     def from_model(cls, found: Destination) -> Server:
@@ -322,16 +317,12 @@ class Service:
 
     def to_dict(self) -> dict[str, Any]:
         """Return this with its servers as JSON types; `from_dict` inverts it."""
-        from pylvs.library.dictionaries import service_to_dict
-
-        return service_to_dict(self)
+        return _service_to_dict(self)
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Service:
         """Return the service that `to_dict` describes; what has a default may be left out. Raises InvalidValue."""
-        from pylvs.library.dictionaries import service_from_dict
-
-        return service_from_dict(data)
+        return _service_from_dict(data)
 
     def server(self, key: Server | ServerKey | str) -> Server | None:
         """Return the server with this key as it is in this service, or None. Raises InvalidValue."""
@@ -464,3 +455,103 @@ def check_server(key: ServiceKey, server: Server, field: str = "server") -> None
     if server.port != key.port and not key.mark and server.forwarding is not Forwarding.NAT:
         hint = f'forwarding="{server.forwarding}" keeps the port of the service, {key.port}; only "nat" changes it'
         raise InvalidValue("port", server.port, hint, str(server.key))
+
+
+# Dictionaries of JSON types: for files, queues and other programs.
+
+_SERVICE = ("protocol", "address", "port", "scheduler", "persistence", "flags", "servers")
+_MARK = ("mark", "version", *_SERVICE[3:])
+_SERVER = ("address", "port", "weight", "forwarding", "upper", "lower", "tunnel")
+_PERSISTENCE = ("timeout_s", "netmask", "engine")
+_TUNNEL = ("kind", "port", "checksum", "remote_checksum")
+
+
+def _service_to_dict(service: Service) -> dict[str, Any]:
+    """Return a service with its servers."""
+    named: dict[str, Any] = {"mark": service.mark, "version": service.address.version}
+    if not service.mark:
+        protocol = service.protocol.name.lower()
+        named = {"protocol": protocol, "address": str(service.address), "port": service.port}
+    persistence = service.persistence
+    return {
+        **named,
+        "scheduler": service.scheduler,
+        "persistence": persistence and _persistence_to_dict(persistence),
+        "flags": [flag.name for flag in Flag if flag in service.flags],
+        "servers": [_server_to_dict(each) for each in service.servers],
+    }
+
+
+def _persistence_to_dict(found: Persistence) -> dict[str, Any]:
+    netmask = str(found.netmask) if isinstance(found.netmask, IPv4Address) else found.netmask
+    return {"timeout_s": found.timeout_s, "netmask": netmask, "engine": found.engine}
+
+
+def _server_to_dict(server: Server) -> dict[str, Any]:
+    """Return a server with its tunnel."""
+    tunnel = server.tunnel
+    return {
+        "address": str(server.address),
+        "port": server.port,
+        "weight": server.weight,
+        "forwarding": server.forwarding.value,
+        "upper": server.upper,
+        "lower": server.lower,
+        "tunnel": tunnel
+        and {
+            "kind": tunnel.kind.name.lower(),
+            "port": tunnel.port,
+            "checksum": tunnel.checksum,
+            "remote_checksum": tunnel.remote_checksum,
+        },
+    }
+
+
+def _service_from_dict(data: object) -> Service:
+    """Return the service of a dictionary. Raises InvalidValue, with the position of the value."""
+    is_mark = isinstance(data, Mapping) and "mark" in data
+    given = _given(data, "service", _MARK if is_mark else _SERVICE, ("mark",) if is_mark else _SERVICE[:3])
+    if given.get("persistence") is not None:
+        with located("persistence"):
+            given["persistence"] = Persistence(**_given(given["persistence"], "persistence", _PERSISTENCE, ()))
+    if "flags" in given:
+        given["flags"] = _flag_names(given["flags"])
+    servers = given.pop("servers", [])
+    if not isinstance(servers, list | tuple):
+        raise InvalidValue("servers", servers, "must be a list")
+    found = []
+    for at, each in enumerate(servers):
+        with located(f"servers[{at}]"):
+            found.append(_server_from_dict(each))
+    return Service.of_mark(**given, servers=found) if is_mark else Service(**given, servers=found)
+
+
+def _server_from_dict(data: object) -> Server:
+    """Return the server of a dictionary. Raises InvalidValue, with the position of the value."""
+    given = _given(data, "server", _SERVER, _SERVER[:2])
+    if given.get("tunnel") is not None:
+        with located("tunnel"):
+            given["tunnel"] = Tunnel(**_given(given["tunnel"], "tunnel", _TUNNEL, ()))
+    return Server(given.pop("address"), given.pop("port"), **given)
+
+
+def _given(data: object, what: str, known: tuple[str, ...], needed: tuple[str, ...]) -> dict[str, Any]:
+    """Return a copy of a dictionary with known names alone. Raises InvalidValue."""
+    if not isinstance(data, Mapping):
+        raise InvalidValue(what, data, f"must be a dictionary with {', '.join(needed or known)}")
+    for name in data:
+        if name not in known:
+            raise InvalidValue(str(name), data[name], f"is unknown; a {what} has: {', '.join(known)}")
+    for name in needed:
+        if name not in data:
+            raise InvalidValue(name, None, f"is missing; a {what} has: {', '.join(known)}")
+    return dict(data)
+
+
+def _flag_names(names: object) -> Flag:
+    if not isinstance(names, list | tuple):
+        raise InvalidValue("flags", names, 'must be a list of names, as ["FALLBACK"]')
+    flags = NO_FLAGS
+    for each in names:
+        flags |= choice("flags", text("flags", each, "must be names"), Flag)
+    return flags

@@ -10,8 +10,7 @@ import errno
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from pylvs.model.service import DestinationKey, ServiceKey
+    from typing import Any
 
 NO_MEMORY = "this process gets no more memory"
 LONGEST_EXCERPT = 60  # characters
@@ -20,13 +19,13 @@ LONGEST_EXCERPT = 60  # characters
 class PylvsError(Exception):
     """Base of all errors that a user can cause or must act on; the text names cause and remedy.
 
-    `field` is the field of a service or a destination that is wrong, if one is. `subject` names service and destination
-    if an edit of many was refused.
+    `field` is the field of a service or a destination that is wrong, if one is. `subject` has the keys of service and
+    destination (or None) if an edit of many was refused.
     """
 
     errno = errno.EINVAL
     exit_status = 1  # of the command that it ends
-    subject: tuple[ServiceKey, DestinationKey | None] | None = None
+    subject: tuple[Any, Any] | None = None  # of the classes in `service`, which imports this module
 
     def __init__(self, text: str = "", field: str = "") -> None:
         super().__init__(text)
@@ -164,6 +163,11 @@ class NoSuchSetting(PylvsError):
 def shown(text: str) -> str:
     """Return a wrong value for an error's text; quotes show an empty one."""
     return text or "''"
+
+
+def counted(number: int, what: str) -> str:
+    """Return "1 service", "2 services"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def text_of(error: BaseException) -> str:

@@ -10,7 +10,13 @@ from pylvs.model.service import Destination, VirtualService
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
-    from pylvs.model.director import Director
+    from collections.abc import Sequence
+    from typing import Protocol
+
+    class Reports(Protocol):
+        """The part of a Director that reports devices, whose protocol imports this module."""
+
+        def device_problems(self) -> Sequence[DeviceProblem]: ...
 
 
 _REFUSED = "refused "  # the reasons of bpf/abi/base.h begin so
@@ -153,16 +159,16 @@ class DeviceProblem:
         return f"{self.device}{'' if self.attached else ' is not attached'}: {self.reason}"
 
 
-def unattached(director: Director) -> list[str]:
+def unattached(director: Reports) -> list[str]:
     """Describe the devices that services or real servers need, and that are not attached."""
     return [str(each) for each in director.device_problems() if each.needed]
 
 
-def refused(director: Director) -> list[str]:
+def refused(director: Reports) -> list[str]:
     """Describe those of these devices that the last edit could not attach."""
     return [str(each) for each in director.device_problems() if each.needed and not each.by_hand]
 
 
-def warnings(director: Director) -> list[str]:
+def warnings(director: Reports) -> list[str]:
     """Describe what the last edit could not do for devices that matter to an operator."""
     return [str(each) for each in director.device_problems() if (each.needed and not each.by_hand) or each.attached]

@@ -6,7 +6,7 @@ import queue
 import threading
 from collections.abc import Callable
 
-from pylvs.system.logs import counted
+from pylvs.model.errors import counted
 
 QUEUE_LINES = 10_000
 

@@ -69,11 +69,6 @@ def one_line(text: str) -> str:
     return visible(" ".join(text.split()))
 
 
-def counted(number: int, what: str) -> str:
-    """Return "1 service", "2 services"."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
 def get_logger() -> Logger:
     return _LOGGER
 

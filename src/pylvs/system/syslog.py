@@ -13,7 +13,7 @@ import socket
 import time
 from typing import TextIO
 
-from pylvs.system.logs import counted
+from pylvs.model.errors import counted
 
 DEVICE = "/dev/log"
 IDENTITY = "Keepalived"  # keepalived's, so that filters of rsyslog, journald and monitoring apply

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from pylvs.model.dataclass import dataclass, field
-from pylvs.system.logs import counted
+from pylvs.model.errors import counted
 from pylvs.vrrp.loop import Loop
 
 PERIOD_S = 60.0

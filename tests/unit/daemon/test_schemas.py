@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from pylvs.daemon.api.application import document
+from pylvs.daemon.api.reference import reference
 from pylvs.daemon.api.routes import ROUTES
-from pylvs.daemon.api.schema import VERSION, event_types, reference
+from pylvs.daemon.api.schema import VERSION, event_types
 from pylvs.daemon.notifications import encode_event
 from pylvs.health.events import Overridden, Override, ServerDown
 from pylvs.model.service import DestinationKey
@@ -21,7 +22,7 @@ SERVER = DestinationKey(ip_address("10.0.0.1"), 80)
 
 
 def test_the_reference_is_that_of_the_code(repository: Path) -> None:
-    """`python -m pylvs.daemon.api.schema > docs/reference/api.md` writes it."""
+    """`python -m pylvs.daemon.api.reference > docs/reference/api.md` writes it."""
     assert (repository / "docs/reference/api.md").read_text() == reference()
 
 

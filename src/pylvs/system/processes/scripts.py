@@ -24,9 +24,8 @@ from typing import Any
 
 from pylvs.model.checks import Script
 from pylvs.model.dataclass import dataclass
-from pylvs.model.errors import PylvsError
+from pylvs.model.errors import PylvsError, counted
 from pylvs.system.lease import Lease
-from pylvs.system.logs import counted
 from pylvs.system.processes import command
 from pylvs.system.processes.accounts import SCRIPT_USER, Account, script_account
 from pylvs.system.processes.runner import GREETING
