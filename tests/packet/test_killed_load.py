@@ -318,7 +318,7 @@ class Nothing:
         until(lambda: what_is_held(self.host) == self.before, self._more)
         attached = {each.device: each for each in attach.attached(self.host.director.state)}
         assert attached.keys() == {"d0", "e0", "lo"}
-        pinned = attachments.entry_ids(self.host.director.state)
+        pinned = attach.entry_ids(self.host.director.state)
         for each in attached.values():
             assert {each.xdp, each.ingress} <= {0, *pinned.values()}, f"{each} does not run the pinned programs"
 

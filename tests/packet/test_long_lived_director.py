@@ -10,7 +10,7 @@ from unittest import mock
 
 import pytest
 
-from pylvs.dataplane import growth, load
+from pylvs.dataplane import load, upgrade
 from pylvs.dataplane.devices import attach
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import State
@@ -180,7 +180,7 @@ def test_edits_after_a_change_of_the_capacity_under_the_same_lock_use_the_new_ta
         with mine.batch():
             before = mine.services()
             if grows:
-                with mock.patch.object(growth, "larger_capacity", return_value=2048):
+                with mock.patch.object(upgrade, "larger_capacity", return_value=2048):
                     assert mine.grow() == (1024, 2048)
             else:
                 mine.change_setting("conn_max", 2048)

@@ -11,10 +11,11 @@ from contextlib import ExitStack
 
 from pylvs.bpf import abi
 from pylvs.dataplane import load, scheduler_tables
-from pylvs.dataplane.destinations import DestinationSlots, ListStep, fill_table, followed, pack_member, put_list
+from pylvs.dataplane.destinations import DestinationSlots, fill_table, followed, pack_member, put_list
 from pylvs.dataplane.scheduler_tables import HashTables
 from pylvs.dataplane.tables import (
     ALL_ONES,
+    ListStep,
     Tables,
     destination_name,
     service_key,
@@ -98,7 +99,7 @@ class BulkAdd:
         self.whole = False
         edit.new_service(slot, edit.generation)
         fields = version_fields(service, load.ticks_per_second())
-        fields |= scheduler_tables.began(edit, fields)
+        fields |= scheduler_tables.began(edit.tables, edit.generation, fields)
         fields |= {"added": edit.generation, "list_version": 1, "edit": abi.constant("LIST_INIT")}
         fields |= {"list": 0, "count": 0, "gcd": 1, "max_weight": 0, "table": 0}
         tables.service_states.clear(slot)

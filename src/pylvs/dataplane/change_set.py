@@ -8,7 +8,6 @@ from pylvs.dataplane import load, scheduler_tables
 from pylvs.dataplane.bulk_add import BulkAdd
 from pylvs.dataplane.destinations import (
     DestinationSlots,
-    ListStep,
     Weights,
     cursor_after,
     fill_table,
@@ -18,7 +17,7 @@ from pylvs.dataplane.destinations import (
     packed_members,
 )
 from pylvs.dataplane.scheduler_tables import HashTables
-from pylvs.dataplane.tables import Tables, destination_name, key_of, service_key, version_fields
+from pylvs.dataplane.tables import ListStep, Tables, destination_name, key_of, service_key, version_fields
 from pylvs.dataplane.transaction import Transaction, list_of
 from pylvs.model.errors import DestinationExists, NoSuchDestination
 from pylvs.model.service import Destination, DestinationKey, ServiceChange, ServiceKey, VirtualService
@@ -149,7 +148,7 @@ class ChangeSet:
             cursor = self._tables.service_states.get(slot, "cursor")
             self._cursors.append((slot, cursor_after(cursor, version, fields, steps)))
             if restarted:
-                fields |= scheduler_tables.began(edit, fields)
+                fields |= scheduler_tables.began(edit.tables, edit.generation, fields)
             fill_table(edit, slot, version, fields, entries, steps)
         edit.write_version(slot, edit.generation, fields)
         edit.count_engine(version["engine"], -1)

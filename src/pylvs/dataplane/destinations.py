@@ -16,6 +16,7 @@ from pylvs.bpf import abi, kernel, maps
 from pylvs.dataplane import transaction
 from pylvs.dataplane.state import ORPHANS
 from pylvs.dataplane.tables import (
+    ListStep,
     Tables,
     address_bytes,
     address_of,
@@ -28,7 +29,6 @@ from pylvs.dataplane.tables import (
 from pylvs.dataplane.transaction import NatServers, Transaction, list_of, write_bitmaps
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
-from pylvs.model.dataclass import dataclass
 from pylvs.model.service import Destination, DestinationKey, Method, ServiceKey, TunnelKind
 from pylvs.netlink.links import Route, Routes
 
@@ -346,16 +346,6 @@ def _weights(entries: bytes) -> list[int]:
     return [weight for (weight,) in abi.struct("member").view("weight").iter_unpack(entries) if weight > 0]
 
 
-@dataclass(frozen=True, slots=True)
-class ListStep:
-    """A change of a list: its kind, the position, and the weights in the list after it, as a version has them."""
-
-    change: str
-    position: int = 0
-    gcd: int = 1
-    max_weight: int = 0
-
-
 def pack_member(slot: int, destination: Destination, last_weight: int = 0) -> bytes:
     """Return the member for the destination in a slot; `last_weight` is its latest weight above 0."""
     return _member_form().pack(
@@ -428,7 +418,7 @@ def change_scheduler(edit: Transaction, slot: int, version: dict[str, Any], fiel
     from pylvs.dataplane import scheduler_tables  # late: most edits keep the scheduler
 
     change_list(edit, slot, version, fields, "LIST_INIT")
-    fields.update(scheduler_tables.began(edit, fields))
+    fields.update(scheduler_tables.began(edit.tables, edit.generation, fields))
     fill_table(edit, slot, version, fields, packed_members(edit.tables, version), [ListStep("LIST_INIT")])
 
 

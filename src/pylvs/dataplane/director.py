@@ -257,9 +257,9 @@ class BpfDirector:
 
     def larger_capacity(self) -> int:
         """Return the capacity that the connection table should have; 0: the present one. Raises NoSpace."""
-        from pylvs.dataplane import growth
+        from pylvs.dataplane import upgrade
 
-        return growth.larger_capacity(self.tables) if self.state.exists else 0
+        return upgrade.larger_capacity(self.tables) if self.state.exists else 0
 
     def grow(self) -> tuple[int, int] | None:
         """Double the capacity of the connection table if it is nearly full; return the former and the new one.

@@ -58,15 +58,33 @@ from pylvs.netlink.links import Routes
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Protocol
 
     from pylvs.dataplane.bulk_add import BulkAdd
     from pylvs.dataplane.change_set import ChangeSet
-    from pylvs.dataplane.director import BpfDirector
+    from pylvs.dataplane.reader import Reader
+    from pylvs.dataplane.state import State
     from pylvs.model.marks import MarkRule
     from pylvs.model.rows import DeviceProblem
     from pylvs.model.service import Timeouts
     from pylvs.system.lock import Lock
+
+    class Opened(Protocol):
+        """The part of the director, which imports this module, that has opened the tables."""
+
+        state: State
+        settled: bool
+
+        @property
+        def tables(self) -> Tables: ...
+        @property
+        def versions(self) -> Versions: ...
+        @property
+        def reader(self) -> Reader: ...
+        def renew(self) -> None: ...
+        def open_again(self) -> None: ...
+        def slot(self, key: ServiceKey) -> int | None: ...
+        def known(self, key: ServiceKey) -> tuple[int, dict[str, Any]]: ...
 
 
 _DEVICE_SETTINGS = "/proc/sys/net/ipv4/conf"
@@ -76,7 +94,7 @@ _RESERVED = 8  # descriptors
 class Editor:
     """The part of a Director that edits; the first edit makes the state."""
 
-    def __init__(self, director: BpfDirector) -> None:
+    def __init__(self, director: Opened) -> None:
         self._director = director
         self._lock: Any = None
         self._depth = 0
@@ -471,25 +489,25 @@ class Editor:
 
     def _change_capacity(self, connections: int, drop: bool) -> None:
         """Fix the capacity of the connection table. With 0 it follows memory again, and does not shrink."""
-        from pylvs.dataplane import growth
+        from pylvs.dataplane import upgrade
 
         self.make(connections)
         with self.batch():
             least = max(kernel.connection_limit(), self._tables.pool.get(0, "capacity"))
             self._resize(connections or least, drop)
-            growth.fix(self._tables, bool(connections))
+            upgrade.fix_capacity(self._tables, bool(connections))
 
     def grow(self) -> tuple[int, int] | None:
         """Double the capacity of the connection table if it is nearly full; return the former and the new one.
 
         Other processes can edit during most of the copy.
         """
-        from pylvs.dataplane import growth
+        from pylvs.dataplane import upgrade
 
-        if not growth.larger_capacity(self._tables):
+        if not upgrade.larger_capacity(self._tables):
             return None
         with self.batch():
-            former, capacity = self._tables.pool.get(0, "capacity"), growth.larger_capacity(self._tables)
+            former, capacity = self._tables.pool.get(0, "capacity"), upgrade.larger_capacity(self._tables)
             if capacity:
                 self._resize(capacity, lock=self._lock)
         return (former, capacity) if capacity else None

@@ -434,11 +434,11 @@ def provide(state: State, name: str) -> None:
 
     Raises what `open_entry` does; Busy if a device runs other programs, which would never call this one.
     """
-    from pylvs.dataplane.devices import attachments  # late: it imports this module
+    from pylvs.dataplane.devices import attach  # late: most edits do not load a program
 
     if os.path.exists(state.loaded_path(name)):
         return
-    others = attachments.with_other_programs(state)
+    others = attach.with_other_programs(state)
     if others:
         raise Busy(
             f"{', '.join(others)}: runs programs of another load, which lack {_USED_BY[name]};"

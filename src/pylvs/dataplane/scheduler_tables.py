@@ -16,10 +16,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from pylvs.bpf import abi, maps
-from pylvs.dataplane import load
-from pylvs.dataplane.state import CACHE_SWEEP, State
-from pylvs.dataplane.tables import Tables
-from pylvs.dataplane.transaction import Transaction
+from pylvs.dataplane.state import CACHE_SWEEP, CLOCK, State
+from pylvs.dataplane.tables import ListStep, Tables
 from pylvs.model.errors import InvalidOperation
 from pylvs.model.service import ServiceKey
 
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pylvs.bpf.maps import HashMap
-    from pylvs.dataplane.destinations import ListStep
 
 _MASK32, _MASK64 = (1 << 32) - 1, (1 << 64) - 1
 _WEIGHT_BITS = 6  # weights are scaled down to about 6 bits
@@ -41,11 +38,11 @@ def remembers(version: dict[str, Any]) -> bool:
     return bool(version["present"]) and version["scheduler"] in [abi.constant(name) for name in names]
 
 
-def began(edit: Transaction, fields: dict[str, Any]) -> dict[str, Any]:
+def began(tables: Tables, generation: int, fields: dict[str, Any]) -> dict[str, Any]:
     """Return the version's fields for a scheduler that begins with this edit: older cache entries are not its own."""
     if not remembers(fields):
         return {}
-    return {"epoch": edit.generation, "epoch_tick": load.clock(edit.tables.state)}
+    return {"epoch": generation, "epoch_tick": tables.state.run_program(CLOCK) & _MASK32}
 
 
 def sweep(state: State) -> None:

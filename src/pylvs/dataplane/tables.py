@@ -15,6 +15,7 @@ from pylvs.bpf.schedulers import NAMES, NUMBERS
 from pylvs.dataplane.state import LOADED, State
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass
 from pylvs.model.service import (
     Destination,
     DestinationKey,
@@ -516,3 +517,13 @@ def destination_of(
     """Return a destination from address and port (network order) of its slot and the fields of its member."""
     key = DestinationKey(address_of(address, family), socket.ntohs(port))
     return Destination(key, _METHODS[method], weight, upper, lower, tunnel_of(tunnel))
+
+
+@dataclass(frozen=True, slots=True)
+class ListStep:
+    """A change of a list: its kind, the position, and the weights in the list after it, as a version has them."""
+
+    change: str
+    position: int = 0
+    gcd: int = 1
+    max_weight: int = 0

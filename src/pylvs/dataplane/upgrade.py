@@ -21,9 +21,15 @@ from functools import partial
 from pylvs.bpf import kernel, libbpf, maps
 from pylvs.bpf.maps import MMAPABLE, ArrayMap, MmapArray
 from pylvs.dataplane import load
+from pylvs.dataplane.devices import attach, attachments
+from pylvs.dataplane.devices.loads import SELECTED, drop_others
+from pylvs.dataplane.devices.selection import Concerns
+from pylvs.dataplane.reader import table_use
 from pylvs.dataplane.state import BARE, EGRESS, ENTRIES, LOADED, ON_DEMAND, RESTORE, TC, XDP, State
 from pylvs.dataplane.tables import MASK32, Tables
-from pylvs.model.errors import Busy, PylvsError, Unsupported
+from pylvs.model.errors import Busy, NoSpace, Unsupported
+from pylvs.model.settings import SETTINGS
+from pylvs.netlink import links
 from pylvs.system.lock import Lock
 
 TYPE_CHECKING = False  # without importing typing
@@ -33,8 +39,11 @@ if TYPE_CHECKING:
     from pylvs.dataplane.restore import ConnectionCopy
 
 _ARRAY, _PROGRAM_ARRAY = 2, 3  # BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_PROG_ARRAY
-_SELECTED = "selected"  # a map: 0 or 1, added to the number of the program that a switch calls
 _NO_SWITCH = "programs"  # an unfinished load over the same connection table
+_SHARE = 8  # a table that grew by itself takes one eighth of memory at most
+_FIXED = "conn-max-fixed"  # a note: an operator set the capacity
+_NEARLY_FULL = 0.8
+_MB = 1 << 20
 _HOLD_S = 5  # how long packets without a connection wait for half-open ones to be copied, or after a kill
 
 
@@ -126,9 +135,6 @@ def swap_programs(tables: Tables, connections: int = 0, drop: bool = False, lock
     killed, the next edit undoes it or calls `finish`.
     """
     if tables.state.leftovers()[1]:  # of a process that was killed: devices may run its switch
-        from pylvs.dataplane.devices import attachments  # late: it imports this module to attach
-        from pylvs.dataplane.devices.selection import Concerns
-
         attachments.reconcile(tables, Concerns())
     with contextlib.ExitStack() as opened:
         finish(tables.state, _reload(tables.state, opened, connections, drop, lock))
@@ -152,7 +158,7 @@ def migrate(state: State) -> None:
         left = state.leftovers()[1]
         if left:  # of a process that was killed: devices may run its switch
             _attach_pinned(state)
-            drop_other_loads(state, left)
+            drop_others(state, left)
         with contextlib.ExitStack() as opened:
             capacity = migration.former.pool.get(0, "capacity")
             finish(state, _reload(state, opened, capacity, drop=True, migration=migration))
@@ -160,9 +166,6 @@ def migrate(state: State) -> None:
 
 def _attach_pinned(state: State) -> None:
     """Let the devices run the pinned entry programs again."""
-    from pylvs.dataplane.devices import attach
-    from pylvs.netlink import links
-
     bare = {device.index for device in links.devices() if device.bare}
     with contextlib.ExitStack() as opened:
         entries = {name: opened.enter_context(state.opened(f"{LOADED}/{name}")) for name in ENTRIES}
@@ -182,9 +185,6 @@ def finish(state: State, copy: ConnectionCopy | None = None) -> None:
     Devices get the new programs one by one, without a gap: the old ones keep their tail calls until the last device has
     switched.
     """
-    from pylvs.dataplane.devices import attachments  # late: it imports this module to attach
-    from pylvs.dataplane.devices.selection import Concerns
-
     note = state.unfinished() or _NO_SWITCH
     load.start_timers(state)
     if note != _NO_SWITCH and os.path.exists(state.loaded_path(RESTORE)):  # else a killed process copied all
@@ -267,8 +267,8 @@ def _switch_devices(state: State, switch: str, draft: str, entries: Collection[s
             opened.callback(os.close, descriptor)
             return descriptor
 
-        selected = kept(libbpf.create_map(_ARRAY, _SELECTED, 4, 8, 1, MMAPABLE))
-        libbpf.pin(selected, state.pin_path(f"{switch}/{_SELECTED}"))
+        selected = kept(libbpf.create_map(_ARRAY, SELECTED, 4, 8, 1, MMAPABLE))
+        libbpf.pin(selected, state.pin_path(f"{switch}/{SELECTED}"))
         arrays = {}
         for name in load.TAILCALLS:
             arrays[name] = kept(libbpf.create_map(_PROGRAM_ARRAY, name, 4, 4, 2 * len(ENTRIES)))
@@ -283,20 +283,18 @@ def _switch_devices(state: State, switch: str, draft: str, entries: Collection[s
                     if directory == LOADED:
                         running = kernel.program_info(entry).id
             instead[running] = kept(kernel.load_switch(name == XDP, array, selected, first))
-        from pylvs.dataplane.devices import attach  # late: it is needed for devices only
-
         attach.replace_programs(state, instead)
 
 
 def _turn_switch(state: State, switch: str) -> None:
     """Let all devices use the new connection table."""
-    with MmapArray.open(state.pin_path(f"{switch}/{_SELECTED}")) as selected:
+    with MmapArray.open(state.pin_path(f"{switch}/{SELECTED}")) as selected:
         selected.publish(0, 0, 1)
 
 
 def _is_turned(state: State, switch: str) -> bool:
     """Return whether devices use the new connection table."""
-    with MmapArray.open(state.pin_path(f"{switch}/{_SELECTED}")) as selected:
+    with MmapArray.open(state.pin_path(f"{switch}/{SELECTED}")) as selected:
         return bool(selected.words[0])
 
 
@@ -306,8 +304,6 @@ def resize(tables: Tables, connections: int, drop: bool = False, lock: Lock | No
     The caller holds the lock. It is released during the longest part of the copy if it is given. Raises Busy if there
     are more connections than fit, unless `drop` is set: then some end.
     """
-    from pylvs.dataplane.reader import table_use  # late: upgrades do without
-
     use = table_use(tables)
     if connections == use.capacity:
         return
@@ -320,45 +316,26 @@ def _too_many(connections: int, living: int, what: str) -> str:
     return f"net.ipv4.vs.conn_max={connections}: {living} {what}; wait until they end, or --drop those beyond it"
 
 
-def drop_half_loaded(state: State) -> None:
-    """Empty the program array of XDP if its entry program is not pinned: the process that loaded them was killed."""
-    if os.path.exists(state.loaded_path(XDP)):
-        return
-    with ArrayMap.open(state.loaded_path(load.TAILCALLS[0])) as programs:
-        for number in range(programs.max_entries):
-            programs.remove(number)
+def fix_capacity(tables: Tables, fixed: bool) -> None:
+    """Note whether an operator set the capacity, so that it does not change by itself."""
+    tables.state.set_note(_FIXED, "yes" if fixed else None)
 
 
-def drop_other_loads(state: State, names: Collection[str]) -> None:
-    """Remove these loads if no device runs their programs: drafts of killed processes, and former loads."""
-    from pylvs.dataplane.devices import attach  # late: most edits find no other load
+def larger_capacity(tables: Tables) -> int:
+    """Return the capacity that the table should have; 0 if the present one is enough, or if an operator set it.
 
-    names = [name for name in names if not _is_being_made(state, name)]
-    running = {number for each in attach.attached(state) for number in (each.xdp, each.ingress, each.egress) if number}
-    used: set[int] = set()
-    for program in running:
-        with contextlib.suppress(PylvsError):  # it is gone, with its device
-            used.update(kernel.describe_program(program).map_ids)
-    kept = [name for name in names if used & set(_program_arrays(state, name))]
-    if any(os.path.exists(state.pin_path(f"{name}/{_SELECTED}")) for name in kept):
-        return  # a device runs a switch, which calls programs of other loads
-    maps.grace_period()  # a packet may still be in a program that a device ran a moment ago
-    for name in set(names) - set(kept):
-        state.remove_load(name)
-
-
-def _is_being_made(state: State, name: str) -> bool:
-    """Return whether a living process copies connections for this load."""
-    try:
-        with Lock(state.pin_path(name), 0):
-            return False
-    except Busy:
-        return True
-
-
-def _program_arrays(state: State, name: str) -> Iterator[int]:
-    """Yield the ids of the program arrays in the directory of a load."""
-    for array_name in load.TAILCALLS:
-        with state.opened(f"{name}/{array_name}") as array:
-            if array is not None:
-                yield kernel.map_info(array).id
+    Raises NoSpace if memory does not allow it.
+    """
+    use = table_use(tables)
+    if use.fill < _NEARLY_FULL or tables.state.note(_FIXED):
+        return 0
+    capacity = min(2 * use.capacity, SETTINGS["conn_max"].highest)
+    needed, limit, available = load.table_bytes(capacity), kernel.memory_limit() // _SHARE, kernel.memory_available()
+    described = f"a capacity of {capacity} needs {needed // _MB} MB"
+    if capacity == use.capacity:
+        raise NoSpace(f"a capacity of {capacity} is the largest possible")
+    if needed > limit:
+        raise NoSpace(f"{described}; an eighth of memory is {limit // _MB} MB; net.ipv4.vs.conn_max may exceed that")
+    if 2 * needed > available:  # while it is copied, both tables exist; and others need memory, too
+        raise NoSpace(f"{described}; of the {available // _MB} MB that are available, half may be used")
+    return capacity

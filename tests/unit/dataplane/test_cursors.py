@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pylvs.bpf import abi
-from pylvs.dataplane.destinations import ListStep, Weights, cursor_after, followed, pack_member
+from pylvs.dataplane.destinations import Weights, cursor_after, followed, pack_member
+from pylvs.dataplane.tables import ListStep
 from pylvs.model.service import Destination, DestinationKey
 
 STATELESS = ["SCHED_NONE", "SCHED_LC", "SCHED_WLC"]

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, ExitStack
 
 from pylvs.bpf import kernel
 from pylvs.dataplane.devices.modes import ON_REQUEST, Attachment, Mode, foreign_program
-from pylvs.dataplane.state import State
+from pylvs.dataplane.state import ENTRIES, LOADED, State
 from pylvs.model.errors import Busy, NoSuchDevice, PylvsError
 from pylvs.netlink import links, tc, xdp
 from pylvs.netlink.codec import Netlink, NetlinkError
@@ -228,6 +228,22 @@ def attached(state: State, everything: Sequence[Device] | None = None) -> list[A
                 if attachment:
                     found.append(attachment)
     return found
+
+
+def entry_ids(state: State) -> dict[str, int]:
+    """Return the ids of the pinned entry programs; 0 of one that is not loaded."""
+    found = dict.fromkeys(ENTRIES, 0)
+    for name in ENTRIES:
+        with state.opened(f"{LOADED}/{name}") as program:
+            if program is not None:
+                found[name] = kernel.program_info(program).id
+    return found
+
+
+def with_other_programs(state: State) -> list[str]:
+    """Return the names of devices whose packets run programs at TC that are not those of the load in force."""
+    own = entry_ids(state).values()
+    return [each.device for each in attached(state) if each.ingress and each.ingress not in own]
 
 
 def replace_programs(state: State, instead: Mapping[int, int]) -> None:

@@ -11,13 +11,13 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from pylvs.bpf import kernel, libbpf
+from pylvs.bpf import libbpf
 from pylvs.dataplane.devices import attach, device_map, lo, selection
 from pylvs.dataplane.devices import plan as planning
 from pylvs.dataplane.devices.modes import Attachment, Drivers, Mode, strips_tags
 from pylvs.dataplane.devices.plan import CHANGING, OFF, UNATTACHED, WANTED, Attach, Facts, Plan
 from pylvs.dataplane.devices.selection import Concerns
-from pylvs.dataplane.state import BARE, EGRESS, ENTRIES, LOADED, TC, XDP, State
+from pylvs.dataplane.state import BARE, EGRESS, TC, XDP, State
 from pylvs.dataplane.tables import Tables, Versions
 from pylvs.model.dataclass import dataclass, replace
 from pylvs.model.errors import NoSuchDevice, PylvsError
@@ -105,7 +105,7 @@ def _facts(tables: Tables, changes: Concerns) -> Facts:
 
 def _with_programs(tables: Tables, facts: Facts) -> Facts:
     """Add what decides how a device is attached. Tables of another layout lack it."""
-    slots, programs = device_map.taken(tables), entry_ids(tables.state)
+    slots, programs = device_map.taken(tables), attach.entry_ids(tables.state)
     return replace(facts, programs=programs, slots=slots, slot_count=tables.devices.count)
 
 
@@ -121,22 +121,6 @@ def _drivers(facts: Facts, asked: Sequence[Device]) -> Drivers:
     return Drivers(features, {index: links.stripped_tags(index) for index in stripping}, foreign)
 
 
-def entry_ids(state: State) -> dict[str, int]:
-    """Return the ids of the pinned entry programs; 0 of one that is not loaded."""
-    found = dict.fromkeys(ENTRIES, 0)
-    for name in ENTRIES:
-        with state.opened(f"{LOADED}/{name}") as program:
-            if program is not None:
-                found[name] = kernel.program_info(program).id
-    return found
-
-
-def with_other_programs(state: State) -> list[str]:
-    """Return the names of devices whose packets run programs at TC that are not those of the load in force."""
-    own = entry_ids(state).values()
-    return [each.device for each in attach.attached(state) if each.ingress and each.ingress not in own]
-
-
 def _is_in_use(tables: Tables) -> bool:
     """Return whether the table holds a service or a connection."""
     return any(Versions(tables).facts().get("services")) or bool(tables.pool.get(0, "used"))
@@ -150,7 +134,9 @@ def _apply(tables: Tables, facts: Facts, plan: Plan) -> Reconciled:
     _set_notes(state, plan.notes)
     device_map.write(tables, plan.entries)
     if plan.interrupted:
-        _drop_half_loaded(state)
+        from pylvs.dataplane.devices import loads  # late: needed only after a process was killed
+
+        loads.drop_half_loaded(state)
     elif plan.changes:
         state.set_note(CHANGING, "by an edit")  # until `_finish`
     _leave_xdp(tables, plan.leave_xdp)
@@ -243,21 +229,15 @@ def _set_notes(state: State, notes: Mapping[str, str | None]) -> None:
         state.set_note(name, text)
 
 
-def _drop_half_loaded(state: State) -> None:
-    from pylvs.dataplane import upgrade  # late: needed only after a process was killed
-
-    upgrade.drop_half_loaded(state)
-
-
 def _tidy(state: State) -> None:
     """Remove what killed processes left, and loads that no device uses any more."""
     drafts, loads = state.leftovers()
     for name in drafts:
         libbpf.unpin(state.pin_path(name))
     if loads:
-        from pylvs.dataplane import upgrade  # late: most edits find no other load
+        from pylvs.dataplane.devices.loads import drop_others  # late: most edits find no other load
 
-        upgrade.drop_other_loads(state, loads)
+        drop_others(state, loads)
 
 
 # The settings of lo.
