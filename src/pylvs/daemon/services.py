@@ -15,7 +15,7 @@ from pylvs.daemon.parts import Part
 from pylvs.daemon.problems import Problem, script_problems
 from pylvs.daemon.state.directory import StateDirectory, load_overrides
 from pylvs.daemon.state.drains import Drains
-from pylvs.daemon.state.overrides import SLOW_S, SavedOverrides, StateWriter
+from pylvs.daemon.state.overrides import SLOW_S, OverrideSaver, StateWriter
 from pylvs.daemon.table.cache import DesiredTable, DestinationEdit, Edit, TableCache
 from pylvs.daemon.table.ownership import Ownership, adoptable_rows
 from pylvs.daemon.table.reconciler import Reconciler, ReconcileResult
@@ -39,7 +39,7 @@ class Services(Part):
     engine: Engine
     drains: Drains
     reconciler: Reconciler
-    _overrides: SavedOverrides
+    _overrides: OverrideSaver
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Services(Part):
         self._log = get_logger()
 
     def read(self) -> None:
-        self._saved, self._identities = load_overrides(self._state)
+        self._saved = load_overrides(self._state)
 
     async def open(self, configuration: Configuration, tasks: BackgroundTasks) -> None:
         """Continue with the table, the overrides and the drains of the last daemon."""
@@ -79,15 +79,14 @@ class Services(Part):
         self.reconciler = Reconciler(table, self._thread, self._desired)
         self.reconciler.on_restored = self._publish_restored
         self.engine = Engine(configuration, self._host.probe_of)
-        owned, overrides = self._ownership.owned, self._saved
-        known = self.engine.restore_overrides(overrides, self._identities)
-        self._overrides = SavedOverrides(self._state, self._writer, self.engine)
+        known = self.engine.restore_overrides(self._saved.overrides, self._saved.services)
+        self._overrides = OverrideSaver(self._state, self._writer, self.engine)
         rows_now = partial(self._thread.run, table.rows)
         self.drains = Drains(self.engine, rows_now, self._state, self._writer, self._events)
         self.drains.resume()
-        if set(known) - overrides.keys():  # servers under other names
+        if set(known) - self._saved.overrides.keys():  # servers under other names
             self._overrides.save()
-        self.engine.adopt(adoptable_rows(await self._thread.run(table.rows), owned, configuration))
+        self.engine.adopt(adoptable_rows(await self._thread.run(table.rows), self._ownership.owned, configuration))
         self.engine.on_event(self._on_event)
         self.engine.on_event(self._overrides.on_event)
         self.engine.on_event(self._events.publish_health)

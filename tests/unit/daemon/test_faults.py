@@ -117,9 +117,9 @@ def test_an_override_of_many_services_is_saved_once(host: FakeHost, monkeypatch:
     kept_now: list[int] = []
     keep = directory.save_overrides
 
-    def counted(state: StateDirectory, overrides: Any, services: Any) -> None:
-        kept_now.append(len(overrides))
-        keep(state, overrides, services)
+    def counted(state: StateDirectory, saved: directory.SavedOverrides) -> None:
+        kept_now.append(len(saved.overrides))
+        keep(state, saved)
 
     monkeypatch.setattr(directory, "save_overrides", counted)
     host.write(service(*(server(1, port=port) for port in range(1000, 1200))))
@@ -128,7 +128,7 @@ def test_an_override_of_many_services_is_saved_once(host: FakeHost, monkeypatch:
         async with host.daemon():
             reply = await asyncio.to_thread(ask, host, "POST", "/v1/drain", {"server": "10.0.0.1"})
             assert len(reply["servers"]) == 200
-            assert len(StateDirectory(host.state).read("overrides")) == 200
+            assert len(directory.load_overrides(StateDirectory(host.state)).overrides) == 200
 
     run(scenario())
     assert kept_now[0] == 200

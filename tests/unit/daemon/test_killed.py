@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from pylvs.daemon.state import directory, drains
-from pylvs.daemon.state.directory import StateDirectory
 from pylvs.model.checks import Target, TcpCheck
 from pylvs.model.errors import NoSpace
 from pylvs.model.service import Destination, DestinationKey, ServiceKey, VirtualService
@@ -89,8 +88,8 @@ SLOW = replace(QUICK, warmup_s=3600)  # no probe has a result in the test
 
 def noted(host: FakeHost) -> set[str]:
     """Return the servers that the next daemon does not take for new ones."""
-    rows = StateDirectory(host.state).read("services")
-    return {rip for *_, servers in rows for rip, _ in servers}
+    owned = directory.load_owned(directory.StateDirectory(host.state))
+    return {str(each.address) for servers in owned.values() for each in servers}
 
 
 def unprobed(number: int) -> WantedServer:

@@ -23,7 +23,7 @@ from pylvs.cli import servers as verbs
 from pylvs.daemon import supervisor
 from pylvs.daemon.api.client import Client
 from pylvs.daemon.state import drains, overrides
-from pylvs.daemon.state.directory import StateDirectory, save_owned
+from pylvs.daemon.state.directory import StateDirectory
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import SERVER_PATTERN, DestinationKey
 from tests.unit.daemon.commands import ask, during, invoked
@@ -240,24 +240,6 @@ def test_a_disabled_server_gets_no_traffic_after_a_stop_and_another_port(host: F
         host.write(replace(service(server(1), server(2), server(1, port=8080)), name=name))
         async with host.daemon() as daemon:
             assert list(daemon.engine.overrides()) == [(name, DestinationKey(address(1), 80))]
-
-    run(scenario())
-
-
-def test_a_server_that_a_former_version_disabled_is_found_under_another_port_after_a_kill(host: FakeHost) -> None:
-    host.write(service(server(1, port=0), server(2)))
-
-    async def scenario() -> None:
-        async with host.daemon(kill=True) as daemon:
-            daemon.engine.disable(address(1))
-            await daemon.services.saved()
-        state = StateDirectory(host.state)
-        (row,) = state.read("overrides")
-        state.write("overrides", [{name: value for name, value in row.items() if name not in ("keys", "servers")}])
-        save_owned(state, {WEB: frozenset({DestinationKey(address(1), 0), DestinationKey(address(2), 80)})})
-        host.write(service(server(1), server(2)))
-        async with host.daemon():
-            assert host.servers() == {str(address(2))}
 
     run(scenario())
 

@@ -10,14 +10,14 @@ import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from pylvs.daemon.state.directory import StateDirectory, load_owned
+from pylvs.daemon.state.directory import StateDirectory, load_overrides, load_owned
 from pylvs.daemon.state.history import History
 from pylvs.daemon.state.overrides import StateWriter
 from pylvs.daemon.tasks import BackgroundTasks
+from pylvs.health.events import ServerName
 from pylvs.model.errors import Busy, PylvsError
 from pylvs.model.service import DestinationKey
 from pylvs.model.vrrp import VrrpConfiguration
@@ -81,8 +81,8 @@ def disk(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     found.answer()
 
 
-def overrides(host: FakeHost) -> Any:
-    return StateDirectory(host.state).read("overrides")
+def overridden(host: FakeHost) -> list[ServerName]:
+    return list(load_overrides(StateDirectory(host.state)).overrides)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_while_the_disk_blocks_an_override_other_requests_are_answered(
             await command
             await until((host.state / f"{file}.json").exists)
             await until((host.state / "overrides.json").exists)
-            assert [each["address"] for each in overrides(host)] == [str(FIRST.address)]
+            assert [server for _, server in overridden(host)] == [FIRST]
 
     run(scenario())
 
@@ -174,7 +174,7 @@ def test_the_stop_waits_for_the_last_write(host: FakeHost, disk: Disk) -> None:
             asyncio.get_running_loop().call_later(0.2, disk.answer)
 
     run(scenario())
-    assert len(overrides(host)) == 1
+    assert len(overridden(host)) == 1
     assert not (host.state / "pid").exists()
 
 

@@ -14,7 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.daemon.state.directory import StateDirectory, load_overrides, load_owned, save_overrides, save_owned
+from pylvs.daemon.state.directory import (
+    SavedOverrides,
+    StateDirectory,
+    load_overrides,
+    load_owned,
+    save_overrides,
+    save_owned,
+)
 from pylvs.daemon.table.ownership import adoptable_rows, owned_services
 from pylvs.health.events import Override, ServiceIdentity, Standing
 from pylvs.model.dataclass import replace
@@ -155,7 +162,7 @@ def test_the_socket_can_be_reached_under_a_long_path(tmp_path: Path) -> None:
 def test_owned_services_and_overrides_are_restored(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path)
     assert load_owned(state) == {}
-    assert load_overrides(state) == ({}, {})
+    assert load_overrides(state) == SavedOverrides()
     own = owned_services(configuration(1, 2, keys=(WEB, SIX, MARK)))
     save_owned(state, own)
     with_ports = {
@@ -167,10 +174,10 @@ def test_owned_services_and_overrides_are_restored(tmp_path: Path) -> None:
         ("web", DestinationKey(SIX.address, 0)): Override(weight=0),
     }
     services = {"web": ServiceIdentity((WEB, SIX, MARK), frozenset({*(key for _, key in overrides), server(2)}))}
-    save_overrides(state, overrides, services)
-    assert load_overrides(state) == (overrides, services)
-    save_overrides(state, {}, {})
-    assert load_overrides(state) == ({}, {})
+    save_overrides(state, SavedOverrides(overrides, services))
+    assert load_overrides(state) == SavedOverrides(overrides, services)
+    save_overrides(state, SavedOverrides())
+    assert not state.file("overrides").exists()
 
 
 @pytest.mark.parametrize("content", ['{"a": 1}', "[1]", '[["TCP", "x", 1, 0, []]]', '[{"service": 1}]', "7"])

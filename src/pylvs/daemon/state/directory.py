@@ -24,16 +24,17 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping
-from ipaddress import ip_address
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
 from pylvs.daemon import STATE_ROOT, units
-from pylvs.health.events import Override, ServerName, ServiceIdentity, Standing
+from pylvs.health.events import Override, ServerName, ServiceIdentity
+from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import RUN_AS_ROOT, Busy, NotPermitted, PylvsError, Unsupported, needs_root
-from pylvs.model.service import DestinationKey, Protocol, ServiceKey
+from pylvs.model.plain import from_plain, to_plain
+from pylvs.model.service import DestinationKey, ServiceKey
 from pylvs.system import files, lock
 from pylvs.system.namespaces import network_cookie, network_name
 from pylvs.system.sockets import MONITORS
@@ -242,62 +243,31 @@ def _lives(pid: int) -> bool:
     return True
 
 
-def save_overrides(
-    state: StateDirectory, overrides: Mapping[ServerName, Override], services: Mapping[str, ServiceIdentity]
-) -> None:
-    """Write the operator's overrides, and the services that have them. Raises PylvsError."""
-    rows: list[dict[str, Any]] = []
-    left = dict(services)
-    for (service, server), override in overrides.items():
-        rows.append(
-            {
-                "service": service,
-                "address": str(server.address),
-                "port": server.port,
-                "standing": override.standing.value,
-                "weight": override.weight,
-            }
-        )
-        if (identity := left.pop(service, None)) is not None:  # once for each: a service may have many servers
-            rows[-1] |= {"keys": list(map(_key_row, identity.keys)), "servers": _server_rows(identity.servers)}
-    state.write(OVERRIDES_FILE, rows)
+@dataclass(frozen=True, slots=True)
+class SavedOverrides:
+    """The operator's overrides, and the services that have them, by name."""
+
+    overrides: Mapping[ServerName, Override] = field(default_factory=dict)
+    services: Mapping[str, ServiceIdentity] = field(default_factory=dict)
 
 
-def load_overrides(state: StateDirectory) -> tuple[dict[ServerName, Override], dict[str, ServiceIdentity]]:
-    """Return the overrides of the last daemon, and the services that had them. Raises PylvsError."""
-    overrides, services = dict[ServerName, Override](), dict[str, ServiceIdentity]()
-    with state.decoding(OVERRIDES_FILE) as rows:
-        for row in rows or ():
-            server = DestinationKey(ip_address(row["address"]), row["port"])
-            overrides[row["service"], server] = Override(Standing(row["standing"]), row["weight"])
-            if "keys" in row:  # one row of each service has them
-                keys = tuple(_service_key(*each) for each in row["keys"])
-                services[row["service"]] = ServiceIdentity(keys, _servers(row["servers"]))
-    return overrides, services
+def save_overrides(state: StateDirectory, saved: SavedOverrides) -> None:
+    """Write the overrides. Raises PylvsError."""
+    state.write(OVERRIDES_FILE, to_plain(saved) if saved.overrides else None)
+
+
+def load_overrides(state: StateDirectory) -> SavedOverrides:
+    """Return the overrides of the last daemon. Raises PylvsError."""
+    with state.decoding(OVERRIDES_FILE) as saved:
+        return SavedOverrides() if saved is None else from_plain(SavedOverrides, saved)
 
 
 def save_owned(state: StateDirectory, owned: OwnedServices) -> None:
     """Write the owned services. Raises PylvsError."""
-    state.write(SERVICES_FILE, [[*_key_row(key), _server_rows(servers)] for key, servers in owned.items()])
+    state.write(SERVICES_FILE, to_plain(owned, OwnedServices))
 
 
 def load_owned(state: StateDirectory) -> OwnedServices:
     """Return the services of a daemon that was killed; none after an orderly stop. Raises PylvsError."""
-    with state.decoding(SERVICES_FILE) as rows:
-        return {_service_key(*key): _servers(servers) for *key, servers in rows or ()}
-
-
-def _key_row(key: ServiceKey) -> list[Any]:
-    return [key.protocol.name, str(key.address), key.port, key.mark]
-
-
-def _service_key(protocol: str, address: str, port: int, mark: int) -> ServiceKey:
-    return ServiceKey(Protocol[protocol], ip_address(address), port, mark)
-
-
-def _server_rows(servers: Iterable[DestinationKey]) -> list[list[Any]]:
-    return [[str(each.address), each.port] for each in servers]
-
-
-def _servers(rows: Iterable[Iterable[Any]]) -> frozenset[DestinationKey]:
-    return frozenset(DestinationKey(ip_address(address), port) for address, port in rows)
+    with state.decoding(SERVICES_FILE) as saved:
+        return {} if saved is None else from_plain(OwnedServices, saved)

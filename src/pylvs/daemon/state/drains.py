@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import fields
 from enum import Enum
 from functools import partial
-from ipaddress import ip_address
 from typing import Any
 
 from pylvs.daemon.notifications import EventBus
@@ -21,6 +20,7 @@ from pylvs.health.engine import Engine
 from pylvs.health.events import NO_OVERRIDE, ServerName, Standing
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
+from pylvs.model.plain import from_plain, to_plain
 from pylvs.model.rows import DestinationRow, ServiceRow
 from pylvs.model.service import DestinationKey
 from pylvs.system import proc
@@ -81,6 +81,14 @@ class Drain:
         self.idle_polls = 0 if waits or gets_new else self.idle_polls + 1
 
 
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """The drains that wait; `ends_at` counts in this boot alone."""
+
+    boot: str
+    drains: tuple[Drain, ...] = ()
+
+
 class Drains:
     """All drains of one daemon."""
 
@@ -134,16 +142,13 @@ class Drains:
 
     def resume(self) -> None:
         """At the start, continue the drains of the last daemon. Raises PylvsError."""
-        with self._state.decoding(DRAINS_FILE) as rows:
-            for row in rows or ():
-                names = tuple((name, DestinationKey(ip_address(to), port)) for name, to, port in row["servers"])
-                fields = (row[name] for name in ("began_at", "deadline_at", "force", "active_only"))
-                drain = Drain(row["number"], names, *fields)
-                if row.get("boot") == self._boot:
-                    drain.ends_at = row["ends_at"]
-                elif drain.deadline_at is not None:
-                    drain.ends_at = time.monotonic() + max(0.0, drain.deadline_at - time.time())
-                self._drains[drain.number] = drain
+        with self._state.decoding(DRAINS_FILE) as content:
+            saved = _Saved("") if content is None else from_plain(_Saved, content)
+        for drain in saved.drains:
+            drain.idle_polls = 0
+            if saved.boot != self._boot and drain.deadline_at is not None:
+                drain.ends_at = time.monotonic() + max(0.0, drain.deadline_at - time.time())
+            self._drains[drain.number] = drain
         self.follow()
 
     def follow(self) -> None:
@@ -227,20 +232,9 @@ class Drains:
         self._writer.put(DRAINS_FILE, self._prepare)
 
     def _prepare(self) -> Callable[[], None]:
-        rows = [
-            {
-                "number": drain.number,
-                "servers": [[service, str(server.address), server.port] for service, server in drain.servers],
-                "began_at": drain.began_at,
-                "deadline_at": drain.deadline_at,
-                "ends_at": drain.ends_at,
-                "boot": self._boot,
-                "force": drain.force,
-                "active_only": drain.active_only,
-            }
-            for drain in self._waiting()
-        ]
-        return partial(self._state.write, DRAINS_FILE, rows)
+        waiting = self._waiting()
+        content = to_plain(_Saved(self._boot, tuple(waiting))) if waiting else None
+        return partial(self._state.write, DRAINS_FILE, content)
 
 
 def _boot() -> str:

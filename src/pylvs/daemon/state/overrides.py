@@ -10,7 +10,7 @@ from functools import partial
 from pylvs.daemon.parts import Part
 from pylvs.daemon.problems import Problem
 from pylvs.daemon.state import directory
-from pylvs.daemon.state.directory import OVERRIDES_FILE, StateDirectory
+from pylvs.daemon.state.directory import OVERRIDES_FILE, SavedOverrides, StateDirectory
 from pylvs.daemon.tasks import BackgroundTasks
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event, Overridden
@@ -164,7 +164,7 @@ class StateWriter(Part):
         return ""
 
 
-class SavedOverrides:
+class OverrideSaver:
     """Saves the engine's overrides."""
 
     def __init__(self, state: StateDirectory, writer: StateWriter, engine: Engine) -> None:
@@ -189,4 +189,4 @@ class SavedOverrides:
     def _prepare(self) -> Callable[[], None]:
         overrides = self._engine.overrides()
         services = {name: self._engine.identity(name) for name in {service for service, _ in overrides}}
-        return partial(directory.save_overrides, self._state, overrides, services)
+        return partial(directory.save_overrides, self._state, SavedOverrides(overrides, services))
