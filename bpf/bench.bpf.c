@@ -131,31 +131,21 @@ INLINE bool write_frame(void *to, void *end, const struct bench_plan *plan, u32 
 
 #define WRITE_FRAME(ctx, plan, bytes) write_frame((void *)(long)(ctx)->data, (void *)(long)(ctx)->data_end, plan, bytes)
 
-INLINE int aborted(struct xdp_md *ctx)
-{
-	return XDP_ABORTED;
-}
+/* Define a program that writes a frame, and tail-calls the measured one. */
+#define WRITER(name, write) \
+	SEC("xdp.frags") \
+	int name(struct xdp_md *ctx) \
+	{ \
+		struct bench_plan *plan = get_plan(); \
+		if (plan && (write)) \
+			bpf_tail_call(ctx, &bench_program, 0); \
+		return XDP_ABORTED; \
+	}
 
 /* The same frame every time. */
-SEC("xdp.frags")
-int bench_same(struct xdp_md *ctx)
-{
-	struct bench_plan *plan = get_plan();
-	if (!plan || !WRITE_FRAME(ctx, plan, BENCH_BYTES))
-		return aborted(ctx);
-	bpf_tail_call(ctx, &bench_program, 0);
-	return aborted(ctx);
-}
+WRITER(bench_same, WRITE_FRAME(ctx, plan, BENCH_BYTES))
 
-SEC("xdp.frags")
-int bench_same6(struct xdp_md *ctx)
-{
-	struct bench_plan *plan = get_plan();
-	if (!plan || !WRITE_FRAME(ctx, plan, BENCH_BYTES6))
-		return aborted(ctx);
-	bpf_tail_call(ctx, &bench_program, 0);
-	return aborted(ctx);
-}
+WRITER(bench_same6, WRITE_FRAME(ctx, plan, BENCH_BYTES6))
 
 /* Remove the tunnel header of the run before. */
 INLINE bool remove_tunnel_header(struct xdp_md *ctx)
@@ -164,15 +154,7 @@ INLINE bool remove_tunnel_header(struct xdp_md *ctx)
 }
 
 /* The same frame every time, for programs that add a tunnel header. */
-SEC("xdp.frags")
-int bench_shrink(struct xdp_md *ctx)
-{
-	struct bench_plan *plan = get_plan();
-	if (!plan || !remove_tunnel_header(ctx) || !WRITE_FRAME(ctx, plan, BENCH_BYTES))
-		return aborted(ctx);
-	bpf_tail_call(ctx, &bench_program, 0);
-	return aborted(ctx);
-}
+WRITER(bench_shrink, remove_tunnel_header(ctx) && WRITE_FRAME(ctx, plan, BENCH_BYTES))
 
 /* Write both IPv4 addresses, one of which is the client's, and the header's checksum. */
 INLINE void write_addresses(void *to, const struct bench_plan *plan, u32 client, u32 saddr, u32 daddr)
@@ -204,55 +186,32 @@ INLINE bool write_next_flow(struct xdp_md *ctx, struct bench_plan *plan)
 }
 
 /* A different flow each time. */
-SEC("xdp.frags")
-int bench_flows(struct xdp_md *ctx)
-{
-	struct bench_plan *plan = get_plan();
-	if (!plan || !write_next_flow(ctx, plan))
-		return aborted(ctx);
-	bpf_tail_call(ctx, &bench_program, 0);
-	return aborted(ctx);
-}
+WRITER(bench_flows, write_next_flow(ctx, plan))
 
 /* Likewise, for programs that add a tunnel header. */
-SEC("xdp.frags")
-int bench_shrink_flows(struct xdp_md *ctx)
-{
-	struct bench_plan *plan = get_plan();
-	if (!plan || !remove_tunnel_header(ctx) || !write_next_flow(ctx, plan))
-		return aborted(ctx);
-	bpf_tail_call(ctx, &bench_program, 0);
-	return aborted(ctx);
-}
+WRITER(bench_shrink_flows, remove_tunnel_header(ctx) && write_next_flow(ctx, plan))
 
 /* A real server's packet to a different client each time. */
-SEC("xdp.frags")
-int bench_replies(struct xdp_md *ctx)
+INLINE bool write_reply(struct xdp_md *ctx, struct bench_plan *plan)
 {
-	struct bench_plan *plan = get_plan();
-	if (!plan || !WRITE_FRAME(ctx, plan, BENCH_BYTES))
-		return aborted(ctx);
 	void *to = (void *)(long)ctx->data;
-	if (to + BENCH_BYTES > (void *)(long)ctx->data_end)
-		return aborted(ctx);
+	if (!WRITE_FRAME(ctx, plan, BENCH_BYTES) || to + BENCH_BYTES > (void *)(long)ctx->data_end)
+		return false;
 	u32 flow = next_flow(plan), client = client_of(plan, flow);
 	write_addresses(to, plan, client, WORD_AT(const volatile u32, plan->frame, BENCH_SADDR), bpf_htonl(client));
 	WORD_AT(volatile u32, to, BENCH_PORTS) = (u32)client_port_of(plan, flow) << 16 |
 						 WORD_AT(const volatile u16, plan->frame, BENCH_PORTS);
 	write_transport_check(to, BENCH_PORTS, client);
-	bpf_tail_call(ctx, &bench_program, 0);
-	return aborted(ctx);
+	return true;
 }
+WRITER(bench_replies, write_reply(ctx, plan))
 
 /* Write a frame of the next flow, whose client's address and port are at these offsets. */
-INLINE int write_next_flow6(struct xdp_md *ctx, u32 address, u32 port)
+INLINE bool write_next_flow6(struct xdp_md *ctx, struct bench_plan *plan, u32 address, u32 port)
 {
-	struct bench_plan *plan = get_plan();
-	if (!plan || !WRITE_FRAME(ctx, plan, BENCH_BYTES6))
-		return aborted(ctx);
 	void *to = (void *)(long)ctx->data;
-	if (to + BENCH_BYTES6 > (void *)(long)ctx->data_end)
-		return aborted(ctx);
+	if (!WRITE_FRAME(ctx, plan, BENCH_BYTES6) || to + BENCH_BYTES6 > (void *)(long)ctx->data_end)
+		return false;
 	u32 flow = next_flow(plan), own = (port - BENCH_PORTS6) * 8, other = 16 - own;
 	u32 client = client_of(plan, flow);
 	WORD_AT(volatile u64, to, address - 4) = WORD_AT(const volatile u32, plan->frame, address - 4) |
@@ -261,22 +220,13 @@ INLINE int write_next_flow6(struct xdp_md *ctx, u32 address, u32 port)
 		(u32)client_port_of(plan, flow) << own |
 		(u32)WORD_AT(const volatile u16, plan->frame, BENCH_PORTS6 + other / 8) << other;
 	write_transport_check(to, BENCH_PORTS6, client);
-	bpf_tail_call(ctx, &bench_program, 0);
-	return aborted(ctx);
+	return true;
 }
 
-SEC("xdp.frags")
-int bench_flows6(struct xdp_md *ctx)
-{
-	return write_next_flow6(ctx, BENCH_SADDR6, BENCH_PORTS6);
-}
+WRITER(bench_flows6, write_next_flow6(ctx, plan, BENCH_SADDR6, BENCH_PORTS6))
 
 /* As `bench_replies`. */
-SEC("xdp.frags")
-int bench_replies6(struct xdp_md *ctx)
-{
-	return write_next_flow6(ctx, BENCH_DADDR6, BENCH_PORTS6 + 2);
-}
+WRITER(bench_replies6, write_next_flow6(ctx, plan, BENCH_DADDR6, BENCH_PORTS6 + 2))
 
 SEC("tc")
 int bench_tc(struct __sk_buff *ctx)
@@ -304,7 +254,7 @@ int bench_tc6(struct __sk_buff *ctx)
 SEC("xdp.frags")
 int bench_swap(struct xdp_md *ctx)
 {
-	return swap_macs((void *)(long)ctx->data, (void *)(long)ctx->data_end) ? (int)XDP_TX : aborted(ctx);
+	return swap_macs((void *)(long)ctx->data, (void *)(long)ctx->data_end) ? (int)XDP_TX : (int)XDP_ABORTED;
 }
 
 /* The same at TC. */
@@ -331,7 +281,7 @@ int bench_empty(struct xdp_md *ctx)
 SEC("xdp.frags")
 int bench_grow(struct xdp_md *ctx)
 {
-	return bpf_xdp_adjust_head(ctx, -BENCH_OUTER) ? aborted(ctx) : (int)XDP_TX;
+	return bpf_xdp_adjust_head(ctx, -BENCH_OUTER) ? (int)XDP_ABORTED : (int)XDP_TX;
 }
 
 /* The loader sets the size to BENCH_LINES for `bench_far` and `bench_line`. */
@@ -352,12 +302,12 @@ int bench_far(struct xdp_md *ctx)
 {
 	struct bench_plan *plan = get_plan();
 	if (!plan)
-		return aborted(ctx);
+		return XDP_ABORTED;
 	u32 next = plan->flow * 1664525 + 1013904223;
 	u32 at = next >> 4 & (BENCH_LINES - 1);
 	struct bench_line *line = bpf_map_lookup_elem(&bench_lines, &at);
 	if (!line)
-		return aborted(ctx);
+		return XDP_ABORTED;
 	plan->flow = next + line->word[0];
 	return XDP_TX;
 }
@@ -390,7 +340,7 @@ INLINE int forward_by_line(struct xdp_md *ctx, void *lines, u32 number, enum lin
 {
 	void *frame = (void *)(long)ctx->data;
 	if (frame + BENCH_BYTES > (void *)(long)ctx->data_end)
-		return aborted(ctx);
+		return XDP_ABORTED;
 	struct bench_plan *plan = use == LINE_AWAITED ? get_plan() : NULL;
 	u64 tuple = (u64)WORD_AT(u32, frame, BENCH_SADDR) << 32 | WORD_AT(u32, frame, BENCH_PORTS);
 	u32 at = (tuple * 0x9e3779b97f4a7c15 >> 32) * number >> 32; /* the golden ratio, as the kernel's hash_64() */
@@ -399,21 +349,24 @@ INLINE int forward_by_line(struct xdp_md *ctx, void *lines, u32 number, enum lin
 	if (plan)
 		plan->port += barrier_var(first); /* before the test of `first`, behind which the compiler knows it */
 	if (first) /* always 0 */
-		return aborted(ctx);
+		return XDP_ABORTED;
 	if (use == LINE_STORED) {
 		u64 there = __sync_val_compare_and_swap(&line->word[BENCH_STORED], 0, tuple);
 		line->word[BENCH_STORED + 1 + !!there] = tuple;
 	}
 	if (beside_work && !work_on(tuple | 1))
-		return aborted(ctx);
-	return swap_macs(frame, (void *)(long)ctx->data_end) ? (int)XDP_TX : aborted(ctx);
+		return XDP_ABORTED;
+	return swap_macs(frame, (void *)(long)ctx->data_end) ? (int)XDP_TX : (int)XDP_ABORTED;
 }
 
-SEC("xdp.frags")
-int bench_line(struct xdp_md *ctx)
-{
-	return forward_by_line(ctx, &bench_lines, BENCH_LINES, LINE_READ, false);
-}
+#define FORWARDER(name, lines, number, use, beside_work) \
+	SEC("xdp.frags") \
+	int name(struct xdp_md *ctx) \
+	{ \
+		return forward_by_line(ctx, lines, number, use, beside_work); \
+	}
+
+FORWARDER(bench_line, &bench_lines, BENCH_LINES, LINE_READ, false)
 
 /* Set by the loader: as many as the connection table has. */
 const volatile u32 bench_table_size = 1;
@@ -426,39 +379,19 @@ struct {
 } bench_table SEC(".maps");
 
 /* The same with a table of the size of pylvs's. */
-SEC("xdp.frags")
-int bench_table_line(struct xdp_md *ctx)
-{
-	return forward_by_line(ctx, &bench_table, bench_table_size, LINE_READ, false);
-}
+FORWARDER(bench_table_line, &bench_table, bench_table_size, LINE_READ, false)
 
 /* The same, but the processor cannot start the next packet before the line is there. */
-SEC("xdp.frags")
-int bench_table_awaited(struct xdp_md *ctx)
-{
-	return forward_by_line(ctx, &bench_table, bench_table_size, LINE_AWAITED, false);
-}
+FORWARDER(bench_table_awaited, &bench_table, bench_table_size, LINE_AWAITED, false)
 
 /* The same beside other work: BENCH_WORK instructions, which do not depend on the line. */
-SEC("xdp.frags")
-int bench_table_work(struct xdp_md *ctx)
-{
-	return forward_by_line(ctx, &bench_table, bench_table_size, LINE_READ, true);
-}
+FORWARDER(bench_table_work, &bench_table, bench_table_size, LINE_READ, true)
 
 /* The least that stores a flow in this table: a compare-exchange in its line, and a word. */
-SEC("xdp.frags")
-int bench_table_store(struct xdp_md *ctx)
-{
-	return forward_by_line(ctx, &bench_table, bench_table_size, LINE_STORED, false);
-}
+FORWARDER(bench_table_store, &bench_table, bench_table_size, LINE_STORED, false)
 
 /* The same beside other work. A new flow of pylvs executes several times as many instructions. */
-SEC("xdp.frags")
-int bench_table_store_work(struct xdp_md *ctx)
-{
-	return forward_by_line(ctx, &bench_table, bench_table_size, LINE_STORED, true);
-}
+FORWARDER(bench_table_store_work, &bench_table, bench_table_size, LINE_STORED, true)
 
 const volatile enum bench_numbers bench_numbers __attribute__((used)) = BENCH_BYTES;
 

@@ -153,28 +153,12 @@ int pylvs_tc_egress(struct __sk_buff *skb)
 
 /* --- programs reached by tail call (ctx/tailcall.h); schedulers define their own by SCHEDULER --- */
 
-#define PROG_XDP_AND_TC(name) \
-	SEC("xdp.frags") \
-	int xdp_##name(struct xdp_md *xdp) \
-	{ \
-		return prog_##name(xdp_ctx(xdp)); \
-	} \
-	SEC("tc") \
-	int tc_##name(struct __sk_buff *skb) \
-	{ \
-		return prog_##name(tc_ctx(skb)); \
-	}
-#define PROG_XDP(name) \
-	SEC("xdp.frags") \
-	int xdp_##name(struct xdp_md *xdp) \
-	{ \
-		return prog_##name(xdp); \
-	}
 #define PROG_TC(name) \
 	SEC("tc") \
 	int tc_##name(struct __sk_buff *skb) \
 	{ \
-		return prog_##name(skb); \
+		struct scratch *w = scratch_of(HOOK_TC); \
+		return w ? prog_##name(skb, w, get_root()) : pass_to_stack(HOOK_TC); \
 	}
 
 PROG_XDP_AND_TC(new)
@@ -184,7 +168,13 @@ PROG_XDP_AND_TC(end_half_open)
 PROG_XDP_AND_TC(hash_fallback)
 PROG_XDP_AND_TC(reply)
 PROG_XDP_AND_TC(encap)
-PROG_XDP(tagged)
+
+SEC("xdp.frags")
+int xdp_tagged(struct xdp_md *xdp)
+{
+	return prog_tagged(xdp);
+}
+
 PROG_TC(parse_slow)
 PROG_TC(egress_slow)
 PROG_TC(sip)

@@ -243,14 +243,14 @@ struct book { /* the allocator of slots; chains of free ones end with NOTHING */
 	u64 pending; /* the generation being written; if it stays, the writer died */
 	u32 service_top; /* lowest slot that was never used */
 	u32 service_free;
-	u32 service_leaving; /* freed by the latest edits: packets may still read them */
+	u32 service_released; /* by the latest edits: packets may still read them */
 	u32 destination_top;
 	u32 destination_free;
 	u32 deleted; /* destinations that can be restored */
 	u32 swept_s; /* CLOCK_BOOTTIME of the last walk over deleted ones */
 	u32 member_top;
 	u32 list_free[LIST_CLASSES]; /* chunks of 2^n members */
-	u32 list_leaving[LIST_CLASSES];
+	u32 list_released[LIST_CLASSES];
 	u32 trash_began_s; /* CLOCK_BOOTTIME of the deletion that found no deleted destination (IPVS-SEMANTICS 1.8) */
 };
 

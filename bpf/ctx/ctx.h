@@ -7,8 +7,7 @@
 enum hook { HOOK_XDP, HOOK_TC };
 
 /* A packet's context and its hook. Every function that takes one is inlined, so the hook is a constant there and costs
- * nothing. A global function exists once for each hook instead, because the verifier checks a context by its declared
- * type. */
+ * nothing. A global function exists once for each hook instead (GLOBAL_OF_HOOKS). */
 struct ctx {
 	union {
 		struct xdp_md *xdp;
@@ -26,6 +25,25 @@ INLINE struct ctx tc_ctx(struct __sk_buff *skb)
 {
 	return (struct ctx){.skb = skb, .hook = HOOK_TC};
 }
+
+#define LIST(...) __VA_ARGS__
+
+/* Define global functions for both hooks, because the verifier checks a context by its declared type, and `name`, which
+ * calls that of a packet's hook. All call `inlined`. Parameters and arguments are in parentheses, without the
+ * context. */
+#define GLOBAL_OF_HOOKS(type, name, inlined, parameters, arguments) \
+	VERIFIED_ONCE type name##_xdp(struct xdp_md *xdp, LIST parameters) \
+	{ \
+		return inlined(xdp_ctx(xdp), LIST arguments); \
+	} \
+	VERIFIED_ONCE type name##_tc(struct __sk_buff *skb, LIST parameters) \
+	{ \
+		return inlined(tc_ctx(skb), LIST arguments); \
+	} \
+	INLINE type name(struct ctx ctx, LIST parameters) \
+	{ \
+		return ctx.hook == HOOK_XDP ? name##_xdp(ctx.xdp, LIST arguments) : name##_tc(ctx.skb, LIST arguments); \
+	}
 
 INLINE void *ctx_data(struct ctx ctx)
 {

@@ -224,6 +224,21 @@ INLINE struct scratch *scratch_of(enum hook hook)
 	return map_elem(scratches, hook);
 }
 
+/* Define the programs of both hooks from `prog_NAME`. */
+#define PROG_XDP_AND_TC(name) \
+	SEC("xdp.frags") \
+	int xdp_##name(struct xdp_md *xdp) \
+	{ \
+		struct scratch *w = scratch_of(HOOK_XDP); \
+		return w ? prog_##name(xdp_ctx(xdp), w, get_root()) : pass_to_stack(HOOK_XDP); \
+	} \
+	SEC("tc") \
+	int tc_##name(struct __sk_buff *skb) \
+	{ \
+		struct scratch *w = scratch_of(HOOK_TC); \
+		return w ? prog_##name(tc_ctx(skb), w, get_root()) : pass_to_stack(HOOK_TC); \
+	}
+
 INLINE int tail_call_with(struct ctx ctx, const struct packet *p, u32 prog)
 {
 	struct scratch *w = scratch_of(ctx.hook);

@@ -169,7 +169,7 @@ INLINE int forward_unreassembled(struct __sk_buff *skb, struct scratch *w)
 
 INLINE bool is_for_host(struct __sk_buff *skb, const struct fragment *f)
 {
-	return bpf_map_lookup_elem(&locals, &f->daddr) || is_local_vip_tc(skb, &f->daddr, f->is_ipv6);
+	return bpf_map_lookup_elem(&locals, &f->daddr) || is_local_vip(tc_ctx(skb), &f->daddr, f->is_ipv6);
 }
 
 INLINE enum defrag_result add_to_queue(struct __sk_buff *skb, struct scratch *w, const struct fragment *f)
@@ -230,12 +230,8 @@ INLINE void drop_queue(const struct fragment *f)
 	unlock(lock);
 }
 
-INLINE int prog_defrag(struct __sk_buff *skb)
+INLINE int prog_defrag(struct __sk_buff *skb, struct scratch *w, struct root *root)
 {
-	struct scratch *w = scratch_of(HOOK_TC);
-	struct root *root = get_root();
-	if (!w)
-		return pass_to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
 	struct fragment f = {.id = w->fragment.id, .ecn = 1u << (p->tos & 3)};
 	if (skb->tc_index == FOR_STACK) { /* re-injected by PROG_FRAGMENT */

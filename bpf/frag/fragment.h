@@ -205,11 +205,10 @@ VERIFIED_ONCE int finish_fragments(struct __sk_buff *skb, struct scratch *w, u32
 
 /* The kernel's neighbour code gets the last fragment, so it keeps the neighbour valid. If it has yet to resolve the
  * neighbour, it gets the first one, and the others are lost: they cannot wait. */
-INLINE int prog_fragment(struct __sk_buff *skb)
+INLINE int prog_fragment(struct __sk_buff *skb, struct scratch *w, struct root *root)
 {
-	struct scratch *w = scratch_of(HOOK_TC);
 	struct copy *copy = map_elem(copies, 0);
-	if (!w || !copy)
+	if (!copy)
 		return pass_to_stack(HOOK_TC);
 	const struct packet *p = &w->packet;
 	const struct frag_map *frags = &w->frags;

@@ -166,12 +166,11 @@ INLINE bool copy_gso_packet(struct segment_ctx *s)
 	       !bpf_skb_load_bytes(skb, p->l4 + s->transport, gso->payload, payload);
 }
 
-INLINE int prog_gso_segment(struct __sk_buff *skb)
+INLINE int prog_gso_segment(struct __sk_buff *skb, struct scratch *w, struct root *root)
 {
-	struct scratch *w = scratch_of(HOOK_TC);
-	struct destination *d = w ? map_elem(destinations, w->chosen.destination) : NULL;
+	struct destination *d = map_elem(destinations, w->chosen.destination);
 	struct gso_packet *gso = map_elem(gso_packets, bpf_get_smp_processor_id());
-	if (!w || !d || !gso)
+	if (!d || !gso)
 		return pass_to_stack(HOOK_TC);
 	const struct packet *p = &w->packet;
 	struct segment_ctx s = {.skb = skb, .w = w, .gso = gso, .network = p->l4 - ETH_HLEN, .step = skb->gso_size};

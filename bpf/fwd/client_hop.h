@@ -281,29 +281,20 @@ INLINE u32 client_hop_index6(struct ctx ctx, const struct route_query *query, u3
 }
 
 /* Return the index in `client_hops`, with CLIENT_HOP_CONFIRM if the kernel shall send this packet. */
-INLINE u32 client_hop_index(struct ctx ctx, const struct route_query *query, u32 now)
+INLINE u32 client_hop_index_of(struct ctx ctx, const struct route_query *query, u32 now)
 {
 	if (!query)
 		return 0;
 	return query->is_ipv6 ? client_hop_index6(ctx, query, now) : client_hop_index4(ctx, query, now);
 }
 
-VERIFIED_ONCE u32 client_hop_index_xdp(struct xdp_md *ctx, const struct route_query *query, u32 now)
-{
-	return client_hop_index(xdp_ctx(ctx), query, now);
-}
-
-VERIFIED_ONCE u32 client_hop_index_tc(struct __sk_buff *ctx, const struct route_query *query, u32 now)
-{
-	return client_hop_index(tc_ctx(ctx), query, now);
-}
+GLOBAL_OF_HOOKS(u32, client_hop_index, client_hop_index_of, (const struct route_query *query, u32 now), (query, now))
 
 /* Return the next hop to a client of NAT, as a router would choose it: only if this host forwards. `confirm` as
  * above. */
 INLINE struct hop *client_hop(struct ctx ctx, const struct route_query *query, u32 now, bool *confirm)
 {
-	u32 index = ctx.hook == HOOK_XDP ? client_hop_index_xdp(ctx.xdp, query, now)
-					 : client_hop_index_tc(ctx.skb, query, now);
+	u32 index = client_hop_index(ctx, query, now);
 	struct client_hop *slot = client_hop_at(index & ~CLIENT_HOP_CONFIRM);
 	if (confirm)
 		*confirm = index & CLIENT_HOP_CONFIRM;
@@ -318,13 +309,8 @@ INLINE struct hop *router_hop(struct ctx ctx, const struct packet *p)
 	struct route_query query = {.input = ctx_ifindex(ctx), .is_ipv6 = p->is_ipv6};
 	if (!buffer)
 		return NULL;
-	if (p->is_ipv6) {
-		query.client = p->tuple.v6.daddr;
-		query.saddr = p->tuple.v6.saddr;
-	} else {
-		query.client.word[0] = p->tuple.v4.daddr;
-		query.saddr.word[0] = p->tuple.v4.saddr;
-	}
+	packet_daddr(&query.client, p);
+	packet_saddr(&query.saddr, p);
 	struct hop *hop = &barrier_var(buffer)->hop;
 	lookup_client(ctx, hop, &query);
 	return hop;

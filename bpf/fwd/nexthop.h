@@ -105,34 +105,20 @@ INLINE bool is_virtual_delivered(void *ctx, const struct address *address, bool 
 	return ret == BPF_FIB_LKUP_RET_NOT_FWDED && is_own_virtual_by(ctx, &params, address, is_ipv6);
 }
 
-INLINE bool is_local_or_vrrp(void *ctx, const struct address *address, bool is_ipv6)
+INLINE int is_local_or_vrrp(struct ctx ctx, const struct address *address, bool is_ipv6)
 {
 	if (!address)
 		return false;
 	struct address key = *address;
-	return is_virtual_delivered(ctx, &key, is_ipv6) || is_vrrp_address(&key);
-}
-
-VERIFIED_ONCE int is_local_vip_xdp(struct xdp_md *ctx, const struct address *address, u32 is_ipv6)
-{
-	return is_local_or_vrrp(ctx, address, is_ipv6);
-}
-
-VERIFIED_ONCE int is_local_vip_tc(struct __sk_buff *ctx, const struct address *address, u32 is_ipv6)
-{
-	return is_local_or_vrrp(ctx, address, is_ipv6);
+	return is_virtual_delivered(ctx.xdp, &key, is_ipv6) || is_vrrp_address(&key);
 }
 
 /* Whether packets to a virtual address are for this host: routing delivers them, or a virtual router has the
  * address. */
-INLINE bool is_local_vip(struct ctx ctx, const struct address *address, bool is_ipv6)
-{
-	return ctx.hook == HOOK_XDP ? is_local_vip_xdp(ctx.xdp, address, is_ipv6)
-				    : is_local_vip_tc(ctx.skb, address, is_ipv6);
-}
+GLOBAL_OF_HOOKS(int, is_local_vip, is_local_or_vrrp, (const struct address *address, u32 is_ipv6), (address, is_ipv6))
 
-INLINE int lookup_fib(void *ctx, struct hop *hop, const struct address *to, u32 ipv6_and_input,
-		      const struct address *from)
+INLINE int lookup_fib_of(struct ctx ctx, struct hop *hop, const struct address *to, u32 ipv6_and_input,
+			 const struct address *from)
 {
 	struct bpf_fib_lookup params;
 	bool is_ipv6 = ipv6_and_input & 1;
@@ -140,7 +126,7 @@ INLINE int lookup_fib(void *ctx, struct hop *hop, const struct address *to, u32 
 		return 0;
 	fill_fib_params(&params, to, is_ipv6, ipv6_and_input >> 1, from);
 	u32 flags = fib_gives_saddr && !from ? BPF_FIB_LOOKUP_SRC : 0;
-	long ret = bpf_fib_lookup(ctx, &params, sizeof(params), flags);
+	long ret = bpf_fib_lookup(ctx.xdp, &params, sizeof(params), flags);
 	hop->stamp = ticks();
 	hop->ifindex = params.ifindex;
 	hop->mtu = params.mtu_result;
@@ -163,15 +149,15 @@ INLINE int lookup_fib(void *ctx, struct hop *hop, const struct address *to, u32 
 		/* Without a resolved neighbour the kernel returns the MTU only for a packet that exceeds it. */
 		fill_fib_params(&params, to, is_ipv6, ipv6_and_input >> 1, from);
 		params.tot_len = 0xffff;
-		bpf_fib_lookup(ctx, &params, sizeof(params), 0);
+		bpf_fib_lookup(ctx.xdp, &params, sizeof(params), 0);
 		hop->mtu = params.mtu_result;
 		hop->verdict = HOP_UNRESOLVED;
 		break;
 	case BPF_FIB_LKUP_RET_FWD_DISABLED:
-		hop->verdict = is_delivered_by(ctx, &params, to, is_ipv6) ? HOP_LOCAL : HOP_NO_FORWARDING;
+		hop->verdict = is_delivered_by(ctx.xdp, &params, to, is_ipv6) ? HOP_LOCAL : HOP_NO_FORWARDING;
 		break;
 	case BPF_FIB_LKUP_RET_NOT_FWDED:
-		hop->verdict = is_own_address_by(ctx, &params, to, is_ipv6) ? HOP_LOCAL : HOP_NO_ROUTE;
+		hop->verdict = is_own_address_by(ctx.xdp, &params, to, is_ipv6) ? HOP_LOCAL : HOP_NO_ROUTE;
 		break;
 	default:
 		hop->verdict = HOP_NO_ROUTE;
@@ -179,33 +165,20 @@ INLINE int lookup_fib(void *ctx, struct hop *hop, const struct address *to, u32 
 	return 0;
 }
 
-/* Look up the next hop. Global functions exist once per hook, because the verifier knows a context by its declared
- * type. */
-VERIFIED_ONCE int lookup_hop_xdp(struct xdp_md *ctx, struct hop *hop, const struct address *to, u32 ipv6_and_input,
-				 const struct address *from)
-{
-	return lookup_fib(ctx, hop, to, ipv6_and_input, from);
-}
+GLOBAL_OF_HOOKS(int, lookup_fib, lookup_fib_of,
+		(struct hop *hop, const struct address *to, u32 ipv6_and_input, const struct address *from),
+		(hop, to, ipv6_and_input, from))
 
-VERIFIED_ONCE int lookup_hop_tc(struct __sk_buff *ctx, struct hop *hop, const struct address *to, u32 ipv6_and_input,
-				const struct address *from)
-{
-	return lookup_fib(ctx, hop, to, ipv6_and_input, from);
-}
-
-/* `from` is the saddr for policy routing, or NULL. */
+/* Look up the next hop. `from` is the saddr for policy routing, or NULL. */
 INLINE void lookup_hop(struct ctx ctx, struct hop *hop, const struct address *to, bool is_ipv6, u32 input,
 		       const struct address *from)
 {
-	if (ctx.hook == HOOK_XDP)
-		lookup_hop_xdp(ctx.xdp, hop, to, is_ipv6 | input << 1, from);
-	else
-		lookup_hop_tc(ctx.skb, hop, to, is_ipv6 | input << 1, from);
+	lookup_fib(ctx, hop, to, is_ipv6 | input << 1, from); /* a BPF function has at most five arguments */
 }
 
 /* Repeat the lookup of a destination, and the check of its virtual address. Its packets must take the general path once
  * before the fast path. */
-INLINE int refresh_hop(struct ctx ctx, struct percpu_destination *percpu, const struct destination *d, u32 now)
+INLINE int refresh_hop_of(struct ctx ctx, struct percpu_destination *percpu, const struct destination *d, u32 now)
 {
 	if (!percpu || !d)
 		return 0;
@@ -222,17 +195,8 @@ INLINE int refresh_hop(struct ctx ctx, struct percpu_destination *percpu, const 
 	return 0;
 }
 
-VERIFIED_ONCE int refresh_hop_xdp(struct xdp_md *ctx, struct percpu_destination *percpu, const struct destination *d,
-					u32 now)
-{
-	return refresh_hop(xdp_ctx(ctx), percpu, d, now);
-}
-
-VERIFIED_ONCE int refresh_hop_tc(struct __sk_buff *ctx, struct percpu_destination *percpu, const struct destination *d,
-					u32 now)
-{
-	return refresh_hop(tc_ctx(ctx), percpu, d, now);
-}
+GLOBAL_OF_HOOKS(int, refresh_hop, refresh_hop_of,
+		(struct percpu_destination *percpu, const struct destination *d, u32 now), (percpu, d, now))
 
 /* Return the next hop of a destination, at most a second old. Only a resolved one of a local virtual address is cached.
  * `confirm`, for XDP alone: pass this packet to TC, where the kernel's neighbour code keeps the neighbour entry valid.
@@ -249,10 +213,7 @@ INLINE struct hop *destination_hop(struct ctx ctx, u32 index, const struct desti
 	if (unlikely(now - hop->stamp >= ticks_per_second ||
 		     (hop->verdict != HOP_READY && hop->verdict != HOP_LOCAL) || hop->is_foreign_vip)) {
 		u32 former_stamp = hop->stamp;
-		if (ctx.hook == HOOK_XDP)
-			refresh_hop_xdp(ctx.xdp, percpu, d, now);
-		else
-			refresh_hop_tc(ctx.skb, percpu, d, now);
+		refresh_hop(ctx, percpu, d, now);
 		if (confirm)
 			*confirm = is_confirm_due(former_stamp, hop->stamp);
 	}

@@ -87,13 +87,8 @@ INLINE bool inner_is_standby(const struct icmp_inner *q, bool is_ipv6, const str
 	struct address saddr = {}, daddr = {};
 	if (likely(!root->standby))
 		return false;
-	if (is_ipv6) {
-		saddr = q->tuple.v6.saddr;
-		daddr = q->tuple.v6.daddr;
-	} else {
-		saddr.word[0] = q->tuple.v4.saddr;
-		daddr.word[0] = q->tuple.v4.daddr;
-	}
+	tuple_saddr(&saddr, &q->tuple, is_ipv6);
+	tuple_daddr(&daddr, &q->tuple, is_ipv6);
 	return is_standby(root, &saddr, is_ipv6) || is_standby(root, &daddr, is_ipv6);
 }
 

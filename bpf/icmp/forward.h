@@ -128,12 +128,10 @@ INLINE bool reroute_error(struct __sk_buff *skb, struct scratch *w)
 	return w->xmit.hop.verdict != HOP_NO_ROUTE && w->xmit.hop.verdict != HOP_NO_FORWARDING;
 }
 
-INLINE int prog_icmp_forward(struct __sk_buff *skb)
+INLINE int prog_icmp_forward(struct __sk_buff *skb, struct scratch *w, struct root *root)
 {
-	struct scratch *w = scratch_of(HOOK_TC);
-	struct root *root = get_root();
 	struct copy *copy = map_elem(copies, 0);
-	if (!w || !copy)
+	if (!copy)
 		return pass_to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
 	bool server = w->received.side == SIDE_SERVER, is_ipv6 = p->is_ipv6, masq = w->chosen.method == METHOD_MASQ;

@@ -13,12 +13,8 @@
 #include "icmp/send.h"
 #include "policy/rp_filter.h"
 
-INLINE int prog_icmp_receive(struct __sk_buff *skb)
+INLINE int prog_icmp_receive(struct __sk_buff *skb, struct scratch *w, struct root *root)
 {
-	struct scratch *w = scratch_of(HOOK_TC);
-	struct root *root = get_root();
-	if (!w)
-		return pass_to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
 	bool is_ipv6 = p->is_ipv6;
 	if (!facts_of(root)->services[is_ipv6])

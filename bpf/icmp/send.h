@@ -79,7 +79,7 @@ INLINE bool error_saddr(struct __sk_buff *skb, struct scratch *w, struct address
 	const struct packet *p = &w->packet;
 	packet_daddr(saddr, p);
 	struct root *root = get_root();
-	if (likely(!facts_of(root)->marks) || is_local_vip_tc(skb, saddr, p->is_ipv6))
+	if (likely(!facts_of(root)->marks) || is_local_vip(tc_ctx(skb), saddr, p->is_ipv6))
 		return true;
 	if (!p->is_ipv6)
 		return false;
@@ -104,12 +104,10 @@ INLINE void account_error(struct __sk_buff *skb, const struct scratch *w, u32 by
 		account(tc_ctx(skb), c->destination, SIDE_REPLY, p, bytes, 0);
 }
 
-INLINE int prog_icmp_send(struct __sk_buff *skb)
+INLINE int prog_icmp_send(struct __sk_buff *skb, struct scratch *w, struct root *root)
 {
-	struct scratch *w = scratch_of(HOOK_TC);
-	struct root *root = get_root();
 	struct copy *copy = map_elem(copies, 0);
-	if (!w || !copy)
+	if (!copy)
 		return pass_to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
 	bool is_ipv6 = p->is_ipv6;

@@ -106,12 +106,10 @@ INLINE bool find_tunnel_conn(struct __sk_buff *skb, struct scratch *w, const str
 	return true;
 }
 
-INLINE int prog_icmp_tunnel(struct __sk_buff *skb)
+INLINE int prog_icmp_tunnel(struct __sk_buff *skb, struct scratch *w, struct root *root)
 {
-	struct scratch *w = scratch_of(HOOK_TC);
-	struct root *root = get_root();
 	struct copy *copy = map_elem(copies, 0);
-	if (!w || !copy)
+	if (!copy)
 		return pass_to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
 	if (!find_tunnel_conn(skb, w, root)) { /* a packet that this host did not encapsulate */

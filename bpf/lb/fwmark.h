@@ -64,13 +64,8 @@ INLINE bool match_inverted(bool yes, u32 flags, u32 inverted)
 INLINE bool rule_matches_addresses(const struct mark_rule *r, const union tuple *tuple, bool is_ipv6)
 {
 	struct address saddr = {}, daddr = {};
-	if (is_ipv6) {
-		saddr = tuple->v6.saddr;
-		daddr = tuple->v6.daddr;
-	} else {
-		saddr.word[0] = tuple->v4.saddr;
-		daddr.word[0] = tuple->v4.daddr;
-	}
+	tuple_saddr(&saddr, tuple, is_ipv6);
+	tuple_daddr(&daddr, tuple, is_ipv6);
 	return match_inverted(in_network(&saddr, &r->saddr, &r->saddr_mask), r->flags, MARK_NOT_SADDR) &&
 	       match_inverted(in_network(&daddr, &r->daddr, &r->daddr_mask), r->flags, MARK_NOT_DADDR);
 }

@@ -112,10 +112,10 @@ INLINE u32 address_fold(const struct address *a, bool is_ipv6)
 INLINE struct address hashed_daddr(const struct packet *p)
 {
 	struct address daddr = {};
-	if (p->is_ipv6)
-		daddr = p->by_inner ? p->tuple.v6.saddr : p->tuple.v6.daddr;
+	if (p->by_inner)
+		packet_saddr(&daddr, p);
 	else
-		daddr.word[0] = p->by_inner ? p->tuple.v4.saddr : p->tuple.v4.daddr;
+		packet_daddr(&daddr, p);
 	return daddr;
 }
 
@@ -129,23 +129,14 @@ INLINE u32 client_fold(const struct scratch *w)
 {
 	const struct packet *p = &w->packet;
 	struct address saddr = {};
-	u32 port = 0;
-	if (p->is_ipv6) {
-		saddr = p->tuple.v6.saddr;
-		port = bpf_ntohs(p->tuple.v6.sport);
-	} else {
-		saddr.word[0] = p->tuple.v4.saddr;
-		port = bpf_ntohs(p->tuple.v4.sport);
-	}
-	return address_fold(&saddr, p->is_ipv6) + (w->service.flags & SERVICE_BY_PORT ? port : 0);
+	packet_saddr(&saddr, p);
+	be16 port = w->service.flags & SERVICE_BY_PORT ? packet_sport(p) : 0;
+	return address_fold(&saddr, p->is_ipv6) + bpf_ntohs(port);
 }
 
 #define SCHEDULER(name, number, flags) \
-	INLINE int run_##name(struct ctx ctx) \
+	INLINE int prog_schedule_##name(struct ctx ctx, struct scratch *w, struct root *root) \
 	{ \
-		struct scratch *w = scratch_of(ctx.hook); \
-		if (!w) \
-			return pass_to_stack(ctx.hook); \
 		struct service_state *state = map_elem(service_states, w->service.slot); \
 		if (!state) \
 			return pass_to_stack(ctx.hook); \
@@ -159,16 +150,7 @@ INLINE u32 client_fold(const struct scratch *w)
 			choose(w, m, d); \
 		return tail_call(ctx, PROG_CONNECT); \
 	} \
-	SEC("xdp.frags") \
-	int xdp_schedule_##name(struct xdp_md *ctx) \
-	{ \
-		return run_##name(xdp_ctx(ctx)); \
-	} \
-	SEC("tc") \
-	int tc_schedule_##name(struct __sk_buff *ctx) \
-	{ \
-		return run_##name(tc_ctx(ctx)); \
-	}
+	PROG_XDP_AND_TC(schedule_##name)
 
 /* Store the choice for PROG_CONNECT. */
 INLINE void choose(struct scratch *w, const struct member *member, const struct destination *d)

@@ -121,24 +121,20 @@ INLINE const union tuple *marked_tuple(const struct scratch *w)
 /* Whether routing delivers the daddr locally for packets of this mark: by a rule of policy routing (`fwmark`), or
  * because the address is local. Before Linux 6.10 bpf_fib_lookup ignores marks; then the Director's snapshot of those
  * rules decides. */
-INLINE bool routes_here(void *ctx, const struct scratch *w, u32 mark)
+INLINE int routes_here(struct ctx ctx, const struct scratch *w, u32 mark)
 {
 	if (!w)
 		return false;
 	const struct packet *p = &w->packet;
-	const union tuple *tuple = marked_tuple(w);
 	struct address daddr = {};
-	if (p->is_ipv6)
-		daddr = tuple->v6.daddr;
-	else
-		daddr.word[0] = tuple->v4.daddr;
+	tuple_daddr(&daddr, marked_tuple(w), p->is_ipv6);
 	struct bpf_fib_lookup params;
 	fill_fib_params(&params, &daddr, p->is_ipv6, loopback, NULL);
 	if (fib_takes_mark)
 		params.mark = mark;
-	long ret = bpf_fib_lookup(ctx, &params, sizeof(params), fib_takes_mark ? BPF_FIB_LOOKUP_MARK : 0);
+	long ret = bpf_fib_lookup(ctx.xdp, &params, sizeof(params), fib_takes_mark ? BPF_FIB_LOOKUP_MARK : 0);
 	bool forwarded = ret != BPF_FIB_LKUP_RET_NOT_FWDED;
-	if (!forwarded && is_own_virtual_by(ctx, &params, &daddr, p->is_ipv6))
+	if (!forwarded && is_own_virtual_by(ctx.xdp, &params, &daddr, p->is_ipv6))
 		return true;
 	struct routed_mark routed = {.mark = mark, .family = p->is_ipv6 ? 6 : 4};
 	if (mark && !(fib_takes_mark && forwarded) && bpf_map_lookup_elem(&routed_marks, &routed))
@@ -146,20 +142,7 @@ INLINE bool routes_here(void *ctx, const struct scratch *w, u32 mark)
 	return is_vrrp_address(&daddr);
 }
 
-VERIFIED_ONCE int is_local_for_mark_xdp(struct xdp_md *ctx, const struct scratch *w, u32 mark)
-{
-	return routes_here(ctx, w, mark);
-}
-
-VERIFIED_ONCE int is_local_for_mark_tc(struct __sk_buff *ctx, const struct scratch *w, u32 mark)
-{
-	return routes_here(ctx, w, mark);
-}
-
-INLINE bool is_local_for_mark(struct ctx ctx, const struct scratch *w, u32 mark)
-{
-	return ctx.hook == HOOK_XDP ? is_local_for_mark_xdp(ctx.xdp, w, mark) : is_local_for_mark_tc(ctx.skb, w, mark);
-}
+GLOBAL_OF_HOOKS(int, is_local_for_mark, routes_here, (const struct scratch *w, u32 mark), (w, mark))
 
 /* Whether the packet's daddr is local. The result is cached for a tick, an eighth of a second. For a virtual router's
  * address its role decides, at once. */

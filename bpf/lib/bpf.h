@@ -22,11 +22,10 @@ typedef _Bool bool;
 #define false 0
 #define NULL ((void *)0)
 
-enum { ENOENT = 2, E2BIG = 7, EEXIST = 17 }; /* errors of map helpers */
+enum { EEXIST = 17 }; /* an error of map helpers */
 
 #define SEC(name) __attribute__((section(name), used))
 #define INLINE static inline __attribute__((always_inline))
-#define NOINLINE static __attribute__((noinline))
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 /* Orders the compiler only. For the order that CPUs keep see docs/architecture.md, "Memory order". */
@@ -177,10 +176,6 @@ INLINE u64 is_nonzero(u64 value)
 /* Whether a length is from 1 to `most`. Apply barrier_var to the length first. Linux 6.1 derives no bound from "is not
  * 0". */
 #define IS_LENGTH(length, max) ((length) >= barrier_var(1) && (length) <= (max))
-
-/* Keep the compiler from merging calls that differ only by their map: the kernel inlines a lookup only where the map is
- * a constant. `number` must differ. */
-#define NO_MERGE(result, number) __asm__ volatile("" : "+r"(result) : "i"(number))
 
 /* Call before bpf_loop, for a context on the stack: make the verifier forget these u32 fields. They get a pointer minus
  * a pointer added, which it takes for an unknown number. Linux 6.1 verifies a single step and assumes the values of

@@ -62,20 +62,30 @@ INLINE be32 packet_daddr4(const struct packet *p)
 	return p->tuple.v4.daddr;
 }
 
+INLINE void tuple_saddr(struct address *to, const union tuple *tuple, bool is_ipv6)
+{
+	if (is_ipv6)
+		*to = tuple->v6.saddr;
+	else
+		to->word[0] = tuple->v4.saddr;
+}
+
+INLINE void tuple_daddr(struct address *to, const union tuple *tuple, bool is_ipv6)
+{
+	if (is_ipv6)
+		*to = tuple->v6.daddr;
+	else
+		to->word[0] = tuple->v4.daddr;
+}
+
 INLINE void packet_saddr(struct address *to, const struct packet *p)
 {
-	if (p->is_ipv6)
-		*to = p->tuple.v6.saddr;
-	else
-		to->word[0] = p->tuple.v4.saddr;
+	tuple_saddr(to, &p->tuple, p->is_ipv6);
 }
 
 INLINE void packet_daddr(struct address *to, const struct packet *p)
 {
-	if (p->is_ipv6)
-		*to = p->tuple.v6.daddr;
-	else
-		to->word[0] = p->tuple.v4.daddr;
+	tuple_daddr(to, &p->tuple, p->is_ipv6);
 }
 
 INLINE bool has_loopback_saddr(const struct packet *p)

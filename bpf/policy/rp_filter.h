@@ -28,33 +28,24 @@ INLINE u32 device_back(void *ctx, const struct packet *p, u32 output, u32 input)
 	}
 }
 
-INLINE int has_route_back(void *ctx, const struct packet *p, u32 input)
+INLINE int has_route_back_of(struct ctx ctx, const struct packet *p, u32 input)
 {
 	const struct rp_filter *check = map_elem(rp_filters, input & (DEVICES - 1));
 	if (!p || likely(!check) || likely(check->mode == RP_OFF) || p->is_ipv6 || p->from_host)
 		return true;
-	u32 device = device_back(ctx, p, 0, input);
+	u32 device = device_back(ctx.xdp, p, 0, input);
 	if (device == input || check->mode == RP_LOOSE)
 		return device != 0;
 	/* Of a route with several paths the lookup returns one, and the kernel accepts all. */
-	return device && check->mode == RP_FEASIBLE && device_back(ctx, p, input, input);
+	return device && check->mode == RP_FEASIBLE && device_back(ctx.xdp, p, input, input);
 }
 
-VERIFIED_ONCE int has_route_back_xdp(struct xdp_md *ctx, const struct packet *p, u32 input)
-{
-	return has_route_back(ctx, p, input);
-}
-
-VERIFIED_ONCE int has_route_back_tc(struct __sk_buff *ctx, const struct packet *p, u32 input)
-{
-	return has_route_back(ctx, p, input);
-}
+GLOBAL_OF_HOOKS(int, has_route_back, has_route_back_of, (const struct packet *p, u32 input), (p, input))
 
 /* Whether rp_filter of the input device lets the packet pass. */
 INLINE bool passes_rp_filter(struct ctx ctx, const struct packet *p)
 {
-	u32 input = input_of(ctx, p);
-	return ctx.hook == HOOK_XDP ? has_route_back_xdp(ctx.xdp, p, input) : has_route_back_tc(ctx.skb, p, input);
+	return has_route_back(ctx, p, input_of(ctx, p));
 }
 
 /* Whether the packet of a connection would change its state, and its source is not valid. */

@@ -42,12 +42,8 @@ INLINE int fwd_bypass(struct __sk_buff *skb, struct scratch *w)
 	return xmit_finished(skb, w);
 }
 
-INLINE int prog_bypass(struct __sk_buff *skb)
+INLINE int prog_bypass(struct __sk_buff *skb, struct scratch *w, struct root *root)
 {
-	struct scratch *w = scratch_of(HOOK_TC);
-	struct root *root = get_root();
-	if (!w)
-		return pass_to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
 	u32 now = ticks();
 	struct found found = find_connection(p);

@@ -176,12 +176,8 @@ INLINE int connect(struct ctx ctx, struct scratch *w, struct root *root, u32 now
 	}
 }
 
-INLINE int prog_connect(struct ctx ctx)
+INLINE int prog_connect(struct ctx ctx, struct scratch *w, struct root *root)
 {
-	struct scratch *w = scratch_of(ctx.hook);
-	struct root *root = get_root();
-	if (!w)
-		return pass_to_stack(ctx.hook);
 	u32 now = ticks();
 	enum reason stateless = REASON_NONE;
 	int verdict = connect(ctx, w, root, now, &stateless);

@@ -47,11 +47,8 @@ INLINE void note_reply(struct __sk_buff *skb, struct packet *p, const struct roo
 		update_reply(&a, p, root, ticks(), tc_ctx(skb));
 }
 
-INLINE int prog_egress_slow(struct __sk_buff *skb)
+INLINE int prog_egress_slow(struct __sk_buff *skb, struct scratch *w, struct root *root)
 {
-	struct scratch *w = scratch_of(HOOK_TC);
-	if (!w)
-		return pass_to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
 	enum slow_result result = p->is_ipv6 ? parse_slow6(skb, w) : parse_slow4(skb, w);
 	if (result == PARSE_FRAGMENT && w->fragment.frag_off == FIRST_FRAGMENT) {
@@ -59,8 +56,8 @@ INLINE int prog_egress_slow(struct __sk_buff *skb)
 		return tail_call(tc_ctx(skb), PROG_EGRESS_SLOW);
 	}
 	if (result == PARSE_DONE && is_icmp(p))
-		note_error(skb, w, get_root());
+		note_error(skb, w, root);
 	else if (result == PARSE_DONE && (has_ports(p->protocol) || is_ipsec(p->protocol)))
-		note_reply(skb, p, get_root());
+		note_reply(skb, p, root);
 	return pass_to_stack(HOOK_TC);
 }

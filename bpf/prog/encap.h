@@ -62,12 +62,10 @@ INLINE int encap_tc(struct __sk_buff *skb, struct scratch *w, const struct desti
 	return w->xmit.resolve ? xmit_finished(skb, w) : xmit(tc_ctx(skb), p, &w->xmit.hop);
 }
 
-INLINE int prog_encap(struct ctx ctx)
+INLINE int prog_encap(struct ctx ctx, struct scratch *w, struct root *root)
 {
-	struct scratch *w = scratch_of(ctx.hook);
-	struct root *root = get_root();
-	struct destination *d = w ? map_elem(destinations, w->chosen.destination) : NULL;
-	if (!w || !d)
+	struct destination *d = map_elem(destinations, w->chosen.destination);
+	if (!d)
 		return pass_to_stack(ctx.hook);
 	return ctx.hook == HOOK_XDP ? encap_xdp(ctx.xdp, w, d, root) : encap_tc(ctx.skb, w, d, root);
 }

@@ -88,12 +88,8 @@ INLINE int fwd_slow_request(struct __sk_buff *skb, struct scratch *w, const stru
 	return xmit_finished(skb, w);
 }
 
-INLINE int prog_fwd_slow(struct __sk_buff *skb)
+INLINE int prog_fwd_slow(struct __sk_buff *skb, struct scratch *w, struct root *root)
 {
-	struct scratch *w = scratch_of(HOOK_TC);
-	struct root *root = get_root();
-	if (!w)
-		return pass_to_stack(HOOK_TC);
 	return w->xmit.is_reply ? fwd_slow_reply(skb, w) : fwd_slow_request(skb, w, root);
 }
 
@@ -101,11 +97,10 @@ INLINE int prog_fwd_slow(struct __sk_buff *skb)
  *
  * Reads xmit, and leaves it for PROG_FRAGMENT. */
 
-INLINE int prog_udp_csum(struct __sk_buff *skb)
+INLINE int prog_udp_csum(struct __sk_buff *skb, struct scratch *w, struct root *root)
 {
-	struct scratch *w = scratch_of(HOOK_TC);
 	struct copy *copy = map_elem(copies, 0);
-	if (!w || !copy)
+	if (!copy)
 		return pass_to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
 	u32 length = p->length + ETH_HLEN - p->l4;

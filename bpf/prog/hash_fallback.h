@@ -102,12 +102,9 @@ INLINE bool choose_again(struct scratch *w, u64 choice)
 	return true;
 }
 
-INLINE int prog_hash_fallback(struct ctx ctx)
+INLINE int prog_hash_fallback(struct ctx ctx, struct scratch *w, struct root *root)
 {
-	struct scratch *w = scratch_of(ctx.hook);
-	if (!w)
-		return pass_to_stack(ctx.hook);
-	u32 group = group_of(&w->packet, &w->template.tuple, w->service.scheduler, w->service.flags, get_root());
+	u32 group = group_of(&w->packet, &w->template.tuple, w->service.scheduler, w->service.flags, root);
 	u64 *choice = choice_of(group, w->service.slot);
 	w->chosen.destination = NO_INDEX;
 	if (!choice || choose_again(w, READ_ONCE(*choice)))

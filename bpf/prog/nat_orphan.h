@@ -10,12 +10,8 @@
 #include "lb/nat_server.h"
 #include "policy/rp_filter.h"
 
-INLINE int prog_nat_orphan(struct __sk_buff *skb)
+INLINE int prog_nat_orphan(struct __sk_buff *skb, struct scratch *w, struct root *root)
 {
-	struct scratch *w = scratch_of(HOOK_TC);
-	struct root *root = get_root();
-	if (!w)
-		return pass_to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
 	u32 server = !p->rst && has_ports(p->protocol) ? nat_server_of(p, root, READ_ONCE(root->live)) : NO_INDEX;
 	struct destination *d = map_elem(destinations, server);

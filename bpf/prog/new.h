@@ -150,12 +150,8 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 	return to_scheduler(ctx, w);
 }
 
-INLINE int prog_new(struct ctx ctx)
+INLINE int prog_new(struct ctx ctx, struct scratch *w, struct root *root)
 {
-	struct scratch *w = scratch_of(ctx.hook);
-	struct root *root = get_root();
-	if (!w)
-		return pass_to_stack(ctx.hook);
 	struct packet *p = &w->packet;
 	u32 live = READ_ONCE(root->live), now = ticks(), probe = probe_mark(ctx, p);
 	if (!facts_in(root, live)->services[p->is_ipv6])
@@ -189,12 +185,9 @@ INLINE int prog_new(struct ctx ctx)
 	return verdict;
 }
 
-INLINE int prog_persist(struct ctx ctx)
+INLINE int prog_persist(struct ctx ctx, struct scratch *w, struct root *root)
 {
-	struct scratch *w = scratch_of(ctx.hook);
-	if (!w)
-		return pass_to_stack(ctx.hook);
 	w->template.by_call = false;
 	template_key(w);
-	return by_template(ctx, w, get_root());
+	return by_template(ctx, w, root);
 }

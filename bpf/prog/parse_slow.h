@@ -7,12 +7,8 @@
 #include "fwd/conn.h"
 #include "parse/slow.h"
 
-INLINE int prog_parse_slow(struct __sk_buff *skb)
+INLINE int prog_parse_slow(struct __sk_buff *skb, struct scratch *w, struct root *root)
 {
-	struct scratch *w = scratch_of(HOOK_TC);
-	struct root *root = get_root();
-	if (!w)
-		return pass_to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
 	enum slow_result result = p->is_ipv6 ? parse_slow6(skb, w) : parse_slow4(skb, w);
 	if (result == PARSE_FRAGMENT)

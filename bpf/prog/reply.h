@@ -159,12 +159,8 @@ INLINE void set_route_query(struct route_query *query, struct ctx ctx, const str
 	packet_saddr(&query->saddr, p);
 }
 
-INLINE int prog_reply(struct ctx ctx)
+INLINE int prog_reply(struct ctx ctx, struct scratch *w, struct root *root)
 {
-	struct scratch *w = scratch_of(ctx.hook);
-	struct root *root = get_root();
-	if (!w)
-		return pass_to_stack(ctx.hook);
 	struct packet *p = &w->packet;
 	u32 now = ticks();
 	if (!facts_of(root)->services[p->is_ipv6])

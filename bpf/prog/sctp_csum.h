@@ -85,11 +85,10 @@ INLINE bool is_sctp_csum_partial(struct __sk_buff *skb, const struct packet *p, 
 	return false;
 }
 
-INLINE int prog_sctp_csum(struct __sk_buff *skb)
+INLINE int prog_sctp_csum(struct __sk_buff *skb, struct scratch *w, struct root *root)
 {
-	struct scratch *w = scratch_of(HOOK_TC);
 	struct copy *copy = map_elem(copies, 0);
-	if (!w || !copy)
+	if (!copy)
 		return pass_to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
 	u32 field, none = 0;

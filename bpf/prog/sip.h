@@ -8,13 +8,10 @@
 #include "lb/call_template.h"
 #include "lb/template.h"
 
-INLINE int prog_sip(struct __sk_buff *skb)
+INLINE int prog_sip(struct __sk_buff *skb, struct scratch *w, struct root *root)
 {
-	struct scratch *w = scratch_of(HOOK_TC);
-	if (!w)
-		return pass_to_stack(HOOK_TC);
 	if (set_call(skb, w))
-		return by_template(tc_ctx(skb), w, get_root());
+		return by_template(tc_ctx(skb), w, root);
 	drop_old_ref(w);
 	return drop(HOOK_TC, REASON_NO_CALL_ID);
 }

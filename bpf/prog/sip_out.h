@@ -79,12 +79,8 @@ INLINE bool open_for_server(struct __sk_buff *skb, struct scratch *w, const stru
 	return result == CREATED || result == CREATE_EXISTS;
 }
 
-INLINE int prog_sip_open(struct __sk_buff *skb)
+INLINE int prog_sip_open(struct __sk_buff *skb, struct scratch *w, struct root *root)
 {
-	struct scratch *w = scratch_of(HOOK_TC);
-	struct root *root = get_root();
-	if (!w)
-		return pass_to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
 	w->own_tuple = p->tuple;
 	set_request(w);
@@ -111,12 +107,8 @@ INLINE struct hop *sip_hop(struct __sk_buff *skb, const struct scratch *w, const
 
 /* One-packet scheduling makes no connection, and there is none if the client's port has one to another server. Then the
  * packet changes no state. */
-INLINE int prog_sip_reply(struct __sk_buff *skb)
+INLINE int prog_sip_reply(struct __sk_buff *skb, struct scratch *w, struct root *root)
 {
-	struct scratch *w = scratch_of(HOOK_TC);
-	struct root *root = get_root();
-	if (!w)
-		return pass_to_stack(HOOK_TC);
 	u32 now = ticks();
 	struct reply_conn a = {.index = w->chosen.destination,
 			       .destination = map_elem(destinations, w->chosen.destination),
@@ -130,12 +122,8 @@ INLINE int prog_sip_reply(struct __sk_buff *skb)
 	return hop ? forward_reply(tc_ctx(skb), w, &a, hop, false, root, now) : pass_packet(tc_ctx(skb), &w->packet);
 }
 
-INLINE int prog_sip_out(struct __sk_buff *skb)
+INLINE int prog_sip_out(struct __sk_buff *skb, struct scratch *w, struct root *root)
 {
-	struct scratch *w = scratch_of(HOOK_TC);
-	struct root *root = get_root();
-	if (!w)
-		return pass_to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
 	u64 live = READ_ONCE(root->live);
 	u32 server = nat_server_of(p, root, live);

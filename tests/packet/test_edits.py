@@ -369,9 +369,8 @@ def test_a_full_table_refuses_one_more_service_and_still_works(director_host: Ho
     first, second = director_host.new_key(), director_host.new_key()
     director.add_service(VirtualService(first, "rr"))
     top = book.get(0, "service_top")
-    nothing = abi.constant("NOTHING")
-    for name in "service_free", "service_leaving":
-        book.set(0, name, nothing)
+    for name in "service_free", "service_released":
+        book.set(0, name, abi.constant("NOTHING"))
     book.set(0, "service_top", director.tables.services.count)
     try:
         before = listed(director)
@@ -392,7 +391,7 @@ def test_a_full_table_accepts_a_service_after_a_deletion(director_host: Host) ->
     first, second = director_host.new_key(), director_host.new_key()
     director.add_service(VirtualService(first, "rr"))
     top = book.get(0, "service_top")
-    for name in "service_free", "service_leaving":
+    for name in "service_free", "service_released":
         book.set(0, name, abi.constant("NOTHING"))
     book.set(0, "service_top", director.tables.services.count)
     try:

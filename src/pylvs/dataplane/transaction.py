@@ -126,8 +126,8 @@ class Book:
 
     def let_service_go(self, slot: int) -> None:
         """Release a slot; it is free after a grace period."""
-        self._set_link(self._tables.services.array, slot, self._book.get(0, "service_leaving"))
-        self._book.set(0, "service_leaving", slot)
+        self._set_link(self._tables.services.array, slot, self._book.get(0, "service_released"))
+        self._book.set(0, "service_released", slot)
 
     def take_list(self, count: int) -> int:
         """Take a chunk for `count` members and return its first one; 0 for an empty list. Raises NoSpace."""
@@ -184,7 +184,7 @@ class Book:
     def let_list_go(self, chunk: int, count: int) -> None:
         """Release a chunk; it is free after a grace period."""
         if count:
-            self._let_go("list_leaving", chunk, count)
+            self._let_go("list_released", chunk, count)
 
     def _let_go(self, to: str, chunk: int, count: int) -> None:
         size, chains = list_class(count), list(self._book.get(0, to))
@@ -208,8 +208,8 @@ class Book:
         return any(True for _ in islice(self._released(), count - 1, count))
 
     def _released(self) -> Iterator[int]:
-        yield from self._chain(self._tables.services.array, self._book.get(0, "service_leaving"))
-        for first in self._book.get(0, "list_leaving"):
+        yield from self._chain(self._tables.services.array, self._book.get(0, "service_released"))
+        for first in self._book.get(0, "list_released"):
             yield from self._chain(self._tables.members, first)
 
     def _chain(self, array: MmapArray, first: int) -> Iterator[int]:
@@ -228,24 +228,24 @@ class Book:
     def free_released(self) -> None:
         """Free what was released. A grace period has passed since."""
         book, services, members = self._book, self._tables.services.array, self._tables.members
-        for slot in self._chain(services, book.get(0, "service_leaving")):
+        for slot in self._chain(services, book.get(0, "service_released")):
             self._set_link(services, slot, book.get(0, "service_free"))
             book.set(0, "service_free", slot)
-        book.set(0, "service_leaving", self.nothing)
+        book.set(0, "service_released", self.nothing)
         free = list(book.get(0, "list_free"))
-        for size, first in enumerate(book.get(0, "list_leaving")):
+        for size, first in enumerate(book.get(0, "list_released")):
             for chunk in self._chain(members, first):
                 self._set_link(members, chunk, free[size])
                 free[size] = chunk
         book.set(0, "list_free", *free)
-        book.set(0, "list_leaving", *[self.nothing] * self._classes)
+        book.set(0, "list_released", *[self.nothing] * self._classes)
 
     def reset(self, service_top: int, destination_top: int, member_top: int) -> None:
         """Write an allocator with these tops and nothing free below them."""
         nothing, none = self.nothing, [self.nothing] * self._classes
-        for name in "service_free", "service_leaving", "destination_free", "deleted":
+        for name in "service_free", "service_released", "destination_free", "deleted":
             self._book.set(0, name, nothing)
-        for name in "list_free", "list_leaving":
+        for name in "list_free", "list_released":
             self._book.set(0, name, *none)
         self._book.set(0, "service_top", service_top)
         self._book.set(0, "destination_top", destination_top)
