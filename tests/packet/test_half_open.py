@@ -75,11 +75,15 @@ def shake_hands(host: Host, service: ServiceKey, sports: Iterable[int]) -> None:
 
 
 def from_client(number: int, frame: bytes) -> bytes:
-    """Return the frame from another address. It keeps its L4 checksum. scapy would take ten times as long."""
+    """Return the frame from another address. scapy would take ten times as long.
+
+    Its L4 checksum differs from the pseudo header's sum as before. Where both are equal, XDP takes the checksum for an
+    unfinished one, and passes the frame to TC: that of one client in 65,535, if the checksum stayed.
+    """
     if frame[12:14] == b"\x08\x00":
         return _with_address4(frame, 12, number)
     made = bytearray(frame)
-    struct.pack_into("!I", made, ETHER_BYTES + 20, number)
+    _replace_address(made, ETHER_BYTES + 20, number, ETHER_BYTES + 40, frame[ETHER_BYTES + 6])
     return bytes(made)
 
 
@@ -90,10 +94,20 @@ def to_client(number: int, frame: bytes) -> bytes:
 
 def _with_address4(frame: bytes, offset: int, number: int) -> bytes:
     made = bytearray(frame)
-    struct.pack_into("!I", made, ETHER_BYTES + offset, (198 << 24 | 18 << 16) + number)
+    address = (198 << 24 | 18 << 16) + number
+    _replace_address(made, ETHER_BYTES + offset, address, ETHER_BYTES + 20, frame[ETHER_BYTES + 9])
     struct.pack_into("!H", made, ETHER_BYTES + 10, 0)
     struct.pack_into("!H", made, ETHER_BYTES + 10, checksum(made[ETHER_BYTES : ETHER_BYTES + 20]))
     return bytes(made)
+
+
+def _replace_address(made: bytearray, offset: int, word: int, l4: int, protocol: int) -> None:
+    """Write the last word of an address, and add the change to the L4 checksum, unless UDP has none."""
+    at = l4 + (16 if protocol == Protocol.TCP else 6)
+    high, low, check = *struct.unpack_from("!HH", made, offset), *struct.unpack_from("!H", made, at)
+    struct.pack_into("!I", made, offset, word)
+    if check:
+        struct.pack_into("!H", made, at, (check + (word >> 16) + (word & 0xFFFF) - high - low) % 0xFFFF or 0xFFFF)
 
 
 def serve(
@@ -389,9 +403,8 @@ def test_the_numbers_of_a_large_ring_wrap() -> None:
         tables.pool.set(0, "used", connections - free)
         flood(host, service, 4 * free)
         assert tables.half_open_ring.get(0, "end") < end  # it has wrapped
-        # Usually half of it. Beside other tests it was one less once, for a reason that is not known.
-        assert free * 3 // 8 <= len(list(host.director.connections())) <= free
-        assert host.reason("TABLE_FULL_STATELESS") == host.reason("TABLE_FULL_DROPPED") == 0
+        assert free // 2 <= len(list(host.director.connections())) <= free
+        assert {"to_tc", "table_full_stateless", "table_full_dropped"}.isdisjoint(host.reasons())
 
 
 # --- UDP, and connections without a handshake ---
