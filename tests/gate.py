@@ -40,6 +40,7 @@ NETWORKS = "tests/unit/vrrp/simulation/test_simulation.py"  # their seeds, too, 
 COMPUTING, WAITING = 4, 6  # workers of tests that compute, and of tests that wait for other programs
 BOOTING = 2  # workers of tests that boot guests: where they are emulated, each takes a whole CPU for minutes
 MOST_REPEATED = 2
+SHOWN_FILES = 3  # the slowest of a phase
 PHASE_LIMIT_S = 4 * 3600  # a phase of test-all may take hours; pytest limits each test
 NO_TESTS = 5  # pytest's status if it collects nothing
 CLOCK_ROUNDS = 20  # of the real_clock tests beside busy CPUs, in test-all
@@ -104,6 +105,7 @@ class Result:
     passed_before: int = 0  # of these, in an earlier run with the same code
     skipped: int = 0
     failed: list[Failure] = field(default_factory=list)
+    files: dict[str, float] = field(default_factory=dict)  # seconds of their tests, which may have waited for a CPU
 
     @property
     def may_be_repaired(self) -> bool:
@@ -231,6 +233,7 @@ def finish(running: Started) -> Result:
     result = Result(phase, status, time.monotonic() - running.began, _cpu_s() - cpu)
     if phase.pytest:
         _count(phase.report, result)
+    say(f"{phase.name}: took {result.wall_s:.0f} s and {result.cpu_s:.0f} CPU s{_slowest(result)}")
     return result
 
 
@@ -263,7 +266,9 @@ def _count(report: Path, result: Result) -> None:
         return
     for case in cases:
         seconds = float(case.get("time", "0"))
-        name = f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}"
+        file = f"{case.get('classname', '').replace('.', '/')}.py"
+        name = f"{file}::{case.get('name')}"
+        result.files[file] = result.files.get(file, 0.0) + seconds
         bad = case.find("failure") if case.find("failure") is not None else case.find("error")
         if bad is not None:
             result.failed.append(Failure(name, _property(case, "real_clock"), bad.get("message", ""), seconds))
@@ -272,6 +277,13 @@ def _count(report: Path, result: Result) -> None:
         else:
             result.passed += 1
             result.passed_before += bool(_property(case, passed_before.PROPERTY))
+
+
+def _slowest(result: Result) -> str:
+    """Return the files whose tests took longest, for the line of a phase."""
+    slowest = sorted(result.files.items(), key=lambda each: -each[1])[:SHOWN_FILES]
+    files = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in slowest)
+    return f"; the tests of {files}" if files else ""
 
 
 def _property(case: ElementTree.Element, name: str) -> str:

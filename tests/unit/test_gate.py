@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from tests import gate, ledger
 
 Gate = Callable[..., tuple[int, list[str]]]
 HEADER = "import os, pathlib, pytest\n"
+BURNT_S = 1
 GOOD = "def test_good(): pass\n"
 BAD = "def test_bad(): assert 1 == 2\n"
 FAILS_ONCE = """\
@@ -73,6 +75,27 @@ def test_tests_that_were_not_played_again_are_counted(run_gate: Gate) -> None:
     status, lines = run_gate(text + GOOD)
     assert status == 0
     assert "gate:   1 of them passed with the same code before, and were not played again" in lines
+
+
+@pytest.mark.usefixtures("run_gate")
+def test_a_phase_prints_its_cost_with_that_of_its_children(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    burn = f"import time\nwhile time.process_time() < {BURNT_S}: pass\n"
+    (tmp_path / "burn.py").write_text(burn)
+    (tmp_path / "test_0.py").write_text(GOOD)
+    made = [
+        gate.Phase("burns", ["sh", "-c", f"{sys.executable} burn.py; true"]),
+        gate.Phase("tests", [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_0.py"], pytest=True),
+    ]
+    monkeypatch.setattr(gate, "phases", lambda: made)
+    assert gate.main([]) == 0
+    text = capfd.readouterr().out
+    first = re.search(r"^gate: burns: took \d+ s and (\d+) CPU s$", text, re.MULTILINE)
+    assert first
+    assert int(first[1]) >= BURNT_S
+    assert re.search(r"^gate: tests: took \d+ s and \d+ CPU s; the tests of test_0\.py 0 s$", text, re.MULTILINE)
+    assert re.search(rf"^gate: burns +\d+ +{first[1]}$", text, re.MULTILINE), "the table"
 
 
 @pytest.mark.usefixtures("run_gate")
