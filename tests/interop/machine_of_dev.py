@@ -9,10 +9,13 @@ import fcntl
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.privileges import AS_ORDINARY_USER, ORDINARY_USER
 
 REPOSITORY = Path(__file__).parents[2]
 TOOLS = [
@@ -47,7 +50,7 @@ TOOLS = [
     "uname",
 ]
 
-# Makes .venv like python3 -m venv, prints what `dev` reads, and logs each call of pip.
+# Makes .venv like python3 -m venv, prints what `dev` reads, and logs each call of pip. The real Python runs tools/dev.
 PYTHON = """\
 #!/bin/sh
 version=$(cat "$STAGE/version")
@@ -59,6 +62,7 @@ compile() {
         LC_ALL=C sort | xargs sha256sum | sha256sum | cut -c1-64 >src/pylvs/bpf/objects/sources.sha256
 }
 case "$*" in
+    *'-m tools.dev '*) exec "$REAL_PYTHON" "$@" ;;
     *'-m venv '*)
         for folder; do :; done
         mkdir -p "$folder/bin"
@@ -68,7 +72,6 @@ case "$*" in
         chmod 755 "$folder/bin/pylvs"
         for tool in ruff mypy; do cp "$folder/bin/pylvs" "$folder/bin/$tool"; done
         echo "venv of $version" >>"$STAGE/log" ;;
-    *tomllib*) echo hatchling ;;
     *ensurepip*) [ ! -e "$STAGE/candidate" ] || exit 1 ;;
     *'import pip'*) shift 2; echo "$1 $version" ;;
     *'-m pip'*)
@@ -90,8 +93,12 @@ case "$*" in
         echo $((locks - 1)) >"$STAGE/locks"
         echo "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 1" >&2
         exit 100 ;;
+    *' -s '*python3-venv) printf '%s\\n' 'Inst python3 (3.11.2-1 Debian:12)' 'Inst libc6 [2.35] (2.36 Debian:12)' ;;
     *' -s '*) printf '%s\\n' 'Inst nginx (1.22.1-9 Debian:12)' 'Inst libc6 [2.35] (2.36 Debian:12)' ;;
     *--print-uris*) printf '%s\\n' "'http://a/n' nginx.deb 1600000 SHA256:0" "'http://a/l' libc6.deb 900000 SHA256:0" ;;
+    *install*python3-venv)
+        [ ! -e "$STAGE/apt-prints" ] || { cat "$STAGE/apt-prints"; exit 100; }
+        cp "$STAGE/python3" "$STAGE/bin/python3" ;;
     *install*)
         [ ! -e "$STAGE/apt-prints" ] || { cat "$STAGE/apt-prints"; exit 100; }
         if [ -e "$STAGE/apt-hangs" ]; then echo hanging >"$STAGE/pipe"; read -r _ <"$STAGE/never"; fi ;;
@@ -99,12 +106,13 @@ esac
 """
 
 
-# dpkg-query knows nginx from its installation to its removal, and curl always.
+# dpkg-query knows nginx and python3 from their installation to their removal, and curl always.
 DPKG_QUERY = """\
 #!/bin/sh
 for name; do :; done
 case $name in
     curl) echo installed ;;
+    python3) [ -e "$STAGE/purged" ] || [ ! -e "$STAGE/bin/python3" ] || echo installed ;;
     nginx) [ -e "$STAGE/purged" ] || if [ -e "$STAGE/configured" ]; then echo config-files; else echo installed; fi ;;
 esac
 """
@@ -114,6 +122,7 @@ echo "dpkg $*" >>"$STAGE/log"
 case "$*" in
     --compare-versions*) exit 1 ;;
     --purge*)
+        case "$*" in *python3*) rm "$STAGE/bin/python3" ;; esac
         [ ! -e "$STAGE/dpkg-prints" ] || { cat "$STAGE/dpkg-prints"; exit 2; }
         : >"$STAGE/purged" ;;
 esac
@@ -129,10 +138,15 @@ OWN_FOLDERS = """\
 /bin/mount --bind "$STAGE/sbin" /usr/sbin
 /bin/mount --bind "$STAGE/run" /run
 /bin/mount --bind "$STAGE/lib" /var/lib
-[ ! -e "$STAGE/system-python" ] || /bin/mount --bind "$STAGE/system-python" /usr/bin/python3
+if [ -e "$STAGE/system-python" ]; then # it may cover the real one, which needs another name then
+    : >"$STAGE/real-python"
+    /bin/mount --bind "$REAL_PYTHON" "$STAGE/real-python"
+    export REAL_PYTHON="$STAGE/real-python"
+    /bin/mount --bind "$STAGE/system-python" /usr/bin/python3
+fi
 exec "$@"
 """
-OTHER_USER = 65534
+OTHER_USER = ORDINARY_USER
 
 
 class Clone:
@@ -141,11 +155,16 @@ class Clone:
     def __init__(self, stage: Path, folder: Path) -> None:
         self.stage, self.folder = stage, folder
         self.policy = stage / "sbin" / "policy-rc.d"  # the clone sees this file as /usr/sbin/policy-rc.d
-        self.environment = {"PATH": str(stage / "bin"), "STAGE": str(stage), "HOME": str(stage / "home")}
+        self.environment = {
+            "PATH": str(stage / "bin"),
+            "STAGE": str(stage),
+            "HOME": str(stage / "home"),
+            "REAL_PYTHON": os.path.realpath(sys.executable),
+        }
 
     def begin(self, *arguments: str, uid: int = 0) -> subprocess.Popen[str]:
         """Start ./dev."""
-        become = ["setpriv", f"--reuid={uid}", "--clear-groups"] if uid else []
+        become = AS_ORDINARY_USER if uid else ()
         return subprocess.Popen(
             [
                 "/usr/bin/unshare",
@@ -172,6 +191,10 @@ class Clone:
         process = self.begin(*arguments, uid=uid)
         out, err = process.communicate(timeout=120)
         return process.returncode, out, err.splitlines()
+
+    def remove_python(self) -> None:
+        """Let this be a machine without Python. apt-get can install it."""
+        (self.stage / "bin/python3").rename(self.stage / "python3")
 
     def log(self, word: str) -> list[str]:
         """Return the lines of the stand-ins that contain a word, and delete all lines."""
@@ -221,10 +244,10 @@ def new_clone() -> Iterator[Clone]:
         (stage / "log").chmod(0o666)
         (stage / "locks").write_text("0\n")
         (stage / "version").write_text("3 11 7 23.0\n")
-        for file in "dev", "pyproject.toml", "constraints.txt":
+        for file in "dev", "pyproject.toml", "constraints.txt", "hatch_build.py":
             shutil.copy(REPOSITORY / file, stage / "clone")
-        (stage / "clone" / "tools").mkdir()
-        for file in "hatch_build.py", "bpf/a.c", "man/a.8", "src/pylvs/__init__.py", "tools/layout.py":
+        shutil.copytree(REPOSITORY / "tools" / "dev", stage / "clone" / "tools" / "dev")
+        for file in "bpf/a.c", "man/a.8", "src/pylvs/__init__.py", "tools/layout.py":
             (stage / "clone" / file).write_text("")
         yield Clone(stage, stage / "clone")
 

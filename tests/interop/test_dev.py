@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests import waiting
-from tests.interop.machine_of_dev import OTHER_USER, PYTHON, REPOSITORY, Clone, dpkg_in_use
+from tests.interop.machine_of_dev import OTHER_USER, PYTHON, Clone, dpkg_in_use
+from tools.dev import packages
 
 
 @pytest.mark.parametrize("former", [None, "#!/bin/sh\nexit 0\n"])
@@ -109,6 +108,59 @@ def test_an_old_python_ends_the_run_before_anything_is_installed(clone: Clone) -
     assert [call for call in clone.log("apt-get") if "install" in call] == []
 
 
+def test_python_is_installed_on_a_machine_without_it(clone: Clone) -> None:
+    clone.remove_python()
+    status, out, errors = clone.dev("demo")
+    assert (status, out) == (0, "ran lab demo dr\n")
+    assert "this downloads up to 36 MB" in errors[0]
+    assert errors[1].startswith("dev: installing by apt: python3 python3-venv (")
+    assert [line for line in errors[2:] if "downloads" in line] == []
+    calls = clone.log("apt-get")
+    first = next(call.split() for call in calls if "install" in call.split())
+    assert ("-s" in first, first[-1]) == (True, "python3-venv")
+    assert len([call for call in calls if call.endswith("update")]) == 1
+    assert (clone.stage / "lib/pylvs-dev/packages").read_text() == "python3\nnginx\n"
+
+
+def test_without_python_and_network_the_cause_is_named(clone: Clone) -> None:
+    clone.remove_python()
+    printed = "Err:1 http://a  Temporary failure resolving 'a'\nE: Unable to locate package python3\n"
+    (clone.stage / "apt-prints").write_text(printed)
+    (clone.stage / "locks").write_text("1\n")
+    status, out, errors = clone.dev("run", "pylvs")
+    assert (status, out) == (1, "")
+    assert errors[1:] == [
+        "dev: waiting for another apt-get",
+        "dev: apt-get cannot reach its archive: check network and proxy (whole log: .cache/dev/apt.log)",
+    ]
+
+
+def test_without_python_and_root_the_packages_are_named(clone: Clone) -> None:
+    clone.remove_python()
+    line = "dev: missing: python3 python3-venv; install these packages, or run sudo ./dev once"
+    assert clone.dev("run", "pylvs", uid=OTHER_USER) == (1, "", [line])
+    assert clone.log("") == []
+
+
+def test_without_python_there_is_help(clone: Clone) -> None:
+    clone.remove_python()
+    status, out, errors = clone.dev()
+    assert (status, errors) == (0, [])
+    for words in ("  demo [dr|nat|tun|ha] ", "  build, wheel ", "  lint "):
+        assert words in out
+    for word in "moon", "d.mo":
+        assert clone.dev(word) == (1, "", [f"dev: no command {word}; ./dev help lists them"])
+    assert clone.log("") == []
+
+
+def test_run_ends_with_the_status_of_its_command(clone: Clone) -> None:
+    assert clone.dev("run", "sh", "-c", "exit 7")[0] == 7
+    assert clone.dev("run", "sh", "-c", "kill -PIPE $$; echo ignored")[:2] == (-signal.SIGPIPE, "")
+    assert clone.dev("run", "no-such-program") == (127, "", ["dev: no-such-program: No such file or directory"])
+    assert clone.dev("run", "/usr") == (126, "", ["dev: /usr: Permission denied"])
+    assert clone.dev("run") == (0, "", [])
+
+
 @pytest.mark.parametrize(
     ("kernel", "machine", "line"),
     [
@@ -189,15 +241,12 @@ def test_an_interrupted_installation_is_repeated(clone: Clone) -> None:
 
 
 def test_a_folder_that_a_removed_package_left_is_not_the_package(tmp_path: Path) -> None:
-    text = (REPOSITORY / "dev").read_text()
-    function = text[text.index("missing_packages() {") : text.index("demo_packages() {")]
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
-    names = ("folder", "file", "nothing")
-    pairs = "sh dash\n" + "".join(f"{tmp_path}/{name} package-of-{name}\n" for name in names)
-    done = subprocess.run(["sh", "-c", f"{function}\nmissing_packages"], input=pairs, capture_output=True, text=True)
-    assert done.stdout.split() == ["package-of-folder", "package-of-nothing"]
-    assert [path for path in re.findall(r"^(/\S+) \S+$", text, re.MULTILINE) if Path(path).is_dir()] == []
+    pairs = [(f"{tmp_path}/{name}", f"package-of-{name}") for name in ("folder", "file", "nothing")]
+    assert packages.missing([("sh", "dash"), *pairs]) == ["package-of-folder", "package-of-nothing"]
+    for needed in packages.TEST, packages.DEB, packages.ROOTS:
+        assert [path for path, _ in needed if path.startswith("/") and Path(path).is_dir()] == []
 
 
 def test_packages_are_installed_in_the_pinned_versions(clone: Clone) -> None:
@@ -215,6 +264,15 @@ def test_a_failed_step_ends_the_run(clone: Clone, command: str) -> None:
     status, out, errors = clone.dev(command)
     assert (status, out) == (1, "")
     assert errors[-1] == "dev: bpf/ does not compile"
+
+
+def test_lint_has_shellcheck_where_it_is_installed(clone: Clone) -> None:
+    assert clone.dev("lint")[0] == 0
+    program = clone.stage / "bin/shellcheck"
+    program.write_text('#!/bin/sh\necho "shellcheck $*" >>"$STAGE/log"\nexit 1\n')
+    program.chmod(0o755)
+    assert clone.dev("lint")[0] == 1
+    assert clone.log("shellcheck") == ["shellcheck dev"]
 
 
 def test_test_all_hands_its_arguments_to_the_gate(clone: Clone) -> None:

@@ -28,6 +28,27 @@ def test_undo_removes_what_dev_has_installed_and_nothing_else(clone: Clone) -> N
     assert clone.log("dpkg") == []
 
 
+def test_undo_removes_the_python_that_runs_it(clone: Clone) -> None:
+    clone.remove_python()
+    assert clone.dev("demo")[0] == 0
+    clone.log("")
+    status, _, errors = clone.dev("undo")
+    assert (status, errors[0]) == (0, "dev: removing 2 packages: nginx python3")
+    assert clone.log("dpkg") == ["dpkg --purge nginx python3"]
+    assert not (clone.stage / "bin/python3").exists()
+    assert not (clone.stage / "lib/pylvs-dev").exists()
+    assert not (clone.folder / ".venv").exists()
+
+
+def test_undo_installs_no_python_where_dev_has_brought_nothing(clone: Clone) -> None:
+    clone.remove_python()
+    (clone.folder / ".cache").mkdir()
+    status, _, errors = clone.dev("undo")
+    assert (status, [line.partition(" of this clone")[0] for line in errors]) == (0, ["dev: removed .venv and .cache"])
+    assert not (clone.folder / ".cache").exists()
+    assert clone.log("") == []
+
+
 def test_undo_forgets_packages_that_were_removed_by_hand(clone: Clone) -> None:
     """Else a later one would remove what the user has installed since."""
     assert clone.dev("demo")[0] == 0

@@ -6,6 +6,7 @@ import fnmatch
 import itertools
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -28,6 +29,8 @@ from pylvs.vrrp.protocol.machine import TransitionReason
 from tests.lab.pages import MACHINE, WITHOUT_A_LAB, Step, agree, read
 from tests.sources import source_of
 from tools import manual, tables
+from tools.dev.__main__ import COMMANDS
+from tools.dev.__main__ import ROOT as ROOT_ONLY
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -98,9 +101,18 @@ def check_pylvs(words: list[str]) -> None:
 
 def commands_of_dev() -> set[str]:
     """Return the commands of ./dev, except its help."""
-    cases = (ROOT / "dev").read_text().partition("\ncase $command in\n")[2]
-    labels = re.findall(r"^ {4}([a-z][a-z |-]*)\)$", cases, re.MULTILINE)
-    return {name for label in labels for name in label.split(" | ")}
+    return {name for command in COMMANDS for name in command.names}
+
+
+def test_the_help_of_dev_is_its_table() -> None:
+    """The shell reads the lines of the table, because a bare machine has no Python."""
+    done = subprocess.run([ROOT / "dev", "help"], capture_output=True, text=True)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("  ")]
+    assert len(lines) == len(COMMANDS)
+    for line, command in zip(lines, COMMANDS, strict=True):
+        assert line.startswith(f"  {command.usage} ")
+        assert command.purpose in line
+        assert line.endswith("  (root)") == (command.who == ROOT_ONLY)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
