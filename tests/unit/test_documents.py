@@ -19,6 +19,7 @@ from pylvs.bpf.schedulers import SCHEDULERS
 from pylvs.cli.group import pylvs
 from pylvs.config.compile.document import build
 from pylvs.config.language.parser import read_text
+from pylvs.daemon.api import families
 from pylvs.model.service import Destination, DestinationKey
 from pylvs.model.settings import PREFIX, SETTINGS
 from pylvs.reference.schedulers import SCHEDULERS as REFERENCE
@@ -297,17 +298,20 @@ def test_tables_repeat_what_the_source_declares() -> None:
     assert sorted(on_pages) == sorted(tables.TABLES)
 
 
-def test_every_metric_is_in_the_reference_and_exists() -> None:
-    """A name in the exporter lacks the `_total` of counters, and may end with any suffix, written `*` on the page."""
-    source = (ROOT / "src" / "pylvs" / "daemon" / "api" / "metrics.py").read_text()
-    exported = {name.replace("{suffix}", "*") for name in re.findall(r'"((?:pylvs|node_ipvs)_[\w{}]+)"', source)}
+def test_every_metric_is_in_the_reference_with_its_labels() -> None:
+    """A name on the page may have `*`. The labels "as above" are those of node_exporter's metrics."""
     section = (ROOT / "docs" / "reference" / "verbs.md").read_text().partition("\n## Metrics\n")[2]
-    on_page = {name.removesuffix("_total") for name in re.findall(r"`((?:pylvs|node_ipvs)_[\w*]+)`", section)}
-    assert {"pylvs_bfd_flaps", "pylvs_service_*", "node_ipvs_backend_weight"} <= exported
-    assert [name for name in sorted(exported - on_page) if not fnmatch.filter(on_page, name)] == []
-    assert [
-        name for name in sorted(on_page - exported) if not any(fnmatch.fnmatch(name, each) for each in exported)
-    ] == []
+    introduction, table = section.split("\n\n", 1)
+    documented: dict[str, str] = dict.fromkeys(re.findall(r"`((?:pylvs|node_ipvs)_\w+)`", introduction), "as above")
+    for names, labels in re.findall(r"^\| (`(?:pylvs|node_ipvs)_.*?`) \| (.*?) ?\|", table, re.MULTILINE):
+        documented |= dict.fromkeys(re.findall(r"`(.*?)`", names), labels)
+    described = {pattern: fnmatch.filter(families.FAMILIES, pattern) for pattern in documented}
+    assert [pattern for pattern, names in described.items() if not names] == []
+    assert {name for names in described.values() for name in names} == {*families.FAMILIES}
+    for pattern, names in described.items():
+        for name in names:
+            labels, _ = families.FAMILIES[name]
+            assert documented[pattern] in ("as above", ", ".join(f"`{each}`" for each in labels)), name
 
 
 def test_the_readme_lists_schedulers_that_there_are() -> None:
