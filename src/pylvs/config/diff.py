@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 from pylvs.config.address_moves import address_notes
 from pylvs.config.compile.effective import keyword_of
-from pylvs.config.compile.services import FLAGS
 from pylvs.config.language.lexer import SECRET_KEYWORDS
 from pylvs.config.schema.service_types import tunnel_text
 from pylvs.config.schema.types import plain
@@ -24,6 +23,7 @@ from pylvs.model.service import (
     ServiceKey,
     Timeouts,
     Tunnel,
+    flags_of,
 )
 from pylvs.model.vrrp import HIDDEN, VrrpConfiguration
 from pylvs.model.wanted import Configuration, WantedServer, WantedService, predecessors
@@ -176,9 +176,7 @@ def _describe_scheduling(service: WantedService) -> dict[str, str]:
         described["persistence_granularity"] = str(IPv4Address(service.netmask)) if v4 else str(service.netmask)
     if service.engine:
         described["persistence_engine"] = service.engine
-    names = {  # that of its own scheduler, else "flag-N"
-        flag: name for name, flag in FLAGS.items() if name[:3] not in ("sh-", "mh-") or name[:2] == service.scheduler
-    }
+    names = {flag: name for name, flag in flags_of(service.scheduler).items()}
     flags = [names[flag] for flag in service.flags & ~ServiceFlag.PERSISTENT]
     if flags:
         described["flags"] = "+".join(flags)

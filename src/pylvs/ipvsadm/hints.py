@@ -16,10 +16,8 @@ from pylvs.ipvsadm.options import (
     BY_LETTER,
     BY_NAME,
     COMMANDS,
-    GENERIC_FLAGS,
     HINT,
     OPTIONS,
-    SCHEDULER_FLAGS,
     Command,
     Given,
     Option,
@@ -31,7 +29,7 @@ from pylvs.model import sockets as socket
 from pylvs.model.addresses import endpoint
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
-from pylvs.model.service import LONGEST_S, MAX_PORT, MAX_WEIGHT, Method, ServiceKey
+from pylvs.model.service import GENERIC_FLAGS, LONGEST_S, MAX_PORT, MAX_WEIGHT, SCHEDULER_FLAGS, Method, ServiceKey
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:

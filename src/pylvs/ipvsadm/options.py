@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 from pylvs.model.dataclass import dataclass
-from pylvs.model.service import Method, ServiceFlag, TunnelKind, VirtualService
+from pylvs.model.service import GENERIC_FLAGS, SCHEDULER_FLAGS, Method, ServiceFlag, TunnelKind, VirtualService
 
 EXIT_ARGUMENTS = 2  # invalid arguments
 EXIT_REFUSED = 255  # errors of the tables, and unknown options
@@ -368,11 +368,6 @@ def _check_combination(rule: Rule, given: AbstractSet[str], owner: str) -> None:
             raise OptionError(f"Illegal '{option}' option with {owner}")
 
 
-GENERIC_FLAGS = {"flag-1": ServiceFlag.SCHED_1, "flag-2": ServiceFlag.SCHED_2, "flag-3": ServiceFlag.SCHED_3}
-SCHEDULER_FLAGS = {
-    "sh": {"sh-fallback": ServiceFlag.SCHED_1, "sh-port": ServiceFlag.SCHED_2},
-    "mh": {"mh-fallback": ServiceFlag.SCHED_1, "mh-port": ServiceFlag.SCHED_2},
-}
 ANY_FLAG = ServiceFlag.SCHED_1 | ServiceFlag.SCHED_2 | ServiceFlag.SCHED_3
 
 

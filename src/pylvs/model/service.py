@@ -87,6 +87,18 @@ class ServiceFlag(IntFlag):
     SCHED_3 = 0x20
 
 
+# The names of these flags, in ipvsadm and in keepalived.conf: those that every scheduler has, and those of one alone.
+GENERIC_FLAGS = {"flag-1": ServiceFlag.SCHED_1, "flag-2": ServiceFlag.SCHED_2, "flag-3": ServiceFlag.SCHED_3}
+SCHEDULER_FLAGS = {
+    name: {f"{name}-fallback": ServiceFlag.SCHED_1, f"{name}-port": ServiceFlag.SCHED_2} for name in ("sh", "mh")
+}
+
+
+def flags_of(scheduler: str) -> dict[str, ServiceFlag]:
+    """Return the flags of a scheduler's service by name; a scheduler's own name is behind the one of all."""
+    return {"ops": ServiceFlag.ONE_PACKET, **GENERIC_FLAGS, **SCHEDULER_FLAGS.get(scheduler, {})}
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceKey:
     """What identifies a service: an address with protocol and port, or a firewall mark with a family.

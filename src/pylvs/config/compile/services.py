@@ -19,12 +19,14 @@ from pylvs.model.checks import KINDS, BfdCheck, Check, Pace, TlsClient
 from pylvs.model.dataclass import dataclass, field, replace
 from pylvs.model.service import (
     DEFAULT_SCHEDULER,
+    SCHEDULER_FLAGS,
     Destination,
     DestinationKey,
     Method,
     Protocol,
     ServiceFlag,
     ServiceKey,
+    flags_of,
 )
 from pylvs.model.wanted import WantedServer, WantedService
 
@@ -196,15 +198,15 @@ def _scheduler(service: EffectiveBlock) -> None:
     scheduler = service.effective("lvs_sched")
     if not service.is_written("lvs_sched") and not service.has_line("lvs_sched", "lb_algo"):
         service.warning("", f"no scheduler is given; it is {DEFAULT_SCHEDULER}", f"write lvs_sched {DEFAULT_SCHEDULER}")
-    for name in ("sh-port", "sh-fallback", "mh-port", "mh-fallback"):
+    for owner, name in ((owner, name) for owner, names in SCHEDULER_FLAGS.items() for name in names):
         if not service.get(name, bool):
             continue
-        if scheduler.value == name[:2]:
-            if _is_above(service, name, "lvs_sched", name[:2]):
+        if scheduler.value == owner:
+            if _is_above(service, name, "lvs_sched", owner):
                 service.adjust(name, False, "above lvs_sched")
         else:
-            text = f"{name} is of the scheduler {name[:2]} alone; it is ignored"
-            service.warning(name, text, f"write lvs_sched {name[:2]}, or remove it")
+            text = f"{name} is of the scheduler {owner} alone; it is ignored"
+            service.warning(name, text, f"write lvs_sched {owner}, or remove it")
             service.adjust(name, False, "another scheduler")
 
 
@@ -400,18 +402,6 @@ def _quorum(service: EffectiveBlock) -> None:
         service.adjust("hysteresis", maximum, f"lowered from {hysteresis}")
 
 
-FLAGS = {
-    "flag-1": ServiceFlag.SCHED_1,
-    "flag-2": ServiceFlag.SCHED_2,
-    "flag-3": ServiceFlag.SCHED_3,
-    "sh-fallback": ServiceFlag.SCHED_1,
-    "sh-port": ServiceFlag.SCHED_2,
-    "mh-fallback": ServiceFlag.SCHED_1,
-    "mh-port": ServiceFlag.SCHED_2,
-    "ops": ServiceFlag.ONE_PACKET,
-}
-
-
 def services_of(root: EffectiveBlock, scripts: ScriptRules) -> Iterator[WantedService]:
     """Yield the services in the order of the text; remove rejected blocks from the effective configuration too."""
     groups, tls = groups_of(root), tls_client_of(root)
@@ -483,7 +473,7 @@ def _service(found: _Keyed, group_name: str, scripts: ScriptRules, tls: TlsClien
     protocol, version = block.get("protocol", Protocol), version_of(block, entries)
     timeout = block.maybe("persistence_timeout", int, 0)
     flags = ServiceFlag.PERSISTENT if timeout else ServiceFlag(0)
-    for name, flag in FLAGS.items():
+    for name, flag in flags_of(block.get("lvs_sched", str)).items():
         if block.get(name, bool):
             flags |= flag
     granularity = block.maybe("persistence_granularity", Granularity)
