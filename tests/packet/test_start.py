@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from tests import starts
 from tests.packet.host import Host
 
 EXPENSIVE = {"asyncio", "dataclasses", "hashlib", "inspect", "json", "random", "re", "secrets", "socket", "typing"}
@@ -57,10 +58,19 @@ def service(director_host: Host) -> None:
 
 @pytest.mark.usefixtures("service")
 def test_a_listing_imports_the_readers_alone() -> None:
-    assert imported_by("-Ln") & (EXPENSIVE | OF_EDITS | OF_OTHERS) == set()
+    loaded = imported_by("-Ln")
+    assert loaded & (EXPENSIVE | OF_EDITS | OF_OTHERS) == set()
+    starts.check("ipvsadm -Ln", loaded)
 
 
 @pytest.mark.usefixtures("service")
 def test_an_edit_of_a_server_imports_the_editors_of_servers() -> None:
     for words in (f"-a {SERVICE} {SERVER} -g", f"-e {SERVICE} {SERVER} -g -w 2", f"-d {SERVICE} {SERVER}"):
-        assert imported_by(words) & (EXPENSIVE | OF_OTHERS) == set(), words
+        loaded = imported_by(words)
+        assert loaded & (EXPENSIVE | OF_OTHERS) == set(), words
+        starts.check("ipvsadm -a", loaded)
+
+
+def test_a_new_service_imports_no_more(director_host: Host) -> None:
+    director_host.director.flush()
+    starts.check("ipvsadm -A", imported_by(f"-A {SERVICE}"))

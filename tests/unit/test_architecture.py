@@ -7,9 +7,12 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -59,6 +62,28 @@ SUB_PACKAGES: dict[str, set[str]] = {
     "vrrp/helper": {"vrrp", "notify", "system", "system/processes", "model"},
     "vrrp/protocol": {"model"},
 }
+# Imports for type checkers, of the owner by its part, that would close a circle. All other imports together have none.
+OWNERS = {
+    ("pylvs.daemon.api.server", "pylvs.daemon.supervisor"),
+    ("pylvs.vrrp.control", "pylvs.vrrp.router_service"),
+    ("pylvs.vrrp.router", "pylvs.vrrp.router_service"),
+}
+# Statements in functions that import, at most, by package. They let processes start sooner. The comment `# late: why`
+# of each, or of its module, says which. What the common commands load is in tests/starts.py.
+MOST_LATE = {
+    "bpf": 5,
+    "cli": 43,
+    "config": 5,
+    "daemon": 12,
+    "dataplane": 54,
+    "edge": 1,
+    "health": 4,
+    "ipvsadm": 19,
+    "library": 2,
+    "model": 4,
+    "system": 10,
+    "vrrp": 7,
+}
 # These reach the data plane only through the protocols of the model, also indirectly.
 WITHOUT_DATAPLANE = ("config", "health", "bfd", "vrrp", "realserver", "lab")
 
@@ -100,36 +125,77 @@ def is_package(path: Path) -> bool:
     return any(path.glob("*.py"))
 
 
-def imports(path: Path, at_import: bool = False) -> Iterator[tuple[int, str]]:
-    """Line and name of each module of pylvs that a module imports.
-
-    `at_import`: only those that it imports when it is imported itself: no imports in functions, none for type checkers.
-    """
-    tree = ast.parse(path.read_text(), str(path))
-    for node in _run_at_import(tree) if at_import else ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}:{node.lineno}: imports are absolute"
-            module = node.module or ""
-            members = [f"{module}.{alias.name}" for alias in node.names]
-            names = [member if is_module(member) else module for member in members]
-        else:
-            continue
-        for name in names:
-            if name.startswith("pylvs.") and is_module(name):
-                yield node.lineno, name
+TOP, LATE, TYPES = "when the module is imported", "in a function", "for type checkers"
 
 
-def _run_at_import(tree: ast.Module) -> Iterator[ast.AST]:
-    waiting: list[ast.AST] = [tree]
+class Import(NamedTuple):
+    """One import of a module of pylvs, or of another one (""), and when it is done."""
+
+    line: int
+    name: str
+    when: str
+
+
+@cache
+def imports(path: Path) -> list[Import]:
+    """The imports of a module: of modules of pylvs, and those of others in functions."""
+    found: list[Import] = []
+    _collect(ast.parse(path.read_text(), str(path)), TOP, path, found)
+    return found
+
+
+def _collect(node: ast.AST, when: str, path: Path, found: list[Import]) -> None:
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        names = {name for name in _named(node, path) if name.startswith("pylvs.") and is_module(name)}
+        found += [Import(node.lineno, name, when) for name in sorted(names) or ([""] if when == LATE else [])]
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        when = LATE
+    for child in ast.iter_child_nodes(node):
+        is_for_types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and child in node.body
+        _collect(child, TYPES if is_for_types else when, path, found)
+
+
+def _named(node: ast.Import | ast.ImportFrom, path: Path) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    assert node.level == 0, f"{path}:{node.lineno}: imports are absolute"
+    members = [f"{node.module}.{alias.name}" for alias in node.names]
+    return [member if is_module(member) else node.module or "" for member in members]
+
+
+def all_imports() -> dict[str, list[Import]]:
+    """The imports of each module of pylvs, by its name."""
+    return {name_of(path): imports(path) for path in modules()}
+
+
+def graph(*when: str) -> dict[str, set[str]]:
+    """The modules of pylvs that each module imports then."""
+    return {
+        name: {each.name for each in found if each.name and each.when in when} for name, found in all_imports().items()
+    }
+
+
+def reached(start: set[str], by: dict[str, set[str]]) -> set[str]:
+    """The modules that these lead to, with these."""
+    found, waiting = set(start), list(start)
     while waiting:
-        node = waiting.pop()
-        yield node
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            continue
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            waiting += ast.iter_child_nodes(node)
+        new = by.get(waiting.pop(), set()) - found
+        found |= new
+        waiting += new
+    return found
+
+
+def reasons(path: Path) -> dict[int, str]:
+    """The reason of each import in a function, by its line: a comment `# late: reason` there, or of the whole module.
+
+    That of the first of several imports in a row is for all of them.
+    """
+    lines, found = path.read_text().splitlines(), dict[int, str]()
+    for each in imports(path):
+        if each.when == LATE:
+            found[each.line] = lines[each.line - 1].partition("# late: ")[2] or found.get(each.line - 1, "")
+    whole = next((line.removeprefix("# late: ") for line in lines if line.startswith("# late: ")), "")
+    return {line: reason or whole for line, reason in found.items()}
 
 
 def package_of(name: str) -> str:
@@ -145,8 +211,8 @@ def forbidden(path: Path) -> list[str]:
     top = own.split("/")[0]
     assert top in MAY_IMPORT, f"{top} is a new package: write in MAY_IMPORT which packages it may import"
     found = []
-    for line, name in imports(path):
-        used = package_of(name)
+    for line, name, _ in imports(path):
+        used = package_of(name) if name else own
         if used == own:
             continue
         allowed = used in SUB_PACKAGES[own] if own in SUB_PACKAGES else used.split("/")[0] in {top, *MAY_IMPORT[top]}
@@ -165,14 +231,29 @@ def test_imports_follow_the_layers() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def test_a_forbidden_import_is_found_in_functions_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_forbidden_import_is_found_in_functions_too(monkeypatch: pytest.MonkeyPatch) -> None:
     module = PACKAGE / "vrrp" / "protocol" / "planted.py"
-    text = "from pylvs import cli\ndef late():\n    import pylvs.dataplane.director\n    import pylvsx.cli\n"
+    text = """from pylvs import cli
+if TYPE_CHECKING:
+    import pylvs.lab.lab
+def late():
+    import pylvs.dataplane.director  # late: a reason
+    import pylvsx.cli
+
+    import os
+"""
     monkeypatch.setattr(Path, "read_text", lambda path, *_: text if path == module else "")
-    assert list(imports(module)) == [(1, "pylvs.cli"), (3, "pylvs.dataplane.director")]
-    assert list(imports(module, at_import=True)) == [(1, "pylvs.cli")]
+    assert imports(module) == [
+        (1, "pylvs.cli", TOP),
+        (3, "pylvs.lab.lab", TYPES),
+        (5, "pylvs.dataplane.director", LATE),
+        (6, "", LATE),
+        (8, "", LATE),
+    ]
+    assert reasons(module) == {5: "a reason", 6: "a reason", 8: ""}
     assert [each.partition(": ")[2] for each in forbidden(module)] == [
         "vrrp/protocol imports pylvs.cli",
+        "vrrp/protocol imports pylvs.lab.lab",
         "vrrp/protocol imports pylvs.dataplane.director",
     ]
 
@@ -182,24 +263,49 @@ def test_the_layers_have_no_cycle() -> None:
 
 
 def test_no_modules_import_each_other() -> None:
-    """Import in any order succeeds."""
-    graph = {name_of(path): {name for _, name in imports(path, at_import=True)} for path in modules()}
+    """Also not in functions or for type checkers: each module can be understood with those below it."""
+    found = graph(TOP, LATE, TYPES)
+    for part, owner in OWNERS:
+        assert owner in found[part], f"{part} does not import {owner} any more: take it out of OWNERS"
+        found[part].remove(owner)
+        assert part in reached({owner}, found), f"{part} may import {owner}: take it out of OWNERS"
     try:
-        list(TopologicalSorter(graph).static_order())
+        list(TopologicalSorter(found).static_order())
     except CycleError as error:
-        pytest.fail(f"modules import each other: {' -> '.join(error.args[1])}")
+        pytest.fail(
+            f"modules import each other: {' -> '.join(error.args[1])}: move what both need to a module below, pass a"
+            " function, or name what one needs of the other by a Protocol"
+        )
+
+
+def test_each_import_in_a_function_has_its_reason() -> None:
+    lacking = [f"{path}:{line}" for path in modules() for line, reason in reasons(path).items() if not reason]
+    assert not lacking, "imports in functions without `# late: reason`; or import at the top:\n" + "\n".join(lacking)
+
+
+def test_no_import_in_a_function_is_of_a_module_that_is_there_already() -> None:
+    at_top = graph(TOP)
+    found = [
+        f"{name}:{each.line}: {each.name} is imported with this module anyway: import it at the top"
+        for name, several in all_imports().items()
+        for each in several
+        if each.when == LATE and each.name in reached(at_top[name], at_top)
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_imports_in_functions_do_not_become_more() -> None:
+    late = {(name, each.line) for name, found in all_imports().items() for each in found if each.when == LATE}
+    count = Counter(name.split(".")[1] for name, _ in late)
+    more = {package: number for package, number in count.items() if number > MOST_LATE.get(package, 0)}
+    assert not more, f"more than in MOST_LATE: {more}; split the module, or import at the top"
 
 
 def test_no_chain_of_imports_leads_to_the_data_plane_where_none_may() -> None:
-    graph = {name_of(path): {name for _, name in imports(path)} for path in modules()}
+    by = graph(TOP, LATE, TYPES)
     for package in WITHOUT_DATAPLANE:
-        reached = {name for name in graph if name.split(".")[1] == package}
-        waiting = list(reached)
-        while waiting:
-            new = graph.get(waiting.pop(), set()) - reached
-            reached |= new
-            waiting += new
-        assert not {name for name in reached if name.startswith("pylvs.dataplane")}, package
+        found = reached({name for name in by if name.split(".")[1] == package}, by)
+        assert not {name for name in found if name.startswith("pylvs.dataplane")}, package
 
 
 def test_no_directory_has_more_modules_than_a_reader_can_keep_in_mind() -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from tests import starts
+from tests.unit.cli.test_status_lines import status
 
 FOR_TYPES = "annotationlib dataclasses inspect typing typing_extensions"
 UNUSED = "aiohttp dns h11 http.client prometheus_client rich structlog unittest"
@@ -50,3 +54,60 @@ print(*[name for name in ("asyncio", "aiohttp", "json", "pylvs.daemon", "pylvs.d
 """
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["pylvs", "", ""]
+
+
+def loaded_by(code: str, cwd: Path) -> set[str]:
+    """Return the modules that a process has loaded when it prints them, on the last line of standard error."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=cwd, check=True)
+    return set(done.stderr.splitlines()[-1].split())
+
+
+RUN = """
+import sys
+sys.path[:0] = {path!r}
+from pylvs.cli import main
+{before}
+main.run({words!r})
+print(*sys.modules, file=sys.stderr)
+"""
+REPLY = """
+from pylvs.daemon.api.client import Client
+Client.ask = lambda *_: (200, {reply!r})
+"""
+
+
+def test_pylvs_help_loads_no_command(tmp_path: Path) -> None:
+    starts.check("pylvs --help", loaded_by(RUN.format(path=sys.path, before="", words=["--help"]), tmp_path))
+
+
+def test_pylvs_status_loads_what_prints_it(tmp_path: Path) -> None:
+    code = RUN.format(path=sys.path, before=REPLY.format(reply=status()), words=["status"])
+    starts.check("pylvs status", loaded_by(code, tmp_path))
+
+
+AT_THE_FIRST_ADVERTISEMENT = """
+import os
+from pylvs.daemon.virtual_routers import first, process
+def begin(*arguments):
+    print(*sys.modules, file=sys.stderr, flush=True)
+    return 0
+def until_then(*arguments):
+    started.append(start(*arguments))
+    started[0].process.wait(600)
+    os._exit(0)
+start, first.start, process.router_service.run, started = first.start, until_then, begin, []
+"""
+ROUTER = """
+vrrp_instance VI_1 {
+    interface eth7
+    virtual_router_id 51
+    virtual_ipaddress { 192.0.2.1 }
+}
+"""
+
+
+def test_pylvs_run_loads_only_virtual_routers_before_the_first_advertisement(tmp_path: Path) -> None:
+    (tmp_path / "keepalived.conf").write_text(ROUTER)
+    options = "-f keepalived.conf --state-dir state -p pid -c checkers.pid -r vrrp.pid"
+    code = RUN.format(path=sys.path, before=AT_THE_FIRST_ADVERTISEMENT, words=["run", *options.split()])
+    starts.check("pylvs run", loaded_by(code, tmp_path))

@@ -269,9 +269,9 @@ def _within(process: int, work: Callable[[], None]) -> None:
     It runs in a thread of its own: setns(2) requires unshared file system attributes, and the other threads keep their
     namespace.
     """
-    from concurrent.futures import ThreadPoolExecutor
+    from concurrent.futures import ThreadPoolExecutor  # late: most processes are in the outermost mount namespace
 
-    from pylvs.system.namespaces import Kind, join
+    from pylvs.system.namespaces import Kind, join  # late: likewise
 
     def enter() -> None:
         with _explained("leaving the shared file system attributes"):

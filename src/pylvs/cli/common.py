@@ -15,6 +15,8 @@ import click
 from pylvs.model.durations import MAX_DAYS, MAX_DURATION_S
 from pylvs.model.errors import PylvsError
 
+# late: each command imports what it runs, so that the others start sooner
+
 Callback = TypeVar("Callback", bound=Callable[..., Any])
 
 _ENTERED = "pylvs.entered"  # in the context's `meta`: --namespace selects the daemon

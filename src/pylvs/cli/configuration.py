@@ -20,10 +20,14 @@ from pylvs.config.language.tree import Document, Finding, Location, Severity
 from pylvs.config.show import Report, shown
 from pylvs.config.show import as_json as effective_json
 from pylvs.daemon import DEFAULT_FILE
+from pylvs.daemon.paths import missing_addresses
 from pylvs.model.addresses import command_to_add
 from pylvs.model.errors import counted
 from pylvs.model.wanted import Configuration
+from pylvs.netlink.links import Routes, local_addresses
 from pylvs.system.logs import one_line
+
+# late: each command imports what it runs, so that the others start sooner
 
 EXIT_FOUND = 5
 EXIT_SECURITY = 6
@@ -77,9 +81,6 @@ def _emptiness(document: Document, unread: Iterable[Finding]) -> Iterator[Findin
 
 def _missing_addresses(compiled: CompiledDocument) -> Iterator[Finding]:
     """Yield a note for each service with a virtual address that this machine lacks, and that no vrrp_instance adds."""
-    from pylvs.daemon.paths import missing_addresses
-    from pylvs.netlink.links import Routes, local_addresses
-
     configuration = compiled.configuration
     if not configuration.services:
         return

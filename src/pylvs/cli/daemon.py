@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from pylvs import __version__
 from pylvs.cli.common import (
     Paint,
     ago,
@@ -28,6 +29,8 @@ from pylvs.cli.monitoring import MonitoringCommand, checked
 from pylvs.daemon import DEFAULT_FILE
 from pylvs.model.errors import PylvsError, counted
 from pylvs.system.logs import one_line
+
+# late: each command imports what it runs, so that the others start sooner
 
 WATCH_EVERY_S = 1.0
 COLOURS = {"MASTER": "green", "FAULT": "red"}  # of virtual routers
@@ -339,7 +342,6 @@ def metrics(state_dir: Path | None) -> None:
 
 
 def _of_the_table() -> str:
-    from pylvs import __version__
     from pylvs.daemon.api.metrics import MetricsInput, exposition
     from pylvs.dataplane.director import open_director
 

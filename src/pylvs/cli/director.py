@@ -10,9 +10,20 @@ from typing import Any, cast
 import click
 
 from pylvs.cli.common import as_json
+from pylvs.dataplane.devices import attachments
+from pylvs.dataplane.devices.advice import leaves_to_tc, loses_frames
+from pylvs.dataplane.devices.modes import ON_REQUEST, Mode
+from pylvs.dataplane.devices.overview import overview
+from pylvs.dataplane.director import open_director
+from pylvs.dataplane.state import State
 from pylvs.model.addresses import command_to_add
 from pylvs.model.errors import Busy, InvalidOperation, NotPermitted, PylvsError, shown
 from pylvs.model.settings import PREFIX, SETTINGS, known_setting, parse_setting
+from pylvs.netlink import links
+from pylvs.system import lock, unix_http
+from pylvs.system.namespaces import network_cookie
+
+# late: each command imports what it runs, so that the others start sooner
 
 
 @click.command()
@@ -27,12 +38,6 @@ from pylvs.model.settings import PREFIX, SETTINGS, known_setting, parse_setting
 @click.option("--force", is_flag=True, help="native XDP also on a veth whose other end loses its frames so far")
 def attach(device: str, mode: str, force: bool) -> None:
     """Run the packet path on DEVICE, also if no service needs it, until `pylvs detach` or `pylvs down`."""
-    from pylvs.dataplane.devices import attachments
-    from pylvs.dataplane.devices.advice import leaves_to_tc, loses_frames
-    from pylvs.dataplane.devices.modes import Mode
-    from pylvs.dataplane.director import open_director
-    from pylvs.netlink import links
-
     director = open_director()
     found = links.device(device)  # an unknown name must not make tables first
     if mode == "native" and not force and (loss := loses_frames(found)):
@@ -48,9 +53,6 @@ def attach(device: str, mode: str, force: bool) -> None:
 @click.argument("device")
 def detach(device: str) -> None:
     """Take the packet path off DEVICE, and keep it off, also if a service needs it."""
-    from pylvs.dataplane.devices import attachments
-    from pylvs.dataplane.director import open_director
-
     director = open_director()
     if not director.state.exists:
         raise PylvsError(f"{shown(device)}: nothing is attached in this network namespace")
@@ -74,13 +76,9 @@ def _described(packets: Mapping[str, Any]) -> str:
 
 def _overview() -> dict[str, Any]:
     """Return what runs on which device; as a member of the daemon's group, what the daemon replies."""
-    from pylvs.dataplane.devices.overview import overview
-
     try:
         return overview()
     except NotPermitted:
-        from pylvs.system import unix_http
-
         found: dict[str, Any] = unix_http.read("/v1/show")
         return found
 
@@ -89,8 +87,6 @@ def _overview() -> dict[str, Any]:
 @as_json
 def show(as_json: bool) -> None:
     """Show which device runs what, and why, and count the packets that were not merely forwarded."""
-    from pylvs.dataplane.devices.modes import ON_REQUEST
-
     found = _overview()
     if as_json:
         click.echo(json.dumps(found, indent=2))
@@ -151,7 +147,6 @@ def watch() -> None:
     either, the next edit of the table does it for its devices, and the next edit of a real server for its route.
     """
     from pylvs.dataplane.devices.watch import watch as watch_devices
-    from pylvs.dataplane.director import open_director
 
     watch_devices(open_director(), lambda line: click.echo(f"pylvs: {line}", err=True))
 
@@ -162,7 +157,6 @@ def down(force: bool) -> None:
     """Detach everything and remove the tables of this network namespace. All connections end."""
     from pylvs.daemon import gone_namespaces
     from pylvs.dataplane.load import take_down
-    from pylvs.dataplane.state import State
 
     state = State.open()
     daemons = _daemons()
@@ -183,8 +177,6 @@ def down(force: bool) -> None:
 def _daemons() -> list[tuple[int, str]]:
     """Return the daemons whose tables are in this network namespace: the process, and the command that ends it."""
     from pylvs.daemon.state.directory import daemons_of, selection
-    from pylvs.system import lock
-    from pylvs.system.namespaces import network_cookie
 
     return [
         (process, f"pylvs stop {selection(state, process)}".rstrip())
@@ -200,8 +192,6 @@ def _daemons() -> list[tuple[int, str]]:
 @click.argument("words", nargs=-1)
 def sysctl(every: bool, write: bool, drop: bool, words: tuple[str, ...]) -> None:
     """Read (NAME...), list (-a) or set (-w NAME=VALUE...) the net.ipv4.vs settings."""
-    from pylvs.dataplane.director import open_director
-
     if not every and not words:
         raise click.UsageError("name a setting, or -a for all")
     if every and words:

@@ -9,10 +9,13 @@ from typing import Any
 
 import click
 
+from pylvs import __version__
 from pylvs.cli.common import facility
 from pylvs.daemon import DEFAULT_FILE, Options
 from pylvs.model.errors import PylvsError
 from pylvs.system.logs import visible
+
+# late: each command imports what it runs, so that the others start sooner
 
 IGNORED = (  # options without an effect here, and whether they have a value; docs/reference/run.md gives the reasons
     ("-B", "--no_bfd", False),
@@ -143,8 +146,6 @@ def keepalived(context: click.Context, /, file: str, ids: tuple[str, ...], **giv
         if given[name]:
             raise PylvsError(text)
     if given["version"]:
-        from pylvs import __version__
-
         click.echo(f"pylvs {__version__}, with the command line of keepalived 2.2.7")
         return 0
     if given["signum"]:

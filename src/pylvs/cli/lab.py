@@ -16,6 +16,8 @@ from pylvs.lab.processes import defer_signals
 from pylvs.lab.topologies import TOPOLOGIES, design
 from pylvs.model.errors import Busy, InvalidOperation, Unsupported
 
+# late: each command imports what it runs, so that the others start sooner
+
 WORDS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 NAMES_TRIED = 10
 TOPOLOGY = click.Choice(list(TOPOLOGIES))

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     import click
 
+# late: `pylvs run` starts without click, and most commands have no bug
+
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130

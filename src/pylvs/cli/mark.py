@@ -9,10 +9,15 @@ from typing import Any, TextIO
 import click
 
 from pylvs.cli.common import as_json
+from pylvs.dataplane.director import open_director
 from pylvs.model import mark_words
 from pylvs.model.errors import InvalidOperation, counted
 from pylvs.model.marks import TO_THE_END, MarkRule, checked, with_rule, without
+from pylvs.netfilter import hooks_of, hooks_of_host
+from pylvs.netfilter.chains import mark_rules
 from pylvs.system.logs import one_line
+
+# late: each command imports what it runs, so that the others start sooner
 
 # option, name of the argument, placeholder, help
 _CONDITIONS = (
@@ -61,8 +66,6 @@ def add(value: str, at: int | None, final: bool, **conditions: str) -> None:
 
     MARK/MASK changes some bits alone: those of MASK are cleared, then those of MARK are inverted.
     """
-    from pylvs.dataplane.director import open_director
-
     rule = _rule(value, final, conditions)
 
     def change(rules: list[MarkRule]) -> list[MarkRule]:
@@ -89,8 +92,6 @@ def _rule(value: str, final: bool, conditions: dict[str, str]) -> MarkRule:
 @click.argument("value", metavar="[MARK]", required=False)
 def delete(value: str | None, final: bool, number: int | None, everything: bool, **conditions: str) -> None:
     """Delete a rule, given as it was added or by --number, or --all of them."""
-    from pylvs.dataplane.director import open_director
-
     if sum((value is not None, number is not None, everything)) != 1:
         raise click.UsageError("name one rule, as it was added or by its --number; or --all")
     if value is None and (final or any(conditions.values())):
@@ -122,8 +123,6 @@ def delete(value: str | None, final: bool, number: int | None, everything: bool,
 @as_json
 def list_rules(as_json: bool) -> None:
     """List the rules in their order, as arguments of pylvs mark add."""
-    from pylvs.dataplane.director import open_director
-
     print_rules(open_director().mark_rules(), as_json)
 
 
@@ -160,10 +159,6 @@ def import_rules(file: TextIO | None, six: bool, dry_run: bool, strict: bool, ap
     FILE (-: standard input) holds what iptables-save, ip6tables-save or nft -j list ruleset print. Without FILE
     pylvs runs them. Rules that cannot be taken over are named on standard error.
     """
-    from pylvs.dataplane.director import open_director
-    from pylvs.netfilter import hooks_of, hooks_of_host
-    from pylvs.netfilter.chains import mark_rules
-
     try:
         found = hooks_of(file.read(), six) if file is not None else hooks_of_host()[0]
     except InvalidOperation as error:

@@ -12,6 +12,8 @@ import click
 from pylvs.model.errors import PylvsError, counted
 from pylvs.system.logs import one_line
 
+# late: each command imports what it runs, so that the others start sooner
+
 OK, WARNING, CRITICAL, UNKNOWN = range(4)
 _NAMES = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
 _SEVERITIES = {"warning": WARNING, "critical": CRITICAL}

@@ -13,6 +13,8 @@ from typing import Any
 
 from pylvs.daemon import DEFAULT_FILE, Options
 
+# late: `pylvs run` imports what its options need; the parser is for other commands, too
+
 VALUES = {  # option -> argument of `start`
     **dict.fromkeys(("-f", "--use-file"), "file"),
     **dict.fromkeys(("-i", "--config-id"), "ids"),

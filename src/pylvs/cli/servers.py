@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import click
 
@@ -15,6 +16,8 @@ from pylvs.cli.daemon import event_line
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import MAX_WEIGHT
 from pylvs.system.logs import one_line
+
+# late: each command imports what it runs, so that the others start sooner
 
 LOOK_EVERY_S = 0.3
 LONGEST_NUMBER = 20  # digits
@@ -188,8 +191,6 @@ def check_now(server: str | None, service: str | None, as_json: bool, state_dir:
 @state_dir
 def history(server: str, service: str | None, as_json: bool, state_dir: Path | None) -> None:
     """Print what happened to SERVER, with reasons, the latest last."""
-    from urllib.parse import urlencode
-
     query = urlencode(_words(server, service), errors="backslashreplace")
     found = asked(state_dir, "GET", f"/v1/history?{query}")["events"]
     if as_json:

@@ -10,9 +10,12 @@ from pathlib import Path
 import click
 
 from pylvs.cli.common import asked, state_dir, unit_directory
-from pylvs.daemon.api.client import elsewhere
+from pylvs.daemon.api.client import NoDaemon, NoReply, elsewhere
+from pylvs.daemon.leftovers import end_leftovers, end_of, stop_routers
 from pylvs.daemon.state.directory import StateDirectory
 from pylvs.model.errors import Busy, PylvsError
+
+# late: each command imports what it runs, so that the others start sooner
 
 NOTHING = "nothing to stop: no pylvs run answers, and a killed one left nothing"
 END_S = 1100.0  # notifications and a shutdown_script, which may take 1000 s; systemd has limits of its own
@@ -88,9 +91,6 @@ def _reported_job(unit: str) -> str | None:
 
 def _stop_daemon(state: StateDirectory, keep: bool) -> bool:
     """Let the daemon stop, and wait for its end; return whether one ran. Raises PylvsError if it hangs."""
-    from pylvs.daemon.api.client import NoDaemon, NoReply
-    from pylvs.daemon.leftovers import end_of, stop_routers
-
     pid = state.daemon_pid()
     end = end_of(pid) if pid else None
     try:
@@ -111,8 +111,6 @@ def _stop_daemon(state: StateDirectory, keep: bool) -> bool:
 
 def _end_leftovers(state: StateDirectory, keep_table: bool) -> bool:
     """End what a killed daemon left; return whether there was anything. Raises PylvsError."""
-    from pylvs.daemon.leftovers import end_leftovers
-
     found: list[str] = []
 
     def report(text: str) -> None:

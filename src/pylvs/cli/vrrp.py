@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from pylvs.cli.common import ago, as_json, at_clock, print_json, script_lines, seconds, state_dir
+from pylvs.daemon.api.client import Client as Daemon
+from pylvs.daemon.api.client import NoDaemon, NoReply, elsewhere
+from pylvs.daemon.leftovers import stop_routers
+from pylvs.daemon.state.directory import StateDirectory
 from pylvs.model.errors import PylvsError
-
-if TYPE_CHECKING:
-    from pylvs.vrrp.ipc import Client
+from pylvs.vrrp.ipc import Client, NoRouters
 
 HOLDS_BACK = "10m"
 LONG_S = 10.0  # a wait whose end is printed, too
@@ -26,10 +28,6 @@ def vrrp() -> None:
 
 
 def _client(directory: Path | None) -> Client:
-    from pylvs.daemon.api.client import elsewhere
-    from pylvs.daemon.state.directory import StateDirectory
-    from pylvs.vrrp.ipc import Client, NoRouters
-
     path = StateDirectory(directory).routers_path
     try:
         return Client(path)
@@ -224,11 +222,6 @@ def stop(state_dir: Path | None) -> None:
 
     It ends those that a killed daemon left. A running daemon would start them again: stop that, or use yield.
     """
-    from pylvs.daemon.api.client import Client as Daemon
-    from pylvs.daemon.api.client import NoDaemon, NoReply
-    from pylvs.daemon.leftovers import stop_routers
-    from pylvs.daemon.state.directory import StateDirectory
-
     state = StateDirectory(state_dir)
     try:
         Daemon(state_dir).ask("GET", "/v1/drains")

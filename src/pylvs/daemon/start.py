@@ -27,6 +27,8 @@ from pylvs.system import logs
 if TYPE_CHECKING:
     from pylvs.daemon.supervisor import Supervisor
 
+# late: virtual routers are started before the daemon imports the rest
+
 EXIT_S = 30  # of the process, once the daemon has ended
 SWITCH_S = 0.001  # how long the editor's thread may keep the event loop waiting
 # The supervisor handles these. Until then one of them would end the daemon alone, and leave the virtual routers.

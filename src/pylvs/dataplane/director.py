@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     Result = TypeVar("Result")
 
+# late: listings and edits import what they need: scripts call ipvsadm for each change
+
 _READS = 50  # attempts at a consistent copy
 TABLE_SIZE = 4096  # the buckets that listings show, as IPVS's default
 

@@ -86,6 +86,8 @@ if TYPE_CHECKING:
         def slot(self, key: ServiceKey) -> int | None: ...
         def known(self, key: ServiceKey) -> tuple[int, dict[str, Any]]: ...
 
+# late: each edit imports what it needs: scripts call ipvsadm for each change
+
 
 _DEVICE_SETTINGS = "/proc/sys/net/ipv4/conf"
 _RESERVED = 8  # descriptors

@@ -396,7 +396,7 @@ def pool_shape(tables: Tables) -> tuple[int, tuple[int, ...]]:
 
 def begin_settings(tables: Tables) -> None:
     """Write the defaults of all settings, and the keys of the hash fallback and of the bitmaps of addresses."""
-    from pylvs.model.settings import SETTINGS
+    from pylvs.model.settings import SETTINGS  # late: most processes make no tables
 
     for setting in SETTINGS.values():
         if setting.name != "conn_max":
@@ -477,7 +477,7 @@ def _load_entry(state: State, name: str) -> None:
 
 def take_down(state: State) -> list[str]:
     """Detach everything, restore settings, remove the tables, for `pylvs down`; return the names of the devices."""
-    from pylvs.dataplane import vip_roles
+    from pylvs.dataplane import vip_roles  # late: few processes take tables down
     from pylvs.dataplane.devices import attach, lo
 
     if not state.exists:

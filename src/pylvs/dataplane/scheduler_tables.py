@@ -108,7 +108,7 @@ def slot_positions(destinations: Sequence[tuple[int, int]]) -> array[int] | None
         if weight
     ]
     size = left = abi.constant("MAGLEV_SLOTS")
-    from array import array  # late, here and below: most services use another scheduler
+    from array import array  # late: most services use another scheduler
 
     taken, found = bytearray(size), array("H", bytes(2 * size))
     while True:
@@ -129,7 +129,7 @@ def slot_positions(destinations: Sequence[tuple[int, int]]) -> array[int] | None
 
 def _shifted(old: bytes, steps: Sequence[ListStep]) -> array[int]:
     """Return the old table with the new list positions: with too many destinations, mh does not fill it again."""
-    from array import array
+    from array import array  # late: as above
 
     none, found = abi.constant("MAGLEV_EMPTY"), array("H", old)
     for step in steps:
@@ -143,7 +143,7 @@ def _shifted(old: bytes, steps: Sequence[ListStep]) -> array[int]:
 
 def bucket_positions(weights: Sequence[int]) -> array[int]:
     """Return the list position of the destination of each bucket of sh, from the weights in list order."""
-    from array import array
+    from array import array  # late: as above
 
     size = abi.constant("SH_BUCKETS")
     once = array("H")

@@ -24,7 +24,9 @@ from pylvs.dataplane import load
 from pylvs.dataplane.devices import attach, attachments
 from pylvs.dataplane.devices.loads import SELECTED, drop_others
 from pylvs.dataplane.devices.selection import Concerns
+from pylvs.dataplane.former import Former
 from pylvs.dataplane.reader import table_use
+from pylvs.dataplane.restore import ConnectionCopy, Source
 from pylvs.dataplane.state import BARE, EGRESS, ENTRIES, LOADED, ON_DEMAND, RESTORE, TC, XDP, State
 from pylvs.dataplane.tables import MASK32, Tables
 from pylvs.model.errors import Busy, NoSpace, Unsupported
@@ -34,9 +36,7 @@ from pylvs.system.lock import Lock
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
-    from pylvs.dataplane.former import Former
     from pylvs.dataplane.migrate import Migration
-    from pylvs.dataplane.restore import ConnectionCopy
 
 _ARRAY, _PROGRAM_ARRAY = 2, 3  # BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_PROG_ARRAY
 _NO_SWITCH = "programs"  # an unfinished load over the same connection table
@@ -61,8 +61,6 @@ def _reload(
     still change in the former table. The caller holds the lock, and then calls `finish`. Raises what `create` does;
     Unsupported for another layout; without `drop`, Busy if the new table refuses a connection.
     """
-    from pylvs.dataplane.former import Former  # late: most edits copy nothing
-
     tables = Tables(state)
     shape = (connections, load.new_seeds()) if connections else load.pool_shape(tables)
     anew = {*load.TAILCALLS, "scratches", "timer_runs"} | (set(load.CONNECTION_MAPS) if connections else set())
@@ -197,9 +195,6 @@ def finish(state: State, copy: ConnectionCopy | None = None) -> None:
 
 def _finish_copy(state: State, switch: str, former: str, copy: ConnectionCopy | None) -> None:
     """Let packets use the new connection table, and copy the rest. Another process may have been killed in it."""
-    from pylvs.dataplane.former import Former
-    from pylvs.dataplane.restore import Source
-
     fresh = Tables(state)
     with contextlib.ExitStack() as opened:
         if copy is None:
@@ -216,7 +211,7 @@ def _finish_copy(state: State, switch: str, former: str, copy: ConnectionCopy | 
         fresh.pool.set(0, "copy_until", 0)
         copy.run(is_last=True)
     if not state.has_own_layout(former):
-        from pylvs.dataplane.migrate import carry_counts
+        from pylvs.dataplane.migrate import carry_counts  # late: most copies are within one layout
 
         carry_counts(state, former, fresh)
 
@@ -235,8 +230,6 @@ def _hold(fresh: Tables) -> bool:
 
 def _copy(state: State, former: Former, fresh: Tables) -> ConnectionCopy:
     """Return a copy of the connections of one table into the other, whose thresholds are set."""
-    from pylvs.dataplane.restore import ConnectionCopy  # late: most edits copy nothing
-
     _copy_thresholds(former, fresh)
     restore = libbpf.open_pin(fresh.path(RESTORE))
     if restore is None:

@@ -18,7 +18,7 @@ def main(end: socket.socket, role: str, *arguments: str) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)  # for the parent; this process ends with it
     if role == "probes":
-        from pylvs.health.prober import process  # each role has other modules
+        from pylvs.health.prober import process  # late: each role has other modules
 
         process.main(end, *arguments)
 

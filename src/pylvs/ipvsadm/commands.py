@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from pylvs.model.director import Director
     from pylvs.model.rows import ServiceRow
 
+# late: each command imports what it runs, so that the others start sooner: scripts call ipvsadm for each change
+
 LINES_AT_ONCE = 256
 PROGRAM = "ipvsadm"  # ignored in any position of a line
 SERVER_COMMANDS = (Command.ADD_SERVER, Command.EDIT_SERVER, Command.DELETE_SERVER)

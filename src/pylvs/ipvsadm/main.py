@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pylvs.ipvsadm.commands import Session
     from pylvs.model.director import Director
 
+# late: each command imports what it runs, so that the others start sooner: scripts call ipvsadm for each change
+
 EXIT_BROKEN_PIPE = 128 + 13  # as if ended by SIGPIPE
 EXIT_INTERRUPTED = 128 + 2  # as if ended by SIGINT
 EXIT_SAVE_HELP = 1

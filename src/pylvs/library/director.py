@@ -39,6 +39,7 @@ from pylvs.model.director import Connection
 from pylvs.model.errors import PylvsError
 from pylvs.model.rows import DeviceProblem, ServiceRow, TableUse
 from pylvs.model.service import LONGEST_S, UNCHANGED, Protocol, Timeouts, is_probe_mark
+from pylvs.model.settings import known_setting
 from pylvs.system.namespaces import NAMED, inside_network
 from pylvs.system.syscalls import missing_capabilities
 
@@ -426,8 +427,6 @@ class Director:
 
     def change_setting(self, name: str, value: int) -> None:
         """Change a setting `net.ipv4.vs.NAME`, with or without this prefix. Raises InvalidValue, Busy, NoSpace."""
-        from pylvs.model.settings import known_setting
-
         try:
             setting = known_setting(text("name", name, "must be the name of a setting"))
         except PylvsError as error:

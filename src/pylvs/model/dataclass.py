@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+# late: dataclasses costs more than a whole command; few processes need it
+
 UNSET: Any = object()
 _UNCOMPILED = 20  # instances that are made without a compiled `__init__`
 

@@ -62,7 +62,7 @@ def known_setting(name: str) -> Setting:
     short = name.removeprefix(PREFIX)
     if short in SETTINGS:
         return SETTINGS[short]
-    import difflib  # slow to import, and only errors need it
+    import difflib  # late: only errors need it
 
     near = difflib.get_close_matches(short, SETTINGS, n=3) or sorted(SETTINGS)
     raise NoSuchSetting(f"{name}: no such setting; there are: {', '.join(PREFIX + each for each in near)}")

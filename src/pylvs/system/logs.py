@@ -210,7 +210,7 @@ def _put(out: TextIO, line: str) -> None:
 
 
 def _trace(error: BaseException | None) -> str:
-    import traceback
+    import traceback  # late: only failures have one
 
     return "".join(traceback.format_exception(error)).rstrip("\n") if error else ""
 

@@ -96,7 +96,7 @@ class MessageSocket:
                 closed = "the other end has gone"
             except ConnectionError as error:
                 closed = str(error.strerror)
-        import pickle  # late, as in `send`
+        import pickle  # late: as in `send`
 
         messages = []
         while len(self._received) >= _LENGTH.size:
@@ -176,7 +176,7 @@ class WatchedSocket:
 
 def watch_in_asyncio(descriptor: int, read: Callable[[], None] | None, write: Callable[[], None] | None) -> None:
     """Watch a descriptor in the running asyncio loop, as `Loop.watch` does in the router process."""
-    import asyncio  # which commands do not need
+    import asyncio  # late: commands do not need it
 
     loop = asyncio.get_running_loop()
     loop.add_reader(descriptor, read) if read else loop.remove_reader(descriptor)

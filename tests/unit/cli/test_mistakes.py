@@ -68,7 +68,7 @@ def test_commands(
     if "pylvs attach" in command:
         machine.setattr(links, "device", veth)
         machine.setattr(links, "native_xdp", lambda index: links.XDP_BASIC)
-        machine.setattr("pylvs.dataplane.director.open_director", lambda: None)
+        machine.setattr(director, "open_director", lambda: None)
     if "pylvs down" in command:
         machine.setattr(State, "open", lambda: State(1, ""))
         machine.setattr(load, "take_down", lambda state: pytest.fail("the tables were removed"))

@@ -15,12 +15,12 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from pylvs.daemon.api import families
+from pylvs.daemon.problems import KINDS, Problem
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.rows import Counters, PacketCounts, ServiceRow, TimerRuns, refusals
 from pylvs.model.service import ServiceKey, is_probe_mark
 
 if TYPE_CHECKING:  # `pylvs metrics` without a daemon has no use for the health engine
-    from pylvs.daemon.problems import Problem
     from pylvs.health.prober.link import ProberCounts
     from pylvs.health.state import ServiceSnapshot
     from pylvs.system.processes.scripts import ScriptCounts
@@ -288,8 +288,6 @@ def _notify_metrics(given: MetricsInput) -> Iterator[Family]:
 
 def _problem_metrics(problems: Sequence[Problem]) -> Family:
     """Return the number of problems of each kind, 0 included: alerts need a series that exists."""
-    from pylvs.daemon.problems import KINDS
-
     found = Counter(each.kind for each in problems)
     return _family("pylvs_problems", [((name, kind.severity.value), found[name]) for name, kind in KINDS.items()])
 

@@ -190,7 +190,7 @@ class HostServices:
 
     def overview(self) -> dict[str, Any]:
         """Return what `pylvs show` prints. Raises PylvsError."""
-        from pylvs.dataplane.devices.overview import overview
+        from pylvs.dataplane.devices.overview import overview  # late: only `pylvs show` of a member needs it
 
         return overview()
 

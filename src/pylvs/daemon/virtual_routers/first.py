@@ -61,13 +61,13 @@ class ForkedProcess:
         finally:
             os.close(descriptor)
         if self.poll() is None:
-            from subprocess import TimeoutExpired
+            from subprocess import TimeoutExpired  # late: the first advertisement does not wait for it
 
             raise TimeoutExpired("pylvs-vrrp", timeout)
 
     def end(self) -> None:
         """Let it give up its addresses and end; kill it if it hangs."""
-        from subprocess import TimeoutExpired
+        from subprocess import TimeoutExpired  # late: the first advertisement does not wait for it
 
         for number in (signal.SIGTERM, signal.SIGKILL):
             if self.poll() is None:

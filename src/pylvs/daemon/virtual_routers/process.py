@@ -85,7 +85,7 @@ def run(state: Path, log_format: str, instance: str = "", first: Configuration |
 def _failed(error: Exception, text: str) -> int:
     print(f"pylvs: virtual routers: {one_line(text)}", file=sys.stderr)
     if os.environ.get("PYLVS_DEBUG"):
-        import traceback
+        import traceback  # late: only a bug has one
 
         traceback.print_exception(error)
     return EXIT_FAILED

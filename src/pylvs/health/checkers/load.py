@@ -138,7 +138,7 @@ def _lines_of(page: bytes, names: Iterable[str]) -> list[str]:
 
 def _samples(lines: Iterable[str], what: str) -> list[Sample]:
     """Parse lines. Raises ProbeFailed."""
-    from prometheus_client.parser import text_fd_to_metric_families
+    from prometheus_client.parser import text_fd_to_metric_families  # late: few checks read metrics
 
     try:
         families = text_fd_to_metric_families(cast("TextIO", lines))  # it iterates over lines

@@ -186,7 +186,7 @@ def prepare(tls: Sequence[Sequence[Any]] = ()) -> None:
             settings(from_plain(TlsClient, client), verify).context()
     "a".encode("idna")
     with contextlib.suppress(Exception):
-        import prometheus_client.parser  # noqa: F401
+        import prometheus_client.parser  # noqa: F401  # late: it may be broken
     with contextlib.suppress(Exception):
         pcre2.Regex(b"a")
     errno_text(1)
