@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import replace
@@ -18,8 +18,8 @@ from pylvs.vrrp.sockets import family_of, protocol_of
 from pylvs.vrrp.tracking import TrackedObject, effective_priority, priority_reasons
 
 if TYPE_CHECKING:
+    from pylvs.vrrp.loop import Call
     from pylvs.vrrp.protocol.machine import Step
-    from pylvs.vrrp.router_service import RouterService
     from pylvs.vrrp.vip_manager import VipManager
 
 END_STATES = {TransitionReason.STOP: "STOP", TransitionReason.REMOVED: "DELETED"}
@@ -29,10 +29,24 @@ DRAIN_S = 0.01  # enough to read a full socket buffer before the take-over
 MAX_DEFERRALS = 3  # of one take-over: on a busy host every timer may be late
 
 
+class Service(Protocol):
+    """What a router needs of the `RouterService` that has it."""
+
+    @property
+    def now(self) -> float: ...
+    def at(self, when: float, call: Call) -> Timer: ...
+    def roles_changed(self) -> None: ...
+    def log(self, level: str, text: str, about: str = "", **fields: Any) -> None: ...
+    def publish(self, event: str, instance: str, **fields: Any) -> None: ...
+    def notify(
+        self, message: StateChanged | PriorityChanged | LowerPriorityReceived, router: Router | None = None
+    ) -> None: ...
+
+
 class Router:
     """A virtual router between its instance's first and last configuration."""
 
-    def __init__(self, instance: VrrpInstance, service: RouterService, host: VipManager, limits: GarpRateLimit) -> None:
+    def __init__(self, instance: VrrpInstance, service: Service, host: VipManager, limits: GarpRateLimit) -> None:
         self.instance = instance
         self.history = History()
         self.validator: AdvertValidator | None = None  # None until the device has a source address

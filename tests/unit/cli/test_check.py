@@ -10,7 +10,6 @@ import pytest
 
 from pylvs.cli import configuration
 from pylvs.cli.main import run
-from pylvs.netlink import links
 
 GOOD = """\
 virtual_server 192.0.2.1 80 {
@@ -39,7 +38,7 @@ vrrp_instance VI_1 {
 @pytest.fixture(autouse=True)
 def host(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host that has the service's address."""
-    monkeypatch.setattr(links, "local_addresses", lambda: {ip_address("192.0.2.1")})
+    monkeypatch.setattr(configuration, "local_addresses", lambda: {ip_address("192.0.2.1")})
 
 
 @pytest.fixture
@@ -148,7 +147,7 @@ def test_virtual_routers_are_counted_and_named(tmp_path: Path, capfd: pytest.Cap
 def test_an_address_that_no_device_has_is_a_note(
     text: str, notes: list[str], file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(links, "local_addresses", lambda: {ip_address("192.0.2.9")})
+    monkeypatch.setattr(configuration, "local_addresses", lambda: {ip_address("192.0.2.9")})
     file.write_text(text)
     run(["check", str(file)])
     printed = capsys.readouterr().err

@@ -25,7 +25,7 @@ from pylvs.daemon.state.directory import NAMESPACES_FILE, StateDirectory
 from pylvs.daemon.state.drains import Drain, Stage
 from pylvs.health.events import Override, Standing
 from pylvs.lab import demo
-from pylvs.system import logs, namespaces
+from pylvs.system import logs
 from tests.unit.cli.test_status_lines import status
 
 
@@ -185,7 +185,7 @@ def test_show_explains_why_native_xdp_stays_without_services(
 
 def test_down_names_the_daemons_that_make_the_tables_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(directory, "STATE_ROOT", tmp_path)
-    monkeypatch.setattr(namespaces, "network_cookie", lambda: 1)
+    monkeypatch.setattr(director, "network_cookie", lambda: 1)
     assert _daemons() == []
     for name in "net1", "net1-other", "net11":
         (tmp_path / name).mkdir()
@@ -211,7 +211,7 @@ def test_down_names_a_daemon_by_the_namespace_of_its_tables(
 ) -> None:
     monkeypatch.setattr(directory, "STATE_ROOT", tmp_path / "daemon")
     monkeypatch.setattr(units, "UNITS", tmp_path / "units")
-    monkeypatch.setattr(namespaces, "network_cookie", lambda: 1)
+    monkeypatch.setattr(director, "network_cookie", lambda: 1)
     monkeypatch.setattr(directory, "network_cookie", lambda: 1)
     monkeypatch.setenv(units.VARIABLE, unit)
     state = StateDirectory(tmp_path / path)
