@@ -77,8 +77,8 @@ def shake_hands(host: Host, service: ServiceKey, sports: Iterable[int]) -> None:
 def from_client(number: int, frame: bytes) -> bytes:
     """Return the frame from another address. scapy would take ten times as long.
 
-    Its L4 checksum differs from the pseudo header's sum as before. Where both are equal, XDP takes the checksum for an
-    unfinished one, and passes the frame to TC: that of one client in 65,535, if the checksum stayed.
+    Its L4 checksum differs from the pseudo header's sum as before. Where both are equal, the checksum looks unfinished,
+    so XDP passes the frame to TC. If the checksum stayed, that would be so for one client in 65,535.
     """
     if frame[12:14] == b"\x08\x00":
         return _with_address4(frame, 12, number)
