@@ -56,14 +56,12 @@ from pylvs.daemon.virtual_routers.part import RoutersPart
 from pylvs.daemon.virtual_routers.supervision import ConfigureResult, VirtualRouters
 from pylvs.dbus import interface
 from pylvs.health.engine import Engine
-from pylvs.health.prober.link import ProberCounts
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import PylvsError, counted, text_of
 from pylvs.model.rows import refused
 from pylvs.model.wanted import Configuration
 from pylvs.system.garbage import settle_garbage
 from pylvs.system.logs import get_logger
-from pylvs.system.processes.scripts import ScriptCounts
 from pylvs.system.processes.shortage import missing
 from pylvs.system.table_thread import TableThread
 from pylvs.system.threads import to_thread
@@ -109,7 +107,7 @@ class Supervisor:
         self.loaded_at = 0.0  # of the configuration in force
         self.file_changes = FileChanges()
         self.reloads: Counter[str] = Counter()  # by result: done, refused
-        self._host = host
+        self.host = host
         self._timing, self._tasks = BackgroundTasks(), BackgroundTasks()
         self._reload_pending = False  # by a signal
         self._problems = ProblemTracker(self.events.publish)
@@ -126,7 +124,7 @@ class Supervisor:
         Virtual routers come before anything that takes long at a start. At a reload they come behind what the disk
         may refuse.
         """
-        options, state, thread, host, writer = self.options, self.state, self.table_thread, self._host, self._writer
+        options, state, thread, host, writer = self.options, self.state, self.table_thread, self.host, self._writer
         start = partial(host.start_routers, state, options.log_format)
         self.routers = VirtualRouters(state, self.events, start, host.sessions, first)
         self._routers = RoutersPart(
@@ -183,7 +181,7 @@ class Supervisor:
     async def run(self) -> None:
         """Run until a signal or `stop` ends it. Raises PylvsError if it cannot start."""
         async with self._timing, self._tasks:
-            self._timing.keep_running(self._host.manager.extend_limits, "requesting time")
+            self._timing.keep_running(self.host.manager.extend_limits, "requesting time")
             self._timing.keep_running(self._watch_the_stop, "watching the stop")
             write = self._dumper
             actions: dict[int, Callable[[], object]] = {
@@ -205,13 +203,13 @@ class Supervisor:
         """Let `run` stop in good order; with `keep`, leave services and virtual routers for the next daemon."""
         if not self._stopping.is_set():
             self._keep = keep
-            self._host.manager.allow(STOP_S)
+            self.host.manager.allow(STOP_S)
         self._stopping.set()
 
     def _allow(self, seconds: float) -> None:
         """Let the phase of the start that begins now take so long."""
         if not self._stopping.is_set():
-            self._host.manager.allow(seconds)
+            self.host.manager.allow(seconds)
 
     async def _watch_the_stop(self) -> None:
         """Let the stop wait for slow edits of the table, but not for a thread that hangs."""
@@ -261,7 +259,7 @@ class Supervisor:
 
     async def _load(self) -> Loaded:
         self._allow(LOAD_TIMEOUT_S)
-        loaded = await to_thread(self._host.load, self.options)
+        loaded = await to_thread(self.host.load, self.options)
         # A fatal finding ends the start, and is its error: on the same stream it would be there twice.
         twice = self.options.log_format == "text"
         log_findings(finding for finding in loaded.findings if not (finding.fatal and twice))
@@ -302,11 +300,11 @@ class Supervisor:
         settle_garbage()
         for part in self.parts:
             await part.begin(self._tasks)
-        self._host.manager.ready(self.status())
+        self.host.manager.ready(self.status())
         self._log.info("ready", status=self.status())
 
     async def _stop(self) -> None:
-        self._host.manager.stopping()
+        self.host.manager.stopping()
         self._log.info("stopping; services and virtual routers stay" if self._keep else "stopping")
         if not self._keep:
             await self.routers.stop()  # while services are still in the table: another director takes over now
@@ -328,10 +326,10 @@ class Supervisor:
         if self._stopping.is_set():
             raise Refused("pylvs run is stopping")
         try:
-            loaded = await to_thread(self._host.load, self.options)
+            loaded = await to_thread(self.host.load, self.options)
             configuration = accept(loaded, self.options, allow_empty, self.loaded, force)
             old = self.engine.configuration
-            differences = tuple(await to_thread(self._host.differences, old, configuration))
+            differences = tuple(await to_thread(self.host.differences, old, configuration))
         except (PylvsError, OSError, MemoryError) as error:
             if not dry_run:
                 if isinstance(error, Refused):
@@ -343,14 +341,14 @@ class Supervisor:
         if dry_run:
             return Reloaded(loaded.findings, differences)
         log_findings(loaded.findings)
-        self._host.manager.reloading()
+        self.host.manager.reloading()
         try:
             table, routers = await self._change(loaded, configuration)
         except (PylvsError, OSError, MemoryError) as error:
             self._publish_refused(error)
             raise
         finally:
-            self._host.manager.ready(self.status())
+            self.host.manager.ready(self.status())
         self.reloads["done"] += 1
         self._log.info("reloaded", edits=table.edits, status=self.status())
         self.events.publish("reloaded", edits=table.edits, differences=list(differences))
@@ -386,22 +384,6 @@ class Supervisor:
             self._reload_pending = False
             with contextlib.suppress(PylvsError, OSError, MemoryError):  # `_reload` has logged it
                 await self._reload(dry_run=False, allow_empty=False, force=False)
-
-    def prober_counts(self) -> ProberCounts:
-        """Return the state of the process that makes checks."""
-        return self._host.prober.counts()
-
-    def notify_scripts(self) -> dict[str, Any]:
-        """Return which notify scripts of services run, wait, or had to be ended."""
-        return self._host.notify_scripts()
-
-    def script_counts(self) -> ScriptCounts:
-        """Return how many scripts of checks run and wait."""
-        return self._host.script_counts()
-
-    def overview(self) -> dict[str, Any]:
-        """Return what runs on which device, and why, as `pylvs show` does. In the table thread. Raises PylvsError."""
-        return self._host.overview()
 
     def status(self) -> str:
         """Return one line for the log and the service manager."""

@@ -141,7 +141,7 @@ async def status(daemon: Supervisor, _: Given) -> Response:
             "unattached": unattached(daemon.reconciler.table.director),
             "edits": dict(daemon.reconciler.edit_counts),
         },
-        "notify_scripts": scripts_encoded(daemon.notify_scripts(), routers.get("notify_scripts", {})),
+        "notify_scripts": scripts_encoded(daemon.host.notify_scripts(), routers.get("notify_scripts", {})),
         "unknown": list(unknown.values()),
         "differs": await daemon.file_changes.since(daemon.loaded_at, loaded.files),
         "virtual_routers": routers_encoded(routers),
@@ -184,9 +184,9 @@ async def metrics_page(daemon: Supervisor, selection: Selection | None = None) -
         dict(daemon.reconciler.edit_counts),
         await daemon.routers.status(),
         daemon.liveness.states(),
-        prober=daemon.prober_counts(),
-        scripts=daemon.script_counts(),
-        notify_scripts=daemon.notify_scripts(),
+        prober=daemon.host.prober.counts(),
+        scripts=daemon.host.script_counts(),
+        notify_scripts=daemon.host.notify_scripts(),
     )
     problems = (*service_problems(given.services), *daemon.problems(), *router_problems(given.routers))
     given = replace(given, problems=problems)
@@ -287,7 +287,7 @@ async def show(daemon: Supervisor, given: Given) -> Response:
 
     def read() -> dict[str, Any]:
         _in_namespace(given.get("namespace"))
-        return daemon.overview()
+        return daemon.host.overview()
 
     found = await _of_tables(daemon, read, TABLES_TIMEOUT_S)
     if found is None:
