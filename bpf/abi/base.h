@@ -87,36 +87,36 @@ enum reason {
 	REASON_TTL, /* TTL expired: time exceeded */
 	REASON_TOO_BIG, /* longer than the path MTU, with DF: fragmentation needed */
 	REASON_UNAVAILABLE, /* its destination was deleted: dropped, connection kept */
-	REASON_DYING, /* its connection is being removed: dropped */
+	REASON_EXPIRING, /* its connection is being removed: dropped */
 	REASON_TABLE_FULL_STATELESS, /* table full: forwarded by a hash, without a connection */
 	REASON_TABLE_FULL_DROPPED, /* table full: dropped, because NAT needs a connection */
-	REASON_SHORT, /* too short to be scheduled: dropped */
+	REASON_TRUNCATED, /* too short to be scheduled: dropped */
 	REASON_NOT_LOCAL, /* a new connection to an address that is not local: passed to the stack */
 	REASON_FRAGMENT_FAILED, /* could not be fragmented: dropped */
 	REASON_NO_HEADROOM, /* no headroom for a tunnel header */
-	REASON_MISSED_STAGE, /* a tail call failed: passed to the stack */
-	REASON_ICMP_LIMITED, /* an ICMP error suppressed by the rate limit */
+	REASON_MISSED_TAIL_CALL, /* a tail call failed: passed to the stack */
+	REASON_ICMP_RATE_LIMITED, /* an ICMP error suppressed by the rate limit */
 	REASON_LOCAL_REFUSED, /* a local real server that this method cannot reach */
 	REASON_SERVER_LOCAL, /* the real server is this host: passed to the stack */
 	REASON_FRAGMENTED, /* fragmented */
 	REASON_TO_TC, /* passed from XDP to TC */
 	REASON_SOURCE_ROUTED, /* source-routed: dropped */
-	REASON_DEFENCE, /* sysctl drop_packet: dropped */
-	REASON_NARROW, /* the path MTU leaves less than IP's minimum inside the tunnel: dropped */
-	REASON_SUPER, /* a GSO packet that cannot be encapsulated: dropped */
-	REASON_BAD_SUM, /* an ICMP error with a wrong checksum about a connection: dropped */
-	REASON_PATH_MTU, /* an ICMP error that set the path MTU of a tunnel */
-	REASON_UNSERVED, /* a NAT server's packet without a connection: port unreachable (nat_icmp_send) */
-	REASON_SPLIT, /* a GSO packet, segmented for a tunnel with a checksum */
-	REASON_HELD, /* dropped while the connection table is copied into one of another size */
+	REASON_DROP_PACKET, /* sysctl drop_packet: dropped */
+	REASON_MTU_TOO_SMALL, /* the path MTU leaves less than IP's minimum inside the tunnel: dropped */
+	REASON_GSO_UNSUPPORTED, /* a GSO packet that cannot be encapsulated: dropped */
+	REASON_BAD_CHECKSUM, /* an ICMP error with a wrong checksum about a connection: dropped */
+	REASON_PATH_MTU_UPDATED, /* an ICMP error that set the path MTU of a tunnel */
+	REASON_NO_CONNECTION, /* a NAT server's packet without a connection: port unreachable (nat_icmp_send) */
+	REASON_GSO_SEGMENTED, /* a GSO packet, segmented for a tunnel with a checksum */
+	REASON_REFUSED_TABLE_COPY, /* dropped while the connection table is copied into one of another size */
 	/* Why there was no connection; what happened to the packet is counted, too. */
 	REASON_REFUSED_TABLE_FULL, /* conn_max connections */
 	REASON_REFUSED_INDEX_FULL, /* no entry for one more connection of a client's port; `overflow_index` is full */
 	REASON_REFUSED_RACED, /* another CPU changed its template */
-	REASON_FRAGMENT_HELD, /* a fragment, held for reassembly */
-	REASON_FRAGMENT_REPEATED, /* a duplicate fragment: dropped */
-	REASON_FRAGMENT_CONFLICT, /* overlapping or inconsistent fragments: the packet is dropped */
-	REASON_FRAGMENT_REFUSED, /* an invalid fragment: dropped */
+	REASON_FRAGMENT_QUEUED, /* a fragment, held for reassembly */
+	REASON_FRAGMENT_DUPLICATE, /* a duplicate fragment: dropped */
+	REASON_FRAGMENT_OVERLAP, /* overlapping or inconsistent fragments: the packet is dropped */
+	REASON_FRAGMENT_INVALID, /* an invalid fragment: dropped */
 	REASON_FRAGMENT_TIMEOUT, /* the other fragments did not arrive in time */
 	REASON_FRAGMENT_DISPLACED, /* an incomplete packet, replaced by a newer one */
 	REASON_FRAGMENT_TOO_LONG, /* longer than can be reassembled */

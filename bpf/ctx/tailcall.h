@@ -53,6 +53,6 @@ INLINE int tail_call(struct ctx ctx, u32 prog)
 		bpf_tail_call(ctx.xdp, &tailcalls_xdp, prog);
 	else
 		bpf_tail_call(ctx.skb, &tailcalls_tc, prog);
-	count(REASON_MISSED_STAGE);
+	count(REASON_MISSED_TAIL_CALL);
 	return pass_to_stack(ctx.hook);
 }

@@ -252,7 +252,7 @@ INLINE int prog_defrag(struct __sk_buff *skb, struct scratch *w, struct root *ro
 	if (p->is_ipv6 && !f.offset && lacks_headers(skb, w, &f))
 		return forward_unreassembled(skb, w);
 	if (f.end > 0xffff)
-		return drop(HOOK_TC, REASON_FRAGMENT_REFUSED);
+		return drop(HOOK_TC, REASON_FRAGMENT_INVALID);
 	if (p->is_ipv6 && f.more && f.end & 7) {
 		drop_queue(&f);
 		return forward_unreassembled(skb, w);
@@ -262,13 +262,13 @@ INLINE int prog_defrag(struct __sk_buff *skb, struct scratch *w, struct root *ro
 	w->frags.passing = !here;
 	switch (add_to_queue(skb, w, &f)) {
 	case DEFRAG_HELD:
-		return drop(HOOK_TC, REASON_FRAGMENT_HELD);
+		return drop(HOOK_TC, REASON_FRAGMENT_QUEUED);
 	case DEFRAG_DUPLICATE:
-		return drop(HOOK_TC, REASON_FRAGMENT_REPEATED);
+		return drop(HOOK_TC, REASON_FRAGMENT_DUPLICATE);
 	case DEFRAG_CONFLICT:
-		return drop(HOOK_TC, REASON_FRAGMENT_CONFLICT);
+		return drop(HOOK_TC, REASON_FRAGMENT_OVERLAP);
 	case DEFRAG_REFUSED:
-		return drop(HOOK_TC, REASON_FRAGMENT_REFUSED);
+		return drop(HOOK_TC, REASON_FRAGMENT_INVALID);
 	case DEFRAG_LOCKED:
 		return drop(HOOK_TC, REASON_FRAGMENT_LOCKED);
 	case DEFRAG_COMPLETE:

@@ -175,7 +175,7 @@ INLINE int prog_gso_segment(struct __sk_buff *skb, struct scratch *w, struct roo
 	const struct packet *p = &w->packet;
 	struct segment_ctx s = {.skb = skb, .w = w, .gso = gso, .network = p->l4 - ETH_HLEN, .step = skb->gso_size};
 	if (!can_segment(skb, w) || !s.step || !copy_gso_packet(&s))
-		return drop(HOOK_TC, REASON_SUPER);
+		return drop(HOOK_TC, REASON_GSO_UNSUPPORTED);
 	u32 first = s.payload < s.step ? s.payload : s.step;
 	/* Make it a plain packet: removing and adding space beyond the start of its unfinished checksum makes the
 	 * kernel forget that. */
@@ -184,8 +184,8 @@ INLINE int prog_gso_segment(struct __sk_buff *skb, struct scratch *w, struct roo
 	    bpf_skb_adjust_room(skb, -front, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO) ||
 	    bpf_skb_adjust_room(skb, front + outer_hlen(d) + tunnel_hlen(w->chosen.state), BPF_ADJ_ROOM_MAC,
 				BPF_F_ADJ_ROOM_FIXED_GSO))
-		return drop(HOOK_TC, REASON_SUPER);
+		return drop(HOOK_TC, REASON_GSO_UNSUPPORTED);
 	FORGET_BOUNDS(s, network, failed);
 	bpf_loop(GSO_MASK, segment_step, &s, 0);
-	return drop(HOOK_TC, s.failed ? REASON_SUPER : REASON_SPLIT);
+	return drop(HOOK_TC, s.failed ? REASON_GSO_UNSUPPORTED : REASON_GSO_SEGMENTED);
 }

@@ -53,7 +53,7 @@ INLINE int encap_tunnel(struct ctx ctx, const struct packet *p, const struct rea
 {
 	struct scratch *w = scratch_of(ctx.hook);
 	if (!w)
-		return drop(ctx.hook, REASON_MISSED_STAGE);
+		return drop(ctx.hook, REASON_MISSED_TAIL_CALL);
 	w->packet = *p;
 	w->xmit.hop = *hop;
 	w->chosen.destination = t->index;
@@ -68,10 +68,10 @@ INLINE int send(struct ctx ctx, const struct packet *p, const struct real_server
 		const struct settings *settings)
 {
 	if (!trim_padding(ctx, p))
-		return drop(ctx.hook, REASON_SHORT);
+		return drop(ctx.hook, REASON_TRUNCATED);
 	if (t->method == METHOD_TUNNEL) {
 		if (!dec_ttl(ctx, p))
-			return drop(ctx.hook, REASON_SHORT);
+			return drop(ctx.hook, REASON_TRUNCATED);
 		if (unlikely(t->state >> DESTINATION_TUNNEL))
 			return encap_tunnel(ctx, p, t, hop);
 		if (ctx.hook == HOOK_XDP && bpf_xdp_adjust_head(ctx.xdp, -(int)outer_hlen(t->destination)))
@@ -81,9 +81,9 @@ INLINE int send(struct ctx ctx, const struct packet *p, const struct real_server
 		return xmit(ctx, p, hop);
 	}
 	if (!fwd_direct(ctx, p, hop))
-		return drop(ctx.hook, REASON_SHORT);
+		return drop(ctx.hook, REASON_TRUNCATED);
 	if (t->method == METHOD_MASQ && !nat(ctx, p, NAT_REQUEST, &t->destination->address, t->port))
-		return drop(ctx.hook, REASON_SHORT);
+		return drop(ctx.hook, REASON_TRUNCATED);
 	return xmit(ctx, p, hop);
 }
 
@@ -92,7 +92,7 @@ INLINE int fwd_slow(struct __sk_buff *skb, const struct packet *p, const struct 
 {
 	struct scratch *w = scratch_of(HOOK_TC);
 	if (!w)
-		return drop(HOOK_TC, REASON_MISSED_STAGE);
+		return drop(HOOK_TC, REASON_MISSED_TAIL_CALL);
 	w->packet = *p;
 	w->chosen.destination = t->index;
 	w->chosen.method = t->method;
@@ -193,7 +193,7 @@ INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found 
 	bool controlled = c->flags & CONN_CONTROLLED;
 	if (unlikely(!update_state(&c->word, slot, controlled, direction, BY_TUPLE, p, t.index, facts_in(root, live), now,
 				   ctx.hook)))
-		return drop(ctx.hook, REASON_DYING);
+		return drop(ctx.hook, REASON_EXPIRING);
 	account_request(ctx, t.index, p, 0);
 	if (ctx.hook == HOOK_TC && unlikely(!no_slowpath(ctx, p, &t, hop, max_len_to(&t, hop->mtu))))
 		return fwd_slow(ctx.skb, p, &t);

@@ -229,7 +229,7 @@ INLINE int fast_direct(struct xdp_md *ctx, const struct fast_headers *w, const s
 {
 	void *data = ctx_data(xdp_ctx(ctx));
 	if (data + ETH_HLEN + IPV4_HLEN > ctx_data_end(xdp_ctx(ctx)))
-		return drop(HOOK_XDP, REASON_SHORT);
+		return drop(HOOK_XDP, REASON_TRUNCATED);
 	write_macs(data, hop);
 	WORD_AT(u32, data, ETH_HLEN + 8) = dec_ttl_word(w);
 	return xdp_xmit(hop, mode);
@@ -254,7 +254,7 @@ INLINE int fast_tunnel_4in6(struct xdp_md *ctx, const struct fast_headers *w, u3
 		.length = fast_tot_len(w), .tos = w->first >> 8, .ttl = w->ttl_protocol_check};
 	void *data = ctx_data(xdp_ctx(ctx));
 	if (data + ETH_HLEN + IPV4_HLEN > ctx_data_end(xdp_ctx(ctx)))
-		return drop(HOOK_XDP, REASON_SHORT);
+		return drop(HOOK_XDP, REASON_TRUNCATED);
 	WORD_AT(u32, data, ETH_HLEN + 8) = dec_ttl_word(w);
 	return fast_encapsulate(ctx, &p, destination, true, hop, settings, mode);
 }
@@ -294,7 +294,7 @@ INLINE int fast_nat(struct xdp_md *ctx, const struct fast_headers *w, enum nat_s
 	bool tcp = fast_protocol(w) == IPPROTO_TCP;
 	u16 *sum = data + ETH_HLEN + IPV4_HLEN + (tcp ? 16 : 6);
 	if (data + ETH_HLEN + IPV4_HLEN + UDP_HLEN > end || (void *)(sum + 1) > end)
-		return drop(HOOK_XDP, REASON_SHORT);
+		return drop(HOOK_XDP, REASON_TRUNCATED);
 	be32 from = side == NAT_REQUEST ? fast_daddr(w) : fast_saddr(w);
 	be16 from_port = side == NAT_REQUEST ? w->ports >> 16 : w->ports;
 	u64 difference = (u64)(u32)~from + to, with_port = difference + (u16)~from_port + to_port;
@@ -357,7 +357,7 @@ INLINE int fast_request(struct xdp_md *ctx, void *data, const struct fast_header
 		return NOT_FAST;
 	count_request(percpu, length);
 	if (unlikely(!pop_vlan(ctx, tag)) || unlikely(!trim_xdp(ctx, length)))
-		return drop(HOOK_XDP, REASON_SHORT);
+		return drop(HOOK_XDP, REASON_TRUNCATED);
 	if (is_direct(method))
 		return fast_direct(ctx, w, hop, mode);
 	if (method == METHOD_TUNNEL && outer_is_ipv6)
@@ -417,7 +417,7 @@ INLINE int fast_reply(struct xdp_md *ctx, const struct fast_headers *w, const st
 	percpu->counters.out_packets += 1;
 	percpu->counters.out_bytes += length;
 	if (unlikely(!pop_vlan(ctx, tag)) || unlikely(!trim_xdp(ctx, length)))
-		return drop(HOOK_XDP, REASON_SHORT);
+		return drop(HOOK_XDP, REASON_TRUNCATED);
 	return fast_nat(ctx, w, NAT_REPLY, vip, port, hop, mode);
 }
 

@@ -100,7 +100,7 @@ INLINE int schedule_inner(struct __sk_buff *skb, struct scratch *w, const struct
 	if (!root->settings.schedule_icmp || !has_ports(q->protocol))
 		return pass_packet(tc_ctx(skb), p);
 	if (!q->known)
-		return drop(HOOK_TC, REASON_SHORT);
+		return drop(HOOK_TC, REASON_TRUNCATED);
 	w->own_tuple = p->tuple;
 	w->received.side = SIDE_CLIENT;
 	tuple_reverse(&p->tuple, &q->tuple, p->is_ipv6);

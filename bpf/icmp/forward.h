@@ -146,16 +146,16 @@ INLINE int prog_icmp_forward(struct __sk_buff *skb, struct scratch *w, struct ro
 	u16 sum = !is_ipv6 || masq ? icmp_sum(skb, p, copy) : 0;
 	/* IPVS checks ICMPv6 without the pseudo header, so it drops nearly all of these */
 	if ((!is_ipv6 || server) && sum != 0xffff)
-		return drop(HOOK_TC, REASON_BAD_SUM);
+		return drop(HOOK_TC, REASON_BAD_CHECKSUM);
 	account_available(tc_ctx(skb), w->chosen.destination, server ? SIDE_REPLY : SIDE_REQUEST, p, root);
 	if (masq && !(finish_options(skb, w) && translate(skb, w, d, sum)))
-		return drop(HOOK_TC, REASON_SHORT);
+		return drop(HOOK_TC, REASON_TRUNCATED);
 	if (server && !w->received.transit)
 		return to_own_client(skb, p);
 	if (server && masq && root->settings.snat_reroute && !reroute_error(skb, w))
 		return drop(HOOK_TC, REASON_NO_ROUTE);
 	if (!server && w->received.transit && !dec_ttl_as_routed(skb, p))
-		return drop(HOOK_TC, REASON_SHORT);
+		return drop(HOOK_TC, REASON_TRUNCATED);
 	w->xmit.is_reply = server;
 	w->chosen.state = destination_flags(d, READ_ONCE(root->live));
 	return tail_call(tc_ctx(skb), PROG_FWD_SLOW);

@@ -22,7 +22,7 @@ INLINE int prog_icmp_receive(struct __sk_buff *skb, struct scratch *w, struct ro
 	struct icmp_header icmp;
 	u32 end = ETH_HLEN + p->length;
 	if (p->l4 + ICMP_HLEN > end || bpf_skb_load_bytes(skb, p->l4, &icmp, sizeof(icmp)))
-		return drop(HOOK_TC, REASON_SHORT);
+		return drop(HOOK_TC, REASON_TRUNCATED);
 	if (!is_error(icmp.type, is_ipv6) || !parse_inner(skb, &w->received.inner, p->l4 + ICMP_HLEN, end, is_ipv6))
 		return pass_packet(tc_ctx(skb), p);
 	if (unlikely(!passes_rp_filter(tc_ctx(skb), p)) ||

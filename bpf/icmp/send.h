@@ -113,7 +113,7 @@ INLINE int prog_icmp_send(struct __sk_buff *skb, struct scratch *w, struct root 
 	bool is_ipv6 = p->is_ipv6;
 	u32 max = is_ipv6 ? ICMP6_MAX_INNER : ICMP4_MAX_INNER, inner_len = skb->len - ETH_HLEN;
 	if (!may_send(root, p, is_too_big(w)))
-		return drop(HOOK_TC, REASON_ICMP_LIMITED);
+		return drop(HOOK_TC, REASON_ICMP_RATE_LIMITED);
 	struct address saddr = {};
 	if (!error_saddr(skb, w, &saddr))
 		return drop(HOOK_TC, REASON_NO_ROUTE);
@@ -121,7 +121,7 @@ INLINE int prog_icmp_send(struct __sk_buff *skb, struct scratch *w, struct root 
 	w->echo.size = is_ipv6 ? IPV6_HLEN : IPV4_HLEN;
 	if (p->slow_flags & SLOW_OPTIONS &&
 	    (!write_options(skb, w, packet_daddr4(p)) || !echo_options(&w->options, &w->echo, packet_daddr4(p))))
-		return drop(HOOK_TC, REASON_SHORT);
+		return drop(HOOK_TC, REASON_TRUNCATED);
 	if (!is_ipv6)
 		max -= w->echo.size - IPV4_HLEN;
 	if (inner_len > p->length)
@@ -129,11 +129,11 @@ INLINE int prog_icmp_send(struct __sk_buff *skb, struct scratch *w, struct root 
 	if (inner_len > max)
 		inner_len = max;
 	if (!inner_len || (skb->len != ETH_HLEN + inner_len && bpf_skb_change_tail(skb, ETH_HLEN + inner_len, 0)))
-		return drop(HOOK_TC, REASON_SHORT);
+		return drop(HOOK_TC, REASON_TRUNCATED);
 	zero_inner(copy);
 	u32 bounded = barrier_var(inner_len);
 	if (!IS_LENGTH(bounded, ICMP6_MAX_INNER) || bpf_skb_load_bytes(skb, ETH_HLEN, copy->bytes, bounded))
-		return drop(HOOK_TC, REASON_SHORT);
+		return drop(HOOK_TC, REASON_TRUNCATED);
 	u32 sum = completed_sum(p, copy, inner_len, inner_sum(copy));
 	u32 extra = w->echo.size + ICMP_HLEN;
 	if (bpf_skb_adjust_room(skb, extra, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
@@ -156,7 +156,7 @@ INLINE int prog_icmp_send(struct __sk_buff *skb, struct scratch *w, struct root 
 		icmp.check = ~csum_fold(total);
 		e.icmp = icmp;
 		if (bpf_skb_store_bytes(skb, ETH_HLEN, &e, sizeof(e), 0))
-			return drop(HOOK_TC, REASON_SHORT);
+			return drop(HOOK_TC, REASON_TRUNCATED);
 	} else {
 		struct ipv4_header *ip = (void *)w->echo.bytes;
 		u32 size = barrier_var(w->echo.size);
@@ -172,7 +172,7 @@ INLINE int prog_icmp_send(struct __sk_buff *skb, struct scratch *w, struct root 
 		icmp.check = ~csum_fold(total);
 		if (!IS_LENGTH(size, HEADER_BUFFER) || bpf_skb_store_bytes(skb, ETH_HLEN, w->echo.bytes, size, 0) ||
 		    bpf_skb_store_bytes(skb, ETH_HLEN + size, &icmp, sizeof(icmp), 0))
-			return drop(HOOK_TC, REASON_SHORT);
+			return drop(HOOK_TC, REASON_TRUNCATED);
 	}
 	lookup_hop(tc_ctx(skb), &w->xmit.hop, &client, is_ipv6, loopback, NULL);
 	if (w->xmit.hop.verdict != HOP_NO_ROUTE)

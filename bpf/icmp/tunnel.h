@@ -44,9 +44,9 @@ INLINE int report_to_client(struct __sk_buff *skb, struct scratch *w, const stru
 	p->l4 = 0xffff; /* its checksum needs no completion */
 	account_available(tc_ctx(skb), w->chosen.destination, SIDE_REPLY, p, root);
 	if (w->received.inner.later) /* errors are about first fragments only (RFC 1122 3.2.2) */
-		return drop(HOOK_TC, REASON_SHORT);
+		return drop(HOOK_TC, REASON_TRUNCATED);
 	if (surplus > 4095 || bpf_skb_adjust_room(skb, -(s32)surplus, BPF_ADJ_ROOM_MAC, 0))
-		return drop(HOOK_TC, REASON_SHORT);
+		return drop(HOOK_TC, REASON_TRUNCATED);
 	return tail_call(tc_ctx(skb), PROG_ICMP_SEND);
 }
 
@@ -121,8 +121,8 @@ INLINE int prog_icmp_tunnel(struct __sk_buff *skb, struct scratch *w, struct roo
 		return pass_to_stack(HOOK_TC);
 	w->chosen.method = METHOD_TUNNEL;
 	if (!trim_padding(tc_ctx(skb), p) || icmp_sum(skb, p, copy) != 0xffff)
-		return drop(HOOK_TC, REASON_BAD_SUM);
+		return drop(HOOK_TC, REASON_BAD_CHECKSUM);
 	if (w->error.type == ICMP_DEST_UNREACH && w->error.code == ICMP_FRAG_NEEDED && !note_pmtu(skb, w, d))
-		return drop(HOOK_TC, REASON_PATH_MTU);
+		return drop(HOOK_TC, REASON_PATH_MTU_UPDATED);
 	return report_to_client(skb, w, root);
 }

@@ -25,7 +25,7 @@ INLINE int fwd_bypass(struct __sk_buff *skb, struct scratch *w)
 	if (hop->verdict == HOP_NO_ROUTE || hop->verdict == HOP_NO_FORWARDING)
 		return send_icmp_error(skb, w, REASON_NO_ROUTE, ICMP_NO_ROUTE, 0);
 	if (!write_options(skb, w, packet_daddr4(p)))
-		return drop(HOOK_TC, REASON_SHORT);
+		return drop(HOOK_TC, REASON_TRUNCATED);
 	if (p->ttl <= 1)
 		return send_icmp_error(skb, w, REASON_TTL, ICMP_TTL_EXCEEDED, 0);
 	u32 length = mtu_length(skb, w);
@@ -38,7 +38,7 @@ INLINE int fwd_bypass(struct __sk_buff *skb, struct scratch *w)
 	w->xmit.is_ipv6 = p->is_ipv6;
 	set_fragment_size(skb, w, p->length, fits == FITS_IN_FRAGMENTS ? length - hop->mtu : 0);
 	if (!sum_options(skb, w) || !trim_padding(tc_ctx(skb), p) || !dec_ttl(tc_ctx(skb), p))
-		return drop(HOOK_TC, REASON_SHORT);
+		return drop(HOOK_TC, REASON_TRUNCATED);
 	return xmit_finished(skb, w);
 }
 
@@ -56,7 +56,7 @@ INLINE int prog_bypass(struct __sk_buff *skb, struct scratch *w, struct root *ro
 		if (c->method != METHOD_BYPASS ||
 		    !update_state(&c->word, found.slot, false, direction, BY_TUPLE, p, NO_INDEX, facts_of(root), now,
 				  HOOK_TC))
-			return drop(HOOK_TC, REASON_DYING);
+			return drop(HOOK_TC, REASON_EXPIRING);
 		return fwd_bypass(skb, w);
 	}
 	if (w->service.flags & SERVICE_ONE_PACKET && p->protocol == IPPROTO_UDP)

@@ -167,7 +167,7 @@ INLINE int connect(struct ctx ctx, struct scratch *w, struct root *root, u32 now
 			return tail_call(ctx, PROG_CONNECT);
 		}
 		if (!winner.connection || p->by_inner)
-			return drop(ctx.hook, REASON_DYING);
+			return drop(ctx.hook, REASON_EXPIRING);
 		return fwd_known(ctx, p, &winner, root, now);
 	}
 	default:

@@ -54,7 +54,7 @@ INLINE int process_egress(struct __sk_buff *skb)
 	if (!found && regain_replies(&p.tuple, p.is_ipv6))
 		found = find_reply(&a, &p);
 	if (!found && unlikely(may_be_copied(now)) && is_of_nat_server(&p))
-		return drop(HOOK_TC, REASON_HELD);
+		return drop(HOOK_TC, REASON_REFUSED_TABLE_COPY);
 	if (!found || reply_is_standby(&a, &p, root) || !update_reply(&a, &p, root, now, tc_ctx(skb)))
 		return pass_to_stack(HOOK_TC);
 	if (!a.masq || !nat(tc_ctx(skb), &p, NAT_REPLY, &a.saddr, a.port) || !root->settings.snat_reroute)

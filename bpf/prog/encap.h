@@ -16,7 +16,7 @@ INLINE int encap_xdp(struct xdp_md *ctx, struct scratch *w, const struct destina
 		return drop(HOOK_XDP, REASON_NO_HEADROOM);
 	void *data = ctx_data(xdp_ctx(ctx)), *end = ctx_data_end(xdp_ctx(ctx));
 	if (data + ETH_HLEN + IPV6_HLEN + UDP_HLEN + GUE_HLEN > end)
-		return drop(HOOK_XDP, REASON_SHORT);
+		return drop(HOOK_XDP, REASON_TRUNCATED);
 	union tunnel_header header;
 	u8 protocol = fill_tunnel(&header, p, root, w->chosen.state, more);
 	if (is_ipv6)
@@ -56,9 +56,9 @@ INLINE int encap_tc(struct __sk_buff *skb, struct scratch *w, const struct desti
 	if (tunnel_flags(w->chosen.state))
 		write_tunnel_csum(&header, p, d, &w->xmit.hop, w->chosen.state, more, packet_sum(skb, copy, p));
 	if (!push_headroom(skb, w, d, more))
-		return drop(HOOK_TC, skb->gso_size ? REASON_SUPER : REASON_NO_HEADROOM);
+		return drop(HOOK_TC, skb->gso_size ? REASON_GSO_UNSUPPORTED : REASON_NO_HEADROOM);
 	if (!push_headers(skb, w, d, &header, more))
-		return drop(HOOK_TC, REASON_SHORT);
+		return drop(HOOK_TC, REASON_TRUNCATED);
 	return w->xmit.resolve ? xmit_finished(skb, w) : xmit(tc_ctx(skb), p, &w->xmit.hop);
 }
 

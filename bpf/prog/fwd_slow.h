@@ -20,7 +20,7 @@ INLINE int fwd_slow_reply(struct __sk_buff *skb, struct scratch *w)
 	if (!write_options(skb, w, w->reply.saddr.word[0]) || !sum_options(skb, w) ||
 	    !trim_padding(tc_ctx(skb), p) || !dec_ttl(tc_ctx(skb), p) ||
 	    !(is_icmp(p) || nat(tc_ctx(skb), p, NAT_REPLY, &w->reply.saddr, w->reply.sport)))
-		return drop(HOOK_TC, REASON_SHORT);
+		return drop(HOOK_TC, REASON_TRUNCATED);
 	return xmit_nat(skb, w, w->reply.sport != packet_sport(p));
 }
 
@@ -46,14 +46,14 @@ INLINE int fwd_slow_request(struct __sk_buff *skb, struct scratch *w, const stru
 		if (!p->from_host && is_loopback_address(&d->address, d->family))
 			return drop(HOOK_TC, REASON_LOCAL_REFUSED);
 		if (!p->l4_complete || !nat(tc_ctx(skb), p, NAT_REQUEST, &d->address, w->chosen.port))
-			return drop(HOOK_TC, REASON_SHORT);
+			return drop(HOOK_TC, REASON_TRUNCATED);
 		w->xmit.hop = *hop;
 		return xmit_nat(skb, w, other_port);
 	}
 	if (p->from_host && has_loopback_saddr(p))
 		return drop(HOOK_TC, REASON_LOCAL_REFUSED);
 	if (!write_options(skb, w, packet_daddr4(p)))
-		return drop(HOOK_TC, REASON_SHORT);
+		return drop(HOOK_TC, REASON_TRUNCATED);
 	if (p->ttl <= 1)
 		return send_icmp_error(skb, w, REASON_TTL, ICMP_TTL_EXCEEDED, 0);
 
@@ -63,7 +63,7 @@ INLINE int fwd_slow_request(struct __sk_buff *skb, struct scratch *w, const stru
 	hop->mtu = path_mtu(p, w->chosen.method, d, hop, ticks());
 	u32 max = max_len(w->chosen.method, w->chosen.state, d->family == 6, hop->mtu);
 	if (tunnel && !max)
-		return drop(HOOK_TC, REASON_NARROW);
+		return drop(HOOK_TC, REASON_MTU_TOO_SMALL);
 	u32 length = mtu_length(skb, w);
 	enum fit fits = fit(length, max, 0, p, may_fragment);
 	if (fits == FITS_NOT) {
@@ -75,10 +75,10 @@ INLINE int fwd_slow_request(struct __sk_buff *skb, struct scratch *w, const stru
 	w->xmit.resolve = 1;
 	if ((masq && !p->l4_complete) || !sum_options(skb, w) || !trim_padding(tc_ctx(skb), p) ||
 	    !dec_ttl(tc_ctx(skb), p))
-		return drop(HOOK_TC, REASON_SHORT);
+		return drop(HOOK_TC, REASON_TRUNCATED);
 	if (masq) {
 		if (!nat(tc_ctx(skb), p, NAT_REQUEST, &d->address, w->chosen.port))
-			return drop(HOOK_TC, REASON_SHORT);
+			return drop(HOOK_TC, REASON_TRUNCATED);
 		return xmit_nat(skb, w, other_port);
 	}
 	if (tunnel && w->chosen.state >> DESTINATION_TUNNEL)
@@ -107,7 +107,7 @@ INLINE int prog_udp_csum(struct __sk_buff *skb, struct scratch *w, struct root *
 	u32 addresses = p->is_ipv6 ? 32 : 8;
 	memzero(copy->bytes, 32);
 	if (bpf_skb_load_bytes(skb, ETH_HLEN + (p->is_ipv6 ? 8 : 12), copy->bytes, addresses))
-		return drop(HOOK_TC, REASON_SHORT);
+		return drop(HOOK_TC, REASON_TRUNCATED);
 	u32 pseudo = bpf_csum_diff(NULL, 0, (be32 *)copy->bytes, 32, 0);
 	u64 sum = csum_frame(skb, copy->bytes, p->l4, length, pseudo);
 	u16 check = ~csum_fold(sum + bpf_htons(IPPROTO_UDP) + bpf_htons(length));

@@ -21,7 +21,7 @@ INLINE int prog_nat_orphan(struct __sk_buff *skb, struct scratch *w, struct root
 	if (!hop)
 		return pass_packet(tc_ctx(skb), p);
 	if (hop->verdict == HOP_LOCAL) /* the error comes from the packet's daddr */
-		return send_icmp_error(skb, w, REASON_UNSERVED, ICMP_NO_PORT, 0);
+		return send_icmp_error(skb, w, REASON_NO_CONNECTION, ICMP_NO_PORT, 0);
 	if (!is_forwardable(skb, p, hop) || !dec_ttl(tc_ctx(skb), p))
 		return pass_packet(tc_ctx(skb), p);
 	hop = destination_hop(tc_ctx(skb), server, d, ticks(), NULL);
@@ -32,5 +32,5 @@ INLINE int prog_nat_orphan(struct __sk_buff *skb, struct scratch *w, struct root
 		p->tuple.v6.daddr = own;
 	else
 		p->tuple.v4.daddr = own.word[0];
-	return send_icmp_error(skb, w, REASON_UNSERVED, ICMP_NO_PORT, 0);
+	return send_icmp_error(skb, w, REASON_NO_CONNECTION, ICMP_NO_PORT, 0);
 }

@@ -97,7 +97,7 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 		mark = w->marks.mark;
 	}
 	if (unlikely(!p->l4_complete) || p->no_chunk)
-		return is_local_for_mark(ctx, w, mark) ? drop(ctx.hook, REASON_SHORT) : pass_to_stack(ctx.hook);
+		return is_local_for_mark(ctx, w, mark) ? drop(ctx.hook, REASON_TRUNCATED) : pass_to_stack(ctx.hook);
 	bool opens = p->by_inner || is_opener(p, &root->settings);
 	struct service_match found;
 	u32 slot = service_of_mark(p->is_ipv6, mark, live);
@@ -108,7 +108,7 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 	if (!by_mark)
 		slot = service_of_address(p, facts, live);
 	if (slot == NO_SERVICE || !load_service(&found, slot, live) || !is_valid_saddr(ctx, p) || !is_valid_daddr(p))
-		return unlikely(may_be_copied(now)) && p->maybe_rs && !p->from_host ? drop(ctx.hook, REASON_HELD)
+		return unlikely(may_be_copied(now)) && p->maybe_rs && !p->from_host ? drop(ctx.hook, REASON_REFUSED_TABLE_COPY)
 										    : pass_no_service(ctx, facts);
 	struct service_state *state = map_elem(service_states, found.slot);
 	if (!state)
@@ -122,7 +122,7 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 		return pass_no_service(ctx, facts);
 	}
 	if (unlikely(may_be_copied(now)) && !p->syn)
-		return drop(ctx.hook, REASON_HELD);
+		return drop(ctx.hook, REASON_REFUSED_TABLE_COPY);
 	w->flow.opens = opens;
 	bool one_packet = w->service.flags & SERVICE_ONE_PACKET && p->protocol == IPPROTO_UDP; /* needs no connection */
 	w->flow.by_hash = in_fallback_time(state, now) && !one_packet;
@@ -132,7 +132,7 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 		if (ctx.hook == HOOK_XDP)
 			return pass_to_tc(); /* count each packet once, at TC */
 		if (should_drop_packet(&root->settings))
-			return drop(ctx.hook, REASON_DEFENCE);
+			return drop(ctx.hook, REASON_DROP_PACKET);
 	}
 	if (sport == bpf_htons(PORT_FTP_DATA))
 		return pass_to_stack(ctx.hook);
@@ -164,7 +164,7 @@ INLINE int prog_new(struct ctx ctx, struct scratch *w, struct root *root)
 	if (!p->no_conn || p->by_inner)
 		found = find_connection(p);
 	if (found.connection && p->by_inner)
-		return drop(ctx.hook, REASON_DYING); /* another CPU has just created it */
+		return drop(ctx.hook, REASON_EXPIRING); /* another CPU has just created it */
 	if (found.connection) {
 		switch (decide_conn(w, &found, root, live, probe, ctx.hook)) {
 		case CONN_KEEP:
@@ -172,7 +172,7 @@ INLINE int prog_new(struct ctx ctx, struct scratch *w, struct root *root)
 		case CONN_UNAVAILABLE:
 			return drop(ctx.hook, REASON_UNAVAILABLE);
 		case CONN_DYING:
-			return drop(ctx.hook, REASON_DYING);
+			return drop(ctx.hook, REASON_EXPIRING);
 		case CONN_FOR_TC:
 			return pass_to_tc();
 		case CONN_NONE:

@@ -57,11 +57,11 @@ INLINE int deliver_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 	if (ctx.hook == HOOK_XDP)
 		return pass_to_tc();
 	if (!p->l4_complete)
-		return drop(ctx.hook, REASON_SHORT);
+		return drop(ctx.hook, REASON_TRUNCATED);
 	if (!update_reply(a, p, root, now, ctx))
-		return drop(ctx.hook, REASON_DYING);
+		return drop(ctx.hook, REASON_EXPIRING);
 	if (!nat(ctx, p, NAT_REPLY, &a->saddr, a->port))
-		return drop(ctx.hook, REASON_SHORT);
+		return drop(ctx.hook, REASON_TRUNCATED);
 	w->xmit.hop.verdict = HOP_LOCAL;
 	w->xmit.is_reply = 1;
 	if (p->protocol == IPPROTO_SCTP && a->port != packet_sport(p))
@@ -100,9 +100,9 @@ INLINE int forward_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 	if (ctx.hook == HOOK_XDP && (!plain || confirm || !xdp_reaches(p, hop)))
 		return pass_to_tc();
 	if (unlikely(!p->l4_complete))
-		return drop(ctx.hook, REASON_SHORT);
+		return drop(ctx.hook, REASON_TRUNCATED);
 	if (!update_reply(a, p, root, now, ctx))
-		return drop(ctx.hook, REASON_DYING);
+		return drop(ctx.hook, REASON_EXPIRING);
 	if (ctx.hook == HOOK_TC && unlikely(exceeds(ctx, w, hop->mtu)))
 		return reject_rerouted(ctx.skb, w, a, hop->mtu);
 	if (plain && likely(!confirm)) {
@@ -119,7 +119,7 @@ INLINE int forward_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 		return tail_call(ctx, PROG_FWD_SLOW);
 	}
 	if (!trim_padding(ctx, p) || !fwd_direct(ctx, p, hop) || !nat(ctx, p, NAT_REPLY, &a->saddr, a->port))
-		return drop(ctx.hook, REASON_SHORT);
+		return drop(ctx.hook, REASON_TRUNCATED);
 	return xmit(ctx, p, hop);
 }
 
@@ -139,9 +139,9 @@ INLINE int unmatched_reply(struct ctx ctx, const struct packet *p, const struct 
 		return tail_call(ctx, PROG_REPLY);
 	bool may_come = may_be_copied(ticks()), is_referenced = may_come && !p->from_host;
 	if (is_referenced && !p->maybe_vip)
-		return drop(ctx.hook, REASON_HELD);
+		return drop(ctx.hook, REASON_REFUSED_TABLE_COPY);
 	if (ctx.hook == HOOK_TC && may_come && p->from_host && is_of_nat_server(p))
-		return drop(ctx.hook, REASON_HELD);
+		return drop(ctx.hook, REASON_REFUSED_TABLE_COPY);
 	if (!is_referenced && unlikely(facts_of(root)->engines) && p->protocol == IPPROTO_UDP)
 		return ctx.hook == HOOK_XDP ? pass_to_tc() : tail_call(ctx, PROG_SIP_OUT);
 	return pass_orphan(ctx, p, root, is_referenced);

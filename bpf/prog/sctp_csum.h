@@ -93,17 +93,17 @@ INLINE int prog_sctp_csum(struct __sk_buff *skb, struct scratch *w, struct root 
 	struct packet *p = &w->packet;
 	u32 field, none = 0;
 	if (bpf_skb_load_bytes(skb, p->l4 + CRC_AT, &field, 4))
-		return drop(HOOK_TC, REASON_SHORT);
+		return drop(HOOK_TC, REASON_TRUNCATED);
 	if (!field && is_sctp_csum_partial(skb, p, copy))
 		return xmit_finished(skb, w);
 	struct crc_ctx c = {
 		.skb = skb, .buffer = copy->bytes, .at = p->l4, .left = p->length + ETH_HLEN - p->l4, .value = ~0u};
 	if (bpf_skb_store_bytes(skb, p->l4 + CRC_AT, &none, 4, 0))
-		return drop(HOOK_TC, REASON_SHORT);
+		return drop(HOOK_TC, REASON_TRUNCATED);
 	FORGET_BOUNDS(c, at, value);
 	bpf_loop(65536 / CRC_CHUNK, crc_step, &c, 0);
 	field = ~c.value; /* CRC32c is sent least significant byte first */
 	if (c.left || bpf_skb_store_bytes(skb, p->l4 + CRC_AT, &field, 4, 0))
-		return drop(HOOK_TC, REASON_SHORT);
+		return drop(HOOK_TC, REASON_TRUNCATED);
 	return xmit_finished(skb, w);
 }

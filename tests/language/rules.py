@@ -85,14 +85,9 @@ EXCEPTIONS: tuple[tuple[str, str, str], ...] = (
     ("bpf/abi/conntrack.h", "odd", "the seeds of the hash are odd numbers"),
     ("bpf/conntrack/key.h", "odd", "so are its factors"),
     ("bpf/*/*.h", "h_source", "a field of the kernel's struct ethhdr"),
-    ("bpf/*/*.h", "REASON_MISSED_STAGE", "a drop reason that metrics and scripts know by this name"),
-    ("bpf/*/*.h", "REASON_DEFENCE", "the same"),
-    ("docs/reference/verbs.md", "defence", "the same"),
     ("docs/performance.md", "length", "a line of measurements"),
     ("tests/unit/reference/simulated_wire.py", "hear", "the name in the recorder's Wire"),
     ("src/pylvs/vrrp/router_service.py", "length", "a diagram"),
-    ("src/pylvs/dataplane/former.py", "places", "a field of another build"),
-    ("src/pylvs/dataplane/former.py", "room", "the same"),
 )
 
 

@@ -146,10 +146,10 @@ def test_overlapping_fragments_are_all_dropped(host: Host, family: int) -> None:
         packet = Ether(bytes(spoilt))
         del packet[IP].chksum
         spoilt = bytearray(build(packet))
-    conflicts = host.reason("FRAGMENT_CONFLICT")
+    conflicts = host.reason("FRAGMENT_OVERLAP")
     for frame in first, bytes(spoilt), second, third:
         assert host.run(frame, "tc").verdict == DROPPED["tc"]
-    assert host.reason("FRAGMENT_CONFLICT") == conflicts + 1
+    assert host.reason("FRAGMENT_OVERLAP") == conflicts + 1
     assert not [row for row in host.director.connections() if f":{5100 + family}" in str(row)]
 
 

@@ -63,11 +63,11 @@ def is_sent(host: Host, frame: bytes) -> bool:
 
 def exhaust(host: Host, frame: bytes) -> None:
     """Send a frame until its error is suppressed."""
-    before = host.reason("ICMP_LIMITED")
+    before = host.reason("ICMP_RATE_LIMITED")
     for _ in range(FRAMES):
         if not is_sent(host, frame):
             break
-    assert host.reason("ICMP_LIMITED") == before + 1
+    assert host.reason("ICMP_RATE_LIMITED") == before + 1
 
 
 @pytest.mark.parametrize("family", FAMILIES)

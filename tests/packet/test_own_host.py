@@ -183,12 +183,12 @@ def test_a_reply_waits_while_its_connection_may_be_copied(director_host: Host, p
         reply, other = (bytes(12) + each[12:] for each in (reply, other))
     try:
         assert director_host.run(reply, program).verdict == TC_PASS
-        held = director_host.reason("HELD")
+        held = director_host.reason("REFUSED_TABLE_COPY")
         now = load.clock(director_host.director.state)
         pool.set(0, "copy_until", now + round(60 * load.ticks_per_second()) & 0xFFFFFFFF)
         assert director_host.run(reply, program).verdict == TC_DROP
         assert director_host.run(other, program).verdict == TC_PASS
-        assert director_host.reason("HELD") == held + 1
+        assert director_host.reason("REFUSED_TABLE_COPY") == held + 1
     finally:
         pool.set(0, "copy_until", 0)
         director_host.ifindex = ifindex

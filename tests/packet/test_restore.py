@@ -266,9 +266,9 @@ def test_another_size_keeps_connections_and_those_made_during_the_copy(host: Hos
         """Send packets through the programs of the new table before the last pass."""
         host.close_programs()
         turn(*arguments)
-        held = host.reason("HELD")
+        held = host.reason("REFUSED_TABLE_COPY")
         assert host.run(tcp("A", sport=3001, **where), "tc").verdict == DROPPED["tc"]
-        assert host.reason("HELD") == held + 1
+        assert host.reason("REFUSED_TABLE_COPY") == held + 1
         connect(3002)
 
     connect(3000)

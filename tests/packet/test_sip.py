@@ -191,7 +191,7 @@ def test_calls_go_on_after_an_upgrade_and_in_a_larger_table() -> None:
         host.director.change_setting("conn_max", 8192)
         host.close_programs()
         assert receiver(host, frame) == server
-        assert host.reason("MISSED_STAGE") == 0
+        assert host.reason("MISSED_TAIL_CALL") == 0
 
 
 def test_calls_beyond_the_limit_are_dropped_and_the_table_is_not_full() -> None:

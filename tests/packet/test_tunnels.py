@@ -190,11 +190,11 @@ def test_a_path_mtu_too_small_for_a_tunnel_is_a_drop_reason(
         try:
             service = director_host.new_key()
             tunnelled(director_host, service, tunnel, outside)
-            before = director_host.reason("NARROW")
+            before = director_host.reason("MTU_TOO_SMALL")
             for _ in range(2):
                 done = director_host.run(tcp(dport=service.port), "tc")
                 assert (done.verdict in SENT["tc"]) == fits
                 assert (done.verdict == DROPPED["tc"]) == (not fits)
-            assert director_host.reason("NARROW") == before + (0 if fits else 2)
+            assert director_host.reason("MTU_TOO_SMALL") == before + (0 if fits else 2)
         finally:
             ip("route", "del", f"{server}/{32 if outside == 4 else 128}", "dev", "d0")

@@ -116,8 +116,7 @@ class PacketCounts:
 
 def refusals(reasons: Mapping[str, int]) -> dict[str, int]:
     """Return those of all drop reasons for which new connections got no entry in the table."""
-    refused = {name.removeprefix(_REFUSED): count for name, count in reasons.items() if name.startswith(_REFUSED)}
-    return refused | {name: count for name, count in reasons.items() if name == "held"}
+    return {name.removeprefix(_REFUSED): count for name, count in reasons.items() if name.startswith(_REFUSED)}
 
 
 @dataclass(frozen=True, slots=True)

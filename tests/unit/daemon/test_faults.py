@@ -205,7 +205,7 @@ def test_without_the_process_that_makes_checks_their_state_is_unknown(
             assert [each["in_table"] for each in reply["services"][0]["servers"]] == [True, True]
             page = (await routes.metrics_page(daemon)).text
             assert "pylvs_prober_up 0.0" in page
-            assert 'pylvs_silent{part="the_prober_process"} 1.0' in page
+            assert 'pylvs_part_silent{part="the_prober_process"} 1.0' in page
             (event,) = [each for each in daemon.events.recent() if each["event"] == "part_silent"]
             assert [event["reason"]] == reply["unknown"]
             assert f"error: {event['reason']}\n" in log_output.getvalue()

@@ -94,14 +94,14 @@ def test_the_cost_of_expiry_is_a_metric() -> None:
 
 
 def test_the_use_of_the_connection_table_is_a_metric() -> None:
-    reasons = {"refused index full": 3, "held": 2, "no route": 1}
+    reasons = {"refused index full": 3, "refused table copy": 2, "no route": 1}
     found = samples(MetricsInput("1", packets=PacketCounts(reasons, TableUse(1000, 800, 200))))
     assert found["pylvs_connections_limit", ()] == 1000
     assert found["pylvs_table_entries", ()] == 800
     assert found["pylvs_table_fill_ratio", ()] == 0.8
     assert found["pylvs_half_open_connections", ()] == 200
     assert found["pylvs_refused_connections_total", labels(reason="index_full")] == 3
-    assert found["pylvs_refused_connections_total", labels(reason="held")] == 2
+    assert found["pylvs_refused_connections_total", labels(reason="table_copy")] == 2
     assert ("pylvs_refused_connections_total", labels(reason="no_route")) not in found
 
 
@@ -151,7 +151,7 @@ def test_checks_servers_and_quorums_have_metrics() -> None:
     assert (found["pylvs_check_inconclusive", first], found["pylvs_check_inconclusive", second]) == (0, 1)
     assert found["pylvs_check_inconclusive_probes_total", second] == 2
     assert found["pylvs_reloads_total", labels(result="refused")] == 1
-    assert found["pylvs_table_edits_total", labels(why="restored")] == 5
+    assert found["pylvs_table_edits_total", labels(kind="restored")] == 5
 
 
 def test_the_processes_that_make_checks_have_metrics() -> None:

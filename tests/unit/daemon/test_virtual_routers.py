@@ -164,7 +164,7 @@ def test_a_table_thread_that_hangs_is_unknown(
                 text = "the thread that edits the tables has made no progress for 0.2 s; its state is unknown"
                 assert list(daemon.liveness.silent().values()) == [text]
                 assert events(daemon, "part_silent")[-1]["reason"] == text
-                metric = 'pylvs_silent{part="the_thread_that_edits_the_tables"} 1.0'
+                metric = 'pylvs_part_silent{part="the_thread_that_edits_the_tables"} 1.0'
                 assert metric in (await metrics_page(daemon)).text
                 await status_when(daemon, lambda status: status["data_plane"]["up"] is None)
                 assert text in log_output.getvalue()

@@ -195,7 +195,7 @@ def test_status_events_and_metrics_of_the_daemon_name_them(host: FakeHost) -> No
         'pylvs_vrrp_adverts_sent_total{router="VI_1"} 7.0',
         'pylvs_vrrp_adverts_received_total{router="VI_1"} 3.0',
         'pylvs_vrrp_adverts_dropped_total{reason="wrong_password",router="VI_1"} 2.0',
-        "pylvs_vrrp_latest_seconds 0.00025",
+        "pylvs_vrrp_timer_longest_delay_seconds 0.00025",
     ):
         assert line in metrics.output.splitlines()
 

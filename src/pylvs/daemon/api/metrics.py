@@ -260,7 +260,7 @@ def _daemon_metrics(given: MetricsInput) -> Iterator[Family]:
     if given.errors is not None:
         yield _single("pylvs_configuration_errors", given.errors)
     yield _family("pylvs_table_edits_total", _by_label(given.edits))
-    yield _family("pylvs_silent", _by_label({name: float(each) for name, each in given.silent.items()}))
+    yield _family("pylvs_part_silent", _by_label({name: float(each) for name, each in given.silent.items()}))
 
 
 def _process_metrics(given: MetricsInput) -> Iterator[Family]:
@@ -305,7 +305,7 @@ def vrrp_metrics(status: Mapping[str, Any]) -> Iterator[Family]:
     yield _single("pylvs_vrrp_up", not failed)
     process = status.get("process")
     if process:
-        yield _single("pylvs_vrrp_latest_seconds", process["longest_gap_ms"] / 1000)
+        yield _single("pylvs_vrrp_timer_longest_delay_seconds", process["longest_gap_ms"] / 1000)
         yield _single("pylvs_vrrp_helper_lost_total", process.get("helper_lost", 0))
     if path := status.get("data_plane"):
         yield _single("pylvs_vrrp_data_plane", -1 if path["up"] is None else path["up"])

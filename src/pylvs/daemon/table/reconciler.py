@@ -46,7 +46,7 @@ class Reconciler:
     def __init__(self, table: TableCache, thread: TableThread, desired: Callable[[], DesiredTable]) -> None:
         self.table = table
         self.thread = thread
-        self.edit_counts: Counter[str] = Counter()  # by reason: wanted, restored, refused
+        self.edit_counts: Counter[str] = Counter()  # by kind: desired, restored, refused
         self.last = ReconcileResult()
         self.has_run = asyncio.Event()  # there is a new `last`
         self.on_restored: Callable[[Edit], None] = lambda _: None  # an edit reverts a change by another program
@@ -127,7 +127,7 @@ class Reconciler:
             self._log.info("created the tables again", edits=len(plan.edits) - len(failures))
         self.edit_counts["restored"] += len(plan.restored)
         self.edit_counts["refused"] += len(failures)
-        self.edit_counts["wanted"] += len(plan.edits) - len(plan.restored) - len(failures)
+        self.edit_counts["desired"] += len(plan.edits) - len(plan.restored) - len(failures)
         return ReconcileResult(len(plan.edits) - len(failures), tuple(failures))
 
     def _log_restored(self, plan: EditPlan) -> None:
