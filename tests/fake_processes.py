@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pylvs.system.processes import channel, child
+from pylvs.system.processes.edge import Edge, Task
 from pylvs.system.processes.event_loop import Loop
 
 
@@ -82,3 +83,27 @@ class FakeProcesses:
             raise self.refusal
         self.started.append(FakeProcess(len(self.started) + 1, program, arguments, descriptors))
         return self.last
+
+
+class FakeEdge(Edge):
+    """The edge process, without one: it records what its tasks send."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun: list[str] = []  # tasks
+        self.ended: list[str] = []
+        self.sent: list[dict[str, Any]] = []
+
+    def begin(self, task: Task) -> None:
+        self.begun.append(task.name)
+        self._tasks[task.name] = task
+        task.up()
+
+    def end(self, task: Task) -> None:
+        if self._tasks.pop(task.name, None):
+            self.ended.append(task.name)
+
+    def send(self, task: Task, message: Mapping[str, Any], descriptors: Sequence[channel.Descriptor] = ()) -> None:
+        self.sent.append(dict(message))
+        for each in descriptors:
+            each.close()

@@ -323,7 +323,7 @@ def crash(connection: Connection) -> None:
     )
     os.kill(routers, signal.SIGKILL)
     until(lambda: router() != routers and holds(), "other virtual routers are master")
-    for module in ("pylvs.health.prober", "pylvs.daemon.api.metrics_process", "pylvs.system.processes.runner"):
+    for module in ("pylvs.edge.* probes", "pylvs.edge.* services", "pylvs.system.processes.runner"):
         _crash_child(daemon, module)
     assert (is_active(), main_pid()) == (True, daemon)
     assert f"{SERVER}:80" in services()
@@ -331,8 +331,8 @@ def crash(connection: Connection) -> None:
 
 
 def _crash_child(daemon: int, module: str) -> None:
-    """Kill the daemon's process that runs a module, and wait for the next one."""
-    find = f"pgrep -P {daemon} -f {module} || :"
+    """Kill the daemon's process that runs a module in a role, and wait for the next one."""
+    find = f"pgrep -P {daemon} -f '{module}' || :"
     until(lambda: sh(find), module)
     before = sh(find)
     os.kill(int(before), signal.SIGKILL)

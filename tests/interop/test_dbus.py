@@ -33,13 +33,13 @@ pytestmark = pytest.mark.skipif(bool(message_bus.REASON), reason=message_bus.REA
 # The timeouts of the product are not what is tested here, and a busy machine exceeds them.
 PATIENT = f"""
 from pylvs.cli.main import main
-from pylvs.daemon import dbus_process
+from pylvs.daemon import dbus_task
 from pylvs.daemon.api import client
 from pylvs.daemon.virtual_routers import connection, supervision
-from pylvs.system.processes import confined
+from pylvs.system.processes import child
 client.READ_TIMEOUT_S = connection.REPLY_TIMEOUT_S = supervision.START_TIMEOUT_S = {PATIENCE_S}
-supervision.STATUS_TIMEOUT_S = dbus_process.LAST_SIGNAL_S = {PATIENCE_S}
-confined.LEASE_TICKS = {PATIENCE_S:.0f}
+supervision.STATUS_TIMEOUT_S = dbus_task.LAST_SIGNAL_S = {PATIENCE_S}
+child.LEASE_S = {PATIENCE_S:.0f}
 main()
 """
 PYLVS = [sys.executable, "-c", PATIENT]
@@ -285,7 +285,7 @@ def test_the_process_has_no_privileges(daemon: Daemon) -> None:
     below = subprocess.run(
         ["ps", "-o", "pid=,comm=", "--ppid", str(daemon.process.pid)], capture_output=True, text=True
     )
-    (number,) = re.findall(r"(\d+) pylvs-dbus", below.stdout)
+    (number,) = re.findall(r"(\d+) pylvs-edge", below.stdout)
     status = dict(line.split(":\t", 1) for line in Path(f"/proc/{number}/status").read_text().splitlines())
     assert set(status["Uid"].split()) == {str(user_of_pylvs())}
     assert_unprivileged(int(number))

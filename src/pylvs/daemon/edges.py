@@ -1,11 +1,11 @@
-"""The parts that serve other programs by processes of their own: D-Bus and SNMP."""
+"""The parts that serve other programs by the edge process or one of their own: D-Bus and SNMP."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 
-from pylvs.daemon.dbus_process import DbusProcess
+from pylvs.daemon.dbus_task import DbusTask
 from pylvs.daemon.parts import Part
 from pylvs.daemon.problems import Problem
 from pylvs.daemon.snmp_process import SnmpProcess
@@ -34,23 +34,23 @@ class SnmpPart(Part):
 class DbusPart(Part):
     """The virtual routers on D-Bus."""
 
-    def __init__(self, process: DbusProcess) -> None:
-        self._process = process
+    def __init__(self, task: DbusTask) -> None:
+        self._task = task
         self._serving = contextlib.AsyncExitStack()
 
     async def start(self, configuration: Configuration, tasks: BackgroundTasks) -> None:
-        await self._serving.enter_async_context(self._process.serving(configuration))
+        await self._serving.enter_async_context(self._task.serving(configuration))
 
     async def apply(self, configuration: Configuration) -> None:
-        await self._process.follow(configuration)
+        await self._task.follow(configuration)
 
     async def stop(self, keep: bool) -> None:
         if not keep:
-            await self._process.stop()
+            await self._task.stop()
 
     async def close(self) -> None:
         await self._serving.aclose()
 
     def problems(self) -> Iterator[Problem]:
-        if self._process.problem:
-            yield Problem("dbus", "", self._process.problem)
+        if self._task.problem:
+            yield Problem("dbus", "", self._task.problem)

@@ -33,6 +33,7 @@ from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, Want
 from pylvs.notify.fifos import FifoSet
 from pylvs.notify.mail import THIS_HOST, Alert, Outbox
 from pylvs.system.logs import get_logger
+from pylvs.system.processes.edge import Edge
 from pylvs.system.processes.notify_scripts import NotifyScripts
 from pylvs.system.processes.scripts import Processes
 
@@ -83,9 +84,9 @@ class Notifier:
     do not wait for them.
     """
 
-    def __init__(self, processes: Processes | None = None) -> None:
+    def __init__(self, processes: Processes | None = None, edge: Edge | None = None) -> None:
         self.processes = processes or Processes()
-        self.outbox = Outbox()
+        self.outbox = Outbox(edge=edge)
         self._scripts: NotifyScripts[Subject] = NotifyScripts(self.processes)
         self._fifos = FifoSet()
         self._settings = GlobalSettings()

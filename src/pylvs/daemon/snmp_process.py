@@ -11,7 +11,7 @@ from pylvs.daemon.state.directory import StateDirectory
 from pylvs.model.wanted import Configuration
 from pylvs.system.logs import get_logger
 from pylvs.system.processes import VERSION_LINE, command
-from pylvs.system.processes.confined import environment
+from pylvs.system.processes.child import environment
 
 LOGGING = ("JOURNAL_STREAM", "PYLVS_LOG_LEVEL", "TZ")  # what the log needs of the environment
 RESTART_PAUSE_S = 5.0

@@ -24,7 +24,7 @@ from pylvs.config.language.tree import Finding
 from pylvs.daemon import Options
 from pylvs.daemon.api.files import FileChanges
 from pylvs.daemon.api.server import ApiServer
-from pylvs.daemon.dbus_process import DbusProcess
+from pylvs.daemon.dbus_task import DbusTask
 from pylvs.daemon.dumping import Dumper
 from pylvs.daemon.edges import DbusPart, SnmpPart
 from pylvs.daemon.host.changes import HostChanges
@@ -427,14 +427,15 @@ class Supervisor:
             except TimeoutError:
                 raise PylvsError(f"the files for monitoring are not written within {DUMP_S:g} s") from None
 
-    def _make_dbus(self) -> DbusProcess:
+    def _make_dbus(self) -> DbusTask:
         """Return what serves D-Bus, with the methods as keepalived has them."""
 
         async def reload() -> None:  # its caller does not wait for the end
             self._tasks.start(self._reload_by_signal())
 
         write = self._dumper
-        dbus = DbusProcess(
+        dbus = DbusTask(
+            self.host.edge,
             self.routers,
             {
                 interface.PRINT_DATA: lambda: self._dump(write.write_routers),

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import select
 import socket
-import time
-from collections.abc import Callable
+from collections.abc import Generator, Iterator
 from itertools import count
 
 from jeepney import DBusAddress, HeaderFields, Message, MessageType, new_method_call
@@ -19,8 +17,6 @@ from pylvs.system.sockets import Unsent
 BUS = DBusAddress("/org/freedesktop/DBus", "org.freedesktop.DBus", "org.freedesktop.DBus")
 REQUEST_NAME, DO_NOT_QUEUE, PRIMARY_OWNER = "RequestName", 4, 1  # with a flag and a result
 ACCESS_DENIED = "org.freedesktop.DBus.Error.AccessDenied"
-CONNECT_S = 3.0  # for the connection, the authentication and the name; shorter than the daemon's patience
-WAIT_S = 0.5  # at once, while one of these is awaited
 MAX_UNSENT = 4 << 20  # bytes
 _CHUNK = 1 << 16
 
@@ -30,25 +26,19 @@ class Lost(Exception):
 
 
 class Bus:
-    """One connection, which has the name `name`. No call blocks once it is made. Raises Lost.
+    """One connection, which has the name `name` once `ready`. No call blocks. Raises Lost."""
 
-    Until then `waiting` is called at least each WAIT_S.
-    """
-
-    def __init__(self, address: str, name: str, waiting: Callable[[], None] = lambda: None) -> None:
-        self._waiting = waiting
-        self._deadline = time.monotonic() + CONNECT_S
+    def __init__(self, address: str, name: str) -> None:
+        self.ready = False
+        self._name = name
         self._serials = count(1)
         self._framing = Framing()
         self._unsent = Unsent()
-        self._early: list[Message] = []  # other messages that came before the name
-        self._end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self._early: list[Message] = []  # messages that came before the name
+        self._end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        self._handshake = self._shake_hands(address)
         try:
-            self._connect(address)
-            self._request("Hello")
-            result = self._request(REQUEST_NAME, "su", (name, DO_NOT_QUEUE))
-            if result != (PRIMARY_OWNER,):
-                raise Lost(f"another process has the name {name}: choose another dbus_service_name")
+            next(self._handshake)
         except BaseException:
             self.close()
             raise
@@ -81,66 +71,72 @@ class Bus:
             raise Lost(str(error.strerror)) from None
 
     def receive(self) -> list[Message]:
-        """Return the messages that have come."""
+        """Return the messages that have come; before the name none, as these continue the handshake."""
+        if not self.ready:
+            try:
+                next(self._handshake)
+            except StopIteration:
+                self.ready = True
+            except OSError as error:
+                raise Lost(str(error.strerror or error)) from None
+            return []
         found, self._early = self._early, []
+        return found + self._framed(self._read())
+
+    def _read(self) -> bytes:
+        """Return what has come, b"" for nothing."""
         try:
             data = self._end.recv(_CHUNK)
         except BlockingIOError:
-            return found
+            return b""
         except OSError as error:
             raise Lost(str(error.strerror)) from None
         if not data:
             raise Lost("it closed the connection")
+        return data
+
+    def _framed(self, data: bytes) -> list[Message]:
         try:
-            return found + self._framing.messages(data)
+            return self._framing.messages(data)
         except BadFraming as error:
             raise Lost(f"it sent what cannot be read ({error})") from None
 
     def close(self) -> None:
         self._end.close()
 
-    def _connect(self, address: str) -> None:
+    def _shake_hands(self, address: str) -> Iterator[None]:
+        """Connect, authenticate, and get the name; yield where data must come first. Raises OSError, too."""
         try:
             path = next(iter(get_connectable_addresses(address)))
         except (ValueError, RuntimeError):
             raise Lost("an address is unix:path=PATH or unix:abstract=NAME") from None
         try:
-            self._end.setblocking(False)
             self._end.connect(path)  # a local socket connects at once, or not
             authenticator = Authenticator()
             for data in authenticator:
                 self._end.sendall(data)
-                self._wait(select.POLLIN)
-                answer = self._end.recv(1024)
-                if not answer:
-                    raise Lost("it closed the connection")
-                authenticator.feed(answer)
+                yield
+                authenticator.feed(self._read())
             self._end.sendall(BEGIN)
         except OSError as error:
             raise Lost(str(error.strerror or error)) from None
         except (AuthenticationError, ValueError) as error:
             raise Lost(f"it refused the authentication: {error}") from None
+        yield from self._request("Hello")
+        result = yield from self._request(REQUEST_NAME, "su", (self._name, DO_NOT_QUEUE))
+        if result != (PRIMARY_OWNER,):
+            raise Lost(f"another process has the name {self._name}: choose another dbus_service_name")
 
-    def _wait(self, events: int) -> None:
-        """Wait for the socket."""
-        ready = select.poll()
-        ready.register(self._end, events)
-        while True:
-            self._waiting()
-            left = self._deadline - time.monotonic()
-            if left <= 0:
-                raise Lost(f"it did not answer within {CONNECT_S:g} s")
-            if ready.poll(min(left, WAIT_S) * 1000):
-                return
-
-    def _request(self, method: str, signature: str | None = None, body: tuple[object, ...] = ()) -> tuple[object, ...]:
-        """Call a method of the bus and return the result."""
+    def _request(
+        self, method: str, signature: str | None = None, body: tuple[object, ...] = ()
+    ) -> Generator[None, None, tuple[object, ...]]:
+        """Call a method of the bus; yield until the result is there, and return it."""
         serial = next(self._serials)
         self._unsent += new_method_call(BUS, method, signature, body).serialise(serial)
+        self.flush()
         while True:
-            self.flush()
-            self._wait(select.POLLIN | (select.POLLOUT if self._unsent else 0))
-            messages = self.receive()
+            yield
+            messages = self._framed(self._read())
             for at, message in enumerate(messages):
                 if message.header.fields.get(HeaderFields.reply_serial) == serial:
                     self._early += messages[at + 1 :]

@@ -11,8 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from pylvs.model.wanted import Placement
 
-PROTOCOL = 1  # of the messages between this process and the daemon
-MAX_REASON = 300  # characters of what this process reports
+MAX_REASON = 300  # characters of what the task reports
 ROOT = "/org/keepalived/Vrrp1"
 VRRP, INSTANCE = "org.keepalived.Vrrp1.Vrrp", "org.keepalived.Vrrp1.Instance"
 PEER, PROPERTIES = "org.freedesktop.DBus.Peer", "org.freedesktop.DBus.Properties"

@@ -3,6 +3,7 @@
 | role | it |
 |---|---|
 | `probes [TLS]` | makes the checks of real servers; it has no file system |
+| `services [TASK...]` | serves metrics, sends mail, and runs the named tasks |
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ def main(end: socket.socket, role: str, *arguments: str) -> None:
         from pylvs.health.prober import process  # late: each role has other modules
 
         process.main(end, *arguments)
+    else:
+        from pylvs.edge import services  # late: likewise
+
+        services.main(end, *arguments)
 
 
 if __name__ == "__main__":

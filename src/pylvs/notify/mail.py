@@ -1,36 +1,26 @@
-"""Alerts by mail: a bounded queue. For each mail a process without privileges is started (`pylvs.notify.__main__`)."""
+"""Alerts by mail: a bounded queue, and the parent's end of the task that delivers them (`pylvs.notify.delivery`)."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import socket
 import time
-from asyncio.subprocess import PIPE, Process
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict
 from email.headerregistry import HeaderRegistry
 from email.message import EmailMessage
 from email.policy import EmailPolicy
 from email.utils import formatdate
 from typing import Any
 
-from pylvs.model.dataclass import dataclass, replace
+from pylvs.model.dataclass import dataclass, field, replace
+from pylvs.model.plain import to_plain
 from pylvs.model.wanted import Mail
-from pylvs.notify.smtp import PROTOCOL, Refused
+from pylvs.notify.smtp import Refused
 from pylvs.system.logs import get_logger, one_line
-from pylvs.system.processes import command
-from pylvs.system.processes.channel import (
-    MAX_REASON,
-    BadMessage,
-    Message,
-    decode,
-    greeting_problem,
-    privileges_left,
-)
-from pylvs.system.processes.confined import environment
+from pylvs.system.processes.channel import MAX_REASON, BadMessage
+from pylvs.system.processes.edge import Edge
 from pylvs.system.threads import DaemonThread
 
 MOST_WAITING = 500  # alerts
@@ -40,11 +30,8 @@ RESOLVE_S = 2.0  # for that name; then the kernel's counts
 ASK_AGAIN_S = 60.0  # after that: each mail would wait
 FINISH_S = 5.0  # at the end, for alerts that are not sent yet
 START_S = 60.0  # until the greeting of the process: a slow machine needs many seconds for Python's imports
-END_S = 10.0  # from its result to its end
 GRACE_S = 10.0  # beyond the time that the mail server may take
-_WHAT = "the process that delivers mail"
 _STEPS = 7  # that have the timeout of the mail server, beside one for each recipient
-_MOST_RESULT, _MOST_OUTPUT = 1 << 20, 1 << 16  # bytes on standard output, and on standard error
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +55,30 @@ def canonical_name(getaddrinfo: Callable[..., Any] = socket.getaddrinfo) -> str:
     return next((name for _, _, _, name, _ in found if name), "")
 
 
-class _Ended(Refused):
-    """The process that delivers mail has ended by itself."""
+@dataclass(slots=True)
+class _Delivery:
+    """A mail that is being delivered."""
+
+    mail: Mail
+    result: asyncio.Future[str]  # why it was refused, "" if it was not
+    refused: dict[str, str] = field(default_factory=dict)  # replies by recipient
 
 
 class Outbox:
     """Sends alerts one after the other to the recipients of the last configuration; `put` does not wait.
 
-    The wall clock may jump, so `clock` measures the age of alerts.
+    The wall clock may jump, so `clock` measures the age of alerts. The task runs while there are alerts; without `edge`
+    in a process of its own.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    name = "mail"
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, edge: Edge | None = None) -> None:
+        self._own_edge = edge is None
+        self._edge = edge or Edge()
+        self._up = asyncio.Event()  # the process is
+        self._number = 0
+        self._deliveries: dict[int, _Delivery] = {}
         self._clock = clock
         self._mail = Mail()
         self._waiting: deque[tuple[float, Alert]] = deque()  # since when
@@ -109,7 +109,41 @@ class Outbox:
         if not self.busy:
             self._task = asyncio.get_running_loop().create_task(self._send())
 
+    def up(self) -> None:
+        """Deliver."""
+        self._up.set()
+
+    def down(self) -> None:
+        """Give up what is being delivered: the next process could deliver it twice."""
+        self._up.clear()
+        for each in self._deliveries.values():
+            _settle(each, self._edge.problem)
+
+    def receive(self, message: dict[str, Any]) -> None:
+        """Take the reply about a recipient, or the result. Raises BadMessage."""
+        number = message.get("id")
+        if type(number) is not int:
+            raise BadMessage("a result without its number")
+        delivery = self._deliveries.get(number)
+        if delivery is None:  # it has been given up
+            return
+        recipient, reason = message.get("recipient"), message.get("reason")
+        if isinstance(reason, str):
+            _settle(delivery, one_line(reason)[:MAX_REASON])
+        elif recipient in delivery.mail.recipients:
+            delivery.refused[recipient] = one_line(str(message.get("reply")))[:MAX_REASON]
+        else:
+            raise BadMessage("not a result")
+
     async def _send(self) -> None:
+        self._edge.begin(self)
+        try:
+            await self._send_all()
+        finally:
+            self._up.clear()
+            self._edge.end(self)
+
+    async def _send_all(self) -> None:
         while self._waiting:
             since, alert = self._waiting.popleft()
             mail = self._mail
@@ -120,7 +154,7 @@ class Outbox:
             try:
                 if self._clock() - since > OLDEST_S:
                     raise Refused(f"it has waited for more than {OLDEST_S:g} s")
-                refused = await deliver_confined(message(alert, mail), mail)
+                refused = await self.deliver(message(alert, mail), mail)
                 for recipient, reason in refused.items():
                     self._log.warning("an alert was refused", to=recipient, subject=alert.subject, reason=reason)
             except Refused as error:
@@ -138,6 +172,26 @@ class Outbox:
                     self._host = await asyncio.get_running_loop().run_in_executor(self._resolver, canonical_name)
         return self._host or socket.gethostname()
 
+    async def deliver(self, wire: bytes, mail: Mail) -> dict[str, str]:
+        """Let the task deliver; return the recipients that the server refused, with its replies. Raises Refused."""
+        delivery = _Delivery(mail, asyncio.get_running_loop().create_future())
+        self._number += 1
+        try:
+            async with asyncio.timeout(START_S):
+                await self._up.wait()
+            self._deliveries[self._number] = delivery
+            text = wire.decode("latin-1")  # any byte
+            self._edge.send(self, {"id": self._number, "mail": to_plain(mail), "message": text})
+            async with asyncio.timeout((_STEPS + len(mail.recipients)) * mail.connect_timeout_s + GRACE_S):
+                reason = await delivery.result
+        except TimeoutError:
+            raise Refused(self._edge.problem or "it was not delivered in time") from None
+        finally:
+            self._deliveries.clear()
+        if reason:
+            raise Refused(reason)
+        return delivery.refused
+
     async def finish(self) -> None:
         """Send for FINISH_S, then drop the rest."""
         if self._task is not None and not self._task.done():
@@ -145,97 +199,13 @@ class Outbox:
             if self._task.cancel():
                 self._log.warning("alerts were not sent before the end", count=len(self._waiting) + 1)
             await asyncio.gather(self._task, return_exceptions=True)
+        if self._own_edge:
+            await self._edge.close()
 
 
-async def deliver_confined(wire: bytes, mail: Mail) -> dict[str, str]:
-    """Deliver as `smtp.deliver` does, in a process of its own. Raises Refused."""
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *command("pylvs.notify"),
-            stdin=PIPE,
-            stdout=PIPE,
-            stderr=PIPE,
-            env=environment(),
-            start_new_session=True,
-            limit=_MOST_RESULT,
-        )
-    except (OSError, RuntimeError) as error:  # without a free thread, asyncio raises RuntimeError
-        raise Refused(f"{_WHAT} cannot be started: {getattr(error, 'strerror', '') or error}") from None
-    own_end_s = 0.0  # to end by itself
-    try:
-        async with asyncio.timeout(START_S):
-            _check(await _message_of(process))
-        assert process.stdin is not None
-        request = {"message": wire.decode("latin-1"), "mail": asdict(mail)}  # latin-1: any byte
-        process.stdin.write(json.dumps(request).encode())
-        process.stdin.close()  # behind the last byte; a process that does not read hangs
-        async with asyncio.timeout((_STEPS + len(mail.recipients)) * mail.connect_timeout_s + GRACE_S):
-            result = await _message_of(process)
-        own_end_s = END_S
-        return _refused_in(result, mail)
-    except _Ended:
-        own_end_s = END_S
-        raise
-    except TimeoutError:
-        raise Refused(f"{_WHAT} hangs, and is killed") from None
-    except BadMessage as error:
-        own_end_s = 0.0
-        raise Refused(f"{_WHAT} sent an invalid message ({error})") from None
-    finally:
-        await _end(process, own_end_s)
-
-
-async def _end(process: Process, patience_s: float) -> None:
-    """Wait for the end of a process, and kill it after this time.
-
-    One that has just ended is not killed: `kill` would reap it, and asyncio then warns of an unknown child.
-    """
-    try:
-        async with asyncio.timeout(patience_s):
-            await process.wait()
-    except TimeoutError:
-        pass
-    finally:  # also if this task is cancelled
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-
-
-async def _message_of(process: Process) -> Message:
-    """Return the next line of the process. Raises _Ended at its end, and BadMessage."""
-    assert process.stdout is not None
-    assert process.stderr is not None
-    try:
-        line = await process.stdout.readline()
-    except ValueError:
-        raise BadMessage("too long") from None
-    if not line.endswith(b"\n"):
-        try:
-            output = await process.stderr.readexactly(_MOST_OUTPUT)
-        except asyncio.IncompleteReadError as end:
-            output = end.partial
-        why = one_line(output.decode(errors="replace"))[-MAX_REASON:]
-        raise _Ended(f"{_WHAT} has ended: {why or 'it gave no reason'}")
-    return decode(line)
-
-
-def _check(greeting: Message) -> None:
-    """Log which privileges the process keeps. Raises Refused if it is of another version, and BadMessage."""
-    if problem := greeting_problem(greeting, PROTOCOL):
-        raise Refused(f"{_WHAT} {problem}")
-    for each in privileges_left(greeting):
-        get_logger().warning(f"{_WHAT} keeps a privilege", privilege=each)
-
-
-def _refused_in(result: Message, mail: Mail) -> dict[str, str]:
-    """Return the recipients that the server refused. Raises Refused if it refused all, and BadMessage."""
-    if isinstance(reason := result.get("reason"), str):
-        raise Refused(one_line(reason)[:MAX_REASON])
-    refused = result.get("refused")
-    if not isinstance(refused, dict) or not refused.keys() <= set(mail.recipients):
-        raise BadMessage("not a result")
-    return {recipient: one_line(str(reply))[:MAX_REASON] for recipient, reply in refused.items()}
+def _settle(delivery: _Delivery, reason: str) -> None:
+    if not delivery.result.done():
+        delivery.result.set_result(reason)
 
 
 def message(alert: Alert, mail: Mail) -> bytes:

@@ -1,4 +1,4 @@
-"""A minimal SMTP client (RFC 5321), for the process that delivers one mail.
+"""A minimal SMTP client (RFC 5321), for the task that delivers mails.
 
 smtplib has no limit for a whole reply: a server that sends a line now and then would keep it for hours.
 """
@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 from pylvs.model.wanted import Mail
 
-PROTOCOL = 1  # between `Outbox` and the process
 LONGEST_LINE = 4096
 MOST_LINES = 100  # of one reply
 READY, DONE, CLOSING, START_INPUT = 220, 250, 221, 354

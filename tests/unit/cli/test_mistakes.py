@@ -165,7 +165,7 @@ ELSEWHERE = {  # rows that another test covers
         "test_a_metrics_address_that_is_in_use_is_a_problem",
     ),
     "`enable_dbus` without its library": (
-        "tests/unit/daemon/test_dbus_process.py",
+        "tests/unit/daemon/test_dbus_task.py",
         "test_without_the_library_one_line_is_the_problem",
     ),
     "a Python module is missing": ("tests/unit/cli/test_mistakes.py", "test_a_missing_module_is_no_bug"),

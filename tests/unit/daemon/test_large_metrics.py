@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.daemon.api import metrics_process
-from pylvs.daemon.api.metrics_process import MOST_CONNECTIONS, MetricsProcess
+from pylvs.edge import metrics
+from pylvs.edge.metrics import MOST_CONNECTIONS, MetricsServer
 from pylvs.system.processes import channel
 from tests.unit.daemon.daemons import until
 from tests.unit.daemon.test_metrics_port import GET, Port, with_port
+from tests.unit.vrrp.fake_loop import FakeTimeLoop
 from tests.waiting import PATIENCE_S
 
 LARGE = 20 << 20  # bytes; sixteen copies are more than the process may have
@@ -46,7 +47,7 @@ def test_a_process_that_requests_pages_and_reads_none_holds_no_descriptors_of_th
         os.kill(port.pid, signal.SIGSTOP)
         before = len(os.listdir("/proc/self/fd"))
         for _ in range(2000):
-            port.port._receive({"page": True})
+            port.port.receive({"page": True})
         assert len(os.listdir("/proc/self/fd")) <= before + 1
 
     with_port(scenario)
@@ -55,13 +56,12 @@ def test_a_process_that_requests_pages_and_reads_none_holds_no_descriptors_of_th
 def test_a_process_that_does_not_read_descriptors_is_replaced() -> None:
     async def scenario(port: Port) -> None:
         await port.request()
-        process = port.port._process
-        assert process is not None
+        process = port.edge.process
         os.kill(port.pid, signal.SIGSTOP)
         while process.up:
-            process.send({"page": True}, [open("/dev/null", "rb") for _ in range(4)])  # noqa: SIM115  `send` closes them
+            port.edge.send(port.port, {"page": True}, tuple(open("/dev/null", "rb") for _ in range(4)))  # noqa: SIM115
         assert process.problem.endswith("does not read")
-        assert not process.sending
+        assert not process.waits
 
     with_port(scenario)
 
@@ -73,21 +73,23 @@ def private_bytes(process: int) -> int:
 
 
 class Server:
-    """A MetricsProcess without a process, and its clients."""
+    """A MetricsServer without a process, and its clients."""
 
     def __init__(self) -> None:
-        self.daemon, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.loop = FakeTimeLoop()
         self.listener = socket.create_server(("127.0.0.1", 0))
-        self.process = MetricsProcess(end, self.listener)
+        self.at = self.listener.getsockname()
+        self.process = MetricsServer(self.loop, lambda _: None)
+        self.process.receive({"allowed": []}, [self.listener.detach()])
         self.clients: list[socket.socket] = []
-        self._closed = (self.daemon, end, self.listener)
 
     def connect(self) -> socket.socket:
         """Connect a client that has sent a request, and reads nothing."""
-        client = socket.create_connection(self.listener.getsockname(), PATIENCE_S)
+        client = socket.create_connection(self.at, PATIENCE_S)
         self.clients.append(client)
         client.sendall(GET)
-        self.process._accept()
+        assert self.process._listener is not None
+        self.process._accept(self.process._listener)
         (*_, connection) = self.process._connections
         while not connection.waits:
             self.process._go_on(connection)
@@ -96,8 +98,7 @@ class Server:
     def send_page(self, content: bytes, times: int = 1) -> None:
         number = channel.sealed(content)
         for _ in range(times):
-            socket.send_fds(self.daemon, [channel.encode({"page": True})], [number])
-            self.process._receive()
+            self.process.receive({"page": True}, [os.dup(number)])
         os.close(number)
 
     def send_all(self) -> None:
@@ -106,9 +107,10 @@ class Server:
                 self.process._go_on(connection)
 
     def close(self) -> None:
-        for each in (*self.clients, *self._closed, *(each.sock for each in self.process._connections)):
+        self.process.close()
+        for each in self.clients:
             each.close()
-        self.process._selector.close()
+        self.loop._selector.close()
 
 
 def read(client: socket.socket) -> bytes:
@@ -119,7 +121,7 @@ def read(client: socket.socket) -> bytes:
 
 
 def test_clients_that_keep_old_pages_are_disconnected_when_these_take_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics_process, "MOST_PAGES", 3000)
+    monkeypatch.setattr(metrics, "MOST_PAGES", 3000)
     server = Server()
     try:
         clients = []

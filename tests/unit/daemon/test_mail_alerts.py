@@ -9,9 +9,7 @@ import email.policy
 import io
 import os
 import re
-import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -29,13 +27,13 @@ from pylvs.health.events import Event, ServerDown, ServerUp
 from pylvs.model.service import ServiceKey
 from pylvs.model.wanted import Configuration, GlobalSettings, Mail, WantedService
 from pylvs.notify import mail as mails
-from pylvs.notify.mail import Alert, Outbox, deliver_confined, message
+from pylvs.notify.mail import Alert, Outbox, message
 from pylvs.notify.smtp import Refused, deliver
-from pylvs.system.processes import channel
+from tests.fake_processes import FakeProcesses
 from tests.privileges import assert_unprivileged
 from tests.unit.daemon.test_notify_scripts import down, gained, lost, server_key, service, up
 from tests.unit.health.fake_servers import Loop, close, closed, lapse
-from tests.waiting import PATIENCE_S
+from tests.waiting import until_async
 
 LONG_S = 60.0
 MAIL = Mail(("a@example.com", "Bee <b@example.com>"), "lvs@example.com", "127.0.0.1", 0, "here", LONG_S)
@@ -349,13 +347,23 @@ def test_an_alert_that_waited_too_long_is_dropped(monkeypatch: pytest.MonkeyPatc
     assert "an alert was not sent (subject=second, reason=it has waited for more than 600 s)" in log_output.getvalue()
 
 
+async def delivered(wire: bytes, mail: Mail) -> dict[str, str]:
+    """Deliver a mail in a process of its own. Raises Refused."""
+    outbox = Outbox()
+    outbox._edge.begin(outbox)
+    try:
+        return await outbox.deliver(wire, mail)
+    finally:
+        await outbox._edge.close()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root has privileges to give up")
 def test_the_process_that_delivers_has_no_privileges() -> None:
     """It has none before the mail server sends its first byte."""
 
     def unprivileged() -> int:
         children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-        (found,) = [each for each in children if Path(f"/proc/{each}/comm").read_text() == "pylvs-mail\n"]
+        (found,) = [each for each in children if Path(f"/proc/{each}/comm").read_text() == "pylvs-edge\n"]
         assert_unprivileged(int(found))
         return int(found)
 
@@ -367,7 +375,7 @@ def test_the_process_that_delivers_has_no_privileges() -> None:
             await box.serve(reader, writer)
 
         async with mail_server(dialogue) as box:
-            assert await deliver_confined(b"x", replace(MAIL, server="localhost", port=box.port)) == {}
+            assert await delivered(b"x", replace(MAIL, server="localhost", port=box.port)) == {}
             assert box.messages == [["x"]]
         assert not Path(f"/proc/{found[0]}").exists()
 
@@ -377,12 +385,12 @@ def test_the_process_that_delivers_has_no_privileges() -> None:
 def test_the_process_reports_what_the_server_refused() -> None:
     async def main() -> None:
         async with mail_server(refuse=("<b@",)) as box:
-            refused = await deliver_confined("é".encode(), replace(MAIL, port=box.port))
+            refused = await delivered("é".encode(), replace(MAIL, port=box.port))
             assert refused == {"Bee <b@example.com>": "550 5.1.1 no such user"}
             assert box.messages == [["é"]]
         async with mail_server(refuse=("RCPT",)) as box:
             with pytest.raises(Refused, match=f"127.0.0.1 port {box.port}: 550 5.1.1 no such user"):
-                await deliver_confined(b"x", replace(MAIL, port=box.port))
+                await delivered(b"x", replace(MAIL, port=box.port))
 
     asyncio.run(main())
 
@@ -394,96 +402,53 @@ async def endless(_: Mailbox, reader: asyncio.StreamReader, writer: asyncio.Stre
         await writer.drain()
 
 
-def test_a_process_that_ends_by_itself_is_not_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`kill` would reap it, and asyncio then warns of an unknown child process."""
-    killed: list[int] = []
-    monkeypatch.setattr(asyncio.subprocess.Process, "kill", lambda self: killed.append(self.pid))
-    monkeypatch.setattr(mails, "END_S", 4 * PATIENCE_S)
-
-    async def main() -> None:
-        for refuse in ((), ("RCPT",)):
-            async with mail_server(refuse=refuse) as box:
-                with contextlib.suppress(Refused):
-                    await deliver_confined(b"x", replace(MAIL, port=box.port))
-        monkeypatch.setattr(mails, "command", lambda _: ["/bin/false"])
-        with pytest.raises(Refused, match="has ended"):
-            await deliver_confined(b"x", MAIL)
-
-    asyncio.run(main())
-    assert not killed
-
-
-def test_a_process_is_killed_if_the_wait_for_its_end_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mails, "END_S", 4 * PATIENCE_S)
-    silent = "import os, time; os.close(1); os.close(2); time.sleep(1000)"
-    monkeypatch.setattr(mails, "command", lambda _: [sys.executable, "-c", silent])
-    ended: list[int | None] = []
-    end = mails._end
-
-    async def noted(process: asyncio.subprocess.Process, patience_s: float) -> None:
-        waiting.set()
-        try:
-            await end(process, patience_s)
-        finally:
-            ended.append(process.returncode)
-
-    async def main() -> None:
-        delivery = asyncio.create_task(deliver_confined(b"x", MAIL))
-        await waiting.wait()
-        delivery.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await delivery
-
-    monkeypatch.setattr(mails, "_end", noted)
-    waiting = asyncio.Event()
-    asyncio.run(main())
-    assert ended == [-signal.SIGKILL]
-
-
 def test_a_reply_without_end_is_cut_off() -> None:
     async def main() -> None:
         async with mail_server(endless) as box:
             with pytest.raises(Refused, match="after the greeting: a reply without an end"):
-                await deliver_confined(b"x", replace(MAIL, port=box.port))
+                await delivered(b"x", replace(MAIL, port=box.port))
 
     asyncio.run(main())
 
 
-GREETS = (
-    "import json; from pylvs.system.processes import channel; print(json.dumps(channel.greeting([], 1)), flush=True)"
-)
-
-
 @pytest.mark.parametrize(
-    ("code", "text"),
+    ("result", "text"),
     [
-        ("import time; time.sleep(1000)", "hangs, and is killed"),
-        (f"{GREETS}; import time; time.sleep(1000)", "hangs, and is killed"),
-        ("raise SystemExit('no memory')", "has ended: no memory"),
-        ("print('hello')", r"sent an invalid message \(not JSON\)"),
-        (f"{GREETS}; print('{{}}')", r"sent an invalid message \(not a result\)"),
-        (
-            f"""{GREETS}; print('{{"refused": {{"c@example.com": "no"}}}}')""",
-            r"sent an invalid message \(not a result\)",
-        ),
+        (None, "the edge process has ended"),
+        ({"id": 1}, r"the edge process sent an invalid message \(not a result\)"),
+        ({"id": 1, "recipient": "c@example.com", "reply": "no"}, r"the edge process sent an invalid message \(not a"),
+        ({"id": [1]}, r"the edge process sent an invalid message \(a result without its number\)"),
+        ({"id": 1, "reason": "mx port 25:\nno"}, "^mx port 25: no$"),
     ],
 )
-def test_a_process_that_fails_is_a_reason(monkeypatch: pytest.MonkeyPatch, code: str, text: str) -> None:
-    begin = f"import sys; sys.path[:0] = {sys.path}; "
-    monkeypatch.setattr(mails, "command", lambda _: [sys.executable, "-c", begin + code])
-    monkeypatch.setattr(mails, "GRACE_S", 0.1)
-    if code.startswith("import time"):
-        monkeypatch.setattr(mails, "START_S", 0.1)
-    if "hangs" in text:
-        monkeypatch.setattr(mails, "_STEPS", -len(MAIL.recipients))
-    with pytest.raises(Refused, match=f"the process that delivers mail {text}"):
-        asyncio.run(deliver_confined(b"x", MAIL))
+def test_a_process_that_fails_is_a_reason(
+    monkeypatch: pytest.MonkeyPatch, result: dict[str, object] | None, text: str
+) -> None:
+    processes = FakeProcesses(monkeypatch)
+
+    async def main() -> None:
+        delivery = asyncio.create_task(delivered(b"x", MAIL))
+        await until_async(lambda: processes.started)
+        processes.last.greet()
+        await until_async(processes.last.received)
+        if result is None:
+            processes.last.its_end.close()
+        else:
+            processes.last.send({"task": "mail", **result})
+            processes.last.its_end.shutdown(socket.SHUT_WR)
+        with pytest.raises(Refused, match=text):
+            await delivery
+
+    asyncio.run(main())
+    processes.close()
 
 
-def test_a_process_of_another_version_gets_no_mail(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel, "__version__", "0.0.1")
-    with pytest.raises(Refused, match=r"is of version .*, which was installed since: restart pylvs run"):
-        asyncio.run(deliver_confined(b"x", MAIL))
+def test_a_process_that_hangs_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mails, "START_S", 0.01)
+    processes = FakeProcesses(monkeypatch)
+    with pytest.raises(Refused, match="it was not delivered in time"):
+        asyncio.run(delivered(b"x", MAIL))
+    processes.close()
 
 
 def test_a_mail_server_that_is_down_blocks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The metrics port: a process of its own, which no client can keep from serving others, or turn against the daemon."""
+"""The metrics port: a task that no client can keep from serving others, or turn against the daemon."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ import pytest
 
 from pylvs.daemon.api import metrics_port
 from pylvs.daemon.api.metrics_port import SHARE, MetricsPort, Page
-from pylvs.daemon.api.metrics_process import HEADER_S, MAX_HEADER, MOST_CONNECTIONS, is_allowed
-from pylvs.system.processes import confined
-from tests.privileges import assert_unprivileged, assert_without_files
+from pylvs.edge.metrics import HEADER_S, MAX_HEADER, MOST_CONNECTIONS, is_allowed
+from pylvs.system.processes import child
+from pylvs.system.processes.edge import Edge
+from tests.privileges import assert_unprivileged
 from tests.unit.daemon.daemons import run, until
 
 LOCAL = ip_address("127.0.0.1")
@@ -34,7 +35,8 @@ class Port:
         self.has_table = True
         self.takes_s = 0.0
         self.failure: Exception | None = None
-        self.port = MetricsPort(self._make)
+        self.edge = Edge()
+        self.port = MetricsPort(self.edge, self._make)
 
     async def _make(self) -> Page:
         self.pages += 1
@@ -51,8 +53,7 @@ class Port:
 
     @property
     def pid(self) -> int:
-        assert self.port._process is not None
-        return self.port._process.pid
+        return self.edge.process.pid
 
     async def request(self, request: bytes = GET) -> tuple[bytes, bytes]:
         """Return head and body of the response; both are empty if the connection is closed instead."""
@@ -78,11 +79,12 @@ class Port:
 def with_port(scenario: Callable[[Port], Awaitable[None]]) -> None:
     async def whole() -> None:
         port = Port()
-        await port.port.follow((LOCAL, 0))
+        port.port.follow((LOCAL, 0))
         try:
             await scenario(port)
         finally:
-            await port.port.close()
+            port.port.close()
+            await port.edge.close()
 
     run(whole())
 
@@ -148,7 +150,7 @@ def test_half_open_connections_keep_no_client_out_and_take_no_descriptor_of_the_
         try:
             assert (await port.request())[0].startswith(b"HTTP/1.1 200 OK")
             descriptors = len(os.listdir(f"/proc/{port.pid}/fd"))
-            assert descriptors <= MOST_CONNECTIONS + 10
+            assert descriptors <= MOST_CONNECTIONS + 15
             assert len(os.listdir("/proc/self/fd")) - before <= len(half_open) + 5  # the clients' own
         finally:
             for each in half_open:
@@ -208,7 +210,7 @@ def test_a_process_that_ends_is_replaced_and_reported() -> None:
         first = port.pid
         os.kill(first, signal.SIGKILL)
         await until(lambda: port.port.error)
-        assert port.port.error == "metrics_address: the process that serves metrics has ended"
+        assert port.port.error == "metrics_address: the edge process has ended"
         assert (await port.request())[1] == b"pylvs_info 1\n"  # the listener stayed
         assert port.pid != first
         assert port.port.error == ""
@@ -224,9 +226,9 @@ def test_a_process_that_is_silent_is_replaced_and_reported(monkeypatch: pytest.M
         first = port.pid
         os.kill(first, signal.SIGSTOP)
         with monkeypatch.context() as ticks:
-            ticks.setattr(confined, "ALIVE_S", 0.01)  # those of the lease
+            ticks.setattr(child, "PING_S", 0.01)  # those of the lease
             await until(lambda: port.port.error)
-        silent = f"the process that serves metrics has been silent for {confined.LEASE_TICKS} s"
+        silent = f"the edge process has been silent for {child.LEASE_S} s"
         assert port.port.error == f"metrics_address: {silent}"
         assert (await port.request())[1] == b"pylvs_info 1\n"
         assert port.pid != first
@@ -238,13 +240,13 @@ def test_a_process_that_is_silent_is_replaced_and_reported(monkeypatch: pytest.M
 def test_an_address_that_is_taken_is_reported() -> None:
     async def whole() -> None:
         with socket.create_server((str(LOCAL), 0)) as taken:
-            port = MetricsPort(lambda: asyncio.sleep(0, Page("")))
+            port = MetricsPort(Edge(), lambda: asyncio.sleep(0, Page("")))
             number = taken.getsockname()[1]
-            await port.follow((LOCAL, number))
+            port.follow((LOCAL, number))
             assert port.error == f"metrics_address 127.0.0.1:{number}: Address already in use"
-            await port.follow(None)
+            port.follow(None)
             assert port.error == ""
-            await port.close()
+            port.close()
 
     run(whole())
 
@@ -254,7 +256,6 @@ def test_it_has_no_privileges() -> None:
     async def scenario(port: Port) -> None:
         await port.request()
         assert_unprivileged(port.pid)
-        assert_without_files(port.pid)
 
     with_port(scenario)
 
@@ -277,11 +278,11 @@ def test_networks_name_the_clients_that_are_answered(client: str, networks: list
 
 def test_a_client_of_another_network_gets_no_answer_and_no_page_is_made() -> None:
     async def scenario(port: Port) -> None:
-        await port.port.follow((LOCAL, 0), [ip_network("192.0.2.0/24")])
+        port.port.follow((LOCAL, 0), [ip_network("192.0.2.0/24")])
         with contextlib.suppress(ConnectionError):
             assert await port.request() == (b"", b"")
         assert port.pages == 0
-        await port.port.follow((LOCAL, 0), [ip_network("192.0.2.0/24"), ip_network("127.0.0.0/8")])
+        port.port.follow((LOCAL, 0), [ip_network("192.0.2.0/24"), ip_network("127.0.0.0/8")])
         assert (await port.request())[0].startswith(b"HTTP/1.1 200 OK")
 
     with_port(scenario)

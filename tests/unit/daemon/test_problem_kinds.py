@@ -21,7 +21,7 @@ from click.testing import CliRunner
 
 from pylvs.cli import daemon as views
 from pylvs.config.language.tree import Finding, Location, Severity
-from pylvs.daemon import dbus_process, snmp_process
+from pylvs.daemon import dbus_task, snmp_process
 from pylvs.daemon.problems import KINDS, Problem
 from pylvs.daemon.supervisor import Supervisor
 from pylvs.health.prober.link import ProberCounts
@@ -98,7 +98,7 @@ class Machine:
         await self.daemon.reload()
 
     async def dbus(self) -> None:
-        self.patch.setattr(dbus_process, "find_spec", lambda _: None)
+        self.patch.setattr(dbus_task, "find_spec", lambda _: None)
         self.host.write(service(server(1)), routers=["VI_1"], dbus=DbusSettings(enabled=True))
         await self.daemon.reload()
 

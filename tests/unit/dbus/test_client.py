@@ -1,4 +1,4 @@
-"""The process that serves D-Bus: connections that end, and messages that fail."""
+"""The task that serves D-Bus: connections that end, and messages that fail."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from jeepney import DBusAddress, HeaderFields, Message, MessageType, new_method_call
 
-from pylvs.dbus import __main__ as client_module
+from pylvs.dbus import client as client_module
 from pylvs.dbus import service as service_module
-from pylvs.dbus.__main__ import BusClient
 from pylvs.dbus.bus import Lost
+from pylvs.dbus.client import CONNECT_S, REPORT_S, RETRY_S, BusClient
 from pylvs.dbus.interface import PEER
-from pylvs.system.processes import channel
+from tests.unit.vrrp.fake_loop import FakeTimeLoop
 
 ROOT = "/org/keepalived/Vrrp1"
 
@@ -25,7 +25,7 @@ class Bus:
     lost = False  # what is sent cannot be
 
     def __init__(self, *_: object) -> None:
-        self.unsent, self.skipped = False, ""
+        self.ready, self.unsent, self.skipped = True, False, ""
         self.calls: list[Message] = []
         self.sent: list[Message] = []
         self._ends = socket.socketpair()
@@ -51,77 +51,86 @@ class Bus:
             end.close()
 
 
-class Process:
-    """The process with such a bus, and the daemon's end."""
+class Task:
+    """The task with such a bus."""
 
-    def __init__(self, ours: socket.socket, its: socket.socket) -> None:
-        self._daemon = ours
-        self.client = BusClient(its, "unix:path=/none", "org.example.Name", ROOT)
+    def __init__(self) -> None:
+        self.loop = FakeTimeLoop()
+        self.reports: list[dict[str, Any]] = []
+        self.client = BusClient(self.loop, lambda message: self.reports.append(dict(message)))
+
+    def configure(self) -> None:
+        self.client.receive({"address": "unix:path=/none", "name": "org.example.Name", "root": ROOT})
 
     def connected(self) -> Bus:
-        self.client._connect()
+        self.configure()
+        self.serve()
         bus: Any = self.client._bus
         assert isinstance(bus, Bus)
         return bus
 
-    def receive(self, message: channel.Message) -> None:
-        """Let it receive a message of the daemon."""
-        self._daemon.send(channel.encode(message))
-        self.client._receive()
+    def serve(self) -> None:
+        """Take what the bus has sent."""
+        self.client._try(self.client._serve)
 
     def reported(self) -> list[dict[str, Any]]:
         """Return what it has reported to the daemon since."""
-        found = []
-        while True:
-            try:
-                found.append(channel.decode(self._daemon.recv(channel.MAX_PACKET)))
-            except BlockingIOError:
-                return found
+        found, self.reports = self.reports, []
+        return found
 
 
 @pytest.fixture
-def process(monkeypatch: pytest.MonkeyPatch) -> Iterator[Process]:
-    """Provide a process that has no connection yet."""
+def task(monkeypatch: pytest.MonkeyPatch) -> Iterator[Task]:
+    """Provide a task that has no connection yet."""
     monkeypatch.setattr(client_module, "Bus", Bus)
-    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, its:
-        ours.setblocking(False)
-        its.setblocking(False)
-        made = Process(ours, its)
-        yield made
-        if made.client._bus is not None:
-            made.client._bus.close()
+    made = Task()
+    yield made
+    made.client.close()
+    made.loop._selector.close()
 
 
-def test_a_bus_that_closes_after_the_name_is_a_reason(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bus_that_closes_after_the_name_is_a_reason(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Bus, "lost", True)
-    process.client._connect()
-    assert process.reported() == [{"bus": ""}, {"bus": "Broken pipe"}]
-    assert process.client._bus is None
+    task.configure()
+    task.serve()
+    assert [each for each in task.reported() if "bus" in each] == [{"bus": ""}, {"bus": "Broken pipe"}]
+    assert task.client._bus is None
+    monkeypatch.setattr(Bus, "lost", False)
+    task.loop.pass_(RETRY_S)
+    task.serve()
+    assert task.reported()[0] == {"bus": ""}
 
 
-def test_a_bus_that_closes_between_two_calls_ends_both(process: Process) -> None:
-    bus = process.connected()
+def test_a_bus_that_closes_between_two_calls_ends_both(task: Task) -> None:
+    bus = task.connected()
     bus.calls = [ping(), ping()]
     bus.lost = True
-    process.client._try(process.client._serve)
-    assert process.reported()[-1] == {"bus": "Broken pipe"}
+    task.serve()
+    assert task.reported()[-1] == {"bus": "Broken pipe"}
 
 
-def test_a_signal_that_cannot_be_sent_is_reported_and_others_are_sent(process: Process) -> None:
-    bus = process.connected()
-    process.receive({"path": "/\udcff", "state": "MASTER"})
-    process.receive({"signal": "VrrpReloaded"})
+def test_a_bus_that_does_not_answer_has_a_deadline(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    task.configure()
+    (bus,) = (each for each in [task.client._bus] if each)
+    bus.ready = False
+    task.serve()
+    task.loop.pass_(CONNECT_S)
+    assert task.reported() == [{"bus": "it did not answer within 3 s"}]
+
+
+def test_a_signal_that_cannot_be_sent_is_reported_and_others_are_sent(task: Task) -> None:
+    bus = task.connected()
+    task.client.receive({"path": "/\udcff", "state": "MASTER"})
+    task.client.receive({"signal": "VrrpReloaded"})
     assert [each.header.fields[HeaderFields.member] for each in bus.sent] == ["VrrpStarted", "VrrpReloaded"]
-    process.reported()
-    process.client._tell_alive()
-    (life,) = process.reported()
-    assert life["bus"] == ""
-    assert life["failed"].endswith(": this is a bug")
+    task.reported()
+    task.loop.pass_(REPORT_S)
+    (report,) = task.reported()
+    assert report["failed"].endswith(": this is a bug")
 
 
-def test_a_call_that_fails_is_answered_and_so_is_the_next(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
-    bus = process.connected()
+def test_a_call_that_fails_is_answered_and_so_is_the_next(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    bus = task.connected()
     failures = iter([RuntimeError("any")])
 
     def has_method(*_: object) -> bool:
@@ -131,12 +140,19 @@ def test_a_call_that_fails_is_answered_and_so_is_the_next(process: Process, monk
 
     monkeypatch.setattr(service_module, "has_method", has_method)
     bus.calls, bus.skipped = [ping(), ping()], "a message that is too long"
-    process.client._try(process.client._serve)
+    task.serve()
     kinds = [each.header.message_type for each in bus.sent]
     assert kinds == [MessageType.signal, MessageType.error, MessageType.method_return]
-    process.reported()
-    process.client._tell_alive()
-    assert process.reported() == [{"bus": "", "failed": "a message that is too long was skipped"}]
+    task.reported()
+    task.loop.pass_(REPORT_S)
+    assert task.reported() == [{"failed": "a message that is too long was skipped"}]
+
+
+def test_the_last_message_is_confirmed(task: Task) -> None:
+    bus = task.connected()
+    task.client.receive({"signal": "VrrpStopped", "last": True})
+    assert bus.sent[-1].header.fields[HeaderFields.member] == "VrrpStopped"
+    assert task.reported()[-1] == {"ended": True}
 
 
 def ping() -> Message:

@@ -36,7 +36,7 @@ class ApiServer(Part):
 
     def __init__(self, daemon: Supervisor) -> None:
         self._daemon = daemon
-        self._metrics = MetricsPort(self._page)
+        self._metrics = MetricsPort(daemon.host.edge, self._page)
         self._group = GroupSocket(daemon.state.monitor_path, self._serve_group)
         self._listener: socket.socket | None = None
         self._tasks = BackgroundTasks()  # of requests
@@ -67,12 +67,12 @@ class ApiServer(Part):
         """Serve the metrics_address and the monitor_group of these settings."""
         settings = configuration.settings
         self._group.follow(settings.monitor_group)
-        await self._metrics.follow(settings.metrics_address, settings.metrics_allow)
+        self._metrics.follow(settings.metrics_address, settings.metrics_allow)
 
     async def close(self) -> None:
         """End requests and connections."""
         await self._tasks.end()
-        await self._metrics.close()
+        self._metrics.close()
         if self._listener is not None:
             asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()

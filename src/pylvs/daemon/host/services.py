@@ -38,6 +38,7 @@ from pylvs.system.garbage import MemoryReturn
 from pylvs.system.logs import get_logger, use_level
 from pylvs.system.namespaces import inside_network
 from pylvs.system.processes import command
+from pylvs.system.processes.edge import Edge
 from pylvs.system.processes.scripts import Processes, ScriptCounts
 
 
@@ -78,11 +79,12 @@ class HostServices:
         self._tables_namespace = tables_namespace  # its file; "": that of this process
         self._processes = Processes()
         self.prober = ProberLink()
+        self.edge = Edge()
         self._started = False  # the shutdown_script runs only if the startup_script did
         self._settings = GlobalSettings()
         self.vip_checks = VipChecks()
         self.sessions = SessionTable()
-        self._notifier = Notifier()
+        self._notifier = Notifier(edge=self.edge)
         self._loader = ConfigurationLoader(parsed=parsed)
 
     def history(self, state: StateDirectory) -> History:
@@ -209,6 +211,7 @@ class HostServices:
         """Finish notifications and end what runs, in bounded time."""
         await self.prober.close()
         await self._notifier.finish()
+        await self.edge.close()
         if self._started:
             script, timeout_s = self._settings.shutdown_script, self._settings.shutdown_script_timeout_s
             await self._run("shutdown_script", script, timeout_s, again=True)

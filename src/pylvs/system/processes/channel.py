@@ -46,16 +46,14 @@ class Descriptor(Protocol):
     def close(self) -> None: ...
 
 
-def greeting(left: Sequence[str] = (), protocol: int = 0) -> Message:
+def greeting(left: Sequence[str] = ()) -> Message:
     """Return the first message of a process: its version, and the privileges that it could not give up."""
-    return {"hello": __version__, "protocol": protocol, "left": list(left)}
+    return {"hello": __version__, "left": list(left)}
 
 
-def greeting_problem(message: Message, protocol: int = 0) -> str:
+def greeting_problem(message: Message) -> str:
     """Return why the process of this greeting cannot be used, "" if it can."""
-    if (message.get("hello"), message.get("protocol")) == (__version__, protocol):
-        return ""
-    return other_version(message.get("hello"))
+    return "" if message.get("hello") == __version__ else other_version(message.get("hello"))
 
 
 def privileges_left(message: Message) -> list[str]:

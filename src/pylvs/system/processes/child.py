@@ -139,6 +139,9 @@ class Child:
         One that was started before is replaced.
         """
         self._arguments, self._descriptors = arguments, tuple(descriptors)
+        if self._on_closed is not None:  # it has not ended yet
+            self._stop()
+            self._closed()
         if self.started:
             self._stop()
             self.problem = f"{self._what} starts with other settings"

@@ -1,14 +1,13 @@
-"""`enable_dbus`: the daemon's end of the process that serves virtual routers on D-Bus.
+"""`enable_dbus`: the daemon's end of the task that serves virtual routers on D-Bus.
 
-That process has no privileges. It gets the states of the virtual routers from here, and names methods, which are
-executed here. Without a bus only that process waits.
+The task gets the states of the virtual routers from here, and names methods, which are executed here. Without a bus
+only the task waits.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from importlib.util import find_spec
@@ -18,25 +17,23 @@ from pylvs.dbus import interface
 from pylvs.model.errors import PylvsError, text_of
 from pylvs.model.wanted import Configuration, DbusSettings
 from pylvs.system.logs import get_logger, one_line
-from pylvs.system.processes import channel
 from pylvs.system.processes.channel import BadMessage
-from pylvs.system.processes.confined import ConfinedProcess, Descriptor
+from pylvs.system.processes.edge import Edge
 
 STATUS = "status"
-WHAT = "the process that serves D-Bus"
 LIBRARY = "jeepney"
 NO_LIBRARY = f"enable_dbus: Python has no package {LIBRARY}: install python3-{LIBRARY}, or pylvs[dbus] with pip"
 ADDRESS, DEFAULT_ADDRESS = "DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/run/dbus/system_bus_socket"
 STATUS_AGE_S = 1.0  # clients can ask often, and pylvs-vrrp has more important work
 LAST_SIGNAL_S = 1.0  # until the last signal is sent, as in keepalived
 GARP_S = 1.0  # between two requests that a virtual router announces its addresses
-_MOST_REPLIES = 2048  # that wait until the process reads, each with a descriptor
-MOST_REQUESTS = 1024  # at once; the process has a lower limit for each connection to the bus
+MOST_REQUESTS = 1024  # at once; the task has a lower limit for each connection to the bus
 MOST_FAILURES = 8  # different ones in the log
 _MAX_ERROR = 4096  # characters of a reply
 
 Message = Mapping[str, Any]
 State = tuple[str, str]  # name and state of a virtual router
+Served = tuple[str, str, str]  # the address of the bus, the name there, the path above the objects
 
 
 class Routers(Protocol):
@@ -47,21 +44,23 @@ class Routers(Protocol):
     async def request(self, verb: str, **fields: Any) -> Any: ...
 
 
-class DbusProcess:
-    """Runs the process while the configuration has virtual routers and enable_dbus.
+class DbusTask:
+    """Runs the task while the configuration has virtual routers and enable_dbus.
 
     `methods` execute the methods of the general object by name.
     """
 
-    def __init__(self, routers: Routers, methods: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
+    name = "dbus"
+
+    def __init__(self, edge: Edge, routers: Routers, methods: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
+        self._edge = edge
         self._routers = routers
         self._methods = methods
-        self._known = {STATUS, interface.SEND_GARP, *methods}  # to which the process has a right
+        self._known = {STATUS, interface.SEND_GARP, *methods}  # to which the task has a right
         self._settings = DbusSettings()
-        self._arguments: tuple[str, str, str] | None = None  # address, name, path
-        self._process: ConfinedProcess | None = None
-        self._error = ""  # why there is no process
-        self._bus_error: str | None = None  # why the process has no connection to the bus; None: not known yet
+        self._served: Served | None = None
+        self._error = ""  # why the task does not run
+        self._bus_error: str | None = None  # why the task has no connection to the bus; None: not known yet
         self._states: dict[str, State] = {}  # by path: of the last read, and of the transitions since
         self._problem = ""  # why there are none
         self._fresh_until = 0.0
@@ -77,9 +76,9 @@ class DbusProcess:
     @property
     def problem(self) -> str:
         """Why nothing is served, "" if it is, or shall not be."""
-        if self._error or self._process is None:
+        if self._error or self._served is None:
             return self._error
-        return self._process.problem or self._bus_error or ""
+        return self._edge.problem or self._bus_error or ""
 
     @contextlib.asynccontextmanager
     async def serving(self, configuration: Configuration) -> AsyncIterator[None]:
@@ -88,7 +87,7 @@ class DbusProcess:
             await self.follow(configuration)
             yield
         finally:
-            await self._close()
+            self._close()
 
     async def follow(self, configuration: Configuration) -> None:
         """Serve this configuration from now on; report it as a reload if another one was served."""
@@ -96,37 +95,44 @@ class DbusProcess:
         self._settings = settings
         self._garp_at = {each.name: self._garp_at.get(each.name, 0.0) for each in configuration.vrrp.instances}
         self._forget_status()
-        arguments = None
+        served = None
         if settings.enabled and configuration.vrrp.instances:
             root = interface.root_of(configuration.settings.placement)
-            arguments = (os.environ.get(ADDRESS) or DEFAULT_ADDRESS, settings.service_name, root)
-        if self._process is not None and arguments == self._arguments:
+            served = (os.environ.get(ADDRESS) or DEFAULT_ADDRESS, settings.service_name, root)
+        if served is not None and served == self._served:
             self._signal(interface.RELOADED)
             return
         await self.stop()
-        self._arguments, self._error = arguments, ""
-        if arguments is None:
+        self._error = ""
+        if served is None:
             return
         if find_spec(LIBRARY) is None:
             self._error = NO_LIBRARY
             self._log.error(self._error)
             return
-        self._process = ConfinedProcess(
-            WHAT, "pylvs.dbus", interface.PROTOCOL, self._receive, most_waiting=_MOST_REPLIES
-        )
-        self._process.start(*arguments)
+        self._served = served
+        self._edge.begin(self)
 
     async def stop(self) -> None:
-        """Report the end to clients, and end the process."""
-        if self._process is not None and self._process.up:
+        """Report the end to clients, and end the task."""
+        if self._served is not None and self._edge.process.up:
             self._ended = asyncio.get_running_loop().create_future()
-            self._process.send({"signal": interface.STOPPED, "last": True})
+            self._edge.send(self, {"signal": interface.STOPPED, "last": True})
             await asyncio.wait([self._ended], timeout=LAST_SIGNAL_S)
-        await self._close()
+        self._close()
+
+    def up(self) -> None:
+        """Let the task connect to the bus."""
+        if self._served is not None:
+            self._edge.send(self, dict(zip(("address", "name", "root"), self._served, strict=True)))
+
+    def down(self) -> None:
+        """Know nothing of the bus, until the next process has reported it."""
+        self._bus_error = None
 
     def state_changed(self, message: Message) -> None:
         """Report a transition that pylvs-vrrp published; those of groups have no object."""
-        if self._process is None or "interface" not in message:
+        if self._served is None or "interface" not in message:
             return
         state, path = message["state"], self._path(message)
         change = path, (message["instance"], state)
@@ -135,7 +141,7 @@ class DbusProcess:
             self._during_read.append(change)
         if state == "DELETED" and not message["reports_deleted"]:
             state = "FAULT"
-        self._process.send({"path": path, "state": state})
+        self._edge.send(self, {"path": path, "state": state})
 
     def routers_started(self, pid: int) -> None:
         """Report another process of virtual routers; 0: it has ended."""
@@ -147,23 +153,23 @@ class DbusProcess:
         self._fresh_until = 0.0
         self._forgotten += 1
 
-    async def _close(self) -> None:
+    def _close(self) -> None:
         for task in self._executing:
             task.cancel()
-        process, self._process, self._bus_error = self._process, None, None
-        if process is not None:
-            await process.close()
+        self._served = self._bus_error = None
+        self._edge.end(self)
 
     def _signal(self, name: str) -> None:
-        if self._process is not None:
-            self._process.send({"signal": name})
+        if self._served is not None:
+            self._edge.send(self, {"signal": name})
 
     def _path(self, instance: Message) -> str:
-        assert self._arguments is not None
+        assert self._served is not None
         device = instance["interface"] or self._settings.no_interface_name
-        return interface.instance_path(self._arguments[2], device, instance["vrid"], instance["family"])
+        return interface.instance_path(self._served[2], device, instance["vrid"], instance["family"])
 
-    def _receive(self, message: dict[str, Any]) -> None:
+    def receive(self, message: dict[str, Any]) -> None:
+        """Take a request or a report of the task. Raises BadMessage."""
         if "failed" in message:
             self._report_failure(one_line(str(message["failed"]))[: interface.MAX_REASON])
         if "id" in message:
@@ -183,8 +189,8 @@ class DbusProcess:
             self._ended.set_result(None)
 
     def _connected(self, reason: str) -> None:
-        assert self._arguments is not None
-        address, name, _ = self._arguments
+        assert self._served is not None
+        address, name, _ = self._served
         error = f"D-Bus: {address}: {reason}" if reason else ""
         if error == self._bus_error:
             return
@@ -195,25 +201,22 @@ class DbusProcess:
             self._log.info(f"D-Bus: virtual routers are served as {name}")
 
     def _report_failure(self, reason: str) -> None:
-        """Log what the process could not do with one message: each reason once, as any user can send messages."""
+        """Log what the task could not do with one message: each reason once, as any user can send messages."""
         if reason not in self._failures and len(self._failures) < MOST_FAILURES:
             self._failures.add(reason)
             self._log.warning(f"D-Bus: {reason}")
 
     async def _reply(self, number: int, method: str, name: str) -> None:
-        process = self._process
-        answer: dict[str, Any] = {"id": number}
-        content: list[Descriptor] = []
         try:
             reply = await (self._read_status() if method == STATUS else self._execute(method, name))
-            content.append(os.fdopen(channel.sealed(json.dumps(reply).encode()), "rb"))
+            self._edge.send(self, {"id": number, **reply})
+            return
         except (PylvsError, OSError) as error:
-            answer["error"] = text_of(error)[:_MAX_ERROR]
+            text = text_of(error)
         except Exception as error:
             self._log.exception(f"D-Bus: {method} failed")
-            answer["error"] = f"{type(error).__name__}: {error}: this is a bug"[:_MAX_ERROR]
-        if process is not None:
-            process.send(answer, content)
+            text = f"{type(error).__name__}: {error}: this is a bug"
+        self._edge.send(self, {"id": number, "error": text[:_MAX_ERROR]})
 
     async def _execute(self, method: str, name: str) -> Message:
         if method == interface.SEND_GARP:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import io
 import os
 import signal
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
-from pylvs.daemon import dbus_process
-from pylvs.daemon.dbus_process import NO_LIBRARY, DbusProcess
+from pylvs.daemon import dbus_task
+from pylvs.daemon.dbus_task import NO_LIBRARY, DbusTask
 from pylvs.dbus.interface import PRINT_DATA
 from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
 from pylvs.model.wanted import Configuration, DbusSettings, GlobalSettings
-from pylvs.system.processes import channel, confined
+from pylvs.system.processes import child
 from pylvs.system.processes.channel import BadMessage
-from pylvs.system.processes.confined import ConfinedProcess, Descriptor
+from pylvs.system.processes.edge import Edge
+from tests.fake_processes import FakeEdge
 from tests.unit.daemon.daemons import run, until
 
 PATH = "/org/keepalived/Vrrp1/Instance/eth0/51/IPv4"
@@ -51,67 +51,41 @@ class Routers:
         self.requests.append((verb, fields))
 
 
-class Process:
-    """Stands in for the process: it records what it gets."""
-
-    problem, up = "", False
-
-    def __init__(self, *_: object, **__: object) -> None:
-        self.started: list[tuple[str, ...]] = []
-        self.sent: list[Mapping[str, Any]] = []
-        self.closed = False
-
-    def start(self, *arguments: str) -> None:
-        self.started.append(arguments)
-
-    def send(self, message: Mapping[str, Any], descriptors: Iterable[Descriptor] = ()) -> None:
-        self.sent.append(message)
-        for each in descriptors:
-            each.close()
-
-    async def close(self) -> None:
-        self.closed = True
-
-
 @pytest.fixture(autouse=True)
-def _no_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dbus_process, "ConfinedProcess", Process)
-    monkeypatch.delenv(dbus_process.ADDRESS, raising=False)
+def _usual_bus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(dbus_task.ADDRESS, raising=False)
 
 
-def process_of(dbus: DbusProcess) -> Process:
-    process: Any = dbus._process
-    assert isinstance(process, Process)
-    return process
+@pytest.fixture
+def edge() -> FakeEdge:
+    return FakeEdge()
 
 
-def test_the_process_follows_the_configuration() -> None:
+def test_the_task_follows_the_configuration(edge: FakeEdge) -> None:
     async def scenario() -> None:
-        dbus = DbusProcess(Routers(), {})
+        dbus = DbusTask(edge, Routers(), {})
         async with dbus.serving(Configuration(settings=SERVED.settings)):
-            assert dbus._process is None, "there is no virtual router"
+            assert edge.begun == [], "there is no virtual router"
             await dbus.follow(SERVED)
-            first = process_of(dbus)
-            assert first.started == [(dbus_process.DEFAULT_ADDRESS, "org.keepalived.Vrrp1", "/org/keepalived/Vrrp1")]
+            usual = {"address": dbus_task.DEFAULT_ADDRESS, "name": "org.keepalived.Vrrp1"}
+            assert edge.sent == [usual | {"root": "/org/keepalived/Vrrp1"}]
             await dbus.follow(SERVED)
-            assert first.sent == [{"signal": "VrrpReloaded"}]
+            assert edge.sent[1:] == [{"signal": "VrrpReloaded"}]
             other = DbusSettings(enabled=True, service_name="org.example.Second")
             await dbus.follow(Configuration(settings=GlobalSettings(dbus=other), vrrp=SERVED.vrrp))
-            assert first.closed
-            second = process_of(dbus)
-            assert second.started[0][1] == "org.example.Second"
+            assert (edge.begun, edge.ended) == (["dbus", "dbus"], ["dbus"])
+            assert edge.sent[2]["name"] == "org.example.Second"
             await dbus.follow(Configuration(vrrp=SERVED.vrrp))
-            assert second.closed
-            assert dbus._process is None
+            assert edge.ended == ["dbus", "dbus"]
 
     run(scenario())
 
 
-def test_without_the_library_one_line_is_the_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dbus_process, "find_spec", lambda _: None)
+def test_without_the_library_one_line_is_the_problem(monkeypatch: pytest.MonkeyPatch, edge: FakeEdge) -> None:
+    monkeypatch.setattr(dbus_task, "find_spec", lambda _: None)
 
     async def scenario() -> None:
-        dbus = DbusProcess(Routers(), {})
+        dbus = DbusTask(edge, Routers(), {})
         async with dbus.serving(SERVED):
             assert dbus.problem == NO_LIBRARY
             await dbus.follow(Configuration(vrrp=SERVED.vrrp))
@@ -120,14 +94,14 @@ def test_without_the_library_one_line_is_the_problem(monkeypatch: pytest.MonkeyP
     run(scenario())
 
 
-def test_the_bus_s_absence_is_a_problem_until_it_is_there() -> None:
+def test_the_bus_s_absence_is_a_problem_until_it_is_there(edge: FakeEdge) -> None:
     async def scenario() -> None:
-        dbus = DbusProcess(Routers(), {})
+        dbus = DbusTask(edge, Routers(), {})
         async with dbus.serving(SERVED):
             assert dbus.problem == ""
-            dbus._receive({"bus": "No such file or directory"})
-            assert dbus.problem == f"D-Bus: {dbus_process.DEFAULT_ADDRESS}: No such file or directory"
-            dbus._receive({"bus": ""})
+            dbus.receive({"bus": "No such file or directory"})
+            assert dbus.problem == f"D-Bus: {dbus_task.DEFAULT_ADDRESS}: No such file or directory"
+            dbus.receive({"bus": ""})
             assert dbus.problem == ""
 
     run(scenario())
@@ -136,25 +110,24 @@ def test_the_bus_s_absence_is_a_problem_until_it_is_there() -> None:
 def test_a_process_that_is_silent_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGSTOP of a real process, without a bus."""
     address = "unix:path=/nowhere/bus"
-    monkeypatch.setattr(dbus_process, "ConfinedProcess", ConfinedProcess)
-    monkeypatch.setenv(dbus_process.ADDRESS, address)
+    monkeypatch.setenv(dbus_task.ADDRESS, address)
     no_bus = f"D-Bus: {address}: No such file or directory"
 
     async def scenario() -> None:
-        dbus = DbusProcess(Routers(), {})
+        edge = Edge()
+        dbus = DbusTask(edge, Routers(), {})
         async with dbus.serving(SERVED):
-            process = dbus._process
-            assert process is not None
             await until(lambda: dbus.problem)
             assert dbus.problem == no_bus
-            first = process.pid
+            first = edge.process.pid
             os.kill(first, signal.SIGSTOP)
             with monkeypatch.context() as ticks:
-                ticks.setattr(confined, "ALIVE_S", 0.01)  # those of the lease
-                await until(lambda: process.problem)
-            assert dbus.problem == f"the process that serves D-Bus has been silent for {confined.LEASE_TICKS} s"
+                ticks.setattr(child, "PING_S", 0.01)  # those of the lease
+                await until(lambda: edge.problem)
+            assert dbus.problem == f"the edge process has been silent for {child.LEASE_S} s"
             await until(lambda: dbus.problem == no_bus)
-            assert process.pid != first
+            assert edge.process.pid != first
+        await edge.close()
 
     run(scenario())
 
@@ -164,12 +137,14 @@ def transition(state: str, name: str = "VI_1", reports_deleted: bool = False) ->
     return {"kind": "INSTANCE", "instance": name, "state": state, **AT, "reports_deleted": reports_deleted}
 
 
-def test_a_status_is_read_once_a_second_however_many_transitions_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dbus_process, "STATUS_AGE_S", 3600.0)
+def test_a_status_is_read_once_a_second_however_many_transitions_there_are(
+    monkeypatch: pytest.MonkeyPatch, edge: FakeEdge
+) -> None:
+    monkeypatch.setattr(dbus_task, "STATUS_AGE_S", 3600.0)
 
     async def scenario() -> None:
         routers = Routers()
-        dbus = DbusProcess(routers, {})
+        dbus = DbusTask(edge, routers, {})
         async with dbus.serving(SERVED):
             expected = {"routers": {PATH: ("VI_1", "BACKUP")}, "error": ""}
             assert await asyncio.gather(*(dbus._read_status() for _ in range(3))) == [expected] * 3
@@ -178,8 +153,8 @@ def test_a_status_is_read_once_a_second_however_many_transitions_there_are(monke
             dbus.state_changed({"kind": "GROUP", "instance": "G", "state": "MASTER"})
             dbus.state_changed({"kind": "DROPPED", "instance": "VI_1"})
             assert (await dbus._read_status())["routers"] == {PATH: ("VI_1", "MASTER")}
-            assert process_of(dbus).sent[0] == {"path": PATH, "state": "MASTER"}
-            assert len(process_of(dbus).sent) == 2, "a group has no object"
+            assert edge.sent[1] == {"path": PATH, "state": "MASTER"}
+            assert len(edge.sent) == 3, "a group has no object"
             dbus.state_changed(transition("DELETED"))
             assert (await dbus._read_status())["routers"] == {}
             assert routers.reads == 1
@@ -190,12 +165,12 @@ def test_a_status_is_read_once_a_second_however_many_transitions_there_are(monke
     run(scenario())
 
 
-def test_a_transition_during_a_read_is_in_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dbus_process, "STATUS_AGE_S", 3600.0)
+def test_a_transition_during_a_read_is_in_the_status(monkeypatch: pytest.MonkeyPatch, edge: FakeEdge) -> None:
+    monkeypatch.setattr(dbus_task, "STATUS_AGE_S", 3600.0)
 
     async def scenario() -> None:
         routers = Routers()
-        dbus = DbusProcess(routers, {})
+        dbus = DbusTask(edge, routers, {})
         routers.during_read = lambda: dbus.state_changed(transition("MASTER"))
         async with dbus.serving(SERVED):
             assert (await dbus._read_status())["routers"] == {PATH: ("VI_1", "MASTER")}
@@ -204,12 +179,12 @@ def test_a_transition_during_a_read_is_in_the_status(monkeypatch: pytest.MonkeyP
     run(scenario())
 
 
-def test_a_status_that_was_read_during_a_reload_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dbus_process, "STATUS_AGE_S", 3600.0)
+def test_a_status_that_was_read_during_a_reload_is_read_again(monkeypatch: pytest.MonkeyPatch, edge: FakeEdge) -> None:
+    monkeypatch.setattr(dbus_task, "STATUS_AGE_S", 3600.0)
 
     async def scenario() -> None:
         routers = Routers()
-        dbus = DbusProcess(routers, {})
+        dbus = DbusTask(edge, routers, {})
 
         def start() -> None:
             routers.during_read = lambda: None
@@ -224,11 +199,11 @@ def test_a_status_that_was_read_during_a_reload_is_read_again(monkeypatch: pytes
     run(scenario())
 
 
-def test_virtual_routers_that_do_not_answer_are_named() -> None:
+def test_virtual_routers_that_do_not_answer_are_named(edge: FakeEdge) -> None:
     async def scenario() -> None:
         routers = Routers()
         routers.error = "they do not answer"
-        dbus = DbusProcess(routers, {})
+        dbus = DbusTask(edge, routers, {})
         async with dbus.serving(SERVED):
             assert await dbus._read_status() == {"routers": {}, "error": "they do not answer"}
 
@@ -236,17 +211,17 @@ def test_virtual_routers_that_do_not_answer_are_named() -> None:
 
 
 @pytest.mark.parametrize(("reports", "state"), [(True, "DELETED"), (False, "FAULT")])
-def test_a_removed_router_ends_in_fault_unless_it_has_notify_deleted(reports: bool, state: str) -> None:
+def test_a_removed_router_ends_in_fault_unless_it_has_notify_deleted(reports: bool, state: str, edge: FakeEdge) -> None:
     async def scenario() -> None:
-        dbus = DbusProcess(Routers(), {})
+        dbus = DbusTask(edge, Routers(), {})
         async with dbus.serving(SERVED):
             dbus.state_changed(transition("DELETED", reports_deleted=reports))
-            assert process_of(dbus).sent == [{"path": PATH, "state": state}]
+            assert edge.sent[1:] == [{"path": PATH, "state": state}]
 
     run(scenario())
 
 
-def test_the_process_may_request_these_methods_only() -> None:
+def test_the_process_may_request_these_methods_only(edge: FakeEdge) -> None:
     executed: list[str] = []
 
     async def print_data() -> None:
@@ -254,35 +229,37 @@ def test_the_process_may_request_these_methods_only() -> None:
 
     async def scenario() -> None:
         routers = Routers()
-        dbus = DbusProcess(routers, {PRINT_DATA: print_data})
+        dbus = DbusTask(edge, routers, {PRINT_DATA: print_data})
         async with dbus.serving(SERVED):
-            dbus._receive({"id": 1, "method": PRINT_DATA, "name": ""})
-            dbus._receive({"id": 2, "method": "SendGarp", "name": "VI_1"})
+            dbus.receive({"id": 1, "method": PRINT_DATA, "name": ""})
+            dbus.receive({"id": 2, "method": "SendGarp", "name": "VI_1"})
             await asyncio.gather(*dbus._executing)
             assert executed == [PRINT_DATA]
             assert routers.requests == [("garp", {"name": "VI_1"})]
-            assert process_of(dbus).sent == [{"id": 1}, {"id": 2}]
+            assert edge.sent[1:] == [{"id": 1}, {"id": 2}]
             for wrong in ({"method": "stop", "name": ""}, {"method": ["x"], "name": ""}, {"method": PRINT_DATA}):
                 with pytest.raises(BadMessage):
-                    dbus._receive({"id": 3, **wrong})
+                    dbus.receive({"id": 3, **wrong})
 
     run(scenario())
 
 
-def test_a_virtual_router_announces_its_addresses_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dbus_process, "GARP_S", 3600.0)
+def test_a_virtual_router_announces_its_addresses_once_a_second(
+    monkeypatch: pytest.MonkeyPatch, edge: FakeEdge
+) -> None:
+    monkeypatch.setattr(dbus_task, "GARP_S", 3600.0)
     more = VrrpInstance(name="VI_2", interface="eth0", vrid=52)
     both = Configuration(settings=SERVED.settings, vrrp=VrrpConfiguration(instances=(*SERVED.vrrp.instances, more)))
 
     async def scenario() -> None:
         routers = Routers()
-        dbus = DbusProcess(routers, {})
+        dbus = DbusTask(edge, routers, {})
         async with dbus.serving(both):
             for number, name in enumerate(("VI_1", "VI_1", "VI_2", "none")):
                 await dbus._reply(number, "SendGarp", name)
                 await dbus.follow(both)
             assert routers.requests == [("garp", {"name": "VI_1"}), ("garp", {"name": "VI_2"})]
-            assert [each for each in process_of(dbus).sent if "id" in each] == [
+            assert [each for each in edge.sent if "id" in each] == [
                 {"id": 0},
                 {"id": 1, "error": "VI_1 has announced its addresses within the last 3600 s"},
                 {"id": 2},
@@ -292,45 +269,30 @@ def test_a_virtual_router_announces_its_addresses_once_a_second(monkeypatch: pyt
     run(scenario())
 
 
-def test_requests_at_once_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dbus_process, "MOST_REQUESTS", 2)
+def test_requests_at_once_are_limited(monkeypatch: pytest.MonkeyPatch, edge: FakeEdge) -> None:
+    monkeypatch.setattr(dbus_task, "MOST_REQUESTS", 2)
 
     async def scenario() -> None:
-        dbus = DbusProcess(Routers(), {})
+        dbus = DbusTask(edge, Routers(), {})
         async with dbus.serving(SERVED):
             for number in range(2):
-                dbus._receive({"id": number, "method": "status", "name": ""})
+                dbus.receive({"id": number, "method": "status", "name": ""})
             with pytest.raises(BadMessage, match="more than 2 requests at once"):
-                dbus._receive({"id": 2, "method": "status", "name": ""})
+                dbus.receive({"id": 2, "method": "status", "name": ""})
             await asyncio.gather(*dbus._executing)
-            dbus._receive({"id": 3, "method": "status", "name": ""})
+            dbus.receive({"id": 3, "method": "status", "name": ""})
 
     run(scenario())
 
 
-def test_without_a_file_descriptor_the_answer_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def sealed(content: bytes) -> int:
-        raise OSError(errno.EMFILE, "Too many open files")
-
-    monkeypatch.setattr(channel, "sealed", sealed)
-
+def test_failures_of_messages_are_in_the_log_once(log_output: io.StringIO, edge: FakeEdge) -> None:
     async def scenario() -> None:
-        dbus = DbusProcess(Routers(), {})
-        async with dbus.serving(SERVED):
-            await dbus._reply(1, "status", "")
-            assert process_of(dbus).sent == [{"id": 1, "error": "[Errno 24] Too many open files"}]
-
-    run(scenario())
-
-
-def test_failures_of_messages_are_in_the_log_once(log_output: io.StringIO) -> None:
-    async def scenario() -> None:
-        dbus = DbusProcess(Routers(), {})
+        dbus = DbusTask(edge, Routers(), {})
         async with dbus.serving(SERVED):
             for number in (1, 1, *range(1, 100)):
-                dbus._receive({"bus": "", "failed": f"a message {number}"})
+                dbus.receive({"bus": "", "failed": f"a message {number}"})
 
     run(scenario())
     lines = [line for line in log_output.getvalue().splitlines() if "a message" in line]
-    assert len(lines) == dbus_process.MOST_FAILURES
+    assert len(lines) == dbus_task.MOST_FAILURES
     assert lines[0].endswith("D-Bus: a message 1")
