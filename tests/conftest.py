@@ -27,6 +27,7 @@ HERE = Path(__file__).parent
 NEED_ROOT = ("packet", "lab", "interop")  # folders whose tests make network namespaces and load BPF
 SKIP_NOTHING = "PYLVS_TESTS_SKIP_NOTHING"  # set by ./dev test, which installs everything
 EVERYTHING = "PYLVS_TESTS_EVERYTHING"  # set by ./dev test-all
+SHARE = "PYLVS_TESTS_SHARE"  # set by ./dev test-all for a part of a phase: "2/4" is every fourth test, from the second
 
 
 def pytest_configure() -> None:
@@ -58,6 +59,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if nightly:
             config.hook.pytest_deselected(items=nightly)
             items[:] = [item for item in items if not item.get_closest_marker("nightly")]
+    if share := os.environ.get(SHARE):
+        number, of = map(int, share.split("/"))
+        config.hook.pytest_deselected(items=[item for index, item in enumerate(items) if index % of != number - 1])
+        items[:] = items[number - 1 :: of]
     for item in items:
         for name in "nightly", "real_clock":
             marker = item.get_closest_marker(name)

@@ -1,11 +1,13 @@
 """`python -m tests.gate`: run every phase of the tests, repeat what may be repeated, and print a ledger.
 
-    python -m tests.gate [--everything] [--only PHASE,...]
+    python -m tests.gate [--only PHASE,...]
+    python -m tests.gate --everything [--part N/PARTS | --only PHASE,...]
 
 A phase that fails does not stop the next one. Tests that wait for other programs run beside the phases that compute.
 Tests marked `real_clock` run alone, after all that compute or wait. Those that fail run once more in a new process. The
 run fails if one fails again, if more than MOST_REPEATED needed a second attempt, or if the kernel became tainted. The
-gate repeats nothing else. Other code may repeat a boot of a guest, or a replay that was too slow to be compared. The
+gate repeats nothing else. With --everything the phases are divided into parts, of which those run that have no record
+(tests/parts.py). Other code may repeat a boot of a guest, or a replay that was too slow to be compared. The
 same ledger lists these repetitions.
 """
 
@@ -19,18 +21,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, NoReturn
 from xml.etree import ElementTree
 
-from tests import ledger, passed_before
-from tests.conftest import EVERYTHING, RANDOM, SKIP_NOTHING
+from tests import ledger, parts, passed_before
+from tests.conftest import EVERYTHING, RANDOM, SHARE, SKIP_NOTHING
+from tests.parts import Part
 from tests.termination import unwind_on_sigterm
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".cache" / "dev" / "gate"
+PARTS = ROOT / ".cache" / "dev" / "parts"
 TAINTED = Path("/proc/sys/kernel/tainted")
 ISOLATED = (
     "tests/isolated-python"  # each worker has its own processes, mounts and /run, so that names of hosts do not collide
@@ -70,12 +74,17 @@ class Phase:
     @property
     def report(self) -> Path:
         """Return the file of pytest's report."""
-        return FOLDER / f"{self.name.replace(' ', '-')}.xml"
+        return FOLDER / f"{self.name.replace(' ', '-').replace('/', '-of-')}.xml"
 
     @property
     def log(self) -> Path:
         """Return the file of the output that is printed at the phase's end, or not at all."""
         return self.report.with_suffix(".log")
+
+    def share(self, number: int, of: int) -> Phase:
+        """Return the phase with every so many of its tests."""
+        share = f"{number}/{of}"
+        return replace(self, name=f"{self.name} {share}", environment={**self.environment, SHARE: share})
 
     @property
     def arguments(self) -> list[str]:
@@ -177,6 +186,34 @@ def nightly_phases() -> list[Phase]:
         *(_real_clocks(f"real clock busy {n + 1}", beside_load=True) for n in range(CLOCK_ROUNDS)),
         _unit("simulations", "nightly and not real_clock", at_rest=True),
     ]
+
+
+SHARES = 4  # of the phases interop and simulations
+PROSE = ("CHANGELOG.md", "CONTRIBUTING.md", "docs/*.svg", "docs/architecture.md", "docs/developing.md")
+UNIT_TESTS = "tests/unit/*test_*.py"  # in all directories: a pattern's asterisk matches slashes, too
+
+
+def nightly_parts() -> list[Part]:
+    """Return the parts of `./dev test-all`. Tests that compute fill the time of those that wait."""
+    clocks = [phase.name for phase in nightly_phases() if phase.beside_load]
+    interop = [f"interop {number}/{SHARES}" for number in range(1, SHARES + 1)]
+    simulations = [f"simulations {number}/{SHARES}" for number in range(1, SHARES + 1)]
+    return [
+        Part(["lint", "unit", "random examples", "random networks", "guests"]),
+        Part(["packet", "fuzz", interop[0]], (*PROSE, UNIT_TESTS)),
+        *(Part([*pair], PROSE) for pair in zip(interop[1:], simulations[:-1], strict=True)),
+        Part(["package", "live conformance", "real clock", *clocks, simulations[-1]], PROSE),
+    ]
+
+
+def phases_by_name() -> dict[str, Phase]:
+    """Return all phases of `./dev test-all`, and the shares of them that its parts have."""
+    found = {phase.name: phase for phase in (*phases(), *nightly_phases())}
+    for name in "interop", "simulations":
+        if name in found:
+            shares = [found[name].share(number, SHARES) for number in range(1, SHARES + 1)]
+            found |= {phase.name: phase for phase in shares}
+    return found
 
 
 def _seed_of_the_commit() -> int:
@@ -325,23 +362,61 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.gate", description="run every phase of the tests")
     parser.add_argument("--everything", action="store_true", help="also what leaves the gate: nightly tests and phases")
     parser.add_argument("--only", default="", help="phases to run, by name, separated by commas")
+    parser.add_argument("--part", default="", help="one part of --everything, as 3/6; default: those without a record")
     given = parser.parse_args(arguments)
+    if given.part and (given.only or not given.everything):
+        parser.error("--part is for --everything, without --only")
+    unwind_on_sigterm()
+    if given.everything:
+        os.environ[EVERYTHING] = "1"
+        if not given.only:
+            return _run_parts(given.part, parser.error)
     chosen = phases() + (nightly_phases() if given.everything else [])
     if given.only:
         names = given.only.split(",")
         if unknown := set(names) - {phase.name for phase in chosen}:
             parser.error(f"no phase {', '.join(sorted(unknown))}; there are {', '.join(p.name for p in chosen)}")
         chosen = [phase for phase in chosen if phase.name in names]
+    return run_all(chosen)
 
+
+def _run_parts(only: str, refuse: Callable[[str], NoReturn]) -> int:
+    """Run one part, or all that have no record, one after the other. Return 0 if all passed."""
+    every = {f"{number}/{len(found)}": part for found in [nightly_parts()] for number, part in enumerate(found, 1)}
+    if only and only not in every:
+        refuse(f"no part {only}; there are {', '.join(every)}")
+    records, phases_of = parts.Records(PARTS, ROOT), phases_by_name()
+    results = {}
+    for number, part in every.items():
+        if only and number != only:
+            continue
+        if not only and (passed := records.passed(part)):
+            results[number] = passed
+            say(f"part {number} has {passed}: {', '.join(part.phases)}")
+            continue
+        say(f"part {number}: {', '.join(part.phases)}")
+        before, began = parts.digest_of(part, ROOT), time.monotonic()
+        status, seconds = run_all([phases_of[name] for name in part.phases]), time.monotonic() - began
+        results[number] = "FAILED" if status else f"passed in {seconds:.0f} s"
+        if status:
+            records.forget(part)
+        else:
+            records.write(part, before, seconds)
+        if seconds > parts.MOST_S:
+            say(f"part {number} took more than {parts.MOST_S // 60} minutes: divide it in tests/gate.py")
+    for number, result in results.items():
+        say(f"part {number} {result}")
+    return int("FAILED" in results.values())
+
+
+def run_all(chosen: list[Phase]) -> int:
+    """Run phases, and report. Return 0 if everything passed."""
     chosen.sort(key=lambda phase: phase.alone)  # the others fill the time until the background has finished
-    unwind_on_sigterm()
     FOLDER.mkdir(parents=True, exist_ok=True)
     book = FOLDER / "ledger.jsonl"
     book.unlink(missing_ok=True)
     os.environ[ledger.LEDGER] = str(book)
     os.environ[SKIP_NOTHING] = "1"  # everything is installed: a test that cannot run is a failure
-    if given.everything:
-        os.environ[EVERYTHING] = "1"
 
     began, taint, steal = time.monotonic(), TAINTED.read_text(), ledger.steal_s()
     results: list[Result] = []
