@@ -1,8 +1,8 @@
 """The parts of `./dev test-all`, and the record of each that passed.
 
-A part takes 40 minutes at most, so parts can run in different sessions. If all of it passed, it has a record. This holds
-for later commits, too, while the files that the part depends on stay the same, and Python and the kernel. These files
-are all of the tree, except those that the part ignores.
+A part takes 40 minutes at most, so each can run at another time. If all of it passed, it has a record. This holds for
+later commits, too, while the files that the part depends on stay the same, and Python and the kernel. These files are
+all of the tree, except those that the part ignores.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ from pylvs.notify.mail import THIS_HOST, Alert, Outbox
 from pylvs.system.logs import get_logger
 from pylvs.system.processes.edge import Edge
 from pylvs.system.processes.notify_scripts import NotifyScripts
-from pylvs.system.processes.scripts import Processes
+from pylvs.system.processes.scripts import Processes, ScriptRunner
 
 _WARNINGS = (ServerDown, QuorumLost, SorryServerIn, CheckInconclusive)
 _IN_REASON = {*field_names(ServerEvent), "override"}  # fields that the reason contains
@@ -80,15 +80,17 @@ class Notifier:
     """Runs the scripts, writes the FIFO lines and sends the mails that the configuration has for events.
 
     Scripts get the configured arguments and nothing else, as keepalived's do. Those about one server, or about the
-    quorum of one service, begin in order; keepalived starts them at once. They have their own script runner, so checks
-    do not wait for them.
+    quorum of one service, begin in order; keepalived starts them at once. They have their own limit of scripts that
+    run, so checks do not wait for them.
     """
 
-    def __init__(self, processes: Processes | None = None, edge: Edge | None = None) -> None:
-        self.processes = processes or Processes()
+    def __init__(
+        self, processes: Processes | None = None, edge: Edge | None = None, runner: ScriptRunner | None = None
+    ) -> None:
+        self.processes = processes or Processes(runner=runner)
         self.outbox = Outbox(edge=edge)
         self._scripts: NotifyScripts[Subject] = NotifyScripts(self.processes)
-        self._fifos = FifoSet()
+        self._fifos = FifoSet(runner)
         self._settings = GlobalSettings()
         self._services: Mapping[str, WantedService] = {}
         self._before: Mapping[str, WantedService] = {}  # with the services that the last reload removed
@@ -322,7 +324,7 @@ class EventBus:
         self._subscribers.discard(subscriber)
         self._forget()
 
-    def publish(self, event: str, **fields: Any) -> None:
+    def publish(self, event: str, /, **fields: Any) -> None:
         """Publish an event of the daemon."""
         self._put({"event": event, "at": time.time(), **fields})
 

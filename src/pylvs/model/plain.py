@@ -135,7 +135,7 @@ def _scalar(kind: Any) -> _Converter:
         members = kind.__members__
         return _Converter(attrgetter("name"), lambda value: members[_one_of(members, text(value))], str)
     if kind is int:
-        return _Converter(int, _checked(int), int)
+        return _Converter(_same, _checked(int), int)
     if kind is float:
         return _Converter(_same, _finite, int, float)
     if kind is bytes:

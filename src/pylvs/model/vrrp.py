@@ -202,8 +202,8 @@ class VrrpScript:
 
     name: str
     script: Script
-    interval_s: int = 1
-    timeout_s: int = 0  # 0: the interval
+    interval_s: float = 1  # whole seconds in a configuration
+    timeout_s: float = 0  # 0: the interval
     track: Track  # the default for virtual routers
     rise: int = 1  # successes in a row until it is up
     fall: int = 1  # failures in a row until it is down

@@ -23,7 +23,7 @@ from pylvs.model.vrrp import Fifo
 from pylvs.model.wanted import GlobalSettings
 from pylvs.system.logs import get_logger
 from pylvs.system.processes.accounts import script_account
-from pylvs.system.processes.scripts import Processes
+from pylvs.system.processes.scripts import Processes, ScriptRunner
 from pylvs.system.threads import DaemonThread
 
 MOST_WAITING = 10_000  # lines that do not fit into the pipe; the oldest are dropped
@@ -204,8 +204,8 @@ class Reader:
 class FifoSet:
     """Writes every line to all pipes of a configuration; for use within a running event loop."""
 
-    def __init__(self) -> None:
-        self._readers = Processes()  # for reader programs, which have no timeout
+    def __init__(self, runner: ScriptRunner | None = None) -> None:
+        self._readers = Processes(runner=runner)  # for reader programs, which have no timeout
         self._owners = DaemonThread("pylvs-fifo-owners")
         self._open: dict[Fifo, tuple[FifoWriter, Reader | None]] = {}
         self._ending: set[asyncio.Task[None]] = set()

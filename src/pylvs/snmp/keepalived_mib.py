@@ -296,7 +296,7 @@ def _script(script: VrrpScript, status: RouterStatus) -> Row:
     return {
         2: text(script.name),
         3: command(script.script),
-        4: integer(script.interval_s),
+        4: integer(int(script.interval_s)),
         5: integer(script.track.weight),
         6: integer(first if up is None else 3 if up else 2),
         7: unsigned(script.rise),

@@ -68,7 +68,7 @@ class RouterClient:
         if self._events is None:
             return []
         try:
-            return [each for each in self._events.events() if isinstance(each, dict) and "kind" in each]
+            return [each for each in self._events.events() if "kind" in each]
         except PylvsError:
             self.close()
             return []

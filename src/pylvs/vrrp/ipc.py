@@ -1,186 +1,35 @@
-"""Messages between pylvs's own processes, over UNIX sockets; and the blocking client of the router process.
+"""The socket of pylvs-vrrp in the state directory: what both ends know of it, and its blocking client.
 
-A message is a pickled Python object behind its length. No end blocks: unsent bytes are kept, and a peer that does not
-read loses the connection.
-
-Only root can open the router process's socket. Both ends run the same version of pylvs:
+Messages are those of `pylvs.system.processes.channel`. Only root can open the socket. Both ends run the same version of
+pylvs:
 - the client sends {"hello": version}, and the process answers {"hello": version, "pid", "protocol"};
 - between different versions only "stop" is defined, and `pylvs run` replaces the process;
-- then {"id", "verb", ...} gets {"id", "ok"} or {"id", "error"}.
+- then {"id", "verb", ...} gets {"id", "ok"} or {"id", "error"}. `pylvs.vrrp.control.requests` has the fields.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import select
 import socket
-import struct
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pylvs import __version__
 from pylvs.model.errors import NoSuchRouter, NotPermitted, PylvsError, needs_root
-from pylvs.system.sockets import Unsent, address_of, closed_on_error, peer_of
+from pylvs.system.processes import channel
+from pylvs.system.processes.channel import BadMessage
+from pylvs.system.sockets import address_of, closed_on_error, peer_of
 
 SOCKET_NAME = "vrrp"  # in the state directory
 PID_FILE = "vrrp.pid"
-PROTOCOL = 2
-_LENGTH = struct.Struct("!I")
-_CHUNK = 1 << 18
-MAX_UNSENT = 64 << 20  # bytes; far more than a configuration takes
+PROTOCOL = 3
+KIND = socket.SOCK_SEQPACKET
 ANSWER_TIMEOUT_S = 10.0
 
 Message = Mapping[str, Any]
 GREETING: Message = {"hello": __version__}  # the first message
-Watch = Callable[[int, Callable[[], None] | None, Callable[[], None] | None], None]  # as `Loop.watch`
-
-
-class ConnectionClosed(Exception):
-    """The peer closed the connection, does not read, or sent something else."""
-
-
-class PeerGone(ConnectionClosed):
-    """Nothing can be sent, as the peer has closed the connection; what it sent before may still be unread."""
-
-
-class MessageSocket:
-    """One end of a connection."""
-
-    def __init__(self, end: socket.socket, most_unsent: int = MAX_UNSENT) -> None:
-        end.setblocking(False)
-        self.peer = 0  # the process that listened at the other end, where `connected` made it
-        self._most_unsent = most_unsent
-        self._end = end
-        self._unsent = Unsent()
-        self._received = bytearray()
-
-    def fileno(self) -> int:
-        """Watch it for reading, and for writing while `unsent`."""
-        return self._end.fileno()
-
-    @property
-    def unsent(self) -> bool:
-        """Whether to call `flush` when the socket is writable."""
-        return bool(self._unsent)
-
-    def send(self, message: Any) -> None:
-        """Send a message, or keep it for `flush`. Raises ConnectionClosed."""
-        import pickle  # late: the first advertisement does not wait for it
-
-        data = pickle.dumps(message)
-        self._unsent += _LENGTH.pack(len(data)) + data
-        if len(self._unsent) > self._most_unsent:
-            raise ConnectionClosed("the other end does not read")
-        self.flush()
-
-    def flush(self) -> None:
-        """Send kept bytes as far as possible. Raises PeerGone, ConnectionClosed."""
-        try:
-            self._unsent.flush(self._end)
-        except ConnectionError as error:
-            raise PeerGone(error.strerror) from None
-        except OSError as error:
-            raise ConnectionClosed(error.strerror) from None
-
-    def receive(self) -> list[Any]:
-        """Return the complete messages. Raises ConnectionClosed at the end of the stream, after the last message."""
-        closed = ""
-        with contextlib.suppress(BlockingIOError):
-            try:
-                while chunk := self._end.recv(_CHUNK):
-                    self._received += chunk
-                closed = "the other end has gone"
-            except ConnectionError as error:
-                closed = str(error.strerror)
-        import pickle  # late: as in `send`
-
-        messages = []
-        while len(self._received) >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._received)
-            if length > MAX_UNSENT:
-                raise ConnectionClosed("the peer sent data that is no message of pylvs")
-            if len(self._received) < _LENGTH.size + length:
-                break
-            try:
-                messages.append(pickle.loads(self._received[_LENGTH.size : _LENGTH.size + length]))
-            except Exception:  # pickle raises exceptions of any class
-                raise ConnectionClosed("the peer sent data that is no message of pylvs") from None
-            del self._received[: _LENGTH.size + length]
-        if closed and not messages:
-            raise ConnectionClosed(closed)
-        return messages
-
-    def close(self) -> None:
-        self._end.close()
-
-
-class WatchedSocket:
-    """A MessageSocket in an event loop: `on_message` receives each message, `on_closed` is called once, at the end.
-
-    A peer's last messages are received although something was sent after it had closed the connection.
-    """
-
-    def __init__(
-        self, watch: Watch, end: MessageSocket, on_message: Callable[[Any], None], on_closed: Callable[[], None]
-    ) -> None:
-        self._watch = watch
-        self._socket = end
-        self._on_message = on_message
-        self._on_closed = on_closed
-        self._open = True
-        self._peer_gone = False  # the connection is closed once all is received
-        self._writing = False  # watched for writing: only while bytes are unsent
-        watch(end.fileno(), self._receive, None)
-
-    def send(self, message: Any) -> None:
-        """Send a message now or later; without effect once the connection is closed."""
-        if self._open and not self._peer_gone:
-            self._try(lambda: self._socket.send(message))
-
-    def close(self) -> None:
-        """Close the connection; twice is harmless."""
-        if self._open:
-            self._open = False
-            self._watch(self._socket.fileno(), None, None)
-            self._socket.close()
-            self._on_closed()
-
-    def _try(self, transmit: Callable[[], None]) -> None:
-        try:
-            transmit()
-        except PeerGone:
-            self._peer_gone = True
-            self._watch(self._socket.fileno(), self._receive, None)
-            return
-        except ConnectionClosed:
-            self.close()
-            return
-        if self._socket.unsent != self._writing:
-            self._writing = self._socket.unsent
-            flush = partial(self._try, self._socket.flush)
-            self._watch(self._socket.fileno(), self._receive, flush if self._writing else None)
-
-    def _receive(self) -> None:
-        try:
-            messages = self._socket.receive()
-        except ConnectionClosed:
-            self.close()
-            return
-        for message in messages:
-            self._on_message(message)
-
-
-def watch_in_asyncio(descriptor: int, read: Callable[[], None] | None, write: Callable[[], None] | None) -> None:
-    """Watch a descriptor in the running asyncio loop, as `Loop.watch` does in the router process."""
-    import asyncio  # late: commands do not need it
-
-    loop = asyncio.get_running_loop()
-    loop.add_reader(descriptor, read) if read else loop.remove_reader(descriptor)
-    loop.add_writer(descriptor, write) if write else loop.remove_writer(descriptor)
 
 
 class NoRouters(PylvsError):
@@ -191,27 +40,29 @@ class NotAccepting(PylvsError):
     """The process has not accepted the connections that wait."""
 
 
+class _NoAnswer(PylvsError):
+    """No message has come in time."""
+
+
 class OtherVersion(PylvsError):
     """The process runs another version of pylvs."""
 
 
-def connected(path: Path) -> MessageSocket:
-    """Connect without blocking, if root or this user runs the process.
+def connected(path: Path) -> tuple[socket.socket, int]:
+    """Connect without blocking, if root or this user runs the process; return the socket and the process.
 
     Raises NoRouters, NotPermitted, and NotAccepting if the listen queue is full, because the process hangs.
     """
-    end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    end = socket.socket(socket.AF_UNIX, KIND | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:
         with closed_on_error(end), address_of(path) as address:
             end.connect(address)
             process, user = peer_of(end)
-            if user not in (0, os.geteuid()):  # its pickles would run code here
+            if user not in (0, os.geteuid()):
                 raise NotPermitted(f"{path}: belongs to user {user}; name another --state-dir")
     except OSError as error:
         raise _connection_error(path, error) from None
-    found = MessageSocket(end)
-    found.peer = process
-    return found
+    return end, process
 
 
 def _connection_error(path: Path, error: OSError) -> PylvsError:
@@ -225,16 +76,17 @@ def _connection_error(path: Path, error: OSError) -> PylvsError:
     return PylvsError(f"{path}: {error.strerror}")
 
 
-def check_greeting(path: Path, answer: Any) -> int:
+def check_greeting(path: Path, answer: Message) -> int:
     """Return the PID from the answer to GREETING. Raises OtherVersion, PylvsError."""
-    if not isinstance(answer, dict) or not isinstance(answer.get("hello"), str):
+    pid = answer.get("pid")
+    if not isinstance(answer.get("hello"), str) or not isinstance(pid, int):
         raise PylvsError(f"{path}: the process at this socket is not pylvs-vrrp")
     if (answer["hello"], answer.get("protocol")) != (__version__, PROTOCOL):
         raise OtherVersion(
             f"{path}: the virtual routers are run by pylvs {answer['hello']}, and this is {__version__}; "
             "restart pylvs run, and it replaces their process"
         )
-    return int(answer["pid"])
+    return pid
 
 
 class Client:
@@ -243,12 +95,13 @@ class Client:
     def __init__(self, path: Path, patience_s: float = ANSWER_TIMEOUT_S) -> None:
         self._path = path
         self._patience_s = patience_s
-        self._socket = connected(path)
-        self._received: list[Any] = []
+        self._end, _ = connected(path)
+        self._events: list[dict[str, Any]] = []  # that came before an answer
         self._asked = 0
         try:
-            self._send(GREETING)
-            self.pid = check_greeting(path, self._next(time.monotonic() + patience_s))
+            deadline = time.monotonic() + patience_s
+            self._send(GREETING, deadline)
+            self.pid = check_greeting(path, self._next(deadline))
         except BaseException:
             self.close()
             raise
@@ -260,54 +113,68 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        self._socket.close()
+        self._end.close()
 
     def ask(self, verb: str, **more: Any) -> Any:
         """Return the answer. Raises PylvsError, with the process's message if it refuses."""
         self._asked += 1
-        self._send({"id": self._asked, "verb": verb, **more})
         deadline = time.monotonic() + self._patience_s
-        while True:
-            answer = self._next(deadline)
-            if isinstance(answer, dict) and answer.get("id") == self._asked:
-                return answer_of(answer)
+        self._send({"id": self._asked, "verb": verb, **more}, deadline)
+        while (answer := self._next(deadline)).get("id") != self._asked:
+            if "id" not in answer:  # not so the late answer to an earlier request
+                self._events.append(answer)
+        return answer_of(answer)
 
     def fileno(self) -> int:
         """Return the descriptor to wait for events."""
-        return self._socket.fileno()
+        return self._end.fileno()
 
-    def events(self) -> list[Any]:
-        """Return the messages that have come, without waiting. Raises PylvsError at the end of the connection."""
+    def events(self) -> list[dict[str, Any]]:
+        """Return the events that have come, without waiting. Raises PylvsError at the end of the connection."""
+        found, self._events = self._events, []
         try:
-            found = self._received + self._socket.receive()
-        except ConnectionClosed as closed:
-            raise self._gone(closed) from None
-        self._received = []
-        return found
+            while True:
+                found.append(self._next(0.0))
+        except _NoAnswer:
+            return found
 
-    def _send(self, message: Message) -> None:
+    def _send(self, message: Message, deadline: float) -> None:
+        data, files, _ = channel.packet(message, may_be_long=True)
         try:
-            self._socket.send(message)
-        except ConnectionClosed as closed:
-            raise self._gone(closed) from None
+            self._end.settimeout(max(deadline - time.monotonic(), 0.0))
+            socket.send_fds(self._end, [data], [each.fileno() for each in files])
+        except (TimeoutError, BlockingIOError):
+            raise self._no_answer() from None
+        except OSError as error:
+            raise self._gone(error.strerror or "") from None
+        finally:
+            for each in files:
+                each.close()
 
-    def _next(self, deadline: float) -> Any:
-        while not self._received:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise PylvsError(f"{self._path}: no answer within {self._patience_s:g} s")
-            ready = select.poll()
-            ready.register(self._socket, select.POLLIN | (select.POLLOUT if self._socket.unsent else 0))
-            ready.poll(left * 1000)
+    def _next(self, deadline: float) -> dict[str, Any]:
+        """Return the next message. Raises _NoAnswer at this time, PylvsError."""
+        try:
+            self._end.settimeout(max(deadline - time.monotonic(), 0.0))
             try:
-                self._socket.flush()
-                self._received += self._socket.receive()
-            except ConnectionClosed as closed:
-                raise self._gone(closed) from None
-        return self._received.pop(0)
+                message, descriptors = channel.receive(self._end)
+            except ConnectionResetError:  # it has ended without reading all; its messages follow this error
+                message, descriptors = channel.receive(self._end)
+        except (TimeoutError, BlockingIOError):
+            raise self._no_answer() from None
+        except EOFError:
+            raise self._gone("the other end has gone") from None
+        except OSError as error:
+            raise self._gone(error.strerror or "") from None
+        except BadMessage as error:
+            raise PylvsError(f"{self._path}: the process at this socket is not pylvs-vrrp: it sent {error}") from None
+        channel.close_all(descriptors)
+        return message
 
-    def _gone(self, closed: ConnectionClosed) -> PylvsError:
-        return PylvsError(f"{self._path}: the process of the virtual routers has ended ({closed})")
+    def _no_answer(self) -> _NoAnswer:
+        return _NoAnswer(f"{self._path}: no answer within {self._patience_s:g} s")
+
+    def _gone(self, reason: str) -> PylvsError:
+        return PylvsError(f"{self._path}: the process of the virtual routers has ended ({reason})")
 
 
 def answer_of(answer: Message) -> Any:

@@ -20,7 +20,7 @@ import os
 import signal
 import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,9 @@ from pylvs.model.vrrp import Roles, VrrpConfiguration, VrrpInstance, VrrpSetting
 from pylvs.model.wanted import Configuration
 from pylvs.system import lock, syscalls
 from pylvs.system.lease import Lease
-from pylvs.vrrp import control
 from pylvs.vrrp.advert_filter import Relevant
-from pylvs.vrrp.control import ControlServer
+from pylvs.vrrp.control import requests, server
+from pylvs.vrrp.control.server import ControlServer
 from pylvs.vrrp.garp import GarpRateLimit
 from pylvs.vrrp.helper.link import Configure, HelperLink, LogLine, LowerPriorityReceived, PriorityChanged, StateChanged
 from pylvs.vrrp.ipc import PID_FILE
@@ -109,15 +109,17 @@ class RouterService:
         self._limits = GarpRateLimit(())
         verbs = {
             "configure": self._configure,
-            "status": lambda _: control.service_status(self),
-            "why": lambda request: control.transitions_of(self, request.get("name")),
-            "yield": lambda request: self._yield(request, self.now + checked_duration("seconds", request["seconds"])),
-            "unyield": lambda request: self._yield(request, None),
+            "status": lambda _: server.service_status(self),
+            "why": lambda request: server.transitions_of(self, request.name),
+            "yield": lambda request: self._yield(
+                request.names, self.now + checked_duration("seconds", request.seconds)
+            ),
+            "unyield": lambda request: self._yield(request.names, None),
             "garp": self._send_garp,
             "data_plane": self._set_data_plane,
             "ping": lambda _: {},
             "sessions": lambda _: self.sessions.results(),
-            "stop": lambda request: self.stop(removed=bool(request.get("removed"))),
+            "stop": lambda request: self.stop(request.removed),
         }
         self._control = ControlServer(self.loop, verbs, self.log)
 
@@ -131,8 +133,7 @@ class RouterService:
         self.loop.watch(readable, lambda: self._on_signals(os.read(readable, 64)))
         self._control.open()  # first: the configuration comes over it, and starting a process takes milliseconds
         if first is not None:
-            request = {"configuration": first.vrrp, "settings": first.settings}
-            for warning in self._configure(request)["warnings"]:
+            for warning in self._configure(requests.Configure(first.vrrp, first.settings))["warnings"]:
                 self.log("warning", warning)
         self.helper.start()
         try:
@@ -184,13 +185,13 @@ class RouterService:
             self.helper.finish(self.loop.stop)
         return {}
 
-    def _configure(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _configure(self, request: requests.Configure) -> dict[str, Any]:
         """Apply a configuration; what is the same in the last one is not touched. Return error messages."""
-        new: VrrpConfiguration = request["configuration"]
+        new = request.configuration
         if self._stopping:
             raise InvalidOperation("the virtual routers are stopping")
         first, self._configured = not self._configured, True
-        self.helper.send(Configure(request["settings"], new))
+        self.helper.send(Configure(request.settings, new))
         before, self._configuration = self._configuration, new
         groups = {each.group.name: each.state for each in self.groups}
         routers = {each: each.state for each in self.routers.values()}
@@ -318,11 +319,10 @@ class RouterService:
         for router in self.routers.values():
             router.track(self.tracking.of(router.instance))
 
-    def _set_data_plane(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _set_data_plane(self, request: requests.DataPlane) -> dict[str, Any]:
         """Store what `pylvs run` reports, with `up` None if it does not know; it repeats that within the lease."""
         self._lease.renew()
-        up = request["up"]
-        self._enter_data_plane(None if up is None else bool(up), str(request.get("reason", "")))
+        self._enter_data_plane(request.up, request.reason)
         return {}
 
     def _enter_data_plane(self, up: bool | None, detail: str) -> None:
@@ -367,7 +367,7 @@ class RouterService:
     def _results_late(self, late: Collection[Key]) -> None:
         self.tracking.lose_source(self.now, late)
 
-    def named(self, names: list[str]) -> list[Router]:
+    def named(self, names: Sequence[str]) -> list[Router]:
         """Return the named routers, all if there are no names. Raises NoSuchRouter."""
         for name in names:
             if name not in self.routers:
@@ -375,7 +375,7 @@ class RouterService:
                 raise NoSuchRouter(f"{name}: no such virtual router; there are: {known}")
         return [self.routers[name] for name in names or self.routers]
 
-    def _with_groups(self, names: list[str]) -> list[Router]:
+    def _with_groups(self, names: Sequence[str]) -> list[Router]:
         """Return the named routers with the other members of their groups."""
         found = {router.name: router for router in self.named(names)}
         for router in list(found.values()):
@@ -383,16 +383,16 @@ class RouterService:
                 found |= {member.name: self.routers[member.name] for member in router.group.members}
         return list(found.values())
 
-    def _yield(self, request: dict[str, Any], until: float | None) -> dict[str, Any]:
+    def _yield(self, names: Sequence[str], until: float | None) -> dict[str, Any]:
         """Make the named routers and their groups backup until then; None: revert that."""
-        routers = self._with_groups(request.get("names") or [])
+        routers = self._with_groups(names)
         for router in routers:
             router.yield_until(until)
         return {"names": [router.name for router in routers]}
 
-    def _send_garp(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _send_garp(self, request: requests.Announce) -> dict[str, Any]:
         """Announce the addresses of a virtual router once."""
-        for router in self.named([request["name"]]):
+        for router in self.named([request.name]):
             router.announce()
         return {}
 
@@ -487,7 +487,7 @@ class RouterService:
         if about:
             self._damper.log(about, (level, text, fields))
         else:
-            self.helper.send(LogLine(level, text, fields))
+            self.helper.send(LogLine(level, text, {name: _plain(value) for name, value in fields.items()}))
 
     def publish(self, event: str, instance: str, **fields: Any) -> None:
         """Send an event to all subscribers."""
@@ -499,4 +499,9 @@ class RouterService:
         """Run notify scripts, write to FIFOs, send mail and traps, and publish the state, with that of `router`."""
         self.helper.send(message)
         if isinstance(message, StateChanged) and not message.at_reload:
-            self._control.publish_state(control.state_message(message.kind, message.name, message.state, router))
+            self._control.publish_state(server.state_message(message.kind, message.name, message.state, router))
+
+
+def _plain(value: Any) -> str | int | float | bool | None:
+    """Return a value for the log."""
+    return value if value is None or isinstance(value, str | int | float) else str(value)

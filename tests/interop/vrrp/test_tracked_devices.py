@@ -11,6 +11,7 @@ import pytest
 from pylvs.config.compile.document import compile_document
 from pylvs.config.language.parser import read
 from pylvs.vrrp import router_service
+from pylvs.vrrp.control import requests
 from pylvs.vrrp.loop import RealtimeStatus
 from pylvs.vrrp.protocol.machine import State
 from pylvs.vrrp.router_service import RouterService
@@ -115,7 +116,7 @@ def fault_of_pylvs(file: Path, pull: Callable[[], None]) -> bool:
     document, unread = read(str(file))
     assert unread == ()
     service = RouterService("text", NoRoles())
-    service._configure({"configuration": compile_document(document).configuration.vrrp, "settings": None})
+    service._configure(requests.Configure(compile_document(document).configuration.vrrp))
     a, witness = service.routers["A"], service.routers["witness"]
 
     def run_until(holds: Callable[[], bool]) -> None:

@@ -29,7 +29,10 @@ from pathlib import Path
 from typing import Any
 
 import pylvs
-from pylvs.vrrp.ipc import PROTOCOL, SOCKET_NAME, ConnectionClosed, MessageSocket
+from pylvs.model.plain import from_plain
+from pylvs.system.processes import channel
+from pylvs.vrrp.control.requests import Configure
+from pylvs.vrrp.ipc import KIND, PROTOCOL, SOCKET_NAME
 
 ROOT = Path(__file__).parents[3]
 
@@ -63,8 +66,8 @@ class FakeRouters:
         self.held: set[str] = set()
         self.data_plane: dict[str, Any] = {"up": True, "reason": ""}
         self.begun = time.time() - self.behaviour.get("age_s", 0)
-        self.pipes: dict[MessageSocket, set[str]] = {}  # what each has sent: "hello", "subscribe"
-        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.pipes: dict[socket.socket, set[str]] = {}  # what each has sent: "hello", "subscribe"
+        self.listener = socket.socket(socket.AF_UNIX, KIND)
         os.chdir(state)
         Path(SOCKET_NAME).unlink(missing_ok=True)
         self.listener.bind(SOCKET_NAME)
@@ -87,30 +90,39 @@ class FakeRouters:
                 if each in pipes:
                     self.read(pipes[each])
                 else:
-                    self.pipes[MessageSocket(self.listener.accept()[0])] = set()
+                    self.pipes[self.listener.accept()[0]] = set()
 
-    def read(self, pipe: MessageSocket) -> None:
-        """Read messages of a client."""
+    def read(self, pipe: socket.socket) -> None:
+        """Read a message of a client."""
         try:
-            for message in pipe.receive():
-                if "hello" in self.pipes[pipe]:
-                    self.reply(pipe, message)
-                else:
-                    self.pipes[pipe].add("hello")
-                    version = self.behaviour.get("version", pylvs.__version__)
-                    protocol = self.behaviour.get("protocol", PROTOCOL)
-                    pipe.send({"hello": version, "pid": os.getpid(), "protocol": protocol})
-        except ConnectionClosed:
+            message, descriptors = channel.receive(pipe)
+            channel.close_all(descriptors)
+            if "hello" in self.pipes[pipe]:
+                self.reply(pipe, message)
+            else:
+                self.pipes[pipe].add("hello")
+                version = self.behaviour.get("version", pylvs.__version__)
+                protocol = self.behaviour.get("protocol", PROTOCOL)
+                self.send(pipe, {"hello": version, "pid": os.getpid(), "protocol": protocol})
+        except (EOFError, OSError):
             del self.pipes[pipe]
             pipe.close()
 
-    def reply(self, pipe: MessageSocket, message: dict[str, Any]) -> None:
+    def send(self, pipe: socket.socket, message: dict[str, Any]) -> None:
+        data, files, _ = channel.packet(message, may_be_long=True)
+        socket.send_fds(pipe, [data], [each.fileno() for each in files])
+        for each in files:
+            each.close()
+
+    def reply(self, pipe: socket.socket, message: dict[str, Any]) -> None:
         """Reply to a request."""
         verb, behaviour = message["verb"], self.behaviour
         request = {name: value for name, value in message.items() if name not in ("id", "configuration", "settings")}
         if verb == "configure":
-            request["names"] = [each.name for each in message["configuration"].instances]
-            request["router_id"] = message["settings"].router_id
+            fields = {name: message[name] for name in ("configuration", "settings")}
+            wanted: Configure = from_plain(Configure, fields)
+            request["names"] = [each.name for each in wanted.configuration.instances]
+            request["router_id"] = wanted.settings.router_id
         with open(self.state / "requests.json", "a", encoding="utf-8") as file:
             file.write(json.dumps({"pid": os.getpid(), **request}) + "\n")
         if verb in behaviour.get("silent", ()):
@@ -138,7 +150,7 @@ class FakeRouters:
             self.send_event(message["event"])
             reply["ok"] = {}
         elif verb == "sessions":
-            reply["ok"] = {name: tuple(result) for name, result in behaviour.get("results", {}).items()}
+            reply["ok"] = behaviour.get("results", {})
         elif verb == "data_plane":
             self.data_plane = {"up": message["up"], "reason": message["reason"]}
             reply["ok"] = {}
@@ -149,7 +161,7 @@ class FakeRouters:
             reply["ok"] = {name: self.transitions(name) for name in names}
         else:
             reply["ok"] = self.status() if verb == "status" else {}
-        pipe.send(reply)
+        self.send(pipe, reply)
         if verb == "stop":
             Path(SOCKET_NAME).unlink()
             time.sleep(behaviour.get("takes_s", 0))
@@ -176,7 +188,7 @@ class FakeRouters:
     def send_event(self, event: dict[str, Any]) -> None:
         for pipe, seen in self.pipes.items():
             if "subscribe" in seen:
-                pipe.send(event)
+                self.send(pipe, event)
 
     def transitions(self, name: str) -> list[dict[str, Any]]:
         first = {

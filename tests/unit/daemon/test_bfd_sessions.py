@@ -183,19 +183,20 @@ def test_a_change_reaches_the_checks_at_once_and_is_an_event(host: FakeHost, mon
 def test_a_change_behind_the_reply_stays(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     """pylvs-vrrp sent both before the daemon read the first."""
     monkeypatch.setattr(supervision, "SESSIONS_POLL_S", 3600.0)
-    change = {"event": "session", "instance": "", "session": "b", "up": False, "reason": "Path Down"}
+    change = {"event": "session", "instance": "", "time": 0.0, "session": "b", "up": False}
+    change["reason"] = "Path Down"
 
     async def scenario() -> None:
         async with host.daemon() as daemon:
             await until(lambda: host.sessions.result("b") == (True, ""))
             assert daemon.routers._client is not None
-            connection = daemon.routers._client._socket
+            connection = daemon.routers._client._link
             dispatch = connection._on_message
 
-            def receive_both(message: Any) -> None:
-                dispatch(message)
-                if message.get("ok") == {"b": (True, "")}:
-                    dispatch(change)
+            def receive_both(message: dict[str, Any], descriptors: list[int]) -> None:
+                dispatch(message, descriptors)
+                if message.get("ok") == {"b": [True, ""]}:
+                    dispatch(change, [])
 
             monkeypatch.setattr(connection, "_on_message", receive_both)
             await daemon.routers._read_sessions()

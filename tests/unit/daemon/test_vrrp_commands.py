@@ -282,7 +282,7 @@ class Speaker:
     """Answers a greeting with these bytes, and then sends nothing."""
 
     def __init__(self, path: Path, answer: bytes) -> None:
-        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener = socket.socket(socket.AF_UNIX, ipc.KIND)
         self._listener.bind(str(path))
         self._listener.listen()
         self._answer = answer
@@ -298,7 +298,8 @@ class Speaker:
     def _speak(self) -> None:
         with self._listener.accept()[0] as end:
             end.recv(1 << 16)
-            end.sendall(self._answer)
+            if self._answer:
+                end.sendall(self._answer)
             end.recv(1 << 16)
 
 
@@ -306,8 +307,8 @@ class Speaker:
     ("answer", "patience_s", "text"),
     [
         (b"", 0.2, "no answer within 0.2 s"),
-        (b"\0\0\0\x04nope", PATIENCE_S, "sent data that is no message of pylvs"),
-        (b"\0\0\0\x05\x80\x04]\x94.", PATIENCE_S, "the process at this socket is not pylvs-vrrp"),
+        (b"nope", PATIENCE_S, "the process at this socket is not pylvs-vrrp: it sent not JSON"),
+        (b'{"hello":1,"pid":1}', PATIENCE_S, "the process at this socket is not pylvs-vrrp"),
     ],
 )
 def test_a_foreign_process_at_the_socket_is_reported_in_one_line(
@@ -320,7 +321,7 @@ def test_a_foreign_process_at_the_socket_is_reported_in_one_line(
 
 def test_a_socket_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "vrrp"
-    listener = socket.socket(socket.AF_UNIX)
+    listener = socket.socket(socket.AF_UNIX, ipc.KIND)
     listener.bind(str(path))
     listener.listen()
     monkeypatch.setattr(ipc, "peer_of", lambda _: (1, 4711))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
-import json
 import os
 import socket
 import threading
@@ -14,47 +12,56 @@ from pathlib import Path
 import pytest
 
 from pylvs.model.checks import Script
-from pylvs.system.processes import runner
+from pylvs.model.plain import from_plain
+from pylvs.system.processes import channel, runner
 from pylvs.system.processes.scripts import Ended, Processes
 from tests.shortages import failing
 from tests.unit.system.running import LONG_S, as_root, run
 from tests.waiting import until
+
+TRUE = runner.Run(
+    arguments=("/bin/true",),
+    environment={},
+    user="root",
+    uid=os.geteuid(),
+    gid=os.getegid(),
+    groups=tuple(os.getgroups()),
+    secure=False,
+    umask=0o77,
+    timeout_s=LONG_S,
+)
 
 
 def test_a_failed_fork_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused() -> int:
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
-    ours, its = socket.socketpair()
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, its:
         monkeypatch.setattr(os, "fork", refused)
-        runner.Runner(its)._start({"id": 7})
-        answer = json.loads(ours.recv(4096))
-    assert answer["problem"] == "cannot be started: Resource temporarily unavailable"
-    assert answer["unable"] is True
-    assert answer["status"] is None
+        runner.Runner(its)._start(7, TRUE)
+        answer: runner.Answer = from_plain(runner.Answer, channel.receive(ours)[0])
+    assert answer.problem == "cannot be started: Resource temporarily unavailable"
+    assert answer.unable is True
+    assert answer.status is None
 
 
-@pytest.mark.parametrize("known", [False, True], ids=["to look its user up", "to start the runner"])
-def test_without_a_free_thread_a_script_is_not_to_blame(known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_free_thread_a_script_is_not_to_blame(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its user cannot be looked up."""
+
     def refused(*_: object, **__: object) -> None:
         raise RuntimeError("can't start new thread")
 
     async def within(processes: Processes) -> tuple[Ended, Ended]:
         script = Script(("/bin/true",))
-        if known:
-            await processes._account(script, LONG_S)
         with monkeypatch.context() as limit:
             limit.setattr(threading.Thread, "start", refused)
-            if known:
-                limit.setattr(asyncio, "create_subprocess_exec", refused)  # as the child watcher of Python 3.11
             first = await processes.run(script, LONG_S)
         return first, await processes.run(script, LONG_S)
 
     refusal, after = run(within)
     assert (refusal.status, refusal.unable, after.status) == (None, True, 0)
-    reason = "can't start new thread" if known else "Resource temporarily unavailable"
-    assert refusal.problem.endswith(reason)
+    assert refusal.problem.endswith("Resource temporarily unavailable")
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
@@ -70,14 +77,14 @@ def test_a_pipe_that_cannot_be_made_is_reported(number: int, monkeypatch: pytest
             made.extend(make(flags))
             return made[-2], made[-1]
 
-        ours, its = socket.socketpair()
+        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours, its:
             monkeypatch.setattr(os, "pipe2", pipe)
-            runner.Runner(its)._start({"id": 7})
+            runner.Runner(its)._start(7, TRUE)
             monkeypatch.undo()
-            answer = json.loads(ours.recv(4096))
-        assert answer["problem"] == "cannot be started: Too many open files"
-        assert answer["unable"] is True
+            answer: runner.Answer = from_plain(runner.Answer, channel.receive(ours)[0])
+        assert answer.problem == "cannot be started: Too many open files"
+        assert answer.unable is True
         for descriptor in made:
             with pytest.raises(OSError, match="Bad file descriptor"):
                 os.fstat(descriptor)
@@ -91,28 +98,17 @@ def test_a_shortage_of_this_machine_is_no_fault_of_the_script(
 ) -> None:
     """execve(2) and setresuid(2) fail so in the child when pids.max or the memory limit is reached."""
     monkeypatch.setattr(os, "execve", failing(number))  # the child inherits it
-    ours, its = socket.socketpair()
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, its:
-        who = {"user": "root", "uid": os.geteuid(), "gid": os.getegid(), "groups": os.getgroups()}
         made = runner.Runner(its)
-        made._start(
-            {
-                "id": 7,
-                "arguments": ["/bin/true"],
-                "environment": {},
-                "secure": False,
-                "timeout_s": LONG_S,
-                "umask": 0o77,
-                **who,
-            }
-        )
+        made._start(7, TRUE)
         (running,) = made._running.values()
         os.waitpid(running.pid, 0)
         running.status = 127 << 8
         made._finish(running)
-        answer = json.loads(ours.recv(4096))
-    assert answer["problem"] == f"/bin/true: cannot be run as root: {os.strerror(number)}"
-    assert answer["unable"] is unable
+        answer: runner.Answer = from_plain(runner.Answer, channel.receive(ours)[0])
+    assert answer.problem == f"/bin/true: cannot be run as root: {os.strerror(number)}"
+    assert answer.unable is unable
 
 
 @pytest.fixture
@@ -142,8 +138,7 @@ def test_without_a_free_process_a_script_is_not_to_blame(pids_group: Path) -> No
     async def within(processes: Processes) -> list[Ended]:
         script = Script(("/bin/true",))
         found = [await processes.run(script, LONG_S)]
-        assert processes._runner is not None
-        (pids_group / "cgroup.procs").write_text(str(processes._runner._process.pid))
+        (pids_group / "cgroup.procs").write_text(str(processes._runner.pid))
         for limit in "1", "max":
             (pids_group / "pids.max").write_text(limit)
             found.append(await processes.run(script, LONG_S))

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pylvs.vrrp.control import ACCEPT_RETRY_S, ControlServer
-from pylvs.vrrp.ipc import SOCKET_NAME
+from pylvs.vrrp.control.server import ACCEPT_RETRY_S, ControlServer
+from pylvs.vrrp.ipc import KIND, SOCKET_NAME
 from tests.shortages import SHORTAGES
 from tests.unit.vrrp.fake_loop import FakeTimeLoop
 
@@ -28,7 +28,7 @@ def test_connections_wait_while_no_descriptor_is_free(
     monkeypatch.chdir(tmp_path)
     server = ControlServer(loop, {}, lambda level, text: lines.append(f"{level}: {text}"))
     server.open()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+    with socket.socket(socket.AF_UNIX, KIND) as client:
         client.connect(SOCKET_NAME)
         with monkeypatch.context() as shortage:
             shortage.setattr(socket.socket, "accept", refused)

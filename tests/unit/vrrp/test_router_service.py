@@ -34,7 +34,8 @@ from pylvs.model.vrrp import (
 )
 from pylvs.system import syscalls
 from pylvs.vrrp import router_service
-from pylvs.vrrp.control import service_status
+from pylvs.vrrp.control import requests
+from pylvs.vrrp.control.server import service_status
 from pylvs.vrrp.helper.link import NO_SCRIPTS, LogLine, StateChanged
 from pylvs.vrrp.ipc import answer_of
 from pylvs.vrrp.log_damper import MOST
@@ -144,7 +145,7 @@ def service(monkeypatch: pytest.MonkeyPatch, roles: Roles) -> Iterator[RouterSer
 
 
 def configure(service: RouterService, *instances: VrrpInstance, **more: Any) -> list[str]:
-    answer = service._configure({"configuration": VrrpConfiguration(instances=instances, **more), "settings": None})
+    answer = service._configure(requests.Configure(VrrpConfiguration(instances=instances, **more)))
     return list(answer["warnings"])
 
 
@@ -320,7 +321,7 @@ def lines_of(service: RouterService) -> list[str]:
 def test_the_state_of_the_data_plane_is_unknown_once_its_lease_has_expired(service: RouterService) -> None:
     configure(service, TRACKING, settings=VrrpSettings(data_plane_lease_s=10))
     for _ in range(10):
-        service._set_data_plane({"up": True, "reason": ""})
+        service._set_data_plane(requests.DataPlane(True, ""))
         run(service, 9)
     assert states(service) == {"VI_1": State.MASTER}
     run(service, 2)
@@ -331,7 +332,7 @@ def test_the_state_of_the_data_plane_is_unknown_once_its_lease_has_expired(servi
     silence = "the state of the packet path is unknown: no report from pylvs run for 10 s"
     assert [each for each in lines_of(service) if "packet path" in each] == [silence], "one line"
     assert service.data_plane_expired == 1
-    service._set_data_plane({"up": True, "reason": ""})
+    service._set_data_plane(requests.DataPlane(True, ""))
     assert "the packet path works" in lines_of(service)
     run(service, 5)
     assert states(service) == {"VI_1": State.MASTER}, "the next daemon's first report ends it"
@@ -346,14 +347,14 @@ def test_with_a_weight_an_unknown_data_plane_lowers_the_priority_and_without_the
     assert states(service) == {"VI_1": State.MASTER, "VI_2": State.MASTER}
     assert [each.machine.priority for each in service.routers.values()] == [70, 100]
     assert service.tracking.data_plane[0] is None
-    service._set_data_plane({"up": True, "reason": ""})
+    service._set_data_plane(requests.DataPlane(True, ""))
     assert [each.machine.priority for each in service.routers.values()] == [100, 100]
 
 
 def test_a_daemon_that_does_not_know_is_reported_as_unknown_at_once(service: RouterService) -> None:
     configure(service, TRACKING)
     run(service, 5)
-    service._set_data_plane({"up": None, "reason": "the tables were not compared for 30 s"})
+    service._set_data_plane(requests.DataPlane(None, "the tables were not compared for 30 s"))
     assert states(service) == {"VI_1": State.FAULT}
 
 
@@ -368,7 +369,7 @@ def test_a_polled_link_without_a_current_result_is_down(
     events: list[dict[str, Any]] = []
     monkeypatch.setattr(service._control, "publish", events.append)
     if whole:
-        service._helper_lost("it ended by itself")
+        service._helper_lost("the helper process has ended")
     else:
         service._results_late([("link", "eth0")])
     run(service, RESULT_LEASE_S - 1)
@@ -533,7 +534,7 @@ def test_the_status_has_the_wait_that_holds(service: RouterService) -> None:
 def test_time_in_which_the_process_was_stopped_does_not_end_the_lease(service: RouterService) -> None:
     configure(service, TRACKING)
     run(service, 5)
-    service._set_data_plane({"up": True, "reason": ""})
+    service._set_data_plane(requests.DataPlane(True, ""))
     host: Any = service.host
     host.switch.now += 3600
     run(service, 8)
@@ -549,7 +550,7 @@ def test_steps_of_the_wall_clock_change_nothing(service: RouterService, monkeypa
     begin = host.switch.now
     for offset[0] in (0.0, -86400.0 * 365, 86400.0 * 365, 0.0):
         run(service, 7)
-        service._set_data_plane({"up": True, "reason": ""})
+        service._set_data_plane(requests.DataPlane(True, ""))
     (router,) = service.routers.values()
     assert [each.become.state for each in router.history.transitions] == [State.BACKUP, State.MASTER]
     assert router.sent == pytest.approx(host.switch.now - begin - 3.6, abs=1)
@@ -760,16 +761,16 @@ def test_a_published_master_has_its_address_and_the_reason_of_the_member_that_le
 def test_a_request_announces_the_addresses_of_a_master_alone(service: RouterService) -> None:
     configure(service, replace(FIRST, announcements=Announcements(repeat=1, delay_s=0)))
     host: Any = service.host
-    service._send_garp({"name": "VI_1"})
+    service._send_garp(requests.Announce("VI_1"))
     assert host.announced == []
     run(service, 10)
     assert states(service) == {"VI_1": State.MASTER}
     host.announced.clear()
-    service._send_garp({"name": "VI_1"})
+    service._send_garp(requests.Announce("VI_1"))
     run(service, 10)
     assert len(host.announced) == 1
     with pytest.raises(NoSuchRouter, match="VI_9: no such virtual router") as caught:
-        service._send_garp({"name": "VI_9"})
+        service._send_garp(requests.Announce("VI_9"))
     with pytest.raises(NoSuchRouter):  # as its client receives it
         answer_of({"id": 1, "error": str(caught.value), "errno": caught.value.errno})
 
@@ -779,7 +780,7 @@ def test_a_yield_beyond_the_limits_changes_nothing(service: RouterService, lengt
     configure(service, FIRST)
     run(service, 10)
     with pytest.raises(PylvsError, match=r"^seconds: must be from 0 to 31622400$"):
-        service._control._verbs["yield"]({"names": [], "seconds": length_s})
+        service._control._verbs["yield"](requests.Yield(length_s))
     assert states(service) == {"VI_1": State.MASTER}
 
 

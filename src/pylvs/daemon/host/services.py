@@ -39,7 +39,7 @@ from pylvs.system.logs import get_logger, use_level
 from pylvs.system.namespaces import inside_network
 from pylvs.system.processes import command
 from pylvs.system.processes.edge import Edge
-from pylvs.system.processes.scripts import Processes, ScriptCounts
+from pylvs.system.processes.scripts import Processes, ScriptCounts, ScriptRunner
 
 
 @contextlib.contextmanager
@@ -77,14 +77,15 @@ class HostServices:
         """`parsed` is a file that can be read once."""
         self.manager = ServiceManager()
         self._tables_namespace = tables_namespace  # its file; "": that of this process
-        self._processes = Processes()
+        self._runner = ScriptRunner()
+        self._processes = Processes(runner=self._runner)
         self.prober = ProberLink()
         self.edge = Edge()
         self._started = False  # the shutdown_script runs only if the startup_script did
         self._settings = GlobalSettings()
         self.vip_checks = VipChecks()
         self.sessions = SessionTable()
-        self._notifier = Notifier(edge=self.edge)
+        self._notifier = Notifier(edge=self.edge, runner=self._runner)
         self._loader = ConfigurationLoader(parsed=parsed)
 
     def history(self, state: StateDirectory) -> History:
@@ -216,3 +217,4 @@ class HostServices:
             script, timeout_s = self._settings.shutdown_script, self._settings.shutdown_script_timeout_s
             await self._run("shutdown_script", script, timeout_s, again=True)
         await self._processes.close()
+        await self._runner.close()

@@ -14,7 +14,7 @@ from pylvs.daemon.tasks import BackgroundTasks
 from pylvs.model.errors import NoSpace, PylvsError
 from pylvs.system.logs import get_logger
 from pylvs.system.processes import command
-from pylvs.system.processes.scripts import KILLED_S
+from pylvs.system.processes.child import KILLED_S
 from pylvs.system.table_thread import TableThread
 
 POLL_S = 5.0

@@ -8,16 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from pylvs.model.errors import PylvsError
-from pylvs.vrrp.ipc import (
-    GREETING,
-    Message,
-    OtherVersion,
-    WatchedSocket,
-    answer_of,
-    check_greeting,
-    connected,
-    watch_in_asyncio,
-)
+from pylvs.model.plain import Malformed
+from pylvs.system.logs import get_logger
+from pylvs.system.processes import channel
+from pylvs.system.processes.asyncio_loop import AsyncioLoop
+from pylvs.system.processes.channel import BadMessage, Link
+from pylvs.vrrp.ipc import GREETING, Message, OtherVersion, answer_of, check_greeting, connected
 
 REPLY_TIMEOUT_S = 10.0
 
@@ -51,9 +47,8 @@ class VrrpClient:
         self._greeted: asyncio.Future[Any] = self._loop.create_future()
         self._replies: dict[int, tuple[asyncio.Future[Any], Callable[[Any], None]]] = {}
         self._count = 0
-        end = connected(path)
-        self.listener = end.peer  # the process at the socket, also if it does not answer
-        self._socket = WatchedSocket(watch_in_asyncio, end, self._dispatch, self._ended)
+        end, self.listener = connected(path)  # the process at the socket, also if it does not answer
+        self._link = Link(AsyncioLoop(), end, self._receive, self._lost, equal=True)
 
     @classmethod
     async def open(
@@ -61,8 +56,8 @@ class VrrpClient:
     ) -> tuple[VrrpClient, OtherVersion | None]:
         """Connect. With the returned error the process understands `stop` only.
 
-        `on_event` gets messages that are no replies. `on_close` is called when either side ends the connection. Raises
-        NoRouters, PylvsError.
+        `on_event` gets messages that are no replies; it raises Malformed. `on_close` is called when either side ends
+        the connection. Raises NoRouters, PylvsError.
         """
         client = cls(path, on_event, on_close)
         try:
@@ -105,7 +100,14 @@ class VrrpClient:
 
     def close(self) -> None:
         """End the connection; the process continues."""
-        self._socket.close()
+        if not self.closed.is_set():
+            self._link.close()
+            self._ended()
+
+    def _lost(self, reason: str) -> None:
+        if reason != channel.ENDED:
+            get_logger().error(f"the process of the virtual routers {reason}: the connection is closed")
+        self._ended()
 
     def _ended(self) -> None:
         self.closed.set()
@@ -126,21 +128,25 @@ class VrrpClient:
         return NoReply(f"{self._path}: the process of the virtual routers closed the connection")
 
     def _send(self, message: Message) -> None:
-        self._socket.send(message)
+        self._link.send(message)
         if self.closed.is_set():
             raise self._gone()
 
-    def _dispatch(self, message: Any) -> None:
-        if not isinstance(message, dict):
-            return
+    def _receive(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        channel.close_all(descriptors)
+        try:
+            self._dispatch(message)
+        except Malformed as error:
+            raise BadMessage(str(error)) from None
+
+    def _dispatch(self, message: Message) -> None:
         if not self._greeted.done():
             self._greeted.set_result(message)
-        elif "id" in message:
-            waiting = self._replies.get(message["id"])
-            if waiting is not None and not waiting[0].done():
-                reply, on_reply = waiting
+        elif "id" not in message:
+            self._on_event(message)
+        elif isinstance(number := message["id"], int) and (waiting := self._replies.get(number)):
+            reply, on_reply = waiting
+            if not reply.done():
                 reply.set_result(message)
                 if "error" not in message:
                     on_reply(answer_of(message))
-        else:
-            self._on_event(message)

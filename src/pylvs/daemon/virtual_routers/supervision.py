@@ -27,12 +27,14 @@ from pylvs.daemon.virtual_routers.first import STOP_TIMEOUT_S, FirstRouters
 from pylvs.health.sessions import SessionResult, SessionTable
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
+from pylvs.model.plain import from_plain, to_plain
 from pylvs.model.vrrp import VrrpSettings
 from pylvs.model.wanted import Configuration
 from pylvs.system import lock
 from pylvs.system.lease import Lease
 from pylvs.system.logs import get_logger
 from pylvs.system.threads import to_thread
+from pylvs.vrrp.control.requests import SessionEvent, StateReport
 from pylvs.vrrp.ipc import PID_FILE, Message, NoRouters, NotAccepting, OtherVersion
 
 START_TIMEOUT_S = 15.0  # until a process that was started replies
@@ -253,8 +255,9 @@ class VirtualRouters:
                 self._log.error(f"the BFD sessions are unknown: {error}")
                 self._events.publish("bfd_unknown", reason=str(error))
 
-    def _take_sessions(self, results: Mapping[str, SessionResult]) -> None:
-        self._sessions.replace(results)
+    def _take_sessions(self, results: Any) -> None:
+        """Store the results. Raises Malformed."""
+        self._sessions.replace(from_plain(dict[str, SessionResult], results))
         self._sessions_known = True
         if self._sessions_lost:
             self._sessions_lost = False
@@ -309,7 +312,7 @@ class VirtualRouters:
         first, self._first = self._first, None
         if first and first.process.pid == client.pid and first.has(wanted):
             return {}  # to it, the same configuration would be a reload
-        return await client.request("configure", configuration=wanted.vrrp, settings=wanted.settings)  # type: ignore[no-any-return]
+        return await client.request("configure", **_configuration(wanted))  # type: ignore[no-any-return]
 
     async def _connect(self) -> VrrpClient:
         if self._client is not None and not self._client.closed.is_set():
@@ -430,7 +433,7 @@ class VirtualRouters:
         if self._last is None:
             raise PylvsError("the addresses of the virtual routers may be left on this host")
         client = await self._start_process()
-        await client.request("configure", configuration=self._last.vrrp, settings=self._last.settings)
+        await client.request("configure", **_configuration(self._last))
         await client.request("stop")
         try:
             async with asyncio.timeout(STOP_TIMEOUT_S):
@@ -464,16 +467,22 @@ class VirtualRouters:
         self._error = error
 
     def _on_event(self, message: Message) -> None:
+        """Raises Malformed."""
         match message.get("event"):
             case None:
-                if "kind" in message:
-                    self.on_state(message)
+                from_plain(StateReport, message)
+                self.on_state(message)
             case "session":
-                self._sessions.update(message["session"], message["up"], message["reason"])
+                session: SessionEvent = from_plain(SessionEvent, message)
+                self._sessions.update(session.session, session.up, session.reason)
             case "bfd":
                 self._events.publish("bfd", **_event_fields(message))
             case event:
                 self._events.publish(f"vrrp_{event}", **_event_fields(message))
+
+
+def _configuration(wanted: Configuration) -> Mapping[str, Any]:
+    return {"configuration": to_plain(wanted.vrrp), "settings": to_plain(wanted.settings)}
 
 
 def _event_fields(event: Message) -> dict[str, Any]:

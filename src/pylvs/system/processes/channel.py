@@ -1,8 +1,8 @@
-"""Messages between pylvs's processes: JSON objects in packets of a socket pair, with descriptors for the child.
+"""Messages between pylvs's processes: JSON objects in packets of a socket, with descriptors for the child.
 
 JSON can only become plain values, and the receiver checks each of them. So a process in an attacker's hands has no more
-power over its parent than what its messages can express. What a parent sends may be longer than a packet: then it is in
-a sealed file.
+power over its parent than what its messages can express. A message that is longer than a packet is in a sealed file.
+A parent sends such files, and takes none of a process without privileges.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import math
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from pylvs import __version__
@@ -26,9 +26,12 @@ from pylvs.system.processes.event_loop import Loop
 MAX_PACKET = 1 << 17  # bytes; below the default of net.core.wmem_default
 MAX_DESCRIPTORS = 200  # in one packet; the kernel allows 253
 MAX_REASON = 300  # characters of a text that a process sent
-_MAX_UNSENT = 4096  # packets
+MAX_CONTENT = 64 << 20  # bytes of a message in a file; far more than a configuration takes
+_MAX_UNSENT = 64 << 20  # bytes
+_OVERHEAD = 512  # bytes of a packet that waits, besides its content
 _PACKETS_AT_ONCE = 8  # received in one run of the event loop
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+ENDED = "has ended"  # a reason of `on_lost`
 _SEALED = b'{"sealed":true}'  # a packet whose last descriptor is the file with the message
 
 Message = Mapping[str, Any]
@@ -104,25 +107,60 @@ def receive(end: socket.socket) -> tuple[dict[str, Any], list[int]]:
     data, descriptors, _, _ = socket.recv_fds(end, MAX_PACKET, MAX_DESCRIPTORS + 1)
     if not data:
         raise EOFError
-    if data == _SEALED and descriptors:
-        with open(descriptors.pop(), "rb") as file:
-            file.seek(0)
-            data = file.read()
-    return decode(data), descriptors
+    try:
+        if data == _SEALED and descriptors:
+            data = _content(descriptors.pop())
+        return decode(data), descriptors
+    except BaseException:
+        close_all(descriptors)
+        raise
+
+
+def close_all(descriptors: Iterable[int]) -> None:
+    """Close descriptors of a message that needs none."""
+    for each in descriptors:
+        os.close(each)
+
+
+def _content(number: int) -> bytes:
+    """Return what a file in memory has, and close it. Raises BadMessage if it could change, or is too long."""
+    with open(number, "rb") as file:
+        try:
+            seals = fcntl.fcntl(number, fcntl.F_GET_SEALS)
+        except OSError:
+            seals = 0
+        if seals & _SEALS != _SEALS:
+            raise BadMessage("a file that is not sealed")
+        if os.fstat(number).st_size > MAX_CONTENT:
+            raise BadMessage("a file that is too long")
+        file.seek(0)
+        return file.read()
 
 
 @dataclass(slots=True)
 class _Packet:
     data: bytes
     descriptors: list[Descriptor]
+    size: int  # that counts against the limit
+
+
+def packet(message: Message, may_be_long: bool) -> tuple[bytes, list[Descriptor], int]:
+    """Return what to send, and the size of the message. Raises BadMessage if it would be too long."""
+    data = json.dumps(message, separators=(",", ":")).encode()
+    if len(data) <= MAX_PACKET:
+        return data, [], len(data)
+    if not may_be_long or len(data) > MAX_CONTENT:
+        raise BadMessage(f"a message of {len(data)} bytes")
+    return _SEALED, [os.fdopen(sealed(data), "rb")], len(data)
 
 
 class Link:
     """One end of a socket pair in an event loop. What the other end does not read at once waits here.
 
     `on_message` gets each message, with its descriptors if the other end is the parent; it raises BadMessage, which
-    ends the link. `on_lost` gets the reason of the end, once. `most_waiting` is for a process that requests
-    descriptors: it must not hold more of them here by not reading.
+    ends the link. `on_lost` gets the reason of the end, once. With `equal` the other end has the rights of this one,
+    and long messages go both ways. `most_waiting` is for a process that requests descriptors: it must not hold more of
+    them here by not reading. `most_unsent` limits the bytes that wait.
     """
 
     def __init__(
@@ -131,17 +169,20 @@ class Link:
         end: socket.socket,
         on_message: Callable[[dict[str, Any], list[int]], None],
         on_lost: Callable[[str], None],
-        to_parent: bool,
+        to_parent: bool = False,
         most_waiting: float = math.inf,
+        equal: bool = False,
+        most_unsent: int = _MAX_UNSENT,
     ) -> None:
         end.setblocking(False)
         self._loop = loop
         self._end = end
         self._on_message, self._on_lost = on_message, on_lost
-        self._to_parent = to_parent
-        self._most_waiting = most_waiting
+        self._takes_descriptors = to_parent or equal
+        self._may_be_long = not to_parent or equal
+        self._most_waiting, self._most_unsent = most_waiting, most_unsent
         self._unsent: deque[_Packet] = deque()
-        self._waiting_descriptors = 0  # in these packets
+        self._waiting_descriptors = self._waiting_bytes = 0  # in these packets
         self._open = True
         self._ending = False
         self._writing = False  # watched for writing, too
@@ -157,15 +198,17 @@ class Link:
 
         Raises BadMessage if one to the parent is longer than a packet.
         """
-        packet = self._packet(message, list(descriptors))
+        data, files, size = packet(message, self._may_be_long)
+        made = _Packet(data, [*descriptors, *files], size + _OVERHEAD)
         if not self._open or self._ending:
-            _close(packet)
+            _close(made)
             return
-        self._unsent.append(packet)
-        self._waiting_descriptors += len(packet.descriptors)
+        self._unsent.append(made)
+        self._waiting_descriptors += len(made.descriptors)
+        self._waiting_bytes += made.size
         if len(self._unsent) == 1:
             self._flush()
-        elif len(self._unsent) > _MAX_UNSENT or self._waiting_descriptors > self._most_waiting:
+        if self._waiting_bytes > self._most_unsent or self._waiting_descriptors > self._most_waiting:
             self._lose("does not read")
 
     def finish(self) -> None:
@@ -183,20 +226,11 @@ class Link:
         self._loop.watch(self._end.fileno(), None)
         self._end.close()
 
-    def _packet(self, message: Message, descriptors: list[Descriptor]) -> _Packet:
-        data = json.dumps(message, separators=(",", ":")).encode()
-        if len(data) > MAX_PACKET:
-            if self._to_parent:
-                raise BadMessage(f"a message of {len(data)} bytes")
-            descriptors.append(os.fdopen(sealed(data), "rb"))
-            data = _SEALED
-        return _Packet(data, descriptors)
-
     def _drop_unsent(self) -> None:
         for packet in self._unsent:
             _close(packet)
         self._unsent.clear()
-        self._waiting_descriptors = 0
+        self._waiting_descriptors = self._waiting_bytes = 0
 
     def _lose(self, reason: str) -> None:
         if self._open:
@@ -222,6 +256,7 @@ class Link:
                 self._lose(f"cannot be reached: {error.strerror}")
                 return
             self._waiting_descriptors -= len(packet.descriptors)
+            self._waiting_bytes -= packet.size
             _close(self._unsent.popleft())
         if self._ending:
             with contextlib.suppress(OSError):
@@ -238,13 +273,13 @@ class Link:
             if not self._open:
                 return
             try:
-                message, descriptors = receive(self._end) if self._to_parent else (self._of_child(), [])
+                message, descriptors = receive(self._end) if self._takes_descriptors else (self._of_child(), [])
             except BlockingIOError:
                 return
             except ConnectionResetError:  # it ended without reading all; its messages follow this error
                 continue
             except (EOFError, OSError):
-                self._lose("has ended")
+                self._lose(ENDED)
                 return
             except BadMessage as error:
                 self._lose(f"sent an invalid message ({error})")

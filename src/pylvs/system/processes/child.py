@@ -22,6 +22,7 @@ from pylvs.system.processes.channel import (
     Descriptor,
     Link,
     Message,
+    close_all,
     greeting,
     greeting_problem,
     privileges_left,
@@ -38,8 +39,8 @@ RESTART_S, MAX_RESTART_S = 0.5, 10.0  # delay after an unexpected end, doubled e
 STEADY_S = 60.0  # a process that ran for so long restarts after RESTART_S again
 OFTEN, OFTEN_S = 3, 300.0  # so many unexpected ends within this time are a problem, although it runs again
 KILLED_S = 5.0  # for the end of a killed process, which may wait for a disk
-_PING = {"ping": True}
-_PONG = {"pong": True}
+PING = {"ping": True}
+PONG = {"pong": True}
 # Variables that a process gets.
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", *COMPILED_MODULES, "LANG", "LC_ALL", "OPENSSL_CONF")
 
@@ -72,9 +73,10 @@ class Child:
 
     `what` names it in the log and in `problem`, which is why it does not run now ("" while it does, or before `start`).
     `program` is its module. `on_message` gets each message after the greeting; it raises BadMessage, which ends the
-    process. `on_up` is called after each greeting, `on_down` after each unexpected end. `most_waiting` is that of
-    `Link`, `lease_s` another lease. A process that writes the log gets stdout and stderr of this one; of another one,
-    stderr is logged if it ends. `restarts` counts unexpected ends, `launches` each process that was started here.
+    process. `on_up` is called after each greeting, `on_down` after each unexpected end. `most_waiting` and `equal` are
+    those of `Link`, `lease_s` another lease. A process that writes the log gets stdout and stderr of this one; of
+    another one, stderr is logged if it ends. `restarts` counts unexpected ends, `launches` each process that was
+    started here.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Child:
         on_down: Callable[[], None] = lambda: None,
         *,
         most_waiting: float = math.inf,
+        equal: bool = False,
         lease_s: float | None = None,
         environment: Callable[[], Mapping[str, str]] = environment,
         writes_log: bool = False,
@@ -100,7 +103,7 @@ class Child:
         self._loop = loop
         self._what, self._program = what, program
         self._on_message, self._on_up, self._on_down = on_message, on_up, on_down
-        self._most_waiting, self._lease_s = most_waiting, lease_s
+        self._most_waiting, self._equal, self._lease_s = most_waiting, equal, lease_s
         self._environment, self._writes_log = environment, writes_log
         self._log = log or get_logger().log
         self._arguments: tuple[str, ...] = ()
@@ -120,6 +123,11 @@ class Child:
     def started(self) -> bool:
         """Whether it runs, or will be restarted."""
         return self._timer is not None and self._on_closed is None
+
+    @property
+    def runs(self) -> bool:
+        """Whether it was started, and has not ended: perhaps it has not sent its greeting."""
+        return self._process is not None
 
     @property
     def waits(self) -> bool:
@@ -183,7 +191,13 @@ class Child:
         self.pid = self._process.pid
         self.launches += 1
         self._link = Link(
-            self._loop, self._process.end, self._receive, self._lost, to_parent=False, most_waiting=self._most_waiting
+            self._loop,
+            self._process.end,
+            self._receive,
+            self._lost,
+            to_parent=False,
+            most_waiting=self._most_waiting,
+            equal=self._equal,
         )
         self._timer = self._loop.at(self._loop.now + PING_S, self._ping)
 
@@ -194,15 +208,16 @@ class Child:
             self._lost(f"has been silent for {self._silent} s")
             return
         if not self.waits:
-            self.send(_PING)
+            self.send(PING)
         if self._link is not None:
             self._timer = self._loop.at(self._loop.now + PING_S, self._ping)
 
-    def _receive(self, message: dict[str, Any], _: list[int]) -> None:
+    def _receive(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        close_all(descriptors)
         self._silent = 0
         if not self.up:
             self._greeted(message)
-        elif message != _PONG:
+        elif message != PONG:
             self._on_message(message)
 
     def _greeted(self, message: dict[str, Any]) -> None:
@@ -272,7 +287,7 @@ class Parent:
     """The other end: that of the process which was started. It greets, and answers pings.
 
     `on_message` gets each message with its descriptors, and `on_end` is called when the parent has ended or does not
-    read. `left` is what `sandbox.confine` could not give up.
+    read. `left` is what `sandbox.confine` could not give up; `equal` is that of `Link`.
     """
 
     def __init__(
@@ -282,9 +297,10 @@ class Parent:
         on_message: Callable[[dict[str, Any], list[int]], None],
         on_end: Callable[[], None],
         left: Sequence[str] = (),
+        equal: bool = False,
     ) -> None:
         self._on_message = on_message
-        self._link = Link(loop, end, self._receive, lambda _: on_end(), to_parent=True)
+        self._link = Link(loop, end, self._receive, lambda _: on_end(), to_parent=True, equal=equal)
         self._link.send(greeting(left))
 
     @property
@@ -297,8 +313,8 @@ class Parent:
         self._link.send(message)
 
     def _receive(self, message: dict[str, Any], descriptors: list[int]) -> None:
-        if message == _PING:
-            self._link.send(_PONG)
+        if message == PING:
+            self._link.send(PONG)
         else:
             self._on_message(message, descriptors)
 

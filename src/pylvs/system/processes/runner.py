@@ -1,9 +1,8 @@
-"""The helper process: it forks scripts for a daemon, enforces their timeouts, ends them and reaps them.
+"""The process that runs scripts: it forks them for a daemon, enforces their timeouts, ends them and reaps them.
 
-The helper process is small and has one thread, so fork(2) is cheap and safe. Neither holds for a daemon with an event
-loop, thousands of checks and a resolver's threads. Requests and results are lines of JSON on one socket. A ping is
-answered at once, so the daemon notices when this process hangs. When the daemon closes its end, or dies, this process
-kills all running scripts.
+This process is small and has one thread, so fork(2) is cheap and safe. Neither holds for a daemon with an event loop,
+thousands of checks and a resolver's threads. A ping is answered at once, so the daemon notices when this process hangs.
+When the daemon closes its end, or dies, this process kills all running scripts.
 
 Each script is a "child subreaper" (prctl(2)), and so is this process. A script's descendants stay below the script
 until it ends. Background processes that it leaves then live on, and this process reaps them.
@@ -13,7 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
+import importlib
+import math
 import os
 import selectors
 import signal
@@ -21,11 +21,12 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from pylvs import __version__
+from pylvs.model.dataclass import dataclass, field
+from pylvs.model.plain import Malformed, from_plain, to_plain
 from pylvs.system import syscalls
+from pylvs.system.processes import channel, child
 from pylvs.system.processes.accounts import insecurities, located
 from pylvs.system.processes.tree import Process, alive, process, send, stopped_tree
 
@@ -34,14 +35,44 @@ _STUBBORN_S = 2.0  # after SIGKILL, for processes that sleep uninterruptibly in 
 _TICK_S = 0.02  # interval of checks whether processes that got a signal have ended
 _LONGEST_SLEEP_S = 3600.0  # a selector cannot wait for the infinite deadline of a FIFO's reader
 KEPT_BYTES = 8192  # of a script's output; the rest is read and discarded
-PROTOCOL = 2  # of requests and results
-GREETING = {"hello": __version__, "protocol": PROTOCOL}  # the first line
+_MOST_FAILURE = 8192  # bytes of the reason why a script could not be started
 # This machine has too few processes, memory or files: no fault of the script. A child marks such a failure.
 _SHORTAGES = (errno.EAGAIN, *syscalls.SHORTAGES)
 _SHORTAGE_MARK = b"\0"
 
 
-@dataclass
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A script to run; without `timeout_s` it may run for ever."""
+
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str]  # besides that of this process
+    user: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    secure: bool
+    umask: int
+    timeout_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The end of a script, or with `late` its timeout: the end follows when its processes have ended."""
+
+    id: int
+    late: bool = False
+    status: int | None = None
+    signal: int = 0
+    timed_out: bool = False
+    problem: str = ""
+    unable: bool = False
+    output: str = ""
+    lost: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
 class Running:
     """One script from its request to its result."""
 
@@ -64,11 +95,10 @@ class Running:
 class Runner:
     """Runs the scripts of one daemon."""
 
-    def __init__(self, channel: socket.socket) -> None:
-        self._channel = channel
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
         self._selector = selectors.DefaultSelector()
         self._running: dict[int, Running] = {}  # by pid
-        self._received = bytearray()
         self._open = True
 
     def serve(self) -> None:
@@ -80,9 +110,9 @@ class Runner:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
             signal.signal(number, signal.SIG_IGN)  # for the daemon; this process ends with it
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
-        self._selector.register(self._channel, selectors.EVENT_READ, self._receive)
+        self._selector.register(self._end, selectors.EVENT_READ, self._receive)
         self._selector.register(wake, selectors.EVENT_READ, lambda: os.read(wake, 4096))
-        self._send(GREETING)
+        self._send(channel.greeting())
         while self._open:
             for key, _ in self._selector.select(self._patience()):
                 key.data()
@@ -100,46 +130,44 @@ class Runner:
 
     def _receive(self) -> None:
         try:
-            chunk = self._channel.recv(1 << 16)
-        except ConnectionError:  # the daemon was killed before it has read a result
-            chunk = b""
-        self._open = bool(chunk)
-        self._received += chunk
-        *lines, rest = self._received.split(b"\n")
-        self._received = bytearray(rest)
-        for line in lines:
-            request = json.loads(line)
-            if "ping" in request:
-                self._send({"pong": request["ping"]})
-            elif "kill" in request:
+            message, descriptors = channel.receive(self._end)
+            channel.close_all(descriptors)
+            if message == child.PING:
+                self._send(child.PONG)
+            elif "kill" in message:
                 for each in list(self._running.values()):
-                    if each.number == request["kill"]:
+                    if each.number == message["kill"]:
                         self._kill(each)
             else:
-                self._start(request)
+                self._start(int(message["id"]), from_plain(Run, message.get("run")))
+        except (EOFError, ConnectionError):  # the daemon has ended, perhaps before it has read a result
+            self._open = False
+        except (channel.BadMessage, Malformed, KeyError, TypeError, ValueError) as error:
+            print(f"an invalid request ({error})", file=sys.stderr)  # the daemon logs it
+            self._open = False
 
     def _answer(self, each: Running) -> None:
         status = None if each.status is None else os.waitstatus_to_exitcode(each.status)  # negative: a signal
-        result = {
-            "id": each.number,
-            "status": None if status is None or status < 0 or each.failure else status,
-            "signal": 0 if status is None else max(0, -status),
-            "timed_out": each.timed_out,
-            "problem": each.failure.removeprefix(_SHORTAGE_MARK).decode(errors="replace"),
-            "unable": each.failure.startswith(_SHORTAGE_MARK),
-            "output": each.kept.decode(errors="replace"),
-            "lost": each.lost,
-            "seconds": each.timeout_s if each.timed_out else round(time.monotonic() - each.started, 6),
-        }
-        self._send(result)
+        result = Answer(
+            id=each.number,
+            status=None if status is None or status < 0 or each.failure else status,
+            signal=0 if status is None else max(0, -status),
+            timed_out=each.timed_out,
+            problem=each.failure.removeprefix(_SHORTAGE_MARK).decode(errors="replace"),
+            unable=each.failure.startswith(_SHORTAGE_MARK),
+            output=each.kept.decode(errors="replace"),
+            lost=each.lost,
+            seconds=each.timeout_s if each.timed_out else round(time.monotonic() - each.started, 6),
+        )
+        self._send(to_plain(result))
 
-    def _send(self, message: Mapping[str, Any]) -> None:
+    def _send(self, message: channel.Message) -> None:
         try:
-            self._channel.sendall(json.dumps(message).encode() + b"\n")
+            self._end.send(channel.encode(message))
         except OSError:
             self._open = False
 
-    def _start(self, request: dict[str, Any]) -> None:
+    def _start(self, number: int, request: Run) -> None:
         pipes: list[int] = []
         try:
             pipes += os.pipe2(os.O_CLOEXEC)
@@ -148,7 +176,7 @@ class Runner:
         except OSError as error:
             for descriptor in pipes:
                 os.close(descriptor)
-            failed = Running(request["id"], 0, time.monotonic(), 0.0, 0.0, None, None)
+            failed = Running(number, 0, time.monotonic(), 0.0, 0.0, None, None)
             failed.failure += _SHORTAGE_MARK + f"cannot be started: {error.strerror}".encode()
             self._answer(failed)
             return
@@ -157,8 +185,8 @@ class Runner:
             _become(request, its_output, its_errors)
         os.close(its_output)
         os.close(its_errors)
-        now, timeout_s = time.monotonic(), request["timeout_s"]
-        each = Running(request["id"], pid, now, timeout_s, now + timeout_s, output, errors)
+        now, timeout_s = time.monotonic(), math.inf if request.timeout_s is None else request.timeout_s
+        each = Running(number, pid, now, timeout_s, now + timeout_s, output, errors)
         self._running[pid] = each
         for descriptor in (output, errors):
             os.set_blocking(descriptor, False)
@@ -174,7 +202,7 @@ class Runner:
             self._close(each, descriptor)
             return False
         if descriptor == each.errors:
-            each.failure += chunk
+            each.failure += chunk[: _MOST_FAILURE - len(each.failure)]
         else:
             space = KEPT_BYTES - len(each.kept)
             each.kept += chunk[:space]
@@ -208,7 +236,7 @@ class Runner:
                 self._finish(each)
             elif now >= each.deadline:
                 each.timed_out = True
-                self._send({"late": each.number})  # its result follows when its processes have ended
+                self._send(to_plain(Answer(id=each.number, late=True)))
                 self._ask(each)
             return
         if each.status is not None and not any(map(alive, each.victims)):
@@ -258,7 +286,7 @@ class Runner:
         self._answer(each)
 
 
-def _become(request: dict[str, Any], output: int, errors: int) -> NoReturn:
+def _become(request: Run, output: int, errors: int) -> NoReturn:
     """In the child: drop all state of this process and execute the script. Errors are written to `errors`."""
     what = "cannot be started"
     try:
@@ -276,18 +304,18 @@ def _become(request: dict[str, Any], output: int, errors: int) -> NoReturn:
         for known in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             signal.signal(known, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        os.umask(request["umask"])
-        arguments, environment = request["arguments"], {**os.environ, **request["environment"]}
+        os.umask(request.umask)
+        arguments, environment = request.arguments, {**os.environ, **request.environment}
         path = located(arguments[0])
-        if request["secure"] and (found := insecurities(path, request["uid"])):
+        if request.secure and (found := insecurities(path, request.uid)):
             _give_up(errors, f"not run as root: {'; '.join(found)}")
-        what = f"cannot become {request['user']}"
+        what = f"cannot become {request.user}"
         if os.geteuid() == 0:
-            os.setgroups(request["groups"])
-        if (os.getgid(), os.getuid()) != (request["gid"], request["uid"]):
-            os.setresgid(request["gid"], request["gid"], request["gid"])
-            os.setresuid(request["uid"], request["uid"], request["uid"])
-        what = f"{path}: cannot be run as {request['user']}"
+            os.setgroups(request.groups)
+        if (os.getgid(), os.getuid()) != (request.gid, request.uid):
+            os.setresgid(request.gid, request.gid, request.gid)
+            os.setresuid(request.uid, request.uid, request.uid)
+        what = f"{path}: cannot be run as {request.user}"
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
         try:
@@ -316,13 +344,17 @@ def _be_killed_before_the_daemon() -> None:
             file.write("0")
 
 
-def main(descriptor: int) -> None:
-    """Serve the daemon at the other end of this socket."""
+def main(descriptor: int, folder: str) -> None:
+    """Serve the daemon at the other end of this socket; scripts begin in its working directory."""
+    syscalls.prctl(syscalls.PR_SET_NAME, b"pylvs-scripts")
     _be_killed_before_the_daemon()
-    with socket.socket(fileno=descriptor) as channel:
-        channel.set_inheritable(False)
-        Runner(channel).serve()
+    with contextlib.suppress(OSError):
+        os.chdir(folder)
+    with socket.socket(fileno=descriptor) as end:
+        end.set_inheritable(False)
+        Runner(end).serve()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    # Not this copy's main: `__main__` has no names of types, by which requests are converted.
+    importlib.import_module("pylvs.system.processes.runner").main(int(sys.argv[1]), sys.argv[2])

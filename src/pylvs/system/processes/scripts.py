@@ -3,33 +3,30 @@
 A script gets a session of its own, /dev/null as standard input and no other open file. No signal is blocked or ignored,
 and the umask is 077 or the configured one. Its environment is this process's without the variables by which systemd
 addresses this process. At its timeout, the script and all its descendants get SIGTERM, and two seconds later SIGKILL.
-All this happens in the helper process, `pylvs.system.processes.runner`.
+All this happens in the process that runs scripts, `pylvs.system.processes.runner`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import logging
 import math
 import os
 import re
 import signal
-import socket
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 from pylvs.model.checks import Script
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError, counted
-from pylvs.system.lease import Lease
-from pylvs.system.processes import command
+from pylvs.model.plain import Malformed, from_plain, to_plain
 from pylvs.system.processes.accounts import SCRIPT_USER, Account, script_account
-from pylvs.system.processes.runner import GREETING
-from pylvs.system.sockets import closed_on_error
+from pylvs.system.processes.asyncio_loop import AsyncioLoop, closed
+from pylvs.system.processes.channel import BadMessage, Message
+from pylvs.system.processes.child import Child
+from pylvs.system.processes.runner import Answer, Run
 from pylvs.system.threads import DaemonThread
 
 AT_ONCE = 200  # scripts that run at the same time; two pipes of each fit below 1024 open files
@@ -37,15 +34,11 @@ _NOT_FOR_SCRIPTS = (
     *("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"),
     "PYLVS_UNIT",  # a script's `pylvs run`, or its commands, are not those of this unit
 )
-_LONGEST_ANSWER = 1 << 20
 _ACCOUNT_S = 60.0
 _REFRESH_S = 0.2  # to look up a known account again, before the script runs as the one found before
-_HANGS = "the process that runs scripts hangs"
-PING_S = 1.0  # between two pings to the process that runs scripts
-_START_S = 60.0  # until it answers the first one
-LEASE_S = 10.0  # of silence, after which it is killed, and all its scripts with it
+WHAT = "the process that runs scripts"
+LEASE_S = 10  # of its silence, after which it is killed, and all its scripts with it
 END_S = 5.0  # at the end, for it to kill its scripts and to exit; then it is killed
-KILLED_S = 10.0  # until a process that was killed has ended
 _LONG_WAIT_S = 1.0  # for one of `at_once`; it delays a check
 _WARN_EVERY_S = 60.0  # of long waits
 UMASK = 0o077  # unless the configuration has one
@@ -122,32 +115,139 @@ class ScriptCounts:
 
 
 @dataclass(slots=True)
-class _Run:
-    """What waits for the end of a script, and what to call at its timeout."""
+class _Running:
+    """A script: its request, what waits for its end, and what to call at its timeout."""
 
+    request: Run
     ended: asyncio.Future[Ended]
     on_timeout: Callable[[], None]
+    owner: object
+
+
+def _environment() -> Mapping[str, str]:
+    return {name: value for name, value in os.environ.items() if name not in _NOT_FOR_SCRIPTS}
+
+
+class ScriptRunner:
+    """The process that runs scripts. It is started for the first one; several `Processes` may share it."""
+
+    def __init__(self) -> None:
+        self._running: dict[int, _Running] = {}
+        self._last = 0
+        self._child = Child(
+            AsyncioLoop(),
+            WHAT,
+            "pylvs.system.processes.runner",
+            self._receive,
+            self._up,
+            self._down,
+            equal=True,
+            lease_s=LEASE_S,
+            environment=_environment,
+        )
+
+    @property
+    def pid(self) -> int:
+        """The process that was started last."""
+        return self._child.pid
+
+    async def run(self, request: Run, on_timeout: Callable[[], None], owner: object) -> Ended:
+        """Run a script to its end. CancelledError kills it."""
+        self._last += 1
+        number = self._last
+        made = _Running(request, asyncio.get_running_loop().create_future(), on_timeout, owner)
+        self._running[number] = made
+        try:
+            if self._child.up:
+                self._send(number)
+            elif not self._child.started:
+                self._child.start(os.getcwd())
+            return await made.ended
+        except asyncio.CancelledError:
+            self._child.send({"kill": number})
+            raise
+        finally:
+            del self._running[number]
+
+    async def end_scripts(self, owner: object) -> None:
+        """Kill the scripts of one owner."""
+        mine = {number: each for number, each in self._running.items() if each.owner is owner}
+        for number, each in mine.items():
+            self._child.send({"kill": number})
+            if not self._child.up:
+                each.ended.cancel()
+        if mine:
+            await asyncio.wait([each.ended for each in mine.values()], timeout=END_S)
+
+    async def close(self) -> None:
+        """End the process; it kills all scripts before. One that hangs is killed."""
+        if self._child.started:
+            await closed(self._child, END_S)
+        self._end_all(f"{WHAT} has ended")
+
+    def _up(self) -> None:
+        for number in self._running:
+            self._send(number)
+
+    def _send(self, number: int) -> None:
+        self._child.send({"id": number, "run": to_plain(self._running[number].request)})
+
+    def _receive(self, message: Message) -> None:
+        """Take the timeout of a script, or its end."""
+        try:
+            answer: Answer = from_plain(Answer, message)
+        except Malformed as error:
+            raise BadMessage(str(error)) from None
+        made = self._running.get(answer.id)
+        if made is None or made.ended.done():
+            return
+        if answer.late:
+            made.on_timeout()
+            return
+        made.ended.set_result(
+            Ended(
+                answer.status,
+                answer.signal,
+                answer.timed_out,
+                answer.problem,
+                answer.unable,
+                answer.output,
+                answer.lost,
+                answer.seconds,
+            )
+        )
+
+    def _down(self) -> None:
+        """Its scripts are not to blame."""
+        self._end_all(self._child.problem)
+
+    def _end_all(self, problem: str) -> None:
+        for each in self._running.values():
+            if not each.ended.done():
+                each.ended.set_result(Ended(None, problem=problem, unable=True))
 
 
 class Processes:
-    """Runs scripts; one object for a daemon. A script without a user runs as the given one.
+    """Runs scripts, `at_once` at the same time. A script without a user runs as the given one.
 
-    With `security`, a script that other users can change does not run as root.
+    With `security`, a script that other users can change does not run as root. Without a `runner` it has its own.
     """
 
-    def __init__(self, user: str = "", group: str = "", security: bool = False, at_once: int = AT_ONCE) -> None:
+    def __init__(
+        self,
+        user: str = "",
+        group: str = "",
+        security: bool = False,
+        at_once: int = AT_ONCE,
+        runner: ScriptRunner | None = None,
+    ) -> None:
         self.counts = ScriptCounts()
         self._user, self._group, self._security, self._umask = user, group, security, UMASK
         self._at_once = at_once
         self._slots = asyncio.Semaphore(at_once)
         self._quiet_until = -math.inf  # no warning about waits before
-        self._runs: dict[int, _Run] = {}
-        self._last = 0
-        self._runner: _Channel | None = None
-        self._lease = Lease(_START_S, PING_S)  # of the runner
-        self._watching: asyncio.Task[None] | None = None
-        self._reading: set[asyncio.Task[None]] = set()  # from each process, also from killed ones, to its end
-        self._starting = asyncio.Lock()
+        self._owns_runner = runner is None
+        self._runner = runner or ScriptRunner()
         self._warned = False
         self._accounts: dict[tuple[str, str], tuple[Account, float]] = {}
         self._lookups: dict[tuple[str, str], asyncio.Task[Account]] = {}  # of accounts; they may block for ever
@@ -212,13 +312,10 @@ class Processes:
         for lookup in self._lookups.values():
             lookup.cancel()
         self._thread.shutdown()
-        if self._watching is not None:
-            self._watching.cancel()
-        if self._runner is not None:
+        if self._owns_runner:
             await self._runner.close()
-            self._runner = None
-        if self._reading:
-            await asyncio.wait(self._reading, timeout=KILLED_S)
+        else:
+            await self._runner.end_scripts(self)
 
     async def _account(self, script: Script, timeout_s: float) -> Account:
         """Return the account of a script; cached for a minute, as NSS may ask another machine.
@@ -274,176 +371,15 @@ class Processes:
         environment: Mapping[str, str],
         on_timeout: Callable[[], None],
     ) -> Ended:
-        self._last += 1
-        number = self._last
-        request = {
-            "id": number,
-            "arguments": script.arguments,
-            "environment": dict(environment),
-            "user": who.name,
-            "uid": who.uid,
-            "gid": who.gid,
-            "groups": who.groups,
-            "secure": self._security,
-            "umask": self._umask,
-            "timeout_s": timeout_s,
-        }
-        made = self._runs[number] = _Run(asyncio.get_running_loop().create_future(), on_timeout)
-        try:
-            runner = await self._started()
-            await runner.send(request)
-            return await made.ended
-        except (OSError, RuntimeError) as error:  # without a free thread, asyncio raises RuntimeError
-            return Ended(None, problem=f"cannot be started: {getattr(error, 'strerror', '') or error}", unable=True)
-        except asyncio.CancelledError:
-            if self._runner is not None:
-                self._runner.send_soon({"kill": number})
-            raise
-        finally:
-            del self._runs[number]
-
-    async def _started(self) -> _Channel:
-        async with self._starting:
-            if self._runner is None or self._runner.over:
-                self._runner = await _Channel.open(self._receive, self._end_runs)
-                self._reading.add(self._runner.reading)
-                self._runner.reading.add_done_callback(self._reading.discard)
-                self._lease = Lease(_START_S, PING_S)
-                if self._watching is not None:
-                    self._watching.cancel()  # of the process that has ended
-                self._watching = asyncio.create_task(self._watch(self._runner))
-            return self._runner
-
-    async def _watch(self, runner: _Channel) -> None:
-        """Kill the process if it does not answer. Its scripts are not to blame, and the next one starts another."""
-        while True:
-            runner.send_soon({"ping": True})
-            await asyncio.sleep(PING_S)
-            if runner.over:
-                return
-            if self._lease.tick():
-                log.error("%s; it is killed, and the next script starts another one", _HANGS)
-                runner.kill()
-
-    def _receive(self, message: dict[str, Any]) -> None:
-        """Take a message: the answer to a ping, the timeout of a script, or its result."""
-        self._lease = Lease(LEASE_S, PING_S)
-        if "pong" in message:
-            return
-        if "late" in message:
-            if late := self._runs.get(message["late"]):
-                late.on_timeout()
-            return
-        made = self._runs.get(message.pop("id"))
-        if made and not made.ended.done():
-            made.ended.set_result(Ended(lost_bytes=message.pop("lost"), **message))
-
-    def _end_runs(self, problem: str) -> None:
-        for each in self._runs.values():
-            if not each.ended.done():
-                each.ended.set_result(Ended(None, problem=problem, unable=True))
-
-
-class _Channel:
-    """The helper process and the socket to it."""
-
-    def __init__(
-        self,
-        process: asyncio.subprocess.Process,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        receive: Callable[[dict[str, Any]], None],
-        on_end: Callable[[str], None],
-    ) -> None:
-        self._process, self._reader, self._writer = process, reader, writer
-        self._on_end = on_end
-        self.over = False
-        self.reading = asyncio.create_task(self._read(receive))  # ends when the process is gone
-
-    @classmethod
-    async def open(cls, receive: Callable[[dict[str, Any]], None], on_end: Callable[[str], None]) -> _Channel:
-        """Start the process. `receive` gets each message, and `on_end` the reason of its end. Raises OSError."""
-        ours, its = socket.socketpair()
-        with closed_on_error(ours):  # also if this task is cancelled
-            with its:
-                environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_SCRIPTS}
-                process = await asyncio.create_subprocess_exec(
-                    *command("pylvs.system.processes.runner", str(its.fileno())),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=asyncio.subprocess.DEVNULL,
-                    pass_fds=[its.fileno()],
-                    start_new_session=True,
-                    env=environment,
-                )
-            try:
-                reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_LONGEST_ANSWER)
-            except BaseException:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
-                raise
-        return cls(process, reader, writer, receive, on_end)
-
-    async def send(self, request: dict[str, Any]) -> None:
-        """Raises OSError if the process has ended."""
-        self.send_soon(request)
-        await self._writer.drain()
-
-    def send_soon(self, request: dict[str, Any]) -> None:
-        """Write without waiting for space in the socket."""
-        if not self.over:
-            self._writer.write(json.dumps(request).encode() + b"\n")
-
-    def kill(self) -> None:
-        """End the process at once, and with it all scripts (PR_SET_PDEATHSIG)."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        self._end(_HANGS)
-
-    def _end(self, problem: str) -> None:
-        if not self.over:
-            self.over = True
-            self._on_end(problem)
-
-    async def close(self) -> None:
-        """Close the socket; the process kills all scripts and exits. One that hangs is killed."""
-        self._writer.close()
-        ended = asyncio.create_task(self._ended())
-        try:
-            _, late = await asyncio.wait({ended}, timeout=END_S)
-            if late:
-                log.error("%s; it is killed", _HANGS)
-                self.kill()
-                await asyncio.wait({ended}, timeout=KILLED_S)
-        finally:
-            ended.cancel()
-
-    async def _ended(self) -> None:
-        with contextlib.suppress(OSError):
-            await self._writer.wait_closed()  # it first sends what the process has not read
-        await self.reading
-
-    async def _read(self, receive: Callable[[dict[str, Any]], None]) -> None:
-        problem = "the process that runs scripts has ended"
-        try:
-            first = await self._reader.readline()
-            if first and not _is_greeting(first):
-                problem = "scripts are not run: another version of pylvs was installed; restart pylvs run"
-                log.error("%s", problem)
-                return
-            while line := await self._reader.readline():
-                receive(json.loads(line))
-        except (OSError, ValueError):
-            pass
-        finally:
-            self._end(problem)
-            self._writer.close()
-            await self._process.wait()
-
-
-def _is_greeting(line: bytes) -> bool:
-    """Return whether the process speaks this version's protocol: pip may have replaced the code on disk."""
-    try:
-        return bool(json.loads(line) == GREETING)
-    except ValueError:
-        return False
+        request = Run(
+            arguments=script.arguments,
+            environment=environment,
+            user=who.name,
+            uid=who.uid,
+            gid=who.gid,
+            groups=who.groups,
+            secure=self._security,
+            umask=self._umask,
+            timeout_s=None if math.isinf(timeout_s) else timeout_s,
+        )
+        return await self._runner.run(request, on_timeout, self)

@@ -1,8 +1,7 @@
-"""The helper process of the virtual routers: `python -m pylvs.vrrp.helper FD LOG_FORMAT VERSION`.
+"""The helper process of the virtual routers: `python -m pylvs.vrrp.helper FD LOG_FORMAT`.
 
 The router process starts it with one end of a socket pair. It runs scripts, tracks files and processes, notifies, and
-writes the log; it exits on `Finish`, or when the router process has ended. Messages are pickled, so it reads none of a
-router process of another version.
+writes the log; it exits on `Finish`, or when the router process has ended.
 """
 
 from __future__ import annotations
@@ -15,31 +14,35 @@ import socket
 import sys
 from typing import Any
 
-from pylvs import __version__
 from pylvs.system import logs
 from pylvs.system.logs import get_logger
-from pylvs.system.processes import other_version
-from pylvs.system.processes.scripts import Processes
+from pylvs.system.processes.asyncio_loop import AsyncioLoop
+from pylvs.system.processes.channel import Message, close_all
+from pylvs.system.processes.child import Parent
+from pylvs.system.processes.scripts import Processes, ScriptRunner
 from pylvs.vrrp.helper.link import (
     Configure,
     Finish,
+    FromHelper,
+    Late,
     LogLine,
     LowerPriorityReceived,
-    Ping,
-    Pong,
     PriorityChanged,
     ScriptsReported,
     StateChanged,
+    ToHelper,
+    decoded,
+    encoded,
 )
 from pylvs.vrrp.helper.link_polling import LinkPoller
 from pylvs.vrrp.helper.notify import Notifier
 from pylvs.vrrp.helper.track_file import TrackFiles
 from pylvs.vrrp.helper.track_process import TrackProcesses
 from pylvs.vrrp.helper.track_script import TrackScripts
-from pylvs.vrrp.ipc import MessageSocket, WatchedSocket, watch_in_asyncio
-from pylvs.vrrp.tracking import Key
+from pylvs.vrrp.tracking import Key, TrackedObject
 
 _IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE)  # the router process ends this one
+REPORT_S = 1.0  # between reports of late results and of notify scripts
 _LEVELS = {"debug", "info", "warning", "error", "critical"}
 
 
@@ -65,26 +68,35 @@ class HelperProcess:
 
     def __init__(self, end: socket.socket) -> None:
         self._over = asyncio.Event()
-        self._socket = WatchedSocket(watch_in_asyncio, MessageSocket(end), self._receive, self._over.set)
-        self._processes = Processes()
-        self._scripts = TrackScripts(self._processes, self._socket.send)
-        self._files = TrackFiles(self._socket.send)
-        self._tracked = TrackProcesses(self._socket.send)
-        self._links = LinkPoller(self._socket.send)
-        self._notifier = Notifier()
-        self._late: frozenset[Key] = frozenset()  # by the last Pong
+        self._parent = Parent(AsyncioLoop(), end, self._receive, self._over.set, equal=True)
+        self._runner = ScriptRunner()
+        self._processes = Processes(runner=self._runner)
+        self._scripts = TrackScripts(self._processes, self._send)
+        self._files = TrackFiles(self._send)
+        self._tracked = TrackProcesses(self._send)
+        self._links = LinkPoller(self._send)
+        self._notifier = Notifier(self._runner)
+        self._late: frozenset[Key] = frozenset()
         self._reported = self._notifier.scripts()  # none yet
         self._finish = False
         self._log = get_logger()
 
     async def serve(self) -> None:
+        reports = asyncio.create_task(self._report_periodically())
         await self._over.wait()
+        reports.cancel()
         self._files.finish()
         await asyncio.gather(self._scripts.finish(), self._tracked.finish(), self._links.finish())
         await (self._notifier.finish() if self._finish else self._notifier.close())
         await self._processes.close()
+        await self._runner.close()
 
-    def _receive(self, message: Any) -> None:
+    def _send(self, message: TrackedObject | Late | ScriptsReported) -> None:
+        self._parent.send(encoded(message, FromHelper))
+
+    def _receive(self, received: Message, descriptors: list[int]) -> None:
+        close_all(descriptors)
+        message = decoded(received, ToHelper)
         try:
             self._handle(message)
         except Exception:  # a failure must not lose the other messages
@@ -96,9 +108,6 @@ class HelperProcess:
                 fields = {name if name != "event" else "event_": value for name, value in message.fields.items()}
                 level = message.level if message.level in _LEVELS else "info"
                 self._log.log(level, message.text, **fields, **{logs.TIME: message.at})
-            case Ping():
-                self._socket.send(Pong(self._late_results()))
-                self._report_scripts()
             case StateChanged():
                 self._notifier.state_changed(message)
             case PriorityChanged():
@@ -110,6 +119,13 @@ class HelperProcess:
             case Finish():
                 self._finish = True
                 self._over.set()
+
+    async def _report_periodically(self) -> None:
+        while True:
+            await asyncio.sleep(REPORT_S)
+            if late := self._late_results():
+                self._send(Late(late))
+            self._report_scripts()
 
     def _late_results(self) -> tuple[Key, ...]:
         """Return the objects without a current result, and log those that are new."""
@@ -123,7 +139,7 @@ class HelperProcess:
     def _report_scripts(self) -> None:
         report = self._notifier.scripts()
         if report != self._reported:
-            self._socket.send(ScriptsReported(report))
+            self._send(ScriptsReported(report))
             self._reported = report
 
     def _configure(self, message: Configure) -> None:
@@ -144,9 +160,6 @@ if __name__ == "__main__":
     logs.set_up(sys.argv[2], background=True, process="vrrp")
     with socket.socket(fileno=int(sys.argv[1])) as channel:
         channel.set_inheritable(False)
-        if sys.argv[3:] == [__version__]:  # older ones give none
-            main(channel)
-        else:
-            get_logger().error(f"the helper process of the virtual routers {other_version()}")
+        main(channel)
         logs.flush()  # before the end of the connection, at which the router process kills this one
     os._exit(0)  # a thread may still look up the user of a script

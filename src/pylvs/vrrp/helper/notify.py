@@ -18,7 +18,7 @@ from pylvs.model.wanted import GlobalSettings
 from pylvs.notify.fifos import FifoSet
 from pylvs.notify.mail import THIS_HOST, Alert, Outbox
 from pylvs.system.processes.notify_scripts import NotifyScripts
-from pylvs.system.processes.scripts import Processes
+from pylvs.system.processes.scripts import Processes, ScriptRunner
 from pylvs.vrrp.helper.link import LowerPriorityReceived, PriorityChanged, StateChanged
 from pylvs.vrrp.loop import RateLimiter
 
@@ -32,9 +32,9 @@ Subject = tuple[str, str]
 class Notifier:
     """Notify as the last configuration asks for."""
 
-    def __init__(self) -> None:
-        self._processes = Processes()
-        self._fifos = FifoSet()
+    def __init__(self, runner: ScriptRunner | None = None) -> None:
+        self._processes = Processes(runner=runner)
+        self._fifos = FifoSet(runner)
         self._scripts: NotifyScripts[Subject] = NotifyScripts(self._processes)
         self._outbox = Outbox()
         self._settings, self._routers = GlobalSettings(), VrrpSettings()

@@ -14,6 +14,7 @@ from unittest.mock import patch
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
 from pylvs.vrrp import router_service
+from pylvs.vrrp.control import requests
 from pylvs.vrrp.loop import Loop, RealtimeStatus
 from pylvs.vrrp.protocol.machine import State
 from pylvs.vrrp.router_service import RouterService
@@ -141,7 +142,7 @@ def play(first: Configuration, second: Configuration) -> list[str]:
 
 
 def _configure(service: RouterService, configuration: Configuration) -> None:
-    answer = service._configure({"configuration": configuration.loaded().configuration.vrrp, "settings": None})
+    answer = service._configure(requests.Configure(configuration.loaded().configuration.vrrp))
     assert not answer["warnings"], answer
 
 

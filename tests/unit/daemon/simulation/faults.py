@@ -6,7 +6,6 @@ edits, never within one.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import json
@@ -14,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +29,12 @@ from pylvs.model.errors import (
     PylvsError,
     Unsupported,
 )
+from pylvs.model.plain import from_plain, to_plain
 from pylvs.model.rows import ServiceRow
 from pylvs.model.service import Destination, DestinationKey, ServiceKey, Timeouts, VirtualService
+from pylvs.system.processes import runner
+from pylvs.system.processes.child import RESTART_S
+from pylvs.system.processes.runner import Answer
 from tests.memory import MemoryDirector
 
 if TYPE_CHECKING:
@@ -264,48 +268,78 @@ class Disk(StateDirectory):
             world.disk.pop(name, None)
 
 
-class ScriptProcess:
-    """Replaces `_Channel`: the helper process, which can be killed, stopped, or fail to start."""
+class ScriptChild:
+    """Replaces `Child` for the process that runs scripts."""
 
     world: World  # set by the world, for the time of one simulation
 
-    def __init__(self, receive: Callable[[dict[str, Any]], None], on_end: Callable[[str], None]) -> None:
+    def __init__(self, _: object, what: str, __: str, *calls: Any, **___: object) -> None:
+        self.problem = ""
+        self.started = False
+        self.on_message, self._on_up, self._on_down = calls
+        self._what = what
+        self._process: ScriptProcess | None = None
+
+    @property
+    def up(self) -> bool:
+        return self._process is not None
+
+    def start(self, *_: str) -> None:
+        """Start a process, and another one whenever it ends."""
+        self.started, self.daemon = True, CURRENT.get()
+        self._launch_in(self.world.rng.uniform(0.001, 0.05))
+
+    def _launch_in(self, seconds: float) -> None:
+        self.world.loop.call_later(seconds, self._launch)
+
+    def _launch(self) -> None:
+        world = self.world
+        if not self.started or self.daemon.killed:
+            return
+        if world.faults.no_process and world.rng.random() < world.faults.no_process:
+            self.lost("cannot be started: Resource temporarily unavailable")
+            return
+        self._process = ScriptProcess(self)
+        world.script_processes.append(self._process)
+        self._on_up()
+
+    def lost(self, reason: str) -> None:
+        """Report the end of the process."""
+        self._process, self.problem = None, f"{self._what} {reason}"
+        if self.started and not self.daemon.killed:
+            self._on_down()
+            self._launch_in(RESTART_S)
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        if self._process is not None:
+            self._process.take(message)
+
+    def close(self, _: float, on_closed: Callable[[], None]) -> None:
+        """End the process: the daemon has closed it."""
+        self.started = False
+        if self._process is not None:
+            self._process.kill()
+        on_closed()
+
+
+class ScriptProcess:
+    """A process that runs scripts. It can be killed, or stopped."""
+
+    def __init__(self, child: ScriptChild) -> None:
         self.over = False
         self.stopped = False  # SIGSTOP
-        self.daemon = CURRENT.get()
-        self.reading: asyncio.Future[None] = self.world.loop.create_future()  # until it is gone
-        self._receive, self._on_end = receive, on_end
-        self._running: dict[int, tuple[Run, dict[str, Any]]] = {}  # by request, with the answer to come
+        self.world, self.daemon = child.world, child.daemon
+        self._child = child
+        self._running: dict[int, tuple[Run, Answer]] = {}  # by request, with the answer to come
         self._held: list[Callable[[], None]] = []  # calls for SIGCONT
 
-    @classmethod
-    async def open(cls, receive: Any, on_end: Any) -> ScriptProcess:
-        """Start the process."""
-        world = cls.world
-        await world.sleep(world.rng.uniform(0.001, 0.05))
-        if world.faults.no_process and world.rng.random() < world.faults.no_process:
-            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
-        made = cls(receive, on_end)
-        world.script_processes.append(made)
-        return made
-
-    async def send(self, request: dict[str, Any]) -> None:
-        """Send a request to run a script."""
-        if self.over:
-            raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
-        self.send_soon(request)
-
-    def send_soon(self, request: Mapping[str, Any]) -> None:
-        """Send a request without waiting."""
-        if self.over:
-            return
-        loop = self.world.loop
-        if "ping" in request:
-            loop.call_soon(self._later(lambda: self._receive({"pong": True})))
-        elif "kill" in request:
-            loop.call_soon(self._later(lambda: self._end(request["kill"])))
+    def take(self, message: Mapping[str, Any]) -> None:
+        """Receive a request, later."""
+        if "kill" in message:
+            self.world.loop.call_soon(self._later(lambda: self._end(message["kill"])))
         else:
-            loop.call_soon(self._later(lambda: self._start(request)))
+            request: runner.Run = from_plain(runner.Run, message["run"])
+            self.world.loop.call_soon(self._later(lambda: self._start(message["id"], request)))
 
     def _later(self, what: Callable[[], None]) -> Callable[[], None]:
         def unless_over() -> None:
@@ -318,28 +352,18 @@ class ScriptProcess:
 
         return unless_over
 
-    def _start(self, request: Mapping[str, Any]) -> None:
+    def _start(self, number: int, request: runner.Run) -> None:
         world = self.world
-        arguments = tuple(request["arguments"])
-        seconds, status = world.script_takes(arguments)
-        run = Run(arguments)
+        seconds, status = world.script_takes(request.arguments)
+        run = Run(request.arguments)
         world.ran(run)
-        timed_out = seconds > request["timeout_s"]
-        took = min(seconds, request["timeout_s"])
-        answer = {
-            "id": request["id"],
-            "status": None if timed_out else status,
-            "signal": 15 if timed_out else 0,
-            "timed_out": timed_out,
-            "problem": "",
-            "unable": False,
-            "output": "",
-            "lost": 0,
-            "seconds": took,
-        }
-        number = request["id"]
+        most = inf if request.timeout_s is None else request.timeout_s
+        if seconds > most:
+            answer = Answer(id=number, signal=15, timed_out=True, seconds=most)
+        else:
+            answer = Answer(id=number, status=status, seconds=seconds)
         self._running[number] = run, answer
-        world.loop.call_later(took, self._later(lambda: self._answer(number)))
+        world.loop.call_later(answer.seconds, self._later(lambda: self._answer(number)))
 
     def _answer(self, number: int) -> None:
         found = self._running.pop(number, None)
@@ -347,7 +371,7 @@ class ScriptProcess:
             run, answer = found
             run.ended = True
             self.daemon.answered[run.arguments] += 1
-            self._receive(answer)
+            self._child.on_message(to_plain(answer))
 
     def calm(self) -> None:
         """End hanging scripts, and continue."""
@@ -364,8 +388,7 @@ class ScriptProcess:
             return
         self.over = True
         self._running.clear()
-        self.reading.set_result(None)
-        self._on_end("the process that runs scripts has ended")
+        self._child.lost("has ended")
 
     def stop(self) -> None:
         """SIGSTOP."""
@@ -377,10 +400,6 @@ class ScriptProcess:
         held, self._held = self._held, []
         for each in held:
             self._later(each)()
-
-    async def close(self) -> None:
-        """End the process: the daemon has closed it."""
-        self.kill()
 
     @property
     def running(self) -> int:

@@ -22,7 +22,7 @@ from pylvs.health.probes import Outcome, ProbeScheduler
 from pylvs.health.state import CheckState, ServiceState
 from pylvs.health.state_builder import StateBuilder
 from pylvs.system.processes.notify_scripts import NotifyScripts
-from pylvs.system.processes.scripts import Processes
+from pylvs.system.processes.scripts import ScriptRunner
 from pylvs.system.table_thread import TableThread
 
 Mutant = Callable[[], AbstractContextManager[Any]]
@@ -54,7 +54,7 @@ def _quorum_is_gained_one_too_early() -> AbstractContextManager[Any]:
 
 
 def _helper_death_is_swallowed() -> AbstractContextManager[Any]:
-    return patch.object(Processes, "_end_runs", lambda self, problem: None)
+    return patch.object(ScriptRunner, "_end_all", lambda self, problem: None)
 
 
 def _helper_death_counts_against_servers() -> AbstractContextManager[Any]:

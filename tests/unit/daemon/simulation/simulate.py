@@ -13,7 +13,7 @@ from unittest.mock import patch
 from pylvs.system import logs
 from pylvs.system.processes.accounts import Account
 from tests.unit.daemon.simulation.daemon import Daemon, SimApiServer, SimEngine, SimServices, sim_monitor_host
-from tests.unit.daemon.simulation.faults import CURRENT, Disk, Killed, ScriptProcess
+from tests.unit.daemon.simulation.faults import CURRENT, Disk, Killed, ScriptChild
 from tests.unit.daemon.simulation.invariants import Violation
 from tests.unit.daemon.simulation.world import World
 
@@ -81,7 +81,7 @@ def _replaced(world: World) -> Iterator[None]:
     handler, root = _Handler(world), logging.root
     former, level = root.handlers[:], root.level
     root.handlers[:] = [handler]
-    ScriptProcess.world = world
+    ScriptChild.world = world
     former_write = logs.write_with(_Logger(world))
     supervisor, services = "pylvs.daemon.supervisor", "pylvs.daemon.services"
     account = Account("nobody", 65534, 65534)
@@ -96,7 +96,7 @@ def _replaced(world: World) -> Iterator[None]:
             patch(f"{supervisor}.settle_garbage", lambda: None),
             patch("pylvs.daemon.virtual_routers.forwarding.POLL_S", 5.0),  # its reports go to no virtual router
             patch("pylvs.system.table_thread.ThreadPoolExecutor", world.pool),
-            patch("pylvs.system.processes.scripts._Channel", ScriptProcess),
+            patch("pylvs.system.processes.scripts.Child", ScriptChild),
             patch("pylvs.system.processes.scripts.script_account", lambda *_: account),
         ):
             yield
@@ -104,7 +104,7 @@ def _replaced(world: World) -> Iterator[None]:
         logs.write_with(former_write)
         root.handlers[:] = former
         root.setLevel(level)
-        del ScriptProcess.world
+        del ScriptChild.world
 
 
 def simulate(seed: int, trace: bool = False) -> Result:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import selectors
 import socket
 import subprocess
 import sys
@@ -17,8 +16,9 @@ import pylvs
 from pylvs.model.checks import Script
 from pylvs.model.vrrp import Track, Tracks, VrrpConfiguration, VrrpInstance, VrrpScript
 from pylvs.model.wanted import GlobalSettings
-from pylvs.vrrp.helper.link import Configure
-from pylvs.vrrp.ipc import ConnectionClosed, MessageSocket
+from pylvs.system.processes import channel
+from pylvs.vrrp.helper.link import Configure, FromHelper, ToHelper, decoded, encoded
+from pylvs.vrrp.tracking import TrackedObject
 from tests.waiting import PATIENCE_S, until
 
 # Timeouts that a busy machine needs, and short delays for tests.
@@ -40,23 +40,28 @@ class Started:
     """A running helper process."""
 
     process: subprocess.Popen[bytes]
-    socket: MessageSocket
+    socket: socket.socket
     log: Path
-    received: list[Any] = field(default_factory=list)
+    received: list[TrackedObject] = field(default_factory=list)
+    reports: list[Any] = field(default_factory=list)  # of late results and of notify scripts
+    greeted: bool = False
 
     def send(self, *messages: Any) -> None:
+        self.socket.settimeout(PATIENCE_S)
         for message in messages:
-            self.socket.send(message)
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.socket, selectors.EVENT_WRITE)
-            while self.socket.unsent:
-                assert selector.select(PATIENCE_S)
-                self.socket.flush()
+            self.socket.send(channel.encode(encoded(message, ToHelper)))
 
     def receive(self) -> None:
         """Receive what was sent so far."""
-        with contextlib.suppress(ConnectionClosed):
-            self.received += self.socket.receive()
+        self.socket.setblocking(False)
+        with contextlib.suppress(BlockingIOError, EOFError):
+            while True:
+                message, _ = channel.receive(self.socket)
+                if "hello" in message:
+                    self.greeted = True
+                else:
+                    found = decoded(message, FromHelper)
+                    (self.received if isinstance(found, TrackedObject) else self.reports).append(found)
 
     def until(self, holds: Callable[[], bool]) -> None:
         """Receive until `holds`, and then what was sent before it did."""
@@ -83,10 +88,9 @@ def run_helper(
     log_format: str = "text",
     stderr_closed: bool = False,
     constants: Mapping[str, float] | None = None,
-    version: str = pylvs.__version__,
 ) -> Iterator[Started]:
-    """Run a helper process of a router process of this version, and kill it at the end. Replace pylvs's constants."""
-    ours, its = socket.socketpair()
+    """Run a helper process, and kill it at the end. Replace pylvs's constants."""
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     log = folder / "log"
     code = "from importlib import import_module; import runpy\n"
     for name, value in (PATIENT | dict(constants or {})).items():
@@ -96,13 +100,13 @@ def run_helper(
     command = ["/bin/sh", "-c", 'exec "$0" "$@" 2>&-'] if stderr_closed else []
     with its, open(log, "wb") as out:
         process = subprocess.Popen(
-            [*command, sys.executable, "-c", code, str(its.fileno()), log_format, version],
+            [*command, sys.executable, "-c", code, str(its.fileno()), log_format],
             pass_fds=[its.fileno()],
             stdin=subprocess.DEVNULL,
             stderr=out,
             env={**os.environ, "PYTHONPATH": str(Path(pylvs.__file__).parents[1])},
         )
-    started = Started(process, MessageSocket(ours), log)
+    started = Started(process, ours, log)
     try:
         yield started
     finally:

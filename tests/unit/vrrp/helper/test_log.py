@@ -7,7 +7,7 @@ import os
 import select
 from pathlib import Path
 
-from pylvs.vrrp.helper.link import Finish, LogLine, Ping
+from pylvs.vrrp.helper.link import Finish, LogLine
 from tests.unit.vrrp.helper.running_helper import run_helper
 from tests.waiting import PATIENCE_S
 
@@ -20,8 +20,7 @@ def test_the_last_line_is_written_before_the_connection_ends(tmp_path: Path) -> 
             while True:
                 os.write(reader, bytes(1 << 16))
         with run_helper(tmp_path, constants={"system.logs.FLUSH_S": PATIENCE_S}) as helper:
-            helper.send(Ping())
-            helper.until(lambda: bool(helper.received))
+            helper.until(lambda: helper.greeted)
             helper.send(LogLine("info", "the last line"), Finish())
             ended = select.poll()
             ended.register(helper.socket, select.POLLHUP)

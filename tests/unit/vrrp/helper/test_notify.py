@@ -21,7 +21,6 @@ from pylvs.vrrp.helper.link import (
     Finish,
     LogLine,
     LowerPriorityReceived,
-    Ping,
     PriorityChanged,
     ScriptsReported,
     StateChanged,
@@ -119,9 +118,8 @@ def test_a_take_over_does_not_wait_for_a_script_that_hangs(tmp_path: Path) -> No
         until(lambda: calls.exists() and calls.read_text() == "master\n", "notify_master has run")
 
         def reported() -> list[tuple[str, str]]:
-            helper.send(Ping())
             helper.receive()
-            reports = [each.scripts for each in helper.received if isinstance(each, ScriptsReported)]
+            reports = [each.scripts for each in helper.reports if isinstance(each, ScriptsReported)]
             return [(each["keyword"], each["state"]) for each in reports[-1]["scripts"]] if reports else []
 
         until(lambda: reported() == [("notify_backup", "running")], "the report names notify_backup")

@@ -15,7 +15,6 @@ from pylvs.model.vrrp import Track, TrackFile, VrrpConfiguration
 from pylvs.model.wanted import GlobalSettings
 from pylvs.vrrp.helper.link import Configure
 from pylvs.vrrp.helper.track_file import POLL_S, TrackFiles, parse_number
-from pylvs.vrrp.tracking import TrackedObject
 from tests.shortages import SHORTAGES, failing
 from tests.unit.health.clock import FakeTimeLoop
 from tests.unit.vrrp.helper.running_helper import Started, run_helper
@@ -61,7 +60,7 @@ def configure(*files: TrackFile) -> Configure:
 
 
 def numbers(helper: Started, name: str = "f") -> list[int | None]:
-    return [each.number for each in helper.received if isinstance(each, TrackedObject) and each.track.name == name]
+    return [each.number for each in helper.received if each.track.name == name]
 
 
 def write(path: Path, text: str) -> None:

@@ -19,7 +19,7 @@ from pylvs.model.checks import Script
 from pylvs.model.vrrp import Track
 from pylvs.system.processes import tree
 from pylvs.system.processes.scripts import Ended, Processes
-from pylvs.vrrp.helper.link import Configure, Ping, Pong
+from pylvs.vrrp.helper.link import Configure, Late
 from pylvs.vrrp.helper.source import PROGRESS_S
 from pylvs.vrrp.helper.track_script import RETRY_S, Hysteresis, TrackScripts
 from pylvs.vrrp.tracking import Key, TrackedObject
@@ -228,7 +228,7 @@ def test_a_process_that_runs_scripts_and_hangs_is_replaced(tmp_path: Path) -> No
         again.touch()
         helper.until(lambda: helper.last("s") == result("s", True, "exit status 0"))
         assert helper.received == [result("s", True, "exit status 0")]
-        assert "the process that runs scripts hangs; it is killed" in helper.log.read_text()
+        assert "the process that runs scripts has been silent for " in helper.log.read_text()
         number = int(first.read_text())
         until(lambda: (found := tree.process(number)) is None or not tree.alive(found))
 
@@ -267,13 +267,9 @@ def test_the_helper_process_names_late_results(tmp_path: Path) -> None:
     (script,) = configuration.routers.scripts
     unable = replace(script, script=replace(script.script, user="no-such-user"))
 
-    def late() -> bool:
-        helper.send(Ping())
-        return Pong((("script", "s"),)) in helper.received
-
     with run_helper(tmp_path) as helper:
         helper.send(replace(configuration, routers=replace(configuration.routers, scripts=(unable,))))
-        helper.until(late)
+        helper.until(lambda: Late((("script", "s"),)) in helper.reports)
     log = helper.log.read_text()
     assert "track script s could not be run: its result stays (end=user no-such-user: this machine has none" in log
     assert log.count("no current result, the last one will expire: script s") == 1

@@ -15,6 +15,7 @@ from pylvs.model.vrrp import Track, VrrpConfiguration
 from pylvs.netlink.addresses import Placed
 from pylvs.netlink.changes import Outcome
 from pylvs.netlink.monitor import AddressMessage, LinkMessage, Message
+from pylvs.vrrp.control import requests
 from pylvs.vrrp.loop import Call
 from pylvs.vrrp.protocol.adverts import Datagram
 from pylvs.vrrp.router import Router
@@ -131,7 +132,7 @@ class Host:
         self.boot()
         running.host = self
         self.service = RouterService("text", self.roles)
-        answer = self.service._configure({"configuration": self.configuration, "settings": None})
+        answer = self.service._configure(requests.Configure(self.configuration))
         assert not answer["warnings"], answer
         assert self.helper is not None
         self.helper.find(TrackedObject("script", Track(SCRIPT), self.script_up))
@@ -155,14 +156,14 @@ class Host:
         self.configuration = configuration
         if self.service is not None:
             running.host = self
-            self.service._configure({"configuration": configuration, "settings": None})
+            self.service._configure(requests.Configure(configuration))
             self._turn()
 
     def yield_for(self, seconds: float) -> None:
         """`pylvs vrrp yield`."""
         if self.service is not None:
             running.host = self
-            self.service._yield({"names": []}, self.service.now + seconds)
+            self.service._yield((), self.service.now + seconds)
             self._turn()
 
     def step(self, local: float) -> None:

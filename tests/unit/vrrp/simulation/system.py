@@ -280,7 +280,7 @@ class SimulatedHelper(SimulatedSocket):
 
 
 class SimulatedControl:
-    """`pylvs.vrrp.control.ControlServer` without a client."""
+    """`pylvs.vrrp.control.server.ControlServer` without a client."""
 
     def __init__(self, loop: Loop, *_: object) -> None:
         pass

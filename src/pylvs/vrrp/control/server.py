@@ -16,8 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import pylvs
 from pylvs.model.errors import PylvsError
+from pylvs.model.plain import Malformed, from_plain
+from pylvs.system.processes import channel
+from pylvs.system.processes.channel import BadMessage, Link
 from pylvs.system.sockets import peer_of
-from pylvs.vrrp.ipc import PROTOCOL, SOCKET_NAME, MessageSocket, WatchedSocket
+from pylvs.vrrp.control.requests import REQUESTS, Subscribe
+from pylvs.vrrp.ipc import KIND, PROTOCOL, SOCKET_NAME
 from pylvs.vrrp.loop import Loop
 from pylvs.vrrp.protocol.machine import State
 from pylvs.vrrp.router import Router
@@ -29,13 +33,13 @@ MOST_EARLY = 1000  # events before the first subscriber
 MAX_UNREAD = 8 << 20  # bytes per client, in locked memory
 DIFFERS = 0.05  # of a time: the clock has run on since it was computed
 ACCEPT_RETRY_S = 1.0  # without descriptors or memory; as asyncio does
-Verb = Callable[[dict[str, Any]], Any]
+Verb = Callable[[Any], Any]  # with a request of `pylvs.vrrp.control.requests`
 
 
 class Connection:
     """A client."""
 
-    socket: WatchedSocket
+    link: Link
     greeted = False  # it has sent its version
     subscribed = False  # it receives events
     wants_states = False  # it receives transitions as notify scripts do
@@ -51,7 +55,7 @@ class ControlServer:
         self._refused = False  # the kernel refused the last connection a descriptor
         self._connections: list[Connection] = []
         self._early: list[dict[str, Any]] | None = []  # events before the first subscriber
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self._listener = socket.socket(socket.AF_UNIX, KIND | socket.SOCK_NONBLOCK)
 
     def open(self) -> None:
         """Listen in the current directory, the state directory: so its path may exceed sun_path."""
@@ -69,14 +73,15 @@ class ControlServer:
         with contextlib.suppress(OSError):
             os.unlink(SOCKET_NAME)
         self._listener.close()
-        for connection in list(self._connections):
-            connection.socket.close()
+        for connection in self._connections:
+            connection.link.close()
+        self._connections.clear()
 
     def publish_state(self, state: dict[str, Any]) -> None:
         """Send what scripts and traps report to those who subscribed to states: a state, or a dropped advertisement."""
         for connection in list(self._connections):
             if connection.wants_states:
-                connection.socket.send(state)
+                connection.link.send(state)
 
     def publish(self, event: dict[str, Any]) -> None:
         """Send an event to all subscribers; the first one receives what happened before."""
@@ -84,7 +89,7 @@ class ControlServer:
             self._early.append(event)
         for connection in list(self._connections):
             if connection.subscribed:
-                connection.socket.send(event)
+                connection.link.send(event)
 
     def _listen(self) -> None:
         self._loop.watch(self._listener.fileno(), self._accept)
@@ -109,41 +114,62 @@ class ControlServer:
                 return
             connection = Connection()
             self._connections.append(connection)
-            on_message, on_closed = partial(self._receive, connection), partial(self._connections.remove, connection)
-            messages = MessageSocket(end, MAX_UNREAD)
-            connection.socket = WatchedSocket(self._loop.watch, messages, on_message, on_closed)
+            connection.link = Link(
+                self._loop,
+                end,
+                partial(self._receive, connection),
+                partial(self._lost, connection),
+                equal=True,
+                most_unsent=MAX_UNREAD,
+            )
 
-    def _receive(self, connection: Connection, message: dict[str, Any]) -> None:
+    def _lost(self, connection: Connection, reason: str) -> None:
+        self._connections.remove(connection)
+        if reason != channel.ENDED:
+            self._log("warning", f"a client of the virtual routers {reason}: its connection is closed")
+
+    def _receive(self, connection: Connection, message: dict[str, Any], descriptors: list[int]) -> None:
+        channel.close_all(descriptors)
         if connection.greeted:
             self._answer(connection, message)
         else:
             connection.greeted = "hello" in message
-            connection.socket.send({"hello": pylvs.__version__, "pid": os.getpid(), "protocol": PROTOCOL})
+            connection.link.send({"hello": pylvs.__version__, "pid": os.getpid(), "protocol": PROTOCOL})
 
-    def _answer(self, connection: Connection, request: dict[str, Any]) -> None:
-        verb = request.get("verb", "")
-        answer: dict[str, Any] = {"id": request.get("id")}
-        if verb == "subscribe":
-            connection.subscribed = True
-            connection.wants_states = bool(request.get("states"))
-            answer["ok"] = {}
-            early, self._early = self._early or [], None
-            for event in early:
-                connection.socket.send(event)
-        elif verb == "subscribe_states":
+    def _answer(self, connection: Connection, message: dict[str, Any]) -> None:
+        """Answer a request. Raises BadMessage for one of other fields."""
+        answer = {"id": message.pop("id", None)}
+        verb = message.pop("verb", "")
+        if verb not in REQUESTS:
+            answer["error"] = f"{verb}: no such verb; there are: {', '.join(sorted(REQUESTS))}"
+            connection.link.send(answer)
+            return
+        try:
+            request = from_plain(REQUESTS[verb], message)
+        except Malformed as error:
+            raise BadMessage(f"{verb}: {error}") from None
+        if verb == "subscribe_states":
             connection.wants_states = True
             answer["ok"] = {}
-        elif verb not in self._verbs:
-            answer["error"] = f"{verb}: no such verb; there are: {', '.join(sorted(self._verbs))}"
+        elif verb == "subscribe":
+            self._subscribe(connection, request)
+            answer["ok"] = {}
         else:
             try:
                 answer["ok"] = self._verbs[verb](request)
             except PylvsError as error:
                 answer |= {"error": str(error), "errno": error.errno}
             except Exception as error:
-                connection.socket.send(answer | {"error": f"{type(error).__name__}: {error}: this is a bug"})
+                connection.link.send(answer | {"error": f"{type(error).__name__}: {error}: this is a bug"})
                 raise
-        connection.socket.send(answer)
+        connection.link.send(answer)
+
+    def _subscribe(self, connection: Connection, request: Subscribe) -> None:
+        connection.subscribed = True
+        connection.wants_states |= request.states
+        early, self._early = self._early or [], None
+        for event in early:
+            connection.link.send(event)
 
 
 def state_message(kind: str, name: str, state: str, router: Router | None) -> dict[str, Any]:

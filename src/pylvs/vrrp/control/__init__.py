@@ -1,0 +1,1 @@
+"""Requests to pylvs-vrrp, and the socket that takes them."""
