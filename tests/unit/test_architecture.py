@@ -65,7 +65,7 @@ SUB_PACKAGES: dict[str, set[str]] = {
 # Imports for type checkers, of the owner by its part, that would close a circle. All other imports together have none.
 OWNERS = {
     ("pylvs.daemon.api.server", "pylvs.daemon.supervisor"),
-    ("pylvs.vrrp.control", "pylvs.vrrp.router_service"),
+    ("pylvs.vrrp.control.server", "pylvs.vrrp.router_service"),
 }
 # Statements in functions that import, at most, by package. They let processes start sooner. The comment `# late: why`
 # of each, or of its module, says which. What the common commands load is in tests/starts.py.
@@ -75,7 +75,7 @@ MOST_LATE = {
     "config": 5,
     "daemon": 12,
     "dataplane": 54,
-    "edge": 1,
+    "edge": 3,
     "health": 4,
     "ipvsadm": 19,
     "library": 2,
@@ -91,6 +91,7 @@ BY_NAME = {
     "pylvs.health.probes",
     "pylvs.lab.boot",
     "pylvs.reference.schedulers",
+    "pylvs.system.processes.runner",
 }
 # These reach the data plane only through the protocols of the model, also indirectly.
 WITHOUT_DATAPLANE = ("config", "health", "bfd", "vrrp", "realserver", "lab")

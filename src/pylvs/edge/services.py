@@ -83,7 +83,7 @@ def main(end: socket.socket, *names: str) -> None:
     syscalls.prctl(syscalls.PR_SET_NAME, NAME)
     known: dict[str, Make] = {"metrics": MetricsServer, "mail": Delivery}
     if "dbus" in names:
-        from pylvs.dbus.client import BusClient  # jeepney may be absent
+        from pylvs.dbus.client import BusClient  # late: jeepney may be absent
 
         known["dbus"] = BusClient
     left = sandbox.confine(_DESCRIPTORS, _MEMORY, file_system=True, named="dbus" in names)
