@@ -29,7 +29,7 @@ from pylvs.daemon import STATE_ROOT
 from pylvs.daemon.api.client import Client, NoDaemon
 from pylvs.daemon.state.directory import default_path
 from pylvs.daemon.supervisor import Supervisor
-from pylvs.dataplane.devices import watch
+from pylvs.dataplane import watch
 from pylvs.ipvsadm import main as ipvsadm
 from pylvs.system import syscalls
 from pylvs.system.namespaces import NAMED, inside_network

@@ -25,7 +25,7 @@ from pylvs.cli.director import detach, show
 from pylvs.dataplane import load
 from pylvs.dataplane.devices import attach, attachments, lo, modes
 from pylvs.dataplane.devices.modes import Attachment, Mode
-from pylvs.dataplane.devices.watch import listen
+from pylvs.dataplane.watch import listen
 from pylvs.ipvsadm import main as ipvsadm
 from pylvs.model.rows import DeviceProblem, refused, unattached, warnings
 from pylvs.model.service import Destination, DestinationKey, Method, VirtualService

@@ -15,11 +15,12 @@ from unittest import mock
 
 import pytest
 
-from pylvs.dataplane import load, upgrade
+from pylvs.dataplane import load
 from pylvs.dataplane.devices import attachments
 from pylvs.dataplane.director import BpfDirector
-from pylvs.dataplane.restore import ConnectionCopy
 from pylvs.dataplane.state import State
+from pylvs.dataplane.upgrade import upgrade
+from pylvs.dataplane.upgrade.restore import ConnectionCopy
 from pylvs.model.dataclass import replace
 from pylvs.model.errors import NoSpace
 from pylvs.model.service import Destination, DestinationKey, Method

@@ -18,11 +18,12 @@ from click.testing import CliRunner
 from pylvs.bpf import kernel
 from pylvs.cli.director import show
 from pylvs.daemon.table import growth
-from pylvs.dataplane import load, upgrade
+from pylvs.dataplane import load
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.reader import table_use
-from pylvs.dataplane.restore import ConnectionCopy
 from pylvs.dataplane.state import State
+from pylvs.dataplane.upgrade import upgrade
+from pylvs.dataplane.upgrade.restore import ConnectionCopy
 from pylvs.model.errors import Busy, InvalidOperation, NoSpace, PylvsError
 from pylvs.model.service import Destination, DestinationKey, Method, ServiceKey, VirtualService
 from tests.packet.frames import CLIENT4, CLIENT6, tcp

@@ -25,11 +25,12 @@ import pytest
 
 from pylvs.bpf import kernel, libbpf, maps
 from pylvs.bpf.libbpf import BpfObject
-from pylvs.dataplane import load, upgrade
+from pylvs.dataplane import load
 from pylvs.dataplane.devices import attach, attachments, lo
 from pylvs.dataplane.devices.modes import Mode
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import ON_DEMAND, XDP, Build, State, own_build
+from pylvs.dataplane.upgrade import upgrade
 from pylvs.model.service import Destination, DestinationKey, Method, VirtualService
 from pylvs.netlink.codec import Netlink
 from pylvs.system import syscalls

@@ -12,9 +12,10 @@ import pytest
 
 from pylvs.bpf import libbpf
 from pylvs.bpf.libbpf import BpfObject
-from pylvs.dataplane import load, upgrade
+from pylvs.dataplane import load
 from pylvs.dataplane.devices import attach, attachments
 from pylvs.dataplane.state import BYPASS, EGRESS, ENTRIES, ON_DEMAND, SIP, TC, XDP, State, own_build
+from pylvs.dataplane.upgrade import upgrade
 from pylvs.model.dataclass import replace
 from pylvs.model.errors import Busy, NoSpace, Unsupported
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceFlag, VirtualService

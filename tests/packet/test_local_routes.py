@@ -17,9 +17,9 @@ import pytest
 from scapy.layers.inet import ICMP, IP, TCP, IPOption
 from scapy.layers.inet6 import IPv6
 
-from pylvs.dataplane import editor
-from pylvs.dataplane.devices import attach, watch
-from pylvs.dataplane.migrate import Migration
+from pylvs.dataplane import editor, watch
+from pylvs.dataplane.devices import attach
+from pylvs.dataplane.upgrade.migrate import Migration
 from pylvs.model.marks import MarkRule
 from pylvs.model.service import Destination, DestinationKey, Method, ServiceKey, VirtualService
 from pylvs.netlink.local_routes import local_networks

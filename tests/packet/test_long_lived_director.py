@@ -10,10 +10,11 @@ from unittest import mock
 
 import pytest
 
-from pylvs.dataplane import load, upgrade
+from pylvs.dataplane import load
 from pylvs.dataplane.devices import attach
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import State
+from pylvs.dataplane.upgrade import upgrade
 from pylvs.model.errors import Busy, NoSuchService, ServiceExists
 from pylvs.model.service import Destination, DestinationKey, ServiceChange, VirtualService
 from tests.packet.frames import tcp

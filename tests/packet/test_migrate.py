@@ -21,10 +21,11 @@ from scapy.layers.l2 import Ether
 import hatch_build
 from pylvs.bpf import maps
 from pylvs.cli.director import show as shown
-from pylvs.dataplane import former, load, migrate
-from pylvs.dataplane.devices.overview import overview
+from pylvs.dataplane import load
 from pylvs.dataplane.director import BpfDirector
+from pylvs.dataplane.overview import overview
 from pylvs.dataplane.state import ON_DEMAND, State
+from pylvs.dataplane.upgrade import former, migrate
 from pylvs.ipvsadm.commands import Session
 from pylvs.model.errors import NoSpace, NoSuchService, Unsupported
 from pylvs.model.marks import MarkRule

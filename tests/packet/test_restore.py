@@ -13,12 +13,13 @@ from unittest import mock
 import pytest
 
 from pylvs.bpf import abi, kernel
-from pylvs.dataplane import load, upgrade
+from pylvs.dataplane import load
 from pylvs.dataplane.connections import ConnectionReader
-from pylvs.dataplane.former import Former
-from pylvs.dataplane.restore import ConnectionCopy, Seen, Source
 from pylvs.dataplane.state import RESTORE, State
 from pylvs.dataplane.tables import Tables
+from pylvs.dataplane.upgrade import upgrade
+from pylvs.dataplane.upgrade.former import Former
+from pylvs.dataplane.upgrade.restore import ConnectionCopy, Seen, Source
 from pylvs.model.director import Connection
 from pylvs.model.errors import Busy, NoSpace
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceFlag, ServiceKey, VirtualService

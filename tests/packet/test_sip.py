@@ -9,8 +9,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from pylvs.dataplane import upgrade
 from pylvs.dataplane.connections import ConnectionReader
+from pylvs.dataplane.upgrade import upgrade
 from pylvs.model.director import Connection
 from pylvs.model.service import (
     Destination,

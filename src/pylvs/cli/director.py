@@ -13,8 +13,8 @@ from pylvs.cli.common import as_json
 from pylvs.dataplane.devices import attachments
 from pylvs.dataplane.devices.advice import leaves_to_tc, loses_frames
 from pylvs.dataplane.devices.modes import ON_REQUEST, Mode
-from pylvs.dataplane.devices.overview import overview
 from pylvs.dataplane.director import open_director
+from pylvs.dataplane.overview import overview
 from pylvs.dataplane.state import State
 from pylvs.model.addresses import command_to_add
 from pylvs.model.errors import Busy, InvalidOperation, NotPermitted, PylvsError, shown
@@ -146,7 +146,7 @@ def watch() -> None:
     It also follows changed routes to real servers. For a machine without pylvs run, which does the same. Without
     either, the next edit of the table does it for its devices, and the next edit of a real server for its route.
     """
-    from pylvs.dataplane.devices.watch import watch as watch_devices
+    from pylvs.dataplane.watch import watch as watch_devices
 
     watch_devices(open_director(), lambda line: click.echo(f"pylvs: {line}", err=True))
 

@@ -17,7 +17,7 @@ from pylvs.model.service import SIP, Protocol
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
-    from pylvs.dataplane.former import FormerTables
+    from pylvs.dataplane.upgrade.former import FormerTables
 
 _BLOCK = 1 << 16  # bytes of the table that are read at once
 _AT_ONCE = 1 << 11  # entries of another layout that are compared with one reading of the clock
@@ -207,7 +207,7 @@ class FormerConnectionReader(ConnectionReader):
 
     def __init__(self, tables: FormerTables) -> None:
         """Open all maps now: an edit may replace their pins later. Raises Unsupported."""
-        from pylvs.dataplane.restore import Source  # late: most listings find their own layout
+        from pylvs.dataplane.upgrade.restore import Source  # late: most listings find their own layout
 
         super().__init__(tables)
         self._former = tables.former

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from pylvs.dataplane.connections import ConnectionReader
     from pylvs.dataplane.editor import Editor
-    from pylvs.dataplane.former import FormerTables
     from pylvs.dataplane.reader import Reader
+    from pylvs.dataplane.upgrade.former import FormerTables
     from pylvs.model.director import Connection
     from pylvs.model.marks import MarkRule
     from pylvs.model.rows import DeviceProblem, PacketCounts, ServiceRow
@@ -105,7 +105,7 @@ class BpfDirector:
 
     def _read_former(self, mark: int) -> None:
         """Read tables of another layout, which this process has not used before. An edit would migrate them."""
-        from pylvs.dataplane.former import FormerTables  # late: most processes find their own layout
+        from pylvs.dataplane.upgrade.former import FormerTables  # late: most processes find their own layout
 
         former = FormerTables(self.state)
         self._use(former, 0)
@@ -177,7 +177,7 @@ class BpfDirector:
         restarted. Raises Unsupported, NoSpace, NotPermitted, Busy.
         """
         if not self._mark and self.state.exists and not self.state.has_own_layout():
-            from pylvs.dataplane import upgrade  # late: most processes find their own layout
+            from pylvs.dataplane.upgrade import upgrade  # late: most processes find their own layout
 
             upgrade.migrate(self.state)
 
@@ -259,7 +259,7 @@ class BpfDirector:
 
     def larger_capacity(self) -> int:
         """Return the capacity that the connection table should have; 0: the present one. Raises NoSpace."""
-        from pylvs.dataplane import upgrade
+        from pylvs.dataplane.upgrade import upgrade
 
         return upgrade.larger_capacity(self.tables) if self.state.exists else 0
 

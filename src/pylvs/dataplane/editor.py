@@ -163,7 +163,7 @@ class Editor:
         director.renew()
         unfinished, outdated = director.state.unfinished() is not None, director.state.is_outdated()
         if unfinished or outdated:
-            from pylvs.dataplane import upgrade  # late: most edits replace no program
+            from pylvs.dataplane.upgrade import upgrade  # late: most edits replace no program
 
             if unfinished:
                 upgrade.finish(director.state)
@@ -205,7 +205,7 @@ class Editor:
         """Return whether a change of the connection table has failed in the middle, in this edit or in `_begin`."""
         if self._director.state.unfinished() is None:
             return False
-        from pylvs.dataplane import upgrade  # late: most edits replace no program
+        from pylvs.dataplane.upgrade import upgrade  # late: most edits replace no program
 
         return upgrade.is_switching(self._director.state)
 
@@ -491,7 +491,7 @@ class Editor:
 
     def _change_capacity(self, connections: int, drop: bool) -> None:
         """Fix the capacity of the connection table. With 0 it follows memory again, and does not shrink."""
-        from pylvs.dataplane import upgrade
+        from pylvs.dataplane.upgrade import upgrade
 
         self.make(connections)
         with self.batch():
@@ -504,7 +504,7 @@ class Editor:
 
         Other processes can edit during most of the copy.
         """
-        from pylvs.dataplane import upgrade
+        from pylvs.dataplane.upgrade import upgrade
 
         if not upgrade.larger_capacity(self._tables):
             return None
@@ -516,7 +516,7 @@ class Editor:
 
     def _resize(self, connections: int, drop: bool = False, lock: Lock | None = None) -> None:
         """Change the capacity, and open the tables that are in force then: the rest of the batch edits those."""
-        from pylvs.dataplane import upgrade
+        from pylvs.dataplane.upgrade import upgrade
 
         director = self._director
         try:

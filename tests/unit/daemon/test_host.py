@@ -22,7 +22,7 @@ from pylvs.daemon.state.directory import StateDirectory
 from pylvs.daemon.table.cache import TableCache
 from pylvs.daemon.tasks import BackgroundTasks
 from pylvs.daemon.virtual_routers.forwarding import FAULT_AFTER_S
-from pylvs.dataplane.devices.watch import GATHER_S, RETRY_S
+from pylvs.dataplane.watch import GATHER_S, RETRY_S
 from pylvs.health.engine import Engine
 from pylvs.model.addresses import Address
 from pylvs.model.errors import Busy, PylvsError

@@ -7,7 +7,7 @@ from unittest.mock import Mock, patch
 
 import pytest
 
-from pylvs.dataplane.devices import watch
+from pylvs.dataplane import watch
 
 RESTORED = "eth0: its program was removed, and is attached again"
 

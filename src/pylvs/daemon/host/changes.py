@@ -14,7 +14,7 @@ from pylvs.daemon.problems import Problem
 from pylvs.daemon.services import Services
 from pylvs.daemon.state.directory import StateDirectory
 from pylvs.daemon.tasks import BackgroundTasks
-from pylvs.dataplane.devices.watch import GATHER_S, POLL_S, RETRY_S, SHARE, drain, listen
+from pylvs.dataplane.watch import GATHER_S, POLL_S, RETRY_S, SHARE, drain, listen
 from pylvs.model.addresses import Address
 from pylvs.model.errors import Busy, PylvsError, text_of
 from pylvs.model.rows import warnings

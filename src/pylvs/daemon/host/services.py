@@ -24,8 +24,8 @@ from pylvs.daemon.state.directory import StateDirectory
 from pylvs.daemon.state.history import History
 from pylvs.daemon.table.cache import LongLivedDirector
 from pylvs.daemon.via_vip import VipChecks
-from pylvs.dataplane.devices.watch import listen
 from pylvs.dataplane.director import open_director
+from pylvs.dataplane.watch import listen
 from pylvs.health.events import Event
 from pylvs.health.prober.link import ProberLink
 from pylvs.health.probes import CheckContext, Probe, probe_of
@@ -193,7 +193,7 @@ class HostServices:
 
     def overview(self) -> dict[str, Any]:
         """Return what `pylvs show` prints. Raises PylvsError."""
-        from pylvs.dataplane.devices.overview import overview  # late: only `pylvs show` of a member needs it
+        from pylvs.dataplane.overview import overview  # late: only `pylvs show` of a member needs it
 
         return overview()
 

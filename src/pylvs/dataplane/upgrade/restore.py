@@ -24,7 +24,7 @@ TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from typing import Any
 
-    from pylvs.dataplane.former import Former
+    from pylvs.dataplane.upgrade.former import Former
 
 _BLOCK = 2048  # elements of the table that are read at once; so many take whole pages
 _SLOT = struct.Struct("<I")

@@ -1,9 +1,9 @@
 """Replace the programs of a state, alone, with its connection table or with all its maps, under live connections.
 
 Maps do not grow: another `conn_max` needs another connection table and another copy of the programs. The new copy
-reuses the maps that stay and makes the others. The connections are copied (`dataplane.restore`). Then the new entry
-programs replace those on the devices. Maps of another build with another layout are all made again, and their content
-is copied (`dataplane.migrate`).
+reuses the maps that stay and makes the others. The connections are copied (`restore`). Then the new entry programs
+replace those on the devices. Maps of another build with another layout are all made again, and their content is copied
+(`migrate`).
 
 A kill at any step leaves programs in force that are complete (`State.draft`): the old ones, the new ones, or both, on
 different devices. Both are equally good over the same tables. Another connection table must be that of all devices and
@@ -24,11 +24,11 @@ from pylvs.dataplane import load
 from pylvs.dataplane.devices import attach, attachments
 from pylvs.dataplane.devices.loads import SELECTED, drop_others
 from pylvs.dataplane.devices.selection import Concerns
-from pylvs.dataplane.former import Former
 from pylvs.dataplane.reader import table_use
-from pylvs.dataplane.restore import ConnectionCopy, Source
 from pylvs.dataplane.state import BARE, EGRESS, ENTRIES, LOADED, ON_DEMAND, RESTORE, TC, XDP, State
 from pylvs.dataplane.tables import MASK32, Tables
+from pylvs.dataplane.upgrade.former import Former
+from pylvs.dataplane.upgrade.restore import ConnectionCopy, Source
 from pylvs.model.errors import Busy, NoSpace, Unsupported
 from pylvs.model.settings import SETTINGS
 from pylvs.netlink import links
@@ -36,7 +36,7 @@ from pylvs.system.lock import Lock
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
-    from pylvs.dataplane.migrate import Migration
+    from pylvs.dataplane.upgrade.migrate import Migration
 
 _ARRAY, _PROGRAM_ARRAY = 2, 3  # BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_PROG_ARRAY
 _NO_SWITCH = "programs"  # an unfinished load over the same connection table
@@ -143,7 +143,7 @@ def migrate(state: State) -> None:
 
     Raises what `create` does; Unsupported, before anything changes, for maps that this pylvs cannot copy.
     """
-    from pylvs.dataplane.migrate import Migration  # late: most processes find their own layout
+    from pylvs.dataplane.upgrade.migrate import Migration  # late: most processes find their own layout
 
     with state.lock():
         if state.has_own_layout():
@@ -211,7 +211,7 @@ def _finish_copy(state: State, switch: str, former: str, copy: ConnectionCopy | 
         fresh.pool.set(0, "copy_until", 0)
         copy.run(is_last=True)
     if not state.has_own_layout(former):
-        from pylvs.dataplane.migrate import carry_counts  # late: most copies are within one layout
+        from pylvs.dataplane.upgrade.migrate import carry_counts  # late: most copies are within one layout
 
         carry_counts(state, former, fresh)
 

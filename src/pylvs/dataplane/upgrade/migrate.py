@@ -1,7 +1,7 @@
 """Copy the tables of another build, whose maps have another layout, into the maps of a new load.
 
 The kernel keeps the BTF of each pinned map: the names, offsets and sizes of its fields. So fields are copied by name.
-Elements keep their slots. `dataplane.restore` copies the connections.
+Elements keep their slots. `dataplane.upgrade.restore` copies the connections.
 
 Migration refuses what it cannot copy, before anything changes:
 - fields that the other build lacks, or has in another size;
@@ -22,13 +22,13 @@ from pylvs.bpf import abi
 from pylvs.bpf.maps import ArrayMap, HashMap, MmapArray, PerCpuArray, QueueMap
 from pylvs.dataplane import load, vip_roles
 from pylvs.dataplane.devices import own_addresses
-from pylvs.dataplane.former import COUNTERS, Former
 from pylvs.dataplane.reader import ZEROED, Reader, summed
-from pylvs.dataplane.restore import Source
 from pylvs.dataplane.scheduler_tables import HashTables
 from pylvs.dataplane.state import CLOCK, LOADED, State
 from pylvs.dataplane.tables import ALL_ONES, Records, Tables, Versions
 from pylvs.dataplane.transaction import recover
+from pylvs.dataplane.upgrade.former import COUNTERS, Former
+from pylvs.dataplane.upgrade.restore import Source
 from pylvs.model.errors import NoSpace, Unsupported
 from pylvs.model.service import UNCHANGED
 

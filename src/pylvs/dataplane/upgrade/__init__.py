@@ -1,0 +1,1 @@
+"""Replace programs, the connection table or all maps under live connections."""
