@@ -125,8 +125,9 @@ INLINE bool is_direct(u32 method)
 
 INLINE bool has_unfinished_csum(const struct fast_headers *w, u16 check)
 {
-	return unlikely(is_unfinished(words_sum(&w->addresses, 1), pseudo_rest(fast_protocol(w), w->length - IPV4_HLEN),
-				      check));
+	/* The field of the total length, less a header: a difference of lengths is one of fields, modulo 65535. */
+	u32 l4_length = (u16)(w->first >> WORD_TOT_LEN) + 0xffff - bpf_htons(IPV4_HLEN);
+	return unlikely(is_unfinished((u32)w->addresses + (w->addresses >> 32) + l4_length, fast_protocol(w), check));
 }
 
 /* Without options, no fragment, complete; TCP with ACK, optionally PSH or URG, or UDP; a finished checksum. */

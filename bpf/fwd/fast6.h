@@ -14,9 +14,9 @@ struct fast_headers6 {
 	u8 ttl;
 };
 
-INLINE bool has_unfinished_csum6(const struct fast_headers6 *w, const u64 *addresses, u16 check)
+INLINE bool has_unfinished_csum6(const struct fast_headers6 *w, const void *ip, u16 check)
 {
-	return unlikely(is_unfinished(words_sum(addresses, 4), pseudo_rest(w->protocol, w->length - IPV6_HLEN), check));
+	return unlikely(is_unfinished(addresses_sum6(ip) + WORD_AT(const u16, ip, 4), w->protocol, check));
 }
 
 /* Complete; TCP with ACK, optionally PSH or URG, or UDP; no extension headers; a finished checksum. */
@@ -31,9 +31,9 @@ INLINE bool is_fast6(const void *data, const void *end, struct fast_headers6 *w,
 	u32 l4 = link + IPV6_HLEN;
 	if (w->protocol == IPPROTO_TCP)
 		return (WORD_AT(const u8, data, l4 + 13) & 0x17) == 0x10 && w->length >= IPV6_HLEN + TCP_HLEN &&
-		       !has_unfinished_csum6(w, data + link + 8, WORD_AT(const u16, data, l4 + 16));
+		       !has_unfinished_csum6(w, data + link, WORD_AT(const u16, data, l4 + 16));
 	return w->protocol == IPPROTO_UDP && w->length >= IPV6_HLEN + UDP_HLEN &&
-	       !has_unfinished_csum6(w, data + link + 8, WORD_AT(const u16, data, l4 + 6));
+	       !has_unfinished_csum6(w, data + link, WORD_AT(const u16, data, l4 + 6));
 }
 
 INLINE u64 fast_rest6(const struct fast_headers6 *w)

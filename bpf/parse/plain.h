@@ -57,7 +57,7 @@ INLINE enum parsed parse_finished(void *data, void *end, struct packet *p, u32 l
 	if (parse_transport(data, end, p, l4, left) == PARSED_SLOW)
 		return PARSED_SLOW;
 	u16 check = p->protocol == IPPROTO_TCP ? WORD_AT(const u16, at, 16) : WORD_AT(const u16, at, 6);
-	return unlikely(is_unfinished(addresses, pseudo_rest(p->protocol, left), check)) ? PARSED_SLOW : PARSED_PLAIN;
+	return unlikely(is_unfinished(addresses + bpf_htons(left), p->protocol, check)) ? PARSED_SLOW : PARSED_PLAIN;
 }
 
 /* Protocols besides TCP and UDP that PROG_PARSE_SLOW parses. */
@@ -124,8 +124,7 @@ INLINE enum parsed parse6(struct ctx ctx, void *data, void *end, struct packet *
 		return PARSED_SLOW;
 	if (ctx.hook == HOOK_TC)
 		return parse_transport(data, end, p, ETH_HLEN + IPV6_HLEN, length - IPV6_HLEN);
-	u64 addresses = words_sum(addresses_of6(&p->tuple.v6), 4);
-	return parse_finished(data, end, p, ETH_HLEN + IPV6_HLEN, length - IPV6_HLEN, addresses);
+	return parse_finished(data, end, p, ETH_HLEN + IPV6_HLEN, length - IPV6_HLEN, addresses_sum6(ip));
 }
 
 /* Whether the frame starts with its link header. Since Linux 6.9 a frame that generic XDP had to copy arrives at TC

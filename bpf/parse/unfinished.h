@@ -8,32 +8,19 @@
  * too.
  */
 #pragma once
+#include "lib/address.h"
 #include "lib/csum.h"
 #include "lib/headers.h"
 
-/* `addresses` is the sum of both addresses, `rest` of the protocol and the length of the transport header and payload,
- * `check` the field. All are in network order. */
-INLINE bool is_unfinished(u64 addresses, u32 rest, u16 check)
+/* `sum` is that of both addresses and of the length of transport header and payload, perhaps with a multiple of 65535.
+ * All is in network order. `check` is the field: subtracted, because its complement is added. */
+INLINE bool is_unfinished(u64 sum, u8 protocol, u16 check)
 {
-	return csum_is_right(addresses + rest + (u16)~check);
+	return csum_is_right(sum + 0xffff + bpf_htons(protocol) - check);
 }
 
-INLINE u32 pseudo_rest(u8 protocol, u32 l4_length)
+/* Sum both addresses of an IPv6 header. */
+INLINE u64 addresses_sum6(const struct ipv6_header *ip)
 {
-	return bpf_htons(protocol) + bpf_htons(l4_length);
-}
-
-/* Sum 64-bit words. */
-INLINE u64 words_sum(const u64 *words, u32 count)
-{
-	u64 sum = 0;
-#pragma unroll
-	for (u32 i = 0; i < 4; i++) {
-		if (i >= count)
-			break;
-		u64 word = words[i];
-		word = barrier_var(word); /* one load */
-		sum += (u32)word + (word >> 32);
-	}
-	return sum;
+	return address_sum(&ip->saddr, 4, false) + address_sum(&ip->daddr, 4, false);
 }
