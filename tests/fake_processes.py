@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -93,6 +95,7 @@ class FakeEdge(Edge):
         self.begun: list[str] = []  # tasks
         self.ended: list[str] = []
         self.sent: list[dict[str, Any]] = []
+        self.files: list[bytes] = []  # the content of files among the descriptors
 
     def begin(self, task: Task) -> None:
         self.begun.append(task.name)
@@ -106,4 +109,7 @@ class FakeEdge(Edge):
     def send(self, task: Task, message: Mapping[str, Any], descriptors: Sequence[channel.Descriptor] = ()) -> None:
         self.sent.append(dict(message))
         for each in descriptors:
+            about = os.fstat(each.fileno())
+            if stat.S_ISREG(about.st_mode):
+                self.files.append(os.pread(each.fileno(), about.st_size, 0))
             each.close()

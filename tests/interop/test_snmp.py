@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import shutil
 import signal
 import socket
@@ -15,10 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.config.compile.document import compile_document
-from pylvs.config.language.parser import read
-from pylvs.system.processes import VERSION_LINE
-from pylvs.vrrp.ipc import Client
 from tests.interop import keepalived
 from tests.interop.namespaces import on_four_devices
 from tests.waiting import PATIENCE_S, until
@@ -141,16 +136,13 @@ agentXSocket unix:FOLDER/agentx
 
 
 @contextlib.contextmanager
-def started(*command: str, stdin: bytes = b"", log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+def started(*command: str, log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run a program within the block."""
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=os.environ | environment, start_new_session=True
+            command, stdout=out, stderr=out, env=os.environ | environment, start_new_session=True
         )
-    assert process.stdin is not None
     try:
-        with process.stdin as end:
-            end.write(stdin)
         yield process
     finally:
         process.send_signal(signal.SIGTERM)
@@ -209,21 +201,13 @@ def snmpd(folder: Path, *more: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def pylvs(folder: Path, file: Path) -> Iterator[None]:
-    """Run virtual routers and the sub-agent."""
-    document, findings = read(str(file))
-    assert findings == ()
-    configuration = compile_document(document).configuration
+    """Run a daemon with virtual routers and the sub-agent."""
     state = folder / "state"
     state.mkdir()
-    arguments = (str(state), "text")
-    with started(sys.executable, "-m", "pylvs.daemon.virtual_routers.process", *arguments, log=folder / "vrrp.log"):
-        until((state / "vrrp").exists)
-        given = VERSION_LINE + pickle.dumps(configuration)
-        with started(sys.executable, "-m", "pylvs.snmp", *arguments, stdin=given, log=folder / "snmp.log"):
-            until(walk)  # it has subscribed to transitions
-            with Client(state / "vrrp", PATIENCE_S) as client:
-                client.ask("configure", settings=configuration.settings, configuration=configuration.vrrp)
-            yield
+    command = (sys.executable, "-m", "pylvs", "run", "-f", str(file), "--state-dir", str(state))
+    with started(*command, log=folder / "pylvs.log"):
+        until(walk)
+        yield
 
 
 def test_the_mib_has_the_same_objects_types_and_values_as_keepalived_s(tmp_path: Path) -> None:
@@ -262,7 +246,7 @@ def test_a_transition_of_an_instance_and_of_its_group_sends_a_trap_as_keepalived
         set_links("down")
         with pylvs(tmp_path, file):
             set_links("up")
-            ours = received(receiver, tmp_path / "vrrp.log")
+            ours = received(receiver, tmp_path / "pylvs.log")
     assert theirs == ours
 
 

@@ -18,6 +18,7 @@ from pylvs.config.language.parser import read_text
 from pylvs.daemon.api.counters import counters_encoded
 from pylvs.daemon.api.encoding import service_encoded
 from pylvs.daemon.notifications import encode_event
+from pylvs.daemon.snmp_task import EVENTS
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event
 from pylvs.health.probes import Outcome, Probe
@@ -26,7 +27,6 @@ from pylvs.model.wanted import Configuration, WantedServer, WantedService
 from pylvs.snmp.agent import server_traps
 from pylvs.snmp.agentx import Kind, Oid, Value, VarBind
 from pylvs.snmp.checker_mib import CHECKER, Numbers, ServerStatus, by_name, objects
-from pylvs.snmp.connections import SERVER_EVENTS
 from tests import ledger
 from tests.conformance.recorded import answer
 from tests.conformance.script import in_guest, why_no_guest
@@ -207,9 +207,9 @@ class Ours:
 
     def traps(self) -> Iterator[list[VarBind]]:
         for each in self.events:
-            event = encode_event(each)
-            if event["event"] not in SERVER_EVENTS:
+            if not isinstance(each, EVENTS):
                 continue
+            event = encode_event(each)
             if "server" in event:
                 self.up[event["service"], event["server"]] = event["event"] == "server_up"
             of_service = [up for (service, _), up in self.up.items() if service == event["service"]]

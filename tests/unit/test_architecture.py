@@ -43,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "dbus": {"system", "model"},
     "edge": {"health", "dbus", "snmp", "notify", "system", "model"},
     "daemon": {
-        *("config", "health", "vrrp", "dbus", "dataplane"),
+        *("config", "health", "vrrp", "dbus", "snmp", "dataplane"),
         *("notify", "netlink", "system", "model"),
     },
     "library": {"daemon", "dataplane", "bpf", "system", "model"},

@@ -1,4 +1,4 @@
-"""The parts that serve other programs by the edge process or one of their own: D-Bus and SNMP."""
+"""The parts that serve other programs by tasks of the edge process: D-Bus and SNMP."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pylvs.daemon.dbus_task import DbusTask
 from pylvs.daemon.parts import Part
 from pylvs.daemon.problems import Problem
-from pylvs.daemon.snmp_process import SnmpProcess
+from pylvs.daemon.services import Services
+from pylvs.daemon.snmp_task import SnmpTask
 from pylvs.daemon.tasks import BackgroundTasks
 from pylvs.model.wanted import Configuration
 
@@ -16,19 +17,20 @@ from pylvs.model.wanted import Configuration
 class SnmpPart(Part):
     """The SNMP sub-agent."""
 
-    def __init__(self, process: SnmpProcess) -> None:
-        self._process = process
+    def __init__(self, task: SnmpTask, services: Services) -> None:
+        self._task = task
+        self._services = services
 
     async def start(self, configuration: Configuration, tasks: BackgroundTasks) -> None:
-        self._process.configure(configuration)
-        tasks.keep_running(self._process.run, "serving SNMP")
+        self._task.configure(configuration)
+        self._services.engine.on_event(self._task.happened)
 
     async def apply(self, configuration: Configuration) -> None:
-        self._process.configure(configuration)
+        self._task.configure(configuration)
 
     def problems(self) -> Iterator[Problem]:
-        if self._process.problem:
-            yield Problem("snmp", "", self._process.problem)
+        if self._task.problem:
+            yield Problem("snmp", "", self._task.problem)
 
 
 class DbusPart(Part):

@@ -40,7 +40,7 @@ from pylvs.daemon.notifications import REMEMBERED, EventBus, log_findings
 from pylvs.daemon.parts import Part
 from pylvs.daemon.problems import Problem, ProblemTracker
 from pylvs.daemon.services import Services
-from pylvs.daemon.snmp_process import SnmpProcess
+from pylvs.daemon.snmp_task import SnmpTask
 from pylvs.daemon.state.directory import StateDirectory
 from pylvs.daemon.state.drains import Drains
 from pylvs.daemon.state.notes import Notes, UnitNote
@@ -143,7 +143,7 @@ class Supervisor:
         self.liveness.watch(TABLE_THREAD, lambda: thread.progress, TABLE_LEASE_S)
         self.liveness.watch(PROBER, lambda: host.prober.counts().problem or None, PROBER_LEASE_S)
         self._reload_timer = ReloadTimer(lambda: self.engine.configuration.settings, self._reload_by_signal)
-        self._snmp, self._dbus = SnmpProcess(state, options.log_format), self._make_dbus()
+        self._snmp, self._dbus = SnmpTask(host.edge, self), self._make_dbus()
         return [
             *([PidPart(pid_files, self.routers.on_process)] if pid_files else []),
             writer,
@@ -158,7 +158,7 @@ class Supervisor:
             self.services,
             self._api,
             self.host_changes,
-            SnmpPart(self._snmp),
+            SnmpPart(self._snmp, self.services),
             DbusPart(self._dbus),
             self.liveness,
             TableGrowth(self._larger_capacity, partial(grow, options.tables_namespace), thread, self.events),
@@ -427,6 +427,10 @@ class Supervisor:
             except TimeoutError:
                 raise PylvsError(f"the files for monitoring are not written within {DUMP_S:g} s") from None
 
+    def _router_changed(self, message: Mapping[str, Any]) -> None:
+        self._dbus.state_changed(message)
+        self._snmp.router_changed(message)
+
     def _make_dbus(self) -> DbusTask:
         """Return what serves D-Bus, with the methods as keepalived has them."""
 
@@ -444,7 +448,7 @@ class Supervisor:
                 interface.RELOAD: reload,
             },
         )
-        self.routers.on_state = dbus.state_changed
+        self.routers.on_state = self._router_changed
         self.routers.on_process.append(dbus.routers_started)
         return dbus
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from pylvs.edge.metrics import MetricsServer
 from pylvs.notify.delivery import Delivery
-from pylvs.system import sandbox, syscalls
+from pylvs.system import logs, sandbox, syscalls
 from pylvs.system.processes.asyncio_loop import AsyncioLoop
 from pylvs.system.processes.channel import Message
 from pylvs.system.processes.child import Parent
@@ -25,6 +25,7 @@ from pylvs.system.processes.event_loop import Loop
 
 NAME = b"pylvs-edge"  # shown by ps and top
 _DESCRIPTORS, _MEMORY = 128, 1 << 30
+_MAX_LINE = 4096  # characters
 
 
 class Task(Protocol):
@@ -49,7 +50,13 @@ class Services:
 
     async def serve(self) -> None:
         """Run until the parent closes its end."""
-        asyncio.get_running_loop().set_exception_handler(_crash)
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_crash)
+
+        def write(level: str, fields: dict[str, Any]) -> None:  # in any thread
+            loop.call_soon_threadsafe(self._log, level, fields)
+
+        logs.write_with(write)
         self._parent = Parent(self._loop, self._end, self._receive, self._over.set, self._left)
         await self._over.wait()
         for task in self._tasks.values():
@@ -65,6 +72,11 @@ class Services:
         if name not in self._tasks:
             self._tasks[name] = self._known[name](self._loop, partial(self._send, name))
         self._tasks[name].receive(message, descriptors)
+
+    def _log(self, level: str, fields: dict[str, Any]) -> None:
+        """Let the parent log it."""
+        text = f"{fields['event']} {fields.get('exception', '')}"
+        self._parent.send({"log": level, "event": text[-_MAX_LINE:]})
 
     def _send(self, name: str, message: Message) -> None:
         self._parent.send({"task": name, **message})
@@ -86,6 +98,10 @@ def main(end: socket.socket, *names: str) -> None:
         from pylvs.dbus.client import BusClient  # late: jeepney may be absent
 
         known["dbus"] = BusClient
+    if "snmp" in names:
+        from pylvs.snmp.task import AgentTask  # large
+
+        known["snmp"] = AgentTask
     left = sandbox.confine(_DESCRIPTORS, _MEMORY, file_system=True, named="dbus" in names)
     with asyncio.Runner() as runner:
         runner.run(Services(end, left, known).serve())

@@ -1,16 +1,14 @@
 """The sub-agent: the answers to snmpd's requests, and the traps.
 
 It reads the status of virtual routers and services at a request, at most once in STATUS_AGE_S, and subscribes to their
-events. A sub-agent that loses snmpd tries again each RETRY_S. It delays neither a virtual router nor a check: it has
-processes of its own, and one that does not read loses its connections.
+events. A sub-agent that loses snmpd tries again each RETRY_S. It delays neither a virtual router nor a check: it runs
+in another process, which `pylvs run` does not wait for.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import select
-import signal
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -33,18 +31,6 @@ RETRY_S = 15.0  # as net-snmp's sub-agents
 PING_S = 120.0  # as keepalived
 REQUESTS = (Pdu.GET, Pdu.GET_NEXT, Pdu.GET_BULK)
 SETS = (Pdu.TEST_SET, Pdu.COMMIT_SET, Pdu.UNDO_SET, Pdu.CLEANUP_SET)
-
-
-class EndSignal:
-    """SIGTERM as a descriptor that becomes readable."""
-
-    def __init__(self) -> None:
-        self._readable, writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(writable)
-        signal.signal(signal.SIGTERM, lambda *_: None)
-
-    def fileno(self) -> int:
-        return self._readable
 
 
 class Agent:
@@ -197,7 +183,7 @@ def router_traps(event: dict[str, Any], configuration: Configuration, status: Ro
 def server_traps(
     event: dict[str, Any], numbers: Numbers | None, services: Mapping[str, Service], router_id: str
 ) -> Iterator[list[VarBind]]:
-    """Yield the trap of one of SERVER_EVENTS, if the service is configured; `numbers` are those after it, if known."""
+    """Yield the trap of an event, if the service is configured; `numbers` are those after it, if they are known."""
     name, service = event["event"], services.get(event["service"])
     if service is None:
         return

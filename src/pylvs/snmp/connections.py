@@ -1,25 +1,30 @@
-"""The connections of the sub-agent: to snmpd, to `pylvs run` and to pylvs-vrrp."""
+"""What the sub-agent reads and changes: `pylvs run` connects to snmpd and to pylvs-vrrp for it."""
 
 from __future__ import annotations
 
-import contextlib
+import json
 import os
+import select
 import socket
 import time
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.wanted import SnmpSettings
-from pylvs.snmp import session
-from pylvs.snmp.checker_mib import Numbers, ServerStatus
+from pylvs.model.errors import PylvsError
+from pylvs.snmp.checker_mib import Numbers, Report, ServerStatus
 from pylvs.snmp.keepalived_mib import RouterStatus
-from pylvs.snmp.routers import RouterClient
-from pylvs.snmp.servers import ServerClient, Services
+from pylvs.snmp.routers import router_status
+from pylvs.snmp.session import CONNECT_TIMEOUT_S, Lost
+from pylvs.snmp.timeouts import BackOff, Cached, Clock
 
-SERVER_EVENTS = ("server_up", "server_down", "quorum_gained", "quorum_lost")
-STDOUT = 1
 ALIVE_S = 1.0  # between two signs of life
+Services = Mapping[str, Report]  # by name
+
+
+class Absent(PylvsError):
+    """What is asked for does not run."""
 
 
 class Ended(Exception):
@@ -28,7 +33,7 @@ class Ended(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """Events of virtual routers; and SERVER_EVENTS with the numbers of their service afterwards, if they are known."""
+    """Events of virtual routers; and of services, with the numbers of the service afterwards, if they are known."""
 
     routers: list[dict[str, Any]] = field(default_factory=list)
     servers: list[tuple[dict[str, Any], Numbers | None]] = field(default_factory=list)
@@ -38,7 +43,7 @@ class Connections(Protocol):
     """What the sub-agent reads and changes. `deadline` is in monotonic time."""
 
     def master(self) -> socket.socket:
-        """Connect to snmpd, the master agent. Raises OSError, session.Lost."""
+        """Connect to snmpd, the master agent. Raises Lost, Ended."""
         ...
 
     def routers(self, deadline: float) -> RouterStatus:
@@ -82,47 +87,129 @@ class Connections(Protocol):
         ...
 
 
-class DirectConnections:
-    """Connections of a process that has the right to make them."""
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A message of the daemon, and its descriptor; -1: none."""
 
-    def __init__(self, settings: SnmpSettings, state_dir: Path) -> None:
-        self._settings = settings
-        self._alive_at = 0.0
-        self._routers = RouterClient(state_dir)
-        self._servers = ServerClient(state_dir)
-        self.routers, self.servers = self._routers.status, self._servers.status
-        self.services, self.set_weight = self._servers.services, self._servers.set_weight
+    message: Mapping[str, Any]
+    descriptor: int
+
+
+class Box(Protocol):
+    """The end of a queue between two threads."""
+
+    def fileno(self) -> int: ...
+
+    def put(self, item: Any, /) -> None: ...
+
+    def take(self) -> list[Any]: ...
+
+
+class RemoteConnections:
+    """Connections through `pylvs run`, which makes them. `inbox` has each `Reply`, `outbox` takes requests.
+
+    `end` is readable when the sub-agent shall end.
+    """
+
+    def __init__(self, inbox: Box, outbox: Box, end: int = -1, clock: Clock = time.monotonic) -> None:
+        self.progress = 0  # it changes as long as the sub-agent works
+        self._inbox, self._outbox, self._end = inbox, outbox, end
+        self._number = 0
+        self._subscribed = False
+        self._events = Events()
+        self._routers = Cached(self._read_routers, RouterStatus(), Absent, BackOff(clock))
+        self._answers = BackOff(clock)  # of services
+        self._services: Cached[Services] = Cached(partial(self._by_name, "services"), {}, Absent, self._answers)
+        # The counters wait for other programs' edits of the table.
+        self._counters: Cached[Services] = Cached(partial(self._by_name, "counters"), {}, Absent, BackOff(clock))
 
     def master(self) -> socket.socket:
-        return session.connect(self._settings.socket)
+        end = [] if self._end < 0 else [self._end]
+        try:
+            return socket.socket(fileno=self._descriptor("master", time.monotonic() + 2 * CONNECT_TIMEOUT_S, end))
+        except PylvsError as error:
+            raise Lost(str(error)) from None
+
+    def routers(self, deadline: float) -> RouterStatus:
+        return self._routers.get(deadline)
+
+    def servers(self, deadline: float) -> ServerStatus:
+        return ServerStatus(self._services.get(deadline), self._counters.get(deadline))
+
+    def services(self, deadline: float) -> Services:
+        if not self._answers.over:
+            raise PylvsError("pylvs run did not answer a moment ago")
+        return self._by_name("services", deadline)
+
+    def set_weight(self, service: str, server: str, weight: int | None, deadline: float) -> None:
+        self._ask("set_weight", deadline, service=service, server=server, weight=weight)
 
     def subscribe(self, deadline: float) -> None:
-        if not self._settings.traps:
-            return
-        if self._settings.routers:
-            self._routers.subscribe(deadline)
-        if self._settings.checker:
-            self._servers.subscribe(deadline)
+        if not self._subscribed:
+            self._subscribed = True
+            self._outbox.put({"subscribe": True})
 
     def unsubscribe(self) -> None:
-        self._routers.close()
-        self._servers.close()
+        self._subscribed = False
+        self._events = Events()
+        self._outbox.put({"subscribe": False})
 
     def filenos(self) -> list[int]:
-        return [number for number in (self._routers.fileno(), self._servers.fileno()) if number >= 0]
+        return [self._inbox.fileno()]
 
     def events(self) -> Events:
-        servers = [each for each in self._servers.events() if each[0]["event"] in SERVER_EVENTS]
-        return Events(self._routers.events(), servers)
+        for reply in self._inbox.take():
+            self._keep(reply)
+        found, self._events = self._events, Events()
+        return found
 
     def cpu_s(self) -> float:
-        return time.process_time()
+        return time.thread_time()
 
     def report_alive(self) -> None:
-        """Write a byte to standard output, where the daemon counts the seconds of silence: at most one each ALIVE_S."""
-        now = time.monotonic()
-        if now < self._alive_at:
-            return
-        self._alive_at = now + ALIVE_S
-        with contextlib.suppress(OSError):  # a daemon that does not read
-            os.write(STDOUT, b".")
+        self.progress += 1
+
+    def _read_routers(self, deadline: float) -> RouterStatus:
+        return router_status(self._ask("routers", deadline))
+
+    def _by_name(self, method: str, deadline: float) -> Services:
+        return {each["name"]: each for each in self._ask(method, deadline)["services"]}
+
+    def _ask(self, method: str, deadline: float, **fields: Any) -> Any:
+        """Return the content of a reply. Raises PylvsError, Absent."""
+        with open(self._descriptor(method, deadline, (), **fields), "rb") as file:
+            file.seek(0)
+            return json.load(file)
+
+    def _descriptor(self, method: str, deadline: float, ends: Sequence[int], **fields: Any) -> int:
+        """Return the descriptor of a reply. Raises PylvsError, Absent, Ended if one of `ends` is readable."""
+        self._number += 1
+        self._outbox.put({"id": self._number, "method": method, **fields})
+        while (left := deadline - time.monotonic()) > 0:
+            ready, _, _ = select.select([self._inbox.fileno(), *ends], [], [], left)
+            if any(each in ready for each in ends):
+                raise Ended
+            wanted = None
+            for reply in self._inbox.take():
+                if reply.message.get("id") == self._number:
+                    wanted = reply
+                else:
+                    self._keep(reply)
+            if wanted is None:
+                continue
+            if wanted.descriptor < 0:
+                error = str(wanted.message.get("error"))
+                raise Absent(error) if wanted.message.get("absent") else PylvsError(error)
+            return int(wanted.descriptor)
+        raise PylvsError("pylvs run does not answer")
+
+    def _keep(self, reply: Reply) -> None:
+        """Keep events; drop a reply that is late."""
+        if reply.descriptor >= 0:
+            os.close(reply.descriptor)
+        if self._subscribed:  # else they came before the end of the subscription
+            self._events.routers.extend(reply.message.get("routers", ()))
+            self._events.servers.extend(
+                (event, None if up is None else Numbers(up, total))
+                for event, up, total in reply.message.get("servers", ())
+            )

@@ -18,27 +18,11 @@ class Lost(Exception):
     """snmpd closed the session, or refused it; the text is the reason."""
 
 
-def connect(address: str) -> socket.socket:
-    """Connect to the master agent: unix:PATH, tcp:HOST:PORT, a path, or HOST:PORT. Raises OSError."""
-    kind, colon, rest = address.partition(":")
-    where = rest if colon and kind in ("unix", "tcp") else address
-    if where.startswith("/"):
-        end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        end.settimeout(CONNECT_TIMEOUT_S)
-        try:
-            end.connect(where)
-        except OSError:
-            end.close()
-            raise
-        return end
-    host, _, port = where.rpartition(":")
-    return socket.create_connection((host.strip("[]") or "localhost", int(port)), CONNECT_TIMEOUT_S)
-
-
 class Session:
     """One session with the master agent. Raises Lost."""
 
     def __init__(self, end: socket.socket) -> None:
+        end.settimeout(CONNECT_TIMEOUT_S)  # a socket of a descriptor has none
         self._end = end
         self._decoder = Decoder()
         self._packet = 0

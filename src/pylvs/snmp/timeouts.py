@@ -23,14 +23,6 @@ def deadline() -> float:
     return time.monotonic() + ANSWER_S
 
 
-def left(until: float) -> float:
-    """Return the seconds until a deadline. Raises TimeoutError if it is over."""
-    seconds = until - time.monotonic()
-    if seconds <= 0:
-        raise TimeoutError("no answer in time")
-    return seconds
-
-
 class BackOff:
     """The time after a request without an answer, in which no other one is sent."""
 

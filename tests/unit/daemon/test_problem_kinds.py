@@ -21,12 +21,13 @@ from click.testing import CliRunner
 
 from pylvs.cli import daemon as views
 from pylvs.config.language.tree import Finding, Location, Severity
-from pylvs.daemon import dbus_task, snmp_process
+from pylvs.daemon import dbus_task
 from pylvs.daemon.problems import KINDS, Problem
 from pylvs.daemon.supervisor import Supervisor
 from pylvs.health.prober.link import ProberCounts
 from pylvs.model.rows import DeviceProblem
 from pylvs.model.wanted import DbusSettings, SnmpSettings
+from pylvs.system.processes import child
 from tests.shortages import failing
 from tests.unit.daemon.daemons import FakeHost, address, run, server, service, until
 
@@ -103,7 +104,7 @@ class Machine:
         await self.daemon.reload()
 
     async def snmp(self) -> None:
-        self.patch.setattr(snmp_process, "command", lambda *_: ["false"])
+        self.patch.setattr(child, "command", lambda *_: ["false"])
         self.host.write(service(server(1)), snmp=SnmpSettings(checker=True))
         await self.daemon.reload()
 
@@ -138,7 +139,7 @@ SHOWN: dict[str, tuple[Callable[[Machine], Awaitable[None]], str, str]] = {  # i
     "check_path": (Machine.check_path, "web: TCP_CHECK connects to", "web: TCP_CHECK connects to 10.0.0.9 instead"),
     "metrics_address": (Machine.metrics_address, "Address already in use", "Address already in use"),
     "dbus": (Machine.dbus, "enable_dbus: Python has no package", "enable_dbus: Python has no package"),
-    "snmp": (Machine.snmp, "the SNMP sub-agent ", "the SNMP sub-agent "),
+    "snmp": (Machine.snmp, "SNMP: the edge process has ended", "the edge process has ended"),
     "state": (Machine.state, NO_SPACE, NO_SPACE),
     "history": (Machine.history, f"{NO_SPACE}: events would be lost", f"{NO_SPACE}: events would be lost"),
 }

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
-import signal
 import socket
 import struct
-import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pylvs.model.described import CheckDefaults, DescribedServer, DescribedService, Descriptions
 from pylvs.model.service import Method, Tunnel
 from pylvs.model.wanted import Configuration, SnmpSettings
-from pylvs.snmp.agent import Agent
 from pylvs.snmp.agentx import INTERNET, Oid, Pdu
 from pylvs.snmp.checker_mib import CHECKER, QUORUM_TRAP, SERVER_TRAP, SERVERS, SERVICES, WEIGHT
-from pylvs.snmp.connections import DirectConnections
-from pylvs.snmp.relay import Relay, RelayedConnections
+from pylvs.snmp.task import AgentTask
+from pylvs.system.processes.asyncio_loop import AsyncioLoop
+from pylvs.system.processes.channel import Descriptor
+from pylvs.system.processes.edge import Task
+from tests.fake_processes import FakeEdge
 from tests.unit.daemon.daemons import FakeHost, address, configuration, run, server, service, until
 from tests.waiting import PATIENCE_S
 from tests.waiting import until as until_sync
@@ -45,9 +47,9 @@ def served(path: Path) -> Configuration:
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pylvs.snmp.timeouts.ANSWER_S", PATIENCE_S)
-    monkeypatch.setattr("pylvs.snmp.relay.END_S", PATIENCE_S)
-    for module in ("session", "relay"):
-        monkeypatch.setattr(f"pylvs.snmp.{module}.CONNECT_TIMEOUT_S", PATIENCE_S)
+    monkeypatch.setattr("pylvs.snmp.task.END_S", PATIENCE_S)
+    for module in ("pylvs.snmp.session", "pylvs.snmp.connections", "pylvs.daemon.snmp_task"):
+        monkeypatch.setattr(f"{module}.CONNECT_TIMEOUT_S", PATIENCE_S)
 
 
 @pytest.fixture
@@ -117,43 +119,31 @@ def bind(name: Oid, value: int) -> bytes:
     return struct.pack("!HH", 2, 0) + oid(name) + struct.pack("!I", value)
 
 
-@asynccontextmanager
-async def agent(wanted: Configuration, state: Path) -> AsyncIterator[None]:
-    """Run the sub-agent and its relay, each in a thread."""
-    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    end, write_end = os.pipe()
-    agent_end, write_agent_end = os.pipe()
-    signals: list[signal.Signals] = []
+class AgentInThisProcess(FakeEdge):
+    """The edge process, whose sub-agent runs in a thread of this one."""
 
-    def kill(number: signal.Signals) -> None:
-        signals.append(number)
-        os.write(write_agent_end, b"x")
+    def __init__(self) -> None:
+        super().__init__()
+        self.agent: AgentTask | None = None
 
-    def run_agent() -> None:
-        with its:
-            Agent(wanted, RelayedConnections(its), agent_end).run()
+    def begin(self, task: Task) -> None:
+        if self.agent is None:
+            self.agent = AgentTask(AsyncioLoop(), lambda message: task.receive(json.loads(json.dumps(message))))
+        super().begin(task)
 
-    relay = Relay(ours, DirectConnections(wanted.settings.snmp, state), kill, end)
-    threads = [threading.Thread(target=run_agent), threading.Thread(target=relay.run)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        os.write(write_end, b"x")
-        for thread in threads:
-            await asyncio.to_thread(thread.join)  # this event loop answers their last requests
-        ours.close()
-        for descriptor in (end, write_end, agent_end, write_agent_end):
-            os.close(descriptor)
-    assert signals == [signal.SIGTERM]
+    def send(self, task: Task, message: Mapping[str, Any], descriptors: Sequence[Descriptor] = ()) -> None:
+        if self.agent is not None:
+            self.agent.receive(json.loads(json.dumps(message)), [os.dup(each.fileno()) for each in descriptors])
+        super().send(task, message, descriptors)
+
+    async def close(self) -> None:
+        if self.agent is not None:
+            self.agent.close()
 
 
 def test_status_weights_and_traps_of_virtual_servers(host: FakeHost, tmp_path: Path) -> None:
-    wanted = served(tmp_path / "agentx")
-    host.file = replace(
-        host.file, configuration=replace(wanted, settings=replace(wanted.settings, snmp=SnmpSettings()))
-    )
+    host.file = replace(host.file, configuration=served(tmp_path / "agentx"))
+    host.edge = AgentInThisProcess()
     first, second = (1, 1), (1, 2)
 
     def play(listener: socket.socket) -> None:
@@ -184,24 +174,21 @@ def test_status_weights_and_traps_of_virtual_servers(host: FakeHost, tmp_path: P
             listener.settimeout(PATIENCE_S)
             async with host.daemon():
                 await until(lambda: host.servers() == {str(address(1)), str(address(2))})
-                async with agent(wanted, host.state):
-                    await asyncio.to_thread(play, listener)
+                await asyncio.to_thread(play, listener)
 
     run(scenario())
 
 
 def test_the_traps_of_the_end_are_sent_before_the_sub_agent_ends(host: FakeHost, tmp_path: Path) -> None:
-    wanted = served(tmp_path / "agentx")
-    host.file = replace(
-        host.file, configuration=replace(wanted, settings=replace(wanted.settings, snmp=SnmpSettings()))
-    )
+    host.file = replace(host.file, configuration=served(tmp_path / "agentx"))
+    host.edge = AgentInThisProcess()
 
     async def scenario() -> None:
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(tmp_path / "agentx"))
             listener.listen()
             listener.settimeout(PATIENCE_S)
-            async with host.daemon() as daemon, agent(wanted, host.state):
+            async with host.daemon() as daemon:
                 master = await asyncio.to_thread(Master, listener)
                 with closing(master):
                     assert await asyncio.to_thread(master.integer, (*SERVICES, 23, 1)) == 1

@@ -7,9 +7,8 @@ import socket
 from typing import Any
 
 from pylvs.snmp.checker_mib import ServerStatus
-from pylvs.snmp.connections import Events
+from pylvs.snmp.connections import Events, Services
 from pylvs.snmp.keepalived_mib import RouterStatus
-from pylvs.snmp.servers import Services
 
 
 class FakeConnections:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from pylvs.daemon.snmp_task import connect
 from pylvs.snmp.agentx import Message, Pdu
-from pylvs.snmp.session import Lost, Session, connect
+from pylvs.snmp.session import Lost, Session
 
 OPENED = 42
 

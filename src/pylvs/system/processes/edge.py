@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from pylvs.system.logs import get_logger, one_line
 from pylvs.system.processes.asyncio_loop import AsyncioLoop, closed
 from pylvs.system.processes.channel import BadMessage, Descriptor, Message
 from pylvs.system.processes.child import Child
@@ -15,6 +16,9 @@ from pylvs.system.processes.event_loop import Timer
 
 WHAT, ROLE = "the edge process", "services"
 FINISH_S = 2.0  # for the last messages of tasks to others
+LOG_PERIOD_S, MOST_LINES = 60.0, 60  # lines of the tasks in the log in each period
+_LEVELS = ("debug", "info", "warning", "error")
+_MAX_LINE = 4096  # characters
 GATHER_S = 0.05  # in which tasks that begin share a start of the process
 _ALWAYS = {"mail", "metrics"}  # small tasks, which need no restart of the process
 # Files that wait until the process reads: each reply, and each page, is one. A client of its tasks decides how many.
@@ -51,6 +55,7 @@ class Edge:
         self._tasks: dict[str, Task] = {}
         self._known: set[str] = set()  # tasks of which the process has the modules
         self._starting: Timer | None = None
+        self._lines, self._period_until = 0, 0.0
 
     @property
     def problem(self) -> str:
@@ -106,8 +111,21 @@ class Edge:
             task.down()
 
     def _receive(self, message: dict[str, Any]) -> None:
+        if "log" in message:
+            self._log_line(message["log"], message.get("event"))
+            return
         name = message.pop("task", None)
         if not isinstance(name, str) or name not in self._known:
             raise BadMessage("a message of no task")
         if name in self._tasks:  # else it has just ended
             self._tasks[name].receive(message)
+
+    def _log_line(self, level: Any, event: Any) -> None:
+        """Write a line of a task; clients of tasks could cause any number."""
+        if level not in _LEVELS or not isinstance(event, str):
+            raise BadMessage("a line of the log without its fields")
+        if self._loop.now >= self._period_until:
+            self._lines, self._period_until = 0, self._loop.now + LOG_PERIOD_S
+        self._lines += 1
+        if self._lines <= MOST_LINES:
+            get_logger().log(level, one_line(event)[:_MAX_LINE])
