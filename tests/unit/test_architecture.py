@@ -85,7 +85,7 @@ MOST_LATE = {
     "config": 5,
     "daemon": 12,
     "dataplane": 54,
-    "edge": 3,
+    "edge": 4,
     "health": 4,
     "ipvsadm": 19,
     "library": 2,

@@ -7,15 +7,15 @@ and services, and weights. While it has a session, it gets the events that traps
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from pylvs.daemon.notifications import encode_event
+from pylvs.health.engine import Engine
 from pylvs.health.events import Event, QuorumGained, QuorumLost, ServerDown, ServerEvent, ServerUp
 from pylvs.model.errors import PylvsError, text_of
 from pylvs.model.plain import to_plain
@@ -28,9 +28,6 @@ from pylvs.system.processes.edge import Edge
 from pylvs.system.threads import to_thread
 from pylvs.vrrp.ipc import NoRouters
 
-if TYPE_CHECKING:
-    from pylvs.daemon.supervisor import Supervisor
-
 MOST_REQUESTS = 8  # at once; the sub-agent waits for each reply
 STATUS_S = 2.0  # for pylvs-vrrp
 EVENTS = (ServerUp, ServerDown, QuorumGained, QuorumLost)  # that have traps
@@ -38,12 +35,30 @@ _ROUTERS = ("instances", "groups", "unknown_vrids")  # of their status
 _MAX_ERROR = 4096  # characters of a reply
 
 
+class Routers(Protocol):
+    """What is needed of `VirtualRouters`."""
+
+    async def request(self, verb: str, **fields: Any) -> Any: ...
+
+
+class Daemon(Protocol):
+    """What is needed of the daemon. `reply` returns the content of the API's reply."""
+
+    @property
+    def engine(self) -> Engine: ...
+
+    @property
+    def routers(self) -> Routers: ...
+
+    async def reply(self, path: str, given: Mapping[str, Any]) -> bytes: ...
+
+
 class SnmpTask:
     """Runs the task while the configuration enables SNMP."""
 
     name = "snmp"
 
-    def __init__(self, edge: Edge, daemon: Supervisor) -> None:
+    def __init__(self, edge: Edge, daemon: Daemon) -> None:
         self._edge = edge
         self._daemon = daemon
         self._wanted: Configuration | None = None
@@ -163,14 +178,12 @@ class SnmpTask:
 
     async def _response(self, name: str) -> Descriptor:
         """Return the content of a reply of the API."""
-        routes = await to_thread(importlib.import_module, "pylvs.daemon.api.routes")
-        return _file((await getattr(routes, name)(self._daemon, {})).body)
+        return _file(await self._daemon.reply(f"/v1/{name}", {}))
 
     async def _set_weight(self, service: str, server: str, weight: int | None) -> Descriptor:
         """Set a weight as `pylvs weight` does. The table follows: another program may have locked it for long."""
-        routes = await to_thread(importlib.import_module, "pylvs.daemon.api.routes")
         given = {"service": service, "server": server, "weight": weight, "wait": False}
-        return _file((await routes.WEIGHT.handler(self._daemon, given)).body)
+        return _file(await self._daemon.reply("/v1/weight", given))
 
 
 def _served(configuration: Configuration) -> Configuration:

@@ -427,6 +427,10 @@ class Supervisor:
             except TimeoutError:
                 raise PylvsError(f"the files for monitoring are not written within {DUMP_S:g} s") from None
 
+    async def reply(self, path: str, given: Mapping[str, Any]) -> bytes:
+        """Return the content of the API's reply to a request. Raises what its operation raises."""
+        return await self._api.reply(path, given)
+
     def _router_changed(self, message: Mapping[str, Any]) -> None:
         self._dbus.state_changed(message)
         self._snmp.router_changed(message)

@@ -99,7 +99,7 @@ def main(end: socket.socket, *names: str) -> None:
 
         known["dbus"] = BusClient
     if "snmp" in names:
-        from pylvs.snmp.task import AgentTask  # large
+        from pylvs.snmp.task import AgentTask  # late: few processes serve SNMP
 
         known["snmp"] = AgentTask
     left = sandbox.confine(_DESCRIPTORS, _MEMORY, file_system=True, named="dbus" in names)

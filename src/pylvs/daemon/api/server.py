@@ -10,7 +10,7 @@ import asyncio
 import importlib
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +83,13 @@ class ApiServer(Part):
                 yield Problem(kind, "", text)
         for what, text in self._tasks.failures().items():
             yield Problem("failed", what, f"failed and is restarted: {text}")
+
+    async def reply(self, path: str, given: Mapping[str, Any]) -> bytes:
+        """Return the content of the reply to a request of this process. Raises what its operation raises."""
+        operations = (await _imported("pylvs.daemon.api.routes")).ROUTES
+        operation = next(each for each in operations if each.path == path)
+        content: bytes = (await operation.handler(self._daemon, given)).body
+        return content
 
     async def _prepare(self) -> None:
         await _imported(_APPLICATION)
