@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * PROG_GSO_SEGMENT: segment a GSO packet for a tunnel with a checksum, or of UDP for GUE. The kernel segments such
  * packets at transmission, but cannot compute this checksum for each segment. So the program copies headers and
- * payload, completes all checksums, and sends a clone for each segment.
+ * payload, completes all checksums, and sends a clone for each segment. If the kernel has yet to resolve the neighbour,
+ * its neighbour code gets the first segment, and the others are lost: they cannot wait.
  *
  * Reads chosen and xmit.
  */
 #pragma once
 #include "fwd/gre_gue.h"
+#include "fwd/send.h"
 
 enum {
 	GSO_MASK = 65535,
@@ -132,10 +134,11 @@ static int segment_step(u32 index, struct segment_ctx *s)
 	u32 length = ETH_HLEN + outer_hlen(d) + tunnel_hlen(s->w->chosen.state) + s->network + s->transport + size;
 	size = barrier_var(size);
 	if (!IS_LENGTH(size, SEGMENT_MAX) || bpf_skb_change_tail(s->skb, length, 0) ||
-	    !write_segment(s, d, root, offset, size, last) || bpf_clone_redirect(s->skb, s->w->xmit.hop.ifindex, 0))
+	    !write_segment(s, d, root, offset, size, last))
 		return 1;
-	s->failed = 0;
-	return 0;
+	bool is_unresolved = s->w->xmit.hop.verdict == HOP_UNRESOLVED; /* then the caller sends this segment */
+	s->failed = !is_unresolved && bpf_clone_redirect(s->skb, s->w->xmit.hop.ifindex, 0);
+	return is_unresolved || s->failed;
 }
 
 /* Copy headers and payload. */
@@ -187,5 +190,8 @@ INLINE int prog_gso_segment(struct __sk_buff *skb, struct scratch *w, struct roo
 		return drop(HOOK_TC, REASON_GSO_UNSUPPORTED);
 	FORGET_BOUNDS(s, network, failed);
 	bpf_loop(GSO_MASK, segment_step, &s, 0);
-	return drop(HOOK_TC, s.failed ? REASON_GSO_UNSUPPORTED : REASON_GSO_SEGMENTED);
+	if (s.failed || w->xmit.hop.verdict != HOP_UNRESOLVED)
+		return drop(HOOK_TC, s.failed ? REASON_GSO_UNSUPPORTED : REASON_GSO_SEGMENTED);
+	count(REASON_GSO_SEGMENTED);
+	return xmit_neigh(skb, &w->xmit.hop);
 }

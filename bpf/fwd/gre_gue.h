@@ -9,6 +9,7 @@
 #pragma once
 #include "ctx/scratch.h"
 #include "fwd/ipip.h"
+#include "fwd/nexthop.h"
 #include "lb/destination.h"
 
 union tunnel_header {
@@ -92,7 +93,7 @@ INLINE bool is_csum_partial(struct __sk_buff *skb, const struct packet *p)
 /* Whether PROG_GSO_SEGMENT can segment a GSO packet. */
 INLINE bool can_segment(struct __sk_buff *skb, const struct scratch *w)
 {
-	return w->xmit.hop.verdict == HOP_READY && !w->xmit.fragment_size && is_csum_partial(skb, &w->packet);
+	return has_neighbour(&w->xmit.hop) && !w->xmit.fragment_size && is_csum_partial(skb, &w->packet);
 }
 
 /* Return the packet's sum from its IP header on, as if its own checksums were finished. */

@@ -91,3 +91,26 @@ def arrive(frame: bytes, mtu: int = MTU) -> None:
         if len(body) >= len(BODY):
             break
     assert body == BODY
+
+
+@pytest.mark.parametrize("tunnel", TUNNELS[2::2], ids=lambda tunnel: tunnel.kind.name)
+def test_the_first_segment_for_an_unresolved_neighbour_waits_for_it(host: Host, tunnel: Tunnel) -> None:
+    """The kernel asks for the neighbour, so the packets that follow find it. The other segments are lost."""
+    service, server = host.new_key(), ip_address("10.77.0.98")
+    host.director.add_service(VirtualService(service, "rr"))
+    host.director.add_destination(
+        service, Destination(DestinationKey(server, service.port), Method.TUNNEL, tunnel=tunnel)
+    )
+    host.run(tcp("S", SPORT, service.port), "tc")
+    mac = bytes.fromhex(server_mac(8).replace(":", ""))
+    with wire() as there:
+        there.send(merged(tcp("A", SPORT, service.port, payload=BODY)))
+        while b"\x08\x06\x00\x01" not in (asked := there.recv(1 << 16)[HEADER.size :])[12:16]:
+            pass
+        assert asked[38:42] == server.packed
+        ip("neigh", "replace", str(server), "lladdr", server_mac(8), "nud", "permanent", "dev", "d0")
+        while (out := there.recv(1 << 16)[HEADER.size :])[:6] != mac or BODY[:64] not in out:
+            pass
+    assert out[out.index(BODY[:64]) :] == BODY[: len(out) - out.index(BODY[:64])]
+    assert len(out) <= 14 + MTU
+    ip("neigh", "del", str(server), "dev", "d0")
