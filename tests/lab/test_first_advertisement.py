@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.system import lock
+from pylvs.system import lock, syscalls
+from pylvs.vrrp.router_service import CAPABILITIES
 from tests.interop.namespaces import ip
+from tests.lab.test_silence import children
 from tests.lab.test_virtual_routers import INSTANCE, Node, pair
 from tests.waiting import PATIENCE_S, until
 
@@ -70,6 +72,10 @@ def test_the_owner_advertises_before_the_daemon_has_its_modules(node: Node, tmp_
     assert Path(f"/proc/{process}/cmdline").read_bytes().rstrip(b"\0") == b"pylvs-vrrp\0" + bytes(node.state)
     open_gate(node, tmp_path)
     assert node.process() == process
+    kept, mine = sum(1 << syscalls.CAPABILITIES[each] for each in CAPABILITIES), capabilities(os.getpid())
+    assert capabilities(process) == kept & mine != mine
+    (helper,) = children(process)
+    assert capabilities(helper) == mine, "scripts that run as root need all"
     assert f"started the process of the virtual routers (process={process})" in node.log()
     assert [each["state"] for each in node.ask("why", name="VI_1")["VI_1"]] == ["MASTER"], "no second configuration"
     events = node.state / "events.jsonl"
@@ -132,6 +138,12 @@ def test_a_start_with_the_pid_file_of_another_process_starts_no_virtual_router(
     text = f"{file}: process {os.getpid()} has this file; stop it, or choose another file with -p"
     assert done.stderr == f"pylvs: {text}\n"
     assert (node.holds(), processes(node), node.state.exists()) == (False, [], False)
+
+
+def capabilities(process: int) -> int:
+    """Return the permitted capabilities of a process."""
+    _, _, rest = Path(f"/proc/{process}/status").read_text().partition("CapPrm:")
+    return int(rest.split()[0], 16)
 
 
 def processes(node: Node) -> list[str]:

@@ -22,13 +22,12 @@ from collections.abc import Callable, Iterable, Mapping
 from enum import Enum, Flag
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from operator import attrgetter
-from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any
 
 from pylvs.model.dataclass import UNSET
 
-_TEXTS = (IPv4Address, IPv6Address, IPv4Interface, IPv6Interface, IPv4Network, IPv6Network, Path)
+_ADDRESSES = (IPv4Address, IPv6Address, IPv4Interface, IPv6Interface, IPv4Network, IPv6Network)
 _MAPPINGS = (Mapping, dict)
 _LARGEST = sys.float_info.max
 
@@ -140,7 +139,7 @@ def _scalar(kind: Any) -> _Converter:
         return _Converter(_same, _finite, int, float)
     if kind is bytes:
         return _Converter(bytes.hex, lambda value: _parsed(bytes.fromhex, "hexadecimal digits", text(value)), str)
-    if kind in _TEXTS:
+    if kind in _ADDRESSES or hasattr(kind, "__fspath__"):
         return _Converter(str, lambda value: _parsed(kind, kind.__name__, text(value)), str)
     raise TypeError(f"{kind.__name__}: values of this type have no plain value")
 
@@ -181,7 +180,7 @@ def _union(kinds: tuple[Any, ...], names: Mapping[str, Any]) -> _Converter:
         choices = [(classes, _tagged(classes, names))]
     else:
         choices = [(classes, _converter(each, names)) for each in classes]
-    texts = [each for each in others if each in _TEXTS]
+    texts = [each for each in others if each in _ADDRESSES]
     if len(texts) > 1:
         choices.append((tuple(texts), _either(texts)))
         others = [each for each in others if each not in texts]

@@ -16,7 +16,6 @@ import pwd
 import resource
 import signal
 import struct
-import tempfile
 from collections.abc import Callable
 
 from pylvs.system import syscalls
@@ -29,6 +28,7 @@ USER = "pylvs"  # where the machine has it
 NUMBERS = range(65520, 65534)
 UNPRIVILEGED = 65534  # the kernel's overflow user, where none of them is possible
 _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 24, 38, 47, 4
+_PR_LIMITS_OF_PROGRAMS = (39, 27)  # PR_GET_NO_NEW_PRIVS, PR_GET_SECUREBITS
 _LAST_CAPABILITY = 63
 _CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h
 _CAPABILITY_SETS = struct.Struct("=6I")  # effective, permitted, inheritable: the low halves, then the high ones
@@ -72,8 +72,11 @@ def confine(descriptors: int, memory: int, file_system: bool = False, named: boo
 def keep_only(*capabilities: str) -> None:
     """Give up all capabilities but these, such as "CAP_NET_ADMIN", in this thread and those that it will start.
 
-    Its child processes get what root has: scripts that an operator runs as root must work. Raises OSError.
+    Programs that it executes get what root has: scripts that an operator runs as root must work. Where the service
+    manager has arranged that they would not, all are kept. Raises OSError.
     """
+    if os.geteuid() or any(syscalls.call("prctl", "prctl", each, 0, 0, 0, 0) for each in _PR_LIMITS_OF_PROGRAMS):
+        return
     wanted = sum(1 << syscalls.CAPABILITIES[each] for each in capabilities)
     header, sets = _capability_header(), ctypes.create_string_buffer(_CAPABILITY_SETS.size)
     syscalls.call("capget", "capget", header, sets)
@@ -92,6 +95,8 @@ def _limit(kind: int, most: int) -> None:
 
 def _leave_file_system() -> None:
     """Make a removed directory the root. It is empty, and nothing can be made in it."""
+    import tempfile  # late: pylvs-vrrp would lock its memory
+
     for folder in _FOLDERS:
         try:
             path = tempfile.mkdtemp(prefix="pylvs-", dir=folder)

@@ -53,6 +53,7 @@ from pylvs.vrrp.vip_manager import VipManager
 # A reload that changes one of these ends the virtual router and starts another.
 IDENTITY = ("interface", "vrf", "vrid", "family", "version", "vmac", "authentication", "multicast")
 PROCESS_NAME = "pylvs-vrrp"  # shown by ps and top
+CAPABILITIES = ("CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_BPF", "CAP_SYS_NICE", "CAP_IPC_LOCK", "CAP_SYS_RESOURCE")
 MAX_NAME = 15  # TASK_COMM_LEN - 1
 TICK_S = 0.5  # of leases
 HELPER_SILENT = "the helper process has not reported it lately"
@@ -136,12 +137,22 @@ class RouterService:
             for warning in self._configure(requests.Configure(first.vrrp, first.settings))["warnings"]:
                 self.log("warning", warning)
         self.helper.start()
+        self._drop_capabilities()
         try:
             self.loop.run()
         finally:
             self._control.close()
             self._receivers.close()
             self.host.close()
+
+    def _drop_capabilities(self) -> None:
+        """Keep those for netlink, sockets, the map of roles, the priority and locked memory."""
+        from pylvs.system import sandbox  # late: the first advertisement does not wait for it
+
+        try:
+            sandbox.keep_only(*CAPABILITIES)
+        except OSError as error:
+            self.log("warning", f"pylvs-vrrp keeps all capabilities: {error.strerror}")
 
     def _callback_failed(self, error: Exception) -> None:
         """Log an unexpected exception; the virtual routers continue."""

@@ -176,6 +176,7 @@ def receiver() -> Iterator[Receiver]:
     loop._selector.close()
 
 
+@pytest.mark.timeout(120 + PACKETS // 100)
 def test_malformed_packets_end_their_link_and_leave_nothing(receiver: Receiver) -> None:
     chance = random.Random(SEED)
     null = os.open(os.devnull, os.O_RDONLY)

@@ -6,12 +6,16 @@ writes the log; it exits on `Finish`, or when the router process has ended.
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__":
+    sys.modules["ssl"] = None  # type: ignore[assignment]  # asyncio would import it: 1.4 MB
+
 import asyncio
 import contextlib
 import os
 import signal
 import socket
-import sys
 from typing import Any
 
 from pylvs.system import logs
