@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import math
 import os
 import tempfile
 from collections.abc import Generator, Iterator
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import settings
 
 from pylvs.bpf.kernel import CONNECTIONS
+from pylvs.system.processes import shortage
 from tests.running import register
 from tests.termination import allow_interrupts, unwind_on_sigterm
 
@@ -22,6 +24,8 @@ RANDOM = "PYLVS_TESTS_RANDOM"  # with it, examples are different each time
 # change.
 settings.register_profile("pylvs", deadline=None, derandomize=RANDOM not in os.environ)
 settings.load_profile("pylvs")
+
+shortage.STEADY_S = math.inf  # a shortage that a test plays does not end the process of the tests
 
 HERE = Path(__file__).parent
 NEED_ROOT = ("packet", "lab", "interop")  # folders whose tests make network namespaces and load BPF

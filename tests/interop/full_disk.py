@@ -24,7 +24,7 @@ from unittest import mock
 from pylvs.daemon import services
 from pylvs.daemon.api import client as api_client
 from pylvs.daemon.api.client import Client
-from pylvs.daemon.state import directory, history, overrides
+from pylvs.daemon.state import history, overrides, saved
 from pylvs.daemon.table import ownership
 from pylvs.system import logs
 from tests.unit.daemon.daemons import WEB, FakeHost, address, run, server, service, until
@@ -126,7 +126,7 @@ async def reloading(host: FakeHost, disk: Disk, log: io.StringIO) -> None:
 
 async def editing(host: FakeHost, disk: Disk, log: io.StringIO) -> None:
     """A disk that fills up while the table is edited for the first time ends nothing."""
-    keep_own = directory.save_owned
+    keep_own = saved.save_owned
     kept_before: list[int] = []
 
     def full_after_the_first(*arguments: Any) -> None:

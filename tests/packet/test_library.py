@@ -18,7 +18,8 @@ import pytest
 
 import pylvs
 from pylvs.bpf.schedulers import SCHEDULERS
-from pylvs.daemon.state.directory import StateDirectory, save_owned
+from pylvs.daemon.state.directory import StateDirectory
+from pylvs.daemon.state.saved import save_owned
 from pylvs.dataplane.destinations import DestinationSlots
 from pylvs.dataplane.scheduler_tables import HashTables
 from pylvs.dataplane.transaction import Transaction

@@ -15,15 +15,8 @@ from ipaddress import ip_address, ip_interface
 from typing import Literal
 
 from pylvs.daemon import Options, units
-from pylvs.daemon.state.directory import (
-    DRAINS_FILE,
-    NAMESPACES_FILE,
-    OVERRIDES_FILE,
-    SERVICES_FILE,
-    StateDirectory,
-    load_owned,
-    save_owned,
-)
+from pylvs.daemon.state.directory import DRAINS_FILE, NAMESPACES_FILE, OVERRIDES_FILE, SERVICES_FILE, StateDirectory
+from pylvs.daemon.state.saved import load_owned, save_owned
 from pylvs.daemon.via_vip import DEVICES_FILE, VipChecks
 from pylvs.dataplane.director import open_director
 from pylvs.model.addresses import Address

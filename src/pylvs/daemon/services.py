@@ -13,9 +13,10 @@ from pylvs.daemon.limits import LAST_EDITS_TIMEOUT_S, TABLES_S
 from pylvs.daemon.notifications import EventBus, log_event
 from pylvs.daemon.parts import Part
 from pylvs.daemon.problems import Problem, script_problems
-from pylvs.daemon.state.directory import StateDirectory, load_overrides
+from pylvs.daemon.state.directory import StateDirectory
 from pylvs.daemon.state.drains import Drains
 from pylvs.daemon.state.overrides import SLOW_S, OverrideSaver, StateWriter
+from pylvs.daemon.state.saved import load_overrides
 from pylvs.daemon.table.cache import DesiredTable, DestinationEdit, Edit, TableCache
 from pylvs.daemon.table.ownership import Ownership, adoptable_rows
 from pylvs.daemon.table.reconciler import Reconciler, ReconcileResult

@@ -29,7 +29,7 @@ from pylvs.daemon.api.routes import STATUS_TABLES_S as TABLES_S
 from pylvs.daemon.leftovers import delete_services
 from pylvs.daemon.loading import load_in_subprocess
 from pylvs.daemon.notifications import log_event
-from pylvs.daemon.state import directory
+from pylvs.daemon.state import saved
 from pylvs.daemon.state.directory import StateDirectory
 from pylvs.daemon.table import ownership
 from pylvs.daemon.tasks import BackgroundTasks
@@ -115,20 +115,20 @@ def test_a_host_is_followed_although_a_state_file_cannot_be_read(
 
 def test_an_override_of_many_services_is_saved_once(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     kept_now: list[int] = []
-    keep = directory.save_overrides
+    keep = saved.save_overrides
 
-    def counted(state: StateDirectory, saved: directory.SavedOverrides) -> None:
+    def counted(state: StateDirectory, saved: saved.SavedOverrides) -> None:
         kept_now.append(len(saved.overrides))
         keep(state, saved)
 
-    monkeypatch.setattr(directory, "save_overrides", counted)
+    monkeypatch.setattr(saved, "save_overrides", counted)
     host.write(service(*(server(1, port=port) for port in range(1000, 1200))))
 
     async def scenario() -> None:
         async with host.daemon():
             reply = await asyncio.to_thread(ask, host, "POST", "/v1/drain", {"server": "10.0.0.1"})
             assert len(reply["servers"]) == 200
-            assert len(directory.load_overrides(StateDirectory(host.state)).overrides) == 200
+            assert len(saved.load_overrides(StateDirectory(host.state)).overrides) == 200
 
     run(scenario())
     assert kept_now[0] == 200

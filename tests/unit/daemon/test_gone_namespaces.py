@@ -11,7 +11,8 @@ import pytest
 from pylvs.daemon import gone_namespaces, units
 from pylvs.daemon.leftovers import Namespaces
 from pylvs.daemon.state import directory
-from pylvs.daemon.state.directory import StateDirectory, save_owned
+from pylvs.daemon.state.directory import StateDirectory
+from pylvs.daemon.state.saved import save_owned
 from pylvs.dataplane.state import NAMESPACE_GONE
 from pylvs.system import lock
 from pylvs.vrrp.ipc import PID_FILE

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pylvs.daemon.state import directory, drains
+from pylvs.daemon.state import directory, drains, saved
 from pylvs.model.checks import Target, TcpCheck
 from pylvs.model.errors import NoSpace
 from pylvs.model.service import Destination, DestinationKey, ServiceKey, VirtualService
@@ -88,7 +88,7 @@ SLOW = replace(QUICK, warmup_s=3600)  # no probe has a result in the test
 
 def noted(host: FakeHost) -> set[str]:
     """Return the servers that the next daemon does not take for new ones."""
-    owned = directory.load_owned(directory.StateDirectory(host.state))
+    owned = saved.load_owned(directory.StateDirectory(host.state))
     return {str(each.address) for servers in owned.values() for each in servers}
 
 
@@ -172,9 +172,9 @@ def test_an_override_and_a_drain_have_the_new_name_of_their_service_before_the_f
     host, tables = mortal_world(tmp_path, 1 << 30)
     host.write(service(server(1), server(2)))
     monkeypatch.setattr(drains.Drain, "count", lambda self, found: None)  # no connection ends
-    edited, order, save = threading.Event(), list[str](), directory.save_overrides
+    edited, order, save = threading.Event(), list[str](), saved.save_overrides
 
-    def saved(*arguments: Any) -> None:
+    def save_slowly(*arguments: Any) -> None:
         edited.wait(0.2)  # an edit that does not wait for this comes first
         save(*arguments)
         order.append("saved")
@@ -189,7 +189,7 @@ def test_an_override_and_a_drain_have_the_new_name_of_their_service_before_the_f
             await until(lambda: host.table()[str(WEB)] == {"10.0.0.1": 0, "10.0.0.2": 1})
             host.write(replace(service(server(1), server(2), server(3)), name="renamed"))
             tables.left, tables.last_words = 0, last_words
-            monkeypatch.setattr(directory, "save_overrides", saved)
+            monkeypatch.setattr(saved, "save_overrides", save_slowly)
             with contextlib.suppress(Killed):
                 await daemon.reload()
             assert order[:2] == ["saved", "edited"]

@@ -11,7 +11,8 @@ import pytest
 from pylvs.daemon import leftovers
 from pylvs.daemon.leftovers import Namespaces, delete_services, entered
 from pylvs.daemon.state import directory
-from pylvs.daemon.state.directory import StateDirectory, load_owned, save_owned
+from pylvs.daemon.state.directory import StateDirectory
+from pylvs.daemon.state.saved import load_owned, save_owned
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import ServiceKey
 from tests.unit.daemon.daemons import WEB

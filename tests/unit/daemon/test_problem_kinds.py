@@ -109,7 +109,7 @@ class Machine:
         await self.daemon.reload()
 
     async def state(self) -> None:
-        self.patch.setattr("pylvs.daemon.state.directory.save_overrides", failing(errno.ENOSPC))
+        self.patch.setattr("pylvs.daemon.state.saved.save_overrides", failing(errno.ENOSPC))
         self.daemon.engine.disable(address(2))
 
     async def history(self) -> None:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.daemon.state.directory import StateDirectory, load_overrides, load_owned
+from pylvs.daemon.state.directory import StateDirectory
 from pylvs.daemon.state.history import History
 from pylvs.daemon.state.overrides import StateWriter
+from pylvs.daemon.state.saved import load_overrides, load_owned
 from pylvs.daemon.tasks import BackgroundTasks
 from pylvs.health.events import ServerName
 from pylvs.model.errors import Busy, PylvsError

@@ -14,14 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.daemon.state.directory import (
-    SavedOverrides,
-    StateDirectory,
-    load_overrides,
-    load_owned,
-    save_overrides,
-    save_owned,
-)
+from pylvs.daemon.state.directory import StateDirectory
+from pylvs.daemon.state.saved import SavedOverrides, load_overrides, load_owned, save_overrides, save_owned
 from pylvs.daemon.table.ownership import adoptable_rows, owned_services
 from pylvs.health.events import Override, ServiceIdentity, Standing
 from pylvs.model.dataclass import replace

@@ -17,7 +17,7 @@ import pytest
 
 from pylvs.bpf.schedulers import SCHEDULERS
 from pylvs.daemon import units
-from pylvs.daemon.state import directory
+from pylvs.daemon.state import directory, saved
 from pylvs.ipvsadm import commands
 from pylvs.ipvsadm.commands import Session
 from pylvs.ipvsadm.hints import bad_endpoint
@@ -221,7 +221,7 @@ def test_an_edit_that_a_daemon_undoes_has_a_hint(
     state = directory.StateDirectory()
     state.acquire()
     web = ServiceKey(Protocol.TCP, IPv4Address("192.0.2.1"), 80)
-    directory.save_owned(state, {web: frozenset()})
+    saved.save_owned(state, {web: frozenset()})
     stderr = Terminal()
     assert call(command, stderr)[0] == 0
     keeps = f"hint: pylvs run, process {os.getpid()}, keeps {hint}, and undoes the edit within 2 s"

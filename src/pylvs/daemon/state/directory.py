@@ -24,17 +24,13 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
 from pylvs.daemon import STATE_ROOT, units
-from pylvs.health.events import Override, ServerName, ServiceIdentity
-from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import RUN_AS_ROOT, Busy, NotPermitted, PylvsError, Unsupported, needs_root
-from pylvs.model.plain import from_plain, to_plain
-from pylvs.model.service import DestinationKey, ServiceKey
 from pylvs.system import files, lock
 from pylvs.system.namespaces import network_cookie, network_name
 from pylvs.system.sockets import MONITORS
@@ -44,8 +40,6 @@ SERVICES_FILE = "services"
 OVERRIDES_FILE = "overrides"
 NAMESPACES_FILE = "namespaces"
 DRAINS_FILE = "drains"
-
-OwnedServices = Mapping[ServiceKey, frozenset[DestinationKey]]  # services of the daemon with their configured servers
 
 
 def daemons_of(cookie: int) -> list[StateDirectory]:
@@ -241,33 +235,3 @@ def _lives(pid: int) -> bool:
     except (OSError, OverflowError):
         return False
     return True
-
-
-@dataclass(frozen=True, slots=True)
-class SavedOverrides:
-    """The operator's overrides, and the services that have them, by name."""
-
-    overrides: Mapping[ServerName, Override] = field(default_factory=dict)
-    services: Mapping[str, ServiceIdentity] = field(default_factory=dict)
-
-
-def save_overrides(state: StateDirectory, saved: SavedOverrides) -> None:
-    """Write the overrides. Raises PylvsError."""
-    state.write(OVERRIDES_FILE, to_plain(saved) if saved.overrides else None)
-
-
-def load_overrides(state: StateDirectory) -> SavedOverrides:
-    """Return the overrides of the last daemon. Raises PylvsError."""
-    with state.decoding(OVERRIDES_FILE) as saved:
-        return SavedOverrides() if saved is None else from_plain(SavedOverrides, saved)
-
-
-def save_owned(state: StateDirectory, owned: OwnedServices) -> None:
-    """Write the owned services. Raises PylvsError."""
-    state.write(SERVICES_FILE, to_plain(owned, OwnedServices))
-
-
-def load_owned(state: StateDirectory) -> OwnedServices:
-    """Return the services of a daemon that was killed; none after an orderly stop. Raises PylvsError."""
-    with state.decoding(SERVICES_FILE) as saved:
-        return {} if saved is None else from_plain(OwnedServices, saved)

@@ -9,8 +9,9 @@ from functools import partial
 
 from pylvs.daemon.parts import Part
 from pylvs.daemon.problems import Problem
-from pylvs.daemon.state import directory
-from pylvs.daemon.state.directory import OVERRIDES_FILE, SavedOverrides, StateDirectory
+from pylvs.daemon.state import saved
+from pylvs.daemon.state.directory import OVERRIDES_FILE, StateDirectory
+from pylvs.daemon.state.saved import SavedOverrides
 from pylvs.daemon.tasks import BackgroundTasks
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event, Overridden
@@ -189,4 +190,4 @@ class OverrideSaver:
     def _prepare(self) -> Callable[[], None]:
         overrides = self._engine.overrides()
         services = {name: self._engine.identity(name) for name in {service for service, _ in overrides}}
-        return partial(directory.save_overrides, self._state, SavedOverrides(overrides, services))
+        return partial(saved.save_overrides, self._state, SavedOverrides(overrides, services))

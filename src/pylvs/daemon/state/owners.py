@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import NamedTuple
 
-from pylvs.daemon.state.directory import daemons_of, load_owned
+from pylvs.daemon.state.directory import daemons_of
+from pylvs.daemon.state.saved import load_owned
 from pylvs.model.service import ServiceKey
 
 

@@ -8,8 +8,9 @@ from functools import partial
 
 from pylvs.daemon.limits import TABLES_S
 from pylvs.daemon.parts import Part
-from pylvs.daemon.state.directory import SERVICES_FILE, OwnedServices, StateDirectory, load_owned, save_owned
+from pylvs.daemon.state.directory import SERVICES_FILE, StateDirectory
 from pylvs.daemon.state.overrides import NotSaved, StateWriter
+from pylvs.daemon.state.saved import OwnedServices, load_owned, save_owned
 from pylvs.daemon.tasks import BackgroundTasks
 from pylvs.model.dataclass import replace
 from pylvs.model.errors import PylvsError

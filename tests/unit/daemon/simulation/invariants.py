@@ -36,7 +36,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pylvs.daemon.state.directory import SERVICES_FILE, load_owned
+from pylvs.daemon.state.directory import SERVICES_FILE
+from pylvs.daemon.state.saved import load_owned
 from pylvs.health.events import (
     Event,
     QuorumGained,

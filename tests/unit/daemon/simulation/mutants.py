@@ -10,7 +10,7 @@ from typing import Any
 from unittest.mock import PropertyMock, patch
 
 from pylvs.daemon.services import Services
-from pylvs.daemon.state import directory
+from pylvs.daemon.state import saved
 from pylvs.daemon.table import cache
 from pylvs.daemon.table.cache import DestinationEdit, TableCache
 from pylvs.daemon.table.reconciler import Reconciler
@@ -92,7 +92,7 @@ def _overrides_are_lost_in_a_reload() -> AbstractContextManager[Any]:
 
 
 def _overrides_are_not_saved() -> AbstractContextManager[Any]:
-    return patch.object(directory, "save_overrides", lambda *_: None)
+    return patch.object(saved, "save_overrides", lambda *_: None)
 
 
 def _removals_come_first() -> AbstractContextManager[Any]:
