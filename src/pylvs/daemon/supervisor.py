@@ -119,10 +119,9 @@ class Supervisor:
         self.parts = self._list(first, pid_files)
 
     def _list(self, first: FirstRouters | None, pid_files: PidFiles | None) -> list[Part]:
-        """Return the parts in the order of `pylvs.daemon.parts`. Those behind the services must not fail to prepare.
+        """Make the parts, and return them in the order of their calls (`pylvs.daemon.parts`).
 
-        Virtual routers come before anything that takes long at a start. At a reload they come behind what the disk
-        may refuse.
+        Besides: virtual routers give up their addresses before any part stops, and when a start fails.
         """
         options, state, thread, host, writer = self.options, self.state, self.table_thread, self.host, self._writer
         start = partial(host.start_routers, state, options.log_format)
@@ -145,16 +144,20 @@ class Supervisor:
         self._reload_timer = ReloadTimer(lambda: self.engine.configuration.settings, self._reload_by_signal)
         self._snmp, self._dbus = SnmpTask(host.edge, self), self._make_dbus()
         return [
+            # ended last: others write with these, or use the thread
             *([PidPart(pid_files, self.routers.on_process)] if pid_files else []),
             writer,
             self.history,
             TableThreadPart(thread),
+            # the startup_script comes first, the shutdown_script behind all checks
             HostPart(host, self._allow),
             UnitNote(state, thread, [self._ownership, self.services]),
+            # saved before the first edit; a disk that blocks refuses a reload before virtual routers change
             self._ownership,
             self._notes,
             settings,
             self._routers,
+            # the point of no return of a reload
             self.services,
             self._api,
             self.host_changes,
