@@ -190,3 +190,25 @@ def test_events_are_passed_while_there_is_a_session(tmp_path: Path) -> None:
             assert "routers" in edge.sent[-1]
 
     run(scenario())
+
+
+def test_services_and_weights_are_replies_of_the_api() -> None:
+    asked: list[tuple[str, Mapping[str, Any]]] = []
+
+    async def reply(path: str, given: Mapping[str, Any]) -> bytes:
+        asked.append((path, given))
+        if path == "/v1/counters":
+            raise PylvsError("the table was not read")
+        return b'{"services": []}'
+
+    async def scenario() -> None:
+        task, edge = await task_of(enabled(), SimpleNamespace(reply=reply))
+        weight = {"service": "web", "server": "10.0.0.1:80", "weight": None}
+        for message in ({"method": "services"}, {"method": "counters"}, {"method": "set_weight", **weight}):
+            task.receive({"id": 1, **message})
+            await asyncio.gather(*task._executing)
+        assert asked == [("/v1/services", {}), ("/v1/counters", {}), ("/v1/weight", {**weight, "wait": False})]
+        assert edge.sent[1:] == [{"id": 1}, {"id": 1, "error": "the table was not read"}, {"id": 1}]
+        assert edge.files[1:] == [b'{"services": []}'] * 2
+
+    run(scenario())

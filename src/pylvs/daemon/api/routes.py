@@ -444,7 +444,6 @@ _SELECTION = {
 }
 _OF_TABLES = {"namespace": Field(str, "404 unless the tables are in the network namespace of this SO_NETNS_COOKIE")}
 _ANYTHING = {"server": _ANY_SERVER, "service": _SERVICE}
-WEIGHT = _override("weight", "This weight, instead of that of checks and configuration.", Engine.set_weight, _WEIGHT)
 ROUTES = (
     Operation("GET", "/v1/status", _STATUS_HELP, status, replies.StatusReply),
     Operation("GET", "/v1/events", _EVENTS_HELP, events, AnyEvent, {"follow": Field(bool, "true: new events")}, LINES),
@@ -467,7 +466,7 @@ ROUTES = (
     ),
     _override("enable", "Revert drain and disable.", Engine.enable),
     _override("disable", "Out of the table until it is enabled; its checks go on.", Engine.disable),
-    WEIGHT,
+    _override("weight", "This weight, instead of that of checks and configuration.", Engine.set_weight, _WEIGHT),
     Operation(
         "POST",
         "/v1/check-now",

@@ -117,5 +117,4 @@ REQUESTS: Mapping[str, type[Any]] = {
     "sessions": Empty,
     "stop": Stop,
     "subscribe": Subscribe,
-    "subscribe_states": Empty,
 }

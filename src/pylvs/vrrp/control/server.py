@@ -148,10 +148,7 @@ class ControlServer:
             request = from_plain(REQUESTS[verb], message)
         except Malformed as error:
             raise BadMessage(f"{verb}: {error}") from None
-        if verb == "subscribe_states":
-            connection.wants_states = True
-            answer["ok"] = {}
-        elif verb == "subscribe":
+        if verb == "subscribe":
             self._subscribe(connection, request)
             answer["ok"] = {}
         else:
