@@ -15,12 +15,13 @@ CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 
 
 def assert_unprivileged(process: int) -> None:
-    """Assert that it is not root, has no capability, and can get none."""
+    """Assert that it is not root, has no capability, can get none, and has a filter of system calls."""
     status = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
     assert "0" not in status["Uid"].split() + status["Gid"].split()
     assert status["Groups"].split() == []
     assert {status[name].strip() for name in CAPABILITIES} == {"0" * 16}
     assert status["NoNewPrivs"].strip() == "1"
+    assert status["Seccomp"].strip() == "2"  # SECCOMP_MODE_FILTER
 
 
 def assert_without_files(process: int) -> None:
