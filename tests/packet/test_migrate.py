@@ -111,7 +111,7 @@ CHANGES = [
     ("conntrack.h", f"\tu32 destination;\n{PORT_AND_METHOD}}};\n", f"{PORT_AND_METHOD}\tu32 destination;\n}};\n"),
 ]
 ADDED = (
-    "from pylvs.dataplane import former\n"
+    "from pylvs.dataplane.upgrade import former\n"
     "former._ADDED.update(destination=['test_added'], service_version=['test_moved'])\n"
 )
 
