@@ -4,8 +4,6 @@
 #pragma once
 #include "lib/bpf.h"
 
-enum abi { ABI_NUMBER = 3 };
-
 enum limits {
 	HASH_BITS = 17, /* of the bitmaps of virtual and real server addresses: 10,000 set a thirteenth of the bits */
 	BITMAP_WORDS = 1 << (HASH_BITS - 6),

@@ -7,7 +7,6 @@
 #include "abi/marks.h"
 
 struct constants {
-	enum abi abi;
 	enum limits limits;
 	enum scheduler scheduler;
 	enum method method;

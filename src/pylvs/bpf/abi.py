@@ -324,5 +324,5 @@ def struct(name: str) -> Codec:
 
 
 def constant(name: str) -> int:
-    """Return the value of an enumerator of the shipped objects, such as `ABI_NUMBER`."""
+    """Return the value of an enumerator of the shipped objects, such as `NOTHING`."""
     return shipped().constant(name)
