@@ -20,8 +20,8 @@ from jeepney.io.blocking import open_dbus_connection
 
 from pylvs.model.errors import PylvsError
 from pylvs.system.sandbox import UNPRIVILEGED
+from pylvs.vrrp.client import Client
 from pylvs.vrrp.garp import ETH_P_ARP
-from pylvs.vrrp.ipc import Client
 from tests.interop import keepalived, message_bus
 from tests.interop.message_bus import ERROR, SERVICE, MessageBus, Signals, user_of_pylvs
 from tests.interop.namespaces import ip, on_a_link

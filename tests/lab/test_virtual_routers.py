@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pylvs.model.errors import PylvsError
-from pylvs.vrrp.ipc import Client
+from pylvs.vrrp.client import Client
 from tests.interop.namespaces import ip
 from tests.lab.support import PYLVS
 from tests.waiting import PATIENCE_S, until, until_reaped

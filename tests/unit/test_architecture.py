@@ -90,6 +90,7 @@ MOST_LATE = {
     "ipvsadm": 19,
     "library": 2,
     "model": 4,
+    "notify": 1,
     "system": 10,
     "vrrp": 7,
 }

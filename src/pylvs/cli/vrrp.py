@@ -15,7 +15,8 @@ from pylvs.daemon.api.client import NoDaemon, NoReply, elsewhere
 from pylvs.daemon.leftovers import stop_routers
 from pylvs.daemon.state.directory import StateDirectory
 from pylvs.model.errors import PylvsError
-from pylvs.vrrp.ipc import Client, NoRouters
+from pylvs.vrrp.client import Client
+from pylvs.vrrp.ipc import NoRouters
 
 HOLDS_BACK = "10m"
 LONG_S = 10.0  # a wait whose end is printed, too

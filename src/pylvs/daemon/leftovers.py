@@ -30,7 +30,8 @@ from pylvs.netlink.addresses import release
 from pylvs.system import lock
 from pylvs.system.logs import get_logger
 from pylvs.system.namespaces import NAMED, inside_network, network_cookie
-from pylvs.vrrp.ipc import PID_FILE, Client, NoRouters
+from pylvs.vrrp.client import Client
+from pylvs.vrrp.ipc import PID_FILE, NoRouters
 
 ADDRESSES_FILE = "vrrp_addresses"  # of the virtual routers; for a process that hangs
 ROUTERS_STOP_S = 22.0  # notify scripts of the end

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TypeVar
 
+from pylvs import __version__
 from pylvs.config.address_moves import without_a_device
 from pylvs.config.compile.document import build
 from pylvs.config.language.parser import Parsed, read
@@ -33,8 +34,9 @@ from pylvs.model.errors import NO_MEMORY, PylvsError, counted
 from pylvs.model.plain import Malformed, from_plain, to_plain
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration, Placement
-from pylvs.system.processes import VERSION_LINE, command, other_version
+from pylvs.system.processes import command, other_version
 
+VERSION_LINE = f"{__version__}\n".encode()  # first: another version may not understand the rest
 LOAD_TIMEOUT_S = 120.0  # for reading the file in another process
 SLOW_S = 0.5  # of CPU time for one read; starting a process takes about as long
 MEMORY_PER_BYTE = 128  # of the file: what it takes to read it and to run what it says (measured: 110)

@@ -8,10 +8,6 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from email.headerregistry import HeaderRegistry
-from email.message import EmailMessage
-from email.policy import EmailPolicy
-from email.utils import formatdate
 from typing import Any
 
 from pylvs.model.dataclass import dataclass, field, replace
@@ -144,6 +140,8 @@ class Outbox:
             self._edge.end(self)
 
     async def _send_all(self) -> None:
+        from pylvs.notify.message import message  # late: the package email takes 2 MB, in two processes
+
         while self._waiting:
             since, alert = self._waiting.popleft()
             mail = self._mail
@@ -206,30 +204,3 @@ class Outbox:
 def _settle(delivery: _Delivery, reason: str) -> None:
     if not delivery.result.done():
         delivery.result.set_result(reason)
-
-
-def message(alert: Alert, mail: Mail) -> bytes:
-    """Return an alert as a message (RFC 5322), before the doubling of dots."""
-    try:
-        return _written(alert, mail, EmailPolicy())
-    except Exception:  # of malformed addresses: IndexError and others. As with keepalived, the mail server decides
-        return _written(alert, mail, _unparsed())
-
-
-def _unparsed() -> EmailPolicy[EmailMessage]:
-    """Return a policy that takes addresses as any text."""
-    registry = HeaderRegistry()
-    for name in "from", "to":
-        del registry.registry[name]  # leaves the class of headers without a syntax
-    return EmailPolicy(header_factory=registry)
-
-
-def _written(alert: Alert, mail: Mail, policy: EmailPolicy[EmailMessage]) -> bytes:
-    made = EmailMessage(policy)
-    made["Date"] = formatdate(alert.at, localtime=True)
-    made["From"] = one_line(mail.sender)
-    made["Subject"] = one_line(alert.subject)
-    made["X-Mailer"] = "pylvs"
-    made["To"] = ", ".join(map(one_line, mail.recipients))
-    made.set_content(f"=> {one_line(alert.body)} <=\n")
-    return made.as_bytes(policy=policy.clone(linesep="\r\n", max_line_length=998))

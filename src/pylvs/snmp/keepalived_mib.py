@@ -52,10 +52,7 @@ def no_link_address(_: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class RouterStatus:
-    """What the virtual routers report: their answer to `status`, and the results of tracked objects.
-
-    It can be pickled, so its functions have names.
-    """
+    """What the virtual routers report: their answer to `status`, and the results of tracked objects."""
 
     instances: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)  # state by name

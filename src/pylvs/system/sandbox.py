@@ -95,11 +95,10 @@ def _limit(kind: int, most: int) -> None:
 
 def _leave_file_system() -> None:
     """Make a removed directory the root. It is empty, and nothing can be made in it."""
-    import tempfile  # late: pylvs-vrrp would lock its memory
-
     for folder in _FOLDERS:
         try:
-            path = tempfile.mkdtemp(prefix="pylvs-", dir=folder)
+            path = f"{folder}/pylvs-{os.urandom(8).hex()}"
+            os.mkdir(path, 0o700)
         except OSError:
             continue
         os.chdir(path)

@@ -17,7 +17,7 @@ from typing import Any
 
 from pylvs.daemon.api.client import Client as DaemonClient
 from pylvs.lab.processes import identity, kill_all
-from pylvs.vrrp.ipc import Client
+from pylvs.vrrp.client import Client
 from tests.interop.keepalived import PROGRAM
 from tests.interop.vrrp.routers import Pylvs
 from tests.interop.vrrp.segment import Segment

@@ -19,7 +19,7 @@ import pytest
 
 from pylvs.daemon.api import client
 from pylvs.model.errors import PylvsError
-from pylvs.vrrp.ipc import Client
+from pylvs.vrrp.client import Client
 from tests.interop import keepalived
 from tests.interop.bfd.cell import Cell, hosts
 from tests.interop.bfd.peers import KEEPALIVED, KeepalivedPeer, bfd_instance

@@ -20,7 +20,7 @@ from scapy.packet import Packet
 
 from pylvs.model.errors import PylvsError
 from pylvs.system.namespaces import inside_network
-from pylvs.vrrp.ipc import Client
+from pylvs.vrrp.client import Client
 from tests.interop import keepalived
 from tests.interop.vrrp.observer import Captured, Observer
 from tests.interop.vrrp.routers import KEEPALIVED, PATIENCE_S, PYLVS, Pylvs, Router, router

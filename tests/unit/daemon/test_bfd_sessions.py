@@ -25,7 +25,7 @@ from pylvs.daemon.virtual_routers.supervision import VirtualRouters
 from pylvs.model.bfd import BfdSession
 from pylvs.model.checks import BfdCheck
 from pylvs.model.vrrp import VrrpConfiguration
-from pylvs.vrrp.ipc import Client
+from pylvs.vrrp.client import Client
 from tests.unit.daemon.daemons import FakeHost, configuration, run, server, service, until
 from tests.unit.daemon.fake_routers import record, set_behaviour
 from tests.waiting import PATIENCE_S

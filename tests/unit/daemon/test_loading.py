@@ -14,7 +14,7 @@ import pytest
 from pylvs.daemon import Options, loading
 from pylvs.daemon.loading import ConfigurationLoader, Loaded, Refused, accept, load, load_in_subprocess
 from pylvs.netlink import links
-from pylvs.system.processes import VERSION_LINE, other_version
+from pylvs.system.processes import other_version
 from tests.shortages import SHORTAGES, failing
 from tests.unit.config.vrrp_support import device
 from tests.waiting import PATIENCE_S
@@ -107,7 +107,7 @@ def test_a_process_that_fails_is_a_finding_that_stops_everything(
 def test_a_process_that_sends_something_else_is_a_finding(
     content: bytes, text: str, options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = subprocess.CompletedProcess([], 0, VERSION_LINE + content)
+    done = subprocess.CompletedProcess([], 0, loading.VERSION_LINE + content)
     monkeypatch.setattr(subprocess, "run", lambda *_words, **_named: done)
     with pytest.raises(Refused, match=rf"the process that reads it sent no configuration \({text}\)"):
         accept(load_in_subprocess(options), options, allow_empty=True)

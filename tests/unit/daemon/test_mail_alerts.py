@@ -27,7 +27,8 @@ from pylvs.health.events import Event, ServerDown, ServerUp
 from pylvs.model.service import ServiceKey
 from pylvs.model.wanted import Configuration, GlobalSettings, Mail, WantedService
 from pylvs.notify import mail as mails
-from pylvs.notify.mail import Alert, Outbox, message
+from pylvs.notify.mail import Alert, Outbox
+from pylvs.notify.message import message
 from pylvs.notify.smtp import Refused, deliver
 from tests.fake_processes import FakeProcesses
 from tests.privileges import assert_unprivileged

@@ -65,8 +65,7 @@ def test_the_shutdown_script_runs_although_processes_of_scripts_hang(
 ) -> None:
     file = tmp_path / "said"
     monkeypatch.setattr(scripts, "END_S", 0.0)
-    monkeypatch.setattr(scripts, "PING_S", 0.01)
-    monkeypatch.setattr(scripts, "LEASE_S", 5.0)
+    monkeypatch.setattr(scripts, "LEASE_S", 5)
     parent, stopped = Script(("/bin/sh", "-c", "echo $PPID")), list[int]()
 
     async def main() -> None:
@@ -74,9 +73,8 @@ def test_the_shutdown_script_runs_although_processes_of_scripts_hang(
         services.configure(Configuration(settings=GlobalSettings(shutdown_script=script_writing(file, "stop"))))
         await services.run_startup_script()
         async with asyncio.timeout(PATIENCE_S):
-            for each in (services._processes, services._notifier.processes):
-                stopped.append(int((await each.run(parent, 60.0)).output))
-                os.kill(stopped[-1], signal.SIGSTOP)
+            stopped.append(int((await services._processes.run(parent, 60.0)).output))
+            os.kill(stopped[-1], signal.SIGSTOP)
             await services.close()
 
     asyncio.run(main())

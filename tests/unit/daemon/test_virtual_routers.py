@@ -23,7 +23,8 @@ from pylvs.daemon.state.directory import StateDirectory
 from pylvs.daemon.supervisor import Supervisor
 from pylvs.daemon.virtual_routers import connection, supervision
 from pylvs.model.errors import Busy, PylvsError, Unsupported
-from pylvs.vrrp.ipc import PROTOCOL, Client, NoRouters
+from pylvs.vrrp.client import Client
+from pylvs.vrrp.ipc import PROTOCOL, NoRouters
 from tests.memory import MemoryDirector
 from tests.unit.daemon.daemons import FakeHost, host_of_router, run, server, service, until
 from tests.unit.daemon.fake_routers import record, set_behaviour

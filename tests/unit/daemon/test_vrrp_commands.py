@@ -19,6 +19,7 @@ from pylvs.daemon.api.client import Client
 from pylvs.daemon.api.metrics import vrrp_metrics
 from pylvs.model.errors import PylvsError
 from pylvs.vrrp import ipc
+from pylvs.vrrp.client import Client as RouterClient
 from tests.unit.daemon.commands import ask, during, invoked
 from tests.unit.daemon.daemons import FakeHost, run, server, service, until
 from tests.unit.daemon.fake_routers import set_behaviour
@@ -221,7 +222,7 @@ def test_each_event_of_the_process_is_one_of_the_daemon(
     async def scenario() -> None:
         async with host.daemon() as daemon:
             sent = {"event": event, "instance": "", "time": 1.0, **fields}
-            with ipc.Client(host.state / "vrrp") as client:
+            with RouterClient(host.state / "vrrp") as client:
                 await asyncio.to_thread(client.ask, "emit", event=sent)
             await until(lambda: name in [each["event"] for each in daemon.events.recent()])
             (found,) = [each for each in daemon.events.recent() if each["event"] == name]
@@ -316,7 +317,7 @@ def test_a_foreign_process_at_the_socket_is_reported_in_one_line(
 ) -> None:
     path = tmp_path / "vrrp"
     with Speaker(path, answer), pytest.raises(PylvsError, match=text):
-        ipc.Client(path, patience_s)
+        RouterClient(path, patience_s)
 
 
 def test_a_socket_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,4 +327,4 @@ def test_a_socket_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest
     listener.listen()
     monkeypatch.setattr(ipc, "peer_of", lambda _: (1, 4711))
     with listener, pytest.raises(PylvsError, match="belongs to user 4711"):
-        ipc.Client(path)
+        RouterClient(path)

@@ -9,7 +9,6 @@ import sys
 import pylvs
 from pylvs.system.logs import one_line
 
-VERSION_LINE = f"{pylvs.__version__}\n".encode()  # first: another version may not understand the rest
 # Variables that say whether Python keeps compiled modules, and where. ./dev sets them.
 COMPILED_MODULES = ("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
 
