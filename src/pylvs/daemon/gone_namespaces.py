@@ -15,7 +15,7 @@ from pylvs.daemon.state.directory import NAMESPACES_FILE, SERVICES_FILE, StateDi
 from pylvs.dataplane.state import NAMESPACE_GONE, collect_dead_states
 from pylvs.model.errors import PylvsError
 from pylvs.system.lock import locked
-from pylvs.vrrp.ipc import PID_FILE
+from pylvs.vrrp import PID_FILE
 
 
 def collect() -> None:

@@ -30,8 +30,9 @@ from pylvs.netlink.addresses import release
 from pylvs.system import lock
 from pylvs.system.logs import get_logger
 from pylvs.system.namespaces import NAMED, inside_network, network_cookie
+from pylvs.vrrp import PID_FILE
 from pylvs.vrrp.client import Client
-from pylvs.vrrp.ipc import PID_FILE, NoRouters
+from pylvs.vrrp.ipc import NoRouters
 
 ADDRESSES_FILE = "vrrp_addresses"  # of the virtual routers; for a process that hangs
 ROUTERS_STOP_S = 22.0  # notify scripts of the end

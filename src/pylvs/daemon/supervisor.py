@@ -136,7 +136,7 @@ class Supervisor:
         settings = HostSettings(host.vip_checks, state, thread)
         self._notes = Notes(options, state, writer, thread, lambda: self.services.emptied and settings.reverted)
         self._dumper = Dumper(state, self._dumped, self.routers.status)
-        self._api = ApiServer(self)
+        self._api = ApiServer(self, state, host.edge)
         self.host_changes = HostChanges(host, state, thread, self.services)
         self.liveness = Liveness(self.events)
         self.liveness.watch(TABLE_THREAD, lambda: thread.progress, TABLE_LEASE_S)

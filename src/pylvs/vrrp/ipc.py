@@ -19,8 +19,6 @@ from pylvs import __version__
 from pylvs.model.errors import NoSuchRouter, NotPermitted, PylvsError, needs_root
 from pylvs.system.sockets import address_of, closed_on_error, peer_of
 
-SOCKET_NAME = "vrrp"  # in the state directory
-PID_FILE = "vrrp.pid"
 PROTOCOL = 3
 KIND = socket.SOCK_SEQPACKET
 

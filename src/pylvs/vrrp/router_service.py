@@ -33,12 +33,12 @@ from pylvs.model.vrrp import Roles, VrrpConfiguration, VrrpInstance, VrrpSetting
 from pylvs.model.wanted import Configuration
 from pylvs.system import lock, syscalls
 from pylvs.system.lease import Lease
+from pylvs.vrrp import PID_FILE
 from pylvs.vrrp.advert_filter import Relevant
 from pylvs.vrrp.control import requests, server
 from pylvs.vrrp.control.server import ControlServer
 from pylvs.vrrp.garp import GarpRateLimit
 from pylvs.vrrp.helper.link import Configure, HelperLink, LogLine, LowerPriorityReceived, PriorityChanged, StateChanged
-from pylvs.vrrp.ipc import PID_FILE
 from pylvs.vrrp.log_damper import LogDamper
 from pylvs.vrrp.loop import Call, Loop, RateLimiter, RealtimeStatus, Timer, enable_realtime, freeze_gc
 from pylvs.vrrp.protocol.adverts import Datagram, InvalidAdvert

@@ -31,8 +31,9 @@ from typing import Any
 import pylvs
 from pylvs.model.plain import from_plain
 from pylvs.system.processes import channel
+from pylvs.vrrp import SOCKET_NAME
 from pylvs.vrrp.control.requests import Configure
-from pylvs.vrrp.ipc import KIND, PROTOCOL, SOCKET_NAME
+from pylvs.vrrp.ipc import KIND, PROTOCOL
 
 ROOT = Path(__file__).parents[3]
 

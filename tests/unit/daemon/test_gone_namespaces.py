@@ -15,7 +15,7 @@ from pylvs.daemon.state.directory import StateDirectory
 from pylvs.daemon.state.saved import save_owned
 from pylvs.dataplane.state import NAMESPACE_GONE
 from pylvs.system import lock
-from pylvs.vrrp.ipc import PID_FILE
+from pylvs.vrrp import PID_FILE
 from tests.unit.daemon.daemons import WEB
 
 GONE, ANOTHER = 7, 8  # cookies

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from pylvs.vrrp import SOCKET_NAME
 from pylvs.vrrp.control.server import ACCEPT_RETRY_S, ControlServer
-from pylvs.vrrp.ipc import KIND, SOCKET_NAME
+from pylvs.vrrp.ipc import KIND
 from tests.shortages import SHORTAGES
 from tests.unit.vrrp.fake_loop import FakeTimeLoop
 

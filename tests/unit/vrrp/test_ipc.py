@@ -13,9 +13,10 @@ import pytest
 
 from pylvs.model.errors import PylvsError
 from pylvs.system.processes import channel
+from pylvs.vrrp import SOCKET_NAME
 from pylvs.vrrp.client import Client
 from pylvs.vrrp.control.server import MAX_UNREAD, ControlServer
-from pylvs.vrrp.ipc import GREETING, KIND, SOCKET_NAME, NoRouters, connected
+from pylvs.vrrp.ipc import GREETING, KIND, NoRouters, connected
 from pylvs.vrrp.loop import Loop
 from tests.unit.vrrp.fake_loop import FakeTimeLoop
 

@@ -24,8 +24,9 @@ from pylvs.system.sockets import address_of
 from pylvs.system.threads import to_thread
 
 if TYPE_CHECKING:
-    from pylvs.daemon.supervisor import Supervisor
+    from pylvs.daemon.state.directory import StateDirectory
     from pylvs.model.wanted import Configuration
+    from pylvs.system.processes.edge import Edge
 
 _BACKLOG = 128
 _APPLICATION = "pylvs.daemon.api.application"
@@ -34,10 +35,12 @@ _APPLICATION = "pylvs.daemon.api.application"
 class ApiServer(Part):
     """The socket, and the application behind it."""
 
-    def __init__(self, daemon: Supervisor) -> None:
+    def __init__(self, daemon: object, state: StateDirectory, edge: Edge) -> None:
+        """`daemon` is the Supervisor, which this module only passes to those of requests."""
         self._daemon = daemon
-        self._metrics = MetricsPort(daemon.host.edge, self._page)
-        self._group = GroupSocket(daemon.state.monitor_path, self._serve_group)
+        self._path = state.socket_path
+        self._metrics = MetricsPort(edge, self._page)
+        self._group = GroupSocket(state.monitor_path, self._serve_group)
         self._listener: socket.socket | None = None
         self._tasks = BackgroundTasks()  # of requests
 
@@ -105,10 +108,9 @@ class ApiServer(Part):
         await (await _imported(_APPLICATION)).group_server(self._daemon, listener).run()
 
     def _listening(self) -> socket.socket:
-        state = self._daemon.state
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         try:
-            with address_of(state.socket_path) as address:
+            with address_of(self._path) as address:
                 before = os.umask(0o177)
                 try:
                     listener.bind(address)
@@ -117,7 +119,7 @@ class ApiServer(Part):
             listener.listen(_BACKLOG)
         except OSError as error:
             listener.close()
-            raise PylvsError(f"{state.socket_path}: {error.strerror}") from None
+            raise PylvsError(f"{self._path}: {error.strerror}") from None
         return listener
 
 

@@ -34,7 +34,7 @@ from pylvs.model.errors import RUN_AS_ROOT, Busy, NotPermitted, PylvsError, Unsu
 from pylvs.system import files, lock
 from pylvs.system.namespaces import network_cookie, network_name
 from pylvs.system.sockets import MONITORS
-from pylvs.vrrp.ipc import SOCKET_NAME as ROUTERS_SOCKET
+from pylvs.vrrp import SOCKET_NAME as ROUTERS_SOCKET
 
 SERVICES_FILE = "services"
 OVERRIDES_FILE = "overrides"

@@ -27,7 +27,7 @@ from pylvs.model.dataclass import dataclass
 from pylvs.model.wanted import Configuration
 from pylvs.system import lock
 from pylvs.system.processes import show_as
-from pylvs.vrrp.ipc import PID_FILE
+from pylvs.vrrp import PID_FILE
 from pylvs.vrrp.loop import set_scheduler
 
 EXIT_BUG = 1

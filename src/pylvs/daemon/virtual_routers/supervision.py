@@ -34,8 +34,9 @@ from pylvs.system import lock
 from pylvs.system.lease import Lease
 from pylvs.system.logs import get_logger
 from pylvs.system.threads import to_thread
+from pylvs.vrrp import PID_FILE
 from pylvs.vrrp.control.requests import SessionEvent, StateReport
-from pylvs.vrrp.ipc import PID_FILE, Message, NoRouters, NotAccepting, OtherVersion
+from pylvs.vrrp.ipc import Message, NoRouters, NotAccepting, OtherVersion
 
 START_TIMEOUT_S = 15.0  # until a process that was started replies
 STATUS_TIMEOUT_S = 2.0  # a client of the API waits for it

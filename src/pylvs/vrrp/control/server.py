@@ -10,9 +10,9 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pylvs
 from pylvs.model.errors import PylvsError
@@ -20,20 +20,47 @@ from pylvs.model.plain import Malformed, from_plain
 from pylvs.system.processes import channel
 from pylvs.system.processes.channel import BadMessage, Link
 from pylvs.system.sockets import peer_of
+from pylvs.vrrp import SOCKET_NAME
 from pylvs.vrrp.control.requests import REQUESTS, Subscribe
-from pylvs.vrrp.ipc import KIND, PROTOCOL, SOCKET_NAME
+from pylvs.vrrp.ipc import KIND, PROTOCOL
 from pylvs.vrrp.loop import Loop
 from pylvs.vrrp.protocol.machine import State
 from pylvs.vrrp.router import Router
 
 if TYPE_CHECKING:
-    from pylvs.vrrp.router_service import RouterService
+    from collections import Counter
+
+    from pylvs.bfd.sessions import Sessions
+    from pylvs.vrrp.helper.link import HelperLink
+    from pylvs.vrrp.loop import RealtimeStatus
+    from pylvs.vrrp.router import SyncGroup
+    from pylvs.vrrp.tracking import Tracking
+    from pylvs.vrrp.vip_manager import VipManager
 
 MOST_EARLY = 1000  # events before the first subscriber
 MAX_UNREAD = 8 << 20  # bytes per client, in locked memory
 DIFFERS = 0.05  # of a time: the clock has run on since it was computed
 ACCEPT_RETRY_S = 1.0  # without descriptors or memory; as asyncio does
 Verb = Callable[[Any], Any]  # with a request of `pylvs.vrrp.control.requests`
+
+
+class Service(Protocol):
+    """What `status` shows of the `RouterService`, which has the server."""
+
+    loop: Loop
+    host: VipManager
+    helper: HelperLink
+    routers: dict[str, Router]
+    groups: list[SyncGroup]
+    tracking: Tracking
+    sessions: Sessions
+    realtime_status: RealtimeStatus
+    unknown: Counter[tuple[str, int]]
+    data_plane_expired: int
+
+    @property
+    def now(self) -> float: ...
+    def named(self, names: Sequence[str]) -> list[Router]: ...
 
 
 class Connection:
@@ -181,7 +208,7 @@ def state_message(kind: str, name: str, state: str, router: Router | None) -> di
     return message
 
 
-def service_status(service: RouterService) -> dict[str, Any]:
+def service_status(service: Service) -> dict[str, Any]:
     """Return the answer to `status`."""
     up, detail = service.tracking.data_plane
     return {
@@ -207,13 +234,13 @@ def service_status(service: RouterService) -> dict[str, Any]:
     }
 
 
-def transitions_of(service: RouterService, name: str | None) -> dict[str, Any]:
+def transitions_of(service: Service, name: str | None) -> dict[str, Any]:
     """Return the last transitions of one virtual router, or of all. Raises NoSuchRouter."""
     routers = service.named([] if name is None else [name])
     return {router.name: [each.as_dict() for each in router.history.transitions] for router in routers}
 
 
-def _instance_status(service: RouterService, router: Router) -> dict[str, Any]:
+def _instance_status(service: Service, router: Router) -> dict[str, Any]:
     instance, machine, validator = router.instance, router.machine, router.validator
     history, last = router.history, router.history.last
     return {

@@ -113,8 +113,8 @@ class NoApi(Part):
 
     metrics_error = ""
 
-    def __init__(self, context: Any) -> None:
-        self.context = context
+    def __init__(self, *_: object) -> None:
+        pass
 
 
 class Host(HostServices):

@@ -376,8 +376,8 @@ class SimApiServer(Part):
 
     metrics_error = ""
 
-    def __init__(self, context: Any) -> None:
-        self.context = context
+    def __init__(self, *_: object) -> None:
+        pass
 
     async def close(self) -> None:
         """Cancel requests, and wait for their end."""
