@@ -152,7 +152,7 @@ class Outbox:
             try:
                 if self._clock() - since > OLDEST_S:
                     raise Refused(f"it has waited for more than {OLDEST_S:g} s")
-                refused = await self.deliver(message(alert, mail), mail)
+                refused = await self.deliver(message(alert.at, alert.subject, alert.body, mail), mail)
                 for recipient, reason in refused.items():
                     self._log.warning("an alert was refused", to=recipient, subject=alert.subject, reason=reason)
             except Refused as error:

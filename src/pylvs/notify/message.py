@@ -8,16 +8,15 @@ from email.policy import EmailPolicy
 from email.utils import formatdate
 
 from pylvs.model.wanted import Mail
-from pylvs.notify.mail import Alert
 from pylvs.system.logs import one_line
 
 
-def message(alert: Alert, mail: Mail) -> bytes:
-    """Return the message, before the doubling of dots."""
+def message(at: float, subject: str, body: str, mail: Mail) -> bytes:
+    """Return the message of this Unix time, before the doubling of dots."""
     try:
-        return _written(alert, mail, EmailPolicy())
+        return _written(at, subject, body, mail, EmailPolicy())
     except Exception:  # of malformed addresses: IndexError and others. As with keepalived, the mail server decides
-        return _written(alert, mail, _unparsed())
+        return _written(at, subject, body, mail, _unparsed())
 
 
 def _unparsed() -> EmailPolicy[EmailMessage]:
@@ -28,12 +27,12 @@ def _unparsed() -> EmailPolicy[EmailMessage]:
     return EmailPolicy(header_factory=registry)
 
 
-def _written(alert: Alert, mail: Mail, policy: EmailPolicy[EmailMessage]) -> bytes:
+def _written(at: float, subject: str, body: str, mail: Mail, policy: EmailPolicy[EmailMessage]) -> bytes:
     made = EmailMessage(policy)
-    made["Date"] = formatdate(alert.at, localtime=True)
+    made["Date"] = formatdate(at, localtime=True)
     made["From"] = one_line(mail.sender)
-    made["Subject"] = one_line(alert.subject)
+    made["Subject"] = one_line(subject)
     made["X-Mailer"] = "pylvs"
     made["To"] = ", ".join(map(one_line, mail.recipients))
-    made.set_content(f"=> {one_line(alert.body)} <=\n")
+    made.set_content(f"=> {one_line(body)} <=\n")
     return made.as_bytes(policy=policy.clone(linesep="\r\n", max_line_length=998))

@@ -104,7 +104,7 @@ def test_services_without_alerts_mail_nothing() -> None:
 
 @given(st.text(max_size=200), st.text(max_size=200))
 def test_no_reason_breaks_the_headers_or_the_end_of_a_message(subject: str, body: str) -> None:
-    wire = message(Alert(subject, body, 0), MAIL)
+    wire = message(0, subject, body, MAIL)
     found = email.message_from_bytes(wire, policy=email.policy.default)
     assert {name.lower() for name in found} >= {"date", "from", "subject", "to", "x-mailer"}
     assert found["To"] == "a@example.com, Bee <b@example.com>"
@@ -163,7 +163,7 @@ async def mail_server(dialogue: Dialogue = Mailbox.serve, refuse: tuple[str, ...
 def test_a_message_is_sent_in_keepaliveds_dialogue() -> None:
     async def main() -> Mailbox:
         async with mail_server() as box:
-            wire = message(Alert("[L] Realserver x - UP", "a\n.dot", 0), MAIL)
+            wire = message(0, "[L] Realserver x - UP", "a\n.dot", MAIL)
             assert await deliver(wire + b".\r\n.\r\n", replace(MAIL, port=box.port)) == {}
             return box
 
