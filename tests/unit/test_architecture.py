@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import pytest
 
+from tests import structure
+
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src"
 PACKAGE = SOURCE / "pylvs"
@@ -323,6 +325,19 @@ def test_no_chain_of_imports_leads_to_the_data_plane_where_none_may() -> None:
     for package in WITHOUT_DATAPLANE:
         found = reached({name for name in by if name.split(".")[1] == package}, by)
         assert not {name for name in found if name.startswith("pylvs.dataplane")}, package
+
+
+def test_few_programs_one_encoding_and_few_restarts() -> None:
+    assert structure.programs().keys() == {
+        "pylvs.edge",
+        "pylvs.daemon.virtual_routers.process",
+        "pylvs.vrrp.helper",
+        "pylvs.system.processes.runner",
+        *("pylvs.daemon.loading", "pylvs.dataplane.growth"),  # they end by themselves
+    }
+    assert structure.encodings() == []
+    # pylvs-vrrp outlives the daemon, which adopts it.
+    assert structure.restarts() == ["pylvs.daemon.virtual_routers.supervision", "pylvs.system.processes.child"]
 
 
 def test_no_directory_has_more_modules_than_a_reader_can_keep_in_mind() -> None:

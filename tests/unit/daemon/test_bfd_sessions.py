@@ -131,7 +131,7 @@ def test_a_subscription_without_reply_is_requested_again(host: FakeHost, monkeyp
         return await request(self, verb, *values, **fields)
 
     monkeypatch.setattr(VrrpClient, "request", deaf)
-    monkeypatch.setattr(supervision, "FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(supervision, "RESTART_S", 0.0)
 
     async def scenario() -> None:
         async with host.daemon():

@@ -43,7 +43,7 @@ STATUS_TIMEOUT_S = 2.0  # a client of the API waits for it
 START_POLL_S = 0.005  # while the process starts
 SESSIONS_POLL_S, SESSIONS_TIMEOUT_S = 1.0, 2.0  # of the results of BFD sessions
 STEADY_S = 10.0  # a process that ran this long is restarted at once
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # before the restart of a process that keeps ending
+RESTART_S, MAX_RESTART_S = 0.5, 30.0  # before the restart of a process that keeps ending
 HEARTBEAT_S = 1.0  # between two reports to pylvs-vrrp
 KILL_TIMEOUT_S = 5.0  # until a process that was killed has ended
 # For `stop` at most: a start that is under way, the end, and another process that removes the remains of one that hung.
@@ -276,7 +276,7 @@ class VirtualRouters:
                 if time.monotonic() - self._connected_at > STEADY_S:
                     pause_s = 0.0
             await asyncio.sleep(pause_s)
-            pause_s = min(max(FIRST_PAUSE_S, 2 * pause_s), LONGEST_PAUSE_S)
+            pause_s = min(max(RESTART_S, 2 * pause_s), MAX_RESTART_S)
             async with self._lock:
                 self._wake.clear()
                 if not self._over:
