@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from pylvs.system.processes import child
-from pylvs.system.processes.channel import MAX_PACKET, BadMessage
+from pylvs.system.processes.channel import MAX_PACKET, BadMessage, Link
 from pylvs.system.processes.child import (
     KILLED_S,
     LEASE_S,
@@ -276,6 +277,22 @@ def test_a_process_may_end_by_itself(loop: FakeTimeLoop, processes: FakeProcesse
     assert (running.messages, closed) == ([{"result": 1}], [])
     processes.last._on_gone()
     assert (closed, running.calls, len(processes.started)) == ([True], ["up"], 1)
+
+
+def test_a_process_that_has_read_the_end_is_not_killed_before_it_has_finished(loop: FakeTimeLoop) -> None:
+    """Notifications of the last states, and the last traps, take longer than the end of the messages."""
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    read_end: list[bool] = []
+    with ours, its:
+        Parent(loop, its, lambda *_: None, lambda: read_end.append(True))
+        lost: list[str] = []
+        link = Link(loop, ours, lambda *_: None, lost.append)
+        link.finish()
+        loop.pass_(0)
+        assert (read_end, lost) == ([True], [])
+        its.close()  # as the end of the process does
+        loop.pass_(0)
+        assert lost == ["has ended"]
 
 
 def test_a_process_that_does_not_end_is_killed(loop: FakeTimeLoop, processes: FakeProcesses, running: Recorder) -> None:

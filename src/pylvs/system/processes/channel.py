@@ -158,9 +158,11 @@ class Link:
     """One end of a socket pair in an event loop. What the other end does not read at once waits here.
 
     `on_message` gets each message, with its descriptors if the other end is the parent; it raises BadMessage, which
-    ends the link. `on_lost` gets the reason of the end, once. With `equal` the other end has the rights of this one,
-    and long messages go both ways. `most_waiting` is for a process that requests descriptors: it must not hold more of
-    them here by not reading. `most_unsent` limits the bytes that wait.
+    ends the link. `on_lost` gets the reason of the end, once. The socket is closed before that, unless the other end is
+    the parent. It kills this process when it reads the end, so the socket stays open for the last work of this one.
+    With `equal` the other end has the rights of this one, and long messages go both ways. `most_waiting` is for a
+    process that requests descriptors: it must not hold more of them here by not reading. `most_unsent` limits the bytes
+    that wait.
     """
 
     def __init__(
@@ -178,6 +180,7 @@ class Link:
         self._loop = loop
         self._end = end
         self._on_message, self._on_lost = on_message, on_lost
+        self._to_parent = to_parent
         self._takes_descriptors = to_parent or equal
         self._may_be_long = not to_parent or equal
         self._most_waiting, self._most_unsent = most_waiting, most_unsent
@@ -219,12 +222,14 @@ class Link:
 
     def close(self) -> None:
         """Close this end, without a call of `on_lost`."""
-        if not self._open:
-            return
+        if self._open:
+            self._leave()
+            self._end.close()
+
+    def _leave(self) -> None:
         self._open = False
         self._drop_unsent()
         self._loop.watch(self._end.fileno(), None)
-        self._end.close()
 
     def _drop_unsent(self) -> None:
         for packet in self._unsent:
@@ -234,7 +239,9 @@ class Link:
 
     def _lose(self, reason: str) -> None:
         if self._open:
-            self.close()
+            self._leave()
+            if not self._to_parent:
+                self._end.close()
             self._on_lost(reason)
 
     def _flush(self) -> None:
