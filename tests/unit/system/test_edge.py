@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -72,6 +73,29 @@ def test_tasks_that_begin_together_share_a_process(monkeypatch: pytest.MonkeyPat
         await asyncio.sleep(60)
         assert (len(processes.started), edge.problem) == (2, "")
         assert processes.last.killed
+
+    play(monkeypatch, scenario)
+
+
+def test_a_task_gets_messages_between_its_begin_and_its_end_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process fails with a task that it does not know, and would begin one that has ended."""
+
+    async def scenario(edge: Edge, processes: FakeProcesses) -> None:
+        dbus, metrics = Task("dbus"), Task("metrics")
+        edge.begin(metrics)
+        await asyncio.sleep(1)
+        processes.last.greet()
+        await asyncio.sleep(1)
+        edge.send(metrics, {"page": True})
+        edge.send(dbus, {"path": "/a"})
+        edge.begin(dbus)
+        edge.send(dbus, {"path": "/b"})  # the process that knows it starts a moment later
+        edge.end(dbus)
+        late = os.fdopen(os.open(os.devnull, os.O_RDONLY))
+        edge.send(dbus, {"path": "/c"}, [late])
+        assert late.closed
+        sent = [message for message, _ in processes.last.received()]
+        assert sent == [{"task": "metrics", "page": True}]
 
     play(monkeypatch, scenario)
 

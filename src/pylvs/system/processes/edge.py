@@ -89,8 +89,12 @@ class Edge:
         await closed(self.process, FINISH_S)
 
     def send(self, task: Task, message: Message, descriptors: Sequence[Descriptor] = ()) -> None:
-        """Send a message to a task as `Child.send` does."""
-        self.process.send({"task": task.name, **message}, descriptors)
+        """Send a message to a task as `Child.send` does. Before its begin and after its end, drop it likewise."""
+        if self._tasks.get(task.name) is task and task.name in self._known:
+            self.process.send({"task": task.name, **message}, descriptors)
+            return
+        for each in descriptors:
+            each.close()
 
     def _start(self) -> None:
         self._starting = None
