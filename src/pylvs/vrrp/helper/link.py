@@ -169,13 +169,13 @@ class HelperLink:
     def send(self, message: Any) -> None:
         """Send a message; those before its greeting follow that.
 
-        Without a process, write a log line to stderr and drop everything else.
+        Without a process, and after `Finish`, write a log line to stderr and drop everything else.
         """
         if isinstance(message, Configure):
             self._configuration = message
-        if self._child.up:
+        if self._child.up and self._child.started:
             self._send_now(message)
-        elif self._child.started and not self._child.runs:
+        elif self._child.up or (self._child.started and not self._child.runs):
             _write_log_line(message)
         elif not isinstance(message, Configure):
             self._early.append(message)

@@ -178,6 +178,19 @@ def test_the_end_waits_for_the_last_notifications_for_a_limited_time(
     assert (recorder.finished, processes.last.killed, recorder.link.connected) == (True, True, False)
 
 
+def test_lines_after_the_request_to_finish_are_written_to_stderr(
+    loop: FakeTimeLoop, processes: FakeProcesses, stderr: list[str]
+) -> None:
+    recorder = Recorder(loop)
+    recorder.link.start()
+    processes.last.greet()
+    loop.pass_(0)
+    recorder.finish()
+    recorder.link.send(LogLine("error", "no end of a session can be sent"))
+    assert received(processes) == [Finish()]
+    assert stderr == ["pylvs: no end of a session can be sent\n"]
+
+
 def test_a_process_that_ends_by_itself_is_the_end(loop: FakeTimeLoop, processes: FakeProcesses) -> None:
     recorder = Recorder(loop)
     recorder.link.start()
