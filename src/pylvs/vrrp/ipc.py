@@ -9,6 +9,7 @@ pylvs:
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from pylvs.system.sockets import address_of, closed_on_error, peer_of
 
 PROTOCOL = 3
 KIND = socket.SOCK_SEQPACKET
+NOT_OURS = "the process at this socket is not pylvs-vrrp, or that of a build before 0.1.0; end it"
 
 Message = Mapping[str, Any]
 GREETING: Message = {"hello": __version__}  # the first message
@@ -63,6 +65,8 @@ def _connection_error(path: Path, error: OSError) -> PylvsError:
             return NotAccepting(f"{path}: the process of the virtual routers does not answer")
         case PermissionError():
             return needs_root(path.parent)
+    if error.errno == errno.EPROTOTYPE:  # the socket is of another kind
+        return PylvsError(f"{path}: {NOT_OURS}")
     return PylvsError(f"{path}: {error.strerror}")
 
 
@@ -70,7 +74,7 @@ def check_greeting(path: Path, answer: Message) -> int:
     """Return the PID from the answer to GREETING. Raises OtherVersion, PylvsError."""
     pid = answer.get("pid")
     if not isinstance(answer.get("hello"), str) or not isinstance(pid, int):
-        raise PylvsError(f"{path}: the process at this socket is not pylvs-vrrp")
+        raise PylvsError(f"{path}: {NOT_OURS}")
     if (answer["hello"], answer.get("protocol")) != (__version__, PROTOCOL):
         raise OtherVersion(
             f"{path}: the virtual routers are run by pylvs {answer['hello']}, and this is {__version__}; "

@@ -155,3 +155,12 @@ def test_a_full_listen_queue_is_an_error_immediately(tmp_path: Path) -> None:
 def test_a_missing_socket_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(NoRouters):
         connected(tmp_path / "vrrp")
+
+
+def test_the_socket_of_a_former_build_is_one_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "vrrp"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        with pytest.raises(PylvsError, match=f"^{path}: the process at this socket is not pylvs-vrrp, or that of a"):
+            connected(path)
