@@ -196,9 +196,9 @@ class DbusTask:
             return
         self._bus_error = error
         if error:
-            self._log.error(error)
+            self._edge.log("error", error)
         else:
-            self._log.info(f"D-Bus: virtual routers are served as {name}")
+            self._edge.log("info", f"D-Bus: virtual routers are served as {name}")
 
     def _report_failure(self, reason: str) -> None:
         """Log what the task could not do with one message: each reason once, as any user can send messages."""

@@ -16,9 +16,10 @@ from pylvs.daemon.dbus_task import NO_LIBRARY, DbusTask
 from pylvs.dbus.interface import PRINT_DATA
 from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
 from pylvs.model.wanted import Configuration, DbusSettings, GlobalSettings
+from pylvs.system import logs
 from pylvs.system.processes import child
 from pylvs.system.processes.channel import BadMessage
-from pylvs.system.processes.edge import Edge
+from pylvs.system.processes.edge import MOST_LINES, Edge
 from tests.fake_processes import FakeEdge
 from tests.unit.daemon.daemons import run, until
 
@@ -105,6 +106,23 @@ def test_the_bus_s_absence_is_a_problem_until_it_is_there(edge: FakeEdge) -> Non
             assert dbus.problem == ""
 
     run(scenario())
+
+
+def test_a_process_cannot_fill_the_log_by_its_connections(edge: FakeEdge) -> None:
+    lines: list[str] = []
+    former = logs.write_with(lambda _, fields: lines.append(fields["event"]))
+
+    async def scenario() -> None:
+        dbus = DbusTask(edge, Routers(), {})
+        async with dbus.serving(SERVED):
+            for number in range(3 * MOST_LINES):
+                dbus.receive({"bus": f"reason {number}"})
+
+    try:
+        run(scenario())
+    finally:
+        logs.write_with(former)
+    assert len(lines) == MOST_LINES
 
 
 def test_a_process_that_is_silent_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,6 +96,14 @@ class Edge:
         for each in descriptors:
             each.close()
 
+    def log(self, level: str, text: str) -> None:
+        """Write a line that a message of a task causes; clients of tasks could cause any number."""
+        if self._loop.now >= self._period_until:
+            self._lines, self._period_until = 0, self._loop.now + LOG_PERIOD_S
+        self._lines += 1
+        if self._lines <= MOST_LINES:
+            get_logger().log(level, one_line(text)[:_MAX_LINE])
+
     def _start(self) -> None:
         self._starting = None
         self._known = {*self._tasks, *_ALWAYS}
@@ -116,20 +124,13 @@ class Edge:
 
     def _receive(self, message: dict[str, Any]) -> None:
         if "log" in message:
-            self._log_line(message["log"], message.get("event"))
+            level, event = message["log"], message.get("event")
+            if level not in _LEVELS or not isinstance(event, str):
+                raise BadMessage("a line of the log without its fields")
+            self.log(level, event)
             return
         name = message.pop("task", None)
         if not isinstance(name, str) or name not in self._known:
             raise BadMessage("a message of no task")
         if name in self._tasks:  # else it has just ended
             self._tasks[name].receive(message)
-
-    def _log_line(self, level: Any, event: Any) -> None:
-        """Write a line of a task; clients of tasks could cause any number."""
-        if level not in _LEVELS or not isinstance(event, str):
-            raise BadMessage("a line of the log without its fields")
-        if self._loop.now >= self._period_until:
-            self._lines, self._period_until = 0, self._loop.now + LOG_PERIOD_S
-        self._lines += 1
-        if self._lines <= MOST_LINES:
-            get_logger().log(level, one_line(event)[:_MAX_LINE])
