@@ -160,6 +160,8 @@ class SnmpTask:
 
     async def _reply(self, number: int, execute: Callable[[], Awaitable[Descriptor]]) -> None:
         try:
+            if self._edge.process.waits:  # one that requests more must not fill this process with files
+                raise PylvsError("it has not read former replies")
             self._edge.send(self, {"id": number}, [await execute()])
             return
         except NoRouters as error:

@@ -17,6 +17,7 @@ from pylvs.model.errors import PylvsError
 from pylvs.model.plain import from_plain
 from pylvs.model.wanted import Configuration, GlobalSettings, SnmpSettings
 from pylvs.system.processes.channel import BadMessage
+from pylvs.system.processes.child import Child
 from pylvs.vrrp.ipc import NoRouters
 from tests.fake_processes import FakeEdge
 from tests.unit.config.support import compiled
@@ -138,6 +139,19 @@ def test_requests_at_once_are_limited() -> None:
             task.receive({"id": MOST_REQUESTS, "method": "routers"})
         await asyncio.gather(*task._executing)
         assert len(edge.sent) == 1 + MOST_REQUESTS
+
+    run(scenario())
+
+
+def test_no_file_is_made_while_the_process_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One in an attacker's hands would fill the daemon with replies, each of the size of the table."""
+
+    async def scenario() -> None:
+        task, edge = await task_of(enabled(), SimpleNamespace(routers=Routers()))
+        monkeypatch.setattr(Child, "waits", True)
+        task.receive({"id": 1, "method": "services"})
+        await asyncio.gather(*task._executing)
+        assert edge.sent[1:] == [{"id": 1, "error": "it has not read former replies"}]
 
     run(scenario())
 
