@@ -111,8 +111,7 @@ class SnmpTask:
     def router_changed(self, message: Mapping[str, Any]) -> None:
         """Pass a transition or a dropped advertisement that pylvs-vrrp published."""
         if self._subscribed and self._settings.routers:
-            device = {"device": str(message["device"])} if "device" in message else {}
-            self._edge.send(self, {"routers": [{**message, **device}]})
+            self._edge.send(self, {"routers": [message]})
 
     def happened(self, event: Event) -> None:
         """Pass an event of the health engine, with how many real servers of its service are up afterwards."""
@@ -176,7 +175,7 @@ class SnmpTask:
     async def _routers(self) -> Descriptor:
         found = await self._daemon.routers.request("status", timeout_s=STATUS_S)
         status = {name: found[name] for name in _ROUTERS}
-        return _file(json.dumps(status, default=str).encode())  # devices are objects
+        return _file(json.dumps(status).encode())
 
     async def _response(self, name: str) -> Descriptor:
         """Return the content of a reply of the API."""

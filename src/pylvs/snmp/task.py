@@ -14,6 +14,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from pylvs.model.plain import from_plain
@@ -76,6 +77,9 @@ class _Running:
             self.failure = error
 
     def close(self) -> None:
+        for reply in self.inbox.take():
+            if reply.descriptor >= 0:
+                os.close(reply.descriptor)
         for each in (self.inbox, self.outbox, self.end):
             each.close()
 
@@ -87,7 +91,6 @@ class AgentTask:
         self._loop, self._send = loop, send
         self._running: _Running | None = None
         self._lease = Lease(LEASE_S, TICK_S)
-        self._loop.at(self._loop.now + TICK_S, self._watch)
 
     def receive(self, message: dict[str, Any], descriptors: Sequence[int]) -> None:
         """Take a configuration, or pass events and replies to the thread."""
@@ -96,6 +99,7 @@ class AgentTask:
             self._running = running = _Running(descriptors[0])
             self._lease = Lease(LEASE_S, TICK_S)
             self._loop.watch(running.outbox.fileno(), lambda: self._pass(running))
+            self._loop.at(self._loop.now + TICK_S, partial(self._watch, running))
         elif self._running is not None:
             self._running.inbox.put(Reply(message, descriptors[0] if descriptors else -1))
 
@@ -114,12 +118,12 @@ class AgentTask:
         for message in running.outbox.take():
             self._send(message)
 
-    def _watch(self) -> None:
+    def _watch(self, running: _Running) -> None:
         """End the process if the thread has failed, or makes no progress."""
-        running = self._running
-        if running is not None:
-            if running.failure is not None:
-                raise running.failure
-            if self._lease.follow(running.connections.progress):
-                raise RuntimeError(f"the SNMP sub-agent was silent for {LEASE_S:g} s")
-        self._loop.at(self._loop.now + TICK_S, self._watch)
+        if running is not self._running:
+            return
+        if running.failure is not None:
+            raise running.failure
+        if self._lease.follow(running.connections.progress):
+            raise RuntimeError(f"the SNMP sub-agent was silent for {LEASE_S:g} s")
+        self._loop.at(self._loop.now + TICK_S, partial(self._watch, running))

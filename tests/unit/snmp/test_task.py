@@ -220,6 +220,21 @@ def test_a_thread_that_hangs_ends_the_process(thread: Thread, monkeypatch: pytes
     blocked.set()
 
 
+def test_a_task_that_has_ended_keeps_neither_timers_nor_replies(thread: Thread) -> None:
+    thread.configure(configuration())
+    assert thread.task._running is not None
+    running = thread.task._running
+    running.end.put(None)
+    running.thread.join()
+    number = sealed(b"{}")
+    thread.task.receive({"id": 99}, [number])
+    thread.task.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(number)
+    thread.pass_(60.0)
+    assert thread.loop._timers == []
+
+
 def test_a_late_descriptor_is_closed(daemon: Daemon) -> None:
     connections = RemoteConnections(daemon.inbox, daemon.outbox)
     number = sealed(b"{}")
