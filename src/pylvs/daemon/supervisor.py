@@ -227,31 +227,31 @@ class Supervisor:
             for part in self.parts:
                 end.push_async_callback(part.close)
             try:
-                await self._open_until_stop()
+                await self._start_until_stop()
                 await self._serve()
             except BaseException:
                 if not self.started_at:  # a start that failed leaves no address
                     await self.routers.undo()
                 raise
 
-    async def _open_until_stop(self) -> None:
-        """Load and open. After `stop` virtual routers end at once, the rest in CHANGE_END_S. Raises PylvsError."""
-        opening = asyncio.ensure_future(self._open())
+    async def _start_until_stop(self) -> None:
+        """Start all parts. After `stop` virtual routers end at once, the rest in CHANGE_END_S. Raises PylvsError."""
+        starting = asyncio.ensure_future(self._start())
         try:
-            if not await ends_before(self._stopping, opening):
+            if not await ends_before(self._stopping, starting):
                 await self.routers.stop()
-                await asyncio.wait([opening], timeout=CHANGE_END_S)
-                if not opening.done():
+                await asyncio.wait([starting], timeout=CHANGE_END_S)
+                if not starting.done():
                     text = "the start hangs; pylvs run ends without it"
                     self._log.error(text)  # now: a thread that hangs delays the end of the process, too
                     raise PylvsError(text)
-                opening.result()
+                starting.result()
         finally:
-            opening.cancel()
-            await asyncio.gather(opening, return_exceptions=True)
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
 
-    async def _open(self) -> None:
-        """Read the file and what the last daemon left; open all parts; change no table."""
+    async def _start(self) -> None:
+        """Read the file and what the last daemon left; open and start all parts; change no table."""
         loaded = await self._load()
         for part in self.parts:
             part.read()
@@ -259,6 +259,8 @@ class Supervisor:
         for part in self.parts:
             await part.open(configuration, self._tasks)
         self.loaded, self.loaded_at = loaded, time.time()
+        for part in self.parts:
+            await part.start(configuration, self._tasks)
 
     async def _load(self) -> Loaded:
         self._allow(LOAD_TIMEOUT_S)
@@ -271,9 +273,7 @@ class Supervisor:
         return loaded
 
     async def _serve(self) -> None:
-        """Check servers, keep the table and serve the API until `stop`."""
-        for part in self.parts:
-            await part.start(self.engine.configuration, self._tasks)
+        """Complete the table, check servers, and keep the table until `stop`."""
         self._tasks.keep_running(self._track_problems, "tracking problems")
         starting = asyncio.ensure_future(self._complete_start())
         try:

@@ -208,6 +208,26 @@ def test_a_start_that_hangs_while_it_reads_the_file_can_be_stopped(
     assert "the start hangs" in log_output.getvalue()
 
 
+def test_virtual_routers_stop_before_a_start_ends_that_hangs_at_a_part(
+    host: FakeHost, hang: Hang, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host.vip_checks, "adapt_host", hang)
+    daemon = Supervisor(Options("test.conf", state_dir=host.state), host)
+
+    async def scenario() -> None:
+        running = asyncio.create_task(daemon.run())
+        await until(lambda: hang.begun.is_set() and "configure" in verbs(host))
+        daemon.stop()
+        try:
+            await until(lambda: gave_up(host))
+        finally:
+            hang.release()
+            await asyncio.wait_for(running, PATIENCE_S)
+
+    run(scenario())
+    assert host.servers() == set()
+
+
 @pytest.mark.usefixtures("short_lease")
 def test_a_first_table_that_hangs_does_not_delay_the_end_of_virtual_routers(
     host: FakeHost, hang: Hang, monkeypatch: pytest.MonkeyPatch
