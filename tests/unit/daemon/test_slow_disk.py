@@ -15,7 +15,7 @@ import pytest
 
 from pylvs.daemon.state.directory import StateDirectory
 from pylvs.daemon.state.history import History
-from pylvs.daemon.state.overrides import StateWriter
+from pylvs.daemon.state.overrides import Prepare, StateWriter
 from pylvs.daemon.state.saved import load_overrides, load_owned
 from pylvs.daemon.tasks import BackgroundTasks
 from pylvs.health.events import ServerName
@@ -305,6 +305,41 @@ def test_what_the_disk_refused_is_written_again_unless_there_is_newer_content(
 
     run(scenario())
     assert sorted(written) == ["a 3", "b 1"]
+
+
+def test_what_the_disk_refused_does_not_replace_newer_content_that_is_being_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pylvs.daemon.state.overrides.RETRY_S", 0.01)
+    put, written, answers = list[str](), list[str](), threading.Event()
+
+    class Writer(StateWriter):
+        def put(self, name: str, prepare: Prepare) -> None:
+            put.append(name)
+            super().put(name, prepare)
+
+    def refuse() -> None:
+        raise PylvsError("No space left on device")
+
+    def write() -> None:
+        written.append("a")
+        answers.wait(HANG_S)
+
+    async def scenario() -> None:
+        writer = Writer(StateDirectory(tmp_path))
+        for name in "a", "b":
+            writer.put(name, lambda: refuse)
+        await until(lambda: not writer.busy)
+        writer.put("a", lambda: write)
+        await until(lambda: written)
+        async with BackgroundTasks() as tasks:
+            await writer.begin(tasks)
+            await until(lambda: put[-1] == "b")
+        answers.set()
+        assert await writer.end(PATIENCE_S)
+
+    run(scenario())
+    assert put == ["a", "b", "a", "b"]
 
 
 def test_addresses_that_the_disk_refused_at_a_reload_are_saved_again(

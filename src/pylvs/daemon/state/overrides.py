@@ -139,10 +139,10 @@ class StateWriter(Part):
             name = next(iter(self._waiting))
             since, prepare = self._waiting.pop(name)
             self._writing = name, since
+            self._refused.pop(name, None)  # now: `_write_again` must not replace newer content
             error = await self._write(name, prepare())
             if error and not self._errors.get(name):  # only the first of several failures
                 get_logger().error(error)
-            self._refused.pop(name, None)
             if error:
                 self._refused[name] = prepare
             self._errors[name] = error
