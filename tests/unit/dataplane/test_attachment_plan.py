@@ -171,6 +171,14 @@ def test_only_drivers_that_decide_are_asked() -> None:
     assert asked(facts(CARD, OTHER, VETH)) == []
 
 
+def test_a_card_that_is_needed_no_more_leaves_native_xdp_when_a_vlan_comes_whose_tags_it_takes_off() -> None:
+    vlan = device(8, "eth0.5", kind="vlan", lower=CARD.index, vlan_protocol=ETH_P_8021Q, vid=5)
+    found = facts(CARD, OTHER, vlan, there=[attached(LO), attached(CARD, "native"), attached(OTHER), attached(vlan)])
+    assert [each.name for each in asked(found)] == ["eth0"]
+    assert done(plan(found, ABLE)) == {}
+    assert done(plan(found, replace(ABLE, stripped={CARD.index: {ETH_P_8021Q}}))) == {"eth0": ("tc", NOT_NEEDED)}
+
+
 @pytest.mark.parametrize(("inputs", "mode"), [(ABLE, "native"), (Drivers({2: 0, 3: XDP_BASIC}), "tc")])
 def test_a_driver_that_transmits_only_with_a_program_gets_one(inputs: Drivers, mode: str) -> None:
     """As most cards do. A device towards real servers gets it if clients come in by native XDP."""

@@ -163,6 +163,7 @@ def asked(facts: Facts, requested: int = 0) -> list[Device]:
     needed = facts.all_needed
     wanted = needed | below_vlans(needed, facts.by_index) | {requested}
     wanted |= {index for index, mode in facts.commanded.items() if mode == "auto"}
+    wanted |= {index for index, there in facts.attached.items() if there.mode == "native"}  # unless an obstacle came
     wanted |= {each.index for each in may_transmit(facts.concerns.outputs, facts.devices)}
     return [each for each in facts.devices if each.index in wanted and not fixed_reason(each)]
 
