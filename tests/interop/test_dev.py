@@ -161,6 +161,16 @@ def test_run_ends_with_the_status_of_its_command(clone: Clone) -> None:
     assert clone.dev("run") == (0, "", [])
 
 
+def test_the_callers_settings_of_python_do_not_count(clone: Clone) -> None:
+    clone.environment |= {"PYTHONHOME": "/nonexistent", "PYTHONSAFEPATH": "1"}
+    assert clone.dev("run", "sh", "-c", "exit 7")[0] == 7
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(clone: Clone) -> None:
+    (clone.folder / ".cache").write_text("a file")
+    assert clone.dev("run", "true") == (1, "", [f"dev: {clone.folder}/.cache/dev: Not a directory"])
+
+
 @pytest.mark.parametrize(
     ("kernel", "machine", "line"),
     [

@@ -293,6 +293,9 @@ def main(arguments: Sequence[str]) -> int:
     except Stopped as stopped:
         say(str(stopped))
         return 1
+    except OSError as error:  # the disk is full or read-only, a folder is a file
+        say(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        return 1
     except KeyboardInterrupt:
         return 130
 

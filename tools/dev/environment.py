@@ -226,8 +226,7 @@ def enter() -> None:
     if not os.access(CACHE, os.W_OK):  # another user's clone, up to date
         folder = Path(os.environ.get("TMPDIR") or "/tmp", f"pylvs-dev-{os.geteuid()}")
     # A start of pylvs takes half as long again without compiled modules; they stand with the other caches.
-    for name in "PYTHONHOME", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE":
-        os.environ.pop(name, None)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ |= {
         "PATH": f"{VENV / 'bin'}:{os.environ['PATH']}",
         "RUFF_CACHE_DIR": f"{folder}/ruff",
