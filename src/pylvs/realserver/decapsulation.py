@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pylvs
-from pylvs.bpf.kernel import describe_program, program_by_id
-from pylvs.bpf.libbpf import BpfObject, check, library
+from pylvs.bpf.kernel import describe_program, map_by_id, program_by_id
+from pylvs.bpf.libbpf import BpfObject
 from pylvs.bpf.maps import HashMap, Map, PerCpuArray
 from pylvs.model.addresses import Address
 from pylvs.model.errors import Busy, PylvsError, Unsupported
@@ -380,8 +380,7 @@ def _program_counts(memory: Memory) -> list[tuple[str, Counts | None]]:
 
 def _counts(program: int) -> Counts | None:
     for number in describe_program(program).map_ids:
-        descriptor = check(library().bpf_map_get_fd_by_id(number), f"opening map {number}")
-        with Map(descriptor) as found:
+        with Map(map_by_id(number)) as found:
             if found.name == COUNTS:
                 with PerCpuArray.duplicate(found.fd) as table:
                     return Counts(*(total for (total,) in table.all_sums()))

@@ -32,7 +32,6 @@ _X_IPV4_HEADER = 0xB1  # X becomes the length of the IPv4 header
 _STORE, _STORE_X, _A_TO_X, _X_TO_A = 0x02, 0x03, 0x07, 0x87
 _ADD, _ADD_X, _SUBTRACT, _SUBTRACT_X, _MODULO, _AND, _LEFT, _RIGHT = 0x04, 0x0C, 0x14, 0x1C, 0x94, 0x54, 0x64, 0x74
 _JUMP, _GREATER, _AT_LEAST, _ANY_BIT = 0x05, 0x25, 0x35, 0x45
-_FURTHEST = 0xFF  # of a conditional jump
 
 # The filter's memory, 4 bytes each. _AT is where the advertisement begins, and later the next address to add up.
 _AT, _BYTES, _RULE, _HEAD, _MIDDLE, _SURPLUS, _QUADS, _PASSWORD, _PASSWORD_2, _TTL, _SUM, _SOURCE = range(12)

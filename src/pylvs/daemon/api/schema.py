@@ -40,7 +40,7 @@ _SIMPLE: Mapping[Any, Schema] = {
     DestinationKey: {"type": "string"},
     Any: {},
 }
-EVENT, LOG_LINE = "Event", "LogLine"
+EVENT = "Event"
 
 
 class AnyEvent:

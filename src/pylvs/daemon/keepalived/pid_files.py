@@ -24,7 +24,6 @@ from pylvs.system.logs import get_logger
 
 RUN = Path("/run")
 DIRECTORY = "keepalived"
-RELOAD_FILE = "keepalived.reload"
 _LONGEST = 32  # bytes of a PID file
 
 

@@ -65,9 +65,6 @@ class Process(Protocol):
         ...
 
 
-Launch = Callable[[Loop, str, Sequence[str], Sequence[int], Mapping[str, str], bool], Process]
-
-
 class Child:
     """One process. All methods are called in the event loop `loop`.
 
