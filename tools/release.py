@@ -67,7 +67,8 @@ def lint() -> str:
     """Return what ran. Raises BuildFailed."""
     done = subprocess.run([source.ROOT / "dev", "lint"], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise BuildFailed(f"./dev lint: {(done.stdout or done.stderr).strip().splitlines()[-1]}")
+        lines = done.stderr.splitlines() or [f"exit status {done.returncode}"]
+        raise BuildFailed(f"./dev lint: {lines[-1].removeprefix('dev: ')}")
     return "ruff and mypy"
 
 

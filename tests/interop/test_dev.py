@@ -281,7 +281,8 @@ def test_lint_has_shellcheck_where_it_is_installed(clone: Clone) -> None:
     program = clone.stage / "bin/shellcheck"
     program.write_text('#!/bin/sh\necho "shellcheck $*" >>"$STAGE/log"\nexit 1\n')
     program.chmod(0o755)
-    assert clone.dev("lint")[0] == 1
+    status, _, errors = clone.dev("lint")
+    assert (status, errors[-1]) == (1, "dev: failed: shellcheck")
     assert clone.log("shellcheck") == ["shellcheck dev"]
 
 

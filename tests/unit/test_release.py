@@ -153,7 +153,12 @@ def _misnamed() -> None:
 
 
 def _unformatted() -> None:
-    write("dev", "#!/bin/sh\necho no; echo 2 errors; exit 1\n")
+    write("dev", "#!/bin/sh\necho '  |'; echo 'dev: failed: ruff check' >&2; exit 1\n")
+    commit()
+
+
+def _silent() -> None:
+    write("dev", "#!/bin/sh\nexit 3\n")
     commit()
 
 
@@ -169,7 +174,8 @@ def _unformatted() -> None:
         (_both, "changes: CHANGELOG.md has 0.1.0 already, but changes/ has a.added.md: add them to it"),
         (_neither, "changes: changes/ is empty, and CHANGELOG.md has no section `## 0.2.0 - YYYY-MM-DD`"),
         (_misnamed, "changes: changes/: Invalid news fragment name: a.new.md"),
-        (_unformatted, "lint: ./dev lint: 2 errors"),
+        (_unformatted, "lint: ./dev lint: failed: ruff check"),
+        (_silent, "lint: ./dev lint: exit status 3"),
     ],
 )
 @pytest.mark.parametrize("words", [[], ["--dry-run"]])

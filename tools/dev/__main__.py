@@ -183,11 +183,13 @@ def lint(_: Call) -> int:
     if shutil.which("shellcheck"):
         titles.append("shellcheck")
         checks.append(["shellcheck", *(str(path) for pattern in SCRIPTS for path in sorted(Path().glob(pattern)))])
-    failed = 0
+    failed = []
     for title, check in zip(titles, checks, strict=True):
         say(title)
-        failed += not _succeeds(*check)
-    return int(failed > 0)
+        failed += [] if _succeeds(*check) else [title]
+    if failed:
+        say(f"failed: {', '.join(failed)}")
+    return int(bool(failed))
 
 
 def fmt(_: Call) -> int:
