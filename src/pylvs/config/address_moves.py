@@ -23,8 +23,8 @@ def address_notes(old: VrrpConfiguration, new: VrrpConfiguration) -> dict[str, s
     after = {each.name: _held(each) for each in new.instances}
     owner = {address: name for name, held in after.items() for address in held}
     notes = {}
-    for each in old.instances:
-        before, now = _held(each), after.get(each.name, {})
+    for instance in old.instances:
+        before, now = _held(instance), after.get(instance.name, {})
         moves: dict[str, list[Address]] = {}
         for address, device in before.items():
             if address not in owner:
@@ -34,7 +34,7 @@ def address_notes(old: VrrpConfiguration, new: VrrpConfiguration) -> dict[str, s
             elif now[address] != device:
                 moves.setdefault(f"a master moves {{}} from {device} to {now[address]}", []).append(address)
         if moves:
-            notes[each.name] = "; ".join(text.format(_listed(found)) for text, found in moves.items())
+            notes[instance.name] = "; ".join(text.format(_listed(found)) for text, found in moves.items())
     return notes
 
 

@@ -457,16 +457,16 @@ def _items(keyword: str, before: Sequence[Any], after: Sequence[Any]) -> Iterato
         yield Difference(f"order of {keyword}", ", ".join(map(_identity, before)), ", ".join(map(_identity, after)))
         return
     names = {_identity(each): each for each in added}
-    for each in removed:
-        other = names.pop(_identity(each), None)
+    for item in removed:
+        other = names.pop(_identity(item), None)
         if other is None:
-            yield Difference(keyword, _identity(each), None, item=True)
-        elif _is_model_object(each):
-            for difference in field_differences(each, other):
-                name = f"{keyword} {_identity(each)}: {difference.name}"
+            yield Difference(keyword, _identity(item), None, item=True)
+        elif _is_model_object(item):
+            for difference in field_differences(item, other):
+                name = f"{keyword} {_identity(item)}: {difference.name}"
                 yield Difference(name, difference.old, difference.new, difference.item)
         else:
-            yield Difference(f"{keyword} {_identity(each)}", describe_value(each), describe_value(other))
+            yield Difference(f"{keyword} {_identity(item)}", describe_value(item), describe_value(other))
     for name in names:
         yield Difference(keyword, None, name, item=True)
 

@@ -21,9 +21,9 @@ def folded(findings: Iterable[Finding]) -> list[tuple[Finding, str]]:
     """
     causes: dict[tuple[object, ...], list[Finding]] = {}
     ordered = tuple(findings)
-    for each in ordered:
-        key = each.severity, each.fatal, _NUMBER.sub("0", each.text), _NUMBER.sub("0", each.advice)
-        causes.setdefault(key, []).append(each)
+    for finding in ordered:
+        key = finding.severity, finding.fatal, _NUMBER.sub("0", finding.text), _NUMBER.sub("0", finding.advice)
+        causes.setdefault(key, []).append(finding)
     several = {id(same[0]): same[1:] for same in causes.values() if len(same) > MOST}
     hidden = {id(each) for others in several.values() for each in others}
     return [

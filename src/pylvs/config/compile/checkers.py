@@ -182,9 +182,9 @@ class CheckMaker:
             # Of its own real server, which may be another one than `self.block` (`_merge`).
             outer_s = (each.value("connect_timeout", float) for each in block.outer)
             server_timeout_s = next(filter(None, outer_s), CONNECT_TIMEOUT_S)
-            for each in hosts:
-                if not each.section.setting("connect_timeout"):
-                    each.adjust("connect_timeout", server_timeout_s, "the real server's")
+            for host in hosts:
+                if not host.section.setting("connect_timeout"):
+                    host.adjust("connect_timeout", server_timeout_s, "the real server's")
         longest = max(each.seconds("connect_timeout") for each in (*own, *hosts))
         if not own:
             block.fill("connect_timeout", None)  # it would make the real server a host, too

@@ -50,9 +50,9 @@ def compile_document(
     services = tuple(services_of(effective, scripts))
     vrrp = vrrp_of(effective, scripts, links.devices() if devices is None else devices)
     compiled = _settings(effective, settings, scripts)
-    for each in settings.below("notification_email"):
-        if not each.section.settings:
-            each.warning("", "notification_email has no address; no alert is mailed", "write one, or remove the block")
+    for block in settings.below("notification_email"):
+        if not block.section.settings:
+            block.warning("", "notification_email has no address; no alert is mailed", "write one, or remove the block")
     if not compiled.mail.server and _alerts(services, vrrp):
         for each in settings.below("notification_email"):
             each.warning("", "no alert is mailed: there is no smtp_server", "add smtp_server ADDRESS")

@@ -247,9 +247,9 @@ class EffectiveBlock:
 
     def adjust(self, name: str, value: object, note: str) -> None:
         """Replace the written value, for a reason."""
-        each = self.effective(name)
-        origin = ValueOrigin(OriginKind.ADJUSTED, each.origin.location, note)
-        self._values[name] = replace(each, value=value, origin=origin)
+        written = self.effective(name)
+        origin = ValueOrigin(OriginKind.ADJUSTED, written.origin.location, note)
+        self._values[name] = replace(written, value=value, origin=origin)
 
     def leave_out(self, block: EffectiveBlock) -> None:
         """Remove a block, by identity because another may be equal."""

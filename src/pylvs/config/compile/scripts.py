@@ -107,11 +107,11 @@ class ScriptRules:
 
     def _is_secure(self, path: str, insecure: tuple[str, ...], location: Location) -> bool:
         """Return whether a script is secure enough to run; report insecurities, and once if security is off."""
-        for each in insecure:
+        for problem in insecure:
             severity = Severity.ERROR if self.secure else Severity.WARNING
             effect = "is not run" if self.secure else "runs as root, and others than root can change it"
             advice = "make every part of its path writable by root alone"
-            self.findings.add(Finding(location, severity, f"{path} {effect}: {each}", advice, security=True))
+            self.findings.add(Finding(location, severity, f"{path} {effect}: {problem}", advice, security=True))
         if not self.secure and not self._warned:
             self._warned = True
             text = "scripts run, and enable_script_security is not set"

@@ -187,9 +187,9 @@ def _methods(service: EffectiveBlock) -> None:
     lacking = [each for each in service.below("real_server") if each.maybe("lvs_method", Forwarding) is None]
     if lacking and not service.has_line("lvs_method", "lb_kind"):
         service.warning("", "no forwarding method is given; it is NAT", "write lvs_method DR, or NAT")
-    for each in (service, *lacking):
-        if each.maybe("lvs_method", Forwarding) is None:
-            each.adjust("lvs_method", DEFAULT_METHOD, "not given")
+    for block in (service, *lacking):
+        if block.maybe("lvs_method", Forwarding) is None:
+            block.adjust("lvs_method", DEFAULT_METHOD, "not given")
     if service.maybe("sorry_server_lvs_method", Forwarding) is None:
         service.fill("sorry_server_lvs_method", service.get("lvs_method", Forwarding))
 
@@ -241,11 +241,11 @@ def _families(service: EffectiveBlock, entries: Entries) -> bool:
         service.error("ip_family", f"ip_family {family} is not that of the addresses; it is ignored")
         service.adjust("ip_family", None, "another family")
     version = version_of(service, entries)
-    for each in plain:
-        if _server(each).address.version != version:
-            text = f"{_server(each).address} is not IPv{version} as the service is; the real server is left out"
-            service.error(_server(each).word, text, "only lvs_method TUN leads to the other IP version")
-            service.leave_out(each)
+    for block in plain:
+        if _server(block).address.version != version:
+            text = f"{_server(block).address} is not IPv{version} as the service is; the real server is left out"
+            service.error(_server(block).word, text, "only lvs_method TUN leads to the other IP version")
+            service.leave_out(block)
     for mark in entries.marks:
         if not mark.version and len(entries.versions) > 1:
             text = f"fwmark {mark.mark} needs inet or inet6 in a group of both; it is IPv{version}"
@@ -261,11 +261,11 @@ def _ports(service: EffectiveBlock, entries: Entries) -> None:
     DR and TUN change no port: the table has that of each address, and 0 for a mark (`Destination.listed_by`). Checks
     keep the written one.
     """
-    for each in service.below("real_server"):
-        server, nat = _server(each), method_of(each).method is Method.MASQ
+    for block in service.below("real_server"):
+        server, nat = _server(block), method_of(block).method is Method.MASQ
         if not nat:
             _report_port(service, server, entries, "real server")
-        each.head = _named(entries, server, nat)
+        block.head = _named(entries, server, nat)
 
 
 def _named(entries: Entries, server: Server, nat: bool) -> Server:
@@ -307,26 +307,26 @@ def _duplicates(service: EffectiveBlock, entries: Entries) -> None:
     """Keep one block of each real server; one with another written port adds its checks to it, as in keepalived."""
     first: dict[tuple[int, object, int], EffectiveBlock] = {}
     written: set[tuple[int, int]] = set()  # blocks that are kept, each with a port
-    for each in list(service.below("real_server")):
-        server, names = _server(each), list(_names_in_table(each, entries))
-        kept = next((first[name] for name in names if name in first), each)
+    for block in list(service.below("real_server")):
+        server, names = _server(block), list(_names_in_table(block, entries))
+        kept = next((first[name] for name in names if name in first), block)
         again = (id(kept), server.port) in written
         written.add((id(kept), server.port))
-        if kept is not each:
+        if kept is not block:
             if again:
                 line = kept.word.location.line_for(server.word.location)
                 text = f"the service has the real server {server.address} already, in {line}; this one is left out"
                 # A reload refuses it: it is probably another server with a mistake in its address.
                 service.findings.typo(server.word.location, text, "correct its address, or remove it")
             else:
-                _merge(each, kept)
-            service.leave_out(each)
+                _merge(block, kept)
+            service.leave_out(block)
             continue
-        first |= dict.fromkeys(names, each)
-        lower, upper = each.get("lthreshold", int), each.get("uthreshold", int)
+        first |= dict.fromkeys(names, block)
+        lower, upper = block.get("lthreshold", int), block.get("uthreshold", int)
         if upper and lower > upper:
             text = f"lthreshold {lower} is above uthreshold {upper}: once full, never free again by number"
-            each.warning("lthreshold", text, "write a smaller lthreshold")
+            block.warning("lthreshold", text, "write a smaller lthreshold")
 
 
 def _merge(server: EffectiveBlock, kept: EffectiveBlock) -> None:
@@ -335,13 +335,15 @@ def _merge(server: EffectiveBlock, kept: EffectiveBlock) -> None:
     text = f"without its port this is the real server of {line}, which gets the checks of this block, too"
     server.warning(_server(server).word, text, "write one real_server, and connect_port in its checks")
     kept.blocks += server.below(*KINDS)
-    for each in server.all():
-        counts = kept.effective(each.keyword.name)
+    for setting in server.all():
+        counts = kept.effective(setting.keyword.name)
         # Values with words, such as scripts, differ by their lines.
-        same = each.value == counts.value or [str(word) for word in each.words] == [str(word) for word in counts.words]
-        if not same and each.keyword.name not in _OF_CHECKS:
-            text = f"{each.keyword.name} is not that of the same real server in {line}, which counts"
-            server.error(each.keyword.name, text, "write the same value into both blocks")
+        same = setting.value == counts.value or [str(word) for word in setting.words] == [
+            str(word) for word in counts.words
+        ]
+        if not same and setting.keyword.name not in _OF_CHECKS:
+            text = f"{setting.keyword.name} is not that of the same real server in {line}, which counts"
+            server.error(setting.keyword.name, text, "write the same value into both blocks")
 
 
 def _persistence(service: EffectiveBlock, entries: Entries) -> None:
@@ -416,9 +418,9 @@ def services_of(root: EffectiveBlock, scripts: ScriptRules) -> Iterator[WantedSe
                 continue
         root.leave_out(block)
     members = Counter[str]()  # so far, of each group
-    for each in kept:
-        group = each.entries.group
-        yield _service(each, f"[{group}]:{members[group]}" if group else "", scripts, tls)
+    for service in kept:
+        group = service.entries.group
+        yield _service(service, f"[{group}]:{members[group]}" if group else "", scripts, tls)
         members[group] += 1
 
 
@@ -515,16 +517,16 @@ def _wanted_server(block: EffectiveBlock, entries: Entries, scripts: ScriptRules
     port = min(ports) if len(ports) == 1 else 0
     checks: list[Check | None] = []
     left_out = [f"{word}: no such check" for word in _unknown_blocks(block)]
-    for each in list(block.below(*KINDS)):
-        written = each.outer[0].head  # another real_server than `block` after a `_merge`
+    for checker in list(block.below(*KINDS)):
+        written = checker.outer[0].head  # another real_server than `block` after a `_merge`
         assert isinstance(written, Server)
         maker = CheckMaker(scripts, block, written, port, has_vip=bool(ports), tls=tls)
-        check = maker.make(each)
+        check = maker.make(checker)
         if check is None:
-            left_out.append(f"{each.block.name}: {block.findings.latest.removesuffix('; the check is left out')}")
+            left_out.append(f"{checker.block.name}: {block.findings.latest.removesuffix('; the check is left out')}")
         # The same check of both would count twice, also the weight that it reports.
         if written is not server and check is not None and any(_is_same(check, other) for other in checks):
-            block.leave_out(each)
+            block.leave_out(checker)
         else:
             checks.append(check)
     if left_out and not any(checks):
@@ -545,9 +547,9 @@ def _wanted_server(block: EffectiveBlock, entries: Entries, scripts: ScriptRules
 def _unknown_blocks(server: EffectiveBlock) -> Iterator[str]:
     """Yield the keywords of blocks that a real server does not know: misspelt checks."""
     node = server.section.node
-    for each in (node.block or ()) if node else ():
-        if each.block is not None and server.block.find(each.keyword) is None:
-            yield each.keyword
+    for child in (node.block or ()) if node else ():
+        if child.block is not None and server.block.find(child.keyword) is None:
+            yield child.keyword
 
 
 def _is_same(check: Check, other: Check | None) -> bool:

@@ -200,9 +200,9 @@ def _start_together(block: EffectiveBlock, members: tuple[str, ...], instances: 
         return
     text = f"{at_once[0].instance.name} owns its addresses, and other members do not: it begins as backup"
     block.warning("", text, "give all members priority 255, or none")
-    for each in at_once:
-        name = each.instance.name
-        instances[name] = replace(each, instance=replace(each.instance, starts_as_master=False))
+    for made in at_once:
+        name = made.instance.name
+        instances[name] = replace(made, instance=replace(made.instance, starts_as_master=False))
 
 
 def _bare_names(block: EffectiveBlock, instances: dict[str, CompiledInstance]) -> str:
@@ -247,27 +247,27 @@ def without_conflicts(instances: list[CompiledInstance]) -> list[CompiledInstanc
     kept: list[CompiledInstance] = []
     holders: dict[Address, str] = {}
     vmacs: dict[str, str] = {}
-    for each in instances:
-        instance = each.instance
+    for compiled in instances:
+        instance = compiled.instance
         conflicting = next((other.instance for other in kept if _collide(other.instance, instance)), None)
         if conflicting is not None:
             text = f"{instance.name} and {conflicting.name} both have VRID {instance.vrid} with IPv{instance.family}"
             text += f" on {instance.interface}; {instance.name} is left out"
-            each.block.error("virtual_router_id", text, "give one of them another number")
+            compiled.block.error("virtual_router_id", text, "give one of them another number")
             continue
-        for held in each.addresses:
+        for held in compiled.addresses:
             address = held.value.interface.ip
             holder = holders.setdefault(address, instance.name)
             if holder != instance.name:
                 text = f"{address} belongs to {holder} too: both can hold it at once"
-                each.block.warning(held.word, text, "give each address to one virtual router")
+                compiled.block.warning(held.word, text, "give each address to one virtual router")
         if instance.vmac is not None and instance.vmac.name:
             other = vmacs.setdefault(instance.vmac.name, instance.name)
             if other != instance.name:
                 text = f"the VMAC {instance.vmac.name} is {other}'s; this one gets a name by itself"
-                each.block.error("use_vmac", text, "give it another name")
-                each = replace(each, instance=replace(instance, vmac=replace(instance.vmac, name="")))
-        kept.append(each)
+                compiled.block.error("use_vmac", text, "give it another name")
+                compiled = replace(compiled, instance=replace(instance, vmac=replace(instance.vmac, name="")))
+        kept.append(compiled)
     return kept
 
 
@@ -449,10 +449,10 @@ def addresses_of(block: EffectiveBlock, symbols: Symbols) -> Iterator[HeldAddres
 
 def routes_of(block: EffectiveBlock, symbols: Symbols) -> Iterator[Route]:
     """Yield the routes of a static_routes."""
-    for each in block.section.lines(Written):
-        hops = each.value.next_hops
-        _track_device(block, each, hops[0].device if len(hops) == 1 else "", symbols)
-        route = route_of(block, each, symbols, "it is left out")
+    for line in block.section.lines(Written):
+        hops = line.value.next_hops
+        _track_device(block, line, hops[0].device if len(hops) == 1 else "", symbols)
+        route = route_of(block, line, symbols, "it is left out")
         if route is not None:
             yield route
 

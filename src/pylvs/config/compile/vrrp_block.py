@@ -67,8 +67,8 @@ def ipvlan_of(block: EffectiveBlock) -> Ipvlan | None:
 
 def authentication_of(block: EffectiveBlock) -> tuple[str, bytes] | None:
     """Return type and password if both are given."""
-    for each in block.below("authentication"):
-        kind, password = each.maybe("auth_type", str), each.maybe("auth_pass", bytes)
+    for authentication in block.below("authentication"):
+        kind, password = authentication.maybe("auth_type", str), authentication.maybe("auth_pass", bytes)
         if kind and password:
             return kind, password
     return None

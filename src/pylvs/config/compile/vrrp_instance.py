@@ -151,11 +151,11 @@ def route_of(block: EffectiveBlock, written: Written[Route], symbols: Symbols, w
 
 def rules_of(block: EffectiveBlock, symbols: Symbols) -> Iterator[RoutingRule]:
     """Yield the rules in a block. One without a preference gets one, counting down in the text as keepalived does."""
-    for each in block.section.lines(Written):
-        rule: RoutingRule = each.value
+    for line in block.section.lines(Written):
+        rule: RoutingRule = line.value
         if rule.preference == NO_PREFERENCE:
             text = f"the rule has no preference; it gets {symbols.next_preference}"
-            block.warning(each.word, text, "write preference N")
+            block.warning(line.word, text, "write preference N")
             rule = replace(rule, preference=symbols.next_preference)
             symbols.next_preference -= 1
         yield rule
@@ -187,13 +187,13 @@ def _on_device(held: Written[HeldAddress], device: str, symbols: Symbols) -> Wri
 
 def _addresses(block: EffectiveBlock, family: int) -> Iterator[Written[HeldAddress]]:
     """Yield the virtual addresses of the router's family; report the others."""
-    for each in block.lines("virtual_ipaddress", Written):
-        if each.value.interface.version == family:
-            yield each
+    for line in block.lines("virtual_ipaddress", Written):
+        if line.value.interface.version == family:
+            yield line
         else:
-            text = f"{each.word.text} is not IPv{family}, as the virtual router is; it is left out"
+            text = f"{line.word.text} is not IPv{family}, as the virtual router is; it is left out"
             advice = "write it into virtual_ipaddress_excluded, or into a virtual router of its own"
-            block.error(each.word, text, advice)
+            block.error(line.word, text, advice)
 
 
 def _peers(block: EffectiveBlock, family: int) -> Iterator[Peer]:
@@ -242,12 +242,12 @@ def _receive_buffer(block: EffectiveBlock, symbols: Symbols, addresses: int) -> 
 
 def _report_duplicates(block: EffectiveBlock, held: tuple[Written[HeldAddress], ...]) -> None:
     first: dict[tuple[Address, str], Word] = {}
-    for each in held:
-        key = each.value.interface.ip, each.value.device
+    for line in held:
+        key = line.value.interface.ip, line.value.device
         if key in first:
-            text = f"{key[0]} is given already in {first[key].location.line_for(each.word.location)}"
-            block.warning(each.word, text, "remove one of them")
-        first.setdefault(key, each.word)
+            text = f"{key[0]} is given already in {first[key].location.line_for(line.word.location)}"
+            block.warning(line.word, text, "remove one of them")
+        first.setdefault(key, line.word)
 
 
 def _multicast(block: EffectiveBlock, settings: EffectiveBlock, family: int) -> Address:

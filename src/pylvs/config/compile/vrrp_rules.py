@@ -171,8 +171,8 @@ def _strict(block: EffectiveBlock) -> None:
 
 
 def _authentication(block: EffectiveBlock) -> None:
-    for each in list(block.below("authentication")):
-        kind, password = each.maybe("auth_type", str), each.maybe("auth_pass", bytes)
+    for authentication in list(block.below("authentication")):
+        kind, password = authentication.maybe("auth_type", str), authentication.maybe("auth_pass", bytes)
         reason = ""
         if is_version_3(block):
             reason = "version 3 has no authentication"
@@ -183,8 +183,8 @@ def _authentication(block: EffectiveBlock) -> None:
         elif not kind:
             reason = "no auth_type is given"
         if reason:
-            each.warning("", f"{reason}; nothing is authenticated", "complete the block, or remove it")
-            block.leave_out(each)
+            authentication.warning("", f"{reason}; nothing is authenticated", "complete the block, or remove it")
+            block.leave_out(authentication)
     found = authentication_of(block)
     if found is not None and found[0] == "AH" and is_master(block) and not is_owner(block):
         text = "with auth_type AH a router cannot begin as master; it begins as backup"

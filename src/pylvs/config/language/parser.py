@@ -451,8 +451,8 @@ class _Parser:
         rest = line.part(start)
 
         def repeated() -> Iterator[Line]:
-            for each in values:
-                for name, value in zip(names, each, strict=True):
+            for row in values:
+                for name, value in zip(names, row, strict=True):
                     self.variables.values[name] = Value((Line.of_file(value, "", 0).located_at(location),))
                 yield rest
 
