@@ -104,10 +104,10 @@ def _new_errors(loaded: Loaded, in_force: Loaded) -> list[Finding]:
     """Return the errors that the file in force does not have, with any line numbers."""
     known = Counter(_POSITION.sub("", each.text) for each in errors(in_force))
     found = []
-    for each in errors(loaded):
-        text = _POSITION.sub("", each.text)
+    for finding in errors(loaded):
+        text = _POSITION.sub("", finding.text)
         if not known[text]:
-            found.append(each)
+            found.append(finding)
         known[text] -= known[text] > 0
     return found
 
@@ -227,9 +227,9 @@ class ConfigurationLoader:
 def _try_memory(name: str, files: Iterable[str]) -> None:
     """Raise Refused if this process would not get the memory for files of these sizes."""
     size = 0
-    for each in files:
+    for path in files:
         with contextlib.suppress(OSError):  # what reads it says why it cannot
-            size += os.stat(each).st_size
+            size += os.stat(path).st_size
     needed = LEAST_MEMORY + MEMORY_PER_BYTE * size
     try:
         mmap.mmap(-1, needed, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()

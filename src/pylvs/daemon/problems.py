@@ -124,12 +124,12 @@ def router_problems(status: Mapping[str, Any]) -> Iterator[Problem]:
 
 def script_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield the notify scripts of a report that do not end, or did not end in time."""
-    for each in report.get("scripts", ()):
-        text = each["reason"]
-        if each["state"] == "running" and each["seconds"] >= SLOW_S:
-            text = f"has not ended for {each['seconds']:.0f} s"
+    for script in report.get("scripts", ()):
+        text = script["reason"]
+        if script["state"] == "running" and script["seconds"] >= SLOW_S:
+            text = f"has not ended for {script['seconds']:.0f} s"
         if text:
-            yield Problem("notify_script", each["object"], f"{each['keyword']} {each['script']} {text}")
+            yield Problem("notify_script", script["object"], f"{script['keyword']} {script['script']} {text}")
 
 
 class ProblemTracker:

@@ -215,11 +215,16 @@ class Services(Part):
     def _notify_initial(self) -> None:
         """Notify of the servers that are up at the start, as if a reload had added them."""
         for service in self.engine.snapshot():
-            for each in service.servers:
-                if each.up:
+            for server in service.servers:
+                if server.up:
                     reason, at = "pylvs has started", time.time()
                     added = ServerAdded(
-                        at=at, service=each.service, reason=reason, server=each.server, weight=each.weight, up=True
+                        at=at,
+                        service=server.service,
+                        reason=reason,
+                        server=server.server,
+                        weight=server.weight,
+                        up=True,
                     )
                     self._host.notify(added)
 

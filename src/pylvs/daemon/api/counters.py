@@ -61,9 +61,9 @@ def _service(service: ServiceSnapshot, by_key: Mapping[ServiceKey, ServiceRow]) 
         configured.append(service.sorry_server)
     for row in rows:
         names = {each.listed_by(row.service.key).key: each.key for each in reversed(configured)}
-        for each in row.destinations:
-            name = each.destination.key
-            found.setdefault(names.get(name, name), []).append(each)
+        for shown in row.destinations:
+            name = shown.destination.key
+            found.setdefault(names.get(name, name), []).append(shown)
     return {
         "name": service.name,
         "counters": _sum(row.counters for row in rows),

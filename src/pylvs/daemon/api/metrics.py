@@ -227,13 +227,13 @@ def _packet_metrics(packets: PacketCounts) -> Iterator[Family]:
 
 def _timer_metrics(timers: Sequence[TimerRuns]) -> Family:
     runs = Family(families.HISTOGRAM, [])
-    for each in timers:
-        counts = list(accumulate(count for _, count in each.lengths))
-        for (bound, _), count in zip(each.lengths, counts, strict=True):
+    for row in timers:
+        counts = list(accumulate(count for _, count in row.lengths))
+        for (bound, _), count in zip(row.lengths, counts, strict=True):
             text = "+Inf" if isinf(bound) else repr(bound)
-            runs.samples.append((f"_bucket{_labels(['timer', 'le'], [each.timer, text])}", float(count)))
-        label = _labels(["timer"], [each.timer])
-        runs.samples += [(f"_count{label}", float(counts[-1])), (f"_sum{label}", each.spent_s)]
+            runs.samples.append((f"_bucket{_labels(['timer', 'le'], [row.timer, text])}", float(count)))
+        label = _labels(["timer"], [row.timer])
+        runs.samples += [(f"_count{label}", float(counts[-1])), (f"_sum{label}", row.spent_s)]
     return runs
 
 

@@ -96,9 +96,9 @@ class Operation:
             if name not in self.takes:
                 known = ", ".join(self.takes) or "nothing"
                 raise InvalidOperation(f"{name}: {self.method} {self.path} does not take it; it takes {known}")
-        for name, each in self.takes.items():
-            if each.required and name not in given:
-                raise InvalidOperation(f"{name}: is missing: {each.help}")
+        for name, argument in self.takes.items():
+            if argument.required and name not in given:
+                raise InvalidOperation(f"{name}: is missing: {argument.help}")
         return {name: self.takes[name].checked(name, value) for name, value in given.items()}
 
     def described(self, schemas: Schemas) -> dict[str, Any]:

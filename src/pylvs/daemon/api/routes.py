@@ -196,9 +196,9 @@ async def metrics_page(daemon: Supervisor, selection: Selection | None = None) -
 async def metrics(daemon: Supervisor, given: Given) -> Response:
     """Return the page. A query replaces the configured selection. Raises InvalidOperation."""
     series, services = (tuple(filter(None, given.get(name, "").split(","))) for name in ("series", "services"))
-    for each in series:
-        if each not in METRIC_SERIES:
-            raise InvalidOperation(f"series: {each} is not one of {', '.join(METRIC_SERIES)}")
+    for metric in series:
+        if metric not in METRIC_SERIES:
+            raise InvalidOperation(f"series: {metric} is not one of {', '.join(METRIC_SERIES)}")
     page = await metrics_page(daemon, Selection(series, services) if given else None)
     return Response(page.text.encode(), content_type=CONTENT_TYPE)
 

@@ -108,8 +108,8 @@ class Schemas:
 
     def _object(self, hint: Any) -> Schema:
         properties, required = {}, []
-        for name, each, optional in _fields_of(hint):
-            properties[name] = self.of(each)
+        for name, field_hint, optional in _fields_of(hint):
+            properties[name] = self.of(field_hint)
             required += [] if optional else [name]
         text = " ".join((hint.__doc__ or "").split())
         schema: Schema = {"type": "object", "description": text, "properties": properties, "required": required}

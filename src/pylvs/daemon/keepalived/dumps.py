@@ -268,9 +268,9 @@ def vrrp_text(configuration: Configuration, status: Status) -> str:
     vrrp = configuration.vrrp
     states = {each["name"]: each for each in status["instances"]}
     lines = [*_global(configuration.settings), "------< VRRP Topology >------"]
-    for each in vrrp.instances:
-        if each.name in states:
-            lines += _router(each, states[each.name])
+    for instance in vrrp.instances:
+        if instance.name in states:
+            lines += _router(instance, states[instance.name])
     if vrrp.groups:
         lines.append("------< VRRP Sync groups >------")
         groups = {each["name"]: each["state"] for each in status["groups"]}
@@ -414,9 +414,9 @@ def _service(service: WantedService, state: ServiceSnapshot) -> Iterator[str]:
     yield f"   alive = {int(any(each.up for each in state.servers))}"
     yield f"   quorum_state_up = {int(state.has_quorum)}"
     wanted = {each.destination.key: each for each in service.servers}
-    for each in state.servers:
-        if each.server in wanted:
-            yield from _server(wanted[each.server], each)
+    for reported in state.servers:
+        if reported.server in wanted:
+            yield from _server(wanted[reported.server], reported)
 
 
 def _server(wanted: WantedServer, state: ServerSnapshot) -> Iterator[str]:

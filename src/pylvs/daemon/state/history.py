@@ -110,9 +110,9 @@ class History(Part):
     def saved(self, count: int) -> list[Event]:
         """Return the last events of this daemon and those before it, oldest first. Damaged lines are left out."""
         found: deque[Event] = deque(maxlen=count)
-        for each in (rotated(self.path), self.path):
+        for path in (rotated(self.path), self.path):
             try:
-                with open(each, "rb") as file:
+                with open(path, "rb") as file:
                     file.seek(max(0, os.fstat(file.fileno()).st_size - 2 * MAX_BYTES))
                     found.extend(_events(file.read(2 * MAX_BYTES).splitlines()))
             except OSError:  # the history is for people: a daemon must start without it

@@ -200,9 +200,9 @@ def _row_edits(found: SnapshotEntry | None, row: WantedRow) -> Iterator[Edit]:
     present = servers.keys() | former.keys()
     yield from (DestinationEdit(key, name, each) for name, each in desired.items() if name not in present)
     changed = []
-    for name, each in desired.items():
-        if name in present and (before := servers[former.get(name, name)]) != each:
-            changed.append((each.weight <= before.weight, DestinationEdit(key, before.key, each, before)))
+    for name, server in desired.items():
+        if name in present and (before := servers[former.get(name, name)]) != server:
+            changed.append((server.weight <= before.weight, DestinationEdit(key, before.key, server, before)))
     yield from (edit for _, edit in sorted(changed, key=itemgetter(0)))
     left = desired.keys() | former.values()
     yield from (DestinationEdit(key, name) for name in servers if name not in left)

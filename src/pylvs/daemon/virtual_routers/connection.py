@@ -111,9 +111,9 @@ class VrrpClient:
 
     def _ended(self) -> None:
         self.closed.set()
-        for each in (self._greeted, *(reply for reply, _ in self._replies.values())):
-            if not each.done():
-                each.cancel()
+        for future in (self._greeted, *(reply for reply, _ in self._replies.values())):
+            if not future.done():
+                future.cancel()
         self._on_close()
 
     async def _wait_for(self, reply: asyncio.Future[Any], timeout_s: float) -> Any:
