@@ -205,12 +205,12 @@ class Codec:
         Raises ValueError when they overlap or are out of order.
         """
         form, at = "<", 0
-        for each in names:
-            name, _, wanted = each.partition(":")
+        for spec in names:
+            name, _, wanted = spec.partition(":")
             field = self.fields[name]
             wanted = wanted or field.format
             if field.offset < at or _struct.calcsize("<" + wanted) != field.size:
-                raise ValueError(f"struct {self.name}: {each} is out of order, overlaps, or has another length")
+                raise ValueError(f"struct {self.name}: {spec} is out of order, overlaps, or has another length")
             form += f"{field.offset - at}x{wanted}"
             at = field.offset + field.size
         return _struct.Struct(f"{form}{self.size - at}x")

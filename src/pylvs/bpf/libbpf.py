@@ -182,10 +182,10 @@ class BpfObject:
 
     def _names(self, following: Any, name: Any) -> list[str]:
         found = []
-        each = following(self._object, None)
-        while each:
-            found.append(name(each).decode())
-            each = following(self._object, each)
+        item = following(self._object, None)
+        while item:
+            found.append(name(item).decode())
+            item = following(self._object, item)
         return found
 
     def max_entries(self, name: str) -> int:

@@ -335,9 +335,11 @@ class PerCpuArray(ArrayMap):
                 raise self._failed("listing")
             rows = list(form.iter_unpack(memoryview(values)[: form.size * step * count.value]))
             for begin in range(0, len(rows), step):  # the records of one CPU are contiguous
-                each = rows[begin : begin + step]
+                copies = rows[begin : begin + step]
                 found += (
-                    [_sums(each[at :: self.records]) for at in range(self.records)] if any(map(any, each)) else zeros
+                    [_sums(copies[at :: self.records]) for at in range(self.records)]
+                    if any(map(any, copies))
+                    else zeros
                 )
             if result and ctypes.get_errno() == errno.ENOENT:
                 break

@@ -117,7 +117,7 @@ class ConnectionReader:
         form4, form6, stride = entry4.view(*_FIELDS4), entry6.view(*_FIELDS6), entry4.size
         port_at, kind_at = entry4.offset("tuple.sport"), entry4.offset("tuple.kind") - entry4.offset("tuple.sport")
         ntohl, unused, addresses = socket.ntohl, bytes(_BLOCK), dict[int | bytes, Address]()
-        each = _BLOCK // stride  # slots in a block
+        slots_in_block = _BLOCK // stride
         tuple_bits = (1 << 8 * (kind_at + 1)) - 1
         for number, block in enumerate(LargeArray.open(self._tables.path("connections")).blocks(_BLOCK)):
             if block == unused:
@@ -144,7 +144,7 @@ class ConnectionReader:
                 address = addresses.get(target)
                 if address is None:
                     address = addresses[target] = IPv6Address(target) if version == 6 else IPv4Address(ntohl(target))
-                slot = number * each + index
+                slot = number * slots_in_block + index
                 connection = slot, word, server, port, method, flags
                 yield *connection, version, client, source_port, address, target_port, protocol, kind
 

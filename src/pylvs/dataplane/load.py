@@ -141,8 +141,8 @@ def timeout_ticks(timeouts: Timeouts) -> list[int]:
 
 def destination_limit() -> int:
     """Return the most destinations of the tables: what a 64th of memory holds, within bounds."""
-    each = _PER_CPU_BYTES * libbpf.possible_cpus() + _SHARED_BYTES
-    fitting = kernel.memory_limit() // 64 // each
+    per_destination = _PER_CPU_BYTES * libbpf.possible_cpus() + _SHARED_BYTES
+    fitting = kernel.memory_limit() // 64 // per_destination
     return max(_LEAST_DESTINATIONS, min(_MOST_DESTINATIONS, 1 << max(fitting.bit_length() - 1, 0)))
 
 

@@ -81,8 +81,8 @@ def _rule(fields: dict[str, Any]) -> MarkRule:
 
     def ports(side: str) -> tuple[tuple[int, int], ...]:
         raw = fields[f"{side}s"]
-        each = [ranges.unpack_from(raw, ranges.size * number) for number in range(fields[f"{side}_ranges"])]
-        return tuple((found["first"], found["last"]) for found in each)
+        unpacked = [ranges.unpack_from(raw, ranges.size * number) for number in range(fields[f"{side}_ranges"])]
+        return tuple((found["first"], found["last"]) for found in unpacked)
 
     def asked(flag: str, name: str) -> tuple[int, int] | None:
         return (fields[name], fields[f"{name}_mask"]) if fields["flags"] & abi.constant(flag) else None

@@ -93,8 +93,8 @@ def forwarded_by_ifindex(
             (requests, replies), others, (index for (index,) in ingress.iter_unpack(inputs_of_xdp)), strict=True
         )
         by_tc = zip(others, listed, inputs, strict=True)
-        for hook, each in enumerate((by_xdp, by_tc)):
-            for more, less, index in each:
+        for hook, counts in enumerate((by_xdp, by_tc)):
+            for more, less, index in counts:
                 if more > less:  # a packet may come while the row is read
                     packets[index][hook] += more - less
     return packets

@@ -394,9 +394,9 @@ class NatServers:
         """Store the destinations of an address and port, the newest first."""
         index, older = self._tables.nat_servers, self._tables.nat_older
         following = [slot + 1 for slot in chain[1:]] + [0]
-        for slot, each in zip(chain, following, strict=False):
-            if self._older(slot) != each:
-                older.store(slot, 0, each)
+        for slot, next_slot in zip(chain, following, strict=False):
+            if self._older(slot) != next_slot:
+                older.store(slot, 0, next_slot)
         if not chain:
             index.remove(key)
         elif index.get(key) != _LINK.pack(chain[0]):

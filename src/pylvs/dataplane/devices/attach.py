@@ -249,13 +249,13 @@ def with_other_programs(state: State) -> list[str]:
 def replace_programs(state: State, instead: Mapping[int, int]) -> None:
     """Replace programs on devices, those with these ids by these descriptors. Devices that refuse keep theirs."""
     with Netlink() as link:
-        for each in attached(state):
+        for device in attached(state):
             with contextlib.suppress(NetlinkError, FileExistsError):
-                for side, program in ((tc.INGRESS, each.ingress), (tc.EGRESS, each.egress)):
+                for side, program in ((tc.INGRESS, device.ingress), (tc.EGRESS, device.egress)):
                     if program in instead:
-                        tc.set_filter(link, each.ifindex, side, ROLE, instead[program])
-                if each.xdp in instead:
-                    xdp.set_program(link, each.ifindex, each.mode, instead[each.xdp], each.xdp)
+                        tc.set_filter(link, device.ifindex, side, ROLE, instead[program])
+                if device.xdp in instead:
+                    xdp.set_program(link, device.ifindex, device.mode, instead[device.xdp], device.xdp)
 
 
 def noted(notes: Mapping[str, str]) -> set[int]:

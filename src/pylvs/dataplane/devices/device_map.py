@@ -57,12 +57,12 @@ class Slots:
         devices on the device by their tags, unless another mode than `auto` is commanded there.
         """
         found = self._take(device)
-        for each in everything:
-            if device.kind == BOND and each.master == device.index:
-                found += self._take(each, bond=device.index)
-            is_tagged = each.lower == device.index and each.vlan_protocol == links.ETH_P_8021Q
-            if is_tagged and commanded.get(each.index, "auto") == "auto":
-                found += self._take(each, trunk=device.index, vid=each.vid)
+        for link in everything:
+            if device.kind == BOND and link.master == device.index:
+                found += self._take(link, bond=device.index)
+            is_tagged = link.lower == device.index and link.vlan_protocol == links.ETH_P_8021Q
+            if is_tagged and commanded.get(link.index, "auto") == "auto":
+                found += self._take(link, trunk=device.index, vid=link.vid)
         return found
 
 
@@ -79,15 +79,15 @@ def slot_count() -> int:
 
 def write(tables: Tables, entries: Iterable[Entry]) -> None:
     """Write entries where they differ: XDP may be reading them. MAC address, ports and VLANs of a device may change."""
-    for each in entries:
-        slot = each.ifindex % slot_count()
+    for entry in entries:
+        slot = entry.ifindex % slot_count()
         fields = {
-            "ifindex": each.ifindex,
-            "mac": each.mac,
+            "ifindex": entry.ifindex,
+            "mac": entry.mac,
             "present": 1,
-            "bond": each.bond,
-            "trunk": each.trunk,
-            "vid": each.vid,
+            "bond": entry.bond,
+            "trunk": entry.trunk,
+            "vid": entry.vid,
         }
         if any(tables.devices.get(slot, name) != value for name, value in fields.items()):
             tables.devices.write(slot, fields)

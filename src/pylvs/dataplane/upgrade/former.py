@@ -72,9 +72,9 @@ class Plan:
             of_same_kind = source.length == field.length and bool(source.type) == bool(field.type)
             if not of_same_kind or (source.size != field.size and not field.type):
                 raise Unsupported(f"{where} has the field {field.name} in another size")
-            each, ours_each = (size // (field.length or 1) for size in (source.size, field.size))
+            length, our_length = (size // (field.length or 1) for size in (source.size, field.size))
             for number in range(field.length or 1) if field.type else ():
-                inner = (from_ + source.offset + number * each, to + field.offset + number * ours_each)
+                inner = (from_ + source.offset + number * length, to + field.offset + number * our_length)
                 self._add(source.type, field.type, *inner, f"{where}.{field.name}")
             if not field.type:
                 self._move(from_ + source.offset, to + field.offset, field.size)

@@ -296,18 +296,18 @@ class ConnectionCopy:
     def _changes_of(self, first: int, element: bytes, before: bytes, only_new: bool) -> Iterator[Seen]:
         """Likewise of one element; its first slot is given."""
         entries, former = self._source.entries(element), self._source.entries(before)
-        for number, each in () if only_new else former.items():
+        for number, entry in () if only_new else former.items():
             now = entries.get(number)
-            is_there = now and now.raw_tuple == each.raw_tuple and not now.word & self._dying
-            if not is_there and not each.word & self._dying:
-                yield Seen(first + number, each, each.word, has_ended=True)
-        for number, each in entries.items():
+            is_there = now and now.raw_tuple == entry.raw_tuple and not now.word & self._dying
+            if not is_there and not entry.word & self._dying:
+                yield Seen(first + number, entry, entry.word, has_ended=True)
+        for number, connection in entries.items():
             was = former.get(number)
-            if was == each or each.word & self._dying:
+            if was == connection or connection.word & self._dying:
                 continue
-            known = was is not None and was.raw_tuple == each.raw_tuple
+            known = was is not None and was.raw_tuple == connection.raw_tuple
             if not (known and only_new):
-                yield Seen(first + number, each, was.word if was and known else 0)
+                yield Seen(first + number, connection, was.word if was and known else 0)
 
     def _put(self, seen: Seen) -> None:
         state = seen.entry.word >> self._state & self._states

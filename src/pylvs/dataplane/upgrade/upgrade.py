@@ -167,8 +167,12 @@ def _attach_pinned(state: State) -> None:
     bare = {device.index for device in links.devices() if device.bare}
     with contextlib.ExitStack() as opened:
         entries = {name: opened.enter_context(state.opened(f"{LOADED}/{name}")) for name in ENTRIES}
-        for each in attach.attached(state):
-            running = ((each.ingress, BARE if each.ifindex in bare else TC), (each.egress, EGRESS), (each.xdp, XDP))
+        for attached in attach.attached(state):
+            running = (
+                (attached.ingress, BARE if attached.ifindex in bare else TC),
+                (attached.egress, EGRESS),
+                (attached.xdp, XDP),
+            )
             wanted = {number: entries[name] for number, name in running}
             attach.replace_programs(state, {number: fd for number, fd in wanted.items() if number and fd is not None})
 
