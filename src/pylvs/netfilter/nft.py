@@ -133,16 +133,16 @@ def _called(expressions: Any, maps: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the chains that these expressions jump to, also by verdict maps."""
     found, named, waiting = set[str](), set[str](), [expressions]
     while waiting:
-        each = waiting.pop()
-        if isinstance(each, list):
-            waiting += each
-        elif isinstance(each, str) and each[1:] in maps and each not in named:  # "@name"
-            named.add(each)
-            waiting.append(maps[each[1:]])
-        elif isinstance(each, Mapping):
-            jumps = [each[kind] for kind in ("jump", "goto") if isinstance(each.get(kind), Mapping)]
+        expression = waiting.pop()
+        if isinstance(expression, list):
+            waiting += expression
+        elif isinstance(expression, str) and expression[1:] in maps and expression not in named:  # "@name"
+            named.add(expression)
+            waiting.append(maps[expression[1:]])
+        elif isinstance(expression, Mapping):
+            jumps = [expression[kind] for kind in ("jump", "goto") if isinstance(expression.get(kind), Mapping)]
             found |= {jump["target"] for jump in jumps if isinstance(jump.get("target"), str)}
-            waiting += each.values()
+            waiting += expression.values()
     return tuple(sorted(found))
 
 
@@ -154,8 +154,8 @@ def _only(expression: Object) -> tuple[str, Any]:
 
 def _rule(location: str, text: str, expressions: Sequence[Object]) -> Rule:
     clauses, mask, value, verdict, chain = [], 0, 0, "", ""
-    for each in expressions:
-        kind, content = _only(each)
+    for expression in expressions:
+        kind, content = _only(expression)
         if verdict:
             raise CannotExpress("it has a statement behind its verdict")
         if kind == "match":
@@ -177,8 +177,8 @@ def _rule(location: str, text: str, expressions: Sequence[Object]) -> Rule:
 
 def _check_set(content: Mapping[str, Any]) -> None:
     """Raise CannotExpress if an element that is added to a set has a statement that may end the rule, as `limit`."""
-    for each in content.get("stmt", ()):
-        kind, _ = _only(each)
+    for statement in content.get("stmt", ()):
+        kind, _ = _only(statement)
         if kind != "counter":
             raise CannotExpress(_UNSUPPORTED.get(kind, f"it adds to a set with {kind}"))
 

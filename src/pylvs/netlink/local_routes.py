@@ -34,8 +34,8 @@ def local_networks() -> set[Network]:
             for family, kind in _KINDS:
                 body = codec.RTMSG.pack(family, 0, 0, 0, 0, 0, 0, kind, 0)
                 for table, network in _routes(link.dump(codec.GETROUTE, body, _ATTEMPTS), family, kind):
-                    for each, to in rules:
-                        if each == table and to[0] == family and (common := _intersection(network, to)):
+                    for rule_table, to in rules:
+                        if rule_table == table and to[0] == family and (common := _intersection(network, to)):
                             found.add(common)
         except NetlinkError as error:
             raise error.as_failure("asking for local routes") from None

@@ -140,18 +140,18 @@ def _transact(kernel: Netlink, family: int, changes: Sequence[tuple[int, int, by
 
 def _content(table: Table) -> Iterable[tuple[int, int, bytes]]:
     own = text(1, table.name)
-    for at, each in enumerate(table.sets, 1):
-        body = own + text(2, each.name) + number(4, each.type_number) + number(5, each.octets) + number(10, at)
-        body += number(3, MAP if each.value_octets else 0)
-        if each.value_octets:
-            body += number(6, each.value_type) + number(7, each.value_octets) + attribute(13, HOST_ORDER)
+    for at, nft_set in enumerate(table.sets, 1):
+        body = own + text(2, nft_set.name) + number(4, nft_set.type_number) + number(5, nft_set.octets) + number(10, at)
+        body += number(3, MAP if nft_set.value_octets else 0)
+        if nft_set.value_octets:
+            body += number(6, nft_set.value_type) + number(7, nft_set.value_octets) + attribute(13, HOST_ORDER)
         yield NEW_SET, codec.CREATE, body
-        for start in range(0, len(each.elements), ELEMENTS_AT_ONCE):
+        for start in range(0, len(nft_set.elements), ELEMENTS_AT_ONCE):
             elements = [
                 nested(1, nested(1, attribute(1, key)), nested(2, attribute(1, value)) if value else b"")
-                for key, value in each.elements[start : start + ELEMENTS_AT_ONCE]
+                for key, value in nft_set.elements[start : start + ELEMENTS_AT_ONCE]
             ]
-            yield NEW_ELEMENTS, codec.CREATE, own + text(2, each.name) + nested(3, *elements)
+            yield NEW_ELEMENTS, codec.CREATE, own + text(2, nft_set.name) + nested(3, *elements)
     for chain in table.chains:
         hook = nested(4, number(1, chain.hook), attribute(2, struct.pack("!i", chain.priority)))
         yield NEW_CHAIN, codec.CREATE, own + text(3, chain.name) + hook + text(7, "filter") + number(5, ACCEPT)

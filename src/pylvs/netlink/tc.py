@@ -114,11 +114,11 @@ def set_filter(link: Netlink, ifindex: int, side: int, role: str, program: int, 
     FileExistsError (its text is the filter's name): a filter of another program has our priority.
     """
     priority = PRIORITIES[role]
-    for each in filters(link, ifindex, side):
-        if is_ours(each, role):
-            own_clsact = each.own_clsact if own_clsact is None else own_clsact
-        elif each.priority == priority:
-            raise FileExistsError(errno.EEXIST, each.label)
+    for attached in filters(link, ifindex, side):
+        if is_ours(attached, role):
+            own_clsact = attached.own_clsact if own_clsact is None else own_clsact
+        elif attached.priority == priority:
+            raise FileExistsError(errno.EEXIST, attached.label)
     body = _message(ifindex, _HANDLE, side, priority << 16 | _ALL_PROTOCOLS) + text(_KIND, "bpf")
     members = [u32(_FD, program), text(_NAME, NAME_PREFIX + role), u32(_FLAGS, _DIRECT_ACTION)]
     if own_clsact:

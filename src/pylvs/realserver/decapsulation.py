@@ -238,9 +238,9 @@ def _disable_rp_filter(memory: Memory, name: str) -> list[str]:
     done = []
     everywhere = proc.read_number("net/ipv4/conf/all/rp_filter")
     if everywhere:
-        for each in devices():
-            path = f"net/ipv4/conf/{each.name}/rp_filter"
-            if each.kind not in TUNNEL_KINDS and proc.read_number(path) < everywhere:
+        for link in devices():
+            path = f"net/ipv4/conf/{link.name}/rp_filter"
+            if link.kind not in TUNNEL_KINDS and proc.read_number(path) < everywhere:
                 memory.set(path, str(everywhere))
         memory.set("net/ipv4/conf/all/rp_filter", "0")
         done.append("net.ipv4.conf.all.rp_filter = 0, and its former value on each device")
