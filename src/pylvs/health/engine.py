@@ -330,14 +330,14 @@ class Engine:
         at = self._wall()
         reason = f"the operator: {text}"
         events: list[Event] = []
-        for each in chosen:
-            override = change(each.override)
-            if override == each.override:
+        for state in chosen:
+            override = change(state.override)
+            if override == state.override:
                 continue
-            each.override = override
-            events.append(each.event(Overridden, reason, at, override=override))
-            events += each.update(reason, at)
-            events += self._update_quorum(self._services[each.service], reason, at, each)
+            state.override = override
+            events.append(state.event(Overridden, reason, at, override=override))
+            events += state.update(reason, at)
+            events += self._update_quorum(self._services[state.service], reason, at, state)
         self._dispatch(events)
         return tuple(each.name for each in chosen)
 

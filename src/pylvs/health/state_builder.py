@@ -90,15 +90,15 @@ class StateBuilder:
         former = moved(before, (each.destination for each in wanted.servers))
         old = service.wanted
         new_probes = built.renew or (old.keys, old.virtualhost) != (wanted.keys, wanted.virtualhost)
-        for each in wanted.servers:
-            key = each.destination.key
+        for configured in wanted.servers:
+            key = configured.destination.key
             if key in servers:
                 continue  # configured twice: the first counts
             former_key = former.get(key, key)
             state = before.pop(former_key, None)
-            servers[key] = server = self._server(wanted, each, state, new_probes, built)
+            servers[key] = server = self._server(wanted, configured, state, new_probes, built)
             if state is None:
-                weight = each.destination.weight
+                weight = configured.destination.weight
                 built.events.append(server.event(ServerAdded, ADDED, built.at, weight=weight, up=server.up))
             elif (old.name, former_key) != server.name:
                 built.former[server.name] = old.name, former_key

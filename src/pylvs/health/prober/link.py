@@ -345,10 +345,10 @@ class ProberLink:
         while (
             self._new_repetitions and len(taken) < _MOST_IN_PACKET and new.have_space(self._new_repetitions[-1].probe)
         ):
-            each = self._new_repetitions.pop()
-            if each.number in self._repetitions:
-                new.add(each.probe)
-                taken.append([each.number, each.probe.number, each.every_s])
+            repetition = self._new_repetitions.pop()
+            if repetition.number in self._repetitions:
+                new.add(repetition.probe)
+                taken.append([repetition.number, repetition.probe.number, repetition.every_s])
         return taken
 
     def _receive(self, message: dict[str, Any]) -> None:

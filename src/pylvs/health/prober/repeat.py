@@ -233,9 +233,9 @@ class Repeater:
         waiting, self._same = list(self._same), {}
         for first in range(0, len(waiting), _MOST_IN_PACKET):
             entries = []
-            for each in waiting[first : first + _MOST_IN_PACKET]:
-                reason = None if each.reason == each.reported_reason else each.reason
-                entries.append([each.run, each.good, int(each.took_s * 1e6), reason])
+            for result in waiting[first : first + _MOST_IN_PACKET]:
+                reason = None if result.reason == result.reported_reason else result.reason
+                entries.append([result.run, result.good, int(result.took_s * 1e6), reason])
             if not self._send({"same": entries}):  # the daemon is late
                 self._same |= dict.fromkeys(waiting[first:])
                 break
