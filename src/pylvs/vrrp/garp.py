@@ -318,20 +318,20 @@ class GarpScheduler:
     def _extra(self) -> list[DeviceAddress]:
         """Return one address of each other device, or each other VMAC: it refreshes the MAC tables of the switches."""
         first: dict[str, DeviceAddress] = {}
-        for each in self._addresses:
-            device = each[0]
+        for address in self._addresses:
+            device = address[0]
             if device != self._device and (self._settings.extra_everywhere or device in self._limits.bases):
-                first.setdefault(device, each)
+                first.setdefault(device, address)
         return list(first.values())
 
     def _enqueue(self, addresses: Sequence[DeviceAddress], repeat: int) -> None:
-        for each in addresses if repeat > 0 else ():
-            if each not in self._remaining:
-                key = self._limits.key_of(*each)
-                self._queues.setdefault(key, deque()).append(each)
+        for address in addresses if repeat > 0 else ():
+            if address not in self._remaining:
+                key = self._limits.key_of(*address)
+                self._queues.setdefault(key, deque()).append(address)
                 if key is not None:
                     self._limits.wait(key, self)
-            self._remaining[each] = max(self._remaining.get(each, 0), repeat)
+            self._remaining[address] = max(self._remaining.get(address, 0), repeat)
 
     def _next(self, key: LimitKey | None) -> DeviceAddress:
         queue = self._queues[key]

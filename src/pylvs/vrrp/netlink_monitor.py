@@ -106,9 +106,9 @@ def link_changes(before: Link | None, after: Link | None) -> Iterator[Change]:
         yield LinkChanged(link)
     if runs and not ran:
         yield LinkUp(link)
-    for each, usable in has.items():
-        if each not in had or (usable and not had[each]):
-            yield AddressAdded(each, link.name, usable)
+    for address, usable in has.items():
+        if address not in had or (usable and not had[address]):
+            yield AddressAdded(address, link.name, usable)
 
 
 def vrf_of(links: Mapping[str, Link], device: str) -> Link | None:
@@ -194,8 +194,8 @@ def _with_address(before: Link | None, message: AddressMessage) -> Link | None:
         return None  # the link was removed, or a message with all its addresses follows
     addresses, new = list(before.addresses), message.interface
     ip = new.ip
-    for at, each in enumerate(addresses):
-        if each.interface.ip == ip and (new.version == 6 or each.interface.network == new.network):
+    for at, present in enumerate(addresses):
+        if present.interface.ip == ip and (new.version == 6 or present.interface.network == new.network):
             addresses[at : at + 1] = [] if message.gone else [message]
             break
     else:
@@ -232,11 +232,11 @@ class NetlinkMonitor:
     def renamed(self, changes: Iterable[Change]) -> dict[str, str]:
         """Return the devices that these changes renamed: the former name with the present one."""
         found = {}
-        for each in changes:
-            if isinstance(each, LinkRemoved):
-                now = self._state.by_index.get(each.link.index)
-                if now is not None and now.name != each.link.name:
-                    found[each.link.name] = now.name
+        for change in changes:
+            if isinstance(change, LinkRemoved):
+                now = self._state.by_index.get(change.link.index)
+                if now is not None and now.name != change.link.name:
+                    found[change.link.name] = now.name
         return found
 
     @property

@@ -122,9 +122,9 @@ class Receiver:
     def close(self) -> None:
         for timer in self._timers.values():
             timer.cancel()
-        for each in (self._verified, self._unverified):
-            self._loop.forget(each.fileno())
-            each.close()
+        for receiver in (self._verified, self._unverified):
+            self._loop.forget(receiver.fileno())
+            receiver.close()
 
     def _receiving(self) -> Receiving:
         settings = self._settings  # IPv6 raw sockets receive multicast without membership

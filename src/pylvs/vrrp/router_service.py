@@ -265,9 +265,9 @@ class RouterService:
     def _configure_routers(self) -> list[str]:
         """Create virtual routers, and configure groups and sockets."""
         instances = self._configuration.instances
-        for each in instances:
-            if each.name not in self.routers:
-                self.routers[each.name] = Router(each, self, self.host, self._limits)
+        for instance in instances:
+            if instance.name not in self.routers:
+                self.routers[instance.name] = Router(instance, self, self.host, self._limits)
         self._by_vrid = defaultdict(list)
         for router in self.routers.values():
             self._by_vrid[self.host.receive_device_of(router.instance), router.instance.vrid].append(router)
@@ -363,11 +363,13 @@ class RouterService:
             self.data_plane_expired += 1
             self._enter_data_plane(None, f"no report from pylvs run for {self._lease.length_s:g} s")
         expired = self.tracking.expire(self.now, HELPER_SILENT)
-        for each in expired:
-            self.log("warning", each.description)
-            self.publish("track", "", kind=each.kind, name=each.track.name, state="unknown", reason=each.detail)
-            if each.kind == "link":
-                self.host.set_link_beat(each.track.name, False)
+        for tracked in expired:
+            self.log("warning", tracked.description)
+            self.publish(
+                "track", "", kind=tracked.kind, name=tracked.track.name, state="unknown", reason=tracked.detail
+            )
+            if tracked.kind == "link":
+                self.host.set_link_beat(tracked.track.name, False)
         if expired:
             self._track_all()
 

@@ -401,9 +401,9 @@ class VipManager:
         for name, resources in list(self._held.items()):
             lost = lost_resources(resources.possible(self._carries), changes, self._links.keys)
             absent = [each for each in resources.placed if not self._is_present(each[1], each[0].interface.ip)]
-            for each, device in absent:
-                if each.tracked and (each.interface.ip, device) in removed and self._carries(device):
-                    lost.add(str(each.interface.ip))
+            for vip, device in absent:
+                if vip.tracked and (vip.interface.ip, device) in removed and self._carries(device):
+                    lost.add(str(vip.interface.ip))
             returned = any(device in came_up for _, device in absent)
             if name != STATIC and (lost or returned):
                 self._on_loss(name, lost)

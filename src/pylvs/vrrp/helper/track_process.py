@@ -69,9 +69,9 @@ def matching_processes(wanted: Sequence[TrackProcess]) -> Mapping[str, frozenset
         if not any_name and name not in names:
             continue
         line = _line(pid)
-        for each in wanted:
-            if matches(name, line, each):
-                pids[each.name].add(pid)
+        for track in wanted:
+            if matches(name, line, track):
+                pids[track.name].add(pid)
     return {name: frozenset(found) for name, found in pids.items()}
 
 
