@@ -135,9 +135,9 @@ class Runner:
             if message == child.PING:
                 self._send(child.PONG)
             elif "kill" in message:
-                for each in list(self._running.values()):
-                    if each.number == message["kill"]:
-                        self._kill(each)
+                for script in list(self._running.values()):
+                    if script.number == message["kill"]:
+                        self._kill(script)
             else:
                 self._start(int(message["id"]), from_plain(Run, message.get("run")))
         except (EOFError, ConnectionError):  # the daemon has ended, perhaps before it has read a result
@@ -146,18 +146,18 @@ class Runner:
             print(f"an invalid request ({error})", file=sys.stderr)  # the daemon logs it
             self._open = False
 
-    def _answer(self, each: Running) -> None:
-        status = None if each.status is None else os.waitstatus_to_exitcode(each.status)  # negative: a signal
+    def _answer(self, script: Running) -> None:
+        status = None if script.status is None else os.waitstatus_to_exitcode(script.status)  # negative: a signal
         result = Answer(
-            id=each.number,
-            status=None if status is None or status < 0 or each.failure else status,
+            id=script.number,
+            status=None if status is None or status < 0 or script.failure else status,
             signal=0 if status is None else max(0, -status),
-            timed_out=each.timed_out,
-            problem=each.failure.removeprefix(_SHORTAGE_MARK).decode(errors="replace"),
-            unable=each.failure.startswith(_SHORTAGE_MARK),
-            output=each.kept.decode(errors="replace"),
-            lost=each.lost,
-            seconds=each.timeout_s if each.timed_out else round(time.monotonic() - each.started, 6),
+            timed_out=script.timed_out,
+            problem=script.failure.removeprefix(_SHORTAGE_MARK).decode(errors="replace"),
+            unable=script.failure.startswith(_SHORTAGE_MARK),
+            output=script.kept.decode(errors="replace"),
+            lost=script.lost,
+            seconds=script.timeout_s if script.timed_out else round(time.monotonic() - script.started, 6),
         )
         self._send(to_plain(result))
 
@@ -186,36 +186,36 @@ class Runner:
         os.close(its_output)
         os.close(its_errors)
         now, timeout_s = time.monotonic(), math.inf if request.timeout_s is None else request.timeout_s
-        each = Running(number, pid, now, timeout_s, now + timeout_s, output, errors)
-        self._running[pid] = each
+        script = Running(number, pid, now, timeout_s, now + timeout_s, output, errors)
+        self._running[pid] = script
         for descriptor in (output, errors):
             os.set_blocking(descriptor, False)
-            self._selector.register(descriptor, selectors.EVENT_READ, lambda fd=descriptor: self._read(each, fd))
+            self._selector.register(descriptor, selectors.EVENT_READ, lambda fd=descriptor: self._read(script, fd))
 
-    def _read(self, each: Running, descriptor: int) -> bool:
+    def _read(self, script: Running, descriptor: int) -> bool:
         """Read a pipe once; return whether there may be more."""
         try:
             chunk = os.read(descriptor, 1 << 16)
         except BlockingIOError:
             return False
         if not chunk:
-            self._close(each, descriptor)
+            self._close(script, descriptor)
             return False
-        if descriptor == each.errors:
-            each.failure += chunk[: _MOST_FAILURE - len(each.failure)]
+        if descriptor == script.errors:
+            script.failure += chunk[: _MOST_FAILURE - len(script.failure)]
         else:
-            space = KEPT_BYTES - len(each.kept)
-            each.kept += chunk[:space]
-            each.lost += len(chunk) - min(space, len(chunk))
+            space = KEPT_BYTES - len(script.kept)
+            script.kept += chunk[:space]
+            script.lost += len(chunk) - min(space, len(chunk))
         return True
 
-    def _close(self, each: Running, descriptor: int) -> None:
+    def _close(self, script: Running, descriptor: int) -> None:
         self._selector.unregister(descriptor)
         os.close(descriptor)
-        if descriptor == each.errors:
-            each.errors = None
+        if descriptor == script.errors:
+            script.errors = None
         else:
-            each.output = None
+            script.output = None
 
     def _reap(self) -> None:
         """Reap every child that ended: scripts, and background processes that they left."""
@@ -229,61 +229,61 @@ class Runner:
             if pid in self._running:
                 self._running[pid].status = status
 
-    def _look_after(self, each: Running) -> None:
+    def _look_after(self, script: Running) -> None:
         now = time.monotonic()
-        if each.stage == "runs":
-            if each.status is not None:
-                self._finish(each)
-            elif now >= each.deadline:
-                each.timed_out = True
-                self._send(to_plain(Answer(id=each.number, late=True)))
-                self._ask(each)
+        if script.stage == "runs":
+            if script.status is not None:
+                self._finish(script)
+            elif now >= script.deadline:
+                script.timed_out = True
+                self._send(to_plain(Answer(id=script.number, late=True)))
+                self._ask(script)
             return
-        if each.status is not None and not any(map(alive, each.victims)):
-            self._finish(each)
-        elif now >= each.deadline:
-            if each.stage == "asked":
-                self._force(each)
+        if script.status is not None and not any(map(alive, script.victims)):
+            self._finish(script)
+        elif now >= script.deadline:
+            if script.stage == "asked":
+                self._force(script)
             else:
-                self._finish(each)
+                self._finish(script)
 
-    def _ask(self, each: Running) -> None:
+    def _ask(self, script: Running) -> None:
         """Send SIGTERM to the script and all its descendants."""
-        root = process(each.pid)
-        each.victims = stopped_tree(root) if root else []
+        root = process(script.pid)
+        script.victims = stopped_tree(root) if root else []
         for number in (signal.SIGTERM, signal.SIGCONT):
-            for victim in each.victims:
+            for victim in script.victims:
                 send(victim, number)
-        each.stage, each.deadline = "asked", time.monotonic() + GRACE_S
+        script.stage, script.deadline = "asked", time.monotonic() + GRACE_S
 
-    def _force(self, each: Running) -> None:
+    def _force(self, script: Running) -> None:
         """Send SIGKILL to those that live, and to processes that they have forked since."""
         left: dict[Process, None] = {}
-        for victim in [*each.victims, *([root] if (root := process(each.pid)) else [])]:
+        for victim in [*script.victims, *([root] if (root := process(script.pid)) else [])]:
             if alive(victim) and victim not in left:
                 left |= dict.fromkeys(stopped_tree(victim))
         for victim in left:
             send(victim, signal.SIGKILL)
-        each.victims = list(left)
-        each.stage, each.deadline = "killed", time.monotonic() + _STUBBORN_S
+        script.victims = list(left)
+        script.stage, script.deadline = "killed", time.monotonic() + _STUBBORN_S
 
-    def _kill(self, each: Running) -> None:
+    def _kill(self, script: Running) -> None:
         """Send SIGKILL without SIGTERM first: the daemon has cancelled the script or closed its end."""
-        if each.status is None:
-            self._force(each)
+        if script.status is None:
+            self._force(script)
 
-    def _finish(self, each: Running) -> None:
-        for descriptor in (each.errors, each.output):
+    def _finish(self, script: Running) -> None:
+        for descriptor in (script.errors, script.output):
             if descriptor is not None:
                 # A background process may hold the pipe open and keep writing: stop after 16 reads.
                 for _ in range(16):
-                    if not self._read(each, descriptor):
+                    if not self._read(script, descriptor):
                         break
-        for descriptor in (each.errors, each.output):
+        for descriptor in (script.errors, script.output):
             if descriptor is not None:
-                self._close(each, descriptor)
-        del self._running[each.pid]
-        self._answer(each)
+                self._close(script, descriptor)
+        del self._running[script.pid]
+        self._answer(script)
 
 
 def _become(request: Run, output: int, errors: int) -> NoReturn:

@@ -172,10 +172,10 @@ class ScriptRunner:
     async def end_scripts(self, owner: object) -> None:
         """Kill the scripts of one owner."""
         mine = {number: each for number, each in self._running.items() if each.owner is owner}
-        for number, each in mine.items():
+        for number, script in mine.items():
             self._child.send({"kill": number})
             if not self._child.up:
-                each.ended.cancel()
+                script.ended.cancel()
         if mine:
             await asyncio.wait([each.ended for each in mine.values()], timeout=END_S)
 
@@ -222,9 +222,9 @@ class ScriptRunner:
         self._end_all(self._child.problem)
 
     def _end_all(self, problem: str) -> None:
-        for each in self._running.values():
-            if not each.ended.done():
-                each.ended.set_result(Ended(None, problem=problem, unable=True))
+        for script in self._running.values():
+            if not script.ended.done():
+                script.ended.set_result(Ended(None, problem=problem, unable=True))
 
 
 class Processes:
