@@ -145,9 +145,11 @@ def ago(seconds: float) -> str:
 def script_lines(report: Mapping[str, Any]) -> list[str]:
     """Return a line for each notify script that runs, waits, or had to be ended."""
     found = []
-    for each in report.get("scripts", ()):
-        how = each["reason"] or f"{'runs' if each['state'] == 'running' else 'waits'} since {ago(each['seconds'])}"
-        found.append(f"{each['object']}: {each['keyword']} {each['script']} {how}")
+    for script in report.get("scripts", ()):
+        how = (
+            script["reason"] or f"{'runs' if script['state'] == 'running' else 'waits'} since {ago(script['seconds'])}"
+        )
+        found.append(f"{script['object']}: {script['keyword']} {script['script']} {how}")
     return found
 
 

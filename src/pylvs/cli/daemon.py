@@ -193,7 +193,7 @@ def lines(reply: dict[str, Any], paint: Paint = plain) -> Iterator[str]:
         if each["kind"] in _HOST_PROBLEMS or (each["kind"] == "table" and each["text"] != table["error"])
     ]
     texts = [f"{each['object']}: {each['text']}" if each["object"] else each["text"] for each in host]
-    for title, each in (
+    for title, items in (
         ("unknown", reply.get("unknown", [])),
         ("left out of the file", reply["errors"]),
         ("packets that do not come to the services", table["unattached"]),
@@ -202,10 +202,10 @@ def lines(reply: dict[str, Any], paint: Paint = plain) -> Iterator[str]:
         ("notify scripts", script_lines(reply.get("notify_scripts", {}))),
         ("differs from the file", reply["differs"]),
     ):
-        if each:
+        if items:
             yield ""
             yield paint(f"{title}:", "yellow")
-            yield from (f"  {line}" for line in each)
+            yield from (f"  {line}" for line in items)
 
 
 def _routers(routers: dict[str, Any], now: float, paint: Paint) -> Iterator[str]:

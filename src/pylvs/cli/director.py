@@ -101,13 +101,13 @@ def show(as_json: bool) -> None:
         click.echo(f"packets: {text}")
     if not found["devices"]:
         click.echo("devices: none attached")
-    for each in found["devices"]:
-        programs = f"TC {each['tc']}" + (f", XDP {each['xdp']}" if each["xdp"] else "")
-        programs += f", TC egress {each['tc_egress']}" if each["tc_egress"] else ""
-        counted = _described(each["forwarded"])
-        check = f"; rp_filter: {each['rp_filter']}" if each["rp_filter"] else ""
+    for device in found["devices"]:
+        programs = f"TC {device['tc']}" + (f", XDP {device['xdp']}" if device["xdp"] else "")
+        programs += f", TC egress {device['tc_egress']}" if device["tc_egress"] else ""
+        counted = _described(device["forwarded"])
+        check = f"; rp_filter: {device['rp_filter']}" if device["rp_filter"] else ""
         click.echo(
-            f"{each['device']}: {each['mode']} [{programs}]: {each['reason']}{check}{counted and f'; {counted}'}"
+            f"{device['device']}: {device['mode']} [{programs}]: {device['reason']}{check}{counted and f'; {counted}'}"
         )
     if not found["services"] and any(
         each["mode"] == "native" and each["reason"] != ON_REQUEST for each in found["devices"]
@@ -123,20 +123,20 @@ def show(as_json: bool) -> None:
 
 def _print_problems(found: Mapping[str, Any]) -> None:
     """Print why packets are not received or not forwarded."""
-    for each in found["unattached"]:
-        remark = "" if each["needed"] else " (no service or real server needs it)"
-        click.echo(f"{each['device']}: not attached{remark}: {each['reason']}")
+    for device in found["unattached"]:
+        remark = "" if device["needed"] else " (no service or real server needs it)"
+        click.echo(f"{device['device']}: not attached{remark}: {device['reason']}")
     for setting in found["not_forwarding"]:
         click.echo(f"{setting} is 0, so packets are not forwarded: sysctl -w {setting}=1, or any edit, sets it to 1")
     for setting in found["not_routing"]:
         click.echo(f"{setting} is 0, so replies of NAT are not forwarded: sysctl -w {setting}=1")
-    for each in found["unresolved"]:
-        gateway = "" if each["next_hop"] == each["address"] else f"its gateway {each['next_hop']} "
-        text = f"{gateway}does not answer on {each['device']}: is the address right, and the host up?"
-        click.echo(f"{each['address']}: {text}")
-    for each in found["absent"]:
-        remedy = command_to_add(ip_address(each["address"]), each["device"])
-        click.echo(f"{each['address']}: no device has it, so no packets to it come here: {remedy}")
+    for neighbour in found["unresolved"]:
+        gateway = "" if neighbour["next_hop"] == neighbour["address"] else f"its gateway {neighbour['next_hop']} "
+        text = f"{gateway}does not answer on {neighbour['device']}: is the address right, and the host up?"
+        click.echo(f"{neighbour['address']}: {text}")
+    for vip in found["absent"]:
+        remedy = command_to_add(ip_address(vip["address"]), vip["device"])
+        click.echo(f"{vip['address']}: no device has it, so no packets to it come here: {remedy}")
 
 
 @click.command()

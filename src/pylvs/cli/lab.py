@@ -107,10 +107,10 @@ def _the_only(name: str | None) -> str:
 def down(name: str | None, everything: bool) -> None:
     """Remove a lab, half-made ones too, with all that runs in it. The name may be left out if there is only one."""
     names = [each for each, _ in labs()] if everything else [_the_only(name)]
-    for each in names:
-        if not take_down(each):
-            raise InvalidOperation(f"there is no lab {each}")
-        click.echo(f"lab {each} is gone")
+    for lab_name in names:
+        if not take_down(lab_name):
+            raise InvalidOperation(f"there is no lab {lab_name}")
+        click.echo(f"lab {lab_name} is gone")
 
 
 @lab.command(name="list")

@@ -179,9 +179,9 @@ def check_now(server: str | None, service: str | None, as_json: bool, state_dir:
     if as_json:
         print_json(found)
         return
-    for each in found:
-        checks = "; ".join(f"{check['check']}: {check['reason']}" for check in each["checks"]) or "no checks"
-        click.echo(f"{each['server']} of {each['service']}: {'up' if each['up'] else 'down'} ({checks})")
+    for row in found:
+        checks = "; ".join(f"{check['check']}: {check['reason']}" for check in row["checks"]) or "no checks"
+        click.echo(f"{row['server']} of {row['service']}: {'up' if row['up'] else 'down'} ({checks})")
 
 
 @click.command()

@@ -65,9 +65,9 @@ def lines(reply: dict[str, Any], now: float) -> Iterator[str]:
         yield f"whether services are forwarded here is unknown: {reply['data_plane']['reason']}"
     elif not reply["data_plane"]["up"]:
         yield f"services may not be forwarded here: {reply['data_plane']['reason']}"
-    for each in reply["instances"]:
+    for instance in reply["instances"]:
         yield ""
-        yield from _instance(each, now)
+        yield from _instance(instance, now)
     for group in reply["groups"]:
         yield ""
         yield f"group {group['name']}  {group['state']}: {', '.join(group['members'])}"
@@ -132,8 +132,8 @@ def _instance(router: dict[str, Any], now: float) -> Iterator[str]:
         ("differs", router.get("mismatches", [])),
         ("adverts", [_counted(router["counters"])]),
     ]
-    for title, each in rows:
-        for text in filter(None, each):
+    for title, texts in rows:
+        for text in filter(None, texts):
             yield f"  {title:<11}{text}"
             title = ""
 

@@ -324,8 +324,10 @@ def connection_lines(connections: Iterable[Connection], write: Writer, *, engine
     yield "IPVS connection entries\n"
     yield CONNECTIONS_TITLE + (ENGINE_TITLE if engines else "") + "\n"
     again = lru_cache(WRITTEN_AGAIN)(write)
-    for each in connections:
-        protocol, state, expires_s, client, client_port, virtual, virtual_port, server, server_port, engine, data = each
+    for connection in connections:
+        protocol, state, expires_s, client, client_port, virtual, virtual_port, server, server_port, engine, data = (
+            connection
+        )
         minutes, seconds = divmod(expires_s, 60)
         destination = again(server, server_port, protocol)
         line = (

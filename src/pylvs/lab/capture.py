@@ -49,9 +49,11 @@ class Frame:
         """Return a line for the link, one for each IP header, one for TCP."""
         lines = [f"{self.data[6:12].hex(':')} > {self.data[:6].hex(':')}"]
         packets = self.packets
-        for each in packets:
-            limit = "TTL" if each.family == 4 else "hop limit"
-            lines.append(f"IPv{each.family} {ip_address(each.saddr)} > {ip_address(each.daddr)}, {limit} {each.ttl}")
+        for packet in packets:
+            limit = "TTL" if packet.family == 4 else "hop limit"
+            lines.append(
+                f"IPv{packet.family} {ip_address(packet.saddr)} > {ip_address(packet.daddr)}, {limit} {packet.ttl}"
+            )
         if self.flags:
             lines.append(f"TCP {packets[-1].sport} > {packets[-1].dport}, {' '.join(self.flags)}")
         return lines

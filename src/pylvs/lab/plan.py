@@ -149,9 +149,9 @@ def _interface(name: str, value: Any) -> AnyInterface:
 def override(plan: AddressPlan, overrides: Mapping[str, Any]) -> AddressPlan:
     """Return the plan with some fields replaced. Raises InvalidOperation if address families are mixed."""
     changed = dataclasses.replace(plan, **overrides)
-    for each in dataclasses.fields(AddressPlan):
-        value = getattr(changed, each.name)
+    for field in dataclasses.fields(AddressPlan):
+        value = getattr(changed, field.name)
         for one in value if isinstance(value, tuple) else (value,):
             if isinstance(one, IPv4Interface | IPv6Interface) and one.version != changed.version:
-                raise InvalidOperation(f"{each.name} = {one}: the VIP is IPv{changed.version}, this is not")
+                raise InvalidOperation(f"{field.name} = {one}: the VIP is IPv{changed.version}, this is not")
     return changed

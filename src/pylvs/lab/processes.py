@@ -71,9 +71,9 @@ def _signal(pid: int, wanted: set[Identity], signals: set[signal.Signals]) -> in
     if identity(f"/proc/{pid}/ns/net") not in wanted:  # the number belongs to a new process
         os.close(descriptor)
         return None
-    for each in signals:
+    for number in signals:
         with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(descriptor, each)
+            signal.pidfd_send_signal(descriptor, number)
     return descriptor
 
 

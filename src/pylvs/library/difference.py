@@ -133,10 +133,10 @@ def by_key(services: Iterable[Service], field: str) -> dict[ServiceKey, Service]
     if isinstance(services, str | Service) or not isinstance(services, Iterable):
         raise InvalidValue(field, services, "must be services, as [Service('tcp', '192.0.2.1', 80)]")
     found: dict[ServiceKey, Service] = {}
-    for each in services:
-        if not isinstance(each, Service):
-            raise InvalidValue(field, each, "must be services, as [Service('tcp', '192.0.2.1', 80)]")
-        if each.key in found:
-            raise InvalidValue(field, str(each.key), "is listed twice")
-        found[each.key] = each
+    for service in services:
+        if not isinstance(service, Service):
+            raise InvalidValue(field, service, "must be services, as [Service('tcp', '192.0.2.1', 80)]")
+        if service.key in found:
+            raise InvalidValue(field, str(service.key), "is listed twice")
+        found[service.key] = service
     return found

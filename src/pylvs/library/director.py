@@ -400,9 +400,9 @@ class Director:
         key, named = service_key(service), server_key(server)
         boolean("active_only", active_only)
         with self._tables(key, named) as tables:
-            for each in tables.service(key.to_model()).destinations:
-                if ServerKey.from_model(each.destination.key) == named:
-                    return each.active + (0 if active_only else each.inactive)
+            for row in tables.service(key.to_model()).destinations:
+                if ServerKey.from_model(row.destination.key) == named:
+                    return row.active + (0 if active_only else row.inactive)
         raise NotFound(key, named)
 
     def clear(self) -> Difference:

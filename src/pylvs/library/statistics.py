@@ -108,8 +108,10 @@ def _of_service(service: ServiceKey) -> Callable[[Connection], bool]:
         raise InvalidValue("service", str(service), "connections do not record their mark; filter by server")
     protocol, address, port = service.protocol, service.address, service.port
 
-    def belongs(each: Connection) -> bool:
-        return each.virtual == address and each.protocol == protocol and port in (0, each.virtual_port)
+    def belongs(connection: Connection) -> bool:
+        return (
+            connection.virtual == address and connection.protocol == protocol and port in (0, connection.virtual_port)
+        )
 
     return belongs
 

@@ -419,11 +419,11 @@ def _servers(value: object, key: ServiceKey) -> tuple[Server, ...]:
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise InvalidValue("servers", value, "must be servers, as [Server('10.0.0.1', 80)]")
     servers, keys = tuple(value), set[ServerKey]()
-    for each in servers:
-        check_server(key, each, "servers")
-        if each.key in keys:
-            raise InvalidValue("servers", str(each.key), "is listed twice")
-        keys.add(each.key)
+    for server in servers:
+        check_server(key, server, "servers")
+        if server.key in keys:
+            raise InvalidValue("servers", str(server.key), "is listed twice")
+        keys.add(server.key)
     return servers
 
 
@@ -520,9 +520,9 @@ def _service_from_dict(data: object) -> Service:
     if not isinstance(servers, list | tuple):
         raise InvalidValue("servers", servers, "must be a list")
     found = []
-    for at, each in enumerate(servers):
+    for at, server in enumerate(servers):
         with located(f"servers[{at}]"):
-            found.append(_server_from_dict(each))
+            found.append(_server_from_dict(server))
     return Service.of_mark(**given, servers=found) if is_mark else Service(**given, servers=found)
 
 

@@ -105,8 +105,8 @@ def _record(cls: Any) -> dict[str, _Field]:
         if "__declared__" in base.__dict__:
             declared, kw_only, _ = base.__declared__
             for name, default in declared.items():
-                each = found[name] = default if isinstance(default, _Field) else _Field(default=default)
-                each.type, each.kw_only = base.__annotations__[name], kw_only
+                field = found[name] = default if isinstance(default, _Field) else _Field(default=default)
+                field.type, field.kw_only = base.__annotations__[name], kw_only
     return found
 
 
@@ -142,15 +142,15 @@ def _init(self: Any, *values: Any, **named: Any) -> None:
 def _fill(self: Any, fields: dict[str, _Field], values: tuple[Any, ...], named: dict[str, Any]) -> bool:
     """Set the fields; return False for wrong arguments, whose error the compiled method raises."""
     given = iter(values)
-    for name, each in fields.items():
-        value = next(given, UNSET) if each.init and not each.kw_only else UNSET
-        if value is UNSET and each.init:
+    for name, field in fields.items():
+        value = next(given, UNSET) if field.init and not field.kw_only else UNSET
+        if value is UNSET and field.init:
             value = named.pop(name, UNSET)
         if value is UNSET:
-            value = each.default if each.default_factory is UNSET else each.default_factory()
+            value = field.default if field.default_factory is UNSET else field.default_factory()
         if value is not UNSET:
             object.__setattr__(self, name, value)
-        elif each.init:
+        elif field.init:
             return False
     return not named and next(given, UNSET) is UNSET
 
@@ -159,20 +159,20 @@ def _compile_init(cls: Any) -> Any:
     frozen = cls.__declared__[2]["frozen"]
     positional, keywords, lines = ["self"], list[str](), list[str]()
     known: dict[str, Any] = {"UNSET": UNSET}
-    for name, each in cls.__record__.items():
+    for name, field in cls.__record__.items():
         value, default = name, ""
-        if each.default_factory is not UNSET:
-            known[f"_make_{name}"] = each.default_factory
-            value = f"_make_{name}() if {name} is UNSET else {name}" if each.init else f"_make_{name}()"
+        if field.default_factory is not UNSET:
+            known[f"_make_{name}"] = field.default_factory
+            value = f"_make_{name}() if {name} is UNSET else {name}" if field.init else f"_make_{name}()"
             default = "=UNSET"
-        elif each.default is not UNSET:
-            known[f"_default_{name}"] = each.default
-            value = name if each.init else f"_default_{name}"
+        elif field.default is not UNSET:
+            known[f"_default_{name}"] = field.default
+            value = name if field.init else f"_default_{name}"
             default = f"=_default_{name}"
-        elif not each.init:
+        elif not field.init:
             continue  # `__post_init__` sets it
-        if each.init:
-            (keywords if each.kw_only else positional).append(name + default)
+        if field.init:
+            (keywords if field.kw_only else positional).append(name + default)
         known[f"_set_{name}"] = getattr(cls, name).__set__
         lines.append(f"_set_{name}(self, {value})" if frozen else f"self.{name} = {value}")
     if hasattr(cls, "__post_init__"):
@@ -231,12 +231,12 @@ def _original(cls: Any) -> Any:
     import dataclasses
 
     rows = []
-    for name, each in cls.__record__.items():
-        options: dict[str, Any] = {key: getattr(each, key) for key in ("init", "repr", "compare", "kw_only")}
+    for name, field in cls.__record__.items():
+        options: dict[str, Any] = {key: getattr(field, key) for key in ("init", "repr", "compare", "kw_only")}
         for key in "default", "default_factory":
-            if getattr(each, key) is not UNSET:
-                options[key] = getattr(each, key)
-        rows.append((name, each.type, dataclasses.field(**options)))
+            if getattr(field, key) is not UNSET:
+                options[key] = getattr(field, key)
+        rows.append((name, field.type, dataclasses.field(**options)))
     return dataclasses.make_dataclass(cls.__name__, rows, **cls.__declared__[2])
 
 

@@ -227,11 +227,11 @@ class Trash(Generic[T]):
     def advance(self, now_s: float) -> None:
         """Run once a minute: remove what nothing has referred to for two minutes."""
         while self._deleted and self._next_run_s <= now_s:
-            for key, each in list(self._deleted.items()):
-                if self._is_referred(each.destination):
-                    each.idle_since_s = None
-                elif each.idle_since_s is None:
-                    each.idle_since_s = self._next_run_s
-                elif self._next_run_s - each.idle_since_s >= TRASH_GRACE_S:
+            for key, deleted in list(self._deleted.items()):
+                if self._is_referred(deleted.destination):
+                    deleted.idle_since_s = None
+                elif deleted.idle_since_s is None:
+                    deleted.idle_since_s = self._next_run_s
+                elif self._next_run_s - deleted.idle_since_s >= TRASH_GRACE_S:
                     del self._deleted[key]
             self._next_run_s += TRASH_PERIOD_S

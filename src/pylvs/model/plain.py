@@ -307,20 +307,20 @@ def _tagged(classes: tuple[Any, ...], names: Mapping[str, Any]) -> _Converter:
 
 def _dataclass(cls: Any, names: Mapping[str, Any]) -> _Converter:
     encoders, decoders, required = list[tuple[str, Any, Convert]](), dict[str, Convert](), set[str]()
-    for name, each in cls.__record__.items():
-        made = _converter(_annotated(cls, name, each.type, names), names)
-        constant = isinstance(each.default_factory, type)  # not so time.time
-        encoders.append((name, each.default_factory() if constant else each.default, made.encode))
+    for name, field in cls.__record__.items():
+        made = _converter(_annotated(cls, name, field.type, names), names)
+        constant = isinstance(field.default_factory, type)  # not so time.time
+        encoders.append((name, field.default_factory() if constant else field.default, made.encode))
         decoders[name] = made.decode
-        if each.default is UNSET and each.default_factory is UNSET:
+        if field.default is UNSET and field.default_factory is UNSET:
             required.add(name)
     values = attrgetter(*decoders) if len(decoders) > 1 else lambda value: [getattr(value, each) for each in decoders]
 
     def encode(value: Any) -> dict[str, Any]:
         found = {}
-        for (name, default, convert), each in zip(encoders, values(value), strict=True):
-            if each is not default and (default is UNSET or each != default):
-                found[name] = convert(each)
+        for (name, default, convert), part in zip(encoders, values(value), strict=True):
+            if part is not default and (default is UNSET or part != default):
+                found[name] = convert(part)
         return found
 
     def decode(value: Any) -> Any:

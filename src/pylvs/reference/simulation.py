@@ -76,9 +76,9 @@ class Simulation:
         for row in self.director.services():
             scheduler = row.service.scheduler
             spread = spreads[row.service.key] = Spread(str(row.service.key), scheduler)
-            for each in row.destinations:
-                spread.servers[str(each.destination.key)] = 0
-                spread.weights[str(each.destination.key)] = each.destination.weight
+            for shown in row.destinations:
+                spread.servers[str(shown.destination.key)] = 0
+                spread.weights[str(shown.destination.key)] = shown.destination.weight
         for group in groups:
             service_keys = [group.to] if group.to else [key for key in spreads if _fits(key, group.network)]
             for service_key in service_keys:

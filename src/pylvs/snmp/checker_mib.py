@@ -101,12 +101,12 @@ def _members(group: DescribedGroup) -> Iterator[Row]:
     """Yield the members, firewall marks first as in keepalived."""
     for mark in group.marks:
         yield {2: integer(1), 3: unsigned(mark)}
-    for each in group.addresses:
-        port = unsigned(each.port)
-        if each.first == each.last:
-            yield {2: integer(2), 4: family(each.first), 5: octets(each.first), 8: port}
+    for span in group.addresses:
+        port = unsigned(span.port)
+        if span.first == span.last:
+            yield {2: integer(2), 4: family(span.first), 5: octets(span.first), 8: port}
         else:
-            yield {2: integer(3), 4: family(each.first), 6: octets(each.first), 7: octets(each.last), 8: port}
+            yield {2: integer(3), 4: family(span.first), 6: octets(span.first), 7: octets(span.last), 8: port}
 
 
 def kind_of(service: WantedService, described: DescribedService) -> int:
@@ -218,9 +218,9 @@ def _servers(service: WantedService, described: DescribedService, status: Server
         row = _destination(service.sorry_server, NO_DEFAULTS)
         no: Row = dict.fromkeys((2, 42, 47), truth(False))  # it has neither alpha nor smtp_alert
         yield {**row, **no, **_traffic(counted, service.sorry_server)}
-    for server, each in zip(service.servers, described.servers, strict=True):
+    for server, description in zip(service.servers, described.servers, strict=True):
         report = reports.get(str(server.destination.key))
-        yield {**_server(server, each, report), **_traffic(counted, server.destination)}
+        yield {**_server(server, description, report), **_traffic(counted, server.destination)}
 
 
 def _destination(destination: Destination, checks: CheckDefaults) -> dict[int, Value | None]:

@@ -65,9 +65,9 @@ class RouterStatus:
     def tracked(self, kind: str, name: str) -> Mapping[str, Any]:
         """Return the result of a tracked object, which any instance may have."""
         for instance in self.instances.values():
-            for each in instance["tracks"]:
-                if (each["kind"], each["name"]) == (kind, name):
-                    found: Mapping[str, Any] = each
+            for track in instance["tracks"]:
+                if (track["kind"], track["name"]) == (kind, name):
+                    found: Mapping[str, Any] = track
                     return found
         return {"up": None, "number": None}
 
@@ -237,25 +237,25 @@ def _addresses(
 ) -> Iterator[tuple[Oid, Row]]:
     owner = vrrp.instances[at - 1] if at else None
     present = owner is None or status.state(owner) == "MASTER"
-    for n, each in numbered((*addresses, *excluded)):
-        device = each.device or (status.device_of(owner) if owner else "")
-        ip = each.interface.ip
+    for n, address in numbered((*addresses, *excluded)):
+        device = address.device or (status.device_of(owner) if owner else "")
+        ip = address.interface.ip
         none = bytes(4)
-        broadcast = Value(Kind.OCTETS, each.broadcast.packed if each.broadcast else none)
+        broadcast = Value(Kind.OCTETS, address.broadcast.packed if address.broadcast else none)
         yield (
             (at, n),
             {
                 2: family(ip),
                 3: octets(ip),
                 4: broadcast if ip.version == 4 else None,
-                5: unsigned(each.interface.network.prefixlen),
-                6: integer(SCOPES.get(each.scope, 0)),
+                5: unsigned(address.interface.network.prefixlen),
+                6: integer(SCOPES.get(address.scope, 0)),
                 7: integer(status.index_of(device)),
                 8: text(device),
-                9: text(each.label) if each.label else None,
+                9: text(address.label) if address.label else None,
                 10: truth(present),
                 11: truth(owner is not None and n <= len(addresses)),
-                12: octets(each.peer) if each.peer else None,
+                12: octets(address.peer) if address.peer else None,
             },
         )
 

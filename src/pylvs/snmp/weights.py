@@ -117,10 +117,10 @@ class WeightSets:
 
     def _set(self, weights: list[Weight], deadline: float) -> int:
         """Set weights; return the number of the first that failed, from 1, or 0."""
-        for number, each in enumerate(weights, 1):
+        for number, change in enumerate(weights, 1):
             try:
-                self._servers.set_weight(each.service, each.server, each.weight, deadline)
+                self._servers.set_weight(change.service, change.server, change.weight, deadline)
             except PylvsError as error:
-                get_logger().warning(f"SNMP: {each.service}: {each.server}: weight {each.weight}: {error}")
+                get_logger().warning(f"SNMP: {change.service}: {change.server}: weight {change.weight}: {error}")
                 return number
         return 0
