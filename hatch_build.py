@@ -174,10 +174,10 @@ def build(root: Path, sources: Path | None = None, objects: Path | None = None) 
         for old in objects.iterdir():
             if not (made / old.name).exists():
                 old.unlink()
-        for each in sorted(made.iterdir()):
-            fresh = objects / f".{each.name}.new"
-            shutil.copyfile(each, fresh)
-            fresh.replace(objects / each.name)
+        for path in sorted(made.iterdir()):
+            fresh = objects / f".{path.name}.new"
+            shutil.copyfile(path, fresh)
+            fresh.replace(objects / path.name)
     return sorted(objects.iterdir())
 
 

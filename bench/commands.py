@@ -36,17 +36,17 @@ class Size:
 
     rounds: int = 9
     services: int = 10_000
-    each: int = 10  # destinations of a service
+    per_service: int = 10  # destinations
     whole: int = 3  # times that a large table, or a first command, is repeated
     connections: int = 1_000_000
 
     @property
     def destinations(self) -> int:
         """Return the number of destinations of all services."""
-        return self.services * self.each
+        return self.services * self.per_service
 
 
-QUICK = Size(rounds=1, services=40, each=5, whole=1, connections=1024)
+QUICK = Size(rounds=1, services=40, per_service=5, whole=1, connections=1024)
 
 
 class CommandFailed(PylvsError):
@@ -86,13 +86,13 @@ def _run(
     return done.stdout
 
 
-def _rules(services: int, each: int) -> str:
+def _rules(services: int, destinations: int) -> str:
     """Return rules of so many services, as `ipvsadm -S` prints them; servers serve many of the VIPs."""
     lines = []
     for number in range(services):
         vip = f"{FIRST_VIP + number}:{PORT}"
         lines.append(f"-A -t {vip} -s wrr")
-        servers = [FIRST_SERVER + (number * each + index) % _SERVERS for index in range(each)]
+        servers = [FIRST_SERVER + (number * destinations + index) % _SERVERS for index in range(destinations)]
         lines += [f"-a -t {vip} -r {server}:{PORT} -g -w {weight}" for weight, server in enumerate(servers, 1)]
     return "\n".join(lines) + "\n"
 
@@ -201,7 +201,7 @@ def measure_one(size: Size) -> dict[str, Measured]:
 def measure_large(size: Size, progress: Progress) -> dict[str, Measured]:
     """Measure restoring and listing a large table, in seconds."""
     restore, listing = Measured(), Measured()
-    text = _rules(size.services, size.each)
+    text = _rules(size.services, size.per_service)
     for number in range(size.whole):
         progress(f"commands: restoring {size.services:,} services, {number + 1} of {size.whole}")
         with site.new_site(f"large{number}"):

@@ -150,9 +150,9 @@ class Cores:
                 each.join()
         except BaseException:
             start.abort()
-            for each in threads:
-                if each.ident:
-                    each.join()
+            for thread in threads:
+                if thread.ident:
+                    thread.join()
             raise
         if not all(found):
             raise PylvsError("a thread that measures ended early")

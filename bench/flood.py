@@ -189,10 +189,10 @@ class Flood:
     def servers(self, first: str) -> dict[tuple[str, int], str]:
         """Return the server of each connection that is not half-open, by client, of a group of clients."""
         begin, found = ip_address(self._address(first)), {}
-        for each in self._path.director.connections():
-            number = int(each.client) - int(begin)
-            if 0 <= number < _GROUP and each.state in ("ESTABLISHED", "UDP"):
-                found[str(each.client), each.client_port] = str(each.destination)
+        for connection in self._path.director.connections():
+            number = int(connection.client) - int(begin)
+            if 0 <= number < _GROUP and connection.state in ("ESTABLISHED", "UDP"):
+                found[str(connection.client), connection.client_port] = str(connection.destination)
         return found
 
     def judge(self, before: dict[tuple[str, int], str], found: Found) -> None:

@@ -73,13 +73,13 @@ class Bench:
 
     def connect(self) -> None:
         """Make the connections whose packets are measured. Raises WrongPath."""
-        for each in openings(self.size):
-            if each.flows is None:
-                self._send(each, None, 2)
+        for opening in openings(self.size):
+            if opening.flows is None:
+                self._send(opening, None, 2)
                 continue
-            for first in range(0, each.flows.number, _HALF_OPEN):
-                count = min(each.flows.number, _HALF_OPEN)
-                self._establish(each, each.flows._replace(first=first), first + count, count)
+            for first in range(0, opening.flows.number, _HALF_OPEN):
+                count = min(opening.flows.number, _HALF_OPEN)
+                self._establish(opening, opening.flows._replace(first=first), first + count, count)
 
     def _establish(self, opening: Opening, flows: Flows, wanted: int, count: int) -> None:
         """Make the connections of so many flows, until the services have as many as wanted. Raises WrongPath.

@@ -142,9 +142,9 @@ def _busy() -> Iterator[None]:
     try:
         yield
     finally:
-        for each in busy:
-            each.kill()
-            each.wait()
+        for process in busy:
+            process.kill()
+            process.wait()
 
 
 def measure(size: Size, progress: Progress) -> dict[str, Measured]:

@@ -70,9 +70,9 @@ class FakeProcesses:
 
     def close(self) -> None:
         """Close the sockets that are still open."""
-        for each in self.started:
-            each.end.close()
-            each.its_end.close()
+        for process in self.started:
+            process.end.close()
+            process.its_end.close()
 
     @property
     def last(self) -> FakeProcess:
@@ -108,8 +108,8 @@ class FakeEdge(Edge):
 
     def send(self, task: Task, message: Mapping[str, Any], descriptors: Sequence[channel.Descriptor] = ()) -> None:
         self.sent.append(dict(message))
-        for each in descriptors:
-            about = os.fstat(each.fileno())
+        for descriptor in descriptors:
+            about = os.fstat(descriptor.fileno())
             if stat.S_ISREG(about.st_mode):
-                self.files.append(os.pread(each.fileno(), about.st_size, 0))
-            each.close()
+                self.files.append(os.pread(descriptor.fileno(), about.st_size, 0))
+            descriptor.close()

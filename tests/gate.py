@@ -449,14 +449,14 @@ def _nothing_is_marked(results: Sequence[Result]) -> bool:
 
 def _report(results: Sequence[Result], repaired: bool, book: Path, wall_s: float, steal_s: float) -> None:
     say("phase                  passed failed skipped  wall s   CPU s")
-    for each in results:
-        counts = f"{each.passed:7} {len(each.failed):6} {each.skipped:7}" if each.phase.pytest else " " * 22
-        mark = "" if not each.status else f"  exit {each.status}"
-        say(f"{each.phase.name:22}{counts} {each.wall_s:7.0f} {each.cpu_s:7.0f}{mark}")
-        if each.passed_before:
-            say(f"  {each.passed_before} of them passed with the same code before, and were not played again")
-    for each in results:
-        for failure in each.failed:
+    for result in results:
+        counts = f"{result.passed:7} {len(result.failed):6} {result.skipped:7}" if result.phase.pytest else " " * 22
+        mark = "" if not result.status else f"  exit {result.status}"
+        say(f"{result.phase.name:22}{counts} {result.wall_s:7.0f} {result.cpu_s:7.0f}{mark}")
+        if result.passed_before:
+            say(f"  {result.passed_before} of them passed with the same code before, and were not played again")
+    for result in results:
+        for failure in result.failed:
             say(f"failed: {failure.name}: {(failure.reason.splitlines() or [''])[0][:200]}")
     passed, failed = sum(each.passed for each in results), sum(len(each.failed) for each in results)
     if repaired:

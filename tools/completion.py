@@ -57,9 +57,9 @@ def _values(long: str) -> list[str]:
 def _long_options() -> dict[str, tuple[str, int]]:
     """Return each long option with its letters, and whether it takes a value."""
     found: dict[str, tuple[str, int]] = {}
-    for each in OPTIONS:
-        letters, _ = found.get(each.long, ("", 0))
-        found[each.long] = letters + each.short, each.takes
+    for option in OPTIONS:
+        letters, _ = found.get(option.long, ("", 0))
+        found[option.long] = letters + option.short, option.takes
     return found
 
 

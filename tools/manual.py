@@ -59,11 +59,11 @@ def overview() -> str:
 def _synopsis(command: click.Command, context: click.Context) -> Iterator[str]:
     """Yield the lines for a command; none for a group without options."""
     options, arguments = [], [each for each in command.collect_usage_pieces(context) if each != "[OPTIONS]"]
-    for each in command.get_params(context):
-        record = each.get_help_record(context)
-        if record and isinstance(each, click.Option) and "--help" not in each.opts:
+    for parameter in command.get_params(context):
+        record = parameter.get_help_record(context)
+        if record and isinstance(parameter, click.Option) and "--help" not in parameter.opts:
             spelling = record[0].replace(", ", "|")
-            options.append(spelling if each.required else f"[{spelling}]")
+            options.append(spelling if parameter.required else f"[{spelling}]")
     is_group = isinstance(command, click.Group)
     if not is_group or options:
         shown = ["[OPTIONS]"] if len(options) > _MANY else options
@@ -91,8 +91,8 @@ def _page(command: click.Command, context: click.Context) -> str:
         *_paragraphs(help_text),
     ]
     lines.append(".SH OPTIONS")  # every command has --help
-    for each in command.get_params(context):
-        record = each.get_help_record(context)
+    for parameter in command.get_params(context):
+        record = parameter.get_help_record(context)
         if record and record[1]:
             lines += [".TP", f".B {escaped(record[0])}", escaped(record[1])]
     others = ["pylvs"] if context.parent is None or context.parent.parent is None else [_page_name(context.parent)]

@@ -60,13 +60,13 @@ def of_wheel(path: Path) -> tuple[Component, list[Component]]:
     needed: dict[str, str] = {}
     queue = _requirements(about.get_all("Requires-Dist") or [])
     while queue:
-        each = queue.pop()
-        if each in needed:
+        required = queue.pop()
+        if required in needed:
             continue
-        if each not in pinned:
-            raise BuildFailed(f"constraints.txt has no version of {each}")
-        needed[each] = pinned[each]
-        queue += _requirements(metadata.requires(each) or [])
+        if required not in pinned:
+            raise BuildFailed(f"constraints.txt has no version of {required}")
+        needed[required] = pinned[required]
+        queue += _requirements(metadata.requires(required) or [])
     return _pypi("pylvs", about["Version"]), [_pypi(*pair) for pair in sorted(needed.items())]
 
 
@@ -85,11 +85,11 @@ def of_package(path: Path) -> tuple[Component, list[Component]]:
         found = re.match(r"([a-z0-9.+-]+)(?::\w+)?\s*(?:\((.+?)\))?", clause)  # the first of alternatives
         assert found
         purl = f"pkg:deb/debian/{found[1]}"
-        each: Component = {"type": "library", "bom-ref": purl, "name": found[1], "purl": purl, "scope": "required"}
+        package: Component = {"type": "library", "bom-ref": purl, "name": found[1], "purl": purl, "scope": "required"}
         if found[2]:
-            each["properties"] = [{"name": "debian:depends", "value": found[2]}]
+            package["properties"] = [{"name": "debian:depends", "value": found[2]}]
         if purl not in {other["purl"] for other in components}:
-            components.append(each)
+            components.append(package)
     return component, components
 
 

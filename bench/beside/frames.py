@@ -27,8 +27,8 @@ _SHORTEST = 60
 class Frames:
     """The source and the count of the far end."""
 
-    def __init__(self, wire: Wire, opened: BpfObject, rounds: int, each: int) -> None:
-        self._wire, self._rounds, self._each = wire, rounds, each
+    def __init__(self, wire: Wire, opened: BpfObject, rounds: int, frames: int) -> None:
+        self._wire, self._rounds, self._frames = wire, rounds, frames
         self._source = opened.program_fd("wire_generator")
         self._plans = ArrayMap.duplicate(opened.map_fd("wire_plans"))
         self._counts = ArrayMap.duplicate(opened.map_fd("wire_counts"))
@@ -76,14 +76,14 @@ class Frames:
         opening.append((request(ACK), "server"))
         sent, receiver = (answer(ACK), "client") if answers else opening[-1]
         with self._wire.inside("wire"):
-            for each, to in opening:
-                self._plan(each, to)
-                self._let_loose(each, 1)
+            for plan, to in opening:
+                self._plan(plan, to)
+                self._let_loose(plan, 1)
             self._plan(sent, receiver)
             self._let_loose(sent, 4 * _BATCH)
-            rounds = [self._let_loose(sent, self._each) for _ in range(self._rounds)]
+            rounds = [self._let_loose(sent, self._frames) for _ in range(self._rounds)]
         taken, arrived = [spent for spent, _ in rounds], sum(each for _, each in rounds)
-        all_sent = self._rounds * self._each
+        all_sent = self._rounds * self._frames
         if arrived != all_sent:
             raise Lost(f"frames to {aim.target} port {aim.port}: {arrived} of {all_sent} came out at the {receiver}")
         return Taken(all_sent, arrived, median(taken), mean(taken))

@@ -310,9 +310,9 @@ def too_long(line: Exchange, port: int, client_port: int, title: str) -> None:
 
 def shown(device: str) -> dict[str, str]:
     """Return what `pylvs show` prints for a device."""
-    for each in json.loads(command("show", "--json"))["devices"]:
-        if each["device"] == device:
-            return dict(each)
+    for row in json.loads(command("show", "--json"))["devices"]:
+        if row["device"] == device:
+            return dict(row)
     raise Wrong(f"pylvs show does not know {device}")
 
 

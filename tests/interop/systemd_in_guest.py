@@ -133,9 +133,9 @@ def container() -> int:
         join = lambda: (group / "cgroup.procs").write_text(str(os.getpid()))  # noqa: E731
         return subprocess.run(command, preexec_fn=join, cwd=ROOT, check=False).returncode
     finally:
-        for each in sorted(group.rglob("*/"), reverse=True):
-            if each.is_dir():
-                each.rmdir()
+        for path in sorted(group.rglob("*/"), reverse=True):
+            if path.is_dir():
+                path.rmdir()
         group.rmdir()
 
 

@@ -152,9 +152,9 @@ def test_the_confined_process_shows_the_certificate_and_a_reload_reads_it_again(
     """The key is readable for root alone, and the process has neither root's rights nor files."""
 
     def copy(name: str) -> None:
-        for each in ("crt", "key"):
-            (tmp_path / each).write_bytes((folder / f"{name}.{each}").read_bytes())
-            (tmp_path / each).chmod(0o600)
+        for kind in ("crt", "key"):
+            (tmp_path / kind).write_bytes((folder / f"{name}.{kind}").read_bytes())
+            (tmp_path / kind).chmod(0o600)
 
     async def main() -> list[str]:
         link = ProberLink()

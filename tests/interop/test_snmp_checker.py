@@ -206,10 +206,10 @@ class Ours:
         return list(self.traps())
 
     def traps(self) -> Iterator[list[VarBind]]:
-        for each in self.events:
-            if not isinstance(each, EVENTS):
+        for published in self.events:
+            if not isinstance(published, EVENTS):
                 continue
-            event = encode_event(each)
+            event = encode_event(published)
             if "server" in event:
                 self.up[event["service"], event["server"]] = event["event"] == "server_up"
             of_service = [up for (service, _), up in self.up.items() if service == event["service"]]

@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "paths", nargs="*", metavar="PATH", help="files and directories below the project's root (default: all)"
     )
-    parser.add_argument("--rule", help="apply one rule: words, length, docstring, plural, start")
+    parser.add_argument("--rule", help="apply one rule: words, length, docstring, plural, each, start")
     options = parser.parse_args(arguments)
     findings = list(find(options.paths, options.rule or ""))
     for finding in findings:

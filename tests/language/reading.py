@@ -15,6 +15,7 @@ SHELL = ("dev", "Makefile", "pyproject.toml")  # only their comments are read
 
 FILE, NAME, TEST, DOCSTRING, COMMENT, MESSAGE, PAGE = "file", "name", "test", "docstring", "comment", "message", "page"
 CODE = "code"  # output, commands and the labels of diagrams inside prose: words count, sentences do not
+EACH = "each"  # the header of a statement that names something `each` for longer than a line
 
 # One alternative is a comment; the others step over the strings in which a comment's sign means nothing.
 PYTHON_COMMENT = re.compile(
@@ -154,6 +155,8 @@ def _python(path: str, text: str) -> Iterator[Piece]:
             seen.add(name)
             kind = TEST if name.startswith("test_") else NAME
             yield Piece(kind, path, getattr(node, "lineno", 1), getattr(node, "col_offset", 0) + 1, name)
+        if _has_long_each(node):
+            yield Piece(EACH, path, getattr(node, "lineno", 1), getattr(node, "col_offset", 0) + 1, "each")
         if not isinstance(node, ast.Name):  # half of all nodes; it has no child that matters
             todo += [(child, about) for child in ast.iter_child_nodes(node)][::-1]
 
@@ -169,6 +172,22 @@ def _defined(node: ast.AST) -> str:
     if isinstance(node, ast.arg | ast.keyword):
         return node.arg or ""
     return node.asname or "" if isinstance(node, ast.alias) else ""
+
+
+def _has_long_each(node: ast.AST) -> bool:
+    """Return whether a parameter, an assignment, or a loop with more than a line in its body has the name `each`."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        arguments = node.args
+        return any(each.arg == "each" for each in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs))
+    if isinstance(node, ast.For | ast.AsyncFor):
+        targets = [node.target] if node.body[0].lineno != node.body[-1].end_lineno else []
+    elif isinstance(node, ast.Assign):
+        targets = node.targets
+    else:
+        targets = [node.target] if isinstance(node, ast.AnnAssign) else []
+    return any(
+        _defined(each) == "each" for target in targets for each in ast.walk(target) if isinstance(each, ast.Name)
+    )
 
 
 def _joined(node: ast.JoinedStr) -> str:

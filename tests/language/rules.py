@@ -13,6 +13,7 @@ from tests.language.reading import (
     CODE,
     COMMENT,
     DOCSTRING,
+    EACH,
     FILE,
     HIDDEN,
     MESSAGE,
@@ -163,6 +164,8 @@ class Rules:
             yield from _empty(piece)
             if STARTS.match(piece.text) and not piece.is_test:
                 yield _finding(piece, 0, "start", f"{piece.text[:60]!r}: begin with a verb or a noun")
+        if piece.kind == EACH:
+            yield _finding(piece, 0, "each", "write what the thing is: `server`, `row`, `device`")
         if piece.kind == MESSAGE:
             for found in PLURAL.finditer(piece.text):
                 yield _finding(piece, found.start(), "plural", f"{found[0]!r} is wrong for one")

@@ -271,9 +271,9 @@ class System:
         """Kill the system, and remove its control group."""
         self._outer.kill()
         self._outer.wait()
-        for each in sorted(self._group.rglob("*/"), reverse=True):
-            if each.is_dir():
-                _remove(each)
+        for path in sorted(self._group.rglob("*/"), reverse=True):
+            if path.is_dir():
+                _remove(path)
         _remove(self._group)
 
 

@@ -63,9 +63,9 @@ def entries(tables: Tables) -> list[Entry]:
 
 def words(tables: Tables, version: int) -> Iterator[tuple[bytes, int, Change]]:
     """Yield tuples, states, and functions that replace the state."""
-    for each in _entries(tables):
-        if each.version == version:
-            yield each.key, each.word, each.change
+    for taken in _entries(tables):
+        if taken.version == version:
+            yield taken.key, taken.word, taken.change
 
 
 def entry(tables: Tables, client_port: int) -> Entry:
@@ -77,10 +77,10 @@ def entry(tables: Tables, client_port: int) -> Entry:
 def shorten(tables: Tables, seconds: float, service_port: int = 0) -> None:
     """Let each connection, or each to a port of a virtual address, end after this time. None may be about to end."""
     then = load.clock(tables.state) + round(seconds * load.ticks_per_second()) & TICKS
-    for each in entries(tables):
-        if service_port in (0, each.service_port):
-            each.end_at(then)
-            look_at(tables, each.slot, then)
+    for connection in entries(tables):
+        if service_port in (0, connection.service_port):
+            connection.end_at(then)
+            look_at(tables, connection.slot, then)
 
 
 def look_at(tables: Tables, slot: int, tick: int) -> None:
@@ -122,8 +122,8 @@ def at_slot(slot: int) -> int:
 
 def _marks(slot: int) -> int:
     """Return where the marks of a slot's bucket are."""
-    each = abi.constant("ENTRIES")
-    return at_slot(slot // each * each) + abi.struct("conn_entry4").offset("tuple.marks")
+    per_bucket = abi.constant("ENTRIES")
+    return at_slot(slot // per_bucket * per_bucket) + abi.struct("conn_entry4").offset("tuple.marks")
 
 
 def _taken(tables: Tables) -> dict[int, int]:
@@ -142,12 +142,15 @@ def entries_in_use(tables: Tables) -> int:
     Raises AssertionError unless exactly those are in force and complete, and none overflows from an empty table. The
     second half of a bucket is taken exactly for IPv6, and names as many slots as have overflowed into the group.
     """
-    taken, each, memory = _taken(tables), abi.constant("ENTRIES"), tables.connections.memory
-    size = at_slot(each)
+    taken, per_bucket, memory = _taken(tables), abi.constant("ENTRIES"), tables.connections.memory
+    size = at_slot(per_bucket)
     marks = [memory[at] for at in range(_marks(0), len(memory), size)]
-    for first in (0, each):
+    for first in (0, per_bucket):
         assert {
-            bucket * each + i for bucket, mark in enumerate(marks) for i in range(each) if mark >> first + i & 1
+            bucket * per_bucket + i
+            for bucket, mark in enumerate(marks)
+            for i in range(per_bucket)
+            if mark >> first + i & 1
         } == set(taken)
     assert taken or not list(tables.overflow_index.keys()), "an empty table names a connection"
     others = [memory[at + 1] & 0x7F for at in range(_marks(0), len(memory), size)]
@@ -158,7 +161,7 @@ def entries_in_use(tables: Tables) -> int:
     second = abi.constant("TUPLE_SECOND") << abi.constant("REST_KIND")
     of_ipv6 = {slot for slot, kind in taken.items() if kind & abi.constant("TUPLE_IPV6")}
     halves = memory.cast("Q")[abi.struct("conn_entry6").offset("second") // 8 :: size // 8].tolist()
-    assert {number * each for number, half in enumerate(halves) if half & tuple_bits == second} == of_ipv6
+    assert {number * per_bucket for number, half in enumerate(halves) if half & tuple_bits == second} == of_ipv6
     assert [(half >> slots_at).bit_count() for half in halves] == near
     return len(taken)
 

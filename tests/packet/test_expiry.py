@@ -54,10 +54,10 @@ def connect(host: Host, service: ServiceKey, sport: int) -> bool:
     return host.receive(tcp("A", **ends))[1].verdict in (*SENT["xdp"], *SENT["tc"]) and opened
 
 
-def fill(host: Host, services: list[ServiceKey], each: int, first_port: int = 10000) -> None:
+def fill(host: Host, services: list[ServiceKey], count: int, first_port: int = 10000) -> None:
     """Open this many connections to each service."""
     for service in services:
-        for sport in range(first_port, first_port + each):
+        for sport in range(first_port, first_port + count):
             assert connect(host, service, sport), host.reasons()
 
 
@@ -81,9 +81,9 @@ def prolong(host: Host, service: ServiceKey, client_port: int) -> None:
 def is_each_noted(tables: Tables, connections: list[Entry]) -> bool:
     """Return whether the timer has noted when it visits each; neighbours share the earliest tick."""
     earliest: dict[int, int] = {}
-    for each in connections:
-        group = each.slot // abi.constant("TICK_SLOTS")
-        earliest[group] = min(each.expiry, earliest.get(group, each.expiry))
+    for connection in connections:
+        group = connection.slot // abi.constant("TICK_SLOTS")
+        earliest[group] = min(connection.expiry, earliest.get(group, connection.expiry))
     return all(looked_at(tables, group * abi.constant("TICK_SLOTS")) == tick for group, tick in earliest.items())
 
 

@@ -122,10 +122,10 @@ def test_new_connections_of_nat_are_dropped_and_counted(full: Host, hook: str) -
 
 @pytest.mark.parametrize("hook", HOOKS)
 def test_established_connections_keep_their_server(full: Host, hook: str) -> None:
-    for each in list(full.director.connections())[:50]:
-        assert each.state == "ESTABLISHED"
-        frame = tcp("A", sport=each.client_port, dport=1000)
-        assert server4(chosen(full, frame, hook)) == str(each.destination)
+    for connection in list(full.director.connections())[:50]:
+        assert connection.state == "ESTABLISHED"
+        frame = tcp("A", sport=connection.client_port, dport=1000)
+        assert server4(chosen(full, frame, hook)) == str(connection.destination)
 
 
 def test_packets_without_a_connection_pass_unless_one_began_without_state(full: Host) -> None:

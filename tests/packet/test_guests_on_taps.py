@@ -59,9 +59,9 @@ def joined(*pairs: tuple[int, int]) -> Iterator[None]:
 def populate(host: Host, closing: ExitStack) -> dict[str, str]:
     """Make the guests and their links; return the files of their namespaces."""
     guests = {name: f"{host.name}-{name}" for name in ("client", "server")}
-    for each in guests.values():
-        ip("netns", "add", each)
-        closing.callback(ip, "netns", "del", each)
+    for namespace in guests.values():
+        ip("netns", "add", namespace)
+        closing.callback(ip, "netns", "del", namespace)
     files = {name: f"/run/netns/{each}" for name, each in guests.items()}
     taps = {"t0": tap("t0"), "t1": tap("t1")}
     for name, guest in ("g0", "client"), ("g1", "server"):

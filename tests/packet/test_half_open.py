@@ -274,10 +274,10 @@ def test_a_handshake_that_expires_takes_its_template_along_in_a_half_full_table(
     flood(empty, service, 50, flags=flags)
     tables = empty.director.tables
     past = load.clock(tables.state) - 1
-    for each in entries(tables):
-        if each.client_port == 1024:
-            each.end_at(past)
-            look_at(tables, each.slot, past)
+    for entry in entries(tables):
+        if entry.client_port == 1024:
+            entry.end_at(past)
+            look_at(tables, entry.slot, past)
     for _ in range(2):
         empty.expiry.run(empty.director)
     assert states(empty, service) == ({} if other else {"template": 50})

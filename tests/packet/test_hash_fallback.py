@@ -154,9 +154,9 @@ def test_few_flows_move_in_a_list_longer_than_the_window(host: Host) -> None:
     host.director.add_service(VirtualService(service, "rr"))
     servers = [ip_address("10.77.1.0") + number for number in range(300)]
     ip("route", "add", "10.77.0.0/16", "dev", "d0")
-    for number, each in enumerate(servers):
+    for number, address in enumerate(servers):
         mac = f"02:00:00:01:{number >> 8:02x}:{number & 255:02x}"
-        ip("neigh", "add", str(each), "lladdr", mac, "nud", "permanent", "dev", "d0")
+        ip("neigh", "add", str(address), "lladdr", mac, "nud", "permanent", "dev", "d0")
     destinations = [Destination(DestinationKey(each, service.port), Method.ROUTE) for each in servers]
     with host.director.batch():
         for destination in destinations[:-1]:

@@ -218,9 +218,9 @@ def test_entries_of_both_families_share_buckets() -> None:
         assert entries_in_use(host.director.tables) == len(made) == 2 * len(ports)
         wanted = {(each.address, port) for each in services for port in ports}
         assert {(each.virtual, each.client_port) for each in made} == wanted
-        for each in services:
+        for service in services:
             for port in ports:
                 for hook in HOOKS:
-                    host.forwarded(frame(each, "A", port), hook)
+                    host.forwarded(frame(service, "A", port), hook)
         assert len(list(host.director.connections())) == len(made)
         await_empty(host)

@@ -82,10 +82,10 @@ def test_a_cancelled_edit_is_whole_or_never_begins() -> None:
                 assert await asyncio.to_thread(begun.wait, 120)
                 waiting = asyncio.ensure_future(director.clear())
                 await asyncio.sleep(0)
-                for each in running, waiting:
-                    each.cancel()
+                for task in running, waiting:
+                    task.cancel()
                     with pytest.raises(asyncio.CancelledError):
-                        await each
+                        await task
                 go.set()
             assert await director.services() == (WEB,)
 

@@ -34,10 +34,10 @@ def fields(kind: type) -> Iterator[tuple[str, str]]:
     """Yield the fields and properties that a public class declares, with their types as the page writes them."""
     declared = vars(kind).get("__annotations__", {}) if hasattr(kind, "__match_args__") else {}
     types = {name: getattr(each, "__forward_arg__", each) for name, each in declared.items()}
-    for name, each in vars(kind).items():
-        if isinstance(each, property):
-            assert each.fget is not None
-            types[name] = each.fget.__annotations__["return"]
+    for name, member in vars(kind).items():
+        if isinstance(member, property):
+            assert member.fget is not None
+            types[name] = member.fget.__annotations__["return"]
     yield from ((name, each.replace(" | ", " or ")) for name, each in types.items() if not name.startswith("_"))
 
 

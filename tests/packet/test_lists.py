@@ -164,10 +164,10 @@ def make(real: BpfDirector, kind: str, wanted: list[pylvs.Service]) -> None:
     elif kind == "restore":
         real.flush()
         with real.batch():
-            for each in wanted:
-                real.add_service(each.to_model())
-                for server in each.servers:
-                    real.add_destination(each.key.to_model(), server.to_model())
+            for desired in wanted:
+                real.add_service(desired.to_model())
+                for server in desired.servers:
+                    real.add_destination(desired.key.to_model(), server.to_model())
     elif rows := real.services():
         edited = rows[0].destinations[0].destination
         real.edit_destination(rows[0].service.key, replace(edited, weight=edited.weight + 1))

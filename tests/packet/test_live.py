@@ -43,9 +43,9 @@ def wire(director_host: Host) -> Iterator[socket.socket]:
 def statistics_kept() -> int:
     """Return how many descriptors of this process keep the kernel's statistics enabled."""
     found = 0
-    for each in os.listdir("/proc/self/fd"):
+    for descriptor in os.listdir("/proc/self/fd"):
         try:
-            found += "bpf-stats" in os.readlink(f"/proc/self/fd/{each}")
+            found += "bpf-stats" in os.readlink(f"/proc/self/fd/{descriptor}")
         except FileNotFoundError:
             continue
     return found

@@ -118,9 +118,9 @@ def test_each_destination_has_its_own_counters() -> None:
         services = [key(port) for port in (80, 81, 82)]
         for each in services:
             host.serve(each, SERVERS)
-        for number, each in enumerate(services, 1):
+        for number, service in enumerate(services, 1):
             for client in range(number * SERVERS):
-                done = host.run(tcp("S", sport=4000 + client, dport=each.port), "tc")
+                done = host.run(tcp("S", sport=4000 + client, dport=service.port), "tc")
                 assert done.verdict == TC_REDIRECT
         wanted = {each: [number] * SERVERS for number, each in enumerate(services, 1)}
         at_once, one_by_one = host.director.services(), map(host.director.service, services)

@@ -113,11 +113,11 @@ def serve_all(host: Host) -> list[ServiceKey]:
     return [*found, service, calls]
 
 
-def fill(host: Host, services: list[ServiceKey], first: int = 20000, each: int = 20) -> None:
+def fill(host: Host, services: list[ServiceKey], first: int = 20000, count: int = 20) -> None:
     for service in services:
         client = CLIENT4 if service.address.version == 4 else CLIENT6
         where = {"source": client, "target": str(service.address), "dport": service.port}
-        for sport in range(first, first + each):
+        for sport in range(first, first + count):
             if service.protocol == Protocol.UDP:
                 host.run(udp(sport=sport, payload=f"\ni: {sport % 7}@calls\n".encode(), **where), "tc")
                 continue
@@ -176,7 +176,7 @@ def test_a_later_pass_ends_what_ended_in_the_former_table(host: Host) -> None:
 
 def test_a_copy_that_another_process_continues_keeps_nothing_that_has_ended(host: Host) -> None:
     services = serve_all(host)
-    fill(host, services, each=10)
+    fill(host, services, count=10)
     former = host.director.tables
     host.director.change_setting("expire_nodest_conn", 1)
     with fresh_tables(host) as fresh:
@@ -184,7 +184,7 @@ def test_a_copy_that_another_process_continues_keeps_nothing_that_has_ended(host
             killed.run()
         for service in services[:6:2]:
             host.director.delete_service(service)  # its connections and templates end
-        fill(host, services[6:], first=20020, each=5)
+        fill(host, services[6:], first=20020, count=5)
         assert listed(fresh).keys() - listed(former).keys()
         with copying(former, fresh) as copy:
             copy.clear(Source(Former(fresh.state)))

@@ -169,9 +169,9 @@ class Case:
         return frame, done
 
     def state(self, port: int) -> str | None:
-        for each in self.host.director.connections():
-            if (each.client_port, each.virtual_port) == (port, self.service.port):
-                return each.state
+        for connection in self.host.director.connections():
+            if (connection.client_port, connection.virtual_port) == (port, self.service.port):
+                return connection.state
         return None
 
     def numbers(self) -> tuple[int, int, int]:

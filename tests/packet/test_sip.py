@@ -94,10 +94,10 @@ def test_every_recorded_message_is_sent_as_by_ipvs(director_host: Host) -> None:
 def test_every_character_is_taken_as_by_ipvs(director_host: Host, part: str, line: bytes) -> None:
     service = serve(director_host, OPS)
     taken = bytearray()
-    for each in range(256):
-        frame = udp(sport=7000 + each, dport=service.port, payload=FIRST + line % bytes((each,)) + b"\r\n\r\n")
+    for octet in range(256):
+        frame = udp(sport=7000 + octet, dport=service.port, payload=FIRST + line % bytes((octet,)) + b"\r\n\r\n")
         if director_host.run(frame, "tc").verdict != TC_DROP:
-            taken.append(each)
+            taken.append(octet)
     assert taken.decode("latin-1") == RECORDED[f"characters v4: in the {part}"]["text"]
 
 

@@ -189,14 +189,14 @@ class World:
         listed: dict[tuple[int, int], str] = {}
         left_s: dict[str, list[int]] = {}
         counts = {service: [0, 0] for service in self.services}
-        for each in self.host.director.connections():
-            key = ServiceKey(Protocol(each.protocol), each.virtual, each.virtual_port)
+        for connection in self.host.director.connections():
+            key = ServiceKey(Protocol(connection.protocol), connection.virtual, connection.virtual_port)
             if key not in counts:
                 continue
-            counts[key][each.state not in ACTIVE] += 1
-            if each.client_port >= self.first_port:
-                listed[self.services.index(key), each.client_port] = each.state
-                left_s.setdefault(each.state, []).append(each.expires_s)
+            counts[key][connection.state not in ACTIVE] += 1
+            if connection.client_port >= self.first_port:
+                listed[self.services.index(key), connection.client_port] = connection.state
+                left_s.setdefault(connection.state, []).append(connection.expires_s)
         age_s = time.monotonic() - self._began
         assert listed == self.expected
         for state, seconds in left_s.items():  # a second for each of the two clocks that count in whole ticks

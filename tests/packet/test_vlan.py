@@ -174,8 +174,8 @@ def test_what_is_not_fast_passes_unmodified(host: Host) -> None:
     expiring[22] = 1
     foreign = tcp("A", 4000, 80, target="10.77.0.77")
     short = build(ether() / IP(src=CLIENT4, dst=VIP4))
-    for each in (syn, bytes(expiring), foreign, short, b"", frame[:30]):
-        whole = (each or ether().build())[:1500]
+    for earlier in (syn, bytes(expiring), foreign, short, b"", frame[:30]):
+        whole = (earlier or ether().build())[:1500]
         host.run(frame, "tc")
         assert by_trunk(host, whole, VID) == (XDP_PASS, tagged(whole, VID))
     assert parsed(frame)[TCP].dport == service.port

@@ -208,9 +208,11 @@ def reasons(path: Path) -> dict[int, str]:
     That of the first of several imports in a row is for all of them.
     """
     lines, found = path.read_text().splitlines(), dict[int, str]()
-    for each in imports(path):
-        if each.when == LATE:
-            found[each.line] = lines[each.line - 1].partition("# late: ")[2] or found.get(each.line - 1, "")
+    for found_import in imports(path):
+        if found_import.when == LATE:
+            found[found_import.line] = lines[found_import.line - 1].partition("# late: ")[2] or found.get(
+                found_import.line - 1, ""
+            )
     whole = next((line.removeprefix("# late: ") for line in lines if line.startswith("# late: ")), "")
     return {line: reason or whole for line, reason in found.items()}
 

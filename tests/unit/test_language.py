@@ -289,6 +289,44 @@ def test_a_plural_of_one_is_found() -> None:
     assert findings("src/pylvs/a.py", 'log(f"after all {a:,} services")\n') == []  # thousands
 
 
+# --- loops ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "for each in a:\n    b(each)\n    c(each)",
+        "for at, (each, _) in a:\n    if each:\n        b(each)",
+        "async def f():\n    async for each in a:\n        b(\n            each\n        )",
+        "def f(a, each): ...",
+        "async def f(*, each=1): ...",
+        "each = 1",
+        "a, each = b",
+        "each: int = 1",
+    ],
+)
+def test_each_is_no_name_for_longer_than_a_line(text: str) -> None:
+    for path in "src/pylvs/a.py", "tests/a.py", "bench/a.py", "tools/a.py":
+        (found,) = findings(path, text + "\n")
+        assert found.split(" ", 1)[1].startswith("each: write what the thing is")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "for each in a:\n    b(each)",
+        "[each for each in a]",
+        "[\n    each\n    for each in a\n    if each\n]",
+        "sorted(a, key=lambda each: each.b)",
+        "[each for b in a if (each := c(b))]",
+        "for each in a:\n    b[each] = 1",
+        "for server in a:\n    each.b = 1\n    f(each=server)",
+    ],
+)
+def test_each_is_a_name_within_a_line_or_an_expression(text: str) -> None:
+    assert findings("src/pylvs/a.py", text + "\n") == []
+
+
 # --- the table of words --------------------------------------------------------------------------------------------
 
 

@@ -224,10 +224,10 @@ def test_each_option_of_ipvsadm_is_on_its_page_and_is_completed(repository: Path
     expected = {f"--{each.long}" for each in OPTIONS} | {f"-{each.short}" for each in OPTIONS if each.short}
     assert expected <= words
     assert {each for each in words if each.startswith("--")} <= expected
-    for each in OPTIONS:
-        assert f"-l {each.long} " in scripts["fish"]
-        assert f"--{each.long}[" in scripts["zsh"]
-        assert f"--{each.long}" in scripts["bash"]
+    for option in OPTIONS:
+        assert f"-l {option.long} " in scripts["fish"]
+        assert f"--{option.long}[" in scripts["zsh"]
+        assert f"--{option.long}" in scripts["bash"]
 
 
 def test_bash_completes_values_and_options(tmp_path: Path) -> None:

@@ -52,9 +52,9 @@ def note_caches(*folders: str) -> None:
     if os.geteuid() != 0:
         return
     for folder in folders:
-        for each in folder, f"{os.path.dirname(folder)}/":
-            if not os.path.exists(each) and each not in noted("caches"):
-                note("caches", each)
+        for path in folder, f"{os.path.dirname(folder)}/":
+            if not os.path.exists(path) and path not in noted("caches"):
+                note("caches", path)
 
 
 def cache_home() -> str:

@@ -13,9 +13,9 @@ AT_ONCE = 4
 def table(results: list[Result]) -> str:
     """Return a Markdown table with the steps of each cell."""
     lines = ["| neighbor | steps |", "|---|---|"]
-    for each in results:
-        text = f"✗ {each.error.splitlines()[0]}" if each.error else f"✓ {', '.join(each.steps)}"
-        lines.append(f"| {each.cell.name} | {text} |")
+    for result in results:
+        text = f"✗ {result.error.splitlines()[0]}" if result.error else f"✓ {', '.join(result.steps)}"
+        lines.append(f"| {result.cell.name} | {text} |")
     return "".join(f"{line}\n" for line in lines)
 
 

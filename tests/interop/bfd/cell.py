@@ -115,9 +115,9 @@ class _Play:
 
     def run(self) -> None:
         """Run all steps in order."""
-        for each in (self.a, self.b):
-            each.write()
-            each.start()
+        for daemon in (self.a, self.b):
+            daemon.write()
+            daemon.start()
         self.both_up("up")
         self.stays("up")
         self.reload(self.a, 200, self.b)

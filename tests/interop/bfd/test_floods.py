@@ -53,9 +53,9 @@ def test_a_flood_in_the_name_of_the_neighbor_ends_no_session(tmp_path: Path) -> 
         here = PylvsPeer(where, "a", tmp_path / "a", ours)
         there = KeepalivedPeer(where, "b", tmp_path / "b", theirs)
         try:
-            for each in (here, there):
-                each.write()
-                each.start()
+            for daemon in (here, there):
+                daemon.write()
+                daemon.start()
             until(lambda: here.is_up() and there.is_up(), here.program.log)
             before, lines = here.session(), len(here.program.log())
             with inside_network(where.path("client")):

@@ -126,9 +126,9 @@ class _Cell:
         self.back()
         self.killed()
         self.back()
-        for each in (self.a, self.b):
-            if refusals := each.refusals():
-                raise CellFailed(f"{each.host} complains: {refusals[0]}")
+        for daemon in (self.a, self.b):
+            if refusals := daemon.refusals():
+                raise CellFailed(f"{daemon.host} complains: {refusals[0]}")
 
     # --- steps ---
 

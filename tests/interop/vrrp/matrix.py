@@ -56,10 +56,10 @@ def compare_frames(results: Iterable[Result], known: Mapping[str, str]) -> None:
 
     Cells in which keepalived is the better router check the recording itself.
     """
-    for each in results:
-        frame = known.get(each.row.name)
-        if not each.error and each.frame.hex() != frame:
-            each.error = f"{each.better}'s advertisement is not as recorded:\n    {each.frame.hex()}\n    {frame}"
+    for result in results:
+        frame = known.get(result.row.name)
+        if not result.error and result.frame.hex() != frame:
+            result.error = f"{result.better}'s advertisement is not as recorded:\n    {result.frame.hex()}\n    {frame}"
 
 
 def table(results: Sequence[Result]) -> str:

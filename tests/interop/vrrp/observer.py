@@ -124,9 +124,9 @@ class Observer:
     def _listen(self) -> None:
         poll = select.poll()
         by_number = {}
-        for each in self._sockets:
-            poll.register(each, select.POLLIN)
-            by_number[each.fileno()] = each
+        for opened in self._sockets:
+            poll.register(opened, select.POLLIN)
+            by_number[opened.fileno()] = opened
         while not self._ending.is_set():
             for number, _ in poll.poll(_WAIT_S * 1000):
                 self._take(by_number[number])

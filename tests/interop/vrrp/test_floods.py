@@ -283,8 +283,8 @@ def longest_pause(sent: Sequence[Captured], begin: float) -> float:
 def read(running: Pylvs) -> int:
     """Return how many advertisements the process has read so far."""
     found = status(running)
-    each = [one["counters"] for one in found["instances"]]
-    known = sum(one["received"] + sum(one["dropped"].values()) for one in each)
+    counters = [one["counters"] for one in found["instances"]]
+    known = sum(one["received"] + sum(one["dropped"].values()) for one in counters)
     return int(known + sum(one["count"] for one in found["unknown_vrids"]))
 
 

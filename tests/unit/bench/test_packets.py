@@ -68,9 +68,9 @@ def connected(incomplete_runs: int) -> FakePath:
 def test_an_ack_that_is_left_to_the_kernel_is_sent_again() -> None:
     path = connected(incomplete_runs=1)
     assert path.half_open_in_table() == 0
-    for each in openings(QUICK):
-        if each.flows is not None:
-            assert sum(path.connections(key)[0] for key in each.services) == each.flows.number
+    for opening in openings(QUICK):
+        if opening.flows is not None:
+            assert sum(path.connections(key)[0] for key in opening.services) == opening.flows.number
 
 
 def test_connections_that_stay_half_open_are_an_error() -> None:

@@ -80,10 +80,10 @@ def test_the_picture_has_a_bar_for_each_measured_ratio() -> None:
     root = ElementTree.fromstring(picture.draw(run()))
     name = "{http://www.w3.org/2000/svg}"
     bars: dict[str, list[float]] = {"floor": [], "katran": [], "pylvs": []}
-    for each in root.iter(f"{name}rect"):
-        kind = each.get("class", "")
-        if kind in bars and each.get("width") != "12":  # not the legend's
-            bars[kind].append(float(each.get("width", "0")))
+    for bar in root.iter(f"{name}rect"):
+        kind = bar.get("class", "")
+        if kind in bars and bar.get("width") != "12":  # not the legend's
+            bars[kind].append(float(bar.get("width", "0")))
     assert [len(bars[kind]) for kind in ("floor", "katran", "pylvs")] == [3, 2, 4]
     assert bars["pylvs"][1] == pytest.approx(3 * bars["floor"][0], rel=0.01)  # one_dr, on its group's scale
     words = [each.text or "" for each in root.iter(f"{name}text")]

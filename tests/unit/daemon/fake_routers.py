@@ -87,9 +87,9 @@ class FakeRouters:
         while True:
             pipes = {pipe.fileno(): pipe for pipe in self.pipes}
             ready, _, _ = select.select([self.listener.fileno(), *pipes], [], [])
-            for each in ready:
-                if each in pipes:
-                    self.read(pipes[each])
+            for readable in ready:
+                if readable in pipes:
+                    self.read(pipes[readable])
                 else:
                     self.pipes[self.listener.accept()[0]] = set()
 

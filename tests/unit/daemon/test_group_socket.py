@@ -114,16 +114,16 @@ def test_members_read_everything_and_change_nothing(host: FakeHost, monitors: Pa
             await until(listening)
             path = opened(monitors)
             await until(lambda: stat.S_IMODE(path.stat().st_mode) == 0o660)
-            for each in ROUTES:
-                required = "&".join(f"{name}=10.0.0.1" for name, field in each.takes.items() if field.required)
-                target = f"{each.path}?{required}" if each.method == "GET" and required else each.path
-                status, reply = await asyncio.to_thread(asked, path, each.method, target)
-                if each.method == "GET" and each.path not in ("/v1/vrrp/why", "/v1/connections", "/v1/show"):
-                    assert status == 200, (each.path, reply)
-                elif each.method == "POST":
+            for route in ROUTES:
+                required = "&".join(f"{name}=10.0.0.1" for name, field in route.takes.items() if field.required)
+                target = f"{route.path}?{required}" if route.method == "GET" and required else route.path
+                status, reply = await asyncio.to_thread(asked, path, route.method, target)
+                if route.method == "GET" and route.path not in ("/v1/vrrp/why", "/v1/connections", "/v1/show"):
+                    assert status == 200, (route.path, reply)
+                elif route.method == "POST":
                     assert (status, reply) == (
                         403,
-                        {"error": f"POST {each.path}: this socket is for reading; root alone may change anything"},
+                        {"error": f"POST {route.path}: this socket is for reading; root alone may change anything"},
                     )
             assert (await asyncio.to_thread(asked, path, "GET", "/v1/nothing"))[0] == 404
             assert daemon.engine.overrides() == {}

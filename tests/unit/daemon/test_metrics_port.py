@@ -181,9 +181,9 @@ def test_clients_that_read_nothing_are_replaced_last() -> None:
         firsts = [await loop.sock_recv(each, 12) for each in slow]
         assert firsts == [b"HTTP/1.1 200"] * len(slow)
         half_open = [await port.connected() for _ in range(40)]
-        for each in half_open[:-1]:
+        for connection in half_open[:-1]:
             with contextlib.suppress(ConnectionError):
-                assert await loop.sock_recv(each, 10) == b""
+                assert await loop.sock_recv(connection, 10) == b""
         assert len(await loop.sock_recv(slow[0], 100)) == 100
         for each in [*slow, *half_open]:
             each.close()

@@ -37,8 +37,8 @@ HEADER = struct.Struct("!BBBxIIII")
 
 def served(path: Path) -> Configuration:
     """Return a service with two real servers, and its descriptions."""
-    each = DescribedServer("", "", CHECKS)
-    described = DescribedService("web", "", Method.ROUTE, Tunnel(), 1, False, CHECKS, (each, each))
+    real_server = DescribedServer("", "", CHECKS)
+    described = DescribedService("web", "", Method.ROUTE, Tunnel(), 1, False, CHECKS, (real_server, real_server))
     snmp = SnmpSettings(socket=f"unix:{path}", checker=True, traps=True)
     found = configuration(service(server(1), server(2), quorum=2, omega=True), snmp=snmp)
     return replace(found, described=Descriptions(services=(described,)))

@@ -179,7 +179,7 @@ def test_a_server_of_another_port_is_renamed_and_keeps_its_connections(director:
         return Destination(DestinationKey(server(number).key.address, port), method, weight)
 
     director.add_service(VirtualService(WEB))
-    for each in (
+    for changed in (
         under(1, 0),
         under(2, 0, Method.TUNNEL, 3),
         under(3, 0, Method.MASQ),
@@ -187,8 +187,8 @@ def test_a_server_of_another_port_is_renamed_and_keeps_its_connections(director:
         under(5, 1),
         under(5, 2),
     ):
-        director.add_destination(WEB, each)
-        director.count(WEB, each.key, active=each.key.address.packed[-1])
+        director.add_destination(WEB, changed)
+        director.count(WEB, changed.key, active=changed.key.address.packed[-1])
     desired = (under(1, 80), under(2, 80, Method.TUNNEL, 5), under(3, 80, Method.MASQ), under(4, 80), under(5, 80))
     plan = carry_out(table, DesiredTable([row(WEB, *desired)]))
     assert texts(plan) == [

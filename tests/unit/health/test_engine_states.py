@@ -230,12 +230,12 @@ class States(RuleBasedStateMachine):
         for name, wanted in self.wanted.items():
             now = self.now(name)
             assert now.weight_up == sum(each.weight for each in now.servers if each.up)
-            for configured, each in zip(wanted.servers, now.servers, strict=True):
-                failed = any(check.good is False for check in each.checks)
-                assert not (each.up and failed)
-                if each.checked:
-                    assert each.up != failed
-                    assert each.weight == weight_of(configured, each)
+            for configured, state in zip(wanted.servers, now.servers, strict=True):
+                failed = any(check.good is False for check in state.checks)
+                assert not (state.up and failed)
+                if state.checked:
+                    assert state.up != failed
+                    assert state.weight == weight_of(configured, state)
 
     @rule()
     def in_the_end_all_are_up(self) -> None:

@@ -92,17 +92,17 @@ def make(kind: Any) -> Any:
 
 def classes(kind: Any) -> Any:
     yield kind
-    for each in kind.__subclasses__():
-        if hasattr(each, "__record__") and each is getattr(sys.modules[each.__module__], each.__name__):
-            yield from classes(each)
+    for subclass in kind.__subclasses__():
+        if hasattr(subclass, "__record__") and subclass is getattr(sys.modules[subclass.__module__], subclass.__name__):
+            yield from classes(subclass)
 
 
 def fields(cls: Any) -> Any:
     record = cls.__record__
     hints = {}
-    for name, each in record.items():
+    for name, declared in record.items():
         base = next(base for base in cls.__mro__ if name in vars(base).get("__annotations__", ()))
-        hints[name] = of(eval(each.type, {**vars(sys.modules[base.__module__]), "Placement": Placement}))
+        hints[name] = of(eval(declared.type, {**vars(sys.modules[base.__module__]), "Placement": Placement}))
     needed = {name for name, each in record.items() if each.default is UNSET and each.default_factory is UNSET}
     chosen = st.fixed_dictionaries(
         {name: hints[name] for name in needed}, optional={name: hints[name] for name in hints.keys() - needed}

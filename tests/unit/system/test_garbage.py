@@ -28,8 +28,8 @@ def returned(sizes: list[int], less: int) -> list[int]:
     async def scenario() -> None:
         memory = MemoryReturn(size, give_back, 0)
         running = asyncio.create_task(memory.run())
-        for each in sizes:
-            now[0], before = each, memory.looks
+        for used in sizes:
+            now[0], before = used, memory.looks
             while memory.looks == before:
                 await asyncio.sleep(0)
         running.cancel()

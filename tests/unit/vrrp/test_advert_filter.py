@@ -171,9 +171,9 @@ def test_routers_of_one_vrid_have_alternative_rules() -> None:
     """A multicast router and a unicast one, of another version."""
     sockets = receiving(SECOND, replace(UNICAST_THIRD, vrid=SECOND.vrid))
     right = packet_of(SECOND), packet_of(replace(UNICAST_THIRD, vrid=SECOND.vrid))
-    for each in right:
-        assert passes(verified(sockets), each)
-        assert not passes(unverified(sockets), each)
+    for advert in right:
+        assert passes(verified(sockets), advert)
+        assert not passes(unverified(sockets), advert)
     assert not passes(verified(sockets), packet_of(replace(THIRD, vrid=SECOND.vrid)))
 
 

@@ -22,9 +22,9 @@ def compiled_fields() -> Iterator[tuple[str, str]]:
     for model in MODELS:
         for node in ast.parse((PACKAGE / model).read_text()).body:
             if isinstance(node, ast.ClassDef):
-                for each in node.body:
-                    if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name):
-                        yield node.name, each.target.id
+                for statement in node.body:
+                    if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+                        yield node.name, statement.target.id
 
 
 def read_attributes(package: str) -> set[str]:

@@ -157,8 +157,8 @@ def test_all_changes_add_up_to_the_state(messages: list[Message]) -> None:
     up: set[str] = set()
     present: set[str] = set()
     addresses: set[tuple[str, str]] = set()
-    for each in messages:
-        for change in state.update(each):
+    for message in messages:
+        for change in state.update(message):
             if isinstance(change, LinkAdded):
                 present.add(change.link.name)
             elif isinstance(change, LinkRemoved):
@@ -182,9 +182,9 @@ def test_all_changes_add_up_to_the_state(messages: list[Message]) -> None:
 def dump_of(state: LinkState) -> list[Message]:
     """Return the messages of a complete dump."""
     changes: list[Message] = []
-    for each in state.by_index.values():
-        changes.append(LinkMessage(each.index, each.name, each.mac, each.mtu, each.enabled, each.running))
-        changes += each.addresses
+    for device in state.by_index.values():
+        changes.append(LinkMessage(device.index, device.name, device.mac, device.mtu, device.enabled, device.running))
+        changes += device.addresses
     return changes
 
 

@@ -90,9 +90,9 @@ class Process:
     def wake(self) -> None:
         """Read a batch of every socket that is readable, until none is."""
         while any(each.queue for each in Socket.made):
-            for each in Socket.made:
-                if each.queue:
-                    self.loop.reads[each.fileno()]()
+            for opened in Socket.made:
+                if opened.queue:
+                    self.loop.reads[opened.fileno()]()
 
 
 @pytest.fixture(autouse=True)

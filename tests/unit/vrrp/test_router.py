@@ -25,10 +25,10 @@ def start_hosts(*instances: VrrpInstance) -> tuple[Switch, list[FakeHost]]:
     """Start one host for each instance."""
     switch = Switch()
     hosts = []
-    for number, each in enumerate(instances, 1):
+    for number, configured in enumerate(instances, 1):
         host = FakeHost(switch, ip_address(f"10.0.0.{number}"), name=f"m{number}")
         hosts.append(host)
-        host.add(each)
+        host.add(configured)
     for host in hosts:
         host.routers[0].start()
     return switch, hosts

@@ -250,21 +250,21 @@ class Play:
     def _operate(self, daemon: supervisor.Supervisor) -> None:
         """Override some servers."""
         for service in daemon.engine.snapshot():
-            for each in service.servers:
+            for server in service.servers:
                 drawn = self.rng.random()
                 if drawn < 0.1:
-                    daemon.engine.drain(each.server, service.name)
+                    daemon.engine.drain(server.server, service.name)
                 elif drawn < 0.2:
-                    daemon.engine.disable(each.server, service.name)
+                    daemon.engine.disable(server.server, service.name)
                 elif drawn < 0.3:
-                    daemon.engine.set_weight(each.server, 6, service.name)
+                    daemon.engine.set_weight(server.server, 6, service.name)
 
     def _connect(self) -> None:
         """Give each server in the table connections of its own."""
         for number, row in enumerate(self.host.tables.services(), 1):
-            for each in row.destinations:
-                active = 1000 * number + each.destination.key.address.packed[-1]
-                self.host.tables.count(row.service.key, each.destination.key, active=active)
+            for destination in row.destinations:
+                active = 1000 * number + destination.destination.key.address.packed[-1]
+                self.host.tables.count(row.service.key, destination.destination.key, active=active)
 
     def _state(self, daemon: supervisor.Supervisor) -> State:
         return State(

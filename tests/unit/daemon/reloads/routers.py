@@ -126,9 +126,9 @@ def play(first: Configuration, second: Configuration) -> list[str]:
         left_at_once = list(host.left)
         host.switch.run(SETTLED_S)
         found += _disturbed(first, second, left_at_once, host.left)
-        for each in second.routers:
-            if not _is_master(service, each):
-                found.append(f"V{each.number} is not master after the reload")
+        for virtual_router in second.routers:
+            if not _is_master(service, virtual_router):
+                found.append(f"V{virtual_router.number} is not master after the reload")
         staying = {
             f"V{each.number}" for each in first.routers if any(_is_same(each, other) for other in second.routers)
         }

@@ -45,9 +45,9 @@ def main() -> int:
         pool = stack.enter_context(ProcessPoolExecutor(given.jobs)) if given.jobs > 1 else None
         found = (pool.map if pool else map)(played, *zip(*chunks, strict=True))
         for number, results in zip(count(1), found, strict=False):
-            for each in results:
+            for simulated in results:
                 failures += 1
-                print(each.report, end="\n\n")
+                print(simulated.report, end="\n\n")
             print(f"{number * CHUNK} seeds, {time.monotonic() - begin:.0f} s", file=sys.stderr)
             if failures >= given.failures:
                 if pool:

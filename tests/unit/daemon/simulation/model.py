@@ -223,10 +223,10 @@ class HealthModel:
     def _fill(self, service: ServiceModel, wanted: WantedService) -> None:
         before, service.servers = service.servers, {}
         service.wanted = wanted
-        for each in wanted.servers:
-            key = each.destination.key
+        for server in wanted.servers:
+            key = server.destination.key
             old = before.pop(key, None)
-            service.servers[key] = self._server(service, each, old)
+            service.servers[key] = self._server(service, server, old)
             if old is None:
                 self.new_servers.add((service.number, key))
         self._end(before.values())

@@ -249,9 +249,9 @@ class Schedule:
         """Set the active connections of all servers."""
         table = self.world.table
         for row in table.rows():
-            for each in row.destinations:
+            for destination in row.destinations:
                 if row.service.key not in FOREIGN:
-                    table.count(row.service.key, each.destination.key, active=active)
+                    table.count(row.service.key, destination.destination.key, active=active)
 
     # --- others ---
 
@@ -294,11 +294,11 @@ class Schedule:
         elif kind == "down" and rng.random() < 0.3:
             table.take_away()
         elif row.destinations:
-            each = rng.choice(row.destinations).destination
+            destination = rng.choice(row.destinations).destination
             if kind == "destination":
-                table.delete_destination(key, each.key)
+                table.delete_destination(key, destination.key)
             else:
-                table.edit_destination(key, replace(each, weight=each.weight + 1))
+                table.edit_destination(key, replace(destination, weight=destination.weight + 1))
 
     def _edit_foreign(self, key: ServiceKey) -> None:
         table, rng = self.world.table, self.rng

@@ -216,18 +216,18 @@ class Host:
             for each in [each for each in device.addresses.values() if each.interface.version == 6]:
                 self.remove(name, each.interface.ip)
         if enabled and not before:
-            for each in device.base:
-                if each.interface not in device.addresses:
-                    device.addresses[each.interface] = each
-                    self._say(each)
+            for message in device.base:
+                if message.interface not in device.addresses:
+                    device.addresses[message.interface] = message
+                    self._say(message)
 
     def remove(self, name: str, address: Address) -> None:
         """Remove an address from a device."""
         device = self.devices[name]
-        for held, each in list(device.addresses.items()):
+        for held, message in list(device.addresses.items()):
             if held.ip == address:
                 del device.addresses[held]
-                self._say(AddressMessage(each.index, each.interface, each.scope, each.flags, gone=True))
+                self._say(AddressMessage(message.index, message.interface, message.scope, message.flags, gone=True))
 
     def forget_everything(self) -> None:
         """Lose the power: only the configured addresses return."""
