@@ -198,11 +198,11 @@ def _batch(director: OneRouteDirector, frames: Group, got: list[bytes]) -> str:
         where[ends] = "refused" if quoted else frame[:6].hex(":")
     for number, frame in enumerate(frames):
         decision = director.receive(frame)
-        expected = "nobody"
+        expected = "no host"
         if decision.verdict is Verdict.SENT:
             sent = decision.sent[0][1]
             expected = "refused" if sent[23] == 1 else sent[:6].hex(":")
-        actual = where.get(frame[26:30] + frame[34:36], "nobody")
+        actual = where.get(frame[26:30] + frame[34:36], "no host")
         if decision.verdict is not Verdict.STACK and actual != expected:
             return f"frame {number} of the batch went to {actual} by IPVS, expected {expected} ({decision.reason})"
     return ""

@@ -176,7 +176,7 @@ def _test(script: Path) -> str:
 
 
 def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["without a word"])[-1]
+    return (text.strip().splitlines() or ["no message"])[-1]
 
 
 class Guest:

@@ -33,7 +33,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-host", action="store_true", help="the guests alone")
     parser.add_argument("--no-guests", action="store_true", help="this machine alone")
     parser.add_argument("--quick", action="store_true", help="few packets: does it run at all")
-    parser.add_argument("--json", type=Path, default=Path("bench-ipvs.json"), help="where else it goes")
+    parser.add_argument("--json", type=Path, default=Path("bench-ipvs.json"), help="also write it here")
     return parser.parse_args(arguments)
 
 

@@ -197,7 +197,7 @@ class Site:
         """Return ldirectord's log."""
         with suppress(FileNotFoundError):
             return (self.folder / "log").read_text()
-        return "it has said nothing"
+        return "it has printed nothing"
 
     def await_that(self, holds: Callable[[], object], what: str) -> None:
         """Wait; a failure shows the table and the log."""

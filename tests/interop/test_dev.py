@@ -91,7 +91,7 @@ def test_dpkg_in_use_for_long_ends_the_run(clone: Clone) -> None:
         ),
     ],
 )
-def test_one_line_says_why_apt_failed(clone: Clone, printed: str, cause: str) -> None:
+def test_one_line_names_the_reason_why_apt_failed(clone: Clone, printed: str, cause: str) -> None:
     (clone.stage / "apt-prints").write_text(printed)
     status, out, errors = clone.dev("demo")
     assert (status, out) == (1, "")
@@ -188,7 +188,7 @@ def test_an_unsuitable_machine_ends_the_run_at_once(clone: Clone, kernel: str, m
     assert clone.log("") == []
 
 
-def test_demo_without_root_says_what_to_run(clone: Clone) -> None:
+def test_demo_without_root_prints_what_to_run(clone: Clone) -> None:
     status, out, errors = clone.dev("demo", uid=OTHER_USER)
     assert (status, out) == (1, "")
     assert errors == ["dev: demo needs root, for network namespaces and BPF: run sudo ./dev demo"]

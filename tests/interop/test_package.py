@@ -1,4 +1,4 @@
-"""The package in fresh roots of Debian and Ubuntu: its life, and two boots of each; the demonstration in bare roots.
+"""The package in roots of Debian and Ubuntu: install, upgrade, remove, two boots; the demonstration in bare roots.
 
 `./dev package-test` prints it.
 """
@@ -15,7 +15,7 @@ import pytest
 
 from tests.package.roots import SUITES
 
-LIFE_S, BOOT_S = 1800, 5400  # of one suite on a busy machine, with fetching; a boot without KVM
+SUITE_S, BOOT_S = 1800, 5400  # of one suite on a busy machine, with fetching; a boot without KVM
 pytestmark = [
     pytest.mark.nightly("fetches 150 MB and takes minutes a root; the gate checks scripts, units, pages and versions"),
     pytest.mark.may_be_skipped,
@@ -30,10 +30,10 @@ def play(repository: Path, *words: str, seconds: int) -> None:
     assert done.stdout.endswith("package-test: all steps passed\n"), done.stdout
 
 
-@pytest.mark.timeout(LIFE_S + 30)
+@pytest.mark.timeout(SUITE_S + 30)
 @pytest.mark.parametrize("suite", SUITES)
 def test_install_upgrade_under_load_and_purge(suite: str, repository: Path) -> None:
-    play(repository, suite, seconds=LIFE_S)
+    play(repository, suite, seconds=SUITE_S)
 
 
 @pytest.mark.timeout(BOOT_S + 30)
@@ -42,7 +42,7 @@ def test_table_and_virtual_address_survive_a_reboot(suite: str, repository: Path
     play(repository, suite, "--boot", seconds=BOOT_S)
 
 
-@pytest.mark.timeout(LIFE_S + 30)
+@pytest.mark.timeout(SUITE_S + 30)
 @pytest.mark.parametrize("suite", SUITES)
 def test_the_demonstration_of_a_bare_root_can_be_undone(suite: str, repository: Path) -> None:
-    play(repository, suite, "--demo", seconds=LIFE_S)
+    play(repository, suite, "--demo", seconds=SUITE_S)

@@ -80,7 +80,7 @@ def answer(folder: Path, preparation: str, command: str) -> tuple[int, str, list
     ],
     ids=["without BTF", "without CAP_BPF", "no root", "read-only run"],
 )
-def test_one_line_says_why_and_nothing_is_left(
+def test_one_line_names_the_reason_and_nothing_is_left(
     tmp_path: Path, preparation: str, become: str, cause: str, command: str
 ) -> None:
     status, output, errors = answer(tmp_path, preparation, f"{become} {command}")

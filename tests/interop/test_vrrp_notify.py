@@ -191,20 +191,20 @@ class Notifications:
                 threading.Thread(target=self._mail, args=(connection,), daemon=True).start()
 
     def _mail(self, connection: socket.socket) -> None:
-        with connection, connection.makefile("rwb") as talk, contextlib.suppress(OSError):
-            talk.write(b"220 ready\r\n")
-            talk.flush()
-            while line := talk.readline().strip():
+        with connection, connection.makefile("rwb") as session, contextlib.suppress(OSError):
+            session.write(b"220 ready\r\n")
+            session.flush()
+            while line := session.readline().strip():
                 if line == b"DATA":
-                    talk.write(b"354 go on\r\n")
-                    talk.flush()
+                    session.write(b"354 go on\r\n")
+                    session.flush()
                     wire = b""
-                    while (text := talk.readline()) != b".\r\n":
+                    while (text := session.readline()) != b".\r\n":
                         wire += text
                     message = email.message_from_bytes(wire)
                     self.mails.append((str(message["Subject"]), str(message.get_payload()).strip()))
-                talk.write(b"221 bye\r\n" if line == b"QUIT" else b"250 ok\r\n")
-                talk.flush()
+                session.write(b"221 bye\r\n" if line == b"QUIT" else b"250 ok\r\n")
+                session.flush()
 
 
 @contextlib.contextmanager

@@ -115,7 +115,7 @@ def test_reloads_under_traffic_touch_only_what_changed(make_lab: MakeLab, tmp_pa
         print(
             f"{RELOADS} reloads, each of one server of {SERVERS}: {edits} edits, {written} generations of the tables;"
         )
-        print(f"{seen.asked} requests meanwhile, {len(seen.wrong)} went wrong")
+        print(f"{seen.asked} requests while it restarted, {len(seen.wrong)} went wrong")
         assert seen.wrong == ()
         assert seen.servers == 3
         assert seen.asked > 0
@@ -136,7 +136,7 @@ def test_a_killed_daemon_breaks_no_connection_and_the_next_one_knows_which_serve
                 assert running.servers() == up
                 running.start()
                 assert running.servers() == up
-            assert running.edition() == edition, "nothing was written, so nobody was in or out for a moment"
+            assert running.edition() == edition, "nothing was written, so no server was in or out for a moment"
             lab.sh("rs3", "service nginx start </dev/null >/dev/null 2>&1")
             until(lambda: len(running.servers()) == 3, "rs3 is in the table")
         assert seen.wrong == ()

@@ -95,7 +95,7 @@ def test_a_download_by_nat_survives_a_moment_without_its_server(make_lab: MakeLa
         ) as client:
             assert server.stdout.readline() == "0\n"
             lab.sh("director", f"ipvsadm -d -t VIP:{PORT} -r {SERVER}")
-            until(lambda: "retrans:" in lab.sh("rs1", f"ss -Htin sport = :{PORT}"), "answers find nobody")
+            until(lambda: "retrans:" in lab.sh("rs1", f"ss -Htin sport = :{PORT}"), "answers find no host")
             lab.sh("director", f"ipvsadm -a -t VIP:{PORT} -r {SERVER} -m")
             server.stdin.close()
             got = client.communicate(timeout=PATIENCE_S)[0]

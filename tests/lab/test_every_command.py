@@ -18,7 +18,7 @@ ELSEWHERE = {"pylvs lab demo": ("tests/lab/test_demo.py", '[*PYLVS, "lab", "demo
 ISOLATED = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 
-def test_each_command_answers_each_user_as_the_page_says() -> None:
+def test_each_command_answers_each_user_as_the_page_documents() -> None:
     done = subprocess.run(
         [*ISOLATED, sys.executable, "-m", "tests.lab.every_command"],
         input=json.dumps({"commands": list(ROWS), "not_as_root": list(ELSEWHERE)}),

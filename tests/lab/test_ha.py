@@ -147,7 +147,7 @@ def test_a_restarted_master_keeps_its_connections(make_lab: MakeLab) -> None:
         lab.sh("director1", "service pylvs start")
         is_master(lab, "director1")
         fates = sorted(connections.ask())
-    print(f"connections that were open when the master was restarted, and silent meanwhile: {', '.join(fates)}")
+    print(f"connections that were open when the master was restarted, and silent in that time: {', '.join(fates)}")
     assert fates == ["kept"] * 3
 
 

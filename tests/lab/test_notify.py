@@ -19,21 +19,21 @@ server = socket.create_server(("127.0.0.1", 2525))
 print("ready", flush=True)
 while True:
     peer = server.accept()[0]
-    with peer, peer.makefile("rw", newline="\\r\\n") as talk, open(sys.argv[1], "a") as told:
-        print("220 sink", file=talk, flush=True)
+    with peer, peer.makefile("rw", newline="\\r\\n") as session, open(sys.argv[1], "a") as received:
+        print("220 sink", file=session, flush=True)
         data = False
-        for line in talk:
-            told.write(line.rstrip() + "\\n")
-            told.flush()
+        for line in session:
+            received.write(line.rstrip() + "\\n")
+            received.flush()
             if data and line.rstrip() != ".":
                 continue
             data = line.startswith("DATA")
-            print("354 go on" if data else "250 ok", file=talk, flush=True)
+            print("354 go on" if data else "250 ok", file=session, flush=True)
             if line.startswith("QUIT"):
                 break
 """
 TELLER = """#!/bin/sh
-echo "$(id -un)" "$@" >>TOLD
+echo "$(id -un)" "$@" >>RECEIVED
 """
 CONFIGURATION = """
 global_defs {
@@ -73,11 +73,11 @@ virtual_server VIP 80 {
 def test_events_run_scripts_and_send_mail(make_lab: MakeLab, tmp_path: Path, public_path: Path) -> None:
     lab = make_lab("dr", 1)
     lab.sh("director", "ipvsadm -C")
-    calls, mail, teller = public_path / "told", tmp_path / "mail", public_path / "teller"
+    calls, mail, teller = public_path / "received", tmp_path / "mail", public_path / "teller"
     calls.touch()
     calls.chmod(0o666)
     mail.touch()
-    teller.write_text(TELLER.replace("TOLD", str(calls)))
+    teller.write_text(TELLER.replace("RECEIVED", str(calls)))
     teller.chmod(0o755)
     text = CONFIGURATION.replace("TELLER", str(teller)).replace("VIP", lab.network.vip)
     sink = subprocess.Popen(

@@ -86,9 +86,9 @@ def test_power_off_is_immediate_and_power_on_is_like_a_boot(lab_name: str) -> No
 
 def test_what_runs_in_a_lab_ends_with_it(lab_name: str) -> None:
     lab = build(lab_name, design("dr", 1), bare=True)
-    stubborn = "trap '' TERM HUP INT; echo ready; while :; do sleep 0.1; done"
+    ignores_signals = "trap '' TERM HUP INT; echo ready; while :; do sleep 0.1; done"
     with subprocess.Popen(
-        [*lab.host("client").inside(), "sh", "-c", stubborn], stdout=subprocess.PIPE, text=True
+        [*lab.host("client").inside(), "sh", "-c", ignores_signals], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"

@@ -43,7 +43,7 @@ class MachineTooSlow(AssertionError):
 
 
 @dataclass(frozen=True)
-class Life:
+class DirectorReplay:
     """What a replay shows of one director. Directors know nothing of each other."""
 
     compared: set[str]  # steps
@@ -69,7 +69,7 @@ class Replay:
 
     seconds: float
     text: str  # what the comparison printed
-    lives: list[Life] = field(default_factory=list)
+    directors: list[DirectorReplay] = field(default_factory=list)
     repeated: list[str] = field(default_factory=list)  # what the scenario itself made again
     too_slow: str = ""  # why the scenario gave up
 
@@ -123,11 +123,13 @@ def replay(mode: str, scenario: str, every: int, folder: Path, commands: dict[st
     seconds = time.monotonic() - began
     if "too_slow" in made:
         return Replay(seconds, text, too_slow=made["too_slow"])
-    lives = [
-        Life(set(life["compared"]), set(life["different"]), life["delay_s"], life["timed_delay_s"])
-        for life in made["directors"]
+    directors = [
+        DirectorReplay(
+            set(director["compared"]), set(director["different"]), director["delay_s"], director["timed_delay_s"]
+        )
+        for director in made["directors"]
     ]
-    return Replay(seconds, text, lives, made["repeated"])
+    return Replay(seconds, text, directors, made["repeated"])
 
 
 def proof(play: Callable[[], Replay], different: set[str], test: str) -> Proof:
@@ -143,12 +145,12 @@ def proof(play: Callable[[], Replay], different: set[str], test: str) -> Proof:
         for part in made.repeated:
             ledger.record(test, part, made.seconds)
         void, first_s, proven.text = made.too_slow, made.seconds, made.text
-        for life in sorted(made.lives, key=lambda life: life.delay_s):
-            reason = life.void(different)
+        for director in sorted(made.directors, key=lambda director: director.delay_s):
+            reason = director.void(different)
             if not reason:
-                proven.compared |= life.compared
-                proven.different |= life.different
-            elif not life.compared | life.different <= proven.compared:
+                proven.compared |= director.compared
+                proven.different |= director.different
+            elif not director.compared | director.different <= proven.compared:
                 void = reason
         if not void or proven.different != different & proven.compared:
             return proven

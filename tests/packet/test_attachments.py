@@ -231,7 +231,7 @@ def test_a_device_that_the_operator_detached_is_reported(host: Host) -> None:
     host.director.follow_host()
     assert host.director.device_problems() == [problem]
     assert unattached(host.director) == [f"d0 is not attached: {reason}"]
-    assert refused(host.director) == warnings(host.director) == [], "an edit does as the operator has said"
+    assert refused(host.director) == warnings(host.director) == [], "an edit does as the operator requested"
 
 
 def test_detaching_warns_that_connections_are_reset(host: Host) -> None:

@@ -13,7 +13,7 @@ from tests.oracle_support.replays import ORACLE, Replay, proof, replay
 # Scenarios that depend on the hook: they run at both.
 METHODS = ("dr_basic", "dr_basic_v6", "nat_basic", "nat_basic_v6", "tun_basic", "tun_basic_v6")
 # States do not depend on the hook. The longest come first, so that workers end at about the same time.
-LIFE = (
+LIFETIMES = (
     "reuse",
     "quiesce",
     "tcp_states_secure",
@@ -136,7 +136,7 @@ WHOLE = "long: a sample of it is played in every run"
 REPLAYED = "tests/packet/test_sip.py replays its messages in every run"
 PLAYED = [
     *(pytest.param("tc", name, SAMPLE, id=f"tc-{name}-sample") for name in LONG),
-    *(pytest.param("tc", name, 1, id=f"tc-{name}") for name in (*LIFE, *METHODS)),
+    *(pytest.param("tc", name, 1, id=f"tc-{name}") for name in (*LIFETIMES, *METHODS)),
     *(pytest.param("generic", name, 1, id=f"generic-{name}") for name in METHODS),
     *(pytest.param("tc", name, 1, id=f"tc-{name}", marks=pytest.mark.nightly(WHOLE)) for name in LONG),
     *(pytest.param("tc", name, 1, id=f"tc-{name}", marks=pytest.mark.nightly(REPLAYED)) for name in AT_NIGHT),
@@ -152,7 +152,7 @@ def commands() -> Iterator[dict[str, str]]:
 
 def test_every_recording_is_compared() -> None:
     recorded = {path.stem for path in (ORACLE.parent / "golden").glob("*.json")}
-    assert recorded == {*METHODS, *LIFE, *LONG, *AT_NIGHT, *NOT_YET}
+    assert recorded == {*METHODS, *LIFETIMES, *LONG, *AT_NIGHT, *NOT_YET}
     assert recorded >= DIFFERENT.keys()
     assert recorded >= set(STARTED)
 

@@ -74,7 +74,7 @@ keys = st.sampled_from(KEYS)
 services = st.builds(
     VirtualService,
     key=keys,
-    scheduler=st.sampled_from([*SCHEDULERS, "none", "nobody-knows"]),
+    scheduler=st.sampled_from([*SCHEDULERS, "none", "no-such"]),
     flags=st.sampled_from([ServiceFlag(0), ServiceFlag.PERSISTENT, ServiceFlag.ONE_PACKET, ServiceFlag.SCHED_1]),
     timeout_s=st.sampled_from([0, 1, 300, 31 * 24 * 3600]),
     netmask=st.sampled_from([-1, -1, 1, 64, 128, 129, 0xFFFFFF00]),

@@ -81,7 +81,7 @@ class FastPath:
 
     def __init__(self, host: Host) -> None:
         self.host = host
-        self._life_s = MARK_S
+        self._timeout_s = MARK_S
 
     def new_flow(self, service: ServiceKey, method: Method, outside: int = 0) -> Flow:
         """Open a connection; both sides have sent a packet, and TCP has shaken hands."""
@@ -97,8 +97,8 @@ class FastPath:
 
     def mark(self) -> None:
         """Give the fast path other timeouts."""
-        self._life_s += STEP_S
-        ticks, form = round(self._life_s * load.ticks_per_second()), abi.struct("percpu_destination")
+        self._timeout_s += STEP_S
+        ticks, form = round(self._timeout_s * load.ticks_per_second()), abi.struct("percpu_destination")
         percpu = self.host.director.tables.statistics
         for index in range(
             -(-self.host.director.tables.book.get(0, "destination_top") // abi.constant("PERCPU_DESTINATIONS"))
@@ -112,7 +112,7 @@ class FastPath:
         """Return whether the fast path took the last packet of a connection, since `mark`."""
         tables = self.host.director.tables
         left_s = (entry(tables, flow.sport).expiry - load.clock(tables.state) & TICKS) / load.ticks_per_second()
-        return abs(left_s - self._life_s) < STEP_S / 2
+        return abs(left_s - self._timeout_s) < STEP_S / 2
 
     def sends(self, flow: Flow, frame: bytes) -> bytes:
         """Return the frame as the fast path sends it. The general path takes one packet a second."""

@@ -244,17 +244,17 @@ def stores_of(work: Callable[[], object]) -> int:
         return int(struct.unpack("I", answer.read())[0])
 
 
-def dying_at(store: int, work: Callable[[], object]) -> Callable[[], None]:
+def killed_at(store: int, work: Callable[[], object]) -> Callable[[], None]:
     """Run the work, with a SIGKILL before this line of those that may store something."""
     left = store
 
-    def perhaps_die() -> None:
+    def kill_at_last() -> None:
         nonlocal left
         left -= 1
         if left < 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    return watched(work, perhaps_die)
+    return watched(work, kill_at_last)
 
 
 def watched(work: Callable[[], object], before_store: Callable[[], None]) -> Callable[[], None]:
@@ -456,7 +456,7 @@ def test_an_edit_killed_before_any_of_its_stores(host: Host, kind: str) -> None:
     sampled = sorted({0, stores - 1, *(chance.randrange(stores) for _ in range(40))})
     # the work grows with the slots that earlier edits have released: the first count is an estimate
     for store in itertools.chain(sampled, itertools.count(stores, 5)):
-        done = in_child(dying_at(store, in_new_process([edit])))
+        done = in_child(killed_at(store, in_new_process([edit])))
         now = check(host, [begin, end])
         seen.add(now == end)
         if done and store >= stores:
@@ -480,11 +480,11 @@ def test_a_recovery_killed_before_any_of_its_stores_is_done_by_the_next(fresh: H
     host = fresh
     start_table(host.director)
     begin = view(host.director)
-    assert not in_child(dying_at(10, in_new_process([EDITS["-a"]])))
+    assert not in_child(killed_at(10, in_new_process([EDITS["-a"]])))
     store, done = 0, False
     while not done:
         host.director.tables.book.set(0, "pending", 1)
-        done = in_child(dying_at(store, in_new_process([EDITS["--set"]])))
+        done = in_child(killed_at(store, in_new_process([EDITS["--set"]])))
         now = view(BpfDirector(State.open()))
         assert now[0] == begin[0]
         store += 7

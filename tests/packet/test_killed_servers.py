@@ -56,7 +56,7 @@ def host() -> Iterator[Host]:
 
 def killed_at(store: int, work: Callable[[], object]) -> bool:
     """Do the work in another process, with a SIGKILL before this line that may store; return whether it finished."""
-    return in_child(test_kill.dying_at(store, work))
+    return in_child(test_kill.killed_at(store, work))
 
 
 def interrupted_at(store: int, work: Callable[[], object]) -> bool:

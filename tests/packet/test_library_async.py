@@ -56,7 +56,7 @@ def test_edits_listings_and_watches_run_at_once(director_host: Host) -> None:
             with pytest.raises(pylvs.Exists):
                 await director.add_service(WEB)
             with pytest.raises(pylvs.InvalidValue):
-                async for _ in director.connections(client="nobody"):
+                async for _ in director.connections(client="unknown"):
                     pass
             await changes.aclose()
             await director.clear()

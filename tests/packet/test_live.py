@@ -149,7 +149,7 @@ def test_json_has_numbers_and_text_has_a_table(director_host: Host, wire: socket
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "says"),
+    ("words", "status", "error"),
     [
         ("--live nothere0", 1, "nothere0: no such device; there are: "),
         ("--live d1", 1, "d1: nothing of pylvs is attached here; pylvs show tells where it is"),
@@ -157,27 +157,27 @@ def test_json_has_numbers_and_text_has_a_table(director_host: Host, wire: socket
         ("--live d0 --seconds 0", 2, "Invalid value for '--seconds'"),
     ],
 )
-def test_an_error_is_one_line(director_host: Host, capfd: Capture, words: str, status: int, says: str) -> None:
+def test_an_error_is_one_line(director_host: Host, capfd: Capture, words: str, status: int, error: str) -> None:
     attach(director_host, "tc")
     capfd.readouterr()
     assert run(["bench", *words.split()]) == status
     out, err = capfd.readouterr()
     assert (out, err.count("\n")) == ("", 1)
-    assert err.startswith(f"pylvs: {says}")
+    assert err.startswith(f"pylvs: {error}")
     assert statistics_kept() == 0
 
 
 def test_a_missing_permission_is_reported(director_host: Host) -> None:
     attach(director_host, "tc")
     program = "import sys; from pylvs.cli.main import run; sys.exit(run(['bench', '--live', 'd0']))"
-    for lost, says in (("-all", "missing: root has been deprived"), ("-sys_admin", "CAP_SYS_ADMIN missing: root")):
+    for lost, error in (("-all", "missing: root has been deprived"), ("-sys_admin", "CAP_SYS_ADMIN missing: root")):
         done = subprocess.run(
             ["setpriv", "--bounding-set", lost, "--inh-caps", lost, sys.executable, "-c", program],
             capture_output=True,
             text=True,
         )
         assert (done.returncode, done.stdout) == (1, "")
-        assert says in done.stderr
+        assert error in done.stderr
         assert done.stderr.count("\n") == 1
 
 

@@ -253,7 +253,7 @@ def test_choices_are_those_of_the_reference_after_any_history(director_host: Hos
     holds()
 
 
-class Crowd(Twin):
+class TwinOfMany(Twin):
     """More servers than one part of an address's set holds, behind the router: connections show the choice."""
 
     def _destination(self, number: int, weight: int = 1) -> Destination:
@@ -280,7 +280,7 @@ class Crowd(Twin):
 @pytest.mark.parametrize("seed", range(4))
 def test_sets_of_lblcr_of_any_size_grow_shrink_and_are_forgotten(director_host: Host, seed: int) -> None:
     chance, host, many = random.Random(seed), director_host, 20
-    twin = Crowd(host, host.new_key(), "lblcr", ServiceFlag(0))
+    twin = TwinOfMany(host, host.new_key(), "lblcr", ServiceFlag(0))
     most = 0
 
     def connect() -> None:
@@ -320,7 +320,7 @@ DEALS = {  # weights, the newest server's first: shares of 256 buckets that they
     "256 servers": [1] * 256,
     "257 servers": [1] * 257,
     "every third unusable": [2, 0, 1] * 110,
-    "nobody usable but the last": [0] * 299 + [1],
+    "none usable but the last": [0] * 299 + [1],
 }
 
 

@@ -23,7 +23,7 @@ def host() -> Iterator[Host]:
 
 
 @pytest.mark.parametrize(("client", "vip", "server"), [(CLIENT4, VIP4, server4(1)), (CLIENT6, VIP6, server6(1))])
-def test_data_ports_of_ftp_begin_where_this_host_says(host: Host, client: str, vip: str, server: str) -> None:
+def test_data_ports_of_ftp_begin_where_this_host_is_configured(host: Host, client: str, vip: str, server: str) -> None:
     """IPVS-SEMANTICS 1.2: port 20, and those that need no privilege."""
     ftp = ServiceKey(Protocol.TCP, ip_address(vip), 21)
     host.director.add_service(VirtualService(ftp, "rr", ServiceFlag.PERSISTENT, 300))

@@ -329,7 +329,7 @@ def test_it_outlives_another_size_of_the_table_and_a_killed_writer(host: Host, w
     host.forwarded(segment(service, "S"))
 
 
-_SAYS = """
+_SET_STANDBY = """
 import sys, time
 from ipaddress import ip_address
 from pylvs.dataplane.vip_roles import Standby
@@ -343,7 +343,7 @@ time.sleep(600)
 @contextmanager
 def standby_process(vip: str) -> Iterator[None]:
     """Let another process make an address standby, and kill it at the end."""
-    with subprocess.Popen([sys.executable, "-c", _SAYS, vip], stdout=subprocess.PIPE) as process:
+    with subprocess.Popen([sys.executable, "-c", _SET_STANDBY, vip], stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == b"done\n"

@@ -347,7 +347,7 @@ def test_no_directory_has_more_modules_than_a_reader_can_keep_in_mind() -> None:
     assert not {str(folder): number for folder, number in count.items() if number > MOST_MODULES}
 
 
-def test_no_file_says_what_is_written_nowhere() -> None:
+def test_no_file_has_text_that_is_written_nowhere() -> None:
     found = []
     for path in files():
         text = path.read_text()

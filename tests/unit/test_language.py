@@ -110,7 +110,7 @@ def test_the_name_of_a_file_is_checked() -> None:
 
 def test_the_name_of_a_test_is_prose() -> None:
     assert findings("tests/a.py", "def test_it_goes(): ...\n") == ["1:1: words: 'test_it_goes': goes"]
-    assert findings("tests/a.py", "def it_goes(): ...\n") == []
+    assert findings("tests/a.py", "def test_on_going(): ...\n") == []
 
 
 def test_a_row_may_hold_in_some_folders_alone() -> None:
@@ -122,7 +122,7 @@ def test_what_is_neither_prose_nor_a_name_is_not_read() -> None:
     assert findings("docs/a.md", "[it](told.md) <!-- told `aide` -->\n") == []
     assert findings("docs/a.md", f"```\n{LONG}\n```\n`{LONG}`\n") == []  # code has no sentences
     assert findings("src/pylvs/a.py", "a = '# nobody'\nb = '''\n# nobody\n'''\n") == []
-    assert findings("tests/a.py", "a = 'that is what nobody knows'\n") == []  # data of tests
+    assert findings("tests/unit/test_language.py", "a = 'that is what nobody knows'\n") == []  # an example
     assert findings("bpf/a.h", '#include "odd.h"\nchar *a = "/* told */";\n') == []
 
 
@@ -139,7 +139,15 @@ def test_a_string_of_one_identifier_is_a_name() -> None:
     assert findings("src/pylvs/a.py", 'publish("vrrp-trouble", "well-known")\n') == [
         "1:9: words: 'vrrp-trouble': trouble"
     ]
-    assert findings("tests/a.py", 'a = {"trouble": "told"}\n') == []  # data of tests
+    assert findings("tests/a.py", 'a = {"trouble": "told"}\n') == [
+        "1:6: words: 'trouble': trouble",
+        "1:17: words: 'told': told",
+    ]
+
+
+def test_strings_of_tests_are_read() -> None:
+    assert findings("tests/a.py", "assert a, 'that is what nobody knows'\n") == ["1:11: words: 'nobody'"]
+    assert findings("tests/a.py", 'fail("1 services")\n') == []  # data of tests may have a plural
 
 
 def test_the_name_of_an_argument_is_checked() -> None:

@@ -15,7 +15,16 @@ import pytest
 
 from tests import ledger
 from tests.conformance import live
-from tests.oracle_support.replays import KEPT_PACE_S, LATEST_S, REPLAYS, Life, MachineTooSlow, Proof, Replay, proof
+from tests.oracle_support.replays import (
+    KEPT_PACE_S,
+    LATEST_S,
+    REPLAYS,
+    DirectorReplay,
+    MachineTooSlow,
+    Proof,
+    Replay,
+    proof,
+)
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "oracle"))
 
@@ -26,11 +35,11 @@ from wire import Moment, Wire
 
 LATE = KEPT_PACE_S + 0.1
 STEPS = {"a", "b"}
-AGREES = Life(STEPS, set(), 0.1)
-DIFFERS = Life(STEPS, {"b"}, KEPT_PACE_S)
-CAME_LATE = Life(STEPS, {"b"}, LATE)
-OF_ANOTHER = Life({"c"}, set(), 0.1)
-ANOTHER_LATE = Life({"c"}, {"c"}, LATE)
+AGREES = DirectorReplay(STEPS, set(), 0.1)
+DIFFERS = DirectorReplay(STEPS, {"b"}, KEPT_PACE_S)
+CAME_LATE = DirectorReplay(STEPS, {"b"}, LATE)
+OF_ANOTHER = DirectorReplay({"c"}, set(), 0.1)
+ANOTHER_LATE = DirectorReplay({"c"}, {"c"}, LATE)
 REASON = "steps differ, and one came 2.1 s later than recorded"
 
 
@@ -43,13 +52,15 @@ def entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[st
     assert [entry.reason for entry in ledger.read(tmp_path / "ledger")] == found
 
 
-def played(*replays: Replay | Life | tuple[Life, ...], different: set[str] | None = None) -> tuple[Proof, int]:
-    """Return what these replays prove, without the text, and how many ran. A life is a replay with one director."""
+def played(
+    *replays: Replay | DirectorReplay | tuple[DirectorReplay, ...], different: set[str] | None = None
+) -> tuple[Proof, int]:
+    """Return what these replays prove, without the text, and how many ran. A `DirectorReplay` has one director."""
     left = list(replays)
 
     def play() -> Replay:
         made = left.pop(0)
-        if isinstance(made, Life):
+        if isinstance(made, DirectorReplay):
             made = (made,)
         return made if isinstance(made, Replay) else Replay(1.0, "the differences", list(made))
 
@@ -81,8 +92,8 @@ def test_a_difference_in_time_is_judged_although_another_director_was_late(entri
 
 
 def test_a_step_that_is_not_in_the_recording_is_not_proven_by_other_steps(entries: list[str]) -> None:
-    assert played((AGREES, Life(set(), {"more"}, LATE)), AGREES) == (Proof(STEPS), 2)
-    assert played((AGREES, Life(set(), {"more"}, 0.1))) == (Proof(STEPS, {"more"}), 1)
+    assert played((AGREES, DirectorReplay(set(), {"more"}, LATE)), AGREES) == (Proof(STEPS), 2)
+    assert played((AGREES, DirectorReplay(set(), {"more"}, 0.1))) == (Proof(STEPS, {"more"}), 1)
     entries += [REASON]
 
 
@@ -91,9 +102,9 @@ def test_known_differences_make_no_replay_void(entries: list[str]) -> None:
 
 
 def test_agreement_counts_unless_timers_were_hardly_compared(entries: list[str]) -> None:
-    late = Life({"a"}, set(), LATEST_S + 1, LATEST_S)
+    late = DirectorReplay({"a"}, set(), LATEST_S + 1, LATEST_S)
     assert played(late) == (Proof({"a"}), 1)
-    assert played(Life({"a"}, set(), LATEST_S + 1, LATEST_S + 1), late) == (Proof({"a"}), 2)
+    assert played(DirectorReplay({"a"}, set(), LATEST_S + 1, LATEST_S + 1), late) == (Proof({"a"}), 2)
     entries += ["timers were read 31.0 s later than recorded"]
 
 

@@ -151,7 +151,7 @@ class PylvsPeer(Peer):
         self.program.start()
 
     def reload(self) -> None:
-        self.program.tell(signal.SIGHUP)
+        self.program.signal_process(signal.SIGHUP)
 
     def is_up(self) -> bool:
         return self.session().get("state") == "Up"

@@ -50,7 +50,7 @@ client requests the address every millisecond; its pause is the longest time bet
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser("./dev interop", description="pylvs and keepalived as each other's peers in VRRP.")
-    parser.add_argument("--times", action="store_true", help="also how long a client waits when the master goes")
+    parser.add_argument("--times", action="store_true", help="also how long a client waits when the master stops")
     parser.add_argument("--only-times", action="store_true", help="that alone")
     parser.add_argument("--write", action="store_true", help="keep what was played in docs/reference")
     parser.add_argument("--row", action="append", choices=[row.name for row in ROWS], help="only this; again for more")

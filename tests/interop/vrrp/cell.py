@@ -115,14 +115,14 @@ class _Cell:
             self.a.start()
         self.settled("a", "election")
         self.until(self.b.listens, "the other listens")
-        self.goes_on("a", "once the other listens")
+        self.continues("a", "once the other listens")
         self.settled("a", "once the other listens")
         self.result.frame = self.frame()
         if self.row.event is not None:
             self.event()
         self.taken_over("stopped", self.a.stop)
         if not any(captured.priority == 0 for captured in self.observer.advertisements("a")):
-            raise CellFailed("stopped: the master did not say that it goes")
+            raise CellFailed("stopped: the master did not announce its stop")
         self.back()
         self.killed()
         self.back()
@@ -169,7 +169,7 @@ class _Cell:
                 raise CellFailed(f"return: after {took:.2f} s already, in spite of preempt_delay")
             return
         self.until(self.a.listens, "it listens again")
-        self.goes_on("b", "return")
+        self.continues("b", "return")
         self.settled("b", "return: the other stays master")
         if self.observer.advertisements("a", begin):
             raise CellFailed("return: it spoke in spite of nopreempt")
@@ -177,7 +177,7 @@ class _Cell:
         self.settled("a", "the other stopped")
         self.b.start()
         self.until(self.b.listens, "the other listens again")
-        self.goes_on("a", "the other is back")
+        self.continues("a", "the other is back")
         self.settled("a", "the other is back")
 
     def event(self) -> None:
@@ -218,10 +218,10 @@ class _Cell:
             lambda: f", but {self.where.neighbour(self.row.vip) or 'none'}",
         )
 
-    def goes_on(self, master: str, step: str) -> None:
+    def continues(self, master: str, step: str) -> None:
         """Wait for one more advertisement than the other's master down interval has."""
         begin = time.time()
-        self.until(lambda: len(self.observer.advertisements(master, begin, VRID)) > 4, f"{step}: {master} goes on")
+        self.until(lambda: len(self.observer.advertisements(master, begin, VRID)) > 4, f"{step}: {master} continues")
 
     def is_sending(self, host: str) -> bool:
         """Return whether a router recently sent advertisements of a master, for every instance."""

@@ -63,7 +63,7 @@ class Router(ABC):
     def environment(self) -> dict[str, str]:
         return dict(os.environ)
 
-    def tell(self, number: signal.Signals) -> None:
+    def signal_process(self, number: signal.Signals) -> None:
         """Send a signal."""
         assert self.process is not None
         self.process.send_signal(number)

@@ -234,7 +234,7 @@ def test_replayed_advertisements_are_dropped(link: Segment, wire: Callable[[byte
         with Observer(link) as observer:
             other.start()
             until(running, lambda: instances(running)["SEALED"]["state"] == "BACKUP", "keepalived is the master")
-            until(running, lambda: len(observer.advertisements("b")) >= 3, "keepalived goes on")
+            until(running, lambda: len(observer.advertisements("b")) >= 3, "keepalived continues")
             other.kill()
             captured = observer.advertisements("b")
         until(running, lambda: instances(running)["SEALED"]["state"] == "MASTER", "master again")

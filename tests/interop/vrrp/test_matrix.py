@@ -66,12 +66,12 @@ def test_there_is_a_recording_of_every_row() -> None:
 def test_the_table_has_the_result_of_each_cell() -> None:
     passed = Result(ROWS[0], PYLVS, KEEPALIVED, {"stopped": 0.65, "killed": 3.5}, frame=b"one")
     other = Result(ROWS[0], KEEPALIVED, PYLVS, {"stopped": 0.7}, frame=b"two")
-    failed = Result(ROWS[1], PYLVS, KEEPALIVED, {}, "no router speaks\n    a: said this")
+    failed = Result(ROWS[1], PYLVS, KEEPALIVED, {}, "no router sends\n    a: printed this")
     matrix.compare_frames([passed, other, failed], {ROWS[0].name: b"two".hex()})
     assert passed.error.startswith("pylvs's advertisement is not as recorded")
     passed.error = ""
     assert matrix.table([passed, other, failed]) == (
         "| | pylvs → keepalived | keepalived → pylvs |\n|---|---|---|\n"
         "| v2 | ✓ stopped 0.65, killed 3.50 | ✓ stopped 0.70 |\n"
-        "| v2, PASS | ✗ no router speaks | – |\n"
+        "| v2, PASS | ✗ no router sends | – |\n"
     )

@@ -123,7 +123,7 @@ class _Trial:
                 self.unplug(gone)
                 self.routers[gone].kill()
             else:
-                self.routers[gone].tell(signal.SIGTERM)
+                self.routers[gone].signal_process(signal.SIGTERM)
             self.until(lambda: self.is_sending(taking), f"{taking} has taken over from {gone}, which was {how}")
             time.sleep(AFTER_S)
         if how == KILLED:

@@ -21,6 +21,6 @@ def test_only_what_was_done_at_once_counts() -> None:
     assert overlapping([first]) == [3.0]
 
 
-def test_processors_never_at_work_at_once_tell_nothing() -> None:
+def test_processors_never_at_work_at_once_measure_nothing() -> None:
     with pytest.raises(WrongPath, match="too busy"):
         overlapping([[Chunk(0, 10, 1.0)], [Chunk(20, 30, 1.0)]])

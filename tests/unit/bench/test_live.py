@@ -105,14 +105,14 @@ def test_a_second_is_a_line_with_what_happened_beside_being_forwarded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "raised", "says"),
+    ("number", "raised", "reason"),
     [
         (errno.EINVAL, Unsupported, f"this kernel ({os.uname().release}) cannot do it"),
         (errno.EPERM, NotPermitted, "Operation not permitted"),
     ],
 )
 def test_a_kernel_that_refuses_statistics_is_named_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, number: int, raised: type[PylvsError], says: str
+    monkeypatch: pytest.MonkeyPatch, number: int, raised: type[PylvsError], reason: str
 ) -> None:
     def refuse(kind: int) -> int:
         ctypes.set_errno(number)
@@ -122,5 +122,5 @@ def test_a_kernel_that_refuses_statistics_is_named_in_one_line(
     with pytest.raises(raised) as caught:
         kernel.keep_run_statistics()
     assert str(caught.value).startswith("turning on the statistics of eBPF programs: ")
-    assert says in str(caught.value)
+    assert reason in str(caught.value)
     assert "\n" not in str(caught.value)

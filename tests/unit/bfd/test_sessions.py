@@ -79,7 +79,7 @@ def test_a_neighbor_that_never_answers_is_down_after_the_time_of_its_first_packe
     assert a.sessions.result("b").detail == "the neighbor does not answer"
 
 
-def test_a_neighbor_that_disables_the_session_says_nothing_about_the_path(hosts: tuple[Host, Host], wire: Wire) -> None:
+def test_a_session_that_its_neighbor_disables_keeps_its_result(hosts: tuple[Host, Host], wire: Wire) -> None:
     a, b = hosts
     b.sessions.configure([])
     wire.loop.pass_(60)

@@ -49,7 +49,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_of_a_good_file_it_says_what_is_in_it(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_of_a_good_file_it_prints_what_is_in_it(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["check", str(file)]) == 0
     assert capsys.readouterr() == (f"{file}: 1 service, 1 real server; nothing found\n", "")
 

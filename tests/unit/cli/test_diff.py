@@ -25,7 +25,7 @@ def file(path: Path, name: str, text: str) -> str:
     return str(path / name)
 
 
-def test_the_same_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_equal_files_print_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old = file(tmp_path, "old", SERVICE.format(weight=1))
     new = file(tmp_path, "new", "# other text\n$W=1\n" + SERVICE.format(weight="$W"))
     assert run(["diff", old, new]) == 0

@@ -59,7 +59,7 @@ class Runner:
         return status, *self.capfd.readouterr()
 
 
-def test_a_command_that_works_says_nothing_of_its_own(run: Runner) -> None:
+def test_a_command_that_works_prints_nothing_of_its_own(run: Runner) -> None:
     assert run(command_that(), "probe") == (0, "", "")
 
 
@@ -85,7 +85,7 @@ def test_a_missing_file_is_named(run: Runner) -> None:
     )
 
 
-def test_a_bug_says_that_it_is_one_and_how_to_see_more(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_is_reported_as_one_with_how_to_see_more(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     status, out, err = run(command_that(KeyError("slot")), "probe")
     assert (status, out) == (1, "")
     assert err == "pylvs: KeyError: 'slot': this is a bug; run with PYLVS_DEBUG=1 for the trace\n"

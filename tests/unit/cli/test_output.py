@@ -105,11 +105,11 @@ def test_an_event_of_an_override_is_printed_by_its_reason() -> None:
         ),
         ({"event": "reloaded", "edits": 0, "differences": []}, "reloaded edits=0 differences=[]"),
         (
-            {"event": "vrrp_track", "kind": "script", "name": "web", "well": False},
-            "vrrp track kind=script name=web well=false",
+            {"event": "vrrp_track", "kind": "script", "name": "web", "up": False},
+            "vrrp track kind=script name=web up=false",
         ),
         (
-            {"event": "vrrp_track", "kind": "file", "name": "load", "well": None, "number": 0},
+            {"event": "vrrp_track", "kind": "file", "name": "load", "up": None, "number": 0},
             "vrrp track kind=file name=load number=0",
         ),
         (
@@ -145,7 +145,7 @@ def test_a_time_of_a_listing_has_its_zone(zone: str, text: str, monkeypatch: pyt
     assert found == text
 
 
-def test_status_tells_a_finished_drain_from_a_disabled_server() -> None:
+def test_status_distinguishes_a_finished_drain_from_a_disabled_server() -> None:
     server: Any = SimpleNamespace(server="10.0.0.1:80", override=Override(Standing.DISABLED), configured_weight=1)
     service: Any = SimpleNamespace(name="web", servers=[server])
     names: Any = (("web", "10.0.0.1:80"),)

@@ -63,13 +63,13 @@ def test_a_state_directory_that_cannot_be_one(tmp_path: Path) -> None:
 
 
 def test_wrong_words_are_wrong_usage(tmp_path: Path) -> None:
-    for words in (["--colour"], ["--log-format", "xml"], ["somebody"]):
+    for words in (["--colour"], ["--log-format", "xml"], ["unknown"]):
         done = run(tmp_path, *words)
         assert done.returncode == 2
         assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else afterwards")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user afterwards")
 def test_without_permission_the_error_names_root(tmp_path: Path) -> None:
     closed = tmp_path / "closed"  # to all but root, unlike /run on some machines
     closed.mkdir(mode=0o700)

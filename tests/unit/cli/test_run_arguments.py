@@ -51,7 +51,7 @@ def test_it_means_the_same_as_with_click(words: str, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize(
     "words",
-    ["--help", "-f", "--colour", "somebody", "--log-format xml", "--log-level 3", "-S local9", "-If x", "--"],
+    ["--help", "-f", "--colour", "unknown", "--log-format xml", "--log-level 3", "-S local9", "-If x", "--"],
 )
 def test_everything_else_is_left_to_click(words: str) -> None:
     assert run_arguments.parse(words.split()) is None

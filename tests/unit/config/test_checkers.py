@@ -420,7 +420,9 @@ def test_a_check_through_the_vip_uses_the_services_port() -> None:
         ("", "checker_share off", "checker_share on", True),
     ],
 )
-def test_checks_are_shared_unless_the_file_says_otherwise(settings: str, own: str, server: str, shared: bool) -> None:
+def test_checks_are_shared_unless_the_file_configures_otherwise(
+    settings: str, own: str, server: str, shared: bool
+) -> None:
     document = compiled(
         f"global_defs {{\n {settings}\n checker_log_all_failures\n}}\n"
         f"virtual_server 192.0.2.1 80 {{\n protocol TCP\n lvs_sched rr\n lvs_method NAT\n {own}\n"

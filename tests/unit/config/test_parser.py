@@ -57,7 +57,7 @@ def test_a_brace_too_many_is_named_and_read_over() -> None:
     assert outline(document) == ["a {", "}", "b"]
 
 
-def test_the_indentation_tells_which_brace_is_too_many() -> None:
+def test_the_indentation_shows_which_brace_is_too_many() -> None:
     text = "vs {\n  rs {\n  }\n  }\n  rs {\n  }\n}\n"
     assert findings_of(text) == [
         "-:7:1: error: '}' closes nothing; remove it, or that at line 4, indented unlike the block of 'vs' at line 1"

@@ -306,7 +306,7 @@ def test_words_of_dpvs_are_another_product_s() -> None:
         ("lvs_method", "that in line 4 counts"),
     ],
 )
-def test_a_rejected_value_says_what_counts(line: str, consequence: str) -> None:
+def test_the_error_for_a_rejected_value_names_what_counts(line: str, consequence: str) -> None:
     assert consequence in messages(with_service(line))[-1]
 
 

@@ -389,7 +389,7 @@ def test_unicast_in_strict_mode_needs_no_link_local_address() -> None:
     assert len(clean(INSTANCE.format(addresses="2001:db8::1", lines=lines)).instances) == 1
 
 
-def test_global_defs_say_the_defaults() -> None:
+def test_global_defs_set_the_defaults() -> None:
     found = clean(
         """\
         global_defs {

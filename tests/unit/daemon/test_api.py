@@ -233,7 +233,7 @@ def test_the_command_prints_the_differences_and_fails_with_the_reload(host: Fake
 
 def test_a_table_that_cannot_be_edited_is_reported(host: FakeHost) -> None:
     def refuse() -> None:
-        host.write(service(server(1), server(2), scheduler="nobody-knows"))
+        host.write(service(server(1), server(2), scheduler="no-such"))
 
     def command() -> tuple[int, str, str]:
         done = CliRunner().invoke(reload_command, ["--state-dir", str(host.state)])
@@ -241,5 +241,5 @@ def test_a_table_that_cannot_be_edited_is_reported(host: FakeHost) -> None:
 
     _, (status, stderr, error) = during(host, refuse, command)
     assert status == 1
-    assert "scheduler wlc -> nobody-knows: refused: " in stderr
+    assert "scheduler wlc -> no-such: refused: " in stderr
     assert error == "the configuration is in force, but the table refused 1 edit"

@@ -135,6 +135,6 @@ def test_clients_that_keep_old_pages_are_disconnected_when_these_take_too_much(m
         last = server.connect()
         server.send_page(b"e" * 5000)
         server.send_all()
-        assert read(last) == b"e" * 5000, "the newest page is served, whatever it takes"
+        assert read(last) == b"e" * 5000, "the newest page is served, however long it takes"
     finally:
         server.close()

@@ -195,7 +195,7 @@ def test_a_refused_recipient_does_not_stop_the_others() -> None:
     asyncio.run(main())
 
 
-def saying(*pieces: bytes, hold: bool = False) -> Dialogue:
+def replying(*pieces: bytes, hold: bool = False) -> Dialogue:
     async def dialogue(_: Mailbox, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for piece in pieces:
             writer.write(piece)
@@ -209,12 +209,12 @@ def saying(*pieces: bytes, hold: bool = False) -> Dialogue:
 @pytest.mark.parametrize(
     ("dialogue", "text"),
     [
-        (saying(), "after the greeting: the connection was closed"),
-        (saying(b"554 go away\r\n"), "after the greeting: 554 go away"),
-        (saying(b"SSH-2.0-OpenSSH\r\n"), "not a reply of a mail server: SSH-2.0-OpenSSH"),
-        (saying(b"220-more\r\n" * 500), "a reply without an end"),
-        (saying(b"2" * 10000), "limit"),
-        (saying(b"220 hi\r\n"), "after HELO: the connection was closed"),
+        (replying(), "after the greeting: the connection was closed"),
+        (replying(b"554 go away\r\n"), "after the greeting: 554 go away"),
+        (replying(b"SSH-2.0-OpenSSH\r\n"), "not a reply of a mail server: SSH-2.0-OpenSSH"),
+        (replying(b"220-more\r\n" * 500), "a reply without an end"),
+        (replying(b"2" * 10000), "limit"),
+        (replying(b"220 hi\r\n"), "after HELO: the connection was closed"),
     ],
 )
 def test_a_malformed_reply_is_an_error_with_a_reason(dialogue: Dialogue, text: str) -> None:
@@ -456,7 +456,7 @@ def test_a_mail_server_that_is_down_blocks_nothing(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(mails, "FINISH_S", 0.1)
 
     async def main() -> None:
-        async with mail_server(saying(hold=True)) as box:
+        async with mail_server(replying(hold=True)) as box:
             sender = sending(replace(MAIL, port=box.port))
             sender.notify(event(1, time.time()))
             sender.notify(event(2, time.time()))

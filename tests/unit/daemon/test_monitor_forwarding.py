@@ -18,9 +18,9 @@ class Path:
         self.error: str | None = None
         self.silent = ""  # a part of the daemon
         self.reported: list[tuple[float, bool | None, str]] = []
-        loop.create_task(monitor_forwarding(lambda: self.error, self._tell, lambda: self.silent))
+        loop.create_task(monitor_forwarding(lambda: self.error, self._report, lambda: self.silent))
 
-    async def _tell(self, up: bool | None, error: str) -> None:
+    async def _report(self, up: bool | None, error: str) -> None:
         self.reported.append((self.loop.time() - START_S, up, error))
 
     def is_for(self, seconds: float, error: str | None) -> None:

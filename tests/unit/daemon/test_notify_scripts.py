@@ -104,7 +104,7 @@ class Recorder:
     """A notifier with scripts that write into a file, as slowly as a test wants."""
 
     def __init__(self, folder: Path) -> None:
-        self.file = folder / "told"
+        self.file = folder / "received"
         self.file.touch()
         self.notifier = Notifier(Processes(at_once=16))
 
@@ -233,7 +233,7 @@ def test_a_script_that_hangs_is_ended_at_the_limit_of_the_configuration(tmp_path
 
 def test_the_stop_waits_for_scripts_in_bounded_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(recorder: Recorder) -> None:
-        recorder.notifier.configure(wanted(recorder, recorder.script_writing("told", "sleep 0.2")))
+        recorder.notifier.configure(wanted(recorder, recorder.script_writing("received", "sleep 0.2")))
         recorder.notifier.notify(down(1, ending=True))
 
     assert play(tmp_path, scenario) == ["<told", "told>"]

@@ -355,7 +355,7 @@ def test_the_page_of_metrics_is_served(host: FakeHost) -> None:
     assert "node_ipvs_backend_weight{" in page
 
 
-def test_metrics_are_served_over_tcp_where_the_configuration_says_so(host: FakeHost) -> None:
+def test_metrics_are_served_over_tcp_where_that_is_configured(host: FakeHost) -> None:
     listen_host, port = f"127.{'.'.join(map(str, os.urandom(3)))}", 9100  # other tests will not choose the same
     endpoint = (ip_address(listen_host), port)
 

@@ -74,7 +74,7 @@ class Machine:
         self.patch.setattr(self.host, "notify_scripts", lambda: report)
 
     async def edit_refused(self) -> None:
-        self.host.write(service(server(1), scheduler="nobody-knows"))
+        self.host.write(service(server(1), scheduler="no-such"))
         await self.daemon.reload()
 
     async def configuration(self) -> None:
@@ -133,7 +133,7 @@ SHOWN: dict[str, tuple[Callable[[Machine], Awaitable[None]], str, str]] = {  # i
     "device": (Machine.device, "eth9 is not attached: another", "eth9 is not attached: another program is there"),
     "prober": (Machine.prober, "the prober has ended often", ""),  # the link to the process logs its ends
     "notify_script": (Machine.notify_script, "web: quorum_up /bin/q was ended after 300 s", ""),  # its end logs it
-    "edit_refused": (Machine.edit_refused, "no scheduler 'nobody-knows'", "no scheduler 'nobody-knows'"),
+    "edit_refused": (Machine.edit_refused, "no scheduler 'no-such'", "no scheduler 'no-such'"),
     "configuration": (Machine.configuration, "test.conf:3:5: error: a keyword is wrong", "a keyword is wrong"),
     "vip": (Machine.vip, "192.0.2.1: no device has it", "192.0.2.1: no device has it"),
     "check_path": (Machine.check_path, "web: TCP_CHECK connects to", "web: TCP_CHECK connects to 10.0.0.9 instead"),

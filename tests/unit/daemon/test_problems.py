@@ -90,7 +90,7 @@ def test_a_server_that_the_operator_took_out_is_no_problem(host: FakeHost) -> No
 
 def test_a_word_that_the_file_in_force_misspells_is_a_problem(host: FakeHost) -> None:
     typo = Finding(Location("test.conf", 3, 5), Severity.WARNING, "lb_knd is not known and is ignored", typo=True)
-    host.write(service(server(1)), findings=[typo, replace(typo, typo=False, text="odd")])
+    host.write(service(server(1)), findings=[typo, replace(typo, typo=False, text="unusual")])
 
     async def scenario() -> None:
         async with host.daemon():
@@ -386,7 +386,7 @@ def test_checks_have_the_keyword_of_the_configuration() -> None:
     assert left_out.kind == "check_left_out"
 
 
-def test_a_lost_quorum_of_0_says_what_is_missing() -> None:
+def test_a_lost_quorum_of_0_names_what_is_missing() -> None:
     """The quorum is 0 if all weights are."""
     service = SimpleNamespace(name="web", has_quorum=False, weight_up=0, quorum=0, sorry_server_in=False, servers=[])
     (problem,) = service_problems([service])  # type: ignore[list-item]

@@ -19,12 +19,12 @@ from tests.memory import MemoryDirector
 from tests.unit.daemon.daemons import OTHER, WEB, FakeHost, run, server, service, until
 
 
-class Stubborn(MemoryDirector):
+class RefusingDirector(MemoryDirector):
     """Raises Busy so many times, then an error without a text; another program edits before an edit so many times."""
 
     locked = 0
     silent = 0
-    meddled = 0
+    foreign_edits = 0
 
     @contextlib.contextmanager
     def batch(self) -> Iterator[None]:
@@ -34,8 +34,8 @@ class Stubborn(MemoryDirector):
         if self.silent:
             self.silent -= 1
             raise TimeoutError
-        if self.meddled:
-            self.meddled -= 1
+        if self.foreign_edits:
+            self.foreign_edits -= 1
             with contextlib.suppress(Exception):
                 self.delete_service(OTHER)
             self.add_service(VirtualService(OTHER))
@@ -48,7 +48,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHost:
         monkeypatch.setattr(reconciler, name, 0.01)
     monkeypatch.setattr("pylvs.daemon.services.RETRY_S", 0.01)
     made = FakeHost(tmp_path / "state")
-    made.tables = Stubborn()
+    made.tables = RefusingDirector()
     return made
 
 
@@ -58,13 +58,13 @@ def errors(log_output: io.StringIO) -> list[str]:
 
 
 def test_a_locked_table_is_waited_for_and_logged_once(host: FakeHost, log_output: io.StringIO) -> None:
-    assert isinstance(host.tables, Stubborn)
+    assert isinstance(host.tables, RefusingDirector)
     host.tables.locked = 5
 
     async def scenario() -> None:
         async with host.daemon() as daemon:
             assert host.servers() == {"10.0.0.1", "10.0.0.2"}
-            assert isinstance(host.tables, Stubborn)
+            assert isinstance(host.tables, RefusingDirector)
             host.tables.locked = 5
             host.write(service(server(1)))
             result = (await daemon.reload()).table
@@ -81,7 +81,7 @@ def test_a_locked_table_is_waited_for_and_logged_once(host: FakeHost, log_output
 def test_an_error_without_a_text_is_an_error(host: FakeHost, log_output: io.StringIO) -> None:
     async def scenario() -> None:
         async with host.daemon() as daemon:
-            assert isinstance(host.tables, Stubborn)
+            assert isinstance(host.tables, RefusingDirector)
             host.tables.silent = 1
             host.write(service(server(1)))
             result = (await daemon.reload()).table
@@ -94,8 +94,8 @@ def test_an_error_without_a_text_is_an_error(host: FakeHost, log_output: io.Stri
 
 
 def test_edits_of_others_in_the_last_moment_are_seen(host: FakeHost) -> None:
-    assert isinstance(host.tables, Stubborn)
-    host.tables.meddled = 3
+    assert isinstance(host.tables, RefusingDirector)
+    host.tables.foreign_edits = 3
 
     async def scenario() -> None:
         async with host.daemon():
@@ -107,8 +107,8 @@ def test_edits_of_others_in_the_last_moment_are_seen(host: FakeHost) -> None:
 
 
 def test_a_table_that_others_edit_continuously_is_an_error(host: FakeHost, log_output: io.StringIO) -> None:
-    assert isinstance(host.tables, Stubborn)
-    host.tables.meddled = reconciler.ATTEMPTS
+    assert isinstance(host.tables, RefusingDirector)
+    host.tables.foreign_edits = reconciler.ATTEMPTS
 
     async def scenario() -> None:
         async with host.daemon():
@@ -119,7 +119,7 @@ def test_a_table_that_others_edit_continuously_is_an_error(host: FakeHost, log_o
 
 
 def test_a_refused_edit_does_not_delay_the_start_and_is_logged_once(host: FakeHost, log_output: io.StringIO) -> None:
-    host.write(service(server(1), scheduler="nobody-knows"), service(server(2), key=OTHER))
+    host.write(service(server(1), scheduler="no-such"), service(server(2), key=OTHER))
 
     async def scenario() -> None:
         async with host.daemon() as daemon:
@@ -132,7 +132,7 @@ def test_a_refused_edit_does_not_delay_the_start_and_is_logged_once(host: FakeHo
 
     run(scenario())
     (line,) = errors(log_output)
-    assert line.startswith("error: TCP 192.0.2.1:80: added, scheduler nobody-knows: refused: ")
+    assert line.startswith("error: TCP 192.0.2.1:80: added, scheduler no-such: refused: ")
 
 
 def test_signals_reload_write_down_and_end(host: FakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ def run(first: GlobalSettings, *later: GlobalSettings, begin: bool = True) -> No
 
 
 def test_the_last_configuration_names_the_shutdown_script(tmp_path: Path) -> None:
-    file = tmp_path / "said"
+    file = tmp_path / "written"
     settings = [
         GlobalSettings(
             startup_script=script_writing(file, f"start{at}"), shutdown_script=script_writing(file, f"stop{at}")
@@ -49,7 +49,7 @@ def test_the_last_configuration_names_the_shutdown_script(tmp_path: Path) -> Non
 
 
 def test_the_shutdown_script_runs_only_after_a_startup(tmp_path: Path) -> None:
-    file = tmp_path / "said"
+    file = tmp_path / "written"
     run(GlobalSettings(shutdown_script=script_writing(file, "stop")), begin=False)
     assert not file.exists()
 
@@ -63,7 +63,7 @@ def test_a_script_that_hangs_is_ended(tmp_path: Path) -> None:
 def test_the_shutdown_script_runs_although_processes_of_scripts_hang(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = tmp_path / "said"
+    file = tmp_path / "written"
     monkeypatch.setattr(scripts, "END_S", 0.0)
     monkeypatch.setattr(scripts, "LEASE_S", 5)
     parent, stopped = Script(("/bin/sh", "-c", "echo $PPID")), list[int]()

@@ -262,7 +262,7 @@ def test_a_broken_or_empty_file_changes_nothing(host: FakeHost) -> None:
             assert host.servers() == {"10.0.0.1", "10.0.0.2"}
             await daemon.reload(force=True)
             assert host.servers() == {"10.0.0.1"}
-            host.write(good, findings=[Finding(LOCATION, Severity.WARNING, "odd")])
+            host.write(good, findings=[Finding(LOCATION, Severity.WARNING, "unusual")])
             await daemon.reload()
             host.write()
             await daemon.reload(allow_empty=True)
@@ -409,12 +409,12 @@ def test_a_start_with_errors_runs_and_status_lists_them(host: FakeHost) -> None:
 
 
 def test_strict_refuses_a_file_with_a_finding(host: FakeHost) -> None:
-    finding = Finding(LOCATION, Severity.WARNING, "odd", "think again")
+    finding = Finding(LOCATION, Severity.WARNING, "unusual", "think again")
 
     async def scenario() -> None:
         async with host.daemon(strict=True) as daemon:
             host.write(service(server(1)), findings=[finding])
-            with pytest.raises(Refused, match=r"1 finding, and --strict runs none: test\.conf:3:5: warning: odd"):
+            with pytest.raises(Refused, match=r"1 finding, and --strict runs none: test\.conf:3:5: warning: unusual"):
                 await daemon.reload()
         with pytest.raises(Refused):
             async with host.daemon(strict=True):

@@ -15,7 +15,7 @@ def sent(path: str, bound: str | bytes) -> list[str]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(bound)
         manager = ServiceManager({"NOTIFY_SOCKET": path})
-        manager.ready("all is well")
+        manager.ready("all checks pass")
         manager.reloading()
         manager.alive()
         manager.stopping()
@@ -27,7 +27,7 @@ def test_each_state_is_sent_to_a_named_or_abstract_socket(tmp_path: Path) -> Non
     path = str(tmp_path / "notify")
     name = f"pylvs-test-{os.getpid()}"
     for states in sent(path, path), sent(f"@{name}", b"\0" + name.encode()):
-        assert states[0] == "READY=1\nSTATUS=all is well"
+        assert states[0] == "READY=1\nSTATUS=all checks pass"
         assert re.fullmatch(r"RELOADING=1\nMONOTONIC_USEC=\d+", states[1])
         assert states[2:] == ["WATCHDOG=1", "STOPPING=1"]
 

@@ -219,7 +219,7 @@ def test_an_edit_that_comes_between_plan_and_edits_makes_the_plan_void(director:
 
 
 def test_a_refused_edit_is_reported_and_tried_again_and_stops_no_other(director: Watched, table: TableCache) -> None:
-    bad = WantedRow(VirtualService(WEB, "nobody-knows"), (server(1), server(2)))
+    bad = WantedRow(VirtualService(WEB, "no-such"), (server(1), server(2)))
     desired = DesiredTable([bad, row(DNS, server(1, weight=-1), server(2))])
     for _ in range(2):
         plan = table.plan(desired)
@@ -227,10 +227,10 @@ def test_a_refused_edit_is_reported_and_tried_again_and_stops_no_other(director:
         table.plan_applied(desired)
         assert count == len(plan.edits)
         assert [failure.partition(": refused: ")[0] for failure in failures] == [
-            "TCP 192.0.2.1:80: added, scheduler nobody-knows",
+            "TCP 192.0.2.1:80: added, scheduler no-such",
             "UDP 192.0.2.1:53 -> 10.0.0.1:80: added, weight -1, method DR",
         ]
-        assert "no scheduler 'nobody-knows'" in failures[0]
+        assert "no scheduler 'no-such'" in failures[0]
     assert [each.destination for each in director.service(DNS).destinations] == [server(2)]
     better = DesiredTable([row(WEB, server(1)), replace(desired.rows[1], destinations=(server(2),))])
     carry_out(table, better)

@@ -255,9 +255,9 @@ def test_a_reload_keeps_the_process_until_the_last_router_is_removed(host: FakeH
 def test_a_configuration_that_the_process_refuses_changes_nothing(host: FakeHost) -> None:
     async def scenario() -> None:
         async with host.daemon() as daemon:
-            set_behaviour(host.state, refuses="VI_1: eth0 has no room")
+            set_behaviour(host.state, refuses="VI_1: eth0 has no space")
             host.write(service(server(1), server(2)), routers=["VI_1", "VI_2"])
-            with pytest.raises(PylvsError, match="VI_1: eth0 has no room"):
+            with pytest.raises(PylvsError, match="VI_1: eth0 has no space"):
                 await daemon.reload()
             assert host.servers() == {"10.0.0.1"}
             assert daemon.reloads == {"refused": 1}

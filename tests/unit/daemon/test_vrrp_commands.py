@@ -261,7 +261,7 @@ def test_the_api_has_the_same_commands(host: FakeHost) -> None:
     assert {"/v1/vrrp", "/v1/vrrp/why", "/v1/vrrp/yield", "/v1/vrrp/resume"} <= set(described["paths"])
 
 
-def test_without_virtual_routers_the_api_says_so(host: FakeHost) -> None:
+def test_without_virtual_routers_the_api_reports_that(host: FakeHost) -> None:
     host.write(service(server(1)))
     status, refused = during(
         host,
@@ -287,7 +287,7 @@ class Speaker:
         self._listener.bind(str(path))
         self._listener.listen()
         self._answer = answer
-        self._thread = threading.Thread(target=self._speak)
+        self._thread = threading.Thread(target=self._serve)
 
     def __enter__(self) -> None:
         self._thread.start()
@@ -296,7 +296,7 @@ class Speaker:
         self._thread.join()
         self._listener.close()
 
-    def _speak(self) -> None:
+    def _serve(self) -> None:
         with self._listener.accept()[0] as end:
             end.recv(1 << 16)
             if self._answer:

@@ -96,7 +96,7 @@ def test_a_codecs_sizes_are_those_of_the_loaded_maps(abi: Abi, small: BpfObject)
         assert (info.key_size, info.value_size) == (declared["key_size"], declared["value_size"]), name
 
 
-def test_objects_that_were_not_built_say_how_to_build_them(tmp_path: Path) -> None:
+def test_the_error_for_objects_that_were_not_built_names_how_to_build_them(tmp_path: Path) -> None:
     with pytest.raises(Unsupported, match=r"python hatch_build\.py"):
         Abi(str(tmp_path))
 

@@ -298,7 +298,7 @@ def test_xdp_is_refused_on_a_device_without_link_addresses() -> None:
     assert problem == DeviceProblem("tun0", reason, needed=False)
 
 
-def test_xdp_tells_devices_apart_by_the_low_bits_of_their_ifindexes() -> None:
+def test_xdp_distinguishes_devices_by_the_low_bits_of_their_ifindexes() -> None:
     far, same = device(66, "eth64"), replace(OTHER, index=1026, name="eth1024")
     known = facts(CARD, far, same, slots={2: (2, 0)})
     assert [each.ifindex for each in request(known, ABLE, 66, "generic").entries] == [66]

@@ -97,7 +97,7 @@ def test_a_table_too_large_for_memory_raises_one_line(small: BpfObject) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_program_that_the_verifier_refuses_says_why_and_keeps_the_log(tmp_path: Path) -> None:
+def test_the_error_of_a_program_that_the_verifier_refuses_has_the_reason_and_the_log(tmp_path: Path) -> None:
     import hatch_build
 
     root = tmp_path / "tree"

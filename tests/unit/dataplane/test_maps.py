@@ -70,7 +70,7 @@ def test_small_batches_grow_until_a_bucket_fits(table: HashMap) -> None:
     assert sorted(seen) == sorted(key(i) for i in range(count))
 
 
-def test_a_full_hash_says_so() -> None:
+def test_a_full_hash_is_reported() -> None:
     with HashMap(create_map(HASH, "small", 8, 12, 4)) as table:
         table.put_many(b"".join(map(key, range(4))), b"".join(map(value, range(4))), 4)
         with pytest.raises(NoSpace, match="small is full: it holds 4") as caught:

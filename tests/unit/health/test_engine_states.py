@@ -136,7 +136,7 @@ class States(RuleBasedStateMachine):
             self.reload([changed if each.name == name else each for each in self.wanted.values()])
 
     @rule(number=NUMBERS, what=st.sampled_from(["drain", "disable", "enable"]))
-    def the_operator_speaks(self, number: int, what: str) -> None:
+    def the_operator_sets(self, number: int, what: str) -> None:
         if any(key(number) == each.destination.key for wanted in self.wanted.values() for each in wanted.servers):
             getattr(self.harness.engine, what)(key(number))
         self.listen()

@@ -55,7 +55,7 @@ CURL = (
         ("", ""),
     ],
 )
-def test_the_reason_has_the_line_that_tells_most(output: str, line: str) -> None:
+def test_the_reason_has_the_most_specific_line(output: str, line: str) -> None:
     assert outcome(Ended(7, output=output), False).reason == (f"exit status 7: {line}" if line else "exit status 7")
 
 

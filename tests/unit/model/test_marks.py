@@ -30,7 +30,7 @@ def test_every_rule_is_asked_and_the_last_word_counts() -> None:
     ("mark", "before", "after"),
     [("5", 0xFF, 5), ("0x10/0xf0", 0xAB, 0x1B), ("0x8/0", 0x9, 0x1), ("0x3/0x3", 0x8, 0xB), ("0/0x1", 0x3, 0x2)],
 )
-def test_a_mask_says_which_bits_change(mark: str, before: int, after: int) -> None:
+def test_a_mask_selects_which_bits_change(mark: str, before: int, after: int) -> None:
     assert mark_of([rule_of(mark, dst="192.0.2.1")], SHOP, before) == after
 
 

@@ -134,7 +134,7 @@ def test_a_comment_may_have_any_bytes(
     assert err.count("\n") == 1
 
 
-def test_each_text_says_of_which_family_it_is() -> None:
+def test_each_text_names_its_family() -> None:
     rule = "-A PREROUTING -p tcp -m tcp --dport 80 -j MARK --set-mark 1"
     six = saved(rule, head=HEAD.replace("iptables", "ip6tables"))
     assert imported(saved(rule) + six)[0] == [

@@ -90,7 +90,7 @@ WHOLE = [(16, a_link()), (20, an_address("192.0.2.1/24")), (20, an_address("fd00
 
 
 @given(st.sampled_from(WHOLE), st.integers(0, 200))
-def test_a_message_that_is_cut_short_tells_nothing_wrong(whole: tuple[int, bytes], length: int) -> None:
+def test_a_message_that_is_cut_short_yields_no_event(whole: tuple[int, bytes], length: int) -> None:
     kind, body = whole
     data = message(kind, body)
     assert list(monitor.read(data[: min(length, len(data) - 1)])) == []

@@ -49,9 +49,9 @@ def test_the_journal_gets_levels_and_writes_the_time_itself(tmp_path: Path) -> N
     with open(tmp_path / "journal", "w+") as out:
         there = os.fstat(out.fileno())
         logs.set_up("text", out, {"JOURNAL_STREAM": f"{there.st_dev}:{there.st_ino}"})
-        logs.get_logger().warning("odd", where="here")
+        logs.get_logger().warning("unusual", where="here")
         out.seek(0)
-        assert out.read() == "<4>warning: odd (where=here)\n"
+        assert out.read() == "<4>warning: unusual (where=here)\n"
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
@@ -123,7 +123,7 @@ def test_a_closed_stream_raises_nothing() -> None:
     os.close(read)
     with os.fdopen(write, "w", buffering=1) as out:
         logs.set_up("text", out, {})
-        logs.get_logger().info("anybody there?")
+        logs.get_logger().info("is a reader there?")
         os.dup2(os.open(os.devnull, os.O_WRONLY), write)
 
 

@@ -228,12 +228,12 @@ def test_a_vmac_is_limited_as_the_device_below_it() -> None:
 def test_virtual_routers_under_one_limit_take_turns() -> None:
     """Even if the refreshes of one router exceed the limit."""
     limits = GarpRateLimit([SendingLimit(devices=(), arp_s=1.0)])
-    greedy = master(Announcements(repeat=5, delay_s=0, refresh_s=1, refresh_repeat=5), A, B, limits=limits)
-    output = sent(greedy, 10.4)
-    modest = GarpScheduler(ONCE, limits, "eth0")
+    frequent = master(Announcements(repeat=5, delay_s=0, refresh_s=1, refresh_repeat=5), A, B, limits=limits)
+    output = sent(frequent, 10.4)
+    rare = GarpScheduler(ONCE, limits, "eth0")
     mine = [("eth0", ip_address(f"10.0.0.{number}")) for number in (7, 8, 9)]
-    modest.begin(10.5, mine)
-    output += sent([greedy, modest], 20, start=10.5)
+    rare.begin(10.5, mine)
+    output += sent([frequent, rare], 20, start=10.5)
     assert [time for time, address in output if address in mine] == pytest.approx([12, 14, 16], abs=5 * TURN_TIMEOUT_S)
 
 

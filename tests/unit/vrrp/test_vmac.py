@@ -47,7 +47,7 @@ def devices_of(found: VmacPlan, instance: VrrpInstance) -> dict[str, str]:
     return {str(held.interface.ip): device for held, device in found.placed(instance)}
 
 
-def test_a_router_holds_the_addresses_of_its_family_on_its_vmac_and_the_rest_where_they_say() -> None:
+def test_a_router_holds_the_addresses_of_its_family_on_its_vmac_and_the_rest_on_their_devices() -> None:
     one = router("A", 51, "10.0.0.5", "10.0.0.6 dev eth0", "10.0.1.5 dev eth1", "fd00::7", vmac=Vmac())
     found = plan_vmacs([one], SETTINGS)
     assert found.devices == [VmacDevice("vrrp.51", "eth0", bytes.fromhex("00005e000133"), 4)]

@@ -305,10 +305,10 @@ class Drawn:
     def inhibit(self, before: Configuration) -> Configuration:
         return self.one_server(before, lambda _, each: replace(each, inhibit=not each.inhibit))
 
-    def server_goes(self, before: Configuration) -> Configuration:
+    def remove_server(self, before: Configuration) -> Configuration:
         return self.one_server(before, lambda _, each: None)
 
-    def server_comes(self, before: Configuration) -> Configuration:
+    def add_server(self, before: Configuration) -> Configuration:
         def edit(service: Service) -> Service:
             free = [each for each in SERVERS if each not in {server.number for server in service.servers}]
             if not free:
@@ -319,7 +319,7 @@ class Drawn:
 
         return self.one_service(before, edit)
 
-    def service_goes(self, before: Configuration) -> Configuration:
+    def remove_service(self, before: Configuration) -> Configuration:
         return before if len(before.services) < 2 else self.one_service(before, lambda _: None)
 
     def setting(self, before: Configuration) -> Configuration:
@@ -354,7 +354,7 @@ class Drawn:
         shuffled = (replace(each, servers=tuple(self.rng.sample(each.servers, len(each.servers)))) for each in services)
         return replace(before, services=tuple(shuffled), routers=tuple(routers), comment="another")
 
-    def router_goes(self, before: Configuration) -> Configuration:
+    def remove_router(self, before: Configuration) -> Configuration:
         return self.one_router(before, lambda _: None)
 
     def router(self, before: Configuration) -> Configuration:
@@ -391,16 +391,16 @@ EDITS: tuple[Edit, ...] = (
     *(Drawn.weight,) * 3,
     Drawn.check,
     Drawn.inhibit,
-    *(Drawn.server_goes,) * 2,
-    *(Drawn.server_comes,) * 2,
+    *(Drawn.remove_server,) * 2,
+    *(Drawn.add_server,) * 2,
     Drawn.add_service,
-    Drawn.service_goes,
+    Drawn.remove_service,
     *(Drawn.setting,) * 3,
     Drawn.method,
     *(Drawn.timeouts,) * 2,
     *(Drawn.order,) * 2,
     Drawn.add_router,
-    Drawn.router_goes,
+    Drawn.remove_router,
     *(Drawn.router,) * 4,
     Drawn.grouping,
 )

@@ -164,7 +164,7 @@ class Table(MemoryDirector):
             return
         world, faults = self.world, self.world.faults
         if faults.meddling and world.rng.random() < faults.meddling:
-            world.meddle()
+            world.edit_as_others()
         if faults.lock_s:
             world.disturbed()
             world.clock.spend(faults.lock_s)

@@ -154,17 +154,19 @@ class Invariants:
             return
         for service in model.services.values():
             number = service.number
-            self.holds(listener.quorum.get(number) == service.has_quorum, "quorum of {}: told otherwise", number)
+            self.holds(listener.quorum.get(number) == service.has_quorum, "quorum of {}: reported otherwise", number)
             sorry = service.wanted.sorry_server if service.sorry else None
             self.holds(
-                listener.sorry.get(number) == (sorry and sorry.key), "sorry server of {}: told otherwise", number
+                listener.sorry.get(number) == (sorry and sorry.key), "sorry server of {}: reported otherwise", number
             )
             for name, server in service.servers.items():
                 known, up = listener.up.get((number, name)), server.up
-                self.holds(known == up, "{} of {}: told {}, is {}", name, number, known, up)
+                self.holds(known == up, "{} of {}: reported {}, is {}", name, number, known, up)
                 if up:
                     announced, weight = listener.weight.get((number, name)), server.weight
-                    self.holds(announced == weight, "{} of {}: weight told {}, is {}", name, number, announced, weight)
+                    self.holds(
+                        announced == weight, "{} of {}: weight reported {}, is {}", name, number, announced, weight
+                    )
 
     def _converted(self, row: WantedRow) -> tuple[VirtualService, dict[DestinationKey, Destination]]:
         """Return a row of the engine as in `Rows`; the engine returns the same object while nothing changes."""
@@ -205,7 +207,7 @@ class Invariants:
                 daemon.expect(event)
             elif isinstance(event, ServerDown):
                 was = listener.up.get((number, event.server))
-                self.holds(was is (not event.initial), "{} goes down twice", event)
+                self.holds(was is (not event.initial), "{}: down twice", event)
                 listener.up[number, event.server] = False
                 daemon.expect(event)
             elif isinstance(event, WeightChanged):

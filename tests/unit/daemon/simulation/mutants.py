@@ -149,7 +149,7 @@ def _no_script_runs_beside_an_earlier_one() -> AbstractContextManager[Any]:
     return patch.object(NotifyScripts, "put", mutated)
 
 
-def _what_the_table_says_is_not_adopted() -> AbstractContextManager[Any]:
+def _the_state_in_the_table_is_not_adopted() -> AbstractContextManager[Any]:
     return patch.object(Engine, "adopt", lambda self, rows: None)
 
 
@@ -180,7 +180,7 @@ def _the_sorry_server_is_never_used() -> AbstractContextManager[Any]:
     return patch.object(ServiceState, "sorry", PropertyMock(return_value=False))
 
 
-def _the_last_server_goes_before_its_successor_comes() -> AbstractContextManager[Any]:
+def _the_last_server_is_removed_before_its_successor_is_added() -> AbstractContextManager[Any]:
     return patch.object(DestinationEdit, "removes_last_usable", lambda *_: False)
 
 

@@ -42,7 +42,7 @@ class Schedule:
         """Schedule events before the start of the daemon, and after it."""
         rng, world = self.rng, self.world
         for _ in range(rng.choice((0, 0, 1, 2))):
-            world.meddle()
+            world.edit_as_others()
         for number in world.truth:
             self._server_changes(number)
         kinds: list[tuple[Callable[[], None], int]] = [
@@ -261,17 +261,17 @@ class Schedule:
         if busy_until > world.clock.now():  # ipvsadm waits for the lock
             world.loop.call_at(busy_until + 0.001, self._now, self._others)
             return
-        world.meddle()
+        world.edit_as_others()
 
-    def meddle(self) -> None:
+    def edit_as_others(self) -> None:
         """Make one edit by another program."""
         self.world.forget_table()
         with contextlib.suppress(PylvsError):
-            self._meddle()
+            self._edit_as_others()
         world = self.world
         world.invariants.foreign = {row.service.key: row for row in world.table.rows() if row.service.key in FOREIGN}
 
-    def _meddle(self) -> None:
+    def _edit_as_others(self) -> None:
         world, rng, table = self.world, self.rng, self.world.table
         rows = table.rows()
         own = [row for row in rows if row.service.key not in FOREIGN]

@@ -19,7 +19,7 @@ FIND_WITHIN = 300  # seeds, for a planted bug, and for all that may happen
 FIND_FROM = {  # the first of them, of rare bugs
     "failed edits count as done": 160,
     "servers are not noted after refused edits": 160,
-    "the last server goes before its successor comes": 250,
+    "the last server is removed before its successor is added": 250,
 }
 
 # Seeds beyond those of the gate that failed once, with the subject of the defect.

@@ -155,11 +155,11 @@ class World:
 
     # --- others ---
 
-    def meddle(self) -> None:
+    def edit_as_others(self) -> None:
         """Edit the table by ipvsadm, if it is not locked."""
         token = CURRENT.set(None)
         try:
-            self.schedule.meddle()
+            self.schedule.edit_as_others()
         finally:
             CURRENT.reset(token)
 

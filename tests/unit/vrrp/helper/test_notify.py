@@ -378,12 +378,14 @@ def test_there_is_no_mail_about_stop() -> None:
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_the_helper_writes_the_router_process_s_log(tmp_path: Path, log_format: str) -> None:
     with run_helper(tmp_path, log_format) as helper:
-        helper.send(LogLine("warning", "odd\nthing", {"event": 7, "router": "VI"}), LogLine("loud", "what"), Finish())
+        helper.send(
+            LogLine("warning", "unusual\nthing", {"event": 7, "router": "VI"}), LogLine("loud", "what"), Finish()
+        )
         assert helper.ended() == 0
     first, second = helper.log.read_text().splitlines()
     expected = {
-        "text": ("warning: odd thing (event_=7, router=VI)", "info: what"),
-        "json": ('"event_": 7, "router": "VI", "event": "odd\\nthing", "level": "warning"', '"level": "info"'),
+        "text": ("warning: unusual thing (event_=7, router=VI)", "info: what"),
+        "json": ('"event_": 7, "router": "VI", "event": "unusual\\nthing", "level": "warning"', '"level": "info"'),
     }[log_format]
     assert expected[0] in first
     assert expected[1] in second

@@ -323,7 +323,7 @@ class Checker:
             else:
                 self._answers(record, sent, router.sent > answered)
         elif after.state is not before.state:
-            self.fail(f"{record} goes from {before.state.value} to {after.state.value} because of {sent} (2)")
+            self.fail(f"{record} moves from {before.state.value} to {after.state.value} because of {sent} (2)")
         elif before.state is State.BACKUP:
             self._postpones(record, sent, before.priority)
 
