@@ -39,8 +39,8 @@ class Size:
 
     rounds: int = 9
     flows: int = 1024  # established, a processor; a power of two
-    chunk: int = 200_000  # packets between two looks at the clock,
-    new: int = 4_000  # likewise connections
+    chunk: int = 200_000  # packets between two reads of the clock
+    new: int = 4_000  # connections between two reads of the clock
     chunks: int = 8
 
     @property

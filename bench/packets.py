@@ -60,7 +60,7 @@ class Bench:
         self._wrappers: dict[str, Wrapper] = {}  # of each row
         self.others: list[Callable[[], Iterable[Sample]]] = []  # what each round also measures: other programs, tables
         self._new = dict.fromkeys(new_cases(size), 0)  # flows made so far
-        self._stored = 0  # likewise by each program that stores one in a line, or only reads that line
+        self._stored = 0  # flows made for programs that store or read one in a line
         self._began: float | None = None  # making them
 
     # --- setting up ---

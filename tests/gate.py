@@ -111,7 +111,7 @@ class Result:
     wall_s: float
     cpu_s: float
     passed: int = 0
-    passed_before: int = 0  # of these, in an earlier run with the same code
+    passed_before: int = 0  # so many of the passed ones, in an earlier run with the same code
     skipped: int = 0
     failed: list[Failure] = field(default_factory=list)
     files: dict[str, float] = field(default_factory=dict)  # seconds of their tests, which may have waited for a CPU

@@ -44,7 +44,7 @@ def until_valid(test: str, attempt: Callable[[], T]) -> T:
 
 
 async def until_async(holds: Callable[[], object], what: object = "", patience_s: float = PATIENCE_S) -> None:
-    """Wait likewise, while the event loop runs."""
+    """Wait until it holds, while the event loop runs."""
     end = time.monotonic() + patience_s
     while not holds():
         _check_patience(end, what or str(holds), patience_s)

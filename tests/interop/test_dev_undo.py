@@ -99,7 +99,7 @@ def test_undo_forgets_nothing_while_another_process_uses_dpkg(clone: Clone) -> N
         status, _, errors = clone.dev("undo")
     assert (status, errors[-1].startswith(f"dev: process {os.getpid()} has used dpkg")) == (1, True)
     assert (record / "packages").read_text() == "nginx\n"
-    # Likewise if that process begins behind the look.
+    # The same message, if that process begins after undo has checked the lock.
     (clone.stage / "dpkg-prints").write_text("dpkg: error: dpkg frontend lock was locked by another process\n")
     status, _, errors = clone.dev("undo")
     assert (status, errors[-1]) == (1, "dev: another process uses dpkg; try again when it has ended")

@@ -88,7 +88,7 @@ def from_client(number: int, frame: bytes) -> bytes:
 
 
 def to_client(number: int, frame: bytes) -> bytes:
-    """Return the IPv4 frame to the address of a client, likewise."""
+    """Return the IPv4 frame with the address of another client as its daddr."""
     return _with_address4(frame, 16, number)
 
 

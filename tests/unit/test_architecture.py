@@ -208,11 +208,9 @@ def reasons(path: Path) -> dict[int, str]:
     That of the first of several imports in a row is for all of them.
     """
     lines, found = path.read_text().splitlines(), dict[int, str]()
-    for found_import in imports(path):
-        if found_import.when == LATE:
-            found[found_import.line] = lines[found_import.line - 1].partition("# late: ")[2] or found.get(
-                found_import.line - 1, ""
-            )
+    for item in imports(path):
+        if item.when == LATE:
+            found[item.line] = lines[item.line - 1].partition("# late: ")[2] or found.get(item.line - 1, "")
     whole = next((line.removeprefix("# late: ") for line in lines if line.startswith("# late: ")), "")
     return {line: reason or whole for line, reason in found.items()}
 

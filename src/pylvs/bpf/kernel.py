@@ -24,7 +24,7 @@ OLDEST = (6, 1)
 TYPES = "/sys/kernel/btf/vmlinux"
 # Of memory, for one connection: a table takes a 32nd of it.
 _BYTES_PER_CONNECTION = 4 << 10
-_AVAILABLE_BYTES_PER_CONNECTION = 2 << 10  # likewise of the memory that is available now, for many network namespaces
+_AVAILABLE_BYTES_PER_CONNECTION = 2 << 10  # of available memory, for many namespaces
 FEWEST_CONNECTIONS, MOST_CONNECTIONS = 16384, 1 << 22  # more would make the first edit slow: memory is zeroed
 CONNECTIONS = "PYLVS_CONN_MAX"  # environment variable: the capacity of tables that this process makes
 _UNLIMITED = 1 << 62

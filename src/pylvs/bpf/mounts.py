@@ -271,7 +271,7 @@ def _within(process: int, work: Callable[[], None]) -> None:
     """
     from concurrent.futures import ThreadPoolExecutor  # late: most processes are in the outermost mount namespace
 
-    from pylvs.system.namespaces import Kind, join  # late: likewise
+    from pylvs.system.namespaces import Kind, join  # late: only other namespaces need it
 
     def enter() -> None:
         with _explained("leaving the shared file system attributes"):

@@ -21,7 +21,7 @@ class BackgroundTasks:
     def __init__(self) -> None:
         self._failures: dict[str, tuple[str, float]] = {}  # of endless tasks: the last error, and when it was
         self._tasks: set[asyncio.Task[object]] = set()
-        self._ending: set[asyncio.Task[object]] = set()  # of these: `cancelling` would count an asyncio.timeout, too
+        self._ending: set[asyncio.Task[object]] = set()  # cancelled ones: `cancelling` would count timeouts, too
 
     async def __aenter__(self) -> BackgroundTasks:
         return self

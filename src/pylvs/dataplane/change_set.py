@@ -78,7 +78,7 @@ class ChangeSet:
             self._tidy()
 
     def delete(self, services: Sequence[Version]) -> None:
-        """Delete these services, likewise."""
+        """Delete these services by one store, and tidy."""
         with self._edit as edit:
             for slot, version in services:
                 self._delete_service(slot, version)

@@ -62,7 +62,7 @@ class BpfDirector:
         self._reader: Reader | None = None
         self._mark = 0  # of the tables that were checked
         self._former: FormerTables | None = None  # with another layout, which are read until an edit migrates them
-        self._former_mark = 0  # of these
+        self._former_mark = 0  # of the former tables
         self._loaded: Editor | None = None
 
     @property

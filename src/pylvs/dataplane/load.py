@@ -74,7 +74,7 @@ _CONFIRM_S = 16  # the period of `confirm_ticks`
 _HALF_OPEN_BATCHES, _LARGEST_BATCH = 4096, 64  # of the ring of half-open connections, and of positions in a batch
 # Connections whose clients use one port for very many services: a part of all, and at least so many.
 _OVERFLOW_INDEX, _LEAST_OVERFLOW_INDEX = 16, 1024
-_CALLS = 16  # templates of SIP calls: likewise
+_CALLS = 16  # templates of SIP calls: a part of all connections
 _ON_DEMAND = ("calls",)  # maps whose elements take memory only while they are used
 _ROUTE_SETS, _LEAST_ROUTE_SETS = 131072, 4096
 _HOP_SLOTS, _LEAST_HOP_SLOTS = 65536, 2048

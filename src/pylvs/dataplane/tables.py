@@ -130,7 +130,7 @@ class Tables:
     services6 = _hash("services6")
     members = _array("members")  # the lists of all services, in chunks
     maglev_tables = _hash("maglev_tables")  # of mh, two for each service that uses it
-    sh_tables = _hash("sh_tables")  # likewise of sh
+    sh_tables = _hash("sh_tables")  # of sh, two for each service that uses it
     calls = _hash("calls")  # what the templates of SIP calls stand for, by slot
     cache = _hash("cache")  # the destinations that lblc and lblcr remember, by daddr
 
@@ -159,7 +159,7 @@ class Tables:
     devices = _records("devices", "device")  # those that run XDP
     transmitters = _hash("transmitters")  # devices to which XDP may redirect
     locals = _hash("locals")  # a snapshot of this host's addresses
-    local_routes = _hash("local_routes")  # likewise of the networks that have a local route
+    local_routes = _hash("local_routes")  # a snapshot of the networks that have a local route
     accept_locals = _hash("accept_locals")  # devices by ifindex (0: all) on which a received saddr may be local
     rp_filters = _records("rp_filters", "rp_filter")  # by ifindex modulo DEVICES: a snapshot of rp_filter
     standby = _hash("standby")  # the addresses of this host's virtual routers, and whether each is standby

@@ -23,7 +23,7 @@ def main(end: socket.socket, role: str, *arguments: str) -> None:
 
         process.main(end, *arguments)
     else:
-        from pylvs.edge import services  # late: likewise
+        from pylvs.edge import services  # late: each role has other modules
 
         services.main(end, *arguments)
 

@@ -336,7 +336,7 @@ def check_command(command: str, given: AbstractSet[str]) -> None:
 
 
 def check_tunnel(method: Method, kind: TunnelKind, given: AbstractSet[str]) -> None:
-    """Check the options of a tunnel likewise; other forwarding methods have none."""
+    """Raise an error about the first wrong option of a tunnel; other forwarding methods have none."""
     of_tunnel = given & _TUNNEL
     if method is Method.TUNNEL:
         _check_combination(TUNNELS[kind], of_tunnel, f"the '{kind.name.lower()}' tunnel type")

@@ -36,7 +36,7 @@ class DescribedService:
     method: Method
     tunnel: Tunnel
     weight: int  # the default of the real servers
-    inhibit_on_failure: bool  # likewise
+    inhibit_on_failure: bool  # the default of the real servers
     checks: CheckDefaults
     servers: tuple[DescribedServer, ...]
 

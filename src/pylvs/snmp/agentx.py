@@ -103,7 +103,7 @@ class Message:
     repetitions: int = 0
     binds: tuple[VarBind, ...] = ()  # of a TestSet
     error: int = 0  # of a response
-    uptime: int = 0  # likewise: sysUpTime of the master agent, in hundredths of a second
+    uptime: int = 0  # of a response: sysUpTime of the master agent, in hundredths of a second
 
 
 def _oid(value: Oid, include: bool = False) -> bytes:

@@ -65,7 +65,7 @@ def visible(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Do likewise, and replace all white space by single blanks."""
+    """Make a text visible, and replace all white space by single blanks."""
     return visible(" ".join(text.split()))
 
 
@@ -181,7 +181,7 @@ def _line(level: str, fields: dict[str, Any]) -> str:
 
 def _time_of(fields: dict[str, Any]) -> datetime:
     """Remove and return the time of the event; now, if it has none."""
-    from datetime import datetime  # late: likewise
+    from datetime import datetime  # late: commands need other functions of this module only
 
     at = fields.pop(TIME, None)
     return datetime.now() if at is None else datetime.fromtimestamp(at)
@@ -217,7 +217,7 @@ def _trace(error: BaseException | None) -> str:
 
 def _receive_from_libraries() -> None:
     """Receive the logs of asyncio and other libraries."""
-    import logging  # late: likewise
+    import logging  # late: commands need other functions of this module only
 
     class FromLibraries(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

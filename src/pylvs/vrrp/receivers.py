@@ -172,7 +172,7 @@ class Receiver:
         for datagram in self._unverified.receive():
             vrid = vrid_of(datagram)
             foreign = vrid not in self._settings.vrids
-            if not guard.open or (foreign and not guard.foreign):  # likewise in the queue
+            if not guard.open or (foreign and not guard.foreign):  # it was in the queue before the guard closed
                 continue
             self._on_advert(self._device, vrid, datagram)
             if guard.count(foreign, now):

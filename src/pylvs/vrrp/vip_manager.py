@@ -159,7 +159,7 @@ class VipManager:
         self._advert_senders: dict[tuple[str, int], AdvertSender] = {}
         self._held: dict[str, HeldResources] = {}  # by instance
         self._to_add: set[str] = set()  # instances whose resources could not be added for a shortage
-        self._to_remove: list[tuple[str, HeldResources]] = []  # likewise
+        self._to_remove: list[tuple[str, HeldResources]] = []  # resources that could not be removed for a shortage
         self._retry_timer: Timer | None = None
         self._vmac_names: frozenset[str] = frozenset()
         self._configuration = VrrpConfiguration()

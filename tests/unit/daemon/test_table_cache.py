@@ -163,7 +163,7 @@ def test_timeouts_that_are_not_desired_stay_and_return_to_what_they_were(directo
         carry_out(table, DesiredTable(rows, timeouts=desired))
         assert director.timeouts() == found
         assert nothing_to_do(table.plan(DesiredTable(rows, timeouts=desired)))
-    director.set_timeouts(Timeouts(700, 61, 201))  # of these, one is the daemon's
+    director.set_timeouts(Timeouts(700, 61, 201))  # the daemon owns one of them
     carry_out(table, DesiredTable(rows, timeouts=Timeouts(0, 60, 0)))
     assert director.timeouts() == Timeouts(700, 60, 201)
     carry_out(table, DesiredTable(rows))

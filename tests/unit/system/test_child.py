@@ -35,7 +35,7 @@ from tests.waiting import until, until_reaped
 
 SENT = 3000  # descriptors: as many PING_CHECKs that begin at once
 AT_ONCE = 50  # in a packet
-DEFINITIONS = "x" * 16_000  # of these checks: few such packets fit into the socket
+DEFINITIONS = "x" * 16_000  # of the checks: few such packets fit into the socket
 
 
 class Opened:

@@ -233,7 +233,7 @@ class EffectiveBlock:
         self.findings.error(self._location(at), text, advice)
 
     def warning(self, at: str | Word, text: str, advice: str = "") -> None:
-        """Report a warning, likewise."""
+        """Report a warning at a word, at the value of a keyword by name, or for "" at the block."""
         self.findings.warning(self._location(at), text, advice)
 
     def _location(self, at: str | Word) -> Location:

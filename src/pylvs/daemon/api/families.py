@@ -92,7 +92,7 @@ _HELP: Mapping[tuple[str, ...], Mapping[str, str]] = {
     },
     ("session", "neighbor", "reason"): {"pylvs_bfd_packets_dropped_total": "Control packets dropped."},
 }
-# Likewise, with the attribute of the object that has the labels.
+# Metrics by labels, each with the attribute of the object that has the labels.
 ATTRIBUTES: Mapping[tuple[str, ...], Mapping[str, tuple[str, str]]] = {
     BACKEND: {
         "node_ipvs_backend_connections_active": ("active", "Connections of a destination that are active."),

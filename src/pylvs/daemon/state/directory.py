@@ -214,7 +214,7 @@ class StateDirectory:
         self.publish(name, files.versioned(content) if content else None)
 
     def publish(self, name: str, content: Any) -> None:
-        """Write likewise a file that users read and no daemon, without a version. Raises PylvsError."""
+        """Write a file that users read and no daemon, without a version. Raises PylvsError."""
         path = self.file(name)
         try:
             if not content:

@@ -351,7 +351,7 @@ class TableCache:
         self._former_timeouts = UNCHANGED  # from before the daemon set them; 0 for those that it does not set
         self._found_timeouts = UNCHANGED  # the same after the edits of the last plan
         self._refused: set[ServiceKey] = set()  # services with an edit that was refused since the last plan
-        self._lacking: set[ServiceKey] = set()  # of these, the ones that would have got a usable destination by it
+        self._lacking: set[ServiceKey] = set()  # refused services that the edit would have given a usable destination
         # What the last applied plan put into the table. None replaces a row with a refused edit.
         self._applied: Sequence[WantedRow | None] = ()
         self._applied_keys: set[ServiceKey] = set()

@@ -27,7 +27,7 @@ NOT_NATIVE = {  # kinds of devices for which `auto` means TC, and why
     "vlan": "a VLAN device has no native XDP; the device below it may have",
     "team": "a team has no native XDP",
 }
-# Likewise for drivers of a bus: the frames of other guests of this machine come as their stacks sent them.
+# Why drivers of a bus run TC: the frames of other guests of this machine come as their stacks sent them.
 UNFINISHED_BY_BUS = {"xen": "frames of a Xen guest may have unfinished checksums, which XDP leaves to TC"}
 BOND = "bond"
 

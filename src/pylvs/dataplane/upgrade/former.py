@@ -15,8 +15,8 @@ from pylvs.dataplane.tables import MASK32, Records, Tables
 from pylvs.model.errors import Unsupported
 from pylvs.model.rows import Counters, PacketCounts
 
-# Fields that are computed again, or that begin anew: chains of free slots, bitmaps with their keys, locks. Likewise
-# counts of connections and of references, and positions in rings.
+# Fields that are computed again, or that begin anew: chains of free slots, bitmaps with their keys, locks.
+# So do counts of connections and of references, and positions in rings.
 _ANEW = {
     "root": ("vip_bits", "reply_bits", "standby_bits", "address_keys"),
     "facts": ("timeouts",),

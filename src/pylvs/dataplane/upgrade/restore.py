@@ -294,7 +294,7 @@ class ConnectionCopy:
                     yield from self._changes_of(first, element, before, only_new)
 
     def _changes_of(self, first: int, element: bytes, before: bytes, only_new: bool) -> Iterator[Seen]:
-        """Likewise of one element; its first slot is given."""
+        """Yield the changed entries of one element of the map; `first` is its first slot."""
         entries, former = self._source.entries(element), self._source.entries(before)
         for number, entry in () if only_new else former.items():
             now = entries.get(number)

@@ -219,7 +219,7 @@ def _digest(ip_header: bytes, plain: bytes, payload: bytes, key: bytes) -> bytes
     for at, count in _MUTABLE:
         covered[at : at + count] = bytes(count)
     covered[_TTL_AT] = _MULTICAST_TTL if covered[_DESTINATION_AT] >> 4 == _MULTICAST else 0
-    import hmac  # late: likewise
+    import hmac  # late: only AH needs it
 
     digest = hmac.digest(key.ljust(PASSWORD_BYTES, b"\0"), bytes(covered) + plain + payload, "md5")
     return digest[:DIGEST_BYTES]

@@ -60,11 +60,13 @@ class Record:
     released_at: float = -NEVER  # when it last advertised priority 0
     beaten_at: float = -NEVER  # when it last read a better master's advertisement
     announced_at: dict[DeviceAddress, list[float]] = field(default_factory=dict)  # announcements of this term
-    oldest: float = 0.0  # of these, a lower bound of the last ones of all addresses
+    oldest: float = 0.0  # a lower bound of the last announcements of all addresses
     last_announced: dict[DeviceAddress, float] = field(default_factory=dict)  # of any term, by the simulation's time
-    gave_way_at: float = -NEVER  # when it last became backup by a better advertisement, likewise
+    gave_way_at: float = -NEVER  # when it last became backup by a better advertisement, by the simulation's time
     gave_way_to: set[int] = field(default_factory=set)  # hosts to which the network delivered at that time
-    provoked_at: list[float] = field(default_factory=list)  # when it read worse masters' advertisements, likewise
+    provoked_at: list[float] = field(
+        default_factory=list
+    )  # when it read worse masters' advertisements, by the simulation's time
     owed: list[tuple[float, int]] = field(
         default_factory=list
     )  # deadlines, and the number of announcements of each address

@@ -134,7 +134,7 @@ def address(text: str) -> Address:
 
 @lru_cache(maxsize=4096)
 def interface(text: str) -> IPv4Interface | IPv6Interface:
-    """Parse an address with its prefix likewise."""
+    """Parse an address with its prefix, once for each text."""
     return ip_interface(text)
 
 
