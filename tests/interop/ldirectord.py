@@ -97,7 +97,7 @@ SERVERS = frozenset(IPV4 + IPV6)
 WEB = SERVERS - {IPV4[-1]}  # the last one answers only pings
 MAPPED = {"192.0.2.14": 8081}  # NAT
 FALLBACK = "127.0.0.1"
-LOOK_EVERY_S = 0.1  # of the table
+POLL_S = 0.1  # of the table
 
 
 def why_not() -> str:
@@ -201,7 +201,7 @@ class Site:
 
     def await_that(self, holds: Callable[[], object], what: str) -> None:
         """Wait; a failure shows the table and the log."""
-        until(holds, lambda: f"{what}\n{self.weights()}\n{self.log()[-2000:]}", pause_s=LOOK_EVERY_S)
+        until(holds, lambda: f"{what}\n{self.weights()}\n{self.log()[-2000:]}", pause_s=POLL_S)
 
     @property
     def pid_file(self) -> Path:

@@ -77,6 +77,7 @@ PHRASES = (
     ("well above", "the same"),
     ("well below", "the same"),
     ("well within", "the same"),
+    ("looks up", "a lookup"),
     ("user nobody", "an account"),
     ("group nobody", "the same"),
 )

@@ -80,16 +80,16 @@ def shorten(tables: Tables, seconds: float, service_port: int = 0) -> None:
     for connection in entries(tables):
         if service_port in (0, connection.service_port):
             connection.end_at(then)
-            look_at(tables, connection.slot, then)
+            set_expiry_tick(tables, connection.slot, then)
 
 
-def look_at(tables: Tables, slot: int, tick: int) -> None:
+def set_expiry_tick(tables: Tables, slot: int, tick: int) -> None:
     """Set the tick at which the expiry timer checks a connection, and its neighbours."""
     with maps.MmapArray.open(tables.path("expiry_ticks")) as found:
         _TICK.pack_into(found.memory, slot // abi.constant("TICK_SLOTS") * _TICK.size, tick & TICKS or 1)
 
 
-def looked_at(tables: Tables, slot: int) -> int:
+def expiry_tick(tables: Tables, slot: int) -> int:
     """Return the tick at which the expiry timer checks a connection; 0: never."""
     with maps.MmapArray.open(tables.path("expiry_ticks")) as found:
         return int(_TICK.unpack_from(found.memory, slot // abi.constant("TICK_SLOTS") * _TICK.size)[0])

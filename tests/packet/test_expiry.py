@@ -12,7 +12,7 @@ from pylvs.dataplane.tables import Tables
 from pylvs.model.service import Method, Protocol, ServiceKey, Timeouts
 from tests.packet.frames import CLIENT4, CLIENT6, tcp, udp
 from tests.packet.host import SENT, VIP4, VIP6, Host, new_host, server4, server6
-from tests.packet.table import Entry, entries_in_use, entry, look_at, looked_at, shorten
+from tests.packet.table import Entry, entries_in_use, entry, expiry_tick, set_expiry_tick, shorten
 from tests.waiting import until
 
 CAPACITY = 1024
@@ -84,7 +84,7 @@ def is_each_noted(tables: Tables, connections: list[Entry]) -> bool:
     for connection in connections:
         group = connection.slot // abi.constant("TICK_SLOTS")
         earliest[group] = min(connection.expiry, earliest.get(group, connection.expiry))
-    return all(looked_at(tables, group * abi.constant("TICK_SLOTS")) == tick for group, tick in earliest.items())
+    return all(expiry_tick(tables, group * abi.constant("TICK_SLOTS")) == tick for group, tick in earliest.items())
 
 
 def assert_nothing_left(host: Host, services: list[ServiceKey]) -> None:
@@ -130,7 +130,7 @@ def test_a_connection_lives_as_long_as_packets_come(director_host: Host, service
     for port in idle:
         ended, now = entry(tables, port), load.clock(tables.state)
         ended.end_at(now)
-        look_at(tables, ended.slot, now)  # without another look for it: a neighbour's tick may have come
+        set_expiry_tick(tables, ended.slot, now)  # without a second check: a neighbour's tick may have come
     for _ in range(2):
         busy = []
         for number, service in enumerate(services):
@@ -140,8 +140,8 @@ def test_a_connection_lives_as_long_as_packets_come(director_host: Host, service
             prolong(director_host, service, port)
             busy.append(entry(tables, port))
             assert busy[-1].expiry - now >= LONG_S * second - 1
-            look_at(tables, busy[-1].slot, now)
-        until(lambda busy=busy: is_each_noted(tables, busy), "a look at each connection")  # type: ignore[misc]
+            set_expiry_tick(tables, busy[-1].slot, now)
+        until(lambda busy=busy: is_each_noted(tables, busy), "each connection is checked")  # type: ignore[misc]
     until(lambda: len(list(director.connections())) == len(services), "the end of the connections without packets")
     assert {each.client_port for each in director.connections()} == set(range(30000, 30000 + len(services)))
     await_empty(director_host)
@@ -178,10 +178,10 @@ def test_a_late_store_of_the_fast_path_does_not_keep_a_closed_connection(
     closed, now = entry(tables, 34000), load.clock(tables.state)
     assert [each.state for each in director_host.director.connections() if each.client_port == 34000] == [state]
     closed.end_at(now + round(LONG_S * second))
-    look_at(tables, closed.slot, now)
-    until(lambda: looked_at(tables, closed.slot) not in (0, now), "a look at the connection")  # 0: within the look
+    set_expiry_tick(tables, closed.slot, now)
+    until(lambda: expiry_tick(tables, closed.slot) not in (0, now), "the connection is checked")  # 0: within the check
     assert entry(tables, 34000).expiry - now < LONG_S / 2 * second
-    assert looked_at(tables, closed.slot) == entry(tables, 34000).expiry
+    assert expiry_tick(tables, closed.slot) == entry(tables, 34000).expiry
     director_host.director.set_timeouts(Timeouts(LONG_S, LONG_S, LONG_S))
     await_empty(director_host)
     assert_nothing_left(director_host, services)

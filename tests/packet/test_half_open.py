@@ -19,7 +19,7 @@ from pylvs.model.service import Destination, DestinationKey, Method, Protocol, S
 from pylvs.reference.packet import ETHER_BYTES, checksum
 from tests.packet.frames import CLIENT4, CLIENT6, parsed, tcp, udp
 from tests.packet.host import HOOKS, VIP4, VIP6, Host, new_host, on_cpu, server4, server6
-from tests.packet.table import entries, look_at
+from tests.packet.table import entries, set_expiry_tick
 
 CAPACITY = 4096
 METHODS = (Method.ROUTE, Method.MASQ, Method.TUNNEL)
@@ -277,7 +277,7 @@ def test_a_handshake_that_expires_takes_its_template_along_in_a_half_full_table(
     for entry in entries(tables):
         if entry.client_port == 1024:
             entry.end_at(past)
-            look_at(tables, entry.slot, past)
+            set_expiry_tick(tables, entry.slot, past)
     for _ in range(2):
         empty.expiry.run(empty.director)
     assert states(empty, service) == ({} if other else {"template": 50})

@@ -9,7 +9,7 @@ from pylvs.dataplane import load
 from pylvs.model.service import Method, ServiceKey
 from tests.packet.frames import CLIENT4, CLIENT6, parsed, tcp
 from tests.packet.host import HOOKS, SENT, VIP4, VIP6, Host, new_host, server4, server6
-from tests.packet.table import Entry, entries, look_at, unfinished
+from tests.packet.table import Entry, entries, set_expiry_tick, unfinished
 
 PORT = 8080
 
@@ -81,12 +81,12 @@ def test_the_older_connection_has_its_replies_again_when_the_newer_one_has_ended
             assert port_of_reply() == services[1].port
             now = load.clock(tables.state)
             newer.end_at(now)
-            look_at(tables, newer.slot, now)
+            set_expiry_tick(tables, newer.slot, now)
             host.expiry.run(host.director)
             assert port_of_reply() == services[0].port
 
 
-def test_a_connection_that_is_being_removed_is_left_alone(director_host: Host, ports: list[int]) -> None:
+def test_a_connection_that_is_being_removed_does_not_change(director_host: Host, ports: list[int]) -> None:
     """Another CPU may free its slot, and fill it anew, at any moment."""
     host, sport = director_host, 3100
     slot = opened(host, ports[0], sport)
@@ -113,7 +113,7 @@ def test_of_two_connections_that_two_cpus_make_at_once_one_gets_the_replies(is_f
             (first,) = [each for each in entries(tables) if each.slot == neighbour]
             now = load.clock(tables.state)
             first.end_at(now)
-            look_at(tables, neighbour, now)
+            set_expiry_tick(tables, neighbour, now)
             host.expiry.run(host.director)
         with unfinished(tables, one):
             other = opened(host, services[2].port, sport)

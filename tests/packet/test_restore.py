@@ -25,7 +25,7 @@ from pylvs.model.errors import Busy, NoSpace
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceFlag, ServiceKey, VirtualService
 from tests.packet.frames import CLIENT4, CLIENT6, parsed, tcp, udp
 from tests.packet.host import DROPPED, VIP4, VIP6, Host, new_host, on_cpu, server4, server6, stock
-from tests.packet.table import entries, look_at
+from tests.packet.table import entries, set_expiry_tick
 
 SIP_PORT = 5060
 
@@ -300,7 +300,7 @@ def test_another_size_leaves_the_replies_with_the_newer_of_two_connections(host:
     first = min(entries(tables), key=lambda each: each.slot)
     now = load.clock(host.director.state)
     first.end_at(now)
-    look_at(tables, first.slot, now)
+    set_expiry_tick(tables, first.slot, now)
     host.expiry.run(host.director)
     host.receive(frames[2])
     assert min(each.slot for each in entries(tables)) == first.slot

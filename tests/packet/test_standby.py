@@ -414,7 +414,7 @@ def test_an_address_is_served_at_once_even_before_a_device_has_it(host: Host, wo
 
 
 def passes_as_not_ours(host: Host, frame: bytes, hook: str) -> None:
-    """Assert as `leaves_alone`, but for a packet that counts as not for this host."""
+    """Assert as `passes_unmodified`, but for a packet that counts as not for this host."""
     done = host.run(frame, hook)
     assert (done.verdict, done.data) == (PASSED[hook], frame)
 

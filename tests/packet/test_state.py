@@ -39,7 +39,7 @@ with state.lock():
 state.set_note("by", sys.argv[1])
 print(state.cookie)
 """
-LOOK = """
+DESCRIBE = """
 from pylvs.bpf.maps import ArrayMap
 from pylvs.dataplane.state import State
 state = State.open()
@@ -103,13 +103,13 @@ def namespace() -> Iterator[str]:
 
 @pytest.mark.parametrize("maker", WAYS)
 def test_every_mount_namespace_finds_the_state(namespace: str, maker: str) -> None:
-    assert run("shell", namespace, LOOK).split()[1] == "False"
+    assert run("shell", namespace, DESCRIBE).split()[1] == "False"
     cookie = run(maker, namespace, CREATE, maker)
-    seen = {way: run(way, namespace, LOOK) for way in WAYS}
+    seen = {way: run(way, namespace, DESCRIBE) for way in WAYS}
     assert len(set(seen.values())) == 1, seen
     assert seen["shell"].startswith(f"{cookie} True {maker} ['mark'] ")
     run("nested", namespace, REMOVE)
-    assert {run(way, namespace, LOOK) for way in WAYS} == {f"{cookie} False None [] None"}
+    assert {run(way, namespace, DESCRIBE) for way in WAYS} == {f"{cookie} False None [] None"}
 
 
 def test_process_1_has_the_mount_if_its_namespace_can_be_entered(namespace: str) -> None:
@@ -118,10 +118,10 @@ def test_process_1_has_the_mount_if_its_namespace_can_be_entered(namespace: str)
 
     steps = [
         quoted("ip netns exec", CREATE, "first"),
-        *(quoted(way, LOOK) for way in WAYS if way != "orphan"),
+        *(quoted(way, DESCRIBE) for way in WAYS if way != "orphan"),
         f"grep -c ' {mounts.POINT} ' /proc/1/mountinfo",
         quoted("unshare", REMOVE),
-        quoted("shell", LOOK),
+        quoted("shell", DESCRIBE),
     ]
     sequence = ["unshare", "-pf", "--mount-proc", "sh", "-ec", "\n".join(steps)]
     done = subprocess.run(sequence, capture_output=True, text=True, env=ENVIRONMENT)
@@ -171,7 +171,7 @@ def test_many_makers_at_once_make_one_state(namespace: str) -> None:
     for maker in makers:
         _, errors = maker.communicate(timeout=200)
         assert maker.returncode == 0, errors
-    assert len({run(way, namespace, LOOK) for way in ways}) == 1
+    assert len({run(way, namespace, DESCRIBE) for way in ways}) == 1
 
 
 def test_a_command_that_makes_nothing_mounts_nothing() -> None:
@@ -232,7 +232,7 @@ def test_an_abandoned_mount_is_not_used(namespace: str) -> None:
     with idle_process("unshare", "-m") as keeper:  # its copy of the mount stays
         run("shell", namespace, REMOVE)
         run("shell", namespace, CREATE, "second")
-        script = [sys.executable, "-c", f"import sys\n{LOOK}"]
+        script = [sys.executable, "-c", f"import sys\n{DESCRIBE}"]
         inside = ["nsenter", f"--mount=/proc/{keeper}/ns/mnt", f"--net=/run/netns/{namespace}", *script]
         done = subprocess.run(inside, capture_output=True, text=True, env=ENVIRONMENT)
         assert " True second " in done.stdout, done.stderr
@@ -256,7 +256,7 @@ def test_the_bpffs_of_a_container_is_not_used_from_outside() -> None:
         shlex.join(command("shell", ALONE, CREATE, "outside")),
         "kill -KILL $!",
         "wait $! 2>/dev/null || true",
-        shlex.join(command("shell", ALONE, LOOK)),
+        shlex.join(command("shell", ALONE, DESCRIBE)),
     ]
     # As in a sandbox, whose process 1 has more capabilities than the others: they cannot enter its mount namespace.
     less = "-sys_ptrace,-sys_time"
@@ -284,7 +284,7 @@ def test_the_state_of_a_dead_namespace_is_collected_and_no_other(namespace: str)
     assert living not in gone
     assert living in cookies()
     assert dead not in cookies()
-    assert run("shell", namespace, LOOK).split()[1] == "True"
+    assert run("shell", namespace, DESCRIBE).split()[1] == "True"
 
 
 @contextmanager
@@ -348,13 +348,13 @@ with state.building() as fresh:
     builder.stdout.close()
     builder.send_signal(signal.SIGKILL)
     builder.wait()
-    assert run("shell", namespace, LOOK).split()[1] == "False"
+    assert run("shell", namespace, DESCRIBE).split()[1] == "False"
     collect_dead_states()
     root = mounts.find()
-    cookie = run("shell", namespace, LOOK).split()[0]
+    cookie = run("shell", namespace, DESCRIBE).split()[0]
     assert root is None or f"new-net{cookie}" not in os.listdir(root)
     run("shell", namespace, CREATE, "whole")
-    assert " True whole ['mark'] " in run("shell", namespace, LOOK)
+    assert " True whole ['mark'] " in run("shell", namespace, DESCRIBE)
 
 
 def test_a_failed_building_leaves_nothing(namespace: str) -> None:
@@ -453,7 +453,7 @@ def test_each_namespace_has_its_own_cookie(namespace: str) -> None:
 
 def test_a_pinned_map_keeps_its_values(namespace: str) -> None:
     run("shell", namespace, CREATE, "x")
-    cookie = run("shell", namespace, LOOK).split()[0]
+    cookie = run("shell", namespace, DESCRIBE).split()[0]
     state = State(int(cookie), f"{mounts.find()}/net{cookie}")
     with ArrayMap.open(state.pin_path("mark")) as first:
         first.put(0, b"8 bytes.")

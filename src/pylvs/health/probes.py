@@ -292,7 +292,7 @@ class ProbeScheduler:
         self._before_start.clear()
 
     def schedule(self, scheduled: ScheduledProbe, delay_s: float) -> None:
-        """Set the next probe, replacing an earlier setting. A probe that runs or is queued is left alone."""
+        """Set the next probe, replacing an earlier setting. A probe that runs or is queued stays."""
         if self._loop is None:
             self._before_start.append((scheduled, delay_s))
             return

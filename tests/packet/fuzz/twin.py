@@ -185,7 +185,7 @@ class Twin:
         wanted = [out for _, out in expected.sent]
         got = [self._comparable(out, frame, want) for out, want in zip(done.sent, wanted, strict=False)]
         same_but_sums = list(map(_unsummed, got)) == list(map(_unsummed, wanted))
-        if got != wanted and same_but_sums and looks_unfinished(frame):
+        if got != wanted and same_but_sums and is_unfinished(frame):
             return
         if len(done.sent) != len(wanted) or got != wanted:
             raise Difference(
@@ -277,7 +277,7 @@ def comparable(out: bytes, expected: bytes, local: frozenset[bytes]) -> bytes:
     return out
 
 
-def looks_unfinished(frame: bytes) -> bool:
+def is_unfinished(frame: bytes) -> bool:
     """Return whether the checksum equals the pseudo header's sum, so that the program completes it.
 
     The kernel knows which checksums are incomplete, a program does not. An error's own checksum covers the quotation.

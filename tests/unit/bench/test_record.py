@@ -104,7 +104,7 @@ def test_the_documents_take_a_run(tmp_path: Path) -> None:
     assert (tmp_path / document.PICTURE).read_text() == picture.draw(run())
 
 
-def test_documents_without_marks_are_left_alone(tmp_path: Path) -> None:
+def test_documents_without_marks_do_not_change(tmp_path: Path) -> None:
     with pytest.raises(document.NoMarks):
         document.write(tmp_path, run())
     (tmp_path / document.DOCUMENT).write_text("no marks\n")

@@ -519,7 +519,7 @@ def test_by_default_a_mail_names_this_machine_as_its_resolver_does(
         assert f"From: root@{name}" in lines
         assert any(each.startswith(f"Subject: [{name}] ") for each in lines)
     assert set(asked) == {socket.AI_CANONNAME}
-    assert len(asked) == 1, "a name that is known is kept, and a resolver without one is left alone for a minute"
+    assert len(asked) == 1, "a name that is known is kept, and a resolver without one is not asked for a minute"
 
 
 @pytest.mark.parametrize(

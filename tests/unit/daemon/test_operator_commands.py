@@ -93,12 +93,12 @@ def test_at_its_deadline_a_drain_is_reported_or_forced(host: FakeHost) -> None:
 
 def test_a_drain_can_leave_out_inactive_connections(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection in its handshake is inactive; it has until the next poll to become active."""
-    monkeypatch.setattr(drains, "POLL_S", 3600.0)  # the test looks
+    monkeypatch.setattr(drains, "POLL_S", 3600.0)  # the test polls
 
     async def scenario() -> None:
         async with host.daemon() as daemon:
 
-            async def look(active: int, inactive: int) -> str:
+            async def stage(active: int, inactive: int) -> str:
                 host.tables.count(WEB, DestinationKey(address(1), 80), active=active, inactive=inactive)
                 await daemon.drains.poll()
                 return daemon.drains.all()[0].stage.value
@@ -106,10 +106,10 @@ def test_a_drain_can_leave_out_inactive_connections(host: FakeHost, monkeypatch:
             words = (verbs.drain, FIRST, "--active-only")
             drain = asyncio.create_task(asyncio.to_thread(invoked, host, *words))
             await until(lambda: daemon.drains.all() and weight_of(host, 1) == 0)
-            assert await look(active=0, inactive=1) == "waiting"
-            assert await look(active=1, inactive=7) == "waiting"
-            assert await look(active=0, inactive=8) == "waiting"
-            assert await look(active=0, inactive=8) == "removed"
+            assert await stage(active=0, inactive=1) == "waiting"
+            assert await stage(active=1, inactive=7) == "waiting"
+            assert await stage(active=0, inactive=8) == "waiting"
+            assert await stage(active=0, inactive=8) == "removed"
             done = await drain
             assert (done.exit_code, weight_of(host, 1)) == (0, None)
             assert done.output.endswith("drained: out of the table with 8 inactive connections\n")
@@ -120,7 +120,7 @@ def test_a_drain_can_leave_out_inactive_connections(host: FakeHost, monkeypatch:
 @pytest.mark.parametrize("boot", ["", "another one"])
 def test_a_jump_of_the_wall_clock_ends_no_drain(host: FakeHost, monkeypatch: pytest.MonkeyPatch, boot: str) -> None:
     """Also beside a restart. After a reboot only the wall clock has the deadline."""
-    monkeypatch.setattr(drains, "POLL_S", 3600.0)  # the test looks
+    monkeypatch.setattr(drains, "POLL_S", 3600.0)  # the test polls
 
     async def scenario() -> None:
         async with host.daemon(kill=True):

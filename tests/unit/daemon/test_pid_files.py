@@ -1,4 +1,4 @@
-"""PID files: keepalived's paths, and the files of other daemons, which are left alone."""
+"""PID files: keepalived's paths, and the files of other daemons, which stay as they are."""
 
 from __future__ import annotations
 

@@ -23,11 +23,11 @@ class Table:
     def __init__(self, *capacities: int | Exception) -> None:
         self.capacities = list(capacities)
         self.growth_fails = False
-        self.looks = self.attempts = 0
+        self.polls = self.attempts = 0
         self.now_s = 0.0
 
     def larger_capacity(self) -> int:
-        self.looks += 1
+        self.polls += 1
         found = self.capacities.pop(0) if len(self.capacities) > 1 else self.capacities[0]
         if isinstance(found, Exception):
             raise found
@@ -62,7 +62,7 @@ def events_of(table: Table, thread: TableThread, steps: list[float]) -> list[dic
 def test_a_table_that_has_grown_is_an_event(thread: TableThread) -> None:
     table = Table(0, 2048, 0)
     assert events_of(table, thread, [0, 5, 10]) == [{"event": "table_grown", "capacity": 2048}]
-    assert (table.looks, table.attempts) == (3, 1)
+    assert (table.polls, table.attempts) == (3, 1)
 
 
 @pytest.mark.parametrize("fails", ["by memory", "by a lock"])
@@ -73,7 +73,7 @@ def test_a_failure_is_reported_and_repeated_after_ever_longer_pauses(thread: Tab
     found = events_of(table, thread, [5.0 * step for step in range(24 * 3600 // 5)])
     assert set(map(str, found)) == {str({"event": "table_not_grown", "reason": reason})}
     doubled = int(LAST_RETRY_S / FIRST_RETRY_S).bit_length()
-    assert 24 <= table.looks <= doubled + 24 * 3600 / LAST_RETRY_S + 1
+    assert 24 <= table.polls <= doubled + 24 * 3600 / LAST_RETRY_S + 1
 
 
 def test_a_process_that_hangs_is_killed_and_is_a_failure_of_growth(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,4 +111,4 @@ def test_after_a_success_the_next_failure_pauses_for_a_short_time_again(thread: 
         "table_grown",
         "table_not_grown",
     ]
-    assert table.looks == 4, "not before the pause is over"
+    assert table.polls == 4, "not before the pause is over"

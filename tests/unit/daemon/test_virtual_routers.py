@@ -513,12 +513,12 @@ def test_the_loss_of_the_packet_path_and_its_end_are_reported_but_no_foreign_edi
     for name in ("virtual_routers.forwarding.POLL_S", "table.reconciler.POLL_S"):
         monkeypatch.setattr(f"pylvs.daemon.{name}", 0.02)
     tables = host.tables = Broken()
-    looks: list[str | None] = []
-    look = Supervisor._forwarding_error
+    errors: list[str | None] = []
+    forwarding_error = Supervisor._forwarding_error
 
     def noted(daemon: Supervisor) -> str | None:
-        looks.append(look(daemon))
-        return looks[-1]
+        errors.append(forwarding_error(daemon))
+        return errors[-1]
 
     monkeypatch.setattr(Supervisor, "_forwarding_error", noted)
 
@@ -532,8 +532,8 @@ def test_the_loss_of_the_packet_path_and_its_end_are_reported_but_no_foreign_edi
             await until(lambda: reports() == [(True, "")])
             tables.busy = True
             await until(lambda: daemon.reconciler.last.busy)
-            seen = len(looks)
-            await until(lambda: len(looks) > seen + 3)
+            seen = len(errors)
+            await until(lambda: len(errors) > seen + 3)
             tables.error, tables.busy = "no BPF here any more", False
             await until(lambda: len(reports()) == 2)
             assert (await daemon.routers.status())["data_plane"] == {"up": False, "reason": "no BPF here any more"}

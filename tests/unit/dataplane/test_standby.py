@@ -39,12 +39,12 @@ class Kernel:
     def put_many(self, keys: bytes, values: bytes, count: int) -> None:
         for index in range(count):
             self.elements[keys[16 * index : 16 * index + 16]] = values[index : index + 1]
-            self.look()
+            self.read()
 
     def remove_many(self, keys: bytes, count: int) -> None:
         for index in range(count):
             del self.elements[keys[16 * index : 16 * index + 16]]
-            self.look()
+            self.read()
 
     # the methods of the root
 
@@ -68,7 +68,7 @@ class Kernel:
             return False
         return bool(self.elements.get(address_bytes(address), b"\0")[0] & side)
 
-    def look(self) -> None:
+    def read(self) -> None:
         self.seen.append(frozenset(each for each in ADDRESSES if self.is_standby(each)))
 
 
@@ -84,7 +84,7 @@ class Words(dict[int, int]):
 
     def __setitem__(self, index: int, word: int) -> None:
         super().__setitem__(index, word)
-        self.kernel.look()
+        self.kernel.read()
 
 
 some = st.frozensets(st.sampled_from(ADDRESSES))

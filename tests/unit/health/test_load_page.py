@@ -119,10 +119,10 @@ def test_a_page_without_the_value_is_an_error_with_the_reason(check: LoadCheck, 
 
 
 def test_a_page_is_not_read_on_when_its_time_is_over() -> None:
-    looks = iter([False, False, True])
+    expired = iter([False, False, True])
     with pytest.raises(ProbeFailed, match="the page takes too long"):
-        parse_page(b"node_load1 1\n" * 5 + b"node_load1 {", LOAD1, None, lambda: next(looks))
-    assert list(looks) == []
+        parse_page(b"node_load1 1\n" * 5 + b"node_load1 {", LOAD1, None, lambda: next(expired))
+    assert list(expired) == []
 
 
 def test_a_shortage_of_memory_is_no_fault_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,7 @@ def test_a_mark_that_a_rule_may_give_is_not(rule: MarkRule) -> None:
     assert warning("-A -f 5", director_with(checked(rule))) == ""
 
 
-def test_bits_that_a_rule_leaves_alone_may_be_anything() -> None:
+def test_bits_that_a_rule_does_not_change_may_be_anything() -> None:
     assert warning(f"-A -f {0xF1}", director_with(checked(rule_of("0x1/0xf", dst="192.0.2.1")))) == ""
     assert warning(f"-A -f {0xF2}", director_with(checked(rule_of("0x1/0xf", dst="192.0.2.1")))) != ""
 

@@ -16,7 +16,7 @@ OWN = Table(nftables.IPV4, "own", (), ())
 
 
 class Kernel:
-    """A kernel that has the table or not. Another program may create it behind the first look."""
+    """A kernel that has the table or not. Another program may create it after the first listing."""
 
     def __init__(self, has: bool, appears: bool = False) -> None:
         self.has, self.appears = has, appears

@@ -137,15 +137,15 @@ def test_a_search_ends_when_its_time_is_over_although_each_match_is_within_its_l
 
 def test_slices_of_a_search_that_is_fast_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pcre2, "monotonic", lambda: 0.0)
-    looks = 0
+    calls = 0
 
     def over() -> bool:
-        nonlocal looks
-        looks += 1
+        nonlocal calls
+        calls += 1
         return False
 
     assert not Regex(b"needle").search(b"x" * (16 << 20), 0, None, over)
-    assert looks == 18  # 64 * (2^18 - 1) starts are fewer than 16 Mi, and the last slice has the rest
+    assert calls == 18  # 64 * (2^18 - 1) starts are fewer than 16 Mi, and the last slice has the rest
 
 
 @given(st.binary(max_size=30), st.lists(st.sampled_from(sorted(OPTIONS)), max_size=3), st.binary(max_size=50))

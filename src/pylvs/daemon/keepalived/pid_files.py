@@ -57,7 +57,7 @@ def directory(placement: Placement) -> Path:
 
 
 class PidFiles:
-    """The files of one daemon, from `claim` to `release`. Another daemon's files are left alone."""
+    """The files of one daemon, from `claim` to `release`. Another daemon's files stay as they are."""
 
     def __init__(self, paths: PidPaths) -> None:
         self.refused = ""  # why there are none

@@ -176,8 +176,8 @@ class SimEngine(Engine):
         super().__init__(configuration, probe_of, wall=clock.wall, chance=rng.random, at_once=self.world.at_once)
         self.on_event(self._events.append)
 
-    def look(self, reloaded: bool = False) -> None:
-        """Check the invariants."""
+    def check_invariants(self, reloaded: bool = False) -> None:
+        """Judge the events since the last call."""
         events, self._events[:] = list(self._events), []
         for event in events:
             self.world.note("event: {}", event)
@@ -215,13 +215,13 @@ class SimEngine(Engine):
             self.world.invariants.holds(
                 service.has_quorum == state.has_quorum, "quorum of {}: not that of its servers", service.number
             )
-        self.look()
+        self.check_invariants()
 
     def start(self) -> None:
         """Start the model too."""
         super().start()
         self.daemon.model.start()
-        self.look()
+        self.check_invariants()
         self.daemon.ready_at = self.world.clock.now()
         self.world.ready(self.daemon)
 
@@ -237,14 +237,14 @@ class SimEngine(Engine):
         self.world.note("reload: {} services", len(configuration.services))
         super().replace(configuration)
         self.daemon.model.replace(configuration)
-        self.look(reloaded=True)
+        self.check_invariants(reloaded=True)
 
     def set_host_addresses(self, addresses: Iterable[Address]) -> None:
         """Set them in the model too."""
         here = frozenset(addresses)
         super().set_host_addresses(here)
         self.daemon.model.addresses_here(here)
-        self.look()
+        self.check_invariants()
 
     def named(self, server: DestinationKey | Address | None = None, service: str | None = None) -> list[ServerName]:
         """Return the names of the servers that requests with these arguments are about."""
@@ -265,14 +265,14 @@ class SimEngine(Engine):
             delay_s == expected_s, "{} probes again in {} s, the model in {}", state.check, delay_s, expected_s
         )
         if moved or self._events:
-            self.look()
+            self.check_invariants()
         return delay_s
 
     def _override(self, server: Any, service: str | None, change: Callable[[Override], Override], requests: str) -> Any:
         names = super()._override(server, service, change, requests)
         for name, key in names:
             self.daemon.model.override(number_of(name), key, change)
-        self.look()
+        self.check_invariants()
         return names
 
 

@@ -170,7 +170,7 @@ class HealthModel:
         self._shared: dict[Any, CheckModel] = {}
         self._alive: set[CheckModel] = set()  # before this reload
         self._here: frozenset[Address] | None = None
-        self.new_services: set[int] = set()  # since the last look
+        self.new_services: set[int] = set()  # since the last check
         self.new_servers: set[tuple[int, DestinationKey]] = set()
 
     def checks(self) -> Iterator[CheckModel]:

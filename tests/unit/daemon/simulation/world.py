@@ -28,7 +28,7 @@ from tests.unit.daemon.simulation.faults import CURRENT, Faults, Killed, Run, Sc
 from tests.unit.daemon.simulation.invariants import STEADY_S, STOP_S, Invariants, Violation, bound_s
 from tests.unit.daemon.simulation.schedule import Schedule
 
-LOOK_EVERY = 5  # seconds, at a desired state that nothing should have changed
+CHECK_EVERY = 5  # seconds, at a desired state that nothing should have changed
 
 
 @dataclass
@@ -280,10 +280,10 @@ class World:
             configuration = self.file.configuration
             running = self.daemon.engine.configuration if self.daemon.engine else configuration
             await self._wait(both, max(bound_s(configuration), bound_s(running)))
-            self._look_at_the_end()
+            self._check_the_end()
             edits = self.table.edits_by_daemon
             await self._wait(both, STEADY_S)
-            self._look_at_the_end()
+            self._check_the_end()
             self.invariants.holds(edits == self.table.edits_by_daemon, "the table is edited on and on")
             self.invariants.scripts(self.daemon, complete=True)
             await self._end(manager)
@@ -293,7 +293,7 @@ class World:
                 task.cancel()
             await asyncio.gather(*both, return_exceptions=True)
 
-    def _look_at_the_end(self) -> None:
+    def _check_the_end(self) -> None:
         self.invariants.converged(self.daemon)
         running = self.daemon.engine.configuration if self.daemon.engine else None
         if self.schedule.last_reload:
@@ -342,8 +342,8 @@ class World:
             if self.over:
                 return
             self.invariants.tick()
-            if number % LOOK_EVERY == 0 and self.daemon.steady and self.daemon.engine is not None:
-                self.daemon.engine.look()
+            if number % CHECK_EVERY == 0 and self.daemon.steady and self.daemon.engine is not None:
+                self.daemon.engine.check_invariants()
             if self.violation is not None:
                 raise self.violation
             errors = [each for each in self.loop.errors if not isinstance(each.get("exception"), Killed)]

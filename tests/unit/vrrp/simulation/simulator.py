@@ -25,7 +25,7 @@ from tests.unit.vrrp.simulation.records import Sent
 from tests.unit.vrrp.simulation.schedule import DOWN_KINDS, FOREVER, LINK_KINDS, NEW_SCRIPT, Fault, Plan
 from tests.unit.vrrp.simulation.system import simulated
 
-LOOK_S = 0.5  # between two checks of processes that have nothing to do
+CHECK_S = 0.5  # between two checks of processes that have nothing to do
 MAX_EVENTS = 20_000  # in one seed; most take some hundreds, more is a storm of answers
 
 Trace = Callable[[str], None]
@@ -134,7 +134,7 @@ class Simulation:
             self.at(fault.begin, self._begin, fault)
             if fault.end != FOREVER and fault.kind not in ("reload", "remove"):
                 self.at(fault.end, self._end, fault)
-        self.at(LOOK_S, self._look)
+        self.at(CHECK_S, self._check_idle)
         self._run_until(plan.heals_at)
         whole_at = max(plan.heals_at, self._latest_arrival, *(host.plan.starts_at for host in self.hosts))
         if self.trace is not None:
@@ -185,13 +185,13 @@ class Simulation:
         self.checker.starts(host)
         host.start()
 
-    def _look(self) -> None:
+    def _check_idle(self) -> None:
         """Check processes that may have missed their time."""
         for host in self.hosts:
             if host.service is not None and self.now >= host.stalled_until:
                 host.now = max(host.now, self.local(host))
                 self.checker.stepped(host)
-        self.at(self.now + LOOK_S, self._look)
+        self.at(self.now + CHECK_S, self._check_idle)
 
     def _down(self, host: Host) -> bool:
         return any(fault.host == host.number and fault.kind in DOWN_KINDS for fault in self._active)
@@ -386,7 +386,7 @@ class Simulation:
             host.now = max(host.now, self.local(host))
             host.know()
         else:
-            self.at(self.now + LOOK_S, self._know, host)
+            self.at(self.now + CHECK_S, self._know, host)
 
     def _yield(self, host: Host, fault: Fault) -> None:
         """`pylvs vrrp yield`, for as long as the fault lasts at most by any clock."""
