@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from pylvs.model.checks import Script
 from pylvs.model.vrrp import Track, Tracks, VrrpConfiguration, VrrpInstance, VrrpScript
 from pylvs.model.wanted import GlobalSettings
 from pylvs.system.processes import channel
-from pylvs.vrrp.helper.link import Configure, FromHelper, ToHelper, decoded, encoded
+from pylvs.vrrp.helper.link import Configure, Finish, FromHelper, ToHelper, decoded, encoded
 from pylvs.vrrp.tracking import TrackedObject
 from tests.waiting import PATIENCE_S, until
 
@@ -50,6 +51,8 @@ class Started:
         self.socket.settimeout(PATIENCE_S)
         for message in messages:
             self.socket.send(channel.encode(encoded(message, ToHelper)))
+            if isinstance(message, Finish):
+                self.socket.shutdown(socket.SHUT_WR)
 
     def receive(self) -> None:
         """Receive what was sent so far."""
@@ -78,8 +81,14 @@ class Started:
         return next((each for each in reversed(self.received) if each.track.name == name), None)
 
     def ended(self) -> int:
-        """Wait for its end and return the exit status."""
-        return self.process.wait(PATIENCE_S)
+        """Wait for its end and return the exit status. As the router process does, kill it if it closes its socket."""
+        if self.socket.fileno() >= 0:
+            self.socket.settimeout(PATIENCE_S)
+            while self.socket.recv(channel.MAX_PACKET):
+                pass
+            self.process.kill()
+        status = self.process.wait(PATIENCE_S)
+        return 0 if status == -signal.SIGKILL else status
 
 
 @contextlib.contextmanager
