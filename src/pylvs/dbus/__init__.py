@@ -1,1 +1,1 @@
-"""D-Bus: the process that serves keepalived's interface of virtual routers on the system bus."""
+"""D-Bus: a task of the edge process, which serves keepalived's interface of virtual routers on the system bus."""
