@@ -146,7 +146,7 @@ def test_a_string_of_one_identifier_is_a_name() -> None:
 
 
 def test_strings_of_tests_are_read() -> None:
-    assert findings("tests/a.py", "assert a, 'that is what nobody knows'\n") == ["1:11: words: 'nobody'"]
+    assert findings("tests/a.py", "assert a, 'that is what nobody knows'\n") == ["1:24: words: 'nobody'"]
     assert findings("tests/a.py", 'fail("1 services")\n') == []  # data of tests may have a plural
 
 
