@@ -24,6 +24,7 @@ ALL_STATES = "the states of this machine"  # what a lock of the bpffs guards
 _MARKER = "in-use"
 _KERNEL_THREAD = 0x00200000  # PF_KTHREAD
 _ATTEMPTS = 100  # to find or mount the bpffs, while processes end and others unmount it
+_reachable: list[int] = []  # descriptors of roots, after `hold_roots`
 _held: dict[int, int] = {}  # device of a bpffs that only another namespace sees: a descriptor of its root
 
 
@@ -44,6 +45,13 @@ def find() -> str | None:
         except OSError:  # there is none, or the process of this root has ended
             continue
     return None
+
+
+def hold_roots() -> None:
+    """Let `find` search the present roots from now on: without CAP_SYS_PTRACE this process could not enter them."""
+    for root in list(_roots()):
+        with suppress(OSError):  # its process has ended
+            _reachable.append(os.open(root or "/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
 
 
 def ensure() -> str:
@@ -169,6 +177,9 @@ def _path(root: str) -> str | None:
 
 def _roots() -> Iterator[str]:
     """Yield the roots to search, in order: every process finds the same bpffs first."""
+    if _reachable:
+        yield from (f"/proc/self/fd/{each}" for each in _reachable)
+        return
     if _enterable(1):
         yield "/proc/1/root"
     else:

@@ -22,7 +22,7 @@ import os
 import struct
 import time
 
-from pylvs.bpf import abi, libbpf
+from pylvs.bpf import abi, libbpf, mounts
 from pylvs.dataplane.state import ROLES, State, netns_cookie, roles_directory
 from pylvs.dataplane.tables import Tables, address_bytes, address_of, bitmap, write_bitmap
 from pylvs.model.addresses import Address
@@ -194,6 +194,11 @@ class Standby:
         self._keeper = Keeper(netns_cookie(), instance)
         self._tables: Tables | None = None
         self._mark = 0  # of the tables that are open
+
+    @staticmethod
+    def prepare() -> None:
+        """Let this process find tables that are made later, also after it has dropped capabilities. Raises OSError."""
+        mounts.hold_roots()
 
     def set_standby(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
         """Publish the roles: `addresses` are standby, the other `held` ones active.

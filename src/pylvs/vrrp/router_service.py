@@ -59,14 +59,20 @@ TICK_S = 0.5  # of leases
 HELPER_SILENT = "the helper process has not reported it lately"
 
 
-def run(state_dir: Path, log_format: str, roles: Roles, first: Configuration | None = None) -> None:
+def run(
+    state_dir: Path,
+    log_format: str,
+    roles: Roles,
+    first: Configuration | None = None,
+    prepare: Call = lambda: None,
+) -> None:
     """Run until SIGTERM or a request to stop; the virtual routers of `first` at once.
 
-    The state directory must exist. Raises Busy, PylvsError.
+    `prepare` is called before capabilities are dropped. The state directory must exist. Raises Busy, PylvsError.
     """
     os.chdir(state_dir)
     with single_instance(PID_FILE):
-        RouterService(log_format, roles).run(first)
+        RouterService(log_format, roles).run(first, prepare)
 
 
 @contextlib.contextmanager
@@ -124,7 +130,7 @@ class RouterService:
         }
         self._control = ControlServer(self.loop, verbs, self.log)
 
-    def run(self, first: Configuration | None = None) -> None:
+    def run(self, first: Configuration | None = None, prepare: Call = lambda: None) -> None:
         """Run the loop until `stop` has finished."""
         readable, writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
@@ -137,6 +143,7 @@ class RouterService:
             for warning in self._configure(requests.Configure(first.vrrp, first.settings))["warnings"]:
                 self.log("warning", warning)
         self.helper.start()
+        prepare()
         self._drop_capabilities()
         try:
             self.loop.run()

@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 EXIT_FAILED, EXIT_USAGE = 1, 2
 
 
+def _standby() -> type[Standby]:
+    from pylvs.dataplane.vip_roles import Standby  # late: sockets listen before
+
+    return Standby
+
+
 class LazyStandby:
     """`pylvs.model.vrrp.Roles` of the packet path. It is opened late: virtual routers also run without BPF."""
 
@@ -35,13 +41,16 @@ class LazyStandby:
         self._instance = instance
         self._standby: Standby | None = None
 
+    def prepare(self) -> None:
+        """Let the tables be found later, when this process has dropped capabilities."""
+        with contextlib.suppress(OSError):
+            _standby().prepare()
+
     def set_standby(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
         """See `Roles`."""
-        from pylvs.dataplane.vip_roles import Standby  # late: sockets listen before
-
         try:
             if self._standby is None:
-                self._standby = Standby(self._instance)
+                self._standby = _standby()(self._instance)
             self._standby.set_standby(addresses, held)
         except OSError as error:
             raise PylvsError(str(error)) from None
@@ -69,7 +78,7 @@ def run(state: Path, log_format: str, instance: str = "", first: Configuration |
         Firewall.name = f"{Firewall.name}-{instance}"
     roles = LazyStandby(instance)
     try:
-        router_service.run(state, log_format, roles, first)
+        router_service.run(state, log_format, roles, first, roles.prepare)
         roles.close()
     except KeyboardInterrupt:
         return 0
