@@ -253,6 +253,33 @@ def test_choices_are_those_of_the_reference_after_any_history(director_host: Hos
     holds()
 
 
+@pytest.mark.parametrize("scheduler", PREDICTABLE)
+def test_choices_are_those_of_the_reference_when_loads_and_weights_differ(director_host: Host, scheduler: str) -> None:
+    """A random history rarely lets all of connections, inactive ones, overload and weight matter. This one does."""
+    chance, history = random.Random(7), list[str]()
+
+    def expected(got: int | None, wanted: int | None) -> None:
+        assert got == wanted, history
+
+    with director_host.director.batch():
+        twin = Twin(director_host, director_host.new_key(vip=VIP4), scheduler, ServiceFlag(0))
+        twin.expire_after(86400)
+        for number, weight in enumerate((1, 2, 3, 4, 6, 1, 2, 3), 1):
+            twin.add(number, weight)
+        for _ in range(150):
+            step = chance.choices(("connect", "finish", "overload", "edit"), (60, 30, 5, 5))[0]
+            history.append(step)
+            if step == "connect":
+                twin.connect(0xC6120000 + chance.randrange(999), expected)
+            elif step == "finish":
+                twin.finish(chance.randrange(99))
+            elif step == "overload":
+                twin.overload(chance.randint(1, SERVERS))
+            else:
+                twin.edit(chance.randint(1, SERVERS), chance.choice((1, 2, 3, 4, 6)))
+        director_host.director.delete_service(twin.key)
+
+
 class TwinOfMany(Twin):
     """More servers than one part of an address's set holds, behind the router: connections show the choice."""
 

@@ -352,6 +352,16 @@ def standby_process(vip: str) -> Iterator[None]:
             process.kill()
 
 
+def test_the_capabilities_of_pylvs_vrrp_are_enough(director_host: Host) -> None:
+    code = "import sys; from ipaddress import ip_address; from pylvs.dataplane.vip_roles import Standby\n"
+    code += "from pylvs.system import sandbox; from pylvs.vrrp.router_service import CAPABILITIES\n"
+    code += "Standby.prepare(); sandbox.keep_only(*CAPABILITIES)\n"
+    code += "Standby().set_standby(frozenset({ip_address(sys.argv[1])}))"
+    subprocess.run([sys.executable, "-c", code, VIP4], check=True)
+    assert vip_roles.in_force(director_host.director.tables).standby == {ip_address(VIP4)}
+    Standby().close()
+
+
 def test_it_stays_when_its_process_is_killed_and_the_next_process_continues(director_host: Host) -> None:
     host = director_host
     service = established(host, Method.ROUTE, 4)
@@ -464,12 +474,3 @@ def test_a_take_over_attaches_nothing(elsewhere: Host, vip: str, prefix: str) ->
             assert attached(host.director.state) == before
     finally:
         word.close()
-
-
-def test_the_capabilities_of_pylvs_vrrp_are_enough(director_host: Host) -> None:
-    code = "import sys; from ipaddress import ip_address; from pylvs.dataplane.vip_roles import Standby\n"
-    code += "from pylvs.system import sandbox; from pylvs.vrrp.router_service import CAPABILITIES\n"
-    code += "Standby.prepare(); sandbox.keep_only(*CAPABILITIES)\n"
-    code += "Standby().set_standby(frozenset({ip_address(sys.argv[1])}))"
-    subprocess.run([sys.executable, "-c", code, VIP4], check=True)
-    assert vip_roles.in_force(director_host.director.tables).standby == {ip_address(VIP4)}

@@ -236,7 +236,7 @@ def test_the_stop_waits_for_scripts_in_bounded_time(tmp_path: Path, monkeypatch:
         recorder.notifier.configure(wanted(recorder, recorder.script_writing("received", "sleep 0.2")))
         recorder.notifier.notify(down(1, ending=True))
 
-    assert play(tmp_path, scenario) == ["<told", "told>"]
+    assert play(tmp_path, scenario) == ["<received", "received>"]
     monkeypatch.setattr(notify_scripts, "FINISH_S", 0.5)
 
     async def hanging(recorder: Recorder) -> None:
