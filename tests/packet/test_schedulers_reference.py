@@ -22,7 +22,19 @@ from pylvs.reference import schedulers as reference
 from pylvs.reference.schedulers.locality import LocalityLeastConnections, ReplicatedLocality
 from pylvs.reference.server import Server
 from tests.packet.frames import parsed, tcp
-from tests.packet.host import PASSED, PREDICTABLE, SERVERS, VIP4, VIP6, Host, new_host, server4, server6, server_mac
+from tests.packet.host import (
+    PASSED,
+    PREDICTABLE,
+    SERVERS,
+    VIP4,
+    VIP6,
+    Host,
+    new_host,
+    server4,
+    server6,
+    server_mac,
+    stop_timer,
+)
 
 BY_MAC = {server_mac(number): number for number in range(1, SERVERS + 1)}
 STEP_S = 200  # the step of time; whole minutes keep the test independent of seconds
@@ -31,7 +43,9 @@ _clients = itertools.count(1)
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Host]:
-    with new_host(connections=1 << 17) as made:
+    # No clock: neither connections nor entries of caches end between the reference's choice and that of the program.
+    with new_host(connections=1 << 17, expires=False) as made:
+        stop_timer(made.director, "cache_sweepers")
         yield made
 
 
