@@ -7,12 +7,14 @@ only the task waits.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any, Protocol
 
+from pylvs.daemon.parts import Part
+from pylvs.daemon.problems import Problem
+from pylvs.daemon.tasks import BackgroundTasks
 from pylvs.dbus import interface
 from pylvs.model.errors import PylvsError, text_of
 from pylvs.model.wanted import Configuration, DbusSettings
@@ -44,7 +46,7 @@ class Routers(Protocol):
     async def request(self, verb: str, **fields: Any) -> Any: ...
 
 
-class DbusTask:
+class DbusTask(Part):
     """Runs the task while the configuration has virtual routers and enable_dbus.
 
     `methods` execute the methods of the general object by name.
@@ -80,16 +82,10 @@ class DbusTask:
             return self._error
         return self._edge.problem or self._bus_error or ""
 
-    @contextlib.asynccontextmanager
-    async def serving(self, configuration: Configuration) -> AsyncIterator[None]:
-        """Serve within the block."""
-        try:
-            await self.follow(configuration)
-            yield
-        finally:
-            self._close()
+    async def start(self, configuration: Configuration, tasks: BackgroundTasks) -> None:
+        await self.apply(configuration)
 
-    async def follow(self, configuration: Configuration) -> None:
+    async def apply(self, configuration: Configuration) -> None:
         """Serve this configuration from now on; report it as a reload if another one was served."""
         settings = configuration.settings.dbus
         self._settings = settings
@@ -102,7 +98,7 @@ class DbusTask:
         if served is not None and served == self._served:
             self._signal(interface.RELOADED)
             return
-        await self.stop()
+        await self._end()
         self._error = ""
         if served is None:
             return
@@ -113,7 +109,18 @@ class DbusTask:
         self._served = served
         self._edge.begin(self)
 
-    async def stop(self) -> None:
+    async def stop(self, keep: bool) -> None:
+        if not keep:
+            await self._end()
+
+    async def close(self) -> None:
+        self._close()
+
+    def problems(self) -> Iterator[Problem]:
+        if self.problem:
+            yield Problem("dbus", "", self.problem)
+
+    async def _end(self) -> None:
         """Report the end to clients, and end the task."""
         if self._served is not None and self._edge.process.up:
             self._ended = asyncio.get_running_loop().create_future()

@@ -10,11 +10,14 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
 from pylvs.daemon.notifications import encode_event
+from pylvs.daemon.parts import Part
+from pylvs.daemon.problems import Problem
+from pylvs.daemon.tasks import BackgroundTasks
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event, QuorumGained, QuorumLost, ServerDown, ServerEvent, ServerUp
 from pylvs.model.errors import PylvsError, text_of
@@ -53,7 +56,7 @@ class Daemon(Protocol):
     async def reply(self, path: str, given: Mapping[str, Any]) -> bytes: ...
 
 
-class SnmpTask:
+class SnmpTask(Part):
     """Runs the task while the configuration enables SNMP."""
 
     name = "snmp"
@@ -72,7 +75,15 @@ class SnmpTask:
         """Why nothing is served, "" if it is, or shall not be."""
         return f"SNMP: {self._edge.problem}" if self._wanted is not None and self._edge.problem else ""
 
-    def configure(self, configuration: Configuration) -> None:
+    async def start(self, configuration: Configuration, tasks: BackgroundTasks) -> None:
+        await self.apply(configuration)
+        self._daemon.engine.on_event(self.happened)
+
+    def problems(self) -> Iterator[Problem]:
+        if self.problem:
+            yield Problem("snmp", "", self.problem)
+
+    async def apply(self, configuration: Configuration) -> None:
         """Serve this configuration from now on."""
         wanted = _served(configuration) if configuration.settings.snmp.enabled else None
         if wanted == self._wanted:

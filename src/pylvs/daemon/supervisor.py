@@ -26,7 +26,6 @@ from pylvs.daemon.api.files import FileChanges
 from pylvs.daemon.api.server import ApiServer
 from pylvs.daemon.dbus_task import DbusTask
 from pylvs.daemon.dumping import Dumper
-from pylvs.daemon.edges import DbusPart, SnmpPart
 from pylvs.daemon.host.changes import HostChanges
 from pylvs.daemon.host.part import HostPart
 from pylvs.daemon.host.services import HostServices
@@ -161,8 +160,8 @@ class Supervisor:
             self.services,
             self._api,
             self.host_changes,
-            SnmpPart(self._snmp, self.services),
-            DbusPart(self._dbus),
+            self._snmp,
+            self._dbus,
             self.liveness,
             TableGrowth(self._larger_capacity, partial(grow, options.tables_namespace), thread, self.events),
             self._reload_timer,

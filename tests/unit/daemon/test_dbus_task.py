@@ -6,7 +6,8 @@ import asyncio
 import io
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -57,6 +58,16 @@ def _usual_bus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(dbus_task.ADDRESS, raising=False)
 
 
+@asynccontextmanager
+async def serving(dbus: DbusTask, configuration: Configuration) -> AsyncIterator[None]:
+    """Serve within the block."""
+    try:
+        await dbus.apply(configuration)
+        yield
+    finally:
+        await dbus.close()
+
+
 @pytest.fixture
 def edge() -> FakeEdge:
     return FakeEdge()
@@ -65,18 +76,18 @@ def edge() -> FakeEdge:
 def test_the_task_follows_the_configuration(edge: FakeEdge) -> None:
     async def scenario() -> None:
         dbus = DbusTask(edge, Routers(), {})
-        async with dbus.serving(Configuration(settings=SERVED.settings)):
+        async with serving(dbus, Configuration(settings=SERVED.settings)):
             assert edge.begun == [], "there is no virtual router"
-            await dbus.follow(SERVED)
+            await dbus.apply(SERVED)
             usual = {"address": dbus_task.DEFAULT_ADDRESS, "name": "org.keepalived.Vrrp1"}
             assert edge.sent == [usual | {"root": "/org/keepalived/Vrrp1"}]
-            await dbus.follow(SERVED)
+            await dbus.apply(SERVED)
             assert edge.sent[1:] == [{"signal": "VrrpReloaded"}]
             other = DbusSettings(enabled=True, service_name="org.example.Second")
-            await dbus.follow(Configuration(settings=GlobalSettings(dbus=other), vrrp=SERVED.vrrp))
+            await dbus.apply(Configuration(settings=GlobalSettings(dbus=other), vrrp=SERVED.vrrp))
             assert (edge.begun, edge.ended) == (["dbus", "dbus"], ["dbus"])
             assert edge.sent[2]["name"] == "org.example.Second"
-            await dbus.follow(Configuration(vrrp=SERVED.vrrp))
+            await dbus.apply(Configuration(vrrp=SERVED.vrrp))
             assert edge.ended == ["dbus", "dbus"]
 
     run(scenario())
@@ -87,9 +98,9 @@ def test_without_the_library_one_line_is_the_problem(monkeypatch: pytest.MonkeyP
 
     async def scenario() -> None:
         dbus = DbusTask(edge, Routers(), {})
-        async with dbus.serving(SERVED):
+        async with serving(dbus, SERVED):
             assert dbus.problem == NO_LIBRARY
-            await dbus.follow(Configuration(vrrp=SERVED.vrrp))
+            await dbus.apply(Configuration(vrrp=SERVED.vrrp))
             assert dbus.problem == ""
 
     run(scenario())
@@ -98,7 +109,7 @@ def test_without_the_library_one_line_is_the_problem(monkeypatch: pytest.MonkeyP
 def test_the_bus_s_absence_is_a_problem_until_it_is_there(edge: FakeEdge) -> None:
     async def scenario() -> None:
         dbus = DbusTask(edge, Routers(), {})
-        async with dbus.serving(SERVED):
+        async with serving(dbus, SERVED):
             assert dbus.problem == ""
             dbus.receive({"bus": "No such file or directory"})
             assert dbus.problem == f"D-Bus: {dbus_task.DEFAULT_ADDRESS}: No such file or directory"
@@ -114,7 +125,7 @@ def test_a_process_cannot_fill_the_log_by_its_connections(edge: FakeEdge) -> Non
 
     async def scenario() -> None:
         dbus = DbusTask(edge, Routers(), {})
-        async with dbus.serving(SERVED):
+        async with serving(dbus, SERVED):
             for number in range(3 * MOST_LINES):
                 dbus.receive({"bus": f"reason {number}"})
 
@@ -134,7 +145,7 @@ def test_a_process_that_is_silent_is_replaced(monkeypatch: pytest.MonkeyPatch) -
     async def scenario() -> None:
         edge = Edge()
         dbus = DbusTask(edge, Routers(), {})
-        async with dbus.serving(SERVED):
+        async with serving(dbus, SERVED):
             await until(lambda: dbus.problem)
             assert dbus.problem == no_bus
             first = edge.process.pid
@@ -163,7 +174,7 @@ def test_a_status_is_read_once_a_second_however_many_transitions_there_are(
     async def scenario() -> None:
         routers = Routers()
         dbus = DbusTask(edge, routers, {})
-        async with dbus.serving(SERVED):
+        async with serving(dbus, SERVED):
             expected = {"routers": {PATH: ("VI_1", "BACKUP")}, "error": ""}
             assert await asyncio.gather(*(dbus._read_status() for _ in range(3))) == [expected] * 3
             dbus.state_changed(transition("MASTER"))
@@ -190,7 +201,7 @@ def test_a_transition_during_a_read_is_in_the_status(monkeypatch: pytest.MonkeyP
         routers = Routers()
         dbus = DbusTask(edge, routers, {})
         routers.during_read = lambda: dbus.state_changed(transition("MASTER"))
-        async with dbus.serving(SERVED):
+        async with serving(dbus, SERVED):
             assert (await dbus._read_status())["routers"] == {PATH: ("VI_1", "MASTER")}
             assert routers.reads == 1
 
@@ -210,7 +221,7 @@ def test_a_status_that_was_read_during_a_reload_is_read_again(monkeypatch: pytes
             dbus.routers_started(1)
 
         routers.during_read = start
-        async with dbus.serving(SERVED):
+        async with serving(dbus, SERVED):
             assert (await dbus._read_status())["routers"] == {PATH: ("VI_1", "MASTER")}
             assert routers.reads == 2
 
@@ -222,7 +233,7 @@ def test_virtual_routers_that_do_not_answer_are_named(edge: FakeEdge) -> None:
         routers = Routers()
         routers.error = "they do not answer"
         dbus = DbusTask(edge, routers, {})
-        async with dbus.serving(SERVED):
+        async with serving(dbus, SERVED):
             assert await dbus._read_status() == {"routers": {}, "error": "they do not answer"}
 
     run(scenario())
@@ -232,7 +243,7 @@ def test_virtual_routers_that_do_not_answer_are_named(edge: FakeEdge) -> None:
 def test_a_removed_router_ends_in_fault_unless_it_has_notify_deleted(reports: bool, state: str, edge: FakeEdge) -> None:
     async def scenario() -> None:
         dbus = DbusTask(edge, Routers(), {})
-        async with dbus.serving(SERVED):
+        async with serving(dbus, SERVED):
             dbus.state_changed(transition("DELETED", reports_deleted=reports))
             assert edge.sent[1:] == [{"path": PATH, "state": state}]
 
@@ -248,7 +259,7 @@ def test_the_process_may_request_these_methods_only(edge: FakeEdge) -> None:
     async def scenario() -> None:
         routers = Routers()
         dbus = DbusTask(edge, routers, {PRINT_DATA: print_data})
-        async with dbus.serving(SERVED):
+        async with serving(dbus, SERVED):
             dbus.receive({"id": 1, "method": PRINT_DATA, "name": ""})
             dbus.receive({"id": 2, "method": "SendGarp", "name": "VI_1"})
             await asyncio.gather(*dbus._executing)
@@ -272,10 +283,10 @@ def test_a_virtual_router_announces_its_addresses_once_a_second(
     async def scenario() -> None:
         routers = Routers()
         dbus = DbusTask(edge, routers, {})
-        async with dbus.serving(both):
+        async with serving(dbus, both):
             for number, name in enumerate(("VI_1", "VI_1", "VI_2", "none")):
                 await dbus._reply(number, "SendGarp", name)
-                await dbus.follow(both)
+                await dbus.apply(both)
             assert routers.requests == [("garp", {"name": "VI_1"}), ("garp", {"name": "VI_2"})]
             assert [each for each in edge.sent if "id" in each] == [
                 {"id": 0},
@@ -292,7 +303,7 @@ def test_requests_at_once_are_limited(monkeypatch: pytest.MonkeyPatch, edge: Fak
 
     async def scenario() -> None:
         dbus = DbusTask(edge, Routers(), {})
-        async with dbus.serving(SERVED):
+        async with serving(dbus, SERVED):
             for number in range(2):
                 dbus.receive({"id": number, "method": "status", "name": ""})
             with pytest.raises(BadMessage, match="more than 2 requests at once"):
@@ -306,7 +317,7 @@ def test_requests_at_once_are_limited(monkeypatch: pytest.MonkeyPatch, edge: Fak
 def test_failures_of_messages_are_in_the_log_once(log_output: io.StringIO, edge: FakeEdge) -> None:
     async def scenario() -> None:
         dbus = DbusTask(edge, Routers(), {})
-        async with dbus.serving(SERVED):
+        async with serving(dbus, SERVED):
             for number in (1, 1, *range(1, 100)):
                 dbus.receive({"bus": "", "failed": f"a message {number}"})
 

@@ -72,7 +72,7 @@ async def task_of(configuration: Configuration, daemon: Any = None) -> tuple[Snm
     """Return a task that has sent its configuration."""
     edge = FakeEdge()
     task = SnmpTask(edge, daemon)
-    task.configure(configuration)
+    await task.apply(configuration)
     await until(lambda: edge.files)
     return task, edge
 
@@ -80,11 +80,11 @@ async def task_of(configuration: Configuration, daemon: Any = None) -> tuple[Snm
 def test_the_task_follows_the_configuration() -> None:
     async def scenario() -> None:
         task, edge = await task_of(enabled("/a"))
-        task.configure(enabled("/a"))
+        await task.apply(enabled("/a"))
         assert edge.begun == ["snmp"]
-        task.configure(enabled("/b"))
+        await task.apply(enabled("/b"))
         await until(lambda: len(edge.files) == 2)
-        task.configure(Configuration())
+        await task.apply(Configuration())
         assert (edge.begun, edge.ended) == (["snmp", "snmp"], ["snmp"])
         found = [from_plain(Configuration, json.loads(each)) for each in edge.files]
         assert [each.settings.snmp.socket for each in found] == ["unix:/a", "unix:/b"]

@@ -378,13 +378,12 @@ def test_a_reload_is_in_force_although_addresses_cannot_be_read(
     async def scenario() -> None:
         async with host.daemon() as daemon:
             monkeypatch.setattr(host, "addresses", fail)
-            for part, name in (("_snmp", "configure"), ("_reload_timer", "configure")):
-                monkeypatch.setattr(getattr(daemon, part), name, lambda *_, part=part: followed.append(part))
+            for part in ("_snmp", "_dbus", "_reload_timer"):
 
-            async def follow(_configuration: object) -> None:
-                followed.append("_dbus")
+                async def apply(_configuration: object, part: str = part) -> None:
+                    followed.append(part)
 
-            monkeypatch.setattr(daemon._dbus, "follow", follow)
+                monkeypatch.setattr(getattr(daemon, part), "apply", apply)
             host.write(service(server(1)))
             await daemon.reload()
             assert daemon.reloads == {"done": 1}

@@ -69,10 +69,7 @@ def privileges_left(message: Message) -> list[str]:
 
 def encode(message: Message) -> bytes:
     """Return a packet. Raises BadMessage if it would be too long."""
-    data = json.dumps(message, separators=(",", ":")).encode()
-    if len(data) > MAX_PACKET:
-        raise BadMessage(f"a message of {len(data)} bytes")
-    return data
+    return packet(message, may_be_long=False)[0]
 
 
 def decode(data: bytes) -> dict[str, Any]:

@@ -64,8 +64,7 @@ class Edge:
 
     def begin(self, task: Task) -> None:
         """Run a task, from now on or with new settings."""
-        if self._tasks.get(task.name) is not task:
-            self._tasks[task.name] = task
+        self._tasks[task.name] = task
         if self._starting is not None:
             return
         if not self.process.started or task.name not in self._known:

@@ -71,6 +71,15 @@ class Recorder:
         self.link.finish(lambda: setattr(self, "finished", True))
 
 
+def running(loop: FakeTimeLoop, processes: FakeProcesses) -> Recorder:
+    """Return a link whose process has greeted."""
+    recorder = Recorder(loop)
+    recorder.link.start()
+    processes.last.greet()
+    loop.pass_(0)
+    return recorder
+
+
 def received(processes: FakeProcesses) -> list[Any]:
     """Return the messages that the last process got."""
     return [decoded(message, ToHelper) for message, _ in processes.last.received()]
@@ -166,10 +175,7 @@ def test_without_the_process_lines_are_written_to_stderr_and_the_rest_is_lost(
 def test_the_end_waits_for_the_last_notifications_for_a_limited_time(
     loop: FakeTimeLoop, processes: FakeProcesses
 ) -> None:
-    recorder = Recorder(loop)
-    recorder.link.start()
-    processes.last.greet()
-    loop.pass_(0)
+    recorder = running(loop, processes)
     recorder.finish()
     assert received(processes) == [Finish()]
     loop.pass_(FINISH_S - 0.1)
@@ -181,10 +187,7 @@ def test_the_end_waits_for_the_last_notifications_for_a_limited_time(
 def test_lines_after_the_request_to_finish_are_written_to_stderr(
     loop: FakeTimeLoop, processes: FakeProcesses, stderr: list[str]
 ) -> None:
-    recorder = Recorder(loop)
-    recorder.link.start()
-    processes.last.greet()
-    loop.pass_(0)
+    recorder = running(loop, processes)
     recorder.finish()
     recorder.link.send(LogLine("error", "no end of a session can be sent"))
     assert received(processes) == [Finish()]
@@ -192,10 +195,7 @@ def test_lines_after_the_request_to_finish_are_written_to_stderr(
 
 
 def test_a_process_that_ends_by_itself_is_the_end(loop: FakeTimeLoop, processes: FakeProcesses) -> None:
-    recorder = Recorder(loop)
-    recorder.link.start()
-    processes.last.greet()
-    loop.pass_(0)
+    recorder = running(loop, processes)
     recorder.finish()
     processes.last.its_end.close()
     loop.pass_(0)
