@@ -220,6 +220,11 @@ def fuzz(call: Call) -> None:
     module("tests.packet.fuzz", *(call.arguments or [str(FUZZED_FRAMES)]))
 
 
+def doctor_exam(call: Call) -> int:
+    """Plant each fault in a lab; arguments go to pytest, as `-k rp_filter`."""
+    return int(not _succeeds("pytest", "-v", "tests/lab/doctor", *call.arguments))
+
+
 def docs(_: Call) -> int:
     say("documents")
     return int(not _succeeds("pytest", "-q", "tests/unit/test_documents.py"))
@@ -260,6 +265,7 @@ COMMANDS = (
     Command("fmt", "format and repair what ruff can", ANYONE, CHECKS, fmt),
     Command("conformance [ARG]", "every recording, then live beside the real IPVS", ROOT, TESTS, conformance),
     Command("interop [--times]", "pylvs and keepalived as each other's VRRP peers", ROOT, TESTS, interop),
+    Command("doctor-exam [ARG]", "does pylvs doctor name planted faults first?", ROOT, TESTS, doctor_exam),
     Command("fuzz [FRAMES]", "random frames, packet path beside the reference", ROOT, FUZZES, fuzz),
     Command("bench [ARGUMENT]", "measure the packet path", ROOT, MEASURES, "bench"),
     Command("bench-guard [ARG]", "is a packet dearer than bench/baseline.json says?", ROOT, MEASURES, "bench.guard"),

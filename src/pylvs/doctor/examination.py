@@ -1,0 +1,69 @@
+"""Run all probes beside each other, within a deadline, and return the diagnosis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from queue import Empty, Queue
+from threading import Thread
+from time import monotonic
+
+from pylvs.doctor.facts import Facts
+from pylvs.doctor.finding import Finding, Layer, Severity, diagnosis
+from pylvs.doctor.probes import address
+from pylvs.model.errors import PylvsError, text_of
+
+LIMIT_S = 4.5  # a user waits for 5 s, with the start of Python
+
+Probe = Callable[[Facts], Iterable[Finding]]
+
+# Every probe of this program. One that does not apply to this host returns nothing.
+PROBES: Sequence[Probe] = (address.findings,)
+
+
+def examine(facts: Facts, probes: Sequence[Probe] = PROBES, limit_s: float = LIMIT_S) -> list[Finding]:
+    """Return the diagnosis. A probe that fails or does not end in time is a finding of its own."""
+    results: Queue[tuple[Probe, list[Finding]]] = Queue()
+    for probe in probes:
+        Thread(target=_run, args=(probe, facts, results), name=_name(probe), daemon=True).start()
+    waiting, found, deadline = list(probes), list[Finding](), monotonic() + limit_s
+    while waiting:
+        try:
+            probe, some = results.get(timeout=max(deadline - monotonic(), 0))
+        except Empty:
+            break
+        waiting.remove(probe)
+        found += some
+    return diagnosis([*found, *map(_late, waiting)])
+
+
+def _run(probe: Probe, facts: Facts, results: Queue[tuple[Probe, list[Finding]]]) -> None:
+    """Put the findings of a probe into the queue; those before an error count, too."""
+    found = list[Finding]()
+    try:
+        found.extend(probe(facts))
+    except (PylvsError, OSError, MemoryError) as error:
+        found.append(_failed(probe, text_of(error)))
+    except Exception as error:
+        found.append(_failed(probe, f"{type(error).__name__}: {error}: this is a bug"))
+    results.put((probe, found))
+
+
+def _name(probe: Probe) -> str:
+    """Return the subject of a probe: the name of its module."""
+    return probe.__module__.rpartition(".")[2]
+
+
+def _failed(probe: Probe, text: str) -> Finding:
+    return Finding(
+        id="not_examined",
+        severity=Severity.INFO,
+        layer=Layer.ADVICE,
+        title=f"{_name(probe)}: not examined",
+        evidence=text,
+        why="What is wrong there is not among these findings.",
+        fix="Remove the cause, and run pylvs doctor again.",
+    )
+
+
+def _late(probe: Probe) -> Finding:
+    return _failed(probe, "the examination did not end in time")

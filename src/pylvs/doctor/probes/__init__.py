@@ -1,0 +1,1 @@
+"""What the doctor examines, by subject: each module has functions from facts to findings."""

@@ -1,0 +1,29 @@
+"""Virtual addresses: whether packets to them reach this host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pylvs.dataplane.devices.host import absent
+from pylvs.doctor.facts import Facts
+from pylvs.doctor.finding import HERE, Finding, Layer, Severity
+from pylvs.model.addresses import command_to_add
+
+
+def findings(facts: Facts) -> Iterator[Finding]:
+    """Yield the virtual addresses that this host does not have."""
+    if not facts.has_tables:
+        return
+    for address, device in absent(facts.virtual_addresses).items():
+        yield Finding(
+            id="vip_missing",
+            severity=Severity.ERROR,
+            layer=Layer.ADDRESS,
+            title=f"{address} is not an address of this host",
+            evidence=f"no device has {address}, no local route leads to it, and no virtual router is master of it",
+            why="No host answers ARP or ND for it, so no packet of a client arrives.",
+            fix="Add the address, or let VRRP add it.",
+            fix_command=command_to_add(address, device),
+            fix_host=HERE,
+            about=frozenset({str(address)}),
+        )

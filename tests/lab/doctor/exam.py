@@ -1,0 +1,84 @@
+"""The doctor's exam: plant one fault in a healthy lab, and see which cause `pylvs doctor` names first.
+
+The doctor's own command then has to mend it: after it clients get answers, and the doctor finds nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from pylvs.lab.lab import Lab
+from tests.lab.support import PYLVS, answers
+
+DIRECTOR = "director"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault to plant in a lab.
+
+    `script` runs on `host`; `cause` is the id of the finding that must come first; `words` are in its title, evidence
+    or command. `on` is the host that runs the doctor. `cure` mends what the doctor has no command for; None: its
+    command must. `requests`: the doctor sees it in traffic alone, of so many requests, which may fail.
+    """
+
+    name: str
+    host: str
+    script: str
+    cause: str
+    words: tuple[str, ...] = ()
+    on: str = DIRECTOR
+    cure: str | None = None
+    requests: int = 0
+
+
+def diagnosed(lab: Lab, host: str = DIRECTOR, *arguments: str) -> list[dict[str, Any]]:
+    """Return the findings of the doctor on a host."""
+    done = lab.run(host, [*PYLVS, "doctor", "--json", *arguments])
+    assert done.returncode in (0, 1), done.stderr
+    found = json.loads(done.stdout)["findings"]
+    assert isinstance(found, list)
+    assert done.returncode == bool(found)
+    return found
+
+
+def request(lab: Lab, count: int) -> None:
+    """Send requests of a client one after the other; they may fail."""
+    lab.run("client", ["sh", "-c", f"for n in $(seq {count}); do curl -s -o /dev/null --max-time 1 http://VIP/; done"])
+
+
+def _addresses(lab: Lab) -> dict[str, str]:
+    """Return the hosts by their addresses."""
+    return {
+        text.partition("/")[0]: host.name
+        for host in lab.network.hosts
+        for card in host.interfaces
+        for text in card.addresses
+    }
+
+
+def examine(lab: Lab, fault: Fault) -> None:
+    """Plant a fault, assert that its cause comes first, mend it, and assert that the lab is healthy again."""
+    lab.sh(fault.host, fault.script)
+    request(lab, fault.requests)
+    found = diagnosed(lab, fault.on)
+    assert found, "the doctor found nothing"
+    first = found[0]
+    assert first["id"] == fault.cause, [(each["title"], each["evidence"]) for each in found]
+    for word in fault.words:
+        assert word in " ".join(str(first[name]) for name in ("title", "evidence", "fix", "fix_command", "fix_host"))
+    mend(lab, fault, first)
+    assert diagnosed(lab, fault.on) == []
+    answers(lab, len(lab.network.role("server")))
+
+
+def mend(lab: Lab, fault: Fault, finding: dict[str, Any]) -> None:
+    """Run the finding's command on the host that it names, or the cure."""
+    if fault.cure is not None:
+        lab.sh(fault.host, fault.cure)
+        return
+    assert finding["fix_command"], "the doctor has no command"
+    host = fault.on if finding["fix_host"] == "here" else _addresses(lab)[finding["fix_host"]]
+    lab.sh(host, finding["fix_command"])
