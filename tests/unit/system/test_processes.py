@@ -501,3 +501,19 @@ def test_a_stopped_tree_is_whole(tmp_path: Path) -> None:
         send(each, signal.SIGKILL)
     os.waitpid(pid, 0)
     assert gone([each.pid for each in tree])
+
+
+def test_no_script_starts_after_the_close() -> None:
+    """One that waited for others while the daemon stopped would start a process that no one ends."""
+
+    async def scenario() -> Ended:
+        processes = Processes(at_once=1)
+        first = asyncio.create_task(processes.run(Script(("sleep", "600")), LONG_S))
+        second = asyncio.create_task(processes.run(Script(("true",)), LONG_S))
+        await until_async(lambda: processes.counts.running == 1 and processes.counts.waiting == 1)
+        await processes.close()
+        await first
+        return await second
+
+    end = asyncio.run(scenario())
+    assert (end.status, end.unable) == (None, True)

@@ -134,6 +134,7 @@ class ScriptRunner:
     def __init__(self) -> None:
         self._running: dict[int, _Running] = {}
         self._last = 0
+        self._closed = False
         self._child = Child(
             AsyncioLoop(),
             WHAT,
@@ -152,7 +153,9 @@ class ScriptRunner:
         return self._child.pid
 
     async def run(self, request: Run, on_timeout: Callable[[], None], owner: object) -> Ended:
-        """Run a script to its end. CancelledError kills it."""
+        """Run a script to its end. CancelledError kills it. After `close` none runs."""
+        if self._closed:
+            return Ended(None, problem=f"{WHAT} has ended", unable=True)
         self._last += 1
         number = self._last
         made = _Running(request, asyncio.get_running_loop().create_future(), on_timeout, owner)
@@ -181,6 +184,7 @@ class ScriptRunner:
 
     async def close(self) -> None:
         """End the process; it kills all scripts before. One that hangs is killed."""
+        self._closed = True
         if self._child.started:
             await closed(self._child, END_S)
         self._end_all(f"{WHAT} has ended")
