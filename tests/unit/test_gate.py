@@ -36,6 +36,7 @@ def run_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capt
     """
     repository = Path(gate.__file__).parents[1]
     monkeypatch.setenv("PYTHONPATH", str(repository))
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # loading them takes two thirds of such a run
     for name in (ledger.LEDGER, "PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(gate, "ROOT", tmp_path)
@@ -188,7 +189,7 @@ def test_a_crash_is_never_repeated(run_gate: Gate) -> None:
     assert status == 1
     assert "gate: ledger: nothing was repeated" in lines
     assert any("pytest wrote no report" in line for line in lines)
-    status, lines = run_gate(BREAKS_WORKER, extra=["-n", "1"])
+    status, lines = run_gate(BREAKS_WORKER, extra=["-p", "xdist", "-n", "1"])
     assert status == 1
     assert "gate: ledger: nothing was repeated" in lines
 
