@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from pylvs.cli import doctor
 from pylvs.cli.main import run
 from pylvs.cli.mark import print_rules
+from pylvs.doctor.finding import HERE, Finding, Layer, Severity
 from pylvs.model.marks import MarkRule
 from pylvs.realserver import vip
 from tests.json_page import assert_documented
@@ -81,6 +84,13 @@ def test_mark_rules_with_all_conditions(capfd: Capture) -> None:
     found = json.loads(capfd.readouterr().out)
     assert set(found[0]) >= {"proto", "if_mark", "tcp_flags"}
     assert_documented("pylvs mark list", found)
+
+
+def test_doctor(monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
+    bare = Finding("a", Severity.INFO, Layer.HOST, "b", "c", "d", "e")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(doctor, "examine", lambda facts: [bare, replace(bare, fix_command="true", fix_host=HERE)])
+    assert_documented("pylvs doctor", printed(capfd, "doctor"))
 
 
 def test_realserver_status(monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
