@@ -48,7 +48,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("config", "health", "vrrp", "dbus", "snmp", "dataplane"),
         *("notify", "netlink", "system", "model"),
     },
-    "doctor": {"lab", "realserver", "daemon", "config", "dataplane", "netlink", "bpf", "system", "model"},
+    "doctor": {
+        *("ipvsadm", "lab", "daemon", "realserver", "config", "vrrp", "dataplane"),
+        *("netfilter", "netlink", "bpf", "system", "model"),
+    },
     "library": {"daemon", "dataplane", "bpf", "system", "model"},
 }
 MAY_IMPORT["cli"] = set(MAY_IMPORT)

@@ -9,7 +9,7 @@ from time import monotonic
 
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import Finding, Layer, Severity, diagnosis
-from pylvs.doctor.probes import address
+from pylvs.doctor.probes import address, marks, table
 from pylvs.model.errors import PylvsError, text_of
 
 LIMIT_S = 4.5  # a user waits for 5 s, with the start of Python
@@ -17,7 +17,11 @@ LIMIT_S = 4.5  # a user waits for 5 s, with the start of Python
 Probe = Callable[[Facts], Iterable[Finding]]
 
 # Every probe of this program. One that does not apply to this host returns nothing.
-PROBES: Sequence[Probe] = (address.findings,)
+PROBES: Sequence[Probe] = (
+    address.findings,
+    table.findings,
+    marks.findings,
+)
 
 
 def examine(facts: Facts, probes: Sequence[Probe] = PROBES, limit_s: float = LIMIT_S) -> list[Finding]:

@@ -21,7 +21,8 @@ class Fault:
 
     `script` runs on `host`; `cause` is the id of the finding that must come first; `words` are in its title, evidence
     or command. `on` is the host that runs the doctor. `cure` mends what the doctor has no command for; None: its
-    command must. `requests`: the doctor sees it in traffic alone, of so many requests, which may fail.
+    command must. `requests`: the doctor sees it in traffic alone, of so many requests, which may fail. `rest` runs on
+    `host` at the end: what the fault added, and no mistake is.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Fault:
     on: str = DIRECTOR
     cure: str | None = None
     requests: int = 0
+    rest: str = ""
 
 
 def diagnosed(lab: Lab, host: str = DIRECTOR, *arguments: str) -> list[dict[str, Any]]:
@@ -72,6 +74,7 @@ def examine(lab: Lab, fault: Fault) -> None:
     mend(lab, fault, first)
     assert diagnosed(lab, fault.on) == []
     answers(lab, len(lab.network.role("server")))
+    lab.sh(fault.host, fault.rest)
 
 
 def mend(lab: Lab, fault: Fault, finding: dict[str, Any]) -> None:
