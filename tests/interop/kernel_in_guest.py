@@ -6,16 +6,20 @@ line for each that works, and for the first that does not, and then exits with 1
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 from pylvs.dataplane import load
 from pylvs.dataplane.state import ON_DEMAND
+from tests import trace_filters
 from tests.interop import forwarding_in_guest as forwarding
 from tests.interop import scheduling_in_guest as scheduling
 from tests.interop import unfinished_in_guest as unfinished
 from tests.packet.host import new_host
+
+FILTERS = 60  # random ones, and as many programs that libpcap's compiler would not write
 
 
 def main() -> int:
@@ -30,6 +34,10 @@ def main() -> int:
                 for name in ON_DEMAND:
                     load.provide(host.director.state, name)
             print("other programs: the verifier accepts them", flush=True)
+            for given in trace_filters.filters_of(seed=0, count=FILTERS):
+                for hook in trace_filters.HOOKS.values():
+                    os.close(trace_filters.load(given, hook))
+            print("filters: the verifier accepts them", flush=True)
             for line in unfinished.play(host):
                 print(line, flush=True)
             for device in sorted(Path("/sys/class/net").glob("nic*")):  # the mount of the first namespace
