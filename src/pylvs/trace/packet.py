@@ -5,8 +5,8 @@ from __future__ import annotations
 from pylvs.model.dataclass import dataclass
 
 HOOKS = ("xdp", "tc", "tc_egress")
-FORWARDED, PASSED, DROPPED, HELD, TO_TC = "forwarded", "passed", "dropped", "held", "to_tc"
-VERDICTS = (FORWARDED, PASSED, DROPPED, HELD, TO_TC)
+FORWARDED, PASSED, DROPPED, HELD, TO_TC, REJECTED = "forwarded", "passed", "dropped", "held", "to_tc", "rejected"
+VERDICTS = (FORWARDED, PASSED, DROPPED, HELD, TO_TC, REJECTED)  # rejected: its sender gets an ICMP error
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class TracedPacket:
     service: str | None = None  # as ipvsadm names it: "TCP 192.0.2.1:80", "FWM 1"
     server: str | None = None  # "10.0.0.2:80"
     method: str | None = None  # "direct", "nat", "tunnel", "local"
-    choice: str | None = None  # a name of enum trace_choice: "existing_connection", "template", "scheduler" ...
+    choice: str | None = None  # a name of enum trace_choice: lower case, without TRACE_
     scheduler: str | None = None  # "wlc"
     load: int | None = None  # the lowest overhead of the scheduler's comparison, where it has one
     candidates: int | None = None  # how many servers it compared
@@ -37,3 +37,4 @@ class TracedPacket:
     reason: str | None = None  # a name of enum reason: lower case, without REASON_
     output: str | None = None  # the device by which it left
     created: bool = False  # it made a connection
+    sent_length: int = 0  # of the frame as it left, in bytes; 0: as far as `after` has it
