@@ -22,7 +22,7 @@ PRIMITIVES = (
     *("ip multicast", "ip6 multicast", "tcp portrange 50-100", "ether[0] & 1 = 0", "proto 132", "ip proto \\tcp"),
 )
 PROTOCOLS = ("ip", "ip6", "tcp", "udp", "icmp", "ether", "icmp6", "sctp")
-HOOKS = {"xdp": ebpf.XDP, "tc": ebpf.TC, "bare": ebpf.TC_BARE, "egress": ebpf.TC_EGRESS}
+HOOKS = {"xdp": ebpf.XDP, "tc": ebpf.TC, "egress": ebpf.TC_EGRESS}
 _XDP_FLAGS, _ATTACH_XDP = 1 << 5, 37
 
 
@@ -130,15 +130,6 @@ class Random:
         if tag > 0.95:
             del frame[self.random.randrange(shortest, max(shortest, len(frame)) + 1) :]
         return bytes(frame.ljust(shortest, b"\0"))
-
-    def bare(self) -> bytes:
-        """Return an IPv4 packet whose bytes 12 and 13 are IPv4's ethertype.
-
-        The kernel takes a test's bytes for a frame with a link header, and stores this ethertype in the socket buffer.
-        """
-        packet = bytearray(self._ip4()[1] + bytes(20))
-        packet[12:16] = bytes((8, 0, 0, self.random.choice((1, 2))))
-        return bytes(packet)
 
     def _ip4(self) -> tuple[bytes, bytes]:
         options = bytes(self.random.choice((0, 0, 0, 4, 40)))

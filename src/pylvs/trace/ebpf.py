@@ -35,8 +35,7 @@ _TXA = 0x80
 _ALU64, _JMP32 = 0x07, 0x06
 _MOV, _END, _TO_BE = 0xB0, 0xD0, 0x08
 _JNE, _CALL, _EXIT, _JLT, _JLE = 0x50, 0x80, 0x90, 0xA0, 0xB0
-_LD_IMM64, _PSEUDO_MAP_FD = 0x18, 1
-_TAIL_CALL, _SKB_LOAD_BYTES, _XDP_GET_BUFF_LEN, _XDP_LOAD_BYTES = 12, 26, 188, 189
+_SKB_LOAD_BYTES, _XDP_GET_BUFF_LEN, _XDP_LOAD_BYTES = 26, 188, 189
 _CTX, _A, _X_REGISTER, _DATA, _STACK = 6, 7, 8, 9, 10
 _LOADED = -4  # on the stack
 _MEMORY, _CELLS = -8, 16
@@ -46,8 +45,6 @@ _LONGEST_JUMP = 0x7FFF
 _ANCILLARY = 0xFFFFF000  # SKF_AD_OFF of linux/filter.h: offsets that libpcap uses on Linux for what is no byte
 _AD_PKTTYPE, _AD_IFINDEX = _ANCILLARY + 4, _ANCILLARY + 8
 _PACKET_HOST, _PACKET_OUTGOING = 0, 4
-ETHER_BYTES, _ETHERTYPE_AT = 14, 12
-MATCHES, OTHERS = 0, 1  # indices of the two programs that a filter calls
 
 _OPPOSITES = {_JEQ: _JNE, _JGT: _JLE, _JGE: _JLT}
 
@@ -56,22 +53,19 @@ Parts = tuple[int, int, int, int, int]  # of an instruction: code, destination, 
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """What programs of one hook read of a packet, and return if they cannot call the next one."""
+    """What programs of one hook read of a packet. At each of them the frame has its link header."""
 
     data: int  # offsets in the context: struct xdp_md, struct __sk_buff
     data_end: int
     ifindex: int
     length: int | None  # None: by a helper
     load_bytes: int  # helper
-    verdict: int
     packet_type: int = _PACKET_HOST
-    protocol: int | None = None  # offset of the ethertype, if frames have no link header
 
 
-XDP = Hook(0, 4, 12, None, _XDP_LOAD_BYTES, 2)  # XDP_PASS
-TC = Hook(76, 80, 40, 0, _SKB_LOAD_BYTES, -1)  # TC_ACT_UNSPEC
-TC_BARE = Hook(76, 80, 40, 0, _SKB_LOAD_BYTES, -1, protocol=16)
-TC_EGRESS = Hook(76, 80, 40, 0, _SKB_LOAD_BYTES, -1, packet_type=_PACKET_OUTGOING)
+XDP = Hook(0, 4, 12, None, _XDP_LOAD_BYTES)
+TC = Hook(76, 80, 40, 0, _SKB_LOAD_BYTES)
+TC_EGRESS = Hook(76, 80, 40, 0, _SKB_LOAD_BYTES, _PACKET_OUTGOING)
 
 
 class _Code:
@@ -159,25 +153,6 @@ class _Code:
                         break
                 at += 1
         return reached
-
-
-def program(given: Filter, hook: Hook, programs: int) -> list[bytes]:
-    """Return the instructions of a filter that calls program MATCHES or OTHERS of a program array, by its descriptor.
-
-    Raises BadFilter for a filter that is too long.
-    """
-    return translate(given, hook, _calling(hook, programs, MATCHES), _calling(hook, programs, OTHERS))
-
-
-def _calling(hook: Hook, programs: int, index: int) -> list[Parts]:
-    return [
-        (_ALU64 | _MOV | _X, 1, _CTX, 0, 0),
-        (_LD_IMM64, 2, _PSEUDO_MAP_FD, 0, programs),
-        (0, 0, 0, 0, 0),
-        (_ALU | _MOV, 3, 0, 0, index),
-        (_JMP | _CALL, 0, 0, 0, _TAIL_CALL),
-        *returning(hook.verdict),
-    ]
 
 
 def returning(verdict: int) -> list[Parts]:
@@ -276,19 +251,12 @@ def _load_length(code: _Code, hook: Hook, register: int) -> None:
         code.copy(1, _CTX)
         code.call(_XDP_GET_BUFF_LEN)
         code.emit(_ALU | _MOV | _X, register, 0)
-    if hook.protocol is not None:
-        code.emit(_ALU | _ADD, register, immediate=ETHER_BYTES)
 
 
 def _load_constant(code: _Code, hook: Hook, register: int, offset: int, width: int) -> None:
     if offset >= _ANCILLARY:
         _load_ancillary(code, hook, register, offset)
         return
-    if hook.protocol is not None:
-        if offset < ETHER_BYTES:
-            _load_empty_link(code, hook.protocol, register, offset, width)
-            return
-        offset -= ETHER_BYTES
     if offset > _LONGEST_OFFSET:
         code.jump("unmatched")
         return
@@ -314,9 +282,6 @@ def _load_indirect(code: _Code, hook: Hook, register: int, offset: int, width: i
     code.emit(_ALU | _MOV | _X, 2, _X_REGISTER)
     code.number(1, offset)
     code.emit(_ALU64 | _ADD | _X, 2, 1)
-    if hook.protocol is not None:  # no filter of tcpdump's language computes an offset in the link header
-        code.jump_if_wide(_JLT, 2, ETHER_BYTES, "unmatched")
-        code.emit(_ALU64 | _SUB, 2, immediate=ETHER_BYTES)
     code.jump_if_wide(_JGT, 2, _LONGEST_OFFSET, "unmatched")
     _call_load_bytes(code, hook, width)
     code.emit(_LDX | _MEM | _size(width), register, _STACK, _LOADED)
@@ -340,23 +305,6 @@ def _load_ancillary(code: _Code, hook: Hook, register: int, offset: int) -> None
         code.number(register, hook.packet_type)
     else:  # such as of icmp[4 - 80]
         code.jump("unmatched")
-
-
-def _load_empty_link(code: _Code, protocol: int, register: int, offset: int, width: int) -> None:
-    """Load from a link header that has the ethertype alone."""
-    if offset + width > ETHER_BYTES:  # no filter of tcpdump's language reads so
-        code.jump("unmatched")
-        return
-    last = offset + width - 1
-    if last < _ETHERTYPE_AT:
-        code.number(register, 0)
-        return
-    code.emit(_LDX | _MEM | _W, register, _CTX, protocol)
-    _to_host_order(code, register, 2)
-    if last == _ETHERTYPE_AT:
-        code.emit(_ALU | _RSH, register, immediate=8)
-    elif width == 1:
-        code.emit(_ALU | _AND, register, immediate=0xFF)
 
 
 def _size(width: int) -> int:
