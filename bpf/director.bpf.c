@@ -51,6 +51,7 @@
 #include "timers/estimator.h"
 #include "timers/expire.h"
 #include "timers/lblc_cache.h"
+#include "trace/entry.h"
 
 enum { HEADERS = ETH_HLEN + IPV6_HLEN + TCP_HLEN, PACKET_HOST = 0 };
 
@@ -94,9 +95,18 @@ INLINE void pull_headers(struct __sk_buff *skb)
 		bpf_skb_pull_data(skb, skb->len < HEADERS ? skb->len : HEADERS);
 }
 
+INLINE int receive_xdp(struct xdp_md *xdp, const struct root *root)
+{
+	int verdict = fast(xdp, root, NULL);
+	if (verdict == NOT_FAST)
+		verdict = fast6(xdp, root, NULL);
+	return likely(verdict != NOT_FAST) ? verdict : receive(xdp_ctx(xdp), root);
+}
+
 INLINE int receive_tc(struct __sk_buff *skb)
 {
 	pull_headers(skb);
+	call_tracer(tc_ctx(skb), get_root(), TRACER_INGRESS);
 	return receive(tc_ctx(skb), get_root());
 }
 
@@ -106,10 +116,8 @@ SEC("xdp.frags")
 int pylvs_xdp(struct xdp_md *xdp)
 {
 	const struct root *root = get_root();
-	int verdict = fast(xdp, root, NULL);
-	if (verdict == NOT_FAST)
-		verdict = fast6(xdp, root, NULL);
-	return likely(verdict != NOT_FAST) ? verdict : receive(xdp_ctx(xdp), root);
+	call_tracer(xdp_ctx(xdp), root, TRACER_INGRESS);
+	return receive_xdp(xdp, root);
 }
 
 enum { VLAN_ID = 0xfff };
@@ -148,6 +156,48 @@ int pylvs_tc_egress(struct __sk_buff *skb)
 	if (skb->ingress_ifindex || skb->vlan_present)
 		return pass_to_stack(HOOK_TC); /* forwarded, not sent by this host */
 	pull_headers(skb);
+	call_tracer(tc_ctx(skb), get_root(), TRACER_EGRESS);
+	return process_egress(skb);
+}
+
+/* --- programs of a session of `pylvs trace` (trace/entry.h) --- */
+
+SEC("xdp.frags")
+int xdp_trace(struct xdp_md *xdp)
+{
+	bool is_recorded = trace_begin(xdp_ctx(xdp), TRACE_XDP);
+	return is_recorded ? receive(xdp_ctx(xdp), get_root()) : tail_call(xdp_ctx(xdp), PROG_PLAIN);
+}
+
+SEC("tc")
+int tc_trace(struct __sk_buff *skb)
+{
+	bool is_recorded = trace_begin(tc_ctx(skb), TRACE_TC);
+	return is_recorded ? receive(tc_ctx(skb), get_root()) : tail_call(tc_ctx(skb), PROG_PLAIN);
+}
+
+SEC("tc")
+int tc_trace_egress(struct __sk_buff *skb)
+{
+	bool is_recorded = trace_begin(tc_ctx(skb), TRACE_TC_EGRESS);
+	return is_recorded ? process_egress(skb) : tail_call(tc_ctx(skb), PROG_PLAIN_EGRESS);
+}
+
+SEC("xdp.frags")
+int xdp_plain(struct xdp_md *xdp)
+{
+	return receive_xdp(xdp, get_root());
+}
+
+SEC("tc")
+int tc_plain(struct __sk_buff *skb)
+{
+	return receive(tc_ctx(skb), get_root());
+}
+
+SEC("tc")
+int tc_plain_egress(struct __sk_buff *skb)
+{
 	return process_egress(skb);
 }
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pylvs.bpf import btf
+from pylvs.bpf import abi, btf
 from pylvs.bpf.abi import words_of
 from pylvs.bpf.btf import Btf, Description, LayoutError
 from tools.elf import Elf
@@ -96,8 +96,10 @@ class Layout:
         return found
 
 
-_SCRATCH = ("scratches", "stages_xdp", "stages_tc", "copies")  # of no meaning to another pylvs
-_PRIVATE = ("abi", "prog")
+_SCRATCH = ("scratches", "stages_xdp", "stages_tc", "copies", *abi.UNPINNED)  # of no meaning to another pylvs
+_TRACED_ENUMS = ("limits", "hook", "verdict", "choice", "known")
+# Those of `pylvs trace` belong to a session, which loads the maps, too.
+_PRIVATE = ("abi", "prog", "variant", "tracer", *(f"trace_{name}" for name in _TRACED_ENUMS))
 _SHARED_SECTIONS = ".data."
 
 

@@ -130,7 +130,11 @@ struct address { /* IPv4: in the first word */
 	be32 word[4];
 };
 
+/* Copies of the programs: those of devices, and those of a session of `pylvs trace`. */
+enum variant { VARIANT_LIVE, VARIANT_TRACE };
+
 /* set when the object is loaded */
+const volatile u32 variant = VARIANT_LIVE;
 const volatile u32 tick_shift = 5; /* a tick is 2^tick_shift jiffies, about an eighth of a second */
 const volatile u32 ticks_per_second = 8;
 const volatile u32 minute = 480; /* one minute in ticks */
@@ -150,6 +154,53 @@ INLINE u32 ticks(void)
 	return (u32)(bpf_jiffies64() >> tick_shift);
 }
 
+/* --- tracing (trace/record.h). The verifier removes what `is_traced` guards from the programs of devices. --- */
+
+enum trace_verdict {
+	TRACE_PASSED, /* to the stack */
+	TRACE_FORWARDED,
+	TRACE_DROPPED,
+	TRACE_HELD, /* a fragment, until the others come */
+	TRACE_TO_TC, /* from XDP, unmodified */
+	TRACE_REJECTED, /* an ICMP error was sent to its sender instead */
+};
+
+/* Why the packet has its real server. */
+enum trace_choice {
+	TRACE_NO_CHOICE,
+	TRACE_EXISTING_CONNECTION,
+	TRACE_TEMPLATE, /* of a persistent service */
+	TRACE_SCHEDULER,
+	TRACE_HASH_FALLBACK, /* of a flow without a connection */
+	TRACE_STATELESS, /* a SYN without a connection, by the choice that is remembered for its client */
+	TRACE_REPLY, /* it comes from the real server */
+	TRACE_RELATED, /* an ICMP error about a connection */
+	TRACE_BYPASS,
+	TRACE_CALL, /* of a SIP message */
+};
+
+struct service_version;
+
+INLINE bool is_traced(void)
+{
+	return variant != VARIANT_LIVE;
+}
+
+int trace_reason(u32 reason);
+int trace_end(u32 verdict);
+int trace_service(const struct service_version *v);
+int trace_server(u32 destination, u32 method, u32 port, u32 choice);
+int trace_state(u32 state, u32 created);
+int trace_load(u32 load, u32 candidates);
+int trace_rejected(void);
+
+/* Whether a reason is that of the packet that the CPU processes. */
+INLINE bool is_of_packet(u32 reason)
+{
+	return reason != REASON_TO_TC && reason != REASON_HALF_OPEN_ENDED && reason != REASON_PATH_MTU_UPDATED &&
+	       reason != REASON_FRAGMENT_TIMEOUT && reason != REASON_FRAGMENT_DISPLACED;
+}
+
 PERCPU_MAP(reasons, u64, REASONS);
 
 VERIFIED_ONCE int count(u32 reason)
@@ -157,5 +208,7 @@ VERIFIED_ONCE int count(u32 reason)
 	u64 *counter = map_elem(reasons, reason);
 	if (counter)
 		*counter += 1;
+	if (is_traced() && is_of_packet(reason))
+		trace_reason(reason);
 	return 0;
 }

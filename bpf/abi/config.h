@@ -73,6 +73,7 @@ struct root {
 	u64 live;
 	u64 standby; /* 0: no address is standby; else 1 or 2, the bit of standby addresses in the map `standby` */
 	u64 nat; /* 1: there are NAT servers, so a part of the connection table is theirs */
+	u64 trace; /* tick until which packets pass the filter of `pylvs trace`; 0: no session */
 	u64 address_keys[ADDRESS_KEYS]; /* secrets of address_hash; bit 0 of the first one is set */
 	struct facts facts[2];
 	struct settings settings;

@@ -5,6 +5,7 @@
 #include "abi/config.h"
 #include "abi/conntrack.h"
 #include "abi/marks.h"
+#include "abi/trace.h"
 
 struct constants {
 	enum limits limits;
@@ -26,4 +27,11 @@ struct constants {
 	enum conn_flags conn_flags;
 	enum timers timers;
 	enum run_classes run_classes;
+	enum variant variant;
+	enum trace_limits trace_limits;
+	enum trace_hook trace_hook;
+	enum trace_verdict trace_verdict;
+	enum trace_choice trace_choice;
+	enum trace_known trace_known;
+	enum tracer tracer;
 };

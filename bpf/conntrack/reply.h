@@ -55,6 +55,9 @@ INLINE bool find_reply(struct reply_conn *a, const struct packet *p)
 	if (!find_nat_reply(a, p) && !find_plain_reply(a, p))
 		return false;
 	a->destination = map_elem(destinations, a->index);
+	if (is_traced() && a->destination)
+		trace_server(a->index, method_in(destination_flags(a->destination, READ_ONCE(get_root()->live))),
+			     a->masq ? packet_sport(p) : a->destination->port, TRACE_REPLY);
 	return a->word && a->destination;
 }
 
@@ -79,6 +82,8 @@ INLINE bool update_reply(const struct reply_conn *a, const struct packet *p, con
 	enum found_by by = a->masq ? BY_SERVER : BY_REVERSE;
 	if (!update_state(a->word, a->slot, a->controlled, direction, by, p, a->index, facts_of(root), now, ctx.hook))
 		return false;
+	if (is_traced())
+		trace_state(word_state(READ_ONCE(*a->word)), false);
 	if (likely(destination_flags(a->destination, READ_ONCE(root->live)) & DESTINATION_AVAILABLE))
 		account_reply(ctx, a->index, p);
 	if (unlikely(a->controlled) && p->protocol == IPPROTO_UDP)

@@ -66,9 +66,30 @@ INLINE u32 ctx_len(struct ctx ctx)
 	return ctx.skb->len;
 }
 
+/* Note the frame as it leaves by a device; its verdict follows. */
+int trace_sent_xdp(struct xdp_md *xdp, u32 ifindex);
+int trace_sent_tc(struct __sk_buff *skb, u32 ifindex);
+
+INLINE void trace_sent(struct ctx ctx, u32 ifindex)
+{
+	if (is_traced() && ctx.hook == HOOK_XDP)
+		trace_sent_xdp(ctx.xdp, ifindex);
+	else if (is_traced())
+		trace_sent_tc(ctx.skb, ifindex);
+}
+
 INLINE int pass_to_stack(enum hook hook)
 {
+	if (is_traced())
+		trace_end(TRACE_PASSED);
 	return hook == HOOK_XDP ? (int)XDP_PASS : -1 /* TC_ACT_UNSPEC: the next filter decides */;
+}
+
+/* Pass a packet that was changed, at TC. */
+INLINE int pass_changed(struct __sk_buff *skb)
+{
+	trace_sent(tc_ctx(skb), 0);
+	return pass_to_stack(HOOK_TC);
 }
 
 /* Pass a packet that does not belong to a service, after an expensive decision. TC would decide the same again: a word
@@ -84,16 +105,21 @@ INLINE int pass_decided(struct ctx ctx)
 	return pass_to_stack(ctx.hook);
 }
 
-/* Whether XDP has decided that the packet passes. */
+/* Whether XDP has decided that the packet passes. In assembly: the compiler would share the load of the pointer with
+ * others. Then it copies 32 bits, which the verifier takes for a number. */
 INLINE bool is_decided(const struct __sk_buff *skb)
 {
+	const void *data;
+	__asm__("%0 = *(u32 *)(%1 + %2)" : "=r"(data) : "r"(skb), "i"(__builtin_offsetof(struct __sk_buff, data)));
 	const u32 *word = (void *)(long)skb->data_meta;
-	return (void *)(word + 1) <= (void *)(long)skb->data && *word == decided_word;
+	return (void *)(word + 1) <= data && *word == decided_word;
 }
 
 INLINE int drop(enum hook hook, u32 reason)
 {
 	count(reason);
+	if (is_traced())
+		trace_end(TRACE_DROPPED);
 	return hook == HOOK_XDP ? (int)XDP_DROP : 2 /* TC_ACT_SHOT */;
 }
 
@@ -101,6 +127,8 @@ INLINE int drop(enum hook hook, u32 reason)
 INLINE int pass_to_tc(void)
 {
 	count(REASON_TO_TC);
+	if (is_traced())
+		trace_end(TRACE_TO_TC);
 	return XDP_PASS;
 }
 

@@ -283,8 +283,9 @@ INLINE int to_own_client(struct __sk_buff *skb, const struct packet *p)
 {
 	u8 link[6] = {}; /* lo's: with another daddr the packet would count as another host's */
 	if (p->is_ipv6 || p->from_host || bpf_skb_store_bytes(skb, 0, link, sizeof(link), 0))
-		return pass_to_stack(HOOK_TC);
+		return pass_changed(skb);
 	skb->tc_index = FOR_STACK;
+	pass_changed(skb);
 	return bpf_redirect(loopback, BPF_F_INGRESS);
 }
 

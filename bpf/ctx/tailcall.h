@@ -32,6 +32,10 @@ enum prog {
 	PROG_UDP_CSUM, /* TC: compute the checksum of a UDP packet that has none */
 	PROG_SCTP_CSUM, /* TC: compute the checksum of an SCTP packet whose port changed */
 	PROG_FRAGMENT, /* TC: fragment the finished packet */
+	PROG_TRACE, /* a packet that the filter of `pylvs trace` selected; this and the next three are in its arrays alone */
+	PROG_TRACE_EGRESS, /* likewise at TC egress */
+	PROG_PLAIN, /* another packet: the entry program, without a filter before it */
+	PROG_PLAIN_EGRESS, /* likewise at TC egress */
 	PROG_SCHEDULE, /* + enum scheduler: the schedulers */
 	PROGS = 64,
 };
@@ -46,13 +50,17 @@ enum prog {
 PROGRAM_ARRAY(tailcalls_xdp);
 PROGRAM_ARRAY(tailcalls_tc);
 
-/* Tail-call a program. It returns only if that program is missing: then the packet passes to the stack. */
+/* Tail-call a program. It returns only if that program is missing: then the packet passes to the stack. A traced packet
+ * is dropped: the session ends at this moment, and the kernel has emptied its arrays. The stack might answer a packet of
+ * a connection with a RST. */
 INLINE int tail_call(struct ctx ctx, u32 prog)
 {
 	if (ctx.hook == HOOK_XDP)
 		bpf_tail_call(ctx.xdp, &tailcalls_xdp, prog);
 	else
 		bpf_tail_call(ctx.skb, &tailcalls_tc, prog);
+	if (is_traced())
+		return drop(ctx.hook, REASON_MISSED_TAIL_CALL);
 	count(REASON_MISSED_TAIL_CALL);
 	return pass_to_stack(ctx.hook);
 }

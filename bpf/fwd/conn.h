@@ -107,6 +107,8 @@ INLINE int fwd_new(struct ctx ctx, const struct packet *p, struct real_server *t
 		   u32 connections)
 {
 	bool confirm;
+	if (is_traced())
+		trace_server(t->index, t->method, t->port, TRACE_NO_CHOICE);
 	t->state = destination_flags(t->destination, READ_ONCE(root->live));
 	struct hop *hop = destination_hop(ctx, t->index, t->destination, now, &confirm);
 	if (!hop)
@@ -181,6 +183,10 @@ INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found 
 	t.state = destination_flags(t.destination, live);
 	if (unlikely(!(t.state & DESTINATION_AVAILABLE)))
 		return tail_call_with(ctx, p, PROG_NEW);
+	if (is_traced()) {
+		trace_server(t.index, t.method, t.port, TRACE_EXISTING_CONNECTION);
+		trace_state(word_state(READ_ONCE(c->word)), false);
+	}
 	bool confirm, masq = t.method == METHOD_MASQ;
 	struct hop *hop = destination_hop(ctx, t.index, t.destination, now, &confirm);
 	if (!hop || unlikely(hop->is_foreign_vip | is_spoofed(ctx, p)))
@@ -194,6 +200,8 @@ INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found 
 	if (unlikely(!update_state(&c->word, slot, controlled, direction, BY_TUPLE, p, t.index, facts_in(root, live), now,
 				   ctx.hook)))
 		return drop(ctx.hook, REASON_EXPIRING);
+	if (is_traced())
+		trace_state(word_state(READ_ONCE(c->word)), false);
 	account_request(ctx, t.index, p, 0);
 	if (ctx.hook == HOOK_TC && unlikely(!no_slowpath(ctx, p, &t, hop, max_len_to(&t, hop->mtu))))
 		return fwd_slow(ctx.skb, p, &t);

@@ -130,6 +130,9 @@ INLINE void clear_route(struct __sk_buff *skb)
 	bpf_skb_set_tunnel_key(skb, &none, sizeof(none), 0);
 }
 
+/* The packet leaves by a device (trace/frame.h). */
+int trace_forwarded(const struct hop *hop);
+
 /* Send by the kernel's neighbour code, which resolves the neighbour and keeps it valid. */
 INLINE int xmit_neigh(struct __sk_buff *skb, const struct hop *hop)
 {
@@ -140,6 +143,9 @@ INLINE int xmit_neigh(struct __sk_buff *skb, const struct hop *hop)
 		__builtin_memcpy(next.ipv6_nh, &hop->gateway, sizeof(hop->gateway));
 	else
 		next.ipv4_nh = hop->gateway.word[0];
+	trace_sent(tc_ctx(skb), hop->ifindex);
+	if (is_traced())
+		trace_forwarded(hop);
 	return bpf_redirect_neigh(hop->ifindex, &next, sizeof(next), 0);
 }
 
@@ -149,6 +155,9 @@ INLINE int xmit(struct ctx ctx, const struct packet *p, const struct hop *hop)
 {
 	if (ctx.hook == HOOK_TC)
 		return xmit_neigh(ctx.skb, hop);
+	trace_sent(ctx, hop->ifindex);
+	if (is_traced())
+		trace_forwarded(hop);
 	return xdp_xmit(hop, hop->ifindex == p->input ? XMIT_TX : XMIT_REDIRECT);
 }
 
@@ -217,7 +226,7 @@ VERIFIED_ONCE int set_fragment_size(struct __sk_buff *skb, struct scratch *w, u3
 INLINE int xmit_finished(struct __sk_buff *skb, struct scratch *w)
 {
 	if (w->xmit.hop.verdict == HOP_LOCAL)
-		return w->xmit.is_reply ? to_own_client(skb, &w->packet) : pass_to_stack(HOOK_TC);
+		return w->xmit.is_reply ? to_own_client(skb, &w->packet) : pass_changed(skb);
 	if (w->xmit.fragment_size)
 		return tail_call(tc_ctx(skb), PROG_FRAGMENT);
 	return xmit_neigh(skb, &w->xmit.hop);

@@ -113,6 +113,8 @@ VERIFIED_ONCE int fwd_stateless(struct xdp_md *xdp, const struct packet *p, u64 
 	struct hop *hop = &barrier_var(percpu)->hop;
 	if (ticks() - hop->stamp >= ticks_per_second || hop->verdict != HOP_READY || hop->is_foreign_vip)
 		return NOT_STATELESS; /* the general path looks it up: the stack has no space for that here */
+	if (is_traced())
+		trace_server(t.index, t.method, t.port, TRACE_STATELESS);
 	if (!xdp_can(xdp, p, &t, hop, false, ticks()))
 		return pass_to_tc();
 	enum reason why = chosen >> 32;

@@ -143,6 +143,8 @@ INLINE int prog_icmp_forward(struct __sk_buff *skb, struct scratch *w, struct ro
 	struct destination *d = map_elem(destinations, w->chosen.destination);
 	if (!d)
 		return pass_to_stack(HOOK_TC);
+	if (is_traced())
+		trace_server(w->chosen.destination, w->chosen.method, d->port, TRACE_RELATED);
 	u16 sum = !is_ipv6 || masq ? icmp_sum(skb, p, copy) : 0;
 	/* IPVS checks ICMPv6 without the pseudo header, so it drops nearly all of these */
 	if ((!is_ipv6 || server) && sum != 0xffff)

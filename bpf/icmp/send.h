@@ -109,6 +109,8 @@ INLINE int prog_icmp_send(struct __sk_buff *skb, struct scratch *w, struct root 
 	struct copy *copy = map_elem(copies, 0);
 	if (!copy)
 		return pass_to_stack(HOOK_TC);
+	if (is_traced())
+		trace_rejected();
 	struct packet *p = &w->packet;
 	bool is_ipv6 = p->is_ipv6;
 	u32 max = is_ipv6 ? ICMP6_MAX_INNER : ICMP4_MAX_INNER, inner_len = skb->len - ETH_HLEN;

@@ -134,6 +134,47 @@ INLINE u32 client_fold(const struct scratch *w)
 	return address_fold(&saddr, p->is_ipv6) + bpf_ntohs(port);
 }
 
+static int count_usable_step(u32 index, struct candidates *c)
+{
+	struct candidate it;
+	if (!at_pos(c, index, &it))
+		return 1;
+	c->loop->sum += is_usable(&it);
+	return 0;
+}
+
+/* Return what the scheduler compares of a destination, before its weight; NOTHING if it compares none. */
+INLINE u32 compared_load(u32 scheduler, const struct conn_counts *n)
+{
+	switch (scheduler) {
+	case SCHED_LC:
+	case SCHED_WLC:
+	case SCHED_LBLC:
+	case SCHED_LBLCR:
+	case SCHED_TWOS:
+		return overhead(n);
+	case SCHED_SED:
+	case SCHED_NQ:
+		return n->active + 1;
+	case SCHED_OVF:
+		return n->active;
+	default:
+		return NOTHING;
+	}
+}
+
+/* Note the choice of a scheduler, and of how many usable destinations. */
+INLINE void trace_scheduled(struct candidates *c)
+{
+	const struct scratch *w = c->w;
+	u32 destination = w->chosen.destination;
+	struct conn_counts *n = map_elem(conn_counts, destination);
+	trace_server(destination, w->chosen.method, w->chosen.port, TRACE_SCHEDULER);
+	c->loop->sum = 0;
+	bpf_loop(c->service->count, count_usable_step, c, 0);
+	trace_load(n ? compared_load(c->service->scheduler, n) : NOTHING, c->loop->sum);
+}
+
 #define SCHEDULER(name, number, flags) \
 	INLINE int prog_schedule_##name(struct ctx ctx, struct scratch *w, struct root *root) \
 	{ \
@@ -148,6 +189,8 @@ INLINE u32 client_fold(const struct scratch *w)
 		w->chosen.destination = NO_INDEX; \
 		if (d) \
 			choose(w, m, d); \
+		if (is_traced()) \
+			trace_scheduled(&c); \
 		return tail_call(ctx, PROG_CONNECT); \
 	} \
 	PROG_XDP_AND_TC(schedule_##name)

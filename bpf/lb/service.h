@@ -110,6 +110,8 @@ INLINE void note_service(struct scratch *w, const struct service_match *found)
 	w->service.port = bpf_htons(v->port);
 	w->service.mark = v->mark;
 	w->template.slot = NO_TEMPLATE;
+	if (is_traced())
+		trace_service(v);
 }
 
 /* For an ICMP error scheduled by its inner packet use the outer tuple. */

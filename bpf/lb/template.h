@@ -27,6 +27,9 @@ INLINE int by_template(struct ctx ctx, struct scratch *w, const struct root *roo
 			w->chosen.destination = template->destination;
 			w->template.slot = found.slot;
 			w->chosen.method = method_in(flags);
+			if (is_traced())
+				trace_server(template->destination, method_in(flags), 0,
+					     w->template.by_call ? TRACE_CALL : TRACE_TEMPLATE);
 			return tail_call(ctx, PROG_CONNECT);
 		}
 		retire_template(w, &found);

@@ -15,6 +15,8 @@
 INLINE int fwd_bypass(struct __sk_buff *skb, struct scratch *w)
 {
 	struct packet *p = &w->packet;
+	if (is_traced())
+		trace_server(NO_INDEX, METHOD_BYPASS, 0, TRACE_BYPASS);
 	struct route_query query = {.is_ipv6 = p->is_ipv6, .reroute = true};
 	packet_daddr(&query.client, p);
 	struct hop *hop = client_hop(tc_ctx(skb), &query, ticks(), NULL);

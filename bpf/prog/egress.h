@@ -57,7 +57,10 @@ INLINE int process_egress(struct __sk_buff *skb)
 		return drop(HOOK_TC, REASON_REFUSED_TABLE_COPY);
 	if (!found || reply_is_standby(&a, &p, root) || !update_reply(&a, &p, root, now, tc_ctx(skb)))
 		return pass_to_stack(HOOK_TC);
-	if (!a.masq || !nat(tc_ctx(skb), &p, NAT_REPLY, &a.saddr, a.port) || !root->settings.snat_reroute)
+	if (!a.masq || !nat(tc_ctx(skb), &p, NAT_REPLY, &a.saddr, a.port))
+		return pass_to_stack(HOOK_TC);
+	trace_sent(tc_ctx(skb), skb->ifindex);
+	if (!root->settings.snat_reroute)
 		return pass_to_stack(HOOK_TC);
 	return reroute(skb, &p, &a, now);
 }

@@ -107,6 +107,8 @@ INLINE int prog_hash_fallback(struct ctx ctx, struct scratch *w, struct root *ro
 	u32 group = group_of(&w->packet, &w->template.tuple, w->service.scheduler, w->service.flags, root);
 	u64 *choice = choice_of(group, w->service.slot);
 	w->chosen.destination = NO_INDEX;
+	if (is_traced())
+		trace_server(NO_INDEX, METHOD_ROUTE, 0, TRACE_HASH_FALLBACK);
 	if (!choice || choose_again(w, READ_ONCE(*choice)))
 		return tail_call(ctx, PROG_CONNECT);
 	struct rendezvous r = {.w = w, .group = mix(group + 1)};

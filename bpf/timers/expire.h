@@ -240,6 +240,14 @@ INLINE bool sweep_run(struct pool *pool, u64 until)
 	return false;
 }
 
+/* End a trace whose session no longer renews it: its process hangs, or was killed. */
+INLINE void end_stopped_trace(struct root *root)
+{
+	u64 until = READ_ONCE(root->trace);
+	if (until && (s32)(ticks() - (u32)until) >= 0)
+		__sync_val_compare_and_swap(&root->trace, until, 0);
+}
+
 static int sweep(void *map, u32 *key, struct sweeper *sweeper)
 {
 	u64 began = bpf_ktime_get_ns();
@@ -248,6 +256,7 @@ static int sweep(void *map, u32 *key, struct sweeper *sweeper)
 	if (!pool)
 		return 0;
 	u64 until = began + RUN_NS;
+	end_stopped_trace(root);
 	bool more = drop_half_open_run(pool, &root->settings, until) || sweep_run(pool, until);
 	u64 spent = note_run(TIMER_EXPIRY, began);
 	bpf_timer_start(&sweeper->timer, more ? pause_after(spent) : ROUND_NS, 0);

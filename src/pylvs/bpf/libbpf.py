@@ -45,6 +45,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bpf_map__fd": (c_int, (c_void_p,)),
     "bpf_map__set_max_entries": (c_int, (c_void_p, c_uint32)),
     "bpf_map__max_entries": (c_uint32, (c_void_p,)),
+    "bpf_map__set_autocreate": (c_int, (c_void_p, ctypes.c_bool)),
     "bpf_map__reuse_fd": (c_int, (c_void_p, c_int)),
     "bpf_map__initial_value": (c_void_p, (c_void_p, POINTER(c_size_t))),
     "bpf_map__set_initial_value": (c_int, (c_void_p, c_void_p, c_size_t)),
@@ -199,6 +200,10 @@ class BpfObject:
     def skip_program(self, name: str) -> None:
         """Exclude a program, before loading."""
         check(self._lib.bpf_program__set_autoload(self._program(name), False), f"leaving out program {name}")
+
+    def skip_map(self, name: str) -> None:
+        """Do not create a map, before loading. Programs may name it only in code that the verifier removes."""
+        check(self._lib.bpf_map__set_autocreate(self._map(name), False), f"leaving out map {name}")
 
     def reuse_map(self, name: str, descriptor: int) -> None:
         """Use an existing map, before loading. libbpf duplicates the descriptor."""

@@ -58,7 +58,7 @@ _ANY_SERVER = bytes(ADDRESS_BYTES)
 EntryFields = tuple[int, int, int, int, int, int, int, Address, int, Address, int, int, int]
 
 
-def _state_names(protocol: str, names: Sequence[str]) -> dict[int, str]:
+def state_names(protocol: str, names: Sequence[str]) -> dict[int, str]:
     """Return the names of a protocol's states; unconfirmed connections have that of the state that comes next."""
     first = abi.constant("STATE_SCTP_INIT1") - 1 if protocol == "SCTP" else 0
     found = {first + number: name for number, name in enumerate(names) if number}
@@ -79,8 +79,8 @@ class ConnectionReader:
         self._is_call = abi.constant("CONN_CALL")
         self._assured = abi.constant("ASSURED")
         self._names: dict[int, dict[int, str]] = {
-            Protocol.TCP: _state_names("TCP", TCP_STATES),
-            Protocol.SCTP: _state_names("SCTP", SCTP_STATES),
+            Protocol.TCP: state_names("TCP", TCP_STATES),
+            Protocol.SCTP: state_names("SCTP", SCTP_STATES),
         }
         self._now = 0  # in ticks
         self._servers: dict[int, Address] = {}  # by slot, while a block is read

@@ -43,8 +43,10 @@ from pylvs.system import syscalls
 
 _USED_BY = {SIP: "persistence engine sip", BYPASS: "cache_bypass"}
 TAILCALLS = ("tailcalls_xdp", "tailcalls_tc")  # program arrays of the tail calls
+TRACE_ENTRIES = ("xdp_trace", "tc_trace", "tc_trace_egress")  # of a session of `pylvs trace` (bpf/trace/entry.h)
+PLAIN_ENTRIES = ("xdp_plain", "tc_plain", "tc_plain_egress")  # likewise
 STARTERS = ("start_expiry", "start_estimator", "start_cache_sweep")  # programs that start the timers
-_RUN = (CLOCK, ORPHANS, CACHE_SWEEP, *STARTERS)  # programs that commands run
+RUN = (CLOCK, ORPHANS, CACHE_SWEEP, *STARTERS)  # programs that commands run
 CONNECTION_MAPS = (
     "connections",
     "overflow_index",
@@ -220,7 +222,7 @@ def new_seeds() -> tuple[int, ...]:
 
 def _entry_of(program: str) -> str:
     """Return the program with which a program is loaded: tail calls stay within XDP, TC or TC egress."""
-    if program in (*ENTRIES, RESTORE, BYPASS):
+    if program in (*ENTRIES, RESTORE, BYPASS, *TRACE_ENTRIES, *PLAIN_ENTRIES):
         return program
     if program.startswith(SIP):
         return SIP
@@ -256,6 +258,8 @@ def open_object(connections: int, seeds: tuple[int, ...], entries: Collection[st
     for name in opened.programs():
         if _entry_of(name) not in entries:
             opened.skip_program(name)
+    for name in () if set(TRACE_ENTRIES).intersection(entries) else abi.TRACED:
+        opened.skip_map(name)
     for name, size in _sizes(connections).items():
         opened.set_max_entries(name, size)
     abi.shipped().set_variables(
@@ -302,7 +306,7 @@ def _pinned_maps(opened: BpfObject) -> Iterator[tuple[str, str]]:
     """Yield the names of all maps but those of plain data, each with the name of its pin."""
     for name in opened.maps():
         pinned = name.removeprefix(_VARIABLE)
-        if not (pinned.startswith((".", OBJECT)) or "rodata" in pinned):
+        if not (pinned.startswith((".", OBJECT)) or "rodata" in pinned or name in abi.UNPINNED):
             yield name, pinned
 
 
@@ -335,7 +339,7 @@ def pin_load(opened: BpfObject, state: State, directory: str, kept: Collection[s
     for name, pinned in _pinned_maps(opened):
         if pinned not in kept:
             libbpf.pin(opened.map_fd(name), state.pin_path(f"{directory}/{pinned}"))
-    for name in (*entries, *_RUN):
+    for name in (*entries, *RUN):
         libbpf.pin(opened.program_fd(name), state.pin_path(f"{directory}/{name}"))
 
 
