@@ -56,6 +56,7 @@ TEST: Needed = (
     ("/usr/sbin/snmpd", "snmpd"),
     ("snmpwalk", "snmp"),
     ("dbus-daemon", "dbus-daemon"),
+    ("tshark", "tshark"),
 )
 DEB: Needed = (
     ("dh", "debhelper"),

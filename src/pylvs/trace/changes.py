@@ -1,0 +1,114 @@
+"""Compare the headers of a packet as it came with those as it left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+
+from pylvs.model.dataclass import dataclass
+from pylvs.trace.headers import Field, Layer, decoded
+from pylvs.trace.packet import TracedPacket
+
+SAME, CHANGED, NEW, GONE = "same", "changed", "new", "gone"
+_LINK = ("Ethernet", "VLAN")
+_CHECKSUMS = ("header checksum", "checksum")
+_MACS = ("destination MAC", "source MAC")
+DATA = "data"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One field on both sides; an empty text where the packet lacks it."""
+
+    layer: str
+    field: str
+    came: str
+    left: str
+    kind: str  # SAME, CHANGED, NEW or GONE
+
+
+def sides(packet: TracedPacket) -> tuple[list[Layer], list[Layer]]:
+    """Return the headers of the packet as it came and as it left."""
+    return decoded(packet.before), decoded(packet.after, is_tunnel=packet.method == "tunnel")
+
+
+def compared(packet: TracedPacket) -> list[Row]:
+    """Return the notable fields of the packet and all that differ, from the outer header to the inner one.
+
+    Without `after`, all fields are those that came.
+    """
+    before, after = sides(packet)
+    if not packet.after:
+        return [Row(layer.name, field.name, field.text, "", SAME) for layer, field in _notable(before)]
+    found = list[Row]()
+    for old, new in _aligned(before, after):
+        found += _rows(old, new)
+    return found + list(_data(packet, before, after))
+
+
+def _notable(layers: Sequence[Layer]) -> Iterator[tuple[Layer, Field]]:
+    return ((layer, field) for layer in layers for field in layer.fields if field.notable)
+
+
+def _aligned(before: list[Layer], after: list[Layer]) -> Iterator[tuple[Layer | None, Layer | None]]:
+    """Pair the headers of both sides. An outer header has no pair."""
+    old_link, old = _split(before)
+    new_link, new = _split(after)
+    yield from zip_longest(old_link, new_link)
+    added, removed = _outer(old, new), _outer(new, old)
+    yield from ((None, layer) for layer in new[:added])
+    yield from ((layer, None) for layer in old[:removed])
+    yield from zip_longest(old[removed:], new[added:])
+
+
+def _split(layers: list[Layer]) -> tuple[list[Layer], list[Layer]]:
+    count = sum(layer.name in _LINK for layer in layers)
+    return layers[:count], layers[count:]
+
+
+def _outer(inner: list[Layer], whole: list[Layer]) -> int:
+    """Return how many headers `whole` has around those of `inner`; the last ones may be missing, by the snap length."""
+    names, all_names = [layer.name for layer in inner], [layer.name for layer in whole]
+    for count in range(1, len(all_names)):
+        if all_names[count:] == names[: len(all_names) - count]:
+            return count if all_names[:count].count("IPv4") + all_names[:count].count("IPv6") else 0
+    return 0
+
+
+def _rows(old: Layer | None, new: Layer | None) -> Iterator[Row]:
+    if old is None or new is None or old.name != new.name:
+        for layer, field in _notable([old] if old else []):
+            yield Row(layer.name, field.name, field.text, "", GONE)
+        for layer, field in _notable([new] if new else []):
+            yield Row(layer.name, field.name, "", field.text, NEW)
+        return
+    names = [field.name for field in old.fields]
+    names += [field.name for field in new.fields if field.name not in names]
+    shown = {field.name for field in (*old.fields, *new.fields) if field.notable}
+    for name in names:
+        came, left = old.text(name), new.text(name)
+        if came != left:
+            yield Row(new.name, name, came, left, CHANGED)
+        elif name in shown:
+            yield Row(new.name, name, came, left, SAME)
+
+
+def _data(packet: TracedPacket, before: list[Layer], after: list[Layer]) -> Iterator[Row]:
+    """Yield a row of what follows the headers, as far as both sides have it."""
+    if not before or not after or before[-1].name != after[-1].name:
+        return
+    old, new = packet.before[before[-1].end :], packet.after[after[-1].end :]
+    size = min(len(old), len(new))
+    if size:
+        texts = f"{size} bytes", f"{size} bytes"
+        yield Row(DATA, "", *texts, SAME if old[:size] == new[:size] else CHANGED)
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """Return what changed in a few words: "MACs, destination port, TTL, +IPv4". Checksums follow from the rest."""
+    changed = [row for row in rows if row.kind == CHANGED and row.field not in _CHECKSUMS]
+    found = ["MACs"] if any(row.field in _MACS for row in changed) else []
+    found += [row.field or row.layer for row in changed if row.field not in _MACS]
+    found += [f"+{name}" for name in dict.fromkeys(row.layer for row in rows if row.kind == NEW)]
+    found += [f"-{name}" for name in dict.fromkeys(row.layer for row in rows if row.kind == GONE)]
+    return ", ".join(found)

@@ -1,0 +1,205 @@
+"""Tell the way of a packet to somebody who learns it: both headers side by side, and what happened and why."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+
+from pylvs.model.errors import counted
+from pylvs.system.logs import one_line
+from pylvs.trace.changes import CHANGED, DATA, GONE, NEW, SAME, Row, compared, sides
+from pylvs.trace.decision import reason_text, spaced
+from pylvs.trace.headers import Layer, endpoints, kind, tunnel
+from pylvs.trace.packet import DROPPED, FORWARDED, HELD, PASSED, REJECTED, TO_TC, TracedPacket
+from pylvs.trace.text import Paint, clock
+
+WIDTH = 100  # of the sentences, in columns
+_LONGEST_VALUE = 40  # characters
+_MARKS = {SAME: " ", CHANGED: "*", NEW: "+", GONE: "-"}
+_COLOURS = {CHANGED: "yellow", NEW: "green", GONE: "red"}
+_LEGEND = {CHANGED: "* changed", NEW: "+ added", GONE: "- removed"}
+_HOOKS = {"xdp": "XDP", "tc": "TC", "tc_egress": "TC egress"}
+_SCHEDULERS = {
+    "rr": "the next usable server in turn",
+    "wrr": "the next server in turn, and servers of greater weight more often",
+    "lc": "the server with the least load",
+    "wlc": "the server with the least load for its weight",
+    "sed": "the server with the least load for its weight, the new connection included",
+    "nq": "an idle server, else as sed does",
+    "fo": "the usable server of the greatest weight",
+    "ovf": "the server of the greatest weight that has fewer active connections than its weight",
+    "dh": "a server by a hash of the packet's destination",
+    "sh": "a server by a hash of the client's address",
+    "mh": "a server by a consistent hash of the client's address",
+    "lblc": "the server that this destination had, while it is not overloaded",
+    "lblcr": "one of the servers that this destination had, while they are not overloaded",
+    "twos": "the less loaded one of two random servers",
+}
+_LOAD = "The load of a server is 256 times its active connections, plus its inactive ones."
+
+
+def lines(packet: TracedPacket, paint: Paint) -> list[str]:
+    """Return the explanation, with a blank line at its end."""
+    before, after = sides(packet)
+    hook = _HOOKS.get(packet.hook, packet.hook)
+    head = f"{packet.number}. {clock(packet.time)}  {packet.device}, {hook}, CPU {packet.cpu}"
+    found = [one_line(f"{head}: {kind(before)}, {packet.length} bytes"), ""]
+    rows = compared(packet)
+    found += _table(rows, bool(packet.after), paint)
+    text = " ".join(sentences(packet, before, after, rows))
+    return [*found, "", *textwrap.wrap(one_line(text), WIDTH, initial_indent="  ", subsequent_indent="  "), ""]
+
+
+def _table(rows: list[Row], is_sent: bool, paint: Paint) -> Iterator[str]:
+    cells = [(row.layer, row.field, _cut(row.came), _cut(row.left)) for row in rows]
+    left_title = "as it left" if is_sent else ""
+    titles = ("", "", "as it came", left_title)
+    layer, field, came = (max(len(cell[column]) for cell in (titles, *cells)) for column in range(3))
+    yield f"  {'':{layer}}  {'':{field}}  {titles[2]:{came}}    {left_title}".rstrip()
+    previous = "", False
+    for row, (name, field_name, old, new) in zip(rows, cells, strict=True):
+        if row.kind == SAME and row.layer == DATA:
+            new = "the same"
+        header = name, row.kind in (NEW, GONE)  # an outer header may have the name of the inner one
+        shown_name = "" if header == previous else name
+        previous = header
+        text = f"{shown_name:{layer}}  {field_name:{field}}  {old:{came}}  {_MARKS[row.kind]} {new if is_sent else ''}"
+        yield f"  {paint(text.rstrip(), _COLOURS[row.kind]) if row.kind in _COLOURS else text.rstrip()}"
+    kinds = {row.kind for row in rows}
+    legend = [text for kind_of_row, text in _LEGEND.items() if kind_of_row in kinds]
+    if legend:
+        yield f"  {'':{layer}}  {'':{field}}  {'':{came}}  {', '.join(legend)}"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 1]}…"
+
+
+# --- sentences ---
+
+
+def sentences(packet: TracedPacket, before: list[Layer], after: list[Layer], rows: list[Row]) -> Iterator[str]:
+    """Yield what happened to the packet and why, in the order in which it happened."""
+    if packet.service is not None:
+        yield from _choice(packet)
+    if packet.verdict == FORWARDED:
+        yield from _forwarded(packet, before, after, rows)
+    else:
+        yield from _not_forwarded(packet)
+    if packet.created:
+        yield "The connection table has a new entry, so the next packets of this connection go to the same server."
+
+
+def _choice(packet: TracedPacket) -> Iterator[str]:
+    service, server = packet.service, packet.server or "no real server"
+    if packet.choice == "scheduler":
+        yield f"A new connection to the service {service}: no entry of the connection table fits."
+        yield from _scheduled(packet, server)
+    elif packet.choice == "existing_connection":
+        yield f"The packet belongs to a connection of the service {service}, so it goes to that server, {server}."
+    elif packet.choice == "template":
+        yield f"A new connection to the service {service}, which is persistent."
+        yield f"This client's template names {server}, so the scheduler has no choice."
+    elif packet.choice in ("hash_fallback", "stateless"):
+        yield f"The packet to the service {service} gets no entry in the connection table."
+        yield f"A hash of the client chose {server}, so its next packets find the same server without an entry."
+    elif packet.choice == "reply":
+        yield f"A reply of the real server {server}, of a connection of the service {service}."
+    elif packet.choice == "related":
+        yield f"An ICMP error about a packet of a connection of the service {service}."
+    elif packet.choice == "call":
+        yield f"The Call-ID of this SIP message has a template of the service {service}, which names {server}."
+    elif packet.choice == "bypass":
+        yield f"The service {service} has no usable real server, and cache_bypass sends the packet to its destination."
+    elif packet.choice is not None:
+        yield f"The service {service} sends it to {server}: {spaced(packet.choice)}."
+    elif packet.verdict != TO_TC:
+        yield f"The packet is for the service {service}."
+
+
+def _scheduled(packet: TracedPacket, server: str) -> Iterator[str]:
+    name = packet.scheduler or "the scheduler"
+    of = f" of {counted(packet.candidates, 'usable server')}" if packet.candidates is not None else ""
+    takes = _SCHEDULERS.get(name)
+    rule = f", which takes {takes}" if takes else ""
+    load = f", with a load of {packet.load}" if packet.load is not None else ""
+    yield f"Its scheduler {name}{rule}, chose {server}{of}{load}." if rule else f"{name} chose {server}{of}{load}."
+    if packet.load is not None:
+        yield _LOAD
+
+
+def _forwarded(packet: TracedPacket, before: list[Layer], after: list[Layer], rows: list[Row]) -> Iterator[str]:
+    out = f" by {packet.output}" if packet.output else ""
+    if not packet.after:
+        yield f"It was forwarded{out}."
+    elif packet.choice == "reply" and packet.method == "nat":
+        yield from _translated_back(before, after)
+    elif packet.method == "direct":
+        yield from _routed(after, rows)
+    elif packet.method == "nat":
+        yield from _translated(before, after)
+    elif packet.method == "tunnel":
+        yield from _encapsulated(after)
+    else:
+        yield f"It left{out}."
+    if packet.reason:
+        yield f"{_sentence(reason_text(packet))}."
+
+
+def _routed(after: list[Layer], rows: list[Row]) -> Iterator[str]:
+    changed = {row.field for row in rows if row.kind == CHANGED}
+    limit = next((name for name in ("TTL", "hop limit") if name in changed), "")
+    less = f", and the {limit} is 1 less, as behind every router" if limit else ""
+    if changed - {"destination MAC", "source MAC", "type", "TTL", "hop limit", "header checksum"}:
+        yield "Direct routing: the packet kept its addresses."
+    elif "destination MAC" in changed:
+        yield f"Direct routing: only the MACs changed{less}."
+    else:
+        yield f"Direct routing: the addresses stay{less}. The kernel writes the MACs behind TC."
+    yield f"The packet is still for {endpoints(after)[1]}, an address that the real server has on lo, too."
+    yield "The server replies to the client itself, so the replies do not pass this machine."
+
+
+def _translated(before: list[Layer], after: list[Layer]) -> Iterator[str]:
+    yield f"NAT: the destination {endpoints(before)[1]} became {endpoints(after)[1]}, and the checksums follow."
+    yield "The server replies to the client by way of this machine, which puts the service's address back."
+
+
+def _translated_back(before: list[Layer], after: list[Layer]) -> Iterator[str]:
+    yield f"NAT: the source {endpoints(before)[0]} became {endpoints(after)[0]}, and the checksums follow."
+    yield "So the client sees a reply of the address that it asked."
+
+
+def _encapsulated(after: list[Layer]) -> Iterator[str]:
+    outer = tunnel(after)
+    if not outer:
+        yield "Tunnelling: the packet left inside another one."
+        return
+    names = ", ".join(layer.name for layer in outer)
+    ends = f"from {outer[0].text('source')} to {outer[0].text('destination')}"
+    headers = "an outer header" if len(outer) == 1 else "outer headers"
+    yield f"Tunnelling: the packet is inside {headers} ({names}) {ends}; its own addresses did not change."
+    yield f"The real server takes the outer header off and finds a packet for {endpoints(after)[1]}, which it has, too."
+    yield "It replies to the client itself, so the replies do not pass this machine."
+
+
+def _not_forwarded(packet: TracedPacket) -> Iterator[str]:
+    reason = _sentence(reason_text(packet))
+    if packet.verdict == TO_TC:
+        yield "XDP cannot finish this packet, and passed it to TC, unmodified; TC's part follows."
+    elif packet.verdict == DROPPED:
+        yield "It was dropped; its sender gets no answer."
+    elif packet.verdict == REJECTED:
+        yield "It was not forwarded; its sender gets an ICMP error instead."
+    elif packet.verdict == HELD:
+        yield "It is a fragment, held until the others of its packet arrive."
+    elif packet.verdict == PASSED and packet.service is None:
+        yield "It is for no service, so the stack of this host gets it unmodified."
+    elif packet.verdict == PASSED:
+        yield "The stack of this host gets it unmodified."
+    if reason and packet.verdict != TO_TC:
+        yield f"Reason: {reason}."
+
+
+def _sentence(text: str) -> str:
+    return text.rstrip(".")
