@@ -7,18 +7,19 @@ from itertools import zip_longest
 
 from pylvs.model.dataclass import dataclass
 from pylvs.trace.headers import Field, Layer, decoded
-from pylvs.trace.packet import TracedPacket
+from pylvs.trace.packet import FORWARDED, TracedPacket
 
 SAME, CHANGED, NEW, GONE = "same", "changed", "new", "gone"
 _LINK = ("Ethernet", "VLAN")
 _CHECKSUMS = ("header checksum", "checksum")
+_PROTOCOL = ("protocol", "next header")  # of an outer header: what is inside
 _MACS = ("destination MAC", "source MAC")
 DATA = "data"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One field on both sides; an empty text where the packet lacks it."""
+    """One field on both sides; an empty text where the packet lacks it. A changed one without `left` changes later."""
 
     layer: str
     field: str
@@ -43,7 +44,19 @@ def compared(packet: TracedPacket) -> list[Row]:
     found = list[Row]()
     for old, new in _aligned(before, after):
         found += _rows(old, new)
+    if is_addressed_later(packet):
+        found = [Row(row.layer, row.field, row.came, "", CHANGED) if row.field in _MACS else row for row in found]
     return found + list(_data(packet, before, after))
+
+
+def is_addressed_later(packet: TracedPacket) -> bool:
+    """Return whether the kernel's neighbour code writes the MACs, behind the programs of TC that sent the packet."""
+    return (
+        packet.hook != "xdp"
+        and packet.verdict == FORWARDED
+        and packet.output != "lo"
+        and packet.before[:12] == packet.after[:12] != bytes(12)
+    )
 
 
 def _notable(layers: Sequence[Layer]) -> Iterator[tuple[Layer, Field]]:
@@ -79,8 +92,10 @@ def _rows(old: Layer | None, new: Layer | None) -> Iterator[Row]:
     if old is None or new is None or old.name != new.name:
         for layer, field in _notable([old] if old else []):
             yield Row(layer.name, field.name, field.text, "", GONE)
-        for layer, field in _notable([new] if new else []):
-            yield Row(layer.name, field.name, "", field.text, NEW)
+        if new is not None:
+            for field in new.fields:
+                if field.notable or field.name in _PROTOCOL:
+                    yield Row(new.name, field.name, "", field.text, NEW)
         return
     names = [field.name for field in old.fields]
     names += [field.name for field in new.fields if field.name not in names]

@@ -61,6 +61,19 @@ _CHOICES = {
     "bypass": "cache_bypass: no usable real server",
     "call": "Call-ID of the SIP message",
 }
+_PICKS = {  # of schedulers that do not compare loads
+    "rr": "next in turn",
+    "wrr": "next in turn, by weight",
+    "fo": "greatest weight",
+    "ovf": "greatest weight that is not full",
+    "dh": "hash of the destination",
+    "sh": "hash of the client",
+    "mh": "hash of the client",
+    "nq": "idle server",
+    "lblc": "server of this destination",
+    "lblcr": "server of this destination",
+    "twos": "less loaded of two",
+}
 _BY_WEIGHT = ("wlc", "sed", "nq", "lblc", "lblcr", "twos")
 _OUTCOMES = {PASSED: "passed to the stack", TO_TC: "passed to TC", HELD: "held", REJECTED: "rejected by an ICMP error"}
 
@@ -77,11 +90,11 @@ def why(packet: TracedPacket) -> str:
     if packet.choice != "scheduler":
         return _CHOICES.get(packet.choice, spaced(packet.choice))
     name = packet.scheduler or "scheduler"
-    of = f" of {counted(packet.candidates, 'server')}" if packet.candidates is not None else ""
+    of = f"of {counted(packet.candidates, 'server')}" if packet.candidates is not None else ""
+    pick = _PICKS.get(name, "its choice")
     if packet.load is not None:
-        least = "least load for its weight" if name in _BY_WEIGHT else "least load"
-        return f"{name}: {least}, {packet.load}{',' if of else ''}{of}"
-    return f"{name}: its choice{of}" if of else f"{name}: its choice"
+        pick = f"{'least load for its weight' if name in _BY_WEIGHT else 'least load'}, {packet.load}"
+    return f"{name}: {', '.join(filter(None, (pick, of)))}"
 
 
 def reason_text(packet: TracedPacket) -> str:

@@ -1,4 +1,4 @@
-"""Tell the way of a packet to somebody who learns it: both headers side by side, and what happened and why."""
+"""Explain the way of a packet to a learner: both headers side by side, what happened, and why."""
 
 from __future__ import annotations
 
@@ -45,9 +45,12 @@ def lines(packet: TracedPacket, paint: Paint) -> list[str]:
     head = f"{packet.number}. {clock(packet.time)}  {packet.device}, {hook}, CPU {packet.cpu}"
     found = [one_line(f"{head}: {kind(before)}, {packet.length} bytes"), ""]
     rows = compared(packet)
-    found += _table(rows, bool(packet.after), paint)
-    text = " ".join(sentences(packet, before, after, rows))
-    return [*found, "", *textwrap.wrap(one_line(text), WIDTH, initial_indent="  ", subsequent_indent="  "), ""]
+    if packet.verdict != TO_TC:  # the packet of TC has the same headers
+        found += [*_table(rows, bool(packet.after), paint), ""]
+    for paragraph in sentences(packet, before, after, rows):
+        text = one_line(" ".join(paragraph))
+        found += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="  ")
+    return [*found, ""]
 
 
 def _table(rows: list[Row], is_sent: bool, paint: Paint) -> Iterator[str]:
@@ -60,6 +63,8 @@ def _table(rows: list[Row], is_sent: bool, paint: Paint) -> Iterator[str]:
     for row, (name, field_name, old, new) in zip(rows, cells, strict=True):
         if row.kind == SAME and row.layer == DATA:
             new = "the same"
+        elif row.kind == CHANGED and not new:
+            new = "(by the kernel, behind TC)"
         header = name, row.kind in (NEW, GONE)  # an outer header may have the name of the inner one
         shown_name = "" if header == previous else name
         previous = header
@@ -78,16 +83,17 @@ def _cut(text: str) -> str:
 # --- sentences ---
 
 
-def sentences(packet: TracedPacket, before: list[Layer], after: list[Layer], rows: list[Row]) -> Iterator[str]:
-    """Yield what happened to the packet and why, in the order in which it happened."""
+def sentences(
+    packet: TracedPacket, before: list[Layer], after: list[Layer], rows: list[Row]
+) -> Iterator[Iterator[str]]:
+    """Yield what happened to the packet and why, as paragraphs of sentences, in the order in which it happened."""
     if packet.service is not None:
-        yield from _choice(packet)
-    if packet.verdict == FORWARDED:
-        yield from _forwarded(packet, before, after, rows)
-    else:
-        yield from _not_forwarded(packet)
+        yield _choice(packet)
+    yield _forwarded(packet, before, after, rows) if packet.verdict == FORWARDED else _not_forwarded(packet)
     if packet.created:
-        yield "The connection table has a new entry, so the next packets of this connection go to the same server."
+        yield iter(
+            ("The connection table has a new entry, so the next packets of this connection use the same server.",)
+        )
 
 
 def _choice(packet: TracedPacket) -> Iterator[str]:
@@ -96,7 +102,7 @@ def _choice(packet: TracedPacket) -> Iterator[str]:
         yield f"A new connection to the service {service}: no entry of the connection table fits."
         yield from _scheduled(packet, server)
     elif packet.choice == "existing_connection":
-        yield f"The packet belongs to a connection of the service {service}, so it goes to that server, {server}."
+        yield f"The packet belongs to a connection of the service {service}, so it is sent to that server, {server}."
     elif packet.choice == "template":
         yield f"A new connection to the service {service}, which is persistent."
         yield f"This client's template names {server}, so the scheduler has no choice."
@@ -155,8 +161,8 @@ def _routed(after: list[Layer], rows: list[Row]) -> Iterator[str]:
     elif "destination MAC" in changed:
         yield f"Direct routing: only the MACs changed{less}."
     else:
-        yield f"Direct routing: the addresses stay{less}. The kernel writes the MACs behind TC."
-    yield f"The packet is still for {endpoints(after)[1]}, an address that the real server has on lo, too."
+        yield f"Direct routing: the addresses stay{less}."
+    yield f"The packet is still for {endpoints(after)[1]}, an address that the real server must have on lo, too."
     yield "The server replies to the client itself, so the replies do not pass this machine."
 
 

@@ -282,7 +282,7 @@ def _icmp(frame: bytes, at: int, protocol: int) -> Iterator[Layer]:
 
 
 def endpoints(layers: list[Layer]) -> tuple[str, str]:
-    """Return where the innermost packet comes from and where it goes; empty texts without an IP header."""
+    """Return source and destination of the innermost packet; empty texts without an IP header."""
     packet = [layer for layer in layers if not layer.name.startswith("quoted")]
     ip = next((layer for layer in reversed(packet) if layer.name in ("IPv4", "IPv6")), None)
     if ip is None:

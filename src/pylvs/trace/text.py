@@ -7,13 +7,13 @@ from datetime import datetime
 from typing import Any
 
 from pylvs.system.logs import one_line
-from pylvs.trace.changes import CHANGED, GONE, NEW, compared, sides, summary
+from pylvs.trace.changes import CHANGED, GONE, NEW, compared, is_addressed_later, sides, summary
 from pylvs.trace.decision import connection, path, reason_text, why
 from pylvs.trace.headers import Layer, endpoints, kind, tunnel
 from pylvs.trace.packet import DROPPED, FORWARDED, HELD, PASSED, REJECTED, TO_TC, TracedPacket
 
 Paint = Callable[[str, str], str]  # a text and the name of a colour
-_LABEL, _PLACE = 4, 12  # columns
+_LABEL_WIDTH, _DEVICE_WIDTH = 4, 12  # columns
 _NO_MACS = " > ".join(2 * ["00:00:00:00:00:00"])
 _LABELS = {PASSED: "pass", DROPPED: "drop", HELD: "hold", TO_TC: "tc", REJECTED: "icmp"}
 _OUTCOMES = {
@@ -34,7 +34,7 @@ def clock(moment: float) -> str:
 def lines(packet: TracedPacket, paint: Paint) -> list[str]:
     """Return two or three lines: how the packet came, its service and server, and how it left."""
     before, after = sides(packet)
-    came = [_place(packet.device, packet.hook), _macs(before), _ends(before), f"{kind(before)}, {packet.length} bytes"]
+    came = [_device(packet.device, packet.hook), _macs(before), _ends(before), f"{kind(before)}, {packet.length} bytes"]
     rows = [("in", "cyan", "  ".join(filter(None, came)))]
     if packet.service is not None:
         parts = path(packet), "; ".join(filter(None, (why(packet), connection(packet))))
@@ -43,7 +43,7 @@ def lines(packet: TracedPacket, paint: Paint) -> list[str]:
     head = f"{packet.number:>4} {clock(packet.time)} "
     found = []
     for label, colour, text in rows:
-        padded = label.ljust(_LABEL)
+        padded = label.ljust(_LABEL_WIDTH)
         found.append(f"{head}{paint(padded, colour) if colour else padded} {one_line_columns(text)}".rstrip())
         head = " " * len(head)
     return found
@@ -64,20 +64,21 @@ def _left(packet: TracedPacket, before: list[Layer], after: list[Layer]) -> str:
         if packet.verdict == PASSED and packet.service is None and not reason:
             return "of no service: to the stack"
         return reason or _OUTCOMES.get(packet.verdict, packet.verdict)
-    parts = [_place(packet.output or "", "")]
+    parts = [_device(packet.output or "", "")]
     if packet.after:
         outer = tunnel(after)
         around = [f"{layer.name} {layer.text('source')} > {layer.text('destination')}" for layer in outer[:1]]
         around += [layer.name for layer in outer[1:]]
         changed = summary(compared(packet))
         ends = _ends(after) if endpoints(after) != endpoints(before) else ""
-        parts += [_macs(after), " ".join(around), ends, f"changed: {changed}" if changed else "unchanged"]
+        macs = "" if is_addressed_later(packet) else _macs(after)
+        parts += [macs, " ".join(around), ends, f"changed: {changed}" if changed else "unchanged"]
     parts.append(reason_text(packet))
     return "  ".join(filter(None, parts))
 
 
-def _place(device: str, hook: str) -> str:
-    return one_line(f"{device} {hook.replace('_', ' ')}").ljust(_PLACE)
+def _device(device: str, hook: str) -> str:
+    return one_line(f"{device} {hook.replace('_', ' ')}").ljust(_DEVICE_WIDTH)
 
 
 def _macs(layers: list[Layer]) -> str:

@@ -92,10 +92,10 @@ def test_the_file_is_readable_after_each_packet(tmp_path: Path) -> None:
                 assert len(tshark(path)) == number
 
 
-def test_odd_names_and_long_comments_do_not_damage_the_file(tmp_path: Path) -> None:
-    path, odd = tmp_path / "file", replace(DIRECT, device="\udcffa\x1b[31m\n", output="x" * 300)
+def test_names_with_any_bytes_do_not_damage_the_file(tmp_path: Path) -> None:
+    path, strange = tmp_path / "file", replace(DIRECT, device="\udcffa\x1b[31m\n", output="x" * 300)
     with path.open("wb") as stream:
-        PacketFile(stream, SNAP).add(odd, "ä" * 100)
+        PacketFile(stream, SNAP).add(strange, "ä" * 100)
     came, left = tshark(path)
     assert comments(came) == "ä" * 100
     assert came["frame"]["frame.interface_id_tree"]["frame.interface_name"] == "?a\x1b[31m\n"

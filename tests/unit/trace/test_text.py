@@ -31,6 +31,7 @@ from tests.unit.trace.packets import (
 )
 from tools.tables import REASONS as DECLARED
 
+AT_TC = replace(DIRECT, hook="tc", after=DIRECT.before[:12] + DIRECT.after[12:])
 SCHEDULED = "wlc: least load for its weight, 256, of 3 servers; new connection, SYN_RECV"
 
 
@@ -73,9 +74,10 @@ def test_a_packet_has_a_line_for_how_it_came_for_its_server_and_for_how_it_left(
         (replace(DROPPED, reason=None), "drop without a reason"),
         (replace(DROPPED, reason="of_a_newer_pylvs"), "drop of a newer pylvs"),
         (replace(DIRECT, after=b""), "out  eth0"),
+        (AT_TC, "out  eth0          changed: MACs, TTL"),
     ],
 )
-def test_the_last_line_tells_what_became_of_the_packet(packet: TracedPacket, last: str) -> None:
+def test_the_last_line_has_the_outcome(packet: TracedPacket, last: str) -> None:
     assert printed(packet).splitlines()[-1].endswith(last)
 
 
@@ -84,13 +86,13 @@ def test_the_last_line_tells_what_became_of_the_packet(packet: TracedPacket, las
     [
         ({"choice": "existing_connection"}, "existing connection"),
         ({"choice": "template"}, "persistence template"),
-        ({"choice": "scheduler", "scheduler": "rr", "candidates": 1}, "rr: its choice of 1 server"),
+        ({"choice": "scheduler", "scheduler": "rr", "candidates": 1}, "rr: next in turn, of 1 server"),
         ({"choice": "scheduler", "scheduler": "lc", "load": 0, "candidates": 2}, "lc: least load, 0, of 2 servers"),
-        ({"choice": "scheduler", "scheduler": "sh"}, "sh: its choice"),
+        ({"choice": "scheduler", "scheduler": "sh"}, "sh: hash of the client"),
         ({"choice": "of_a_newer_pylvs"}, "of a newer pylvs"),
     ],
 )
-def test_the_line_of_the_server_says_why_it_was_chosen(values: dict[str, object], expected: str) -> None:
+def test_the_line_of_the_server_has_the_reason_of_the_choice(values: dict[str, object], expected: str) -> None:
     base = replace(NAT, choice=None, state=None)
     assert printed(replace(base, **values)).splitlines()[1].endswith(f"NAT  {expected}")  # type: ignore[arg-type]
 
@@ -121,8 +123,8 @@ def test_the_table_of_an_explanation_marks_what_changed() -> None:
         "  data                        23 bytes             the same",
         "                                                 * changed",
         "",
-        "  The packet belongs to a connection of the service TCP 10.0.0.100:80, so it goes to that server,",
-        "  10.0.0.22:8080. NAT: the destination 10.0.0.100:80 became 10.0.0.22:8080, and the checksums",
+        "  The packet belongs to a connection of the service TCP 10.0.0.100:80, so it is sent to that server,",
+        "  10.0.0.22:8080.",
     ]
 
 
@@ -158,10 +160,11 @@ def explanation(packet: TracedPacket) -> str:
         (REJECTED, "its sender gets an ICMP error instead. Reason: no destination: the service has no usable real"),
         (PASSED, "It is for no service, so the stack of this host gets it unmodified."),
         (TO_TC, "XDP cannot finish this packet, and passed it to TC, unmodified"),
-        (replace(DIRECT, after=DIRECT.before), "The kernel writes the MACs behind TC."),
+        (AT_TC, "02:00:00:00:0d:00 * (by the kernel, behind TC)"),
+        (AT_TC, "only the MACs changed, and the TTL is 1 less"),
     ],
 )
-def test_an_explanation_says_what_happened_and_why(packet: TracedPacket, sentences: str) -> None:
+def test_an_explanation_has_what_happened_and_why(packet: TracedPacket, sentences: str) -> None:
     assert sentences in explanation(packet)
 
 
