@@ -39,6 +39,7 @@ enum limits {
 	TICK_SLOTS = 128, /* slots with one tick in `expiry_ticks`: a page */
 	OTHER_GROUPS = 32, /* into which a full group overflows: half of them by the client, half by the whole tuple */
 	FIRST_GROUPS = 4, /* of these: a bucket knows whether any others have its connections */
+	KNOWN_PREFIXES = 8192, /* networks whose clients judge real servers */
 };
 
 /* Connection states: TCP's with IPVS's numbers, then the one of UDP, then SCTP's in IPVS's order. TCP and SCTP share

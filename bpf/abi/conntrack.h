@@ -54,7 +54,9 @@ enum word_bits {
 	WORD_GENERATION = 48,
 	WORD_NO_REPLIES = 42, /* a newer connection gets its replies */
 	WORD_IN_USE = 43, /* is_proof in conntrack/state.h */
-	WORD_KEPT = 7, /* the three bits from WORD_SEEN_REPLY on, which a change of state keeps */
+	WORD_KEPT = 7, /* the three bits from WORD_SEEN_REPLY on, which a change of state and a copy of the table keep */
+	WORD_JUDGED = 44, /* `begun` counts its handshake */
+	WORD_ANSWERED = 45, /* `completed` counts it, too */
 };
 
 enum conn_flags {
@@ -131,7 +133,18 @@ struct conn_counts {
 	u32 upper; /* thresholds */
 	u32 lower;
 	u32 idle_s; /* CLOCK_BOOTTIME seconds: when the last connection, template or cache entry of it went; 0: never */
+	u32 pad;
+	u64 begun; /* handshakes (conntrack/handshake.h), atomic like the next one */
+	u64 completed;
 } __attribute__((aligned(64)));
+
+/* A network of clients of which a handshake was completed: /24 of IPv4, /64 of IPv6. A quarter of a cache line. */
+struct known_prefix {
+	u32 tag; /* of its hash; 0: none */
+	u32 completed; /* tick of the latest one */
+	u32 judged; /* tick of the latest one that `begun` counts */
+	u32 vouchers; /* so many may fail */
+};
 
 /* A connection or a template in a form that no layout of the table decides. Python writes a batch of them, and
  * restore_conns inserts them: into a table of another size, or of another build. */
@@ -253,6 +266,8 @@ PERCPU_MAP(half_open_counts, u64, 1);
 ARRAY_MAP(conn_records, struct conn_record, CONN_RECORDS, BPF_F_MMAPABLE);
 
 ARRAY_MAP(conn_counts, struct conn_counts, 64, BPF_F_MMAPABLE);
+
+ARRAY_MAP(known_prefixes, struct known_prefix, KNOWN_PREFIXES, 0);
 
 ARRAY_MAP(expiry_ticks, struct expiry_line, 320, BPF_F_MMAPABLE);
 

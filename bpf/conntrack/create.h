@@ -48,7 +48,8 @@ INLINE enum create_result insert_conn(struct new_conn *new)
 		control->timeout = new->control.timeout;
 		control->assured = new->control.assured;
 	}
-	count_conn(new->conn.destination, new->state);
+	u32 is_judged = new->conn.word >> WORD_JUDGED & 1;
+	count_conn(new->conn.destination, new->state | is_judged * STATE_IS_JUDGED);
 	result = publish(&key, &found, new->user);
 	if (likely(result == CREATED)) {
 		if (new->destination && new->conn.method == METHOD_MASQ) {
@@ -60,7 +61,7 @@ INLINE enum create_result insert_conn(struct new_conn *new)
 		new->slot = slot;
 		return CREATED;
 	}
-	uncount_conn(new->conn.destination, word_state(new->conn.word));
+	uncount_conn(new->conn.destination, word_state(new->conn.word) | is_judged * STATE_IS_JUDGED);
 	return result;
 }
 
@@ -91,6 +92,8 @@ INLINE enum create_result create_conn(struct scratch *w, struct destination *d, 
 		.nat = masq,
 		.user = BY_PACKET,
 	};
+	u32 opens = state * (1 - p->by_inner);
+	new.conn.word = (u64)(take_voucher(&p->tuple, p->is_ipv6, opens, now) & 1) << WORD_JUDGED;
 	enum create_result result = insert_conn(&new);
 	if (unlikely(result != CREATED))
 		return result;

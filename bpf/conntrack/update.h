@@ -6,6 +6,7 @@
  */
 #pragma once
 #include "conntrack/entry.h"
+#include "conntrack/handshake.h"
 #include "conntrack/state.h"
 #include "conntrack/table.h"
 #include "ctx/ctx.h"
@@ -26,13 +27,19 @@ INLINE void add_half_open(s32 more)
 		__sync_fetch_and_add(count, (s64)more);
 }
 
-VERIFIED_ONCE int count_conn(u32 destination, u32 state)
+/* A flag of a state for the next two functions: `begun` counts the handshake. */
+enum { STATE_IS_JUDGED = STATES };
+
+VERIFIED_ONCE int count_conn(u32 destination, u32 first)
 {
+	u32 state = first & (STATES - 1);
 	add_half_open(is_half_open_state(state));
 	struct conn_counts *n = conn_counts_of(destination);
 	if (!n)
 		return 0;
 	__sync_fetch_and_add(count_of(n, state), 1);
+	if (unlikely(first & STATE_IS_JUDGED))
+		__sync_fetch_and_add(&n->begun, 1);
 	if (unlikely(n->upper) && n->active + n->inactive >= n->upper)
 		n->overloaded = 1;
 	return 0;
@@ -48,12 +55,15 @@ INLINE void note_removed(struct conn_counts *n)
 		n->overloaded = 0;
 }
 
-VERIFIED_ONCE int uncount_conn(u32 destination, u32 state)
+VERIFIED_ONCE int uncount_conn(u32 destination, u32 last)
 {
+	u32 state = last & (STATES - 1);
 	add_half_open(-(s32)is_half_open_state(state));
 	struct conn_counts *n = conn_counts_of(destination);
 	if (!n)
 		return 0;
+	if (unlikely(last & STATE_IS_JUDGED))
+		__sync_fetch_and_add(&n->begun, -1);
 	if (__sync_fetch_and_add(count_of(n, state), -1) == 1)
 		note_idle(n);
 	note_removed(n);
@@ -145,7 +155,8 @@ INLINE u64 word_after(u64 old, u32 direction, u32 event, const struct facts *fac
 	    now + facts->timeouts[state] == (u32)old)
 		next = state;
 	u32 expiry = now + facts->timeouts[next & (STATES - 1)];
-	u64 kept = old & (0xffffULL << WORD_GENERATION | (u64)WORD_KEPT << WORD_SEEN_REPLY);
+	u64 kept = old & (0xffffULL << WORD_GENERATION | (u64)WORD_KEPT << WORD_SEEN_REPLY | 1ULL << WORD_JUDGED |
+			  1ULL << WORD_ANSWERED);
 	kept |= (u64)is_proof(rows, event) << WORD_IN_USE;
 	kept &= ~((u64)is_half_open_state(next) << WORD_IN_USE);
 	return kept | (u64)(direction & DIRECTION_OUTPUT) << WORD_SEEN_REPLY | (u64)next << WORD_STATE | expiry;
@@ -165,6 +176,8 @@ VERIFIED_ONCE int update_state_once(u32 slot, u32 step, const union tuple *tuple
 	enum hook hook = step >> STEP_HOOK & 1;
 	u64 new = word_after(old, direction, event, facts, now, hook);
 	u32 state = word_state(old), next = word_state(new), expiry = new;
+	u32 handshake = handshake_step(old, next, direction & DIRECTION_OUTPUT, event);
+	new |= (u64)(handshake & HANDSHAKE_COMPLETED) << WORD_ANSWERED;
 	if (new == old)
 		return UPDATED;
 	/* A wrong expiry is harmless, as in refresh_expiry. A wrong state would break the counts for good. */
@@ -173,6 +186,11 @@ VERIFIED_ONCE int update_state_once(u32 slot, u32 step, const union tuple *tuple
 	if (unlikely(__sync_val_compare_and_swap(word, old, new) != old))
 		return UPDATE_RACED;
 	move_count(destination, state, next);
+	if (unlikely(handshake))
+		note_handshake(tuple, handshake | (old >> WORD_JUDGED & 1) * HANDSHAKE_JUDGED |
+				      (step >> STEP_IPV6 & 1) * HANDSHAKE_IPV6 |
+				      ((step >> STEP_FOUND_BY | step >> (STEP_FOUND_BY + 1)) & 1) * HANDSHAKE_BY_SERVER,
+			       destination, now);
 	if (unlikely(controlled) && state != next)
 		note_confirmed(slot, next);
 	if ((s32)(expiry - (u32)old) < 0)

@@ -86,7 +86,7 @@ MOST_LATE = {
     "cli": 41,
     "config": 5,
     "daemon": 12,
-    "dataplane": 54,
+    "dataplane": 55,
     "edge": 4,
     "health": 4,
     "ipvsadm": 19,

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
     from pylvs.dataplane.connections import ConnectionReader
     from pylvs.dataplane.editor import Editor
+    from pylvs.dataplane.handshakes import HandshakeReader
     from pylvs.dataplane.reader import Reader
     from pylvs.dataplane.upgrade.former import FormerTables
     from pylvs.model.director import Connection
     from pylvs.model.marks import MarkRule
-    from pylvs.model.rows import DeviceProblem, PacketCounts, ServiceRow
+    from pylvs.model.rows import DeviceProblem, Handshakes, PacketCounts, ServiceRow
 
     Result = TypeVar("Result")
 
@@ -64,6 +65,7 @@ class BpfDirector:
         self._former: FormerTables | None = None  # with another layout, which are read until an edit migrates them
         self._former_mark = 0  # of the former tables
         self._loaded: Editor | None = None
+        self._handshakes: HandshakeReader | None = None
 
     @property
     def tables(self) -> Tables:
@@ -128,6 +130,7 @@ class BpfDirector:
     def _use(self, tables: Tables, mark: int) -> None:
         self._tables, self._mark, self._versions, self._reader = tables, mark, None, None
         self._former, self._former_mark = None, 0
+        self._handshakes = None
 
     def slot(self, key: ServiceKey) -> int | None:
         """Return the slot of a service in force, else None."""
@@ -322,6 +325,19 @@ class BpfDirector:
             totals,
             reader.forwarded(tables),
         )
+
+    def handshakes(self) -> Mapping[tuple[ServiceKey, DestinationKey], Handshakes]:
+        """Return the handshakes of the destinations that have any, since they were added; empty without tables."""
+        if not self.state.exists:
+            return {}
+        reader = self.reader  # opens the tables again if they were replaced
+        if self._former:
+            return {}
+        if self._handshakes is None:
+            from pylvs.dataplane.handshakes import HandshakeReader  # late: only the daemon and few commands need it
+
+            self._handshakes = HandshakeReader(reader.tables)
+        return self._handshakes.read()
 
     def mark_rules(self) -> list[MarkRule]:
         if not self.state.exists:

@@ -120,6 +120,25 @@ def refusals(reasons: Mapping[str, int]) -> dict[str, int]:
 
 
 @dataclass(frozen=True, slots=True)
+class Handshakes:
+    """Handshakes that clients began, and how many of them were completed."""
+
+    begun: int = 0
+    completed: int = 0
+
+    def __add__(self, other: Handshakes) -> Handshakes:
+        return Handshakes(self.begun + other.begun, self.completed + other.completed)
+
+    @property
+    def share(self) -> float:
+        """The completed part, 1 of none."""
+        return self.completed / self.begun if self.begun else 1.0
+
+    def __str__(self) -> str:
+        return f"{self.completed} of {self.begun} handshakes"
+
+
+@dataclass(frozen=True, slots=True)
 class DestinationRow:
     """A destination with its connections, counters and rates."""
 

@@ -1,0 +1,170 @@
+"""Judge real servers by the handshakes of clients: a server that is up, but does not answer them.
+
+The packet path counts handshakes of each destination (bpf/conntrack/handshake.h). A server is compared with the others
+of its service. If all fail alike, the service is named, and no server.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable, Iterable, Mapping
+from math import exp, lgamma, log
+from typing import Generic, TypeVar
+
+from pylvs.model.dataclass import dataclass
+from pylvs.model.rows import Handshakes
+
+WINDOW_S = 60.0
+GRACE_S = 3.0  # a handshake counts as failed only then: a slow server may still answer
+STEP_S = 5.0  # between the older counts that a history keeps
+FEWEST = 5  # handshakes begun, of a server that is named
+MOST_SHARE = 0.5  # of what the others complete: a server that completes more is not named
+# The probability that a server which completes as much as the others is named.
+SIGNIFICANCE = 5e-4
+
+Name = TypeVar("Name", bound=Hashable)
+
+
+NONE = Handshakes()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts(Generic[Name]):
+    """The servers of a service that complete far less than the others; `all_fail`: the service does as a whole."""
+
+    low: Mapping[Name, str]  # with a text
+    all_fail: str = ""
+
+
+def verdicts(
+    servers: Mapping[Name, Handshakes], most_share: float = MOST_SHARE, fewest: int = FEWEST
+) -> Verdicts[Name]:
+    """Compare the servers of one service by what they did in the last minute.
+
+    A server is low if it completes less than `most_share` of what the others do, and chance is no explanation. The
+    others are all of them together, or the best one, which counts where most servers fail.
+    """
+    low = {}
+    for name, own in servers.items():
+        others = [each for other, each in servers.items() if other != name and each.begun]
+        if own.begun < fewest or not others:
+            continue
+        total = sum(others, NONE)
+        best = max(others, key=lambda each: (each.share, each.begun))
+        for beside, limit in ((total, SIGNIFICANCE), (best, SIGNIFICANCE / len(others))):
+            if own.share < most_share * beside.share and chance(own, beside) < limit:
+                low[name] = f"completes {own}, others {beside.share:.0%}"
+                break
+    total = sum(servers.values(), NONE)
+    if not low and total.begun >= fewest and at_most(total, MOST_SHARE) < SIGNIFICANCE:
+        return Verdicts({}, f"completes {total}, all real servers alike")
+    return Verdicts(low)
+
+
+def chance(own: Handshakes, others: Handshakes) -> float:
+    """Return the probability that a server completes so few or fewer, if it is like the others.
+
+    This is Fisher's exact test with one side: a hypergeometric distribution.
+    """
+    completed, begun = own.completed + others.completed, own.begun + others.begun
+    certain = _log_choose(begun, own.begun)
+    total = 0.0
+    for count in range(own.completed, max(0, own.begun - (begun - completed)) - 1, -1):
+        term = exp(_log_choose(completed, count) + _log_choose(begun - completed, own.begun - count) - certain)
+        total += term
+        if term < total * 1e-6:  # the terms fall ever faster
+            break
+    return min(total, 1.0)
+
+
+def at_most(found: Handshakes, share: float) -> float:
+    """Return the probability that so few or fewer are completed, if the probability of each is `share`."""
+    total = 0.0
+    for count in range(found.completed, -1, -1):
+        missing = found.begun - count
+        term = exp(_log_choose(found.begun, count) + count * log(share) + missing * log(1 - share))
+        total += term
+        if term < total * 1e-6 and count < share * found.begun:
+            break
+    return min(total, 1.0)
+
+
+def _log_choose(of: int, count: int) -> float:
+    return lgamma(of + 1) - lgamma(count + 1) - lgamma(of - count + 1)
+
+
+@dataclass(slots=True, eq=False)
+class _Minute:
+    """The totals of one server over the last minute, oldest first; older ones in steps of STEP_S."""
+
+    old: deque[tuple[float, Handshakes]]
+    recent: deque[tuple[float, Handshakes]]  # from the last one on that is older than GRACE_S
+
+    def advance(self, now: float) -> None:
+        recent, old = self.recent, self.old
+        while len(recent) > 1 and recent[1][0] <= now - GRACE_S:
+            settled = recent.popleft()
+            if settled[0] >= old[-1][0] + STEP_S:
+                old.append(settled)
+        while len(old) > 1 and old[1][0] <= now - WINDOW_S - GRACE_S:
+            old.popleft()
+
+    def is_over(self, now: float) -> bool:
+        return self.recent[-1][0] <= now - WINDOW_S - GRACE_S
+
+    def within(self, now: float) -> Handshakes:
+        """Return the handshakes begun up to GRACE_S ago. As completed count all since the first of these."""
+        first, settled = self.old[0][1], self.recent[0]
+        begun = settled[1].begun - first.begun if settled[0] <= now - GRACE_S else 0
+        completed = self.recent[-1][1].completed - first.completed
+        return Handshakes(begun, min(completed, begun))
+
+
+class HandshakeHistory(Generic[Name]):
+    """The counts of servers over the last minute. Servers without handshakes in it take no memory.
+
+    The packet path's counts only grow, except when its tables are made again. Then a server begins anew.
+    """
+
+    def __init__(self) -> None:
+        self.totals: dict[Name, Handshakes] = {}  # since the first update, over tables that were made again
+        self._last: Mapping[Name, Handshakes] = {}  # as the packet path counts them
+        self._minutes: dict[Name, _Minute] = {}
+        self._at: float | None = None  # of the last update
+
+    def update(self, counted: Mapping[Name, Handshakes], now: float) -> None:
+        """Take the counts of all servers that have any; `now` is in seconds, and never falls."""
+        for name, found in counted.items():
+            last = self._last.get(name)
+            if found == last or self._at is None:
+                continue  # when the handshakes before the first update were, is not known
+            before = last or NONE
+            if found.begun < before.begun or found.completed < before.completed:
+                before = NONE
+            total = self.totals.get(name, NONE)
+            minute = self._minutes.get(name)
+            if minute is None:
+                minute = self._minutes[name] = _Minute(deque([(self._at, total)]), deque())
+            total += Handshakes(found.begun - before.begun, found.completed - before.completed)
+            self.totals[name] = total
+            minute.recent.append((now, total))
+        self._last, self._at = counted, now
+        for name in self.totals.keys() - counted.keys():  # gone from the table
+            del self.totals[name]
+            self._minutes.pop(name, None)
+        for minute in self._minutes.values():
+            minute.advance(now)
+        for name in [name for name, minute in self._minutes.items() if minute.is_over(now)]:
+            del self._minutes[name]
+
+    def forget(self, names: Iterable[Name]) -> None:
+        """Let the last minute of these servers begin now."""
+        for name in names:
+            self._minutes.pop(name, None)
+
+    def last_minute(self, now: float) -> dict[Name, Handshakes]:
+        """Return what the servers did that had handshakes in the last minute.
+
+        Those begun in the last seconds are left out, unless they are completed.
+        """
+        return {name: minute.within(now) for name, minute in self._minutes.items()}
