@@ -9,7 +9,7 @@ from time import monotonic
 
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import Finding, Layer, Severity, diagnosis
-from pylvs.doctor.probes import address, marks, table
+from pylvs.doctor.probes import address, marks, routers, table
 from pylvs.model.errors import PylvsError, text_of
 
 LIMIT_S = 4.5  # a user waits for 5 s, with the start of Python
@@ -21,6 +21,7 @@ PROBES: Sequence[Probe] = (
     address.findings,
     table.findings,
     marks.findings,
+    routers.findings,
 )
 
 

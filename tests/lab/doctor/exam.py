@@ -22,7 +22,7 @@ class Fault:
     `script` runs on `host`; `cause` is the id of the finding that must come first; `words` are in its title, evidence
     or command. `on` is the host that runs the doctor. `cure` mends what the doctor has no command for; None: its
     command must. `requests`: the doctor sees it in traffic alone, of so many requests, which may fail. `rest` runs on
-    `host` at the end: what the fault added, and no mistake is.
+    `host` at the end: what the fault added, and no mistake is. `settled` waits on `on` until what was mended works.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Fault:
     cure: str | None = None
     requests: int = 0
     rest: str = ""
+    settled: str = ""
 
 
 def diagnosed(lab: Lab, host: str = DIRECTOR, *arguments: str) -> list[dict[str, Any]]:
@@ -72,6 +73,7 @@ def examine(lab: Lab, fault: Fault) -> None:
     for word in fault.words:
         assert word in " ".join(str(first[name]) for name in ("title", "evidence", "fix", "fix_command", "fix_host"))
     mend(lab, fault, first)
+    lab.sh(fault.on, fault.settled)
     assert diagnosed(lab, fault.on) == []
     answers(lab, len(lab.network.role("server")))
     lab.sh(fault.host, fault.rest)

@@ -1,0 +1,347 @@
+"""Virtual routers (VRRP): two masters, advertisements that do not agree, faults."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from ipaddress import ip_address
+from typing import Any
+
+from pylvs.config.compile.document import compile_document
+from pylvs.daemon import DEFAULT_FILE
+from pylvs.daemon.state.directory import StateDirectory
+from pylvs.doctor.advertisements import Received, listen
+from pylvs.doctor.commands import named
+from pylvs.doctor.configuration import File, read_file
+from pylvs.doctor.facts import Facts
+from pylvs.doctor.finding import HERE, Finding, Layer, Severity
+from pylvs.doctor.processes import keepaliveds
+from pylvs.model.addresses import ANY_V4, Address
+from pylvs.model.dataclass import dataclass, field
+from pylvs.model.errors import PylvsError
+from pylvs.model.vrrp import OWNER, Authentication, VrrpInstance
+from pylvs.vrrp.client import Client
+from pylvs.vrrp.protocol.adverts import (
+    AH_BYTES,
+    AH_PROTOCOL,
+    HEAD_BYTES,
+    PASSWORD_BYTES,
+    TTL,
+    Advertisement,
+    InvalidAdvert,
+    decode,
+)
+
+_PATIENCE_S = 2.0  # for pylvs-vrrp
+_LEAST_S, _MOST_S = 0.3, 2.2  # of listening
+_SLACK = 1.25  # intervals of advertisements
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """A virtual router in the file, and its state. `status` is that of pylvs-vrrp, empty if keepalived runs it."""
+
+    instance: VrrpInstance
+    state: str  # MASTER, BACKUP, FAULT
+    status: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def devices(self) -> frozenset[str]:
+        return frozenset(filter(None, (self.instance.interface, str(self.status.get("device", "")))))
+
+    @property
+    def addresses(self) -> frozenset[Address]:
+        """Return the virtual addresses that its advertisements have."""
+        held = (each.interface.ip for each in self.instance.addresses)
+        return frozenset(each for each in held if each.version == self.instance.family)
+
+    def __str__(self) -> str:
+        return f"virtual router {self.instance.name}"
+
+
+def findings(facts: Facts) -> Iterator[Finding]:
+    """Yield what is wrong with the virtual routers of this host."""
+    routers = routers_of(facts)
+    if not routers:
+        return
+    wanted = {name for router in routers for name in router.devices}
+    devices = [each for each in facts.devices if each.name in wanted and each.up]
+    interval_s = max(router.instance.advert_interval_s for router in routers)
+    seconds = min(max(_SLACK * interval_s, _LEAST_S), _MOST_S)
+    received = listen(devices, seconds) if devices else []
+    own = frozenset(each.address for each in facts.addresses)
+    for router in routers:
+        complete = bool(devices) and _SLACK * router.instance.advert_interval_s <= seconds
+        others = any(each.vrid == router.instance.vrid and not each.sent for each in received)
+        yield from of_status(router, alone=complete and not others)
+        yield from of_adverts(router, received, own, facts.once("routers_file", lambda: _file(facts)), complete)
+
+
+def _file(facts: Facts) -> File:
+    """Return the file of the virtual routers: that of the daemon, or keepalived's."""
+    with suppress(PylvsError):
+        if facts.status and facts.status["files"]:
+            return read_file(facts.status["files"][0])
+    return read_file(DEFAULT_FILE)
+
+
+def routers_of(facts: Facts) -> list[Router]:
+    """Return the virtual routers of this host: those of pylvs-vrrp, or of a keepalived that runs its file."""
+    return facts.once("routers", lambda: _routers(facts))
+
+
+def _routers(facts: Facts) -> list[Router]:
+    state = StateDirectory(facts.state_dir)
+    status: Mapping[str, Any] = {}
+    if state.routers_path.exists():
+        with suppress(PylvsError), Client(state.routers_path, _PATIENCE_S) as client:
+            status = client.ask("status")
+    running = {each["name"]: each for each in status.get("instances", ())}
+    file = facts.once("routers_file", lambda: _file(facts))
+    if not running and not keepalived_runs_routers(facts):
+        return []
+    held = {each.address for each in facts.addresses}
+    found = []
+    for instance in compile_document(file.document).configuration.vrrp.instances:
+        if running and instance.name not in running:
+            continue
+        master = any(each.interface.ip in held for each in instance.addresses)
+        state_now = running[instance.name]["state"] if running else "MASTER" if master else "BACKUP"
+        found.append(Router(instance, state_now, running.get(instance.name, {})))
+    return found
+
+
+def keepalived_runs_routers(facts: Facts) -> bool:
+    """Return whether a keepalived of this network namespace runs virtual routers."""
+    return any(each.routers for each in facts.once("keepaliveds", keepaliveds))
+
+
+def of_status(router: Router, alone: bool = False) -> Iterator[Finding]:
+    """Yield faults, and tracked objects that fail. `alone`: no other router advertises its VRID."""
+    status = router.status
+    if router.state == "FAULT":
+        reasons = [str(each) for each in status.get("faults", ())] or [str(status.get("why", ""))]
+        down = [
+            each["name"] for each in status.get("tracks", ()) if each["kind"] == "interface" and each["up"] is False
+        ]
+        yield _router(
+            router,
+            id="vrrp_fault",
+            severity=Severity.ERROR if alone else Severity.WARNING,
+            title=f"{router} is in the state FAULT: {reasons[0]}",
+            evidence=f"pylvs vrrp status: {'; '.join(reasons)}",
+            why="No director has the addresses: no other one advertises this VRID."
+            if alone
+            else "It does not take over the addresses while that lasts.",
+            fix="Mend the object that it tracks.",
+            command=f"ip link set dev {down[0]} up" if down else None,
+        )
+    for track in status.get("tracks", ()):
+        if track["weight"] and track["up"] is False:
+            yield _router(
+                router,
+                id="vrrp_track_down",
+                severity=Severity.WARNING,
+                title=f"{track['kind']} {track['name']}, which {router} tracks, is down",
+                evidence=f"pylvs vrrp status: {track['reason'] or 'down'}; priority {status['priority']} instead of"
+                f" {status['base_priority']}",
+                why="The priority differs from the configured one, which decides the next take-over.",
+                fix=f"Mend {track['kind']} {track['name']}.",
+            )
+
+
+def _router(
+    router: Router,
+    *,
+    id: str,
+    severity: Severity,
+    title: str,
+    evidence: str,
+    why: str,
+    fix: str,
+    command: str | None = None,
+    host: str | None = HERE,
+) -> Finding:
+    return Finding(
+        id=id,
+        severity=severity,
+        layer=Layer.ADDRESS,
+        title=title,
+        evidence=evidence,
+        why=why,
+        fix=fix,
+        fix_command=command,
+        fix_host=host if command else None,
+        about=frozenset({router.instance.name, *map(str, router.addresses)}),
+    )
+
+
+def of_adverts(
+    router: Router, received: Sequence[Received], own: Collection[Address], file: File, complete: bool
+) -> Iterator[Finding]:
+    """Yield what the advertisements on the links show of a router. `complete`: each master has sent one."""
+    instance = router.instance
+    mine = [each for each in received if each.vrid == instance.vrid and each.device in router.devices]
+    mine = [each for each in mine if each.datagram.source.version == _family(instance)]
+    sent = [each for each in mine if each.sent or each.datagram.source in own]
+    others = {each.datagram.source: each for each in mine if not each.sent and each.datagram.source not in own}
+    for other in others.values():
+        yield from _of_other(router, other, file)
+    if router.state == "MASTER" and complete and not sent:
+        yield _router(
+            router,
+            id="vrrp_not_sent",
+            severity=Severity.ERROR,
+            title=f"no advertisement of {router} leaves this host, which is master",
+            evidence=f"{named(sorted(router.devices), 'device')}: no packet of protocol 112 from here with VRID"
+            f" {instance.vrid} within {_SLACK:g} intervals",
+            why="The other director does not know of this master, and becomes master as well.",
+            fix="Look for the rule that drops them: nft list ruleset, iptables-save.",
+        )
+
+
+def _family(instance: VrrpInstance) -> int:
+    return (instance.peers[0].address if instance.peers else instance.multicast).version
+
+
+def _of_other(router: Router, received: Received, file: File) -> Iterator[Finding]:
+    """Yield what is wrong between this router and another one that advertises its VRID."""
+    instance, sender = router.instance, received.datagram.source
+    mismatch = compare(router, received)
+    if mismatch is not None:
+        yield _mismatched(router, sender, mismatch, file)
+    elif router.state == "MASTER":
+        advert = _advert(received)
+        priority = advert.priority if advert else 0
+        effective = int(router.status.get("priority", instance.priority))
+        if priority == effective == OWNER:
+            yield _router(
+                router,
+                id="vrrp_two_owners",
+                severity=Severity.ERROR,
+                title=f"{sender} and this host both have priority 255 in {router}",
+                evidence=f"this host is master, and {sender} advertises VRID {instance.vrid} with priority {priority}",
+                why="Priority 255 never gives way, so both have the addresses.",
+                fix="Give one of them a lower priority.",
+                command=_edit(file, instance, "priority", "100"),
+            )
+            return
+        deaf = sender if (priority, int(sender)) < (effective, int(_source(router))) else None
+        where = f"{sender} does not receive the advertisements of this host" if deaf else "this host does not obey them"
+        yield _router(
+            router,
+            id="vrrp_two_masters",
+            severity=Severity.ERROR,
+            title=f"{sender} is master of {router}, and so is this host",
+            evidence=f"this host is master with priority {effective}, and {sender} advertises VRID {instance.vrid} with"
+            f" priority {priority}: {where}",
+            why="Both answer ARP for the addresses. Clients reach now the one, now the other, and connections break.",
+            fix=f"Run pylvs doctor on {sender}: a packet filter there drops protocol 112, or its group is another one."
+            if deaf
+            else "Look for what drops protocol 112 here.",
+        )
+
+
+def _source(router: Router) -> Address:
+    text = router.status.get("source") or ""
+    return ip_address(text) if text else router.instance.source or ANY_V4
+
+
+def _edit(file: File, instance: VrrpInstance, keyword: str, value: str) -> str | None:
+    """Return the command that writes a keyword and reloads; None if the file must be edited by hand."""
+    edit = file.setting("vrrp_instance", instance.name, keyword, value)
+    return f"{edit} && pylvs reload" if edit else None
+
+
+def _advert(received: Received) -> Advertisement | None:
+    """Return an advertisement; None if it is not valid."""
+    datagram = received.datagram
+    payload = datagram.payload[AH_BYTES:] if datagram.protocol == AH_PROTOCOL else datagram.payload
+    try:
+        return decode(payload, datagram.source, datagram.destination)
+    except InvalidAdvert:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """How an advertisement differs: both values of one setting, and its keyword with the other router's value."""
+
+    id: str
+    what: str
+    ours: str
+    theirs: str
+    keyword: str = ""
+    value: str = ""
+
+
+def compare(router: Router, received: Received) -> Mismatch | None:
+    """Return the first difference between a router and what another one of its VRID advertises; None if they agree."""
+    instance, datagram = router.instance, received.datagram
+    ah = datagram.protocol == AH_PROTOCOL
+    payload = datagram.payload[AH_BYTES:] if ah else datagram.payload
+    if len(payload) < HEAD_BYTES:
+        return Mismatch("vrrp_invalid", "length", f"at least {HEAD_BYTES} bytes", f"{len(payload)} bytes")
+    advert = _advert(received)
+    if advert is not None and advert.addresses and router.addresses.isdisjoint(advert.addresses):
+        ours = named(sorted(router.addresses, key=str), "address")
+        return Mismatch("vrid_clash", "virtual addresses", ours, named(advert.addresses, "address"))
+    version = payload[0] >> 4
+    if version != instance.version:
+        theirs = str(version)
+        return Mismatch("vrrp_version_mismatch", "version", str(instance.version), theirs, "version", theirs)
+    unicast = not datagram.destination.is_multicast
+    if unicast != bool(instance.peers):
+        ways = "multicast", "unicast"
+        return Mismatch("vrrp_unicast_mismatch", "destination", ways[bool(instance.peers)], ways[unicast])
+    if not unicast and datagram.ttl != TTL:
+        return Mismatch("vrrp_ttl", "TTL", str(TTL), str(datagram.ttl))
+    if advert is None:
+        return Mismatch("vrrp_invalid", "checksum or length", "a valid packet", "another one")
+    kind = Authentication.AH if ah else advert.authentication
+    if instance.version == 2 and kind is not instance.authentication:
+        kinds = [each.value if each else "none" for each in (instance.authentication, kind)]
+        return Mismatch("vrrp_auth_mismatch", "authentication", *kinds)
+    password = instance.password[:PASSWORD_BYTES].rstrip(b"\0")
+    if instance.version == 2 and kind is Authentication.PASS and advert.password != password:
+        return Mismatch("vrrp_auth_mismatch", "password", "that of auth_pass", "another one")
+    if instance.version == 2 and advert.interval_s != instance.advert_interval_s:
+        intervals = f"{instance.advert_interval_s:g} s", f"{advert.interval_s:g} s"
+        return Mismatch("vrrp_interval_mismatch", "advert_int", *intervals, "advert_int", f"{advert.interval_s:g}")
+    if set(advert.addresses) != router.addresses and not instance.skip_address_check:
+        lists = (named(sorted(each, key=str), "address") for each in (router.addresses, set(advert.addresses)))
+        return Mismatch("vrrp_addresses_mismatch", "virtual addresses", *lists)
+    return None
+
+
+_WHY = {
+    "vrid_clash": "Another group of routers on this link has the same VRID. Each drops or obeys the other's packets.",
+    "vrrp_addresses_mismatch": "After a take-over the missing addresses are nowhere. keepalived drops such packets.",
+    "vrrp_invalid": "A packet that is damaged or of another program decides nothing.",
+}
+_DROPPED = "Each drops the other's advertisements, so both become master."
+_FIX = {
+    "vrid_clash": "Give this virtual router another virtual_router_id, on all of its directors.",
+    "vrrp_addresses_mismatch": "Write the same list in virtual_ipaddress on both.",
+    "vrrp_auth_mismatch": "Write the same authentication block on both.",
+    "vrrp_unicast_mismatch": "Write unicast_peer on both, or on none.",
+    "vrrp_ttl": "Let the sender use 255, or let no router forward these packets.",
+    "vrrp_invalid": "Find the program that sends them.",
+}
+
+
+def _mismatched(router: Router, sender: Address, mismatch: Mismatch, file: File) -> Finding:
+    mild = mismatch.id in ("vrrp_addresses_mismatch", "vrrp_invalid")
+    clash = mismatch.id == "vrid_clash"
+    return _router(
+        router,
+        id=mismatch.id,
+        severity=Severity.WARNING if mild else Severity.ERROR,
+        title=f"{sender} uses VRID {router.instance.vrid} of {router} for other addresses"
+        if clash
+        else f"{router} and {sender} do not agree on {mismatch.what}",
+        evidence=f"this host ({router.state}) has {mismatch.ours}, and {sender} advertises {mismatch.theirs}",
+        why=_WHY.get(mismatch.id, _DROPPED),
+        fix=_FIX.get(mismatch.id, f"Write the same {mismatch.what} on both."),
+        command=_edit(file, router.instance, mismatch.keyword, mismatch.value) if mismatch.keyword else None,
+    )
