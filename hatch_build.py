@@ -41,6 +41,7 @@ OBJECTS = Path("src/pylvs/bpf/objects")
 # Files and folders that decide the bytes of the objects, and the file with their digest, which ./dev computes, too.
 SOURCES = ("bpf", "hatch_build.py", "src/pylvs/bpf/abi.py", "src/pylvs/bpf/btf.py", "tools/layout.py", "tools/elf.py")
 DIGEST = "sources.sha256"
+REASONS, VERDICTS = "bpf/abi/base.h", "forwarded|passed|dropped|held|note"
 DIRECTOR, SCHEDULERS = f"director{SUFFIX}", "lb/schedulers"  # in bpf/: the object with the schedulers, and their files
 FLAGS = (
     "--target=bpfel-freestanding",
@@ -62,6 +63,21 @@ FLAGS = (
 
 class BuildError(Exception):
     """A source does not compile or cannot be described; the text is the compiler's message."""
+
+
+def reasons(root: Path) -> str:
+    """Return name, verdict and sentence of what becomes of packets, a line each, as `enum reason` declares them.
+
+    Raises BuildError for a line of it without verdict or sentence.
+    """
+    text = (root / REASONS).read_text()
+    lines = []
+    for name, comment in re.findall(r"^\tREASON_(?!NONE,)(\w+),(.*)$", text, re.MULTILINE):
+        found = re.fullmatch(rf" /\* ({VERDICTS}): (.*) \*/", comment)
+        if found is None:
+            raise BuildError(f"{REASONS}: REASON_{name} needs a comment on its line: /* VERDICT: sentence */")
+        lines.append(f"{name.lower()} {found[1]} {found[2]}\n")
+    return "".join(lines)
 
 
 def toolchain() -> Path:
@@ -154,7 +170,9 @@ def is_built(root: Path) -> bool:
 
 
 def build(root: Path, sources: Path | None = None, objects: Path | None = None) -> list[Path]:
-    """Compile every `*.bpf.c` and describe the objects in `abi.json` and `abi.txt`. Return the paths of all files.
+    """Compile every `*.bpf.c`; describe the objects in `abi.json`, `abi.txt`, and their reasons in `reasons.txt`.
+
+    Return the paths of all files.
 
     Each file of the directory is replaced only after all of them have been built. Raises BuildError.
     """
@@ -168,7 +186,8 @@ def build(root: Path, sources: Path | None = None, objects: Path | None = None) 
         for source in sorted(sources.glob(f"*{SUFFIX}")):
             compile_object(source, made / f"{source.name.removesuffix(SUFFIX)}.bpf.o", root)
         _finish(root, made)
-        if described:
+        if described and (root / REASONS).is_file():
+            (made / "reasons.txt").write_text(reasons(root))
             (made / DIGEST).write_text(f"{described}\n")
         objects.mkdir(exist_ok=True)
         for old in objects.iterdir():

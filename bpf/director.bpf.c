@@ -23,6 +23,7 @@
  */
 #include "abi/constants.h"
 #include "conntrack/restore.h"
+#include "ctx/program.h"
 #include "frag/defrag.h"
 #include "frag/fragment.h"
 #include "frag/gso_segment.h"
@@ -61,17 +62,17 @@ INLINE int receive(struct ctx ctx, const struct root *root)
 	void *data = ctx_data(ctx), *end = ctx_data_end(ctx);
 	const struct eth_header *ether = data;
 	if ((void *)(ether + 1) > end)
-		return pass_to_stack(ctx.hook);
+		return finish_unparsed(ctx, pass_for(ctx.hook, REASON_NOT_IP));
 	bool is_ipv6 = ether->h_proto == bpf_htons(ETH_P_IPV6);
 	if (ctx.hook == HOOK_XDP && unlikely(ether->h_proto == bpf_htons(ETH_P_8021Q)))
 		return tail_call(ctx, PROG_TAGGED);
 	if (!is_ipv6 && ether->h_proto != bpf_htons(ETH_P_IP))
-		return pass_to_stack(ctx.hook);
+		return finish_unparsed(ctx, pass_for(ctx.hook, REASON_NOT_IP));
 	struct packet p = {.input = ctx_ifindex(ctx), .from_host = ctx.hook == HOOK_TC && ctx.skb->ifindex == loopback};
 	if (ctx.hook == HOOK_XDP && !is_for_this_host(ether, p.input))
-		return pass_to_stack(ctx.hook);
+		return finish(ctx, &p, pass_for(ctx.hook, REASON_OTHER_HOST));
 	if (p.from_host && for_stack(ctx.skb))
-		return pass_to_stack(ctx.hook);
+		return finish(ctx, &p, pass_counted(ctx.hook));
 	enum parsed parsed = is_ipv6 ? parse6(ctx, data, end, &p, root) : parse4(ctx, data, end, &p, root);
 	if (likely(parsed == PARSED_PLAIN)) {
 		int verdict = NOT_STATELESS;
@@ -80,11 +81,13 @@ INLINE int receive(struct ctx ctx, const struct root *root)
 			if (likely(chosen) && !find_connection(&p).connection)
 				verdict = fwd_stateless(ctx.xdp, &p, chosen);
 		}
-		return likely(verdict == NOT_STATELESS) ? fwd_packet(ctx, &p, root) : verdict;
+		return finish(ctx, &p, likely(verdict == NOT_STATELESS) ? fwd_packet(ctx, &p, root) : verdict);
 	}
-	if (parsed == PARSED_FOREIGN || (root->standby && slow_is_standby(ctx, &p, root)))
-		return pass_to_stack(ctx.hook);
-	return ctx.hook == HOOK_XDP ? pass_to_tc() : tail_call_with(ctx, &p, PROG_PARSE_SLOW);
+	if (parsed == PARSED_FOREIGN)
+		return finish_foreign(ctx);
+	if (root->standby && slow_is_standby(ctx, &p, root))
+		return finish(ctx, &p, pass_for(ctx.hook, REASON_STANDBY));
+	return ctx.hook == HOOK_XDP ? pass_to_tc() : finish(ctx, &p, tail_call_with(ctx, &p, PROG_PARSE_SLOW));
 }
 
 /* Make the headers readable where the kernel has them in pages. */
@@ -110,6 +113,12 @@ INLINE int receive_tc(struct __sk_buff *skb)
 	return receive(tc_ctx(skb), get_root());
 }
 
+/* Pass a packet of TC whose headers were not parsed. */
+INLINE int pass_tc(struct __sk_buff *skb, u32 reason)
+{
+	return finish_unparsed(tc_ctx(skb), pass_for(HOOK_TC, reason));
+}
+
 /* --- programs attached to devices --- */
 
 SEC("xdp.frags")
@@ -125,13 +134,16 @@ enum { VLAN_ID = 0xfff };
 SEC("tc")
 int pylvs_tc(struct __sk_buff *skb)
 {
-	if (skb->pkt_type != PACKET_HOST || is_decided(skb))
-		return pass_to_stack(HOOK_TC);
+	const struct decided *decided = decided_by_xdp(skb);
+	if (skb->pkt_type != PACKET_HOST)
+		return pass_tc(skb, REASON_OTHER_HOST);
+	if (decided)
+		return finish_decided(skb, decided);
 	/* VLAN 0 is a priority alone (IEEE 802.1Q 9.6): the stack removes such a tag, too. */
 	if (unlikely(skb->vlan_present) && (skb->vlan_tci & VLAN_ID || bpf_skb_vlan_pop(skb)))
-		return pass_to_stack(HOOK_TC);
+		return pass_tc(skb, REASON_TAGGED);
 	if (unlikely(!starts_at_link(skb)) && !restore_link(skb))
-		return pass_to_stack(HOOK_TC);
+		return pass_tc(skb, REASON_UNSUPPORTED);
 	return receive_tc(skb);
 }
 
@@ -141,11 +153,12 @@ SEC("tc")
 int pylvs_tc_bare(struct __sk_buff *skb)
 {
 	struct eth_header ether = {.h_proto = skb->protocol};
-	if (skb->pkt_type != PACKET_HOST ||
-	    (ether.h_proto != bpf_htons(ETH_P_IP) && ether.h_proto != bpf_htons(ETH_P_IPV6)))
-		return pass_to_stack(HOOK_TC);
+	if (skb->pkt_type != PACKET_HOST)
+		return pass_tc(skb, REASON_OTHER_HOST);
+	if (ether.h_proto != bpf_htons(ETH_P_IP) && ether.h_proto != bpf_htons(ETH_P_IPV6))
+		return pass_tc(skb, REASON_NOT_IP);
 	if (bpf_skb_change_head(skb, ETH_HLEN, 0) || bpf_skb_store_bytes(skb, 0, &ether, sizeof(ether), 0))
-		return pass_to_stack(HOOK_TC);
+		return pass_tc(skb, REASON_UNSUPPORTED);
 	return receive_tc(skb);
 }
 
@@ -154,10 +167,10 @@ SEC("tc")
 int pylvs_tc_egress(struct __sk_buff *skb)
 {
 	if (skb->ingress_ifindex || skb->vlan_present)
-		return pass_to_stack(HOOK_TC); /* forwarded, not sent by this host */
+		return finish_sent(pass_to_stack(HOOK_TC)); /* forwarded, not sent by this host */
 	pull_headers(skb);
 	call_tracer(tc_ctx(skb), get_root(), TRACER_EGRESS);
-	return process_egress(skb);
+	return finish_sent(process_egress(skb));
 }
 
 /* --- programs of a session of `pylvs trace` (trace/entry.h) --- */
@@ -166,7 +179,7 @@ SEC("xdp.frags")
 int xdp_trace(struct xdp_md *xdp)
 {
 	bool is_recorded = trace_begin(xdp_ctx(xdp), TRACE_XDP);
-	return is_recorded ? receive(xdp_ctx(xdp), get_root()) : tail_call(xdp_ctx(xdp), PROG_PLAIN);
+	return is_recorded ? receive(xdp_ctx(xdp), get_root()) : finish_unparsed(xdp_ctx(xdp), tail_call(xdp_ctx(xdp), PROG_PLAIN));
 }
 
 SEC("tc")
@@ -180,7 +193,7 @@ SEC("tc")
 int tc_trace_egress(struct __sk_buff *skb)
 {
 	bool is_recorded = trace_begin(tc_ctx(skb), TRACE_TC_EGRESS);
-	return is_recorded ? process_egress(skb) : tail_call(tc_ctx(skb), PROG_PLAIN_EGRESS);
+	return is_recorded ? finish_sent(process_egress(skb)) : tail_call(tc_ctx(skb), PROG_PLAIN_EGRESS);
 }
 
 SEC("xdp.frags")
@@ -198,18 +211,10 @@ int tc_plain(struct __sk_buff *skb)
 SEC("tc")
 int tc_plain_egress(struct __sk_buff *skb)
 {
-	return process_egress(skb);
+	return finish_sent(process_egress(skb));
 }
 
 /* --- programs reached by tail call (ctx/tailcall.h); schedulers define their own by SCHEDULER --- */
-
-#define PROG_TC(name) \
-	SEC("tc") \
-	int tc_##name(struct __sk_buff *skb) \
-	{ \
-		struct scratch *w = scratch_of(HOOK_TC); \
-		return w ? prog_##name(skb, w, get_root()) : pass_to_stack(HOOK_TC); \
-	}
 
 PROG_XDP_AND_TC(new)
 PROG_XDP_AND_TC(persist)
@@ -222,11 +227,18 @@ PROG_XDP_AND_TC(encap)
 SEC("xdp.frags")
 int xdp_tagged(struct xdp_md *xdp)
 {
-	return prog_tagged(xdp);
+	return finish_unparsed(xdp_ctx(xdp), prog_tagged(xdp));
 }
 
 PROG_TC(parse_slow)
-PROG_TC(egress_slow)
+
+SEC("tc")
+int tc_egress_slow(struct __sk_buff *skb)
+{
+	struct scratch *w = scratch_of(HOOK_TC);
+	return finish_sent(w ? prog_egress_slow(skb, w, get_root()) : pass_to_stack(HOOK_TC));
+}
+
 PROG_TC(sip)
 PROG_TC(sip_out)
 PROG_TC(sip_open)

@@ -23,7 +23,9 @@ from pylvs.dataplane.state import LOADED, State
 from pylvs.dataplane.tables import Tables
 from pylvs.system import syscalls
 
-HASH, ARRAY, PROG_ARRAY, PERCPU_ARRAY, LRU_HASH, LPM_TRIE, QUEUE, DEVMAP_HASH = 1, 2, 3, 6, 9, 11, 22, 25  # linux/bpf.h
+HASH, ARRAY, PROG_ARRAY, PERCPU_HASH, PERCPU_ARRAY, LRU_HASH, LPM_TRIE, QUEUE, DEVMAP_HASH = (  # linux/bpf.h
+    *(1, 2, 3, 5, 6, 9, 11, 22, 25),
+)
 TIMERS = ("sweepers", "estimators", "cache_sweepers")  # maps with the timers: a write to such an element cancels it
 MOST = 2  # loads in a stock; each takes 200 MB
 _MEMBARRIER_CMD_GLOBAL = 1  # linux/membarrier.h
@@ -163,7 +165,7 @@ def clear(descriptor: int) -> None:
         while not libbpf.library().bpf_map_lookup_and_delete_elem(descriptor, None, value):
             pass
     else:
-        assert info.type in (HASH, LRU_HASH, LPM_TRIE, DEVMAP_HASH), info
+        assert info.type in (HASH, PERCPU_HASH, LRU_HASH, LPM_TRIE, DEVMAP_HASH), info
         with HashMap.duplicate(descriptor) as table:
             for key in list(table.keys()):
                 table.remove(key)

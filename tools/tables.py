@@ -9,11 +9,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from pylvs.bpf.reasons import reasons as declared
 from pylvs.config.reference import reference
 from pylvs.model.checks import KINDS
+from pylvs.model.rows import NOTE, VERDICTS
 
 ROOT = Path(__file__).parents[1]
-REASONS = ROOT / "bpf" / "abi" / "base.h"
 KEYWORDS = ROOT / "docs" / "reference" / "configuration.md"
 TABLE = re.compile(r"(<!-- python -m tools\.tables: (\w+) -->\n)(?:\|.*\n)*")
 
@@ -26,12 +27,12 @@ def checkers() -> Iterator[str]:
 
 
 def reasons() -> Iterator[str]:
-    """Yield the drop reasons: an enumerator and the comment behind it."""
-    declared = re.findall(r"^\tREASON_(\w+), /\* (.*) \*/$", REASONS.read_text(), re.MULTILINE)
-    yield "| reason | what happened |"
-    yield "|---|---|"
-    for name, meaning in declared:
-        yield f"| {name.lower().replace('_', ' ')} | {meaning} |"
+    """Yield what becomes of packets: name, verdict and sentence."""
+    yield "| reason | verdict | what happened |"
+    yield "|---|---|---|"
+    order = (*VERDICTS, NOTE)
+    for each in sorted(declared().values(), key=lambda reason: order.index(reason.verdict)):
+        yield f"| {each.name} | {each.verdict} | {each.sentence} |"
 
 
 TABLES: Mapping[str, Callable[[], Iterator[str]]] = {"checkers": checkers, "reasons": reasons}

@@ -78,54 +78,81 @@ enum state {
 	STATES = 32,
 };
 
-/* Drop reasons, and other events; `pylvs show` prints them. */
+/* What becomes of packets. A received packet ends by exactly one reason that is not a note: ctx/ended.h counts it. Notes
+ * are events besides. The build turns each line into one of `reasons.txt`, from which Python, documents and metrics have
+ * name, verdict and sentence. */
 enum reason {
 	REASON_NONE,
-	REASON_NO_DESTINATION, /* a service without a usable destination: port unreachable */
-	REASON_NO_ROUTE, /* no route to the real server: host unreachable */
-	REASON_TTL, /* TTL expired: time exceeded */
-	REASON_TOO_BIG, /* longer than the path MTU, with DF: fragmentation needed */
-	REASON_UNAVAILABLE, /* its destination was deleted: dropped, connection kept */
-	REASON_EXPIRING, /* its connection is being removed: dropped */
-	REASON_TABLE_FULL_STATELESS, /* table full: forwarded by a hash, without a connection */
-	REASON_TABLE_FULL_DROPPED, /* table full: dropped, because NAT needs a connection */
-	REASON_TRUNCATED, /* too short to be scheduled: dropped */
-	REASON_NOT_LOCAL, /* a new connection to an address that is not local: passed to the stack */
-	REASON_FRAGMENT_FAILED, /* could not be fragmented: dropped */
-	REASON_NO_HEADROOM, /* no headroom for a tunnel header */
-	REASON_MISSED_TAIL_CALL, /* a tail call failed: passed to the stack */
-	REASON_ICMP_RATE_LIMITED, /* an ICMP error suppressed by the rate limit */
-	REASON_LOCAL_REFUSED, /* a local real server that this method cannot reach */
-	REASON_SERVER_LOCAL, /* the real server is this host: passed to the stack */
-	REASON_FRAGMENTED, /* fragmented */
-	REASON_TO_TC, /* passed from XDP to TC */
-	REASON_SOURCE_ROUTED, /* source-routed: dropped */
-	REASON_DROP_PACKET, /* sysctl drop_packet: dropped */
-	REASON_MTU_TOO_SMALL, /* the path MTU leaves less than IP's minimum inside the tunnel: dropped */
-	REASON_GSO_UNSUPPORTED, /* a GSO packet that cannot be encapsulated: dropped */
-	REASON_BAD_CHECKSUM, /* an ICMP error with a wrong checksum about a connection: dropped */
-	REASON_PATH_MTU_UPDATED, /* an ICMP error that set the path MTU of a tunnel */
-	REASON_NO_CONNECTION, /* a NAT server's packet without a connection: port unreachable (nat_icmp_send) */
-	REASON_GSO_SEGMENTED, /* a GSO packet, segmented for a tunnel with a checksum */
-	REASON_REFUSED_TABLE_COPY, /* dropped while the connection table is copied into one of another size */
-	/* Why there was no connection; what happened to the packet is counted, too. */
-	REASON_REFUSED_TABLE_FULL, /* conn_max connections */
-	REASON_REFUSED_INDEX_FULL, /* no entry for one more connection of a client's port; `overflow_index` is full */
-	REASON_REFUSED_RACED, /* another CPU changed its template */
-	REASON_FRAGMENT_QUEUED, /* a fragment, held for reassembly */
-	REASON_FRAGMENT_DUPLICATE, /* a duplicate fragment: dropped */
-	REASON_FRAGMENT_OVERLAP, /* overlapping or inconsistent fragments: the packet is dropped */
-	REASON_FRAGMENT_INVALID, /* an invalid fragment: dropped */
-	REASON_FRAGMENT_TIMEOUT, /* the other fragments did not arrive in time */
-	REASON_FRAGMENT_DISPLACED, /* an incomplete packet, replaced by a newer one */
-	REASON_FRAGMENT_TOO_LONG, /* longer than can be reassembled */
-	REASON_HALF_OPEN_ENDED, /* an unfinished handshake, ended because newer ones take its share of the table */
-	REASON_NO_CALL_ID, /* a new connection of a service of SIP, without a Call-ID: dropped */
-	REASON_REFUSED_CALLS_FULL, /* no space for the Call-ID of another template */
-	REASON_FRAGMENT_LOCKED, /* another CPU used the set of its packet for too long: dropped */
-	REASON_FLOOD_STATELESS, /* a SYN of a flood: forwarded by a hash, without a connection */
-	REASONS = 64,
+	REASON_NO_DESTINATION, /* dropped: its service has no usable destination; the sender gets "port unreachable" */
+	REASON_NO_ROUTE, /* dropped: no route to the real server or the client; the client gets "host unreachable" */
+	REASON_TTL, /* dropped: its TTL expired; the sender gets "time exceeded" */
+	REASON_TOO_BIG, /* dropped: longer than the path MTU, with DF; the sender gets "fragmentation needed" */
+	REASON_UNAVAILABLE, /* dropped: the destination of its connection was deleted; the connection stays */
+	REASON_EXPIRING, /* dropped: its connection is being made or removed by another CPU */
+	REASON_TABLE_FULL_STATELESS, /* note: forwarded by a hash without a connection, because the table is full */
+	REASON_TABLE_FULL_DROPPED, /* dropped: the connection table is full, and NAT needs a connection */
+	REASON_TRUNCATED, /* dropped: shorter than its headers say, or without the header that decides */
+	REASON_NOT_LOCAL, /* passed: to a virtual address that is not an address of this host */
+	REASON_FRAGMENT_FAILED, /* dropped: it could not be fragmented for the next hop's MTU */
+	REASON_NO_HEADROOM, /* dropped: the frame has no headroom for a tunnel header or a tag */
+	REASON_MISSED_TAIL_CALL, /* passed: a program of the packet path is missing */
+	REASON_ICMP_RATE_LIMITED, /* note: an ICMP error that the rate limit suppressed */
+	REASON_LOCAL_REFUSED, /* dropped: a real server or a client on this host that this method cannot reach */
+	REASON_SERVER_LOCAL, /* passed: the real server is this host */
+	REASON_FRAGMENTED, /* note: a packet that left in fragments */
+	REASON_TO_TC, /* note: XDP left the packet to TC, which counts its end */
+	REASON_SOURCE_ROUTED, /* dropped: its IP options route it */
+	REASON_DROP_PACKET, /* dropped: by sysctl drop_packet */
+	REASON_MTU_TOO_SMALL, /* dropped: the path MTU leaves less than IP's minimum inside the tunnel */
+	REASON_GSO_UNSUPPORTED, /* dropped: a merged packet (GSO) that cannot be encapsulated */
+	REASON_BAD_CHECKSUM, /* dropped: an ICMP error with a wrong checksum about a connection */
+	REASON_PATH_MTU_UPDATED, /* dropped: an ICMP error that set the path MTU of a tunnel, as it should */
+	REASON_NO_CONNECTION, /* dropped: a NAT server's packet without a connection; nat_icmp_send answers it */
+	REASON_GSO_SEGMENTED, /* note: a merged packet (GSO) that left in segments, for a tunnel with a checksum or GUE */
+	REASON_REFUSED_TABLE_COPY, /* dropped: the connection table is being copied into one of another size */
+	REASON_REFUSED_TABLE_FULL, /* note: no new connection, because there are conn_max */
+	REASON_REFUSED_INDEX_FULL, /* note: no new connection, because one port of the client has too many */
+	REASON_REFUSED_RACED, /* note: no new connection, because another CPU changed its template */
+	REASON_FRAGMENT_QUEUED, /* held: a fragment that waits for the others of its packet */
+	REASON_FRAGMENT_DUPLICATE, /* dropped: a fragment that came before */
+	REASON_FRAGMENT_OVERLAP, /* dropped: a fragment that overlaps or contradicts others; so are those that wait */
+	REASON_FRAGMENT_INVALID, /* dropped: an invalid fragment */
+	REASON_FRAGMENT_TIMEOUT, /* note: an incomplete packet was removed, because its other fragments did not come */
+	REASON_FRAGMENT_DISPLACED, /* note: an incomplete packet was removed, because a newer one needed its memory */
+	REASON_FRAGMENT_TOO_LONG, /* dropped: a fragment of a packet that is too long to reassemble */
+	REASON_HALF_OPEN_ENDED, /* note: a half-open connection ended, because newer ones took its share of the table */
+	REASON_NO_CALL_ID, /* dropped: a new connection of a service of SIP, without a Call-ID */
+	REASON_REFUSED_CALLS_FULL, /* note: no new connection, because there is no space for its Call-ID */
+	REASON_FRAGMENT_LOCKED, /* dropped: a fragment whose queue another CPU used for too long */
+	REASON_FLOOD_STATELESS, /* note: a SYN of a flood was forwarded by a hash, without a connection */
+	REASON_FORWARDED_XDP, /* forwarded: sent to a real server or a client at XDP */
+	REASON_FORWARDED_TC, /* forwarded: sent to a real server or a client at TC */
+	REASON_NO_SERVICE, /* passed: of no service */
+	REASON_NO_FLOW, /* passed: to a service, but of no connection, and it cannot open one */
+	REASON_NOT_IP, /* passed: neither IPv4 nor IPv6 */
+	REASON_OTHER_HOST, /* passed: a frame for another host, a broadcast or a multicast */
+	REASON_TAGGED, /* passed: a frame with a VLAN tag, which its VLAN device receives next */
+	REASON_STANDBY, /* passed: to an address of which another director is the master */
+	REASON_SPOOFED, /* passed: its saddr is invalid, or does not belong to this device; the stack drops it */
+	REASON_REPLY_ROUTED, /* passed: a reply of direct routing or of a tunnel, which the stack routes */
+	REASON_REPLY_UNSENT, /* passed: a reply that a router answers with an ICMP error, or cannot route */
+	REASON_NO_REPLY_FLOW, /* passed: from the address of a real server, of no connection */
+	REASON_ICMP, /* passed: an ICMP message that the stack processes */
+	REASON_FRAGMENT, /* passed: a fragment that needs no reassembly here */
+	REASON_FTP_DATA, /* passed: FTP data that belong to no connection */
+	REASON_UNSUPPORTED, /* passed: with IP options or headers that the stack has to process */
+	REASON_LOOKUP_FAILED, /* passed: an element of a map is missing, or the routing table gives no answer */
+	REASON_PROBE_REFUSED, /* dropped: a health check through a virtual address whose service was deleted */
+	REASON_ERROR_UNSENT, /* dropped: an ICMP error about a tunnel's packet that the client could not get */
+	REASON_ICMP_SENT, /* note: an ICMP error was sent to the sender of a dropped packet */
+	REASON_ICMP_UNSENT, /* note: an ICMP error to the sender of a dropped packet could not be sent */
+	REASON_FRAGMENTS_JOINED, /* note: fragments that waited became a packet, which the last one stands for */
+	REASON_SERVICE_UNCOUNTED, /* note: an end was not counted by service, because that table is full */
+	REASONS = 128,
 };
+
+/* How a received packet ends: the verdict of its reason. Forwarded ones are counted by destination. */
+enum end { END_PASSED, END_DROPPED, END_HELD, END_FORWARDED, ENDS = END_FORWARDED };
 
 struct address { /* IPv4: in the first word */
 	be32 word[4];
@@ -193,7 +220,7 @@ int trace_service(const struct service_version *v);
 int trace_server(u32 destination, u32 method, u32 port, u32 choice);
 int trace_state(u32 state, u32 created);
 int trace_load(u32 load, u32 candidates);
-int trace_rejected(void);
+int trace_rejected(u32 reason);
 
 /* Whether a reason is that of the packet that the CPU processes. */
 INLINE bool is_of_packet(u32 reason)

@@ -14,6 +14,7 @@ struct constants {
 	enum state state;
 	enum assurance assurance;
 	enum reason reason;
+	enum end end;
 	enum list_edit list_edit;
 	enum destination_flag destination_flag;
 	enum destination_use destination_use;

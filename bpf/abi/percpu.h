@@ -75,12 +75,23 @@ _Static_assert(__builtin_offsetof(struct percpu_destination, hop.verdict) == 64,
 _Static_assert(sizeof(struct percpu_destination) == 3 * 64, "cache lines");
 _Static_assert(__builtin_offsetof(struct percpu_destination, ingress) == 2 * 64, "cache lines");
 
-/* Packets that came by a device and were forwarded, by hook; without those in `percpu_destinations`. */
+/* Packets that came by a device. Those that its host sends have ifindex 0. */
 struct device_packets {
 	u32 ifindex;
 	u32 pad;
-	u64 forwarded[2]; /* enum hook */
+	u64 forwarded[2]; /* by enum hook; without those in `percpu_destinations` */
+	u64 ended[ENDS]; /* by enum end; without the following */
+	u64 no_service; /* passed by REASON_NO_SERVICE, which `reasons` lacks */
 };
+
+/* Of a service: its slot and the generation of the edit that added it. An edit removes those of deleted services. */
+struct service_reason {
+	u32 service;
+	u32 added;
+	u32 reason;
+};
+
+enum { SERVICE_REASONS = 65536 };
 
 /* Consecutive destinations share an element, because the kernel allocates each element of a per-CPU array separately.
  * Single elements made up half of the time to create all maps. */
@@ -172,6 +183,15 @@ PERCPU_MAP(client_routes6, struct client_routes6, 1);
 PERCPU_MAP(percpu_destinations, struct percpu_destinations, 8); /* index: destination / PERCPU_DESTINATIONS */
 
 PERCPU_MAP(device_packets, struct device_packets, DEVICES); /* index: ifindex % DEVICES */
+
+/* Ends of packets by service and reason. Elements are allocated when they are first counted. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(max_entries, SERVICE_REASONS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct service_reason);
+	__type(value, u64);
+} service_reasons SEC(".maps");
 
 PERCPU_MAP(limiters, struct limiter, 1);
 

@@ -5,6 +5,7 @@
 #include "abi/base.h"
 
 enum hook { HOOK_XDP, HOOK_TC };
+enum { TC_PASS = -1, TC_SHOT = 2 }; /* TC_ACT_UNSPEC: the next filter decides; TC_ACT_SHOT */
 
 /* A packet's context and its hook. Every function that takes one is inlined, so the hook is a constant there and costs
  * nothing. A global function exists once for each hook instead (GLOBAL_OF_HOOKS). */
@@ -78,49 +79,48 @@ INLINE void trace_sent(struct ctx ctx, u32 ifindex)
 		trace_sent_tc(ctx.skb, ifindex);
 }
 
+/* --- ends: what programs return, and `finish` counts (ctx/ended.h) --- */
+
+/* Bits of an end. The lowest eight are the kernel's verdict. */
+enum {
+	ENDED = 1 << 8, /* no plain verdict */
+	END_COUNTED = 1 << 9, /* the packet was counted as forwarded */
+	END_KIND = 10, /* enum end, 2 bits */
+	END_REASON = 16, /* enum reason, 8 bits */
+};
+
+INLINE int end_as(u32 verdict, enum end kind, u32 reason)
+{
+	return ENDED | (u8)verdict | kind << END_KIND | reason << END_REASON;
+}
+
+/* Pass the packet to the stack. */
+INLINE int pass_for(enum hook hook, u32 reason)
+{
+	return end_as(hook == HOOK_XDP ? (int)XDP_PASS : TC_PASS, END_PASSED, reason);
+}
+
+/* Likewise where the packet path lacks something that it always has. */
 INLINE int pass_to_stack(enum hook hook)
 {
-	if (is_traced())
-		trace_end(TRACE_PASSED);
-	return hook == HOOK_XDP ? (int)XDP_PASS : -1 /* TC_ACT_UNSPEC: the next filter decides */;
+	return pass_for(hook, REASON_LOOKUP_FAILED);
 }
 
-/* Pass a packet that was changed, at TC. */
-INLINE int pass_changed(struct __sk_buff *skb)
+/* Likewise a packet that was counted before. */
+INLINE int pass_counted(enum hook hook)
 {
-	trace_sent(tc_ctx(skb), 0);
-	return pass_to_stack(HOOK_TC);
-}
-
-/* Pass a packet that does not belong to a service, after an expensive decision. TC would decide the same again: a word
- * of metadata tells it. Where TC does not see it, TC decides: drivers without metadata, and frames that generic XDP had
- * to copy. */
-INLINE int pass_decided(struct ctx ctx)
-{
-	if (ctx.hook == HOOK_XDP && !bpf_xdp_adjust_meta(ctx.xdp, -(int)sizeof(u32))) {
-		u32 *word = (void *)(long)ctx.xdp->data_meta;
-		if ((void *)(word + 1) <= (void *)(long)ctx.xdp->data)
-			*word = decided_word;
-	}
-	return pass_to_stack(ctx.hook);
-}
-
-/* Whether XDP has decided that the packet passes. In assembly: the compiler would share the load of the pointer with
- * others. Then it copies 32 bits, which the verifier takes for a number. */
-INLINE bool is_decided(const struct __sk_buff *skb)
-{
-	const void *data;
-	__asm__("%0 = *(u32 *)(%1 + %2)" : "=r"(data) : "r"(skb), "i"(__builtin_offsetof(struct __sk_buff, data)));
-	const u32 *word = (void *)(long)skb->data_meta;
-	return (void *)(word + 1) <= data && *word == decided_word;
+	return end_as(hook == HOOK_XDP ? (int)XDP_PASS : TC_PASS, END_FORWARDED, REASON_NONE);
 }
 
 INLINE int drop(enum hook hook, u32 reason)
 {
-	count(reason);
-	if (is_traced())
-		trace_end(TRACE_DROPPED);
-	return hook == HOOK_XDP ? (int)XDP_DROP : 2 /* TC_ACT_SHOT */;
+	return end_as(hook == HOOK_XDP ? (int)XDP_DROP : TC_SHOT, END_DROPPED, reason);
+}
+
+/* Hold a fragment, at TC: its bytes are in a queue. */
+INLINE int hold(u32 reason)
+{
+	return end_as(TC_SHOT, END_HELD, reason);
 }
 
 /* Pass the packet to the TC program, unmodified and uncounted. */

@@ -128,6 +128,7 @@ struct icmp_message {
 	u32 code;
 	u32 rest;
 	u32 translated; /* IPVS would have sent it to the virtual address, and translated it for the chosen server */
+	u32 reason; /* enum reason by which the packet ends; REASON_NONE: the packet becomes the error */
 };
 
 struct icmp_inner { /* the packet inside an ICMP error */
@@ -201,6 +202,7 @@ struct scratch {
 	struct frag_map frags;
 	struct icmp_message error;
 	struct received_icmp received;
+	u32 passes_by; /* enum reason of a reassembled packet that PROG_FRAGMENT re-injects for the stack */
 	union tuple own_tuple; /* the packet's, while that of an ICMP error's inner packet or of a request replaces it */
 	struct mark_state marks;
 	struct call_scan scan;
@@ -224,21 +226,6 @@ INLINE struct scratch *scratch_of(enum hook hook)
 	return map_elem(scratches, hook);
 }
 
-/* Define the programs of both hooks from `prog_NAME`. */
-#define PROG_XDP_AND_TC(name) \
-	SEC("xdp.frags") \
-	int xdp_##name(struct xdp_md *xdp) \
-	{ \
-		struct scratch *w = scratch_of(HOOK_XDP); \
-		return w ? prog_##name(xdp_ctx(xdp), w, get_root()) : pass_to_stack(HOOK_XDP); \
-	} \
-	SEC("tc") \
-	int tc_##name(struct __sk_buff *skb) \
-	{ \
-		struct scratch *w = scratch_of(HOOK_TC); \
-		return w ? prog_##name(tc_ctx(skb), w, get_root()) : pass_to_stack(HOOK_TC); \
-	}
-
 INLINE int tail_call_with(struct ctx ctx, const struct packet *p, u32 prog)
 {
 	struct scratch *w = scratch_of(ctx.hook);
@@ -250,8 +237,8 @@ INLINE int tail_call_with(struct ctx ctx, const struct packet *p, u32 prog)
 
 enum icmp_error { ICMP_NO_ROUTE, ICMP_NO_PORT, ICMP_TTL_EXCEEDED, ICMP_TOO_BIG };
 
-/* Choose the ICMP error that PROG_ICMP_SEND sends. */
-INLINE void set_icmp_error(struct scratch *w, enum icmp_error error, u32 rest)
+/* Choose the ICMP error that PROG_ICMP_SEND sends about the packet, which ends by the reason. */
+INLINE void set_icmp_error(struct scratch *w, u32 reason, enum icmp_error error, u32 rest)
 {
 	bool is_ipv6 = w->packet.is_ipv6;
 	u32 type = is_ipv6 ? ICMPV6_DEST_UNREACH : ICMP_DEST_UNREACH, code = 0;
@@ -274,6 +261,7 @@ INLINE void set_icmp_error(struct scratch *w, enum icmp_error error, u32 rest)
 	w->error.code = code;
 	w->error.rest = rest;
 	w->error.translated = false;
+	w->error.reason = reason;
 }
 
 /* Deliver a translated reply to a client on this host. Its saddr is a local address, which IPv4 routing rejects on a
@@ -282,10 +270,12 @@ INLINE void set_icmp_error(struct scratch *w, enum icmp_error error, u32 rest)
 INLINE int to_own_client(struct __sk_buff *skb, const struct packet *p)
 {
 	u8 link[6] = {}; /* lo's: with another daddr the packet would count as another host's */
+	trace_sent(tc_ctx(skb), 0);
 	if (p->is_ipv6 || p->from_host || bpf_skb_store_bytes(skb, 0, link, sizeof(link), 0))
-		return pass_changed(skb);
+		return pass_counted(HOOK_TC);
 	skb->tc_index = FOR_STACK;
-	pass_changed(skb);
+	if (is_traced())
+		trace_end(TRACE_PASSED);
 	return bpf_redirect(loopback, BPF_F_INGRESS);
 }
 
@@ -299,11 +289,12 @@ INLINE bool for_stack(struct __sk_buff *skb)
 }
 
 /* Pass the packet to the stack. A reassembled packet for another host re-enters as the fragments that arrived. */
-INLINE int pass_packet(struct ctx ctx, const struct packet *p)
+INLINE int pass_packet(struct ctx ctx, const struct packet *p, u32 reason)
 {
 	struct scratch *w = scratch_of(HOOK_TC);
 	if (ctx.hook == HOOK_XDP || !(p->slow_flags & SLOW_REASSEMBLED) || !w || !w->frags.passing)
-		return pass_to_stack(ctx.hook);
+		return pass_for(ctx.hook, reason);
 	w->frags.passing = TO_STACK_AGAIN;
+	w->passes_by = reason;
 	return tail_call(ctx, PROG_FRAGMENT);
 }

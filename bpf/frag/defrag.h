@@ -162,7 +162,7 @@ VERIFIED_ONCE int lacks_headers(struct __sk_buff *skb, const struct scratch *w, 
 INLINE int forward_unreassembled(struct __sk_buff *skb, struct scratch *w)
 {
 	if (w->fragment.frag_off & ~7u)
-		return pass_to_stack(HOOK_TC);
+		return pass_for(HOOK_TC, REASON_FRAGMENT);
 	w->packet.slow_flags = SLOW_FIRST_FRAGMENT;
 	return tail_call(tc_ctx(skb), PROG_PARSE_SLOW);
 }
@@ -236,17 +236,17 @@ INLINE int prog_defrag(struct __sk_buff *skb, struct scratch *w, struct root *ro
 	struct fragment f = {.id = w->fragment.id, .ecn = 1u << (p->tos & 3)};
 	if (skb->tc_index == FOR_STACK) { /* re-injected by PROG_FRAGMENT */
 		skb->tc_index = 0;
-		return pass_to_stack(HOOK_TC);
+		return pass_counted(HOOK_TC);
 	}
 	if (p->is_ipv6)
 		fragment6(skb, w, &f);
 	else
 		fragment4(skb, w, &f);
 	if ((!p->maybe_vip && !p->maybe_rs) || !facts_of(root)->services[p->is_ipv6])
-		return pass_to_stack(HOOK_TC);
+		return pass_for(HOOK_TC, REASON_NO_SERVICE);
 	bool here = is_for_host(skb, &f);
 	if (!here && !p->maybe_rs)
-		return pass_to_stack(HOOK_TC);
+		return pass_for(HOOK_TC, REASON_FRAGMENT);
 	if (!here && !p->is_ipv6 && (p->protocol == IPPROTO_AH || p->protocol == IPPROTO_ESP))
 		return forward_unreassembled(skb, w);
 	if (p->is_ipv6 && !f.offset && lacks_headers(skb, w, &f))
@@ -262,7 +262,7 @@ INLINE int prog_defrag(struct __sk_buff *skb, struct scratch *w, struct root *ro
 	w->frags.passing = !here;
 	switch (add_to_queue(skb, w, &f)) {
 	case DEFRAG_HELD:
-		return drop(HOOK_TC, REASON_FRAGMENT_QUEUED);
+		return hold(REASON_FRAGMENT_QUEUED);
 	case DEFRAG_DUPLICATE:
 		return drop(HOOK_TC, REASON_FRAGMENT_DUPLICATE);
 	case DEFRAG_CONFLICT:
@@ -274,6 +274,7 @@ INLINE int prog_defrag(struct __sk_buff *skb, struct scratch *w, struct root *ro
 	case DEFRAG_COMPLETE:
 		break;
 	}
+	count(REASON_FRAGMENTS_JOINED);
 	p->slow_flags = SLOW_REASSEMBLED;
 	return tail_call(tc_ctx(skb), PROG_PARSE_SLOW);
 }

@@ -197,9 +197,9 @@ VERIFIED_ONCE int finish_fragments(struct __sk_buff *skb, struct scratch *w, u32
 {
 	if (failed || !w)
 		return drop(HOOK_TC, REASON_FRAGMENT_FAILED);
-	if (w->frags.passing == TO_STACK_AGAIN)
-		return drop(HOOK_TC, REASON_FRAGMENTED);
 	count(REASON_FRAGMENTED);
+	if (w->frags.passing == TO_STACK_AGAIN)
+		return end_as(TC_SHOT, END_PASSED, w->passes_by);
 	return xmit_neigh(skb, &w->xmit.hop);
 }
 

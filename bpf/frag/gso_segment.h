@@ -190,8 +190,10 @@ INLINE int prog_gso_segment(struct __sk_buff *skb, struct scratch *w, struct roo
 		return drop(HOOK_TC, REASON_GSO_UNSUPPORTED);
 	FORGET_BOUNDS(s, network, failed);
 	bpf_loop(GSO_MASK, segment_step, &s, 0);
-	if (s.failed || w->xmit.hop.verdict != HOP_UNRESOLVED)
-		return drop(HOOK_TC, s.failed ? REASON_GSO_UNSUPPORTED : REASON_GSO_SEGMENTED);
+	if (s.failed)
+		return drop(HOOK_TC, REASON_GSO_UNSUPPORTED);
 	count(REASON_GSO_SEGMENTED);
+	if (w->xmit.hop.verdict != HOP_UNRESOLVED)
+		return end_as(TC_SHOT, END_FORWARDED, REASON_NONE);
 	return xmit_neigh(skb, &w->xmit.hop);
 }

@@ -7,20 +7,9 @@
 #pragma once
 #include "abi/conntrack.h"
 #include "abi/percpu.h"
-#include "ctx/device.h"
+#include "ctx/ended.h"
 #include "lb/destination.h"
 #include "parse/packet.h"
-
-/* Add to the packets of a device that a hook has forwarded. */
-INLINE void add_forwarded(u32 ifindex, enum hook hook, u64 packets)
-{
-	struct device_packets *device = map_elem(device_packets, ifindex % DEVICES);
-	if (!device || !packets)
-		return;
-	if (unlikely(device->ifindex != ifindex))
-		*device = (struct device_packets){.ifindex = ifindex};
-	device->forwarded[hook] += packets;
-}
 
 /* Let this CPU's packets of this hook and side come by another device. The fast path does not know that one yet. */
 VERIFIED_ONCE int change_input(u32 destination, u32 side, u32 hook, u32 ifindex)
@@ -53,6 +42,7 @@ INLINE void account(struct ctx ctx, u32 destination, enum side side, const struc
 	struct percpu_destination *percpu = percpu_of(destination);
 	if (!percpu)
 		return;
+	((struct packet *)p)->counted = 1;
 	percpu = barrier_var(percpu);
 	if (unlikely((ctx.hook == HOOK_XDP ? percpu->ingress[side].input : percpu->tc_inputs[side]) != ifindex))
 		change_input(destination, side, ctx.hook, ifindex);

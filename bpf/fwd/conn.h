@@ -53,7 +53,8 @@ INLINE int encap_tunnel(struct ctx ctx, const struct packet *p, const struct rea
 {
 	struct scratch *w = scratch_of(ctx.hook);
 	if (!w)
-		return drop(ctx.hook, REASON_MISSED_TAIL_CALL);
+		return pass_to_stack(ctx.hook);
+	note_owner(p, t->destination->service, t->destination->service_added);
 	w->packet = *p;
 	w->xmit.hop = *hop;
 	w->chosen.destination = t->index;
@@ -63,27 +64,34 @@ INLINE int encap_tunnel(struct ctx ctx, const struct packet *p, const struct rea
 	return tail_call(ctx, PROG_ENCAP);
 }
 
+/* Drop a packet to this real server. */
+INLINE int drop_to(struct ctx ctx, const struct packet *p, const struct real_server *t, u32 reason)
+{
+	note_owner(p, t->destination->service, t->destination->service_added);
+	return drop(ctx.hook, reason);
+}
+
 /* Modify and send the packet. It was checked and counted before. */
 INLINE int send(struct ctx ctx, const struct packet *p, const struct real_server *t, const struct hop *hop,
 		const struct settings *settings)
 {
 	if (!trim_padding(ctx, p))
-		return drop(ctx.hook, REASON_TRUNCATED);
+		return drop_to(ctx, p, t, REASON_TRUNCATED);
 	if (t->method == METHOD_TUNNEL) {
 		if (!dec_ttl(ctx, p))
-			return drop(ctx.hook, REASON_TRUNCATED);
+			return drop_to(ctx, p, t, REASON_TRUNCATED);
 		if (unlikely(t->state >> DESTINATION_TUNNEL))
 			return encap_tunnel(ctx, p, t, hop);
 		if (ctx.hook == HOOK_XDP && bpf_xdp_adjust_head(ctx.xdp, -(int)outer_hlen(t->destination)))
-			return drop(ctx.hook, REASON_NO_HEADROOM);
+			return drop_to(ctx, p, t, REASON_NO_HEADROOM);
 		if (!encapsulate(ctx, p, t->destination, hop, settings->pmtu_disc, false))
-			return drop(ctx.hook, REASON_NO_HEADROOM);
+			return drop_to(ctx, p, t, REASON_NO_HEADROOM);
 		return xmit(ctx, p, hop);
 	}
 	if (!fwd_direct(ctx, p, hop))
-		return drop(ctx.hook, REASON_TRUNCATED);
+		return drop_to(ctx, p, t, REASON_TRUNCATED);
 	if (t->method == METHOD_MASQ && !nat(ctx, p, NAT_REQUEST, &t->destination->address, t->port))
-		return drop(ctx.hook, REASON_TRUNCATED);
+		return drop_to(ctx, p, t, REASON_TRUNCATED);
 	return xmit(ctx, p, hop);
 }
 
@@ -92,7 +100,8 @@ INLINE int fwd_slow(struct __sk_buff *skb, const struct packet *p, const struct 
 {
 	struct scratch *w = scratch_of(HOOK_TC);
 	if (!w)
-		return drop(HOOK_TC, REASON_MISSED_TAIL_CALL);
+		return pass_to_stack(HOOK_TC);
+	note_owner(p, t->destination->service, t->destination->service_added);
 	w->packet = *p;
 	w->chosen.destination = t->index;
 	w->chosen.method = t->method;
@@ -177,7 +186,7 @@ INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found 
 	t.destination = map_elem(destinations, t.index);
 	if (!t.destination) {
 		if (c->method != METHOD_BYPASS || !facts_in(root, live)->services[p->is_ipv6])
-			return pass_to_stack(ctx.hook); /* without a service of this family IPVS has no hook */
+			return pass_for(ctx.hook, REASON_NO_SERVICE); /* then IPVS has no hook of this family */
 		return ctx.hook == HOOK_XDP ? pass_to_tc() : tail_call_with(ctx, p, PROG_BYPASS);
 	}
 	t.state = destination_flags(t.destination, live);
@@ -189,8 +198,12 @@ INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found 
 	}
 	bool confirm, masq = t.method == METHOD_MASQ;
 	struct hop *hop = destination_hop(ctx, t.index, t.destination, now, &confirm);
-	if (!hop || unlikely(hop->is_foreign_vip | is_spoofed(ctx, p)))
+	if (!hop)
 		return pass_to_stack(ctx.hook);
+	if (unlikely(hop->is_foreign_vip | is_spoofed(ctx, p))) {
+		note_owner(p, t.destination->service, t.destination->service_added);
+		return pass_for(ctx.hook, hop->is_foreign_vip ? REASON_NOT_LOCAL : REASON_SPOOFED);
+	}
 	if (ctx.hook == HOOK_XDP && !xdp_can(ctx.xdp, p, &t, hop, confirm, now))
 		return pass_to_tc();
 	if (likely(!confirm))
@@ -199,7 +212,7 @@ INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found 
 	bool controlled = c->flags & CONN_CONTROLLED;
 	if (unlikely(!update_state(&c->word, slot, controlled, direction, BY_TUPLE, p, t.index, facts_in(root, live), now,
 				   ctx.hook)))
-		return drop(ctx.hook, REASON_EXPIRING);
+		return drop_to(ctx, p, &t, REASON_EXPIRING);
 	if (is_traced())
 		trace_state(word_state(READ_ONCE(c->word)), false);
 	account_request(ctx, t.index, p, 0);
@@ -239,7 +252,7 @@ INLINE int fwd_packet(struct ctx ctx, struct packet *p, const struct root *root)
 {
 	if (p->maybe_vip) {
 		if (unlikely(root->standby) && daddr_is_standby(p, root))
-			return pass_to_stack(ctx.hook);
+			return pass_for(ctx.hook, REASON_STANDBY);
 		if (unlikely(p->syn))
 			load_expiry_tick(&p->tuple, p->is_ipv6);
 		struct found found = find_connection(p);

@@ -174,8 +174,7 @@ INLINE int send_icmp_error(struct __sk_buff *skb, struct scratch *w, u32 reason,
 {
 	if (is_icmp(&w->packet))
 		return drop(HOOK_TC, reason);
-	count(reason);
-	set_icmp_error(w, error, rest);
+	set_icmp_error(w, reason, error, rest);
 	return tail_call(tc_ctx(skb), PROG_ICMP_SEND);
 }
 
@@ -225,8 +224,12 @@ VERIFIED_ONCE int set_fragment_size(struct __sk_buff *skb, struct scratch *w, u3
 /* Send a finished packet, as w->xmit describes it. */
 INLINE int xmit_finished(struct __sk_buff *skb, struct scratch *w)
 {
-	if (w->xmit.hop.verdict == HOP_LOCAL)
-		return w->xmit.is_reply ? to_own_client(skb, &w->packet) : pass_changed(skb);
+	if (w->xmit.hop.verdict == HOP_LOCAL) {
+		if (w->xmit.is_reply)
+			return to_own_client(skb, &w->packet);
+		trace_sent(tc_ctx(skb), 0);
+		return pass_for(HOOK_TC, REASON_SERVER_LOCAL);
+	}
 	if (w->xmit.fragment_size)
 		return tail_call(tc_ctx(skb), PROG_FRAGMENT);
 	return xmit_neigh(skb, &w->xmit.hop);

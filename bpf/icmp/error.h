@@ -98,7 +98,7 @@ INLINE int schedule_inner(struct __sk_buff *skb, struct scratch *w, const struct
 	struct packet *p = &w->packet;
 	struct icmp_inner *q = &w->received.inner;
 	if (!root->settings.schedule_icmp || !has_ports(q->protocol))
-		return pass_packet(tc_ctx(skb), p);
+		return pass_packet(tc_ctx(skb), p, REASON_ICMP);
 	if (!q->known)
 		return drop(HOOK_TC, REASON_TRUNCATED);
 	w->own_tuple = p->tuple;

@@ -18,30 +18,32 @@ INLINE int prog_icmp_receive(struct __sk_buff *skb, struct scratch *w, struct ro
 	struct packet *p = &w->packet;
 	bool is_ipv6 = p->is_ipv6;
 	if (!facts_of(root)->services[is_ipv6])
-		return pass_packet(tc_ctx(skb), p);
+		return pass_packet(tc_ctx(skb), p, REASON_NO_SERVICE);
 	struct icmp_header icmp;
 	u32 end = ETH_HLEN + p->length;
 	if (p->l4 + ICMP_HLEN > end || bpf_skb_load_bytes(skb, p->l4, &icmp, sizeof(icmp)))
 		return drop(HOOK_TC, REASON_TRUNCATED);
 	if (!is_error(icmp.type, is_ipv6) || !parse_inner(skb, &w->received.inner, p->l4 + ICMP_HLEN, end, is_ipv6))
-		return pass_packet(tc_ctx(skb), p);
-	if (unlikely(!passes_rp_filter(tc_ctx(skb), p)) ||
-	    unlikely(inner_is_standby(&w->received.inner, is_ipv6, root)))
-		return pass_packet(tc_ctx(skb), p);
+		return pass_packet(tc_ctx(skb), p, REASON_ICMP);
+	if (unlikely(!passes_rp_filter(tc_ctx(skb), p)))
+		return pass_packet(tc_ctx(skb), p, REASON_SPOOFED);
+	if (unlikely(inner_is_standby(&w->received.inner, is_ipv6, root)))
+		return pass_packet(tc_ctx(skb), p, REASON_STANDBY);
 	w->error.type = icmp.type;
 	w->error.code = icmp.code;
 	w->error.rest = bpf_ntohl(icmp.rest);
 	w->error.translated = false;
+	w->error.reason = REASON_NONE;
 	p->l4_complete = 1;
 	p->no_csum = p->syn = p->rst = p->no_chunk = 0;
 	p->event = EVENT_KEEP;
 
 	struct hop *hop = router_hop(tc_ctx(skb), p);
 	if (!hop)
-		return pass_packet(tc_ctx(skb), p);
+		return pass_packet(tc_ctx(skb), p, REASON_ICMP);
 	bool here = hop->verdict == HOP_LOCAL;
 	if (!here && !is_forwardable(skb, p, hop))
-		return pass_packet(tc_ctx(skb), p);
+		return pass_packet(tc_ctx(skb), p, REASON_ICMP);
 	w->xmit.hop = *hop;
 	w->received.transit = !here;
 	/* Like IPVS, look up an error to this host as a reply first, and a forwarded one as a request (IPVS-SEMANTICS
@@ -50,13 +52,13 @@ INLINE int prog_icmp_receive(struct __sk_buff *skb, struct scratch *w, struct ro
 	bool known = w->received.inner.known;
 	bool found = known && (here ? find_from_server(w) : find_from_client(w) || find_from_server(w));
 	if (!found && may_be_tunnel && w->received.inner.later)
-		return pass_packet(tc_ctx(skb), p); /* without the header of UDP, IPVS looks for no reply */
+		return pass_packet(tc_ctx(skb), p, REASON_ICMP); /* without the header of UDP, IPVS looks for no reply */
 	found = found || (here && known && find_from_client(w));
 	if (found && w->received.side == SIDE_SERVER && root->standby && is_standby(root, &w->reply.saddr, is_ipv6))
-		return pass_packet(tc_ctx(skb), p);
+		return pass_packet(tc_ctx(skb), p, REASON_STANDBY);
 	if (found && w->received.side == SIDE_PLAIN) {
 		account_available(tc_ctx(skb), w->chosen.destination, SIDE_REPLY, p, root);
-		return pass_packet(tc_ctx(skb), p);
+		return pass_packet(tc_ctx(skb), p, REASON_ICMP);
 	}
 	if (found)
 		return tail_call(tc_ctx(skb), PROG_ICMP_FORWARD);

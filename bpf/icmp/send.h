@@ -95,13 +95,32 @@ INLINE bool error_saddr(struct __sk_buff *skb, struct scratch *w, struct address
 INLINE void account_error(struct __sk_buff *skb, const struct scratch *w, u32 bytes)
 {
 	const struct packet *p = &w->packet;
+	const struct connection *c = w->error.translated ? NULL : find_connection(p).connection;
+	bool counts = w->error.translated || (c && c->method != METHOD_MASQ);
+	if (counts && p->counted)
+		add_forwarded(p->input, HOOK_TC, -1ull); /* the error was not received */
 	if (unlikely(w->error.translated)) {
 		account(tc_ctx(skb), w->chosen.destination, SIDE_REQUEST, p, bytes, 0);
 		return;
 	}
-	const struct connection *c = find_connection(p).connection;
 	if (c && c->method != METHOD_MASQ)
 		account(tc_ctx(skb), c->destination, SIDE_REPLY, p, bytes, 0);
+}
+
+/* End a packet whose error cannot be sent. */
+INLINE int error_unsent(const struct scratch *w, u32 note)
+{
+	count(note);
+	return drop(HOOK_TC, w->error.reason ?: REASON_ERROR_UNSENT);
+}
+
+/* End a packet whose error is sent with this verdict. An error that was received is forwarded. */
+INLINE int error_sent(const struct scratch *w, u32 verdict)
+{
+	if (w->error.reason == REASON_NONE)
+		return end_as(verdict, END_FORWARDED, REASON_NONE);
+	count(REASON_ICMP_SENT);
+	return end_as(verdict, END_DROPPED, w->error.reason);
 }
 
 INLINE int prog_icmp_send(struct __sk_buff *skb, struct scratch *w, struct root *root)
@@ -110,20 +129,20 @@ INLINE int prog_icmp_send(struct __sk_buff *skb, struct scratch *w, struct root 
 	if (!copy)
 		return pass_to_stack(HOOK_TC);
 	if (is_traced())
-		trace_rejected();
+		trace_rejected(w->error.reason);
 	struct packet *p = &w->packet;
 	bool is_ipv6 = p->is_ipv6;
 	u32 max = is_ipv6 ? ICMP6_MAX_INNER : ICMP4_MAX_INNER, inner_len = skb->len - ETH_HLEN;
 	if (!may_send(root, p, is_too_big(w)))
-		return drop(HOOK_TC, REASON_ICMP_RATE_LIMITED);
+		return error_unsent(w, REASON_ICMP_RATE_LIMITED);
 	struct address saddr = {};
 	if (!error_saddr(skb, w, &saddr))
-		return drop(HOOK_TC, REASON_NO_ROUTE);
+		return error_unsent(w, REASON_ICMP_UNSENT);
 	memzero(&w->echo, sizeof(w->echo));
 	w->echo.size = is_ipv6 ? IPV6_HLEN : IPV4_HLEN;
 	if (p->slow_flags & SLOW_OPTIONS &&
 	    (!write_options(skb, w, packet_daddr4(p)) || !echo_options(&w->options, &w->echo, packet_daddr4(p))))
-		return drop(HOOK_TC, REASON_TRUNCATED);
+		return error_unsent(w, REASON_ICMP_UNSENT);
 	if (!is_ipv6)
 		max -= w->echo.size - IPV4_HLEN;
 	if (inner_len > p->length)
@@ -131,15 +150,15 @@ INLINE int prog_icmp_send(struct __sk_buff *skb, struct scratch *w, struct root 
 	if (inner_len > max)
 		inner_len = max;
 	if (!inner_len || (skb->len != ETH_HLEN + inner_len && bpf_skb_change_tail(skb, ETH_HLEN + inner_len, 0)))
-		return drop(HOOK_TC, REASON_TRUNCATED);
+		return error_unsent(w, REASON_ICMP_UNSENT);
 	zero_inner(copy);
 	u32 bounded = barrier_var(inner_len);
 	if (!IS_LENGTH(bounded, ICMP6_MAX_INNER) || bpf_skb_load_bytes(skb, ETH_HLEN, copy->bytes, bounded))
-		return drop(HOOK_TC, REASON_TRUNCATED);
+		return error_unsent(w, REASON_ICMP_UNSENT);
 	u32 sum = completed_sum(p, copy, inner_len, inner_sum(copy));
 	u32 extra = w->echo.size + ICMP_HLEN;
 	if (bpf_skb_adjust_room(skb, extra, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
-		return drop(HOOK_TC, REASON_NO_HEADROOM);
+		return error_unsent(w, REASON_ICMP_UNSENT);
 
 	struct icmp_header icmp = {.type = w->error.type, .code = w->error.code, .rest = bpf_htonl(w->error.rest)};
 	u64 total = (u64)sum + bpf_htons(w->error.type << 8 | w->error.code) + bpf_htonl(w->error.rest);
@@ -158,7 +177,7 @@ INLINE int prog_icmp_send(struct __sk_buff *skb, struct scratch *w, struct root 
 		icmp.check = ~csum_fold(total);
 		e.icmp = icmp;
 		if (bpf_skb_store_bytes(skb, ETH_HLEN, &e, sizeof(e), 0))
-			return drop(HOOK_TC, REASON_TRUNCATED);
+			return error_unsent(w, REASON_ICMP_UNSENT);
 	} else {
 		struct ipv4_header *ip = (void *)w->echo.bytes;
 		u32 size = barrier_var(w->echo.size);
@@ -174,16 +193,16 @@ INLINE int prog_icmp_send(struct __sk_buff *skb, struct scratch *w, struct root 
 		icmp.check = ~csum_fold(total);
 		if (!IS_LENGTH(size, HEADER_BUFFER) || bpf_skb_store_bytes(skb, ETH_HLEN, w->echo.bytes, size, 0) ||
 		    bpf_skb_store_bytes(skb, ETH_HLEN + size, &icmp, sizeof(icmp), 0))
-			return drop(HOOK_TC, REASON_TRUNCATED);
+			return error_unsent(w, REASON_ICMP_UNSENT);
 	}
 	lookup_hop(tc_ctx(skb), &w->xmit.hop, &client, is_ipv6, loopback, NULL);
 	if (w->xmit.hop.verdict != HOP_NO_ROUTE)
 		account_error(skb, w, extra + inner_len);
 	if (w->xmit.hop.verdict == HOP_LOCAL && p->from_host)
-		return pass_to_stack(HOOK_TC); /* the client is on this host */
+		return error_sent(w, -1); /* the client is on this host */
 	if (w->xmit.hop.verdict == HOP_READY && set_macs(tc_ctx(skb), &w->xmit.hop))
-		return xmit(tc_ctx(skb), &w->packet, &w->xmit.hop);
+		return error_sent(w, xmit(tc_ctx(skb), &w->packet, &w->xmit.hop));
 	if (w->xmit.hop.verdict == HOP_UNRESOLVED)
-		return xmit_neigh(skb, &w->xmit.hop);
-	return drop(HOOK_TC, REASON_NO_ROUTE);
+		return error_sent(w, xmit_neigh(skb, &w->xmit.hop));
+	return error_unsent(w, REASON_ICMP_UNSENT);
 }

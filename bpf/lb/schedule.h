@@ -16,7 +16,7 @@
 #pragma once
 #include "abi/config.h"
 #include "conntrack/entry.h"
-#include "ctx/scratch.h"
+#include "ctx/program.h"
 
 struct candidates {
 	const struct scheduled_service *service;

@@ -33,14 +33,13 @@ INLINE int reject_no_destination(struct ctx ctx, struct scratch *w)
 	struct packet *p = &w->packet;
 	be16 port = packet_dport(p);
 	if (w->service.port == bpf_htons(PORT_FTP) && port != bpf_htons(PORT_FTP))
-		return pass_to_stack(ctx.hook);
+		return pass_for(ctx.hook, REASON_FTP_DATA);
 	if (p->by_inner)
 		return drop(ctx.hook, REASON_NO_DESTINATION);
 	struct root *root = get_root();
 	if (w->service.mark && root->settings.cache_bypass && may_bypass(p))
 		return tail_call(ctx, PROG_BYPASS);
-	count(REASON_NO_DESTINATION);
-	set_icmp_error(w, ICMP_NO_PORT, 0);
+	set_icmp_error(w, REASON_NO_DESTINATION, ICMP_NO_PORT, 0);
 	return tail_call(ctx, PROG_ICMP_SEND);
 }
 

@@ -8,7 +8,7 @@
 
 struct packet {
 	union tuple tuple; /* saddr to daddr, as received */
-	u32 input; /* at XDP: the device that receives it (ctx_ifindex) */
+	u32 input; /* the device that receives it (ctx_ifindex); 0: this host sends it */
 	u32 length; /* of the IP packet, without link padding */
 	u16 l4; /* offset of the transport header in the frame */
 	u16 slow_flags; /* enum slow_flag: each forces the slow path; struct scratch has the details */
@@ -28,12 +28,16 @@ struct packet {
 	u8 maybe_rs; /* saddr may be a NAT real server, a virtual or a local address */
 	u8 by_inner; /* the tuple is that of the packet inside an ICMP error */
 	u8 no_conn; /* the lookup has just found no connection */
+	u8 counted; /* as forwarded (fwd/account.h) */
+	u8 pad[3];
+	u32 service; /* slot of its service, plus 1; 0: none is known yet */
+	u32 service_added; /* generation of the edit that added the service */
 };
 
 /* Return the device that receives the packet. */
 INLINE u32 input_of(struct ctx ctx, const struct packet *p)
 {
-	return ctx.hook == HOOK_XDP ? p->input : ctx.skb->ifindex;
+	return p->input;
 }
 
 enum slow_flag {

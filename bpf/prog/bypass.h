@@ -7,6 +7,7 @@
  */
 #pragma once
 #include "conntrack/create.h"
+#include "ctx/ended.h"
 #include "fwd/client_hop.h"
 #include "fwd/send.h"
 #include "parse/options4.h"
@@ -19,6 +20,7 @@ INLINE int fwd_bypass(struct __sk_buff *skb, struct scratch *w)
 		trace_server(NO_INDEX, METHOD_BYPASS, 0, TRACE_BYPASS);
 	struct route_query query = {.is_ipv6 = p->is_ipv6, .reroute = true};
 	packet_daddr(&query.client, p);
+	count_forwarded(tc_ctx(skb), p);
 	struct hop *hop = client_hop(tc_ctx(skb), &query, ticks(), NULL);
 	if (!hop)
 		return pass_to_stack(HOOK_TC);

@@ -99,9 +99,9 @@ INLINE int connect(struct ctx ctx, struct scratch *w, struct root *root, u32 now
 	if (unlikely(!w->flow.opens))
 		drop_old_ref(w); /* its packet replaces nothing */
 	if (w->chosen.destination == NO_INDEX)
-		return w->flow.opens ? reject_no_destination(ctx, w) : pass_to_stack(ctx.hook);
+		return w->flow.opens ? reject_no_destination(ctx, w) : pass_for(ctx.hook, REASON_NO_FLOW);
 	if (unlikely(!w->flow.opens) && w->chosen.method == METHOD_MASQ)
-		return pass_to_stack(ctx.hook);
+		return pass_for(ctx.hook, REASON_NO_FLOW);
 	if (unlikely(!w->flow.opens) && !continues(p)) {
 		*stateless = REASON_TABLE_FULL_STATELESS;
 		return 0;

@@ -40,9 +40,8 @@ INLINE int fwd_slow_request(struct __sk_buff *skb, struct scratch *w, const stru
 	if (hop->verdict == HOP_LOCAL) {
 		if (icmp && w->received.transit)
 			return drop(HOOK_TC, REASON_LOCAL_REFUSED);
-		count(REASON_SERVER_LOCAL);
 		if (!masq)
-			return pass_to_stack(HOOK_TC);
+			return pass_for(HOOK_TC, REASON_SERVER_LOCAL);
 		if (!p->from_host && is_loopback_address(&d->address, d->family))
 			return drop(HOOK_TC, REASON_LOCAL_REFUSED);
 		if (!p->l4_complete || !nat(tc_ctx(skb), p, NAT_REQUEST, &d->address, w->chosen.port))

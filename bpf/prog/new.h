@@ -77,9 +77,9 @@ INLINE enum conn_verdict decide_conn(struct scratch *w, const struct found *foun
 }
 
 /* Pass a packet of no service. With firewall marks TC decides again: a filter of tc may have set another mark. */
-INLINE int pass_no_service(struct ctx ctx, const struct facts *facts)
+INLINE int pass_no_service(struct ctx ctx, const struct packet *p, const struct facts *facts, u32 reason)
 {
-	return facts->marks ? pass_to_stack(ctx.hook) : pass_decided(ctx);
+	return facts->marks ? pass_for(ctx.hook, reason) : pass_decided(ctx, p, reason);
 }
 
 /* Find the service of a packet without a connection, and tail-call what follows. Return a verdict if that is not
@@ -89,27 +89,30 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 	struct packet *p = &w->packet;
 	const struct facts *facts = facts_in(root, live);
 	if (is_ipsec(p->protocol))
-		return pass_to_stack(ctx.hook);
+		return pass_for(ctx.hook, REASON_NO_FLOW);
 	u32 mark = probe;
 	if (unlikely(facts->marks) && !probe) {
 		if (!find_mark(ctx, w, facts))
-			return pass_to_stack(ctx.hook); /* TC continues with the mark that a filter of tc has set */
+			return pass_for(ctx.hook, REASON_NO_SERVICE); /* TC continues with the mark that a filter of tc has set */
 		mark = w->marks.mark;
 	}
 	if (unlikely(!p->l4_complete) || p->no_chunk)
-		return is_local_for_mark(ctx, w, mark) ? drop(ctx.hook, REASON_TRUNCATED) : pass_to_stack(ctx.hook);
+		return is_local_for_mark(ctx, w, mark) ? drop(ctx.hook, REASON_TRUNCATED)
+						: pass_for(ctx.hook, REASON_NO_SERVICE);
 	bool opens = p->by_inner || is_opener(p, &root->settings);
 	struct service_match found;
 	u32 slot = service_of_mark(p->is_ipv6, mark, live);
 	bool by_mark = slot != NO_SERVICE;
 	if (unlikely(probe) && !by_mark)
 		/* A health check must not reach another real server than its own. */
-		return drop(ctx.hook, REASON_NO_DESTINATION);
+		return drop(ctx.hook, REASON_PROBE_REFUSED);
 	if (!by_mark)
 		slot = service_of_address(p, facts, live);
 	if (slot == NO_SERVICE || !load_service(&found, slot, live) || !is_valid_saddr(ctx, p) || !is_valid_daddr(p))
 		return unlikely(may_be_copied(now)) && p->maybe_rs && !p->from_host ? drop(ctx.hook, REASON_REFUSED_TABLE_COPY)
-										    : pass_no_service(ctx, facts);
+										    : pass_no_service(ctx, p, facts, slot == NO_SERVICE
+													   ? REASON_NO_SERVICE
+													   : REASON_SPOOFED);
 	struct service_state *state = map_elem(service_states, found.slot);
 	if (!state)
 		return pass_to_stack(ctx.hook);
@@ -117,9 +120,7 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 	be16 sport = packet_sport(p);
 	be16 dport = packet_dport(p);
 	if (!probe && (by_mark ? !is_local_for_mark(ctx, w, mark) : !is_local_daddr(ctx, state, p, now))) {
-		if (opens)
-			count(REASON_NOT_LOCAL);
-		return pass_no_service(ctx, facts);
+		return pass_no_service(ctx, p, facts, REASON_NOT_LOCAL);
 	}
 	if (unlikely(may_be_copied(now)) && !p->syn)
 		return drop(ctx.hook, REASON_REFUSED_TABLE_COPY);
@@ -127,7 +128,7 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 	bool one_packet = w->service.flags & SERVICE_ONE_PACKET && p->protocol == IPPROTO_UDP; /* needs no connection */
 	w->flow.by_hash = in_fallback_time(state, now) && !one_packet;
 	if (!opens && !w->flow.by_hash)
-		return pass_no_service(ctx, facts);
+		return pass_no_service(ctx, p, facts, REASON_NO_FLOW);
 	if (unlikely(root->settings.drop_packet == SYNFLOOD_ON) && opens) {
 		if (ctx.hook == HOOK_XDP)
 			return pass_to_tc(); /* count each packet once, at TC */
@@ -135,7 +136,7 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 			return drop(ctx.hook, REASON_DROP_PACKET);
 	}
 	if (sport == bpf_htons(PORT_FTP_DATA))
-		return pass_to_stack(ctx.hook);
+		return pass_for(ctx.hook, REASON_FTP_DATA);
 	if (ctx.hook == HOOK_XDP && p->ttl <= 1)
 		return pass_to_tc();
 	if (ctx.hook == HOOK_XDP && found.version->flags & SERVICE_ONE_PACKET && p->protocol == IPPROTO_UDP)
@@ -155,7 +156,7 @@ INLINE int prog_new(struct ctx ctx, struct scratch *w, struct root *root)
 	struct packet *p = &w->packet;
 	u32 live = READ_ONCE(root->live), now = ticks(), probe = probe_mark(ctx, p);
 	if (!facts_in(root, live)->services[p->is_ipv6])
-		return pass_to_stack(ctx.hook); /* as in IPVS, which has no hook without a service of this family */
+		return pass_for(ctx.hook, REASON_NO_SERVICE); /* as in IPVS, which has no hook without a service of this family */
 
 	w->flow.old_destination = NO_INDEX;
 	w->flow.half_open_ended = false;

@@ -20,7 +20,7 @@ INLINE int prog_parse_slow(struct __sk_buff *skb, struct scratch *w, struct root
 	if (result == PARSE_DONE)
 		result = parse_slow_transport(skb, p);
 	if (result == PARSE_TO_STACK)
-		return pass_packet(tc_ctx(skb), p);
+		return pass_packet(tc_ctx(skb), p, REASON_UNSUPPORTED);
 	if (p->slow_flags & SLOW_REASSEMBLED && w->frags.passing)
 		p->maybe_vip = 0;
 	if (result == PARSE_DROP)

@@ -43,23 +43,25 @@ INLINE int pass_reply(struct ctx ctx, const struct scratch *w, const struct repl
 	const struct packet *p = &w->packet;
 	bool passes = hop->verdict == HOP_LOCAL || (has_neighbour(hop) && !cannot_route(ctx, w, hop));
 	if (ctx.hook == HOOK_XDP)
-		return passes ? pass_to_tc() : pass_to_stack(ctx.hook);
+		return passes ? pass_to_tc() : (int)XDP_PASS;
 	if (passes && is_valid_saddr(ctx, p))
 		update_reply(a, p, root, now, ctx);
-	return hop->verdict == HOP_LOCAL ? pass_to_stack(ctx.hook) : pass_packet(ctx, p);
+	u32 reason = passes ? REASON_REPLY_ROUTED : REASON_REPLY_UNSENT;
+	return hop->verdict == HOP_LOCAL ? pass_for(ctx.hook, reason) : pass_packet(ctx, p, reason);
 }
 
 /* Translate a reply of NAT to a client on this host. */
 INLINE int deliver_reply(struct ctx ctx, struct scratch *w, const struct reply_conn *a, const struct root *root,
 			 u32 now)
 {
-	const struct packet *p = &w->packet;
+	struct packet *p = &w->packet;
 	if (ctx.hook == HOOK_XDP)
 		return pass_to_tc();
 	if (!p->l4_complete)
 		return drop(ctx.hook, REASON_TRUNCATED);
 	if (!update_reply(a, p, root, now, ctx))
 		return drop(ctx.hook, REASON_EXPIRING);
+	count_forwarded(ctx, p); /* for a deleted destination, which counts nothing */
 	if (!nat(ctx, p, NAT_REPLY, &a->saddr, a->port))
 		return drop(ctx.hook, REASON_TRUNCATED);
 	w->xmit.hop.verdict = HOP_LOCAL;
@@ -79,8 +81,7 @@ INLINE int reject_rerouted(struct __sk_buff *skb, struct scratch *w, const struc
 		p->tuple.v6.daddr = a->saddr; /* from which the error comes */
 	else
 		p->tuple.v4.daddr = a->saddr.word[0];
-	count(REASON_TOO_BIG);
-	set_icmp_error(w, ICMP_TOO_BIG, mtu);
+	set_icmp_error(w, REASON_TOO_BIG, ICMP_TOO_BIG, mtu);
 	w->error.translated = true;
 	w->chosen.destination = a->index;
 	return tail_call(tc_ctx(skb), PROG_ICMP_SEND);
@@ -92,7 +93,7 @@ INLINE int forward_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 	struct packet *p = &w->packet;
 	bool rerouted = likely(hop->verdict != HOP_NOT_REROUTED);
 	if ((rerouted && !has_neighbour(hop)) || cannot_route(ctx, w, hop))
-		return pass_packet(ctx, p);
+		return pass_packet(ctx, p, REASON_REPLY_UNSENT);
 	if (!rerouted)
 		return drop(ctx.hook, REASON_NO_ROUTE);
 	bool fits = fwd_length(ctx, w) <= hop->mtu;
@@ -103,6 +104,7 @@ INLINE int forward_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 		return drop(ctx.hook, REASON_TRUNCATED);
 	if (!update_reply(a, p, root, now, ctx))
 		return drop(ctx.hook, REASON_EXPIRING);
+	count_forwarded(ctx, p); /* for a deleted destination, which counts nothing */
 	if (ctx.hook == HOOK_TC && unlikely(exceeds(ctx, w, hop->mtu)))
 		return reject_rerouted(ctx.skb, w, a, hop->mtu);
 	if (plain && likely(!confirm)) {
@@ -130,7 +132,8 @@ INLINE int pass_orphan(struct ctx ctx, const struct packet *p, const struct root
 		return ctx.hook == HOOK_XDP ? pass_to_tc() : tail_call(ctx, PROG_NAT_ORPHAN);
 	if (p->maybe_vip)
 		return tail_call(ctx, PROG_NEW);
-	return ctx.hook == HOOK_XDP ? pass_decided(ctx) : pass_packet(ctx, p);
+	return ctx.hook == HOOK_XDP ? pass_decided(ctx, p, REASON_NO_REPLY_FLOW)
+				    : pass_packet(ctx, p, REASON_NO_REPLY_FLOW);
 }
 
 INLINE int unmatched_reply(struct ctx ctx, const struct packet *p, const struct root *root)
@@ -164,12 +167,15 @@ INLINE int prog_reply(struct ctx ctx, struct scratch *w, struct root *root)
 	struct packet *p = &w->packet;
 	u32 now = ticks();
 	if (!facts_of(root)->services[p->is_ipv6])
-		return pass_packet(ctx, p);
+		return pass_packet(ctx, p, REASON_NO_SERVICE);
 	struct reply_conn a;
 	if (!find_reply(&a, p))
 		return unmatched_reply(ctx, p, root);
-	if (unlikely(is_spoofed(ctx, p)) || unlikely(reply_is_standby(&a, p, root)))
-		return pass_packet(ctx, p);
+	note_owner(p, a.destination->service, a.destination->service_added);
+	if (unlikely(is_spoofed(ctx, p)))
+		return pass_packet(ctx, p, REASON_SPOOFED);
+	if (unlikely(reply_is_standby(&a, p, root)))
+		return pass_packet(ctx, p, REASON_STANDBY);
 	struct route_query query;
 	set_route_query(&query, ctx, &a, p, root);
 	bool confirm;

@@ -119,7 +119,8 @@ INLINE int prog_sip_reply(struct __sk_buff *skb, struct scratch *w, struct root 
 		return pass_to_stack(HOOK_TC);
 	find_nat_reply(&a, &w->packet);
 	struct hop *hop = sip_hop(skb, w, &a, root, now);
-	return hop ? forward_reply(tc_ctx(skb), w, &a, hop, false, root, now) : pass_packet(tc_ctx(skb), &w->packet);
+	return hop ? forward_reply(tc_ctx(skb), w, &a, hop, false, root, now)
+		   : pass_packet(tc_ctx(skb), &w->packet, REASON_REPLY_UNSENT);
 }
 
 INLINE int prog_sip_out(struct __sk_buff *skb, struct scratch *w, struct root *root)

@@ -30,15 +30,7 @@ INLINE u32 trace_verdict_of(u32 verdict, const struct trace_record *r)
 {
 	if (r->rejected && verdict == TRACE_FORWARDED)
 		return TRACE_REJECTED;
-	if (verdict == TRACE_PASSED && r->output) /* TC egress: it leaves by its device */
-		return TRACE_FORWARDED;
-	if (verdict != TRACE_DROPPED)
-		return verdict;
-	if (r->reason == REASON_FRAGMENT_QUEUED)
-		return TRACE_HELD;
-	if (r->reason == REASON_GSO_SEGMENTED) /* its segments were sent */
-		return TRACE_FORWARDED;
-	return r->reason == REASON_FRAGMENTED ? TRACE_PASSED : verdict; /* re-injected as fragments */
+	return verdict == TRACE_PASSED && r->output ? TRACE_FORWARDED /* TC egress: it leaves by its device */ : verdict;
 }
 
 /* The packet has its verdict. */
@@ -120,11 +112,14 @@ VERIFIED_ONCE int trace_load(u32 load, u32 candidates)
 	return 0;
 }
 
-/* The packet that leaves is an ICMP error to the sender. */
-VERIFIED_ONCE int trace_rejected(void)
+/* The packet that leaves is an ICMP error to the sender; with its reason, or that noted before. */
+VERIFIED_ONCE int trace_rejected(u32 reason)
 {
 	struct trace_record *r = trace_record();
-	if (r)
-		r->rejected = 1;
+	if (!r)
+		return 0;
+	r->rejected = 1;
+	if (reason != REASON_NONE)
+		r->reason = reason;
 	return 0;
 }

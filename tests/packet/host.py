@@ -17,6 +17,7 @@ from ipaddress import ip_address
 from unittest import mock
 
 from pylvs.bpf import abi, kernel, libbpf, maps
+from pylvs.bpf.reasons import reasons
 from pylvs.bpf.schedulers import SCHEDULERS
 from pylvs.dataplane import load
 from pylvs.dataplane.devices import attachments
@@ -25,6 +26,7 @@ from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.reader import Reader
 from pylvs.dataplane.state import State
 from pylvs.dataplane.tables import Tables
+from pylvs.model import rows
 from pylvs.model.addresses import Address
 from pylvs.model.errors import Busy
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceFlag, ServiceKey, VirtualService
@@ -181,9 +183,9 @@ class Host:
         return self.director.tables.reasons.sums(abi.constant(f"REASON_{name}"))[0]
 
     def reasons(self) -> dict[str, int]:
-        """Return the counts of all reasons."""
-        names = [name for name in abi.shipped().enum("reason") if name not in ("REASONS", "REASON_NONE")]
-        found = {name.removeprefix("REASON_").lower(): self.reason(name.removeprefix("REASON_")) for name in names}
+        """Return the counts of reasons other than those of packets that passed: the kernel's own come at any time."""
+        names = [each.label for each in reasons().values() if each.verdict not in (rows.FORWARDED, rows.PASSED)]
+        found = {name: self.reason(name.upper()) for name in names}
         return {name: count for name, count in found.items() if count}
 
     def pool(self, name: str) -> int:

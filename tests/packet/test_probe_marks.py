@@ -117,10 +117,10 @@ def test_a_mark_without_its_service_reaches_no_server(director_host: Host, kind:
     """Nor does the server get it that the virtual service would choose."""
     service = director_host.new_key(Protocol.TCP if kind == socket.SOCK_STREAM else Protocol.UDP)
     director_host.serve(service, 2)
-    before = director_host.reason("NO_DESTINATION")
+    before = director_host.reason("PROBE_REFUSED")
     with wire() as link, closing(ask(4, service.port, FIRST_PROBE_MARK + 99, kind)):
         assert next_hop_of(link, service.port) == ""
-    assert director_host.reason("NO_DESTINATION") > before
+    assert director_host.reason("PROBE_REFUSED") > before
 
 
 def test_on_a_packet_from_outside_the_mark_means_nothing(director_host: Host) -> None:

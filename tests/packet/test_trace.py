@@ -210,7 +210,7 @@ def test_a_packet_of_no_service_passes_unmodified(director_host: Host, session: 
     serve(director_host)
     packet = traced(director_host, session, tcp("S", sport=4000, dport=9), hook)
     assert (packet.verdict, packet.service, packet.server, packet.choice) == ("passed", None, None, None)
-    assert (packet.after, packet.output, packet.reason, packet.state) == (b"", None, None, None)
+    assert (packet.after, packet.output, packet.reason, packet.state) == (b"", None, "no_service", None)
 
 
 def test_xdp_passes_a_packet_that_it_cannot_send_to_tc(director_host: Host, session: Session) -> None:

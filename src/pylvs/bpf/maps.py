@@ -197,7 +197,7 @@ class HashMap(Map):
         first = True
         while True:
             keys = ctypes.create_string_buffer(size * self.key_size)
-            values = ctypes.create_string_buffer(size * self.value_size)
+            values = ctypes.create_string_buffer(size * self._width())
             while True:
                 count = ctypes.c_uint32(size)
                 start = None if first else cursor
@@ -216,7 +216,7 @@ class HashMap(Map):
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield all keys with their values."""
-        width, length = self.key_size, self.value_size
+        width, length = self.key_size, self._width()
         for keys, values, count in self.chunks():
             for i in range(count):
                 yield bytes(keys[i * width : i * width + width]), bytes(values[i * length : i * length + length])
@@ -246,6 +246,24 @@ class HashMap(Map):
 
     def __bool__(self) -> bool:
         return True  # without this, `__len__` would make an empty map false
+
+
+class PerCpuHash(HashMap):
+    """A hash with a 64-bit counter for each possible CPU."""
+
+    def _width(self) -> int:
+        self.cpus = libbpf.possible_cpus()
+        return 8 * self.cpus
+
+    def sums(self) -> Iterator[tuple[bytes, int]]:
+        """Yield all keys with the sums of their counters."""
+        form = struct.Struct(f"<{self.cpus}Q")
+        for key, value in self.items():
+            yield key, sum(form.unpack(value))
+
+    def begin(self, key: bytes, count: int) -> None:
+        """Store a key with a count, on one CPU. Raises NoSpace."""
+        self.put(key, struct.pack("<Q", count).ljust(self._width(), b"\0"))
 
 
 class QueueMap(Map):

@@ -308,6 +308,7 @@ class BpfDirector:
 
     def packet_counts(self) -> PacketCounts:
         """Return drop reasons, use of the table, expiry costs and totals; zeros while there are no tables."""
+        from pylvs.bpf.reasons import reasons
         from pylvs.dataplane import reader
         from pylvs.model.rows import PacketCounts
 
@@ -324,6 +325,7 @@ class BpfDirector:
             reader.timer_runs(tables),
             totals,
             reader.forwarded(tables),
+            {name: each.verdict for name, each in reasons().items()},
         )
 
     def handshakes(self) -> Mapping[tuple[ServiceKey, DestinationKey], Handshakes]:

@@ -36,22 +36,44 @@ _READS = 50  # attempts at a consistent read of a table that keeps changing
 _MASK64 = (1 << 64) - 1
 ZEROED = "zeroed"  # a note: the totals at the last `-Z` of everything
 NO_COUNTS = (0,) * 5
+NO_ENDS = 4  # fields of `ends_by_ifindex`
 NO_COUNTERS, NO_RATES = Counters(), Rates()
 _SHOWN = ("address", "port", "family")
 _COUNTS = ("active", "inactive", "persistent")
 _MEMBER = ("destination", "weight", "upper", "lower", "method", "tunnel")
 
 
+_FORWARDED = "REASON_FORWARDED_"  # counted by destination
+_NO_SERVICE = "REASON_NO_SERVICE"  # counted by device
+
+
 def reason_counts(tables: Tables, layout: Abi | None = None) -> Mapping[str, int]:
-    """Return the packet counts by drop reason, zeros included; "table full dropped" is so named in bpf/abi/base.h.
+    """Return the packet counts by reason but for forwarded packets, zeros included; the names are in bpf/abi/base.h.
 
     The reasons are those of `layout`, by default of this build.
     """
-    return {
-        name.removeprefix("REASON_").lower().replace("_", " "): tables.reasons.sums(number)[0]
-        for name, number in (layout or abi.shipped()).enum("reason").items()
-        if name not in ("REASONS", "REASON_NONE")  # no reasons
+    layout = layout or abi.shipped()
+    counts = {
+        name: tables.reasons.sums(number)[0]
+        for name, number in layout.enum("reason").items()
+        if name not in ("REASONS", "REASON_NONE") and not name.startswith(_FORWARDED)  # no reasons
     }
+    if _NO_SERVICE in counts:
+        counts[_NO_SERVICE] += sum(each[-1] for each in ends_by_ifindex(layout, tables.device_packets).values())
+    return {name.removeprefix("REASON_").lower().replace("_", " "): count for name, count in counts.items()}
+
+
+def ends_by_ifindex(layout: Abi, device_packets: maps.PerCpuArray) -> dict[int, list[int]]:
+    """Return the packets of devices that were not forwarded: passed, dropped and held ones, and those of no service.
+
+    Raises KeyError for a layout without these fields.
+    """
+    form = layout.struct("device_packets").view("ifindex", "ended", "no_service")
+    packets = defaultdict[int, list[int]](lambda: [0] * NO_ENDS)
+    for index, *ends in device_packets.rows(form):
+        if any(ends):
+            packets[index] = [one + other for one, other in zip(ends, packets[index], strict=True)]
+    return packets
 
 
 def forwarded(tables: Tables) -> dict[str, HookPackets]:
@@ -97,7 +119,13 @@ def forwarded_by_ifindex(
             for more, less, index in counts:
                 if more > less:  # a packet may come while the row is read
                     packets[index][hook] += more - less
-    return packets
+    return {index: list(map(_signed, each)) for index, each in packets.items()}
+
+
+def _signed(count: int) -> int:
+    """Return a sum over CPUs. What one of them has counted, another may subtract."""
+    count &= _MASK64
+    return count - (count >> 63 << 64)
 
 
 def table_use(tables: Tables, layout: Codec | None = None) -> TableUse:

@@ -201,8 +201,13 @@ class Tables:
 
     @cached_property
     def reasons(self) -> maps.PerCpuArray:
-        """Packet counts by drop reason."""
+        """Packet counts by reason."""
         return maps.PerCpuArray.open(self.path("reasons"))
+
+    @cached_property
+    def service_reasons(self) -> maps.PerCpuHash:
+        """Packet counts by service and reason."""
+        return maps.PerCpuHash.open(self.path("service_reasons"))
 
     def service_keys(self, version: int) -> maps.HashMap:
         """Return the slots of services by key, of IPv4 (4) or IPv6 (6)."""

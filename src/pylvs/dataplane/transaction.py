@@ -228,9 +228,13 @@ class Book:
     def free_released(self) -> None:
         """Free what was released. A grace period has passed since."""
         book, services, members = self._book, self._tables.services.array, self._tables.members
+        freed = set[int]()
         for slot in self._chain(services, book.get(0, "service_released")):
+            freed.add(slot)
             self._set_link(services, slot, book.get(0, "service_free"))
             book.set(0, "service_free", slot)
+        if freed:
+            self._forget_reasons(freed)
         book.set(0, "service_released", self.nothing)
         free = list(book.get(0, "list_free"))
         for size, first in enumerate(book.get(0, "list_released")):
@@ -239,6 +243,14 @@ class Book:
                 free[size] = chunk
         book.set(0, "list_free", *free)
         book.set(0, "list_released", *[self.nothing] * self._classes)
+
+    def _forget_reasons(self, services: set[int]) -> None:
+        """Remove the counts of reasons of these slots: listings know them by the birth of a service, too."""
+        ours, counts = abi.struct("service_reason").view("service"), self._tables.service_reasons
+        there = [key for key, _ in counts.items()]
+        for key in there:
+            if ours.unpack_from(key)[0] in services:
+                counts.remove(key)
 
     def reset(self, service_top: int, destination_top: int, member_top: int) -> None:
         """Write an allocator with these tops and nothing free below them."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from operator import add, attrgetter, sub
 
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.service import Destination, VirtualService
+from pylvs.model.service import Destination, ServiceKey, VirtualService
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
         def device_problems(self) -> Sequence[DeviceProblem]: ...
 
 
+FORWARDED, PASSED, DROPPED, HELD, NOTE = "forwarded", "passed", "dropped", "held", "note"
+VERDICTS = FORWARDED, PASSED, DROPPED, HELD  # of packets, in the order of listings
 _REFUSED = "refused "  # the reasons of bpf/abi/base.h begin so
 
 
@@ -103,8 +105,55 @@ class HookPackets:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceEnds:
+    """What became of the packets that an attached device received.
+
+    `received` is the kernel's own count since the device was attached: from the first to the second number, because
+    packets come while both are read. It is None if pylvs does not know it.
+    """
+
+    device: str
+    received: tuple[int, int] | None
+    forwarded: HookPackets
+    passed: int
+    dropped: int
+    held: int
+
+    @property
+    def counted(self) -> int:
+        """Return the packets whose end was counted."""
+        return self.forwarded.xdp + self.forwarded.tc + self.passed + self.dropped + self.held
+
+    @property
+    def difference(self) -> int | None:
+        """Return how many packets the kernel has received that were not counted; negative if it received fewer."""
+        if self.received is None:
+            return None
+        least, most = self.received
+        return min(most - self.counted, 0) or max(least - self.counted, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceEnd:
+    """How many packets of a service ended by a reason."""
+
+    service: ServiceKey
+    reason: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """What became of packets: by attached device, by reason, and by service and reason."""
+
+    devices: tuple[DeviceEnds, ...] = ()
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    services: tuple[ServiceEnd, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class PacketCounts:
-    """Drop reasons and other counters by name, how full the connection table is, and totals."""
+    """Packets by reason, without forwarded ones; how full the connection table is; other counters, and totals."""
 
     reasons: Mapping[str, int] = field(default_factory=dict)
     use: TableUse | None = None
@@ -112,6 +161,7 @@ class PacketCounts:
     timers: tuple[TimerRuns, ...] = ()
     totals: Counters = Counters()  # of all present and former services, as in /proc/net/ip_vs_stats
     forwarded: Mapping[str, HookPackets] = field(default_factory=dict)  # by ingress device
+    verdicts: Mapping[str, str] = field(default_factory=dict)  # of the reasons and of forwarded packets, by name
 
 
 def refusals(reasons: Mapping[str, int]) -> dict[str, int]:

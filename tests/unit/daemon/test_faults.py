@@ -48,7 +48,7 @@ OF_TABLES = (
     "node_ipvs_backend_weight",
     "pylvs_service_connections_total",
     "pylvs_connections ",
-    "pylvs_packets_by_reason_total",
+    "pylvs_packets_total",
     "pylvs_forwarded_packets_total",
     "pylvs_refused_connections_total",
 )

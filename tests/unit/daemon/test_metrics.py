@@ -81,9 +81,27 @@ def test_a_table_has_the_names_and_labels_of_node_exporter() -> None:
 
 
 def test_packets_are_counted_by_reason() -> None:
-    found = samples(MetricsInput("1", packets=PacketCounts({"table full dropped": 3, "no route": 0})))
-    assert found["pylvs_packets_by_reason_total", labels(reason="table_full_dropped")] == 3
-    assert found["pylvs_packets_by_reason_total", labels(reason="no_route")] == 0
+    counts = {"table full dropped": 3, "no route": 0, "fragment queued": 7, "no service": 5, "to tc": 9}
+    forwarded = {"eth0": HookPackets(90, 10), "eth1": HookPackets(0, 7)}
+    verdicts = dict.fromkeys(counts, "dropped") | {
+        "fragment queued": "held",
+        "no service": "passed",
+        "to tc": "note",
+    }
+    verdicts |= dict.fromkeys(("forwarded xdp", "forwarded tc"), "forwarded")
+    found = samples(MetricsInput("1", packets=PacketCounts(counts, forwarded=forwarded, verdicts=verdicts)))
+    ends = {
+        ("dropped", "table_full_dropped"): 3,
+        ("dropped", "no_route"): 0,
+        ("held", "fragment_queued"): 7,
+        ("passed", "no_service"): 5,
+        ("forwarded", "forwarded_xdp"): 90,
+        ("forwarded", "forwarded_tc"): 17,
+    }
+    for (verdict, reason), count in ends.items():
+        assert found["pylvs_packets_total", labels(verdict=verdict, reason=reason)] == count
+    assert found["pylvs_packet_notes_total", labels(reason="to_tc")] == 9
+    assert not [name for name, labelled in found if ("reason", "to_tc") in labelled and name == "pylvs_packets_total"]
 
 
 def test_the_cost_of_expiry_is_a_metric() -> None:
@@ -185,10 +203,8 @@ def test_the_dashboard_queries_existing_metrics() -> None:
     )
     service = ServiceSnapshot("web", (WEB,), True, 99.5, 2, 1, 0, None, False, False, (server,))
     rows = [row(WEB, weight=3, active=5, counters=Counters(10, 20, 30, 40, 50))]
-    there = {
-        name
-        for name, _ in samples(MetricsInput("1", rows, PacketCounts({"no route": 1}, TableUse(2, 1, 0)), [service]))
-    }
+    counts = PacketCounts({"no route": 1}, TableUse(2, 1, 0), verdicts={"no route": "dropped"})
+    there = {name for name, _ in samples(MetricsInput("1", rows, counts, [service]))}
     board = json.loads((Path(__file__).parents[3] / "docs" / "reference" / "grafana.json").read_text())
     asked = {
         name

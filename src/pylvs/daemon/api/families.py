@@ -53,8 +53,11 @@ _HELP: Mapping[tuple[str, ...], Mapping[str, str]] = {
     SERVICE: {f"pylvs_service_{name}_total": f"A service's {each}." for name, each in _NAMED},
     BACKEND: {f"pylvs_backend_{name}_total": f"A destination's {each}." for name, each in _NAMED},
     ("reason",): {
-        "pylvs_packets_by_reason_total": "What happened to packets beyond being forwarded.",
+        "pylvs_packet_notes_total": "Events beside the ends of packets, by reason.",
         "pylvs_refused_connections_total": "New connections without an entry in the table, by reason.",
+    },
+    ("verdict", "reason"): {
+        "pylvs_packets_total": "Packets that attached devices received: each ends by one verdict and reason.",
     },
     ("device", "hook"): {
         "pylvs_forwarded_packets_total": (

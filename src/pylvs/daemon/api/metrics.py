@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pylvs.daemon.api import families
 from pylvs.daemon.problems import KINDS, Problem
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.rows import Counters, PacketCounts, ServiceRow, TimerRuns, refusals
+from pylvs.model.rows import NOTE, Counters, PacketCounts, ServiceRow, TimerRuns, refusals
 from pylvs.model.service import ServiceKey, is_probe_mark
 
 if TYPE_CHECKING:  # `pylvs metrics` without a daemon has no use for the health engine
@@ -203,7 +203,7 @@ def _table_metrics(
 
 
 def _packet_metrics(packets: PacketCounts) -> Iterator[Family]:
-    yield _family("pylvs_packets_by_reason_total", _by_label(packets.reasons))
+    yield from _end_metrics(packets)
     by_hook = [
         ((device, hook), count)
         for device, each in sorted(packets.forwarded.items())
@@ -223,6 +223,20 @@ def _packet_metrics(packets: PacketCounts) -> Iterator[Family]:
 
     yield _timer_metrics(packets.timers)
     yield _family("pylvs_timer_longest_run_seconds", [((each.timer,), each.longest_s) for each in packets.timers])
+
+
+def _end_metrics(packets: PacketCounts) -> Iterator[Family]:
+    """Yield what became of packets, and notes besides; nothing without tables."""
+    counts, verdicts = {**packets.reasons}, packets.verdicts
+    if verdicts:
+        counts["forwarded xdp"] = sum(each.xdp for each in packets.forwarded.values())
+        counts["forwarded tc"] = sum(each.tc for each in packets.forwarded.values())
+    ends = {name: count for name, count in counts.items() if verdicts.get(name, NOTE) != NOTE}
+    yield _family(
+        "pylvs_packets_total",
+        sorted(((verdicts[name], name.replace(" ", "_")), count) for name, count in ends.items()),
+    )
+    yield _family("pylvs_packet_notes_total", _by_label({name: counts[name] for name in counts.keys() - ends.keys()}))
 
 
 def _timer_metrics(timers: Sequence[TimerRuns]) -> Family:

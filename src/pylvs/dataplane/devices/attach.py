@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 ROLE = "director"  # of the filters at TC; a real server on this host has others
 _NOTE = f"device-{ROLE}-"
 _MADE_CLSACT, _FOUND_CLSACT = "made", "found"
+_RECEIVED, _SO_FAR = "received-", "so far"  # a note by ifindex: what the device had received when it was attached
 _RUNNING: tuple[Mode, ...] = ("native", "generic", "tc")
 
 
@@ -59,7 +60,8 @@ def attach(
             undo.callback(_undo, state.set_note, note, state.note(note))
             state.set_note(note, f"{_MADE_CLSACT} {mode} {reason}")
         _add_clsact(link, found, undo)
-        _set_side(link, found, tc.INGRESS, tc_fd, made, kept, undo)
+        with _receiving(state, found.index):
+            _set_side(link, found, tc.INGRESS, tc_fd, made, kept, undo)
         _set_side(link, found, tc.EGRESS, egress_fd, made, kept, undo)
         if xdp_fd is not None:
             mode, reason = _attach_xdp(link, found, mode, reason, xdp_fd, insist)
@@ -205,13 +207,56 @@ def detach(device: str | int, state: State) -> bool:
     except NoSuchDevice:
         if state.exists and not isinstance(device, str):
             state.set_note(_note(device), None)
+            state.set_note(f"{_RECEIVED}{device}", None)
         raise
+    _end_receiving(state, found.index)
     with Netlink() as link:
         done = _detach_xdp(link, found)
         done = _detach_tc(link, found, state) or done
     if state.exists:
         state.set_note(_note(found.index), None)
     return done
+
+
+@contextlib.contextmanager
+def _receiving(state: State, ifindex: int) -> Iterator[None]:
+    """Note what a device has received when it is attached within the block, unless it is attached already.
+
+    Packets that come during the block may be counted or not.
+    """
+    name = f"{_RECEIVED}{ifindex}"
+    note = state.note(name) or f"{_SO_FAR} 0 0"
+    begins = note.startswith(_SO_FAR)
+    least, most = map(int, note.removeprefix(_SO_FAR).split()) if begins else (0, 0)
+    before = links.traffic(ifindex).in_packets
+    yield
+    if begins:
+        state.set_note(name, f"{before - most} {links.traffic(ifindex).in_packets - least}")
+
+
+def _end_receiving(state: State, ifindex: int) -> None:
+    """Note what a device has received while it was attached."""
+    found = received(state, ifindex) if state.exists else None
+    if found is not None:
+        state.set_note(f"{_RECEIVED}{ifindex}", f"{_SO_FAR} {found[0]} {found[1]}")
+
+
+def received(state: State, ifindex: int) -> tuple[int, int] | None:
+    """Return the least and the most that a device has received while it was attached; None: not known.
+
+    It is the kernel's count.
+    """
+    note = state.note(f"{_RECEIVED}{ifindex}")
+    if note is None:
+        return None
+    first, second = map(int, note.removeprefix(_SO_FAR).split())
+    if note.startswith(_SO_FAR):
+        return first, second
+    try:
+        now = links.traffic(ifindex).in_packets
+    except NoSuchDevice:
+        return None
+    return now - second, now - first
 
 
 def attached(state: State, everything: Sequence[Device] | None = None) -> list[Attachment]:

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * The end of a packet. Each packet that an attached device receives is counted once: as forwarded, passed, dropped or
+ * held, by device, and by a reason (enum reason); also by service where there is one.
+ *
+ *	pass_for, drop, hold -----> an end with its reason ----> `finish` counts it, and returns the kernel's verdict
+ *	XDP_TX, a redirect -------> sent. fwd/account.h has counted it for its destination, or count_forwarded
+ *	XDP_PASS, any at XDP -----> TC receives the packet next, and counts its end
+ *
+ * A packet that was counted as forwarded, and ends otherwise, is subtracted. One that re-enters is not received again.
+ */
+#pragma once
+#include "abi/percpu.h"
+#include "ctx/device.h"
+#include "parse/packet.h"
+
+/* Return this CPU's row of a device. Devices whose ifindexes have one remainder replace each other. */
+INLINE struct device_packets *device_row(u32 ifindex)
+{
+	struct device_packets *row = map_elem(device_packets, ifindex % DEVICES);
+	if (!row || likely(row->ifindex == ifindex))
+		return row;
+	u64 *passed = map_elem(reasons, REASON_NO_SERVICE);
+	if (passed)
+		*passed += row->no_service;
+	*row = (struct device_packets){.ifindex = ifindex};
+	return row;
+}
+
+/* Add to the packets of a device that a hook has forwarded. */
+VERIFIED_ONCE int add_forwarded(u32 ifindex, u32 hook, u64 packets)
+{
+	struct device_packets *row = packets ? device_row(ifindex) : NULL;
+	if (row)
+		row->forwarded[hook & 1] += packets;
+	return 0;
+}
+
+/* Count a packet as forwarded that counts for no destination. */
+INLINE void count_forwarded(struct ctx ctx, struct packet *p)
+{
+	if (!p->counted)
+		add_forwarded(input_of(ctx, p), ctx.hook, 1);
+	p->counted = 1;
+}
+
+/* Note the service of a packet, for its end. */
+INLINE void note_owner(const struct packet *p, u32 service, u32 added)
+{
+	struct packet *noted = (struct packet *)p; /* nothing else of it changes */
+	noted->service = service + 1;
+	noted->service_added = added;
+}
+
+/* Count an end of a packet of a service. */
+VERIFIED_ONCE int count_for_service(u32 service, u32 added, u32 reason)
+{
+	struct service_reason key = {.service = service, .added = added, .reason = reason};
+	u64 *counter = bpf_map_lookup_elem(&service_reasons, &key), first = 1;
+	if (counter)
+		*counter += 1;
+	else if (bpf_map_update_elem(&service_reasons, &key, &first, BPF_NOEXIST))
+		count(REASON_SERVICE_UNCOUNTED);
+	return 0;
+}
+
+/* Count the end of a packet; `p` may be NULL. */
+VERIFIED_ONCE int count_end(u32 ifindex, u32 hook, u32 result, const struct packet *p)
+{
+	u32 reason = result >> END_REASON & 0xff, end = result >> END_KIND & 3;
+	if (end == END_FORWARDED)
+		return 0;
+	struct device_packets *row = device_row(ifindex);
+	if (!row)
+		return 0;
+	if (reason == REASON_NO_SERVICE) {
+		row->no_service += 1;
+	} else {
+		count(reason);
+		row->ended[end] += 1;
+	}
+	if (result & END_COUNTED || (p && p->counted))
+		row->forwarded[hook & 1] -= 1;
+	if (p && p->service)
+		count_for_service(p->service - 1, p->service_added, reason);
+	return 0;
+}
+
+/* Metadata of a packet that XDP has decided to pass. */
+struct decided {
+	u32 reason; /* plus decided_word */
+	u32 service; /* as in struct packet */
+	u32 service_added;
+};
+
+/* Pass a packet that opens no connection, after an expensive decision. TC would decide the same again: metadata tell it.
+ * Where TC does not see them, TC decides: drivers without metadata, and frames that generic XDP had to copy. */
+INLINE int pass_decided(struct ctx ctx, const struct packet *p, u32 reason)
+{
+	if (ctx.hook == HOOK_XDP && !bpf_xdp_adjust_meta(ctx.xdp, -(int)sizeof(struct decided))) {
+		struct decided *decided = (void *)(long)ctx.xdp->data_meta;
+		if ((void *)(decided + 1) <= (void *)(long)ctx.xdp->data)
+			*decided = (struct decided){decided_word + reason, p->service, p->service_added};
+	}
+	return pass_for(ctx.hook, reason);
+}
+
+/* Return what XDP has decided about a packet that passes, or NULL. In assembly: the compiler would share the load of the
+ * pointer with others. Then it copies 32 bits, which the verifier takes for a number. */
+INLINE const struct decided *decided_by_xdp(const struct __sk_buff *skb)
+{
+	const void *data;
+	__asm__("%0 = *(u32 *)(%1 + %2)" : "=r"(data) : "r"(skb), "i"(__builtin_offsetof(struct __sk_buff, data)));
+	const struct decided *decided = (void *)(long)skb->data_meta;
+	bool is_there = (void *)(decided + 1) <= data;
+	return is_there && decided->reason - decided_word < REASONS ? decided : NULL;
+}
+
+/* End the record of a traced packet. */
+INLINE void trace_ended(int result)
+{
+	u32 reason = result >> END_REASON & 0xff, end = result >> END_KIND & 3, verdict = TRACE_PASSED;
+	if (!is_traced())
+		return;
+	if (reason != REASON_NONE)
+		trace_reason(reason);
+	if (end == END_DROPPED)
+		verdict = TRACE_DROPPED;
+	else if (end == END_HELD)
+		verdict = TRACE_HELD;
+	else if (end == END_FORWARDED && (s8)result == TC_SHOT) /* its segments or fragments were sent */
+		verdict = TRACE_FORWARDED;
+	trace_end(verdict);
+}
+
+/* Count the end of a packet, and return the kernel's verdict. */
+INLINE int finish_by(enum hook hook, u32 ifindex, const struct packet *p, int result)
+{
+	int verdict = (s8)result;
+	trace_ended(result);
+	if (hook == HOOK_XDP && verdict == XDP_PASS)
+		return XDP_PASS;
+	count_end(ifindex, hook, result, p);
+	return verdict;
+}
+
+INLINE int finish(struct ctx ctx, const struct packet *p, int result)
+{
+	return likely(!(result & ENDED)) ? result : finish_by(ctx.hook, p->input, p, result);
+}
+
+/* Likewise for a packet that is not parsed. */
+INLINE int finish_unparsed(struct ctx ctx, int result)
+{
+	return likely(!(result & ENDED)) ? result : finish_by(ctx.hook, ctx_ifindex(ctx), NULL, result);
+}
+
+/* Likewise for a packet that XDP has decided to pass. */
+INLINE int finish_decided(struct __sk_buff *skb, const struct decided *decided)
+{
+	u32 reason = decided->reason - decided_word, service = decided->service;
+	if (service)
+		count_for_service(service - 1, decided->service_added, reason);
+	return finish_by(HOOK_TC, skb->ifindex, NULL, pass_for(HOOK_TC, reason));
+}
+
+/* Likewise for a packet of no service at TC, which most packets are. */
+INLINE int finish_foreign(struct ctx ctx)
+{
+	int result = pass_for(ctx.hook, REASON_NO_SERVICE);
+	trace_ended(result);
+	if (ctx.hook == HOOK_XDP)
+		return XDP_PASS;
+	u32 ifindex = ctx.skb->ifindex;
+	struct device_packets *row = map_elem(device_packets, ifindex % DEVICES);
+	if (likely(row) && likely(row->ifindex == ifindex))
+		row->no_service += 1;
+	else
+		count_end(ifindex, HOOK_TC, result, NULL);
+	return (s8)result;
+}
+
+/* Likewise for a packet that this host sends: no device has received it. The row of device 0 has those that are
+ * dropped. */
+INLINE int finish_sent(int result)
+{
+	if (!(result & ENDED))
+		return result;
+	trace_ended(result);
+	if (result >> END_KIND & 3)
+		count_end(NO_DEVICE, HOOK_TC, result, NULL);
+	return (s8)result;
+}

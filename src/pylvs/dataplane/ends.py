@@ -1,0 +1,56 @@
+"""What became of packets: forwarded, passed, dropped or held, by device, by reason, and by service.
+
+Programs count each packet that an attached device receives once (bpf/ctx/ended.h). The kernel counts what a device
+receives, too, independently. So the difference of both shows a packet that the packet path has lost.
+"""
+
+from __future__ import annotations
+
+from pylvs.bpf import abi
+from pylvs.dataplane.devices import attach
+from pylvs.dataplane.reader import NO_ENDS, Reader, ends_by_ifindex, forwarded_by_ifindex, reason_counts
+from pylvs.dataplane.tables import Tables, service_of
+from pylvs.model.rows import DeviceEnds, Ends, HookPackets, ServiceEnd
+
+_SENT_BY_HOST = 0  # the ifindex of packets that no device received
+
+
+def ends(tables: Tables) -> Ends:
+    """Return what became of packets so far. Raises NotPermitted, Unsupported."""
+    devices, forwarded = _of_devices(tables)
+    reasons = {"forwarded xdp": forwarded.xdp, "forwarded tc": forwarded.tc, **reason_counts(tables)}
+    return Ends(devices, reasons, _of_services(tables))
+
+
+def _of_devices(tables: Tables) -> tuple[tuple[DeviceEnds, ...], HookPackets]:
+    """Return the ends by attached device, and all forwarded packets, those of former devices too."""
+    layout, destinations = abi.shipped(), tables.book.get(0, "destination_top")
+    there = attach.attached(tables.state)
+    before = {each.ifindex: attach.received(tables.state, each.ifindex) for each in there}
+    forwarded = forwarded_by_ifindex(layout, tables.device_packets, tables.statistics, destinations)
+    other = ends_by_ifindex(layout, tables.device_packets)
+    found = []
+    for device in there:
+        first, last = before[device.ifindex], attach.received(tables.state, device.ifindex)
+        xdp, tc = forwarded.get(device.ifindex, (0, 0))
+        passed, dropped, held, no_service = other.get(device.ifindex, [0] * NO_ENDS)
+        received = (first[0], last[1]) if first and last else None
+        found.append(DeviceEnds(device.device, received, HookPackets(xdp, tc), passed + no_service, dropped, held))
+    received_by = [packets for index, packets in forwarded.items() if index != _SENT_BY_HOST]
+    return tuple(found), HookPackets(sum(xdp for xdp, _ in received_by), sum(tc for _, tc in received_by))
+
+
+def _of_services(tables: Tables) -> tuple[ServiceEnd, ...]:
+    """Return the ends by service and reason, for the services that there are."""
+    form = abi.struct("service_reason").view("service", "added", "reason")
+    names = {number: name for name, number in abi.shipped().enum("reason").items()}
+    reader = Reader(tables)
+    live = reader.versions.live
+    there = {(slot, version["added"]): service_of(version).key for slot, version in reader.versions.services(live)}
+    found = []
+    for key, count in tables.service_reasons.sums():
+        slot, added, reason = form.unpack_from(key)
+        if service := there.get((slot, added)):
+            name = names[reason].removeprefix("REASON_").lower().replace("_", " ")
+            found.append(ServiceEnd(service, name, count))
+    return tuple(sorted(found, key=lambda each: (each.reason, -each.count, str(each.service))))
