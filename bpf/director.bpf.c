@@ -62,17 +62,17 @@ INLINE int receive(struct ctx ctx, const struct root *root)
 	void *data = ctx_data(ctx), *end = ctx_data_end(ctx);
 	const struct eth_header *ether = data;
 	if ((void *)(ether + 1) > end)
-		return finish_unparsed(ctx, pass_for(ctx.hook, REASON_NOT_IP));
+		return finish_plain(ctx, PLAIN_NOT_IP);
 	bool is_ipv6 = ether->h_proto == bpf_htons(ETH_P_IPV6);
 	if (ctx.hook == HOOK_XDP && unlikely(ether->h_proto == bpf_htons(ETH_P_8021Q)))
 		return tail_call(ctx, PROG_TAGGED);
 	if (!is_ipv6 && ether->h_proto != bpf_htons(ETH_P_IP))
-		return finish_unparsed(ctx, pass_for(ctx.hook, REASON_NOT_IP));
+		return finish_plain(ctx, PLAIN_NOT_IP);
 	struct packet p = {.input = ctx_ifindex(ctx), .from_host = ctx.hook == HOOK_TC && ctx.skb->ifindex == loopback};
 	if (ctx.hook == HOOK_XDP && !is_for_this_host(ether, p.input))
-		return finish(ctx, &p, pass_for(ctx.hook, REASON_OTHER_HOST));
+		return finish_plain(ctx, PLAIN_OTHER_HOST);
 	if (p.from_host && for_stack(ctx.skb))
-		return finish(ctx, &p, pass_counted(ctx.hook));
+		return finish_by(ctx.hook, p.input, pass_counted(ctx.hook));
 	enum parsed parsed = is_ipv6 ? parse6(ctx, data, end, &p, root) : parse4(ctx, data, end, &p, root);
 	if (likely(parsed == PARSED_PLAIN)) {
 		int verdict = NOT_STATELESS;
@@ -81,13 +81,13 @@ INLINE int receive(struct ctx ctx, const struct root *root)
 			if (likely(chosen) && !find_connection(&p).connection)
 				verdict = fwd_stateless(ctx.xdp, &p, chosen);
 		}
-		return finish(ctx, &p, likely(verdict == NOT_STATELESS) ? fwd_packet(ctx, &p, root) : verdict);
+		return finish_by(ctx.hook, p.input, likely(verdict == NOT_STATELESS) ? fwd_packet(ctx, &p, root) : verdict);
 	}
 	if (parsed == PARSED_FOREIGN)
-		return finish_foreign(ctx);
+		return finish_plain(ctx, PLAIN_NO_SERVICE);
 	if (root->standby && slow_is_standby(ctx, &p, root))
-		return finish(ctx, &p, pass_for(ctx.hook, REASON_STANDBY));
-	return ctx.hook == HOOK_XDP ? pass_to_tc() : finish(ctx, &p, tail_call_with(ctx, &p, PROG_PARSE_SLOW));
+		return finish_by(ctx.hook, p.input, pass_for(ctx.hook, REASON_STANDBY));
+	return ctx.hook == HOOK_XDP ? pass_to_tc() : finish_by(ctx.hook, p.input, tail_call_with(ctx, &p, PROG_PARSE_SLOW));
 }
 
 /* Make the headers readable where the kernel has them in pages. */
@@ -116,7 +116,7 @@ INLINE int receive_tc(struct __sk_buff *skb)
 /* Pass a packet of TC whose headers were not parsed. */
 INLINE int pass_tc(struct __sk_buff *skb, u32 reason)
 {
-	return finish_unparsed(tc_ctx(skb), pass_for(HOOK_TC, reason));
+	return finish(tc_ctx(skb), pass_for(HOOK_TC, reason));
 }
 
 /* --- programs attached to devices --- */
@@ -136,7 +136,7 @@ int pylvs_tc(struct __sk_buff *skb)
 {
 	const struct decided *decided = decided_by_xdp(skb);
 	if (skb->pkt_type != PACKET_HOST)
-		return pass_tc(skb, REASON_OTHER_HOST);
+		return finish_plain(tc_ctx(skb), PLAIN_OTHER_HOST);
 	if (decided)
 		return finish_decided(skb, decided);
 	/* VLAN 0 is a priority alone (IEEE 802.1Q 9.6): the stack removes such a tag, too. */
@@ -154,9 +154,9 @@ int pylvs_tc_bare(struct __sk_buff *skb)
 {
 	struct eth_header ether = {.h_proto = skb->protocol};
 	if (skb->pkt_type != PACKET_HOST)
-		return pass_tc(skb, REASON_OTHER_HOST);
+		return finish_plain(tc_ctx(skb), PLAIN_OTHER_HOST);
 	if (ether.h_proto != bpf_htons(ETH_P_IP) && ether.h_proto != bpf_htons(ETH_P_IPV6))
-		return pass_tc(skb, REASON_NOT_IP);
+		return finish_plain(tc_ctx(skb), PLAIN_NOT_IP);
 	if (bpf_skb_change_head(skb, ETH_HLEN, 0) || bpf_skb_store_bytes(skb, 0, &ether, sizeof(ether), 0))
 		return pass_tc(skb, REASON_UNSUPPORTED);
 	return receive_tc(skb);
@@ -179,21 +179,21 @@ SEC("xdp.frags")
 int xdp_trace(struct xdp_md *xdp)
 {
 	bool is_recorded = trace_begin(xdp_ctx(xdp), TRACE_XDP);
-	return is_recorded ? receive(xdp_ctx(xdp), get_root()) : finish_unparsed(xdp_ctx(xdp), tail_call(xdp_ctx(xdp), PROG_PLAIN));
+	return is_recorded ? receive(xdp_ctx(xdp), get_root()) : finish(xdp_ctx(xdp), tail_call(xdp_ctx(xdp), PROG_PLAIN));
 }
 
 SEC("tc")
 int tc_trace(struct __sk_buff *skb)
 {
 	bool is_recorded = trace_begin(tc_ctx(skb), TRACE_TC);
-	return is_recorded ? receive(tc_ctx(skb), get_root()) : tail_call(tc_ctx(skb), PROG_PLAIN);
+	return is_recorded ? receive(tc_ctx(skb), get_root()) : finish(tc_ctx(skb), tail_call(tc_ctx(skb), PROG_PLAIN));
 }
 
 SEC("tc")
 int tc_trace_egress(struct __sk_buff *skb)
 {
 	bool is_recorded = trace_begin(tc_ctx(skb), TRACE_TC_EGRESS);
-	return is_recorded ? finish_sent(process_egress(skb)) : tail_call(tc_ctx(skb), PROG_PLAIN_EGRESS);
+	return finish_sent(is_recorded ? process_egress(skb) : tail_call(tc_ctx(skb), PROG_PLAIN_EGRESS));
 }
 
 SEC("xdp.frags")
@@ -227,7 +227,7 @@ PROG_XDP_AND_TC(encap)
 SEC("xdp.frags")
 int xdp_tagged(struct xdp_md *xdp)
 {
-	return finish_unparsed(xdp_ctx(xdp), prog_tagged(xdp));
+	return finish(xdp_ctx(xdp), prog_tagged(xdp));
 }
 
 PROG_TC(parse_slow)

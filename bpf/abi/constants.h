@@ -5,6 +5,7 @@
 #include "abi/config.h"
 #include "abi/conntrack.h"
 #include "abi/marks.h"
+#include "abi/percpu.h"
 #include "abi/trace.h"
 
 struct constants {
@@ -15,6 +16,7 @@ struct constants {
 	enum assurance assurance;
 	enum reason reason;
 	enum end end;
+	enum plain plain;
 	enum list_edit list_edit;
 	enum destination_flag destination_flag;
 	enum destination_use destination_use;

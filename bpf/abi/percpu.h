@@ -75,13 +75,16 @@ _Static_assert(__builtin_offsetof(struct percpu_destination, hop.verdict) == 64,
 _Static_assert(sizeof(struct percpu_destination) == 3 * 64, "cache lines");
 _Static_assert(__builtin_offsetof(struct percpu_destination, ingress) == 2 * 64, "cache lines");
 
+/* Reasons of most packets that pass, with the names of enum reason. One increment counts such a packet. */
+enum plain { PLAIN_NO_SERVICE, PLAIN_OTHER_HOST, PLAIN_NOT_IP, PLAINS };
+
 /* Packets that came by a device. Those that its host sends have ifindex 0. */
 struct device_packets {
 	u32 ifindex;
 	u32 pad;
 	u64 forwarded[2]; /* by enum hook; without those in `percpu_destinations` */
 	u64 ended[ENDS]; /* by enum end; without the following */
-	u64 no_service; /* passed by REASON_NO_SERVICE, which `reasons` lacks */
+	u64 plain[PLAINS]; /* passed, by enum plain; `reasons` lacks them */
 };
 
 /* Of a service: its slot and the generation of the edit that added it. An edit removes those of deleted services. */

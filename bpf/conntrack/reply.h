@@ -75,7 +75,7 @@ INLINE bool reply_is_standby(const struct reply_conn *a, const struct packet *p,
 }
 
 /* Update state and counters. Return false if the connection is being removed. */
-INLINE bool update_reply(const struct reply_conn *a, const struct packet *p, const struct root *root, u32 now,
+INLINE bool update_reply(const struct reply_conn *a, struct packet *p, const struct root *root, u32 now,
 			 struct ctx ctx)
 {
 	u32 direction = direction_in(&root->settings, DIRECTION_OUTPUT);
@@ -84,8 +84,7 @@ INLINE bool update_reply(const struct reply_conn *a, const struct packet *p, con
 		return false;
 	if (is_traced())
 		trace_state(word_state(READ_ONCE(*a->word)), false);
-	if (likely(destination_flags(a->destination, READ_ONCE(root->live)) & DESTINATION_AVAILABLE))
-		account_reply(ctx, a->index, p);
+	account_available(ctx, a->index, SIDE_REPLY, p, root);
 	if (unlikely(a->controlled) && p->protocol == IPPROTO_UDP)
 		assure(a->slot, ASSURED);
 	return true;

@@ -3,6 +3,7 @@
  * held, by device, and by a reason (enum reason); also by service where there is one.
  *
  *	pass_for, drop, hold -----> an end with its reason ----> `finish` counts it, and returns the kernel's verdict
+ *	most packets that pass ---------------------------------> `finish_plain`
  *	XDP_TX, a redirect -------> sent. fwd/account.h has counted it for its destination, or count_forwarded
  *	XDP_PASS, any at XDP -----> TC receives the packet next, and counts its end
  *
@@ -13,15 +14,36 @@
 #include "ctx/device.h"
 #include "parse/packet.h"
 
+INLINE u32 plain_reason(enum plain plain)
+{
+	switch (plain) {
+	case PLAIN_NO_SERVICE:
+		return REASON_NO_SERVICE;
+	case PLAIN_OTHER_HOST:
+		return REASON_OTHER_HOST;
+	default:
+		return REASON_NOT_IP;
+	}
+}
+
+/* Count packets of a device that passed by the plain reasons, among those of all. */
+INLINE void move_plain(const struct device_packets *row)
+{
+#pragma unroll
+	for (u32 i = 0; i < PLAINS; i++) {
+		u64 *counter = map_elem(reasons, plain_reason(i));
+		if (counter)
+			*counter += row->plain[i];
+	}
+}
+
 /* Return this CPU's row of a device. Devices whose ifindexes have one remainder replace each other. */
 INLINE struct device_packets *device_row(u32 ifindex)
 {
 	struct device_packets *row = map_elem(device_packets, ifindex % DEVICES);
 	if (!row || likely(row->ifindex == ifindex))
 		return row;
-	u64 *passed = map_elem(reasons, REASON_NO_SERVICE);
-	if (passed)
-		*passed += row->no_service;
+	move_plain(row);
 	*row = (struct device_packets){.ifindex = ifindex};
 	return row;
 }
@@ -39,16 +61,8 @@ VERIFIED_ONCE int add_forwarded(u32 ifindex, u32 hook, u64 packets)
 INLINE void count_forwarded(struct ctx ctx, struct packet *p)
 {
 	if (!p->counted)
-		add_forwarded(input_of(ctx, p), ctx.hook, 1);
+		add_forwarded(p->input, ctx.hook, 1);
 	p->counted = 1;
-}
-
-/* Note the service of a packet, for its end. */
-INLINE void note_owner(const struct packet *p, u32 service, u32 added)
-{
-	struct packet *noted = (struct packet *)p; /* nothing else of it changes */
-	noted->service = service + 1;
-	noted->service_added = added;
 }
 
 /* Count an end of a packet of a service. */
@@ -63,43 +77,47 @@ VERIFIED_ONCE int count_for_service(u32 service, u32 added, u32 reason)
 	return 0;
 }
 
-/* Count the end of a packet; `p` may be NULL. */
-VERIFIED_ONCE int count_end(u32 ifindex, u32 hook, u32 result, const struct packet *p)
+INLINE u32 reason_of(int result)
 {
-	u32 reason = result >> END_REASON & 0xff, end = result >> END_KIND & 3;
-	if (end == END_FORWARDED)
-		return 0;
-	struct device_packets *row = device_row(ifindex);
+	return result >> END_REASON & 0xff;
+}
+
+/* Count the end of a packet. */
+VERIFIED_ONCE int count_end(u32 ifindex, u32 hook, u32 result)
+{
+	u32 end = result >> END_KIND & 3;
+	struct device_packets *row = end == END_FORWARDED ? NULL : device_row(ifindex);
 	if (!row)
 		return 0;
-	if (reason == REASON_NO_SERVICE) {
-		row->no_service += 1;
-	} else {
-		count(reason);
-		row->ended[end] += 1;
-	}
-	if (result & END_COUNTED || (p && p->counted))
+	count(reason_of(result));
+	row->ended[end] += 1;
+	if (result & END_COUNTED)
 		row->forwarded[hook & 1] -= 1;
-	if (p && p->service)
-		count_for_service(p->service - 1, p->service_added, reason);
 	return 0;
+}
+
+/* Count the end of a packet for its service, too, unless XDP passes it: TC will do that. */
+INLINE int end_of(struct ctx ctx, const struct owner *owner, int result)
+{
+	if (ctx.hook == HOOK_TC || (s8)result != XDP_PASS)
+		count_for_service(owner->service - 1, owner->added, reason_of(result));
+	return result;
 }
 
 /* Metadata of a packet that XDP has decided to pass. */
 struct decided {
 	u32 reason; /* plus decided_word */
-	u32 service; /* as in struct packet */
-	u32 service_added;
+	struct owner owner;
 };
 
 /* Pass a packet that opens no connection, after an expensive decision. TC would decide the same again: metadata tell it.
  * Where TC does not see them, TC decides: drivers without metadata, and frames that generic XDP had to copy. */
-INLINE int pass_decided(struct ctx ctx, const struct packet *p, u32 reason)
+INLINE int pass_decided(struct ctx ctx, const struct owner *owner, u32 reason)
 {
 	if (ctx.hook == HOOK_XDP && !bpf_xdp_adjust_meta(ctx.xdp, -(int)sizeof(struct decided))) {
 		struct decided *decided = (void *)(long)ctx.xdp->data_meta;
 		if ((void *)(decided + 1) <= (void *)(long)ctx.xdp->data)
-			*decided = (struct decided){decided_word + reason, p->service, p->service_added};
+			*decided = (struct decided){decided_word + reason, *owner};
 	}
 	return pass_for(ctx.hook, reason);
 }
@@ -132,51 +150,53 @@ INLINE void trace_ended(int result)
 	trace_end(verdict);
 }
 
-/* Count the end of a packet, and return the kernel's verdict. */
-INLINE int finish_by(enum hook hook, u32 ifindex, const struct packet *p, int result)
+/* Count the end of a packet that came by a device, and return the kernel's verdict. */
+INLINE int finish_by(enum hook hook, u32 ifindex, int result)
 {
-	int verdict = (s8)result;
+	if (likely(!(result & ENDED)))
+		return result;
 	trace_ended(result);
-	if (hook == HOOK_XDP && verdict == XDP_PASS)
+	if (hook == HOOK_XDP && (s8)result == XDP_PASS)
 		return XDP_PASS;
-	count_end(ifindex, hook, result, p);
-	return verdict;
+	count_end(ifindex, hook, result);
+	return (s8)result;
 }
 
-INLINE int finish(struct ctx ctx, const struct packet *p, int result)
+INLINE int finish(struct ctx ctx, int result)
 {
-	return likely(!(result & ENDED)) ? result : finish_by(ctx.hook, p->input, p, result);
-}
-
-/* Likewise for a packet that is not parsed. */
-INLINE int finish_unparsed(struct ctx ctx, int result)
-{
-	return likely(!(result & ENDED)) ? result : finish_by(ctx.hook, ctx_ifindex(ctx), NULL, result);
+	return finish_by(ctx.hook, ctx_ifindex(ctx), result);
 }
 
 /* Likewise for a packet that XDP has decided to pass. */
 INLINE int finish_decided(struct __sk_buff *skb, const struct decided *decided)
 {
-	u32 reason = decided->reason - decided_word, service = decided->service;
-	if (service)
-		count_for_service(service - 1, decided->service_added, reason);
-	return finish_by(HOOK_TC, skb->ifindex, NULL, pass_for(HOOK_TC, reason));
+	u32 reason = decided->reason - decided_word;
+	if (decided->owner.service)
+		count_for_service(decided->owner.service - 1, decided->owner.added, reason);
+	return finish(tc_ctx(skb), pass_for(HOOK_TC, reason));
 }
 
-/* Likewise for a packet of no service at TC, which most packets are. */
-INLINE int finish_foreign(struct ctx ctx)
+VERIFIED_ONCE int count_first_plain(u32 ifindex, u32 plain)
 {
-	int result = pass_for(ctx.hook, REASON_NO_SERVICE);
-	trace_ended(result);
+	struct device_packets *row = device_row(ifindex);
+	if (row && plain < PLAINS)
+		row->plain[plain] += 1;
+	return 0;
+}
+
+/* Likewise for packets that pass by the plain reasons, as most do. At XDP they do not count. */
+INLINE int finish_plain(struct ctx ctx, enum plain plain)
+{
+	trace_ended(pass_for(ctx.hook, plain_reason(plain)));
 	if (ctx.hook == HOOK_XDP)
 		return XDP_PASS;
 	u32 ifindex = ctx.skb->ifindex;
 	struct device_packets *row = map_elem(device_packets, ifindex % DEVICES);
 	if (likely(row) && likely(row->ifindex == ifindex))
-		row->no_service += 1;
+		row->plain[plain] += 1;
 	else
-		count_end(ifindex, HOOK_TC, result, NULL);
-	return (s8)result;
+		count_first_plain(ifindex, plain);
+	return TC_PASS;
 }
 
 /* Likewise for a packet that this host sends: no device has received it. The row of device 0 has those that are
@@ -187,6 +207,6 @@ INLINE int finish_sent(int result)
 		return result;
 	trace_ended(result);
 	if (result >> END_KIND & 3)
-		count_end(NO_DEVICE, HOOK_TC, result, NULL);
+		count_end(NO_DEVICE, HOOK_TC, result);
 	return (s8)result;
 }

@@ -190,6 +190,7 @@ struct call_scan {
 
 struct scratch {
 	struct packet packet; /* for all programs */
+	struct owner owner; /* of the packet, for its end */
 	struct scheduled_service service;
 	struct new_flow flow;
 	struct chosen_server chosen;
@@ -232,7 +233,14 @@ INLINE int tail_call_with(struct ctx ctx, const struct packet *p, u32 prog)
 	if (!w)
 		return pass_to_stack(ctx.hook);
 	w->packet = *p;
+	w->owner = (struct owner){};
 	return tail_call(ctx, prog);
+}
+
+/* Note the service of the packet, for its end. */
+INLINE void note_owner(struct scratch *w, u32 service, u32 added)
+{
+	w->owner = (struct owner){service + 1, added};
 }
 
 enum icmp_error { ICMP_NO_ROUTE, ICMP_NO_PORT, ICMP_TTL_EXCEEDED, ICMP_TOO_BIG };

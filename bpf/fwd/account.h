@@ -42,7 +42,6 @@ INLINE void account(struct ctx ctx, u32 destination, enum side side, const struc
 	struct percpu_destination *percpu = percpu_of(destination);
 	if (!percpu)
 		return;
-	((struct packet *)p)->counted = 1;
 	percpu = barrier_var(percpu);
 	if (unlikely((ctx.hook == HOOK_XDP ? percpu->ingress[side].input : percpu->tc_inputs[side]) != ifindex))
 		change_input(destination, side, ctx.hook, ifindex);
@@ -64,15 +63,14 @@ INLINE void account_request(struct ctx ctx, u32 destination, const struct packet
 	account(ctx, destination, SIDE_REQUEST, p, p->length, connections);
 }
 
-INLINE void account_reply(struct ctx ctx, u32 destination, const struct packet *p)
-{
-	account(ctx, destination, SIDE_REPLY, p, p->length, 0);
-}
-
-/* Likewise, except for a deleted destination: it counts nothing, although its connections live on. */
-INLINE void account_available(struct ctx ctx, u32 index, enum side side, const struct packet *p, const struct root *root)
+/* Likewise, except for a deleted destination: it counts nothing, although its connections live on. Its packets count by
+ * device alone. */
+INLINE void account_available(struct ctx ctx, u32 index, enum side side, struct packet *p, const struct root *root)
 {
 	struct destination *d = map_elem(destinations, index);
 	if (d && destination_flags(d, READ_ONCE(root->live)) & DESTINATION_AVAILABLE)
 		account(ctx, index, side, p, p->length, 0);
+	else
+		add_forwarded(p->input, ctx.hook, 1);
+	p->counted = 1;
 }

@@ -54,8 +54,9 @@ INLINE int encap_tunnel(struct ctx ctx, const struct packet *p, const struct rea
 	struct scratch *w = scratch_of(ctx.hook);
 	if (!w)
 		return pass_to_stack(ctx.hook);
-	note_owner(p, t->destination->service, t->destination->service_added);
 	w->packet = *p;
+	w->packet.counted = 1;
+	note_owner(w, t->destination->service, t->destination->service_added);
 	w->xmit.hop = *hop;
 	w->chosen.destination = t->index;
 	w->chosen.state = t->state;
@@ -64,11 +65,17 @@ INLINE int encap_tunnel(struct ctx ctx, const struct packet *p, const struct rea
 	return tail_call(ctx, PROG_ENCAP);
 }
 
-/* Drop a packet to this real server. */
-INLINE int drop_to(struct ctx ctx, const struct packet *p, const struct real_server *t, u32 reason)
+/* End a packet of a real server's service. */
+INLINE int end_at(struct ctx ctx, const struct destination *d, int result)
 {
-	note_owner(p, t->destination->service, t->destination->service_added);
-	return drop(ctx.hook, reason);
+	const struct owner owner = {d->service + 1, d->service_added};
+	return end_of(ctx, &owner, result);
+}
+
+/* Drop a packet to this real server, for which it was counted. */
+INLINE int drop_to(struct ctx ctx, const struct real_server *t, u32 reason)
+{
+	return end_at(ctx, t->destination, drop(ctx.hook, reason) | END_COUNTED);
 }
 
 /* Modify and send the packet. It was checked and counted before. */
@@ -76,22 +83,22 @@ INLINE int send(struct ctx ctx, const struct packet *p, const struct real_server
 		const struct settings *settings)
 {
 	if (!trim_padding(ctx, p))
-		return drop_to(ctx, p, t, REASON_TRUNCATED);
+		return drop_to(ctx, t, REASON_TRUNCATED);
 	if (t->method == METHOD_TUNNEL) {
 		if (!dec_ttl(ctx, p))
-			return drop_to(ctx, p, t, REASON_TRUNCATED);
+			return drop_to(ctx, t, REASON_TRUNCATED);
 		if (unlikely(t->state >> DESTINATION_TUNNEL))
 			return encap_tunnel(ctx, p, t, hop);
 		if (ctx.hook == HOOK_XDP && bpf_xdp_adjust_head(ctx.xdp, -(int)outer_hlen(t->destination)))
-			return drop_to(ctx, p, t, REASON_NO_HEADROOM);
+			return drop_to(ctx, t, REASON_NO_HEADROOM);
 		if (!encapsulate(ctx, p, t->destination, hop, settings->pmtu_disc, false))
-			return drop_to(ctx, p, t, REASON_NO_HEADROOM);
+			return drop_to(ctx, t, REASON_NO_HEADROOM);
 		return xmit(ctx, p, hop);
 	}
 	if (!fwd_direct(ctx, p, hop))
-		return drop_to(ctx, p, t, REASON_TRUNCATED);
+		return drop_to(ctx, t, REASON_TRUNCATED);
 	if (t->method == METHOD_MASQ && !nat(ctx, p, NAT_REQUEST, &t->destination->address, t->port))
-		return drop_to(ctx, p, t, REASON_TRUNCATED);
+		return drop_to(ctx, t, REASON_TRUNCATED);
 	return xmit(ctx, p, hop);
 }
 
@@ -101,8 +108,9 @@ INLINE int fwd_slow(struct __sk_buff *skb, const struct packet *p, const struct 
 	struct scratch *w = scratch_of(HOOK_TC);
 	if (!w)
 		return pass_to_stack(HOOK_TC);
-	note_owner(p, t->destination->service, t->destination->service_added);
 	w->packet = *p;
+	w->packet.counted = 1;
+	note_owner(w, t->destination->service, t->destination->service_added);
 	w->chosen.destination = t->index;
 	w->chosen.method = t->method;
 	w->chosen.state = t->state;
@@ -201,8 +209,8 @@ INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found 
 	if (!hop)
 		return pass_to_stack(ctx.hook);
 	if (unlikely(hop->is_foreign_vip | is_spoofed(ctx, p))) {
-		note_owner(p, t.destination->service, t.destination->service_added);
-		return pass_for(ctx.hook, hop->is_foreign_vip ? REASON_NOT_LOCAL : REASON_SPOOFED);
+		u32 reason = hop->is_foreign_vip ? REASON_NOT_LOCAL : REASON_SPOOFED;
+		return end_at(ctx, t.destination, pass_for(ctx.hook, reason));
 	}
 	if (ctx.hook == HOOK_XDP && !xdp_can(ctx.xdp, p, &t, hop, confirm, now))
 		return pass_to_tc();
@@ -212,7 +220,7 @@ INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found 
 	bool controlled = c->flags & CONN_CONTROLLED;
 	if (unlikely(!update_state(&c->word, slot, controlled, direction, BY_TUPLE, p, t.index, facts_in(root, live), now,
 				   ctx.hook)))
-		return drop_to(ctx, p, &t, REASON_EXPIRING);
+		return end_at(ctx, t.destination, drop(ctx.hook, REASON_EXPIRING));
 	if (is_traced())
 		trace_state(word_state(READ_ONCE(c->word)), false);
 	account_request(ctx, t.index, p, 0);

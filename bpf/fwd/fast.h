@@ -30,7 +30,7 @@ INLINE u32 link_hlen(const struct vlan_tag *tag)
 /* Drop a packet that was counted as forwarded. */
 INLINE int drop_fast(struct xdp_md *ctx, u32 reason)
 {
-	return finish_unparsed(xdp_ctx(ctx), drop(HOOK_XDP, reason) | END_COUNTED);
+	return finish(xdp_ctx(ctx), drop(HOOK_XDP, reason) | END_COUNTED);
 }
 
 /* Take the tag off. The bytes of both MAC addresses are lost: the fast path writes other ones. */

@@ -145,13 +145,12 @@ INLINE int prog_icmp_forward(struct __sk_buff *skb, struct scratch *w, struct ro
 		return pass_to_stack(HOOK_TC);
 	if (is_traced())
 		trace_server(w->chosen.destination, w->chosen.method, d->port, TRACE_RELATED);
-	note_owner(p, d->service, d->service_added);
+	note_owner(w, d->service, d->service_added);
 	u16 sum = !is_ipv6 || masq ? icmp_sum(skb, p, copy) : 0;
 	/* IPVS checks ICMPv6 without the pseudo header, so it drops nearly all of these */
 	if ((!is_ipv6 || server) && sum != 0xffff)
 		return drop(HOOK_TC, REASON_BAD_CHECKSUM);
 	account_available(tc_ctx(skb), w->chosen.destination, server ? SIDE_REPLY : SIDE_REQUEST, p, root);
-	count_forwarded(tc_ctx(skb), p);
 	if (masq && !(finish_options(skb, w) && translate(skb, w, d, sum)))
 		return drop(HOOK_TC, REASON_TRUNCATED);
 	if (server && !w->received.transit)

@@ -96,8 +96,7 @@ INLINE void account_error(struct __sk_buff *skb, const struct scratch *w, u32 by
 {
 	const struct packet *p = &w->packet;
 	const struct connection *c = w->error.translated ? NULL : find_connection(p).connection;
-	bool counts = w->error.translated || (c && c->method != METHOD_MASQ);
-	if (counts && p->counted)
+	if (w->error.translated || (c && c->method != METHOD_MASQ))
 		add_forwarded(p->input, HOOK_TC, -1ull); /* the error was not received */
 	if (unlikely(w->error.translated)) {
 		account(tc_ctx(skb), w->chosen.destination, SIDE_REQUEST, p, bytes, 0);

@@ -43,7 +43,6 @@ INLINE int report_to_client(struct __sk_buff *skb, struct scratch *w, const stru
 	p->tuple = w->received.inner.tuple;
 	p->l4 = 0xffff; /* its checksum needs no completion */
 	account_available(tc_ctx(skb), w->chosen.destination, SIDE_REPLY, p, root);
-	count_forwarded(tc_ctx(skb), p);
 	if (w->received.inner.later) /* errors are about first fragments only (RFC 1122 3.2.2) */
 		return drop(HOOK_TC, REASON_TRUNCATED);
 	if (surplus > 4095 || bpf_skb_adjust_room(skb, -(s32)surplus, BPF_ADJ_ROOM_MAC, 0))
@@ -120,7 +119,7 @@ INLINE int prog_icmp_tunnel(struct __sk_buff *skb, struct scratch *w, struct roo
 	struct destination *d = map_elem(destinations, w->chosen.destination);
 	if (!d)
 		return pass_to_stack(HOOK_TC);
-	note_owner(p, d->service, d->service_added);
+	note_owner(w, d->service, d->service_added);
 	if (inner_is_standby(&w->received.inner, false, root))
 		return pass_for(HOOK_TC, REASON_STANDBY);
 	w->chosen.method = METHOD_TUNNEL;

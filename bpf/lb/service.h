@@ -92,7 +92,7 @@ INLINE bool load_service(struct service_match *found, u32 slot, u32 live)
 INLINE void note_service(struct scratch *w, const struct service_match *found)
 {
 	const struct service_version *v = found->version;
-	note_owner(&w->packet, found->slot, v->added);
+	note_owner(w, found->slot, v->added);
 	w->service.slot = found->slot;
 	w->service.generation = v->generation;
 	w->service.flags = v->flags;

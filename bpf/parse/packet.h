@@ -30,8 +30,12 @@ struct packet {
 	u8 no_conn; /* the lookup has just found no connection */
 	u8 counted; /* as forwarded (fwd/account.h) */
 	u8 pad[3];
-	u32 service; /* slot of its service, plus 1; 0: none is known yet */
-	u32 service_added; /* generation of the edit that added the service */
+};
+
+/* The service of a packet. */
+struct owner {
+	u32 service; /* its slot plus 1; 0: none is known */
+	u32 added; /* generation of the edit that added it */
 };
 
 /* Return the device that receives the packet. */

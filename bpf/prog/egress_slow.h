@@ -26,7 +26,7 @@ INLINE void set_whole_length(struct __sk_buff *skb, struct packet *p)
 /* Count an ICMP error about a request: a closed port, for example (8.2). */
 INLINE void note_error(struct __sk_buff *skb, struct scratch *w, const struct root *root)
 {
-	const struct packet *p = &w->packet;
+	struct packet *p = &w->packet;
 	bool is_ipv6 = p->is_ipv6;
 	struct icmp_inner *q = &w->received.inner;
 	u8 type;

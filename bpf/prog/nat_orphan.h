@@ -19,7 +19,7 @@ INLINE int prog_nat_orphan(struct __sk_buff *skb, struct scratch *w, struct root
 	if (server == NO_INDEX || !d || !passes_rp_filter(tc_ctx(skb), p))
 		return p->maybe_vip ? tail_call(tc_ctx(skb), PROG_NEW)
 				    : pass_packet(tc_ctx(skb), p, REASON_NO_REPLY_FLOW);
-	note_owner(p, d->service, d->service_added);
+	note_owner(w, d->service, d->service_added);
 	struct hop *hop = router_hop(tc_ctx(skb), p);
 	if (!hop)
 		return pass_packet(tc_ctx(skb), p, REASON_NO_REPLY_FLOW);

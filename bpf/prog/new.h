@@ -77,9 +77,9 @@ INLINE enum conn_verdict decide_conn(struct scratch *w, const struct found *foun
 }
 
 /* Pass a packet of no service. With firewall marks TC decides again: a filter of tc may have set another mark. */
-INLINE int pass_no_service(struct ctx ctx, const struct packet *p, const struct facts *facts, u32 reason)
+INLINE int pass_no_service(struct ctx ctx, const struct scratch *w, const struct facts *facts, u32 reason)
 {
-	return facts->marks ? pass_for(ctx.hook, reason) : pass_decided(ctx, p, reason);
+	return facts->marks ? pass_for(ctx.hook, reason) : pass_decided(ctx, &w->owner, reason);
 }
 
 /* Find the service of a packet without a connection, and tail-call what follows. Return a verdict if that is not
@@ -110,7 +110,7 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 		slot = service_of_address(p, facts, live);
 	if (slot == NO_SERVICE || !load_service(&found, slot, live) || !is_valid_saddr(ctx, p) || !is_valid_daddr(p))
 		return unlikely(may_be_copied(now)) && p->maybe_rs && !p->from_host ? drop(ctx.hook, REASON_REFUSED_TABLE_COPY)
-										    : pass_no_service(ctx, p, facts, slot == NO_SERVICE
+										    : pass_no_service(ctx, w, facts, slot == NO_SERVICE
 													   ? REASON_NO_SERVICE
 													   : REASON_SPOOFED);
 	struct service_state *state = map_elem(service_states, found.slot);
@@ -120,7 +120,7 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 	be16 sport = packet_sport(p);
 	be16 dport = packet_dport(p);
 	if (!probe && (by_mark ? !is_local_for_mark(ctx, w, mark) : !is_local_daddr(ctx, state, p, now))) {
-		return pass_no_service(ctx, p, facts, REASON_NOT_LOCAL);
+		return pass_no_service(ctx, w, facts, REASON_NOT_LOCAL);
 	}
 	if (unlikely(may_be_copied(now)) && !p->syn)
 		return drop(ctx.hook, REASON_REFUSED_TABLE_COPY);
@@ -128,7 +128,7 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 	bool one_packet = w->service.flags & SERVICE_ONE_PACKET && p->protocol == IPPROTO_UDP; /* needs no connection */
 	w->flow.by_hash = in_fallback_time(state, now) && !one_packet;
 	if (!opens && !w->flow.by_hash)
-		return pass_no_service(ctx, p, facts, REASON_NO_FLOW);
+		return pass_no_service(ctx, w, facts, REASON_NO_FLOW);
 	if (unlikely(root->settings.drop_packet == SYNFLOOD_ON) && opens) {
 		if (ctx.hook == HOOK_XDP)
 			return pass_to_tc(); /* count each packet once, at TC */

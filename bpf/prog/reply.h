@@ -37,10 +37,10 @@ INLINE bool cannot_route(struct ctx ctx, const struct scratch *w, const struct h
 }
 
 /* Count a reply of direct routing or a tunnel, which the stack then forwards. */
-INLINE int pass_reply(struct ctx ctx, const struct scratch *w, const struct reply_conn *a, const struct hop *hop,
+INLINE int pass_reply(struct ctx ctx, struct scratch *w, const struct reply_conn *a, const struct hop *hop,
 		      const struct root *root, u32 now)
 {
-	const struct packet *p = &w->packet;
+	struct packet *p = &w->packet;
 	bool passes = hop->verdict == HOP_LOCAL || (has_neighbour(hop) && !cannot_route(ctx, w, hop));
 	if (ctx.hook == HOOK_XDP)
 		return passes ? pass_to_tc() : (int)XDP_PASS;
@@ -61,7 +61,6 @@ INLINE int deliver_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 		return drop(ctx.hook, REASON_TRUNCATED);
 	if (!update_reply(a, p, root, now, ctx))
 		return drop(ctx.hook, REASON_EXPIRING);
-	count_forwarded(ctx, p); /* for a deleted destination, which counts nothing */
 	if (!nat(ctx, p, NAT_REPLY, &a->saddr, a->port))
 		return drop(ctx.hook, REASON_TRUNCATED);
 	w->xmit.hop.verdict = HOP_LOCAL;
@@ -104,7 +103,6 @@ INLINE int forward_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 		return drop(ctx.hook, REASON_TRUNCATED);
 	if (!update_reply(a, p, root, now, ctx))
 		return drop(ctx.hook, REASON_EXPIRING);
-	count_forwarded(ctx, p); /* for a deleted destination, which counts nothing */
 	if (ctx.hook == HOOK_TC && unlikely(exceeds(ctx, w, hop->mtu)))
 		return reject_rerouted(ctx.skb, w, a, hop->mtu);
 	if (plain && likely(!confirm)) {
@@ -132,7 +130,8 @@ INLINE int pass_orphan(struct ctx ctx, const struct packet *p, const struct root
 		return ctx.hook == HOOK_XDP ? pass_to_tc() : tail_call(ctx, PROG_NAT_ORPHAN);
 	if (p->maybe_vip)
 		return tail_call(ctx, PROG_NEW);
-	return ctx.hook == HOOK_XDP ? pass_decided(ctx, p, REASON_NO_REPLY_FLOW)
+	const struct owner none = {};
+	return ctx.hook == HOOK_XDP ? pass_decided(ctx, &none, REASON_NO_REPLY_FLOW)
 				    : pass_packet(ctx, p, REASON_NO_REPLY_FLOW);
 }
 
@@ -171,7 +170,7 @@ INLINE int prog_reply(struct ctx ctx, struct scratch *w, struct root *root)
 	struct reply_conn a;
 	if (!find_reply(&a, p))
 		return unmatched_reply(ctx, p, root);
-	note_owner(p, a.destination->service, a.destination->service_added);
+	note_owner(w, a.destination->service, a.destination->service_added);
 	if (unlikely(is_spoofed(ctx, p)))
 		return pass_packet(ctx, p, REASON_SPOOFED);
 	if (unlikely(reply_is_standby(&a, p, root)))

@@ -138,9 +138,9 @@ def of_device(host: Host, ifindex: int) -> Sums:
     forwarded = forwarded_by_ifindex(
         layout, found.device_packets, found.statistics, found.book.get(0, "destination_top")
     )
-    passed, dropped, held, no_service = ends_by_ifindex(layout, found.device_packets)[ifindex]
+    passed, dropped, held = ends_by_ifindex(layout, found.device_packets)[ifindex]
     xdp, tc = forwarded.get(ifindex, (0, 0))
-    return Sums(xdp, tc, passed + no_service, dropped, held)
+    return Sums(xdp, tc, passed, dropped, held)
 
 
 def of_all_devices(host: Host) -> dict[str, int]:

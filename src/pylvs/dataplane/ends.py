@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pylvs.bpf import abi
 from pylvs.dataplane.devices import attach
-from pylvs.dataplane.reader import NO_ENDS, Reader, ends_by_ifindex, forwarded_by_ifindex, reason_counts
+from pylvs.dataplane.reader import Reader, ends_by_ifindex, forwarded_by_ifindex, reason_counts
 from pylvs.dataplane.tables import Tables, service_of
 from pylvs.model.rows import DeviceEnds, Ends, HookPackets, ServiceEnd
 
@@ -33,9 +33,9 @@ def _of_devices(tables: Tables) -> tuple[tuple[DeviceEnds, ...], HookPackets]:
     for device in there:
         first, last = before[device.ifindex], attach.received(tables.state, device.ifindex)
         xdp, tc = forwarded.get(device.ifindex, (0, 0))
-        passed, dropped, held, no_service = other.get(device.ifindex, [0] * NO_ENDS)
+        passed, dropped, held = other.get(device.ifindex, (0, 0, 0))
         received = (first[0], last[1]) if first and last else None
-        found.append(DeviceEnds(device.device, received, HookPackets(xdp, tc), passed + no_service, dropped, held))
+        found.append(DeviceEnds(device.device, received, HookPackets(xdp, tc), passed, dropped, held))
     received_by = [packets for index, packets in forwarded.items() if index != _SENT_BY_HOST]
     return tuple(found), HookPackets(sum(xdp for xdp, _ in received_by), sum(tc for _, tc in received_by))
 

@@ -36,7 +36,6 @@ _READS = 50  # attempts at a consistent read of a table that keeps changing
 _MASK64 = (1 << 64) - 1
 ZEROED = "zeroed"  # a note: the totals at the last `-Z` of everything
 NO_COUNTS = (0,) * 5
-NO_ENDS = 4  # fields of `ends_by_ifindex`
 NO_COUNTERS, NO_RATES = Counters(), Rates()
 _SHOWN = ("address", "port", "family")
 _COUNTS = ("active", "inactive", "persistent")
@@ -44,7 +43,7 @@ _MEMBER = ("destination", "weight", "upper", "lower", "method", "tunnel")
 
 
 _FORWARDED = "REASON_FORWARDED_"  # counted by destination
-_NO_SERVICE = "REASON_NO_SERVICE"  # counted by device
+_PLAIN = "PLAIN_"  # reasons of enum plain: counted by device
 
 
 def reason_counts(tables: Tables, layout: Abi | None = None) -> Mapping[str, int]:
@@ -58,21 +57,30 @@ def reason_counts(tables: Tables, layout: Abi | None = None) -> Mapping[str, int
         for name, number in layout.enum("reason").items()
         if name not in ("REASONS", "REASON_NONE") and not name.startswith(_FORWARDED)  # no reasons
     }
-    if _NO_SERVICE in counts:
-        counts[_NO_SERVICE] += sum(each[-1] for each in ends_by_ifindex(layout, tables.device_packets).values())
+    if counts.keys() >= {"REASON_NO_SERVICE"}:
+        for name, count in plain_counts(layout, tables.device_packets).items():
+            counts[f"REASON_{name.removeprefix(_PLAIN)}"] += count
     return {name.removeprefix("REASON_").lower().replace("_", " "): count for name, count in counts.items()}
 
 
+def plain_counts(layout: Abi, device_packets: maps.PerCpuArray) -> dict[str, int]:
+    """Return the packets of all devices that passed by a reason of `enum plain`, by its enumerators."""
+    names = [name for name in layout.enum("plain") if name != "PLAINS"]
+    form = layout.struct("device_packets").view("plain")
+    return dict(zip(names, map(sum, zip(*device_packets.rows(form), strict=True)), strict=True))
+
+
 def ends_by_ifindex(layout: Abi, device_packets: maps.PerCpuArray) -> dict[int, list[int]]:
-    """Return the packets of devices that were not forwarded: passed, dropped and held ones, and those of no service.
+    """Return the packets of devices that were not forwarded: passed, dropped and held ones.
 
     Raises KeyError for a layout without these fields.
     """
-    form = layout.struct("device_packets").view("ifindex", "ended", "no_service")
-    packets = defaultdict[int, list[int]](lambda: [0] * NO_ENDS)
-    for index, *ends in device_packets.rows(form):
-        if any(ends):
-            packets[index] = [one + other for one, other in zip(ends, packets[index], strict=True)]
+    form = layout.struct("device_packets").view("ifindex", "ended", "plain")
+    packets = defaultdict[int, list[int]](lambda: [0, 0, 0])
+    for index, passed, dropped, held, *plain in device_packets.rows(form):
+        if any((passed, dropped, held, *plain)):
+            counted = passed + sum(plain), dropped, held
+            packets[index] = [one + other for one, other in zip(counted, packets[index], strict=True)]
     return packets
 
 
