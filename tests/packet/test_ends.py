@@ -13,11 +13,13 @@ import pytest
 from pylvs.bpf import abi
 from pylvs.bpf.reasons import reasons
 from pylvs.dataplane.devices import attachments
+from pylvs.dataplane.devices.modes import Mode
 from pylvs.dataplane.ends import ends
 from pylvs.dataplane.reader import ends_by_ifindex, forwarded_by_ifindex
+from pylvs.dataplane.transaction import Book
 from pylvs.dataplane.vip_roles import Standby
 from pylvs.model.errors import PylvsError
-from pylvs.model.rows import NOTE, VERDICTS
+from pylvs.model.rows import NOTE, VERDICTS, DeviceEnds
 from pylvs.model.service import (
     Destination,
     DestinationKey,
@@ -30,7 +32,9 @@ from pylvs.model.service import (
     TunnelKind,
     VirtualService,
 )
+from pylvs.netlink import links
 from pylvs.reference.packet import checksum
+from tests.packet.frames import tcp, udp
 from tests.packet.fuzz.steps import AddServer, AddService, Edit, SetStandby
 from tests.packet.fuzz.traffic import Traffic, framed, ip_packet
 from tests.packet.host import (
@@ -50,6 +54,8 @@ from tests.packet.host import (
     server6,
 )
 from tests.packet.runner import SHORTEST, Runner
+from tests.packet.wire import wire
+from tests.waiting import until
 
 SEED = 20261129
 LONGEST = 1514  # of a frame of a device
@@ -58,6 +64,11 @@ ICMP, UNREACHABLE = 1, 3
 VLAN_TAG = b"\x81\x00\x00\x07"
 BROADCAST, FOREIGN = b"\xff" * 6, bytes.fromhex("0200000000aa")
 TUNNELS = Tunnel(), Tunnel(TunnelKind.GRE), Tunnel(TunnelKind.GUE, 6080, TunnelFlag.CSUM)
+
+
+@pytest.fixture
+def host(director_host: Host) -> Host:
+    return director_host
 
 
 def tables() -> list[Edit]:
@@ -204,3 +215,102 @@ def test_every_frame_of_any_kind_is_counted_once(frames: int) -> None:
         assert grown.dropped - errors + grown.held + in_fragments == seen["xdp", XDP_DROP] + seen["tc", TC_DROP]
         assert min(*grown, in_fragments) >= 0 < min(grown), grown
         assert without_notes(host) == of_all_devices(host)
+
+
+@pytest.mark.parametrize("mode", ["native", "generic", "tc"])
+def test_the_kernel_has_received_what_the_programs_have_counted(mode: Mode) -> None:
+    """Real frames come by a veth; its driver counts them."""
+    with new_host(connections=1 << 14, mode=mode, recycled=True) as host, wire() as link:
+        chance, edits, sent = random.Random(SEED), tables(), 0
+        with host.director.batch():
+            for edit in edits:
+                edit.apply(host.director)
+        before = device(host, "d0")
+        for step in Traffic(edits, SEED).steps(1000, edits=0):
+            for frame in varied(step, chance) if isinstance(step, bytes) else ():
+                if len(frame) <= LONGEST:
+                    sent += 1
+                    link.send(frame)
+        until(lambda: device(host, "d0").counted - before.counted >= sent, lambda: f"{device(host, 'd0')} of {sent}")
+        found = device(host, "d0")
+        assert found.difference == 0, found
+        assert min(found.passed, found.dropped, found.held, found.forwarded.tc) > 0
+        assert (found.forwarded.xdp > 0) == (mode != "tc")
+
+
+def device(host: Host, name: str) -> DeviceEnds:
+    (found,) = (each for each in ends(host.director.tables).devices if each.device == name)
+    return found
+
+
+def of_service(host: Host, service: ServiceKey) -> dict[str, int]:
+    """Return the counts of a service's packets by reason."""
+    return {each.reason: each.count for each in ends(host.director.tables).services if each.service == service}
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_what_a_service_does_not_forward_counts_for_it_until_it_is_deleted(host: Host, hook: str) -> None:
+    service, other = host.new_key(), host.new_key()
+    host.serve(service, 0)
+    host.serve(other, 1)
+
+    def receive(frame: bytes) -> None:
+        if hook == "tc" or host.run(frame, "xdp").verdict == XDP_PASS:
+            host.run(frame, "tc")
+
+    for sport in range(5):
+        receive(tcp(sport=sport, dport=service.port))
+        receive(tcp("A", sport=sport, dport=other.port))
+        receive(tcp(sport=sport, dport=other.port, ttl=1))
+    assert of_service(host, service) == {"no destination": 5}
+    assert of_service(host, other) == {"no flow": 5, "ttl": 5}
+    host.director.delete_service(service)
+    host.director.delete_service(other)
+    assert (of_service(host, service), of_service(host, other)) == ({}, {})
+    host.serve(service, 0)
+    assert of_service(host, service) == {}, "another service of this key begins at 0"
+
+
+def test_counts_of_deleted_services_take_no_memory_for_long(host: Host) -> None:
+    service = host.new_key()
+    host.serve(service, 0)
+    host.run(tcp(dport=service.port), "tc")
+    counts = host.director.tables.service_reasons
+    assert len(counts) > 0
+    host.director.delete_service(service)
+    Book(host.director.tables).settle()
+    assert len(counts) == 0
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_each_fragment_ends_once(host: Host, again: bool) -> None:
+    """The last one stands for the whole packet, also if others come twice."""
+    service = host.new_key(Protocol.UDP)
+    host.serve(service, 1)
+    frames = [*fragments(udp(dport=service.port, payload=bytes(64)), random.Random(2))]
+    assert len(frames) == 2
+    before, seen = of_device(host, host.ifindex), host.reasons()
+    for frame in (*frames[:1] * (2 if again else 1), *frames[1:]):
+        host.run(frame, "tc")
+    grown = Sums(*(new - old for new, old in zip(of_device(host, host.ifindex), before, strict=True)))
+    assert grown == Sums(0, 1, 0, int(again), 1)
+    assert host.reason("FRAGMENTS_JOINED") == seen.get("fragments_joined", 0) + 1
+
+
+def test_a_device_that_is_attached_again_continues_its_count() -> None:
+    """What came while it was detached counts neither as received nor as lost."""
+    with new_host(mode="tc", recycled=True) as host, wire() as link:
+        service = host.new_key()
+        host.serve(service, 1)
+        link.send(tcp(dport=service.port))
+        until(lambda: device(host, "d0").forwarded.tc == 1, "it is counted")
+        with host.director.batch():
+            attachments.release(host.director.tables, "d0")
+        received = links.traffic("d0").in_packets
+        link.send(tcp(sport=4001, dport=service.port))
+        until(lambda: links.traffic("d0").in_packets > received, "the device receives it")
+        with host.director.batch():
+            attachments.request(host.director.tables, "d0", "tc")
+        link.send(tcp(sport=4002, dport=service.port))
+        until(lambda: device(host, "d0").forwarded.tc == 2, "it is counted")
+        assert device(host, "d0").difference == 0

@@ -23,6 +23,12 @@ from pylvs.netlink import links
 from pylvs.system import lock, unix_http
 from pylvs.system.namespaces import network_cookie
 
+# Reasons of packets that need no attention; `pylvs drops` has them.
+_ORDINARY = (
+    *("no service", "no flow", "not ip", "other host", "tagged", "standby", "reply routed", "reply unsent", "icmp"),
+    *("no reply flow", "fragment", "ftp data", "unsupported", "icmp sent", "fragments joined"),
+)
+
 # late: each command imports what it runs, so that the others start sooner
 
 
@@ -86,7 +92,7 @@ def _overview() -> dict[str, Any]:
 @click.command()
 @as_json
 def show(as_json: bool) -> None:
-    """Show which device runs what, and why, and count the packets that were not merely forwarded."""
+    """Show which device runs what, and why, and count dropped packets and other events."""
     found = _overview()
     if as_json:
         click.echo(json.dumps(found, indent=2))
@@ -118,7 +124,8 @@ def show(as_json: bool) -> None:
         for address in found[role]:
             click.echo(f"{address}: {role} ({meaning})")
     for name, count in sorted(found["reasons"].items()):
-        click.echo(f"{count:>12}  {name}")
+        if name not in _ORDINARY:
+            click.echo(f"{count:>12}  {name}")
 
 
 def _print_problems(found: Mapping[str, Any]) -> None:

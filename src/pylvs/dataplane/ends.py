@@ -6,8 +6,12 @@ receives, too, independently. So the difference of both shows a packet that the 
 
 from __future__ import annotations
 
+from typing import Any
+
 from pylvs.bpf import abi
+from pylvs.bpf.reasons import reasons
 from pylvs.dataplane.devices import attach
+from pylvs.dataplane.director import open_director
 from pylvs.dataplane.reader import Reader, ends_by_ifindex, forwarded_by_ifindex, reason_counts
 from pylvs.dataplane.tables import Tables, service_of
 from pylvs.model.rows import DeviceEnds, Ends, HookPackets, ServiceEnd
@@ -20,6 +24,46 @@ def ends(tables: Tables) -> Ends:
     devices, forwarded = _of_devices(tables)
     reasons = {"forwarded xdp": forwarded.xdp, "forwarded tc": forwarded.tc, **reason_counts(tables)}
     return Ends(devices, reasons, _of_services(tables))
+
+
+def report() -> dict[str, Any]:
+    """Return what became of packets as JSON types, for `pylvs drops`. Raises NotPermitted, Unsupported."""
+    director = open_director()
+    if not director.state.exists:
+        return {"tables": False, "devices": [], "reasons": []}
+    director.state.check_build()
+    found = ends(director.tables)
+    by_reason: dict[str, list[dict[str, Any]]] = {}
+    for end in found.services:
+        by_reason.setdefault(end.reason, []).append({"service": str(end.service), "count": end.count})
+    return {
+        "tables": True,
+        "devices": [_described(device) for device in found.devices],
+        "reasons": [
+            {
+                "reason": reason.name,
+                "verdict": reason.verdict,
+                "count": found.reasons[reason.name],
+                "sentence": reason.sentence,
+                "services": by_reason.get(reason.name, []),
+            }
+            for reason in reasons().values()
+        ],
+    }
+
+
+def _described(device: DeviceEnds) -> dict[str, Any]:
+    """Return the ends of a device as JSON types. While packets come, their numbers differ by those of the moment."""
+    received = None if device.received is None else device.counted + (device.difference or 0)
+    return {
+        "device": device.device,
+        "received": received,
+        "forwarded": device.forwarded.xdp + device.forwarded.tc,
+        "passed": device.passed,
+        "dropped": device.dropped,
+        "held": device.held,
+        "difference": device.difference,
+    }
 
 
 def _of_devices(tables: Tables) -> tuple[tuple[DeviceEnds, ...], HookPackets]:

@@ -146,6 +146,7 @@ ConnectionLine = Annotated[
     "protocol, state, seconds left; address and port of client, virtual service and destination; engine and its data",
 ]
 ShowReply = Annotated[dict[str, Any], "as pylvs show --json"]
+DropsReply = Annotated[dict[str, Any], "as pylvs drops --json"]
 
 
 class TableReply(TypedDict):

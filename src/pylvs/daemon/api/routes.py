@@ -295,6 +295,19 @@ async def show(daemon: Supervisor, given: Given) -> Response:
     return json_response(found)
 
 
+async def drops(daemon: Supervisor, given: Given) -> Response:
+    """Return what `pylvs drops --json` prints. Raises Busy without the table."""
+
+    def read() -> dict[str, Any]:
+        _in_namespace(given.get("namespace"))
+        return daemon.host.ends()
+
+    found = await _of_tables(daemon, read, TABLES_TIMEOUT_S)
+    if found is None:
+        raise _unread(daemon)
+    return json_response(found)
+
+
 async def services(daemon: Supervisor, _: Given) -> Response:
     """Reply at once, also while the table is locked or pylvs-vrrp hangs."""
     return await to_thread(_services_response, daemon.engine.snapshot())
@@ -452,6 +465,7 @@ ROUTES = (
     Operation("GET", "/v1/table", "The table, as ipvsadm lists it.", table, replies.ListingReply, _OF_TABLES),
     Operation("GET", "/v1/connections", _CONNECTIONS_HELP, connections, replies.ConnectionLine, _OF_TABLES, LINES),
     Operation("GET", "/v1/show", "As pylvs show --json.", show, replies.ShowReply, _OF_TABLES),
+    Operation("GET", "/v1/drops", "As pylvs drops --json.", drops, replies.DropsReply, _OF_TABLES),
     Operation("GET", "/metrics", "The numbers, in Prometheus's text format.", metrics, str, _SELECTION, CONTENT_TYPE),
     Operation(
         "POST",

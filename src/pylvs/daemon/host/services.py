@@ -197,6 +197,12 @@ class HostServices:
 
         return overview()
 
+    def ends(self) -> dict[str, Any]:
+        """Return what `pylvs drops` prints."""
+        from pylvs.dataplane import ends  # late: only `pylvs drops` of a member needs it
+
+        return ends.report()
+
     def start_routers(self, state: StateDirectory, log_format: str) -> subprocess.Popen[bytes]:
         """Start pylvs-vrrp, which outlives the daemon. In a thread. Raises OSError."""
         return subprocess.Popen(

@@ -250,6 +250,23 @@ class Former:
             percpu.records = records
             return forwarded_by_ifindex(self.layout, device_packets, percpu, self.book.get(0, "destination_top"))
 
+    def ends(self) -> dict[int, tuple[list[int], list[int]]]:
+        """Return the packets of devices that passed, were dropped or held, and those that passed by plain reasons.
+
+        A build that counts none of them has none.
+        """
+        try:
+            form = self.layout.struct("device_packets").view("ifindex", "ended", "plain")
+        except KeyError:
+            return {}
+        packets = dict[int, list[int]]()
+        with PerCpuArray.open(self.path("device_packets")) as found:
+            for index, *counts in found.rows(form):
+                if any(counts):
+                    before = packets.get(index, [0] * len(counts))
+                    packets[index] = [one + other for one, other in zip(counts, before, strict=True)]
+        return {index: (counts[:3], counts[3:]) for index, counts in packets.items()}
+
 
 # Listings.
 

@@ -246,10 +246,13 @@ class Migration:
                     fresh.reasons.put(number, struct.pack("<Q", count).ljust(8 * fresh.reasons.cpus, b"\0"))
 
     def _copy_forwarded(self, fresh: Tables) -> None:
-        """Copy the packets by ingress device and hook, to the first CPU."""
+        """Copy the packets by ingress device, to the first CPU."""
         codec, into = abi.struct("device_packets"), fresh.device_packets
-        for ifindex, packets in self.former.forwarded().items():
-            counted = codec.pack(ifindex=ifindex, forwarded=packets)
+        forwarded, ends = self.former.forwarded(), self.former.ends()
+        for ifindex in forwarded.keys() | ends.keys():
+            packets = [each & ALL_ONES for each in forwarded.get(ifindex, (0, 0))]
+            ended, plain = ends.get(ifindex, ([0] * 3, [0] * abi.constant("PLAINS")))
+            counted = codec.pack(ifindex=ifindex, forwarded=packets, ended=ended, plain=plain)
             into.put(ifindex % into.max_entries, counted.ljust(into.stride * into.cpus, b"\0"))
 
 
