@@ -152,6 +152,10 @@ def plain(version: int) -> Frame:
     return request(DR) if version == 4 else request(SIX, source=CLIENT6)
 
 
+# What no frame of the bench matches, as an operator would write it.
+FILTER = "tcp port 80 and host 192.0.2.77"
+
+
 def unserved() -> Frame:
     """Return a packet of no service."""
     return Frame(CLIENT, site.OWN, CLIENT_PORT, 22)
@@ -212,6 +216,7 @@ class Case:
     verdicts: tuple[int, ...] = _SENT
     replies: bool = False
     flows: Flows | None = None
+    traced: bool = False  # while `pylvs trace` runs, with a filter that the packet does not match
 
 
 def _foreign() -> list[Case]:
@@ -239,6 +244,8 @@ def cases(size: Size) -> list[Case]:
     found = [
         Case("no_service", unserved(), verdicts=(XDP.passes,)),
         Case("one_dr", request(DR), (key(DR),)),
+        Case("no_service_traced", unserved(), verdicts=(XDP.passes,), traced=True),
+        Case("one_dr_traced", request(DR), (key(DR),), traced=True),
         Case("one_tun", request(TUN), (key(TUN),), SHRINK),
         Case("nat_forth", request(NAT), (key(NAT),)),
         Case("nat_back", reply, (key(NAT),), replies=True),
@@ -247,6 +254,7 @@ def cases(size: Size) -> list[Case]:
         Case("across", request(THREADS, source=THREAD_CLIENTS), threads, FLOWS, flows=across),
         Case("tc_no_service", unserved(), (), SAME_TC, (TC.passes,)),
         Case("tc_one_dr", request(DR), (key(DR),), SAME_TC, (TC_REDIRECT,)),
+        Case("tc_one_dr_traced", request(DR), (key(DR),), SAME_TC, (TC_REDIRECT,), traced=True),
         Case("tc_nat_forth", request(NAT), (key(NAT),), SAME_TC, (TC_REDIRECT,)),
         Case("tc_nat_back", reply, (key(NAT),), SAME_TC, (TC_REDIRECT,), replies=True),
     ]

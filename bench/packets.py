@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench import full_table, katran, site
 from bench.cases import (
+    FILTER,
     MANY,
     MANY_CLIENTS,
     NEW_CLIENTS,
@@ -42,6 +43,8 @@ from bench.rows import (
 )
 from pylvs.dataplane.load import CONNECTION_MAPS
 from pylvs.system.namespaces import inside_network
+from pylvs.trace.filters import compile_filter
+from pylvs.trace.session import Session, open_session
 
 _MISSED = 0.001  # of all packets may be passed to the kernel: XDP asks for the next hop once a second
 _YOUNG_S = 50  # a connection without an answer lives a minute
@@ -54,6 +57,7 @@ class Bench:
 
     def __init__(self, size: Size, path: PacketPath) -> None:
         self.size = size
+        self.trace: Session | None = None  # paused, but for cases that are traced
         self.path = path
         self.overheads = Overheads(path.harness)
         self.results: dict[str, Measured] = {}
@@ -114,7 +118,11 @@ class Bench:
         before = self._packets(case)
         harness, wrapper = self.path.harness, case.wrapper
         harness.plan(case.frame, case.flows)
+        if case.traced and self.trace:
+            self.trace.resume()
         spent, last = harness.run(wrapper, self.path.entry(wrapper), self.size.repeat)
+        if case.traced and self.trace:
+            self.trace.pause()
         counted = self._packets(case) - before
         wrong = last.verdict not in (*case.verdicts, wrapper.hook.passes)
         if wrong or (case.services and counted < self.size.repeat * (1 - _MISSED) - 2):
@@ -216,6 +224,8 @@ def ready(size: Size, progress: Progress, tree: Path | None = None) -> Iterator[
         bench.serve()
         progress(f"packets: making {size.flows:,} connections")
         bench.connect()
+        bench.trace = closing.enter_context(open_session(compile_filter(FILTER)))
+        bench.trace.pause()
         if size.budgets:
             bench.others.append(bench.measure_lines)
             for version in (4, 6) if site.has_ipv6() else (4,):

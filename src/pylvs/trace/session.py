@@ -95,6 +95,16 @@ class Session:
             self._ring.close()
             self._counts.close()
 
+    def pause(self) -> None:
+        """Let packets take their usual way until `resume`, or the next `read`."""
+        self._root.publish(0, "trace", 0)
+        self._renewed = -_RENEW_S
+
+    def resume(self) -> None:
+        """Trace packets again, for the duration of the lease. Raises TraceEnded."""
+        self._renewed = -_RENEW_S
+        self._renew()
+
     def counts(self) -> Counts:
         """Return what the session counted until now."""
         matched, limited, lost, recorded = self._counts.sums(0)
@@ -129,7 +139,7 @@ class Session:
     def _renew(self) -> None:
         """Renew the lease once a second. Raises TraceEnded."""
         now = time.monotonic()
-        if now - self._renewed < _RENEW_S:
+        if 0 <= now - self._renewed < _RENEW_S:
             return
         _check_entries(self._state, self._entries)
         if self._renewed > 0 and not self._root.get(0, "trace"):
