@@ -158,8 +158,9 @@ struct address { /* IPv4: in the first word */
 	be32 word[4];
 };
 
-/* Copies of the programs: those of devices, and those of a session of `pylvs trace`. */
-enum variant { VARIANT_LIVE, VARIANT_TRACE };
+/* Copies of the programs: those of devices; those of a session of `pylvs trace`; those of `pylvs trace --synthetic`, which
+ * write to no map that others read. */
+enum variant { VARIANT_LIVE, VARIANT_TRACE, VARIANT_DRY };
 
 /* set when the object is loaded */
 const volatile u32 variant = VARIANT_LIVE;
@@ -212,6 +213,12 @@ struct service_version;
 INLINE bool is_traced(void)
 {
 	return variant != VARIANT_LIVE;
+}
+
+/* Whether the program only tells what it would do. */
+INLINE bool is_dry(void)
+{
+	return variant == VARIANT_DRY;
 }
 
 int trace_reason(u32 reason);

@@ -27,9 +27,19 @@ struct new_conn {
 	enum slot_user user;
 };
 
+/* Return what insert_conn would: the slot is one that no connection has. */
+INLINE enum create_result would_insert(struct new_conn *new)
+{
+	const struct pool *pool = map_elem(pools, 0);
+	new->slot = 0;
+	return pool && READ_ONCE(pool->used) < capacity_for(pool, new->nat) ? CREATED : refuse(REASON_REFUSED_TABLE_FULL);
+}
+
 /* Insert it in its state. If the tuple exists, or the table is full, nothing changes. */
 INLINE enum create_result insert_conn(struct new_conn *new)
 {
+	if (is_dry())
+		return would_insert(new);
 	struct key key = {};
 	struct found found = {.connection = &new->conn};
 	set_key(&key, new->tuple, new->is_ipv6);

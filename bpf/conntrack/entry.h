@@ -42,7 +42,7 @@ INLINE struct control *control_of(u32 slot)
 INLINE void add_references(u32 template, s32 by)
 {
 	struct control *control = control_of(template);
-	if (control)
+	if (control && !is_dry())
 		__sync_fetch_and_add(&control->controls, by);
 }
 

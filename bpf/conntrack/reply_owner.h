@@ -41,7 +41,7 @@ VERIFIED_ONCE u32 regain_replies(const union tuple *reply, u32 is_ipv6)
 	if (!conn)
 		return 0;
 	u64 *word = &conn->connection.word, seen = READ_ONCE(*word);
-	if (word_dying(seen) || !match_slot(AFTER((u64)slot, seen), &key) ||
+	if (is_dry() || word_dying(seen) || !match_slot(AFTER((u64)slot, seen), &key) ||
 	    __sync_val_compare_and_swap(word, seen, seen & ~(1ULL << WORD_NO_REPLIES)) != seen)
 		return 0;
 	key.rest &= ~(1ULL << REST_ANY_OWNER);

@@ -33,6 +33,8 @@ enum { STATE_IS_JUDGED = STATES };
 VERIFIED_ONCE int count_conn(u32 destination, u32 first)
 {
 	u32 state = first & (STATES - 1);
+	if (is_dry())
+		return 0;
 	add_half_open(is_half_open_state(state));
 	struct conn_counts *n = conn_counts_of(destination);
 	if (!n)
@@ -58,6 +60,8 @@ INLINE void note_removed(struct conn_counts *n)
 VERIFIED_ONCE int uncount_conn(u32 destination, u32 last)
 {
 	u32 state = last & (STATES - 1);
+	if (is_dry())
+		return 0;
 	add_half_open(-(s32)is_half_open_state(state));
 	struct conn_counts *n = conn_counts_of(destination);
 	if (!n)
@@ -74,7 +78,7 @@ VERIFIED_ONCE int uncount_conn(u32 destination, u32 last)
 INLINE void count_one_packet(u32 destination)
 {
 	struct conn_counts *n = conn_counts_of(destination);
-	if (!n)
+	if (!n || is_dry())
 		return;
 	if (unlikely(n->upper) && n->active + n->inactive + 1 >= n->upper)
 		n->overloaded = 1;
@@ -97,7 +101,7 @@ INLINE void assure(u32 slot, enum assurance how)
 {
 	struct control *control = control_of(slot);
 	struct control *template = control ? control_of(control->template) : NULL;
-	if (template && (how == ASSURED || !template->assured))
+	if (template && !is_dry() && (how == ASSURED || !template->assured))
 		WRITE_ONCE(template->assured, how);
 }
 
@@ -217,11 +221,22 @@ INLINE bool refresh(u64 *word, u32 direction, u32 event, const struct facts *fac
 	return new == old || __sync_val_compare_and_swap(word, old, new) == old;
 }
 
+/* Return whether update_state would update the connection, and note the state. */
+INLINE bool would_update(u64 old, u32 direction, u32 event, const struct facts *facts, u32 now)
+{
+	if (word_dying(old))
+		return false;
+	trace_state(word_state(word_after(old, direction, event, facts, now, HOOK_TC)), false);
+	return true;
+}
+
 /* Update state and expiry by a packet. Return false if the connection is being removed. Once a reply was seen, requests
  * of direct routing and tunnels follow the same rows as NAT's. */
 INLINE bool update_state(u64 *word, u32 slot, bool controlled, u32 direction, enum found_by by, const struct packet *p,
 			 u32 destination, const struct facts *facts, u32 now, enum hook hook)
 {
+	if (is_dry())
+		return would_update(READ_ONCE(*word), direction, p->event, facts, now);
 	/* Inlined at XDP only, where a call would be too slow. */
 	if (hook == HOOK_XDP && likely(refresh(word, direction, p->event, facts, now)))
 		return true;

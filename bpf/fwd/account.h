@@ -40,7 +40,7 @@ INLINE void account(struct ctx ctx, u32 destination, enum side side, const struc
 {
 	u32 ifindex = input_of(ctx, p);
 	struct percpu_destination *percpu = percpu_of(destination);
-	if (!percpu)
+	if (!percpu || is_dry())
 		return;
 	percpu = barrier_var(percpu);
 	if (unlikely((ctx.hook == HOOK_XDP ? percpu->ingress[side].input : percpu->tc_inputs[side]) != ifindex))

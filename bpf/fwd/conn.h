@@ -221,7 +221,7 @@ INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found 
 	if (unlikely(!update_state(&c->word, slot, controlled, direction, BY_TUPLE, p, t.index, facts_in(root, live), now,
 				   ctx.hook)))
 		return end_at(ctx, t.destination, drop(ctx.hook, REASON_EXPIRING));
-	if (is_traced())
+	if (is_traced() && !is_dry())
 		trace_state(word_state(READ_ONCE(c->word)), false);
 	account_request(ctx, t.index, p, 0);
 	if (ctx.hook == HOOK_TC && unlikely(!no_slowpath(ctx, p, &t, hop, max_len_to(&t, hop->mtu))))

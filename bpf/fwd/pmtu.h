@@ -25,7 +25,8 @@ INLINE void apply_pmtu(struct hop *hop, const struct address *to, u32 now)
 	struct path_mtu *path = pmtu_of(to, now);
 	if (!path)
 		return;
-	WRITE_ONCE(path->used, 1);
+	if (!is_dry())
+		WRITE_ONCE(path->used, 1);
 	if (path->mtu < hop->mtu)
 		hop->mtu = path->mtu;
 }

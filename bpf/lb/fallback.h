@@ -31,7 +31,7 @@ INLINE void begin_fallback_time(u32 service, u32 now, u32 seconds)
 {
 	struct service_state *state = map_elem(service_states, service);
 	u32 until = (now + seconds * ticks_per_second) ?: 1;
-	if (state && (!in_fallback_time(state, now) || (s32)(until - state->stateless_until) > 0))
+	if (state && !is_dry() && (!in_fallback_time(state, now) || (s32)(until - state->stateless_until) > 0))
 		WRITE_ONCE(state->stateless_until, until);
 }
 

@@ -92,7 +92,7 @@ INLINE bool is_expired(u32 used, u32 epoch_tick, u32 now, u32 expiration_s)
 
 INLINE bool begin_change(struct cached *entry)
 {
-	return __sync_val_compare_and_swap(&entry->busy, 0, 1) == 0;
+	return !is_dry() && __sync_val_compare_and_swap(&entry->busy, 0, 1) == 0;
 }
 
 INLINE void end_change(struct cached *entry)
@@ -133,6 +133,8 @@ INLINE struct cached *cache_find(const struct cache_key *key, const struct scrat
 	struct cached *entry = bpf_map_lookup_elem(&cache, key);
 	if (!entry)
 		return NULL;
+	if (is_dry())
+		return is_expired(entry->used, w->service.epoch_tick, now, expiration_s) ? NULL : entry;
 	if (!is_expired(entry->used, w->service.epoch_tick, now, expiration_s)) {
 		WRITE_ONCE(entry->used, now);
 	} else if (begin_change(entry)) {
@@ -165,6 +167,8 @@ INLINE bool put_part(const struct cache_key *key, u32 service, u32 now, u32 memb
 INLINE void cache_add(const struct cache_key *key, const struct candidates *c, u32 now, u32 destination)
 {
 	u32 epoch = c->service->epoch;
+	if (is_dry())
+		return;
 	if (count_entry(c->cursor, epoch) && !put_part(key, c->service->slot, now, destination))
 		uncount_entry(c->cursor, epoch);
 }

@@ -157,6 +157,8 @@ INLINE bool is_local_daddr(struct ctx ctx, struct service_state *state, const st
 	struct address daddr = {};
 	packet_daddr(&daddr, p);
 	bool is_local = is_local_vip(ctx, &daddr, p->is_ipv6);
+	if (is_dry())
+		return is_local;
 	state->is_local = is_local;
 	barrier();
 	state->local_at = now;

@@ -17,6 +17,8 @@ INLINE bool should_drop_packet(const struct settings *settings)
 {
 	struct pool *pool = map_elem(pools, 0);
 	s32 rate = settings->am_droprate;
+	if (is_dry())
+		return pool && rate && READ_ONCE(pool->drop_left) <= 1;
 	if (!pool || !rate || __sync_fetch_and_add(&pool->drop_left, -1) > 1)
 		return false;
 	WRITE_ONCE(pool->drop_left, rate);

@@ -77,7 +77,7 @@ VERIFIED_ONCE int note_lone_template(u32 slot, u32 is_new, u32 service)
 {
 	struct control *control = control_of(slot);
 	struct conn_entry4 *conn = conn_at(slot);
-	if (!control || !conn)
+	if (!control || !conn || is_dry())
 		return 0;
 	if (is_new)
 		note_half_open(slot, READ_ONCE(conn->connection.word) >> WORD_GENERATION, service);

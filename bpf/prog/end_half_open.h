@@ -88,8 +88,10 @@ INLINE void end_oldest_half_open(u32 used_template, u32 now, u32 cost)
 
 INLINE int prog_end_half_open(struct ctx ctx, struct scratch *w, struct root *root)
 {
+	w->flow.half_open_ended = true;
+	if (is_dry())
+		return tail_call(ctx, PROG_CONNECT);
 	u32 cost = w->flow.by_hash ? 1 : cost_of_syn(w->service.scheduler, w->service.count);
 	end_oldest_half_open(w->template.slot, ticks(), cost);
-	w->flow.half_open_ended = true;
 	return tail_call(ctx, PROG_CONNECT);
 }

@@ -119,7 +119,7 @@ INLINE int prog_hash_fallback(struct ctx ctx, struct scratch *w, struct root *ro
 	}
 	FORGET_BOUNDS(r, pos, pos);
 	bpf_loop(count, rendezvous_step, &r, 0);
-	if (w->chosen.destination != NO_INDEX && !(r.pos >> CHOICE_SERVICE))
+	if (w->chosen.destination != NO_INDEX && !is_dry() && !(r.pos >> CHOICE_SERVICE))
 		WRITE_ONCE(*choice, first_choice(w->service.slot, w->service.generation) | r.pos);
 	return tail_call(ctx, PROG_CONNECT);
 }

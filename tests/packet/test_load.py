@@ -103,7 +103,7 @@ def verified(descriptor: int) -> int:
 
 
 @pytest.mark.parametrize(
-    ("entry", "most"), [(TC, 257_000), (SIP, 52_000), (BYPASS, 19_500), (XDP, 143_000), (EGRESS, 32_000)]
+    ("entry", "most"), [(TC, 270_000), (SIP, 58_000), (BYPASS, 20_500), (XDP, 150_000), (EGRESS, 34_000)]
 )
 def test_the_verifier_processes_few_instructions(entry: str, most: int) -> None:
     with new_host(mode="tc"), load.open_object(4096, load.new_seeds(), (entry,)) as opened:

@@ -31,7 +31,7 @@ static u32 schedule_lblc(struct candidates *c)
 		return NO_INDEX;
 	if (!entry) {
 		cache_add(&key, c, now, chosen);
-	} else if (chosen != before && __sync_val_compare_and_swap(&entry->members[0], before, chosen) == before) {
+	} else if (!is_dry() && chosen != before && __sync_val_compare_and_swap(&entry->members[0], before, chosen) == before) {
 		ref_destination(chosen, 1);
 		ref_destination(before, -1);
 	}

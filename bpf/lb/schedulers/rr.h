@@ -35,7 +35,7 @@ static u32 schedule_rr(struct candidates *c)
 		if (pos == NO_INDEX)
 			return NO_INDEX;
 		u64 next = (u64)(u16)c->service->list_version << 32 | (pos + 1);
-		if (__sync_val_compare_and_swap(c->cursor, seen, next) == seen)
+		if (is_dry() || __sync_val_compare_and_swap(c->cursor, seen, next) == seen)
 			break;
 	}
 	return pos;

@@ -67,7 +67,7 @@ static u32 schedule_wrr(struct candidates *c)
 		}
 		if (pos != NO_INDEX)
 			next.position = pos + 1;
-		if (__sync_val_compare_and_swap(c->cursor, seen, wrr_pack(c, next)) == seen)
+		if (is_dry() || __sync_val_compare_and_swap(c->cursor, seen, wrr_pack(c, next)) == seen)
 			break;
 	}
 	return pos;

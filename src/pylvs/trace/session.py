@@ -80,7 +80,7 @@ class Session:
     def __init__(self, state: State, copy: variants.Copy, entries: Mapping[str, int]) -> None:
         self._state, self._copy, self._entries = state, copy, entries
         self._root = Tables(state).root
-        self._ring = _Ring(copy.records)
+        self._ring = Ring(copy.records)
         self._counts = PerCpuArray.duplicate(copy.counts)
         self._number, self._pauses = 0, 0
         self._renewed = -_RENEW_S
@@ -194,7 +194,7 @@ def open_session(
 # --- the ring buffer ---
 
 
-class _Ring:
+class Ring:
     """The reader's side of a BPF_MAP_TYPE_RINGBUF."""
 
     def __init__(self, descriptor: int) -> None:

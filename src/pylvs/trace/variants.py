@@ -60,6 +60,17 @@ class Way:
         return abi.TRACERS[0] if self.is_xdp else abi.TRACERS[1]
 
 
+TRACE_TC = "tc_trace"
+# Maps that a dry copy has for itself: what each CPU keeps, and its ring buffer. Some of them need a few elements only.
+_DRY_OWN = ("scratches", "copies", "reasons", "limiters", "recent_services", "half_open_queues", "percpu_credits")
+_DRY_SIZES = {
+    "percpu_destinations": 1,
+    "device_packets": 1,
+    "client_hops": 2,
+    "client_routes": 1,
+    "client_routes6": 1,
+    "trace_records": 1 << 16,
+}
 _INGRESS_WAY = Way(False, _INGRESS, "tc_trace", "tc_plain")
 WAYS = {
     XDP: Way(True, _INGRESS, "xdp_trace", "xdp_plain"),
@@ -90,6 +101,36 @@ def check(state: State) -> None:
             " the next edit of the table replaces them: run ipvsadm -A or -e, then pylvs trace",
             state.made_by(),
         )
+
+
+class DryCopy:
+    """The programs of TC in a copy that writes to no map of the director. Only `kernel.run_program` runs it."""
+
+    def __init__(self, state: State) -> None:
+        """Load. Raises what `load.create` does."""
+        tables = Tables(state)
+        groups = (*(name for name in entries_of(state) if name in (TC, *ON_DEMAND)), TRACE_TC)
+        numbers = {name: abi.constant(name) for name in ("VARIANT_DRY", "HOPS", "ROUTE_SETS")}
+        with contextlib.ExitStack() as opened:
+            loaded = opened.enter_context(load.open_object(*load.pool_shape(tables), groups))
+            for name in (*ENTRIES, *load.RUN):
+                loaded.skip_program(name)
+            for name in abi.TRACERS:
+                loaded.skip_map(name)
+            for name, size in _DRY_SIZES.items():
+                loaded.set_max_entries(name, size)
+            variables = {"variant": numbers["VARIANT_DRY"], "trace_per_tick": 0xFFFFFFFF}
+            variables |= {"hop_slots": numbers["HOPS"], "route_sets": numbers["ROUTE_SETS"]}
+            abi.shipped().set_variables(loaded, variables)
+            load.reuse_maps(loaded, tables, (*load.TAILCALLS, *_DRY_OWN, *_DRY_SIZES))
+            loaded.load()
+            load.fill_tailcalls(loaded, groups)
+            self.program, self.records = loaded.program_fd(TRACE_TC), loaded.map_fd("trace_records")
+            self._open = opened.pop_all()
+
+    def close(self) -> None:
+        """Unload."""
+        self._open.close()
 
 
 class Copy:

@@ -18,7 +18,7 @@ from pylvs.model.rows import Counters, PacketCounts
 # Fields that are computed again, or that begin anew: chains of free slots, bitmaps with their keys, locks.
 # So do counts of connections and of references, and positions in rings.
 _ANEW = {
-    "root": ("vip_bits", "reply_bits", "standby_bits", "address_keys"),
+    "root": ("vip_bits", "reply_bits", "standby_bits", "address_keys", "trace"),
     "facts": ("timeouts",),
     "destination": ("cached",),
     "conn_counts": ("active", "inactive", "persistent"),
