@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pylvs.dataplane import load
 from pylvs.dataplane.state import ON_DEMAND
-from tests import trace_filters
+from tests import trace_filters, trace_once
 from tests.interop import forwarding_in_guest as forwarding
 from tests.interop import scheduling_in_guest as scheduling
 from tests.interop import unfinished_in_guest as unfinished
@@ -38,6 +38,8 @@ def main() -> int:
                 for hook in trace_filters.HOOKS.values():
                     os.close(trace_filters.load(given, hook))
             print("filters: the verifier accepts them", flush=True)
+            trace_once.play(host)
+            print("tracing: the verifier accepts both copies, and a packet leaves a record", flush=True)
             for line in unfinished.play(host):
                 print(line, flush=True)
             for device in sorted(Path("/sys/class/net").glob("nic*")):  # the mount of the first namespace

@@ -32,5 +32,5 @@ def test_every_scheduler_chooses_and_every_method_forwards_at_every_hook(kernel:
     done = guests.run_or_skip(kernel, *SCENARIO, options=("--nics", "2", "--smp", str(cpus)), seconds=GUEST_S)
     assert done.returncode == 0, f"{done.stdout}{done.stderr}"
     lines = [line.split(":")[0] for line in done.stdout.splitlines()]
-    assert lines == [*PREDICTABLE, "other programs", "filters", *UNFINISHED, *FORWARDING], done.stdout
+    assert lines == [*PREDICTABLE, "other programs", "filters", "tracing", *UNFINISHED, *FORWARDING], done.stdout
     print(done.stderr, end="")  # what ran the guest
