@@ -238,12 +238,18 @@ INLINE bool is_of_packet(u32 reason)
 
 PERCPU_MAP(reasons, u64, REASONS);
 
-VERIFIED_ONCE int count(u32 reason)
+VERIFIED_ONCE int count_reason(u32 reason)
 {
 	u64 *counter = map_elem(reasons, reason);
 	if (counter)
 		*counter += 1;
+	return 0;
+}
+
+/* Inlined, because the stacks of nested functions add up, and end at 512 bytes. */
+INLINE void count(u32 reason)
+{
+	count_reason(reason);
 	if (is_traced() && is_of_packet(reason))
 		trace_reason(reason);
-	return 0;
 }
