@@ -82,7 +82,7 @@ INLINE bool update_reply(const struct reply_conn *a, struct packet *p, const str
 	enum found_by by = a->masq ? BY_SERVER : BY_REVERSE;
 	if (!update_state(a->word, a->slot, a->controlled, direction, by, p, a->index, facts_of(root), now, ctx.hook))
 		return false;
-	if (is_traced() && !is_dry())
+	if (is_traced() && !is_dry() && a->word)
 		trace_state(word_state(READ_ONCE(*a->word)), false);
 	account_available(ctx, a->index, SIDE_REPLY, p, root);
 	if (unlikely(a->controlled) && p->protocol == IPPROTO_UDP)

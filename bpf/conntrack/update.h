@@ -236,7 +236,7 @@ INLINE bool update_state(u64 *word, u32 slot, bool controlled, u32 direction, en
 			 u32 destination, const struct facts *facts, u32 now, enum hook hook)
 {
 	if (is_dry())
-		return would_update(READ_ONCE(*word), direction, p->event, facts, now);
+		return !word || would_update(READ_ONCE(*word), direction, p->event, facts, now); /* as for slot 0 */
 	/* Inlined at XDP only, where a call would be too slow. */
 	if (hook == HOOK_XDP && likely(refresh(word, direction, p->event, facts, now)))
 		return true;

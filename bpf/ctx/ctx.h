@@ -73,9 +73,11 @@ int trace_sent_tc(struct __sk_buff *skb, u32 ifindex);
 
 INLINE void trace_sent(struct ctx ctx, u32 ifindex)
 {
-	if (is_traced() && ctx.hook == HOOK_XDP)
+	if (!is_traced())
+		return;
+	if (ctx.hook == HOOK_XDP)
 		trace_sent_xdp(ctx.xdp, ifindex);
-	else if (is_traced())
+	else
 		trace_sent_tc(ctx.skb, ifindex);
 }
 

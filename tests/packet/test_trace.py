@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 
 from pylvs.bpf import abi, kernel
 from pylvs.bpf.maps import ArrayMap
+from pylvs.dataplane import load
+from pylvs.dataplane.state import ON_DEMAND
 from pylvs.dataplane.upgrade import upgrade
 from pylvs.model.errors import Busy, InvalidOperation, OutOfRange
 from pylvs.model.service import (
@@ -34,6 +36,7 @@ from pylvs.model.service import (
 from pylvs.trace.filters import compile_filter
 from pylvs.trace.packet import TracedPacket
 from pylvs.trace.session import Session, TraceEnded, open_session, packet_of
+from tests import trace_once
 from tests.packet.frames import CLIENT4, CLIENT6, tcp, udp
 from tests.packet.fuzz.run import FRAMES, Result, _run_examples
 from tests.packet.fuzz.twin import new_twin
@@ -454,6 +457,16 @@ def test_a_session_ends_when_the_programs_are_replaced(change: str) -> None:
                 assert session.counts().matched == 0
         if change != "down":
             assert not host.director.tables.root.get(0, "trace")
+
+
+def test_each_program_of_a_director_has_a_copy() -> None:
+    with new_host(expires=False, recycled=True) as host:
+        for name in "xdp", "tc_egress", "tc_bare":
+            host.program(name)
+        with host.director.batch():
+            for name in ON_DEMAND:
+                load.provide(host.director.state, name)
+        trace_once.play(host)
 
 
 def test_programs_of_devices_have_no_maps_of_a_session() -> None:
