@@ -179,14 +179,16 @@ SEC("xdp.frags")
 int xdp_trace(struct xdp_md *xdp)
 {
 	bool is_recorded = trace_begin(xdp_ctx(xdp), TRACE_XDP);
-	return is_recorded ? receive(xdp_ctx(xdp), get_root()) : finish(xdp_ctx(xdp), tail_call(xdp_ctx(xdp), PROG_PLAIN));
+	return is_recorded ? receive(xdp_ctx(xdp), get_root())
+			   : finish(xdp_ctx(xdp), tail_call(xdp_ctx(xdp), PROG_PLAIN));
 }
 
 SEC("tc")
 int tc_trace(struct __sk_buff *skb)
 {
 	bool is_recorded = trace_begin(tc_ctx(skb), TRACE_TC);
-	return is_recorded ? receive(tc_ctx(skb), get_root()) : finish(tc_ctx(skb), tail_call(tc_ctx(skb), PROG_PLAIN));
+	return is_recorded ? receive(tc_ctx(skb), get_root())
+			   : finish(tc_ctx(skb), tail_call(tc_ctx(skb), PROG_PLAIN));
 }
 
 SEC("tc")

@@ -62,7 +62,10 @@ class Way:
 
 TRACE_TC = "tc_trace"
 # Maps that a dry copy has for itself: what each CPU keeps, and its ring buffer. Some of them need a few elements only.
-_DRY_OWN = ("scratches", "copies", "reasons", "limiters", "recent_services", "half_open_queues", "percpu_credits")
+_DRY_OWN = (
+    *("scratches", "copies", "reasons", "service_reasons", "limiters", "recent_services"),
+    *("half_open_queues", "percpu_credits"),
+)
 _DRY_SIZES = {
     "percpu_destinations": 1,
     "device_packets": 1,
