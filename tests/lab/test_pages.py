@@ -29,7 +29,9 @@ UNCHANGED = "nothing is changed"  # of a command that got no reply in time, on a
 FOLDER = "/var/tmp"  # where commands run: a lab's host has its own
 NAMED_LAB = re.compile(r"lab up \S+ --name (\w+)")
 # Commands that run until they are interrupted, and what they print when they are ready.
-ENDLESS = re.compile(r"\btcpdump (?!.*-c )|\bpylvs (?:run|watch|events --follow)\b|\bhttp\.server\b")
+ENDLESS = re.compile(
+    r"\btcpdump (?!.*-c )|\bpylvs (?:run|watch|events --follow)\b|\bpylvs trace (?!.*--synthetic)|\bhttp\.server\b"
+)
 CAPTURE = re.compile(r"\btcpdump ")
 INSIDE = re.compile(r"^pylvs lab exec \S+ \S+ -- ")  # what follows runs on a host of the lab
 # Commands without an effect: they run again until they print what is on the page.
@@ -140,7 +142,7 @@ class Follower:
                 env=environment(os.environ | {"PATH": tools_first()}),
             )
         self._endless.append((step, process, output))
-        ready = {"tcpdump": "listening on", "run": ": ready", "http.server": "Serving HTTP"}
+        ready = {"tcpdump": "listening on", "run": ": ready", "trace": ": tracing ", "http.server": "Serving HTTP"}
         wanted = next((text for word, text in ready.items() if re.search(rf"\b{word}\b", step.command)), "")
         self._until(lambda: wanted in output.read_text(), f"{step.command}: {wanted}", output)
 

@@ -15,6 +15,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "show": ("pylvs.cli.director", "show", "Show which device runs what, and why."),
     "doctor": ("pylvs.cli.doctor", "doctor", "Find out why clients get no answer, and what mends it."),
     "drops": ("pylvs.cli.drops", "drops", "Show what became of each received packet, and why."),
+    "trace": ("pylvs.cli.trace", "trace", "Show the way of packets through this director."),
     "attach": ("pylvs.cli.director", "attach", "Run the packet path on a device, in a mode of your choice."),
     "detach": ("pylvs.cli.director", "detach", "Take the packet path off a device."),
     "watch": ("pylvs.cli.director", "watch", "Attach devices that appear, on machines without pylvs run."),
@@ -46,7 +47,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "The table and its devices": ("show", "attach", "detach", "watch", "down", "sysctl", "mark", "simulate"),
-    "What happens to packets": ("doctor", "drops"),
+    "What happens to packets": ("doctor", "trace", "drops"),
     "A real server": ("realserver",),
     "keepalived.conf and the daemon": ("check", "diff", "run", "stop", "keepalived", "reload"),
     "A running daemon": ("status", "vrrp", "events", "history", "metrics"),
