@@ -186,10 +186,10 @@ def decision_of_libpcap(given: Filter, frame: bytes) -> bool:
 
 def load(given: Filter, hook: ebpf.Hook) -> int:
     """Load the translated filter as a program that returns 1 for a match and 0 otherwise; return its descriptor."""
-    code = b"".join(ebpf.translate(given, hook, ebpf.returning(1), ebpf.returning(0)))
+    code = ebpf.translate(given, hook, ebpf.returning(1), ebpf.returning(0))
     if hook is ebpf.XDP:
-        return kernel.load_instructions(kernel.PROG_TYPE_XDP, "filter", code, _ATTACH_XDP, _XDP_FLAGS)
-    return kernel.load_instructions(kernel.PROG_TYPE_SCHED_CLS, "filter", code)
+        return ebpf.load(code, kernel.PROG_TYPE_XDP, "filter", _ATTACH_XDP, _XDP_FLAGS)
+    return ebpf.load(code, kernel.PROG_TYPE_SCHED_CLS, "filter")
 
 
 def filters_of(seed: int, count: int) -> Iterator[Filter]:

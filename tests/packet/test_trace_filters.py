@@ -84,3 +84,9 @@ def test_a_filter_that_is_too_long_for_jumps_is_refused() -> None:
     given = Filter("long", (Instruction(0x15, 1, 0, 5), to_the_end, *[load_word] * 4000, *ends))
     with pytest.raises(BadFilter, match="too long for the kernel"):
         ebpf.translate(given, ebpf.XDP, ebpf.returning(1), ebpf.returning(0))
+
+
+def test_a_filter_that_takes_the_verifier_too_long_is_refused() -> None:
+    tests = (f"not (ip[{at}] = {at} or tcp[{at}] = {at} or udp[{at}:2] = {at + 1})" for at in range(1, 100))
+    with pytest.raises(BadFilter, match="too long for the kernel"):
+        load(compile_filter(" and ".join(tests)), ebpf.TC)

@@ -16,11 +16,13 @@ are read in place, others by a helper.
 
 from __future__ import annotations
 
+import errno
 import struct
 from collections.abc import Iterable
 
+from pylvs.bpf import kernel
 from pylvs.model.dataclass import dataclass
-from pylvs.model.errors import PylvsError
+from pylvs.model.errors import NoSpace, PylvsError
 from pylvs.trace.filters import BadFilter, Filter, Instruction
 
 # Classes, sizes and modes of classic BPF, which eBPF shares (linux/bpf_common.h)
@@ -46,6 +48,8 @@ _ANCILLARY = 0xFFFFF000  # SKF_AD_OFF of linux/filter.h: offsets that libpcap us
 _AD_PKTTYPE, _AD_IFINDEX = _ANCILLARY + 4, _ANCILLARY + 8
 _PACKET_HOST, _PACKET_OUTGOING = 0, 4
 
+_TOO_LONG = "the filter is too long for the kernel; write a shorter one that matches more"
+
 _OPPOSITES = {_JEQ: _JNE, _JGT: _JLE, _JGE: _JLT}
 
 Parts = tuple[int, int, int, int, int]  # of an instruction: code, destination, source, offset, immediate
@@ -66,6 +70,19 @@ class Hook:
 XDP = Hook(0, 4, 12, None, _XDP_LOAD_BYTES)
 TC = Hook(76, 80, 40, 0, _SKB_LOAD_BYTES)
 TC_EGRESS = Hook(76, 80, 40, 0, _SKB_LOAD_BYTES, _PACKET_OUTGOING)
+
+
+def load(code: list[bytes], kind: int, name: str, attach_type: int = 0, flags: int = 0) -> int:
+    """Load a translated filter, and return its descriptor, which the caller closes.
+
+    Raises BadFilter if the verifier would inspect more instructions than it may, NotPermitted, NoSpace.
+    """
+    try:
+        return kernel.load_instructions(kind, name, b"".join(code), attach_type, flags)
+    except NoSpace as error:
+        if error.errno == errno.E2BIG:
+            raise BadFilter(_TOO_LONG) from None
+        raise
 
 
 class _Code:
@@ -134,7 +151,7 @@ class _Code:
             if at in targets:
                 offset = position[targets[at]] - position[at] - 1
                 if offset > _LONGEST_JUMP:
-                    raise BadFilter("the filter is too long for the kernel; write a shorter one that matches more")
+                    raise BadFilter(_TOO_LONG)
             found.append(struct.pack("<BBhI", code, registers, offset, immediate))
         return found
 

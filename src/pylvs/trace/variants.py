@@ -211,7 +211,7 @@ class Copy:
         others = [*_calling(programs, plain), *drop]
         code = ebpf.translate(given or Filter("", ()), way.hook, [*_calling(programs, traced), *others], others)
         kind, attach_type, flags = _XDP_KIND if way.is_xdp else _TC_KIND
-        return kernel.load_instructions(kind, f"trace_{os.getpid()}", b"".join(code), attach_type, flags)
+        return ebpf.load(code, kind, f"trace_{os.getpid()}", attach_type, flags)
 
     def enter(self) -> None:
         """Let entry programs call the filter. The caller holds the lock of the tables. Raises Busy."""
