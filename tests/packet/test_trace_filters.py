@@ -69,6 +69,30 @@ def test_a_filter_reads_all_of_a_frame_in_several_buffers(offset: int) -> None:
     assert not list(differences(given, [bytes(frame)], ebpf.XDP))
 
 
+@pytest.mark.parametrize("hook", HOOKS.values(), ids=HOOKS)
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("1 << ip[8] = 0", True),  # by 40: the kernel would shift by 8
+        ("0x80000000 >> ip[8] = 0", True),
+        ("1 << ip[9] = 131072", True),
+        ("len / ip[1] = 0", False),  # by zero
+        ("len % ip[1] = 0", False),
+        ("4294967295 + ip[8] = 39", True),  # 32 bits wide
+        ("ip[ip[8]] = 0", False),  # behind the end
+        ("ip[0 - 1] = 0", True),  # the byte before the IP header
+        ("ether[ip[9]] = 0x45 or ip", True),
+        ("ip[8] > 4294967295", False),  # unsigned
+    ],
+)
+def test_arithmetic_at_its_limits(hook: ebpf.Hook, expression: str, expected: bool) -> None:
+    header = bytes((0x45, 0, 0, 28, 0, 1, 0, 0, 40, 17, 0, 0)) + bytes((10, 0, 0, 1, 10, 0, 0, 2))
+    frame = bytes(12) + b"\x08\x00" + header + bytes(8)
+    given = compile_filter(expression)
+    assert decision_of_libpcap(given, frame) == expected
+    assert not list(differences(given, [frame], hook))
+
+
 @pytest.mark.parametrize(("hook", "expected"), [(ebpf.TC, 0), (ebpf.TC_EGRESS, 1)], ids=["in", "out"])
 def test_the_direction_is_that_of_the_hook(hook: ebpf.Hook, expected: int) -> None:
     frame = Random(0).frame(SHORTEST_AT_TC)
