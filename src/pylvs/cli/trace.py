@@ -1,4 +1,4 @@
-"""`pylvs trace`: show the way of packets through the director, as they come."""
+"""`pylvs trace`: show the way of packets through the director, as they come, or of one that is not sent."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from ipaddress import ip_address
 from time import monotonic
 from typing import Protocol
 
@@ -14,17 +15,21 @@ import click
 
 from pylvs.cli.common import as_json, paint
 from pylvs.cli.main import EXIT_INTERRUPTED
+from pylvs.model.addresses import Address
 from pylvs.model.errors import counted
+from pylvs.model.service import Protocol as Transport
 from pylvs.trace import explain, text
 from pylvs.trace.decision import comment
 from pylvs.trace.filters import compile_filter
 from pylvs.trace.packet import TracedPacket
 from pylvs.trace.pcapng import PacketFile
 from pylvs.trace.session import RATE, SNAP, Counts, open_session
+from pylvs.trace.synthetic import ask
 
 SHOWN = 10  # packets, unless --count or --follow is given
 _TURN_S = 0.5  # how often counts are read for warnings
 _STDOUT = "-"
+_PROTOCOLS = {protocol.name.lower(): protocol for protocol in Transport}
 _Show = Callable[[TracedPacket], None]
 
 
@@ -52,6 +57,9 @@ def _say(line: str) -> None:
 @click.option("--pcap", metavar="FILE", help="Write both sides of each packet as pcapng; - is stdout.")
 @click.option("--sample", type=click.IntRange(1), default=1, show_default=True, help="Trace one of so many packets.")
 @click.option("--rate", type=click.IntRange(1), default=RATE, show_default=True, help="At most so many a second.")
+@click.option("--synthetic", nargs=2, metavar="CLIENT:PORT VIP:PORT", help="Send nothing; show what would happen.")
+@click.option("--protocol", type=click.Choice(list(_PROTOCOLS)), help="Of --synthetic; default tcp.")
+@click.option("--device", metavar="DEV", help="By which --synthetic comes; default: that towards the client.")
 @click.option("--snap", type=click.IntRange(64, 256), default=SNAP, show_default=True, help="Bytes of each frame.")
 def trace(
     filter_words: Sequence[str],
@@ -64,6 +72,9 @@ def trace(
     sample: int,
     rate: int,
     snap: int,
+    synthetic: tuple[str, str] | None,
+    protocol: str | None,
+    device: str | None,
 ) -> int:
     """Show how packets come to this director, which service and server they get and why, and how they leave.
 
@@ -75,6 +86,13 @@ def trace(
     if pcap == _STDOUT and (as_json or explained):
         raise click.UsageError("--pcap - writes packets to stdout, so --json and --explain have no place there")
     shows = _printer(explained, as_json) if pcap != _STDOUT else _silent
+    if synthetic:
+        if filter_words or follow or count or seconds:
+            raise click.UsageError("--synthetic shows one packet: it takes no FILTER, --count, --follow or --seconds")
+        _show_synthetic(synthetic, _PROTOCOLS[protocol or "tcp"], device or "", shows, pcap)
+        return 0
+    if protocol or device:
+        raise click.UsageError("--protocol and --device belong to --synthetic; FILTER selects packets")
     given = compile_filter(" ".join(filter_words))
     wanted = count or (None if follow or seconds else SHOWN)
     with ExitStack() as opened:
@@ -208,3 +226,29 @@ def _packet_file(path: str, snap: int) -> Iterator[PacketFile]:
         raise click.UsageError("--pcap - writes binary data: redirect stdout, or name a file")
     else:
         yield PacketFile(sys.stdout.buffer, snap)
+
+
+# --- a packet that is not sent ---
+
+
+def _show_synthetic(ends: tuple[str, str], protocol: Transport, device: str, show: _Show, pcap: str | None) -> None:
+    (client, client_port), (virtual, virtual_port) = (_endpoint(end) for end in ends)
+    with ExitStack() as opened:
+        packet = ask(client, client_port, virtual, virtual_port, protocol, device)
+        show = _with_file(opened, show, pcap, SNAP)
+        _say("nothing is sent; the first packet of this flow would be treated so:")
+        show(packet)
+
+
+def _endpoint(given: str) -> tuple[Address, int]:
+    """Return address and port of "192.0.2.1:80" or "[2001:db8::1]:80". Raises click.UsageError."""
+    text, _, port = given.rpartition(":")
+    try:
+        if not (port.isdecimal() and port.isascii() and 0 < int(port) < 1 << 16):
+            raise ValueError
+        if text.startswith("[") != (":" in text) or text.startswith("[") != text.endswith("]"):
+            raise ValueError
+        return ip_address(text.strip("[]")), int(port)
+    except ValueError:
+        form = "write 192.0.2.1:80 or [2001:db8::1]:80"
+        raise click.UsageError(f"--synthetic: {given!r} is no address with a port; {form}") from None

@@ -91,9 +91,7 @@ def sentences(
         yield _choice(packet)
     yield _forwarded(packet, before, after, rows) if packet.verdict == FORWARDED else _not_forwarded(packet)
     if packet.created:
-        yield iter(
-            ("The connection table has a new entry, so the next packets of this connection use the same server.",)
-        )
+        yield iter(("The connection gets an entry in the table, so its next packets use the same server.",))
 
 
 def _choice(packet: TracedPacket) -> Iterator[str]:

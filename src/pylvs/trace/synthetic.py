@@ -72,7 +72,7 @@ def _device_to(client: Address) -> links.Device:
     with links.Routes() as routes:
         route = routes.to(client)
     if route is None or not route.ifindex:
-        raise InvalidOperation(f"no route leads to {client}, so no device does; name the one by which its packets come")
+        raise InvalidOperation(f"no route leads to {client}, so name the device by which its packets come (--device)")
     return links.device(route.ifindex)
 
 

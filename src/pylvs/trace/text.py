@@ -14,7 +14,7 @@ from pylvs.trace.packet import DROPPED, FORWARDED, HELD, PASSED, REJECTED, TO_TC
 
 Paint = Callable[[str, str], str]  # a text and the name of a colour
 _LABEL_WIDTH, _DEVICE_WIDTH = 4, 12  # columns
-_NO_MACS = " > ".join(2 * ["00:00:00:00:00:00"])
+_NO_MAC = "00:00:00:00:00:00"
 _LABELS = {PASSED: "pass", DROPPED: "drop", HELD: "hold", TO_TC: "tc", REJECTED: "icmp"}
 _OUTCOMES = {
     PASSED: "to the stack",
@@ -82,11 +82,11 @@ def _device(device: str, hook: str) -> str:
 
 
 def _macs(layers: list[Layer]) -> str:
-    """Return source and destination MAC; empty for packets of devices without link headers."""
+    """Return source and destination MAC; empty for packets of devices without link headers, and made-up ones."""
     if not layers:
         return ""
-    found = f"{layers[0].text('source MAC')} > {layers[0].text('destination MAC')}"
-    return "" if found == _NO_MACS else found
+    source = layers[0].text("source MAC")
+    return "" if source == _NO_MAC else f"{source} > {layers[0].text('destination MAC')}"
 
 
 def _ends(layers: list[Layer]) -> str:

@@ -7,6 +7,7 @@ import json
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from pylvs.cli import main
 from pylvs.cli import trace as command
 from pylvs.model.errors import Busy, InvalidOperation
+from pylvs.model.service import Protocol
 from pylvs.trace.filters import Filter
 from pylvs.trace.packet import TracedPacket
 from pylvs.trace.session import Counts, TraceEnded
@@ -174,6 +176,23 @@ def test_a_failure_is_one_line_before_anything_is_shown(trace: Runner, words: li
     [
         ("--json --explain", "--json and --explain exclude each other"),
         ("--pcap - --json", "--pcap - writes packets to stdout, so --json and --explain have no place there"),
+        (
+            "--synthetic 10.0.0.1 10.0.0.2:2",
+            "--synthetic: '10.0.0.1' is no address with a port; write 192.0.2.1:80 or [2001:db8::1]:80",
+        ),
+        (
+            "--synthetic 2001:db8::1:80 [::1]:2",
+            "--synthetic: '2001:db8::1:80' is no address with a port; write 192.0.2.1:80 or [2001:db8::1]:80",
+        ),
+        (
+            "--synthetic 10.0.0.1:0 [::1]:2",
+            "--synthetic: '10.0.0.1:0' is no address with a port; write 192.0.2.1:80 or [2001:db8::1]:80",
+        ),
+        (
+            "--synthetic 10.0.0.1:1 10.0.0.2:2 tcp",
+            "--synthetic shows one packet: it takes no FILTER, --count, --follow or --seconds",
+        ),
+        ("--protocol udp", "--protocol and --device belong to --synthetic; FILTER selects packets"),
         ("--snap 20", "Invalid value for '--snap': 20 is not in the range 64<=x<=256"),
         ("--count 0", "Invalid value for '--count': 0 is not in the range x>=1"),
         ("--seconds 0", "Invalid value for '--seconds': 0.0 is not in the range x>0"),
@@ -199,6 +218,28 @@ def test_an_error_of_the_session_is_one_line(
     monkeypatch.setattr(command, "open_session", refuse)
     assert main.run(["trace"]) == 1
     assert capfd.readouterr() == ("", f"pylvs: {error}\n")
+
+
+def test_a_packet_that_is_not_sent_is_one_question(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    asked = list[tuple[object, ...]]()
+
+    def ask(*values: object) -> TracedPacket:
+        asked.append(values)
+        return DIRECT
+
+    monkeypatch.setattr(command, "ask", ask)
+    words = ["trace", "--synthetic", "192.0.2.5:40000", "10.0.0.100:80"]
+    assert main.run([*words, "--protocol", "udp", "--device", "eth1"]) == 0
+    assert main.run(["trace", "--synthetic", "[2001:db8::5]:1", "[2001:db8::100]:65535", "--json"]) == 0
+    out, err = capfd.readouterr()
+    assert out.count("10.0.0.5:40000 > 10.0.0.100:80") == 1
+    assert err.splitlines()[0] == "pylvs: nothing is sent; the first packet of this flow would be treated so:"
+    assert asked == [
+        (IPv4Address("192.0.2.5"), 40000, IPv4Address("10.0.0.100"), 80, Protocol.UDP, "eth1"),
+        (IPv6Address("2001:db8::5"), 1, IPv6Address("2001:db8::100"), 65535, Protocol.TCP, ""),
+    ]
 
 
 def test_a_session_that_ends_by_itself_prints_why_behind_the_packets(trace: Runner) -> None:

@@ -143,7 +143,7 @@ def explanation(packet: TracedPacket) -> str:
         (DIRECT, "Direct routing: only the MACs changed, and the TTL is 1 less, as behind every router."),
         (DIRECT6, "only the MACs changed, and the hop limit is 1 less"),
         (DIRECT, "chose 10.0.0.22:80 of 3 usable servers, with a load of 256. The load of a server is 256 times"),
-        (DIRECT, "The connection table has a new entry"),
+        (DIRECT, "The connection gets an entry in the table"),
         (REPLY, "NAT: the source 10.0.0.22:8080 became 10.0.0.100:80, and the checksums follow. So the client sees"),
         (IPIP, "is inside an outer header (IPv4) from 10.0.0.100 to 10.0.0.22; its own addresses did not change."),
         (IPIP, "This client's template names 10.0.0.22:80, so the scheduler has no choice."),
