@@ -57,10 +57,10 @@ def _say(line: str) -> None:
 @click.option("--pcap", metavar="FILE", help="Write both sides of each packet as pcapng; - is stdout.")
 @click.option("--sample", type=click.IntRange(1), default=1, show_default=True, help="Trace one of so many packets.")
 @click.option("--rate", type=click.IntRange(1), default=RATE, show_default=True, help="At most so many a second.")
+@click.option("--snap", type=click.IntRange(64, 256), default=SNAP, show_default=True, help="Bytes of each frame.")
 @click.option("--synthetic", nargs=2, metavar="CLIENT:PORT VIP:PORT", help="Send nothing; show what would happen.")
 @click.option("--protocol", type=click.Choice(list(_PROTOCOLS)), help="Of --synthetic; default tcp.")
 @click.option("--device", metavar="DEV", help="By which --synthetic comes; default: that towards the client.")
-@click.option("--snap", type=click.IntRange(64, 256), default=SNAP, show_default=True, help="Bytes of each frame.")
 def trace(
     filter_words: Sequence[str],
     count: int | None,
@@ -211,7 +211,8 @@ def _with_file(opened: ExitStack, show: _Show, path: str | None, snap: int) -> _
     file = opened.enter_context(_packet_file(path, snap))
 
     def both(packet: TracedPacket) -> None:
-        file.add(packet, comment(packet))
+        with _named(path):
+            file.add(packet, comment(packet))
         show(packet)
 
     return both
@@ -220,12 +221,25 @@ def _with_file(opened: ExitStack, show: _Show, path: str | None, snap: int) -> _
 @contextmanager
 def _packet_file(path: str, snap: int) -> Iterator[PacketFile]:
     if path != _STDOUT:
-        with open(path, "wb") as stream:
-            yield PacketFile(stream, snap)
+        with open(path, "wb", buffering=0) as stream:
+            with _named(path):
+                file = PacketFile(stream, snap)
+            yield file
     elif sys.stdout.isatty():
         raise click.UsageError("--pcap - writes binary data: redirect stdout, or name a file")
     else:
         yield PacketFile(sys.stdout.buffer, snap)
+
+
+@contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Let errors of writing name the file."""
+    try:
+        yield
+    except OSError as error:
+        if path == _STDOUT:
+            raise
+        raise OSError(error.errno, error.strerror, path) from None
 
 
 # --- a packet that is not sent ---

@@ -85,7 +85,8 @@ class PacketFile:
         return blocks + _block(_PACKET, head + _padded(frame) + options)
 
     def _write(self, data: bytes) -> None:
-        self._stream.write(data)
+        while data:  # a stream without a buffer may take a part
+            data = data[self._stream.write(data) :]
         self._stream.flush()
 
 

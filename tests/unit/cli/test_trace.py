@@ -164,6 +164,7 @@ def test_stdout_as_the_file_has_nothing_else(trace: Runner) -> None:
     [
         (["tcp", "prt"], "filter 'tcp prt': can't parse filter expression: syntax error; see man pcap-filter"),
         (["--pcap", "/nowhere/file"], "/nowhere/file: No such file or directory"),
+        (["--pcap", "/dev/full"], "/dev/full: No space left on device"),
     ],
 )
 def test_a_failure_is_one_line_before_anything_is_shown(trace: Runner, words: list[str], text: str) -> None:
