@@ -19,7 +19,7 @@ from tests.interop import scheduling_in_guest as scheduling
 from tests.interop import unfinished_in_guest as unfinished
 from tests.packet.host import new_host
 
-FILTERS = 60  # random ones, and as many programs that libpcap's compiler would not write
+FILTERS = 40  # random ones, and as many programs that libpcap's compiler would not write
 
 
 def main() -> int:

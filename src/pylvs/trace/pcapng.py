@@ -72,7 +72,7 @@ class PacketFile:
             self._interfaces[device] = len(self._interfaces)
             head = struct.pack("<HHI", _LINKTYPE_ETHERNET, 0, self._snap)
             blocks = _block(_INTERFACE, head + _options([(_NAME, _text(device)), (_RESOLUTION, bytes([_NANOSECONDS]))]))
-        moment = max(round(packet.time * 1e9), 0)
+        moment = max(round(packet.time * 1e6), 0) * 1000  # a float of this size has no nanoseconds
         interface = self._interfaces[device]
         head = struct.pack("<5I", interface, moment >> 32, moment & 0xFFFFFFFF, len(frame), max(length, len(frame)))
         options = _options(

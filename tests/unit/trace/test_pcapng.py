@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from pylvs.trace.pcapng import PacketFile, length_of
 from tests.unit.trace.packets import ALL, DIRECT, DROPPED, IP6IP6, IPIP, TIME
 
 SNAP = 128
+PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "trace.md"
 
 
 def tshark(path: Path) -> list[dict[str, Any]]:
@@ -109,6 +111,21 @@ def test_a_comment_is_cut_at_the_longest_option_between_two_characters(tmp_path:
     words = ["tshark", "-n", "-r", str(path), "-T", "fields", "-e", "frame.number"]
     assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "1\n"
     assert path.read_bytes().count("ä".encode()) == 0xFFFF // 2
+
+
+def test_the_documented_display_filters_select_what_the_page_names(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with path.open("wb") as stream:
+        file = PacketFile(stream, SNAP)
+        for number, packet in enumerate(ALL.values(), 1):
+            file.add(replace(packet, number=number), comment(packet))
+    rows = re.findall(r"^\| `(frame\..*)` \| (.*) \|$", PAGE.read_text(), re.MULTILINE)
+    found = {}
+    for expression, meaning in rows:
+        words = ["tshark", "-n", "-r", str(path), "-Y", expression]
+        found[meaning] = len(subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines())
+    sent = sum(bool(packet.after) for packet in ALL.values())
+    assert found == {"packets as they left": sent, "dropped packets": 1, "both sides of packet 3": 2}
 
 
 def test_a_full_disk_is_an_error() -> None:

@@ -188,13 +188,13 @@ def damaged(seed: int) -> TracedPacket:
 
 @pytest.mark.parametrize("lines", [text.lines, explain.lines], ids=["text", "explain"])
 def test_hostile_bytes_never_reach_the_terminal(lines: Callable[..., list[str]]) -> None:
-    for seed in range(1500):
+    for seed in range(600):
         for line in lines(damaged(seed), plain):
             assert line.isprintable(), (seed, line)
 
 
 def test_json_is_one_line_of_ascii_for_any_packet() -> None:
-    for seed in range(500):
+    for seed in range(300):
         line = json.dumps(text.as_values(damaged(seed)))
         assert line.isascii()
         assert line.isprintable()
