@@ -116,8 +116,7 @@ VERIFIED_ONCE int note_handshake(const union tuple *tuple, u32 what, u32 destina
 {
 	struct conn_counts *n = what & HANDSHAKE_COMPLETED ? conn_counts_of(destination) : NULL;
 	if (n) {
-		if (!(what & HANDSHAKE_JUDGED))
-			__sync_fetch_and_add(&n->begun, 1);
+		__sync_fetch_and_add(&n->begun, !(what & HANDSHAKE_JUDGED));
 		__sync_fetch_and_add(&n->completed, 1);
 	}
 	if (tuple && what & HANDSHAKE_OPENED)

@@ -180,13 +180,16 @@ VERIFIED_ONCE int update_state_once(u32 slot, u32 step, const union tuple *tuple
 	enum hook hook = step >> STEP_HOOK & 1;
 	u64 new = word_after(old, direction, event, facts, now, hook);
 	u32 state = word_state(old), next = word_state(new), expiry = new;
-	u32 handshake = handshake_step(old, next, direction & DIRECTION_OUTPUT, event);
-	new |= (u64)(handshake & HANDSHAKE_COMPLETED) << WORD_ANSWERED;
+	u32 handshake = 0;
 	if (new == old)
 		return UPDATED;
 	/* A wrong expiry is harmless, as in refresh_expiry. A wrong state would break the counts for good. */
-	if ((new ^ old) >> WORD_STATE && !is_still_there(AFTER((u64)slot, old), tuple, step, destination))
-		return UPDATE_DYING;
+	if ((new ^ old) >> WORD_STATE) {
+		if (!is_still_there(AFTER((u64)slot, old), tuple, step, destination))
+			return UPDATE_DYING;
+		handshake = handshake_step(old, next, direction & DIRECTION_OUTPUT, event);
+		new |= (u64)(handshake & HANDSHAKE_COMPLETED) << WORD_ANSWERED;
+	}
 	if (unlikely(__sync_val_compare_and_swap(word, old, new) != old))
 		return UPDATE_RACED;
 	move_count(destination, state, next);
