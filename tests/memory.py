@@ -6,7 +6,7 @@ The Director's tables are Python objects: no packets, but IPVS's rules for edits
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from pylvs.bpf.schedulers import SCHEDULERS
@@ -21,7 +21,7 @@ from pylvs.model.errors import (
     PylvsError,
     ServiceExists,
 )
-from pylvs.model.rows import Counters, DestinationRow, DeviceProblem, PacketCounts, Rates, ServiceRow
+from pylvs.model.rows import Counters, DestinationRow, DeviceProblem, Handshakes, PacketCounts, Rates, ServiceRow
 from pylvs.model.service import (
     KNOWN_ENGINES,
     Destination,
@@ -79,6 +79,7 @@ class MemoryDirector(InMemory):
         self._entries: dict[ServiceKey, _Entry] = {}
         self._trash: Trash[DestinationRow] = Trash(_is_referred)
         self._connections: tuple[Connection, ...] = ()
+        self.shaken: dict[tuple[ServiceKey, DestinationKey], Handshakes] = {}
 
     def add_service(self, service: VirtualService) -> None:
         """Raises ServiceExists, NoSuchScheduler, InvalidOperation."""
@@ -192,6 +193,10 @@ class MemoryDirector(InMemory):
     def packet_counts(self) -> PacketCounts:
         """Return zeros: there are no packets."""
         return PacketCounts()
+
+    def handshakes(self) -> Mapping[tuple[ServiceKey, DestinationKey], Handshakes]:
+        """Return what `shaken` has: there are no packets."""
+        return self.shaken
 
     def follow_host(self) -> Sequence[str]:
         """There is no host, so no program changes it."""

@@ -241,12 +241,14 @@ def _service(service: dict[str, Any], now: float, paint: Paint) -> Iterator[str]
     sorry = service["sorry_server"]
     if sorry:
         text += f", sorry server {sorry['server']}{' serves' if sorry['in'] else ''}"
+    text += f", {low}" if (low := service.get("handshakes_low")) else ""
     yield text + (", checks suspended" if service["suspended"] else "")
     rows = [_server(each, now) for each in service["servers"]]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row, server in zip(rows, service["servers"], strict=True):
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        cells[1] = paint(cells[1], "yellow" if not server["checks"] else "green" if server["up"] else "red")
+        doubtful = not server["checks"] or (server.get("handshakes") or {}).get("low")
+        cells[1] = paint(cells[1], "yellow" if doubtful and server["up"] else "green" if server["up"] else "red")
         yield "  " + "  ".join(cells).rstrip()
 
 
@@ -264,6 +266,9 @@ def _server(server: dict[str, Any], now: float) -> tuple[str, str, str, str, str
         if each["reason"]
     ]
     last += [f"{each}; left out" for each in server.get("checks_left_out", ())]
+    handshakes = server.get("handshakes") or {"low": "", "out": False}
+    if handshakes["low"] or handshakes["out"]:
+        last.insert(0, handshakes["low"] or server["reason"])
     reason = f"since {ago(now - server['since'])}: {'; '.join(last) or server['reason']}"
     return server["server"], state, weight, connected, reason
 

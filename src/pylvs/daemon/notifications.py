@@ -17,6 +17,7 @@ from pylvs.health.events import (
     CheckFailed,
     CheckInconclusive,
     Event,
+    HandshakesLow,
     Override,
     QuorumGained,
     QuorumLost,
@@ -24,6 +25,7 @@ from pylvs.health.events import (
     ServerDown,
     ServerEvent,
     ServerUp,
+    ServiceHandshakesLow,
     SorryServerIn,
 )
 from pylvs.model.checks import Script
@@ -37,7 +39,7 @@ from pylvs.system.processes.edge import Edge
 from pylvs.system.processes.notify_scripts import NotifyScripts
 from pylvs.system.processes.scripts import Processes, ScriptRunner
 
-_WARNINGS = (ServerDown, QuorumLost, SorryServerIn, CheckInconclusive)
+_WARNINGS = (ServerDown, QuorumLost, SorryServerIn, CheckInconclusive, HandshakesLow, ServiceHandshakesLow)
 _IN_REASON = {*field_names(ServerEvent), "override"}  # fields that the reason contains
 MAX_QUEUED = 10_000  # events that are kept for subscribers that do not read them
 REMEMBERED = 1000  # events, with those of former daemons

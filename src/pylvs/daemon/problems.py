@@ -48,6 +48,7 @@ KINDS: Mapping[str, Kind] = {
     "data_plane": Kind(C, "pylvs-vrrp does not know that packets are forwarded here"),
     "starting": Kind(W, "the first table is not complete yet"),
     "server_down": Kind(W, "a real server is down, and no operator has drained or disabled it"),
+    "handshakes": Kind(W, "a real server completes fewer handshakes of clients than the others, or a service few"),
     "check_inconclusive": Kind(W, "this host cannot make a check, so a real server keeps its last state"),
     "check_left_out": Kind(W, "a check of the file cannot be made, and a real server counts as up without it"),
     "notify_script": Kind(W, "a notify script has not ended for 10 s, or was ended at its limit"),
@@ -83,17 +84,21 @@ class Problem:
 
 
 def service_problems(services: Iterable[ServiceSnapshot]) -> Iterator[Problem]:
-    """Yield lost quorums, servers that are down, and checks that this host cannot make or that are left out."""
+    """Yield lost quorums, servers that are down or do not reply to clients, and checks that were not made."""
     for service in services:
         if not service.has_quorum:
             sorry = ", the sorry server serves" if service.sorry_server_in else ""
             needed = f", {service.quorum} needed" if service.quorum else " (no server with a weight above 0 is up)"
             text = f"quorum lost: weight {service.weight_up} is up{needed}{sorry}"
             yield Problem("quorum_lost", service.name, text)
+        if service.handshakes_low:
+            yield Problem("handshakes", service.name, service.handshakes_low)
         for server in service.servers:
             name = f"{server.server} of {service.name}"
             if not server.up and server.override.standing is Standing.ENABLED:
                 yield Problem("server_down", name, f"down: {server.reason}")
+            if server.handshakes_low:
+                yield Problem("handshakes", name, server.handshakes_low)
             for text in server.checks_left_out:
                 yield Problem("check_left_out", f"{name}: {text.partition(':')[0]}", text.partition(": ")[2])
             for check in server.checks:

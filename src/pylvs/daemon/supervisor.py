@@ -26,6 +26,7 @@ from pylvs.daemon.api.files import FileChanges
 from pylvs.daemon.api.server import ApiServer
 from pylvs.daemon.dbus_task import DbusTask
 from pylvs.daemon.dumping import Dumper
+from pylvs.daemon.handshakes import HandshakeWatch
 from pylvs.daemon.host.changes import HostChanges
 from pylvs.daemon.host.part import HostPart
 from pylvs.daemon.host.services import HostServices
@@ -160,6 +161,7 @@ class Supervisor:
             self.services,
             self._api,
             self.host_changes,
+            HandshakeWatch(self.services, thread),
             self._snmp,
             self._dbus,
             self.liveness,

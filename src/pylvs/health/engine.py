@@ -25,13 +25,14 @@ from pylvs.health.events import (
     ServiceIdentity,
     Standing,
 )
+from pylvs.health.handshake_state import ended, judge, restore
 from pylvs.health.probes import Outcome, ProbeScheduler, descriptor_limit
 from pylvs.health.state import CheckState, ServerSnapshot, ServerState, ServiceSnapshot, ServiceState
 from pylvs.health.state_builder import CONFIGURED, ProbeOf, StateBuilder, script_identity
 from pylvs.model.addresses import Address
 from pylvs.model.checks import BfdCheck
 from pylvs.model.errors import NoSuchDestination, NoSuchService, OutOfRange
-from pylvs.model.rows import ServiceRow
+from pylvs.model.rows import Handshakes, ServiceRow
 from pylvs.model.service import MAX_WEIGHT, DestinationKey, moved
 from pylvs.model.wanted import Configuration, WantedRow, predecessors
 
@@ -70,6 +71,8 @@ class Engine:
         self._change_listeners: list[Callable[[], None]] = []
         self._host_addresses: frozenset[Address] | None = None  # unknown: no check is suspended
         self._awaited: dict[CheckState, asyncio.Future[None]] = {}  # by `check_now`
+        self._handshakes: Mapping[ServerName, Handshakes] = {}  # of servers that had any, since the start
+        self._judged: set[str] = set()  # services with handshakes in the last minute, or with servers that are out
         self._started = False
         self.configuration = configuration
         self._build(configuration)
@@ -178,7 +181,11 @@ class Engine:
             await asyncio.wait(awaited)
         now = self._scheduler.now
         left = set(self._servers())  # a reload may have removed some
-        return tuple(each.snapshot(self._services[each.service].sorry, now) for each in chosen if each in left)
+        return tuple(self._snapshot(each, now) for each in chosen if each in left)
+
+    def _snapshot(self, server: ServerState, now: float) -> ServerSnapshot:
+        service = self._services[server.service]
+        return server.snapshot(service.sorry, now, self._handshakes if service.has_handshakes else None)
 
     def sessions_changed(self, names: Collection[str]) -> None:
         """Probe now what checks one of these BFD sessions."""
@@ -187,6 +194,38 @@ class Engine:
         for state in dict.fromkeys(link.state for server in self._servers() for link in server.links):
             if isinstance(state.check, BfdCheck) and state.check.session in names:
                 self._scheduler.schedule(state.scheduled, 0.0)
+
+    def judge(
+        self, minute: Mapping[ServerName, Handshakes], totals: Mapping[ServerName, Handshakes]
+    ) -> tuple[ServerName, ...]:
+        """Judge servers by the handshakes of the last minute; `totals` are those since the start.
+
+        Return the servers whose minute should begin now, because they get connections again.
+        """
+        at, now = self._wall(), self._scheduler.now
+        self._handshakes = totals
+        found: dict[str, dict[DestinationKey, Handshakes]] = {name: {} for name in self._judged}
+        for (name, key), handshakes in minute.items():
+            found.setdefault(name, {})[key] = handshakes
+        self._judged = {name for name in found if found[name]}
+        events: list[Event] = []
+        tried: list[ServerName] = []
+        for name, servers in found.items():
+            service = self._services.get(name)
+            if service is None:
+                continue
+            weight_up = service.weight_up
+            for server in ended(service, now):
+                tried.append(server.name)
+                servers.pop(server.key, None)
+                events += restore(service, server, f"on trial after {server.out_s:g} s", at, now)
+            events += judge(service, servers, at, now)
+            if service.out:
+                self._judged.add(name)
+            if service.weight_up != weight_up:
+                events += self._update_quorum(service, "handshake_share", at)
+        self._dispatch(events)
+        return tuple(tried)
 
     def overrides(self) -> Mapping[ServerName, Override]:
         """Return the overrides of all servers that have one."""
@@ -251,7 +290,7 @@ class Engine:
     def snapshot(self) -> tuple[ServiceSnapshot, ...]:
         """Return the state of all services, in the order of the configuration."""
         now = self._scheduler.now
-        return tuple(service.snapshot(now) for service in self._services.values())
+        return tuple(service.snapshot(now, self._handshakes) for service in self._services.values())
 
     def history(self, server: DestinationKey | Address, service: str | None = None) -> tuple[Event, ...]:
         """Return the last events of a server, oldest first. Raises as `drain`."""
@@ -319,8 +358,20 @@ class Engine:
         """Update the quorum, after a change of one server or of several, and note whether the rows changed."""
         if server is not None:
             service.count((server,))
-        events = list(service.update_quorum(reason, at))
+        events = self._restore_for_quorum(service, at) if service.out else []
+        if events:
+            server = None  # several changed
+        events += service.update_quorum(reason, at)
         self._table_changed |= service.rows_changed(server)
+        return events
+
+    def _restore_for_quorum(self, service: ServiceState, at: float) -> list[Event]:
+        """Let servers that are down by handshake_share serve again, until there is a quorum."""
+        events: list[Event] = []
+        for key in sorted(service.out & service.servers.keys(), key=str):
+            if service.quorum_after(service.has_quorum):
+                break
+            events += restore(service, service.servers[key], "the quorum needs it", at, self._scheduler.now)
         return events
 
     def _override(

@@ -171,6 +171,26 @@ class SorryServerOut(ServerEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HandshakesLow(ServerEvent):
+    """The server is up, but completes far fewer handshakes of clients than the others. Runs no script."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandshakesLowEnded(ServerEvent):
+    """The server completes enough of them again, or gets no new connections any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceHandshakesLow(Event):
+    """All servers of the service complete few handshakes of clients alike. Runs no script."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceHandshakesLowEnded(Event):
+    """The service completes enough of them again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChecksSuspended(Event):
     """Checks stop while this host does not have the service's address (ha_suspend); states stay."""
 

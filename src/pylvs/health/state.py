@@ -5,7 +5,7 @@ Snapshots are the state as immutable values, for the API, the metrics and the du
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,10 +15,11 @@ from pylvs.health.probes import NEVER, Outcome, ScheduledProbe
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Check, HttpCheck
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.rows import ServiceRow
-from pylvs.model.service import MAX_WEIGHT, Destination, DestinationKey, ServiceKey
+from pylvs.model.rows import Handshakes, ServiceRow
+from pylvs.model.service import MAX_WEIGHT, Destination, DestinationKey, Protocol, ServiceKey
 from pylvs.model.wanted import WantedRow, WantedServer, WantedService
 
+HandshakeTotals = Mapping[ServerName, Handshakes] | None
 # Server and check, with what else the probe depends on: the server's weight, the service's host name in HTTP.
 SharedKey = tuple[Address, Check, int, str]
 
@@ -142,6 +143,11 @@ class ServerState:
     counted_weight: int = 0  # its part of the service's `weight_up`
     row_destination: Destination | None = None  # in the service's rows
     held_weight: int | None = None  # an earlier dynamic weight, until the checks that set it have outcomes
+    handshakes: Handshakes = Handshakes()  # of the last minute
+    handshakes_low: str = ""  # it completes far less than the others: a text
+    out_until: float | None = None  # down by handshake_share, until then
+    out_s: float = 0.0  # how long it was down so the last time
+    tried_at: float = 0.0  # when it was up again
 
     def __post_init__(self) -> None:
         self.reported_weight = self.wanted.destination.weight
@@ -216,8 +222,8 @@ class ServerState:
 
     def update(self, reason: str, at: float) -> Iterator[Event]:
         """Update `up` after a change of checks, override or configuration, and yield events."""
-        before, self.up = self.up, self.checks_good()
-        known_down = any(link.state.good is False for link in self.links)
+        before, self.up = self.up, self.checks_good() and self.out_until is None
+        known_down = self.out_until is not None or any(link.state.good is False for link in self.links)
         weight = self.weight()
         if self.up and not before:
             self._announce(at, reason)
@@ -253,8 +259,8 @@ class ServerState:
         """Make an event of this server."""
         return kind(at=at, service=self.service, server=self.key, reason=reason, **fields)
 
-    def snapshot(self, sorry: bool, now: float) -> ServerSnapshot:
-        """Return a snapshot; `sorry`: the sorry server gets the connections."""
+    def snapshot(self, sorry: bool, now: float, totals: HandshakeTotals) -> ServerSnapshot:
+        """Return a snapshot; `sorry`: the sorry server gets the connections. `totals`: None if it has no handshakes."""
         return ServerSnapshot(
             service=self.service,
             server=self.key,
@@ -269,6 +275,10 @@ class ServerState:
             in_table=self.destination(sorry) is not None,
             checks=tuple(link.state.snapshot(now) for link in self.links),
             checks_left_out=self.wanted.checks_left_out,
+            handshakes=None if totals is None else self.handshakes,
+            handshakes_total=None if totals is None else totals.get(self.name, Handshakes()),
+            handshakes_low=self.handshakes_low,
+            out_by_handshakes=self.out_until is not None,
         )
 
     def _announce(self, since: float, reason: str) -> None:
@@ -291,6 +301,8 @@ class ServiceState:
     started: bool = False
     suspended: bool = False
     sorry_announced: DestinationKey | None = None  # the sorry server by the last event
+    handshakes_low: str = ""  # all servers complete few handshakes alike: a text
+    out: set[DestinationKey] = field(default_factory=set)  # servers that are down by handshake_share
     _rows: tuple[WantedRow, ...] = ()
     _rows_sorry: bool = False  # `sorry` when the rows were made
     _stale: bool = True  # the rows must be made again
@@ -428,9 +440,15 @@ class ServiceState:
         if whole and (self.has_quorum or not removed):
             yield self._quorum_event(events.QuorumLost, reason, at, 0, ending=True, removed=removed)
 
-    def snapshot(self, now: float) -> ServiceSnapshot:
-        """Return a snapshot with those of all servers."""
+    @property
+    def has_handshakes(self) -> bool:
+        """Whether its protocol may have any; that of a firewall mark is not known."""
+        return any(key.mark or key.protocol is not Protocol.UDP for key in self.wanted.keys)
+
+    def snapshot(self, now: float, totals: Mapping[ServerName, Handshakes]) -> ServiceSnapshot:
+        """Return a snapshot with those of all servers, and the handshakes of these since the start."""
         wanted = self.wanted
+        of_servers = totals if self.has_handshakes else None
         return ServiceSnapshot(
             name=wanted.name,
             keys=wanted.keys,
@@ -442,7 +460,8 @@ class ServiceState:
             sorry_server=wanted.sorry_server,
             sorry_server_in=self.sorry,
             suspended=self.suspended,
-            servers=tuple(server.snapshot(self.sorry, now) for server in self.servers.values()),
+            servers=tuple(server.snapshot(self.sorry, now, of_servers) for server in self.servers.values()),
+            handshakes_low=self.handshakes_low,
         )
 
     def _quorum_event(
@@ -503,6 +522,15 @@ class ServerSnapshot:
     in_table: bool
     checks: tuple[CheckSnapshot, ...]
     checks_left_out: tuple[str, ...] = ()  # checks of the file that cannot be made, as "KEYWORD: reason"
+    handshakes: Handshakes | None = None  # of the last minute; None: UDP has none
+    handshakes_total: Handshakes | None = None  # since the start
+    handshakes_low: str = ""  # it completes far less than the others: a text
+    out_by_handshakes: bool = False  # therefore it is down (handshake_share)
+
+    @property
+    def handshakes_are_low(self) -> bool | None:
+        """Whether it completes far less than the others; None: UDP."""
+        return None if self.handshakes is None else bool(self.handshakes_low) or self.out_by_handshakes
 
     @property
     def check_count(self) -> int:
@@ -525,3 +553,4 @@ class ServiceSnapshot:
     sorry_server_in: bool
     suspended: bool
     servers: tuple[ServerSnapshot, ...]
+    handshakes_low: str = ""  # all servers complete few handshakes alike: a text

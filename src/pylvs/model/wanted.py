@@ -58,6 +58,11 @@ class WantedService:
     ha_suspend: bool = False  # no checks while this host does not hold the address
     smtp_alert: bool = False
     virtualhost: str = ""
+    # A server that completes less than this percentage of the handshakes that the others complete counts as down; 0:
+    # it does not. So many handshakes must have begun in the last minute. After the time it counts as up again.
+    handshake_share: int = 0
+    handshake_minimum: int = 20
+    handshake_retry_s: float = 60.0
 
     def services(self) -> tuple[VirtualService, ...]:
         """Return a virtual service for each key."""

@@ -30,8 +30,8 @@ def history(*changes: tuple[float, dict[str, Handshakes]]) -> HandshakeHistory[s
 
 
 @given(counts, st.integers(1, 12))
-def test_no_server_is_named_if_all_are_equal(each: Handshakes, servers: int) -> None:
-    assert not verdicts(dict.fromkeys(range(servers), each)).low
+def test_no_server_is_named_if_all_are_equal(handshakes: Handshakes, servers: int) -> None:
+    assert not verdicts(dict.fromkeys(range(servers), handshakes)).low
 
 
 @pytest.mark.parametrize("share", [0.02, 0.2, 0.5, 0.8, 0.97])
@@ -42,8 +42,8 @@ def test_chance_names_hardly_any_server(share: float) -> None:
     for _ in range(400):
         begun = [dice.choice((6, 15, 40, 150)) for _ in range(4)]
         servers = {
-            number: Handshakes(each, sum(dice.random() < share for _ in range(each)))
-            for number, each in enumerate(begun)
+            number: Handshakes(count, sum(dice.random() < share for _ in range(count)))
+            for number, count in enumerate(begun)
         }
         named += len(verdicts(servers).low)
     assert named <= 4  # of 1600 servers; twice SIGNIFICANCE for two comparisons would be 1.6

@@ -119,6 +119,7 @@ def apply(service: EffectiveBlock, entries: Entries) -> bool:
     """Apply every rule in its order; return False if the service is left out."""
     _protocol(service, entries)
     _suspension(service, entries)
+    _handshakes(service)
     _methods(service)
     _scheduler(service)
     if not _families(service, entries):
@@ -181,6 +182,16 @@ def _suspension(service: EffectiveBlock, entries: Entries) -> None:
         text = "ha_suspend is not possible with firewall marks, which are on no machine; it is ignored"
         service.warning("ha_suspend", text, "remove it")
         service.adjust("ha_suspend", False, "firewall marks")
+
+
+def _handshakes(service: EffectiveBlock) -> None:
+    share = service.get("handshake_share", int)
+    if share and service.get("protocol", Protocol) is Protocol.UDP:
+        service.warning("handshake_share", "UDP has no handshakes; handshake_share is ignored", "remove it")
+        service.adjust("handshake_share", 0, "UDP")
+    for name, default in (("handshake_minimum", 20), ("handshake_retry", 60)):
+        if not share and service.effective(name).value != default:
+            service.warning(name, f"{name} has no effect without handshake_share", "write handshake_share 50")
 
 
 def _methods(service: EffectiveBlock) -> None:

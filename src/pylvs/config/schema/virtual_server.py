@@ -28,6 +28,7 @@ from pylvs.config.schema.types import (
     flag,
     integer,
     script,
+    seconds,
 )
 from pylvs.model.dataclass import replace
 
@@ -113,6 +114,27 @@ VIRTUAL_SERVER = Block(
         Keyword("hysteresis", COUNT, "margin of weight below and above the quorum against flapping", 0),
         script("quorum_up", "run when the quorum is reached again"),
         script("quorum_down", "run when the quorum is lost"),
+        Keyword(
+            "handshake_share",
+            integer(0, 100),
+            "a server that completes less than this percentage of the others' handshakes is down; 0: never",
+            0,
+            is_own=True,
+        ),
+        Keyword(
+            "handshake_minimum",
+            integer(1, MAX_U32),
+            "handshakes that clients must have begun in the last minute for that",
+            20,
+            is_own=True,
+        ),
+        Keyword(
+            "handshake_retry",
+            seconds(1.0),
+            "seconds after which such a server counts as up again; if it fails again, twice as long",
+            60.0,
+            is_own=True,
+        ),
         bare("omega", "run notify_down and quorum_down when pylvs exits"),
         bare("ha_suspend", "suspend checks while this machine does not hold the address"),
         Keyword("sorry_server", SERVER, "server that gets connections while the quorum is lost"),

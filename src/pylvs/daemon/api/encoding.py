@@ -103,6 +103,7 @@ def service_encoded(service: ServiceSnapshot, counts: Counts) -> replies.Service
         },
         "sorry_server": {"server": str(sorry.key), "in": service.sorry_server_in} if sorry else None,
         "suspended": service.suspended,
+        "handshakes_low": service.handshakes_low,
         "servers": [server_encoded(each, service.keys, counts) for each in service.servers],
     }
 
@@ -127,7 +128,16 @@ def server_encoded(server: ServerSnapshot, keys: Iterable[ServiceKey], counts: C
         "persistent": sum(each.persistent for each in found),
         "checks": [check_encoded(each) for each in server.checks],
         "checks_left_out": [*server.checks_left_out],
+        "handshakes": _handshakes_encoded(server),
     }
+
+
+def _handshakes_encoded(server: ServerSnapshot) -> replies.HandshakesReply | None:
+    found = server.handshakes
+    if found is None:
+        return None
+    low = server.handshakes_low
+    return {"begun": found.begun, "completed": found.completed, "low": low, "out": server.out_by_handshakes}
 
 
 def check_encoded(check: CheckSnapshot) -> replies.CheckReply:

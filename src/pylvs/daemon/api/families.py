@@ -71,6 +71,9 @@ _HELP: Mapping[tuple[str, ...], Mapping[str, str]] = {
     ("version",): {"pylvs_info": "The version that answers."},
     ("result",): {"pylvs_reloads_total": "Reloads of the configuration."},
     ("kind",): {"pylvs_table_edits_total": "Edits of the table: desired, restored, refused."},
+    (*SERVER, "result"): {
+        "pylvs_server_handshakes_total": "Handshakes of known clients with a real server: begun, completed."
+    },
     ("part",): {"pylvs_part_silent": "Whether a part of the daemon makes no progress, so that its state is unknown."},
     ("process", "state"): {"pylvs_notify_scripts": "Notify scripts that run, or wait for the one before."},
     ("process",): {
@@ -118,6 +121,10 @@ ATTRIBUTES: Mapping[tuple[str, ...], Mapping[str, tuple[str, str]]] = {
         "pylvs_server_in_table": ("in_table", "Whether a real server is in the table."),
         "pylvs_server_weight": ("weight", "The weight that a real server should have now."),
         "pylvs_server_configured_weight": ("configured_weight", "The weight of the configuration."),
+        "pylvs_server_handshakes_low": (
+            "handshakes_are_low",
+            "Whether a real server completes far fewer handshakes of clients than the others; absent with UDP.",
+        ),
         "pylvs_server_since_seconds": ("since", "Since when it is up or down, seconds since 1970."),
     },
     CHECK: {

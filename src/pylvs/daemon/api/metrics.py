@@ -22,7 +22,7 @@ from pylvs.model.service import ServiceKey, is_probe_mark
 
 if TYPE_CHECKING:  # `pylvs metrics` without a daemon has no use for the health engine
     from pylvs.health.prober.link import ProberCounts
-    from pylvs.health.state import ServiceSnapshot
+    from pylvs.health.state import ServerSnapshot, ServiceSnapshot
     from pylvs.system.processes.scripts import ScriptCounts
 
 
@@ -257,6 +257,7 @@ def _health_metrics(services: Sequence[ServiceSnapshot], selection: Selection) -
     servers = [([each.name, str(server.server)], server) for each in services for server in each.servers]
     if selection.wants("servers"):
         yield from _attributes(families.SERVER, _rendered(families.SERVER, servers))
+        yield _handshake_metrics(servers)
     if selection.wants("checks"):
         numbered = [
             ([*labels, each.check.keyword, str(number)], each)  # the number distinguishes checks of one type
@@ -264,6 +265,17 @@ def _health_metrics(services: Sequence[ServiceSnapshot], selection: Selection) -
             for number, each in enumerate(server.checks)
         ]
         yield from _attributes(families.CHECK, _rendered(families.CHECK, numbered))
+
+
+def _handshake_metrics(servers: Sequence[tuple[list[str], ServerSnapshot]]) -> Family:
+    counts = [(labels, server.handshakes_total) for labels, server in servers]
+    by_result = [
+        ([*labels, result], getattr(total, result))
+        for labels, total in counts
+        if total is not None
+        for result in ("begun", "completed")
+    ]
+    return _family("pylvs_server_handshakes_total", by_result)
 
 
 def _daemon_metrics(given: MetricsInput) -> Iterator[Family]:

@@ -48,6 +48,15 @@ class CheckReply(TypedDict):
     inconclusive_probes: Annotated[int, "that this host could not make"]
 
 
+class HandshakesReply(TypedDict):
+    """Handshakes of clients with a real server in the last minute."""
+
+    begun: Annotated[int, "those of the last seconds are left out, unless they are completed"]
+    completed: int
+    low: Annotated[str, 'it completes far less than the others: how much; "" if it does not']
+    out: Annotated[bool, "therefore it is down (handshake_share)"]
+
+
 class ServerReply(TypedDict):
     """One real server of one service."""
 
@@ -67,6 +76,7 @@ class ServerReply(TypedDict):
     persistent: Annotated[int, "persistence templates"]
     checks: Annotated[list[CheckReply], "none: the server always counts as up"]
     checks_left_out: Annotated[list[str], "checks of the file that cannot be made: keyword, colon, reason"]
+    handshakes: Annotated[HandshakesReply | None, "null: UDP has none"]
 
 
 class QuorumReply(TypedDict):
@@ -90,6 +100,7 @@ class ServiceReply(TypedDict):
     quorum: QuorumReply
     sorry_server: SorryServerReply | None
     suspended: Annotated[bool, "checks are suspended (ha_suspend)"]
+    handshakes_low: Annotated[str, 'all servers complete few handshakes of clients alike: how many; "" if not']
     servers: list[ServerReply]
 
 

@@ -16,7 +16,7 @@ from pylvs.config.diff import differing, joined
 from pylvs.model.dataclass import dataclass, field, replace
 from pylvs.model.director import Director
 from pylvs.model.errors import Busy, PylvsError
-from pylvs.model.rows import PacketCounts, ServiceRow
+from pylvs.model.rows import Handshakes, PacketCounts, ServiceRow
 from pylvs.model.service import (
     METHOD_NAMES,
     UNCHANGED,
@@ -301,6 +301,9 @@ class LongLivedDirector(Director, Protocol):
 
     def packet_counts(self) -> PacketCounts:
         """Return the drop reasons and other packet counters; empty without tables."""
+
+    def handshakes(self) -> Mapping[tuple[ServiceKey, DestinationKey], Handshakes]:
+        """Return the handshakes of the destinations that have any, since they were added; empty without tables."""
 
     def follow_host(self) -> Sequence[str]:
         """Bring attachments and snapshots up to date with this host's addresses, devices and routes.
