@@ -80,6 +80,7 @@ class MemoryDirector(InMemory):
         self._trash: Trash[DestinationRow] = Trash(_is_referred)
         self._connections: tuple[Connection, ...] = ()
         self.shaken: dict[tuple[ServiceKey, DestinationKey], Handshakes] = {}
+        self.read_handshakes = False
 
     def add_service(self, service: VirtualService) -> None:
         """Raises ServiceExists, NoSuchScheduler, InvalidOperation."""
@@ -196,6 +197,7 @@ class MemoryDirector(InMemory):
 
     def handshakes(self) -> Mapping[tuple[ServiceKey, DestinationKey], Handshakes]:
         """Return what `shaken` has: there are no packets."""
+        self.read_handshakes = True
         return self.shaken
 
     def follow_host(self) -> Sequence[str]:

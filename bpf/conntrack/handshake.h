@@ -21,8 +21,8 @@ enum handshake_limits {
 	PREFIX_TAG = 20, /* the tag begins at this bit of the hash */
 	KNOWN_S = 600, /* so long a network is known after a handshake */
 	REPLACED_S = 60, /* another one may replace it */
-	RENEWED_S = 8, /* without vouchers one SYN counts in this time */
-	MOST_VOUCHERS = 8,
+	RENEWED_S = 15, /* without vouchers one SYN counts in this time */
+	MOST_VOUCHERS = 4,
 };
 _Static_assert(1 << PREFIX_BITS == KNOWN_PREFIXES, "known_prefixes");
 

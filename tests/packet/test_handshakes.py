@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 
 import pytest
 
+from pylvs.health.handshakes import verdicts
 from pylvs.model.dataclass import replace
 from pylvs.model.rows import Handshakes
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceFlag, ServiceKey, VirtualService
 from tests.packet.frames import CLIENT4, CLIENT6, chunk, sctp, tcp, udp
 from tests.packet.host import HOOKS, VIP4, VIP6, Host, new_host, on_cpu, server4, server6
 
-VOUCHERS = 8  # MOST_VOUCHERS in bpf/conntrack/handshake.h
-RENEWED = 60  # vouchers of one network in eight minutes, which no test takes
+VOUCHERS = 4  # MOST_VOUCHERS in bpf/conntrack/handshake.h
+RENEWED = 32  # vouchers of one network in eight minutes, which no test takes
 METHODS = (Method.ROUTE, Method.MASQ, Method.TUNNEL)
 
 
@@ -228,3 +229,44 @@ def test_a_destination_that_is_added_again_begins_anew(host: Host) -> None:
     assert found(host, service) == {}
     Clients(host, service).connect(1, "198.18.0.9")
     assert found(host, service) == {2: Handshakes(1, 1)}
+
+
+FORGED: dict[str, Callable[[int], str]] = {
+    "random senders": lambda number: f"{20 + number % 150}.{number >> 8 & 255}.{number & 255}.9",
+    "senders of a client's network": lambda number: f"198.18.0.{number % 256}",
+    "a client's own address": lambda _: "198.18.0.7",
+}
+
+
+@pytest.mark.parametrize("forged", FORGED)
+@pytest.mark.parametrize("scheduler", ["rr", "wlc", "sh", "persistent"])
+def test_a_flood_names_no_server(host: Host, scheduler: str, forged: str) -> None:
+    """Honest clients of three networks work all the time. With sh and persistence one server gets most of the flood."""
+    service = host.new_key()
+    persistent = scheduler == "persistent"
+    flags, netmask = (ServiceFlag.PERSISTENT, 0xFFFFFF00) if persistent else (ServiceFlag(0), -1)
+    name = "rr" if persistent else scheduler
+    host.director.add_service(VirtualService(service, name, flags, 360 if persistent else 0, netmask))
+    for number in (1, 2, 3):
+        address = ip_address(server4(number))
+        host.director.add_destination(service, Destination(DestinationKey(address, service.port), Method.ROUTE))
+    clients = Clients(host, service)
+    for number in range(1800):
+        clients.begin(FORGED[forged](number))
+        if number % 60 == 0:
+            for network in range(3):
+                clients.connect(1, f"198.18.{network}.7")
+    seen = found(host, service)
+    assert sum(each.completed for each in seen.values()) == 90
+    assert verdicts(seen).low == {}
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_a_dead_server_is_named_amid_a_flood(host: Host, method: Method) -> None:
+    service = serve(host, 3, method)
+    clients = Clients(host, service, dead=(2,))
+    for number in range(630):
+        clients.begin(FORGED["random senders"](number))
+        if number % 21 == 0:  # with 22 packets each time another server is next
+            clients.connect(1)
+    assert verdicts(found(host, service)).low.keys() == {2}

@@ -10,7 +10,7 @@ from pylvs.daemon.parts import Part
 from pylvs.daemon.services import Services
 from pylvs.daemon.tasks import BackgroundTasks
 from pylvs.health.events import ServerName
-from pylvs.health.handshakes import NONE, HandshakeHistory
+from pylvs.health.handshakes import NONE, HandshakeHistory, Shaken
 from pylvs.model.errors import PylvsError
 from pylvs.model.rows import Handshakes
 from pylvs.model.service import DestinationKey, ServiceKey
@@ -44,13 +44,13 @@ class HandshakeWatch(Part):
         """Read and judge once."""
         engine = self._services.engine
         try:
-            minute = await self._thread.run(self._read, engine.configuration)
+            shaken = await self._thread.run(self._read, engine.configuration)
         except (PylvsError, OSError):  # the reconciler reports it
             return
-        self._history.forget(engine.judge(minute, self._history.totals))
+        self._history.forget(engine.judge(shaken))
 
-    def _read(self, configuration: Configuration) -> dict[ServerName, Handshakes]:
-        """Return what the servers of the configuration did in the last minute. In the table thread."""
+    def _read(self, configuration: Configuration) -> Shaken[ServerName]:
+        """Return what the servers of the configuration did. In the table thread."""
         if configuration is not self._configuration:
             self._names = names_of(configuration)
             self._configuration = configuration
@@ -61,7 +61,7 @@ class HandshakeWatch(Part):
                 counted[name] = counted.get(name, NONE) + handshakes
         now = self._clock()
         self._history.update(counted, now)
-        return self._history.last_minute(now)
+        return self._history.shaken(now)
 
 
 def names_of(configuration: Configuration) -> dict[Named, ServerName]:

@@ -26,6 +26,7 @@ from pylvs.health.events import (
     Standing,
 )
 from pylvs.health.handshake_state import ended, judge, restore
+from pylvs.health.handshakes import Shaken
 from pylvs.health.probes import Outcome, ProbeScheduler, descriptor_limit
 from pylvs.health.state import CheckState, ServerSnapshot, ServerState, ServiceSnapshot, ServiceState
 from pylvs.health.state_builder import CONFIGURED, ProbeOf, StateBuilder, script_identity
@@ -37,6 +38,7 @@ from pylvs.model.service import MAX_WEIGHT, DestinationKey, moved
 from pylvs.model.wanted import Configuration, WantedRow, predecessors
 
 log = logging.getLogger(__name__)
+ByServer = dict[DestinationKey, Handshakes]  # in one window
 
 
 class Engine:
@@ -195,31 +197,31 @@ class Engine:
             if isinstance(state.check, BfdCheck) and state.check.session in names:
                 self._scheduler.schedule(state.scheduled, 0.0)
 
-    def judge(
-        self, minute: Mapping[ServerName, Handshakes], totals: Mapping[ServerName, Handshakes]
-    ) -> tuple[ServerName, ...]:
-        """Judge servers by the handshakes of the last minute; `totals` are those since the start.
+    def judge(self, shaken: Shaken[ServerName]) -> tuple[ServerName, ...]:
+        """Judge servers by the handshakes of clients.
 
         Return the servers whose minute should begin now, because they get connections again.
         """
         at, now = self._wall(), self._scheduler.now
-        self._handshakes = totals
-        found: dict[str, dict[DestinationKey, Handshakes]] = {name: {} for name in self._judged}
-        for (name, key), handshakes in minute.items():
-            found.setdefault(name, {})[key] = handshakes
-        self._judged = {name for name in found if found[name]}
+        self._handshakes = shaken.totals
+        found: dict[str, tuple[ByServer, ByServer]] = {name: ({}, {}) for name in self._judged}
+        for number, window in enumerate((shaken.minute, shaken.recent)):
+            for (name, key), handshakes in window.items():
+                found.setdefault(name, ({}, {}))[number][key] = handshakes
+        self._judged = {name for name in found if found[name][0]}
         events: list[Event] = []
         tried: list[ServerName] = []
-        for name, servers in found.items():
+        for name, windows in found.items():
             service = self._services.get(name)
             if service is None:
                 continue
             weight_up = service.weight_up
             for server in ended(service, now):
                 tried.append(server.name)
-                servers.pop(server.key, None)
+                for by_server in windows:
+                    by_server.pop(server.key, None)
                 events += restore(service, server, f"on trial after {server.out_s:g} s", at, now)
-            events += judge(service, servers, at, now)
+            events += judge(service, Shaken(*windows, {}), at, now)
             if service.out:
                 self._judged.add(name)
             if service.weight_up != weight_up:

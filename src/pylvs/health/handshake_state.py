@@ -4,7 +4,7 @@ their state.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from pylvs.health.events import (
     Event,
@@ -13,52 +13,76 @@ from pylvs.health.events import (
     ServiceHandshakesLow,
     ServiceHandshakesLowEnded,
 )
-from pylvs.health.handshakes import NONE, verdicts
+from pylvs.health.handshakes import NONE, Shaken, has_recovered, verdicts
 from pylvs.health.state import ServerState, ServiceState
 from pylvs.model.rows import Handshakes
 from pylvs.model.service import DestinationKey
 
+Judged = Shaken[DestinationKey]
 LONGEST = 10  # times handshake_retry: a server that fails again and again is down so long
 
 
-def judge(service: ServiceState, found: Mapping[DestinationKey, Handshakes], at: float, now: float) -> Iterator[Event]:
-    """Note the handshakes of the last minute, and yield events. `at` is the wall clock, `now` the scheduler's time.
+def judge(service: ServiceState, found: Judged, at: float, now: float) -> Iterator[Event]:
+    """Note what clients did, and yield events. `at` is the wall clock, `now` the scheduler's time.
 
     Only servers that get new connections are compared.
     """
     for key, server in service.servers.items():
-        server.handshakes = found.get(key, NONE)
-    serving = {
-        key: server.handshakes
-        for key, server in service.servers.items()
-        if server.handshakes.begun and server.up and server.weight() and not service.sorry
-    }
-    verdict = verdicts(serving)
+        server.handshakes = found.minute.get(key, NONE)
+    minute, recent = (_serving(service, each) for each in (found.minute, found.recent))
+    by_minute, by_recent = verdicts(minute), verdicts(recent)
     for key, server in service.servers.items():
-        before, server.handshakes_low = server.handshakes_low, verdict.low.get(key, "")
-        if server.handshakes_low and not before:
-            yield server.event(HandshakesLow, server.handshakes_low, at)
-        elif before and not server.handshakes_low:
-            reason = f"completes {serving[key]}" if key in serving else "it gets no new connections"
+        before, text = server.handshakes_low, by_minute.low.get(key) or by_recent.low.get(key) or ""
+        if before and not text and key in minute and not has_recovered(key, recent):
+            text = before  # too few clients came to show anything else
+        server.handshakes_low = text
+        if text and not before:
+            yield server.event(HandshakesLow, text, at)
+        elif before and not text:
+            reason = f"completes {recent[key]}" if key in minute else "it gets no new connections"
             yield server.event(HandshakesLowEnded, reason, at)
-    failed, service.handshakes_low = service.handshakes_low, verdict.all_fail
-    if verdict.all_fail and not failed:
-        yield ServiceHandshakesLow(at=at, service=service.wanted.name, reason=verdict.all_fail)
-    elif failed and not verdict.all_fail:
-        reason = f"completes {sum(serving.values(), NONE)}" if serving else "no new connections"
+    yield from _judge_whole(service, minute, by_minute.all_fail or by_recent.all_fail, at)
+    yield from _take_out(service, (minute, recent), at, now)
+
+
+def _serving(service: ServiceState, found: Mapping[DestinationKey, Handshakes]) -> Mapping[DestinationKey, Handshakes]:
+    """Return those of servers that get new connections, and had handshakes."""
+    return {
+        key: handshakes
+        for key, handshakes in found.items()
+        if (server := service.servers.get(key)) is not None
+        and handshakes.begun
+        and server.up
+        and server.weight()
+        and not service.sorry
+    }
+
+
+def _judge_whole(
+    service: ServiceState, minute: Mapping[DestinationKey, Handshakes], text: str, at: float
+) -> Iterator[Event]:
+    if any(server.handshakes_low for server in service.servers.values()):
+        text = ""  # not all fail
+    before, service.handshakes_low = service.handshakes_low, text
+    if text and not before:
+        yield ServiceHandshakesLow(at=at, service=service.wanted.name, reason=text)
+    elif before and not text:
+        reason = f"completes {sum(minute.values(), NONE)}" if minute else "it gets no new connections"
         yield ServiceHandshakesLowEnded(at=at, service=service.wanted.name, reason=reason)
-    yield from _take_out(service, serving, at, now)
 
 
 def _take_out(
-    service: ServiceState, serving: Mapping[DestinationKey, Handshakes], at: float, now: float
+    service: ServiceState, windows: Iterable[Mapping[DestinationKey, Handshakes]], at: float, now: float
 ) -> Iterator[Event]:
     """Let servers that fail count as down, by handshake_share, the worst first; the quorum must be left."""
     wanted = service.wanted
     if not wanted.handshake_share:
         return
-    low = verdicts(serving, wanted.handshake_share / 100, wanted.handshake_minimum).low
-    for key in sorted(low, key=lambda key: serving[key].share):
+    low: dict[DestinationKey, tuple[float, str]] = {}  # share and text
+    for serving in windows:
+        found = verdicts(serving, wanted.handshake_share / 100, wanted.handshake_minimum).low
+        low |= {key: (serving[key].share, text) for key, text in found.items()}
+    for key, (_, text) in sorted(low.items(), key=lambda item: item[1][0]):
         server = service.servers[key]
         left = service.weight_up - server.counted_weight
         if left <= 0 or left < wanted.quorum:
@@ -68,7 +92,7 @@ def _take_out(
         server.out_s = min(2 * server.out_s, longest) if again else wanted.handshake_retry_s
         server.out_until = now + server.out_s
         service.out.add(key)
-        yield from server.update(f"handshake_share: {low[key]}", at)
+        yield from server.update(f"handshake_share: {text}", at)
         service.count((server,))
 
 

@@ -14,11 +14,14 @@ from typing import Generic, TypeVar
 from pylvs.model.dataclass import dataclass
 from pylvs.model.rows import Handshakes
 
-WINDOW_S = 60.0
+MINUTE_S = 60.0
+RECENT_S = 10.0  # shows a change sooner, where there are enough handshakes
 GRACE_S = 3.0  # a handshake counts as failed only then: a slow server may still answer
 STEP_S = 5.0  # between the older counts that a history keeps
 FEWEST = 5  # handshakes begun, of a server that is named
-MOST_SHARE = 0.5  # of what the others complete: a server that completes more is not named
+MOST_SHARE = 0.25  # of what the others complete: a server that completes more is not named
+RECOVERED_SHARE = 0.5  # of what the others complete: then it is named no more
+FAILED_SHARE = 0.5  # a service that completes more is not named
 # The probability that a server which completes as much as the others is named.
 SIGNIFICANCE = 5e-4
 
@@ -39,7 +42,7 @@ class Verdicts(Generic[Name]):
 def verdicts(
     servers: Mapping[Name, Handshakes], most_share: float = MOST_SHARE, fewest: int = FEWEST
 ) -> Verdicts[Name]:
-    """Compare the servers of one service by what they did in the last minute.
+    """Compare the servers of one service by what they did in the same time.
 
     A server is low if it completes less than `most_share` of what the others do, and chance is no explanation. The
     others are all of them together, or the best one, which counts where most servers fail.
@@ -56,9 +59,16 @@ def verdicts(
                 low[name] = f"completes {own}, others {beside.share:.0%}"
                 break
     total = sum(servers.values(), NONE)
-    if not low and total.begun >= fewest and at_most(total, MOST_SHARE) < SIGNIFICANCE:
+    if not low and total.begun >= fewest and at_most(total, FAILED_SHARE) < SIGNIFICANCE:
         return Verdicts({}, f"completes {total}, all real servers alike")
     return Verdicts(low)
+
+
+def has_recovered(name: Name, servers: Mapping[Name, Handshakes]) -> bool:
+    """Return whether a server that was named completes enough, beside all others together."""
+    own = servers.get(name, NONE)
+    others = sum((each for other, each in servers.items() if other != name), NONE)
+    return own.begun >= FEWEST and own.share >= RECOVERED_SHARE * others.share
 
 
 def chance(own: Handshakes, others: Handshakes) -> float:
@@ -98,26 +108,38 @@ class _Minute:
     """The totals of one server over the last minute, oldest first; older ones in steps of STEP_S."""
 
     old: deque[tuple[float, Handshakes]]
-    recent: deque[tuple[float, Handshakes]]  # from the last one on that is older than GRACE_S
+    recent: deque[tuple[float, Handshakes]]  # from the last one before RECENT_S on
 
     def advance(self, now: float) -> None:
         recent, old = self.recent, self.old
-        while len(recent) > 1 and recent[1][0] <= now - GRACE_S:
-            settled = recent.popleft()
-            if settled[0] >= old[-1][0] + STEP_S:
-                old.append(settled)
-        while len(old) > 1 and old[1][0] <= now - WINDOW_S - GRACE_S:
+        while len(recent) > 1 and recent[1][0] <= now - RECENT_S - GRACE_S:
+            dropped = recent.popleft()
+            if dropped[0] >= old[-1][0] + STEP_S:
+                old.append(dropped)
+        while len(old) > 1 and old[1][0] <= now - MINUTE_S - GRACE_S:
             old.popleft()
 
     def is_over(self, now: float) -> bool:
-        return self.recent[-1][0] <= now - WINDOW_S - GRACE_S
+        return self.recent[-1][0] <= now - MINUTE_S - GRACE_S
 
-    def within(self, now: float) -> Handshakes:
+    def within(self, now: float, window_s: float) -> Handshakes:
         """Return the handshakes begun up to GRACE_S ago. As completed count all since the first of these."""
-        first, settled = self.old[0][1], self.recent[0]
-        begun = settled[1].begun - first.begun if settled[0] <= now - GRACE_S else 0
-        completed = self.recent[-1][1].completed - first.completed
-        return Handshakes(begun, min(completed, begun))
+        since, until = now - window_s - GRACE_S, now - GRACE_S
+        first = self.old[0][1]
+        if window_s <= RECENT_S:
+            first = self.recent[0][1] if self.recent[0][0] <= since else self.old[-1][1]
+        settled = next((total for at, total in reversed(self.recent) if at <= until), first)
+        begun = settled.begun - first.begun
+        return Handshakes(begun, min(self.recent[-1][1].completed - first.completed, begun))
+
+
+@dataclass(frozen=True, slots=True)
+class Shaken(Generic[Name]):
+    """What servers did: in the last minute, in the last seconds, and since the start. Others did nothing."""
+
+    minute: Mapping[Name, Handshakes]
+    recent: Mapping[Name, Handshakes]
+    totals: Mapping[Name, Handshakes]
 
 
 class HandshakeHistory(Generic[Name]):
@@ -162,9 +184,11 @@ class HandshakeHistory(Generic[Name]):
         for name in names:
             self._minutes.pop(name, None)
 
-    def last_minute(self, now: float) -> dict[Name, Handshakes]:
-        """Return what the servers did that had handshakes in the last minute.
+    def shaken(self, now: float) -> Shaken[Name]:
+        """Return what the servers did that had handshakes in the last minute, as of the latest update.
 
         Those begun in the last seconds are left out, unless they are completed.
         """
-        return {name: minute.within(now) for name, minute in self._minutes.items()}
+        minute = {name: each.within(now, MINUTE_S) for name, each in self._minutes.items()}
+        recent = {name: each.within(now, RECENT_S) for name, each in self._minutes.items()}
+        return Shaken(minute, {name: each for name, each in recent.items() if each.begun}, self.totals)

@@ -31,7 +31,7 @@ from pylvs.system.processes import child
 from tests.shortages import failing
 from tests.unit.daemon.daemons import FakeHost, address, run, server, service, until
 
-OF_SERVICES = {"quorum_lost", "server_down", "check_inconclusive", "check_left_out"}
+OF_SERVICES = {"quorum_lost", "server_down", "handshakes", "check_inconclusive", "check_left_out"}
 OF_ROUTERS = {"vrrp", "vrrp_fault", "vrrp_conflict", "data_plane", "bfd", "vrrp_helper"}
 AT_START = {"starting"}  # before the API serves anything
 NO_SPACE = "No space left on device"

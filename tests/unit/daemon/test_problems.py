@@ -379,7 +379,8 @@ def test_checks_have_the_keyword_of_the_configuration() -> None:
     override = Override()
     lost = ("MISC_CHECK: /x is not run: no such file or directory",)
     server = SimpleNamespace(server="10.0.0.1:443", up=True, override=override, checks=[shown], checks_left_out=lost)
-    service = SimpleNamespace(name="web", has_quorum=True, servers=[server])
+    server.handshakes_low = ""
+    service = SimpleNamespace(name="web", has_quorum=True, servers=[server], handshakes_low="")
     left_out, problem = service_problems([service])  # type: ignore[list-item]
     assert problem.text == "SSL_GET is inconclusive: late"
     assert str(left_out) == "10.0.0.1:443 of web: MISC_CHECK: /x is not run: no such file or directory"
@@ -389,6 +390,7 @@ def test_checks_have_the_keyword_of_the_configuration() -> None:
 def test_a_lost_quorum_of_0_names_what_is_missing() -> None:
     """The quorum is 0 if all weights are."""
     service = SimpleNamespace(name="web", has_quorum=False, weight_up=0, quorum=0, sorry_server_in=False, servers=[])
+    service.handshakes_low = ""
     (problem,) = service_problems([service])  # type: ignore[list-item]
     assert problem.text == "quorum lost: weight 0 is up (no server with a weight above 0 is up)"
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pylvs.health.events import HandshakesLow, HandshakesLowEnded, ServerDown, ServerName, ServerUp
+from pylvs.health.handshakes import Shaken
 from pylvs.model.rows import Handshakes
 from pylvs.model.service import Protocol, ServiceKey
 from pylvs.model.wanted import WantedService
@@ -17,10 +18,14 @@ TEXT = "completes 0 of 30 handshakes, others 100%"
 FINE, DEAD = Handshakes(30, 30), Handshakes(30, 0)
 
 
-def judged(harness: EngineHarness, **found: Handshakes) -> list[int]:
-    """Judge by handshakes of servers, as `rs1=...`; return the servers whose minute begins anew."""
+def judged(harness: EngineHarness, recent: bool = True, **found: Handshakes) -> list[int]:
+    """Judge by handshakes of servers, as `rs1=...`; return the servers whose minute begins anew.
+
+    Without `recent` they are older than the last seconds.
+    """
     minute: Mapping[ServerName, Handshakes] = {("web", key(int(name[2:]))): each for name, each in found.items()}
-    return [server.address.packed[-1] for _, server in harness.engine.judge(minute, minute)]
+    anew = harness.engine.judge(Shaken(minute, minute if recent else {}, minute))
+    return [server.address.packed[-1] for _, server in anew]
 
 
 def three(**more: object) -> WantedService:
@@ -49,6 +54,28 @@ def test_a_server_that_completes_none_is_named_until_it_completes_enough() -> No
         assert (over.server, over.reason) == (key(1), "completes 25 of 30 handshakes")
         assert low(harness) == {}
         assert harness.names() == []
+
+
+def test_a_named_server_stays_named_while_few_clients_come() -> None:
+    with EngineHarness(three()) as harness:
+        harness.start()
+        judged(harness, rs1=DEAD, rs2=FINE, rs3=FINE)
+        mixed = Handshakes(30, 20)  # most of it before the fault
+        judged(harness, False, rs1=mixed, rs2=FINE, rs3=FINE)
+        judged(harness, rs1=Handshakes(4, 4), rs2=FINE, rs3=FINE)
+        assert low(harness) == {1: TEXT}
+        judged(harness, rs1=Handshakes(5, 5), rs2=FINE, rs3=FINE)
+        assert low(harness) == {}
+
+
+def test_the_last_seconds_show_a_fault_behind_a_good_minute() -> None:
+    with EngineHarness(three()) as harness:
+        harness.start()
+        names = [("web", key(number)) for number in (1, 2, 3)]
+        recent = dict(zip(names, (DEAD, FINE, FINE), strict=True))
+        minute = dict(zip(names, (Handshakes(90, 60), FINE, FINE), strict=True))
+        harness.engine.judge(Shaken(minute, recent, minute))
+        assert low(harness) == {1: TEXT}
 
 
 def test_a_server_without_handshakes_in_the_last_minute_is_not_named_any_more() -> None:
@@ -207,7 +234,7 @@ def test_handshakes_alone_never_cost_the_quorum(steps: list[tuple[str, int]], qu
         harness.start()
         for what, number in steps:
             if what == "judge":
-                judged(harness, **{f"rs{at + 1}": DEAD if number >> at & 1 else FINE for at in range(4)})
+                judged(harness, True, **{f"rs{at + 1}": DEAD if number >> at & 1 else FINE for at in range(4)})
             elif what == "pass":
                 harness.pass_(number)
             else:

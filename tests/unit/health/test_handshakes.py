@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.health.handshakes import FEWEST, GRACE_S, WINDOW_S, HandshakeHistory, at_most, chance, verdicts
+from pylvs.health.handshakes import FEWEST, GRACE_S, MINUTE_S, RECENT_S, HandshakeHistory, at_most, chance, verdicts
 from pylvs.model.rows import Handshakes
 
 counts = st.builds(
@@ -73,7 +73,7 @@ def test_a_server_with_few_handshakes_or_a_better_share_is_never_named(servers: 
     best = max((each.share for each in servers.values() if each.begun), default=1.0)
     for name, text in verdicts(servers).low.items():
         assert servers[name].begun >= FEWEST
-        assert servers[name].share < best / 2
+        assert servers[name].share < best / 4
         assert text.startswith(f"completes {servers[name].completed} of {servers[name].begun} handshakes, others ")
 
 
@@ -120,9 +120,9 @@ def test_at_most_is_the_sum_of_the_binomial_distribution(begun: int, completed: 
 
 def test_a_handshake_counts_as_failed_only_after_the_grace() -> None:
     made = history((10.0, {"rs1": Handshakes(8, 0)}))
-    assert made.last_minute(10.0) == {"rs1": Handshakes(0, 0)}
+    assert made.shaken(10.0).minute == {"rs1": Handshakes(0, 0)}
     made.update({"rs1": Handshakes(8, 0)}, 10.0 + GRACE_S)
-    assert made.last_minute(10.0 + GRACE_S) == {"rs1": Handshakes(8, 0)}
+    assert made.shaken(10.0 + GRACE_S).minute == {"rs1": Handshakes(8, 0)}
 
 
 def test_a_slow_server_completes_all_of_its_handshakes() -> None:
@@ -130,7 +130,7 @@ def test_a_slow_server_completes_all_of_its_handshakes() -> None:
     made = history(*((float(at), {"rs1": Handshakes(at, max(0, at - 2))}) for at in range(1, 100)))
     for at in range(100, 200):
         made.update({"rs1": Handshakes(at, at - 2)}, float(at))
-        (found,) = made.last_minute(float(at)).values()
+        (found,) = made.shaken(float(at)).minute.values()
         assert found.begun == found.completed
         assert 59 <= found.begun <= 67  # a window that begins with one of the older counts
 
@@ -143,20 +143,31 @@ def test_no_window_has_more_than_its_time(steps: list[tuple[int, int]]) -> None:
     for second, (begun, completed) in enumerate(steps, 1):
         totals.append(totals[-1] + Handshakes(begun, min(begun, completed)))
         made.update({"rs1": totals[-1]}, float(second))
-        found = made.last_minute(float(second)).get("rs1", Handshakes())
+        found = made.shaken(float(second)).minute.get("rs1", Handshakes())
         settled = totals[max(0, second - int(GRACE_S))]
-        inner = totals[max(0, second - int(WINDOW_S))]
-        outer = totals[max(0, second - int(WINDOW_S + GRACE_S) - 7)] if second > 70 else Handshakes()
+        inner = totals[max(0, second - int(MINUTE_S))]
+        outer = totals[max(0, second - int(MINUTE_S + GRACE_S) - 7)] if second > 70 else Handshakes()
         assert max(0, settled.begun - inner.begun) <= found.begun <= settled.begun - outer.begun
         assert found.completed <= found.begun
 
 
+def test_the_last_seconds_are_a_window_of_their_own() -> None:
+    made = history(*((float(at), {"rs1": Handshakes(at, at)}) for at in range(1, 41)))
+    for at in range(41, 61):
+        made.update({"rs1": Handshakes(at, 40)}, float(at))
+    found = made.shaken(60.0)
+    assert found.minute == {"rs1": Handshakes(57, 40)}
+    assert found.recent == {"rs1": Handshakes(int(RECENT_S), 0)}
+    made.update({"rs1": Handshakes(60, 40)}, 60.0 + RECENT_S + GRACE_S)
+    assert made.shaken(60.0 + RECENT_S + GRACE_S).recent == {}
+
+
 def test_a_server_without_handshakes_for_a_minute_is_forgotten() -> None:
     made = history((1.0, {"rs1": Handshakes(8, 0)}))
-    made.update({"rs1": Handshakes(8, 0)}, 1.0 + WINDOW_S)
-    assert made.last_minute(1.0 + WINDOW_S) == {"rs1": Handshakes(8, 0)}
-    made.update({"rs1": Handshakes(8, 0)}, 1.0 + WINDOW_S + GRACE_S)
-    assert made.last_minute(1.0 + WINDOW_S + GRACE_S) == {}
+    made.update({"rs1": Handshakes(8, 0)}, 1.0 + MINUTE_S)
+    assert made.shaken(1.0 + MINUTE_S).minute == {"rs1": Handshakes(8, 0)}
+    made.update({"rs1": Handshakes(8, 0)}, 1.0 + MINUTE_S + GRACE_S)
+    assert made.shaken(1.0 + MINUTE_S + GRACE_S).minute == {}
     assert made.totals == {"rs1": Handshakes(8, 0)}
 
 
@@ -164,7 +175,7 @@ def test_counts_before_the_first_update_are_of_no_known_time() -> None:
     made: HandshakeHistory[str] = HandshakeHistory()
     made.update({"rs1": Handshakes(500, 0)}, 1.0)
     made.update({"rs1": Handshakes(501, 1), "rs2": Handshakes(1, 1)}, 2.0)
-    assert made.last_minute(9.0) == {"rs1": Handshakes(1, 1), "rs2": Handshakes(1, 1)}
+    assert made.shaken(9.0).minute == {"rs1": Handshakes(1, 1), "rs2": Handshakes(1, 1)}
 
 
 def test_counts_that_begin_anew_continue() -> None:
@@ -181,4 +192,4 @@ def test_forget_lets_the_minute_begin_now() -> None:
     made = history((1.0, {"rs1": Handshakes(10, 0)}))
     made.forget(["rs1", "rs2"])
     made.update({"rs1": Handshakes(12, 2)}, 2.0)
-    assert made.last_minute(6.0) == {"rs1": Handshakes(2, 2)}
+    assert made.shaken(6.0).minute == {"rs1": Handshakes(2, 2)}
