@@ -18,6 +18,7 @@ from pylvs.model.wanted import Configuration
 from pylvs.system.table_thread import TableThread
 
 POLL_S = 1.0
+SHARE = 10  # the pause is at least so many times the duration of a look: thousands of services may be busy
 Named = tuple[ServiceKey, DestinationKey]
 
 
@@ -37,8 +38,9 @@ class HandshakeWatch(Part):
 
     async def _run(self) -> None:
         while True:
+            began = self._clock()
             await self.step()
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(max(POLL_S, SHARE * (self._clock() - began)))
 
     async def step(self) -> None:
         """Read and judge once."""

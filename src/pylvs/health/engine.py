@@ -25,7 +25,7 @@ from pylvs.health.events import (
     ServiceIdentity,
     Standing,
 )
-from pylvs.health.handshake_state import ended, judge, restore
+from pylvs.health.handshake_state import ended, is_judged, judge, may_fail, restore
 from pylvs.health.handshakes import Shaken
 from pylvs.health.probes import Outcome, ProbeScheduler, descriptor_limit
 from pylvs.health.state import CheckState, ServerSnapshot, ServerState, ServiceSnapshot, ServiceState
@@ -33,12 +33,11 @@ from pylvs.health.state_builder import CONFIGURED, ProbeOf, StateBuilder, script
 from pylvs.model.addresses import Address
 from pylvs.model.checks import BfdCheck
 from pylvs.model.errors import NoSuchDestination, NoSuchService, OutOfRange
-from pylvs.model.rows import Handshakes, ServiceRow
+from pylvs.model.rows import ServiceRow
 from pylvs.model.service import MAX_WEIGHT, DestinationKey, moved
 from pylvs.model.wanted import Configuration, WantedRow, predecessors
 
 log = logging.getLogger(__name__)
-ByServer = dict[DestinationKey, Handshakes]  # in one window
 
 
 class Engine:
@@ -73,8 +72,8 @@ class Engine:
         self._change_listeners: list[Callable[[], None]] = []
         self._host_addresses: frozenset[Address] | None = None  # unknown: no check is suspended
         self._awaited: dict[CheckState, asyncio.Future[None]] = {}  # by `check_now`
-        self._handshakes: Mapping[ServerName, Handshakes] = {}  # of servers that had any, since the start
-        self._judged: set[str] = set()  # services with handshakes in the last minute, or with servers that are out
+        self._shaken: Shaken[ServerName] = Shaken({}, {}, {})
+        self._judged: set[str] = set()  # services that fail, or have servers that are named or out
         self._started = False
         self.configuration = configuration
         self._build(configuration)
@@ -187,7 +186,7 @@ class Engine:
 
     def _snapshot(self, server: ServerState, now: float) -> ServerSnapshot:
         service = self._services[server.service]
-        return server.snapshot(service.sorry, now, self._handshakes if service.has_handshakes else None)
+        return server.snapshot(service.sorry, now, self._shaken if service.has_handshakes else None)
 
     def sessions_changed(self, names: Collection[str]) -> None:
         """Probe now what checks one of these BFD sessions."""
@@ -203,28 +202,32 @@ class Engine:
         Return the servers whose minute should begin now, because they get connections again.
         """
         at, now = self._wall(), self._scheduler.now
-        self._handshakes = shaken.totals
-        found: dict[str, tuple[ByServer, ByServer]] = {name: ({}, {}) for name in self._judged}
-        for number, window in enumerate((shaken.minute, shaken.recent)):
-            for (name, key), handshakes in window.items():
-                found.setdefault(name, ({}, {}))[number][key] = handshakes
-        self._judged = {name for name in found if found[name][0]}
+        self._shaken = shaken
+        names = dict.fromkeys(self._judged)
+        for (name, _), handshakes in shaken.suspects():
+            service = self._services.get(name)
+            if service is not None and may_fail(service, handshakes):
+                names[name] = None
+        self._judged.clear()
         events: list[Event] = []
         tried: list[ServerName] = []
-        for name, windows in found.items():
-            service = self._services.get(name)
-            if service is None:
-                continue
-            weight_up = service.weight_up
-            for server in ended(service, now):
-                tried.append(server.name)
-                for by_server in windows:
-                    by_server.pop(server.key, None)
+        for service in (self._services[name] for name in names if name in self._services):
+            out, again = set(service.out), ended(service, now)
+            for server in again:
                 events += restore(service, server, f"on trial after {server.out_s:g} s", at, now)
-            events += judge(service, Shaken(*windows, {}), at, now)
-            if service.out:
-                self._judged.add(name)
-            if service.weight_up != weight_up:
+            tried += [server.name for server in again]
+            minute, recent = (
+                {
+                    key: window[server.name]
+                    for key, server in service.servers.items()
+                    if server.name in window and server not in again
+                }
+                for window in (shaken.minute, shaken.recent)
+            )
+            events += judge(service, Shaken(minute, recent, {}), at, now)
+            if is_judged(service):
+                self._judged.add(service.wanted.name)
+            if service.out != out:
                 events += self._update_quorum(service, "handshake_share", at)
         self._dispatch(events)
         return tuple(tried)
@@ -292,7 +295,7 @@ class Engine:
     def snapshot(self) -> tuple[ServiceSnapshot, ...]:
         """Return the state of all services, in the order of the configuration."""
         now = self._scheduler.now
-        return tuple(service.snapshot(now, self._handshakes) for service in self._services.values())
+        return tuple(service.snapshot(now, self._shaken) for service in self._services.values())
 
     def history(self, server: DestinationKey | Address, service: str | None = None) -> tuple[Event, ...]:
         """Return the last events of a server, oldest first. Raises as `drain`."""

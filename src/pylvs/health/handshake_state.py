@@ -13,7 +13,7 @@ from pylvs.health.events import (
     ServiceHandshakesLow,
     ServiceHandshakesLowEnded,
 )
-from pylvs.health.handshakes import NONE, Shaken, has_recovered, verdicts
+from pylvs.health.handshakes import FAILED_SHARE, NONE, Shaken, has_recovered, verdicts
 from pylvs.health.state import ServerState, ServiceState
 from pylvs.model.rows import Handshakes
 from pylvs.model.service import DestinationKey
@@ -23,12 +23,10 @@ LONGEST = 10  # times handshake_retry: a server that fails again and again is do
 
 
 def judge(service: ServiceState, found: Judged, at: float, now: float) -> Iterator[Event]:
-    """Note what clients did, and yield events. `at` is the wall clock, `now` the scheduler's time.
+    """Judge by what clients did, and yield events. `at` is the wall clock, `now` the scheduler's time.
 
     Only servers that get new connections are compared.
     """
-    for key, server in service.servers.items():
-        server.handshakes = found.minute.get(key, NONE)
     minute, recent = (_serving(service, each) for each in (found.minute, found.recent))
     by_minute, by_recent = verdicts(minute), verdicts(recent)
     for key, server in service.servers.items():
@@ -96,6 +94,16 @@ def _take_out(
         service.count((server,))
 
 
+def may_fail(service: ServiceState, handshakes: Handshakes) -> bool:
+    """Return whether a server that did so may have to be judged: this is quick."""
+    return handshakes.share < max(FAILED_SHARE, service.wanted.handshake_share / 100)
+
+
+def is_judged(service: ServiceState) -> bool:
+    """Return whether it must be judged even if no server fails: a server is named or out, or the service is named."""
+    return bool(service.handshakes_low or service.out or any(each.handshakes_low for each in service.servers.values()))
+
+
 def ended(service: ServiceState, now: float) -> list[ServerState]:
     """Return the servers whose time is up, or that handshake_share does not concern any more."""
     found = [service.servers[key] for key in service.out if key in service.servers]
@@ -110,7 +118,6 @@ def ended(service: ServiceState, now: float) -> list[ServerState]:
 def restore(service: ServiceState, server: ServerState, reason: str, at: float, now: float) -> Iterator[Event]:
     """Let a server count as up again, unless a check has failed."""
     server.out_until, server.tried_at = None, now
-    server.handshakes = NONE
     service.out.discard(server.key)
     yield from server.update(f"handshake_share: {reason}", at)
     service.count((server,))

@@ -7,7 +7,7 @@ of its service. If all fail alike, the service is named, and no server.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from math import exp, lgamma, log
 from typing import Generic, TypeVar
 
@@ -49,8 +49,10 @@ def verdicts(
     """
     low = {}
     for name, own in servers.items():
+        if own.begun < fewest or own.share >= most_share:
+            continue
         others = [each for other, each in servers.items() if other != name and each.begun]
-        if own.begun < fewest or not others:
+        if not others:
             continue
         total = sum(others, NONE)
         best = max(others, key=lambda each: (each.share, each.begun))
@@ -59,7 +61,8 @@ def verdicts(
                 low[name] = f"completes {own}, others {beside.share:.0%}"
                 break
     total = sum(servers.values(), NONE)
-    if not low and total.begun >= fewest and at_most(total, FAILED_SHARE) < SIGNIFICANCE:
+    fails = total.begun >= fewest and total.share < FAILED_SHARE
+    if fails and not low and at_most(total, FAILED_SHARE) < SIGNIFICANCE:
         return Verdicts({}, f"completes {total}, all real servers alike")
     return Verdicts(low)
 
@@ -82,7 +85,7 @@ def chance(own: Handshakes, others: Handshakes) -> float:
     for count in range(own.completed, max(0, own.begun - (begun - completed)) - 1, -1):
         term = exp(_log_choose(completed, count) + _log_choose(begun - completed, own.begun - count) - certain)
         total += term
-        if term < total * 1e-6:  # the terms fall ever faster
+        if term <= total * 1e-6:  # the terms fall ever faster
             break
     return min(total, 1.0)
 
@@ -94,7 +97,7 @@ def at_most(found: Handshakes, share: float) -> float:
         missing = found.begun - count
         term = exp(_log_choose(found.begun, count) + count * log(share) + missing * log(1 - share))
         total += term
-        if term < total * 1e-6 and count < share * found.begun:
+        if term <= total * 1e-6 and count < share * found.begun:
             break
     return min(total, 1.0)
 
@@ -140,6 +143,13 @@ class Shaken(Generic[Name]):
     minute: Mapping[Name, Handshakes]
     recent: Mapping[Name, Handshakes]
     totals: Mapping[Name, Handshakes]
+
+    def suspects(self) -> Iterator[tuple[Name, Handshakes]]:
+        """Yield what was not completed, by minute and by seconds; most servers are not there."""
+        for window in (self.minute, self.recent):
+            for name, handshakes in window.items():
+                if handshakes.completed != handshakes.begun:
+                    yield name, handshakes
 
 
 class HandshakeHistory(Generic[Name]):

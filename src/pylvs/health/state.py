@@ -5,12 +5,13 @@ Snapshots are the state as immutable values, for the API, the metrics and the du
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
 from pylvs.health import events
 from pylvs.health.events import NO_OVERRIDE, Event, Override, ServerEvent, ServerName, Standing
+from pylvs.health.handshakes import NONE, Shaken
 from pylvs.health.probes import NEVER, Outcome, ScheduledProbe
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Check, HttpCheck
@@ -19,7 +20,6 @@ from pylvs.model.rows import Handshakes, ServiceRow
 from pylvs.model.service import MAX_WEIGHT, Destination, DestinationKey, Protocol, ServiceKey
 from pylvs.model.wanted import WantedRow, WantedServer, WantedService
 
-HandshakeTotals = Mapping[ServerName, Handshakes] | None
 # Server and check, with what else the probe depends on: the server's weight, the service's host name in HTTP.
 SharedKey = tuple[Address, Check, int, str]
 
@@ -143,7 +143,6 @@ class ServerState:
     counted_weight: int = 0  # its part of the service's `weight_up`
     row_destination: Destination | None = None  # in the service's rows
     held_weight: int | None = None  # an earlier dynamic weight, until the checks that set it have outcomes
-    handshakes: Handshakes = Handshakes()  # of the last minute
     handshakes_low: str = ""  # it completes far less than the others: a text
     out_until: float | None = None  # down by handshake_share, until then
     out_s: float = 0.0  # how long it was down so the last time
@@ -259,8 +258,8 @@ class ServerState:
         """Make an event of this server."""
         return kind(at=at, service=self.service, server=self.key, reason=reason, **fields)
 
-    def snapshot(self, sorry: bool, now: float, totals: HandshakeTotals) -> ServerSnapshot:
-        """Return a snapshot; `sorry`: the sorry server gets the connections. `totals`: None if it has no handshakes."""
+    def snapshot(self, sorry: bool, now: float, shaken: Shaken[ServerName] | None) -> ServerSnapshot:
+        """Return a snapshot; `sorry`: the sorry server gets the connections. `shaken`: None if it has no handshakes."""
         return ServerSnapshot(
             service=self.service,
             server=self.key,
@@ -275,8 +274,8 @@ class ServerState:
             in_table=self.destination(sorry) is not None,
             checks=tuple(link.state.snapshot(now) for link in self.links),
             checks_left_out=self.wanted.checks_left_out,
-            handshakes=None if totals is None else self.handshakes,
-            handshakes_total=None if totals is None else totals.get(self.name, Handshakes()),
+            handshakes=None if shaken is None else shaken.minute.get(self.name, NONE),
+            handshakes_total=None if shaken is None else shaken.totals.get(self.name, NONE),
             handshakes_low=self.handshakes_low,
             out_by_handshakes=self.out_until is not None,
         )
@@ -445,10 +444,10 @@ class ServiceState:
         """Whether its protocol may have any; that of a firewall mark is not known."""
         return any(key.mark or key.protocol is not Protocol.UDP for key in self.wanted.keys)
 
-    def snapshot(self, now: float, totals: Mapping[ServerName, Handshakes]) -> ServiceSnapshot:
-        """Return a snapshot with those of all servers, and the handshakes of these since the start."""
+    def snapshot(self, now: float, shaken: Shaken[ServerName]) -> ServiceSnapshot:
+        """Return a snapshot with those of all servers; `shaken` has their handshakes."""
         wanted = self.wanted
-        of_servers = totals if self.has_handshakes else None
+        of_servers = shaken if self.has_handshakes else None
         return ServiceSnapshot(
             name=wanted.name,
             keys=wanted.keys,

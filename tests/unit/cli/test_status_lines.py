@@ -55,3 +55,19 @@ def test_a_check_that_this_host_cannot_make_is_unknown() -> None:
     unknown = {"check": "HTTP_GET", "reason": "the prober process has ended", "inconclusive": True}
     (line,) = [each for each in lines(status(good, unknown)) if "10.0.0.1" in each]
     assert line.endswith("TCP_CHECK: connected; HTTP_GET: unknown: the prober process has ended")
+
+
+def test_a_server_that_completes_few_handshakes_is_shown_with_them() -> None:
+    good = {"check": "TCP_CHECK", "reason": "connected", "inconclusive": False}
+    reply = status(good)
+    (server,) = reply["services"][0]["servers"]
+    server["handshakes"] = {"begun": 214, "completed": 0, "low": "completes 0 of 214 handshakes", "out": False}
+    (line,) = [each for each in lines(reply) if "10.0.0.1" in each]
+    assert line.endswith(": completes 0 of 214 handshakes; TCP_CHECK: connected")
+    server["handshakes"] = {"begun": 0, "completed": 0, "low": "", "out": True}
+    server["reason"] = "handshake_share: completes 0 of 214 handshakes"
+    (line,) = [each for each in lines(reply) if "10.0.0.1" in each]
+    assert line.endswith(": handshake_share: completes 0 of 214 handshakes; TCP_CHECK: connected")
+    server["handshakes"] = None
+    reply["services"][0]["handshakes_low"] = "completes 1 of 30 handshakes, all real servers alike"
+    assert any(each.endswith(", completes 1 of 30 handshakes, all real servers alike") for each in lines(reply))

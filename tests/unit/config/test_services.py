@@ -55,6 +55,9 @@ def test_the_usual_tutorial_compiles_with_a_finding_for_its_dead_keyword() -> No
         ("omega", "omega", True),
         ("ha_suspend", "ha_suspend", True),
         ("virtualhost www.example.org", "virtualhost", "www.example.org"),
+        ("protocol TCP\n handshake_share 50", "handshake_share", 50),
+        ("protocol TCP\n handshake_share 50\n handshake_minimum 9", "handshake_minimum", 9),
+        ("protocol TCP\n handshake_share 50\n handshake_retry 7.5", "handshake_retry_s", 7.5),
         ("smtp_alert", "smtp_alert", True),
         ("weight 5\n quorum 5\n hysteresis 4", "hysteresis", 4),
     ],
@@ -396,6 +399,19 @@ def test_ha_suspend_does_not_count_with_firewall_marks() -> None:
         )
         assert not single(document).ha_suspend
         assert any("warning: ha_suspend is not possible with firewall marks" in each for each in messages(document))
+
+
+def test_handshakes_are_of_services_that_have_any() -> None:
+    document = compiled(SERVICE.format(service="handshake_share 50", server="").replace("protocol TCP", "protocol UDP"))
+    assert messages(document) == [
+        "5: warning: UDP has no handshakes; handshake_share is ignored; remove it",
+    ]
+    assert single(document).handshake_share == 0
+    document = with_service("handshake_minimum 5\n handshake_retry 5")
+    assert [each.partition(": ")[2] for each in messages(document)] == [
+        f"warning: {name} has no effect without handshake_share; write handshake_share 50"
+        for name in ("handshake_minimum", "handshake_retry")
+    ]
 
 
 def test_without_weight_no_smaller_quorum_is_advised() -> None:
