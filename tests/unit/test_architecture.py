@@ -88,7 +88,7 @@ MOST_LATE = {
     "daemon": 12,
     "dataplane": 55,
     "edge": 4,
-    "health": 4,
+    "health": 6,
     "ipvsadm": 19,
     "library": 2,
     "model": 4,

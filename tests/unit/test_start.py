@@ -43,6 +43,18 @@ def test_a_process_starts_without(modules: str, unwanted: str) -> None:
     assert done.stdout.split() == []
 
 
+@pytest.mark.parametrize(
+    "modules",
+    ["pylvs.daemon.host.services pylvs.daemon.supervisor", "pylvs.vrrp.helper.__main__", "pylvs.edge.services"],
+)
+def test_a_process_that_loads_asyncio_first_has_no_openssl(modules: str) -> None:
+    code = "import sys; from pylvs.system.processes import import_asyncio; import_asyncio(); import "
+    code += ", ".join(modules.split())
+    code += "; print('_ssl' in sys.modules); import ssl; print('_ssl' in sys.modules)"
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
+
+
 def test_the_library_is_loaded_at_its_first_use() -> None:
     """Commands import the package, too: the public names must cost them nothing."""
     code = """

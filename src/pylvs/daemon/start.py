@@ -23,6 +23,7 @@ from pylvs.daemon.state.directory import StateDirectory
 from pylvs.daemon.virtual_routers import first
 from pylvs.model.dataclass import dataclass, replace
 from pylvs.system import logs
+from pylvs.system.processes import import_asyncio
 
 if TYPE_CHECKING:
     from pylvs.daemon.supervisor import Supervisor
@@ -81,6 +82,7 @@ def _run(options: Options, pids: PidOptions) -> None:
         if routers is not None:
             failed.callback(routers.process.end)
 
+        import_asyncio()
         from pylvs.system.garbage import limit_arenas
 
         limit_arenas()

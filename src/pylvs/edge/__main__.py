@@ -2,7 +2,7 @@
 
 | role | it |
 |---|---|
-| `probes [TLS]` | makes the checks of real servers; it has no file system |
+| `probes LIBRARIES [TLS]` | makes the checks of real servers; it has no file system |
 | `services [TASK...]` | serves metrics, sends mail, and runs the named tasks |
 """
 
@@ -13,11 +13,14 @@ import signal
 import socket
 import sys
 
+from pylvs.system.processes import import_asyncio
+
 
 def main(end: socket.socket, role: str, *arguments: str) -> None:
     """Serve the process at the other end of this socket."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)  # for the parent; this process ends with it
+    import_asyncio()
     if role == "probes":
         from pylvs.health.prober import process  # late: each role has other modules
 

@@ -6,6 +6,7 @@ Due times use the loop's monotonic clock, so setting the wall clock changes noth
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import heapq
 import importlib
@@ -13,7 +14,7 @@ import logging
 import os
 import resource
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -31,6 +32,7 @@ BATCH = 256  # probes started in one run of the event loop
 NEVER = float("inf")
 AFTER_FAILURE_S = 1.0  # until the next probe if `on_outcome` raised
 
+TLS = "pylvs.health.checkers.tls"
 MAX_REASON = 300  # characters of a reason; a longer one is cut
 _MAX_QUOTE = 60
 _ESCAPES = {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"}
@@ -212,6 +214,29 @@ def _module(kind: type[checks.Check]) -> Any:
     return importlib.import_module(f"pylvs.health.checkers.{kind.words[0].partition('_')[0].lower()}")
 
 
+def libraries_of(check: checks.Check) -> set[str]:
+    """Return the large modules that the probe of a check needs. It imports them late, from files."""
+    found = set(check.libraries)
+    if isinstance(check, checks.HttpCheck | checks.LoadCheck) and check.tls:
+        found.add(TLS)
+    if isinstance(check, checks.HttpCheck) and any(url.digest for url in check.urls):
+        found.add("hashlib")
+    return found
+
+
+def import_checkers(libraries: Collection[str]) -> None:
+    """Import these, and all checkers that need no other ones.
+
+    Later the process may not be able to, or another version may be installed.
+    """
+    for name in libraries:
+        with contextlib.suppress(Exception):  # another program's may be broken: the probe reports it
+            importlib.import_module(name)
+    for kind in checks.KINDS.values():
+        if set(kind.libraries) <= set(libraries):
+            _module(kind)
+
+
 def guarded(ask: Probe) -> Probe:
     """Return a probe that raises no ProbeFailed, and whose reason is short: servers and programs choose its text."""
 
@@ -225,12 +250,6 @@ def guarded(ask: Probe) -> Probe:
         return outcome
 
     return probe
-
-
-def import_checkers() -> None:
-    """Import all checkers: later the process may not be able to, or another version may be installed."""
-    for kind in checks.KINDS.values():
-        _module(kind)
 
 
 def descriptor_limit() -> int:

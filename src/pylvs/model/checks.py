@@ -70,6 +70,7 @@ class Check:
     up_when: ClassVar[str]  # in the reference
     is_own: ClassVar[bool] = False  # keepalived does not have it
     uses_datagrams: ClassVar[bool] = False  # its sockets are those of UDP
+    libraries: ClassVar[tuple[str, ...]] = ()  # large modules that its probe needs; see also `libraries_of`
     pace: Pace = field(default_factory=Pace)
 
     def __init_subclass__(cls) -> None:
@@ -166,6 +167,7 @@ class DnsCheck(Check):
     words = ("DNS_CHECK",)
     up_when = "it answers the query over UDP with code NOERROR"
     uses_datagrams = True
+    libraries = ("dns.message",)
     target: Target
     type: str = "SOA"
     name: str = "."
@@ -303,6 +305,7 @@ class LoadCheck(Check):
         "node_exporter reports"
     )
     is_own = True
+    libraries = ("prometheus_client.parser",)
     target: Target
     path: str = "/metrics"
     source: LoadSource = LoadSource.LOAD1_PER_CORE

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING
 
 from pylvs.health.checkers.deadline import SLICE_S, Deadline, in_thread
 from pylvs.health.checkers.sockets import Endpoint, TcpStream
@@ -24,7 +24,9 @@ from pylvs.model.checks import HttpCheck, Url
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
 from pylvs.system.pcre2 import MatchFailed, Regex
-from pylvs.system.tls import settings
+
+if TYPE_CHECKING:
+    import hashlib
 
 HEAD_LIMIT = 1 << 16  # bytes of status line and header
 BODY_LIMIT = 16 << 20  # bytes of the body; they are kept only if a regular expression needs them
@@ -83,7 +85,7 @@ class _Page:
         self._server_name = check.sni_name or (_without_port(host) if check.sni or check.verify_server else "")
         if check.verify_server and not self._server_name:
             self._server_name = str(check.target.address)
-        self._tls_settings = settings(check.client, check.verify_server)
+        self._client, self._verify = check.client, check.verify_server
         self._regex = Regex(url.regex.encode(errors="surrogateescape"), url.regex_options) if url.regex else None
         self._searching = False  # in a thread
         self._digest = url.digest.lower()
@@ -95,7 +97,7 @@ class _Page:
         with await TcpStream.open(self._endpoint, deadline) as stream:
             stream.close_notify = self._url.tls_compliant
             if self._tls:
-                await stream.start_tls(self._server_name, self._tls_settings)
+                await stream.start_tls(self._server_name, self._client, self._verify)
             await stream.send(self._request)
             reader = ResponseReader(stream)
             response = await reader.head()
@@ -291,19 +293,22 @@ async def read_body(reader: ResponseReader, response: HttpResponse, digest: bool
     fields = _fields(response.head)
     coding = b",".join(fields.get(b"transfer-encoding", [])).lower()
     chunked = coding.rpartition(b",")[2].strip() == b"chunked" and response.status not in _NO_BODY
-    sent, decoded = hashlib.md5(usedforsecurity=False), hashlib.md5(usedforsecurity=False)
+    digests = _new_digests(1 + chunked) if digest else []  # of the body as sent, and of a chunked one as decoded
     body: list[bytes] = []
     pieces = _chunks(reader, response) if chunked else _plain(reader, response, fields.get(b"content-length", []))
     async for piece, framing in pieces:
-        if digest:
-            sent.update(piece)
-        if digest and chunked and not framing:
-            decoded.update(piece)
+        for each in digests[: 1 if framing else 2]:
+            each.update(piece)
         if keep and not framing:
             body.append(piece)
-    if digest:
-        response.digests = (sent.hexdigest(), decoded.hexdigest()) if chunked else (sent.hexdigest(),)
+    response.digests = tuple(each.hexdigest() for each in digests)
     response.body = b"".join(body)
+
+
+def _new_digests(number: int) -> list[hashlib._Hash]:
+    import hashlib  # late: few pages have a digest, and hashlib loads OpenSSL
+
+    return [hashlib.md5(usedforsecurity=False) for _ in range(number)]
 
 
 # Both yield pieces, and whether each is framing: chunk sizes and trailers, which only the digest as sent includes.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 from pylvs.health.probes import CheckContext, Outcome, Probe
 from pylvs.model.checks import MiscCheck
-from pylvs.system.processes.scripts import Ended
+
+if TYPE_CHECKING:
+    from pylvs.system.processes.scripts import Ended
 
 log = logging.getLogger(__name__)
 _LOWEST_DYNAMIC = 2  # this exit status is weight 0, the next weight 1 ...

@@ -13,23 +13,22 @@ import contextlib
 import errno
 import select
 import socket
-import ssl
 import struct
 from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from pylvs.health.checkers.deadline import SLICE_S, Deadline, loop_share
 from pylvs.health.probes import NoSocket, ProbeFailed, errno_failure, is_local, local_failure
 from pylvs.model.addresses import Address, family_of
 from pylvs.model.checks import Target, TlsClient
-from pylvs.model.errors import Unsupported
 from pylvs.netlink.links import dropping_route
 from pylvs.system.sockets import closed_on_error
-from pylvs.system.tls import TlsSettings
-from pylvs.system.tls import settings as tls_settings
+
+if TYPE_CHECKING:
+    from pylvs.health.checkers.tls import Tls
 
 _IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h: choose the source port at connect(2)
 # linux/in.h, linux/in6.h: report all ICMP errors, "host unreachable" too
@@ -53,6 +52,7 @@ _ICMP_TEXTS = {
     errno.EACCES: "administratively prohibited (ICMP)",
 }
 
+ANONYMOUS = TlsClient()  # without a certificate
 Result = TypeVar("Result")
 SocketAddress = tuple[str, int] | tuple[str, int, int, int]
 
@@ -311,32 +311,13 @@ def _datagram_failure(error: OSError, where: str) -> ProbeFailed:
     return ProbeFailed(text) if text else errno_failure(error.errno or 0, where)
 
 
-def _tls_error_text(error: Exception, what: str = "") -> str:
-    """Return a short text for an error, from OpenSSL if it has one."""
-    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):  # the class depends on Python's version
-        return "connection closed in the TLS handshake"
-    reason = error.reason if isinstance(error, ssl.SSLError) else str(error)
-    return f"TLS failed: {what}{(reason or str(error)).replace('_', ' ').lower()}"
-
-
-LENIENT = tls_settings(TlsClient(), False)  # accepts every server
-
-
-class _Tls:
-    """TLS between two buffers. So this class decides how many received bytes OpenSSL processes in one call."""
-
-    def __init__(self, context: ssl.SSLContext, server_name: str | None) -> None:
-        self.received, self.unsent = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.session = context.wrap_bio(self.received, self.unsent, server_hostname=server_name)
-
-
 class TcpStream:
     """A connection to a target. All methods raise ProbeFailed, at the deadline with "timed out"."""
 
     def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
         self._sock = sock
         self._deadline = deadline
-        self._tls: _Tls | None = None
+        self._tls: Tls | None = None
         self._buffer = b""  # received, but not read yet
         self._clock = asyncio.get_running_loop().time
         self._resumed = self._clock()
@@ -354,30 +335,21 @@ class TcpStream:
     def __exit__(self, *_: object) -> None:
         with self._sock:
             if self.close_notify and self._tls is not None:
-                with contextlib.suppress(OSError, ValueError):  # the peer has not answered it
-                    self._tls.session.unwrap()
                 with contextlib.suppress(OSError):  # the peer has disconnected
-                    self._sock.send(self._tls.unsent.read())
+                    self._sock.send(self._tls.end())
 
-    async def start_tls(self, server_name: str = "", settings: TlsSettings = LENIENT) -> None:
-        """Run the TLS handshake, with SNI if a name is given; an address is none."""
-        try:
-            context = settings.context()
-        except Unsupported as error:  # of this machine
-            raise ProbeFailed(f"SSL: {error}", inconclusive=True) from None
-        try:
-            name = server_name.encode("idna").decode("ascii") or None
-            self._tls = _Tls(context, name)
-        except (ValueError, ssl.SSLError) as error:
-            what = f"server name '{server_name}': " if isinstance(error, ValueError) else ""
-            raise ProbeFailed(_tls_error_text(error, what)) from None
-        await self._call(self._tls, self._tls.session.do_handshake, "in the TLS handshake")
+    async def start_tls(self, server_name: str = "", client: TlsClient = ANONYMOUS, verify: bool = False) -> None:
+        """Run the TLS handshake, with SNI if a name is given: an address is none. `verify` the server or accept any."""
+        from pylvs.health.checkers.tls import Tls  # late: few checks use TLS, and OpenSSL takes 2 MB
+
+        self._tls = Tls(server_name, client, verify)
+        await self._call(self._tls, self._tls.shake_hands, "in the TLS handshake")
 
     async def send(self, data: bytes) -> None:
         """Send all data."""
         where = "while sending"
         if self._tls is not None:
-            await self._call(self._tls, partial(self._tls.session.write, data), where)
+            await self._call(self._tls, partial(self._tls.encrypt, data), where)
         else:
             await self._send(data, where)
 
@@ -389,7 +361,7 @@ class TcpStream:
             return data
         if self._tls is None:
             return await self._receive(_READ_SIZE, where)
-        return await self._call(self._tls, partial(_decrypted, self._tls), where)
+        return await self._call(self._tls, partial(self._tls.decrypted, _READ_SIZE), where)
 
     async def share(self, where: str) -> None:
         """Fail at the deadline; after `SLICE_S` of work let other probes continue."""
@@ -402,21 +374,15 @@ class TcpStream:
             await loop_share().turn()
             self._used_s, self._resumed = 0.0, self._clock()
 
-    async def _call(self, tls: _Tls, call: Callable[[], Result], where: str) -> Result:
+    async def _call(self, tls: Tls, call: Callable[[], Result | None], where: str) -> Result:
         """Repeat a call of OpenSSL with more received bytes until it has a result."""
         for _ in range(_MAX_SILENT_READS):
-            try:
-                result = call()
-            except ssl.SSLWantReadError:
-                await self._send(tls.unsent.read(), where)
-                data = await self._receive(_TLS_READ_SIZE, where)
-                tls.received.write(data) if data else tls.received.write_eof()
-                await self.share(where)
-            except ssl.SSLError as error:
-                raise ProbeFailed(_tls_error_text(error)) from None
-            else:
-                await self._send(tls.unsent.read(), where)
+            result = call()
+            await self._send(tls.unsent(), where)
+            if result is not None:
                 return result
+            tls.receive(await self._receive(_TLS_READ_SIZE, where))
+            await self.share(where)
         raise ProbeFailed(f"TLS failed: {_MAX_SILENT_READS} messages without data {where}")
 
     async def _send(self, data: bytes, where: str) -> None:
@@ -463,10 +429,3 @@ class TcpStream:
         if not await ready(self._sock, self._deadline, writing=writing):
             raise self._deadline.expired(where)
         self._resumed = self._clock()
-
-
-def _decrypted(tls: _Tls) -> bytes:
-    try:
-        return tls.session.read(_READ_SIZE)
-    except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
-        return b""

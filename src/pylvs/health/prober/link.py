@@ -20,7 +20,7 @@ from typing import Any
 
 from pylvs.health.prober import wire
 from pylvs.health.prober.privileged import make_sockets, needs_sockets
-from pylvs.health.probes import CheckContext, Outcome, Probe, ProbeFailed
+from pylvs.health.probes import CheckContext, Outcome, Probe, ProbeFailed, libraries_of
 from pylvs.model.checks import Check, HttpCheck, SmtpCheck, TlsClient
 from pylvs.model.dataclass import dataclass
 from pylvs.model.plain import to_plain
@@ -166,7 +166,8 @@ class ProberLink:
         self._log_lines = 0
         self._closed = False
         self._nice = 0
-        self._start = partial(self.process.start, ROLE)
+        self._libraries: frozenset[str] = frozenset()  # that the probes need
+        self._loaded = self._libraries  # by the process, which can load no more
         self._up = asyncio.Event()  # the process is
         self._tls_file = -1  # has the settings of TLS that need files
         self._tls_stamp: list[tuple[TlsClient, bool, Stamp]] = []
@@ -175,6 +176,7 @@ class ProberLink:
     def probe_of(self, check: Check, context: CheckContext) -> Probe:
         """Return the probe of a check; nothing is started yet."""
         self._probes += 1
+        self._libraries |= libraries_of(check)
         probe = RemoteProbe(self, self._probes, check, context)
         weakref.finalize(probe, self._dropped.append, probe.number).atexit = False
         return probe
@@ -197,9 +199,13 @@ class ProberLink:
         self._tls_file, self._tls_stamp = file, stamp
         content = [(to_plain(client), verify) for client, verify in clients]
         os.pwrite(self._tls_file, json.dumps(content).encode(), 0)
-        self._start = partial(self.process.start, ROLE, str(self._tls_file), descriptors=[self._tls_file])
         if self.process.started:
             self._start()
+
+    def _start(self) -> None:
+        self._loaded = self._libraries
+        files = [self._tls_file] if self._tls_file >= 0 else []
+        self.process.start(ROLE, ",".join(sorted(self._loaded)), *map(str, files), descriptors=files)
 
     def set_nice(self, nice: int) -> None:
         """Set the niceness of a process that runs; one that is started later inherits the daemon's."""
@@ -217,7 +223,7 @@ class ProberLink:
         loop = asyncio.get_running_loop()
         if self._closed:
             return Outcome(False, f"{WHAT} was stopped", inconclusive=True)
-        if not self.process.started:
+        if not self.process.started or self._loaded != self._libraries:
             self._start()
         if not await self._is_up(probe.check.pace.timeout_s):
             return Outcome(False, self.process.problem or f"{WHAT} has not started yet", inconclusive=True)
@@ -251,7 +257,7 @@ class ProberLink:
         on_end: Callable[[Outcome | None, float], None],
     ) -> Callable[[], None] | None:
         """Let the process repeat a probe; see `RepeatingProbe`."""
-        if not self.process.up:
+        if not self.process.up or self._loaded != self._libraries:
             return None
         self._last_run += 1
         number = self._last_run

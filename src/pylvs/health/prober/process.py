@@ -1,6 +1,7 @@
 """The prober process: `pylvs.edge` with the role "probes".
 
-The daemon starts it with a file that has the settings of TLS which need files.
+The daemon starts it with the large modules that its probes need, and with a file that has the settings of TLS which
+need files.
 
 It runs as an unprivileged user without capabilities and without a file system (`pylvs.system.sandbox`). It has one
 event loop, which makes the probes that the daemon requests, and reports their outcomes.
@@ -17,14 +18,15 @@ import socket
 import sys
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, cast
 
 from pylvs.health.checkers.deadline import loop_share
-from pylvs.health.checkers.sockets import GIVEN, LENIENT, Endpoint
+from pylvs.health.checkers.sockets import GIVEN, Endpoint
 from pylvs.health.prober import wire
 from pylvs.health.prober.repeat import PlainConnection, Repeater
 from pylvs.health.probes import (
+    TLS,
     CheckContext,
     Outcome,
     Probe,
@@ -35,14 +37,12 @@ from pylvs.health.probes import (
     import_checkers,
 )
 from pylvs.model.checks import Check, TcpCheck, TlsClient
-from pylvs.model.errors import Unsupported
 from pylvs.model.plain import from_plain
 from pylvs.system import pcre2, sandbox, syscalls
 from pylvs.system.logs import one_line
 from pylvs.system.processes import channel
 from pylvs.system.processes.asyncio_loop import AsyncioLoop
 from pylvs.system.processes.child import Parent
-from pylvs.system.tls import settings
 
 NAME = b"pylvs-prober"  # shown by ps and top
 MEMORY = 1 << 30  # bytes of data; a body of 16 MiB takes twice that
@@ -177,27 +177,27 @@ class Prober:
         return True
 
 
-def prepare(tls: Sequence[Sequence[Any]] = ()) -> None:
-    """Load everything that a probe may need from files; `tls` are clients, each with whether it verifies servers."""
-    import_checkers()
-    LENIENT.context()
-    for client, verify in tls:
-        with contextlib.suppress(Unsupported):  # a probe reports it
-            settings(from_plain(TlsClient, client), verify).context()
-    "a".encode("idna")
-    with contextlib.suppress(Exception):
-        import prometheus_client.parser  # noqa: F401  # late: it may be broken
+def prepare(libraries: Collection[str], tls: Sequence[Sequence[Any]] = ()) -> None:
+    """Load everything that a probe may need from files.
+
+    `libraries` are those of `libraries_of`, and `tls` clients, each with whether it verifies servers.
+    """
+    import_checkers(libraries)
+    if TLS in libraries:
+        from pylvs.health.checkers.tls import prepare as prepare_tls  # late: few checks use TLS
+
+        prepare_tls((from_plain(TlsClient, client), verify) for client, verify in tls)
     with contextlib.suppress(Exception):
         pcre2.Regex(b"a")
     errno_text(1)
 
 
-def main(end: socket.socket, tls: str = "") -> None:
+def main(end: socket.socket, libraries: str, tls: str = "") -> None:
     """Serve the daemon at the other end of this socket; `tls` is the number of the file."""
     syscalls.prctl(syscalls.PR_SET_NAME, NAME)
     sys.setswitchinterval(_SWITCH_S)
     threading.stack_size(_THREAD_STACK)
-    prepare(_read(int(tls)) if tls else ())
+    prepare(libraries.split(",") if libraries else (), _read(int(tls)) if tls else ())
     gc.collect()
     gc.freeze()  # a full collection would visit all of these objects, and delay probes
     gc.set_threshold(*_COLLECTIONS)

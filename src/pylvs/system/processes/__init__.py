@@ -35,3 +35,17 @@ def show_as(*words: str) -> None:
     start, end = int(fields[45]), int(fields[46])  # arg_start and arg_end: fields 48 and 49 of proc(5)
     text = "\0".join(words).encode(errors="surrogateescape")[: end - start - 1]
     ctypes.memmove(start, text.ljust(end - start, b"\0"), end - start)
+
+
+def import_asyncio() -> None:
+    """Import asyncio without OpenSSL, which takes 1.4 MB in each process. Call it before anything else imports asyncio.
+
+    asyncio's own support of TLS is missing then: pylvs uses none of it. What needs OpenSSL imports `ssl` later.
+    """
+    if "asyncio" in sys.modules or "ssl" in sys.modules:
+        return
+    sys.modules["ssl"] = None  # type: ignore[assignment]
+    try:
+        __import__("asyncio")
+    finally:
+        del sys.modules["ssl"]

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import sys
 
+from pylvs.system.processes import import_asyncio
+
 if __name__ == "__main__":
-    sys.modules["ssl"] = None  # type: ignore[assignment]  # asyncio would import it: 1.4 MB
+    import_asyncio()
 
 import asyncio
 import contextlib

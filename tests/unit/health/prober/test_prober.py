@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import hashlib
 import io
 import os
 import shutil
@@ -28,6 +29,7 @@ from pylvs.health.probes import CheckContext, Outcome, ProbeFailed
 from pylvs.model.checks import (
     AgentCheck,
     Check,
+    DnsCheck,
     HttpCheck,
     LoadCheck,
     Pace,
@@ -43,11 +45,12 @@ from pylvs.system.processes.channel import BadMessage
 from tests.privileges import assert_unprivileged, assert_without_files
 from tests.shortages import SHORTAGES, failing
 from tests.unit.daemon.daemons import run
-from tests.unit.health.fake_servers import PATIENT, Loop, closed, lapse, replies, silent, tcp
+from tests.unit.health.fake_servers import PATIENT, Loop, closed, lapse, replies, silent, tcp, udp
 from tests.waiting import PATIENCE_S, until_async
 
 CONNECTED = Outcome(True, "connected")
 HELLO = b"HTTP/1.0 200 OK\r\n\r\nhello"
+LOAD = b'HTTP/1.0 200 OK\r\n\r\nnode_load1 0\nnode_cpu_seconds_total{cpu="0",mode="idle"} 1\n'
 NOWHERE = Target(ip_address("127.0.0.1"), 1)
 SEARCHED = HttpCheck(target=NOWHERE, urls=(Url("/", regex="y$"),), pace=PATIENT)
 SPARE = 8 << 20  # bytes that the process may use beyond those of its start
@@ -107,6 +110,44 @@ def test_a_process_that_replaces_another_one_gets_the_probes_that_stay() -> None
                 assert link.process.pid != pid
         assert [each.reason for each in before] == ["connected", "status 200"]
         assert link.counts() == ProberCounts("", 0)
+
+    with_link(scenario)
+
+
+def mapped(pid: int) -> set[str]:
+    """Return which large libraries a process has loaded."""
+    files = Path(f"/proc/{pid}/maps").read_text()
+    return {name for name in ("libssl", "libcrypto") if name in files}
+
+
+@as_root
+def test_a_process_starts_again_for_a_check_that_needs_a_library(tls: ssl.SSLContext) -> None:
+    """Confined, it can load nothing. OpenSSL and the parsers of DNS and Prometheus take 8 MB."""
+
+    async def scenario(link: ProberLink) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            page = await stack.enter_async_context(tcp(replies(HELLO)))
+            secure = await stack.enter_async_context(tcp(replies(HELLO), tls=tls))
+            load = await stack.enter_async_context(tcp(replies(LOAD)))
+            names, _ = await stack.enter_async_context(udp(lambda data: [data[:2] + b"\x81" + data[3:]]))
+            first = link.probe_of(http(page), CheckContext())
+            assert await first() == Outcome(True, "status 200")
+            assert mapped(link.process.pid) == set()
+            digest = hashlib.md5(b"hello", usedforsecurity=False).hexdigest()
+            for check, reason in (
+                (DnsCheck(target=names, pace=PATIENT), "NOERROR for . SOA"),
+                (LoadCheck(target=load, pace=PATIENT), "load 0, smoothed 0: weight 1"),
+                (replace(http(page), urls=(Url("/", digest=digest),)), "status 200"),
+                (http(secure, tls=True), "status 200"),
+            ):
+                pid = link.process.pid
+                probe = link.probe_of(check, CheckContext())
+                assert (await probe()).reason == reason
+                assert link.process.pid != pid
+            pid = link.process.pid
+            assert mapped(pid) == {"libssl", "libcrypto"}
+            assert [await first(), await probe()] == [Outcome(True, "status 200")] * 2
+            assert (link.process.pid, link.counts()) == (pid, ProberCounts())
 
     with_link(scenario)
 
@@ -520,12 +561,11 @@ def test_hostile_servers_delay_no_other_probe(tls: ssl.SSLContext) -> None:
                 )
             ]
             good = await stack.enter_async_context(tcp(replies(HELLO)))
+            checks = [http(target, pace, tls=number >= 3) for number, target in enumerate(hostile)]
+            probes = [link.probe_of(check, CheckContext()) for check in checks]
             witness = link.probe_of(TcpCheck(target=good, pace=PATIENT), CheckContext())
             assert await witness() == CONNECTED
-            bad = [
-                asyncio.create_task(outcome(link, http(target, pace, tls=number >= 3)))
-                for number, target in enumerate(hostile)
-            ]
+            bad = [asyncio.ensure_future(probe()) for probe in probes]
             begin = time.monotonic()
             while not all(each.done() for each in bad):
                 assert await witness() == CONNECTED
