@@ -85,7 +85,7 @@ MOST_LATE = {
     "bpf": 5,
     "cli": 41,
     "config": 5,
-    "daemon": 12,
+    "daemon": 14,
     "dataplane": 55,
     "edge": 4,
     "health": 6,

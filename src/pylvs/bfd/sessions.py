@@ -20,7 +20,7 @@ from pylvs.bfd.machine import SECOND_US, Become, Machine, Send, Step, explain
 from pylvs.bfd.packet import Diagnostic, Flaw, InvalidPacket, Packet, State, decode, diagnostic_text
 from pylvs.bfd.sockets import FIRST_SOURCE_PORT, LAST_SOURCE_PORT, Datagram, Receiver, Sender
 from pylvs.model.addresses import Address
-from pylvs.model.bfd import BfdSession
+from pylvs.model.bfd import BfdSession, Result
 from pylvs.model.dataclass import dataclass, field
 
 REOPEN_S = 1.0  # after another program had the port
@@ -61,14 +61,6 @@ class Owner(Protocol):
 
     def session_changed(self, name: str) -> None:
         """Another result of a session."""
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a session means to those who track it."""
-
-    up: bool | None
-    detail: str
 
 
 @dataclass(slots=True, eq=False)

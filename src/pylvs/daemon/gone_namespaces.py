@@ -7,7 +7,6 @@ of the namespace showed that it is gone. So the directory of a daemon that never
 from __future__ import annotations
 
 import os
-import shutil
 from contextlib import ExitStack, suppress
 
 from pylvs.daemon import STATE_ROOT, units
@@ -36,8 +35,10 @@ def _remove(state: StateDirectory) -> None:
             with suppress(FileNotFoundError):
                 locks.callback(os.close, locked(path, os.O_RDWR | os.O_NOFOLLOW))
         if not _has_services_elsewhere(state):
+            from shutil import rmtree  # late: few starts find a directory, and shutil's libraries take 0.3 MB
+
             state.monitor_path.unlink(missing_ok=True)
-            shutil.rmtree(state.path)
+            rmtree(state.path)
 
 
 def _has_services_elsewhere(state: StateDirectory) -> bool:

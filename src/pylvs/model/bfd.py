@@ -31,3 +31,11 @@ class BfdSession:
     def port(self) -> int:
         """Return the UDP port that packets are sent to and received at."""
         return MULTIHOP_PORT if self.multihop else SINGLE_HOP_PORT
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a session means to those who track it."""
+
+    up: bool | None
+    detail: str

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 
-from pylvs.bfd.sessions import Result
+from pylvs.model.bfd import Result
 from pylvs.model.dataclass import dataclass, replace
 from pylvs.model.vrrp import OWNER, Track, VrrpConfiguration, VrrpInstance
 

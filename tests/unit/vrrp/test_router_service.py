@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from pylvs.bfd.sessions import Result
 from pylvs.model.addresses import Address
-from pylvs.model.bfd import BfdSession
+from pylvs.model.bfd import BfdSession, Result
 from pylvs.model.checks import Script
 from pylvs.model.errors import NoSuchRouter, PylvsError
 from pylvs.model.vrrp import (

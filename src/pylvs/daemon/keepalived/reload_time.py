@@ -13,7 +13,6 @@ import os
 import re
 import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
 
 from pylvs.daemon.parts import Part
 from pylvs.daemon.tasks import BackgroundTasks
@@ -29,6 +28,8 @@ Identity = tuple[int, int, int, int]  # device, inode, time of modification, siz
 
 def next_time(text: str, now: float) -> float | None:
     """Return the Unix time that a line names, from `now` on; None if it is past. Raises ValueError."""
+    from datetime import UTC, datetime, timedelta  # late: few daemons have such a file, and datetime takes 0.4 MB
+
     match = _FORMAT.match(text)
     if match is None:
         raise ValueError(f"'{text}' is not HH:MM:SS, YY-MM-DD HH:MM:SS or YYYY-MM-DD HH:MM:SS")

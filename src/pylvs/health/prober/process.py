@@ -39,6 +39,7 @@ from pylvs.health.probes import (
 from pylvs.model.checks import Check, TcpCheck, TlsClient
 from pylvs.model.plain import from_plain
 from pylvs.system import pcre2, sandbox, syscalls
+from pylvs.system.garbage import return_memory
 from pylvs.system.logs import one_line
 from pylvs.system.processes import channel
 from pylvs.system.processes.asyncio_loop import AsyncioLoop
@@ -198,7 +199,7 @@ def main(end: socket.socket, libraries: str, tls: str = "") -> None:
     sys.setswitchinterval(_SWITCH_S)
     threading.stack_size(_THREAD_STACK)
     prepare(libraries.split(",") if libraries else (), _read(int(tls)) if tls else ())
-    gc.collect()
+    return_memory()  # 1 MB, of imports
     gc.freeze()  # a full collection would visit all of these objects, and delay probes
     gc.set_threshold(*_COLLECTIONS)
     left = sandbox.confine(resource.getrlimit(resource.RLIMIT_NOFILE)[1], MEMORY)
