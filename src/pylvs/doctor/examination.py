@@ -9,7 +9,7 @@ from time import monotonic
 
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import Finding, Layer, Severity, diagnosis
-from pylvs.doctor.probes import address, marks, routers, table
+from pylvs.doctor.probes import address, marks, real_server, routers, table
 from pylvs.model.errors import PylvsError, text_of
 
 LIMIT_S = 4.5  # a user waits for 5 s, with the start of Python
@@ -22,6 +22,7 @@ PROBES: Sequence[Probe] = (
     table.findings,
     marks.findings,
     routers.findings,
+    *real_server.PROBES,
 )
 
 
@@ -54,8 +55,8 @@ def _run(probe: Probe, facts: Facts, results: Queue[tuple[Probe, list[Finding]]]
 
 
 def _name(probe: Probe) -> str:
-    """Return the subject of a probe: the name of its module."""
-    return probe.__module__.rpartition(".")[2]
+    """Return the subject of a probe: the name of its module, and of the package of several."""
+    return probe.__module__.rpartition("probes.")[2].replace(".", " ").replace("_", " ")
 
 
 def _failed(probe: Probe, text: str) -> Finding:

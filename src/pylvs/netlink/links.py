@@ -81,6 +81,8 @@ class AssignedAddress:
     peer: Address  # the other end of a point-to-point link, else the address itself
     prefix: int
     label: str  # ifconfig's alias; IPv4 only
+    scope: int = 0  # RT_SCOPE_*
+    flags: int = 0  # IFA_F_*
 
     @property
     def network(self) -> Network:
@@ -159,12 +161,15 @@ def addresses() -> list[AssignedAddress]:
     """Return all addresses of all devices. Raises PylvsError, OSError."""
     found = []
     for message in _all(codec.GETADDR, codec.IFADDRMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0), "all addresses"):
-        _family, prefix, _flags, _scope, index = codec.IFADDRMSG.unpack_from(message)
+        _family, prefix, flags, scope, index = codec.IFADDRMSG.unpack_from(message)
         parts = attributes(message, codec.IFADDRMSG.size)
+        flags = number(parts.get(8)) or flags  # IFA_FLAGS
         peer = address_of(parts.get(1))  # IFA_ADDRESS
         own = address_of(parts.get(2)) or peer  # IFA_LOCAL
         if own is not None:
-            found.append(AssignedAddress(index, own, peer or own, prefix, name(parts.get(3))))  # IFA_LABEL
+            found.append(
+                AssignedAddress(index, own, peer or own, prefix, name(parts.get(3)), scope, flags)
+            )  # IFA_LABEL
     return found
 
 

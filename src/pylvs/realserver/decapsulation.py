@@ -184,7 +184,7 @@ def status(memory: Memory) -> list[tuple[bool, str]]:
     found = [(True, f"unwrapped by {each.name}") for each in devices() if each.name in TUNNEL_DEVICES and each.up]
     found += [(True, _described(each)) for each in memory.unwrapped]
     found += [(False, f"the program at {name} has gone") for name in _follow_devices(memory)]
-    for name, counts in _program_counts(memory):
+    for name, counts in program_counts(memory):
         if counts is None:
             found.append((False, f"the program at {name} has gone"))
             continue
@@ -260,7 +260,7 @@ def _attach_program(
     known = [" ".join([str(vip), *(kind.name.lower() for kind in kinds)]) for vip, kinds in vips.items()]
     known += [f"port {port}" for port in ports] + [f"director {network}" for network in memory.directors]
     same = (known, list(names)) == (memory.unwrapped, memory.programs)
-    if same and all(counts for _, counts in _program_counts(memory)):
+    if same and all(counts for _, counts in program_counts(memory)):
         return done
     with (
         _loaded(vips, ports, memory.directors) as program,
@@ -365,7 +365,7 @@ def _detach_program(memory: Memory) -> list[str]:
     return done
 
 
-def _program_counts(memory: Memory) -> list[tuple[str, Counts | None]]:
+def program_counts(memory: Memory) -> list[tuple[str, Counts | None]]:
     """Return each device with the counters of our program; None if the program is gone."""
     found: list[tuple[str, Counts | None]] = []
     with Netlink() as link:

@@ -1,0 +1,89 @@
+"""The packet filters of this host: nf_tables, and iptables in both variants, read once."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from pylvs.doctor.packet_filter.iptables import Tables
+from pylvs.doctor.packet_filter.nft import OF_IPTABLES, Ruleset
+from pylvs.doctor.packet_filter.packet import Decision, Packet, Verdict
+from pylvs.model.errors import PylvsError
+
+_PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
+_LIMIT_S = 3.0
+_LEGACY = {4: Path("/proc/net/ip_tables_names"), 6: Path("/proc/net/ip6_tables_names")}
+_COMMANDS = {4: "iptables", 6: "ip6tables"}
+_FAMILIES = {4: ("ip", "inet"), 6: ("ip6", "inet")}
+INPUT = ("prerouting", "input")
+OUTPUT = ("output", "postrouting")
+
+
+class PacketFilter:
+    """All rules; an empty one where a tool is not installed."""
+
+    def __init__(self) -> None:
+        """Read the rules. Raises PylvsError."""
+        with ThreadPoolExecutor(max_workers=4) as pool:
+            nft = pool.submit(_printed, "nft", "-j", "list", "ruleset")
+            tables = [
+                (version, f"{name}-{variant}", pool.submit(_printed, f"{name}-{variant}-save", "-c"))
+                for version, name in _COMMANDS.items()
+                for variant in ("nft", "legacy")
+                if variant == "nft" or _has_legacy(version)
+            ]
+            text = nft.result()
+            self.nft = Ruleset(text or '{"nftables": []}')
+            self.tables = [(version, Tables(each.result() or "", command)) for version, command, each in tables]
+
+    def decision(self, hooks: Sequence[str], packet: Packet, vip: str = "") -> Decision:
+        """Return the first drop on the way through these hooks; UNKNOWN if it cannot be known."""
+        found = Decision(Verdict.PASS)
+        for hook in hooks:
+            for decision in self._decisions(hook, packet, vip):
+                if decision.verdict is Verdict.DROP:
+                    return decision
+                found = decision if decision.verdict is Verdict.UNKNOWN else found
+        return found
+
+    def _decisions(self, hook: str, packet: Packet, vip: str) -> Iterator[Decision]:
+        families = ("arp",) if packet.arp else _FAMILIES[packet.daddr.version]
+        for chain in self.nft.base_chains(hook, families):
+            if chain.kind == "nat" or self._is_of_iptables(chain.family, chain.table):
+                continue
+            yield self.nft.decision(chain, packet, vip)
+        if packet.arp:
+            return
+        for version, tables in self.tables:
+            if version == packet.daddr.version:
+                yield from tables.decisions(hook.upper(), packet, vip)
+
+    def _is_of_iptables(self, family: str, table: str) -> bool:
+        """Return whether iptables prints this table, too."""
+        if family not in ("ip", "ip6") or table not in OF_IPTABLES:
+            return False
+        version = 4 if family == "ip" else 6
+        return any(each == version and table in tables.chains for each, tables in self.tables)
+
+
+def _has_legacy(version: int) -> bool:
+    """Return whether legacy tables are in use: iptables-legacy-save would load modules otherwise."""
+    try:
+        return bool(_LEGACY[version].read_text(encoding="ascii").strip())
+    except OSError:
+        return False
+
+
+def _printed(command: str, *arguments: str) -> str:
+    """Return what a command prints; "" if it is not installed, or refuses."""
+    path = shutil.which(command, path=_PATH)
+    if path is None:
+        return ""
+    try:
+        done = subprocess.run([path, *arguments], capture_output=True, text=True, timeout=_LIMIT_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise PylvsError(f"{command} did not end within {_LIMIT_S:g} s") from None
+    return done.stdout if done.returncode == 0 else ""

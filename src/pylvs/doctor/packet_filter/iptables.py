@@ -1,0 +1,255 @@
+"""Evaluate the rules that `iptables-save -c` and `ip6tables-save -c` print, those of the legacy tables as well.
+
+A match or a target that is not known here makes a rule uncertain, and so what follows it: then the decision is UNKNOWN.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
+from typing import NamedTuple
+
+from pylvs.doctor.packet_filter.packet import (
+    PASSED,
+    PROTOCOLS,
+    UNKNOWN,
+    WITH_PORTS,
+    Decision,
+    Maybe,
+    Packet,
+    Verdict,
+    both,
+    either,
+    same_device,
+    turned,
+)
+
+_COUNTS = re.compile(r"^\[(\d+):\d+\] ")
+_ORDER = ("raw", "mangle", "nat", "filter", "security")  # at a hook
+_DEPTH = 16
+_PASSING = {"ACCEPT", "DNAT", "REDIRECT", "TPROXY", "SNAT", "MASQUERADE", "NETMAP"}
+_WITHOUT_EFFECT = {"LOG", "NFLOG", "TRACE", "TEE", "AUDIT", "NOTRACK", "CT", "TCPMSS", "CHECKSUM", "DSCP", "TOS", "TTL"}
+_WITHOUT_EFFECT |= {"HL", "CONNMARK", "SET", "CLASSIFY"}
+_FLAGS = {"FIN": 1, "SYN": 2, "RST": 4, "PSH": 8, "ACK": 16, "URG": 32, "ALL": 63, "NONE": 0}
+_SYN_MASK = 0x17
+_NEEDS_NOTHING = {"tcp", "udp", "sctp", "multiport", "conntrack", "state", "comment", "limit", "addrtype", "iprange"}
+_NEEDS_NOTHING |= {"mark", "icmp", "icmp6", "hashlimit"}
+
+
+class Rule(NamedTuple):
+    """A rule: the words behind the chain's name, and the packets that it counted."""
+
+    words: tuple[str, ...]
+    packets: int | None
+
+
+class Chain(NamedTuple):
+    """A chain: its policy ("-" for a chain that others call), the packets that this counted, and its rules."""
+
+    policy: str
+    packets: int
+    rules: list[Rule]
+
+
+class Tables:
+    """All tables that one command prints."""
+
+    def __init__(self, text: str, command: str) -> None:
+        """Parse them. `command` edits them, as ip6tables-legacy. Lines of another form are left out."""
+        self.command = command
+        self.chains: dict[str, dict[str, Chain]] = {}
+        table = ""
+        for line in text.splitlines():
+            if line.startswith("*"):
+                table = line[1:].strip()
+                self.chains[table] = {}
+            elif line.startswith(":") and table:
+                name, policy, *counts = line[1:].split()
+                packets = int(counts[0].strip("[]").partition(":")[0]) if counts else 0
+                self.chains[table][name] = Chain(policy, packets, [])
+            elif table and "-A " in line:
+                self._append(table, line)
+
+    def _append(self, table: str, line: str) -> None:
+        counted = _COUNTS.match(line)
+        try:
+            _, chain, *words = shlex.split(_COUNTS.sub("", line))
+        except ValueError:
+            return
+        if chain in self.chains[table]:
+            packets = int(counted[1]) if counted else None
+            self.chains[table][chain].rules.append(Rule(tuple(words), packets))
+
+    def decisions(self, hook: str, packet: Packet, vip: str = "") -> Iterator[Decision]:
+        """Yield what each table decides at a hook, as INPUT."""
+        for table in sorted(self.chains, key=lambda each: _ORDER.index(each) if each in _ORDER else 0):
+            if hook in self.chains[table]:
+                yield self._decision(table, hook, packet, vip)
+
+    def _decision(self, table: str, hook: str, packet: Packet, vip: str) -> Decision:
+        try:
+            decided = self._walk(table, hook, hook, packet, vip, 0)
+        except _Unknown:
+            return UNKNOWN
+        chain = self.chains[table][hook]
+        if decided is not None:
+            return decided
+        if chain.policy != "DROP":
+            return PASSED
+        text = f"the policy of {self._chain_text(table, hook)} is DROP"
+        return Decision(
+            Verdict.DROP, text, accept=self._accepting(table, hook, packet, vip), packets=chain.packets or None
+        )
+
+    def _chain_text(self, table: str, chain: str) -> str:
+        return f"chain {chain} of table {table} ({self.command})"
+
+    def _walk(self, table: str, base: str, name: str, packet: Packet, vip: str, depth: int) -> Decision | None:
+        """Return the decision of a chain; None at its end. Raises _Unknown."""
+        chains = self.chains[table]
+        if depth > _DEPTH or name not in chains:
+            raise _Unknown
+        for rule in chains[name].rules:
+            holds, target, goto = matches(rule.words, packet)
+            if holds is False or not target or target in _WITHOUT_EFFECT:
+                continue
+            if holds is None:
+                raise _Unknown
+            if target in _PASSING:
+                return PASSED
+            if target in ("DROP", "REJECT"):
+                return self._drop(table, base, name, rule, packet, vip)
+            if target == "RETURN":
+                return None
+            if target not in chains:
+                raise _Unknown
+            decided = self._walk(table, base, target, packet, vip, depth + 1)
+            if decided is not None or goto:
+                return decided
+        return None
+
+    def _drop(self, table: str, base: str, name: str, rule: Rule, packet: Packet, vip: str) -> Decision:
+        return Decision(
+            Verdict.DROP,
+            f"a rule of {self._chain_text(table, name)}: {shlex.join(rule.words)}",
+            named=bool(vip) and any(each.partition("/")[0] == vip for each in rule.words),
+            remove=self.removing(table, name, rule),
+            accept=self._accepting(table, base, packet, vip),
+            packets=rule.packets,
+        )
+
+    def removing(self, table: str, chain: str, rule: Rule) -> str:
+        """Return the command that removes a rule."""
+        return f"{self.command} {_in(table)}-D {chain} {shlex.join(rule.words)}"
+
+    def _accepting(self, table: str, base: str, packet: Packet, vip: str) -> str:
+        """Return the command that lets packets as this one pass."""
+        reply = bool(vip) and str(packet.saddr) == vip
+        words = [f"-s {vip}" if reply else f"-d {packet.daddr}"]
+        names = {number: name for name, number in PROTOCOLS.items()}
+        words.append(f"-p {names.get(packet.protocol, packet.protocol)}")
+        port = packet.sport if reply else packet.dport
+        if packet.protocol in WITH_PORTS and port:
+            words.append(f"--sport {port}" if reply else f"--dport {port}")
+        return f"{self.command} {_in(table)}-I {base} {' '.join(words)} -j ACCEPT"
+
+    def rules_naming(self, address: str) -> Iterator[tuple[str, str, Rule]]:
+        """Yield table, chain and rule of the rules that name an address itself."""
+        for table, chains in self.chains.items():
+            for name, chain in chains.items():
+                for rule in chain.rules:
+                    if any(each.partition("/")[0] == address for each in rule.words):
+                        yield table, name, rule
+
+
+class _Unknown(Exception):
+    """A rule cannot be evaluated."""
+
+
+def _in(table: str) -> str:
+    return "" if table == "filter" else f"-t {table} "
+
+
+def matches(words: tuple[str, ...], packet: Packet) -> tuple[Maybe, str, bool]:
+    """Return whether a rule matches a packet, its target ("" for none), and whether it does not return from there."""
+    parts, target, goto, negated = list[Maybe](), "", False, False
+    at = 0
+    while at < len(words):
+        word = words[at]
+        value = words[at + 1] if at + 1 < len(words) else ""
+        if word == "!":
+            negated, at = True, at + 1
+            continue
+        if word in ("-j", "-g"):
+            target, goto = value, word == "-g"
+            break  # what follows belongs to the target
+        step = 1 if value == "!" or value.startswith("-") else 2  # an option without a value
+        if word == "-m":
+            parts.append(True if value in _NEEDS_NOTHING else None)
+        elif word == "--tcp-flags":
+            step = 3
+            parts.append(turned(_flags(value, words[at + 2] if at + 2 < len(words) else "", packet), negated))
+        elif word == "--syn":
+            step = 1
+            parts.append(turned(packet.protocol == 6 and packet.tcp_flags & _SYN_MASK == 2, negated))
+        elif word in ("--limit", "--limit-burst", "--comment"):
+            parts.append(True)
+        else:
+            parts.append(turned(_condition(word, value, packet), negated))
+        negated, at = False, at + step
+    return both(parts), target, goto
+
+
+def _condition(option: str, value: str, packet: Packet) -> Maybe:
+    """Return whether one condition holds."""
+    if option in ("-s", "-d"):
+        return _in_network(value, packet.saddr if option == "-s" else packet.daddr)
+    if option in ("-i", "-o"):
+        return same_device(value, packet.iif if option == "-i" else packet.oif, "+")
+    if option == "-p":
+        number = PROTOCOLS.get(value, int(value) if value.isdigit() else -1)
+        return None if number < 0 and value != "all" else value in ("all", "0") or number == packet.protocol
+    if option in ("--dport", "--dports", "--sport", "--sports"):
+        return _in_ports(value, packet.dport if option.startswith("--d") else packet.sport)
+    if option in ("--ctstate", "--state"):
+        return ("NEW" if packet.new else "ESTABLISHED") in value.split(",")
+    if option in ("--src-range", "--dst-range"):
+        return _in_range(value, packet.saddr if option == "--src-range" else packet.daddr)
+    if option == "--dst-type":
+        return ("LOCAL" if packet.iif else "UNICAST") in value.split(",")
+    return None
+
+
+def _in_network(text: str, address: object) -> Maybe:
+    try:
+        return either(address in ip_network(each, strict=False) for each in text.split(","))
+    except ValueError:
+        return None
+
+
+def _in_range(text: str, address: object) -> Maybe:
+    first, _, last = text.partition("-")
+    try:
+        return int(ip_address(first)) <= int(ip_address(str(address))) <= int(ip_address(last or first))
+    except ValueError:
+        return None
+
+
+def _in_ports(text: str, port: int) -> Maybe:
+    parts = list[Maybe]()
+    for ports in text.split(","):
+        first, colon, last = ports.partition(":")
+        if not (first or colon) or not (first + last).isdigit():
+            return None
+        parts.append(int(first or 0) <= port <= (int(last or 65535) if colon else int(first)))
+    return either(parts)
+
+
+def _flags(mask: str, wanted: str, packet: Packet) -> Maybe:
+    try:
+        bits = sum(_FLAGS[each] for each in mask.split(","))
+        return packet.protocol == 6 and packet.tcp_flags & bits == sum(_FLAGS[each] for each in wanted.split(","))
+    except KeyError:
+        return None

@@ -1,0 +1,105 @@
+"""A packet as rules see it, a decision on it, and logic with a third value for what cannot be known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+from ipaddress import ip_address
+
+from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass
+
+PROTOCOLS = {"icmp": 1, "ipip": 4, "ipencap": 4, "ip-encap": 4, "tcp": 6, "udp": 17, "ipv6": 41, "gre": 47}
+PROTOCOLS |= {"icmpv6": 58, "ipv6-icmp": 58, "sctp": 132}
+WITH_PORTS = (PROTOCOLS["tcp"], PROTOCOLS["udp"], PROTOCOLS["sctp"])
+SYN, ACK = 0x02, 0x10
+
+Maybe = bool | None  # None: it cannot be known
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """One packet. `new`: it opens a connection, else it belongs to one. Without a device, the name is empty.
+
+    `arp`: an ARP request, whose addresses are those of IPv4 that it names.
+    """
+
+    saddr: Address
+    daddr: Address
+    protocol: int = PROTOCOLS["tcp"]
+    sport: int = 0
+    dport: int = 0
+    iif: str = ""
+    oif: str = ""
+    new: bool = True
+    arp: bool = False
+
+    @property
+    def tcp_flags(self) -> int:
+        """Return the flags of TCP: a SYN, or the SYN and ACK of the reply."""
+        return SYN if self.new else SYN | ACK
+
+
+class Verdict(Enum):
+    """What becomes of a packet."""
+
+    PASS = "passes"
+    DROP = "is dropped"
+    UNKNOWN = "cannot be known"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A verdict, and for a drop the rule or policy in words.
+
+    `named`: the rule itself names the packet's virtual address. `remove` removes this rule, `accept` lets the packet
+    pass before it; both are commands. `packets` were counted by the rule; None without a counter.
+    """
+
+    verdict: Verdict
+    text: str = ""
+    named: bool = False
+    remove: str | None = None
+    accept: str | None = None
+    packets: int | None = None
+
+
+PASSED, UNKNOWN = Decision(Verdict.PASS), Decision(Verdict.UNKNOWN)
+
+
+def both(parts: Iterable[Maybe]) -> Maybe:
+    """Return whether all hold."""
+    found: Maybe = True
+    for part in parts:
+        if part is False:
+            return False
+        found = None if part is None else found
+    return found
+
+
+def either(parts: Iterable[Maybe]) -> Maybe:
+    """Return whether one holds."""
+    found: Maybe = False
+    for part in parts:
+        if part:
+            return True
+        found = None if part is None else found
+    return found
+
+
+def turned(part: Maybe, negated: bool) -> Maybe:
+    """Return a condition, or its opposite."""
+    return part if part is None else part != negated
+
+
+def same_device(pattern: str, device: str, wildcard: str) -> bool:
+    """Return whether a name of a device, which may end with a wildcard, is that of a device."""
+    return device.startswith(pattern[:-1]) if pattern.endswith(wildcard) else device == pattern
+
+
+def address_or_none(text: object) -> Address | None:
+    """Parse an address; None for anything else."""
+    try:
+        return ip_address(text) if isinstance(text, str) else None
+    except ValueError:
+        return None

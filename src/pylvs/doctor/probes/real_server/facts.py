@@ -1,0 +1,126 @@
+"""What the doctor knows of this host as a real server: its virtual addresses, devices and clients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
+
+from pylvs.doctor.counters import counters
+from pylvs.doctor.facts import Facts
+from pylvs.doctor.packet_filter.host import PacketFilter
+from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass
+from pylvs.netlink import socket_diag
+from pylvs.netlink.links import AssignedAddress, Device
+from pylvs.realserver import decapsulation, vip
+from pylvs.system.namespaces import network_cookie
+from pylvs.system.undo_log import Memory, load
+
+# Addresses of clients that no one knows: some of the Internet, in different parts of the address space.
+_ANYWHERE = {
+    4: tuple(map(ip_address, ("1.0.0.1", "120.0.0.1", "150.0.0.1", "203.1.0.1"))),
+    6: tuple(map(ip_address, ("2400:cb00::1", "2600:1f00::1", "2a00:1450::1"))),
+}
+_MOST_CLIENTS = 64
+_SILENT = vip.SILENT
+_DECAPSULATING = decapsulation.TUNNEL_KINDS | {"gre", "ip6gre", "vti", "vti6"}
+
+
+@dataclass(frozen=True, slots=True)
+class RealServer:
+    """This host as a real server.
+
+    `vips`: the virtual addresses that it should hold, with what holds them. `outward`: the devices by which packets
+    come in. `own_addresses` are those of these devices.
+    """
+
+    memory: Memory
+    vips: Mapping[Address, tuple[AssignedAddress, ...]]
+    outward: Sequence[Device]
+    loopback: Device
+    peers: Sequence[socket_diag.Peer]
+    own_addresses: Sequence[Address]
+
+    def held(self) -> list[Address]:
+        """Return the virtual addresses that are on this host."""
+        return [address for address, holders in self.vips.items() if holders]
+
+    def clients(self, address: Address) -> list[Address]:
+        """Return clients of a virtual address: those that are connected, and some of the Internet."""
+        known = dict.fromkeys(each.peer for each in self.peers if each.local == address)
+        return [*list(known)[:_MOST_CLIENTS], *_ANYWHERE[address.version]]
+
+    def own(self, version: int) -> list[Address]:
+        """Return the addresses of the outward devices: the real server's own."""
+        return [each for each in self.own_addresses if each.version == version]
+
+
+def real_server(facts: Facts) -> RealServer | None:
+    """Return this host as a real server; None if nothing shows that it is one."""
+    return facts.once("real_server", lambda: _real_server(facts))
+
+
+def packet_filter(facts: Facts) -> PacketFilter:
+    """Return the rules of this host. Raises PylvsError."""
+    return facts.once("packet_filter", PacketFilter)
+
+
+def listeners(facts: Facts) -> Sequence[socket_diag.Listener] | None:
+    """Return the listening sockets; None if this kernel does not report them."""
+    return facts.once("listeners", socket_diag.listeners)
+
+
+def counts(facts: Facts) -> Mapping[str, int]:
+    """Return the kernel's counters at the first call."""
+    return facts.once("counters", counters)
+
+
+def _real_server(facts: Facts) -> RealServer | None:
+    if facts.has_tables:
+        return None
+    memory = load(vip.memory_path(network_cookie()))
+    by_index = {each.index: each for each in facts.devices}
+    loopback = next(each for each in facts.devices if each.loopback)
+    wanted = dict.fromkeys(map(ip_address, memory.addresses))
+    wanted |= dict.fromkeys(each.address for each in facts.addresses if _may_be_vip(each, by_index[each.index]))
+    if facts.vips:
+        wanted = dict.fromkeys(facts.vips)
+    if not wanted and not is_prepared(facts):
+        return None
+    holders = {address: tuple(each for each in facts.addresses if each.address == address) for address in wanted}
+    outward = [each for each in facts.devices if _is_outward(each, facts.devices)]
+    indices = {each.index for each in outward}
+    own = [
+        each.address
+        for each in facts.addresses
+        if each.index in indices and each.address not in wanted and not each.address.is_link_local
+    ]
+    return RealServer(memory, holders, outward, loopback, socket_diag.peers(), own)
+
+
+def is_prepared(facts: Facts) -> bool:
+    """Return whether the settings of ARP are those of a real server."""
+    values = {name: facts.number(f"net/ipv4/conf/all/{name}") for name in _SILENT}
+    return all(values[name] in good for name, good in _SILENT.items())
+
+
+def _may_be_vip(held: AssignedAddress, device: Device) -> bool:
+    address = held.address
+    if address.is_loopback or address.is_link_local or address.is_multicast:
+        return False
+    return device.loopback or (device.kind == "dummy" and held.prefix == address.max_prefixlen)
+
+
+def _is_outward(device: Device, everything: Sequence[Device]) -> bool:
+    """Return whether packets of other hosts come in by a device."""
+    if not device.up or device.loopback or device.master or device.bare or not device.has_unicast_address:
+        return False
+    if device.kind == "dummy" or device.kind in _DECAPSULATING:
+        return False
+    ports = [each for each in everything if each.master == device.index]
+    return device.kind != "bridge" or any(each.kind not in ("veth", "tun") for each in ports)  # of containers
+
+
+def tunnels(facts: Facts) -> list[Device]:
+    """Return the tunnel devices of the kernel that are up."""
+    return [each for each in facts.devices if each.up and each.kind in _DECAPSULATING]

@@ -1,0 +1,215 @@
+"""A real server's routing: whether it accepts what comes to its virtual addresses, and where its replies go.
+
+The kernel answers both by itself, for clients that are connected and for addresses all over the Internet.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Sequence
+
+from pylvs.doctor.facts import Facts
+from pylvs.doctor.finding import HERE, Finding, Layer, Severity
+from pylvs.doctor.kernel_routes import LOCAL, KernelRoutes, Outcome, Rejecting, destinations, rejecting
+from pylvs.doctor.probes.real_server.facts import RealServer, counts, real_server, tunnels
+from pylvs.doctor.sniffer import Arrivals
+from pylvs.model.addresses import Address
+from pylvs.model.errors import counted
+from pylvs.netlink import neighbours
+from pylvs.netlink.links import AssignedAddress, Device
+from pylvs.system import proc
+
+_LOOSE = 2  # of rp_filter
+_FEW = 2  # connections without an answer that say nothing
+
+
+def findings(facts: Facts) -> Iterator[Finding]:
+    """Yield what routing does to requests and replies of this real server."""
+    server = real_server(facts)
+    if server is None:
+        return
+    with KernelRoutes() as routes:
+        for address in server.held():
+            if any(_is_wide(each) for each in server.vips[address]) or not server.loopback.up:
+                continue  # that explains all that follows
+            yield from _requests(facts, server, address, routes)
+            lost = [*_replies(facts, server, address, routes)]
+            yield from lost or _silence(server, address, routes)
+
+
+def _is_wide(held: AssignedAddress) -> bool:
+    return held.prefix < held.address.max_prefixlen
+
+
+# Requests.
+
+
+def _requests(facts: Facts, server: RealServer, address: Address, routes: KernelRoutes) -> Iterator[Finding]:
+    """Yield devices by which the kernel does not accept packets of clients."""
+    refused = counts(facts).get("TcpExtIPReversePathFilter", 0)
+    by_tunnel = tunnels(facts)
+    clients = server.clients(address) + (destinations(address.version) if refused else [])
+    clients = [each for each in clients if not _is_lost(routes.leaving(address, each))]
+    for device in [*server.outward, *by_tunnel]:
+        outcomes = {client: routes.arriving(client, address, device.index) for client in clients}
+        invalid = [client for client, found in outcomes.items() if found.invalid_source]
+        if invalid and _rp_filter(facts, device) and (refused or device in by_tunnel):
+            yield _filtered(facts, device, address, invalid[0], refused)
+        away = [client for client, found in outcomes.items() if found.kind not in (LOCAL, 0)]
+        if away and len(away) == len(outcomes):
+            yield _not_local(device, address, outcomes[away[0]])
+
+
+def _rp_filter(facts: Facts, device: Device) -> int:
+    return max(facts.number(f"net/ipv4/conf/{each}/rp_filter") or 0 for each in ("all", device.name))
+
+
+def _filtered(facts: Facts, device: Device, address: Address, client: Address, refused: int) -> Finding:
+    path = f"net/ipv4/conf/{device.name}/rp_filter"
+    value = _rp_filter(facts, device)
+    loose = value == _LOOSE
+    number = f"; {counted(refused, 'packet')} dropped so (TcpExtIPReversePathFilter)" if refused else ""
+    return Finding(
+        id="server_rp_filter",
+        severity=Severity.ERROR,
+        layer=Layer.SERVER,
+        title=f"rp_filter on {device.name} drops packets of clients to {address}",
+        evidence=f"rp_filter is {value} on {device.name}, and the route to {client} does not lead there{number}",
+        why="The reverse path filter drops a packet if its sender is not reached by the device where it came in.",
+        fix="Add a route to the clients." if loose else f"Set rp_filter of {device.name} to {_LOOSE} (loose).",
+        fix_command=None if loose else f"sysctl -w {proc.dotted(path)}={_LOOSE}",
+        fix_host=HERE,
+        about=frozenset({str(address), device.name}),
+    )
+
+
+def _not_local(device: Device, address: Address, found: Outcome) -> Finding:
+    return Finding(
+        id="server_vip_routed_away",
+        severity=Severity.ERROR,
+        layer=Layer.SERVER,
+        title=f"routing sends packets to {address} away, although this host has it",
+        evidence=f"for a packet on {device.name} the kernel finds a route by device {found.device}, not a local one",
+        why="A rule of the routing policy comes before the table of local addresses.",
+        fix="Let the rule for the table local be the first one: ip rule show.",
+        about=frozenset({str(address)}),
+    )
+
+
+# Replies.
+
+
+def _replies(facts: Facts, server: RealServer, address: Address, routes: KernelRoutes) -> Iterator[Finding]:
+    """Yield clients that replies do not reach."""
+    obstacles = rejecting(address.version)
+    samples = [each.daddr for each in obstacles if each.daddr is not None and not each.daddr.is_unspecified]
+    clients = dict.fromkeys([*server.clients(address), *filter(_is_unicast, samples)])
+    lost = {client: found for client in clients if _is_lost(found := routes.leaving(address, client))}
+    if not lost:
+        return
+    known = dict.fromkeys(each.peer for each in server.peers if each.local == address)
+    unrouted = counts(facts).get("IpOutNoRoutes", 0) + counts(facts).get("Ip6OutNoRoutes", 0)
+    by_rule = {each: obstacle for each in lost if (obstacle := _obstacle(obstacles, each))}
+    for obstacle in dict.fromkeys(by_rule.values()):
+        hit = [each for each in by_rule if by_rule[each] is obstacle]
+        if unrouted or any(each in known for each in hit) or _covers_neighbours(facts, server, obstacle):
+            yield _rejected(address, obstacle, hit[0], unrouted)
+    rest = {each: found for each, found in lost.items() if each not in by_rule}
+    own = next(iter(server.own(address.version)), None)
+    by_source = [each for each in rest if own is not None and not _is_lost(routes.leaving(own, each))]
+    if by_source:
+        yield _no_route(address, by_source[0], rest[by_source[0]], unrouted, own)
+    elif unreached := [each for each in rest if each in known or each in _arriving(facts, server, address)]:
+        yield _no_route(address, unreached[0], rest[unreached[0]], unrouted)
+
+
+def _arriving(facts: Facts, server: RealServer, address: Address) -> Sequence[Address]:
+    """Return the clients whose packets come in now, if the kernel has counted replies that it could not route."""
+    if not counts(facts).get("IpOutNoRoutes", 0) or not counts(facts).get("TcpExtListenDrops", 0):
+        return ()
+
+    def look() -> Sequence[Address]:
+        with Arrivals(server.outward) as arrivals:
+            return arrivals.sources(address)
+
+    return facts.once(f"arriving {address}", look)
+
+
+def _is_unicast(address: Address) -> bool:
+    return not (address.is_multicast or address.is_loopback or address.is_link_local)
+
+
+def _is_lost(found: Outcome) -> bool:
+    return bool(found.error) or found.kind == LOCAL
+
+
+def _obstacle(obstacles: Sequence[Rejecting], client: Address) -> Rejecting | None:
+    covering = [each for each in obstacles if each.covers(client)]
+    return max(covering, key=lambda each: each.prefix, default=None)
+
+
+def _covers_neighbours(facts: Facts, server: RealServer, obstacle: Rejecting) -> bool:
+    """Return whether a route rejects a part of a network to which this host is connected, or of everything."""
+    if not obstacle.prefix or obstacle.daddr is None:
+        return True
+    outward = {each.index for each in server.outward}
+    networks = [each.network for each in facts.addresses if each.index in outward]
+    return any(obstacle.daddr in network for network in networks if network.version == obstacle.daddr.version)
+
+
+def _rejected(address: Address, obstacle: Rejecting, client: Address, unrouted: int) -> Finding:
+    number = f"; {counted(unrouted, 'packet')} had no route (IpOutNoRoutes)" if unrouted else ""
+    return Finding(
+        id="server_reply_rejected",
+        severity=Severity.ERROR,
+        layer=Layer.REPLY,
+        title=f"this real server's {obstacle.text} drops replies to clients as {client}",
+        evidence=f"ip route get {client} from {address}: refused{number}",
+        why="The real server replies to the client itself, with the virtual address as source.",
+        fix="Remove it, or add a route to the clients that precedes it.",
+        fix_command=obstacle.command,
+        fix_host=HERE,
+        about=frozenset({str(address)}),
+    )
+
+
+def _no_route(address: Address, client: Address, found: Outcome, unrouted: int, own: Address | None = None) -> Finding:
+    number = f"; {counted(unrouted, 'packet')} had no route (IpOutNoRoutes)" if unrouted else ""
+    text = f"ip route get {client} from {address}: {found.reason or errno.errorcode.get(found.error, 'local')}"
+    return Finding(
+        id="server_reply_unroutable",
+        severity=Severity.ERROR,
+        layer=Layer.REPLY,
+        title=f"this real server has no route for replies from {address} to clients as {client}",
+        evidence=f"{text}{f', but from {own} there is one' if own else ''}{number}",
+        why="The real server replies to the client itself, with the virtual address as source.",
+        fix="Add a rule of the routing policy for the virtual address." if own else "Add a default route.",
+        fix_host=HERE,
+        about=frozenset({str(address)}),
+    )
+
+
+def _silence(server: RealServer, address: Address, routes: KernelRoutes) -> Iterator[Finding]:
+    """Yield the next hop of replies that no client confirms, if that does not answer; else the clients."""
+    mine = [each for each in server.peers if each.local == address]
+    unanswered = [each for each in mine if not each.answered]
+    if len(unanswered) < _FEW or len(unanswered) < len(mine):
+        return
+    client = unanswered[0].peer
+    way = routes.leaving(address, client)
+    hop = way.gateway or client
+    silent = (way.device, hop) in neighbours.silent()
+    waiting = counted(len(unanswered), "connection")
+    yield Finding(
+        id="server_next_hop_silent" if silent else "server_replies_unanswered",
+        severity=Severity.ERROR if silent else Severity.WARNING,
+        layer=Layer.REPLY,
+        title=f"the next hop of replies, {hop}, does not answer"
+        if silent
+        else f"no client confirms this real server's replies from {address}",
+        evidence=f"{waiting} in SYN_RECV, as of {client}; SYN-ACKs were sent again",
+        why="Requests arrive, and replies are lost on their way: at a gateway, a firewall, or by their source address.",
+        fix="Correct the route to the clients." if silent else "Follow a reply by tcpdump, from router to router.",
+        about=frozenset({str(address)}),
+        symptom=not silent,
+    )

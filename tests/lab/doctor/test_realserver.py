@@ -1,0 +1,227 @@
+"""`pylvs doctor` on a real server: what it does with packets to a virtual address, and with its replies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from pylvs.lab.lab import Lab, build, take_down
+from pylvs.lab.plan import read_overrides
+from pylvs.lab.topologies import design
+from tests.lab.conftest import new_name
+from tests.lab.doctor.exam import Fault, diagnosed, examine
+
+ARP = "net.ipv4.conf"
+# A second device on the same link, with the route to the client.
+SECOND = (
+    "ip link add link eth0 name eth1 type macvlan mode bridge; ip link set eth1 up;"
+    " ip address add 10.0.0.121/24 dev eth1 noprefixroute; ip route add 10.0.0.5/32 dev eth1 src 10.0.0.21;"
+)
+CHAIN = "nft add table inet guard; nft add chain inet guard input '{ type filter hook input priority 0; policy %s; }'; "
+LISTEN = "sed -i 's/listen %s;/listen %s;/' /etc/nginx/pylvs-lab.conf; service nginx restart"
+WEB = (
+    "for p in $(cat /var/lib/pylvs-lab/nginx.pid) $(pgrep -P $(cat /var/lib/pylvs-lab/nginx.pid)); do kill -%s $p; done"
+)
+
+
+def _on(name: str, script: str, cause: str, *words: str, cure: str | None = None, requests: int = 0) -> Fault:
+    """Return a fault of the first real server, which runs the doctor as well."""
+    return Fault(name=name, host="rs1", on="rs1", script=script, cause=cause, words=words, cure=cure, requests=requests)
+
+
+FAULTS = [
+    _on("no virtual address", "ip address del 10.0.0.100/32 dev lo", "server_lacks_vip", "10.0.0.100"),
+    _on("lo is down", "ip link set lo down", "server_lo_down"),
+    _on(
+        "a netmask on lo",
+        "ip address del 10.0.0.100/32 dev lo; ip address add 10.0.0.100/24 dev lo",
+        "server_vip_netmask",
+        "10.0.0.0/24",
+    ),
+    _on(
+        "on eth0 instead of lo",
+        "ip address del 10.0.0.100/32 dev lo; ip address add 10.0.0.100/24 dev eth0",
+        "server_vip_on_link",
+        "eth0",
+    ),
+    _on("on eth0 besides lo", "ip address add 10.0.0.100/32 dev eth0", "server_vip_on_link", "eth0"),
+    _on(
+        "ARP is answered",
+        f"sysctl -qw {ARP}.all.arp_ignore=0 {ARP}.eth0.arp_ignore=0",
+        "server_answers_arp",
+        "arp_ignore is 0",
+    ),
+    _on(
+        "a value of arp_ignore that the kernel does not know",
+        f"sysctl -qw {ARP}.eth0.arp_ignore=4",
+        "server_answers_arp",
+        "arp_ignore is 4",
+    ),
+    _on(
+        "ARP requests with the virtual address",
+        f"sysctl -qw {ARP}.all.arp_announce=0 {ARP}.eth0.arp_announce=1",
+        "server_asks_with_vip",
+        "arp_announce is 1",
+    ),
+    _on("no ARP at all", f"sysctl -qw {ARP}.eth0.arp_ignore=8", "server_answers_no_arp", "10.0.0.21"),
+    _on(
+        "the reverse path filter",
+        f"{SECOND} sysctl -qw {ARP}.eth0.rp_filter=1",
+        "server_rp_filter",
+        "rp_filter is 1",
+        requests=2,
+    ),
+    _on(
+        "a blackhole route",
+        "ip link del eth1 || :; ip route add blackhole 10.0.0.5",
+        "server_reply_rejected",
+        "10.0.0.5",
+    ),
+    _on(
+        "a rule that prohibits replies",
+        "ip rule add from 10.0.0.100 prohibit priority 77",
+        "server_reply_rejected",
+        "priority 77",
+    ),
+    _on(
+        "no route in the table of the virtual address",
+        "ip rule add from 10.0.0.100 table 99 priority 88; ip route add unreachable default table 99",
+        "server_reply_rejected",
+        "table 99",
+        cure="ip rule del priority 88; ip route del unreachable default table 99",
+    ),
+    _on(
+        "nftables name the virtual address",
+        CHAIN % "accept" + "nft add rule inet guard input ip daddr 10.0.0.100 drop",
+        "server_firewall",
+        "handle",
+    ),
+    _on(
+        "nftables accept the real server's address alone",
+        CHAIN % "drop"
+        + "nft add rule inet guard input ct state established,related accept;"
+        + " nft add rule inet guard input ip daddr 10.0.0.21 tcp dport 80 accept;"
+        + " nft add rule inet guard input meta l4proto icmp accept",
+        "server_firewall",
+        "policy",
+    ),
+    _on("iptables drop the port", "iptables-nft -A INPUT -p tcp --dport 80 -j DROP", "server_firewall", "dport 80"),
+    _on(
+        "legacy iptables reject the virtual address",
+        "iptables-legacy -t mangle -A PREROUTING -d 10.0.0.100/32 -p tcp -m multiport --dports 80,443 -j DROP",
+        "server_firewall",
+        "mangle",
+    ),
+    _on(
+        "iptables drop replies",
+        "iptables-nft -A OUTPUT -s 10.0.0.100/32 -p tcp -m tcp --sport 80 -j DROP",
+        "server_firewall",
+        "replies",
+    ),
+    _on(
+        "the application listens on the real server's address alone",
+        LISTEN % ("80", "10.0.0.21:80"),
+        "not_listening_on_vip",
+        "10.0.0.21:80",
+        cure=LISTEN % ("10.0.0.21:80", "80"),
+    ),
+    _on(
+        "the application does not run",
+        "service nginx stop",
+        "not_listening",
+        "no socket",
+        cure="service nginx start",
+    ),
+    _on(
+        "the application hangs",
+        WEB % "STOP",
+        "server_not_accepting",
+        "waiting connection",
+        cure=WEB % "CONT",
+        requests=2,
+    ),
+]
+
+
+TUNNEL_FAULTS = [
+    _on("nothing decapsulates", "tc qdisc del dev eth0 clsact", "server_not_decapsulating", "gue:6080"),
+    _on(
+        "another host is accepted as the director",
+        "pylvs realserver up 10.0.0.100 --director 10.0.0.99",
+        "server_tunnel_source",
+        "10.0.0.99",
+        cure="pylvs realserver down; pylvs realserver up 10.0.0.100 --tun-type gue --tun-port 6080",
+        requests=2,
+    ),
+]
+
+SIX_FAULTS = [
+    _on("no virtual address of IPv6", "ip address del fd00:10::100/128 dev lo", "server_lacks_vip"),
+    _on("no IPv6 on lo", "sysctl -qw net.ipv6.conf.lo.disable_ipv6=1", "server_lacks_vip", "disable_ipv6 is 1"),
+    _on(
+        "a virtual address of IPv6 on eth0",
+        "ip address del fd00:10::100/128 dev lo; ip address add fd00:10::100/64 dev eth0 nodad",
+        "server_vip_on_link",
+        "neighbour discovery",
+    ),
+    _on(
+        "rules for IPv6",
+        "ip6tables-nft -A INPUT -p tcp -d fd00:10::100 -j REJECT",
+        "server_firewall",
+        "ip6tables-nft",
+    ),
+    _on("an unreachable route", "ip -6 route add unreachable fd00:10::5", "server_reply_rejected"),
+]
+
+
+def _made(topology: str, version: int, **plan: str) -> Iterator[Lab]:
+    name = new_name()
+    try:
+        yield build(name, design(topology, 2, version, read_overrides(plan)))
+    finally:
+        take_down(name)
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """Return a healthy lab of direct routing, which the faults share."""
+    yield from _made("dr", 4)
+
+
+@pytest.fixture(scope="module")
+def tunnels() -> Iterator[Lab]:
+    """Return a healthy lab of tunnels."""
+    yield from _made("tun", 4, tunnel="gue")
+
+
+@pytest.fixture(scope="module")
+def six() -> Iterator[Lab]:
+    """Return a healthy lab of IPv6."""
+    yield from _made("dr", 6)
+
+
+@pytest.mark.parametrize("name", ["lab", "tunnels", "six"])
+def test_a_healthy_real_server_has_no_finding(request: pytest.FixtureRequest, name: str) -> None:
+    """`pylvs realserver up` is complete."""
+    lab: Lab = request.getfixturevalue(name)
+    assert diagnosed(lab, "rs1") == []
+    assert diagnosed(lab, "rs1", lab.network.vip) == []
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_the_cause_comes_first_and_its_command_mends_it(lab: Lab, fault: Fault) -> None:
+    """A planted fault is named, and the doctor's command mends it."""
+    examine(lab, fault)
+
+
+@pytest.mark.parametrize("fault", TUNNEL_FAULTS, ids=lambda fault: fault.name)
+def test_tunnels(tunnels: Lab, fault: Fault) -> None:
+    """The same where the director encapsulates."""
+    examine(tunnels, fault)
+
+
+@pytest.mark.parametrize("fault", SIX_FAULTS, ids=lambda fault: fault.name)
+def test_ipv6(six: Lab, fault: Fault) -> None:
+    """The same where clients use IPv6."""
+    examine(six, fault)
