@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from pylvs.doctor.facts import Facts
+
 _FILES = (Path("/proc/net/snmp"), Path("/proc/net/netstat"))
+
+
+def counts(facts: Facts) -> Mapping[str, int]:
+    """Return the counters at the first call."""
+    return facts.once("counters", counters)
 
 
 def counters() -> Mapping[str, int]:

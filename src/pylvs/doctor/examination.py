@@ -9,7 +9,7 @@ from time import monotonic
 
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import Finding, Layer, Severity, diagnosis
-from pylvs.doctor.probes import address, marks, real_server, routers, table
+from pylvs.doctor.probes import address, data_plane, marks, real_server, routers, table
 from pylvs.model.errors import PylvsError, text_of
 
 LIMIT_S = 4.5  # a user waits for 5 s, with the start of Python
@@ -22,6 +22,7 @@ PROBES: Sequence[Probe] = (
     table.findings,
     marks.findings,
     routers.findings,
+    *data_plane.PROBES,
     *real_server.PROBES,
 )
 

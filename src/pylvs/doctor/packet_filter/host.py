@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from pylvs.doctor.facts import Facts
 from pylvs.doctor.packet_filter.iptables import Tables
 from pylvs.doctor.packet_filter.nft import OF_IPTABLES, Ruleset
 from pylvs.doctor.packet_filter.packet import Decision, Packet, Verdict
@@ -20,6 +21,11 @@ _COMMANDS = {4: "iptables", 6: "ip6tables"}
 _FAMILIES = {4: ("ip", "inet"), 6: ("ip6", "inet")}
 INPUT = ("prerouting", "input")
 OUTPUT = ("output", "postrouting")
+
+
+def packet_filter(facts: Facts) -> PacketFilter:
+    """Return the rules of this host. Raises PylvsError."""
+    return facts.once("packet_filter", PacketFilter)
 
 
 class PacketFilter:
@@ -48,6 +54,13 @@ class PacketFilter:
                     return decision
                 found = decision if decision.verdict is Verdict.UNKNOWN else found
         return found
+
+    def without_effect(self, packet: Packet, vip: str) -> Iterator[Decision]:
+        """Yield the rules at input that name an address and would drop a packet of some client."""
+        yield from self.nft.dropping(packet, vip, lambda chain: self._is_of_iptables(chain.family, chain.table))
+        for version, tables in self.tables:
+            if version == packet.daddr.version:
+                yield from tables.dropping(packet, vip)
 
     def _decisions(self, hook: str, packet: Packet, vip: str) -> Iterator[Decision]:
         families = ("arp",) if packet.arp else _FAMILIES[packet.daddr.version]

@@ -29,6 +29,7 @@ from pylvs.doctor.packet_filter.packet import (
 _COUNTS = re.compile(r"^\[(\d+):\d+\] ")
 _ORDER = ("raw", "mangle", "nat", "filter", "security")  # at a hook
 _DEPTH = 16
+_OUTWARD = ("FORWARD", "OUTPUT", "POSTROUTING")
 _PASSING = {"ACCEPT", "DNAT", "REDIRECT", "TPROXY", "SNAT", "MASQUERADE", "NETMAP"}
 _WITHOUT_EFFECT = {"LOG", "NFLOG", "TRACE", "TEE", "AUDIT", "NOTRACK", "CT", "TCPMSS", "CHECKSUM", "DSCP", "TOS", "TTL"}
 _WITHOUT_EFFECT |= {"HL", "CONNMARK", "SET", "CLASSIFY"}
@@ -59,6 +60,7 @@ class Tables:
     def __init__(self, text: str, command: str) -> None:
         """Parse them. `command` edits them, as ip6tables-legacy. Lines of another form are left out."""
         self.command = command
+        self._text = text
         self.chains: dict[str, dict[str, Chain]] = {}
         table = ""
         for line in text.splitlines():
@@ -155,13 +157,31 @@ class Tables:
             words.append(f"--sport {port}" if reply else f"--dport {port}")
         return f"{self.command} {_in(table)}-I {base} {' '.join(words)} -j ACCEPT"
 
+    def dropping(self, packet: Packet, vip: str) -> Iterator[Decision]:
+        """Yield the rules that name an address and would drop this packet of some client."""
+        for table, name, rule in self.rules_naming(vip):
+            holds, target, _ = matches(_for_all(rule.words), packet)
+            if name not in _OUTWARD and holds is not False and target in ("DROP", "REJECT"):
+                yield self._drop(table, name, name, rule, packet, vip)
+
     def rules_naming(self, address: str) -> Iterator[tuple[str, str, Rule]]:
         """Yield table, chain and rule of the rules that name an address itself."""
+        if address not in self._text:
+            return
         for table, chains in self.chains.items():
             for name, chain in chains.items():
                 for rule in chain.rules:
                     if any(each.partition("/")[0] == address for each in rule.words):
                         yield table, name, rule
+
+
+def _for_all(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the words of a rule without those on the client's address."""
+    if "-s" not in words:
+        return words
+    at = words.index("-s")
+    start = at - 1 if at and words[at - 1] == "!" else at
+    return words[:start] + words[at + 2 :]
 
 
 class _Unknown(Exception):

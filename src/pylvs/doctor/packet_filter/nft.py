@@ -6,7 +6,7 @@ A condition that is not known here makes a rule uncertain, and so what follows i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_network
 from typing import Any
 
@@ -36,6 +36,8 @@ _TAKING = {"dnat", "redirect", "tproxy", "synproxy"}  # the packet gets another 
 _FLAGS = {"fin": 1, "syn": 2, "rst": 4, "psh": 8, "ack": 16, "urg": 32, "ecn": 64, "cwr": 128}
 _VERSIONS = {4: "ipv4", 6: "ipv6"}
 _ETHERTYPES = {4: ("ip", 0x0800), 6: ("ip6", 0x86DD)}
+_OWN_TABLES = ("pylvs", "keepalived")  # rules of virtual routers
+_OUTWARD = ("forward", "output", "postrouting", "egress")
 _STATES = {True: "new", False: "established"}
 Object = Mapping[str, Any]
 
@@ -71,6 +73,7 @@ class Ruleset:
             listed = [next(iter(each.items())) for each in json.loads(text)["nftables"]]
         except (ValueError, KeyError, TypeError, AttributeError, StopIteration, RecursionError):
             raise InvalidOperation("not what nft -j list ruleset prints") from None
+        self._text = text
         rules: dict[tuple[str, str, str], list[Object]] = {}
         self._sets: dict[tuple[str, str, str], Object] = {}
         for kind, found in listed:
@@ -110,10 +113,23 @@ class Ruleset:
 
     def rules_naming(self, address: str) -> Iterator[tuple[Chain, Object]]:
         """Yield the rules that name an address, directly or in a set."""
+        if f'"{address}"' not in self._text:
+            return
         for chain in self._chains.values():
             for rule in chain.rules:
                 if self.names(chain, rule, address):
                     yield chain, rule
+
+    def dropping(self, packet: Packet, vip: str, is_known: Callable[[Chain], bool]) -> Iterator[Decision]:
+        """Yield the rules that name an address and would drop this packet of some client."""
+        for chain, rule in self.rules_naming(vip):
+            if is_known(chain) or chain.table.startswith(_OWN_TABLES) or chain.hook in _OUTWARD:
+                continue
+            parts = [next(iter(each.items())) for each in rule.get("expr", ())]
+            walk = _Walk(self._chains, self._sets, packet, vip, chain)
+            holds = both(walk.condition(kind, content, chain) for kind, content in parts if _is_of_all(kind, content))
+            if holds is not False and any(kind in ("drop", "reject") for kind, _ in parts):
+                yield walk.drop(chain, rule, next(kind for kind, _ in parts if kind in ("drop", "reject")))
 
     def names(self, chain: Chain, rule: Object, address: str) -> bool:
         """Return whether a rule names an address itself, not a network around it."""
@@ -198,7 +214,7 @@ class _Walk:
         for part in rule.get("expr", ()):
             kind, content = next(iter(part.items()))
             if kind in ("match", "xt", "limit", "connlimit") and not self._is_target(part):
-                holds = both((holds, self._condition(kind, content, chain)))
+                holds = both((holds, self.condition(kind, content, chain)))
                 if holds is False:
                     return None, False
             elif kind in _WITHOUT_EFFECT:
@@ -225,7 +241,7 @@ class _Walk:
         if kind in ("masquerade", "snat"):
             return PASSED, True
         if kind in ("drop", "reject"):
-            return self._drop(chain, rule, kind), True
+            return self.drop(chain, rule, kind), True
         if kind == "return":
             return None, True
         if kind in ("jump", "goto"):
@@ -251,7 +267,8 @@ class _Walk:
             raise _Unknown
         return found
 
-    def _drop(self, chain: Chain, rule: Object, kind: str) -> Decision:
+    def drop(self, chain: Chain, rule: Object, kind: str) -> Decision:
+        """Return the drop by a rule."""
         counters = [each["counter"] for each in rule["expr"] if isinstance(each.get("counter"), Mapping)]
         named = bool(self._vip) and f'"{self._vip}"' in json.dumps(rule["expr"])
         return Decision(
@@ -263,7 +280,8 @@ class _Walk:
             packets=counters[0]["packets"] if counters else None,
         )
 
-    def _condition(self, kind: str, content: Any, chain: Chain) -> Maybe:
+    def condition(self, kind: str, content: Any, chain: Chain) -> Maybe:
+        """Return whether a condition holds."""
         if kind == "limit":
             return not content.get("inv", False)  # a packet alone is below every limit
         if kind != "match":
@@ -382,6 +400,11 @@ class _Never:
 
 def _raise() -> Any:
     raise _Unknown
+
+
+def _is_of_all(kind: str, content: Any) -> bool:
+    """Return whether this is a condition that holds for all clients or for none."""
+    return kind == "match" and '"saddr"' not in json.dumps(content)
 
 
 def _listed(elements: Any) -> Sequence[Any]:

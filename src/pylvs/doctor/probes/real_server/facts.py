@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 
-from pylvs.doctor.counters import counters
 from pylvs.doctor.facts import Facts
-from pylvs.doctor.packet_filter.host import PacketFilter
+from pylvs.doctor.orphans import orphaned
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
 from pylvs.netlink import socket_diag
@@ -60,23 +59,13 @@ def real_server(facts: Facts) -> RealServer | None:
     return facts.once("real_server", lambda: _real_server(facts))
 
 
-def packet_filter(facts: Facts) -> PacketFilter:
-    """Return the rules of this host. Raises PylvsError."""
-    return facts.once("packet_filter", PacketFilter)
-
-
 def listeners(facts: Facts) -> Sequence[socket_diag.Listener] | None:
     """Return the listening sockets; None if this kernel does not report them."""
     return facts.once("listeners", socket_diag.listeners)
 
 
-def counts(facts: Facts) -> Mapping[str, int]:
-    """Return the kernel's counters at the first call."""
-    return facts.once("counters", counters)
-
-
 def _real_server(facts: Facts) -> RealServer | None:
-    if facts.has_tables:
+    if facts.has_tables or orphaned(facts):
         return None
     memory = load(vip.memory_path(network_cookie()))
     by_index = {each.index: each for each in facts.devices}

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity
-from pylvs.doctor.packet_filter.host import INPUT, OUTPUT, PacketFilter
+from pylvs.doctor.packet_filter.host import INPUT, OUTPUT, PacketFilter, packet_filter
 from pylvs.doctor.packet_filter.packet import Decision, Packet, Verdict
-from pylvs.doctor.probes.real_server.facts import RealServer, listeners, packet_filter, real_server
+from pylvs.doctor.probes.real_server.facts import RealServer, listeners, real_server
 from pylvs.model.addresses import Address
 from pylvs.model.errors import counted
 from pylvs.netlink.socket_diag import TCP, Listener

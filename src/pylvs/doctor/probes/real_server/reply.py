@@ -8,10 +8,11 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator, Sequence
 
+from pylvs.doctor.counters import counts
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity
 from pylvs.doctor.kernel_routes import LOCAL, KernelRoutes, Outcome, Rejecting, destinations, rejecting
-from pylvs.doctor.probes.real_server.facts import RealServer, counts, real_server, tunnels
+from pylvs.doctor.probes.real_server.facts import RealServer, real_server, tunnels
 from pylvs.doctor.sniffer import Arrivals
 from pylvs.model.addresses import Address
 from pylvs.model.errors import counted
@@ -48,13 +49,15 @@ def _requests(facts: Facts, server: RealServer, address: Address, routes: Kernel
     """Yield devices by which the kernel does not accept packets of clients."""
     refused = counts(facts).get("TcpExtIPReversePathFilter", 0)
     by_tunnel = tunnels(facts)
-    clients = server.clients(address) + (destinations(address.version) if refused else [])
+    clients = [*server.clients(address), *destinations(address.version)]
     clients = [each for each in clients if not _is_lost(routes.leaving(address, each))]
     for device in [*server.outward, *by_tunnel]:
         outcomes = {client: routes.arriving(client, address, device.index) for client in clients}
         invalid = [client for client, found in outcomes.items() if found.invalid_source]
-        if invalid and _rp_filter(facts, device) and (refused or device in by_tunnel):
-            yield _filtered(facts, device, address, invalid[0], refused)
+        on_link = [each.network for each in facts.addresses if each.index == device.index]
+        certain = [each for each in invalid if any(each in network for network in on_link)]
+        if _rp_filter(facts, device) and (certain or (invalid and (refused or device in by_tunnel))):
+            yield _filtered(facts, device, address, (certain or invalid)[0], refused)
         away = [client for client, found in outcomes.items() if found.kind not in (LOCAL, 0)]
         if away and len(away) == len(outcomes):
             yield _not_local(device, address, outcomes[away[0]])

@@ -1,0 +1,101 @@
+"""`pylvs doctor` where packets reach the director, and not its packet path."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from pylvs.lab.lab import Lab, build, take_down
+from pylvs.lab.topologies import design
+from tests.lab.conftest import new_name
+from tests.lab.doctor.exam import DIRECTOR, Fault, diagnosed, examine
+from tests.lab.support import answers
+
+# Attaches a program of another tool that returns one verdict, at XDP or at a side of TC.
+GUARD = """
+import struct, sys
+from pylvs.bpf import kernel
+from pylvs.netlink import links, tc, xdp
+from pylvs.netlink.codec import Netlink
+where, verdict = sys.argv[1], int(sys.argv[2])
+code = struct.pack("<BBhi", 0xB7, 0, 0, verdict) + struct.pack("<BBhi", 0x95, 0, 0, 0)
+index = links.device("eth0").index
+tc.PRIORITIES["guard"] = 1
+with Netlink() as link:
+    if where == "xdp":
+        xdp.set_program(link, index, "generic", kernel.load_instructions(kernel.PROG_TYPE_XDP, "guard", code))
+    else:
+        side = tc.INGRESS if where == "ingress" else tc.EGRESS
+        program = kernel.load_instructions(kernel.PROG_TYPE_SCHED_CLS, "guard", code)
+        tc.set_filter(link, index, side, "guard", program)
+"""
+PYTHON = sys.executable
+UNPIN = f"{PYTHON} -c 'import shutil; from pylvs.dataplane.state import State; shutil.rmtree(State.open().path)'"
+
+
+def _guard(where: str, verdict: int) -> str:
+    return f"{PYTHON} -c '{GUARD}' {where} {verdict}"
+
+
+def _on(name: str, script: str, cause: str, *words: str, cure: str | None = None) -> Fault:
+    return Fault(name=name, host=DIRECTOR, script=script, cause=cause, words=words, cure=cure)
+
+
+FAULTS = [
+    _on("detached by hand", "pylvs detach eth0", "device_detached", "eth0"),
+    _on("clsact is removed", "tc qdisc del dev eth0 clsact", "program_taken_off", "eth0"),
+    _on("the filter is removed", "tc filter del dev eth0 ingress", "program_taken_off", "eth0"),
+    _on(
+        "an ingress qdisc has the place",
+        "tc qdisc del dev eth0 clsact; tc qdisc add dev eth0 ingress",
+        "device_not_attached",
+        "ingress qdisc",
+    ),
+    _on("a filter drops before", _guard("ingress", 2), "foreign_program", "tc ingress", "drops"),
+    _on("a filter accepts before", _guard("ingress", 0), "foreign_program", "bypasses pylvs"),
+    _on("a filter drops at egress", _guard("egress", 2), "foreign_program", "tc egress"),
+    _on("XDP of another tool drops", _guard("xdp", 1), "foreign_program", "XDP program", "guard"),
+    _on("XDP of another tool sends back", _guard("xdp", 3), "foreign_program", "sends packets back"),
+    _on(
+        "XDP was taken off",
+        "pylvs attach eth0 --mode generic 2>/dev/null; ip link set dev eth0 xdpgeneric off",
+        "xdp_taken_off",
+        "generic",
+    ),
+    _on(
+        "the pins are gone",
+        UNPIN,
+        "tables_lost",
+        "lo, eth0",
+        cure="ipvsadm -A -t 10.0.0.100:80 -s rr; ipvsadm -a -t 10.0.0.100:80 -r 10.0.0.21;"
+        " ipvsadm -a -t 10.0.0.100:80 -r 10.0.0.22",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """Return a healthy lab, which every fault of this file uses."""
+    name = new_name()
+    try:
+        yield build(name, design("dr", 2, 4, {}))
+    finally:
+        take_down(name)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_the_cause_comes_first_and_its_command_mends_it(lab: Lab, fault: Fault) -> None:
+    """A planted fault is named, and the doctor's command mends it."""
+    examine(lab, fault)
+
+
+@pytest.mark.parametrize("where", [("xdp", 2), ("ingress", -1), ("egress", 0)])
+def test_a_program_that_lets_packets_continue_is_no_finding(lab: Lab, where: tuple[str, int]) -> None:
+    """Other tools may count or mark what pylvs forwards."""
+    lab.sh(DIRECTOR, _guard(*where))
+    assert diagnosed(lab) == []
+    answers(lab, 2)
+    side = "ip link set dev eth0 xdpgeneric off" if where[0] == "xdp" else f"tc filter del dev eth0 {where[0]} pref 1"
+    lab.sh(DIRECTOR, side)
