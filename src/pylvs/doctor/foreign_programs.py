@@ -95,14 +95,20 @@ def at_xdp(device: Device, frame: bytes) -> Iterator[Foreign]:
                 yield Foreign(what, _XDP.get(verdict, _DROPS), f"ip link set dev {device.name} {words} off")
 
 
-def at_tc(device: Device, frame: bytes, port: int, *, egress: bool = False) -> Iterator[Foreign]:
-    """Yield programs and filters of other tools at TC that decide on a frame before pylvs; at egress, behind it."""
+def at_tc(
+    device: Device, frame: bytes, port: int, *, egress: bool = False, may_accept: bool = False
+) -> Iterator[Foreign]:
+    """Yield programs and filters of other tools at TC that decide on a frame before pylvs; at egress, behind it.
+
+    `may_accept`: nothing of pylvs follows, so they may end the evaluation of filters.
+    """
+    may_accept = may_accept or egress
     side = tc.EGRESS if egress else tc.INGRESS
     word = "egress" if egress else "ingress"
     for program in _tcx(device.index, _TCX_EGRESS if egress else _TCX_INGRESS):
         name = xdp.program_name(program)
         verdict = None if name.startswith(_OWN) else _verdict(program, frame)
-        if verdict is not None and _signed(verdict) in _TC and not (egress and not verdict):
+        if verdict is not None and _signed(verdict) in _TC and not (may_accept and not verdict):
             yield Foreign(f"program {program} ({name}) at tcx/{word}", _TC[_signed(verdict)])
     with Netlink() as link:
         try:
@@ -117,7 +123,7 @@ def at_tc(device: Device, frame: bytes, port: int, *, egress: bool = False) -> I
     printed = _filters(device.name, word)
     for other in before:
         does = _does(other, printed, frame, port)
-        if does and not (egress and does == _BYPASSES):
+        if does and not (may_accept and does == _BYPASSES):
             kind = "bpf" if other.program else other.label
             yield Foreign(
                 f"the {kind} filter of priority {other.priority} at tc {word}",

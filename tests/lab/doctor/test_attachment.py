@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
 import pytest
@@ -11,32 +10,10 @@ from pylvs.lab.lab import Lab, build, take_down
 from pylvs.lab.topologies import design
 from tests.lab.conftest import new_name
 from tests.lab.doctor.exam import DIRECTOR, Fault, diagnosed, examine
+from tests.lab.doctor.guard import PYTHON, guard
 from tests.lab.support import answers
 
-# Attaches a program of another tool that returns one verdict, at XDP or at a side of TC.
-GUARD = """
-import struct, sys
-from pylvs.bpf import kernel
-from pylvs.netlink import links, tc, xdp
-from pylvs.netlink.codec import Netlink
-where, verdict = sys.argv[1], int(sys.argv[2])
-code = struct.pack("<BBhi", 0xB7, 0, 0, verdict) + struct.pack("<BBhi", 0x95, 0, 0, 0)
-index = links.device("eth0").index
-tc.PRIORITIES["guard"] = 1
-with Netlink() as link:
-    if where == "xdp":
-        xdp.set_program(link, index, "generic", kernel.load_instructions(kernel.PROG_TYPE_XDP, "guard", code))
-    else:
-        side = tc.INGRESS if where == "ingress" else tc.EGRESS
-        program = kernel.load_instructions(kernel.PROG_TYPE_SCHED_CLS, "guard", code)
-        tc.set_filter(link, index, side, "guard", program)
-"""
-PYTHON = sys.executable
 UNPIN = f"{PYTHON} -c 'import shutil; from pylvs.dataplane.state import State; shutil.rmtree(State.open().path)'"
-
-
-def _guard(where: str, verdict: int) -> str:
-    return f"{PYTHON} -c '{GUARD}' {where} {verdict}"
 
 
 def _on(name: str, script: str, cause: str, *words: str, cure: str | None = None) -> Fault:
@@ -53,11 +30,11 @@ FAULTS = [
         "device_not_attached",
         "ingress qdisc",
     ),
-    _on("a filter drops before", _guard("ingress", 2), "foreign_program", "tc ingress", "drops"),
-    _on("a filter accepts before", _guard("ingress", 0), "foreign_program", "bypasses pylvs"),
-    _on("a filter drops at egress", _guard("egress", 2), "foreign_program", "tc egress"),
-    _on("XDP of another tool drops", _guard("xdp", 1), "foreign_program", "XDP program", "guard"),
-    _on("XDP of another tool sends back", _guard("xdp", 3), "foreign_program", "sends packets back"),
+    _on("a filter drops before", guard("ingress", 2), "foreign_program", "tc ingress", "drops"),
+    _on("a filter accepts before", guard("ingress", 0), "foreign_program", "bypasses pylvs"),
+    _on("a filter drops at egress", guard("egress", 2), "foreign_program", "tc egress"),
+    _on("XDP of another tool drops", guard("xdp", 1), "foreign_program", "XDP program", "guard"),
+    _on("XDP of another tool sends back", guard("xdp", 3), "foreign_program", "sends packets back"),
     _on(
         "XDP was taken off",
         "pylvs attach eth0 --mode generic 2>/dev/null; ip link set dev eth0 xdpgeneric off",
@@ -94,7 +71,7 @@ def test_the_cause_comes_first_and_its_command_mends_it(lab: Lab, fault: Fault) 
 @pytest.mark.parametrize("where", [("xdp", 2), ("ingress", -1), ("egress", 0)])
 def test_a_program_that_lets_packets_continue_is_no_finding(lab: Lab, where: tuple[str, int]) -> None:
     """Other tools may count or mark what pylvs forwards."""
-    lab.sh(DIRECTOR, _guard(*where))
+    lab.sh(DIRECTOR, guard(*where))
     assert diagnosed(lab) == []
     answers(lab, 2)
     side = "ip link set dev eth0 xdpgeneric off" if where[0] == "xdp" else f"tc filter del dev eth0 {where[0]} pref 1"

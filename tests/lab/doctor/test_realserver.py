@@ -11,6 +11,7 @@ from pylvs.lab.plan import read_overrides
 from pylvs.lab.topologies import design
 from tests.lab.conftest import new_name
 from tests.lab.doctor.exam import Fault, diagnosed, examine
+from tests.lab.doctor.guard import guard
 
 ARP = "net.ipv4.conf"
 # A second device on the same link, with the route to the client.
@@ -144,6 +145,31 @@ FAULTS = [
 ]
 
 
+GUARDS = [
+    _on(
+        "nftables drop at ingress",
+        "nft add table netdev guard;"
+        " nft add chain netdev guard in '{ type filter hook ingress device eth0 priority 0; }';"
+        " nft add rule netdev guard in ip daddr 10.0.0.100 drop",
+        "server_firewall",
+        "netdev guard in",
+    ),
+    _on(
+        "the application listens on loopback alone",
+        LISTEN % ("80", "127.0.0.1:80"),
+        "not_listening",
+        "127.0.0.1:80",
+        cure=LISTEN % ("127.0.0.1:80", "80"),
+    ),
+    _on("XDP of another tool drops", guard("xdp", 1), "foreign_program", "XDP program"),
+    _on(
+        "a filter of another tool drops",
+        "tc qdisc add dev eth0 clsact;" + guard("ingress", 2),
+        "foreign_program",
+        "tc ingress",
+    ),
+]
+
 TUNNEL_FAULTS = [
     _on("nothing decapsulates", "tc qdisc del dev eth0 clsact", "server_not_decapsulating", "gue:6080"),
     _on(
@@ -209,7 +235,7 @@ def test_a_healthy_real_server_has_no_finding(request: pytest.FixtureRequest, na
     assert diagnosed(lab, "rs1", lab.network.vip) == []
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", [*FAULTS, *GUARDS], ids=lambda fault: fault.name)
 def test_the_cause_comes_first_and_its_command_mends_it(lab: Lab, fault: Fault) -> None:
     """A planted fault is named, and the doctor's command mends it."""
     examine(lab, fault)

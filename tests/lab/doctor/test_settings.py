@@ -81,6 +81,13 @@ FAULTS = [
 ]
 NAT_FAULTS = [
     _on("a director of NAT does not route", "sysctl -qw net.ipv4.ip_forward=0", "nat_not_forwarding", "ip_forward"),
+    _on(
+        "the servers' device does not forward",
+        "sysctl -qw net.ipv4.conf.eth1.forwarding=0",
+        "nat_not_forwarding",
+        "eth1",
+    ),
+    _on("lo is detached", "pylvs detach lo", "lo_detached"),
 ]
 
 

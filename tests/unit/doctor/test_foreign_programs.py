@@ -9,7 +9,8 @@ import pytest
 
 from pylvs.doctor.foreign_programs import action_of, checksum, matches, syn
 from pylvs.doctor.link_settings import LinkSettings
-from pylvs.doctor.probes.data_plane.settings import kernel_name
+from pylvs.doctor.probes.data_plane.settings import full, kernel_name
+from pylvs.model.rows import TableUse
 from pylvs.model.service import Protocol, ServiceKey
 from pylvs.netlink.links import Device
 
@@ -106,6 +107,12 @@ def test_queues_that_lose_packets() -> None:
         [],
     ]
     assert [found.has_ingress(name) for name in ("eth0", "eth3")] == [False, True]
+
+
+@pytest.mark.parametrize(("used", "severities"), [(900, []), (990, ["WARNING"]), (1024, ["ERROR"])])
+def test_a_full_connection_table_is_a_finding(used: int, severities: list[str]) -> None:
+    """New connections of NAT are dropped then."""
+    assert [each.severity.name for each in full(TableUse(1024, used, 0))] == severities
 
 
 def test_the_kernels_own_services_are_found_by_their_lines() -> None:

@@ -19,7 +19,8 @@ _LIMIT_S = 3.0
 _LEGACY = {4: Path("/proc/net/ip_tables_names"), 6: Path("/proc/net/ip6_tables_names")}
 _COMMANDS = {4: "iptables", 6: "ip6tables"}
 _FAMILIES = {4: ("ip", "inet"), 6: ("ip6", "inet")}
-INPUT = ("prerouting", "input")
+_INGRESS = "ingress"
+INPUT = (_INGRESS, "prerouting", "input")
 OUTPUT = ("output", "postrouting")
 
 
@@ -63,6 +64,11 @@ class PacketFilter:
                 yield from tables.dropping(packet, vip)
 
     def _decisions(self, hook: str, packet: Packet, vip: str) -> Iterator[Decision]:
+        if hook == _INGRESS:
+            for chain in self.nft.base_chains(hook, ("netdev", "inet")):
+                if packet.iif in chain.devices or not chain.devices:  # nft 1.0 does not print them
+                    yield self.nft.decision(chain, packet, vip)
+            return
         families = ("arp",) if packet.arp else _FAMILIES[packet.daddr.version]
         for chain in self.nft.base_chains(hook, families):
             if chain.kind == "nat" or self._is_of_iptables(chain.family, chain.table):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pylvs.dataplane.devices import attach
+from pylvs.dataplane.devices import attach, plan
+from pylvs.dataplane.devices.advice import loses_frames
 from pylvs.dataplane.devices.attachments import missing
 from pylvs.dataplane.devices.modes import Attachment
 from pylvs.dataplane.state import own_build
@@ -13,6 +14,7 @@ from pylvs.doctor.finding import HERE, Finding, Layer, Severity
 from pylvs.doctor.foreign_programs import Foreign, at_tc, at_xdp, syn
 from pylvs.doctor.link_settings import link_settings
 from pylvs.doctor.orphans import orphaned
+from pylvs.doctor.probes.devices import foreign_finding, losses
 from pylvs.model.addresses import Address
 from pylvs.model.rows import DeviceProblem
 from pylvs.netlink import tc
@@ -34,10 +36,16 @@ def findings(facts: Facts) -> Iterator[Finding]:
     for problem in missing(tables):
         if problem.needed:
             yield _missing(problem, facts)
+    commanded = plan.Facts(facts.devices, notes=facts.director.state.notes()).commanded
+    for device in facts.devices:
+        if device.loopback and commanded.get(device.index, "") is None:
+            yield _lo_detached(device)
     there = attach.attached(facts.director.state, list(facts.devices))
     by_name = {each.name: each for each in facts.devices}
-    for each in there:
-        yield from _incomplete(each)
+    for found in there:
+        yield from _incomplete(found)
+        if found.mode == "native" and (loss := loses_frames(by_name[found.device])):
+            yield _losing(found, loss)
     yield from _before(facts, [by_name[each.device] for each in there if each.device in by_name])
     yield from _build(facts)
 
@@ -85,6 +93,36 @@ def _missing(problem: DeviceProblem, facts: Facts) -> Finding:
         fix_host=HERE,
         about=frozenset({device}),
         explains=frozenset(map(str, facts.virtual_addresses)),
+    )
+
+
+def _lo_detached(device: Device) -> Finding:
+    return Finding(
+        id="lo_detached",
+        severity=Severity.WARNING,
+        layer=Layer.ATTACHMENT,
+        title=f"{device.name} was detached by hand",
+        evidence="pylvs detach took it out",
+        why="Clients on this host, and checks through virtual addresses, do not reach the services.",
+        fix="Attach it again.",
+        fix_command=f"pylvs attach {device.name}",
+        fix_host=HERE,
+        about=frozenset({device.name}),
+    )
+
+
+def _losing(found: Attachment, loss: str) -> Finding:
+    return Finding(
+        id="xdp_loses_frames",
+        severity=Severity.ERROR,
+        layer=Layer.ATTACHMENT,
+        title=f"native XDP loses the frames that {found.device} sends",
+        evidence=loss,
+        why="The other end of a veth takes frames of XDP only under conditions, and drops others silently.",
+        fix="Let TC forward there, or switch GRO on at the other end.",
+        fix_command=f"pylvs attach {found.device} --mode tc",
+        fix_host=HERE,
+        about=frozenset({found.device}),
     )
 
 
@@ -146,40 +184,8 @@ def _before(facts: Facts, attached: Sequence[Device]) -> Iterator[Finding]:
                 found.setdefault(foreign, address)
             for foreign in at_tc(device, frame, port or 80, egress=True):
                 found.setdefault(foreign, address)
-        yield from (_foreign(device, foreign, address) for foreign, address in found.items())
-        yield from _queue(device)
-
-
-def _foreign(device: Device, found: Foreign, address: Address) -> Finding:
-    return Finding(
-        id="foreign_program",
-        severity=Severity.ERROR,
-        layer=Layer.ATTACHMENT,
-        title=f"{found.what} of {device.name} {found.does} to {address}",
-        evidence=f"{found.what} on {device.name} is not of pylvs; run with a SYN to {address}, it {found.does}",
-        why="It decides before pylvs does, so pylvs does not see the packets, or they do not leave.",
-        fix="Remove it, or let it continue with the next program.",
-        fix_command=found.command,
-        fix_host=HERE,
-        about=frozenset({device.name, str(address)}),
-    )
-
-
-def _queue(device: Device) -> Iterator[Finding]:
-    """Yield a queueing discipline that loses packets on purpose, or most of them."""
-    for loss in link_settings().losses(device.name):
-        yield Finding(
-            id="queue_loses",
-            severity=Severity.WARNING,
-            layer=Layer.LINK,
-            title=f"the queueing discipline {loss.kind} of {device.name} loses packets",
-            evidence=f"{loss.kind} on {device.name}: {loss.text}",
-            why="What TC and the stack send passes this queue. XDP sends past it.",
-            fix="Remove it.",
-            fix_command=f"tc qdisc del dev {device.name} root",
-            fix_host=HERE,
-            about=frozenset({device.name}),
-        )
+        yield from (foreign_finding(device, foreign, address) for foreign, address in found.items())
+        yield from losses(device)
 
 
 def _build(facts: Facts) -> Iterator[Finding]:

@@ -18,14 +18,17 @@ from pylvs.doctor.packet_filter.host import packet_filter
 from pylvs.doctor.packet_filter.packet import Packet
 from pylvs.model.addresses import Address
 from pylvs.model.errors import counted
+from pylvs.model.rows import TableUse
 from pylvs.model.service import Method, ServiceKey
-from pylvs.netlink.links import Device, active_features
+from pylvs.netlink.links import Device, Routes, active_features
 from pylvs.system import proc
 
 _LOOSE = 2  # of rp_filter
 _CLIENT = {4: ip_address("198.18.200.77"), 6: ip_address("2600:1f00::77")}
 _INPUT = "eth0"  # rules that name a device are rare
 _MOST_SERVICES = 100
+_NETWORK_BYTES = {4: 3, 6: 8}  # the bytes of an address that choose its route in nearly all networks
+_FULL = 0.95  # of the connection table
 _IPVS = Path("/proc/net/ip_vs")
 
 
@@ -41,18 +44,14 @@ def findings(facts: Facts) -> Iterator[Finding]:
     yield from _interpreter(facts)
     yield from _bypassed(facts)
     yield from _kernel_services(facts)
+    yield from full(facts.director.packet_counts().use)
 
 
 def _forwarding(facts: Facts) -> Iterator[Finding]:
-    by_nat = {
-        each.destination.key.address.version
-        for service in facts.services
-        for each in service.destinations
-        if each.destination.method is Method.MASQ
-    }
+    by_nat = _nat_servers(facts)
     with ThisHost() as host:
-        routing = host.not_routing(by_nat)
-    for setting in routing:
+        routing = host.not_routing({each.version for each in by_nat})
+    for setting in [*routing, *_device_forwarding(facts, by_nat, routing)]:
         yield _off(
             facts,
             setting,
@@ -73,6 +72,32 @@ def _forwarding(facts: Facts) -> Iterator[Finding]:
             )
 
 
+def _nat_servers(facts: Facts) -> list[Address]:
+    """Return an address of each network with real servers of NAT: networks share their routes."""
+    found = dict[object, Address]()
+    for service in facts.services:
+        for row in service.destinations:
+            address = row.destination.key.address
+            if row.destination.method is Method.MASQ:
+                found.setdefault(address.packed[: _NETWORK_BYTES[address.version]], address)
+    return list(found.values())
+
+
+def _device_forwarding(facts: Facts, servers: list[Address], routing: list[str]) -> Iterator[str]:
+    """Yield the settings of devices by which replies of NAT come in, and which do not forward them."""
+    names = {each.index: each.name for each in facts.devices}
+    done = set[str]()
+    with Routes() as routes:
+        for server in servers:
+            route, version = routes.to(server), server.version
+            if route is None or route.local or any(each.startswith(f"net.ipv{version}") for each in routing):
+                continue
+            path = f"net/ipv{version}/conf/{names.get(route.ifindex, '')}/forwarding"
+            if facts.number(path) == 0 and path not in done:
+                done.add(path)
+                yield proc.dotted(path)
+
+
 def _off(facts: Facts, setting: str, *, id: str, title: str, why: str, fix: str) -> Finding:
     return Finding(
         id=id,
@@ -85,6 +110,23 @@ def _off(facts: Facts, setting: str, *, id: str, title: str, why: str, fix: str)
         fix_command=f"sysctl -w {setting}=1",
         fix_host=HERE,
         explains=frozenset(map(str, facts.virtual_addresses)),
+    )
+
+
+def full(use: TableUse | None) -> Iterator[Finding]:
+    """Yield a connection table that is full, or nearly."""
+    if use is None or use.fill < _FULL:
+        return
+    yield Finding(
+        id="connections_full",
+        severity=Severity.ERROR if use.used >= use.capacity else Severity.WARNING,
+        layer=Layer.TABLE,
+        title="the connection table is full",
+        evidence=f"connections and templates: {use.used} of {use.capacity}, half-open: {use.half_open}",
+        why="New connections of NAT are dropped. Those of direct routing and tunnels are forwarded by a hash.",
+        fix="Enlarge the table: connections stay.",
+        fix_command=f"pylvs sysctl -w net.ipv4.vs.conn_max={2 * use.capacity}",
+        fix_host=HERE,
     )
 
 

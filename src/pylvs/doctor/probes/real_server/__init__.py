@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from pylvs.doctor.probes.real_server import address, application, filter, reply, tunnel
+from pylvs.doctor.probes.real_server import address, application, devices, filter, reply, tunnel
 
-PROBES = (address.findings, application.findings, filter.findings, reply.findings, tunnel.findings)
+PROBES = (address.findings, application.findings, devices.findings, filter.findings, reply.findings, tunnel.findings)

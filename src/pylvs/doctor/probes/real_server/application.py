@@ -40,7 +40,7 @@ def _not_listening(
     if any(each.accepts(address) for each in sockets if each.port != _REMOTE_LOGIN):
         return
     own = [each for each in useful if each.address in server.own(address.version)]
-    other = [each for each in useful if not each.address.is_loopback and each not in own]
+    other = [each for each in useful if each not in own]
     reset = counts(facts).get("TcpOutRsts", 0)
     refused = f"; {counted(reset, 'connection')} refused (TcpOutRsts)" if reset else ""
     if own:

@@ -97,7 +97,8 @@ def _may_be_vip(held: AssignedAddress, device: Device) -> bool:
     address = held.address
     if address.is_loopback or address.is_link_local or address.is_multicast:
         return False
-    return device.loopback or (device.kind == "dummy" and held.prefix == address.max_prefixlen)
+    alone = held.prefix == address.max_prefixlen
+    return device.loopback or (alone and (device.kind == "dummy" or device.kind in _DECAPSULATING))
 
 
 def _is_outward(device: Device, everything: Sequence[Device]) -> bool:
