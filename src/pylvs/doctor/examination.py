@@ -9,7 +9,7 @@ from time import monotonic
 
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import Finding, Layer, Severity, diagnosis
-from pylvs.doctor.probes import address, data_plane, marks, real_server, routers, table
+from pylvs.doctor.probes import address, checks, daemon, data_plane, file, marks, real_server, routers, table
 from pylvs.model.errors import PylvsError, text_of
 
 LIMIT_S = 4.5  # a user waits for 5 s, with the start of Python
@@ -24,6 +24,9 @@ PROBES: Sequence[Probe] = (
     routers.findings,
     *data_plane.PROBES,
     *real_server.PROBES,
+    daemon.findings,
+    checks.findings,
+    file.findings,
 )
 
 

@@ -22,7 +22,8 @@ class Fault:
     `script` runs on `host`; `cause` is the id of the finding that must come first; `words` are in its title, evidence
     or command. `on` is the host that runs the doctor. `cure` mends what the doctor has no command for; None: its
     command must. `requests`: the doctor sees it in traffic alone, of so many requests, which may fail. `rest` runs on
-    `host` at the end: what the fault added, and no mistake is. `settled` waits on `on` until what was mended works.
+    `host` at the end: what the fault added, and no mistake is. `noticed` waits on `on` until
+    a daemon knows of the fault, and `settled` until what was mended works.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Fault:
     cure: str | None = None
     requests: int = 0
     rest: str = ""
+    noticed: str = ""
     settled: str = ""
 
 
@@ -66,6 +68,7 @@ def examine(lab: Lab, fault: Fault) -> None:
     """Plant a fault, assert that its cause comes first, mend it, and assert that the lab is healthy again."""
     lab.sh(fault.host, fault.script)
     request(lab, fault.requests)
+    lab.sh(fault.on, fault.noticed)
     found = diagnosed(lab, fault.on)
     assert found, "the doctor found nothing"
     first = found[0]

@@ -16,6 +16,7 @@ from pylvs.doctor.configuration import File, read_file
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity
 from pylvs.doctor.processes import keepaliveds
+from pylvs.doctor.running import status_of
 from pylvs.model.addresses import ANY_V4, Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import PylvsError
@@ -79,10 +80,8 @@ def findings(facts: Facts) -> Iterator[Finding]:
 
 def _file(facts: Facts) -> File:
     """Return the file of the virtual routers: that of the daemon, or keepalived's."""
-    with suppress(PylvsError):
-        if facts.status and facts.status["files"]:
-            return read_file(facts.status["files"][0])
-    return read_file(DEFAULT_FILE)
+    status = status_of(facts)
+    return read_file(status["files"][0] if status and status["files"] else DEFAULT_FILE)
 
 
 def routers_of(facts: Facts) -> list[Router]:

@@ -12,6 +12,7 @@ from pylvs.daemon.state.saved import load_owned
 from pylvs.doctor.commands import edit_destination, edit_service, named, with_weights
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity, server_subject
+from pylvs.doctor.running import is_hanging
 from pylvs.model.dataclass import replace
 from pylvs.model.errors import PylvsError, counted
 from pylvs.model.rows import DestinationRow, ServiceRow
@@ -30,7 +31,10 @@ def findings(facts: Facts) -> Iterator[Finding]:
     if not facts.has_tables:
         return
     rows = [row for row in facts.services if not is_probe_mark(row.service.key.mark)]
-    yield from first_of_each(of_rows(rows, full_servers(facts, rows), kept_by_daemon(facts)))
+    kept = kept_by_daemon(facts)
+    found = first_of_each(of_rows(rows, full_servers(facts, rows), kept))
+    explained = not is_hanging(facts)  # the status of the daemon says why its services have no server
+    yield from (each for each in found if not (each.symptom and explained))
     yield from of_settings(facts.director.settings())
     if rows:
         yield from of_timeouts(facts.director.timeouts())
