@@ -9,7 +9,7 @@ from time import monotonic
 
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import Finding, Layer, Severity, diagnosis
-from pylvs.doctor.probes import address, checks, daemon, data_plane, file, marks, real_server, routers, table
+from pylvs.doctor.probes import address, checks, daemon, data_plane, file, marks, real_server, routers, table, traffic
 from pylvs.model.errors import PylvsError, text_of
 
 LIMIT_S = 4.5  # a user waits for 5 s, with the start of Python
@@ -27,6 +27,7 @@ PROBES: Sequence[Probe] = (
     daemon.findings,
     checks.findings,
     file.findings,
+    traffic.findings,
 )
 
 

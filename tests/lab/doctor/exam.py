@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pylvs.lab.lab import Lab
+from pylvs.lab.network import SERVER
 from tests.lab.support import PYLVS, answers
 
 DIRECTOR = "director"
@@ -77,8 +78,11 @@ def examine(lab: Lab, fault: Fault) -> None:
         assert word in " ".join(str(first[name]) for name in ("title", "evidence", "fix", "fix_command", "fix_host"))
     mend(lab, fault, first)
     lab.sh(fault.on, fault.settled)
-    assert diagnosed(lab, fault.on) == []
-    answers(lab, len(lab.network.role("server")))
+    seen = answers(lab, len(lab.network.role(SERVER)))
+    assert seen, "the lab has no server"
+    assert all(each.startswith("This is rs") for each in seen), seen
+    left = diagnosed(lab, fault.on)
+    assert left == [], [(each["title"], each["evidence"]) for each in left]
     lab.sh(fault.host, fault.rest)
 
 
