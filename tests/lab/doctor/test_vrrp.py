@@ -99,6 +99,15 @@ FAULTS = [
         cure="kill $(cat /run/clash)",
     ),
     Fault(
+        name="keepalived beside pylvs",
+        host="director2",
+        script="keepalived --vrrp --pid=/run/other.pid --vrrp_pid=/run/other_vrrp.pid",
+        on="director2",
+        cause="keepalived_beside",
+        words=("keepalived.conf",),
+        settled="while [ -e /run/other.pid ]; do sleep 0.1; done",
+    ),
+    Fault(
         name="a tracked device is down",
         host="director2",
         script=f"{SPARE}; {written(TRACKED)}; ip link set spare down; {until('FAULT')}",

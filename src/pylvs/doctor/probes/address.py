@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pylvs.dataplane.devices.host import absent
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity
+from pylvs.doctor.probes.routers import standby_of
 from pylvs.model.addresses import command_to_add
 
 
@@ -14,7 +15,8 @@ def findings(facts: Facts) -> Iterator[Finding]:
     """Yield the virtual addresses that this host does not have."""
     if not facts.has_tables:
         return
-    for address, device in absent(facts.virtual_addresses).items():
+    standby = standby_of(facts)
+    for address, device in absent(each for each in facts.virtual_addresses if each not in standby).items():
         yield Finding(
             id="vip_missing",
             severity=Severity.ERROR,

@@ -31,7 +31,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
         yield hangs(process)
         return
     others = facts.once("keepaliveds", keepaliveds)
-    yield from beside(process, others, has_routers=bool(process and routers_of(facts)))
+    yield from beside(process, others, has_routers=any(router.status for router in routers_of(facts)))
     if not process:
         yield from absent(facts, others)
     elif (status := status_of(facts)) is not None:

@@ -110,6 +110,13 @@ def _routers(facts: Facts) -> list[Router]:
     return found
 
 
+def standby_of(facts: Facts) -> frozenset[Address]:
+    """Return the addresses that this host would hold as master, and does not hold now."""
+    found = [router for router in routers_of(facts) if router.state != "MASTER"]
+    instances = (router.instance for router in found)
+    return frozenset(held.interface.ip for instance in instances for held in (*instance.addresses, *instance.excluded))
+
+
 def keepalived_runs_routers(facts: Facts) -> bool:
     """Return whether a keepalived of this network namespace runs virtual routers."""
     return any(each.routers for each in facts.once("keepaliveds", keepaliveds))
