@@ -11,8 +11,9 @@ import pytest
 
 from pylvs.doctor.advertisements import Received, parse
 from pylvs.doctor.configuration import File, read_file
-from pylvs.doctor.probes.routers import Router, compare, of_adverts, of_status
+from pylvs.doctor.probes.routers import compare, of_adverts, of_status
 from pylvs.doctor.processes import parsed
+from pylvs.doctor.virtual_routers import Router
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import replace
 from pylvs.model.routing import HeldAddress

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pylvs.dataplane.devices.host import absent
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity
-from pylvs.doctor.probes.routers import standby_of
+from pylvs.doctor.virtual_routers import standby_of
 from pylvs.model.addresses import command_to_add
 
 

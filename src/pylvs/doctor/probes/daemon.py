@@ -14,9 +14,9 @@ from pylvs.daemon.state.saved import load_owned
 from pylvs.doctor.commands import named
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity
-from pylvs.doctor.probes.routers import routers_of
 from pylvs.doctor.processes import Keepalived, keepaliveds
 from pylvs.doctor.running import PATIENCE_S, Status, is_hanging, process_of, status_of
+from pylvs.doctor.virtual_routers import routers_of
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import ServiceKey
 

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
-from ipaddress import ip_address
-from typing import Any
+from collections.abc import Collection, Iterator, Sequence
 
-from pylvs.config.compile.document import compile_document
-from pylvs.daemon import DEFAULT_FILE
-from pylvs.daemon.state.directory import StateDirectory
 from pylvs.doctor.advertisements import Received, listen
 from pylvs.doctor.commands import named
-from pylvs.doctor.configuration import File, read_file
+from pylvs.doctor.configuration import File
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity
-from pylvs.doctor.processes import keepaliveds
-from pylvs.doctor.running import status_of
+from pylvs.doctor.virtual_routers import Router, file_of, routers_of
 from pylvs.model.addresses import ANY_V4, Address
-from pylvs.model.dataclass import dataclass, field
-from pylvs.model.errors import PylvsError
+from pylvs.model.dataclass import dataclass
 from pylvs.model.vrrp import OWNER, Authentication, VrrpInstance
-from pylvs.vrrp.client import Client
 from pylvs.vrrp.protocol.adverts import (
     AH_BYTES,
     AH_PROTOCOL,
@@ -33,31 +24,8 @@ from pylvs.vrrp.protocol.adverts import (
     decode,
 )
 
-_PATIENCE_S = 2.0  # for pylvs-vrrp
 _LEAST_S, _MOST_S = 0.3, 2.2  # of listening
 _SLACK = 1.25  # intervals of advertisements
-
-
-@dataclass(frozen=True, slots=True)
-class Router:
-    """A virtual router in the file, and its state. `status` is that of pylvs-vrrp, empty if keepalived runs it."""
-
-    instance: VrrpInstance
-    state: str  # MASTER, BACKUP, FAULT
-    status: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def devices(self) -> frozenset[str]:
-        return frozenset(filter(None, (self.instance.interface, str(self.status.get("device", "")))))
-
-    @property
-    def addresses(self) -> frozenset[Address]:
-        """Return the virtual addresses that its advertisements have."""
-        held = (each.interface.ip for each in self.instance.addresses)
-        return frozenset(each for each in held if each.version == self.instance.family)
-
-    def __str__(self) -> str:
-        return f"virtual router {self.instance.name}"
 
 
 def findings(facts: Facts) -> Iterator[Finding]:
@@ -75,51 +43,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
         complete = bool(devices) and _SLACK * router.instance.advert_interval_s <= seconds
         others = any(each.vrid == router.instance.vrid and not each.sent for each in received)
         yield from of_status(router, alone=complete and not others)
-        yield from of_adverts(router, received, own, facts.once("routers_file", lambda: _file(facts)), complete)
-
-
-def _file(facts: Facts) -> File:
-    """Return the file of the virtual routers: that of the daemon, or keepalived's."""
-    status = status_of(facts)
-    return read_file(status["files"][0] if status and status["files"] else DEFAULT_FILE)
-
-
-def routers_of(facts: Facts) -> list[Router]:
-    """Return the virtual routers of this host: those of pylvs-vrrp, or of a keepalived that runs its file."""
-    return facts.once("routers", lambda: _routers(facts))
-
-
-def _routers(facts: Facts) -> list[Router]:
-    state = StateDirectory(facts.state_dir)
-    status: Mapping[str, Any] = {}
-    if state.routers_path.exists():
-        with suppress(PylvsError), Client(state.routers_path, _PATIENCE_S) as client:
-            status = client.ask("status")
-    running = {each["name"]: each for each in status.get("instances", ())}
-    file = facts.once("routers_file", lambda: _file(facts))
-    if not running and not keepalived_runs_routers(facts):
-        return []
-    held = {each.address for each in facts.addresses}
-    found = []
-    for instance in compile_document(file.document).configuration.vrrp.instances:
-        if running and instance.name not in running:
-            continue
-        master = any(each.interface.ip in held for each in instance.addresses)
-        state_now = running[instance.name]["state"] if running else "MASTER" if master else "BACKUP"
-        found.append(Router(instance, state_now, running.get(instance.name, {})))
-    return found
-
-
-def standby_of(facts: Facts) -> frozenset[Address]:
-    """Return the addresses that this host would hold as master, and does not hold now."""
-    found = [router for router in routers_of(facts) if router.state != "MASTER"]
-    instances = (router.instance for router in found)
-    return frozenset(held.interface.ip for instance in instances for held in (*instance.addresses, *instance.excluded))
-
-
-def keepalived_runs_routers(facts: Facts) -> bool:
-    """Return whether a keepalived of this network namespace runs virtual routers."""
-    return any(each.routers for each in facts.once("keepaliveds", keepaliveds))
+        yield from of_adverts(router, received, own, file_of(facts), complete)
 
 
 def of_status(router: Router, alone: bool = False) -> Iterator[Finding]:
@@ -188,7 +112,7 @@ def of_adverts(
     """Yield what the advertisements on the links show of a router. `complete`: each master has sent one."""
     instance = router.instance
     mine = [each for each in received if each.vrid == instance.vrid and each.device in router.devices]
-    mine = [each for each in mine if each.datagram.source.version == _family(instance)]
+    mine = [each for each in mine if each.datagram.source.version == router.packets]
     sent = [each for each in mine if each.sent or each.datagram.source in own]
     others = {each.datagram.source: each for each in mine if not each.sent and each.datagram.source not in own}
     for other in others.values():
@@ -204,10 +128,6 @@ def of_adverts(
             why="The other director does not know of this master, and becomes master as well.",
             fix="Look for the rule that drops them: nft list ruleset, iptables-save.",
         )
-
-
-def _family(instance: VrrpInstance) -> int:
-    return (instance.peers[0].address if instance.peers else instance.multicast).version
 
 
 def _of_other(router: Router, received: Received, file: File) -> Iterator[Finding]:
@@ -232,7 +152,7 @@ def _of_other(router: Router, received: Received, file: File) -> Iterator[Findin
                 command=_edit(file, instance, "priority", "100"),
             )
             return
-        deaf = sender if (priority, int(sender)) < (effective, int(_source(router))) else None
+        deaf = sender if (priority, int(sender)) < (effective, int(router.source or ANY_V4)) else None
         where = f"{sender} does not receive the advertisements of this host" if deaf else "this host does not obey them"
         yield _router(
             router,
@@ -246,11 +166,6 @@ def _of_other(router: Router, received: Received, file: File) -> Iterator[Findin
             if deaf
             else "Look for what drops protocol 112 here.",
         )
-
-
-def _source(router: Router) -> Address:
-    text = router.status.get("source") or ""
-    return ip_address(text) if text else router.instance.source or ANY_V4
 
 
 def _edit(file: File, instance: VrrpInstance, keyword: str, value: str) -> str | None:
