@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "doctor": {
         *("ipvsadm", "lab", "daemon", "realserver", "config", "vrrp", "dataplane"),
-        *("netfilter", "netlink", "bpf", "system", "model"),
+        *("netfilter", "netlink", "reference", "bpf", "system", "model"),
     },
     "trace": {"dataplane", "netlink", "bpf", "system", "model"},
     "library": {"daemon", "dataplane", "bpf", "system", "model"},

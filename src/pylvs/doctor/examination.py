@@ -9,7 +9,19 @@ from time import monotonic
 
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import Finding, Layer, Severity, diagnosis
-from pylvs.doctor.probes import address, checks, daemon, data_plane, file, marks, real_server, routers, table, traffic
+from pylvs.doctor.probes import (
+    address,
+    checks,
+    daemon,
+    data_plane,
+    file,
+    marks,
+    real_server,
+    routers,
+    server,
+    table,
+    traffic,
+)
 from pylvs.model.errors import PylvsError, text_of
 
 LIMIT_S = 4.5  # a user waits for 5 s, with the start of Python
@@ -19,6 +31,7 @@ Probe = Callable[[Facts], Iterable[Finding]]
 # Every probe of this program. One that does not apply to this host returns nothing.
 PROBES: Sequence[Probe] = (
     address.findings,
+    server.findings,
     table.findings,
     marks.findings,
     routers.findings,

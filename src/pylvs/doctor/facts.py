@@ -5,7 +5,6 @@ A fact that cannot be read raises PylvsError in each probe that needs it. Nothin
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -30,12 +29,18 @@ class Facts:
     def __init__(self, vips: Collection[Address] = (), state_dir: Path | None = None) -> None:
         self.vips = frozenset(vips)  # those that the user named; none: all
         self.state_dir = state_dir
-        self._locks: defaultdict[str, RLock] = defaultdict(RLock)  # by fact: a slow one delays no other
+        self._lock = RLock()
+        self._locks: dict[str, RLock] = {}
         self._known: dict[str, Any] = {}
 
     def once(self, name: str, read: Callable[[], Result]) -> Result:
-        """Return what `read` returned at the first call with this name, or raise what it raised."""
-        with self._locks[name]:
+        """Return what `read` returned at the first call with this name, or raise what it raised.
+
+        Threads that need the same fact wait for the one that reads it; other facts do not.
+        """
+        with self._lock:
+            lock = self._locks.setdefault(name, RLock())
+        with lock:
             if name not in self._known:
                 try:
                     self._known[name] = read()

@@ -6,12 +6,12 @@ What lies earlier explains what lies later.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from typing import Any
 
 from pylvs.model.addresses import Address
-from pylvs.model.dataclass import dataclass
+from pylvs.model.dataclass import dataclass, replace
 from pylvs.system.logs import one_line
 
 PAGE = "docs/reference/doctor.md"
@@ -91,9 +91,22 @@ def server_subject(service: str, server: Address) -> Subject:
     return f"{service} -> {server}"
 
 
+def _merged(findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Yield each finding once; one that several subjects have is about all of them."""
+    same: dict[tuple[str, str, bool], list[Finding]] = {}
+    for finding in findings:
+        same.setdefault((finding.id, finding.title, finding.symptom), []).append(finding)
+    for first, *others in same.values():
+        about, explains = [first.about], [first.explains]
+        for other in others:
+            about.append(other.about)
+            explains.append(other.explains)
+        yield replace(first, about=frozenset().union(*about), explains=frozenset().union(*explains))
+
+
 def diagnosis(findings: Iterable[Finding]) -> list[Finding]:
     """Return the findings, the likeliest cause first, without repeats and explained symptoms."""
-    found = list(dict.fromkeys(findings))
+    found = list(_merged(findings))
     explained = {subject for each in found if not each.symptom for subject in each.about | each.explains}
     kept = [each for each in found if not (each.symptom and each.about & explained)]
     return sorted(kept, key=lambda each: (each.severity, each.symptom, each.layer, -len(each.about), each.title))

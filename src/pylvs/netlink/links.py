@@ -60,6 +60,7 @@ class Device:
     vrf_table: int = 0  # of a VRF
     lower_netns: int = HERE
     bus: str = ""
+    carrier: bool = True  # IFF_RUNNING: its link works
 
     @property
     def bare(self) -> bool:
@@ -145,6 +146,7 @@ def _device(message: bytes, addresses: dict[int, list[Address]]) -> Device:
         vrf_table=number(data.get(1)) if kind == "vrf" else 0,  # IFLA_VRF_TABLE
         lower_netns=number(found[37]) if 37 in found else HERE,  # IFLA_LINK_NETNSID
         bus=name(found.get(57)),  # IFLA_PARENT_DEV_BUS_NAME
+        carrier=bool(flags & codec.IFF_RUNNING),
     )
 
 

@@ -1,4 +1,4 @@
-"""Virtual addresses: whether packets to them reach this host."""
+"""Virtual addresses: whether packets to them reach this host, and no other one."""
 
 from __future__ import annotations
 
@@ -6,26 +6,178 @@ from collections.abc import Iterator
 
 from pylvs.dataplane.devices.host import absent
 from pylvs.doctor.facts import Facts
-from pylvs.doctor.finding import HERE, Finding, Layer, Severity
+from pylvs.doctor.finding import HERE, Finding, Layer, Severity, server_subject
+from pylvs.doctor.survey import Survey, askable, concerns, survey
 from pylvs.doctor.virtual_routers import standby_of
-from pylvs.model.addresses import command_to_add
+from pylvs.doctor.wire.packets import Reply
+from pylvs.model.addresses import Address, command_to_add
+from pylvs.netlink.links import AssignedAddress, Device
+
+DAD_FAILED = 0x08  # IFA_F_DADFAILED
+SILENCE = "sysctl -q -w net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2"
 
 
 def findings(facts: Facts) -> Iterator[Finding]:
-    """Yield the virtual addresses that this host does not have."""
+    """Yield why packets to virtual addresses do not come here, or go to others, too."""
     if not facts.has_tables:
         return
     standby = standby_of(facts)
-    for address, device in absent(each for each in facts.virtual_addresses if each not in standby).items():
+    missing = absent(each for each in facts.virtual_addresses if each not in standby)
+    for address, device in missing.items():
+        yield _missing(facts, address, device)
+    held = {each.address: each for each in facts.addresses}
+    devices = {each.index: each for each in facts.devices}
+    for vip in facts.virtual_addresses:
+        if vip in held and (device_of := devices.get(held[vip].index)):
+            yield from _at_home(facts, held[vip], device_of)
+    found = survey(facts)
+    for vip in facts.virtual_addresses:
+        if vip not in standby:
+            yield from _claims(facts, found, vip)
+
+
+def _missing(facts: Facts, address: Address, device: str) -> Finding:
+    command = command_to_add(address, device)
+    evidence = f"no device has {address}, no local route leads to it, and no virtual router is master of it"
+    path = f"net/ipv6/conf/{device}/disable_ipv6"
+    if address.version == 6 and device.isascii() and facts.number(path):
+        command = f"sysctl -q -w net.ipv6.conf.{device.replace('.', '/')}.disable_ipv6=0; {command}"
+        evidence += f"; {path.replace('/', '.')} is 1"
+    return Finding(
+        id="vip_missing",
+        severity=Severity.ERROR,
+        layer=Layer.ADDRESS,
+        title=f"{address} is not an address of this host",
+        evidence=evidence,
+        why="No host answers ARP or ND for it, so no packet of a client arrives.",
+        fix="Add the address, or let VRRP add it.",
+        fix_command=command,
+        fix_host=HERE,
+        about=frozenset({str(address)}),
+    )
+
+
+def _at_home(facts: Facts, held: AssignedAddress, device: Device) -> Iterator[Finding]:
+    """Yield why an address that this host has is not reached by its link."""
+    vip, name = held.address, device.name
+    if not device.up or (not device.carrier and not device.loopback):
         yield Finding(
-            id="vip_missing",
+            id="link_down",
             severity=Severity.ERROR,
             layer=Layer.ADDRESS,
-            title=f"{address} is not an address of this host",
-            evidence=f"no device has {address}, no local route leads to it, and no virtual router is master of it",
-            why="No host answers ARP or ND for it, so no packet of a client arrives.",
-            fix="Add the address, or let VRRP add it.",
-            fix_command=command_to_add(address, device),
-            fix_host=HERE,
-            about=frozenset({str(address)}),
+            title=f"{name} is down" if not device.up else f"{name} has no carrier",
+            evidence=f"ip link show {name}: {'it is not set up' if not device.up else 'NO-CARRIER'}; it has {vip}",
+            why=f"Packets to {vip} come in by it.",
+            fix="Set it up." if not device.up else "Mend its cable, or the switch's port.",
+            fix_command=None if device.up else f"ip link set {name} up",
+            fix_host=None if device.up else HERE,
+            about=frozenset({str(vip), name}),
         )
+    elif held.flags & DAD_FAILED:
+        again = f"ip -6 address del {vip}/{held.prefix} dev {name}; ip -6 address add {vip}/{held.prefix} dev {name}"
+        yield Finding(
+            id="vip_duplicate",
+            severity=Severity.ERROR,
+            layer=Layer.ADDRESS,
+            title=f"duplicate address detection has refused {vip} on {name}",
+            evidence=f"ip -6 address show dev {name}: {vip} is dadfailed",
+            why="Another host had the address when it was added here, so this host does not use it.",
+            fix="Take the address from the other host, then add it here again.",
+            fix_command=again,
+            fix_host=HERE,
+            about=frozenset({str(vip)}),
+        )
+    elif vip.version == 4:
+        yield from _suppressed(facts, held, device)
+
+
+def _suppressed(facts: Facts, held: AssignedAddress, device: Device) -> Iterator[Finding]:
+    """Yield the device by which this host does not answer ARP for an address, although hosts there ask for it."""
+    vip = held.address
+    for link in filter(askable, facts.devices):
+        if not concerns(facts, link, vip):
+            continue
+        ignore = max(facts.number(f"net/ipv4/conf/{each}/arp_ignore") or 0 for each in ("all", link.name))
+        if answers_arp(ignore, here=link.index == device.index, is_alone=held.prefix == vip.max_prefixlen):
+            continue
+        names = [each for each in ("all", link.name) if facts.number(f"net/ipv4/conf/{each}/arp_ignore")]
+        settings = " ".join(f"net.ipv4.conf.{each.replace('.', '/')}.arp_ignore=0" for each in names)
+        yield Finding(
+            id="vip_without_arp",
+            severity=Severity.ERROR,
+            layer=Layer.ADDRESS,
+            title=f"this host does not answer ARP for {vip} on {link.name}",
+            evidence=f"arp_ignore of {link.name} is {ignore}, and {vip}/{held.prefix} is on {device.name}",
+            why="arp_ignore is for real servers. The director has to answer, or no client finds it.",
+            fix="Set arp_ignore to 0.",
+            fix_command=f"sysctl -q -w {settings}",
+            fix_host=HERE,
+            about=frozenset({str(vip)}),
+        )
+
+
+def answers_arp(ignore: int, here: bool, is_alone: bool) -> bool:
+    """Return whether a device answers ARP for an address; `here`: it is on that device, `is_alone`: as /32.
+
+    Values of arp_ignore: Documentation/networking/ip-sysctl.rst in the kernel.
+    """
+    if ignore in (0, 3):
+        return True
+    if ignore == 1:
+        return here
+    return here and not is_alone if ignore == 2 else ignore != 8
+
+
+# --- others --------------------------------------------------------------------------------------------------------
+
+
+def _claims(facts: Facts, found: Survey, vip: Address) -> Iterator[Finding]:
+    """Yield other hosts that answer ARP or ND for a virtual address."""
+    own = {each.mac for each in facts.devices}
+    for reply in found.neighbours.macs(vip):
+        if reply.mac in own:
+            continue
+        server = found.server_of(reply.mac)
+        yield _of_server(found, vip, server, reply) if server else _of_other(facts, vip, reply)
+
+
+def _of_server(found: Survey, vip: Address, server: Address, reply: Reply) -> Finding:
+    what = "ARP" if vip.version == 4 else "neighbour discovery"
+    move = f"ip address del $address dev $device; ip address replace {vip}/{vip.max_prefixlen} dev lo"
+    command = (
+        f"ip -o address show to {vip} | while read -r n device family address rest; do"
+        f' [ "$device" = lo ] || {{ {move}; }}; done'
+    )
+    return Finding(
+        id="server_answers_arp",
+        severity=Severity.ERROR,
+        layer=Layer.ADDRESS,
+        title=f"the real server {server} answers {what} for {vip}",
+        evidence=f"{reply.mac.hex(':')}, the link address of {server}, answers a request for {vip}",
+        why="Clients that learn its link address send to it directly, past this director.",
+        fix=f"Hold {vip} on lo of {server}" + (", and suppress ARP for it." if vip.version == 4 else "."),
+        fix_command=f"{SILENCE}; {command}" if vip.version == 4 else command,
+        fix_host=str(server),
+        about=frozenset({str(vip)}),
+        explains=frozenset(
+            server_subject(str(each.endpoint.service), each.endpoint.server)
+            for each in found.seen
+            if each.endpoint.service.address == vip
+        ),
+    )
+
+
+def _of_other(facts: Facts, vip: Address, reply: Reply) -> Finding:
+    device = next((each.name for each in facts.devices if each.index == reply.ifindex), "")
+    what = "ARP" if vip.version == 4 else "neighbour discovery"
+    return Finding(
+        id="vip_conflict",
+        severity=Severity.ERROR,
+        layer=Layer.ADDRESS,
+        title=f"another host, {reply.mac.hex(':')}, answers {what} for {vip}",
+        evidence=f"{reply.mac.hex(':')} answers a request for {vip} on {device}; it is no real server",
+        why="Clients send to the host that answered last. This may be another director, a machine with the same"
+        " address, or a router with proxy ARP.",
+        fix=f"Take {vip} from that host. ip neigh on this host may name it.",
+        about=frozenset({str(vip)}),
+    )

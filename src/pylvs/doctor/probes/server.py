@@ -1,0 +1,247 @@
+"""Real servers: the way to them, and whether they accept what clients send. Judged by what they answered to probes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from pylvs.doctor.facts import Facts
+from pylvs.doctor.finding import Finding, Layer, Severity
+from pylvs.doctor.probes import nat, tunnel, way
+from pylvs.doctor.servers import Way
+from pylvs.doctor.survey import Seen, subjects, survey
+from pylvs.doctor.wire.packets import PORT_UNREACHABLE, PROTOCOL_UNREACHABLE, Kind
+from pylvs.model.addresses import Address, endpoint
+from pylvs.model.service import Method, Protocol
+
+
+def findings(facts: Facts) -> Iterator[Finding]:
+    """Yield what is wrong with real servers and the way to them."""
+    if not facts.has_tables:
+        return
+    found = survey(facts)
+    by_way: dict[Way, list[Seen]] = defaultdict(list)
+    for asked in found.seen:
+        by_way[asked.way].append(asked)
+    for path, seen in by_way.items():
+        cause = next(way.findings(path, seen), None)
+        if cause is not None:
+            yield cause
+        else:
+            yield from of_server(path.server, seen)
+
+
+def of_server(server: Address, seen: Sequence[Seen]) -> Iterator[Finding]:
+    """Yield why a real server that is reached does not answer."""
+    macs = {reply.mac for asked in seen for reply in asked.macs}
+    if len(macs) > 1:
+        yield way.two_hosts(server, seen, macs)
+    yield from filter(None, map(judged, seen))
+
+
+def judged(seen: Seen) -> Finding | None:
+    """Return why this endpoint does not answer; None if it does, or if the reason is not known."""
+    if not seen.replies or seen.way.is_local:
+        return None
+    if seen.endpoint.destination.method is Method.MASQ:
+        return _judged_nat(seen)
+    if seen.endpoint.service.mark:
+        return None if seen.answered("rip_echo", "rip") else _unknown(seen)
+    tunnelled = seen.endpoint.destination.method is Method.TUNNEL
+    kind = seen.to("vip")
+    if kind in (Kind.OPEN, Kind.DATAGRAM):
+        return tunnel.too_long(seen) if tunnelled else None
+    if kind is Kind.CLOSED:
+        return _not_listening(seen)
+    if kind is Kind.REFUSED:
+        code = _code(seen, "vip")
+        # A port of UDP that is closed inside the tunnel looks alike, but the echo is then answered.
+        outside = tunnelled and _from_server(seen, "vip") and not seen.answered("vip_echo")
+        if outside and code in PROTOCOL_UNREACHABLE | PORT_UNREACHABLE:
+            return tunnel.not_decapsulating(seen, code)
+        if seen.endpoint.service.protocol is Protocol.UDP and code in PORT_UNREACHABLE:
+            return _not_listening(seen)
+        return _firewall(seen, "vip")
+    if seen.to("vip_echo") is Kind.REFUSED and _code(seen, "vip_echo") in PROTOCOL_UNREACHABLE | PORT_UNREACHABLE:
+        return tunnel.not_decapsulating(seen, _code(seen, "vip_echo"))
+    if seen.to("vip_echo") is Kind.ECHO:
+        return None if seen.endpoint.service.protocol is not Protocol.TCP else _firewall(seen, "vip")
+    return _no_vip(seen)
+
+
+def _code(seen: Seen, probe: str) -> tuple[int, int]:
+    return next(each.code for each in seen.replies[probe] if each.kind is Kind.REFUSED)
+
+
+def _from_server(seen: Seen, probe: str) -> bool:
+    return any(each.sender == seen.way.server for each in seen.replies[probe])
+
+
+def _no_vip(seen: Seen) -> Finding | None:
+    """Judge a server that does not answer at the virtual address at all."""
+    vip, server = seen.endpoint.service.address, seen.endpoint.server
+    if not seen.answered("rip_echo", "rip") and not seen.replies.get("from_vip"):
+        return _unknown(seen)
+    returned = seen.to("vip_echo") is Kind.RETURNED or seen.to("vip") is Kind.RETURNED
+    if returned or seen.replies.get("from_vip"):
+        return _lacks_vip(seen, returned)
+    if seen.endpoint.destination.method is Method.TUNNEL:
+        decapsulates = seen.to("inner_rip") is Kind.ECHO
+        return _lacks_vip(seen, returned=False) if decapsulates else tunnel.drops_decapsulated(seen)
+    if seen.replies.get("unknown_source"):
+        return Finding(
+            id="reply_lost",
+            severity=Severity.ERROR,
+            layer=Layer.REPLY,
+            title=f"replies of {server} from {vip} are lost on the link",
+            evidence=f"{server} gets an echo to {vip}, and asks for the sender's link address; no reply arrives",
+            why="The switch, or the hypervisor, discards frames whose source is not the server's own address.",
+            fix=f"Permit {vip} as a source at this server's port: allowed address pairs, no source check.",
+            about=subjects([seen]),
+        )
+    if not seen.answered("rip_echo"):
+        return _unknown(seen)
+    return Finding(
+        id="vip_packets_lost",
+        severity=Severity.ERROR,
+        layer=Layer.SERVER,
+        title=f"packets to {vip} do not get through to {server}",
+        evidence=f"{server} answers an echo at its own address, drops one from {vip} as its own address, and answers"
+        f" nothing at {vip}",
+        why="A firewall of the server, or the switch before it, discards packets to the virtual address.",
+        fix=f"On {server}, permit packets to {vip}; at its port of the switch or hypervisor, too.",
+        about=subjects([seen]),
+    )
+
+
+def _lacks_vip(seen: Seen, returned: bool) -> Finding:
+    vip, server = seen.endpoint.service.address, seen.endpoint.server
+    own = "it sends a packet to that address back" if returned else "it replies to a packet from that address"
+    command = f"ip link set lo up; ip address replace {vip}/{vip.max_prefixlen} dev lo"
+    if vip.version == 4:
+        silence = "sysctl -q -w net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2"
+        command = f"{silence}; {command}"
+    return Finding(
+        id="server_lacks_vip",
+        severity=Severity.ERROR,
+        layer=Layer.SERVER,
+        title=f"{server} does not have the virtual address {vip}",
+        evidence=f"an echo to {vip} that is sent to {server} has no answer; {own}, which a host that has it does not",
+        why="It gets packets to an address that is not its own, and drops or forwards them.",
+        fix=f"Add {vip} to lo of {server}.",
+        fix_command=command,
+        fix_host=str(server),
+        about=subjects([seen]),
+    )
+
+
+def _unknown(seen: Seen) -> Finding | None:
+    """Judge a server that answers ARP, or is behind a gateway, and nothing else."""
+    server, refused = seen.endpoint.server, [each for each in seen.everything if each.kind is Kind.REFUSED]
+    if not seen.way.on_link and refused:
+        reply = refused[0]
+        return Finding(
+            id="server_unreachable",
+            severity=Severity.ERROR,
+            layer=Layer.ROUTE,
+            title=f"{reply.sender} does not reach {server}",
+            evidence=f"{reply.sender} sends ICMP type {reply.code[0]} code {reply.code[1]} for packets to {server}",
+            why="A router on the way has no route to this real server, or no neighbour answers there.",
+            fix="Start the host, or correct its address in the table or the routes of that router.",
+            about=subjects([seen]),
+        )
+    if seen.endpoint.service.mark and "rip" not in seen.replies and seen.way.on_link:
+        return None  # it may ignore echo requests
+    tried = f"TCP port {seen.endpoint.service.port}" if "rip" in seen.replies else "echo requests"
+    where = (
+        f"{seen.macs[0].mac.hex(':')} answers {'ARP' if server.version == 4 else 'ND'} for {seen.way.hop}, but "
+        if seen.macs
+        else ""
+    )
+    return Finding(
+        id="server_silent",
+        severity=Severity.ERROR,
+        layer=Layer.SERVER,
+        title=f"{server} answers nothing",
+        evidence=f"{where}{server} answers neither an echo nor {tried}",
+        why="The host hangs, its firewall drops everything, or no route leads back to this host.",
+        fix="Look at the host itself: run pylvs doctor there.",
+        about=subjects([seen]),
+    )
+
+
+def _not_listening(seen: Seen) -> Finding:
+    service, server = seen.endpoint.service, seen.endpoint.server
+    port, protocol = service.port, service.protocol.name
+    other = seen.endpoint.destination.key.port
+    if seen.to("rip") is Kind.OPEN:
+        return Finding(
+            id="not_listening_on_vip",
+            severity=Severity.ERROR,
+            layer=Layer.SERVER,
+            title=f"the application of {server} listens on {server} alone, not on {service.address}",
+            evidence=f"{protocol} port {port} is open at {server} and refused at {service.address}",
+            why="Clients' packets arrive with the virtual address as their destination.",
+            fix=f"Let the application listen on {endpoint(service.address, port)}, or on every address.",
+            about=subjects([seen]),
+        )
+    hint = f" The table has port {other}, but only NAT changes ports." if other not in (0, port) else ""
+    return Finding(
+        id="not_listening",
+        severity=Severity.ERROR,
+        layer=Layer.SERVER,
+        title=f"no application listens on {protocol} port {port} of {server}",
+        evidence=f"{server} refuses {protocol} port {port}, at {service.address} as at its own address",
+        why=f"The server is up, but its application is not, or listens on another port.{hint}",
+        fix="Start the application, or correct its port.",
+        about=subjects([seen]),
+    )
+
+
+def _firewall(seen: Seen, probe: str) -> Finding:
+    service, server = seen.endpoint.service, seen.endpoint.server
+    port = seen.endpoint.destination.key.port if probe == "rip" else service.port
+    where = service.address if probe == "vip" else server
+    what = f"{service.protocol.name} port {port}"
+    refusing = [each for each in seen.replies[probe] if each.kind is Kind.REFUSED]
+    host = refusing[0].sender if refusing and refusing[0].sender not in (service.address,) else server
+    seen_there = (
+        f"ICMP type {refusing[0].code[0]} code {refusing[0].code[1]} from {refusing[0].sender} answers {what}"
+        if refusing
+        else f"an echo to {where} is answered, {what} has no answer at all"
+    )
+    return Finding(
+        id="server_firewall",
+        severity=Severity.ERROR,
+        layer=Layer.SERVER,
+        title=f"a firewall of {host} blocks {what} at {where}",
+        evidence=f"{seen_there}, sent to {server}",
+        why="An application that is down refuses a connection by RST; this does not come from an application.",
+        fix=f"On {host}, accept {what} to {where}.",
+        about=subjects([seen]),
+    )
+
+
+def _judged_nat(seen: Seen) -> Finding | None:
+    service, server = seen.endpoint.service, seen.endpoint.server
+    port, kind = seen.endpoint.destination.key.port, seen.to("rip")
+    if kind is Kind.CLOSED or (
+        kind is Kind.REFUSED and service.protocol is Protocol.UDP and _code(seen, "rip") in PORT_UNREACHABLE
+    ):
+        return Finding(
+            id="not_listening",
+            severity=Severity.ERROR,
+            layer=Layer.SERVER,
+            title=f"no application listens on {service.protocol.name} port {port} of {server}",
+            evidence=f"{server} refuses {service.protocol.name} port {port}",
+            why="The server is up, but its application is not, or listens on another port.",
+            fix="Start the application, or correct its port in the table.",
+            about=subjects([seen]),
+        )
+    if kind is Kind.REFUSED and _from_server(seen, "rip"):
+        return _firewall(seen, "rip")
+    if kind is None and service.protocol is Protocol.TCP and seen.to("rip_echo") is Kind.ECHO:
+        return _firewall(seen, "rip")
+    if not seen.answered("rip", "rip_echo"):
+        return _unknown(seen) if service.protocol is Protocol.TCP else None
+    return nat.reply_path(seen)

@@ -1,0 +1,86 @@
+"""Tunnels: whether a real server decapsulates, what it does with the inner packet, and how long packets may be."""
+
+from __future__ import annotations
+
+from pylvs.doctor.finding import HERE, Finding, Layer, Severity
+from pylvs.doctor.survey import Seen, subjects
+from pylvs.doctor.wire.packets import PROTOCOL_UNREACHABLE, Kind, overhead
+from pylvs.model.service import TunnelKind
+
+
+def _up(seen: Seen) -> str:
+    """Return the command that makes the server decapsulate."""
+    tunnel, vip = seen.endpoint.destination.tunnel, seen.endpoint.service.address
+    kind = tunnel.kind.name.lower()
+    port = f" --tun-port {tunnel.port}" if tunnel.kind is TunnelKind.GUE else ""
+    return f"pylvs realserver up {vip} --tun-type {kind}{port}"
+
+
+def not_decapsulating(seen: Seen, code: tuple[int, int]) -> Finding:
+    server, tunnel = seen.endpoint.server, seen.endpoint.destination.tunnel
+    name = tunnel.kind.name
+    where = f" on UDP port {tunnel.port}" if tunnel.kind is TunnelKind.GUE else ""
+    what = "protocol unreachable" if code in PROTOCOL_UNREACHABLE else "port unreachable"
+    return Finding(
+        id="server_not_decapsulating",
+        severity=Severity.ERROR,
+        layer=Layer.SERVER,
+        title=f"{server} does not decapsulate {name}{where}",
+        evidence=f"{server} answers a packet in the tunnel with ICMP {what}",
+        why="Clients' packets come to it in a tunnel, and it has no receiver for that.",
+        fix=f"Let {server} decapsulate {name}.",
+        fix_command=_up(seen),
+        fix_host=str(server),
+        about=subjects([seen]),
+    )
+
+
+def drops_decapsulated(seen: Seen) -> Finding:
+    server, vip = seen.endpoint.server, seen.endpoint.service.address
+    tunnel = seen.endpoint.destination.tunnel
+    device = {TunnelKind.IPIP: "tunl0"}.get(tunnel.kind, "")
+    names = ["all", *([device] if device else [])]
+    settings = " ".join(f"net.ipv4.conf.{name}.rp_filter=0" for name in names)
+    return Finding(
+        id="tunnel_rp_filter",
+        severity=Severity.ERROR,
+        layer=Layer.SERVER,
+        title=f"{server} drops what it decapsulates: rp_filter",
+        evidence=f"{server} answers at its own address and has {vip}; to {tunnel.kind.name} it sends neither a reply"
+        " nor an ICMP error",
+        why="Packets of clients come in by the tunnel, but the route to clients leads by another device: a strict"
+        " rp_filter drops them.",
+        fix=f"Switch rp_filter off on the tunnel device of {server}.",
+        fix_command=f"sysctl -q -w {settings}",
+        fix_host=str(server),
+        about=subjects([seen]),
+    )
+
+
+def too_long(seen: Seen) -> Finding | None:
+    """Judge a tunnel in which small packets arrive, and the longest do not."""
+    if "long" not in seen.replies or seen.answered("long"):
+        return None
+    arrived = [length for length, replies in seen.lengths.items() if any(each.kind is Kind.OPEN for each in replies)]
+    reported = [each for each in seen.everything if each.mtu]
+    reported += [each for replies in seen.lengths.values() for each in replies if each.mtu]
+    number = min((each.mtu for each in reported), default=0) or max(arrived, default=0)
+    if not number:
+        return None
+    way, server = seen.way, seen.endpoint.server
+    assert way.device is not None
+    by = f"; {reported[0].sender} reports it" if reported else f", and one of {number} octets does"
+    inner = number - overhead(server.version, seen.endpoint.destination.tunnel)
+    via = f" via {way.hop}" if not way.on_link else ""
+    return Finding(
+        id="tunnel_mtu",
+        severity=Severity.ERROR,
+        layer=Layer.ROUTE,
+        title=f"the path to {server} takes packets of {number} octets, this host sends {way.mtu} in its tunnel",
+        evidence=f"a packet of {way.mtu} octets in the tunnel does not arrive{by}",
+        why=f"Packets of clients up to {inner} octets fit. Longer ones are lost: small requests work, uploads hang.",
+        fix="Set the MTU of the route to the real server, so that clients get to know it.",
+        fix_command=f"ip route replace {server}{via} dev {way.device.name} mtu {number}",
+        fix_host=HERE,
+        about=subjects([seen]),
+    )

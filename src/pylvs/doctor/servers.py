@@ -1,0 +1,111 @@
+"""The real servers of the table, and the ways of packets to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pylvs.doctor.facts import Facts
+from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass
+from pylvs.model.rows import ServiceRow
+from pylvs.model.service import Destination, Method, ServiceKey
+from pylvs.netlink.links import Device, Routes, dropping_route
+
+MOST_SERVERS = 200  # of a larger table the first ones are asked
+SERVICES_A_SERVER = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A destination of a service: what clients ask for, and who shall answer."""
+
+    service: ServiceKey
+    destination: Destination
+
+    @property
+    def server(self) -> Address:
+        """Return the real server's address."""
+        return self.destination.key.address
+
+    @property
+    def way(self) -> tuple[Address, Method, str]:
+        """Return what endpoints with the same way share."""
+        return self.server, self.destination.method, str(self.destination.tunnel)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How this host reaches a real server. `device` is None without a route; `dropping`: a route that drops.
+
+    `hop` is the gateway, or the server itself. `source` is an address of this host for probes, no virtual one, and
+    `outside` one that the server reaches by its gateway alone.
+    """
+
+    server: Address
+    device: Device | None = None
+    hop: Address | None = None
+    dropping: str = ""
+    is_local: bool = False
+    source: Address | None = None
+    outside: Address | None = None
+    mtu: int = 0
+
+    @property
+    def on_link(self) -> bool:
+        """Return whether the server is on a link of this host, not behind a gateway."""
+        return self.hop == self.server
+
+
+def endpoints(rows: Iterable[ServiceRow]) -> list[Endpoint]:
+    """Return the destinations to probe: those that get connections, some services of each server."""
+    found: dict[tuple[Address, Method, str], list[Endpoint]] = {}
+    for row in rows:
+        for listed in row.destinations:
+            if not listed.destination.weight or listed.destination.method is Method.LOCAL:
+                continue
+            endpoint = Endpoint(row.service.key, listed.destination)
+            if endpoint.way not in found and len(found) >= MOST_SERVERS:
+                continue
+            known = found.setdefault(endpoint.way, [])
+            if len(known) < SERVICES_A_SERVER:
+                known.append(endpoint)
+    return [each for known in found.values() for each in known]
+
+
+def ways_to(facts: Facts, servers: Iterable[Address]) -> dict[Address, Way]:
+    """Return the ways to real servers."""
+    devices = {each.index: each for each in facts.devices}
+    found = {}
+    with Routes() as routes:
+        wanted = list(servers)
+        routes.ask(wanted)
+        for server in wanted:
+            route = routes.to(server)
+            if route is None:
+                found[server] = Way(server, dropping=dropping_route(server))
+            elif route.local:
+                found[server] = Way(server, is_local=True)
+            else:
+                device = devices.get(route.ifindex)
+                source, outside = sources(facts, server, route.gateway or server, route.ifindex)
+                mtu = min(filter(None, (route.mtu, device.mtu if device else 0)), default=0)
+                found[server] = Way(server, device, route.gateway or server, "", False, source, outside, mtu)
+    return found
+
+
+def sources(facts: Facts, server: Address, hop: Address, index: int) -> tuple[Address | None, Address | None]:
+    """Return an address of this host on the server's network, or the nearest one, and one that is not on it.
+
+    Virtual addresses are none: real servers have them, and drop packets from them.
+    """
+    vips = {row.service.key.address for row in facts.services}
+    own = [
+        each
+        for each in facts.addresses
+        if each.address.version == server.version
+        and not (each.address.is_loopback or each.address.is_link_local or each.address in vips)
+    ]
+    near = [each.address for each in own if each.index == index and hop in each.network]
+    near += [each.address for each in own if each.index == index] + [each.address for each in own]
+    far = [each.address for each in own if server not in each.network and each.index != index]
+    return next(iter(near), None), next(iter(far), None)

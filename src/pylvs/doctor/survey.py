@@ -1,0 +1,352 @@
+"""Ask real servers, and keep what they answered.
+
+A probe of the virtual address is sent as the packet path sends a client's packet. Direct routing frames it to the
+server's link address, a tunnel encapsulates it. So it meets what a client's packet meets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+
+from pylvs.doctor.facts import Facts
+from pylvs.doctor.finding import Subject, server_subject
+from pylvs.doctor.servers import MOST_SERVERS, Endpoint, Way, endpoints, ways_to
+from pylvs.doctor.wire import packets
+from pylvs.doctor.wire.exchange import Answers, Exchange, Payload, Question
+from pylvs.doctor.wire.packets import Kind, Reply
+from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass, field
+from pylvs.model.service import Method, Protocol
+from pylvs.netlink.links import Device
+
+NEIGHBOURS_S, NEIGHBOURS_AGAIN_S = 0.45, 0.2
+ANSWERS_S, ANSWERS_AGAIN_S = 1.0, 0.35
+DOUBTS_S, DOUBTS_AGAIN_S = 0.5, 0.2
+# Lengths of packets whose arrival is tried if the longest does not arrive: usual MTUs of links and tunnels.
+LENGTHS = (
+    9000,
+    8950,
+    1500,
+    1492,
+    1480,
+    1476,
+    1472,
+    1468,
+    1460,
+    1454,
+    1450,
+    1442,
+    1440,
+    1430,
+    1420,
+    1400,
+    1380,
+    1300,
+    1280,
+)
+
+
+@dataclass(slots=True)
+class Seen:
+    """What came back from one endpoint, by the name of the probe; an empty list: nothing.
+
+    `rip`: its port at its own address, `vip`: at the virtual address, each with `_echo`. `back`: its port, asked from
+    outside. `from_vip`: an echo whose source is the virtual address, which a host that has this address drops.
+    `unknown_source`: the request of the server for the link address of a host that asked. `inner_rip`: an echo in the
+    tunnel to the server's own address. `lengths`: packets that arrived at the virtual address.
+    """
+
+    endpoint: Endpoint
+    way: Way
+    macs: Sequence[Reply] = ()
+    replies: dict[str, Sequence[Reply]] = field(default_factory=dict)
+    lengths: Mapping[int, Sequence[Reply]] = field(default_factory=dict)
+    doubted: bool = False  # the probes of the last round were sent
+
+    def to(self, probe: str) -> Kind | None:
+        """Return what came back to a probe, the most informative one; None: nothing."""
+        order = (Kind.OPEN, Kind.ECHO, Kind.DATAGRAM, Kind.CLOSED, Kind.REFUSED, Kind.RETURNED)
+        kinds = [each.kind for each in self.replies.get(probe, ())]
+        return next((kind for kind in order if kind in kinds), None)
+
+    @property
+    def everything(self) -> list[Reply]:
+        """Return all that came back."""
+        lengths = [reply for replies in self.lengths.values() for reply in replies]
+        return [reply for replies in self.replies.values() for reply in replies] + lengths
+
+    def answered(self, *probes: str) -> bool:
+        """Return whether anything but an ICMP error came back to one of these probes."""
+        return any(self.to(each) in (Kind.OPEN, Kind.ECHO, Kind.DATAGRAM, Kind.CLOSED) for each in probes)
+
+
+@dataclass(slots=True)
+class Survey:
+    """The answers of neighbours and of real servers."""
+
+    neighbours: Answers
+    seen: list[Seen]
+
+    def server_of(self, mac: bytes) -> Address | None:
+        """Return the real server on the link that has a link address."""
+        return next((each.way.server for each in self.seen if any(mac == found.mac for found in each.macs)), None)
+
+
+def survey(facts: Facts) -> Survey:
+    """Return what real servers answer; asked once. Raises PylvsError, OSError."""
+    return facts.once("survey", partial(_survey, facts))
+
+
+def _survey(facts: Facts) -> Survey:
+    wanted = endpoints(facts.services)
+    ways = ways_to(facts, {endpoint.server for endpoint in wanted})
+    seen = [Seen(endpoint, ways[endpoint.server]) for endpoint in wanted]
+    own = {held.address for held in facts.addresses} | {endpoint.service.address for endpoint in wanted}
+    with Exchange(own) as exchange:
+        neighbours = _ask_neighbours(facts, exchange, ways.values())
+        for asked in seen:
+            if asked.way.hop is not None:
+                asked.macs = neighbours.macs(asked.way.hop)
+        _ask_servers(exchange, seen)
+        doubtful = list(filter(is_doubtful, seen))
+        if doubtful:
+            _ask_doubtful(exchange, doubtful)
+    return Survey(neighbours, seen)
+
+
+def subjects(seen: Iterable[Seen]) -> frozenset[Subject]:
+    """Return what findings about these endpoints are about."""
+    return frozenset(server_subject(str(each.endpoint.service), each.endpoint.server) for each in seen)
+
+
+# --- neighbours ----------------------------------------------------------------------------------------------------
+
+
+def link_source(facts: Facts, device: Device, target: Address) -> Address | None:
+    """Return the address of a device that asks for a neighbour, preferably of its network."""
+    own = [each for each in facts.addresses if each.index == device.index and each.address.version == target.version]
+    fit = [each.address for each in own if target in each.network and each.address != target and each.prefix < 32]
+    other = [each.address for each in own if each.address.is_link_local]
+    return next(iter([*fit, *other] if target.version == 4 else [*other, *fit]), None)
+
+
+def askable(device: Device) -> bool:
+    """Return whether a device has neighbours with link addresses."""
+    return device.up and not device.loopback and not device.bare and not device.master and len(device.mac) == 6
+
+
+def _ask_neighbours(facts: Facts, exchange: Exchange, ways: Iterable[Way]) -> Answers:
+    """Ask who has the next hops and the virtual addresses; the latter should have no answer."""
+    hops = {(each.device, each.hop): None for each in ways if each.device and each.hop and askable(each.device)}
+    questions = [
+        exchange.who_has(device, hop, source)
+        for device, hop in hops
+        if (source := link_source(facts, device, hop)) or hop.version == 4
+    ]
+    for device in filter(askable, facts.devices):
+        for vip in facts.virtual_addresses[:MOST_SERVERS]:
+            if not concerns(facts, device, vip):
+                continue
+            source = link_source(facts, device, vip)
+            if vip.version == 4:
+                questions.append(exchange.who_has(device, vip, None))
+            if source:
+                questions.append(exchange.who_has(device, vip, source))
+    return exchange.ask(questions, NEIGHBOURS_S, NEIGHBOURS_AGAIN_S, whole=True)
+
+
+def concerns(facts: Facts, device: Device, vip: Address) -> bool:
+    """Return whether hosts on a device's link ask for a virtual address by ARP or ND."""
+    return any(
+        each.index == device.index
+        and (each.address == vip or (vip in each.network and each.prefix < vip.max_prefixlen))
+        for each in facts.addresses
+    )
+
+
+# --- servers -------------------------------------------------------------------------------------------------------
+
+
+class Sender:
+    """Makes the questions for one endpoint."""
+
+    def __init__(self, exchange: Exchange, seen: Seen) -> None:
+        self.exchange = exchange
+        self.seen = seen
+        self.numbers: dict[str, int] = {}
+
+    def plain(self, name: str, source: Address, target: Address, payload: Payload, optional: bool = False) -> Question:
+        """Return a question without a tunnel."""
+        number = self.numbers[name]
+        return self._framed(number, packets.packet(number, source, target, payload), optional)
+
+    def inner(self, name: str, source: Address, target: Address, payload: Payload, optional: bool = False) -> Question:
+        """Return a question that takes the way of clients' packets: framed to the server, or in its tunnel."""
+        number, way = self.numbers[name], self.seen.way
+        body = packets.packet(number, source, target, payload)
+        if self.seen.endpoint.destination.method is Method.TUNNEL and way.source:
+            body = packets.encapsulated(number, way.source, way.server, self.seen.endpoint.destination.tunnel, body)
+        return self._framed(number, body, optional)
+
+    def _framed(self, number: int, body: bytes, optional: bool) -> Question:
+        device = self.seen.way.device
+        assert device is not None
+        frame = body if device.bare else packets.frame(self.seen.macs[0].mac, device.mac, body)
+        return Question(device, frame, number, None, optional)
+
+    def new(self, name: str) -> int:
+        """Return the number of a probe's question."""
+        self.numbers[name] = self.exchange.number()
+        return self.numbers[name]
+
+
+def reachable(seen: Seen) -> bool:
+    """Return whether a frame can be sent to this server's next hop."""
+    way = seen.way
+    return way.device is not None and way.source is not None and bool(seen.macs or way.device.bare)
+
+
+def _port(protocol: Protocol, number: int, port: int, size: int = 0) -> Payload | None:
+    """Return what asks a port; None for a protocol without a harmless question."""
+    if protocol is Protocol.TCP:
+        return packets.syn(number, port, size)
+    return packets.datagram(number, port) if protocol is Protocol.UDP else None
+
+
+def _source_of(seen: Seen, target: Address) -> Address | None:
+    """Return the source of a packet to a target of this IP version."""
+    way = seen.way
+    if way.source is not None and way.source.version == target.version:
+        return way.source
+    return None
+
+
+def _ask_servers(exchange: Exchange, seen: Sequence[Seen]) -> None:
+    senders = [Sender(exchange, each) for each in seen if reachable(each)]
+    questions = [question for sender in senders for question in _questions(sender)]
+    answers = exchange.ask(questions, ANSWERS_S, ANSWERS_AGAIN_S)
+    _take(senders, answers)
+    exchange.send(list(_resets(senders)))
+
+
+def _questions(sender: Sender) -> Iterator[Question]:
+    """Yield the questions of the first round, which a healthy server answers all."""
+    seen = sender.seen
+    service, destination, way = seen.endpoint.service, seen.endpoint.destination, seen.way
+    assert way.source is not None
+    by_nat = destination.method is Method.MASQ
+    port = destination.key.port if by_nat else service.port
+    udp = service.protocol is not Protocol.TCP
+    number = sender.new("rip_echo")
+    yield sender.plain("rip_echo", way.source, way.server, sender.exchange.echo(number))
+    if port and (payload := _port(service.protocol, sender.new("rip"), port)):
+        yield sender.plain("rip", way.source, way.server, payload, optional=udp)
+    if by_nat:
+        if port and way.outside and (payload := _port(service.protocol, sender.new("back"), port)):
+            yield sender.plain("back", way.outside, way.server, payload, optional=udp)
+        if way.outside:
+            number = sender.new("back_echo")
+            yield sender.plain("back_echo", way.outside, way.server, sender.exchange.echo(number))
+        return
+    source = _source_of(seen, service.address)
+    if service.mark or source is None:
+        return
+    number = sender.new("vip_echo")
+    yield sender.inner("vip_echo", source, service.address, sender.exchange.echo(number))
+    if port and (payload := _port(service.protocol, sender.new("vip"), port)):
+        yield sender.inner("vip", source, service.address, payload, optional=udp)
+    if destination.method is Method.TUNNEL and way.mtu and port and service.protocol is Protocol.TCP:
+        payload = packets.syn(sender.new("long"), port, _padding(seen, way.mtu))
+        yield sender.inner("long", source, service.address, payload)
+
+
+def _padding(seen: Seen, length: int) -> int:
+    """Return the octets of data in a SYN so that the packet, with its tunnel, has this length."""
+    service, way = seen.endpoint.service, seen.way
+    heads = (20 if service.address.version == 4 else 40) + 20
+    return length - heads - packets.overhead(way.server.version, seen.endpoint.destination.tunnel)
+
+
+def _take(senders: Iterable[Sender], answers: Answers) -> None:
+    for sender in senders:
+        for name, number in sender.numbers.items():
+            sender.seen.replies[name] = answers.to(number)
+
+
+def _resets(senders: Iterable[Sender]) -> Iterator[Question]:
+    """Yield what ends the handshakes that servers have begun."""
+    for sender in senders:
+        seen, service = sender.seen, sender.seen.endpoint.service
+        if seen.way.source is None:
+            continue
+        port = seen.endpoint.destination.key.port if seen.endpoint.destination.method is Method.MASQ else service.port
+        for name, number in sender.numbers.items():
+            if seen.to(name) is not Kind.OPEN:
+                continue
+            payload = packets.reset(number, port)
+            if name == "back" and seen.way.outside:
+                yield sender.plain(name, seen.way.outside, seen.way.server, payload)
+            elif name == "rip":
+                yield sender.plain(name, seen.way.source, seen.way.server, payload)
+            elif (source := _source_of(seen, service.address)) is not None:
+                yield sender.inner(name, source, service.address, payload)
+
+
+# --- doubts --------------------------------------------------------------------------------------------------------
+
+
+def is_doubtful(seen: Seen) -> bool:
+    """Return whether more probes can tell why an endpoint does not answer."""
+    if not reachable(seen) or seen.endpoint.destination.method is Method.MASQ or seen.endpoint.service.mark:
+        return False
+    silent = not seen.answered("vip", "vip_echo")
+    return silent or ("long" in seen.replies and seen.answered("vip") and not seen.answered("long"))
+
+
+def _ask_doubtful(exchange: Exchange, doubtful: Sequence[Seen]) -> None:
+    senders = [Sender(exchange, each) for each in doubtful]
+    questions, pretended, lengths = list[Question](), dict[int, Address](), dict[int, dict[int, int]]()
+    for at, sender in enumerate(senders):
+        seen, service = sender.seen, sender.seen.endpoint.service
+        seen.doubted = True
+        source = _source_of(seen, service.address)
+        if source is None:
+            continue
+        if seen.answered("vip"):
+            lengths[at] = {}
+            for length in (each for each in LENGTHS if each < seen.way.mtu):
+                name = f"length {length}"
+                payload = packets.syn(sender.new(name), service.port, _padding(seen, length))
+                lengths[at][length] = sender.numbers[name]
+                questions.append(sender.inner(name, source, service.address, payload))
+            continue
+        if service.address.version == seen.way.server.version:
+            payload = exchange.echo(sender.new("from_vip"))
+            questions.append(sender.plain("from_vip", service.address, seen.way.server, payload))
+        if seen.endpoint.destination.method is Method.TUNNEL and source.version == seen.way.server.version:
+            payload = exchange.echo(sender.new("inner_rip"))
+            questions.append(sender.inner("inner_rip", source, seen.way.server, payload))
+        elif seen.way.on_link and (unknown_source := unused_neighbour(seen)):
+            pretended[at] = unknown_source
+            payload = exchange.echo(sender.new("unknown_source"))
+            questions.append(sender.inner("unknown_source", unknown_source, service.address, payload))
+    answers = exchange.ask(questions, DOUBTS_S, DOUBTS_AGAIN_S, whole=True)
+    _take(senders, answers)
+    for at, sender in enumerate(senders):
+        seen, vip = sender.seen, sender.seen.endpoint.service.address
+        seen.lengths = {length: answers.to(number) for length, number in lengths.get(at, {}).items()}
+        macs = {each.mac for each in seen.macs}
+        if not seen.replies.get("from_vip"):
+            seen.replies["from_vip"] = [each for each in answers.asked(vip) if each.mac in macs]
+        if at in pretended:
+            seen.replies["unknown_source"] = [each for each in answers.asked(pretended[at]) if each.mac in macs]
+    exchange.send(list(_resets(senders)))
+
+
+def unused_neighbour(seen: Seen) -> Address | None:
+    """Return an address of the server's link that most likely no host has: to reply, the server must ask for it."""
+    server = seen.way.server
+    number = int(server) ^ 0x55 if server.version == 4 else int(server) ^ 0x5056000000005056
+    found = type(server)(number)
+    return found if found not in (seen.way.source, server) else None

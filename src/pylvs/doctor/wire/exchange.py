@@ -1,0 +1,230 @@
+"""Send questions on devices, and collect what comes back, in one loop with a deadline.
+
+Packet sockets see what the kernel's stack would drop: a reply from a virtual address has a source of this host. What
+is sent by them passes neither netfilter nor the table, so no connection and no counter of clients changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+from collections.abc import Collection, Iterator, Sequence
+from time import monotonic
+from types import TracebackType
+
+from pylvs.doctor.wire import packets
+from pylvs.doctor.wire.packets import FIRST_PORT, QUESTIONS, Kind, Reply
+from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass, replace
+from pylvs.netlink.links import Device
+from pylvs.reference.packet import ICMP, ICMP6, TCP, UDP
+from pylvs.system.sockets import (
+    ANCILLARY,
+    DROP,
+    EQUALS,
+    LOAD_1,
+    LOAD_2,
+    LOAD_4,
+    NETWORK_HEADER,
+    TAKE,
+    Instruction,
+    attach,
+    closed_on_error,
+    enlarge,
+)
+
+ETH_P_ALL, ETH_P_IP, ETH_P_ARP, ETH_P_IPV6 = 3, 0x0800, 0x0806, 0x86DD
+_PROTOCOL, _PACKET_TYPE, _VLAN_TAGGED = ANCILLARY, ANCILLARY + 4, ANCILLARY + 48
+_OUTGOING, _AT_LEAST = 4, 0x35
+_RECEIVE_BUFFER = 4 << 20
+_LONGEST = 2048
+_MOST_SOURCES = 60  # own addresses that the filter compares
+_SETTLE_S = 0.03  # after the last answer: a second host may answer, too
+_LOOPBACK = 772  # ARPHRD_LOOPBACK
+
+Payload = tuple[int, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A frame to send by a device. `number` names it in replies; -1: replies name `address`.
+
+    An exchange does not wait for the reply to an `optional` one.
+    """
+
+    device: Device
+    frame: bytes
+    number: int = -1
+    address: Address | None = None
+    optional: bool = False
+
+
+class Answers:
+    """What came back, by question and by address."""
+
+    def __init__(self, replies: Sequence[Reply] = ()) -> None:
+        self._by_number: dict[int, list[Reply]] = {}
+        self._by_address: dict[tuple[Kind, Address], list[Reply]] = {}
+        for reply in replies:
+            self.add(reply)
+
+    def add(self, reply: Reply) -> None:
+        """Add a reply, unless it is known."""
+        if reply.address is not None:
+            known = self._by_address.setdefault((reply.kind, reply.address), [])
+        else:
+            known = self._by_number.setdefault(reply.number, [])
+        if reply not in known:
+            known.append(reply)
+
+    def to(self, number: int) -> Sequence[Reply]:
+        """Return the replies to a question."""
+        return self._by_number.get(number, ())
+
+    def macs(self, address: Address) -> Sequence[Reply]:
+        """Return the replies of those who have an address, one for each link address."""
+        return list({reply.mac: reply for reply in self._by_address.get((Kind.MAC, address), ())}.values())
+
+    def asked(self, address: Address) -> Sequence[Reply]:
+        """Return the requests of other hosts for an address."""
+        return self._by_address.get((Kind.ASKED, address), ())
+
+
+class Exchange:
+    """Sockets for questions on all devices, whose sources are these own addresses."""
+
+    def __init__(self, own: Collection[Address]) -> None:
+        """Raises OSError."""
+        self._own = frozenset(own)
+        self._ident = int.from_bytes(os.urandom(2), "big")
+        self._numbers = iter(range(1, QUESTIONS))
+        self._out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        with closed_on_error(self._out):
+            kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
+            self._in = socket.socket(socket.AF_PACKET, kind, socket.htons(ETH_P_ALL))
+        with closed_on_error(self._in), closed_on_error(self._out):
+            attach(self._in, filter_of(self._own))
+            enlarge(self._in, _RECEIVE_BUFFER)
+
+    def __enter__(self) -> Exchange:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._in.close()
+        self._out.close()
+
+    def who_has(self, device: Device, address: Address, source: Address | None) -> Question:
+        """Return the question who has an address on the link of a device."""
+        return Question(device, packets.who_has(address, device.mac, source), address=address)
+
+    def number(self) -> int:
+        """Return the number of a new question."""
+        return next(self._numbers)
+
+    def echo(self, number: int, size: int = 0) -> Payload:
+        """Return an echo request of this exchange."""
+        return packets.echo(number, self._ident, size)
+
+    def ask(self, questions: Sequence[Question], limit_s: float, repeat_s: float, whole: bool = False) -> Answers:
+        """Send the questions, again after `repeat_s` what has no answer; return what came back until `limit_s`.
+
+        It ends soon after all have an answer; if `whole`, not before `limit_s`: silence is an answer, too.
+        """
+        answers, start = Answers(), monotonic()
+        waiting = {(each.number, each.address) for each in questions if not each.optional}
+        for moment in (start, start + repeat_s):
+            first = moment == start
+            again = [each for each in questions if first or (each.number, each.address) in waiting]
+            for question in again:
+                self._send(question)
+            self._collect(answers, waiting, start + (repeat_s if first else limit_s), whole)
+            if not waiting and not whole:
+                break
+        return answers
+
+    def send(self, questions: Sequence[Question]) -> None:
+        """Send what has no answer."""
+        for question in questions:
+            self._send(question)
+
+    def _send(self, question: Question) -> None:
+        with contextlib.suppress(OSError):  # the device is down, or its queue is full: no answer
+            self._out.sendto(question.frame, (question.device.name, 0))
+
+    def _collect(
+        self, answers: Answers, waiting: set[tuple[int, Address | None]], deadline: float, whole: bool
+    ) -> None:
+        while (left := deadline - monotonic()) > 0:
+            if not waiting and not whole:
+                deadline = min(deadline, monotonic() + _SETTLE_S)
+                whole = True
+            if not select.select([self._in], [], [], left)[0]:
+                return
+            for reply in self._received():
+                answers.add(reply)
+                if reply.kind not in (Kind.ASKED, Kind.RETURNED):
+                    waiting.discard((reply.number, reply.address))
+
+    def _received(self) -> Iterator[Reply]:
+        with contextlib.suppress(OSError):
+            while True:
+                data, (device, _, _, kind, mac) = self._in.recvfrom(_LONGEST)
+                reply = packets.decoded(data, self._ident, self._own) if kind != _LOOPBACK else None
+                if reply is not None:
+                    yield replace(reply, mac=reply.mac or mac, ifindex=_index(device))
+
+
+def _index(device: str) -> int:
+    try:
+        return socket.if_nametoindex(device)
+    except OSError:
+        return 0
+
+
+def filter_of(own: Collection[Address]) -> list[Instruction]:
+    """Return a filter for replies: ARP, ICMP, and TCP and UDP to the ports of questions, and packets that came back."""
+    few = list(own)[:_MOST_SOURCES]
+    v4 = _of_ip(9, ICMP, 22, [int(each) for each in few if each.version == 4], 12)
+    v6 = _of_ip(6, ICMP6, 42, [int(each) & 0xFFFFFFFF for each in few if each.version == 6], 20)
+    return [
+        *_unless(_PACKET_TYPE, _OUTGOING),
+        (LOAD_4, 0, 0, _VLAN_TAGGED),
+        (EQUALS, 1, 0, 0),
+        DROP,
+        (LOAD_4, 0, 0, _PROTOCOL),
+        (EQUALS, 0, 1, ETH_P_ARP),
+        TAKE,
+        (EQUALS, 0, len(v4), ETH_P_IP),
+        *v4,
+        (EQUALS, 0, len(v6), ETH_P_IPV6),
+        *v6,
+        DROP,
+    ]
+
+
+def _unless(field: int, value: int) -> Iterator[Instruction]:
+    yield LOAD_4, 0, 0, field
+    yield EQUALS, 0, 1, value
+    yield DROP
+
+
+def _of_ip(protocol_at: int, icmp: int, port_at: int, own: Sequence[int], source_at: int) -> list[Instruction]:
+    """Return the part for one version of IP: from loading the protocol to DROP."""
+    program: list[Instruction] = [(LOAD_4, 0, 0, NETWORK_HEADER + source_at)]
+    for each in own:
+        program += [(EQUALS, 0, 1, each), TAKE]
+    return [
+        *program,
+        (LOAD_1, 0, 0, NETWORK_HEADER + protocol_at),
+        (EQUALS, 0, 1, icmp),
+        TAKE,
+        (EQUALS, 2, 0, TCP),
+        (EQUALS, 1, 0, UDP),
+        DROP,
+        (LOAD_2, 0, 0, NETWORK_HEADER + port_at),
+        (_AT_LEAST, 0, 1, FIRST_PORT),
+        TAKE,
+        DROP,
+    ]

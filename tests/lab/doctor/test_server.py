@@ -1,0 +1,155 @@
+"""`pylvs doctor` where real servers of direct routing do not answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from pylvs.lab.lab import Lab, build, take_down
+from pylvs.lab.topologies import design
+from tests.lab.conftest import new_name
+from tests.lab.doctor.exam import Fault, diagnosed, examine
+
+FILTER = "nft add table inet f; nft add chain inet f i '{ type filter hook input priority 0; }'; nft add rule inet f i"
+NO_FILTER = "nft delete table inet f"
+NGINX = "/etc/nginx/pylvs-lab.conf"
+VIP, RIP = "10.0.0.100", "10.0.0.21"
+
+FAULTS = [
+    Fault(
+        name="no virtual address",
+        host="rs1",
+        script=f"ip address del {VIP}/32 dev lo",
+        cause="server_lacks_vip",
+        words=(VIP, RIP),
+    ),
+    Fault(
+        name="no virtual address, on a host that forwards",
+        host="rs1",
+        script=f"sysctl -q -w net.ipv4.ip_forward=1; ip address del {VIP}/32 dev lo",
+        cause="server_lacks_vip",
+        words=(VIP, RIP),
+        rest="sysctl -q -w net.ipv4.ip_forward=0",
+    ),
+    Fault(
+        name="ARP is not suppressed",
+        host="rs1",
+        script="cd /proc/sys/net/ipv4/conf; for d in all lo eth0; do echo 0 >$d/arp_ignore; done",
+        cause="server_answers_arp",
+        words=(VIP, RIP, "02:00:00:01:01:00"),
+    ),
+    Fault(
+        name="the virtual address on eth0",
+        host="rs1",
+        script=f"ip address del {VIP}/32 dev lo; ip address add {VIP}/32 dev eth0",
+        cause="server_answers_arp",
+        words=(VIP, RIP),
+    ),
+    Fault(
+        name="the application is down",
+        host="rs1",
+        script="service nginx stop",
+        cause="not_listening",
+        words=(RIP, "80"),
+        cure="service nginx start",
+    ),
+    Fault(
+        name="the application listens on the server's own address",
+        host="rs1",
+        script=f"sed -i.old 's/listen 80;/listen {RIP}:80;/; /listen \\[/d' {NGINX}; service nginx restart",
+        cause="not_listening_on_vip",
+        words=(RIP, VIP),
+        cure=f"mv {NGINX}.old {NGINX}; service nginx restart",
+    ),
+    Fault(
+        name="a firewall rejects the port",
+        host="rs1",
+        script=f"{FILTER} tcp dport 80 reject",
+        cause="server_firewall",
+        words=(RIP, "80"),
+        cure=NO_FILTER,
+    ),
+    Fault(
+        name="a firewall drops the port",
+        host="rs1",
+        script=f"{FILTER} tcp dport 80 drop",
+        cause="server_firewall",
+        words=(RIP, "80"),
+        cure=NO_FILTER,
+    ),
+    Fault(
+        name="a firewall drops the virtual address",
+        host="rs1",
+        script=f"{FILTER} ip daddr {VIP} drop",
+        cause="vip_packets_lost",
+        words=(RIP, VIP),
+        cure=NO_FILTER,
+    ),
+    Fault(
+        name="a firewall drops everything but ARP",
+        host="rs1",
+        script=f"{FILTER} meta protocol ip drop",
+        cause="server_silent",
+        words=(RIP,),
+        cure=NO_FILTER,
+    ),
+    Fault(
+        name="the server is down",
+        host="rs1",
+        script="ip link set eth0 down",
+        cause="neighbour_silent",
+        words=(RIP, "eth0"),
+        cure="ip link set eth0 up",
+    ),
+    Fault(
+        name="two servers with one address",
+        host="rs2",
+        script=f"ip address add {RIP}/24 dev eth0",
+        cause="server_twice",
+        words=(RIP, "02:00:00:01:01:00", "02:00:00:01:02:00"),
+        cure=f"ip address del {RIP}/24 dev eth0",
+    ),
+    Fault(
+        name="a blackhole",
+        host="director",
+        script=f"ip route add blackhole {RIP}/32",
+        cause="route_drops",
+        words=(RIP, "blackhole"),
+    ),
+    Fault(
+        name="a route by a gateway",
+        host="director",
+        script=f"ip route add {RIP}/32 via 10.0.0.22",
+        cause="server_behind_gateway",
+        words=(RIP, "10.0.0.22"),
+        cure=f"ip route del {RIP}/32",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """Return a healthy lab, which every fault of this file uses."""
+    name = new_name()
+    try:
+        yield build(name, design("dr", 2, 4, {}))
+    finally:
+        take_down(name)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_the_cause_comes_first_and_its_command_mends_it(lab: Lab, fault: Fault) -> None:
+    """A planted fault is named, and the doctor's command mends it."""
+    examine(lab, fault)
+
+
+def test_a_server_without_weight_is_not_asked(lab: Lab) -> None:
+    """A server that was taken out is no finding, even if it is dead."""
+    lab.sh("director", f"ipvsadm -e -t {VIP}:80 -r {RIP} -g -w 0")
+    lab.sh("rs1", "service nginx stop")
+    try:
+        assert diagnosed(lab) == []
+    finally:
+        lab.sh("rs1", "service nginx start")
+        lab.sh("director", f"ipvsadm -e -t {VIP}:80 -r {RIP} -g -w 1")
