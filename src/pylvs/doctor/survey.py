@@ -16,11 +16,12 @@ from pylvs.doctor.wire import packets
 from pylvs.doctor.wire.exchange import Answers, Exchange, Payload, Question
 from pylvs.doctor.wire.packets import Kind, Reply
 from pylvs.model.addresses import Address
-from pylvs.model.dataclass import dataclass, field
+from pylvs.model.dataclass import dataclass, field, replace
 from pylvs.model.service import Method, Protocol
 from pylvs.netlink.links import Device
 
-NEIGHBOURS_S, NEIGHBOURS_AGAIN_S = 0.45, 0.2
+NEIGHBOURS_S, NEIGHBOURS_AGAIN_S = 0.5, 0.2
+PROXIES_S = 0.85  # proxy ARP waits up to 0.8 s: net.ipv4.neigh.DEV.proxy_delay
 ANSWERS_S, ANSWERS_AGAIN_S = 1.0, 0.35
 DOUBTS_S, DOUBTS_AGAIN_S = 0.5, 0.2
 # Lengths of packets whose arrival is tried if the longest does not arrive: usual MTUs of links and tunnels.
@@ -104,15 +105,18 @@ def _survey(facts: Facts) -> Survey:
     seen = [Seen(endpoint, ways[endpoint.server]) for endpoint in wanted]
     own = {held.address for held in facts.addresses} | {endpoint.service.address for endpoint in wanted}
     with Exchange(own) as exchange:
-        neighbours = _ask_neighbours(facts, exchange, ways.values())
+        of_vips = list(_vip_questions(facts, exchange))
+        _ask_neighbours(facts, exchange, ways.values(), of_vips)
         for asked in seen:
             if asked.way.hop is not None:
-                asked.macs = neighbours.macs(asked.way.hop)
-        _ask_servers(exchange, seen)
+                asked.macs = exchange.answers.macs(asked.way.hop)
+        _ask_servers(exchange, seen, of_vips)
         doubtful = list(filter(is_doubtful, seen))
         if doubtful:
             _ask_doubtful(exchange, doubtful)
-    return Survey(neighbours, seen)
+        if of_vips:
+            exchange.listen(PROXIES_S)
+    return Survey(exchange.answers, seen)
 
 
 def subjects(seen: Iterable[Seen]) -> frozenset[Subject]:
@@ -136,24 +140,27 @@ def askable(device: Device) -> bool:
     return device.up and not device.loopback and not device.bare and not device.master and len(device.mac) == 6
 
 
-def _ask_neighbours(facts: Facts, exchange: Exchange, ways: Iterable[Way]) -> Answers:
-    """Ask who has the next hops and the virtual addresses; the latter should have no answer."""
+def _ask_neighbours(facts: Facts, exchange: Exchange, ways: Iterable[Way], of_vips: Sequence[Question]) -> None:
+    """Ask who has the next hops, and the virtual addresses, which no other host should have."""
     hops = {(each.device, each.hop): None for each in ways if each.device and each.hop and askable(each.device)}
     questions = [
         exchange.who_has(device, hop, source)
         for device, hop in hops
         if (source := link_source(facts, device, hop)) or hop.version == 4
     ]
+    exchange.ask([*of_vips, *questions], NEIGHBOURS_S, NEIGHBOURS_AGAIN_S)
+
+
+def _vip_questions(facts: Facts, exchange: Exchange) -> Iterator[Question]:
+    """Yield the questions who has virtual addresses: without a source, and as other hosts ask."""
     for device in filter(askable, facts.devices):
         for vip in facts.virtual_addresses[:MOST_SERVERS]:
             if not concerns(facts, device, vip):
                 continue
-            source = link_source(facts, device, vip)
             if vip.version == 4:
-                questions.append(exchange.who_has(device, vip, None))
-            if source:
-                questions.append(exchange.who_has(device, vip, source))
-    return exchange.ask(questions, NEIGHBOURS_S, NEIGHBOURS_AGAIN_S, whole=True)
+                yield replace(exchange.who_has(device, vip, None), optional=True)
+            if source := link_source(facts, device, vip):
+                yield replace(exchange.who_has(device, vip, source), optional=True)
 
 
 def concerns(facts: Facts, device: Device, vip: Address) -> bool:
@@ -222,11 +229,11 @@ def _source_of(seen: Seen, target: Address) -> Address | None:
     return None
 
 
-def _ask_servers(exchange: Exchange, seen: Sequence[Seen]) -> None:
+def _ask_servers(exchange: Exchange, seen: Sequence[Seen], of_vips: Sequence[Question]) -> None:
     senders = [Sender(exchange, each) for each in seen if reachable(each)]
     questions = [question for sender in senders for question in _questions(sender)]
-    answers = exchange.ask(questions, ANSWERS_S, ANSWERS_AGAIN_S)
-    _take(senders, answers)
+    exchange.ask([*of_vips, *questions], ANSWERS_S, ANSWERS_AGAIN_S)
+    _take(senders, exchange.answers)
     exchange.send(list(_resets(senders)))
 
 
@@ -331,7 +338,8 @@ def _ask_doubtful(exchange: Exchange, doubtful: Sequence[Seen]) -> None:
             pretended[at] = unknown_source
             payload = exchange.echo(sender.new("unknown_source"))
             questions.append(sender.inner("unknown_source", unknown_source, service.address, payload))
-    answers = exchange.ask(questions, DOUBTS_S, DOUBTS_AGAIN_S, whole=True)
+    exchange.ask(questions, DOUBTS_S, DOUBTS_AGAIN_S, whole=True)
+    answers = exchange.answers
     _take(senders, answers)
     for at, sender in enumerate(senders):
         seen, vip = sender.seen, sender.seen.endpoint.service.address

@@ -19,6 +19,38 @@ FAULTS = [
         cause="vip_missing",
         words=("10.0.0.100", "eth0"),
     ),
+    Fault(
+        name="the device is down",
+        host="director",
+        script="ip link set eth0 down",
+        cause="link_down",
+        words=("eth0",),
+    ),
+    Fault(
+        name="the director suppresses ARP, with the address on lo",
+        host="director",
+        script="sysctl -q -w net.ipv4.conf.all.arp_ignore=1; ip address del 10.0.0.100/32 dev eth0;"
+        " ip address add 10.0.0.100/32 dev lo",
+        cause="vip_without_arp",
+        words=("10.0.0.100", "eth0", "arp_ignore"),
+        rest="ip address del 10.0.0.100/32 dev lo; ip address add 10.0.0.100/32 dev eth0",
+    ),
+    Fault(
+        name="a client has the address",
+        host="client",
+        script="ip address add 10.0.0.100/32 dev eth0",
+        cause="vip_conflict",
+        words=("10.0.0.100", "02:00:00:00:0c:00"),
+        cure="ip address del 10.0.0.100/32 dev eth0",
+    ),
+    Fault(
+        name="proxy ARP",
+        host="client",
+        script="sysctl -q -w net.ipv4.conf.eth0.proxy_arp=1 net.ipv4.ip_forward=1; ip route add 10.0.0.100/32 dev lo",
+        cause="vip_conflict",
+        words=("10.0.0.100", "02:00:00:00:0c:00"),
+        cure="sysctl -q -w net.ipv4.conf.eth0.proxy_arp=0 net.ipv4.ip_forward=0; ip route del 10.0.0.100/32 dev lo",
+    ),
 ]
 
 

@@ -41,7 +41,7 @@ _OUTGOING, _AT_LEAST = 4, 0x35
 _RECEIVE_BUFFER = 4 << 20
 _LONGEST = 2048
 _MOST_SOURCES = 60  # own addresses that the filter compares
-_SETTLE_S = 0.03  # after the last answer: a second host may answer, too
+_SETTLE_S = 0.05  # after the last answer: a second host may answer, too
 _LOOPBACK = 772  # ARPHRD_LOOPBACK
 
 Payload = tuple[int, bytes]
@@ -93,11 +93,13 @@ class Answers:
 
 
 class Exchange:
-    """Sockets for questions on all devices, whose sources are these own addresses."""
+    """Sockets for questions on all devices, whose sources are these own addresses. `answers` has all that came back."""
 
     def __init__(self, own: Collection[Address]) -> None:
         """Raises OSError."""
+        self.answers = Answers()
         self._own = frozenset(own)
+        self._start = monotonic()
         self._ident = int.from_bytes(os.urandom(2), "big")
         self._numbers = iter(range(1, QUESTIONS))
         self._out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
@@ -127,25 +129,26 @@ class Exchange:
         """Return an echo request of this exchange."""
         return packets.echo(number, self._ident, size)
 
-    def ask(self, questions: Sequence[Question], limit_s: float, repeat_s: float, whole: bool = False) -> Answers:
-        """Send the questions, again after `repeat_s` what has no answer; return what came back until `limit_s`.
+    def ask(self, questions: Sequence[Question], limit_s: float, repeat_s: float, whole: bool = False) -> None:
+        """Send the questions, again after `repeat_s` what has no answer; collect answers until `limit_s`.
 
         It ends soon after all have an answer; if `whole`, not before `limit_s`: silence is an answer, too.
         """
-        answers, start = Answers(), monotonic()
+        start = monotonic()
         waiting = {(each.number, each.address) for each in questions if not each.optional}
         for moment in (start, start + repeat_s):
             first = moment == start
-            again = [each for each in questions if first or (each.number, each.address) in waiting]
-            for question in again:
-                self._send(question)
-            self._collect(answers, waiting, start + (repeat_s if first else limit_s), whole)
+            self.send([each for each in questions if first or (each.number, each.address) in waiting])
+            self._collect(waiting, start + (repeat_s if first else limit_s), whole)
             if not waiting and not whole:
                 break
-        return answers
+
+    def listen(self, until_s: float) -> None:
+        """Collect answers until so many seconds after the first question."""
+        self._collect(set(), self._start + until_s, whole=True)
 
     def send(self, questions: Sequence[Question]) -> None:
-        """Send what has no answer."""
+        """Send questions, and wait for nothing."""
         for question in questions:
             self._send(question)
 
@@ -153,9 +156,7 @@ class Exchange:
         with contextlib.suppress(OSError):  # the device is down, or its queue is full: no answer
             self._out.sendto(question.frame, (question.device.name, 0))
 
-    def _collect(
-        self, answers: Answers, waiting: set[tuple[int, Address | None]], deadline: float, whole: bool
-    ) -> None:
+    def _collect(self, waiting: set[tuple[int, Address | None]], deadline: float, whole: bool) -> None:
         while (left := deadline - monotonic()) > 0:
             if not waiting and not whole:
                 deadline = min(deadline, monotonic() + _SETTLE_S)
@@ -163,7 +164,7 @@ class Exchange:
             if not select.select([self._in], [], [], left)[0]:
                 return
             for reply in self._received():
-                answers.add(reply)
+                self.answers.add(reply)
                 if reply.kind not in (Kind.ASKED, Kind.RETURNED):
                     waiting.discard((reply.number, reply.address))
 
