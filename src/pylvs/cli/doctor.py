@@ -36,22 +36,32 @@ def _parse_vips(context: click.Context, parameter: click.Parameter, words: tuple
 
 @click.command()
 @click.argument("vips", nargs=-1, metavar="[VIP]...", callback=_parse_vips)
+@click.option("--lab", metavar="NAME", default="", help="Examine a lab from outside: all its hosts at once.")
 @as_json
 @state_dir
-def doctor(vips: tuple[Address, ...], as_json: bool, state_dir: Path | None) -> Any:
+def doctor(vips: tuple[Address, ...], lab: str, as_json: bool, state_dir: Path | None) -> Any:
     """Find out why clients get no answer, and what mends it. Probes, but changes nothing.
 
-    Run it on a director, or on a real server. With VIPs, only their services are examined.
+    Run it on a director, or on a real server. With VIPs, only their services are examined. With --lab, it runs in
+    each host of a lab, and the findings have the names of hosts.
     """
     if os.geteuid():
         raise NotPermitted("probes need raw sockets and the tables; run as root")
-    found = examine(Facts(vips, state_dir))
+    found = _of_lab(lab, vips) if lab else examine(Facts(vips, state_dir))
     if as_json:
         click.echo(json.dumps({"findings": [each.as_json() for each in found]}, indent=2, ensure_ascii=False))
     else:
         for line in report(found, paint):
             click.echo(line)
     raise click.exceptions.Exit(EXIT_FOUND if found else 0)
+
+
+def _of_lab(name: str, vips: tuple[Address, ...]) -> list[Finding]:
+    from pylvs.doctor.lab import examine_lab  # late: only --lab needs it
+    from pylvs.lab.hosts import checked_name
+    from pylvs.lab.lab import open_lab
+
+    return examine_lab(open_lab(checked_name(name)), vips)
 
 
 def report(findings: list[Finding], painted: Paint) -> Iterator[str]:

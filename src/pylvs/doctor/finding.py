@@ -6,7 +6,7 @@ What lies earlier explains what lies later.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from enum import IntEnum
 from typing import Any
 
@@ -84,6 +84,18 @@ class Finding:
             "fix_host": self.fix_host,
             "page": self.page,
         }
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all fields as types of JSON, for `from_dict`."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return fields | {"about": sorted(self.about), "explains": sorted(self.explains)}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Finding:
+        """Return the finding of `as_dict`."""
+        own = {"severity": Severity(fields["severity"]), "layer": Layer(fields["layer"])}
+        sets = {name: frozenset(fields[name]) for name in ("about", "explains")}
+        return cls(**{**fields, **own, **sets})
 
 
 def server_subject(service: str, server: Address) -> Subject:

@@ -1,8 +1,9 @@
-"""Neighbours that do not answer ARP or neighbour discovery: struct ndmsg of linux/neighbour.h."""
+"""Neighbours, and those that do not answer ARP or neighbour discovery: struct ndmsg of linux/neighbour.h."""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
@@ -18,7 +19,16 @@ def silent() -> set[tuple[int, Address]]:
 
     The kernel forgets such a neighbour some time after the last packet to it.
     """
-    found = set[tuple[int, Address]]()
+    return {(index, address) for index, state, address, _ in _all() if state & _SILENT}
+
+
+def link_addresses() -> dict[tuple[int, Address], bytes]:
+    """Return the known link addresses, by index of device and address. Raises PylvsError, OSError."""
+    return {(index, address): mac for index, state, address, mac in _all() if mac and not state & _SILENT}
+
+
+def _all() -> Iterator[tuple[int, int, Address, bytes]]:
+    """Yield device, state, address and link address of each neighbour."""
     with Netlink() as link:
         try:
             messages = link.dump(_GETNEIGH, _NDMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
@@ -26,7 +36,7 @@ def silent() -> set[tuple[int, Address]]:
             raise error.as_failure("asking for all neighbours") from None
     for message in messages:
         _family, index, state, _flags, _kind = _NDMSG.unpack_from(message)
-        address = address_of(attributes(message, _NDMSG.size).get(1))  # NDA_DST
-        if state & _SILENT and address is not None:
-            found.add((index, address))
-    return found
+        parts = attributes(message, _NDMSG.size)
+        address = address_of(parts.get(1))  # NDA_DST
+        if address is not None:
+            yield index, state, address, parts.get(2, b"")  # NDA_LLADDR

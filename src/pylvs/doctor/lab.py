@@ -1,0 +1,215 @@
+"""Examine a lab from outside: run the doctor in each host, and merge what they find.
+
+Each host knows itself; a director only infers what is wrong with a real server. So what a host finds about itself
+replaces what a director inferred about it. Clients and routers show which link addresses they have learned.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import select
+import socket
+import subprocess
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from ipaddress import ip_address
+from time import monotonic
+
+from pylvs.doctor.finding import HERE, Finding, Layer, Severity, diagnosis
+from pylvs.lab.hosts import environment
+from pylvs.lab.lab import Lab
+from pylvs.lab.network import CLIENT, DIRECTOR, ROUTER, SERVER, Host, address_of
+from pylvs.model.addresses import Address, endpoint, family_of
+from pylvs.model.dataclass import dataclass, replace
+from pylvs.netlink import links, neighbours
+from pylvs.system.namespaces import inside_network
+from pylvs.system.processes import command
+
+LIMIT_S = 8.0  # many processes beside each other
+CONNECT_S = 1.5  # a SYN that was lost is repeated after 1 s
+INFERRED = {  # what a director infers from silence or from an error; the real server itself knows better
+    *("server_silent", "vip_packets_lost", "reply_lost", "server_firewall", "tunnel_rp_filter", "neighbour_silent"),
+    *("server_not_decapsulating", "nat_reply_path", "not_listening", "server_lacks_vip"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class OfHost:
+    """A finding, and the host that has it."""
+
+    host: str
+    finding: Finding
+
+
+def examine_lab(lab: Lab, vips: Collection[Address] = (), limit_s: float = LIMIT_S) -> list[Finding]:
+    """Return the diagnosis of a lab. Raises PylvsError, OSError."""
+    deadline = monotonic() + limit_s
+    running = {
+        host.name: subprocess.Popen(
+            [*lab.host(host.name).inside(), *command("pylvs.doctor", *map(str, vips))],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(),
+        )
+        for host in lab.network.hosts
+    }
+    found = [OfHost(host, finding) for host, finding in _wrong_neighbours(lab)]
+    for host, process in running.items():
+        found += [OfHost(host, finding) for finding in _finished(process, deadline)]
+    names = {address_of(text): host.name for host in lab.network.hosts for text in _addresses(host)}
+    named = diagnosis(merged(found, names))
+    if any(finding.severity is Severity.ERROR for finding in named):
+        return named
+    return diagnosis([*named, *_unanswered(lab)])
+
+
+def _addresses(host: Host) -> list[str]:
+    return [text for card in host.interfaces for text in card.addresses]
+
+
+def _finished(process: subprocess.Popen[str], deadline: float) -> list[Finding]:
+    """Return what the doctor of a host has found."""
+    try:
+        output, errors = process.communicate(timeout=max(deadline - monotonic(), 0.1))
+        return [Finding.from_dict(fields) for fields in json.loads(output)]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        reason = "the examination did not end in time"
+    except ValueError:
+        reason = errors.strip().rpartition("\n")[2] or f"its exit status is {process.returncode}"
+    return [
+        Finding(
+            id="not_examined",
+            severity=Severity.INFO,
+            layer=Layer.ADVICE,
+            title="not examined",
+            evidence=reason,
+            why="What is wrong there is not among these findings.",
+            fix="Remove the cause, and run pylvs doctor again.",
+        )
+    ]
+
+
+# --- merging -------------------------------------------------------------------------------------------------------
+
+
+def merged(found: Sequence[OfHost], names: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield the findings of all hosts, with the names of hosts; `names`: the hosts by their addresses.
+
+    What a host finds about itself replaces what another host inferred about it.
+    """
+    known = {of.host for of in found if of.finding.severity is Severity.ERROR and not of.finding.symptom}
+    for of in found:
+        about = concerned(of, names)
+        inferred = of.finding.id in INFERRED and about not in (of.host, "")
+        if inferred and about in known:
+            continue
+        yield named(of, names)
+
+
+def concerned(of: OfHost, names: Mapping[str, str]) -> str:
+    """Return the host that a finding is about: the one to mend, or the one whose address the title has."""
+    if of.finding.fix_host == HERE:
+        return of.host
+    if of.finding.fix_host in names:
+        return names[str(of.finding.fix_host)]
+    words = (word.rstrip(",:;") for word in of.finding.title.split())
+    return next((names[word] for word in words if word in names), of.host)
+
+
+def named(of: OfHost, names: Mapping[str, str]) -> Finding:
+    """Return a finding with the name of the host that it is about, and the address of that to mend."""
+    finding, host = of.finding, concerned(of, names)
+    where = finding.fix_host
+    if where == HERE:
+        where = next((address for address, name in names.items() if name == of.host), None)
+    seen = finding.evidence if host == of.host else f"from {of.host}: {finding.evidence}"
+    return replace(finding, title=f"{host}: {finding.title}", evidence=seen, fix_host=where)
+
+
+# --- neighbours ----------------------------------------------------------------------------------------------------
+
+
+def _wrong_neighbours(lab: Lab) -> Iterator[tuple[str, Finding]]:
+    """Yield the clients and routers that know a virtual address by another link address than that of its director."""
+    vip = ip_address(lab.network.vip)
+    holders: dict[bytes, str] = {}
+    for host in lab.network.role(DIRECTOR):
+        with inside_network(lab.host(host.name).network):
+            holders |= {device.mac: host.name for device in links.devices() if vip in device.addresses}
+    macs = _macs(lab.network.hosts)
+    for host in [*lab.network.role(CLIENT), *lab.network.role(ROUTER)]:
+        with inside_network(lab.host(host.name).network):
+            known = neighbours.link_addresses()
+            devices = {device.index: device.name for device in links.devices()}
+        for (index, address), mac in known.items():
+            if address == vip and holders and mac not in holders:
+                yield host.name, _wrong_neighbour(vip, devices.get(index, str(index)), mac, macs.get(mac, "no host"))
+
+
+def _macs(hosts: Iterable[Host]) -> dict[bytes, str]:
+    return {bytes.fromhex(card.mac.replace(":", "")): host.name for host in hosts for card in host.interfaces}
+
+
+def _wrong_neighbour(vip: Address, device: str, mac: bytes, owner: str) -> Finding:
+    return Finding(
+        id="wrong_neighbour",
+        severity=Severity.ERROR,
+        layer=Layer.LINK,
+        title=f"it sends packets to {vip} to {owner}, not to the director",
+        evidence=f"ip neigh show {vip}: lladdr {mac.hex(':')} on {device}",
+        why="It has a wrong link address of the virtual address: a static entry, or one that another host announced.",
+        fix="Delete the entry.",
+        fix_command=f"ip neigh del {vip} dev {device}",
+        fix_host=HERE,
+        about=frozenset({str(vip)}),
+        symptom=True,
+    )
+
+
+# --- clients -------------------------------------------------------------------------------------------------------
+
+
+def _unanswered(lab: Lab) -> Iterator[Finding]:
+    """Yield the clients that cannot connect. It is asked last, because these connections come into the table."""
+    entry, port = lab.network.entry, lab.network.port
+    for host in lab.network.role(CLIENT):
+        with inside_network(lab.host(host.name).network):
+            error = _connect(ip_address(entry), port, 2 * len(lab.network.role(SERVER)))
+        if error:
+            yield Finding(
+                id="client_unanswered",
+                severity=Severity.ERROR,
+                layer=Layer.REPLY,
+                title=f"{host.name} cannot connect to {endpoint(ip_address(entry), port)}",
+                evidence=f"{host.name}: connect: {error}",
+                why="Neither the director nor a real server shows a cause.",
+                fix="Look at the client's routes, and at the routers between: docs/how-to/no-answer.md.",
+                symptom=True,
+            )
+
+
+def _connect(address: Address, port: int, count: int) -> str:
+    """Return why one of some connections fails; "" if none does."""
+    with contextlib.ExitStack() as opened:
+        waiting = []
+        for _ in range(count):
+            connecting = opened.enter_context(socket.socket(family_of(address), socket.SOCK_STREAM))
+            connecting.setblocking(False)
+            code = connecting.connect_ex((str(address), port))
+            if code not in (0, errno.EINPROGRESS):
+                return os.strerror(code)
+            waiting.append(connecting)
+        deadline = monotonic() + CONNECT_S
+        while waiting and (left := deadline - monotonic()) > 0:
+            _, ready, _ = select.select([], waiting, [], left)
+            for connecting in ready:
+                waiting.remove(connecting)
+                if code := connecting.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                    return os.strerror(code)
+        return f"{len(waiting)} of {count} connections have no answer within {CONNECT_S:g} s" if waiting else ""

@@ -1,0 +1,77 @@
+"""`pylvs doctor --lab` sees all hosts, and names them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pylvs.lab.lab import Lab, build, take_down
+from pylvs.lab.topologies import design
+from tests.lab.conftest import new_name
+from tests.lab.support import pylvs
+
+VIP = "10.0.0.100"
+FILTER = "nft add table inet f; nft add chain inet f i '{ type filter hook input priority 0; }'; nft add rule inet f i"
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """Return a healthy lab with two directors, which every fault of this file uses."""
+    name = new_name()
+    try:
+        yield build(name, design("ha", 2, 4, {}))
+    finally:
+        take_down(name)
+
+
+def diagnosed(lab: Lab) -> list[dict[str, Any]]:
+    """Return the findings about a lab."""
+    done = pylvs("doctor", "--lab", lab.name, "--json")
+    assert done.returncode in (0, 1), done.stderr
+    found = json.loads(done.stdout)["findings"]
+    assert isinstance(found, list)
+    return found
+
+
+FAULTS = [
+    ("rs1", f"ip address del {VIP}/32 dev lo", "rs1: 10.0.0.21 does not have the virtual address"),
+    ("client", f"ip neigh replace {VIP} lladdr 02:00:00:01:01:00 dev eth0 nud permanent", "client: it sends packets"),
+]
+
+
+def test_a_healthy_lab_has_no_finding(lab: Lab) -> None:
+    """Two directors, real servers and the client: nothing is wrong with any of them."""
+    assert diagnosed(lab) == []
+
+
+@pytest.mark.parametrize(("host", "script", "title"), FAULTS, ids=[title for _, _, title in FAULTS])
+def test_a_fault_is_one_finding_that_names_its_host(lab: Lab, host: str, script: str, title: str) -> None:
+    """Both directors infer it, and the list has it once; its command mends it on the host of its address."""
+    lab.sh(host, script)
+    (found,) = diagnosed(lab)
+    assert found["title"].startswith(title)
+    addresses = {
+        card.addresses[0].partition("/")[0]: each.name for each in lab.network.hosts for card in each.interfaces
+    }
+    assert addresses[found["fix_host"]] == host
+    lab.sh(host, found["fix_command"])
+    assert diagnosed(lab) == []
+
+
+def test_a_client_without_an_answer_is_a_finding_although_no_host_shows_a_cause(lab: Lab) -> None:
+    """The client's own firewall drops replies."""
+    lab.sh("client", f"{FILTER} tcp sport 80 drop")
+    (found,) = diagnosed(lab)
+    lab.sh("client", "nft delete table inet f")
+    assert found["id"] == "client_unanswered"
+    assert diagnosed(lab) == []
+
+
+def test_an_unknown_lab_is_one_line() -> None:
+    done = pylvs("doctor", "--lab", "nosuch")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "nosuch" in done.stderr
