@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src"
-APART = ("pylvs.lab", "pylvs.cli", "pylvs.netfilter", "pylvs.realserver")  # commands, and the programs of others
+# commands, and the programs of others
+APART = ("pylvs.lab", "pylvs.cli", "pylvs.doctor", "pylvs.trace", "pylvs.netfilter", "pylvs.realserver")
 STARTS = {"Popen", "create_subprocess_exec", "create_subprocess_shell", "fork", "posix_spawn", "run_module"}
 ENCODINGS = {"pickle", "marshal", "shelve", "dill", "xmlrpc", "plistlib"}  # besides JSON
 LINK = "pylvs.system.processes.channel"

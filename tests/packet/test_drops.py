@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from pylvs.bpf.reasons import reasons
-from pylvs.cli import drops as command
-from pylvs.cli.drops import drops
+from pylvs.cli.packets import drops as command
+from pylvs.cli.packets.drops import drops
 from pylvs.model.rows import DeviceEnds, HookPackets
 from tests.json_page import assert_documented
 from tests.packet.frames import tcp
@@ -47,7 +47,7 @@ def test_the_tables_have_devices_reasons_and_services() -> None:
         assert of_reason["services"] == [{"service": str(service), "count": 7}]
 
 
-def test_without_tables_it_says_so() -> None:
+def test_a_host_without_tables_has_no_counts() -> None:
     with populated_namespace():
         assert "no tables in this network namespace" in CliRunner().invoke(drops).output
         assert in_json() == {"tables": False, "devices": [], "reasons": []}
@@ -64,8 +64,8 @@ def test_it_has_rates_once_a_second_until_it_is_interrupted() -> None:
     pauses = iter((None, None, KeyboardInterrupt))
     with (
         mock.patch.object(command, "report", report),
-        mock.patch("pylvs.cli.drops.time.monotonic", side_effect=clock),
-        mock.patch("pylvs.cli.drops.time.sleep", side_effect=pauses),
+        mock.patch("pylvs.cli.packets.drops.time.monotonic", side_effect=clock),
+        mock.patch("pylvs.cli.packets.drops.time.sleep", side_effect=pauses),
     ):
         output = CliRunner().invoke(drops, ["--watch"]).output
     assert re.findall(r"(\d+) +(\d+)/s  no route", output) == [("30", "30"), ("90", "30")]

@@ -64,6 +64,7 @@ from tests.waiting import until
 
 EXAMPLES, SEED = 20, 20261120  # of random frames
 WAIT_S = 30.0  # until a record must have come
+FRAMES_OF_TESTS = compile_filter("not ether multicast")  # the kernel of a host sends multicasts of IPv6 by itself
 FAR = "10.77.0.60"  # on the link, without a neighbour entry
 VERDICTS: dict[str, dict[str, tuple[int, ...]]] = {
     "forwarded": SENT,
@@ -77,7 +78,7 @@ VERDICTS |= {name: {hook: (DROPPED[hook],) for hook in HOOKS} for name in ("drop
 def session(shared: Host) -> Iterator[Session]:
     for hook in (*HOOKS, "tc_egress"):
         shared.program(hook)
-    with open_session(rate=1_000_000, snap=256) as made:
+    with open_session(FRAMES_OF_TESTS, rate=1_000_000, snap=256) as made:
         yield made
 
 
@@ -315,7 +316,7 @@ def test_the_rate_limit_and_samples_are_counted() -> None:
         host.program("xdp")
         frame = tcp("S", sport=4000, dport=service.port)
         sent = host.forwarded(frame)
-        with open_session(rate=8, snap=60) as session:
+        with open_session(FRAMES_OF_TESTS, rate=8, snap=60) as session:
             for _ in range(200):
                 assert host.forwarded(frame) == sent
             counts = session.counts()
@@ -338,7 +339,7 @@ def test_a_full_ring_loses_records_and_no_packets() -> None:
         service = serve(host)
         host.program("xdp")
         frame = tcp("S", sport=4000, dport=service.port)
-        with open_session(rate=1000) as session:
+        with open_session(FRAMES_OF_TESTS, rate=1000) as session:
             while not session.counts().lost:
                 host.forwarded(frame)
                 session._renew()
@@ -417,7 +418,7 @@ def test_a_session_that_hangs_is_turned_off_and_continues_later() -> None:
         service = serve(host)
         frame = tcp("S", sport=4000, dport=service.port)
         root = host.director.tables.root
-        with open_session() as session:
+        with open_session(FRAMES_OF_TESTS) as session:
             host.expiry.run(host.director)
             assert root.get(0, "trace")
             root.publish(0, "trace", 1)  # as if the lease had ended
@@ -437,7 +438,7 @@ def test_a_session_ends_when_the_programs_are_replaced(change: str) -> None:
     with new_host(expires=False, mode="tc" if change == "entry" else "generic") as host:
         service = serve(host)
         frame = tcp("S", sport=4000, dport=service.port)
-        with open_session() as session:
+        with open_session(FRAMES_OF_TESTS) as session:
             if change == "swap":
                 with host.director.batch():
                     upgrade.swap_programs(host.director.tables)
@@ -508,7 +509,7 @@ class TracedRunner:
 def test_random_frames_get_the_same_from_the_traced_copy_and_the_reference() -> None:
     """Verdicts, bytes, counts and connections are those of the reference, as without a session (test_fuzz.py)."""
     result = Result()
-    with new_twin() as twin, open_session(rate=1_000_000, snap=256) as session:
+    with new_twin() as twin, open_session(FRAMES_OF_TESTS, rate=1_000_000, snap=256) as session:
         runners = TracedRunner(twin._xdp, "xdp", session), TracedRunner(twin._tc, "tc", session)
         with mock.patch.multiple(twin, _xdp=runners[0], _tc=runners[1]):
             _run_examples(twin, EXAMPLES, SEED, result)

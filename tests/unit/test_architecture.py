@@ -83,10 +83,10 @@ SUB_PACKAGES: dict[str, set[str]] = {
 # of each, or of its module, says which. What the common commands load is in tests/starts.py.
 MOST_LATE = {
     "bpf": 5,
-    "cli": 41,
+    "cli": 44,
     "config": 5,
-    "daemon": 14,
-    "dataplane": 55,
+    "daemon": 15,
+    "dataplane": 56,
     "edge": 4,
     "health": 6,
     "ipvsadm": 19,

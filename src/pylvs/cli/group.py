@@ -13,9 +13,9 @@ from pylvs import __version__
 # `pylvs --help` and every other command do not wait for it.
 COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "show": ("pylvs.cli.director", "show", "Show which device runs what, and why."),
-    "doctor": ("pylvs.cli.doctor", "doctor", "Find out why clients get no answer, and what mends it."),
-    "drops": ("pylvs.cli.drops", "drops", "Show what became of each received packet, and why."),
-    "trace": ("pylvs.cli.trace", "trace", "Show the way of packets through this director."),
+    "doctor": ("pylvs.cli.packets.doctor", "doctor", "Find out why clients get no answer, and what mends it."),
+    "drops": ("pylvs.cli.packets.drops", "drops", "Show what became of each received packet, and why."),
+    "trace": ("pylvs.cli.packets.trace", "trace", "Show the way of packets through this director."),
     "attach": ("pylvs.cli.director", "attach", "Run the packet path on a device, in a mode of your choice."),
     "detach": ("pylvs.cli.director", "detach", "Take the packet path off a device."),
     "watch": ("pylvs.cli.director", "watch", "Attach devices that appear, on machines without pylvs run."),

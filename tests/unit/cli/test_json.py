@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from pylvs.cli import doctor
 from pylvs.cli.main import run
 from pylvs.cli.mark import print_rules
+from pylvs.cli.packets import doctor
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity
 from pylvs.model.marks import MarkRule
 from pylvs.realserver import vip

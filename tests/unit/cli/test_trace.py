@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pylvs.cli import main
-from pylvs.cli import trace as command
+from pylvs.cli.packets import trace as command
 from pylvs.model.errors import Busy, InvalidOperation
 from pylvs.model.service import Protocol
 from pylvs.trace.filters import Filter
@@ -64,7 +64,7 @@ class Runner:
                 session.closed = True
 
         self.monkeypatch.setattr(command, "open_session", open_session)
-        self.monkeypatch.setattr("pylvs.cli.trace.monotonic", lambda: session.moment)
+        self.monkeypatch.setattr("pylvs.cli.packets.trace.monotonic", lambda: session.moment)
         status = main.run(["trace", *words])
         return status, *self.capfd.readouterr()
 

@@ -1,0 +1,1 @@
+"""Commands that explain what happens to packets."""
