@@ -172,6 +172,7 @@ def open_session(
     _checked("snap", snap, 1, abi.constant("TRACE_SNAP"))
     state = State.open()
     variants.check(state)
+    variants.refuse_another(state)
     entries = variants.entries_of(state)
     variables = {
         "trace_sample": sample,

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from pylvs.bpf import abi, kernel, maps
 from pylvs.bpf.libbpf import BpfObject
@@ -222,14 +222,7 @@ class Copy:
                 self._enter(name, WAYS[name])
 
     def _enter(self, name: str, way: Way) -> None:
-        with self._state.opened(f"maps/{name}") as program:
-            assert program is not None  # its id was read under this lock
-            ids = kernel.program_info(program).map_ids
-        for number in ids:
-            array = ArrayMap(kernel.map_by_id(number))
-            if array.name != way.name:
-                array.close()
-                continue
+        for array in _tracers(self._state, name, way):
             self._entered.callback(array.close)
             _refuse_another(array.get(way.tracer))
             array.put_descriptor(way.tracer, self._filters[way])
@@ -250,6 +243,26 @@ def _calling(programs: int, number: int) -> list[ebpf.Parts]:
         (_MOVE_NUMBER, 3, 0, 0, number),
         (_CALL, 0, 0, 0, _TAIL_CALL),
     ]
+
+
+def _tracers(state: State, name: str, way: Way) -> Iterator[ArrayMap]:
+    """Yield the arrays by which an entry program calls a session. The caller closes them."""
+    with state.opened(f"maps/{name}") as program:
+        numbers = kernel.program_info(program).map_ids if program is not None else ()
+    for number in numbers:
+        array = ArrayMap(kernel.map_by_id(number))
+        if array.name == way.name:
+            yield array
+        else:
+            array.close()
+
+
+def refuse_another(state: State) -> None:
+    """Raise Busy if another session is open. `Copy.enter` does so, too; this is before anything is loaded."""
+    for name, way in WAYS.items():
+        for array in _tracers(state, name, way):
+            with array:
+                _refuse_another(array.get(way.tracer))
 
 
 def _refuse_another(found: bytes | None) -> None:
