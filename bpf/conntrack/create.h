@@ -107,8 +107,11 @@ INLINE enum create_result create_conn(struct scratch *w, struct destination *d, 
 	enum create_result result = insert_conn(&new);
 	if (unlikely(result != CREATED))
 		return result;
-	if (is_traced())
+	if (is_traced()) {
 		trace_state(state, true);
+		if (is_dry())
+			return CREATED;
+	}
 	if (likely(is_evictable(new.conn.word)))
 		note_half_open(new.slot, new.conn.word >> WORD_GENERATION, w->service.slot);
 	if (controlled && w->flow.opens && (state == STATE_TCP_FIRST || state == STATE_SCTP_FIRST))

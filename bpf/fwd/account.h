@@ -40,9 +40,8 @@ INLINE void account(struct ctx ctx, u32 destination, enum side side, const struc
 {
 	u32 ifindex = input_of(ctx, p);
 	struct percpu_destination *percpu = percpu_of(destination);
-	if (is_dry())
-		((struct packet *)p)->counted = 1;
-	if (!percpu || is_dry())
+	((struct packet *)p)->counted = 1;
+	if (!percpu) /* a dry copy has one element, which is its own */
 		return;
 	percpu = barrier_var(percpu);
 	if (unlikely((ctx.hook == HOOK_XDP ? percpu->ingress[side].input : percpu->tc_inputs[side]) != ifindex))

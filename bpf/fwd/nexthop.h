@@ -203,15 +203,15 @@ GLOBAL_OF_HOOKS(int, refresh_hop, refresh_hop_of,
  * TC gives NULL. */
 INLINE struct hop *destination_hop(struct ctx ctx, u32 index, const struct destination *d, u32 now, bool *confirm)
 {
-	struct percpu_destination *percpu = percpu_of(is_dry() ? index % PERCPU_DESTINATIONS : index);
+	bool dry = is_dry(); /* such a copy has one element for all destinations */
+	struct percpu_destination *percpu = percpu_of(dry ? index % PERCPU_DESTINATIONS : index);
 	if (confirm)
 		*confirm = false;
 	if (!percpu)
 		return NULL;
 	percpu = barrier_var(percpu);
 	struct hop *hop = &percpu->hop;
-	/* A dry copy has one element for all destinations. */
-	if (is_dry() || unlikely(now - hop->stamp >= ticks_per_second ||
+	if (dry || unlikely(now - hop->stamp >= ticks_per_second ||
 		     (hop->verdict != HOP_READY && hop->verdict != HOP_LOCAL) || hop->is_foreign_vip)) {
 		u32 former_stamp = hop->stamp;
 		refresh_hop(ctx, percpu, d, now);

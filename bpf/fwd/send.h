@@ -143,9 +143,10 @@ INLINE int xmit_neigh(struct __sk_buff *skb, const struct hop *hop)
 		__builtin_memcpy(next.ipv6_nh, &hop->gateway, sizeof(hop->gateway));
 	else
 		next.ipv4_nh = hop->gateway.word[0];
-	trace_sent(tc_ctx(skb), hop->ifindex);
-	if (is_traced())
+	if (is_traced()) {
+		trace_sent_tc(skb, hop->ifindex);
 		trace_forwarded(hop);
+	}
 	return bpf_redirect_neigh(hop->ifindex, &next, sizeof(next), 0);
 }
 
@@ -155,9 +156,10 @@ INLINE int xmit(struct ctx ctx, const struct packet *p, const struct hop *hop)
 {
 	if (ctx.hook == HOOK_TC)
 		return xmit_neigh(ctx.skb, hop);
-	trace_sent(ctx, hop->ifindex);
-	if (is_traced())
+	if (is_traced()) {
+		trace_sent_xdp(ctx.xdp, hop->ifindex);
 		trace_forwarded(hop);
+	}
 	return xdp_xmit(hop, hop->ifindex == p->input ? XMIT_TX : XMIT_REDIRECT);
 }
 

@@ -59,9 +59,15 @@ VERIFIED_ONCE int end_half_open(u32 slot, u32 generation, u32 used_template)
 	return HALF_OPEN_ENDED;
 }
 
+/* Return the time that the packet takes, as in cost_of_syn. */
+INLINE u32 cost_of(const struct scratch *w)
+{
+	return w->flow.by_hash ? 1 : cost_of_syn(w->service.scheduler, w->service.count);
+}
+
 /* End the oldest half-open connections, for a new one. One with a reserved share becomes the newest instead. Two,
  * because while all had a reserved share, none was ended. */
-INLINE void end_oldest_half_open(u32 used_template, u32 now, u32 cost)
+INLINE void end_oldest_half_open(const struct scratch *w)
 {
 	struct half_open_queue *queue = map_elem(half_open_queues, 0);
 	if (!queue)
@@ -72,9 +78,9 @@ INLINE void end_oldest_half_open(u32 used_template, u32 now, u32 cost)
 		struct half_open oldest = next_oldest(queue);
 		if (!oldest.slot)
 			continue;
-		switch (end_half_open(oldest.slot, oldest.generation, used_template)) {
+		switch (end_half_open(oldest.slot, oldest.generation, w->template.slot)) {
 		case HALF_OPEN_ENDED:
-			note_ended(queue, now, cost);
+			note_ended(queue, ticks(), cost_of(w));
 			if (++ended == HALF_OPEN_ENDS)
 				return;
 			break;
@@ -91,7 +97,6 @@ INLINE int prog_end_half_open(struct ctx ctx, struct scratch *w, struct root *ro
 	w->flow.half_open_ended = true;
 	if (is_dry())
 		return tail_call(ctx, PROG_CONNECT);
-	u32 cost = w->flow.by_hash ? 1 : cost_of_syn(w->service.scheduler, w->service.count);
-	end_oldest_half_open(w->template.slot, ticks(), cost);
+	end_oldest_half_open(w);
 	return tail_call(ctx, PROG_CONNECT);
 }
