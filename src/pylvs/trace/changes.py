@@ -33,12 +33,11 @@ def sides(packet: TracedPacket) -> tuple[list[Layer], list[Layer]]:
     return decoded(packet.before), decoded(packet.after, is_tunnel=packet.method == "tunnel")
 
 
-def compared(packet: TracedPacket) -> list[Row]:
-    """Return the notable fields of the packet and all that differ, from the outer header to the inner one.
+def compared(packet: TracedPacket, before: list[Layer], after: list[Layer]) -> list[Row]:
+    """Return the notable fields of both sides and all that differ, from the outer header to the inner one.
 
-    Without `after`, all fields are those that came.
+    If the packet was not sent, all fields are those that came.
     """
-    before, after = sides(packet)
     if not packet.after:
         return [Row(layer.name, field.name, field.text, "", SAME) for layer, field in _notable(before)]
     found = list[Row]()
@@ -97,15 +96,14 @@ def _rows(old: Layer | None, new: Layer | None) -> Iterator[Row]:
                 if field.notable or field.name in _PROTOCOL:
                     yield Row(new.name, field.name, "", field.text, NEW)
         return
-    names = [field.name for field in old.fields]
-    names += [field.name for field in new.fields if field.name not in names]
-    shown = {field.name for field in (*old.fields, *new.fields) if field.notable}
-    for name in names:
-        came, left = old.text(name), new.text(name)
-        if came != left:
-            yield Row(new.name, name, came, left, CHANGED)
-        elif name in shown:
-            yield Row(new.name, name, came, left, SAME)
+    others = {field.name: field for field in new.fields}
+    for field in old.fields:
+        other = others.pop(field.name, None)
+        left = other.text if other else ""
+        if field.text != left or field.notable:
+            yield Row(new.name, field.name, field.text, left, SAME if field.text == left else CHANGED)
+    for field in others.values():
+        yield Row(new.name, field.name, "", field.text, CHANGED)
 
 
 def _data(packet: TracedPacket, before: list[Layer], after: list[Layer]) -> Iterator[Row]:

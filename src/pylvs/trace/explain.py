@@ -44,7 +44,7 @@ def lines(packet: TracedPacket, paint: Paint) -> list[str]:
     hook = _HOOKS.get(packet.hook, packet.hook)
     head = f"{packet.number}. {clock(packet.time)}  {packet.device}, {hook}, CPU {packet.cpu}"
     found = [one_line(f"{head}: {kind(before)}, {packet.length} bytes"), ""]
-    rows = compared(packet)
+    rows = compared(packet, before, after)
     if packet.verdict != TO_TC:  # the packet of TC has the same headers
         found += [*_table(rows, bool(packet.after), paint), ""]
     for paragraph in sentences(packet, before, after, rows):
@@ -64,7 +64,7 @@ def _table(rows: list[Row], is_sent: bool, paint: Paint) -> Iterator[str]:
         if row.kind == SAME and row.layer == DATA:
             new = "the same"
         elif row.kind == CHANGED and not new:
-            new = "(by the kernel, behind TC)"
+            new = "(by the kernel, behind TC)" if row.layer == "Ethernet" else "(none)"
         header = name, row.kind in (NEW, GONE)  # an outer header may have the name of the inner one
         shown_name = "" if header == previous else name
         previous = header

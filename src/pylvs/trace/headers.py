@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 
-from pylvs.model.addresses import endpoint
 from pylvs.model.dataclass import dataclass
 
 ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_ARP = 0x0800, 0x86DD, 0x0806
@@ -66,7 +65,10 @@ class Layer:
 
     def text(self, name: str) -> str:
         """Return a field as text; empty without it."""
-        return next((field.text for field in self.fields if field.name == name), "")
+        for field in self.fields:
+            if field.name == name:
+                return field.text
+        return ""
 
 
 def decoded(frame: bytes, *, is_tunnel: bool = False) -> list[Layer]:
@@ -288,15 +290,15 @@ def endpoints(layers: list[Layer]) -> tuple[str, str]:
     if ip is None:
         return "", ""
     ports = next((layer for layer in packet if layer.start >= ip.end and layer.text("source port")), None)
-    ends = tuple(
-        endpoint(_address(ip.text(side)), int(ports.text(f"{side} port"))) if ports else ip.text(side)
-        for side in ("source", "destination")
-    )
-    return ends[0], ends[1]
+    return _end(ip, ports, "source"), _end(ip, ports, "destination")
 
 
-def _address(text: str) -> IPv4Address | IPv6Address:
-    return IPv6Address(text) if ":" in text else IPv4Address(text)
+def _end(ip: Layer, ports: Layer | None, side: str) -> str:
+    address = ip.text(side)
+    if ports is None:
+        return address
+    port = ports.text(f"{side} port")
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def kind(layers: list[Layer]) -> str:

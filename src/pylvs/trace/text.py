@@ -69,8 +69,9 @@ def _left(packet: TracedPacket, before: list[Layer], after: list[Layer]) -> str:
         outer = tunnel(after)
         around = [f"{layer.name} {layer.text('source')} > {layer.text('destination')}" for layer in outer[:1]]
         around += [layer.name for layer in outer[1:]]
-        changed = summary(compared(packet))
-        ends = _ends(after) if endpoints(after) != endpoints(before) else ""
+        changed = summary(compared(packet, before, after))
+        ends = _ends(after)
+        ends = "" if ends == _ends(before) else ends
         macs = "" if is_addressed_later(packet) else _macs(after)
         parts += [macs, " ".join(around), ends, f"changed: {changed}" if changed else "unchanged"]
     parts.append(reason_text(packet))
@@ -97,7 +98,7 @@ def _ends(layers: list[Layer]) -> str:
 def as_values(packet: TracedPacket) -> dict[str, Any]:
     """Return the packet for `--json`: docs/reference/json.md lists the fields."""
     before, after = sides(packet)
-    rows = compared(packet)
+    rows = compared(packet, before, after)
     source, destination = endpoints(before)
     found: dict[str, Any] = {
         "number": packet.number,

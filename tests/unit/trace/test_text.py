@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from scapy.layers.inet import IP, IPOption_RR
 
 from pylvs.trace import explain, text
 from pylvs.trace.packet import TracedPacket
@@ -26,7 +27,10 @@ from tests.unit.trace.packets import (
     PASSED,
     REJECTED,
     REPLY,
+    SYN,
     TO_TC,
+    sent,
+    to_vip,
 )
 
 AT_TC = replace(DIRECT, hook="tc", after=DIRECT.before[:12] + DIRECT.after[12:])
@@ -119,6 +123,13 @@ def test_the_table_of_an_explanation_marks_what_changed() -> None:
         "  The packet belongs to a connection of the service TCP 10.0.0.100:80, so it is sent to that server,",
         "  10.0.0.22:8080.",
     ]
+
+
+def test_a_header_without_its_options_is_shown_without_them() -> None:
+    options = IP(src="10.0.0.5", dst="10.0.0.100", options=IPOption_RR(routers=["0.0.0.0"]))
+    lines = explain.lines(sent(options / SYN, to_vip(63) / SYN, method="direct"), plain)
+    (row,) = [line.split() for line in lines if line.split()[:1] == ["options"]]
+    assert row[-2:] == ["*", "(none)"]
 
 
 def test_an_outer_header_stands_before_the_inner_one_of_the_same_name() -> None:
