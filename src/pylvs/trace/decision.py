@@ -59,7 +59,11 @@ def reason_text(packet: TracedPacket) -> str:
         return ""
     name = spaced(packet.reason)
     declared = reasons().get(name)
-    return f"{name}: {declared.sentence}" if declared else name
+    if declared is None:
+        return name
+    if declared.verdict == FORWARDED:  # the verdict and the hook say so
+        return ""
+    return declared.sentence if declared.sentence.endswith(name) else f"{name}: {declared.sentence}"
 
 
 def connection(packet: TracedPacket) -> str:

@@ -35,6 +35,13 @@ _SCHEDULERS = {
     "lblcr": "one of the servers that this destination had, while they are not overloaded",
     "twos": "the less loaded one of two random servers",
 }
+_ENDS = {  # of packets that are not forwarded
+    PASSED: "The stack of this host gets it unmodified.",
+    DROPPED: "It was dropped.",
+    HELD: "It is a fragment, held until the others of its packet arrive.",
+    TO_TC: "XDP cannot finish this packet, and passed it to TC, unmodified; TC's part follows.",
+    REJECTED: "It was not forwarded; its sender gets an ICMP error instead.",
+}
 _LOAD = "The load of a server is 256 times its active connections, plus its inactive ones."
 
 
@@ -146,8 +153,9 @@ def _forwarded(packet: TracedPacket, before: list[Layer], after: list[Layer], ro
         yield from _encapsulated(after)
     else:
         yield f"It left{out}."
-    if packet.reason:
-        yield f"{_sentence(reason_text(packet))}."
+    reason = reason_text(packet)
+    if reason:
+        yield f"Reason: {reason}."
 
 
 def _routed(after: list[Layer], rows: list[Row]) -> Iterator[str]:
@@ -188,22 +196,10 @@ def _encapsulated(after: list[Layer]) -> Iterator[str]:
 
 
 def _not_forwarded(packet: TracedPacket) -> Iterator[str]:
-    reason = _sentence(reason_text(packet))
-    if packet.verdict == TO_TC:
-        yield "XDP cannot finish this packet, and passed it to TC, unmodified; TC's part follows."
-    elif packet.verdict == DROPPED:
-        yield "It was dropped; its sender gets no answer."
-    elif packet.verdict == REJECTED:
-        yield "It was not forwarded; its sender gets an ICMP error instead."
-    elif packet.verdict == HELD:
-        yield "It is a fragment, held until the others of its packet arrive."
-    elif packet.verdict == PASSED and packet.service is None:
+    if packet.verdict == PASSED and packet.reason == "no_service":
         yield "It is for no service, so the stack of this host gets it unmodified."
-    elif packet.verdict == PASSED:
-        yield "The stack of this host gets it unmodified."
+        return
+    yield _ENDS.get(packet.verdict, f"It ended: {spaced(packet.verdict)}.")
+    reason = reason_text(packet)
     if reason and packet.verdict != TO_TC:
         yield f"Reason: {reason}."
-
-
-def _sentence(text: str) -> str:
-    return text.rstrip(".")

@@ -61,8 +61,6 @@ def _label(packet: TracedPacket) -> tuple[str, str]:
 def _left(packet: TracedPacket, before: list[Layer], after: list[Layer]) -> str:
     if packet.verdict != FORWARDED:
         reason = "" if packet.verdict == TO_TC else reason_text(packet)
-        if packet.verdict == PASSED and packet.service is None and not reason:
-            return "of no service: to the stack"
         return reason or _OUTCOMES.get(packet.verdict, packet.verdict)
     parts = [_device(packet.output or "", "")]
     if packet.after:

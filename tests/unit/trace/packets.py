@@ -76,7 +76,7 @@ FALLBACK = sent(
 )
 DROPPED = came(to_vip() / SYN, service=SERVICE, verdict="dropped", reason="table_full_dropped")
 REJECTED = came(to_vip() / SYN, service=SERVICE, verdict="rejected", reason="no_destination")
-PASSED = came(IP(src="10.0.0.5", dst="10.0.0.10") / UDP(sport=53, dport=53))
+PASSED = came(IP(src="10.0.0.5", dst="10.0.0.10") / UDP(sport=53, dport=53), reason="no_service")
 TO_TC = came(to_vip() / SYN, verdict="to_tc", reason="to_tc")
 HELD = came(IP(src="10.0.0.5", dst="10.0.0.100", flags="MF") / UDP(dport=80), hook="tc", verdict="held")
 ALL = {
