@@ -42,6 +42,7 @@ _RING_S = 1  # the ring buffer holds the records of about so many seconds at the
 _LEAST_RING, _MOST_RING = 1 << 20, 1 << 25  # bytes
 _BUSY, _DISCARDED, _HEADER = 1 << 31, 1 << 30, 8  # of a record in a ring buffer (linux/bpf.h)
 _PAGE = mmap.PAGESIZE
+_SET_NS = 10_000_000  # of two clocks: more is no delay between two reads
 _VERDICTS = {
     "PASSED": PASSED,
     "FORWARDED": FORWARDED,
@@ -251,7 +252,7 @@ def packet_of(record: bytes, number: int) -> TracedPacket | None:
     choice = _name("trace_choice", "TRACE_", values["choice"])
     return TracedPacket(
         number=number,
-        time=_epoch(values["time_ns"]),
+        time=_CLOCK.epoch(values["time_ns"]),
         cpu=values["cpu"],
         hook=HOOKS[min(values["hook"], len(HOOKS) - 1)],
         device=device_name(values["device"]),
@@ -294,8 +295,24 @@ def _states() -> dict[int, str]:
     return names | state_names("TCP", TCP_STATES) | state_names("SCTP", SCTP_STATES)
 
 
-def _epoch(boot_ns: int) -> float:
-    return (time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME) + boot_ns) / 1e9
+class _Clock:
+    """Turns times since the boot into Unix time, by one offset: two reads of clocks are never the same time apart.
+
+    The offset is measured again when the clock of the machine was set.
+    """
+
+    def __init__(self) -> None:
+        self._offset_ns = 0
+
+    def epoch(self, boot_ns: int) -> float:
+        """Return the Unix time in seconds."""
+        now = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        if abs(now - self._offset_ns) > _SET_NS:
+            self._offset_ns = now
+        return (self._offset_ns + boot_ns) / 1e9
+
+
+_CLOCK = _Clock()
 
 
 def device_name(index: int) -> str:
