@@ -8,6 +8,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from pylvs.dataplane.overview import overview
 from pylvs.health.handshakes import verdicts
 from pylvs.model.dataclass import replace
 from pylvs.model.rows import Handshakes
@@ -270,3 +271,10 @@ def test_a_dead_server_is_named_amid_a_flood(host: Host, method: Method) -> None
         if number % 21 == 0:  # with 22 packets each time another server is next
             clients.connect(1)
     assert verdicts(found(host, service)).low.keys() == {2}
+
+
+def test_show_has_the_handshakes_of_each_destination(host: Host) -> None:
+    service = serve(host, 2)
+    Clients(host, service, dead=(1,)).connect(8)
+    counted = {each["server"]: (each["begun"], each["completed"]) for each in overview()["handshakes"]}
+    assert counted == {f"{server4(1)}:{service.port}": (4, 0), f"{server4(2)}:{service.port}": (4, 4)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_address
 from typing import Any, cast
 
@@ -16,8 +16,10 @@ from pylvs.dataplane.devices.modes import ON_REQUEST, Mode
 from pylvs.dataplane.director import open_director
 from pylvs.dataplane.overview import overview
 from pylvs.dataplane.state import State
+from pylvs.health.handshakes import verdicts
 from pylvs.model.addresses import command_to_add
 from pylvs.model.errors import Busy, InvalidOperation, NotPermitted, PylvsError, shown
+from pylvs.model.rows import Handshakes
 from pylvs.model.settings import PREFIX, SETTINGS, known_setting, parse_setting
 from pylvs.netlink import links
 from pylvs.system import lock, unix_http
@@ -141,9 +143,21 @@ def _print_problems(found: Mapping[str, Any]) -> None:
         gateway = "" if neighbour["next_hop"] == neighbour["address"] else f"its gateway {neighbour['next_hop']} "
         text = f"{gateway}does not answer on {neighbour['device']}: is the address right, and the host up?"
         click.echo(f"{neighbour['address']}: {text}")
+    for line in _silent_servers(found.get("handshakes", ())):
+        click.echo(line)
     for vip in found["absent"]:
         remedy = command_to_add(ip_address(vip["address"]), vip["device"])
         click.echo(f"{vip['address']}: no device has it, so no packets to it come here: {remedy}")
+
+
+def _silent_servers(counted: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield a line for each destination that completes far fewer handshakes than the others of its service."""
+    services: dict[str, dict[str, Handshakes]] = {}
+    for row in counted:
+        services.setdefault(row["service"], {})[row["server"]] = Handshakes(row["begun"], row["completed"])
+    for service, servers in services.items():
+        for server, text in verdicts(servers).low.items():
+            yield f"{server} of {service}: since it was added, {text}"
 
 
 @click.command()

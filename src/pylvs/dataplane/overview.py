@@ -64,6 +64,10 @@ def overview() -> dict[str, Any]:
         ],
         "not_forwarding": not_forwarding(tables),
         **_of_servers(services),
+        "handshakes": [
+            {"service": str(key), "server": str(server), "begun": counted.begun, "completed": counted.completed}
+            for (key, server), counted in director.handshakes().items()
+        ],
         "absent": [{"address": str(each), "device": device} for each, device in sorted(missing_vips.items(), key=str)],
         "standby": sorted(map(str, roles.standby)),
         "master": sorted(map(str, roles.held)),

@@ -15,7 +15,7 @@ from pylvs.model.dataclass import dataclass
 from pylvs.model.rows import Handshakes
 
 MINUTE_S = 60.0
-RECENT_S = 10.0  # shows a change sooner, where there are enough handshakes
+RECENT_S = 8.0  # shows a change sooner, where there are enough handshakes
 GRACE_S = 3.0  # a handshake counts as failed only then: a slow server may still answer
 STEP_S = 5.0  # between the older counts that a history keeps
 FEWEST = 5  # handshakes begun, of a server that is named

@@ -183,6 +183,17 @@ def test_show_explains_why_native_xdp_stays_without_services(
     assert ("native XDP stays for a minute" in capsys.readouterr().out) == explained
 
 
+def test_show_names_a_server_that_completes_few_handshakes() -> None:
+    counted = [
+        {"service": "TCP 192.0.2.1:80", "server": f"10.0.0.{number}:80", "begun": 30, "completed": completed}
+        for number, completed in ((1, 0), (2, 30), (3, 29))
+    ]
+    assert list(director._silent_servers(counted)) == [
+        "10.0.0.1:80 of TCP 192.0.2.1:80: since it was added, completes 0 of 30 handshakes, others 98%"
+    ]
+    assert list(director._silent_servers(counted[1:])) == []
+
+
 def test_down_names_the_daemons_that_make_the_tables_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(directory, "STATE_ROOT", tmp_path)
     monkeypatch.setattr(director, "network_cookie", lambda: 1)
