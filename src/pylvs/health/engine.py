@@ -25,7 +25,7 @@ from pylvs.health.events import (
     ServiceIdentity,
     Standing,
 )
-from pylvs.health.handshake_state import ended, is_judged, judge, may_fail, restore
+from pylvs.health.handshake_state import ended, is_judged, judge, may_fail, note_out, restore
 from pylvs.health.handshakes import Shaken
 from pylvs.health.probes import Outcome, ProbeScheduler, descriptor_limit
 from pylvs.health.state import CheckState, ServerSnapshot, ServerState, ServiceSnapshot, ServiceState
@@ -315,6 +315,9 @@ class Engine:
             self._scheduler.probe_replaced(state.scheduled)
         for state in built.begun:
             self._scheduler.schedule(state.scheduled, self._chance() * state.check.pace.warmup_s)
+        for service in built.touched:
+            note_out(service)
+        self._judged = {name for name, service in built.services.items() if is_judged(service)}
         names = {server.name for server in self._servers()}
         former = {name: built.former.get(name, name) for name in names}
         self._renamed = {old: name for name, old in built.former.items()}
@@ -373,7 +376,7 @@ class Engine:
     def _restore_for_quorum(self, service: ServiceState, at: float) -> list[Event]:
         """Let servers that are down by handshake_share serve again, until there is a quorum."""
         events: list[Event] = []
-        for key in sorted(service.out & service.servers.keys(), key=str):
+        for key in sorted(service.out, key=str):
             if service.quorum_after(service.has_quorum):
                 break
             events += restore(service, service.servers[key], "the quorum needs it", at, self._scheduler.now)

@@ -99,6 +99,11 @@ def may_fail(service: ServiceState, handshakes: Handshakes) -> bool:
     return handshakes.share < max(FAILED_SHARE, service.wanted.handshake_share / 100)
 
 
+def note_out(service: ServiceState) -> None:
+    """Note which servers are out, after a reload that may have removed or renamed some."""
+    service.out = {key for key, server in service.servers.items() if server.out_until is not None}
+
+
 def is_judged(service: ServiceState) -> bool:
     """Return whether it must be judged even if no server fails: a server is named or out, or the service is named."""
     return bool(service.handshakes_low or service.out or any(each.handshakes_low for each in service.servers.values()))
@@ -106,13 +111,8 @@ def is_judged(service: ServiceState) -> bool:
 
 def ended(service: ServiceState, now: float) -> list[ServerState]:
     """Return the servers whose time is up, or that handshake_share does not concern any more."""
-    found = [service.servers[key] for key in service.out if key in service.servers]
-    service.out &= service.servers.keys()
-    return [
-        server
-        for server in found
-        if server.out_until is None or now >= server.out_until or not service.wanted.handshake_share
-    ]
+    out = [service.servers[key] for key in service.out]
+    return [server for server in out if now >= (server.out_until or 0) or not service.wanted.handshake_share]
 
 
 def restore(service: ServiceState, server: ServerState, reason: str, at: float, now: float) -> Iterator[Event]:

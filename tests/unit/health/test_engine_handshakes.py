@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from pylvs.health.events import HandshakesLow, HandshakesLowEnded, ServerDown, ServerName, ServerUp
 from pylvs.health.handshakes import Shaken
+from pylvs.model.dataclass import replace
 from pylvs.model.rows import Handshakes
-from pylvs.model.service import Protocol, ServiceKey
+from pylvs.model.service import Destination, Protocol, ServiceKey
 from pylvs.model.wanted import WantedService
 from tests.unit.health.engine_harness import EngineHarness, key, server, service, vip
 
@@ -202,6 +203,19 @@ def test_checks_still_count_for_a_server_that_is_out() -> None:
         assert harness.table() == {2: 1, 3: 1}
         harness.revive(1)
         harness.pass_(25)
+        assert harness.table() == {1: 1, 2: 1, 3: 1}
+
+
+def test_a_server_that_a_reload_renames_returns_in_time() -> None:
+    """Its service has another name, too."""
+    with EngineHarness(three(handshake_share=50)) as harness:
+        harness.start()
+        judged(harness, rs1=DEAD, rs2=FINE, rs3=FINE)
+        renamed = replace(server(1), destination=Destination(key(1, 8080)))
+        harness.replace(service(renamed, server(2), server(3), name="other", handshake_share=50))
+        assert harness.table() == {2: 1, 3: 1}
+        harness.pass_(60)
+        assert judged(harness) == [1]
         assert harness.table() == {1: 1, 2: 1, 3: 1}
 
 
