@@ -16,15 +16,15 @@ from dataclasses import dataclass, field
 from unittest import mock
 
 from pylvs.bpf import kernel, libbpf
-from pylvs.bpf.maps import MMAPABLE, ArrayMap, HashMap, MmapArray, PerCpuArray
+from pylvs.bpf.maps import MMAPABLE, ArrayMap, HashMap, MmapArray, PerCpuArray, RingBuffer
 from pylvs.dataplane import load
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import LOADED, State
 from pylvs.dataplane.tables import Tables
 from pylvs.system import syscalls
 
-HASH, ARRAY, PROG_ARRAY, PERCPU_HASH, PERCPU_ARRAY, LRU_HASH, LPM_TRIE, QUEUE, DEVMAP_HASH = (  # linux/bpf.h
-    *(1, 2, 3, 5, 6, 9, 11, 22, 25),
+HASH, ARRAY, PROG_ARRAY, PERCPU_HASH, PERCPU_ARRAY, LRU_HASH, LPM_TRIE, QUEUE, DEVMAP_HASH, RINGBUF = (  # linux/bpf.h
+    *(1, 2, 3, 5, 6, 9, 11, 22, 25, 27),
 )
 TIMERS = ("sweepers", "estimators", "cache_sweepers")  # maps with the timers: a write to such an element cancels it
 MOST = 2  # loads in a stock; each takes 200 MB
@@ -160,6 +160,9 @@ def clear(descriptor: int) -> None:
         with (PerCpuArray if info.type == PERCPU_ARRAY else ArrayMap).duplicate(descriptor) as array:
             count = array.max_entries
             array.put_many(struct.pack(f"<{count}I", *range(count)), bytes(count * len(array.get(0) or b"")), count)
+    elif info.type == RINGBUF:
+        with RingBuffer.duplicate(descriptor) as ring:
+            ring.records()
     elif info.type == QUEUE:
         value = ctypes.create_string_buffer(info.value_size)
         while not libbpf.library().bpf_map_lookup_and_delete_elem(descriptor, None, value):

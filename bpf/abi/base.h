@@ -148,6 +148,7 @@ enum reason {
 	REASON_ICMP_UNSENT, /* note: an ICMP error to the sender of a dropped packet could not be sent */
 	REASON_FRAGMENTS_JOINED, /* note: fragments that waited became a packet, which the last one stands for */
 	REASON_SERVICE_UNCOUNTED, /* note: an end was not counted by service, because that table is full */
+	REASON_LOG_LOST, /* note: a record of the connection log was lost, because `pylvs log` did not read in time */
 	REASONS = 128,
 };
 

@@ -72,6 +72,7 @@ struct settings { /* each field is independent of the others; those with a sign 
 struct root {
 	u64 live;
 	u64 standby; /* 0: no address is standby; else 1 or 2, the bit of standby addresses in the map `standby` */
+	u64 log; /* tick until which connections are logged (conntrack/log.h); 0: they are not */
 	u64 nat; /* 1: there are NAT servers, so a part of the connection table is theirs */
 	u64 trace; /* tick until which packets pass the filter of `pylvs trace`; 0: no session */
 	u64 address_keys[ADDRESS_KEYS]; /* secrets of address_hash; bit 0 of the first one is set */

@@ -176,6 +176,31 @@ struct call {
 	u8 id[CALL_ID_LENGTH + 1]; /* zeros follow */
 } __attribute__((aligned(8)));
 
+/* Events of the connection log: all but the first one are reasons of ends. */
+enum conn_event_kind { CONN_OPENED, CONN_EXPIRED, CONN_KILLED, CONN_ORPHAN, CONN_REPLACED };
+
+/* A record of the connection log, which Python reads. */
+struct conn_event {
+	u64 time_ns; /* CLOCK_BOOTTIME */
+	union tuple tuple;
+	struct address server; /* zero without a destination */
+	u32 mark; /* of the service, or 0 */
+	be16 port; /* of the real server */
+	u8 event; /* enum conn_event_kind */
+	u8 family; /* 4 or 6 */
+	u8 server_family;
+	u8 method;
+	u8 state;
+	u8 pad[5];
+};
+
+enum { LOG_BYTES = 1 << 20 };
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, LOG_BYTES);
+} conn_log SEC(".maps");
+
 /* A position in the ring of half-open connections. */
 struct half_open {
 	u32 slot; /* 0: none, and closed if `lap` is the position's own */

@@ -28,6 +28,8 @@ struct constants {
 	enum probe_marks probe_marks;
 	enum word_bits word_bits;
 	enum conn_flags conn_flags;
+	enum conn_event_kind conn_event_kind;
+	struct conn_event conn_event;
 	enum timers timers;
 	enum run_classes run_classes;
 	enum variant variant;

@@ -4,6 +4,7 @@
 #pragma once
 #include "conntrack/half_open.h"
 #include "conntrack/insert.h"
+#include "conntrack/log.h"
 #include "conntrack/lookup.h"
 #include "conntrack/reply_owner.h"
 #include "conntrack/update.h"
@@ -114,6 +115,8 @@ INLINE enum create_result create_conn(struct scratch *w, struct destination *d, 
 	}
 	if (likely(is_evictable(new.conn.word)))
 		note_half_open(new.slot, new.conn.word >> WORD_GENERATION, w->service.slot);
+	if (is_logged(now))
+		log_conn(new.slot, CONN_OPENED | state << 8);
 	if (controlled && w->flow.opens && (state == STATE_TCP_FIRST || state == STATE_SCTP_FIRST))
 		assure(new.slot, ASSURED); /* sloppy_tcp, sloppy_sctp */
 	return CREATED;

@@ -3,6 +3,7 @@
  */
 #pragma once
 #include "conntrack/insert.h"
+#include "conntrack/log.h"
 #include "conntrack/update.h"
 
 /* Let the expiry timer end a template that no connection refers to and that was never assured or confirmed. Return
@@ -63,6 +64,8 @@ INLINE bool end_conn(const union tuple *tuple, bool is_ipv6, const struct found 
 		__sync_fetch_and_and(word, ~(1ULL << WORD_DYING));
 		return false;
 	}
+	if (is_logged(ticks()) && word_state(seen) != STATE_TEMPLATE && ending != END_RESTORED)
+		log_conn(slot, CONN_EXPIRED + ending | word_state(seen) << 8);
 	unlink_entry(&key, slot);
 	if (ending != END_REPLACED)
 		uncount_conn(copy.destination, word_state(seen));

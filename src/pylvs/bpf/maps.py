@@ -266,6 +266,35 @@ class PerCpuHash(HashMap):
         self.put(key, struct.pack("<Q", count).ljust(self._width(), b"\0"))
 
 
+class RingBuffer(Map):
+    """A BPF ring buffer, for one reader. The layout is in Documentation/bpf/ringbuf.rst."""
+
+    _BUSY, _DISCARDED, _HEADER = 1 << 31, 1 << 30, 8
+
+    def __init__(self, descriptor: int) -> None:
+        """Take over an open descriptor."""
+        super().__init__(descriptor)
+        size = self.max_entries
+        self._read_at = memoryview(self._in_memory(_PAGE, mmap.PROT_READ | mmap.PROT_WRITE)).cast("Q")
+        self._rest = memoryview(self._in_memory(_PAGE + 2 * size, mmap.PROT_READ, _PAGE))
+        self._written_to, self._data = self._rest[:8].cast("Q"), self._rest[_PAGE:]
+
+    def records(self) -> list[bytes]:
+        """Return the records that were written since the last call, and free their memory."""
+        at, found = self._read_at[0], []
+        while at < self._written_to[0]:
+            start = at % self.max_entries  # the data is mapped twice, so a record is always contiguous
+            length = int.from_bytes(self._data[start : start + 4], "little")
+            if length & self._BUSY:
+                break
+            begin, size = start + self._HEADER, length & ~self._DISCARDED
+            if not length & self._DISCARDED:
+                found.append(bytes(self._data[begin : begin + size]))
+            at += (size + self._HEADER + 7) & ~7
+        self._read_at[0] = at
+        return found
+
+
 class QueueMap(Map):
     """A queue or a stack."""
 

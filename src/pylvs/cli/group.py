@@ -16,6 +16,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "doctor": ("pylvs.cli.packets.doctor", "doctor", "Find out why clients get no answer, and what mends it."),
     "drops": ("pylvs.cli.packets.drops", "drops", "Show what became of each received packet, and why."),
     "trace": ("pylvs.cli.packets.trace", "trace", "Show the way of packets through this director."),
+    "log": ("pylvs.cli.packets.log", "log", "Print each connection that is made or ends, or send it to a collector."),
     "attach": ("pylvs.cli.director", "attach", "Run the packet path on a device, in a mode of your choice."),
     "detach": ("pylvs.cli.director", "detach", "Take the packet path off a device."),
     "watch": ("pylvs.cli.director", "watch", "Attach devices that appear, on machines without pylvs run."),
@@ -47,7 +48,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "The table and its devices": ("show", "attach", "detach", "watch", "down", "sysctl", "mark", "simulate"),
-    "What happens to packets": ("doctor", "trace", "drops"),
+    "What happens to packets": ("doctor", "trace", "drops", "log"),
     "A real server": ("realserver",),
     "keepalived.conf and the daemon": ("check", "diff", "run", "stop", "keepalived", "reload"),
     "A running daemon": ("status", "vrrp", "events", "history", "metrics"),

@@ -29,7 +29,9 @@ _ANEW = {
 # Structures with few fields to copy.
 _COPIED = {"book": ("service_top", "destination_top", "member_top", "trash_began_s")}
 _WITH_DEFAULTS = "settings"  # a structure: a setting that the other build lacks has its default
-_ADDED: dict[str, tuple[str, ...]] = {}  # fields that an earlier release lacks, by structure: they begin at 0
+_ADDED: dict[str, tuple[str, ...]] = {
+    "root": ("log",)
+}  # fields that an earlier release lacks, by structure: they begin at 0
 # Enumerations whose values maps store.
 _STORED = (
     *("scheduler", "method", "state", "service_flag", "destination_flag", "destination_use", "tunnel_kind"),
