@@ -34,6 +34,7 @@ FAR, FAR6 = "198.19.0.9", "fd68::9"  # other hosts, for whose packets this one i
 MANY_CLIENTS = "10.128.0.0"  # the first client of the random flows,
 THREAD_CLIENTS = "10.144.0.0"  # of those across services,
 NEW_CLIENTS, STICKY_CLIENTS, LIMITED_CLIENTS = "10.160.0.0", "10.162.0.0", "10.164.0.0"  # of the new ones,
+LOGGED_CLIENTS = "10.168.0.0"  # of those that are logged,
 TUN_CLIENTS = "10.176.0.0"  # of tunnels,
 NAT_CLIENTS = "10.192.0.0"  # of NAT, with one flow each,
 MANY_CLIENTS6, NEW_CLIENTS6, NAT_CLIENTS6 = "fd67::a80:0", "fd67::aa0:0", "fd67::ac0:0"  # and of IPv6
@@ -300,6 +301,7 @@ class NewCase:
     port: int
     clients: str
     wrapper: Wrapper = FLOWS
+    logged: bool = False  # while the connection log is on
 
 
 def new_cases(size: Size) -> list[NewCase]:
@@ -308,6 +310,7 @@ def new_cases(size: Size) -> list[NewCase]:
         NewCase("new_dr", MANY, NEW_CLIENTS),
         NewCase("new_persistent", STICKY, STICKY_CLIENTS),
         NewCase("new_limited", LIMITED, LIMITED_CLIENTS),
+        NewCase("new_logged", MANY, LOGGED_CLIENTS, logged=True),
     ]
     if size.budgets and site.has_ipv6():
         found.append(NewCase("new_six", MANY_SIX, NEW_CLIENTS6, FLOWS6))

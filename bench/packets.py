@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from bench import full_table, katran, site
@@ -41,6 +41,7 @@ from bench.rows import (
     TABLE_WORK,
     Measured,
 )
+from pylvs.dataplane.connection_log import ConnectionLog
 from pylvs.dataplane.load import CONNECTION_MAPS
 from pylvs.system.namespaces import inside_network
 from pylvs.trace.filters import compile_filter
@@ -49,6 +50,7 @@ from pylvs.trace.session import Session, open_session
 _MISSED = 0.001  # of all packets may be passed to the kernel: XDP asks for the next hop once a second
 _YOUNG_S = 50  # a connection without an answer lives a minute
 _HALF_OPEN = 1 << 13  # at once
+_LOGGED = 8192  # records of the connection log that are read at once
 _ATTEMPTS = 4  # to establish the connections of some flows
 
 
@@ -137,7 +139,7 @@ class Bench:
         there, ever = self.path.connections(service)
         self.path.forget_half_open()
         self.path.harness.plan(request(case.port, SYN, case.clients), Flows(NEW_WALK, self._new[case], IN_ORDER))
-        spent, _ = self.path.harness.run(case.wrapper, self.path.entry(case.wrapper), number)
+        spent = self._run_logged(case, number) if case.logged else self._run_new(case, number)
         self._new[case] += number
         now_there, now_ever = self.path.connections(service)
         made, lasting = now_ever - ever, now_there - there
@@ -146,6 +148,23 @@ class Bench:
             went = f"connections made: {made} of {number}, in the table: {lasting}"
             raise WrongPath(f"{case.name}: {went}: {self.path.reasons()}")
         return spent
+
+    def _run_new(self, case: NewCase, number: int) -> float:
+        """Return the ns of each of so many packets."""
+        return self.path.harness.run(case.wrapper, self.path.entry(case.wrapper), number)[0]
+
+    def _run_logged(self, case: NewCase, number: int) -> float:
+        """Likewise while the connections are logged. Between the parts the records are read, as by `pylvs log`."""
+        parts = [_LOGGED] * (number // _LOGGED) + [number % _LOGGED] * bool(number % _LOGGED)
+        spent, first = 0.0, self._new[case]
+        with closing(ConnectionLog(self.path.director.state)) as log:
+            for part in parts:
+                self.path.harness.plan(request(case.port, SYN, case.clients), Flows(NEW_WALK, first, IN_ORDER))
+                spent += self._run_new(case, part) * part
+                first += part
+                if len(log.read()) < part:
+                    raise WrongPath(f"{case.name}: records were lost: {self.path.reasons()}")
+        return spent / number
 
     def measure_lines(self) -> Iterator[Sample]:
         """Measure the programs that read or write one cache line for each flow, random or new. Raises WrongPath."""

@@ -71,6 +71,7 @@ ROWS = (
     Row("part_dr", "established TCP, {part:,} flows, DR", "ratio"),
     Row("new_persistent", "new connection under a template of persistence", "ratio"),
     Row("new_limited", "new connection, real servers with -x and -y", "ratio"),
+    Row("new_logged", "new connection, while `pylvs log` reads", "ratio"),
     Row(FLOOR_TC, "floor at TC: swap the MAC addresses, redirect", "ratio", floor=FLOOR_TC),
     Row("tc_no_service", "TC: packet of no service", "ratio", floor=FLOOR_TC),
     *foreign_rows("tc_", FLOOR_TC),

@@ -15,7 +15,6 @@ from unittest import mock
 import pytest
 from click.testing import CliRunner
 from scapy.layers.inet import IP, UDP
-from scapy.layers.l2 import Ether
 from scapy.utils import wrpcap
 
 from pylvs.bpf import abi
@@ -26,7 +25,7 @@ from pylvs.dataplane.connection_log import ConnectionLog, Event
 from pylvs.model.errors import Busy
 from pylvs.model.service import Method, Protocol, Timeouts
 from tests.json_page import assert_documented
-from tests.packet.frames import CLIENT4, CLIENT6, tcp, udp
+from tests.packet.frames import CLIENT4, CLIENT6, ether, tcp, udp
 from tests.packet.host import HOOKS, SENT, VIP4, VIP6, Host, new_host, server4, server6
 from tests.waiting import PATIENCE_S, until
 
@@ -167,11 +166,22 @@ FIELDS = (
 def decoded(messages: list[bytes], tmp_path: Path) -> list[dict[str, list[str]]]:
     """Return the fields of each message as tshark reads them."""
     path = tmp_path / "ipfix.pcap"
-    wrpcap(
-        str(path), [Ether() / IP(src="192.0.2.1", dst="192.0.2.9") / UDP(sport=4000, dport=4739) / m for m in messages]
-    )
+    to_collector = ether() / IP(src="192.0.2.1", dst="192.0.2.9") / UDP(sport=4000, dport=4739)
+    wrpcap(str(path), [to_collector / message for message in messages])
     fields = [word for name in FIELDS for word in ("-e", f"cflow.{name}")]
-    words = ["tshark", "-n", "-r", str(path), "-d", "udp.port==4739,cflow", "-T", "fields", "-E", "separator=;", *fields]
+    words = [
+        "tshark",
+        "-n",
+        "-r",
+        str(path),
+        "-d",
+        "udp.port==4739,cflow",
+        "-T",
+        "fields",
+        "-E",
+        "separator=;",
+        *fields,
+    ]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     rows = [line.split(";") for line in done.stdout.splitlines()]
     return [dict(zip(FIELDS, (cell.split(",") if cell else [] for cell in row), strict=True)) for row in rows]
