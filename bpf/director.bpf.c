@@ -22,6 +22,7 @@
  * The build includes all of lb/schedulers/ first.
  */
 #include "abi/constants.h"
+#include "conntrack/log_record.h"
 #include "conntrack/restore.h"
 #include "ctx/program.h"
 #include "frag/defrag.h"

@@ -25,6 +25,7 @@ from unittest.mock import patch
 
 import pylvs
 from pylvs.cli.main import run
+from pylvs.cli.packets import log
 from pylvs.daemon import STATE_ROOT
 from pylvs.daemon.api.client import Client, NoDaemon
 from pylvs.daemon.state.directory import default_path
@@ -183,7 +184,7 @@ def _once(line: str) -> int:
     program, *words = shlex.split(line)
     sys.argv = [program, *words]
     signal.alarm(int(PATIENCE_S))
-    with patch.object(watch, "watch"), patch.object(Supervisor, "run"):
+    with patch.object(watch, "watch"), patch.object(log, "events", return_value=[]), patch.object(Supervisor, "run"):
         return _run(program, words)
 
 

@@ -19,7 +19,7 @@ from scapy.utils import wrpcap
 
 from pylvs.bpf import abi
 from pylvs.cli.packets import log as command
-from pylvs.cli.ipfix import CREATED, DELETED, LONGEST, Exporter
+from pylvs.cli.packets.ipfix import CREATED, DELETED, LONGEST, Exporter
 from pylvs.dataplane import connection_log, load
 from pylvs.dataplane.connection_log import ConnectionLog, Event
 from pylvs.model.errors import Busy

@@ -47,7 +47,7 @@ def test_the_tables_have_devices_reasons_and_services() -> None:
         assert of_reason["services"] == [{"service": str(service), "count": 7}]
 
 
-def test_a_host_without_tables_has_no_counts() -> None:
+def test_without_tables_it_names_the_command_that_makes_them() -> None:
     with populated_namespace():
         assert "no tables in this network namespace" in CliRunner().invoke(drops).output
         assert in_json() == {"tables": False, "devices": [], "reasons": []}

@@ -13,14 +13,25 @@ from unittest import mock
 import pytest
 
 from pylvs.bpf import kernel, libbpf
-from pylvs.bpf.maps import ArrayMap, HashMap, MmapArray, PerCpuArray, QueueMap
+from pylvs.bpf.maps import ArrayMap, HashMap, MmapArray, PerCpuArray, PerCpuHash, QueueMap, RingBuffer
 from pylvs.dataplane import load
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import State
 from tests.packet import host
 from tests.packet.frames import tcp
 from tests.packet.host import HOOKS, new_host, populated_namespace
-from tests.recycled import ARRAY, DEVMAP_HASH, PERCPU_ARRAY, PROG_ARRAY, QUEUE, TIMERS, Load, Stock
+from tests.recycled import (
+    ARRAY,
+    DEVMAP_HASH,
+    PERCPU_ARRAY,
+    PERCPU_HASH,
+    PROG_ARRAY,
+    QUEUE,
+    RINGBUF,
+    TIMERS,
+    Load,
+    Stock,
+)
 from tests.waiting import until
 
 start_timers = load.start_timers
@@ -71,11 +82,15 @@ def _elements(descriptor: int) -> dict[bytes, bytes]:
             value = ctypes.create_string_buffer(queue.value_size)
             missing = libbpf.library().bpf_map_lookup_elem(descriptor, None, value)
             return {} if missing else {b"first": value.raw}
+    if kind == RINGBUF:
+        with RingBuffer.duplicate(descriptor) as ring:
+            records = ring.records()
+            return {b"records": b"".join(records)} if records else {}
     if kind in (ARRAY, PERCPU_ARRAY, PROG_ARRAY):
         with (PerCpuArray if kind == PERCPU_ARRAY else ArrayMap).duplicate(descriptor) as array:
             found = {struct.pack("<I", index): array.get(index) or b"" for index in range(array.max_entries)}
     else:
-        with HashMap.duplicate(descriptor) as table:
+        with (PerCpuHash if kind == PERCPU_HASH else HashMap).duplicate(descriptor) as table:
             found = {key: table.get(key) or b"" for key in [*table.keys()]}
     is_array = kind in (ARRAY, PERCPU_ARRAY)
     return {key: value for key, value in found.items() if not (is_array and value == bytes(len(value)))}
@@ -88,8 +103,8 @@ def soil(state: State) -> None:
         for name, descriptor in found.maps.items():
             info = kernel.map_info(descriptor)
             dirt = (DIRT * info.value_size)[: info.value_size]
-            if info.type == PROG_ARRAY or name in TIMERS or ".rodata" in name:
-                continue
+            if info.type in (PROG_ARRAY, RINGBUF) or name in TIMERS or ".rodata" in name:
+                continue  # only programs write to a ring buffer
             if info.type == QUEUE:
                 with QueueMap.duplicate(descriptor) as queue:
                     queue.push(dirt)
@@ -103,11 +118,12 @@ def soil(state: State) -> None:
                     for index in range(array.max_entries):
                         array.put(index, dirt)
             else:
-                with HashMap.duplicate(descriptor) as table:
+                with (PerCpuHash if info.type == PERCPU_HASH else HashMap).duplicate(descriptor) as table:
                     if info.type == DEVMAP_HASH:
                         dirt = struct.pack("<I", socket.if_nametoindex("d0"))
                     for first in range(1, 4):  # the key of a trie begins with the length of its prefix
-                        table.put(struct.pack("<I", first).ljust(info.key_size, b"\x02"), dirt)
+                        key = struct.pack("<I", first).ljust(info.key_size, b"\x02")
+                        table.put(key, dirt.ljust(table._width(), b"\1"))
     finally:
         found.close()
 

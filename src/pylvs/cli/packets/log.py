@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from pylvs.cli.ipfix import Exporter
+from pylvs.cli.packets.ipfix import Exporter
 from pylvs.dataplane.connection_log import ConnectionLog, Event, events
 from pylvs.dataplane.state import State
 from pylvs.model.errors import PylvsError, os_text

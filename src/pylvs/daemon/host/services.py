@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 import subprocess
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from pylvs.config.diff import differences
@@ -193,15 +193,17 @@ class HostServices:
 
     def overview(self) -> dict[str, Any]:
         """Return what `pylvs show` prints. Raises PylvsError."""
-        from pylvs.dataplane.overview import overview  # late: only `pylvs show` of a member needs it
+        return self._reports()["overview"]()
 
-        return overview()
+    @staticmethod
+    def _reports() -> dict[str, Callable[[], dict[str, Any]]]:
+        from pylvs.dataplane import ends, overview  # late: only commands of a member need them
+
+        return {"overview": overview.overview, "ends": ends.report}
 
     def ends(self) -> dict[str, Any]:
         """Return what `pylvs drops` prints."""
-        from pylvs.dataplane import ends  # late: only `pylvs drops` of a member needs it
-
-        return ends.report()
+        return self._reports()["ends"]()
 
     def start_routers(self, state: StateDirectory, log_format: str) -> subprocess.Popen[bytes]:
         """Start pylvs-vrrp, which outlives the daemon. In a thread. Raises OSError."""
