@@ -137,7 +137,7 @@ def test_its_maps_hold_what_those_of_a_new_load_do(stock: Stock) -> None:
         assert not stock.loads, "it was not used"
         again = contents(state)
     unlike = {name for name in new if new[name] != soiled[name]}
-    assert new.keys() - unlike == {*TIMERS, "director.rodata", *load.TAILCALLS, "tracers_tc"}
+    assert new.keys() - unlike == {*TIMERS, "conn_log", "director.rodata", *load.TAILCALLS, "tracers_tc"}
     assert "director.bss" in unlike
     assert again == new
 
