@@ -106,6 +106,20 @@ def test_the_page_is_served_and_used_again() -> None:
     with_port(scenario)
 
 
+def test_a_port_that_is_left_refuses_connections_at_once() -> None:
+    """Also while the process, which has the same socket, has not read that it shall serve no longer."""
+
+    async def scenario(port: Port) -> None:
+        assert (await port.request())[1] == b"pylvs_info 1\n"
+        number = port.number
+        os.kill(port.pid, signal.SIGSTOP)
+        port.port.follow(None)
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(str(LOCAL), number)
+
+    with_port(scenario)
+
+
 def test_a_page_without_the_table_is_used_again_for_the_least_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics_port, "FRESH_S", 0.25)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
@@ -80,6 +81,8 @@ class MetricsPort:
 
     def _stop_listening(self) -> None:
         if self._listener is not None:
+            with contextlib.suppress(OSError):
+                self._listener.shutdown(socket.SHUT_RDWR)  # the process may have it for some time: refuse clients now
             self._listener.close()
         if self._making is not None:
             self._making.cancel()
