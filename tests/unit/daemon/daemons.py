@@ -178,6 +178,7 @@ class FakeHost(HostServices):
             running.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await running
+            await self.edge.close()  # else the process that serves metrics may outlive the loop, which reaps it
 
     def table(self) -> dict[str, dict[str, int]]:
         """Return weights by service and server."""
