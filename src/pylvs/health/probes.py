@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from pylvs.model import checks
 from pylvs.model.dataclass import dataclass
+from pylvs.system.processes import shortage
 
 if TYPE_CHECKING:
     from pylvs.health.sessions import SessionTable
@@ -57,13 +58,7 @@ _ERRNO_TEXTS = {
 }
 
 # This host ran out of a resource: inconclusive.
-_LOCAL_ERRNO_TEXTS = {
-    errno.EMFILE: "this process has too many open files",
-    errno.ENFILE: "this machine has too many open files",
-    errno.ENOBUFS: "no buffer space on this machine",
-    errno.ENOMEM: "no memory on this machine",
-    errno.EAGAIN: "no resources on this machine",
-}
+_LOCAL_ERRNO_TEXTS = {**shortage.TEXTS, errno.EAGAIN: "no resources on this machine"}
 
 # Errors of connect(2) about the network or the peer, as in keepalived. After any other this host cannot make the check.
 _PEER_ERRNOS = frozenset(

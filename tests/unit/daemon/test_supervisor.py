@@ -282,9 +282,9 @@ def without_memory(*_: object) -> NoReturn:
 @pytest.mark.parametrize(
     ("load", "reason"),
     [
-        (failing(errno.EMFILE), "this process has no free descriptor"),
+        (failing(errno.EMFILE), "this process has too many open files"),
         (failing(errno.EIO), "[Errno 5] Input/output error"),
-        (without_memory, "no memory is free"),
+        (without_memory, "no memory on this machine"),
         (not_permitted, "not permitted"),
     ],
 )
@@ -344,7 +344,7 @@ def test_a_shortage_is_no_bug_for_the_api(host: FakeHost, monkeypatch: pytest.Mo
         async with host.daemon() as daemon:
             monkeypatch.setattr(daemon, "reload", failing(errno.EMFILE))
             status, reply = await asyncio.to_thread(Client(host.state).ask, "POST", "/v1/reload")
-            assert (status, reply) == (503, {"error": "this process has no free descriptor"})
+            assert (status, reply) == (503, {"error": "this process has too many open files"})
 
     run(scenario())
 

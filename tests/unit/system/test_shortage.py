@@ -43,9 +43,9 @@ def played(failure: str, steady_s: float) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("failure", "text"),
     [
-        ("OSError(24, 'EMFILE')", "this process has no free descriptor"),
-        ("OSError(23, 'ENFILE')", "this machine has no free descriptor"),
-        ("MemoryError()", "no memory is free"),
+        ("OSError(24, 'EMFILE')", "this process has too many open files"),
+        ("OSError(23, 'ENFILE')", "this machine has too many open files"),
+        ("MemoryError()", "no memory on this machine"),
     ],
 )
 def test_a_shortage_ends_the_process_with_one_line(failure: str, text: str) -> None:

@@ -10,11 +10,11 @@ from pylvs.system import logs
 
 STATUS = os.EX_TEMPFAIL  # 75
 STEADY_S = 60.0  # a process that has run shorter tries again instead: others may have caused the shortage, and it lasts
-_MISSING = {
-    errno.EMFILE: "this process has no free descriptor",
-    errno.ENFILE: "this machine has no free descriptor",
-    errno.ENOMEM: "no memory is free",
-    errno.ENOBUFS: "no memory for sockets is free",
+TEXTS = {  # what is missing, by the numbers of `syscalls.SHORTAGES`
+    errno.EMFILE: "this process has too many open files",
+    errno.ENFILE: "this machine has too many open files",
+    errno.ENOMEM: "no memory on this machine",
+    errno.ENOBUFS: "no buffer space on this machine",
 }
 _began = time.monotonic()
 
@@ -22,8 +22,8 @@ _began = time.monotonic()
 def missing(error: BaseException) -> str:
     """Return which resource an exception lacked, "" for another exception."""
     if isinstance(error, MemoryError):
-        return _MISSING[errno.ENOMEM]
-    return _MISSING.get(error.errno or 0, "") if isinstance(error, OSError) else ""
+        return TEXTS[errno.ENOMEM]
+    return TEXTS.get(error.errno or 0, "") if isinstance(error, OSError) else ""
 
 
 def end_if_short(error: BaseException) -> None:
