@@ -153,6 +153,17 @@ def test_without_python_there_is_help(clone: Clone) -> None:
     assert clone.log("") == []
 
 
+def test_the_help_of_a_command_installs_nothing(clone: Clone) -> None:
+    module = clone.folder / "tools/deb.py"
+    module.write_text("import sys\nprint('usage of deb', *sys.argv[1:])\n")
+    for word in "-h", "--help":
+        assert clone.dev("deb", word) == (0, "usage of deb --help\n", [])
+    assert clone.log("") == []
+    module.write_text("import not_installed\n")
+    clone.dev("deb", "--help")
+    assert clone.log("apt-get") != []
+
+
 def test_run_ends_with_the_status_of_its_command(clone: Clone) -> None:
     assert clone.dev("run", "sh", "-c", "exit 7")[0] == 7
     assert clone.dev("run", "sh", "-c", "kill -PIPE $$; echo ignored")[:2] == (-signal.SIGPIPE, "")

@@ -284,11 +284,23 @@ COMMANDS = (
 # fmt: on
 
 
+def _prints_help(name: str) -> bool:
+    """Print the help of a module with nothing installed; return whether it needs nothing but the standard library."""
+    environment = {**os.environ, "PYTHONPATH": "src", "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", name, "--help"]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
+    if done.returncode == 0:
+        sys.stdout.buffer.write(done.stdout)
+    return done.returncode == 0
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run a command, which `dev` has looked up. Return its status."""
     own, python, name, *rest = arguments
     call = Call(own, python, bool(os.environ.pop("PYLVS_DEV_NEW_PYTHON", "")), rest)
     command = next(each for each in COMMANDS if name in each.names)
+    if rest in (["--help"], ["-h"]) and isinstance(command.runs, str) and _prints_help(command.runs):
+        return 0
     if command.who == ROOT and name != "undo":
         if command.needs in (TESTS, ALL):
             record.note_test_caches()
