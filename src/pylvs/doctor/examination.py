@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from queue import Empty, Queue
 from threading import Thread
 from time import monotonic
@@ -22,6 +22,7 @@ from pylvs.doctor.probes import (
     table,
     traffic,
 )
+from pylvs.model.dataclass import replace
 from pylvs.model.errors import PylvsError, text_of
 
 LIMIT_S = 4.5  # a user waits for 5 s, with the start of Python
@@ -57,7 +58,20 @@ def examine(facts: Facts, probes: Sequence[Probe] = PROBES, limit_s: float = LIM
             break
         waiting.remove(probe)
         found += some
-    return diagnosis([*found, *map(_late, waiting)])
+    return diagnosis(_joined([*found, *map(_late, waiting)]))
+
+
+def _joined(found: Iterable[Finding]) -> Iterator[Finding]:
+    """Yield findings; subjects that were not examined for one reason are one finding."""
+    by_reason = dict[str, list[Finding]]()
+    for finding in found:
+        if finding.id == "not_examined":
+            by_reason.setdefault(finding.evidence, []).append(finding)
+        else:
+            yield finding
+    for same in by_reason.values():
+        subjects = sorted(each.title.partition(":")[0] for each in same)
+        yield replace(same[0], title=f"{', '.join(subjects)}: not examined")
 
 
 def _run(probe: Probe, facts: Facts, results: Queue[tuple[Probe, list[Finding]]]) -> None:

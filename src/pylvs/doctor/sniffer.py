@@ -16,6 +16,7 @@ _PACKET_HOST = 0
 _LIMIT_S = 1.0
 _V4, _V6 = 0x0800, 0x86DD
 _MOST = 200  # packets
+_OCTETS = 160  # of a packet: the headers of a tunnel, and those inside
 
 
 class Arrivals:
@@ -37,31 +38,43 @@ class Arrivals:
 
     def foreign(self, own: Collection[Address], limit_s: float = _LIMIT_S) -> list[Address]:
         """Return the first address to which a unicast packet comes that this host does not have; none after a while."""
-        for _, daddr in self._seen(limit_s):
-            if daddr not in own and not daddr.is_multicast:
+        for data in self._seen(limit_s):
+            daddr = _daddr(data)
+            if daddr is not None and daddr not in own and not daddr.is_multicast:
                 return [daddr]
         return []
 
     def sources(self, address: Address, limit_s: float = _LIMIT_S) -> list[Address]:
-        """Return the sender of the first packet to an address; none after a while."""
-        return next(([saddr] for saddr, daddr in self._seen(limit_s) if daddr == address), [])
+        """Return the sender of the first packet to an address, in a tunnel or not; none after a while."""
+        return next(([found] for data in self._seen(limit_s) if (found := sender(data, address)) is not None), [])
 
-    def _seen(self, limit_s: float) -> Iterator[tuple[Address, Address]]:
-        """Yield source and destination of packets to this host."""
+    def _seen(self, limit_s: float) -> Iterator[bytes]:
+        """Yield the beginnings of IP packets to this host."""
         deadline, seen = monotonic() + limit_s, 0
         while seen < _MOST and (left := deadline - monotonic()) > 0:
             ready, _, _ = select.select(self._sockets, [], [], left)
             for packets in ready:
-                data, (_, protocol, kind, *_) = packets.recvfrom(64)
+                data, (_, protocol, kind, *_) = packets.recvfrom(_OCTETS)
                 seen += 1
-                addresses = _addresses(protocol, data) if kind == _PACKET_HOST else None
-                if addresses is not None:
-                    yield addresses
+                if kind == _PACKET_HOST and protocol in (_V4, _V6):
+                    yield data
 
 
-def _addresses(protocol: int, data: bytes) -> tuple[Address, Address] | None:
-    if protocol == _V4 and len(data) >= 20:
-        return ip_address(data[12:16]), ip_address(data[16:20])
-    if protocol == _V6 and len(data) >= 40:
-        return ip_address(data[8:24]), ip_address(data[24:40])
+def _daddr(data: bytes) -> Address | None:
+    if data[:1] and data[0] >> 4 == 4 and len(data) >= 20:
+        return ip_address(data[16:20])
+    if data[:1] and data[0] >> 4 == 6 and len(data) >= 40:
+        return ip_address(data[24:40])
+    return None
+
+
+def sender(data: bytes, address: Address) -> Address | None:
+    """Return the source of the header that has this destination, behind headers of tunnels or not."""
+    width = len(address.packed)
+    before = 16 if address.version == 4 else 24  # octets of a header before its destination
+    at = data.find(address.packed, before)
+    while at >= 0:
+        if data[at - before] >> 4 == address.version:
+            return ip_address(data[at - width : at])
+        at = data.find(address.packed, at + 1)
     return None

@@ -12,6 +12,7 @@ from pylvs.lab.topologies import design
 from tests.lab.conftest import new_name
 from tests.lab.doctor.exam import Fault, diagnosed, examine
 from tests.lab.doctor.guard import guard
+from tests.waiting import until
 
 ARP = "net.ipv4.conf"
 # A second device on the same link, with the route to the client.
@@ -173,6 +174,13 @@ GUARDS = [
 TUNNEL_FAULTS = [
     _on("nothing decapsulates", "tc qdisc del dev eth0 clsact", "server_not_decapsulating", "gue:6080"),
     _on(
+        "the gateway of replies does not exist",
+        "ip route replace default via 10.0.11.99",
+        "server_next_hop_silent",
+        "10.0.11.99",
+        cure="ip route replace default via 10.0.11.1",
+    ),
+    _on(
         "another host is accepted as the director",
         "pylvs realserver up 10.0.0.100 --director 10.0.0.99",
         "server_tunnel_source",
@@ -251,3 +259,16 @@ def test_tunnels(tunnels: Lab, fault: Fault) -> None:
 def test_ipv6(six: Lab, fault: Fault) -> None:
     """The same where clients use IPv6."""
     examine(six, fault)
+
+
+def test_clients_that_ask_now_show_that_replies_have_no_route(tunnels: Lab) -> None:
+    """Without a default route a real server may be healthy: its clients may be on its link."""
+    tunnels.sh("rs1", "ip route del default")
+    assert diagnosed(tunnels, "rs1") == []
+    loop = "for each in $(seq 100); do curl -s -o /dev/null --max-time 0.2 http://VIP/; done"
+    tunnels.sh("client", f"({loop}) >/dev/null 2>&1 &")
+    until(lambda: "TcpExtListenDrops" in tunnels.sh("rs1", "nstat -s | grep ListenDrops || :"))
+    (found,) = diagnosed(tunnels, "rs1")
+    assert (found["id"], "172.16.0.5" in found["title"]) == ("server_reply_unroutable", True)
+    tunnels.sh("rs1", "ip route add default via 10.0.11.1")
+    assert diagnosed(tunnels, "rs1") == []

@@ -64,3 +64,17 @@ def test_a_probe_that_hangs_is_named() -> None:
         assert [each.evidence for each in examine(Facts(), [hanging], 0.01)] == ["the examination did not end in time"]
     finally:
         end.set()
+
+
+def test_subjects_that_are_not_examined_for_one_reason_are_one_finding() -> None:
+    """Tables of another build would be reported once for each subject."""
+
+    def refused(facts: Facts) -> Iterator[Finding]:
+        if not facts.vips:
+            raise PylvsError("the tables are of another build")
+        yield CAUSE
+
+    def also_refused(facts: Facts) -> Iterator[Finding]:
+        yield from refused(facts)
+
+    assert [each.id for each in examine(Facts(), [refused, also_refused])] == ["not_examined"]

@@ -197,7 +197,7 @@ def _build(facts: Facts) -> Iterator[Finding]:
         id="other_build",
         severity=Severity.INFO,
         layer=Layer.ADVICE,
-        title=f"the programs that run are of pylvs {running.version}, not of this one, {own.version}",
+        title=f"the programs that run are of another build, of pylvs {running.version}",
         evidence=f"running: {running}; here: {own}",
         why="Corrections of the packet path take effect with the next edit of the table.",
         fix="Make an edit that changes nothing; connections stay.",

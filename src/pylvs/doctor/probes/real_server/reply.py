@@ -6,7 +6,10 @@ The kernel answers both by itself, for clients that are connected and for addres
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Sequence
+import socket
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from time import monotonic, sleep
 
 from pylvs.doctor.counters import counts
 from pylvs.doctor.facts import Facts
@@ -18,10 +21,13 @@ from pylvs.model.addresses import Address
 from pylvs.model.errors import counted
 from pylvs.netlink import neighbours
 from pylvs.netlink.links import AssignedAddress, Device
+from pylvs.netlink.socket_diag import Peer
 from pylvs.system import proc
 
 _LOOSE = 2  # of rp_filter
-_FEW = 2  # connections without an answer that say nothing
+_FEW = 2  # connections without an answer that say something
+_DISCARD = 9  # the port of a service that answers nothing
+_ANSWER_S, _PAUSE_S = 1.0, 0.05  # in which a neighbour answers
 
 
 def findings(facts: Facts) -> Iterator[Finding]:
@@ -35,7 +41,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
                 continue  # that explains all that follows
             yield from _requests(facts, server, address, routes)
             lost = [*_replies(facts, server, address, routes)]
-            yield from lost or _silence(server, address, routes)
+            yield from lost or _silence(facts, server, address, routes)
 
 
 def _is_wide(held: AssignedAddress) -> bool:
@@ -115,15 +121,19 @@ def _replies(facts: Facts, server: RealServer, address: Address, routes: KernelR
     by_rule = {each: obstacle for each in lost if (obstacle := _obstacle(obstacles, each))}
     for obstacle in dict.fromkeys(by_rule.values()):
         hit = [each for each in by_rule if by_rule[each] is obstacle]
-        if unrouted or any(each in known for each in hit) or _covers_neighbours(facts, server, obstacle):
+        dropped = unrouted and counts(facts).get("TcpExtListenDrops", 0)  # SYNs without a route for the reply
+        if dropped or any(each in known for each in hit) or _covers_neighbours(facts, server, obstacle):
             yield _rejected(address, obstacle, hit[0], unrouted)
     rest = {each: found for each, found in lost.items() if each not in by_rule}
     own = next(iter(server.own(address.version)), None)
     by_source = [each for each in rest if own is not None and not _is_lost(routes.leaving(own, each))]
     if by_source:
         yield _no_route(address, by_source[0], rest[by_source[0]], unrouted, own)
-    elif unreached := [each for each in rest if each in known or each in _arriving(facts, server, address)]:
-        yield _no_route(address, unreached[0], rest[unreached[0]], unrouted)
+        return
+    asking = [*known, *_arriving(facts, server, address)]
+    unreached = {each: found for each in asking if _is_lost(found := routes.leaving(address, each))}
+    if client := next((each for each in unreached if each not in by_rule), None):
+        yield _no_route(address, client, unreached[client], unrouted)
 
 
 def _arriving(facts: Facts, server: RealServer, address: Address) -> Sequence[Address]:
@@ -192,27 +202,55 @@ def _no_route(address: Address, client: Address, found: Outcome, unrouted: int, 
     )
 
 
-def _silence(server: RealServer, address: Address, routes: KernelRoutes) -> Iterator[Finding]:
-    """Yield the next hop of replies that no client confirms, if that does not answer; else the clients."""
+def _silence(facts: Facts, server: RealServer, address: Address, routes: KernelRoutes) -> Iterator[Finding]:
+    """Yield gateways of replies that do not answer ARP or ND; else clients that confirm nothing."""
+    known = dict.fromkeys(each.peer for each in server.peers if each.local == address)
+    ways = {client: routes.leaving(address, client) for client in [*server.clients(address), *known]}
+    hops = {(way.device, way.gateway): client for client, way in ways.items() if way.gateway is not None}
+    hops |= {(ways[client].device, client): client for client in known if ways[client].gateway is None}
+    silent = facts.once(f"silent hops {sorted(map(str, hops))}", lambda: _silent(hops))
+    for device, hop in silent:
+        name = next((each.name for each in facts.devices if each.index == device), str(device))
+        yield Finding(
+            id="server_next_hop_silent",
+            severity=Severity.ERROR,
+            layer=Layer.REPLY,
+            title=f"the next hop of replies, {hop}, does not answer on {name}",
+            evidence=f"ip route get {hops[device, hop]} from {address} leads to {hop}, and it answers no ARP or ND",
+            why="The real server replies to the client itself, not through the director.",
+            fix="Correct the route to the clients, or the gateway.",
+            about=frozenset({str(address)}),
+        )
     mine = [each for each in server.peers if each.local == address]
     unanswered = [each for each in mine if not each.answered]
-    if len(unanswered) < _FEW or len(unanswered) < len(mine):
-        return
-    client = unanswered[0].peer
-    way = routes.leaving(address, client)
-    hop = way.gateway or client
-    silent = (way.device, hop) in neighbours.silent()
+    if not silent and len(unanswered) >= _FEW and len(unanswered) == len(mine):
+        yield _unanswered(address, unanswered)
+
+
+def _silent(hops: Collection[tuple[int, Address | None]]) -> set[tuple[int, Address]]:
+    """Return those of some next hops that do not answer. A datagram to each makes the kernel ask for link addresses."""
+    wanted = {(device, hop) for device, hop in hops if hop is not None}
+    for device, hop in wanted:
+        family = socket.AF_INET if hop.version == 4 else socket.AF_INET6
+        with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as asking:
+            asking.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, socket.if_indextoname(device).encode())
+            asking.sendto(b"", (str(hop), _DISCARD))
+    deadline = monotonic() + _ANSWER_S
+    while (silent := wanted & neighbours.silent()) and monotonic() < deadline:
+        sleep(_PAUSE_S)
+    return silent
+
+
+def _unanswered(address: Address, unanswered: Sequence[Peer]) -> Finding:
     waiting = counted(len(unanswered), "connection")
-    yield Finding(
-        id="server_next_hop_silent" if silent else "server_replies_unanswered",
-        severity=Severity.ERROR if silent else Severity.WARNING,
+    return Finding(
+        id="server_replies_unanswered",
+        severity=Severity.WARNING,
         layer=Layer.REPLY,
-        title=f"the next hop of replies, {hop}, does not answer"
-        if silent
-        else f"no client confirms this real server's replies from {address}",
-        evidence=f"{waiting} in SYN_RECV, as of {client}; SYN-ACKs were sent again",
+        title=f"no client confirms this real server's replies from {address}",
+        evidence=f"{waiting} in SYN_RECV, as of {unanswered[0].peer}; SYN-ACKs were sent again",
         why="Requests arrive, and replies are lost on their way: at a gateway, a firewall, or by their source address.",
-        fix="Correct the route to the clients." if silent else "Follow a reply by tcpdump, from router to router.",
+        fix="Follow a reply by tcpdump, from router to router.",
         about=frozenset({str(address)}),
-        symptom=not silent,
+        symptom=True,
     )
