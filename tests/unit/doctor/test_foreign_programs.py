@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pylvs.doctor.foreign_programs import action_of, checksum, matches, syn
-from pylvs.doctor.link_settings import LinkSettings
+from pylvs.doctor.kernel.foreign_programs import action_of, checksum, matches, syn
+from pylvs.doctor.kernel.link_settings import LinkSettings
 from pylvs.doctor.probes.data_plane.settings import full, kernel_name
 from pylvs.model.rows import TableUse
 from pylvs.model.service import Protocol, ServiceKey

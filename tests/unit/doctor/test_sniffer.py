@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
-from pylvs.doctor.sniffer import sender
+from pylvs.doctor.kernel.sniffer import sender
 
 CLIENT, VIP = ip_address("172.16.0.5"), ip_address("10.0.0.100")
 INNER = bytes([0x45]) + bytes(11) + CLIENT.packed + VIP.packed

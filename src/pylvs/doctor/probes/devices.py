@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity
-from pylvs.doctor.foreign_programs import Foreign
-from pylvs.doctor.link_settings import link_settings
+from pylvs.doctor.kernel.foreign_programs import Foreign
+from pylvs.doctor.kernel.link_settings import link_settings
 from pylvs.model.addresses import Address
 from pylvs.netlink.links import Device
 

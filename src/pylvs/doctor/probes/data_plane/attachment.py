@@ -11,9 +11,9 @@ from pylvs.dataplane.devices.modes import Attachment
 from pylvs.dataplane.state import own_build
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity
-from pylvs.doctor.foreign_programs import Foreign, at_tc, at_xdp, syn
-from pylvs.doctor.link_settings import link_settings
-from pylvs.doctor.orphans import orphaned
+from pylvs.doctor.kernel.foreign_programs import Foreign, at_tc, at_xdp, syn
+from pylvs.doctor.kernel.link_settings import link_settings
+from pylvs.doctor.kernel.orphans import orphaned
 from pylvs.doctor.probes.devices import foreign_finding, losses
 from pylvs.model.addresses import Address
 from pylvs.model.rows import DeviceProblem

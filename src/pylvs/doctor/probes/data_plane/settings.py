@@ -9,11 +9,11 @@ from pathlib import Path
 from pylvs.dataplane.devices.attach import attached
 from pylvs.dataplane.devices.attachments import not_forwarding
 from pylvs.dataplane.devices.host import ThisHost
-from pylvs.doctor.counters import counts
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity
-from pylvs.doctor.kernel_routes import KernelRoutes, destinations
-from pylvs.doctor.link_settings import LARGEST, link_settings
+from pylvs.doctor.kernel.counters import counts
+from pylvs.doctor.kernel.link_settings import LARGEST, link_settings
+from pylvs.doctor.kernel.routes import KernelRoutes, destinations
 from pylvs.doctor.packet_filter.host import packet_filter
 from pylvs.doctor.packet_filter.packet import Packet
 from pylvs.model.addresses import Address

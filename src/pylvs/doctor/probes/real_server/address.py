@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pylvs.doctor.counters import counts
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity
+from pylvs.doctor.kernel.counters import counts
+from pylvs.doctor.kernel.sniffer import Arrivals
 from pylvs.doctor.packet_filter.host import packet_filter
 from pylvs.doctor.packet_filter.packet import Packet, Verdict
 from pylvs.doctor.probes.real_server.facts import RealServer, real_server
-from pylvs.doctor.sniffer import Arrivals
 from pylvs.model.addresses import Address
 from pylvs.model.errors import counted
 from pylvs.netlink.links import AssignedAddress, Device

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from time import sleep
 
-from pylvs.doctor.counters import counts
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import Finding, Layer, Severity
+from pylvs.doctor.kernel.counters import counts
 from pylvs.doctor.probes.real_server.facts import RealServer, listeners, real_server
 from pylvs.model.addresses import Address, endpoint
 from pylvs.model.errors import counted

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import Finding
-from pylvs.doctor.foreign_programs import at_tc, at_xdp, syn
+from pylvs.doctor.kernel.foreign_programs import at_tc, at_xdp, syn
 from pylvs.doctor.probes.devices import foreign_finding, losses
 from pylvs.doctor.probes.real_server.facts import listeners, real_server
 from pylvs.netlink.socket_diag import TCP

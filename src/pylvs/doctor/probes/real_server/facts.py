@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 
 from pylvs.doctor.facts import Facts
-from pylvs.doctor.orphans import orphaned
+from pylvs.doctor.kernel.orphans import orphaned
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
 from pylvs.netlink import socket_diag

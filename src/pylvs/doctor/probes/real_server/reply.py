@@ -11,12 +11,12 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from time import monotonic, sleep
 
-from pylvs.doctor.counters import counts
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity
-from pylvs.doctor.kernel_routes import LOCAL, KernelRoutes, Outcome, Rejecting, destinations, rejecting
+from pylvs.doctor.kernel.counters import counts
+from pylvs.doctor.kernel.routes import LOCAL, KernelRoutes, Outcome, Rejecting, destinations, rejecting
+from pylvs.doctor.kernel.sniffer import Arrivals
 from pylvs.doctor.probes.real_server.facts import RealServer, real_server, tunnels
-from pylvs.doctor.sniffer import Arrivals
 from pylvs.model.addresses import Address
 from pylvs.model.errors import counted
 from pylvs.netlink import neighbours
