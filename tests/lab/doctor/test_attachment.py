@@ -34,7 +34,6 @@ FAULTS = [
     _on("a filter accepts before", guard("ingress", 0), "foreign_program", "bypasses pylvs"),
     _on("a filter drops at egress", guard("egress", 2), "foreign_program", "tc egress"),
     _on("XDP of another tool drops", guard("xdp", 1), "foreign_program", "XDP program", "guard"),
-    _on("XDP of another tool sends back", guard("xdp", 3), "foreign_program", "sends packets back"),
     _on(
         "XDP was taken off",
         "pylvs attach eth0 --mode generic 2>/dev/null; ip link set dev eth0 xdpgeneric off",
