@@ -11,6 +11,7 @@ from pylvs.netlink.codec import Netlink, NetlinkError, address_of, attributes
 
 _GETNEIGH = 30
 _NDMSG = struct.Struct("=B3xiHBB")  # family, ifindex, state, flags, type
+_PERMANENT = 0x80  # NUD_PERMANENT
 _SILENT = 0x01 | 0x20  # NUD_INCOMPLETE, NUD_FAILED: the kernel asks, or has given up
 
 
@@ -20,6 +21,11 @@ def silent() -> set[tuple[int, Address]]:
     The kernel forgets such a neighbour some time after the last packet to it.
     """
     return {(index, address) for index, state, address, _ in _all() if state & _SILENT}
+
+
+def permanent() -> dict[tuple[int, Address], bytes]:
+    """Return the link addresses of static entries, by index of device and address. Raises PylvsError, OSError."""
+    return {(index, address): mac for index, state, address, mac in _all() if mac and state & _PERMANENT}
 
 
 def link_addresses() -> dict[tuple[int, Address], bytes]:

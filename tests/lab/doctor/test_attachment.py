@@ -23,6 +23,13 @@ def _on(name: str, script: str, cause: str, *words: str, cure: str | None = None
 FAULTS = [
     _on("detached by hand", "pylvs detach eth0", "device_detached", "eth0"),
     _on("clsact is removed", "tc qdisc del dev eth0 clsact", "program_taken_off", "eth0"),
+    _on("clsact of lo is removed", "tc qdisc del dev lo clsact", "program_taken_off", "lo"),
+    _on(
+        "a static neighbour entry of a real server",
+        "ip neigh replace 10.0.0.21 lladdr 02:00:00:00:00:77 nud permanent dev eth0",
+        "static_neighbour_wrong",
+        "02:00:00:00:00:77",
+    ),
     _on("the filter is removed", "tc filter del dev eth0 ingress", "program_taken_off", "eth0"),
     _on(
         "an ingress qdisc has the place",

@@ -148,6 +148,13 @@ FAULTS = [
 
 GUARDS = [
     _on(
+        "a static neighbour entry of the client",
+        "ip neigh replace 10.0.0.5 lladdr 02:00:00:00:00:77 nud permanent dev eth0",
+        "static_neighbour_wrong",
+        "02:00:00:00:00:77",
+    ),
+    _on("ARP is off", "ip link set dev eth0 arp off", "device_without_arp", "eth0"),
+    _on(
         "nftables drop at ingress",
         "nft add table netdev guard;"
         " nft add chain netdev guard in '{ type filter hook ingress device eth0 priority 0; }';"

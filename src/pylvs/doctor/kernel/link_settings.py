@@ -51,6 +51,10 @@ class LinkSettings:
         """Return whether a device has an ingress qdisc, which excludes clsact."""
         return any(each.get("dev") == device and each.get("kind") == "ingress" for each in self._queues)
 
+    def is_without_arp(self, device: str) -> bool:
+        """Return whether ARP is off for a device."""
+        return "NOARP" in self._links.get(device, {}).get("flags", ())
+
     def merges(self, device: str) -> int:
         """Return the longest packet that the kernel merges on a device, in bytes; 0 if that is not known."""
         found = self._links.get(device, {})

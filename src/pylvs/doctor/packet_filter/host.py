@@ -34,17 +34,25 @@ class PacketFilter:
 
     def __init__(self) -> None:
         """Read the rules. Raises PylvsError."""
+        text = _printed("nft", "-j", "list", "ruleset")
+        self.nft = Ruleset(text or '{"nftables": []}')
+        commands = [(version, command) for version in _COMMANDS for command in self._commands(version, not text)]
         with ThreadPoolExecutor(max_workers=4) as pool:
-            nft = pool.submit(_printed, "nft", "-j", "list", "ruleset")
-            tables = [
-                (version, f"{name}-{variant}", pool.submit(_printed, f"{name}-{variant}-save", "-c"))
-                for version, name in _COMMANDS.items()
-                for variant in ("nft", "legacy")
-                if variant == "nft" or _has_legacy(version)
+            texts = pool.map(lambda command: _printed(f"{command[1]}-save", "-c"), commands)
+            self.tables = [
+                (version, Tables(found, command)) for (version, command), found in zip(commands, texts, strict=True)
             ]
-            text = nft.result()
-            self.nft = Ruleset(text or '{"nftables": []}')
-            self.tables = [(version, Tables(each.result() or "", command)) for version, command, each in tables]
+
+    def _commands(self, version: int, is_blind: bool) -> Iterator[str]:
+        """Yield the commands whose tables are in use; `is_blind`: nft shows nothing."""
+        if is_blind or self._uses_iptables(version):
+            yield f"{_COMMANDS[version]}-nft"
+        if _has_legacy(version):
+            yield f"{_COMMANDS[version]}-legacy"
+
+    def _uses_iptables(self, version: int) -> bool:
+        """Return whether iptables may have made a table of nf_tables."""
+        return any(self.nft.has_table("ip" if version == 4 else "ip6", name) for name in OF_IPTABLES)
 
     def decision(self, hooks: Sequence[str], packet: Packet, vip: str = "") -> Decision:
         """Return the first drop on the way through these hooks; UNKNOWN if it cannot be known."""

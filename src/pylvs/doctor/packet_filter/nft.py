@@ -88,10 +88,9 @@ class Ruleset:
             for key in [(found["family"], found["table"], found["name"])]
         }
 
-    def uses_extensions(self, family: str, table: str) -> bool:
-        """Return whether a table has conditions of iptables, which nft does not print."""
-        chains = (chain for key, chain in self._chains.items() if key[:2] == (family, table))
-        return any("xt" in each for chain in chains for rule in chain.rules for each in rule.get("expr", ()))
+    def has_table(self, family: str, name: str) -> bool:
+        """Return whether a table with a chain is there."""
+        return any(key[:2] == (family, name) for key in self._chains)
 
     def base_chains(self, hook: str, families: Iterable[str]) -> list[Chain]:
         """Return the base chains of a hook, in the order in which packets pass them."""

@@ -33,9 +33,12 @@ def findings(facts: Facts) -> Iterator[Finding]:
         yield from _lost_tables(facts)
         return
     tables = facts.director.tables
+    loops = [each.name for each in facts.devices if each.loopback]
     for problem in missing(tables):
         if problem.needed:
             yield _missing(problem, facts)
+        elif problem.device in loops and not problem.by_hand:
+            yield _lo_taken_off(problem)
     commanded = plan.Facts(facts.devices, notes=facts.director.state.notes()).commanded
     for device in facts.devices:
         if device.loopback and commanded.get(device.index, "") is None:
@@ -97,17 +100,26 @@ def _missing(problem: DeviceProblem, facts: Facts) -> Finding:
 
 
 def _lo_detached(device: Device) -> Finding:
+    return _of_lo("lo_detached", device.name, f"{device.name} was detached by hand", "pylvs detach took it out")
+
+
+def _lo_taken_off(problem: DeviceProblem) -> Finding:
+    title = f"{problem.device} does not run pylvs: another program has taken it off"
+    return _of_lo("program_taken_off", problem.device, title, f"{problem.device}: {problem.reason}")
+
+
+def _of_lo(identity: str, device: str, title: str, evidence: str) -> Finding:
     return Finding(
-        id="lo_detached",
+        id=identity,
         severity=Severity.WARNING,
         layer=Layer.ATTACHMENT,
-        title=f"{device.name} was detached by hand",
-        evidence="pylvs detach took it out",
+        title=title,
+        evidence=evidence,
         why="Clients on this host, and checks through virtual addresses, do not reach the services.",
         fix="Attach it again.",
-        fix_command=f"pylvs attach {device.name}",
+        fix_command=f"pylvs attach {device}",
         fix_host=HERE,
-        about=frozenset({device.name}),
+        about=frozenset({device}),
     )
 
 
