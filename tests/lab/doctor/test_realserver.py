@@ -108,6 +108,14 @@ FAULTS = [
         "server_firewall",
         "policy",
     ),
+    _on(
+        "nftables drop one client",
+        "nft delete table inet guard 2>/dev/null; ping -c 1 -W 1 10.0.0.5 >/dev/null; "
+        + CHAIN % "accept"
+        + "nft add rule inet guard input ip saddr 10.0.0.5 ip daddr 10.0.0.100 drop",
+        "server_firewall",
+        "handle",
+    ),
     _on("iptables drop the port", "iptables-nft -A INPUT -p tcp --dport 80 -j DROP", "server_firewall", "dport 80"),
     _on(
         "legacy iptables reject the virtual address",
@@ -177,6 +185,12 @@ GUARDS = [
         "tc ingress",
     ),
 ]
+
+INTERNAL = (
+    CHAIN % "drop" + "nft add rule inet guard input ct state established accept;"
+    " nft add rule inet guard input meta l4proto icmp accept;"
+    " nft add rule inet guard input ip saddr 10.0.0.0/24 tcp dport 80 accept"
+)
 
 TUNNEL_FAULTS = [
     _on("nothing decapsulates", "tc qdisc del dev eth0 clsact", "server_not_decapsulating", "gue:6080"),
@@ -279,3 +293,10 @@ def test_clients_that_ask_now_show_that_replies_have_no_route(tunnels: Lab) -> N
     assert (found["id"], "172.16.0.5" in found["title"]) == ("server_reply_unroutable", True)
     tunnels.sh("rs1", "ip route add default via 10.0.11.1")
     assert diagnosed(tunnels, "rs1") == []
+
+
+def test_a_service_for_one_network_is_healthy(lab: Lab) -> None:
+    """Rules may keep other clients out, at the virtual address as at the real server's own."""
+    lab.sh("rs1", f"nft delete table inet guard 2>/dev/null; ping -c 1 -W 1 10.0.0.5; {INTERNAL}")
+    assert diagnosed(lab, "rs1") == []
+    lab.sh("rs1", "nft delete table inet guard")

@@ -16,11 +16,14 @@ from pylvs.doctor.packet_filter.packet import Decision, Packet, Verdict
 from pylvs.doctor.probes.real_server.facts import RealServer, listeners, real_server
 from pylvs.model.addresses import Address
 from pylvs.model.errors import counted
+from pylvs.netlink import neighbours
+from pylvs.netlink.links import Device
 from pylvs.netlink.socket_diag import TCP, Listener
 
 _REMOTE_LOGIN = 22
 _CLIENT = {4: ip_address("198.18.200.77"), 6: ip_address("2600:1f00::77")}
-_MOST_PORTS = 50
+_MOST_PORTS = 20
+_MOST_CLIENTS = 3
 _CONNTRACK = "net/netfilter/nf_conntrack"
 _FULL = 0.95
 
@@ -53,33 +56,41 @@ def worst(server: RealServer, rules: PacketFilter, address: Address, served: Seq
     """Return a drop that is surely not wanted; None if there is none.
 
     A rule is not wanted if it names the virtual address, or treats it otherwise than the real server's own address. If
-    no port is open, no rule is.
+    no client reaches any port, no rule is.
     """
-    drops = [drop for port in served if (drop := _drop_of(server, rules, address, port)) is not None]
-    for drop in drops:
-        if drop.decision.named or not drop.alike:
-            return drop
-    return drops[0] if drops and len(drops) == len(served) else None
+    any_open, first = False, None
+    for port in served:
+        for device in server.outward:
+            for client in (_CLIENT[address.version], *_clients(server, address, device)):
+                drop = _drop_of(server, rules, client, address, port, device.name)
+                if drop is None:
+                    any_open = True
+                elif drop.decision.named or not drop.alike:
+                    return drop
+                else:
+                    first = first or drop
+    return None if any_open else first
 
 
-def _drop_of(server: RealServer, rules: PacketFilter, address: Address, port: Listener) -> _Drop | None:
-    own = next(iter(server.own(address.version)), None)
-    vip = str(address)
-    for device in server.outward:
-        for client in (_CLIENT[address.version], *server.clients(address)[:1]):
-            for reply in (False, True):
-                packet = _packet(client, address, port, device.name, reply)
-                decision = rules.decision(OUTPUT if reply else INPUT, packet, vip)
-                if decision.verdict is not Verdict.DROP:
-                    continue
-                alike = own is None or (
-                    rules.decision(
-                        OUTPUT if reply else INPUT, _packet(client, own, port, device.name, reply), vip
-                    ).verdict
-                    is not Verdict.PASS
-                )
-                return _Drop(decision, port, reply, alike)
+def _drop_of(
+    server: RealServer, rules: PacketFilter, client: Address, address: Address, port: Listener, device: str
+) -> _Drop | None:
+    """Return the drop of a client's packets to a port, or of the replies."""
+    for reply in (False, True):
+        hooks = OUTPUT if reply else INPUT
+        decision = rules.decision(hooks, _packet(client, address, port, device, reply), str(address))
+        if decision.verdict is Verdict.DROP:
+            own = next(iter(server.own(address.version)), None)
+            to_own = None if own is None else rules.decision(hooks, _packet(client, own, port, device, reply))
+            return _Drop(decision, port, reply, alike=to_own is None or to_own.verdict is not Verdict.PASS)
     return None
+
+
+def _clients(server: RealServer, address: Address, device: Device) -> list[Address]:
+    """Return some clients that are connected, and the neighbours on the link of a device."""
+    known = dict.fromkeys(each.peer for each in server.peers if each.local == address)
+    near = [each for index, each in neighbours.link_addresses() if index == device.index]
+    return [*list(known)[:_MOST_CLIENTS], *[each for each in near if each.version == address.version][:_MOST_CLIENTS]]
 
 
 def _packet(client: Address, address: Address, port: Listener, device: str, reply: bool) -> Packet:
