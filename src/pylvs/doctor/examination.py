@@ -17,6 +17,7 @@ from pylvs.doctor.probes import (
     file,
     marks,
     neighbours,
+    quiesced,
     real_server,
     routers,
     server,
@@ -44,6 +45,7 @@ PROBES: Sequence[Probe] = (
     checks.findings,
     file.findings,
     traffic.findings,
+    quiesced.findings,
 )
 
 

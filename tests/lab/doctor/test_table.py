@@ -9,7 +9,8 @@ import pytest
 from pylvs.lab.lab import Lab, build, take_down
 from pylvs.lab.topologies import design
 from tests.lab.conftest import new_name
-from tests.lab.doctor.exam import Fault, diagnosed, examine
+from tests.lab.doctor.exam import Fault, diagnosed, examine, mend, request
+from tests.lab.support import answers
 
 SERVICE = "ipvsadm -E -t VIP:80 -s rr"
 WEIGHTS = "ipvsadm -e -t VIP:80 -r rs1 -g -w 1; ipvsadm -e -t VIP:80 -r rs2 -g -w 1"
@@ -188,3 +189,18 @@ def test_what_is_meant_so_has_no_finding(lab: Lab, script: str) -> None:
     found = diagnosed(lab)
     lab.sh("director", f"{SERVICE}; {WEIGHTS}; ipvsadm -D -f 7 2>&1; pylvs mark del --all 2>&1; :")
     assert found == []
+
+
+def test_persistent_clients_of_a_dead_server(lab: Lab) -> None:
+    """A server of weight 0 that has stopped: the template of a client still leads there."""
+    lab.sh("director", f"{SERVICE} -p 300; ipvsadm -e -t VIP:80 -r rs1 -g -w 0")
+    request(lab, 1)
+    lab.sh("rs2", "service nginx stop")
+    lab.sh("director", "ipvsadm -e -t VIP:80 -r rs1 -g -w 1; ipvsadm -e -t VIP:80 -r rs2 -g -w 0")
+    first = diagnosed(lab)[0]
+    assert first["id"] == "template_of_dead_server"
+    mend(lab, Fault("", "director", "", ""), first)
+    assert answers(lab, 2) == ["This is rs1 server!"] * 2
+    lab.sh("rs2", "service nginx start")
+    assert diagnosed(lab) == []
+    lab.sh("director", f"{SERVICE}; {WEIGHTS}")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pylvs.doctor.finding import Finding, Severity, diagnosis
-from pylvs.doctor.probes.checks import Connection, of_overrides, of_servers
+from pylvs.doctor.probes.checks import Attempt, of_overrides, of_servers
 from pylvs.doctor.probes.daemon import beside, of_problems
 from pylvs.doctor.probes.file import of_reload, of_unreadable
 from pylvs.doctor.processes import Keepalived
@@ -51,13 +51,13 @@ def ids(found: Any) -> list[tuple[str, str]]:
 @pytest.mark.parametrize(
     ("connection", "found"),
     [
-        (Connection(""), "check_disagrees"),
-        (Connection("Connection refused", refused=True), "not_listening"),
-        (Connection("no reply within 1 s"), "server_down"),
+        (Attempt(""), "check_disagrees"),
+        (Attempt("Connection refused", refused=True), "not_listening"),
+        (Attempt("no reply within 1 s"), "server_down"),
         (None, "server_down"),
     ],
 )
-def test_a_connection_from_here_shows_why_a_server_is_down(connection: Connection | None, found: str) -> None:
+def test_a_connection_from_here_shows_why_a_server_is_down(connection: Attempt | None, found: str) -> None:
     """A check may be wrong, and a server may be."""
     connections = {"198.51.100.2:80": connection} if connection else {}
     assert ids(of_servers(status(server(1), server(2, **DOWN)), connections)) == [(found, "WARNING")]

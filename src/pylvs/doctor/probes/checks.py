@@ -31,14 +31,14 @@ def findings(facts: Facts) -> Iterator[Finding]:
 
 
 @dataclass(frozen=True, slots=True)
-class Connection:
+class Attempt:
     """The end of a connection from here to a real server: "" if it accepted, else the error."""
 
     error: str
     refused: bool = False
 
 
-def connected(status: Status) -> dict[str, Connection]:
+def connected(status: Status) -> dict[str, Attempt]:
     """Return the results of connections to servers of TCP that are down, by ADDRESS:PORT."""
     down = {
         server["server"]: None
@@ -48,23 +48,24 @@ def connected(status: Status) -> dict[str, Connection]:
         if not server["up"]
     }
     with ThreadPoolExecutor(max_workers=_MOST_CONNECTIONS) as pool:
-        asked = {name: pool.submit(_connect, name) for name in list(down)[:_MOST_CONNECTIONS]}
+        asked = {name: pool.submit(connect, name) for name in list(down)[:_MOST_CONNECTIONS]}
         return {name: each.result() for name, each in asked.items()}
 
 
-def _connect(name: str) -> Connection:
+def connect(name: str) -> Attempt:
+    """Connect to ADDRESS:PORT, and close the connection."""
     key = server_named(name)
     assert isinstance(key, DestinationKey)
     try:
         with socket.create_connection((str(key.address), key.port), _CONNECT_S):
-            return Connection("")
+            return Attempt("")
     except TimeoutError:
-        return Connection(f"no reply within {_CONNECT_S:g} s")
+        return Attempt(f"no reply within {_CONNECT_S:g} s")
     except OSError as error:
-        return Connection(os.strerror(error.errno or 0), refused=isinstance(error, ConnectionRefusedError))
+        return Attempt(os.strerror(error.errno or 0), refused=isinstance(error, ConnectionRefusedError))
 
 
-def of_servers(status: Status, connections: Mapping[str, Connection]) -> Iterator[Finding]:
+def of_servers(status: Status, connections: Mapping[str, Attempt]) -> Iterator[Finding]:
     """Yield the servers that are down, and the checks that this host cannot make."""
     for service in status["services"]:
         serves = any(each["up"] and each["weight"] and each["standing"] == "enabled" for each in service["servers"])
@@ -89,7 +90,7 @@ def _host(server: str) -> str:
     return server.rpartition(":")[0].strip("[]")
 
 
-def _down(service: Status, server: Status, severity: Severity, connection: Connection | None) -> Finding:
+def _down(service: Status, server: Status, severity: Severity, connection: Attempt | None) -> Finding:
     name, reason = server["server"], server["reason"]
     evidence = f"pylvs status: {reason}"
     if connection is not None:
