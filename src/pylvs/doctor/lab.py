@@ -32,6 +32,7 @@ CONNECT_S = 1.5  # a SYN that was lost is repeated after 1 s
 INFERRED = {  # what a director infers from silence or from an error; the real server itself knows better
     *("server_silent", "vip_packets_lost", "reply_lost", "server_firewall", "tunnel_rp_filter", "neighbour_silent"),
     *("server_not_decapsulating", "nat_reply_path", "not_listening", "server_lacks_vip"),
+    "vrrp_two_masters",
 }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.packet_filter.iptables import Tables
-from pylvs.doctor.packet_filter.nft import OF_IPTABLES, Ruleset
+from pylvs.doctor.packet_filter.nft import OF_IPTABLES, Chain, Ruleset
 from pylvs.doctor.packet_filter.packet import Decision, Packet, Verdict
 from pylvs.model.errors import PylvsError
 
@@ -66,7 +66,7 @@ class PacketFilter:
 
     def without_effect(self, packet: Packet, vip: str) -> Iterator[Decision]:
         """Yield the rules at input that name an address and would drop a packet of some client."""
-        yield from self.nft.dropping(packet, vip, lambda chain: self._is_of_iptables(chain.family, chain.table))
+        yield from self.nft.dropping(packet, vip, self._is_of_iptables)
         for version, tables in self.tables:
             if version == packet.daddr.version:
                 yield from tables.dropping(packet, vip)
@@ -79,7 +79,7 @@ class PacketFilter:
             return
         families = ("arp",) if packet.arp else _FAMILIES[packet.daddr.version]
         for chain in self.nft.base_chains(hook, families):
-            if chain.kind == "nat" or self._is_of_iptables(chain.family, chain.table):
+            if chain.kind == "nat" or self._is_of_iptables(chain):
                 continue
             yield self.nft.decision(chain, packet, vip)
         if packet.arp:
@@ -88,12 +88,12 @@ class PacketFilter:
             if version == packet.daddr.version:
                 yield from tables.decisions(hook.upper(), packet, vip)
 
-    def _is_of_iptables(self, family: str, table: str) -> bool:
-        """Return whether iptables prints this table, too."""
-        if family not in ("ip", "ip6") or table not in OF_IPTABLES:
+    def _is_of_iptables(self, chain: Chain) -> bool:
+        """Return whether iptables prints this chain, too: it leaves out those with names of nftables' own."""
+        if chain.family not in ("ip", "ip6") or chain.table not in OF_IPTABLES:
             return False
-        version = 4 if family == "ip" else 6
-        return any(each == version and table in tables.chains for each, tables in self.tables)
+        version = 4 if chain.family == "ip" else 6
+        return any(each == version and chain.name in tables.chains.get(chain.table, ()) for each, tables in self.tables)
 
 
 def _has_legacy(version: int) -> bool:

@@ -10,7 +10,7 @@ from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
 
 PROTOCOLS = {"icmp": 1, "ipip": 4, "ipencap": 4, "ip-encap": 4, "tcp": 6, "udp": 17, "ipv6": 41, "gre": 47}
-PROTOCOLS |= {"icmpv6": 58, "ipv6-icmp": 58, "sctp": 132}
+PROTOCOLS |= {"esp": 50, "ah": 51, "icmpv6": 58, "ipv6-icmp": 58, "vrrp": 112, "sctp": 132}
 WITH_PORTS = (PROTOCOLS["tcp"], PROTOCOLS["udp"], PROTOCOLS["sctp"])
 SYN, ACK = 0x02, 0x10
 

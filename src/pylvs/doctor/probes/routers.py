@@ -9,6 +9,8 @@ from pylvs.doctor.commands import named
 from pylvs.doctor.configuration import File
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity
+from pylvs.doctor.packet_filter.host import packet_filter
+from pylvs.doctor.probes.router_filter import of_filter
 from pylvs.doctor.virtual_routers import Router, file_of, routers_of
 from pylvs.model.addresses import ANY_V4, Address
 from pylvs.model.dataclass import dataclass
@@ -26,6 +28,7 @@ from pylvs.vrrp.protocol.adverts import (
 
 _LEAST_S, _MOST_S = 0.3, 2.2  # of listening
 _SLACK = 1.25  # intervals of advertisements
+_BY_FILTER = ("vrrp_two_masters", "vrrp_not_sent")  # what a packet filter of this host explains
 
 
 def findings(facts: Facts) -> Iterator[Finding]:
@@ -39,11 +42,15 @@ def findings(facts: Facts) -> Iterator[Finding]:
     seconds = min(max(_SLACK * interval_s, _LEAST_S), _MOST_S)
     received = listen(devices, seconds) if devices else []
     own = frozenset(each.address for each in facts.addresses)
+    rules = packet_filter(facts)
     for router in routers:
         complete = bool(devices) and _SLACK * router.instance.advert_interval_s <= seconds
         others = any(each.vrid == router.instance.vrid and not each.sent for each in received)
         yield from of_status(router, alone=complete and not others)
-        yield from of_adverts(router, received, own, file_of(facts), complete)
+        filtered = list(of_filter(router, received, facts.addresses, rules.decision))
+        yield from filtered
+        found = of_adverts(router, received, own, file_of(facts), complete)
+        yield from (each for each in found if not (filtered and each.id in _BY_FILTER))
 
 
 def of_status(router: Router, alone: bool = False) -> Iterator[Finding]:
