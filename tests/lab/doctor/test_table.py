@@ -49,7 +49,7 @@ FAULTS = [
         script="ipvsadm -e -t VIP:80 -r rs1 -g -x 1; ipvsadm -e -t VIP:80 -r rs2 -g -x 1",
         requests=4,
         cause="servers_overloaded",
-        words=("10.0.0.21:80 has 1 of 1",),
+        words=("10.0.0.21:80 has", "of 1"),
     ),
     Fault(
         name="no scheduler",

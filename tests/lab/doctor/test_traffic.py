@@ -41,7 +41,7 @@ FAULTS = [
         name="the connection table is full",
         host="client",
         script=MANY,
-        cause="table_full",
+        cause="connections_full",
         words=("1024",),
     ),
     Fault(

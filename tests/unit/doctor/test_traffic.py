@@ -120,15 +120,13 @@ def test_a_service_without_servers_explains_its_refusals() -> None:
 
 
 @pytest.mark.parametrize(
-    ("use", "grown", "found"),
+    ("use", "found"),
     [
-        (TableUse(1024, 500, 0), {}, []),
-        (TableUse(1024, 1000, 0), {}, [("table_full", "WARNING")]),
-        (TableUse(1024, 1024, 0), {"refused table full": 3}, [("table_full", "ERROR")]),
-        (TableUse(1 << 20, 4000, 3900), {}, [("half_open", "WARNING")]),
-        (TableUse(1 << 20, 400, 390), {}, []),
+        (TableUse(1024, 1000, 0), []),
+        (TableUse(1 << 20, 4000, 3900), ["half_open"]),
+        (TableUse(1 << 20, 400, 390), []),
     ],
 )
-def test_a_connection_table_without_space(use: TableUse, grown: dict[str, int], found: list[tuple[str, str]]) -> None:
-    """It is an error once it refuses connections."""
-    assert [(each.id, each.severity.name) for each in of_use(use, grown)] == found
+def test_a_table_of_half_open_connections(use: TableUse, found: list[str]) -> None:
+    """A few of them are always there."""
+    assert [each.id for each in of_use(use)] == found

@@ -28,7 +28,7 @@ _WAITING = ("SYN_RECV", "SYNACK")
 _LENGTHS = {"SYN_RECV": 60, "SYNACK": 120, "TIME_WAIT": 120, "CLOSE": 10, "CLOSE_WAIT": 60, "LAST_ACK": 30}
 _LEAST_SILENT = 5  # packets to a server of NAT without a reply
 _LEAST_ALIKE, _ALIKE_SHARE = 100, 0.9  # connections of one client
-_NEARLY_FULL, _FLOOD_LEAST, _FLOOD_SHARE = 0.9, 1000, 0.7
+_FLOOD_LEAST, _FLOOD_SHARE = 1000, 0.7
 _HASHES = ("sh", "mh")
 
 
@@ -47,7 +47,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
     grown = {name: count - before.get(name, 0) for name, count in after.reasons.items()}
     yield from of_growth(grown, facts.director.settings())
     if after.use is not None:
-        yield from of_use(after.use, grown)
+        yield from of_use(after.use)
 
 
 def _sampled(connections: Iterable[Connection], now: Callable[[], float] = monotonic) -> Iterator[Connection]:
@@ -233,11 +233,9 @@ def of_growth(grown: Mapping[str, int], settings: Mapping[str, int]) -> Iterator
         )
 
 
-def of_use(use: TableUse, grown: Mapping[str, int]) -> Iterator[Finding]:
-    """Yield a connection table that is full, or full of half-open connections."""
-    refused = sum(count for name, count in grown.items() if name in ("refused table full", "table full dropped"))
-    flooded = use.half_open >= _FLOOD_LEAST and use.half_open_share >= _FLOOD_SHARE
-    if flooded:
+def of_use(use: TableUse) -> Iterator[Finding]:
+    """Yield that most connections are half-open."""
+    if use.half_open >= _FLOOD_LEAST and use.half_open_share >= _FLOOD_SHARE:
         yield Finding(
             id="half_open",
             severity=Severity.WARNING,
@@ -247,16 +245,4 @@ def of_use(use: TableUse, grown: Mapping[str, int]) -> Iterator[Finding]:
             why="Either clients send a flood of SYNs, or no server replies to them.",
             fix="See which by ipvsadm -Lnc: many addresses with one connection each are a flood.",
             symptom=True,
-        )
-    if refused or use.fill >= _NEARLY_FULL:
-        yield Finding(
-            id="table_full",
-            severity=Severity.ERROR if refused else Severity.WARNING,
-            layer=Layer.TABLE,
-            title="the connection table is full" if refused else f"the connection table is {use.fill:.0%} full",
-            evidence=f"pylvs show: connections {use.used} of {use.capacity}; {refused} refused within {_BETWEEN_S:g} s",
-            why="A new connection gets no entry: NAT drops it, and the other methods forward it by a hash.",
-            fix="Let the table have the size of this machine's memory, and grow.",
-            fix_command="pylvs sysctl -w net.ipv4.vs.conn_max=0",
-            fix_host=HERE,
         )
