@@ -213,4 +213,4 @@ def _connect(address: Address, port: int, count: int) -> str:
                 waiting.remove(connecting)
                 if code := connecting.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                     return os.strerror(code)
-        return f"{len(waiting)} of {count} had no answer within {CONNECT_S:g} s" if waiting else ""
+        return f"no answer within {CONNECT_S:g} s ({len(waiting)} of {count})" if waiting else ""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence, Set
+from functools import partial
 
 from pylvs.doctor.facts import Facts
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
 from pylvs.model.rows import ServiceRow
 from pylvs.model.service import Destination, Method, ServiceKey
-from pylvs.netlink.links import Device, Routes, dropping_route
+from pylvs.netlink.links import AssignedAddress, Device, Routes, dropping_route
 
 MOST_SERVERS = 200  # of a larger table the first ones are asked
 SERVICES_A_SERVER = 3
@@ -98,14 +100,43 @@ def sources(facts: Facts, server: Address, hop: Address, index: int) -> tuple[Ad
 
     Virtual addresses are none: real servers have them, and drop packets from them.
     """
-    vips = {row.service.key.address for row in facts.services}
-    own = [
-        each
-        for each in facts.addresses
-        if each.address.version == server.version
-        and not (each.address.is_loopback or each.address.is_link_local or each.address in vips)
-    ]
+    own = [each for each in own_addresses(facts).real if each.address.version == server.version]
     near = [each.address for each in own if each.index == index and hop in each.network]
     near += [each.address for each in own if each.index == index] + [each.address for each in own]
     far = [each.address for each in own if server not in each.network and each.index != index]
     return next(iter(near), None), next(iter(far), None)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnAddresses:
+    """This host's addresses: all by device, those with a network by device, and those that are not virtual."""
+
+    held: Mapping[int, Set[Address]]
+    networks: Mapping[int, Sequence[AssignedAddress]]
+    real: Sequence[AssignedAddress]
+
+    def concerns(self, device: Device, vip: Address) -> bool:
+        """Return whether hosts on a device's link ask for a virtual address by ARP or ND."""
+        return vip in self.held.get(device.index, ()) or self.has_network(device, vip)
+
+    def has_network(self, device: Device, address: Address) -> bool:
+        """Return whether an address is of a network on a device's link."""
+        return any(address in each.network for each in self.networks.get(device.index, ()))
+
+
+def own_addresses(facts: Facts) -> OwnAddresses:
+    """Return this host's addresses. Raises PylvsError, OSError."""
+    return facts.once("own addresses", partial(_own_addresses, facts))
+
+
+def _own_addresses(facts: Facts) -> OwnAddresses:
+    vips = {row.service.key.address for row in facts.services}
+    held, networks, real = defaultdict(set), defaultdict(list), []
+    for assigned in facts.addresses:
+        address = assigned.address
+        held[assigned.index].add(address)
+        if assigned.prefix < address.max_prefixlen:
+            networks[assigned.index].append(assigned)
+        if not (address.is_loopback or address.is_link_local or address in vips):
+            real.append(assigned)
+    return OwnAddresses(held, networks, real)

@@ -11,7 +11,7 @@ from functools import partial
 
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import Subject, server_subject
-from pylvs.doctor.servers import MOST_SERVERS, Endpoint, Way, endpoints, ways_to
+from pylvs.doctor.servers import MOST_SERVERS, Endpoint, Way, endpoints, own_addresses, ways_to
 from pylvs.doctor.wire import packets
 from pylvs.doctor.wire.exchange import Answers, Exchange, Payload, Question
 from pylvs.doctor.wire.packets import Kind, Reply
@@ -63,7 +63,7 @@ class Seen:
     macs: Sequence[Reply] = ()
     replies: dict[str, Sequence[Reply]] = field(default_factory=dict)
     lengths: Mapping[int, Sequence[Reply]] = field(default_factory=dict)
-    doubted: bool = False  # the probes of the last round were sent
+    near_vip: bool = False  # the server asks for the virtual address on the link to this host
 
     def to(self, probe: str) -> Kind | None:
         """Return what came back to a probe, the most informative one; None: nothing."""
@@ -110,6 +110,8 @@ def _survey(facts: Facts) -> Survey:
         for asked in seen:
             if asked.way.hop is not None:
                 asked.macs = exchange.answers.macs(asked.way.hop)
+            if asked.way.device is not None:
+                asked.near_vip = own_addresses(facts).has_network(asked.way.device, asked.endpoint.service.address)
         _ask_servers(exchange, seen, of_vips)
         doubtful = list(filter(is_doubtful, seen))
         if doubtful:
@@ -129,8 +131,9 @@ def subjects(seen: Iterable[Seen]) -> frozenset[Subject]:
 
 def link_source(facts: Facts, device: Device, target: Address) -> Address | None:
     """Return the address of a device that asks for a neighbour, preferably of its network."""
-    own = [each for each in facts.addresses if each.index == device.index and each.address.version == target.version]
-    fit = [each.address for each in own if target in each.network and each.address != target and each.prefix < 32]
+    networks = own_addresses(facts).networks.get(device.index, ())
+    own = [each for each in networks if each.address.version == target.version]
+    fit = [each.address for each in own if target in each.network and each.address != target]
     other = [each.address for each in own if each.address.is_link_local]
     return next(iter([*fit, *other] if target.version == 4 else [*other, *fit]), None)
 
@@ -153,23 +156,15 @@ def _ask_neighbours(facts: Facts, exchange: Exchange, ways: Iterable[Way], of_vi
 
 def _vip_questions(facts: Facts, exchange: Exchange) -> Iterator[Question]:
     """Yield the questions who has virtual addresses: without a source, and as other hosts ask."""
+    own = own_addresses(facts)
     for device in filter(askable, facts.devices):
         for vip in facts.virtual_addresses[:MOST_SERVERS]:
-            if not concerns(facts, device, vip):
+            if not own.concerns(device, vip):
                 continue
             if vip.version == 4:
                 yield replace(exchange.who_has(device, vip, None), optional=True)
             if source := link_source(facts, device, vip):
                 yield replace(exchange.who_has(device, vip, source), optional=True)
-
-
-def concerns(facts: Facts, device: Device, vip: Address) -> bool:
-    """Return whether hosts on a device's link ask for a virtual address by ARP or ND."""
-    return any(
-        each.index == device.index
-        and (each.address == vip or (vip in each.network and each.prefix < vip.max_prefixlen))
-        for each in facts.addresses
-    )
 
 
 # --- servers -------------------------------------------------------------------------------------------------------
@@ -316,7 +311,6 @@ def _ask_doubtful(exchange: Exchange, doubtful: Sequence[Seen]) -> None:
     questions, pretended, lengths = list[Question](), dict[int, Address](), dict[int, dict[int, int]]()
     for at, sender in enumerate(senders):
         seen, service = sender.seen, sender.seen.endpoint.service
-        seen.doubted = True
         source = _source_of(seen, service.address)
         if source is None:
             continue

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from pylvs.dataplane.devices.host import absent
+from pylvs.doctor.commands import named
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity, server_subject
-from pylvs.doctor.survey import Survey, askable, concerns, survey
+from pylvs.doctor.servers import own_addresses
+from pylvs.doctor.survey import Survey, askable, survey
 from pylvs.doctor.virtual_routers import standby_of
 from pylvs.doctor.wire.packets import Reply
 from pylvs.model.addresses import Address, command_to_add
 from pylvs.netlink.links import AssignedAddress, Device
 
+MOST_ALONE = 8  # missing addresses with a finding of their own
+MOST_COMMANDS = 500  # the kernel limits the length of a command line
 DAD_FAILED = 0x08  # IFA_F_DADFAILED
 SILENCE = "sysctl -q -w net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2"
 
@@ -22,9 +26,12 @@ def findings(facts: Facts) -> Iterator[Finding]:
     if not facts.has_tables:
         return
     standby = standby_of(facts)
-    missing = absent(each for each in facts.virtual_addresses if each not in standby)
-    for address, device in missing.items():
-        yield _missing(facts, address, device)
+    missing = absent(vip for vip in facts.virtual_addresses if vip not in standby)
+    if len(missing) > MOST_ALONE:
+        yield _many_missing(missing)
+    else:
+        for address, device in missing.items():
+            yield _missing(facts, address, device)
     held = {each.address: each for each in facts.addresses}
     devices = {each.index: each for each in facts.devices}
     for vip in facts.virtual_addresses:
@@ -54,6 +61,22 @@ def _missing(facts: Facts, address: Address, device: str) -> Finding:
         fix_command=command,
         fix_host=HERE,
         about=frozenset({str(address)}),
+    )
+
+
+def _many_missing(missing: Mapping[Address, str]) -> Finding:
+    commands = [command_to_add(address, device) for address, device in missing.items()]
+    return Finding(
+        id="vip_missing",
+        severity=Severity.ERROR,
+        layer=Layer.ADDRESS,
+        title=f"{named(missing, 'VIP')} are not addresses of this host",
+        evidence="no device has them, no local route leads to them, and no virtual router is master of them",
+        why="No host answers ARP or ND for them, so no packet of a client arrives.",
+        fix="Add the addresses, or let VRRP add them.",
+        fix_command="; ".join(commands) if len(commands) <= MOST_COMMANDS else None,
+        fix_host=HERE if len(commands) <= MOST_COMMANDS else None,
+        about=frozenset(map(str, missing)),
     )
 
 
@@ -93,9 +116,9 @@ def _at_home(facts: Facts, held: AssignedAddress, device: Device) -> Iterator[Fi
 
 def _suppressed(facts: Facts, held: AssignedAddress, device: Device) -> Iterator[Finding]:
     """Yield the device by which this host does not answer ARP for an address, although hosts there ask for it."""
-    vip = held.address
+    vip, own = held.address, own_addresses(facts)
     for link in filter(askable, facts.devices):
-        if not concerns(facts, link, vip):
+        if not own.concerns(link, vip):
             continue
         ignore = max(facts.number(f"net/ipv4/conf/{each}/arp_ignore") or 0 for each in ("all", link.name))
         if answers_arp(ignore, here=link.index == device.index, is_alone=held.prefix == vip.max_prefixlen):

@@ -84,10 +84,11 @@ def _no_vip(seen: Seen) -> Finding | None:
         return _unknown(seen)
     returned = seen.to("vip_echo") is Kind.RETURNED or seen.to("vip") is Kind.RETURNED
     if returned or seen.replies.get("from_vip"):
-        return _lacks_vip(seen, returned)
+        return _lacks_vip(seen, RETURNS if returned else REPLIES)
     if seen.endpoint.destination.method is Method.TUNNEL:
-        decapsulates = seen.to("inner_rip") is Kind.ECHO
-        return _lacks_vip(seen, returned=False) if decapsulates else tunnel.drops_decapsulated(seen)
+        if seen.to("inner_rip") is Kind.ECHO:
+            return _lacks_vip(seen, "in the tunnel it answers at its own address")
+        return tunnel.drops_decapsulated(seen)
     if seen.replies.get("unknown_source"):
         return Finding(
             id="reply_lost",
@@ -101,6 +102,8 @@ def _no_vip(seen: Seen) -> Finding | None:
         )
     if not seen.answered("rip_echo"):
         return _unknown(seen)
+    if not seen.near_vip:  # a reply to the virtual address may have left by another way
+        return _lacks_vip(seen, "nothing at the virtual address is answered")
     return Finding(
         id="vip_packets_lost",
         severity=Severity.ERROR,
@@ -114,9 +117,12 @@ def _no_vip(seen: Seen) -> Finding | None:
     )
 
 
-def _lacks_vip(seen: Seen, returned: bool) -> Finding:
+RETURNS = "it sends a packet to that address back, which a host that has it does not"
+REPLIES = "it replies to a packet from that address, which a host that has it drops"
+
+
+def _lacks_vip(seen: Seen, evidence: str) -> Finding:
     vip, server = seen.endpoint.service.address, seen.endpoint.server
-    own = "it sends a packet to that address back" if returned else "it replies to a packet from that address"
     command = f"ip link set lo up; ip address replace {vip}/{vip.max_prefixlen} dev lo"
     if vip.version == 4:
         silence = "sysctl -q -w net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2"
@@ -126,7 +132,7 @@ def _lacks_vip(seen: Seen, returned: bool) -> Finding:
         severity=Severity.ERROR,
         layer=Layer.SERVER,
         title=f"{server} does not have the virtual address {vip}",
-        evidence=f"an echo to {vip} that is sent to {server} has no answer; {own}, which a host that has it does not",
+        evidence=f"an echo to {vip} that is sent to {server} has no answer; {evidence}",
         why="It gets packets to an address that is not its own, and drops or forwards them.",
         fix=f"Add {vip} to lo of {server}.",
         fix_command=command,
