@@ -33,6 +33,7 @@ INFERRED = {  # what a director infers from silence or from an error; the real s
     *("server_silent", "vip_packets_lost", "reply_lost", "server_firewall", "tunnel_rp_filter", "neighbour_silent"),
     *("server_not_decapsulating", "nat_reply_path", "not_listening", "server_lacks_vip"),
     "vrrp_two_masters",
+    *("not_listening_on_vip", "server_answers_arp"),
 }
 
 

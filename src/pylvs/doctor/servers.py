@@ -10,7 +10,7 @@ from pylvs.doctor.facts import Facts
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
 from pylvs.model.rows import ServiceRow
-from pylvs.model.service import Destination, Method, ServiceKey
+from pylvs.model.service import Destination, Method, ServiceKey, is_probe_mark
 from pylvs.netlink.links import AssignedAddress, Device, Routes, dropping_route
 
 MOST_SERVERS = 200  # of a larger table the first ones are asked
@@ -62,6 +62,8 @@ def endpoints(rows: Iterable[ServiceRow]) -> list[Endpoint]:
     """Return the destinations to probe: those that get connections, some services of each server."""
     found: dict[tuple[Address, Method, str], list[Endpoint]] = {}
     for row in rows:
+        if is_probe_mark(row.service.key.mark):
+            continue
         for listed in row.destinations:
             if not listed.destination.weight or listed.destination.method is Method.LOCAL:
                 continue

@@ -26,6 +26,14 @@ FAULTS = [
         words=(RIP, "IPIP"),
     ),
     Fault(
+        name="tunnels of another director alone",
+        host="rs1",
+        script=f"pylvs realserver down; pylvs realserver up {VIP} --tunnel --director 10.0.0.11",
+        cause="server_tunnel_source",
+        words=(RIP, "10.0.0.10"),
+        rest=f"pylvs realserver down; pylvs realserver up {VIP} --tunnel",
+    ),
+    Fault(
         name="no virtual address",
         host="rs1",
         script=f"ip address del {VIP}/32 dev lo",

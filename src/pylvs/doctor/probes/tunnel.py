@@ -36,18 +36,37 @@ def not_decapsulating(seen: Seen, code: tuple[int, int]) -> Finding:
 
 
 def drops_decapsulated(seen: Seen) -> Finding:
-    server, vip = seen.endpoint.server, seen.endpoint.service.address
-    tunnel = seen.endpoint.destination.tunnel
-    device = {TunnelKind.IPIP: "tunl0"}.get(tunnel.kind, "")
-    names = ["all", *([device] if device else [])]
+    """Judge a server with the virtual address that is silent in the tunnel.
+
+    If it refuses a tunnel to its own address, it knows the virtual address as an inner destination: the receiver drops
+    it. Otherwise it decapsulates everything, and drops the inner packet.
+    """
+    server, vip, way = seen.endpoint.server, seen.endpoint.service.address, seen.way
+    name = seen.endpoint.destination.tunnel.kind.name
+    evidence = (
+        f"{server} answers at its own address and has {vip}; to {name} it sends neither a reply nor an ICMP error"
+    )
+    if seen.to("inner_rip") is Kind.REFUSED:
+        return Finding(
+            id="server_tunnel_source",
+            severity=Severity.ERROR,
+            layer=Layer.SERVER,
+            title=f"{server} does not accept {name} tunnels from {way.source}",
+            evidence=f"{evidence}; a tunnel to another address than {vip} it refuses",
+            why="It decapsulates for this address, but drops the packets of this director.",
+            fix=f"Permit this director on {server}.",
+            fix_command=f"{_up(seen)} --director {way.source}",
+            fix_host=str(server),
+            about=subjects([seen]),
+        )
+    names = ["all", *(["tunl0"] if seen.endpoint.destination.tunnel.kind is TunnelKind.IPIP else [])]
     settings = " ".join(f"net.ipv4.conf.{name}.rp_filter=0" for name in names)
     return Finding(
         id="tunnel_rp_filter",
         severity=Severity.ERROR,
         layer=Layer.SERVER,
-        title=f"{server} drops what it decapsulates: rp_filter",
-        evidence=f"{server} answers at its own address and has {vip}; to {tunnel.kind.name} it sends neither a reply"
-        " nor an ICMP error",
+        title=f"{server} drops what arrives in its {name} tunnel: rp_filter",
+        evidence=evidence,
         why="Packets of clients come in by the tunnel, but the route to clients leads by another device: a strict"
         " rp_filter drops them.",
         fix=f"Switch rp_filter off on the tunnel device of {server}.",
