@@ -9,8 +9,9 @@ from functools import partial
 from pylvs.doctor.facts import Facts
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
+from pylvs.model.marks import MarkRule, Not
 from pylvs.model.rows import ServiceRow
-from pylvs.model.service import Destination, Method, ServiceKey, is_probe_mark
+from pylvs.model.service import Destination, Method, Protocol, ServiceKey, is_probe_mark
 from pylvs.netlink.links import AssignedAddress, Device, Routes, dropping_route
 
 MOST_SERVERS = 200  # of a larger table the first ones are asked
@@ -19,10 +20,15 @@ SERVICES_A_SERVER = 3
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A destination of a service: what clients ask for, and who shall answer."""
+    """A destination of a service, `listed` in the table; `service` is what clients ask for, and what is probed.
+
+    They differ for services of marks: `service` then has the address of a rule that gives the mark. Its port is 0 if
+    the rules do not name a single one.
+    """
 
     service: ServiceKey
     destination: Destination
+    listed: ServiceKey
 
     @property
     def server(self) -> Address:
@@ -58,7 +64,7 @@ class Way:
         return self.hop == self.server
 
 
-def endpoints(rows: Iterable[ServiceRow]) -> list[Endpoint]:
+def endpoints(rows: Iterable[ServiceRow], rules: Sequence[MarkRule] = ()) -> list[Endpoint]:
     """Return the destinations to probe: those that get connections, some services of each server."""
     found: dict[tuple[Address, Method, str], list[Endpoint]] = {}
     for row in rows:
@@ -67,13 +73,33 @@ def endpoints(rows: Iterable[ServiceRow]) -> list[Endpoint]:
         for listed in row.destinations:
             if not listed.destination.weight or listed.destination.method is Method.LOCAL:
                 continue
-            endpoint = Endpoint(row.service.key, listed.destination)
-            if endpoint.way not in found and len(found) >= MOST_SERVERS:
-                continue
-            known = found.setdefault(endpoint.way, [])
-            if len(known) < SERVICES_A_SERVER:
-                known.append(endpoint)
+            for key in asked_of(row.service.key, rules):
+                endpoint = Endpoint(key, listed.destination, row.service.key)
+                if endpoint.way not in found and len(found) >= MOST_SERVERS:
+                    continue
+                known = found.setdefault(endpoint.way, [])
+                if len(known) < SERVICES_A_SERVER:
+                    known.append(endpoint)
     return [each for known in found.values() for each in known]
+
+
+def asked_of(listed: ServiceKey, rules: Sequence[MarkRule]) -> list[ServiceKey]:
+    """Return what clients of a service ask for: itself, or the addresses of the rules that give its mark."""
+    if not listed.mark:
+        return [listed]
+    giving = [rule for rule in rules if rule.may_give(listed.mark, listed.address.version) and rule.target]
+    addresses = {
+        rule.target.network_address
+        for rule in giving
+        if rule.target and rule.target.num_addresses == 1 and rule.target.version == listed.address.version
+    }
+    asked = {(rule.protocol, rule.target_ports) for rule in giving}
+    protocol, port = Protocol.TCP, 0
+    if len(asked) == 1 and not any(rule.turned & (Not.TARGET_PORTS | Not.PROTOCOL) for rule in giving):
+        (number, ranges) = asked.pop()
+        if number in set(Protocol) and len(ranges) == 1 and ranges[0][0] == ranges[0][1]:
+            protocol, port = Protocol(number), ranges[0][0]
+    return [ServiceKey(protocol, address, port) for address in sorted(addresses, key=str)] or [listed]
 
 
 def ways_to(facts: Facts, servers: Iterable[Address]) -> dict[Address, Way]:

@@ -100,12 +100,14 @@ def survey(facts: Facts) -> Survey:
 
 
 def _survey(facts: Facts) -> Survey:
-    wanted = endpoints(facts.services)
+    has_marks = any(row.service.key.mark for row in facts.services)
+    wanted = endpoints(facts.services, facts.director.mark_rules() if has_marks else ())
     ways = ways_to(facts, {endpoint.server for endpoint in wanted})
     seen = [Seen(endpoint, ways[endpoint.server]) for endpoint in wanted]
     own = {held.address for held in facts.addresses} | {endpoint.service.address for endpoint in wanted}
     with Exchange(own) as exchange:
-        of_vips = list(_vip_questions(facts, exchange))
+        vips = list(dict.fromkeys([*facts.virtual_addresses, *(each.service.address for each in wanted)]))
+        of_vips = list(_vip_questions(facts, exchange, vips[:MOST_SERVERS]))
         _ask_neighbours(facts, exchange, ways.values(), of_vips)
         for asked in seen:
             if asked.way.hop is not None:
@@ -123,7 +125,7 @@ def _survey(facts: Facts) -> Survey:
 
 def subjects(seen: Iterable[Seen]) -> frozenset[Subject]:
     """Return what findings about these endpoints are about."""
-    return frozenset(server_subject(str(each.endpoint.service), each.endpoint.server) for each in seen)
+    return frozenset(server_subject(str(each.endpoint.listed), each.endpoint.server) for each in seen)
 
 
 # --- neighbours ----------------------------------------------------------------------------------------------------
@@ -154,11 +156,11 @@ def _ask_neighbours(facts: Facts, exchange: Exchange, ways: Iterable[Way], of_vi
     exchange.ask([*of_vips, *questions], NEIGHBOURS_S, NEIGHBOURS_AGAIN_S)
 
 
-def _vip_questions(facts: Facts, exchange: Exchange) -> Iterator[Question]:
+def _vip_questions(facts: Facts, exchange: Exchange, vips: Sequence[Address]) -> Iterator[Question]:
     """Yield the questions who has virtual addresses: without a source, and as other hosts ask."""
     own = own_addresses(facts)
     for device in filter(askable, facts.devices):
-        for vip in facts.virtual_addresses[:MOST_SERVERS]:
+        for vip in vips:
             if not own.concerns(device, vip):
                 continue
             if vip.version == 4:

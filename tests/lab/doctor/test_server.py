@@ -144,6 +144,21 @@ def test_the_cause_comes_first_and_its_command_mends_it(lab: Lab, fault: Fault) 
     examine(lab, fault)
 
 
+def test_services_of_marks_are_asked_at_the_addresses_of_their_rules(lab: Lab) -> None:
+    """A mark has no address of its own."""
+    commands = f"pylvs mark add --dst {VIP} --proto tcp --dports 80,443 7; ipvsadm -C; ipvsadm -A -f 7 -s rr"
+    lab.sh("director", f"ipvsadm -Sn >table; {commands}; ipvsadm -a -f 7 -r {RIP} -g")
+    try:
+        assert diagnosed(lab) == []
+        lab.sh("rs1", f"ip address del {VIP}/32 dev lo")
+        (found,) = diagnosed(lab)
+        assert found["id"] == "server_lacks_vip"
+        lab.sh("rs1", found["fix_command"])
+        assert diagnosed(lab) == []
+    finally:
+        lab.sh("director", "ipvsadm -C; pylvs mark del --all; ipvsadm -R <table")
+
+
 def test_a_server_without_weight_is_not_asked(lab: Lab) -> None:
     """A server that was taken out is no finding, even if it is dead."""
     lab.sh("director", f"ipvsadm -e -t {VIP}:80 -r {RIP} -g -w 0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ipaddress import ip_address
 
 import pytest
@@ -20,57 +21,62 @@ ARP = Reply(Kind.MAC, -1, RIP, RIP, MAC, 2)
 REJECTED = (3, 13)
 
 
-def seen(method: Method = Method.ROUTE, protocol: Protocol = Protocol.TCP, **answers: Kind | None) -> Seen:
+Answers = dict[str, Kind | None]
+
+
+def seen(answers: Answers, method: Method = Method.ROUTE, protocol: Protocol = Protocol.TCP) -> Seen:
     """Return what came back; each probe has one reply, or none."""
-    endpoint = Endpoint(ServiceKey(protocol, VIP, 80), Destination(DestinationKey(RIP, 80), method))
+    key = ServiceKey(protocol, VIP, 80)
+    endpoint = Endpoint(key, Destination(DestinationKey(RIP, 80), method), key)
     way = Way(RIP, DEVICE, RIP, source=HERE, mtu=1500)
-    replies = {
+    replies: dict[str, Sequence[Reply]] = {
         probe: [] if kind is None else [Reply(kind, 1, RIP, mac=MAC, ifindex=2, code=REJECTED)]
         for probe, kind in answers.items()
     }
     return Seen(endpoint, way, [ARP], replies, near_vip=True)
 
 
-HEALTHY = {"rip": Kind.OPEN, "rip_echo": Kind.ECHO, "vip": Kind.OPEN, "vip_echo": Kind.ECHO}
-SILENT = {"rip": Kind.OPEN, "rip_echo": Kind.ECHO, "vip": None, "vip_echo": None, "from_vip": None}
-UDP = {"rip": None, "rip_echo": Kind.ECHO, "vip": None, "vip_echo": Kind.ECHO}
+HEALTHY: Answers = {"rip": Kind.OPEN, "rip_echo": Kind.ECHO, "vip": Kind.OPEN, "vip_echo": Kind.ECHO}
+SILENT: Answers = {"rip": Kind.OPEN, "rip_echo": Kind.ECHO, "vip": None, "vip_echo": None, "from_vip": None}
+UDP: Answers = {"rip": None, "rip_echo": Kind.ECHO, "vip": None, "vip_echo": Kind.ECHO}
 
 
 @pytest.mark.parametrize(
     ("found", "cause"),
     [
-        (seen(**HEALTHY), None),
-        (seen(**(HEALTHY | {"rip_echo": None, "vip_echo": None})), None),  # it ignores echo requests
-        (seen(**(HEALTHY | {"rip": None, "rip_echo": None})), None),  # it answers at the virtual address alone
-        (seen(protocol=Protocol.UDP, **UDP), None),
-        (seen(protocol=Protocol.UDP, **(UDP | {"vip_echo": None, "from_vip": Kind.ECHO})), "server_lacks_vip"),
-        (seen(**(HEALTHY | {"vip": Kind.CLOSED})), "not_listening_on_vip"),
-        (seen(**(HEALTHY | {"rip": Kind.CLOSED, "vip": Kind.CLOSED})), "not_listening"),
-        (seen(**(HEALTHY | {"vip": Kind.REFUSED})), "server_firewall"),
-        (seen(**(HEALTHY | {"vip": None})), "server_firewall"),
-        (seen(**(SILENT | {"from_vip": Kind.ECHO})), "server_lacks_vip"),
-        (seen(**(SILENT | {"vip_echo": Kind.RETURNED})), "server_lacks_vip"),
-        (seen(**(SILENT | {"unknown_source": Kind.ASKED})), "reply_lost"),
-        (seen(**SILENT), "vip_packets_lost"),
-        (seen(**(SILENT | {"rip": None, "rip_echo": None})), "server_silent"),
-        (seen(Method.TUNNEL, **SILENT), "tunnel_rp_filter"),
-        (seen(Method.TUNNEL, **(SILENT | {"inner_rip": Kind.ECHO})), "server_lacks_vip"),
-        (seen(Method.TUNNEL, **(SILENT | {"inner_rip": Kind.REFUSED})), "server_tunnel_source"),
-        (seen(Method.MASQ, rip=Kind.OPEN, rip_echo=Kind.ECHO, back=Kind.OPEN), None),
-        (seen(Method.MASQ, rip=Kind.OPEN, rip_echo=Kind.ECHO, back=None), "nat_reply_path"),
-        (seen(Method.MASQ, rip=Kind.CLOSED, rip_echo=Kind.ECHO, back=None), "not_listening"),
-        (seen(Method.MASQ, rip=None, rip_echo=Kind.ECHO, back=None), "server_firewall"),
+        (seen(HEALTHY), None),
+        (seen(HEALTHY | {"rip_echo": None, "vip_echo": None}), None),  # it ignores echo requests
+        (seen(HEALTHY | {"rip": None, "rip_echo": None}), None),  # it answers at the virtual address alone
+        (seen(UDP, protocol=Protocol.UDP), None),
+        (seen(UDP | {"vip_echo": None, "from_vip": Kind.ECHO}, protocol=Protocol.UDP), "server_lacks_vip"),
+        (seen(HEALTHY | {"vip": Kind.CLOSED}), "not_listening_on_vip"),
+        (seen(HEALTHY | {"rip": Kind.CLOSED, "vip": Kind.CLOSED}), "not_listening"),
+        (seen(HEALTHY | {"vip": Kind.REFUSED}), "server_firewall"),
+        (seen(HEALTHY | {"vip": None}), "server_firewall"),
+        (seen(SILENT | {"from_vip": Kind.ECHO}), "server_lacks_vip"),
+        (seen(SILENT | {"vip_echo": Kind.RETURNED}), "server_lacks_vip"),
+        (seen(SILENT | {"unknown_source": Kind.ASKED}), "reply_lost"),
+        (seen(SILENT), "vip_packets_lost"),
+        (seen({"rip_echo": Kind.ECHO, "vip_echo": Kind.ECHO}), None),  # a service of all ports
+        (seen(SILENT | {"rip": None, "rip_echo": None}), "server_silent"),
+        (seen(SILENT, Method.TUNNEL), "tunnel_rp_filter"),
+        (seen(SILENT | {"inner_rip": Kind.ECHO}, Method.TUNNEL), "server_lacks_vip"),
+        (seen(SILENT | {"inner_rip": Kind.REFUSED}, Method.TUNNEL), "server_tunnel_source"),
+        (seen({"rip": Kind.OPEN, "rip_echo": Kind.ECHO, "back": Kind.OPEN}, Method.MASQ), None),
+        (seen({"rip": Kind.OPEN, "rip_echo": Kind.ECHO, "back": None}, Method.MASQ), "nat_reply_path"),
+        (seen({"rip": Kind.CLOSED, "rip_echo": Kind.ECHO, "back": None}, Method.MASQ), "not_listening"),
+        (seen({"rip": None, "rip_echo": Kind.ECHO, "back": None}, Method.MASQ), "server_firewall"),
     ],
 )
 def test_the_answers_of_a_server_name_one_cause(found: Seen, cause: str | None) -> None:
-    """One that answers clients is healthy, whatever else it keeps silent about."""
+    """One that answers clients is healthy, even if it is silent at its own address."""
     judged = server.judged(found)
     assert (judged and judged.id) == cause
 
 
 def test_a_virtual_address_elsewhere_is_not_inferred_from_silence() -> None:
     """A server that replies to an address of another network sends that by its gateway, so this host sees nothing."""
-    found = seen(**SILENT)
+    found = seen(SILENT)
     found.near_vip = False
     judged = server.judged(found)
     assert judged is not None

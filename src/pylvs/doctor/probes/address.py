@@ -38,7 +38,8 @@ def findings(facts: Facts) -> Iterator[Finding]:
         if vip in held and (device_of := devices.get(held[vip].index)):
             yield from _at_home(facts, held[vip], device_of)
     found = survey(facts)
-    for vip in facts.virtual_addresses:
+    of_marks = (asked.endpoint.service.address for asked in found.seen if asked.endpoint.listed.mark)
+    for vip in dict.fromkeys([*facts.virtual_addresses, *of_marks]):
         if vip not in standby:
             yield from _claims(facts, found, vip)
 
@@ -183,7 +184,7 @@ def _of_server(found: Survey, vip: Address, server: Address, reply: Reply) -> Fi
         fix_host=str(server),
         about=frozenset({str(vip)}),
         explains=frozenset(
-            server_subject(str(each.endpoint.service), each.endpoint.server)
+            server_subject(str(each.endpoint.listed), each.endpoint.server)
             for each in found.seen
             if each.endpoint.service.address == vip
         ),

@@ -65,7 +65,8 @@ def judged(seen: Seen) -> Finding | None:
     if seen.to("vip_echo") is Kind.REFUSED and _code(seen, "vip_echo") in PROTOCOL_UNREACHABLE | PORT_UNREACHABLE:
         return tunnel.not_decapsulating(seen, _code(seen, "vip_echo"))
     if seen.to("vip_echo") is Kind.ECHO:
-        return None if seen.endpoint.service.protocol is not Protocol.TCP else _firewall(seen, "vip")
+        asked_port = "vip" in seen.replies and seen.endpoint.service.protocol is Protocol.TCP
+        return _firewall(seen, "vip") if asked_port else None
     return _no_vip(seen)
 
 
