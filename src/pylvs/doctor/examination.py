@@ -21,6 +21,7 @@ from pylvs.doctor.probes import (
     real_server,
     routers,
     server,
+    source_check,
     table,
     traffic,
 )
@@ -35,6 +36,7 @@ Probe = Callable[[Facts], Iterable[Finding]]
 PROBES: Sequence[Probe] = (
     address.findings,
     server.findings,
+    source_check.findings,
     table.findings,
     marks.findings,
     routers.findings,

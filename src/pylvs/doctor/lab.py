@@ -47,6 +47,22 @@ class OfHost:
 
 def examine_lab(lab: Lab, vips: Collection[Address] = (), limit_s: float = LIMIT_S) -> list[Finding]:
     """Return the diagnosis of a lab. Raises PylvsError, OSError."""
+    names = {address_of(text): host.name for host in lab.network.hosts for text in _addresses(host)}
+    found = [OfHost(host, finding) for host, finding in _wrong_neighbours(lab)]
+    found += _examined(lab, lab.network.hosts, vips, limit_s)
+    causes = diagnosis(merged(found, names))
+    if any(finding.severity is Severity.ERROR for finding in causes):
+        return causes
+    unanswered = list(_unanswered(lab))
+    again = _examined(lab, lab.network.role(DIRECTOR), vips, limit_s) if unanswered else []  # now there is traffic
+    causes = diagnosis([*causes, *merged(again, names)])
+    if any(finding.severity is Severity.ERROR and not finding.symptom for finding in causes):
+        return causes
+    return diagnosis([*causes, *unanswered])
+
+
+def _examined(lab: Lab, hosts: Iterable[Host], vips: Collection[Address], limit_s: float) -> list[OfHost]:
+    """Return what the doctor finds in these hosts, beside each other."""
     deadline = monotonic() + limit_s
     running = {
         host.name: subprocess.Popen(
@@ -57,16 +73,9 @@ def examine_lab(lab: Lab, vips: Collection[Address] = (), limit_s: float = LIMIT
             text=True,
             env=environment(),
         )
-        for host in lab.network.hosts
+        for host in hosts
     }
-    found = [OfHost(host, finding) for host, finding in _wrong_neighbours(lab)]
-    for host, process in running.items():
-        found += [OfHost(host, finding) for finding in _finished(process, deadline)]
-    names = {address_of(text): host.name for host in lab.network.hosts for text in _addresses(host)}
-    named = diagnosis(merged(found, names))
-    if any(finding.severity is Severity.ERROR for finding in named):
-        return named
-    return diagnosis([*named, *_unanswered(lab)])
+    return [OfHost(host, finding) for host, process in running.items() for finding in _finished(process, deadline)]
 
 
 def _addresses(host: Host) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterator
 
@@ -11,6 +12,7 @@ from pylvs.lab.lab import Lab, build, take_down
 from pylvs.lab.topologies import design
 from tests.lab.conftest import new_name
 from tests.lab.doctor.exam import diagnosed
+from tests.lab.support import pylvs
 
 VIP, RIP = "10.0.0.100", "10.0.0.21"
 
@@ -44,3 +46,15 @@ def test_a_port_that_permits_the_servers_address_alone(lab: Lab, rule: str, caus
     assert VIP in found[0]["title"]
     assert RIP in found[0]["title"]
     assert diagnosed(lab) == []
+
+
+def test_the_directors_port_permits_its_own_addresses_alone(lab: Lab) -> None:
+    """The director reaches all servers, and no packet of a client gets to them: only traffic raises the doubt."""
+    wire = ["nsenter", f"--net={lab.wire}", "nft"]
+    chain = "add table bridge f; add chain bridge f c { type filter hook forward priority 0; }"
+    rule = f"add rule bridge f c iifname director-0 ip saddr != {{ 10.0.0.10, {VIP} }} drop"
+    lab.sh("director", "ipvsadm -Sn >table; ipvsadm -C; ipvsadm -R <table")  # without connections
+    subprocess.run([*wire, f"{chain}; {rule}"], check=True)
+    found = pylvs("doctor", "--lab", lab.name, "--json")
+    subprocess.run([*wire, "delete table bridge f"], check=True)
+    assert [each["id"] for each in json.loads(found.stdout)["findings"]] == ["source_discarded"]
