@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
 from functools import partial
+from itertools import zip_longest
 
 from pylvs.doctor.facts import Facts
 from pylvs.model.addresses import Address
@@ -16,6 +17,7 @@ from pylvs.netlink.links import AssignedAddress, Device, Routes, dropping_route
 
 MOST_SERVERS = 200  # of a larger table the first ones are asked
 SERVICES_A_SERVER = 3
+MOST_ENDPOINTS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,8 @@ def endpoints(rows: Iterable[ServiceRow], rules: Sequence[MarkRule] = ()) -> lis
                 known = found.setdefault(endpoint.way, [])
                 if len(known) < SERVICES_A_SERVER:
                     known.append(endpoint)
-    return [each for known in found.values() for each in known]
+    in_turn = zip_longest(*found.values())  # the first of each server, then the second ones
+    return [endpoint for turn in in_turn for endpoint in turn if endpoint is not None][:MOST_ENDPOINTS]
 
 
 def asked_of(listed: ServiceKey, rules: Sequence[MarkRule]) -> list[ServiceKey]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from ipaddress import ip_address
 
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import Subject, server_subject
@@ -24,7 +25,9 @@ NEIGHBOURS_S, NEIGHBOURS_AGAIN_S = 0.5, 0.2
 PROXIES_S = 0.85  # proxy ARP waits up to 0.8 s: net.ipv4.neigh.DEV.proxy_delay
 ANSWERS_S, ANSWERS_AGAIN_S = 1.0, 0.35
 DOUBTS_S, DOUBTS_AGAIN_S = 0.5, 0.2
+MOST_DOUBTS = 60  # endpoints that are asked further
 # Lengths of packets whose arrival is tried if the longest does not arrive: usual MTUs of links and tunnels.
+ANYWHERE = (ip_address("192.0.2.77"), ip_address("2001:db8:77::77"))  # of documentation: by the default route
 LENGTHS = (
     9000,
     8950,
@@ -64,6 +67,8 @@ class Seen:
     replies: dict[str, Sequence[Reply]] = field(default_factory=dict)
     lengths: Mapping[int, Sequence[Reply]] = field(default_factory=dict)
     near_vip: bool = False  # the server asks for the virtual address on the link to this host
+    shares_mac_with: Address | None = None  # a gateway, or another real server
+    skipped: bool = False  # it is silent at the virtual address, and was not asked further
 
     def to(self, probe: str) -> Kind | None:
         """Return what came back to a probe, the most informative one; None: nothing."""
@@ -108,16 +113,20 @@ def _survey(facts: Facts) -> Survey:
     with Exchange(own) as exchange:
         vips = list(dict.fromkeys([*facts.virtual_addresses, *(each.service.address for each in wanted)]))
         of_vips = list(_vip_questions(facts, exchange, vips[:MOST_SERVERS]))
-        _ask_neighbours(facts, exchange, ways.values(), of_vips)
+        gateways = default_gateways(facts)
+        _ask_neighbours(facts, exchange, [*ways.values(), *gateways], of_vips)
         for asked in seen:
             if asked.way.hop is not None:
                 asked.macs = exchange.answers.macs(asked.way.hop)
             if asked.way.device is not None:
                 asked.near_vip = own_addresses(facts).has_network(asked.way.device, asked.endpoint.service.address)
+        _compare_macs(seen, gateways, exchange.answers)
         _ask_servers(exchange, seen, of_vips)
         doubtful = list(filter(is_doubtful, seen))
+        for asked in doubtful[MOST_DOUBTS:]:
+            asked.skipped = True
         if doubtful:
-            _ask_doubtful(exchange, doubtful)
+            _ask_doubtful(exchange, doubtful[:MOST_DOUBTS])
         if of_vips:
             exchange.listen(PROXIES_S)
     return Survey(exchange.answers, seen)
@@ -154,6 +163,23 @@ def _ask_neighbours(facts: Facts, exchange: Exchange, ways: Iterable[Way], of_vi
         if (source := link_source(facts, device, hop)) or hop.version == 4
     ]
     exchange.ask([*of_vips, *questions], NEIGHBOURS_S, NEIGHBOURS_AGAIN_S)
+
+
+def default_gateways(facts: Facts) -> list[Way]:
+    """Return the ways to anywhere else."""
+    return [way for way in ways_to(facts, ANYWHERE).values() if way.hop is not None and not way.on_link]
+
+
+def _compare_macs(seen: Iterable[Seen], gateways: Iterable[Way], answers: Answers) -> None:
+    """Note servers that have the link address of a gateway or of another server: a router may answer for them."""
+    owners: dict[bytes, dict[Address, None]] = {}
+    for way in [*gateways, *(asked.way for asked in seen)]:
+        hop = way.hop or way.server
+        for reply in answers.macs(hop):
+            owners.setdefault(reply.mac, {})[hop] = None
+    for asked in seen:
+        others = [owner for reply in asked.macs for owner in owners.get(reply.mac, ()) if owner != asked.way.hop]
+        asked.shares_mac_with = next(iter(others), None)
 
 
 def _vip_questions(facts: Facts, exchange: Exchange, vips: Sequence[Address]) -> Iterator[Question]:

@@ -81,3 +81,15 @@ def test_a_virtual_address_elsewhere_is_not_inferred_from_silence() -> None:
     judged = server.judged(found)
     assert judged is not None
     assert judged.id == "server_lacks_vip"
+
+
+def test_a_router_that_answers_for_a_server_is_named_instead_of_the_server() -> None:
+    """Proxy ARP: two addresses have one link address. A host with two addresses answers at the virtual one."""
+    found = seen(SILENT | {"from_vip": Kind.ECHO})
+    found.shares_mac_with = ip_address("10.0.0.1")
+    judged = server.judged(found)
+    assert judged is not None
+    assert judged.id == "server_behind_proxy"
+    found = seen(HEALTHY)
+    found.shares_mac_with = ip_address("10.0.0.22")
+    assert server.judged(found) is None

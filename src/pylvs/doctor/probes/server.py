@@ -81,8 +81,12 @@ def _from_server(seen: Seen, probe: str) -> bool:
 def _no_vip(seen: Seen) -> Finding | None:
     """Judge a server that does not answer at the virtual address at all."""
     vip, server = seen.endpoint.service.address, seen.endpoint.server
+    if seen.skipped:
+        return None
     if not seen.answered("rip_echo", "rip") and not seen.replies.get("from_vip"):
         return _unknown(seen)
+    if seen.endpoint.destination.method is Method.ROUTE and seen.shares_mac_with is not None:
+        return way.behind_proxy(seen, seen.shares_mac_with)
     returned = seen.to("vip_echo") is Kind.RETURNED or seen.to("vip") is Kind.RETURNED
     if returned or seen.replies.get("from_vip"):
         return _lacks_vip(seen, RETURNS if returned else REPLIES)

@@ -113,6 +113,24 @@ def _silent_neighbour(way: Way, about: frozenset[Subject]) -> Finding:
     )
 
 
+def behind_proxy(seen: Seen, router: Address) -> Finding:
+    """Judge a server of direct routing for which another host answers ARP or ND."""
+    server, mac = seen.endpoint.server, seen.macs[0].mac.hex(":")
+    what = "ARP" if server.version == 4 else "ND"
+    return Finding(
+        id="server_behind_proxy",
+        severity=Severity.ERROR,
+        layer=Layer.LINK,
+        title=f"{router} answers {what} for {server}, which direct routing cannot cross",
+        evidence=f"{mac} answers for {server} and for {router}, and nothing answers there at"
+        f" {seen.endpoint.service.address}",
+        why="Direct routing changes the link address alone: the router, with proxy ARP, gets a packet to the virtual"
+        " address.",
+        fix="Use a tunnel (ipvsadm -i) for this server, or connect it to this host's link.",
+        about=subjects([seen]),
+    )
+
+
 def two_hosts(server: Address, seen: Sequence[Seen], macs: Iterable[bytes]) -> Finding:
     names = sorted(each.hex(":") for each in macs)
     way = seen[0].way
