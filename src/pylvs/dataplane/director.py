@@ -329,7 +329,10 @@ class BpfDirector:
         )
 
     def handshakes(self) -> Mapping[tuple[ServiceKey, DestinationKey], Handshakes]:
-        """Return the handshakes of the destinations that have any, since they were added; empty without tables."""
+        """Return the handshakes of the destinations that have any, since they were added; empty without tables.
+
+        Destinations that were deleted a short time ago are among them.
+        """
         if not self.state.exists:
             return {}
         reader = self.reader  # opens the tables again if they were replaced

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Named = tuple[ServiceKey, DestinationKey]
 _IDENTITY = (
-    *("address", "port", "family", "used", "virtual_address", "mark", "deleted_s"),
+    *("address", "port", "family", "used", "virtual_address", "mark"),
     *("virtual_port", "protocol", "virtual_family"),
 )
 
@@ -32,7 +32,10 @@ class HandshakeReader:
         self._names: dict[int, tuple[tuple[Any, ...], Named]] = {}  # by slot, with what they were decoded from
 
     def read(self) -> dict[Named, Handshakes]:
-        """Return the counts of the destinations in the table that have any, since they were added."""
+        """Return the counts of the destinations that have any, since they were added.
+
+        Deleted ones are among them: one that is added again soon continues its counts (IPVS-SEMANTICS 1.8).
+        """
         top = self._tables.book.get(0, "destination_top")
         memory = self._tables.conn_counts.array.elements(0, top) if top else b""
         found = {}
@@ -44,14 +47,14 @@ class HandshakeReader:
         return found
 
     def _name(self, slot: int) -> Named | None:
-        """Return service and destination of a slot; None if it is free or deleted."""
+        """Return service and destination of a slot; None if it is free."""
         table = self._tables.destinations.array
         fields = self._form.unpack_from(table.upto(slot), slot * table.stride)
         known = self._names.get(slot)
         if known is not None and known[0] == fields:
             return known[1]
-        address, port, family, used, virtual, mark, deleted_s, virtual_port, protocol, virtual_family = fields
-        if not used or deleted_s:
+        address, port, family, used, virtual, mark, virtual_port, protocol, virtual_family = fields
+        if not used:
             return None
         if mark:
             key = ServiceKey.of_mark(mark, socket.AF_INET if virtual_family == 4 else socket.AF_INET6)

@@ -34,6 +34,7 @@ def overview() -> dict[str, Any]:
     total = HookPackets(sum(each.xdp for each in packets.values()), sum(each.tc for each in packets.values()))
     none = HookPackets(0, 0)
     checks = named(tables)
+    listed = {(row.service.key, each.destination.key) for row in services for each in row.destinations}
     devices = [
         {
             "device": each.device,
@@ -67,6 +68,7 @@ def overview() -> dict[str, Any]:
         "handshakes": [
             {"service": str(key), "server": str(server), "begun": counted.begun, "completed": counted.completed}
             for (key, server), counted in director.handshakes().items()
+            if (key, server) in listed
         ],
         "absent": [{"address": str(each), "device": device} for each, device in sorted(missing_vips.items(), key=str)],
         "standby": sorted(map(str, roles.standby)),

@@ -160,7 +160,7 @@ class HandshakeHistory(Generic[Name]):
 
     def __init__(self) -> None:
         self.totals: dict[Name, Handshakes] = {}  # since the first update, over tables that were made again
-        self._last: Mapping[Name, Handshakes] = {}  # as the packet path counts them
+        self._last: dict[Name, Handshakes] = {}  # as the packet path counted them
         self._minutes: dict[Name, _Minute] = {}
         self._at: float | None = None  # of the last update
 
@@ -180,7 +180,8 @@ class HandshakeHistory(Generic[Name]):
             total += Handshakes(found.begun - before.begun, found.completed - before.completed)
             self.totals[name] = total
             minute.recent.append((now, total))
-        self._last, self._at = counted, now
+        self._last |= counted  # also of those that are gone: they may continue
+        self._at = now
         for name in self.totals.keys() - counted.keys():  # gone from the table
             del self.totals[name]
             self._minutes.pop(name, None)

@@ -186,6 +186,9 @@ def test_counts_that_begin_anew_continue() -> None:
     assert made.totals == {}
     made.update({"rs1": Handshakes(1, 0)}, 4.0)
     assert made.totals == {"rs1": Handshakes(1, 0)}
+    made.update({}, 5.0)
+    made.update({"rs1": Handshakes(3, 1)}, 6.0)  # it was gone, and continues
+    assert made.totals == {"rs1": Handshakes(2, 1)}
 
 
 def test_forget_lets_the_minute_begin_now() -> None:

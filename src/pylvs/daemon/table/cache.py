@@ -303,7 +303,10 @@ class LongLivedDirector(Director, Protocol):
         """Return the drop reasons and other packet counters; empty without tables."""
 
     def handshakes(self) -> Mapping[tuple[ServiceKey, DestinationKey], Handshakes]:
-        """Return the handshakes of the destinations that have any, since they were added; empty without tables."""
+        """Return the handshakes of the destinations that have any, since they were added; empty without tables.
+
+        Destinations that were deleted a short time ago are among them.
+        """
 
     def follow_host(self) -> Sequence[str]:
         """Bring attachments and snapshots up to date with this host's addresses, devices and routes.
