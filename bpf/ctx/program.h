@@ -10,8 +10,10 @@ INLINE int finish_with(struct ctx ctx, const struct scratch *w, int result)
 {
 	if (likely(!(result & ENDED)))
 		return result;
-	if (ctx.hook == HOOK_XDP && (s8)result == XDP_PASS)
+	if (ctx.hook == HOOK_XDP && (s8)result == XDP_PASS) {
+		trace_ended(result);
 		return XDP_PASS;
+	}
 	if (w->owner.service && (result >> END_KIND & 3) != END_FORWARDED)
 		end_of(ctx, &w->owner, result);
 	return finish_by(ctx.hook, w->packet.input, w->packet.counted ? result | END_COUNTED : result);
