@@ -66,6 +66,11 @@ def test_a_member_reads_what_root_reads_and_changes_nothing(make_lab: MakeLab, t
         as_json.append(json.loads(run(lab, "pylvs show --json", str(GROUP.gr_gid))[1]))
         assert as_json[0]["devices"][0].keys() == as_json[1]["devices"][0].keys()
         assert as_json[0].keys() == as_json[1].keys()
+        drops = [json.loads(lab.sh("director", "pylvs drops --json"))]
+        drops.append(json.loads(run(lab, "pylvs drops --json", str(GROUP.gr_gid))[1]))
+        by_root, by_member = ([reason["reason"] for reason in found["reasons"]] for found in drops)
+        assert by_root == by_member
+        assert drops[0]["devices"][0].keys() == drops[1]["devices"][0].keys()
         for command in ("status --check", "events", "history 10.66.0.2", "metrics"):
             status, out, err = run(lab, f"pylvs {command} {state}", str(GROUP.gr_gid))
             assert (status <= 1, err) == (True, ""), (command, out)
@@ -82,7 +87,7 @@ def test_a_member_reads_what_root_reads_and_changes_nothing(make_lab: MakeLab, t
 
 def refused(lab: Lab, running: Daemon, state: str) -> None:
     """Assert that other users get one line, from `ipvsadm` with a hint."""
-    for command in ("ipvsadm -Ln --hint", "pylvs show", f"pylvs status {state}"):
+    for command in ("ipvsadm -Ln --hint", "pylvs show", "pylvs drops", f"pylvs status {state}"):
         status, out, err = run(lab, command)
         assert (status > 0, out) == (True, ""), command
         assert len(err.splitlines()) == (3 if "ipvsadm" in command else 1)
