@@ -25,6 +25,7 @@ from pylvs.system.processes.child import (
     RESTART_S,
     START_S,
     STEADY_S,
+    Backoff,
     Child,
     Parent,
     environment,
@@ -381,3 +382,10 @@ def test_a_child_is_imported_without_asyncio() -> None:
     code = "import sys, pylvs.system.processes.child; print(*{'asyncio', 'subprocess'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_delays_double_and_begin_again() -> None:
+    backoff = Backoff(0.5, 3.0, at_once=True)
+    assert [backoff.next_s() for _ in range(6)] == [0.0, 0.5, 1.0, 2.0, 3.0, 3.0]
+    backoff.begin_again()
+    assert [backoff.next_s() for _ in range(2)] == [0.0, 0.5]

@@ -33,6 +33,7 @@ from pylvs.model.wanted import Configuration
 from pylvs.system import lock
 from pylvs.system.lease import Lease
 from pylvs.system.logs import get_logger
+from pylvs.system.processes.child import Backoff
 from pylvs.system.threads import to_thread
 from pylvs.vrrp import PID_FILE
 from pylvs.vrrp.control.requests import SessionEvent, StateReport
@@ -267,16 +268,15 @@ class VirtualRouters:
 
     async def run(self) -> None:
         """Until cancelled: restart a process that ended, and configure one that could not be configured."""
-        pause_s = 0.0
+        backoff = Backoff(RESTART_S, MAX_RESTART_S, at_once=True)
         while not self._over:
             await self._wake.wait()
             if self._wanted is not None and self._client is not None and self._client.closed.is_set():
                 await self._log_end(self._client)
                 self._client = None
                 if time.monotonic() - self._connected_at > STEADY_S:
-                    pause_s = 0.0
-            await asyncio.sleep(pause_s)
-            pause_s = min(max(RESTART_S, 2 * pause_s), MAX_RESTART_S)
+                    backoff.begin_again()
+            await asyncio.sleep(backoff.next_s())
             async with self._lock:
                 self._wake.clear()
                 if not self._over:

@@ -50,6 +50,26 @@ def environment(*more: str) -> dict[str, str]:
     return {name: os.environ[name] for name in (*_ENVIRONMENT, *more) if name in os.environ}
 
 
+class Backoff:
+    """Delays before attempts that keep failing: from `shortest_s`, doubled each time, to `longest_s`.
+
+    With `at_once` the first attempt has none.
+    """
+
+    def __init__(self, shortest_s: float, longest_s: float, at_once: bool = False) -> None:
+        self._shortest_s, self._longest_s = shortest_s, longest_s
+        self._first_s = self._next_s = 0.0 if at_once else shortest_s
+
+    def begin_again(self) -> None:
+        """Let the next delay be the first one: attempts have succeeded."""
+        self._next_s = self._first_s
+
+    def next_s(self) -> float:
+        """Return the next delay, in seconds."""
+        delay_s, self._next_s = self._next_s, min(max(2 * self._next_s, self._shortest_s), self._longest_s)
+        return delay_s
+
+
 class Process(Protocol):
     """A process that was started, with our end of the socket pair."""
 
@@ -110,7 +130,7 @@ class Child:
         self._silent = 0  # pings since its last message
         self._timer: Timer | None = None
         self._started_at = 0.0
-        self._restart_s = 0.0
+        self._backoff = Backoff(RESTART_S, MAX_RESTART_S)
         self._losses: deque[float] = deque(maxlen=OFTEN)  # the times of the last unexpected ends
         self._last_problem = ""
         self._dying = 0  # killed processes that are not gone
@@ -239,12 +259,13 @@ class Child:
         now = self._loop.now
         self.problem = self._last_problem = f"{self._what} {reason}"
         self._losses.append(now)
-        steady = now - self._started_at >= STEADY_S
-        self._restart_s = RESTART_S if steady or not self._restart_s else min(2 * self._restart_s, MAX_RESTART_S)
+        if now - self._started_at >= STEADY_S:
+            self._backoff.begin_again()
+        restart_s = self._backoff.next_s()
         more = {"output": output} if output else {}
-        self._log("error", self.problem, restart_in_s=self._restart_s, **more)
+        self._log("error", self.problem, restart_in_s=restart_s, **more)
         self.restarts += 1
-        self._timer = self._loop.at(now + self._restart_s, self._launch)
+        self._timer = self._loop.at(now + restart_s, self._launch)
         self._on_down()
 
     def _stop(self) -> None:
