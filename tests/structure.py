@@ -6,8 +6,9 @@ It reads the source, so a new kind shows at once. tests/unit/test_architecture.p
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 SOURCE = Path(__file__).parents[1] / "src"
 # commands, and the programs of others
@@ -17,40 +18,45 @@ ENCODINGS = {"pickle", "marshal", "shelve", "dill", "xmlrpc", "plistlib"}  # bes
 LINK = "pylvs.system.processes.channel"
 
 
-def modules() -> Iterator[tuple[str, ast.Module]]:
-    """Yield the modules of the daemon and its processes by name."""
-    for path in sorted(SOURCE.rglob("*.py")):
-        name = ".".join(path.relative_to(SOURCE).with_suffix("").parts)
-        if not name.startswith(APART):
-            yield name, ast.parse(path.read_text())
+class Module(NamedTuple):
+    """What a module has, in the words of its source."""
+
+    texts: set[str]
+    called: set[str]
+    assigned: set[str]
+    imported: set[str]  # packages
 
 
-def _texts(tree: ast.Module) -> set[str]:
-    return {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+@cache
+def modules() -> dict[str, Module]:
+    """Return the modules of the daemon and its processes by name."""
+    names = {".".join(path.relative_to(SOURCE).with_suffix("").parts): path for path in sorted(SOURCE.rglob("*.py"))}
+    return {name: _read(path) for name, path in names.items() if not name.startswith(APART)}
 
 
-def _called(tree: ast.Module) -> set[str]:
-    calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    methods = {node.attr for node in calls if isinstance(node, ast.Attribute)}
-    return methods | {node.id for node in calls if isinstance(node, ast.Name)}
-
-
-def _assigned(tree: ast.Module) -> set[str]:
-    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-
-
-def _imported(tree: ast.Module) -> set[str]:
-    found = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
-    found |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    return {name.partition(".")[0] for name in found}
+def _read(path: Path) -> Module:
+    found = Module(set(), set(), set(), set())
+    for node in ast.walk(ast.parse(path.read_text())):
+        match node:
+            case ast.Constant(value=str(text)):
+                found.texts.add(text)
+            case ast.Call(func=ast.Attribute(attr=name) | ast.Name(id=name)):
+                found.called.add(name)
+            case ast.Name(id=name, ctx=ast.Store()):
+                found.assigned.add(name)
+            case ast.Import(names=names):
+                found.imported.update(each.name.partition(".")[0] for each in names)
+            case ast.ImportFrom(module=str(name)):
+                found.imported.add(name.partition(".")[0])
+    return found
 
 
 def programs() -> dict[str, list[str]]:
     """Return the modules that run as a process of their own, each with the modules that name it to start it."""
-    trees = dict(modules())
-    names = {name.removesuffix(".__main__") for name, tree in trees.items() if "__main__" in _texts(tree)}
+    found = modules().items()
+    names = {name.removesuffix(".__main__") for name, module in found if "__main__" in module.texts}
     starters = {
-        name: [other for other, tree in trees.items() if name in _texts(tree) and other != f"{name}.__main__"]
+        name: [other for other, module in found if name in module.texts and other != f"{name}.__main__"]
         for name in sorted(names)
     }
     return {name: others for name, others in starters.items() if others}
@@ -58,17 +64,17 @@ def programs() -> dict[str, list[str]]:
 
 def starts() -> list[str]:
     """Return the modules that start processes."""
-    return [name for name, tree in modules() if _called(tree) & STARTS]
+    return [name for name, module in modules().items() if module.called & STARTS]
 
 
 def restarts() -> list[str]:
     """Return the modules that start a process again: they define how long they wait at most (MAX_RESTART_S)."""
-    return [name for name, tree in modules() if "MAX_RESTART_S" in _assigned(tree)]
+    return [name for name, module in modules().items() if "MAX_RESTART_S" in module.assigned]
 
 
 def encodings() -> list[str]:
     """Return the modules that encode messages otherwise than as JSON."""
-    return [name for name, tree in modules() if _imported(tree) & ENCODINGS]
+    return [name for name, module in modules().items() if module.imported & ENCODINGS]
 
 
 def main() -> None:
