@@ -172,9 +172,9 @@ def _collect(node: ast.AST, when: str, path: Path, found: list[Import]) -> None:
         found += [Import(node.lineno, name, when) for name in sorted(names) or ([""] if when == LATE else [])]
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
         when = LATE
+    for_types = node.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" else []
     for child in ast.iter_child_nodes(node):
-        is_for_types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and child in node.body
-        _collect(child, TYPES if is_for_types else when, path, found)
+        _collect(child, TYPES if child in for_types else when, path, found)
 
 
 def _named(node: ast.Import | ast.ImportFrom, path: Path) -> list[str]:
