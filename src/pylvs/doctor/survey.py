@@ -7,17 +7,20 @@ server's link address, a tunnel encapsulates it. So it meets what a client's pac
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from ipaddress import ip_address
 
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import Subject, server_subject
 from pylvs.doctor.servers import MOST_SERVERS, Endpoint, Way, endpoints, own_addresses, ways_to
+from pylvs.doctor.virtual_routers import standby_of
 from pylvs.doctor.wire import packets
 from pylvs.doctor.wire.exchange import Answers, Exchange, Payload, Question
 from pylvs.doctor.wire.packets import Kind, Reply
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field, replace
+from pylvs.model.errors import PylvsError
 from pylvs.model.service import Method, Protocol
 from pylvs.netlink.links import Device
 
@@ -66,7 +69,8 @@ class Seen:
     macs: Sequence[Reply] = ()
     replies: dict[str, Sequence[Reply]] = field(default_factory=dict)
     lengths: Mapping[int, Sequence[Reply]] = field(default_factory=dict)
-    near_vip: bool = False  # the server asks for the virtual address on the link to this host
+    near_vip: bool = False  # this host has the virtual address, and the server asks for it on the link to this host
+    is_standby: bool = False  # another director has the virtual address
     shares_mac_with: Address | None = None  # a gateway, or another real server
     skipped: bool = False  # it is silent at the virtual address, and was not asked further
 
@@ -109,7 +113,8 @@ def _survey(facts: Facts) -> Survey:
     wanted = endpoints(facts.services, facts.director.mark_rules() if has_marks else ())
     ways = ways_to(facts, {endpoint.server for endpoint in wanted})
     seen = [Seen(endpoint, ways[endpoint.server]) for endpoint in wanted]
-    own = {held.address for held in facts.addresses} | {endpoint.service.address for endpoint in wanted}
+    held = {assigned.address for assigned in facts.addresses}
+    own = held | {endpoint.service.address for endpoint in wanted}
     with Exchange(own) as exchange:
         vips = list(dict.fromkeys([*facts.virtual_addresses, *(each.service.address for each in wanted)]))
         of_vips = list(_vip_questions(facts, exchange, vips[:MOST_SERVERS]))
@@ -118,8 +123,9 @@ def _survey(facts: Facts) -> Survey:
         for asked in seen:
             if asked.way.hop is not None:
                 asked.macs = exchange.answers.macs(asked.way.hop)
-            if asked.way.device is not None:
-                asked.near_vip = own_addresses(facts).has_network(asked.way.device, asked.endpoint.service.address)
+            vip = asked.endpoint.service.address
+            if asked.way.device is not None and vip in held:
+                asked.near_vip = own_addresses(facts).has_network(asked.way.device, vip)
         _compare_macs(seen, gateways, exchange.answers)
         _ask_servers(exchange, seen, of_vips)
         doubtful = list(filter(is_doubtful, seen))
@@ -129,6 +135,10 @@ def _survey(facts: Facts) -> Survey:
             _ask_doubtful(exchange, doubtful[:MOST_DOUBTS])
         if of_vips:
             exchange.listen(PROXIES_S)
+    with suppress(PylvsError):  # a daemon that hangs; asked last, because it takes time
+        standby = standby_of(facts)
+        for asked in seen:
+            asked.is_standby = asked.endpoint.service.address in standby
     return Survey(exchange.answers, seen)
 
 

@@ -93,3 +93,10 @@ def test_a_router_that_answers_for_a_server_is_named_instead_of_the_server() -> 
     found = seen(HEALTHY)
     found.shares_mac_with = ip_address("10.0.0.22")
     assert server.judged(found) is None
+
+
+def test_replies_of_nat_do_not_come_to_a_director_in_standby() -> None:
+    """The servers' gateway is an address of the master."""
+    found = seen({"rip": Kind.OPEN, "rip_echo": Kind.ECHO, "back": None}, Method.MASQ)
+    found.is_standby = True
+    assert server.judged(found) is None

@@ -7,7 +7,12 @@ from pylvs.doctor.survey import Seen, subjects
 
 
 def reply_path(seen: Seen) -> Finding | None:
-    """Judge whether a server of NAT replies through this host: to an address that is not of its own network."""
+    """Judge whether a server of NAT replies through this host: to an address that is not of its own network.
+
+    In standby the replies go through the master, which has the servers' gateway.
+    """
+    if seen.is_standby:
+        return None
     way, server = seen.way, seen.endpoint.server
     pairs = [("rip", "back"), ("rip_echo", "back_echo")]
     asked = [back for near, back in pairs if back in seen.replies and seen.answered(near)]
