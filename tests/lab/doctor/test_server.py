@@ -168,3 +168,35 @@ def test_a_server_without_weight_is_not_asked(lab: Lab) -> None:
     finally:
         lab.sh("rs1", "service nginx start")
         lab.sh("director", f"ipvsadm -e -t {VIP}:80 -r {RIP} -g -w 1")
+
+
+DIRECTOR = "02:00:00:00:0d:00"
+STATE = (
+    *("ipvsadm -Sn", "ipvsadm -Lnc | awk '{ print $1, $3, $4, $5, $6 }'", "ipvsadm -Ln --stats --exact"),
+    *("pylvs sysctl -a", "sysctl -a -r '^net.ipv[46].(conf|neigh|route|ip_)'", "nft list ruleset"),
+    *("ip -o address", "ip -o link", "ip route show table all", "ip rule"),
+)
+
+
+def state(lab: Lab) -> dict[str, str]:
+    """Return the director's state, the link addresses that others know for the VIP, and half-open connections.
+
+    A server without the VIP learns the director's link address, which is right.
+    """
+    found = {command: lab.sh("director", command) for command in STATE}
+    for host in "client", "rs1", "rs2":
+        found[host] = lab.sh(host, f"ip neigh show to {VIP} | grep -v {DIRECTOR}; ss -Htan state syn-recv")
+    return found
+
+
+def test_the_doctor_changes_nothing(lab: Lab) -> None:
+    """Neither a table nor a counter, no setting, no link address that another host has learned, no open handshake."""
+    lab.sh("rs1", f"ip address del {VIP}/32 dev lo")
+    lab.sh("client", "for n in 1 2; do curl -s -o /dev/null --max-time 1 http://VIP/; done; true")
+    lab.sh("client", f"ip neigh show to {VIP} | grep -q {DIRECTOR}")
+    before = state(lab)
+    assert diagnosed(lab)
+    assert state(lab) == before
+    lab.sh("rs1", f"ip address add {VIP}/32 dev lo")
+    assert diagnosed(lab) == []
+    assert not any(lab.sh(host, "ss -Htan state syn-recv") for host in ("rs1", "rs2"))
