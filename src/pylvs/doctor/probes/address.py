@@ -119,7 +119,7 @@ def _suppressed(facts: Facts, held: AssignedAddress, device: Device) -> Iterator
     """Yield the device by which this host does not answer ARP for an address, although hosts there ask for it."""
     vip, own = held.address, own_addresses(facts)
     for link in filter(askable, facts.devices):
-        if not own.concerns(link, vip):
+        if not own.concerns(link, vip) or device.lower == link.index:  # a macvlan (VMAC) answers beside the link
             continue
         ignore = max(facts.number(f"net/ipv4/conf/{each}/arp_ignore") or 0 for each in ("all", link.name))
         if answers_arp(ignore, here=link.index == device.index, is_alone=held.prefix == vip.max_prefixlen):
