@@ -30,7 +30,6 @@ FAULTS = [
         "static_neighbour_wrong",
         "02:00:00:00:00:77",
     ),
-    _on("the filter is removed", "tc filter del dev eth0 ingress", "program_taken_off", "eth0"),
     _on(
         "an ingress qdisc has the place",
         "tc qdisc del dev eth0 clsact; tc qdisc add dev eth0 ingress",

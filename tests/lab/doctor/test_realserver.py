@@ -47,18 +47,11 @@ FAULTS = [
         "server_vip_on_link",
         "eth0",
     ),
-    _on("on eth0 besides lo", "ip address add 10.0.0.100/32 dev eth0", "server_vip_on_link", "eth0"),
     _on(
         "ARP is answered",
         f"sysctl -qw {ARP}.all.arp_ignore=0 {ARP}.eth0.arp_ignore=0",
         "server_answers_arp",
         "arp_ignore is 0",
-    ),
-    _on(
-        "a value of arp_ignore that the kernel does not know",
-        f"sysctl -qw {ARP}.eth0.arp_ignore=4",
-        "server_answers_arp",
-        "arp_ignore is 4",
     ),
     _on(
         "ARP requests with the virtual address",
@@ -171,14 +164,6 @@ GUARDS = [
         "netdev guard in",
     ),
     _on(
-        "the application listens on loopback alone",
-        LISTEN % ("80", "127.0.0.1:80"),
-        "not_listening",
-        "127.0.0.1:80",
-        cure=LISTEN % ("127.0.0.1:80", "80"),
-    ),
-    _on("XDP of another tool drops", guard("xdp", 1), "foreign_program", "XDP program"),
-    _on(
         "a filter of another tool drops",
         "tc qdisc add dev eth0 clsact;" + guard("ingress", 2),
         "foreign_program",
@@ -212,7 +197,6 @@ TUNNEL_FAULTS = [
 ]
 
 SIX_FAULTS = [
-    _on("no virtual address of IPv6", "ip address del fd00:10::100/128 dev lo", "server_lacks_vip"),
     _on("no IPv6 on lo", "sysctl -qw net.ipv6.conf.lo.disable_ipv6=1", "server_lacks_vip", "disable_ipv6 is 1"),
     _on(
         "a virtual address of IPv6 on eth0",
@@ -226,7 +210,6 @@ SIX_FAULTS = [
         "server_firewall",
         "ip6tables-nft",
     ),
-    _on("an unreachable route", "ip -6 route add unreachable fd00:10::5", "server_reply_rejected"),
 ]
 
 

@@ -40,17 +40,12 @@ sysctl -qw net.ipv4.conf.all.rp_filter=2
 """
 
 
-def _on(name: str, script: str, cause: str, *words: str, cure: str | None = None, requests: int = 0) -> Fault:
-    return Fault(name=name, host=DIRECTOR, script=script, cause=cause, words=words, cure=cure, requests=requests)
+def _on(name: str, script: str, cause: str, *words: str, cure: str | None = None) -> Fault:
+    return Fault(name=name, host=DIRECTOR, script=script, cause=cause, words=words, cure=cure)
 
 
 FAULTS = [
     _on("lo does not forward", "sysctl -qw net.ipv4.conf.lo.forwarding=0", "lo_not_forwarding", "net.ipv4.conf.lo"),
-    _on(
-        "ip_forward is set to 0 later",
-        "sysctl -qw net.ipv4.ip_forward=1; sysctl -qw net.ipv4.ip_forward=0",
-        "lo_not_forwarding",
-    ),
     _on(
         "BIG TCP",
         "ip link set dev eth0 gro_max_size 131072",
@@ -76,7 +71,6 @@ FAULTS = [
         f"{SECOND} sysctl -qw net.ipv4.conf.eth0.rp_filter=1; ipvsadm --set 0 0 0",
         "director_rp_filter",
         "10.0.0.5",
-        requests=1,
     ),
 ]
 NAT_FAULTS = [
