@@ -11,12 +11,8 @@ from pylvs.lab.topologies import design
 from tests.lab.conftest import new_name
 from tests.lab.doctor.exam import DIRECTOR, Fault, diagnosed, examine
 
-# A second device on the same link, with the route to the client.
-SECOND = (
-    "ip link add link eth0 name eth1 type macvlan mode bridge; sysctl -qw net.ipv4.conf.eth1.arp_ignore=1;"
-    " ip link set eth1 up;"
-    " ip address add 10.0.0.110/24 dev eth1 noprefixroute; ip route add 10.0.0.5/32 dev eth1;"
-)
+# A route to the client by another device than the one where its packets come in.
+ASIDE = "ip link add aside type bridge; ip link set aside up; ip route add 10.0.0.5/32 dev aside;"
 # What Docker writes: no rule concerns a virtual address.
 DOCKER = """
 ip link add docker0 type bridge; ip address add 172.17.0.1/16 dev docker0; ip link set docker0 up
@@ -68,7 +64,7 @@ FAULTS = [
     ),
     _on(
         "the reverse path filter",
-        f"{SECOND} sysctl -qw net.ipv4.conf.eth0.rp_filter=1; ipvsadm --set 0 0 0",
+        f"{ASIDE} sysctl -qw net.ipv4.conf.eth0.rp_filter=1; ipvsadm --set 0 0 0",
         "director_rp_filter",
         "10.0.0.5",
     ),

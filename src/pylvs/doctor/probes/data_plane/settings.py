@@ -28,6 +28,7 @@ _CLIENT = {4: ip_address("198.18.200.77"), 6: ip_address("2600:1f00::77")}
 _INPUT = "eth0"  # rules that name a device are rare
 _MOST_SERVICES = 100
 _NETWORK_BYTES = {4: 3, 6: 8}  # the bytes of an address that choose its route in nearly all networks
+_READ_AGAIN = "ipvsadm --set 0 0 0"  # an edit that changes nothing: it reads settings of the host again
 _FULL = 0.95  # of the connection table
 _IPVS = Path("/proc/net/ip_vs")
 
@@ -184,7 +185,7 @@ def _filtered(device: Device, vip: Address, client: Address, value: int, refused
         evidence=f"rp_filter is {value} on {device.name}, and the route to {client} does not lead there{dropped}",
         why="pylvs checks sources of new connections as the kernel does, and the kernel those of ARP requests.",
         fix=f"Set rp_filter of {device.name} to {_LOOSE} (loose), or add a route to the clients.",
-        fix_command=f"sysctl -w {proc.dotted(path)}={_LOOSE}",
+        fix_command=f"sysctl -w {proc.dotted(path)}={_LOOSE} && {_READ_AGAIN}",
         fix_host=HERE,
         about=frozenset({str(vip), device.name}),
     )
