@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from time import monotonic
 
+from pylvs.doctor import directors
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity, diagnosis
 from pylvs.lab.hosts import environment
 from pylvs.lab.lab import Lab
@@ -48,7 +49,8 @@ class OfHost:
 def examine_lab(lab: Lab, vips: Collection[Address] = (), limit_s: float = LIMIT_S) -> list[Finding]:
     """Return the diagnosis of a lab. Raises PylvsError, OSError."""
     names = {address_of(text): host.name for host in lab.network.hosts for text in _addresses(host)}
-    found = [OfHost(host, finding) for host, finding in _wrong_neighbours(lab)]
+    seen = (*_wrong_neighbours(lab), *directors.findings(lab))
+    found = [OfHost(host, finding) for host, finding in seen]
     found += _examined(lab, lab.network.hosts, vips, limit_s)
     causes = diagnosis(merged(found, names))
     if any(finding.severity is Severity.ERROR for finding in causes):

@@ -67,6 +67,16 @@ def test_a_client_without_an_answer_is_a_finding_although_no_host_shows_a_cause(
     assert diagnosed(lab) == []
 
 
+def test_a_backup_whose_table_differs_is_named_before_the_take_over(lab: Lab) -> None:
+    """Each director is healthy in itself."""
+    lab.sh(
+        "director2", "ipvsadm -A -t VIP:81 -s rr; ipvsadm -a -t VIP:81 -r rs1:80 -m; sysctl -w net.ipv4.ip_forward=1"
+    )
+    found = [each["title"] for each in diagnosed(lab) if each["id"] == "directors_differ"]
+    lab.sh("director2", "ipvsadm -D -t VIP:81")
+    assert found == ["director1: the table lacks TCP 10.0.0.100:81, which director2 has"]
+
+
 def test_an_unknown_lab_is_one_line() -> None:
     done = pylvs("doctor", "--lab", "nosuch")
     assert done.returncode == 1
