@@ -127,6 +127,14 @@ FAULTS = [
         cure="kill $(cat /run/clash)",
     ),
     Fault(
+        name="a yield that was forgotten",
+        host="director2",
+        script="pylvs vrrp yield --for 2h",
+        on="director2",
+        cause="vrrp_held",
+        words=("VI_1",),
+    ),
+    Fault(
         name="keepalived beside pylvs",
         host="director2",
         script="keepalived --vrrp --pid=/run/other.pid --vrrp_pid=/run/other_vrrp.pid",

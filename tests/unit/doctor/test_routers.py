@@ -11,7 +11,7 @@ import pytest
 
 from pylvs.doctor.advertisements import Received, parse
 from pylvs.doctor.configuration import File, read_file
-from pylvs.doctor.probes.routers import compare, of_adverts, of_status
+from pylvs.doctor.probes.routers import compare, of_adverts, of_peers, of_status
 from pylvs.doctor.processes import parsed
 from pylvs.doctor.virtual_routers import Router
 from pylvs.model.addresses import Address
@@ -152,3 +152,10 @@ def test_what_a_keepalived_runs(words: str, file: str, routers: bool, services: 
     """By its command line."""
     found = parsed(7, words.split())
     assert (found.file, found.routers, found.services) == (file, routers, services)
+
+
+def test_a_peer_that_is_not_reached() -> None:
+    """Each peer by itself; without peers there is nothing to reach."""
+    pair = Router(replace(PLAIN, peers=(Peer(OTHER), Peer(OWN))), "MASTER")
+    assert [str(OTHER) in each.title for each in of_peers(pair, {OTHER})] == [True]
+    assert list(of_peers(pair, ())) == list(of_peers(Router(PLAIN, "MASTER"), {OTHER})) == []

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+import socket
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from time import time
 
+from pylvs.dataplane.devices.host import ThisHost
 from pylvs.doctor.advertisements import Received, listen
 from pylvs.doctor.commands import named
 from pylvs.doctor.configuration import File
@@ -12,7 +16,7 @@ from pylvs.doctor.finding import HERE, Finding, Layer, Severity
 from pylvs.doctor.packet_filter.host import packet_filter
 from pylvs.doctor.probes.router_filter import of_filter
 from pylvs.doctor.virtual_routers import Router, file_of, routers_of
-from pylvs.model.addresses import ANY_V4, Address
+from pylvs.model.addresses import ANY_V4, Address, family_of
 from pylvs.model.dataclass import dataclass
 from pylvs.model.vrrp import OWNER, Authentication, VrrpInstance
 from pylvs.vrrp.protocol.adverts import (
@@ -27,6 +31,7 @@ from pylvs.vrrp.protocol.adverts import (
 )
 
 _LEAST_S, _MOST_S = 0.3, 2.2  # of listening
+_DISCARD = 9  # RFC 863
 _SLACK = 1.25  # intervals of advertisements
 _BY_FILTER = ("vrrp_two_masters", "vrrp_not_sent")  # what a packet filter of this host explains
 
@@ -40,17 +45,44 @@ def findings(facts: Facts) -> Iterator[Finding]:
     devices = [each for each in facts.devices if each.name in wanted and each.up]
     interval_s = max(router.instance.advert_interval_s for router in routers)
     seconds = min(max(_SLACK * interval_s, _LEAST_S), _MOST_S)
+    peers = {peer.address for router in routers for peer in router.instance.peers}
+    _address_packets(peers)
     received = listen(devices, seconds) if devices else []
+    with ThisHost() as host:
+        silent = frozenset(host.unresolved(peers)) if peers else frozenset[Address]()
     own = frozenset(each.address for each in facts.addresses)
     rules = packet_filter(facts)
     for router in routers:
         complete = bool(devices) and _SLACK * router.instance.advert_interval_s <= seconds
         others = any(each.vrid == router.instance.vrid and not each.sent for each in received)
         yield from of_status(router, alone=complete and not others)
+        yield from of_peers(router, silent)
         filtered = list(of_filter(router, received, facts.addresses, rules.decision))
         yield from filtered
         found = of_adverts(router, received, own, file_of(facts), complete)
         yield from (each for each in found if not (filtered and each.id in _BY_FILTER))
+
+
+def _address_packets(peers: Iterable[Address]) -> None:
+    """Send an empty datagram to the discard port of each peer: the kernel asks for its link address."""
+    for peer in peers:
+        with suppress(OSError), socket.socket(family_of(peer), socket.SOCK_DGRAM) as end:
+            end.sendto(b"", (str(peer), _DISCARD))
+
+
+def of_peers(router: Router, silent: Collection[Address]) -> Iterator[Finding]:
+    """Yield the peers of a router whose next hop does not answer ARP or neighbour discovery."""
+    for peer in router.instance.peers:
+        if peer.address in silent:
+            yield _router(
+                router,
+                id="vrrp_peer_silent",
+                severity=Severity.WARNING,
+                title=f"unicast_peer {peer.address} of {router} is not reached",
+                evidence=f"ip neigh: the next hop to {peer.address} does not answer",
+                why="That director gets no advertisements: it is down, or it becomes master, too.",
+                fix="Correct the address, or start that director.",
+            )
 
 
 def of_status(router: Router, alone: bool = False) -> Iterator[Finding]:
@@ -72,6 +104,17 @@ def of_status(router: Router, alone: bool = False) -> Iterator[Finding]:
             else "It does not take over the addresses while that lasts.",
             fix="Mend the object that it tracks.",
             command=f"ip link set dev {down[0]} up" if down else None,
+        )
+    if status.get("held_until"):
+        yield _router(
+            router,
+            id="vrrp_held",
+            severity=Severity.INFO,
+            title=f"an operator keeps {router} from becoming master",
+            evidence=f"pylvs vrrp status: yielded for {max(status['held_until'] - time(), 0):.0f} more seconds",
+            why="Until then this director does not take over, even if no other one is master.",
+            fix="Cancel it, if the maintenance is over.",
+            command=f"pylvs vrrp resume {router.instance.name}",
         )
     for track in status.get("tracks", ()):
         if track["weight"] and track["up"] is False:
