@@ -10,7 +10,7 @@ from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity, server_subject
 from pylvs.doctor.servers import own_addresses
 from pylvs.doctor.survey import Survey, askable, survey
-from pylvs.doctor.virtual_routers import standby_of
+from pylvs.doctor.virtual_routers import routers_of, standby_of
 from pylvs.doctor.wire.packets import Reply
 from pylvs.model.addresses import Address, command_to_add
 from pylvs.netlink.links import AssignedAddress, Device
@@ -204,4 +204,5 @@ def _of_other(facts: Facts, vip: Address, reply: Reply) -> Finding:
         " address, or a router with proxy ARP.",
         fix=f"Take {vip} from that host. ip neigh on this host may name it.",
         about=frozenset({str(vip)}),
+        symptom=any(vip in router.addresses for router in routers_of(facts)),  # of two masters
     )

@@ -49,9 +49,10 @@ def _dropped(router: Router, decision: Decision, way: str, split: bool) -> Itera
     if decision.verdict is not Verdict.DROP:
         return
     command = decision.accept or decision.remove
+    fails = split or (way == "leave" and router.state == "MASTER")
     yield Finding(
         id="vrrp_filtered",
-        severity=Severity.ERROR if split or (way == "leave" and router.state == "MASTER") else Severity.WARNING,
+        severity=Severity.ERROR if fails else Severity.WARNING,
         layer=Layer.HOST,
         title=f"a packet filter here drops the advertisements of {router} that {way}",
         evidence=f"{decision.text}; it drops protocol {protocol_of(router.instance)} of {router.instance.interface}",
@@ -61,5 +62,5 @@ def _dropped(router: Router, decision: Decision, way: str, split: bool) -> Itera
         fix="Accept these packets.",
         fix_command=command,
         fix_host=HERE if command else None,
-        about=frozenset({router.instance.name, *map(str, router.addresses)}),
+        about=frozenset({router.instance.name, *(map(str, router.addresses) if fails else ())}),
     )

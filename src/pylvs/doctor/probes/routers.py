@@ -152,7 +152,7 @@ def _router(
         fix=fix,
         fix_command=command,
         fix_host=host if command else None,
-        about=frozenset({router.instance.name, *map(str, router.addresses)}),
+        about=frozenset({router.instance.name, *(map(str, router.addresses) if severity is Severity.ERROR else ())}),
     )
 
 
