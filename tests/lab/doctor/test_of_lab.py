@@ -10,7 +10,7 @@ import pytest
 
 from pylvs.lab.lab import Lab, build, take_down
 from pylvs.lab.topologies import design
-from tests.lab.conftest import new_name
+from tests.lab.conftest import MakeLab, new_name
 from tests.lab.support import pylvs
 
 VIP = "10.0.0.100"
@@ -37,7 +37,7 @@ def diagnosed(lab: Lab) -> list[dict[str, Any]]:
 
 
 FAULTS = [
-    ("rs1", f"ip address del {VIP}/32 dev lo", "rs1: 10.0.0.21 does not have the virtual address"),
+    ("rs1", f"ip address del {VIP}/32 dev lo", "rs1: this real server does not have 10.0.0.100"),
     ("client", f"ip neigh replace {VIP} lladdr 02:00:00:01:01:00 dev eth0 nud permanent", "client: it sends packets"),
 ]
 
@@ -49,7 +49,7 @@ def test_a_healthy_lab_has_no_finding(lab: Lab) -> None:
 
 @pytest.mark.parametrize(("host", "script", "title"), FAULTS, ids=[title for _, _, title in FAULTS])
 def test_a_fault_is_one_finding_that_names_its_host(lab: Lab, host: str, script: str, title: str) -> None:
-    """Both directors infer it, and the list has it once; its command mends it on the host of its address."""
+    """Both directors infer it, and the host itself knows it; its command mends it on the host of its address."""
     lab.sh(host, script)
     (found,) = diagnosed(lab)
     assert found["title"].startswith(title)
@@ -82,3 +82,14 @@ def test_an_unknown_lab_is_one_line() -> None:
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "nosuch" in done.stderr
+
+
+def test_a_server_without_a_route_to_clients_is_named(make_lab: MakeLab) -> None:
+    """Neither the director nor the server itself knows where clients are before they ask."""
+    lab = make_lab("dr-routed", 2)
+    assert diagnosed(lab) == []
+    lab.sh("rs1", "ip route del default")
+    (found,) = diagnosed(lab)
+    assert found["id"] == "server_reply_unroutable"
+    lab.sh("rs1", found["fix_command"])
+    assert diagnosed(lab) == []
