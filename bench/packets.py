@@ -41,9 +41,9 @@ from bench.rows import (
     TABLE_WORK,
     Measured,
 )
-from pylvs.dataplane.connection_log import ConnectionLog
 from pylvs.dataplane.load import CONNECTION_MAPS
 from pylvs.system.namespaces import inside_network
+from pylvs.trace.connection_log import ConnectionLog
 from pylvs.trace.filters import compile_filter
 from pylvs.trace.session import Session, open_session
 

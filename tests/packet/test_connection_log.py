@@ -20,10 +20,11 @@ from scapy.utils import wrpcap
 from pylvs.bpf import abi
 from pylvs.cli.packets import log as command
 from pylvs.cli.packets.ipfix import CREATED, DELETED, LONGEST, Exporter
-from pylvs.dataplane import connection_log, load
-from pylvs.dataplane.connection_log import ConnectionLog, Event
+from pylvs.dataplane import load
 from pylvs.model.errors import Busy
 from pylvs.model.service import Method, Protocol, Timeouts
+from pylvs.trace import connection_log
+from pylvs.trace.connection_log import ConnectionLog, Event
 from tests.json_page import assert_documented
 from tests.packet.frames import CLIENT4, CLIENT6, ether, tcp, udp
 from tests.packet.host import HOOKS, SENT, VIP4, VIP6, Host, new_host, server4, server6

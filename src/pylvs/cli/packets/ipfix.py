@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from pylvs.dataplane.connection_log import Event
+from pylvs.trace.connection_log import Event
 
 VERSION, TEMPLATE_SET, FIRST_TEMPLATE = 10, 2, 256
 LONGEST = 1400  # bytes of a message, which no path fragments

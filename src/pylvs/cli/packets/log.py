@@ -11,9 +11,9 @@ from typing import Any
 import click
 
 from pylvs.cli.packets.ipfix import Exporter
-from pylvs.dataplane.connection_log import ConnectionLog, Event, events
 from pylvs.dataplane.state import State
 from pylvs.model.errors import PylvsError, os_text
+from pylvs.trace.connection_log import ConnectionLog, Event, events
 
 _METHODS = {"masq": "NAT", "route": "DR", "tunnel": "TUN"}
 
