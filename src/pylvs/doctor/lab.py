@@ -63,7 +63,8 @@ def examine_lab(lab: Lab, vips: Collection[Address] = (), limit_s: float = LIMIT
     again = _examined(lab, lab.network.hosts, vips, limit_s)  # the table has new connections now
     again += [OfHost(host, finding) for host, finding in (*seen, *_unroutable(lab))]
     second = diagnosis(merged(again, names))
-    return second if any(finding.severity is Severity.ERROR for finding in second) else [*unanswered, *second]
+    causes = [finding for finding in second if finding.severity is Severity.ERROR and not finding.symptom]
+    return second if causes else [*unanswered, *second]
 
 
 def _examined(lab: Lab, hosts: Iterable[Host], vips: Collection[Address], limit_s: float) -> list[OfHost]:
