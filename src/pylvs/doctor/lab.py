@@ -18,6 +18,7 @@ from ipaddress import ip_address
 from time import monotonic
 
 from pylvs.doctor import directors
+from pylvs.doctor.examination import LIMIT_S
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity, diagnosis, server_subject
 from pylvs.lab.hosts import environment
 from pylvs.lab.lab import Lab
@@ -28,7 +29,7 @@ from pylvs.netlink import links, neighbours
 from pylvs.system.namespaces import inside_network
 from pylvs.system.processes import command
 
-LIMIT_S = 30.0  # each ends by itself within 5 s, on a machine that is not busy
+GRACE_S = 25.0  # beyond the limit of an examination: several Pythons start beside each other
 CONNECTIONS = 4  # for each real server: fewer show no pattern in the connection table
 CONNECT_S = 1.5  # a SYN that was lost is repeated after 1 s
 INFERRED = {  # what a director infers from silence or from an error; the real server itself knows better
@@ -69,10 +70,10 @@ def examine_lab(lab: Lab, vips: Collection[Address] = (), limit_s: float = LIMIT
 
 def _examined(lab: Lab, hosts: Iterable[Host], vips: Collection[Address], limit_s: float) -> list[OfHost]:
     """Return what the doctor finds in these hosts, beside each other."""
-    deadline = monotonic() + limit_s
+    deadline = monotonic() + limit_s + GRACE_S
     running = {
         host.name: subprocess.Popen(
-            [*lab.host(host.name).inside(), *command("pylvs.doctor", *map(str, vips))],
+            [*lab.host(host.name).inside(), *command("pylvs.doctor", str(limit_s), *map(str, vips))],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

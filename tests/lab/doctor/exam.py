@@ -12,8 +12,10 @@ from typing import Any
 from pylvs.lab.lab import Lab
 from pylvs.lab.network import SERVER
 from tests.lab.support import PYLVS, answers
+from tests.waiting import PATIENCE_S
 
 DIRECTOR = "director"
+LIMIT_S = "60"  # of an examination: the machine may be busy
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Fault:
 
 def diagnosed(lab: Lab, host: str = DIRECTOR, *arguments: str) -> list[dict[str, Any]]:
     """Return the findings of the doctor on a host."""
-    done = lab.run(host, [*PYLVS, "doctor", "--json", *arguments])
+    done = lab.run(host, [*PYLVS, "doctor", "--json", "--limit", LIMIT_S, *arguments], seconds=PATIENCE_S)
     assert done.returncode in (0, 1), done.stderr
     found = json.loads(done.stdout)["findings"]
     assert isinstance(found, list)

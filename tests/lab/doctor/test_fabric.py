@@ -11,7 +11,7 @@ import pytest
 from pylvs.lab.lab import Lab, build, take_down
 from pylvs.lab.topologies import design
 from tests.lab.conftest import new_name
-from tests.lab.doctor.exam import diagnosed
+from tests.lab.doctor.exam import LIMIT_S, diagnosed
 from tests.lab.support import pylvs
 
 VIP, RIP = "10.0.0.100", "10.0.0.21"
@@ -55,6 +55,6 @@ def test_the_directors_port_permits_its_own_addresses_alone(lab: Lab) -> None:
     rule = f"add rule bridge f c iifname director-0 ip saddr != {{ 10.0.0.10, {VIP} }} drop"
     lab.sh("director", "ipvsadm -Sn >table; ipvsadm -C; ipvsadm -R <table")  # without connections
     subprocess.run([*wire, f"{chain}; {rule}"], check=True)
-    found = pylvs("doctor", "--lab", lab.name, "--json")
+    found = pylvs("doctor", "--lab", lab.name, "--limit", LIMIT_S, "--json")
     subprocess.run([*wire, "delete table bridge f"], check=True)
     assert [each["id"] for each in json.loads(found.stdout)["findings"]] == ["source_discarded"]

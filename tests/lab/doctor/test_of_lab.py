@@ -11,6 +11,7 @@ import pytest
 from pylvs.lab.lab import Lab, build, take_down
 from pylvs.lab.topologies import design
 from tests.lab.conftest import MakeLab, new_name
+from tests.lab.doctor.exam import LIMIT_S
 from tests.lab.support import pylvs
 
 VIP = "10.0.0.100"
@@ -29,7 +30,7 @@ def lab() -> Iterator[Lab]:
 
 def diagnosed(lab: Lab) -> list[dict[str, Any]]:
     """Return the findings about a lab."""
-    done = pylvs("doctor", "--lab", lab.name, "--json")
+    done = pylvs("doctor", "--lab", lab.name, "--limit", LIMIT_S, "--json")
     assert done.returncode in (0, 1), done.stderr
     found = json.loads(done.stdout)["findings"]
     assert isinstance(found, list)

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from pylvs.cli.common import Paint, as_json, paint, state_dir
-from pylvs.doctor.examination import examine
+from pylvs.doctor.examination import LIMIT_S, examine
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import HERE, Finding, Severity
 from pylvs.model.addresses import Address
@@ -37,9 +37,17 @@ def _parse_vips(context: click.Context, parameter: click.Parameter, words: tuple
 @click.command()
 @click.argument("vips", nargs=-1, metavar="[VIP]...", callback=_parse_vips)
 @click.option("--lab", metavar="NAME", default="", help="Examine a lab from outside: all its hosts at once.")
+@click.option(
+    "--limit",
+    type=click.FloatRange(1, 600),
+    default=LIMIT_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="End within this time; raise it on a very busy machine.",
+)
 @as_json
 @state_dir
-def doctor(vips: tuple[Address, ...], lab: str, as_json: bool, state_dir: Path | None) -> Any:
+def doctor(vips: tuple[Address, ...], lab: str, limit: float, as_json: bool, state_dir: Path | None) -> Any:
     """Find out why clients get no answer, and what mends it. Probes, but changes nothing.
 
     Run it on a director, or on a real server. With VIPs, only their services are examined. With --lab, it runs in
@@ -47,7 +55,7 @@ def doctor(vips: tuple[Address, ...], lab: str, as_json: bool, state_dir: Path |
     """
     if os.geteuid():
         raise NotPermitted("probes need raw sockets and the tables; run as root")
-    found = _of_lab(lab, vips) if lab else examine(Facts(vips, state_dir))
+    found = _of_lab(lab, vips, limit) if lab else examine(Facts(vips, state_dir), limit_s=limit)
     if as_json:
         click.echo(json.dumps({"findings": [each.as_json() for each in found]}, indent=2, ensure_ascii=False))
     else:
@@ -56,12 +64,12 @@ def doctor(vips: tuple[Address, ...], lab: str, as_json: bool, state_dir: Path |
     raise click.exceptions.Exit(EXIT_FOUND if found else 0)
 
 
-def _of_lab(name: str, vips: tuple[Address, ...]) -> list[Finding]:
+def _of_lab(name: str, vips: tuple[Address, ...], limit_s: float) -> list[Finding]:
     from pylvs.doctor.lab import examine_lab  # late: only --lab needs it
     from pylvs.lab.hosts import checked_name
     from pylvs.lab.lab import open_lab
 
-    return examine_lab(open_lab(checked_name(name)), vips)
+    return examine_lab(open_lab(checked_name(name)), vips, limit_s)
 
 
 def report(findings: list[Finding], painted: Paint) -> Iterator[str]:

@@ -163,10 +163,14 @@ class Exchange:
                 whole = True
             if not select.select([self._in], [], [], left)[0]:
                 return
-            for reply in self._received():
-                self.answers.add(reply)
-                if reply.kind not in (Kind.ASKED, Kind.RETURNED):
-                    waiting.discard((reply.number, reply.address))
+            self._take(waiting)
+        self._take(waiting)  # what came while this process had to wait for a CPU
+
+    def _take(self, waiting: set[tuple[int, Address | None]]) -> None:
+        for reply in self._received():
+            self.answers.add(reply)
+            if reply.kind not in (Kind.ASKED, Kind.RETURNED):
+                waiting.discard((reply.number, reply.address))
 
     def _received(self) -> Iterator[Reply]:
         with contextlib.suppress(OSError):
