@@ -132,15 +132,3 @@ def test_lines_for_the_log_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         play(monkeypatch, scenario)
     finally:
         logs.write_with(former)
-
-
-def test_no_process_starts_after_the_close(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A task may still begin while the daemon stops."""
-
-    async def scenario(edge: Edge, processes: FakeProcesses) -> None:
-        await edge.close()
-        edge.begin(Task("mail"))
-        await asyncio.sleep(60)
-        assert processes.started == []
-
-    play(monkeypatch, scenario)

@@ -55,7 +55,6 @@ class Edge:
         self._tasks: dict[str, Task] = {}
         self._known: set[str] = set()  # tasks of which the process has the modules
         self._starting: Timer | None = None
-        self._closed = False
         self._lines, self._period_until = 0, 0.0
 
     @property
@@ -64,9 +63,7 @@ class Edge:
         return self.process.problem if self._tasks else ""
 
     def begin(self, task: Task) -> None:
-        """Run a task, from now on or with new settings; none after `close`."""
-        if self._closed:
-            return
+        """Run a task, from now on or with new settings."""
         self._tasks[task.name] = task
         if self._starting is not None:
             return
@@ -86,7 +83,6 @@ class Edge:
 
     async def close(self) -> None:
         """End the process, and wait for that."""
-        self._closed = True
         self._tasks.clear()
         self._cancel_start()
         await closed(self.process, FINISH_S)
