@@ -69,23 +69,56 @@ def _addresses(lab: Lab) -> dict[str, str]:
 
 def examine(lab: Lab, fault: Fault) -> None:
     """Plant a fault, assert that its cause comes first, mend it, and assert that the lab is healthy again."""
+    plant(lab, fault)
+    mend(lab, fault, recognized(lab, fault))
+    settle(lab, fault)
+    healthy(lab, fault.on)
+    lab.sh(fault.host, fault.rest)
+
+
+def examine_pair(lab: Lab, first: Fault, second: Fault) -> None:
+    """Plant two faults, and assert that each cause comes first in its turn; then the lab is healthy again."""
+    plant(lab, first)
+    plant(lab, second)
+    mend(lab, first, recognized(lab, first))
+    settle(lab, first)
+    mend(lab, second, recognized(lab, second))
+    settle(lab, second)
+    healthy(lab, second.on)
+    for fault in (first, second):
+        lab.sh(fault.host, fault.rest)
+
+
+def plant(lab: Lab, fault: Fault) -> None:
+    """Make the fault, with the traffic that shows it."""
     lab.sh(fault.host, fault.script)
     request(lab, fault.requests)
     lab.sh(fault.on, fault.noticed)
+
+
+def recognized(lab: Lab, fault: Fault) -> dict[str, Any]:
+    """Return the first finding, which is that of the fault."""
     found = diagnosed(lab, fault.on)
     assert found, "the doctor found nothing"
     first = found[0]
     assert first["id"] == fault.cause, [(each["title"], each["evidence"]) for each in found]
     for word in fault.words:
         assert word in " ".join(str(first[name]) for name in ("title", "evidence", "fix", "fix_command", "fix_host"))
-    mend(lab, fault, first)
+    return first
+
+
+def settle(lab: Lab, fault: Fault) -> None:
+    """Wait until a mended fault shows no more."""
     lab.sh(fault.on, fault.settled)
+
+
+def healthy(lab: Lab, host: str) -> None:
+    """Assert that clients get answers, and that the doctor finds nothing."""
     seen = answers(lab, len(lab.network.role(SERVER)))
     assert seen, "the lab has no server"
     assert all(each.startswith("This is rs") for each in seen), seen
-    left = diagnosed(lab, fault.on)
+    left = diagnosed(lab, host)
     assert left == [], [(each["title"], each["evidence"]) for each in left]
-    lab.sh(fault.host, fault.rest)
 
 
 def mend(lab: Lab, fault: Fault, finding: dict[str, Any]) -> None:
