@@ -66,7 +66,7 @@ INLINE int receive(struct ctx ctx, const struct root *root)
 		return finish_plain(ctx, PLAIN_NOT_IP);
 	bool is_ipv6 = ether->h_proto == bpf_htons(ETH_P_IPV6);
 	if (ctx.hook == HOOK_XDP && unlikely(ether->h_proto == bpf_htons(ETH_P_8021Q)))
-		return tail_call(ctx, PROG_TAGGED);
+		return finish(ctx, tail_call(ctx, PROG_TAGGED));
 	if (!is_ipv6 && ether->h_proto != bpf_htons(ETH_P_IP))
 		return finish_plain(ctx, PLAIN_NOT_IP);
 	struct packet p = {.input = ctx_ifindex(ctx), .from_host = ctx.hook == HOOK_TC && ctx.skb->ifindex == loopback};

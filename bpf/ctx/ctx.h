@@ -88,6 +88,7 @@ enum {
 	ENDED = 1 << 8, /* no plain verdict */
 	END_COUNTED = 1 << 9, /* the packet was counted as forwarded */
 	END_KIND = 10, /* enum end, 2 bits */
+	END_OF_SERVICE = 1 << 12, /* it was counted for the packet's service */
 	END_REASON = 16, /* enum reason, 8 bits */
 };
 

@@ -70,9 +70,14 @@ VERIFIED_ONCE int count_for_service(u32 service, u32 added, u32 reason)
 {
 	struct service_reason key = {.service = service, .added = added, .reason = reason};
 	u64 *counter = bpf_map_lookup_elem(&service_reasons, &key), first = 1;
+	if (unlikely(!counter)) {
+		if (!bpf_map_update_elem(&service_reasons, &key, &first, BPF_NOEXIST))
+			return 0;
+		counter = bpf_map_lookup_elem(&service_reasons, &key); /* another CPU was first */
+	}
 	if (counter)
 		*counter += 1;
-	else if (bpf_map_update_elem(&service_reasons, &key, &first, BPF_NOEXIST))
+	else
 		count(REASON_SERVICE_UNCOUNTED);
 	return 0;
 }
@@ -101,7 +106,7 @@ INLINE int end_of(struct ctx ctx, const struct owner *owner, int result)
 {
 	if (ctx.hook == HOOK_TC || (s8)result != XDP_PASS)
 		count_for_service(owner->service - 1, owner->added, reason_of(result));
-	return result;
+	return result | END_OF_SERVICE;
 }
 
 /* Metadata of a packet that XDP has decided to pass. */
@@ -199,14 +204,23 @@ INLINE int finish_plain(struct ctx ctx, enum plain plain)
 	return TC_PASS;
 }
 
-/* Likewise for a packet that this host sends: no device has received it. The row of device 0 has those that are
- * dropped. */
+/* Pass a packet that this host sends. Only a trace needs the reason: no device has received it. All get one value,
+ * because the verifier follows each further one. */
+INLINE int pass_sent(u32 reason)
+{
+	if (is_traced())
+		trace_reason(reason);
+	return pass_counted(HOOK_TC);
+}
+
+/* Count the end of a packet that this host sends, and return the kernel's verdict. The row of device 0 has those that
+ * are dropped. */
 INLINE int finish_sent(int result)
 {
 	if (!(result & ENDED))
 		return result;
 	trace_ended(result);
-	if (result >> END_KIND & 3)
+	if ((result >> END_KIND & 3) == END_DROPPED)
 		count_end(NO_DEVICE, HOOK_TC, result);
 	return (s8)result;
 }

@@ -14,7 +14,7 @@ INLINE int finish_with(struct ctx ctx, const struct scratch *w, int result)
 		trace_ended(result);
 		return XDP_PASS;
 	}
-	if (w->owner.service && (result >> END_KIND & 3) != END_FORWARDED)
+	if (w->owner.service && !(result & END_OF_SERVICE) && (result >> END_KIND & 3) != END_FORWARDED)
 		end_of(ctx, &w->owner, result);
 	return finish_by(ctx.hook, w->packet.input, w->packet.counted ? result | END_COUNTED : result);
 }

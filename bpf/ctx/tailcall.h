@@ -61,6 +61,7 @@ INLINE int tail_call(struct ctx ctx, u32 prog)
 		bpf_tail_call(ctx.skb, &tailcalls_tc, prog);
 	if (is_traced())
 		return drop(ctx.hook, REASON_MISSED_TAIL_CALL);
-	count(REASON_MISSED_TAIL_CALL);
-	return pass_to_stack(ctx.hook);
+	if (ctx.hook == HOOK_XDP)
+		count(REASON_MISSED_TAIL_CALL); /* TC counts the packet's end */
+	return pass_for(ctx.hook, REASON_MISSED_TAIL_CALL);
 }

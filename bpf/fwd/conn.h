@@ -62,7 +62,7 @@ INLINE int encap_tunnel(struct ctx ctx, const struct packet *p, const struct rea
 	w->chosen.state = t->state;
 	w->xmit.fragment_size = 0;
 	w->xmit.resolve = 0;
-	return tail_call(ctx, PROG_ENCAP);
+	return tail_call(ctx, PROG_ENCAP) | END_COUNTED;
 }
 
 /* End a packet of a real server's service. */
@@ -116,7 +116,7 @@ INLINE int fwd_slow(struct __sk_buff *skb, const struct packet *p, const struct 
 	w->chosen.state = t->state;
 	w->chosen.port = t->port;
 	w->xmit.is_reply = 0;
-	return tail_call(tc_ctx(skb), PROG_FWD_SLOW);
+	return tail_call(tc_ctx(skb), PROG_FWD_SLOW) | END_COUNTED;
 }
 
 /* Count and forward a packet of a new connection, or without a connection. */

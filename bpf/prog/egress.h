@@ -21,11 +21,11 @@ INLINE int reroute(struct __sk_buff *skb, const struct packet *p, const struct r
 	packet_daddr(&query.client, p);
 	struct hop *hop = client_hop(tc_ctx(skb), &query, now, NULL);
 	if (!hop || !has_neighbour(hop))
-		return pass_to_stack(HOOK_TC);
+		return pass_counted(HOOK_TC);
 	if (hop->ifindex == skb->ifindex) {
 		if (hop->verdict == HOP_READY)
 			set_macs(tc_ctx(skb), hop);
-		return pass_to_stack(HOOK_TC);
+		return pass_counted(HOOK_TC);
 	}
 	return xmit_neigh(skb, hop);
 }
@@ -39,13 +39,13 @@ INLINE int process_egress(struct __sk_buff *skb)
 	struct packet p = {};
 	enum parsed parsed = PARSED_FOREIGN;
 	if ((void *)(ether + 1) > end)
-		return pass_to_stack(HOOK_TC);
+		return pass_sent(REASON_NOT_IP);
 	if (ether->h_proto == bpf_htons(ETH_P_IP))
 		parsed = parse4(tc_ctx(skb), data, end, &p, root);
 	else if (ether->h_proto == bpf_htons(ETH_P_IPV6))
 		parsed = parse6(tc_ctx(skb), data, end, &p, root);
 	if (parsed == PARSED_FOREIGN || !p.maybe_rs || !facts_of(root)->services[p.is_ipv6])
-		return pass_to_stack(HOOK_TC);
+		return pass_sent(REASON_NO_SERVICE);
 	if (parsed == PARSED_SLOW)
 		return tail_call_with(tc_ctx(skb), &p, PROG_EGRESS_SLOW);
 	struct reply_conn a;
@@ -56,11 +56,11 @@ INLINE int process_egress(struct __sk_buff *skb)
 	if (!found && unlikely(may_be_copied(now)) && is_of_nat_server(&p))
 		return drop(HOOK_TC, REASON_REFUSED_TABLE_COPY);
 	if (!found || reply_is_standby(&a, &p, root) || !update_reply(&a, &p, root, now, tc_ctx(skb)))
-		return pass_to_stack(HOOK_TC);
+		return pass_sent(REASON_NO_REPLY_FLOW);
 	if (!a.masq || !nat(tc_ctx(skb), &p, NAT_REPLY, &a.saddr, a.port))
-		return pass_to_stack(HOOK_TC);
+		return pass_sent(REASON_REPLY_ROUTED);
 	trace_sent(tc_ctx(skb), skb->ifindex);
 	if (!root->settings.snat_reroute)
-		return pass_to_stack(HOOK_TC);
+		return pass_counted(HOOK_TC);
 	return reroute(skb, &p, &a, now);
 }

@@ -59,5 +59,5 @@ INLINE int prog_egress_slow(struct __sk_buff *skb, struct scratch *w, struct roo
 		note_error(skb, w, root);
 	else if (result == PARSE_DONE && (has_ports(p->protocol) || is_ipsec(p->protocol)))
 		note_reply(skb, p, root);
-	return pass_to_stack(HOOK_TC);
+	return pass_sent(REASON_UNSUPPORTED);
 }

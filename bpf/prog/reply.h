@@ -43,7 +43,7 @@ INLINE int pass_reply(struct ctx ctx, struct scratch *w, const struct reply_conn
 	struct packet *p = &w->packet;
 	bool passes = hop->verdict == HOP_LOCAL || (has_neighbour(hop) && !cannot_route(ctx, w, hop));
 	if (ctx.hook == HOOK_XDP)
-		return passes ? pass_to_tc() : (int)XDP_PASS;
+		return passes ? pass_to_tc() : pass_for(ctx.hook, REASON_REPLY_UNSENT);
 	if (passes && is_valid_saddr(ctx, p))
 		update_reply(a, p, root, now, ctx);
 	u32 reason = passes ? REASON_REPLY_ROUTED : REASON_REPLY_UNSENT;

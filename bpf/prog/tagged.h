@@ -30,10 +30,10 @@ INLINE int prog_tagged(struct xdp_md *ctx)
 {
 	const struct root *root = get_root();
 	void *data = ctx_data(xdp_ctx(ctx));
+	if (is_traced())
+		return pass_for(HOOK_XDP, REASON_TAGGED); /* TC of the VLAN device traces it */
 	if (data + TAGGED_HLEN > ctx_data_end(xdp_ctx(ctx)))
 		return XDP_PASS;
-	if (is_traced())
-		return pass_to_stack(HOOK_XDP); /* TC of the VLAN device traces it */
 	struct vlan_tag tag = {.vid = bpf_ntohs(WORD_AT(const u16, data, ETH_HLEN)) & VID_MASK};
 	int verdict = fast(ctx, root, &tag);
 	if (verdict == NOT_FAST)

@@ -240,12 +240,12 @@ INLINE bool sweep_run(struct pool *pool, u64 until)
 	return false;
 }
 
-/* End a trace whose session no longer renews it: its process hangs, or was killed. */
-INLINE void end_stopped_trace(struct root *root)
+/* End a trace or a log that its process no longer renews: it hangs, or was killed. The lower half is a tick. */
+INLINE void end_lease(u64 *lease)
 {
-	u64 until = READ_ONCE(root->trace);
+	u64 until = READ_ONCE(*lease);
 	if (until && (s32)(ticks() - (u32)until) >= 0)
-		__sync_val_compare_and_swap(&root->trace, until, 0);
+		__sync_val_compare_and_swap(lease, until, 0);
 }
 
 static int sweep(void *map, u32 *key, struct sweeper *sweeper)
@@ -256,7 +256,8 @@ static int sweep(void *map, u32 *key, struct sweeper *sweeper)
 	if (!pool)
 		return 0;
 	u64 until = began + RUN_NS;
-	end_stopped_trace(root);
+	end_lease(&root->trace);
+	end_lease(&root->log);
 	bool more = drop_half_open_run(pool, &root->settings, until) || sweep_run(pool, until);
 	u64 spent = note_run(TIMER_EXPIRY, began);
 	bpf_timer_start(&sweeper->timer, more ? pause_after(spent) : ROUND_NS, 0);

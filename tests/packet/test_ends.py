@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from pylvs.bpf import abi
+from pylvs.bpf.maps import ArrayMap
 from pylvs.bpf.reasons import reasons
 from pylvs.dataplane.devices import attachments
 from pylvs.dataplane.devices.modes import Mode
@@ -269,6 +270,29 @@ def test_what_a_service_does_not_forward_counts_for_it_until_it_is_deleted(host:
     assert (of_service(host, service), of_service(host, other)) == ({}, {})
     host.serve(service, 0)
     assert of_service(host, service) == {}, "another service of this key begins at 0"
+
+
+def test_a_missing_program_lets_packets_pass_once() -> None:
+    """Programs are never missing. If one were, the kernel must get a verdict that it knows."""
+    with new_host() as host:
+        service, programs = host.new_key(), abi.shipped().enum("prog")
+        host.director.add_service(VirtualService(service, "rr"))
+        server, tunnel = DestinationKey(ip_address(server4(1)), service.port), Tunnel(TunnelKind.GRE)
+        host.director.add_destination(service, Destination(server, Method.TUNNEL, tunnel=tunnel))
+        for hook in HOOKS:
+            host.program(hook)
+        for hook, program in ("xdp", "TAGGED"), ("tc", "ENCAP"), ("tc", "FWD_SLOW"):
+            with closing(ArrayMap.open(host.director.tables.path(f"tailcalls_{hook}"))) as array:
+                assert array.remove(programs[f"PROG_{program}"])
+        frame = tcp(dport=service.port)
+        assert host.run(frame[:12] + VLAN_TAG + frame[12:], "xdp").verdict == XDP_PASS
+        before = of_device(host, host.ifindex)
+        for ttl in 64, 1:
+            assert host.run(tcp(dport=service.port, sport=ttl, ttl=ttl), "tc").verdict == TC_PASS
+        grown = Sums(*(new - old for new, old in zip(of_device(host, host.ifindex), before, strict=True)))
+        assert grown == Sums(0, 0, 2, 0, 0)
+        assert of_service(host, service) == {"missed tail call": 2}
+        assert host.reason("MISSED_TAIL_CALL") == 3
 
 
 def test_counts_of_deleted_services_take_no_memory_for_long(host: Host) -> None:

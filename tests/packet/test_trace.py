@@ -175,6 +175,25 @@ def test_a_reply_of_this_host_leaves_by_its_device(director_host: Host, session:
     packet = traced(director_host, session, reply, "tc_egress")
     assert (packet.verdict, packet.choice, packet.output) == ("forwarded", "reply", "d0")
     assert packet.after[26:30] == ip_address(VIP4).packed
+    assert packet.reason is None
+    packet = traced(director_host, session, tcp("SA", sport=1, dport=4000, source=OWN4, target=CLIENT4), "tc_egress")
+    assert (packet.verdict, packet.reason) == ("passed", "no_reply_flow")
+
+
+def test_xdp_records_a_reply_that_a_router_would_not_forward(director_host: Host, session: Session) -> None:
+    service = serve(director_host)
+    traced(director_host, session, tcp("S", sport=4000, dport=service.port))
+    reply = tcp("SA", sport=service.port, dport=4000, source=VIP4, target=CLIENT4, ttl=1)
+    packet = traced(director_host, session, reply)
+    assert (packet.verdict, packet.reason) == ("passed", "reply_unsent")
+
+
+@pytest.mark.parametrize("length", [16, 60])
+def test_xdp_leaves_a_frame_with_a_tag_to_its_device(director_host: Host, session: Session, length: int) -> None:
+    frame = tcp("S")
+    tagged = (frame[:12] + b"\x81\x00\x00\x07" + frame[12:])[:length].ljust(length, b"\0")
+    packet = traced(director_host, session, tagged)
+    assert (packet.verdict, packet.reason) == ("passed", "tagged")
 
 
 @pytest.mark.parametrize("hook", HOOKS)
