@@ -120,6 +120,39 @@ def test_a_lease_ends_by_itself(host: Host, log: ConnectionLog) -> None:
         assert log.read() == []
 
 
+def test_a_killed_reader_leaves_no_lease() -> None:
+    """Another build could not take over tables in which this field is in use."""
+    with new_host(expires=False) as host, closing(ConnectionLog(host.director.state)):
+        root = host.director.tables.root
+        host.expiry.run(host.director)
+        assert root.get(0, "log"), "the lease lasts"
+        root.publish(0, "log", os.getpid() << 32 | (load.clock(host.director.state) - 1 & 0xFFFFFFFF))
+        host.expiry.run(host.director)
+        assert not root.get(0, "log")
+
+
+def test_a_reader_that_was_stopped_does_not_disturb_the_next_one(host: Host) -> None:
+    other = os.getppid() << 32 | (load.clock(host.director.state) + 1000 & 0xFFFFFFFF)
+    with closing(ConnectionLog(host.director.state)) as stopped:
+        stopped._tables.root.publish(0, "log", other)
+        stopped._renewed_s = 0.5  # long ago
+        with pytest.raises(Busy, match=f"process {os.getppid()} reads the connection log"):
+            stopped.read()
+    root = host.director.tables.root
+    assert root.get(0, "log") == other
+    root.publish(0, "log", 0)
+
+
+def test_records_before_an_upgrade_are_read_behind_it() -> None:
+    with new_host() as host, closing(ConnectionLog(host.director.state)) as log:
+        service = host.new_key()
+        host.serve(service, 1)
+        host.run(tcp(sport=4010, dport=service.port), "tc")
+        log._inode = 0  # as if another one were pinned now
+        log._renewed_s = 0.5  # long ago
+        assert [each.client_port for each in log.read()] == [4010]
+
+
 def test_two_readers_are_refused(host: Host, log: ConnectionLog) -> None:
     with pytest.raises(Busy, match=f"process {os.getpid()} reads the connection log"):
         ConnectionLog(host.director.state)

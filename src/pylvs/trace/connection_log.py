@@ -74,10 +74,7 @@ class ConnectionLog:
         self._seen_lost = -1
         self._open()
         with state.lock():
-            holder, until = divmod(self._tables.root.get(0, "log"), 1 << 32)
-            left = until - load.clock(state) & 0xFFFFFFFF
-            if holder and left < 1 << 31 and os.path.exists(f"/proc/{holder}"):
-                raise Busy(f"process {holder} reads the connection log: end it first")
+            self._refuse_another()
             self._renew()
         self._ring.records()  # of a former reader
 
@@ -87,6 +84,15 @@ class ConnectionLog:
         self._inode = os.stat(self._tables.path(_NAME)).st_ino
         self._seen_lost = -1
 
+    def _refuse_another(self) -> None:
+        """Raise Busy if another process has the lease."""
+        holder, until = divmod(self._tables.root.get(0, "log"), 1 << 32)
+        left = until - load.clock(self._state) & 0xFFFFFFFF
+        if self._renewed_s and holder == os.getpid():
+            return
+        if holder and left < 1 << 31 and os.path.exists(f"/proc/{holder}"):
+            raise Busy(f"process {holder} reads the connection log: end it first")
+
     def _renew(self) -> None:
         """Let the packet path record for LEASE_S from now on."""
         until = load.clock(self._state) + round(LEASE_S * load.ticks_per_second()) & 0xFFFFFFFF
@@ -94,22 +100,34 @@ class ConnectionLog:
         self._renewed_s = time.monotonic()
 
     def read(self) -> list[Event]:
-        """Return the events since the last call. Call it at least once a second."""
-        if time.monotonic() - self._renewed_s >= LEASE_S / 3:
-            self._follow()
-            self._renew()
-        offset_ns = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        return [self._event(record, offset_ns) for record in self._ring.records()]
+        """Return the events since the last call. Call it at least once a second.
 
-    def _follow(self) -> None:
-        """Open the tables that are pinned now: an upgrade or `pylvs down` has replaced them. Raises PylvsError."""
+        Raises Busy if it was not called for so long that another process reads now.
+        """
+        records = []
+        if time.monotonic() - self._renewed_s >= LEASE_S / 3:
+            records = self._follow()
+            self._refuse_another()
+            self._renew()
+        records += self._ring.records()
+        offset_ns = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        return [self._event(record, offset_ns) for record in records]
+
+    def _follow(self) -> list[bytes]:
+        """Open the tables that are pinned now: an upgrade or `pylvs down` has replaced them. Raises PylvsError.
+
+        Return the last records of the former ones.
+        """
         try:
             inode = os.stat(self._tables.path(_NAME)).st_ino
         except FileNotFoundError:
             raise PylvsError("the tables were removed") from None
-        if inode != self._inode:
-            self._ring.close()
-            self._open()
+        if inode == self._inode:
+            return []
+        rest = self._ring.records()
+        self._ring.close()
+        self._open()
+        return rest
 
     def lost(self) -> int:
         """Return how many records were lost since the last call: they came faster than they were read."""
@@ -118,8 +136,9 @@ class ConnectionLog:
         return now - before if before >= 0 else 0
 
     def close(self) -> None:
-        """Let the packet path record nothing any more."""
-        self._tables.root.publish(0, "log", 0)
+        """Let the packet path record nothing any more, unless another process reads by now."""
+        if self._tables.root.get(0, "log") >> 32 == os.getpid():
+            self._tables.root.publish(0, "log", 0)
         self._ring.close()
 
     def _event(self, record: bytes, offset_ns: int) -> Event:
