@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -278,6 +279,14 @@ def test_the_command_prints_json_lines_and_sends_to_a_collector(host: Host) -> N
             collector.settimeout(PATIENCE_S)
             CliRunner().invoke(command.log, ["--ipfix", f"127.0.0.1:{collector.getsockname()[1]}"])
             assert collector.recv(2000)[:2] == b"\0\x0a"
+
+
+@pytest.mark.parametrize("error", [errno.ECONNREFUSED, errno.ENETUNREACH, errno.ENOBUFS])
+def test_the_log_outlives_a_moment_without_a_way_to_the_collector(error: int) -> None:
+    collector = mock.Mock(spec=socket.socket)
+    collector.send.side_effect = OSError(error, os.strerror(error))
+    command._send(collector, b"a message")
+    collector.send.assert_called_once_with(b"a message")
 
 
 @pytest.mark.parametrize("where", ["collector", "192.0.2.9:0", "192.0.2.9:x", ":", "192.0.2.9:65536"])

@@ -41,8 +41,8 @@ def log(ipfix: str | None, domain: int) -> None:
 
 
 def _send(collector: socket.socket, message: bytes) -> None:
-    """Send a message; a collector that is not there at this moment gets the next ones."""
-    with suppress(ConnectionError):
+    """Send a message; a collector that is not there, or not reached, at this moment gets the next ones."""
+    with suppress(OSError):
         collector.send(message)
 
 
