@@ -36,6 +36,14 @@ FAULTS = [
         rest="ip address del 10.0.0.100/32 dev lo; ip address add 10.0.0.100/32 dev eth0",
     ),
     Fault(
+        name="nftables drop ARP",
+        host="director",
+        script="nft add table arp f; nft add chain arp f o '{ type filter hook output priority 0; policy drop; }'",
+        cause="arp_filtered",
+        words=("10.0.0.100", "arp f o"),
+        rest="nft delete table arp f",
+    ),
+    Fault(
         name="a client has the address",
         host="client",
         script="ip address add 10.0.0.100/32 dev eth0",

@@ -154,6 +154,13 @@ GUARDS = [
         "static_neighbour_wrong",
         "02:00:00:00:00:77",
     ),
+    _on(
+        "nftables drop ARP",
+        "nft add table arp f; nft add chain arp f i '{ type filter hook input priority 0; }';"
+        " nft add rule arp f i arp daddr ip 10.0.0.100 drop; nft add rule arp f i arp daddr ip 10.0.0.21 drop",
+        "arp_filtered",
+        "10.0.0.21",
+    ),
     _on("ARP is off", "ip link set dev eth0 arp off", "device_without_arp", "eth0"),
     _on(
         "nftables drop at ingress",

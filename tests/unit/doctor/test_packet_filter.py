@@ -123,6 +123,11 @@ def test_rules_for_arp() -> None:
     assert _decided(named, packet=ARP).verdict is Verdict.DROP
     other = [_match(_field("arp", "daddr ip"), "10.0.0.101"), DROP]
     assert _decided(other, packet=ARP).verdict is Verdict.PASS
+    reply = Packet(VIP, CLIENT, oif="eth0", arp=True, new=False)
+    requests = [_match(_field("arp", "operation"), "request"), DROP]
+    assert _decided(requests, packet=ARP).verdict is Verdict.DROP
+    assert _decided(requests, packet=reply).verdict is Verdict.PASS
+    assert _decided(policy="drop", packet=reply).accept == "nft insert rule arp t c arp saddr ip 10.0.0.100 accept"
 
 
 def _tables(*rules: str, policy: str = "ACCEPT") -> Decision:

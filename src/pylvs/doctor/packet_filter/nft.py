@@ -142,7 +142,7 @@ def accepting(chain: Chain, packet: Packet, vip: str) -> str:
     """Return the command that lets packets as this one pass a base chain."""
     words = []
     if packet.arp:
-        words = [f"arp daddr ip {packet.daddr}"]
+        words = [f"arp daddr ip {packet.daddr}" if packet.iif else f"arp saddr ip {packet.saddr}"]
     else:
         family = "ip" if packet.daddr.version == 4 else "ip6"
         side = "saddr" if vip and str(packet.saddr) == vip else "daddr"
@@ -350,7 +350,8 @@ class _Walk:
         packet = self._packet
         protocol, field = content.get("protocol"), content.get("field")
         if packet.arp:
-            known = {"htype": 1, "ptype": 0x0800, "hlen": 6, "plen": 4, "operation": "request"}
+            known: dict[str, Any] = {"htype": 1, "ptype": 0x0800, "hlen": 6, "plen": 4}
+            known |= {"operation": "request" if packet.new else "reply"}
             known |= {"saddr ip": packet.saddr, "daddr ip": packet.daddr}
             if protocol == "arp" and field in known:
                 return known[field]

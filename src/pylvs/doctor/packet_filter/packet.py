@@ -21,7 +21,7 @@ Maybe = bool | None  # None: it cannot be known
 class Packet:
     """One packet. `new`: it opens a connection, else it belongs to one. Without a device, the name is empty.
 
-    `arp`: an ARP request, whose addresses are those of IPv4 that it names.
+    `arp`: a request of ARP, or a reply if it is not `new`; its addresses are those of IPv4 that it names.
     """
 
     saddr: Address
