@@ -66,14 +66,17 @@ class Way:
         return self.hop == self.server
 
 
-def endpoints(rows: Iterable[ServiceRow], rules: Sequence[MarkRule] = ()) -> list[Endpoint]:
-    """Return the destinations to probe: those that get connections, some services of each server."""
+def endpoints(rows: Iterable[ServiceRow], rules: Sequence[MarkRule] = (), local: bool = False) -> list[Endpoint]:
+    """Return the destinations to probe: those that get connections, some services of each server.
+
+    `local`: also those that the table has as this host itself.
+    """
     found: dict[tuple[Address, Method, str], list[Endpoint]] = {}
     for row in rows:
         if is_probe_mark(row.service.key.mark):
             continue
         for listed in row.destinations:
-            if not listed.destination.weight or listed.destination.method is Method.LOCAL:
+            if not listed.destination.weight or (listed.destination.method is Method.LOCAL and not local):
                 continue
             for key in asked_of(row.service.key, rules):
                 endpoint = Endpoint(key, listed.destination, row.service.key)
@@ -114,7 +117,10 @@ def ways_to(facts: Facts, servers: Iterable[Address]) -> dict[Address, Way]:
         routes.ask(wanted)
         for server in wanted:
             route = routes.to(server)
-            if route is None:
+            down = _down(facts, server) if route is None or route.gateway else None
+            if down is not None:
+                found[server] = Way(server, down, server)
+            elif route is None:
                 found[server] = Way(server, dropping=dropping_route(server))
             elif route.local:
                 found[server] = Way(server, is_local=True)
@@ -124,6 +130,13 @@ def ways_to(facts: Facts, servers: Iterable[Address]) -> dict[Address, Way]:
                 mtu = min(filter(None, (route.mtu, device.mtu if device else 0)), default=0)
                 found[server] = Way(server, device, route.gateway or server, "", False, source, outside, mtu)
     return found
+
+
+def _down(facts: Facts, server: Address) -> Device | None:
+    """Return the device with a server's network if it is down: its routes are gone, and another one may be used."""
+    networks = {each.index: None for each in facts.addresses if server in each.network and each.address != server}
+    holders = [each for each in facts.devices if each.index in networks]
+    return None if any(each.up for each in holders) else next(iter(holders), None)
 
 
 def sources(facts: Facts, server: Address, hop: Address, index: int) -> tuple[Address | None, Address | None]:

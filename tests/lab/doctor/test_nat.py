@@ -28,6 +28,21 @@ FAULTS = [
         cure="ip route del 172.16.0.0/24; ip route replace default via 10.0.0.1",
     ),
     Fault(
+        name="the servers' device is down",
+        host="director",
+        script="ip link set eth1 down",
+        cause="link_down",
+        words=("eth1",),
+    ),
+    Fault(
+        name="the servers' device is down, and a default route is used",
+        host="director",
+        script="ip link set eth1 down; ip route add default via 172.16.0.5",
+        cause="link_down",
+        words=("eth1",),
+        rest="ip route del default",
+    ),
+    Fault(
         name="the application is down",
         host="rs1",
         script="service nginx stop",

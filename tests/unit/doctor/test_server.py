@@ -13,6 +13,7 @@ from pylvs.doctor.survey import Seen
 from pylvs.doctor.wire.packets import Kind, Reply
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceKey
 from pylvs.netlink.links import Device
+from pylvs.netlink.socket_diag import Listener
 
 HERE, RIP, VIP = ip_address("10.0.0.10"), ip_address("10.0.0.21"), ip_address("10.0.0.100")
 MAC = b"\x02\x00\x00\x01\x01\x00"
@@ -100,3 +101,14 @@ def test_replies_of_nat_do_not_come_to_a_director_in_standby() -> None:
     found = seen({"rip": Kind.OPEN, "rip_echo": Kind.ECHO, "back": None}, Method.MASQ)
     found.is_standby = True
     assert server.judged(found) is None
+
+
+def test_a_director_that_is_its_own_real_server_needs_the_application() -> None:
+    """An address that is mistyped may be that of the director."""
+    key = ServiceKey(Protocol.TCP, VIP, 80)
+    (found, by_nat) = (
+        Endpoint(key, Destination(DestinationKey(HERE, 80), method), key) for method in (Method.ROUTE, Method.MASQ)
+    )
+    own, other = (Listener(6, ip_address("0.0.0.0"), port, False, 0, 128) for port in (80, 8080))
+    assert [each.id for each in server.of_this_host([found, by_nat], [other])] == ["not_listening"]
+    assert list(server.of_this_host([found], [own])) == list(server.of_this_host([found], None)) == []

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from pylvs.doctor.probes.methods import exceptions
 from pylvs.doctor.probes.table import first_of_each, of_rows, of_settings, of_timeouts
 from pylvs.model.dataclass import replace
 from pylvs.model.rows import DestinationRow, ServiceRow
 from pylvs.model.service import (
     Destination,
     DestinationKey,
+    Method,
     Protocol,
     ServiceFlag,
     ServiceKey,
@@ -104,3 +106,15 @@ def test_settings_that_drop() -> None:
 def test_defaults_are_no_mistake() -> None:
     """IPVS's settings and timeouts have no finding."""
     assert [*of_settings(DEFAULTS), *of_timeouts(Timeouts())] == []
+
+
+def test_a_server_with_another_method_than_all_others() -> None:
+    """Of two servers neither is the exception; the command gives it the method of the others."""
+    three = row(1, 1, 1)
+    first, *others = three.destinations
+    differing = replace(first, destination=replace(first.destination, method=Method.MASQ))
+    (found,) = exceptions([three, replace(three, destinations=(differing, *others))])
+    assert found.server == first.destination.key.address
+    command = found.finding("").fix_command
+    assert command == "ipvsadm -e -t 192.0.2.1:80 -r 198.51.100.1:80 -g -w 1"
+    assert list(exceptions([replace(three, destinations=(differing, others[0]))])) == []

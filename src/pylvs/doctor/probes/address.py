@@ -58,7 +58,7 @@ def _missing(facts: Facts, address: Address, device: str) -> Finding:
         title=f"{address} is not an address of this host",
         evidence=evidence,
         why="No host answers ARP or ND for it, so no packet of a client arrives.",
-        fix="Add the address, or let VRRP add it.",
+        fix="Add the address, let VRRP add it, or correct the address of the service.",
         fix_command=command,
         fix_host=HERE,
         about=frozenset({str(address)}),

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from pylvs.doctor.facts import Facts
-from pylvs.doctor.finding import Finding, Layer, Severity
+from pylvs.doctor.finding import Finding, Layer, Severity, server_subject
 from pylvs.doctor.probes import nat, tunnel, way
-from pylvs.doctor.servers import Way
+from pylvs.doctor.probes.methods import exceptions
+from pylvs.doctor.servers import Endpoint, Way, endpoints
 from pylvs.doctor.survey import Seen, subjects, survey
 from pylvs.doctor.wire.packets import PORT_UNREACHABLE, PROTOCOL_UNREACHABLE, Kind
 from pylvs.model.addresses import Address, endpoint
 from pylvs.model.service import Method, Protocol
+from pylvs.netlink import socket_diag
+from pylvs.netlink.socket_diag import Listener
 
 
 def findings(facts: Facts) -> Iterator[Finding]:
@@ -20,6 +23,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
     if not facts.has_tables:
         return
     found = survey(facts)
+    differing = list(exceptions(facts.services))
     by_way: dict[Way, list[Seen]] = defaultdict(list)
     for asked in found.seen:
         by_way[asked.way].append(asked)
@@ -28,7 +32,13 @@ def findings(facts: Facts) -> Iterator[Finding]:
         if cause is not None:
             yield cause
         else:
-            yield from of_server(path.server, seen)
+            for wrong in of_server(path.server, seen):
+                by_method = next((each for each in differing if each.explains(wrong)), None)
+                yield by_method.finding(f"{wrong.title}: {wrong.evidence}") if by_method else wrong
+    held = {each.address for each in facts.addresses}
+    local = [each for each in endpoints(facts.services, local=True) if each.server in held]
+    if local:
+        yield from of_this_host(local, socket_diag.listeners())
 
 
 def of_server(server: Address, seen: Sequence[Seen]) -> Iterator[Finding]:
@@ -37,6 +47,27 @@ def of_server(server: Address, seen: Sequence[Seen]) -> Iterator[Finding]:
     if len(macs) > 1:
         yield way.two_hosts(server, seen, macs)
     yield from filter(None, map(judged, seen))
+
+
+def of_this_host(local: Iterable[Endpoint], listeners: Sequence[Listener] | None) -> Iterator[Finding]:
+    """Yield destinations that are this host itself, where no application listens; `listeners` None: not known."""
+    for found in local if listeners is not None else ():
+        service, server = found.service, found.server
+        if service.mark or not service.port or found.destination.method is Method.MASQ:
+            continue
+        there = [each for each in listeners or () if (each.protocol, each.port) == (service.protocol, service.port)]
+        if service.protocol is Protocol.SCTP or any(each.accepts(service.address) for each in there):
+            continue
+        yield Finding(
+            id="not_listening",
+            severity=Severity.ERROR,
+            layer=Layer.SERVER,
+            title=f"the real server {server} is this director, and no application listens on {service} here",
+            evidence=f"{server} is an address of this host, and no socket receives {service}",
+            why="This host refuses the connections that its table assigns to it.",
+            fix="Correct the address in the table, or start the application here.",
+            about=frozenset({server_subject(str(found.listed), server)}),
+        )
 
 
 def judged(seen: Seen) -> Finding | None:
@@ -116,8 +147,8 @@ def _no_vip(seen: Seen) -> Finding | None:
         title=f"packets to {vip} do not get through to {server}",
         evidence=f"{server} answers an echo at its own address, drops one from {vip} as its own address, and answers"
         f" nothing at {vip}",
-        why="A firewall of the server, or the switch before it, discards packets to the virtual address.",
-        fix=f"On {server}, permit packets to {vip}; at its port of the switch or hypervisor, too.",
+        why="A firewall of the server, or the switch before it, discards them, or its routing loses the replies.",
+        fix=f"Run pylvs doctor on {server}. If it finds nothing, permit packets to {vip} at its port of the switch.",
         about=subjects([seen]),
     )
 

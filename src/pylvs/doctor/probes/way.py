@@ -51,6 +51,7 @@ def _no_route(way: Way, about: frozenset[Subject]) -> Finding:
         evidence=f"ip route get {server}: unreachable",
         why="No packet reaches this real server.",
         fix="Add a route, or an address of its network to the device towards it.",
+        fix_host=HERE,
         about=about,
     )
 

@@ -16,6 +16,7 @@ from pylvs.doctor.kernel.link_settings import LARGEST, link_settings
 from pylvs.doctor.kernel.routes import KernelRoutes, destinations
 from pylvs.doctor.packet_filter.host import packet_filter
 from pylvs.doctor.packet_filter.packet import Packet
+from pylvs.doctor.probes.methods import exceptions
 from pylvs.model.addresses import Address
 from pylvs.model.errors import counted
 from pylvs.model.rows import TableUse
@@ -52,6 +53,11 @@ def _forwarding(facts: Facts) -> Iterator[Finding]:
     by_nat = _nat_servers(facts)
     with ThisHost() as host:
         routing = host.not_routing({each.version for each in by_nat})
+    differing = list(exceptions(facts.services)) if routing else []
+    by_method = [each for each in differing if each.destination.method is Method.MASQ]
+    if by_nat and {each.server for each in by_method} >= set(by_nat):
+        yield from (each.finding(f"NAT needs {routing[0]}=1, which is 0 here") for each in by_method)
+        by_nat, routing = [], []
     for setting in [*routing, *_device_forwarding(facts, by_nat, routing)]:
         yield _off(
             facts,
