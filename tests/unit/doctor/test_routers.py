@@ -85,6 +85,14 @@ def test_a_second_master_is_found_by_the_master_alone() -> None:
     assert findings("MASTER", own, received(PLAIN, priority=255), priority=255) == ["vrrp_two_owners"]
 
 
+def test_one_address_with_two_vrids() -> None:
+    """Two groups on a link have addresses of their own each."""
+    own, other = received(PLAIN, OWN, 100, sent=True), replace(PLAIN, vrid=52)
+    assert findings("MASTER", own, received(other)) == ["vrrp_vrid_mismatch"]
+    assert findings("MASTER", own, received(replace(other, addresses=(SECOND,)))) == []
+    assert findings("MASTER", own, received(other, OWN)) == []
+
+
 def test_a_master_that_sends_nothing() -> None:
     """Only if the doctor has listened for a whole interval; other routers do not count."""
     assert findings("MASTER") == ["vrrp_not_sent"]

@@ -167,6 +167,8 @@ def of_adverts(
     others = {each.datagram.source: each for each in mine if not each.sent and each.datagram.source not in own}
     for other in others.values():
         yield from _of_other(router, other, file)
+    foreign = [each for each in received if not each.sent and each.datagram.source not in own]
+    yield from _of_other_vrids(router, [each for each in foreign if each.vrid != instance.vrid], file)
     if router.state == "MASTER" and complete and not sent:
         yield _router(
             router,
@@ -215,6 +217,26 @@ def _of_other(router: Router, received: Received, file: File) -> Iterator[Findin
             fix=f"Run pylvs doctor on {sender}: a packet filter there drops protocol 112, or its group is another one."
             if deaf
             else "Look for what drops protocol 112 here.",
+        )
+
+
+def _of_other_vrids(router: Router, received: Sequence[Received], file: File) -> Iterator[Finding]:
+    """Yield the routers that advertise the addresses of this one with another VRID."""
+    for other in {each.datagram.source: each for each in received if each.device in router.devices}.values():
+        advert, sender = _advert(other), other.datagram.source
+        shared = router.addresses & set(advert.addresses) if advert else frozenset[Address]()
+        if not shared:
+            continue
+        yield _router(
+            router,
+            id="vrrp_vrid_mismatch",
+            severity=Severity.ERROR,
+            title=f"{sender} has VRID {other.vrid} for the addresses of {router}, and this host {router.instance.vrid}",
+            evidence=f"this host is {router.state}, and {sender} advertises {named(sorted(shared, key=str), 'address')}"
+            f" with VRID {other.vrid}",
+            why="Routers with different VRIDs ignore each other, so both become master.",
+            fix="Write the same virtual_router_id on both.",
+            command=_edit(file, router.instance, "virtual_router_id", str(other.vrid)),
         )
 
 
