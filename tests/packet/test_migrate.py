@@ -188,6 +188,11 @@ def answered(host: Host, version: int, sport: int = 4000) -> tuple[str, int]:
     return packet.src, packet[TCP].sport
 
 
+def without_multicasts(reasons: dict[str, int]) -> dict[str, int]:
+    """Leave out what kernels of test hosts send by themselves at any time."""
+    return {name: count for name, count in reasons.items() if name != "other host"}
+
+
 def test_what_another_build_made_continues(other: Host) -> None:
     host, state = other, other.director.state
     before = {flow: opened(host, *flow) for flow in FLOWS}
@@ -228,8 +233,9 @@ def test_what_another_build_made_continues(other: Host) -> None:
     host.close_programs()
 
     assert established(ipvsadm(host, "-Lnc")) == [each for each in connections if "ESTABLISHED" in each]
-    names = ("services", "reasons", "master", "standby", "forwarded")
+    names = ("services", "master", "standby", "forwarded")
     assert [overview()[name] for name in names] == [show[name] for name in names]
+    assert without_multicasts(overview()["reasons"]) == without_multicasts(show["reasons"])
     assert host.director.settings() == settings
     assert {words: ipvsadm(host, *words.split()) for words in LISTINGS} == listings, "as before the migration"
     assert all(os.path.exists(state.loaded_path(name)) for name in ON_DEMAND)
