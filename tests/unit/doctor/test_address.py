@@ -7,7 +7,7 @@ from ipaddress import ip_address
 import pytest
 
 from pylvs.doctor.facts import Facts
-from pylvs.doctor.probes.address import _suppressed, answers_arp
+from pylvs.doctor.probes.address import _card, _suppressed, answers_arp
 from pylvs.netlink.links import AssignedAddress, Device
 
 VIP, DIP = ip_address("10.0.0.100"), ip_address("10.0.0.10")
@@ -47,3 +47,15 @@ def test_a_vmac_answers_beside_the_device_below_it(
     facts.once("has_tables", lambda: True)
     monkeypatch.setattr(Facts, "number", lambda self, path: 1)
     assert [finding.id for finding in _suppressed(facts, vip, holder)] == found
+
+
+def test_a_command_names_a_device_although_none_has_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The only card, or the one without IPv6; with several it is for the operator to say."""
+    six, second = ip_address("fd00::1"), Device(4, "eth1", MAC, "veth", True, False, 1500, 0, 0, ())
+    facts = Facts()
+    devices = [LO, ETH0]
+    facts.once("devices", lambda: devices)
+    monkeypatch.setattr(Facts, "number", lambda self, path: int("eth0" in path))
+    assert [_card(facts, six, name) for name in ("DEVICE", "lo")] == ["eth0", "lo"]
+    devices.append(second)
+    assert [_card(facts, address, "DEVICE") for address in (six, VIP)] == ["eth0", "DEVICE"]

@@ -45,6 +45,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
 
 
 def _missing(facts: Facts, address: Address, device: str) -> Finding:
+    device = _card(facts, address, device)
     command = command_to_add(address, device)
     evidence = f"no device has {address}, no local route leads to it, and no virtual router is master of it"
     path = f"net/ipv6/conf/{device}/disable_ipv6"
@@ -63,6 +64,17 @@ def _missing(facts: Facts, address: Address, device: str) -> Finding:
         fix_host=HERE,
         about=frozenset({str(address)}),
     )
+
+
+def _card(facts: Facts, address: Address, device: str) -> str:
+    """Return the device for a missing address; if none has its network, a card without IPv6, or the only card."""
+    if any(each.name == device for each in facts.devices):
+        return device
+    cards = [each.name for each in facts.devices if askable(each)]
+    if address.version == 6:
+        silent = [each for each in cards if facts.number(f"net/ipv6/conf/{each}/disable_ipv6")]
+        cards = silent or cards
+    return cards[0] if len(cards) == 1 else device
 
 
 def _many_missing(missing: Mapping[Address, str]) -> Finding:
