@@ -27,6 +27,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
     by_way: dict[Way, list[Seen]] = defaultdict(list)
     for asked in found.seen:
         by_way[asked.way].append(asked)
+    of_ways = list[tuple[Way, Finding]]()
     for path, seen in by_way.items():
         cause = next(way.findings(path, seen), None)
         if cause is not None:
@@ -34,7 +35,8 @@ def findings(facts: Facts) -> Iterator[Finding]:
         else:
             for wrong in of_server(path.server, seen):
                 by_method = next((each for each in differing if each.explains(wrong)), None)
-                yield by_method.finding(f"{wrong.title}: {wrong.evidence}") if by_method else wrong
+                of_ways.append((path, by_method.finding(f"{wrong.title}: {wrong.evidence}") if by_method else wrong))
+    yield from tunnel.joined(of_ways, by_way)
     held = {each.address for each in facts.addresses}
     local = [each for each in endpoints(facts.services, local=True) if each.server in held]
     if local:
@@ -170,7 +172,7 @@ def _lacks_vip(seen: Seen, evidence: str) -> Finding:
         title=f"{server} does not have the virtual address {vip}",
         evidence=f"an echo to {vip} that is sent to {server} has no answer; {evidence}",
         why="It gets packets to an address that is not its own, and drops or forwards them.",
-        fix=f"Add {vip} to lo of {server}.",
+        fix=f"Add {vip} to lo of {server}, or correct the address of the real server in the table.",
         fix_command=command,
         fix_host=str(server),
         about=subjects([seen]),

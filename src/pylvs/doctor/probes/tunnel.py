@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Iterator, Sequence
+
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity
+from pylvs.doctor.servers import Way
 from pylvs.doctor.survey import Seen, subjects
 from pylvs.doctor.wire.packets import PROTOCOL_UNREACHABLE, Kind, overhead
 from pylvs.model.service import TunnelKind
@@ -14,6 +17,43 @@ def _up(seen: Seen) -> str:
     kind = tunnel.kind.name.lower()
     port = f" --tun-port {tunnel.port}" if tunnel.kind is TunnelKind.GUE else ""
     return f"pylvs realserver up {vip} --tun-type {kind}{port}"
+
+
+INFERRED = {"server_tunnel_source", "tunnel_rp_filter"}  # from silence alone
+
+
+def joined(found: Iterable[tuple[Way, Finding]], asked: Collection[Way]) -> Iterator[Finding]:
+    """Yield these findings; those that all servers behind a next hop share become one about the way.
+
+    `found` has the findings with the way to their server, `asked` the ways to all servers.
+    """
+    silent, others = dict[Way, Finding](), list[Finding]()
+    for path, finding in found:
+        if finding.id in INFERRED and not path.on_link:
+            silent.setdefault(path, finding)
+        else:
+            others.append(finding)
+    yield from others
+    for hop in dict.fromkeys(path.hop for path in silent):
+        alike = [path for path in silent if path.hop == hop]
+        if len(alike) > 1 and len(alike) == sum(path.hop == hop for path in asked):
+            yield _way_silent(str(hop), alike, [silent[path] for path in alike])
+        else:
+            yield from (silent[path] for path in alike)
+
+
+def _way_silent(hop: str, ways: Sequence[Way], findings: Sequence[Finding]) -> Finding:
+    servers = ", ".join(str(path.server) for path in ways)
+    return Finding(
+        id="tunnel_way_silent",
+        severity=Severity.WARNING,
+        layer=Layer.ROUTE,
+        title=f"no reply to a tunnelled packet comes back through {hop}",
+        evidence=f"{servers} answer at their own addresses, and nothing that is sent in a tunnel",
+        why="They have this next hop in common: its filter or rp_filter is likelier than one mistake on each server.",
+        fix=f"On {hop}, permit tunnels and replies from virtual addresses. Else run pylvs doctor on a server.",
+        about=frozenset().union(*(finding.about for finding in findings)),
+    )
 
 
 def not_decapsulating(seen: Seen, code: tuple[int, int]) -> Finding:
