@@ -290,7 +290,8 @@ def test_a_missing_program_lets_packets_pass_once() -> None:
         for ttl in 64, 1:
             assert host.run(tcp(dport=service.port, sport=ttl, ttl=ttl), "tc").verdict == TC_PASS
         grown = Sums(*(new - old for new, old in zip(of_device(host, host.ifindex), before, strict=True)))
-        assert grown == Sums(0, 0, 2, 0, 0)
+        assert grown.passed >= 2  # with multicasts that kernels of test hosts send at any time
+        assert grown._replace(passed=2) == Sums(0, 0, 2, 0, 0)
         assert of_service(host, service) == {"missed tail call": 2}
         assert host.reason("MISSED_TAIL_CALL") == 3
 
@@ -317,7 +318,8 @@ def test_each_fragment_ends_once(host: Host, again: bool) -> None:
     for frame in (*frames[:1] * (2 if again else 1), *frames[1:]):
         host.run(frame, "tc")
     grown = Sums(*(new - old for new, old in zip(of_device(host, host.ifindex), before, strict=True)))
-    assert grown == Sums(0, 1, 0, int(again), 1)
+    # Kernels of test hosts send multicasts by themselves at any time, which pass.
+    assert grown._replace(passed=0) == Sums(0, 1, 0, int(again), 1)
     assert host.reason("FRAGMENTS_JOINED") == seen.get("fragments_joined", 0) + 1
 
 

@@ -83,7 +83,7 @@ FAULTS = [
     Fault(
         name="the router drops long packets",
         host="router",
-        script=f"{FILTER} ip protocol 4 meta length \\> 1440 drop",
+        script=f"{FILTER} ip protocol 4 ip daddr 10.0.12.22 meta length \\> 1440 drop",
         cause="tunnel_mtu",
         words=("10.0.12.22", "1440"),
         rest=NO_FILTER,
