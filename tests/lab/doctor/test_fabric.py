@@ -13,6 +13,7 @@ from pylvs.lab.topologies import design
 from tests.lab.conftest import new_name
 from tests.lab.doctor.exam import LIMIT_S, diagnosed
 from tests.lab.support import pylvs
+from tests.waiting import until
 
 VIP, RIP = "10.0.0.100", "10.0.0.21"
 
@@ -37,6 +38,7 @@ def lab() -> Iterator[Lab]:
 )
 def test_a_port_that_permits_the_servers_address_alone(lab: Lab, rule: str, cause: str) -> None:
     """Clouds and port security do that: the server is reached at its own address, and blameless."""
+    until(lambda: "INCOMPLETE" not in lab.sh("rs1", "ip neigh show nud all"), "rs1 has ended its requests of before")
     wire = ["nsenter", f"--net={lab.wire}", "nft"]
     chain = "add table bridge f; add chain bridge f c { type filter hook forward priority 0; }"
     subprocess.run([*wire, f"{chain}; add rule bridge f c {rule}"], check=True)
