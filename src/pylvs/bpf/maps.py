@@ -10,8 +10,9 @@ import ctypes
 import errno
 import mmap
 import os
+import select
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 
 from pylvs.bpf import kernel, libbpf
@@ -270,29 +271,47 @@ class RingBuffer(Map):
     """A BPF ring buffer, for one reader. The layout is in Documentation/bpf/ringbuf.rst."""
 
     _BUSY, _DISCARDED, _HEADER = 1 << 31, 1 << 30, 8
+    _views: Sequence[memoryview | mmap.mmap] = ()  # of the memory that the kernel shares
 
     def __init__(self, descriptor: int) -> None:
         """Take over an open descriptor."""
         super().__init__(descriptor)
-        size = self.max_entries
-        self._read_at = memoryview(self._in_memory(_PAGE, mmap.PROT_READ | mmap.PROT_WRITE)).cast("Q")
-        self._rest = memoryview(self._in_memory(_PAGE + 2 * size, mmap.PROT_READ, _PAGE))
-        self._written_to, self._data = self._rest[:8].cast("Q"), self._rest[_PAGE:]
+        read = self._in_memory(_PAGE, mmap.PROT_READ | mmap.PROT_WRITE)
+        self._data = self._in_memory(_PAGE + 2 * self.max_entries, mmap.PROT_READ, _PAGE)
+        self._read_to, self._written_to = memoryview(read).cast("Q"), memoryview(self._data).cast("Q")
+        self._words = memoryview(self._data).cast("I")
+        self._views = self._read_to, self._written_to, self._words, read, self._data
+
+    def close(self) -> None:
+        """Give the memory back, and close the descriptor. A second call does nothing."""
+        for view in self._views:
+            view.release() if isinstance(view, memoryview) else view.close()
+        self._views = ()
+        super().close()
+
+    def wait(self, timeout_s: float) -> None:
+        """Return after the timeout, or once there is a record."""
+        waiting = select.poll()
+        waiting.register(self.fd, select.POLLIN)
+        waiting.poll(timeout_s * 1000)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield the records that are there; their memory is free then."""
+        while (at := self._read_to[0]) < self._written_to[0]:
+            start = _PAGE + at % self.max_entries  # the data is mapped twice, so a record is always contiguous
+            header = self._words[start // 4]
+            if header & self._BUSY:
+                return
+            full_barrier()  # the record was written before its header
+            length = header & ~self._DISCARDED
+            record = self._data[start + self._HEADER : start + self._HEADER + length]
+            self._read_to[0] = at + (length + self._HEADER + 7 & ~7)
+            if not header & self._DISCARDED:
+                yield record
 
     def records(self) -> list[bytes]:
-        """Return the records that were written since the last call, and free their memory."""
-        at, found = self._read_at[0], []
-        while at < self._written_to[0]:
-            start = at % self.max_entries  # the data is mapped twice, so a record is always contiguous
-            length = int.from_bytes(self._data[start : start + 4], "little")
-            if length & self._BUSY:
-                break
-            begin, size = start + self._HEADER, length & ~self._DISCARDED
-            if not length & self._DISCARDED:
-                found.append(bytes(self._data[begin : begin + size]))
-            at += (size + self._HEADER + 7) & ~7
-        self._read_at[0] = at
-        return found
+        """Return the records that are there, and free their memory."""
+        return list(self)
 
 
 class QueueMap(Map):

@@ -8,8 +8,6 @@ programs call it (`variants`).
 from __future__ import annotations
 
 import contextlib
-import mmap
-import select
 import socket
 import struct
 import time
@@ -18,8 +16,8 @@ from functools import cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
-from pylvs.bpf import abi, kernel, maps
-from pylvs.bpf.maps import PerCpuArray
+from pylvs.bpf import abi
+from pylvs.bpf.maps import PerCpuArray, RingBuffer
 from pylvs.bpf.schedulers import NAMES as SCHEDULERS
 from pylvs.dataplane import load
 from pylvs.dataplane.connections import state_names
@@ -40,8 +38,6 @@ _RENEW_S = 1.0
 _MOST_RATE = 1_000_000
 _RING_S = 1  # the ring buffer holds the records of about so many seconds at the rate limit
 _LEAST_RING, _MOST_RING = 1 << 20, 1 << 25  # bytes
-_BUSY, _DISCARDED, _HEADER = 1 << 31, 1 << 30, 8  # of a record in a ring buffer (linux/bpf.h)
-_PAGE = mmap.PAGESIZE
 _SET_NS = 10_000_000  # of two clocks: more is no delay between two reads
 _VERDICTS = {
     "PASSED": PASSED,
@@ -81,7 +77,7 @@ class Session:
     def __init__(self, state: State, copy: variants.Copy, entries: Mapping[str, int]) -> None:
         self._state, self._copy, self._entries = state, copy, entries
         self._root = Tables(state).root
-        self._ring = Ring(copy.records)
+        self._ring = RingBuffer.duplicate(copy.records)
         self._counts = PerCpuArray.duplicate(copy.counts)
         self._number, self._pauses = 0, 0
         self._renewed = -_RENEW_S
@@ -191,50 +187,6 @@ def open_session(
         opened.callback(session.close)
         session._renew()
         yield session
-
-
-# --- the ring buffer ---
-
-
-class Ring:
-    """The reader's side of a BPF_MAP_TYPE_RINGBUF."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._size = kernel.map_info(descriptor).max_entries
-        self._read = mmap.mmap(descriptor, _PAGE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        self._data = mmap.mmap(descriptor, _PAGE + 2 * self._size, mmap.MAP_SHARED, mmap.PROT_READ, offset=_PAGE)
-        self._at, self._written = memoryview(self._read).cast("Q"), memoryview(self._data).cast("Q")
-        self._words = memoryview(self._data).cast("I")
-        self._poll = select.epoll()
-        self._poll.register(descriptor, select.EPOLLIN)
-
-    def close(self) -> None:
-        self._poll.close()
-        for view in (self._at, self._written, self._words):
-            view.release()
-        self._read.close()
-        self._data.close()
-
-    def wait(self, timeout_s: float) -> None:
-        """Return after the timeout, or once there is a record."""
-        self._poll.poll(timeout_s)
-
-    def __iter__(self) -> Iterator[bytes]:
-        """Yield the records that are there. Each is free for the kernel once the next one is asked for."""
-        while True:
-            at = self._at[0]
-            if at >= self._written[0]:
-                return
-            start = _PAGE + at % self._size
-            header = self._words[start // 4]
-            if header & _BUSY:
-                return
-            maps.full_barrier()  # the record was written before its header
-            length = header & ~_DISCARDED
-            record = self._data[start + _HEADER : start + _HEADER + length]
-            self._at[0] = at + (length + _HEADER + 7 & ~7)
-            if not header & _DISCARDED:
-                yield record
 
 
 # --- records ---

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator
 
 from pylvs.bpf import kernel
+from pylvs.bpf.maps import RingBuffer
 from pylvs.dataplane.state import State
 from pylvs.model.addresses import Address
 from pylvs.model.errors import InvalidOperation
@@ -18,7 +19,7 @@ from pylvs.model.service import Protocol
 from pylvs.netlink import links
 from pylvs.trace import variants
 from pylvs.trace.packet import TracedPacket
-from pylvs.trace.session import Ring, packet_of
+from pylvs.trace.session import packet_of
 
 _ETHERTYPE = {4: 0x0800, 6: 0x86DD}
 _TTL, _WINDOW, _SYN, _INIT = 64, 65535, 2, 1
@@ -33,7 +34,7 @@ class Questions:
     def __init__(self, state: State) -> None:
         """Load. Raises what `variants.DryCopy` does."""
         self._copy = variants.DryCopy(state)
-        self._ring = Ring(self._copy.records)
+        self._ring = RingBuffer.duplicate(self._copy.records)
         self._number = 0
 
     def close(self) -> None:
