@@ -26,6 +26,7 @@ from pylvs.reference.packet import (
     UDP,
     Packet,
     checksum,
+    crc32c,
     pseudo_header,
     updated_checksum,
 )
@@ -147,7 +148,7 @@ def translate(packet: Packet, ip: bytearray, *, address: bytes, port: int, is_re
         check_at = packet.l4 + CHECKSUM_AT[packet.protocol]
         ip[check_at : check_at + 2] = _transport_checksum(packet, ip, check_at, old, new).to_bytes(2, "big")
     elif packet.protocol == SCTP and old[-2:] != new[-2:]:
-        ip[packet.l4 + 8 : packet.l4 + 12] = _crc32c(ip, packet.l4)
+        ip[packet.l4 + 8 : packet.l4 + 12] = _sctp_checksum(ip, packet.l4)
     return ip
 
 
@@ -162,14 +163,9 @@ def _transport_checksum(packet: Packet, ip: bytearray, at: int, old: bytes, new:
     return check or MANGLED if packet.protocol == UDP else check
 
 
-def _crc32c(ip: bytearray, at: int) -> bytes:
-    """Return the SCTP checksum of the segment at `at`, with 0 in the checksum field (RFC 9260 6.8)."""
-    crc = 0xFFFFFFFF
-    for byte in bytes(ip[at : at + 8]) + bytes(4) + bytes(ip[at + 12 :]):
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-    return (crc ^ 0xFFFFFFFF).to_bytes(4, "little")
+def _sctp_checksum(ip: bytearray, at: int) -> bytes:
+    """Return the checksum of the SCTP segment at `at`."""
+    return crc32c(ip[at : at + 8] + bytes(4) + ip[at + 12 :]).to_bytes(4, "little")
 
 
 def encapsulation_bytes(tunnel: Tunnel, family: int) -> int:

@@ -39,6 +39,16 @@ def checksum(data: bytes | bytearray) -> int:
     return ~ones_complement_sum(data) & 0xFFFF
 
 
+def crc32c(data: bytes | bytearray) -> int:
+    """Return the checksum of SCTP for data whose checksum field is 0 (RFC 9260 6.8)."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
 def updated_checksum(check: int, old: bytes, new: bytes) -> int:
     """Return the checksum after covered bytes changed (RFC 1624, equation 3); a wrong one stays wrong."""
     inverted = int.from_bytes(old, "big") ^ ((1 << (8 * len(old))) - 1)

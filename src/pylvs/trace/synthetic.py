@@ -17,6 +17,7 @@ from pylvs.model.addresses import Address
 from pylvs.model.errors import InvalidOperation
 from pylvs.model.service import Protocol
 from pylvs.netlink import links
+from pylvs.reference.packet import checksum, crc32c, pseudo_header
 from pylvs.trace import variants
 from pylvs.trace.packet import TracedPacket
 from pylvs.trace.session import packet_of
@@ -24,7 +25,6 @@ from pylvs.trace.session import packet_of
 _ETHERTYPE = {4: 0x0800, 6: 0x86DD}
 _TTL, _WINDOW, _SYN, _INIT = 64, 65535, 2, 1
 _CONTEXT = struct.Struct("<8xI28xI148x")  # struct __sk_buff: mark, ifindex
-_CRC32C = 0x82F63B78  # the polynomial, bits reversed (RFC 9260 appendix A)
 TCP, UDP, SCTP = Protocol.TCP, Protocol.UDP, Protocol.SCTP
 
 
@@ -121,11 +121,11 @@ def first_frame(
         header, at = ends + struct.pack(">HH", 8, 0), 6
     else:
         header, at = ends + struct.pack(">II", 0, 0) + _init_chunk(), 8
-    pseudo = client.packed + virtual.packed + struct.pack(">II", len(header), protocol)
+    pseudo = pseudo_header(client.packed, virtual.packed, protocol, len(header))
     if protocol == SCTP:
-        check = struct.pack("<I", _crc32c(header))
+        check = struct.pack("<I", crc32c(header))
     else:
-        check = struct.pack(">H", _checksum(pseudo + header) or 0xFFFF)
+        check = struct.pack(">H", checksum(pseudo + header) or 0xFFFF)
     header = header[:at] + check + header[at + len(check) :]
     ip = _header4 if client.version == 4 else _header6
     ether = mac + bytes(6) + struct.pack(">H", _ETHERTYPE[client.version])
@@ -135,7 +135,7 @@ def first_frame(
 def _header4(client: Address, virtual: Address, protocol: int, length: int) -> bytes:
     words = struct.pack(">BBHHHBBH", 0x45, 0, 20 + length, 1, 0x4000, _TTL, protocol, 0)
     header = words + client.packed + virtual.packed
-    return header[:10] + struct.pack(">H", _checksum(header)) + header[12:]
+    return header[:10] + struct.pack(">H", checksum(header)) + header[12:]
 
 
 def _header6(client: Address, virtual: Address, protocol: int, length: int) -> bytes:
@@ -144,19 +144,3 @@ def _header6(client: Address, virtual: Address, protocol: int, length: int) -> b
 
 def _init_chunk() -> bytes:
     return struct.pack(">BBHIIHHI", _INIT, 0, 20, 1, _WINDOW, 1, 1, 1)
-
-
-def _checksum(data: bytes) -> int:
-    total: int = sum(struct.unpack(f">{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
-
-
-def _crc32c(data: bytes) -> int:
-    value = 0xFFFFFFFF
-    for byte in data:
-        value ^= byte
-        for _ in range(8):
-            value = value >> 1 ^ (_CRC32C if value & 1 else 0)
-    return value ^ 0xFFFFFFFF

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from pylvs.doctor.kernel.foreign_programs import action_of, checksum, matches, syn
+from pylvs.doctor.kernel.foreign_programs import action_of, matches, syn
 from pylvs.doctor.kernel.link_settings import LinkSettings
 from pylvs.doctor.probes.data_plane.settings import full, kernel_name
 from pylvs.model.rows import TableUse
 from pylvs.model.service import Protocol, ServiceKey
 from pylvs.netlink.links import Device
+from pylvs.reference.packet import checksum
 
 DEVICE = Device(2, "eth0", bytes((2, 0, 0, 0, 0, 1)), "", True, False, 1500, 0, 0, ())
 VIP, SIX = ip_address("10.0.0.100"), ip_address("fd00:10::100")

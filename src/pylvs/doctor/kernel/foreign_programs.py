@@ -25,6 +25,7 @@ from pylvs.model.errors import PylvsError
 from pylvs.netlink import tc, xdp
 from pylvs.netlink.codec import Netlink, NetlinkError
 from pylvs.netlink.links import Device
+from pylvs.reference.packet import checksum, pseudo_header
 
 _PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
 _LIMIT_S = 3.0
@@ -66,7 +67,7 @@ def syn(device: Device, daddr: Address, port: int) -> bytes:
     four = daddr.version == 4
     saddr = _SADDR[daddr.version]
     segment = struct.pack("!HHIIBBHHH", _SPORT, port, 1, 0, 5 << 4, _SYN, 65535, 0, 0)
-    pseudo = saddr + daddr.packed + struct.pack("!HH", _TCP, len(segment))
+    pseudo = pseudo_header(saddr, daddr.packed, _TCP, len(segment))
     segment = segment[:16] + struct.pack("!H", checksum(pseudo + segment)) + segment[18:]
     if four:
         header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(segment), 1, 0x4000, 64, _TCP, 0) + saddr + daddr.packed
@@ -75,14 +76,6 @@ def syn(device: Device, daddr: Address, port: int) -> bytes:
         header = struct.pack("!IHBB", 6 << 28, len(segment), _TCP, 64) + saddr + daddr.packed
     link = device.mac + bytes((2, 0, 0, 0, 0xC, 0x77)) + struct.pack("!H", _ETHERTYPES[daddr.version])
     return link + header + segment
-
-
-def checksum(data: bytes) -> int:
-    """Return the Internet checksum (RFC 1071)."""
-    total: int = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + bytes(len(data) % 2)))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
 
 
 def at_xdp(device: Device, frame: bytes) -> Iterator[Foreign]:
