@@ -65,6 +65,11 @@ def state_names(protocol: str, names: Sequence[str]) -> dict[int, str]:
     return found | {abi.constant(f"STATE_{protocol}_FIRST"): "ESTABLISHED"}
 
 
+def states() -> dict[int, dict[int, str]]:
+    """Return the names of states by protocol; those of UDP have none."""
+    return {Protocol.TCP: state_names("TCP", TCP_STATES), Protocol.SCTP: state_names("SCTP", SCTP_STATES)}
+
+
 class ConnectionReader:
     """Reads entry by entry. Each entry is consistent; two entries may be of different moments."""
 
@@ -78,10 +83,7 @@ class ConnectionReader:
         self._state = abi.constant("WORD_STATE")
         self._is_call = abi.constant("CONN_CALL")
         self._assured = abi.constant("ASSURED")
-        self._names: dict[int, dict[int, str]] = {
-            Protocol.TCP: state_names("TCP", TCP_STATES),
-            Protocol.SCTP: state_names("SCTP", SCTP_STATES),
-        }
+        self._names = states()
         self._now = 0  # in ticks
         self._servers: dict[int, Address] = {}  # by slot, while a block is read
 

@@ -13,12 +13,11 @@ from collections.abc import Iterator
 from pylvs.bpf import abi
 from pylvs.bpf.maps import RingBuffer
 from pylvs.dataplane import load
-from pylvs.dataplane.connections import state_names
+from pylvs.dataplane.connections import states
 from pylvs.dataplane.state import State
 from pylvs.dataplane.tables import Tables, address_of
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
-from pylvs.model.director import SCTP_STATES, TCP_STATES
 from pylvs.model.errors import Busy, PylvsError
 from pylvs.model.service import Method, Protocol
 
@@ -66,10 +65,7 @@ class ConnectionLog:
         self._state = state
         self._form = abi.struct("conn_event").view(*_EVENT)
         self._kinds = {number: name for name, number in abi.shipped().enum("conn_event_kind").items()}
-        self._names: dict[int, dict[int, str]] = {
-            Protocol.TCP: state_names("TCP", TCP_STATES),
-            Protocol.SCTP: state_names("SCTP", SCTP_STATES),
-        }
+        self._names = states()
         self._renewed_s = 0.0
         self._seen_lost = -1
         self._open()

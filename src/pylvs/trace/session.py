@@ -13,19 +13,17 @@ import struct
 import time
 from collections.abc import Iterator, Mapping
 from functools import cache
-from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from pylvs.bpf import abi
 from pylvs.bpf.maps import PerCpuArray, RingBuffer
 from pylvs.bpf.schedulers import NAMES as SCHEDULERS
 from pylvs.dataplane import load
-from pylvs.dataplane.connections import state_names
+from pylvs.dataplane.connections import states
 from pylvs.dataplane.state import State
-from pylvs.dataplane.tables import Tables
-from pylvs.model.addresses import endpoint
+from pylvs.dataplane.tables import Tables, address_of
+from pylvs.model.addresses import Address, endpoint
 from pylvs.model.dataclass import dataclass
-from pylvs.model.director import SCTP_STATES, TCP_STATES
 from pylvs.model.errors import OutOfRange, PylvsError
 from pylvs.model.service import Method, Protocol, ServiceKey
 from pylvs.trace import variants
@@ -244,7 +242,9 @@ def _state(number: int) -> str | None:
 def _states() -> dict[int, str]:
     unconfirmed = abi.constant("STATE_UDP_FIRST")
     names = {abi.constant("STATE_NONE"): "NONE", abi.constant("STATE_UDP"): "UDP", unconfirmed: "UDP"}
-    return names | state_names("TCP", TCP_STATES) | state_names("SCTP", SCTP_STATES)
+    for of_protocol in states().values():
+        names |= of_protocol
+    return names
 
 
 class _Clock:
@@ -275,9 +275,8 @@ def device_name(index: int) -> str:
         return str(index)
 
 
-def _address(words: tuple[int, ...], family: int) -> IPv4Address | IPv6Address:
-    raw = struct.pack("<4I", *words)
-    return IPv6Address(raw) if family == 6 else IPv4Address(raw[:4])
+def _address(words: tuple[int, ...], family: int) -> Address:
+    return address_of(struct.pack("<4I", *words), 6 if family == 6 else 4)
 
 
 def _service(values: Mapping[str, Any]) -> str:

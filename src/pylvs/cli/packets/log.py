@@ -12,6 +12,7 @@ import click
 
 from pylvs.cli.packets.ipfix import Exporter
 from pylvs.dataplane.state import State
+from pylvs.model.addresses import endpoint
 from pylvs.model.errors import PylvsError, os_text
 from pylvs.trace.connection_log import ConnectionLog, Event, events
 
@@ -67,15 +68,11 @@ def described(event: Event) -> dict[str, Any]:
         "time": round(event.time, 6),
         "event": "closed" if event.why else "opened",
         "protocol": getattr(event.protocol, "name", str(event.protocol)),
-        "client": _end(event.client, event.client_port),
-        "service": f"FWM {event.mark}" if event.mark else _end(event.virtual, event.virtual_port),
-        "virtual": _end(event.virtual, event.virtual_port),
-        "server": _end(event.server, event.server_port) if event.server else None,
+        "client": endpoint(event.client, event.client_port),
+        "service": f"FWM {event.mark}" if event.mark else endpoint(event.virtual, event.virtual_port),
+        "virtual": endpoint(event.virtual, event.virtual_port),
+        "server": endpoint(event.server, event.server_port) if event.server else None,
         "method": _METHODS.get(event.method, event.method),
         "state": event.state,
         "why": event.why or None,
     }
-
-
-def _end(address: Any, port: int) -> str:
-    return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"
