@@ -6,11 +6,16 @@ The doctor's own command then has to mend it: after it clients get answers, and 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from pylvs.lab.lab import Lab
+from pylvs.lab.lab import Lab, build, take_down
 from pylvs.lab.network import SERVER
+from pylvs.lab.plan import read_overrides
+from pylvs.lab.topologies import design
+from tests.lab.conftest import new_name
 from tests.lab.support import PYLVS, answers
 from tests.waiting import PATIENCE_S
 
@@ -40,6 +45,16 @@ class Fault:
     rest: str = ""
     noticed: str = ""
     settled: str = ""
+
+
+@contextmanager
+def built(topology: str = "dr", version: int = 4, **plan: str) -> Iterator[Lab]:
+    """Yield a healthy lab with two real servers, and remove it."""
+    name = new_name()
+    try:
+        yield build(name, design(topology, 2, version, read_overrides(plan)))
+    finally:
+        take_down(name)
 
 
 def diagnosed(lab: Lab, host: str = DIRECTOR, *arguments: str) -> list[dict[str, Any]]:

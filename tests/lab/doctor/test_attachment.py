@@ -6,10 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pylvs.lab.lab import Lab, build, take_down
-from pylvs.lab.topologies import design
-from tests.lab.conftest import new_name
-from tests.lab.doctor.exam import DIRECTOR, Fault, diagnosed, examine
+from pylvs.lab.lab import Lab
+from tests.lab.doctor.exam import DIRECTOR, Fault, built, diagnosed, examine
 from tests.lab.doctor.guard import PYTHON, guard
 from tests.lab.support import answers
 
@@ -60,11 +58,8 @@ FAULTS = [
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     """Return a healthy lab, which every fault of this file uses."""
-    name = new_name()
-    try:
-        yield build(name, design("dr", 2, 4, {}))
-    finally:
-        take_down(name)
+    with built() as made:
+        yield made
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)

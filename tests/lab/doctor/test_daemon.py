@@ -7,10 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from pylvs.lab.files import CONFIGURATION, DIRECTOR_STATE
-from pylvs.lab.lab import Lab, build, take_down
-from pylvs.lab.topologies import design
-from tests.lab.conftest import new_name
-from tests.lab.doctor.exam import Fault, diagnosed, examine
+from pylvs.lab.lab import Lab
+from tests.lab.doctor.exam import Fault, built, diagnosed, examine
 
 TEXT = """virtual_server 10.0.0.100 80 {
     delay_loop 1
@@ -124,14 +122,10 @@ FAULTS = [
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     """Return a healthy lab whose director runs a daemon."""
-    name = new_name()
-    try:
-        made = build(name, design("dr", 2, 4, {}))
+    with built() as made:
         made.sh("director", f"mkdir -p /etc/keepalived; cat >{CONFIGURATION} <<end\n{TEXT}end")
         made.sh("director", f"cp {CONFIGURATION} {HEALTHY}; service pylvs start; {ARE_UP}")
         yield made
-    finally:
-        take_down(name)
 
 
 def test_a_healthy_daemon_has_no_finding(lab: Lab) -> None:

@@ -8,10 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pylvs.lab.lab import Lab, build, take_down
-from pylvs.lab.topologies import design
-from tests.lab.conftest import new_name
-from tests.lab.doctor.exam import LIMIT_S, diagnosed
+from pylvs.lab.lab import Lab
+from tests.lab.doctor.exam import LIMIT_S, built, diagnosed
 from tests.lab.support import pylvs
 from tests.waiting import until
 
@@ -21,11 +19,8 @@ VIP, RIP = "10.0.0.100", "10.0.0.21"
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     """Return a healthy lab, which every fault of this file uses."""
-    name = new_name()
-    try:
-        yield build(name, design("dr", 2, 4, {}))
-    finally:
-        take_down(name)
+    with built() as made:
+        yield made
 
 
 @pytest.mark.parametrize(

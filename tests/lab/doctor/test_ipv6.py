@@ -6,10 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pylvs.lab.lab import Lab, build, take_down
-from pylvs.lab.topologies import design
-from tests.lab.conftest import new_name
-from tests.lab.doctor.exam import Fault, diagnosed, examine
+from pylvs.lab.lab import Lab
+from tests.lab.doctor.exam import Fault, built, diagnosed, examine
 
 VIP, RIP = "fd00:10::100", "fd00:10::21"
 REMOVE = f"ip address del {VIP}/128 dev eth0"
@@ -57,11 +55,8 @@ FAULTS = [
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     """Return a healthy lab, which every fault of this file uses."""
-    name = new_name()
-    try:
-        yield build(name, design("dr", 2, 6, {}))
-    finally:
-        take_down(name)
+    with built("dr", 6) as made:
+        yield made
 
 
 def test_a_healthy_lab_has_no_finding(lab: Lab) -> None:

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from pylvs.lab.lab import Lab, build, take_down
-from pylvs.lab.topologies import design
-from tests.lab.conftest import MakeLab, new_name
-from tests.lab.doctor.exam import LIMIT_S
+from pylvs.lab.lab import Lab
+from tests.lab.conftest import MakeLab
+from tests.lab.doctor.exam import LIMIT_S, built
 from tests.lab.support import pylvs
 
 VIP = "10.0.0.100"
@@ -21,11 +20,8 @@ FILTER = "nft add table inet f; nft add chain inet f i '{ type filter hook input
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     """Return a healthy lab with two directors, which every fault of this file uses."""
-    name = new_name()
-    try:
-        yield build(name, design("ha", 2, 4, {}))
-    finally:
-        take_down(name)
+    with built("ha") as made:
+        yield made
 
 
 def diagnosed(lab: Lab) -> list[dict[str, Any]]:

@@ -6,11 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from pylvs.lab.lab import Lab, build, take_down
-from pylvs.lab.topologies import design
-from tests.lab.conftest import new_name
+from pylvs.lab.lab import Lab
 from tests.lab.doctor import test_address, test_attachment, test_server, test_settings, test_table
-from tests.lab.doctor.exam import Fault, examine_pair
+from tests.lab.doctor.exam import Fault, built, examine_pair
 
 VIP = "10.0.0.100"
 FAULTS = {
@@ -36,7 +34,7 @@ SECOND_SERVER = {
     ),
 }
 KNOWN = FAULTS | SECOND_SERVER
-PAIRS = [  # what must be mended first, and what is left then
+PAIRS = [  # the fault to mend first, and the one that is left then
     ("no address", "no virtual address"),
     ("no address", "weight 0 everywhere"),
     ("detached by hand", "rs2 lacks the address"),
@@ -55,11 +53,8 @@ PAIRS = [  # what must be mended first, and what is left then
 @pytest.fixture
 def lab() -> Iterator[Lab]:
     """Return a healthy lab."""
-    name = new_name()
-    try:
-        yield build(name, design("dr", 2, 4, {}))
-    finally:
-        take_down(name)
+    with built() as made:
+        yield made
 
 
 @pytest.mark.parametrize(("first", "second"), PAIRS, ids=lambda name: name)

@@ -6,11 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pylvs.lab.lab import Lab, build, take_down
-from pylvs.lab.plan import read_overrides
-from pylvs.lab.topologies import design
-from tests.lab.conftest import new_name
-from tests.lab.doctor.exam import Fault, diagnosed, examine
+from pylvs.lab.lab import Lab
+from tests.lab.doctor.exam import Fault, built, diagnosed, examine
 from tests.lab.doctor.guard import guard
 from tests.waiting import until
 
@@ -220,30 +217,25 @@ SIX_FAULTS = [
 ]
 
 
-def _made(topology: str, version: int, **plan: str) -> Iterator[Lab]:
-    name = new_name()
-    try:
-        yield build(name, design(topology, 2, version, read_overrides(plan)))
-    finally:
-        take_down(name)
-
-
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     """Return a healthy lab of direct routing, which the faults share."""
-    yield from _made("dr", 4)
+    with built() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
 def tunnels() -> Iterator[Lab]:
     """Return a healthy lab of tunnels."""
-    yield from _made("tun", 4, tunnel="gue")
+    with built("tun", tunnel="gue") as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
 def six() -> Iterator[Lab]:
     """Return a healthy lab of IPv6."""
-    yield from _made("dr", 6)
+    with built("dr", 6) as made:
+        yield made
 
 
 @pytest.mark.parametrize("name", ["lab", "tunnels", "six"])

@@ -6,10 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pylvs.lab.lab import Lab, build, take_down
-from pylvs.lab.topologies import design
-from tests.lab.conftest import new_name
-from tests.lab.doctor.exam import DIRECTOR, Fault, diagnosed, examine
+from pylvs.lab.lab import Lab
+from tests.lab.doctor.exam import DIRECTOR, Fault, built, diagnosed, examine
 
 # A route to the client by another device than the one where its packets come in.
 ASIDE = "ip link add aside type bridge; ip link set aside up; ip route add 10.0.0.5/32 dev aside;"
@@ -81,24 +79,18 @@ NAT_FAULTS = [
 ]
 
 
-def _made(topology: str) -> Iterator[Lab]:
-    name = new_name()
-    try:
-        yield build(name, design(topology, 2, 4, {}))
-    finally:
-        take_down(name)
-
-
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     """Return a healthy lab of direct routing, which the faults share."""
-    yield from _made("dr")
+    with built() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
 def nat() -> Iterator[Lab]:
     """Return a healthy lab of NAT."""
-    yield from _made("nat")
+    with built("nat") as made:
+        yield made
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)

@@ -7,10 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pylvs.lab.lab import Lab, build, take_down
-from pylvs.lab.topologies import design
-from tests.lab.conftest import new_name
-from tests.lab.doctor.exam import Fault, examine
+from pylvs.lab.lab import Lab
+from tests.lab.doctor.exam import Fault, built, examine
 
 PYTHON = f"{sys.executable} -c"
 LISTENER = f"""setsid {PYTHON} '
@@ -78,16 +76,12 @@ FAULTS = [
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     """Return a healthy lab with a service of UDP, and a connection table of the smallest size."""
-    name = new_name()
-    try:
-        made = build(name, design("dr", 2, 4, {}))
+    with built() as made:
         for server in ("rs1", "rs2"):
             made.sh(server, LISTENER)
         service = "ipvsadm -A -u VIP:5353 -s rr; ipvsadm -a -u VIP:5353 -r rs1 -g"
         made.sh("director", f"pylvs sysctl -w net.ipv4.vs.conn_max=1024; {service}")
         yield made
-    finally:
-        take_down(name)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)

@@ -6,10 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pylvs.lab.lab import Lab, build, take_down
-from pylvs.lab.topologies import design
-from tests.lab.conftest import new_name
-from tests.lab.doctor.exam import Fault, diagnosed, examine
+from pylvs.lab.lab import Lab
+from tests.lab.doctor.exam import Fault, built, diagnosed, examine
 
 VIP, RIP = "10.0.0.100", "10.0.11.21"
 FILTER = (
@@ -91,18 +89,11 @@ FAULTS = [
 ]
 
 
-def _made(kind: str) -> Iterator[Lab]:
-    name = new_name()
-    try:
-        yield build(name, design("tun", 2, 4, {"tunnel": kind}))
-    finally:
-        take_down(name)
-
-
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     """Return a healthy lab with IPIP, which every fault of this file uses."""
-    yield from _made("ipip")
+    with built("tun", tunnel="ipip") as made:
+        yield made
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
@@ -114,7 +105,7 @@ def test_the_cause_comes_first_and_its_command_mends_it(lab: Lab, fault: Fault) 
 @pytest.mark.parametrize("kind", ["gre", "gue"])
 def test_tunnels_of_other_kinds(kind: str) -> None:
     """A healthy lab has no finding; a server that stops to decapsulate is named, and the doctor's command mends it."""
-    for lab in _made(kind):
+    with built("tun", tunnel=kind) as lab:
         assert diagnosed(lab) == []
         examine(
             lab,

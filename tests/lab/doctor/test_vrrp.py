@@ -8,10 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from pylvs.lab.files import CONFIGURATION
-from pylvs.lab.lab import Lab, build, take_down
-from pylvs.lab.topologies import design
-from tests.lab.conftest import new_name
-from tests.lab.doctor.exam import Fault, diagnosed, examine
+from pylvs.lab.lab import Lab
+from tests.lab.doctor.exam import Fault, built, diagnosed, examine
 
 
 def until(state: str) -> str:
@@ -168,16 +166,12 @@ FAULTS = [
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     """Return two healthy directors that advertise ten times a second."""
-    name = new_name()
-    try:
-        made = build(name, design("ha", 2, 4, {}))
+    with built("ha") as made:
         for director in ("director1", "director2"):
             made.sh(director, f"sed -i '{QUICK}' {CONFIGURATION}; pylvs reload")
         made.sh("director2", until("BACKUP"))
         made.sh("director1", until("MASTER"))
         yield made
-    finally:
-        take_down(name)
 
 
 @pytest.mark.parametrize("director", ["director1", "director2"])
