@@ -49,7 +49,7 @@ class Tls:
         self._received.write(data) if data else self._received.write_eof()
 
     def unsent(self) -> bytes:
-        """Return what must be sent now."""
+        """Return what the connection has to send now."""
         return self._unsent.read()
 
     def shake_hands(self) -> bool | None:
@@ -72,7 +72,7 @@ class Tls:
             return b""
 
     def end(self) -> bytes:
-        """Return what must be sent for close_notify."""
+        """Return what the connection has to send for close_notify."""
         with contextlib.suppress(OSError, ValueError):  # the peer has not answered it
             self._session.unwrap()
         return self._unsent.read()
