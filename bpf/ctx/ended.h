@@ -141,7 +141,7 @@ INLINE const struct decided *decided_by_xdp(const struct __sk_buff *skb)
 /* End the record of a traced packet. */
 INLINE void trace_ended(int result)
 {
-	u32 reason = result >> END_REASON & 0xff, end = result >> END_KIND & 3, verdict = TRACE_PASSED;
+	u32 reason = reason_of(result), end = result >> END_KIND & 3, verdict = TRACE_PASSED;
 	if (!is_traced())
 		return;
 	if (reason != REASON_NONE)
