@@ -21,6 +21,7 @@ from tests.waiting import PATIENCE_S
 
 DIRECTOR = "director"
 LIMIT_S = "60"  # of an examination: the machine may be busy
+REQUEST = "curl -s -o /dev/null --max-time 1 http://VIP/"
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,9 @@ class Fault:
 
     `script` runs on `host`; `cause` is the id of the finding that must come first; `words` are in its title, evidence
     or command. `on` is the host that runs the doctor. `cure` mends what the doctor has no command for; None: its
-    command must. `requests`: the doctor sees it in traffic alone, of so many requests, which may fail. `rest` runs on
-    `host` at the end: what the fault added, and no mistake is. `noticed` waits on `on` until
+    command must. `requests`: the doctor sees it in traffic alone, of so many requests, which may fail. `steady`: the
+    client goes on with requests until the fault is mended. `rest` runs on `host` at the end: what the fault added, and
+    no mistake is. `noticed` waits on `on` until
     a daemon knows of the fault, and `settled` until what was mended works.
     """
 
@@ -42,6 +44,7 @@ class Fault:
     on: str = DIRECTOR
     cure: str | None = None
     requests: int = 0
+    steady: bool = False
     rest: str = ""
     noticed: str = ""
     settled: str = ""
@@ -67,9 +70,14 @@ def diagnosed(lab: Lab, host: str = DIRECTOR, *arguments: str) -> list[dict[str,
     return found
 
 
+def table_of(lab: Lab) -> str:
+    """Return what explains a failed request: services, connections, and drops of the director."""
+    return lab.sh(DIRECTOR, "ipvsadm -Ln; ipvsadm -Lnc; pylvs drops; pylvs sysctl -a 2>&1")
+
+
 def request(lab: Lab, count: int) -> None:
     """Send requests of a client one after the other; they may fail."""
-    lab.run("client", ["sh", "-c", f"for n in $(seq {count}); do curl -s -o /dev/null --max-time 1 http://VIP/; done"])
+    lab.run("client", ["sh", "-c", f"for n in $(seq {count}); do {REQUEST}; done"])
 
 
 def _addresses(lab: Lab) -> dict[str, str]:
@@ -108,6 +116,8 @@ def plant(lab: Lab, fault: Fault) -> None:
     """Make the fault, with the traffic that shows it."""
     lab.sh(fault.host, fault.script)
     request(lab, fault.requests)
+    if fault.steady:
+        lab.sh("client", f"setsid sh -c 'while :; do {REQUEST}; done' >/dev/null 2>&1 & echo $! >/run/requests")
     lab.sh(fault.on, fault.noticed)
 
 
@@ -124,6 +134,8 @@ def recognized(lab: Lab, fault: Fault) -> dict[str, Any]:
 
 def settle(lab: Lab, fault: Fault) -> None:
     """Wait until a mended fault shows no more."""
+    if fault.steady:
+        lab.sh("client", "kill -- -$(cat /run/requests)")
     lab.sh(fault.on, fault.settled)
 
 
@@ -131,7 +143,7 @@ def healthy(lab: Lab, host: str) -> None:
     """Assert that clients get answers, and that the doctor finds nothing."""
     seen = answers(lab, len(lab.network.role(SERVER)))
     assert seen, "the lab has no server"
-    assert all(each.startswith("This is rs") for each in seen), seen
+    assert all(each.startswith("This is rs") for each in seen), (seen, table_of(lab))
     left = diagnosed(lab, host)
     assert left == [], [(each["title"], each["evidence"]) for each in left]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from pylvs.lab.lab import Lab
-from tests.lab.doctor.exam import Fault, built, diagnosed, examine, mend, request
+from tests.lab.doctor.exam import Fault, built, diagnosed, examine, mend, request, table_of
 from tests.lab.support import answers
 
 SERVICE = "ipvsadm -E -t VIP:80 -s rr"
@@ -195,7 +195,8 @@ def test_persistent_clients_of_a_dead_server(lab: Lab) -> None:
     first = diagnosed(lab)[0]
     assert first["id"] == "template_of_dead_server"
     mend(lab, Fault("", "director", "", ""), first)
-    assert answers(lab, 2) == ["This is rs1 server!"] * 2
+    seen = answers(lab, 2)
+    assert seen == ["This is rs1 server!"] * 2, table_of(lab)
     lab.sh("rs2", "service nginx start")
     assert diagnosed(lab) == []
     lab.sh("director", f"{SERVICE}; {WEIGHTS}")
