@@ -67,6 +67,16 @@ struct settings { /* each field is independent of the others; those with a sign 
 	u32 lblc_expiration; /* seconds */
 	u32 lblcr_expiration;
 	s32 cache_bypass;
+	s32 backup_only;
+	u32 sync_threshold; /* of sync_period packets, which one sends a connection to backups */
+	u32 sync_period;
+	u32 sync_refresh_period; /* seconds */
+	u32 sync_retries;
+	s32 sync_persist_mode;
+	u32 sync_version; /* this and the following: of the sync daemons, not of the packet path */
+	u32 sync_ports;
+	u32 sync_qlen_max;
+	u32 sync_sock_size;
 };
 
 struct root {
@@ -75,6 +85,7 @@ struct root {
 	u64 log; /* tick until which connections are logged (conntrack/log.h); 0: they are not */
 	u64 nat; /* 1: there are NAT servers, so a part of the connection table is theirs */
 	u64 trace; /* tick until which packets pass the filter of `pylvs trace`; 0: no session */
+	u64 backup; /* tick until which a backup sync daemon runs, for backup_only; 0: none does */
 	u64 address_keys[ADDRESS_KEYS]; /* secrets of address_hash; bit 0 of the first one is set */
 	struct facts facts[2];
 	struct settings settings;

@@ -20,7 +20,7 @@ from pylvs.health.handshakes import verdicts
 from pylvs.model.addresses import command_to_add
 from pylvs.model.errors import Busy, InvalidOperation, NotPermitted, PylvsError, shown
 from pylvs.model.rows import Handshakes
-from pylvs.model.settings import PREFIX, SETTINGS, known_setting, parse_setting
+from pylvs.model.settings import PERIOD, PREFIX, SETTINGS, known_setting, parse_changes, shown_value
 from pylvs.netlink import links
 from pylvs.system import lock, unix_http
 from pylvs.system.namespaces import network_cookie
@@ -218,15 +218,21 @@ def sysctl(every: bool, write: bool, drop: bool, words: tuple[str, ...]) -> None
     if every and words:
         raise click.UsageError(f"-a lists all settings; leave it out, or {' '.join(words)}")
     if write or any("=" in word for word in words):
-        changes = [parse_setting(word) for word in words]
-        if drop and not any(setting.name == "conn_max" for setting, _ in changes):
+        changes = [parse_changes(word) for word in words]
+        if drop and not any(setting.name == "conn_max" for each in changes for setting, _ in each):
             raise InvalidOperation("--drop applies to net.ipv4.vs.conn_max alone")
         director = open_director()
-        for setting, value in changes:
-            director.change_setting(setting.name, value, drop)
-            click.echo(f"{PREFIX}{setting.name} = {value}")
+        before = director.settings()
+        for word in words:
+            parse_changes(word, before)
+        for each in changes:
+            for setting, value in each:
+                director.change_setting(setting.name, value, drop)
+            now = dict(before) | {setting.name: value for setting, value in each}
+            click.echo(f"{PREFIX}{each[0][0].name} = {shown_value(each[0][0].name, now)}")
         return
-    wanted = list(SETTINGS.values()) if every else [known_setting(word) for word in words]
+    every_setting = [setting for setting in SETTINGS.values() if setting.name != PERIOD]
+    wanted = every_setting if every else [known_setting(word) for word in words]
     current = open_director().settings()
     for setting in wanted:
-        click.echo(f"{PREFIX}{setting.name} = {current[setting.name]}")
+        click.echo(f"{PREFIX}{setting.name} = {shown_value(setting.name, current)}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import InvalidOperation, NoSuchSetting
 
@@ -20,6 +22,9 @@ class Setting:
     meaning: str
 
 
+_LARGEST = (1 << 31) - 1
+
+
 def _integer(name: str, default: int, meaning: str) -> Setting:
     """Return a setting that takes any integer, as in the kernel: a switch is on unless it is 0."""
     return Setting(name, default, -1 << 31, (1 << 31) - 1, meaning)
@@ -34,6 +39,7 @@ SETTINGS = {
     for setting in (
         _integer("am_droprate", 10, "drop_packet drops one of this number of packets; 0: none"),
         _integer("amemthresh", 1024, "accepted without effect: modes 1 and 2 never switch on"),
+        _integer("backup_only", 0, "while a backup sync daemon runs, packets of services pass to the stack"),
         _integer("cache_bypass", 0, "packets of a firewall mark without a real server go on to where they were sent"),
         Setting("conn_max", 0, 1024, 1 << 26, "capacity of the connection table; 0: by memory, and it grows by itself"),
         _integer("conn_reuse_mode", 1, "what a SYN on a closed connection's ports does"),
@@ -53,8 +59,19 @@ SETTINGS = {
         _integer("sloppy_sctp", 0, "any SCTP packet but ABORT opens a connection"),
         _integer("sloppy_tcp", 0, "any TCP packet but RST opens a connection"),
         _integer("snat_reroute", 1, "replies of NAT leave by the route from their virtual address"),
+        _integer("sync_persist_mode", 0, "connections under a template are not sent to backups"),
+        Setting("sync_period", 50, 0, _LARGEST, "the second number of sync_threshold"),
+        Setting("sync_ports", 1, 1, 64, "UDP ports of a sync daemon, when it starts: a power of two"),
+        Setting("sync_qlen_max", 16384, 0, _LARGEST, "messages that wait in a master sync daemon"),
+        Setting("sync_refresh_period", 0, 0, LONGEST_S, "seconds between messages about an unchanged connection"),
+        Setting("sync_retries", 0, 0, 3, "repeats of a message within a sync_refresh_period"),
+        Setting("sync_sock_size", 0, 0, _LARGEST, "bytes of a sync daemon's socket buffer; 0: the system's default"),
+        Setting("sync_threshold", 3, 0, _LARGEST, "which packets of a connection send it to backups"),
+        Setting("sync_version", 1, 0, 1, "version of the messages of a master sync daemon"),
     )
 }
+PERIOD = "sync_period"  # the kernel shows it as the second number of sync_threshold
+_THRESHOLD = "sync_threshold"
 
 
 def known_setting(name: str) -> Setting:
@@ -74,15 +91,41 @@ def parse_setting(text: str) -> tuple[Setting, int]:
     setting = known_setting(name.strip())
     if not equals:
         raise InvalidOperation(f"{text}: a value is missing; write {PREFIX}{setting.name}=VALUE")
+    return setting, checked(setting, _number(text, value.strip()))
+
+
+def _number(text: str, word: str) -> int:
     try:
-        number = int(value.strip())
+        return int(word)
     except ValueError:
-        raise InvalidOperation(f"{text}: {value.strip()!r} is not a whole number") from None
-    return setting, checked(setting, number)
+        raise InvalidOperation(f"{text}: {word!r} is not a whole number") from None
+
+
+def parse_changes(text: str, settings: Mapping[str, int] | None = None) -> list[tuple[Setting, int]]:
+    """Parse as `parse_setting`, also two numbers for sync_threshold. `settings` are those in force, if known."""
+    name, equals, value = text.partition("=")
+    words = value.split()
+    if known_setting(name.strip()).name != _THRESHOLD or not equals or not words:
+        return [parse_setting(text)]
+    if len(words) > 2:
+        raise InvalidOperation(f"{text}: {PREFIX}{_THRESHOLD} has two numbers: threshold and period")
+    pair = (SETTINGS[_THRESHOLD], SETTINGS[PERIOD])
+    changes = [(setting, checked(setting, _number(text, word))) for setting, word in zip(pair, words, strict=False)]
+    threshold, period = changes[0][1], changes[1][1] if len(changes) > 1 else (settings or {}).get(PERIOD, 0)
+    if period and threshold >= period:
+        raise InvalidOperation(f"{text}: the threshold must be less than the period, {period}, unless that is 0")
+    return changes
+
+
+def shown_value(name: str, settings: Mapping[str, int]) -> str:
+    """Return a value as sysctl(8) prints it."""
+    return f"{settings[name]} {settings[PERIOD]}" if name == _THRESHOLD else str(settings[name])
 
 
 def checked(setting: Setting, value: int) -> int:
     """Return the value if it is the default or within the bounds. Raises InvalidOperation."""
+    if setting.name == "sync_ports" and value & (value - 1):
+        raise InvalidOperation(f"{PREFIX}{setting.name}={value}: must be a power of two")
     if value != setting.default and not setting.lowest <= value <= setting.highest:
         bounds = f"from {setting.lowest} to {setting.highest}"
         if not setting.lowest <= setting.default <= setting.highest:
