@@ -22,6 +22,8 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "watch": ("pylvs.cli.director", "watch", "Attach devices that appear, on machines without pylvs run."),
     "down": ("pylvs.cli.director", "down", "Remove the tables and everything that was attached."),
     "sysctl": ("pylvs.cli.director", "sysctl", "Read and set the net.ipv4.vs settings."),
+    "export": ("pylvs.cli.table.transfer", "export_table", "Print the table as JSON, or as ipvsadm-save does."),
+    "import": ("pylvs.cli.table.transfer", "import_table", "Make the table that of a file, in one transaction."),
     "mark": ("pylvs.cli.mark", "mark", "Give packets firewall marks, for services of ipvsadm -f."),
     "realserver": ("pylvs.cli.realserver", "realserver", "Make this machine a real server, or end that."),
     "simulate": ("pylvs.cli.simulate", "simulate", "Show which server each of these clients would get."),
@@ -47,7 +49,18 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
 
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "The table and its devices": ("show", "attach", "detach", "watch", "down", "sysctl", "mark", "simulate"),
+    "The table and its devices": (
+        "show",
+        "attach",
+        "detach",
+        "watch",
+        "down",
+        "sysctl",
+        "mark",
+        "export",
+        "import",
+        "simulate",
+    ),
     "What happens to packets": ("doctor", "trace", "drops", "log"),
     "A real server": ("realserver",),
     "keepalived.conf and the daemon": ("check", "diff", "run", "stop", "keepalived", "reload"),

@@ -34,6 +34,7 @@ XDP, TC, EGRESS, BARE = ENTRIES = ("pylvs_xdp", "pylvs_tc", "pylvs_tc_egress", "
 SIP, BYPASS = ON_DEMAND = ("tc_sip", "tc_bypass")
 CLOCK, ORPHANS, CACHE_SWEEP = "read_clock", "end_orphans", "sweep_cache"  # programs that commands run
 RESTORE = "restore_conns"  # run by a copy of the connection table, for which alone it is loaded
+FIXED_CAPACITY = "conn-max-fixed"  # a note: an operator set the capacity of the connection table
 LOADED = "maps"  # the directory with the pins of the load in force
 _LOADS = f"{LOADED}-"  # prefix of the directories of other loads; a number follows
 _UNFINISHED, _BUILD = "unfinished", "build"  # notes of a load

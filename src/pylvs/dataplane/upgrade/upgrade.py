@@ -25,7 +25,7 @@ from pylvs.dataplane.devices import attach, attachments
 from pylvs.dataplane.devices.loads import SELECTED, drop_others
 from pylvs.dataplane.devices.selection import Concerns
 from pylvs.dataplane.reader import table_use
-from pylvs.dataplane.state import BARE, EGRESS, ENTRIES, LOADED, ON_DEMAND, RESTORE, TC, XDP, State
+from pylvs.dataplane.state import BARE, EGRESS, ENTRIES, FIXED_CAPACITY, LOADED, ON_DEMAND, RESTORE, TC, XDP, State
 from pylvs.dataplane.tables import MASK32, Tables
 from pylvs.dataplane.upgrade.former import Former
 from pylvs.dataplane.upgrade.restore import ConnectionCopy, Source
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 _ARRAY, _PROGRAM_ARRAY = 2, 3  # BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_PROG_ARRAY
 _NO_SWITCH = "programs"  # an unfinished load over the same connection table
 _SHARE = 8  # a table that grew by itself takes one eighth of memory at most
-_FIXED = "conn-max-fixed"  # a note: an operator set the capacity
 _NEARLY_FULL = 0.8
 _MB = 1 << 20
 _HOLD_S = 5  # how long packets without a connection wait for half-open ones to be copied, or after a kill
@@ -315,7 +314,7 @@ def _too_many(connections: int, living: int, what: str) -> str:
 
 def fix_capacity(tables: Tables, fixed: bool) -> None:
     """Note whether an operator set the capacity, so that it does not change by itself."""
-    tables.state.set_note(_FIXED, "yes" if fixed else None)
+    tables.state.set_note(FIXED_CAPACITY, "yes" if fixed else None)
 
 
 def larger_capacity(tables: Tables) -> int:
@@ -324,7 +323,7 @@ def larger_capacity(tables: Tables) -> int:
     Raises NoSpace if memory does not allow it.
     """
     use = table_use(tables)
-    if use.fill < _NEARLY_FULL or tables.state.note(_FIXED):
+    if use.fill < _NEARLY_FULL or tables.state.note(FIXED_CAPACITY):
         return 0
     capacity = min(2 * use.capacity, SETTINGS["conn_max"].highest)
     needed, limit, available = load.table_bytes(capacity), kernel.memory_limit() // _SHARE, kernel.memory_available()
