@@ -24,6 +24,7 @@
 #include "abi/constants.h"
 #include "conntrack/log_record.h"
 #include "conntrack/restore.h"
+#include "conntrack/transfer.h"
 #include "ctx/program.h"
 #include "frag/defrag.h"
 #include "frag/fragment.h"

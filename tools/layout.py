@@ -98,8 +98,8 @@ class Layout:
 
 _SCRATCH = ("scratches", "stages_xdp", "stages_tc", "copies", *abi.UNPINNED)  # of no meaning to another pylvs
 _TRACED_ENUMS = ("limits", "hook", "verdict", "choice", "known")
-# Those of `pylvs trace` belong to a session, which loads the maps, too.
-_PRIVATE = ("abi", "prog", "variant", "tracer", *(f"trace_{name}" for name in _TRACED_ENUMS))
+# Those of `pylvs trace`, and of copies between directors, belong to a session, which loads the maps, too.
+_PRIVATE = ("abi", "prog", "variant", "tracer", "transfer_limits", *(f"trace_{name}" for name in _TRACED_ENUMS))
 _SHARED_SECTIONS = ".data."
 
 

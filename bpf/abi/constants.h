@@ -7,6 +7,7 @@
 #include "abi/marks.h"
 #include "abi/percpu.h"
 #include "abi/trace.h"
+#include "abi/transfer.h"
 
 struct constants {
 	enum limits limits;
@@ -39,4 +40,6 @@ struct constants {
 	enum trace_choice trace_choice;
 	enum trace_known trace_known;
 	enum tracer tracer;
+	enum transfer_limits transfer_limits;
+	struct transfer_request transfer_request;
 };

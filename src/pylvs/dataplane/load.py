@@ -30,6 +30,7 @@ from pylvs.dataplane.state import (
     RESTORE,
     SIP,
     TC,
+    TRANSFER,
     XDP,
     State,
     own_build,
@@ -186,7 +187,7 @@ def hop_slots() -> int:
 
 def _sizes(connections: int) -> dict[str, int]:
     destinations, all_slots = destination_limit(), slots(connections)
-    sizes = {"connections": all_slots // abi.constant("ENTRIES"), "controls": all_slots}
+    sizes = {"connections": all_slots // abi.constant("ENTRIES"), "controls": all_slots, "transfer_sent": all_slots}
     sizes["overflow_index"] = max(connections // _OVERFLOW_INDEX, _LEAST_OVERFLOW_INDEX)
     sizes["calls"] = max(connections // _CALLS, _LEAST_OVERFLOW_INDEX)
     sizes["expiry_ticks"] = all_slots // (abi.constant("LINE_TICKS") * abi.constant("TICK_SLOTS")) + 1
@@ -222,7 +223,7 @@ def new_seeds() -> tuple[int, ...]:
 
 def _entry_of(program: str) -> str:
     """Return the program with which a program is loaded: tail calls stay within XDP, TC or TC egress."""
-    if program in (*ENTRIES, RESTORE, BYPASS, *TRACE_ENTRIES, *PLAIN_ENTRIES):
+    if program in (*ENTRIES, RESTORE, *TRANSFER, BYPASS, *TRACE_ENTRIES, *PLAIN_ENTRIES):
         return program
     if program.startswith(SIP):
         return SIP
@@ -259,6 +260,8 @@ def open_object(connections: int, seeds: tuple[int, ...], entries: Collection[st
         if _entry_of(name) not in entries:
             opened.skip_program(name)
     for name in () if set(TRACE_ENTRIES).intersection(entries) else abi.TRACED:
+        opened.skip_map(name)
+    for name in () if set(TRANSFER).intersection(entries) else abi.TRANSFERRED:
         opened.skip_map(name)
     for name, size in _sizes(connections).items():
         opened.set_max_entries(name, size)

@@ -35,6 +35,7 @@ SIP, BYPASS = ON_DEMAND = ("tc_sip", "tc_bypass")
 CLOCK, ORPHANS, CACHE_SWEEP = "read_clock", "end_orphans", "sweep_cache"  # programs that commands run
 RESTORE = "restore_conns"  # run by a copy of the connection table, for which alone it is loaded
 FIXED_CAPACITY = "conn-max-fixed"  # a note: an operator set the capacity of the connection table
+TRANSFER = DUMP, TAKE = ("dump_conns", "take_conns")  # of a process that copies connections between directors
 LOADED = "maps"  # the directory with the pins of the load in force
 _LOADS = f"{LOADED}-"  # prefix of the directories of other loads; a number follows
 _UNFINISHED, _BUILD = "unfinished", "build"  # notes of a load

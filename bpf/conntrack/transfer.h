@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Copy connections to another director, and from one (src/pylvs/sync). Python moves records between both, and replaces
+ * what differs between them: slots of destinations and templates, and ticks.
+ *
+ * A connection stores when it expires. That less the timeout of its state is when a packet last refreshed it. So one
+ * comparison tells which of two directors knows a connection better, without any memory of former copies.
+ */
+#pragma once
+#include "abi/transfer.h"
+#include "conntrack/restore.h"
+
+enum { REQUEST_OFFSET = 16 }; /* of struct transfer_request: behind the Ethernet header */
+
+/* Return when a connection was refreshed. Of templates, which live on while connections refer to them, the expiry is
+ * compared instead. */
+INLINE u32 refreshed_at(u32 state, u32 expiry)
+{
+	state &= STATES - 1;
+	return state == STATE_TEMPLATE ? expiry : expiry - facts_of(get_root())->timeouts[state];
+}
+
+/* Whether the connection is about as this process last dumped it. The other director may let it expire earlier by
+ * 1/TRANSFER_AGE of its timeout: so a busy connection is not dumped each time. */
+INLINE bool is_as_dumped(u64 sent, u64 seen, u32 timeout)
+{
+	return !((sent ^ seen) >> WORD_STATE) && (u32)seen - (u32)sent <= timeout / TRANSFER_AGE;
+}
+
+enum { DUMP_TEMPLATES = 1, DUMP_ALL = 2 };
+
+/* Fill the record of this number with the connection of a slot. Return the number of records that it takes. */
+VERIFIED_ONCE u32 dump_conn(u32 slot, u32 number, u32 which)
+{
+	struct slot_conn entry;
+	struct conn_record *record = map_elem(transfer_records, number);
+	if (!record || !conn_of_slot(slot, &entry))
+		return 0;
+	const struct connection *c = entry.found.connection;
+	u64 seen = READ_ONCE(c->word);
+	u32 state = word_state(seen);
+	if (word_dying(seen) || (state == STATE_TEMPLATE) != (which & DUMP_TEMPLATES))
+		return 0;
+	u8 kind = entry.is_ipv6 ? entry.tuple.v6.kind : entry.tuple.v4.kind;
+	if (kind == TUPLE_RETIRED || kind == TUPLE_CALL)
+		return 0;
+	const struct control *control = control_of(slot);
+	u32 timeout = state == STATE_TEMPLATE ? (control ? control->timeout : 0)
+					      : facts_of(get_root())->timeouts[state & (STATES - 1)];
+	u64 *sent = map_elem(transfer_sent, slot);
+	if (!sent || (!(which & DUMP_ALL) && is_as_dumped(*sent, seen, timeout)))
+		return 0;
+	*sent = seen;
+	*record = (struct conn_record){.tuple = entry.tuple,
+				       .destination = c->destination,
+				       .expiry = seen,
+				       .slot = slot,
+				       .port = c->port,
+				       .method = c->method,
+				       .state = state,
+				       .family = entry.is_ipv6 ? 6 : 4,
+				       .kept = seen >> WORD_SEEN_REPLY & WORD_KEPT};
+	if (state == STATE_TEMPLATE && control) {
+		record->timeout = control->timeout;
+		record->assured = control->assured;
+	} else if (c->flags & CONN_CONTROLLED && control) {
+		record->template = control->template;
+		control = control_of(record->template);
+		record->assured = control ? control->assured : 0;
+	}
+	return 1;
+}
+
+struct dump {
+	struct transfer_request request;
+	u32 filled;
+	u32 done; /* slots */
+};
+
+static int dump_step(u32 index, struct dump *d)
+{
+	u32 slot = d->request.slot + index;
+	if (d->filled >= TRANSFER_RECORDS)
+		return 1;
+	if (is_complete(slot))
+		d->filled += dump_conn(slot, d->filled, (d->request.templates & 1) | (d->request.all & 1) << 1);
+	d->done = index + 1;
+	return 0;
+}
+
+/* Fill `transfer_records`; one of family 0 ends them. Return the slot at which the next run begins; 0: none is left. */
+SEC("tc")
+int dump_conns(struct __sk_buff *skb)
+{
+	void *data = ctx_data(tc_ctx(skb)), *end = ctx_data_end(tc_ctx(skb));
+	const struct transfer_request *request = data + REQUEST_OFFSET;
+	if ((void *)(request + 1) > end)
+		return 0;
+	struct dump d = {.request = *request};
+	u32 last = all_slots(), count = last > d.request.slot ? last - d.request.slot : 0;
+	bpf_loop(count > TRANSFER_SLOTS ? TRANSFER_SLOTS : count, dump_step, &d, 0);
+	struct conn_record *behind = map_elem(transfer_records, d.filled);
+	if (behind)
+		behind->family = 0;
+	u32 next = d.request.slot + d.done;
+	return next < last ? next : 0;
+}
+
+/* Insert or update the connection of a record, unless this director has refreshed it later: then `has_ended` is set.
+ * `slot` is as restore_record leaves it. */
+INLINE int take_record(struct conn_record *record)
+{
+	union tuple tuple = record->tuple;
+	struct found found = find_tuple(&tuple, record->family == 6);
+	record->has_ended = 0;
+	if (found.connection) {
+		u64 seen = READ_ONCE(found.connection->word);
+		u32 ours = refreshed_at(word_state(seen), seen), theirs = refreshed_at(record->state, record->expiry);
+		if (word_dying(seen) || (s32)(theirs - ours) <= 0) {
+			record->slot = found.slot;
+			record->has_ended = 1;
+			return 0;
+		}
+		record->was_expiry = seen;
+		record->was_state = word_state(seen);
+	}
+	return restore_record(record);
+}
+
+static int take_step(u32 index, void *unused)
+{
+	struct conn_record *record = map_elem(transfer_records, index);
+	if (!record || !record->family)
+		return 1;
+	take_record(record);
+	return 0;
+}
+
+/* Python runs this for each batch of `transfer_records`, with the lock of edits. */
+SEC("tc")
+int take_conns(struct __sk_buff *skb)
+{
+	bpf_loop(TRANSFER_RECORDS, take_step, NULL, 0);
+	return 0;
+}
