@@ -174,6 +174,7 @@ struct member { /* one destination in a service's list; an edit replaces whole l
 enum destination_flag {
 	DESTINATION_AVAILABLE = 1,
 	DESTINATION_QUIESCED = 2,
+	DESTINATION_ORPHANED = 4, /* deleted with its service: its connections continue */
 	DESTINATION_METHOD = 8, /* 4 bits */
 	DESTINATION_TUNNEL = 12, /* kind, 2 bits; flags, 2 bits; GUE's port in host order, 16 bits; 0: IPIP */
 };

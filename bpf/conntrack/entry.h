@@ -64,6 +64,13 @@ INLINE void note_idle(struct conn_counts *n)
 		WRITE_ONCE(n->idle_s, bpf_ktime_get_boot_ns() / NS_PER_SECOND);
 }
 
+/* Whether the table has a connection: of a deleted service, if there is no other. */
+INLINE bool has_conns(void)
+{
+	const struct pool *pool = map_elem(pools, 0);
+	return pool && READ_ONCE(pool->used);
+}
+
 /* Whether a packet may belong to a connection that is still to be copied from a former table. */
 INLINE bool may_be_copied(u32 now)
 {

@@ -6,6 +6,7 @@
  * Reads fragment. Leaves frags for PROG_PARSE_SLOW and the programs that send.
  */
 #pragma once
+#include "conntrack/entry.h"
 #include "frag/map.h"
 #include "frag/lone.h"
 #include "fwd/nexthop.h"
@@ -242,7 +243,7 @@ INLINE int prog_defrag(struct __sk_buff *skb, struct scratch *w, struct root *ro
 		fragment6(skb, w, &f);
 	else
 		fragment4(skb, w, &f);
-	if ((!p->maybe_vip && !p->maybe_rs) || !facts_of(root)->services[p->is_ipv6])
+	if ((!p->maybe_vip && !p->maybe_rs) || (!facts_of(root)->services[p->is_ipv6] && !has_conns()))
 		return pass_for(HOOK_TC, REASON_NO_SERVICE);
 	bool here = is_for_host(skb, &f);
 	if (!here && !p->maybe_rs)

@@ -64,12 +64,12 @@ INLINE void account_request(struct ctx ctx, u32 destination, const struct packet
 	account(ctx, destination, SIDE_REQUEST, p, p->length, connections);
 }
 
-/* Likewise, except for a deleted destination: it counts nothing, although its connections live on. Its packets count by
- * device alone. */
+/* Likewise, except for a destination that was deleted from its service: it counts nothing, although its connections live
+ * on. Its packets count by device alone. */
 INLINE void account_available(struct ctx ctx, u32 index, enum side side, struct packet *p, const struct root *root)
 {
 	struct destination *d = map_elem(destinations, index);
-	if (d && destination_flags(d, READ_ONCE(root->live)) & DESTINATION_AVAILABLE)
+	if (d && keeps_conns(destination_flags(d, READ_ONCE(root->live))))
 		account(ctx, index, side, p, p->length, 0);
 	else
 		add_forwarded(p->input, ctx.hook, 1);

@@ -167,12 +167,12 @@ VERIFIED_ONCE int write_ingress(const struct destination *d, u32 index, u32 inpu
 	return 0;
 }
 
-/* Let the following packets of this side take the fast path, if the destination is available. */
+/* Let the following packets of this side take the fast path, if the destination keeps its connections. */
 INLINE void allow_fast(struct ctx ctx, const struct hop *hop, const struct destination *d, u32 index, u32 state,
 		       enum side side, u64 live)
 {
 	u32 input = fast_input(ctx, hop->ifindex);
-	if (input != NO_DEVICE && state & DESTINATION_AVAILABLE)
+	if (input != NO_DEVICE && keeps_conns(state))
 		write_ingress(d, index, input, side, live);
 }
 
@@ -193,12 +193,12 @@ INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found 
 	u32 slot = found->slot;
 	t.destination = map_elem(destinations, t.index);
 	if (!t.destination) {
-		if (c->method != METHOD_BYPASS || !facts_in(root, live)->services[p->is_ipv6])
-			return pass_for(ctx.hook, REASON_NO_SERVICE); /* then IPVS has no hook of this family */
+		if (c->method != METHOD_BYPASS)
+			return pass_for(ctx.hook, REASON_NO_SERVICE);
 		return ctx.hook == HOOK_XDP ? pass_to_tc() : tail_call_with(ctx, p, PROG_BYPASS);
 	}
 	t.state = destination_flags(t.destination, live);
-	if (unlikely(!(t.state & DESTINATION_AVAILABLE)))
+	if (unlikely(!serves_conns(t.state, &root->settings)))
 		return tail_call_with(ctx, p, PROG_NEW);
 	if (is_traced()) {
 		trace_server(t.index, t.method, t.port, TRACE_EXISTING_CONNECTION);

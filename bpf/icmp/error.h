@@ -19,6 +19,12 @@ INLINE bool is_error(u8 type, bool is_ipv6)
 	return type == ICMP_DEST_UNREACH || type == ICMP_SOURCE_QUENCH || type == ICMP_TIME_EXCEEDED;
 }
 
+/* Whether an error of this type and code reports a path MTU. */
+INLINE bool reports_mtu(u8 type, u8 code, bool is_ipv6)
+{
+	return is_ipv6 ? type == ICMPV6_PKT_TOOBIG : type == ICMP_DEST_UNREACH && code == ICMP_FRAG_NEEDED;
+}
+
 INLINE bool can_be_tunnel(u8 protocol)
 {
 	return protocol == IPPROTO_IPIP || protocol == IPPROTO_GRE || protocol == IPPROTO_UDP;

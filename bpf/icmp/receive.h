@@ -17,12 +17,15 @@ INLINE int prog_icmp_receive(struct __sk_buff *skb, struct scratch *w, struct ro
 {
 	struct packet *p = &w->packet;
 	bool is_ipv6 = p->is_ipv6;
-	if (!facts_of(root)->services[is_ipv6])
-		return pass_packet(tc_ctx(skb), p, REASON_NO_SERVICE);
+	bool served = facts_of(root)->services[is_ipv6];
 	struct icmp_header icmp;
 	u32 end = ETH_HLEN + p->length;
 	if (p->l4 + ICMP_HLEN > end || bpf_skb_load_bytes(skb, p->l4, &icmp, sizeof(icmp)))
-		return drop(HOOK_TC, REASON_TRUNCATED);
+		return served ? drop(HOOK_TC, REASON_TRUNCATED) : pass_packet(tc_ctx(skb), p, REASON_NO_SERVICE);
+	/* As in IPVS, which has no hook without a service of this family. But connections of deleted services continue, so
+	 * they need their path MTU. */
+	if (!served && !reports_mtu(icmp.type, icmp.code, is_ipv6))
+		return pass_packet(tc_ctx(skb), p, REASON_NO_SERVICE);
 	if (!is_error(icmp.type, is_ipv6) || !parse_inner(skb, &w->received.inner, p->l4 + ICMP_HLEN, end, is_ipv6))
 		return pass_packet(tc_ctx(skb), p, REASON_ICMP);
 	if (unlikely(!passes_rp_filter(tc_ctx(skb), p)))

@@ -8,6 +8,7 @@
 #include "conntrack/lookup.h"
 #include "fwd/account.h"
 #include "fwd/send.h"
+#include "icmp/error.h"
 #include "icmp/ratelimit.h"
 #include "parse/options4.h"
 
@@ -26,12 +27,9 @@ struct error6 {
 	struct icmp_header icmp;
 } __attribute__((packed));
 
-/* Whether the error reports a path MTU. */
 INLINE bool is_too_big(const struct scratch *w)
 {
-	if (w->packet.is_ipv6)
-		return w->error.type == ICMPV6_PKT_TOOBIG;
-	return w->error.type == ICMP_DEST_UNREACH && w->error.code == ICMP_FRAG_NEEDED;
+	return reports_mtu(w->error.type, w->error.code, w->packet.is_ipv6);
 }
 
 VERIFIED_ONCE int zero_inner(struct copy *copy)

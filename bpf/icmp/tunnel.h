@@ -84,7 +84,7 @@ INLINE bool parse_tunnel(struct __sk_buff *skb, const struct icmp_inner *q, stru
 /* Whether packets to this destination have such a tunnel header. */
 INLINE bool matches_tunnel(const struct destination *d, u32 state, const struct tunnel_head *head, be32 server)
 {
-	return state & DESTINATION_AVAILABLE && method_in(state) == METHOD_TUNNEL && d->family == 4 &&
+	return keeps_conns(state) && method_in(state) == METHOD_TUNNEL && d->family == 4 &&
 	       d->address.word[0] == server && tunnel_kind(state) == head->kind &&
 	       (head->kind != TUNNEL_GUE || state >> (DESTINATION_TUNNEL + 4) == head->port);
 }

@@ -18,6 +18,19 @@ INLINE u32 destination_flags(const struct destination *d, u32 live)
 	return (s32)(live - (u32)(newer >> 32)) >= 0 ? (u32)newer : (u32)older;
 }
 
+/* Whether packets of its connections are forwarded, without expire_nodest_conn. IPVS drops those of a destination that
+ * was deleted. Here they continue if its whole service was deleted: it may come back, as at a restart. */
+INLINE bool keeps_conns(u32 flags)
+{
+	return flags & (DESTINATION_AVAILABLE | DESTINATION_ORPHANED);
+}
+
+INLINE bool serves_conns(u32 flags, const struct settings *settings)
+{
+	return flags & DESTINATION_AVAILABLE ||
+	       (unlikely(flags & DESTINATION_ORPHANED) && !settings->expire_nodest_conn);
+}
+
 INLINE u32 method_in(u32 flags)
 {
 	return flags >> DESTINATION_METHOD & 15;

@@ -44,7 +44,7 @@ INLINE int process_egress(struct __sk_buff *skb)
 		parsed = parse4(tc_ctx(skb), data, end, &p, root);
 	else if (ether->h_proto == bpf_htons(ETH_P_IPV6))
 		parsed = parse6(tc_ctx(skb), data, end, &p, root);
-	if (parsed == PARSED_FOREIGN || !p.maybe_rs || !facts_of(root)->services[p.is_ipv6])
+	if (parsed == PARSED_FOREIGN || !p.maybe_rs)
 		return pass_sent(REASON_NO_SERVICE);
 	if (parsed == PARSED_SLOW)
 		return tail_call_with(tc_ctx(skb), &p, PROG_EGRESS_SLOW);

@@ -59,9 +59,8 @@ INLINE enum conn_verdict decide_conn(struct scratch *w, const struct found *foun
 		return CONN_DYING;
 	u64 seen = READ_ONCE(c->word);
 	u32 flags = d ? destination_flags(d, live) : DESTINATION_AVAILABLE;
-	bool available = flags & DESTINATION_AVAILABLE;
 	if (!(p->syn && (probe || reopens(c, word_state(seen), word_has_reply(seen), flags, &root->settings)))) {
-		if (available)
+		if (serves_conns(flags, &root->settings))
 			return CONN_KEEP;
 		if (!root->settings.expire_nodest_conn)
 			return CONN_UNAVAILABLE;
@@ -80,6 +79,13 @@ INLINE enum conn_verdict decide_conn(struct scratch *w, const struct found *foun
 INLINE int pass_no_service(struct ctx ctx, const struct scratch *w, const struct facts *facts, u32 reason)
 {
 	return facts->marks ? pass_for(ctx.hook, reason) : pass_decided(ctx, &w->owner, reason);
+}
+
+/* Pass a packet while no service has an address of its family. Its connection may still be copied. */
+INLINE int pass_unserved(struct ctx ctx, const struct packet *p, u32 now)
+{
+	return unlikely(may_be_copied(now)) && !p->syn ? drop(ctx.hook, REASON_REFUSED_TABLE_COPY)
+						       : pass_for(ctx.hook, REASON_NO_SERVICE);
 }
 
 /* Find the service of a packet without a connection, and tail-call what follows. Return a verdict if that is not
@@ -155,9 +161,6 @@ INLINE int prog_new(struct ctx ctx, struct scratch *w, struct root *root)
 {
 	struct packet *p = &w->packet;
 	u32 live = READ_ONCE(root->live), now = ticks(), probe = probe_mark(ctx, p);
-	if (!facts_in(root, live)->services[p->is_ipv6])
-		return pass_for(ctx.hook, REASON_NO_SERVICE); /* as in IPVS, which has no hook without a service of this family */
-
 	w->flow.old_destination = NO_INDEX;
 	w->flow.half_open_ended = false;
 	w->flow.collisions = 0;
@@ -181,7 +184,8 @@ INLINE int prog_new(struct ctx ctx, struct scratch *w, struct root *root)
 		}
 	}
 
-	int verdict = open_conn(ctx, w, root, live, now, probe);
+	int verdict = facts_in(root, live)->services[p->is_ipv6] ? open_conn(ctx, w, root, live, now, probe)
+								 : pass_unserved(ctx, p, now);
 	drop_old_ref(w); /* no tail call succeeded */
 	return verdict;
 }

@@ -144,6 +144,8 @@ INLINE int unmatched_reply(struct ctx ctx, const struct packet *p, const struct 
 		return drop(ctx.hook, REASON_REFUSED_TABLE_COPY);
 	if (ctx.hook == HOOK_TC && may_come && p->from_host && is_of_nat_server(p))
 		return drop(ctx.hook, REASON_REFUSED_TABLE_COPY);
+	if (!facts_of(root)->services[p->is_ipv6] && !p->maybe_vip)
+		return pass_packet(ctx, p, REASON_NO_SERVICE);
 	if (!is_referenced && unlikely(facts_of(root)->engines) && p->protocol == IPPROTO_UDP)
 		return ctx.hook == HOOK_XDP ? pass_to_tc() : tail_call(ctx, PROG_SIP_OUT);
 	return pass_orphan(ctx, p, root, is_referenced);
@@ -165,8 +167,6 @@ INLINE int prog_reply(struct ctx ctx, struct scratch *w, struct root *root)
 {
 	struct packet *p = &w->packet;
 	u32 now = ticks();
-	if (!facts_of(root)->services[p->is_ipv6])
-		return pass_packet(ctx, p, REASON_NO_SERVICE);
 	struct reply_conn a;
 	if (!find_reply(&a, p))
 		return unmatched_reply(ctx, p, root);

@@ -39,7 +39,7 @@ class OneRouteDirector(ReferenceDirector):
     """Remove the route of a server when it is added or edited."""
 
     def __init__(self, network: Network) -> None:
-        super().__init__(network)
+        super().__init__(network, strict=True)
         self._path = self._routes = OneRoutePath(self._path)
 
     def add_destination(self, key: ServiceKey, destination: Destination) -> None:

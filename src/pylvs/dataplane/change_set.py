@@ -103,7 +103,7 @@ class ChangeSet:
         listed = list_of(self._tables, version)
         edit.write_version(slot, edit.generation, version | {"present": 0})
         for dest_slot in listed:
-            edit.write_deleted(dest_slot, edit.generation)
+            edit.write_deleted(dest_slot, edit.generation, with_service=True)
         edit.count_service(key, version["engine"], -1)
         self._deleted += listed
 

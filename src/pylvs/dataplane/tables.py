@@ -341,11 +341,15 @@ class Versions:
         destinations.array.store_half(slot, destinations.codec.offset("weights") + 4 * half, weight)
         self.store_state(slot, half, generation, flags)
 
-    def write_deleted(self, slot: int, generation: int) -> None:
-        """Write a destination's other half: not available. Its connections keep the tunnel (IPVS-SEMANTICS 8.3)."""
+    def write_deleted(self, slot: int, generation: int, with_service: bool = False) -> None:
+        """Write a destination's other half: not available. Its connections keep the tunnel (IPVS-SEMANTICS 8.3).
+
+        With its service it leaves its connections, whose packets are forwarded until they end.
+        """
         states = self._states(slot)
         half = half_in_force((states[0] >> 32, states[1] >> 32), self.live)
-        self.write_flags(slot, generation, states[half] & MASK32 & ~abi.constant("DESTINATION_AVAILABLE"))
+        flags = states[half] & MASK32 & ~abi.constant("DESTINATION_AVAILABLE")
+        self.write_flags(slot, generation, flags | (abi.constant("DESTINATION_ORPHANED") if with_service else 0))
 
     def withdraw_flags(self, slot: int, live: int) -> None:
         """Make a half that is later than `live` the older one."""

@@ -54,15 +54,20 @@ def _mark_fields(frame: bytes) -> MarkPacket:
 
 
 class ReferenceDirector(InMemory):
-    """IPVS's decisions, in memory. It implements `pylvs.model.director.Director`."""
+    """IPVS's decisions, in memory. It implements `pylvs.model.director.Director`.
 
-    def __init__(self, network: Network) -> None:
+    Connections of a deleted service continue, as in pylvs. With `strict` they do as in IPVS: they stop, and without a
+    service of the address family the host's stack handles their packets.
+    """
+
+    def __init__(self, network: Network, strict: bool = False) -> None:
         super().__init__()
         self.network = network
+        self._strict = strict
         self._connections = ConnectionTable()
         self.tables = Tables()
         self._trash = Trash(self._is_referred)
-        self._path = PacketPath(network, self.tables, self._connections, self._settings)
+        self._path = PacketPath(network, self.tables, self._connections, self._settings, strict)
 
     @property
     def now(self) -> float:
@@ -121,13 +126,14 @@ class ReferenceDirector(InMemory):
         self._tick()
 
     def delete_service(self, key: ServiceKey) -> None:
-        """Move the servers to the trash; connections stay (1.4). Raises NoSuchService."""
+        """Move the servers to the trash; connections stay (1.4), and continue unless `strict`. Raises NoSuchService."""
         service = self.tables.service(key)
         self.tables.remove(service)
         service.scheduler.close()
         servers = service.servers.copy()
         service.servers.clear()
         for server in servers:
+            server.orphaned = not self._strict
             self._discard(service, server)
         if servers:
             self._expire_unserved()
@@ -154,7 +160,7 @@ class ReferenceDirector(InMemory):
                 server.totals.clear()
             server.edit(destination)
             server.last_weight = destination.weight
-            server.available = True
+            server.available, server.orphaned = True, False
         service.add(server)
 
     def edit_destination(self, key: ServiceKey, destination: Destination) -> None:

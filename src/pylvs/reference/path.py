@@ -18,6 +18,7 @@ from pylvs.reference.tables import FTP, FTP_DATA, Service, Tables
 
 PROTOCOLS = frozenset((TCP, UDP, SCTP)) | IPSEC
 A_FRAGMENT = "a fragment: the reference handles whole packets"
+UNSERVED = "no service of this family"
 STANDBY = "to or from a standby virtual address"
 SOURCE_ROUTED = "source-routed: the stack drops it"
 LOOPBACK6, BROADCAST4 = bytes(15) + b"\1", b"\xff" * 4
@@ -59,11 +60,14 @@ class PacketPath:
         tables: Tables,
         connections: ConnectionTable,
         settings: Mapping[str, int],
+        strict: bool = False,
     ) -> None:
+        """`strict`: as IPVS also where pylvs differs (`ReferenceDirector`)."""
         self.network = network
         self.tables = tables
         self.connections = connections
         self.settings = settings
+        self.strict = strict
         self.timeouts = Timeouts()
         self.totals = Totals()
         self.standby: frozenset[bytes] = frozenset()  # virtual addresses of which another director is master
@@ -84,8 +88,9 @@ class PacketPath:
             return to_stack(frame, A_FRAGMENT)
         if packet.protocol not in PROTOCOLS and not packet.headless:
             return to_stack(frame, "not looked at")
-        if not self.tables.has_family(packet.family):
-            return to_stack(frame, "no service of this family")
+        unserved = not self.tables.has_family(packet.family)
+        if unserved and (self.strict or packet.headless):
+            return to_stack(frame, UNSERVED)
         if packet.headless:
             return self._handle_headless(frame, packet)
         is_local = packet.daddr in self.network.local
@@ -113,9 +118,10 @@ class PacketPath:
         if connection is None:
             return self._handle_new(frame, packet, mark)
         if not (packet.opens and self._reopens(connection)):
-            if connection.server.available:
+            expires = self.settings["expire_nodest_conn"]
+            if connection.server.available or (connection.server.orphaned and not expires):
                 return self._forward(frame, packet, connection)
-            if not self.settings["expire_nodest_conn"]:
+            if not expires:
                 return drop("its server was deleted")
         # It ends after scheduling, because it still counts while the scheduler chooses (4.1).
         self.connections.hide(connection)
@@ -138,6 +144,8 @@ class PacketPath:
 
     def _handle_new(self, frame: bytes, packet: Packet, mark: int) -> Decision:
         """Handle a packet without a connection (2.4, 2.5)."""
+        if not self.tables.has_family(packet.family):
+            return to_stack(frame, UNSERVED)
         if packet.protocol in IPSEC:
             return to_stack(frame, "IPsec without a connection of its key exchange")
         if not packet.whole or (packet.protocol == SCTP and packet.chunk is None):
@@ -336,8 +344,8 @@ class PacketPath:
     # --- replies ---
 
     def _count_output(self, connection: Connection, length: int) -> None:
-        """Count a packet to the client, unless its server was deleted (1.8)."""
-        if not connection.server.available:
+        """Count a packet to the client, unless its server was deleted (1.8), but not with its service."""
+        if not (connection.server.available or connection.server.orphaned):
             return
         for totals in self._totals(connection.server):
             totals.out_packets += 1

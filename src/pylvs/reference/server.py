@@ -31,6 +31,7 @@ class Server:
     weight: int = field(init=False)
     last_weight: int = field(init=False)  # the latest non-zero weight; at first the configured one, even 0 (1.7)
     available: bool = True  # not deleted
+    orphaned: bool = False  # deleted with its service
     overloaded: bool = False  # no new connections, except under templates (6.1)
     active: int = 0
     inactive: int = 0

@@ -177,7 +177,7 @@ class SimulatedWire(Wire):
             bool(ip_forward),
             bool(ip_forward),
         )
-        self.director = ReferenceDirector(network)
+        self.director = ReferenceDirector(network, strict=True)
         self.stack = Stack(network)
         self.clock.director = self.director
         self._born = self.clock.now

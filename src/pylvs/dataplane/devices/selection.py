@@ -67,22 +67,32 @@ class Concerns:
         else:
             self.virtual.add(key.address)
 
+    def add_former(self, address: bytes, family: int, mark: int) -> None:
+        """Add what the connections of a deleted destination need, by the key of its service."""
+        if mark:
+            self.marks |= not is_probe_mark(mark)
+        else:
+            self.virtual.add(address_of(address, family))
+
 
 def concerns_of(tables: Tables) -> Concerns:
-    """Return the concerns of the whole table in force."""
+    """Return the concerns of the whole table in force: of its services, and of the connections of deleted servers."""
     found = Concerns()
     versions = Versions(tables)
     for _, version in versions.services(versions.live):
         found.add_key(key_of(version))
     table = tables.destinations
-    form = table.codec.view("address", "family", "used", "deleted_s")
+    form = table.codec.view("address", "family", "used", "virtual_address", "mark", "deleted_s", "virtual_family")
     by_nat = abi.constant("DESTINATION_USED_BY_NAT")
     top = tables.book.get(0, "destination_top")
     own = OwnAddresses()
     networks = dict[bytes, Address]()  # one real server of each: a route for each address would take too long
-    for address, family, used, deleted_s in form.iter_unpack(table.array.elements(0, top)):
-        if not used or deleted_s:
+    elements = form.iter_unpack(table.array.elements(0, top))
+    for slot, (address, family, used, virtual, mark, deleted_s, virtual_family) in enumerate(elements):
+        if not used or (deleted_s and not _has_connections(tables, slot)):
             continue
+        if deleted_s:
+            found.add_former(virtual, virtual_family, mark)
         networks.setdefault(address[: _NETWORK_BYTES[family]], address_of(address, family))
         if used == by_nat:
             found.by_nat.add(address_of(address, family))
@@ -91,6 +101,11 @@ def concerns_of(tables: Tables) -> Concerns:
         for each in networks.values():
             found.add_output(routes.to(each))
     return found
+
+
+def _has_connections(tables: Tables, slot: int) -> bool:
+    """Return whether connections have this destination."""
+    return any(tables.conn_counts.get(slot, name) for name in ("active", "inactive"))
 
 
 @dataclass(frozen=True, slots=True)
