@@ -149,6 +149,7 @@ enum reason {
 	REASON_FRAGMENTS_JOINED, /* note: fragments that waited became a packet, which the last one stands for */
 	REASON_SERVICE_UNCOUNTED, /* note: an end was not counted by service, because that table is full */
 	REASON_LOG_LOST, /* note: a record of the connection log was lost, because `pylvs log` did not read in time */
+	REASON_ICMP_BY_HASH, /* note: an ICMP error about an unknown connection was forwarded, to the server of its client's hash */
 	REASONS = 128,
 };
 

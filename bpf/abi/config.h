@@ -18,6 +18,7 @@ enum scheduler { SCHED_NONE, SCHEDULER_LIST(SCHEDULER_NUMBER) SCHEDULERS };
 /* Flags of schedulers. */
 #define LOADS_ALL 1 /* loads every server of the list */
 #define HASHES_CLIENT 2 /* hashes the client's address, and its port only with SERVICE_BY_PORT */
+#define HASHES_DADDR 4 /* hashes the daddr of requests */
 
 enum method { METHOD_MASQ, METHOD_LOCAL, METHOD_TUNNEL, METHOD_ROUTE, METHOD_BYPASS };
 

@@ -5,7 +5,10 @@
  *
  * 	PROG_ICMP_RECEIVE --> a connection's packet --> PROG_ICMP_FORWARD --> PROG_FWD_SLOW
  * 	                  |-> a tunnel's packet -----> PROG_ICMP_TUNNEL --> PROG_ICMP_SEND
- * 	                  `-> schedule_icmp ---------> PROG_NEW --> scheduler --> PROG_CONNECT --> PROG_ICMP_FORWARD
+ * 	                  `-> none of these ---------> PROG_NEW --> scheduler --> PROG_CONNECT --> PROG_ICMP_FORWARD
+ *
+ * An error about a connection of another director reaches its server, too: routers choose a director for the error by
+ * other addresses than for the connection. If the service's scheduler hashes, each director chooses the same server.
  */
 #pragma once
 #include "conntrack/lookup.h"
@@ -98,12 +101,23 @@ INLINE bool inner_is_standby(const struct icmp_inner *q, bool is_ipv6, const str
 	return is_standby(root, &saddr, is_ipv6) || is_standby(root, &daddr, is_ipv6);
 }
 
-/* With schedule_icmp create a connection, as if the client had sent the reversed inner packet (8.4). */
+/* Whether the error is addressed to the sender of its inner packet, which is not a later fragment. */
+INLINE bool is_to_inner_sender(const struct packet *p, const struct icmp_inner *q)
+{
+	struct address daddr = {}, sender = {};
+	packet_daddr(&daddr, p);
+	tuple_saddr(&sender, &q->tuple, p->is_ipv6);
+	return q->known && !q->later && same_address(&daddr, &sender, p->is_ipv6);
+}
+
+/* Schedule the error as if the client had sent the reversed inner packet. With schedule_icmp that creates a connection
+ * (8.4). Without, the error is sent to the server that the scheduler's hash chooses. */
 INLINE int schedule_inner(struct __sk_buff *skb, struct scratch *w, const struct root *root)
 {
 	struct packet *p = &w->packet;
 	struct icmp_inner *q = &w->received.inner;
-	if (!root->settings.schedule_icmp || !has_ports(q->protocol))
+	bool connect = root->settings.schedule_icmp;
+	if (!has_ports(q->protocol) || !(connect || is_to_inner_sender(p, q)))
 		return pass_packet(tc_ctx(skb), p, REASON_ICMP);
 	if (!q->known)
 		return drop(HOOK_TC, REASON_TRUNCATED);
@@ -111,8 +125,19 @@ INLINE int schedule_inner(struct __sk_buff *skb, struct scratch *w, const struct
 	w->received.side = SIDE_CLIENT;
 	tuple_reverse(&p->tuple, &q->tuple, p->is_ipv6);
 	p->protocol = q->protocol;
-	p->by_inner = 1;
+	p->by_inner = connect ? BY_INNER_CONNECT : BY_INNER_HASH;
 	return tail_call(tc_ctx(skb), PROG_NEW);
+}
+
+/* Pass an error to the stack whose inner packet names no server. */
+INLINE int pass_unscheduled(struct __sk_buff *skb, struct scratch *w)
+{
+	struct packet *p = &w->packet;
+	p->tuple = w->own_tuple;
+	p->protocol = p->is_ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP;
+	p->by_inner = BY_OWN_TUPLE;
+	w->owner = (struct owner){};
+	return pass_packet(tc_ctx(skb), p, REASON_ICMP);
 }
 
 /* Return the sum of the ICMP message, without ICMPv6's pseudo header: 0xffff if the checksum of ICMP is right. */

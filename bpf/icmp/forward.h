@@ -138,7 +138,7 @@ INLINE int prog_icmp_forward(struct __sk_buff *skb, struct scratch *w, struct ro
 	if (p->by_inner) {
 		p->tuple = w->own_tuple;
 		p->protocol = is_ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP;
-		p->by_inner = 0;
+		p->by_inner = BY_OWN_TUPLE;
 	}
 	struct destination *d = map_elem(destinations, w->chosen.destination);
 	if (!d)

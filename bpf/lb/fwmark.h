@@ -9,7 +9,7 @@
 #include "ctx/device.h"
 #include "lb/service.h"
 
-enum { ETH_SOURCE_AT = 6 /* offset in the frame */, TCP_FLAGS_AT = 13 /* offset in the TCP header */ };
+enum { ETH_SOURCE_AT = 6 /* offset in the frame */, TCP_FLAGS_AT = 13 /* offset in the TCP header */, TCP_FLAG_ACK = 16 };
 
 /* Return the mark of a health check through a virtual address; 0 for all other packets. */
 INLINE u32 probe_mark(struct ctx ctx, const struct packet *p)
@@ -76,7 +76,7 @@ INLINE bool rule_matches_ports(const struct mark_rule *r, const struct packet *p
 	u32 dport = bpf_ntohs(packet_dport(p));
 	if (!(r->sport_ranges | r->dport_ranges))
 		return true;
-	if (!has_ports(p->protocol) || p->by_inner)
+	if (!has_ports(p->protocol) || p->by_inner == BY_INNER_CONNECT)
 		return false;
 	return (!r->sport_ranges ||
 		match_inverted(in_ranges(sport, r->sports, r->sport_ranges), r->flags, MARK_NOT_SPORTS)) &&
@@ -88,7 +88,7 @@ INLINE bool rule_matches(const struct mark_rule *r, const struct scratch *w, str
 {
 	const struct packet *p = &w->packet;
 	u32 flags = r->flags, protocol = p->protocol;
-	if (p->by_inner)
+	if (p->by_inner == BY_INNER_CONNECT)
 		protocol = p->is_ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP;
 	if (r->family && r->family != (p->is_ipv6 ? 6 : 4))
 		return false;
@@ -138,7 +138,8 @@ static int mark_step(u32 index, struct mark_ctx *walk)
 }
 
 /* Evaluate the rules; the mark is in w->marks. Return false if only TC can decide. At TC also store the mark in the
- * skb, so that policy routing sees it if the packet passes to the stack. */
+ * skb, so that policy routing sees it if the packet passes to the stack. The packet inside an ICMP error is a reply
+ * to the one that the rules match, which had an ACK. */
 INLINE bool find_mark(struct ctx ctx, struct scratch *w, const struct facts *facts)
 {
 	struct mark_state *seen = &w->marks;
@@ -159,13 +160,15 @@ INLINE bool find_mark(struct ctx ctx, struct scratch *w, const struct facts *fac
 				bpf_xdp_load_bytes(ctx.xdp, at, &flags, 1);
 		} else {
 			bpf_skb_load_bytes(ctx.skb, ETH_SOURCE_AT, link, 6);
-			if (p->protocol == IPPROTO_TCP)
+			if (p->protocol == IPPROTO_TCP && p->by_inner)
+				flags = TCP_FLAG_ACK;
+			else if (p->protocol == IPPROTO_TCP)
 				bpf_skb_load_bytes(ctx.skb, at, &flags, 1);
 		}
 		__builtin_memcpy(seen->link, link, 6);
 		seen->tcp_flags = flags;
 		bpf_loop(count < MARK_RULES ? count : MARK_RULES, mark_step, &walk, 0);
-		if (ctx.hook == HOOK_TC)
+		if (ctx.hook == HOOK_TC && p->by_inner != BY_INNER_HASH)
 			ctx.skb->mark = seen->mark;
 	}
 	return !seen->unsure && seen->known == ~0u;

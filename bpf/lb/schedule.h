@@ -112,7 +112,7 @@ INLINE u32 address_fold(const struct address *a, bool is_ipv6)
 INLINE struct address hashed_daddr(const struct packet *p)
 {
 	struct address daddr = {};
-	if (p->by_inner)
+	if (p->by_inner == BY_INNER_CONNECT)
 		packet_saddr(&daddr, p);
 	else
 		packet_daddr(&daddr, p);

@@ -116,10 +116,10 @@ INLINE void note_service(struct scratch *w, const struct service_match *found)
 		trace_service(v);
 }
 
-/* For an ICMP error scheduled by its inner packet use the outer tuple. */
+/* For an ICMP error with schedule_icmp use the outer tuple. */
 INLINE const union tuple *marked_tuple(const struct scratch *w)
 {
-	return w->packet.by_inner ? &w->own_tuple : &w->packet.tuple;
+	return w->packet.by_inner == BY_INNER_CONNECT ? &w->own_tuple : &w->packet.tuple;
 }
 
 /* Whether routing delivers the daddr locally for packets of this mark: by a rule of policy routing (`fwmark`), or

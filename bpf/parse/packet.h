@@ -26,10 +26,17 @@ struct packet {
 	u8 from_host; /* sent by this host: received on lo */
 	u8 maybe_vip; /* daddr may be a virtual address */
 	u8 maybe_rs; /* saddr may be a NAT real server, a virtual or a local address */
-	u8 by_inner; /* the tuple is that of the packet inside an ICMP error */
+	u8 by_inner; /* enum by_inner */
 	u8 no_conn; /* the lookup has just found no connection */
 	u8 counted; /* as forwarded (fwd/account.h) */
 	u8 pad[3];
+};
+
+/* Whether the tuple is that of the packet inside an ICMP error, reversed, and what its service is looked up for. */
+enum by_inner {
+	BY_OWN_TUPLE,
+	BY_INNER_CONNECT, /* to create a connection: schedule_icmp */
+	BY_INNER_HASH, /* to forward the error to the server that the scheduler's hash chooses */
 };
 
 /* The service of a packet. */

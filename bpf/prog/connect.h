@@ -8,6 +8,7 @@
 #include "conntrack/end.h"
 #include "conntrack/template.h"
 #include "fwd/conn.h"
+#include "icmp/error.h"
 #include "lb/fallback.h"
 #include "lb/to_scheduler.h"
 
@@ -92,10 +93,25 @@ INLINE bool can_be_stateless(const struct scratch *w)
 	return w->template.slot == NO_TEMPLATE && w->chosen.method != METHOD_MASQ && !w->packet.by_inner;
 }
 
+/* Forward an ICMP error to the server that the scheduler's hash, or the client's template, has chosen. */
+INLINE int fwd_inner(struct __sk_buff *skb, struct scratch *w)
+{
+	const struct destination *d = map_elem(destinations, w->chosen.destination);
+	if (!d || (w->flow.by_hash && w->chosen.method == METHOD_MASQ))
+		return pass_unscheduled(skb, w);
+	be16 dport = packet_dport(&w->packet);
+	if (w->template.slot != NO_TEMPLATE)
+		w->chosen.port = dport == w->service.port && d->port ? d->port : dport;
+	count(REASON_ICMP_BY_HASH);
+	return tail_call(tc_ctx(skb), PROG_ICMP_FORWARD);
+}
+
 /* Create the connection, and return the packet's verdict. With a reason in `stateless`, forward it without one. */
 INLINE int connect(struct ctx ctx, struct scratch *w, struct root *root, u32 now, enum reason *stateless)
 {
 	struct packet *p = &w->packet;
+	if (ctx.hook == HOOK_TC && unlikely(p->by_inner == BY_INNER_HASH))
+		return fwd_inner(ctx.skb, w);
 	if (unlikely(!w->flow.opens))
 		drop_old_ref(w); /* its packet replaces nothing */
 	if (w->chosen.destination == NO_INDEX)

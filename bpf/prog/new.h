@@ -10,6 +10,7 @@
 #include "conntrack/end.h"
 #include "conntrack/persist.h"
 #include "fwd/conn.h"
+#include "icmp/error.h"
 #include "lb/fallback.h"
 #include "lb/fwmark.h"
 #include "lb/template.h"
@@ -122,6 +123,10 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 	struct service_state *state = map_elem(service_states, found.slot);
 	if (!state)
 		return pass_to_stack(ctx.hook);
+	bool hash_only = ctx.hook == HOOK_TC && p->by_inner == BY_INNER_HASH;
+	bool hashes = scheduler_has(found.version->scheduler, HASHES_CLIENT | HASHES_DADDR);
+	if (hash_only && (found.version->engine[0] || (!hashes && !in_fallback_time(state, now))))
+		return pass_for(ctx.hook, REASON_ICMP);
 	note_service(w, &found);
 	be16 sport = packet_sport(p);
 	be16 dport = packet_dport(p);
@@ -132,10 +137,10 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 		return drop(ctx.hook, REASON_REFUSED_TABLE_COPY);
 	w->flow.opens = opens;
 	bool one_packet = w->service.flags & SERVICE_ONE_PACKET && p->protocol == IPPROTO_UDP; /* needs no connection */
-	w->flow.by_hash = in_fallback_time(state, now) && !one_packet;
+	w->flow.by_hash = in_fallback_time(state, now) && !one_packet && !(hash_only && hashes);
 	if (!opens && !w->flow.by_hash)
 		return pass_no_service(ctx, w, facts, REASON_NO_FLOW);
-	if (unlikely(root->settings.drop_packet == SYNFLOOD_ON) && opens) {
+	if (unlikely(root->settings.drop_packet == SYNFLOOD_ON) && opens && !hash_only) {
 		if (ctx.hook == HOOK_XDP)
 			return pass_to_tc(); /* count each packet once, at TC */
 		if (should_drop_packet(&root->settings))
@@ -187,6 +192,8 @@ INLINE int prog_new(struct ctx ctx, struct scratch *w, struct root *root)
 	int verdict = facts_in(root, live)->services[p->is_ipv6] ? open_conn(ctx, w, root, live, now, probe)
 								 : pass_unserved(ctx, p, now);
 	drop_old_ref(w); /* no tail call succeeded */
+	if (ctx.hook == HOOK_TC && unlikely(p->by_inner == BY_INNER_HASH))
+		return pass_unscheduled(ctx.skb, w);
 	return verdict;
 }
 

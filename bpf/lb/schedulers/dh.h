@@ -14,4 +14,4 @@ static u32 schedule_dh(struct candidates *c)
 	return at_pos(c, pos, &it) && is_usable(&it) ? pos : NO_INDEX;
 }
 
-SCHEDULER(dh, 9, 0)
+SCHEDULER(dh, 9, HASHES_DADDR)
