@@ -22,8 +22,10 @@
  * The build includes all of lb/schedulers/ first.
  */
 #include "abi/constants.h"
+#include "conntrack/announce.h"
 #include "conntrack/log_record.h"
 #include "conntrack/restore.h"
+#include "conntrack/store.h"
 #include "conntrack/transfer.h"
 #include "ctx/program.h"
 #include "frag/defrag.h"

@@ -23,8 +23,8 @@ from pylvs.dataplane.state import LOADED, State
 from pylvs.dataplane.tables import Tables
 from pylvs.system import syscalls
 
-HASH, ARRAY, PROG_ARRAY, PERCPU_HASH, PERCPU_ARRAY, LRU_HASH, LPM_TRIE, QUEUE, DEVMAP_HASH, RINGBUF = (  # linux/bpf.h
-    *(1, 2, 3, 5, 6, 9, 11, 22, 25, 27),
+HASH, ARRAY, PROG_ARRAY, PERCPU_HASH, PERCPU_ARRAY, LRU_HASH, LPM_TRIE, MAPS, QUEUE, DEVMAP_HASH, RINGBUF = (
+    *(1, 2, 3, 5, 6, 9, 11, 12, 22, 25, 27),  # linux/bpf.h
 )
 TIMERS = ("sweepers", "estimators", "cache_sweepers")  # maps with the timers: a write to such an element cancels it
 MOST = 2  # loads in a stock; each takes 200 MB
@@ -160,6 +160,9 @@ def clear(descriptor: int) -> None:
         with (PerCpuArray if info.type == PERCPU_ARRAY else ArrayMap).duplicate(descriptor) as array:
             count = array.max_entries
             array.put_many(struct.pack(f"<{count}I", *range(count)), bytes(count * len(array.get(0) or b"")), count)
+    elif info.type == MAPS:
+        with ArrayMap.duplicate(descriptor) as array:
+            array.remove(0)
     elif info.type == RINGBUF:
         with RingBuffer.duplicate(descriptor) as ring:
             ring.records()

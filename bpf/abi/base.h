@@ -33,6 +33,7 @@ enum limits {
 	MAGLEV_KEY_2 = 0x9e37a52c, /* 2654446892 */
 	CACHE_MEMBERS = 8, /* of a set, in one element */
 	CONN_RECORDS = 512, /* in a batch for restore_conns */
+	SEQUENCE_LENGTH = 24, /* of the sequence data of an announced connection */
 	ENTRIES = 2, /* of IPv4 in a bucket of the connection table; one of IPv6 takes both */
 	GROUP = 8, /* buckets that overflow into each other */
 	GROUP_SLOTS = GROUP * ENTRIES,
@@ -150,6 +151,7 @@ enum reason {
 	REASON_SERVICE_UNCOUNTED, /* note: an end was not counted by service, because that table is full */
 	REASON_LOG_LOST, /* note: a record of the connection log was lost, because `pylvs log` did not read in time */
 	REASON_ICMP_BY_HASH, /* note: an ICMP error about an unknown connection was forwarded, to the server of its client's hash */
+	REASON_SYNC_LOST, /* note: an announcement of a connection was lost, because the sync daemon did not read in time */
 	REASONS = 128,
 };
 

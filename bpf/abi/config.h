@@ -74,8 +74,8 @@ struct settings { /* each field is independent of the others; those with a sign 
 	u32 sync_refresh_period; /* seconds */
 	u32 sync_retries;
 	s32 sync_persist_mode;
-	u32 sync_version; /* this and the following: of the sync daemons, not of the packet path */
-	u32 sync_ports;
+	u32 sync_version;
+	u32 sync_ports; /* this and the following: of the sync daemons, not of the packet path */
 	u32 sync_qlen_max;
 	u32 sync_sock_size;
 };
@@ -83,11 +83,12 @@ struct settings { /* each field is independent of the others; those with a sign 
 struct root {
 	u64 live;
 	u64 standby; /* 0: no address is standby; else 1 or 2, the bit of standby addresses in the map `standby` */
+	u64 sync; /* tick until which connections are announced (conntrack/sync.h); 0: they are not */
+	u64 backup; /* tick until which a backup sync daemon runs, for backup_only; 0: none does */
+	u64 trace; /* tick until which packets pass the filter of `pylvs trace`; 0: no session */
+	u64 address_keys[ADDRESS_KEYS]; /* secrets of address_hash; bit 0 of the first one is set */
 	u64 log; /* tick until which connections are logged (conntrack/log.h); 0: they are not */
 	u64 nat; /* 1: there are NAT servers, so a part of the connection table is theirs */
-	u64 trace; /* tick until which packets pass the filter of `pylvs trace`; 0: no session */
-	u64 backup; /* tick until which a backup sync daemon runs, for backup_only; 0: none does */
-	u64 address_keys[ADDRESS_KEYS]; /* secrets of address_hash; bit 0 of the first one is set */
 	struct facts facts[2];
 	struct settings settings;
 	u32 port_low; /* this host's local port range, for the source ports of GUE */
@@ -363,6 +364,12 @@ INLINE bool scheduler_has(u32 scheduler, u32 flag)
 INLINE struct root *get_root(void)
 {
 	return &root_value;
+}
+
+/* Whether packets of services pass to the stack, because a backup sync daemon runs (IPVS-SEMANTICS 2.2). */
+INLINE bool is_only_backup(const struct root *root)
+{
+	return unlikely(READ_ONCE(root->backup)) && root->settings.backup_only;
 }
 
 INLINE const struct facts *facts_in(const struct root *root, u64 live)

@@ -63,6 +63,8 @@ enum conn_flags {
 	CONN_CONTROLLED = 1, /* created under a template, which its `control` names */
 	CONN_INDEXED = 2, /* the map `overflow_index` names its slot */
 	CONN_CALL = 4, /* a template of a SIP call, whose Call-ID and addresses are in the map `calls` */
+	CONN_SYNCED = 8, /* another director announced it */
+	CONN_NOTED = 16, /* the map `synced_notes` has more of what that director announced */
 };
 
 struct connection {
@@ -165,6 +167,7 @@ struct conn_record {
 	u8 assured; /* of a template, or of the connection's template */
 	u8 is_call; /* with CONN_CALL; Python copies the element of `calls` */
 	u8 has_ended; /* it is no longer in the former table */
+	u8 synced; /* CONN_SYNCED and CONN_NOTED of its flags; Python copies the element of `synced_notes` */
 };
 
 /* What a template of a SIP call stands for. */
@@ -175,6 +178,92 @@ struct call {
 	u32 length; /* of the Call-ID */
 	u8 id[CALL_ID_LENGTH + 1]; /* zeros follow */
 } __attribute__((aligned(8)));
+
+/* What another director announced of a connection, and the connection itself has no space for. A connection without
+ * destination (NO_INDEX), whose method is not the bypass, is unbound: this director does not know its real server yet. */
+struct synced_note {
+	struct address server; /* of an unbound connection */
+	u32 mark; /* of an unbound connection: the firewall mark of its service, or 0 */
+	u8 server_family; /* 4 or 6 */
+	u8 sequence_flags; /* of IPVS's flags OUT_SEQ and IN_SEQ, bits 8 to 15 */
+	u8 pad[2];
+	u8 sequence[SEQUENCE_LENGTH]; /* as announced: pylvs has no protocol helper that changes sequence numbers */
+};
+
+enum sync_limits {
+	SYNC_RECORDS = 512, /* in a batch for store_synced */
+	SYNC_CALLS = 16, /* with a Call-ID, in a batch */
+	SYNC_WAKE_BYTES = 1 << 16, /* unread bytes at which the reader is woken */
+};
+
+/* What became of a record. EXPIRING: another CPU is ending the connection; the next announcement succeeds. */
+enum sync_result {
+	SYNC_NONE,
+	SYNC_CREATED,
+	SYNC_UPDATED,
+	SYNC_REPLACED, /* its connection to another real server ended */
+	SYNC_IGNORED, /* inactive, and its connection has another real server now */
+	SYNC_EXPIRING,
+	SYNC_FULL, /* the connection table has no space */
+};
+
+/* A connection or a template that another director announced. Python writes a batch of them, and store_synced inserts
+ * them. */
+struct sync_record {
+	union tuple tuple; /* of the template of a SIP call: as without the call */
+	struct address server;
+	u32 destination; /* NO_INDEX: unbound, or a bypass */
+	u32 expiry; /* tick */
+	u32 timeout; /* of a template, in ticks */
+	u32 mark;
+	u32 packets; /* of the client, as far as they decide when it is announced again */
+	u32 call; /* number of its element in `sync_calls`, plus 1; 0: none */
+	be16 port; /* of the real server */
+	u8 method;
+	u8 state;
+	u8 family; /* 4 or 6; 0: the batch ends */
+	u8 server_family;
+	u8 has_reply;
+	u8 assured; /* of a template */
+	u8 inactive; /* it does not replace a connection to another real server */
+	u8 sequence_flags;
+	u8 result; /* enum sync_result */
+	u8 pad;
+	u8 sequence[SEQUENCE_LENGTH];
+};
+
+/* What decides when a connection or template is announced again. Its element exists only while a process reads. Both
+ * words have the generation of the connection's state word in bits 48-63. */
+struct sync_count {
+	u64 packets; /* bits 0-31: of the client */
+	u64 sent; /* enum sync_sent */
+};
+
+/* Bits of `sent`. Bits 0-31: the tick at which the announced connection ends. */
+enum sync_sent {
+	SENT_STATE = 32, /* enum state, or 0 */
+	SENT_RETRIES = 40,
+	SENT_ANY = 44, /* it was announced */
+	SENT_GENERATION = 48,
+};
+
+/* A connection or a template as the ring has it, which Python reads. */
+struct sync_event {
+	union tuple tuple;
+	struct address server; /* zero without a destination */
+	u32 slot;
+	u32 timeout; /* ticks */
+	u32 mark;
+	be16 port; /* of the real server */
+	u8 family; /* 4 or 6 */
+	u8 server_family;
+	u8 method;
+	u8 state;
+	u8 flags; /* enum conn_flags */
+	u8 has_reply;
+	u8 assured; /* of a template */
+	u8 pad[3];
+};
 
 /* Events of the connection log: all but the first one are reasons of ends. */
 enum conn_event_kind { CONN_OPENED, CONN_EXPIRED, CONN_KILLED, CONN_ORPHAN, CONN_REPLACED };
@@ -289,6 +378,40 @@ ARRAY_MAP(commands_half_opens, struct half_open_queue, 1, 0); /* of restore_conn
 PERCPU_MAP(half_open_counts, u64, 1);
 
 ARRAY_MAP(conn_records, struct conn_record, CONN_RECORDS, BPF_F_MMAPABLE);
+
+HASH_MAP(synced_notes, u32, struct synced_note, 1024, BPF_F_NO_PREALLOC); /* by slot */
+
+ARRAY_MAP(sync_records, struct sync_record, SYNC_RECORDS, BPF_F_MMAPABLE);
+
+ARRAY_MAP(sync_calls, struct call, SYNC_CALLS, BPF_F_MMAPABLE);
+
+/* Element 0 of both is there while a process announces connections: Python makes it. */
+struct sync_counts {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_INNER_MAP);
+	__type(key, u32);
+	__type(value, struct sync_count);
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__array(values, struct sync_counts);
+} sync_counts SEC(".maps"); /* by slot */
+
+struct sync_ring {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4096);
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__array(values, struct sync_ring);
+} sync_rings SEC(".maps"); /* of struct sync_event */
 
 ARRAY_MAP(conn_counts, struct conn_counts, 64, BPF_F_MMAPABLE);
 

@@ -31,6 +31,10 @@ struct constants {
 	enum conn_flags conn_flags;
 	enum conn_event_kind conn_event_kind;
 	struct conn_event conn_event;
+	enum sync_limits sync_limits;
+	enum sync_result sync_result;
+	enum sync_sent sync_sent;
+	struct sync_event sync_event;
 	enum timers timers;
 	enum run_classes run_classes;
 	enum variant variant;

@@ -25,6 +25,7 @@ struct new_conn {
 	bool nat; /* it may be in NAT's part of the table */
 	struct control control; /* of templates, and of connections under one */
 	const struct call *call; /* of the template of a SIP call; else NULL */
+	const struct synced_note *note; /* of a connection with CONN_NOTED; else NULL */
 	enum slot_user user;
 };
 
@@ -50,6 +51,10 @@ INLINE enum create_result insert_conn(struct new_conn *new)
 	u32 slot = found.slot;
 	new->conn.word |= make_word(new->state, new->expiry, 0);
 	if (unlikely(new->call) && bpf_map_update_elem(&calls, &slot, new->call, BPF_ANY)) {
+		unreserve(slot, new->user);
+		return refuse(REASON_REFUSED_CALLS_FULL);
+	}
+	if (unlikely(new->note) && bpf_map_update_elem(&synced_notes, &slot, new->note, BPF_ANY)) {
 		unreserve(slot, new->user);
 		return refuse(REASON_REFUSED_CALLS_FULL);
 	}
@@ -106,6 +111,7 @@ INLINE enum create_result create_conn(struct scratch *w, struct destination *d, 
 	u32 opens = state * (1 - p->by_inner);
 	new.conn.word = (u64)(take_voucher(&p->tuple, p->is_ipv6, opens, now) & 1) << WORD_JUDGED;
 	enum create_result result = insert_conn(&new);
+	w->flow.slot = new.slot;
 	if (unlikely(result != CREATED))
 		return result;
 	if (is_traced()) {

@@ -65,7 +65,8 @@ INLINE int restore_record(struct conn_record *record)
 		.conn = {.destination = record->destination,
 			 .port = record->port,
 			 .method = record->method,
-			 .flags = (record->template ? CONN_CONTROLLED : 0) | (record->is_call ? CONN_CALL : 0),
+			 .flags = (record->template ? CONN_CONTROLLED : 0) | (record->is_call ? CONN_CALL : 0) |
+				  record->synced,
 			 .word = (u64)(record->kept & WORD_KEPT) << WORD_SEEN_REPLY},
 		.state = record->state & (STATES - 1),
 		.expiry = record->expiry,
@@ -77,7 +78,7 @@ INLINE int restore_record(struct conn_record *record)
 		.user = BY_COMMAND,
 	};
 	record->slot = 0;
-	if (!new.destination && record->method != METHOD_BYPASS)
+	if (!new.destination && record->method != METHOD_BYPASS && !(record->synced & CONN_NOTED))
 		return 0;
 	if (record->template)
 		add_references(record->template, 1);

@@ -395,18 +395,19 @@ INLINE struct bucket *named_bucket6(const struct addresses6 *addresses, u64 rest
 	return AFTER(bucket, *difference);
 }
 
-/* Return the bucket with a packet's connection of IPv6. A reply's saddr is not compared. */
-INLINE struct bucket *find_entry6(const struct addresses6 *addresses, u64 rest, bool is_reply)
+/* Return the bucket with a packet's connection of IPv6, and its slot. A reply's saddr is not compared. */
+INLINE struct bucket *find_entry6(const struct addresses6 *addresses, u64 rest, bool is_reply, u32 *slot)
 {
 	u32 home;
 	u64 difference;
 	struct bucket *bucket = named_bucket6(addresses, rest, is_reply, &home, &difference);
+	*slot = home * ENTRIES;
 	if (!bucket || likely(!difference))
 		return bucket;
 	if (likely(rest_in(&bucket->entry[0]) < 1ULL << REST_NEAR))
 		return NULL;
-	u32 slot = search_overflow6(addresses, rest, home);
-	return slot ? bucket_at(slot) : NULL;
+	*slot = search_overflow6(addresses, rest, home);
+	return *slot ? bucket_at(*slot) : NULL;
 }
 
 /* Search any kind of tuple, with a reply's saddr compared. */

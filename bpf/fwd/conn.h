@@ -7,6 +7,7 @@
  */
 #pragma once
 #include "conntrack/lookup.h"
+#include "conntrack/sync.h"
 #include "conntrack/update.h"
 #include "ctx/device.h"
 #include "fwd/account.h"
@@ -119,9 +120,10 @@ INLINE int fwd_slow(struct __sk_buff *skb, const struct packet *p, const struct 
 	return tail_call(tc_ctx(skb), PROG_FWD_SLOW) | END_COUNTED;
 }
 
-/* Count and forward a packet of a new connection, or without a connection. */
+/* Count and forward a packet of a new connection, or without a connection. `slot`: that of the connection, or with
+ * one-packet scheduling of its template; 0: none. */
 INLINE int fwd_new(struct ctx ctx, const struct packet *p, struct real_server *t, const struct root *root, u32 now,
-		   u32 connections)
+		   u32 connections, u32 slot)
 {
 	bool confirm;
 	if (is_traced())
@@ -139,6 +141,7 @@ INLINE int fwd_new(struct ctx ctx, const struct packet *p, struct real_server *t
 		}
 	}
 	account_request(ctx, t->index, p, connections);
+	sync_conn(root, slot, SYNC_REQUEST, now);
 	if (ctx.hook == HOOK_TC && !no_slowpath(ctx, p, t, hop, max_len_to(t, hop->mtu)))
 		return fwd_slow(ctx.skb, p, t);
 	return send(ctx, p, t, hop, &root->settings);
@@ -194,7 +197,7 @@ INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found 
 	t.destination = map_elem(destinations, t.index);
 	if (!t.destination) {
 		if (c->method != METHOD_BYPASS)
-			return pass_for(ctx.hook, REASON_NO_SERVICE);
+			return is_unbound(c) ? tail_call_with(ctx, p, PROG_NEW) : pass_for(ctx.hook, REASON_NO_SERVICE);
 		return ctx.hook == HOOK_XDP ? pass_to_tc() : tail_call_with(ctx, p, PROG_BYPASS);
 	}
 	t.state = destination_flags(t.destination, live);
@@ -224,6 +227,7 @@ INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found 
 	if (is_traced() && !is_dry())
 		trace_state(word_state(READ_ONCE(c->word)), false);
 	account_request(ctx, t.index, p, 0);
+	sync_conn(root, slot, SYNC_REQUEST, now);
 	if (ctx.hook == HOOK_TC && unlikely(!no_slowpath(ctx, p, &t, hop, max_len_to(&t, hop->mtu))))
 		return fwd_slow(ctx.skb, p, &t);
 	return send(ctx, p, &t, hop, &root->settings);
@@ -259,6 +263,8 @@ INLINE bool slow_is_standby(struct ctx ctx, const struct packet *p, const struct
 INLINE int fwd_packet(struct ctx ctx, struct packet *p, const struct root *root)
 {
 	if (p->maybe_vip) {
+		if (is_only_backup(root))
+			return pass_for(ctx.hook, REASON_NO_SERVICE);
 		if (unlikely(root->standby) && daddr_is_standby(p, root))
 			return pass_for(ctx.hook, REASON_STANDBY);
 		if (unlikely(p->syn))

@@ -7,6 +7,7 @@
  * read the headers again.
  */
 #pragma once
+#include "conntrack/sync.h"
 #include "conntrack/table.h"
 #include "ctx/ended.h"
 #include "fwd/client_hop.h"
@@ -351,6 +352,7 @@ INLINE int fast_request(struct xdp_md *ctx, void *data, const struct fast_header
 		if (unlikely(length > hop->mtu) || unlikely(!refresh_expiry(&c->word, word, now + timeout)))
 			return NOT_FAST;
 		count_request(percpu, length);
+		sync_conn(root, slot, SYNC_REQUEST, now);
 		write_macs(data, hop);
 		WORD_AT(u32, data, ETH_HLEN + 8) = dec_ttl_word(w);
 		return XDP_TX;
@@ -363,6 +365,7 @@ INLINE int fast_request(struct xdp_md *ctx, void *data, const struct fast_header
 	    unlikely(!refresh_expiry(&c->word, word, now + timeout)))
 		return NOT_FAST;
 	count_request(percpu, length);
+	sync_conn(root, slot, SYNC_REQUEST, now);
 	if (unlikely(!pop_vlan(ctx, tag)) || unlikely(!trim_xdp(ctx, length)))
 		return drop_fast(ctx, REASON_TRUNCATED);
 	if (is_direct(method))
@@ -447,5 +450,7 @@ INLINE int fast(struct xdp_md *ctx, const struct root *root, struct vlan_tag *ta
 	w.ports = WORD_AT(u32, data, link + 20);
 	w.dmac = WORD_AT(u64, data, 0);
 	u32 input = ctx->ingress_ifindex;
+	if (is_only_backup(root))
+		return NOT_FAST;
 	return request ? fast_request(ctx, data, &w, root, input, tag) : fast_reply(ctx, &w, root, input, tag);
 }

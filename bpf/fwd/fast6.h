@@ -81,7 +81,8 @@ INLINE int fast_request6(struct xdp_md *ctx, const struct fast_headers6 *w, cons
 			 struct vlan_tag *tag)
 {
 	u32 now = ticks();
-	struct bucket *bucket = find_entry6(&w->addresses, fast_rest6(w), false);
+	u32 slot;
+	struct bucket *bucket = find_entry6(&w->addresses, fast_rest6(w), false, &slot);
 	if (unlikely(!bucket))
 		return NOT_FAST;
 	struct connection *c = &bucket->entry6.connection;
@@ -106,6 +107,7 @@ INLINE int fast_request6(struct xdp_md *ctx, const struct fast_headers6 *w, cons
 		return NOT_FAST;
 	percpu->counters.in_packets += 1;
 	percpu->counters.in_bytes += w->length;
+	sync_conn(root, slot, SYNC_REQUEST, now);
 	if (unlikely(!pop_vlan(ctx, tag)) || unlikely(!trim_xdp(ctx, w->length)))
 		return drop_fast(ctx, REASON_TRUNCATED);
 	if (method == METHOD_TUNNEL)
@@ -130,7 +132,8 @@ INLINE int fast_reply6(struct xdp_md *ctx, const struct fast_headers6 *w, const 
 		       struct vlan_tag *tag)
 {
 	u32 now = ticks();
-	struct bucket *bucket = find_entry6(&w->addresses, fast_rest6(w) | REST_REPLY, true);
+	u32 slot;
+	struct bucket *bucket = find_entry6(&w->addresses, fast_rest6(w) | REST_REPLY, true, &slot);
 	if (unlikely(!bucket))
 		return NOT_FAST;
 	struct connection *c = &bucket->entry6.connection;
@@ -183,6 +186,8 @@ INLINE int fast6(struct xdp_md *ctx, const struct root *root, struct vlan_tag *t
 		return WORD_AT(u8, data, link + 6) == IPPROTO_ICMPV6 ? NOT_FAST : (int)XDP_PASS;
 	if (unlikely(may_be_standby(root, hash)) || (WORD_AT(u8, data, link) & 0xf0) != 0x60 ||
 	    !is_fast6(data, end, &w, link))
+		return NOT_FAST;
+	if (is_only_backup(root))
 		return NOT_FAST;
 	u32 input = ctx->ingress_ifindex;
 	return request ? fast_request6(ctx, &w, root, input, tag) : fast_reply6(ctx, &w, root, input, tag);

@@ -30,6 +30,19 @@ VERIFIED_ONCE u64 hash_call(const struct call *call, u32 number)
 	return sip_end(&s);
 }
 
+/* Make a tuple that of a call's template. */
+INLINE void call_tuple(struct tuple6 *tuple, const struct call *call, be16 port, u8 protocol)
+{
+	u64 first = hash_call(call, 0), second = hash_call(call, 1);
+	tuple->saddr = (struct address){.word = {first, first >> 32, second, second >> 32}};
+	tuple->daddr = (struct address){};
+	tuple->sport = 0;
+	tuple->dport = port;
+	tuple->protocol = protocol;
+	tuple->kind = TUPLE_CALL;
+	tuple->pad = 0;
+}
+
 /* Note what the template's tuple stands for, and make it that of the call. */
 INLINE void set_call_tuple(struct scratch *w)
 {
@@ -42,14 +55,7 @@ INLINE void set_call_tuple(struct scratch *w)
 	call->family = is_ipv6 ? 6 : 4;
 	call->client = is_ipv6 ? six->saddr : (struct address){.word = {four->saddr}};
 	call->daddr = is_ipv6 ? six->daddr : (struct address){.word = {four->daddr}};
-	u64 first = hash_call(call, 0), second = hash_call(call, 1);
-	six->saddr = (struct address){.word = {first, first >> 32, second, second >> 32}};
-	six->daddr = (struct address){};
-	six->sport = 0;
-	six->dport = port;
-	six->protocol = protocol;
-	six->kind = TUPLE_CALL;
-	six->pad = 0;
+	call_tuple(six, call, port, protocol);
 	w->template.by_call = true;
 }
 

@@ -7,6 +7,7 @@
  */
 #pragma once
 #include "conntrack/create.h"
+#include "conntrack/sync.h"
 #include "ctx/ended.h"
 #include "fwd/client_hop.h"
 #include "fwd/send.h"
@@ -61,6 +62,7 @@ INLINE int prog_bypass(struct __sk_buff *skb, struct scratch *w, struct root *ro
 		    !update_state(&c->word, found.slot, false, direction, BY_TUPLE, p, NO_INDEX, facts_of(root), now,
 				  HOOK_TC))
 			return drop(HOOK_TC, REASON_EXPIRING);
+		sync_conn(root, found.slot, SYNC_REQUEST, now);
 		return fwd_bypass(skb, w);
 	}
 	if (w->service.flags & SERVICE_ONE_PACKET && p->protocol == IPPROTO_UDP)
@@ -69,6 +71,8 @@ INLINE int prog_bypass(struct __sk_buff *skb, struct scratch *w, struct root *ro
 	if (unlikely(must_end_half_open()) && !w->flow.half_open_ended)
 		return tail_call(tc_ctx(skb), PROG_END_HALF_OPEN); /* PROG_CONNECT, without a destination, returns here */
 	enum create_result result = create_conn(w, NULL, root, now);
+	if (result == CREATED)
+		sync_conn(root, w->flow.slot, SYNC_REQUEST, now);
 	return result == CREATED || result == CREATE_EXISTS ? fwd_bypass(skb, w)
 							    : drop(HOOK_TC, REASON_TABLE_FULL_DROPPED);
 }

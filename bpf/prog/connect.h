@@ -30,7 +30,7 @@ INLINE int fwd_without_conn(struct ctx ctx, struct scratch *w, const struct root
 	if (!t.destination)
 		return pass_to_stack(ctx.hook);
 	count(reason);
-	return fwd_new(ctx, &w->packet, &t, root, now, 0);
+	return fwd_new(ctx, &w->packet, &t, root, now, 0, 0);
 }
 
 /* The table is full: forward without a connection; NAT cannot, and drops the packet. The destination is that of the
@@ -65,7 +65,7 @@ INLINE int fwd_first(struct ctx ctx, struct scratch *w, struct real_server *t, c
 {
 	struct counters *c = counters_at(t->index);
 	if (likely(!w->packet.by_inner))
-		return fwd_new(ctx, &w->packet, t, root, now, 1);
+		return fwd_new(ctx, &w->packet, t, root, now, 1, w->flow.slot);
 	if (c)
 		c->connections += 1;
 	w->chosen.port = t->port;
@@ -165,8 +165,11 @@ INLINE int connect(struct ctx ctx, struct scratch *w, struct root *root, u32 now
 	if (w->service.flags & SERVICE_ONE_PACKET && p->protocol == IPPROTO_UDP) {
 		unref_template(w);
 		count_one_packet(t.index);
-		if (w->template.slot != NO_TEMPLATE)
+		w->flow.slot = 0;
+		if (w->template.slot != NO_TEMPLATE) {
 			note_lone_template(w->template.slot, needs_template, w->service.slot);
+			w->flow.slot = root->settings.sync_version ? w->template.slot : 0;
+		}
 	} else {
 		result = create_conn(w, t.destination, root, now);
 	}

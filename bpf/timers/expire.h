@@ -6,6 +6,7 @@
 #pragma once
 #include "conntrack/end.h"
 #include "conntrack/lookup.h"
+#include "conntrack/sync.h"
 #include "lb/destination.h"
 #include "policy/synflood.h"
 #include "timers/budget.h"
@@ -70,7 +71,7 @@ VERIFIED_ONCE u32 expire_slot(u32 slot, u32 now)
 		return now + ticks_per_second;
 	struct connection *c = entry.found.connection;
 	u64 *word = &c->word, seen = READ_ONCE(*word);
-	if (c->method != METHOD_BYPASS && !map_elem(destinations, c->destination))
+	if (c->method != METHOD_BYPASS && !is_unbound(c) && !map_elem(destinations, c->destination))
 		return now + ticks_per_second;
 	if (word_state(seen) == STATE_TEMPLATE) {
 		struct control *control = control_of(slot);
@@ -81,13 +82,15 @@ VERIFIED_ONCE u32 expire_slot(u32 slot, u32 now)
 			WRITE_ONCE(control->timeout, minute);
 			u64 longer = make_word(STATE_TEMPLATE, now + minute, seen >> WORD_GENERATION);
 			__sync_val_compare_and_swap(word, seen, longer);
+			if (unlikely(READ_ONCE(get_root()->sync)))
+				announce(slot, get_root()->settings.sync_threshold, now);
 			return (now + minute) ?: 1;
 		}
 		if (control && !control->timeout) /* drop_entry or end_orphans has ended its last connection */
 			return end_conn(&entry.tuple, entry.is_ipv6, &entry.found, seen, END_EXPIRED) ? 0 : now + 1;
 	}
 	if ((s32)((u32)seen - now) > 0)
-		return next_visit(word, seen, now);
+		return c->flags & CONN_SYNCED ? (u32)seen ?: 1 : next_visit(word, seen, now);
 	return end_conn(&entry.tuple, entry.is_ipv6, &entry.found, seen, END_EXPIRED) ? 0 : now + 1;
 }
 
@@ -240,7 +243,7 @@ INLINE bool sweep_run(struct pool *pool, u64 until)
 	return false;
 }
 
-/* End a trace or a log that its process no longer renews: it hangs, or was killed. The lower half is a tick. */
+/* End a trace, a log or announcements that their process no longer renews: it hangs, or was killed. The lower half is a tick. */
 INLINE void end_lease(u64 *lease)
 {
 	u64 until = READ_ONCE(*lease);
@@ -258,6 +261,8 @@ static int sweep(void *map, u32 *key, struct sweeper *sweeper)
 	u64 until = began + RUN_NS;
 	end_lease(&root->trace);
 	end_lease(&root->log);
+	end_lease(&root->sync);
+	end_lease(&root->backup);
 	bool more = drop_half_open_run(pool, &root->settings, until) || sweep_run(pool, until);
 	u64 spent = note_run(TIMER_EXPIRY, began);
 	bpf_timer_start(&sweeper->timer, more ? pause_after(spent) : ROUND_NS, 0);

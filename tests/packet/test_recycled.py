@@ -23,6 +23,7 @@ from tests.packet.host import HOOKS, new_host, populated_namespace
 from tests.recycled import (
     ARRAY,
     DEVMAP_HASH,
+    MAPS,
     PERCPU_ARRAY,
     PERCPU_HASH,
     PROG_ARRAY,
@@ -86,7 +87,7 @@ def _elements(descriptor: int) -> dict[bytes, bytes]:
         with RingBuffer.duplicate(descriptor) as ring:
             records = ring.records()
             return {b"records": b"".join(records)} if records else {}
-    if kind in (ARRAY, PERCPU_ARRAY, PROG_ARRAY):
+    if kind in (ARRAY, PERCPU_ARRAY, PROG_ARRAY, MAPS):
         with (PerCpuArray if kind == PERCPU_ARRAY else ArrayMap).duplicate(descriptor) as array:
             found = {struct.pack("<I", index): array.get(index) or b"" for index in range(array.max_entries)}
     else:
@@ -103,7 +104,7 @@ def soil(state: State) -> None:
         for name, descriptor in found.maps.items():
             info = kernel.map_info(descriptor)
             dirt = (DIRT * info.value_size)[: info.value_size]
-            if info.type in (PROG_ARRAY, RINGBUF) or name in TIMERS or ".rodata" in name:
+            if info.type in (PROG_ARRAY, MAPS, RINGBUF) or name in TIMERS or ".rodata" in name:
                 continue  # only programs write to a ring buffer
             if info.type == QUEUE:
                 with QueueMap.duplicate(descriptor) as queue:
@@ -137,7 +138,8 @@ def test_its_maps_hold_what_those_of_a_new_load_do(stock: Stock) -> None:
         assert not stock.loads, "it was not used"
         again = contents(state)
     unlike = {name for name in new if new[name] != soiled[name]}
-    assert new.keys() - unlike == {*TIMERS, "conn_log", "director.rodata", *load.TAILCALLS, "tracers_tc"}
+    written_by_programs = "conn_log", "sync_counts", "sync_rings"
+    assert new.keys() - unlike == {*TIMERS, *written_by_programs, "director.rodata", *load.TAILCALLS, "tracers_tc"}
     assert "director.bss" in unlike
     assert again == new
 

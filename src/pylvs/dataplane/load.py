@@ -29,6 +29,7 @@ from pylvs.dataplane.state import (
     ORPHANS,
     RESTORE,
     SIP,
+    STORE,
     TC,
     TRANSFER,
     XDP,
@@ -52,6 +53,9 @@ CONNECTION_MAPS = (
     "connections",
     "overflow_index",
     "calls",
+    "synced_notes",
+    "sync_counts",
+    "sync_rings",
     "conn_counts",
     "controls",
     "half_opens",
@@ -78,7 +82,7 @@ _HALF_OPEN_BATCHES, _LARGEST_BATCH = 4096, 64  # of the ring of half-open connec
 # Connections whose clients use one port for very many services: a part of all, and at least so many.
 _OVERFLOW_INDEX, _LEAST_OVERFLOW_INDEX = 16, 1024
 _CALLS = 16  # templates of SIP calls: a part of all connections
-_ON_DEMAND = ("calls",)  # maps whose elements take memory only while they are used
+_ON_DEMAND = ("calls", "synced_notes")  # maps whose elements take memory only while they are used
 _ROUTE_SETS, _LEAST_ROUTE_SETS = 131072, 4096
 _HOP_SLOTS, _LEAST_HOP_SLOTS = 65536, 2048
 _MOST_DESTINATIONS, _LEAST_DESTINATIONS = 131072, 4096
@@ -190,6 +194,7 @@ def _sizes(connections: int) -> dict[str, int]:
     sizes = {"connections": all_slots // abi.constant("ENTRIES"), "controls": all_slots, "transfer_sent": all_slots}
     sizes["overflow_index"] = max(connections // _OVERFLOW_INDEX, _LEAST_OVERFLOW_INDEX)
     sizes["calls"] = max(connections // _CALLS, _LEAST_OVERFLOW_INDEX)
+    sizes["synced_notes"] = connections  # until services are configured, none may have its real server
     sizes["expiry_ticks"] = all_slots // (abi.constant("LINE_TICKS") * abi.constant("TICK_SLOTS")) + 1
     sizes |= dict.fromkeys(("destinations", "conn_counts", "destination_bases", "estimates", "names"), destinations)
     sizes |= dict.fromkeys(("nat_servers", "nat_older"), destinations)
@@ -209,7 +214,7 @@ def _sizes(connections: int) -> dict[str, int]:
 
 
 def table_bytes(connections: int) -> int:
-    """Return the memory that a table takes at once, without the elements of `overflow_index` and `calls`."""
+    """Return the memory that a table takes at once, without `overflow_index`, `calls` and `synced_notes`."""
     maps, sizes = abi.shipped().objects[OBJECT]["maps"], _sizes(connections)
     at_once = (name for name in CONNECTION_MAPS if name not in _ON_DEMAND)
     return sum(sizes.get(name, 1) * int(maps[name]["value_size"]) for name in at_once)
@@ -223,7 +228,7 @@ def new_seeds() -> tuple[int, ...]:
 
 def _entry_of(program: str) -> str:
     """Return the program with which a program is loaded: tail calls stay within XDP, TC or TC egress."""
-    if program in (*ENTRIES, RESTORE, *TRANSFER, BYPASS, *TRACE_ENTRIES, *PLAIN_ENTRIES):
+    if program in (*ENTRIES, RESTORE, STORE, *TRANSFER, BYPASS, *TRACE_ENTRIES, *PLAIN_ENTRIES):
         return program
     if program.startswith(SIP):
         return SIP

@@ -36,6 +36,7 @@ CLOCK, ORPHANS, CACHE_SWEEP = "read_clock", "end_orphans", "sweep_cache"  # prog
 RESTORE = "restore_conns"  # run by a copy of the connection table, for which alone it is loaded
 FIXED_CAPACITY = "conn-max-fixed"  # a note: an operator set the capacity of the connection table
 TRANSFER = DUMP, TAKE = ("dump_conns", "take_conns")  # of a process that copies connections between directors
+STORE = "store_synced"  # run by a process that stores what another director announces, which loads it
 LOADED = "maps"  # the directory with the pins of the load in force
 _LOADS = f"{LOADED}-"  # prefix of the directories of other loads; a number follows
 _UNFINISHED, _BUILD = "unfinished", "build"  # notes of a load

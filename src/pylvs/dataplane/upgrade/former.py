@@ -30,7 +30,7 @@ _ANEW = {
 _COPIED = {"book": ("service_top", "destination_top", "member_top", "trash_began_s")}
 _WITH_DEFAULTS = "settings"  # a structure: a setting that the other build lacks has its default
 _ADDED: dict[str, tuple[str, ...]] = {
-    "root": ("log",)
+    "root": ("log", "sync", "backup"),
 }  # fields that an earlier release lacks, by structure: they begin at 0
 # Enumerations whose values maps store.
 _STORED = (

@@ -57,6 +57,7 @@ _RECORD = (
     "assured",
     "is_call",
     "has_ended",
+    "synced",
 )
 
 
@@ -131,6 +132,8 @@ class Source:
         self._of_ipv6 = abi.constant("TUPLE_IPV6")
         self.control = former.records("controls").get
         self.calls = HashMap.open(former.path("calls"))
+        notes = former.path("synced_notes")
+        self.notes = HashMap.open(notes) if os.path.exists(notes) else None  # an older build has none
         self.table = LargeArray.open(former.path("connections"))
 
     def connections(self) -> Iterator[tuple[int, Entry]]:
@@ -185,7 +188,9 @@ class ConnectionCopy:
         self._states = abi.constant("STATES") - 1
         self._half_open = {abi.constant(f"STATE_{name}") for name in _HALF_OPEN.split()}
         self._controlled, self._call = abi.constant("CONN_CONTROLLED"), abi.constant("CONN_CALL")
-        self._calls = fresh.calls
+        self._noted = abi.constant("CONN_NOTED")
+        self._synced = self._noted | abi.constant("CONN_SYNCED")
+        self._calls, self._notes = fresh.calls, fresh.synced_notes
         self._blocks: list[bytes] = []  # of the table, as the last pass of everything read them
         self._templates: dict[int, int] = {}  # slots of the templates in the fresh table, by those in the former one
         self._early: list[Seen] = []  # connections that the last pass read after it had passed their templates
@@ -336,6 +341,7 @@ class ConnectionCopy:
             assured,
             bool(seen.entry.flags & self._call),
             seen.has_ended,
+            seen.entry.flags & self._synced,
         )
         self._batch.append(seen)
         if len(self._batch) == self._records.count:
@@ -357,7 +363,7 @@ class ConnectionCopy:
         for seen, slot in zip(batch, taken, strict=True):
             if seen.has_ended:
                 self.restored += 1
-            elif not slot or not self._copy_call(seen, slot):
+            elif not slot or not self._copy_rest(seen, slot):
                 self.refused += 1
             else:
                 self.restored += 1
@@ -365,15 +371,23 @@ class ConnectionCopy:
                     self._templates[seen.slot] = slot
         self._flush()
 
-    def _copy_call(self, seen: Seen, slot: int) -> bool:
-        """Copy what the template of a SIP call stands for, unless it has just ended. End it if there is no space."""
-        if not seen.entry.flags & self._call:
-            return True
-        call = self._source.calls.get(_SLOT.pack(seen.slot))
-        try:
-            if call:
-                self._calls.put(_SLOT.pack(slot), call)
-        except NoSpace:
-            self._put(seen._replace(was=seen.entry.word, has_ended=True))
-            return False
+    def _copy_rest(self, seen: Seen, slot: int) -> bool:
+        """Copy what the template of a SIP call stands for, and the note of a connection, unless it has just ended.
+
+        End it if there is no space.
+        """
+        source = self._source
+        for flag, former, fresh in (
+            (self._call, source.calls, self._calls),
+            (self._noted, source.notes, self._notes),
+        ):
+            if not seen.entry.flags & flag or former is None:
+                continue
+            value = former.get(_SLOT.pack(seen.slot))
+            try:
+                if value:
+                    fresh.put(_SLOT.pack(slot), value)
+            except NoSpace:
+                self._put(seen._replace(was=seen.entry.word, has_ended=True))
+                return False
         return True

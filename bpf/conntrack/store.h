@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Insert connections and templates that another director announced (IPVS-SEMANTICS 10.5).
+ */
+#pragma once
+#include "conntrack/announce.h"
+#include "conntrack/create.h"
+#include "conntrack/end.h"
+#include "lb/call_template.h"
+
+/* Return the real server of a connection: its destination, else what the map `synced_notes` has. */
+INLINE const struct address *server_of(const struct connection *c, u32 slot)
+{
+	const struct destination *d = map_elem(destinations, c->destination);
+	if (d)
+		return &d->address;
+	const struct synced_note *note = bpf_map_lookup_elem(&synced_notes, &slot);
+	return note ? &note->server : NULL;
+}
+
+INLINE bool has_server(const struct sync_record *record, const struct found *found)
+{
+	const struct address *server = server_of(found->connection, found->slot);
+	return server && found->connection->port == record->port && same_address(server, &record->server, true);
+}
+
+/* Let packets that follow be counted from the number with which IPVS begins. */
+VERIFIED_ONCE int begin_count(u32 slot, u32 packets, u32 state)
+{
+	struct sync_count *n = sync_count_of(slot);
+	struct conn_entry4 *conn = conn_at(slot);
+	if (!n || !conn)
+		return 0;
+	u64 generation = conn->connection.word >> WORD_GENERATION << SENT_GENERATION;
+	WRITE_ONCE(n->packets, generation | packets);
+	WRITE_ONCE(n->sent, generation | (u64)(state & (STATES - 1)) << SENT_STATE);
+	return 0;
+}
+
+INLINE void set_note(struct synced_note *note, const struct sync_record *record)
+{
+	*note = (struct synced_note){.server = record->server,
+				     .mark = record->mark,
+				     .server_family = record->server_family,
+				     .sequence_flags = record->sequence_flags};
+	__builtin_memcpy(note->sequence, record->sequence, sizeof(note->sequence));
+}
+
+/* Replace what was announced of the connection besides. Unbound ones keep their note. */
+INLINE void update_note(const struct sync_record *record, const struct found *found)
+{
+	struct synced_note note;
+	u32 slot = found->slot;
+	if (!record->sequence_flags)
+		return;
+	set_note(&note, record);
+	if (!bpf_map_update_elem(&synced_notes, &slot, &note, BPF_ANY))
+		found->connection->flags |= CONN_NOTED;
+}
+
+/* Update a connection or template that has the announced real server. */
+INLINE enum sync_result update_synced(struct sync_record *record, const struct found *found)
+{
+	struct connection *c = found->connection;
+	bool is_template = record->state == STATE_TEMPLATE;
+#pragma nounroll
+	for (u32 i = 0; i < 4; i++) { /* packets may change the word */
+		u64 seen = READ_ONCE(c->word);
+		if (word_dying(seen))
+			return SYNC_EXPIRING;
+		u64 next = (seen & ~((1ULL << WORD_DYING) - 1)) | (u64)record->state << WORD_STATE | record->expiry;
+		if (__sync_val_compare_and_swap(&c->word, seen, next) != seen)
+			continue;
+		struct control *control = is_template ? control_of(found->slot) : NULL;
+		if (control) {
+			WRITE_ONCE(control->timeout, record->timeout);
+			if (record->assured)
+				control->assured = record->assured;
+		} else {
+			move_count(c->destination, word_state(seen), record->state);
+			update_note(record, found);
+		}
+		note_expiry(found->slot, record->expiry);
+		begin_count(found->slot, record->packets, record->state);
+		return SYNC_UPDATED;
+	}
+	return SYNC_EXPIRING;
+}
+
+INLINE enum sync_result insert_synced(struct sync_record *record, const union tuple *tuple, bool is_ipv6,
+				      const struct call *call)
+{
+	struct synced_note note;
+	set_note(&note, record);
+	bool unbound = record->destination == NO_INDEX && record->method != METHOD_BYPASS;
+	bool is_noted = unbound || record->sequence_flags, is_template = record->state == STATE_TEMPLATE;
+	struct new_conn new = {
+		.tuple = tuple,
+		.destination = map_elem(destinations, record->destination),
+		.conn = {.destination = record->destination,
+			 .port = record->port,
+			 .method = is_template && !unbound ? METHOD_LOCAL : record->method,
+			 .flags = CONN_SYNCED | (is_noted ? CONN_NOTED : 0) | (call ? CONN_CALL : 0),
+			 .word = (u64)(record->has_reply & 1) << WORD_SEEN_REPLY | 1ULL << WORD_IN_USE},
+		.state = record->state & (STATES - 1),
+		.expiry = record->expiry,
+		.has_control = is_template,
+		.control = {.timeout = record->timeout, .assured = record->assured},
+		.is_ipv6 = is_ipv6,
+		.nat = true,
+		.call = call,
+		.note = is_noted ? &note : NULL,
+		.user = BY_COMMAND,
+	};
+	new.conn.word &= ~((u64)(is_half_open_state(new.state) || is_template) << WORD_IN_USE);
+	if (!new.destination && record->destination != NO_INDEX)
+		return SYNC_EXPIRING;
+	enum create_result result = insert_conn(&new);
+	if (result != CREATED)
+		return result == CREATE_FULL || result == CREATE_NO_ENTRY ? SYNC_FULL : SYNC_EXPIRING;
+	if (is_evictable(new.conn.word))
+		append_half_open(new.slot, new.conn.word >> WORD_GENERATION, BY_COMMAND);
+	begin_count(new.slot, record->packets, record->state);
+	return SYNC_CREATED;
+}
+
+/* Set the tuple of a call's template. */
+VERIFIED_ONCE int set_synced_call(union tuple *tuple, const struct call *call)
+{
+	if (!tuple || !call)
+		return 0;
+	struct tuple6 *six = &tuple->v6;
+	be16 port = call->family == 6 ? six->dport : tuple->v4.dport;
+	u8 protocol = call->family == 6 ? six->protocol : tuple->v4.protocol;
+	call_tuple(six, call, port, protocol);
+	return 0;
+}
+
+INLINE int store_record(u32 index)
+{
+	struct sync_record *record = map_elem(sync_records, index);
+	if (!record)
+		return 0;
+	union tuple tuple = record->tuple;
+	bool is_ipv6 = record->family == 6;
+	struct call *call = record->call ? map_elem(sync_calls, record->call - 1) : NULL;
+	if (call) {
+		set_synced_call(&tuple, call);
+		is_ipv6 = true;
+	}
+	struct found found = find_tuple(&tuple, is_ipv6);
+	enum sync_result ended = SYNC_CREATED;
+	if (found.connection) {
+		bool is_same = record->state == STATE_TEMPLATE || has_server(record, &found);
+		bool binds = is_unbound(found.connection) && record->destination != NO_INDEX;
+		if (!is_same && record->inactive) {
+			record->result = SYNC_IGNORED;
+			return 0;
+		}
+		if (is_same && !binds) {
+			record->result = update_synced(record, &found);
+			return 0;
+		}
+		u64 seen = READ_ONCE(found.connection->word);
+		if (!is_complete(found.slot) || !end_conn(&tuple, is_ipv6, &found, seen, END_RESTORED)) {
+			record->result = SYNC_EXPIRING;
+			return 0;
+		}
+		ended = is_same ? SYNC_UPDATED : SYNC_REPLACED;
+	}
+	enum sync_result result = insert_synced(record, &tuple, is_ipv6, call);
+	record->result = result == SYNC_CREATED ? ended : result;
+	return 0;
+}
+
+static int store_step(u32 index, void *unused)
+{
+	struct sync_record *record = map_elem(sync_records, index);
+	if (!record || !record->family)
+		return 1;
+	store_record(index);
+	return 0;
+}
+
+/* Python runs this for each batch of `sync_records`. */
+SEC("tc")
+int store_synced(struct __sk_buff *skb)
+{
+	bpf_loop(SYNC_RECORDS, store_step, NULL, 0);
+	return 0;
+}

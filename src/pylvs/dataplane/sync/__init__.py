@@ -1,0 +1,1 @@
+"""Connections that this director announces to others, and those that others announce to it."""
