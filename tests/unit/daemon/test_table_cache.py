@@ -299,12 +299,18 @@ def test_a_service_that_replaces_another_leaves_none_of_its_rows(director: Watch
     assert {each.service.key for each in director.services()} == {WEB, MARK}
 
 
-def test_edits_come_in_slices(director: Watched, table: TableCache) -> None:
-    plan = table.plan(DesiredTable([row(WEB, server(1), server(2))]))
-    assert table.apply(plan.edits, 0) == (1, [])
-    assert [len(each.destinations) for each in director.services()] == [0]
-    assert table.apply(plan.edits[1:], LONG_S) == (2, [])
-    assert [len(each.destinations) for each in director.services()] == [2]
+def test_edits_come_in_slices_but_a_new_service_is_complete(director: Watched, table: TableCache) -> None:
+    director.add_service(VirtualService(MARK))
+    plan = table.plan(DesiredTable([row(WEB, server(1), server(2)), row(DNS, server(3))]))
+    assert table.apply(plan.edits, 0) == (3, [])
+    assert {each.service.key: len(each.destinations) for each in director.services()} == {MARK: 0, WEB: 2}
+    assert table.apply(plan.edits[3:], LONG_S) == (2, [])
+    assert [len(each.destinations) for each in director.services()] == [0, 2, 1]
+
+
+def test_a_whole_new_table_is_one_slice(director: Watched, table: TableCache) -> None:
+    plan = table.plan(DesiredTable([row(WEB, server(1), server(2)), row(DNS, server(3))]))
+    assert table.apply(plan.edits, 0) == (5, [])
 
 
 def test_services_of_checks_stay_while_desired_and_are_deleted_after_a_crash(

@@ -418,18 +418,21 @@ class TableCache:
     def apply(self, todo: Sequence[Edit], budget_s: float) -> tuple[int, list[str]]:
         """Apply edits of a plan for about `budget_s`; return how many were tried, and those that were refused, as text.
 
+        A new service takes effect with all its destinations, and so does a whole new table, although that takes longer.
         The destinations of a service that could not be added are skipped. If a usable destination could not be added,
         the last usable one stays. Raises TableChanged, Busy, OSError before the first edit.
         """
         refused: list[str] = []
+        added = set[ServiceKey]()
         count = 0
         with self.director.batch():
             self._check_unchanged()
             assert self._snapshot is not None
+            is_new = not self._snapshot
             end = time.monotonic() + budget_s
             try:
                 for edit in todo:
-                    if count and time.monotonic() >= end:
+                    if count and not (is_new or edit.key in added) and time.monotonic() >= end:
                         break
                     count += 1
                     if edit.key not in self._snapshot and not edit.adds_service:
@@ -446,6 +449,8 @@ class TableCache:
                             self._lacking.add(edit.key)
                     else:
                         edit.apply_to(self._snapshot)
+                        if edit.adds_service:
+                            added.add(edit.key)
             except BaseException:
                 self._snapshot = None  # the last edit may or may not be in the table
                 raise
