@@ -198,6 +198,11 @@ struct {
 
 PERCPU_MAP(limiters, struct limiter, 1);
 
+enum { PEER_WINDOWS = 1024 }; /* receivers of ICMP errors with the same hash share a window */
+
+/* Errors of a second to a receiver: the second in the upper half, their number in the lower one. */
+ARRAY_MAP(peer_windows, u64, PEER_WINDOWS, 0);
+
 PERCPU_MAP(recent_services, struct recent_service, 1);
 
 /* Path MTUs to tunnel destinations. The key's first word is the IPv4 address of the real server, the second one that of

@@ -65,7 +65,7 @@ INLINE enum create_result insert_conn(struct new_conn *new)
 		control->assured = new->control.assured;
 	}
 	u32 is_judged = new->conn.word >> WORD_JUDGED & 1;
-	count_conn(new->conn.destination, new->state | is_judged * STATE_IS_JUDGED);
+	count_conn(new->conn.destination, new->state);
 	result = publish(&key, &found, new->user);
 	if (likely(result == CREATED)) {
 		if (new->destination && new->conn.method == METHOD_MASQ) {
@@ -73,12 +73,25 @@ INLINE enum create_result insert_conn(struct new_conn *new)
 				publish_reply(&key, &new->destination->address, new->conn.port, slot);
 			mark_complete(slot);
 		}
+		if (unlikely(is_judged))
+			count_begun(new->conn.destination); /* not before: this count only grows */
 		note_expiry(slot, new->expiry);
 		new->slot = slot;
 		return CREATED;
 	}
-	uncount_conn(new->conn.destination, word_state(new->conn.word) | is_judged * STATE_IS_JUDGED);
+	uncount_conn(new->conn.destination, word_state(new->conn.word));
 	return result;
+}
+
+/* Submit the record of a connection that was inserted, or discard it. */
+INLINE void submit_opened(struct conn_event *event, const struct new_conn *new, bool inserted)
+{
+	if (!inserted) {
+		bpf_ringbuf_discard(event, BPF_RB_NO_WAKEUP);
+		return;
+	}
+	fill_event(event, new->tuple, new->is_ipv6, &new->conn, CONN_OPENED | new->state << 8);
+	bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
 }
 
 /* Insert a connection to the chosen destination, in the state that its first packet causes. */
@@ -110,7 +123,11 @@ INLINE enum create_result create_conn(struct scratch *w, struct destination *d, 
 	};
 	u32 opens = state * (1 - p->by_inner);
 	new.conn.word = (u64)(take_voucher(&p->tuple, p->is_ipv6, opens, now) & 1) << WORD_JUDGED;
+	/* Before other CPUs can end the connection: that record follows this one. */
+	struct conn_event *event = !is_dry() && is_logged(now) ? reserve_event() : NULL;
 	enum create_result result = insert_conn(&new);
+	if (unlikely(event))
+		submit_opened(event, &new, result == CREATED);
 	w->flow.slot = new.slot;
 	if (unlikely(result != CREATED))
 		return result;
@@ -121,8 +138,6 @@ INLINE enum create_result create_conn(struct scratch *w, struct destination *d, 
 	}
 	if (likely(is_evictable(new.conn.word)))
 		note_half_open(new.slot, new.conn.word >> WORD_GENERATION, w->service.slot);
-	if (is_logged(now))
-		log_conn(new.slot, CONN_OPENED | state << 8);
 	if (controlled && w->flow.opens && (state == STATE_TCP_FIRST || state == STATE_SCTP_FIRST))
 		assure(new.slot, ASSURED); /* sloppy_tcp, sloppy_sctp */
 	return CREATED;

@@ -65,7 +65,7 @@ INLINE bool end_conn(const union tuple *tuple, bool is_ipv6, const struct found 
 		return false;
 	}
 	if (is_logged(ticks()) && word_state(seen) != STATE_TEMPLATE && ending != END_RESTORED)
-		log_conn(slot, CONN_EXPIRED + ending | word_state(seen) << 8);
+		log_end(slot, CONN_EXPIRED + ending | word_state(seen) << 8);
 	unlink_entry(&key, slot);
 	if (ending != END_REPLACED)
 		uncount_conn(copy.destination, word_state(seen));

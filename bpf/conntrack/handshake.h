@@ -90,6 +90,15 @@ INLINE void give_vouchers(u64 hash, bool was_judged, u32 now)
 	}
 }
 
+/* Count a handshake that begins. */
+VERIFIED_ONCE int count_begun(u32 destination)
+{
+	struct conn_counts *n = conn_counts_of(destination);
+	if (n)
+		__sync_fetch_and_add(&n->begun, 1);
+	return 0;
+}
+
 /* What a packet does to the handshake of its connection, and what is known of it. */
 enum handshake_step {
 	HANDSHAKE_COMPLETED = 1, /* it completes it, which no packet did before */

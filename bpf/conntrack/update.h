@@ -27,19 +27,14 @@ INLINE void add_half_open(s32 more)
 		__sync_fetch_and_add(count, (s64)more);
 }
 
-/* A flag of a state for the next two functions: `begun` counts the handshake. */
-enum { STATE_IS_JUDGED = STATES };
-
-VERIFIED_ONCE int count_conn(u32 destination, u32 first)
+VERIFIED_ONCE int count_conn(u32 destination, u32 state)
 {
-	u32 state = first & (STATES - 1);
+	state &= STATES - 1;
 	add_half_open(is_half_open_state(state));
 	struct conn_counts *n = conn_counts_of(destination);
 	if (!n)
 		return 0;
 	__sync_fetch_and_add(count_of(n, state), 1);
-	if (unlikely(first & STATE_IS_JUDGED))
-		__sync_fetch_and_add(&n->begun, 1);
 	if (unlikely(n->upper) && n->active + n->inactive >= n->upper)
 		n->overloaded = 1;
 	return 0;
@@ -64,8 +59,6 @@ VERIFIED_ONCE int uncount_conn(u32 destination, u32 last)
 	struct conn_counts *n = conn_counts_of(destination);
 	if (!n)
 		return 0;
-	if (unlikely(last & STATE_IS_JUDGED))
-		__sync_fetch_and_add(&n->begun, -1);
 	if (__sync_fetch_and_add(count_of(n, state), -1) == 1)
 		note_idle(n);
 	note_removed(n);

@@ -2,7 +2,7 @@
  * Rate limits of ICMP errors: for each CPU, and for each receiver over all CPUs. Errors that report a path MTU do not
  * count for the CPU, as in Linux, because a connection stops without them.
  *
- * The state is in variables, which a newer object begins anew.
+ * The copies of `pylvs trace` share the state, so a traced packet takes from the same limits.
  */
 #pragma once
 #include "abi/config.h"
@@ -10,13 +10,7 @@
 #include "abi/percpu.h"
 #include "parse/packet.h"
 
-enum {
-	PEER_WINDOWS = 1024, /* receivers with the same hash share a window */
-	PEER_SHARE = 4, /* a receiver gets at most this part of a CPU's errors */
-};
-
-/* Events of a second: the second in the upper half, their number in the lower one. */
-static u64 peer_windows[PEER_WINDOWS];
+enum { PEER_SHARE = 4 }; /* a receiver gets at most this part of a CPU's errors */
 
 /* Count an event. Return whether it is among the first `limit` of this second. */
 INLINE bool is_within(u64 *window, u32 limit)
@@ -40,8 +34,8 @@ INLINE u64 *peer_window(const struct packet *p, bool reports_mtu)
 		mixed = (mixed ^ peer.word[i]) * table_key.seeds[0];
 		mixed ^= mixed >> 32;
 	}
-	u32 at = barrier_var((u32)(mixed * table_key.seeds[1] >> 32)) & (PEER_WINDOWS - 1);
-	return &peer_windows[at];
+	u32 at = (u32)(mixed * table_key.seeds[1] >> 32) & (PEER_WINDOWS - 1);
+	return map_elem(peer_windows, at);
 }
 
 /* Whether an ICMP error may be sent to the packet's sender. */
@@ -51,7 +45,8 @@ INLINE bool may_send(const struct root *root, const struct packet *p, bool repor
 	u32 rate = root->settings.icmp_per_second, second = ticks() / ticks_per_second;
 	if (!rate || !limiter)
 		return true;
-	if (!is_within(peer_window(p, reports_mtu), rate / PEER_SHARE ?: 1))
+	u64 *window = peer_window(p, reports_mtu);
+	if (!window || !is_within(window, rate / PEER_SHARE ?: 1))
 		return false;
 	if (reports_mtu)
 		return true;

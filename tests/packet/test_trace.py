@@ -272,6 +272,20 @@ def test_a_record_of_an_icmp_error_has_its_reason(director_host: Host, session: 
     assert (none.verdict, none.reason, none.service) == ("rejected", "no_destination", str(service))
 
 
+def test_a_traced_error_takes_from_the_limits_of_all(director_host: Host, session: Session) -> None:
+    """Else a session would double what one receiver gets."""
+    service = serve(director_host)
+    with ArrayMap.open(director_host.director.tables.path("peer_windows")) as windows:
+
+        def counted() -> list[bytes | None]:
+            return [windows.get(at) for at in range(windows.max_entries)]
+
+        before = counted()
+        late = traced(director_host, session, tcp("S", sport=4000, dport=service.port, ttl=1), "tc")
+        assert late.verdict == "rejected"
+        assert counted() != before
+
+
 def test_fragments_are_held_until_the_last_one_is_forwarded(director_host: Host, session: Session) -> None:
     service = serve(director_host, protocol=Protocol.UDP)
     first, last = fragments(4, 4000, 96, 64, service.port)

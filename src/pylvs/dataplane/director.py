@@ -318,14 +318,16 @@ class BpfDirector:
         if self._former:
             return self._former.packet_counts(totals)
         tables = self.tables
+        forwarded = reader.forwarded(tables)
         return PacketCounts(
             reader.reason_counts(tables),
             reader.table_use(tables),
             reader.expiry(tables),
             reader.timer_runs(tables),
             totals,
-            reader.forwarded(tables),
+            reader.by_device(forwarded),
             {name: each.verdict for name, each in reasons().items()},
+            all_forwarded=reader.all_of(forwarded),
         )
 
     def handshakes(self) -> Mapping[tuple[ServiceKey, DestinationKey], Handshakes]:

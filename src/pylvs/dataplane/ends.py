@@ -12,17 +12,15 @@ from pylvs.bpf import abi
 from pylvs.bpf.reasons import reasons
 from pylvs.dataplane.devices import attach
 from pylvs.dataplane.director import open_director
-from pylvs.dataplane.reader import Reader, ends_by_ifindex, forwarded_by_ifindex, reason_counts
+from pylvs.dataplane.reader import Reader, all_of, ends_by_ifindex, forwarded, reason_counts
 from pylvs.dataplane.tables import Tables, service_of
 from pylvs.model.rows import DeviceEnds, Ends, HookPackets, ServiceEnd
-
-_SENT_BY_HOST = 0  # the ifindex of packets that no device received
 
 
 def ends(tables: Tables) -> Ends:
     """Return what became of packets so far. Raises NotPermitted, Unsupported."""
-    devices, forwarded = _of_devices(tables)
-    reasons = {"forwarded xdp": forwarded.xdp, "forwarded tc": forwarded.tc, **reason_counts(tables)}
+    devices, total = _of_devices(tables)
+    reasons = {"forwarded xdp": total.xdp, "forwarded tc": total.tc, **reason_counts(tables)}
     return Ends(devices, reasons, _of_services(tables))
 
 
@@ -68,20 +66,18 @@ def _described(device: DeviceEnds) -> dict[str, Any]:
 
 def _of_devices(tables: Tables) -> tuple[tuple[DeviceEnds, ...], HookPackets]:
     """Return the ends by attached device, and all forwarded packets, those of former devices too."""
-    layout, destinations = abi.shipped(), tables.book.get(0, "destination_top")
     there = attach.attached(tables.state)
     before = {each.ifindex: attach.received(tables.state, each.ifindex) for each in there}
-    forwarded = forwarded_by_ifindex(layout, tables.device_packets, tables.statistics, destinations)
-    other = ends_by_ifindex(layout, tables.device_packets)
+    by_index = forwarded(tables)
+    other = ends_by_ifindex(abi.shipped(), tables.device_packets)
     found = []
     for device in there:
         first, last = before[device.ifindex], attach.received(tables.state, device.ifindex)
-        xdp, tc = forwarded.get(device.ifindex, (0, 0))
+        xdp, tc = by_index.get(device.ifindex, (0, 0))
         passed, dropped, held = other.get(device.ifindex, (0, 0, 0))
         received = (first[0], last[1]) if first and last else None
         found.append(DeviceEnds(device.device, received, HookPackets(xdp, tc), passed, dropped, held))
-    received_by = [packets for index, packets in forwarded.items() if index != _SENT_BY_HOST]
-    return tuple(found), HookPackets(sum(xdp for xdp, _ in received_by), sum(tc for _, tc in received_by))
+    return tuple(found), all_of(by_index)
 
 
 def _of_services(tables: Tables) -> tuple[ServiceEnd, ...]:

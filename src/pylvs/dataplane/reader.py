@@ -42,6 +42,7 @@ _COUNTS = ("active", "inactive", "persistent")
 _MEMBER = ("destination", "weight", "upper", "lower", "method", "tunnel")
 
 
+_SENT_BY_HOST = 0  # the ifindex of packets that no device received
 _FORWARDED = "REASON_FORWARDED_"  # counted by destination
 _PLAIN = "PLAIN_"  # reasons of enum plain: counted by device
 
@@ -84,10 +85,16 @@ def ends_by_ifindex(layout: Abi, device_packets: maps.PerCpuArray) -> dict[int, 
     return packets
 
 
-def forwarded(tables: Tables) -> dict[str, HookPackets]:
-    """Return the forwarded packets by ingress device, for the devices that there are."""
+def forwarded(tables: Tables) -> dict[int, list[int]]:
+    """Return the forwarded packets by the ifindex of the ingress device, those of XDP and those of TC."""
     layout, destinations = abi.shipped(), tables.book.get(0, "destination_top")
-    return by_device(forwarded_by_ifindex(layout, tables.device_packets, tables.statistics, destinations))
+    return forwarded_by_ifindex(layout, tables.device_packets, tables.statistics, destinations)
+
+
+def all_of(packets: Mapping[int, Sequence[int]]) -> HookPackets:
+    """Return the sum of forwarded packets that devices received, those that are gone as well."""
+    received = [each for index, each in packets.items() if index != _SENT_BY_HOST]
+    return HookPackets(sum(xdp for xdp, _ in received), sum(tc for _, tc in received))
 
 
 def by_device(packets: Mapping[int, Sequence[int]]) -> dict[str, HookPackets]:

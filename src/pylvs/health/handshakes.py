@@ -18,6 +18,7 @@ MINUTE_S = 60.0
 RECENT_S = 8.0  # shows a change sooner, where there are enough handshakes
 GRACE_S = 3.0  # a handshake counts as failed only then: a slow server may still answer
 STEP_S = 5.0  # between the older counts that a history keeps
+FORGOTTEN_S = 3600.0  # so long the counts of a server that is gone are known: it may come back, and continue
 FEWEST = 5  # handshakes begun, of a server that is named
 MOST_SHARE = 0.25  # of what the others complete: a server that completes more is not named
 RECOVERED_SHARE = 0.5  # of what the others complete: then it is named no more
@@ -161,6 +162,7 @@ class HandshakeHistory(Generic[Name]):
     def __init__(self) -> None:
         self.totals: dict[Name, Handshakes] = {}  # since the first update, over tables that were made again
         self._last: dict[Name, Handshakes] = {}  # as the packet path counted them
+        self._gone: dict[Name, float] = {}  # since when servers of `_last` are not there
         self._minutes: dict[Name, _Minute] = {}
         self._at: float | None = None  # of the last update
 
@@ -180,7 +182,7 @@ class HandshakeHistory(Generic[Name]):
             total += Handshakes(found.begun - before.begun, found.completed - before.completed)
             self.totals[name] = total
             minute.recent.append((now, total))
-        self._last |= counted  # also of those that are gone: they may continue
+        self._keep(counted, now)
         self._at = now
         for name in self.totals.keys() - counted.keys():  # gone from the table
             del self.totals[name]
@@ -189,6 +191,15 @@ class HandshakeHistory(Generic[Name]):
             minute.advance(now)
         for name in [name for name, minute in self._minutes.items() if minute.is_over(now)]:
             del self._minutes[name]
+
+    def _keep(self, counted: Mapping[Name, Handshakes], now: float) -> None:
+        """Note the counts of servers, and forget those that were gone for long."""
+        self._last |= counted
+        for name in self._gone.keys() & counted.keys():
+            del self._gone[name]
+        for name in self._last.keys() - counted.keys():
+            if now - self._gone.setdefault(name, now) >= FORGOTTEN_S:
+                del self._last[name], self._gone[name]
 
     def forget(self, names: Iterable[Name]) -> None:
         """Let the last minute of these servers begin now."""

@@ -160,8 +160,9 @@ class PacketCounts:
     expiry: Expiry | None = None
     timers: tuple[TimerRuns, ...] = ()
     totals: Counters = Counters()  # of all present and former services, as in /proc/net/ip_vs_stats
-    forwarded: Mapping[str, HookPackets] = field(default_factory=dict)  # by ingress device
+    forwarded: Mapping[str, HookPackets] = field(default_factory=dict)  # by ingress device, for those that there are
     verdicts: Mapping[str, str] = field(default_factory=dict)  # of the reasons and of forwarded packets, by name
+    all_forwarded: HookPackets = HookPackets(0, 0)  # by devices that are gone, too: it only grows
 
 
 def refusals(reasons: Mapping[str, int]) -> dict[str, int]:

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 
 from pylvs.bpf import abi
 from pylvs.bpf.maps import RingBuffer
-from pylvs.dataplane import load
 from pylvs.dataplane.connections import states
 from pylvs.dataplane.state import State
 from pylvs.dataplane.tables import Tables, address_of
@@ -20,6 +19,7 @@ from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, PylvsError
 from pylvs.model.service import Method, Protocol
+from pylvs.trace import lease
 
 LEASE_S = 3.0
 _NAME, _LOST = "conn_log", "REASON_LOG_LOST"
@@ -83,16 +83,14 @@ class ConnectionLog:
     def _refuse_another(self) -> None:
         """Raise Busy if another process has the lease."""
         holder, until = divmod(self._tables.root.get(0, "log"), 1 << 32)
-        left = until - load.clock(self._state) & 0xFFFFFFFF
         if self._renewed_s and holder == os.getpid():
             return
-        if holder and left < 1 << 31 and os.path.exists(f"/proc/{holder}"):
+        if holder and not lease.is_over(self._state, until) and os.path.exists(f"/proc/{holder}"):
             raise Busy(f"process {holder} reads the connection log: end it first")
 
     def _renew(self) -> None:
         """Let the packet path record for LEASE_S from now on."""
-        until = load.clock(self._state) + round(LEASE_S * load.ticks_per_second()) & 0xFFFFFFFF
-        self._tables.root.publish(0, "log", os.getpid() << 32 | until)
+        self._tables.root.publish(0, "log", os.getpid() << 32 | lease.until(self._state, LEASE_S))
         self._renewed_s = time.monotonic()
 
     def read(self) -> list[Event]:
@@ -106,8 +104,7 @@ class ConnectionLog:
             self._refuse_another()
             self._renew()
         records += self._ring.records()
-        offset_ns = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        return [self._event(record, offset_ns) for record in records]
+        return list(map(self._event, records))
 
     def _follow(self) -> list[bytes]:
         """Open the tables that are pinned now: an upgrade or `pylvs down` has replaced them. Raises PylvsError.
@@ -137,7 +134,7 @@ class ConnectionLog:
             self._tables.root.publish(0, "log", 0)
         self._ring.close()
 
-    def _event(self, record: bytes, offset_ns: int) -> Event:
+    def _event(self, record: bytes) -> Event:
         fields = self._form.unpack_from(record)
         time_ns, ends, server, mark, port, event, family, server_family, method, state = fields
         size = _ADDRESS_BYTES[family]
@@ -147,7 +144,7 @@ class ConnectionLog:
         name = self._names.get(protocol, {}).get(state, "UDP" if protocol == Protocol.UDP else "NONE")
         why = "" if kind == "OPENED" else _WHY.get(kind) or ("finished" if name in _CLOSED else "timeout")
         return Event(
-            (time_ns + offset_ns) / 1e9,
+            lease.CLOCK.epoch(time_ns),
             why,
             Protocol(protocol) if protocol in list(Protocol) else protocol,
             client,

@@ -26,7 +26,7 @@ from pylvs.model.addresses import Address, endpoint
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import OutOfRange, PylvsError
 from pylvs.model.service import Method, Protocol, ServiceKey
-from pylvs.trace import variants
+from pylvs.trace import lease, variants
 from pylvs.trace.filters import Filter
 from pylvs.trace.packet import DROPPED, FORWARDED, HELD, HOOKS, PASSED, REJECTED, TO_TC, TracedPacket
 
@@ -36,7 +36,6 @@ _RENEW_S = 1.0
 _MOST_RATE = 1_000_000
 _RING_S = 1  # the ring buffer holds the records of about so many seconds at the rate limit
 _LEAST_RING, _MOST_RING = 1 << 20, 1 << 25  # bytes
-_SET_NS = 10_000_000  # of two clocks: more is no delay between two reads
 _VERDICTS = {
     "PASSED": PASSED,
     "FORWARDED": FORWARDED,
@@ -79,7 +78,6 @@ class Session:
         self._counts = PerCpuArray.duplicate(copy.counts)
         self._number, self._pauses = 0, 0
         self._renewed = -_RENEW_S
-        self._lease = round(LEASE_S * load.ticks_per_second())
 
     def close(self) -> None:
         """Turn tracing off."""
@@ -139,7 +137,7 @@ class Session:
         _check_entries(self._state, self._entries)
         if self._renewed > 0 and not self._root.get(0, "trace"):
             self._pauses += 1
-        self._root.publish(0, "trace", (load.clock(self._state) + self._lease & 0xFFFFFFFF) or 1)
+        self._root.publish(0, "trace", lease.until(self._state, LEASE_S))
         self._renewed = now
 
 
@@ -202,7 +200,7 @@ def packet_of(record: bytes, number: int) -> TracedPacket | None:
     choice = _name("trace_choice", "TRACE_", values["choice"])
     return TracedPacket(
         number=number,
-        time=_CLOCK.epoch(values["time_ns"]),
+        time=lease.CLOCK.epoch(values["time_ns"]),
         cpu=values["cpu"],
         hook=HOOKS[min(values["hook"], len(HOOKS) - 1)],
         device=device_name(values["device"]),
@@ -245,26 +243,6 @@ def _states() -> dict[int, str]:
     for of_protocol in states().values():
         names |= of_protocol
     return names
-
-
-class _Clock:
-    """Turns times since the boot into Unix time, by one offset: two reads of clocks are never the same time apart.
-
-    The offset is measured again when the clock of the machine was set.
-    """
-
-    def __init__(self) -> None:
-        self._offset_ns = 0
-
-    def epoch(self, boot_ns: int) -> float:
-        """Return the Unix time in seconds."""
-        now = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        if abs(now - self._offset_ns) > _SET_NS:
-            self._offset_ns = now
-        return (self._offset_ns + boot_ns) / 1e9
-
-
-_CLOCK = _Clock()
 
 
 def device_name(index: int) -> str:

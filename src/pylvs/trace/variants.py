@@ -63,7 +63,8 @@ class Way:
 TRACE_TC = "tc_trace"
 # Maps that a dry copy has for itself: what each CPU keeps, and its ring buffer. Some of them need a few elements only.
 _DRY_OWN = (
-    *("scratches", "copies", "reasons", "service_reasons", "limiters", "recent_services"),
+    *("scratches", "copies", "reasons", "service_reasons", "limiters", "peer_windows"),
+    "recent_services",
     *("half_open_queues", "percpu_credits"),
 )
 _DRY_SIZES = {

@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.health.handshakes import FEWEST, GRACE_S, MINUTE_S, RECENT_S, HandshakeHistory, at_most, chance, verdicts
+from pylvs.health.handshakes import (
+    FEWEST,
+    FORGOTTEN_S,
+    GRACE_S,
+    MINUTE_S,
+    RECENT_S,
+    HandshakeHistory,
+    at_most,
+    chance,
+    verdicts,
+)
 from pylvs.model.rows import Handshakes
 
 counts = st.builds(
@@ -196,3 +206,20 @@ def test_forget_lets_the_minute_begin_now() -> None:
     made.forget(["rs1", "rs2"])
     made.update({"rs1": Handshakes(12, 2)}, 2.0)
     assert made.shaken(6.0).minute == {"rs1": Handshakes(2, 2)}
+
+
+def test_a_server_that_is_gone_for_long_takes_no_memory() -> None:
+    """Whoever adds and removes servers all day must not fill the daemon's memory."""
+    made = history((0.0, {"old": Handshakes(9, 9)}))
+    for at in (1.0, FORGOTTEN_S, FORGOTTEN_S + 1):
+        made.update({}, at)
+    assert "old" not in made._last
+    assert not made._gone
+
+
+def test_a_server_that_comes_back_continues() -> None:
+    """Its counts go on in the packet path: those before do not count twice."""
+    made = history((0.0, {"rs": Handshakes(9, 9)}))
+    made.update({}, 1.0)
+    made.update({"rs": Handshakes(11, 10)}, 2.0)
+    assert made.totals == {"rs": Handshakes(2, 1)}

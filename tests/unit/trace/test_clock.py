@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from pylvs.trace.session import _Clock
+from pylvs.trace.lease import Clock
 
 BOOT_NS, SET_S = 5_000_000_000, 3600
 UNIX_NS = 1_764_432_000_000_000_000
@@ -17,7 +17,7 @@ def test_packets_keep_their_order_and_a_set_clock_is_followed(monkeypatch: pytes
     set_ns = 0
     monkeypatch.setattr(time, "clock_gettime_ns", lambda _: BOOT_NS)
     monkeypatch.setattr(time, "time_ns", lambda: UNIX_NS + set_ns - next(delays_ns))  # the process waits between
-    clock = _Clock()
+    clock = Clock()
     first, second = clock.epoch(BOOT_NS), clock.epoch(BOOT_NS + 500)
     assert first <= second
     assert first == UNIX_NS / 1e9

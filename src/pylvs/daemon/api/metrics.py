@@ -229,8 +229,7 @@ def _end_metrics(packets: PacketCounts) -> Iterator[Family]:
     """Yield what became of packets, and notes besides; nothing without tables."""
     counts, verdicts = {**packets.reasons}, packets.verdicts
     if verdicts:
-        counts["forwarded xdp"] = sum(each.xdp for each in packets.forwarded.values())
-        counts["forwarded tc"] = sum(each.tc for each in packets.forwarded.values())
+        counts |= {"forwarded xdp": packets.all_forwarded.xdp, "forwarded tc": packets.all_forwarded.tc}
     ends = {name: count for name, count in counts.items() if verdicts.get(name, NOTE) != NOTE}
     yield _family(
         "pylvs_packets_total",

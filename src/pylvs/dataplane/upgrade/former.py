@@ -341,9 +341,10 @@ class FormerTables(Tables):
         with self.former.naming("percpu_credits"):
             use = reader.table_use(self, self.former.codec("percpu_credits"))
         with self.former.naming("percpu_destinations"):
-            forwarded = reader.by_device(self.former.forwarded())
-        reasons = reader.reason_counts(self, self.former.layout)
-        return PacketCounts(reasons, use, totals=totals, forwarded=forwarded)
+            forwarded = self.former.forwarded()
+        reasons, by_device = reader.reason_counts(self, self.former.layout), reader.by_device(forwarded)
+        total = reader.all_of(forwarded)
+        return PacketCounts(reasons, use, totals=totals, forwarded=by_device, all_forwarded=total)
 
     def open_array(self, name: str) -> MmapArray:
         """Return a copy of an array."""
