@@ -58,6 +58,7 @@ class BpfDirector:
         self.state = state  # the directory in which the tables are pinned
         self._reading = reading  # the process may lack the privileges for edits
         self.settled = False  # the lock is held and the tables are those that are pinned
+        self.adopting = False  # this process is the one that edits behind a gate (devices/gate.py)
         self._tables = Tables(state)
         self._versions: Versions | None = None
         self._reader: Reader | None = None
@@ -189,9 +190,12 @@ class BpfDirector:
         if self._loaded is not None:
             self._loaded.bring_in()
 
-    def make(self) -> None:
-        """Make the state if it does not exist. Raises NoSpace, Unsupported, NotPermitted."""
-        self._editor.make()
+    def make(self, connections: int = 0) -> None:
+        """Make the state if it does not exist, for so many connections; 0: by memory.
+
+        Raises NoSpace, Unsupported, NotPermitted.
+        """
+        self._editor.make(connections)
 
     def batch(self) -> AbstractContextManager[None]:
         """Hold the lock over many edits; reconcile the attachments at the end."""

@@ -74,6 +74,7 @@ if TYPE_CHECKING:
 
         state: State
         settled: bool
+        adopting: bool
 
         @property
         def tables(self) -> Tables: ...
@@ -161,6 +162,11 @@ class Editor:
         """Bring everything up to date under the lock: the programs, the table after a writer died, snapshots."""
         director = self._director
         director.renew()
+        if director.state.has_gate and not director.adopting:
+            raise Busy(
+                "pylvs adopt runs in this network namespace, or was interrupted: wait until it ends, or run it again;"
+                " pylvs adopt --abort gives up"
+            )
         unfinished, outdated = director.state.unfinished() is not None, director.state.is_outdated()
         if unfinished or outdated:
             from pylvs.dataplane.upgrade import upgrade  # late: most edits replace no program

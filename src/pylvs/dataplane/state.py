@@ -34,6 +34,7 @@ XDP, TC, EGRESS, BARE = ENTRIES = ("pylvs_xdp", "pylvs_tc", "pylvs_tc_egress", "
 SIP, BYPASS = ON_DEMAND = ("tc_sip", "tc_bypass")
 CLOCK, ORPHANS, CACHE_SWEEP = "read_clock", "end_orphans", "sweep_cache"  # programs that commands run
 RESTORE = "restore_conns"  # run by a copy of the connection table, for which alone it is loaded
+GATE = "gate"  # the directory with the pins of a gate before the packet path (devices/gate.py)
 FIXED_CAPACITY = "conn-max-fixed"  # a note: an operator set the capacity of the connection table
 TRANSFER = DUMP, TAKE = ("dump_conns", "take_conns")  # of a process that copies connections between directors
 STORE = "store_synced"  # run by a process that stores what another director announces, which loads it
@@ -277,6 +278,11 @@ class State:
             if name.startswith(_NOTE) and (text := self.note(name.removeprefix(_NOTE))) is not None:
                 found[name.removeprefix(_NOTE)] = text
         return found
+
+    @property
+    def has_gate(self) -> bool:
+        """Whether devices run a gate in place of the entry programs."""
+        return os.path.isdir(self.pin_path(GATE))
 
     def build(self, directory: str = LOADED) -> Build | None:
         """Return the build of the tables and programs of a load; None without a readable note."""

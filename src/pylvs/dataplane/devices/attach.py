@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, ExitStack
 
 from pylvs.bpf import kernel
 from pylvs.dataplane.devices.modes import ON_REQUEST, Attachment, Mode, foreign_program
-from pylvs.dataplane.state import ENTRIES, LOADED, State
+from pylvs.dataplane.state import ENTRIES, GATE, LOADED, State
 from pylvs.model.errors import Busy, NoSuchDevice, PylvsError
 from pylvs.netlink import links, tc, xdp
 from pylvs.netlink.codec import Netlink, NetlinkError
@@ -276,10 +276,10 @@ def attached(state: State, everything: Sequence[Device] | None = None) -> list[A
 
 
 def entry_ids(state: State) -> dict[str, int]:
-    """Return the ids of the pinned entry programs; 0 of one that is not loaded."""
-    found = dict.fromkeys(ENTRIES, 0)
+    """Return the ids of the entry programs that devices should run, or of the gate's; 0 of one that is not loaded."""
+    found, directory = dict.fromkeys(ENTRIES, 0), GATE if state.has_gate else LOADED
     for name in ENTRIES:
-        with state.opened(f"{LOADED}/{name}") as program:
+        with state.opened(f"{directory}/{name}") as program:
             if program is not None:
                 found[name] = kernel.program_info(program).id
     return found

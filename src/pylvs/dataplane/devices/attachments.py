@@ -188,10 +188,15 @@ def _attach(tables: Tables, step: Attach) -> Attachment:
 
 @contextlib.contextmanager
 def _entry(state: State, name: str) -> Iterator[int]:
-    """Yield a descriptor of an entry program; load it if necessary."""
+    """Yield a descriptor of an entry program, or of the gate's; load it if necessary."""
     from pylvs.dataplane import load  # late: most edits attach nothing
 
-    program = load.open_entry(state, name)
+    if state.has_gate:
+        from pylvs.dataplane.devices import gate  # late: only `pylvs adopt` has one
+
+        program = gate.entry(state, name)
+    else:
+        program = load.open_entry(state, name)
     try:
         yield program
     finally:

@@ -40,7 +40,7 @@ _FIELDS = (
     "connection.flags",
 )
 _TUPLE6 = ("saddr_first:8s", "saddr_last:8s", "daddr:16s", "sport:2s", "dport:2s", "protocol", "kind")
-_RECORD = (
+RECORD = (
     "tuple:40s",
     "destination",
     "expiry",
@@ -181,7 +181,7 @@ class ConnectionCopy:
         self._restore = restore
         self._source = Source(former)
         self._records = Records(fresh.open_array("conn_records"), "conn_record")
-        self._form = abi.struct("conn_record").view(*_RECORD)
+        self._form = abi.struct("conn_record").view(*RECORD)
         self._slot_at = abi.struct("conn_record").offset("slot")
         self._state, self._kept = abi.constant("WORD_STATE"), abi.constant("WORD_SEEN_REPLY")
         self._dying, self._template = 1 << abi.constant("WORD_DYING"), abi.constant("STATE_TEMPLATE")
