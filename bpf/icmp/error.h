@@ -45,9 +45,11 @@ INLINE bool find_from_client(struct scratch *w)
 {
 	bool is_ipv6 = w->packet.is_ipv6;
 	tuple_reverse(&w->received.reversed, &w->received.inner.tuple, is_ipv6);
-	struct connection *c = find_tuple(&w->received.reversed, is_ipv6).connection;
+	struct found found = find_tuple(&w->received.reversed, is_ipv6);
+	struct connection *c = found.connection;
 	if (!c)
 		return false;
+	w->flow.slot = found.slot;
 	w->chosen.destination = c->destination;
 	w->chosen.method = c->method;
 	w->chosen.port = c->port;

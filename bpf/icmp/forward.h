@@ -7,6 +7,7 @@
  * Leaves chosen, xmit.is_reply and what it has read for PROG_FWD_SLOW.
  */
 #pragma once
+#include "conntrack/sync.h"
 #include "fwd/account.h"
 #include "fwd/nexthop.h"
 #include "icmp/error.h"
@@ -151,6 +152,8 @@ INLINE int prog_icmp_forward(struct __sk_buff *skb, struct scratch *w, struct ro
 	if ((!is_ipv6 || server) && sum != 0xffff)
 		return drop(HOOK_TC, REASON_BAD_CHECKSUM);
 	account_available(tc_ctx(skb), w->chosen.destination, server ? SIDE_REPLY : SIDE_REQUEST, p, root);
+	if (!server && !masq)
+		sync_conn(root, w->flow.slot, SYNC_ICMP, ticks());
 	if (masq && !(finish_options(skb, w) && translate(skb, w, d, sum)))
 		return drop(HOOK_TC, REASON_TRUNCATED);
 	if (server && !w->received.transit)

@@ -170,6 +170,7 @@ INLINE int prog_new(struct ctx ctx, struct scratch *w, struct root *root)
 	w->flow.old_destination = NO_INDEX;
 	w->flow.half_open_ended = false;
 	w->flow.collisions = 0;
+	w->flow.slot = 0;
 	struct found found = {};
 	if (!p->no_conn || p->by_inner)
 		found = find_connection(p);
