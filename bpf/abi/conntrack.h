@@ -64,7 +64,7 @@ enum conn_flags {
 	CONN_INDEXED = 2, /* the map `overflow_index` names its slot */
 	CONN_CALL = 4, /* a template of a SIP call, whose Call-ID and addresses are in the map `calls` */
 	CONN_SYNCED = 8, /* another director announced it */
-	CONN_NOTED = 16, /* the map `synced_notes` has more of what that director announced */
+	CONN_SEQUENCED = 16, /* the map `synced_sequences` has sequence data that it announced */
 };
 
 struct connection {
@@ -167,7 +167,7 @@ struct conn_record {
 	u8 assured; /* of a template, or of the connection's template */
 	u8 is_call; /* with CONN_CALL; Python copies the element of `calls` */
 	u8 has_ended; /* it is no longer in the former table */
-	u8 synced; /* CONN_SYNCED and CONN_NOTED of its flags; Python copies the element of `synced_notes` */
+	u8 synced; /* CONN_SYNCED and CONN_SEQUENCED of its flags; Python copies the element of `synced_sequences` */
 };
 
 /* What a template of a SIP call stands for. */
@@ -179,15 +179,12 @@ struct call {
 	u8 id[CALL_ID_LENGTH + 1]; /* zeros follow */
 } __attribute__((aligned(8)));
 
-/* What another director announced of a connection, and the connection itself has no space for. A connection without
- * destination (NO_INDEX), whose method is not the bypass, is unbound: this director does not know its real server yet. */
-struct synced_note {
-	struct address server; /* of an unbound connection */
-	u32 mark; /* of an unbound connection: the firewall mark of its service, or 0 */
-	u8 server_family; /* 4 or 6 */
-	u8 sequence_flags; /* of IPVS's flags OUT_SEQ and IN_SEQ, bits 8 to 15 */
-	u8 pad[2];
-	u8 sequence[SEQUENCE_LENGTH]; /* as announced: pylvs has no protocol helper that changes sequence numbers */
+/* Sequence data that another director announced of a connection. pylvs has no protocol helper that changes sequence
+ * numbers: it announces them again. */
+struct synced_sequence {
+	u8 flags; /* OUT_SEQ and IN_SEQ of IPVS's flags, less the lower 8 bits */
+	u8 pad[7];
+	u8 data[SEQUENCE_LENGTH];
 };
 
 enum sync_limits {
@@ -212,23 +209,20 @@ enum sync_result {
 struct sync_record {
 	union tuple tuple; /* of the template of a SIP call: as without the call */
 	struct address server;
-	u32 destination; /* NO_INDEX: unbound, or a bypass */
+	u32 destination; /* NO_INDEX: a bypass */
 	u32 expiry; /* tick */
 	u32 timeout; /* of a template, in ticks */
-	u32 mark;
 	u32 packets; /* of the client, as far as they decide when it is announced again */
 	u32 call; /* number of its element in `sync_calls`, plus 1; 0: none */
 	be16 port; /* of the real server */
 	u8 method;
 	u8 state;
 	u8 family; /* 4 or 6; 0: the batch ends */
-	u8 server_family;
-	u8 has_reply;
 	u8 assured; /* of a template */
 	u8 inactive; /* it does not replace a connection to another real server */
 	u8 sequence_flags;
 	u8 result; /* enum sync_result */
-	u8 pad;
+	u8 pad[3];
 	u8 sequence[SEQUENCE_LENGTH];
 };
 
@@ -379,7 +373,7 @@ PERCPU_MAP(half_open_counts, u64, 1);
 
 ARRAY_MAP(conn_records, struct conn_record, CONN_RECORDS, BPF_F_MMAPABLE);
 
-HASH_MAP(synced_notes, u32, struct synced_note, 1024, BPF_F_NO_PREALLOC); /* by slot */
+HASH_MAP(synced_sequences, u32, struct synced_sequence, 1024, BPF_F_NO_PREALLOC); /* by slot */
 
 ARRAY_MAP(sync_records, struct sync_record, SYNC_RECORDS, BPF_F_MMAPABLE);
 

@@ -25,7 +25,7 @@ struct new_conn {
 	bool nat; /* it may be in NAT's part of the table */
 	struct control control; /* of templates, and of connections under one */
 	const struct call *call; /* of the template of a SIP call; else NULL */
-	const struct synced_note *note; /* of a connection with CONN_NOTED; else NULL */
+	const struct synced_sequence *sequence; /* of a connection with CONN_SEQUENCED; else NULL */
 	enum slot_user user;
 };
 
@@ -54,7 +54,7 @@ INLINE enum create_result insert_conn(struct new_conn *new)
 		unreserve(slot, new->user);
 		return refuse(REASON_REFUSED_CALLS_FULL);
 	}
-	if (unlikely(new->note) && bpf_map_update_elem(&synced_notes, &slot, new->note, BPF_ANY)) {
+	if (unlikely(new->sequence) && bpf_map_update_elem(&synced_sequences, &slot, new->sequence, BPF_ANY)) {
 		unreserve(slot, new->user);
 		return refuse(REASON_REFUSED_CALLS_FULL);
 	}

@@ -77,8 +77,8 @@ INLINE bool end_conn(const union tuple *tuple, bool is_ipv6, const struct found 
 	}
 	if (unlikely(copy.flags & CONN_CALL))
 		forget_call(slot);
-	if (unlikely(copy.flags & CONN_NOTED))
-		forget_note(slot);
+	if (unlikely(copy.flags & CONN_SEQUENCED))
+		forget_sequence(slot);
 	unreserve(slot, ending == END_ORPHAN || ending == END_RESTORED ? BY_COMMAND : BY_PACKET);
 	return true;
 }

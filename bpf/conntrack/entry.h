@@ -32,12 +32,6 @@ struct found {
 	u32 slot;
 };
 
-/* Whether another director has announced the connection, and this one does not know its real server. */
-INLINE bool is_unbound(const struct connection *c)
-{
-	return c->flags & CONN_NOTED && c->destination == NOTHING && c->method != METHOD_BYPASS;
-}
-
 /* Persistence data of a slot. */
 INLINE struct control *control_of(u32 slot)
 {

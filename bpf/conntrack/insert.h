@@ -399,10 +399,10 @@ VERIFIED_ONCE int forget_call(u32 slot)
 	return 0;
 }
 
-/* Forget what another director announced of a connection. */
-VERIFIED_ONCE int forget_note(u32 slot)
+/* Forget the sequence data of a connection. */
+VERIFIED_ONCE int forget_sequence(u32 slot)
 {
-	bpf_map_delete_elem(&synced_notes, &slot);
+	bpf_map_delete_elem(&synced_sequences, &slot);
 	return 0;
 }
 
@@ -454,8 +454,8 @@ INLINE enum create_result publish(const struct key *key, const struct found *new
 	new_conn->connection->word = __sync_fetch_and_or(&conn->connection.word, 1ULL << WORD_DYING);
 	if (unlikely(new_conn->connection->flags & CONN_CALL))
 		forget_call(new_conn->slot);
-	if (unlikely(new_conn->connection->flags & CONN_NOTED))
-		forget_note(new_conn->slot);
+	if (unlikely(new_conn->connection->flags & CONN_SEQUENCED))
+		forget_sequence(new_conn->slot);
 	unreserve(new_conn->slot, user);
 	return result == PUBLISH_FULL ? refuse(REASON_REFUSED_INDEX_FULL) : CREATE_EXISTS;
 }

@@ -78,7 +78,7 @@ INLINE int restore_record(struct conn_record *record)
 		.user = BY_COMMAND,
 	};
 	record->slot = 0;
-	if (!new.destination && record->method != METHOD_BYPASS && !(record->synced & CONN_NOTED))
+	if (!new.destination && record->method != METHOD_BYPASS)
 		return 0;
 	if (record->template)
 		add_references(record->template, 1);

@@ -7,20 +7,21 @@
 #include "conntrack/end.h"
 #include "lb/call_template.h"
 
-/* Return the real server of a connection: its destination, else what the map `synced_notes` has. */
-INLINE const struct address *server_of(const struct connection *c, u32 slot)
+INLINE bool has_server(const struct sync_record *record, const struct connection *c)
 {
 	const struct destination *d = map_elem(destinations, c->destination);
-	if (d)
-		return &d->address;
-	const struct synced_note *note = bpf_map_lookup_elem(&synced_notes, &slot);
-	return note ? &note->server : NULL;
+	return d && c->port == record->port && same_address(&d->address, &record->server, true);
 }
 
-INLINE bool has_server(const struct sync_record *record, const struct found *found)
+/* Whether the connection changes to the destination of the record, which has the same address: a service lists that one,
+ * and no longer the connection's own one. */
+INLINE bool changes_destination(const struct sync_record *record, const struct connection *c)
 {
-	const struct address *server = server_of(found->connection, found->slot);
-	return server && found->connection->port == record->port && same_address(server, &record->server, true);
+	u64 live = READ_ONCE(get_root()->live);
+	const struct destination *own = map_elem(destinations, c->destination),
+				 *its = map_elem(destinations, record->destination);
+	return own && its && own != its && !(destination_flags(own, live) & DESTINATION_AVAILABLE) &&
+	       destination_flags(its, live) & DESTINATION_AVAILABLE;
 }
 
 /* Let packets that follow be counted from the number with which IPVS begins. */
@@ -36,25 +37,21 @@ VERIFIED_ONCE int begin_count(u32 slot, u32 packets, u32 state)
 	return 0;
 }
 
-INLINE void set_note(struct synced_note *note, const struct sync_record *record)
+INLINE void set_sequence(struct synced_sequence *sequence, const struct sync_record *record)
 {
-	*note = (struct synced_note){.server = record->server,
-				     .mark = record->mark,
-				     .server_family = record->server_family,
-				     .sequence_flags = record->sequence_flags};
-	__builtin_memcpy(note->sequence, record->sequence, sizeof(note->sequence));
+	*sequence = (struct synced_sequence){.flags = record->sequence_flags};
+	__builtin_memcpy(sequence->data, record->sequence, sizeof(sequence->data));
 }
 
-/* Replace what was announced of the connection besides. Unbound ones keep their note. */
-INLINE void update_note(const struct sync_record *record, const struct found *found)
+INLINE void update_sequence(const struct sync_record *record, const struct found *found)
 {
-	struct synced_note note;
+	struct synced_sequence sequence;
 	u32 slot = found->slot;
 	if (!record->sequence_flags)
 		return;
-	set_note(&note, record);
-	if (!bpf_map_update_elem(&synced_notes, &slot, &note, BPF_ANY))
-		found->connection->flags |= CONN_NOTED;
+	set_sequence(&sequence, record);
+	if (!bpf_map_update_elem(&synced_sequences, &slot, &sequence, BPF_ANY))
+		found->connection->flags |= CONN_SEQUENCED;
 }
 
 /* Update a connection or template that has the announced real server. */
@@ -77,7 +74,7 @@ INLINE enum sync_result update_synced(struct sync_record *record, const struct f
 				control->assured = record->assured;
 		} else {
 			move_count(c->destination, word_state(seen), record->state);
-			update_note(record, found);
+			update_sequence(record, found);
 		}
 		note_expiry(found->slot, record->expiry);
 		begin_count(found->slot, record->packets, record->state);
@@ -89,18 +86,17 @@ INLINE enum sync_result update_synced(struct sync_record *record, const struct f
 INLINE enum sync_result insert_synced(struct sync_record *record, const union tuple *tuple, bool is_ipv6,
 				      const struct call *call)
 {
-	struct synced_note note;
-	set_note(&note, record);
-	bool unbound = record->destination == NO_INDEX && record->method != METHOD_BYPASS;
-	bool is_noted = unbound || record->sequence_flags, is_template = record->state == STATE_TEMPLATE;
+	struct synced_sequence sequence;
+	set_sequence(&sequence, record);
+	bool is_template = record->state == STATE_TEMPLATE;
 	struct new_conn new = {
 		.tuple = tuple,
 		.destination = map_elem(destinations, record->destination),
 		.conn = {.destination = record->destination,
 			 .port = record->port,
-			 .method = is_template && !unbound ? METHOD_LOCAL : record->method,
-			 .flags = CONN_SYNCED | (is_noted ? CONN_NOTED : 0) | (call ? CONN_CALL : 0),
-			 .word = (u64)(record->has_reply & 1) << WORD_SEEN_REPLY | 1ULL << WORD_IN_USE},
+			 .method = is_template ? METHOD_LOCAL : record->method,
+			 .flags = CONN_SYNCED | (record->sequence_flags ? CONN_SEQUENCED : 0) | (call ? CONN_CALL : 0),
+			 .word = 1ULL << WORD_IN_USE},
 		.state = record->state & (STATES - 1),
 		.expiry = record->expiry,
 		.has_control = is_template,
@@ -108,11 +104,11 @@ INLINE enum sync_result insert_synced(struct sync_record *record, const union tu
 		.is_ipv6 = is_ipv6,
 		.nat = true,
 		.call = call,
-		.note = is_noted ? &note : NULL,
+		.sequence = record->sequence_flags ? &sequence : NULL,
 		.user = BY_COMMAND,
 	};
 	new.conn.word &= ~((u64)(is_half_open_state(new.state) || is_template) << WORD_IN_USE);
-	if (!new.destination && record->destination != NO_INDEX)
+	if (!new.destination && record->method != METHOD_BYPASS)
 		return SYNC_EXPIRING;
 	enum create_result result = insert_conn(&new);
 	if (result != CREATED)
@@ -150,13 +146,13 @@ INLINE int store_record(u32 index)
 	struct found found = find_tuple(&tuple, is_ipv6);
 	enum sync_result ended = SYNC_CREATED;
 	if (found.connection) {
-		bool is_same = record->state == STATE_TEMPLATE || has_server(record, &found);
-		bool binds = is_unbound(found.connection) && record->destination != NO_INDEX;
+		bool is_same = record->state == STATE_TEMPLATE || has_server(record, found.connection);
+		bool changes = changes_destination(record, found.connection);
 		if (!is_same && record->inactive) {
 			record->result = SYNC_IGNORED;
 			return 0;
 		}
-		if (is_same && !binds) {
+		if (is_same && !changes) {
 			record->result = update_synced(record, &found);
 			return 0;
 		}

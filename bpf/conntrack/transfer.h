@@ -41,7 +41,7 @@ VERIFIED_ONCE u32 dump_conn(u32 slot, u32 number, u32 which)
 	if (word_dying(seen) || (state == STATE_TEMPLATE) != (which & DUMP_TEMPLATES))
 		return 0;
 	u8 kind = entry.is_ipv6 ? entry.tuple.v6.kind : entry.tuple.v4.kind;
-	if (kind == TUPLE_RETIRED || kind == TUPLE_CALL || is_unbound(c))
+	if (kind == TUPLE_RETIRED || kind == TUPLE_CALL)
 		return 0;
 	const struct control *control = control_of(slot);
 	u32 timeout = state == STATE_TEMPLATE ? (control ? control->timeout : 0)

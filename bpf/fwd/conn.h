@@ -197,7 +197,7 @@ INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found 
 	t.destination = map_elem(destinations, t.index);
 	if (!t.destination) {
 		if (c->method != METHOD_BYPASS)
-			return is_unbound(c) ? tail_call_with(ctx, p, PROG_NEW) : pass_for(ctx.hook, REASON_NO_SERVICE);
+			return pass_for(ctx.hook, REASON_NO_SERVICE);
 		return ctx.hook == HOOK_XDP ? pass_to_tc() : tail_call_with(ctx, p, PROG_BYPASS);
 	}
 	t.state = destination_flags(t.destination, live);

@@ -56,15 +56,14 @@ INLINE enum conn_verdict decide_conn(struct scratch *w, const struct found *foun
 	struct connection *c = found->connection;
 	const struct packet *p = &w->packet;
 	struct destination *d = map_elem(destinations, c->destination);
-	bool unbound = is_unbound(c);
-	if (!d && c->method != METHOD_BYPASS && !unbound)
+	if (!d && c->method != METHOD_BYPASS)
 		return CONN_DYING;
 	u64 seen = READ_ONCE(c->word);
-	u32 flags = d ? destination_flags(d, live) : unbound ? 0 : DESTINATION_AVAILABLE;
+	u32 flags = d ? destination_flags(d, live) : DESTINATION_AVAILABLE;
 	if (!(p->syn && (probe || reopens(c, word_state(seen), word_has_reply(seen), flags, &root->settings)))) {
 		if (serves_conns(flags, &root->settings))
 			return CONN_KEEP;
-		if (!root->settings.expire_nodest_conn || unbound)
+		if (!root->settings.expire_nodest_conn)
 			return CONN_UNAVAILABLE;
 	}
 	if (hook == HOOK_XDP)

@@ -71,7 +71,7 @@ VERIFIED_ONCE u32 expire_slot(u32 slot, u32 now)
 		return now + ticks_per_second;
 	struct connection *c = entry.found.connection;
 	u64 *word = &c->word, seen = READ_ONCE(*word);
-	if (c->method != METHOD_BYPASS && !is_unbound(c) && !map_elem(destinations, c->destination))
+	if (c->method != METHOD_BYPASS && !map_elem(destinations, c->destination))
 		return now + ticks_per_second;
 	if (word_state(seen) == STATE_TEMPLATE) {
 		struct control *control = control_of(slot);

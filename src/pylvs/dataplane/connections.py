@@ -79,7 +79,7 @@ class ConnectionReader:
         self._plain, self._of_ipv6 = abi.constant("TUPLE_CONNECTION"), abi.constant("TUPLE_IPV6")
         self._no_tuple = abi.constant("TUPLE_CLAIMED"), abi.constant("TUPLE_SECOND")
         self._masq = abi.constant("METHOD_MASQ")
-        self._bypass, self._no_destination = abi.constant("METHOD_BYPASS"), abi.constant("NOTHING")
+        self._bypass = abi.constant("METHOD_BYPASS")
         self._state = abi.constant("WORD_STATE")
         self._is_call = abi.constant("CONN_CALL")
         self._assured = abi.constant("ASSURED")
@@ -107,7 +107,7 @@ class ConnectionReader:
                 ntohs(sport),
                 address,
                 ntohs(dport),
-                self._server(server, method, version, slot),
+                self._server(server, method, version),
                 ntohs(port),
                 engine,
                 data,
@@ -192,26 +192,16 @@ class ConnectionReader:
             return "UDP"
         return self._names[protocol].get(word >> self._state & 0xFF, "NONE")
 
-    def _server(self, destination: int, method: int, version: int, slot: int) -> Address:
-        """Return the address of a connection's real server; `slot` is the connection's."""
+    def _server(self, slot: int, method: int, version: int) -> Address:
+        """Return the address of the destination in a slot."""
         if method == self._bypass:  # a bypass connection has no destination
             return address_of(_ANY_SERVER, version)
-        if destination == self._no_destination:
-            return self._unbound_server(slot, version)
-        found = self._servers.get(destination)
+        found = self._servers.get(slot)
         if found is None:
             table = self._destinations
-            family = table.get(destination, "family") or version
-            found = self._servers[destination] = address_of(table.get(destination, "address"), family)
+            family = table.get(slot, "family") or version
+            found = self._servers[slot] = address_of(table.get(slot, "address"), family)
         return found
-
-    def _unbound_server(self, slot: int, version: int) -> Address:
-        """Return the real server that another director announced, and that no service here has."""
-        raw = self._tables.synced_notes.get(slot.to_bytes(4, "little"))
-        if raw is None:
-            return address_of(_ANY_SERVER, version)  # it has just ended
-        server, family = abi.struct("synced_note").view("server:16s", "server_family").unpack(raw)
-        return address_of(server, family)
 
 
 class FormerConnectionReader(ConnectionReader):

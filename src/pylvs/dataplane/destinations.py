@@ -16,6 +16,7 @@ from pylvs.bpf import abi, kernel, maps
 from pylvs.dataplane import transaction
 from pylvs.dataplane.state import ORPHANS
 from pylvs.dataplane.tables import (
+    MASK32,
     ListStep,
     Tables,
     address_bytes,
@@ -94,6 +95,21 @@ class DestinationSlots:
     ) -> int:
         """Take a slot for a new destination, and fill it for the edit's generation. Raises NoSpace."""
         unused = self.tables.book.get(0, "destination_top")
+        dest_slot = self._fill(edit, slot, version, name, destination, route)
+        if dest_slot < unused:
+            self._begin_anew(dest_slot, slot)
+        return dest_slot
+
+    def _fill(
+        self,
+        edit: Transaction,
+        slot: int,
+        version: dict[str, Any],
+        name: bytes,
+        destination: Destination,
+        route: Route | None,
+    ) -> int:
+        """Take a slot, and write all but its counters. `slot` and `version` are those of its service."""
         dest_slot = edit.book.take_destination()
         address = destination.key.address
         packed = address_bytes(address)
@@ -118,14 +134,30 @@ class DestinationSlots:
         self.tables.destinations.replace(dest_slot, _form(*fields).pack(*fields.values()))
         thresholds = abi.struct("conn_counts").view("upper", "lower").pack(destination.upper, destination.lower)
         self.tables.conn_counts.replace(dest_slot, thresholds)
-        if dest_slot < unused:
-            self._begin_anew(dest_slot, slot)
         if by_nat:
             set_bit(self.tables, "reply_bits", packed, address.version)
             self._nat_servers.add(dest_slot, packed, fields["port"], address.version)
         if destination.tunnel.kind == TunnelKind.GUE:
             self._note_ports()
         self.tables.names.put(name, struct.pack("<I", dest_slot))
+        return dest_slot
+
+    def bring_unlisted(self, edit: Transaction, key: ServiceKey, destination: Destination, route: Route | None) -> int:
+        """Take a slot for a destination that no service lists, as if its service had been deleted. Raises NoSpace.
+
+        Its connections are forwarded. An edit that adds it to its service later revives it with them.
+        """
+        unused = self.tables.book.get(0, "destination_top")
+        address, family = address_bytes(key.address), key.address.version
+        owner = {"address": address, "port": key.port, "protocol": int(key.protocol), "family": family}
+        owner |= {"mark": key.mark, "added": MASK32}  # no service was added then
+        name = destination_name(key, destination.key)
+        dest_slot = self._fill(edit, 0, owner, name, destination, route)
+        method = destination.method << abi.constant("DESTINATION_METHOD")
+        edit.store_state(dest_slot, 1, edit.generation, abi.constant("DESTINATION_ORPHANED") | method)
+        set_bit(self.tables, "vip_bits", address, family)
+        if dest_slot < unused:
+            self._statistics.begin(dest_slot)
         return dest_slot
 
     def _begin_anew(self, dest_slot: int, slot: int) -> None:

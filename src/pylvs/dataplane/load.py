@@ -53,7 +53,7 @@ CONNECTION_MAPS = (
     "connections",
     "overflow_index",
     "calls",
-    "synced_notes",
+    "synced_sequences",
     "sync_counts",
     "sync_rings",
     "conn_counts",
@@ -82,7 +82,7 @@ _HALF_OPEN_BATCHES, _LARGEST_BATCH = 4096, 64  # of the ring of half-open connec
 # Connections whose clients use one port for very many services: a part of all, and at least so many.
 _OVERFLOW_INDEX, _LEAST_OVERFLOW_INDEX = 16, 1024
 _CALLS = 16  # templates of SIP calls: a part of all connections
-_ON_DEMAND = ("calls", "synced_notes")  # maps whose elements take memory only while they are used
+_ON_DEMAND = ("calls", "synced_sequences")  # maps whose elements take memory only while they are used
 _ROUTE_SETS, _LEAST_ROUTE_SETS = 131072, 4096
 _HOP_SLOTS, _LEAST_HOP_SLOTS = 65536, 2048
 _MOST_DESTINATIONS, _LEAST_DESTINATIONS = 131072, 4096
@@ -194,7 +194,7 @@ def _sizes(connections: int) -> dict[str, int]:
     sizes = {"connections": all_slots // abi.constant("ENTRIES"), "controls": all_slots, "transfer_sent": all_slots}
     sizes["overflow_index"] = max(connections // _OVERFLOW_INDEX, _LEAST_OVERFLOW_INDEX)
     sizes["calls"] = max(connections // _CALLS, _LEAST_OVERFLOW_INDEX)
-    sizes["synced_notes"] = connections  # until services are configured, none may have its real server
+    sizes["synced_sequences"] = sizes["calls"]
     sizes["expiry_ticks"] = all_slots // (abi.constant("LINE_TICKS") * abi.constant("TICK_SLOTS")) + 1
     sizes |= dict.fromkeys(("destinations", "conn_counts", "destination_bases", "estimates", "names"), destinations)
     sizes |= dict.fromkeys(("nat_servers", "nat_older"), destinations)
@@ -214,7 +214,7 @@ def _sizes(connections: int) -> dict[str, int]:
 
 
 def table_bytes(connections: int) -> int:
-    """Return the memory that a table takes at once, without `overflow_index`, `calls` and `synced_notes`."""
+    """Return the memory that a table takes at once, without `overflow_index`, `calls` and `synced_sequences`."""
     maps, sizes = abi.shipped().objects[OBJECT]["maps"], _sizes(connections)
     at_once = (name for name in CONNECTION_MAPS if name not in _ON_DEMAND)
     return sum(sizes.get(name, 1) * int(maps[name]["value_size"]) for name in at_once)

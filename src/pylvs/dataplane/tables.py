@@ -131,7 +131,7 @@ class Tables:
     members = _array("members")  # the lists of all services, in chunks
     maglev_tables = _hash("maglev_tables")  # of mh, two for each service that uses it
     sh_tables = _hash("sh_tables")  # of sh, two for each service that uses it
-    synced_notes = _hash("synced_notes")  # what another director announced of connections besides, by slot
+    synced_sequences = _hash("synced_sequences")  # sequence data of connections, as announced, by slot
     calls = _hash("calls")  # what the templates of SIP calls stand for, by slot
     cache = _hash("cache")  # the destinations that lblc and lblcr remember, by daddr
 

@@ -44,7 +44,7 @@ _EVENT = (
     "assured",
 )
 _ENDS = {4: struct.Struct("!IIHHBB26x"), 6: struct.Struct("!16s16sHHBB2x")}  # struct tuple4, struct tuple6
-_NOTE = ("server:16s", "mark", "server_family", "sequence_flags", f"sequence:{SEQUENCE_BYTES}s")
+_SEQUENCE = ("flags", f"data:{SEQUENCE_BYTES}s")
 _CALL = ("client:16s", "daddr:16s", "family", "length", "id:256s")
 _NO_SERVER = bytes(ADDRESS_BYTES)
 
@@ -173,10 +173,11 @@ class _Words:
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
         self._form = abi.struct("sync_event").view(*_EVENT)
-        self._note_form, self._call_form = abi.struct("synced_note").view(*_NOTE), abi.struct("call").view(*_CALL)
+        self._sequence_form = abi.struct("synced_sequence").view(*_SEQUENCE)
+        self._call_form = abi.struct("call").view(*_CALL)
         self._numbers, self._active = states_there(), active_states()
         self._template, self._assured = abi.constant("STATE_TEMPLATE"), abi.constant("ASSURED")
-        self._is_call, self._is_noted = abi.constant("CONN_CALL"), abi.constant("CONN_NOTED")
+        self._is_call, self._is_sequenced = abi.constant("CONN_CALL"), abi.constant("CONN_SEQUENCED")
         self._is_synced = abi.constant("CONN_SYNCED")
         self._second = load.ticks_per_second()
         self._addresses: dict[int | bytes, Address] = {}
@@ -236,14 +237,11 @@ class _Words:
             is_template=is_template,
             is_synced=bool(flags & self._is_synced),
         )
-        if flags & self._is_noted:
-            raw = self._tables.synced_notes.get(slot.to_bytes(4, "little"))
+        if flags & self._is_sequenced:
+            raw = self._tables.synced_sequences.get(slot.to_bytes(4, "little"))
             if raw:
-                of_server, of_mark, server_family, sequence_flags, numbers = self._note_form.unpack(raw)
-                if server is None:
-                    server, mark = address_of(of_server, server_family), of_mark
-                if sequence_flags:
-                    there, sequence = there | sequence_flags << 8, numbers
+                sequence_flags, sequence = self._sequence_form.unpack(raw)
+                there |= sequence_flags << 8
         return SyncedConnection(
             protocol,
             client,
@@ -295,7 +293,7 @@ class _TableReader(ConnectionReader):
                 continue
             server, mark = None, 0
             if destination != self._no_destination:
-                server = self._server(destination, method, 0, slot)
+                server = self._server(destination, method, 0)
                 if destination not in marks:
                     marks[destination] = self._mark_and_method(destination, live)
                 mark, its_method = marks[destination]

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from pylvs.bpf import abi, kernel
 from pylvs.dataplane import load
+from pylvs.dataplane.destinations import DestinationSlots
 from pylvs.dataplane.state import STORE
 from pylvs.dataplane.sync.numbers import TEMPLATE_ASSURED, states_here
 from pylvs.dataplane.tables import (
@@ -27,13 +28,17 @@ from pylvs.dataplane.tables import (
     half_in_force,
     service_key,
 )
+from pylvs.dataplane.transaction import Transaction
 from pylvs.model.addresses import family_of
-from pylvs.model.errors import PylvsError
-from pylvs.model.service import DestinationKey, Method, Protocol, ServiceKey
+from pylvs.model.errors import NoSpace, PylvsError
+from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceKey
 from pylvs.model.synced import METHOD_MASK, SEQUENCE_BYTES, SyncedConnection, SyncFlag
+from pylvs.netlink.links import Routes
 
 _TEMPLATE_TIMEOUT_S = 180  # of a template without timeout: version 0
 _BYPASS = 4  # the method
+_UNLISTED = 4  # at most this part of all destinations is of real servers that no service lists
+_ANY_MARK = MASK32  # of a template without service
 _FTP, _FTP_DATA, _FIRST_UNPRIVILEGED = 21, 20, 1024
 _SEQUENCES = SyncFlag.OUT_SEQ | SyncFlag.IN_SEQ
 _SLOT = struct.Struct("<I")
@@ -43,15 +48,12 @@ _RECORD = (
     "destination",
     "expiry",
     "timeout",
-    "mark",
     "packets",
     "call",
     "port",
     "method",
     "state",
     "family",
-    "server_family",
-    "has_reply",
     "assured",
     "inactive",
     "sequence_flags",
@@ -62,16 +64,16 @@ _ENDS = {4: struct.Struct("!4s4sHHBB"), 6: struct.Struct("!16s16sHHBB")}  # stru
 
 
 class StoreCounts(NamedTuple):
-    """What became of connections. `unbound` ones are among those created or updated; the others are disjoint."""
+    """What became of connections. `unlisted` ones are among those created, updated or replaced; else each is one."""
 
     created: int = 0
     updated: int = 0
     replaced: int = 0  # the former connection, to another real server, ended
     ignored: int = 0  # inactive, and the connection has another real server now
-    unbound: int = 0  # without a real server, because no service here has it
     invalid: int = 0  # a state or flags that IPVS refuses, too
-    full: int = 0  # the connection table has no space
+    full: int = 0  # no space for the connection or for its real server
     expiring: int = 0  # being removed at this moment: the next announcement is stored
+    unlisted: int = 0  # no service here lists its real server
 
     def __add__(self, other: object) -> StoreCounts:
         if not isinstance(other, StoreCounts):
@@ -80,10 +82,18 @@ class StoreCounts(NamedTuple):
 
 
 class _Bound(NamedTuple):
-    """The destination of a connection here: its slot, or NO_INDEX, and the method."""
+    """The destination of a connection here: its slot, or NO_INDEX; the method; and whether a service lists it."""
 
     destination: int
     method: int
+    is_listed: bool
+
+
+class _Server(NamedTuple):
+    """A real server that no service lists, and the service that it would belong to."""
+
+    service: ServiceKey
+    destination: Destination
 
 
 class SyncStore:
@@ -113,10 +123,13 @@ class SyncStore:
         self._result_at = abi.struct("sync_record").offset("result")
         self._most_calls = self._calls.count
         self._states, self._second = states_here(), load.ticks_per_second()
-        self._template, self._none = abi.constant("STATE_TEMPLATE"), MASK32
+        self._template = abi.constant("STATE_TEMPLATE")
+        self._kinds = abi.constant("TUPLE_CONNECTION"), abi.constant("TUPLE_TEMPLATE")
         self._timeouts = self._versions.facts().get("timeouts")
         self._results = {number: name for name, number in abi.shipped().enum("sync_result").items()}
         self._bound: dict[tuple[int | bytes, ...], _Bound] = {}
+        self._unknown: dict[tuple[int | bytes, ...], _Server] = {}  # servers to add
+        self._most_unlisted = self._tables.destinations.count // _UNLISTED
         self._live = -1
 
     def close(self) -> None:
@@ -135,33 +148,45 @@ class SyncStore:
         """Insert or update connections and templates, in their order. Raises PylvsError without tables."""
         if self._tables.mark() != self._mark:
             self._open()  # an upgrade or `pylvs down` has replaced them
-        live = self._versions.live
-        if live != self._live:
-            self._bound.clear()
-            self._timeouts = self._versions.facts().get("timeouts")
-            self._live = live
+        self._follow_edits()
+        stored = list(connections)
+        destinations = list(map(self._bind, stored))
+        if self._unknown:
+            self._add_servers()
+            destinations = [self._bind(each) for each in stored]
+            self._unknown.clear()  # no space
         now = load.clock(self._state)
         packets = self._tables.root.get(0, "settings.sync_threshold")
         memory, count, calls, counted = bytearray(), 0, 0, StoreCounts()
-        unbound = invalid = 0
-        for connection in connections:
+        unlisted = invalid = full = 0
+        for connection, bound in zip(stored, destinations, strict=True):
             state = self._state_of(connection)
             if state is None:
                 invalid += 1
                 continue
+            if bound is None:
+                full += 1
+                continue
             if connection.data:
                 self._calls.replace(calls, self._call(connection))
                 calls += 1
-            record, is_unbound = self._record(connection, state, now, packets, calls if connection.data else 0)
-            memory += record
-            unbound += is_unbound
+            memory += self._record(connection, bound, state, now, packets, calls if connection.data else 0)
+            unlisted += not bound.is_listed
             count += 1
             if count == self._records.count or calls == self._most_calls:
                 counted += self._run(memory, count)
                 memory, count, calls = bytearray(), 0, 0
         if count:
             counted += self._run(memory, count)
-        return counted + StoreCounts(unbound=unbound, invalid=invalid)
+        return counted + StoreCounts(unlisted=unlisted, invalid=invalid, full=full)
+
+    def _follow_edits(self) -> None:
+        """Forget what may have changed since the last edit of the tables."""
+        live = self._versions.live
+        if live != self._live:
+            self._bound.clear()
+            self._timeouts = self._versions.facts().get("timeouts")
+            self._live = live
 
     def _run(self, memory: bytearray, count: int) -> StoreCounts:
         """Let the packet program take the records."""
@@ -190,52 +215,43 @@ class SyncStore:
         return states[connection.state]
 
     def _record(
-        self, connection: SyncedConnection, state: int, now: int, packets: int, call: int
-    ) -> tuple[bytes, bool]:
-        """Return a record, and whether it is unbound."""
+        self, connection: SyncedConnection, bound: _Bound, state: int, now: int, packets: int, call: int
+    ) -> bytes:
         flags, virtual, server = connection.flags, connection.virtual, connection.server
-        is_template, method = state == self._template, flags & METHOD_MASK
-        bound = self._bind(connection)
-        is_unbound = bound.destination == self._none and bound.method != _BYPASS
+        is_template = state == self._template
         if connection.timeout_s:
             timeout = min(round(connection.timeout_s * self._second), LONGEST_TICKS)
         elif is_template:
             timeout = round(_TEMPLATE_TIMEOUT_S * self._second)
         else:
             timeout = self._timeouts[state]
-        kind = abi.constant("TUPLE_TEMPLATE" if is_template else "TUPLE_CONNECTION")
         ends = _ENDS[virtual.version].pack(
             connection.client.packed,
             virtual.packed,
             connection.client_port,
             connection.virtual_port,
             connection.protocol,
-            kind,
+            self._kinds[is_template],
         )
         has_sequence = flags & _SEQUENCES and len(connection.sequence) == SEQUENCE_BYTES
-        record = self._form.pack(
+        return self._form.pack(
             ends,
             address_bytes(server),
             bound.destination,
             now + timeout & MASK32,
             timeout,
-            connection.mark,
             packets,
             call,
             socket.htons(connection.server_port),
             bound.method,
             state,
             virtual.version,
-            server.version,
-            # once it is bound, the destination decides (NOOUTPUT of ip_vs_bind_dest)
-            is_unbound and method != Method.MASQ and not flags & SyncFlag.NOOUTPUT,
             is_template and connection.state == TEMPLATE_ASSURED,
             bool(flags & SyncFlag.INACTIVE),
             (flags & _SEQUENCES) >> 8 if has_sequence else 0,
             0,
             connection.sequence if has_sequence else b"",
         )
-        return record, is_unbound
 
     def _call(self, connection: SyncedConnection) -> bytes:
         """Return what the template of a SIP call stands for."""
@@ -249,8 +265,8 @@ class SyncStore:
 
     # The destination here (ip_vs_find_dest).
 
-    def _bind(self, connection: SyncedConnection) -> _Bound:
-        """Return the destination and method of a connection."""
+    def _bind(self, connection: SyncedConnection) -> _Bound | None:
+        """Return where a connection goes; None if its real server is unknown, and note that one."""
         virtual, server, method = connection.virtual, connection.server, connection.flags & METHOD_MASK
         key = (
             connection.protocol,
@@ -262,28 +278,71 @@ class SyncStore:
             method,
         )
         found = self._bound.get(key)
-        if found is None:
-            found = self._bound[key] = self._found(connection, method)
+        if found is None and key not in self._unknown:
+            found = self._found(connection, method)
+            if found is not None:
+                self._bound[key] = found
+            elif self._state_of(connection) is not None:
+                self._unknown[key] = self._unlisted(connection, method)
         return found
 
-    def _found(self, connection: SyncedConnection, method: int) -> _Bound:
-        unbound = _Bound(self._none, method if method <= _BYPASS else int(Method.ROUTE))
+    def _found(self, connection: SyncedConnection, method: int) -> _Bound | None:
+        if method == _BYPASS:
+            return _Bound(MASK32, method, is_listed=True)
+        service, port = self._service(connection), connection.server_port
+        if service is not None:
+            for its_port in (0, port) if connection.mark and method != Method.MASQ else (port, 0):
+                found = self._destination(service, DestinationKey(connection.server, its_port))
+                if found is not None and found.is_listed:
+                    return found
+        server = self._unlisted(connection, method)
+        return self._destination(server.service, server.destination.key)
+
+    def _destination(self, service: ServiceKey, key: DestinationKey) -> _Bound | None:
+        """Return a destination, listed or not."""
+        raw = self._tables.names.get(destination_name(service, key))
+        if raw is None:
+            return None
+        (slot,) = _SLOT.unpack(raw)
+        one, other = self._tables.destinations.get(slot, "states")
+        flags = (one, other)[half_in_force((one >> 32, other >> 32), self._live)]
+        is_listed = bool(flags & abi.constant("DESTINATION_AVAILABLE"))
+        return _Bound(slot, flags >> abi.constant("DESTINATION_METHOD") & 0xF, is_listed)
+
+    def _unlisted(self, connection: SyncedConnection, method: int) -> _Server:
+        """Return the real server of a connection as the one that its service would list."""
         service = self._service(connection)
-        if service is None:
-            return unbound
-        port = connection.server_port
-        ports = (0, port) if connection.mark and method != Method.MASQ else (port, 0)
-        for its_port in ports:
-            name = destination_name(service, DestinationKey(connection.server, its_port))
-            raw = self._tables.names.get(name)
-            if raw is None:
-                continue
-            (slot,) = _SLOT.unpack(raw)
-            one, other = self._tables.destinations.get(slot, "states")
-            flags = (one, other)[half_in_force((one >> 32, other >> 32), self._live)]
-            if flags & abi.constant("DESTINATION_AVAILABLE"):
-                return _Bound(slot, flags >> abi.constant("DESTINATION_METHOD") & 0xF)
-        return unbound
+        virtual, port = connection.virtual, connection.virtual_port
+        if service is None and connection.protocol in list(Protocol):
+            service = ServiceKey(Protocol(connection.protocol), virtual, port)
+        elif service is None:
+            service = ServiceKey.of_mark(connection.mark or _ANY_MARK, family_of(virtual))
+        its_method = Method(method) if method in list(Method) else Method.ROUTE
+        port = 0 if service.mark and its_method != Method.MASQ else connection.server_port
+        return _Server(service, Destination(DestinationKey(connection.server, port), its_method, 0))
+
+    def _add_servers(self) -> None:
+        """Add the unknown real servers, as IPVS forwards connections to servers that no service lists.
+
+        Those that do not fit remain unknown.
+        """
+        unknown, self._unknown = self._unknown, {}
+        slots = DestinationSlots(self._tables)
+        with self._state.lock(), Routes() as routes, Transaction(self._tables) as edit:
+            added = list[int]()
+            space = self._most_unlisted - len(edit.trash.slots())
+            try:
+                for server in dict.fromkeys(unknown.values()):
+                    if len(added) < space and slots.find(server.service, server.destination.key) is None:
+                        route = routes.to(server.destination.key.address)
+                        added.append(slots.bring_unlisted(edit, *server, route))
+            except NoSpace:
+                pass  # those that were added are complete
+            edit.commit()
+            for slot in added:
+                edit.trash.put(slot)
+            slots.sweep(edit)
+        self._follow_edits()
 
     def _service(self, connection: SyncedConnection) -> ServiceKey | None:
         """Return the service of a connection: that of the mark, of its port, of FTP, or of all ports."""

@@ -132,8 +132,8 @@ class Source:
         self._of_ipv6 = abi.constant("TUPLE_IPV6")
         self.control = former.records("controls").get
         self.calls = HashMap.open(former.path("calls"))
-        notes = former.path("synced_notes")
-        self.notes = HashMap.open(notes) if os.path.exists(notes) else None  # an older build has none
+        sequences = former.path("synced_sequences")
+        self.sequences = HashMap.open(sequences) if os.path.exists(sequences) else None  # an older build has none
         self.table = LargeArray.open(former.path("connections"))
 
     def connections(self) -> Iterator[tuple[int, Entry]]:
@@ -188,9 +188,9 @@ class ConnectionCopy:
         self._states = abi.constant("STATES") - 1
         self._half_open = {abi.constant(f"STATE_{name}") for name in _HALF_OPEN.split()}
         self._controlled, self._call = abi.constant("CONN_CONTROLLED"), abi.constant("CONN_CALL")
-        self._noted = abi.constant("CONN_NOTED")
-        self._synced = self._noted | abi.constant("CONN_SYNCED")
-        self._calls, self._notes = fresh.calls, fresh.synced_notes
+        self._sequenced = abi.constant("CONN_SEQUENCED")
+        self._synced = self._sequenced | abi.constant("CONN_SYNCED")
+        self._calls, self._sequences = fresh.calls, fresh.synced_sequences
         self._blocks: list[bytes] = []  # of the table, as the last pass of everything read them
         self._templates: dict[int, int] = {}  # slots of the templates in the fresh table, by those in the former one
         self._early: list[Seen] = []  # connections that the last pass read after it had passed their templates
@@ -372,14 +372,14 @@ class ConnectionCopy:
         self._flush()
 
     def _copy_rest(self, seen: Seen, slot: int) -> bool:
-        """Copy what the template of a SIP call stands for, and the note of a connection, unless it has just ended.
+        """Copy what the template of a SIP call stands for, and sequence data, unless it has just ended.
 
         End it if there is no space.
         """
         source = self._source
         for flag, former, fresh in (
             (self._call, source.calls, self._calls),
-            (self._noted, source.notes, self._notes),
+            (self._sequenced, source.sequences, self._sequences),
         ):
             if not seen.entry.flags & flag or former is None:
                 continue
