@@ -124,6 +124,19 @@ def test_replies_are_translated_while_connections_live(host: Host) -> None:
     assert there(host).keys() == {"lo", "d0"}, "with the last service gone, while there is a connection"
 
 
+def test_devices_stay_attached_as_connections_of_a_deleted_service_need_them(host: Host) -> None:
+    """A card that is attached again would lose its link for seconds; clients of NAT on this host need accept_local."""
+    with tap():
+        host.director.add_service(VirtualService(BEHIND_T0))
+        host.director.add_destination(BEHIND_T0, Destination(BEHIND, Method.MASQ))
+        assert there(host)["t0"].mode == "native"
+        assert host.run(tcp("S", dport=80, target=str(BEHIND_T0.address)), "tc").verdict == TC_REDIRECT
+        host.director.flush()
+        assert (there(host)["t0"].mode, lo.accepts_local(host.director.state.notes())) == ("native", True)
+        host.director.follow_host()
+        assert there(host)["t0"].mode == "native"
+
+
 def test_a_host_may_have_thousands_of_addresses(host: Host) -> None:
     lines = (
         f"address add 10.{number >> 8}.{number & 255}.1/32 dev lo" for number in range(100 << 8, (100 << 8) + 5000)

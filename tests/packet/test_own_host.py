@@ -172,6 +172,21 @@ def test_replies_leave_with_the_virtual_address(director_host: Host, protocol: P
     assert sent(director_host, unknown) == unknown[14:]
 
 
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_connection_to_a_server_here_continues_after_its_service_is_deleted(director_host: Host, family: int) -> None:
+    service, ends = director_host.new_key(vip=VIP[family]), {"source": OWN[family], "target": CLIENT[family]}
+    serve(director_host, service, OWN[family], Method.MASQ, 8080)
+    request = frames.tcp(dport=service.port, source=CLIENT[family], target=VIP[family])
+    there = director_host.run(request, "tc")
+    reply = frames.tcp("SA", sport=8080, dport=4000, **ends)
+    back = sent(director_host, reply)
+    assert (there.verdict, back != reply[14:]) == (TC_PASS, True)
+    director_host.director.flush()
+    assert egress(director_host) == {"d0"}
+    assert director_host.run(request, "tc").data == there.data
+    assert sent(director_host, reply) == back
+
+
 @pytest.mark.parametrize("program", ["tc_egress", "tc"])
 def test_a_reply_waits_while_its_connection_may_be_copied(director_host: Host, program: str) -> None:
     service, pool = director_host.new_key(), director_host.director.tables.pool
