@@ -79,6 +79,15 @@ INLINE bool may_be_copied(u32 now)
 	return unlikely(until) && (s32)(until - now) > 0;
 }
 
+enum { COPY_HOLDS_SYN = 1 }; /* bit 0 of `copy_until`, which Python sets: packets that open a connection wait, too */
+
+/* Whether a packet without a connection must wait until the copy has ended. */
+INLINE bool waits_for_copy(u32 now, bool is_syn)
+{
+	const struct pool *pool = map_elem(pools, 0);
+	return unlikely(may_be_copied(now)) && (!is_syn || (pool && READ_ONCE(pool->copy_until) & COPY_HOLDS_SYN));
+}
+
 /* --- `expiry_ticks`: ticks for the expiry timer --- */
 
 INLINE u32 *expiry_tick_at(u32 position)

@@ -133,7 +133,7 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 	if (!probe && (by_mark ? !is_local_for_mark(ctx, w, mark) : !is_local_daddr(ctx, state, p, now))) {
 		return pass_no_service(ctx, w, facts, REASON_NOT_LOCAL);
 	}
-	if (unlikely(may_be_copied(now)) && !p->syn)
+	if (unlikely(waits_for_copy(now, p->syn)))
 		return drop(ctx.hook, REASON_REFUSED_TABLE_COPY);
 	w->flow.opens = opens;
 	bool one_packet = w->service.flags & SERVICE_ONE_PACKET && p->protocol == IPPROTO_UDP; /* needs no connection */

@@ -1,7 +1,7 @@
 """Move live connections from the real IPVS to pylvs, and back: the guest's half of `test_adoption.py`.
 
-The arguments are the number of connections of each method, and what to play: `adopt`, `back` or `kills`. It prints a
-line for each step, and at the end the counts of clients as JSON. Clients and real servers use only the standard library.
+The argument is the number of connections of each method. It prints the commands with their output, and at the end the
+counts of clients as JSON. Clients and real servers use only the standard library.
 
     client --- c0 / d0 --- director --- d1 / s1 --- server (NAT, its gateway is the director)
                                    \\--- d2 / s2 --- server (DR, it holds the VIP; s3 leads to the client)

@@ -52,7 +52,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("ipvsadm", "lab", "daemon", "realserver", "config", "vrrp", "dataplane"),
         *("netfilter", "netlink", "reference", "bpf", "system", "model"),
     },
-    "ipvs": {"dataplane", "netlink", "bpf", "system", "model"},
+    "sync": {"model"},
+    "ipvs": {"sync", "dataplane", "netlink", "bpf", "system", "model"},
     "trace": {"reference", "dataplane", "netlink", "bpf", "system", "model"},
     "library": {"daemon", "dataplane", "bpf", "system", "model"},
 }
@@ -87,7 +88,7 @@ MOST_LATE = {
     "cli": 44,
     "config": 5,
     "daemon": 15,
-    "dataplane": 56,
+    "dataplane": 58,
     "edge": 4,
     "health": 6,
     "ipvsadm": 19,

@@ -17,16 +17,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import cache
 
-from pylvs.bpf import libbpf
 from pylvs.bpf.schedulers import SCHEDULERS
 from pylvs.dataplane import load
 from pylvs.dataplane.connections import states
 from pylvs.dataplane.destinations import DestinationSlots
 from pylvs.dataplane.devices import gate
 from pylvs.dataplane.director import BpfDirector
-from pylvs.dataplane.insertion import BYPASS, Incoming, Insertion
+from pylvs.dataplane.exchange.insertion import BYPASS, Incoming, Insertion
 from pylvs.dataplane.reader import table_use
-from pylvs.dataplane.state import GATE, RESTORE
+from pylvs.dataplane.state import GATE
 from pylvs.dataplane.tables import MASK32, Tables
 from pylvs.ipvs.kernel import KernelIpvs
 from pylvs.ipvs.listing import Line
@@ -291,8 +290,7 @@ class Adoption:
         self._report("gate withdrawn")
         director.follow_host()
         self._report("devices attached")
-        with director.batch():
-            _remove_gate(director)
+        director.adopting = False
         self._outcome.services = len(self._rows)
         self._outcome.connections = len(insertion.there)
         return self._outcome
@@ -330,14 +328,6 @@ def give_up(director: BpfDirector) -> None:
     director.adopting = False
     if rules:
         director.change_mark_rules(lambda _: rules)
-
-
-def _remove_gate(director: BpfDirector) -> None:
-    state = director.state
-    gate.remove(state)
-    if os.path.exists(state.loaded_path(RESTORE)):
-        libbpf.unpin(state.loaded_path(RESTORE))
-    director.adopting = False
 
 
 def _own(rows: Sequence[ServiceRow]) -> list[ServiceRow]:

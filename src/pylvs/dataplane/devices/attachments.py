@@ -17,7 +17,7 @@ from pylvs.dataplane.devices import plan as planning
 from pylvs.dataplane.devices.modes import Attachment, Drivers, Mode, strips_tags
 from pylvs.dataplane.devices.plan import CHANGING, OFF, UNATTACHED, WANTED, Attach, Facts, Plan
 from pylvs.dataplane.devices.selection import Concerns
-from pylvs.dataplane.state import BARE, EGRESS, TC, XDP, State
+from pylvs.dataplane.state import BARE, EGRESS, OLD_GATE, TC, XDP, State
 from pylvs.dataplane.tables import Tables, Versions
 from pylvs.model.dataclass import dataclass, replace
 from pylvs.model.errors import NoSuchDevice, PylvsError
@@ -236,6 +236,10 @@ def _set_notes(state: State, notes: Mapping[str, str | None]) -> None:
 
 def _tidy(state: State) -> None:
     """Remove what killed processes left, and loads that no device uses any more."""
+    if os.path.isdir(state.pin_path(OLD_GATE)) and not state.has_gate:
+        from pylvs.dataplane.devices import gate  # late: only `pylvs adopt` makes one
+
+        gate.remove(state)
     drafts, loads = state.leftovers()
     for name in drafts:
         libbpf.unpin(state.pin_path(name))

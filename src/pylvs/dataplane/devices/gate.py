@@ -16,25 +16,27 @@ import os
 from pylvs.bpf import kernel, libbpf, maps
 from pylvs.bpf.maps import MMAPABLE, ArrayMap, MmapArray
 from pylvs.dataplane import load
+from pylvs.dataplane.devices import attach
 from pylvs.dataplane.devices.loads import SELECTED
-from pylvs.dataplane.state import ENTRIES, GATE, XDP, State
+from pylvs.dataplane.state import ENTRIES, GATE, OLD_GATE, RESTORE, XDP, State
 from pylvs.model.errors import Unsupported
 
 _ARRAY, _PROGRAM_ARRAY = 2, 3  # BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_PROG_ARRAY
 _OPEN = 1
-_REMOVED = f"old-{GATE}"
 
 
-def close(state: State) -> None:
-    """Make a closed gate. The caller holds the lock, and attaches the devices then."""
+def close(state: State, is_open: bool = False) -> None:
+    """Make a closed gate, or an open one. The caller holds the lock, and attaches the devices then."""
     draft = f"new-{GATE}"
-    for left in (draft, _REMOVED):
+    for left in (draft, OLD_GATE):
         state.remove_load(left)
     os.mkdir(state.pin_path(draft), 0o700)
     with contextlib.ExitStack() as opened:
         selected = libbpf.create_map(_ARRAY, SELECTED, 4, 8, 1, MMAPABLE)
         opened.callback(os.close, selected)
         libbpf.pin(selected, state.pin_path(f"{draft}/{SELECTED}"))
+        with MmapArray.duplicate(selected) as words:
+            words.publish(0, 0, _OPEN if is_open else 0)
         for name in load.TAILCALLS:
             array = libbpf.create_map(_PROGRAM_ARRAY, name, 4, 4, 2 * len(ENTRIES))
             opened.callback(os.close, array)
@@ -46,6 +48,13 @@ def open_all(state: State) -> None:
     """Let the packets of all devices use the packet path, and wait until none is in the stack's turn any more."""
     with MmapArray.open(state.pin_path(f"{GATE}/{SELECTED}")) as selected:
         selected.publish(0, 0, _OPEN)
+    maps.grace_period()
+
+
+def shut(state: State) -> None:
+    """Let the packets of all devices pass to the stack."""
+    with MmapArray.open(state.pin_path(f"{GATE}/{SELECTED}")) as selected:
+        selected.publish(0, 0, 0)
     maps.grace_period()
 
 
@@ -85,12 +94,17 @@ def entry(state: State, name: str) -> int:
 
 def withdraw(state: State) -> None:
     """Let the next reconciliation attach the packet path itself; until then devices run the gate as it is."""
-    state.remove_load(_REMOVED)
-    os.rename(state.pin_path(GATE), state.pin_path(_REMOVED))
+    state.remove_load(OLD_GATE)
+    os.rename(state.pin_path(GATE), state.pin_path(OLD_GATE))
 
 
 def remove(state: State) -> None:
-    """Remove a gate that was withdrawn. No device runs it any more."""
-    if os.path.isdir(state.pin_path(_REMOVED)):
-        maps.grace_period()  # a packet may still be in it
-        state.remove_load(_REMOVED)
+    """Remove a gate that was withdrawn, and the program that inserts connections, unless a device still runs it."""
+    running = {number for each in attach.attached(state) for number in (each.xdp, each.ingress, each.egress)}
+    for name in ENTRIES:
+        with state.opened(f"{OLD_GATE}/{name}") as program:
+            if program is not None and kernel.program_info(program).id in running:
+                return
+    maps.grace_period()  # a packet may still be in it
+    state.remove_load(OLD_GATE)
+    libbpf.unpin(state.loaded_path(RESTORE))

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 _ARRAY, _PROGRAM_ARRAY = 2, 3  # BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_PROG_ARRAY
 _NO_SWITCH = "programs"  # an unfinished load over the same connection table
+COPY_HOLDS_SYN = 1  # bit of `copy_until`: packets that open a connection wait, too (bpf/conntrack/entry.h)
 _SHARE = 8  # a table that grew by itself takes one eighth of memory at most
 _NEARLY_FULL = 0.8
 _MB = 1 << 20
@@ -227,7 +228,7 @@ def is_switching(state: State) -> bool:
 def _hold(fresh: Tables) -> bool:
     """Let packets without a connection wait from now on, also if this process is killed, for a limited time."""
     until = load.clock(fresh.state) + round(_HOLD_S * load.ticks_per_second())
-    fresh.pool.set(0, "copy_until", until & MASK32 or 1)
+    fresh.pool.set(0, "copy_until", until & MASK32 & ~COPY_HOLDS_SYN or 2)
     return True
 
 

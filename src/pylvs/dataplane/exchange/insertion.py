@@ -68,6 +68,7 @@ class Insertion:
         self._program = load.open_entry(tables.state, RESTORE)
         self._records = Records(tables.open_array("conn_records"), "conn_record")
         self._form = abi.struct("conn_record").view(*RECORD)
+        self._names = [name.partition(":")[0] for name in RECORD]
         self._template = abi.constant("STATE_TEMPLATE")
         self._kinds = abi.constant("TUPLE_CONNECTION"), abi.constant("TUPLE_TEMPLATE")
         self._methods = {-1: abi.constant("METHOD_BYPASS")}
@@ -173,22 +174,21 @@ class Insertion:
         raw += incoming.client_port.to_bytes(2, "big") + incoming.virtual_port.to_bytes(2, "big")
         raw += bytes((incoming.protocol, self._kinds[is_template]))
         is_assured = is_template and incoming.state == "ASSURED"
-        packed = self._form.pack(
-            raw,
-            0 if incoming.slot == BYPASS else incoming.slot,
-            expiry,
-            before.expiry if before else 0,
-            template.slot if template else 0,
-            incoming.timeout,
-            0,
-            incoming.port.to_bytes(2, "big"),
-            self._methods.get(incoming.slot, incoming.method),
-            state,
-            before.state if before else 0,
-            family,
-            0 if is_template else self._kept.get(incoming.state, 0),
-            self._assured if is_assured else 0,
-            False,
-            has_ended,
-        )
+        values = {
+            "tuple": raw,
+            "destination": 0 if incoming.slot == BYPASS else incoming.slot,
+            "expiry": expiry,
+            "was_expiry": before.expiry if before else 0,
+            "template": template.slot if template else 0,
+            "timeout": incoming.timeout,
+            "port": incoming.port.to_bytes(2, "big"),
+            "method": self._methods.get(incoming.slot, incoming.method),
+            "state": state,
+            "was_state": before.state if before else 0,
+            "family": family,
+            "kept": 0 if is_template else self._kept.get(incoming.state, 0),
+            "assured": self._assured if is_assured else 0,
+            "has_ended": has_ended,
+        }
+        packed = self._form.pack(*(values.get(name, 0) for name in self._names))
         return packed, expiry, state

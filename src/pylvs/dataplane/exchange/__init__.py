@@ -1,0 +1,1 @@
+"""Connections that come from another data plane, and those that go to one."""

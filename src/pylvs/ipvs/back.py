@@ -1,0 +1,213 @@
+"""Give table and connections back to the kernel's IPVS, and remove pylvs's tables.
+
+The steps, and what serves if this process is killed after each:
+
+1. give IPVS the settings, the connections, then the services; run a gate on all devices, which is open: pylvs;
+2. let new connections wait, and give IPVS the rest: pylvs. They wait for 5 s at most, also if this process is killed;
+3. close the gate: IPVS. A later run continues here;
+4. end IPVS's backup daemon, remove the tables of pylvs: IPVS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+from pylvs.bpf import maps
+from pylvs.dataplane import load
+from pylvs.dataplane.devices import gate
+from pylvs.dataplane.director import BpfDirector
+from pylvs.dataplane.exchange.handover import HandoverReader
+from pylvs.dataplane.state import GATE
+from pylvs.dataplane.tables import MASK32
+from pylvs.dataplane.upgrade.upgrade import COPY_HOLDS_SYN
+from pylvs.ipvs import messages
+from pylvs.ipvs.feed import Feed
+from pylvs.ipvs.kernel import SETTINGS, KernelIpvs
+from pylvs.model.dataclass import dataclass
+from pylvs.model.errors import Busy, PylvsError, Unsupported, counted, os_text
+from pylvs.model.rows import ServiceRow
+from pylvs.model.service import is_probe_mark
+from pylvs.model.synced import SyncedConnection
+from pylvs.system.lock import Lock
+
+NOTE = "giving-back"  # of the state: a process gives the table back, or was killed while it did
+_HOLD_S = 5
+_PASSES = 5
+_FEW = 50
+_TRIALS = 20  # to give a connection that the kernel does not list
+_BACKUP_ONLY = "backup_only"
+
+
+@dataclass(slots=True)
+class Returned:
+    """What was given back. `pause_s`: how long new connections waited."""
+
+    services: int = 0
+    connections: int = 0
+    pause_s: float = 0.0
+    was_interrupted: bool = False
+
+
+class Return:
+    """One run. `report` gets the name of each step after it; tests end the process there."""
+
+    def __init__(
+        self, director: BpfDirector, kernel: KernelIpvs, report: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self._director = director
+        self._kernel = kernel
+        self._report = report
+        self._returned = Returned()
+
+    def run(self) -> Returned:
+        """Give everything back. Raises Busy, Unsupported, and what the kernel refuses; then pylvs serves as before."""
+        director = self._director
+        state = director.state
+        if state.exists and state.has_gate:
+            if not state.note(NOTE):
+                raise Busy("pylvs adopt runs in this network namespace, or was interrupted: run pylvs adopt first")
+            with Lock(state.pin_path(GATE), 0, "pylvs adopt"):
+                director.adopting = self._returned.was_interrupted = True
+                if not gate.is_open(state):
+                    return self._end()
+                self._undo()
+        elif state.exists and state.note(NOTE):
+            self._returned.was_interrupted = True
+            self._undo()
+        rows = [row for row in director.services() if not is_probe_mark(row.service.key.mark)]
+        if not rows:
+            raise Unsupported("pylvs has no services in this network namespace: there is nothing to give back")
+        if self._kernel.rows():
+            raise Busy("ip_vs has services in this network namespace already; ipvsadm -C of the kernel's removes them")
+        if self._kernel.daemons():
+            raise Busy("ip_vs runs a sync daemon: stop it with ipvsadm --stop-daemon")
+        state.set_note(NOTE, "to ip_vs")
+        self._report("noted")
+        try:
+            with ExitStack() as opened:
+                self._prepare(rows, opened)
+                self._switch()
+        except BaseException:
+            if not (state.exists and state.has_gate) or gate.is_open(state):
+                self._undo()
+                raise
+        return self._end()
+
+    def _prepare(self, rows: list[ServiceRow], opened: ExitStack) -> None:
+        """Fill IPVS. It sees no packet of other hosts."""
+        director, kernel = self._director, self._kernel
+        opened.enter_context(_without_backup_only())
+        _write_settings({name: value for name, value in director.settings().items() if name != "conn_max"})
+        kernel.set_timeouts(director.timeouts())
+        self._feed = opened.enter_context(Feed(kernel))
+        self._report("daemon started")
+        self._feed.run(self._connections())
+        self._report("connections given")
+        for row in rows:
+            kernel.add_service(row.service)
+            for each in reversed(row.destinations):
+                kernel.add_destination(row.service.key, each.destination)
+        self._returned.services = len(rows)
+        self._report("services given")
+        with director.batch():
+            gate.close(director.state, is_open=True)
+            director.adopting = True
+        opened.enter_context(Lock(director.state.pin_path(GATE), 0, "pylvs adopt"))
+        director.follow_host()
+        self._report("devices gated")
+
+    def _connections(self) -> Iterator[SyncedConnection]:
+        return HandoverReader(self._director.tables).synced()
+
+    def _switch(self) -> None:
+        director = self._director
+        self._feed.forget()
+        for number in range(_PASSES):
+            changed = self._feed.run(self._connections())
+            self._report(f"pass {number + 1}")
+            if changed <= _FEW:
+                break
+        began = time.monotonic()
+        self._hold()
+        maps.grace_period()
+        self._report("new connections wait")
+        for _ in range(_TRIALS):
+            latest = list(self._connections())
+            self._feed.run(latest)
+            missing = self._feed.missing(latest)
+            if not missing:
+                break
+            self._hold()
+        else:
+            raise PylvsError(
+                f"ip_vs does not take {counted(sum(missing.values()), 'connection')}; pylvs serves as before"
+            )
+        self._returned.connections = len(latest)
+        gate.shut(director.state)
+        self._returned.pause_s = time.monotonic() - began
+        self._report("gate closed")
+
+    def _hold(self, hold: bool = True) -> None:
+        tables = self._director.tables
+        until = load.clock(tables.state) + round(_HOLD_S * load.ticks_per_second())
+        tables.pool.set(0, "copy_until", (until & MASK32 | COPY_HOLDS_SYN) if hold else 0)
+
+    def _undo(self) -> None:
+        """Let pylvs serve as before. IPVS serves nothing."""
+        director, kernel = self._director, self._kernel
+        kernel.flush()
+        for daemon in kernel.daemons():
+            if daemon.state == messages.BACKUP:
+                kernel.stop_backup(daemon.interface, daemon.syncid)
+        state = director.state
+        self._hold(hold=False)
+        director.adopting = True
+        if state.has_gate:
+            with director.batch():
+                gate.withdraw(state)
+        director.follow_host()
+        state.set_note(NOTE, None)
+        director.adopting = False
+
+    def _end(self) -> Returned:
+        """Remove pylvs's tables. IPVS serves already."""
+        for daemon in self._kernel.daemons():
+            if daemon.state == messages.BACKUP:
+                self._kernel.stop_backup(daemon.interface, daemon.syncid)
+        self._report("daemon stopped")
+        state = self._director.state
+        self._director.close()
+        load.take_down(state)
+        self._report("tables removed")
+        return self._returned
+
+
+def _write_settings(settings: dict[str, int]) -> None:
+    """Set the kernel's settings; those that it lacks are pylvs's own."""
+    for name, value in settings.items():
+        try:
+            with open(f"{SETTINGS}/{name}", "r+") as file:
+                if file.read().strip() != str(value):
+                    file.write(str(value))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise PylvsError(f"ip_vs: setting net.ipv4.vs.{name}={value}: {os_text(error)}") from None
+
+
+@contextlib.contextmanager
+def _without_backup_only() -> Iterator[None]:
+    """Clear backup_only during the block: with it and a backup daemon IPVS passes all packets."""
+    path = f"{SETTINGS}/{_BACKUP_ONLY}"
+    with open(path) as file:
+        before = file.read().strip()
+    if before != "0":
+        _write_settings({_BACKUP_ONLY: 0})
+    try:
+        yield
+    finally:
+        if before != "0":
+            _write_settings({_BACKUP_ONLY: int(before)})

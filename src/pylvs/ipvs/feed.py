@@ -1,0 +1,134 @@
+"""Give connections to the kernel's IPVS, through its own sync backup daemon.
+
+The daemon listens on lo, so no message leaves this host.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Self
+
+from pylvs.ipvs.kernel import KernelIpvs
+from pylvs.model.errors import PylvsError
+from pylvs.model.synced import SyncedConnection
+from pylvs.sync.wire import Message, encode
+
+GROUP, PORT = "224.0.0.81", 8848
+SYNCID = 165
+DEVICE = "lo"
+_LONGEST = 1472  # bytes of a message
+_AT_ONCE = 32  # messages: the smallest receive buffer in use holds them
+_SOCKETS = "/proc/net/udp"
+_PAUSE_S, _PATIENCE_S = 0.001, 5.0
+_VERSION = 1
+
+Key = tuple[int, bytes, int, bytes, int]
+
+
+def key_of(connection: SyncedConnection) -> Key:
+    """Return what identifies a connection in listings of the kernel."""
+    return (
+        connection.protocol,
+        connection.client.packed,
+        connection.client_port,
+        connection.virtual.packed,
+        connection.virtual_port,
+    )
+
+
+def messages(connections: Iterable[SyncedConnection]) -> Iterator[bytes]:
+    """Yield sync messages that hold these connections."""
+    message = _empty()
+    for each in connections:
+        record = encode(each)
+        if not message.add(record):
+            yield message.encoded()
+            message = _empty()
+            message.add(record)
+    if message.count:
+        yield message.encoded()
+
+
+def _empty() -> Message:
+    return Message(_VERSION, SYNCID, _LONGEST, 0.0, bytearray())
+
+
+class Feed:
+    """The kernel's backup daemon on lo, and a socket that sends to it."""
+
+    def __init__(self, kernel: KernelIpvs) -> None:
+        """Start the daemon. Raises what the kernel refuses."""
+        self._kernel = kernel
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        index = socket.if_nametoindex(DEVICE)
+        self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, struct.pack("=4s4si", b"", b"", index))
+        self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)  # lo itself returns them
+        self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 1)
+        kernel.start_backup(DEVICE, SYNCID)
+        self._sent: dict[Key, SyncedConnection] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._socket.close()
+        self._kernel.stop_backup(DEVICE, SYNCID)
+
+    def forget(self) -> None:
+        """Send everything again in the next pass: services that were added since are bound by a message alone."""
+        self._sent.clear()
+
+    def run(self, connections: Iterable[SyncedConnection]) -> int:
+        """Send what is new or in another state; return how many those were."""
+        fresh = {}
+        for each in connections:
+            before = self._sent.get(key := key_of(each))
+            if before is None or (before.state, before.server, before.server_port, before.flags) != (
+                each.state,
+                each.server,
+                each.server_port,
+                each.flags,
+            ):
+                fresh[key] = each
+        self._send(fresh.values())
+        self._sent |= fresh
+        return len(fresh)
+
+    def _send(self, connections: Iterable[SyncedConnection]) -> None:
+        for number, message in enumerate(messages(connections)):
+            if number and number % _AT_ONCE == 0:
+                self._wait()
+            self._socket.sendto(message, (GROUP, PORT))
+        self._wait()
+
+    def _wait(self) -> None:
+        """Wait until the daemon has read everything. Raises PylvsError."""
+        end = time.monotonic() + _PATIENCE_S
+        while _unread():
+            if time.monotonic() > end:
+                raise PylvsError("ip_vs: its sync daemon does not read what it is sent")
+            time.sleep(_PAUSE_S)
+
+    def missing(self, connections: Iterable[SyncedConnection]) -> Counter[str]:
+        """Send connections again that the kernel does not list; return how many those are, by protocol."""
+        there = {line.key for line in self._kernel.connections()}
+        lost = [each for each in connections if key_of(each) not in there]
+        self._send(lost)
+        return Counter(str(each.protocol) for each in lost)
+
+
+def _unread() -> int:
+    """Return the bytes that wait in the receive buffer of the daemon."""
+    with open(_SOCKETS) as file:
+        for line in file:
+            words = line.split()
+            if words[1].endswith(f":{PORT:04X}"):
+                return int(words[4].partition(":")[2], 16)
+    return 0

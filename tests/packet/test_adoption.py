@@ -1,0 +1,369 @@
+"""`pylvs adopt` and `pylvs adopt --back`, killed after each step: IPVS or pylvs serves, never none and never both.
+
+A stand-in has the table and the connections of the kernel's IPVS; the real one is in guests (tests/interop). What
+passes to the stack is IPVS's: here the stack answers it by a RST, because nothing else takes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from pylvs.bpf import kernel
+from pylvs.dataplane import load
+from pylvs.dataplane.director import BpfDirector
+from pylvs.dataplane.state import RESTORE, State
+from pylvs.ipvs import back
+from pylvs.ipvs.adopt import Adoption, give_up
+from pylvs.ipvs.back import Return
+from pylvs.ipvs.feed import key_of
+from pylvs.ipvs.kernel import KernelRow
+from pylvs.ipvs.listing import Line
+from pylvs.ipvs.messages import KernelDestination, KernelService
+from pylvs.model.errors import Busy, Unsupported
+from pylvs.model.service import Destination, DestinationKey, Method, ServiceFlag, ServiceKey, Timeouts, VirtualService
+from pylvs.model.synced import SyncedConnection
+from tests.packet.frames import CLIENT4, tcp
+from tests.packet.host import Host, key, new_host, server4, server_mac
+from tests.packet.test_killed_load import NEEDED, FewPrograms
+from tests.packet.wire import Wire, wire
+
+pytestmark = pytest.mark.timeout(1200)  # each kill costs two loads of the programs
+SERVICE, PERSISTENT = key(80), key(81)
+OPEN = range(20_000, 20_003)  # ports of clients whose connections IPVS has
+CLIENT = ip_address(CLIENT4).packed
+
+
+def line(
+    port: int, service: ServiceKey = SERVICE, server: int = 1, state: str = "ESTABLISHED", left_s: int = 800
+) -> Line:
+    server_address = ip_address(server4(server)).packed
+    return Line(6, CLIENT, port, service.address.packed, service.port, server_address, service.port, state, left_s)
+
+
+class Programs(FewPrograms):
+    """The object without the programs that no packet of this test reaches."""
+
+    NEEDED = (*NEEDED, "persist")
+
+
+class Stored:
+    """What IPVS has, in a file: a process that is killed has changed it, too."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.rows: list[KernelRow] = []
+        self.lines: dict[Any, Line] = {}
+        self.settings = {"sloppy_tcp": "1", "conn_reuse_mode": "0", "sync_threshold": "3\t50", "backup_only": "0"}
+
+    def load(self) -> None:
+        if self._path.exists():
+            self.rows, self.lines = pickle.loads(self._path.read_bytes())
+
+    def save(self) -> None:
+        fresh = self._path.with_suffix(".new")
+        fresh.write_bytes(pickle.dumps((self.rows, self.lines)))
+        fresh.rename(self._path)
+
+
+class StandIn:
+    """The part of `KernelIpvs` that adoptions use."""
+
+    def __init__(self, stored: Stored) -> None:
+        self.stored = stored
+
+    def rows(self) -> list[KernelRow]:
+        self.stored.load()
+        return list(self.stored.rows)
+
+    def timeouts(self) -> Timeouts:
+        return Timeouts(700, 60, 50)
+
+    def settings(self) -> dict[str, str]:
+        return self.stored.settings
+
+    def daemons(self) -> list[Any]:
+        return []
+
+    def connections(self) -> Iterator[Line]:
+        self.stored.load()
+        yield from self.stored.lines.values()
+
+    def flush(self) -> None:
+        self.stored.rows = []
+        self.stored.save()
+
+    def set_timeouts(self, timeouts: Timeouts) -> None:
+        pass
+
+    def add_service(self, service: VirtualService) -> None:
+        self.stored.rows.append(KernelRow(KernelService(service, int(service.flags)), ()))
+        self.stored.save()
+
+    def add_destination(self, service: ServiceKey, destination: Destination) -> None:
+        at = next(at for at, row in enumerate(self.stored.rows) if row.service.service.key == service)
+        row = self.stored.rows[at]
+        fresh = KernelDestination(destination, destination.method, 0, 0, 0, 0)
+        self.stored.rows[at] = KernelRow(row.service, (fresh, *row.destinations))
+        self.stored.save()
+
+
+class StandInFeed:
+    """The part of `Feed` that a return uses: IPVS takes what it is sent."""
+
+    def __init__(self, kernel: StandIn) -> None:
+        self._stored = kernel.stored
+
+    def __enter__(self) -> StandInFeed:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def forget(self) -> None:
+        pass
+
+    def run(self, connections: Iterable[SyncedConnection]) -> int:
+        for each in connections:
+            state = "NONE" if not each.client_port else ("NONE", "ESTABLISHED")[each.state == 1]
+            ends = *key_of(each), each.server.packed, each.server_port
+            self._stored.lines[key_of(each)] = Line(*ends, state, each.timeout_s or 0)
+        self._stored.save()
+        return 0
+
+    def missing(self, connections: Iterable[SyncedConnection]) -> Counter[str]:
+        return Counter()
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Host]:
+    small = mock.patch.object(kernel, "connection_limit", return_value=1024)
+    with mock.patch.object(load, "BpfObject", Programs), new_host(connections=1024) as made, small:
+        made.expiry.close()  # its descriptor of a program
+        yield made
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Stored:
+    """Return an IPVS with services and connections."""
+    made = Stored(tmp_path / "ipvs")
+    ipvs = StandIn(made)
+    ipvs.add_service(VirtualService(SERVICE, "rr"))
+    ipvs.add_service(VirtualService(PERSISTENT, "rr", ServiceFlag.PERSISTENT, 300))
+    for number in 1, 2:
+        for service in SERVICE, PERSISTENT:
+            ipvs.add_destination(
+                service, Destination(DestinationKey(ip_address(server4(number)), service.port), Method.ROUTE)
+            )
+    found = [line(port) for port in OPEN]
+    template = Line(
+        6,
+        CLIENT,
+        0,
+        PERSISTENT.address.packed,
+        PERSISTENT.port,
+        ip_address(server4(2)).packed,
+        PERSISTENT.port,
+        "NONE",
+        250,
+    )
+    found += [line(OPEN[0], PERSISTENT, 2), template]
+    made.lines = {each.key: each for each in found}
+    made.save()
+    return made
+
+
+@pytest.fixture(autouse=True)
+def play(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let IPVS be the stand-in."""
+    monkeypatch.setattr(back, "Feed", StandInFeed)
+    monkeypatch.setattr(back, "_write_settings", lambda _: None)
+    monkeypatch.setattr(back, "_without_backup_only", contextlib.nullcontext)
+
+
+def director() -> BpfDirector:
+    return BpfDirector(State.open())
+
+
+def adopted(stored: Stored, report: Callable[[str], None] = lambda _: None, force: bool = False) -> Any:
+    return Adoption(director(), StandIn(stored), report).run(force)  # type: ignore[arg-type]  # a stand-in
+
+
+def returned(stored: Stored, report: Callable[[str], None] = lambda _: None) -> Any:
+    return Return(director(), StandIn(stored), report).run()  # type: ignore[arg-type]  # a stand-in
+
+
+def reached(clients: Wire, flags: str, sport: int, dport: int) -> str:
+    """Send a packet, and return who took it: the number of a server that pylvs sent it to, or "stack"."""
+    clients.send(tcp(flags, sport, dport))
+    found = []
+    ends = sport.to_bytes(2, "big") + dport.to_bytes(2, "big")
+    for frame in clients.came():
+        if frame[34:38] == ends:
+            found += [str(number) for number in (1, 2) if frame[:6].hex(":") == server_mac(number)]
+        elif frame[34:38] == ends[2:] + ends[:2]:
+            found.append("stack")
+    assert len(found) == 1, f"a packet reached {found}"
+    return found[0]
+
+
+def who(clients: Wire) -> str:
+    """Return who serves: all packets must agree."""
+    took = {reached(clients, "A", port, SERVICE.port) for port in OPEN} | {
+        reached(clients, "A", OPEN[0], PERSISTENT.port)
+    }
+    if took == {"stack"}:
+        return "ip_vs"
+    assert took == {"1", "2"}, took
+    assert [reached(clients, "A", port, SERVICE.port) for port in OPEN] == ["1"] * 3
+    assert reached(clients, "A", OPEN[0], PERSISTENT.port) == "2"
+    return "pylvs"
+
+
+def table(rows: Iterable[KernelRow]) -> set[tuple[object, ...]]:
+    """Return services and destinations, in list order."""
+    found = set[tuple[object, ...]]()
+    for row in rows:
+        service, destinations = row.wanted
+        found.add((service.key, service.scheduler, service.flags, service.timeout_s, service.mask, destinations))
+    return found
+
+
+def steps(work: Callable[[Callable[[str], None]], object]) -> list[str]:
+    found: list[str] = []
+    work(found.append)
+    return found
+
+
+def killed_after(step: str, work: Callable[[Callable[[str], None]], object]) -> None:
+    """Do it in another process, which is killed after this step."""
+
+    def report(name: str) -> None:
+        if name == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if not child:
+        try:
+            work(report)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status), f"it was not killed after {step}"
+
+
+def test_an_adoption_that_is_killed_after_any_step_leaves_one_that_serves(host: Host, stored: Stored) -> None:
+    before = pickle.dumps((stored.rows, stored.lines))
+
+    def reset() -> None:
+        stored.rows, stored.lines = pickle.loads(before)
+        stored.save()
+
+    with wire() as clients:
+        assert who(clients) == "ip_vs"
+        names = steps(lambda report: adopted(stored, report))
+        assert names[0] == "gate closed"
+        assert who(clients) == "pylvs"
+        assert not stored.rows
+        for name in names:
+            load.take_down(State.open())
+            reset()
+            killed_after(name, lambda report: adopted(stored, report))
+            serving = who(clients)
+            assert serving == ("pylvs" if names.index(name) >= names.index("gate open") else "ip_vs"), name
+            if names.index(name) < names.index("gate withdrawn"):
+                with pytest.raises(Busy, match="pylvs adopt"):
+                    director().add_service(VirtualService(key(99)))
+                again = adopted(stored)
+                assert again.was_interrupted == (serving == "pylvs")
+            director().add_service(VirtualService(key(99)))  # edits are possible again, and the next one tidies up
+            state = State.open()
+            assert not [each for each in os.listdir(state.path) if "gate" in each]
+            assert not os.path.exists(state.loaded_path(RESTORE))
+            assert who(clients) == "pylvs"
+            assert reached(clients, "S", 30_000, PERSISTENT.port) == "2", "the client's template"
+        load.take_down(State.open())
+
+
+def test_a_return_that_is_killed_after_any_step_leaves_one_that_serves(host: Host, stored: Stored) -> None:
+    before = pickle.dumps((stored.rows, stored.lines))
+    with wire() as clients:
+        adopted(stored)
+        names = steps(lambda report: returned(stored, report))
+        assert who(clients) == "ip_vs"
+        assert table(stored.rows) == table(pickle.loads(before)[0])
+        for name in names[:-1]:  # after the last one there is nothing left to do
+            adopted(stored)
+            killed_after(name, lambda report: returned(stored, report))
+            serving = who(clients)
+            assert serving == ("ip_vs" if names.index(name) >= names.index("gate closed") else "pylvs"), name
+            assert returned(stored).was_interrupted
+            assert who(clients) == "ip_vs"
+            assert not State.open().exists
+
+
+def test_what_changes_during_an_adoption_is_followed(host: Host, stored: Stored) -> None:
+    """A connection opens, another one ends, and a server is added, between the first pass and the last one."""
+    late, gone = line(21_000, server=2), line(OPEN[2])
+
+    def report(name: str) -> None:
+        if name == "pass 1":
+            del stored.lines[gone.key]
+            stored.lines[late.key] = late
+            StandIn(stored).add_destination(SERVICE, Destination(DestinationKey(ip_address(server4(3)), SERVICE.port)))
+
+    with wire() as clients:
+        done = adopted(stored, report)
+        assert done.connections == 5
+        assert reached(clients, "A", 21_000, SERVICE.port) == "2"
+        servers = [str(row.destination.key.address) for row in director().service(SERVICE).destinations]
+        assert servers == [server4(3), server4(2), server4(1)]
+        listed = {(each.client_port, each.virtual_port) for each in director().connections()}
+        assert (gone.client_port, SERVICE.port) not in listed
+        settings = director().settings()
+        assert (settings["sloppy_tcp"], settings["conn_reuse_mode"]) == (1, 0)
+        assert tuple(director().timeouts()) == (700, 60, 50)
+    load.take_down(State.open())
+
+
+def test_an_adoption_that_cannot_carry_all_changes_nothing(host: Host, stored: Stored) -> None:
+    mark = VirtualService(ServiceKey.of_mark(7), "rr")
+    StandIn(stored).add_service(mark)
+    ftp_data = line(0, state="LISTEN")
+    stored.lines[ftp_data.key] = ftp_data
+    stored.save()
+    with pytest.raises(Unsupported, match=r"FWM 7: pylvs has no rule .*; 1 connection: FTP data"):
+        adopted(stored)
+    assert not State.open().exists
+    assert adopted(stored, force=True).left.counts.total() == 1
+    load.take_down(State.open())
+
+
+def test_an_adoption_can_be_given_up_while_ip_vs_serves(host: Host, stored: Stored) -> None:
+    with wire() as clients:
+        killed_after("pass 1", lambda report: adopted(stored, report))
+        give_up(director())
+        assert who(clients) == "ip_vs"
+        assert not State.open().exists
+        killed_after("gate open", lambda report: adopted(stored, report))
+        with pytest.raises(Busy, match="pylvs serves already"):
+            give_up(director())
+    adopted(stored)
+    load.take_down(State.open())
+
+
+def test_services_of_pylvs_are_not_overwritten(host: Host, stored: Stored) -> None:
+    director().add_service(VirtualService(key(90)))
+    with pytest.raises(Busy, match="pylvs has services"):
+        adopted(stored)
+    load.take_down(State.open())
