@@ -44,6 +44,7 @@ struct facts {
 	u32 timeouts[STATES]; /* in ticks */
 	u32 timeouts_s[3]; /* as configured: tcp, tcpfin, udp */
 	u32 engines; /* services with a persistence engine */
+	u32 mss_clamps; /* services with an MSS clamp */
 };
 
 struct settings { /* each field is independent of the others; those with a sign have any value, as in the kernel */
@@ -144,6 +145,7 @@ struct service_version {
 	u8 pad;
 	char engine[ENGINE_LENGTH]; /* empty, or "sip" */
 	u32 next; /* next free slot */
+	u32 mss_clamp; /* largest MSS of TCP's SYNs; 0: any */
 };
 
 struct service {
@@ -375,6 +377,18 @@ INLINE bool is_only_backup(const struct root *root)
 INLINE const struct facts *facts_in(const struct root *root, u64 live)
 {
 	return &AFTER(root, live)->facts[live & 1];
+}
+
+/* Return the version of a service that is in force. */
+INLINE struct service_version *version_in_force(struct service *service, u32 live)
+{
+	service = AFTER(service, live);
+	struct service_version *newer = &service->versions[0], *older = &service->versions[1];
+	if ((s32)(READ_ONCE(older->generation) - READ_ONCE(newer->generation)) > 0) {
+		newer = &service->versions[1];
+		older = &service->versions[0];
+	}
+	return (s32)(live - newer->generation) >= 0 ? newer : older;
 }
 
 INLINE const struct facts *facts_of(const struct root *root)

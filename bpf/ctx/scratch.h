@@ -191,6 +191,10 @@ struct call_scan {
 	u32 folded; /* its blanks are those of a continuation line */
 };
 
+struct tcp_options {
+	u8 bytes[40];
+};
+
 struct scratch {
 	struct packet packet; /* for all programs */
 	struct owner owner; /* of the packet, for its end */
@@ -211,6 +215,7 @@ struct scratch {
 	struct mark_state marks;
 	struct call_scan scan;
 	struct options echo; /* PROG_ICMP_SEND: options of the error */
+	struct tcp_options tcp_options; /* of a SYN whose MSS is clamped */
 	u8 head[FRAG_HEAD + 8]; /* PROG_FRAGMENT: IP headers of every fragment, including an IPv6 fragment header */
 };
 

@@ -12,6 +12,7 @@
 #include "ctx/device.h"
 #include "fwd/account.h"
 #include "fwd/ipip.h"
+#include "fwd/mss.h"
 #include "fwd/nat.h"
 #include "fwd/send.h"
 #include "policy/rp_filter.h"
@@ -85,6 +86,7 @@ INLINE int send(struct ctx ctx, const struct packet *p, const struct real_server
 {
 	if (!trim_padding(ctx, p))
 		return drop_to(ctx, t, REASON_TRUNCATED);
+	clamp_mss(ctx, p, t->destination, get_root());
 	if (t->method == METHOD_TUNNEL) {
 		if (!dec_ttl(ctx, p))
 			return drop_to(ctx, t, REASON_TRUNCATED);

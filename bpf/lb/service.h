@@ -16,17 +16,6 @@ struct service_match {
 	struct service_version *version;
 };
 
-INLINE struct service_version *version_in_force(struct service *service, u32 live)
-{
-	service = AFTER(service, live);
-	struct service_version *newer = &service->versions[0], *older = &service->versions[1];
-	if ((s32)(READ_ONCE(older->generation) - READ_ONCE(newer->generation)) > 0) {
-		newer = &service->versions[1];
-		older = &service->versions[0];
-	}
-	return (s32)(live - newer->generation) >= 0 ? newer : older;
-}
-
 /* Return the slot if its service is in force, else NO_SERVICE. */
 INLINE u32 slot_in_force(const u32 *slot, u32 live)
 {

@@ -144,6 +144,7 @@ HELPER(171, long, bpf_timer_start, struct bpf_timer *timer, u64 nanoseconds, u64
 HELPER(181, long, bpf_loop, u32 count, void *callback, void *context, u64 flags);
 HELPER(188, u64, bpf_xdp_get_buff_len, void *xdp);
 HELPER(189, long, bpf_xdp_load_bytes, void *xdp, u32 offset, void *to, u32 length);
+HELPER(190, long, bpf_xdp_store_bytes, void *xdp, u32 offset, const void *from, u32 length);
 HELPER(195, void *, bpf_map_lookup_percpu_elem, void *map, const void *key, u32 cpu);
 HELPER(208, u64, bpf_ktime_get_tai_ns, void);
 

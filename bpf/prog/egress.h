@@ -9,6 +9,7 @@
 #include "conntrack/reply.h"
 #include "conntrack/reply_owner.h"
 #include "fwd/client_hop.h"
+#include "fwd/mss.h"
 #include "fwd/nat.h"
 #include "fwd/send.h"
 #include "lb/nat_server.h"
@@ -57,6 +58,7 @@ INLINE int process_egress(struct __sk_buff *skb)
 		return drop(HOOK_TC, REASON_REFUSED_TABLE_COPY);
 	if (!found || reply_is_standby(&a, &p, root) || !update_reply(&a, &p, root, now, tc_ctx(skb)))
 		return pass_sent(REASON_NO_REPLY_FLOW);
+	clamp_mss(tc_ctx(skb), &p, a.destination, root);
 	if (!a.masq || !nat(tc_ctx(skb), &p, NAT_REPLY, &a.saddr, a.port))
 		return pass_sent(REASON_REPLY_ROUTED);
 	trace_sent(tc_ctx(skb), skb->ifindex);

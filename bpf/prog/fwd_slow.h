@@ -7,6 +7,7 @@
  */
 #pragma once
 #include "fwd/gre_gue.h"
+#include "fwd/mss.h"
 #include "fwd/nat.h"
 #include "fwd/send.h"
 #include "parse/options4.h"
@@ -15,6 +16,9 @@ INLINE int fwd_slow_reply(struct __sk_buff *skb, struct scratch *w)
 {
 	struct packet *p = &w->packet;
 	w->xmit.is_ipv6 = p->is_ipv6;
+	const struct destination *d = map_elem(destinations, w->chosen.destination);
+	if (d && !is_icmp(p))
+		clamp_mss(tc_ctx(skb), p, d, get_root());
 	u32 length = mtu_length(skb, w), mtu = w->xmit.hop.mtu;
 	set_fragment_size(skb, w, p->length, length > mtu ? length - mtu : 0);
 	if (!write_options(skb, w, w->reply.saddr.word[0]) || !sum_options(skb, w) ||
@@ -35,6 +39,8 @@ INLINE int fwd_slow_request(struct __sk_buff *skb, struct scratch *w, const stru
 	struct hop *hop = destination_hop(tc_ctx(skb), w->chosen.destination, d, ticks(), NULL);
 	if (!hop)
 		return pass_to_stack(HOOK_TC);
+	if (!icmp)
+		clamp_mss(tc_ctx(skb), p, d, root);
 	if (hop->verdict == HOP_NO_ROUTE || hop->verdict == HOP_NO_FORWARDING)
 		return send_icmp_error(skb, w, REASON_NO_ROUTE, ICMP_NO_ROUTE, 0);
 	if (hop->verdict == HOP_LOCAL) {

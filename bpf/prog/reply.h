@@ -44,8 +44,10 @@ INLINE int pass_reply(struct ctx ctx, struct scratch *w, const struct reply_conn
 	bool passes = hop->verdict == HOP_LOCAL || (has_neighbour(hop) && !cannot_route(ctx, w, hop));
 	if (ctx.hook == HOOK_XDP)
 		return passes ? pass_to_tc() : pass_for(ctx.hook, REASON_REPLY_UNSENT);
-	if (passes && is_valid_saddr(ctx, p))
+	if (passes && is_valid_saddr(ctx, p)) {
 		update_reply(a, p, root, now, ctx);
+		clamp_mss(ctx, p, a->destination, root);
+	}
 	u32 reason = passes ? REASON_REPLY_ROUTED : REASON_REPLY_UNSENT;
 	return hop->verdict == HOP_LOCAL ? pass_for(ctx.hook, reason) : pass_packet(ctx, p, reason);
 }
@@ -61,6 +63,7 @@ INLINE int deliver_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 		return drop(ctx.hook, REASON_TRUNCATED);
 	if (!update_reply(a, p, root, now, ctx))
 		return drop(ctx.hook, REASON_EXPIRING);
+	clamp_mss(ctx, p, a->destination, root);
 	if (!nat(ctx, p, NAT_REPLY, &a->saddr, a->port))
 		return drop(ctx.hook, REASON_TRUNCATED);
 	w->xmit.hop.verdict = HOP_LOCAL;
@@ -118,6 +121,7 @@ INLINE int forward_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 		w->xmit.hop = *hop;
 		return tail_call(ctx, PROG_FWD_SLOW);
 	}
+	clamp_mss(ctx, p, a->destination, root);
 	if (!trim_padding(ctx, p) || !fwd_direct(ctx, p, hop) || !nat(ctx, p, NAT_REPLY, &a->saddr, a->port))
 		return drop(ctx.hook, REASON_TRUNCATED);
 	return xmit(ctx, p, hop);

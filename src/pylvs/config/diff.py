@@ -42,6 +42,7 @@ _ELSEWHERE = (
     "timeout_s",
     "netmask",
     "engine",
+    "mss_clamp",
     "sorry_server",
 )
 _OF_ALL_DIRECTORS = {"password", "authentication", "virtual_router_id", "version"}  # equal on all directors
@@ -176,6 +177,8 @@ def _describe_scheduling(service: WantedService) -> dict[str, str]:
         described["persistence_granularity"] = str(IPv4Address(service.netmask)) if v4 else str(service.netmask)
     if service.engine:
         described["persistence_engine"] = service.engine
+    if service.mss_clamp:
+        described["mss_clamp"] = str(service.mss_clamp)
     names = {flag: name for name, flag in flags_of(service.scheduler).items()}
     flags = [names[flag] for flag in service.flags & ~ServiceFlag.PERSISTENT]
     if flags:

@@ -154,7 +154,7 @@ class BulkAdd:
         """Write versions and lists, which the commit puts in force. Raises NoSpace."""
         for key, service in self._services.items():
             self._write(service)
-            self._edit.count_service(key, service.fields["engine"], 1)
+            self._edit.count_service(key, service.fields, 1)
 
     def _write(self, service: NewService) -> None:
         edit, slot, fields = self._edit, service.slot, service.fields

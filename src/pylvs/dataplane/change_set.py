@@ -104,7 +104,7 @@ class ChangeSet:
         edit.write_version(slot, edit.generation, version | {"present": 0})
         for dest_slot in listed:
             edit.write_deleted(dest_slot, edit.generation, with_service=True)
-        edit.count_service(key, version["engine"], -1)
+        edit.count_service(key, version, -1)
         self._deleted += listed
 
         def release() -> None:
@@ -151,8 +151,8 @@ class ChangeSet:
                 fields |= scheduler_tables.began(edit.tables, edit.generation, fields)
             fill_table(edit, slot, version, fields, entries, steps)
         edit.write_version(slot, edit.generation, fields)
-        edit.count_engine(version["engine"], -1)
-        edit.count_engine(fields["engine"], 1)
+        edit.count_extras(version, -1)
+        edit.count_extras(fields, 1)
 
     def _entries(self, change: ServiceChange, slot: int, version: dict[str, Any]) -> tuple[bytes, list[ListStep]]:
         """Write the destinations; return the packed members of the new list, and the changes of the list."""

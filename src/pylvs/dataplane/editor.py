@@ -293,8 +293,8 @@ class Editor:
                 if changed:
                     change_scheduler(edit, slot, version, fields)
                 edit.write_version(slot, edit.generation, fields)
-                edit.count_engine(version["engine"], -1)
-                edit.count_engine(fields["engine"], 1)
+                edit.count_extras(version, -1)
+                edit.count_extras(fields, 1)
                 edit.commit()
             if changed and hash_tables.uses(version):
                 self._left.add(slot)

@@ -477,6 +477,7 @@ def version_fields(service: VirtualService, ticks_per_second: float) -> dict[str
         "protocol": key.protocol,
         "family": key.address.version,
         "engine": service.engine.encode(),
+        "mss_clamp": service.mss_clamp,
     }
 
 
@@ -497,6 +498,7 @@ def service_of(version: dict[str, Any]) -> VirtualService:
         version["timeout_s"],
         version["netmask"],
         version["engine"].rstrip(b"\0").decode(),
+        version["mss_clamp"],
     )
 
 

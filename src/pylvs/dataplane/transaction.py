@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 
 from pylvs.bpf import abi, maps
@@ -460,10 +460,10 @@ class Transaction(Versions):
         self.new_facts.copy_from(self.facts())
         return self
 
-    def count_service(self, key: ServiceKey, engine: bytes, by: int) -> None:
-        """Count a service that is added (1) or deleted (-1), with the name of its persistence engine."""
+    def count_service(self, key: ServiceKey, version: Mapping[str, Any], by: int) -> None:
+        """Count a service that is added (1) or deleted (-1), with the fields of its version."""
         facts = self.new_facts
-        self.count_engine(engine, by)
+        self.count_extras(version, by)
         services4, services6 = facts.get("services")
         is_ipv4 = key.address.version == 4
         facts.set("services", services4 + by * is_ipv4, services6 + by * (not is_ipv4))
@@ -474,10 +474,11 @@ class Transaction(Versions):
         if name:
             facts.set(name, facts.get(name)[0] + by)
 
-    def count_engine(self, engine: bytes, by: int) -> None:
-        """Count a service that gets (1) or loses (-1) a persistence engine, by its name; without one count nothing."""
-        if any(engine):
-            self.new_facts.set("engines", self.new_facts.get("engines")[0] + by)
+    def count_extras(self, version: Mapping[str, Any], by: int) -> None:
+        """Count the persistence engine and the MSS clamp of a version that begins (1) or ends (-1), if it has them."""
+        for name, has in ("engines", any(version["engine"])), ("mss_clamps", version["mss_clamp"] > 0):
+            if has:
+                self.new_facts.set(name, self.new_facts.get(name)[0] + by)
 
     def commit(self) -> None:
         """Put the edit in force by one store. Raises Unsupported."""

@@ -297,6 +297,8 @@ def scheduling(service: VirtualService) -> str:
             words.append(f"pe {service.engine}")
     if ServiceFlag.ONE_PACKET in service.flags:
         words.append("ops")
+    if service.mss_clamp:
+        words.append(f"mss-clamp {service.mss_clamp}")
     return " ".join(words)
 
 
@@ -376,6 +378,8 @@ def _service_options(service: VirtualService) -> str:
     flags = flag_words(service)
     if flags is not None:
         words.append(f"-b {flags}")
+    if service.mss_clamp:
+        words.append(f"--mss-clamp {service.mss_clamp}")
     return " ".join(words)
 
 

@@ -96,6 +96,7 @@ class Given:
     TUN_NOCSUM = "tun-nocsum"
     TUN_CSUM = "tun-csum"
     TUN_REMCSUM = "tun-remcsum"
+    MSS_CLAMP = "mss-clamp"  # pylvs's own
 
 
 NOTHING = ""  # an option without a rule
@@ -151,6 +152,7 @@ OPTIONS = (
     Option("scheduler", "s", Takes.VALUE, given=Given.SCHEDULER),
     Option("pe", "", Takes.VALUE, given=Given.PE),
     Option("persistent", "p", Takes.MAYBE, given=Given.PERSISTENT),
+    Option("mss-clamp", "", Takes.VALUE, given=Given.MSS_CLAMP),
     Option("netmask", "M", Takes.VALUE, given=Given.NETMASK),
     Option("real-server", "r", Takes.VALUE, given=Given.REAL_SERVER),
     Option("gatewaying", "g", given=Given.FORWARDING_METHOD),
@@ -291,7 +293,17 @@ _SERVER = frozenset({Given.SERVICE_ADDRESS, Given.REAL_SERVER})
 _CHECKSUMS = frozenset({Given.TUN_NOCSUM, Given.TUN_CSUM, Given.TUN_REMCSUM})
 _TUNNEL = frozenset({Given.TUN_TYPE, Given.TUN_PORT}) | _CHECKSUMS
 _TYPE = frozenset({Given.TUN_TYPE})
-_SERVICE_OPTIONS = frozenset({Given.SCHEDULER, Given.PERSISTENT, Given.NETMASK, Given.OPS, Given.PE, Given.SCHED_FLAGS})
+_SERVICE_OPTIONS = frozenset(
+    {
+        Given.SCHEDULER,
+        Given.PERSISTENT,
+        Given.NETMASK,
+        Given.OPS,
+        Given.PE,
+        Given.SCHED_FLAGS,
+        Given.MSS_CLAMP,
+    }
+)
 _SERVER_OPTIONS = _TUNNEL | {Given.FORWARDING_METHOD, Given.WEIGHT, Given.U_THRESHOLD, Given.L_THRESHOLD}
 _COUNTS = frozenset({Given.STATS, Given.RATE, Given.THRESHOLDS})
 _LIST_OPTIONS = _COUNTS | {

@@ -23,9 +23,11 @@ from pylvs.model.dataclass import dataclass, field
 from pylvs.model.service import (
     DEFAULT_SCHEDULER,
     LONGEST_S,
+    MAX_MSS,
     MAX_PREFIX,
     MAX_THRESHOLD,
     MAX_WEIGHT,
+    MIN_MSS,
     NAME_LENGTH,
     NETMASK_V4_ALL,
     NETMASK_V6_ALL,
@@ -126,6 +128,7 @@ class Request:
     timeout_s: int = 0
     netmask: int = WHOLE_ADDRESS
     engine: str = ""
+    mss_clamp: int = 0
 
     server: Address = ANY_V4
     server_port: int = 0
@@ -156,6 +159,7 @@ class Request:
             self.timeout_s,
             WHOLE_ADDRESS if self.netmask == whole else self.netmask,
             self.engine,
+            self.mss_clamp,
         )
 
     def destination_key(self) -> DestinationKey:
@@ -453,6 +457,7 @@ SETTERS: dict[str, Setter] = {
     "ipv6": _set_ipv6,
     "scheduler": _text("scheduler", NAME_LENGTH),
     "pe": _text("engine"),
+    "mss-clamp": _number("mss_clamp", MIN_MSS, MAX_MSS, f"MSS clamp (from {MIN_MSS} to {MAX_MSS})"),
     "persistent": _set_persistent,
     "netmask": _set_netmask,
     "ops": _flag("flags", ServiceFlag.ONE_PACKET),

@@ -194,10 +194,13 @@ class AsyncDirector:
         scheduler: str | None = None,
         flags: Flag | None = None,
         persistence: Persistence | Keep | None = KEEP,
+        mss_clamp: int | None = None,
     ) -> Service:
         """Change these settings of a service."""
         edit = self._sync.edit_service
-        return await self._run(edit, service, scheduler=scheduler, flags=flags, persistence=persistence)
+        return await self._run(
+            edit, service, scheduler=scheduler, flags=flags, persistence=persistence, mss_clamp=mss_clamp
+        )
 
     async def delete_service(self, service: Service | ServiceKey | str) -> None:
         """Delete a service with its servers."""

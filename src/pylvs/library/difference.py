@@ -68,7 +68,7 @@ class ServiceDifference:
             yield f"{'+' if self.after else '-'} {self.key} {service.scheduler}"
         else:
             before, after = self.before.settings, self.after.settings
-            names = ("scheduler", "persistence", "flags")
+            names = ("scheduler", "persistence", "flags", "mss_clamp")
             yield _edited(str(self.key), [(*each,) for each in zip(names, before, after, strict=True)])
         yield from (f"-   {each.key}" for each in self.removed)
         for former, latter in self.edited:

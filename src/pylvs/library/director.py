@@ -290,6 +290,7 @@ class Director:
         scheduler: str | None = None,
         flags: Flag | None = None,
         persistence: Persistence | Keep | None = KEEP,
+        mss_clamp: int | None = None,
     ) -> Service:
         """Change these settings of a service, and return it; its other settings and its servers stay.
 
@@ -305,6 +306,7 @@ class Director:
                 scheduler=now.scheduler if scheduler is None else scheduler,
                 flags=now.flags if flags is None else flags,
                 persistence=now.persistence if isinstance(persistence, Keep) else persistence,
+                mss_clamp=now.mss_clamp if mss_clamp is None else mss_clamp,
                 mark=key.mark,
             )
             if changed.settings != now.settings:

@@ -17,10 +17,12 @@ from pylvs.model.service import (
     DEFAULT_SCHEDULER,
     KNOWN_ENGINES,
     LONGEST_S,
+    MAX_MSS,
     MAX_PORT,
     MAX_PREFIX,
     MAX_THRESHOLD,
     MAX_WEIGHT,
+    MIN_MSS,
     NO_SCHEDULER,
     Destination,
     Method,
@@ -248,7 +250,7 @@ class Service:
     """A virtual service, with its settings and servers.
 
     `servers` are in the order in which they were added. The order does not count when services are compared. `mark` is
-    the firewall mark of a service that `of_mark` made, else 0.
+    the firewall mark of a service that `of_mark` made, else 0. `mss_clamp` is the largest MSS of TCP's SYNs; 0: any.
     """
 
     protocol: Protocol
@@ -258,6 +260,7 @@ class Service:
     scheduler: str
     persistence: Persistence | None
     flags: Flag
+    mss_clamp: int
     mark: int
 
     def __init__(
@@ -270,6 +273,7 @@ class Service:
         scheduler: str = DEFAULT_SCHEDULER,
         persistence: Persistence | None = None,
         flags: Flag = NO_FLAGS,
+        mss_clamp: int = 0,
         mark: int = 0,
     ) -> None:
         """Raise InvalidValue for a field that no service can have."""
@@ -282,6 +286,7 @@ class Service:
             put("scheduler", scheduler)
             put("persistence", _persistence(persistence, key))
             put("flags", _flags(flags, key))
+            put("mss_clamp", mss_clamp and number("mss_clamp", mss_clamp, MIN_MSS, MAX_MSS))
             if not (key.mark or key.port or persistence):
                 raise InvalidValue("port", port, "a service of all ports needs persistence")
             put("servers", _servers(servers, key))
@@ -296,6 +301,7 @@ class Service:
         scheduler: str = DEFAULT_SCHEDULER,
         persistence: Persistence | None = None,
         flags: Flag = NO_FLAGS,
+        mss_clamp: int = 0,
     ) -> Service:
         """Return the service of a firewall mark, for packets of IPv4 or IPv6 (`version` 6). Raises InvalidValue."""
         key = ServiceKey.of_mark(mark, version)
@@ -307,6 +313,7 @@ class Service:
             scheduler=scheduler,
             persistence=persistence,
             flags=flags,
+            mss_clamp=mss_clamp,
             mark=key.mark,
         )
 
@@ -330,9 +337,9 @@ class Service:
         return next((each for each in self.servers if each.key == wanted), None)
 
     @property
-    def settings(self) -> tuple[str, Persistence | None, Flag]:
-        """Scheduler, persistence and flags: all but the servers."""
-        return self.scheduler, self.persistence, self.flags
+    def settings(self) -> tuple[str, Persistence | None, Flag, int]:
+        """Scheduler, persistence, flags and MSS clamp: all but the servers."""
+        return self.scheduler, self.persistence, self.flags, self.mss_clamp
 
     def _identity(self) -> tuple[object, ...]:
         return self.key, self.settings, frozenset(self.servers)
@@ -355,13 +362,14 @@ class Service:
         put("scheduler", found.scheduler)
         put("persistence", _persistence_of(found))
         put("flags", Flag(int(found.flags) & _FLAGS))
+        put("mss_clamp", found.mss_clamp)
         return made
 
     def to_model(self) -> VirtualService:
         """Return what the data plane edits, without the servers."""
         flags, persistence = ServiceFlag(self.flags.value), self.persistence
         if persistence is None:
-            return VirtualService(self.key.to_model(), self.scheduler, flags)
+            return VirtualService(self.key.to_model(), self.scheduler, flags, mss_clamp=self.mss_clamp)
         netmask = persistence.netmask
         if netmask is None:
             mask = -1
@@ -371,7 +379,13 @@ class Service:
             mask = _mask_of(netmask) if isinstance(netmask, int) else int(netmask)
         flags |= ServiceFlag.PERSISTENT
         return VirtualService(
-            self.key.to_model(), self.scheduler, flags, persistence.timeout_s, mask, persistence.engine
+            self.key.to_model(),
+            self.scheduler,
+            flags,
+            persistence.timeout_s,
+            mask,
+            persistence.engine,
+            self.mss_clamp,
         )
 
 
@@ -459,7 +473,7 @@ def check_server(key: ServiceKey, server: Server, field: str = "server") -> None
 
 # Dictionaries of JSON types: for files, queues and other programs.
 
-_SERVICE = ("protocol", "address", "port", "scheduler", "persistence", "flags", "servers")
+_SERVICE = ("protocol", "address", "port", "scheduler", "persistence", "flags", "mss_clamp", "servers")
 _MARK = ("mark", "version", *_SERVICE[3:])
 _SERVER = ("address", "port", "weight", "forwarding", "upper", "lower", "tunnel")
 _PERSISTENCE = ("timeout_s", "netmask", "engine")
@@ -478,6 +492,7 @@ def _service_to_dict(service: Service) -> dict[str, Any]:
         "scheduler": service.scheduler,
         "persistence": persistence and _persistence_to_dict(persistence),
         "flags": [flag.name for flag in Flag if flag in service.flags],
+        "mss_clamp": service.mss_clamp,
         "servers": [_server_to_dict(each) for each in service.servers],
     }
 

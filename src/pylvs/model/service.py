@@ -20,6 +20,7 @@ NAME_LENGTH = 15  # longer names are cut, as ipvsadm does
 MAX_WEIGHT = MAX_THRESHOLD = 0x7FFFFFFF
 MAX_PORT = 0xFFFF
 MAX_PREFIX = 128  # bits of an IPv6 address
+MIN_MSS, MAX_MSS = 536, 0xFFFF  # of an MSS clamp; 536 is the MSS of hosts that send none (RFC 9293, 3.7.1)
 LONGEST_S = 2678400  # ipvsadm's limit: 31 days
 
 TIMEOUT_NAMES = ("tcp", "tcpfin", "udp")  # as keepalived and ipvsadm call the fields of `Timeouts`
@@ -140,6 +141,7 @@ class VirtualService:
     timeout_s: int = 0  # of persistence; 0 when not persistent
     netmask: int = -1  # IPv4: the mask as a host-order number; IPv6: a prefix length; -1: the whole address
     engine: str = ""  # persistence engine
+    mss_clamp: int = 0  # largest MSS of TCP's SYNs that pass; 0: any
 
     @property
     def mask(self) -> int:
@@ -274,7 +276,7 @@ def server_named(text: str) -> DestinationKey | Address:
 def check_service(
     service: VirtualService, known_schedulers: Collection[str], known_engines: Collection[str] = KNOWN_ENGINES
 ) -> None:
-    """Check a service to add or to edit. Raises NoSuchScheduler, InvalidOperation."""
+    """Check a service to add or to edit. Raises NoSuchScheduler, InvalidOperation, OutOfRange."""
     if service.scheduler != NO_SCHEDULER and service.scheduler not in known_schedulers:
         raise NoSuchScheduler(
             f"{service.key}: no scheduler {service.scheduler!r}; there are: {', '.join(known_schedulers)}",
@@ -284,6 +286,10 @@ def check_service(
         raise NoSuchScheduler(
             f"{service.key}: no persistence engine {service.engine!r}; there are: {', '.join(known_engines)}",
             "engine",
+        )
+    if service.mss_clamp and not MIN_MSS <= service.mss_clamp <= MAX_MSS:
+        raise OutOfRange(
+            f"{service.key}: an MSS clamp of {service.mss_clamp}; it must be from {MIN_MSS} to {MAX_MSS}", "mss_clamp"
         )
     if service.key.family == socket.AF_INET6 and not 1 <= service.mask <= MAX_PREFIX:
         raise InvalidOperation(

@@ -35,6 +35,7 @@ def encode_row(row: ServiceRow) -> dict[str, Any]:
         "timeout_s": service.timeout_s,
         "netmask": service.netmask,
         "engine": service.engine,
+        "mss_clamp": service.mss_clamp,
         "counters": list(in_order(row.counters)),
         "rates": list(in_order(row.rates)),
         "destinations": list(map(_encode_destination, row.destinations)),
@@ -63,7 +64,13 @@ def decode_row(raw: Mapping[str, Any]) -> ServiceRow:
     """Return the row that `encode_row` was given."""
     key = ServiceKey(Protocol[raw["protocol"]], ip_address(raw["address"]), raw["port"], raw["mark"])
     service = VirtualService(
-        key, raw["scheduler"], ServiceFlag(raw["flags"]), raw["timeout_s"], raw["netmask"], raw["engine"]
+        key,
+        raw["scheduler"],
+        ServiceFlag(raw["flags"]),
+        raw["timeout_s"],
+        raw["netmask"],
+        raw["engine"],
+        raw["mss_clamp"],
     )
     destinations = tuple(map(_decode_destination, raw["destinations"]))
     return ServiceRow(service, destinations, Counters(*raw["counters"]), Rates(*raw["rates"]))

@@ -46,6 +46,7 @@ class WantedService:
     timeout_s: int = 0
     netmask: int = -1
     engine: str = ""
+    mss_clamp: int = 0
     servers: tuple[WantedServer, ...] = ()
     sorry_server: Destination | None = None
     sorry_server_inhibit: bool = False  # while unused it stays with weight 0, instead of being removed
@@ -67,7 +68,7 @@ class WantedService:
     def services(self) -> tuple[VirtualService, ...]:
         """Return a virtual service for each key."""
         return tuple(
-            VirtualService(key, self.scheduler, self.flags, self.timeout_s, self.netmask, self.engine)
+            VirtualService(key, self.scheduler, self.flags, self.timeout_s, self.netmask, self.engine, self.mss_clamp)
             for key in self.keys
         )
 

@@ -60,6 +60,7 @@ def test_the_usual_tutorial_compiles_with_a_finding_for_its_dead_keyword() -> No
         ("protocol TCP\n handshake_share 50\n handshake_retry 7.5", "handshake_retry_s", 7.5),
         ("smtp_alert", "smtp_alert", True),
         ("weight 5\n quorum 5\n hysteresis 4", "hysteresis", 4),
+        ("protocol TCP\n mss_clamp 1360", "mss_clamp", 1360),
     ],
 )
 def test_a_services_keywords_reach_the_configuration(line: str, attribute: str, value: object) -> None:
@@ -509,3 +510,8 @@ def test_recipients_of_alerts_are_addresses() -> None:
     assert messages(compiled("global_defs {\n notification_email {\n }\n}\n")) == [
         "2: warning: notification_email has no address; no alert is mailed; write one, or remove the block"
     ]
+
+
+def test_an_mss_clamp_is_of_tcp() -> None:
+    found = messages(with_service("protocol UDP\n    mss_clamp 1360"))
+    assert "6: warning: mss_clamp has no effect on other protocols than TCP; write protocol TCP" in found

@@ -503,12 +503,21 @@ def _service(found: _Keyed, group_name: str, scripts: ScriptRules, tls: TlsClien
         timeout_s=timeout,
         netmask=granularity.netmask if granularity else -1,
         engine=_engine(block, protocol, timeout, keys),
+        mss_clamp=_mss_clamp(block, protocol, keys),
         servers=tuple(_wanted_server(each, entries, scripts, tls) for each in block.below("real_server")),
         sorry_server=_destination(sorry, block.get("sorry_server_lvs_method", Forwarding)) if sorry else None,
         virtualhost=virtualhost,
         quorum_up=scripts.of(block, "quorum_up"),
         quorum_down=scripts.of(block, "quorum_down"),
     )
+
+
+def _mss_clamp(block: EffectiveBlock, protocol: Protocol, keys: Sequence[ServiceKey]) -> int:
+    """Return the MSS clamp, 0 for none, and report where it has no use."""
+    clamp = block.maybe("mss_clamp", int, 0)
+    if clamp and protocol is not Protocol.TCP and not all(key.mark for key in keys):
+        block.warning("mss_clamp", "mss_clamp has no effect on other protocols than TCP", "write protocol TCP")
+    return clamp
 
 
 def _engine(block: EffectiveBlock, protocol: Protocol, timeout: int, keys: Sequence[ServiceKey]) -> str:

@@ -31,6 +31,7 @@ from pylvs.config.schema.types import (
     seconds,
 )
 from pylvs.model.dataclass import replace
+from pylvs.model.service import MAX_MSS, MIN_MSS
 
 VIRTUAL_SERVER_GROUP = Block(
     "virtual_server_group",
@@ -109,6 +110,13 @@ VIRTUAL_SERVER = Block(
         Keyword("persistence_timeout", PERSISTENCE, "seconds of persistence", default_doc="not persistent"),
         Keyword("persistence_granularity", GRANULARITY, "network of clients that share a server"),
         Keyword("persistence_engine", ENGINE, "sip: persistence by the Call-ID of SIP messages", ""),
+        Keyword(
+            "mss_clamp",
+            integer(MIN_MSS, MAX_MSS),
+            "largest MSS that TCP's SYNs may have when they pass, of clients and of NAT servers",
+            default_doc="unchanged",
+            is_own=True,
+        ),
         Keyword("ip_family", FAMILY, "address family of a firewall mark's service", default_doc="the real servers'"),
         Keyword("quorum", integer(1, MAX_U32), "weight of available servers that the service needs", 1),
         Keyword("hysteresis", COUNT, "margin of weight below and above the quorum against flapping", 0),

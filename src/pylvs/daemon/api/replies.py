@@ -139,6 +139,7 @@ class ListedService(TypedDict):
     timeout_s: Annotated[int, "of persistence"]
     netmask: Annotated[int, "of persistence; -1: the whole address"]
     engine: Annotated[str, 'of persistence; "": none']
+    mss_clamp: Annotated[int, "0: none"]
     counters: Annotated[list[int], "as those of a destination"]
     rates: list[int]
     destinations: list[ListedDestination]

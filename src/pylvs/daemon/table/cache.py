@@ -265,6 +265,8 @@ def _service_fields(service: VirtualService) -> dict[str, str]:
         fields["granularity"] = str(IPv4Address(service.mask)) if v4 else f"/{service.mask}"
     if service.engine:
         fields["engine"] = service.engine
+    if service.mss_clamp:
+        fields["MSS clamp"] = str(service.mss_clamp)
     flags = [flag.name.lower().replace("_", "-") for flag in service.flags & ~ServiceFlag.PERSISTENT if flag.name]
     if flags:
         fields["flags"] = "+".join(flags)

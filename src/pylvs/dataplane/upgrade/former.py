@@ -31,6 +31,8 @@ _COPIED = {"book": ("service_top", "destination_top", "member_top", "trash_began
 _WITH_DEFAULTS = "settings"  # a structure: a setting that the other build lacks has its default
 _ADDED: dict[str, tuple[str, ...]] = {
     "root": ("log", "sync", "backup"),
+    "facts": ("mss_clamps",),
+    "service_version": ("mss_clamp",),
 }  # fields that an earlier release lacks, by structure: they begin at 0
 # Enumerations whose values maps store.
 _STORED = (

@@ -106,8 +106,9 @@ class Migration:
         self._copy_devices(fresh)
         versions = Versions(fresh)
         facts = versions.facts()
-        present = versions.services(versions.live)
-        facts.set("engines", sum(any(version["engine"]) for _, version in present))
+        present = [version for _, version in versions.services(versions.live)]
+        facts.set("engines", sum(any(version["engine"]) for version in present))
+        facts.set("mss_clamps", sum(version["mss_clamp"] > 0 for version in present))
         load.set_timeouts(fresh, versions.live, UNCHANGED)  # the copied ones, in ticks
         roles = vip_roles.in_force(fresh)
         if roles.all:
