@@ -35,24 +35,24 @@ MAY_IMPORT: dict[str, set[str]] = {
     "notify": {"system", "model"},
     "dataplane": {"netlink", "bpf", "system", "model"},
     "realserver": {"netlink", "bpf", "system", "model"},
+    "sync": {"dataplane", "netlink", "bpf", "system", "model"},
     "config": {"netlink", "bpf", "system", "model"},
     "health": {"system", "model"},
     "bfd": {"system", "model"},
     "vrrp": {"bfd", "notify", "netlink", "system", "model"},
-    "ipvsadm": {"daemon", "dataplane", "bpf", "system", "model"},
+    "ipvsadm": {"daemon", "sync", "dataplane", "bpf", "system", "model"},
     "lab": {"realserver", "reference", "system", "model"},
     "snmp": {"vrrp", "netlink", "system", "model"},
     "dbus": {"system", "model"},
     "edge": {"health", "dbus", "snmp", "notify", "system", "model"},
     "daemon": {
-        *("config", "health", "vrrp", "dbus", "snmp", "dataplane"),
+        *("config", "health", "vrrp", "dbus", "snmp", "sync", "dataplane"),
         *("notify", "netlink", "system", "model"),
     },
     "doctor": {
         *("ipvsadm", "lab", "daemon", "realserver", "config", "vrrp", "dataplane"),
         *("netfilter", "netlink", "reference", "bpf", "system", "model"),
     },
-    "sync": {"model"},
     "ipvs": {"sync", "dataplane", "netlink", "bpf", "system", "model"},
     "trace": {"reference", "dataplane", "netlink", "bpf", "system", "model"},
     "library": {"daemon", "dataplane", "bpf", "system", "model"},
@@ -62,7 +62,7 @@ MAY_IMPORT["cli"] = set(MAY_IMPORT)
 # single modules.
 SUB_PACKAGES: dict[str, set[str]] = {
     "config/language": {"config", "model"},
-    "config/schema": {"config", "config/language", "netlink", "bpf", "system", "model"},
+    "config/schema": {"config", "config/language", "netlink", "bpf", "system", "model", "model/sync"},
     "daemon/api": {"daemon", "daemon/state", "health", "health/prober", "system", "system/processes", "model"},
     "daemon/state": {"daemon", "health", "vrrp", "system", "model"},
     "daemon/table": {"daemon", "daemon/state", "config", "system", "system/processes", "model"},
@@ -85,16 +85,17 @@ SUB_PACKAGES: dict[str, set[str]] = {
 # of each, or of its module, says which. What the common commands load is in tests/starts.py.
 MOST_LATE = {
     "bpf": 5,
-    "cli": 44,
+    "cli": 46,
     "config": 5,
     "daemon": 15,
     "dataplane": 58,
     "edge": 4,
     "health": 6,
-    "ipvsadm": 19,
+    "ipvsadm": 21,
     "library": 2,
     "model": 4,
     "notify": 1,
+    "sync": 1,
     "system": 11,
     "vrrp": 7,
 }
@@ -340,11 +341,17 @@ def test_few_programs_one_encoding_and_few_restarts() -> None:
         "pylvs.daemon.virtual_routers.process",
         "pylvs.vrrp.helper",
         "pylvs.system.processes.runner",
+        "pylvs.sync.process",
+        "pylvs.sync.receiver",
         *("pylvs.daemon.loading", "pylvs.dataplane.growth"),  # they end by themselves
     }
     assert structure.encodings() == []
-    # pylvs-vrrp outlives the daemon, which adopts it.
-    assert structure.restarts() == ["pylvs.daemon.virtual_routers.supervision", "pylvs.system.processes.child"]
+    # pylvs-vrrp and pylvs-sync outlive the daemon, which adopts them.
+    assert structure.restarts() == [
+        "pylvs.daemon.virtual_routers.supervision",
+        "pylvs.sync.process",
+        "pylvs.system.processes.child",
+    ]
 
 
 def test_no_directory_has_more_modules_than_a_reader_can_keep_in_mind() -> None:

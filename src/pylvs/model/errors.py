@@ -142,6 +142,18 @@ class Busy(PylvsError):
         self.holder = holder
 
 
+class DaemonRuns(PylvsError):
+    """A sync daemon of this role runs already."""
+
+    errno = errno.EEXIST
+
+
+class NoDaemon(PylvsError):
+    """No sync daemon of this role runs."""
+
+    errno = errno.ESRCH
+
+
 class NoSuchRouter(PylvsError):
     """There is no virtual router of this name; the text lists the others."""
 

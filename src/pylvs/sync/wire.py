@@ -1,7 +1,7 @@
 """The messages of IPVS's sync daemons, versions 0 and 1 (IPVS-SEMANTICS 10.2, 10.3). Pure.
 
-A message never raises an error: `parse` counts what is wrong with it, by the names in COUNTERS, and returns the
-connections that IPVS would take from it.
+No message raises an error. `parse` counts what is wrong with it, by the names in COUNTERS. It returns the connections
+that IPVS would take from it.
 """
 
 from __future__ import annotations

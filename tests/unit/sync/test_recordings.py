@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -38,8 +39,8 @@ class Taken(Wire):
     def fresh(self, **_: Any) -> None:
         pass
 
-    def ipvsadm(self, *_: Any, **__: Any) -> str:
-        return ""
+    def ipvsadm(self, *lines: str) -> None:
+        pass
 
     def note(self, *_: Any) -> None:
         pass
@@ -50,8 +51,8 @@ class Taken(Wire):
     def age(self) -> float:
         return 0.0
 
-    def emit(self, frames: Any, **_: Any) -> list[bytes]:
-        for frame in frames:
+    def emit(self, sent: Iterable[bytes]) -> list[bytes]:
+        for frame in sent:
             facts = frame[14:]
             assert facts[9 if facts[0] >> 4 == 4 else 6] == 17
             start = _MAC_AND_HEADERS[facts[0] >> 4]
@@ -77,7 +78,7 @@ class Taken(Wire):
 def test_the_same_connections_are_taken(family: int) -> None:
     recorded = {step["step"]: step.get("taken") for step in json.loads((GOLDEN / "sync_backup.json").read_text())}
     taken = Taken()
-    with mock.patch.object(sync_backup.time, "sleep"):
+    with mock.patch("time.sleep"):
         steps = sync_backup.malformed(taken, taken.plan, family=family)
     now = {step["step"]: step["taken"] for step in steps if "taken" in step}
     assert len(now) > 30

@@ -10,10 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pylvs.model.addresses import Address
 from pylvs.model.synced import SyncedConnection, SyncFlag
 from pylvs.sync import wire
 
-_V4, _V6 = st.integers(0, (1 << 32) - 1).map(IPv4Address), st.integers(0, (1 << 128) - 1).map(IPv6Address)
+_ADDRESSES: dict[int, st.SearchStrategy[Address]] = {
+    4: st.integers(0, (1 << 32) - 1).map(IPv4Address),
+    6: st.integers(0, (1 << 128) - 1).map(IPv6Address),
+}
 _PORT = st.integers(0, 65535)
 _STATES = {6: 11, 17: 1, 132: 14, 50: 1, 51: 1}
 _FLAGS = (SyncFlag.NOOUTPUT, SyncFlag.INACTIVE, SyncFlag.NO_CPORT, SyncFlag.ONE_PACKET)
@@ -22,7 +26,7 @@ _FLAGS = (SyncFlag.NOOUTPUT, SyncFlag.INACTIVE, SyncFlag.NO_CPORT, SyncFlag.ONE_
 @st.composite
 def connections(draw: st.DrawFn, versions: tuple[int, ...] = (4, 6), old: bool = False) -> SyncedConnection:
     """Connections that a message can have; `old`: one of version 0."""
-    address = _V4 if draw(st.sampled_from(versions)) == 4 else _V6
+    address = _ADDRESSES[draw(st.sampled_from(versions))]
     is_template = draw(st.booleans())
     protocol = draw(st.sampled_from(sorted(_STATES)))
     flags = draw(st.integers(0, 4)) | sum(draw(st.sets(st.sampled_from(_FLAGS))))

@@ -1,0 +1,1 @@
+"""Connection synchronization: the daemons that a command or a configuration starts."""

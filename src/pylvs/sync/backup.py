@@ -1,0 +1,102 @@
+"""The backup: a process without privileges receives, and this one stores what it sends (IPVS-SEMANTICS 10.5)."""
+
+from __future__ import annotations
+
+import socket
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from pylvs.model.errors import PylvsError
+from pylvs.model.sync.daemons import SyncDaemon
+from pylvs.sync import records, wire
+from pylvs.sync.receiver import DROPPED
+from pylvs.sync.tables import Store, Tables
+from pylvs.system.processes.channel import BadMessage
+from pylvs.system.processes.child import Child
+from pylvs.system.processes.event_loop import Loop
+
+# What becomes of connections in the tables, as `Store.store` names it.
+STORED = {
+    "created": "connections and templates that were made in the table",
+    "updated": "those that the table had already",
+    "replaced": "connections whose former one, to another real server, was ended",
+    "ignored": "inactive connections of which the table has one to another real server",
+    "unbound": "of these, connections without a service or real server here; they are listed, and not forwarded",
+    "invalid": "connections with flags or a state that IPVS refuses, too",
+    "full": "connections for which the table had no space",
+    "expiring": "connections that were just ending here; the next message makes them again",
+}
+WHAT, PROGRAM = "the receiver of the backup sync daemon", "pylvs.sync.receiver"
+# What a backup counts besides `wire.COUNTERS` and what becomes of connections in the tables.
+COUNTERS = {
+    DROPPED: "messages that the kernel dropped: too many waited, or there was a flood of useless ones",
+    "no tables": "connections that came while there were no tables",
+    "receiver restarts": "unexpected ends of the process that receives",
+}
+
+
+class Backup:
+    """Stores what the receiver of these sockets sends."""
+
+    def __init__(
+        self, loop: Loop, daemon: SyncDaemon, tables: Tables, opened: Sequence[socket.socket], longest: int
+    ) -> None:
+        self.counts: Counter[str] = Counter()
+        self._tables = tables
+        self._store: Store | None = None
+        self._received: Counter[str] = Counter()  # by the receiver that runs now
+        self._child = Child(loop, WHAT, PROGRAM, self._receive, on_down=self._restarted)
+        self._arguments = str(daemon.syncid), str(longest), *(str(each.fileno()) for each in opened)
+        self._descriptors = [each.fileno() for each in opened]
+
+    @property
+    def up(self) -> bool:
+        """Whether the receiver works."""
+        return self._child.up
+
+    def start(self) -> None:
+        """Start the receiver."""
+        self._child.start(*self._arguments, descriptors=self._descriptors)
+
+    def work(self, now_s: float) -> None:
+        """Show that a backup daemon runs. Raises PylvsError while there are no tables."""
+        if self._store is None:
+            self._store = self._tables.store()
+        try:
+            self._store.renew()
+        except PylvsError:
+            self._store = None
+            raise
+
+    def close(self, now_s: float) -> None:
+        """End the receiver."""
+        self._child.close()
+        if self._store is not None:
+            self._store.close()
+
+    def _restarted(self) -> None:
+        self.counts["receiver restarts"] += 1
+        self._received.clear()
+
+    def _receive(self, message: dict[str, Any]) -> None:
+        if "counts" in message:
+            self._count(message["counts"])
+            return
+        connections = records.decode(message.get("connections"))
+        try:
+            if self._store is None:
+                self._store = self._tables.store()
+            self.counts.update(self._store.store(connections))
+        except PylvsError:
+            self._store = None
+            self.counts["no tables"] += len(connections)
+
+    def _count(self, found: object) -> None:
+        """Add what the receiver has counted since its last report. Raises BadMessage."""
+        if not isinstance(found, dict) or not all(name in wire.COUNTERS or name == DROPPED for name in found):
+            raise BadMessage("counters of other names")
+        if not all(type(number) is int and number >= 0 for number in found.values()):
+            raise BadMessage("a counter that is no number")
+        self.counts.update(Counter(found) - self._received)
+        self._received = Counter(found)

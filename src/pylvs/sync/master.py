@@ -1,0 +1,158 @@
+"""The master: collects connections into messages, and sends these (IPVS-SEMANTICS 10.5)."""
+
+from __future__ import annotations
+
+import socket
+import zlib
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+from pylvs.model.errors import PylvsError
+from pylvs.model.sync.daemons import SyncDaemon
+from pylvs.model.synced import SyncedConnection
+from pylvs.sync import wire
+from pylvs.sync.tables import Feed, Tables
+
+# What a master counts, with its meaning.
+COUNTERS = {
+    "messages": "messages sent",
+    "connections": "connections and templates in them",
+    "queue full": "connections that were dropped because sync_qlen_max messages waited",
+    "not in version 0": "connections of IPv6, which messages of version 0 cannot have",
+    "lost": "connections that came faster than this daemon read them",
+    "send errors": "messages that the network did not accept",
+}
+FLUSH_S = 2.0  # age of a message that is sent although it is not full
+LOOK_S = 1.0  # between two looks for such messages
+ANNOUNCED_AT_ONCE = 512  # connections of the whole table that are read in one turn
+MOST_QUEUED = 64  # waiting messages beyond which the rest of the table waits
+
+
+class Packer:
+    """Collects connections into messages. Pure; times are in seconds.
+
+    `longest` is the length of a message in bytes. Each of the `ports` has a message of its own, as IPVS's threads have.
+    """
+
+    def __init__(self, syncid: int, longest: int, ports: int) -> None:
+        self.queue: deque[tuple[int, bytes, int]] = deque()  # port, message, connections
+        self.counts: Counter[str] = Counter()
+        self._syncid, self._longest, self._ports = syncid, longest, ports
+        self._open: dict[int, wire.Message] = {}
+
+    def add(self, connection: SyncedConnection, version: int, most_waiting: int, now_s: float) -> None:
+        """Add a connection, for messages of a version; it is dropped if `most_waiting` messages wait."""
+        if not version and connection.client.version != 4:
+            self.counts["not in version 0"] += 1
+            return
+        record = wire.encode(connection) if version else wire.encode_v0(connection)
+        port = _thread(connection) % self._ports
+        message = self._open.get(port)
+        if message is not None and message.version == version and message.add(record):
+            return
+        if message is not None:
+            self._close(port, most_waiting)
+        if len(self.queue) >= most_waiting:
+            self.counts["queue full"] += 1
+            return
+        self._open[port] = wire.Message(version, self._syncid, self._longest, now_s, bytearray())
+        self._open[port].add(record)
+
+    def flush(self, before_s: float, most_waiting: int) -> None:
+        """Queue the messages that were begun by this time."""
+        for port in [port for port, message in self._open.items() if message.began_s <= before_s]:
+            self._close(port, most_waiting)
+
+    def _close(self, port: int, most_waiting: int) -> None:
+        message = self._open.pop(port)
+        if len(self.queue) >= most_waiting:
+            self.counts["queue full"] += message.count
+            return
+        self.queue.append((port, message.encoded(), message.count))
+
+
+def _thread(connection: SyncedConnection) -> int:
+    """Return a number that is the same for all messages about a connection."""
+    return zlib.crc32(connection.client.packed + connection.client_port.to_bytes(2, "big"))
+
+
+class Master:
+    """Sends what the feed of the tables has. `open` are its sockets, one for each port."""
+
+    def __init__(self, daemon: SyncDaemon, tables: Tables, opened: Sequence[socket.socket], longest: int) -> None:
+        self._tables = tables
+        self._sockets = opened
+        self._packer = Packer(daemon.syncid, longest, len(opened))
+        self._feed: Feed | None = None
+        self._replaced = 0  # tables of this feed
+        self._all: Iterator[SyncedConnection] = iter(())
+        self._looked_s = float("-inf")
+        self._lost = 0  # of former feeds
+
+    @property
+    def counts(self) -> Counter[str]:
+        """What was counted so far, by the names in COUNTERS."""
+        return self._packer.counts
+
+    def announce_all(self) -> None:
+        """Send all connections of the table again, as messages can be sent. Raises PylvsError."""
+        if self._feed is not None:
+            self._all = self._feed.announce_all()
+
+    def work(self, now_s: float) -> None:
+        """Read, collect and send. Raises PylvsError while there are no tables."""
+        if self._feed is None:
+            self._feed = self._tables.feed()
+        try:
+            settings = self._tables.settings()
+            version, most = settings["sync_version"], settings["sync_qlen_max"]
+            for connection in self._feed.read():
+                self._packer.add(connection, version, most, now_s)
+            if self._feed.replaced != self._replaced:
+                self._replaced = self._feed.replaced
+                self.announce_all()
+            if len(self._packer.queue) < MOST_QUEUED:
+                for connection in islice(self._all, ANNOUNCED_AT_ONCE):
+                    self._packer.add(connection, version, most, now_s)
+        except PylvsError:
+            self._give_up()
+            raise
+        self.counts["lost"] = self._lost + self._feed.lost
+        if now_s - self._looked_s >= LOOK_S:
+            self._looked_s = now_s
+            self._packer.flush(now_s - FLUSH_S, most)
+        self._send()
+
+    def _give_up(self) -> None:
+        """Forget tables that are gone."""
+        if self._feed is not None:
+            self._lost += self._feed.lost
+            self._feed.close()
+        self._feed, self._replaced, self._all = None, 0, iter(())
+
+    def _send(self) -> None:
+        queue = self._packer.queue
+        while queue:
+            port, data, count = queue[0]
+            try:
+                self._sockets[port].send(data)
+            except BlockingIOError:
+                return
+            except OSError:  # the device is down, or has no address
+                self.counts["send errors"] += 1
+            else:
+                self.counts["messages"] += 1
+                self.counts["connections"] += count
+            queue.popleft()
+
+    def close(self, now_s: float) -> None:
+        """Send what was collected, as far as the network accepts it at once."""
+        if self._feed is not None:
+            try:
+                self.work(now_s)
+            except PylvsError:
+                return
+            self._packer.flush(now_s, 1 << 31)
+            self._send()
+            self._give_up()

@@ -1,0 +1,162 @@
+"""The program of a sync daemon: `python -m pylvs.sync.process PARAMETERS ANNOUNCE OWNER`.
+
+It ends when the daemon works, or with the reason on stderr that it does not. The daemon is two processes: a supervisor,
+which has the lock, and a worker, which is started again if it ends. A backup has a third one, the receiver.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import signal
+import sys
+import time
+from typing import NoReturn
+
+from pylvs.model.errors import PylvsError
+from pylvs.model.sync.daemons import SyncDaemon
+from pylvs.sync.files import DaemonFiles
+from pylvs.system import lock, syscalls
+from pylvs.system.processes import import_asyncio
+
+NAME = b"pylvs-sync"
+RESTART_S, MAX_RESTART_S, STEADY_S = 0.5, 10.0, 60.0
+PAUSE_S = 0.1
+ABANDONED = 3  # exit status of a worker whose network namespace nothing else uses
+_READY = b"\1"
+_LONGEST_REASON = 1 << 16
+
+# late: the supervisor stays small; each worker imports what it needs
+
+
+class Supervisor:
+    """Starts the worker, and starts it again when it ends."""
+
+    def __init__(self, daemon: SyncDaemon, owner: str, files: DaemonFiles, report: int) -> None:
+        self._daemon, self._owner, self._files = daemon, owner, files
+        self._report = report  # to the process that started the daemon; the first worker has it
+        self._worker = 0
+        self._ending = False
+
+    def run(self, announce: bool) -> int:
+        """Run until SIGTERM; return the exit status."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._end)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        parameters = self._files.parameters(self._daemon.role)  # the worker writes them as soon as it works
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(parameters)
+        delay_s = RESTART_S
+        while not self._over():
+            began_s = time.monotonic()
+            self._worker = self._fork(announce)
+            if self._over():
+                self._end()
+            _, status = os.waitpid(self._worker, 0)
+            self._worker = 0
+            if self._over() or os.waitstatus_to_exitcode(status) == ABANDONED or not os.path.exists(parameters):
+                self._files.forget(self._daemon.role)
+                return 0
+            if time.monotonic() - began_s >= STEADY_S:
+                delay_s = RESTART_S
+            self._pause(delay_s)
+            delay_s = min(2 * delay_s, MAX_RESTART_S)
+            announce = True
+        self._files.forget(self._daemon.role)
+        return 0
+
+    def _over(self) -> bool:
+        return self._ending
+
+    def _pause(self, delay_s: float) -> None:
+        until_s = time.monotonic() + delay_s
+        while not self._over() and time.monotonic() < until_s:  # a handler of a signal does not end a sleep
+            time.sleep(PAUSE_S)
+
+    def _end(self, *_: object) -> None:
+        self._ending = True
+        if self._worker:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._worker, signal.SIGTERM)
+
+    def _fork(self, announce: bool) -> int:
+        handled = {signal.SIGTERM, signal.SIGINT}
+        signal.pthread_sigmask(signal.SIG_BLOCK, handled)
+        child = os.fork()
+        if not child:
+            for number in handled:
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, handled)
+            self._work(announce)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, handled)
+        if self._report >= 0:
+            os.close(self._report)
+            self._report = -1
+        return child
+
+    def _work(self, announce: bool) -> NoReturn:
+        status = 1
+        try:
+            syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+            import_asyncio()
+            from pylvs.sync.worker import run
+
+            status = run(self._daemon, self._owner, self._files, announce, lambda: self._tell(_READY), ABANDONED)
+        except PylvsError as error:
+            self._tell(str(error).encode())
+        except Exception as error:
+            self._tell(f"{type(error).__name__}: {error}: this is a bug".encode())
+        finally:
+            os._exit(status)
+
+    def _tell(self, what: bytes) -> None:
+        if self._report >= 0:
+            with contextlib.suppress(OSError):
+                os.write(self._report, what[:_LONGEST_REASON])
+            os.close(self._report)
+            self._report = -1
+
+
+def _detached(daemon: SyncDaemon, announce: bool, owner: str, report: int) -> NoReturn:
+    """Become the supervisor."""
+    os.setsid()
+    os.chdir("/")
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):
+        os.dup2(nothing, number)
+    syscalls.prctl(syscalls.PR_SET_NAME, NAME)
+    files = DaemonFiles()
+    status = 1
+    try:
+        files.make()
+        lock.claim(files.pid(daemon.role))
+        status = Supervisor(daemon, owner, files, report).run(announce)
+    except lock.Held:
+        os.write(report, b"\0")
+    except OSError as error:
+        os.write(report, f"{files.directory}: {error.strerror}".encode())
+    os._exit(status)
+
+
+def main(parameters: str, announce: str, owner: str) -> int:
+    """Start the daemon, wait until it works, and return the exit status."""
+    daemon = SyncDaemon.decoded(json.loads(parameters))
+    results, report = os.pipe()
+    if not os.fork():
+        os.close(results)
+        _detached(daemon, announce == "1", owner, report)
+    os.close(report)
+    with open(results, "rb") as file:
+        result = file.read(_LONGEST_REASON)
+    if result == _READY:
+        return 0
+    if result == b"\0":
+        return errno.EEXIST
+    print(result.decode(errors="replace") or "the daemon ended before it was ready", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,140 @@
+"""The worker of a sync daemon: its sockets, its loop, its tables."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from pylvs.model.errors import PylvsError
+from pylvs.model.sync.daemons import MASTER, SyncDaemon
+from pylvs.sync import sockets
+from pylvs.sync.backup import Backup
+from pylvs.sync.director import DirectorTables
+from pylvs.sync.files import DaemonFiles
+from pylvs.sync.master import Master
+from pylvs.sync.tables import Tables
+from pylvs.system.logs import get_logger, set_up
+from pylvs.system.processes.asyncio_loop import AsyncioLoop
+
+POLL_S = 0.02  # a master reads the feed so often, as IPVS's thread wakes up
+LOOK_S = 1.0  # a backup shows so often that it runs
+COUNTS_S = 1.0
+USE_S = 10.0  # between two looks whether anything else uses the network namespace
+START_S = 30.0  # until the receiver works
+LOG = "syslog:daemon:"
+_OWN_NAME = "pylvs-sync"  # of the supervisor, the worker and the receiver
+
+
+class Worker:
+    """Runs one daemon until SIGTERM. `longest` is the length of its longest message."""
+
+    def __init__(self, daemon: SyncDaemon, owner: str, files: DaemonFiles, tables: Tables) -> None:
+        settings = tables.settings()
+        self.longest = daemon.longest(sockets.mtu_of(daemon.interface))
+        self._daemon, self._owner, self._files = daemon, owner, files
+        self._opened = sockets.opened(daemon, settings["sync_ports"], settings["sync_sock_size"])
+        if daemon.role == MASTER:
+            self._part: Master | Backup = Master(daemon, tables, self._opened, self.longest)
+        else:
+            self._part = Backup(AsyncioLoop(), daemon, tables, self._opened, self.longest)
+        self._over = asyncio.Event()
+        self._status = 0
+        self._no_tables = False
+        self._written: dict[str, int] | None = None
+
+    async def run(self, announce: bool, ready: Callable[[], None], abandoned: int) -> int:
+        """Run; `ready` is called as soon as the daemon works. Return the exit status. Raises PylvsError before that.
+
+        `abandoned` is the status if nothing else uses the network namespace.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._over.set)
+        self._part.work(loop.time())
+        if isinstance(self._part, Backup):
+            self._part.start()
+            async with asyncio.timeout(START_S):
+                while not self._part.up:
+                    await asyncio.sleep(0.01)
+        elif announce:
+            self._part.announce_all()
+        content = {"daemon": self._daemon.encoded(), "longest": self.longest, "owner": self._owner}
+        self._files.write(self._files.parameters(self._daemon.role), content)
+        ready()
+        await self._work(abandoned)
+        self._part.close(loop.time())
+        self._write_counts()
+        return self._status
+
+    async def _work(self, abandoned: int) -> None:
+        loop = asyncio.get_running_loop()
+        counts_s = use_s = loop.time()
+        pause_s = POLL_S if isinstance(self._part, Master) else LOOK_S
+        while not self._over.is_set():
+            now = loop.time()
+            try:
+                self._part.work(now)
+                self._no_tables = False
+            except PylvsError as error:
+                self._report(error)
+            if now - counts_s >= COUNTS_S:
+                counts_s = now
+                self._write_counts()
+            if now - use_s >= USE_S:
+                use_s = now
+                if not namespace_in_use():
+                    self._status = abandoned
+                    return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._over.wait()
+
+    def _report(self, error: PylvsError) -> None:
+        """Log once that there are no tables; they may be made again."""
+        if not self._no_tables:
+            self._no_tables = True
+            get_logger().warning(f"{self._daemon.role} sync daemon: {error}; it waits")
+
+    def _write_counts(self) -> None:
+        now = dict(self._part.counts)
+        if now != self._written:
+            self._written = now
+            with contextlib.suppress(OSError):
+                self._files.write(self._files.counts(self._daemon.role), now)
+
+
+def run(
+    daemon: SyncDaemon, owner: str, files: DaemonFiles, announce: bool, ready: Callable[[], None], abandoned: int
+) -> int:
+    """Run the worker in this process; return its exit status. Raises PylvsError before it is ready."""
+    set_up(LOG, process="sync")
+
+    async def work() -> int:
+        return await Worker(daemon, owner, files, DirectorTables()).run(announce, ready, abandoned)
+
+    with asyncio.Runner() as runner:
+        return runner.run(work())
+
+
+def namespace_in_use(proc: Path = Path("/proc")) -> bool:
+    """Return whether a process besides sync daemons is in this network namespace, or sees a name of it.
+
+    IPVS's daemons end with their namespace. A process keeps it alive, so this one must end by itself.
+    """
+    own = (proc / "self/ns/net").stat().st_ino
+    seen = set[int]()  # mount namespaces
+    for path in proc.glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended, or is not ours to look at
+            if (path / "comm").read_text().startswith(_OWN_NAME):
+                continue
+            if (path / "ns/net").stat().st_ino == own:
+                return True
+            mounts = (path / "ns/mnt").stat().st_ino
+            if mounts not in seen:
+                seen.add(mounts)
+                if f"net:[{own}]" in (path / "mountinfo").read_text():
+                    return True
+    return False
