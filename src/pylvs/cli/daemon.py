@@ -37,7 +37,7 @@ COLOURS = {"MASTER": "green", "FAULT": "red"}  # of virtual routers
 LAST_EVENTS = 20  # that `status --history` prints
 # Problems without a heading of their own.
 _HOST_PROBLEMS = (
-    *("failed", "api", "vip", "check_path", "prober", "metrics_address", "dbus", "snmp", "state", "history"),
+    *("failed", "api", "vip", "check_path", "prober", "metrics_address", "dbus", "sync", "snmp", "state", "history"),
 )
 # `event_line` formats them; the reason has the override.
 _OWN_FIELDS = ("event", "at", "instance", "service", "server", "reason", "override")

@@ -225,11 +225,11 @@ def sysctl(every: bool, write: bool, drop: bool, words: tuple[str, ...]) -> None
         before = director.settings()
         for word in words:
             parse_changes(word, before)
-        for each in changes:
-            for setting, value in each:
+        for of_one in changes:
+            for setting, value in of_one:
                 director.change_setting(setting.name, value, drop)
-            now = dict(before) | {setting.name: value for setting, value in each}
-            click.echo(f"{PREFIX}{each[0][0].name} = {shown_value(each[0][0].name, now)}")
+            now = dict(before) | {setting.name: value for setting, value in of_one}
+            click.echo(f"{PREFIX}{of_one[0][0].name} = {shown_value(of_one[0][0].name, now)}")
         return
     every_setting = [setting for setting in SETTINGS.values() if setting.name != PERIOD]
     wanted = every_setting if every else [known_setting(word) for word in words]

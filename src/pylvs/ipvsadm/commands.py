@@ -6,7 +6,6 @@ Scripts start ipvsadm once for each change of a server, so a command imports onl
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -15,20 +14,20 @@ from time import monotonic
 from pylvs.ipvsadm.options import EXIT_LISTING, EXIT_REFUSED, HINT, Command, Given, OptionError, try_help
 from pylvs.ipvsadm.parsing import Names, Request, parse
 from pylvs.model import errors
-from pylvs.model import sockets as socket
 from pylvs.model.addresses import family_of
 from pylvs.model.dataclass import dataclass
-from pylvs.model.errors import InvalidOperation, NoSuchDevice, PylvsError, Unsupported
+from pylvs.model.errors import InvalidOperation, PylvsError
 from pylvs.model.service import Timeouts, is_probe_mark
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
-    from typing import IO, NoReturn
+    from typing import IO
 
     from pylvs.ipvsadm.advice import Host
     from pylvs.ipvsadm.listing import Writer
     from pylvs.model.director import Director
     from pylvs.model.rows import ServiceRow
+    from pylvs.model.sync.daemons import SyncDaemon, SyncDaemons
 
 # late: each command imports what it runs, so that the others start sooner: scripts call ipvsadm for each change
 
@@ -45,6 +44,8 @@ MESSAGES: dict[type[PylvsError], str] = {
     errors.InvalidOperation: "Invalid operation.  Possibly wrong module version, address not unicast, ...",
     errors.NotPermitted: "Permission denied (you must be root)",
     errors.NoSuchDevice: "No such device",
+    errors.DaemonRuns: "Daemon has already run",
+    errors.NoDaemon: "No daemon is running",
 }
 CANNOT_OPEN = "Are you sure that IP Virtual Server is built in the kernel or as module?"
 HINT_VARIABLE = "PYLVS_HINT"  # 1: print hints, 0: never; without it, at a terminal
@@ -70,6 +71,7 @@ class Session:
         stderr: IO[str],
         names: Names | None = None,
         host: Host | None = None,
+        daemons: SyncDaemons | None = None,
     ) -> None:
         self.stdin = stdin
         self.stderr = stderr
@@ -77,8 +79,17 @@ class Session:
         self._stdout = stdout
         self._names = names or Names()
         self._host = host
+        self._given_daemons = daemons
         self._hints = False  # this command prints hints
         self._line = 0  # of the input of -R; 0: none is being executed
+
+    @property
+    def _daemons(self) -> SyncDaemons:
+        if self._given_daemons is None:
+            from pylvs.sync.control import LocalDaemons
+
+            self._given_daemons = LocalDaemons()
+        return self._given_daemons
 
     def run(self, words: Sequence[str]) -> Outcome:
         """Parse and execute one command line; errors are printed on stderr, and hints behind them."""
@@ -210,6 +221,7 @@ class Session:
             case Command.DELETE_SERVICE:
                 director.delete_service(request.service_key())
             case Command.ADD_SERVER:
+                self._refuse_mixed(request)
                 director.add_destination(request.service_key(), request.destination())
             case Command.EDIT_SERVER:
                 director.edit_destination(request.service_key(), request.destination())
@@ -222,9 +234,14 @@ class Session:
             case Command.SET:
                 director.set_timeouts(Timeouts(*request.timeouts_s))
             case Command.START_DAEMON:
-                _refuse_daemon(request, director.services())
+                self._daemons.start(_daemon_of(request), director.services())
             case Command.STOP_DAEMON:
-                raise NoDaemon("No daemon is running")
+                self._daemons.stop(request.role)
+
+    def _refuse_mixed(self, request: Request) -> None:
+        """Raise InvalidOperation for a server of the other family while a sync daemon runs, as IPVS does."""
+        if family_of(request.server) != request.family and any(self._daemons.running()):
+            raise InvalidOperation("a sync daemon runs, and its messages have one address family for each connection")
 
     def _warn_of_mark(self, request: Request) -> None:
         """Warn of a mark that no rule gives.
@@ -260,7 +277,14 @@ class Session:
         elif Given.TIMEOUT in given:
             now = self._director.timeouts()
             self._stdout.write(f"Timeout (tcp tcpfin udp): {now.tcp_s} {now.tcp_fin_s} {now.udp_s}\n")
-        elif Given.DAEMON not in given:  # there is no synchronisation daemon to list
+        elif Given.DAEMON in given:
+            for running in self._daemons.running():
+                daemon = running.daemon
+                self._stdout.write(
+                    f"{daemon.role} sync daemon (mcast={daemon.interface}, syncid={daemon.syncid},"
+                    f" maxlen={running.maxlen}, group={daemon.group}, port={daemon.port}, ttl={daemon.ttl})\n"
+                )
+        else:
             self._list_table(request)
 
     def _list_table(self, request: Request) -> None:
@@ -293,23 +317,19 @@ class Session:
         return numeric if Given.NUMERIC in request.given else with_names(self._names)
 
 
-class NoDaemon(PylvsError):
-    """A command stops a synchronisation daemon, and pylvs has none."""
+def _daemon_of(request: Request) -> SyncDaemon:
+    """Return the sync daemon that a command starts; the interface of one without is eth0, as in ipvsadm."""
+    from pylvs.model.sync.daemons import GROUP, PORT, TTL, SyncDaemon
 
-    errno = errno.ESRCH
-
-
-def _refuse_daemon(request: Request, rows: Iterable[ServiceRow]) -> NoReturn:
-    """Check the arguments. Raises InvalidOperation, NoSuchDevice, Unsupported where ipvsadm would start a daemon."""
-    for row in rows:
-        if any(family_of(each.destination.key.address) != row.service.key.family for each in row.destinations):
-            raise InvalidOperation(f"{row.service.key} has a server of the other address family")
-    interface = request.interface or "eth0"  # ipvsadm's default
-    try:
-        socket.if_nametoindex(interface)
-    except (OSError, ValueError):
-        raise NoSuchDevice(f"{interface}: no such device") from None
-    raise Unsupported("--start-daemon: pylvs has no connection synchronisation; nothing was started")
+    return SyncDaemon(
+        request.role,
+        request.interface or "eth0",
+        request.syncid,
+        request.maxlen,
+        request.group or GROUP,
+        request.mcast_port or PORT,
+        request.mcast_ttl or TTL,
+    )
 
 
 def hints_wanted(words: Sequence[str], stderr: IO[str] | None) -> bool:

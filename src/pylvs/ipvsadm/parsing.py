@@ -141,7 +141,13 @@ class Request:
     tunnel_flags: TunnelFlag = TunnelFlag(0)
 
     timeouts_s: tuple[int, ...] = ()  # of --set; 0 keeps the present value
-    interface: str = ""  # of a synchronisation daemon
+    role: str = ""  # of a sync daemon: master or backup
+    interface: str = ""  # its parameters
+    syncid: int = 0
+    maxlen: int = 0  # 0: as the MTU does
+    group: Address | None = None
+    mcast_port: int = 0  # 0: the default
+    mcast_ttl: int = 0
 
     def service_key(self) -> ServiceKey:
         """Return the key of the command's service."""
@@ -358,14 +364,13 @@ def _text(attribute: str, length: int | None = None) -> Setter:
 
 
 def _number(attribute: str, lowest: int, highest: int, name: str) -> Setter:
-    """Return a setter of a number; without an attribute it only checks it."""
+    """Return a setter of a number."""
 
     def set_number(request: Request, value: str | None, _: Names) -> None:
         number = whole_number(value or "", lowest, highest)
         if number is None:
             raise OptionError(f"illegal {name} specified")
-        if attribute:
-            setattr(request, attribute, number)
+        setattr(request, attribute, number)
 
     return set_number
 
@@ -431,20 +436,22 @@ def _set_tunnel_kind(request: Request, value: str | None, _: Names) -> None:
     request.tunnel_kind = TUNNEL_KINDS[value]
 
 
-def _check_group(_: Request, value: str | None, __: Names) -> None:
+def _set_group(request: Request, value: str | None, __: Names) -> None:
     text = value or ""
     name, family = ("IPv6", socket.AF_INET6) if ":" in text else ("IPv4", socket.AF_INET)
     address = presented(text, family)
     if address is None or not address.is_multicast:
         raise OptionError(f"invalid {name} mcast-group `{text}'")
+    request.group = address
 
 
 def _daemon_state(error: str) -> Setter:
-    def check(_: Request, value: str | None, __: Names) -> None:
+    def set_role(request: Request, value: str | None, _: Names) -> None:
         if value not in DAEMON_STATES:
             raise OptionError(error)
+        request.role = value
 
-    return check
+    return set_role
 
 
 SETTERS: dict[str, Setter] = {
@@ -474,9 +481,9 @@ SETTERS: dict[str, Setter] = {
     "tun-csum": _flag("tunnel_flags", TunnelFlag.CSUM),
     "tun-remcsum": _flag("tunnel_flags", TunnelFlag.REMCSUM),
     "mcast-interface": _text("interface", DEVICE_NAME_LENGTH),
-    "mcast-group": _check_group,
-    "mcast-port": _number("", 1, MAX_PORT, "mcast-port"),
-    "mcast-ttl": _number("", 1, MAX_TTL, "mcast-ttl"),
-    "syncid": _number("", 0, MAX_SYNC_ID, "syncid"),
-    "sync-maxlen": _number("", 1, MAX_SYNC_MESSAGE, "sync-maxlen"),
+    "mcast-group": _set_group,
+    "mcast-port": _number("mcast_port", 1, MAX_PORT, "mcast-port"),
+    "mcast-ttl": _number("mcast_ttl", 1, MAX_TTL, "mcast-ttl"),
+    "syncid": _number("syncid", 0, MAX_SYNC_ID, "syncid"),
+    "sync-maxlen": _number("maxlen", 1, MAX_SYNC_MESSAGE, "sync-maxlen"),
 }

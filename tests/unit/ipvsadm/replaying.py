@@ -17,13 +17,13 @@ from pylvs.ipvsadm.main import run, run_restore, run_save
 from pylvs.ipvsadm.parsing import Names
 from pylvs.model.addresses import Address
 from tests.memory import MemoryDirector
+from tests.memory_daemons import MemoryDaemons
 
 TESTS = Path(__file__).resolve().parents[2]
 ORACLE = TESTS / "oracle" / "cli"
 GOLDEN = TESTS / "golden" / "cli"
 BROADCASTS = (IPv4Address("198.51.100.255"), IPv4Address("127.255.255.255"))  # of the devices in the recordings
 PROGRAMS = {"ipvsadm": run, "ipvsadm-save": run_save, "ipvsadm-restore": run_restore}
-EXIT_ARGUMENTS = 2
 
 
 def _load_replay() -> ModuleType:
@@ -106,11 +106,12 @@ class AllHere:
         return None
 
 
-def call(director: MemoryDirector, *argv: str, stdin: str = "") -> Any:
+def call(director: MemoryDirector, *argv: str, stdin: str = "", daemons: MemoryDaemons | None = None) -> Any:
     """Run one of the three programs; a `Result` of the oracle."""
     stdout, stderr = io.StringIO(), io.StringIO()
     program = PROGRAMS[argv[0]]
-    status = program(argv[1:], Session(director, io.StringIO(stdin), stdout, stderr, NAMES))
+    session = Session(director, io.StringIO(stdin), stdout, stderr, NAMES, daemons=daemons or MemoryDaemons())
+    status = program(argv[1:], session)
     return replay.Result(stdout.getvalue(), stderr.getvalue(), status)
 
 
@@ -121,24 +122,18 @@ def cases_of(name: str, cases: Path = ORACLE / "cases", golden: Path = GOLDEN) -
 
 
 def differences(case: Any, recording: Any) -> Iterator[str]:
-    """What this ipvsadm does otherwise than the recorded one; a synchronisation daemon may be refused."""
-    director = MemoryDirector(broadcasts=BROADCASTS)
+    """What this ipvsadm does otherwise than the recorded one."""
+    director, daemons = MemoryDirector(broadcasts=BROADCASTS), MemoryDaemons()
     written = ""
-    daemons = False
     for command, wanted in zip(case.commands, recording.results, strict=True):
-        got = call(director, *command.argv, stdin=written if command.piped else command.stdin)
+        got = call(director, *command.argv, stdin=written if command.piped else command.stdin, daemons=daemons)
         written = got.stdout or written
-        if command.argv[1:2] and command.argv[1].startswith("--start-daemon") and wanted.rc == 0:
-            daemons = True
-            if got.rc == 0 or "no connection synchronisation" not in got.stderr:
-                yield f"$ {command.shown()}\n  a daemon seems to have started: {got}"
-        elif got != wanted and not (daemons and wanted.rc != EXIT_ARGUMENTS):
+        if got != wanted:
             yield f"$ {command.shown()}\n  recorded {wanted}\n  now      {got}"
-    if not daemons:
-        for argv, table in ((replay.LISTING, recording.listing), (replay.RULES, recording.rules)):
-            now = call(director, *argv).stdout
-            if now != table:
-                yield f"afterwards {' '.join(argv)}:\n{table}now\n{now}"
+    for argv, table in ((replay.LISTING, recording.listing), (replay.RULES, recording.rules)):
+        now = call(director, *argv).stdout
+        if now != table:
+            yield f"afterwards {' '.join(argv)}:\n{table}now\n{now}"
 
 
 def counters() -> list[dict[str, Any]]:
