@@ -59,6 +59,7 @@ KINDS: Mapping[str, Kind] = {
     "check_path": Kind(W, "a check takes another path than the packets of clients", logged=False),
     "metrics_address": Kind(W, "metrics are not served at the metrics_address"),
     "dbus": Kind(W, "virtual routers are not served on D-Bus, as enable_dbus requests"),
+    "sync": Kind(W, "a sync daemon does not run, as lvs_sync_daemon requests"),
     "snmp": Kind(W, "the SNMP sub-agent ended or was silent, and no other one runs yet"),
     "bfd": Kind(W, "a BFD session is not up, or its neighbor has disabled it"),
     "vrrp_helper": Kind(W, "no helper process of pylvs-vrrp runs: no scripts, no mails"),

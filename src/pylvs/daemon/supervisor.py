@@ -54,6 +54,7 @@ from pylvs.daemon.via_vip import HostSettings
 from pylvs.daemon.virtual_routers.first import FirstRouters
 from pylvs.daemon.virtual_routers.part import RoutersPart
 from pylvs.daemon.virtual_routers.supervision import ConfigureResult, VirtualRouters
+from pylvs.daemon.virtual_routers.sync_daemons import SyncPart
 from pylvs.dbus import interface
 from pylvs.health.engine import Engine
 from pylvs.model.dataclass import dataclass, field
@@ -142,6 +143,7 @@ class Supervisor:
         self.liveness.watch(TABLE_THREAD, lambda: thread.progress, TABLE_LEASE_S)
         self.liveness.watch(PROBER, lambda: host.prober.counts().problem or None, PROBER_LEASE_S)
         self._reload_timer = ReloadTimer(lambda: self.engine.configuration.settings, self._reload_by_signal)
+        self._sync = SyncPart(host.sync_daemons, self.routers.status)
         self._snmp, self._dbus = SnmpTask(host.edge, self), self._make_dbus()
         return [
             # ended last: others write with these, or use the thread
@@ -162,6 +164,7 @@ class Supervisor:
             self._api,
             self.host_changes,
             HandshakeWatch(self.services, thread),
+            self._sync,
             self._snmp,
             self._dbus,
             self.liveness,
@@ -438,6 +441,7 @@ class Supervisor:
     def _router_changed(self, message: Mapping[str, Any]) -> None:
         self._dbus.state_changed(message)
         self._snmp.router_changed(message)
+        self._sync.router_changed(message)
 
     def _make_dbus(self) -> DbusTask:
         """Return what serves D-Bus, with the methods as keepalived has them."""

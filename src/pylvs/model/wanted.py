@@ -9,6 +9,7 @@ from pylvs.model.checks import Check, Script
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.described import Descriptions
 from pylvs.model.service import Destination, ServiceFlag, ServiceKey, Timeouts, VirtualService
+from pylvs.model.sync.daemons import SyncWanted
 from pylvs.model.vrrp import Fifo, VrrpConfiguration
 
 # Metrics that can be selected: of services with their quorums, of destinations in the table, of their traffic, of real
@@ -177,6 +178,7 @@ class GlobalSettings:
     dbus: DbusSettings = field(default_factory=DbusSettings)
     smtp_alert: bool = False  # the default of all others
     lvs_timeouts: Timeouts | None = None
+    sync: SyncWanted | None = None
     lvs_flush: bool = False  # empty the table at the start
     lvs_flush_on_stop: str = ""  # "", "all", "vs" (those configured)
     exclusive: bool = False  # remove services that the configuration does not have

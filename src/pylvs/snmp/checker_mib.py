@@ -23,6 +23,7 @@ from pylvs.model.service import (
     TunnelKind,
     server_named,
 )
+from pylvs.model.sync.daemons import GROUP, PORT, TTL, SyncWanted
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
 from pylvs.snmp.agentx import Kind, Oid, Value, VarBind
 from pylvs.snmp.keepalived_mib import GLOBAL, KEEPALIVED
@@ -90,11 +91,30 @@ def objects(configuration: Configuration, status: ServerStatus) -> dict[Oid, Val
         ],
     }
     found = dict(chain.from_iterable(table((*CHECKER, number), each).items() for number, each in rows.items()))
-    found[*CHECKER, 6, 1, 0] = truth(False)  # lvs_sync_daemon
+    for number, value in _sync_daemon(configuration.settings.sync).items():
+        found[*CHECKER, 6, number, 0] = value
     for number, seconds in enumerate(configuration.settings.lvs_timeouts or UNCHANGED, 1):
         if seconds:
             found[*CHECKER, 7, number, 0] = integer(seconds)
     return found
+
+
+def _sync_daemon(sync: SyncWanted | None) -> dict[int, Value]:
+    """Return what lvs_sync_daemon configures; 0 is the default of a number, as in keepalived."""
+    if sync is None:
+        return {1: truth(False)}
+    row: dict[int, Value | None] = {
+        1: truth(True),
+        2: text(sync.interface),
+        3: text(sync.instance) if sync.instance else None,
+        4: integer(sync.syncid),
+        5: integer(sync.maxlen),
+        6: integer(0 if sync.port == PORT else sync.port),
+        7: integer(0 if sync.ttl == TTL else sync.ttl),
+    }
+    if sync.group != GROUP:
+        row[8], row[9] = family(sync.group), octets(sync.group)
+    return {number: value for number, value in row.items() if value is not None}
 
 
 def _members(group: DescribedGroup) -> Iterator[Row]:

@@ -13,6 +13,7 @@ import pylvs
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.routing import PROTOCOL_KEEPALIVED, HeldAddress, Route
+from pylvs.model.sync.daemons import SyncWanted
 from pylvs.model.vrrp import Authentication, Notify, Track, TrackProcess, Tracks, VrrpGroup, VrrpInstance, VrrpScript
 from pylvs.model.wanted import Configuration
 from pylvs.snmp.agentx import Kind, Oid, Value, VarBind
@@ -133,7 +134,10 @@ def _tables(configuration: Configuration, status: RouterStatus) -> dict[int, Row
     found: dict[int, Rows] = {
         1: [((at,), _group(each, status)) for at, each in numbered(groups)],
         2: [((at, n), {2: text(name)}) for at, each in numbered(groups) for n, name in numbered(each.members)],
-        3: [((at,), _instance(each, group_of.get(each.name), status)) for at, each in numbered(instances)],
+        3: [
+            ((at,), _instance(each, group_of.get(each.name), status, configuration.settings.sync))
+            for at, each in numbered(instances)
+        ],
         6: [row for at, addresses, excluded in held for row in _addresses(at, addresses, excluded, vrrp, status)],
         7: [((at, n), _route(each, at, vrrp, status)) for at, several in routes for n, each in numbered(several)],
         9: [((at,), _script(each, status)) for at, each in numbered(vrrp.scripts)],
@@ -190,10 +194,11 @@ def _runs_scripts(notify: Notify) -> bool:
     return any((notify.master, notify.backup, notify.fault, notify.stop, notify.every))
 
 
-def _instance(instance: VrrpInstance, group: str | None, status: RouterStatus) -> Row:
+def _instance(instance: VrrpInstance, group: str | None, status: RouterStatus, sync: SyncWanted | None) -> Row:
     notify, state = instance.notify, status.state(instance)
     report = status.instances.get(instance.name, {})
     configured = STATES["MASTER" if instance.starts_as_master else "BACKUP"]
+    is_synced = sync is not None and sync.instance == instance.name
     waits = state == "BACKUP" and not report.get("counters", {}).get("became_master")
     return {
         2: text(instance.name),
@@ -210,7 +215,8 @@ def _instance(instance: VrrpInstance, group: str | None, status: RouterStatus) -
         13: truth(instance.preempt),
         14: unsigned(instance.preempt_delay_s),
         15: integer(AUTHENTICATIONS[instance.authentication]),
-        16: truth(False),  # lvs_sync_daemon
+        16: truth(is_synced),
+        17: text(sync.interface) if sync and is_synced else None,
         18: text(group) if group else None,
         19: unsigned(instance.announcements.delay_s),
         20: truth(notify.smtp_alert),

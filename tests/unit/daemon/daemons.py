@@ -29,6 +29,7 @@ from pylvs.model.service import Destination, DestinationKey, Protocol, ServiceKe
 from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance, VrrpSettings
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
 from tests.memory import MemoryDirector
+from tests.memory_daemons import OwnedDaemons
 from tests.unit.daemon.fake_routers import start_fake_routers
 from tests.waiting import PATIENCE_S, until_async
 
@@ -89,6 +90,7 @@ class FakeHost(HostServices):
         self.probes: dict[Address, int] = {}
         self.loads = 0
         self.vip_checks = SameHostSettings()
+        self.sync_daemons = OwnedDaemons()
         self.notified: list[Event] = []
         self.processes: list[subprocess.Popen[bytes]] = []
         self.lease_s = 10.0  # data_plane_lease

@@ -26,6 +26,7 @@ from pylvs.daemon.problems import KINDS, Problem
 from pylvs.daemon.supervisor import Supervisor
 from pylvs.health.prober.link import ProberCounts
 from pylvs.model.rows import DeviceProblem
+from pylvs.model.sync.daemons import SyncWanted
 from pylvs.model.wanted import DbusSettings, SnmpSettings
 from pylvs.system.processes import child
 from tests.shortages import failing
@@ -103,6 +104,12 @@ class Machine:
         self.host.write(service(server(1)), routers=["VI_1"], dbus=DbusSettings(enabled=True))
         await self.daemon.reload()
 
+    async def sync(self) -> None:
+        self.host.sync_daemons.refused = "eth9: no such device"
+        self.host.write(service(server(1)), sync=SyncWanted("eth9"))
+        await self.daemon.reload()
+        await until(lambda: list(self.daemon._sync.problems()))
+
     async def snmp(self) -> None:
         self.patch.setattr(child, "command", lambda *_: ["false"])
         self.host.write(service(server(1)), snmp=SnmpSettings(checker=True))
@@ -139,6 +146,7 @@ SHOWN: dict[str, tuple[Callable[[Machine], Awaitable[None]], str, str]] = {  # i
     "check_path": (Machine.check_path, "web: TCP_CHECK connects to", "web: TCP_CHECK connects to 10.0.0.9 instead"),
     "metrics_address": (Machine.metrics_address, "Address already in use", "Address already in use"),
     "dbus": (Machine.dbus, "enable_dbus: Python has no package", "enable_dbus: Python has no package"),
+    "sync": (Machine.sync, "lvs_sync_daemon: eth9: no such device", "lvs_sync_daemon: eth9: no such device"),
     "snmp": (Machine.snmp, "SNMP: the edge process has ended", "the edge process has ended"),
     "state": (Machine.state, NO_SPACE, NO_SPACE),
     "history": (Machine.history, f"{NO_SPACE}: events would be lost", f"{NO_SPACE}: events would be lost"),

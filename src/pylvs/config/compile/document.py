@@ -10,6 +10,7 @@ from pylvs.config.compile.descriptions import descriptions_of
 from pylvs.config.compile.effective import EffectiveBlock, resolve
 from pylvs.config.compile.scripts import ScriptRules, fifos_of
 from pylvs.config.compile.services import services_of
+from pylvs.config.compile.sync import sync_of
 from pylvs.config.compile.vrrp import vrrp_of
 from pylvs.config.language.tree import Document, Finding, gc_paused
 from pylvs.config.schema.global_defs import PLACEMENT, ROOT
@@ -19,6 +20,7 @@ from pylvs.config.schema.types import SMTP_PORT
 from pylvs.model.dataclass import dataclass, replace
 from pylvs.model.described import Descriptions
 from pylvs.model.service import TIMEOUT_NAMES, UNCHANGED, Timeouts
+from pylvs.model.sync.daemons import SyncWanted
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration, DbusSettings, GlobalSettings, Mail, Placement, SnmpSettings, WantedService
 from pylvs.netlink import links
@@ -49,7 +51,7 @@ def compile_document(
     scripts = ScriptRules.of_document(settings)
     services = tuple(services_of(effective, scripts))
     vrrp = vrrp_of(effective, scripts, links.devices() if devices is None else devices)
-    compiled = _settings(effective, settings, scripts)
+    compiled = _settings(effective, settings, scripts, sync_of(effective, settings, vrrp))
     for block in settings.below("notification_email"):
         if not block.section.settings:
             block.warning("", "notification_email has no address; no alert is mailed", "write one, or remove the block")
@@ -84,7 +86,9 @@ def _alerts(services: Collection[WantedService], vrrp: VrrpConfiguration) -> boo
     )
 
 
-def _settings(root: EffectiveBlock, block: EffectiveBlock, scripts: ScriptRules) -> GlobalSettings:
+def _settings(
+    root: EffectiveBlock, block: EffectiveBlock, scripts: ScriptRules, sync: SyncWanted | None
+) -> GlobalSettings:
     recipients = tuple(chain.from_iterable(block.lines("notification_email", tuple)))
     server, port = block.maybe("smtp_server", tuple, ("", SMTP_PORT))
     if block.has_line("metrics_allow") and not block.maybe("metrics_allow", tuple, ()):
@@ -103,6 +107,7 @@ def _settings(root: EffectiveBlock, block: EffectiveBlock, scripts: ScriptRules)
             no_interface_name=block.get("dbus_no_interface_name", str),
         ),
         lvs_timeouts=_timeouts(block.maybe("lvs_timeouts", dict, {})),
+        sync=sync,
         smtp_alert=block.maybe("smtp_alert", bool, False),
         fifo=next(fifos_of(block, scripts, ("lvs_notify_fifo",)), None),
         startup_script=scripts.of(block, "startup_script"),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from operator import add, or_
 
 from pylvs.config.language.tree import Severity
 from pylvs.config.schema.grammar import Block, Keyword, State, Type
 from pylvs.config.schema.routing_types import STATIC_ROUTE_LINE, STATIC_RULE_LINE
+from pylvs.config.schema.sync_types import SYNC_DAEMON
 from pylvs.config.schema.types import (
     AGENTX,
     BARE,
@@ -80,9 +80,6 @@ def ignored(why: str, *names: str, kind: Type[object] = ANY) -> tuple[Keyword, .
 def never(instead: str, *names: str, state: State = State.NEVER) -> tuple[Keyword, ...]:
     """Make keywords that pylvs will not implement."""
     return tuple(Keyword(name, ANY, instead, state=state, instead=instead) for name in names)
-
-
-later = partial(never, state=State.LATER)  # makes keywords that pylvs does not implement yet
 
 
 def defaults_of(*names: str) -> Iterator[Keyword]:
@@ -211,7 +208,13 @@ GLOBAL_DEFS = Block(
         ),
         flag("data_use_instance", "add namespace and instance to the names of the files that SIGUSR1 writes"),
         *ignored(REALTIME_ALWAYS, "max_auto_priority", kind=integer(-1, 99, bare=99)),
-        *later("connections are not copied to another director", "lvs_sync_daemon"),
+        Keyword(
+            "lvs_sync_daemon",
+            SYNC_DAEMON,
+            "send connections to a backup director, or receive them: the state of the virtual router decides; without"
+            " one, both",
+            first_wins=True,
+        ),
         *never(NO_MARKS, "nftables_ipvs", "nftables_ipvs_priority", "nftables_ipvs_start_fwmark"),
         *never("checks have no real-time priority; see checker_priority", "checker_rt_priority"),
         Keyword("snmp_socket", AGENTX, "socket of the SNMP master agent", "unix:/var/agentx/master"),

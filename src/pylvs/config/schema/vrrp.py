@@ -303,9 +303,7 @@ VRRP_INSTANCE = Block(
         Keyword(
             "lvs_sync_daemon_interface",
             TEXT,
-            "interface of the connection synchronisation daemon",
-            state=State.LATER,
-            instead="connections are not synchronised",
+            "deprecated: as lvs_sync_daemon in global_defs, with this virtual router and syncid 0",
             aliases=("lvs_sync_daemon_inteface",),
         ),
     ),

@@ -24,6 +24,7 @@ from pylvs.daemon.state.directory import StateDirectory
 from pylvs.daemon.state.history import History
 from pylvs.daemon.table.cache import LongLivedDirector
 from pylvs.daemon.via_vip import VipChecks
+from pylvs.daemon.virtual_routers.sync_daemons import Daemons, SyncControl
 from pylvs.dataplane.director import open_director
 from pylvs.dataplane.watch import listen
 from pylvs.health.events import Event
@@ -84,6 +85,7 @@ class HostServices:
         self._started = False  # the shutdown_script runs only if the startup_script did
         self._settings = GlobalSettings()
         self.vip_checks = VipChecks()
+        self.sync_daemons: Daemons = SyncControl(tables_namespace)
         self.sessions = SessionTable()
         self._notifier = Notifier(edge=self.edge, runner=self._runner)
         self._loader = ConfigurationLoader(parsed=parsed)

@@ -36,6 +36,7 @@ from pylvs.model.rows import DestinationRow, ServiceRow
 from pylvs.model.service import Destination, DestinationKey, Protocol, ServiceKey, Timeouts, VirtualService
 from pylvs.system import logs
 from tests.memory import MemoryDirector
+from tests.memory_daemons import OwnedDaemons
 from tests.unit.daemon.daemons import SameHostSettings
 from tests.unit.daemon.reloads.pairs import Configuration, Server, Service
 from tests.unit.daemon.simulation.clock import Clock, SimLoop, SimPool
@@ -124,6 +125,7 @@ class Host(HostServices):
         super().__init__()
         self.manager = ServiceManager({})
         self.vip_checks = SameHostSettings()
+        self.sync_daemons = OwnedDaemons()
         self.tables = Tables()
         self.tables.set_timeouts(FOUND)
         self.file = Loaded(wanted.Configuration())

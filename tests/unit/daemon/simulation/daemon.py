@@ -39,6 +39,7 @@ from pylvs.model.errors import PylvsError
 from pylvs.model.rows import ServiceRow
 from pylvs.model.service import DestinationKey, ServiceKey
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
+from tests.memory_daemons import OwnedDaemons
 from tests.unit.daemon.daemons import SameHostSettings
 from tests.unit.daemon.simulation.clock import SimPool
 from tests.unit.daemon.simulation.configurations import last_octet, number_of
@@ -283,6 +284,7 @@ class SimHost(HostServices):
         super().__init__()
         self.manager = ServiceManager({})
         self.vip_checks = SameHostSettings()
+        self.sync_daemons = OwnedDaemons()
         self.daemon, self.world = daemon, daemon.world
 
     def load(self, options: Options) -> Loaded:
