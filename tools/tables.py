@@ -13,6 +13,7 @@ from pylvs.bpf.reasons import reasons as declared
 from pylvs.config.reference import reference
 from pylvs.model.checks import KINDS
 from pylvs.model.rows import NOTE, VERDICTS
+from pylvs.sync import backup, master, wire
 
 ROOT = Path(__file__).parents[1]
 KEYWORDS = ROOT / "docs" / "reference" / "configuration.md"
@@ -35,7 +36,19 @@ def reasons() -> Iterator[str]:
         yield f"| {each.name} | {each.verdict} | {each.sentence} |"
 
 
-TABLES: Mapping[str, Callable[[], Iterator[str]]] = {"checkers": checkers, "reasons": reasons}
+def sync_counters(meanings: Mapping[str, str]) -> Iterator[str]:
+    """Yield what a sync daemon counts."""
+    yield "| counter | counts |"
+    yield "|---|---|"
+    yield from (f"| {name} | {meaning} |" for name, meaning in meanings.items())
+
+
+TABLES: Mapping[str, Callable[[], Iterator[str]]] = {
+    "checkers": checkers,
+    "reasons": reasons,
+    "sync_master": lambda: sync_counters(master.COUNTERS),
+    "sync_backup": lambda: sync_counters({**wire.COUNTERS, **backup.COUNTERS, **backup.STORED}),
+}
 
 
 def updated(page: Path) -> str:
