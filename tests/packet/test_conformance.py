@@ -99,6 +99,12 @@ DIFFERENT = {
         for way in ("v4 dr", "v4 nat", "v4 tun", "v6 dr")
         for packets in ("", "two packets later: ")
     },
+    "quiesce": {
+        f"quiesce, {kind} expire_nodest_conn 0: {deletion}: live one {number}"
+        for kind in ("v4 dr", "v4 nat", "v4 tun", "v6 dr", "v6 nat")
+        for deletion in ("service removed", "table cleared")
+        for number in (0, 1)
+    },
     "reroutes": {"v4 a larger MTU snat_reroute 1: UDP of 1500 bytes"},
     "sip": {
         f"servers v4 nat -p 90 port 5080: {step}"
