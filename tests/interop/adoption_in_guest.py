@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -19,7 +20,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 IPVSADM = "/usr/sbin/ipvsadm"  # the original one
 VIP, NAT_PORT, DR_PORT, UDP_PORT = "10.9.0.1", 80, 81, 53
@@ -235,32 +235,39 @@ def play_clients(port: int, count: int, ready: int) -> None:
 
 
 @contextlib.contextmanager
-def traffic(count: int) -> Iterator[Callable[[], dict[str, dict[str, float]]]]:
-    """Yield what ends the clients and returns their counts."""
-    servers = []
+def servers() -> Iterator[None]:
+    """Run the real servers."""
+    running = []
     for port, (space, _) in SERVERS.items():
         child, ready = forked(space, lambda ready, port=port: serve(port, ready))  # type: ignore[misc]
-        servers.append(child)
+        running.append(child)
         assert os.read(ready, 1) == b"x"
-    clients = {}
-    for port in SERVERS:
-        clients[port] = forked("c", lambda ready, port=port: play_clients(port, count, ready))  # type: ignore[misc]
-    for _, ready in clients.values():
-        assert os.read(ready, 1) == b"x"
+    try:
+        yield
+    finally:
+        for child in running:
+            os.kill(child, signal.SIGKILL)
 
-    def end() -> dict[str, dict[str, float]]:
-        for child, _ in clients.values():
+
+class Group:
+    """Clients of each service, with this number of connections each."""
+
+    def __init__(self, count: int) -> None:
+        self._running = {
+            port: forked("c", lambda ready, port=port: play_clients(port, count, ready))  # type: ignore[misc]
+            for port in SERVERS
+        }
+        for _, ready in self._running.values():
+            assert os.read(ready, 1) == b"x"
+
+    def end(self) -> dict[str, dict[str, float]]:
+        """End the clients; return what they counted by port."""
+        for child, _ in self._running.values():
             os.kill(child, signal.SIGTERM)
-        found = {str(port): json.loads(os.read(ready, 4096)) for port, (_, ready) in clients.items()}
-        for child, _ in clients.values():
+        found = {str(port): json.loads(os.read(ready, 4096)) for port, (_, ready) in self._running.items()}
+        for child, _ in self._running.values():
             os.waitpid(child, 0)
         return found
-
-    try:
-        yield end
-    finally:
-        for child in servers:
-            os.kill(child, signal.SIGKILL)
 
 
 # --- what is played ---
@@ -273,37 +280,31 @@ def pylvs(*words: str) -> str:
     return done.stdout
 
 
-def listed(program: str) -> int:
-    """Return the connections that a program lists."""
-    words = [IPVSADM] if program == "ip_vs" else [sys.executable, "-c", "from pylvs.ipvsadm.main import main; main()"]
-    out = subprocess.run([*words, "-Lnc"], capture_output=True, text=True, check=True).stdout
-    return out.count("ESTABLISHED")
-
-
-def play_adoption(count: int, back: bool) -> None:
-    with traffic(count) as end:
-        print("ip_vs has", listed("ip_vs") >= 2 * count, flush=True)
-        pylvs("adopt", "--dry-run")
-        pylvs("adopt")
-        assert sh(f"{IPVSADM} -Sn") == ""
-        time.sleep(2)
-        if back:
-            pylvs("adopt", "--back")
-            assert sh(f"{IPVSADM} -Sn")
-            time.sleep(2)
-        print("COUNTS", json.dumps(end()), flush=True)
+def active() -> int:
+    """Return the active connections that the kernel counts."""
+    rows = [line.split() for line in sh(f"{IPVSADM} -Ln").splitlines() if line.startswith("  -> 10.")]
+    return sum(int(row[4]) for row in rows)
 
 
 def main() -> None:
-    count, what = int(sys.argv[1]), sys.argv[2]
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_NOFILE, (4 * count + 1000, 4 * count + 1000))
+    count = int(sys.argv[1])
+    most = 4 * count + 1000
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     build()
     fill()
-    play_adoption(count, back=what == "back")
+    with servers():
+        early = Group(count)
+        assert active() >= 2 * count
+        pylvs("adopt", "--dry-run")
+        pylvs("adopt")
+        assert sh(f"{IPVSADM} -Sn") == ""
+        late = Group(count)  # connections that ip_vs has never seen
+        pylvs("adopt", "--back")
+        assert sh(f"{IPVSADM} -Sn").count("\n") == 4
+        assert active() >= 4 * count, sh(f"{IPVSADM} -Ln")
+        time.sleep(1)  # some rounds of the clients
+        print(json.dumps([early.end(), late.end()]), flush=True)
 
 
 if __name__ == "__main__":
-    assert Path("/proc/1").exists()
     main()
