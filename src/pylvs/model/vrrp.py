@@ -290,6 +290,7 @@ class VrrpSettings:
     fifos: tuple[Fifo, ...] = ()
     states_on_reload: bool = False  # write all states to the FIFOs
     startup_delay_s: float = 0.0
+    copy_wait_s: float = 0.0  # for connections of the other director, before a take-over from it; 0: none
     no_fault_mails: bool = False
     dynamic_interfaces: bool = False  # interfaces may appear later
     default_interface: str = "eth0"  # of fixed addresses and routes

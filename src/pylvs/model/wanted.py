@@ -162,6 +162,22 @@ class DbusSettings:
     no_interface_name: str = "none"  # in the path of a virtual router without an interface
 
 
+PEER_PORT = 8848  # TCP; IPVS's sync protocol has the same number of UDP
+PEER_RATE = 250_000  # connections a second
+PEER_WAIT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class PeerSettings:
+    """`peer_director` and the words that belong to it; without an address there is no other director."""
+
+    address: Address | None = None
+    port: int = PEER_PORT
+    key_file: str = ""
+    rate: int = PEER_RATE  # connections that this director sends in a second, at most
+    wait_s: float = PEER_WAIT_S  # the longest that its virtual routers wait for connections before they take over
+
+
 @dataclass(frozen=True, slots=True)
 class GlobalSettings:
     """The settings of `global_defs` for checks and tables."""
@@ -176,6 +192,7 @@ class GlobalSettings:
     mail: Mail = field(default_factory=Mail)
     snmp: SnmpSettings = field(default_factory=SnmpSettings)
     dbus: DbusSettings = field(default_factory=DbusSettings)
+    peer: PeerSettings = field(default_factory=PeerSettings)
     smtp_alert: bool = False  # the default of all others
     lvs_timeouts: Timeouts | None = None
     sync: SyncWanted | None = None

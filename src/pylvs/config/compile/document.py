@@ -22,7 +22,17 @@ from pylvs.model.described import Descriptions
 from pylvs.model.service import TIMEOUT_NAMES, UNCHANGED, Timeouts
 from pylvs.model.sync.daemons import SyncWanted
 from pylvs.model.vrrp import VrrpConfiguration
-from pylvs.model.wanted import Configuration, DbusSettings, GlobalSettings, Mail, Placement, SnmpSettings, WantedService
+from pylvs.model.wanted import (
+    PEER_PORT,
+    Configuration,
+    DbusSettings,
+    GlobalSettings,
+    Mail,
+    PeerSettings,
+    Placement,
+    SnmpSettings,
+    WantedService,
+)
 from pylvs.netlink import links
 
 
@@ -106,6 +116,7 @@ def _settings(
             service_name=block.get("dbus_service_name", str),
             no_interface_name=block.get("dbus_no_interface_name", str),
         ),
+        peer=_peer(block),
         lvs_timeouts=_timeouts(block.maybe("lvs_timeouts", dict, {})),
         sync=sync,
         smtp_alert=block.maybe("smtp_alert", bool, False),
@@ -116,6 +127,17 @@ def _settings(
         shutdown_script=scripts.of(block, "shutdown_script"),
         shutdown_script_timeout_s=float(block.get("shutdown_script_timeout", int)),
     )
+
+
+def _peer(block: EffectiveBlock) -> PeerSettings:
+    """Return the settings of the other director; without its key there is none."""
+    address, port = block.maybe("peer_director", tuple, (None, PEER_PORT))
+    key_file = block.maybe("peer_key_file", str, "")
+    if address is not None and not key_file:
+        text = "peer_director has no key: no connection is copied"
+        block.error("peer_director", text, "add peer_key_file FILE; pylvs peer key FILE makes one")
+        address = None
+    return PeerSettings(address, port, key_file, block.get("peer_rate", int), block.get("peer_wait", float))
 
 
 def _timeouts(seconds: Mapping[str, int]) -> Timeouts | None:

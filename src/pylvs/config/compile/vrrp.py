@@ -271,6 +271,12 @@ def without_conflicts(instances: list[CompiledInstance]) -> list[CompiledInstanc
     return kept
 
 
+def _has_peer(settings: EffectiveBlock) -> bool:
+    """Return whether connections of another director are copied."""
+    has_address = bool(settings.maybe("peer_director", tuple))
+    return has_address and bool(settings.maybe("peer_key_file", str))
+
+
 def _collide(one: VrrpInstance, other: VrrpInstance) -> bool:
     """Return whether one would accept the other's advertisements."""
     same = (one.vrid, one.family, one.interface) == (other.vrid, other.family, other.interface)
@@ -289,6 +295,7 @@ def vrrp_settings_of(root: EffectiveBlock, symbols: Symbols, instances: Iterable
         fifos=tuple(fifos_of(settings, symbols.script_rules, (SHARED_FIFO, "vrrp_notify_fifo"))),
         states_on_reload=settings.get("fifo_write_vrrp_states_on_reload", bool),
         startup_delay_s=settings.get("vrrp_startup_delay", float),
+        copy_wait_s=settings.get("peer_wait", float) if _has_peer(settings) else 0.0,
         data_plane_lease_s=settings.get("data_plane_lease", float),
         no_fault_mails=settings.get("no_email_faults", bool),
         dynamic_interfaces=symbols.dynamic_interfaces,

@@ -23,6 +23,7 @@ from pylvs.config.schema.types import (
     MAIL_TIMEOUT,
     NAMESPACE,
     NETWORKS,
+    OTHER_DIRECTOR,
     OTHER_NAMESPACE,
     PATH,
     PATH_ELEMENT,
@@ -58,7 +59,7 @@ from pylvs.config.schema.vrrp_types import (
     names,
 )
 from pylvs.model.vrrp import MULTICAST_V4, MULTICAST_V6
-from pylvs.model.wanted import METRIC_SERIES
+from pylvs.model.wanted import METRIC_SERIES, PEER_RATE, PEER_WAIT_S
 
 NO_MARKS = "each address of a group stays a service of its own"
 REALTIME_ALWAYS = "virtual routers have a real-time priority from the start"
@@ -168,6 +169,24 @@ GLOBAL_DEFS = Block(
             "virtual servers with metrics of their own",
             default_doc="all",
             combine=add,
+            is_own=True,
+        ),
+        Keyword("peer_director", OTHER_DIRECTOR, "the other director of a pair: connections are copied", is_own=True),
+        Keyword(
+            "peer_key_file", PATH, "certificate and key in PEM format, the same file on both directors", is_own=True
+        ),
+        Keyword(
+            "peer_rate",
+            integer(1, 100_000_000),
+            "connections a second that are sent to it, at most",
+            PEER_RATE,
+            is_own=True,
+        ),
+        Keyword(
+            "peer_wait",
+            seconds(0, 3600),
+            "how long a virtual router waits for its connections before it takes over from it; 0: not at all",
+            PEER_WAIT_S,
             is_own=True,
         ),
         Keyword(

@@ -18,6 +18,7 @@ from pylvs.model.checks import Script
 from pylvs.model.dataclass import dataclass
 from pylvs.model.service import LONGEST_S, TIMEOUT_NAMES
 from pylvs.model.vrrp import Fifo
+from pylvs.model.wanted import PEER_PORT
 
 T = TypeVar("T")
 
@@ -296,6 +297,10 @@ def _endpoint(words: Words) -> tuple[Address, int]:
     return address_of(words.take("an IP address"), with_port=True), port_of(words)
 
 
+def _other_director(words: Words) -> tuple[Address, int]:
+    return address_of(words.take("an IP address")), port_of(words) if words else PEER_PORT
+
+
 def account(words: Words, required: bool = False) -> tuple[str, str]:
     """Take a user, optional unless `required`, and an optional group; "" for what is missing."""
     user = words.take("a user").text if words or required else ""
@@ -346,6 +351,7 @@ BARE = Type("", _bare)  # the keyword alone
 TEXT = text()
 ADDRESS = Type("an IP address", lambda words: address_in(words, words.take("an IP address")))
 ENDPOINT = Type("an IP address and a port", _endpoint)
+OTHER_DIRECTOR = Type("an IP address [a port]", _other_director)
 COUNT = integer(0, MAX_U32)
 PORT = integer(1, 65535)
 MARK = integer(1, MAX_U32)
