@@ -119,6 +119,10 @@ def _instance(router: dict[str, Any], now: float) -> Iterator[str]:
             takes_over[0] += f", at {at_clock(at)}"
         if not router.get("preempt", True):
             takes_over.append("not before, at any priority (nopreempt)")
+        elif router.get("copied_by") is not None:
+            copied = router["copy_awaited"] or "nothing is known of them"
+            until = f"not before its connections are here, at the latest at {at_clock(router['copied_by'])}"
+            takes_over.append(f"or, being better, {until} (peer_wait): {copied}")
         elif router.get("preempts_at") is not None:
             takes_over.append(f"or, being better, not before {at_clock(router['preempts_at'])} (preempt_delay)")
         rows.append(("master", takes_over))

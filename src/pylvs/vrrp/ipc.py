@@ -20,7 +20,7 @@ from pylvs import __version__
 from pylvs.model.errors import NoSuchRouter, NotPermitted, PylvsError, needs_root
 from pylvs.system.sockets import address_of, closed_on_error, peer_of
 
-PROTOCOL = 3
+PROTOCOL = 4
 KIND = socket.SOCK_SEQPACKET
 NOT_OURS = "the process at this socket is not pylvs-vrrp, or that of a build before 0.1.0; end it"
 

@@ -65,6 +65,7 @@ class Router:
         self._running = False
         self._had_faults = False  # its own, or those of its group
         self._since = 0.0  # of its state
+        self._waited = False  # for copies of connections, at the last advertisement
         self._rival: tuple[float, str] | None = None  # another master: until when that counts, and a message
         self._log_limiter = RateLimiter(max_kinds=16)  # kinds contain addresses, which anyone can forge
         self._encoder: AdvertEncoder | None = None
@@ -277,6 +278,7 @@ class Router:
             self._service.notify(LowerPriorityReceived(self.name, self.machine.priority))
         due = self.machine.due
         self._step(self.machine.receive(self._service.now, advert, datagram.source))
+        self._report_wait()
         if self.state is not State.BACKUP:
             return True
         self.master = datagram.source
@@ -286,6 +288,16 @@ class Router:
         if self.group is not None and advert.priority >= self.machine.priority and self.group.demote(self):
             self._service.notify(StateChanged("GROUP", self.group.group.name, State.BACKUP.value, 0))
         return True
+
+    def _report_wait(self) -> None:
+        """Log that the wait for copies begins, or that it ended by its limit."""
+        waited, self._waited = self._waited, self.awaits_copy
+        if self._waited and not waited:
+            text = f"waits until connections of the other director are here, at most {self.machine.copy_wait_s:g} s"
+            self._service.log("info", f"{self.name}: {text}")
+        elif waited and not self._waited and not self.machine.copied and self.state is State.BACKUP:
+            text = "peer_wait is over: it takes over without all connections of the other director"
+            self._service.log("warning", f"{self.name}: {text}")
 
     def _report_interval(self, interval_s: float, sender: Address) -> None:
         adopted_s = self.machine.interval_s
@@ -301,6 +313,25 @@ class Router:
                 resolved = not mismatch.missing and not mismatch.surplus
                 self._service.log("info" if resolved else "warning", f"{self.name}: {mismatch}")
                 self._service.publish("mismatch", self.name, reason=str(mismatch))
+
+    def wait_for_copies(self, longest_s: float) -> None:
+        """Do not preempt before connections of the other director are here, for so long; 0: do not wait."""
+        if longest_s != self.machine.copy_wait_s:
+            self.machine = replace(self.machine, copy_wait_s=longest_s)
+
+    def set_copied(self, current_at: float | None) -> None:
+        """Take a report: all that the other director had at this time is here; None: that is not so now.
+
+        What it had before this router became backup is not enough: it has made connections since.
+        """
+        copied = current_at is not None and current_at > self._since
+        if self.state is State.BACKUP and copied is not self.machine.copied:
+            self.machine = replace(self.machine, copied=copied)
+
+    @property
+    def awaits_copy(self) -> bool:
+        """Whether a master of lower priority advertises, and connections of the other director are not all here."""
+        return self.machine.copied_by is not None and self.machine.awaits_copy(self._service.now)
 
     def yield_until(self, until: float | None) -> None:
         """Become backup, and do not take over before that time; None reverts that."""

@@ -56,6 +56,7 @@ PROCESS_NAME = "pylvs-vrrp"  # shown by ps and top
 CAPABILITIES = ("CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_BPF", "CAP_SYS_NICE", "CAP_IPC_LOCK", "CAP_SYS_RESOURCE")
 MAX_NAME = 15  # TASK_COMM_LEN - 1
 TICK_S = 0.5  # of leases
+COPIED_LEASE_S = 5.0  # without a report on copies of connections
 HELPER_SILENT = "the helper process has not reported it lately"
 
 
@@ -108,13 +109,15 @@ class RouterService:
         self._delayed_until = 0.0  # by vrrp_startup_delay
         self.data_plane_expired = 0  # how often `pylvs run` was silent for too long
         self._lease = Lease(VrrpSettings().data_plane_lease_s, TICK_S)  # of its reports on the data plane
+        self.copied = requests.Copied()  # its last report on copies of connections
+        self._copied_lease = Lease(COPIED_LEASE_S, TICK_S)
         self.helper = HelperLink(self.loop, log_format, self._tracked, self._helper_lost, self._results_late)
         self.host = VipManager(self.loop, self.log, self._links_changed, self._resources_lost, self._conflict)
         self.sessions = Sessions(self.loop, self)
         self.tracking = Tracking(self.host.is_up, self.sessions.result, self.host.devices_tracked_by)
         self._receivers = AdvertReceivers(self.loop, self._receive, self._what_matters)
         self._limits = GarpRateLimit(())
-        verbs = {
+        verbs: dict[str, server.Verb] = {
             "configure": self._configure,
             "status": lambda _: server.service_status(self),
             "why": lambda request: server.transitions_of(self, request.name),
@@ -124,6 +127,7 @@ class RouterService:
             "unyield": lambda request: self._yield(request.names, None),
             "garp": self._send_garp,
             "data_plane": self._set_data_plane,
+            "copied": self._set_copied,
             "ping": lambda _: {},
             "sessions": lambda _: self.sessions.results(),
             "stop": lambda request: self.stop(request.removed),
@@ -234,6 +238,7 @@ class RouterService:
         if first and new.settings.startup_delay_s:
             self._delayed_until = self.now + new.settings.startup_delay_s
         for router in self.routers.values():
+            router.wait_for_copies(new.settings.copy_wait_s)
             warnings += self._try(router.name, partial(router.start, self._delayed_until))
         self._roles.publish()  # at first: opening the tables takes longer than the first advertisements
         if not first:
@@ -357,6 +362,14 @@ class RouterService:
         self.publish("data_plane", "", up=up, state=state, reason=detail)
         self._track_all()
 
+    def _set_copied(self, report: requests.Copied) -> dict[str, Any]:
+        """Store what `pylvs run` reports of copies of connections; it repeats that each second."""
+        self._copied_lease.renew()
+        self.copied = report
+        for router in self.routers.values():
+            router.set_copied(report.current_at)
+        return {}
+
     def _set_lease(self, length_s: float) -> None:
         if self._lease.length_s != length_s:
             self._lease = Lease(length_s, TICK_S)
@@ -369,6 +382,11 @@ class RouterService:
         if self._lease.tick():
             self.data_plane_expired += 1
             self._enter_data_plane(None, f"no report from pylvs run for {self._lease.length_s:g} s")
+        if self._copied_lease.tick():
+            silent = requests.Copied(None, f"no report from pylvs run for {COPIED_LEASE_S:g} s")
+            self.copied = silent
+            for router in self.routers.values():
+                router.set_copied(None)
         expired = self.tracking.expire(self.now, HELPER_SILENT)
         for tracked in expired:
             self.log("warning", tracked.description)

@@ -81,7 +81,7 @@ def test_a_client_gets_short_and_long_answers_and_events(tmp_path: Path, monkeyp
             assert client.events() == []
             assert client.ask("subscribe") == {}
             assert client.events() == [{"event": "early"}]
-            with pytest.raises(PylvsError, match=r"^other: no such verb; there are: configure, data_plane, "):
+            with pytest.raises(PylvsError, match=r"^other: no such verb; there are: configure, copied, data_plane, "):
                 client.ask("other")
             with pytest.raises(PylvsError, match=r"the process of the virtual routers has ended \("):
                 client.ask("yield", seconds="x")

@@ -63,6 +63,17 @@ class DataPlane:
 
 
 @dataclass(frozen=True, slots=True)
+class Copied:
+    """What is here of the connections of the other director, as `text` for status.
+
+    All that it had at the time `current_at` (CLOCK_MONOTONIC) is here; None: something is missing now.
+    """
+
+    current_at: float | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """`removed`: a reload needs this process no more, and this host stays in service."""
 
@@ -113,6 +124,7 @@ REQUESTS: Mapping[str, type[Any]] = {
     "unyield": Named,
     "garp": Announce,
     "data_plane": DataPlane,
+    "copied": Copied,
     "ping": Empty,
     "sessions": Empty,
     "stop": Stop,

@@ -21,7 +21,7 @@ from pylvs.system.processes import channel
 from pylvs.system.processes.channel import BadMessage, Link
 from pylvs.system.sockets import peer_of
 from pylvs.vrrp import SOCKET_NAME
-from pylvs.vrrp.control.requests import REQUESTS, Subscribe
+from pylvs.vrrp.control.requests import REQUESTS, Copied, Subscribe
 from pylvs.vrrp.ipc import KIND, PROTOCOL
 from pylvs.vrrp.loop import Loop
 from pylvs.vrrp.protocol.machine import State
@@ -57,6 +57,7 @@ class Service(Protocol):
     realtime_status: RealtimeStatus
     unknown: Counter[tuple[str, int]]
     data_plane_expired: int
+    copied: Copied
 
     @property
     def now(self) -> float: ...
@@ -295,6 +296,8 @@ def _instance_status(service: Service, router: Router) -> dict[str, Any]:
         },
         "group": router.group.group.name if router.group else None,
         "held_until": _future_unix_time(machine.held_until, service.now),
+        "copy_awaited": service.copied.text if router.awaits_copy else "",
+        "copied_by": _future_unix_time(machine.copied_by if router.awaits_copy else None, service.now),
     }
 
 

@@ -107,6 +107,9 @@ class Machine:
     outranked: str = ""  # the last advertised master, where this router has the higher priority and may take over
     over_limit: tuple[Address, float, float] | None = None  # sender and interval of an advertisement, and its time
     answered_at: float = float("-inf")  # when this master last answered another router's advertisement
+    copy_wait_s: float = 0.0  # how long it may wait for copies of connections before it preempts; 0: never
+    copied: bool = False  # since it last became backup, all connections of the other director were copied
+    copied_by: float | None = None  # the end of that wait, from the first advertisement of lower priority on
 
     @property
     def interval_s(self) -> float:
@@ -136,7 +139,7 @@ class Machine:
 
     def start(self, now: float, why: TransitionReason = TransitionReason.START) -> Step:
         """Leave Initialize (RFC 9568, 6.4.1), or FAULT. As keepalived's, an owner with `state BACKUP` listens first."""
-        owns = self._starts_as_owner and self._yields_until(now) is None
+        owns = self._starts_as_owner and self._yields_until(now) is None and not self.copy_wait_s
         if owns and now >= self.delayed_until:
             return self._master(now, TransitionReason.OWNER)
         forgotten: dict[str, Any] = {"master_interval_s": 0.0, "preempt_at": None, "released_by": None, "outranked": ""}
@@ -190,7 +193,16 @@ class Machine:
 
     def follows_lower(self, now: float) -> bool:
         """Return whether a backup's timer restarts with an advertisement of lower priority."""
-        return not self.instance.preempt or self.instance.preempt_delay_s > 0 or self._yields_until(now) is not None
+        waits = self.instance.preempt_delay_s > 0 or self._yields_until(now) is not None or self.awaits_copy(now)
+        return not self.instance.preempt or waits
+
+    def awaits_copy(self, now: float) -> bool:
+        """Return whether it does not preempt yet, because connections of the other director are not copied.
+
+        A take-over from a master that does not advertise any more never waits.
+        """
+        over = self.copied_by is not None and now >= self.copied_by
+        return self.state is State.BACKUP and self.copy_wait_s > 0 and not self.copied and not over
 
     def _yields_until(self, now: float) -> float | None:
         """Return the end of a yield that lasts; None if there is none."""
@@ -209,7 +221,8 @@ class Machine:
         return self._backup(now, why, detail, [Advertise(PRIORITY_STOP)] if self.state is State.MASTER else [])
 
     def _to(self, state: State, why: TransitionReason, detail: str = "", **fields: Any) -> tuple[Machine, Become]:
-        return replace(self, state=state, **fields), Become(state, self.state, why, detail)
+        fresh = replace(self, state=state, copied=False, copied_by=None, **fields)
+        return fresh, Become(state, self.state, why, detail)
 
     def _master(self, now: float, why: TransitionReason, detail: str = "") -> Step:
         due = now + self.instance.advert_interval_s
@@ -258,16 +271,22 @@ class Machine:
         elif rank > self.best:
             followed = replace(followed, best=rank)
         if advert.priority >= self.priority or not self.instance.preempt:
-            return replace(followed, due=due, preempt_at=None), []
+            return replace(followed, due=due, preempt_at=None, copied_by=None), []
         if self._yields_until(now) is not None:
             return replace(followed, due=due), []
+        copied_by = now + self.copy_wait_s if self.copied_by is None else self.copied_by
+        waits = replace(self, copied_by=copied_by).awaits_copy(now)
         outranked = f"{source} with priority {advert.priority}"
-        if not self.instance.preempt_delay_s:  # a lower priority does not restart the timer (RFC 9568, 6.4.2)
-            return replace(self, preempt_at=None, released_by=None, outranked=outranked), []
-        preempt_at = now + self.instance.preempt_delay_s if self.preempt_at is None else self.preempt_at
-        if now >= preempt_at:
-            return replace(self, preempt_at=preempt_at, outranked=outranked), []
-        return replace(followed, preempt_at=preempt_at, due=due), []
+        delay_s = self.instance.preempt_delay_s
+        if not delay_s and not waits:  # a lower priority does not restart the timer (RFC 9568, 6.4.2)
+            fields: dict[str, Any] = {"preempt_at": None, "released_by": None, "copied_by": copied_by}
+            return replace(self, outranked=outranked, **fields), []
+        preempt_at = self.preempt_at
+        if delay_s and preempt_at is None:
+            preempt_at = now + delay_s
+        if not waits and preempt_at is not None and now >= preempt_at:
+            return replace(self, preempt_at=preempt_at, copied_by=copied_by, outranked=outranked), []
+        return replace(followed, preempt_at=preempt_at, copied_by=copied_by, due=due), []
 
     def _receive_as_master(self, now: float, advert: Advertisement, source: Address) -> Step:
         if advert.priority == PRIORITY_STOP:
