@@ -12,7 +12,9 @@ import pytest
 from pylvs.bpf import abi
 from pylvs.dataplane import load
 from pylvs.dataplane.connections import ConnectionReader
-from pylvs.dataplane.transfer import (
+from pylvs.model.director import Connection
+from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceFlag, ServiceKey, VirtualService
+from pylvs.peer.records import (
     BadRecords,
     Clock,
     ConnectionTransfer,
@@ -22,8 +24,6 @@ from pylvs.dataplane.transfer import (
     record_bytes,
     unpack_names,
 )
-from pylvs.model.director import Connection
-from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceFlag, ServiceKey, VirtualService
 from tests.packet.frames import CLIENT4, CLIENT6, tcp, udp
 from tests.packet.host import VIP4, VIP6, Host, new_host, server4, server6
 from tests.packet.table import entries
@@ -43,8 +43,8 @@ def serve(host: Host, keys: list[ServiceKey] = KEYS, servers: tuple[int, ...] = 
         flags = ServiceFlag.PERSISTENT if number % 2 else ServiceFlag(0)
         host.director.add_service(VirtualService(service, "rr", flags, timeout_s=300))
         address = server4 if service.address.version == 4 else server6
-        for each in servers:
-            key = DestinationKey(ip_address(address(each)), service.port)
+        for server in servers:
+            key = DestinationKey(ip_address(address(server)), service.port)
             host.director.add_destination(service, Destination(key, METHODS[number % len(METHODS)]))
 
 

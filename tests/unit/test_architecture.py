@@ -45,8 +45,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "snmp": {"vrrp", "netlink", "system", "model"},
     "dbus": {"system", "model"},
     "edge": {"health", "dbus", "snmp", "notify", "system", "model"},
+    "peer": {"dataplane", "bpf", "system", "model"},
     "daemon": {
-        *("config", "health", "vrrp", "dbus", "snmp", "sync", "dataplane"),
+        *("config", "health", "vrrp", "dbus", "snmp", "sync", "dataplane", "peer"),
         *("notify", "netlink", "system", "model"),
     },
     "doctor": {
@@ -338,6 +339,7 @@ def test_no_chain_of_imports_leads_to_the_data_plane_where_none_may() -> None:
 def test_few_programs_one_encoding_and_few_restarts() -> None:
     assert structure.programs().keys() == {
         "pylvs.edge",
+        "pylvs.peer.copier",
         "pylvs.daemon.virtual_routers.process",
         "pylvs.vrrp.helper",
         "pylvs.system.processes.runner",

@@ -51,6 +51,7 @@ NOT_RUN = {
     "docs/how-to/release.md": 1,
     "docs/how-to/replace-ipvsadm.md": 2,
     "docs/how-to/trace.md": 1,
+    "docs/how-to/two-directors.md": 1,
     "docs/how-to/upgrade.md": 1,
 }
 

@@ -26,6 +26,7 @@ from pylvs.cli.common import (
     state_dir,
 )
 from pylvs.cli.monitoring import MonitoringCommand, checked
+from pylvs.cli.peer import lines as lines_of_peer
 from pylvs.daemon import DEFAULT_FILE
 from pylvs.model.errors import PylvsError, counted
 from pylvs.system.logs import one_line
@@ -182,6 +183,8 @@ def lines(reply: dict[str, Any], paint: Paint = plain) -> Iterator[str]:
     found = f", {counted(reply['findings'], 'finding')} (pylvs check)" if reply["findings"] else ""
     yield f"pylvs run {reply['version']}, process {reply['pid']}{up}{read}{found}"
     yield from _routers(reply["virtual_routers"], now, paint)
+    if reply.get("peer"):
+        yield from lines_of_peer(reply["peer"])
     for service in reply["services"]:
         yield ""
         yield from _service(service, now, paint)

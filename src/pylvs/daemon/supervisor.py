@@ -38,6 +38,7 @@ from pylvs.daemon.liveness import PROBER, TABLE_THREAD, Liveness
 from pylvs.daemon.loading import LOAD_TIMEOUT_S, Loaded, Refused, accept, errors
 from pylvs.daemon.notifications import REMEMBERED, EventBus, log_findings
 from pylvs.daemon.parts import Part
+from pylvs.daemon.peer_director.part import Director
 from pylvs.daemon.problems import Problem, ProblemTracker
 from pylvs.daemon.services import Services
 from pylvs.daemon.snmp_task import SnmpTask
@@ -60,6 +61,7 @@ from pylvs.health.engine import Engine
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import PylvsError, counted, text_of
 from pylvs.model.rows import refused
+from pylvs.model.service import Timeouts
 from pylvs.model.wanted import Configuration
 from pylvs.system.garbage import settle_garbage
 from pylvs.system.logs import get_logger
@@ -145,6 +147,9 @@ class Supervisor:
         self._reload_timer = ReloadTimer(lambda: self.engine.configuration.settings, self._reload_by_signal)
         self._sync = SyncPart(host.sync_daemons, self.routers.status)
         self._snmp, self._dbus = SnmpTask(host.edge, self), self._make_dbus()
+        self.peer = Director(
+            lambda: self.engine, self._report_copied, self._table_timeouts, filter(None, [options.tables_namespace])
+        )
         return [
             # ended last: others write with these, or use the thread
             *([PidPart(pid_files, self.routers.on_process)] if pid_files else []),
@@ -167,6 +172,7 @@ class Supervisor:
             self._sync,
             self._snmp,
             self._dbus,
+            self.peer,
             self.liveness,
             TableGrowth(self._larger_capacity, partial(grow, options.tables_namespace), thread, self.events),
             self._reload_timer,
@@ -463,6 +469,20 @@ class Supervisor:
         self.routers.on_state = self._router_changed
         self.routers.on_process.append(dbus.routers_started)
         return dbus
+
+    async def _report_copied(self, current_at: float | None, text: str) -> None:
+        """Report to virtual routers, if there are any, what is here of the other director's connections."""
+        with contextlib.suppress(PylvsError):  # without their process there is nothing to wait for
+            await self.routers.request("copied", current_at=current_at, text=text)
+
+    async def _table_timeouts(self) -> Timeouts | None:
+        """Return the timeouts of connections, None if the table cannot be read now."""
+        if TABLE_THREAD in self.liveness.silent():
+            return None
+        try:
+            return await self.table_thread.run(self.reconciler.table.director.timeouts)
+        except (PylvsError, OSError):  # the reconciler reports it
+            return None
 
     def _larger_capacity(self) -> int:
         return self.reconciler.table.director.larger_capacity()

@@ -9,6 +9,7 @@ import asyncio
 import errno
 import io
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -22,12 +23,15 @@ from click.testing import CliRunner
 from pylvs.cli import daemon as views
 from pylvs.config.language.tree import Finding, Location, Severity
 from pylvs.daemon import dbus_task
+from pylvs.daemon.peer_director import part
 from pylvs.daemon.problems import KINDS, Problem
 from pylvs.daemon.supervisor import Supervisor
 from pylvs.health.prober.link import ProberCounts
+from pylvs.model.plain import to_plain
 from pylvs.model.rows import DeviceProblem
 from pylvs.model.sync.daemons import SyncWanted
-from pylvs.model.wanted import DbusSettings, SnmpSettings
+from pylvs.model.wanted import DbusSettings, PeerSettings, SnmpSettings
+from pylvs.peer.summary import ServiceSummary, Summary
 from pylvs.system.processes import child
 from tests.shortages import failing
 from tests.unit.daemon.daemons import FakeHost, address, run, server, service, until
@@ -35,6 +39,7 @@ from tests.unit.daemon.daemons import FakeHost, address, run, server, service, u
 OF_SERVICES = {"quorum_lost", "server_down", "handshakes", "check_inconclusive", "check_left_out"}
 OF_ROUTERS = {"vrrp", "vrrp_fault", "vrrp_conflict", "data_plane", "bfd", "vrrp_helper"}
 AT_START = {"starting"}  # before the API serves anything
+OTHER_DIRECTOR = PeerSettings(ip_address("192.0.2.9"), key_file="/nowhere")
 NO_SPACE = "No space left on device"
 
 
@@ -115,6 +120,34 @@ class Machine:
         self.host.write(service(server(1)), snmp=SnmpSettings(checker=True))
         await self.daemon.reload()
 
+    async def peer(self) -> None:
+        self.patch.setattr(part, "UNCONNECTED_S", 0.0)
+        self.patch.setattr(child, "command", lambda *_: ["false"])
+        self.host.write(service(server(1)), peer=OTHER_DIRECTOR)
+        await self.daemon.reload()
+
+    async def peer_connections(self) -> None:
+        self._report_peer(held=90, unknown=[["10.0.0.9:80 of TCP 192.0.2.1:80", 10]], unknown_count=10)
+
+    async def peer_differs(self) -> None:
+        self.patch.setattr(part, "SETTLED_S", 0.0)
+        self.patch.setattr(part, "COMPARE_S", 0.0)
+        self._report_peer(held=100, unknown=[], unknown_count=0)
+        await self.daemon.peer.step()
+        ours = self.daemon.peer._ours
+        more = Summary({**ours.services, "web": ServiceSummary("settings")}, ours.timeouts)
+        self.daemon.peer._receive({"summary": to_plain(more)})
+        await self.daemon.peer.step()
+
+    def _report_peer(self, **taken: object) -> None:
+        """Let the process that copies report a complete copy of 100 connections."""
+        self.patch.setattr(self.daemon.peer, "_settings", OTHER_DIRECTOR)
+        now = time.monotonic()
+        zeros = dict.fromkeys(("underway", "newer", "full", "calls"), 0)
+        copied = {"complete": True, "live": 100, "records": 100, "seconds": 1.0, "current_at": now, **zeros, **taken}
+        status = {"connected": True, "problem": "", "since": now, "name": "other", "version": "0", "taken": copied}
+        self.daemon.peer._receive({"status": status})
+
     async def state(self) -> None:
         self.patch.setattr("pylvs.daemon.state.saved.save_overrides", failing(errno.ENOSPC))
         self.daemon.engine.disable(address(2))
@@ -148,6 +181,21 @@ SHOWN: dict[str, tuple[Callable[[Machine], Awaitable[None]], str, str]] = {  # i
     "dbus": (Machine.dbus, "enable_dbus: Python has no package", "enable_dbus: Python has no package"),
     "sync": (Machine.sync, "lvs_sync_daemon: eth9: no such device", "lvs_sync_daemon: eth9: no such device"),
     "snmp": (Machine.snmp, "SNMP: the edge process has ended", "the edge process has ended"),
+    "peer": (
+        Machine.peer,
+        "connections are not copied: the process that copies connections has ended",
+        "192.0.2.9: connections are not copied: the process that copies connections has ended",
+    ),
+    "peer_connections": (
+        Machine.peer_connections,
+        "10 connections of 10.0.0.9:80 of TCP 192.0.2.1:80 there, which this director lacks",
+        "90.00% of 100 connections held; 10 are of servers that are not here: 10.0.0.9:80 of TCP 192.0.2.1:80 (10)",
+    ),
+    "peer_differs": (
+        Machine.peer_differs,
+        "differs: web: only the other director has it",
+        "web: only the other director has it",
+    ),
     "state": (Machine.state, NO_SPACE, NO_SPACE),
     "history": (Machine.history, f"{NO_SPACE}: events would be lost", f"{NO_SPACE}: events would be lost"),
 }

@@ -75,6 +75,7 @@ class MetricsInput:
     scripts: ScriptCounts | None = None
     notify_scripts: Mapping[str, Any] = field(default_factory=dict)  # of services and servers
     problems: Sequence[Problem] | None = None
+    peer: Mapping[str, Any] | None = None  # the other director
 
 
 def exposition(given: MetricsInput, selection: Selection = Selection()) -> str:  # noqa: B008  immutable
@@ -94,6 +95,8 @@ def _families(given: MetricsInput, selection: Selection) -> Iterator[Family]:
     yield from vrrp_metrics(given.routers)
     yield from _process_metrics(given)
     yield from _notify_metrics(given)
+    if given.peer is not None:
+        yield from _peer_metrics(given.peer)
     if given.problems is not None:
         yield _problem_metrics(given.problems)
 
@@ -309,6 +312,22 @@ def _notify_metrics(given: MetricsInput) -> Iterator[Family]:
     yield _family("pylvs_notify_scripts", states)
     ended = [((process,), each["ended_early"]) for process, each in found]
     yield _family("pylvs_notify_scripts_ended_early_total", ended)
+
+
+def _peer_metrics(peer: Mapping[str, Any]) -> Iterator[Family]:
+    """Yield the metrics of the other director; what is not known yet has none."""
+    yield _single("pylvs_peer_connected", peer["connected"])
+    if peer["complete"]:
+        yield _single("pylvs_peer_connections", peer["records"])
+        yield _single("pylvs_peer_connections_held", peer["held"])
+    if peer["age_s"] is not None:
+        yield _single("pylvs_peer_age_seconds", peer["age_s"])
+    other = peer["other"]
+    if other and other["records"] is not None:
+        yield _single("pylvs_peer_other_connections", other["records"])
+        yield _single("pylvs_peer_other_connections_held", other["held"])
+    if peer["compared"]:
+        yield _single("pylvs_peer_differences", len(peer["differences"]))
 
 
 def _problem_metrics(problems: Sequence[Problem]) -> Family:

@@ -221,6 +221,60 @@ class NotifyScriptsReply(TypedDict):
     scripts: list[NotifyScriptReply]
 
 
+class PeerServer(TypedDict):
+    """A real server that only the other director has."""
+
+    server: Annotated[str, "SERVER of SERVICE"]
+    connections: Annotated[int, "that are therefore not here"]
+
+
+class PeerOther(TypedDict):
+    """What the other director has of the connections of this one."""
+
+    sending: Annotated[int, "connections of a copy of everything that is underway; 0: none"]
+    live: Annotated[int, "connections at the begin of the last copy"]
+    records: Annotated[int | None, "connections of the last copy of everything, and of changes since; null: not known"]
+    held: Annotated[int | None, "of these, those that it holds"]
+
+
+class PeerDifference(TypedDict):
+    """A service or server that is not the same at the other director."""
+
+    object: str
+    text: str
+
+
+class PeerReply(TypedDict):
+    """The other director of a pair."""
+
+    address: str
+    name: str
+    version: Annotated[str, "of pylvs"]
+    connected: Annotated[bool, "its connections are copied to this one"]
+    problem: Annotated[str, 'why they are not; "" if they are']
+    complete: Annotated[bool, "all were copied once"]
+    copied: Annotated[int, "connections of a copy of everything that is underway; 0: none"]
+    live: Annotated[int, "connections of the other director at the begin of the last copy"]
+    records: Annotated[int, "connections of the last copy of everything, and of changes since"]
+    held: Annotated[int, "of these, those that are here"]
+    newer: Annotated[int, "of these, those that this director knew better"]
+    refused_full: Annotated[int, "found no space in the table"]
+    refused_unknown: Annotated[int, "are of servers that are not here"]
+    unknown: Annotated[list[PeerServer], "these servers, at most 20"]
+    not_copied_calls: Annotated[int, "templates of SIP calls, which are never copied"]
+    seconds: Annotated[float, "that the last copy of everything took"]
+    age_s: Annotated[float | None, "this director is so far behind; null: nothing was copied yet"]
+    other: Annotated[PeerOther | None, "null: the other director copies nothing from this one"]
+    differences: list[PeerDifference]
+    compared: Annotated[bool, "false: the configuration of the other director is not known"]
+
+
+class CopyReply(TypedDict):
+    """A copy that was asked for."""
+
+    address: Annotated[str, "of the other director"]
+
+
 class StatusReply(TypedDict):
     """The reply to GET /v1/status, and the output of pylvs status --json."""
 
@@ -241,6 +295,7 @@ class StatusReply(TypedDict):
     notify_scripts: Annotated[NotifyScriptsReply, "of services, servers and virtual routers"]
     differs: Annotated[list[str], "how the running state differs from the file"]
     virtual_routers: RoutersSummary
+    peer: Annotated[PeerReply | None, "null without peer_director"]
     services: list[ServiceReply]
 
 
@@ -382,6 +437,10 @@ class RouterReply(TypedDict):
     counters: AdvertCounters
     group: Annotated[str | None, "the sync group"]
     held_until: Annotated[UnixTime | None, "pylvs vrrp yield"]
+    copy_awaited: NotRequired[
+        Annotated[str, 'what is here of the connections of the other director; "" if it does not wait for them']
+    ]
+    copied_by: NotRequired[Annotated[UnixTime | None, "when it takes over without them; null: it does not wait"]]
 
 
 class GroupReply(TypedDict):

@@ -145,6 +145,7 @@ async def status(daemon: Supervisor, _: Given) -> Response:
         "unknown": list(unknown.values()),
         "differs": await daemon.file_changes.since(daemon.loaded_at, loaded.files),
         "virtual_routers": routers_encoded(routers),
+        "peer": cast("replies.PeerReply | None", daemon.peer.encoded()),
         "services": [],
     }
     return await to_thread(_status_response, reply, snapshot, rows or (), problems, daemon.drains.all())
@@ -187,6 +188,7 @@ async def metrics_page(daemon: Supervisor, selection: Selection | None = None) -
         prober=daemon.host.prober.counts(),
         scripts=daemon.host.script_counts(),
         notify_scripts=daemon.host.notify_scripts(),
+        peer=daemon.peer.encoded(),
     )
     problems = (*service_problems(given.services), *daemon.problems(), *router_problems(given.routers))
     given = replace(given, problems=problems)
@@ -423,6 +425,12 @@ def _names(given: Given) -> list[str]:
     return [] if name is None else [name]
 
 
+async def peer_copy(daemon: Supervisor, _: Given) -> Response:
+    daemon.peer.ask()
+    reply: replies.CopyReply = {"address": str(daemon.engine.configuration.settings.peer.address)}
+    return json_response(reply)
+
+
 async def reload(daemon: Supervisor, given: Given) -> Response:
     try:
         done = await daemon.reload(**given)
@@ -503,6 +511,7 @@ ROUTES = (
         _YIELD,
     ),
     Operation("POST", "/v1/vrrp/resume", "Let them take over again.", vrrp_resume, replies.NamesReply, {"name": _NAME}),
+    Operation("POST", "/v1/peer/copy", "Copy all connections of the other director.", peer_copy, replies.CopyReply),
     Operation(
         "POST", "/v1/stop", "End the daemon in good order.", stop, replies.StopReply, _STOP, outlives_client=True
     ),

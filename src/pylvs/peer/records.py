@@ -201,7 +201,7 @@ class ConnectionTransfer:
     def dump(self, templates: bool, changes: bool = False) -> Iterator[bytes]:
         """Yield batches of records: of all connections or templates, or of those that have changed since the last dump.
 
-        A batch may be empty; packets change the table meanwhile.
+        A batch may be empty. Packets change the table while it is read.
         """
         slot, size = 0, self._columns.size
         while True:
