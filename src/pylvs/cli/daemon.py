@@ -38,7 +38,8 @@ COLOURS = {"MASTER": "green", "FAULT": "red"}  # of virtual routers
 LAST_EVENTS = 20  # that `status --history` prints
 # Problems without a heading of their own.
 _HOST_PROBLEMS = (
-    *("failed", "api", "vip", "check_path", "prober", "metrics_address", "dbus", "sync", "snmp", "state", "history"),
+    *("failed", "api", "announce", "vip", "check_path", "prober", "metrics_address"),
+    *("dbus", "sync", "snmp", "state", "history"),
 )
 # `event_line` formats them; the reason has the override.
 _OWN_FIELDS = ("event", "at", "instance", "service", "server", "reason", "override")
@@ -185,6 +186,8 @@ def lines(reply: dict[str, Any], paint: Paint = plain) -> Iterator[str]:
     yield from _routers(reply["virtual_routers"], now, paint)
     if reply.get("peer"):
         yield from lines_of_peer(reply["peer"])
+    for each in reply.get("announcements", []):
+        yield f"{each['address']}: {each['state']}" + (f" ({each['reason']})" if each["reason"] else "")
     for service in reply["services"]:
         yield ""
         yield from _service(service, now, paint)

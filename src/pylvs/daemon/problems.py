@@ -49,6 +49,7 @@ KINDS: Mapping[str, Kind] = {
     "peer_differs": Kind(W, "a service, server or check is not the same at the other director", logged=False),
     "peer_connections": Kind(W, "connections of the other director are missing here, or copies are late", logged=False),
     "peer": Kind(W, "no connections are copied from the other director", logged=False),
+    "announce": Kind(C, "an address could not be announced to the routing daemon of this host, or withdrawn"),
     "starting": Kind(W, "the first table is not complete yet"),
     "server_down": Kind(W, "a real server is down, and no operator has drained or disabled it"),
     "handshakes": Kind(W, "a real server completes fewer handshakes of clients than the others, or a service few"),

@@ -27,6 +27,7 @@ from pylvs.daemon.api.server import ApiServer
 from pylvs.daemon.dbus_task import DbusTask
 from pylvs.daemon.dumping import Dumper
 from pylvs.daemon.handshakes import HandshakeWatch
+from pylvs.daemon.host.announcing import Announcer
 from pylvs.daemon.host.changes import HostChanges
 from pylvs.daemon.host.part import HostPart
 from pylvs.daemon.host.services import HostServices
@@ -136,6 +137,13 @@ class Supervisor:
         self.services = Services(
             host, state, writer, thread, self.events, self._ownership, self._reloading, options.keep_table
         )
+        self.announcer = Announcer(
+            self.services,
+            self.events,
+            self._forwarding_error,
+            lambda: "; ".join(self.liveness.silent().values()),
+            host.announced,
+        )
         settings = HostSettings(host.vip_checks, state, thread)
         self._notes = Notes(options, state, writer, thread, lambda: self.services.emptied and settings.reverted)
         self._dumper = Dumper(state, self._dumped, self.routers.status)
@@ -166,6 +174,7 @@ class Supervisor:
             self._routers,
             # the point of no return of a reload
             self.services,
+            self.announcer,  # withdraws before the services are deleted
             self._api,
             self.host_changes,
             HandshakeWatch(self.services, thread),
@@ -214,9 +223,12 @@ class Supervisor:
 
     def stop(self, keep: bool = False) -> None:
         """Let `run` stop in good order; with `keep`, leave services and virtual routers for the next daemon."""
-        if not self._stopping.is_set():
+        if self._stopping.is_set():
+            self.announcer.hurry()
+        else:
             self._keep = keep
-            self.host.manager.allow(STOP_S)
+            leave_s = self.loaded.configuration.settings.announce_leave_s if self.started_at else 0
+            self.host.manager.allow(STOP_S + leave_s)
         self._stopping.set()
 
     def _allow(self, seconds: float) -> None:

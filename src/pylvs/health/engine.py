@@ -112,6 +112,17 @@ class Engine:
         """Return the rows of the desired table, in the order of the configuration."""
         return tuple(row for service in self._services.values() for row in service.rows())
 
+    def why_unserved(self, service: str) -> str:
+        """Return why a service should get no clients, "" if it serves: with a quorum, and a server that takes them."""
+        state = self._services.get(service)
+        if state is None:
+            return "it is not configured"
+        if not state.has_quorum:
+            return "it has no quorum"
+        if not any(each.weight > 0 for row in state.rows() for each in row.destinations):
+            return "no real server takes new connections"
+        return ""
+
     def adopt(self, rows: Iterable[ServiceRow]) -> None:
         """Before `start`, adopt the state that the table shows, as after a crash.
 

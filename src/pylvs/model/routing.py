@@ -15,6 +15,7 @@ Network = IPv4Network | IPv6Network
 
 SCOPE_GLOBAL, SCOPE_SITE, SCOPE_LINK, SCOPE_HOST, SCOPE_NOWHERE = 0, 200, 253, 254, 255
 TABLE_MAIN = 254
+TABLE_LOCAL = 255
 PROTOCOL_KEEPALIVED = 18  # RTPROT_KEEPALIVED
 FOREVER = -1
 
@@ -30,6 +31,8 @@ class HeldAddress:
     broadcast: Address | None = None
     peer: Address | None = None  # of a point-to-point link
     preferred_lft_s: int = FOREVER  # 0 deprecates: the host does not choose it as a source
+    valid_lft_s: int = FOREVER  # then the kernel removes it
+    metric: int = 0  # of its route; 0: the kernel's default
     home: bool = False  # IFA_F_HOMEADDRESS
     no_dad: bool = False  # IFA_F_NODAD
     manage_temporary: bool = False  # IFA_F_MANAGETEMPADDR

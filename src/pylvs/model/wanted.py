@@ -48,6 +48,7 @@ class WantedService:
     netmask: int = -1
     engine: str = ""
     mss_clamp: int = 0
+    announce: bool = False  # its addresses by the routing daemon of this host, while it serves
     servers: tuple[WantedServer, ...] = ()
     sorry_server: Destination | None = None
     sorry_server_inhibit: bool = False  # while unused it stays with weight 0, instead of being removed
@@ -196,6 +197,8 @@ class GlobalSettings:
     smtp_alert: bool = False  # the default of all others
     lvs_timeouts: Timeouts | None = None
     sync: SyncWanted | None = None
+    announce_lease_s: int = 10  # after which the kernel withdraws announced addresses, unless pylvs run extends it
+    announce_leave_s: int = 30  # at the stop, with lower preference, before they are withdrawn
     lvs_flush: bool = False  # empty the table at the start
     lvs_flush_on_stop: str = ""  # "", "all", "vs" (those configured)
     exclusive: bool = False  # remove services that the configuration does not have

@@ -14,7 +14,7 @@ from pylvs.netlink.changes import Outcome, execute, index_of
 from pylvs.netlink.codec import CREATE, DELADDR, IFADDRMSG, NEWADDR, REPLACE, Request, attribute, text, u32
 
 LIFETIMES = struct.Struct("=4I")  # ifa_cacheinfo
-ADDRESS, LOCAL, LABEL, BROADCAST, CACHEINFO, FLAGS = 1, 2, 3, 4, 6, 8  # IFA_*
+ADDRESS, LOCAL, LABEL, BROADCAST, CACHEINFO, FLAGS, METRIC = 1, 2, 3, 4, 6, 8, 9  # IFA_*
 NO_DAD, HOME, MANAGE_TEMPORARY, NO_PREFIX_ROUTE, JOIN_GROUP = 0x02, 0x10, 0x100, 0x200, 0x400  # IFA_F_*
 ENDLESS = 0xFFFFFFFF
 GONE = (errno.EADDRNOTAVAIL, errno.ENODEV)
@@ -41,9 +41,13 @@ def encoded(held: HeldAddress, index: int) -> bytes:
         body += text(LABEL, held.label)
     if flags := flags_of(held):
         body += u32(FLAGS, flags)
-    # IPv4 ignores the lifetime when it chooses a source address.
-    if held.interface.version == 6 and held.preferred_lft_s != FOREVER:
-        body += attribute(CACHEINFO, LIFETIMES.pack(held.preferred_lft_s, ENDLESS, 0, 0))
+    if held.metric:
+        body += u32(METRIC, held.metric)
+    valid_s = ENDLESS if held.valid_lft_s == FOREVER else held.valid_lft_s
+    # IPv4 ignores the preferred lifetime when it chooses a source address, and refuses 0.
+    preferred_s = valid_s if held.interface.version == 4 or held.preferred_lft_s == FOREVER else held.preferred_lft_s
+    if (preferred_s, valid_s) != (ENDLESS, ENDLESS):
+        body += attribute(CACHEINFO, LIFETIMES.pack(preferred_s, valid_s, 0, 0))
     return body
 
 

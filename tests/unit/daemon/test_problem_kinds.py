@@ -11,7 +11,7 @@ import io
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import NoReturn
@@ -24,6 +24,7 @@ from pylvs.cli import daemon as views
 from pylvs.config.language.tree import Finding, Location, Severity
 from pylvs.daemon import dbus_task
 from pylvs.daemon.peer_director import part
+from pylvs.daemon.host.announced import KernelAddresses
 from pylvs.daemon.problems import KINDS, Problem
 from pylvs.daemon.supervisor import Supervisor
 from pylvs.health.prober.link import ProberCounts
@@ -87,6 +88,13 @@ class Machine:
         finding = Finding(Location("test.conf", 3, 5), Severity.ERROR, "a keyword is wrong")
         self.host.write(service(server(1)), findings=[finding])
         await self.daemon.reload(force=True)
+
+    async def announce(self) -> None:
+        self.patch.setattr(KernelAddresses, "keep_here", lambda *_: ())
+        self.patch.setattr(KernelAddresses, "give_up", lambda *_: ())
+        self.patch.setattr("pylvs.daemon.host.announced.make_dummy", failing(errno.EPERM))
+        self.host.write(replace(service(server(1)), announce=True))
+        await self.daemon.reload()
 
     async def vip(self) -> None:
         self.host.path_findings = [Problem("vip", "192.0.2.1", "no device has it")]
@@ -175,6 +183,7 @@ SHOWN: dict[str, tuple[Callable[[Machine], Awaitable[None]], str, str]] = {  # i
     "notify_script": (Machine.notify_script, "web: quorum_up /bin/q was ended after 300 s", ""),  # its end logs it
     "edit_refused": (Machine.edit_refused, "no scheduler 'no-such'", "no scheduler 'no-such'"),
     "configuration": (Machine.configuration, "test.conf:3:5: error: a keyword is wrong", "a keyword is wrong"),
+    "announce": (Machine.announce, "no address can be announced: ", "no address can be announced: "),
     "vip": (Machine.vip, "192.0.2.1: no device has it", "192.0.2.1: no device has it"),
     "check_path": (Machine.check_path, "web: TCP_CHECK connects to", "web: TCP_CHECK connects to 10.0.0.9 instead"),
     "metrics_address": (Machine.metrics_address, "Address already in use", "Address already in use"),

@@ -153,6 +153,14 @@ def test_every_device_that_receives_packets_is_attached_while_the_table_is_in_us
     assert done(plan(facts(CARD, needed=set(), in_use=False), ABLE)) == {}
 
 
+@pytest.mark.parametrize("kind", ["dummy", "ifb"])
+def test_an_address_on_a_device_without_packets_needs_all_others(kind: str) -> None:
+    vip = ip_address("192.0.2.1")
+    holder = device(9, "pylvs-up", kind=kind, addresses=(vip,))
+    found = needed_devices(Concerns(virtual={vip}), Ways(), [LO, CARD, OTHER, holder])
+    assert found == {CARD.index, OTHER.index}
+
+
 def test_an_edit_without_a_change_does_nothing() -> None:
     there = [attached(LO), attached(CARD, "native"), attached(VETH)]
     found = plan(facts(CARD, VETH, there=there, needed={2}, notes={"needed-2": "by a service or a real server"}), ABLE)

@@ -225,6 +225,20 @@ GLOBAL_DEFS = Block(
             "file that exists while the configuration is read; without a path keepalived.reload beside the PID file",
             "",
         ),
+        Keyword(
+            "announce_lease",
+            integer(3, 3600),
+            "seconds after which addresses are withdrawn if pylvs run is silent",
+            10,
+            is_own=True,
+        ),
+        Keyword(
+            "announce_leave",
+            integer(0, 3600),
+            "seconds of lower preference before the stop withdraws addresses",
+            30,
+            is_own=True,
+        ),
         flag("data_use_instance", "add namespace and instance to the names of the files that SIGUSR1 writes"),
         *ignored(REALTIME_ALWAYS, "max_auto_priority", kind=integer(-1, 99, bare=99)),
         Keyword(

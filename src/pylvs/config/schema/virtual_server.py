@@ -117,6 +117,7 @@ VIRTUAL_SERVER = Block(
             default_doc="unchanged",
             is_own=True,
         ),
+        bare("announce", "announce its addresses by the routing daemon of this host, while it serves", is_own=True),
         Keyword("ip_family", FAMILY, "address family of a firewall mark's service", default_doc="the real servers'"),
         Keyword("quorum", integer(1, MAX_U32), "weight of available servers that the service needs", 1),
         Keyword("hysteresis", COUNT, "margin of weight below and above the quorum against flapping", 0),

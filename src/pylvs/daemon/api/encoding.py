@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pylvs.daemon.api import replies
+from pylvs.daemon.host.announcing import Announcement
 from pylvs.daemon.problems import Problem, Severity
 from pylvs.daemon.state.drains import Drain, Stage
 from pylvs.health.events import Standing
@@ -27,6 +28,11 @@ def problems_encoded(problems: Iterable[Problem]) -> list[replies.ProblemReply]:
         {"kind": each.kind, "severity": each.severity.value, "object": each.object, "text": each.text}
         for each in sorted(problems, key=lambda each: each.severity is not Severity.CRITICAL)
     ]
+
+
+def announcements_encoded(found: Iterable[Announcement]) -> list[replies.AnnouncementReply]:
+    """Return the states of announced addresses."""
+    return [{"address": str(each.address), "state": each.state.value, "reason": each.reason} for each in found]
 
 
 def routers_encoded(status: Mapping[str, Any]) -> replies.RoutersSummary:

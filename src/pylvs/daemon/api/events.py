@@ -162,7 +162,16 @@ class PartEvent(DaemonEvent):
     reason: NotRequired[str]
 
 
+class AnnouncementEvent(DaemonEvent):
+    """The routing daemon of this host announces an address, lowers its preference, or withdraws it."""
+
+    address: str
+    state: Literal["announced", "leaving", "withdrawn"]
+    reason: Annotated[str, '"": none']
+
+
 EVENTS: dict[str, type] = {
+    "announcement": AnnouncementEvent,
     "part_silent": PartEvent,
     "part_works": PartEvent,
     "vrrp_helper": VrrpEvent,

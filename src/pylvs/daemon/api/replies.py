@@ -275,6 +275,14 @@ class CopyReply(TypedDict):
     address: Annotated[str, "of the other director"]
 
 
+class AnnouncementReply(TypedDict):
+    """An address that the routing daemon of this host announces, or would."""
+
+    address: str
+    state: Literal["announced", "leaving", "withdrawn"]
+    reason: Annotated[str, 'why it is not announced; "" if it is']
+
+
 class StatusReply(TypedDict):
     """The reply to GET /v1/status, and the output of pylvs status --json."""
 
@@ -296,6 +304,7 @@ class StatusReply(TypedDict):
     differs: Annotated[list[str], "how the running state differs from the file"]
     virtual_routers: RoutersSummary
     peer: Annotated[PeerReply | None, "null without peer_director"]
+    announcements: Annotated[list[AnnouncementReply], "of services with announce"]
     services: list[ServiceReply]
 
 

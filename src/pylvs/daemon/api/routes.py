@@ -16,6 +16,7 @@ from pylvs import __version__
 from pylvs.daemon.api import replies
 from pylvs.daemon.api.counters import CountersReply, counters_encoded
 from pylvs.daemon.api.encoding import (
+    announcements_encoded,
     counts_of,
     overridden,
     problems_encoded,
@@ -146,6 +147,7 @@ async def status(daemon: Supervisor, _: Given) -> Response:
         "differs": await daemon.file_changes.since(daemon.loaded_at, loaded.files),
         "virtual_routers": routers_encoded(routers),
         "peer": cast("replies.PeerReply | None", daemon.peer.encoded()),
+        "announcements": announcements_encoded(daemon.announcer.announcements()),
         "services": [],
     }
     return await to_thread(_status_response, reply, snapshot, rows or (), problems, daemon.drains.all())

@@ -12,6 +12,7 @@ from typing import Any
 from pylvs.config.diff import differences
 from pylvs.config.language.parser import Parsed
 from pylvs.daemon import Options
+from pylvs.daemon.host.announced import HostAddresses, KernelAddresses
 from pylvs.daemon.host.process import configure_process
 from pylvs.daemon.host.service_manager import ServiceManager
 from pylvs.daemon.keepalived.pid_files import directory
@@ -87,6 +88,7 @@ class HostServices:
         self.vip_checks = VipChecks()
         self.sync_daemons: Daemons = SyncControl(tables_namespace)
         self.sessions = SessionTable()
+        self.announced: HostAddresses = KernelAddresses()
         self._notifier = Notifier(edge=self.edge, runner=self._runner)
         self._loader = ConfigurationLoader(parsed=parsed)
 

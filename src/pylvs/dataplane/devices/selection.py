@@ -189,11 +189,13 @@ def _towards_router(
 ) -> set[int]:
     """Return the devices that receive packets to a virtual router's address, now or after its next change of role."""
     linked = {index for index, network in networks if address in network}
-    found = {each.index for each in everything if each.index in linked and can_carry(each) and each.kind != "dummy"}
+    found = {
+        each.index for each in everything if each.index in linked and can_carry(each) and each.kind not in _SENDS_ONLY
+    }
     found = found or _spread_out(everything)
     found |= {each.index for each in everything if each.kind in _WITH_OWN_MAC and each.lower in found}
     holder = holders.get(address)
-    if holder is not None and can_carry(holder) and holder.kind != "dummy":
+    if holder is not None and can_carry(holder) and holder.kind not in _SENDS_ONLY:
         found.add(holder.index)
     return found
 
@@ -211,7 +213,7 @@ def _towards_virtual(
         holder = by_index.get(route.ifindex) if route and not route.gateway else None
         if holder is None:
             return _spread_out(everything)
-    return {holder.index} if can_carry(holder) and holder.kind != "dummy" else _spread_out(everything)
+    return {holder.index} if can_carry(holder) and holder.kind not in _SENDS_ONLY else _spread_out(everything)
 
 
 def _spread_out(everything: Sequence[Device]) -> set[int]:
