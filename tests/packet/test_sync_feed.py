@@ -347,9 +347,7 @@ def test_a_template_that_the_expiry_timer_extends_is_announced() -> None:
         host.run(tcp("S", 6000, service.port), "tc")
         (template,) = feed.read()
         tables = host.director.tables
-        (entry,) = (
-            each for each in feed_module._TableReader(tables, feed._words)._entries() if each[7] and not each[8]
-        )
+        (entry,) = (each for each in feed_module._TableReader(tables, feed._words)._entries() if not each[8])
         word = entry[1] >> 32 << 32 | (load.clock(host.director.state) - 1 & 0xFFFFFFFF)
         tables.connections.store(entry[0] // 2, entry[0] % 2 * 32, word)
         ticks = tables.open_array("expiry_ticks")

@@ -90,7 +90,7 @@ class FakeHost(HostServices):
         self.probes: dict[Address, int] = {}
         self.loads = 0
         self.vip_checks = SameHostSettings()
-        self.sync_daemons = OwnedDaemons()
+        self.sync_daemons: OwnedDaemons = OwnedDaemons()
         self.notified: list[Event] = []
         self.processes: list[subprocess.Popen[bytes]] = []
         self.lease_s = 10.0  # data_plane_lease

@@ -23,8 +23,8 @@ from click.testing import CliRunner
 from pylvs.cli import daemon as views
 from pylvs.config.language.tree import Finding, Location, Severity
 from pylvs.daemon import dbus_task
-from pylvs.daemon.peer_director import part
 from pylvs.daemon.host.announced import KernelAddresses
+from pylvs.daemon.peer_director import part
 from pylvs.daemon.problems import KINDS, Problem
 from pylvs.daemon.supervisor import Supervisor
 from pylvs.health.prober.link import ProberCounts
