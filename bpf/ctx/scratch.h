@@ -192,7 +192,7 @@ struct call_scan {
 };
 
 struct tcp_options {
-	u8 bytes[40];
+	u8 bytes[64]; /* a power of two, of which 40 are used */
 };
 
 struct scratch {

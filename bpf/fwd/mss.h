@@ -24,26 +24,32 @@ INLINE bool load_bytes(struct ctx ctx, u32 at, void *to, u32 length)
 				    : !bpf_skb_load_bytes(ctx.skb, at, to, length);
 }
 
-/* Return the offset of the value of option MSS behind the fixed header; 0: there is none. `bytes` are the options. */
-VERIFIED_ONCE u32 mss_at(const struct tcp_options *options, u32 size)
+struct mss_walk {
+	const struct tcp_options *options;
+	u32 at;
+	u32 size;
+	u32 found; /* offset of the value of option MSS behind the fixed header; 0: there is none */
+};
+
+INLINE u8 tcp_option_byte(const struct tcp_options *options, u32 at)
 {
-	u32 at = 0;
-	if (!options)
+	return options->bytes[barrier_var(at) & (sizeof(options->bytes) - 1)];
+}
+
+static int mss_step(u32 index, struct mss_walk *walk)
+{
+	u32 at = walk->at;
+	if (at + OPTION_MSS_LENGTH > walk->size)
+		return 1;
+	u8 kind = tcp_option_byte(walk->options, at), length = tcp_option_byte(walk->options, at + 1);
+	if (kind == OPTION_NOP) {
+		walk->at = at + 1;
 		return 0;
-#pragma nounroll
-	for (u32 i = 0; i < TCP_OPTIONS; i++) {
-		if (at + OPTION_MSS_LENGTH > size || at + OPTION_MSS_LENGTH > TCP_OPTIONS)
-			return 0;
-		u8 kind = options->bytes[at], length = options->bytes[at + 1];
-		if (kind == OPTION_END)
-			return 0;
-		if (kind == OPTION_MSS)
-			return length == OPTION_MSS_LENGTH ? at + 2 : 0;
-		if (kind != OPTION_NOP && length < 2)
-			return 0;
-		at = barrier_var(at + (kind == OPTION_NOP ? 1 : length));
 	}
-	return 0;
+	if (kind == OPTION_MSS && length == OPTION_MSS_LENGTH)
+		walk->found = at + 2;
+	walk->at = at + length;
+	return kind == OPTION_END || kind == OPTION_MSS || length < 2;
 }
 
 /* Write the MSS, and update the checksum by its difference. A value that begins in the middle of
@@ -80,7 +86,10 @@ INLINE int clamp_to_service(struct ctx ctx, u32 l4, u32 slot, u32 added, u64 liv
 	u32 size = barrier_var((words >> 4 << 2) - TCP_HLEN);
 	if (!IS_LENGTH(size, TCP_OPTIONS) || !load_bytes(ctx, l4 + TCP_HLEN, w->tcp_options.bytes, size))
 		return 0;
-	u32 at = mss_at(&w->tcp_options, size);
+	struct mss_walk walk = {.options = &w->tcp_options, .size = size};
+	FORGET_BOUNDS(walk, at, found);
+	bpf_loop(TCP_OPTIONS, mss_step, &walk, 0);
+	u32 at = walk.found;
 	be16 old;
 	if (at && load_bytes(ctx, l4 + TCP_HLEN + at, &old, sizeof(old)) && bpf_ntohs(old) > most)
 		store_mss(ctx, l4, at, old, bpf_htons(most));
