@@ -125,8 +125,10 @@ INLINE enum create_result create_conn(struct scratch *w, struct destination *d, 
 	new.conn.word = (u64)(take_voucher(&p->tuple, p->is_ipv6, opens, now) & 1) << WORD_JUDGED;
 	/* Before other CPUs can end the connection: that record follows this one. */
 	struct conn_event *event = !is_dry() && is_logged(now) ? reserve_event() : NULL;
+	/* Linux 6.1 and 6.12 do not know that a record which was tested once is still there. They know this constant. */
+	u32 has_event = event ? barrier_var(1) : 0;
 	enum create_result result = insert_conn(&new);
-	if (unlikely(event))
+	if (unlikely(has_event))
 		submit_opened(event, &new, result == CREATED);
 	w->flow.slot = new.slot;
 	if (unlikely(result != CREATED))
