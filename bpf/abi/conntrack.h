@@ -384,8 +384,9 @@ struct sync_counts {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__uint(map_flags, BPF_F_INNER_MAP);
-	__type(key, u32);
-	__type(value, struct sync_count);
+	/* Sizes, no types: Linux 6.1 compares types, and Python makes the map without them. */
+	__uint(key_size, sizeof(u32));
+	__uint(value_size, sizeof(struct sync_count));
 };
 
 struct {

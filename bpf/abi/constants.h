@@ -35,6 +35,7 @@ struct constants {
 	enum sync_result sync_result;
 	enum sync_sent sync_sent;
 	struct sync_event sync_event;
+	struct sync_count sync_count;
 	enum timers timers;
 	enum run_classes run_classes;
 	enum variant variant;
