@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from pylvs.model.errors import PylvsError
+from pylvs.model.errors import Busy, PylvsError
 from pylvs.model.sync.daemons import MASTER, SyncDaemon
 from pylvs.sync import sockets
 from pylvs.sync.backup import Backup
@@ -23,6 +23,7 @@ POLL_S = 0.02  # a master reads the feed so often, as IPVS's thread wakes up
 LOOK_S = 1.0  # a backup shows so often that it runs
 COUNTS_S = 1.0
 USE_S = 10.0  # between two looks whether anything else uses the network namespace
+LEASES_S = 6.0  # of former workers
 START_S = 30.0  # until the receiver works
 LOG = "syslog:daemon:"
 _OWN_NAME = "pylvs-sync"  # of the supervisor, the worker and the receiver
@@ -53,7 +54,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._over.set)
-        self._part.work(loop.time())
+        await self._begin()
         if isinstance(self._part, Backup):
             self._part.start()
             async with asyncio.timeout(START_S):
@@ -68,6 +69,19 @@ class Worker:
         self._part.close(loop.time())
         self._write_counts()
         return self._status
+
+    async def _begin(self) -> None:
+        """Work for the first time; a killed worker may have a lease for some seconds. Raises PylvsError."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + LEASES_S
+        while True:
+            try:
+                self._part.work(loop.time())
+                return
+            except Busy:
+                if loop.time() >= until:
+                    raise
+            await asyncio.sleep(0.2)
 
     async def _work(self, abandoned: int) -> None:
         loop = asyncio.get_running_loop()

@@ -71,6 +71,14 @@ def test_another_virtual_router_and_a_group_change_nothing() -> None:
     assert lab.step() == []
 
 
+@pytest.mark.parametrize("state", ["STOP", "DELETED"])
+def test_the_end_of_the_virtual_router_changes_nothing(state: str) -> None:
+    lab = Lab(state="MASTER")
+    lab.step()
+    lab.change(state)
+    assert lab.step() == []
+
+
 def test_without_a_virtual_router_both_run() -> None:
     lab = Lab(SyncWanted("eth0"))
     assert lab.step() == ["start master announce", "start backup announce"]

@@ -22,9 +22,10 @@ from pylvs.system.namespaces import inside_network
 from pylvs.system.threads import to_thread
 
 LOOK_S = 1.0  # between two looks whether the daemons run
-RETRY_S = 10.0  # after one could not be started
+RETRY_S = 5.0  # after one could not be started
 OWNER = "pylvs run"
 _MASTER_STATE = "MASTER"
+_ENDED = ("STOP", "DELETED")  # states of a virtual router that ends; a reload or the stop of this part follows
 
 Message = Mapping[str, Any]
 
@@ -101,7 +102,8 @@ class SyncPart(Part):
 
     def router_changed(self, message: Message) -> None:
         """Follow a transition that pylvs-vrrp published."""
-        if self._wanted is not None and message.get("instance") == self._wanted.instance and "interface" in message:
+        is_ours = self._wanted is not None and message.get("instance") == self._wanted.instance
+        if is_ours and "interface" in message and message["state"] not in _ENDED:
             self._state = message["state"]
             self._wake.set()
 

@@ -1,0 +1,169 @@
+"""The sync daemons as processes: they start, send, store, end, and start again when they are killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
+
+from pylvs.model.director import Connection
+from pylvs.model.errors import DaemonRuns, NoDaemon, PylvsError
+from pylvs.model.sync.daemons import BACKUP, MASTER, ROLES, SyncDaemon
+from pylvs.model.synced import SyncedConnection
+from pylvs.sync import control, wire
+from pylvs.sync.files import DaemonFiles
+from tests.packet.frames import CLIENT4, tcp
+from tests.packet.host import ROUTER_MAC, SENT, VIP4, Host, new_host, server4
+from tests.waiting import until
+
+SYNCID = 7
+_UDP_AT = 14 + 20 + 8  # bytes before a message in a frame
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    with new_host(recycled=True) as made:
+        try:
+            yield made
+        finally:
+            for role in ROLES:
+                with suppress(NoDaemon):
+                    control.stop(role)
+
+
+@pytest.fixture
+def link() -> Iterator[socket.socket]:
+    """What arrives at the other end of d0."""
+    with closing(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))) as made:
+        made.bind(("d1", 0))
+        made.setblocking(False)
+        yield made
+
+
+@pytest.fixture
+def running(host: Host, link: socket.socket) -> Host:
+    """A host with a master; the socket is open before its first message."""
+    control.start(SyncDaemon(MASTER, "d0", SYNCID))
+    return host
+
+
+def connect(host: Host, port: int, service_port: int) -> None:
+    """Send three packets of a connection: the third one is due."""
+    for flags in ("S", "A", "A"):
+        assert host.run(tcp(flags, port, service_port), "tc").verdict in SENT["tc"]
+
+
+def received(link: socket.socket, port: int) -> SyncedConnection:
+    """Wait for a message about this port of a client."""
+
+    def look() -> SyncedConnection | None:
+        with suppress(BlockingIOError):
+            while True:
+                frame = link.recv(4096)
+                if frame[14 + 9] == 17 and frame[30:34] == bytes((224, 0, 0, 81)):
+                    for connection in wire.parse(frame[_UDP_AT:], SYNCID, Counter()):
+                        if connection.client_port == port:
+                            return connection
+        return None
+
+    return until(look, f"a message about port {port}")
+
+
+def worker_of(role: str) -> int:
+    """The process that works, below the supervisor."""
+    (daemon,) = (each for each in control.running() if each.daemon.role == role)
+    children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children")
+    return int(until(lambda: children.read_text().split(), "a worker")[0])
+
+
+def test_a_master_sends_what_is_due(running: Host, link: socket.socket) -> None:
+    key = running.new_key()
+    running.serve(key, 1)
+    connect(running, 5000, key.port)
+    found = received(link, 5000)
+    assert (str(found.client), str(found.virtual), str(found.server)) == (CLIENT4, VIP4, server4(1))
+    assert until(lambda: control.counts(MASTER).get("connections"), "it is counted") == 1
+
+
+def test_a_daemon_is_listed_while_it_runs(host: Host) -> None:
+    daemon = SyncDaemon(MASTER, "d0", 3, 1000, ip_address("239.1.2.3"), 9000, 7)
+    control.start(daemon)
+    (found,) = control.running()
+    assert (found.daemon, found.maxlen, found.owner) == (daemon, 1000, "")
+    with pytest.raises(DaemonRuns):
+        control.start(SyncDaemon(MASTER, "d0"))
+    control.start(SyncDaemon(BACKUP, "d0"))
+    assert [each.daemon.role for each in control.running()] == [MASTER, BACKUP]
+    for role in ROLES:
+        control.stop(role)
+    assert list(control.running()) == []
+    assert not os.path.exists(DaemonFiles().directory)
+    with pytest.raises(NoDaemon):
+        control.stop(MASTER)
+
+
+def test_a_killed_worker_is_started_again_and_sends_everything(running: Host, link: socket.socket) -> None:
+    key = running.new_key()
+    running.serve(key, 1)
+    connect(running, 5001, key.port)
+    received(link, 5001)
+    first = worker_of(MASTER)
+    os.kill(first, signal.SIGKILL)
+    until(lambda: worker_of(MASTER) != first, "another worker")
+    received(link, 5001)
+    connect(running, 5002, key.port)
+    received(link, 5002)
+
+
+def test_after_a_killed_daemon_the_next_one_sends_everything(running: Host, link: socket.socket) -> None:
+    key = running.new_key()
+    running.serve(key, 1)
+    connect(running, 5003, key.port)
+    received(link, 5003)
+    (daemon,) = control.running()
+    os.kill(daemon.pid, signal.SIGKILL)
+    until(lambda: not list(control.running()), "the worker ends with its supervisor")
+    control.start(SyncDaemon(MASTER, "d0", SYNCID))
+    received(link, 5003)
+
+
+def test_a_stop_sends_what_was_collected(running: Host, link: socket.socket) -> None:
+    key = running.new_key()
+    running.serve(key, 1)
+    connect(running, 5004, key.port)
+    control.stop(MASTER)
+    received(link, 5004)
+
+
+def test_a_backup_stores_what_it_receives(host: Host, link: socket.socket) -> None:
+    key = host.new_key()
+    host.serve(key, 1)
+    control.start(SyncDaemon(BACKUP, "d0", SYNCID))
+    address, vip, server = (ip_address(each) for each in ("198.51.100.7", VIP4, server4(1)))
+    message = wire.Message(1, SYNCID, 1472, 0.0, bytearray())
+    message.add(wire.encode(SyncedConnection(6, address, 6000, vip, key.port, server, key.port, 0x83, 1, 600)))
+    datagram = IP(src="10.77.0.254", dst="224.0.0.81", ttl=1) / UDP(sport=8848, dport=8848) / message.encoded()
+    link.send(bytes(Ether(dst="01:00:5e:00:00:51", src=ROUTER_MAC) / datagram))
+
+    def found() -> list[Connection]:
+        return [each for each in host.director.connections() if each.client_port == 6000]
+
+    stored = until(found, "it is stored")
+    assert [(each.state, each.destination) for each in stored] == [("ESTABLISHED", server)]
+    assert until(lambda: control.counts(BACKUP).get("created"), "it is counted") == 1
+
+
+def test_a_daemon_that_cannot_start_leaves_nothing(host: Host) -> None:
+    with pytest.raises(PylvsError, match="nosuch0: no such device"):
+        control.start(SyncDaemon(BACKUP, "nosuch0"))
+    assert list(control.running()) == []
+    assert not os.path.exists(DaemonFiles().directory)
