@@ -238,6 +238,7 @@ enum sync_sent {
 	SENT_STATE = 32, /* enum state, or 0 */
 	SENT_RETRIES = 40,
 	SENT_ANY = 44, /* it was announced */
+	SENT_REPEATS = 45, /* of a template: how often in this tick, less one */
 	SENT_GENERATION = 48,
 };
 

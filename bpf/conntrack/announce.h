@@ -7,7 +7,10 @@
 #include "conntrack/sync.h"
 #include "lb/destination.h"
 
-enum { SYNC_RETRY_PARTS = 8 }; /* a retry waits for this part of the refresh period */
+enum {
+	SYNC_RETRY_PARTS = 8, /* a retry waits for this part of the refresh period */
+	MOST_REPEATS = 7, /* announcements of a template in one tick, behind the first one */
+};
 
 /* States of TCP and SCTP in which connections are announced. */
 #define ANNOUNCED_STATES \
@@ -36,16 +39,23 @@ INLINE struct sync_count *sync_count_of(u32 slot)
 	return counts ? bpf_map_lookup_elem(counts, &slot) : NULL;
 }
 
-/* Count a packet, and return their number. The slot may have had another connection before. */
-VERIFIED_ONCE u32 count_packet(u32 slot, u32 generation)
+/* Count a packet of the connection with this state word, and return their number. The slot may have had another one
+ * before. */
+INLINE u32 count_packet(struct sync_count *n, u64 word)
 {
-	struct sync_count *n = sync_count_of(slot);
-	if (!n)
-		return 0;
-	if (likely(READ_ONCE(n->packets) >> SENT_GENERATION == (u16)generation))
+	u64 generation = word >> WORD_GENERATION;
+	if (likely(READ_ONCE(n->packets) >> SENT_GENERATION == generation))
 		return (u32)__sync_fetch_and_add(&n->packets, 1) + 1;
-	WRITE_ONCE(n->packets, (u64)generation << SENT_GENERATION | 1);
+	WRITE_ONCE(n->packets, generation << SENT_GENERATION | 1);
 	return 1;
+}
+
+/* Whether the number of packets alone decides, and the connection is not due: the case of nearly all packets. */
+INLINE bool is_plainly_not_due(u64 word, u32 packets, const struct settings *s)
+{
+	u32 state = word >> WORD_STATE & 0xff, period = s->sync_period;
+	return (state == STATE_ESTABLISHED || state == STATE_UDP) && period && !s->sync_refresh_period &&
+	       packets % period != s->sync_threshold;
 }
 
 /* Return the timeout of a connection or template, in ticks. */
@@ -55,15 +65,12 @@ INLINE u32 sync_timeout(u32 slot, u32 state)
 	return control ? READ_ONCE(control->timeout) : facts_of(get_root())->timeouts[state & (STATES - 1)];
 }
 
-/* Write a record. Inlined, as in the following: the expiry timer's chain of calls is nearly the longest possible. */
-INLINE int write_announcement(u32 slot, u32 timeout, u32 may_be_left_out)
+/* Write a record. Inlined: the expiry timer's chain of calls is nearly the longest possible. */
+INLINE int write_announcement(u32 slot, u32 timeout)
 {
 	struct slot_conn entry;
 	void *ring = map_elem(sync_rings, 0);
 	if (!ring || !conn_of_slot(slot, &entry))
-		return 0;
-	u64 unread = bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA);
-	if (may_be_left_out && unread > bpf_ringbuf_query(ring, BPF_RB_RING_SIZE) / 2)
 		return 0;
 	struct sync_event *event = bpf_ringbuf_reserve(ring, sizeof(*event), 0);
 	if (!event) {
@@ -95,7 +102,9 @@ INLINE int write_announcement(u32 slot, u32 timeout, u32 may_be_left_out)
 		event->server_family = d->family;
 		event->mark = d->mark;
 	}
-	bpf_ringbuf_submit(event, unread > SYNC_WAKE_BYTES ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
+	/* Once, because it costs microseconds. A reader that waits looks from time to time besides. */
+	u64 beyond = bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) - SYNC_WAKE_BYTES;
+	bpf_ringbuf_submit(event, beyond <= sizeof(*event) ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
 	return 0;
 }
 
@@ -161,11 +170,15 @@ VERIFIED_ONCE u32 announce(u32 slot, u32 packets, u32 now)
 		return false;
 	bool is_forced = state != STATE_TEMPLATE && state != STATE_UDP &&
 			 state != (before >> SENT_STATE & (STATES - 1));
+	if (state == STATE_TEMPLATE && (u32)before == (u32)sent) {
+		/* Each packet under a template announces it (10.4). A reader needs not so many. */
+		if ((before >> SENT_REPEATS & MOST_REPEATS) == MOST_REPEATS)
+			return false;
+		sent |= (before & (u64)MOST_REPEATS << SENT_REPEATS) + (1ULL << SENT_REPEATS);
+	}
 	if (__sync_val_compare_and_swap(&n->sent, old, sent) != old && !is_forced)
 		return false;
-	/* Each packet under a template announces it (10.4): too much for a slow reader. */
-	bool is_repeated = state == STATE_TEMPLATE && (u32)before == (u32)sent;
-	write_announcement(slot, timeout, is_repeated);
+	write_announcement(slot, timeout);
 	return true;
 }
 
@@ -173,19 +186,19 @@ VERIFIED_ONCE int note_synced(u32 slot, u32 cause, u32 now)
 {
 	const struct conn_entry4 *conn = slot ? conn_at(slot) : NULL;
 	const struct settings *s = &get_root()->settings;
-	if (!conn)
+	struct sync_count *n = sync_count_of(slot);
+	if (!conn || !n)
 		return 0;
-	u32 packets = count_packet(slot, READ_ONCE(conn->connection.word) >> WORD_GENERATION);
-	if (cause == SYNC_ICMP)
+	u64 word = READ_ONCE(conn->connection.word);
+	u32 packets = count_packet(n, word), is_controlled = conn->connection.flags & CONN_CONTROLLED;
+	if (cause == SYNC_ICMP || (!is_controlled && likely(is_plainly_not_due(word, packets, s))))
 		return 0;
 	bool was_due = announce(slot, packets, now);
-	if (!(conn->connection.flags & CONN_CONTROLLED) || (!s->sync_version && !was_due))
+	if (!is_controlled || (!s->sync_version && !was_due))
 		return 0;
 	const struct control *control = control_of(slot);
 	u32 template = control ? control->template : 0;
-	const struct conn_entry4 *its = template ? conn_at(template) : NULL;
-	if (!its)
-		return 0;
-	packets = count_packet(template, READ_ONCE(its->connection.word) >> WORD_GENERATION);
-	return announce(template, packets, now);
+	conn = template ? conn_at(template) : NULL;
+	n = sync_count_of(template);
+	return conn && n ? announce(template, count_packet(n, READ_ONCE(conn->connection.word)), now) : 0;
 }

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pylvs.bpf import abi
-from pylvs.model.service import Method, Protocol
+from pylvs.model.service import Protocol
 from pylvs.model.synced import SyncFlag
 
 TEMPLATE_NONE, TEMPLATE_ASSURED = 0, 1
 _TCP_STATES, _SCTP_STATES = 11, 14
+# As numbers: operations of SyncFlag take most of the time of an announcement.
+_NOOUTPUT, _INACTIVE, _TEMPLATE, _SYNC = (
+    int(flag) for flag in (SyncFlag.NOOUTPUT, SyncFlag.INACTIVE, SyncFlag.TEMPLATE, SyncFlag.SYNC)
+)
 _FIRST = {"STATE_TCP_FIRST": "STATE_ESTABLISHED", "STATE_SCTP_FIRST": "STATE_SCTP_ESTABLISHED"}
 
 
@@ -44,12 +48,12 @@ def announced_states() -> frozenset[int]:
 def flags_of(method: int, *, has_reply: bool, is_active: bool, is_template: bool, is_synced: bool) -> int:
     """Return IPVS's flags of a connection, with its method."""
     flags = method
-    if method != Method.MASQ and not has_reply:
-        flags |= SyncFlag.NOOUTPUT
+    if method and not has_reply:  # not NAT
+        flags |= _NOOUTPUT
     if not is_active:
-        flags |= SyncFlag.INACTIVE
+        flags |= _INACTIVE
     if is_template:
-        flags |= SyncFlag.TEMPLATE
+        flags |= _TEMPLATE
     if is_synced:
-        flags |= SyncFlag.SYNC
-    return int(flags)
+        flags |= _SYNC
+    return flags

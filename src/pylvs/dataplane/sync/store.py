@@ -40,7 +40,9 @@ _BYPASS = 4  # the method
 _UNLISTED = 4  # at most this part of all destinations is of real servers that no service lists
 _ANY_MARK = MASK32  # of a template without service
 _FTP, _FTP_DATA, _FIRST_UNPRIVILEGED = 21, 20, 1024
-_SEQUENCES = SyncFlag.OUT_SEQ | SyncFlag.IN_SEQ
+_SEQUENCES = int(SyncFlag.OUT_SEQ | SyncFlag.IN_SEQ)
+_INACTIVE, _TEMPLATE, _ONE_PACKET = int(SyncFlag.INACTIVE), int(SyncFlag.TEMPLATE), int(SyncFlag.ONE_PACKET)
+_NO_CPORT = int(SyncFlag.NO_CPORT)
 _SLOT = struct.Struct("<I")
 _RECORD = (
     "tuple:40s",
@@ -206,11 +208,12 @@ class SyncStore:
 
     def _state_of(self, connection: SyncedConnection) -> int | None:
         """Return the state of the packet path; None for what IPVS refuses."""
-        if connection.flags & SyncFlag.TEMPLATE:
-            refused = connection.flags & (SyncFlag.NO_CPORT | SyncFlag.ONE_PACKET)
+        flags = connection.flags
+        if flags & _TEMPLATE:
+            refused = flags & (_NO_CPORT | _ONE_PACKET)
             return None if refused or connection.state > TEMPLATE_ASSURED else self._template
         states = self._states.get(connection.protocol)
-        if states is None or connection.state >= len(states) or connection.flags & SyncFlag.ONE_PACKET:
+        if states is None or connection.state >= len(states) or flags & _ONE_PACKET:
             return None
         return states[connection.state]
 
@@ -247,7 +250,7 @@ class SyncStore:
             state,
             virtual.version,
             is_template and connection.state == TEMPLATE_ASSURED,
-            bool(flags & SyncFlag.INACTIVE),
+            bool(flags & _INACTIVE),
             (flags & _SEQUENCES) >> 8 if has_sequence else 0,
             0,
             connection.sequence if has_sequence else b"",
