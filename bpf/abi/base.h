@@ -88,7 +88,7 @@ enum reason {
 	REASON_NO_ROUTE, /* dropped: no route to the real server or the client; the client gets "host unreachable" */
 	REASON_TTL, /* dropped: its TTL expired; the sender gets "time exceeded" */
 	REASON_TOO_BIG, /* dropped: longer than the path MTU, with DF; the sender gets "fragmentation needed" */
-	REASON_UNAVAILABLE, /* dropped: the destination of its connection was deleted; the connection stays */
+	REASON_UNAVAILABLE, /* dropped: the destination of its connection was deleted, but not its service; the connection stays */
 	REASON_EXPIRING, /* dropped: its connection is being made or removed by another CPU */
 	REASON_TABLE_FULL_STATELESS, /* note: forwarded by a hash without a connection, because the table is full */
 	REASON_TABLE_FULL_DROPPED, /* dropped: the connection table is full, and NAT needs a connection */

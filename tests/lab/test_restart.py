@@ -1,4 +1,4 @@
-"""Downloads go on while the director has no service: over an init script's stop and start, and the daemon's."""
+"""Downloads continue while the director has no service: over an init script's stop and start, and the daemon's."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def listing(lab: Lab) -> list[str]:
     return [line for line in lab.sh("director", "ipvsadm -Sn").splitlines() if line]
 
 
-def test_a_download_goes_on_without_services_and_after_they_are_restored(lab: Lab) -> None:
+def test_a_download_continues_without_services_and_after_they_are_restored(lab: Lab) -> None:
     saved = listing(lab)
     vip = endpoint(lab.network, lab.network.vip)
     with download(lab) as received:
@@ -83,6 +83,7 @@ def test_a_download_goes_on_without_services_and_after_they_are_restored(lab: La
             lab.sh("director", f"ipvsadm -Sn >/run/saved; {delete}")
             assert listing(lab) == []
             received.read(MUCH)
+            assert "ESTABLISHED" in lab.sh("director", "ipvsadm -Lnc")
             lab.sh("director", "ipvsadm -R </run/saved")
             assert listing(lab) == saved
         assert received.finish() == 0
@@ -90,7 +91,7 @@ def test_a_download_goes_on_without_services_and_after_they_are_restored(lab: La
 
 
 @pytest.mark.parametrize("lab", [("nat", 4), ("dr", 6), ("tun", 4)], ids=NAMES, indirect=True)
-def test_a_download_goes_on_over_the_daemons_stop_and_start(lab: Lab, tmp_path: Path) -> None:
+def test_a_download_continues_over_the_daemons_stop_and_start(lab: Lab, tmp_path: Path) -> None:
     lab.sh("director", "ipvsadm -C")
     network = lab.network
     server = network.role("realserver")[0].interfaces[0].addresses[0].partition("/")[0]

@@ -99,7 +99,7 @@ def check(view: View, former: View, desired: View) -> None:
 
 
 @pytest.mark.parametrize("there", [FORMER, NEXT, OTHER], ids=["former", "same", "other"])
-def test_a_start_over_a_table_goes_from_one_to_the_other(
+def test_a_start_over_a_table_replaces_it_without_a_gap(
     host: Host, there: Mapping[ServiceKey, tuple[int, ...]]
 ) -> None:
     former, desired = table_of(there), table_of(NEXT)

@@ -48,6 +48,7 @@ _ELSEWHERE = (
 _OF_ALL_DIRECTORS = {"password", "authentication", "virtual_router_id", "version"}  # equal on all directors
 _SHARED = "all directors of this router must change it: one that differs becomes MASTER as well"
 _LOST = "its connections are forwarded no more"
+_CONTINUE = "its connections continue, except with expire_nodest_conn=1"
 _VRRP: Mapping[str, str] = {
     "instances": "vrrp_instance",
     "groups": "vrrp_sync_group",
@@ -193,9 +194,8 @@ def _service_added(service: WantedService) -> Change:
 
 
 def _service_removed(service: WantedService, kept: Iterable[ServiceKey]) -> Change:
-    ends = not set(service.keys) <= set(kept)
-    effect, note = (Effect.END, _LOST) if ends else (Effect.STAY, "another service has its address")
-    return Change(_path(service), Kind.REMOVED, effect=effect, note=note, service=service.name)
+    note = "another service has its address" if set(service.keys) <= set(kept) else _CONTINUE
+    return Change(_path(service), Kind.REMOVED, note=note, service=service.name)
 
 
 def _service(old: WantedService, new: WantedService) -> Iterator[Change]:
@@ -211,7 +211,7 @@ def _service(old: WantedService, new: WantedService) -> Iterator[Change]:
             yield Change((*path, f"address {_key(key)}"), Kind.ADDED)
     for key in old.keys:
         if key not in new.keys:
-            yield Change((*path, f"address {_key(key)}"), Kind.REMOVED, effect=Effect.END, note=_LOST)
+            yield Change((*path, f"address {_key(key)}"), Kind.REMOVED, note=_CONTINUE)
     found = (
         *differing(_describe_scheduling(old), _describe_scheduling(new)),
         *field_differences(old, new, _ELSEWHERE),

@@ -56,8 +56,8 @@ def _mark_fields(frame: bytes) -> MarkPacket:
 class ReferenceDirector(InMemory):
     """IPVS's decisions, in memory. It implements `pylvs.model.director.Director`.
 
-    Connections of a deleted service continue, as in pylvs. With `strict` they do as in IPVS: they stop, and without a
-    service of the address family the host's stack handles their packets.
+    Connections of a deleted service continue, as in pylvs. With `strict` they stop, as in IPVS. Without a service of
+    the address family, the host's stack then handles their packets.
     """
 
     def __init__(self, network: Network, strict: bool = False) -> None:
