@@ -14,6 +14,7 @@ from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6PacketTooBig
 from scapy.layers.sctp import SCTP
 from scapy.packet import Packet
 
+from pylvs.dataplane import load
 from pylvs.model.dataclass import dataclass, replace
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceFlag, ServiceKey, VirtualService
 from tests.packet.frames import CLIENT4, CLIENT6, chunk, ether, network, parsed, sctp, tcp, udp
@@ -26,10 +27,12 @@ from tests.packet.host import (
     VIP6,
     XDP_PASS,
     Host,
+    new_host,
     on_cpu,
     server4,
     server6,
 )
+from tests.packet.table import TICKS, shorten
 from tests.packet.test_fast_path import FastPath
 from tests.packet.test_fragments import fragments
 
@@ -301,3 +304,47 @@ def test_they_learn_the_path_mtu(host: Host, family: int) -> None:
     refused: Packet = ICMP(type=3, code=3) if family == 4 else ICMPv6DestUnreach(code=4)
     assert outcome(host, bytes(head / too_big / reply), "tc") == "sent"
     assert outcome(host, bytes(head / refused / reply), "tc") == "passed"
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_they_end_by_their_timers(hook: str) -> None:
+    with new_host(expires=False, recycled=True) as host:
+        flow = new_flow(host)
+        establish(host, flow, hook)
+        host.director.flush()
+        assert outcome(host, flow.request(), hook) == "sent"
+        shorten(host.director.tables, 0)
+        host.expiry.run(host.director)
+        assert list(host.director.connections()) == []
+        assert outcome(host, flow.request(), hook) == "passed"
+        assert outcome(host, flow.reply(), hook) == "passed"
+        add(host, flow)
+        assert host.counts(flow.service) == {server4(1): (0, 0)}
+
+
+def test_they_survive_a_resize_of_the_table() -> None:
+    with new_host(expires=False) as host:
+        flow = new_flow(host)
+        establish(host, flow, "tc")
+        frames = flow.request(), flow.reply()
+        before = [sent(host, frame, "tc") for frame in frames]
+        host.director.flush()
+        host.director.change_setting("conn_max", 2 * host.director.settings()["conn_max"])
+        host.close_programs()
+        assert [sent(host, frame, "tc") for frame in frames] == before
+        add(host, flow)
+        assert sum(host.counts(flow.service)[server4(1)]) == 1
+
+
+def test_while_connections_are_copied_their_packets_wait(host: Host) -> None:
+    """Else the stack would end by RST what is not copied yet."""
+    flow = new_flow(host)
+    host.director.flush()
+    pool = host.director.tables.pool
+    now = load.clock(host.director.state)
+    pool.set(0, "copy_until", now + round(60 * load.ticks_per_second()) & TICKS)
+    try:
+        assert outcome(host, flow.request(), "xdp") == "dropped"
+        assert outcome(host, flow.opening()[0][1], "xdp") == "passed"
+    finally:
+        pool.set(0, "copy_until", 0)
