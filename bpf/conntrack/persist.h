@@ -78,6 +78,13 @@ INLINE struct found find_template(const struct scratch *w)
 	return find_tuple(&w->template.tuple, template_is_ipv6(w));
 }
 
+/* Whether a template still decides (5.4). */
+INLINE bool is_valid_template(u32 flags, const struct root *root)
+{
+	return flags & DESTINATION_AVAILABLE &&
+	       !(flags & DESTINATION_QUIESCED && root->settings.expire_quiescent_template);
+}
+
 /* Retire a template whose destination is gone. It stays listed, with port 65535, until its timeout (5.4). */
 INLINE void retire_template(struct scratch *w, const struct found *template)
 {

@@ -5,7 +5,8 @@
 #include "conntrack/create.h"
 #include "conntrack/persist.h"
 
-/* Create the client's template for the chosen destination. If another CPU was first, take over its choice. */
+/* Create the client's template for the chosen destination. If another CPU was first, take over its choice. If that one
+ * decides no more, this connection has no template; the client's next one makes it. */
 INLINE enum create_result make_template(struct scratch *w, const struct root *root, u32 now)
 {
 	struct destination *d = map_elem(destinations, w->chosen.destination);
@@ -38,10 +39,13 @@ INLINE enum create_result make_template(struct scratch *w, const struct root *ro
 	struct found winner = find_template(w);
 	if (!winner.connection)
 		return CREATE_FAILED;
-	w->template.slot = winner.slot;
-	w->chosen.destination = winner.connection->destination;
-	d = map_elem(destinations, w->chosen.destination);
+	u32 destination = winner.connection->destination;
+	d = map_elem(destinations, destination);
 	u32 flags = d ? destination_flags(d, READ_ONCE(root->live)) : 0;
+	if (unlikely(!is_valid_template(flags, root))) /* another CPU is retiring or ending it: this choice stays */
+		return flags & DESTINATION_AVAILABLE ? CREATED : CREATE_FAILED;
+	w->template.slot = winner.slot;
+	w->chosen.destination = destination;
 	w->chosen.method = method_in(flags);
-	return flags & DESTINATION_AVAILABLE ? CREATED : CREATE_FAILED; /* another CPU is retiring or ending it */
+	return CREATED;
 }

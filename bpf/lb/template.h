@@ -5,13 +5,6 @@
 #include "conntrack/persist.h"
 #include "lb/to_scheduler.h"
 
-/* Whether a template still decides (5.4). */
-INLINE bool is_valid_template(u32 flags, const struct root *root)
-{
-	return flags & DESTINATION_AVAILABLE &&
-	       !(flags & DESTINATION_QUIESCED && root->settings.expire_quiescent_template);
-}
-
 /* Use the template of `template_tuple`, else tail-call the scheduler. */
 INLINE int by_template(struct ctx ctx, struct scratch *w, const struct root *root)
 {

@@ -9,6 +9,7 @@ from ipaddress import ip_address
 import pytest
 
 from pylvs.bpf import abi, maps
+from pylvs.model.dataclass import replace
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceFlag, ServiceKey, VirtualService
 from tests.packet.frames import CLIENT4, CLIENT6, tcp
 from tests.packet.host import DROPPED, HOOKS, VIP4, VIP6, Host, on_cpu, server4, server6
@@ -151,3 +152,23 @@ def test_a_connection_has_the_method_of_the_destination_that_another_cpu_chose(h
     (made,) = [each for each in entries(tables) if each.client_port == 5001]
     read = abi.struct("conn_entry4").view("connection.destination", "connection.method")
     assert read.unpack_from(tables.connections.memory, at_slot(made.slot)) == (chosen, method)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_client_does_not_return_to_a_quiesced_server_whose_template_another_cpu_ends(host: Host, family: int) -> None:
+    """That CPU has marked the template, so this one cannot retire it; it still names the server of weight 0."""
+    service = serve(host, family, Method.ROUTE, Method.ROUTE)
+    first = host.forwarded(syn(service, 5000), "tc")[:6]
+    template = template_of(host)
+    (row,) = (row for row in host.director.services() if row.service.key == service)
+    (server,) = (each.destination for each in row.destinations if each.persistent)
+    host.director.edit_destination(service, replace(server, weight=0))
+    host.director.change_setting("expire_quiescent_template", 1)
+    try:
+        template.change(template.word | 1 << abi.constant("WORD_DYING"))
+        other = host.forwarded(syn(service, 5001), "tc")[:6]
+        template.change(template.word)
+        assert other != first
+        assert host.forwarded(syn(service, 5002), "tc")[:6] == other
+    finally:
+        host.director.change_setting("expire_quiescent_template", 0)
