@@ -1,4 +1,7 @@
-"""`python -m pylvs.doctor SECONDS VIP...`: the findings of this host with all their fields, for the doctor of a lab."""
+"""`python -m pylvs.doctor JSON`: the findings of this host with all their fields, for the doctor of a lab.
+
+The object has `limit_s`, `vips`, and `expected` (expected.py).
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,10 @@ import sys
 from ipaddress import ip_address
 
 from pylvs.doctor.examination import examine
+from pylvs.doctor.expected import Expected
 from pylvs.doctor.facts import Facts
 
 if __name__ == "__main__":
-    limit, *vips = sys.argv[1:]
-    found = examine(Facts(list(map(ip_address, vips))), limit_s=float(limit))
-    json.dump([finding.as_dict() for finding in found], sys.stdout)
+    given = json.loads(sys.argv[1])
+    facts = Facts(list(map(ip_address, given["vips"])), expected=Expected.from_dict(given["expected"]))
+    json.dump([finding.as_dict() for finding in examine(facts, limit_s=given["limit_s"])], sys.stdout)

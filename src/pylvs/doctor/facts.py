@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pylvs.daemon.api.client import Client, NoDaemon
 from pylvs.dataplane.director import BpfDirector, open_reader
 from pylvs.dataplane.overview import overview
+from pylvs.doctor.expected import NOTHING, Expected
 from pylvs.model.addresses import Address
 from pylvs.model.errors import PylvsError
 from pylvs.model.rows import ServiceRow
@@ -26,9 +27,12 @@ Result = TypeVar("Result")
 class Facts:
     """The facts of this network namespace. Several threads may read them. All raise PylvsError."""
 
-    def __init__(self, vips: Collection[Address] = (), state_dir: Path | None = None) -> None:
+    def __init__(
+        self, vips: Collection[Address] = (), state_dir: Path | None = None, expected: Expected = NOTHING
+    ) -> None:
         self.vips = frozenset(vips)  # those that the user named; none: all
         self.state_dir = state_dir
+        self.expected = expected
         self._lock = RLock()
         self._locks: dict[str, RLock] = {}
         self._known: dict[str, Any] = {}

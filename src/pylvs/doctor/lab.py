@@ -17,9 +17,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from time import monotonic
 
-from pylvs.doctor import directors
+from pylvs.doctor import directors, lab_expects
 from pylvs.doctor.examination import LIMIT_S
-from pylvs.doctor.finding import HERE, Finding, Layer, Severity, diagnosis, server_subject
+from pylvs.doctor.finding import HERE, Finding, Layer, Severity, diagnosis
+from pylvs.doctor.probes.data_plane.empty import NO_SERVICE
 from pylvs.lab.hosts import environment
 from pylvs.lab.lab import Lab
 from pylvs.lab.network import CLIENT, DIRECTOR, ROUTER, SERVER, Host, address_of
@@ -36,7 +37,8 @@ INFERRED = {  # what a director infers from silence or from an error; the real s
     *("server_silent", "vip_packets_lost", "reply_lost", "server_firewall", "tunnel_rp_filter", "neighbour_silent"),
     *("server_not_decapsulating", "nat_reply_path", "not_listening", "server_lacks_vip"),
     "vrrp_two_masters",
-    *("not_listening_on_vip", "server_answers_arp"),
+    *("not_listening_on_vip", "server_answers_arp", "tunnel_way_silent", "server_unreachable"),
+    "server_tunnel_source",
 }
 
 
@@ -54,7 +56,8 @@ def examine_lab(lab: Lab, vips: Collection[Address] = (), limit_s: float = LIMIT
     seen = (*_wrong_neighbours(lab), *directors.findings(lab))
     found = [OfHost(host, finding) for host, finding in seen]
     found += _examined(lab, lab.network.hosts, vips, limit_s)
-    first = diagnosis(merged(found, names))
+    behind = lab_expects.behind_routers(lab.network)
+    first = diagnosis(merged(found, names, behind))
     errors = [finding for finding in first if finding.severity is Severity.ERROR]
     if not all(finding.symptom for finding in errors):
         return first
@@ -62,18 +65,28 @@ def examine_lab(lab: Lab, vips: Collection[Address] = (), limit_s: float = LIMIT
     if not (errors or unanswered):
         return first
     again = _examined(lab, lab.network.hosts, vips, limit_s)  # the table has new connections now
-    again += [OfHost(host, finding) for host, finding in (*seen, *_unroutable(lab))]
-    second = diagnosis(merged(again, names))
+    again += [OfHost(host, finding) for host, finding in seen]
+    second = diagnosis(merged(again, names, behind))
     causes = [finding for finding in second if finding.severity is Severity.ERROR and not finding.symptom]
-    return second if causes else [*unanswered, *second]
+    return second if causes else diagnosis([*unanswered, *second])
 
 
 def _examined(lab: Lab, hosts: Iterable[Host], vips: Collection[Address], limit_s: float) -> list[OfHost]:
     """Return what the doctor finds in these hosts, beside each other."""
     deadline = monotonic() + limit_s + GRACE_S
+
+    def given(host: Host) -> str:
+        named = vips or lab_expects.own_addresses(lab.network, host)
+        fields = {
+            "limit_s": limit_s,
+            "vips": list(map(str, named)),
+            "expected": lab_expects.of(lab.network, host).as_dict(),
+        }
+        return json.dumps(fields)
+
     running = {
         host.name: subprocess.Popen(
-            [*lab.host(host.name).inside(), *command("pylvs.doctor", str(limit_s), *map(str, vips))],
+            [*lab.host(host.name).inside(), *command("pylvs.doctor", given(host))],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -117,12 +130,17 @@ def _finished(process: subprocess.Popen[str], deadline: float) -> list[Finding]:
 # --- merging -------------------------------------------------------------------------------------------------------
 
 
-def merged(found: Sequence[OfHost], names: Mapping[str, str]) -> Iterator[Finding]:
+def merged(
+    found: Sequence[OfHost], names: Mapping[str, str], behind: Mapping[str, Collection[str]] | None = None
+) -> Iterator[Finding]:
     """Yield the findings of all hosts, with the names of hosts; `names`: the hosts by their addresses.
 
-    What a host finds about itself replaces what another host inferred about it.
+    What a host finds about itself replaces what another host inferred about it. So does what a router finds about
+    itself; `behind`: the real servers behind each router.
     """
     known = {of.host for of in found if of.finding.severity is Severity.ERROR and not of.finding.symptom}
+    for router, servers in (behind or {}).items():
+        known |= set(servers) if router in known else set()
     for of in found:
         about = concerned(of, names)
         inferred = of.finding.id in INFERRED and about not in (of.host, "")
@@ -155,39 +173,50 @@ def named(of: OfHost, names: Mapping[str, str]) -> Finding:
 
 
 def _wrong_neighbours(lab: Lab) -> Iterator[tuple[str, Finding]]:
-    """Yield the clients and routers that know a virtual address by another link address than that of its director."""
+    """Yield the hosts that know an address by another link address than that of the host that has it."""
     vip = ip_address(lab.network.vip)
-    holders: dict[bytes, str] = {}
+    owners = {
+        ip_address(address_of(text)): {bytes.fromhex(card.mac.replace(":", ""))}
+        for host in lab.network.hosts
+        for card in host.interfaces
+        for text in card.addresses
+    }
     for host in lab.network.role(DIRECTOR):
         with inside_network(lab.host(host.name).network):
-            holders |= {device.mac: host.name for device in links.devices() if vip in device.addresses}
+            for device in links.devices():
+                for address in device.addresses:
+                    if address == vip or address in owners:
+                        owners.setdefault(address, set()).add(device.mac)
     macs = _macs(lab.network.hosts)
-    for host in [*lab.network.role(CLIENT), *lab.network.role(ROUTER)]:
+    for host in [*lab.network.role(CLIENT), *lab.network.role(ROUTER), *lab.network.role(SERVER)]:
         with inside_network(lab.host(host.name).network):
-            known = neighbours.link_addresses()
-            devices = {device.index: device.name for device in links.devices()}
+            known, static = neighbours.link_addresses(), neighbours.permanent()
+            devices = {device.index: device for device in links.devices()}
         for (index, address), mac in known.items():
-            if address == vip and holders and mac not in holders:
-                yield host.name, _wrong_neighbour(vip, devices.get(index, str(index)), mac, macs.get(mac, "no host"))
+            if host.role == SERVER and (address == vip or (index, address) in static):
+                continue  # it sends nothing there, or its own doctor sees it
+            if address in owners and mac not in owners[address] and address not in devices[index].addresses:
+                yield host.name, _wrong_neighbour(address, devices[index].name, mac, macs.get(mac), address == vip)
 
 
 def _macs(hosts: Iterable[Host]) -> dict[bytes, str]:
     return {bytes.fromhex(card.mac.replace(":", "")): host.name for host in hosts for card in host.interfaces}
 
 
-def _wrong_neighbour(vip: Address, device: str, mac: bytes, owner: str) -> Finding:
+def _wrong_neighbour(address: Address, device: str, mac: bytes, owner: str | None, virtual: bool) -> Finding:
+    right = "the director" if virtual else "the host that has it"
     return Finding(
         id="wrong_neighbour",
         severity=Severity.ERROR,
         layer=Layer.LINK,
-        title=f"it sends packets to {vip} to {owner}, not to the director",
-        evidence=f"ip neigh show {vip}: lladdr {mac.hex(':')} on {device}",
-        why="It has a wrong link address of the virtual address: a static entry, or one that another host announced.",
+        title=f"it sends packets to {address} to {owner or 'no host'}, not to {right}",
+        evidence=f"ip neigh show {address}: lladdr {mac.hex(':')} on {device}",
+        why="It has a wrong link address: a static entry, or one that another host announced.",
         fix="Delete the entry.",
-        fix_command=f"ip neigh del {vip} dev {device}",
+        fix_command=f"ip neigh del {address} dev {device}",
         fix_host=HERE,
-        about=frozenset({str(vip)}),
-        symptom=True,
+        about=frozenset({str(address)}),
+        symptom=virtual,
     )
 
 
@@ -209,39 +238,9 @@ def _unanswered(lab: Lab) -> Iterator[Finding]:
                 evidence=f"{host.name}: connect: {error}",
                 why="Neither the director nor a real server shows a cause.",
                 fix="Look at the client's routes, and at the routers between: docs/how-to/no-answer.md.",
+                about=frozenset({NO_SERVICE}),
                 symptom=True,
             )
-
-
-def _unroutable(lab: Lab) -> Iterator[tuple[str, Finding]]:
-    """Yield the real servers that have no route to a client."""
-    clients = [ip_address(address_of(text)) for host in lab.network.role(CLIENT) for text in _addresses(host)]
-    for host in lab.network.role(SERVER):
-        with inside_network(lab.host(host.name).network), links.Routes() as routes:
-            lost = next((client for client in clients if routes.to(client) is None), None)
-        if lost is not None:
-            about = server_subject(_service(lab), ip_address(address_of(_addresses(host)[0])))
-            yield host.name, _no_route(lost, host.gateway, about)
-
-
-def _service(lab: Lab) -> str:
-    return f"TCP {endpoint(ip_address(lab.network.vip), lab.network.port)}"
-
-
-def _no_route(client: Address, gateway: str, about: str) -> Finding:
-    family = "" if client.version == 4 else "-6 "
-    return Finding(
-        id="server_reply_unroutable",
-        severity=Severity.ERROR,
-        layer=Layer.REPLY,
-        title=f"this real server has no route to the client {client}",
-        evidence=f"ip route get {client}: unreachable",
-        why="Its replies leave it by no device.",
-        fix="Add the default route of the lab." if gateway else "Add a route to the client.",
-        fix_command=f"ip {family}route replace default via {gateway}" if gateway else None,
-        fix_host=HERE if gateway else None,
-        about=frozenset({about}),
-    )
 
 
 def _connect(address: Address, port: int, count: int) -> str:

@@ -21,7 +21,7 @@ from pylvs.doctor.wire.packets import Kind, Reply
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field, replace
 from pylvs.model.errors import PylvsError
-from pylvs.model.service import Method, Protocol
+from pylvs.model.service import Method, Protocol, Tunnel, TunnelFlag, TunnelKind
 from pylvs.netlink.links import Device
 
 NEIGHBOURS_S, NEIGHBOURS_AGAIN_S = 0.5, 0.2
@@ -29,6 +29,11 @@ PROXIES_S = 0.85  # proxy ARP waits up to 0.8 s: net.ipv4.neigh.DEV.proxy_delay
 ANSWERS_S, ANSWERS_AGAIN_S = 1.0, 0.35
 DOUBTS_S, DOUBTS_AGAIN_S = 0.5, 0.2
 MOST_DOUBTS = 60  # endpoints that are asked further
+# Tunnels that are tried if a real server is silent in its own; the ports are those of examples.
+OTHER_TUNNELS = (
+    *(Tunnel(TunnelKind.IPIP), Tunnel(TunnelKind.GRE), Tunnel(TunnelKind.GRE, 0, TunnelFlag.CSUM)),
+    *(Tunnel(TunnelKind.GUE, port) for port in (6080, 5555)),
+)
 # Lengths of packets whose arrival is tried if the longest does not arrive: usual MTUs of links and tunnels.
 ANYWHERE = (ip_address("192.0.2.77"), ip_address("2001:db8:77::77"))  # of documentation: by the default route
 LENGTHS = (
@@ -89,6 +94,11 @@ class Seen:
     def answered(self, *probes: str) -> bool:
         """Return whether anything but an ICMP error came back to one of these probes."""
         return any(self.to(each) in (Kind.OPEN, Kind.ECHO, Kind.DATAGRAM, Kind.CLOSED) for each in probes)
+
+
+def other_tunnel(tunnel: Tunnel) -> str:
+    """Return the name of the probe in another tunnel."""
+    return f"in {tunnel}"
 
 
 @dataclass(slots=True)
@@ -221,12 +231,24 @@ class Sender:
         number = self.numbers[name]
         return self._framed(number, packets.packet(number, source, target, payload), optional)
 
-    def inner(self, name: str, source: Address, target: Address, payload: Payload, optional: bool = False) -> Question:
-        """Return a question that takes the way of clients' packets: framed to the server, or in its tunnel."""
+    def inner(
+        self,
+        name: str,
+        source: Address,
+        target: Address,
+        payload: Payload,
+        optional: bool = False,
+        tunnel: Tunnel | None = None,
+    ) -> Question:
+        """Return a question that takes the way of clients' packets: framed to the server, or in its tunnel.
+
+        `tunnel`: in another one than that of the table.
+        """
         number, way = self.numbers[name], self.seen.way
         body = packets.packet(number, source, target, payload)
         if self.seen.endpoint.destination.method is Method.TUNNEL and way.source:
-            body = packets.encapsulated(number, way.source, way.server, self.seen.endpoint.destination.tunnel, body)
+            used = tunnel or self.seen.endpoint.destination.tunnel
+            body = packets.encapsulated(number, way.source, way.server, used, body)
         return self._framed(number, body, optional)
 
     def _framed(self, number: int, body: bytes, optional: bool) -> Question:
@@ -283,6 +305,9 @@ def _questions(sender: Sender) -> Iterator[Question]:
     if port and (payload := _port(service.protocol, sender.new("rip"), port)):
         yield sender.plain("rip", way.source, way.server, payload, optional=udp)
     if by_nat:
+        if port and way.mtu and not udp and way.server.version == way.source.version:
+            payload = packets.syn(sender.new("long"), port, _padding(seen, way.mtu))
+            yield sender.plain("long", way.source, way.server, payload)
         if port and way.outside and (payload := _port(service.protocol, sender.new("back"), port)):
             yield sender.plain("back", way.outside, way.server, payload, optional=udp)
         if way.outside:
@@ -296,15 +321,17 @@ def _questions(sender: Sender) -> Iterator[Question]:
     yield sender.inner("vip_echo", source, service.address, sender.exchange.echo(number))
     if port and (payload := _port(service.protocol, sender.new("vip"), port)):
         yield sender.inner("vip", source, service.address, payload, optional=udp)
-    if destination.method is Method.TUNNEL and way.mtu and port and service.protocol is Protocol.TCP:
+    if way.mtu and port and service.protocol is Protocol.TCP:
         payload = packets.syn(sender.new("long"), port, _padding(seen, way.mtu))
         yield sender.inner("long", source, service.address, payload)
 
 
 def _padding(seen: Seen, length: int) -> int:
-    """Return the octets of data in a SYN so that the packet, with its tunnel, has this length."""
+    """Return the octets of data in a SYN so that the packet, with its tunnel if it has one, has this length."""
     service, way = seen.endpoint.service, seen.way
     heads = (20 if service.address.version == 4 else 40) + 20
+    if seen.endpoint.destination.method is not Method.TUNNEL:
+        return length - heads
     return length - heads - packets.overhead(way.server.version, seen.endpoint.destination.tunnel)
 
 
@@ -327,7 +354,7 @@ def _resets(senders: Iterable[Sender]) -> Iterator[Question]:
             payload = packets.reset(number, port)
             if name == "back" and seen.way.outside:
                 yield sender.plain(name, seen.way.outside, seen.way.server, payload)
-            elif name == "rip":
+            elif name == "rip" or seen.endpoint.destination.method is Method.MASQ:
                 yield sender.plain(name, seen.way.source, seen.way.server, payload)
             elif (source := _source_of(seen, service.address)) is not None:
                 yield sender.inner(name, source, service.address, payload)
@@ -338,10 +365,16 @@ def _resets(senders: Iterable[Sender]) -> Iterator[Question]:
 
 def is_doubtful(seen: Seen) -> bool:
     """Return whether more probes can tell why an endpoint does not answer."""
-    if not reachable(seen) or seen.endpoint.destination.method is Method.MASQ or seen.endpoint.service.mark:
+    if not reachable(seen) or seen.endpoint.service.mark:
         return False
-    silent = not seen.answered("vip", "vip_echo")
-    return silent or ("long" in seen.replies and seen.answered("vip") and not seen.answered("long"))
+    by_nat = seen.endpoint.destination.method is Method.MASQ
+    silent = not by_nat and not seen.answered("vip", "vip_echo")
+    return silent or ("long" in seen.replies and seen.answered(_short(seen)) and not seen.answered("long"))
+
+
+def _short(seen: Seen) -> str:
+    """Return the name of the probe that the long one repeats."""
+    return "rip" if seen.endpoint.destination.method is Method.MASQ else "vip"
 
 
 def _ask_doubtful(exchange: Exchange, doubtful: Sequence[Seen]) -> None:
@@ -349,16 +382,20 @@ def _ask_doubtful(exchange: Exchange, doubtful: Sequence[Seen]) -> None:
     questions, pretended, lengths = list[Question](), dict[int, Address](), dict[int, dict[int, int]]()
     for at, sender in enumerate(senders):
         seen, service = sender.seen, sender.seen.endpoint.service
-        source = _source_of(seen, service.address)
+        by_nat = seen.endpoint.destination.method is Method.MASQ
+        target, port = (
+            (seen.way.server, seen.endpoint.destination.key.port) if by_nat else (service.address, service.port)
+        )
+        source = _source_of(seen, target)
         if source is None:
             continue
-        if seen.answered("vip"):
+        if seen.answered(_short(seen)):
             lengths[at] = {}
             for length in (each for each in LENGTHS if each < seen.way.mtu):
                 name = f"length {length}"
-                payload = packets.syn(sender.new(name), service.port, _padding(seen, length))
+                payload = packets.syn(sender.new(name), port, _padding(seen, length))
                 lengths[at][length] = sender.numbers[name]
-                questions.append(sender.inner(name, source, service.address, payload))
+                questions.append(sender.inner(name, source, target, payload))
             continue
         if service.address.version == seen.way.server.version:
             payload = exchange.echo(sender.new("from_vip"))
@@ -366,6 +403,10 @@ def _ask_doubtful(exchange: Exchange, doubtful: Sequence[Seen]) -> None:
         if seen.endpoint.destination.method is Method.TUNNEL and source.version == seen.way.server.version:
             payload = exchange.echo(sender.new("inner_rip"))
             questions.append(sender.inner("inner_rip", source, seen.way.server, payload))
+            for tunnel in OTHER_TUNNELS:
+                name = other_tunnel(tunnel)
+                payload = exchange.echo(sender.new(name))
+                questions.append(sender.inner(name, source, service.address, payload, tunnel=tunnel))
         elif seen.way.on_link and (unknown_source := unused_neighbour(seen)):
             pretended[at] = unknown_source
             payload = exchange.echo(sender.new("unknown_source"))

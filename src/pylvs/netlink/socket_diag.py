@@ -15,7 +15,7 @@ _NO_ID = struct.pack("=HH32sIII", 0, 0, bytes(32), 0, 0xFFFFFFFF, 0xFFFFFFFF)
 _ANSWER = struct.Struct("=BBBB HH 16s16s I 8x IIIII")  # struct inet_diag_msg
 _V6_ONLY = 11  # INET_DIAG_SKV6ONLY
 _LISTEN, _UNCONNECTED = 1 << 10, 1 << 7  # TCP_LISTEN, and TCP_CLOSE of UDP
-_SYN_RECV = 12  # TCP_NEW_SYN_RECV
+_SYN_RECV = (3, 12)  # TCP_SYN_RECV, as the kernel reports its TCP_NEW_SYN_RECV
 _PEERS = 0xFFFFFFFF & ~(_LISTEN | _UNCONNECTED)
 _SIZES = {socket.AF_INET: 4, socket.AF_INET6: 16}
 TCP, UDP = socket.IPPROTO_TCP, socket.IPPROTO_UDP
@@ -41,12 +41,17 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A connection with its other end. `answered` is false while a SYN-ACK was sent again without an answer."""
+    """A connection with its other end. `resent` counts the SYN-ACKs that were sent again without an answer."""
 
     local: Address
     port: int
     peer: Address
-    answered: bool
+    resent: int
+
+    @property
+    def answered(self) -> bool:
+        """Return whether the other end has confirmed, or may still do so."""
+        return not self.resent
 
 
 def listeners() -> list[Listener] | None:
@@ -75,7 +80,7 @@ def peers(most: int = 2000) -> list[Peer]:
         family, state, _, resent, sport, _, saddr, daddr, *_ = _ANSWER.unpack_from(message)
         local, peer = (_mapped(each[: _SIZES[family]]) for each in (saddr, daddr))
         if local is not None and peer is not None:
-            found.append(Peer(local, socket.ntohs(sport), peer, not (state == _SYN_RECV and resent)))
+            found.append(Peer(local, socket.ntohs(sport), peer, resent if state in _SYN_RECV else 0))
     return found
 
 

@@ -33,7 +33,7 @@ class Fault:
     command must. `requests`: the doctor sees it in traffic alone, of so many requests, which may fail. `steady`: the
     client goes on with requests until the fault is mended. `rest` runs on `host` at the end: what the fault added, and
     no mistake is. `noticed` waits on `on` until
-    a daemon knows of the fault, and `settled` until what was mended works.
+    a daemon knows of the fault, and `settled` until what was mended works. `named`: the addresses that the user names.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Fault:
     rest: str = ""
     noticed: str = ""
     settled: str = ""
+    named: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -95,7 +96,7 @@ def examine(lab: Lab, fault: Fault) -> None:
     plant(lab, fault)
     mend(lab, fault, recognized(lab, fault))
     settle(lab, fault)
-    healthy(lab, fault.on)
+    healthy(lab, fault.on, *fault.named)
     lab.sh(fault.host, fault.rest)
 
 
@@ -123,7 +124,7 @@ def plant(lab: Lab, fault: Fault) -> None:
 
 def recognized(lab: Lab, fault: Fault) -> dict[str, Any]:
     """Return the first finding, which is that of the fault."""
-    found = diagnosed(lab, fault.on)
+    found = diagnosed(lab, fault.on, *fault.named)
     assert found, "the doctor found nothing"
     first = found[0]
     assert first["id"] == fault.cause, [(each["title"], each["evidence"]) for each in found]
@@ -139,12 +140,12 @@ def settle(lab: Lab, fault: Fault) -> None:
     lab.sh(fault.on, fault.settled)
 
 
-def healthy(lab: Lab, host: str) -> None:
+def healthy(lab: Lab, host: str, *arguments: str) -> None:
     """Assert that clients get answers, and that the doctor finds nothing."""
     seen = answers(lab, len(lab.network.role(SERVER)))
     assert seen, "the lab has no server"
     assert all(each.startswith("This is rs") for each in seen), (seen, table_of(lab))
-    left = diagnosed(lab, host)
+    left = diagnosed(lab, host, *arguments)
     assert left == [], [(each["title"], each["evidence"]) for each in left]
 
 

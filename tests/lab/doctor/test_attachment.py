@@ -34,6 +34,14 @@ FAULTS = [
         "device_not_attached",
         "ingress qdisc",
     ),
+    _on(
+        "a chain drops at egress",
+        "nft add table netdev g; nft add chain netdev g e '{ type filter hook egress device eth0 priority 0; }';"
+        " nft add rule netdev g e tcp dport 80 drop",
+        "egress_filtered",
+        "eth0",
+        "netdev g e",
+    ),
     _on("a filter drops before", guard("ingress", 2), "foreign_program", "tc ingress", "drops"),
     _on("a filter accepts before", guard("ingress", 0), "foreign_program", "bypasses pylvs"),
     _on("a filter drops at egress", guard("egress", 2), "foreign_program", "tc egress"),

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from pylvs.lab.lab import Lab
-from tests.lab.doctor.exam import Fault, built, diagnosed, examine
+from tests.lab.doctor.exam import Fault, built, diagnosed, examine, plant, settle
+from tests.waiting import until
 
 FAULTS = [
     Fault(
@@ -59,6 +60,45 @@ FAULTS = [
 ]
 
 
+def _on_server(name: str, script: str, cause: str, *words: str, cure: str | None = None) -> Fault:
+    """Return a fault of the first real server, which runs the doctor as well, with its own address."""
+    return Fault(name, "rs1", script, cause, words, on="rs1", cure=cure, named=("10.0.0.21",))
+
+
+SERVER_FAULTS = [
+    _on_server(
+        "the application does not run", "service nginx stop", "not_listening", "10.0.0.21", cure="service nginx start"
+    ),
+    _on_server(
+        "iptables translate the port",
+        "iptables-nft -t nat -A PREROUTING -p tcp -m tcp --dport 80 -j REDIRECT --to-ports 8099",
+        "server_nat_rule",
+        "port 8099",
+    ),
+    _on_server(
+        "a rule drops everything",
+        "nft add table inet f; nft add chain inet f i '{ type filter hook input priority 0; }';"
+        " nft add rule inet f i meta l4proto tcp drop",
+        "server_firewall",
+        "10.0.0.21",
+    ),
+    _on_server(
+        "the gateway does not exist",
+        "ip route replace default via 10.0.0.99",
+        "server_next_hop_silent",
+        "10.0.0.99",
+        cure="ip route replace default via 10.0.0.1",
+    ),
+    _on_server(
+        "a route rejects replies",
+        "for net in 172.16.0.0/24 0.0.0.0/1 128.0.0.0/1; do ip route add unreachable $net; done",
+        "server_reply_rejected",
+        "unreachable",
+        cure="ip route flush type unreachable",
+    ),
+]
+
+
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     """Return a healthy lab, which every fault of this file uses."""
@@ -75,3 +115,37 @@ def test_a_healthy_lab_has_no_finding(lab: Lab) -> None:
 def test_the_cause_comes_first_and_its_command_mends_it(lab: Lab, fault: Fault) -> None:
     """A planted fault is named, and the doctor's command mends it."""
     examine(lab, fault)
+
+
+@pytest.mark.parametrize("fault", SERVER_FAULTS, ids=lambda fault: fault.name)
+def test_on_a_real_server_whose_address_is_named(lab: Lab, fault: Fault) -> None:
+    """Nothing else shows that a host is a real server of NAT."""
+    examine(lab, fault)
+
+
+def test_a_real_server_that_clients_do_not_answer_names_the_gateway(lab: Lab) -> None:
+    """Without a name, too: no client confirms its replies, and its gateway does not forward."""
+    fault = Fault("", "rs1", "ip route replace default via 10.0.0.22", "server_reply_misrouted", on="rs1", steady=True)
+    plant(lab, fault)
+    until(lambda: any(each["id"] == fault.cause for each in diagnosed(lab, "rs1")))
+    lab.sh("rs1", "ip route replace default via 10.0.0.1")
+    settle(lab, fault)
+
+
+def test_a_client_beside_its_server_is_named(lab: Lab) -> None:
+    """The server replies to it directly, so NAT cannot translate."""
+    lab.sh("rs2", "for n in 1 2; do curl -s -o /dev/null --max-time 1 http://VIP/; done; :")
+    found = {each["id"] for each in diagnosed(lab)}
+    lab.sh(
+        "director",
+        "ipvsadm -C; ipvsadm -A -t VIP:80 -s rr; ipvsadm -a -t VIP:80 -r rs1 -m; ipvsadm -a -t VIP:80 -r rs2 -m",
+    )
+    assert "client_beside_server" in found
+
+
+def test_a_link_with_a_smaller_mtu_is_named(lab: Lab) -> None:
+    """Long requests would disappear."""
+    lab.sh("rs1", "ip link set eth0 mtu 1400")
+    first = diagnosed(lab)[0]
+    lab.sh("rs1", "ip link set eth0 mtu 1500")
+    assert (first["id"], "1400" in first["fix_command"]) == ("path_mtu", True)

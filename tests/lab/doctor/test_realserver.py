@@ -144,6 +144,56 @@ FAULTS = [
 ]
 
 
+ROUTED = "ip rule add from 10.0.0.100 table 99 priority 88; ip route add default %s table 99"
+NAT = "nft add table ip n; nft add chain ip n p '{ type nat hook prerouting priority -100; }'; nft add rule ip n p"
+
+PATHS = [
+    _on(
+        "a rule leads replies to a host that does not forward",
+        ROUTED % "via 10.0.0.22",
+        "server_reply_misrouted",
+        "by 10.0.0.22",
+        "priority 88",
+    ),
+    _on(
+        "a rule leads replies to lo", f"ip route flush table 99; {ROUTED % 'dev lo'}", "server_reply_misrouted", "by lo"
+    ),
+    _on(
+        "a rule rejects replies of one port",
+        "ip rule add from 10.0.0.100 ipproto tcp sport 80 blackhole priority 88",
+        "server_reply_rejected",
+        "priority 88",
+    ),
+    _on(
+        "its address has no network",
+        "ip address del 10.0.0.21/24 dev eth0; ip address add 10.0.0.21/32 dev eth0",
+        "server_reply_unroutable",
+        "no route to any other host",
+        cure="ip address del 10.0.0.21/32 dev eth0; ip address add 10.0.0.21/24 dev eth0",
+    ),
+    _on(
+        "nftables redirect the port",
+        f"{NAT} ip daddr 10.0.0.100 tcp dport 80 redirect to :8081",
+        "server_nat_rule",
+        "10.0.0.100:80",
+        "port 8081",
+    ),
+    _on(
+        "iptables translate the address to a host that does not answer",
+        "iptables-nft -t nat -A PREROUTING -d 10.0.0.100/32 -p tcp -m tcp --dport 80 -j DNAT"
+        " --to-destination 10.0.0.22:8099",
+        "server_nat_rule",
+        "10.0.0.22:8099",
+    ),
+    _on(
+        "nftables drop ARP at ingress",
+        "nft add table netdev no; nft add chain netdev no i '{ type filter hook ingress device eth0 priority 0; }';"
+        " nft add rule netdev no i ether type arp drop",
+        "arp_filtered",
+        "10.0.0.21",
+    ),
+]
+
 GUARDS = [
     _on(
         "a static neighbour entry of the client",
@@ -214,6 +264,21 @@ SIX_FAULTS = [
         "server_firewall",
         "ip6tables-nft",
     ),
+    _on(
+        "ip6tables drop neighbour solicitations",
+        "ip6tables-nft -A INPUT -p ipv6-icmp -m icmp6 --icmpv6-type 135 -j DROP",
+        "discovery_filtered",
+        "fd00:10::21",
+        "ip6tables-nft",
+    ),
+    _on(
+        "nftables drop neighbour advertisements",
+        "nft add table inet nd; nft add chain inet nd o '{ type filter hook output priority 0; }';"
+        " nft add rule inet nd o icmpv6 type nd-neighbor-advert drop",
+        "discovery_filtered",
+        "fd00:10::21",
+        "inet nd o",
+    ),
 ]
 
 
@@ -246,7 +311,7 @@ def test_a_healthy_real_server_has_no_finding(request: pytest.FixtureRequest, na
     assert diagnosed(lab, "rs1", lab.network.vip) == []
 
 
-@pytest.mark.parametrize("fault", [*FAULTS, *GUARDS], ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", [*FAULTS, *PATHS, *GUARDS], ids=lambda fault: fault.name)
 def test_the_cause_comes_first_and_its_command_mends_it(lab: Lab, fault: Fault) -> None:
     """A planted fault is named, and the doctor's command mends it."""
     examine(lab, fault)
@@ -275,6 +340,20 @@ def test_clients_that_ask_now_show_that_replies_have_no_route(tunnels: Lab) -> N
     assert (found["id"], "172.16.0.5" in found["title"]) == ("server_reply_unroutable", True)
     tunnels.sh("rs1", "ip route add default via 10.0.11.1")
     assert diagnosed(tunnels, "rs1") == []
+
+
+def test_a_port_that_is_translated_to_an_application_is_healthy(lab: Lab) -> None:
+    """A real server may serve the port by another one."""
+    lab.sh("rs1", f"nft delete table ip n 2>/dev/null; {NAT} ip daddr 10.0.0.100 tcp dport 81 redirect to :80")
+    assert diagnosed(lab, "rs1") == []
+    lab.sh("rs1", "nft delete table ip n")
+
+
+def test_replies_by_a_router_of_their_own_are_healthy() -> None:
+    """Replies from the virtual address may take another way, if it is one."""
+    with built("dr-routed") as lab:
+        lab.sh("rs1", "ip rule add from 10.0.1.100 table 99 priority 88; ip route add default via 10.0.0.1 table 99")
+        assert diagnosed(lab, "rs1") == []
 
 
 def test_a_service_for_one_network_is_healthy(lab: Lab) -> None:

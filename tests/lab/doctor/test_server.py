@@ -195,3 +195,18 @@ def test_the_doctor_changes_nothing(lab: Lab) -> None:
     lab.sh("rs1", f"ip address add {VIP}/32 dev lo")
     assert diagnosed(lab) == []
     assert not any(lab.sh(host, "ss -Htan state syn-recv") for host in ("rs1", "rs2"))
+
+
+def test_a_link_with_a_smaller_mtu(lab: Lab) -> None:
+    """Small packets arrive, long ones disappear; the route to the server tells clients."""
+    fault = Fault("", "rs1", "ip link set eth0 mtu 1400", "path_mtu", (RIP, "1400"), rest="ip link set eth0 mtu 1500")
+    examine(lab, fault)
+    lab.sh("director", f"ip route del {RIP}/32")
+    assert diagnosed(lab) == []
+
+
+def test_a_destination_that_is_a_client(lab: Lab) -> None:
+    """Its address is not that of a real server."""
+    add = f"ipvsadm -a -t {VIP}:80 -r 10.0.0.5 -g"
+    cure = f"ipvsadm -d -t {VIP}:80 -r 10.0.0.5"
+    examine(lab, Fault("", "director", add, "server_is_client", ("10.0.0.5",), cure=cure, requests=3))

@@ -34,6 +34,14 @@ FAULTS = [
         words=("TCP 10.0.0.100:80", "10.0.0.21:80"),
     ),
     Fault(
+        name="no service",
+        host="director",
+        script="ipvsadm -Sn >/run/table; ipvsadm -C",
+        cause="table_empty",
+        words=("10.0.0.100",),
+        cure="ipvsadm -R </run/table",
+    ),
+    Fault(
         name="a service without servers",
         host="director",
         script="ipvsadm -d -t VIP:80 -r rs1; ipvsadm -d -t VIP:80 -r rs2",

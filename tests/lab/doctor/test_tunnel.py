@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from pylvs.lab.lab import Lab
-from tests.lab.doctor.exam import Fault, built, diagnosed, examine
+from tests.lab.doctor.exam import Fault, built, diagnosed, examine, healthy, plant, settle
+from tests.waiting import until
 
 VIP, RIP = "10.0.0.100", "10.0.11.21"
 FILTER = (
@@ -71,6 +72,13 @@ FAULTS = [
         cure="ip link set eth1 up",
     ),
     Fault(
+        name="another kind of tunnels than the server's",
+        host="director",
+        script=f"ipvsadm -e -t {VIP}:80 -r {RIP} -i --tun-type gre",
+        cause="tunnel_kind_differs",
+        words=(RIP, "GRE", "--tun-type ipip"),
+    ),
+    Fault(
         name="a link with a smaller MTU",
         host="router",
         script="ip link set eth2 mtu 1400",
@@ -117,3 +125,14 @@ def test_tunnels_of_other_kinds(kind: str) -> None:
                 words=(RIP, kind.upper()),
             ),
         )
+
+
+def test_a_real_server_names_another_kind_of_tunnels(lab: Lab) -> None:
+    """It sees the director's packets."""
+    lab.sh("director", f"ipvsadm -e -t {VIP}:80 -r {RIP} -i --tun-type gre")
+    fault = Fault("", "rs1", "", "tunnel_kind_differs", ("gre", "10.0.0.10"), on="rs1", steady=True)
+    plant(lab, fault)
+    until(lambda: any(each["id"] == fault.cause for each in diagnosed(lab, "rs1")))
+    settle(lab, fault)
+    lab.sh("director", f"ipvsadm -e -t {VIP}:80 -r {RIP} -i")
+    healthy(lab, "director")

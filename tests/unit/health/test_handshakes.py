@@ -209,7 +209,7 @@ def test_forget_lets_the_minute_begin_now() -> None:
 
 
 def test_a_server_that_is_gone_for_long_takes_no_memory() -> None:
-    """Whoever adds and removes servers all day must not fill the daemon's memory."""
+    """Servers that are added and removed all day must not fill the daemon's memory."""
     made = history((0.0, {"old": Handshakes(9, 9)}))
     for at in (1.0, FORGOTTEN_S, FORGOTTEN_S + 1):
         made.update({}, at)

@@ -14,6 +14,8 @@ from pylvs.netlink import codec
 from pylvs.netlink.codec import Netlink, NetlinkError, address_of, attribute, attributes, number, u32
 
 _DST, _SRC, _IIF, _OIF, _GATEWAY, _PRIORITY, _TABLE = 1, 2, 3, 4, 5, 6, 15  # RTA_*
+_PROTOCOL, _SPORT = 27, 28  # RTA_IP_PROTO, RTA_SPORT
+_TCP = 6
 UNICAST, LOCAL = 1, 2  # RTN_*
 REJECTING = {6: "blackhole", 7: "unreachable", 8: "prohibit"}  # RTN_*
 _ERRORS = {
@@ -62,14 +64,19 @@ class KernelRoutes:
         """Return what becomes of a packet that a device receives."""
         return self._ask(saddr, daddr, u32(_IIF, device))
 
-    def leaving(self, saddr: Address, daddr: Address) -> Outcome:
-        """Return by where this host sends a packet from one of its addresses."""
-        return self._ask(saddr, daddr, b"")
+    def leaving(self, saddr: Address, daddr: Address, sport: int = 0) -> Outcome:
+        """Return by where this host sends a packet from one of its addresses; from a TCP port, which rules may name."""
+        ports = attribute(_PROTOCOL, bytes([_TCP])) + attribute(_SPORT, sport.to_bytes(2, "big")) if sport else b""
+        return self._ask(saddr, daddr, ports)
 
-    def _ask(self, saddr: Address, daddr: Address, more: bytes) -> Outcome:
+    def leaving_to(self, daddr: Address) -> Outcome:
+        """Return by where this host sends a packet from any source."""
+        return self._ask(None, daddr, b"")
+
+    def _ask(self, saddr: Address | None, daddr: Address, more: bytes) -> Outcome:
         bits = daddr.max_prefixlen
         body = codec.RTMSG.pack(family_of(daddr), bits, bits, 0, 0, 0, 0, 0, 0)
-        body += attribute(_DST, daddr.packed) + attribute(_SRC, saddr.packed) + more
+        body += attribute(_DST, daddr.packed) + (attribute(_SRC, saddr.packed) if saddr else b"") + more
         try:
             answer = self._link.request(codec.GETROUTE, body)[0]
         except NetlinkError as error:
@@ -113,6 +120,22 @@ def destinations(version: int, most: int = 256) -> list[Address]:
             if count >= most:
                 break
     return found
+
+
+def rules_from(address: Address) -> list[int]:
+    """Return the priorities of rules of the routing policy for this source address, in their order."""
+    family, found = 2 if address.version == 4 else 10, list[int]()
+    with Netlink() as link:
+        for message in link.dump(codec.GETRULE, codec.RTMSG.pack(family, *bytes(8)), 5):
+            header = codec.RTMSG.unpack_from(message)
+            parts = attributes(message, codec.RTMSG.size)
+            source = address_of(parts.get(_SRC))
+            if header[0] != family or source is None:
+                continue
+            shift = address.max_prefixlen - header[2]
+            if int(source) >> shift == int(address) >> shift:
+                found.append(number(parts.get(_PRIORITY)))
+    return sorted(found)
 
 
 def rejecting(version: int) -> list[Rejecting]:

@@ -16,6 +16,9 @@ _PACKET_HOST = 0
 _LIMIT_S = 1.0
 _V4, _V6 = 0x0800, 0x86DD
 _MOST = 200  # packets
+_ENOUGH = 3  # openings
+_TCP, _SYN, _ACK = 6, 0x02, 0x10
+_IPIP, _UDP, _IPV6, _GRE = 4, 17, 41, 47
 _OCTETS = 160  # of a packet: the headers of a tunnel, and those inside
 
 
@@ -48,6 +51,25 @@ class Arrivals:
         """Return the sender of the first packet to an address, in a tunnel or not; none after a while."""
         return next(([found] for data in self._seen(limit_s) if (found := sender(data, address)) is not None), [])
 
+    def openings(self, own: Collection[Address], limit_s: float = _LIMIT_S) -> list[tuple[Address, int]]:
+        """Return the own addresses and ports to which SYNs come; none after a while."""
+        found = list[tuple[Address, int]]()
+        for data in self._seen(limit_s):
+            daddr = _daddr(data)
+            if daddr is not None and daddr in own and (port := _opened_port(data)):
+                found.append((daddr, port))
+                if len(found) >= _ENOUGH:
+                    break
+        return found
+
+    def tunnels(self, vips: Collection[Address], limit_s: float = _LIMIT_S) -> list[tuple[str, Address]]:
+        """Return kind and source of the first tunnelled packet to one of these addresses; none after a while."""
+        for data in self._seen(limit_s):
+            outer = _outer(data)
+            if outer is not None and any(sender(data[outer[1] :], vip) is not None for vip in vips):
+                return [(outer[0], outer[2])]
+        return []
+
     def _seen(self, limit_s: float) -> Iterator[bytes]:
         """Yield the beginnings of IP packets to this host."""
         deadline, seen = monotonic() + limit_s, 0
@@ -58,6 +80,29 @@ class Arrivals:
                 seen += 1
                 if kind == _PACKET_HOST and protocol in (_V4, _V6):
                     yield data
+
+
+def _outer(data: bytes) -> tuple[str, int, Address] | None:
+    """Return the kind of a tunnel, as "gue:6080", the length of its IP header, and its source; None for others."""
+    if len(data) < 44:
+        return None
+    at, protocol = ((data[0] & 15) * 4, data[9]) if data[0] >> 4 == 4 else (40, data[6])
+    source = ip_address(data[12:16] if data[0] >> 4 == 4 else data[8:24])
+    if protocol in (_IPIP, _IPV6):
+        return "ipip", at, source
+    if protocol == _GRE:
+        return "gre", at, source
+    if protocol == _UDP:
+        return f"gue:{int.from_bytes(data[at + 2 : at + 4], 'big')}", at, source
+    return None
+
+
+def _opened_port(data: bytes) -> int:
+    """Return the destination port of a SYN of TCP; 0 for another packet."""
+    at, protocol = ((data[0] & 15) * 4, data[9]) if data[0] >> 4 == 4 else (40, data[6])
+    if protocol != _TCP or len(data) < at + 14 or data[at + 13] & (_SYN | _ACK) != _SYN:
+        return 0
+    return int.from_bytes(data[at + 2 : at + 4], "big")
 
 
 def _daddr(data: bytes) -> Address | None:

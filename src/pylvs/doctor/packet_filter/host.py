@@ -11,7 +11,8 @@ from pathlib import Path
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.packet_filter.iptables import Tables
 from pylvs.doctor.packet_filter.nft import OF_IPTABLES, Chain, Ruleset
-from pylvs.doctor.packet_filter.packet import Decision, Packet, Verdict
+from pylvs.doctor.packet_filter.packet import Decision, Packet, Translation, Verdict
+from pylvs.model.dataclass import replace
 from pylvs.model.errors import PylvsError
 
 _PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
@@ -19,9 +20,11 @@ _LIMIT_S = 3.0
 _LEGACY = {4: Path("/proc/net/ip_tables_names"), 6: Path("/proc/net/ip6_tables_names")}
 _COMMANDS = {4: "iptables", 6: "ip6tables"}
 _FAMILIES = {4: ("ip", "inet"), 6: ("ip6", "inet")}
-_INGRESS = "ingress"
-INPUT = (_INGRESS, "prerouting", "input")
-OUTPUT = ("output", "postrouting")
+_INGRESS, _EGRESS, _PREROUTING = "ingress", "egress", "prerouting"  # the first two are of devices
+INPUT = (_INGRESS, _PREROUTING, "input")
+OUTPUT = ("output", "postrouting", _EGRESS)
+FORWARD = (_INGRESS, _PREROUTING, "forward", "postrouting", _EGRESS)
+SENT_BY_TC = (_EGRESS,)  # what TC redirects to a device passes this hook alone
 
 
 def packet_filter(facts: Facts) -> PacketFilter:
@@ -62,6 +65,27 @@ class PacketFilter:
                 if decision.verdict is Verdict.DROP:
                     return decision
                 found = decision if decision.verdict is Verdict.UNKNOWN else found
+            if hook == _PREROUTING and (other := self.translation(packet)) is not None:
+                packet = replace(packet, daddr=other.address or packet.daddr, dport=other.port)
+        return found
+
+    def translation(self, packet: Packet) -> Translation | None:
+        """Return what rules make of the destination of a packet that comes in and opens a connection; None: nothing."""
+        if packet.arp or not packet.new:
+            return None
+        for chain in self.nft.base_chains(_PREROUTING, _FAMILIES[packet.daddr.version]):
+            if chain.kind != "nat" or self._is_of_iptables(chain):
+                continue
+            if (found := self.nft.translation(chain, packet)) is not None:
+                return found
+        in_version = (tables for version, tables in self.tables if version == packet.daddr.version)
+        return next(filter(None, (tables.translation(packet) for tables in in_version)), None)
+
+    def translated_ports(self) -> set[int]:
+        """Return ports that rules of NAT name: a packet to another one is translated only by rules for all ports."""
+        found = self.nft.translated_ports()
+        for _, tables in self.tables:
+            found |= tables.translated_ports()
         return found
 
     def without_effect(self, packet: Packet, vip: str) -> Iterator[Decision]:
@@ -72,9 +96,10 @@ class PacketFilter:
                 yield from tables.dropping(packet, vip)
 
     def _decisions(self, hook: str, packet: Packet, vip: str) -> Iterator[Decision]:
-        if hook == _INGRESS:
+        if hook in (_INGRESS, _EGRESS):
+            device = packet.iif if hook == _INGRESS else packet.oif
             for chain in self.nft.base_chains(hook, ("netdev", "inet")):
-                if packet.iif in chain.devices or not chain.devices:  # nft 1.0 does not print them
+                if device in chain.devices or not chain.devices:  # nft 1.0 does not print them
                     yield self.nft.decision(chain, packet, vip)
             return
         families = ("arp",) if packet.arp else _FAMILIES[packet.daddr.version]

@@ -12,6 +12,7 @@ from ipaddress import ip_address, ip_network
 from typing import NamedTuple
 
 from pylvs.doctor.packet_filter.packet import (
+    ICMP6_TYPES,
     PASSED,
     PROTOCOLS,
     UNKNOWN,
@@ -19,16 +20,20 @@ from pylvs.doctor.packet_filter.packet import (
     Decision,
     Maybe,
     Packet,
+    Translation,
     Verdict,
+    address_or_none,
     both,
     either,
     same_device,
     turned,
 )
+from pylvs.model.addresses import Address
 
 _COUNTS = re.compile(r"^\[(\d+):\d+\] ")
 _ORDER = ("raw", "mangle", "nat", "filter", "security")  # at a hook
 _DEPTH = 16
+_HOOK = "PREROUTING"
 _OUTWARD = ("FORWARD", "OUTPUT", "POSTROUTING")
 _PASSING = {"ACCEPT", "DNAT", "REDIRECT", "TPROXY", "SNAT", "MASQUERADE", "NETMAP"}
 _WITHOUT_EFFECT = {"LOG", "NFLOG", "TRACE", "TEE", "AUDIT", "NOTRACK", "CT", "TCPMSS", "CHECKSUM", "DSCP", "TOS", "TTL"}
@@ -61,6 +66,7 @@ class Tables:
         """Parse them. `command` edits them, as ip6tables-legacy. Lines of another form are left out."""
         self.command = command
         self._text = text
+        self._taken = list[tuple[str, Rule, str]]()  # rules that translated the destination of a packet
         self.chains: dict[str, dict[str, Chain]] = {}
         table = ""
         for line in text.splitlines():
@@ -105,6 +111,33 @@ class Tables:
             Verdict.DROP, text, accept=self._accepting(table, hook, packet, vip), packets=chain.packets or None
         )
 
+    def translation(self, packet: Packet) -> Translation | None:
+        """Return what the table nat makes of a packet's destination; None: nothing, or it cannot be known."""
+        if _HOOK not in self.chains.get("nat", {}):
+            return None
+        self._taken.clear()
+        try:
+            self._walk("nat", _HOOK, _HOOK, packet, "", 0)
+        except _Unknown:
+            return None
+        if not self._taken:
+            return None
+        name, rule, target = self._taken[0]
+        words = rule.words
+        given = _option(words, "--to-destination") or _option(words, "--to-ports") or ""
+        address, port = (None, given) if target == "REDIRECT" else _endpoint(given)
+        if port and not port.isdigit():
+            return None  # one of several
+        text = f"a rule of {self._chain_text('nat', name)}: {shlex.join(words)}"
+        there = None if target == "REDIRECT" else address or packet.daddr
+        return Translation(there, int(port) if port else packet.dport, text, self.removing("nat", name, rule))
+
+    def translated_ports(self) -> set[int]:
+        """Return the ports that rules of the table nat name."""
+        rules = (rule for chain in self.chains.get("nat", {}).values() for rule in chain.rules)
+        found = (_option(rule.words, option) or "" for rule in rules for option in ("--dport", "--dports"))
+        return {int(port) for text in found for port in text.split(",") if port.isdigit()}
+
     def _chain_text(self, table: str, chain: str) -> str:
         return f"chain {chain} of table {table} ({self.command})"
 
@@ -119,6 +152,8 @@ class Tables:
                 continue
             if holds is None:
                 raise _Unknown
+            if target in ("DNAT", "REDIRECT"):
+                self._taken.append((name, rule, target))
             if target in _PASSING:
                 return PASSED
             if target in ("DROP", "REJECT"):
@@ -151,7 +186,10 @@ class Tables:
         reply = bool(vip) and str(packet.saddr) == vip
         words = [f"-s {vip}" if reply else f"-d {packet.daddr}"]
         names = {number: name for name, number in PROTOCOLS.items()}
-        words.append(f"-p {names.get(packet.protocol, packet.protocol)}")
+        if packet.icmp_type >= 0:
+            words = ["-p ipv6-icmp", f"--icmpv6-type {packet.icmp_type}"]
+        else:
+            words.append(f"-p {names.get(packet.protocol, packet.protocol)}")
         port = packet.sport if reply else packet.dport
         if packet.protocol in WITH_PORTS and port:
             words.append(f"--sport {port}" if reply else f"--dport {port}")
@@ -173,6 +211,17 @@ class Tables:
                 for rule in chain.rules:
                     if any(each.partition("/")[0] == address for each in rule.words):
                         yield table, name, rule
+
+
+def _option(words: tuple[str, ...], name: str) -> str | None:
+    """Return the value of an option of a rule."""
+    return words[words.index(name) + 1] if name in words[:-1] else None
+
+
+def _endpoint(text: str) -> tuple[Address | None, str]:
+    """Split ADDRESS[:PORT] or [ADDRESS]:PORT."""
+    address, _, port = text.rpartition(":") if "]:" in text or text.count(":") == 1 else (text, "", "")
+    return address_or_none(address.strip("[]")), port
 
 
 def _for_all(words: tuple[str, ...]) -> tuple[str, ...]:
@@ -237,6 +286,10 @@ def _condition(option: str, value: str, packet: Packet) -> Maybe:
         return ("NEW" if packet.new else "ESTABLISHED") in value.split(",")
     if option in ("--src-range", "--dst-range"):
         return _in_range(value, packet.saddr if option == "--src-range" else packet.daddr)
+    if option in ("--icmpv6-type", "--icmp-type"):
+        kind = value.partition("/")[0]
+        wanted = int(kind) if kind.isdigit() else ICMP6_TYPES.get(kind)
+        return None if wanted is None or packet.icmp_type < 0 else wanted == packet.icmp_type
     if option == "--dst-type":
         return ("LOCAL" if packet.iif else "UNICAST") in value.split(",")
     return None

@@ -6,11 +6,13 @@ A condition that is not known here makes a rule uncertain, and so what follows i
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_network
 from typing import Any
 
 from pylvs.doctor.packet_filter.packet import (
+    ICMP6_TYPES,
     PASSED,
     PROTOCOLS,
     UNKNOWN,
@@ -18,6 +20,7 @@ from pylvs.doctor.packet_filter.packet import (
     Decision,
     Maybe,
     Packet,
+    Translation,
     Verdict,
     address_or_none,
     both,
@@ -30,6 +33,7 @@ from pylvs.model.errors import InvalidOperation
 
 PRIORITIES = {"raw": -300, "mangle": -150, "dstnat": -100, "filter": 0, "security": 50, "srcnat": 100}
 OF_IPTABLES = {"filter", "nat", "mangle", "raw", "security"}
+_PORT = re.compile(r'"field": "dport"}}, "right": (\d+)')
 _DEPTH = 16  # jumps within jumps, as in the kernel
 _WITHOUT_EFFECT = {"counter", "log", "comment", "set", "map", "dup", "flow", "meter", "quota", "last"}
 _TAKING = {"dnat", "redirect", "tproxy", "synproxy"}  # the packet gets another address, or a proxy has it
@@ -38,6 +42,7 @@ _VERSIONS = {4: "ipv4", 6: "ipv6"}
 _ETHERTYPES = {4: ("ip", 0x0800), 6: ("ip6", 0x86DD)}
 _OWN_TABLES = ("pylvs", "keepalived")  # rules of virtual routers
 _OUTWARD = ("forward", "output", "postrouting", "egress")
+_NUMBERS = PROTOCOLS | ICMP6_TYPES
 _STATES = {True: "new", False: "established"}
 Object = Mapping[str, Any]
 
@@ -110,6 +115,35 @@ class Ruleset:
             return PASSED
         return Decision(Verdict.DROP, f"the policy of chain {chain} is drop", accept=accepting(chain, packet, vip))
 
+    def translation(self, chain: Chain, packet: Packet) -> Translation | None:
+        """Return what a base chain makes of a packet's destination; None: nothing, or it cannot be known."""
+        walk = _Walk(self._chains, self._sets, packet, "", chain)
+        try:
+            walk.chain(chain, 0)
+        except _Unknown:
+            return None
+        if walk.taken is None:
+            return None
+        rule, kind, content = walk.taken
+        named = content if isinstance(content, Mapping) else {}
+        address, port = named.get("addr"), named.get("port", packet.dport)
+        target = address_or_none(address) if kind == "dnat" else None
+        if not isinstance(port, int) or (kind == "dnat" and address is not None and target is None):
+            return None
+        if kind == "dnat" and target is None:
+            target = packet.daddr
+        return Translation(target, port, f"{described(rule)} has the verdict {kind}", removing(rule))
+
+    def translated_ports(self) -> set[int]:
+        """Return the ports that rules with dnat or redirect name."""
+        found = set[int]()
+        for chain in self._chains.values():
+            for rule in chain.rules:
+                text = json.dumps(rule.get("expr", ()))
+                if '"dnat"' in text or '"redirect"' in text:
+                    found |= {int(number) for number in _PORT.findall(text)}
+        return found
+
     def rules_naming(self, address: str) -> Iterator[tuple[Chain, Object]]:
         """Yield the rules that name an address, directly or in a set."""
         if f'"{address}"' not in self._text:
@@ -151,6 +185,8 @@ def accepting(chain: Chain, packet: Packet, vip: str) -> str:
         port = packet.sport if side == "saddr" else packet.dport
         if packet.protocol in WITH_PORTS and port:
             words.append(f"{names[packet.protocol]} {'sport' if side == 'saddr' else 'dport'} {port}")
+        elif packet.icmp_type >= 0:
+            words = [f"icmpv6 type {packet.icmp_type}"]
         elif packet.protocol not in WITH_PORTS:
             words.append(f"meta l4proto {packet.protocol}")
     return f"nft insert rule {chain} {' '.join(words)} accept"
@@ -194,6 +230,7 @@ class _Walk:
         base: Chain,
     ) -> None:
         self._chains, self._sets, self._packet, self._vip, self._base = chains, sets, packet, vip, base
+        self.taken: tuple[Object, str, Any] | None = None  # the rule that translates the destination
         self._mark: int | None = 0
         self._tracked = True
 
@@ -235,6 +272,8 @@ class _Walk:
     def _statement(
         self, kind: str, content: Any, chain: Chain, rule: Object, depth: int
     ) -> tuple[Decision | None, bool]:
+        if kind in ("dnat", "redirect"):
+            self.taken = rule, kind, content
         if kind == "accept" or kind in _TAKING:
             return PASSED, True
         if kind in ("masquerade", "snat"):
@@ -349,13 +388,10 @@ class _Walk:
     def _payload(self, content: Any) -> Any:
         packet = self._packet
         protocol, field = content.get("protocol"), content.get("field")
+        if protocol == "ether" and field == "type":
+            return self._meta("protocol")
         if packet.arp:
-            known: dict[str, Any] = {"htype": 1, "ptype": 0x0800, "hlen": 6, "plen": 4}
-            known |= {"operation": "request" if packet.new else "reply"}
-            known |= {"saddr ip": packet.saddr, "daddr ip": packet.daddr}
-            if protocol == "arp" and field in known:
-                return known[field]
-            raise _Unknown
+            return self._of_arp(protocol, field)
         if protocol in ("ip", "ip6"):
             if (protocol == "ip6") != (packet.daddr.version == 6):
                 return _Never()
@@ -364,6 +400,8 @@ class _Walk:
             if field in ("protocol", "nexthdr"):
                 return packet.protocol
             raise _Unknown
+        if protocol == "icmpv6" and packet.protocol == PROTOCOLS["icmpv6"]:
+            return self._of_icmp6(field)
         names = {"tcp": 6, "udp": 17, "sctp": 132, "th": packet.protocol}
         if protocol not in names:
             return _Never() if PROTOCOLS.get(protocol, packet.protocol) != packet.protocol else _raise()
@@ -375,12 +413,28 @@ class _Walk:
             return packet.tcp_flags
         raise _Unknown
 
+    def _of_arp(self, protocol: str, field: str) -> Any:
+        if protocol in ("ip", "ip6"):
+            return _Never()
+        packet = self._packet
+        known: dict[str, Any] = {"htype": 1, "ptype": 0x0800, "hlen": 6, "plen": 4}
+        known |= {"operation": "request" if packet.new else "reply"}
+        known |= {"saddr ip": packet.saddr, "daddr ip": packet.daddr}
+        if protocol == "arp" and field in known:
+            return known[field]
+        raise _Unknown
+
+    def _of_icmp6(self, field: str) -> int:
+        if field == "type" and self._packet.icmp_type >= 0:
+            return self._packet.icmp_type
+        raise _Unknown
+
     def _meta(self, key: str) -> Any:
         packet = self._packet
         known: dict[str, Any] = {
             "l4proto": packet.protocol,
             "nfproto": _VERSIONS[packet.daddr.version],
-            "protocol": _ETHERTYPES[packet.daddr.version][0],
+            "protocol": "arp" if packet.arp else _ETHERTYPES[packet.daddr.version][0],
             "iifname": packet.iif,
             "oifname": packet.oif,
             "iif": packet.iif,
@@ -439,7 +493,7 @@ def _same(value: Any, wanted: Any) -> Maybe:
         bits = _flag_bits(wanted)
         return value == bits if bits is not None else either(_same(value, each) for each in wanted)
     if isinstance(value, int):
-        number = wanted if isinstance(wanted, int) else PROTOCOLS.get(str(wanted), _flag_bits(wanted))
+        number = wanted if isinstance(wanted, int) else _NUMBERS.get(str(wanted), _flag_bits(wanted))
         return None if number is None else value == number
     if isinstance(value, str):
         return wanted == "*" or same_device(str(wanted), value, "*")

@@ -11,6 +11,20 @@ from pylvs.model.dataclass import dataclass
 
 PROTOCOLS = {"icmp": 1, "ipip": 4, "ipencap": 4, "ip-encap": 4, "tcp": 6, "udp": 17, "ipv6": 41, "gre": 47}
 PROTOCOLS |= {"esp": 50, "ah": 51, "icmpv6": 58, "ipv6-icmp": 58, "vrrp": 112, "sctp": 132}
+# Types of ICMPv6 for neighbour discovery, by the names of nft and ip6tables.
+SOLICITATION, ADVERTISEMENT = 135, 136
+ICMP6_TYPES = {"nd-neighbor-solicit": 135, "neighbour-solicitation": 135, "neighbor-solicitation": 135}
+ICMP6_TYPES |= {"nd-neighbor-advert": 136, "neighbour-advertisement": 136, "neighbor-advertisement": 136}
+ICMP6_TYPES |= {"nd-router-solicit": 133, "router-solicitation": 133, "nd-router-advert": 134}
+ICMP6_TYPES |= {
+    "router-advertisement": 134,
+    "nd-redirect": 137,
+    "redirect": 137,
+    "echo-request": 128,
+    "echo-reply": 129,
+}
+ICMP6_TYPES |= {"packet-too-big": 2, "destination-unreachable": 1, "time-exceeded": 3, "parameter-problem": 4}
+ICMP6_TYPES |= {"mld-listener-query": 130, "mld-listener-report": 131, "mld-listener-done": 132}
 WITH_PORTS = (PROTOCOLS["tcp"], PROTOCOLS["udp"], PROTOCOLS["sctp"])
 SYN, ACK = 0x02, 0x10
 
@@ -21,7 +35,8 @@ Maybe = bool | None  # None: it cannot be known
 class Packet:
     """One packet. `new`: it opens a connection, else it belongs to one. Without a device, the name is empty.
 
-    `arp`: a request of ARP, or a reply if it is not `new`; its addresses are those of IPv4 that it names.
+    `arp`: a request of ARP, or a reply if it is not `new`; its addresses are those of IPv4 that it names. `icmp_type`
+    is that of ICMP or ICMPv6.
     """
 
     saddr: Address
@@ -33,6 +48,7 @@ class Packet:
     oif: str = ""
     new: bool = True
     arp: bool = False
+    icmp_type: int = -1
 
     @property
     def tcp_flags(self) -> int:
@@ -62,6 +78,16 @@ class Decision:
     remove: str | None = None
     accept: str | None = None
     packets: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """What a rule makes of the destination of a packet. `address` None: one of this host. `remove` removes the rule."""
+
+    address: Address | None
+    port: int
+    text: str
+    remove: str
 
 
 PASSED, UNKNOWN = Decision(Verdict.PASS), Decision(Verdict.UNKNOWN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from pylvs.dataplane.devices.host import absent
+from pylvs.doctor.clients import owner_of
 from pylvs.doctor.commands import named
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity, server_subject
@@ -18,6 +19,7 @@ from pylvs.netlink.links import AssignedAddress, Device
 MOST_ALONE = 8  # missing addresses with a finding of their own
 MOST_COMMANDS = 500  # the kernel limits the length of a command line
 DAD_FAILED = 0x08  # IFA_F_DADFAILED
+_EACH = "while read -r n device family address rest; do"
 SILENCE = "sysctl -q -w net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2"
 
 
@@ -204,17 +206,23 @@ def _of_server(found: Survey, vip: Address, server: Address, reply: Reply) -> Fi
 
 
 def _of_other(facts: Facts, vip: Address, reply: Reply) -> Finding:
-    device = next((each.name for each in facts.devices if each.index == reply.ifindex), "")
+    link = next((each for each in facts.devices if each.index == reply.ifindex), None)
+    device = link.name if link else ""
+    own = owner_of(facts, reply.mac, link, vip.version) if link else None
+    own = None if own == vip else own
+    name = f"{own}, {reply.mac.hex(':')}," if own else f"{reply.mac.hex(':')},"
     what = "ARP" if vip.version == 4 else "neighbour discovery"
     return Finding(
         id="vip_conflict",
         severity=Severity.ERROR,
         layer=Layer.ADDRESS,
-        title=f"another host, {reply.mac.hex(':')}, answers {what} for {vip}",
+        title=f"another host, {name} answers {what} for {vip}",
         evidence=f"{reply.mac.hex(':')} answers a request for {vip} on {device}; it is no real server",
         why="Clients send to the host that answered last. This may be another director, a machine with the same"
         " address, or a router with proxy ARP.",
-        fix=f"Take {vip} from that host. ip neigh on this host may name it.",
+        fix=f"Take {vip} from that host." if own else f"Take {vip} from that host. ip neigh here may name it.",
+        fix_command=f"ip -o address show to {vip} | {_EACH} ip address del $address dev $device; done" if own else None,
+        fix_host=str(own) if own else None,
         about=frozenset({str(vip)}),
         symptom=any(vip in router.addresses for router in routers_of(facts)),  # of two masters
     )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity
 from pylvs.doctor.kernel.link_settings import link_settings
-from pylvs.doctor.packet_filter.host import packet_filter
-from pylvs.doctor.packet_filter.packet import Decision, Packet, Verdict
+from pylvs.doctor.packet_filter.host import INPUT, OUTPUT, packet_filter
+from pylvs.doctor.packet_filter.packet import ADVERTISEMENT, SOLICITATION, Decision, Packet, Verdict
 from pylvs.doctor.probes.real_server.facts import real_server
 from pylvs.doctor.survey import askable, link_source
 from pylvs.doctor.wire.exchange import Exchange
@@ -19,7 +19,8 @@ from pylvs.netlink.neighbours import permanent
 
 _MOST = 64  # entries
 _LIMIT_S, _AGAIN_S = 0.6, 0.2
-_NEIGHBOUR = ip_address("198.18.200.77")
+_NEIGHBOUR, _NEIGHBOUR_6 = ip_address("198.18.200.77"), ip_address("fe80::77")
+_ICMP6 = 58
 
 
 def findings(facts: Facts) -> Iterator[Finding]:
@@ -49,37 +50,52 @@ def _wrong(facts: Facts, entries: Sequence[tuple[Device, Address, bytes]]) -> It
 
 
 def _filtered(facts: Facts, devices: Mapping[int, Device]) -> Iterator[Finding]:
-    """Yield rules that drop ARP for this host's addresses; real servers may drop it for virtual ones."""
+    """Yield rules that drop ARP or neighbour discovery for this host's addresses.
+
+    Real servers may drop it for virtual addresses.
+    """
     rules, server = packet_filter(facts), real_server(facts)
-    if not any(rules.nft.base_chains(hook, ("arp",)) for hook in ("input", "output")):
-        return
-    silent = server.held() if server is not None and not facts.has_tables else ()
-    own = [each for each in facts.addresses if each.address.version == 4 and each.index in devices]
+    silent = server.held() if server is not None and not server.by_nat and not facts.has_tables else ()
+    own = [each for each in facts.addresses if each.index in devices and not each.address.is_link_local]
     found: dict[str, list[tuple[Address, Decision]]] = {}
-    for address, name in [(each.address, devices[each.index].name) for each in own if each.address not in silent]:
-        for hook, packet in (
-            ("input", Packet(_NEIGHBOUR, address, iif=name, arp=True)),
-            ("output", Packet(address, _NEIGHBOUR, oif=name, arp=True, new=False)),
-        ):
-            decision = rules.decision([hook], packet, str(address))
+    for address, name in [(each.address, devices[each.index].name) for each in own if each.address not in silent][
+        :_MOST
+    ]:
+        for hooks, packet in _asking(address, name):
+            decision = rules.decision(hooks, packet, str(address))
             if decision.verdict is Verdict.DROP:
                 found.setdefault(decision.text, []).append((address, decision))
     for text, dropped in found.items():
         yield _dropped(text, dict(dropped))
 
 
+def _asking(address: Address, name: str) -> Iterator[tuple[Sequence[str], Packet]]:
+    """Yield the packets by which neighbours learn the link address of an address, and the hooks that they pass."""
+    if isinstance(address, IPv4Address):
+        yield ("ingress", "input"), Packet(_NEIGHBOUR, address, iif=name, arp=True)
+        yield ("output", "egress"), Packet(address, _NEIGHBOUR, oif=name, arp=True, new=False)
+        return
+    group = ip_address(b"\xff\x02" + bytes(9) + b"\x01\xff" + address.packed[13:])
+    for daddr in (group, address):
+        yield INPUT, Packet(_NEIGHBOUR_6, daddr, _ICMP6, iif=name, icmp_type=SOLICITATION)
+    yield OUTPUT, Packet(address, _NEIGHBOUR_6, _ICMP6, oif=name, new=False, icmp_type=ADVERTISEMENT)
+    yield OUTPUT, Packet(address, group, _ICMP6, oif=name, icmp_type=SOLICITATION)
+    yield INPUT, Packet(_NEIGHBOUR_6, address, _ICMP6, iif=name, new=False, icmp_type=ADVERTISEMENT)
+
+
 def _dropped(text: str, dropped: Mapping[Address, Decision]) -> Finding:
     named = any(each.named for each in dropped.values())
     commands = [each.remove if named else each.accept for each in dropped.values()]
     addresses = ", ".join(map(str, dropped))
+    by_arp = all(each.version == 4 for each in dropped)
     return Finding(
-        id="arp_filtered",
+        id="arp_filtered" if by_arp else "discovery_filtered",
         severity=Severity.ERROR,
         layer=Layer.LINK,
-        title=f"the packet filter of this host drops ARP for {addresses}",
+        title=f"the packet filter of this host drops {'ARP' if by_arp else 'neighbour discovery'} for {addresses}",
         evidence=text,
         why="No host learns the link address, so no packet arrives at this address.",
-        fix="Remove the rule." if named else "Accept ARP for these addresses before it.",
+        fix="Remove the rule." if named else "Accept it for these addresses before that rule.",
         fix_command=" && ".join(dict.fromkeys(filter(None, commands))),
         fix_host=HERE,
         about=frozenset(map(str, dropped)),

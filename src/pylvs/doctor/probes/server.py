@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
+from pylvs.doctor.clients import clients_of
 from pylvs.doctor.facts import Facts
-from pylvs.doctor.finding import Finding, Layer, Severity, server_subject
+from pylvs.doctor.finding import Finding, Layer, Severity, Subject, server_subject
 from pylvs.doctor.probes import nat, tunnel, way
+from pylvs.doctor.probes.data_plane.egress import egress_findings
 from pylvs.doctor.probes.methods import exceptions
 from pylvs.doctor.servers import Endpoint, Way, endpoints
 from pylvs.doctor.survey import Seen, subjects, survey
@@ -24,6 +26,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
         return
     found = survey(facts)
     differing = list(exceptions(facts.services))
+    not_sent = frozenset[Subject]().union(*(each.explains for each in egress_findings(facts)))
     by_way: dict[Way, list[Seen]] = defaultdict(list)
     for asked in found.seen:
         by_way[asked.way].append(asked)
@@ -34,6 +37,11 @@ def findings(facts: Facts) -> Iterator[Finding]:
             yield cause
         else:
             for wrong in of_server(path.server, seen):
+                if wrong.about & not_sent:
+                    continue  # the probes did not leave this host, either
+                if path.server in clients_of(facts):
+                    of_ways.append((path, _is_client(path.server, wrong)))
+                    continue
                 by_method = next((each for each in differing if each.explains(wrong)), None)
                 of_ways.append((path, by_method.finding(f"{wrong.title}: {wrong.evidence}") if by_method else wrong))
     yield from tunnel.joined(of_ways, by_way)
@@ -41,6 +49,20 @@ def findings(facts: Facts) -> Iterator[Finding]:
     local = [each for each in endpoints(facts.services, local=True) if each.server in held]
     if local:
         yield from of_this_host(local, socket_diag.listeners())
+
+
+def _is_client(server: Address, wrong: Finding) -> Finding:
+    """Return that a destination of the table is a client, which cannot serve."""
+    return Finding(
+        id="server_is_client",
+        severity=Severity.ERROR,
+        layer=Layer.TABLE,
+        title=f"the table has {server} as a real server, which is a client of this director",
+        evidence=f"ipvsadm -Lnc: connections from {server}; as a real server: {wrong.title}",
+        why="Clients that the director sends there get no answer.",
+        fix="Correct the address of the real server in the table, or that of the client.",
+        about=wrong.about,
+    )
 
 
 def of_server(server: Address, seen: Sequence[Seen]) -> Iterator[Finding]:
@@ -83,7 +105,9 @@ def judged(seen: Seen) -> Finding | None:
     tunnelled = seen.endpoint.destination.method is Method.TUNNEL
     kind = seen.to("vip")
     if kind in (Kind.OPEN, Kind.DATAGRAM):
-        return tunnel.too_long(seen) if tunnelled else None
+        return tunnel.too_long(seen)
+    if tunnelled and (other := tunnel.answering_kind(seen)) is not None:
+        return tunnel.other_kind(seen, other)
     if kind is Kind.CLOSED:
         return _not_listening(seen)
     if kind is Kind.REFUSED:
@@ -146,10 +170,10 @@ def _no_vip(seen: Seen) -> Finding | None:
         id="vip_packets_lost",
         severity=Severity.ERROR,
         layer=Layer.SERVER,
-        title=f"packets to {vip} do not get through to {server}",
+        title=f"{server} has {vip}, but nothing that is sent to it there gets an answer",
         evidence=f"{server} answers an echo at its own address, drops one from {vip} as its own address, and answers"
         f" nothing at {vip}",
-        why="A firewall of the server, or the switch before it, discards them, or its routing loses the replies.",
+        why="The server drops these packets, or loses its replies: its rules and its routing tell which.",
         fix=f"Run pylvs doctor on {server}. If it finds nothing, permit packets to {vip} at its port of the switch.",
         about=subjects([seen]),
     )
@@ -288,4 +312,4 @@ def _judged_nat(seen: Seen) -> Finding | None:
         return _firewall(seen, "rip")
     if not seen.answered("rip", "rip_echo"):
         return _unknown(seen) if service.protocol is Protocol.TCP else None
-    return nat.reply_path(seen)
+    return tunnel.too_long(seen) or nat.reply_path(seen)

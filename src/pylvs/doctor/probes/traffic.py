@@ -17,6 +17,7 @@ from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field, replace
 from pylvs.model.director import Connection
 from pylvs.model.errors import counted
+from pylvs.model.routing import Network
 from pylvs.model.rows import DestinationRow, ServiceRow, TableUse
 from pylvs.model.service import Method, Protocol, ServiceFlag, Timeouts, is_probe_mark
 
@@ -41,6 +42,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
     rows = [row for row in facts.services if not is_probe_mark(row.service.key.mark)]
     sample = list(_sampled(facts.director.connections_apart()))
     found = [*of_connections(rows, sample, facts.director.timeouts()), *of_counters(rows)]
+    found += beside_servers(rows, sample, [each.network for each in facts.addresses])
     yield from first_of_each(found)
     sleep(max(_BETWEEN_S - (monotonic() - since), 0))
     after = read()
@@ -99,6 +101,39 @@ def of_connections(rows: Sequence[ServiceRow], sample: Sequence[Connection], tim
             servers = {server.destination.key.address for server in row.destinations}
             yield from _incomplete(str(key), {each: flows[key.address, key.port, each] for each in servers})
         yield from _one_client(row, clients[key.address, key.port, key.protocol])
+
+
+def beside_servers(
+    rows: Sequence[ServiceRow], sample: Sequence[Connection], networks: Sequence[Network]
+) -> Iterator[Finding]:
+    """Yield services of NAT with clients on the link of their server, which replies to them directly."""
+    by_nat = {
+        (row.service.key.address, row.service.key.port, server.destination.key.address)
+        for row in rows
+        for server in row.destinations
+        if server.destination.method is Method.MASQ
+    }
+    found = dict[Address, list[Connection]]()
+    for entry in sample:
+        is_there = entry.protocol is Protocol.TCP and entry.client != entry.destination
+        if not is_there or (entry.virtual, entry.virtual_port, entry.destination) not in by_nat:
+            continue
+        if any(entry.client in each and entry.destination in each for each in networks):
+            found.setdefault(entry.client, []).append(entry)
+    for client, entries in found.items():
+        if not all(each.state in _WAITING for each in entries):
+            continue
+        first = entries[0]
+        yield Finding(
+            id="client_beside_server",
+            severity=Severity.WARNING,
+            layer=Layer.REPLY,
+            title=f"the client {client} is on the link of {first.destination}, which replies to it past this director",
+            evidence=f"ipvsadm -Lnc: {counted(len(entries), 'connection')} of {client} wait in {first.state}",
+            why="NAT has to make the real server's address the virtual one again in each reply.",
+            fix="Put clients into another network than the servers of NAT, or let them ask a server itself.",
+            about=frozenset({server_subject(f"TCP {first.virtual}", first.destination)}),
+        )
 
 
 def _incomplete(key: str, flows: Mapping[Address, _Flows]) -> Iterator[Finding]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
+from pylvs.doctor.commands import edit_destination
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity
 from pylvs.doctor.servers import Way
-from pylvs.doctor.survey import Seen, subjects
+from pylvs.doctor.survey import OTHER_TUNNELS, Seen, other_tunnel, subjects
 from pylvs.doctor.wire.packets import PROTOCOL_UNREACHABLE, Kind, overhead
-from pylvs.model.service import TunnelKind
+from pylvs.model.dataclass import replace
+from pylvs.model.service import Method, Tunnel, TunnelKind, VirtualService
 
 
 def _up(seen: Seen) -> str:
@@ -124,22 +126,54 @@ def too_long(seen: Seen) -> Finding | None:
     reported = [each for each in seen.everything if each.mtu]
     reported += [each for replies in seen.lengths.values() for each in replies if each.mtu]
     number = min((each.mtu for each in reported), default=0) or max(arrived, default=0)
-    if not number:
+    if not number or not arrived:
         return None
     way, server = seen.way, seen.endpoint.server
     assert way.device is not None
     by = f"; {reported[0].sender} reports it" if reported else f", and one of {number} octets does"
-    inner = number - overhead(server.version, seen.endpoint.destination.tunnel)
+    tunnelled = seen.endpoint.destination.method is Method.TUNNEL
+    inner = number - (overhead(server.version, seen.endpoint.destination.tunnel) if tunnelled else 0)
     via = f" via {way.hop}" if not way.on_link else ""
+    family = "" if server.version == 4 else "-6 "
+    where = " in its tunnel" if tunnelled else ""
     return Finding(
-        id="tunnel_mtu",
+        id="tunnel_mtu" if tunnelled else "path_mtu",
         severity=Severity.ERROR,
         layer=Layer.ROUTE,
-        title=f"the path to {server} takes packets of {number} octets, this host sends {way.mtu} in its tunnel",
-        evidence=f"a packet of {way.mtu} octets in the tunnel does not arrive{by}",
+        title=f"the path to {server} takes packets of {number} octets, this host sends {way.mtu}{where}",
+        evidence=f"a packet of {way.mtu} octets{where} does not arrive{by}",
         why=f"Packets of clients up to {inner} octets fit. Longer ones are lost: small requests work, uploads hang.",
         fix="Set the MTU of the route to the real server, so that clients get to know it.",
-        fix_command=f"ip route replace {server}{via} dev {way.device.name} mtu {number}",
+        fix_command=f"ip {family}route replace {server}{via} dev {way.device.name} mtu {number}",
         fix_host=HERE,
         about=subjects([seen]),
     )
+
+
+def answering_kind(seen: Seen) -> Tunnel | None:
+    """Return another tunnel in which the server answers at the virtual address."""
+    own = seen.endpoint.destination.tunnel
+    other = (each for each in OTHER_TUNNELS if (each.kind, each.port) != (own.kind, own.port))
+    return next((each for each in other if seen.to(other_tunnel(each)) is Kind.ECHO), None)
+
+
+def other_kind(seen: Seen, other: Tunnel) -> Finding:
+    """Judge a server that decapsulates another kind of tunnels than the table has."""
+    server, own = seen.endpoint.server, seen.endpoint.destination.tunnel
+    wanted = replace(seen.endpoint.destination, tunnel=other)
+    return Finding(
+        id="tunnel_kind_differs",
+        severity=Severity.ERROR,
+        layer=Layer.TABLE,
+        title=f"{server} decapsulates {_text(other)}, and this director sends {_text(own)}",
+        evidence=f"an echo to {seen.endpoint.service.address} is answered in {_text(other)}, not in {_text(own)}",
+        why="A real server decapsulates the kinds of tunnels that it is set up for, and drops others.",
+        fix="Give both the same kind.",
+        fix_command=edit_destination(VirtualService(seen.endpoint.listed), wanted),
+        fix_host=HERE,
+        about=subjects([seen]),
+    )
+
+
+def _text(tunnel: Tunnel) -> str:
+    return f"{tunnel.kind.name}{f' on UDP port {tunnel.port}' if tunnel.kind is TunnelKind.GUE else ''}"

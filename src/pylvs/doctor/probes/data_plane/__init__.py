@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from pylvs.doctor.probes.data_plane import attachment, settings
+from pylvs.doctor.probes.data_plane import attachment, egress, empty, settings
 
-PROBES = (attachment.findings, settings.findings)
+PROBES = (attachment.findings, egress.egress_findings, empty.findings, settings.findings)

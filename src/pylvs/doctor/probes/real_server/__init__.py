@@ -1,7 +1,10 @@
-"""This host as a real server of direct routing or tunnelling: a host without tables."""
+"""This host as a real server: a host without tables."""
 
 from __future__ import annotations
 
-from pylvs.doctor.probes.real_server import address, application, devices, filter, reply, tunnel
+from pylvs.doctor.probes.real_server import address, application, devices, filter, reply, translation, tunnel
 
-PROBES = (address.findings, application.findings, devices.findings, filter.findings, reply.findings, tunnel.findings)
+PROBES = (
+    *(address.findings, application.findings, devices.findings, filter.findings),
+    *(reply.findings, translation.findings, tunnel.findings),
+)

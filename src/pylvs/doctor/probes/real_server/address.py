@@ -25,7 +25,7 @@ _BEST_LOCAL = 2  # of arp_announce
 def findings(facts: Facts) -> Iterator[Finding]:
     """Yield what is wrong with the virtual addresses of this real server."""
     server = real_server(facts)
-    if server is None:
+    if server is None or server.by_nat:
         return
     for address, holders in server.vips.items():
         if not holders:

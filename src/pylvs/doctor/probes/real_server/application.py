@@ -8,14 +8,13 @@ from time import sleep
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import Finding, Layer, Severity
 from pylvs.doctor.kernel.counters import counts
-from pylvs.doctor.probes.real_server.facts import RealServer, listeners, real_server
+from pylvs.doctor.probes.real_server.facts import REMOTE_LOGIN, RealServer, listeners, real_server
 from pylvs.model.addresses import Address, endpoint
 from pylvs.model.errors import counted
 from pylvs.netlink import socket_diag
 from pylvs.netlink.socket_diag import TCP, UDP, Listener
 
 _PAUSE_S = 0.3  # in which a program that lives accepts something
-_REMOTE_LOGIN = 22  # of no service: administrators use the real server's own address
 _NAMES = {TCP: "TCP", UDP: "UDP"}
 
 
@@ -36,8 +35,8 @@ def _not_listening(
     facts: Facts, server: RealServer, address: Address, sockets: Sequence[Listener]
 ) -> Iterator[Finding]:
     """Yield a virtual address that no application receives packets for, except by remote login."""
-    useful = [each for each in sockets if each.port != _REMOTE_LOGIN and each.protocol == TCP]
-    if any(each.accepts(address) for each in sockets if each.port != _REMOTE_LOGIN):
+    useful = [each for each in sockets if each.port != REMOTE_LOGIN and each.protocol == TCP]
+    if any(each.accepts(address) for each in sockets if each.port != REMOTE_LOGIN):
         return
     own = [each for each in useful if each.address in server.own(address.version)]
     other = [each for each in useful if each not in own]
@@ -60,7 +59,9 @@ def _not_listening(
         layer=Layer.SERVER,
         title=f"no application of this real server listens on {address}",
         evidence=evidence,
-        why="With direct routing and tunnels packets have the virtual address and port as destination.",
+        why="The director sends packets to this address."
+        if server.by_nat
+        else "With direct routing and tunnels packets have the virtual address and port as destination.",
         fix=fix,
         about=frozenset({str(address)}),
     )

@@ -18,7 +18,7 @@ _WEB = 80
 def findings(facts: Facts) -> Iterator[Finding]:
     """Yield programs that do not let a request pass, and lossy queues."""
     server = real_server(facts)
-    if server is None:
+    if server is None or server.guessed:
         return
     sockets = [each for each in listeners(facts) or () if each.protocol == TCP]
     for device in server.outward:

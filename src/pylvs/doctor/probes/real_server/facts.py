@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from ipaddress import ip_address
 
 from pylvs.doctor.facts import Facts
@@ -22,6 +22,7 @@ _ANYWHERE = {
 }
 _MOST_CLIENTS = 64
 _SILENT = vip.SILENT
+REMOTE_LOGIN = 22  # of no service: administrators use a real server's own address
 _DECAPSULATING = decapsulation.TUNNEL_KINDS | {"gre", "ip6gre", "vti", "vti6"}
 
 
@@ -30,7 +31,9 @@ class RealServer:
     """This host as a real server.
 
     `vips`: the virtual addresses that it should hold, with what holds them. `outward`: the devices by which packets
-    come in. `own_addresses` are those of these devices.
+    come in. `own_addresses` are those of these devices. `expected`: clients that it certainly has. `by_nat`: packets of
+    NAT come to it, so `vips` are its own addresses. `guessed`: nothing shows that this host is a real server, so only
+    what is wrong on any host counts.
     """
 
     memory: Memory
@@ -39,15 +42,22 @@ class RealServer:
     loopback: Device
     peers: Sequence[socket_diag.Peer]
     own_addresses: Sequence[Address]
+    expected: Sequence[Address] = ()
+    by_nat: bool = False
+    guessed: bool = False
 
     def held(self) -> list[Address]:
         """Return the virtual addresses that are on this host."""
         return [address for address, holders in self.vips.items() if holders]
 
     def clients(self, address: Address) -> list[Address]:
-        """Return clients of a virtual address: those that are connected, and some of the Internet."""
-        known = dict.fromkeys(each.peer for each in self.peers if each.local == address)
-        return [*list(known)[:_MOST_CLIENTS], *_ANYWHERE[address.version]]
+        """Return clients of a virtual address: those that are connected or expected, and some of the Internet."""
+        return [*self.known(address)[:_MOST_CLIENTS], *_ANYWHERE[address.version]]
+
+    def known(self, address: Address) -> list[Address]:
+        """Return clients of a virtual address that there are: those that are connected, or expected."""
+        connected = dict.fromkeys(each.peer for each in self.peers if each.local == address)
+        return list(connected | dict.fromkeys(each for each in self.expected if each.version == address.version))
 
     def own(self, version: int) -> list[Address]:
         """Return the addresses of the outward devices: the real server's own."""
@@ -72,19 +82,52 @@ def _real_server(facts: Facts) -> RealServer | None:
     loopback = next(each for each in facts.devices if each.loopback)
     wanted = dict.fromkeys(map(ip_address, memory.addresses))
     wanted |= dict.fromkeys(each.address for each in facts.addresses if _may_be_vip(each, by_index[each.index]))
-    if facts.vips:
-        wanted = dict.fromkeys(facts.vips)
-    if not wanted and not is_prepared(facts):
-        return None
-    holders = {address: tuple(each for each in facts.addresses if each.address == address) for address in wanted}
     outward = [each for each in facts.devices if _is_outward(each, facts.devices)]
     indices = {each.index for each in outward}
+    if facts.vips:
+        wanted = dict.fromkeys(facts.vips)
+    prepared = is_prepared(facts) or memory.addresses
+    by_nat = bool(facts.vips) and not prepared and all(_is_own(each, facts.addresses, indices) for each in facts.vips)
+    guessed = not wanted and not prepared
+    if guessed:
+        wanted = dict.fromkeys(_served(facts, indices))
+        by_nat = True
+    if guessed and not wanted:
+        return None
+    holders = {address: tuple(each for each in facts.addresses if each.address == address) for address in wanted}
     own = [
         each.address
         for each in facts.addresses
         if each.index in indices and each.address not in wanted and not each.address.is_link_local
     ]
-    return RealServer(memory, holders, outward, loopback, socket_diag.peers(), own)
+    peers, expected = socket_diag.peers(), facts.expected.clients
+    return RealServer(memory, holders, outward, loopback, peers, own, expected, by_nat, guessed)
+
+
+def _is_own(address: Address, everything: Sequence[AssignedAddress], outward: Set[int]) -> bool:
+    """Return whether an address is a host's own: the first one on a device to others.
+
+    Who names it on a real server means NAT, whose packets have it as their destination.
+    """
+    return address in _first_addresses(everything, outward, address.version)
+
+
+def _first_addresses(everything: Sequence[AssignedAddress], outward: Set[int], version: int) -> list[Address]:
+    """Return the first address of each device to others."""
+    found = dict[int, Address]()
+    for held in everything:
+        if held.index in outward and held.address.version == version and not held.address.is_link_local:
+            found.setdefault(held.index, held.address)
+    return list(found.values())
+
+
+def _served(facts: Facts, outward: Set[int]) -> list[Address]:
+    """Return this host's own addresses at which an application serves other hosts: it may be a real server of NAT."""
+    sockets = [
+        each for each in listeners(facts) or () if each.protocol == socket_diag.TCP and each.port != REMOTE_LOGIN
+    ]
+    own = [each for version in (4, 6) for each in _first_addresses(facts.addresses, outward, version)]
+    return [address for address in own if any(each.accepts(address) for each in sockets)]
 
 
 def is_prepared(facts: Facts) -> bool:

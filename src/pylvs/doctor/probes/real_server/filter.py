@@ -13,14 +13,13 @@ from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity
 from pylvs.doctor.packet_filter.host import INPUT, OUTPUT, PacketFilter, packet_filter
 from pylvs.doctor.packet_filter.packet import Decision, Packet, Verdict
-from pylvs.doctor.probes.real_server.facts import RealServer, listeners, real_server
+from pylvs.doctor.probes.real_server.facts import REMOTE_LOGIN, RealServer, listeners, real_server
 from pylvs.model.addresses import Address
 from pylvs.model.errors import counted
 from pylvs.netlink import neighbours
 from pylvs.netlink.links import Device
 from pylvs.netlink.socket_diag import TCP, Listener
 
-_REMOTE_LOGIN = 22
 _CLIENT = {4: ip_address("198.18.200.77"), 6: ip_address("2600:1f00::77")}
 _MOST_PORTS = 20
 _MOST_CLIENTS = 3
@@ -43,29 +42,32 @@ def findings(facts: Facts) -> Iterator[Finding]:
     if server is None:
         return
     yield from _tracking(facts)
-    sockets = [each for each in listeners(facts) or () if each.port != _REMOTE_LOGIN]
+    if server.guessed:
+        return
+    sockets = [each for each in listeners(facts) or () if each.port != REMOTE_LOGIN]
     for address in server.held():
         served = [each for each in sockets if each.accepts(address)]
         served = [each for each in served if each.protocol == TCP][:_MOST_PORTS] or served[:_MOST_PORTS]
         found = worst(server, packet_filter(facts), address, served)
         if found is not None:
-            yield _dropped(address, found)
+            yield _dropped(server, address, found)
 
 
 def worst(server: RealServer, rules: PacketFilter, address: Address, served: Sequence[Listener]) -> _Drop | None:
     """Return a drop that is surely not wanted; None if there is none.
 
-    A rule is not wanted if it names the virtual address, or treats it otherwise than the real server's own address. If
-    no client reaches any port, no rule is.
+    A rule is not wanted if it names the virtual address, treats it otherwise than the server's own one, or drops an
+    expected client. If no client reaches any port, no rule is.
     """
     any_open, first = False, None
+    expected = [each for each in server.expected if each.version == address.version]
     for port in served:
         for device in server.outward:
-            for client in (_CLIENT[address.version], *_clients(server, address, device)):
+            for client in (*expected, _CLIENT[address.version], *_clients(server, address, device)):
                 drop = _drop_of(server, rules, client, address, port, device.name)
                 if drop is None:
                     any_open = True
-                elif drop.decision.named or not drop.alike:
+                elif drop.decision.named or not drop.alike or client in expected:
                     return drop
                 else:
                     first = first or drop
@@ -99,7 +101,7 @@ def _packet(client: Address, address: Address, port: Listener, device: str, repl
     return Packet(client, address, port.protocol, 40000, port.port, iif=device)
 
 
-def _dropped(address: Address, drop: _Drop) -> Finding:
+def _dropped(server: RealServer, address: Address, drop: _Drop) -> Finding:
     decision = drop.decision
     what = (
         f"replies from {address} port {drop.port.port}" if drop.reply else f"packets to {address} port {drop.port.port}"
@@ -112,7 +114,9 @@ def _dropped(address: Address, drop: _Drop) -> Finding:
         layer=Layer.REPLY if drop.reply else Layer.SERVER,
         title=f"the packet filter of this real server drops {what}",
         evidence=f"{decision.text}{number}{other}",
-        why="With direct routing and tunnels, packets have the virtual address, not that of the real server.",
+        why="Clients' packets come by the director to this address."
+        if server.by_nat
+        else "With direct routing and tunnels, packets have the virtual address, not that of the real server.",
         fix="Remove the rule." if decision.named else "Accept these packets before it.",
         fix_command=decision.remove if decision.named else decision.accept,
         fix_host=HERE,

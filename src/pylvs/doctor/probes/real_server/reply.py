@@ -14,9 +14,16 @@ from time import monotonic, sleep
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity
 from pylvs.doctor.kernel.counters import counts
-from pylvs.doctor.kernel.routes import LOCAL, KernelRoutes, Outcome, Rejecting, destinations, rejecting
+from pylvs.doctor.kernel.routes import LOCAL, KernelRoutes, Outcome, Rejecting, destinations, rejecting, rules_from
 from pylvs.doctor.kernel.sniffer import Arrivals
 from pylvs.doctor.probes.real_server.facts import RealServer, real_server, tunnels
+from pylvs.doctor.probes.real_server.way_back import (
+    by_another_gateway,
+    isolated,
+    lost_at_gateway,
+    misrouted,
+    service_port,
+)
 from pylvs.model.addresses import Address
 from pylvs.model.errors import counted
 from pylvs.netlink import neighbours
@@ -25,6 +32,7 @@ from pylvs.netlink.socket_diag import Peer
 from pylvs.system import proc
 
 _LOOSE = 2  # of rp_filter
+_RECENT = 3  # SYN-ACKs: a few seconds
 _FEW = 2  # connections without an answer that say something
 _DISCARD = 9  # the port of a service that answers nothing
 _ANSWER_S, _PAUSE_S = 1.0, 0.05  # in which a neighbour answers
@@ -37,11 +45,13 @@ def findings(facts: Facts) -> Iterator[Finding]:
         return
     with KernelRoutes() as routes:
         for address in server.held():
-            if any(_is_wide(each) for each in server.vips[address]) or not server.loopback.up:
+            if not server.by_nat and (any(map(_is_wide, server.vips[address])) or not server.loopback.up):
                 continue  # that explains all that follows
             yield from _requests(facts, server, address, routes)
-            lost = [*_replies(facts, server, address, routes)]
-            yield from lost or _silence(facts, server, address, routes)
+            lost = [*by_another_gateway(facts, server, address, routes)]
+            lost = lost or [*_replies(facts, server, address, routes)]
+            lost = lost or [*_silence(facts, server, address, routes)]
+            yield from lost or misrouted(facts, server, address, routes)
 
 
 def _is_wide(held: AssignedAddress) -> bool:
@@ -113,27 +123,31 @@ def _replies(facts: Facts, server: RealServer, address: Address, routes: KernelR
     obstacles = rejecting(address.version)
     samples = [each.daddr for each in obstacles if each.daddr is not None and not each.daddr.is_unspecified]
     clients = dict.fromkeys([*server.clients(address), *filter(_is_unicast, samples)])
-    lost = {client: found for client in clients if _is_lost(found := routes.leaving(address, client))}
+    port = service_port(facts, address)
+    lost = {client: found for client in clients if _is_lost(found := routes.leaving(address, client, port))}
     if not lost:
         return
-    known = dict.fromkeys(each.peer for each in server.peers if each.local == address)
+    if len(lost) == len(clients) and (nowhere := [*isolated(address, destinations(address.version))]):
+        yield from nowhere
+        return
+    known = server.known(address)
     unrouted = counts(facts).get("IpOutNoRoutes", 0) + counts(facts).get("Ip6OutNoRoutes", 0)
     by_rule = {each: obstacle for each in lost if (obstacle := _obstacle(obstacles, each))}
     for obstacle in dict.fromkeys(by_rule.values()):
         hit = [each for each in by_rule if by_rule[each] is obstacle]
         dropped = unrouted and counts(facts).get("TcpExtListenDrops", 0)  # SYNs without a route for the reply
         if dropped or any(each in known for each in hit) or _covers_neighbours(facts, server, obstacle):
-            yield _rejected(address, obstacle, hit[0], unrouted)
+            yield _rejected(server, address, obstacle, hit[0], unrouted)
     rest = {each: found for each, found in lost.items() if each not in by_rule}
     own = next(iter(server.own(address.version)), None)
     by_source = [each for each in rest if own is not None and not _is_lost(routes.leaving(own, each))]
     if by_source:
-        yield _no_route(address, by_source[0], rest[by_source[0]], unrouted, own)
+        yield _no_route(server, address, by_source[0], rest[by_source[0]], unrouted, own)
         return
     asking = [*known, *_arriving(facts, server, address)]
     unreached = {each: found for each in asking if _is_lost(found := routes.leaving(address, each))}
-    if client := next((each for each in unreached if each not in by_rule), None):
-        yield _no_route(address, client, unreached[client], unrouted)
+    if client := next((each for each in unreached if not _obstacle(obstacles, each)), None):
+        yield _no_route(server, address, client, unreached[client], unrouted)
 
 
 def _arriving(facts: Facts, server: RealServer, address: Address) -> Sequence[Address]:
@@ -146,6 +160,12 @@ def _arriving(facts: Facts, server: RealServer, address: Address) -> Sequence[Ad
             return arrivals.sources(address)
 
     return facts.once(f"arriving {address}", look)
+
+
+def _why(by_nat: bool) -> str:
+    if by_nat:
+        return "The reply has to go to the director, which makes it one of the virtual address."
+    return "The real server replies to the client itself, with the virtual address as source."
 
 
 def _is_unicast(address: Address) -> bool:
@@ -170,7 +190,7 @@ def _covers_neighbours(facts: Facts, server: RealServer, obstacle: Rejecting) ->
     return any(obstacle.daddr in network for network in networks if network.version == obstacle.daddr.version)
 
 
-def _rejected(address: Address, obstacle: Rejecting, client: Address, unrouted: int) -> Finding:
+def _rejected(server: RealServer, address: Address, obstacle: Rejecting, client: Address, unrouted: int) -> Finding:
     number = f"; {counted(unrouted, 'packet')} had no route (IpOutNoRoutes)" if unrouted else ""
     return Finding(
         id="server_reply_rejected",
@@ -178,7 +198,7 @@ def _rejected(address: Address, obstacle: Rejecting, client: Address, unrouted: 
         layer=Layer.REPLY,
         title=f"this real server's {obstacle.text} drops replies to clients as {client}",
         evidence=f"ip route get {client} from {address}: refused{number}",
-        why="The real server replies to the client itself, with the virtual address as source.",
+        why=_why(server.by_nat),
         fix="Remove it, or add a route to the clients that precedes it.",
         fix_command=obstacle.command,
         fix_host=HERE,
@@ -186,7 +206,11 @@ def _rejected(address: Address, obstacle: Rejecting, client: Address, unrouted: 
     )
 
 
-def _no_route(address: Address, client: Address, found: Outcome, unrouted: int, own: Address | None = None) -> Finding:
+def _no_route(
+    server: RealServer, address: Address, client: Address, found: Outcome, unrouted: int, own: Address | None = None
+) -> Finding:
+    rules = rules_from(address) if own else ()
+    option = "" if address.version == 4 else "-6 "
     number = f"; {counted(unrouted, 'packet')} had no route (IpOutNoRoutes)" if unrouted else ""
     text = f"ip route get {client} from {address}: {found.reason or errno.errorcode.get(found.error, 'local')}"
     return Finding(
@@ -195,8 +219,9 @@ def _no_route(address: Address, client: Address, found: Outcome, unrouted: int, 
         layer=Layer.REPLY,
         title=f"this real server has no route for replies from {address} to clients as {client}",
         evidence=f"{text}{f', but from {own} there is one' if own else ''}{number}",
-        why="The real server replies to the client itself, with the virtual address as source.",
-        fix="Add a rule of the routing policy for the virtual address." if own else "Add a default route.",
+        why=_why(server.by_nat),
+        fix="Correct the rule of the routing policy for this address." if own else "Add a default route.",
+        fix_command=f"ip {option}rule del priority {rules[0]}" if rules else None,
         fix_host=HERE,
         about=frozenset({str(address)}),
     )
@@ -204,7 +229,7 @@ def _no_route(address: Address, client: Address, found: Outcome, unrouted: int, 
 
 def _silence(facts: Facts, server: RealServer, address: Address, routes: KernelRoutes) -> Iterator[Finding]:
     """Yield gateways of replies that do not answer ARP or ND; else clients that confirm nothing."""
-    known = dict.fromkeys(each.peer for each in server.peers if each.local == address)
+    known = server.known(address)
     ways = {client: routes.leaving(address, client) for client in [*server.clients(address), *known]}
     hops = {(way.device, way.gateway): client for client, way in ways.items() if way.gateway is not None}
     hops |= {(ways[client].device, client): client for client in known if ways[client].gateway is None}
@@ -224,7 +249,10 @@ def _silence(facts: Facts, server: RealServer, address: Address, routes: KernelR
     mine = [each for each in server.peers if each.local == address]
     unanswered = [each for each in mine if not each.answered]
     if not silent and len(unanswered) >= _FEW and len(unanswered) == len(mine):
-        yield _unanswered(address, unanswered)
+        way = routes.leaving(address, unanswered[0].peer)
+        yield from lost_at_gateway(server, address, unanswered[0].peer, way)
+        if any(each.resent <= _RECENT for each in unanswered):
+            yield _unanswered(address, unanswered)
 
 
 def _silent(hops: Collection[tuple[int, Address | None]]) -> set[tuple[int, Address]]:

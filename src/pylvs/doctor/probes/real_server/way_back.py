@@ -1,0 +1,179 @@
+"""A real server's replies that take another way than its own packets, and do not arrive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pylvs.doctor.facts import Facts
+from pylvs.doctor.finding import HERE, Finding, Layer, Severity
+from pylvs.doctor.kernel.routes import LOCAL, KernelRoutes, Outcome, rules_from
+from pylvs.doctor.probes.real_server.facts import REMOTE_LOGIN, RealServer, listeners
+from pylvs.doctor.wire import packets
+from pylvs.doctor.wire.exchange import Exchange, Question
+from pylvs.doctor.wire.packets import Kind
+from pylvs.model.addresses import Address
+from pylvs.netlink import neighbours
+from pylvs.netlink.links import Device
+from pylvs.netlink.socket_diag import TCP
+
+_ANSWER_S, _AGAIN_S = 0.6, 0.2
+_MOST = 8  # clients
+
+
+def service_port(facts: Facts, address: Address) -> int:
+    """Return a TCP port at which an application serves an address; 0 if none does."""
+    there = [each for each in listeners(facts) or () if each.protocol == TCP and each.port != REMOTE_LOGIN]
+    return next((each.port for each in there if each.accepts(address)), 0)
+
+
+def misrouted(facts: Facts, server: RealServer, address: Address, routes: KernelRoutes) -> Iterator[Finding]:
+    """Yield that replies leave by a device or gateway that leads to no client.
+
+    Their way is compared with that of packets from the real server's own address. A gateway that lets a packet's TTL
+    expire is a router.
+    """
+    own = next(iter(server.own(address.version)), None)
+    port = service_port(facts, address)
+    outward = {each.index: each for each in server.outward}
+    nowhere = {each.index: each.name for each in facts.devices if _leads_nowhere(each)}
+    near = [each for index, each in neighbours.link_addresses() if index in outward and each.version == address.version]
+    tried = set[tuple[int, Address | None]]()
+    for client in (*server.clients(address)[:_MOST], *near[:_MOST]):
+        way = routes.leaving(address, client, port)
+        if way.error or (way.device, way.gateway) in tried or client == way.gateway:
+            continue
+        if way.device in nowhere and way.kind != LOCAL:
+            yield _astray(address, client, f"by {nowhere[way.device]}, which leads to no other host")
+            return
+        usual = routes.leaving(own, client, port) if own is not None else way
+        if own is None or usual.error or (usual.device, usual.gateway) == (way.device, way.gateway):
+            continue
+        tried.add((way.device, way.gateway))
+        device = outward.get(way.device)
+        if device is not None and (why := _fails(device, own, client, way, usual, outward)):
+            yield _astray(address, client, why)
+            return
+
+
+def _leads_nowhere(device: Device) -> bool:
+    return device.loopback or device.kind == "dummy" or not device.up or not device.carrier
+
+
+def lost_at_gateway(server: RealServer, address: Address, client: Address, way: Outcome) -> Iterator[Finding]:
+    """Yield that the gateway of replies that no client confirms is no router."""
+    device = next((each for each in server.outward if each.index == way.device), None)
+    own = address if server.by_nat else next(iter(server.own(address.version)), None)
+    if device is None or own is None or way.gateway is None:
+        return
+    with Exchange({own}) as exchange:
+        exchange.ask([exchange.who_has(device, way.gateway, own)], _ANSWER_S, _AGAIN_S)
+        if exchange.answers.macs(way.gateway) and _are_routers(exchange, [(device, way.gateway)], own, client) == [
+            False
+        ]:
+            yield _astray(address, client, f"by {way.gateway}, which forwards no packets")
+
+
+def _are_routers(
+    exchange: Exchange, hops: Sequence[tuple[Device, Address]], own: Address, client: Address
+) -> list[bool]:
+    """Return which of these neighbours report that a packet's TTL has expired, as a router does."""
+    numbers, questions = list[int](), list[Question]()
+    for link, address in hops:
+        for reply in exchange.answers.macs(address)[:1]:
+            number = exchange.number()
+            body = packets.packet(number, own, client, exchange.echo(number), hop_limit=1)
+            questions.append(Question(link, packets.frame(reply.mac, link.mac, body), number))
+            numbers.append(number)
+    exchange.ask(questions, _ANSWER_S, _AGAIN_S)
+    return [any(each.kind is Kind.REFUSED for each in exchange.answers.to(number)) for number in numbers]
+
+
+def _fails(
+    device: Device, own: Address, client: Address, way: Outcome, usual: Outcome, outward: dict[int, Device]
+) -> str:
+    """Return why packets that take a way do not arrive, while they do by the usual one; "" if they may."""
+    with Exchange({own}) as exchange:
+        hop = way.gateway or client
+        beside = outward.get(usual.device)
+        there = [(device, hop)]
+        if beside is not None and usual.gateway is not None:
+            there.append((beside, usual.gateway))
+        exchange.ask([exchange.who_has(link, address, own) for link, address in there], _ANSWER_S, _AGAIN_S)
+        if way.gateway is None:
+            return "" if exchange.answers.macs(hop) else f"by {device.name}, where no host answers for clients"
+        if not exchange.answers.macs(hop):
+            return ""  # a silent gateway is a finding of its own
+        routing = _are_routers(exchange, there, own, client)
+    near = usual.gateway is None  # the client is on the link: a detour must be a router, too
+    if not routing or routing[0] or not (near or routing[1:] == [True]):
+        return ""
+    return f"by {hop}, which forwards no packets"
+
+
+def _astray(address: Address, client: Address, where: str) -> Finding:
+    rules = rules_from(address)
+    family = "" if address.version == 4 else "-6 "
+    return Finding(
+        id="server_reply_misrouted",
+        severity=Severity.ERROR,
+        layer=Layer.REPLY,
+        title=f"replies from {address} leave this real server {where}",
+        evidence=f"ip route get {client} from {address}"
+        + (f"; a rule of priority {rules[0]} applies" if rules else ""),
+        why="Clients get no reply: those from the virtual address take another way than the real server's own packets.",
+        fix="Remove the rule, or correct its table." if rules else "Correct the route.",
+        fix_command=f"ip {family}rule del priority {rules[0]}" if rules else None,
+        fix_host=HERE if rules else None,
+        about=frozenset({str(address)}),
+    )
+
+
+def isolated(address: Address, networks: Sequence[Address]) -> Iterator[Finding]:
+    """Yield that this host has no route to any other one; `networks`: addresses to which routes lead."""
+    if any(not each.is_link_local for each in networks):
+        return
+    yield Finding(
+        id="server_reply_unroutable",
+        severity=Severity.ERROR,
+        layer=Layer.REPLY,
+        title="this real server has no route to any other host",
+        evidence=f"ip {'' if address.version == 4 else '-6 '}route show: no route leads to a network",
+        why="Neither its replies to clients nor those to the director leave it.",
+        fix="Give its address the prefix length of its network, and add a default route.",
+        fix_host=HERE,
+        about=frozenset({str(address)}),
+    )
+
+
+def by_another_gateway(facts: Facts, server: RealServer, address: Address, routes: KernelRoutes) -> Iterator[Finding]:
+    """Yield that replies of NAT do not go to the director; known where its address is."""
+    gateway = facts.expected.gateway
+    if not server.by_nat or gateway is None or gateway.version != address.version:
+        return
+    for client in server.known(address):
+        way = routes.leaving(address, client)
+        if (not way.error and way.gateway not in (gateway, None)) or way.error:
+            family = "" if address.version == 4 else "-6 "
+            there = f"via {way.gateway}" if way.gateway else "no route"
+            yield Finding(
+                id="nat_reply_path",
+                severity=Severity.ERROR,
+                layer=Layer.REPLY,
+                title=f"{address} does not reply through the director {gateway}",
+                evidence=f"ip route get {client}: {there}",
+                why="The director has to make the real server's address the virtual one again.",
+                fix=f"Let the default route lead to {gateway}.",
+                fix_command=_default(client, way, gateway, family),
+                fix_host=HERE,
+                about=frozenset({str(address)}),
+            )
+            return
+
+
+def _default(client: Address, way: Outcome, gateway: Address, family: str) -> str:
+    """Return the command that sets the default route, and removes others to the client."""
+    command = f"ip {family}route replace default via {gateway}"
+    if way.gateway is None:
+        return command
+    nearer = f"ip {family}route show match {client} | grep -v ^default | while read -r route; do"
+    return f"{command}; {nearer} ip {family}route del $route; done"
