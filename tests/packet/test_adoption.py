@@ -123,6 +123,7 @@ class StandInFeed:
 
     def __init__(self, kernel: StandIn) -> None:
         self._stored = kernel.stored
+        self.renew: Callable[[], None] = lambda: None
 
     def __enter__(self) -> StandInFeed:
         return self
@@ -142,6 +143,7 @@ class StandInFeed:
         return 0
 
     def missing(self, connections: Iterable[SyncedConnection]) -> Counter[str]:
+        self.renew()
         return Counter()
 
 

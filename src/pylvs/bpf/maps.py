@@ -14,6 +14,7 @@ import select
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import groupby
 
 from pylvs.bpf import kernel, libbpf
 from pylvs.bpf.libbpf import library
@@ -32,7 +33,7 @@ MMAPABLE = 1 << 10  # BPF_F_MMAPABLE
 
 _BATCH = 4096  # elements of one batch call
 _MASK32 = 0xFFFFFFFF
-_PAGE = mmap.PAGESIZE
+PAGE = mmap.PAGESIZE
 _FIRST_MAPPED = 1 << 15  # bytes of an array that are mapped at first
 _WINDOW = 1 << 22  # bytes of a large array that are in memory at once
 _ORDERED = ("x86_64",)  # where CPUs keep stores in order (TSO): a barrier may be missing
@@ -276,8 +277,8 @@ class RingBuffer(Map):
     def __init__(self, descriptor: int) -> None:
         """Take over an open descriptor."""
         super().__init__(descriptor)
-        read = self._in_memory(_PAGE, mmap.PROT_READ | mmap.PROT_WRITE)
-        self._data = self._in_memory(_PAGE + 2 * self.max_entries, mmap.PROT_READ, _PAGE)
+        read = self._in_memory(PAGE, mmap.PROT_READ | mmap.PROT_WRITE)
+        self._data = self._in_memory(PAGE + 2 * self.max_entries, mmap.PROT_READ, PAGE)
         self._read_to, self._written_to = memoryview(read).cast("Q"), memoryview(self._data).cast("Q")
         self._words = memoryview(self._data).cast("I")
         self._views = self._read_to, self._written_to, self._words, read, self._data
@@ -298,7 +299,7 @@ class RingBuffer(Map):
     def __iter__(self) -> Iterator[bytes]:
         """Yield the records that are there; their memory is free then."""
         while (at := self._read_to[0]) < self._written_to[0]:
-            start = _PAGE + at % self.max_entries  # the data is mapped twice, so a record is always contiguous
+            start = PAGE + at % self.max_entries  # the data is mapped twice, so a record is always contiguous
             header = self._words[start // 4]
             if header & self._BUSY:
                 return
@@ -442,7 +443,7 @@ class MmapArray(Map):
     def _map(self, count: int) -> None:
         """Map `count` elements and about as many more. Views of the former mapping stay valid."""
         size = self.stride * min(max(2 * count, _FIRST_MAPPED // self.stride), self.max_entries)
-        self._memory = self._in_memory(-(-size // _PAGE) * _PAGE, mmap.PROT_READ | mmap.PROT_WRITE)
+        self._memory = self._in_memory(-(-size // PAGE) * PAGE, mmap.PROT_READ | mmap.PROT_WRITE)
         self._mapped = size // self.stride
         self._view = memoryview(self._memory)[:size]
         self._words, self._halves = self._view.cast("Q"), self._view.cast("I")
@@ -517,9 +518,20 @@ class LargeArray(Map):
     def blocks(self, size: int) -> Iterator[bytes]:
         """Yield copies of `size` bytes each, the last one shorter. `size` must be whole pages, 4 MiB at most."""
         stride = (self.value_size + 7) & ~7
-        length = (stride * self.max_entries + _PAGE - 1) // _PAGE * _PAGE
+        length = (stride * self.max_entries + PAGE - 1) // PAGE * PAGE
         whole = _WINDOW // size * size
         for start in range(0, length, whole):
             with self._in_memory(min(whole, length - start), mmap.PROT_READ, start) as window:
                 for at in range(0, len(window), size):
                     yield window[at : at + size]
+
+    def pages(self, numbers: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+        """Yield copies of these pages, whose numbers increase, each with its number."""
+        length = ((self.value_size + 7) & ~7) * self.max_entries
+        for window_number, group in groupby(numbers, key=lambda number: number * PAGE // _WINDOW):
+            start = window_number * _WINDOW
+            size = min(_WINDOW, (length + PAGE - 1) // PAGE * PAGE - start)
+            with self._in_memory(size, mmap.PROT_READ, start) as window:
+                for number in group:
+                    at = number * PAGE - start
+                    yield number, window[at : at + PAGE]

@@ -118,12 +118,9 @@ class ConnectionReader:
         entry4, entry6 = abi.struct("conn_entry4"), abi.struct("conn_entry6")
         form4, form6, stride = entry4.view(*_FIELDS4), entry6.view(*_FIELDS6), entry4.size
         port_at, kind_at = entry4.offset("tuple.sport"), entry4.offset("tuple.kind") - entry4.offset("tuple.sport")
-        ntohl, unused, addresses = socket.ntohl, bytes(_BLOCK), dict[int | bytes, Address]()
-        slots_in_block = _BLOCK // stride
+        ntohl, addresses = socket.ntohl, dict[int | bytes, Address]()
         tuple_bits = (1 << 8 * (kind_at + 1)) - 1
-        for number, block in enumerate(LargeArray.open(self._tables.path("connections")).blocks(_BLOCK)):
-            if block == unused:
-                continue
+        for first_slot, block in self._blocks(stride):
             self._begin_block()
             addresses.clear()
             for index, rest in enumerate(memoryview(block).cast("Q")[port_at // 8 :: stride // 8].tolist()):
@@ -146,9 +143,16 @@ class ConnectionReader:
                 address = addresses.get(target)
                 if address is None:
                     address = addresses[target] = IPv6Address(target) if version == 6 else IPv4Address(ntohl(target))
-                slot = number * slots_in_block + index
+                slot = first_slot + index
                 connection = slot, word, server, port, method, flags
                 yield *connection, version, client, source_port, address, target_port, protocol, kind
+
+    def _blocks(self, stride: int) -> Iterator[tuple[int, bytes]]:
+        """Yield parts of the table that are in use, each with its first slot. An entry has `stride` bytes."""
+        unused, slots_in_block = bytes(_BLOCK), _BLOCK // stride
+        for number, block in enumerate(LargeArray.open(self._tables.path("connections")).blocks(_BLOCK)):
+            if block != unused:
+                yield number * slots_in_block, block
 
     def _call(self, slot: int) -> tuple[Address, Address, int, str] | None:
         """Return client, virtual address, family and Call-ID of a SIP call's template.

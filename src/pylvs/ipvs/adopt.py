@@ -46,8 +46,9 @@ from pylvs.model.service import (
 from pylvs.system.lock import Lock
 
 Row = tuple[VirtualService, tuple[Destination, ...]]
-_HOLD_S = 5  # how long packets without a connection are dropped at most, also after a kill
+_HOLD_S = 5  # how long packets without a connection are dropped at most after a kill
 _PASSES = 5  # before the gate opens, at most
+_RENEWED = 10_000  # connections between two renewals of the hold
 _FEW = 50  # changed connections: another pass would find as many
 _ROOM = 2  # the capacity that the table gets, in connections that IPVS has
 _FTP_MODULE = "/sys/module/ip_vs_ftp"
@@ -132,6 +133,7 @@ class Adoption:
         self._rows: tuple[Row, ...] = ()
         self._slots: dict[tuple[ServiceKey, DestinationKey], int | None] = {}
         self._found: dict[tuple[object, ...], tuple[Found | None, int | None]] = {}  # by the ends of a connection
+        self._holds = False  # packets without a connection are dropped
         self._outcome = Outcome()
 
     def run(self, force: bool = False) -> Outcome:
@@ -238,7 +240,9 @@ class Adoption:
     def _incoming(self) -> Iterator[Incoming]:
         """Yield the connections of IPVS that are taken over."""
         resolver, slots, left = Resolver(self._rows), DestinationSlots(self._director.tables), Left()
-        for line in self._kernel.connections():
+        for number, line in enumerate(self._kernel.connections()):
+            if self._holds and number % _RENEWED == 0:
+                _hold(self._director.tables)
             ends = line[:7]
             if ends not in self._found:
                 belongs = resolver.find(line)
@@ -267,7 +271,9 @@ class Adoption:
         began = time.monotonic()
         gate.open_all(state)
         self._report("gate open")
+        self._holds = True
         self._outcome.late = self._pass(insertion)
+        self._holds = False
         _hold(tables, hold=False)
         self._outcome.pause_s = time.monotonic() - began
         self._report("connections copied")

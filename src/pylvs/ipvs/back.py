@@ -3,7 +3,7 @@
 The steps, and what serves if this process is killed after each:
 
 1. give IPVS the settings, the connections, then the services; run a gate on all devices, which is open: pylvs;
-2. let new connections wait, and give IPVS the rest: pylvs. They wait for 5 s at most, also if this process is killed;
+2. let new connections wait, and give IPVS the rest: pylvs. If this process is killed, they wait for 5 s at most;
 3. close the gate: IPVS. A later run continues here;
 4. end IPVS's backup daemon, remove the tables of pylvs: IPVS.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 
 from pylvs.bpf import maps
@@ -37,7 +37,8 @@ NOTE = "giving-back"  # of the state: a process gives the table back, or was kil
 _HOLD_S = 5
 _PASSES = 5
 _FEW = 50
-_TRIALS = 20  # to give a connection that the kernel does not list
+_TRIALS = 5  # to give all connections while none opens
+_RENEWED = 10_000  # connections between two renewals of the hold
 _BACKUP_ONLY = "backup_only"
 
 
@@ -61,6 +62,7 @@ class Return:
         self._kernel = kernel
         self._report = report
         self._returned = Returned()
+        self._held_s, self._is_held = 0.0, False
 
     def run(self) -> Returned:
         """Give everything back. Raises Busy, Unsupported, and what the kernel refuses; then pylvs serves as before."""
@@ -131,24 +133,47 @@ class Return:
             if changed <= _FEW:
                 break
         began = time.monotonic()
-        self._hold()
-        maps.grace_period()
-        self._report("new connections wait")
         for _ in range(_TRIALS):
-            latest = list(self._connections())
+            self._begin_hold()
+            latest = list(self._renewing(self._connections()))
             self._feed.run(latest)
             missing = self._feed.missing(latest)
-            if not missing:
+            if not missing and self._holds():
                 break
-            self._hold()
         else:
+            self._hold(hold=False)
             raise PylvsError(
-                f"ip_vs does not take {counted(sum(missing.values()), 'connection')}; pylvs serves as before"
+                f"ip_vs does not take all connections ({counted(sum(missing.values()), 'connection')} missing);"
+                " pylvs serves as before"
             )
         self._returned.connections = len(latest)
         gate.shut(director.state)
         self._returned.pause_s = time.monotonic() - began
         self._report("gate closed")
+
+    def _begin_hold(self) -> None:
+        """Let new connections wait. They do as long as this process renews it, and for 5 s at most after it ends."""
+        self._held_s, self._is_held = time.monotonic(), True
+        self._hold()
+        maps.grace_period()  # a packet may still be opening one
+        self._feed.renew = self._renew
+        self._report("new connections wait")
+
+    def _renew(self) -> None:
+        """Continue the hold, and note if it may have ended between."""
+        self._is_held = self._holds()
+        self._held_s = time.monotonic()
+        self._hold()
+
+    def _holds(self) -> bool:
+        """Return whether all new connections have waited since the hold began, and do so for another second."""
+        return self._is_held and time.monotonic() - self._held_s < _HOLD_S - 1
+
+    def _renewing(self, connections: Iterable[SyncedConnection]) -> Iterator[SyncedConnection]:
+        for number, each in enumerate(connections):
+            if number % _RENEWED == 0:
+                self._renew()
+            yield each
 
     def _hold(self, hold: bool = True) -> None:
         tables = self._director.tables

@@ -9,7 +9,7 @@ import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Self
 
@@ -26,6 +26,8 @@ _AT_ONCE = 32  # messages: the smallest receive buffer in use holds them
 _SOCKETS = "/proc/net/udp"
 _PAUSE_S, _PATIENCE_S = 0.001, 5.0
 _VERSION = 1
+_RENEWED = 10_000  # lines of the kernel between two calls of `renew`
+_EXPIRES_S = 3
 
 Key = tuple[int, bytes, int, bytes, int]
 
@@ -70,6 +72,7 @@ class Feed:
         self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)  # lo itself returns them
         self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 1)
         kernel.start_backup(DEVICE, SYNCID)
+        self.renew: Callable[[], None] = lambda: None  # called now and then while connections are sent
         self._sent: dict[Key, SyncedConnection] = {}
 
     def __enter__(self) -> Self:
@@ -105,6 +108,7 @@ class Feed:
         for number, message in enumerate(messages(connections)):
             if number and number % _AT_ONCE == 0:
                 self._wait()
+                self.renew()
             self._socket.sendto(message, (GROUP, PORT))
         self._wait()
 
@@ -117,9 +121,17 @@ class Feed:
             time.sleep(_PAUSE_S)
 
     def missing(self, connections: Iterable[SyncedConnection]) -> Counter[str]:
-        """Send connections again that the kernel does not list; return how many those are, by protocol."""
-        there = {line.key for line in self._kernel.connections()}
-        lost = [each for each in connections if key_of(each) not in there]
+        """Send connections again that the kernel does not list; return how many those are, by protocol.
+
+        Those that are about to expire do not count.
+        """
+        there = set()
+        for number, line in enumerate(self._kernel.connections()):
+            if number % _RENEWED == 0:
+                self.renew()
+            there.add(line.key)
+        lasting = (each for each in connections if each.timeout_s is None or each.timeout_s > _EXPIRES_S)
+        lost = [each for each in lasting if key_of(each) not in there]
         self._send(lost)
         return Counter(str(each.protocol) for each in lost)
 

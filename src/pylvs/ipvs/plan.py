@@ -77,7 +77,7 @@ def plan(content: Content, schedulers: Collection[str], rules: Sequence[MarkRule
 def _settings(found: Mapping[str, str]) -> tuple[dict[str, int], list[str]]:
     settings, notes = {}, []
     for name, text in found.items():
-        setting = SETTINGS.get(name)
+        setting = None if name.startswith("sync_") else SETTINGS.get(name)
         if setting is None:
             if name not in _WITHOUT_EFFECT and text != _DEFAULTS.get(name, text):
                 notes.append(f"net.ipv4.vs.{name} = {' '.join(text.split())}: pylvs adopt does not take it over")
