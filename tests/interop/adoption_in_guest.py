@@ -3,8 +3,8 @@
 The argument is the number of connections of each method. It prints the commands with their output, and at the end the
 counts of clients as JSON. Clients and real servers use only the standard library.
 
-    client --- c0 / d0 --- director --- d1 / s1 --- server (NAT, its gateway is the director)
-                                   \\--- d2 / s2 --- server (DR, it holds the VIP; s3 leads to the client)
+    client --- c0 / d0 --- director --- d1 / s1 --- server of NAT
+                                   \\--- d2 / s2 --- server of DR, with a link of its own to the client
 """
 
 from __future__ import annotations

@@ -135,10 +135,10 @@ class StandInFeed:
         pass
 
     def run(self, connections: Iterable[SyncedConnection]) -> int:
-        for each in connections:
-            state = "NONE" if not each.client_port else ("NONE", "ESTABLISHED")[each.state == 1]
-            ends = *key_of(each), each.server.packed, each.server_port
-            self._stored.lines[key_of(each)] = Line(*ends, state, each.timeout_s or 0)
+        for connection in connections:
+            state = "NONE" if not connection.client_port else ("NONE", "ESTABLISHED")[connection.state == 1]
+            ends = *key_of(connection), connection.server.packed, connection.server_port
+            self._stored.lines[key_of(connection)] = Line(*ends, state, connection.timeout_s or 0)
         self._stored.save()
         return 0
 

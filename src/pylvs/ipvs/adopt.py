@@ -4,8 +4,8 @@ pylvs sees packets before IPVS does. So the devices are attached behind a gate, 
 one store opens it (`dataplane/devices/gate.py`). The steps, and what serves if this process is killed after each:
 
 1. fill the tables, attach the devices behind the closed gate, copy the connections: IPVS; a later run begins again;
-2. open the gate, and copy what changed since: pylvs. Packets that may belong to a connection which is still to be
-   copied are dropped meanwhile, and sent again. A later run continues here;
+2. open the gate, and copy what changed since: pylvs. Packets of a connection that is still to be copied are dropped,
+   and their senders repeat them. A later run continues here;
 3. delete IPVS's services, copy what IPVS opened for clients on this host, remove the gate: pylvs; likewise.
 """
 
@@ -50,7 +50,7 @@ _HOLD_S = 5  # how long packets without a connection are dropped at most after a
 _PASSES = 5  # before the gate opens, at most
 _RENEWED = 10_000  # connections between two renewals of the hold
 _FEW = 50  # changed connections: another pass would find as many
-_ROOM = 2  # the capacity that the table gets, in connections that IPVS has
+_SPARE = 2  # the capacity that the table gets, in connections that IPVS has
 _FTP_MODULE = "/sys/module/ip_vs_ftp"
 
 
@@ -174,13 +174,13 @@ class Adoption:
         director = self._director
         if not director.state.exists:
             usual = director.settings()["conn_max"]
-            director.make(0 if connections * _ROOM < usual else connections * _ROOM)
+            director.make(0 if connections * _SPARE < usual else connections * _SPARE)
         with director.batch():
             use = table_use(director.tables)
             if use.capacity < connections:
                 raise NoSpace(
                     f"ip_vs has {counted(connections, 'connection')}, and the table of pylvs is for {use.capacity}:"
-                    f" pylvs sysctl -w net.ipv4.vs.conn_max={connections * _ROOM}",
+                    f" pylvs sysctl -w net.ipv4.vs.conn_max={connections * _SPARE}",
                     "connections",
                     use.capacity,
                 )
@@ -286,10 +286,10 @@ class Adoption:
             try:
                 self._follow(wanted)  # an edit since the last look
             except PylvsError as error:
-                raise type(error)(f"pylvs serves, but ip_vs has changed meanwhile: {error}") from None
+                raise type(error)(f"pylvs serves, but ip_vs has changed: {error}") from None
             self._kernel.flush()
         self._report("ip_vs flushed")
-        self._pass(insertion, ends=False)  # of clients on this host, whom IPVS has served until now
+        self._pass(insertion, ends=False)  # IPVS has served clients on this host until now
         self._report("latest connections copied")
         with director.batch():
             gate.withdraw(director.state)

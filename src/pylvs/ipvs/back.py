@@ -170,10 +170,10 @@ class Return:
         return self._is_held and time.monotonic() - self._held_s < _HOLD_S - 1
 
     def _renewing(self, connections: Iterable[SyncedConnection]) -> Iterator[SyncedConnection]:
-        for number, each in enumerate(connections):
+        for number, connection in enumerate(connections):
             if number % _RENEWED == 0:
                 self._renew()
-            yield each
+            yield connection
 
     def _hold(self, hold: bool = True) -> None:
         tables = self._director.tables

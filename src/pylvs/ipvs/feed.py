@@ -43,11 +43,16 @@ def key_of(connection: SyncedConnection) -> Key:
     )
 
 
+def _told(connection: SyncedConnection) -> tuple[object, ...]:
+    """Return what a pass sends again if it has changed."""
+    return connection.state, connection.server, connection.server_port, connection.flags
+
+
 def messages(connections: Iterable[SyncedConnection]) -> Iterator[bytes]:
     """Yield sync messages that hold these connections."""
     message = _empty()
-    for each in connections:
-        record = encode(each)
+    for connection in connections:
+        record = encode(connection)
         if not message.add(record):
             yield message.encoded()
             message = _empty()
@@ -91,15 +96,10 @@ class Feed:
     def run(self, connections: Iterable[SyncedConnection]) -> int:
         """Send what is new or in another state; return how many those were."""
         fresh = {}
-        for each in connections:
-            before = self._sent.get(key := key_of(each))
-            if before is None or (before.state, before.server, before.server_port, before.flags) != (
-                each.state,
-                each.server,
-                each.server_port,
-                each.flags,
-            ):
-                fresh[key] = each
+        for connection in connections:
+            before = self._sent.get(key := key_of(connection))
+            if before is None or _told(before) != _told(connection):
+                fresh[key] = connection
         self._send(fresh.values())
         self._sent |= fresh
         return len(fresh)

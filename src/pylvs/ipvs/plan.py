@@ -120,15 +120,15 @@ def _of_service(
         )
     if key.port == _FTP and has_ftp_module and any(each.method == Method.MASQ for each in row.destinations):
         yield f"{key}: the module ip_vs_ftp rewrites FTP's control connections for NAT, and pylvs does not"
-    for each in row.destinations:
-        where = f"{key} -> {each.destination.key}"
-        if each.method not in set(Method):
-            yield f"{where}: forwarding method {each.method}: pylvs does not know it"
-        elif each.method == Method.TUNNEL and each.tunnel_kind not in set(TunnelKind):
-            yield f"{where}: tunnel type {each.tunnel_kind}: pylvs does not know it"
+    for server in row.destinations:
+        where = f"{key} -> {server.destination.key}"
+        if server.method not in set(Method):
+            yield f"{where}: forwarding method {server.method}: pylvs does not know it"
+        elif server.method == Method.TUNNEL and server.tunnel_kind not in set(TunnelKind):
+            yield f"{where}: tunnel type {server.tunnel_kind}: pylvs does not know it"
         else:
             try:
-                check_destination(service, each.destination)
+                check_destination(service, server.destination)
             except PylvsError as error:
                 yield str(error)
 

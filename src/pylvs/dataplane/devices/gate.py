@@ -1,8 +1,8 @@
 """A gate between the devices and the packet path: one store opens it for all devices and hooks.
 
 While it is closed, each device runs a program that passes all packets to the stack, where the kernel's IPVS serves.
-Then one store lets all devices use the packet path. So attaching, which takes a while for many devices, gives no moment
-in which both serve, or in which a request is pylvs's and its reply is IPVS's.
+Then one store lets all devices use the packet path. Attaching many devices takes a while. Without a gate, a request
+could reach pylvs and its reply IPVS.
 
 The gate is pinned. So it stays as it is if the process that closed or opened it is killed. While it is there, all edits
 but those of that process are refused.

@@ -1,6 +1,6 @@
 """Insert connections that another data plane has into the connection table, in several passes.
 
-Packets may use the table meanwhile. A connection that they have changed since it was inserted stays as it is.
+Packets may use the table at the same time. A connection that they have changed since stays as it is.
 """
 
 from __future__ import annotations
