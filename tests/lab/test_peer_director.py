@@ -58,6 +58,24 @@ def is_current(lab: Lab, host: str) -> bool:
     )
 
 
+PRIVILEGES = """\
+for process in /proc/[0-9]*; do
+    [ "$(cat $process/comm 2>/dev/null)" = pylvs-peer ] || continue
+    [ "$(readlink $process/ns/net)" = "$(readlink /proc/self/ns/net)" ] || continue
+    ls $process/root/
+    grep -E '^(Uid|CapEff|NoNewPrivs|Seccomp):' $process/status
+done
+"""
+
+
+def test_the_process_that_reads_the_network_has_no_privileges(make_lab: MakeLab) -> None:
+    lab = pair(make_lab)
+    found = dict(line.split(":\t", 1) for line in lab.sh("director1", PRIVILEGES).splitlines())
+    assert found.keys() == {"Uid", "CapEff", "NoNewPrivs", "Seccomp"}, "its root is empty"
+    assert "0" not in found["Uid"].split()
+    assert (int(found["CapEff"], 16), found["NoNewPrivs"], found["Seccomp"]) == (0, "1", "2")
+
+
 def test_a_take_over_and_the_return_of_the_master_keep_connections(make_lab: MakeLab) -> None:
     lab = pair(make_lab)
     with closing(LongConnections(lab)) as connections:

@@ -262,6 +262,7 @@ def test_a_clock_of_another_speed_gives_the_same_lifetimes() -> None:
         ("method", 99, "method"),
         ("has_ended", 1, "flag"),
         ("is_call", 1, "flag"),
+        ("synced", 1, "flag"),
         ("tuple", b"\xff" * 40, "tuple"),
     ],
 )

@@ -271,6 +271,7 @@ COMMANDS = (
     Command("bench-guard [ARG]", "is a packet dearer than bench/baseline.json says?", ROOT, MEASURES, "bench.guard"),
     Command("bench-ipvs [ARG]", "beside the real IPVS, nftables and routing", ROOT, TESTS, "tests.interop.beside"),
     Command("bench-scale [ARG]", "measure a table of ten million connections", ROOT, MEASURES, "bench.scale"),
+    Command("bench-directors [ARG]", "copy connections to another director", ROOT, MEASURES, "bench.directors"),
     Command("bench-flood [ARG]", "which connections survive a flood, and what it costs", ROOT, MEASURES, "bench.flood"),
     Command("docs", "check the documents: links, files, commands", ANYONE, CHECKS, docs),
     Command("build, wheel", "a wheel in dist/", ANYONE, RUNS, wheel),

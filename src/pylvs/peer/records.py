@@ -102,7 +102,7 @@ class _Columns:
         self.words = codec.size // _WORD
         for name in ("destination", "expiry", "was_expiry", "template", "timeout", "slot"):
             setattr(self, name, codec.offset(name) // _WORD)
-        for name in ("method", "state", "family", "was_state", "is_call", "has_ended"):
+        for name in ("method", "state", "family", "was_state", "is_call", "has_ended", "synced"):
             setattr(self, name, codec.offset(name))
         self.kind4, self.kind6 = abi.struct("tuple4").offset("kind"), abi.struct("tuple6").offset("kind")
 
@@ -118,6 +118,7 @@ class _Columns:
     was_state: int
     is_call: int
     has_ended: int
+    synced: int
 
 
 class ConnectionTransfer:
@@ -212,6 +213,12 @@ class ConnectionTransfer:
             if not slot:
                 return
 
+    def has_templates(self, records: bytes) -> bool:
+        """Return whether a connection of a batch was made under a template."""
+        words = array("I")
+        words.frombytes(records)
+        return any(words[self._columns.template :: self._columns.words])
+
     def _filled(self) -> int:
         families = bytes(self._records.memory[self._columns.family :: self._columns.size])
         end = families.find(0)
@@ -290,7 +297,7 @@ class ConnectionTransfer:
             raise BadRecords("a state that no connection has")
         if not set(records[at.method :: at.size]) <= set(abi.shipped().enum("method").values()):
             raise BadRecords("a forwarding method that does not exist")
-        if any(records[at.is_call :: at.size]) or any(records[at.has_ended :: at.size]):
+        if any(any(records[flag :: at.size]) for flag in (at.is_call, at.has_ended, at.synced)):
             raise BadRecords("a flag that no record has")
         template = abi.constant("STATE_TEMPLATE")
         allowed = {(abi.constant("TUPLE_TEMPLATE"), True), (abi.constant("TUPLE_CONNECTION"), False)}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
@@ -12,7 +13,9 @@ from pylvs.peer.records import pack_names
 from pylvs.peer.tables import Copies, Tables
 from pylvs.peer.wire import Begin, End, Held, Kind
 
-PASS_S = 1.0  # from the begin of a copy of changes to the next one
+PASS_S = 1.0  # from the begin of a copy of changes to the next one, or more:
+SHARE = 10  # a search for changes takes at most this part of the time
+TEMPLATES_EVERY = 10  # copies of changes: templates are searched at least so often
 _RECORD_BURST_S = 0.05  # the rate is kept over this time
 
 Send = Callable[[Kind, bytes], Awaitable[None]]
@@ -38,6 +41,9 @@ class Sender:
         self._asked = asyncio.Event()
         self._wants_all = False
         self._mark = 0
+        self._allowed_at = 0.0  # when the next batch may be sent
+        self._passes = 0  # copies of changes since the one of everything
+        self._searched_s = 0.0  # by the last copy, without the time for sending
         self._named = (-1, -1)  # epoch and generation of the names that the other director has
         self.sent = Sent()
 
@@ -68,7 +74,7 @@ class Sender:
                 await self._send(Kind.END, wire.encode_end(End(0, 0, 0, self._mark)))
             self._asked.clear()
             try:
-                async with asyncio.timeout(max(began + PASS_S - loop.time(), 0)):
+                async with asyncio.timeout(max(began + PASS_S - loop.time(), SHARE * self._searched_s)):
                     await self._asked.wait()
             except TimeoutError:
                 pass
@@ -82,23 +88,43 @@ class Sender:
         if named != self._named or everything:
             await self._send(Kind.NAMES, pack_names(copies.names()))
             self._named = named
-        templates = await self._records(copies, Kind.TEMPLATES, everything)
-        connections = await self._records(copies, Kind.CONNECTIONS, everything)
+        self._searched_s, self._passes = 0.0, 0 if everything else self._passes + 1
+        templates = connections = 0
+        has_searched = everything or self._passes % TEMPLATES_EVERY == 0
+        if has_searched:
+            templates = await self._records(copies, Kind.TEMPLATES, everything)
+        async for records in self._batches(copies, Kind.CONNECTIONS, everything):
+            if not has_searched and copies.has_templates(records):  # templates come first
+                has_searched = True
+                templates = await self._records(copies, Kind.TEMPLATES, everything)
+            connections += await self._send_batch(Kind.CONNECTIONS, records)
         await self._send(Kind.END, wire.encode_end(End(templates, connections, copies.calls(), mark)))
         self.sent.underway = False
 
     async def _records(self, copies: Copies, kind: Kind, everything: bool) -> int:
-        """Send all batches, no faster than the rate; return how many records they had."""
-        loop = asyncio.get_running_loop()
-        count, allowed_at = 0, loop.time()
-        for records in copies.dump(templates=kind is Kind.TEMPLATES, changes=not everything):
-            number = len(records) // self._record_bytes
-            if number:
-                await self._send(kind, records)
-                count += number
-                self.sent.records += number
-                allowed_at = max(allowed_at, loop.time() - _RECORD_BURST_S) + number / self._rate
-            await asyncio.sleep(max(allowed_at - loop.time(), 0))
+        """Send all batches; return how many records they had."""
+        return sum([await self._send_batch(kind, each) async for each in self._batches(copies, kind, everything)])
+
+    async def _batches(self, copies: Copies, kind: Kind, everything: bool) -> AsyncIterator[bytes]:
+        """Yield the batches that have records. Raises PylvsError if other tables replace these."""
+        batches = copies.dump(templates=kind is Kind.TEMPLATES, changes=not everything)
+        while True:
+            began = time.perf_counter()
+            records = next(batches, None)
+            self._searched_s += time.perf_counter() - began
+            if records is None:
+                return
+            if records:
+                yield records
+            await asyncio.sleep(0)
             if copies.is_stale:
                 raise PylvsError("other tables replaced these during a copy")
-        return count
+
+    async def _send_batch(self, kind: Kind, records: bytes) -> int:
+        """Send a batch, no faster than the rate; return how many records it has."""
+        now, number = asyncio.get_running_loop().time(), len(records) // self._record_bytes
+        await self._send(kind, records)
+        self.sent.records += number
+        self._allowed_at = max(self._allowed_at, now - _RECORD_BURST_S) + number / self._rate
+        await asyncio.sleep(max(self._allowed_at - asyncio.get_running_loop().time(), 0))
+        return number

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from pylvs.cli.peer import lines
-from pylvs.daemon.peer_director.part import COMPARE_S, FRESH_S, SETTLED_S, UNCONNECTED_S, Director, percent
+from pylvs.daemon.peer_director.part import COMPARE_S, FRESH_S, LATE_S, SETTLED_S, UNCONNECTED_S, Director, percent
 from pylvs.daemon.peer_director.summary import digests_of, summary_of
 from pylvs.health.engine import Engine
 from pylvs.model.checks import Script, Target, TcpCheck
@@ -122,8 +122,8 @@ def test_missing_connections_are_a_problem_with_their_servers() -> None:
 def test_late_copies_are_a_problem() -> None:
     machine = Machine()
     machine.status()
-    machine.now += UNCONNECTED_S
-    assert machine.problems() == ["peer_connections 192.0.2.9: copies are 10 s old: 100% of 10,000 connections held"]
+    machine.now += LATE_S
+    assert machine.problems() == ["peer_connections 192.0.2.9: copies are 30 s old: 100% of 10,000 connections held"]
 
 
 def test_a_difference_is_a_problem_after_a_while() -> None:

@@ -27,6 +27,7 @@ class FakeCopies:
 
     connections: list[int] = field(default_factory=list)
     changes: list[int] = field(default_factory=list)
+    templates: list[int] = field(default_factory=list)
     known: set[bytes] = field(default_factory=lambda: {NAME})
     space: int = 1000
     edits: int = 0
@@ -59,9 +60,12 @@ class FakeCopies:
         return {slot: slot + 10 for slot, name in names.items() if name in self.known}
 
     def dump(self, templates: bool, changes: bool = False) -> Iterator[bytes]:
-        numbers = [] if templates else self.changes if changes else self.connections
+        numbers = self.templates if templates else self.changes if changes else self.connections
         for at in range(0, len(numbers), self.batch):
             yield b"".join(each.to_bytes(RECORD, "little") for each in numbers[at : at + self.batch])
+
+    def has_templates(self, records: bytes) -> bool:
+        return bool(records[0] & 0x80)
 
     def take(
         self,
@@ -219,6 +223,14 @@ def test_a_sender_sends_everything_and_then_what_changes(monkeypatch: pytest.Mon
     assert ends[0].calls == 2
 
 
+def test_templates_of_changed_connections_come_before_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sending, "PASS_S", 0.001)
+    sent = asyncio.run(sent_by(FakeCopies([1], templates=[9]), 2, then=[0x85]))
+    wanted = [Kind.BEGIN, Kind.NAMES, Kind.TEMPLATES, Kind.CONNECTIONS, Kind.END]
+    wanted += [Kind.BEGIN, Kind.TEMPLATES, Kind.CONNECTIONS, Kind.END]
+    assert sent.kinds()[: len(wanted)] == wanted
+
+
 def test_a_director_without_tables_has_nothing_to_copy() -> None:
     sent = asyncio.run(sent_by(None, 1))
     assert sent.kinds()[:2] == [Kind.BEGIN, Kind.END]
@@ -238,4 +250,4 @@ def test_a_sender_keeps_to_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(asyncio, "sleep", noted)
     asyncio.run(test())
-    assert pauses[-1] == pytest.approx(60 / 10, abs=0.5), "no sleep was real, so the last one has all the delay"
+    assert max(pauses) == pytest.approx(60 / 10, abs=0.5), "no sleep was real, so the last one has all the delay"

@@ -34,7 +34,8 @@ TELL_S = 1.0  # between reports to virtual routers
 SETTLED_S = 10.0  # a difference in a state is one after so long: checks of two directors do not run at once
 UNCONNECTED_S = 10.0  # likewise without a connection
 SHARE = 0.9999  # of the other director's connections, with which a virtual router takes over from it
-FRESH_S = 5.0  # copies that are older are behind
+FRESH_S = 15.0  # copies that are older are behind: a very large table is searched every five seconds
+LATE_S = 30.0  # a problem
 COMPARE_S = 2.0  # between comparisons
 MOST_DIFFERENCES = 20  # that are problems of their own
 
@@ -204,7 +205,7 @@ class Director(Part):
         taken = self._taken
         if taken.get("complete") and share(taken) < SHARE:
             yield Problem("peer_connections", name, self._missing(taken))
-        elif (age_s := self._clock() - max(taken.get("current_at", 0.0), since)) >= UNCONNECTED_S:
+        elif (age_s := self._clock() - max(taken.get("current_at", 0.0), since)) >= LATE_S:
             yield Problem("peer_connections", name, f"copies are {age_s:.0f} s old: {self.held_text()}")
         found = self.differences()
         for each in found[:MOST_DIFFERENCES]:
