@@ -45,7 +45,6 @@ NOT_RUN = {
     "README.md": 2,
     "docs/how-to/boot.md": 4,
     "docs/how-to/director-as-server.md": 1,
-    "docs/how-to/ecmp.md": 1,
     "docs/how-to/migrate-from-keepalived.md": 1,
     "docs/how-to/move-from-ipvs.md": 4,
     "docs/how-to/next.md": 2,

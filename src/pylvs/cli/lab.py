@@ -11,7 +11,7 @@ import click
 from pylvs.lab.hosts import COMMAND, checked_name, environment
 from pylvs.lab.lab import Lab, build, free_name, labs, open_lab, power_off, power_on, take_down
 from pylvs.lab.network import DIRECTOR, Network, address_list, command_lines, draw
-from pylvs.lab.plan import PEERS, TUNNELS, load_overrides
+from pylvs.lab.plan import PEERS, ROUTING, TUNNELS, load_overrides
 from pylvs.lab.processes import defer_signals
 from pylvs.lab.topologies import TOPOLOGIES, design
 from pylvs.model.errors import Busy, InvalidOperation, Unsupported
@@ -41,6 +41,7 @@ def lab() -> None:
 @click.option("--plan", type=click.Path(path_type=Path), help="Addresses of your own: a TOML or JSON file.")
 @click.option("--tun-type", type=click.Choice(TUNNELS), help="tun: what packets are wrapped in (ipip).")
 @peer_option
+@click.option("--routing", type=click.Choice(ROUTING), help="ecmp: the routing daemon of router and directors (bird).")
 @click.option("--bare", is_flag=True, help="Director and real servers have their addresses and nothing more.")
 @click.option("--blank", is_flag=True, help="Director and real servers have not even addresses.")
 def up(
@@ -51,6 +52,7 @@ def up(
     plan: Path | None,
     tun_type: str | None,
     peer: str | None,
+    routing: str | None,
     bare: bool,
     blank: bool,
 ) -> None:
@@ -63,12 +65,15 @@ def up(
     - ha                two directors, one VIP
     - dr-behind-router  a router translates a public address to the VIP
     - dr-routed         the VIP in another subnet than the real servers
+    - ecmp              four directors behind a router with ECMP
     """
     overrides = load_overrides(plan) if plan else {}
     if tun_type:
         overrides["tunnel"] = tun_type
     if peer:
         overrides["peer"] = peer
+    if routing:
+        overrides["routing"] = routing
     if servers is not None and "servers" in overrides:
         raise InvalidOperation(f"--servers {servers}: {plan} says already which servers there are")
     network = design(topology, 3 if servers is None else servers, 6 if ipv6 else 4, overrides)

@@ -12,6 +12,7 @@ import pylvs
 from pylvs.lab.hosts import MARK
 from pylvs.lab.network import DIRECTOR, SERVER, Host, Network
 from pylvs.lab.plan import AddressPlan
+from pylvs.lab.routing import CONFIGURATIONS, ROUTING_SERVICE
 
 WEB_STATE = "/var/lib/pylvs-lab"
 WEB_CONFIGURATION = "/etc/nginx/pylvs-lab.conf"
@@ -21,6 +22,7 @@ DIRECTOR_STATE = "/var/lib/pylvs-lab"
 # Of the directors' keepalived.conf
 VRID = 51
 CHECKED_EVERY_S = 2
+LEAVE_S = 5  # ecmp: of lower preference, before a director withdraws
 AUTHENTICATION = """\
     authentication {
         auth_type PASS
@@ -75,9 +77,12 @@ for device; do
     ip link set dev "$device" down || exit
 done
 """
+_ROUTING = """\
+case $1 in bird | frr) [ -x /usr/local/sbin/routing-service ] && exec /usr/local/sbin/routing-service "$@" ;; esac
+"""
 SERVICE = f"""#!/bin/sh
 # The service of a lab's real server, by any of its names. Part of a pylvs lab.
-name=$1 action=$2 pid=$(cat {WEB_STATE}/nginx.pid 2>/dev/null)
+{_ROUTING}name=$1 action=$2 pid=$(cat {WEB_STATE}/nginx.pid 2>/dev/null)
 case $name in nginx | httpd | apache2) ;; *) echo "$name: unrecognized service" >&2; exit 1 ;; esac
 [ -e {WEB_CONFIGURATION} ] || {{ echo "$name: only real servers of a lab have it" >&2; exit 1; }}
 # A zombie stays in /proc, without a command line.
@@ -107,7 +112,7 @@ esac
 DIRECTOR_SERVICE = f"""#!/bin/sh
 # Runs a director of a lab. Part of a pylvs lab.
 # pylvs runs services, checks and virtual routers. With keepalived, pylvs runs all but the virtual routers.
-name=$1 action=$2 file={CONFIGURATION} state={DIRECTOR_STATE}
+{_ROUTING}name=$1 action=$2 file={CONFIGURATION} state={DIRECTOR_STATE}
 case $name in
     pylvs) programs=pylvs ;;
     keepalived) programs="pylvs keepalived" ;;
@@ -174,6 +179,8 @@ def files_of(lab: str, network: Network, host: Host) -> Iterator[tuple[str, str,
     yield "/usr/sbin/ifup", IFUP, 0o755
     yield "/usr/sbin/ifdown", IFDOWN, 0o755
     yield "/usr/sbin/service", DIRECTOR_SERVICE if host.role == DIRECTOR else SERVICE, 0o755
+    if any(path in host.files for path in CONFIGURATIONS.values()):
+        yield "/usr/local/sbin/routing-service", ROUTING_SERVICE, 0o755
     yield from ((path, content, 0o644) for path, content in host.files.items())
     if host.role == SERVER:
         yield WEB_CONFIGURATION, _web(network.port), 0o644
@@ -271,6 +278,34 @@ virtual_server {plan.vip.ip} {plan.port} {{
     delay_loop {CHECKED_EVERY_S}
     lb_algo {plan.scheduler}
     lb_kind DR
+    protocol TCP
+{servers}}}
+"""
+
+
+def announcing_conf(plan: AddressPlan) -> str:
+    """Return the keepalived.conf of each of several directors behind a router."""
+    servers = "".join(
+        f"""\
+    real_server {server.ip} {plan.port} {{
+        inhibit_on_failure
+        TCP_CHECK {{
+            connect_timeout {CHECKED_EVERY_S}
+        }}
+    }}
+"""
+        for server in plan.servers
+    )
+    fallback = "    mh-fallback\n" if plan.scheduler == "mh" else ""
+    return f"""\
+global_defs {{
+    announce_leave {LEAVE_S}
+}}
+virtual_server {plan.vip.ip} {plan.port} {{
+    announce
+    delay_loop {CHECKED_EVERY_S}
+    lb_algo {plan.scheduler}
+{fallback}    lb_kind DR
     protocol TCP
 {servers}}}
 """

@@ -153,6 +153,9 @@ def _check_machine(network: Network) -> None:
     tools = dict(TOOLS)
     if any("service keepalived start" in host.commands for host in network.hosts):
         tools["keepalived"] = "keepalived"
+    for daemon, (tool, package) in {"bird": ("bird", "bird2"), "frr": ("vtysh", "frr")}.items():
+        if any(f"service {daemon} start" in host.commands for host in network.hosts):
+            tools[tool] = package
     path = environment()["PATH"]
     missing = [f"{tool} (package {package})" for tool, package in tools.items() if not shutil.which(tool, path=path)]
     if missing:

@@ -27,7 +27,8 @@ AnyInterface = IPv4Interface | IPv6Interface
 MOST_SERVERS = 60
 TUNNELS = ("ipip", "gre", "gue")
 PEERS = ("pylvs", "keepalived")
-_CHOICES = {"tunnel": TUNNELS, "peer": PEERS}
+ROUTING = ("bird", "frr")
+_CHOICES = {"tunnel": TUNNELS, "peer": PEERS, "routing": ROUTING}
 
 # The subnets of the built-in plans: the part before the host number.
 SUBNETS = {
@@ -57,6 +58,7 @@ class AddressPlan:
     scheduler: str = "rr"
     tunnel: str = "ipip"  # tun: the encapsulation
     peer: str = "pylvs"  # ha: the VRRP program of the second director
+    routing: str = "bird"  # ecmp: the routing daemon of router and directors
 
     @property
     def version(self) -> int:

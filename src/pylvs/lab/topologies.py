@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from pylvs.lab.files import CONFIGURATION, keepalived_conf
+from pylvs.lab.files import CONFIGURATION, announcing_conf, keepalived_conf
 from pylvs.lab.network import CLIENT, DIRECTOR, ROUTER, SERVER, Host, Interface, Network, Switch
 from pylvs.lab.plan import (
     MOST_SERVERS,
@@ -19,6 +19,7 @@ from pylvs.lab.plan import (
     override,
     single_address,
 )
+from pylvs.lab.routing import CONFIGURATIONS, director_conf, directors_of, router_conf
 from pylvs.model.addresses import endpoint
 from pylvs.model.errors import InvalidOperation
 
@@ -378,6 +379,71 @@ def _ha_director(plan: AddressPlan, number: int, dip: AnyInterface, role: tuple[
     )
 
 
+ECMP_DIRECTORS = 4
+
+
+def _ecmp_plan(servers: int, version: int) -> AddressPlan:
+    """Return the built-in addresses: the VIP is in no subnet, so only BGP leads to it."""
+    addresses = built_in(
+        servers, version, vip=("public", 100), client=("outside", 5), gateway=("lan", 1), outside=("outside", 1)
+    )
+    return replace(addresses, scheduler="mh")
+
+
+def _ecmp_network(plan: AddressPlan) -> Network:
+    """Several directors behind a router, which has as many routes to the VIP, by BGP."""
+    assert plan.gateway is not None
+    assert plan.outside is not None
+    vip, daemon = str(plan.vip.ip), plan.routing
+    six = " -6" if plan.version == 6 else ""
+    router = Host(
+        "router",
+        ROUTER,
+        (
+            _card(ROUTER, "outside", [(plan.outside, "gateway")]),
+            _card(ROUTER, "lan", [(plan.gateway, "gateway")], "eth1", 1),
+        ),
+        forwarding=True,
+        commands=(
+            f"sysctl -q -w net.ipv{plan.version}.fib_multipath_hash_policy=1",
+            f"service {daemon} start",
+        ),
+        files={CONFIGURATIONS[daemon]: router_conf(daemon, plan)},
+        awaits=f"test $(ip{six} route show {vip} | grep -c via) = {ECMP_DIRECTORS}",
+    )
+    directors = [
+        Host(
+            f"{DIRECTOR}{number}",
+            DIRECTOR,
+            (_card(DIRECTOR, "lan", [(dip, "DIP")], plan.device, number=16 * (number - 1)),),
+            gateway=_ip(plan.gateway),
+            commands=(
+                f"service {daemon} start",
+                "service pylvs start",
+                "pylvs sysctl -w net.ipv4.vs.sloppy_tcp=1",
+            ),
+            files={
+                CONFIGURATION: announcing_conf(plan),
+                CONFIGURATIONS[daemon]: director_conf(daemon, plan, dip),
+            },
+        )
+        for number, dip in enumerate(directors_of(plan, ECMP_DIRECTORS), start=1)
+    ]
+    return _network(
+        plan,
+        "ecmp",
+        "four active directors behind a router with ECMP",
+        "client → router → one of the directors, by a hash → real server → router → client",
+        [Switch("outside", str(plan.outside.network)), Switch("lan", str(plan.gateway.network))],
+        [
+            _client(plan, "outside", plan.outside),
+            router,
+            *directors,
+            *_servers(plan, "lan", plan.gateway, vip),
+        ],
+    )
+
+
 class Topology(NamedTuple):
     """A function that makes a network from a plan, and one that makes the built-in plan.
 
@@ -404,6 +470,7 @@ TOPOLOGIES: Mapping[str, Topology] = {
         partial(built_in, client=("outside", 5), gateway=("lan", 1), outside=("outside", 1), public=("outside", 88)),
     ),
     "dr-routed": Topology("r", _dr_routed_network, _dr_routed_plan),
+    "ecmp": Topology("e", _ecmp_network, _ecmp_plan),
 }
 
 
@@ -418,6 +485,8 @@ def design(topology: str, servers: int = 3, version: int = 4, overrides: Mapping
         raise InvalidOperation(f"{topology}: the topology has no tunnel; use {overrides['tunnel']} with tun")
     if overrides and topology != "ha" and overrides.get("peer", "pylvs") != "pylvs":
         raise InvalidOperation(f"{topology}: the topology has one director; use {overrides['peer']} with ha")
+    if overrides and topology != "ecmp" and overrides.get("routing", "bird") != "bird":
+        raise InvalidOperation(f"{topology}: the topology has no BGP; use {overrides['routing']} with ecmp")
     if overrides and "vip" in overrides:
         version = overrides["vip"].version
     return shape.network(override(shape.plan(servers, version), overrides or {}))

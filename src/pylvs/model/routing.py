@@ -1,10 +1,13 @@
 """Addresses, routes and rules of `ip address`, `ip route` and `ip rule`: a virtual router's, or fixed ones.
 
+Besides, announcements of addresses to other routers.
+
 Tables, scopes, protocols and types of service are rtnetlink's numbers (rtnetlink(7)), not names.
 """
 
 from __future__ import annotations
 
+from enum import StrEnum
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 
 from pylvs.model.addresses import Address
@@ -99,3 +102,20 @@ class RoutingRule:
     protocol: int = PROTOCOL_KEEPALIVED
     options: tuple[tuple[str, str], ...] = ()  # the rest, in the syntax of `ip rule`: ("uidrange", "10-20")
     tracked: bool = True
+
+
+class State(StrEnum):
+    """What other routers know of an address of this director."""
+
+    ANNOUNCED = "announced"
+    LEAVING = "leaving"
+    WITHDRAWN = "withdrawn"
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """The state of an address, and why it is not announced."""
+
+    address: Address
+    state: State
+    reason: str = ""

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from pylvs.daemon.host.announced import State
-from pylvs.daemon.host.announcing import Announcement, announced_by, decide
+from pylvs.daemon.host.announcing import announced_by, decide
 from pylvs.daemon.supervisor import Supervisor
 from pylvs.model.addresses import Address
+from pylvs.model.routing import Announcement, State
 from pylvs.model.service import ServiceKey
 from pylvs.model.wanted import WantedService
 from tests.unit.daemon.daemons import VIP, FakeHost, address, configuration, server, service, until

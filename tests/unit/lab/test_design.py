@@ -62,6 +62,11 @@ def test_the_diagram_shows_every_interface_and_address(topology: str, servers: i
             "director1# service pylvs start",
             "director2# service pylvs start",
         ]
+    elif topology == "ecmp":
+        assert [line.strip() for line in typed.splitlines()[2:4]] == [
+            "director1# service bird start",
+            "director1# service pylvs start",
+        ]
     else:
         assert f"ipvsadm -A -t {endpoint(network, network.vip)} -s rr" in typed
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from enum import StrEnum
 from ipaddress import ip_interface, ip_network
 from typing import Protocol
 
 from pylvs.model.addresses import Address
 from pylvs.model.errors import PylvsError, text_of
-from pylvs.model.routing import TABLE_LOCAL, HeldAddress, NextHop, Route
+from pylvs.model.routing import TABLE_LOCAL, HeldAddress, NextHop, Route, State
 from pylvs.netlink import addresses, routes
 from pylvs.netlink.changes import Outcome
 from pylvs.netlink.dummies import make_dummy, remove_dummy
@@ -18,14 +17,6 @@ UP_DEVICE, LEAVING_DEVICE = "pylvs-up", "pylvs-leaving"
 UP_METRIC, LEAVING_METRIC = 100, 200  # of the addresses: FRR and zebra announce it as MED
 HELD_METRIC = 1000  # of the local route, behind that of the address
 PROTOCOL_PYLVS = 118  # of the local route
-
-
-class State(StrEnum):
-    """What other routers know of an address of this director."""
-
-    ANNOUNCED = "announced"
-    LEAVING = "leaving"
-    WITHDRAWN = "withdrawn"
 
 
 DEVICES = {State.ANNOUNCED: (UP_DEVICE, UP_METRIC), State.LEAVING: (LEAVING_DEVICE, LEAVING_METRIC)}

@@ -22,7 +22,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
-from pylvs.daemon.host.announced import DEVICES, HostAddresses, State
+from pylvs.daemon.host.announced import DEVICES, HostAddresses
 from pylvs.daemon.notifications import EventBus
 from pylvs.daemon.parts import Part
 from pylvs.daemon.problems import Problem
@@ -30,20 +30,12 @@ from pylvs.daemon.services import Services
 from pylvs.daemon.tasks import BackgroundTasks
 from pylvs.daemon.virtual_routers.forwarding import monitor_forwarding
 from pylvs.model.addresses import Address
-from pylvs.model.dataclass import dataclass, replace
+from pylvs.model.dataclass import replace
+from pylvs.model.routing import Announcement, State
 from pylvs.model.wanted import Configuration
 from pylvs.system.logs import get_logger
 
 RENEWALS = 3  # in a lease
-
-
-@dataclass(frozen=True, slots=True)
-class Announcement:
-    """The state of an address, and why it is not announced."""
-
-    address: Address
-    state: State
-    reason: str = ""
 
 
 def announced_by(configuration: Configuration) -> dict[Address, list[str]]:
