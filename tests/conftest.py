@@ -44,7 +44,7 @@ def pytest_configure() -> None:
     register()
     for name in "PYLVS_COMMAND", "PYLVS_REMOVAL":  # `./dev run pytest` sets them for labs of its user
         os.environ.pop(name, None)
-    os.environ.setdefault(CONNECTIONS, "262144")  # not a 24th of memory for each network namespace
+    os.environ.setdefault(CONNECTIONS, "32768")  # not a 24th of memory for each network namespace
 
 
 @pytest.hookimpl(wrapper=True)

@@ -2,12 +2,14 @@
 
 The verifier takes half a second for the programs of a director, which is most of what a short test costs. A stock keeps
 the load of a state that is removed, by descriptors of its maps and programs. For the next state of this size it empties
-the maps, and pins all of them again. tests/packet/test_recycled.py compares them with those of a new load.
+the maps, and pins all of them again. tests/packet/test_recycled.py compares them with those of a new load. Other
+processes may inherit the descriptors: those that boot a lab (tests/lab/recycled_labs.py) or replay a recording.
 """
 
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import struct
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from unittest import mock
 
-from pylvs.bpf import kernel, libbpf
+from pylvs.bpf import abi, kernel, libbpf
 from pylvs.bpf.maps import MMAPABLE, ArrayMap, HashMap, MmapArray, PerCpuArray, RingBuffer
 from pylvs.dataplane import load
 from pylvs.dataplane.director import BpfDirector
@@ -60,6 +62,31 @@ class Load:
                 name = kernel.map_info(descriptor).name
                 maps[f"{name} {number}" if "." in name else name] = descriptor  # XDP and TC have a .bss each
             return cls(*load.pool_shape(Tables(state)), pins, maps, until.pop_all())
+
+    @classmethod
+    def inherited(cls, text: str) -> Load:
+        """Return the load that another process described (`description`); this one has inherited its descriptors."""
+        connections, seeds, pins, maps = json.loads(text)
+        with ExitStack() as until:
+            for number in (*pins.values(), *maps.values()):
+                os.set_inheritable(number, False)
+                until.callback(os.close, number)
+            return cls(connections, tuple(seeds), pins, maps, until.pop_all())
+
+    @property
+    def description(self) -> str:
+        """Return what `inherited` needs."""
+        return json.dumps([self.connections, self.seeds, self.pins, self.maps])
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Return all descriptors."""
+        return (*self.pins.values(), *self.maps.values())
+
+    @property
+    def is_traced(self) -> bool:
+        """Return whether a session of `pylvs trace` has left its programs."""
+        return any(_programs(self.maps[name]) for name in abi.TRACERS if name in self.maps)
 
     def close(self) -> None:
         """Close the descriptors."""
@@ -141,11 +168,16 @@ def _map_ids(pins: dict[str, int]) -> set[int]:
         info = kernel.map_info(descriptor)
         found.add(info.id)
         if info.type == PROG_ARRAY:
-            with ArrayMap.duplicate(descriptor) as programs:
-                for index in range(info.max_entries):
-                    if program := programs.get(index):
-                        found.update(kernel.describe_program(*struct.unpack("<I", program)).map_ids)
+            for program in _programs(descriptor):
+                found.update(kernel.describe_program(program).map_ids)
     return found
+
+
+def _programs(descriptor: int) -> list[int]:
+    """Return the ids of the programs in a program array."""
+    with ArrayMap.duplicate(descriptor) as programs:
+        there = [programs.get(index) for index in range(programs.max_entries)]
+    return [struct.unpack("<I", program)[0] for program in there if program]
 
 
 def clear(descriptor: int) -> None:

@@ -11,6 +11,7 @@ import pytest
 from pylvs.lab.lab import Lab, build, take_down
 from pylvs.lab.plan import read_overrides
 from pylvs.lab.topologies import design
+from tests.lab.recycled_labs import labs
 from tests.lab.support import remains, unique
 from tests.waiting import PATIENCE_S
 
@@ -22,6 +23,12 @@ _numbers = itertools.count(1)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Raise the timeout of clients in this process: a daemon on a busy machine may reply late."""
     monkeypatch.setattr("pylvs.daemon.api.client.READ_TIMEOUT_S", PATIENCE_S)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _recycled_loads() -> Iterator[None]:
+    with labs.recycling():
+        yield
 
 
 def new_name() -> str:

@@ -17,16 +17,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+from pylvs.bpf import kernel
 from pylvs.bpf.kernel import CONNECTIONS
+from pylvs.dataplane import load
+from pylvs.dataplane.director import BpfDirector
+from pylvs.dataplane.state import EGRESS, XDP, State
 from tests import ledger
+from tests.packet.host import populated_namespace
 from tests.processes import tools_first
+from tests.recycled import Load, Stock
 
 ORACLE = Path(__file__).parents[1] / "oracle"
 TABLE = "32768"  # connections that a director's table holds
 REPLAYS = 3
 KEPT_PACE_S = 2.0  # the slack of compared timers: a step within it is like the recorded one
 LATEST_S = 30.0  # half of SYN_RECV's timeout: the slack of timers grows with the delay of a step
+_stock = Stock()  # with one load for all replays
 # The oracle's namespaces have fixed names; in separate mount namespaces, several can run at once.
 OWN_NAMES = (
     "unshare",
@@ -86,11 +94,12 @@ class Proof:
 def replay(mode: str, scenario: str, every: int, folder: Path, commands: dict[str, str]) -> Replay:
     """Play a scenario, or every Nth of its parts.
 
-    `commands` is the environment of `command_server`. With it one load serves all directors; without, each command is
-    a process and each director has a load of its own, as an administrator's.
+    `commands` is the environment of `command_server`. With it one load serves all directors, in all replays of this
+    process. Without, each command is a process and each director has a load of its own, as an administrator's.
     """
     report = folder / "report.json"
     report.unlink(missing_ok=True)
+    recycled = _load() if commands else None
     began = time.monotonic()
     done = subprocess.run(
         [
@@ -109,18 +118,20 @@ def replay(mode: str, scenario: str, every: int, folder: Path, commands: dict[st
             str(every),
             "--report",
             report,
-            *(["--recycle"] if commands else []),
+            *(["--load", recycled.description] if recycled else []),
             scenario,
         ],
+        pass_fds=recycled.numbers if recycled else (),
         env=os.environ | {"PATH": tools_first(), CONNECTIONS: TABLE} | commands,
         capture_output=True,
         text=True,
     )
-    text = f"{done.stdout}{done.stderr}"
-    assert done.returncode in (0, 1), text
-    made: dict[str, Any] = json.loads(report.read_text())[scenario]
-    assert "stopped" not in made, text
     seconds = time.monotonic() - began
+    text = f"{done.stdout}{done.stderr}"
+    made: dict[str, Any] = json.loads(report.read_text())[scenario] if done.returncode in (0, 1) else {}
+    if not made or "stopped" in made:
+        _stock.close()  # a director may be there still
+        raise AssertionError(text)
     if "too_slow" in made:
         return Replay(seconds, text, too_slow=made["too_slow"])
     directors = [
@@ -130,6 +141,23 @@ def replay(mode: str, scenario: str, every: int, folder: Path, commands: dict[st
         for director in made["directors"]
     ]
     return Replay(seconds, text, directors, made["repeated"])
+
+
+def _load() -> Load:
+    """Return an empty load, which is made at the first call."""
+    connections = int(TABLE)
+    if connections not in _stock.loads:
+        with populated_namespace(), mock.patch.object(kernel, "connection_limit", return_value=connections):
+            director = BpfDirector(State.open())
+            director.make()
+            with director.batch():
+                for entry in XDP, EGRESS:
+                    os.close(load.open_entry(director.state, entry))
+            with _stock.keeping(director.state):
+                load.take_down(director.state)
+    found = _stock.loads[connections]
+    found.empty()
+    return found
 
 
 def proof(play: Callable[[], Replay], different: set[str], test: str) -> Proof:
