@@ -273,6 +273,7 @@ COMMANDS = (
     Command("bench-scale [ARG]", "measure a table of ten million connections", ROOT, MEASURES, "bench.scale"),
     Command("bench-directors [ARG]", "copy connections to another director", ROOT, MEASURES, "bench.directors"),
     Command("bench-flood [ARG]", "which connections survive a flood, and what it costs", ROOT, MEASURES, "bench.flood"),
+    Command("bench-failover [ARG]", "what clients notice of a failover", ROOT, TESTS, "bench.failover"),
     Command("docs", "check the documents: links, files, commands", ANYONE, CHECKS, docs),
     Command("build, wheel", "a wheel in dist/", ANYONE, RUNS, wheel),
     Command("deb", "a Debian package in dist/, checked by lintian", ANYONE, PACKS, "tools.deb"),
