@@ -34,7 +34,7 @@ class Flow:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """`gateway`: that of replies of a real server of NAT. `flows`: those of a router."""
+    """`gateway`: that of a real server's replies. `flows`: those of a router."""
 
     clients: tuple[Address, ...] = ()
     gateway: Address | None = None

@@ -68,7 +68,10 @@ def examine_lab(lab: Lab, vips: Collection[Address] = (), limit_s: float = LIMIT
     again += [OfHost(host, finding) for host, finding in seen]
     second = diagnosis(merged(again, names, behind))
     causes = [finding for finding in second if finding.severity is Severity.ERROR and not finding.symptom]
-    return second if causes else diagnosis([*unanswered, *second])
+    if causes:
+        return second
+    both = diagnosis([*unanswered, *second])
+    return sorted(both, key=lambda finding: finding.id != "client_unanswered")  # what failed, then other symptoms
 
 
 def _examined(lab: Lab, hosts: Iterable[Host], vips: Collection[Address], limit_s: float) -> list[OfHost]:

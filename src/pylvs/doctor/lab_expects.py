@@ -21,7 +21,7 @@ def of(network: Network, host: Host) -> Expected:
     if host.role != SERVER:
         return NOTHING
     clients = tuple(first(client) for client in network.role(CLIENT) if _has_address(client))
-    gateway = ip_address(host.gateway) if network.method == _BY_NAT and host.gateway else None
+    gateway = ip_address(host.gateway) if host.gateway else None
     return Expected(clients, gateway)
 
 

@@ -41,17 +41,12 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A connection with its other end. `resent` counts the SYN-ACKs that were sent again without an answer."""
+    """A connection with its other end. `resent`: how often its SYN-ACK was sent again; None: it was confirmed."""
 
     local: Address
     port: int
     peer: Address
-    resent: int
-
-    @property
-    def answered(self) -> bool:
-        """Return whether the other end has confirmed, or may still do so."""
-        return not self.resent
+    resent: int | None
 
 
 def listeners() -> list[Listener] | None:
@@ -80,7 +75,7 @@ def peers(most: int = 2000) -> list[Peer]:
         family, state, _, resent, sport, _, saddr, daddr, *_ = _ANSWER.unpack_from(message)
         local, peer = (_mapped(each[: _SIZES[family]]) for each in (saddr, daddr))
         if local is not None and peer is not None:
-            found.append(Peer(local, socket.ntohs(sport), peer, resent if state in _SYN_RECV else 0))
+            found.append(Peer(local, socket.ntohs(sport), peer, resent if state in _SYN_RECV else None))
     return found
 
 

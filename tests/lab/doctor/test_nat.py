@@ -60,9 +60,9 @@ FAULTS = [
 ]
 
 
-def _on_server(name: str, script: str, cause: str, *words: str, cure: str | None = None) -> Fault:
+def _on_server(name: str, script: str, cause: str, *words: str, cure: str | None = None, requests: int = 0) -> Fault:
     """Return a fault of the first real server, which runs the doctor as well, with its own address."""
-    return Fault(name, "rs1", script, cause, words, on="rs1", cure=cure, named=("10.0.0.21",))
+    return Fault(name, "rs1", script, cause, words, on="rs1", cure=cure, requests=requests, named=("10.0.0.21",))
 
 
 SERVER_FAULTS = [
@@ -95,6 +95,7 @@ SERVER_FAULTS = [
         "server_reply_rejected",
         "unreachable",
         cure="ip route flush type unreachable",
+        requests=4,
     ),
 ]
 

@@ -13,6 +13,7 @@ from tests.lab.doctor.test_of_lab import diagnosed
 FORWARD = (
     "nft add table inet f; nft add chain inet f c '{ type filter hook forward priority 0; }'; nft add rule inet f c"
 )
+TOPOLOGIES = ["dr-behind-router", "tun", "nat"]
 TRANSLATE = (
     "nft add table ip other; nft add chain ip other p '{ type nat hook prerouting priority -110; }';"
     " nft add rule ip other p"
@@ -81,7 +82,7 @@ def labs() -> Iterator[dict[str, Lab]]:
         yield {"dr-behind-router": behind, "tun": tunnels, "nat": by_nat}
 
 
-@pytest.mark.parametrize("topology", ["dr-behind-router", "tun", "nat"])
+@pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_a_healthy_lab_has_no_finding(labs: dict[str, Lab], topology: str) -> None:
     assert diagnosed(labs[topology]) == []
 
@@ -104,5 +105,10 @@ def test_the_host_is_named_and_its_command_mends_it(
     assert first["title"].startswith(f"{host}:")
     assert all(each["title"].startswith(f"{host}:") for each in found), [each["title"] for each in found]
     lab.sh(host, first["fix_command"])
-    left = diagnosed(lab)
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_everything_is_mended(labs: dict[str, Lab], topology: str) -> None:
+    """No command has left anything."""
+    left = diagnosed(labs[topology])
     assert left == [], [(each["title"], each["evidence"]) for each in left]

@@ -19,6 +19,7 @@ from pylvs.doctor.kernel.sniffer import Arrivals
 from pylvs.doctor.probes.real_server.facts import RealServer, real_server, tunnels
 from pylvs.doctor.probes.real_server.way_back import (
     by_another_gateway,
+    default_route,
     isolated,
     lost_at_gateway,
     misrouted,
@@ -32,7 +33,7 @@ from pylvs.netlink.socket_diag import Peer
 from pylvs.system import proc
 
 _LOOSE = 2  # of rp_filter
-_RECENT = 3  # SYN-ACKs: a few seconds
+_RECENT = 1  # SYN-ACK: a few seconds
 _FEW = 2  # connections without an answer that say something
 _DISCARD = 9  # the port of a service that answers nothing
 _ANSWER_S, _PAUSE_S = 1.0, 0.05  # in which a neighbour answers
@@ -127,7 +128,7 @@ def _replies(facts: Facts, server: RealServer, address: Address, routes: KernelR
     lost = {client: found for client in clients if _is_lost(found := routes.leaving(address, client, port))}
     if not lost:
         return
-    if len(lost) == len(clients) and (nowhere := [*isolated(address, destinations(address.version))]):
+    if len(lost) == len(clients) and (nowhere := [*isolated(facts, address, destinations(address.version))]):
         yield from nowhere
         return
     known = server.known(address)
@@ -142,12 +143,12 @@ def _replies(facts: Facts, server: RealServer, address: Address, routes: KernelR
     own = next(iter(server.own(address.version)), None)
     by_source = [each for each in rest if own is not None and not _is_lost(routes.leaving(own, each))]
     if by_source:
-        yield _no_route(server, address, by_source[0], rest[by_source[0]], unrouted, own)
+        yield _no_route(facts, server, address, by_source[0], rest[by_source[0]], unrouted, own)
         return
     asking = [*known, *_arriving(facts, server, address)]
     unreached = {each: found for each in asking if _is_lost(found := routes.leaving(address, each))}
     if client := next((each for each in unreached if not _obstacle(obstacles, each)), None):
-        yield _no_route(server, address, client, unreached[client], unrouted)
+        yield _no_route(facts, server, address, client, unreached[client], unrouted)
 
 
 def _arriving(facts: Facts, server: RealServer, address: Address) -> Sequence[Address]:
@@ -207,10 +208,17 @@ def _rejected(server: RealServer, address: Address, obstacle: Rejecting, client:
 
 
 def _no_route(
-    server: RealServer, address: Address, client: Address, found: Outcome, unrouted: int, own: Address | None = None
+    facts: Facts,
+    server: RealServer,
+    address: Address,
+    client: Address,
+    found: Outcome,
+    unrouted: int,
+    own: Address | None = None,
 ) -> Finding:
     rules = rules_from(address) if own else ()
     option = "" if address.version == 4 else "-6 "
+    command = f"ip {option}rule del priority {rules[0]}" if rules else None
     number = f"; {counted(unrouted, 'packet')} had no route (IpOutNoRoutes)" if unrouted else ""
     text = f"ip route get {client} from {address}: {found.reason or errno.errorcode.get(found.error, 'local')}"
     return Finding(
@@ -221,7 +229,7 @@ def _no_route(
         evidence=f"{text}{f', but from {own} there is one' if own else ''}{number}",
         why=_why(server.by_nat),
         fix="Correct the rule of the routing policy for this address." if own else "Add a default route.",
-        fix_command=f"ip {option}rule del priority {rules[0]}" if rules else None,
+        fix_command=command if own else default_route(facts, address),
         fix_host=HERE,
         about=frozenset({str(address)}),
     )
@@ -246,12 +254,12 @@ def _silence(facts: Facts, server: RealServer, address: Address, routes: KernelR
             fix="Correct the route to the clients, or the gateway.",
             about=frozenset({str(address)}),
         )
-    mine = [each for each in server.peers if each.local == address]
-    unanswered = [each for each in mine if not each.answered]
+    mine = [each for each in server.peers if each.local == address and each.resent != 0]  # 0: it may still confirm
+    unanswered = [each for each in mine if each.resent]
     if not silent and len(unanswered) >= _FEW and len(unanswered) == len(mine):
         way = routes.leaving(address, unanswered[0].peer)
         yield from lost_at_gateway(server, address, unanswered[0].peer, way)
-        if any(each.resent <= _RECENT for each in unanswered):
+        if any((each.resent or 0) <= _RECENT for each in unanswered):
             yield _unanswered(address, unanswered)
 
 

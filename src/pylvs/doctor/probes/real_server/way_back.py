@@ -37,8 +37,9 @@ def misrouted(facts: Facts, server: RealServer, address: Address, routes: Kernel
     outward = {each.index: each for each in server.outward}
     nowhere = {each.index: each.name for each in facts.devices if _leads_nowhere(each)}
     near = [each for index, each in neighbours.link_addresses() if index in outward and each.version == address.version]
+    near = [*near[:_MOST], *_neighbours_of(facts, server, address.version)]
     tried = set[tuple[int, Address | None]]()
-    for client in (*server.clients(address)[:_MOST], *near[:_MOST]):
+    for client in (*server.clients(address)[:_MOST], *near):
         way = routes.leaving(address, client, port)
         if way.error or (way.device, way.gateway) in tried or client == way.gateway:
             continue
@@ -53,6 +54,16 @@ def misrouted(facts: Facts, server: RealServer, address: Address, routes: Kernel
         if device is not None and (why := _fails(device, own, client, way, usual, outward)):
             yield _astray(address, client, why)
             return
+
+
+def _neighbours_of(facts: Facts, server: RealServer, version: int) -> Iterator[Address]:
+    """Yield an address on each link: whether a host has it does not matter for routing."""
+    outward = {each.index for each in server.outward}
+    for held in facts.addresses:
+        if held.index in outward and held.address.version == version and not held.address.is_link_local:
+            beside = type(held.address)(int(held.address) ^ 0x55)
+            if beside in held.network:
+                yield beside
 
 
 def _leads_nowhere(device: Device) -> bool:
@@ -128,7 +139,15 @@ def _astray(address: Address, client: Address, where: str) -> Finding:
     )
 
 
-def isolated(address: Address, networks: Sequence[Address]) -> Iterator[Finding]:
+def default_route(facts: Facts, address: Address) -> str | None:
+    """Return the command that adds the expected default route; None if none is known."""
+    gateway = facts.expected.gateway
+    if gateway is None or gateway.version != address.version:
+        return None
+    return f"ip {'' if address.version == 4 else '-6 '}route replace default via {gateway}"
+
+
+def isolated(facts: Facts, address: Address, networks: Sequence[Address]) -> Iterator[Finding]:
     """Yield that this host has no route to any other one; `networks`: addresses to which routes lead."""
     if any(not each.is_link_local for each in networks):
         return
