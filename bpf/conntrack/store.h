@@ -13,8 +13,8 @@ INLINE bool has_server(const struct sync_record *record, const struct connection
 	return d && c->port == record->port && same_address(&d->address, &record->server, true);
 }
 
-/* Whether the connection changes to the destination of the record, which has the same address: a service lists that one,
- * and no longer the connection's own one. */
+/* Whether the connection changes to the destination of the record, which has the same address. A service lists that one,
+ * and none lists the connection's own. */
 INLINE bool changes_destination(const struct sync_record *record, const struct connection *c)
 {
 	u64 live = READ_ONCE(get_root()->live);

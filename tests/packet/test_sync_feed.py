@@ -146,14 +146,14 @@ def frame(letter: str, service: ServiceKey, sport: int, server_port: int) -> byt
 
 def summary(announced: list[SyncedConnection]) -> str:
     """Return states and flags as the tables above have them."""
-    told: list[tuple[str, int]] = []
-    for each in announced:
-        text = f"{each.state}/{each.flags:x}"
-        if told and told[-1][0] == text:
-            told[-1] = text, told[-1][1] + 1
+    sent: list[tuple[str, int]] = []
+    for connection in announced:
+        text = f"{connection.state}/{connection.flags:x}"
+        if sent and sent[-1][0] == text:
+            sent[-1] = text, sent[-1][1] + 1
         else:
-            told.append((text, 1))
-    return " ".join(text if count == 1 else f"{text}*{count}" for text, count in told)
+            sent.append((text, 1))
+    return " ".join(text if count == 1 else f"{text}*{count}" for text, count in sent)
 
 
 def play(host: Host, feed: SyncFeed, service: ServiceKey, word: str, sport: int, hook: str, port: int = 0) -> list[str]:
@@ -164,11 +164,12 @@ def play(host: Host, feed: SyncFeed, service: ServiceKey, word: str, sport: int,
     announced = feed.read()
     of_templates = [each for each in announced if each.flags & SyncFlag.TEMPLATE]
     others = [each for each in announced if not each.flags & SyncFlag.TEMPLATE]
-    for each in others:
-        assert each.timeout_s == SECONDS[service.protocol][each.state]
-        assert (each.client_port, each.virtual, each.virtual_port) == (sport, service.address, service.port)
-        assert each.server_port == (port or service.port)
-        assert str(each.server) in (server4(1), server6(1))
+    for connection in others:
+        assert connection.timeout_s == SECONDS[service.protocol][connection.state]
+        ends = connection.client_port, connection.virtual, connection.virtual_port
+        assert ends == (sport, service.address, service.port)
+        assert connection.server_port == (port or service.port)
+        assert str(connection.server) in (server4(1), server6(1))
     return [summary(others), summary(of_templates)]
 
 
@@ -196,8 +197,8 @@ def test_connections_are_announced_as_by_ipvs(
 ) -> None:
     service = host.new_key(protocol, VIP4 if version == 4 else VIP6)
     host.serve(service, 1, method, port=port or None)
-    told = {word: play(host, feed, service, word, 6000 + number, hook, port) for number, word in enumerate(table)}
-    assert told == {word: [wanted, ""] for word, wanted in table.items()}
+    sent = {word: play(host, feed, service, word, 6000 + number, hook, port) for number, word in enumerate(table)}
+    assert sent == {word: [wanted, ""] for word, wanted in table.items()}
     assert feed.lost == 0
 
 
@@ -210,8 +211,8 @@ def test_the_threshold_and_its_period_decide_as_in_ipvs(
     host.director.change_setting("sync_threshold", threshold)
     host.director.change_setting("sync_period", period)
     table = THRESHOLDS[threshold, period]
-    told = {word: play(host, feed, service, word, 6000 + number, "xdp") for number, word in enumerate(table)}
-    assert told == {word: [wanted, ""] for word, wanted in table.items()}
+    sent = {word: play(host, feed, service, word, 6000 + number, "xdp") for number, word in enumerate(table)}
+    assert sent == {word: [wanted, ""] for word, wanted in table.items()}
 
 
 def persistent(host: Host, protocol: Protocol = Protocol.TCP, flags: ServiceFlag = ServiceFlag(0)) -> ServiceKey:

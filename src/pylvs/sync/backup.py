@@ -22,7 +22,7 @@ STORED = {
     "updated": "those that the table had already",
     "replaced": "connections whose former one, to another real server, was ended",
     "ignored": "inactive connections of which the table has one to another real server",
-    "unbound": "of these, connections without a service or real server here; they are listed, and not forwarded",
+    "unlisted": "of these, connections to a real server that no service lists here; they are forwarded, too",
     "invalid": "connections with flags or a state that IPVS refuses, too",
     "full": "connections for which the table had no space",
     "expiring": "connections that were just ending here; the next message makes them again",

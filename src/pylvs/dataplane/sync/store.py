@@ -269,7 +269,7 @@ class SyncStore:
     # The destination here (ip_vs_find_dest).
 
     def _bind(self, connection: SyncedConnection) -> _Bound | None:
-        """Return where a connection goes; None if its real server is unknown, and note that one."""
+        """Return the destination of a connection; None if its real server is unknown, and note that one."""
         virtual, server, method = connection.virtual, connection.server, connection.flags & METHOD_MASK
         key = (
             connection.protocol,
