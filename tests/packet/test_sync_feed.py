@@ -202,6 +202,13 @@ def test_connections_are_announced_as_by_ipvs(
     assert feed.lost == 0
 
 
+def test_a_new_connection_in_the_same_slot_counts_anew(host: Host, feed: SyncFeed) -> None:
+    service = host.new_key()
+    host.serve(service, 1)
+    for word, wanted in ("SAR", "6/183"), ("SA", ""), ("A", "1/83"), ("R", "6/183"), ("SAF", "4/183"):
+        assert play(host, feed, service, word, 6000, "tc") == [wanted, ""]
+
+
 @pytest.mark.parametrize(("threshold", "period"), THRESHOLDS)
 def test_the_threshold_and_its_period_decide_as_in_ipvs(
     host: Host, feed: SyncFeed, threshold: int, period: int
