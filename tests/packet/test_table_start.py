@@ -6,6 +6,7 @@ Each commit is observed as another process sees it. The daemon's edits come in t
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,7 +33,9 @@ OTHER = {NEW: (1, 2, 3)}  # nothing in common
 
 
 @pytest.fixture
-def host() -> Iterator[Host]:
+def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    """Return a host without a table; no pause of the machine divides a service."""
+    monkeypatch.setattr("pylvs.daemon.table.cache.WHOLE_S", math.inf)
     with new_host(expires=False) as made:
         yield made
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import ip_address
@@ -53,6 +54,12 @@ class Watched(MemoryDirector):
 
     def edition(self) -> int:
         return 0 if self.down else super().edition()
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no pause of the machine divide a service."""
+    monkeypatch.setattr("pylvs.daemon.table.cache.WHOLE_S", math.inf)
 
 
 def carry_out(table: TableCache, desired: DesiredTable) -> EditPlan:
@@ -299,6 +306,7 @@ def test_a_service_that_replaces_another_leaves_none_of_its_rows(director: Watch
     assert {each.service.key for each in director.services()} == {WEB, MARK}
 
 
+@pytest.mark.usefixtures("patient")
 def test_edits_come_in_slices_but_a_new_service_is_complete(director: Watched, table: TableCache) -> None:
     director.add_service(VirtualService(MARK))
     plan = table.plan(DesiredTable([row(WEB, server(1), server(2)), row(DNS, server(3))]))
@@ -308,9 +316,20 @@ def test_edits_come_in_slices_but_a_new_service_is_complete(director: Watched, t
     assert [len(each.destinations) for each in director.services()] == [0, 2, 1]
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_whole_new_table_is_one_slice(director: Watched, table: TableCache) -> None:
     plan = table.plan(DesiredTable([row(WEB, server(1), server(2)), row(DNS, server(3))]))
     assert table.apply(plan.edits, 0) == (5, [])
+
+
+def test_edits_that_take_long_come_in_slices(
+    director: Watched, table: TableCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that edits the table must show progress."""
+    monkeypatch.setattr("pylvs.daemon.table.cache.WHOLE_S", 0)
+    plan = table.plan(DesiredTable([row(WEB, server(1), server(2)), row(DNS, server(3))]))
+    assert table.apply(plan.edits, 0) == (1, [])
+    assert table.apply(plan.edits[1:], 0) == (1, [])
 
 
 def test_services_of_checks_stay_while_desired_and_are_deleted_after_a_crash(

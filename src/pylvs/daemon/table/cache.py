@@ -33,6 +33,8 @@ from pylvs.model.service import (
 )
 from pylvs.model.wanted import WantedRow
 
+WHOLE_S = 5.0  # to add a service with its servers, or a whole table; below the lease of the table thread
+
 
 @dataclass(slots=True)
 class SnapshotEntry:
@@ -420,7 +422,7 @@ class TableCache:
     def apply(self, todo: Sequence[Edit], budget_s: float) -> tuple[int, list[str]]:
         """Apply edits of a plan for about `budget_s`; return how many were tried, and those that were refused, as text.
 
-        A new service takes effect with all its destinations, and so does a whole new table, although that takes longer.
+        A new service takes effect with all its destinations, and so does a whole new table, for up to `WHOLE_S`.
         The destinations of a service that could not be added are skipped. If a usable destination could not be added,
         the last usable one stays. Raises TableChanged, Busy, OSError before the first edit.
         """
@@ -430,11 +432,11 @@ class TableCache:
         with self.director.batch():
             self._check_unchanged()
             assert self._snapshot is not None
-            is_new = not self._snapshot
-            end = time.monotonic() + budget_s
+            is_new, begin = not self._snapshot, time.monotonic()
             try:
                 for edit in todo:
-                    if count and not (is_new or edit.key in added) and time.monotonic() >= end:
+                    allowed_s = max(budget_s, WHOLE_S) if is_new or edit.key in added else budget_s
+                    if count and time.monotonic() - begin >= allowed_s:
                         break
                     count += 1
                     if edit.key not in self._snapshot and not edit.adds_service:
