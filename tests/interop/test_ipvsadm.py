@@ -25,27 +25,14 @@ CASES = Path(__file__).parents[1] / "oracle" / "cli"
 FAMILIES = {path.stem for path in (CASES / "cases").glob("*.txt")}
 _READ = "about how arguments are read: tests/unit/ipvsadm replays every case of it in memory"
 WORDS_ALONE = dict.fromkeys(("addresses", "help", "matrix", "names", "parsing", "tunnels"), _READ)
-WORDS_ALONE["daemons"] = "no synchronisation daemon starts: tests/unit/ipvsadm replays the refusals in memory"
+WORDS_ALONE["daemons"] = "each start takes a second: tests/packet/test_sync_daemon.py has some, tests/unit/ipvsadm all"
 # Families that start a process for each command. They test the start: the locale, the files and pipes of the three
 # programs, and an ordinary user.
 STARTED = {"environment", "wrappers"}
 ORDINARY_USER = "privileges"  # the family of an ordinary user
 
 # Cases that must differ, and why. Remove a case that no longer differs.
-DAEMON = "starts a synchronisation daemon; there is none"
-DIFFERENT: dict[str, dict[str, str]] = {
-    "daemons": {
-        "master and backup": DAEMON,
-        "backup alone": DAEMON,
-        "every parameter": DAEMON,
-        "a group of version 6": DAEMON,
-        "values refused": DAEMON,
-        "the extremes of the message length": DAEMON,
-        "with a destination of the other family": DAEMON,
-        "clearing the table keeps the daemon": DAEMON,
-    },
-    "matrix": {"starting a daemon, with all it needs and one option more": DAEMON},
-}
+DIFFERENT: dict[str, dict[str, str]] = {}
 
 
 def open_to_all(path: Path) -> bool:
