@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 
+from pylvs.dataplane.tables import MASK32
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.errors import PylvsError
 from pylvs.peer import wire
 from pylvs.peer.records import BadRecords, Clock, Taken, unpack_names
 from pylvs.peer.tables import Tables
 from pylvs.peer.wire import BadFrame, Begin, Held, Kind
 
+_COPIES = 32  # a copy each second
 AGAIN_S = 5.0  # between requests for everything because an edit may have added what was missing
 
 Send = Callable[[Kind, bytes], Awaitable[None]]
@@ -31,6 +33,29 @@ class Copied:
     current_at: float = 0.0  # CLOCK_MONOTONIC: all that was there at this time has come; 0: never
 
 
+class Alignment:
+    """Finds out what this director's clock was when the other one read its own.
+
+    A frame that waits on its way makes connections appear to be refreshed later than they were. Of the last copies, the
+    one that came soonest counts. Their number is limited, because the clocks of two machines drift apart.
+    """
+
+    def __init__(self) -> None:
+        self._first: int | None = None  # difference of both clocks
+        self._later: deque[int] = deque(maxlen=_COPIES)  # by how much it was greater than the first one
+
+    def aligned(self, theirs: Clock, ours: Clock) -> Clock:
+        """Return our clock at the moment of theirs; `ours` is when it came. Clocks of two speeds are not compared."""
+        if theirs.per_second != ours.per_second:
+            return ours
+        difference = ours.ticks - theirs.ticks & MASK32
+        if self._first is None:
+            self._first = difference
+        half = 1 << 31
+        self._later.append((difference - self._first + half & MASK32) - half)
+        return Clock(theirs.ticks + self._first + min(self._later) & MASK32, ours.per_second)
+
+
 class Taker:
     """Takes copies by one connection."""
 
@@ -42,6 +67,7 @@ class Taker:
         self._templates: dict[int, int] = {}
         self._begin: Begin | None = None
         self._clocks: tuple[Clock, Clock] | None = None  # theirs, ours
+        self._alignment = Alignment()
         self._began = 0.0
         self._epoch = -1
         self._marks: dict[int, float] = {}  # when they were sent
@@ -56,7 +82,7 @@ class Taker:
         await self._send(Kind.ASK, b"")
 
     async def take(self, kind: int, content: bytes) -> None:
-        """Take a frame. Raises BadFrame, PylvsError."""
+        """Take a frame. Raises BadFrame, and PylvsError for tables that cannot be changed."""
         match kind:
             case Kind.BEGIN:
                 self._start(wire.decode_begin(content))
@@ -84,7 +110,8 @@ class Taker:
         self.copied.live, self.copied.copies_all = begin.live, begin.everything
         self.copied.underway = Taken()
         copies = self._tables.opened()
-        self._clocks = None if copies is None else (Clock(begin.ticks, begin.per_second), copies.clock())
+        theirs = Clock(begin.ticks, begin.per_second)
+        self._clocks = None if copies is None else (theirs, self._alignment.aligned(theirs, copies.clock()))
         if begin.everything:
             self._templates.clear()
             self._epoch = self._tables.epoch
@@ -148,6 +175,3 @@ class Taker:
 
 def _limited(count: int) -> int:
     return min(count, 0xFFFFFFFF)
-
-
-__all__ = ["Copied", "PylvsError", "Taker"]

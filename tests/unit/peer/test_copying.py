@@ -13,7 +13,7 @@ from pylvs.peer import sending, wire
 from pylvs.peer.records import Clock, Taken
 from pylvs.peer.sending import Sender
 from pylvs.peer.tables import Tables
-from pylvs.peer.taking import Taker
+from pylvs.peer.taking import Alignment, Taker
 from pylvs.peer.wire import BadFrame, Begin, End, Kind
 from tests.waiting import PATIENCE_S
 
@@ -192,6 +192,27 @@ def test_without_tables_nothing_is_taken_and_everything_is_asked_for_later() -> 
         assert sent.kinds().count(Kind.ASK) == 1
 
     asyncio.run(test())
+
+
+def test_a_frame_that_waited_makes_no_connection_newer() -> None:
+    alignment = Alignment()
+    for theirs, ours, wanted in (
+        (100, 5100, 5100),
+        (108, 5124, 5108),  # it came 16 ticks late
+        (116, 5115, 5115),  # and this one earlier than the first
+        (124, 5130, 5123),
+    ):
+        assert alignment.aligned(Clock(theirs, 8.0), Clock(ours, 8.0)) == Clock(wanted, 8.0)
+    for theirs in range(132, 132 + 8 * 32, 8):  # the clocks drift
+        found = alignment.aligned(Clock(theirs, 8.0), Clock(theirs + 5003, 8.0))
+    assert found == Clock(theirs + 5003, 8.0)
+
+
+def test_clocks_are_aligned_around_their_end() -> None:
+    alignment, end = Alignment(), 1 << 32
+    assert alignment.aligned(Clock(end - 3, 8.0), Clock(2, 8.0)) == Clock(2, 8.0)
+    assert alignment.aligned(Clock(5, 8.0), Clock(20, 8.0)) == Clock(10, 8.0)
+    assert alignment.aligned(Clock(7, 9.0), Clock(20, 8.0)) == Clock(20, 8.0), "another speed"
 
 
 async def sent_by(copies: FakeCopies | None, passes: int, then: list[int] | None = None, rate: int = 10**9) -> Wire:
