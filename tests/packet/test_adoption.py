@@ -27,14 +27,16 @@ from pylvs.ipvs import back
 from pylvs.ipvs.adopt import Adoption, give_up
 from pylvs.ipvs.back import Return
 from pylvs.ipvs.feed import key_of
+from pylvs.ipvs.frames import ends_of
 from pylvs.ipvs.kernel import KernelRow
 from pylvs.ipvs.listing import Line
 from pylvs.ipvs.messages import KernelDestination, KernelService
+from pylvs.ipvs.shadow import Shadow
 from pylvs.model.errors import Busy, Unsupported
 from pylvs.model.service import Destination, DestinationKey, Method, ServiceFlag, ServiceKey, Timeouts, VirtualService
 from pylvs.model.synced import SyncedConnection
 from tests.packet.frames import CLIENT4, tcp
-from tests.packet.host import Host, key, new_host, server4, server_mac
+from tests.packet.host import VIP4, Host, key, new_host, server4, server_mac
 from tests.packet.test_killed_load import NEEDED, FewPrograms
 from tests.packet.wire import Wire, wire
 
@@ -54,7 +56,7 @@ def line(
 class Programs(FewPrograms):
     """The object without the programs that no packet of this test reaches."""
 
-    NEEDED = (*NEEDED, "persist")
+    NEEDED = (*NEEDED, "persist", "trace")
 
 
 class Stored:
@@ -369,3 +371,29 @@ def test_services_of_pylvs_are_not_overwritten(host: Host, stored: Stored) -> No
     with pytest.raises(Busy, match="pylvs has services"):
         adopted(stored)
     load.take_down(State.open())
+
+
+def test_a_shadow_compares_decisions_and_forwards_nothing(host: Host, stored: Stored) -> None:
+    """Of the packets of a window, one SYN has another server in IPVS than its client's template says."""
+    other = line(22_000, PERSISTENT, server=1)
+    with wire() as clients:
+        beside = Shadow(director(), StandIn(stored))  # type: ignore[arg-type]  # a stand-in
+        with beside.beside(force=False):
+            assert who(clients) == "ip_vs"
+            stored.lines |= {each.key: each for each in (line(21_000, PERSISTENT, 2), other, line(21_001, server=2))}
+            stored.save()
+            known = [tcp("A", port, SERVICE.port) for port in OPEN] + [tcp("A", OPEN[0], PERSISTENT.port)]
+            first = [
+                tcp("S", 21_000, PERSISTENT.port),
+                tcp("S", 22_000, PERSISTENT.port),
+                tcp("S", 21_001, SERVICE.port),
+            ]
+            nobody = [tcp("R", 23_000, SERVICE.port)]
+            frames = [(frame, host.ifindex, ends_of(frame)) for frame in (*known, *first, *nobody)]
+            beside.compare(frames)  # type: ignore[arg-type]  # each has ends
+        found = beside.shadowed
+        assert (found.compared, found.equal, found.by_turn) == (7, 6, 1)
+        (difference,) = found.differing
+        assert difference.startswith(f"{CLIENT4}:22000 > {VIP4}:81: ip_vs {server4(1)}:81, pylvs {server4(2)}:81")
+        assert not State.open().exists
+        assert who(clients) == "ip_vs"

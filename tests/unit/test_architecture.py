@@ -54,7 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("ipvsadm", "lab", "daemon", "realserver", "config", "vrrp", "dataplane"),
         *("netfilter", "netlink", "reference", "bpf", "system", "model"),
     },
-    "ipvs": {"sync", "dataplane", "netlink", "bpf", "system", "model"},
+    "ipvs": {"trace", "reference", "sync", "dataplane", "netlink", "bpf", "system", "model"},
     "trace": {"reference", "dataplane", "netlink", "bpf", "system", "model"},
     "library": {"daemon", "dataplane", "bpf", "system", "model"},
 }

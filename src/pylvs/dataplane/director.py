@@ -58,6 +58,7 @@ class BpfDirector:
         self.state = state  # the directory in which the tables are pinned
         self._reading = reading  # the process may lack the privileges for edits
         self.settled = False  # the lock is held and the tables are those that are pinned
+        self.shadowing = False  # edits attach no device
         self.adopting = False  # this process is the one that edits behind a gate (devices/gate.py)
         self._tables = Tables(state)
         self._versions: Versions | None = None

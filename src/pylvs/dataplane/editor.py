@@ -75,6 +75,7 @@ if TYPE_CHECKING:
         state: State
         settled: bool
         adopting: bool
+        shadowing: bool
 
         @property
         def tables(self) -> Tables: ...
@@ -202,7 +203,9 @@ class Editor:
                 os.close(self._reserved.pop())
         self._forget_hash_tables()
         changed, self._changed = self._changed, Concerns()
-        if not self._is_switching():  # else the next edit finishes that first; both tables must stay until then
+        if (
+            not self._director.shadowing and not self._is_switching()
+        ):  # else the next edit finishes that first; both tables must stay until then
             done = attachments.reconcile(self._tables, changed)
             self.problems = done.problems
             self._restored |= dict.fromkeys(done.restored)

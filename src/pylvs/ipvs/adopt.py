@@ -4,8 +4,8 @@ pylvs sees packets before IPVS does. So the devices are attached behind a gate, 
 one store opens it (`dataplane/devices/gate.py`). The steps, and what serves if this process is killed after each:
 
 1. fill the tables, attach the devices behind the closed gate, copy the connections: IPVS; a later run begins again;
-2. open the gate, and copy what changed since: pylvs. Packets of a connection that is still to be copied are dropped,
-   and their senders repeat them. A later run continues here;
+2. open the gate, and copy what changed since: pylvs. Packets of connections that are still to be copied are dropped;
+   their senders repeat them. A later run continues here;
 3. delete IPVS's services, copy what IPVS opened for clients on this host, remove the gate: pylvs; likewise.
 """
 
@@ -121,6 +121,18 @@ def refusals(found: Plan, left: Left) -> list[str]:
     return [*found.problems, *noticed.lines()]
 
 
+def checked(kernel: KernelIpvs, director: BpfDirector, force: bool) -> tuple[Plan, list[Line]]:
+    """Return what is taken over, and the connections. Raises Unsupported, Busy if that is not possible."""
+    found, lines, left = planned(kernel, director)
+    if not found.rows:
+        raise Unsupported("ip_vs has no services in this network namespace: there is nothing to adopt")
+    if (refused := refusals(found, left)) and not force:
+        raise Unsupported(f"ip_vs has what pylvs cannot take over: {'; '.join(refused)}; nothing was changed")
+    if any(not is_probe_mark(row.service.key.mark) for row in director.services()):
+        raise Busy("pylvs has services in this network namespace already; pylvs down removes them")
+    return found, lines
+
+
 class Adoption:
     """One run. `report` gets the name of each step after it; tests end the process there."""
 
@@ -149,18 +161,12 @@ class Adoption:
                     director.adopting = True
                     return self._complete()
             give_up(director)
-        found, lines, left = planned(self._kernel, director)
-        if not found.rows:
-            raise Unsupported("ip_vs has no services in this network namespace: there is nothing to adopt")
-        if (refused := refusals(found, left)) and not force:
-            raise Unsupported(f"ip_vs has what pylvs cannot take over: {'; '.join(refused)}; nothing was changed")
-        if any(not is_probe_mark(row.service.key.mark) for row in director.services()):
-            raise Busy("pylvs has services in this network namespace already; pylvs down removes them")
-        self._make(len(lines))
+        found, lines = checked(self._kernel, director, force)
+        self.make(len(lines))
         with ExitStack() as opened:
             opened.enter_context(Lock(director.state.pin_path(GATE), 0, "pylvs adopt"))
             try:
-                insertion = self._fill(found, opened)
+                insertion = self.fill(found, opened)
             except BaseException:
                 give_up(director)
                 raise
@@ -169,7 +175,7 @@ class Adoption:
 
     # --- before the gate opens ---
 
-    def _make(self, connections: int) -> None:
+    def make(self, connections: int) -> None:
         """Make the tables, with space for so many connections, and the closed gate."""
         director = self._director
         if not director.state.exists:
@@ -188,10 +194,11 @@ class Adoption:
             director.adopting = True
         self._report("gate closed")
 
-    def _fill(self, found: Plan, opened: ExitStack) -> Insertion:
+    def fill(self, found: Plan, opened: ExitStack) -> Insertion:
         """Fill the tables, and attach the devices. IPVS still serves."""
         director = self._director
-        director.follow_host()  # devices that were attached before run the gate from now on
+        if not director.shadowing:
+            director.follow_host()  # devices that were attached before run the gate from now on
         self._report("devices gated")
         with director.batch():
             for name, value in found.settings.items():
@@ -207,8 +214,8 @@ class Adoption:
         self._report("insertion loaded")
         for number in range(_PASSES):
             if number:
-                self._reread(found)
-            changed = self._pass(insertion)
+                self.reread(found)
+            changed = self.copy(insertion)
             if insertion.refused:
                 raise NoSpace(f"the table of pylvs refuses {counted(insertion.refused, 'connection')}", "connections")
             self._report(f"pass {number + 1}")
@@ -216,7 +223,7 @@ class Adoption:
                 break
         return insertion
 
-    def _reread(self, found: Plan) -> None:
+    def reread(self, found: Plan) -> None:
         """Follow edits of IPVS's table since it was read. Raises Unsupported if they cannot be taken over."""
         fresh = plan(content_of(self._kernel), SCHEDULERS, self._director.mark_rules())
         if new := set(fresh.problems) - set(found.problems):
@@ -234,7 +241,8 @@ class Adoption:
         self._slots.clear()
         self._found.clear()
 
-    def _pass(self, insertion: Insertion, ends: bool = True) -> int:
+    def copy(self, insertion: Insertion, ends: bool = True) -> int:
+        """Make one pass over IPVS's connections; return how many differed from the pass before."""
         return insertion.run(self._incoming(), ends)
 
     def _incoming(self) -> Iterator[Incoming]:
@@ -272,7 +280,7 @@ class Adoption:
         gate.open_all(state)
         self._report("gate open")
         self._holds = True
-        self._outcome.late = self._pass(insertion)
+        self._outcome.late = self.copy(insertion)
         self._holds = False
         _hold(tables, hold=False)
         self._outcome.pause_s = time.monotonic() - began
@@ -289,7 +297,7 @@ class Adoption:
                 raise type(error)(f"pylvs serves, but ip_vs has changed: {error}") from None
             self._kernel.flush()
         self._report("ip_vs flushed")
-        self._pass(insertion, ends=False)  # IPVS has served clients on this host until now
+        self.copy(insertion, ends=False)  # IPVS has served clients on this host until now
         self._report("latest connections copied")
         with director.batch():
             gate.withdraw(director.state)
@@ -311,7 +319,7 @@ class Adoption:
         with ExitStack() as opened:
             with director.batch():
                 insertion = opened.enter_context(Insertion(director.tables))
-            self._pass(insertion, ends=False)
+            self.copy(insertion, ends=False)
             _hold(director.tables, hold=False)
             self._report("connections copied")
             return self._finish(insertion)

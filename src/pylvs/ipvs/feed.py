@@ -43,7 +43,7 @@ def key_of(connection: SyncedConnection) -> Key:
     )
 
 
-def _told(connection: SyncedConnection) -> tuple[object, ...]:
+def _announced(connection: SyncedConnection) -> tuple[object, ...]:
     """Return what a pass sends again if it has changed."""
     return connection.state, connection.server, connection.server_port, connection.flags
 
@@ -98,7 +98,7 @@ class Feed:
         fresh = {}
         for connection in connections:
             before = self._sent.get(key := key_of(connection))
-            if before is None or _told(before) != _told(connection):
+            if before is None or _announced(before) != _announced(connection):
                 fresh[key] = connection
         self._send(fresh.values())
         self._sent |= fresh

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from pylvs.cli.common import seconds
 from pylvs.daemon.state.owners import owner
 from pylvs.dataplane.director import BpfDirector, open_director
 from pylvs.ipvs.adopt import Adoption, give_up, planned, refusals
@@ -15,20 +16,25 @@ from pylvs.library.values import Service
 from pylvs.model.errors import Busy, PylvsError, counted
 from pylvs.model.rows import DestinationRow, ServiceRow
 
+EQUAL_SHARE = 0.9999  # of the decisions of a shadow; below it there is no adoption
+_SHOWN = 20  # decisions that differ
+
 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="print what would be taken over and what cannot, and change nothing")
 @click.option("--force", is_flag=True, help="leave behind what cannot be taken over")
 @click.option("--abort", is_flag=True, help="remove what an interrupted pylvs adopt left; ip_vs serves")
+@click.option("--shadow", metavar="SECONDS", help="before, decide each packet beside ip_vs for this time, and compare")
 @click.option("--back", is_flag=True, help="give table and connections back to ip_vs, and remove pylvs's tables")
-def adopt(dry_run: bool, force: bool, abort: bool, back: bool) -> None:
+def adopt(dry_run: bool, force: bool, abort: bool, back: bool, shadow: str | None) -> None:
     """Take over the kernel's IPVS of this network namespace: its table, and its live connections.
 
     From one moment on pylvs serves all packets, and then ip_vs has no services any more. An interrupted adoption is
     completed by the next call.
     """
-    if dry_run + force + abort + back > 1:
-        raise click.UsageError("--dry-run, --force, --abort and --back exclude each other")
+    if (dry_run or force) + abort + back > 1 or (shadow and (abort or back)):
+        raise click.UsageError("--abort and --back go with no other option")
+    shadow_s = seconds("--shadow", shadow) if shadow else 0.0
     director = open_director()
     if abort:
         give_up(director)
@@ -41,9 +47,13 @@ def adopt(dry_run: bool, force: bool, abort: bool, back: bool) -> None:
         if dry_run:
             found, lines, left = planned(kernel, director)
             _print_plan(found, len(lines), left)
-            if refused := refusals(found, left):
+            if shadow_s and not refusals(found, left):
+                _shadow(director, kernel, shadow_s, force)
+            if (refused := refusals(found, left)) and not force:
                 raise PylvsError(f"{counted(len(refused), 'reason')} against an adoption; --force leaves these behind")
             return
+        if shadow_s:
+            _shadow(director, kernel, shadow_s, force)
         outcome = Adoption(director, kernel).run(force)
     if outcome.was_interrupted:
         click.echo("an interrupted adoption is complete")
@@ -54,6 +64,33 @@ def adopt(dry_run: bool, force: bool, abort: bool, back: bool) -> None:
     for line in outcome.left.lines():
         click.echo(f"left behind: {line}")
     click.echo("pylvs serves; ip_vs has no services any more")
+
+
+def _shadow(director: BpfDirector, kernel: KernelIpvs, seconds_s: float, force: bool) -> None:
+    """Print the comparison. Raises PylvsError, unless `force` is set, if too many decisions differ."""
+    from pylvs.ipvs.shadow import Shadow  # late: most adoptions do without
+
+    found = Shadow(director, kernel).run(seconds_s, force)
+    click.echo(
+        f"shadowed for {seconds_s:g} s: {counted(found.compared, 'packet')} compared,"
+        f" {found.equal} decided as by ip_vs ({found.share:.3%})"
+    )
+    for number, text in (
+        (
+            found.by_turn,
+            "first of a connection: their server depends on all connections before, so it was not compared",
+        ),
+        (found.ended, "not compared: their connections ended at this moment"),
+        (found.omitted + found.lost, "not compared: they came too fast"),
+    ):
+        if number:
+            click.echo(f"{counted(number, 'packet')} {text}")
+    for text, number in found.differing.most_common(_SHOWN):
+        click.echo(f"differs: {text}, {counted(number, 'time')}")
+    if len(found.differing) > _SHOWN:
+        click.echo(f"differs: {len(found.differing) - _SHOWN} more")
+    if found.share < EQUAL_SHARE and not force:
+        raise PylvsError(f"less than {EQUAL_SHARE:.2%} of the decisions are equal: nothing was changed; --force adopts")
 
 
 def _give_back(director: BpfDirector) -> None:

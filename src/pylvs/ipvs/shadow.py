@@ -1,0 +1,259 @@
+"""Decide each packet beside the live IPVS, forward none, and compare.
+
+The tables are filled as for an adoption, but no device runs the packet path. Packets are captured for a moment. Then
+they run through a copy of the programs that writes to no map (`pylvs.trace.variants`), and the decisions are compared
+with IPVS's connections.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import struct
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from ipaddress import ip_address
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from pylvs.bpf import abi, kernel
+from pylvs.bpf.maps import RingBuffer
+from pylvs.dataplane.director import BpfDirector
+from pylvs.dataplane.state import GATE
+from pylvs.ipvs.adopt import Adoption, checked, give_up
+from pylvs.ipvs.frames import Ends, ends_of, shortened
+from pylvs.ipvs.kernel import KernelIpvs
+from pylvs.ipvs.listing import Line
+from pylvs.ipvs.plan import Plan
+from pylvs.model.addresses import endpoint
+from pylvs.model.dataclass import dataclass, field
+from pylvs.model.service import Method
+from pylvs.netlink import links
+from pylvs.system.lock import Lock
+from pylvs.trace.variants import DryCopy
+
+# Schedulers whose choice depends on the packet alone; that of the others depends on all connections before it.
+BY_PACKET = ("sh", "dh", "mh", "fo", "none")
+_WINDOW_S = 0.5  # of capture
+_BUDGET_S = 2.0  # for the comparisons of a window
+_MOST = 20_000  # packets of a window
+_PACKET_HOST, _ETH_P_ALL, _BUFFER = 0, 3, 8 << 20
+_STATISTICS = 6  # PACKET_STATISTICS
+_SOL_PACKET = 263
+_LONGEST = 65535
+_CONTEXT = struct.Struct("<8xI28xI148x")  # struct __sk_buff: mark, ifindex
+_FIELDS = ("known", "server_address:16s", "server_port:2s", "verdict", "choice", "server_family")
+
+
+class Decision(NamedTuple):
+    """What the programs would do with a packet; without a server they do not forward it."""
+
+    verdict: str
+    choice: str
+    server: tuple[bytes, int] | None
+
+
+@dataclass(slots=True)
+class Shadowed:
+    """The comparison. `by_turn` are first packets whose server depends on all connections before them."""
+
+    compared: int = 0
+    equal: int = 0
+    by_turn: int = 0
+    ended: int = 0  # packets of connections that ended before they could be compared
+    omitted: int = 0  # packets beyond what could be compared in time
+    lost: int = 0  # packets that the kernel did not deliver
+    differing: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def share(self) -> float:
+        """Return the share of equal decisions."""
+        return self.equal / self.compared if self.compared else 1.0
+
+
+class _Programs:
+    """The copy of the programs, and its records."""
+
+    def __init__(self, director: BpfDirector, opened: ExitStack) -> None:
+        self._copy = DryCopy(director.state)
+        opened.callback(self._copy.close)
+        self._ring = RingBuffer.duplicate(self._copy.records)
+        opened.callback(self._ring.close)
+        self._form = abi.struct("trace_record").view(*_FIELDS)
+        self._verdicts = self._names("trace_verdict", "TRACE_")
+        self._choices = self._names("trace_choice", "TRACE_")
+        self._knows_server = abi.constant("TRACE_KNOWS_SERVER")
+
+    @staticmethod
+    def _names(enum: str, prefix: str) -> dict[int, str]:
+        return {number: name.removeprefix(prefix).lower() for name, number in abi.shipped().enum(enum).items()}
+
+    def decide(self, frame: bytes, device: int) -> Decision:
+        """Run the programs of TC on a frame that came by a device."""
+        kernel.run_program(self._copy.program, shortened(frame), _CONTEXT.pack(0, device))
+        found = Decision("passed", "", None)
+        for record in self._ring:
+            known, address, port, verdict, choice, family = self._form.unpack_from(record)
+            server = None
+            if known & self._knows_server:
+                server = address[: 4 if family == 4 else 16], int.from_bytes(port, "big")
+            found = Decision(self._verdicts.get(verdict, ""), self._choices.get(choice, ""), server)
+        return found
+
+
+class _Capture:
+    """Packets to this host that come in by all devices but lo."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+        self._socket.setblocking(False)
+        self._loopback = {each.index for each in links.devices() if each.loopback}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._socket.close()
+
+    def window(self, end: float) -> list[tuple[bytes, int, Ends]]:
+        """Return the packets that come until this time."""
+        found: list[tuple[bytes, int, Ends]] = []
+        while (left := end - time.monotonic()) > 0 and len(found) < _MOST:
+            if not select.select([self._socket], [], [], left)[0]:
+                continue
+            frame, (device, _, kind, *_) = self._socket.recvfrom(_LONGEST)
+            index = socket.if_nametoindex(device)
+            if kind == _PACKET_HOST and index not in self._loopback and (ends := ends_of(frame)):
+                found.append((frame, index, ends))
+        return found
+
+    def drain(self) -> int:
+        """Drop what came since, and return how many packets that, and a full buffer, were."""
+        lost = 0
+        while True:
+            try:
+                self._socket.recv(1)
+                lost += 1
+            except BlockingIOError:
+                break
+        _, dropped = struct.unpack("II", self._socket.getsockopt(_SOL_PACKET, _STATISTICS, 8))
+        return lost + int(dropped)
+
+
+class Shadow:
+    """One run beside IPVS."""
+
+    def __init__(self, director: BpfDirector, source: KernelIpvs) -> None:
+        self._director = director
+        self._kernel = source
+        self._adoption = Adoption(director, source)
+        self.shadowed = Shadowed()
+        self._virtual: set[tuple[int, bytes]] = set()  # protocols and addresses of services; protocol 0: any
+        self._schedulers: dict[tuple[int, bytes, int], str] = {}  # by protocol, address and port of a service
+        self._by_nat: set[tuple[bytes, int]] = set()
+
+    def run(self, seconds: float, force: bool = False) -> Shadowed:
+        """Compare for this time. Nothing of it stays. Raises what an adoption does before it changes anything."""
+        with self.beside(force) as found, _Capture() as capture:
+            end = time.monotonic() + seconds
+            capture.drain()
+            while (now := time.monotonic()) < end:
+                self.compare(capture.window(min(now + _WINDOW_S, end)))
+                self.shadowed.lost += capture.drain()
+                self._adoption.reread(found)
+        return self.shadowed
+
+    @contextmanager
+    def beside(self, force: bool) -> Iterator[Plan]:
+        """Fill the tables, which no packet uses, for the block; yield what IPVS has."""
+        director = self._director
+        give_up(director)
+        found, lines = checked(self._kernel, director, force)
+        try:
+            self._adoption.make(len(lines))
+            director.follow_host()  # devices that were attached before run the gate from now on
+            director.shadowing = True
+            with ExitStack() as opened:
+                opened.enter_context(Lock(director.state.pin_path(GATE), 0, "pylvs adopt"))
+                self._insertion = self._adoption.fill(found, opened)
+                self._note(found)
+                self._programs = _Programs(director, opened)
+                yield found
+        finally:
+            director.shadowing = False
+            give_up(director)
+
+    def _note(self, found: Plan) -> None:
+        """Note which packets belong to services."""
+        for service, servers in found.rows:
+            key = service.key
+            self._virtual.add((0 if key.mark else int(key.protocol), key.address.packed))
+            self._schedulers[int(key.protocol), key.address.packed, key.port] = service.scheduler
+            by_nat = (server for server in servers if server.method is Method.MASQ)
+            self._by_nat |= {(server.key.address.packed, server.key.port) for server in by_nat}
+
+    def compare(self, window: list[tuple[bytes, int, Ends]]) -> None:
+        """Compare the packets of a window, in two steps: those that open a connection, before it is copied."""
+        programs, insertion = self._programs, self._insertion
+        ours = [packet for packet in window if self._is_ours(packet[2])]
+        decided: dict[int, Decision] = {}
+        opening = set[Ends]()
+        for number, (frame, device, ends) in enumerate(ours):
+            if self._is_request(ends) and ends not in insertion.there and ends not in opening:
+                opening.add(ends)
+                decided[number] = programs.decide(frame, device)
+        self._adoption.copy(insertion)
+        lines = {line.key: line for line in self._kernel.connections()}
+        replies = {
+            (each.protocol, each.server, each.server_port, each.client, each.client_port): each
+            for each in lines.values()
+        }
+        stop = time.monotonic() + _BUDGET_S
+        for number, (frame, device, ends) in enumerate(ours):
+            if time.monotonic() > stop:
+                self.shadowed.omitted += len(ours) - number
+                break
+            line = (lines if self._is_request(ends) else replies).get(ends[:5])
+            decision = decided.get(number) or programs.decide(frame, device)
+            self._count(ends, line, decision, is_first=number in decided)
+
+    def _is_request(self, ends: Ends) -> bool:
+        return (ends.protocol, ends.target) in self._virtual or (ends.source, ends.source_port) not in self._by_nat
+
+    def _is_ours(self, ends: Ends) -> bool:
+        """Return whether a packet goes to a service, or comes from a server of NAT."""
+        if (ends.protocol, ends.target) in self._virtual or any(not protocol for protocol, _ in self._virtual):
+            return True
+        return (ends.source, ends.source_port) in self._by_nat
+
+    def _count(self, ends: Ends, line: Line | None, decision: Decision, is_first: bool) -> None:
+        shadowed = self.shadowed
+        if line is None and decision.verdict == "forwarded" and not is_first:
+            shadowed.ended += 1
+            return
+        if line is None and decision.server is None:
+            shadowed.compared += 1
+            shadowed.equal += 1
+            return
+        scheduler = self._schedulers.get((ends.protocol, ends.target, ends.target_port))
+        if is_first and line and decision.choice == "scheduler" and scheduler not in BY_PACKET:
+            shadowed.by_turn += 1
+            return
+        shadowed.compared += 1
+        wanted = (line.server, line.server_port) if line else None
+        if decision.server == wanted and (decision.verdict == "forwarded" or line is None):
+            shadowed.equal += 1
+            return
+        who = f"{_text(ends.source, ends.source_port)} > {_text(ends.target, ends.target_port)}"
+        by_ipvs = _text(*wanted) if wanted else "no connection"
+        ours = _text(*decision.server) if decision.server else "no server"
+        shadowed.differing[f"{who}: ip_vs {by_ipvs}, pylvs {ours} ({decision.verdict}, {decision.choice})"] += 1
+
+
+def _text(address: bytes, port: int) -> str:
+    return endpoint(ip_address(address), port)
