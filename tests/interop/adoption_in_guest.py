@@ -295,7 +295,7 @@ def main() -> None:
     with servers():
         early = Group(count)
         assert active() >= 2 * count
-        pylvs("adopt", "--dry-run")
+        pylvs("adopt", "--dry-run", "--shadow", "5")
         pylvs("adopt")
         assert sh(f"{IPVSADM} -Sn") == ""
         late = Group(count)  # connections that ip_vs has never seen

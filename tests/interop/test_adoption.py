@@ -26,6 +26,10 @@ def test_no_connection_is_lost_on_the_way_and_back(kernel: str, connections: int
     command = *SCENARIO, str(connections)
     done = guests.run_or_skip(kernel, *command, options=("--mem", "4G", "--smp", "2"), seconds=GUEST_S)
     assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+    shadowed = re.search(r"shadowed for 5 s: (\d+) packets? compared, (\d+) decided as by ip_vs", done.stdout)
+    assert shadowed, done.stdout
+    assert int(shadowed[1]) > 0
+    assert int(shadowed[2]) >= 0.9999 * int(shadowed[1]), done.stdout
     assert re.search(r"adopted: 2 services, .* took \d+ ms\n", done.stdout), done.stdout
     assert re.search(r"given back: 2 services, .* waited for \d+ ms\n", done.stdout), done.stdout
     for group in json.loads(done.stdout.splitlines()[-1]):

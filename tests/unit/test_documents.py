@@ -46,7 +46,7 @@ NOT_RUN = {
     "docs/how-to/boot.md": 4,
     "docs/how-to/director-as-server.md": 1,
     "docs/how-to/migrate-from-keepalived.md": 1,
-    "docs/how-to/move-from-ipvs.md": 4,
+    "docs/how-to/move-from-ipvs.md": 5,
     "docs/how-to/next.md": 2,
     "docs/how-to/release.md": 1,
     "docs/how-to/replace-ipvsadm.md": 2,
