@@ -388,8 +388,8 @@ def test_a_shadow_compares_decisions_and_forwards_nothing(host: Host, stored: St
                 tcp("S", 22_000, PERSISTENT.port),
                 tcp("S", 21_001, SERVICE.port),
             ]
-            nobody = [tcp("R", 23_000, SERVICE.port)]
-            frames = [(frame, host.ifindex, ends_of(frame)) for frame in (*known, *first, *nobody)]
+            unknown = [tcp("R", 23_000, SERVICE.port)]
+            frames = [(frame, host.ifindex, ends_of(frame)) for frame in (*known, *first, *unknown)]
             beside.compare(frames)  # type: ignore[arg-type]  # each has ends
         found = beside.shadowed
         assert (found.compared, found.equal, found.by_turn) == (7, 6, 1)

@@ -10,12 +10,14 @@ from pylvs.reference.packet import checksum
 _ETHER, _IPV6_BYTES = 14, 40
 _V4, _V6 = b"\x08\x00", b"\x86\xdd"
 _LONGEST = 1500  # bytes of a packet that the kernel runs through a program; longer ones were merged from several
-_WITH_PORTS = (6, 17, 132)
+_TCP = 6
+_WITH_PORTS = (_TCP, 17, 132)
+_FLAGS_AT, _SYN, _RST = 13, 0x02, 0x04  # of TCP's header
 _MORE_OR_OFFSET = 0x3FFF
 
 
 class Ends(NamedTuple):
-    """Where a packet comes from and goes to. Addresses are in network order, ports in host order."""
+    """The sender and the receiver of a packet. Addresses are in network order, ports in host order."""
 
     protocol: int
     source: bytes
@@ -46,6 +48,12 @@ def ends_of(frame: bytes) -> Ends | None:
         return None
     ports = struct.unpack_from("!HH", frame, at)
     return Ends(protocol, source, ports[0], target, ports[1])
+
+
+def may_open(frame: bytes, protocol: int) -> bool:
+    """Return whether a packet may open a connection: of TCP a SYN does; of the others each may."""
+    at = _ETHER + (4 * (frame[_ETHER] & 0xF) if frame[12:_ETHER] == _V4 else _IPV6_BYTES)
+    return protocol != _TCP or (len(frame) > at + _FLAGS_AT and frame[at + _FLAGS_AT] & (_SYN | _RST) == _SYN)
 
 
 def shortened(frame: bytes) -> bytes:

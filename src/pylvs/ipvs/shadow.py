@@ -23,7 +23,7 @@ from pylvs.bpf.maps import RingBuffer
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import GATE
 from pylvs.ipvs.adopt import Adoption, checked, give_up
-from pylvs.ipvs.frames import Ends, ends_of, shortened
+from pylvs.ipvs.frames import Ends, ends_of, may_open, shortened
 from pylvs.ipvs.kernel import KernelIpvs
 from pylvs.ipvs.listing import Line
 from pylvs.ipvs.plan import Plan
@@ -204,7 +204,8 @@ class Shadow:
         decided: dict[int, Decision] = {}
         opening = set[Ends]()
         for number, (frame, device, ends) in enumerate(ours):
-            if self._is_request(ends) and ends not in insertion.there and ends not in opening:
+            is_known = ends in insertion.there or ends in opening
+            if self._is_request(ends) and not is_known and may_open(frame, ends.protocol):
                 opening.add(ends)
                 decided[number] = programs.decide(frame, device)
         self._adoption.copy(insertion)
@@ -226,7 +227,7 @@ class Shadow:
         return (ends.protocol, ends.target) in self._virtual or (ends.source, ends.source_port) not in self._by_nat
 
     def _is_ours(self, ends: Ends) -> bool:
-        """Return whether a packet goes to a service, or comes from a server of NAT."""
+        """Return whether a packet is for a service, or from a server of NAT."""
         if (ends.protocol, ends.target) in self._virtual or any(not protocol for protocol, _ in self._virtual):
             return True
         return (ends.source, ends.source_port) in self._by_nat

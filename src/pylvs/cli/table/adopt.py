@@ -11,6 +11,7 @@ from pylvs.ipvs.adopt import Adoption, give_up, planned, refusals
 from pylvs.ipvs.back import Return
 from pylvs.ipvs.kernel import KernelIpvs
 from pylvs.ipvs.plan import Left, Plan
+from pylvs.ipvs.shadow import Shadow
 from pylvs.library.difference import difference
 from pylvs.library.values import Service
 from pylvs.model.errors import Busy, PylvsError, counted
@@ -68,18 +69,13 @@ def adopt(dry_run: bool, force: bool, abort: bool, back: bool, shadow: str | Non
 
 def _shadow(director: BpfDirector, kernel: KernelIpvs, seconds_s: float, force: bool) -> None:
     """Print the comparison. Raises PylvsError, unless `force` is set, if too many decisions differ."""
-    from pylvs.ipvs.shadow import Shadow  # late: most adoptions do without
-
     found = Shadow(director, kernel).run(seconds_s, force)
     click.echo(
         f"shadowed for {seconds_s:g} s: {counted(found.compared, 'packet')} compared,"
         f" {found.equal} decided as by ip_vs ({found.share:.3%})"
     )
     for number, text in (
-        (
-            found.by_turn,
-            "first of a connection: their server depends on all connections before, so it was not compared",
-        ),
+        (found.by_turn, "not compared: they open connections, and the server depends on all connections before"),
         (found.ended, "not compared: their connections ended at this moment"),
         (found.omitted + found.lost, "not compared: they came too fast"),
     ):
