@@ -16,7 +16,7 @@ LOADED: dict[str, dict[str, int]] = {
     "ipvsadm -a": _EDIT,
     "ipvsadm -A": _EDIT | {"dataplane": 20},
     "pylvs --help": {"cli": 4, "daemon": 1, "model": 3, "system": 2},
-    "pylvs status": {"cli": 8, "daemon": 6, "health": 2, "model": 8, "peer": 1, "system": 8, "vrrp": 2},
+    "pylvs status": {"cli": 9, "daemon": 6, "health": 2, "model": 8, "peer": 1, "system": 8, "vrrp": 2},
     "pylvs run": _PARSER | {"bfd": 6, "bpf": 3, "daemon": 12, "health": 2, "netlink": 9, "system": 17, "vrrp": 27},
 }
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from pylvs.model.errors import NoSuchDevice, PylvsError
+from pylvs.model.sync.connection import SyncedConnection
 from pylvs.model.sync.daemons import BACKUP, MASTER, SyncDaemon
-from pylvs.model.synced import SyncedConnection
 from pylvs.sync import sockets, wire
 from pylvs.sync.backup import COUNTERS, Backup
 from pylvs.sync.receiver import DROPPED, MOST_USELESS, SLICE_S

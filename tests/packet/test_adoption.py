@@ -34,7 +34,7 @@ from pylvs.ipvs.messages import KernelDestination, KernelService
 from pylvs.ipvs.shadow import Shadow
 from pylvs.model.errors import Busy, Unsupported
 from pylvs.model.service import Destination, DestinationKey, Method, ServiceFlag, ServiceKey, Timeouts, VirtualService
-from pylvs.model.synced import SyncedConnection
+from pylvs.model.sync.connection import SyncedConnection
 from tests.packet.frames import CLIENT4, tcp
 from tests.packet.host import VIP4, Host, key, new_host, server4, server_mac
 from tests.packet.test_killed_load import NEEDED, FewPrograms

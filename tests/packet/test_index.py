@@ -30,7 +30,7 @@ PORT = 8080
 SPREADING = 0x9E3779B97F4A7C15
 _random = Random("seeds")
 # Fixed ones: with some the other groups of a client meet, and the overflow index holds the rest of its connections.
-APART = tuple(_random.getrandbits(64) | (place < 2) for place in range(abi.constant("SEEDS")))
+APART = tuple(_random.getrandbits(64) | (number < 2) for number in range(abi.constant("SEEDS")))
 VIP, CLIENT = {4: VIP4, 6: VIP6}, {4: CLIENT4, 6: CLIENT6}
 
 

@@ -17,8 +17,8 @@ from scapy.layers.l2 import Ether
 
 from pylvs.model.director import Connection
 from pylvs.model.errors import DaemonRuns, NoDaemon, PylvsError
+from pylvs.model.sync.connection import SyncedConnection
 from pylvs.model.sync.daemons import BACKUP, MASTER, ROLES, SyncDaemon
-from pylvs.model.synced import SyncedConnection
 from pylvs.sync import control, wire
 from pylvs.sync.files import DaemonFiles
 from tests.packet.frames import CLIENT4, tcp
@@ -75,7 +75,9 @@ def received(link: socket.socket, port: int) -> SyncedConnection:
                             return connection
         return None
 
-    return until(look, f"a message about port {port}")
+    found = until(look, f"a message about port {port}")
+    assert found
+    return found
 
 
 def worker_of(role: str) -> int:

@@ -20,7 +20,7 @@ from pylvs.dataplane.sync import feed as feed_module
 from pylvs.dataplane.sync.feed import SyncFeed
 from pylvs.model.errors import Busy, PylvsError
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceFlag, ServiceKey, VirtualService
-from pylvs.model.synced import SyncedConnection, SyncFlag
+from pylvs.model.sync.connection import SyncedConnection, SyncFlag
 from tests.packet.frames import CLIENT4, CLIENT6, build, chunk, ether, sctp, tcp, udp
 from tests.packet.host import HOOKS, PASSED, VIP4, VIP6, Host, new_host, server4, server6
 from tests.packet.test_sip import message

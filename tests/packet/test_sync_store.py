@@ -14,7 +14,7 @@ from pylvs.model.dataclass import replace
 from pylvs.model.director import SCTP_STATES, TCP_STATES, Connection
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceFlag, ServiceKey, VirtualService
-from pylvs.model.synced import SyncedConnection, SyncFlag
+from pylvs.model.sync.connection import SyncedConnection, SyncFlag
 from tests.packet.frames import CLIENT4, CLIENT6, parsed, tcp, udp
 from tests.packet.host import HOOKS, SENT, TC_DROP, VIP4, VIP6, Host, new_host, server4, server6, server_mac
 from tests.packet.test_sip import message

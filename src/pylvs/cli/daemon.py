@@ -25,8 +25,8 @@ from pylvs.cli.common import (
     script_lines,
     state_dir,
 )
+from pylvs.cli.directors.peer import lines as lines_of_peer
 from pylvs.cli.monitoring import MonitoringCommand, checked
-from pylvs.cli.peer import lines as lines_of_peer
 from pylvs.daemon import DEFAULT_FILE
 from pylvs.model.errors import PylvsError, counted
 from pylvs.system.logs import one_line

@@ -30,7 +30,7 @@ from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, PylvsError, Unsupported, counted, os_text
 from pylvs.model.rows import ServiceRow
 from pylvs.model.service import is_probe_mark
-from pylvs.model.synced import SyncedConnection
+from pylvs.model.sync.connection import SyncedConnection
 from pylvs.system.lock import Lock
 
 NOTE = "giving-back"  # of the state: a process gives the table back, or was killed while it did

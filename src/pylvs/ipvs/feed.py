@@ -15,7 +15,7 @@ from typing import Self
 
 from pylvs.ipvs.kernel import KernelIpvs
 from pylvs.model.errors import PylvsError
-from pylvs.model.synced import SyncedConnection
+from pylvs.model.sync.connection import SyncedConnection
 from pylvs.sync.wire import Message, encode
 
 GROUP, PORT = "224.0.0.81", 8848

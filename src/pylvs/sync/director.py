@@ -8,7 +8,7 @@ from pylvs.dataplane import load
 from pylvs.dataplane.director import BpfDirector, open_director
 from pylvs.dataplane.sync.feed import SyncFeed
 from pylvs.dataplane.sync.store import SyncStore
-from pylvs.model.synced import SyncedConnection
+from pylvs.model.sync.connection import SyncedConnection
 from pylvs.sync.tables import Feed, Store
 
 LEASE_S = 5.0  # of a backup daemon; it renews it every second

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from pylvs.model.errors import PylvsError
+from pylvs.model.sync.connection import SyncedConnection
 from pylvs.model.sync.daemons import SyncDaemon
-from pylvs.model.synced import SyncedConnection
 from pylvs.sync import wire
 from pylvs.sync.tables import Feed, Tables
 

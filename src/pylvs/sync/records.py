@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from pylvs.model.addresses import Address
-from pylvs.model.synced import SEQUENCE_BYTES, SyncedConnection
+from pylvs.model.sync.connection import SEQUENCE_BYTES, SyncedConnection
 from pylvs.system.processes.channel import BadMessage
 
 AT_ONCE = 64  # connections of a message, which then fits a packet

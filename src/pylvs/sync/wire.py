@@ -15,7 +15,7 @@ from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
 from pylvs.model.director import SCTP_STATES, TCP_STATES
 from pylvs.model.service import Protocol
-from pylvs.model.synced import METHOD_MASK, SEQUENCE_BYTES, SyncedConnection, SyncFlag
+from pylvs.model.sync.connection import METHOD_MASK, SEQUENCE_BYTES, SyncedConnection, SyncFlag
 
 # What a backup counts, with its meaning.
 COUNTERS = {

@@ -31,7 +31,7 @@ class Fault:
     `script` runs on `host`; `cause` is the id of the finding that must come first; `words` are in its title, evidence
     or command. `on` is the host that runs the doctor. `cure` mends what the doctor has no command for; None: its
     command must. `requests`: the doctor sees it in traffic alone, of so many requests, which may fail. `steady`: the
-    client goes on with requests until the fault is mended. `rest` runs on `host` at the end: what the fault added, and
+    client sends requests until the fault is mended. `rest` runs on `host` at the end: what the fault added, and
     no mistake is. `noticed` waits on `on` until
     a daemon knows of the fault, and `settled` until what was mended works. `named`: the addresses that the user names.
     """

@@ -16,7 +16,9 @@ from pylvs.cli.mark import print_rules
 from pylvs.cli.packets import doctor
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity
 from pylvs.model.marks import MarkRule
+from pylvs.model.sync.daemons import MASTER, RunningDaemon, SyncDaemon
 from pylvs.realserver import vip
+from pylvs.sync import control
 from tests.json_page import assert_documented
 
 Capture = pytest.CaptureFixture[str]
@@ -93,6 +95,13 @@ def test_doctor(monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
         doctor, "examine", lambda facts, limit_s: [bare, replace(bare, fix_command="true", fix_host=HERE)]
     )
     assert_documented("pylvs doctor", printed(capfd, "doctor"))
+
+
+def test_sync(monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(control, "running", lambda: [RunningDaemon(SyncDaemon(MASTER, "eth1"), 1472, 1)])
+    monkeypatch.setattr(control, "counts", lambda role: {"messages": 1})
+    assert_documented("pylvs sync", printed(capfd, "sync"))
 
 
 def test_realserver_status(monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from pylvs.cli.peer import lines
+from pylvs.cli.directors.peer import lines
 from pylvs.daemon.peer_director.part import COMPARE_S, FRESH_S, LATE_S, SETTLED_S, UNCONNECTED_S, Director, percent
 from pylvs.daemon.peer_director.summary import digests_of, summary_of
 from pylvs.health.engine import Engine

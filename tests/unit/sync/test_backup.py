@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.model.synced import SyncedConnection
+from pylvs.model.sync.connection import SyncedConnection
 from pylvs.sync import records
 from pylvs.sync.receiver import CALM_SLICES, MOST_USELESS, Flood
 from pylvs.system.processes.channel import MAX_PACKET, BadMessage

@@ -11,8 +11,8 @@ from ipaddress import IPv4Address, IPv6Address
 import pytest
 
 from pylvs.model.errors import PylvsError
+from pylvs.model.sync.connection import SyncedConnection
 from pylvs.model.sync.daemons import MASTER, SyncDaemon
-from pylvs.model.synced import SyncedConnection
 from pylvs.sync import wire
 from pylvs.sync.master import ANNOUNCED_AT_ONCE, COUNTERS, FLUSH_S, LOOK_S, Master, Packer
 

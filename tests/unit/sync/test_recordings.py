@@ -14,7 +14,7 @@ import pytest
 
 from pylvs.model.addresses import endpoint
 from pylvs.model.director import TCP_STATES
-from pylvs.model.synced import SyncedConnection, SyncFlag
+from pylvs.model.sync.connection import SyncedConnection, SyncFlag
 from pylvs.sync import wire
 
 ORACLE, GOLDEN = (Path(__file__).parents[2] / name for name in ("oracle", "golden"))

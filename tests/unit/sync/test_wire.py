@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pylvs.model.addresses import Address
-from pylvs.model.synced import SyncedConnection, SyncFlag
+from pylvs.model.sync.connection import SyncedConnection, SyncFlag
 from pylvs.sync import wire
 
 _ADDRESSES: dict[int, st.SearchStrategy[Address]] = {

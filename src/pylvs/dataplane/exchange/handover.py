@@ -15,7 +15,7 @@ from pylvs.dataplane.tables import ADDRESS_BYTES, Tables, address_of
 from pylvs.model.addresses import Address
 from pylvs.model.director import SCTP_STATES, TCP_STATES
 from pylvs.model.service import SIP, Method, Protocol
-from pylvs.model.synced import SyncedConnection, SyncFlag
+from pylvs.model.sync.connection import SyncedConnection, SyncFlag
 
 _ACTIVE = {
     Protocol.TCP: ("ESTABLISHED", "SYN_SENT", "SYN_RECV", "SYNACK"),

@@ -22,7 +22,7 @@ from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
 from pylvs.model.errors import Busy, PylvsError
 from pylvs.model.service import SIP
-from pylvs.model.synced import SEQUENCE_BYTES, SyncedConnection
+from pylvs.model.sync.connection import SEQUENCE_BYTES, SyncedConnection
 
 LEASE_S = 3.0
 _COUNTS, _RING, _LOST = "sync_counts", "sync_rings", "REASON_SYNC_LOST"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pylvs.bpf import abi
 from pylvs.model.service import Protocol
-from pylvs.model.synced import SyncFlag
+from pylvs.model.sync.connection import SyncFlag
 
 TEMPLATE_NONE, TEMPLATE_ASSURED = 0, 1
 _TCP_STATES, _SCTP_STATES = 11, 14

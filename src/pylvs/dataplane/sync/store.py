@@ -32,7 +32,7 @@ from pylvs.dataplane.transaction import Transaction
 from pylvs.model.addresses import family_of
 from pylvs.model.errors import NoSpace, PylvsError
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceKey
-from pylvs.model.synced import METHOD_MASK, SEQUENCE_BYTES, SyncedConnection, SyncFlag
+from pylvs.model.sync.connection import METHOD_MASK, SEQUENCE_BYTES, SyncedConnection, SyncFlag
 from pylvs.netlink.links import Routes
 
 _TEMPLATE_TIMEOUT_S = 180  # of a template without timeout: version 0

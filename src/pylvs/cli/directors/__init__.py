@@ -1,0 +1,1 @@
+"""Commands about two directors: copies of connections, and sync daemons."""
