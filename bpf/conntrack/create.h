@@ -83,17 +83,6 @@ INLINE enum create_result insert_conn(struct new_conn *new)
 	return result;
 }
 
-/* Submit the record of a connection that was inserted, or discard it. */
-INLINE void submit_opened(struct conn_event *event, const struct new_conn *new, bool inserted)
-{
-	if (!inserted) {
-		bpf_ringbuf_discard(event, BPF_RB_NO_WAKEUP);
-		return;
-	}
-	fill_event(event, new->tuple, new->is_ipv6, &new->conn, CONN_OPENED | new->state << 8);
-	bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
-}
-
 /* Insert a connection to the chosen destination, in the state that its first packet causes. */
 INLINE enum create_result create_conn(struct scratch *w, struct destination *d, const struct root *root, u32 now)
 {
@@ -123,13 +112,8 @@ INLINE enum create_result create_conn(struct scratch *w, struct destination *d, 
 	};
 	u32 opens = state * (1 - p->by_inner);
 	new.conn.word = (u64)(take_voucher(&p->tuple, p->is_ipv6, opens, now) & 1) << WORD_JUDGED;
-	/* Before other CPUs can end the connection: that record follows this one. */
-	struct conn_event *event = !is_dry() && is_logged(now) ? reserve_event() : NULL;
-	/* Linux 6.1 and 6.12 do not know that a record which was tested once is still there. They know this constant. */
-	u32 has_event = event ? barrier_var(1) : 0;
+	w->flow.opened_ns = is_logged(now) ? bpf_ktime_get_boot_ns() : 0;
 	enum create_result result = insert_conn(&new);
-	if (unlikely(has_event))
-		submit_opened(event, &new, result == CREATED);
 	w->flow.slot = new.slot;
 	if (unlikely(result != CREATED))
 		return result;
@@ -140,6 +124,10 @@ INLINE enum create_result create_conn(struct scratch *w, struct destination *d, 
 	}
 	if (likely(is_evictable(new.conn.word)))
 		note_half_open(new.slot, new.conn.word >> WORD_GENERATION, w->service.slot);
+	if (unlikely(w->flow.opened_ns)) {
+		u32 how = w->chosen.port | (u32)w->chosen.method << 16 | (u32)p->is_ipv6 << 24;
+		log_opened(&p->tuple, w->chosen.destination, how, CONN_OPENED | state << 8, w->flow.opened_ns);
+	}
 	if (controlled && w->flow.opens && (state == STATE_TCP_FIRST || state == STATE_SCTP_FIRST))
 		assure(new.slot, ASSURED); /* sloppy_tcp, sloppy_sctp */
 	return CREATED;

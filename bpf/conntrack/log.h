@@ -8,7 +8,6 @@
 #pragma once
 #include "abi/config.h"
 #include "abi/conntrack.h"
-#include "ctx/ended.h"
 
 /* Write a record about the end of a slot's connection (conntrack/log_record.h). `event_state`: enum conn_event_kind, and
  * its state << 8. */
@@ -21,32 +20,7 @@ INLINE bool is_logged(u32 now)
 	return unlikely(until) && (s32)((u32)until - now) > 0;
 }
 
-/* Reserve a record. Readers wait for it: records keep this order. Return NULL if the reader is too slow. */
-INLINE struct conn_event *reserve_event(void)
-{
-	struct conn_event *event = bpf_ringbuf_reserve(&conn_log, sizeof(*event), 0);
-	if (!event)
-		count(REASON_LOG_LOST);
-	return event;
-}
-
-INLINE void fill_event(struct conn_event *event, const union tuple *tuple, bool is_ipv6, const struct connection *c,
-		       u32 event_state)
-{
-	const struct destination *d = map_elem(destinations, c->destination);
-	*event = (struct conn_event){.time_ns = bpf_ktime_get_boot_ns(),
-				     .event = event_state,
-				     .state = event_state >> 8,
-				     .family = is_ipv6 ? 6 : 4,
-				     .port = c->port,
-				     .method = c->method};
-	if (is_ipv6)
-		event->tuple.v6 = tuple->v6;
-	else
-		event->tuple.v4 = tuple->v4;
-	if (d) {
-		event->server = d->address;
-		event->server_family = d->family;
-		event->mark = d->mark;
-	}
-}
+/* Write a record about a connection that is made. It may have ended by now, so its slot is not read. `how`: the port of
+ * the real server, its method << 16, and whether the tuple is that of IPv6 << 24. `time_ns` is before other CPUs could end
+ * it: readers sort records by time, so that its end comes later. */
+VERIFIED_ONCE int log_opened(const union tuple *tuple, u32 destination, u32 how, u32 event_state, u64 time_ns);

@@ -135,7 +135,6 @@ HELPER(125, u64, bpf_ktime_get_boot_ns, void);
 HELPER(130, long, bpf_ringbuf_output, void *ring, const void *from, u64 size, u64 flags);
 HELPER(131, void *, bpf_ringbuf_reserve, void *map, u64 size, u64 flags);
 HELPER(132, void, bpf_ringbuf_submit, void *data, u64 flags);
-HELPER(133, void, bpf_ringbuf_discard, void *data, u64 flags);
 HELPER(134, u64, bpf_ringbuf_query, void *map, u64 what);
 HELPER(152, long, bpf_redirect_neigh, u32 ifindex, struct bpf_redir_neigh *params, int length, u64 flags);
 HELPER(169, long, bpf_timer_init, struct bpf_timer *timer, void *map, u64 flags);

@@ -29,6 +29,7 @@ from pylvs.trace.connection_log import ConnectionLog, Event
 from tests.json_page import assert_documented
 from tests.packet.frames import CLIENT4, CLIENT6, ether, tcp, udp
 from tests.packet.host import HOOKS, SENT, VIP4, VIP6, Host, new_host, server4, server6
+from tests.packet.table import shorten
 from tests.waiting import PATIENCE_S, until
 
 LOG_BYTES = 1 << 20  # of bpf/abi/conntrack.h
@@ -294,3 +295,17 @@ def test_a_wrong_collector_is_refused(host: Host, where: str) -> None:
     done = CliRunner().invoke(command.log, ["--ipfix", where])
     assert done.exit_code == 2
     assert "write HOST:PORT" in done.output
+
+
+def test_an_end_that_another_cpu_records_first_comes_later(host: Host, log: ConnectionLog) -> None:
+    """A connection may end on another CPU before the one that made it has written its record."""
+    service = host.new_key()
+    host.serve(service, 1)
+    host.director.set_timeouts(Timeouts(1, 1, 1))
+    for flags in "S", "A", "FA":
+        host.run(tcp(flags, sport=4007, dport=service.port), "tc")
+    shorten(host.director.tables, 0)
+    host.expiry.run(host.director)
+    opened, ended = log._ring.records()
+    with mock.patch.object(log._ring, "records", side_effect=[[ended], [opened], []]):
+        assert [event.why for event in log.read()] == ["", "finished"]

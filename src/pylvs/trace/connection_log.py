@@ -103,8 +103,9 @@ class ConnectionLog:
             records = self._follow()
             self._refuse_another()
             self._renew()
-        records += self._ring.records()
-        return list(map(self._event, records))
+        for _ in range(2):  # the record of a connection may follow that of its end, from another CPU
+            records += self._ring.records()
+        return sorted(map(self._event, records), key=lambda event: event.time)
 
     def _follow(self) -> list[bytes]:
         """Open the tables that are pinned now: an upgrade or `pylvs down` has replaced them. Raises PylvsError.
