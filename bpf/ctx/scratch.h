@@ -192,8 +192,12 @@ struct call_scan {
 	u32 folded; /* its blanks are those of a continuation line */
 };
 
+/* The options of a SYN whose MSS is clamped. */
 struct tcp_options {
-	u8 bytes[64]; /* a power of two, of which 40 are used */
+	u8 bytes[40];
+	u32 size;
+	u32 at; /* of the next option */
+	u32 mss_at; /* of the value of option MSS; 0: there is none */
 };
 
 struct scratch {
@@ -216,7 +220,7 @@ struct scratch {
 	struct mark_state marks;
 	struct call_scan scan;
 	struct options echo; /* PROG_ICMP_SEND: options of the error */
-	struct tcp_options tcp_options; /* of a SYN whose MSS is clamped */
+	struct tcp_options tcp_options;
 	u8 head[FRAG_HEAD + 8]; /* PROG_FRAGMENT: IP headers of every fragment, including an IPv6 fragment header */
 };
 

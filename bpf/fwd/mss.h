@@ -25,35 +25,27 @@ INLINE bool load_bytes(struct ctx ctx, u32 at, void *to, u32 length)
 }
 
 struct mss_walk {
-	const struct tcp_options *options;
-	u32 at;
-	u32 size;
-	u32 found; /* offset of the value of option MSS behind the fixed header; 0: there is none */
+	struct tcp_options *options;
 };
 
-INLINE u8 tcp_option_byte(const struct tcp_options *options, u32 at)
-{
-	return options->bytes[barrier_var(at) & (sizeof(options->bytes) - 1)];
-}
-
+/* Look at the next option; a step of bpf_loop. The state is not on the stack, where the verifier would follow it. */
 static int mss_step(u32 index, struct mss_walk *walk)
 {
-	u32 at = walk->at;
-	if (at + OPTION_MSS_LENGTH > walk->size)
+	struct tcp_options *o = walk->options;
+	u32 at = o->at;
+	if (at > TCP_OPTIONS - OPTION_MSS_LENGTH || at + OPTION_MSS_LENGTH > o->size)
 		return 1;
-	u8 kind = tcp_option_byte(walk->options, at), length = tcp_option_byte(walk->options, at + 1);
-	if (kind == OPTION_NOP) {
-		walk->at = at + 1;
-		return 0;
-	}
+	u8 kind = o->bytes[at], length = o->bytes[at + 1];
 	if (kind == OPTION_MSS && length == OPTION_MSS_LENGTH)
-		walk->found = at + 2;
-	walk->at = at + length;
-	return kind == OPTION_END || kind == OPTION_MSS || length < 2;
+		o->mss_at = at + 2;
+	if (kind == OPTION_MSS || kind == OPTION_END || (kind != OPTION_NOP && length < 2))
+		return 1;
+	o->at = at + (kind == OPTION_NOP ? 1 : length);
+	return 0;
 }
 
-/* Write the MSS, and update the checksum by its difference. A value that begins in the middle of
- * a word is in two words of the sum. */
+/* Write the MSS, and update the checksum by its difference. A value that begins in the middle of a word is in two words
+ * of the sum. */
 INLINE void store_mss(struct ctx ctx, u32 l4, u32 at, be16 old, be16 new)
 {
 	u32 check_at = l4 + TCP_CHECK_AT;
@@ -86,10 +78,11 @@ INLINE int clamp_to_service(struct ctx ctx, u32 l4, u32 slot, u32 added, u64 liv
 	u32 size = barrier_var((words >> 4 << 2) - TCP_HLEN);
 	if (!IS_LENGTH(size, TCP_OPTIONS) || !load_bytes(ctx, l4 + TCP_HLEN, w->tcp_options.bytes, size))
 		return 0;
-	struct mss_walk walk = {.options = &w->tcp_options, .size = size};
-	FORGET_BOUNDS(walk, at, found);
+	w->tcp_options.at = w->tcp_options.mss_at = 0;
+	w->tcp_options.size = size;
+	struct mss_walk walk = {.options = &w->tcp_options};
 	bpf_loop(TCP_OPTIONS, mss_step, &walk, 0);
-	u32 at = walk.found;
+	u32 at = w->tcp_options.mss_at;
 	be16 old;
 	if (at && load_bytes(ctx, l4 + TCP_HLEN + at, &old, sizeof(old)) && bpf_ntohs(old) > most)
 		store_mss(ctx, l4, at, old, bpf_htons(most));

@@ -104,9 +104,11 @@ INLINE bool inner_is_standby(const struct icmp_inner *q, bool is_ipv6, const str
 }
 
 /* Whether the error is addressed to the sender of its inner packet, which is not a later fragment. */
-INLINE bool is_to_inner_sender(const struct packet *p, const struct icmp_inner *q)
+VERIFIED_ONCE int is_to_inner_sender(const struct packet *p, const struct icmp_inner *q)
 {
 	struct address daddr = {}, sender = {};
+	if (!p || !q)
+		return false;
 	packet_daddr(&daddr, p);
 	tuple_saddr(&sender, &q->tuple, p->is_ipv6);
 	return q->known && !q->later && same_address(&daddr, &sender, p->is_ipv6);
@@ -131,15 +133,11 @@ INLINE int schedule_inner(struct __sk_buff *skb, struct scratch *w, const struct
 	return tail_call(tc_ctx(skb), PROG_NEW);
 }
 
-/* Pass an error to the stack whose inner packet names no server. */
-INLINE int pass_unscheduled(struct __sk_buff *skb, struct scratch *w)
+/* End the search for a server: PROG_ICMP_FORWARD passes the error to the stack. */
+INLINE int forward_to_none(struct __sk_buff *skb, struct scratch *w)
 {
-	struct packet *p = &w->packet;
-	p->tuple = w->own_tuple;
-	p->protocol = p->is_ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP;
-	p->by_inner = BY_OWN_TUPLE;
-	w->owner = (struct owner){};
-	return pass_packet(tc_ctx(skb), p, REASON_ICMP);
+	w->chosen.destination = NO_INDEX;
+	return tail_call(tc_ctx(skb), PROG_ICMP_FORWARD);
 }
 
 /* Return the sum of the ICMP message, without ICMPv6's pseudo header: 0xffff if the checksum of ICMP is right. */

@@ -136,14 +136,21 @@ INLINE int prog_icmp_forward(struct __sk_buff *skb, struct scratch *w, struct ro
 		return pass_to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
 	bool server = w->received.side == SIDE_SERVER, is_ipv6 = p->is_ipv6, masq = w->chosen.method == METHOD_MASQ;
+	bool by_hash = p->by_inner == BY_INNER_HASH;
 	if (p->by_inner) {
 		p->tuple = w->own_tuple;
 		p->protocol = is_ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP;
 		p->by_inner = BY_OWN_TUPLE;
 	}
 	struct destination *d = map_elem(destinations, w->chosen.destination);
+	if (!d && by_hash) {
+		w->owner = (struct owner){};
+		return pass_packet(tc_ctx(skb), p, REASON_ICMP);
+	}
 	if (!d)
 		return pass_to_stack(HOOK_TC);
+	if (by_hash)
+		count(REASON_ICMP_BY_HASH);
 	if (is_traced())
 		trace_server(w->chosen.destination, w->chosen.method, d->port, TRACE_RELATED);
 	note_owner(w, d->service, d->service_added);

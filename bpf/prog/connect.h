@@ -97,12 +97,11 @@ INLINE bool can_be_stateless(const struct scratch *w)
 INLINE int fwd_inner(struct __sk_buff *skb, struct scratch *w)
 {
 	const struct destination *d = map_elem(destinations, w->chosen.destination);
-	if (!d || (w->flow.by_hash && w->chosen.method == METHOD_MASQ))
-		return pass_unscheduled(skb, w);
+	if (w->flow.by_hash && w->chosen.method == METHOD_MASQ)
+		return forward_to_none(skb, w);
 	be16 dport = packet_dport(&w->packet);
-	if (w->template.slot != NO_TEMPLATE)
+	if (d && w->template.slot != NO_TEMPLATE)
 		w->chosen.port = dport == w->service.port && d->port ? d->port : dport;
-	count(REASON_ICMP_BY_HASH);
 	return tail_call(tc_ctx(skb), PROG_ICMP_FORWARD);
 }
 

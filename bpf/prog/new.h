@@ -194,7 +194,7 @@ INLINE int prog_new(struct ctx ctx, struct scratch *w, struct root *root)
 								 : pass_unserved(ctx, p, now);
 	drop_old_ref(w); /* no tail call succeeded */
 	if (ctx.hook == HOOK_TC && unlikely(p->by_inner == BY_INNER_HASH))
-		return pass_unscheduled(ctx.skb, w);
+		return forward_to_none(ctx.skb, w);
 	return verdict;
 }
 

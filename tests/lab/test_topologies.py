@@ -11,7 +11,7 @@ from pylvs.lab.topologies import TOPOLOGIES, design
 from tests.lab.conftest import MakeLab, new_name
 from tests.lab.support import answers, remains, shared_evenly
 
-ONE_DIRECTOR = [topology for topology in TOPOLOGIES if topology != "ha"]
+ONE_DIRECTOR = [topology for topology in TOPOLOGIES if topology not in ("ha", "ecmp")]
 METHODS = {"-g": "Route", "-m": "Masq", "-i": "Tunnel"}
 
 
