@@ -61,6 +61,7 @@ def test_the_usual_tutorial_compiles_with_a_finding_for_its_dead_keyword() -> No
         ("smtp_alert", "smtp_alert", True),
         ("weight 5\n quorum 5\n hysteresis 4", "hysteresis", 4),
         ("protocol TCP\n mss_clamp 1360", "mss_clamp", 1360),
+        ("announce", "announce", True),
     ],
 )
 def test_a_services_keywords_reach_the_configuration(line: str, attribute: str, value: object) -> None:
@@ -510,6 +511,12 @@ def test_recipients_of_alerts_are_addresses() -> None:
     assert messages(compiled("global_defs {\n notification_email {\n }\n}\n")) == [
         "2: warning: notification_email has no address; no alert is mailed; write one, or remove the block"
     ]
+
+
+def test_a_firewall_mark_has_no_address_to_announce() -> None:
+    text = "virtual_server fwmark 7 {\n    announce\n    real_server 10.0.0.1 80 {\n    }\n}\n"
+    found = messages(compiled(text))
+    assert any("a service of a firewall mark has no address; announce has no effect" in each for each in found)
 
 
 def test_an_mss_clamp_is_of_tcp() -> None:

@@ -221,7 +221,7 @@ def test_an_address_that_the_kernel_refuses_is_withdrawn_and_a_problem(host: Fak
 
 
 def test_the_stop_waits_with_lower_preference_until_it_is_hurried(host: FakeHost, devices: Devices) -> None:
-    host.write(announcing(server(1)), announce_leave_s=3600)
+    host.write(announcing(server(1)), announce_leave_s=600)
 
     async def scenario(daemon: Supervisor) -> None:
         await reaches(devices, State.ANNOUNCED)

@@ -493,6 +493,8 @@ def _service(found: _Keyed, group_name: str, scripts: ScriptRules, tls: TlsClien
     sorry = block.maybe("sorry_server", Server)
     # The checks have it by inheritance, and those of a joined block must not get the first block's.
     virtualhost = "" if found.joined else block.maybe("virtualhost", str, "")
+    if block.get("announce", bool) and all(key.mark for key in keys):
+        block.warning("announce", "a service of a firewall mark has no address; announce has no effect", "remove it")
     return block.make(
         WantedService,
         name=entries.name(protocol, version),

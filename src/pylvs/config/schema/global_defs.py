@@ -234,7 +234,7 @@ GLOBAL_DEFS = Block(
         ),
         Keyword(
             "announce_leave",
-            integer(0, 3600),
+            integer(0, 600),
             "seconds of lower preference before the stop withdraws addresses",
             30,
             is_own=True,
