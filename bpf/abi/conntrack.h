@@ -220,10 +220,9 @@ struct sync_record {
 	u8 family; /* 4 or 6; 0: the batch ends */
 	u8 assured; /* of a template */
 	u8 inactive; /* it does not replace a connection to another real server */
-	u8 sequence_flags;
 	u8 result; /* enum sync_result */
-	u8 pad[3];
-	u8 sequence[SEQUENCE_LENGTH];
+	struct synced_sequence sequence; /* flags 0: none */
+	u8 pad[4];
 };
 
 /* What decides when a connection or template is announced again. Its element exists only while a process reads. Both

@@ -37,20 +37,10 @@ VERIFIED_ONCE int begin_count(u32 slot, u32 packets, u32 state)
 	return 0;
 }
 
-INLINE void set_sequence(struct synced_sequence *sequence, const struct sync_record *record)
-{
-	*sequence = (struct synced_sequence){.flags = record->sequence_flags};
-	__builtin_memcpy(sequence->data, record->sequence, sizeof(sequence->data));
-}
-
 INLINE void update_sequence(const struct sync_record *record, const struct found *found)
 {
-	struct synced_sequence sequence;
 	u32 slot = found->slot;
-	if (!record->sequence_flags)
-		return;
-	set_sequence(&sequence, record);
-	if (!bpf_map_update_elem(&synced_sequences, &slot, &sequence, BPF_ANY))
+	if (record->sequence.flags && !bpf_map_update_elem(&synced_sequences, &slot, &record->sequence, BPF_ANY))
 		found->connection->flags |= CONN_SEQUENCED;
 }
 
@@ -86,8 +76,6 @@ INLINE enum sync_result update_synced(struct sync_record *record, const struct f
 INLINE enum sync_result insert_synced(struct sync_record *record, const union tuple *tuple, bool is_ipv6,
 				      const struct call *call)
 {
-	struct synced_sequence sequence;
-	set_sequence(&sequence, record);
 	bool is_template = record->state == STATE_TEMPLATE;
 	struct new_conn new = {
 		.tuple = tuple,
@@ -95,7 +83,7 @@ INLINE enum sync_result insert_synced(struct sync_record *record, const union tu
 		.conn = {.destination = record->destination,
 			 .port = record->port,
 			 .method = is_template ? METHOD_LOCAL : record->method,
-			 .flags = CONN_SYNCED | (record->sequence_flags ? CONN_SEQUENCED : 0) | (call ? CONN_CALL : 0),
+			 .flags = CONN_SYNCED | (record->sequence.flags ? CONN_SEQUENCED : 0) | (call ? CONN_CALL : 0),
 			 .word = 1ULL << WORD_IN_USE},
 		.state = record->state & (STATES - 1),
 		.expiry = record->expiry,
@@ -104,7 +92,7 @@ INLINE enum sync_result insert_synced(struct sync_record *record, const union tu
 		.is_ipv6 = is_ipv6,
 		.nat = true,
 		.call = call,
-		.sequence = record->sequence_flags ? &sequence : NULL,
+		.sequence = record->sequence.flags ? &record->sequence : NULL,
 		.user = BY_COMMAND,
 	};
 	new.conn.word &= ~((u64)(is_half_open_state(new.state) || is_template) << WORD_IN_USE);
@@ -136,14 +124,15 @@ INLINE int store_record(u32 index)
 	struct sync_record *record = map_elem(sync_records, index);
 	if (!record)
 		return 0;
-	union tuple tuple = record->tuple;
+	/* Not copied: Linux 6.1 has 512 bytes of stack for this and all that it calls. */
+	union tuple *tuple = &record->tuple;
 	bool is_ipv6 = record->family == 6;
 	struct call *call = record->call ? map_elem(sync_calls, record->call - 1) : NULL;
 	if (call) {
-		set_synced_call(&tuple, call);
+		set_synced_call(tuple, call);
 		is_ipv6 = true;
 	}
-	struct found found = find_tuple(&tuple, is_ipv6);
+	struct found found = find_tuple(tuple, is_ipv6);
 	enum sync_result ended = SYNC_CREATED;
 	if (found.connection) {
 		bool is_same = record->state == STATE_TEMPLATE || has_server(record, found.connection);
@@ -157,13 +146,13 @@ INLINE int store_record(u32 index)
 			return 0;
 		}
 		u64 seen = READ_ONCE(found.connection->word);
-		if (!is_complete(found.slot) || !end_conn(&tuple, is_ipv6, &found, seen, END_RESTORED)) {
+		if (!is_complete(found.slot) || !end_conn(tuple, is_ipv6, &found, seen, END_RESTORED)) {
 			record->result = SYNC_EXPIRING;
 			return 0;
 		}
 		ended = is_same ? SYNC_UPDATED : SYNC_REPLACED;
 	}
-	enum sync_result result = insert_synced(record, &tuple, is_ipv6, call);
+	enum sync_result result = insert_synced(record, tuple, is_ipv6, call);
 	record->result = result == SYNC_CREATED ? ended : result;
 	return 0;
 }

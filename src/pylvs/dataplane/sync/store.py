@@ -44,6 +44,7 @@ _SEQUENCES = int(SyncFlag.OUT_SEQ | SyncFlag.IN_SEQ)
 _INACTIVE, _TEMPLATE, _ONE_PACKET = int(SyncFlag.INACTIVE), int(SyncFlag.TEMPLATE), int(SyncFlag.ONE_PACKET)
 _NO_CPORT = int(SyncFlag.NO_CPORT)
 _SLOT = struct.Struct("<I")
+_SEQUENCE = struct.Struct(f"<B7x{SEQUENCE_BYTES}s")  # struct synced_sequence
 _RECORD = (
     "tuple:40s",
     "server:16s",
@@ -58,9 +59,8 @@ _RECORD = (
     "family",
     "assured",
     "inactive",
-    "sequence_flags",
     "result",
-    f"sequence:{SEQUENCE_BYTES}s",
+    f"sequence:{_SEQUENCE.size}s",
 )
 _ENDS = {4: struct.Struct("!4s4sHHBB"), 6: struct.Struct("!16s16sHHBB")}  # struct tuple4, struct tuple6
 
@@ -251,9 +251,8 @@ class SyncStore:
             virtual.version,
             is_template and connection.state == TEMPLATE_ASSURED,
             bool(flags & _INACTIVE),
-            (flags & _SEQUENCES) >> 8 if has_sequence else 0,
             0,
-            connection.sequence if has_sequence else b"",
+            _SEQUENCE.pack((flags & _SEQUENCES) >> 8, connection.sequence) if has_sequence else b"",
         )
 
     def _call(self, connection: SyncedConnection) -> bytes:
