@@ -72,18 +72,32 @@ VERIFIED_ONCE u32 dump_conn(u32 slot, u32 number, u32 which)
 
 struct dump {
 	struct transfer_request request;
-	u32 filled;
-	u32 done; /* slots */
+	u32 filled; /* records */
+	u32 done; /* ticks of `expiry_ticks`, each for TICK_SLOTS slots */
+	u32 slot; /* the first one of a tick */
 };
 
-static int dump_step(u32 index, struct dump *d)
+static int dump_slot(u32 index, struct dump *d)
 {
-	u32 slot = d->request.slot + index;
-	if (d->filled >= TRANSFER_RECORDS)
-		return 1;
+	u32 slot = d->slot + index;
 	if (is_complete(slot))
 		d->filled += dump_conn(slot, d->filled, (d->request.templates & 1) | (d->request.all & 1) << 1);
+	return 0;
+}
+
+/* Without a tick no slot has a connection, or the expiry timer visits them now: then a later run finds what has changed.
+ * So an empty table costs little. */
+static int dump_tick(u32 index, struct dump *d)
+{
+	if (d->filled > TRANSFER_RECORDS - TICK_SLOTS)
+		return 1;
+	d->slot = d->request.slot + index * TICK_SLOTS;
 	d->done = index + 1;
+	const u32 *tick = expiry_tick_at(d->slot / TICK_SLOTS);
+	if (!(d->request.all & 1) && tick && !READ_ONCE(*tick))
+		return 0;
+	FORGET_BOUNDS(*d, filled, slot);
+	bpf_loop(TICK_SLOTS, dump_slot, d, 0);
 	return 0;
 }
 
@@ -96,12 +110,16 @@ int dump_conns(struct __sk_buff *skb)
 	if ((void *)(request + 1) > end)
 		return 0;
 	struct dump d = {.request = *request};
+	d.request.slot &= ~(TICK_SLOTS - 1);
 	u32 last = all_slots(), count = last > d.request.slot ? last - d.request.slot : 0;
-	bpf_loop(count > TRANSFER_SLOTS ? TRANSFER_SLOTS : count, dump_step, &d, 0);
+	if (count > TRANSFER_SLOTS)
+		count = TRANSFER_SLOTS;
+	FORGET_BOUNDS(d, filled, slot);
+	bpf_loop((count + TICK_SLOTS - 1) / TICK_SLOTS, dump_tick, &d, 0);
 	struct conn_record *behind = map_elem(transfer_records, d.filled);
 	if (behind)
 		behind->family = 0;
-	u32 next = d.request.slot + d.done;
+	u32 next = d.request.slot + d.done * TICK_SLOTS;
 	return next < last ? next : 0;
 }
 

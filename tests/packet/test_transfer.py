@@ -10,6 +10,7 @@ from ipaddress import ip_address
 import pytest
 
 from pylvs.bpf import abi
+from pylvs.bpf.maps import MmapArray
 from pylvs.dataplane import load
 from pylvs.dataplane.connections import ConnectionReader
 from pylvs.model.director import Connection
@@ -26,7 +27,7 @@ from pylvs.peer.records import (
 )
 from tests.packet.frames import CLIENT4, CLIENT6, tcp, udp
 from tests.packet.host import VIP4, VIP6, Host, new_host, server4, server6
-from tests.packet.table import entries
+from tests.packet.table import entries, set_expiry_tick
 
 METHODS = (Method.ROUTE, Method.MASQ, Method.TUNNEL)
 KEYS = [
@@ -212,6 +213,20 @@ def test_a_busy_connection_is_dumped_again_after_a_part_of_its_timeout() -> None
         for later, dumped in (timeout // 8, False), (timeout // 8 + 1, True):
             connection.end_at(connection.expiry + later)
             assert bool(b"".join(transfer.dump(templates=False, changes=True))) is dumped
+
+
+def test_what_the_expiry_timer_visits_at_this_moment_is_found_by_a_later_dump() -> None:
+    with new_host(expires=False) as host, ConnectionTransfer(host.director.state) as transfer:
+        serve(host, [FIRST])
+        fill(host, [FIRST], first=20002, count=1)
+        (connection,) = entries(host.director.tables)
+        with MmapArray.open(host.director.tables.path("expiry_ticks")) as ticks:
+            ticks.memory[:] = bytes(len(ticks.memory))
+        assert not b"".join(transfer.dump(templates=False, changes=True))
+        assert b"".join(transfer.dump(templates=False)), "all of them"
+        connection.end_at(connection.expiry + 1_000_000)
+        set_expiry_tick(host.director.tables, connection.slot, connection.expiry)
+        assert b"".join(transfer.dump(templates=False, changes=True))
 
 
 def test_connections_of_servers_that_are_not_here_are_counted_by_server() -> None:

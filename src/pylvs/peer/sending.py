@@ -14,7 +14,7 @@ from pylvs.peer.tables import Copies, Tables
 from pylvs.peer.wire import Begin, End, Held, Kind
 
 PASS_S = 1.0  # from the begin of a copy of changes to the next one, or more:
-SHARE = 10  # a search for changes takes at most this part of the time
+SHARE = 10  # a search for changes takes at most this part of a processor
 TEMPLATES_EVERY = 10  # copies of changes: templates are searched at least so often
 _RECORD_BURST_S = 0.05  # the rate is kept over this time
 
@@ -43,7 +43,7 @@ class Sender:
         self._mark = 0
         self._allowed_at = 0.0  # when the next batch may be sent
         self._passes = 0  # copies of changes since the one of everything
-        self._searched_s = 0.0  # by the last copy, without the time for sending
+        self._searched_s = 0.0  # processor time of the last copy, without that for sending
         self._named = (-1, -1)  # epoch and generation of the names that the other director has
         self.sent = Sent()
 
@@ -109,9 +109,9 @@ class Sender:
         """Yield the batches that have records. Raises PylvsError if other tables replace these."""
         batches = copies.dump(templates=kind is Kind.TEMPLATES, changes=not everything)
         while True:
-            began = time.perf_counter()
+            began = time.thread_time()
             records = next(batches, None)
-            self._searched_s += time.perf_counter() - began
+            self._searched_s += time.thread_time() - began
             if records is None:
                 return
             if records:
