@@ -48,19 +48,19 @@ INLINE int restore_record(struct conn_record *record)
 	if (!record)
 		return 0;
 	bool is_ipv6 = record->family == 6, is_template = record->state == STATE_TEMPLATE;
-	union tuple tuple = record->tuple;
-	struct found found = find_tuple(&tuple, is_ipv6);
+	const union tuple *tuple = &record->tuple; /* not copied: Linux 6.1 allows 512 bytes of stack in all calls */
+	struct found found = find_tuple(tuple, is_ipv6);
 	if (record->has_ended) {
 		u64 seen = found.connection ? READ_ONCE(found.connection->word) : 0;
 		if (found.connection && is_as_restored(record, seen))
-			end_conn(&tuple, is_ipv6, &found, seen, END_RESTORED);
+			end_conn(tuple, is_ipv6, &found, seen, END_RESTORED);
 		return 0;
 	}
 	assure_template(record);
 	if (found.connection && update_restored(record, &found, is_ipv6))
 		return 0;
 	struct new_conn new = {
-		.tuple = &tuple,
+		.tuple = tuple,
 		.destination = record->method == METHOD_BYPASS ? NULL : map_elem(destinations, record->destination),
 		.conn = {.destination = record->destination,
 			 .port = record->port,

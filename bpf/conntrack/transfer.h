@@ -127,8 +127,7 @@ int dump_conns(struct __sk_buff *skb)
  * `slot` is as restore_record leaves it. */
 INLINE int take_record(struct conn_record *record)
 {
-	union tuple tuple = record->tuple;
-	struct found found = find_tuple(&tuple, record->family == 6);
+	struct found found = find_tuple(&record->tuple, record->family == 6);
 	record->has_ended = 0;
 	if (found.connection) {
 		u64 seen = READ_ONCE(found.connection->word);
