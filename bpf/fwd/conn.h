@@ -198,8 +198,8 @@ INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found 
 	u32 slot = found->slot;
 	t.destination = map_elem(destinations, t.index);
 	if (!t.destination) {
-		if (c->method != METHOD_BYPASS)
-			return pass_for(ctx.hook, REASON_NO_SERVICE);
+		if (c->method != METHOD_BYPASS || !facts_in(root, live)->services[p->is_ipv6])
+			return pass_for(ctx.hook, REASON_NO_SERVICE); /* then IPVS has no hook of this family */
 		return ctx.hook == HOOK_XDP ? pass_to_tc() : tail_call_with(ctx, p, PROG_BYPASS);
 	}
 	t.state = destination_flags(t.destination, live);

@@ -129,8 +129,12 @@ def egress(host: Host) -> set[str]:
 
 
 def test_egress_is_attached_only_while_a_real_server_is_here(director_host: Host) -> None:
-    service, other = director_host.new_key(), director_host.new_key()
-    director_host.serve(service, 2)
+    service, other, former = (director_host.new_key() for _ in range(3))
+    for each in former, service:
+        director_host.serve(each, 2)
+    director_host.director.change_setting("expire_nodest_conn", 1)  # a deletion ends connections of earlier tests
+    director_host.director.delete_service(former)
+    director_host.director.change_setting("expire_nodest_conn", 0)
     assert egress(director_host) == set()
     own = DestinationKey(ip_address(OWN4), service.port)
     director_host.director.add_destination(service, Destination(own, Method.ROUTE))
