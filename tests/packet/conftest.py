@@ -26,6 +26,13 @@ def shared() -> Iterator[Host]:
 
 @pytest.fixture
 def director_host(shared: Host) -> Iterator[Host]:
-    """Return the file's host with an empty table; connections of earlier tests may remain."""
+    """Return the file's host with an empty table; connections of earlier tests may remain.
+
+    Those of the services that a test leaves end: devices would stay attached as they need them.
+    """
     yield shared
-    shared.director.flush()
+    director = shared.director
+    before = director.settings()["expire_nodest_conn"]
+    director.change_setting("expire_nodest_conn", 1)
+    director.flush()
+    director.change_setting("expire_nodest_conn", before)
