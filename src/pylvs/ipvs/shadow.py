@@ -215,12 +215,16 @@ class Shadow:
             for each in lines.values()
         }
         stop = time.monotonic() + _BUDGET_S
+        known: dict[tuple[Ends, int, bool], Decision] = {}  # of one flow all are equal: the programs change nothing
         for number, (frame, device, ends) in enumerate(ours):
-            if time.monotonic() > stop:
-                self.shadowed.omitted += len(ours) - number
-                break
+            name = ends, device, may_open(frame, ends.protocol)
+            decision = decided.get(number) or known.get(name)
+            if decision is None:
+                if time.monotonic() > stop:
+                    self.shadowed.omitted += 1
+                    continue
+                decision = known[name] = programs.decide(frame, device)
             line = (lines if self._is_request(ends) else replies).get(ends[:5])
-            decision = decided.get(number) or programs.decide(frame, device)
             self._count(ends, line, decision, is_first=number in decided)
 
     def _is_request(self, ends: Ends) -> bool:
