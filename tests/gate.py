@@ -155,7 +155,7 @@ def phases() -> list[Phase]:
 
     The tests that boot guests have a phase of their own. Among the others they would come last, one after the other.
     """
-    boots = [f"tests/interop/test_{name}.py" for name in ("kernels", "systemd")]
+    boots = [f"tests/interop/test_{name}.py" for name in ("adoption", "kernels", "systemd")]
     waits = ["tests/packet/test_conformance.py", "tests/interop", "tests/lab"]
     for each in (*boots, PACKAGE):
         waits += ["--ignore", each]
