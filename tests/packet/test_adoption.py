@@ -33,10 +33,19 @@ from pylvs.ipvs.listing import Line
 from pylvs.ipvs.messages import KernelDestination, KernelService
 from pylvs.ipvs.shadow import Shadow
 from pylvs.model.errors import Busy, Unsupported
-from pylvs.model.service import Destination, DestinationKey, Method, ServiceFlag, ServiceKey, Timeouts, VirtualService
+from pylvs.model.service import (
+    Destination,
+    DestinationKey,
+    Method,
+    Protocol,
+    ServiceFlag,
+    ServiceKey,
+    Timeouts,
+    VirtualService,
+)
 from pylvs.model.sync.connection import SyncedConnection
-from tests.packet.frames import CLIENT4, tcp
-from tests.packet.host import VIP4, Host, key, new_host, server4, server_mac
+from tests.packet.frames import CLIENT4, CLIENT6, tcp, udp
+from tests.packet.host import ROUTER_MAC, VIP4, VIP6, Host, key, new_host, server4, server6, server_mac
 from tests.packet.test_killed_load import NEEDED, FewPrograms
 from tests.packet.wire import Wire, wire
 
@@ -397,3 +406,35 @@ def test_a_shadow_compares_decisions_and_forwards_nothing(host: Host, stored: St
         assert difference.startswith(f"{CLIENT4}:22000 > {VIP4}:81: ip_vs {server4(1)}:81, pylvs {server4(2)}:81")
         assert not State.open().exists
         assert who(clients) == "ip_vs"
+
+
+def test_connections_of_either_family_and_of_nat_continue(host: Host, stored: Stored) -> None:
+    six, nat, names = key(80, vip=VIP6), key(82), key(53, Protocol.UDP)
+    ipvs, client6 = StandIn(stored), ip_address(CLIENT6).packed
+    for service, server, port, method in (
+        (six, server6(2), 80, Method.ROUTE),
+        (nat, server4(2), 8080, Method.MASQ),
+        (names, server4(1), 53, Method.ROUTE),
+    ):
+        ipvs.add_service(VirtualService(service, "rr"))
+        ipvs.add_destination(service, Destination(DestinationKey(ip_address(server), port), method))
+    found = [
+        Line(6, client6, 1000, six.address.packed, 80, ip_address(server6(2)).packed, 80, "ESTABLISHED", 800),
+        Line(6, CLIENT, 1000, nat.address.packed, 82, ip_address(server4(2)).packed, 8080, "ESTABLISHED", 800),
+        Line(17, CLIENT, 1000, names.address.packed, 53, ip_address(server4(1)).packed, 53, "UDP", 250),
+    ]
+    stored.lines |= {each.key: each for each in found}
+    stored.save()
+    adopted(stored)
+    with wire() as clients:
+        clients.send(tcp("A", 1000, 80, CLIENT6, VIP6))
+        clients.send(tcp("A", 1000, nat.port))
+        clients.send(udp(1000, names.port))
+        clients.send(tcp("A", 8080, 1000, server4(2), CLIENT4))  # the NAT server's answer
+        sent = clients.came()
+    assert [frame[:6].hex(":") for frame in sent] == [server_mac(2), server_mac(2), server_mac(1), ROUTER_MAC]
+    assert sent[1][30:38] == ip_address(server4(2)).packed + (1000).to_bytes(2, "big") + (8080).to_bytes(2, "big")
+    assert sent[3][26:36] == ip_address(VIP4).packed + CLIENT + nat.port.to_bytes(2, "big")
+    listed = {(each.client_port, each.virtual_port, each.state) for each in director().connections()}
+    assert listed >= {(1000, 80, "ESTABLISHED"), (1000, 82, "ESTABLISHED"), (1000, 53, "UDP")}
+    load.take_down(State.open())
