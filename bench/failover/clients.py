@@ -1,8 +1,8 @@
 """Clients of one address: established connections, and new ones at a steady rate. Standard library alone.
 
-`python clients.py ADDRESS PORT ESTABLISHED RATE` prints "ready" once the established connections were answered. Then it
-opens RATE connections a second. A line of input ends that: each established connection has to be answered once more,
-and a line of JSON (`Seen`) follows.
+`python clients.py SOURCE ADDRESS PORT ESTABLISHED RATE` prints "ready" once the established connections were answered.
+Then it opens RATE connections a second. A line of input ends that: each established connection has to be answered once
+more, and a line of JSON follows.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ _OPENING = 250  # connections that are opened at the same time
 _OPENED_S = 120.0
 _BATCH = 512
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: a closed connection leaves no port in TIME_WAIT
+_IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h
 _NICE = -10  # other processes must not delay the measurement
 
 
 class Clients:
     """All connections of this process."""
 
-    def __init__(self, address: str, port: int) -> None:
-        self._to = address, port
+    def __init__(self, source: str, address: str, port: int) -> None:
+        self._source, self._to = source, (address, port)
         self._ready = select.epoll()
         self.established: dict[int, socket.socket] = {}
         self._new: dict[int, tuple[float, socket.socket]] = {}
@@ -42,6 +43,8 @@ class Clients:
     def _connecting(self, events: int) -> socket.socket:
         made = socket.socket()
         made.setblocking(False)
+        made.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+        made.bind((self._source, 0))
         made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
         if made.connect_ex(self._to) != errno.EINPROGRESS:
             made.close()
@@ -65,10 +68,11 @@ class Clients:
                 elif events & select.EPOLLOUT:
                     opened.send(b"?")
                     self._ready.modify(opened, select.EPOLLIN)
-                else:
-                    opened.recv(64)
+                elif _answered(opened):
                     self._ready.modify(opened, 0)
                     self.established[number] = waiting.pop(number)
+                else:
+                    waiting.pop(number).close()
 
     def open_steadily(self, rate: int) -> None:
         """Open connections at this rate until there is input."""
@@ -143,12 +147,20 @@ class Clients:
             self._ready.register(client, select.EPOLLIN)
 
 
-def main(address: str, port: int, established: int, rate: int) -> None:
+def _answered(client: socket.socket) -> bool:
+    """Return whether an answer has come, and not the end."""
+    try:
+        return bool(client.recv(64))
+    except OSError:
+        return False
+
+
+def main(source: str, address: str, port: int, established: int, rate: int) -> None:
     """Do what the module's docstring says."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     os.nice(_NICE)
-    clients = Clients(address, port)
+    clients = Clients(source, address, port)
     clients.establish(established)
     print("ready", flush=True)
     clients.open_steadily(rate)
@@ -159,6 +171,6 @@ def main(address: str, port: int, established: int, rate: int) -> None:
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1], *map(int, sys.argv[2:]))
+        main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))
     except TimeoutError as late:
         sys.exit(str(late))

@@ -11,6 +11,7 @@ VRRP, BFD = "VRRP, 10 ms", "BFD, 10 ms"
 DIRECTORS = "director1", "director2"  # the master, and its backup
 CONFIGURATION, SERVICES = "/etc/keepalived/keepalived.conf", "/etc/keepalived/services.conf"
 VIP, PORT = "10.66.0.100", 7000
+CLIENTS = tuple(f"10.66.0.{number}" for number in range(201, 217))  # one for each trial: no port is used again
 GATEWAY = "10.66.1.254"  # of the real server, in NAT: it moves with the VIP
 SERVER_ADDRESS = {DR: "10.66.0.21", NAT: "10.66.1.21"}
 _DIP = {"director1": "10.66.0.11", "director2": "10.66.0.12"}
@@ -40,7 +41,8 @@ def network(setup: Setup) -> Network:
         gateway=GATEWAY if nat else "",
         commands=() if nat else (f"pylvs realserver up {VIP}",),
     )
-    client = Host("client", CLIENT, (Interface("lan", "eth0", "02:66:00:00:0c:00", ("10.66.0.5/24",)),))
+    addresses = tuple(f"{each}/24" for each in CLIENTS)
+    client = Host("client", CLIENT, (Interface("lan", "eth0", "02:66:00:00:0c:00", addresses),))
     return Network(
         topology="failover",
         title="failover",

@@ -41,6 +41,8 @@ def _echo(client: socket.socket) -> bool:
     try:
         data = client.recv(64)
         return bool(data) and client.send(data) == len(data)
+    except BlockingIOError:  # the event was that of an earlier client with this descriptor
+        return True
     except OSError:
         return False
 

@@ -75,7 +75,7 @@ def play(setup: Setup, events: Sequence[str], size: Size, progress: Progress) ->
     take_down(name)
     try:
         lab = build(name, network.network(setup))
-        with _Directors(lab, setup) as directors, _server(lab, setup):
+        with _Directors(lab, setup) as directors:
             for event in events:
                 if event == YIELDS and (setup.program == KEEPALIVED or setup.detection == network.BFD):
                     continue  # keepalived has no such command; a backup with BFD waits for the end of the session
@@ -98,8 +98,15 @@ def _valid(directors: _Directors, event: str, size: Size) -> Found:
 
 def _one(directors: _Directors, event: str, size: Size) -> Found | None:
     lab = directors.lab
-    words = [str(_FOLDER / "clients.py"), VIP, str(PORT), str(size.established), str(size.rate)]
-    with _program(lab, "client", *words) as clients:
+    words = [
+        str(_FOLDER / "clients.py"),
+        next(directors.clients),
+        VIP,
+        str(PORT),
+        str(size.established),
+        str(size.rate),
+    ]
+    with _server(lab, directors.setup), _program(lab, "client", *words) as clients:
         _expect_ready(clients, "the clients")
         directors.wait_for_copies(size.established)
         time.sleep(_BEFORE_S)
@@ -145,6 +152,7 @@ def _expect_ready(process: subprocess.Popen[str], what: str) -> None:
 
 @contextlib.contextmanager
 def _server(lab: Lab, setup: Setup) -> Iterator[None]:
+    """Run a server for one trial: it never learns of connections that the backup has reset, and keeps their sockets."""
     lab.sh("server", "sysctl -q -w net.core.somaxconn=4096 net.ipv4.tcp_max_syn_backlog=8192")
     lab.sh("client", "sysctl -q -w 'net.ipv4.ip_local_port_range=1024 65000'")
     address = network.SERVER_ADDRESS[setup.method] if setup.method == NAT else VIP
@@ -159,6 +167,7 @@ class _Directors:
     def __init__(self, lab: Lab, setup: Setup) -> None:
         self.lab, self.setup = lab, setup
         self._undo: Callable[[], object] | None = None
+        self.clients = iter(network.CLIENTS)
         self._running: dict[str, list[subprocess.Popen[bytes]]] = {}  # of a host; the last one has the virtual router
 
     def __enter__(self) -> _Directors:
