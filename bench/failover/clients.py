@@ -7,6 +7,7 @@ more, and a line of JSON follows.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -159,7 +160,8 @@ def main(source: str, address: str, port: int, established: int, rate: int) -> N
     """Do what the module's docstring says."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    os.nice(_NICE)
+    with contextlib.suppress(OSError):
+        os.nice(_NICE)
     clients = Clients(source, address, port)
     clients.establish(established)
     print("ready", flush=True)

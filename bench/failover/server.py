@@ -1,4 +1,7 @@
-"""Echo what clients send: `python server.py ADDRESS PORT`, until its input ends. Standard library alone."""
+"""Echo what clients send: `python server.py ADDRESS PORT` prints "ready" and the port. Standard library alone.
+
+It ends when its input does.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ def main(address: str, port: int) -> None:
         ready.register(listener, select.EPOLLIN)
         ready.register(0, select.EPOLLIN)
         clients: dict[int, socket.socket] = {}
-        print("ready", flush=True)
+        print("ready", listener.getsockname()[1], flush=True)
         while True:
             for number, _ in ready.poll(-1, _BATCH):
                 if number == 0:

@@ -97,10 +97,10 @@ def _valid(directors: _Directors, event: str, size: Size) -> Found:
 
 
 def _one(directors: _Directors, event: str, size: Size) -> Found | None:
-    lab = directors.lab
+    lab, source = directors.lab, next(directors.clients)
     words = [
         str(_FOLDER / "clients.py"),
-        next(directors.clients),
+        source,
         VIP,
         str(PORT),
         str(size.established),
@@ -108,7 +108,7 @@ def _one(directors: _Directors, event: str, size: Size) -> Found | None:
     ]
     with _server(lab, directors.setup), _program(lab, "client", *words) as clients:
         _expect_ready(clients, "the clients")
-        directors.wait_for_copies(size.established)
+        directors.wait_for_copies(source, size.established)
         time.sleep(_BEFORE_S)
         if directors.active(DIRECTORS[0]) < size.established:
             return None
@@ -145,7 +145,9 @@ def _program(lab: Lab, host: str, *words: str) -> Iterator[subprocess.Popen[str]
 def _expect_ready(process: subprocess.Popen[str], what: str) -> None:
     assert process.stdout is not None
     assert process.stderr is not None
-    if not select.select([process.stdout], [], [], 3 * _PATIENCE_S)[0] or process.stdout.readline() != "ready\n":
+    if not select.select([process.stdout], [], [], 3 * _PATIENCE_S)[0] or not process.stdout.readline().startswith(
+        "ready"
+    ):
         process.kill()
         raise FailoverFailed(f"{what}: {process.stderr.read().strip().rpartition(chr(10))[2] or 'not ready in time'}")
 
@@ -270,14 +272,15 @@ class _Directors:
         """Wait until the backup has taken over. Raises FailoverFailed."""
         self._until(lambda: self.holds(DIRECTORS[1]), "the backup has taken over")
 
-    def wait_for_copies(self, count: int) -> None:
-        """With sync, wait until the backup has copies of almost all connections, but not for ever."""
+    def wait_for_copies(self, source: str, count: int) -> None:
+        """With sync, wait until the backup has copies of almost all connections of a client, but not for ever."""
         end = time.monotonic() + _SYNCED_S
-        while self.setup.sync and self._copies() < _SYNCED * count and time.monotonic() < end:
+        while self.setup.sync and self._copies(source) < _SYNCED * count and time.monotonic() < end:
             time.sleep(0.5)
 
-    def _copies(self) -> int:
-        return int(self.lab.sh(DIRECTORS[1], "ipvsadm -Lnc | grep -c ESTABLISHED || true"))
+    def _copies(self, source: str) -> int:
+        """Return how many established connections of a client the backup lists."""
+        return int(self.lab.sh(DIRECTORS[1], f"ipvsadm -Lnc | grep ESTABLISHED | grep -c ' {source}:' || true"))
 
     def _until(self, holds: Callable[[], bool], what: str) -> None:
         end = time.monotonic() + _PATIENCE_S
