@@ -63,11 +63,16 @@ class Clients:
                 made = self._connecting(select.EPOLLOUT)
                 waiting[made.fileno()] = made
             for number, events in self._ready.poll(1.0, _BATCH):
+                if number not in waiting:  # the director forgot it, because the other took over for a moment
+                    if number in self.established:
+                        self.established.pop(number).close()
+                    continue
                 opened = waiting[number]
                 if events & (select.EPOLLERR | select.EPOLLHUP):
                     waiting.pop(number).close()
                 elif events & select.EPOLLOUT:
-                    opened.send(b"?")
+                    with contextlib.suppress(OSError):  # the next event shows it
+                        opened.send(b"?")
                     self._ready.modify(opened, select.EPOLLIN)
                 elif _answered(opened):
                     self._ready.modify(opened, 0)

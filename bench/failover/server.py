@@ -35,7 +35,7 @@ def main(address: str, port: int) -> None:
                             client.setblocking(False)
                             clients[client.fileno()] = client
                             ready.register(client, select.EPOLLIN)
-                elif not _echo(clients[number]):
+                elif number in clients and not _echo(clients[number]):
                     clients.pop(number).close()
 
 
