@@ -321,13 +321,17 @@ def test_unknown_flags_and_methods_are_ignored(host: Host, store: SyncStore) -> 
     host.serve(service, 1)
     flags = [0x20, 0x40, 0x4000, 0x10000, 0x80000000, *range(8)]
     connections = [replace(announced(service, 6000 + number), flags=value) for number, value in enumerate(flags)]
-    bypass = flags.index(4)
-    assert store.store(each for number, each in enumerate(connections) if number != bypass) == StoreCounts(
-        created=len(flags) - 1
-    )
+    assert store.store(connections) == StoreCounts(created=len(flags))
     for number in range(len(flags)):
-        if number != bypass:
-            assert forwarded_to(host, client_frame(service, sport=6000 + number)) == 1
+        assert forwarded_to(host, client_frame(service, sport=6000 + number)) == 1
+
+
+def test_data_of_an_engine_belong_to_templates_alone(host: Host, store: SyncStore) -> None:
+    service = host.new_key()
+    host.serve(service, 1)
+    assert store.store([replace(announced(service), engine="sip", data=b"one@here")]) == StoreCounts(created=1)
+    assert listed(host)[6000].engine_data == ""
+    assert forwarded_to(host, client_frame(service)) == 1
 
 
 def test_sequence_data_are_announced_again(host: Host, store: SyncStore) -> None:

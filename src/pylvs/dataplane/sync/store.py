@@ -169,10 +169,11 @@ class SyncStore:
             if bound is None:
                 full += 1
                 continue
-            if connection.data:
+            is_call = connection.data and state == self._template  # the engine's data of others mean nothing
+            if is_call:
                 self._calls.replace(calls, self._call(connection))
                 calls += 1
-            memory += self._record(connection, bound, state, now, packets, calls if connection.data else 0)
+            memory += self._record(connection, bound, state, now, packets, calls if is_call else 0)
             unlisted += not bound.is_listed
             count += 1
             if count == self._records.count or calls == self._most_calls:
@@ -289,14 +290,14 @@ class SyncStore:
         return found
 
     def _found(self, connection: SyncedConnection, method: int) -> _Bound | None:
-        if method == _BYPASS:
-            return _Bound(MASK32, method, is_listed=True)
         service, port = self._service(connection), connection.server_port
         if service is not None:
             for its_port in (0, port) if connection.mark and method != Method.MASQ else (port, 0):
                 found = self._destination(service, DestinationKey(connection.server, its_port))
                 if found is not None and found.is_listed:
                     return found
+        if method == _BYPASS:
+            return _Bound(MASK32, method, is_listed=True)
         server = self._unlisted(connection, method)
         return self._destination(server.service, server.destination.key)
 
