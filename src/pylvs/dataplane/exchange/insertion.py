@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Key = tuple[int, bytes, int, bytes, int]
 _LIMIT = 1 << 31
+_LOST_SHARE = 0.1  # of the time that is left, which a connection may lose if no packet follows
 _JITTER_S = 1.5  # of the time that is left, where seconds are rounded down
 _EMPTY_FRAME = bytes(64)
 BYPASS = -1  # the destination's slot of a connection without one
@@ -126,6 +127,9 @@ class Insertion:
         if incoming[5] != before.incoming[5] or incoming[7:] != before.incoming[7:]:
             return True
         drift = (self._expiry(incoming, now) - before.expiry + _LIMIT & MASK32) - _LIMIT
+        left = (before.expiry - now + _LIMIT & MASK32) - _LIMIT
+        if 0 < drift <= left * _LOST_SHARE:
+            return False  # a little early is right enough: else each pass would write all that are in use
         return abs(drift) > _JITTER_S * self._second
 
     def _expiry(self, incoming: Incoming, now: int) -> int:
