@@ -227,8 +227,8 @@ class Supervisor:
             self.announcer.hurry()
         else:
             self._keep = keep
-            leave_s = self.loaded.configuration.settings.announce_leave_s if self.started_at else 0
-            self.host.manager.allow(STOP_S + leave_s)
+            leaves = self.started_at and self.announcer.announcements()
+            self.host.manager.allow(STOP_S + (self.loaded.configuration.settings.announce_leave_s if leaves else 0))
         self._stopping.set()
 
     def _allow(self, seconds: float) -> None:

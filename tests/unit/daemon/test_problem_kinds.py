@@ -129,10 +129,11 @@ class Machine:
         await self.daemon.reload()
 
     async def peer(self) -> None:
-        self.patch.setattr(part, "UNCONNECTED_S", 0.0)
         self.patch.setattr(child, "command", lambda *_: ["false"])
         self.host.write(service(server(1)), peer=OTHER_DIRECTOR)
         await self.daemon.reload()
+        await until(lambda: self.daemon.peer.problem.endswith("has ended"))
+        self.patch.setattr(part, "UNCONNECTED_S", 0.0)
 
     async def peer_connections(self) -> None:
         self._report_peer(held=90, unknown=[["10.0.0.9:80 of TCP 192.0.2.1:80", 10]], unknown_count=10)

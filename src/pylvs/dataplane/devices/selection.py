@@ -221,7 +221,12 @@ def _spread_out(everything: Sequence[Device]) -> set[int]:
     return {
         each.index
         for each in everything
-        if each.up and not each.loopback and not each.master and each.has_unicast_address and can_carry(each)
+        if each.up
+        and not each.loopback
+        and not each.master
+        and each.kind not in _SENDS_ONLY
+        and each.has_unicast_address
+        and can_carry(each)
     }
 
 
