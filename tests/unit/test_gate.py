@@ -86,7 +86,7 @@ def test_a_phase_prints_its_cost_with_that_of_its_children(
     (tmp_path / "burn.py").write_text(burn)
     (tmp_path / "test_0.py").write_text(GOOD)
     made = [
-        gate.Phase("burns", ["sh", "-c", f"{sys.executable} burn.py; true"]),
+        gate.Phase("burns", ["sh", "-c", f"{shlex.quote(sys.executable)} burn.py; true"]),
         gate.Phase("tests", [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_0.py"], pytest=True),
     ]
     monkeypatch.setattr(gate, "phases", lambda: made)

@@ -43,7 +43,7 @@ from tests.memory_daemons import OwnedDaemons
 from tests.unit.daemon.daemons import SameHostSettings
 from tests.unit.daemon.simulation.clock import SimPool
 from tests.unit.daemon.simulation.configurations import last_octet, number_of
-from tests.unit.daemon.simulation.faults import CURRENT, Killed, ScriptProcess, Table
+from tests.unit.daemon.simulation.faults import CURRENT, Killed, Table
 from tests.unit.daemon.simulation.invariants import Listener, Subject
 from tests.unit.daemon.simulation.model import CheckModel, HealthModel
 from tests.unit.health.repeating import Repeating
@@ -67,7 +67,6 @@ class Daemon:
         self.listener = Listener()
         self.probing: set[CheckModel] = set()
         self.answered: Counter[tuple[str, ...]] = Counter()  # scripts that ran to their end
-        self.script_processes: list[ScriptProcess] = []
         self.pools: list[SimPool] = []
         self.requests: list[asyncio.Task[Any]] = []
         self.host_changed: asyncio.Event | None = None
@@ -117,13 +116,10 @@ class Daemon:
             return
         self.world.remember(self)
         self.killed = True
-        for each in self.script_processes:
-            each.kill()
-        for task in self.requests:
-            task.cancel()
         if self.engine is not None:
             self.run(self.engine.stop)
-        self.task.cancel()
+        for task in (self.task, *self.world.tasks_of(self)):
+            task.cancel()
 
     def expect(self, event: Event) -> None:
         """Expect the script of an event to run, or the log to have the reason."""

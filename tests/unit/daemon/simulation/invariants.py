@@ -416,7 +416,8 @@ class Invariants:
         world = self.world
         left = sorted(task.get_name() for task in world.tasks_of(daemon))
         self.holds(not left, "tasks are left: {}", left)
-        self.holds(not any(each.running for each in daemon.script_processes), "scripts still run")
+        scripts = [each for each in world.script_processes if each.daemon is daemon]
+        self.holds(not any(each.running for each in scripts), "scripts still run")
         self.holds(not world.loop.handlers, "signal handlers are left")
         self.holds(world.disk_owner is None, "the lock of the state directory is held")
         self.holds(not any(check.running for check in daemon.probing), "probes still run")
