@@ -60,7 +60,7 @@ class Load:
                 descriptor = kernel.map_by_id(number)
                 until.callback(os.close, descriptor)
                 name = kernel.map_info(descriptor).name
-                maps[f"{name} {number}" if "." in name else name] = descriptor  # XDP and TC have a .bss each
+                maps[f"{name} {number}" if "." in name else name] = descriptor  # XDP and TC have a .rodata each
             return cls(*load.pool_shape(Tables(state)), pins, maps, until.pop_all())
 
     @classmethod

@@ -22,7 +22,7 @@ class OneRoutePath(PacketPath):
     """
 
     def __init__(self, path: PacketPath) -> None:
-        super().__init__(path.network, path.tables, path.connections, path.settings)
+        super().__init__(path.network, path.tables, path.connections, path.settings, path.strict)
         self.made_by_dr: dict[Server, bool] = {}  # by servers that have a route
 
     def _transmit(self, frame: bytes, packet: Packet, connection: Connection) -> Decision:

@@ -1,7 +1,7 @@
 """Record what the kernel's IPVS says of a table with connections: the guest's half of tests/unit/ipvs.
 
 `tests/oracle/vm --kernel 6.12 python -m tests.interop.ipvs_in_guest` prints JSON: the netlink messages, as hexadecimal
-text, and the lines of /proc/net/ip_vs_conn. tests/golden/ipvs_tables.json has that of each kernel.
+text, and the lines of /proc/net/ip_vs_conn. tests/golden/ipvs/tables.json has that of each kernel.
 """
 
 from __future__ import annotations

@@ -286,7 +286,7 @@ class Service:
             put("scheduler", scheduler)
             put("persistence", _persistence(persistence, key))
             put("flags", _flags(flags, key))
-            put("mss_clamp", mss_clamp and number("mss_clamp", mss_clamp, MIN_MSS, MAX_MSS))
+            put("mss_clamp", number("mss_clamp", mss_clamp, MIN_MSS if mss_clamp != 0 else 0, MAX_MSS))
             if not (key.mark or key.port or persistence):
                 raise InvalidValue("port", port, "a service of all ports needs persistence")
             put("servers", _servers(servers, key))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 
-PYTHON = sys.executable
+PYTHON = shlex.quote(sys.executable)
 # Attaches the program at XDP, or at a side of TC.
 GUARD = """
 import struct, sys

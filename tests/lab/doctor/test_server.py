@@ -8,6 +8,7 @@ import pytest
 
 from pylvs.lab.lab import Lab
 from tests.lab.doctor.exam import Fault, built, diagnosed, examine
+from tests.lab.doctor.guard import PYTHON
 
 FILTER = "nft add table inet f; nft add chain inet f i '{ type filter hook input priority 0; }'; nft add rule inet f i"
 NO_FILTER = "nft delete table inet f"
@@ -166,6 +167,16 @@ def test_a_server_without_weight_is_not_asked(lab: Lab) -> None:
 
 
 DIRECTOR = "02:00:00:00:0d:00"
+# Whether listings have all packets so far: the estimator has run since.
+LISTED = """
+import sys
+from pylvs.dataplane.reader import Statistics
+from pylvs.dataplane.state import State
+from pylvs.dataplane.tables import Tables
+tables = Tables(State.open())
+found = Statistics(tables)
+sys.exit(any(found.counted(slot) != found.passed(slot) for slot in range(tables.book.get(0, "destination_top"))))
+"""
 STATE = (
     *("ipvsadm -Sn", "ipvsadm -Lnc | awk '{ print $1, $3, $4, $5, $6 }'", "ipvsadm -Ln --stats --exact"),
     *("pylvs sysctl -a", "sysctl -a -r '^net.ipv[46].(conf|neigh|route|ip_)'", "nft list ruleset"),
@@ -189,6 +200,7 @@ def test_the_doctor_changes_nothing(lab: Lab) -> None:
     lab.sh("rs1", f"ip address del {VIP}/32 dev lo")
     lab.sh("client", "for n in 1 2; do curl -s -o /dev/null --max-time 1 http://VIP/; done; true")
     lab.sh("client", f"ip neigh show to {VIP} | grep -q {DIRECTOR}")
+    lab.sh("director", f"until {PYTHON} -c '{LISTED}'; do sleep 0.1; done")
     before = state(lab)
     assert diagnosed(lab)
     assert state(lab) == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator
 
@@ -10,7 +11,7 @@ import pytest
 from pylvs.lab.lab import Lab
 from tests.lab.doctor.exam import Fault, built, examine
 
-PYTHON = f"{sys.executable} -c"
+PYTHON = f"{shlex.quote(sys.executable)} -c"
 LISTENER = f"""setsid {PYTHON} '
 import socket
 end = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator
 
@@ -25,7 +26,7 @@ def written(edit: str) -> str:
 RESTORED = f"cp /run/healthy.conf {CONFIGURATION}; pylvs reload; {until('BACKUP')}"
 QUICK = r"/authentication/,/}/d; s/advert_int 1/advert_int 0.1\n    version 3/"
 # Advertises VRID 51 for another address, as a router of another group does.
-CLASH = f"""setsid {sys.executable} -c '
+CLASH = f"""setsid {shlex.quote(sys.executable)} -c '
 import sys, time
 
 from ipaddress import ip_address

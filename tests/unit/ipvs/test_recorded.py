@@ -37,7 +37,7 @@ from pylvs.model.service import (
     VirtualService,
 )
 
-RECORDED = json.loads((Path(__file__).parents[2] / "golden" / "ipvs_tables.json").read_text())
+RECORDED = json.loads((Path(__file__).parents[2] / "golden" / "ipvs" / "tables.json").read_text())
 VIP, VIP6 = ip_address("10.9.1.1"), ip_address("fd09::1")
 WEB, TUNNELLED, MARK = ServiceKey(Protocol.TCP, VIP, 80), ServiceKey(Protocol.TCP, VIP, 443), ServiceKey.of_mark(7)
 MARKED = [rule_of("7", dst="0.0.0.0/0")]

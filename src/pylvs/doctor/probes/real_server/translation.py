@@ -51,7 +51,8 @@ def _nowhere(
         if any(each.port == other.port and any(map(each.accepts, targets)) for each in streams):
             return ""
         return f"port {other.port} of this host, where no application listens"
-    if not connect(endpoint(other.address, other.port)).error:
+    # Without a named address, a rule to another host, such as a container that was stopped, may concern no service.
+    if server.guessed or not connect(endpoint(other.address, other.port)).error:
         return ""
     return f"{endpoint(other.address, other.port)}, which does not accept a connection"
 
