@@ -23,6 +23,8 @@ def written(edit: str) -> str:
     return f"cp {CONFIGURATION} /run/healthy.conf; sed -i '{edit}' {CONFIGURATION}; pylvs reload"
 
 
+# A master reports another one until that one has not advertised for as long as makes a master dead.
+ALONE = "while pylvs status --json | grep -q 'holds the addresses as well'; do sleep 0.1; done"
 RESTORED = f"cp /run/healthy.conf {CONFIGURATION}; pylvs reload; {until('BACKUP')}"
 QUICK = r"/authentication/,/}/d; s/advert_int 1/advert_int 0.1\n    version 3/"
 # Advertises VRID 51 for another address, as a router of another group does.
@@ -60,6 +62,7 @@ FAULTS = [
         cause="vrrp_two_masters",
         words=("10.0.0.11", "does not receive"),
         cure=f"nft delete table ip filter; {until('BACKUP')}",
+        settled=ALONE,
     ),
     Fault(
         name="a filter of what comes in",
@@ -88,6 +91,7 @@ FAULTS = [
         cause="vrrp_filtered",
         words=("leave",),
         rest="nft delete table ip filter",
+        settled=ALONE,
     ),
     Fault(
         name="another version",
@@ -124,6 +128,7 @@ FAULTS = [
         cause="vrid_clash",
         words=("10.0.0.5", "10.0.0.200", "51"),
         cure="kill $(cat /run/clash)",
+        settled=ALONE,
     ),
     Fault(
         name="a yield that was forgotten",
