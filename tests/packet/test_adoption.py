@@ -75,6 +75,7 @@ class Stored:
         self._path = path
         self.rows: list[KernelRow] = []
         self.lines: dict[Any, Line] = {}
+        self.skipped: list[set[Any]] = []  # what the next listings lack, though it is there
         self.settings = {"sloppy_tcp": "1", "conn_reuse_mode": "0", "sync_threshold": "3\t50", "backup_only": "0"}
 
     def load(self) -> None:
@@ -108,7 +109,8 @@ class StandIn:
 
     def connections(self) -> Iterator[Line]:
         self.stored.load()
-        yield from self.stored.lines.values()
+        skipped = self.stored.skipped.pop(0) if self.stored.skipped else set()
+        yield from (each for name, each in self.stored.lines.items() if name not in skipped)
 
     def flush(self) -> None:
         self.stored.rows = []
@@ -349,6 +351,28 @@ def test_what_changes_during_an_adoption_is_followed(host: Host, stored: Stored)
     load.take_down(State.open())
 
 
+def test_connections_that_a_listing_skips_are_not_lost(host: Host, stored: Stored) -> None:
+    """The kernel lists by position: when one connection ends, the listing skips another one that lives."""
+    late, gone = [line(port, server=2) for port in (21_000, 21_001)], line(OPEN[2])
+
+    def report(name: str) -> None:
+        if name == "gate open":
+            stored.lines |= {each.key: each for each in late}
+            del stored.lines[gone.key]
+            stored.save()
+            stored.skipped = [{*(each.key for each in late), line(OPEN[0]).key}]
+        if name == "connections copied":
+            took.extend(reached(clients, "A", port, SERVICE.port) for port in (21_000, 21_001, OPEN[0]))
+
+    took: list[str] = []
+    with wire() as clients:
+        assert adopted(stored, report).connections == 6
+        assert took == ["2", "2", "1"]
+        listed = {(each.client_port, each.virtual_port) for each in director().connections()}
+        assert (gone.client_port, SERVICE.port) not in listed
+    load.take_down(State.open())
+
+
 def test_an_adoption_that_cannot_carry_all_changes_nothing(host: Host, stored: Stored) -> None:
     mark = VirtualService(ServiceKey.of_mark(7), "rr")
     StandIn(stored).add_service(mark)
@@ -406,6 +430,31 @@ def test_a_shadow_compares_decisions_and_forwards_nothing(host: Host, stored: St
         assert difference.startswith(f"{CLIENT4}:22000 > {VIP4}:81: ip_vs {server4(1)}:81, pylvs {server4(2)}:81")
         assert not State.open().exists
         assert who(clients) == "ip_vs"
+
+
+def test_a_shadow_finds_no_difference_in_what_a_listing_skips(host: Host, stored: Stored) -> None:
+    with wire():
+        beside = Shadow(director(), StandIn(stored))  # type: ignore[arg-type]  # a stand-in
+        with beside.beside(force=False):
+            frames = [(frame, host.ifindex, ends_of(frame)) for frame in (tcp("A", OPEN[0], SERVICE.port),)]
+            stored.skipped = [{line(OPEN[0]).key}]
+            for _ in range(2):
+                beside.compare(frames)  # type: ignore[arg-type]  # each has ends
+        assert not beside.shadowed.differing
+        assert (beside.shadowed.compared, beside.shadowed.ended) == (1, 1)
+
+
+def test_a_shadow_compares_no_packet_of_a_service_that_keeps_no_connections(host: Host, stored: Stored) -> None:
+    single = key(53, Protocol.UDP)
+    StandIn(stored).add_service(VirtualService(single, "rr", ServiceFlag.ONE_PACKET))
+    StandIn(stored).add_destination(single, Destination(DestinationKey(ip_address(server4(1)), 53), Method.ROUTE))
+    with wire():
+        beside = Shadow(director(), StandIn(stored))  # type: ignore[arg-type]  # a stand-in
+        with beside.beside(force=False):
+            frame = udp(1000, 53)
+            beside.compare([(frame, host.ifindex, ends_of(frame))])  # type: ignore[list-item]  # it has ends
+        assert not beside.shadowed.differing
+        assert beside.shadowed.by_turn == 1
 
 
 def test_connections_of_either_family_and_of_nat_continue(host: Host, stored: Stored) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import cache
 
@@ -47,7 +47,7 @@ from pylvs.system.lock import Lock
 
 Row = tuple[VirtualService, tuple[Destination, ...]]
 _HOLD_S = 5  # how long packets without a connection are dropped at most after a kill
-_PASSES = 5  # before the gate opens, at most
+_PASSES = 5  # before the gate opens, at most, and while packets wait
 _RENEWED = 10_000  # connections between two renewals of the hold
 _FEW = 50  # changed connections: another pass would find as many
 _SPARE = 2  # the capacity that the table gets, in connections that IPVS has
@@ -241,14 +241,23 @@ class Adoption:
         self._slots.clear()
         self._found.clear()
 
-    def copy(self, insertion: Insertion, ends: bool = True) -> int:
-        """Make one pass over IPVS's connections; return how many differed from the pass before."""
-        return insertion.run(self._incoming(), ends)
+    def copy(self, insertion: Insertion, ends: bool = True, lines: Iterable[Line] | None = None) -> int:
+        """Make one pass over IPVS's connections, or these; return how many differed from the pass before."""
+        return insertion.run(self._incoming(self._kernel.connections() if lines is None else lines), ends)
 
-    def _incoming(self) -> Iterator[Incoming]:
+    def _copy_all(self, insertion: Insertion, ends: bool = True) -> int:
+        """Copy after the last packet that IPVS saw: a pass that misses some may have skipped others (`Insertion`)."""
+        changed = 0
+        for _ in range(_PASSES):
+            changed += self.copy(insertion, ends)
+            if not insertion.missed:
+                break
+        return changed
+
+    def _incoming(self, lines: Iterable[Line]) -> Iterator[Incoming]:
         """Yield the connections of IPVS that are taken over."""
         resolver, slots, left = Resolver(self._rows), DestinationSlots(self._director.tables), Left()
-        for number, line in enumerate(self._kernel.connections()):
+        for number, line in enumerate(lines):
             if self._holds and number % _RENEWED == 0:
                 _hold(self._director.tables)
             ends = line[:7]
@@ -280,7 +289,7 @@ class Adoption:
         gate.open_all(state)
         self._report("gate open")
         self._holds = True
-        self._outcome.late = self.copy(insertion)
+        self._outcome.late = self._copy_all(insertion)
         self._holds = False
         _hold(tables, hold=False)
         self._outcome.pause_s = time.monotonic() - began
@@ -319,7 +328,8 @@ class Adoption:
         with ExitStack() as opened:
             with director.batch():
                 insertion = opened.enter_context(Insertion(director.tables))
-            self.copy(insertion, ends=False)
+            for _ in range(2):  # the first pass knows of none that it could miss
+                self.copy(insertion, ends=False)
             _hold(director.tables, hold=False)
             self._report("connections copied")
             return self._finish(insertion)

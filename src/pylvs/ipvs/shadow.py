@@ -29,7 +29,7 @@ from pylvs.ipvs.listing import Line
 from pylvs.ipvs.plan import Plan
 from pylvs.model.addresses import endpoint
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.service import Method
+from pylvs.model.service import Method, Protocol, ServiceFlag, VirtualService
 from pylvs.netlink import links
 from pylvs.system.lock import Lock
 from pylvs.trace.variants import DryCopy
@@ -57,7 +57,7 @@ class Decision(NamedTuple):
 
 @dataclass(slots=True)
 class Shadowed:
-    """The comparison. `by_turn` are first packets whose server depends on all connections before them."""
+    """The comparison. `by_turn` are packets whose server depends on all before them, or that IPVS keeps no line of."""
 
     compared: int = 0
     equal: int = 0
@@ -121,7 +121,7 @@ class _Capture:
         self._socket.close()
 
     def window(self, end: float) -> list[tuple[bytes, int, Ends]]:
-        """Return the packets that come until this time."""
+        """Return the packets that came since the last one, and come until this time."""
         found: list[tuple[bytes, int, Ends]] = []
         while (left := end - time.monotonic()) > 0 and len(found) < _MOST:
             if not select.select([self._socket], [], [], left)[0]:
@@ -154,7 +154,7 @@ class Shadow:
         self._adoption = Adoption(director, source)
         self.shadowed = Shadowed()
         self._virtual: set[tuple[int, bytes]] = set()  # protocols and addresses of services; protocol 0: any
-        self._schedulers: dict[tuple[int, bytes, int], str] = {}  # by protocol, address and port of a service
+        self._services: dict[tuple[int, bytes, int], VirtualService] = {}  # by protocol, address and port
         self._by_nat: set[tuple[bytes, int]] = set()
 
     def run(self, seconds: float, force: bool = False) -> Shadowed:
@@ -164,8 +164,8 @@ class Shadow:
             capture.drain()
             while (now := time.monotonic()) < end:
                 self.compare(capture.window(min(now + _WINDOW_S, end)))
-                self.shadowed.lost += capture.drain()
                 self._adoption.reread(found)
+            self.shadowed.lost += capture.drain()
         return self.shadowed
 
     @contextmanager
@@ -193,7 +193,7 @@ class Shadow:
         for service, servers in found.rows:
             key = service.key
             self._virtual.add((0 if key.mark else int(key.protocol), key.address.packed))
-            self._schedulers[int(key.protocol), key.address.packed, key.port] = service.scheduler
+            self._services[int(key.protocol), key.address.packed, key.port] = service
             by_nat = (server for server in servers if server.method is Method.MASQ)
             self._by_nat |= {(server.key.address.packed, server.key.port) for server in by_nat}
 
@@ -208,8 +208,9 @@ class Shadow:
             if self._is_request(ends) and not is_known and may_open(frame, ends.protocol):
                 opening.add(ends)
                 decided[number] = programs.decide(frame, device)
-        self._adoption.copy(insertion)
-        lines = {line.key: line for line in self._kernel.connections()}
+        listed = list(self._kernel.connections())  # once: a connection that another listing has would seem unknown
+        self._adoption.copy(insertion, lines=listed)
+        lines = {line.key: line for line in reversed(listed)}  # of one key the first counts, as in the copy
         replies = {
             (each.protocol, each.server, each.server_port, each.client, each.client_port): each
             for each in lines.values()
@@ -225,7 +226,8 @@ class Shadow:
                     continue
                 decision = known[name] = programs.decide(frame, device)
             line = (lines if self._is_request(ends) else replies).get(ends[:5])
-            self._count(ends, line, decision, is_first=number in decided)
+            opens = number in decided or (ends.protocol == Protocol.TCP and may_open(frame, ends.protocol))
+            self._count(ends, line, decision, number in decided, opens)
 
     def _is_request(self, ends: Ends) -> bool:
         return (ends.protocol, ends.target) in self._virtual or (ends.source, ends.source_port) not in self._by_nat
@@ -236,7 +238,8 @@ class Shadow:
             return True
         return (ends.source, ends.source_port) in self._by_nat
 
-    def _count(self, ends: Ends, line: Line | None, decision: Decision, is_first: bool) -> None:
+    def _count(self, ends: Ends, line: Line | None, decision: Decision, is_first: bool, opens: bool) -> None:
+        """Count a packet. `is_first`: it was decided before its connection was copied; `opens`: it may open one."""
         shadowed = self.shadowed
         if line is None and decision.verdict == "forwarded" and not is_first:
             shadowed.ended += 1
@@ -245,8 +248,7 @@ class Shadow:
             shadowed.compared += 1
             shadowed.equal += 1
             return
-        scheduler = self._schedulers.get((ends.protocol, ends.target, ends.target_port))
-        if is_first and line and decision.choice == "scheduler" and scheduler not in BY_PACKET:
+        if self._is_by_turn(ends, line, decision, opens):
             shadowed.by_turn += 1
             return
         shadowed.compared += 1
@@ -258,6 +260,12 @@ class Shadow:
         by_ipvs = _text(*wanted) if wanted else "no connection"
         ours = _text(*decision.server) if decision.server else "no server"
         shadowed.differing[f"{who}: ip_vs {by_ipvs}, pylvs {ours} ({decision.verdict}, {decision.choice})"] += 1
+
+    def _is_by_turn(self, ends: Ends, line: Line | None, decision: Decision, opens: bool) -> bool:
+        service = self._services.get((ends.protocol, ends.target, ends.target_port))
+        if line is None:
+            return service is not None and bool(service.flags & ServiceFlag.ONE_PACKET)
+        return opens and decision.choice == "scheduler" and not (service and service.scheduler in BY_PACKET)
 
 
 def _text(address: bytes, port: int) -> str:

@@ -84,6 +84,7 @@ class Insertion:
         self._second = load.ticks_per_second()
         self.there: dict[Key, _Inserted] = {}
         self.refused = 0  # connections for which the table had no space, in the last pass
+        self.missed: set[Key] = set()  # what the last pass did not find and did not end
 
     def __enter__(self) -> Self:
         return self
@@ -100,7 +101,9 @@ class Insertion:
     def run(self, found: Iterable[Incoming], ends: bool = True) -> int:
         """Make one pass: insert what is new, update what changed, and end what is gone if `ends` is set.
 
-        Return how many connections were inserted, updated or ended.
+        Return how many connections were inserted, updated or ended. The kernel lists its connections by position, page
+        by page: when one ends meanwhile, a page skips one that lives (ip_vs_conn_array in ip_vs_conn.c). So what two
+        passes in a row do not find is gone.
         """
         now, seen, changed, self.refused = load.clock(self._tables.state), set[Key](), 0, 0
         later = []
@@ -119,9 +122,7 @@ class Insertion:
                 batch.append((incoming, before, False))
         self._put(batch, now)
         self._put([(each, self.there.get(each.key), False) for each in later], now)
-        if ends:
-            changed += self._end(seen, now)
-        return changed
+        return changed + self._end(seen, now, ends)
 
     def _differs(self, incoming: Incoming, before: _Inserted, now: int) -> bool:
         if incoming[5] != before.incoming[5] or incoming[7:] != before.incoming[7:]:
@@ -135,8 +136,10 @@ class Insertion:
     def _expiry(self, incoming: Incoming, now: int) -> int:
         return now + max(round(incoming.expires_s * self._second), 1) & MASK32
 
-    def _end(self, seen: Collection[Key], now: int) -> int:
-        gone = [each for key, each in self.there.items() if key not in seen]
+    def _end(self, seen: Collection[Key], now: int, ends: bool) -> int:
+        missed = {key for key in self.there if key not in seen}
+        gone = [self.there[key] for key in missed & self.missed] if ends else []
+        self.missed = missed.difference(each.incoming.key for each in gone)
         gone.sort(key=lambda each: each.incoming.is_template)  # a template stays while connections refer to it
         self._put([(each.incoming, each, True) for each in gone], now)
         return len(gone)
