@@ -487,3 +487,22 @@ def test_connections_of_either_family_and_of_nat_continue(host: Host, stored: St
     listed = {(each.client_port, each.virtual_port, each.state) for each in director().connections()}
     assert listed >= {(1000, 80, "ESTABLISHED"), (1000, 82, "ESTABLISHED"), (1000, 53, "UDP")}
     load.take_down(State.open())
+
+
+def test_a_shadow_compares_all_packets_that_came_by_the_end_of_its_time(host: Host, stored: Stored) -> None:
+    """Those that come while a window is compared wait; it may take longer than the whole time."""
+    with wire() as clients:
+        beside = Shadow(director(), StandIn(stored))  # type: ignore[arg-type]  # a stand-in
+        compare, windows = beside.compare, list[int]()
+
+        def slow(window: Any) -> None:
+            windows.append(len(window))
+            if len(windows) == 1:
+                for port in OPEN:
+                    clients.send(tcp("A", port, SERVICE.port))
+            compare(window)
+
+        with mock.patch.object(beside, "compare", slow):
+            found = beside.run(1e-9)
+        assert (found.compared, found.equal, found.lost) == (3, 3, 0)
+        assert sum(windows) == 3

@@ -31,13 +31,13 @@ from pylvs.model.addresses import endpoint
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.service import Method, Protocol, ServiceFlag, VirtualService
 from pylvs.netlink import links
+from pylvs.system import sockets
 from pylvs.system.lock import Lock
 from pylvs.trace.variants import DryCopy
 
 # Schedulers whose choice depends on the packet alone; that of the others depends on all connections before it.
 BY_PACKET = ("sh", "dh", "mh", "fo", "none")
 _WINDOW_S = 0.5  # of capture
-_BUDGET_S = 2.0  # for the comparisons of a window
 _MOST = 20_000  # packets of a window
 _PACKET_HOST, _ETH_P_ALL, _BUFFER = 0, 3, 8 << 20
 _STATISTICS = 6  # PACKET_STATISTICS
@@ -63,7 +63,6 @@ class Shadowed:
     equal: int = 0
     by_turn: int = 0
     ended: int = 0  # packets of connections that ended before they could be compared
-    omitted: int = 0  # packets beyond what could be compared in time
     lost: int = 0  # packets that the kernel did not deliver
     differing: Counter[str] = field(default_factory=Counter)
 
@@ -120,29 +119,21 @@ class _Capture:
     ) -> None:
         self._socket.close()
 
-    def window(self, end: float) -> list[tuple[bytes, int, Ends]]:
-        """Return the packets that came since the last one, and come until this time."""
+    def window(self, end: float = 0.0) -> list[tuple[bytes, int, Ends]]:
+        """Return packets that came since the last window, or come until this time."""
         found: list[tuple[bytes, int, Ends]] = []
-        while (left := end - time.monotonic()) > 0 and len(found) < _MOST:
-            if not select.select([self._socket], [], [], left)[0]:
-                continue
+        while len(found) < _MOST and select.select([self._socket], [], [], max(end - time.monotonic(), 0))[0]:
             frame, (device, _, kind, *_) = self._socket.recvfrom(_LONGEST)
             index = socket.if_nametoindex(device)
             if kind == _PACKET_HOST and index not in self._loopback and (ends := ends_of(frame)):
                 found.append((frame, index, ends))
         return found
 
-    def drain(self) -> int:
-        """Drop what came since, and return how many packets that, and a full buffer, were."""
-        lost = 0
-        while True:
-            try:
-                self._socket.recv(1)
-                lost += 1
-            except BlockingIOError:
-                break
+    def stop(self) -> int:
+        """Capture no more; windows return what waits. Return how many packets the kernel did not deliver."""
+        sockets.attach(self._socket, [sockets.DROP])
         _, dropped = struct.unpack("II", self._socket.getsockopt(_SOL_PACKET, _STATISTICS, 8))
-        return lost + int(dropped)
+        return int(dropped)
 
 
 class Shadow:
@@ -161,11 +152,13 @@ class Shadow:
         """Compare for this time. Nothing of it stays. Raises what an adoption does before it changes anything."""
         with self.beside(force) as found, _Capture() as capture:
             end = time.monotonic() + seconds
-            capture.drain()
+            self.compare(capture.window(min(time.monotonic() + _WINDOW_S, end)))
             while (now := time.monotonic()) < end:
-                self.compare(capture.window(min(now + _WINDOW_S, end)))
                 self._adoption.reread(found)
-            self.shadowed.lost += capture.drain()
+                self.compare(capture.window(min(now + _WINDOW_S, end)))
+            self.shadowed.lost = capture.stop()
+            while window := capture.window():
+                self.compare(window)
         return self.shadowed
 
     @contextmanager
@@ -215,15 +208,11 @@ class Shadow:
             (each.protocol, each.server, each.server_port, each.client, each.client_port): each
             for each in lines.values()
         }
-        stop = time.monotonic() + _BUDGET_S
         known: dict[tuple[Ends, int, bool], Decision] = {}  # of one flow all are equal: the programs change nothing
         for number, (frame, device, ends) in enumerate(ours):
             name = ends, device, may_open(frame, ends.protocol)
             decision = decided.get(number) or known.get(name)
             if decision is None:
-                if time.monotonic() > stop:
-                    self.shadowed.omitted += 1
-                    continue
                 decision = known[name] = programs.decide(frame, device)
             line = (lines if self._is_request(ends) else replies).get(ends[:5])
             opens = number in decided or (ends.protocol == Protocol.TCP and may_open(frame, ends.protocol))

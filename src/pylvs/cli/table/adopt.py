@@ -77,7 +77,7 @@ def _shadow(director: BpfDirector, kernel: KernelIpvs, seconds_s: float, force: 
     for number, text in (
         (found.by_turn, "not compared: they open connections, and the server depends on all connections before"),
         (found.ended, "not compared: their connections ended at this moment"),
-        (found.omitted + found.lost, "not compared: they came too fast"),
+        (found.lost, "not compared: they came too fast"),
     ):
         if number:
             click.echo(f"{counted(number, 'packet')} {text}")
