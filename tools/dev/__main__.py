@@ -227,7 +227,11 @@ def doctor_exam(call: Call) -> int:
 
 def docs(_: Call) -> int:
     say("documents")
-    return int(not _succeeds("pytest", "-q", "tests/unit/test_documents.py"))
+    if not _succeeds("pytest", "-q", "tests/unit/test_documents.py"):
+        return 1
+    say("the site, in dist/site")
+    os.environ |= {"NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": "."}
+    return int(not _succeeds("python", "-m", "mkdocs", "build", "-q"))
 
 
 def wheel(_: Call) -> None:
@@ -274,7 +278,7 @@ COMMANDS = (
     Command("bench-directors [ARG]", "copy connections to another director", ROOT, MEASURES, "bench.directors"),
     Command("bench-flood [ARG]", "which connections survive a flood, and what it costs", ROOT, MEASURES, "bench.flood"),
     Command("bench-failover [ARG]", "what clients notice of a failover", ROOT, TESTS, "bench.failover"),
-    Command("docs", "check the documents: links, files, commands", ANYONE, CHECKS, docs),
+    Command("docs", "check the documents, and make a site of them", ANYONE, CHECKS, docs),
     Command("build, wheel", "a wheel in dist/", ANYONE, RUNS, wheel),
     Command("deb", "a Debian package in dist/, checked by lintian", ANYONE, PACKS, "tools.deb"),
     Command("package-test [ARG]", "install, upgrade and purge it in fresh Debian roots", ROOT, ALL, "tests.package"),
