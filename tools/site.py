@@ -33,8 +33,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
     for name, page in PAGES.items():
         files.append(File.generated(config, page, content=(ROOT / name).read_text()))
-    texts = [(_place(file.src_uri), file.content_string) for file in files.documentation_pages()]
-    linked = {target for place, text in texts for _, link, _ in _LINK.findall(text) if (target := _copied(place, link))}
+    texts = [(_origin(file.src_uri), file.content_string) for file in files.documentation_pages()]
+    linked = {
+        target for origin, text in texts for _, link, _ in _LINK.findall(text) if (target := _copied(origin, link))
+    }
     for target in sorted(linked):
         content = (ROOT / target).read_text()
         files.append(File.generated(config, f"{COPIES}/{target}.txt", content=content))
@@ -43,40 +45,40 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Let links of a page lead to the site."""
-    place = _place(page.file.src_uri)
+    origin = _origin(page.file.src_uri)
     folder = posixpath.dirname(page.file.src_uri)
 
     def lead(found: re.Match[str]) -> str:
-        target = _in_site(place, found[2])
+        target = _in_site(origin, found[2])
         return found[0] if target is None else f"{found[1]}{posixpath.relpath(target, folder or '.')}{found[3]}"
 
     return _LINK.sub(lead, markdown)
 
 
-def _place(page: str) -> str:
+def _origin(page: str) -> str:
     """Return the path in the repository of a page of the site."""
     return next((name for name, own in PAGES.items() if own == page), f"docs/{page}")
 
 
-def _target(place: str, link: str) -> tuple[str, str]:
+def _target(origin: str, link: str) -> tuple[str, str]:
     """Return the file that a link names, in the repository, and its anchor; no file for other links."""
     path, _, anchor = link.partition("#")
     if not path or ":" in path:
         return "", anchor
-    return posixpath.normpath(posixpath.join(posixpath.dirname(place), path)), anchor
+    return posixpath.normpath(posixpath.join(posixpath.dirname(origin), path)), anchor
 
 
-def _copied(place: str, link: str) -> str:
+def _copied(origin: str, link: str) -> str:
     """Return the file to be copied for a link."""
-    target, _ = _target(place, link)
+    target, _ = _target(origin, link)
     is_page = target in PAGES or (target.startswith("docs/") and not target.startswith("docs/templates/"))
     return target if target and not is_page and (ROOT / target).is_file() else ""
 
 
-def _in_site(place: str, link: str) -> str | None:
+def _in_site(origin: str, link: str) -> str | None:
     """Return where a link leads in the site, or None to leave it."""
-    target, anchor = _target(place, link)
-    if copied := _copied(place, link):
+    target, anchor = _target(origin, link)
+    if copied := _copied(origin, link):
         return f"{COPIES}/{copied}.txt"
     if not target or not (target in PAGES or target.startswith("docs/")):
         return None

@@ -102,7 +102,7 @@ class Insertion:
         """Make one pass: insert what is new, update what changed, and end what is gone if `ends` is set.
 
         Return how many connections were inserted, updated or ended. The kernel lists its connections by position, page
-        by page: when one ends meanwhile, a page skips one that lives (ip_vs_conn_array in ip_vs_conn.c). So what two
+        by page: when one ends between two pages, the next page skips (ip_vs_conn_array in ip_vs_conn.c). So what two
         passes in a row do not find is gone.
         """
         now, seen, changed, self.refused = load.clock(self._tables.state), set[Key](), 0, 0
