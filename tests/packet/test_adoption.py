@@ -22,7 +22,10 @@ import pytest
 from pylvs.bpf import kernel
 from pylvs.dataplane import load
 from pylvs.dataplane.director import BpfDirector
+from pylvs.dataplane.overview import overview
 from pylvs.dataplane.state import RESTORE, State
+from pylvs.doctor.facts import Facts
+from pylvs.doctor.probes.data_plane import move
 from pylvs.ipvs import back
 from pylvs.ipvs.adopt import Adoption, give_up
 from pylvs.ipvs.back import Return
@@ -396,6 +399,33 @@ def test_an_adoption_can_be_given_up_while_ip_vs_serves(host: Host, stored: Stor
         with pytest.raises(Busy, match="pylvs serves already"):
             give_up(director())
     adopted(stored)
+    load.take_down(State.open())
+
+
+def test_an_interrupted_move_is_shown_with_the_command_that_completes_it(host: Host, stored: Stored) -> None:
+    """By `pylvs show`, and by the doctor."""
+    adopting: list[str] = []
+
+    def report(name: str) -> None:
+        if name == "gate open":
+            adopting.append(overview()["move"])
+
+    killed_after("services filled", lambda report: adopted(stored, report))
+    assert overview()["move"].startswith("pylvs adopt was interrupted: ip_vs serves")
+    assert overview()["move"].endswith("pylvs adopt completes it, and pylvs adopt --abort gives up")
+    killed_after("gate open", lambda report: adopted(stored, report))
+    assert overview()["move"].startswith("pylvs adopt was interrupted: pylvs serves")
+    (found,) = move.findings(Facts())
+    assert (found.id, found.fix_command) == ("move_unfinished", "pylvs adopt")
+    adopted(stored)
+    assert "move" not in overview()
+    assert list(move.findings(Facts())) == []
+    killed_after("gate closed", lambda report: returned(stored, report))
+    (found,) = move.findings(Facts())
+    assert (found.id, found.fix_command) == ("move_unfinished", "pylvs adopt --back")
+    returned(stored)
+    adopted(stored, report)
+    assert adopting == [f"pylvs adopt runs, process {os.getpid()}: pylvs serves, and edits of the table are refused"]
     load.take_down(State.open())
 
 

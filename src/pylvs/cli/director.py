@@ -105,6 +105,8 @@ def show(as_json: bool) -> None:
     use = f"{found['connections']} of {found['conn_max']} ({found['fill']:.1%})"
     use += f", half-open {found['half_open']} ({found['half_open_share']:.1%} of them)"
     click.echo(f"tables: {found['object']}, connections {use}")
+    if "move" in found:
+        click.echo(found["move"])
     if text := _described(found["forwarded"]):
         click.echo(f"packets: {text}")
     if not found["devices"]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pylvs.dataplane import vip_roles
 from pylvs.dataplane.devices.attach import attached
+from pylvs.dataplane.devices import gate
 from pylvs.dataplane.devices.attachments import missing, not_forwarding
 from pylvs.dataplane.devices.host import ThisHost, absent
 from pylvs.dataplane.devices.rp_filter import named
@@ -33,7 +34,7 @@ def overview() -> dict[str, Any]:
     roles, use, packets = vip_roles.in_force(tables), counts.use or TableUse(0, 0, 0), counts.forwarded
     total = HookPackets(sum(each.xdp for each in packets.values()), sum(each.tc for each in packets.values()))
     none = HookPackets(0, 0)
-    checks = named(tables)
+    checks, move = named(tables), gate.unfinished(director.state)
     listed = {(row.service.key, each.destination.key) for row in services for each in row.destinations}
     devices = [
         {
@@ -51,6 +52,7 @@ def overview() -> dict[str, Any]:
     return {
         "tables": True,
         "object": str(director.state.build()),
+        **({"move": str(move)} if move else {}),
         "connections": use.used,
         "conn_max": use.capacity,
         "fill": round(use.fill, 4),

@@ -35,6 +35,7 @@ SIP, BYPASS = ON_DEMAND = ("tc_sip", "tc_bypass")
 CLOCK, ORPHANS, CACHE_SWEEP = "read_clock", "end_orphans", "sweep_cache"  # programs that commands run
 RESTORE = "restore_conns"  # run by a copy of the connection table, for which alone it is loaded
 GATE = "gate"  # the directory with the pins of a gate before the packet path (devices/gate.py)
+GIVING_BACK = "giving-back"  # a note: a process gives the table to ip_vs, or was killed while it did
 OLD_GATE = "old-gate"  # that of a gate which devices run no more, or not for long
 FIXED_CAPACITY = "conn-max-fixed"  # a note: an operator set the capacity of the connection table
 TRANSFER = DUMP, TAKE = ("dump_conns", "take_conns")  # of a process that copies connections between directors

@@ -20,7 +20,7 @@ from pylvs.dataplane import load
 from pylvs.dataplane.devices import gate
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.exchange.handover import HandoverReader
-from pylvs.dataplane.state import GATE
+from pylvs.dataplane.state import GATE, GIVING_BACK
 from pylvs.dataplane.tables import MASK32
 from pylvs.dataplane.upgrade.upgrade import COPY_HOLDS_SYN
 from pylvs.ipvs import messages
@@ -33,7 +33,6 @@ from pylvs.model.service import is_probe_mark
 from pylvs.model.sync.connection import SyncedConnection
 from pylvs.system.lock import Lock
 
-NOTE = "giving-back"  # of the state: a process gives the table back, or was killed while it did
 _HOLD_S = 5
 _PASSES = 5
 _FEW = 50
@@ -69,14 +68,14 @@ class Return:
         director = self._director
         state = director.state
         if state.exists and state.has_gate:
-            if not state.note(NOTE):
+            if not state.note(GIVING_BACK):
                 raise Busy("pylvs adopt runs in this network namespace, or was interrupted: run pylvs adopt first")
             with Lock(state.pin_path(GATE), 0, "pylvs adopt"):
                 director.adopting = self._returned.was_interrupted = True
                 if not gate.is_open(state):
                     return self._end()
                 self._undo()
-        elif state.exists and state.note(NOTE):
+        elif state.exists and state.note(GIVING_BACK):
             self._returned.was_interrupted = True
             self._undo()
         rows = [row for row in director.services() if not is_probe_mark(row.service.key.mark)]
@@ -86,7 +85,7 @@ class Return:
             raise Busy("ip_vs has services in this network namespace already; ipvsadm -C of the kernel's removes them")
         if self._kernel.daemons():
             raise Busy("ip_vs runs a sync daemon: stop it with ipvsadm --stop-daemon")
-        state.set_note(NOTE, "to ip_vs")
+        state.set_note(GIVING_BACK, "to ip_vs")
         self._report("noted")
         try:
             with ExitStack() as opened:
@@ -194,7 +193,7 @@ class Return:
             with director.batch():
                 gate.withdraw(state)
         director.follow_host()
-        state.set_note(NOTE, None)
+        state.set_note(GIVING_BACK, None)
         director.adopting = False
 
     def _end(self) -> Returned:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from pylvs.doctor.probes.data_plane import attachment, egress, empty, settings
+from pylvs.doctor.probes.data_plane import attachment, egress, empty, move, settings
 
-PROBES = (attachment.findings, egress.egress_findings, empty.findings, settings.findings)
+PROBES = (attachment.findings, egress.egress_findings, empty.findings, move.findings, settings.findings)
