@@ -31,6 +31,11 @@ UNUSED = "aiohttp dns h11 http.client prometheus_client rich structlog unittest"
         ("pylvs.daemon.host.services pylvs.daemon.supervisor pylvs.health.checkers.http", f"datetime shutil {UNUSED}"),
         # the helper process of virtual routers, and the daemon: few send a mail
         ("pylvs.vrrp.helper.__main__ pylvs.daemon.supervisor", "email"),
+        # the doctor on a host without a daemon, virtual routers, marks and iptables
+        (
+            "pylvs.doctor.examination",
+            "asyncio click concurrent.futures email http.client lark pylvs.config pylvs.ipvsadm.listing pylvs.netfilter",
+        ),
         ("pylvs.system.processes.runner", f"asyncio pathlib dataclasses inspect {UNUSED}"),
         # the API, which the daemon imports when it is ready
         ("pylvs.daemon.api.application", "aiohttp asyncio.tools unittest"),

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from pylvs.dataplane import vip_roles
-from pylvs.dataplane.devices.attach import attached
 from pylvs.dataplane.devices import gate
+from pylvs.dataplane.devices.attach import attached
 from pylvs.dataplane.devices.attachments import missing, not_forwarding
 from pylvs.dataplane.devices.host import ThisHost, absent
 from pylvs.dataplane.devices.rp_filter import named

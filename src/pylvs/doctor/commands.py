@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from pylvs.ipvsadm.listing import numeric, rule_lines
 from pylvs.model.dataclass import replace
 from pylvs.model.errors import counted
 from pylvs.model.rows import DestinationRow, ServiceRow
@@ -13,15 +12,22 @@ from pylvs.model.service import Destination, VirtualService
 _MOST_NAMED = 3
 
 
+def _rule_lines(row: ServiceRow) -> Iterable[str]:
+    """Return the lines of `ipvsadm -Sn`: one of the service, and one of each destination."""
+    from pylvs.ipvsadm.listing import numeric, rule_lines  # late: only findings with such a command
+
+    return rule_lines([row], numeric)
+
+
 def edit_service(service: VirtualService) -> str:
     """Return the command that gives a service of the table these settings."""
-    (line,) = rule_lines([ServiceRow(service)], numeric)
+    (line,) = _rule_lines(ServiceRow(service))
     return f"ipvsadm -E{line.strip().removeprefix('-A')}"
 
 
 def edit_destination(service: VirtualService, destination: Destination) -> str:
     """Return the command that gives a destination of the table these settings."""
-    _, line = rule_lines([ServiceRow(service, (DestinationRow(destination),))], numeric)
+    _, line = _rule_lines(ServiceRow(service, (DestinationRow(destination),)))
     thresholds = f" -x {destination.upper} -y {destination.lower}" if destination.upper else ""
     return f"ipvsadm -e{line.strip().removeprefix('-a')}{thresholds}"
 

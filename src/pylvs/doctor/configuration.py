@@ -5,9 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from pylvs.config.language.parser import read
-from pylvs.config.language.tree import Document, Finding, Node
 from pylvs.model.dataclass import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pylvs.config.language.tree import Document, Finding, Node
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,5 +63,7 @@ def _sed(script: str, file: str) -> str:
 
 def read_file(path: str) -> File:
     """Read a file and those that it includes; services of plain text are left out."""
+    from pylvs.config.language.parser import read  # late: probes import this module for its type
+
     document, findings = read(path, services=False)
     return File(path, document, findings)

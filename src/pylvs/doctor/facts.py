@@ -11,7 +11,6 @@ from pathlib import Path
 from threading import RLock
 from typing import Any, TypeVar
 
-from pylvs.daemon.api.client import Client, NoDaemon
 from pylvs.dataplane.director import BpfDirector, open_reader
 from pylvs.dataplane.overview import overview
 from pylvs.doctor.expected import NOTHING, Expected
@@ -99,6 +98,8 @@ class Facts:
         return self.once("status", self._status)
 
     def _status(self) -> Mapping[str, Any] | None:
+        from pylvs.daemon.api.client import Client, NoDaemon  # late: only hosts with a daemon
+
         try:
             code, reply = Client(self.state_dir).ask("GET", "/v1/status")
         except NoDaemon:

@@ -98,6 +98,37 @@ class Finding:
         return cls(**{**fields, **own, **sets})
 
 
+def here(
+    *,
+    id: str,
+    layer: Layer,
+    title: str,
+    evidence: str,
+    why: str,
+    fix: str,
+    command: str | None = None,
+    severity: Severity = Severity.ERROR,
+    about: Iterable[object] = (),
+    explains: Iterable[object] = (),
+    symptom: bool = False,
+) -> Finding:
+    """Return a finding of this host: an error, unless `severity` says less, which `command` mends here."""
+    return Finding(
+        id=id,
+        severity=severity,
+        layer=layer,
+        title=title,
+        evidence=evidence,
+        why=why,
+        fix=fix,
+        fix_command=command,
+        fix_host=HERE,
+        about=frozenset(map(str, about)),
+        explains=frozenset(map(str, explains)),
+        symptom=symptom,
+    )
+
+
 def server_subject(service: str, server: Address) -> Subject:
     """Return the subject of a real server under a service, as `TCP 192.0.2.1:80 -> 10.0.0.2`."""
     return f"{service} -> {server}"

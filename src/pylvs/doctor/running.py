@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 from pylvs.daemon.state.directory import StateDirectory
 from pylvs.doctor.facts import Facts
 from pylvs.system import lock
-from pylvs.system.unix_http import UnixConnection
 
 Status = Mapping[str, Any]
 PATIENCE_S = 2.0  # for a reply that waits for nothing
@@ -37,12 +35,16 @@ def status_of(facts: Facts) -> Status | None:
 
 def _replies(state: StateDirectory) -> bool:
     """Return whether the daemon replies to a short request, or is just starting."""
+    from http.client import HTTPException  # late: only hosts with a daemon
+
+    from pylvs.system.unix_http import UnixConnection
+
     try:
         with closing(UnixConnection(state.socket_path, PATIENCE_S)) as connection:
             connection.request("GET", "/v1/drains")
             connection.getresponse().read()
     except TimeoutError:
         return False
-    except (OSError, http.client.HTTPException):
+    except (OSError, HTTPException):
         pass
     return True

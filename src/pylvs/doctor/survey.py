@@ -64,7 +64,8 @@ class Seen:
     """What came back from one endpoint, by the name of the probe; an empty list: nothing.
 
     `rip`: its port at its own address, `vip`: at the virtual address, each with `_echo`. `back`: its port, asked from
-    outside. `from_vip`: an echo whose source is the virtual address, which a host that has this address drops.
+    outside. `from_vip`: an echo whose source is the virtual address, which a host that has this address drops;
+    `port_from_vip` the same for its port.
     `unknown_source`: the request of the server for the link address of a host that asked. `inner_rip`: an echo in the
     tunnel to the server's own address. `lengths`: packets that arrived at the virtual address.
     """
@@ -398,8 +399,7 @@ def _ask_doubtful(exchange: Exchange, doubtful: Sequence[Seen]) -> None:
                 questions.append(sender.inner(name, source, target, payload))
             continue
         if service.address.version == seen.way.server.version:
-            payload = exchange.echo(sender.new("from_vip"))
-            questions.append(sender.plain("from_vip", service.address, seen.way.server, payload))
+            questions += _from_vip(sender)
         if seen.endpoint.destination.method is Method.TUNNEL and source.version == seen.way.server.version:
             payload = exchange.echo(sender.new("inner_rip"))
             questions.append(sender.inner("inner_rip", source, seen.way.server, payload))
@@ -423,6 +423,16 @@ def _ask_doubtful(exchange: Exchange, doubtful: Sequence[Seen]) -> None:
         if at in pretended:
             seen.replies["unknown_source"] = [each for each in answers.asked(pretended[at]) if each.mac in macs]
     exchange.send(list(_resets(senders)))
+
+
+def _from_vip(sender: Sender) -> Iterator[Question]:
+    """Yield what has the virtual address as its source: a server that has this address drops it."""
+    seen, service = sender.seen, sender.seen.endpoint.service
+    payload = sender.exchange.echo(sender.new("from_vip"))
+    yield sender.plain("from_vip", service.address, seen.way.server, payload)
+    if seen.to("rip") is Kind.OPEN and not seen.answered("rip_echo"):  # it ignores echo requests
+        payload = packets.syn(sender.new("port_from_vip"), service.port)
+        yield sender.plain("port_from_vip", service.address, seen.way.server, payload)
 
 
 def unused_neighbour(seen: Seen) -> Address | None:

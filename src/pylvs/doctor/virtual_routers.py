@@ -7,7 +7,6 @@ from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any
 
-from pylvs.config.compile.document import compile_document
 from pylvs.daemon import DEFAULT_FILE
 from pylvs.daemon.state.directory import StateDirectory
 from pylvs.doctor.configuration import File, read_file
@@ -18,7 +17,6 @@ from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import VrrpInstance
-from pylvs.vrrp.client import Client
 
 _PATIENCE_S = 2.0  # for pylvs-vrrp
 
@@ -79,11 +77,15 @@ def _routers(facts: Facts) -> list[Router]:
     state = StateDirectory(facts.state_dir)
     status: Mapping[str, Any] = {}
     if state.routers_path.exists():
+        from pylvs.vrrp.client import Client  # late: only hosts with pylvs-vrrp
+
         with suppress(PylvsError), Client(state.routers_path, _PATIENCE_S) as client:
             status = client.ask("status")
     running = {each["name"]: each for each in status.get("instances", ())}
     if not running and not keepalived_runs_routers(facts):
         return []
+    from pylvs.config.compile.document import compile_document  # late: only hosts with virtual routers
+
     held = {each.address for each in facts.addresses}
     found = []
     for instance in compile_document(file_of(facts).document).configuration.vrrp.instances:

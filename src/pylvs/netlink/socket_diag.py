@@ -31,6 +31,7 @@ class Listener:
     v6_only: bool
     waiting: int
     backlog: int
+    device: int = 0  # to which it is bound (SO_BINDTODEVICE); 0: none
 
     def accepts(self, address: Address) -> bool:
         """Return whether it receives what is sent to a local address."""
@@ -59,12 +60,12 @@ def listeners() -> list[Listener] | None:
                 return None
             continue
         for message in answers:
-            family, _, _, _, sport, _, saddr, _, _, _, waiting, backlog, _, _ = _ANSWER.unpack_from(message)
+            family, _, _, _, sport, _, saddr, _, device, _, waiting, backlog, _, _ = _ANSWER.unpack_from(message)
             address = address_of(saddr[: _SIZES[family]])
             port = socket.ntohs(sport)
             if address is not None and port:
                 only = bool(number(attributes(message, _ANSWER.size).get(_V6_ONLY)))
-                found.append(Listener(protocol, address, port, only, waiting, backlog))
+                found.append(Listener(protocol, address, port, only, waiting, backlog, device))
     return found
 
 

@@ -82,6 +82,16 @@ FAULTS = [
         cure=RESTORED,
     ),
     Fault(
+        name="checks from the virtual address",
+        host="director",
+        script="ip route replace 10.0.0.0/24 dev eth0 src 10.0.0.100; "
+        + "until pylvs status | grep -q '10.0.0.21:80  *down'; do sleep 0.1; done",
+        cause="source_is_virtual",
+        words=("10.0.0.21", "src 10.0.0.10"),
+        cure="ip route replace 10.0.0.0/24 dev eth0 src 10.0.0.10",
+        settled=ARE_UP,
+    ),
+    Fault(
         name="all servers are disabled",
         host="director",
         script="pylvs disable 10.0.0.21; pylvs disable 10.0.0.22",

@@ -144,6 +144,64 @@ FAULTS = [
 ]
 
 
+DEVICE_SOCKET = (
+    "python3 -c \"import socket, time; s = socket.socket(); s.setsockopt(1, socket.SO_BINDTODEVICE, b'lo');"
+    " s.bind(('0.0.0.0', 80)); s.listen(); time.sleep(600)\""
+)
+UNTRACKED = (
+    "nft add table inet guard; nft add chain inet guard raw '{ type filter hook prerouting priority -300; }';"
+    " nft add rule inet guard raw tcp dport 80 notrack;"
+    " nft add chain inet guard input '{ type filter hook input priority 0; policy drop; }';"
+    " nft add rule inet guard input meta l4proto icmp accept;"
+    " nft add rule inet guard input ct state new,established,related accept"
+)
+HOST_ITSELF = [
+    _on(
+        "its addresses are on a port of a bridge",
+        "ip link add br0 type bridge; ip link set br0 up; ip link set eth0 master br0",
+        "address_on_port",
+        "10.0.0.21",
+        "br0",
+        cure="ip link del br0",
+    ),
+    _on(
+        "the application is bound to lo",
+        f"service nginx stop; {DEVICE_SOCKET} >/dev/null 2>&1 & echo $! >/run/bound;"
+        " until ss -Hltn | grep -q '%lo:80'; do sleep 0.1; done",
+        "not_listening_on_vip",
+        "port 80 on lo",
+        cure="kill $(cat /run/bound); while ss -Hltn | grep -q '%lo:80'; do sleep 0.1; done; service nginx start",
+    ),
+    _on(
+        "the service is not tracked, and rules want a state",
+        f"nft delete table inet guard 2>/dev/null; {UNTRACKED}",
+        "server_firewall",
+        "policy of chain inet guard input",
+        cure="nft delete table inet guard",
+    ),
+    Fault(
+        "a rule by the sender's link address",
+        "rs1",
+        f"nft delete table inet guard 2>/dev/null; {CHAIN % 'accept'}"
+        "nft add rule inet guard input ether saddr != 02:00:00:00:0c:00 tcp dport 80 drop",
+        "server_firewall",
+        ("does not answer", "chain inet guard input"),
+        on="rs1",
+        cure="nft delete table inet guard",
+        steady=True,
+    ),
+    Fault(
+        "packets that a rule of IPsec drops",
+        "rs1",
+        "ip xfrm policy add dir in dst 10.0.0.100/32 action block",
+        "server_requests_unanswered",
+        ("10.0.0.100:80",),
+        on="rs1",
+        cure="ip xfrm policy flush",
+        steady=True,
+    ),
+]
+
 ROUTED = "ip rule add from 10.0.0.100 table 99 priority 88; ip route add default %s table 99"
 NAT = "nft add table ip n; nft add chain ip n p '{ type nat hook prerouting priority -100; }'; nft add rule ip n p"
 
@@ -311,7 +369,7 @@ def test_a_healthy_real_server_has_no_finding(request: pytest.FixtureRequest, na
     assert diagnosed(lab, "rs1", lab.network.vip) == []
 
 
-@pytest.mark.parametrize("fault", [*FAULTS, *PATHS, *GUARDS], ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", [*FAULTS, *PATHS, *GUARDS, *HOST_ITSELF], ids=lambda fault: fault.name)
 def test_the_cause_comes_first_and_its_command_mends_it(lab: Lab, fault: Fault) -> None:
     """A planted fault is named, and the doctor's command mends it."""
     examine(lab, fault)

@@ -14,6 +14,7 @@ FILTER = "nft add table inet f; nft add chain inet f i '{ type filter hook input
 NO_FILTER = "nft delete table inet f"
 NGINX = "/etc/nginx/pylvs-lab.conf"
 VIP, RIP = "10.0.0.100", "10.0.0.21"
+BRIDGED = "ip link add br0 type bridge; ip link set br0 up; ip link set eth0 master br0"
 
 FAULTS = [
     Fault(
@@ -123,6 +124,47 @@ FAULTS = [
         cause="server_behind_gateway",
         words=(RIP, "10.0.0.22"),
         cure=f"ip route del {RIP}/32",
+    ),
+    Fault(
+        name="a rule that drops",
+        host="director",
+        script=f"ip rule add to {RIP} blackhole priority 50",
+        cause="route_drops",
+        words=(RIP, "priority 50"),
+    ),
+    Fault(
+        name="no virtual address, on a host that ignores echo requests",
+        host="rs1",
+        script=f"sysctl -q -w net.ipv4.icmp_echo_ignore_all=1; ip address del {VIP}/32 dev lo",
+        cause="server_lacks_vip",
+        words=(VIP, RIP),
+        rest="sysctl -q -w net.ipv4.icmp_echo_ignore_all=0",
+    ),
+    Fault(
+        name="a real server drops what the director itself sends",
+        host="rs1",
+        script=f"{FILTER} ip saddr 10.0.0.10 drop",
+        cause="server_silent",
+        words=("clients have just completed connections",),
+        cure=NO_FILTER,
+        steady=True,
+        noticed="until ipvsadm -Lnc | grep -q '10.0.0.21:80.*'; do sleep 0.1; done",
+    ),
+    Fault(
+        name="another host has the director's address",
+        host="rs2",
+        script="ip address add 10.0.0.10/32 dev eth0",
+        cause="own_address_twice",
+        words=("10.0.0.10", "02:00:00:01:02:00"),
+        cure="ip address del 10.0.0.10/32 dev eth0",
+    ),
+    Fault(
+        name="the addresses are on a port of a bridge",
+        host="director",
+        script=BRIDGED,
+        cause="address_on_port",
+        words=("10.0.0.10", VIP, "br0"),
+        cure="ip link del br0",
     ),
 ]
 

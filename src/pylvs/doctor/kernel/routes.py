@@ -13,7 +13,7 @@ from pylvs.model.dataclass import dataclass
 from pylvs.netlink import codec
 from pylvs.netlink.codec import Netlink, NetlinkError, address_of, attribute, attributes, number, u32
 
-_DST, _SRC, _IIF, _OIF, _GATEWAY, _PRIORITY, _TABLE = 1, 2, 3, 4, 5, 6, 15  # RTA_*
+_DST, _SRC, _IIF, _OIF, _GATEWAY, _PRIORITY, _PREFSRC, _TABLE = 1, 2, 3, 4, 5, 6, 7, 15  # RTA_*
 _PROTOCOL, _SPORT = 27, 28  # RTA_IP_PROTO, RTA_SPORT
 _TCP = 6
 UNICAST, LOCAL = 1, 2  # RTN_*
@@ -73,6 +73,15 @@ class KernelRoutes:
         """Return by where this host sends a packet from any source."""
         return self._ask(None, daddr, b"")
 
+    def source_to(self, daddr: Address) -> Address | None:
+        """Return the source address that this host's own packets get; None without a route."""
+        body = codec.RTMSG.pack(family_of(daddr), daddr.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
+        try:
+            answer = self._link.request(codec.GETROUTE, body + attribute(_DST, daddr.packed))[0]
+        except NetlinkError:
+            return None
+        return address_of(attributes(answer, codec.RTMSG.size).get(_PREFSRC))
+
     def _ask(self, saddr: Address | None, daddr: Address, more: bytes) -> Outcome:
         bits = daddr.max_prefixlen
         body = codec.RTMSG.pack(family_of(daddr), bits, bits, 0, 0, 0, 0, 0, 0)
@@ -97,6 +106,7 @@ class Rejecting:
     command: str
     daddr: Address | None  # of the network
     prefix: int
+    is_rule: bool = False
 
     def covers(self, address: Address) -> bool:
         """Return whether packets to an address match."""
@@ -176,5 +186,5 @@ def _rules(link: Netlink, version: int) -> Iterator[Rejecting]:
         name, daddr = REJECTING[header[7]], address_of(parts.get(_DST))
         zero = address_of(bytes(4 if version == 4 else 16))
         yield Rejecting(
-            f"rule {priority}: {name}", f"ip {option}rule del priority {priority}", daddr or zero, header[1]
+            f"rule {priority}: {name}", f"ip {option}rule del priority {priority}", daddr or zero, header[1], True
         )

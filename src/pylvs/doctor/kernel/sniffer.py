@@ -7,19 +7,31 @@ import socket
 from collections.abc import Collection, Iterable, Iterator
 from ipaddress import ip_address
 from time import monotonic
+from typing import NamedTuple
 
 from pylvs.model.addresses import Address
 from pylvs.netlink.links import Device
 
 _ETH_P_ALL = 0x0003
-_PACKET_HOST = 0
+_PACKET_HOST, _PACKET_OUTGOING = 0, 4
 _LIMIT_S = 1.0
 _V4, _V6 = 0x0800, 0x86DD
-_MOST = 200  # packets
+_MOST, _MOST_OF_BOTH = 200, 20_000  # packets; of both directions
+_REPLY_S = 0.4  # the kernel replies to a SYN at once
 _ENOUGH = 3  # openings
 _TCP, _SYN, _ACK = 6, 0x02, 0x10
 _IPIP, _UDP, _IPV6, _GRE = 4, 17, 41, 47
+_BEHIND = {_IPIP: 0, _IPV6: 0, _GRE: 4, _UDP: 12}  # octets of a tunnel behind its IP header
 _OCTETS = 160  # of a packet: the headers of a tunnel, and those inside
+
+
+class Opening(NamedTuple):
+    """A SYN: its ends."""
+
+    client: Address
+    client_port: int
+    address: Address
+    port: int
 
 
 class Arrivals:
@@ -70,16 +82,54 @@ class Arrivals:
                 return [(outer[0], outer[2])]
         return []
 
+    def unanswered(self, own: Collection[Address], limit_s: float) -> list[Opening]:
+        """Return the SYNs to own addresses to which this host sent nothing; tunnels are looked into."""
+        waiting = dict[Opening, float]()
+        for data, kind in self._both(limit_s, _MOST_OF_BOTH):
+            found = _ends(data)
+            if found is None:
+                continue
+            client, client_port, address, port, is_syn = found
+            if kind == _PACKET_HOST and is_syn and address in own:
+                waiting.setdefault(Opening(client, client_port, address, port), monotonic())
+            elif kind == _PACKET_OUTGOING:
+                waiting.pop(Opening(address, port, client, client_port), None)
+        now = monotonic()
+        return [each for each, since in waiting.items() if now - since >= _REPLY_S]
+
     def _seen(self, limit_s: float) -> Iterator[bytes]:
         """Yield the beginnings of IP packets to this host."""
+        return (data for data, kind in self._both(limit_s, _MOST) if kind == _PACKET_HOST)
+
+    def _both(self, limit_s: float, most: int) -> Iterator[tuple[bytes, int]]:
+        """Yield the beginnings of IP packets, at most so many, and how the kernel classifies them."""
         deadline, seen = monotonic() + limit_s, 0
-        while seen < _MOST and (left := deadline - monotonic()) > 0:
+        while seen < most and (left := deadline - monotonic()) > 0:
             ready, _, _ = select.select(self._sockets, [], [], left)
             for packets in ready:
                 data, (_, protocol, kind, *_) = packets.recvfrom(_OCTETS)
                 seen += 1
-                if kind == _PACKET_HOST and protocol in (_V4, _V6):
-                    yield data
+                if protocol in (_V4, _V6):
+                    yield data, kind
+
+
+def _ends(data: bytes) -> tuple[Address, int, Address, int, bool] | None:
+    """Return source, its port, destination, its port, and whether it is a SYN, of TCP, in a tunnel or not."""
+    for _ in range(2):
+        at, protocol = (
+            ((data[0] & 15) * 4, data[9]) if data[:1] and data[0] >> 4 == 4 else (40, data[6] if data[6:] else 0)
+        )
+        if len(data) < at + 14:
+            return None
+        if protocol == _TCP:
+            four = data[0] >> 4 == 4
+            saddr, daddr = (data[12:16], data[16:20]) if four else (data[8:24], data[24:40])
+            sport, dport = int.from_bytes(data[at : at + 2], "big"), int.from_bytes(data[at + 2 : at + 4], "big")
+            return ip_address(saddr), sport, ip_address(daddr), dport, data[at + 13] & (_SYN | _ACK) == _SYN
+        if protocol not in _BEHIND:
+            return None
+        data = data[at + _BEHIND[protocol] :]
+    return None
 
 
 def _outer(data: bytes) -> tuple[str, int, Address] | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pylvs.doctor.facts import Facts
@@ -24,6 +23,7 @@ _INGRESS, _EGRESS, _PREROUTING = "ingress", "egress", "prerouting"  # the first 
 INPUT = (_INGRESS, _PREROUTING, "input")
 OUTPUT = ("output", "postrouting", _EGRESS)
 FORWARD = (_INGRESS, _PREROUTING, "forward", "postrouting", _EGRESS)
+_TRACKING = (_PREROUTING, "output")  # connection tracking begins there, behind chains of a priority below -200
 SENT_BY_TC = (_EGRESS,)  # what TC redirects to a device passes this hook alone
 
 
@@ -40,11 +40,7 @@ class PacketFilter:
         text = _printed("nft", "-j", "list", "ruleset")
         self.nft = Ruleset(text or '{"nftables": []}')
         commands = [(version, command) for version in _COMMANDS for command in self._commands(version, not text)]
-        with ThreadPoolExecutor(max_workers=4) as pool:
-            texts = pool.map(lambda command: _printed(f"{command[1]}-save", "-c"), commands)
-            self.tables = [
-                (version, Tables(found, command)) for (version, command), found in zip(commands, texts, strict=True)
-            ]
+        self.tables = list(_read(commands)) if commands else []
 
     def _commands(self, version: int, is_blind: bool) -> Iterator[str]:
         """Yield the commands whose tables are in use; `is_blind`: nft shows nothing."""
@@ -59,12 +55,13 @@ class PacketFilter:
 
     def decision(self, hooks: Sequence[str], packet: Packet, vip: str = "") -> Decision:
         """Return the first drop on the way through these hooks; UNKNOWN if it cannot be known."""
-        found = Decision(Verdict.PASS)
+        found, tracked = Decision(Verdict.PASS), True
         for hook in hooks:
-            for decision in self._decisions(hook, packet, vip):
+            for decision in self._decisions(hook, packet, vip, tracked):
                 if decision.verdict is Verdict.DROP:
                     return decision
                 found = decision if decision.verdict is Verdict.UNKNOWN else found
+            tracked = tracked and self._tracks(hook, packet)
             if hook == _PREROUTING and (other := self.translation(packet)) is not None:
                 packet = replace(packet, daddr=other.address or packet.daddr, dport=other.port)
         return found
@@ -95,7 +92,14 @@ class PacketFilter:
             if version == packet.daddr.version:
                 yield from tables.dropping(packet, vip)
 
-    def _decisions(self, hook: str, packet: Packet, vip: str) -> Iterator[Decision]:
+    def _tracks(self, hook: str, packet: Packet) -> bool:
+        """Return whether no rule of nftables at a hook leaves a packet out of connection tracking."""
+        if hook not in _TRACKING or packet.arp:
+            return True
+        chains = self.nft.base_chains(hook, _FAMILIES[packet.daddr.version])
+        return all(self.nft.tracks(chain, packet) for chain in chains)
+
+    def _decisions(self, hook: str, packet: Packet, vip: str, tracked: bool) -> Iterator[Decision]:
         if hook in (_INGRESS, _EGRESS):
             device = packet.iif if hook == _INGRESS else packet.oif
             for chain in self.nft.base_chains(hook, ("netdev", "inet")):
@@ -106,7 +110,7 @@ class PacketFilter:
         for chain in self.nft.base_chains(hook, families):
             if chain.kind == "nat" or self._is_of_iptables(chain):
                 continue
-            yield self.nft.decision(chain, packet, vip)
+            yield self.nft.decision(chain, packet, vip, tracked)
         if packet.arp:
             return
         for version, tables in self.tables:
@@ -119,6 +123,16 @@ class PacketFilter:
             return False
         version = 4 if chain.family == "ip" else 6
         return any(each == version and chain.name in tables.chains.get(chain.table, ()) for each, tables in self.tables)
+
+
+def _read(commands: Sequence[tuple[int, str]]) -> Iterator[tuple[int, Tables]]:
+    """Yield the tables that these commands of IP versions print, beside each other."""
+    from concurrent.futures import ThreadPoolExecutor  # late: only hosts that use iptables
+
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        texts = pool.map(lambda command: _printed(f"{command[1]}-save", "-c"), commands)
+        for (version, command), found in zip(commands, texts, strict=True):
+            yield version, Tables(found, command)
 
 
 def _has_legacy(version: int) -> bool:

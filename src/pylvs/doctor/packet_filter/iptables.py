@@ -15,7 +15,6 @@ from pylvs.doctor.packet_filter.packet import (
     ICMP6_TYPES,
     PASSED,
     PROTOCOLS,
-    UNKNOWN,
     WITH_PORTS,
     Decision,
     Maybe,
@@ -99,8 +98,8 @@ class Tables:
     def _decision(self, table: str, hook: str, packet: Packet, vip: str) -> Decision:
         try:
             decided = self._walk(table, hook, hook, packet, vip, 0)
-        except _Unknown:
-            return UNKNOWN
+        except _Unknown as error:
+            return Decision(Verdict.UNKNOWN, str(error))
         chain = self.chains[table][hook]
         if decided is not None:
             return decided
@@ -151,7 +150,7 @@ class Tables:
             if holds is False or not target or target in _WITHOUT_EFFECT:
                 continue
             if holds is None:
-                raise _Unknown
+                raise _Unknown(f"a rule of chain {name} of table {table} may have the target {target}")
             if target in ("DNAT", "REDIRECT"):
                 self._taken.append((name, rule, target))
             if target in _PASSING:
@@ -234,7 +233,7 @@ def _for_all(words: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class _Unknown(Exception):
-    """A rule cannot be evaluated."""
+    """A rule cannot be evaluated. The text names it, if a verdict depends on that."""
 
 
 def _in(table: str) -> str:

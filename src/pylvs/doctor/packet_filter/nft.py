@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from ipaddress import ip_network
 from typing import Any
 
@@ -15,7 +16,6 @@ from pylvs.doctor.packet_filter.packet import (
     ICMP6_TYPES,
     PASSED,
     PROTOCOLS,
-    UNKNOWN,
     WITH_PORTS,
     Decision,
     Maybe,
@@ -48,7 +48,7 @@ Object = Mapping[str, Any]
 
 
 class _Unknown(Exception):
-    """A condition cannot be evaluated."""
+    """A condition cannot be evaluated. The text is the rule with it, if a verdict depends on that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,17 +103,27 @@ class Ruleset:
         found = [each for each in self._chains.values() if each.hook == hook and each.family in wanted]
         return sorted(found, key=lambda each: each.priority)
 
-    def decision(self, chain: Chain, packet: Packet, vip: str = "") -> Decision:
-        """Return what a base chain decides on a packet; `vip` is the address that a rule may name."""
+    def decision(self, chain: Chain, packet: Packet, vip: str = "", tracked: bool = True) -> Decision:
+        """Return what a base chain decides on a packet; `vip` is the address that a rule may name.
+
+        `tracked`: no chain before has the packet left out of connection tracking.
+        """
         try:
-            decided = _Walk(self._chains, self._sets, packet, vip, chain).chain(chain, 0)
-        except _Unknown:
-            return UNKNOWN
+            decided = _Walk(self._chains, self._sets, packet, vip, chain, tracked).chain(chain, 0)
+        except _Unknown as error:
+            return Decision(Verdict.UNKNOWN, str(error))
         if decided is not None:
             return decided
         if chain.policy != "drop":
             return PASSED
         return Decision(Verdict.DROP, f"the policy of chain {chain} is drop", accept=accepting(chain, packet, vip))
+
+    def tracks(self, chain: Chain, packet: Packet) -> bool:
+        """Return whether connection tracking sees a packet that has passed a base chain."""
+        walk = _Walk(self._chains, self._sets, packet, "", chain)
+        with suppress(_Unknown):
+            walk.chain(chain, 0)
+        return walk.tracked
 
     def translation(self, chain: Chain, packet: Packet) -> Translation | None:
         """Return what a base chain makes of a packet's destination; None: nothing, or it cannot be known."""
@@ -228,11 +238,12 @@ class _Walk:
         packet: Packet,
         vip: str,
         base: Chain,
+        tracked: bool = True,
     ) -> None:
         self._chains, self._sets, self._packet, self._vip, self._base = chains, sets, packet, vip, base
         self.taken: tuple[Object, str, Any] | None = None  # the rule that translates the destination
         self._mark: int | None = 0
-        self._tracked = True
+        self.tracked = tracked
 
     def chain(self, chain: Chain, depth: int) -> Decision | None:
         """Return the decision of a chain; None at its end. Raises _Unknown."""
@@ -258,9 +269,9 @@ class _Walk:
             elif kind == "mangle":
                 self._mark = None  # rules on marks cannot be known from here on
             elif kind == "notrack":
-                self._tracked = False
+                self.tracked = False
             elif holds is None:
-                raise _Unknown  # the rule may decide, or may not
+                raise _Unknown(f"{described(rule)} may have the verdict {kind}")
             else:
                 return self._statement(kind, content, chain, rule, depth)
         return None, False
@@ -378,7 +389,7 @@ class _Walk:
         if kind == "meta":
             return self._meta(content["key"])
         if kind == "ct" and content.get("key") == "state":
-            return _STATES[self._packet.new] if self._tracked else "untracked"
+            return _STATES[self._packet.new] if self.tracked else "untracked"
         if kind == "ct" and content.get("key") in ("mark", "status"):
             return 0
         if kind == "fib" and content.get("result") == "type" and content.get("flags") in ("daddr", ["daddr"]):

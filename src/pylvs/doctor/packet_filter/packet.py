@@ -66,7 +66,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A verdict, and for a drop the rule or policy in words.
+    """A verdict, and for a drop the rule or policy in words; for one that cannot be known, the rule that decides.
 
     `named`: the rule itself names the packet's virtual address. `remove` removes this rule, `accept` lets the packet
     pass before it; both are commands. `packets` were counted by the rule; None without a counter.
@@ -90,7 +90,7 @@ class Translation:
     remove: str
 
 
-PASSED, UNKNOWN = Decision(Verdict.PASS), Decision(Verdict.UNKNOWN)
+PASSED = Decision(Verdict.PASS)
 
 
 def both(parts: Iterable[Maybe]) -> Maybe:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 from shlex import quote
 
@@ -47,6 +46,10 @@ def connected(status: Status) -> dict[str, Attempt]:
         for server in service["servers"]
         if not server["up"]
     }
+    if not down:
+        return {}
+    from concurrent.futures import ThreadPoolExecutor  # late: only with servers that are down
+
     with ThreadPoolExecutor(max_workers=_MOST_CONNECTIONS) as pool:
         asked = {name: pool.submit(connect, name) for name in list(down)[:_MOST_CONNECTIONS]}
         return {name: each.result() for name, each in asked.items()}

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from pylvs.config.compile.document import compile_document
-from pylvs.config.language.parser import read
 from pylvs.daemon import DEFAULT_FILE
 from pylvs.daemon.state.directory import StateDirectory
 from pylvs.daemon.state.saved import load_owned
@@ -126,6 +124,9 @@ def absent(facts: Facts, others: Sequence[Keepalived]) -> Iterator[Finding]:
 
 def _wanted(file: str) -> list[ServiceKey]:
     """Return the services of a file."""
+    from pylvs.config.compile.document import compile_document  # late: only hosts without a daemon that have a file
+    from pylvs.config.language.parser import read
+
     document, _ = read(file)
     services = compile_document(document).configuration.services
     return [key for service in services for key in service.keys]

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from pylvs.daemon.api.client import Client
 from pylvs.doctor.commands import named
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity
@@ -22,6 +21,8 @@ def findings(facts: Facts) -> Iterator[Finding]:
     status = status_of(facts)
     if status is None:
         return
+    from pylvs.daemon.api.client import Client  # late: only hosts with a daemon
+
     yield from of_unreadable(status)
     written = any(each.endswith(_WRITTEN) for each in status["differs"])
     with suppress(OSError):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pylvs.doctor.expected import Flow
 from pylvs.doctor.facts import Facts
-from pylvs.doctor.finding import HERE, Finding, Layer, Severity
+from pylvs.doctor.finding import Finding, Layer, here
 from pylvs.doctor.kernel.routes import LOCAL, KernelRoutes, Outcome, rejecting
 from pylvs.doctor.packet_filter.host import FORWARD, packet_filter
 from pylvs.doctor.packet_filter.packet import Packet, Verdict
@@ -54,17 +54,15 @@ def _finding(
     command: str | None = None,
     why: str = "",
 ) -> Finding:
-    return Finding(
+    return here(
         id=id,
-        severity=Severity.ERROR,
         layer=layer,
         title=title,
         evidence=evidence,
         why=why or f"Packets from {flow.saddr} to {flow.public or flow.daddr} get no further.",
         fix=fix,
-        fix_command=command,
-        fix_host=HERE if command else None,
-        about=frozenset({str(flow.saddr if flow.is_reply else flow.daddr)}),
+        command=command,
+        about=[flow.saddr if flow.is_reply else flow.daddr],
     )
 
 

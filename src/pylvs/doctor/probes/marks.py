@@ -16,8 +16,6 @@ from pylvs.model.errors import PylvsError
 from pylvs.model.mark_words import conditions, rule_text
 from pylvs.model.marks import ALL_BITS, MarkRule, Not, Packet, mark_of
 from pylvs.model.service import ServiceKey, is_probe_mark
-from pylvs.netfilter import hooks_of_host
-from pylvs.netfilter.chains import mark_rules
 from pylvs.netlink import links
 
 _IMPORT = "pylvs mark import"
@@ -46,6 +44,9 @@ def _rules_of_netfilter(facts: Facts) -> list[MarkRule]:
     """Return what the rules of nftables and iptables would be as mark rules; none if they cannot be read."""
 
     def read() -> list[MarkRule]:
+        from pylvs.netfilter import hooks_of_host  # late: only directors with services of marks
+        from pylvs.netfilter.chains import mark_rules
+
         try:
             return mark_rules(hooks_of_host()[0])[0]
         except PylvsError:

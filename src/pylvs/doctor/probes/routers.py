@@ -12,12 +12,12 @@ from pylvs.doctor.advertisements import Received, listen
 from pylvs.doctor.commands import named
 from pylvs.doctor.configuration import File
 from pylvs.doctor.facts import Facts
-from pylvs.doctor.finding import HERE, Finding, Layer, Severity
+from pylvs.doctor.finding import Finding, Layer, Severity, here
 from pylvs.doctor.packet_filter.host import packet_filter
 from pylvs.doctor.probes.router_filter import of_filter
 from pylvs.doctor.virtual_routers import Router, file_of, routers_of
 from pylvs.model.addresses import ANY_V4, Address, family_of
-from pylvs.model.dataclass import dataclass
+from pylvs.model.dataclass import dataclass, replace
 from pylvs.model.vrrp import OWNER, Authentication, VrrpInstance
 from pylvs.vrrp.protocol.adverts import (
     AH_BYTES,
@@ -140,9 +140,8 @@ def _router(
     why: str,
     fix: str,
     command: str | None = None,
-    host: str | None = HERE,
 ) -> Finding:
-    return Finding(
+    found = here(
         id=id,
         severity=severity,
         layer=Layer.ADDRESS,
@@ -150,10 +149,11 @@ def _router(
         evidence=evidence,
         why=why,
         fix=fix,
-        fix_command=command,
-        fix_host=host if command else None,
-        about=frozenset({router.instance.name, *(map(str, router.addresses) if severity is Severity.ERROR else ())}),
+        command=command,
+        about=[router.instance.name, *(router.addresses if severity is Severity.ERROR else ())],
     )
+    # Without a command the host of the title may be the one to mend.
+    return found if command else replace(found, fix_host=None)
 
 
 def of_adverts(

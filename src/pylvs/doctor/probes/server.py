@@ -11,10 +11,12 @@ from pylvs.doctor.finding import Finding, Layer, Severity, Subject, server_subje
 from pylvs.doctor.probes import nat, tunnel, way
 from pylvs.doctor.probes.data_plane.egress import egress_findings
 from pylvs.doctor.probes.methods import exceptions
+from pylvs.doctor.probes.traffic import answering
 from pylvs.doctor.servers import Endpoint, Way, endpoints
 from pylvs.doctor.survey import Seen, subjects, survey
 from pylvs.doctor.wire.packets import PORT_UNREACHABLE, PROTOCOL_UNREACHABLE, Kind
 from pylvs.model.addresses import Address, endpoint
+from pylvs.model.dataclass import replace
 from pylvs.model.service import Method, Protocol
 from pylvs.netlink import socket_diag
 from pylvs.netlink.socket_diag import Listener
@@ -39,6 +41,8 @@ def findings(facts: Facts) -> Iterator[Finding]:
             for wrong in of_server(path.server, seen):
                 if wrong.about & not_sent:
                     continue  # the probes did not leave this host, either
+                if wrong.id == "server_silent" and path.server in answering(facts):
+                    wrong = _only_to_us(path.server, wrong)
                 if path.server in clients_of(facts):
                     of_ways.append((path, _is_client(path.server, wrong)))
                     continue
@@ -49,6 +53,16 @@ def findings(facts: Facts) -> Iterator[Finding]:
     local = [each for each in endpoints(facts.services, local=True) if each.server in held]
     if local:
         yield from of_this_host(local, socket_diag.listeners())
+
+
+def _only_to_us(server: Address, wrong: Finding) -> Finding:
+    """Return that a server which answers clients does not answer this host."""
+    return replace(
+        wrong,
+        severity=Severity.WARNING,
+        title=f"{server} answers nothing of this director, but clients have just completed connections to it",
+        why="It drops what this director sends itself, by a rule or for want of a route back: checks fail.",
+    )
 
 
 def _is_client(server: Address, wrong: Finding) -> Finding:
@@ -140,12 +154,13 @@ def _no_vip(seen: Seen) -> Finding | None:
     vip, server = seen.endpoint.service.address, seen.endpoint.server
     if seen.skipped:
         return None
-    if not seen.answered("rip_echo", "rip") and not seen.replies.get("from_vip"):
+    from_vip = [*seen.replies.get("from_vip", ()), *seen.replies.get("port_from_vip", ())]
+    if not seen.answered("rip_echo", "rip") and not from_vip:
         return _unknown(seen)
     if seen.endpoint.destination.method is Method.ROUTE and seen.shares_mac_with is not None:
         return way.behind_proxy(seen, seen.shares_mac_with)
     returned = seen.to("vip_echo") is Kind.RETURNED or seen.to("vip") is Kind.RETURNED
-    if returned or seen.replies.get("from_vip"):
+    if returned or from_vip:
         return _lacks_vip(seen, RETURNS if returned else REPLIES)
     if seen.endpoint.destination.method is Method.TUNNEL:
         if seen.to("inner_rip") is Kind.ECHO:
@@ -162,7 +177,7 @@ def _no_vip(seen: Seen) -> Finding | None:
             fix=f"Permit {vip} as a source at this server's port: allowed address pairs, no source check.",
             about=subjects([seen]),
         )
-    if not seen.answered("rip_echo"):
+    if not seen.answered("rip_echo") and "port_from_vip" not in seen.replies:
         return _unknown(seen)
     if not seen.near_vip:  # a reply to the virtual address may have left by another way
         return _lacks_vip(seen, "nothing at the virtual address is answered")
@@ -171,7 +186,7 @@ def _no_vip(seen: Seen) -> Finding | None:
         severity=Severity.ERROR,
         layer=Layer.SERVER,
         title=f"{server} has {vip}, but nothing that is sent to it there gets an answer",
-        evidence=f"{server} answers an echo at its own address, drops one from {vip} as its own address, and answers"
+        evidence=f"{server} answers at its own address, drops what comes from {vip} as its own address, and answers"
         f" nothing at {vip}",
         why="The server drops these packets, or loses its replies: its rules and its routing tell which.",
         fix=f"Run pylvs doctor on {server}. If it finds nothing, permit packets to {vip} at its port of the switch.",
@@ -194,7 +209,7 @@ def _lacks_vip(seen: Seen, evidence: str) -> Finding:
         severity=Severity.ERROR,
         layer=Layer.SERVER,
         title=f"{server} does not have the virtual address {vip}",
-        evidence=f"an echo to {vip} that is sent to {server} has no answer; {evidence}",
+        evidence=f"what is sent to {vip} at {server} has no answer; {evidence}",
         why="It gets packets to an address that is not its own, and drops or forwards them.",
         fix=f"Add {vip} to lo of {server}, or correct the address of the real server in the table.",
         fix_command=command,

@@ -26,6 +26,7 @@ _SAMPLE, _SAMPLE_S = 20_000, 0.5  # entries of the connection table, and the tim
 _LEAST_GROWTH = 3  # packets between two readings
 _LEAST_BEGUN, _RECENT_S = 3, 20.0  # connections that wait for the end of their handshake, not for longer
 _WAITING = ("SYN_RECV", "SYNACK")
+_JUST_NOW_S = 3.0
 _LENGTHS = {"SYN_RECV": 60, "SYNACK": 120, "TIME_WAIT": 120, "CLOSE": 10, "CLOSE_WAIT": 60, "LAST_ACK": 30}
 _LEAST_SILENT = 5  # packets to a server of NAT without a reply
 _LEAST_ALIKE, _ALIKE_SHARE = 100, 0.9  # connections of one client
@@ -86,11 +87,10 @@ def of_connections(rows: Sequence[ServiceRow], sample: Sequence[Connection], tim
     """Yield servers to which clients do not complete connections, and services with one client."""
     flows: dict[tuple[Address, int, Address], _Flows] = defaultdict(_Flows)
     clients: dict[tuple[Address, int, int], Counter[Address]] = defaultdict(Counter)
-    lengths = {"ESTABLISHED": timeouts.tcp_s, "FIN_WAIT": timeouts.tcp_fin_s}
     for entry in sample:
         if entry.client_port and entry.protocol is Protocol.TCP:
-            age_s = lengths.get(entry.state, _LENGTHS.get(entry.state, 0)) - entry.expires_s
-            flows[entry.virtual, entry.virtual_port, entry.destination].add(entry.state, age_s)
+            flow = flows[entry.virtual, entry.virtual_port, entry.destination]
+            flow.add(entry.state, _age_s(entry, timeouts))
         if entry.client_port:
             clients[entry.virtual, entry.virtual_port, entry.protocol][entry.client] += 1
     for row in rows:
@@ -101,6 +101,28 @@ def of_connections(rows: Sequence[ServiceRow], sample: Sequence[Connection], tim
             servers = {server.destination.key.address for server in row.destinations}
             yield from _incomplete(str(key), {each: flows[key.address, key.port, each] for each in servers})
         yield from _one_client(row, clients[key.address, key.port, key.protocol])
+
+
+def answering(facts: Facts) -> frozenset[Address]:
+    """Return the real servers with which clients have completed connections just now, and began none since."""
+
+    def read() -> frozenset[Address]:
+        timeouts, flows = facts.director.timeouts(), defaultdict[Address, _Flows](_Flows)
+        for entry in _sampled(facts.director.connections_apart()):
+            if entry.client_port and entry.protocol is Protocol.TCP:
+                flows[entry.destination].add(entry.state, _age_s(entry, timeouts))
+        found = flows.items()
+        return frozenset(
+            server for server, flow in found if flow.newest_complete_s <= min([_JUST_NOW_S, *flow.waiting_s])
+        )
+
+    return facts.once("answering", read)
+
+
+def _age_s(entry: Connection, timeouts: Timeouts) -> float:
+    """Return how long ago the last packet of a connection came."""
+    lengths = {**_LENGTHS, "ESTABLISHED": timeouts.tcp_s, "FIN_WAIT": timeouts.tcp_fin_s}
+    return lengths.get(entry.state, 0) - entry.expires_s
 
 
 def beside_servers(

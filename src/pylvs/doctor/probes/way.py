@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity, Subject
+from pylvs.doctor.kernel.routes import rejecting
 from pylvs.doctor.servers import Way
 from pylvs.doctor.survey import Seen, askable, subjects
 from pylvs.model.addresses import Address
@@ -35,10 +36,10 @@ def _no_route(way: Way, about: frozenset[Subject]) -> Finding:
             id="route_drops",
             severity=Severity.ERROR,
             layer=Layer.ROUTE,
-            title=f"a {way.dropping} route drops all packets to {server}",
+            title=f"a {way.dropping} route or rule drops all packets to {server}",
             evidence=f"ip route get {server}: {way.dropping}",
             why="The packet path follows the routes of this host, so no packet reaches this real server.",
-            fix="Remove that route.",
+            fix="Remove it.",
             fix_command=_without_dropping(way),
             fix_host=HERE,
             about=about,
@@ -57,6 +58,9 @@ def _no_route(way: Way, about: frozenset[Subject]) -> Finding:
 
 
 def _without_dropping(way: Way) -> str:
+    rules = [each for each in rejecting(way.server.version) if each.is_rule and each.covers(way.server)]
+    if rules:
+        return rules[0].command
     family, kind = ("-4", way.dropping) if way.server.version == 4 else ("-6", way.dropping)
     return (
         f"ip {family} route show match {way.server} type {kind} | sort -t/ -k2 -n | tail -n 1 |"

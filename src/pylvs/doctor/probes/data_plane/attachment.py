@@ -34,8 +34,9 @@ def findings(facts: Facts) -> Iterator[Finding]:
         return
     tables = facts.director.tables
     loops = [each.name for each in facts.devices if each.loopback]
+    down = {each.name for each in facts.devices if not each.up}  # no packet comes in by them
     for problem in missing(tables):
-        if problem.needed:
+        if problem.needed and problem.device not in down:
             yield _missing(problem, facts)
         elif problem.device in loops and not problem.by_hand:
             yield _lo_taken_off(problem)
@@ -76,7 +77,7 @@ def _missing(problem: DeviceProblem, facts: Facts) -> Finding:
         identity, title = "device_detached", f"{device} was detached by hand"
         fix = "Attach it again."
     elif "next edit attaches it" in problem.reason and not occupied:
-        identity, title = "program_taken_off", f"{device} does not run pylvs: another program has taken it off"
+        identity, title = "program_taken_off", f"{device} does not run pylvs: it is new, or another program took it off"
         fix = "Attach it again, and let the other program leave clsact and its filters alone."
     else:
         identity, title = "device_not_attached", f"{device} is not attached, and something is in the way"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pylvs.dataplane.devices import gate
 from pylvs.doctor.facts import Facts
-from pylvs.doctor.finding import HERE, Finding, Layer, Severity
+from pylvs.doctor.finding import Finding, Layer, Severity, here
 
 
 def findings(facts: Facts) -> Iterator[Finding]:
@@ -17,7 +17,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
     if move is None or move.process:
         return
     gives_up = move.serves == "ip_vs" and "--back" not in move.command
-    yield Finding(
+    yield here(
         id="move_unfinished",
         severity=Severity.WARNING,
         layer=Layer.HOST,
@@ -25,6 +25,5 @@ def findings(facts: Facts) -> Iterator[Finding]:
         evidence="the pins of a gate before the packet path, which no process has locked",
         why="Edits of the table are refused until it is complete, also those of checks: dead servers stay.",
         fix="Complete it." + (" Or give it up: pylvs adopt --abort." if gives_up else ""),
-        fix_command=move.command,
-        fix_host=HERE,
+        command=move.command,
     )

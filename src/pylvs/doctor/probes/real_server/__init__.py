@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from pylvs.doctor.probes.real_server import address, application, devices, filter, reply, translation, tunnel
+from pylvs.doctor.probes.real_server import (
+    address,
+    application,
+    devices,
+    filter,
+    reply,
+    requests,
+    translation,
+    tunnel,
+)
 
 PROBES = (
     *(address.findings, application.findings, devices.findings, filter.findings),
-    *(reply.findings, translation.findings, tunnel.findings),
+    *(reply.findings, requests.findings, translation.findings, tunnel.findings),
 )

@@ -36,13 +36,19 @@ def _not_listening(
 ) -> Iterator[Finding]:
     """Yield a virtual address that no application receives packets for, except by remote login."""
     useful = [each for each in sockets if each.port != REMOTE_LOGIN and each.protocol == TCP]
-    if any(each.accepts(address) for each in sockets if each.port != REMOTE_LOGIN):
+    if any(each.accepts(address) and hears(server, each) for each in sockets if each.port != REMOTE_LOGIN):
         return
+    bound = [each for each in sockets if each.device and each.accepts(address) and each.port != REMOTE_LOGIN]
     own = [each for each in useful if each.address in server.own(address.version)]
     other = [each for each in useful if each not in own]
     reset = counts(facts).get("TcpOutRsts", 0)
     refused = f"; {counted(reset, 'connection')} refused (TcpOutRsts)" if reset else ""
-    if own:
+    if bound:
+        names = {each.index: each.name for each in facts.devices}
+        listed = ", ".join(f"port {each.port} on {names.get(each.device, each.device)}" for each in bound)
+        evidence = f"listening sockets are bound to devices by which no packets of others come: {listed}{refused}"
+        fix = "Let the application bind to no device (SO_BINDTODEVICE), or to that of its clients."
+    elif own:
         listed = ", ".join(endpoint(each.address, each.port) for each in own)
         evidence = f"listening is only {listed}{refused}"
         fix = f"Let it listen on {endpoint(address, own[0].port)} as well, or on all addresses."
@@ -54,7 +60,7 @@ def _not_listening(
         evidence = f"no socket listens on {address} or on all addresses, except for remote login{refused}"
         fix = "Start the application."
     yield Finding(
-        id="not_listening_on_vip" if own else "not_listening",
+        id="not_listening_on_vip" if own or bound else "not_listening",
         severity=Severity.ERROR,
         layer=Layer.SERVER,
         title=f"no application of this real server listens on {address}",
@@ -65,6 +71,11 @@ def _not_listening(
         fix=fix,
         about=frozenset({str(address)}),
     )
+
+
+def hears(server: RealServer, socket: Listener) -> bool:
+    """Return whether a socket receives what other hosts send: it is bound to no device, or to one of theirs."""
+    return not socket.device or socket.device in {each.index for each in (*server.outward, *server.tunnels)}
 
 
 def _stuck(held: Sequence[Address], before: Sequence[Listener]) -> Iterator[Finding]:

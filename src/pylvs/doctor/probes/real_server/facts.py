@@ -31,9 +31,9 @@ class RealServer:
     """This host as a real server.
 
     `vips`: the virtual addresses that it should hold, with what holds them. `outward`: the devices by which packets
-    come in. `own_addresses` are those of these devices. `expected`: clients that it certainly has. `by_nat`: packets of
-    NAT come to it, so `vips` are its own addresses. `guessed`: nothing shows that this host is a real server, so only
-    what is wrong on any host counts.
+    come in, and `tunnels` those that decapsulate. `own_addresses` are those of `outward`. `expected`: clients that it
+    certainly has. `by_nat`: packets of NAT come to it, so `vips` are its own addresses. `guessed`: nothing shows that
+    this host is a real server, so only what is wrong on any host counts.
     """
 
     memory: Memory
@@ -42,6 +42,7 @@ class RealServer:
     loopback: Device
     peers: Sequence[socket_diag.Peer]
     own_addresses: Sequence[Address]
+    tunnels: Sequence[Device] = ()
     expected: Sequence[Address] = ()
     by_nat: bool = False
     guessed: bool = False
@@ -101,7 +102,7 @@ def _real_server(facts: Facts) -> RealServer | None:
         if each.index in indices and each.address not in wanted and not each.address.is_link_local
     ]
     peers, expected = socket_diag.peers(), facts.expected.clients
-    return RealServer(memory, holders, outward, loopback, peers, own, expected, by_nat, guessed)
+    return RealServer(memory, holders, outward, loopback, peers, own, tunnels(facts), expected, by_nat, guessed)
 
 
 def _is_own(address: Address, everything: Sequence[AssignedAddress], outward: Set[int]) -> bool:

@@ -152,8 +152,10 @@ def _replies(facts: Facts, server: RealServer, address: Address, routes: KernelR
 
 
 def _arriving(facts: Facts, server: RealServer, address: Address) -> Sequence[Address]:
-    """Return the clients whose packets come in now, if the kernel has counted replies that it could not route."""
-    if not counts(facts).get("IpOutNoRoutes", 0) or not counts(facts).get("TcpExtListenDrops", 0):
+    """Return the clients whose packets come in now, if the kernel has counted some that it could not route back."""
+    seen = counts(facts)
+    unrouted = seen.get("IpOutNoRoutes", 0) and seen.get("TcpExtListenDrops", 0)
+    if not unrouted and not seen.get("TcpExtIPReversePathFilter", 0):
         return ()
 
     def look() -> Sequence[Address]:

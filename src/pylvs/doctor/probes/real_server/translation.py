@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 
 from pylvs.doctor.facts import Facts
-from pylvs.doctor.finding import HERE, Finding, Layer, Severity
+from pylvs.doctor.finding import Finding, Layer, here
 from pylvs.doctor.packet_filter.host import packet_filter
 from pylvs.doctor.packet_filter.packet import Packet, Translation
 from pylvs.doctor.probes.checks import connect
@@ -58,15 +58,13 @@ def _nowhere(
 
 
 def _dead_end(address: Address, port: int, other: Translation, where: str) -> Finding:
-    return Finding(
+    return here(
         id="server_nat_rule",
-        severity=Severity.ERROR,
         layer=Layer.SERVER,
         title=f"a rule of NAT sends packets to {endpoint(address, port)} to {where}",
         evidence=other.text,
         why="The packet filter replaces their destination before an application sees them.",
         fix="Remove the rule.",
-        fix_command=other.remove,
-        fix_host=HERE,
-        about=frozenset({str(address)}),
+        command=other.remove,
+        about=[address],
     )

@@ -134,7 +134,7 @@ def _astray(address: Address, client: Address, where: str) -> Finding:
         why="Clients get no reply: those from the virtual address take another way than the real server's own packets.",
         fix="Remove the rule, or correct its table." if rules else "Correct the route.",
         fix_command=f"ip {family}rule del priority {rules[0]}" if rules else None,
-        fix_host=HERE if rules else None,
+        fix_host=HERE,
         about=frozenset({str(address)}),
     )
 

@@ -1,0 +1,157 @@
+"""This host's own addresses: on a device that does not use them, on another host as well, or a wrong one as source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from ipaddress import ip_address
+
+from pylvs.doctor.clients import owner_of
+from pylvs.doctor.commands import listed, named
+from pylvs.doctor.facts import Facts
+from pylvs.doctor.finding import Finding, Layer, here, server_subject
+from pylvs.doctor.kernel.routes import KernelRoutes
+from pylvs.doctor.probes.real_server.facts import real_server
+from pylvs.doctor.running import status_of
+from pylvs.doctor.servers import own_addresses
+from pylvs.doctor.survey import askable, link_source
+from pylvs.doctor.virtual_routers import routers_of
+from pylvs.doctor.wire.exchange import Exchange
+from pylvs.doctor.wire.packets import Reply
+from pylvs.model.addresses import Address
+from pylvs.model.errors import PylvsError
+from pylvs.netlink.links import AssignedAddress, Device
+
+_JOINING = ("bridge", "bond", "team", "openvswitch")  # a port's packets are theirs; a VRF leaves them to the device
+_LIMIT_S, _AGAIN_S = 0.6, 0.2
+_MOST = 16  # addresses
+
+
+def findings(facts: Facts) -> Iterator[Finding]:
+    """Yield what is wrong with the addresses of this host, a director or a real server."""
+    if not facts.has_tables and real_server(facts) is None:
+        return
+    yield from _on_ports(facts)
+    yield from _twice(facts)
+    if facts.has_tables:
+        yield from _virtual_sources(facts)
+
+
+def _on_ports(facts: Facts) -> Iterator[Finding]:
+    """Yield ports of bridges and bonds that have addresses."""
+    by_index = {each.index: each for each in facts.devices}
+    for port in facts.devices:
+        joined = by_index.get(port.master)
+        held = [each for each in facts.addresses if each.index == port.index and not each.address.is_link_local]
+        if joined is not None and joined.kind in _JOINING and held:
+            yield _on_port(port, joined, held, [*facts.virtual_addresses, *_servers(facts)])
+
+
+def _on_port(port: Device, joined: Device, held: Sequence[AssignedAddress], explains: Sequence[object]) -> Finding:
+    moves = (
+        f"ip address del {each.address}/{each.prefix} dev {port.name};"
+        f" ip address replace {each.address}/{each.prefix} dev {joined.name}"
+        for each in held
+    )
+    return here(
+        id="address_on_port",
+        layer=Layer.HOST,
+        title=f"{listed([str(each.address) for each in held])} of this host is on {port.name}, which is a port of"
+        f" {joined.name}",
+        evidence=f"ip link show {port.name}: master {joined.name}, of kind {joined.kind}",
+        why=f"What {port.name} receives belongs to {joined.name}, so this host gets no packets there, nor ARP.",
+        fix=f"Move the addresses to {joined.name}, and add the routes by {port.name} there again.",
+        command="; ".join(moves),
+        about=[port.name, *(each.address for each in held)],
+        explains=explains,
+    )
+
+
+def _servers(facts: Facts) -> frozenset[str]:
+    """Return the subjects of all real servers of the table."""
+    return frozenset(
+        server_subject(str(row.service.key), each.destination.key.address)
+        for row in facts.services
+        for each in row.destinations
+    )
+
+
+def _twice(facts: Facts) -> Iterator[Finding]:
+    """Yield own addresses that another host has, too. No host learns anything from the question (RFC 5227)."""
+    server = real_server(facts)
+    shared = {*(server.vips if server is not None and not server.by_nat else ()), *facts.virtual_addresses}
+    with suppress(PylvsError):  # of the file: a finding of its own
+        shared |= {address for router in routers_of(facts) for address in router.addresses}
+    devices = {each.index: each for each in facts.devices if askable(each)}
+    mine = [
+        (devices[each.index], each.address)
+        for each in facts.addresses
+        if each.index in devices and not each.address.is_link_local and each.address not in shared
+    ][:_MOST]
+    own_macs = {each.mac for each in facts.devices}
+    with Exchange({each.address for each in facts.addresses}) as exchange:
+        questions = [
+            exchange.who_has(device, address, None if address.version == 4 else source)
+            for device, address in mine
+            if address.version == 4 or (source := link_source(facts, device, address)) is not None
+        ]
+        exchange.ask(questions, _LIMIT_S, _AGAIN_S, whole=True)
+        found = {address: exchange.answers.macs(address) for _, address in mine}
+    for device, address in mine:
+        for reply in found[address]:
+            if reply.mac not in own_macs:
+                yield _other_has(facts, device, address, reply)
+                break
+
+
+def _other_has(facts: Facts, device: Device, address: Address, reply: Reply) -> Finding:
+    what, mac = "ARP" if address.version == 4 else "neighbour discovery", reply.mac.hex(":")
+    other = owner_of(facts, reply.mac, device, address.version)
+    name = f", {other}" if other is not None and other != address else ""
+    return here(
+        id="own_address_twice",
+        layer=Layer.ADDRESS,
+        title=f"another host{name} has {address}, an address of this host",
+        evidence=f"{mac} answers {what} for {address} on {device.name}",
+        why="Other hosts send what is for this one to the host that answered last: replies to checks, and of NAT.",
+        fix=f"Take {address} from that host, or give this one another address.",
+        about=[address],
+    )
+
+
+def _virtual_sources(facts: Facts) -> Iterator[Finding]:
+    """Yield virtual addresses from which this host checks real servers that have them, where such a check fails."""
+    status = status_of(facts)
+    if status is None:
+        return
+    failing = [
+        ip_address(each["server"].rpartition(":")[0].strip("[]"))
+        for service in status["services"]
+        for each in service["servers"]
+        if not each["up"] and each["standing"] == "enabled"
+    ]
+    keys = [key for service in status["services"] for key in service["keys"]]
+    vips = {ip_address(key.partition(" ")[2].rpartition(":")[0].strip("[]")) for key in keys if key[:3] != "FWM"}
+    found = dict[Address, list[Address]]()
+    with KernelRoutes() as routes:
+        for server in dict.fromkeys(failing):
+            source = routes.source_to(server)
+            if source is not None and source in vips:
+                found.setdefault(source, []).append(server)
+    for source, servers in found.items():
+        yield _virtual_source(facts, source, servers, keys)
+
+
+def _virtual_source(facts: Facts, source: Address, servers: Sequence[Address], keys: Sequence[str]) -> Finding:
+    own = [each.address for each in own_addresses(facts).real if each.address.version == source.version]
+    return here(
+        id="source_is_virtual",
+        layer=Layer.HOST,
+        title=f"this host checks {named(servers, 'server')} from the virtual address {source}",
+        evidence=f"ip route get {servers[0]}: src {source}; pylvs status: the checks fail",
+        why="Real servers of direct routing and tunnels have this address, too, and drop packets from it as their own.",
+        fix=f"Give the route to the servers this host's own address as its source: src {own[0] if own else 'ADDRESS'}."
+        " Virtual addresses have the prefix length 32; those of IPv6 128, and preferred_lft 0.",
+        about=[source],
+        explains=[server_subject(key, server) for key in keys for server in servers],
+    )

@@ -1,0 +1,61 @@
+"""Requests that a real server receives and does not answer, and the rules that may drop them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pylvs.doctor.facts import Facts
+from pylvs.doctor.finding import Finding, Layer, here
+from pylvs.doctor.kernel.sniffer import Arrivals, Opening
+from pylvs.doctor.packet_filter.host import INPUT, OUTPUT, packet_filter
+from pylvs.doctor.packet_filter.packet import Packet, Verdict
+from pylvs.doctor.probes.real_server.facts import RealServer, listeners, real_server
+from pylvs.model.addresses import endpoint
+from pylvs.model.errors import counted
+from pylvs.netlink.socket_diag import TCP
+
+_LOOK_S = 1.5
+
+
+def findings(facts: Facts) -> Iterator[Finding]:
+    """Yield that SYNs come to an application, and no reply leaves."""
+    server = real_server(facts)
+    if server is None or server.guessed or not server.held():
+        return
+    with Arrivals(server.outward) as arrivals:
+        seen = arrivals.unanswered(server.held(), _LOOK_S)
+    sockets = [each for each in listeners(facts) or () if each.protocol == TCP]
+    lost = [each for each in seen if any(some.port == each.port and some.accepts(each.address) for some in sockets)]
+    if not lost:
+        return
+    first, rule = lost[0], next(filter(None, (_rule(facts, server, each) for each in lost)), "")
+    yield here(
+        id="server_firewall" if rule else "server_requests_unanswered",
+        layer=Layer.SERVER,
+        title=f"this real server receives SYNs to {endpoint(first.address, first.port)}, and does not answer them"
+        + (": a rule of its packet filter may drop them" if rule else ""),
+        evidence=f"{counted(len(lost), 'SYN')} within {_LOOK_S:g} s, as of {first.client}, and no reply left"
+        + (f"; {rule}, by a condition that depends on more than addresses and ports" if rule else ""),
+        why="The application listens, so something between the device and its socket drops these packets.",
+        fix="Remove the rule, or accept the service before it."
+        if rule
+        else "Look at nft list ruleset, ip xfrm policy, and nstat.",
+        about=[first.address],
+        symptom=not rule,
+    )
+
+
+def _rule(facts: Facts, server: RealServer, opening: Opening) -> str:
+    """Return the rule whose verdict on a SYN, or on its reply, cannot be known; "" if there is none."""
+    client, client_port, address, port = opening
+    for device in server.outward:
+        name = device.name
+        ways = (
+            (INPUT, Packet(client, address, TCP, client_port, port, iif=name)),
+            (OUTPUT, Packet(address, client, TCP, port, client_port, oif=name, new=False)),
+        )
+        for hooks, packet in ways:
+            found = packet_filter(facts).decision(hooks, packet, str(address))
+            if found.verdict is Verdict.UNKNOWN and found.text:
+                return found.text
+    return ""
