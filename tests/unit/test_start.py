@@ -34,7 +34,7 @@ UNUSED = "aiohttp dns h11 http.client prometheus_client rich structlog unittest"
         # the doctor on a host without a daemon, virtual routers, marks and iptables
         (
             "pylvs.doctor.examination",
-            "asyncio click concurrent.futures email http.client lark pylvs.config pylvs.ipvsadm.listing pylvs.netfilter",
+            "asyncio click concurrent.futures email http.client pylvs.config pylvs.ipvsadm.listing pylvs.netfilter",
         ),
         ("pylvs.system.processes.runner", f"asyncio pathlib dataclasses inspect {UNUSED}"),
         # the API, which the daemon imports when it is ready

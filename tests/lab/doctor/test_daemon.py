@@ -85,7 +85,7 @@ FAULTS = [
         name="checks from the virtual address",
         host="director",
         script="ip route replace 10.0.0.0/24 dev eth0 src 10.0.0.100; "
-        + "until pylvs status | grep -q '10.0.0.21:80  *down'; do sleep 0.1; done",
+        "until pylvs status | grep -q '10.0.0.21:80  *down'; do sleep 0.1; done",
         cause="source_is_virtual",
         words=("10.0.0.21", "src 10.0.0.10"),
         cure="ip route replace 10.0.0.0/24 dev eth0 src 10.0.0.10",
