@@ -90,6 +90,7 @@ MOST_LATE = {
     "config": 5,
     "daemon": 15,
     "dataplane": 58,
+    "doctor": 14,
     "edge": 4,
     "health": 6,
     "ipvsadm": 21,

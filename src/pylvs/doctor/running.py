@@ -37,7 +37,7 @@ def _replies(state: StateDirectory) -> bool:
     """Return whether the daemon replies to a short request, or is just starting."""
     from http.client import HTTPException  # late: only hosts with a daemon
 
-    from pylvs.system.unix_http import UnixConnection
+    from pylvs.system.unix_http import UnixConnection  # late: it imports http.client
 
     try:
         with closing(UnixConnection(state.socket_path, PATIENCE_S)) as connection:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pylvs.doctor.clients import clients_of
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import Finding, Layer, Severity, Subject, server_subject
-from pylvs.doctor.probes import nat, tunnel, way
+from pylvs.doctor.probes import tunnel, way
 from pylvs.doctor.probes.data_plane.egress import egress_findings
 from pylvs.doctor.probes.methods import exceptions
 from pylvs.doctor.probes.traffic import answering
@@ -327,4 +327,36 @@ def _judged_nat(seen: Seen) -> Finding | None:
         return _firewall(seen, "rip")
     if not seen.answered("rip", "rip_echo"):
         return _unknown(seen) if service.protocol is Protocol.TCP else None
-    return tunnel.too_long(seen) or nat.reply_path(seen)
+    return tunnel.too_long(seen) or _reply_path(seen)
+
+
+def _reply_path(seen: Seen) -> Finding | None:
+    """Judge whether a server of NAT replies through this host: to an address that is not of its own network.
+
+    In standby the replies go through the master, which has the servers' gateway.
+    """
+    if seen.is_standby:
+        return None
+    way, server = seen.way, seen.endpoint.server
+    pairs = [("rip", "back"), ("rip_echo", "back_echo")]
+    asked = [back for near, back in pairs if back in seen.replies and seen.answered(near)]
+    replies = [reply for back in asked for reply in seen.replies[back]]
+    assert way.device is not None
+    macs = {each.mac for each in seen.macs}
+    if not asked or any(each.ifindex == way.device.index and (not macs or each.mac in macs) for each in replies):
+        return None
+    how = f"its reply comes by {replies[0].mac.hex(':')} instead" if replies else "no reply comes"
+    gateway = way.source
+    family = "" if server.version == 4 else "-6 "
+    return Finding(
+        id="nat_reply_path",
+        severity=Severity.ERROR,
+        layer=Layer.REPLY,
+        title=f"{server} does not reply through this director",
+        evidence=f"{server} answers {way.source}, of its own network; asked from {way.outside}, {how}",
+        why="The reply has to come back here, where the address of the real server becomes the virtual one again.",
+        fix=f"Let the default route of {server} lead to {gateway}.",
+        fix_command=f"ip {family}route replace default via {gateway}",
+        fix_host=str(server),
+        about=subjects([seen]),
+    )
