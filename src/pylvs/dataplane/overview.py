@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from pylvs.dataplane import vip_roles
-from pylvs.dataplane.devices import gate
 from pylvs.dataplane.devices.attach import attached
 from pylvs.dataplane.devices.attachments import missing, not_forwarding
 from pylvs.dataplane.devices.host import ThisHost, absent
+from pylvs.dataplane.devices.move import unfinished
 from pylvs.dataplane.devices.rp_filter import named
 from pylvs.dataplane.director import open_director
 from pylvs.model.rows import HookPackets, ServiceRow, TableUse, refusals
@@ -34,7 +34,7 @@ def overview() -> dict[str, Any]:
     roles, use, packets = vip_roles.in_force(tables), counts.use or TableUse(0, 0, 0), counts.forwarded
     total = HookPackets(sum(each.xdp for each in packets.values()), sum(each.tc for each in packets.values()))
     none = HookPackets(0, 0)
-    checks, move = named(tables), gate.unfinished(director.state)
+    checks, move = named(tables), unfinished(director.state)
     listed = {(row.service.key, each.destination.key) for row in services for each in row.destinations}
     devices = [
         {

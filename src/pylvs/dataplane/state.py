@@ -34,6 +34,7 @@ XDP, TC, EGRESS, BARE = ENTRIES = ("pylvs_xdp", "pylvs_tc", "pylvs_tc_egress", "
 SIP, BYPASS = ON_DEMAND = ("tc_sip", "tc_bypass")
 CLOCK, ORPHANS, CACHE_SWEEP = "read_clock", "end_orphans", "sweep_cache"  # programs that commands run
 RESTORE = "restore_conns"  # run by a copy of the connection table, for which alone it is loaded
+SELECTED = "selected"  # a map: 0 or 1, added to the number of the program that a switch calls
 GATE = "gate"  # the directory with the pins of a gate before the packet path (devices/gate.py)
 GIVING_BACK = "giving-back"  # a note: a process gives the table to ip_vs, or was killed while it did
 OLD_GATE = "old-gate"  # that of a gate which devices run no more, or not for long

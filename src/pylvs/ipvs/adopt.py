@@ -22,6 +22,7 @@ from pylvs.dataplane import load
 from pylvs.dataplane.connections import states
 from pylvs.dataplane.destinations import DestinationSlots
 from pylvs.dataplane.devices import gate
+from pylvs.dataplane.devices.move import is_open
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.exchange.insertion import BYPASS, Incoming, Insertion
 from pylvs.dataplane.reader import table_use
@@ -157,7 +158,7 @@ class Adoption:
         director = self._director
         if director.state.exists and director.state.has_gate:
             with Lock(director.state.pin_path(GATE), 0, "pylvs adopt"):
-                if gate.is_open(director.state):
+                if is_open(director.state):
                     director.adopting = True
                     return self._complete()
             give_up(director)
@@ -343,7 +344,7 @@ def give_up(director: BpfDirector) -> None:
     state = director.state
     if not (state.exists and state.has_gate):
         return
-    if gate.is_open(state):
+    if is_open(state):
         raise Busy("pylvs serves already, so the adoption cannot be given up: pylvs adopt completes it")
     rules = director.mark_rules()
     director.close()

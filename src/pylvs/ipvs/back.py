@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from pylvs.bpf import maps
 from pylvs.dataplane import load
 from pylvs.dataplane.devices import gate
+from pylvs.dataplane.devices.move import is_open
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.exchange.handover import HandoverReader
 from pylvs.dataplane.state import GATE, GIVING_BACK
@@ -72,7 +73,7 @@ class Return:
                 raise Busy("pylvs adopt runs in this network namespace, or was interrupted: run pylvs adopt first")
             with Lock(state.pin_path(GATE), 0, "pylvs adopt"):
                 director.adopting = self._returned.was_interrupted = True
-                if not gate.is_open(state):
+                if not is_open(state):
                     return self._end()
                 self._undo()
         elif state.exists and state.note(GIVING_BACK):
@@ -92,7 +93,7 @@ class Return:
                 self._prepare(rows, opened)
                 self._switch()
         except BaseException:
-            if not (state.exists and state.has_gate) or gate.is_open(state):
+            if not (state.exists and state.has_gate) or is_open(state):
                 self._undo()
                 raise
         return self._end()

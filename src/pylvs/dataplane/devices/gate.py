@@ -17,45 +17,11 @@ from pylvs.bpf import kernel, libbpf, maps
 from pylvs.bpf.maps import MMAPABLE, ArrayMap, MmapArray
 from pylvs.dataplane import load
 from pylvs.dataplane.devices import attach
-from pylvs.dataplane.devices.loads import SELECTED
-from pylvs.dataplane.state import ENTRIES, GATE, GIVING_BACK, OLD_GATE, RESTORE, XDP, State
-from pylvs.model.dataclass import dataclass
+from pylvs.dataplane.devices.move import OPEN
+from pylvs.dataplane.state import ENTRIES, GATE, OLD_GATE, RESTORE, SELECTED, XDP, State
 from pylvs.model.errors import Unsupported
-from pylvs.system.lock import owner
 
 _ARRAY, _PROGRAM_ARRAY = 2, 3  # BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_PROG_ARRAY
-_OPEN = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """A move of the table between ip_vs and pylvs that has not ended.
-
-    `command` moves it, or completes it. `serves` is `ip_vs` or `pylvs`. `process` moves it now; 0: it was interrupted.
-    """
-
-    command: str
-    serves: str
-    process: int = 0
-
-    def __str__(self) -> str:
-        now = f"runs, process {self.process}" if self.process else "was interrupted"
-        then = "" if self.process else f"; {self.command} completes it"
-        if not self.process and self.serves == "ip_vs" and "--back" not in self.command:
-            then += ", and pylvs adopt --abort gives up"
-        return f"{self.command} {now}: {self.serves} serves, and edits of the table are refused{then}"
-
-
-def unfinished(state: State) -> Move | None:
-    """Return the move of the table that has not ended; None: there is no gate."""
-    if not (state.exists and state.has_gate):
-        return None
-    try:
-        serves = "pylvs" if is_open(state) else "ip_vs"
-    except FileNotFoundError:  # it ends now
-        return None
-    command = "pylvs adopt --back" if state.note(GIVING_BACK) else "pylvs adopt"
-    return Move(command, serves, owner(state.pin_path(GATE)))
 
 
 def close(state: State, is_open: bool = False) -> None:
@@ -69,7 +35,7 @@ def close(state: State, is_open: bool = False) -> None:
         opened.callback(os.close, selected)
         libbpf.pin(selected, state.pin_path(f"{draft}/{SELECTED}"))
         with MmapArray.duplicate(selected) as words:
-            words.publish(0, 0, _OPEN if is_open else 0)
+            words.publish(0, 0, OPEN if is_open else 0)
         for name in load.TAILCALLS:
             array = libbpf.create_map(_PROGRAM_ARRAY, name, 4, 4, 2 * len(ENTRIES))
             opened.callback(os.close, array)
@@ -80,7 +46,7 @@ def close(state: State, is_open: bool = False) -> None:
 def open_all(state: State) -> None:
     """Let the packets of all devices use the packet path, and wait until none is in the stack's turn any more."""
     with MmapArray.open(state.pin_path(f"{GATE}/{SELECTED}")) as selected:
-        selected.publish(0, 0, _OPEN)
+        selected.publish(0, 0, OPEN)
     maps.grace_period()
 
 
@@ -89,12 +55,6 @@ def shut(state: State) -> None:
     with MmapArray.open(state.pin_path(f"{GATE}/{SELECTED}")) as selected:
         selected.publish(0, 0, 0)
     maps.grace_period()
-
-
-def is_open(state: State) -> bool:
-    """Return whether a gate that exists is open."""
-    with MmapArray.open(state.pin_path(f"{GATE}/{SELECTED}")) as selected:
-        return selected.words[0] == _OPEN
 
 
 def entry(state: State, name: str) -> int:
@@ -119,7 +79,7 @@ def entry(state: State, name: str) -> int:
         selected = kept(libbpf.open_pin(state.pin_path(f"{GATE}/{SELECTED}")))
         first = 2 * ENTRIES.index(name)
         with ArrayMap.duplicate(array) as programs:
-            programs.put_descriptor(first + _OPEN, real)  # the one before it stays empty: the packet passes
+            programs.put_descriptor(first + OPEN, real)  # the one before it stays empty: the packet passes
         program = kernel.load_switch(name == XDP, array, selected, first)
         libbpf.pin(program, pin)
         return program

@@ -10,11 +10,9 @@ from pylvs.bpf import kernel, maps
 from pylvs.bpf.maps import ArrayMap
 from pylvs.dataplane import load
 from pylvs.dataplane.devices import attach
-from pylvs.dataplane.state import XDP, State
+from pylvs.dataplane.state import SELECTED, XDP, State
 from pylvs.model.errors import Busy, PylvsError
 from pylvs.system.lock import Lock
-
-SELECTED = "selected"  # a map: 0 or 1, added to the number of the program that a switch calls
 
 
 def drop_half_loaded(state: State) -> None:

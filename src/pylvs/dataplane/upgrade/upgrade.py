@@ -22,10 +22,22 @@ from pylvs.bpf import kernel, libbpf, maps
 from pylvs.bpf.maps import MMAPABLE, ArrayMap, MmapArray
 from pylvs.dataplane import load
 from pylvs.dataplane.devices import attach, attachments
-from pylvs.dataplane.devices.loads import SELECTED, drop_others
+from pylvs.dataplane.devices.loads import drop_others
 from pylvs.dataplane.devices.selection import Concerns
 from pylvs.dataplane.reader import table_use
-from pylvs.dataplane.state import BARE, EGRESS, ENTRIES, FIXED_CAPACITY, LOADED, ON_DEMAND, RESTORE, TC, XDP, State
+from pylvs.dataplane.state import (
+    BARE,
+    EGRESS,
+    ENTRIES,
+    FIXED_CAPACITY,
+    LOADED,
+    ON_DEMAND,
+    RESTORE,
+    SELECTED,
+    TC,
+    XDP,
+    State,
+)
 from pylvs.dataplane.tables import MASK32, Tables
 from pylvs.dataplane.upgrade.former import Former
 from pylvs.dataplane.upgrade.restore import ConnectionCopy, Source

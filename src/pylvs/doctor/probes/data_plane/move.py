@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pylvs.dataplane.devices import gate
+from pylvs.dataplane.devices.move import unfinished
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import Finding, Layer, Severity, here
 
@@ -13,7 +13,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
     """Yield a move that no process carries on."""
     if not facts.has_tables:
         return
-    move = gate.unfinished(facts.director.state)
+    move = unfinished(facts.director.state)
     if move is None or move.process:
         return
     gives_up = move.serves == "ip_vs" and "--back" not in move.command
