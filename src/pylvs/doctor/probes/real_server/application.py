@@ -36,7 +36,7 @@ def _not_listening(
 ) -> Iterator[Finding]:
     """Yield a virtual address that no application receives packets for, except by remote login."""
     useful = [each for each in sockets if each.port != REMOTE_LOGIN and each.protocol == TCP]
-    if any(each.accepts(address) and hears(server, each) for each in sockets if each.port != REMOTE_LOGIN):
+    if any(each.accepts(address) and receives(server, each) for each in sockets if each.port != REMOTE_LOGIN):
         return
     bound = [each for each in sockets if each.device and each.accepts(address) and each.port != REMOTE_LOGIN]
     own = [each for each in useful if each.address in server.own(address.version)]
@@ -73,7 +73,7 @@ def _not_listening(
     )
 
 
-def hears(server: RealServer, socket: Listener) -> bool:
+def receives(server: RealServer, socket: Listener) -> bool:
     """Return whether a socket receives what other hosts send: it is bound to no device, or to one of theirs."""
     return not socket.device or socket.device in {each.index for each in (*server.outward, *server.tunnels)}
 
