@@ -18,7 +18,7 @@ from pylvs.bpf import libbpf, mounts
 from pylvs.bpf.libbpf import create_map
 from pylvs.bpf.maps import ArrayMap
 from pylvs.daemon import STATE_ROOT
-from pylvs.dataplane.state import State, collect_dead_states, netns_cookie
+from pylvs.dataplane.state import SYNC_DAEMONS, State, collect_dead_states, netns_cookie
 from pylvs.model.errors import Busy, PylvsError
 from tests.waiting import until
 
@@ -270,6 +270,10 @@ def test_the_state_of_a_dead_namespace_is_collected_and_no_other(namespace: str)
     subprocess.run(["ip", "netns", "add", other], check=True)
     dead = int(run("ip netns exec", other, CREATE, "dead"))
     living = int(run("ip netns exec", namespace, CREATE, "living"))
+    daemons = {cookie: Path(SYNC_DAEMONS, f"net{cookie}", "backup.json") for cookie in (dead, living)}
+    for file in daemons.values():  # of killed daemons
+        file.parent.mkdir(parents=True)
+        file.touch()
     with idle_process("nsenter", f"--net=/run/netns/{other}"):
         subprocess.run(["ip", "netns", "del", other], check=True)
         assert dead not in collect_dead_states(), "a process still lives in it"
@@ -284,6 +288,8 @@ def test_the_state_of_a_dead_namespace_is_collected_and_no_other(namespace: str)
     assert living not in gone
     assert living in cookies()
     assert dead not in cookies()
+    assert [daemons[living].exists(), daemons[dead].parent.exists()] == [True, False]
+    shutil.rmtree(daemons[living].parent)
     assert run("shell", namespace, DESCRIBE).split()[1] == "True"
 
 

@@ -7,20 +7,23 @@ import signal
 import socket
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
+from pylvs.cli.director import down
 from pylvs.model.director import Connection
 from pylvs.model.errors import DaemonRuns, NoDaemon, PylvsError
 from pylvs.model.sync.connection import SyncedConnection
 from pylvs.model.sync.daemons import BACKUP, MASTER, ROLES, SyncDaemon
-from pylvs.sync import control, wire
+from pylvs.sync import control, wire, worker
 from pylvs.sync.files import DaemonFiles
+from pylvs.system.syscalls import CAPABILITIES
 from tests.packet.frames import CLIENT4, tcp
 from tests.packet.host import ROUTER_MAC, SENT, VIP4, Host, new_host, server4
 from tests.waiting import until
@@ -40,12 +43,18 @@ def host() -> Iterator[Host]:
                     control.stop(role)
 
 
-@pytest.fixture
-def link() -> Iterator[socket.socket]:
-    """What arrives at the other end of d0."""
+@contextmanager
+def opened_link() -> Iterator[socket.socket]:
+    """Yield a socket of what arrives at the other end of d0."""
     with closing(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))) as made:
         made.bind(("d1", 0))
         made.setblocking(False)
+        yield made
+
+
+@pytest.fixture
+def link(host: Host) -> Iterator[socket.socket]:
+    with opened_link() as made:
         yield made
 
 
@@ -78,6 +87,15 @@ def received(link: socket.socket, port: int) -> SyncedConnection:
     found = until(look, f"a message about port {port}")
     assert found
     return found
+
+
+def send_about(link: socket.socket, service_port: int) -> None:
+    """Send a message about a connection of port 6000 to the first real server."""
+    address, vip, server = (ip_address(each) for each in ("198.51.100.7", VIP4, server4(1)))
+    message = wire.Message(1, SYNCID, 1472, 0.0, bytearray())
+    message.add(wire.encode(SyncedConnection(6, address, 6000, vip, service_port, server, service_port, 0x83, 1, 600)))
+    datagram = IP(src="10.77.0.254", dst="224.0.0.81", ttl=1) / UDP(sport=8848, dport=8848) / message.encoded()
+    link.send(bytes(Ether(dst="01:00:5e:00:00:51", src=ROUTER_MAC) / datagram))
 
 
 def worker_of(role: str) -> int:
@@ -150,18 +168,59 @@ def test_a_backup_stores_what_it_receives(host: Host, link: socket.socket) -> No
     key = host.new_key()
     host.serve(key, 1)
     control.start(SyncDaemon(BACKUP, "d0", SYNCID))
-    address, vip, server = (ip_address(each) for each in ("198.51.100.7", VIP4, server4(1)))
-    message = wire.Message(1, SYNCID, 1472, 0.0, bytearray())
-    message.add(wire.encode(SyncedConnection(6, address, 6000, vip, key.port, server, key.port, 0x83, 1, 600)))
-    datagram = IP(src="10.77.0.254", dst="224.0.0.81", ttl=1) / UDP(sport=8848, dport=8848) / message.encoded()
-    link.send(bytes(Ether(dst="01:00:5e:00:00:51", src=ROUTER_MAC) / datagram))
+    send_about(link, key.port)
 
     def found() -> list[Connection]:
         return [each for each in host.director.connections() if each.client_port == 6000]
 
     stored = until(found, "it is stored")
-    assert [(each.state, each.destination) for each in stored] == [("ESTABLISHED", server)]
+    assert [(each.state, str(each.destination)) for each in stored] == [("ESTABLISHED", server4(1))]
     assert until(lambda: control.counts(BACKUP).get("created"), "it is counted") == 1
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_worker_keeps_the_capabilities_that_it_uses(host: Host, role: str) -> None:
+    control.start(SyncDaemon(role, "d0", SYNCID))
+    status = Path(f"/proc/{worker_of(role)}/status").read_text(encoding="ascii")
+    kept = int(dict(line.split(":", 1) for line in status.splitlines())["CapPrm"], 16)
+    assert kept == sum(1 << CAPABILITIES[each] for each in worker.CAPABILITIES)
+
+
+@pytest.fixture
+def own_host() -> Iterator[Host]:
+    """A host whose tables a test replaces or removes."""
+    with new_host() as made:
+        try:
+            yield made
+        finally:
+            control.stop_all()
+
+
+def test_daemons_without_their_other_capabilities_follow_to_another_table(own_host: Host) -> None:
+    with opened_link() as link:
+        for role in ROLES:
+            control.start(SyncDaemon(role, "d0", SYNCID))
+        key = own_host.new_key()
+        own_host.serve(key, 1)
+        connect(own_host, 5010, key.port)
+        received(link, 5010)
+        own_host.director.change_setting("conn_max", 8192)
+        own_host.close_programs()
+        received(link, 5010)  # again: all that is in the other table
+        send_about(link, key.port)
+        assert until(lambda: control.counts(BACKUP).get("created"), "it is stored") == 1
+        assert not control.counts(BACKUP).get("no tables")
+
+
+def test_down_stops_the_daemons(own_host: Host) -> None:
+    for role in ROLES:
+        control.start(SyncDaemon(role, "d0", SYNCID))
+    own_host.close_programs()
+    done = CliRunner().invoke(down, [])
+    assert done.exit_code == 0, done.output
+    assert done.output.splitlines()[:2] == ["the master sync daemon is stopped", "the backup sync daemon is stopped"]
+    assert list(control.running()) == []
+    assert not os.path.exists(DaemonFiles().directory)
 
 
 def test_a_daemon_that_cannot_start_leaves_nothing(host: Host) -> None:

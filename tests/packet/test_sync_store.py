@@ -306,7 +306,6 @@ def test_what_ipvs_refuses_is_invalid(host: Host, store: SyncStore) -> None:
         replace(good, protocol=0),
         replace(good, flags=good.flags | SyncFlag.ONE_PACKET),
         replace(announced(datagrams), state=1),
-        replace(good, state=2, flags=good.flags | TEMPLATE),
         replace(good, state=0, flags=good.flags | TEMPLATE | SyncFlag.NO_CPORT),
         replace(good, state=0, flags=good.flags | TEMPLATE | SyncFlag.ONE_PACKET),
     )
@@ -314,6 +313,15 @@ def test_what_ipvs_refuses_is_invalid(host: Host, store: SyncStore) -> None:
     assert store.store([good, *bad]) == StoreCounts(created=1, invalid=len(bad))
     assert len(listed(host)) == 1
     assert host.director.tables.book.get(0, "destination_top") == top
+
+
+@pytest.mark.parametrize(("state", "listed_as"), [(0, "NONE"), (1, "ASSURED"), (2, "NONE"), (3, "ASSURED")])
+def test_a_template_has_one_bit_of_state(state: int, listed_as: str, host: Host, store: SyncStore) -> None:
+    service = host.new_key()
+    host.serve(service, 1)
+    template = replace(announced(service, 0), state=state, flags=announced(service).flags | TEMPLATE)
+    assert store.store([template]) == StoreCounts(created=1)
+    assert listed(host)[0].state == listed_as
 
 
 def test_unknown_flags_and_methods_are_ignored(host: Host, store: SyncStore) -> None:

@@ -14,6 +14,7 @@ from pylvs.dataplane.devices import attachments
 from pylvs.dataplane.devices.advice import leaves_to_tc, loses_frames
 from pylvs.dataplane.devices.modes import ON_REQUEST, Mode
 from pylvs.dataplane.director import open_director
+from pylvs.dataplane.load import take_down
 from pylvs.dataplane.overview import overview
 from pylvs.dataplane.state import State
 from pylvs.health.handshakes import verdicts
@@ -177,9 +178,9 @@ def watch() -> None:
 @click.command()
 @click.option("--force", is_flag=True, help="also while pylvs run lives, which makes the tables again")
 def down(force: bool) -> None:
-    """Detach everything and remove the tables of this network namespace. All connections end."""
+    """Detach everything and remove the tables of this network namespace. All connections end, and the sync daemons."""
     from pylvs.daemon import gone_namespaces
-    from pylvs.dataplane.load import take_down
+    from pylvs.sync import control
 
     state = State.open()
     daemons = _daemons()
@@ -188,6 +189,8 @@ def down(force: bool) -> None:
         raise Busy(f"pylvs run, process {process}, would make the tables again: end it with {command}, or add --force")
     gone_namespaces.collect()
     there = state.exists
+    for role in control.stop_all():  # before the tables: a master sends its last messages
+        click.echo(f"the {role} sync daemon is stopped")
     gone = take_down(state)
     if not there:
         click.echo("there are no tables in this network namespace")

@@ -46,6 +46,7 @@ _LOADS = f"{LOADED}-"  # prefix of the directories of other loads; a number foll
 _UNFINISHED, _BUILD = "unfinished", "build"  # notes of a load
 ROLES = "/run/pylvs/roles"
 DAEMONS = "/run/pylvs/daemon"  # the state directories of pylvs run: netCOOKIE, or netCOOKIE-INSTANCE
+SYNC_DAEMONS = "/run/pylvs/sync"  # the files of sync daemons: netCOOKIE
 NAMESPACE_GONE = "namespace_gone"  # an empty file in these (pylvs.daemon.gone_namespaces)
 _NETNS_COOKIE = 71  # SO_NETNS_COOKIE; asm-generic/socket.h
 _LIVING, _BUILDING, _GOING = "net", "new-net", "old-net"  # prefixes of a directory's name; the cookie follows
@@ -448,6 +449,7 @@ def collect_dead_states() -> list[int]:
                 if _is_dead(cookie, f"{root}/{name}"):
                     if name.startswith(_LIVING):  # the others are incomplete; their namespaces may exist
                         _tell_daemons(cookie)
+                        _delete(f"{SYNC_DAEMONS}/net{cookie}")  # of killed ones: a living one is in the namespace
                     _remove(root, name)
                     gone.append(cookie)
     except (Busy, FileNotFoundError):

@@ -24,6 +24,7 @@ from pylvs.model.service import (
     TunnelKind,
     VirtualService,
 )
+from pylvs.model.sync.connection import METHOD_MASK
 from pylvs.netlink.codec import attribute, attributes, name, nested, number, text, u32
 
 FAMILY = "IPVS"
@@ -36,7 +37,6 @@ _SERVICE, _DEST, _DAEMON, _TCP, _TCP_FIN, _UDP = 1, 2, 3, 4, 5, 6  # attributes 
 _ALL_FLAGS = 0xFFFFFFFF
 _KEPT_FLAGS = int(ServiceFlag.PERSISTENT | ServiceFlag.ONE_PACKET)
 _SCHEDULER_FLAGS = int(ServiceFlag.SCHED_1 | ServiceFlag.SCHED_2 | ServiceFlag.SCHED_3)
-_METHOD_MASK = 0x7
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +172,7 @@ def parse_destination(body: bytes, family: int) -> KernelDestination:
     """Parse a destination of a service of this address family. Raises KeyError, ValueError as `parse_service`."""
     found = attributes(attributes(body, _HEADER.size)[_DEST])
     own_family = number(found[11]) if 11 in found else family
-    method, kind = number(found[3]) & _METHOD_MASK, number(found.get(13))
+    method, kind = number(found[3]) & METHOD_MASK, number(found.get(13))
     tunnel = Tunnel()
     if method == Method.TUNNEL and kind in set(TunnelKind):
         flags = TunnelFlag(number(found.get(15)) & 0x3)

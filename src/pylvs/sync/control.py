@@ -121,3 +121,13 @@ def stop(role: str) -> None:
     while files.holder(role) == pid and time.monotonic() < until:  # its worker ends with it
         time.sleep(_PAUSE_S)
     files.forget(role)
+
+
+def stop_all() -> list[str]:
+    """Stop the daemons of this network namespace, and return their roles. Raises PylvsError."""
+    stopped = []
+    for role in ROLES:
+        with contextlib.suppress(NoDaemon):
+            stop(role)
+            stopped.append(role)
+    return stopped

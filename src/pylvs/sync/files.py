@@ -1,7 +1,7 @@
 """The files of the sync daemons of a network namespace, which show who runs.
 
 The lock of `ROLE.pid` shows whether a daemon runs, `ROLE.json` has its parameters, and `ROLE.counts` what it counts. A
-killed daemon leaves `ROLE.json`.
+killed daemon leaves `ROLE.json`. With a namespace that is gone, `dataplane.state.collect_dead_states` removes it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 from pylvs.system import lock
 from pylvs.system.namespaces import network_cookie
 
-DIRECTORY = "/run/pylvs/sync"
+DIRECTORY = "/run/pylvs/sync"  # dataplane.state.SYNC_DAEMONS
 
 
 class DaemonFiles:

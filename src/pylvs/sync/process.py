@@ -1,7 +1,8 @@
 """The program of a sync daemon: `python -m pylvs.sync.process PARAMETERS ANNOUNCE OWNER`.
 
-It ends when the daemon works, or with the reason on stderr that it does not. The daemon is two processes: a supervisor,
-which has the lock, and a worker, which is started again if it ends. A backup has a third one, the receiver.
+It ends when the daemon works, or with the reason on stderr that it does not. The daemon is two processes. The supervisor
+has the lock. It starts the worker again if that ends, and kills one that hangs. A backup has a third process, the
+receiver.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import mmap
 import os
+import select
 import signal
 import sys
 import time
@@ -19,14 +22,19 @@ from pylvs.model.errors import PylvsError
 from pylvs.model.sync.daemons import SyncDaemon
 from pylvs.sync.files import DaemonFiles
 from pylvs.system import lock, syscalls
+from pylvs.system.lease import Lease
 from pylvs.system.processes import import_asyncio
 
 NAME = b"pylvs-sync"
 RESTART_S, MAX_RESTART_S, STEADY_S = 0.5, 10.0, 60.0
 PAUSE_S = 0.1
+TICK_S = 1.0  # of the lease
+# Without progress, after which a worker is killed. It waits 10 s for the lock of the tables, and loads programs.
+LEASE_S = 60.0
 ABANDONED = 3  # exit status of a worker whose network namespace nothing else uses
 _READY = b"\1"
 _LONGEST_REASON = 1 << 16
+_TURN = 8  # bytes of a number
 
 # late: the supervisor stays small; each worker imports what it needs
 
@@ -39,6 +47,8 @@ class Supervisor:
         self._report = report  # to the process that started the daemon; the first worker has it
         self._worker = 0
         self._ending = False
+        self._turns = mmap.mmap(-1, mmap.PAGESIZE)  # shared with the worker, which changes it with each turn
+        self._former = ""  # how the former worker ended
 
     def run(self, announce: bool) -> int:
         """Run until SIGTERM; return the exit status."""
@@ -54,7 +64,7 @@ class Supervisor:
             self._worker = self._fork(announce)
             if self._over():
                 self._end()
-            _, status = os.waitpid(self._worker, 0)
+            status = self._wait(Lease(LEASE_S, TICK_S))
             self._worker = 0
             if self._over() or os.waitstatus_to_exitcode(status) == ABANDONED or not os.path.exists(parameters):
                 self._files.forget(self._daemon.role)
@@ -66,6 +76,25 @@ class Supervisor:
             announce = True
         self._files.forget(self._daemon.role)
         return 0
+
+    def _wait(self, lease: Lease) -> int:
+        """Wait for the end of the worker, which is killed when it hangs; return its status."""
+        end = os.pidfd_open(self._worker)
+        hangs = False
+        while not select.select([end], [], [], TICK_S)[0]:
+            if lease.follow(self._turns[:_TURN]):
+                hangs = True
+                os.kill(self._worker, signal.SIGKILL)
+        os.close(end)
+        _, status = os.waitpid(self._worker, 0)
+        code = os.waitstatus_to_exitcode(status)
+        how = f"by signal {-code}" if code < 0 else f"with status {code}"
+        self._former = f"hung for {lease.length_s:g} s, and was killed" if hangs else f"ended {how}"
+        return status
+
+    def _turn(self) -> None:
+        """Show that the worker makes progress."""
+        self._turns[:_TURN] = (int.from_bytes(self._turns[:_TURN]) + 1).to_bytes(_TURN)
 
     def _over(self) -> bool:
         return self._ending
@@ -101,9 +130,10 @@ class Supervisor:
         try:
             syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
             import_asyncio()
-            from pylvs.sync.worker import run
+            from pylvs.sync.worker import Work, run
 
-            status = run(self._daemon, self._owner, self._files, announce, lambda: self._tell(_READY), ABANDONED)
+            work = Work(self._daemon, self._owner, self._files, announce, self._former, ABANDONED)
+            status = run(work, lambda: self._tell(_READY), self._turn)
         except PylvsError as error:
             self._tell(str(error).encode())
         except Exception as error:

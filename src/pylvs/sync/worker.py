@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, PylvsError
 from pylvs.model.sync.daemons import MASTER, SyncDaemon
 from pylvs.sync import sockets
@@ -16,6 +17,7 @@ from pylvs.sync.director import DirectorTables
 from pylvs.sync.files import DaemonFiles
 from pylvs.sync.master import Master
 from pylvs.sync.tables import Tables
+from pylvs.system import sandbox
 from pylvs.system.logs import get_logger, set_up
 from pylvs.system.processes.asyncio_loop import AsyncioLoop
 
@@ -29,13 +31,39 @@ LOG = "syslog:daemon:"
 _OWN_NAME = "pylvs-sync"  # of the supervisor, the worker and the receiver
 
 
-class Worker:
-    """Runs one daemon until SIGTERM. `longest` is the length of its longest message."""
+# Programs and maps are loaded, and the tables found again through process 1 when others have replaced them. A backup
+# ends its receiver, which is another user's.
+CAPABILITIES = ("CAP_BPF", "CAP_KILL", "CAP_NET_ADMIN", "CAP_PERFMON", "CAP_SYS_PTRACE")
 
-    def __init__(self, daemon: SyncDaemon, owner: str, files: DaemonFiles, tables: Tables) -> None:
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the supervisor wants of a worker.
+
+    With `announce` a master sends all connections first. `former` is how the former worker ended, "" for the first
+    one. `abandoned` is the exit status if nothing else uses the network namespace.
+    """
+
+    daemon: SyncDaemon
+    owner: str
+    files: DaemonFiles
+    announce: bool
+    former: str
+    abandoned: int
+
+
+class Worker:
+    """Runs one daemon until SIGTERM. `longest` is the length of its longest message.
+
+    `turn` is called each time that it makes progress.
+    """
+
+    def __init__(self, work: Work, tables: Tables, turn: Callable[[], None]) -> None:
+        daemon = work.daemon
         settings = tables.settings()
         self.longest = daemon.longest(sockets.mtu_of(daemon.interface))
-        self._daemon, self._owner, self._files = daemon, owner, files
+        self._wanted, self._daemon, self._files = work, daemon, work.files
+        self._turn = turn
         self._opened = sockets.opened(daemon, settings["sync_ports"], settings["sync_sock_size"])
         if daemon.role == MASTER:
             self._part: Master | Backup = Master(daemon, tables, self._opened, self.longest)
@@ -46,26 +74,25 @@ class Worker:
         self._no_tables = False
         self._written: dict[str, int] | None = None
 
-    async def run(self, announce: bool, ready: Callable[[], None], abandoned: int) -> int:
-        """Run; `ready` is called as soon as the daemon works. Return the exit status. Raises PylvsError before that.
-
-        `abandoned` is the status if nothing else uses the network namespace.
-        """
+    async def run(self, ready: Callable[[], None]) -> int:
+        """Run; `ready` is called as soon as the daemon works. Return the exit status. Raises PylvsError before that."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._over.set)
+        self._turn()
         await self._begin()
         if isinstance(self._part, Backup):
             self._part.start()
             async with asyncio.timeout(START_S):
                 while not self._part.up:
                     await asyncio.sleep(0.01)
-        elif announce:
+        elif self._wanted.announce:
             self._part.announce_all()
-        content = {"daemon": self._daemon.encoded(), "longest": self.longest, "owner": self._owner}
+        content = {"daemon": self._daemon.encoded(), "longest": self.longest, "owner": self._wanted.owner}
         self._files.write(self._files.parameters(self._daemon.role), content)
+        self._drop_capabilities()
         ready()
-        await self._work(abandoned)
+        await self._work()
         self._part.close(loop.time())
         self._write_counts()
         return self._status
@@ -83,12 +110,19 @@ class Worker:
                     raise
             await asyncio.sleep(0.2)
 
-    async def _work(self, abandoned: int) -> None:
+    def _drop_capabilities(self) -> None:
+        try:
+            sandbox.keep_only(*CAPABILITIES)
+        except OSError as error:
+            get_logger().warning(f"{self._daemon.role} sync daemon keeps all capabilities: {error.strerror}")
+
+    async def _work(self) -> None:
         loop = asyncio.get_running_loop()
         counts_s = use_s = loop.time()
         pause_s = POLL_S if isinstance(self._part, Master) else LOOK_S
         while not self._over.is_set():
             now = loop.time()
+            self._turn()
             try:
                 self._part.work(now)
                 self._no_tables = False
@@ -100,7 +134,7 @@ class Worker:
             if now - use_s >= USE_S:
                 use_s = now
                 if not namespace_in_use():
-                    self._status = abandoned
+                    self._status = self._wanted.abandoned
                     return
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
@@ -120,17 +154,17 @@ class Worker:
                 self._files.write(self._files.counts(self._daemon.role), now)
 
 
-def run(
-    daemon: SyncDaemon, owner: str, files: DaemonFiles, announce: bool, ready: Callable[[], None], abandoned: int
-) -> int:
+def run(work: Work, ready: Callable[[], None], turn: Callable[[], None]) -> int:
     """Run the worker in this process; return its exit status. Raises PylvsError before it is ready."""
     set_up(LOG, process="sync")
+    if work.former:
+        get_logger().warning(f"{work.daemon.role} sync daemon: the worker {work.former}; another one starts")
 
-    async def work() -> int:
-        return await Worker(daemon, owner, files, DirectorTables()).run(announce, ready, abandoned)
+    async def run_worker() -> int:
+        return await Worker(work, DirectorTables(), turn).run(ready)
 
     with asyncio.Runner() as runner:
-        return runner.run(work())
+        return runner.run(run_worker())
 
 
 def namespace_in_use(proc: Path = Path("/proc")) -> bool:

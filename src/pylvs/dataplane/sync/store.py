@@ -212,7 +212,7 @@ class SyncStore:
         flags = connection.flags
         if flags & _TEMPLATE:
             refused = flags & (_NO_CPORT | _ONE_PACKET)
-            return None if refused or connection.state > TEMPLATE_ASSURED else self._template
+            return None if refused else self._template
         states = self._states.get(connection.protocol)
         if states is None or connection.state >= len(states) or flags & _ONE_PACKET:
             return None
@@ -250,7 +250,7 @@ class SyncStore:
             bound.method,
             state,
             virtual.version,
-            is_template and connection.state == TEMPLATE_ASSURED,
+            is_template and bool(connection.state & TEMPLATE_ASSURED),  # IPVS stores other bits, too, and ignores them
             bool(flags & _INACTIVE),
             0,
             _SEQUENCE.pack((flags & _SEQUENCES) >> 8, connection.sequence) if has_sequence else b"",
