@@ -14,7 +14,7 @@ import pytest
 from scapy.layers.inet import ICMP, IP
 
 from pylvs.bpf import abi
-from pylvs.bpf.maps import ArrayMap
+from pylvs.bpf.maps import ArrayMap, LargeArray
 from pylvs.dataplane import load
 from pylvs.dataplane.sync import feed as feed_module
 from pylvs.dataplane.sync.feed import SyncFeed
@@ -449,6 +449,15 @@ def test_all_connections_are_announced_on_request(host: Host, feed: SyncFeed) ->
     assert {each.timeout_s for each in found} == {60, 300, 900}
     host.director.change_setting("sync_persist_mode", 1)
     assert sorted(each.client_port for each in feed.announce_all()) == [0, 0, 6003]
+
+
+def test_pages_without_connections_are_not_read(host: Host, feed: SyncFeed) -> None:
+    service = host.new_key()
+    host.serve(service, 1)
+    play(host, feed, service, "SA", 6000, "tc")
+    with mock.patch.object(LargeArray, "pages", autospec=True, side_effect=LargeArray.pages) as pages:
+        assert [each.client_port for each in feed.announce_all()] == [6000]
+    assert [len(call.args[1]) for call in pages.call_args_list] == [1, 1]  # for templates, and for connections
 
 
 def test_a_reader_follows_to_another_table() -> None:

@@ -1,8 +1,8 @@
 """The program of a sync daemon: `python -m pylvs.sync.process PARAMETERS ANNOUNCE OWNER`.
 
-It ends when the daemon works, or with the reason on stderr that it does not. The daemon is two processes. The supervisor
-has the lock. It starts the worker again if that ends, and kills one that hangs. A backup has a third process, the
-receiver.
+It ends when the daemon works, or with the reason on stderr that it does not. The daemon is two processes. The
+supervisor has the lock. It starts the worker again if that ends, and kills one that hangs. A backup has a third
+process, the receiver.
 """
 
 from __future__ import annotations

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from pylvs.bpf import abi
-from pylvs.bpf.maps import PAGE, LargeArray, MmapArray
 from pylvs.dataplane import load
-from pylvs.dataplane.connections import ConnectionReader
+from pylvs.dataplane.exchange.used_pages import UsedPageReader
 from pylvs.dataplane.tables import ADDRESS_BYTES, Tables, address_of
 from pylvs.model.addresses import Address
 from pylvs.model.director import SCTP_STATES, TCP_STATES
@@ -28,49 +26,20 @@ _NUMBERS = {
 }
 
 
-_BETWEEN_READS_S = 0.02  # longer than the timer takes for one page
-_PAGES_AT_ONCE = 256  # with one reading of the clock
-
-
-def _numbers(ticks: MmapArray) -> Iterator[int]:
-    """Yield the numbers of the ticks that are set."""
-    return (number for number, tick in enumerate(memoryview(ticks.memory).cast("I").tolist()) if tick)
-
-
 class _Server(NamedTuple):
     address: Address
     mark: int
     is_deleted: bool
 
 
-class HandoverReader(ConnectionReader):
+class HandoverReader(UsedPageReader):
     """Reads entry by entry, as listings do."""
 
     def __init__(self, tables: Tables) -> None:
         super().__init__(tables)
         self._retired = abi.constant("TUPLE_RETIRED")
         self._seen_reply = abi.constant("WORD_SEEN_REPLY")
-        self._pages = 0  # that were read
         self._ticks = load.ticks_per_second()
-
-    def _blocks(self, stride: int) -> Iterator[tuple[int, bytes]]:
-        """Yield the pages in which the expiry timer expects a connection: a large table is mostly empty.
-
-        The timer takes a tick away while it looks at the page. So the ticks are read twice.
-        """
-        ticks = self._tables.open_array("expiry_ticks")
-        used = set(_numbers(ticks))
-        time.sleep(_BETWEEN_READS_S)
-        used |= set(_numbers(ticks))
-        table, slots = LargeArray.open(self._tables.path("connections")), abi.constant("TICK_SLOTS")
-        assert slots * stride == PAGE
-        for number, page in table.pages(sorted(used)):
-            yield number * slots, page
-
-    def _begin_block(self) -> None:
-        if self._pages % _PAGES_AT_ONCE == 0:
-            super()._begin_block()
-        self._pages += 1
 
     def synced(self) -> Iterator[SyncedConnection]:
         """Yield all connections and templates, but those of deleted servers, and templates that are not used."""

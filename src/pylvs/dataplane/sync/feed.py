@@ -15,7 +15,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pylvs.bpf import abi, libbpf
 from pylvs.bpf.maps import ArrayMap, RingBuffer
 from pylvs.dataplane import load
-from pylvs.dataplane.connections import ConnectionReader
+from pylvs.dataplane.exchange.used_pages import UsedPageReader
 from pylvs.dataplane.sync.numbers import active_states, announced_states, flags_of, states_there
 from pylvs.dataplane.tables import ADDRESS_BYTES, Tables, Versions, address_of, half_in_force
 from pylvs.model import sockets as socket
@@ -260,7 +260,7 @@ class _Words:
         )
 
 
-class _TableReader(ConnectionReader):
+class _TableReader(UsedPageReader):
     """Reads the connection table as announcements."""
 
     def __init__(self, tables: Tables, words: _Words) -> None:
