@@ -13,6 +13,7 @@ from pylvs.bpf.reasons import reasons as declared
 from pylvs.config.reference import reference
 from pylvs.model.checks import KINDS
 from pylvs.model.rows import NOTE, VERDICTS
+from pylvs.peer import local as peer
 from pylvs.sync import backup, master, wire
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +48,7 @@ TABLES: Mapping[str, Callable[[], Iterator[str]]] = {
     "checkers": checkers,
     "reasons": reasons,
     "sync_master": lambda: sync_counters(master.COUNTERS),
+    "peer_refused": lambda: sync_counters(peer.COUNTERS),
     "sync_backup": lambda: sync_counters({**wire.COUNTERS, **backup.COUNTERS, **backup.STORED}),
 }
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from ipaddress import IPv6Address, ip_address
 
 from pylvs.model.addresses import Address
-from pylvs.model.dataclass import dataclass, field
+from pylvs.model.dataclass import dataclass
 from pylvs.peer import local, wire
 from pylvs.peer.wire import BadFrame, Kind
 from pylvs.system import sandbox, syscalls
@@ -24,6 +24,7 @@ NAME = b"pylvs-peer"  # shown by ps and top
 _DESCRIPTORS, _MEMORY = 64, 256 << 20
 HANDSHAKE_S = 5.0
 SILENT_S = 10.0  # without a frame, in either direction: a director that follows another one sends one each second
+REPORT_S = 0.5  # between two reports of what was refused
 RETRY_S, LAST_RETRY_S = 0.5, 5.0  # between attempts to connect
 MOST_HANDSHAKES = 4  # at once
 _BUFFER = local.BUFFER
@@ -49,23 +50,32 @@ class Endpoint:
     accepting: ssl.SSLContext
 
 
-@dataclass(slots=True)
 class Refused:
-    """Connections that were refused, by reason."""
+    """Connections that were refused, by the names in `local.COUNTERS`."""
 
-    counts: dict[str, int] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+        self.changed = asyncio.Event()
 
     def add(self, reason: str) -> None:
         """Count one."""
         self.counts[reason] = self.counts.get(reason, 0) + 1
+        self.changed.set()
 
 
 class _Pipe:
     """One socket pair to the copier, and the connection that it has now."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, kinds: frozenset[Kind]) -> None:
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        kinds: frozenset[Kind],
+        refused: Refused,
+    ) -> None:
         self._reader, self._writer = reader, writer
         self._kinds = kinds  # that may come from the other director
+        self._refused = refused
         self.number = 0  # of the connection; it has ended if `_remote` is None
         self._remote: asyncio.StreamWriter | None = None
 
@@ -108,10 +118,15 @@ class _Pipe:
                 await self._writer.drain()
         except BadFrame as error:
             reason = f"it sent what no director sends: {error}"
+            self._refused.add("bad frame")
         except TimeoutError:
             reason = f"it has been silent for {SILENT_S:g} s"
-        except asyncio.IncompleteReadError:
-            pass
+        except asyncio.IncompleteReadError as error:
+            if error.partial:
+                self._refused.add("truncated")
+        except ssl.SSLError as error:
+            reason = _reason(error)
+            self._refused.add("bad record")
         except OSError as error:
             reason = _reason(error)
         finally:
@@ -136,6 +151,14 @@ class _Pipe:
             self._close(self._remote)
         self._writer.close()
 
+    async def report(self) -> None:
+        """Report what was refused, at most once in REPORT_S."""
+        while True:
+            await self._refused.changed.wait()
+            self._refused.changed.clear()
+            self._writer.write(local.refused(self._refused.counts))
+            await asyncio.sleep(REPORT_S)
+
     def note(self, reason: str) -> None:
         """Report why there is no connection."""
         self._writer.write(local.closed(self.number, reason))
@@ -152,9 +175,9 @@ class Carrier:
 
     async def run(self, asking: socket.socket, answering: socket.socket) -> None:
         """Serve until the copier ends."""
-        ask = _Pipe(*await local.streams(asking), wire.ANSWERING)
-        answer = _Pipe(*await local.streams(answering), wire.ASKING)
-        works = (ask.serve(), answer.serve(), self._connect(ask), self._accept(answer))
+        ask = _Pipe(*await local.streams(asking), wire.ANSWERING, self.refused)
+        answer = _Pipe(*await local.streams(answering), wire.ASKING, self.refused)
+        works = (ask.serve(), answer.serve(), self._connect(ask), self._accept(answer), answer.report())
         tasks = [asyncio.ensure_future(each) for each in works]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

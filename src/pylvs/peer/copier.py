@@ -77,6 +77,7 @@ class Copier:
         self._hello = Hello(wire.PROTOCOL, __version__, records.record_format(), name)
         self._tables = tables
         self._summary = Summary()
+        self._refused: dict[str, int] = {}  # connections, by the carrier
         self._asking: Session | None = None
         self._answering: Session | None = None
         self._taker: Taker | None = None
@@ -131,6 +132,9 @@ class Copier:
         with contextlib.suppress(asyncio.IncompleteReadError, OSError):
             while True:
                 kind, of, content = await local.read(reader)
+                if kind == local.REFUSED:
+                    self._refused = local.decode_refused(content)
+                    continue
                 if kind in (local.OPENED, local.CLOSED):
                     if task is not None:
                         task.cancel()
@@ -235,6 +239,7 @@ class Copier:
             "since": self._since,
             "taken": None if (taker := self._taker or self._last_taker) is None else _taken(taker),
             "connected": self._taker is not None,
+            "refused": self._refused,
             "sent": None if self._sender is None else _sent(self._sender),
         }
 

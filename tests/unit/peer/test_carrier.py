@@ -139,6 +139,84 @@ def test_another_key_is_refused_and_counted(tmp_path: Path) -> None:
     run(test)
 
 
+async def counted(pipe: Pipe) -> dict[str, int]:
+    """Wait for the next report of what was refused."""
+    while True:
+        kind, _, content = await local.read(pipe[0])
+        if kind == local.REFUSED:
+            return local.decode_refused(content)
+
+
+class Wiretap:
+    """A host between two directors: it passes the bytes of a connection, and may repeat, change or drop some."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self.passed: list[bytes] = []  # to the director
+        self.to_director: asyncio.StreamWriter | None = None
+        self.over = asyncio.Event()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answers, self.to_director = await asyncio.open_connection("127.0.0.1", self._port)
+        await asyncio.gather(self._pass(reader, self.to_director, self.passed), self._pass(answers, writer, []))
+        self.over.set()
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passed: list[bytes]) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(1 << 16):
+                passed.append(data)
+                writer.write(data)
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+ATTACKS = {
+    "repeated": (lambda last: last, "bad record"),
+    "changed": (lambda last: last[:-1] + bytes((last[-1] ^ 1,)), "bad record"),
+    "forged": (lambda last: last[:5] + bytes(len(last) - 5), "bad record"),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_records_of_an_attacker_end_the_connection_and_are_counted(tmp_path: Path, attack: str) -> None:
+    make, counter = ATTACKS[attack]
+
+    async def test() -> None:
+        of = endpoint(tmp_path / "key")
+        async with running(of) as (_, _asking, answering):
+            await opened(answering)
+            tap = Wiretap(of.port)
+            server = await asyncio.start_server(tap.serve, "127.0.0.1", 0)
+            _, writer = await connected(replace(of, port=server.sockets[0].getsockname()[1]))
+            number = await opened(answering)
+            writer.write(wire.frame(Kind.ASK))
+            while await local.read(answering[0]) != (Kind.ASK, number, b""):
+                pass
+            assert tap.to_director
+            tap.to_director.write(make(tap.passed[-1]))
+            assert await counted(answering) == {counter: 1}
+            writer.close()
+            await tap.over.wait()
+            server.close()
+
+    run(test)
+
+
+def test_a_truncated_frame_is_counted(tmp_path: Path) -> None:
+    async def test() -> None:
+        of = endpoint(tmp_path / "key")
+        async with running(of) as (_, _asking, answering):
+            await opened(answering)
+            _, writer = await connected(of)
+            await opened(answering)
+            writer.write(wire.frame(Kind.HELLO, bytes(40))[:-1])
+            writer.close()
+            assert await counted(answering) == {"truncated": 1}
+
+    run(test)
+
+
 def test_without_tls_or_the_certificate_nothing_passes(tmp_path: Path) -> None:
     async def test() -> None:
         of = endpoint(tmp_path / "key")
@@ -156,9 +234,9 @@ def test_without_tls_or_the_certificate_nothing_passes(tmp_path: Path) -> None:
             while sum(carrying.refused.counts.values()) < 2:
                 await asyncio.sleep(0.01)
             asking[1].write(local.frame(Kind.ASK, 1))
-            assert await local.read(answering[0]) == (Kind.ASK, number, b""), (
-                "the first frame is that of the key's owner"
-            )
+            while (frame := await local.read(answering[0]))[0] == local.REFUSED:
+                pass
+            assert frame == (Kind.ASK, number, b""), "the first frame is that of the key's owner"
 
     run(test)
 

@@ -77,6 +77,8 @@ def lines(peer: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {counted(each['connections'], 'connection')} of {each['server']} there, which this director lacks"
     if peer["refused_full"]:
         yield f"  {counted(peer['refused_full'], 'connection')} found no space in this table"
+    for reason, count in peer["refused"].items():
+        yield f"  {counted(count, 'connection')} refused: {reason}"
     yield f"  there: {_there(peer['other'])}"
     if not peer["compared"]:
         yield "  its configuration is not known"

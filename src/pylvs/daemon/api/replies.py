@@ -258,6 +258,7 @@ class PeerReply(TypedDict):
     records: Annotated[int, "connections of the last copy of everything, and of changes since"]
     held: Annotated[int, "of these, those that are here"]
     newer: Annotated[int, "of these, those that this director knew better"]
+    refused: Annotated[dict[str, int], "connections to this director that were refused, by reason"]
     refused_full: Annotated[int, "found no space in the table"]
     refused_unknown: Annotated[int, "are of servers that are not here"]
     unknown: Annotated[list[PeerServer], "these servers, at most 20"]

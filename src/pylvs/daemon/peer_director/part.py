@@ -248,6 +248,7 @@ class Director(Part):
             "records": taken.get("records", 0),
             "held": taken.get("held", 0),
             "newer": taken.get("newer", 0),
+            "refused": dict(self._status.get("refused") or {}),
             "refused_full": taken.get("full", 0),
             "refused_unknown": taken.get("unknown_count", 0),
             "unknown": [{"server": server, "connections": count} for server, count in taken.get("unknown", ())],

@@ -20,7 +20,7 @@ def _numbers(ticks: MmapArray) -> Iterator[int]:
 
 
 class UsedPageReader(ConnectionReader):
-    """Reads entry by entry, as listings do. A connection that begins meanwhile may be missing."""
+    """Reads entry by entry, as listings do. A connection that begins while it reads may be missing."""
 
     def __init__(self, tables: Tables) -> None:
         super().__init__(tables)
