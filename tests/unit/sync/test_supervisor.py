@@ -16,6 +16,7 @@ from pylvs.model.sync.daemons import MASTER, SyncDaemon
 from pylvs.sync import files, process
 from pylvs.sync.files import DaemonFiles
 from pylvs.sync.process import ABANDONED, Supervisor
+from pylvs.system.lease import Lease
 
 DAEMON = SyncDaemon(MASTER, "eth1", 7, 1472, ip_address("224.0.0.81"), 8848, 1)
 FAILED = 9
@@ -74,7 +75,7 @@ def test_another_worker_follows(
 
 def test_a_worker_that_makes_progress_renews_the_lease(daemon_files: DaemonFiles) -> None:
     supervisor = Scripted(daemon_files, "hang", -1)
-    lease = process.Lease(process.LEASE_S, process.TICK_S)
+    lease = Lease(process.LEASE_S, process.TICK_S)
     for _ in range(3):
         supervisor._turn()
         lease.follow(supervisor._turns[:8])
