@@ -36,6 +36,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "keepalived": ("pylvs.cli.keepalived", "keepalived", "Do the same, with keepalived's command line."),
     "reload": ("pylvs.cli.daemon", "reload", "Let the daemon read its configuration again."),
     "status": ("pylvs.cli.daemon", "status", "Show the state of services, servers and checks."),
+    "top": ("pylvs.cli.top", "top", "Show services and servers live, and drain, enable or weigh servers."),
     "vrrp": ("pylvs.cli.vrrp", "vrrp", "Virtual routers: status, why, yield, resume, stop."),
     "peer": ("pylvs.cli.directors.peer", "peer", "The other director of a pair: status, copy, key."),
     "drain": ("pylvs.cli.servers", "drain", "Give a server no new connections; take it out of the table when unused."),
@@ -69,7 +70,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "What happens to packets": ("doctor", "trace", "drops", "log"),
     "A real server": ("realserver",),
     "keepalived.conf and the daemon": ("check", "diff", "run", "stop", "keepalived", "reload"),
-    "A running daemon": ("status", "vrrp", "peer", "events", "history", "metrics"),
+    "A running daemon": ("status", "top", "vrrp", "peer", "events", "history", "metrics"),
     "Its servers": ("drain", "enable", "disable", "weight", "check-now"),
     "Trying and measuring": ("lab", "bench"),
 }
