@@ -19,7 +19,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
@@ -34,6 +34,7 @@ from pylvs.dataplane import watch
 from pylvs.ipvsadm import main as ipvsadm
 from pylvs.system import syscalls
 from pylvs.system.namespaces import NAMED, inside_network
+from pylvs.top import start
 from tests.waiting import PATIENCE_S, until
 
 OTHER_USER = 65534
@@ -180,11 +181,14 @@ def _forked(command: Callable[[], int], user: str, output: Path) -> int:
 
 
 def _once(line: str) -> int:
-    """Run a command. `pylvs run`, `keepalived` and `watch` return where they would wait for events."""
+    """Run a command. `pylvs run`, `keepalived`, `watch` and `top` return where they would wait for events."""
     program, *words = shlex.split(line)
     sys.argv = [program, *words]
     signal.alarm(int(PATIENCE_S))
-    with patch.object(watch, "watch"), patch.object(log, "events", return_value=[]), patch.object(Supervisor, "run"):
+    waiting = patch.object(watch, "watch"), patch.object(Supervisor, "run"), patch.object(start, "open_console")
+    with ExitStack() as stack:
+        for each in (*waiting, patch.object(log, "events", return_value=[])):
+            stack.enter_context(each)
         return _run(program, words)
 
 

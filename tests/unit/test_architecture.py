@@ -57,6 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ipvs": {"trace", "reference", "sync", "dataplane", "netlink", "bpf", "system", "model"},
     "trace": {"reference", "dataplane", "netlink", "bpf", "system", "model"},
     "library": {"daemon", "dataplane", "bpf", "system", "model"},
+    "top": {"daemon", "dataplane", "system", "model"},
 }
 MAY_IMPORT["cli"] = set(MAY_IMPORT)
 # A sub-package may import what its package may, and the package's other modules. These may import less: packages, and

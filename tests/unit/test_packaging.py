@@ -130,7 +130,7 @@ def test_the_package_depends_on_the_versions_that_the_wheel_needs(repository: Pa
     needed, _, suggested = control.partition("\nPackage: ")[2].partition("\nSuggests:")
     for text, requirements in (
         (needed, project(repository)["dependencies"]),
-        (suggested, project(repository)["optional-dependencies"]["dbus"]),
+        (suggested, [each for name in ("dbus", "top") for each in project(repository)["optional-dependencies"][name]]),
     ):
         packages = dict(re.findall(r"^ python3-([a-z0-9-]+) \(>= ([0-9.]+)\),$", text, re.MULTILINE))
         assert packages == dict(each.split(">=") for each in requirements)

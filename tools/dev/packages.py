@@ -57,6 +57,7 @@ TEST: Needed = (
     ("snmpwalk", "snmp"),
     ("dbus-daemon", "dbus-daemon"),
     ("tshark", "tshark"),
+    ("tmux", "tmux"),
 )
 DEB: Needed = (
     ("dh", "debhelper"),

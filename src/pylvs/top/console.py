@@ -305,13 +305,13 @@ class Console:
             row = self._find(self._detail)
             found = pages.detail_page(row, self.snapshot, self.history, width) if row else _GONE
         else:
-            found = list(pages.page_of(self.view, self.snapshot, width))
+            found = pages.page_of(self.view, self.snapshot, width)
         head, rest = found[:1], found[1:]
         self._page = max(1, room - 1)
         self._page_top = max(0, min(self._page_top, len(rest) - self._page))
         shown = rest[self._page_top : self._page_top + self._page]
         if len(rest) > self._page_top + self._page:
-            shown[-1] = [(fit("... more below: PgDn", width), BOLD)]
+            shown[-1:] = [[(fit("... more below: PgDn", width), BOLD)]]
         return head + shown
 
     def _foot(self, width: int) -> list[Line]:

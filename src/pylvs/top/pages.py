@@ -204,7 +204,7 @@ def routers_page(snapshot: Snapshot, width: int) -> list[Line]:
 def events_page(snapshot: Snapshot, width: int) -> list[Line]:
     """Return the last events, the latest first."""
     lines = [_heading("EVENTS, the latest first (pylvs events)", width)]
-    found = [cut(event_line(each), width) for each in reversed(snapshot.events)]
+    found = [event_line(each) for each in reversed(snapshot.events)]
     return [*lines, *(found or [[("no event is known", PLAIN)]])]
 
 
@@ -244,8 +244,8 @@ def detail_page(row: Row, snapshot: Snapshot, history: History, width: int) -> l
     about = [each for each in snapshot.events if _is_about(each, row)]
     if about:
         lines.append([("events", BOLD)])
-        lines += [cut(event_line(each), width) for each in reversed(about)]
-    return lines
+        lines += [event_line(each) for each in reversed(about)]
+    return _narrowed(lines, width)
 
 
 def _connections(row: Row) -> str:
@@ -329,6 +329,10 @@ def _text(text: str, width: int, style: str) -> list[Line]:
     return [[(first, style)], *([("  " + each, style)] for each in others)]
 
 
+def _narrowed(lines: Iterable[Line], width: int) -> list[Line]:
+    return [cut(each, width) for each in lines]
+
+
 def cut(line: Sequence[tuple[str, str]], width: int) -> Line:
     """Return a line without what does not fit."""
     left, found = width, []
@@ -341,7 +345,7 @@ def cut(line: Sequence[tuple[str, str]], width: int) -> Line:
     return found
 
 
-def page_of(view: str, snapshot: Snapshot, width: int) -> Iterable[Line]:
+def page_of(view: str, snapshot: Snapshot, width: int) -> list[Line]:
     """Return the lines of a view that is a page of text."""
     pages = {"drops": drops_page, "routers": routers_page, "events": events_page, "problems": problems_page}
-    return help_page(width) if view == "help" else pages[view](snapshot, width)
+    return _narrowed(help_page(width) if view == "help" else pages[view](snapshot, width), width)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from pylvs.model.errors import PylvsError
-from pylvs.top.feed import Feed
+from pylvs.top.feed import Feed, Snapshot
 
 # late: Textual is optional, and only this command needs it
 
@@ -19,7 +19,11 @@ _OTHERWISE = "pylvs status and ipvsadm -Ln print the same once"
 def start(state_dir: Path | None) -> None:
     """Run the console until its end. Raises PylvsError."""
     feed = Feed(state_dir)
-    first = feed.first()
+    open_console(feed, feed.first())
+
+
+def open_console(feed: Feed, first: Snapshot) -> None:
+    """Show the snapshot, and those that follow. Raises PylvsError without a terminal or Textual."""
     check_terminal()
     check_library()
     from pylvs.top.app import Top

@@ -76,7 +76,8 @@ def fit(text: str, width: int, right: bool = False) -> str:
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """Return the text in lines of at most so many cells, which end at blanks where possible."""
+    """Return the text in lines of at most so many cells, and at least 10, which end at blanks where possible."""
+    width = max(width, 10)
     lines, line = [], ""
     for word in text.split():
         while cell_len(word) > width:
