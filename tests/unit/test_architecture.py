@@ -87,7 +87,7 @@ SUB_PACKAGES: dict[str, set[str]] = {
 # of each, or of its module, says which. What the common commands load is in tests/starts.py.
 MOST_LATE = {
     "bpf": 5,
-    "cli": 46,
+    "cli": 47,
     "config": 5,
     "daemon": 15,
     "dataplane": 58,
@@ -100,6 +100,7 @@ MOST_LATE = {
     "notify": 1,
     "sync": 1,
     "system": 11,
+    "top": 3,
     "vrrp": 7,
 }
 # Modules that import others by names that they keep or compute, which no graph shows: tables of commands and checkers.

@@ -23,7 +23,7 @@ from pylvs.top.console import QUIT, REFRESH, Console
 from pylvs.top.feed import Feed, Snapshot
 from pylvs.top.text import BAD, BOLD, HEAD, PLAIN, SELECTED, WARN
 
-# Red and magenta of the terminal's own palette are readable on black and on white; green, yellow, cyan and blue are not
+# Red and magenta of the terminal's own palette are readable on black and on white. Green, yellow, cyan and blue are not
 # on one of them.
 STYLES = {
     PLAIN: Style(),

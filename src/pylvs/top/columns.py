@@ -54,11 +54,11 @@ def chosen(width: int, sort: str) -> tuple[int, tuple[Column, ...], int]:
     by_rank = sorted(COLUMNS, key=lambda each: -1 if each.name == sort else each.rank)
     left = width - LEAST_NAME
     taken = set()
-    for each in by_rank:
-        if each.width + 1 > left:
+    for column in by_rank:
+        if column.width + 1 > left:
             break
-        left -= each.width + 1
-        taken.add(each.title)
+        left -= column.width + 1
+        taken.add(column.title)
     shown = tuple(each for each in COLUMNS if each.title in taken)
     name = LEAST_NAME + min(left, MOST_NAME - LEAST_NAME)
     reason = width - name - sum(each.width + 1 for each in shown) - 1
@@ -70,11 +70,11 @@ def heading(width: int, sort: str, inverted: bool) -> Line:
     name, shown, reason = chosen(width, sort)
     arrow = "▲" if inverted else "▼"
     titled = [fit("   SERVICE / server" + (f" {arrow}" if sort == "name" else ""), name)]
-    for each in shown:
-        title = each.title
-        if each.name == sort:
-            title = (title if len(title) < each.width else title[: each.width - 1]) + arrow
-        titled.append(fit(title, each.width, each.right))
+    for column in shown:
+        title = column.title
+        if column.name == sort:
+            title = (title if len(title) < column.width else title[: column.width - 1]) + arrow
+        titled.append(fit(title, column.width, column.right))
     text = " ".join(titled) + (f" {fit('REASON', reason)}" if reason else "")
     return [(fit(text, width), HEAD)]
 
@@ -86,9 +86,9 @@ def line(row: Row, history: History, width: int, sort: str, selected: bool, is_o
     head = fit(f"{MARKS[row.severity]:<3}{lead}{row.name}", name)
     style = BY_SEVERITY[row.severity]
     parts: list[tuple[str, str]] = [(head, BOLD if not row.server and row.severity == GOOD else style)]
-    for each in shown:
-        cell = fit(safe(each.cell(row, history)), each.width, each.right)
-        parts.append((f" {cell}", style if each.name == "state" else PLAIN))
+    for column in shown:
+        cell = fit(safe(column.cell(row, history)), column.width, column.right)
+        parts.append((f" {cell}", style if column.name == "state" else PLAIN))
     if reason:
         parts.append((" " + fit(safe(row.reason), reason), PLAIN))
     used = name + sum(each.width + 1 for each in shown) + (reason + 1 if reason else 0)

@@ -47,7 +47,7 @@ class Console:
         self.question: Action | None = None
         self._wall = wall
         self._folds = Folds()
-        self._selected: Ident | None = None  # None: the first line, whichever it is
+        self._selected: Ident | None = None  # None: the first line
         self._top = self._page_top = 0
         self._page = 1  # lines that the list shows
         self._detail: Ident | None = None
@@ -269,21 +269,21 @@ class Console:
         if width < 20 or height < 5:
             return [[(fit("pylvs top: enlarge", width), PLAIN)]] + [[("", PLAIN)]] * (height - 1)
         foot = self._foot(width)
-        room = height - len(foot)
-        body = self._list(width, room) if self.view == SERVICES else self._page_lines(width, room)
-        body = body[:room] + [[("", PLAIN)]] * (room - len(body))
+        space = height - len(foot)
+        body = self._list(width, space) if self.view == SERVICES else self._page_lines(width, space)
+        body = body[:space] + [[("", PLAIN)]] * (space - len(body))
         return body + foot
 
-    def _list(self, width: int, room: int) -> list[Line]:
+    def _list(self, width: int, space: int) -> list[Line]:
         lines = pages.header(self.snapshot, self.history, width, self._wall(), self.paused)
-        while len(lines) > max(2, room // 2):
+        while len(lines) > max(2, space // 2):
             lines.pop()  # the list has at least half of the screen
         rows = self._rows()
         at = self._at()
         lines.append(columns.heading(width, self.sort, self.inverted))
-        events = self._last_events(width) if room >= LEAST_HEIGHT_OF_EVENTS - 1 else []
+        events = self._last_events(width) if space >= LEAST_HEIGHT_OF_EVENTS - 1 else []
         self._first_line = len(lines)
-        self._page = max(1, room - len(lines) - len(events))
+        self._page = max(1, space - len(lines) - len(events))
         self._top = max(0, min(self._top, at, len(rows) - self._page))
         self._top = max(self._top, at - self._page + 1)
         shown = rows[self._top : self._top + self._page]
@@ -293,21 +293,21 @@ class Console:
         if not rows:
             empty = f"no service matches {self.filter!r}: Esc clears the filter" if self.filter else _EMPTY
             lines.append([(fit(empty, width), PLAIN)])
-        lines += [[("", PLAIN)]] * (room - len(events) - len(lines))
+        lines += [[("", PLAIN)]] * (space - len(events) - len(lines))
         return lines + events
 
     def _last_events(self, width: int) -> list[Line]:
         found = self.snapshot.events[-SHOWN_EVENTS:]
         return [pages.cut(event_line(each), width) for each in reversed(found)]
 
-    def _page_lines(self, width: int, room: int) -> list[Line]:
+    def _page_lines(self, width: int, space: int) -> list[Line]:
         if self.view == DETAIL:
             row = self._find(self._detail)
             found = pages.detail_page(row, self.snapshot, self.history, width) if row else _GONE
         else:
             found = pages.page_of(self.view, self.snapshot, width)
         head, rest = found[:1], found[1:]
-        self._page = max(1, room - 1)
+        self._page = max(1, space - 1)
         self._page_top = max(0, min(self._page_top, len(rest) - self._page))
         shown = rest[self._page_top : self._page_top + self._page]
         if len(rest) > self._page_top + self._page:

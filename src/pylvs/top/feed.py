@@ -43,7 +43,7 @@ EVENTS = 200
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What was read last. `trouble` says why the daemon or the table could not be read, "" if they could."""
+    """What was read last. `fault` says why the daemon or the table could not be read, "" if they could."""
 
     host: str = ""
     rows: tuple[Row, ...] = ()
@@ -51,8 +51,8 @@ class Snapshot:
     ends: tuple[End, ...] = ()
     status: Mapping[str, Any] | None = None  # of the daemon; None: the table alone
     events: tuple[Mapping[str, Any], ...] = ()
-    trouble: str = ""
-    trouble_since: float = 0  # Unix time
+    fault: str = ""
+    fault_since: float = 0  # Unix time
     read_at: float = 0  # Unix time of the table
 
 
@@ -141,7 +141,7 @@ class Feed:
                 raise NotReadable(NEEDS) from None
             self._remember_events()
             if isinstance(error, NoDaemon):
-                self._snapshot = replace(self._snapshot, trouble="")  # it is normal, and not a loss
+                self._snapshot = replace(self._snapshot, fault="")  # it is normal, and not a loss
         return self.read()
 
     def stop(self) -> None:
@@ -234,14 +234,14 @@ class Feed:
         with _paced(self._status):
             reply = self._asked("GET", "/v1/status")
         self._lost_at = None
-        self._snapshot = replace(self._snapshot, status=reply, trouble="")
+        self._snapshot = replace(self._snapshot, status=reply, fault="")
         self._merge()
 
     def _lose(self, error: PylvsError) -> None:
         """Note that the daemon does not answer; after some seconds the table alone is shown."""
         if self._lost_at is None:
             self._lost_at = self._clock()
-        if self._snapshot.status is not None or self._snapshot.trouble or not isinstance(error, NoDaemon):
+        if self._snapshot.status is not None or self._snapshot.fault or not isinstance(error, NoDaemon):
             self._complain(str(error))
 
     def _give_up(self) -> None:
@@ -251,8 +251,8 @@ class Feed:
             self._snapshot = replace(self._snapshot, status=None)
 
     def _complain(self, text: str) -> None:
-        since = self._snapshot.trouble_since if self._snapshot.trouble else self._wall()
-        self._snapshot = replace(self._snapshot, trouble=text, trouble_since=since)
+        since = self._snapshot.fault_since if self._snapshot.fault else self._wall()
+        self._snapshot = replace(self._snapshot, fault=text, fault_since=since)
 
     def _read_table(self) -> None:
         """Read the table of the daemon, or without one that of this network namespace."""
@@ -264,8 +264,8 @@ class Feed:
             else:
                 self._director = self._director or open_director()
                 self._services = self._director.services()
-        trouble = self._snapshot.trouble if self._lost_at is not None else ""
-        self._snapshot = replace(self._snapshot, read_at=self._wall(), trouble=trouble)
+        fault = self._snapshot.fault if self._lost_at is not None else ""
+        self._snapshot = replace(self._snapshot, read_at=self._wall(), fault=fault)
         self._merge()
         self.history.add(self._snapshot.rows)
 

@@ -66,9 +66,9 @@ _HELP = (
 def header(snapshot: Snapshot, history: History, width: int, now: float, paused: bool) -> list[Line]:
     """Return the lines above the list: the daemon, totals, drops and routers, and what is wrong."""
     lines = [_title(snapshot, width, now, paused)]
-    if snapshot.trouble:
-        since = f"since {clock(snapshot.trouble_since)}: " if snapshot.trouble_since else ""
-        lines.append([(fit(f"!! {since}{safe(snapshot.trouble)}", width), BAD)])
+    if snapshot.fault:
+        since = f"since {clock(snapshot.fault_since)}: " if snapshot.fault_since else ""
+        lines.append([(fit(f"!! {since}{safe(snapshot.fault)}", width), BAD)])
     lines += _totals(snapshot, history, width)
     lines.append(_drops_and_routers(snapshot, width))
     return lines + _problems(snapshot, width)
@@ -125,8 +125,8 @@ def _router_states(status: Mapping[str, Any] | None) -> Iterator[tuple[str, str]
     if status is None:
         return
     for kind in ("instances", "sessions"):
-        for each in status["virtual_routers"][kind]:
-            yield each["name"], each["state"]
+        for named in status["virtual_routers"][kind]:
+            yield named["name"], named["state"]
 
 
 def problem_texts(snapshot: Snapshot) -> list[tuple[int, str]]:
@@ -186,15 +186,17 @@ def routers_page(snapshot: Snapshot, width: int) -> list[Line]:
     routers, now = status["virtual_routers"], status["now"]
     if routers["problem"]:
         lines += _text(f"!! {routers['problem']}", width, BAD)
-    for each in routers["instances"]:
-        since = f" since {duration(now - each['since'])}" if each["since"] else ""
-        text = f"VRRP {each['name']}  {each['state']}{since}  priority {each['priority']}: {each['why']}"
-        lines += _text(text, width, _STATES.get(each["state"], PLAIN))
-    for each in routers["sessions"]:
-        text = f"BFD {each['name']}  {each['neighbor']}  {each['state']}: {each['error'] or each['reason']}"
-        lines += _text(text, width, _STATES.get(each["state"], PLAIN))
-    for each in status["announcements"]:
-        lines += _text(f"address {each['address']}  {each['state']} {each['reason']}", width, PLAIN)
+    for router in routers["instances"]:
+        since = f" since {duration(now - router['since'])}" if router["since"] else ""
+        text = f"VRRP {router['name']}  {router['state']}{since}  priority {router['priority']}: {router['why']}"
+        lines += _text(text, width, _STATES.get(router["state"], PLAIN))
+    for session in routers["sessions"]:
+        text = (
+            f"BFD {session['name']}  {session['neighbor']}  {session['state']}: {session['error'] or session['reason']}"
+        )
+        lines += _text(text, width, _STATES.get(session["state"], PLAIN))
+    for announced in status["announcements"]:
+        lines += _text(f"address {announced['address']}  {announced['state']} {announced['reason']}", width, PLAIN)
     if peer := status["peer"]:
         state = "connections are copied" if peer["connected"] else f"! not connected: {peer['problem']}"
         lines += _text(f"other director {peer['address']} {peer['name']}: {state}", width, PLAIN)
@@ -226,8 +228,8 @@ def help_page(width: int) -> list[Line]:
         lines.append([(fit(keys, 31), BOLD), (first, PLAIN)])
         lines += [[(" " * 31 + each, PLAIN)] for each in others]
     lines.append([("", PLAIN)])
-    for each in _HELP:
-        lines += _text(each, width, PLAIN)
+    for sentence in _HELP:
+        lines += _text(sentence, width, PLAIN)
     return lines
 
 
@@ -237,8 +239,10 @@ def detail_page(row: Row, snapshot: Snapshot, history: History, width: int) -> l
     lines = [_heading(title, width), *_text(f"{row.state}: {row.reason}", width, BY_SEVERITY[row.severity])]
     lines.append([(_connections(row), PLAIN)])
     counters = row.counters
-    text = f"since reset: {counters.connections} connections; in {counters.in_packets} packets"
-    lines += _text(f"{text}, {counters.in_bytes} bytes; out {counters.out_packets}, {counters.out_bytes}", width, PLAIN)
+    text = f"since reset: connections {counters.connections}; packets in {counters.in_packets}"
+    lines += _text(
+        f"{text}, out {counters.out_packets}; bytes in {counters.in_bytes}, out {counters.out_bytes}", width, PLAIN
+    )
     lines += _histories(row, history, width)
     lines += _server_lines(row, width) if row.server else _service_lines(row, snapshot, width)
     about = [each for each in snapshot.events if _is_about(each, row)]
@@ -275,13 +279,13 @@ def _server_lines(row: Row, width: int) -> list[Line]:
     if row.begun is not None:
         lines.append([(f"handshakes in the last minute: {row.completed} of {row.begun} completed", PLAIN)])
     lines.append([("checks", BOLD)])
-    for each in known["checks"]:
-        good = each["good"]
+    for check in known["checks"]:
+        good = check["good"]
         state, style = ("good", PLAIN) if good else ("not known", WARN) if good is None else ("FAILED", BAD)
-        took = f", {1000 * each['took_s']:.1f} ms" if each["took_s"] is not None else ""
-        failed = f", {counted(each['failures'], 'failure')} in a row" if each["failures"] else ""
-        unknown = "unknown: " if each["inconclusive"] else ""
-        lines += _text(f"{each['check']} {state}{took}{failed}: {unknown}{each['reason']}", width, style)
+        took = f", {1000 * check['took_s']:.1f} ms" if check["took_s"] is not None else ""
+        failed = f", {counted(check['failures'], 'failure')} in a row" if check["failures"] else ""
+        unknown = "unknown: " if check["inconclusive"] else ""
+        lines += _text(f"{check['check']} {state}{took}{failed}: {unknown}{check['reason']}", width, style)
     for text in known["checks_left_out"]:
         lines += _text(f"! left out: {text}", width, WARN)
     return lines if known["checks"] or known["checks_left_out"] else [*lines, [("none", PLAIN)]]
@@ -302,9 +306,9 @@ def _service_lines(row: Row, snapshot: Snapshot, width: int) -> list[Line]:
         if count:
             lines += _text(f"  {count} {end.reason}: {end.sentence}", width, PLAIN)
     lines.append([("servers", BOLD)])
-    for each in row.servers:
-        text = f"{each.name}  {each.state}  weight {each.weight}  active {each.active}: {each.reason}"
-        lines += _text(text, width, BY_SEVERITY[each.severity])
+    for server in row.servers:
+        text = f"{server.name}  {server.state}  weight {server.weight}  active {server.active}: {server.reason}"
+        lines += _text(text, width, BY_SEVERITY[server.severity])
     return lines
 
 

@@ -74,12 +74,14 @@ class EndRates:
         """Return the reasons that have counts, the most frequent first; `at` is a monotonic time."""
         seconds = 0.0 if self._at is None else at - self._at
         found = []
-        for each in report["reasons"]:
-            grown = each["count"] - self._before.get(each["reason"], each["count"])
+        for reason in report["reasons"]:
+            grown = reason["count"] - self._before.get(reason["reason"], reason["count"])
             rate = grown / seconds if seconds > 0 and grown > 0 else 0.0
-            services = {service["service"]: service["count"] for service in each["services"]}
-            if each["count"]:
-                found.append(End(each["reason"], each["verdict"], each["count"], rate, each["sentence"], services))
+            services = {service["service"]: service["count"] for service in reason["services"]}
+            if reason["count"]:
+                found.append(
+                    End(reason["reason"], reason["verdict"], reason["count"], rate, reason["sentence"], services)
+                )
         self._before = {each["reason"]: each["count"] for each in report["reasons"]}
         self._at = at
         return tuple(sorted(found, key=lambda end: (-end.rate, -end.count)))

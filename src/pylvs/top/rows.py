@@ -79,7 +79,7 @@ def _known_service(service: Mapping[str, Any], found: Sequence[ServiceRow], now:
     quorum = service["quorum"]
     down = sum(not each["up"] for each in service["servers"])
     texts = [f"quorum {quorum['weight']}, weight {quorum['weight_up']} since {duration(now - quorum['since'])}"]
-    texts += [f"{down} of {len(service['servers'])} servers down"] if down else []
+    texts += [f"down: {down} of {len(service['servers'])}"] if down else []
     texts += [f"sorry server {sorry['server']} serves"] if sorry and sorry["in"] else []
     texts += [service["handshakes_low"]] if service["handshakes_low"] else []
     texts += ["checks suspended"] if service["suspended"] else []
@@ -112,12 +112,12 @@ def _by_name(servers: Sequence[Mapping[str, Any]], found: Sequence[ServiceRow]) 
         by_address.setdefault(name.rpartition(":")[0], []).append(name)
     listed: dict[str, list[DestinationRow]] = {}
     for row in found:
-        for each in row.destinations:
-            name = str(each.destination.key)
-            if name not in names and each.destination.method is not Method.MASQ:
+        for listing in row.destinations:
+            name = str(listing.destination.key)
+            if name not in names and listing.destination.method is not Method.MASQ:
                 alike = by_address.get(name.rpartition(":")[0], [])
                 name = alike[0] if len(alike) == 1 else name
-            listed.setdefault(name, []).append(each)
+            listed.setdefault(name, []).append(listing)
     return listed
 
 
@@ -170,11 +170,11 @@ def _state(server: Mapping[str, Any]) -> tuple[str, int]:
 
 def _of_the_table(key: str, row: ServiceRow, with_daemon: bool) -> Row:
     rows = []
-    for each in row.destinations:
-        usable = each.destination.weight > 0
+    for listing in row.destinations:
+        usable = listing.destination.weight > 0
         state, severity = ("in table", GOOD) if usable else ("weight 0", WARNING)
-        name = str(each.destination.key)
-        rows.append(_server(key, name, [each], state=state, severity=severity, weight=each.destination.weight))
+        name = str(listing.destination.key)
+        rows.append(_server(key, name, [listing], state=state, severity=severity, weight=listing.destination.weight))
     usable = any(each.weight for each in rows)
     reason = "added by ipvsadm: no check" if with_daemon else "no daemon checks it"
     warned = any(each.severity for each in rows)

@@ -151,7 +151,7 @@ def ends() -> tuple[End, ...]:
 
 
 def snapshot(reply: dict[str, Any] | None = STATUS, table: tuple[ServiceRow, ...] = TABLE, **more: Any) -> Snapshot:
-    """Return a snapshot of these."""
+    """Return what was read of a daemon's reply and a table."""
     rows = merged(table, reply["services"] if reply else None, NOW)
     given = {"host": "director", "ends": ends(), "events": EVENTS, "read_at": NOW - 1, **more}
     return Snapshot(rows=rows, totals=totals(rows), status=reply, **given)

@@ -92,7 +92,7 @@ def test_hostile_texts_are_text() -> None:
         problems=[{"kind": HOSTILE, "severity": "critical", "object": HOSTILE, "text": HOSTILE}],
     )
     event = {"event": HOSTILE, "at": NOW, "service": name, "reason": HOSTILE}
-    of = console(snapshot(reply, events=(event,), trouble=HOSTILE, host=HOSTILE))
+    of = console(snapshot(reply, events=(event,), fault=HOSTILE, host=HOSTILE))
     for keys in ("1", "2", "3", "4", "5", "1", "down", "enter", "escape", "d", "n", "w"):
         press(of, keys)
         for line in of.lines(200, 40):
@@ -206,7 +206,7 @@ def test_a_pause_keeps_the_screen() -> None:
 
 def test_a_daemon_that_does_not_answer_is_in_the_header() -> None:
     lost = "no pylvs run answers at /run/pylvs/control"
-    of = console(snapshot(trouble=lost, trouble_since=NOW - 60))
+    of = console(snapshot(fault=lost, fault_since=NOW - 60))
     line = of.lines(80, 24)[1]
     assert line[0][0].startswith("!! since ")
     assert lost in line[0][0]
@@ -223,7 +223,7 @@ def select(of: Any, server: str) -> None:
     raise AssertionError(server)
 
 
-def test_a_drain_says_what_will_happen_and_asks() -> None:
+def test_a_drain_prints_what_will_happen_and_asks() -> None:
     of = console()
     select(of, "10.0.0.21:80")
     assert press(of, "d") is None

@@ -1,4 +1,4 @@
-"""What is read and when: pauses, a daemon that goes away, hangs and comes back, and the table alone."""
+"""What is read and when: pauses, a daemon that ends, hangs and comes back, and the table alone."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_with_a_daemon_all_is_its_own(world: World) -> None:
     first = of.first()
     assert world.asked == ["/v1/status", "/v1/table", "/v1/drops"]
     assert [each.service for each in first.rows][1] == WEB
-    assert (first.trouble, first.read_at) == ("", 1100)
+    assert (first.fault, first.read_at) == ("", 1100)
     assert of.history.of(TOTAL) == [47]
 
 
@@ -107,23 +107,23 @@ def test_a_large_table_is_read_less_often(world: World) -> None:
 
 
 @pytest.mark.parametrize("failure", [NoDaemon("no pylvs run answers"), NoReply("it hangs")])
-def test_a_daemon_that_goes_away_is_a_line_and_later_the_table_alone(world: World, failure: PylvsError) -> None:
+def test_a_daemon_that_ends_is_a_line_and_later_the_table_alone(world: World, failure: PylvsError) -> None:
     of = feed(world)
     before = of.first()
     world.failure = failure
     world.now += 6
     lost = of.read()
-    assert (lost.trouble, lost.trouble_since) == (str(failure), 1106)
+    assert (lost.fault, lost.fault_since) == (str(failure), 1106)
     assert lost.rows == before.rows, "a restart takes some seconds"
     world.now += PATIENCE_S
     alone = of.read()
     assert alone.status is None
     assert alone.rows[0].service == "TCP 10.0.0.100:80"
-    assert (alone.trouble, alone.trouble_since) == (str(failure), 1106)
+    assert (alone.fault, alone.fault_since) == (str(failure), 1106)
     world.failure = None
     world.now += RETRY_S
     back = of.read()
-    assert (back.trouble, back.rows[1].service) == ("", WEB)
+    assert (back.fault, back.rows[1].service) == ("", WEB)
 
 
 def test_a_named_daemon_has_no_table_here(world: World) -> None:
@@ -142,9 +142,9 @@ def test_without_a_daemon_it_opens_with_the_table(world: World) -> None:
     world.failure = NoDaemon("no pylvs run answers")
     of = feed(world)
     first = of.first()
-    assert (first.status, first.trouble, len(first.rows)) == (None, "", 3)
+    assert (first.status, first.fault, len(first.rows)) == (None, "", 3)
     world.now += 10
-    assert of.read().trouble == ""
+    assert of.read().fault == ""
     world.failure = None
     world.now += RETRY_S
     assert of.read().status == STATUS
@@ -152,7 +152,7 @@ def test_without_a_daemon_it_opens_with_the_table(world: World) -> None:
 
 def test_a_daemon_that_hangs_at_the_start_is_a_line(world: World) -> None:
     world.failure = NoReply("it hangs")
-    assert feed(world).first().trouble == "it hangs"
+    assert feed(world).first().fault == "it hangs"
 
 
 @pytest.mark.parametrize(
@@ -185,10 +185,10 @@ def test_a_table_that_cannot_be_read_is_a_line(world: World, monkeypatch: pytest
 
     monkeypatch.setattr(world, "ask", busy)
     world.now += 2
-    assert of.read().trouble == "the table was not read"
+    assert of.read().fault == "the table was not read"
     monkeypatch.setattr(world, "ask", ask)
     world.now += 2
-    assert of.read().trouble == ""
+    assert of.read().fault == ""
 
 
 def test_an_action_is_one_request(world: World) -> None:

@@ -16,7 +16,7 @@ def test_a_service_has_the_daemons_state_and_the_rates_of_the_table() -> None:
     web = rows[WEB]
     assert (web.state, web.severity, web.how) == ("up", WARNING, "wlc")
     assert (web.rates.connections, web.active, web.inactive) == (42, 420, 42)
-    assert "1 of 3 servers down" in web.reason
+    assert "down: 1 of 3" in web.reason
     assert (web.begun, web.completed) == (180, 174)
     down = rows["10.0.0.23:80"]
     assert (down.state, down.severity, down.how) == ("DOWN", CRITICAL, "")
