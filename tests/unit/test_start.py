@@ -28,7 +28,10 @@ UNUSED = "aiohttp dns h11 http.client prometheus_client rich structlog unittest"
             "pylvs.cli.main pylvs.daemon.start",
             f"asyncio click json.tool hmac pickle shutil subprocess dataclasses inspect pylvs.dataplane {UNUSED}",
         ),
-        ("pylvs.daemon.host.services pylvs.daemon.supervisor pylvs.health.checkers.http", f"datetime shutil {UNUSED}"),
+        (
+            "pylvs.daemon.host.services pylvs.daemon.supervisor pylvs.health.checkers.http",
+            f"datetime shutil _hashlib {UNUSED}",
+        ),
         # the helper process of virtual routers, and the daemon: few send a mail
         ("pylvs.vrrp.helper.__main__ pylvs.daemon.supervisor", "email"),
         # the doctor on a host without a daemon, virtual routers, marks and iptables

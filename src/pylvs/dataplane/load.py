@@ -43,6 +43,11 @@ from pylvs.model.errors import Busy, PylvsError, Unsupported
 from pylvs.model.service import Timeouts, VirtualService
 from pylvs.system import syscalls
 
+try:  # without OpenSSL, which hashlib loads: more than a megabyte in a daemon
+    from _blake2 import blake2s
+except ImportError:  # a Python that has it elsewhere
+    from hashlib import blake2s
+
 _USED_BY = {SIP: "persistence engine sip", BYPASS: "cache_bypass"}
 TAILCALLS = ("tailcalls_xdp", "tailcalls_tc")  # program arrays of the tail calls
 TRACE_ENTRIES = ("xdp_trace", "tc_trace", "tc_trace_egress")  # of a session of `pylvs trace` (bpf/trace/entry.h)
@@ -237,9 +242,7 @@ def _entry_of(program: str) -> str:
 
 def _secret(seeds: tuple[int, ...], use: bytes) -> int:
     """Return a secret of a state's programs, the same one for XDP and TC."""
-    import hashlib  # late: most edits load nothing
-
-    return int.from_bytes(hashlib.blake2s(struct.pack("<2Q", *seeds[:2]), digest_size=4, person=use).digest(), "little")
+    return int.from_bytes(blake2s(struct.pack("<2Q", *seeds[:2]), digest_size=4, person=use).digest(), "little")
 
 
 def _allow_descriptors() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -20,6 +19,8 @@ Digests = Mapping[str, tuple[str, Mapping[str, tuple[str, str]]]]  # by service,
 
 
 def _digest(value: Any) -> str:
+    import hashlib  # late: it loads OpenSSL, and most directors have no peer
+
     text = json.dumps(_common(to_plain(value)), sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
