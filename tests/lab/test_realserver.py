@@ -16,13 +16,12 @@ from pylvs.system.namespaces import inside_network, network_cookie
 from tests.lab.conftest import MakeLab
 from tests.lab.exchange import exchange, identifier
 
-SNAPSHOT = """
+STATE = """
 ip -o addr show
 ip -o link show
 cd /proc/sys/net; grep -r . ipv4/conf/*/arp_ignore ipv4/conf/*/arp_announce ipv4/conf/*/rp_filter
 tc qdisc show dev eth0
 tc filter show dev eth0 ingress
-ls /run/pylvs/realserver 2>/dev/null
 true
 """
 
@@ -42,41 +41,46 @@ def remembered(lab: Lab) -> bool:
         return memory_path(network_cookie()).exists()
 
 
+def snapshot(lab: Lab) -> str:
+    """Return what the command may change, and whether it has recorded anything; other labs have records beside it."""
+    return f"{lab.sh('rs1', STATE)}recorded: {remembered(lab)}\n"
+
+
 @pytest.mark.parametrize("tunnel", [[], ["--tunnel"]])
 def test_down_restores_exactly_what_up_changed(lab: Lab, tunnel: list[str]) -> None:
     lab.sh("rs1", "echo 3 >/proc/sys/net/ipv4/conf/eth0/arp_ignore; echo 1 >/proc/sys/net/ipv4/conf/lo/arp_announce")
     lab.sh("rs1", "ip addr add 10.0.0.101/32 dev lo")  # it existed before, and stays
-    before = lab.sh("rs1", SNAPSHOT)
+    before = snapshot(lab)
     words = " ".join(["pylvs realserver up 10.0.0.100 10.0.0.101 fd00:10::100", *tunnel])
     assert "10.0.0.100/32 is on lo" in lab.sh("rs1", words)
-    between = lab.sh("rs1", SNAPSHOT)
+    between = snapshot(lab)
     assert remembered(lab)
     assert "10.0.0.100/32" in between
     assert "fd00:10::100/128" in between
     assert "ipv4/conf/eth0/arp_ignore:1" in between
     assert ("pylvs-realserver" in between) == bool(tunnel) or "tunl0" in between
     assert lab.sh("rs1", words) == "all was so already\n"
-    assert lab.sh("rs1", SNAPSHOT) == between
+    assert snapshot(lab) == between
     lab.sh("rs1", "pylvs realserver down")
-    assert lab.sh("rs1", SNAPSHOT).split() == before.split()
+    assert snapshot(lab).split() == before.split()
     assert not remembered(lab)
     assert lab.sh("rs1", "pylvs realserver down") == "there was nothing to restore\n"
 
 
 def test_addresses_are_removed_one_by_one(lab: Lab) -> None:
-    before = lab.sh("rs1", SNAPSHOT)
+    before = snapshot(lab)
     lab.sh("rs1", "pylvs realserver up 10.0.0.100 --tunnel; pylvs realserver up 10.0.0.101")
     assert lab.sh("rs1", "pylvs realserver down 10.0.0.100") == "10.0.0.100 is off lo\n"
-    after = lab.sh("rs1", SNAPSHOT)
+    after = snapshot(lab)
     assert "10.0.0.100/32" not in after
     assert "10.0.0.101/32" in after
     assert "ipv4/conf/all/arp_ignore:1" in after
     lab.sh("rs1", "pylvs realserver down 10.0.0.101")
-    assert lab.sh("rs1", SNAPSHOT).split() == before.split()
+    assert snapshot(lab).split() == before.split()
 
 
 def test_an_address_that_is_given_twice_counts_once(lab: Lab) -> None:
-    before = lab.sh("rs1", SNAPSHOT)
+    before = snapshot(lab)
     twice = "10.0.0.100 fd00:10::100 10.0.0.100 fd00:10:0::100"
     for end in "", " --tunnel --tunnel --director 10.0.0.10 --director 10.0.0.10":
         done = lab.sh("rs1", f"pylvs realserver up {twice}{end}")
@@ -84,7 +88,7 @@ def test_an_address_that_is_given_twice_counts_once(lab: Lab) -> None:
         assert done.count("director 10.0.0.10") == bool(end)
         done = lab.sh("rs1", f"pylvs realserver down {twice}")
         assert [done.count(f"{each} is off lo\n") for each in ("10.0.0.100", "fd00:10::100")] == [1, 1]
-        assert lab.sh("rs1", SNAPSHOT).split() == before.split()
+        assert snapshot(lab).split() == before.split()
 
 
 def test_changes_of_other_programs_stay(lab: Lab) -> None:
@@ -136,10 +140,10 @@ BAD = {
 
 @pytest.mark.parametrize("words", BAD)
 def test_bad_input_is_one_line_and_changes_nothing(lab: Lab, words: str) -> None:
-    before = lab.sh("rs1", SNAPSHOT)
+    before = snapshot(lab)
     done = lab.run("rs1", ["pylvs", "realserver", "up", *words.split()])
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"pylvs: {BAD[words]}\n")
-    assert lab.sh("rs1", SNAPSHOT) == before
+    assert snapshot(lab) == before
 
 
 def test_up_is_undone_if_a_part_fails(lab: Lab) -> None:
@@ -147,12 +151,12 @@ def test_up_is_undone_if_a_part_fails(lab: Lab) -> None:
     lab.sh("rs1", "echo 1 >/proc/sys/net/ipv6/conf/lo/disable_ipv6")
     for earlier in ("true", "pylvs realserver up 10.0.0.101"):
         lab.sh("rs1", earlier)
-        before = lab.sh("rs1", SNAPSHOT)
+        before = snapshot(lab)
         done = lab.run("rs1", ["pylvs", "realserver", "up", "10.0.0.100", "fd00:10::100", "--tunnel"])
         switch = "net.ipv6.conf.lo.disable_ipv6=0"
         assert done.stderr == f"pylvs: fd00:10::100/128 on lo: IPv6 is switched off there; sysctl {switch}\n"
         assert done.returncode == 1
-        assert lab.sh("rs1", SNAPSHOT) == before
+        assert snapshot(lab) == before
 
 
 # An echo request to the VIP in every kind of tunnel, with each ECN codepoint in the outer header. The answer has the
