@@ -40,9 +40,16 @@ def enlarge(host: Host) -> None:
     host.close_programs()
 
 
+def make_space(host: Host) -> None:
+    """End the connections that fill the table. It keeps its size, which takes the verifier nothing."""
+    host.director.change_setting("expire_nodest_conn", 1)
+    host.director.delete_service(key(1000))
+    assert all(each.virtual_port != 1000 for each in host.director.connections())
+
+
 def picks(host: Host, frames: Sequence[bytes], hook: str = "xdp") -> list[str]:
     """Return the link addresses of the servers that get these frames."""
-    return [parsed(host.forwarded(frame, hook)).dst for frame in frames]
+    return [host.forwarded(frame, hook)[:6].hex(":") for frame in frames]
 
 
 def serve(
@@ -87,7 +94,7 @@ def test_tcp_flows_stay_with_packets_of_all_kinds(host: Host, hook: str, schedul
     before = picks(host, of_clients(service), hook)
     for flags in "A", "PA", "S":
         assert picks(host, of_clients(service, flags), hook) == before
-    enlarge(host)
+    make_space(host)
     for flags in "S", "A", "PA", "FA", "A":
         assert picks(host, of_clients(service, flags), hook) == before
 
@@ -206,7 +213,7 @@ def test_persistent_clients_keep_their_server_without_a_template(host: Host) -> 
 
     before = of_all("S")
     assert len(set(before)) == 3
-    enlarge(host)
+    make_space(host)
     assert of_all("A") == before
     assert of_all("S") == before
 
@@ -231,7 +238,7 @@ def test_nat_drops_until_a_connection_is_free(host: Host, hook: str) -> None:
     for flags in "S", "S":
         assert host.run(tcp(flags, dport=service.port), hook).verdict == DROPPED[hook]
     assert host.run(tcp("A", dport=service.port), hook).verdict == PASSED[hook]
-    enlarge(host)
+    make_space(host)
     assert picks(host, [tcp(dport=service.port), tcp("A", dport=service.port)], hook)
 
 

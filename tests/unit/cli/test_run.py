@@ -44,7 +44,7 @@ def test_a_file_that_cannot_be_run(tmp_path: Path, text: str | None, words: list
     if text is not None:
         path.write_text(text)
     done = run(tmp_path, "-f", str(path), *words)
-    assert (done.returncode, done.stdout) == (os.EX_CONFIG, "")
+    assert (done.returncode, done.stdout) == (os.EX_CONFIG, ""), done.stderr
     *_, last = done.stderr.splitlines()
     assert last.startswith(f"pylvs: {error}{path}:")
     finding = last.rpartition(f"{path}:")[2].partition(": ")[2].partition(": ")[2]
