@@ -43,7 +43,7 @@ from pylvs.model.errors import Busy, PylvsError, Unsupported
 from pylvs.model.service import Timeouts, VirtualService
 from pylvs.system import syscalls
 
-try:  # without OpenSSL, which hashlib loads: more than a megabyte in a daemon
+try:  # without OpenSSL, which hashlib loads: about a megabyte in a daemon
     from _blake2 import blake2s
 except ImportError:  # a Python that has it elsewhere
     from hashlib import blake2s
