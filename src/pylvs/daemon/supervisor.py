@@ -29,6 +29,7 @@ from pylvs.daemon.dumping import Dumper
 from pylvs.daemon.handshakes import HandshakeWatch
 from pylvs.daemon.host.announcing import Announcer
 from pylvs.daemon.host.changes import HostChanges
+from pylvs.daemon.host.leave import Leave
 from pylvs.daemon.host.part import HostPart
 from pylvs.daemon.host.services import HostServices
 from pylvs.daemon.keepalived import dumps
@@ -143,6 +144,7 @@ class Supervisor:
             self._forwarding_error,
             lambda: "; ".join(self.liveness.silent().values()),
             host.announced,
+            Leave(state, writer),
         )
         settings = HostSettings(host.vip_checks, state, thread)
         self._notes = Notes(options, state, writer, thread, lambda: self.services.emptied and settings.reverted)

@@ -11,11 +11,16 @@ from typing import Any
 import pytest
 
 from pylvs.daemon.host.announcing import announced_by, decide
+from pylvs.daemon.host.leave import Leave, Left
+from pylvs.daemon.state.directory import StateDirectory
+from pylvs.daemon.state.overrides import StateWriter
 from pylvs.daemon.supervisor import Supervisor
 from pylvs.model.addresses import Address
+from pylvs.model.errors import InvalidOperation
 from pylvs.model.routing import Announcement, State
 from pylvs.model.service import ServiceKey
 from pylvs.model.wanted import WantedService
+from tests.unit.daemon import commands
 from tests.unit.daemon.daemons import VIP, FakeHost, address, configuration, server, service, until
 
 
@@ -91,24 +96,27 @@ async def reaches(devices: Devices, state: State) -> None:
 
 
 @pytest.mark.parametrize(
-    ("unserved", "unforwarded", "leaving", "state", "reason"),
+    ("unserved", "unforwarded", "best", "state", "reason"),
     [
-        ("", "", False, State.ANNOUNCED, ""),
-        ("", "", True, State.LEAVING, "pylvs stops"),
-        ("it has no quorum", "", False, State.WITHDRAWN, "web: it has no quorum"),
-        ("it has no quorum", "", True, State.WITHDRAWN, "web: it has no quorum"),
-        ("", "unknown", False, State.WITHDRAWN, "unknown"),
-        ("", "unknown", True, State.WITHDRAWN, "unknown"),
-        ("it has no quorum", "unknown", False, State.WITHDRAWN, "unknown; web: it has no quorum"),
+        ("", "", State.ANNOUNCED, State.ANNOUNCED, "why"),
+        ("", "", State.LEAVING, State.LEAVING, "why"),
+        ("", "", State.WITHDRAWN, State.WITHDRAWN, "why"),
+        ("it has no quorum", "", State.ANNOUNCED, State.WITHDRAWN, "web: it has no quorum"),
+        ("it has no quorum", "", State.LEAVING, State.WITHDRAWN, "web: it has no quorum"),
+        ("", "unknown", State.ANNOUNCED, State.WITHDRAWN, "unknown"),
+        ("", "unknown", State.LEAVING, State.WITHDRAWN, "unknown"),
+        ("it has no quorum", "unknown", State.ANNOUNCED, State.WITHDRAWN, "unknown; web: it has no quorum"),
     ],
 )
-def test_the_state_of_an_address(unserved: str, unforwarded: str, leaving: bool, state: State, reason: str) -> None:
-    found = decide({VIP: ["web"]}, lambda _: unserved, unforwarded, leaving)
+def test_the_state_of_an_address(unserved: str, unforwarded: str, best: State, state: State, reason: str) -> None:
+    found = decide({VIP: ["web"]}, lambda _: unserved, unforwarded, best, "why")
     assert found == [Announcement(VIP, state, reason)]
 
 
 def test_an_address_needs_all_services_that_announce_it() -> None:
-    (found,) = decide({VIP: ["web", "tls"]}, {"web": "", "tls": "it has no quorum"}.__getitem__, "", False)
+    (found,) = decide(
+        {VIP: ["web", "tls"]}, {"web": "", "tls": "it has no quorum"}.__getitem__, "", State.ANNOUNCED, ""
+    )
     assert (found.state, found.reason) == (State.WITHDRAWN, "tls: it has no quorum")
 
 
@@ -241,3 +249,148 @@ def test_a_stop_that_keeps_the_table_keeps_the_addresses_for_a_lease(host: FakeH
     played(host, scenario)
     assert devices.state() is State.ANNOUNCED
     assert devices.local == {VIP}
+
+
+# --- a planned leave ---
+
+
+async def ask(host: FakeHost, *words: Any) -> Any:
+    return await asyncio.to_thread(commands.ask, host, *words)
+
+
+def test_a_leave_lowers_the_preference_then_withdraws_until_join(host: FakeHost, devices: Devices) -> None:
+    host.write(announcing(server(1)), announce_leave_s=600)
+
+    async def scenario(daemon: Supervisor) -> None:
+        await reaches(devices, State.ANNOUNCED)
+        assert (await ask(host, "GET", "/v1/status"))["leave"] is None
+        reply = await ask(host, "POST", "/v1/director/leave")
+        assert reply["not_kept"] == ""
+        assert reply["leave"]["until"] - reply["leave"]["since"] == pytest.approx(600)
+        await reaches(devices, State.LEAVING)
+        status = await ask(host, "GET", "/v1/status")
+        assert status["leave"] == reply["leave"] == {**reply["leave"], "withdrawn": False}
+        assert "this director has left: pylvs director join" in status["differs"]
+        again = await ask(host, "POST", "/v1/director/leave", {"now": True})
+        assert again["leave"]["since"] == reply["leave"]["since"]
+        await reaches(devices, State.WITHDRAWN)
+        (found,) = daemon.announcer.announcements()
+        assert (found.state, found.reason) == (State.WITHDRAWN, "pylvs director leave")
+        assert (await ask(host, "GET", "/v1/status"))["leave"]["withdrawn"]
+        assert devices.local == {VIP}
+        assert daemon.engine.snapshot()[0].has_quorum
+        assert (await ask(host, "POST", "/v1/director/join"))["leave"] is None
+        await reaches(devices, State.ANNOUNCED)
+        events = [each["state"] for each in daemon.events.recent() if each["event"] == "announcement"]
+        assert events == ["announced", "leaving", "withdrawn", "announced"]
+        daemon.stop()
+        daemon.stop()  # without the wait
+
+    played(host, scenario)
+
+
+def test_a_leave_withdraws_by_itself(host: FakeHost, devices: Devices) -> None:
+    host.write(announcing(server(1)), announce_leave_s=1)
+
+    async def scenario(daemon: Supervisor) -> None:
+        await reaches(devices, State.ANNOUNCED)
+        await ask(host, "POST", "/v1/director/leave")
+        await reaches(devices, State.WITHDRAWN)
+
+    played(host, scenario)
+    changes = devices.changes[1:]
+    assert changes == [("put", State.LEAVING), ("take", State.ANNOUNCED), ("take", State.LEAVING)]
+
+
+def test_a_leave_survives_a_reload_and_a_restart(host: FakeHost, devices: Devices) -> None:
+    async def leaves(daemon: Supervisor) -> None:
+        await reaches(devices, State.ANNOUNCED)
+        await ask(host, "POST", "/v1/director/leave")
+        await reaches(devices, State.WITHDRAWN)
+        await daemon.reload()
+        devices.changes.clear()
+
+    async def stays(daemon: Supervisor) -> None:
+        await until(lambda: bool(daemon.announcer.announcements()), "the first decision")
+        assert devices.state() is State.WITHDRAWN
+        await ask(host, "POST", "/v1/director/join")
+        await reaches(devices, State.ANNOUNCED)
+
+    played(host, leaves)
+    played(host, stays)
+    assert devices.changes[0] == ("put", State.ANNOUNCED), "neither the stop nor the start announced it"
+    devices.changes.clear()
+
+    async def joined(daemon: Supervisor) -> None:
+        await reaches(devices, State.ANNOUNCED)
+
+    played(host, joined)
+
+
+def test_without_a_service_that_announces_there_is_nothing_to_leave(host: FakeHost) -> None:
+    host.write(service(server(1)))
+
+    async def scenario(daemon: Supervisor) -> None:
+        with pytest.raises(InvalidOperation, match="nothing to leave"):
+            await daemon.announcer.leave(now=False)
+        assert daemon.announcer.left() is None
+
+    played(host, scenario)
+
+
+class Clocks:
+    """Unix time and a steady clock."""
+
+    def __init__(self) -> None:
+        self.wall, self.steady = 1_000_000.0, 50.0
+
+    def open(self, state: StateDirectory) -> Leave:
+        return Leave(state, StateWriter(state), lambda: self.wall, lambda: self.steady)
+
+
+async def saved(leave: Leave) -> None:
+    assert await leave.saved() == ""
+
+
+def test_the_wait_of_a_leave_continues_after_a_restart_whatever_unix_time_does(tmp_path: Path) -> None:
+    state, clocks = StateDirectory(tmp_path / "state"), Clocks()
+    state.acquire()
+
+    async def play() -> None:
+        first = clocks.open(state)
+        first.begin(30)
+        await saved(first)
+        clocks.steady += 10
+        clocks.wall += 10_000
+        assert first.wait_s == 20
+        for wall_s, left_s in ((12, 18), (40, 0), (-500, 30)):
+            clocks.wall = 1_000_000 + wall_s
+            next_one = clocks.open(state)
+            next_one.read(wait_s=30)
+            assert next_one.left == Left(1_000_000, 1_000_030)
+            assert next_one.wait_s == left_s
+        next_one.end()
+        await saved(next_one)
+        last = clocks.open(state)
+        last.read(wait_s=30)
+        assert (last.left, last.wait_s) == (None, 0)
+
+    asyncio.run(play())
+
+
+def test_a_second_command_shortens_the_wait_and_never_extends_it(tmp_path: Path) -> None:
+    state, clocks = StateDirectory(tmp_path / "state"), Clocks()
+    state.acquire()
+
+    async def play() -> None:
+        leave = clocks.open(state)
+        leave.begin(30)
+        clocks.steady += 10
+        clocks.wall += 10
+        leave.begin(30)
+        assert (leave.wait_s, leave.left) == (20, Left(1_000_000, 1_000_030))
+        leave.begin(0)
+        assert (leave.wait_s, leave.left) == (0, Left(1_000_000, 1_000_010))
+        await saved(leave)
+
+    asyncio.run(play())

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pylvs.daemon.api import replies
+from pylvs.daemon.host.leave import Left
 from pylvs.daemon.problems import Problem, Severity
 from pylvs.daemon.state.drains import Drain, Stage
 from pylvs.health.events import Standing
@@ -33,6 +34,11 @@ def problems_encoded(problems: Iterable[Problem]) -> list[replies.ProblemReply]:
 def announcements_encoded(found: Iterable[Announcement]) -> list[replies.AnnouncementReply]:
     """Return the states of announced addresses."""
     return [{"address": str(each.address), "state": each.state.value, "reason": each.reason} for each in found]
+
+
+def leave_encoded(left: Left | None, withdrawn: bool) -> replies.Leave | None:
+    """Return a planned leave of this director."""
+    return {"since": left.since, "until": left.until, "withdrawn": withdrawn} if left else None
 
 
 def routers_encoded(status: Mapping[str, Any]) -> replies.RoutersSummary:

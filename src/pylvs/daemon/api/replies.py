@@ -284,6 +284,21 @@ class AnnouncementReply(TypedDict):
     reason: Annotated[str, 'why it is not announced; "" if it is']
 
 
+class Leave(TypedDict):
+    """The planned leave of this director, by pylvs director leave."""
+
+    since: UnixTime
+    until: Annotated[UnixTime, "when it withdraws its addresses; before, their preference is lowered"]
+    withdrawn: Annotated[bool, "no address of this director is announced"]
+
+
+class LeaveReply(TypedDict):
+    """The reply to POST /v1/director/leave and /v1/director/join."""
+
+    leave: Annotated[Leave | None, "null: it has joined"]
+    not_kept: Annotated[str, 'why it does not survive a restart; "" if it does']
+
+
 class StatusReply(TypedDict):
     """The reply to GET /v1/status, and the output of pylvs status --json."""
 
@@ -306,6 +321,7 @@ class StatusReply(TypedDict):
     virtual_routers: RoutersSummary
     peer: Annotated[PeerReply | None, "null without peer_director"]
     announcements: Annotated[list[AnnouncementReply], "of services with announce"]
+    leave: Annotated[Leave | None, "null unless this director has left by command"]
     services: list[ServiceReply]
 
 

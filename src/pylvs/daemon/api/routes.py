@@ -18,6 +18,7 @@ from pylvs.daemon.api.counters import CountersReply, counters_encoded
 from pylvs.daemon.api.encoding import (
     announcements_encoded,
     counts_of,
+    leave_encoded,
     overridden,
     problems_encoded,
     routers_encoded,
@@ -94,6 +95,7 @@ _SECONDS = Field(
     limits=(0, MAX_DURATION_S),
 )
 _YIELD = {"name": _NAME, "seconds": _SECONDS}
+_LEAVE = {"now": Field(bool, "withdraw at once, without the seconds of lower preference")}
 _STOP = {"keep": Field(bool, "leave services and virtual routers for the next daemon")}
 _RELOAD = {
     "dry_run": Field(bool, "return what would change, and change nothing"),
@@ -148,6 +150,7 @@ async def status(daemon: Supervisor, _: Given) -> Response:
         "virtual_routers": routers_encoded(routers),
         "peer": cast("replies.PeerReply | None", daemon.peer.encoded()),
         "announcements": announcements_encoded(daemon.announcer.announcements()),
+        "leave": leave_encoded(daemon.announcer.left(), daemon.announcer.withdrawn),
         "services": [],
     }
     return await to_thread(_status_response, reply, snapshot, rows or (), problems, daemon.drains.all())
@@ -164,6 +167,8 @@ def _status_response(
     counts = counts_of(rows)
     reply["problems"] = problems_encoded([*service_problems(snapshot), *problems])
     reply["differs"] += overridden(snapshot, drains)
+    if reply["leave"]:
+        reply["differs"].append("this director has left: pylvs director join")
     reply["services"] = [service_encoded(each, counts) for each in snapshot]
     return json_response(reply)
 
@@ -433,6 +438,22 @@ async def peer_copy(daemon: Supervisor, _: Given) -> Response:
     return json_response(reply)
 
 
+async def director_leave(daemon: Supervisor, given: Given) -> Response:
+    return _leave_response(daemon, await daemon.announcer.leave(given.get("now", False)))
+
+
+async def director_join(daemon: Supervisor, _: Given) -> Response:
+    return _leave_response(daemon, await daemon.announcer.join())
+
+
+def _leave_response(daemon: Supervisor, not_kept: str) -> Response:
+    reply: replies.LeaveReply = {
+        "leave": leave_encoded(daemon.announcer.left(), daemon.announcer.withdrawn),
+        "not_kept": not_kept,
+    }
+    return json_response(reply)
+
+
 async def reload(daemon: Supervisor, given: Given) -> Response:
     try:
         done = await daemon.reload(**given)
@@ -514,6 +535,15 @@ ROUTES = (
     ),
     Operation("POST", "/v1/vrrp/resume", "Let them take over again.", vrrp_resume, replies.NamesReply, {"name": _NAME}),
     Operation("POST", "/v1/peer/copy", "Copy all connections of the other director.", peer_copy, replies.CopyReply),
+    Operation(
+        "POST",
+        "/v1/director/leave",
+        "Lower the preference of the addresses, then withdraw them, until join.",
+        director_leave,
+        replies.LeaveReply,
+        _LEAVE,
+    ),
+    Operation("POST", "/v1/director/join", "Announce the addresses again.", director_join, replies.LeaveReply),
     Operation(
         "POST", "/v1/stop", "End the daemon in good order.", stop, replies.StopReply, _STOP, outlives_client=True
     ),

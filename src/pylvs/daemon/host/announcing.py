@@ -6,7 +6,7 @@ of that device. BIRD, FRR and, by FRR's zebra, GoBGP do that. Three states of an
 | state | address on | when |
 |---|---|---|
 | announced | UP_DEVICE | all services that announce it serve, and packets are forwarded |
-| leaving | LEAVING_DEVICE | the daemon stops: the routing daemon lowers the preference (RFC 8326) |
+| leaving | LEAVING_DEVICE | the daemon stops, or this director leaves: a lower preference (RFC 8326) |
 | withdrawn | neither | otherwise |
 
 In all of them a local route keeps the address here: packets that still arrive are forwarded, and health checks through
@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from pylvs.daemon.host.announced import DEVICES, HostAddresses
+from pylvs.daemon.host.leave import Leave, Left
 from pylvs.daemon.notifications import EventBus
 from pylvs.daemon.parts import Part
 from pylvs.daemon.problems import Problem
@@ -31,11 +32,13 @@ from pylvs.daemon.tasks import BackgroundTasks
 from pylvs.daemon.virtual_routers.forwarding import monitor_forwarding
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import replace
+from pylvs.model.errors import InvalidOperation
 from pylvs.model.routing import Announcement, State
 from pylvs.model.wanted import Configuration
 from pylvs.system.logs import get_logger
 
 RENEWALS = 3  # in a lease
+BY_STOP, BY_COMMAND = "pylvs stops", "pylvs director leave"
 
 
 def announced_by(configuration: Configuration) -> dict[Address, list[str]]:
@@ -49,15 +52,17 @@ def announced_by(configuration: Configuration) -> dict[Address, list[str]]:
 
 
 def decide(
-    services: Mapping[Address, Sequence[str]], unserved: Callable[[str], str], unforwarded: str, leaving: bool
+    services: Mapping[Address, Sequence[str]], unserved: Callable[[str], str], unforwarded: str, best: State, why: str
 ) -> list[Announcement]:
-    """Return the state of each address. `unserved` returns why a service does not serve, "" if it does."""
+    """Return the state of each address. `unserved` returns why a service does not serve, "" if it does.
+
+    `best` is the state of an address whose services serve, and `why` its reason.
+    """
     found = []
     for address, names in services.items():
         reasons = [unforwarded] if unforwarded else []
         reasons += [f"{name}: {text}" for name in names if (text := unserved(name))]
-        state = State.WITHDRAWN if reasons else State.LEAVING if leaving else State.ANNOUNCED
-        found.append(Announcement(address, state, "; ".join(reasons) or ("pylvs stops" if leaving else "")))
+        found.append(Announcement(address, State.WITHDRAWN if reasons else best, "; ".join(reasons) or why))
     return found
 
 
@@ -71,16 +76,18 @@ class Announcer(Part):
         error: Callable[[], str | None],
         unknown: Callable[[], str],
         host: HostAddresses,
+        leave: Leave,
     ) -> None:
         self._services = services
         self._events = events
         self._monitor = partial(monitor_forwarding, error, self._report, unknown)
         self._host = host
+        self._leave = leave
         self._configuration = Configuration()
         self._announced: dict[Address, list[str]] = {}
         self._states: dict[Address, Announcement] = {}
         self._unforwarded = "whether packets are forwarded is not known yet"
-        self._leaving = False
+        self._stopping = False
         self._hurried = asyncio.Event()  # the stop waits no longer
         self._changed = asyncio.Event()
         self._errors: list[str] = []
@@ -92,6 +99,37 @@ class Announcer(Part):
         """Return the state of each address, in the order of the configuration."""
         return [self._states[each] for each in self._announced if each in self._states]
 
+    def left(self) -> Left | None:
+        """Return the planned leave of this director, None if there is none."""
+        return self._leave.left
+
+    @property
+    def withdrawn(self) -> bool:
+        """Whether no address of this director is announced, with any preference."""
+        return self._begun and not any(each.state in DEVICES for each in self._states.values())
+
+    async def leave(self, now: bool) -> str:
+        """Lower the preference, and withdraw after announce_leave seconds, or now. Stay so until `join`.
+
+        Returns why a restart of the daemon would forget it, "" if it would not. Raises InvalidOperation if no service
+        has an address that is announced.
+        """
+        if not self._announced:
+            raise InvalidOperation("no service has announce: this director has nothing to leave")
+        if not self._leave.left:
+            self._log.warning("this director leaves, until pylvs director join")
+        self._leave.begin(0 if now else self._configuration.settings.announce_leave_s)
+        self._changed.set()
+        return await self._leave.saved()
+
+    async def join(self) -> str:
+        """End a leave; addresses whose services serve are announced again. Returns what `leave` does."""
+        if self._leave.left:
+            self._log.info("this director joins again")
+            self._leave.end()
+            self._changed.set()
+        return await self._leave.saved()
+
     def hurry(self) -> None:
         """Let the stop withdraw at once."""
         self._hurried.set()
@@ -102,6 +140,7 @@ class Announcer(Part):
     async def open(self, configuration: Configuration, tasks: BackgroundTasks) -> None:
         """Let addresses be local before the first table; what a former daemon announces, stays for its lease."""
         self._follow(configuration)
+        self._leave.read(configuration.settings.announce_leave_s)
         self._services.engine.on_event(lambda _: self._changed.set())
         self._services.engine.on_change(self._changed.set)
 
@@ -120,7 +159,7 @@ class Announcer(Part):
         """Lower the preference, wait, and withdraw. With `keep`, leave the addresses for a lease."""
         if keep or not self._begun:
             return
-        self._leaving = True
+        self._stopping = True
         self.step()
         left_s = float(self._configuration.settings.announce_leave_s)
         while left_s > 0 and not self._hurried.is_set() and self._in(State.LEAVING):
@@ -146,7 +185,7 @@ class Announcer(Part):
         while True:
             self._changed.clear()
             self.step()
-            await _wait(self._changed, self._renewal_s)
+            await _wait(self._changed, min(self._renewal_s, self._leave.wait_s or self._renewal_s))
 
     def _follow(self, configuration: Configuration) -> None:
         """Announce the addresses of this configuration; withdraw others at once."""
@@ -166,7 +205,8 @@ class Announcer(Part):
             return
         error = "" if self._prepared else self._host.prepare()
         self._prepared = not error
-        found = decide(self._announced, self._services.engine.why_unserved, error or self._unforwarded, self._leaving)
+        unserved = self._services.engine.why_unserved
+        found = decide(self._announced, unserved, error or self._unforwarded, *self._best())
         failed = self._put(found)
         found = [
             replace(each, state=State.WITHDRAWN, reason=failed[each.address]) if each.address in failed else each
@@ -179,6 +219,14 @@ class Announcer(Part):
         self._note([error, *failed.values(), *left])
         for each in found:
             self._publish(each)
+
+    def _best(self) -> tuple[State, str]:
+        """Return the state of an address whose services serve, and its reason."""
+        if self._leave.left and not self._leave.wait_s:
+            return State.WITHDRAWN, BY_COMMAND
+        if self._stopping:
+            return State.LEAVING, BY_STOP
+        return (State.LEAVING, BY_COMMAND) if self._leave.left else (State.ANNOUNCED, "")
 
     def _put(self, found: Sequence[Announcement]) -> dict[Address, str]:
         """Put addresses on the devices of their states, or extend their leases. Return errors by address."""

@@ -8,6 +8,7 @@ Each daemon has one directory, by default one for each network namespace, below 
 - `services.json`: the services that the daemon owns, with their configured servers
 - `overrides.json`: the operator's overrides, with the services and servers among which they were made
 - `drains.json`: the drains that are not over
+- `leave.json`: since when this director has left its group, by command
 - `events.jsonl`, `events.jsonl.1`: the last events
 - `via_vip.json`: the devices whose accept_local is on for checks through virtual addresses
 - `vrrp_addresses.json`: the addresses of virtual routers, to delete them if pylvs-vrrp hangs
@@ -40,6 +41,7 @@ SERVICES_FILE = "services"
 OVERRIDES_FILE = "overrides"
 NAMESPACES_FILE = "namespaces"
 DRAINS_FILE = "drains"
+LEAVE_FILE = "leave"
 
 
 def daemons_of(cookie: int) -> list[StateDirectory]:
