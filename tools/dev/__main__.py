@@ -278,6 +278,7 @@ COMMANDS = (
     Command("bench-directors [ARG]", "copy connections to another director", ROOT, MEASURES, "bench.directors"),
     Command("bench-flood [ARG]", "which connections survive a flood, and what it costs", ROOT, MEASURES, "bench.flood"),
     Command("bench-failover [ARG]", "what clients notice of a failover", ROOT, TESTS, "bench.failover"),
+    Command("bench-ecmp [ARG]", "which connections stay when a director dies or leaves", ROOT, TESTS, "bench.ecmp"),
     Command("docs", "check the documents, and make a site of them", ANYONE, CHECKS, docs),
     Command("build, wheel", "a wheel in dist/", ANYONE, RUNS, wheel),
     Command("deb", "a Debian package in dist/, checked by lintian", ANYONE, PACKS, "tools.deb"),

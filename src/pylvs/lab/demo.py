@@ -241,6 +241,10 @@ class LongConnections:
         """Send a request over each; return "kept", or why it is lost."""
         return [_outcome(each, server) for each, server in zip(self._connections, self._servers, strict=True)]
 
+    def ports(self) -> set[int]:
+        """Return the client's ports."""
+        return {each.sock.getsockname()[1] for each in self._connections if each.sock}
+
     def close(self) -> None:
         for each in self._connections:
             each.close()

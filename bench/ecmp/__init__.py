@@ -1,0 +1,1 @@
+"""What established connections notice when directors behind a router's ECMP die, join and leave."""
