@@ -39,7 +39,10 @@ def log_of(lab: Lab, director: str) -> str:
     return lab.sh(director, "cat /var/log/pylvs.log")
 
 
-@pytest.mark.parametrize("routing", ["bird", pytest.param("frr", marks=pytest.mark.nightly("the gate plays BIRD"))])
+@pytest.mark.parametrize(
+    "routing",
+    ["bird", *(pytest.param(each, marks=pytest.mark.nightly("the gate plays BIRD")) for each in ("frr", "gobgp"))],
+)
 def test_connections_stay_while_directors_die_join_and_leave(make_lab: MakeLab, routing: str) -> None:
     """Theory: all stay. mh gives a client the same server on each director, and sloppy_tcp takes the packet."""
     lab = make_lab("ecmp", SERVERS, routing=routing)
@@ -51,14 +54,32 @@ def test_connections_stay_while_directors_die_join_and_leave(make_lab: MakeLab, 
         power_on(lab, "director2")
         until_paths(lab, *DIRECTORS)
         assert_all_kept(connections)
+        lab.run("director1", ["pylvs", "director", "leave"], seconds=PATIENCE_S)
+        until_paths(lab, "director2", "director3", "director4")
+        assert_all_kept(connections)
+        lab.sh("director1", "service pylvs stop; service pylvs start")
+        assert f"{lab.network.vip}: withdrawn (pylvs director leave)" in lab.sh("director1", "pylvs status")
+        assert paths(lab) == {"director2", "director3", "director4"}
+        lab.sh("director1", "pylvs director join")
+        until_paths(lab, *DIRECTORS)
+        assert_all_kept(connections)
         lab.run("director3", ["service", "pylvs", "stop"], seconds=PATIENCE_S)
         until_paths(lab, "director1", "director2", "director4")
         assert_all_kept(connections)
+    assert f"{lab.network.vip} is leaving: pylvs director leave" in log_of(lab, "director1")
     assert f"{lab.network.vip} is leaving: pylvs stops" in log_of(lab, "director3")
 
 
-@pytest.mark.parametrize("version", [4, pytest.param(6, marks=pytest.mark.nightly("the gate downloads by IPv4"))])
-def test_a_download_survives_an_icmp_error_that_reaches_another_director(make_lab: MakeLab, version: int) -> None:
+@pytest.mark.parametrize(
+    ("version", "megabytes"),
+    [
+        (4, 10),
+        *(pytest.param(each, 100, marks=pytest.mark.nightly("the gate downloads 10 MB by IPv4")) for each in (4, 6)),
+    ],
+)
+def test_a_download_survives_an_icmp_error_that_reaches_another_director(
+    make_lab: MakeLab, version: int, megabytes: int
+) -> None:
     """The client's path takes 1,400 bytes, the servers send 1,500. Errors are routed to a director without connections.
 
     Linux hashes an ICMPv6 error as its connection, unlike other routers. So the test routes errors itself.
@@ -66,7 +87,7 @@ def test_a_download_survives_an_icmp_error_that_reaches_another_director(make_la
     lab = make_lab("ecmp", SERVERS, version)
     until_paths(lab, *DIRECTORS)
     for server in lab.network.role("realserver"):
-        lab.sh(server.name, "truncate -s 100M /var/www/html/large")
+        lab.sh(server.name, f"truncate -s {megabytes}M /var/www/html/large")
     names, vip = lab.network.names(), lab.network.vip
     ip, icmp = ("ip", "icmp") if version == 4 else ("ip -6", "ipv6-icmp")
     hops = " ".join(f"nexthop via {names[director]}" for director in DIRECTORS[1:])
@@ -74,7 +95,7 @@ def test_a_download_survives_an_icmp_error_that_reaches_another_director(make_la
     lab.sh("router", f"{ip} route add {vip} table 101 via {names['director1']}")
     lab.sh("router", f"{ip} rule add to {vip} ipproto {icmp} lookup 101 && ip link set eth0 mtu 1400")
     download = ["curl", "-s", "--max-time", "120", "-o", "/dev/null", "-w", "%{size_download}", "http://VIP/large"]
-    assert lab.run("client", download, seconds=PATIENCE_S).stdout == str(100 << 20)
+    assert lab.run("client", download, seconds=PATIENCE_S).stdout == str(megabytes << 20)
     assert "icmp by hash" in lab.sh("director1", "pylvs drops")
     assert len(lab.sh("director1", "ipvsadm -Lnc").splitlines()) == 2, "titles alone, no connection"
 

@@ -45,6 +45,7 @@ TEST: Needed = (
     ("/usr/sbin/ldirectord", "ldirectord"),
     ("/usr/sbin/bird", "bird2"),
     ("/usr/lib/frr/bfdd", "frr"),
+    ("/usr/bin/gobgpd", "gobgpd"),
     ("openssl", "openssl"),
     ("wrk", "wrk"),
     ("qemu-system-x86_64", "qemu-system-x86"),

@@ -41,7 +41,7 @@ def lab() -> None:
 @click.option("--plan", type=click.Path(path_type=Path), help="Addresses of your own: a TOML or JSON file.")
 @click.option("--tun-type", type=click.Choice(TUNNELS), help="tun: what packets are wrapped in (ipip).")
 @peer_option
-@click.option("--routing", type=click.Choice(ROUTING), help="ecmp: the routing daemon of router and directors (bird).")
+@click.option("--routing", type=click.Choice(ROUTING), help="ecmp: the routing daemon of the directors (bird).")
 @click.option("--bare", is_flag=True, help="Director and real servers have their addresses and nothing more.")
 @click.option("--blank", is_flag=True, help="Director and real servers have not even addresses.")
 def up(

@@ -12,7 +12,7 @@ import pylvs
 from pylvs.lab.hosts import MARK
 from pylvs.lab.network import DIRECTOR, SERVER, Host, Network
 from pylvs.lab.plan import AddressPlan
-from pylvs.lab.routing import CONFIGURATIONS, ROUTING_SERVICE
+from pylvs.lab.routing import CONFIGURATIONS, GOBGP, GOBGP_ADDRESSES, ROUTING_SERVICE
 
 WEB_STATE = "/var/lib/pylvs-lab"
 WEB_CONFIGURATION = "/etc/nginx/pylvs-lab.conf"
@@ -78,7 +78,9 @@ for device; do
 done
 """
 _ROUTING = """\
-case $1 in bird | frr) [ -x /usr/local/sbin/routing-service ] && exec /usr/local/sbin/routing-service "$@" ;; esac
+case $1 in
+    bird | frr | gobgp) [ -x /usr/local/sbin/routing-service ] && exec /usr/local/sbin/routing-service "$@" ;;
+esac
 """
 SERVICE = f"""#!/bin/sh
 # The service of a lab's real server, by any of its names. Part of a pylvs lab.
@@ -181,6 +183,8 @@ def files_of(lab: str, network: Network, host: Host) -> Iterator[tuple[str, str,
     yield "/usr/sbin/service", DIRECTOR_SERVICE if host.role == DIRECTOR else SERVICE, 0o755
     if any(path in host.files for path in CONFIGURATIONS.values()):
         yield "/usr/local/sbin/routing-service", ROUTING_SERVICE, 0o755
+    if CONFIGURATIONS[GOBGP] in host.files:
+        yield "/usr/local/sbin/gobgp-addresses", GOBGP_ADDRESSES, 0o755
     yield from ((path, content, 0o644) for path, content in host.files.items())
     if host.role == SERVER:
         yield WEB_CONFIGURATION, _web(network.port), 0o644

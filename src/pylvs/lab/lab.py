@@ -153,7 +153,8 @@ def _check_machine(network: Network) -> None:
     tools = dict(TOOLS)
     if any("service keepalived start" in host.commands for host in network.hosts):
         tools["keepalived"] = "keepalived"
-    for daemon, (tool, package) in {"bird": ("bird", "bird2"), "frr": ("vtysh", "frr")}.items():
+    routing = {"bird": ("bird", "bird2"), "frr": ("vtysh", "frr"), "gobgp": ("gobgpd", "gobgpd")}
+    for daemon, (tool, package) in routing.items():
         if any(f"service {daemon} start" in host.commands for host in network.hosts):
             tools[tool] = package
     path = environment()["PATH"]

@@ -27,7 +27,7 @@ AnyInterface = IPv4Interface | IPv6Interface
 MOST_SERVERS = 60
 TUNNELS = ("ipip", "gre", "gue")
 PEERS = ("pylvs", "keepalived")
-ROUTING = ("bird", "frr")
+ROUTING = ("bird", "frr", "gobgp")
 _CHOICES = {"tunnel": TUNNELS, "peer": PEERS, "routing": ROUTING}
 
 # The subnets of the built-in plans: the part before the host number.
@@ -58,7 +58,7 @@ class AddressPlan:
     scheduler: str = "rr"
     tunnel: str = "ipip"  # tun: the encapsulation
     peer: str = "pylvs"  # ha: the VRRP program of the second director
-    routing: str = "bird"  # ecmp: the routing daemon of router and directors
+    routing: str = "bird"  # ecmp: the routing daemon of the directors
 
     @property
     def version(self) -> int:

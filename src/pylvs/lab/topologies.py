@@ -19,7 +19,7 @@ from pylvs.lab.plan import (
     override,
     single_address,
 )
-from pylvs.lab.routing import CONFIGURATIONS, director_conf, directors_of, router_conf
+from pylvs.lab.routing import CONFIGURATIONS, director_conf, directors_of, router_conf, router_program
 from pylvs.model.addresses import endpoint
 from pylvs.model.errors import InvalidOperation
 
@@ -394,7 +394,7 @@ def _ecmp_network(plan: AddressPlan) -> Network:
     """Several directors behind a router, which has as many routes to the VIP, by BGP."""
     assert plan.gateway is not None
     assert plan.outside is not None
-    vip, daemon = str(plan.vip.ip), plan.routing
+    vip, daemon, beside = str(plan.vip.ip), plan.routing, router_program(plan.routing)
     six = " -6" if plan.version == 6 else ""
     router = Host(
         "router",
@@ -406,9 +406,9 @@ def _ecmp_network(plan: AddressPlan) -> Network:
         forwarding=True,
         commands=(
             f"sysctl -q -w net.ipv{plan.version}.fib_multipath_hash_policy=1",
-            f"service {daemon} start",
+            f"service {beside} start",
         ),
-        files={CONFIGURATIONS[daemon]: router_conf(daemon, plan)},
+        files={CONFIGURATIONS[beside]: router_conf(beside, plan)},
         awaits=f"test $(ip{six} route show {vip} | grep -c via) = {ECMP_DIRECTORS}",
     )
     directors = [

@@ -1,7 +1,7 @@
 """Announce the addresses of services by the routing daemon of this host, as long as their services serve.
 
 pylvs runs no BGP. An address that is announced is on a dummy device, and the routing daemon redistributes the addresses
-of that device. BIRD, FRR and, by FRR's zebra, GoBGP do that. Three states of an address:
+of that device. BIRD and FRR do that; GoBGP gets them from a script. Three states of an address:
 
 | state | address on | when |
 |---|---|---|
