@@ -119,3 +119,11 @@ class Announcement:
     address: Address
     state: State
     reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """When a director was commanded to leave, and when it withdraws its addresses: Unix times."""
+
+    since: float
+    until: float

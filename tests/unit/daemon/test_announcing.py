@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from pylvs.daemon.host.announcing import announced_by, decide
-from pylvs.daemon.host.leave import Leave, Left
+from pylvs.daemon.host.leave import Leave
 from pylvs.daemon.state.directory import StateDirectory
 from pylvs.daemon.state.overrides import StateWriter
 from pylvs.daemon.supervisor import Supervisor
 from pylvs.model.addresses import Address
 from pylvs.model.errors import InvalidOperation
-from pylvs.model.routing import Announcement, State
+from pylvs.model.routing import Announcement, Left, State
 from pylvs.model.service import ServiceKey
 from pylvs.model.wanted import WantedService
 from tests.unit.daemon import commands

@@ -6,12 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pylvs.daemon.api import replies
-from pylvs.daemon.host.leave import Left
 from pylvs.daemon.problems import Problem, Severity
 from pylvs.daemon.state.drains import Drain, Stage
 from pylvs.health.events import Standing
 from pylvs.health.state import CheckSnapshot, ServerSnapshot, ServiceSnapshot
-from pylvs.model.routing import Announcement
+from pylvs.model.routing import Announcement, Left
 from pylvs.model.rows import DestinationRow, ServiceRow
 from pylvs.model.service import DestinationKey, ServiceKey
 

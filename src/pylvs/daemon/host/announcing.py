@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from pylvs.daemon.host.announced import DEVICES, HostAddresses
-from pylvs.daemon.host.leave import Leave, Left
+from pylvs.daemon.host.leave import Leave
 from pylvs.daemon.notifications import EventBus
 from pylvs.daemon.parts import Part
 from pylvs.daemon.problems import Problem
@@ -33,7 +33,7 @@ from pylvs.daemon.virtual_routers.forwarding import monitor_forwarding
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import replace
 from pylvs.model.errors import InvalidOperation
-from pylvs.model.routing import Announcement, State
+from pylvs.model.routing import Announcement, Left, State
 from pylvs.model.wanted import Configuration
 from pylvs.system.logs import get_logger
 

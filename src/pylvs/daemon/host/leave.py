@@ -12,16 +12,8 @@ from functools import partial
 
 from pylvs.daemon.state.directory import LEAVE_FILE, StateDirectory
 from pylvs.daemon.state.overrides import SLOW_S, StateWriter
-from pylvs.model.dataclass import dataclass
 from pylvs.model.plain import from_plain, to_plain
-
-
-@dataclass(frozen=True, slots=True)
-class Left:
-    """When a director was commanded to leave, and when it withdraws its addresses: Unix times."""
-
-    since: float
-    until: float
+from pylvs.model.routing import Left
 
 
 class Leave:
