@@ -32,7 +32,7 @@ from pylvs.model.plain import to_plain
 from pylvs.model.service import Destination, DestinationKey, Protocol, ServiceKey, VirtualService
 from pylvs.model.wanted import PeerSettings
 from pylvs.peer import MAKE
-from pylvs.peer.records import ConnectionTransfer, batch_records
+from pylvs.peer.records import ConnectionTransfer, Part, limits
 from pylvs.peer.summary import Summary
 from pylvs.system.namespaces import inside_network
 from pylvs.system.processes import channel
@@ -83,7 +83,7 @@ def records(number: int, destinations: list[int], expiry: int) -> Iterator[bytes
     numbers = count()
     left = number
     while left > 0:
-        batch = list(islice(numbers, min(left, batch_records())))
+        batch = list(islice(numbers, min(left, limits().batch)))
         left -= len(batch)
         yield b"".join(
             record.pack(

@@ -11,14 +11,23 @@ enum transfer_limits {
 	TRANSFER_AGE = 8, /* a connection is dumped again after this part of its timeout */
 };
 
+/* What a batch has. */
+enum transfer_kind {
+	TRANSFER_CONNECTIONS,
+	TRANSFER_TEMPLATES, /* but those of SIP calls */
+	TRANSFER_CALLS, /* templates of SIP calls, which `transfer_calls` describes */
+};
+
 /* What Python asks of dump_conns, behind the first 16 bytes of the packet. */
 struct transfer_request {
 	u32 slot; /* the first one to visit */
 	u32 all; /* 0: only what has changed since this process last dumped it */
-	u32 templates; /* only these; 0: only connections */
+	u32 kind; /* enum transfer_kind */
 	u32 pad;
 };
 
 ARRAY_MAP(transfer_records, struct conn_record, TRANSFER_RECORDS, BPF_F_MMAPABLE);
+
+ARRAY_MAP(transfer_calls, struct call, TRANSFER_RECORDS, BPF_F_MMAPABLE); /* by the number of the record */
 
 ARRAY_MAP(transfer_sent, u64, 4096, 0); /* the state word of each slot as last dumped */

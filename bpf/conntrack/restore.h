@@ -43,7 +43,8 @@ INLINE void assure_template(const struct conn_record *record)
 		control->assured = record->assured;
 }
 
-INLINE int restore_record(struct conn_record *record)
+/* `call` is what the template of a SIP call stands for, or NULL: then Python copies it. */
+INLINE int restore_record(struct conn_record *record, const struct call *call)
 {
 	if (!record)
 		return 0;
@@ -75,6 +76,7 @@ INLINE int restore_record(struct conn_record *record)
 			    .timeout = record->timeout,
 			    .assured = record->assured},
 		.is_ipv6 = is_ipv6,
+		.call = call,
 		.user = BY_COMMAND,
 	};
 	record->slot = 0;
@@ -98,7 +100,7 @@ static int restore_step(u32 index, void *unused)
 	struct conn_record *record = map_elem(conn_records, index);
 	if (!record || !record->family)
 		return 1;
-	restore_record(record);
+	restore_record(record, NULL);
 	return 0;
 }
 

@@ -8,6 +8,7 @@
 #pragma once
 #include "abi/transfer.h"
 #include "conntrack/restore.h"
+#include "lb/call_template.h"
 
 enum { REQUEST_OFFSET = 16 }; /* of struct transfer_request: behind the Ethernet header */
 
@@ -26,7 +27,25 @@ INLINE bool is_as_dumped(u64 sent, u64 seen, u32 timeout)
 	return !((sent ^ seen) >> WORD_STATE) && (u32)seen - (u32)sent <= timeout / TRANSFER_AGE;
 }
 
-enum { DUMP_TEMPLATES = 1, DUMP_ALL = 2 };
+enum { DUMP_KIND = 3, DUMP_ALL = 4 };
+
+/* Fill the element of `transfer_calls` of this number with what the template in a slot stands for. */
+INLINE bool dump_call(u32 slot, u32 number)
+{
+	struct call *to = map_elem(transfer_calls, number), *from = bpf_map_lookup_elem(&calls, &slot);
+	if (!to || !from)
+		return false;
+	*to = *from;
+	return true;
+}
+
+/* Return what a template or connection is. */
+INLINE u32 kind_of_transfer(u32 state, u8 tuple_kind)
+{
+	if (tuple_kind == TUPLE_CALL)
+		return TRANSFER_CALLS;
+	return state == STATE_TEMPLATE ? TRANSFER_TEMPLATES : TRANSFER_CONNECTIONS;
+}
 
 /* Fill the record of this number with the connection of a slot. Return the number of records that it takes. */
 VERIFIED_ONCE u32 dump_conn(u32 slot, u32 number, u32 which)
@@ -38,16 +57,16 @@ VERIFIED_ONCE u32 dump_conn(u32 slot, u32 number, u32 which)
 	const struct connection *c = entry.found.connection;
 	u64 seen = READ_ONCE(c->word);
 	u32 state = word_state(seen);
-	if (word_dying(seen) || (state == STATE_TEMPLATE) != (which & DUMP_TEMPLATES))
-		return 0;
 	u8 kind = entry.is_ipv6 ? entry.tuple.v6.kind : entry.tuple.v4.kind;
-	if (kind == TUPLE_RETIRED || kind == TUPLE_CALL)
+	if (word_dying(seen) || kind == TUPLE_RETIRED || kind_of_transfer(state, kind) != (which & DUMP_KIND))
 		return 0;
 	const struct control *control = control_of(slot);
 	u32 timeout = state == STATE_TEMPLATE ? (control ? control->timeout : 0)
 					      : facts_of(get_root())->timeouts[state & (STATES - 1)];
 	u64 *sent = map_elem(transfer_sent, slot);
 	if (!sent || (!(which & DUMP_ALL) && is_as_dumped(*sent, seen, timeout)))
+		return 0;
+	if (kind == TUPLE_CALL && !dump_call(slot, number))
 		return 0;
 	*sent = seen;
 	*record = (struct conn_record){.tuple = entry.tuple,
@@ -58,6 +77,7 @@ VERIFIED_ONCE u32 dump_conn(u32 slot, u32 number, u32 which)
 				       .method = c->method,
 				       .state = state,
 				       .family = entry.is_ipv6 ? 6 : 4,
+				       .is_call = kind == TUPLE_CALL,
 				       .kept = seen >> WORD_SEEN_REPLY & WORD_KEPT};
 	if (state == STATE_TEMPLATE && control) {
 		record->timeout = control->timeout;
@@ -81,7 +101,7 @@ static int dump_slot(u32 index, struct dump *d)
 {
 	u32 slot = d->slot + index;
 	if (is_complete(slot))
-		d->filled += dump_conn(slot, d->filled, (d->request.templates & 1) | (d->request.all & 1) << 1);
+		d->filled += dump_conn(slot, d->filled, (d->request.kind & DUMP_KIND) | (d->request.all & 1 ? DUMP_ALL : 0));
 	return 0;
 }
 
@@ -124,9 +144,11 @@ int dump_conns(struct __sk_buff *skb)
 }
 
 /* Insert or update the connection of a record, unless this director has refreshed it later: then `has_ended` is set.
- * `slot` is as restore_record leaves it. */
-INLINE int take_record(struct conn_record *record)
+ * `slot` is as restore_record leaves it. The tuple of a call has a hash with this director's key. */
+INLINE int take_record(struct conn_record *record, const struct call *call)
 {
+	if (call)
+		call_tuple(&record->tuple.v6, call, record->tuple.v6.dport, record->tuple.v6.protocol);
 	struct found found = find_tuple(&record->tuple, record->family == 6);
 	record->has_ended = 0;
 	if (found.connection) {
@@ -140,7 +162,7 @@ INLINE int take_record(struct conn_record *record)
 		record->was_expiry = seen;
 		record->was_state = word_state(seen);
 	}
-	return restore_record(record);
+	return restore_record(record, call);
 }
 
 static int take_step(u32 index, void *unused)
@@ -148,7 +170,7 @@ static int take_step(u32 index, void *unused)
 	struct conn_record *record = map_elem(transfer_records, index);
 	if (!record || !record->family)
 		return 1;
-	take_record(record);
+	take_record(record, record->is_call ? map_elem(transfer_calls, index) : NULL);
 	return 0;
 }
 

@@ -19,10 +19,10 @@ from pylvs.peer.records import (
     BadRecords,
     Clock,
     ConnectionTransfer,
+    Part,
     Taken,
-    batch_records,
+    limits,
     pack_names,
-    record_bytes,
     unpack_names,
 )
 from tests.packet.frames import CLIENT4, CLIENT6, tcp, udp
@@ -98,15 +98,20 @@ class Sender:
         with ConnectionTransfer(host.director.state) as transfer:
             self.clock = transfer.clock()
             self.names = unpack_names(pack_names(transfer.names()))
-            self.templates = b"".join(transfer.dump(templates=True))
-            self.connections = b"".join(transfer.dump(templates=False))
+            self.calls = b"".join(transfer.dump(Part.CALLS))
+            self.templates = b"".join(transfer.dump(Part.TEMPLATES))
+            self.connections = b"".join(transfer.dump(Part.CONNECTIONS))
 
-
-def batches(records: bytes) -> Iterator[bytes]:
-    """Yield records by batches."""
-    size = batch_records() * record_bytes()
-    for at in range(0, len(records), size):
-        yield records[at : at + size]
+    def batches(self) -> Iterator[tuple[Part, bytes]]:
+        """Yield what is sent, by batches."""
+        for part, records, size in (
+            (Part.CALLS, self.calls, limits().call),
+            (Part.TEMPLATES, self.templates, limits().record),
+            (Part.CONNECTIONS, self.connections, limits().record),
+        ):
+            most = size * limits().batch
+            for at in range(0, len(records), most):
+                yield part, records[at : at + most]
 
 
 def take(host: Host, sent: Sender, clock: Clock | None = None) -> Taken:
@@ -114,20 +119,31 @@ def take(host: Host, sent: Sender, clock: Clock | None = None) -> Taken:
     taken, templates = Taken(), dict[int, int]()
     with ConnectionTransfer(host.director.state) as transfer, host.director.state.lock():
         slots = transfer.slots(sent.names)
-        for records in (*batches(sent.templates), *batches(sent.connections)):
-            taken.add(transfer.take(records, slots, templates, sent.clock, clock or transfer.clock()))
+        for part, records in sent.batches():
+            taken.add(transfer.take(part, records, slots, templates, sent.clock, clock or transfer.clock()))
     return taken
 
 
 @contextmanager
-def hosts(connections: int = 4096) -> Iterator[tuple[Host, Host]]:
+def hosts(connections: int = 4096, calls: tuple[ServiceKey, ...] = ()) -> Iterator[tuple[Host, Host]]:
     """Two directors with the same services, of which the second has other slots, and other seeds."""
     with new_host(expires=False) as there:
         serve(there)
+        serve_calls(there, calls, (1, 2, 3))
         with new_host(connections=connections, expires=False) as here:
             here.serve(ServiceKey(Protocol.TCP, ip_address(VIP4), 9), 2)
             serve(here, KEYS[::-1], (3, 1, 2))
+            serve_calls(here, calls, (3, 1, 2))
             yield there, here
+
+
+def serve_calls(host: Host, keys: tuple[ServiceKey, ...], servers: tuple[int, ...]) -> None:
+    """Serve SIP."""
+    for service in keys:
+        host.director.add_service(VirtualService(service, "rr", ServiceFlag.PERSISTENT, 300, engine="sip"))
+        address = server4 if service.address.version == 4 else server6
+        for server in servers:
+            host.director.add_destination(service, Destination(DestinationKey(ip_address(address(server)), 5060)))
 
 
 def test_a_copy_has_the_same_connections_templates_and_counts() -> None:
@@ -141,6 +157,53 @@ def test_a_copy_has_the_same_connections_templates_and_counts() -> None:
         assert templates_of(here) == templates_of(there) > 0
         for service in KEYS:
             assert here.counts(service) == there.counts(service)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_copied_call_keeps_its_server_and_its_listing(version: int) -> None:
+    client, vip = (CLIENT4, VIP4) if version == 4 else (CLIENT6, VIP6)
+    service = ServiceKey(Protocol.UDP, ip_address(vip), 5060)
+
+    def call(number: int, sport: int) -> bytes:
+        text = b"INVITE sip:x SIP/2.0\r\nCall-ID: call%d@client\r\n\r\n" % number
+        return udp(source=client, target=vip, sport=sport, dport=service.port, payload=text)
+
+    with hosts(calls=(service,)) as (there, here):
+        for number in range(7):
+            there.run(call(number, 30000 + number), "tc")
+        sent, before = Sender(there), listed(there)
+        assert len(sent.calls) == 7 * limits().call
+        assert take(here, sent).refused == 0
+        assert listed(here) == before
+        assert templates_of(here) == templates_of(there) == 7
+        for number in range(7):
+            for host in there, here:
+                host.run(call(number, 31000 + number), "tc")
+        assert listed(here) == listed(there), "a new connection of a call has the server of its template"
+        assert take(here, Sender(there)).refused == 0
+        assert listed(here) == listed(there)
+
+
+def test_calls_that_no_director_sends_change_nothing() -> None:
+    form, start = abi.struct("call"), limits().record
+    service = ServiceKey(Protocol.UDP, ip_address(VIP4), 5060)
+    with hosts(calls=(service,)) as (there, here):
+        text = b"INVITE sip:x SIP/2.0\r\nCall-ID: call@client\r\n\r\n"
+        there.run(udp(source=CLIENT4, target=VIP4, sport=30000, dport=service.port, payload=text), "tc")
+        sent = Sender(there)
+        right = sent.calls
+        for field, value in ("family", 5), ("length", 0), ("length", 4096), ("length", 3):
+            at = start + form.offset(field)
+            sent.calls = right[:at] + value.to_bytes(4, "little") + right[at + 4 :]
+            with pytest.raises(BadRecords, match="call"):
+                take(here, sent)
+        sent.calls = right[:-1]
+        with pytest.raises(BadRecords, match="no batch"):
+            take(here, sent)
+        sent.calls, sent.templates = b"", right[:start]
+        with pytest.raises(BadRecords, match="flag"):
+            take(here, sent)
+        assert not listed(here)
 
 
 def test_a_copied_nat_connection_carries_packets_both_ways() -> None:
@@ -190,7 +253,7 @@ def test_a_later_dump_has_only_what_packets_have_changed() -> None:
         fill(host)
 
         def changed() -> int:
-            return len(b"".join(transfer.dump(templates=False, changes=True))) // record_bytes()
+            return len(b"".join(transfer.dump(Part.CONNECTIONS, changes=True))) // limits().record
 
         assert changed() == listed(host).total() - templates_in(host)
         assert changed() == 0
@@ -207,12 +270,12 @@ def test_a_busy_connection_is_dumped_again_after_a_part_of_its_timeout() -> None
     with new_host(expires=False) as host, ConnectionTransfer(host.director.state) as transfer:
         serve(host, [FIRST])
         fill(host, [FIRST], first=20002, count=1)
-        assert b"".join(transfer.dump(templates=False))
+        assert b"".join(transfer.dump(Part.CONNECTIONS))
         (connection,) = entries(host.director.tables)
         timeout = host.director.versions.facts().get("timeouts")[abi.constant("STATE_ESTABLISHED")]
         for later, dumped in (timeout // 8, False), (timeout // 8 + 1, True):
             connection.end_at(connection.expiry + later)
-            assert bool(b"".join(transfer.dump(templates=False, changes=True))) is dumped
+            assert bool(b"".join(transfer.dump(Part.CONNECTIONS, changes=True))) is dumped
 
 
 def test_what_the_expiry_timer_visits_at_this_moment_is_found_by_a_later_dump() -> None:
@@ -222,11 +285,11 @@ def test_what_the_expiry_timer_visits_at_this_moment_is_found_by_a_later_dump() 
         (connection,) = entries(host.director.tables)
         with MmapArray.open(host.director.tables.path("expiry_ticks")) as ticks:
             ticks.memory[:] = bytes(len(ticks.memory))
-        assert not b"".join(transfer.dump(templates=False, changes=True))
-        assert b"".join(transfer.dump(templates=False)), "all of them"
+        assert not b"".join(transfer.dump(Part.CONNECTIONS, changes=True))
+        assert b"".join(transfer.dump(Part.CONNECTIONS)), "all of them"
         connection.end_at(connection.expiry + 1_000_000)
         set_expiry_tick(host.director.tables, connection.slot, connection.expiry)
-        assert b"".join(transfer.dump(templates=False, changes=True))
+        assert b"".join(transfer.dump(Part.CONNECTIONS, changes=True))
 
 
 def test_connections_of_servers_that_are_not_here_are_counted_by_server() -> None:

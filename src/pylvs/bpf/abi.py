@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Maps that no load pins: those of a session of `pylvs trace`, and how entry programs call it (bpf/trace/entry.h).
 TRACED = ("trace_records", "trace_areas", "trace_counts", "trace_budgets")
 TRACERS = ("tracers_xdp", "tracers_tc")
-TRANSFERRED = ("transfer_records", "transfer_sent")  # of a process that copies connections between directors
+TRANSFERRED = ("transfer_records", "transfer_calls", "transfer_sent")  # of a process that copies to another director
 UNPINNED = (*TRACED, *TRACERS, *TRANSFERRED)
 OBJECTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "objects")
 _LETTERS = {1: "B", 2: "H", 4: "I", 8: "Q"}

@@ -17,7 +17,7 @@ from ipaddress import IPv6Address, ip_address
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
 from pylvs.peer import local, wire
-from pylvs.peer.wire import BadFrame, Kind
+from pylvs.peer.wire import BadFrame, Kind, Limits
 from pylvs.system import sandbox, syscalls
 
 NAME = b"pylvs-peer"  # shown by ps and top
@@ -28,15 +28,6 @@ REPORT_S = 0.5  # between two reports of what was refused
 RETRY_S, LAST_RETRY_S = 0.5, 5.0  # between attempts to connect
 MOST_HANDSHAKES = 4  # at once
 _BUFFER = local.BUFFER
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The sizes of what frames have, in bytes."""
-
-    name: int
-    record: int
-    batch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +130,10 @@ class _Pipe:
             length, kind = wire.HEAD.unpack(await reader.readexactly(wire.HEAD.size))
             if kind not in self._kinds:
                 raise BadFrame(f"a frame of kind {kind}")
-            if length > wire.most_bytes(kind, limits.batch):
+            if length > wire.most_bytes(kind, limits):
                 raise BadFrame(f"{Kind(kind).name}: {length} bytes")
             content = await reader.readexactly(length)
-        wire.check(kind, content, limits.name, limits.record)
+        wire.check(kind, content, limits)
         return kind, content
 
     def end(self) -> None:

@@ -199,7 +199,7 @@ class Copier:
         if not await session.greet():
             return
         await self._send_summary(session)
-        sender = Sender(self._tables, session.send, self._settings.rate, records.record_bytes())
+        sender = Sender(self._tables, session.send, self._settings.rate, records.limits())
         self._sender = sender
         sending = asyncio.ensure_future(sender.run())
         try:
@@ -260,7 +260,6 @@ def _taken(taker: Taker) -> dict[str, Any]:
         "unknown": [[destination_name(name), count] for name, count in unknown[:MOST_NAMES]],
         "unknown_count": sum(taken.unknown.values()),
         "seconds": round(copied.seconds, 3),
-        "calls": copied.calls,
         "current_at": copied.current_at,
     }
 
@@ -310,14 +309,12 @@ def fork_carrier(settings: PeerSettings, ends: list[socket.socket]) -> tuple[soc
     endpoint = carrier.Endpoint(
         settings.address, settings.port, key.certificate(settings.key_file), connecting, accepting
     )
-    size = records.record_bytes()
-    limits = carrier.Limits(records.NAME_BYTES + 4, size, size * records.batch_records())
     (asking, its_asking), (answering, its_answering) = local.pair(), local.pair()
     if not os.fork():
         try:
             for each in (asking, answering, *ends):
                 each.close()
-            carrier.main(endpoint, limits, its_asking, its_answering)
+            carrier.main(endpoint, records.limits(), its_asking, its_answering)
         finally:
             os._exit(1)
     its_asking.close()

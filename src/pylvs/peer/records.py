@@ -12,6 +12,7 @@ import struct
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from enum import IntEnum
 from itertools import compress
 
 from pylvs.bpf import abi, kernel
@@ -21,6 +22,7 @@ from pylvs.dataplane.reader import table_use
 from pylvs.dataplane.state import TRANSFER, State
 from pylvs.dataplane.tables import MASK32, Tables, written_name
 from pylvs.model.dataclass import dataclass, field
+from pylvs.peer.wire import Limits
 from pylvs.system.lock import Lock
 
 _WORD = 4
@@ -32,19 +34,25 @@ NAME_BYTES = 44  # of a key in `names`
 def record_format() -> str:
     """Return a digest of what a record looks like: directors with the same one can exchange records."""
     codec, shipped = abi.shipped().struct("conn_record"), abi.shipped()
-    fields = [(name, each.offset, each.size) for name, each in codec.fields.items()]
+    fields = [
+        (name, each.offset, each.size) for form in (codec, shipped.struct("call")) for name, each in form.fields.items()
+    ]
     numbers = [sorted(shipped.enum(name).items()) for name in _STORED]
     return hashlib.blake2b(repr((codec.size, fields, numbers)).encode(), digest_size=8).hexdigest()
 
 
-def record_bytes() -> int:
-    """Return the size of a record."""
-    return abi.struct("conn_record").size
+def limits() -> Limits:
+    """Return the sizes of what frames have."""
+    record, call = abi.struct("conn_record").size, abi.struct("call").size
+    return Limits(_WORD + NAME_BYTES, record, record + call, abi.constant("TRANSFER_RECORDS"))
 
 
-def batch_records() -> int:
-    """Return the most records of a batch."""
-    return abi.constant("TRANSFER_RECORDS")
+class Part(IntEnum):
+    """What a batch has (enum transfer_kind)."""
+
+    CONNECTIONS = 0
+    TEMPLATES = 1
+    CALLS = 2  # templates of SIP calls: each a record, and what it stands for
 
 
 class BadRecords(Exception):
@@ -98,7 +106,7 @@ class _Columns:
 
     def __init__(self) -> None:
         codec = abi.struct("conn_record")
-        self.size = codec.size
+        self.size, self.call = codec.size, abi.struct("call").size
         self.words = codec.size // _WORD
         for name in ("destination", "expiry", "was_expiry", "template", "timeout", "slot"):
             setattr(self, name, codec.offset(name) // _WORD)
@@ -139,7 +147,10 @@ class ConnectionTransfer:
             load.reuse_maps(opened, self.tables)
             opened.load()
             self._dump, self._take = (self._kept(opened.program_fd(name)) for name in TRANSFER)
-            self._records = self._opened.enter_context(MmapArray.duplicate(opened.map_fd("transfer_records")))
+            self._records, self._calls = (
+                self._opened.enter_context(MmapArray.duplicate(opened.map_fd(name)))
+                for name in ("transfer_records", "transfer_calls")
+            )
         self._request = abi.struct("transfer_request")
 
     def _kept(self, descriptor: int) -> int:
@@ -170,9 +181,9 @@ class ConnectionTransfer:
         """Return how many connections and templates there are."""
         return table_use(self.tables).used
 
-    def calls(self) -> int:
-        """Return how many templates of SIP calls there are: no director can copy those of another one."""
-        return len(list(self.tables.calls.keys()))
+    def has_calls(self) -> bool:
+        """Return whether there are templates of SIP calls."""
+        return next(iter(self.tables.calls.keys()), None) is not None
 
     def lock(self) -> Lock:
         """Return the lock of edits."""
@@ -199,19 +210,27 @@ class ConnectionTransfer:
                 found[slot] = int.from_bytes(raw, "little")
         return found
 
-    def dump(self, templates: bool, changes: bool = False) -> Iterator[bytes]:
+    def dump(self, part: Part, changes: bool = False) -> Iterator[bytes]:
         """Yield batches of records: of all connections or templates, or of those that have changed since the last dump.
 
-        A batch may be empty. Packets change the table while it is read.
+        Behind each record of a SIP call is what it stands for. A batch may be empty. Packets change the table while it
+        is read.
         """
         slot, size = 0, self._columns.size
         while True:
-            wanted = self._request.pack(slot=slot, all=not changes, templates=templates)
+            wanted = self._request.pack(slot=slot, all=not changes, kind=part)
             run = kernel.run_program(self._dump, bytes(_HEAD) + wanted + bytes(32))
-            yield bytes(self._records.memory[: self._filled() * size])
+            records = bytes(self._records.memory[: self._filled() * size])
+            yield self._with_calls(records) if part is Part.CALLS else records
             slot = run.verdict & MASK32
             if not slot:
                 return
+
+    def _with_calls(self, records: bytes) -> bytes:
+        size, call = self._columns.size, self._columns.call
+        count = len(records) // size
+        calls = bytes(self._calls.memory[: count * call])
+        return b"".join(records[number * size :][:size] + calls[number * call :][:call] for number in range(count))
 
     def has_templates(self, records: bytes) -> bool:
         """Return whether a connection of a batch was made under a template."""
@@ -226,6 +245,7 @@ class ConnectionTransfer:
 
     def take(
         self,
+        part: Part,
         records: bytes,
         destinations: Mapping[int, int],
         templates: dict[int, int],
@@ -239,7 +259,11 @@ class ConnectionTransfer:
         nothing has changed.
         """
         at = self._columns
-        self._check(records)
+        calls = b""
+        if part is Part.CALLS:
+            records, calls = self._without_calls(records)
+        self._check(part, records)
+        self._check_calls(calls)
         words = array("I")
         words.frombytes(records)
         count = len(words) // at.words
@@ -254,6 +278,7 @@ class ConnectionTransfer:
             words[at.timeout :: at.words] = array("I", [min(round(each * ratio), MASK32) for each in timeouts])
         slots_there = words[at.slot :: at.words]
         words[at.slot :: at.words] = words[at.was_expiry :: at.words] = array("I", bytes(_WORD * count))
+        self._calls.memory[: len(calls)] = calls
         memory, end = self._records.memory, count * at.size
         memory[:end] = memoryview(words).cast("B")
         if count < self._records.max_entries:
@@ -285,9 +310,29 @@ class ConnectionTransfer:
             else:
                 taken.full += 1
 
-    def _check(self, records: bytes) -> None:
+    def _without_calls(self, elements: bytes) -> tuple[bytes, bytes]:
+        """Return records and calls of elements that have both. Raises BadRecords."""
+        size = self._columns.size
+        both = size + self._columns.call
+        if len(elements) % both:
+            raise BadRecords(f"{len(elements)} bytes are no batch of calls")
+        starts = range(0, len(elements), both)
+        records = b"".join(elements[start : start + size] for start in starts)
+        return records, b"".join(elements[start + size : start + both] for start in starts)
+
+    def _check_calls(self, calls: bytes) -> None:
+        """Raise BadRecords for what stands for no call."""
+        form, size = abi.struct("call"), self._columns.call
+        for start in range(0, len(calls), size):
+            call = form.unpack_from(calls, start)
+            length = call["length"]
+            if call["family"] not in (4, 6) or not 0 < length < len(call["id"]) or any(call["id"][length:]):
+                raise BadRecords("a call that no director has")
+
+    def _check(self, part: Part, records: bytes) -> None:
         """Raise BadRecords for what dump_conns never makes."""
         at = self._columns
+        is_call = part is Part.CALLS
         if len(records) % at.size or len(records) > at.size * self._records.max_entries:
             raise BadRecords(f"{len(records)} bytes are no batch of records")
         families, states = records[at.family :: at.size], records[at.state :: at.size]
@@ -297,11 +342,17 @@ class ConnectionTransfer:
             raise BadRecords("a state that no connection has")
         if not set(records[at.method :: at.size]) <= set(abi.shipped().enum("method").values()):
             raise BadRecords("a forwarding method that does not exist")
-        if any(any(records[flag :: at.size]) for flag in (at.is_call, at.has_ended, at.synced)):
+        if any(any(records[flag :: at.size]) for flag in (at.has_ended, at.synced)):
             raise BadRecords("a flag that no record has")
+        if set(records[at.is_call :: at.size]) - {is_call}:
+            raise BadRecords("a flag that all calls have, and nothing else")
         template = abi.constant("STATE_TEMPLATE")
         allowed = {(abi.constant("TUPLE_TEMPLATE"), True), (abi.constant("TUPLE_CONNECTION"), False)}
+        if is_call:
+            allowed = {(abi.constant("TUPLE_CALL"), True)}
         is_template = [each == template for each in states]
+        if is_call and set(families) - {6}:
+            raise BadRecords("a call without a tuple of IPv6")
         for family, kinds in ((4, records[at.kind4 :: at.size]), (6, records[at.kind6 :: at.size])):
             chosen = [each == family for each in families]
             if not set(compress(zip(kinds, is_template, strict=True), chosen)) <= allowed:

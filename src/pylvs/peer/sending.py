@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
 from pylvs.peer import wire
-from pylvs.peer.records import pack_names
+from pylvs.peer.records import Part, pack_names
 from pylvs.peer.tables import Copies, Tables
-from pylvs.peer.wire import Begin, End, Held, Kind
+from pylvs.peer.wire import Begin, End, Held, Kind, Limits
 
 PASS_S = 1.0  # from the begin of a copy of changes to the next one, or more:
 SHARE = 10  # a search for changes takes at most this part of a processor
@@ -35,9 +35,9 @@ class Sent:
 class Sender:
     """Sends copies by one connection; `rate` is in records a second."""
 
-    def __init__(self, tables: Tables, send: Send, rate: int, record_bytes: int) -> None:
+    def __init__(self, tables: Tables, send: Send, rate: int, limits: Limits) -> None:
         self._tables, self._send = tables, send
-        self._rate, self._record_bytes = rate, record_bytes
+        self._rate, self._limits = rate, limits
         self._asked = asyncio.Event()
         self._wants_all = False
         self._mark = 0
@@ -71,7 +71,7 @@ class Sender:
                 await self._copy(copies, everything)
             else:
                 await self._send(Kind.BEGIN, wire.encode_begin(Begin(0, 1.0, 0, everything=True)))
-                await self._send(Kind.END, wire.encode_end(End(0, 0, 0, self._mark)))
+                await self._send(Kind.END, wire.encode_end(End(0, 0, self._mark)))
             self._asked.clear()
             try:
                 async with asyncio.timeout(max(began + PASS_S - loop.time(), SHARE * self._searched_s)):
@@ -92,22 +92,27 @@ class Sender:
         templates = connections = 0
         has_searched = everything or self._passes % TEMPLATES_EVERY == 0
         if has_searched:
-            templates = await self._records(copies, Kind.TEMPLATES, everything)
-        async for records in self._batches(copies, Kind.CONNECTIONS, everything):
+            templates = await self._send_templates(copies, everything)
+        async for records in self._batches(copies, Part.CONNECTIONS, everything):
             if not has_searched and copies.has_templates(records):  # templates come first
                 has_searched = True
-                templates = await self._records(copies, Kind.TEMPLATES, everything)
-            connections += await self._send_batch(Kind.CONNECTIONS, records)
-        await self._send(Kind.END, wire.encode_end(End(templates, connections, copies.calls(), mark)))
+                templates = await self._send_templates(copies, everything)
+            connections += await self._send_batch(Part.CONNECTIONS, records)
+        await self._send(Kind.END, wire.encode_end(End(templates, connections, mark)))
         self.sent.underway = False
 
-    async def _records(self, copies: Copies, kind: Kind, everything: bool) -> int:
-        """Send all batches; return how many records they had."""
-        return sum([await self._send_batch(kind, each) async for each in self._batches(copies, kind, everything)])
+    async def _send_templates(self, copies: Copies, everything: bool) -> int:
+        """Send all templates, or those that have changed; return how many."""
+        parts = (Part.CALLS, Part.TEMPLATES) if copies.has_calls() else (Part.TEMPLATES,)
+        return sum([await self._send_part(copies, each, everything) for each in parts])
 
-    async def _batches(self, copies: Copies, kind: Kind, everything: bool) -> AsyncIterator[bytes]:
+    async def _send_part(self, copies: Copies, part: Part, everything: bool) -> int:
+        """Send all batches; return how many records they had."""
+        return sum([await self._send_batch(part, each) async for each in self._batches(copies, part, everything)])
+
+    async def _batches(self, copies: Copies, part: Part, everything: bool) -> AsyncIterator[bytes]:
         """Yield the batches that have records. Raises PylvsError if other tables replace these."""
-        batches = copies.dump(templates=kind is Kind.TEMPLATES, changes=not everything)
+        batches = copies.dump(part, changes=not everything)
         while True:
             began = time.thread_time()
             records = next(batches, None)
@@ -120,10 +125,11 @@ class Sender:
             if copies.is_stale:
                 raise PylvsError("other tables replaced these during a copy")
 
-    async def _send_batch(self, kind: Kind, records: bytes) -> int:
+    async def _send_batch(self, part: Part, records: bytes) -> int:
         """Send a batch, no faster than the rate; return how many records it has."""
-        now, number = asyncio.get_running_loop().time(), len(records) // self._record_bytes
-        await self._send(kind, records)
+        size = self._limits.call if part is Part.CALLS else self._limits.record
+        now, number = asyncio.get_running_loop().time(), len(records) // size
+        await self._send(Kind[part.name], records)
         self.sent.records += number
         self._allowed_at = max(self._allowed_at, now - _RECORD_BURST_S) + number / self._rate
         await asyncio.sleep(max(self._allowed_at - asyncio.get_running_loop().time(), 0))

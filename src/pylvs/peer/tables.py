@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from pylvs.dataplane.state import State
-from pylvs.peer.records import Clock, ConnectionTransfer, Taken
+from pylvs.peer.records import Clock, ConnectionTransfer, Part, Taken
 
 
 class Copies(Protocol):
@@ -24,7 +24,7 @@ class Copies(Protocol):
 
     def live(self) -> int: ...
 
-    def calls(self) -> int: ...
+    def has_calls(self) -> bool: ...
 
     def lock(self) -> AbstractContextManager[object]: ...
 
@@ -32,12 +32,18 @@ class Copies(Protocol):
 
     def slots(self, names: dict[int, bytes]) -> dict[int, int]: ...
 
-    def dump(self, templates: bool, changes: bool = False) -> Iterator[bytes]: ...
+    def dump(self, part: Part, changes: bool = False) -> Iterator[bytes]: ...
 
     def has_templates(self, records: bytes) -> bool: ...
 
     def take(
-        self, records: bytes, destinations: dict[int, int], templates: dict[int, int], theirs: Clock, ours: Clock
+        self,
+        part: Part,
+        records: bytes,
+        destinations: dict[int, int],
+        templates: dict[int, int],
+        theirs: Clock,
+        ours: Clock,
     ) -> Taken: ...
 
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from pylvs.dataplane.tables import MASK32
 from pylvs.model.dataclass import dataclass, field
 from pylvs.peer import wire
-from pylvs.peer.records import BadRecords, Clock, Taken, unpack_names
+from pylvs.peer.records import BadRecords, Clock, Part, Taken, unpack_names
 from pylvs.peer.tables import Tables
 from pylvs.peer.wire import BadFrame, Begin, Held, Kind
 
@@ -29,7 +29,6 @@ class Copied:
     live: int = 0  # connections of the other director at the begin of the last copy
     copies_all: bool = False  # the copy that is underway has everything
     seconds: float = 0.0  # that the last copy of everything took
-    calls: int = 0  # templates of SIP calls there, which are not copied
     current_at: float = 0.0  # CLOCK_MONOTONIC: all that was there at this time has come; 0: never
 
 
@@ -92,8 +91,8 @@ class Taker:
                 except BadRecords as error:
                     raise BadFrame(str(error)) from None
                 self._slots_of = -1, -1
-            case Kind.TEMPLATES | Kind.CONNECTIONS:
-                self._insert(content)
+            case Kind.TEMPLATES | Kind.CALLS | Kind.CONNECTIONS:
+                self._insert(Part[Kind(kind).name], content)
             case Kind.END:
                 await self._finish(wire.decode_end(content))
 
@@ -116,7 +115,7 @@ class Taker:
             self._templates.clear()
             self._epoch = self._tables.epoch
 
-    def _insert(self, records: bytes) -> None:
+    def _insert(self, part: Part, records: bytes) -> None:
         if self._begin is None:
             raise BadFrame("records before BEGIN")
         copies = self._tables.opened()
@@ -128,7 +127,7 @@ class Taker:
             if now != self._slots_of:  # an edit may have moved destinations
                 self._slots, self._slots_of = copies.slots(self._names), now
             try:
-                self.copied.underway.add(copies.take(records, self._slots, self._templates, *self._clocks))
+                self.copied.underway.add(copies.take(part, records, self._slots, self._templates, *self._clocks))
             except BadRecords as error:
                 raise BadFrame(str(error)) from None
 
@@ -143,7 +142,7 @@ class Taker:
             self._missing_in = -1
         elif whole and copied.complete:
             copied.everything.add(copied.underway)
-        copied.underway, copied.calls, self._begin = Taken(), end.calls, None
+        copied.underway, self._begin = Taken(), None
         if whole and copied.complete and end.mark in self._marks:
             copied.current_at = self._marks.pop(end.mark)
             self._marks = {mark: at for mark, at in self._marks.items() if mark > end.mark}

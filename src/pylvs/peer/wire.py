@@ -11,6 +11,7 @@ records are as the packet path stores them. The director that connected asks; th
 | HELD | who connected | what became of the last copy, and a mark that the next END has |
 | BEGIN | who was asked | a copy begins: the clock of its packet path, its live connections, whether it has everything |
 | NAMES | who was asked | slots and names of destinations, before the first records and after each edit |
+| CALLS | who was asked | templates of SIP calls, at most a batch: each a record, and what it stands for |
 | TEMPLATES, CONNECTIONS | who was asked | records, at most a batch |
 | END | who was asked | the copy is complete: how many templates and connections it had, the last mark that came |
 """
@@ -27,10 +28,10 @@ from pylvs.model.dataclass import dataclass
 from pylvs.model.plain import Malformed, from_plain, to_plain
 from pylvs.peer.summary import Summary
 
-PROTOCOL = 1
+PROTOCOL = 2
 HEAD = struct.Struct("!IB")  # length of the content, kind
 _BEGIN = struct.Struct("!IdI?")
-_END = struct.Struct("!IIII")
+_END = struct.Struct("!III")
 _HELD = struct.Struct("!IIIIII")
 _MAX_HELLO, _MAX_SUMMARY, _MAX_NAMES = 4096, 16 << 20, 8 << 20  # bytes
 _LONGEST_NAME = 255
@@ -49,15 +50,25 @@ class Kind(IntEnum):
     TEMPLATES = 7
     CONNECTIONS = 8
     END = 9
+    CALLS = 10
 
 
 ASKING = frozenset({Kind.HELLO, Kind.SUMMARY, Kind.ASK, Kind.HELD})  # kinds that the director sends that connected
 ANSWERING = frozenset(Kind) - {Kind.ASK, Kind.HELD}
-RECORDS = frozenset({Kind.TEMPLATES, Kind.CONNECTIONS})
 
 
 class BadFrame(Exception):
     """Bytes that no director sends; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The sizes of what frames have, in bytes, and the most records of a batch."""
+
+    name: int
+    record: int
+    call: int  # of a record with what it stands for
+    batch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +93,10 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The end of a copy. `calls` are templates of SIP calls, which are not copied."""
+    """The end of a copy."""
 
-    templates: int
+    templates: int  # those of SIP calls, too
     connections: int
-    calls: int
     mark: int
 
 
@@ -102,8 +112,8 @@ class Held:
     mark: int
 
 
-def most_bytes(kind: int, batch: int) -> int:
-    """Return the most bytes of a frame's content; `batch` is that of records. Raises BadFrame for an unknown kind."""
+def most_bytes(kind: int, limits: Limits) -> int:
+    """Return the most bytes of a frame's content. Raises BadFrame for an unknown kind."""
     match kind:
         case Kind.HELLO:
             return _MAX_HELLO
@@ -112,7 +122,9 @@ def most_bytes(kind: int, batch: int) -> int:
         case Kind.NAMES:
             return _MAX_NAMES
         case Kind.TEMPLATES | Kind.CONNECTIONS:
-            return batch
+            return limits.record * limits.batch
+        case Kind.CALLS:
+            return limits.call * limits.batch
         case Kind.ASK:
             return 0
         case Kind.HELD:
@@ -146,7 +158,7 @@ def encode_begin(begin: Begin) -> bytes:
 
 def encode_end(end: End) -> bytes:
     """Return the content of END."""
-    return _END.pack(end.templates, end.connections, end.calls, end.mark)
+    return _END.pack(end.templates, end.connections, end.mark)
 
 
 def encode_held(held: Held) -> bytes:
@@ -203,7 +215,7 @@ def decode_held(content: bytes) -> Held:
     return Held(*_numbers(_HELD, Kind.HELD, content))
 
 
-def check(kind: int, content: bytes, name_bytes: int, record_bytes: int) -> None:
+def check(kind: int, content: bytes, limits: Limits) -> None:
     """Raise BadFrame for a content that is none of its kind; records are checked where they are used."""
     match kind:
         case Kind.HELLO:
@@ -216,9 +228,11 @@ def check(kind: int, content: bytes, name_bytes: int, record_bytes: int) -> None
             decode_end(content)
         case Kind.HELD:
             decode_held(content)
-        case Kind.NAMES if len(content) % name_bytes:
+        case Kind.NAMES if len(content) % limits.name:
             raise BadFrame(f"NAMES: {len(content)} bytes")
-        case Kind.TEMPLATES | Kind.CONNECTIONS if len(content) % record_bytes:
+        case Kind.CALLS if len(content) % limits.call:
+            raise BadFrame(f"CALLS: {len(content)} bytes")
+        case Kind.TEMPLATES | Kind.CONNECTIONS if len(content) % limits.record:
             raise BadFrame(f"{Kind(kind).name}: {len(content)} bytes")
 
 

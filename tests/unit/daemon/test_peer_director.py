@@ -45,7 +45,7 @@ class Machine:
         engine = cast("Engine", self.engine)
         self.part = Director(lambda: engine, self._report, self._timeouts, clock=lambda: self.now)
         self.part._settings = PEER
-        self.taken: dict[str, Any] = dict.fromkeys(("underway", "newer", "full", "calls", "unknown_count"), 0)
+        self.taken: dict[str, Any] = dict.fromkeys(("underway", "newer", "full", "unknown_count"), 0)
         self.taken |= {"complete": True, "live": 10_000, "records": 10_000, "held": 10_000, "unknown": []}
         self.taken |= {"seconds": 1.5, "current_at": 999.0}
 

@@ -15,12 +15,12 @@ from unittest import mock
 import pytest
 
 from pylvs.peer import carrier, key, local, wire
-from pylvs.peer.carrier import Carrier, Endpoint, Limits
-from pylvs.peer.wire import Kind
+from pylvs.peer.carrier import Carrier, Endpoint
+from pylvs.peer.wire import Kind, Limits
 from tests.unit.peer.test_key import made
 from tests.waiting import PATIENCE_S
 
-LIMITS = Limits(name=48, record=80, batch=800)
+LIMITS = Limits(name=48, record=80, call=376, batch=10)
 Pipe = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 

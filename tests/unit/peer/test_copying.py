@@ -10,15 +10,16 @@ from dataclasses import dataclass, field
 import pytest
 
 from pylvs.peer import sending, wire
-from pylvs.peer.records import Clock, Taken
+from pylvs.peer.records import Clock, Part, Taken
 from pylvs.peer.sending import Sender
 from pylvs.peer.tables import Tables
 from pylvs.peer.taking import Alignment, Taker
-from pylvs.peer.wire import BadFrame, Begin, End, Kind
+from pylvs.peer.wire import BadFrame, Begin, End, Kind, Limits
 from tests.waiting import PATIENCE_S
 
 NAME = b"n" * 44
 RECORD = 4  # bytes: here a record is a number
+LIMITS = Limits(len(NAME), RECORD, 2 * RECORD, 3)
 
 
 @dataclass
@@ -28,6 +29,7 @@ class FakeCopies:
     connections: list[int] = field(default_factory=list)
     changes: list[int] = field(default_factory=list)
     templates: list[int] = field(default_factory=list)
+    calls: list[int] = field(default_factory=list)
     known: set[bytes] = field(default_factory=lambda: {NAME})
     space: int = 1000
     edits: int = 0
@@ -47,8 +49,8 @@ class FakeCopies:
     def live(self) -> int:
         return len(self.connections)
 
-    def calls(self) -> int:
-        return 2
+    def has_calls(self) -> bool:
+        return bool(self.calls)
 
     def lock(self) -> AbstractContextManager[object]:
         return nullcontext()
@@ -59,8 +61,12 @@ class FakeCopies:
     def slots(self, names: Mapping[int, bytes]) -> dict[int, int]:
         return {slot: slot + 10 for slot, name in names.items() if name in self.known}
 
-    def dump(self, templates: bool, changes: bool = False) -> Iterator[bytes]:
-        numbers = self.templates if templates else self.changes if changes else self.connections
+    def dump(self, part: Part, changes: bool = False) -> Iterator[bytes]:
+        numbers = {
+            Part.CONNECTIONS: self.changes if changes else self.connections,
+            Part.TEMPLATES: self.templates,
+            Part.CALLS: self.calls,
+        }[part]
         for at in range(0, len(numbers), self.batch):
             yield b"".join(each.to_bytes(RECORD, "little") for each in numbers[at : at + self.batch])
 
@@ -69,6 +75,7 @@ class FakeCopies:
 
     def take(
         self,
+        part: Part,
         records: bytes,
         destinations: Mapping[int, int],
         templates: dict[int, int],
@@ -117,7 +124,7 @@ async def give(to: Taker, numbers: list[int], everything: bool = True, mark: int
     if everything:
         await to.take(Kind.NAMES, (1).to_bytes(4, "little") + NAME)
     await to.take(Kind.CONNECTIONS, b"".join(each.to_bytes(RECORD, "little") for each in numbers))
-    await to.take(Kind.END, wire.encode_end(End(0, len(numbers), 0, mark)))
+    await to.take(Kind.END, wire.encode_end(End(0, len(numbers), mark)))
 
 
 def test_a_copy_is_complete_at_its_end_and_current_by_the_mark_that_returns() -> None:
@@ -139,7 +146,7 @@ def test_a_copy_is_complete_at_its_end_and_current_by_the_mark_that_returns() ->
 def test_records_before_begin_are_refused() -> None:
     async def test() -> None:
         taking, _, _ = taker(FakeCopies(), Clocked())
-        for kind, content in ((Kind.CONNECTIONS, bytes(RECORD)), (Kind.END, wire.encode_end(End(0, 0, 0, 0)))):
+        for kind, content in ((Kind.CONNECTIONS, bytes(RECORD)), (Kind.END, wire.encode_end(End(0, 0, 0)))):
             with pytest.raises(BadFrame, match="BEGIN"):
                 await taking.take(kind, content)
 
@@ -218,7 +225,7 @@ def test_clocks_are_aligned_around_their_end() -> None:
 async def sent_by(copies: FakeCopies | None, passes: int, then: list[int] | None = None, rate: int = 10**9) -> Wire:
     """Run a sender for some copies; return what it sent."""
     sent = Wire()
-    sender = Sender(Tables(lambda: copies), sent.send, rate, RECORD)
+    sender = Sender(Tables(lambda: copies), sent.send, rate, LIMITS)
     sender.ask()
     task = asyncio.ensure_future(sender.run())
     async with asyncio.timeout(PATIENCE_S):
@@ -241,7 +248,6 @@ def test_a_sender_sends_everything_and_then_what_changes(monkeypatch: pytest.Mon
     assert [(each.everything, each.live) for each in begins[:2]] == [(True, 4), (False, 4)]
     ends = [wire.decode_end(content) for kind, content in sent.frames if kind is Kind.END]
     assert [each.connections for each in ends[:2]] == [4, 1]
-    assert ends[0].calls == 2
 
 
 def test_templates_of_changed_connections_come_before_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,6 +256,14 @@ def test_templates_of_changed_connections_come_before_them(monkeypatch: pytest.M
     wanted = [Kind.BEGIN, Kind.NAMES, Kind.TEMPLATES, Kind.CONNECTIONS, Kind.END]
     wanted += [Kind.BEGIN, Kind.TEMPLATES, Kind.CONNECTIONS, Kind.END]
     assert sent.kinds()[: len(wanted)] == wanted
+
+
+def test_templates_of_sip_calls_come_before_connections() -> None:
+    sent = asyncio.run(sent_by(FakeCopies([1], templates=[9], calls=[7, 8, 7, 8], batch=2), 1))
+    wanted = [Kind.BEGIN, Kind.NAMES, Kind.CALLS, Kind.CALLS, Kind.TEMPLATES, Kind.CONNECTIONS, Kind.END]
+    assert sent.kinds()[: len(wanted)] == wanted
+    (end,) = (wire.decode_end(content) for kind, content in sent.frames[: len(wanted)] if kind is Kind.END)
+    assert (end.templates, end.connections) == (3, 1), "each call has two numbers"
 
 
 def test_a_director_without_tables_has_nothing_to_copy() -> None:
@@ -266,8 +280,8 @@ def test_a_sender_keeps_to_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
         await sleep(0)
 
     async def test() -> None:
-        sender = Sender(Tables(lambda: None), Wire().send, 10, RECORD)
-        await sender._records(FakeCopies(list(range(60))), Kind.CONNECTIONS, everything=True)
+        sender = Sender(Tables(lambda: None), Wire().send, 10, LIMITS)
+        await sender._send_part(FakeCopies(list(range(60))), Part.CONNECTIONS, everything=True)
 
     monkeypatch.setattr(asyncio, "sleep", noted)
     asyncio.run(test())

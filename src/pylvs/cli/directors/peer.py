@@ -71,8 +71,6 @@ def lines(peer: Mapping[str, Any]) -> Iterator[str]:
     name = f"{peer['name']} ({peer['address']})" if peer["name"] else peer["address"]
     version = f", pylvs {peer['version']}" if peer["version"] else ""
     yield f"other director: {name}{version}: {_here(peer)}"
-    if peer["not_copied_calls"]:
-        yield f"  {counted(peer['not_copied_calls'], 'template')} of SIP calls there, which are not copied"
     for each in peer["unknown"]:
         yield f"  {counted(each['connections'], 'connection')} of {each['server']} there, which this director lacks"
     if peer["refused_full"]:

@@ -262,7 +262,6 @@ class PeerReply(TypedDict):
     refused_full: Annotated[int, "found no space in the table"]
     refused_unknown: Annotated[int, "are of servers that are not here"]
     unknown: Annotated[list[PeerServer], "these servers, at most 20"]
-    not_copied_calls: Annotated[int, "templates of SIP calls, which are never copied"]
     seconds: Annotated[float, "that the last copy of everything took"]
     age_s: Annotated[float | None, "this director is so far behind; null: nothing was copied yet"]
     other: Annotated[PeerOther | None, "null: the other director copies nothing from this one"]

@@ -252,7 +252,6 @@ class Director(Part):
             "refused_full": taken.get("full", 0),
             "refused_unknown": taken.get("unknown_count", 0),
             "unknown": [{"server": server, "connections": count} for server, count in taken.get("unknown", ())],
-            "not_copied_calls": taken.get("calls", 0),
             "seconds": taken.get("seconds", 0.0),
             "age_s": round(self._clock() - current, 1) if current else None,
             "other": None
