@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pylvs.model.vrrp import VrrpGroup, VrrpInstance
-from pylvs.vrrp.protocol.machine import Machine, State, TransitionReason
+from pylvs.vrrp.protocol.machine import LEAST_SILENCE_S, Machine, State, TransitionReason
 from pylvs.vrrp.router import Router, SyncGroup
 from tests.unit.vrrp.fake_network import FakeHost, Switch, instance
 from tests.unit.vrrp.test_machine import LESS, OWN, advert
@@ -91,6 +91,21 @@ def test_it_takes_over_at_once_from_a_master_that_ends(dies: bool) -> None:
         two.routers[0].stop()
     switch.run(TAKE_OVER_S)
     assert switch.masters() == ["m1"]
+
+
+@pytest.mark.parametrize("has_heard", [True, False], ids=["heard", "unheard"])
+def test_without_copies_a_late_advertisement_is_no_dead_master(has_heard: bool) -> None:
+    configured = plain(priority=100, version=3, advert_interval_s=0.01)
+    machine, _ = Machine(configured, OWN, priority=100, copy_wait_s=WAIT_S).start(0.0)
+    if has_heard:
+        machine, _ = machine.receive(0.0, advert(90, 0.01, version=3), LESS)
+    machine, _ = machine.wake(LEAST_SILENCE_S / 2)
+    assert machine.state is State.BACKUP, "a busy machine is silent for so long"
+    machine, _ = machine.receive(LEAST_SILENCE_S / 2, advert(90, 0.01, version=3), LESS)
+    machine, _ = machine.wake(LEAST_SILENCE_S)
+    assert machine.state is State.BACKUP
+    machine, _ = machine.wake(2 * LEAST_SILENCE_S)
+    assert machine.state is State.MASTER, "this one is dead"
 
 
 def test_an_owner_listens_first_and_waits() -> None:

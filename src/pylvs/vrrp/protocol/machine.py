@@ -18,6 +18,9 @@ from pylvs.vrrp.protocol.adverts import Advertisement, address_order
 
 PRIORITY_STOP = 0  # in the last advertisement of a master (RFC 9568, 5.2.4)
 HISTORY_LENGTH = 64  # transitions
+# Without copies of connections, a take-over from a master that lives resets all of them. So one whose advertisements
+# are late, as on a busy machine, is not taken for dead before so much silence.
+LEAST_SILENCE_S = 1.0
 LEARNT_TIMES = 10  # its own interval: the longest that one advertisement sets, without max_advert_int
 
 
@@ -137,6 +140,11 @@ class Machine:
         """Return when the timer of a backup expires that begins now, or at the end of vrrp_startup_delay."""
         return max(now, self.delayed_until) + self.down_s
 
+    def _down_without_copy_at(self, now: float) -> float:
+        """Return the same for a router that may lack connections of the other director."""
+        due = self._down_at(now)
+        return max(due, now + LEAST_SILENCE_S) if self.copy_wait_s else due
+
     def start(self, now: float, why: TransitionReason = TransitionReason.START) -> Step:
         """Leave Initialize (RFC 9568, 6.4.1), or FAULT. As keepalived's, an owner with `state BACKUP` listens first."""
         owns = self._starts_as_owner and self._yields_until(now) is None and not self.copy_wait_s
@@ -144,7 +152,7 @@ class Machine:
             return self._master(now, TransitionReason.OWNER)
         forgotten: dict[str, Any] = {"master_interval_s": 0.0, "preempt_at": None, "released_by": None, "outranked": ""}
         fresh, become = self._to(State.BACKUP, why, best=NONE, **forgotten)
-        return replace(fresh, due=self.delayed_until if owns else fresh._down_at(now)), [become]
+        return replace(fresh, due=self.delayed_until if owns else fresh._down_without_copy_at(now)), [become]
 
     def fail(self, now: float, detail: str = "", why: TransitionReason = TransitionReason.FAULT) -> Step:
         """Enter FAULT; a master advertises priority 0."""
@@ -170,7 +178,9 @@ class Machine:
             return self._master(now, TransitionReason.BETTER, self.outranked)
         if self._starts_as_owner and now < self.delayed_until + self.down_s:
             return self._master(now, TransitionReason.OWNER)
-        return self._master(now, TransitionReason.TIMER, f"for {self.down_s:.3g} s")
+        lacks = self.copied_by is not None and self.awaits_copy(now)
+        silent_s = max(self.down_s, LEAST_SILENCE_S) if lacks else self.down_s
+        return self._master(now, TransitionReason.TIMER, f"for {silent_s:.3g} s")
 
     def receive(self, now: float, advert: Advertisement, source: Address) -> Step:
         """Handle a valid advertisement (RFC 9568, 6.4.2 and 6.4.3)."""
@@ -199,7 +209,7 @@ class Machine:
     def awaits_copy(self, now: float) -> bool:
         """Return whether it does not preempt yet, because connections of the other director are not copied.
 
-        A take-over from a master that does not advertise any more never waits.
+        A take-over from a master that does not advertise any more never waits longer than LEAST_SILENCE_S.
         """
         over = self.copied_by is not None and now >= self.copied_by
         return self.state is State.BACKUP and self.copy_wait_s > 0 and not self.copied and not over
@@ -278,14 +288,17 @@ class Machine:
         waits = replace(self, copied_by=copied_by).awaits_copy(now)
         outranked = f"{source} with priority {advert.priority}"
         delay_s = self.instance.preempt_delay_s
+        soon = self._down_at(now) if self.due is None else min(self.due, self._down_at(now))  # without LEAST_SILENCE_S
         if not delay_s and not waits:  # a lower priority does not restart the timer (RFC 9568, 6.4.2)
             fields: dict[str, Any] = {"preempt_at": None, "released_by": None, "copied_by": copied_by}
-            return replace(self, outranked=outranked, **fields), []
+            return replace(self, outranked=outranked, due=soon, **fields), []
         preempt_at = self.preempt_at
         if delay_s and preempt_at is None:
             preempt_at = now + delay_s
         if not waits and preempt_at is not None and now >= preempt_at:
-            return replace(self, preempt_at=preempt_at, copied_by=copied_by, outranked=outranked), []
+            return replace(self, preempt_at=preempt_at, copied_by=copied_by, outranked=outranked, due=soon), []
+        if waits:
+            due = max(due, followed._down_without_copy_at(now))
         return replace(followed, preempt_at=preempt_at, copied_by=copied_by, due=due), []
 
     def _receive_as_master(self, now: float, advert: Advertisement, source: Address) -> Step:
