@@ -113,7 +113,7 @@ def fill(director: BpfDirector, number: int) -> int:
         slots = [slot for slot, _ in transfer.names()]
         expiry = clock.ticks + round(_LIFE_S * clock.per_second) & 0xFFFFFFFF
         for batch in records(number, slots, expiry):
-            held += transfer.take(batch, dict(zip(slots, slots, strict=True)), {}, clock, clock).held
+            held += transfer.take(Part.CONNECTIONS, batch, dict(zip(slots, slots, strict=True)), {}, clock, clock).held
     return held
 
 

@@ -12,11 +12,13 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from bench import record, report
+from bench.failover import failbacks
 from bench.failover.network import BFD, DR, KEEPALIVED, NAT, PYLVS, VRRP, Setup
 from bench.failover.trial import EVENTS, QUICK, Found, Size, play
 from bench.program import need_root, progress, status_of
 
 _DETECTIONS = {"vrrp": VRRP, "bfd": BFD}
+_LASTING = 100  # connections of each method that live through all failbacks
 _HEADINGS = ("the master is", "method", "program", "detection", "gap of new", "gap before", "established lost")
 
 
@@ -28,7 +30,17 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--detection", choices=_DETECTIONS, action="append", help="of a dead master")
     parser.add_argument("--method", choices=(DR, NAT), action="append", help="of forwarding")
     parser.add_argument("--event", choices=[each.split()[0] for each in EVENTS], action="append", help="of the master")
+    parser.add_argument(
+        "--failbacks", type=_positive, default=0, metavar="N", help="the master goes and returns so often, instead"
+    )
     return parser.parse_args(words)
+
+
+def _positive(word: str) -> int:
+    number = int(word)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 def _setups(given: argparse.Namespace) -> Iterator[Setup]:
@@ -69,6 +81,8 @@ def main(words: Sequence[str] | None = None) -> int:
     def run() -> int:
         need_root("it makes network namespaces and loads eBPF: run it as root")
         size = QUICK if given.quick else Size()
+        if given.failbacks:
+            return failbacks.main(given.failbacks, _LASTING, lambda text: progress(text, "bench.failover"))
         found = measure(given, size)
         print(f"{size.established:,} established connections, {size.rate:,} new ones a second, ", end="")
         print("with sync" if given.sync else "without sync")

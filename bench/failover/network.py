@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pylvs.lab.network import CLIENT, DIRECTOR, SERVER, Host, Interface, Network, Switch
-from pylvs.model.dataclass import dataclass
+from pylvs.model.dataclass import dataclass, replace
 
 PYLVS, KEEPALIVED = "pylvs", "keepalived"
 DR, NAT = "DR", "NAT"
@@ -12,6 +14,7 @@ DIRECTORS = "director1", "director2"  # the master, and its backup
 CONFIGURATION, SERVICES = "/etc/keepalived/keepalived.conf", "/etc/keepalived/services.conf"
 VIP, PORT = "10.66.0.100", 7000
 CLIENTS = tuple(f"10.66.0.{number}" for number in range(201, 217))  # one for each trial: no port is used again
+KEY = "/etc/keepalived/peer.key"
 GATEWAY = "10.66.1.254"  # of the real server, in NAT: it moves with the VIP
 SERVER_ADDRESS = {DR: "10.66.0.21", NAT: "10.66.1.21"}
 _DIP = {"director1": "10.66.0.11", "director2": "10.66.0.12"}
@@ -64,28 +67,44 @@ def _director(setup: Setup, name: str) -> Host:
     cards = [Interface("lan", "eth0", f"02:66:00:00:0d:0{number}", (f"{_DIP[name]}/24",))]
     if setup.method == NAT:
         cards.append(Interface("inside", "eth1", f"02:66:00:01:0d:0{number}", (f"10.66.1.1{number + 1}/24",)))
-    routers, services = virtual_routers(setup, name), virtual_server(setup)
+    routers, services = virtual_routers(setup, name), virtual_server(setup.method)
     files = (
         {CONFIGURATION: routers + services} if setup.program == PYLVS else {CONFIGURATION: routers, SERVICES: services}
     )
     return Host(name, DIRECTOR, tuple(cards), forwarding=setup.method == NAT, files=files, shared_vip_device="eth0")
 
 
-def virtual_server(setup: Setup) -> str:
+def pair_of_methods(setup: Setup, ports: Mapping[str, int]) -> Network:
+    """Return the lab of NAT with a real server of DR, `direct`, beside it. The directors copy connections, too."""
+    made = network(setup)
+    hosts = []
+    for host in made.hosts:
+        if host.name in DIRECTORS:
+            other = _DIP[next(each for each in DIRECTORS if each != host.name)]
+            peer = f"    peer_director {other}\n    peer_key_file {KEY}\n"
+            services = "".join(virtual_server(method, port) for method, port in ports.items())
+            host = replace(host, files={CONFIGURATION: virtual_routers(setup, host.name, peer) + services})
+        hosts.append(host)
+    card = Interface("lan", "eth0", "02:66:00:01:02:00", (f"{SERVER_ADDRESS[DR]}/24",))
+    direct = Host("direct", SERVER, (card,), commands=(f"pylvs realserver up {VIP}",))
+    return replace(made, hosts=(*hosts, direct))
+
+
+def virtual_server(method: str, port: int = PORT) -> str:
     """Return the service, whose server is not checked: its health is not what is measured."""
     return f"""\
-virtual_server {VIP} {PORT} {{
+virtual_server {VIP} {port} {{
     lvs_sched rr
-    lvs_method {setup.method}
+    lvs_method {method}
     protocol TCP
-    real_server {SERVER_ADDRESS[setup.method]} {PORT} {{
+    real_server {SERVER_ADDRESS[method]} {port} {{
     }}
 }}
 """
 
 
-def virtual_routers(setup: Setup, name: str) -> str:
-    """Return the virtual router of a director.
+def virtual_routers(setup: Setup, name: str, more: str = "") -> str:
+    """Return the virtual router of a director, with more words of `global_defs`.
 
     With BFD the backup has priority 255, so that it waits for nothing, and a fault while its session with the master is
     up. So it takes over as soon as the session ends.
@@ -94,7 +113,7 @@ def virtual_routers(setup: Setup, name: str) -> str:
     waits = by_bfd and not first
     other = _DIP[DIRECTORS[1 if first else 0]]
     synced = setup.sync and setup.program == PYLVS
-    head = "global_defs {\n    router_id " + name + "\n"
+    head = "global_defs {\n    router_id " + name + "\n" + more
     head += "    lvs_sync_daemon eth0 VI_1\n}\n" if synced else "}\n"
     if by_bfd:
         head += (

@@ -75,7 +75,7 @@ def play(setup: Setup, events: Sequence[str], size: Size, progress: Progress) ->
     take_down(name)
     try:
         lab = build(name, network.network(setup))
-        with _Directors(lab, setup) as directors:
+        with Directors(lab, setup) as directors:
             for event in events:
                 if event == YIELDS and (setup.program == KEEPALIVED or setup.detection == network.BFD):
                     continue  # keepalived has no such command; a backup with BFD waits for the end of the session
@@ -85,7 +85,7 @@ def play(setup: Setup, events: Sequence[str], size: Size, progress: Progress) ->
         take_down(name)
 
 
-def _valid(directors: _Directors, event: str, size: Size) -> Found:
+def _valid(directors: Directors, event: str, size: Size) -> Found:
     """Repeat an event before which the backup had taken over by itself, as it may on a busy machine."""
     for _ in range(_TRIALS):
         directors.start()
@@ -96,7 +96,7 @@ def _valid(directors: _Directors, event: str, size: Size) -> Found:
     )
 
 
-def _one(directors: _Directors, event: str, size: Size) -> Found | None:
+def _one(directors: Directors, event: str, size: Size) -> Found | None:
     lab, source = directors.lab, next(directors.clients)
     words = [
         str(_FOLDER / "clients.py"),
@@ -106,8 +106,8 @@ def _one(directors: _Directors, event: str, size: Size) -> Found | None:
         str(size.established),
         str(size.rate),
     ]
-    with _server(lab, directors.setup), _program(lab, "client", *words) as clients:
-        _expect_ready(clients, "the clients")
+    with _server(lab, directors.setup), program(lab, "client", *words) as clients:
+        expect_ready(clients, "the clients")
         directors.wait_for_copies(source, size.established)
         time.sleep(_BEFORE_S)
         if directors.active(DIRECTORS[0]) < size.established:
@@ -130,7 +130,7 @@ def _one(directors: _Directors, event: str, size: Size) -> Found | None:
 
 
 @contextlib.contextmanager
-def _program(lab: Lab, host: str, *words: str) -> Iterator[subprocess.Popen[str]]:
+def program(lab: Lab, host: str, *words: str) -> Iterator[subprocess.Popen[str]]:
     """Run a Python program in a host, and kill it at the end."""
     command = [*lab.host(host).inside(), sys.executable, "-I", *words]
     with subprocess.Popen(
@@ -142,7 +142,7 @@ def _program(lab: Lab, host: str, *words: str) -> Iterator[subprocess.Popen[str]
             process.kill()
 
 
-def _expect_ready(process: subprocess.Popen[str], what: str) -> None:
+def expect_ready(process: subprocess.Popen[str], what: str) -> None:
     assert process.stdout is not None
     assert process.stderr is not None
     if not select.select([process.stdout], [], [], 3 * _PATIENCE_S)[0] or not process.stdout.readline().startswith(
@@ -158,12 +158,12 @@ def _server(lab: Lab, setup: Setup) -> Iterator[None]:
     lab.sh("server", "sysctl -q -w net.core.somaxconn=4096 net.ipv4.tcp_max_syn_backlog=8192")
     lab.sh("client", "sysctl -q -w 'net.ipv4.ip_local_port_range=1024 65000'")
     address = network.SERVER_ADDRESS[setup.method] if setup.method == NAT else VIP
-    with _program(lab, "server", str(_FOLDER / "server.py"), address, str(PORT)) as process:
-        _expect_ready(process, "the server")
+    with program(lab, "server", str(_FOLDER / "server.py"), address, str(PORT)) as process:
+        expect_ready(process, "the server")
         yield
 
 
-class _Directors:
+class Directors:
     """Both directors of a lab: their programs, and what becomes of the first one."""
 
     def __init__(self, lab: Lab, setup: Setup) -> None:
@@ -172,7 +172,7 @@ class _Directors:
         self.clients = iter(network.CLIENTS)
         self._running: dict[str, list[subprocess.Popen[bytes]]] = {}  # of a host; the last one has the virtual router
 
-    def __enter__(self) -> _Directors:
+    def __enter__(self) -> Directors:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -181,15 +181,23 @@ class _Directors:
 
     def start(self) -> None:
         """Bring the first director back as the master, and the other as its backup. Raises FailoverFailed."""
+        self.restore()
+        self.wait_for_master()
+        time.sleep(_BEFORE_S)  # the data plane and neighbour entries of others follow
+
+    def restore(self) -> None:
+        """Undo what happened to the first director, and start all programs. Raises FailoverFailed."""
         if self._undo:
             self._undo()
             self._undo = None
         for host in DIRECTORS:
             if host not in self._running:
                 self._start(host)
+
+    def wait_for_master(self) -> None:
+        """Wait until the first director is the master. Raises FailoverFailed."""
         first, second = DIRECTORS
         self._until(lambda: self.holds(first) and not self.holds(second), f"{first} is the master")
-        time.sleep(_BEFORE_S)  # the data plane and neighbour entries of others follow
 
     def _start(self, host: str) -> None:
         self._running[host] = []
@@ -267,6 +275,10 @@ class _Directors:
             return 0
         rows = [line.split() for line in self.lab.sh(host, "ipvsadm -Ln").splitlines() if line.startswith("  ->")]
         return sum(int(row[4]) for row in rows[1:])
+
+    def listed(self, host: str) -> int:
+        """Return how many established connections a director has in its table."""
+        return int(self.lab.sh(host, "ipvsadm -Lnc | grep -c ESTABLISHED || true"))
 
     def wait_for_backup(self) -> None:
         """Wait until the backup has taken over. Raises FailoverFailed."""
