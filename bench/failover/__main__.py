@@ -13,11 +13,12 @@ from collections.abc import Iterator, Sequence
 
 from bench import record, report
 from bench.failover import failbacks
-from bench.failover.network import BFD, DR, KEEPALIVED, NAT, PYLVS, VRRP, Setup
+from bench.failover.network import BFD, BGP, DR, KEEPALIVED, NAT, PYLVS, VRRP, Setup
 from bench.failover.trial import EVENTS, QUICK, Found, Size, play
 from bench.program import need_root, progress, status_of
+from pylvs.lab.routing import BIRD
 
-_DETECTIONS = {"vrrp": VRRP, "bfd": BFD}
+_DETECTIONS = {"vrrp": VRRP, "bfd": BFD, "bgp": BGP}
 _LASTING = 100  # connections of each method that live through all failbacks
 _HEADINGS = ("the master is", "method", "program", "detection", "gap of new", "gap before", "established lost")
 
@@ -47,7 +48,9 @@ def _setups(given: argparse.Namespace) -> Iterator[Setup]:
     programs = given.program or [PYLVS, *([KEEPALIVED] if shutil.which(KEEPALIVED) else ())]
     for method in given.method or (DR, NAT):
         for detection in given.detection or _DETECTIONS:
-            for program in programs:
+            if detection == "bgp" and (method == NAT or not shutil.which(BIRD)):
+                continue  # its directors do not share the gateway of the real servers
+            for program in programs if detection != "bgp" else [PYLVS]:
                 yield Setup(program, _DETECTIONS[detection], method, given.sync)
 
 

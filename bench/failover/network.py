@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from bench.failover.routing import director_conf, router_conf
 from pylvs.lab.network import CLIENT, DIRECTOR, SERVER, Host, Interface, Network, Switch
+from pylvs.lab.routing import BIRD, CONFIGURATIONS
 from pylvs.model.dataclass import dataclass, replace
 
 PYLVS, KEEPALIVED = "pylvs", "keepalived"
 DR, NAT = "DR", "NAT"
-VRRP, BFD = "VRRP, 10 ms", "BFD, 10 ms"
+VRRP, BFD, BGP = "VRRP, 10 ms", "BFD, 10 ms", "BGP with BFD, 10 ms"
 DIRECTORS = "director1", "director2"  # the master, and its backup
 CONFIGURATION, SERVICES = "/etc/keepalived/keepalived.conf", "/etc/keepalived/services.conf"
 VIP, PORT = "10.66.0.100", 7000
@@ -17,7 +19,8 @@ CLIENTS = tuple(f"10.66.0.{number}" for number in range(201, 217))  # one for ea
 KEY = "/etc/keepalived/peer.key"
 GATEWAY = "10.66.1.254"  # of the real server, in NAT: it moves with the VIP
 SERVER_ADDRESS = {DR: "10.66.0.21", NAT: "10.66.1.21"}
-_DIP = {"director1": "10.66.0.11", "director2": "10.66.0.12"}
+DIP = {"director1": "10.66.0.11", "director2": "10.66.0.12"}
+_SYNCED = "global_defs {\n    lvs_sync_daemon eth0\n}\n"
 _MULTIPLIER = 3  # 30 ms without a packet end a session
 
 
@@ -46,6 +49,9 @@ def network(setup: Setup) -> Network:
     )
     addresses = tuple(f"{each}/24" for each in CLIENTS)
     client = Host("client", CLIENT, (Interface("lan", "eth0", "02:66:00:00:0c:00", addresses),))
+    if setup.detection == BGP:
+        files = {CONFIGURATIONS[BIRD]: router_conf(CLIENTS[0], DIP)}
+        client = replace(client, files=files, commands=("service bird start",))
     return Network(
         topology="failover",
         title="failover",
@@ -64,9 +70,15 @@ def network(setup: Setup) -> Network:
 
 def _director(setup: Setup, name: str) -> Host:
     number = DIRECTORS.index(name)
-    cards = [Interface("lan", "eth0", f"02:66:00:00:0d:0{number}", (f"{_DIP[name]}/24",))]
+    cards = [Interface("lan", "eth0", f"02:66:00:00:0d:0{number}", (f"{DIP[name]}/24",))]
     if setup.method == NAT:
         cards.append(Interface("inside", "eth1", f"02:66:00:01:0d:0{number}", (f"10.66.1.1{number + 1}/24",)))
+    if setup.detection == BGP:
+        routing = {
+            CONFIGURATIONS[BIRD]: director_conf(DIP[name], CLIENTS[0]),
+            CONFIGURATION: (_SYNCED if setup.sync else "") + virtual_server(setup.method, words="    announce\n"),
+        }
+        return Host(name, DIRECTOR, tuple(cards), files=routing, commands=("service bird start",))
     routers, services = virtual_routers(setup, name), virtual_server(setup.method)
     files = (
         {CONFIGURATION: routers + services} if setup.program == PYLVS else {CONFIGURATION: routers, SERVICES: services}
@@ -80,7 +92,7 @@ def pair_of_methods(setup: Setup, ports: Mapping[str, int]) -> Network:
     hosts = []
     for host in made.hosts:
         if host.name in DIRECTORS:
-            other = _DIP[next(each for each in DIRECTORS if each != host.name)]
+            other = DIP[next(each for each in DIRECTORS if each != host.name)]
             peer = f"    peer_director {other}\n    peer_key_file {KEY}\n"
             services = "".join(virtual_server(method, port) for method, port in ports.items())
             host = replace(host, files={CONFIGURATION: virtual_routers(setup, host.name, peer) + services})
@@ -90,11 +102,11 @@ def pair_of_methods(setup: Setup, ports: Mapping[str, int]) -> Network:
     return replace(made, hosts=(*hosts, direct))
 
 
-def virtual_server(method: str, port: int = PORT) -> str:
+def virtual_server(method: str, port: int = PORT, words: str = "") -> str:
     """Return the service, whose server is not checked: its health is not what is measured."""
     return f"""\
 virtual_server {VIP} {port} {{
-    lvs_sched rr
+{words}    lvs_sched rr
     lvs_method {method}
     protocol TCP
     real_server {SERVER_ADDRESS[method]} {port} {{
@@ -111,13 +123,13 @@ def virtual_routers(setup: Setup, name: str, more: str = "") -> str:
     """
     first, by_bfd = name == DIRECTORS[0], setup.detection == BFD
     waits = by_bfd and not first
-    other = _DIP[DIRECTORS[1 if first else 0]]
+    other = DIP[DIRECTORS[1 if first else 0]]
     synced = setup.sync and setup.program == PYLVS
     head = "global_defs {\n    router_id " + name + "\n" + more
     head += "    lvs_sync_daemon eth0 VI_1\n}\n" if synced else "}\n"
     if by_bfd:
         head += (
-            f"bfd_instance other {{\n    neighbor_ip {other}\n    source_ip {_DIP[name]}\n"
+            f"bfd_instance other {{\n    neighbor_ip {other}\n    source_ip {DIP[name]}\n"
             f"    min_rx 10\n    min_tx 10\n    multiplier {_MULTIPLIER}\n}}\n"
         )
     addresses = [f"{VIP}/32 dev eth0", *([f"{GATEWAY}/24 dev eth1"] if setup.method == NAT else ())]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def play(setup: Setup, events: Sequence[str], size: Size, progress: Progress) ->
         lab = build(name, network.network(setup))
         with Directors(lab, setup) as directors:
             for event in events:
-                if event == YIELDS and (setup.program == KEEPALIVED or setup.detection == network.BFD):
+                if event == YIELDS and (setup.program == KEEPALIVED or setup.detection != network.VRRP):
                     continue  # keepalived has no such command; a backup with BFD waits for the end of the session
                 progress(f"{setup.program}, {setup.detection}, {setup.method}: the master is {event}")
                 yield _valid(directors, event, size)
@@ -183,6 +184,10 @@ class Directors:
         """Bring the first director back as the master, and the other as its backup. Raises FailoverFailed."""
         self.restore()
         self.wait_for_master()
+        if self.setup.sync:
+            for host, role in zip(DIRECTORS, ("master", "backup"), strict=True):
+                listed = f"ipvsadm -L --daemon | grep -q '{role} sync daemon'"
+                self._until(partial(self._does, host, listed), f"the {role} sync daemon of {host} runs")
         time.sleep(_BEFORE_S)  # the data plane and neighbour entries of others follow
 
     def restore(self) -> None:
@@ -213,7 +218,11 @@ class Directors:
                 for state in "master", "backup":
                     self.lab.sh(host, f"ipvsadm --start-daemon {state} --mcast-interface eth0")
         listed = f"ipvsadm -Ln | grep -q {network.SERVER_ADDRESS[self.setup.method]}"
-        self._until(lambda: not self.lab.run(host, ["sh", "-c", listed]).returncode, f"{host} has the service")
+        self._until(lambda: self._does(host, listed), f"{host} has the service")
+
+    def _does(self, host: str, command: str) -> bool:
+        """Return whether a shell's command succeeds."""
+        return not self.lab.run(host, ["sh", "-c", command]).returncode
 
     def _run(self, host: str, *words: str) -> None:
         """Start a program in the background, with a log."""
@@ -266,7 +275,9 @@ class Directors:
             subprocess.run(["ip", "link", "set", port, state], check=True)
 
     def holds(self, host: str) -> bool:
-        """Return whether a director has the VIP."""
+        """Return whether a director has the VIP, or whether the router sends to it."""
+        if self.setup.detection == network.BGP:
+            return f"via {network.DIP[host]} " in self.lab.sh("client", f"ip route show {VIP}")
         return bool(self.lab.sh(host, f"ip -o addr show to {VIP}"))
 
     def active(self, host: str) -> int:

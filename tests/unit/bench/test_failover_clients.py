@@ -59,3 +59,25 @@ def test_each_connection_of_a_server_that_ended_is_lost() -> None:
             clients, _ = until.enter_context(started("clients.py", HERE, HERE, port, ESTABLISHED, RATE))
         found = seen(clients)
     assert (found["reset"], found["silent"]) == (ESTABLISHED, 0)
+
+
+def report(clients: subprocess.Popen[str]) -> dict[str, Any]:
+    """Ask connections that carry data all the time what they have seen."""
+    assert clients.stdin is not None
+    assert clients.stdout is not None
+    clients.stdin.write("\n")
+    clients.stdin.flush()
+    found: dict[str, Any] = json.loads(clients.stdout.readline())
+    return found
+
+
+def test_connections_that_carry_data_tell_what_was_reset_since_the_last_report() -> None:
+    with ExitStack() as until:
+        with a_server() as port, a_server() as other:
+            clients, _ = until.enter_context(started("lasting.py", HERE, HERE, 5, port, other))
+            found = report(clients)
+            assert (found["reset"], found["silent"]) == (0, 0)
+            assert found["longest_s"] > 0
+        found = report(clients)
+        assert (found["reset"], found["silent"]) == (2 * 5, 0)
+        assert report(clients) == {"reset": 0, "silent": 0, "longest_s": 0.0}
