@@ -32,7 +32,7 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--method", choices=(DR, NAT), action="append", help="of forwarding")
     parser.add_argument("--event", choices=[each.split()[0] for each in EVENTS], action="append", help="of the master")
     parser.add_argument(
-        "--failbacks", type=_positive, default=0, metavar="N", help="the master goes and returns so often, instead"
+        "--failbacks", type=_positive, default=0, metavar="N", help="the master ends and returns so often, instead"
     )
     return parser.parse_args(words)
 

@@ -1,4 +1,4 @@
-"""The master goes and returns, again and again, under connections of DR and of NAT that carry data all the time."""
+"""The master ends and returns, again and again, under connections of DR and of NAT that carry data all the time."""
 
 from __future__ import annotations
 
@@ -136,11 +136,11 @@ def lines(found: list[Failback], established: int) -> Iterator[str]:
 def main(count: int, established: int, progress: Progress) -> int:
     """Play, print; return the exit status: 1 if a connection was lost."""
     found: list[Failback] = []
-    for each in play(count, established, progress):
-        found.append(each)
+    for failback in play(count, established, progress):
+        found.append(failback)
         print(
-            f"{len(found)}: {each.event}: {each.reset} reset, {each.silent} silent; pauses {each.pause_s:.2f} s and "
-            f"{each.return_pause_s:.2f} s; return {each.started_s:.1f} s + {each.returned_s:.1f} s",
+            f"{len(found)}: {failback.event}: {failback.reset} reset, {failback.silent} silent; pauses {failback.pause_s:.2f} s and "
+            f"{failback.return_pause_s:.2f} s; return {failback.started_s:.1f} s + {failback.returned_s:.1f} s",
             file=sys.stderr,
             flush=True,
         )

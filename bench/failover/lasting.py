@@ -1,7 +1,7 @@
 """Connections that carry data all the time. Standard library alone.
 
-`python lasting.py SOURCE ADDRESS COUNT PORT...` opens COUNT connections to each port, prints "ready", and then sends
-something on each of them, again as soon as a quarter of a second has passed since the answer. At each line of input,
+`python lasting.py SOURCE ADDRESS COUNT PORT...` opens COUNT connections to each port, and prints "ready". Then it sends
+something on each of them, a quarter of a second after its last answer. At each line of input,
 every connection has to be answered once more. A line of JSON follows: how many were reset since the last one, how many
 are silent, and the longest time between two answers.
 """

@@ -71,7 +71,7 @@ def report(clients: subprocess.Popen[str]) -> dict[str, Any]:
     return found
 
 
-def test_connections_that_carry_data_tell_what_was_reset_since_the_last_report() -> None:
+def test_connections_that_carry_data_report_what_was_reset_since_the_last_time() -> None:
     with ExitStack() as until:
         with a_server() as port, a_server() as other:
             clients, _ = until.enter_context(started("lasting.py", HERE, HERE, 5, port, other))

@@ -93,11 +93,11 @@ def test_it_takes_over_at_once_from_a_master_that_ends(dies: bool) -> None:
     assert switch.masters() == ["m1"]
 
 
-@pytest.mark.parametrize("has_heard", [True, False], ids=["heard", "unheard"])
-def test_without_copies_a_late_advertisement_is_no_dead_master(has_heard: bool) -> None:
+@pytest.mark.parametrize("is_known", [True, False], ids=["known", "unknown"])
+def test_without_copies_a_late_advertisement_is_no_dead_master(is_known: bool) -> None:
     configured = plain(priority=100, version=3, advert_interval_s=0.01)
     machine, _ = Machine(configured, OWN, priority=100, copy_wait_s=WAIT_S).start(0.0)
-    if has_heard:
+    if is_known:
         machine, _ = machine.receive(0.0, advert(90, 0.01, version=3), LESS)
     machine, _ = machine.wake(LEAST_SILENCE_S / 2)
     assert machine.state is State.BACKUP, "a busy machine is silent for so long"
