@@ -139,8 +139,9 @@ def main(count: int, established: int, progress: Progress) -> int:
     for failback in play(count, established, progress):
         found.append(failback)
         print(
-            f"{len(found)}: {failback.event}: {failback.reset} reset, {failback.silent} silent; pauses {failback.pause_s:.2f} s and "
-            f"{failback.return_pause_s:.2f} s; return {failback.started_s:.1f} s + {failback.returned_s:.1f} s",
+            f"{len(found)}: {failback.event}: {failback.reset} reset, {failback.silent} silent; "
+            f"pauses {failback.pause_s:.2f} s and {failback.return_pause_s:.2f} s; "
+            f"return {failback.started_s:.1f} s + {failback.returned_s:.1f} s",
             file=sys.stderr,
             flush=True,
         )
