@@ -10,7 +10,7 @@ from tests.lab.conftest import MakeLab
 
 @pytest.mark.nightly("several sync daemons in a lab take a minute; the gate plays the events without sync")
 @pytest.mark.timeout(900)
-def test_with_sync_all_connections_stay_whatever_happens_to_a_director(make_lab: MakeLab) -> None:
+def test_with_sync_all_connections_stay_when_directors_die_join_and_leave(make_lab: MakeLab) -> None:
     lab = make_lab("ecmp", SERVERS, scheduler="rr")
     found = list(play(lab, sync=True, count=40))
     assert [(each.event, each.kept) for each in found] == [(event, 40) for event in EVENTS]

@@ -231,7 +231,7 @@ def docs(_: Call) -> int:
         return 1
     say("the site, in dist/site")
     os.environ |= {"NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": "."}
-    return int(not _succeeds("python", "-m", "mkdocs", "build", "-q"))
+    return int(not _succeeds("python", "-m", "mkdocs", "build"))
 
 
 def wheel(_: Call) -> None:

@@ -352,7 +352,7 @@ async def saved(leave: Leave) -> None:
     assert await leave.saved() == ""
 
 
-def test_the_wait_of_a_leave_continues_after_a_restart_whatever_unix_time_does(tmp_path: Path) -> None:
+def test_the_wait_of_a_leave_continues_after_a_restart_if_unix_time_jumps(tmp_path: Path) -> None:
     state, clocks = StateDirectory(tmp_path / "state"), Clocks()
     state.acquire()
 

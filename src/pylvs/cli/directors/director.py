@@ -31,7 +31,7 @@ def leave(now: bool, no_wait: bool, state_dir: Path | None) -> int:
     packets that still arrive are forwarded.
     """
     reply = asked(state_dir, "POST", "/v1/director/leave", {"now": now})
-    exit_status = _said(reply, "leaving: it holds through reloads and restarts, until pylvs director join")
+    exit_status = _reported(reply, "leaving: it holds through reloads and restarts, until pylvs director join")
     if no_wait:
         return exit_status
     left = reply["leave"]
@@ -52,10 +52,10 @@ def leave(now: bool, no_wait: bool, state_dir: Path | None) -> int:
 @state_dir
 def join(state_dir: Path | None) -> int:
     """End a leave: the addresses whose services serve are announced again."""
-    return _said(asked(state_dir, "POST", "/v1/director/join"), "joined: pylvs status has the addresses")
+    return _reported(asked(state_dir, "POST", "/v1/director/join"), "joined: pylvs status has the addresses")
 
 
-def _said(reply: dict[str, Any], text: str) -> int:
+def _reported(reply: dict[str, Any], text: str) -> int:
     """Print the text, and return the exit status: 1 if a restart of the daemon would forget the command."""
     click.echo(text)
     if not reply["not_kept"]:

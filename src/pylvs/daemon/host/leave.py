@@ -17,7 +17,7 @@ from pylvs.model.routing import Left
 
 
 class Leave:
-    """The leave of this director, or none. Clocks: Unix time, for the disk, and one that nobody sets."""
+    """The leave of this director, or none. Clocks: Unix time, for the disk, and one that only runs."""
 
     def __init__(
         self,
