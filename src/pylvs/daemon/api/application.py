@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from pylvs import __version__
 from pylvs.daemon.api import replies
-from pylvs.daemon.api.http_server import HttpServer, Limits, Refusal, Request, Response, Stream, json_response
 from pylvs.daemon.api.operation import Given, Operation
 from pylvs.daemon.api.routes import ROUTES
 from pylvs.daemon.api.schema import VERSION, Schemas, components
@@ -25,6 +24,7 @@ from pylvs.model.errors import (
     PylvsError,
     text_of,
 )
+from pylvs.system.http.server import HttpServer, Limits, Refusal, Request, Response, Stream, json_response
 from pylvs.system.logs import get_logger
 from pylvs.system.processes.shortage import missing
 

@@ -25,7 +25,6 @@ from pylvs.daemon.api.encoding import (
     server_encoded,
     service_encoded,
 )
-from pylvs.daemon.api.http_server import Response, Stream, json_response
 from pylvs.daemon.api.metrics import CONTENT_TYPE, MetricsInput, Selection, exposition
 from pylvs.daemon.api.metrics_port import Page
 from pylvs.daemon.api.operation import Field, Given, Operation
@@ -35,7 +34,6 @@ from pylvs.daemon.loading import Refused, errors
 from pylvs.daemon.notifications import Subscriber, encode_event
 from pylvs.daemon.problems import Problem, router_problems, service_problems
 from pylvs.daemon.state.drains import Drain
-from pylvs.daemon.state.history import json_line
 from pylvs.health.engine import Engine
 from pylvs.health.events import ServerName
 from pylvs.health.state import ServiceSnapshot
@@ -48,6 +46,8 @@ from pylvs.model.rows import ServiceRow, unattached
 from pylvs.model.service import MAX_WEIGHT, SERVER_PATTERN, DestinationKey, Timeouts, server_named
 from pylvs.model.transfer import encode_connection, encode_row
 from pylvs.model.wanted import METRIC_SERIES
+from pylvs.system.http.lines import json_line
+from pylvs.system.http.server import Response, Stream, json_response
 from pylvs.system.namespaces import network_cookie
 from pylvs.system.threads import to_thread
 
