@@ -1,4 +1,4 @@
-"""The page's URLs: who may use them, what they reply, and the headers that keep a browser from running what it shows."""
+"""The page's URLs: who may use them, what they reply, and headers that keep a browser from running what it shows."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SECURITY = {
     ),
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",

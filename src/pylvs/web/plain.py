@@ -12,7 +12,7 @@ from pylvs.web.snapshot import Row
 
 _HEAD = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<meta name="referrer" content="no-referrer">{refresh}<title>{title}</title></head><body>
+<meta name="referrer" content="same-origin">{refresh}<title>{title}</title></head><body>
 """
 _REFRESH = '<meta http-equiv="refresh" content="10">'
 _MOST_TEXT = 500  # characters of a cell

@@ -241,7 +241,7 @@ def test_one_user_cannot_take_the_connections_of_others(tmp_path: Path, monkeypa
     run(scenario())
 
 
-def _users(server: HttpServer) -> list[int]:
+def _users(server: HttpServer) -> list[int | str]:
     return [each.user for each in server._connections]
 
 
