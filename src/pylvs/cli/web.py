@@ -39,9 +39,9 @@ _FILE = click.Path(dir_okay=False, resolve_path=True)
 
 @click.command()
 @click.option("--address", default=DEFAULT_ADDRESS, metavar="ADDRESS:PORT", show_default=True, help="Serve it there.")
-@click.option("--certificate", type=_FILE, default="", help="As web_certificate: TLS with this certificate.")
-@click.option("--key", type=_FILE, default="", help="As web_key: its key, if the certificate's file has none.")
-@click.option("--tokens", type=_FILE, default="", help="As web_tokens: who may read and operate.")
+@click.option("--certificate", type=_FILE, help="As web_certificate: TLS with this certificate.")
+@click.option("--key", type=_FILE, help="As web_key: its key, if the certificate's file has none.")
+@click.option("--tokens", type=_FILE, help="As web_tokens: who may read and operate.")
 @click.option("--url", default="", metavar="URL", help="As web_url: the page's URL behind a proxy.")
 @click.option("--new-token", metavar="NAME", default="", help="Print a token and its line for --tokens, and end.")
 @click.option("--role", type=click.Choice(ROLES), default=READ, show_default=True, help="Of --new-token.")
@@ -49,9 +49,9 @@ _FILE = click.Path(dir_okay=False, resolve_path=True)
 @state_dir
 def web(
     address: str,
-    certificate: str,
-    key: str,
-    tokens: str,
+    certificate: str | None,
+    key: str | None,
+    tokens: str | None,
     url: str,
     new_token: str,
     role: str,
@@ -69,7 +69,7 @@ def web(
         click.echo(f"pylvs: add this line to the file of web_tokens, and give {new_token} the token {token}", err=True)
         return
     client = Client(state_dir)
-    settings = WebSettings(_endpoint(address), certificate, key, tokens, url)
+    settings = WebSettings(_endpoint(address), certificate or "", key or "", tokens or "", url)
     if settings.refused:
         raise click.UsageError(f"--address {address} {settings.refused}".replace("web_", "--"))
     client.ask("GET", "/v1/drains")  # no daemon, or one that this user may not ask: say so at once

@@ -162,13 +162,16 @@ class Daemon:
 
     async def sample_for_ever(self) -> None:
         """Until cancelled, take samples."""
+        durations: deque[float] = deque(maxlen=5)
         while True:
             self._wake.clear()
             begin = time.monotonic()
             await self._sample()
             took_s = time.monotonic() - begin
-            least_s = min(max(PERIOD_S - took_s, SHARE * took_s), MOST_PERIOD_S)
-            self.period_s = round(least_s + took_s, 1)
+            durations.append(took_s)
+            # The shortest of some: the others waited for a processor, or for a lock.
+            least_s = min(max(PERIOD_S - took_s, SHARE * min(durations)), MOST_PERIOD_S)
+            self.period_s = max(PERIOD_S, round(least_s + min(durations), 1))
             await asyncio.sleep(least_s)
             if not self.watched():
                 try:

@@ -2,7 +2,7 @@
 
 | to the process | |
 |---|---|
-| {"serve": settings} | with the listener, and a file in memory that has certificate and key |
+| {"serve": settings} | with the listener, unless it has that already, and a file with certificate and key |
 | {"reply": number, "status": status, "body": text} | a long body is in a file in memory |
 | {"line": number, "text": text} | a record of a trace |
 | {"events": text} | lines of JSON |
@@ -56,7 +56,6 @@ class WebParent:
         )
         self._settings = WebSettings()
         self._rights = Rights(None)
-        self._more: tuple[tokens.Token, ...] = ()  # of the command, besides the file's
         self._listener: socket.socket | None = None
         self._pem = b""
         self._error = ""
@@ -80,9 +79,9 @@ class WebParent:
         """Serve these settings from now on. Files are read again: tokens and certificates may have changed.
 
         An error is logged only: nothing else depends on the page. What was served before ends then, because a token
-        may have been revoked.
+        may have been revoked. Connections stay while address and certificate do.
         """
-        former, self._settings, self._more = self._settings, settings, more
+        former, self._settings = self._settings, settings
         try:
             pem, known = await _read(settings)
             if settings.address is not None and settings.refused:
@@ -96,13 +95,14 @@ class WebParent:
             self._stop_listening()
             self.process.close()
             return
+        stays = settings.address == former.address and pem == self._pem
         self._error, self._pem = "", pem
         self._rights = Rights((*(known or ()), *more) if known is not None or more else None)
         if self._listener is None:
             self.process.close()
         elif self.process.started:
             if self.process.up:
-                self._serve()
+                self._serve(stays)
         else:
             self.process.start("web")
 
@@ -140,11 +140,12 @@ class WebParent:
         if self._following is None:
             self._following = asyncio.get_running_loop().create_task(self._follow_events())
 
-    def _serve(self) -> None:
+    def _serve(self, stays: bool = False) -> None:
+        """Send settings, and unless it `stays`, the listener with its certificate."""
         if self._listener is None:
             return
-        files: list[Any] = [self._listener.dup()]
-        if self._pem:
+        files: list[Any] = [] if stays else [self._listener.dup()]
+        if self._pem and not stays:
             files.append(os.fdopen(sealed(self._pem), "rb"))
         known = self._rights.known
         settings = {

@@ -55,11 +55,13 @@ class WebProcess:
             self._daemon.receive(message, [_content(each) for each in descriptors])
 
     def _serve(self, given: dict[str, Any], descriptors: list[int]) -> None:
-        """Serve a listener from now on; the connections of the former one end."""
-        listener, *files = descriptors
+        """Use these settings. With a listener, serve that; the connections of the former one end."""
         known = given["tokens"]
         tokens = None if known is None else [Token(**each) for each in known]
         self._application.settings = Settings(bool(given["tls"]), str(given["url"]), tokens)
+        if not descriptors:
+            return
+        listener, *files = descriptors
         opened = _opener(files[0]) if files else None
         if self._serving is not None:
             self._serving.cancel()
