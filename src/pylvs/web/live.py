@@ -32,12 +32,12 @@ class Hub:
     def __init__(self, views: Views) -> None:
         self._views = views
         self._pages: set[asyncio.Event] = set()
-        self._frames: dict[bytes, bytes] = {}
+        self._frames: dict[tuple[str, bytes], bytes] = {}
+        self._of: Any = None  # the sample of these
         views.daemon.changed = self._wake
         views.daemon.watched = lambda: bool(self._pages)
 
     def _wake(self) -> None:
-        self._frames.clear()
         for each in self._pages:
             each.set()
 
@@ -64,10 +64,11 @@ class Hub:
                 snapshot = daemon.snapshot
                 if snapshot is not last and snapshot is not None and daemon.state.connected:
                     last = snapshot
-                    parts.append(frame("overview", await self._views.encoded("overview", {})))
+                    parts.append(self._framed("overview", await self._views.encoded("overview", {})))
                     if view:
-                        parts.append(frame("view", await self._view(view, given)))
-                yield b"".join(parts) or b":\n\n"
+                        parts.append(self._framed("view", await self._view(view, given)))
+                for part in parts or [b":\n\n"]:
+                    yield part
                 if position < daemon.events_end:
                     continue
                 try:
@@ -88,6 +89,15 @@ class Hub:
         at = position - first
         lines = [daemon.events[each] for each in range(at, min(at + MOST_AT_ONCE, len(daemon.events)))]
         return missed, lines, position + len(lines)
+
+    def _framed(self, event: str, data: bytes) -> bytes:
+        """Return the one copy of what several pages get."""
+        if self._of is not self._views.daemon.snapshot:
+            self._of, self._frames = self._views.daemon.snapshot, {}
+        key = event, data
+        if key not in self._frames:
+            self._frames[key] = frame(event, data)
+        return self._frames[key]
 
     async def _view(self, view: str, given: Given) -> bytes:
         try:

@@ -105,6 +105,7 @@ async def opened(end: socket.socket, context: ssl.SSLContext) -> Wire:
         loop.remove_reader(end)
     first = end.recv(1, socket.MSG_PEEK)
     if first and first[0] != _TLS_HANDSHAKE:
+        end.recv(PIECE)  # bytes that nothing has read would reset the connection at its end
         text = b'{"error": "this port speaks TLS: use https://"}\n'
         head = f"HTTP/1.1 {HTTPStatus.BAD_REQUEST:d} Bad Request\r\nContent-Type: application/json\r\n"
         await Plain(end).send(f"{head}Content-Length: {len(text)}\r\nConnection: close\r\n\r\n".encode() + text)
