@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -153,13 +154,11 @@ class Application:
         if self.settings.tokens is not None:
             return
         name = _host_name(request.headers.get("host", ""))
-        if name == "localhost" or name == (urlsplit(self.settings.url).hostname or (name and "")):
+        if name and name in ("localhost", urlsplit(self.settings.url).hostname):
             return
-        try:
-            if name and ip_address(name).is_loopback:
+        with contextlib.suppress(ValueError):
+            if ip_address(name).is_loopback:
                 return
-        except ValueError:
-            pass
         text = "this page is for localhost; with a proxy, write its URL as web_url"
         raise Refusal(HTTPStatus.MISDIRECTED_REQUEST, text)
 

@@ -9,8 +9,9 @@ import os
 import re
 import signal
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from tests.waiting import PATIENCE_S, until_async
 from tests.web_server import HOSTILE, LOCAL, CannedDaemon, certificate, token_file
 
 JSON = {"Content-Type": "application/json", "X-Pylvs": "1"}
+NONE: Mapping[str, str] = MappingProxyType({})
 Reply = tuple[int, dict[str, str], bytes]
 
 
@@ -49,7 +51,7 @@ class Page:
         self,
         target: str,
         token: str = "",
-        headers: dict[str, str] | None = None,
+        headers: Mapping[str, str] = NONE,
         method: str = "GET",
         body: bytes = b"",
     ) -> Reply:
