@@ -59,6 +59,7 @@ class WebProcess:
         known = given["tokens"]
         tokens = None if known is None else [Token(**each) for each in known]
         self._application.settings = Settings(bool(given["tls"]), str(given["url"]), tokens)
+        self._daemon.changed()  # a token may have been revoked
         if not descriptors:
             return
         listener, *files = descriptors

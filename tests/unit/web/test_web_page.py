@@ -61,7 +61,7 @@ class Page:
             async with asyncio.timeout(PATIENCE_S):
                 head, _, content = (await reader.read()).partition(b"\r\n\r\n")
         finally:
-            writer.close()
+            await _close(writer)
         status, *fields = head.decode().split("\r\n")
         pairs = (line.partition(": ") for line in fields)
         return int(status.split()[1]), {name.lower(): value for name, _, value in pairs}, content
@@ -95,6 +95,19 @@ def serve(
             await parent.close()
 
     asyncio.run(whole())
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+
+
+async def _until(last: str, reader: asyncio.StreamReader) -> AsyncIterator[tuple[str, Any]]:
+    async for event, data in frames(reader):
+        yield event, data
+        if event == last:
+            return
 
 
 async def frames(reader: asyncio.StreamReader) -> AsyncIterator[tuple[str, Any]]:
@@ -252,7 +265,7 @@ def test_a_page_gets_samples_and_events_by_one_stream() -> None:
                 break
         assert seen[:2] == ["hello", "daemon"]
         assert {"overview", "view", "event"} <= set(seen)
-        writer.close()
+        await _close(writer)
 
     serve(scenario)
 
@@ -264,6 +277,8 @@ def test_a_revoked_token_ends_the_stream_and_a_reload_keeps_the_others(tmp_path:
 
     async def scenario(page: Page) -> None:
         streams = [await page.opened("/api/v1/live", {"Authorization": f"Bearer {each}"}) for each in (read, operate)]
+        for reader, _ in streams:
+            assert [event async for event, _ in _until("hello", reader)] == ["hello"]
         path.write_text(path.read_text().splitlines()[1] + "\n")
         await page.parent.follow(settings)
         assert [data async for event, data in frames(streams[0][0]) if event == "bye"] == [
@@ -275,7 +290,7 @@ def test_a_revoked_token_ends_the_stream_and_a_reload_keeps_the_others(tmp_path:
             if event == "event" and data["event"] == "reloaded":
                 break
         for _, writer in streams:
-            writer.close()
+            await _close(writer)
 
     serve(scenario, settings)
 
@@ -303,7 +318,7 @@ def test_the_page_is_served_by_tls(tmp_path: Path) -> None:
         async for event, _ in frames(reader):
             if event == "overview":
                 break
-        writer.close()
+        await _close(writer)
 
     serve(scenario, WebSettings((LOCAL, 0), str(pem), tokens=str(tmp_path / "tokens")))
 
@@ -320,7 +335,7 @@ def test_a_daemon_that_is_gone_or_older_is_said_in_one_line() -> None:
             if event == "daemon" and data["connected"]:
                 assert data["older"].startswith("the daemon is pylvs 0.0.9, this page is of ")
                 break
-        writer.close()
+        await _close(writer)
         assert await page.json("reload-preview") == (
             404, {"error": "the daemon, pylvs 0.0.9, has no /v1/differences: it is older than this page"},
         )  # fmt: skip
@@ -345,7 +360,7 @@ def test_pages_that_do_not_read_cost_little_memory_and_keep_no_other_waiting() -
                 break
         assert _memory(page.parent.process.pid) - before < 64 << 20
         for _, each in (*stuck, (reader, writer)):
-            each.close()
+            await _close(each)
 
     serve(scenario, daemon=CannedDaemon(servers=500))
 
