@@ -24,6 +24,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pylvs
+from pylvs.cli import web
 from pylvs.cli.main import run
 from pylvs.cli.packets import log
 from pylvs.daemon import STATE_ROOT
@@ -180,11 +181,16 @@ def _forked(command: Callable[[], int], user: str, output: Path) -> int:
 
 
 def _once(line: str) -> int:
-    """Run a command. `pylvs run`, `keepalived` and `watch` return where they would wait for events."""
+    """Run a command. `pylvs run`, `keepalived`, `watch` and `web` return where they would wait for events."""
     program, *words = shlex.split(line)
     sys.argv = [program, *words]
     signal.alarm(int(PATIENCE_S))
-    with patch.object(watch, "watch"), patch.object(log, "events", return_value=[]), patch.object(Supervisor, "run"):
+    with (
+        patch.object(watch, "watch"),
+        patch.object(log, "events", return_value=[]),
+        patch.object(Supervisor, "run"),
+        patch.object(web, "_serve"),
+    ):
         return _run(program, words)
 
 
