@@ -24,6 +24,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pylvs
+from pylvs.cli.consoles import web
 from pylvs.cli.main import run
 from pylvs.cli.packets import log
 from pylvs.daemon import STATE_ROOT
@@ -181,11 +182,12 @@ def _forked(command: Callable[[], int], user: str, output: Path) -> int:
 
 
 def _once(line: str) -> int:
-    """Run a command. `pylvs run`, `keepalived`, `watch` and `top` return where they would wait for events."""
+    """Run a command. `pylvs run`, `keepalived`, `watch`, `top` and `web` return where they would wait for events."""
     program, *words = shlex.split(line)
     sys.argv = [program, *words]
     signal.alarm(int(PATIENCE_S))
     waiting = patch.object(watch, "watch"), patch.object(Supervisor, "run"), patch.object(start, "open_console")
+    waiting += (patch.object(web, "_serve"),)
     with ExitStack() as stack:
         for each in (*waiting, patch.object(log, "events", return_value=[])):
             stack.enter_context(each)

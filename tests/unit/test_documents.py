@@ -54,6 +54,7 @@ NOT_RUN = {
     "docs/how-to/trace.md": 1,
     "docs/how-to/two-directors.md": 1,
     "docs/how-to/upgrade.md": 1,
+    "docs/how-to/web-page.md": 1,
 }
 
 

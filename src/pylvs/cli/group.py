@@ -36,7 +36,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "keepalived": ("pylvs.cli.keepalived", "keepalived", "Do the same, with keepalived's command line."),
     "reload": ("pylvs.cli.daemon", "reload", "Let the daemon read its configuration again."),
     "status": ("pylvs.cli.daemon", "status", "Show the state of services, servers and checks."),
-    "top": ("pylvs.cli.top", "top", "Show services and servers live, and drain, enable or weigh servers."),
+    "top": ("pylvs.cli.consoles.top", "top", "Show services and servers live, and drain, enable or weigh servers."),
     "vrrp": ("pylvs.cli.vrrp", "vrrp", "Virtual routers: status, why, yield, resume, stop."),
     "peer": ("pylvs.cli.directors.peer", "peer", "The other director of a pair: status, copy, key."),
     "director": (
@@ -44,6 +44,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
         "director",
         "This director behind a router with ECMP: leave, join.",
     ),
+    "web": ("pylvs.cli.consoles.web", "web", "Serve a web page on a running daemon, until ctrl-C."),
     "drain": ("pylvs.cli.servers", "drain", "Give a server no new connections; take it out of the table when unused."),
     "enable": ("pylvs.cli.servers", "enable", "Undo drain and disable."),
     "disable": ("pylvs.cli.servers", "disable", "Take a server out of the table."),
@@ -75,7 +76,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "What happens to packets": ("doctor", "trace", "drops", "log"),
     "A real server": ("realserver",),
     "keepalived.conf and the daemon": ("check", "diff", "run", "stop", "keepalived", "reload"),
-    "A running daemon": ("status", "top", "vrrp", "peer", "director", "events", "history", "metrics"),
+    "A running daemon": ("status", "top", "web", "vrrp", "peer", "director", "events", "history", "metrics"),
     "Its servers": ("drain", "enable", "disable", "weight", "check-now"),
     "Trying and measuring": ("lab", "bench"),
 }

@@ -31,7 +31,7 @@ from pylvs.health.prober.link import ProberCounts
 from pylvs.model.plain import to_plain
 from pylvs.model.rows import DeviceProblem
 from pylvs.model.sync.daemons import SyncWanted
-from pylvs.model.wanted import DbusSettings, PeerSettings, SnmpSettings
+from pylvs.model.wanted import DbusSettings, PeerSettings, SnmpSettings, WebSettings
 from pylvs.peer.summary import ServiceSummary, Summary
 from pylvs.system.processes import child
 from tests.shortages import failing
@@ -112,6 +112,15 @@ class Machine:
         self.host.write(service(server(1)), metrics_address=(ip_address("127.0.0.1"), taken.getsockname()[1]))
         await self.daemon.reload()
 
+    async def web(self) -> None:
+        taken = socket.socket()
+        self.ports.append(taken)
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        web = WebSettings((ip_address("127.0.0.1"), taken.getsockname()[1]))
+        self.host.write(service(server(1)), web=web)
+        await self.daemon.reload()
+
     async def dbus(self) -> None:
         self.patch.setattr(dbus_task, "find_spec", lambda _: None)
         self.host.write(service(server(1)), routers=["VI_1"], dbus=DbusSettings(enabled=True))
@@ -188,6 +197,7 @@ SHOWN: dict[str, tuple[Callable[[Machine], Awaitable[None]], str, str]] = {  # i
     "vip": (Machine.vip, "192.0.2.1: no device has it", "192.0.2.1: no device has it"),
     "check_path": (Machine.check_path, "web: TCP_CHECK connects to", "web: TCP_CHECK connects to 10.0.0.9 instead"),
     "metrics_address": (Machine.metrics_address, "Address already in use", "Address already in use"),
+    "web": (Machine.web, "Address already in use; write another port", "Address already in use; write another port"),
     "dbus": (Machine.dbus, "enable_dbus: Python has no package", "enable_dbus: Python has no package"),
     "sync": (Machine.sync, "lvs_sync_daemon: eth9: no such device", "lvs_sync_daemon: eth9: no such device"),
     "snmp": (Machine.snmp, "SNMP: the edge process has ended", "the edge process has ended"),

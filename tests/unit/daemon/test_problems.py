@@ -23,6 +23,7 @@ from pylvs.config.language.tree import Finding, Location, Severity
 from pylvs.daemon import supervisor
 from pylvs.daemon.api import client
 from pylvs.daemon.api.metrics import MetricsInput, exposition
+from pylvs.daemon.api.schema import VERSION
 from pylvs.daemon.problems import KINDS, Problem, ProblemTracker, router_problems, service_problems
 from pylvs.daemon.supervisor import Supervisor
 from pylvs.daemon.tasks import STEADY_S, BackgroundTasks
@@ -250,7 +251,7 @@ def test_a_reply_of_another_version_is_unknown(host: FakeHost, monkeypatch: pyte
     monkeypatch.setattr(client.Client, "ask", lambda *_: (200, reply))
     done = check(host)
     assert done.return_value == UNKNOWN
-    text = "the reply is not one of the version 1.0 of the API: restart pylvs run"
+    text = f"the reply is not one of the version {VERSION} of the API: restart pylvs run"
     assert done.output == f"PYLVS UNKNOWN: {text}\n"
 
 

@@ -1,0 +1,1 @@
+"""Commands that show a running daemon live, on a terminal or in a browser."""
