@@ -44,11 +44,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "lab": {"realserver", "reference", "system", "model"},
     "snmp": {"vrrp", "netlink", "system", "model"},
     "dbus": {"system", "model"},
-    "edge": {"health", "dbus", "snmp", "notify", "system", "model"},
+    "web": {"system", "model"},
+    "edge": {"web", "health", "dbus", "snmp", "notify", "system", "model"},
     "peer": {"dataplane", "bpf", "system", "model"},
     "daemon": {
         *("config", "health", "vrrp", "dbus", "snmp", "sync", "dataplane", "peer"),
-        *("notify", "netlink", "system", "model"),
+        *("web", "notify", "netlink", "system", "model"),
     },
     "doctor": {
         *("ipvsadm", "lab", "daemon", "realserver", "config", "vrrp", "dataplane"),
@@ -64,8 +65,11 @@ MAY_IMPORT["cli"] = set(MAY_IMPORT)
 SUB_PACKAGES: dict[str, set[str]] = {
     "config/language": {"config", "model"},
     "config/schema": {"config", "config/language", "netlink", "bpf", "system", "model", "model/sync"},
-    "daemon/api": {"daemon", "daemon/state", "health", "health/prober", "system", "system/processes", "model"},
-    "daemon/state": {"daemon", "health", "vrrp", "system", "model"},
+    "daemon/api": {
+        *("daemon", "daemon/state", "health", "health/prober", "web"),
+        *("system", "system/http", "system/processes", "model"),
+    },
+    "daemon/state": {"daemon", "health", "vrrp", "system", "system/http", "model"},
     "daemon/table": {"daemon", "daemon/state", "config", "system", "system/processes", "model"},
     "dataplane/devices": {
         *("dataplane/load", "dataplane/state", "dataplane/tables", "dataplane/vip_roles"),
@@ -88,9 +92,9 @@ MOST_LATE = {
     "bpf": 5,
     "cli": 46,
     "config": 5,
-    "daemon": 15,
+    "daemon": 16,
     "dataplane": 58,
-    "edge": 4,
+    "edge": 5,
     "health": 6,
     "ipvsadm": 21,
     "library": 2,
@@ -99,6 +103,7 @@ MOST_LATE = {
     "sync": 1,
     "system": 11,
     "vrrp": 7,
+    "web": 3,
 }
 # Modules that import others by names that they keep or compute, which no graph shows: tables of commands and checkers.
 BY_NAME = {

@@ -38,7 +38,7 @@ COLOURS = {"MASTER": "green", "FAULT": "red"}  # of virtual routers
 LAST_EVENTS = 20  # that `status --history` prints
 # Problems without a heading of their own.
 _HOST_PROBLEMS = (
-    *("failed", "api", "announce", "vip", "check_path", "prober", "metrics_address"),
+    *("failed", "api", "announce", "vip", "check_path", "prober", "metrics_address", "web"),
     *("dbus", "sync", "snmp", "state", "history"),
 )
 # `event_line` formats them; the reason has the override.

@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "status": ("pylvs.cli.daemon", "status", "Show the state of services, servers and checks."),
     "vrrp": ("pylvs.cli.vrrp", "vrrp", "Virtual routers: status, why, yield, resume, stop."),
     "peer": ("pylvs.cli.directors.peer", "peer", "The other director of a pair: status, copy, key."),
+    "web": ("pylvs.cli.web", "web", "Serve a web page on a running daemon, until ctrl-C."),
     "drain": ("pylvs.cli.servers", "drain", "Give a server no new connections; take it out of the table when unused."),
     "enable": ("pylvs.cli.servers", "enable", "Undo drain and disable."),
     "disable": ("pylvs.cli.servers", "disable", "Take a server out of the table."),
@@ -69,7 +70,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "What happens to packets": ("doctor", "trace", "drops", "log"),
     "A real server": ("realserver",),
     "keepalived.conf and the daemon": ("check", "diff", "run", "stop", "keepalived", "reload"),
-    "A running daemon": ("status", "vrrp", "peer", "events", "history", "metrics"),
+    "A running daemon": ("status", "vrrp", "peer", "events", "history", "metrics", "web"),
     "Its servers": ("drain", "enable", "disable", "weight", "check-now"),
     "Trying and measuring": ("lab", "bench"),
 }

@@ -12,7 +12,6 @@ from typing import Any
 
 from pylvs.config.language.tree import Finding, Severity
 from pylvs.config.repeats import folded
-from pylvs.daemon.state.history import json_line
 from pylvs.health.events import (
     CheckFailed,
     CheckInconclusive,
@@ -34,6 +33,7 @@ from pylvs.model.service import DestinationKey
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
 from pylvs.notify.fifos import FifoSet
 from pylvs.notify.mail import THIS_HOST, Alert, Outbox
+from pylvs.system.http.lines import json_line
 from pylvs.system.logs import get_logger
 from pylvs.system.processes.edge import Edge
 from pylvs.system.processes.notify_scripts import NotifyScripts

@@ -62,6 +62,7 @@ KINDS: Mapping[str, Kind] = {
     "vip": Kind(W, "no device has a virtual address, and no virtual router adds it", logged=False),
     "check_path": Kind(W, "a check takes another path than the packets of clients", logged=False),
     "metrics_address": Kind(W, "metrics are not served at the metrics_address"),
+    "web": Kind(W, "the web page is not served at the web_address"),
     "dbus": Kind(W, "virtual routers are not served on D-Bus, as enable_dbus requests"),
     "sync": Kind(W, "a sync daemon does not run, as lvs_sync_daemon requests"),
     "snmp": Kind(W, "the SNMP sub-agent ended or was silent, and no other one runs yet"),

@@ -24,6 +24,7 @@ from pylvs.config.language.tree import Finding
 from pylvs.daemon import Options
 from pylvs.daemon.api.files import FileChanges
 from pylvs.daemon.api.server import ApiServer
+from pylvs.daemon.api.web_task import WebTask
 from pylvs.daemon.dbus_task import DbusTask
 from pylvs.daemon.dumping import Dumper
 from pylvs.daemon.handshakes import HandshakeWatch
@@ -176,6 +177,7 @@ class Supervisor:
             self.services,
             self.announcer,  # withdraws before the services are deleted
             self._api,
+            WebTask(self._api.execute, self.events, state, lambda: self.loaded.files),
             self.host_changes,
             HandshakeWatch(self.services, thread),
             self._sync,

@@ -3,6 +3,7 @@
 | role | it |
 |---|---|
 | `probes LIBRARIES [TLS]` | makes the checks of real servers; it has no file system |
+| `web` | serves the web page |
 | `services [TASK...]` | serves metrics, sends mail, and runs the named tasks |
 """
 
@@ -25,6 +26,10 @@ def main(end: socket.socket, role: str, *arguments: str) -> None:
         from pylvs.health.prober import process  # late: each role has other modules
 
         process.main(end, *arguments)
+    elif role == "web":
+        from pylvs.web import process as web  # late: each role has other modules
+
+        web.main(end)
     else:
         from pylvs.edge import services  # late: each role has other modules
 

@@ -129,6 +129,26 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
+class WebSettings:
+    """The web page. Elsewhere than on this host it is served only with a certificate and a file of tokens."""
+
+    address: tuple[Address, int] | None = None  # None: no page
+    certificate: str = ""  # a file in PEM format
+    key: str = ""  # "": it is in that file
+    tokens: str = ""  # a file; "": each user of this host may read, none may operate
+    url: str = ""  # as browsers see the page through a proxy
+
+    @property
+    def refused(self) -> str:
+        """Why it is not served, "" if it may be."""
+        if self.address is None or self.address[0].is_loopback:
+            return ""
+        absent = [] if self.certificate else ["web_certificate"]
+        absent += [] if self.tokens else ["web_tokens"]
+        return f"is not an address of this host alone: that needs {' and '.join(absent)}" if absent else ""
+
+
+@dataclass(frozen=True, slots=True)
 class SnmpSettings:
     """Which MIBs a sub-agent serves, and what else of `global_defs` they show. None: the configuration does not say."""
 
@@ -210,6 +230,7 @@ class GlobalSettings:
     metrics_allow: tuple[Network, ...] = ()  # clients of that address; () allows all
     metrics_series: tuple[str, ...] = ()  # of METRIC_SERIES; () selects all
     metrics_services: tuple[str, ...] = ()  # patterns of names; () selects all
+    web: WebSettings = field(default_factory=WebSettings)
     monitor_group: str = ""  # its members may read the API; "": the group pylvs, if there is one
     checker_share: bool = True
     log_level: str = "info"

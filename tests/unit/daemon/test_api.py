@@ -20,10 +20,11 @@ from click.testing import CliRunner
 
 from pylvs.cli.daemon import reload as reload_command
 from pylvs.config.language.tree import Finding, Location, Severity
-from pylvs.daemon.api import encoding, http_server
+from pylvs.daemon.api import encoding
 from pylvs.daemon.api import server as api_server
 from pylvs.daemon.api.client import Client, NoDaemon
 from pylvs.model.errors import PylvsError
+from pylvs.system.http import server as http_server
 from tests.unit.daemon.commands import during
 from tests.unit.daemon.daemons import FakeHost, run, server, service, until
 from tests.waiting import PATIENCE_S

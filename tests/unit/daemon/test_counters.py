@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pylvs.daemon.api import http_server, routes
+from pylvs.daemon.api import routes
 from pylvs.daemon.api.counters import counters_encoded
 from pylvs.health.engine import Engine
 from pylvs.model.described import CheckDefaults, DescribedServer, DescribedService, Descriptions
@@ -19,6 +19,7 @@ from pylvs.model.service import Destination, DestinationKey, Method, Protocol, S
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
 from pylvs.snmp.agentx import Kind, Oid, Value
 from pylvs.snmp.checker_mib import SERVERS, SERVICES, ServerStatus, objects
+from pylvs.system.http import server as http_server
 from tests.unit.daemon.commands import ask, during
 from tests.unit.daemon.daemons import FakeHost
 

@@ -19,6 +19,7 @@ from pylvs.daemon.api.client import NoDaemon
 from pylvs.daemon.state import history
 from pylvs.daemon.state.directory import StateDirectory
 from pylvs.daemon.state.history import MAX_LINE, History
+from pylvs.system.http.lines import json_line
 from tests.unit.daemon.daemons import FakeHost, address, run, server, service, until
 
 FIRST = "10.0.0.1:80"
@@ -182,7 +183,7 @@ def test_a_backlog_is_appended_in_slices(saved: History, monkeypatch: pytest.Mon
 
 
 def test_only_the_slices_that_the_disk_refused_are_put_back(saved: History, monkeypatch: pytest.MonkeyPatch) -> None:
-    line = len(history.json_line({"event": "counted", "at": 10.0}))
+    line = len(json_line({"event": "counted", "at": 10.0}))
     monkeypatch.setattr(history, "MAX_BYTES", 4 * line)
     append, calls = saved._append, [0]
 

@@ -19,11 +19,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.daemon.api import http_server
 from pylvs.daemon.api.application import _executed
-from pylvs.daemon.api.http_server import HttpServer, Limits, Request, Response, Stream, json_response
 from pylvs.daemon.notifications import MAX_QUEUED, REMEMBERED, EventBus
 from pylvs.model.errors import Busy
+from pylvs.system.http import server as http_server
+from pylvs.system.http.server import HttpServer, Limits, Request, Response, Stream, json_response
 from tests.unit.daemon.daemons import FakeHost, run, until
 from tests.waiting import PATIENCE_S
 
@@ -241,7 +241,7 @@ def test_one_user_cannot_take_the_connections_of_others(tmp_path: Path, monkeypa
     run(scenario())
 
 
-def _users(server: HttpServer) -> list[int]:
+def _users(server: HttpServer) -> list[int | str]:
     return [each.user for each in server._connections]
 
 

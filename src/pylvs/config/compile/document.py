@@ -17,6 +17,7 @@ from pylvs.config.schema.global_defs import PLACEMENT, ROOT
 from pylvs.config.schema.grammar import Reader
 from pylvs.config.schema.missing_braces import with_missing_braces
 from pylvs.config.schema.types import SMTP_PORT
+from pylvs.model.addresses import endpoint
 from pylvs.model.dataclass import dataclass, replace
 from pylvs.model.described import Descriptions
 from pylvs.model.service import TIMEOUT_NAMES, UNCHANGED, Timeouts
@@ -32,6 +33,7 @@ from pylvs.model.wanted import (
     Placement,
     SnmpSettings,
     WantedService,
+    WebSettings,
 )
 from pylvs.netlink import links
 
@@ -117,6 +119,7 @@ def _settings(
             no_interface_name=block.get("dbus_no_interface_name", str),
         ),
         peer=_peer(block),
+        web=_web(block),
         lvs_timeouts=_timeouts(block.maybe("lvs_timeouts", dict, {})),
         sync=sync,
         smtp_alert=block.maybe("smtp_alert", bool, False),
@@ -138,6 +141,20 @@ def _peer(block: EffectiveBlock) -> PeerSettings:
         block.error("peer_director", text, "add peer_key_file FILE; pylvs peer key FILE makes one")
         address = None
     return PeerSettings(address, port, key_file, block.get("peer_rate", int), block.get("peer_wait", float))
+
+
+def _web(block: EffectiveBlock) -> WebSettings:
+    """Return the settings of the web page; there is none where strangers could read it without a token."""
+    made = WebSettings(
+        block.maybe("web_address", tuple, None),
+        *(block.maybe(f"web_{name}", str, "") for name in ("certificate", "key", "tokens", "url")),
+    )
+    if made.refused:
+        assert made.address is not None
+        text = f"web_address {endpoint(*made.address)} {made.refused}; no page is served"
+        block.error("web_address", text, "add them, or write 127.0.0.1")
+        return replace(made, address=None)
+    return made
 
 
 def _timeouts(seconds: Mapping[str, int]) -> Timeouts | None:

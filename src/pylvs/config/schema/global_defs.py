@@ -32,6 +32,7 @@ from pylvs.config.schema.types import (
     TIMEOUTS,
     UMASK,
     USER,
+    WEB_URL,
     bare,
     choice,
     choices,
@@ -171,6 +172,16 @@ GLOBAL_DEFS = Block(
             combine=add,
             is_own=True,
         ),
+        Keyword(
+            "web_address",
+            ENDPOINT,
+            "serve the web page there; elsewhere than on localhost only with web_certificate and web_tokens",
+            is_own=True,
+        ),
+        Keyword("web_certificate", PATH, "its certificate in PEM format, with the chain", is_own=True),
+        Keyword("web_key", PATH, "the key of that", default_doc="in the file of web_certificate", is_own=True),
+        Keyword("web_tokens", PATH, "who may read and operate: a file that root alone may read", is_own=True),
+        Keyword("web_url", WEB_URL, "the page's URL behind a proxy", is_own=True),
         Keyword("peer_director", OTHER_DIRECTOR, "the other director of a pair: connections are copied", is_own=True),
         Keyword(
             "peer_key_file", PATH, "certificate and key in PEM format, the same file on both directors", is_own=True

@@ -467,6 +467,14 @@ def _absolute(words: Words, alone: str | None = None) -> str:
     return word.text
 
 
+def _web_url(words: Words) -> str:
+    """Parse the URL of the web page: a scheme, a host with perhaps a port, and the path of its folder."""
+    word = words.take("a URL")
+    if not _WEB_URL.fullmatch(word.text):
+        raise BadValue(f"'{word.text}' is not the URL of a page", "write https://lb.example.org/pylvs/", word)
+    return word.text.rstrip("/") + "/"
+
+
 def path_or(alone: str) -> Type[str]:
     """Make the type of an absolute path; `alone` is the value of the keyword without one."""
     return Type("[an absolute path]", lambda words: _absolute(words, alone))
@@ -520,6 +528,10 @@ MODE_BITS = {
     f"I{letter}{who}": getattr(stat, f"S_I{letter}{who}") for who in ("USR", "GRP", "OTH") for letter in "RWX"
 } | {f"IRWX{who[0]}": getattr(stat, f"S_IRWX{who[0]}") for who in ("USR", "GRP", "OTH")}
 PATH = Type("an absolute path", _absolute)
+WEB_URL = Type("https://HOST[:PORT][/PATH]", _web_url)
+_WEB_URL = re.compile(
+    r"https?://[A-Za-z0-9._-]+(:\d{1,5})?(/[A-Za-z0-9._~-]+)*/?|https?://\[[0-9a-fA-F:]+\](:\d{1,5})?(/[A-Za-z0-9._~-]+)*/?"
+)
 NAMESPACE = Type("the name of a network namespace", lambda words: _file_name(words, "the name of a network namespace"))
 OTHER_NAMESPACE = Type(f"[{NAMESPACE.syntax}]", lambda words: NAMESPACE.parse(words) if words else "")
 INSTANCE = Type("the name of an instance", lambda words: _file_name(words, "the name of an instance"))

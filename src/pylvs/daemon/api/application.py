@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from pylvs import __version__
 from pylvs.daemon.api import replies
-from pylvs.daemon.api.http_server import HttpServer, Limits, Refusal, Request, Response, Stream, json_response
 from pylvs.daemon.api.operation import Given, Operation
 from pylvs.daemon.api.routes import ROUTES
 from pylvs.daemon.api.schema import VERSION, Schemas, components
@@ -25,14 +24,19 @@ from pylvs.model.errors import (
     PylvsError,
     text_of,
 )
-from pylvs.system.logs import get_logger
+from pylvs.system.http.lines import json_line
+from pylvs.system.http.server import HttpServer, Limits, Refusal, Request, Response, Stream, json_response
+from pylvs.system.logs import get_logger, one_line
 from pylvs.system.processes.shortage import missing
+from pylvs.web.asked import CLIENT, ROLE, WHO, Ask
+from pylvs.web.tokens import OPERATE
 
 if TYPE_CHECKING:
     from pylvs.daemon.supervisor import Supervisor
 
 # Of the socket for a group: members may be slow or malicious. Operations for them take a fifth of a CPU.
 _OF_MEMBERS = Limits(connections=16, of_one_user=4, request_s=5.0, send_s=60.0, pause_s=0.005, share=4)
+_LONGEST, _MAX_TEXT = 300, 1000  # characters of a name and of the fields, in the log
 _STATUSES: dict[type[PylvsError], HTTPStatus] = {
     NoSuchService: HTTPStatus.NOT_FOUND,
     NoSuchDestination: HTTPStatus.NOT_FOUND,
@@ -96,6 +100,35 @@ async def _for_root(daemon: Supervisor, request: Request) -> Response | Stream:
     return await _executed(daemon, request)
 
 
+async def execute(daemon: Supervisor, ask: Ask) -> tuple[int, bytes]:
+    """Execute a request of the web page, and return status and body."""
+    content = json_line(ask.given) if ask.method == "POST" else b""
+    query = {name: str(value) for name, value in ask.given.items()} if ask.method == "GET" else {}
+    request = Request(ask.method, ask.path, query, content, None, os.geteuid(), ask.headers())
+    try:
+        response = await _executed(daemon, request)
+    except Refusal as refusal:
+        response = refusal.response()
+    assert isinstance(response, Response)  # the page asks for no stream
+    return response.status, response.body
+
+
+async def _operated(daemon: Supervisor, operation: Operation, request: Request) -> Response | Stream:
+    """Execute an operation. If a user of the web page asks, it is logged, and published as an event."""
+    who = request.headers.get(WHO, "")
+    if not who or operation.method == "GET":
+        return await operation.run(daemon, request)
+    who, client = one_line(who)[:_LONGEST], one_line(request.headers.get(CLIENT, ""))[:_LONGEST]
+    if request.headers.get(ROLE) != OPERATE:
+        raise Refusal(HTTPStatus.FORBIDDEN, f"{who} may read, and not operate")
+    name = request.path.removeprefix("/v1/")
+    text = one_line(request.body.decode(errors="replace"))[:_MAX_TEXT]
+    response = await operation.run(daemon, request)
+    get_logger().info(f"{name} by a user of the web page", who=who, client=client, text=text)
+    daemon.events.publish("operated", who=who, client=client, operation=name, text=text)
+    return response
+
+
 async def _executed(daemon: Supervisor, request: Request) -> Response | Stream:
     """Return the response, with `{"error": TEXT}` for exceptions of handlers. Raises Refusal."""
     methods = _BY_PATH.get(request.path, {})
@@ -107,7 +140,7 @@ async def _executed(daemon: Supervisor, request: Request) -> Response | Stream:
     if operation is None:
         raise Refusal(HTTPStatus.NOT_FOUND, f"{what}: {HTTPStatus.NOT_FOUND.phrase}")
     try:
-        return await operation.run(daemon, request)
+        return await _operated(daemon, operation, request)
     except PylvsError as error:
         status = next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), HTTPStatus.CONFLICT)
         raise Refusal(status, str(error)) from None

@@ -6,7 +6,7 @@ import contextlib
 import http.client
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,10 @@ class Client:
     def __init__(self, state_dir: Path | None = None) -> None:
         self.state = StateDirectory(state_dir)
 
-    def ask(self, method: str, path: str, content: Any = None) -> tuple[int, Any]:
+    def ask(self, method: str, path: str, content: Any = None, headers: Mapping[str, str] = {}) -> tuple[int, Any]:
         """Return the status and the JSON of the response. Raises NoDaemon, NoReply, NotPermitted, PylvsError."""
         try:
-            with self.stream(method, path, content) as response:
+            with self.stream(method, path, content, headers=headers) as response:
                 text = response.read()
         except TimeoutError:
             raise self._no_reply(timeout_of(method, path)) from None
@@ -62,7 +62,12 @@ class Client:
 
     @contextlib.contextmanager
     def stream(
-        self, method: str, path: str, content: Any = None, endless: bool = False
+        self,
+        method: str,
+        path: str,
+        content: Any = None,
+        endless: bool = False,
+        headers: Mapping[str, str] = {},
     ) -> Iterator[http.client.HTTPResponse]:
         """Return the response before its body has come; an endless body may pause for any time. Raises as `ask`.
 
@@ -75,7 +80,7 @@ class Client:
         timeout_s = timeout_of(method, path)
         with contextlib.closing(UnixConnection(self._socket_for(method), timeout_s)) as connection:
             try:
-                connection.request(method, path, body, {"Content-Type": "application/json"})
+                connection.request(method, path, body, {"Content-Type": "application/json", **headers})
                 end = connection.sock
                 response = connection.getresponse()  # it has the socket now
                 if endless:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from operator import attrgetter
-from typing import Annotated, TypedDict
+from typing import Annotated, Literal, TypedDict, cast
 
 from pylvs.health.state import ServiceSnapshot
 from pylvs.model.rows import Counters, DestinationRow, ServiceRow
@@ -25,6 +25,7 @@ class ServerCounters(TypedDict):
     """One real server or sorry server of one service."""
 
     server: Annotated[str, "ADDRESS:PORT"]
+    method: Literal["MASQ", "LOCAL", "TUNNEL", "ROUTE"]
     active: Annotated[int, "active connections"]
     inactive: Annotated[int, "inactive connections"]
     persistent: Annotated[int, "persistence templates"]
@@ -36,6 +37,7 @@ class ServiceCounters(TypedDict):
     """One virtual server of the configuration; with a group, the sum of its services."""
 
     name: str
+    scheduler: Annotated[str, '"" for a service that is not in the table']
     counters: PacketCounters
     rates: PacketCounters
     servers: Annotated[list[ServerCounters], "those in the table"]
@@ -66,6 +68,7 @@ def _service(service: ServiceSnapshot, by_key: Mapping[ServiceKey, ServiceRow]) 
             found.setdefault(names.get(name, name), []).append(shown)
     return {
         "name": service.name,
+        "scheduler": rows[0].service.scheduler if rows else "",
         "counters": _sum(row.counters for row in rows),
         "rates": _sum(row.rates for row in rows),
         "servers": [_server(key, each) for key, each in found.items()],
@@ -75,6 +78,7 @@ def _service(service: ServiceSnapshot, by_key: Mapping[ServiceKey, ServiceRow]) 
 def _server(key: DestinationKey, rows: list[DestinationRow]) -> ServerCounters:
     return {
         "server": str(key),
+        "method": cast("Literal['MASQ', 'LOCAL', 'TUNNEL', 'ROUTE']", rows[0].destination.method.name),
         "active": sum(map(attrgetter("active"), rows)),
         "inactive": sum(map(attrgetter("inactive"), rows)),
         "persistent": sum(map(attrgetter("persistent"), rows)),

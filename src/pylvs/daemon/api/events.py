@@ -52,6 +52,15 @@ class DrainEvent(DaemonEvent):
     most: int
 
 
+class Operated(DaemonEvent):
+    """A user of the web page has changed something."""
+
+    who: Annotated[str, "the name of the token"]
+    client: Annotated[str, "the address of the browser, and what a proxy claims"]
+    operation: str
+    text: Annotated[str, "its fields"]
+
+
 class Restored(DaemonEvent):
     """A change of the table by another program was undone."""
 
@@ -176,6 +185,7 @@ EVENTS: dict[str, type] = {
     "part_works": PartEvent,
     "vrrp_helper": VrrpEvent,
     "missed": Missed,
+    "operated": Operated,
     "reloaded": Reloaded,
     "reload_refused": ReloadRefused,
     "drain_began": DrainEvent,

@@ -10,10 +10,10 @@ import math
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pylvs.daemon.api.http_server import Request, Response, Stream
 from pylvs.daemon.api.schema import Schemas
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import Busy, InvalidOperation, OutOfRange
+from pylvs.system.http.server import Request, Response, Stream
 from pylvs.system.logs import get_logger
 
 if TYPE_CHECKING:

@@ -390,6 +390,13 @@ class ReloadReply(TypedDict):
     metrics_error: Annotated[str, 'why metrics are not served at the metrics_address, "" if they are']
 
 
+class DifferencesReply(TypedDict):
+    """What a reload would change."""
+
+    findings: list[FindingReply]
+    differences: list[str]
+
+
 class RefusedReply(Error):
     """A refused reload; nothing has changed."""
 

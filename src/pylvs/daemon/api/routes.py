@@ -25,7 +25,6 @@ from pylvs.daemon.api.encoding import (
     server_encoded,
     service_encoded,
 )
-from pylvs.daemon.api.http_server import Response, Stream, json_response
 from pylvs.daemon.api.metrics import CONTENT_TYPE, MetricsInput, Selection, exposition
 from pylvs.daemon.api.metrics_port import Page
 from pylvs.daemon.api.operation import Field, Given, Operation
@@ -35,7 +34,6 @@ from pylvs.daemon.loading import Refused, errors
 from pylvs.daemon.notifications import Subscriber, encode_event
 from pylvs.daemon.problems import Problem, router_problems, service_problems
 from pylvs.daemon.state.drains import Drain
-from pylvs.daemon.state.history import json_line
 from pylvs.health.engine import Engine
 from pylvs.health.events import ServerName
 from pylvs.health.state import ServiceSnapshot
@@ -48,6 +46,8 @@ from pylvs.model.rows import ServiceRow, unattached
 from pylvs.model.service import MAX_WEIGHT, SERVER_PATTERN, DestinationKey, Timeouts, server_named
 from pylvs.model.transfer import encode_connection, encode_row
 from pylvs.model.wanted import METRIC_SERIES
+from pylvs.system.http.lines import json_line
+from pylvs.system.http.server import Response, Stream, json_response
 from pylvs.system.namespaces import network_cookie
 from pylvs.system.threads import to_thread
 
@@ -437,8 +437,7 @@ async def reload(daemon: Supervisor, given: Given) -> Response:
     try:
         done = await daemon.reload(**given)
     except Refused as refused:
-        content = {"error": str(refused), "findings": [each.encoded() for each in refused.findings]}
-        return json_response(content, HTTPStatus.CONFLICT)
+        return _refused(refused)
     table = done.table
     return json_response(
         {
@@ -449,6 +448,21 @@ async def reload(daemon: Supervisor, given: Given) -> Response:
             "metrics_error": done.metrics_error,
         }
     )
+
+
+def _refused(refused: Refused) -> Response:
+    content = {"error": str(refused), "findings": [each.encoded() for each in refused.findings]}
+    return json_response(content, HTTPStatus.CONFLICT)
+
+
+async def differences(daemon: Supervisor, _: Given) -> Response:
+    """Return what a reload would change, and change nothing."""
+    try:
+        done = await daemon.reload(dry_run=True)
+    except Refused as refused:
+        return _refused(refused)
+    reply = {"findings": [each.encoded() for each in done.findings], "differences": list(done.differences)}
+    return json_response(reply)
 
 
 async def stop(daemon: Supervisor, given: Given) -> Response:
@@ -500,6 +514,7 @@ ROUTES = (
         _ANYTHING,
     ),
     Operation("GET", "/v1/history", "The last events of a server, oldest first.", history, EventsReply, _NAMED),
+    Operation("GET", "/v1/differences", "What a reload would change.", differences, replies.DifferencesReply),
     Operation("GET", "/v1/vrrp", "The state of virtual routers.", vrrp_status, replies.VrrpReply),
     Operation(
         "GET", "/v1/vrrp/why", "The reasons of their last transitions.", vrrp_why, replies.WhyReply, {"name": _NAME}

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pylvs.daemon.state.directory import StateDirectory
     from pylvs.model.wanted import Configuration
     from pylvs.system.processes.edge import Edge
+    from pylvs.web.asked import Answer, Ask
 
 _BACKLOG = 128
 _APPLICATION = "pylvs.daemon.api.application"
@@ -93,6 +94,11 @@ class ApiServer(Part):
         operation = next(each for each in operations if each.path == path)
         content: bytes = (await operation.handler(self._daemon, given)).body
         return content
+
+    async def execute(self, ask: Ask) -> Answer:
+        """Execute a request of the web page."""
+        answer: Answer = await (await _imported(_APPLICATION)).execute(self._daemon, ask)
+        return answer
 
     async def _prepare(self) -> None:
         await _imported(_APPLICATION)

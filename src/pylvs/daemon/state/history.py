@@ -21,6 +21,7 @@ from pylvs.daemon.problems import Problem
 from pylvs.daemon.state.directory import StateDirectory
 from pylvs.daemon.tasks import BackgroundTasks
 from pylvs.model.wanted import Configuration
+from pylvs.system.http.lines import json_line
 from pylvs.system.logs import get_logger
 from pylvs.system.threads import DaemonThread
 
@@ -217,8 +218,3 @@ def _line(event: Event) -> bytes:
         return line
     short = {name: value for name, value in event.items() if not isinstance(value, list | dict)}
     return json_line({name: value[:_SHORT] if isinstance(value, str) else value for name, value in short.items()})
-
-
-def json_line(content: Any) -> bytes:
-    """Encode as one line of UTF-8; a byte of an argument or file that is not UTF-8 becomes a JSON escape."""
-    return json.dumps(content, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"

@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 server for the API's sockets: h11 parses, asyncio waits.
+"""A small HTTP/1.1 server for the sockets of the API and of the web page: h11 parses, asyncio waits.
 
 Each connection has one request and one response, and is closed then. So a client leaves nothing in the daemon. What a
 client can occupy has a limit: connections, bytes of a request, and the time to send it. Responses are sent in pieces
@@ -18,16 +18,19 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import h11
 
-from pylvs.daemon.state.history import json_line
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import PylvsError
+from pylvs.system.http.lines import json_line
 from pylvs.system.logs import get_logger
 from pylvs.system.sockets import peer_of
+
+if TYPE_CHECKING:
+    from pylvs.system.http.wire import Wire
 
 JSON = "application/json; charset=utf-8"
 MAX_BODY = 1 << 20  # bytes
@@ -53,6 +56,7 @@ class Limits:
     of_one_user: int = 256
     request_s: float = 30.0  # for a complete request
     send_s: float = math.inf  # for a response that is no stream
+    part_s: float = math.inf  # for a part of a stream
     pause_s: float = 0.0
     share: int = 0
 
@@ -70,19 +74,23 @@ class Refusal(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A complete request; `user` is that of the client's process."""
+    """A complete request. `user` is that of the client's process, or over TCP its address; `headers` are in lower case.
+
+    `end` is None for a request of another process of pylvs.
+    """
 
     method: str
     path: str
     query: Mapping[str, str]
     body: bytes
-    end: socket.socket
-    user: int
+    end: socket.socket | None
+    user: int | str
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def has_disconnected(self) -> bool:
         """Whether the client has closed its socket, also if asyncio has not noticed it yet."""
-        return _is_closed(self.end)
+        return self.end is not None and _is_closed(self.end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +110,7 @@ class Stream:
     parts: AsyncIterator[bytes]
     content_type: str
     close: Callable[[], None] = lambda: None  # called at the end
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 Handler = Callable[[Request], Awaitable[Response | Stream]]
@@ -124,7 +133,8 @@ class _Waits(enum.IntEnum):
 @dataclass(slots=True, eq=False)
 class _Connection:
     end: socket.socket
-    user: int
+    user: int | str
+    wire: Wire | None = None
     http: h11.Connection = field(default_factory=lambda: h11.Connection(h11.SERVER, MAX_HEAD))
     waits: _Waits = _Waits.REQUEST
     since: float = 0.0  # when it began to wait for that
@@ -138,8 +148,17 @@ class _Connection:
 class HttpServer:
     """Serves the connections of one listener, which is non-blocking."""
 
-    def __init__(self, listener: socket.socket, handler: Handler, limits: Limits = Limits()) -> None:  # noqa: B008  immutable
+    def __init__(
+        self,
+        listener: socket.socket,
+        handler: Handler,
+        limits: Limits = Limits(),  # noqa: B008  immutable
+        open_wire: Callable[[socket.socket], Awaitable[Wire]] | None = None,
+        user_of: Callable[[socket.socket], int | str] = lambda end: peer_of(end)[1],
+    ) -> None:
+        """`open_wire` makes the handshake of TLS. Without it, bytes are sent as they are."""
         self._listener, self._handler, self._limits = listener, handler, limits
+        self._open_wire, self._user_of = open_wire, user_of
         self._connections: dict[_Connection, asyncio.Task[None]] = {}
         self._refusals: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Lock()
@@ -162,7 +181,7 @@ class HttpServer:
         try:
             end.setblocking(False)
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
-            connection = _Connection(end, peer_of(end)[1])
+            connection = _Connection(end, self._user_of(end))
         except OSError:  # the client has disconnected
             end.close()
             return
@@ -177,7 +196,7 @@ class HttpServer:
         connection.wait_for(_Waits.REQUEST)
         self._connections[connection] = loop.create_task(self._serve(connection))
 
-    async def _make_space(self, user: int) -> bool:
+    async def _make_space(self, user: int | str) -> bool:
         """End the connection that is replaced, if none is free for this user; return False if all are executed now."""
         own = [each for each in self._connections if each.user == user]
         if len(own) >= self._limits.of_one_user:
@@ -218,8 +237,12 @@ class HttpServer:
     async def _exchange(self, connection: _Connection) -> None:
         try:
             async with asyncio.timeout(self._limits.request_s):
+                if self._open_wire is not None:
+                    connection.wire = await self._open_wire(connection.end)
                 request = await self._received(connection)
         except TimeoutError:
+            if self._open_wire is not None and connection.wire is None:
+                return
             text = f"the request was not complete in {self._limits.request_s:g} s"
             await self._send_all(connection, json_response({"error": text}, HTTPStatus.REQUEST_TIMEOUT))
             return
@@ -275,16 +298,17 @@ class HttpServer:
                     raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body has more than {MAX_BODY} bytes")
             elif isinstance(event, h11.EndOfMessage) and head is not None:
                 path, query = _target(head.target.decode("ascii", "replace"))
-                return Request(connection.method, path, query, bytes(body), connection.end, connection.user)
+                fields = {name.decode("ascii"): value.decode("latin-1") for name, value in head.headers}
+                return Request(connection.method, path, query, bytes(body), connection.end, connection.user, fields)
             else:
                 raise ConnectionResetError(errno.ECONNRESET, "disconnected")
 
     async def _receive(self, connection: _Connection) -> None:
-        loop, http = asyncio.get_running_loop(), connection.http
+        loop, http, wire = asyncio.get_running_loop(), connection.http, connection.wire
         if http.they_are_waiting_for_100_continue:
-            go_on = h11.InformationalResponse(status_code=HTTPStatus.CONTINUE, headers=[])
-            await loop.sock_sendall(connection.end, http.send(go_on) or b"")
-        http.receive_data(await loop.sock_recv(connection.end, _PIECE))
+            go_on = http.send(h11.InformationalResponse(status_code=HTTPStatus.CONTINUE, headers=[])) or b""
+            await (loop.sock_sendall(connection.end, go_on) if wire is None else wire.send(go_on))
+        http.receive_data(await (loop.sock_recv(connection.end, _PIECE) if wire is None else wire.receive()))
 
     def _malformed(self, error: h11.RemoteProtocolError) -> Refusal:
         reason = " ".join(str(error).split())[:_MAX_REASON]
@@ -296,20 +320,24 @@ class HttpServer:
         """Send a response as a whole. Raises OSError, TimeoutError."""
         http = connection.http
         headers = {"Content-Length": str(len(response.body)), **response.headers}
-        async with asyncio.timeout(None if math.isinf(self._limits.send_s) else self._limits.send_s):
+        async with _within(self._limits.send_s):
             await self._send_head(connection, response.status, response.content_type, headers)
             if connection.method != "HEAD":
                 await self._send(connection, http.send(h11.Data(data=response.body)) or b"")
+            if connection.wire is not None:
+                await connection.wire.close()
         if not connection.complete:
             await self._linger(connection.end)
 
     async def _send_stream(self, connection: _Connection, stream: Stream) -> None:
         http = connection.http
-        await self._send_head(connection, HTTPStatus.OK, stream.content_type, {"Cache-Control": "no-store"})
+        headers = {"Cache-Control": "no-store", **stream.headers}
+        await self._send_head(connection, HTTPStatus.OK, stream.content_type, headers)
         connection.wait_for(_Waits.PART)
         async for part in stream.parts:
             if part:
-                await self._send(connection, http.send(h11.Data(data=part)) or b"")
+                async with _within(self._limits.part_s):
+                    await self._send(connection, http.send(h11.Data(data=part)) or b"")
                 connection.wait_for(_Waits.PART)
             elif _is_closed(connection.end):
                 return
@@ -326,7 +354,8 @@ class HttpServer:
         connection.wait_for(_Waits.READER)
         loop, rest = asyncio.get_running_loop(), memoryview(data)
         while rest:
-            await loop.sock_sendall(connection.end, rest[:_PIECE])
+            piece = rest[:_PIECE]
+            await (loop.sock_sendall(connection.end, piece) if connection.wire is None else connection.wire.send(piece))
             rest = rest[_PIECE:]
 
     @staticmethod
@@ -348,6 +377,10 @@ class HttpServer:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _within(seconds: float) -> asyncio.Timeout:
+    return asyncio.timeout(None if math.isinf(seconds) else seconds)
 
 
 def _is_closed(end: socket.socket) -> bool:

@@ -1,0 +1,463 @@
+"""The web page: real processes, TLS and browsers' requests over a canned daemon with hostile strings."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from pylvs.model.wanted import WebSettings
+from pylvs.system.http.lines import json_line
+from pylvs.system.processes.channel import BadMessage
+from pylvs.web import tokens
+from pylvs.web.asked import Refused, Rights
+from pylvs.web.jobs import Jobs
+from pylvs.web.parent import WebParent
+from tests.privileges import assert_unprivileged
+from tests.waiting import PATIENCE_S, until_async
+from tests.web_server import HOSTILE, LOCAL, CannedDaemon, certificate, token_file
+
+JSON = {"Content-Type": "application/json", "X-Pylvs": "1"}
+NONE: Mapping[str, str] = MappingProxyType({})
+Reply = tuple[int, dict[str, str], bytes]
+
+
+class Page:
+    """The page, with a client that sends what a browser would."""
+
+    def __init__(self, daemon: CannedDaemon, parent: WebParent, tls: ssl.SSLContext | None = None) -> None:
+        self.daemon, self.parent, self.tls = daemon, parent, tls
+
+    async def opened(
+        self, target: str, headers: dict[str, str], method: str = "GET", body: bytes = b""
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.parent.port, ssl=self.tls)
+        fields = {"Host": f"127.0.0.1:{self.parent.port}", "Content-Length": str(len(body)), **headers}
+        lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+        writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+        return reader, writer
+
+    async def request(
+        self,
+        target: str,
+        token: str = "",
+        headers: Mapping[str, str] = NONE,
+        method: str = "GET",
+        body: bytes = b"",
+    ) -> Reply:
+        bearer = {"Authorization": f"Bearer {token}"} if token else {}
+        reader, writer = await self.opened(target, {**bearer, **headers}, method, body)
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                head, _, content = (await reader.read()).partition(b"\r\n\r\n")
+        finally:
+            await _close(writer)
+        status, *fields = head.decode().split("\r\n")
+        pairs = (line.partition(": ") for line in fields)
+        return int(status.split()[1]), {name.lower(): value for name, _, value in pairs}, content
+
+    async def json(self, target: str, token: str = "", **more: Any) -> tuple[int, Any]:
+        status, _, content = await self.request(f"/api/v1/{target}", token, **more)
+        return status, json.loads(content)
+
+    async def post(self, name: str, token: str, content: Any, **headers: str) -> tuple[int, Any]:
+        body = json.dumps(content).encode()
+        return await self.json(name, token, headers={**JSON, **headers}, method="POST", body=body)
+
+    async def sampled(self, token: str = "") -> None:
+        """Wait for a sample of the daemon."""
+        async with asyncio.timeout(PATIENCE_S):
+            while (await self.json("overview", token))[0] != 200:
+                await asyncio.sleep(0.05)
+
+
+def serve(
+    scenario: Callable[[Page], Awaitable[None]], settings: WebSettings | None = None, daemon: CannedDaemon | None = None
+) -> None:
+    async def whole() -> None:
+        canned = daemon or CannedDaemon()
+        parent = WebParent(canned.send, canned.events, Jobs((), lambda: ()))
+        try:
+            await parent.follow(settings or WebSettings((LOCAL, 0)))
+            await until_async(lambda: parent.process.up)
+            await scenario(Page(canned, parent))
+        finally:
+            await parent.close()
+
+    asyncio.run(whole())
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+
+
+async def _until(last: str, reader: asyncio.StreamReader) -> AsyncIterator[tuple[str, Any]]:
+    async for event, data in frames(reader):
+        yield event, data
+        if event == last:
+            return
+
+
+async def frames(reader: asyncio.StreamReader) -> AsyncIterator[tuple[str, Any]]:
+    """Yield the events of a stream, without the sizes of chunks."""
+    event = ""
+    async with asyncio.timeout(PATIENCE_S):
+        while line := await reader.readline():
+            if line.startswith(b"event: "):
+                event = line[7:].decode().strip()
+            elif line.startswith(b"data: "):
+                yield event, json.loads(line[6:])
+
+
+def test_without_tokens_each_user_of_this_host_reads_and_none_operates() -> None:
+    async def scenario(page: Page) -> None:
+        await page.sampled()
+        assert_unprivileged(page.parent.process.pid)
+        session = (await page.json("session"))[1]
+        assert (session["role"], session["needs_token"], session["operations"]) == ("read", False, False)
+        status, reply = await page.post("drain", "", {"server": "10.0.0.1:80"})
+        assert (status, "role operate, and web_tokens" in reply["error"]) == (403, True)
+        assert page.daemon.edits() == []
+
+    serve(scenario)
+
+
+def test_a_foreign_name_of_this_host_is_refused_while_no_token_is_needed() -> None:
+    """Else a foreign page could read ours by DNS rebinding."""
+
+    async def scenario(page: Page) -> None:
+        for host, status in (("evil.example:80", 421), ("localhost:1", 200), ("[::1]", 200), ("", 421)):
+            assert (await page.request("/api/v1/session", headers={"Host": host}))[0] == status, host
+
+    serve(scenario)
+
+
+def test_roles_and_cross_site_requests(tmp_path: Path) -> None:
+    read, operate = token_file(tmp_path / "tokens")
+
+    async def scenario(page: Page) -> None:
+        await page.sampled(read)
+        assert (await page.json("overview"))[0] == 401
+        assert (await page.json("overview", "wrong"))[0] == 401
+        drain = {"server": "10.0.0.1:80", "deadline_s": 60}
+        assert (await page.post("drain", read, drain))[0] == 403
+        own = f"http://127.0.0.1:{page.parent.port}"
+        assert (await page.post("drain", operate, drain, Origin=own))[0] == 200
+        (ask,) = page.daemon.edits()
+        assert (ask.path, ask.given, ask.who, ask.role, ask.client) == (
+            "/v1/drain", drain, "alice", "operate", "127.0.0.1",
+        )  # fmt: skip
+        for headers in ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
+            assert (await page.post("drain", operate, drain, **headers))[0] == 403, headers
+        plain = {"Content-Type": "application/json"}  # a form or a simple request of another site
+        body = json.dumps(drain).encode()
+        assert (await page.json("drain", operate, headers=plain, method="POST", body=body))[0] == 403
+        form = {"Content-Type": "text/plain", "X-Pylvs": "1"}
+        assert (await page.json("drain", operate, headers=form, method="POST", body=body))[0] == 415
+        assert (await page.post("stop", operate, {}))[0] == 404
+        assert len(page.daemon.edits()) == 1
+
+    serve(scenario, WebSettings((LOCAL, 0), tokens=str(tmp_path / "tokens")))
+
+
+def test_a_browser_signs_in_by_a_cookie(tmp_path: Path) -> None:
+    read, _ = token_file(tmp_path / "tokens")
+
+    async def scenario(page: Page) -> None:
+        body = json.dumps({"token": read}).encode()
+        status, headers, _ = await page.request("/api/v1/login", headers=JSON, method="POST", body=body)
+        cookie = headers["set-cookie"]
+        assert (status, re.sub("=[^;]*", "=X", cookie, count=1)) == (
+            200,
+            "pylvs_token=X; Path=/pylvs/; HttpOnly; SameSite=Strict; Secure",
+        )
+        own = {"Cookie": cookie.partition(";")[0]}
+        assert (await page.json("session", headers=own))[1]["who"] == "reader"
+        assert (await page.post("login", "", {"token": "wrong"}))[0] == 401
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        status, headers, _ = await page.request(
+            "/api/v1/login", headers=form, method="POST", body=f"token={read}".encode()
+        )
+        assert (status, headers["location"]) == (303, "../../plain")
+
+    url = "https://lb.example.org/pylvs/"
+    serve(scenario, WebSettings((LOCAL, 0), tokens=str(tmp_path / "tokens"), url=url))
+
+
+def test_a_prefix_is_accepted_and_may_be_removed_by_the_proxy(tmp_path: Path) -> None:
+    async def scenario(page: Page) -> None:
+        await page.sampled()
+        for target, status in (("/pylvs/plain", 200), ("/plain", 200), ("/pylvs", 308), ("/pylvsx", 404)):
+            reply = await page.request(target)
+            assert reply[0] == status, target
+        assert (await page.request("/pylvs"))[1]["location"] == "/pylvs/"
+        assert (await page.request("/plain", headers={"Host": "lb.example.org"}))[0] == 200
+
+    serve(scenario, WebSettings((LOCAL, 0), url="https://lb.example.org/pylvs/"))
+
+
+def test_no_hostile_string_becomes_markup() -> None:
+    async def scenario(page: Page) -> None:
+        await page.sampled()
+        name = page.daemon.replies["/v1/status"]["services"][0]["name"]
+        targets = "/plain", f"/plain?service={name.replace(' ', '%20').replace('&', '%26').replace('<', '%3C')}"
+        for target in targets:
+            status, headers, content = await page.request(target)
+            text = content.decode()
+            assert status == 200
+            assert "<script" not in text
+            assert "<img" not in text
+            assert "&lt;script&gt;alert(1)" in text
+            assert "script-src 'self'" in headers["content-security-policy"]
+            assert "unsafe" not in headers["content-security-policy"]
+            assert headers["x-content-type-options"] == "nosniff"
+            assert headers["cache-control"] == "no-store"
+        status, headers, content = await page.request("/api/v1/service?name=%3Cscript%3E")
+        assert (status, headers["content-type"]) == (404, "application/json; charset=utf-8")
+        status, headers, content = await page.request("/%3Cscript%3E")
+        assert b"<script" not in content
+
+    serve(scenario)
+
+
+def test_views_have_what_the_daemon_counts() -> None:
+    async def scenario(page: Page) -> None:
+        await page.sampled()
+        view = (await page.json("servers?sort=down&limit=2"))[1]
+        assert (view["total"], view["matched"], len(view["servers"])) == (3, 3, 2)
+        first = view["servers"][0]
+        assert (first["server"], first["up"], first["method"], first["latency_ms"]) == ("10.0.0.2:80", False, "DR", 1.2)
+        assert first["rates"]["in_bits"] == 8000
+        assert (await page.json("servers?filter=0.1:80"))[1]["matched"] == 1
+        topology = (await page.json("topology"))[1]
+        assert topology["services"][0]["servers"] == [0, 1, 2]
+        assert topology["director"]["devices"] == [{"name": HOSTILE, "mode": "tc"}]
+        assert (await page.json("history?resolution=fine"))[1]["series"]["in_bits"][0] == 8000
+
+    serve(scenario)
+
+
+def test_a_page_gets_samples_and_events_by_one_stream() -> None:
+    async def scenario(page: Page) -> None:
+        await page.sampled()
+        reader, writer = await page.opened("/api/v1/live?view=services", {})
+        seen: list[str] = []
+        put = False
+        async for event, data in frames(reader):
+            seen.append(event)
+            if event == "view" and not put:
+                assert data["services"][0]["rates"]["out_bits"] == 40_000
+                page.daemon.events_now.put_nowait(json_line({"event": "reloaded", "at": 1.0, "edits": 1}))
+                put = True
+            if event == "event" and data["event"] == "reloaded":
+                break
+        assert seen[:2] == ["hello", "daemon"]
+        assert {"overview", "view", "event"} <= set(seen)
+        await _close(writer)
+
+    serve(scenario)
+
+
+def test_a_revoked_token_ends_the_stream_and_a_reload_keeps_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    read, operate = token_file(path)
+    settings = WebSettings((LOCAL, 0), tokens=str(path))
+
+    async def scenario(page: Page) -> None:
+        streams = [await page.opened("/api/v1/live", {"Authorization": f"Bearer {each}"}) for each in (read, operate)]
+        for reader, _ in streams:
+            assert [event async for event, _ in _until("hello", reader)] == ["hello"]
+        path.write_text(path.read_text().splitlines()[1] + "\n")
+        await page.parent.follow(settings)
+        assert [data async for event, data in frames(streams[0][0]) if event == "bye"] == [
+            {"reason": "the token is unknown: sign in again"}
+        ]
+        page.daemon.events_now.put_nowait(json_line({"event": "reloaded", "at": 1.0}))
+        async for event, data in frames(streams[1][0]):
+            assert event != "bye"
+            if event == "event" and data["event"] == "reloaded":
+                break
+        for _, writer in streams:
+            await _close(writer)
+
+    serve(scenario, settings)
+
+
+def test_an_expired_token_is_refused(tmp_path: Path) -> None:
+    read, _ = token_file(tmp_path / "tokens", "2020-01-01")
+
+    async def scenario(page: Page) -> None:
+        assert await page.json("overview", read) == (401, {"error": "the token is expired: sign in again"})
+
+    serve(scenario, WebSettings((LOCAL, 0), tokens=str(tmp_path / "tokens")))
+
+
+def test_the_page_is_served_by_tls(tmp_path: Path) -> None:
+    pem = certificate(tmp_path)
+    read, _ = token_file(tmp_path / "tokens")
+
+    async def scenario(page: Page) -> None:
+        status, _, content = await page.request("/api/v1/session")
+        assert (status, b"https://" in content) == (400, True)
+        page.tls = ssl.create_default_context(cafile=str(pem))
+        assert (await page.json("session"))[1]["secure"] is True
+        await page.sampled(read)
+        reader, writer = await page.opened("/api/v1/live", {"Authorization": f"Bearer {read}"})
+        async for event, _ in frames(reader):
+            if event == "overview":
+                break
+        await _close(writer)
+
+    serve(scenario, WebSettings((LOCAL, 0), str(pem), tokens=str(tmp_path / "tokens")))
+
+
+def test_a_daemon_that_is_gone_or_older_is_said_in_one_line() -> None:
+    daemon = CannedDaemon()
+    daemon.down = "no pylvs run answers at /run/pylvs.sock; start it"
+
+    async def scenario(page: Page) -> None:
+        reader, writer = await page.opened("/api/v1/live", {})
+        async for event, data in frames(reader):
+            if event == "daemon" and data["problem"] == daemon.down:
+                daemon.down, daemon.version, daemon.absent = "", "0.0.9", {"/v1/differences", "/v1/drains"}
+            if event == "daemon" and data["connected"]:
+                assert data["older"].startswith("the daemon is pylvs 0.0.9, this page is of ")
+                break
+        await _close(writer)
+        assert await page.json("reload-preview") == (
+            404, {"error": "the daemon, pylvs 0.0.9, has no /v1/differences: it is older than this page"},
+        )  # fmt: skip
+
+    serve(scenario, daemon=daemon)
+
+
+def test_pages_that_do_not_read_cost_little_memory_and_keep_no_other_waiting() -> None:
+    async def scenario(page: Page) -> None:
+        await page.sampled()
+        stuck = [await page.opened("/api/v1/live?view=servers&limit=500", {}) for _ in range(50)]
+        for reader, _ in stuck:
+            reader._transport.pause_reading()  # type: ignore[attr-defined]
+        before = _memory(page.parent.process.pid)
+        reader, writer = await page.opened("/api/v1/live", {})
+        samples = 0
+        for number in range(3000):
+            page.daemon.events_now.put_nowait(json_line({"event": "reloaded", "at": float(number), "text": "x" * 1000}))
+        async for event, _ in frames(reader):
+            samples += event == "overview"
+            if samples == 5:
+                break
+        assert _memory(page.parent.process.pid) - before < 64 << 20
+        for _, each in (*stuck, (reader, writer)):
+            await _close(each)
+
+    serve(scenario, daemon=CannedDaemon(servers=500))
+
+
+def _memory(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/statm").read_text().split()
+    return int(fields[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def test_a_killed_process_is_replaced_and_serves_the_same_port() -> None:
+    async def scenario(page: Page) -> None:
+        await page.sampled()
+        first = page.parent.process.pid
+        os.kill(first, signal.SIGKILL)
+        await until_async(lambda: page.parent.process.up and page.parent.process.pid != first)
+        await page.sampled()
+
+    serve(scenario)
+
+
+@pytest.mark.parametrize(
+    ("write", "text"),
+    [
+        (lambda path: path.chmod(0o640), "others may read or change it (mode 0640): chmod 600"),
+        (lambda path: path.unlink(), "No such file or directory"),
+        (lambda path: path.write_text("alice operate secret\n"), ":1: is no token: write NAME"),
+        (lambda path: path.write_text(f"alice root sha256:{'0' * 64}\n"), "'root' is no role: write read or operate"),
+        (lambda path: path.write_text(f"a read sha256:{'0' * 64} soon\n"), "'soon' is no date"),
+        (lambda path: path.write_text("# nothing\n"), "has no token"),
+    ],
+)
+def test_a_wrong_file_of_tokens_serves_no_page(tmp_path: Path, write: Callable[[Path], object], text: str) -> None:
+    path = tmp_path / "tokens"
+    token_file(path)
+    write(path)
+    _assert_refused(WebSettings((LOCAL, 0), tokens=str(path)), text)
+
+
+def test_a_wrong_certificate_serves_no_page(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text("")
+    pem = certificate(tmp_path)
+    (tmp_path / "alone").write_text(Path(f"{pem}.crt").read_text())
+    for certificate_, text in (
+        ("empty", "has no certificate in PEM format"),
+        ("alone", "has no private key in PEM format"),
+        ("absent", "No such file or directory"),
+    ):
+        _assert_refused(WebSettings((LOCAL, 0), str(tmp_path / certificate_)), text)
+
+
+def test_a_taken_port_is_one_line() -> None:
+    async def scenario(page: Page) -> None:
+        taken = WebSettings((LOCAL, page.parent.port))
+        other = WebParent(page.daemon.send, page.daemon.events, Jobs((), lambda: ()))
+        try:
+            await other.follow(taken)
+            assert (
+                other.error == f"web_address 127.0.0.1:{page.parent.port}: Address already in use; write another port"
+            )
+        finally:
+            await other.close()
+
+    serve(scenario)
+
+
+def _assert_refused(settings: WebSettings, text: str) -> None:
+    async def whole() -> None:
+        daemon = CannedDaemon()
+        parent = WebParent(daemon.send, daemon.events, Jobs((), lambda: ()))
+        try:
+            await parent.follow(settings)
+            assert text in parent.error
+            assert parent.port == 0
+            assert not parent.process.runs
+        finally:
+            await parent.close()
+
+    asyncio.run(whole())
+
+
+def test_the_parent_refuses_what_the_page_does_not_have(tmp_path: Path) -> None:
+    """A process in an attacker's hands has no more power than the tokens that it saw."""
+    read, operate = token_file(tmp_path / "tokens")
+    rights = Rights(tokens.read(str(tmp_path / "tokens")))
+    message = {"method": "POST", "path": "/v1/drain", "given": {}, "sample": True}
+    for token in ("", read, "wrong"):
+        with pytest.raises(Refused):
+            rights.ask({**message, "token": token})
+    assert rights.ask({**message, "token": operate}).who == "alice"
+    wrongs: tuple[dict[str, Any], ...] = (
+        {"path": "/v1/stop"},
+        {"path": "/v1/connections", "method": "GET"},
+        {"given": []},
+    )
+    for wrong in wrongs:
+        with pytest.raises(BadMessage):
+            rights.ask({**message, "token": operate, **wrong})
+    with contextlib.suppress(Refused):
+        rights.job({"job": "trace", "token": read})
+        pytest.fail("a reader may not trace")
