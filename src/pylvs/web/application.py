@@ -165,7 +165,7 @@ class Application:
     # --- who ---
 
     def session(self, request: Request) -> tuple[Session, str]:
-        """Return who sent a request, and why nobody did."""
+        """Return who sent a request, and why that is not known."""
         if self.settings.tokens is None:
             return Session(role=READ), ""
         presented = _presented(request.headers)
@@ -381,8 +381,8 @@ def _presented(headers: Mapping[str, str]) -> str:
     kind, _, value = headers.get("authorization", "").partition(" ")
     if kind.lower() == "bearer":
         return value.strip()
-    for each in headers.get("cookie", "").split(";"):
-        name, _, value = each.strip().partition("=")
+    for pair in headers.get("cookie", "").split(";"):
+        name, _, value = pair.strip().partition("=")
         if name == COOKIE:
             return value
     return ""

@@ -1,6 +1,6 @@
 """What the process of the web page may ask its parent for, and which role each request needs.
 
-The parent checks it: a process in an attacker's hands reads what the page shows, and operates only with a token of a
+The parent checks it. So a process in an attacker's hands reads what the page shows. It operates only with a token of a
 user who may.
 """
 
@@ -79,7 +79,7 @@ class Rights:
             raise BadMessage("a request without its fields")
         if (method, path) not in _ALLOWED:
             raise BadMessage("a request that the page does not have")
-        who, role = self._checked(message, method != "GET", f"{path} changes something")
+        who, role = self._checked(message, method != "GET", f"{path}: an edit")
         return Ask(method, path, given, who, client_of(message), role)
 
     def job(self, message: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ MOST_EVENTS = 2000
 _SLOW = {"/v1/reload", "/v1/check-now"}
 
 Who = Mapping[str, str]  # the token and the client of a request
-NOBODY: Who = {}
+NO_USER: Who = {}
 
 
 @dataclass(slots=True)
@@ -100,7 +100,7 @@ class Daemon:
             self.changed()
 
     async def ask(
-        self, method: str, path: str, given: Mapping[str, Any], who: Who = NOBODY, sample: bool = False
+        self, method: str, path: str, given: Mapping[str, Any], who: Who = NO_USER, sample: bool = False
     ) -> tuple[int, bytes]:
         """Return status and body of the daemon's reply, an error of an older daemon in words."""
         limit_s = LONG_S if path in _SLOW else ANSWER_S

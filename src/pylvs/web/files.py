@@ -33,15 +33,15 @@ class Files:
             self._read(folder, "")
 
     def _read(self, folder: Traversable, prefix: str) -> None:
-        for each in folder.iterdir():
-            if each.is_dir():
-                self._read(each, f"{prefix}{each.name}/")
+        for entry in folder.iterdir():
+            if entry.is_dir():
+                self._read(entry, f"{prefix}{entry.name}/")
                 continue
-            kind = _KINDS.get(each.name.rpartition(".")[2])
+            kind = _KINDS.get(entry.name.rpartition(".")[2])
             if kind is not None:
-                content = each.read_bytes()
+                content = entry.read_bytes()
                 digest = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
-                self._found[f"{prefix}{each.name}"] = content, kind, digest
+                self._found[f"{prefix}{entry.name}"] = content, kind, digest
 
     def response(self, path: str, known: str) -> Response | None:
         """Return a file, 304 for one that the client has (its ETag is `known`), or None."""

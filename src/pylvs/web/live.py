@@ -1,6 +1,6 @@
 """Server-sent events: one connection a page. What all pages get is encoded once.
 
-A page that does not read costs its last part and a position: it gets the newest sample when it reads again, and the
+A page that does not read costs its last part and a position. When it reads again, it gets the newest sample, and the
 number of events that it missed.
 """
 

@@ -52,12 +52,12 @@ class Ring:
         order = [each for each in order if self._times[each] > since]
         rows: list[int | None] = []
         times: list[float] = []
-        for each in order:
-            at = self._times[each]
+        for row in order:
+            at = self._times[row]
             if times and at - times[-1] > _GAP * step_s:
                 rows.append(None)
                 times.append(times[-1] + step_s)
-            rows.append(each)
+            rows.append(row)
             times.append(at)
         series = {
             name: [None if each is None or math.isnan(column[each]) else round(column[each], 2) for each in rows]

@@ -192,7 +192,7 @@ class Snapshot:
         servers: dict[str, int] = {}
         drawn, services, left_off = list[Row](), list[Row](), 0
         for service in self.services[:MOST_DRAWN_SERVICES]:
-            places, method = [], ""
+            indexes, method = [], ""
             for server in service["servers"]:
                 name = server["server"]
                 if name not in servers:
@@ -201,10 +201,10 @@ class Snapshot:
                         continue
                     servers[name] = len(drawn)
                     drawn.append({"server": name, "up": server["up"], "weight": server["weight"]})
-                places.append(servers[name])
+                indexes.append(servers[name])
                 method = method or _METHODS.get(self._counts_of(service["name"]).get(name, {}).get("method", ""), "")
             up, keys = service["quorum"]["up"], service["keys"][:MOST_DRAWN_SERVICES]
-            services.append({"name": service["name"], "keys": keys, "up": up, "servers": places, "method": method})
+            services.append({"name": service["name"], "keys": keys, "up": up, "servers": indexes, "method": method})
         left_off += max(0, len(self.services) - MOST_DRAWN_SERVICES)
         return {
             "director": {"name": socket.gethostname(), "devices": list(devices)},
@@ -217,8 +217,8 @@ class Snapshot:
 
 def _total(several: Iterable[Mapping[str, float]]) -> dict[str, float]:
     found = rates_of({})
-    for each in several:
-        for name, value in each.items():
+    for rates in several:
+        for name, value in rates.items():
             found[name] += value
     return found
 

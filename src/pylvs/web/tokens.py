@@ -2,7 +2,7 @@
 
 Each line is NAME ROLE sha256:HEX [DATE].
 
-A token has 192 random bits, so one round of SHA-256 protects it: nobody can try enough of them.
+A token has 192 random bits, so one round of SHA-256 protects it: no attacker can try enough of them.
 """
 
 from __future__ import annotations
@@ -111,9 +111,9 @@ def find(tokens: Sequence[Token] | Iterable[Token], presented: str, now: float) 
     if not presented or len(presented) > LONGEST_TOKEN:
         return None, "unknown"
     digest, found = digest_of(presented), None
-    for each in tokens:
-        if hmac.compare_digest(each.digest, digest):
-            found = each
+    for known in tokens:
+        if hmac.compare_digest(known.digest, digest):
+            found = known
     if found is None:
         return None, "unknown"
     return (found, "valid") if found.until is None or now < found.until else (None, "expired")

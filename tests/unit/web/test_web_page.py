@@ -323,7 +323,7 @@ def test_the_page_is_served_by_tls(tmp_path: Path) -> None:
     serve(scenario, WebSettings((LOCAL, 0), str(pem), tokens=str(tmp_path / "tokens")))
 
 
-def test_a_daemon_that_is_gone_or_older_is_said_in_one_line() -> None:
+def test_a_daemon_that_is_gone_or_older_is_reported_in_one_line() -> None:
     daemon = CannedDaemon()
     daemon.down = "no pylvs run answers at /run/pylvs.sock; start it"
 

@@ -144,7 +144,7 @@ def _peer(block: EffectiveBlock) -> PeerSettings:
 
 
 def _web(block: EffectiveBlock) -> WebSettings:
-    """Return the settings of the web page; there is none where strangers could read it without a token."""
+    """Return the settings of the web page; there is none where other hosts could read it without a token."""
     made = WebSettings(
         block.maybe("web_address", tuple, None),
         *(block.maybe(f"web_{name}", str, "") for name in ("certificate", "key", "tokens", "url")),
