@@ -1,0 +1,186 @@
+import { useEffect, useRef, useState } from "preact/hooks";
+import { get, post, query, Refused, type Configuration, type Doctor, type DoctorFinding, type Block, type Finding } from "../api";
+import { clock, number } from "../format";
+import { useLive, useView } from "../live";
+import { useMayOperate } from "../operations";
+import { Badge, Card, Confirm, Empty, Findings, Loading, severity, Table } from "../ui";
+
+// --- drops ---
+
+interface Reason { reason: string; packets?: number; per_second?: number; rate?: number; text?: string; meaning?: string; [field: string]: unknown }
+
+export function DropsPage() {
+  const { data, error } = useView<{ reasons: Reason[]; [field: string]: unknown }>("drops");
+  const columns = data?.reasons[0] ? Object.keys(data.reasons[0]) : [];
+  return (
+    <Card title="Drops by reason" wide>
+      {error && <p class="error" role="alert">{error}</p>}
+      {!data ? <Loading /> : data.reasons.length === 0 ? <Empty>No packet was dropped.</Empty> : (
+        <Table<Reason> caption="Drops by reason" rows={data.reasons} name={(each) => JSON.stringify(each)} columns={columns.map((name) => ({
+          title: name.replaceAll("_", " "), number: typeof data.reasons[0]![name] === "number",
+          cell: (each) => { const value = each[name]; return typeof value === "number" ? number(value) : typeof value === "string" ? value : value === null || value === undefined ? "–" : JSON.stringify(value); },
+        }))} />
+      )}
+    </Card>
+  );
+}
+
+// --- doctor ---
+
+function Copy({ text }: { text: string }) {
+  const [done, set] = useState(false);
+  return <button type="button" onClick={() => void navigator.clipboard?.writeText(text).then(() => set(true))}>{done ? "Copied" : "Copy"}</button>;
+}
+
+function FindingCard({ finding }: { finding: DoctorFinding }) {
+  return (
+    <li class="finding">
+      <h3><Badge tone={severity(finding.severity)}>{finding.title}</Badge></h3>
+      <p>{finding.evidence}</p><p class="muted">{finding.why}</p><p>{finding.fix}</p>
+      {finding.fix_command && <div class="command"><code>{finding.fix_host && finding.fix_host !== "here" ? `on ${finding.fix_host}: ` : ""}{finding.fix_command}</code><Copy text={finding.fix_command} /></div>}
+    </li>
+  );
+}
+
+export function DoctorPage() {
+  const may = useMayOperate(), { data, error } = useView<Doctor>("doctor"), [refused, refuse] = useState("");
+  const run = () => void post("doctor", {}).then(() => refuse("")).catch((each: Error) => refuse(each.message));
+  const findings = data?.report?.findings ?? [];
+  return (
+    <Card title="Doctor" aside={may && <button type="button" class="primary" disabled={data?.running} onClick={run}>{data?.running ? "Examining …" : "Examine now"}</button>} wide>
+      <p class="muted">It probes this director and its real servers for causes of silent failures, and changes nothing.</p>
+      {(refused || error || data?.error) && <p class="error" role="alert">{refused || error || data?.error}</p>}
+      {!data ? <Loading /> : !data.report ? <Empty>{data.running ? "The examination runs." : "It has not run yet."}</Empty> : (
+        <div aria-live="polite">
+          <p>{findings.length ? `${findings.length} found` : "Nothing is wrong"} at {clock(data.at)}{data.by && `, asked by ${data.by}`}</p>
+          <ul class="findings">{findings.map((each, at) => <FindingCard key={at} finding={each} />)}</ul>
+        </div>
+      )}
+    </Card>
+  );
+}
+
+// --- configuration ---
+
+function Tree({ block }: { block: Block }) {
+  const values = block.values ?? [], blocks = block.blocks ?? [], lines = block.lines ?? [];
+  const title = [block.block, block.head].filter(Boolean).join(" ") || "configuration";
+  return (
+    <details class="tree" open={blocks.length > 0 && blocks.length < 12}>
+      <summary>{title}</summary>
+      {lines.map((each, at) => <div key={at}><code>{each}</code></div>)}
+      {values.length > 0 && <dl class="facts tight">{values.map((each, at) => <div key={at}><dt>{each.name}</dt><dd>{typeof each.value === "string" ? each.value : JSON.stringify(each.value)} <span class="muted">{each.how}</span></dd></div>)}</dl>}
+      {blocks.map((each, at) => <Tree key={at} block={each} />)}
+    </details>
+  );
+}
+
+export function ConfigurationPage() {
+  const may = useMayOperate(), [found, set] = useState<Configuration | null>(null), [error, fail] = useState("");
+  const [preview, look] = useState<{ findings: Finding[]; differences: string[] } | null>(null), [asks, ask] = useState(false), [force, setForce] = useState(false), [done, tell] = useState("");
+  const load = () => void get<Configuration>("configuration").then((each) => { set(each); fail(""); }).catch((each: Error) => fail(each.message));
+  useEffect(load, []);
+  async function compare() {
+    try {
+      look(await get<{ findings: Finding[]; differences: string[] }>("reload-preview"));
+      fail("");
+    } catch (each) {
+      look(null);
+      fail(each instanceof Error ? each.message : String(each));
+      if (each instanceof Refused && each.findings.length) look({ findings: each.findings, differences: [] });
+    }
+  }
+  const reload = () => post("reload", force ? { force } : {}).then(() => "The configuration is reloaded.");
+  return (
+    <>
+      <Card title="Configuration" aside={<><button type="button" onClick={() => void compare()}>What would a reload change?</button>{may && <button type="button" class="primary" onClick={() => { void compare(); ask(true); }}>Reload</button>}</>} wide>
+        {error && <p class="error" role="alert">{error}</p>}
+        {done && <p role="status"><Badge tone="good">{done}</Badge></p>}
+        {preview && (
+          <div role="status">
+            <h3>A reload</h3>
+            {preview.differences.length === 0 && preview.findings.length === 0 && <p>changes nothing.</p>}
+            <ul class="differences">{preview.differences.map((each, at) => <li key={at}><code>{each}</code></li>)}</ul>
+            <Findings findings={preview.findings} />
+          </div>
+        )}
+        {!found ? (error ? null : <Loading />) : (
+          <>
+            <p class="muted">{found.files.join(", ")}{found.loaded_at && `, loaded ${clock(found.loaded_at)}`}</p>
+            {found.errors.map((each) => <p key={each}><Badge tone="bad">{each}</Badge></p>)}
+            {found.differs.map((each) => <p key={each}><Badge tone="warn">differs: {each}</Badge></p>)}
+          </>
+        )}
+      </Card>
+      {found && <Card title="Findings" wide>{found.findings.length ? <Findings findings={found.findings} /> : <Empty>The file has none.</Empty>}</Card>}
+      {found?.effective && <Card title="What is in force" wide><Tree block={found.effective} /></Card>}
+      {asks && (
+        <Confirm title="Reload the configuration" button="Reload" act={reload} close={(text) => { ask(false); tell(text); if (text) { look(null); load(); } }}>
+          <p>The daemon reads its file again. A file with errors changes nothing. It would change:</p>
+          {!preview ? <p class="muted">{error || "Comparing …"}</p> : preview.differences.length ? <ul class="differences">{preview.differences.map((each, at) => <li key={at}><code>{each}</code></li>)}</ul> : <p>nothing.</p>}
+          <label class="check"><input type="checkbox" checked={force} onChange={(event) => setForce(event.currentTarget.checked)} /> Also if addresses or services are lost by it</label>
+        </Confirm>
+      )}
+    </>
+  );
+}
+
+// --- trace ---
+
+export function TracePage() {
+  const may = useMayOperate(), [running, run] = useState(false), [records, set] = useState<Record<string, unknown>[]>([]), [end, finish] = useState("");
+  const source = useRef<EventSource | null>(null);
+  const [client, setClient] = useState(""), [vip, setVip] = useState(""), [port, setPort] = useState(""), [protocol, setProtocol] = useState("tcp");
+  useEffect(() => () => source.current?.close(), []);
+  function stop(why: string) { source.current?.close(); source.current = null; run(false); finish(why); }
+  function begin(event: Event) {
+    event.preventDefault();
+    set([]); finish(""); run(true);
+    const fresh = new EventSource(`api/v1/trace${query({ protocol, client, vip, vip_port: vip ? port : "", seconds: 30, count: 100 })}`);
+    source.current = fresh;
+    fresh.addEventListener("record", (each) => set((before) => [...before, JSON.parse((each as MessageEvent<string>).data) as Record<string, unknown>]));
+    fresh.addEventListener("end", (each) => stop(String((JSON.parse((each as MessageEvent<string>).data) as { reason: string }).reason)));
+    fresh.onerror = () => source.current === fresh && stop("The trace was refused: is another one running, and is the address right?");
+  }
+  return (
+    <Card title="Trace a connection" wide>
+      <p class="muted">Follows the packets of one client through the director for 30 seconds: which rule decided, which server took them, and what was changed.</p>
+      {!may ? <Empty>It needs a token that may operate.</Empty> : (
+        <form class="filter" onSubmit={begin}>
+          <label>Client <input required value={client} placeholder="192.0.2.7" onInput={(each) => setClient(each.currentTarget.value.trim())} /></label>
+          <label>Virtual address <input value={vip} placeholder="any" onInput={(each) => setVip(each.currentTarget.value.trim())} /></label>
+          <label>Port <input value={port} inputMode="numeric" placeholder="any" size={6} onInput={(each) => setPort(each.currentTarget.value.trim())} /></label>
+          <label>Protocol <select value={protocol} onChange={(each) => setProtocol(each.currentTarget.value)}><option>tcp</option><option>udp</option><option>sctp</option></select></label>
+          {running ? <button type="button" onClick={() => stop("stopped")}>Stop</button> : <button type="submit" class="primary">Trace</button>}
+        </form>
+      )}
+      <div aria-live="polite">
+        {running && <p role="status" class="muted">Waiting for packets …</p>}
+        {end && <p role="status">{end}</p>}
+        {records.length > 0 && (
+          <ol class="records">{records.map((each, at) => <li key={at}>{Object.entries(each).filter(([, value]) => value !== null && value !== "").map(([name, value]) => <span key={name}><span class="muted">{name.replaceAll("_", " ")}</span> {typeof value === "object" ? JSON.stringify(value) : String(value)} </span>)}</li>)}</ol>
+        )}
+      </div>
+    </Card>
+  );
+}
+
+// --- problems ---
+
+export function ProblemsPage() {
+  const { overview } = useLive();
+  const { data } = useView<{ problems: { kind: string; severity: string; object: string; text: string }[] }>("problems");
+  const problems = data?.problems ?? overview?.problems ?? [];
+  return (
+    <Card title="Problems" wide>
+      {problems.length === 0 ? <Empty>The daemon knows of none.</Empty> : (
+        <Table caption="Problems" rows={problems} name={(each) => JSON.stringify(each)} columns={[
+          { title: "Severity", cell: (each) => <Badge tone={severity(each.severity)}>{each.severity}</Badge> },
+          { title: "Kind", cell: (each) => each.kind.replaceAll("_", " ") },
+          { title: "Object", cell: (each) => each.object },
+          { title: "What is wrong", cell: (each) => each.text },
+        ]} />
+      )}
+    </Card>
+  );
+}
