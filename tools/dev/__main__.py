@@ -280,6 +280,7 @@ COMMANDS = (
     Command("bench-failover [ARG]", "what clients notice of a failover", ROOT, TESTS, "bench.failover"),
     Command("bench-ecmp [ARG]", "which connections stay when a director dies or leaves", ROOT, TESTS, "bench.ecmp"),
     Command("docs", "check the documents, and make a site of them", ANYONE, CHECKS, docs),
+    Command("web", "build the web page's files, by Node.js", ANYONE, NOTHING, "tools.web"),
     Command("build, wheel", "a wheel in dist/", ANYONE, RUNS, wheel),
     Command("deb", "a Debian package in dist/, checked by lintian", ANYONE, PACKS, "tools.deb"),
     Command("package-test [ARG]", "install, upgrade and purge it in fresh Debian roots", ROOT, ALL, "tests.package"),
