@@ -274,6 +274,7 @@ COMMANDS = (
     Command("bench-directors [ARG]", "copy connections to another director", ROOT, MEASURES, "bench.directors"),
     Command("bench-flood [ARG]", "which connections survive a flood, and what it costs", ROOT, MEASURES, "bench.flood"),
     Command("bench-failover [ARG]", "what clients notice of a failover", ROOT, TESTS, "bench.failover"),
+    Command("bench-web [ARGUMENT]", "what open web pages cost the daemon", ROOT, MEASURES, "bench.web"),
     Command("docs", "check the documents: links, files, commands", ANYONE, CHECKS, docs),
     Command("build, wheel", "a wheel in dist/", ANYONE, RUNS, wheel),
     Command("deb", "a Debian package in dist/, checked by lintian", ANYONE, PACKS, "tools.deb"),
