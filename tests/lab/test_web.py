@@ -122,7 +122,7 @@ def test_the_daemon_serves_its_page_with_tls_and_tokens(make_lab: MakeLab, tmp_p
 
 
 def test_pylvs_web_beside_a_daemon_outlives_it(make_lab: MakeLab, tmp_path: Path) -> None:
-    """The open page is told that the daemon has gone, and shows the next one without another sign-in."""
+    """The open page reports that the daemon has gone, and shows the next one without another sign-in."""
     lab = bare(make_lab)
     with daemon(lab, tmp_path, SERVICE) as running, page(running) as (process, link):
         url, _, token = link.partition("#token=")

@@ -68,6 +68,7 @@ class Daemon:
         self.changed: Callable[[], None] = lambda: None
         self.watched: Callable[[], bool] = lambda: False
         self.period_s = PERIOD_S
+        self._durations: deque[float] = deque(maxlen=5)  # of the last samples that count
         self._send = send
         self._number = 0
         self._replies: dict[int, asyncio.Future[tuple[int, bytes]]] = {}
@@ -162,16 +163,11 @@ class Daemon:
 
     async def sample_for_ever(self) -> None:
         """Until cancelled, take samples."""
-        durations: deque[float] = deque(maxlen=5)
         while True:
             self._wake.clear()
             begin = time.monotonic()
-            await self._sample()
-            took_s = time.monotonic() - begin
-            durations.append(took_s)
-            # The shortest of some: the others waited for a processor, or for a lock.
-            least_s = min(max(PERIOD_S - took_s, SHARE * min(durations)), MOST_PERIOD_S)
-            self.period_s = max(PERIOD_S, round(least_s + min(durations), 1))
+            counts = await self._sample()
+            least_s = self.pause_s(time.monotonic() - begin, counts)
             await asyncio.sleep(least_s)
             if not self.watched():
                 try:
@@ -180,7 +176,21 @@ class Daemon:
                 except TimeoutError:
                     continue
 
-    async def _sample(self) -> None:
+    def pause_s(self, took_s: float, counts: bool) -> float:
+        """Return how long to wait after a sample. One without a reply of a ready daemon does not count.
+
+        Such a sample waited for the daemon's start, or for a hang's end. It is no measure of what samples cost.
+        """
+        if not counts:
+            return PERIOD_S
+        self._durations.append(took_s)
+        shortest_s = min(self._durations)  # the others waited for a processor, or for a lock
+        least_s = min(max(PERIOD_S - took_s, SHARE * shortest_s), MOST_PERIOD_S)
+        self.period_s = max(PERIOD_S, round(least_s + shortest_s, 1))
+        return least_s
+
+    async def _sample(self) -> bool:
+        """Return whether a daemon that is ready has replied."""
         try:
             status = decoded(*await self.ask("GET", "/v1/status", {}, sample=True))
             counters = await self._perhaps("/v1/counters")
@@ -197,6 +207,7 @@ class Daemon:
             self.state = State(True, "", str(status["version"]), int(status["pid"]), started_at)
             self.snapshot = snapshot
         self.changed()
+        return self.state.connected and bool(self.snapshot and self.snapshot.status["ready"])
 
     async def _perhaps(self, path: str) -> Any:
         """Return a reply, None without one: an older daemon, or a table that is locked."""

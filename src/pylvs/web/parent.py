@@ -20,7 +20,7 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -188,8 +188,7 @@ class WebParent:
             error = {"error": "too many requests are executed at this moment; try again"}
             self._reply(number, (HTTPStatus.SERVICE_UNAVAILABLE, json.dumps(error).encode()))
             return
-        answer = self._ask(message) if "ask" in message else self._run(number, message)
-        task = asyncio.get_running_loop().create_task(self._answer(number, answer))
+        task = asyncio.get_running_loop().create_task(self._answer(number, message))
         self._pending.add(task)
         task.add_done_callback(self._pending.discard)
 
@@ -209,9 +208,9 @@ class WebParent:
 
         return HTTPStatus.OK, await self._jobs.run(kind, given, line)
 
-    async def _answer(self, number: int, answer: Awaitable[Answer]) -> None:
+    async def _answer(self, number: int, message: Message) -> None:
         try:
-            status, body = await answer
+            status, body = await (self._ask(message) if "ask" in message else self._run(number, message))
         except Refused as refused:
             status, body = refused.status, json.dumps({"error": str(refused)}).encode()
         except (PylvsError, OSError, BadMessage) as error:

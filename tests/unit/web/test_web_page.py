@@ -21,6 +21,7 @@ from pylvs.system.http.lines import json_line
 from pylvs.system.processes.channel import BadMessage
 from pylvs.web import tokens
 from pylvs.web.asked import Refused, Rights
+from pylvs.web.daemon import MOST_PERIOD_S, PERIOD_S, SHARE, Daemon
 from pylvs.web.jobs import Jobs
 from pylvs.web.parent import WebParent
 from tests.privileges import assert_unprivileged
@@ -461,3 +462,25 @@ def test_the_parent_refuses_what_the_page_does_not_have(tmp_path: Path) -> None:
     with contextlib.suppress(Refused):
         rights.job({"job": "trace", "token": read})
         pytest.fail("a reader may not trace")
+
+
+def test_a_slow_sample_of_a_starting_daemon_delays_no_later_one() -> None:
+    """A sample is followed by a multiple of its duration, but not if it waited for the daemon's start."""
+    daemon = Daemon(lambda _: None)
+    assert (daemon.pause_s(1.5, counts=False), daemon.period_s) == (PERIOD_S, PERIOD_S)
+    assert daemon.pause_s(0.01, counts=True) == PERIOD_S - 0.01
+    assert daemon.pause_s(2.0, counts=True) < PERIOD_S
+    slow = Daemon(lambda _: None)
+    assert (slow.pause_s(0.5, counts=True), slow.period_s) == (0.5 * SHARE, 0.5 * SHARE + 0.5)
+    assert slow.pause_s(100.0, counts=True) == 0.5 * SHARE
+    assert Daemon(lambda _: None).pause_s(100.0, counts=True) == MOST_PERIOD_S
+
+
+def test_a_request_that_is_cancelled_at_once_leaves_nothing() -> None:
+    """pytest reports a coroutine without an await."""
+
+    async def scenario(page: Page) -> None:
+        page.parent._receive({"ask": 1, "method": "GET", "path": "/v1/status", "given": {}, "sample": True})
+        page.parent._down()
+
+    serve(scenario)
