@@ -117,6 +117,9 @@ class NoApi(Part):
     def __init__(self, *_: object) -> None:
         pass
 
+    async def execute(self, *_: object) -> None:
+        raise AssertionError("no page asks")
+
 
 class Host(HostServices):
     """The host: servers are dead or not, and each has a weight for the checks that set one."""
