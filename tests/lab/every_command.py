@@ -186,11 +186,11 @@ def _once(line: str) -> int:
     program, *words = shlex.split(line)
     sys.argv = [program, *words]
     signal.alarm(int(PATIENCE_S))
-    waiting = patch.object(watch, "watch"), patch.object(Supervisor, "run"), patch.object(start, "open_console")
-    waiting += (patch.object(web, "_serve"),)
+    waiting = (watch, "watch"), (Supervisor, "run"), (start, "open_console"), (web, "_serve")
     with ExitStack() as stack:
-        for each in (*waiting, patch.object(log, "events", return_value=[])):
-            stack.enter_context(each)
+        for where, name in waiting:
+            stack.enter_context(patch.object(where, name))
+        stack.enter_context(patch.object(log, "events", return_value=[]))
         return _run(program, words)
 
 

@@ -164,6 +164,11 @@ ELSEWHERE = {  # rows that another test covers
         "tests/unit/daemon/test_problems.py",
         "test_a_metrics_address_that_is_in_use_is_a_problem",
     ),
+    "the port of `web_address` is taken": ("tests/unit/web/test_web_page.py", "test_a_taken_port_is_one_line"),
+    "others may read the file of `web_tokens`": (
+        "tests/unit/web/test_web_page.py",
+        "test_a_wrong_file_of_tokens_serves_no_page",
+    ),
     "`enable_dbus` without its library": (
         "tests/unit/daemon/test_dbus_task.py",
         "test_without_the_library_one_line_is_the_problem",
