@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from pylvs.model.dataclass import dataclass
 
@@ -99,33 +99,36 @@ class History:
     """The rings of the director, its services and its servers."""
 
     def __init__(self) -> None:
-        self._series: dict[Key, _Series] = {}
+        self._series: tuple[dict[Key, _Series], dict[Key, _Series]] = {}, {}  # of services, and of servers
 
     def put(self, at: float, rows: Mapping[Key, Values]) -> None:
         """Keep a sample."""
+        gone = [[key for key in kept if key not in rows] for kept in self._series]
         for key, values in rows.items():
-            series = self._series.get(key) or self._make(key, rows)
+            series = self._of(key) or self._make(key, gone[bool(key[1])])
             if series is not None:
                 if series.fine is not None:
                     series.fine.put(at, values)
                 series.coarse.put(at, values)
 
-    def _make(self, key: Key, present: Collection[Key]) -> _Series | None:
+    def _of(self, key: Key) -> _Series | None:
+        return self._series[bool(key[1])].get(key)
+
+    def _make(self, key: Key, gone: list[Key]) -> _Series | None:
+        """Make a series, without space in place of one that is gone; without one of these, None."""
         server = bool(key[1])
-        most = MOST_SERVERS if server else MOST_SERVICES + 1
-        same = [each for each in self._series if bool(each[1]) is server]
-        if len(same) >= most:
-            gone = next((each for each in same if each not in present), None)
-            if gone is None:
+        kept = self._series[server]
+        if len(kept) >= (MOST_SERVERS if server else MOST_SERVICES + 1):
+            if not gone:
                 return None
-            del self._series[gone]
+            del kept[gone.pop(0)]
         fields, step_s = (OF_SERVER, SERVER_STEP_S) if server else (OF_SERVICE, SERVICE_STEP_S)
-        self._series[key] = made = _Series(None if server else Ring(fields, FINE), Averaged(fields, step_s))
+        kept[key] = made = _Series(None if server else Ring(fields, FINE), Averaged(fields, step_s))
         return made
 
     def reply(self, key: Key, fine: bool, since: float, period_s: float) -> dict[str, object]:
         """Return what the page draws."""
-        series = self._series.get(key)
+        series = self._of(key)
         if series is None:
             kept = f"the first {MOST_SERVERS} servers" if key[1] else f"the first {MOST_SERVICES} services"
             return {"step_s": 0, "t": [], "series": {}, "kept": f"nothing is kept of it: there is space for {kept}"}
