@@ -17,6 +17,7 @@ from pylvs.model.dataclass import dataclass, field
 from pylvs.system.http.server import Refusal, Request, Response, Stream, json_response
 from pylvs.system.logs import one_line
 from pylvs.web import plain
+from pylvs.web.asked import EDITS
 from pylvs.web.daemon import Daemon, Who, decoded
 from pylvs.web.files import Files
 from pylvs.web.live import CONTENT_TYPE, Hub, frame
@@ -44,18 +45,6 @@ SECURITY = {
 _NO_STORE = {"Cache-Control": "no-store"}
 _FAILED_S = 1.0  # a wrong token is answered after that
 _MOST_FORM = 4096  # bytes
-# name -> path of the daemon
-EDITS = {
-    "drain": "/v1/drain",
-    "enable": "/v1/enable",
-    "disable": "/v1/disable",
-    "weight": "/v1/weight",
-    "check-now": "/v1/check-now",
-    "reload": "/v1/reload",
-    "yield": "/v1/vrrp/yield",
-    "resume": "/v1/vrrp/resume",
-    "peer-copy": "/v1/peer/copy",
-}
 _DRAWN = ("file", "findings", "effective")
 
 
@@ -360,9 +349,8 @@ class Application:
     # --- the plain page ---
 
     async def _plain(self, request: Request) -> Response:
-        session, problem = self.session(request)
+        _, problem = self.session(request)
         if problem:
-            del session
             return Response(plain.sign_in(problem, "api/v1/login"), HTTPStatus.UNAUTHORIZED, HTML)
         self._daemon.wake()
         given = {"at": str(number(request.query, "at", 0, 10_000_000))}

@@ -22,10 +22,13 @@ READS = (
     *("/v1/status", "/v1/counters", "/v1/drains", "/v1/vrrp", "/v1/vrrp/why", "/v1/drops", "/v1/show", "/v1/history"),
     "/v1/differences",
 )
-EDITS = (
-    *("/v1/drain", "/v1/enable", "/v1/disable", "/v1/weight", "/v1/check-now", "/v1/reload"),
-    *("/v1/vrrp/yield", "/v1/vrrp/resume", "/v1/peer/copy"),
-)
+# The page's name of an operation -> its path.
+EDITS: Mapping[str, str] = {
+    **{name: f"/v1/{name}" for name in ("drain", "enable", "disable", "weight", "check-now", "reload")},
+    "yield": "/v1/vrrp/yield",
+    "resume": "/v1/vrrp/resume",
+    "peer-copy": "/v1/peer/copy",
+}
 JOBS: Mapping[str, bool] = {"doctor": True, "trace": True, "configuration": False}  # whether each needs `operate`
 _LONGEST = 300  # characters of a name
 
@@ -99,7 +102,7 @@ class Rights:
         return who, role
 
 
-_ALLOWED = {*(("GET", each) for each in READS), *(("POST", each) for each in EDITS)}
+_ALLOWED = {*(("GET", each) for each in READS), *(("POST", each) for each in EDITS.values())}
 
 
 def client_of(message: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, Literal
 
@@ -106,7 +106,7 @@ def _end_of(text: str, where: str) -> float:
 State = Literal["valid", "expired", "unknown"]
 
 
-def find(tokens: Sequence[Token] | Iterable[Token], presented: str, now: float) -> tuple[Token | None, State]:
+def find(tokens: Iterable[Token], presented: str, now: float) -> tuple[Token | None, State]:
     """Return the token and whether it is valid now. Each digest is compared, in constant time."""
     if not presented or len(presented) > LONGEST_TOKEN:
         return None, "unknown"
