@@ -7,11 +7,13 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from pylvs.model.addresses import Address
 from pylvs.model.durations import MAX_DAYS, MAX_DURATION_S
 from pylvs.model.errors import PylvsError
 
@@ -156,6 +158,21 @@ def script_lines(report: Mapping[str, Any]) -> list[str]:
 def at_clock(moment: float) -> str:
     """Format a Unix time as local date and time, with the offset from UTC."""
     return datetime.fromtimestamp(moment).astimezone().isoformat(" ", "seconds")
+
+
+def address_and_port(
+    option: str, given: str, form: str = "192.0.2.1:80 or [2001:db8::1]:80", least: int = 1
+) -> tuple[Address, int]:
+    """Parse an address with a port, which is at least `least`; `form` has examples. Raises click.UsageError."""
+    text, _, port = given.rpartition(":")
+    try:
+        if not (port.isdecimal() and port.isascii() and least <= int(port) < 1 << 16):
+            raise ValueError
+        if text.startswith("[") != (":" in text) or text.startswith("[") != text.endswith("]"):
+            raise ValueError
+        return ip_address(text.strip("[]")), int(port)
+    except ValueError:
+        raise click.UsageError(f"{option}: {given!r} is no address with a port; write {form}") from None
 
 
 def seconds(option: str, text: str) -> float:

@@ -10,16 +10,15 @@ import time
 from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
 from http.client import HTTPException
-from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlencode
 
 import click
 
-from pylvs.cli.common import state_dir
+from pylvs.cli.common import address_and_port, state_dir
 from pylvs.daemon.api.client import Client
 from pylvs.daemon.tasks import signal_handlers
-from pylvs.model.addresses import Address, endpoint
+from pylvs.model.addresses import endpoint
 from pylvs.model.errors import PylvsError
 from pylvs.model.wanted import WebSettings
 from pylvs.system.http.lines import json_line
@@ -69,7 +68,8 @@ def web(
         click.echo(f"pylvs: add this line to the file of web_tokens, and give {new_token} the token {token}", err=True)
         return
     client = Client(state_dir)
-    settings = WebSettings(_endpoint(address), certificate or "", key or "", tokens or "", url)
+    where = address_and_port("--address", address, f"{DEFAULT_ADDRESS} or [::1]:8480", least=0)
+    settings = WebSettings(where, certificate or "", key or "", tokens or "", url)
     if settings.refused:
         raise click.UsageError(f"--address {address} {settings.refused}".replace("web_", "--"))
     client.ask("GET", "/v1/drains")  # no daemon, or one that this user may not ask: say so at once
@@ -177,14 +177,3 @@ def _own_token() -> tuple[str, Token]:
     name = f"user-{os.getuid()}"
     role = OPERATE if os.geteuid() == 0 else READ
     return token, Token(name, role, digest_of(token))
-
-
-def _endpoint(text: str) -> tuple[Address, int]:
-    address, _, port = text.rpartition(":")
-    try:
-        if not (port.isascii() and port.isdigit() and 0 <= int(port) < 1 << 16):
-            raise ValueError
-        return ip_address(address.strip("[]")), int(port)
-    except ValueError:
-        form = "write 127.0.0.1:8480 or [::1]:8480"
-        raise click.UsageError(f"--address: {text!r} is no address with a port; {form}") from None

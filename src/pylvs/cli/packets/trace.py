@@ -7,15 +7,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from ipaddress import ip_address
 from time import monotonic
 from typing import Protocol
 
 import click
 
-from pylvs.cli.common import as_json, paint
+from pylvs.cli.common import address_and_port, as_json, paint
 from pylvs.cli.main import EXIT_INTERRUPTED
-from pylvs.model.addresses import Address
 from pylvs.model.errors import counted
 from pylvs.model.service import Protocol as Transport
 from pylvs.trace import explain, text
@@ -246,23 +244,9 @@ def _named(path: str) -> Iterator[None]:
 
 
 def _show_synthetic(ends: tuple[str, str], protocol: Transport, device: str, show: _Show, pcap: str | None) -> None:
-    (client, client_port), (virtual, virtual_port) = (_endpoint(end) for end in ends)
+    (client, client_port), (virtual, virtual_port) = (address_and_port("--synthetic", end) for end in ends)
     with ExitStack() as opened:
         packet = ask(client, client_port, virtual, virtual_port, protocol, device)
         show = _with_file(opened, show, pcap, SNAP)
         _say("nothing is sent; the first packet of this flow would be treated so:")
         show(packet)
-
-
-def _endpoint(given: str) -> tuple[Address, int]:
-    """Return address and port of "192.0.2.1:80" or "[2001:db8::1]:80". Raises click.UsageError."""
-    text, _, port = given.rpartition(":")
-    try:
-        if not (port.isdecimal() and port.isascii() and 0 < int(port) < 1 << 16):
-            raise ValueError
-        if text.startswith("[") != (":" in text) or text.startswith("[") != text.endswith("]"):
-            raise ValueError
-        return ip_address(text.strip("[]")), int(port)
-    except ValueError:
-        form = "write 192.0.2.1:80 or [2001:db8::1]:80"
-        raise click.UsageError(f"--synthetic: {given!r} is no address with a port; {form}") from None
