@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import closing
+from ipaddress import ip_address
 from typing import Any
 
 from pylvs.daemon.state.directory import StateDirectory
 from pylvs.doctor.facts import Facts
+from pylvs.model.addresses import Address
 from pylvs.system import lock
 
 Status = Mapping[str, Any]
@@ -31,6 +33,11 @@ def status_of(facts: Facts) -> Status | None:
         return None
     status = facts.status
     return status if status is not None and status["ready"] else None
+
+
+def address_of(named: str) -> Address:
+    """Return the address of a server, or of a service without its protocol, as the daemon names it: ADDRESS:PORT."""
+    return ip_address(named.rpartition(":")[0].strip("[]"))
 
 
 def _replies(state: StateDirectory) -> bool:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from ipaddress import ip_address
 from shlex import quote
 
 from pylvs.doctor.commands import named
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity, server_subject
 from pylvs.doctor.probes.table import NO_SERVER, first_of_each
-from pylvs.doctor.running import Status, status_of
+from pylvs.doctor.running import Status, address_of, status_of
 from pylvs.model.dataclass import dataclass
 from pylvs.model.service import DestinationKey, server_named
 
@@ -85,12 +84,8 @@ def of_servers(status: Status, connections: Mapping[str, Attempt]) -> Iterator[F
 
 
 def _about(service: Status, server: Status) -> frozenset[str]:
-    address = ip_address(_host(server["server"]))
+    address = address_of(server["server"])
     return frozenset(server_subject(key, address) for key in service["keys"])
-
-
-def _host(server: str) -> str:
-    return server.rpartition(":")[0].strip("[]")
 
 
 def _down(service: Status, server: Status, severity: Severity, connection: Attempt | None) -> Finding:

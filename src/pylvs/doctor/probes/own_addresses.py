@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from ipaddress import ip_address
 
 from pylvs.doctor.clients import owner_of
 from pylvs.doctor.commands import listed, named
@@ -12,7 +11,7 @@ from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import Finding, Layer, here, server_subject
 from pylvs.doctor.kernel.routes import KernelRoutes
 from pylvs.doctor.probes.real_server.facts import real_server
-from pylvs.doctor.running import status_of
+from pylvs.doctor.running import address_of, status_of
 from pylvs.doctor.servers import own_addresses
 from pylvs.doctor.survey import askable, link_source
 from pylvs.doctor.virtual_routers import routers_of
@@ -125,13 +124,13 @@ def _virtual_sources(facts: Facts) -> Iterator[Finding]:
     if status is None:
         return
     failing = [
-        ip_address(each["server"].rpartition(":")[0].strip("[]"))
+        address_of(each["server"])
         for service in status["services"]
         for each in service["servers"]
         if not each["up"] and each["standing"] == "enabled"
     ]
     keys = [key for service in status["services"] for key in service["keys"]]
-    vips = {ip_address(key.partition(" ")[2].rpartition(":")[0].strip("[]")) for key in keys if key[:3] != "FWM"}
+    vips = {address_of(key.partition(" ")[2]) for key in keys if key[:3] != "FWM"}
     found = dict[Address, list[Address]]()
     with KernelRoutes() as routes:
         for server in dict.fromkeys(failing):

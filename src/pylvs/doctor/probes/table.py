@@ -11,7 +11,7 @@ from pylvs.daemon.state.directory import daemons_of
 from pylvs.daemon.state.saved import load_owned
 from pylvs.doctor.commands import edit_destination, edit_service, named, with_weights
 from pylvs.doctor.facts import Facts
-from pylvs.doctor.finding import HERE, Finding, Layer, Severity, server_subject
+from pylvs.doctor.finding import HERE, Finding, Layer, Severity, here, server_subject
 from pylvs.doctor.running import is_hanging
 from pylvs.model.dataclass import replace
 from pylvs.model.errors import PylvsError, counted
@@ -249,7 +249,7 @@ def _persistence(row: ServiceRow) -> Iterator[Finding]:
 
 
 def _advice(row: ServiceRow, *, id: str, title: str, evidence: str, why: str, fix: str, command: str) -> Finding:
-    return Finding(
+    return here(
         id=id,
         severity=Severity.WARNING,
         layer=Layer.TABLE,
@@ -257,9 +257,8 @@ def _advice(row: ServiceRow, *, id: str, title: str, evidence: str, why: str, fi
         evidence=evidence,
         why=why,
         fix=fix,
-        fix_command=command,
-        fix_host=HERE,
-        about=frozenset({str(row.service.key)}),
+        command=command,
+        about=[row.service.key],
     )
 
 
