@@ -246,11 +246,11 @@ class Adoption:
         """Make one pass over IPVS's connections, or these; return how many differed from the pass before."""
         return insertion.run(self._incoming(self._kernel.connections() if lines is None else lines), ends)
 
-    def _copy_all(self, insertion: Insertion, ends: bool = True) -> int:
+    def _copy_all(self, insertion: Insertion) -> int:
         """Copy after the last packet that IPVS saw: a pass that misses some may have skipped others (`Insertion`)."""
         changed = 0
         for _ in range(_PASSES):
-            changed += self.copy(insertion, ends)
+            changed += self.copy(insertion)
             if not insertion.missed:
                 break
         return changed
