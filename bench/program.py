@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 
 from bench.site import interruptible
 from pylvs.model.errors import NotPermitted, PylvsError
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
+_PATIENCE_S, _POLL_S = 120.0, 0.1
 
 Progress = Callable[[str], None]
 
@@ -24,6 +26,15 @@ def need_root(advice: str) -> None:
     """Raise NotPermitted if this process is not root's."""
     if os.geteuid():
         raise NotPermitted(f"Operation not permitted; {advice}")
+
+
+def expect(holds: Callable[[], bool], what: str) -> None:
+    """Wait until it holds. Raises PylvsError if it does not in time."""
+    end = time.monotonic() + _PATIENCE_S
+    while not holds():
+        if time.monotonic() > end:
+            raise PylvsError(f"not within {_PATIENCE_S:g} s: {what}")
+        time.sleep(_POLL_S)
 
 
 def status_of(name: str, run: Callable[[], int], subject: object = "system") -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -13,11 +12,11 @@ from fractions import Fraction
 from functools import partial
 from itertools import pairwise
 
+from bench.program import expect
 from pylvs.lab.demo import KEPT, LongConnections
 from pylvs.lab.files import CONFIGURATION
 from pylvs.lab.lab import Lab, power_off, power_on
 from pylvs.lab.network import DIRECTOR
-from pylvs.model.errors import PylvsError
 from pylvs.model.sync.daemons import ROLES
 
 SERVERS = 4
@@ -26,8 +25,6 @@ CHANGED = DIRECTORS[1]  # the director that dies, returns, leaves and joins
 OTHERS = tuple(each for each in DIRECTORS if each != CHANGED)
 KILLED, ADDED, LEFT, JOINED = "killed", "added", "left", "joined again"
 EVENTS = (KILLED, ADDED, LEFT, JOINED)
-PATIENCE_S = 120.0
-POLL_S = 0.2
 SYNC = "lvs_sync_daemon eth0 id 7"
 _TURN_ON = f"sed -i 's/^global_defs {{/&\\n    {SYNC}/' {CONFIGURATION} && pylvs reload"
 SEND_ALL = "ipvsadm --stop-daemon master"  # `pylvs run` starts it again, and it sends its whole table
@@ -76,22 +73,22 @@ def play(lab: Lab, sync: bool, count: int, say: Callable[[str], None] = lambda _
         for director in DIRECTORS:
             lab.sh(director, _TURN_ON)
         for director in DIRECTORS:
-            _until(partial(_syncs, lab, director), f"sync daemons of {director}")
+            expect(partial(_syncs, lab, director), f"sync daemons of {director}")
     for event in EVENTS:
         adds = event in (ADDED, JOINED)
         before, after = (OTHERS, DIRECTORS) if adds else (DIRECTORS, OTHERS)
-        _until(partial(_leads_to, lab, before), f"routes before a director is {event}")
+        expect(partial(_leads_to, lab, before), f"routes before a director is {event}")
         with closing(LongConnections(lab, count)) as connections:
             if sync:
-                _until(partial(_hold, lab, before, connections.ports()), "copies of the connections")
+                expect(partial(_hold, lab, before, connections.ports()), "copies of the connections")
             _change(lab, event)
             if sync and event == ADDED:
-                _until(partial(_syncs, lab, CHANGED), f"sync daemons of {CHANGED}")
+                expect(partial(_syncs, lab, CHANGED), f"sync daemons of {CHANGED}")
                 for director in OTHERS:
                     lab.sh(director, SEND_ALL)
             if sync and adds:
-                _until(partial(_hold, lab, after, connections.ports()), "copies at the added director")
-            _until(partial(_leads_to, lab, after), f"routes after a director is {event}")
+                expect(partial(_hold, lab, after, connections.ports()), "copies at the added director")
+            expect(partial(_leads_to, lab, after), f"routes after a director is {event}")
             kept = Counter(connections.ask())[KEPT]
         found = Found(event, lab.network.scheduler, sync, count, kept)
         say(f"{found.scheduler}, {'with' if sync else 'without'} sync, {event}: {kept:,} of {count:,}")
@@ -122,11 +119,3 @@ def _hold(lab: Lab, directors: Sequence[str], ports: set[int]) -> bool:
         ports <= {int(each) for each in re.findall(rf"ESTABLISHED \[?{re.escape(client)}\]?:(\d+)", listing)}
         for listing in (lab.sh(each, "ipvsadm -Lnc") for each in directors)
     )
-
-
-def _until(done: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not done():
-        if time.monotonic() > deadline:
-            raise PylvsError(f"not within {PATIENCE_S:g} s: {what}")
-        time.sleep(POLL_S)

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
@@ -14,7 +14,7 @@ from statistics import median
 from bench.failover import network
 from bench.failover.network import DIRECTORS, DR, KEY, NAT, PYLVS, VIP, VRRP, Setup
 from bench.failover.trial import KILLED, STOPPED, Directors, FailoverFailed, expect_ready, program
-from bench.program import Progress
+from bench.program import Progress, expect
 from pylvs.lab.lab import Lab, build, take_down
 from pylvs.model.dataclass import dataclass
 
@@ -22,9 +22,7 @@ PORTS = {DR: network.PORT, NAT: network.PORT + 1}
 SETUP = Setup(PYLVS, VRRP, NAT, sync=True)
 _NAME = "failbacks"
 _FOLDER = Path(__file__).parent
-_HERE_S = 120.0  # until the backup has all connections
 _REPORT_S = 120.0
-_STEP_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,7 @@ class Failback:
 
 
 def play(count: int, established: int, progress: Progress) -> Iterator[Failback]:
-    """Yield what each failback shows, with so many connections of each method. Raises FailoverFailed."""
+    """Yield what each failback shows, with so many connections of each method. Raises PylvsError."""
     take_down(_NAME)
     try:
         lab = build(_NAME, network.pair_of_methods(SETUP, PORTS))
@@ -74,7 +72,7 @@ def share_key(lab: Lab) -> None:
 
 def _failback(directors: Directors, clients: subprocess.Popen[str], event: str, established: int) -> Failback:
     second = DIRECTORS[1]
-    _expect(lambda: directors.listed(second) >= established, f"{second} has all connections")
+    expect(lambda: directors.listed(second) >= established, f"{second} has all connections")
     _report(clients)
     directors.make(event)
     directors.wait_for_backup()
@@ -94,14 +92,6 @@ def _failback(directors: Directors, clients: subprocess.Popen[str], event: str, 
         started - began,
         returned - started,
     )
-
-
-def _expect(holds: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + _HERE_S
-    while not holds():
-        if time.monotonic() > end:
-            raise FailoverFailed(f"not in time: {what}")
-        time.sleep(_STEP_S)
 
 
 def _report(clients: subprocess.Popen[str]) -> dict[str, float]:
