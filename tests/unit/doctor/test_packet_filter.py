@@ -117,6 +117,11 @@ def test_a_drop_has_the_commands_that_mend_it() -> None:
     assert reply.accept == "nft insert rule inet t c ip saddr 10.0.0.100 tcp sport 80 accept"
 
 
+def test_no_rule_for_arp_applies_to_another_packet() -> None:
+    rules = [_match(_field("arp", "daddr ip"), "10.0.0.100"), DROP]
+    assert _decided(rules).verdict is Verdict.PASS
+
+
 def test_rules_for_arp() -> None:
     """As arptables writes them."""
     named = [_match(_field("arp", "htype"), 1), _match(_field("arp", "daddr ip"), "10.0.0.100"), DROP]

@@ -401,7 +401,7 @@ class _Walk:
         protocol, field = content.get("protocol"), content.get("field")
         if protocol == "ether" and field == "type":
             return self._meta("protocol")
-        if packet.arp:
+        if packet.arp or protocol == "arp":
             return self._of_arp(protocol, field)
         if protocol in ("ip", "ip6"):
             if (protocol == "ip6") != (packet.daddr.version == 6):
@@ -425,9 +425,9 @@ class _Walk:
         raise _Unknown
 
     def _of_arp(self, protocol: str, field: str) -> Any:
-        if protocol in ("ip", "ip6"):
-            return _Never()
         packet = self._packet
+        if not packet.arp or protocol in ("ip", "ip6"):
+            return _Never()
         known: dict[str, Any] = {"htype": 1, "ptype": 0x0800, "hlen": 6, "plen": 4}
         known |= {"operation": "request" if packet.new else "reply"}
         known |= {"saddr ip": packet.saddr, "daddr ip": packet.daddr}

@@ -77,11 +77,21 @@ def lost_at_gateway(server: RealServer, address: Address, client: Address, way: 
     if device is None or own is None or way.gateway is None:
         return
     with Exchange({own}) as exchange:
-        exchange.ask([exchange.who_has(device, way.gateway, own)], _ANSWER_S, _AGAIN_S)
-        if exchange.answers.macs(way.gateway) and _are_routers(exchange, [(device, way.gateway)], own, client) == [
-            False
-        ]:
+        hop = device, way.gateway
+        exchange.ask([exchange.who_has(*hop, own)], _ANSWER_S, _AGAIN_S)
+        # What it sends must arrive: else its report may be lost on a wrong way, too.
+        answers = bool(exchange.answers.macs(way.gateway)) and _answers(exchange, *hop, own)
+        if answers and _are_routers(exchange, [hop], own, client) == [False]:
             yield _astray(address, client, f"by {way.gateway}, which forwards no packets")
+
+
+def _answers(exchange: Exchange, link: Device, address: Address, own: Address) -> bool:
+    """Return whether a neighbour answers an echo request."""
+    number = exchange.number()
+    body = packets.packet(number, own, address, exchange.echo(number))
+    mac = exchange.answers.macs(address)[0].mac
+    exchange.ask([Question(link, packets.frame(mac, link.mac, body), number)], _ANSWER_S, _AGAIN_S)
+    return any(each.kind is Kind.ECHO for each in exchange.answers.to(number))
 
 
 def _are_routers(
