@@ -14,7 +14,8 @@ import pylvs
 PACKAGE = Path(pylvs.__file__).parent
 MODELS = ("model/vrrp.py", "model/routing.py", "model/bfd.py")
 READERS = ("vrrp", "bfd", "netlink", "notify", "snmp", "system")  # neither the compiler nor what prints differences
-ELSEWHERE = {"services": "daemon", "strict": "daemon"}  # of a FIFO that is shared with services; in keepalived.json
+# Of a FIFO that is shared with services; in keepalived.json; of a leave, which is state and not configuration.
+ELSEWHERE = {"services": "daemon", "strict": "daemon", "until": "daemon"}
 
 
 def compiled_fields() -> Iterator[tuple[str, str]]:

@@ -288,7 +288,9 @@ class Machine:
         waits = replace(self, copied_by=copied_by).awaits_copy(now)
         outranked = f"{source} with priority {advert.priority}"
         delay_s = self.instance.preempt_delay_s
-        soon = self._down_at(now) if self.due is None else min(self.due, self._down_at(now))  # without LEAST_SILENCE_S
+        soon = self.due
+        if self.copy_wait_s and soon is not None:
+            soon = min(soon, self._down_at(now))  # without LEAST_SILENCE_S
         if not delay_s and not waits:  # a lower priority does not restart the timer (RFC 9568, 6.4.2)
             fields: dict[str, Any] = {"preempt_at": None, "released_by": None, "copied_by": copied_by}
             return replace(self, outranked=outranked, due=soon, **fields), []
