@@ -15,7 +15,7 @@ import pytest
 
 from pylvs.daemon.state.directory import StateDirectory
 from pylvs.daemon.state.history import History
-from pylvs.daemon.state.overrides import Prepare, StateWriter
+from pylvs.daemon.state.overrides import NotSaved, Prepare, StateWriter
 from pylvs.daemon.state.saved import load_overrides, load_owned
 from pylvs.daemon.tasks import BackgroundTasks
 from pylvs.health.events import ServerName
@@ -340,6 +340,26 @@ def test_what_the_disk_refused_does_not_replace_newer_content_that_is_being_writ
 
     run(scenario())
     assert put == ["a", "b", "a", "b"]
+
+
+def test_a_refused_write_that_is_tried_again_at_once_is_not_late(tmp_path: Path) -> None:
+    class Writer(StateWriter):
+        async def idle(self, timeout_s: float) -> bool:
+            ended = await super().idle(timeout_s)
+            for name, prepare in self._refused.items():
+                self.put(name, prepare)  # as `_write_again` may at this moment
+            return ended
+
+    def refuse() -> None:
+        raise PylvsError("No space left on device")
+
+    async def scenario() -> None:
+        writer = Writer(StateDirectory(tmp_path))
+        with pytest.raises(NotSaved, match="No space left"):
+            await writer.write("a", refuse, PATIENCE_S)
+        await StateWriter.end(writer, PATIENCE_S)
+
+    run(scenario())
 
 
 def test_addresses_that_the_disk_refused_at_a_reload_are_saved_again(

@@ -44,6 +44,7 @@ class StateWriter(Part):
         self._writing: tuple[str, float] | None = None
         self._errors: dict[str, str] = {}
         self._refused: dict[str, Prepare] = {}  # by the disk
+        self._tried: dict[str, Prepare] = {}  # last
         self._task: asyncio.Task[None] | None = None
 
     def put(self, name: str, prepare: Prepare) -> None:
@@ -78,9 +79,14 @@ class StateWriter(Part):
         Raises NotSaved after a failure, and PylvsError if it takes longer: then the file is still written, but later.
         """
         limit_s = SLOW_S if patience_s is None else patience_s
-        self.put(name, lambda: work)
+
+        def prepare() -> Callable[[], None]:
+            return work
+
+        self.put(name, prepare)
         await self.idle(limit_s)
-        if name in self._waiting or (self._writing is not None and self._writing[0] == name):
+        waits = name in self._waiting or (self._writing is not None and self._writing[0] == name)
+        if waits and self._tried.get(name) is not prepare:  # else it was refused, and is already tried again
             raise PylvsError(self._late(name, limit_s))
         if self._errors.get(name):
             raise NotSaved(self._errors[name])
@@ -143,6 +149,7 @@ class StateWriter(Part):
             error = await self._write(name, prepare())
             if error and not self._errors.get(name):  # only the first of several failures
                 get_logger().error(error)
+            self._tried[name] = prepare
             if error:
                 self._refused[name] = prepare
             self._errors[name] = error
