@@ -377,6 +377,9 @@ class SimApiServer(Part):
     def __init__(self, *_: object) -> None:
         pass
 
+    async def execute(self, *_: object) -> None:
+        raise AssertionError("no page asks")
+
     async def close(self) -> None:
         """Cancel requests, and wait for their end."""
         daemon = CURRENT.get()
