@@ -7,8 +7,10 @@ passes to the stack is IPVS's: here the stack answers it by a RST, because nothi
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pickle
+import select
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -34,7 +36,7 @@ from pylvs.ipvs.frames import ends_of
 from pylvs.ipvs.kernel import KernelRow
 from pylvs.ipvs.listing import Line
 from pylvs.ipvs.messages import KernelDestination, KernelService
-from pylvs.ipvs.shadow import Shadow
+from pylvs.ipvs.shadow import Shadow, _Capture
 from pylvs.model.errors import Busy, Unsupported
 from pylvs.model.service import (
     Destination,
@@ -536,3 +538,27 @@ def test_a_shadow_compares_all_packets_that_came_by_the_end_of_its_time(host: Ho
             found = beside.run(1e-9)
         assert (found.compared, found.equal, found.lost) == (3, 3, 0)
         assert sum(windows) == 3
+
+
+def test_a_window_of_a_shadow_ends_while_packets_come(host: Host) -> None:
+    """Each packet is followed by another before it is read, as on a director whose traffic is faster than a shadow."""
+    with wire() as clients, _Capture() as capture:
+        sent = 0
+
+        def wait(*arguments: Any) -> object:
+            nonlocal sent
+            assert sent < 100
+            clients.send(tcp("A", 1000 + sent, SERVICE.port))
+            sent += 1
+            return real(*arguments)
+
+        real = select.select
+        with (
+            mock.patch("pylvs.ipvs.shadow.select.select", wait),
+            mock.patch("pylvs.ipvs.shadow.time.monotonic", side_effect=itertools.count()),
+        ):
+            window = capture.window(end=10)
+        assert 0 < len(window) < sent + 1 < 20
+        assert capture.stop() == 0
+        assert len(window) + len(capture.rest()) == sent
+        assert not capture.rest()

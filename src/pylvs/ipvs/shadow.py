@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from ipaddress import ip_address
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -40,11 +41,13 @@ BY_PACKET = ("sh", "dh", "mh", "fo", "none")
 _WINDOW_S = 0.5  # of capture
 _MOST = 20_000  # packets of a window
 _PACKET_HOST, _ETH_P_ALL, _BUFFER = 0, 3, 8 << 20
-_STATISTICS = 6  # PACKET_STATISTICS
+_STATISTICS, _IGNORE_OUTGOING = 6, 23  # PACKET_...
 _SOL_PACKET = 263
 _LONGEST = 65535
 _CONTEXT = struct.Struct("<8xI28xI148x")  # struct __sk_buff: mark, ifindex
 _FIELDS = ("known", "server_address:16s", "server_port:2s", "verdict", "choice", "server_family")
+
+Packet = tuple[bytes, int, Ends]  # the frame, the device that it came by
 
 
 class Decision(NamedTuple):
@@ -107,8 +110,10 @@ class _Capture:
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+        sockets.enlarge(self._socket, _BUFFER)
+        self._socket.setsockopt(_SOL_PACKET, _IGNORE_OUTGOING, 1)
         self._socket.setblocking(False)
+        self._index = cache(socket.if_nametoindex)  # one capture: seconds
         self._loopback = {each.index for each in links.devices() if each.loopback}
 
     def __enter__(self) -> Self:
@@ -119,18 +124,29 @@ class _Capture:
     ) -> None:
         self._socket.close()
 
-    def window(self, end: float = 0.0) -> list[tuple[bytes, int, Ends]]:
-        """Return packets that came since the last window, or come until this time."""
-        found: list[tuple[bytes, int, Ends]] = []
-        while len(found) < _MOST and select.select([self._socket], [], [], max(end - time.monotonic(), 0))[0]:
-            frame, (device, _, kind, *_) = self._socket.recvfrom(_LONGEST)
-            index = socket.if_nametoindex(device)
-            if kind == _PACKET_HOST and index not in self._loopback and (ends := ends_of(frame)):
-                found.append((frame, index, ends))
+    def window(self, end: float) -> list[Packet]:
+        """Return the packets that can be read until this time. More may wait: it must end under any traffic."""
+        found: list[Packet] = []
+        while len(found) < _MOST and (left := end - time.monotonic()) > 0:
+            if select.select([self._socket], [], [], left)[0]:
+                found += self._read()
         return found
 
+    def rest(self) -> list[Packet]:
+        """Return packets that wait after `stop`; an empty list: none does."""
+        found: list[Packet] = []
+        while len(found) < _MOST and select.select([self._socket], [], [], 0)[0]:
+            found += self._read()
+        return found
+
+    def _read(self) -> Iterator[Packet]:
+        frame, (device, _, kind, *_) = self._socket.recvfrom(_LONGEST)
+        index = self._index(device)
+        if kind == _PACKET_HOST and index not in self._loopback and (ends := ends_of(frame)):
+            yield frame, index, ends
+
     def stop(self) -> int:
-        """Capture no more; windows return what waits. Return how many packets the kernel did not deliver."""
+        """Capture no more; `rest` returns what waits. Return how many packets the kernel did not deliver."""
         sockets.attach(self._socket, [sockets.DROP])
         _, dropped = struct.unpack("II", self._socket.getsockopt(_SOL_PACKET, _STATISTICS, 8))
         return int(dropped)
@@ -157,8 +173,8 @@ class Shadow:
                 self._adoption.reread(found)
                 self.compare(capture.window(min(now + _WINDOW_S, end)))
             self.shadowed.lost = capture.stop()
-            while window := capture.window():
-                self.compare(window)
+            while rest := capture.rest():
+                self.compare(rest)
         return self.shadowed
 
     @contextmanager
@@ -190,7 +206,7 @@ class Shadow:
             by_nat = (server for server in servers if server.method is Method.MASQ)
             self._by_nat |= {(server.key.address.packed, server.key.port) for server in by_nat}
 
-    def compare(self, window: list[tuple[bytes, int, Ends]]) -> None:
+    def compare(self, window: list[Packet]) -> None:
         """Compare the packets of a window, in two steps: those that open a connection, before it is copied."""
         programs, insertion = self._programs, self._insertion
         ours = [packet for packet in window if self._is_ours(packet[2])]
