@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from pylvs.model.errors import DaemonRuns, NoDaemon, NoSuchDevice, PylvsError
 from pylvs.model.rows import ServiceRow
@@ -12,12 +12,16 @@ DEVICES = {"eth0": 1500, "lo": 65536}  # their MTU, as in the recordings of the 
 
 
 class OwnedDaemons:
-    """The daemons of a host as `pylvs run` starts them. `refused` is the error of each start, "" for none."""
+    """The daemons of a host as `pylvs run` starts them. `refused` is the error of each start, "" for none.
+
+    `on_start` is called before each one runs.
+    """
 
     def __init__(self) -> None:
         self.roles: dict[str, RunningDaemon] = {}
         self.history: list[str] = []
         self.refused = ""
+        self.on_start: Callable[[], object] = lambda: None
 
     def running(self) -> list[RunningDaemon]:
         return [self.roles[role] for role in ROLES if role in self.roles]
@@ -26,6 +30,7 @@ class OwnedDaemons:
         if self.refused:
             raise PylvsError(self.refused)
         assert daemon.role not in self.roles
+        self.on_start()
         self.history.append(f"start {daemon.role}{' announce' if announce else ''}")
         self.roles[daemon.role] = RunningDaemon(daemon, 1472, 1, owner)
 

@@ -177,12 +177,12 @@ class Supervisor:
             self._routers,
             # the point of no return of a reload
             self.services,
+            self._sync,  # before addresses are announced; while this director leaves, its connections are sent
             self.announcer,  # withdraws before the services are deleted
             self._api,
             WebTask(self._api.execute, self.events, state, lambda: self.loaded.files),
             self.host_changes,
             HandshakeWatch(self.services, thread),
-            self._sync,
             self._snmp,
             self._dbus,
             self.peer,
@@ -301,6 +301,7 @@ class Supervisor:
     async def _serve(self) -> None:
         """Complete the table, check servers, and keep the table until `stop`."""
         self._tasks.keep_running(self._track_problems, "tracking problems")
+        self._sync.launch(self._tasks)
         starting = asyncio.ensure_future(self._complete_start())
         try:
             await ends_before(self._stopping, starting)

@@ -5,15 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
+from threading import Barrier, Event
 from typing import Any
 
 import pytest
 
+from pylvs.daemon import Options
+from pylvs.daemon.supervisor import Supervisor
+from pylvs.daemon.tasks import BackgroundTasks
 from pylvs.daemon.virtual_routers.sync_daemons import OWNER, SyncPart
 from pylvs.model.errors import PylvsError
 from pylvs.model.sync.daemons import BACKUP, MASTER, SyncDaemon, SyncWanted
 from pylvs.model.wanted import Configuration, GlobalSettings
 from tests.memory_daemons import OwnedDaemons
+from tests.unit.daemon.daemons import FakeHost, run, server, service, until
+from tests.waiting import PATIENCE_S
 
 WANTED = SyncWanted("eth0", "VI_1", 51)
 
@@ -81,7 +88,60 @@ def test_the_end_of_the_virtual_router_changes_nothing(state: str) -> None:
 
 def test_without_a_virtual_router_both_run() -> None:
     lab = Lab(SyncWanted("eth0"))
-    assert lab.step() == ["start master announce", "start backup announce"]
+    assert sorted(lab.step()) == ["start backup announce", "start master announce"]
+
+
+def test_both_start_at_once() -> None:
+    """Each is a start of Python, which takes seconds on a busy machine."""
+    lab = Lab(SyncWanted("eth0"))
+    lab.daemons.on_start = Barrier(2, timeout=PATIENCE_S).wait
+    assert len(lab.step()) == 2
+
+
+def test_while_the_state_is_unknown_the_daemons_that_run_stay() -> None:
+    """A master that another daemon has left would stop until pylvs-vrrp answers."""
+    lab = Lab(state="")
+    lab.daemons.start(WANTED.daemon(MASTER), owner=OWNER)
+    assert lab.step() == []
+    lab.state = "MASTER"
+    assert lab.step() == []
+
+
+def test_while_the_state_is_unknown_the_backup_starts() -> None:
+    assert Lab(state="").step() == ["start backup announce"]
+
+
+def test_the_daemon_is_ready_and_a_reload_returns_when_they_run(tmp_path: Path) -> None:
+    host = FakeHost(tmp_path / "state")
+    host.write(service(server(1)), sync=SyncWanted("eth0"))
+    may_start = Event()
+    host.sync_daemons.on_start = lambda: may_start.wait(PATIENCE_S)
+    announced: list[int] = []
+    ready: list[int] = []
+
+    async def scenario() -> None:
+        made = Supervisor(Options("test.conf", state_dir=host.state), host)
+        host.manager.ready = lambda status: ready.append(len(host.sync_daemons.roles))  # type: ignore[method-assign]
+        begin = made.announcer.begin
+
+        async def begin_announcing(tasks: BackgroundTasks) -> None:
+            announced.append(len(host.sync_daemons.roles))
+            await begin(tasks)
+
+        made.announcer.begin = begin_announcing  # type: ignore[method-assign]
+        running = asyncio.create_task(made.run())
+        await until(lambda: made.started_at)
+        may_start.set()
+        await until(lambda: ready)
+        host.write(service(server(1)), sync=SyncWanted("eth0", syncid=5))
+        await made.reload()
+        assert [each.daemon.syncid for each in host.sync_daemons.running()] == [5, 5]
+        made.stop()
+        await running
+
+    run(scenario())
+    assert announced == [2]
+    assert ready[0] == 2
 
 
 def test_a_daemon_that_ended_is_started_again() -> None:

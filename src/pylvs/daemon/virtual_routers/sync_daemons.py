@@ -1,6 +1,7 @@
 """`lvs_sync_daemon`: start, stop and switch the sync daemons with the state of a virtual router, as keepalived does.
 
-The daemons are those of `ipvsadm --start-daemon`, so they outlive this process, and the next one takes them over.
+The daemons are those of `ipvsadm --start-daemon`, so they outlive this process, and the next one takes them over. Each
+is a Python process, which starts beside the first table: the daemon is ready, and announces addresses, when they run.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from pylvs.model.wanted import Configuration
 from pylvs.sync import control
 from pylvs.system.logs import get_logger
 from pylvs.system.namespaces import inside_network
+from pylvs.system.processes.child import Backoff
 from pylvs.system.threads import to_thread
 
 LOOK_S = 1.0  # between two looks whether the daemons run
-RETRY_S = 5.0  # after one could not be started
+RETRY_S, MAX_RETRY_S = 0.5, 5.0  # after one could not be started
+READY_S = 30.0  # the longest wait of a start or a reload for the first attempt: a start of Python on a slow machine
 OWNER = "pylvs run"
 _MASTER_STATE = "MASTER"
 _ENDED = ("STOP", "DELETED")  # states of a virtual router that ends; a reload or the stop of this part follows
@@ -72,29 +75,54 @@ class SyncPart(Part):
         self._state = ""  # of the virtual router; "" until it is known
         self._problem = ""
         self._wake = asyncio.Event()
+        self._attempted = asyncio.Event()  # those of this configuration run, or could not be started
+        self._launched = False
         self._working = asyncio.Lock()
         self._ended = False
         self._log = get_logger()
 
-    async def begin(self, tasks: BackgroundTasks) -> None:
+    async def start(self, configuration: Configuration, tasks: BackgroundTasks) -> None:
+        self._follow(configuration)
+
+    def launch(self, tasks: BackgroundTasks) -> None:
+        """Start them beside the first table: nothing can fail the start of the daemon any more."""
+        self._launched = True
         tasks.keep_running(self._run, "running sync daemons")
 
-    async def start(self, configuration: Configuration, tasks: BackgroundTasks) -> None:
-        await self.apply(configuration)
+    async def begin(self, tasks: BackgroundTasks) -> None:
+        await self._wait_for_attempt()
 
     async def apply(self, configuration: Configuration) -> None:
-        wanted = configuration.settings.sync
-        if wanted is None or self._wanted is None or wanted.instance != self._wanted.instance:
+        if self._follow(configuration):
+            await self._wait_for_attempt()
+
+    def _follow(self, configuration: Configuration) -> bool:
+        """Return whether the daemons of this configuration are others."""
+        wanted, before = configuration.settings.sync, self._wanted
+        if wanted is None or before is None or wanted.instance != before.instance:
             self._state = ""
         self._wanted = wanted
+        if wanted != before:
+            self._attempted.clear()
         self._wake.set()
+        return wanted != before
+
+    async def _wait_for_attempt(self) -> None:
+        if self._wanted is None or not self._launched:
+            return
+        try:
+            async with asyncio.timeout(READY_S):
+                await self._attempted.wait()
+        except TimeoutError:
+            self._log.warning(f"the sync daemons do not run after {READY_S:g} s; pylvs run goes on without them")
 
     async def stop(self, keep: bool) -> None:
         """Stop the daemons of this one, as keepalived does."""
         self._ended = True
         if not keep:
             async with self._working:
-                await to_thread(self._reconcile, None, [])
+                running = {each.daemon.role: each for each in await to_thread(self._daemons.running)}
+                await self._reconcile(None, [], running)
 
     def problems(self) -> Iterator[Problem]:
         if self._problem:
@@ -108,16 +136,21 @@ class SyncPart(Part):
             self._wake.set()
 
     async def _run(self) -> None:
+        backoff = Backoff(RETRY_S, MAX_RETRY_S)
         pause_s: float | None
         while not self._ended:
             self._wake.clear()
+            wanted = self._wanted
             try:
                 async with self._working:
                     await self.step()
                 pause_s = None if self._wanted is None else LOOK_S
+                backoff.begin_again()
             except PylvsError as error:
                 self._report(str(error))
-                pause_s = RETRY_S
+                pause_s = backoff.next_s()
+            if wanted is self._wanted:
+                self._attempted.set()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
                     await self._wake.wait()
@@ -126,31 +159,42 @@ class SyncPart(Part):
         """Compare the daemons that run with those of the configuration, once. Raises PylvsError."""
         wanted = self._wanted
         if wanted is not None and wanted.instance and not self._state:
-            self._state = await self._read_state(wanted.instance)
-        await to_thread(self._reconcile, wanted, desired(wanted, self._state))
+            await self._read_state(wanted.instance)
+        running = {each.daemon.role: each for each in await to_thread(self._daemons.running)}
+        is_unknown = wanted is not None and wanted.instance and not self._state
+        if is_unknown and running:  # virtual routers of a former daemon may be master: that one's daemons stay
+            return
+        await self._reconcile(wanted, desired(wanted, self._state), running)
         self._report("")
 
-    async def _read_state(self, instance: str) -> str:
+    async def _read_state(self, instance: str) -> None:
         status = await self._status()
-        return next((each["state"] for each in status.get("instances", ()) if each["name"] == instance), "")
+        if not self._state:  # a transition that was published meanwhile is newer
+            found = (each["state"] for each in status.get("instances", ()) if each["name"] == instance)
+            self._state = next(found, "")
 
-    def _reconcile(self, wanted: SyncWanted | None, daemons: list[SyncDaemon]) -> None:
+    async def _reconcile(
+        self, wanted: SyncWanted | None, daemons: list[SyncDaemon], running: Mapping[str, RunningDaemon]
+    ) -> None:
         """Start what shall run before anything is stopped: messages of the other director may still arrive.
 
         Without lvs_sync_daemon only those are stopped that this program has started. Raises PylvsError.
         """
-        running = {each.daemon.role: each for each in self._daemons.running()}
         roles = {each.role: each for each in daemons}
         changed = [role for role, each in running.items() if role in roles and each.daemon != roles[role]]
         for role in changed:  # its parameters
-            self._stop(role)
-        for daemon in daemons:
-            if daemon.role not in running or daemon.role in changed:
-                self._daemons.start(daemon, announce=True, owner=OWNER)
-                self._log.info(f"the {daemon.role} sync daemon runs", interface=daemon.interface, syncid=daemon.syncid)
+            await to_thread(self._stop, role)
+        missing = [each for each in daemons if each.role not in running or each.role in changed]
+        started = await asyncio.gather(*(to_thread(self._start, each) for each in missing), return_exceptions=True)
+        for error in filter(None, started):
+            raise error
         for role, known in running.items():
             if role not in roles and (wanted is not None or known.owner == OWNER):
-                self._stop(role)
+                await to_thread(self._stop, role)
+
+    def _start(self, daemon: SyncDaemon) -> None:
+        self._daemons.start(daemon, announce=True, owner=OWNER)
+        self._log.info(f"the {daemon.role} sync daemon runs", interface=daemon.interface, syncid=daemon.syncid)
 
     def _stop(self, role: str) -> None:
         with contextlib.suppress(NoDaemon):
