@@ -15,7 +15,7 @@ from pylvs.vrrp.router_service import CAPABILITIES
 from tests.interop.namespaces import ip
 from tests.lab.test_silence import children
 from tests.lab.test_virtual_routers import INSTANCE, Node, pair
-from tests.waiting import PATIENCE_S, until
+from tests.waiting import PATIENCE_S, until, until_reaped
 
 __all__ = ["pair"]
 
@@ -31,6 +31,15 @@ class Gate:
 sys.meta_path.insert(0, Gate())
 from pylvs.cli.main import main
 main()
+"""
+SERVICE = """
+virtual_server 10.66.0.100 80 {{
+    lb_algo rr
+    lb_kind DR
+    protocol TCP
+    real_server 10.66.0.21 80 {{
+    }}
+}}
 """
 STARTUP_SCRIPT = "global_defs {{\n    script_user root\n    startup_script /bin/true\n}}\n"
 
@@ -87,6 +96,34 @@ def test_a_backup_listens_before_the_daemon_has_its_modules(node: Node, tmp_path
     begin(node)
     until(lambda: node.is_in("BACKUP"), "it listens")
     assert not (node.state / "control").exists()
+    open_gate(node, tmp_path)
+
+
+def test_an_owner_with_services_is_no_master_before_the_first_table(node: Node, tmp_path: Path) -> None:
+    """Else it draws the packets, and they meet no service."""
+    node.priority = 255
+    node.write(text=INSTANCE + SERVICE)
+    begin(node)
+    until(lambda: node.is_in("BACKUP"), "it waits")
+    open_gate(node, tmp_path)
+    until(lambda: node.is_in("MASTER"), "it is master")
+    assert [each["state"] for each in node.ask("why", name="VI_1")["VI_1"]] == ["BACKUP", "MASTER"]
+
+
+def test_an_owner_whose_table_a_killed_daemon_left_does_not_wait(node: Node, tmp_path: Path) -> None:
+    node.priority = 255
+    node.write(text=INSTANCE + SERVICE)
+    begin(node)
+    open_gate(node, tmp_path)
+    until(lambda: node.is_in("MASTER"), "it is master")
+    process = node.process()
+    node.end(signal.SIGKILL)
+    os.kill(process, signal.SIGKILL)
+    until_reaped(process)
+    begin(node)
+    until(lambda: node.is_in("MASTER"), "it is master")
+    assert node.process() != process
+    assert [each["state"] for each in node.ask("why", name="VI_1")["VI_1"]] == ["MASTER"]
     open_gate(node, tmp_path)
 
 

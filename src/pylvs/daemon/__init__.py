@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 DEFAULT_FILE = "/etc/keepalived/keepalived.conf"
 STATE_ROOT = Path("/run/pylvs/daemon")  # the state directories of all daemons
+TABLES = STATE_ROOT.with_name("bpf")  # the pinned tables of all network namespaces (`pylvs.bpf.mounts`)
 UNITS = STATE_ROOT.with_name("units")  # for each unit a link to the state directory of its daemon
 
 

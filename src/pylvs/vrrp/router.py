@@ -114,14 +114,15 @@ class Router:
             why = next((each for each in reasons if each not in (None, why)), why)
         return why.value if why else ""
 
-    def start(self, delayed_until: float = 0.0) -> None:
+    def start(self, delayed_until: float = 0.0, table_by: float | None = None) -> None:
         """Remove what a former process left on this host, and start the machine when no fault prevents it.
 
-        `delayed_until`: it may be master some time after this one, by vrrp_startup_delay.
+        `delayed_until`: it may be master some time after this one, by vrrp_startup_delay. `table_by`: not before this
+        time, unless `serve` is called.
         """
         if self._running:
             return
-        self.machine = replace(self.machine, delayed_until=delayed_until)
+        self.machine = replace(self.machine, delayed_until=delayed_until, table_by=table_by)
         self._host.remove_resources(self.instance)
         self._running = True
         self.evaluate()
@@ -327,6 +328,11 @@ class Router:
         copied = current_at is not None and current_at > self._since
         if self.state is State.BACKUP and copied is not self.machine.copied:
             self.machine = replace(self.machine, copied=copied)
+
+    def serve(self) -> None:
+        """Become master as soon as that is due: this host has its first table."""
+        self.machine = self.machine.serve(self._service.now)
+        self._set_timer()
 
     @property
     def awaits_copy(self) -> bool:

@@ -66,14 +66,16 @@ def run(
     roles: Roles,
     first: Configuration | None = None,
     prepare: Call = lambda: None,
+    table_wait_s: float = 0.0,
 ) -> None:
-    """Run until SIGTERM or a request to stop; the virtual routers of `first` at once.
+    """Run until SIGTERM or a request to stop.
 
+    The virtual routers of `first` run at once, with `table_wait_s` as in Configure.
     `prepare` is called before capabilities are dropped. The state directory must exist. Raises Busy, PylvsError.
     """
     os.chdir(state_dir)
     with single_instance(PID_FILE):
-        RouterService(log_format, roles).run(first, prepare)
+        RouterService(log_format, roles).run(first, prepare, table_wait_s)
 
 
 @contextlib.contextmanager
@@ -107,6 +109,7 @@ class RouterService:
         self._stopping = False
         self._configured = False
         self._delayed_until = 0.0  # by vrrp_startup_delay
+        self._table_by: float | None = None  # no router is master before this time, or the first table
         self.data_plane_expired = 0  # how often `pylvs run` was silent for too long
         self._lease = Lease(VrrpSettings().data_plane_lease_s, TICK_S)  # of its reports on the data plane
         self.copied = requests.Copied()  # its last report on copies of connections
@@ -134,8 +137,8 @@ class RouterService:
         }
         self._control = ControlServer(self.loop, verbs, self.log)
 
-    def run(self, first: Configuration | None = None, prepare: Call = lambda: None) -> None:
-        """Run the loop until `stop` has finished."""
+    def run(self, first: Configuration | None = None, prepare: Call = lambda: None, table_wait_s: float = 0.0) -> None:
+        """Run the loop until `stop` has finished. `first` is run at once, with `table_wait_s` as in Configure."""
         readable, writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -144,7 +147,7 @@ class RouterService:
         self.loop.watch(readable, lambda: self._on_signals(os.read(readable, 64)))
         self._control.open()  # first: the configuration comes over it, and starting a process takes milliseconds
         if first is not None:
-            for warning in self._configure(requests.Configure(first.vrrp, first.settings))["warnings"]:
+            for warning in self._configure(requests.Configure(first.vrrp, first.settings, table_wait_s))["warnings"]:
                 self.log("warning", warning)
         self.helper.start()
         prepare()
@@ -235,11 +238,11 @@ class RouterService:
         if not first:  # a reload may move an address of a backup to a master
             self._roles.publish()
         warnings += self._reconfigure_routers()
-        if first and new.settings.startup_delay_s:
-            self._delayed_until = self.now + new.settings.startup_delay_s
+        if first:
+            self._delay_masters(new.settings.startup_delay_s, request.table_wait_s)
         for router in self.routers.values():
             router.wait_for_copies(new.settings.copy_wait_s)
-            warnings += self._try(router.name, partial(router.start, self._delayed_until))
+            warnings += self._try(router.name, partial(router.start, self._delayed_until, self._table_by))
         self._roles.publish()  # at first: opening the tables takes longer than the first advertisements
         if not first:
             self._report_groups()
@@ -248,6 +251,13 @@ class RouterService:
         if first:
             freeze_gc()
         return {"warnings": warnings}
+
+    def _delay_masters(self, startup_delay_s: float, table_wait_s: float) -> None:
+        if startup_delay_s:
+            self._delayed_until = self.now + startup_delay_s
+        if table_wait_s:
+            self._table_by = self.now + table_wait_s
+            self.loop.at(self._table_by, self._table_late)
 
     def _stop_removed(self) -> list[str]:
         """Stop the virtual routers that are not configured any more, or with another identity."""
@@ -345,8 +355,21 @@ class RouterService:
     def _set_data_plane(self, request: requests.DataPlane) -> dict[str, Any]:
         """Store what `pylvs run` reports, with `up` None if it does not know; it repeats that within the lease."""
         self._lease.renew()
+        if request.up:
+            self._serve()
         self._enter_data_plane(request.up, request.reason)
         return {}
+
+    def _serve(self) -> None:
+        """Let virtual routers be master: this host has its first table."""
+        waited, self._table_by = self._table_by, None
+        for router in self.routers.values() if waited is not None else ():
+            router.serve()
+
+    def _table_late(self) -> None:
+        if self._table_by is not None and not self._stopping:
+            self.log("warning", "virtual routers may be master from now on, though the first table is not complete")
+            self._serve()
 
     def _enter_data_plane(self, up: bool | None, detail: str) -> None:
         before, self.tracking.data_plane = self.tracking.data_plane, (up, detail)

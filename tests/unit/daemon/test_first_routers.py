@@ -10,7 +10,9 @@ import pytest
 from pylvs.daemon import Options
 from pylvs.daemon.keepalived.pid_files import PidFiles, PidPaths
 from pylvs.daemon.state.directory import StateDirectory
+from pylvs.daemon.state.saved import OwnedServices, save_owned
 from pylvs.daemon.virtual_routers import first, process
+from pylvs.model.service import DestinationKey, ServiceKey
 from tests.waiting import PATIENCE_S
 
 FILE = """
@@ -23,6 +25,7 @@ vrrp_instance VI_1 {
     virtual_ipaddress { 192.0.2.1 }
 }
 """
+SERVICE = "virtual_server 192.0.2.1 80 {\n}\n"
 _ORDINARY, _REALTIME, _NICE = 1, 2, 3
 
 
@@ -39,15 +42,35 @@ def test_the_fork_has_its_priority_at_once(
 ) -> None:
     """On a busy machine it would wait for a processor otherwise, and with it the first advertisement."""
     monkeypatch.setattr(process, "run", _priority)
-    (tmp_path / "keepalived.conf").write_text(FILE % words)
-    options = Options(file=str(tmp_path / "keepalived.conf"), state_dir=tmp_path / "state")
+    assert _status(tmp_path, FILE % words) == expected
+
+
+@pytest.mark.parametrize(
+    ("services", "left", "waits"),
+    [("", False, False), (SERVICE, False, True), (SERVICE, True, False), (f"# {SERVICE}", False, False)],
+)
+def test_it_waits_for_the_first_table_unless_there_is_none_or_one_was_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, services: str, left: bool, waits: bool
+) -> None:
+    monkeypatch.setattr(process, "run", lambda *given: round(given[-1]))
+    monkeypatch.setattr(first, "TABLES", tmp_path)
+    saved = {ServiceKey.of_mark(1): frozenset[DestinationKey]()} if left else None
+    assert _status(tmp_path, FILE % "" + services, saved) == (first.TABLE_WAIT_S if waits else 0)
+
+
+def _status(folder: Path, text: str, left: OwnedServices | None = None) -> int | None:
+    """Return the exit status of the process for this file, where a killed daemon has left these services."""
+    (folder / "keepalived.conf").write_text(text)
+    options = Options(file=str(folder / "keepalived.conf"), state_dir=folder / "state")
     state = StateDirectory(options.state_dir)
     state.acquire()
     try:
-        pids = PidFiles(PidPaths(tmp_path / "pid", tmp_path / "checkers.pid", tmp_path / "vrrp.pid"))
+        if left is not None:
+            save_owned(state, left)
+        pids = PidFiles(PidPaths(folder / "pid", folder / "checkers.pid", folder / "vrrp.pid"))
         started = first.start(options, first.parse_without_services(options), state, pids)
         assert started is not None
         started.process.wait(PATIENCE_S)
-        assert started.process.poll() == expected
+        return started.process.poll()
     finally:
         state.release()

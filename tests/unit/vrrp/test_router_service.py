@@ -162,6 +162,26 @@ def notified(service: RouterService, name: str) -> list[str]:
     return [each.state for each in helper.messages if getattr(each, "kind", "") == "INSTANCE" and each.name == name]
 
 
+@pytest.mark.parametrize("up", [True, None])
+def test_no_router_is_master_before_packets_are_forwarded_or_the_limit(service: RouterService, up: bool | None) -> None:
+    service._configure(requests.Configure(VrrpConfiguration(instances=(FIRST,)), table_wait_s=30.0))
+    run(service, 20)
+    assert states(service) == {FIRST.name: State.BACKUP}
+    service._set_data_plane(requests.DataPlane(up))
+    run(service, 1)
+    assert states(service) == {FIRST.name: State.MASTER if up else State.BACKUP}
+    run(service, 10)
+    assert states(service) == {FIRST.name: State.MASTER}
+
+
+def test_routers_of_a_reload_do_not_wait_once_packets_are_forwarded(service: RouterService) -> None:
+    service._configure(requests.Configure(VrrpConfiguration(), table_wait_s=30.0))
+    service._set_data_plane(requests.DataPlane(True))
+    configure(service, FIRST)
+    run(service, 5)
+    assert states(service) == {FIRST.name: State.MASTER}
+
+
 def test_the_roles_of_addresses_that_a_reload_adds_are_published(service: RouterService, roles: Roles) -> None:
     configure(service, FIRST)
     assert (roles.standby, roles.active) == ([VIP], [])

@@ -192,6 +192,7 @@ _CONDITION = re.compile(r"@(\^?)([^ \t\v\f\r]*)")
 _UNUSABLE = {0: "\ufffd", ord(HASH): "\ufffd", ord(BANG): "\ufffd", **dict.fromkeys(range(0xD800, 0xE000), "\ufffd")}
 _BLANKS = " \t\v\f\r"
 _SERVICE = ("virtual_server ", "virtual_server\t", "virtual_server_group ")
+_VIRTUAL_SERVER = re.compile(r"^\s*virtual_server\s", re.MULTILINE)
 _NOT_PLAIN = re.compile(r"[\"'$@~\\]|\binclude|\}[^\n#!]*[^\s}#!]|\brandom_seed")
 _COMMENTED = re.compile("[#!]")
 
@@ -219,6 +220,11 @@ def read_text(
     """Parse a text as that of `file`; `max_text` limits the characters that are read and produced."""
     directory = os.path.realpath(os.path.dirname(file.replace("\0", "")) or ".")
     return _Parser(Findings(), ids, max_text).document(Source(file, text, (-1, -1), directory))
+
+
+def names_services(document: Document) -> bool:
+    """Return whether a file of this document may have a virtual server, with or without a condition."""
+    return any(_VIRTUAL_SERVER.search(text) for text in document.texts.values())
 
 
 def without_services(text: str) -> str:

@@ -4,6 +4,9 @@ Reading the whole configuration, opening the tables and looking up names take lo
 a tenth of a second. So a process that has imported only the parser and the virtual routers forks. Its child sends the
 first advertisement, or listens.
 
+At a cold start no virtual router is master before the first table is complete: packets would meet no service. That
+takes a second or two, and a backup waits longer for advertisements. A table that a killed daemon left serves at once.
+
 The child has the part of the configuration without services. The daemon compares it with the whole one as soon as it
 has read that, and sends it if they differ.
 """
@@ -17,11 +20,11 @@ import signal
 from collections.abc import Iterable
 
 from pylvs.config.compile.document import build
-from pylvs.config.language.parser import Parsed, read
+from pylvs.config.language.parser import Parsed, names_services, read
 from pylvs.config.language.preprocessor import ALL_CHECKS
-from pylvs.daemon import Options
+from pylvs.daemon import TABLES, Options
 from pylvs.daemon.keepalived.pid_files import PidFiles
-from pylvs.daemon.state.directory import StateDirectory
+from pylvs.daemon.state.directory import SERVICES_FILE, StateDirectory
 from pylvs.daemon.virtual_routers import process
 from pylvs.model.dataclass import dataclass
 from pylvs.model.wanted import Configuration
@@ -31,6 +34,7 @@ from pylvs.vrrp import PID_FILE
 from pylvs.vrrp.loop import set_scheduler
 
 EXIT_BUG = 1
+TABLE_WAIT_S = 30.0  # for the first table; then virtual routers may be master without it
 STOP_TIMEOUT_S = 22.0  # until the process has run its notify scripts and ended
 
 
@@ -112,14 +116,25 @@ def start(
         return None
     if lock.holder(state.path / PID_FILE):
         return None
+    wait_s = TABLE_WAIT_S if options.services and names_services(document) and not _has_table(state) else 0.0
     pid = os.fork()
     if not pid:
-        _run(options, state, pid_files, configuration, mask)
+        _run(options, state, pid_files, configuration, mask, wait_s)
     return FirstRouters(ForkedProcess(pid), configuration)
 
 
+def _has_table(state: StateDirectory) -> bool:
+    """Return whether a daemon was killed and left services, unless this machine was started again."""
+    return TABLES.exists() and bool(state.read(SERVICES_FILE))
+
+
 def _run(
-    options: Options, state: StateDirectory, pid_files: PidFiles, configuration: Configuration, mask: Iterable[int]
+    options: Options,
+    state: StateDirectory,
+    pid_files: PidFiles,
+    configuration: Configuration,
+    mask: Iterable[int],
+    table_wait_s: float,
 ) -> None:
     """Be pylvs-vrrp until its end; does not return."""
     status = EXIT_BUG
@@ -136,6 +151,6 @@ def _run(
         with contextlib.suppress(OSError):
             show_as("pylvs-vrrp", str(state.path))
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        status = process.run(state.path, options.log_format, state.instance, configuration)
+        status = process.run(state.path, options.log_format, state.instance, configuration, table_wait_s)
     finally:
         os._exit(status)  # not the exit of the daemon, whose copy this is

@@ -28,6 +28,7 @@ class RoutersPart(Part):
     def __init__(self, routers: VirtualRouters, error: Callable[[], str | None], unknown: Callable[[], str]) -> None:
         self.result = ConfigureResult()  # of the last reload
         self._routers = routers
+        self._error, self._unknown = error, unknown
         self._monitor = partial(monitor_forwarding, error, routers.report_forwarding, unknown)
 
     async def open(self, configuration: Configuration, tasks: BackgroundTasks) -> None:
@@ -43,6 +44,11 @@ class RoutersPart(Part):
     async def start(self, configuration: Configuration, tasks: BackgroundTasks) -> None:
         tasks.keep_running(self._routers.follow_sessions, "following BFD sessions")
         tasks.keep_running(self._monitor, "monitoring forwarding")
+
+    async def begin(self, tasks: BackgroundTasks) -> None:
+        """Report the first table at once: virtual routers wait for it before they are master."""
+        if self._error() == "" and not self._unknown():
+            await self._routers.report_forwarding(True, "")
 
     async def prepare(self, configuration: Configuration) -> None:
         self.result = await self._routers.configure(configuration)

@@ -71,14 +71,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(Path(given[0]), given[1], given[2] if len(given) == 3 else "")
 
 
-def run(state: Path, log_format: str, instance: str = "", first: Configuration | None = None) -> int:
-    """Run virtual routers, those of `first` at once, until the daemon requests `stop`; return the exit status."""
+def run(
+    state: Path, log_format: str, instance: str = "", first: Configuration | None = None, table_wait_s: float = 0.0
+) -> int:
+    """Run virtual routers, those of `first` at once, until the daemon requests `stop`; return the exit status.
+
+    These are not master before the first table, for `table_wait_s` at most.
+    """
     syscalls.prctl(syscalls.PR_SET_NAME, router_service.PROCESS_NAME.encode())
     if instance:
         Firewall.name = f"{Firewall.name}-{instance}"
     roles = LazyStandby(instance)
     try:
-        router_service.run(state, log_format, roles, first, roles.prepare)
+        router_service.run(state, log_format, roles, first, roles.prepare, table_wait_s)
         roles.close()
     except KeyboardInterrupt:
         return 0

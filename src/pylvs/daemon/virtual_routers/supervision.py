@@ -23,7 +23,7 @@ from pylvs.daemon.notifications import EventBus
 from pylvs.daemon.state.directory import StateDirectory
 from pylvs.daemon.virtual_routers import connection
 from pylvs.daemon.virtual_routers.connection import Hung, NoReply, VrrpClient
-from pylvs.daemon.virtual_routers.first import STOP_TIMEOUT_S, FirstRouters
+from pylvs.daemon.virtual_routers.first import STOP_TIMEOUT_S, TABLE_WAIT_S, FirstRouters
 from pylvs.health.sessions import SessionResult, SessionTable
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
@@ -313,7 +313,9 @@ class VirtualRouters:
         first, self._first = self._first, None
         if first and first.process.pid == client.pid and first.has(wanted):
             return {}  # to it, the same configuration would be a reload
-        return await client.request("configure", **_configuration(wanted))  # type: ignore[no-any-return]
+        wait_s = TABLE_WAIT_S if wanted.services and self._forwarding is None else 0.0  # before the first table
+        fields = {**_configuration(wanted), "table_wait_s": wait_s}
+        return await client.request("configure", **fields)  # type: ignore[no-any-return]
 
     async def _connect(self) -> VrrpClient:
         if self._client is not None and not self._client.closed.is_set():

@@ -114,7 +114,7 @@ class SyncPart(Part):
             async with asyncio.timeout(READY_S):
                 await self._attempted.wait()
         except TimeoutError:
-            self._log.warning(f"the sync daemons do not run after {READY_S:g} s; pylvs run goes on without them")
+            self._log.warning(f"the sync daemons do not run after {READY_S:g} s; pylvs run continues without them")
 
     async def stop(self, keep: bool) -> None:
         """Stop the daemons of this one, as keepalived does."""
@@ -169,7 +169,7 @@ class SyncPart(Part):
 
     async def _read_state(self, instance: str) -> None:
         status = await self._status()
-        if not self._state:  # a transition that was published meanwhile is newer
+        if not self._state:  # a transition that was published since is newer
             found = (each["state"] for each in status.get("instances", ()) if each["name"] == instance)
             self._state = next(found, "")
 

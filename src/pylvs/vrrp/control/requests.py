@@ -19,10 +19,15 @@ class Empty:
 
 @dataclass(frozen=True, slots=True)
 class Configure:
-    """Run these virtual routers from now on."""
+    """Run these virtual routers from now on.
+
+    `table_wait_s` counts in the first one: no router is master before DataPlane reports that packets are forwarded, or
+    before so many seconds.
+    """
 
     configuration: VrrpConfiguration
     settings: GlobalSettings = field(default_factory=GlobalSettings)
+    table_wait_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,8 @@ class Machine:
     copy_wait_s: float = 0.0  # how long it may wait for copies of connections before it preempts; 0: never
     copied: bool = False  # since it last became backup, all connections of the other director were copied
     copied_by: float | None = None  # the end of that wait, from the first advertisement of lower priority on
+    table_by: float | None = None  # not master before this host has its first table, or before this time
+    overdue: bool = False  # the timer has expired since: it waits for the table alone
 
     @property
     def interval_s(self) -> float:
@@ -148,11 +150,11 @@ class Machine:
     def start(self, now: float, why: TransitionReason = TransitionReason.START) -> Step:
         """Leave Initialize (RFC 9568, 6.4.1), or FAULT. As keepalived's, an owner with `state BACKUP` listens first."""
         owns = self._starts_as_owner and self._yields_until(now) is None and not self.copy_wait_s
-        if owns and now >= self.delayed_until:
+        if owns and now >= self.delayed_until and not self.awaits_table(now):
             return self._master(now, TransitionReason.OWNER)
         forgotten: dict[str, Any] = {"master_interval_s": 0.0, "preempt_at": None, "released_by": None, "outranked": ""}
         fresh, become = self._to(State.BACKUP, why, best=NONE, **forgotten)
-        return replace(fresh, due=self.delayed_until if owns else fresh._down_without_copy_at(now)), [become]
+        return replace(fresh, due=max(now, self.delayed_until) if owns else fresh._down_without_copy_at(now)), [become]
 
     def fail(self, now: float, detail: str = "", why: TransitionReason = TransitionReason.FAULT) -> Step:
         """Enter FAULT; a master advertises priority 0."""
@@ -170,13 +172,15 @@ class Machine:
             interval_s = self.instance.advert_interval_s
             answered_at = now if now < self.answered_at + interval_s else self.answered_at
             return replace(self, due=now + interval_s, answered_at=answered_at), [Advertise(self.priority)]
+        if self.awaits_table(now):
+            return replace(self, due=self.table_by, overdue=True), []
         if (until := self._yields_until(now)) is not None:
             return replace(self, due=min(until, now + self.down_s)), []
         if self.released_by is not None:
             return self._master(now, TransitionReason.RELEASED, str(self.released_by))
         if self.outranked:
             return self._master(now, TransitionReason.BETTER, self.outranked)
-        if self._starts_as_owner and now < self.delayed_until + self.down_s:
+        if self._starts_as_owner and (self.overdue or now < self.delayed_until + self.down_s):
             return self._master(now, TransitionReason.OWNER)
         lacks = self.copied_by is not None and self.awaits_copy(now)
         silent_s = max(self.down_s, LEAST_SILENCE_S) if lacks else self.down_s
@@ -185,7 +189,8 @@ class Machine:
     def receive(self, now: float, advert: Advertisement, source: Address) -> Step:
         """Handle a valid advertisement (RFC 9568, 6.4.2 and 6.4.3)."""
         if self.state is State.BACKUP:
-            return self._receive_as_backup(now, advert, source)
+            backup = replace(self, due=now, overdue=False) if self.overdue else self
+            return backup._receive_as_backup(now, advert, source)
         if self.state is State.MASTER:
             return self._receive_as_master(now, advert, source)
         return self, []
@@ -195,6 +200,14 @@ class Machine:
         if self.state is State.MASTER:
             return replace(self, due=now), []
         return (self if self.due is None else replace(self, due=self._down_at(now))), []
+
+    def awaits_table(self, now: float) -> bool:
+        """Return whether this host lacks its first table, so that packets to a master would meet no service."""
+        return self.table_by is not None and now < self.table_by
+
+    def serve(self, now: float) -> Machine:
+        """End the wait for the first table: it is complete."""
+        return replace(self, table_by=None, due=now if self.overdue else self.due)
 
     def yield_until(self, now: float, until: float) -> Step:
         """Become backup, and do not take over before that time."""
@@ -231,7 +244,7 @@ class Machine:
         return self._backup(now, why, detail, [Advertise(PRIORITY_STOP)] if self.state is State.MASTER else [])
 
     def _to(self, state: State, why: TransitionReason, detail: str = "", **fields: Any) -> tuple[Machine, Become]:
-        fresh = replace(self, state=state, copied=False, copied_by=None, **fields)
+        fresh = replace(self, state=state, copied=False, copied_by=None, overdue=False, **fields)
         return fresh, Become(state, self.state, why, detail)
 
     def _master(self, now: float, why: TransitionReason, detail: str = "") -> Step:
