@@ -202,6 +202,7 @@ enum sync_result {
 	SYNC_IGNORED, /* inactive, and its connection has another real server now */
 	SYNC_EXPIRING,
 	SYNC_FULL, /* the connection table has no space */
+	SYNC_NEWER, /* of a whole table, and this director knows the connection better */
 };
 
 /* A connection or a template that another director announced. Python writes a batch of them, and store_synced inserts
@@ -222,7 +223,7 @@ struct sync_record {
 	u8 inactive; /* it does not replace a connection to another real server */
 	u8 result; /* enum sync_result */
 	struct synced_sequence sequence; /* flags 0: none */
-	u8 pad[4];
+	u32 refreshed; /* of one of a whole table: when a packet last refreshed it there, an odd tick; 0: just now */
 };
 
 /* What decides when a connection or template is announced again. Its element exists only while a process reads. Both

@@ -7,6 +7,8 @@
 #include "conntrack/end.h"
 #include "lb/call_template.h"
 
+enum { SYNC_DELAY_S = 3 }; /* a message waits for 2 s, and the master looks once a second */
+
 INLINE bool has_server(const struct sync_record *record, const struct connection *c)
 {
 	const struct destination *d = map_elem(destinations, c->destination);
@@ -73,6 +75,24 @@ INLINE enum sync_result update_synced(struct sync_record *record, const struct f
 	return SYNC_EXPIRING;
 }
 
+/* Whether this director knows a connection of a whole table better than the director that sent it. That one may have
+ * a copy, which is older than what became of the connection here. A copy was refreshed when its message arrived, up to
+ * SYNC_DELAY_S behind the packet. So of two at about the same time the closed one is right.
+ */
+INLINE bool is_known_better(const struct sync_record *record, u64 seen)
+{
+	if (!record->refreshed)
+		return false;
+	u32 state = word_state(seen);
+	if (state == STATE_TEMPLATE)
+		return (s32)(record->expiry - (u32)seen) <= 0;
+	s32 later = record->refreshed - ((u32)seen - sync_timeout(0, state));
+	s32 delay = minute / 60 * SYNC_DELAY_S;
+	if (state != record->state)
+		later += is_established(state) ? delay : -delay;
+	return later <= 0;
+}
+
 INLINE enum sync_result insert_synced(struct sync_record *record, const union tuple *tuple, bool is_ipv6,
 				      const struct call *call)
 {
@@ -135,6 +155,10 @@ INLINE int store_record(u32 index)
 	struct found found = find_tuple(tuple, is_ipv6);
 	enum sync_result ended = SYNC_CREATED;
 	if (found.connection) {
+		if (is_known_better(record, READ_ONCE(found.connection->word))) {
+			record->result = SYNC_NEWER;
+			return 0;
+		}
 		bool is_same = record->state == STATE_TEMPLATE || has_server(record, found.connection);
 		bool changes = changes_destination(record, found.connection);
 		if (!is_same && record->inactive) {

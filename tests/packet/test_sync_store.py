@@ -487,3 +487,66 @@ def test_with_backup_only_packets_of_services_pass(host: Host, store: SyncStore,
         assert host.receive(frame)[1].verdict not in SENT["tc"]
     host.director.tables.root.publish(0, "backup", 0)
     assert host.run(known, hook).verdict in SENT[hook]
+
+
+# --- the whole table of another director ---
+
+ESTABLISHED, FIN_WAIT = 1, 4
+
+
+def whole(service: ServiceKey, state: int, age_s: float, timeout_s: int, server: int = 1) -> SyncedConnection:
+    """Return a connection of a whole table, which was refreshed so long ago."""
+    made = announced(service, state=state, timeout_s=timeout_s, server=server)
+    return replace(made, age_ms=round(age_s * 1000))
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "age_s", "result"),
+    [
+        # a copy that missed the end of the connection does not bring it back
+        (FIN_WAIT, ESTABLISHED, 10.0, "FIN_WAIT"),
+        (FIN_WAIT, ESTABLISHED, 0.0, "FIN_WAIT"),
+        # the end counts, though the copy may be refreshed a little later
+        (ESTABLISHED, FIN_WAIT, 0.0, "FIN_WAIT"),
+        (ESTABLISHED, FIN_WAIT, 2.0, "FIN_WAIT"),
+        # a connection of before
+        (ESTABLISHED, FIN_WAIT, 60.0, "ESTABLISHED"),
+    ],
+)
+def test_of_a_whole_table_only_what_is_newer_counts(
+    host: Host, store: SyncStore, here: int, there: int, age_s: float, result: str
+) -> None:
+    service = host.new_key()
+    host.serve(service, 1)
+    store.store([announced(service, state=here, timeout_s=900 if here == ESTABLISHED else 120)])
+    done = store.store([whole(service, there, age_s, 100)])
+    assert listed(host)[6000].state == result
+    assert (done.newer, done.updated) == ((1, 0) if TCP_STATES[here] == result else (0, 1))
+
+
+def test_of_a_whole_table_a_newer_copy_refreshes_and_an_older_one_does_not(host: Host, store: SyncStore) -> None:
+    service = host.new_key()
+    host.serve(service, 1)
+    store.store([announced(service, timeout_s=800)])  # refreshed 100 s ago
+    assert store.store([whole(service, ESTABLISHED, 200.0, 700)]).newer == 1
+    assert 795 <= listed(host)[6000].expires_s <= 800
+    assert store.store([whole(service, ESTABLISHED, 50.0, 850)]).updated == 1
+    assert 845 <= listed(host)[6000].expires_s <= 850
+
+
+def test_of_a_whole_table_a_missing_connection_is_made_for_the_rest_of_its_time(host: Host, store: SyncStore) -> None:
+    service = host.new_key()
+    host.serve(service, 1)
+    assert store.store([whole(service, ESTABLISHED, 800.0, 100)]).created == 1
+    assert 95 <= listed(host)[6000].expires_s <= 100
+
+
+def test_of_a_whole_table_an_older_copy_does_not_move_a_connection_to_another_server(
+    host: Host, store: SyncStore
+) -> None:
+    service = host.new_key()
+    host.serve(service, 2)
+    store.store([announced(service, server=1, timeout_s=900)])
+    assert store.store([whole(service, ESTABLISHED, 30.0, 870, server=2)]).newer == 1
+    assert str(listed(host)[6000].destination) == server4(1)
+    assert store.store([announced(service, server=2, timeout_s=900)]).replaced == 1

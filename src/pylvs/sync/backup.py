@@ -25,6 +25,7 @@ STORED = {
     "unlisted": "of these, connections to a real server that no service lists here; they are forwarded, too",
     "invalid": "connections with flags or a state that IPVS refuses, too",
     "full": "connections for which the table had no space",
+    "newer": "connections of a whole table that this director knows better",
     "expiring": "connections that were just ending here; the next message makes them again",
 }
 WHAT, PROGRAM = "the receiver of the backup sync daemon", "pylvs.sync.receiver"

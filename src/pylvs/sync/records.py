@@ -14,10 +14,10 @@ from pylvs.model.sync.connection import SEQUENCE_BYTES, SyncedConnection
 from pylvs.system.processes.channel import BadMessage
 
 AT_ONCE = 64  # connections of a message, which then fits a packet
-_FIELDS = 14
+_FIELDS = 15
 # The largest value of each number, by its position.
 _NUMBERS = {0: 255, 2: 65535, 4: 65535, 6: 65535, 7: 0xFFFFFFFF, 8: 65535, 10: 0xFFFFFFFF}
-_MOST_SECONDS = 0xFFFFFFFF
+_OPTIONAL = {9: ("a timeout", 0xFFFFFFFF), 14: ("an age", 0xFFFFFFFF)}  # numbers, or None
 _LONGEST_NAME, _LONGEST_DATA = 16, 255
 
 
@@ -39,6 +39,7 @@ def encode(connections: Iterable[SyncedConnection]) -> list[list[Any]]:
             each.sequence.hex(),
             each.engine,
             each.data.hex(),
+            each.age_ms,
         ]
         for each in connections
     ]
@@ -57,9 +58,9 @@ def _connection(found: object) -> SyncedConnection:
     for at, most in _NUMBERS.items():
         if type(found[at]) is not int or not 0 <= found[at] <= most:
             raise BadMessage("a number of a connection that is out of range")
-    seconds = found[9]
-    if seconds is not None and (type(seconds) is not int or not 0 <= seconds <= _MOST_SECONDS):
-        raise BadMessage("a timeout that is out of range")
+    for at, (what, most) in _OPTIONAL.items():
+        if found[at] is not None and (type(found[at]) is not int or not 0 <= found[at] <= most):
+            raise BadMessage(f"{what} that is out of range")
     client, virtual, server = (_address(found[at]) for at in (1, 3, 5))
     sequence, data, engine = _octets(found[11]), _octets(found[13]), found[12]
     if not client.version == virtual.version == server.version:
@@ -68,7 +69,7 @@ def _connection(found: object) -> SyncedConnection:
         raise BadMessage("an option of a wrong length")
     if not isinstance(engine, str) or len(engine) > _LONGEST_NAME or bool(engine) != bool(data):
         raise BadMessage("a persistence engine that is none")
-    protocol, _, client_port, _, virtual_port, _, server_port, flags, state, timeout_s, mark, *_ = found
+    protocol, _, client_port, _, virtual_port, _, server_port, flags, state, timeout_s, mark, *_, age_ms = found
     return SyncedConnection(
         protocol,
         client,
@@ -84,6 +85,7 @@ def _connection(found: object) -> SyncedConnection:
         sequence,
         engine,
         data,
+        age_ms,
     )
 
 

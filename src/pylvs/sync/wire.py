@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address
 
 from pylvs.model.addresses import Address
@@ -65,6 +65,10 @@ _SMALLEST = _RECORD.size + 3 * 4
 _ADDRESSES = {4: struct.Struct("4s4s4s"), 6: struct.Struct("16s16s16s")}
 _SEQUENCE, _DATA, _NAME = 1, 2, 3  # types of options
 _IGNORABLE = 0x40  # bit of a type: may be ignored if it is unknown
+# pylvs's own: how old a connection of a whole table is, in milliseconds. IPVS ignores it, as its type says.
+_AGE = 16
+_AGE_FORM = struct.Struct("!I")
+_MOST_AGE = 0xFFFFFFFF
 _LONGEST_OPTION = {_SEQUENCE: SEQUENCE_BYTES, _DATA: 255, _NAME: 16}
 _HOST_ORDER = struct.Struct("=6I")  # of version 0: as the sender has it in memory
 _NETWORK_ORDER = struct.Struct("!6I")
@@ -149,6 +153,7 @@ def _record(data: bytes) -> SyncedConnection:
         sequence,
         engine,
         engine_data,
+        _age(options),
     )
 
 
@@ -169,7 +174,10 @@ def _options(data: bytes, at: int) -> dict[int, bytes]:
             if kind in found or wrong:
                 raise _Lost("bad option", rest=True)
             found[kind] = data[at : at + length]
-        elif not ignorable:  # IPVS reads no further
+        elif ignorable:
+            if kind == _AGE and length == _AGE_FORM.size:
+                found[kind] = data[at : at + length]
+        else:  # IPVS reads no further
             unknown = True
             break
         at += length
@@ -196,6 +204,11 @@ def _engine(options: dict[int, bytes]) -> tuple[str, bytes]:
     if name not in _ENGINES:
         raise _Lost("bad engine")
     return name, options[_DATA]
+
+
+def _age(options: Mapping[int, bytes]) -> int | None:
+    """Return the age of a connection of a whole table, in milliseconds; None of another one."""
+    return _AGE_FORM.unpack(options[_AGE])[0] if _AGE in options else None
 
 
 def _addresses(packed: tuple[bytes, bytes, bytes]) -> Iterator[Address]:
@@ -239,6 +252,8 @@ def encode(connection: SyncedConnection) -> bytes:
     options = b""
     if connection.flags & _SEQUENCES and connection.sequence:
         options += _option(_SEQUENCE, connection.sequence)
+    if connection.age_ms is not None:
+        options += _option(_AGE | _IGNORABLE, _AGE_FORM.pack(min(connection.age_ms, _MOST_AGE)))
     if connection.data:
         options += _option(_DATA, connection.data) + _option(_NAME, connection.engine.encode())
     size = _RECORD.size + 3 * len(addresses[0]) + len(options)

@@ -49,6 +49,7 @@ def connections(draw: st.DrawFn, versions: tuple[int, ...] = (4, 6), old: bool =
         sequence,
         "sip" if data else "",
         data,
+        None if old else draw(st.one_of(st.none(), st.integers(0, (1 << 32) - 1))),
     )
 
 

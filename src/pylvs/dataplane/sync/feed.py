@@ -17,7 +17,7 @@ from pylvs.bpf.maps import ArrayMap, RingBuffer
 from pylvs.dataplane import load
 from pylvs.dataplane.exchange.used_pages import UsedPageReader
 from pylvs.dataplane.sync.numbers import active_states, announced_states, flags_of, states_there
-from pylvs.dataplane.tables import ADDRESS_BYTES, Tables, Versions, address_of, half_in_force
+from pylvs.dataplane.tables import ADDRESS_BYTES, MASK32, Tables, Versions, address_of, half_in_force
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
 from pylvs.model.errors import Busy, PylvsError
@@ -221,8 +221,12 @@ class _Words:
         flags: int,
         has_reply: int,
         assured: int,
+        left: int | None = None,
     ) -> SyncedConnection:
-        """Return one announcement. `timeout` is in ticks; `state` and `flags` are those of the packet path."""
+        """Return one announcement. `timeout` is in ticks; `state` and `flags` are those of the packet path.
+
+        `left`: of a connection of the whole table, the ticks until it expires.
+        """
         is_template, engine, data, sequence = state == self._template, "", b"", b""
         if flags & self._is_call:
             raw = self._tables.calls.get(slot.to_bytes(4, "little"))
@@ -252,11 +256,12 @@ class _Words:
             server_port,
             there,
             int(assured == self._assured) if is_template else self._numbers.get(state, 0),
-            round(timeout / self._second),
+            round(timeout / self._second) if left is None or is_template else max(1, round(left / self._second)),
             mark,
             sequence,
             engine,
             data,
+            None if left is None else max(0, round((timeout - left) * 1000 / self._second)),
         )
 
 
@@ -300,7 +305,7 @@ class _TableReader(UsedPageReader):
                 method = its_method if templates else method
             yield words.announcement(
                 *(slot, protocol, client, ntohs(sport), virtual, ntohs(dport), server, ntohs(port), timeout, mark),
-                *(method, state, flags, word >> self._reply & 1, assured),
+                *(method, state, flags, word >> self._reply & 1, assured, min(_signed(word - self._now), timeout)),
             )
 
     def _mark_and_method(self, destination: int, live: int) -> tuple[int, int]:
@@ -308,3 +313,8 @@ class _TableReader(UsedPageReader):
         one, other = table.get(destination, "states")
         flags = (one, other)[half_in_force((one >> 32, other >> 32), live)]
         return table.get(destination, "mark"), flags >> abi.constant("DESTINATION_METHOD") & 0xF
+
+
+def _signed(ticks: int) -> int:
+    """Return a difference of ticks, of which the lower 32 bits count."""
+    return (ticks + (1 << 31) & MASK32) - (1 << 31)

@@ -61,6 +61,7 @@ _RECORD = (
     "inactive",
     "result",
     f"sequence:{_SEQUENCE.size}s",
+    "refreshed",
 )
 _ENDS = {4: struct.Struct("!4s4sHHBB"), 6: struct.Struct("!16s16sHHBB")}  # struct tuple4, struct tuple6
 
@@ -75,6 +76,7 @@ class StoreCounts(NamedTuple):
     invalid: int = 0  # a state or flags that IPVS refuses, too
     full: int = 0  # no space for the connection or for its real server
     expiring: int = 0  # being removed at this moment: the next announcement is stored
+    newer: int = 0  # of a whole table, and known better here
     unlisted: int = 0  # no service here lists its real server
 
     def __add__(self, other: object) -> StoreCounts:
@@ -254,7 +256,14 @@ class SyncStore:
             bool(flags & _INACTIVE),
             0,
             _SEQUENCE.pack((flags & _SEQUENCES) >> 8, connection.sequence) if has_sequence else b"",
+            self._refreshed(connection, now),
         )
+
+    def _refreshed(self, connection: SyncedConnection, now: int) -> int:
+        """Return the tick at which the other director refreshed a connection of its whole table; 0 for another one."""
+        if connection.age_ms is None:
+            return 0
+        return now - round(min(connection.age_ms / 1000 * self._second, LONGEST_TICKS)) & MASK32 | 1
 
     def _call(self, connection: SyncedConnection) -> bytes:
         """Return what the template of a SIP call stands for."""

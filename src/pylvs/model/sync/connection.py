@@ -47,3 +47,5 @@ class SyncedConnection:
     sequence: bytes = b""
     engine: str = ""  # persistence engine, "sip"
     data: bytes = b""  # of the engine: a Call-ID
+    # Of one of a whole table: since its sender last refreshed it. It may be a copy, older than what the receiver has.
+    age_ms: int | None = None
