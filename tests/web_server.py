@@ -72,6 +72,7 @@ class CannedDaemon:
     def __init__(self, servers: int = 3, text: str = HOSTILE) -> None:
         self.asked: list[Ask] = []
         self.down = ""
+        self.refused = ""  # why each edit is refused
         self.hangs = False
         self.absent: set[str] = set()  # paths that an older daemon lacks
         self.version: str | None = None
@@ -141,6 +142,8 @@ class CannedDaemon:
             await asyncio.Event().wait()
         if self.down:
             return 503, json_line({"error": self.down})
+        if self.refused and ask.method == "POST":
+            return 409, json_line({"error": self.refused})
         if ask.path in self.absent:
             return 404, json_line({"error": f"{ask.method} {ask.path}: Not Found"})
         reply = self.replies.get(ask.path, {"done": True})

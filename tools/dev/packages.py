@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import re
 import shutil
 import signal
@@ -16,6 +17,15 @@ from tools.dev.record import CACHE
 from tools.dev.report import Stopped, run_logged, say
 
 Needed = tuple[tuple[str, str], ...]  # a command, a library, or the path of a file; and the package that has it
+
+
+def _browser() -> Needed:
+    """Return Chromium with its driver. Ubuntu has them as a snap alone, and the tests that need them are skipped."""
+    with contextlib.suppress(OSError):
+        if platform.freedesktop_os_release()["ID"] == "ubuntu":
+            return ()
+    return ("/usr/bin/chromium", "chromium"), ("/usr/bin/chromedriver", "chromium-driver")
+
 
 DEMO: Needed = (
     ("ip", "iproute2"),
@@ -59,6 +69,7 @@ TEST: Needed = (
     ("dbus-daemon", "dbus-daemon"),
     ("tshark", "tshark"),
     ("tmux", "tmux"),
+    *_browser(),
 )
 DEB: Needed = (
     ("dh", "debhelper"),

@@ -58,12 +58,17 @@ export function query(parameters: Parameters): string {
 let expired: () => void = () => undefined;
 export function onExpired(call: () => void): void { expired = call; }
 
+const ANSWER_MS = 30_000, LONG_MS = 620_000; // longer than the server itself waits, which then says why
+const SLOW = ["reload", "check-now"];
+
 async function answer<T>(path: string, init: RequestInit): Promise<T> {
+  const limit = SLOW.includes(path) ? LONG_MS : ANSWER_MS;
   let reply: Response;
   try {
-    reply = await fetch(`api/v1/${path}`, { credentials: "same-origin", ...init });
-  } catch {
-    throw new Refused("The page's server does not answer.", 0);
+    reply = await fetch(`api/v1/${path}`, { credentials: "same-origin", signal: AbortSignal.timeout(limit), ...init });
+  } catch (error) {
+    const late = error instanceof DOMException && error.name === "TimeoutError";
+    throw new Refused(late ? `No answer within ${limit / 1000} s. Look at the events: it may have been done.` : "The page's server does not answer.", 0);
   }
   const body = await reply.json().catch(() => ({}));
   if (reply.ok) return body as T;

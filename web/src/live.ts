@@ -4,14 +4,15 @@ import { useEffect, useState } from "preact/hooks";
 import { get, query, type Daemon, type DaemonEvent, type Overview, type Parameters, type Session } from "./api";
 
 export interface Live {
-  session: Session | null; online: boolean; daemon: Daemon | null; overview: Overview | null;
+  session: Session | null; online: boolean; updating: boolean; refusal: string; daemon: Daemon | null; overview: Overview | null;
   view: unknown; viewName: string; viewError: string; events: DaemonEvent[]; missed: number; trail: { t: number; connections: number; in_bits: number; out_bits: number; active: number }[];
 }
 
 const KEPT_EVENTS = 500, KEPT_SAMPLES = 600, RETRY_MS = 2000;
-let state: Live = { session: null, online: false, daemon: null, overview: null, view: null, viewName: "", viewError: "", events: [], missed: 0, trail: [] };
+const SILENT_MS = 25_000, LOOK_MS = 5_000; // the server sends something each 10 s; a network may lose a connection without a word
+let state: Live = { session: null, online: false, updating: false, refusal: "", daemon: null, overview: null, view: null, viewName: "", viewError: "", events: [], missed: 0, trail: [] };
 const listeners = new Set<() => void>();
-let source: EventSource | null = null, wanted = "", retry = 0;
+let source: EventSource | null = null, wanted = "", retry = 0, heard = 0;
 
 function change(part: Partial<Live>): void {
   state = { ...state, ...part };
@@ -29,10 +30,13 @@ export function useLive(): Live {
 }
 
 export function setSession(session: Session | null): void {
-  change({ session });
+  change({ session, refusal: "" });
   if (session?.role) open();
   else close();
 }
+
+/** Keep why a token was refused, for who signs in next. */
+export function setRefusal(refusal: string): void { change({ refusal }); }
 
 function close(): void {
   window.clearTimeout(retry);
@@ -55,24 +59,31 @@ async function ask(): Promise<void> {
 
 function open(): void {
   close();
+  if (document.visibilityState === "hidden") return; // `resume` opens it
+  heard = Date.now();
   const fresh = new EventSource(`api/v1/live${wanted}`);
   source = fresh;
   let replayed: DaemonEvent[] | null = [];
   const on = <T>(name: string, take: (data: T) => void) =>
-    fresh.addEventListener(name, (event) => source === fresh && take(JSON.parse((event as MessageEvent<string>).data) as T));
+    fresh.addEventListener(name, (event) => {
+      if (source !== fresh) return;
+      heard = Date.now();
+      take(JSON.parse((event as MessageEvent<string>).data) as T);
+    });
   on<{ session: Session }>("hello", ({ session }) => change({ session, online: true, missed: 0 }));
-  on<Daemon>("daemon", (daemon) => change({ daemon }));
+  on("alive", () => change({ online: true, updating: false }));
+  on<Daemon>("daemon", (daemon) => change({ daemon, ...(daemon.connected ? {} : { updating: false }) }));
   on<Overview>("overview", (overview) => {
     if (replayed) change({ events: replayed });
     replayed = null;
     const { connections, in_bits, out_bits } = overview.rates;
     const trail = [...state.trail, { t: overview.at, connections, in_bits, out_bits, active: overview.active }].slice(-KEPT_SAMPLES);
-    change({ overview, trail, online: true });
+    change({ overview, trail, online: true, updating: false });
   });
   on<{ error?: string }>("view", (view) => change(view.error ? { viewError: view.error, viewName: wanted } : { view, viewError: "", viewName: wanted }));
   on<DaemonEvent>("event", (event) => (replayed ? replayed.push(event) : change({ events: [...state.events, event].slice(-KEPT_EVENTS) })));
   on<{ count: number }>("missed", ({ count }) => change({ missed: state.missed + count }));
-  on("bye", () => { close(); void ask(); });
+  on<{ reason: string }>("bye", ({ reason }) => { close(); change({ refusal: reason }); void ask(); });
   fresh.onerror = () => {
     if (source !== fresh) return;
     change({ online: false });
@@ -97,5 +108,28 @@ export function useView<T>(view: string, parameters: Parameters = {}): { data: T
   useEffect(() => { if (fits && live.view) keep({ view, data: live.view as T }); }, [fits, live.view]);
   return { data: fits && live.view && !live.viewError ? (live.view as T) : kept?.view === view ? kept.data : undefined, error: fits ? live.viewError : "" };
 }
+
+/** Browsers open six connections to a host, for all its pages together. So only a page that is seen has its stream.
+
+ A page that one has left counts, too: the browser keeps it, with its connection, for the way back.
+*/
+function suspend(): void { close(); }
+
+function resume(): void {
+  if (document.visibilityState === "hidden" || source || !state.session?.role) return;
+  change({ updating: true });
+  open();
+}
+
+function look(): void {
+  if (!source || Date.now() - heard < SILENT_MS) return;
+  change({ online: false, updating: false });
+  open();
+}
+
+document.addEventListener("visibilitychange", () => (document.visibilityState === "hidden" ? suspend() : resume()));
+window.addEventListener("pagehide", suspend);
+window.addEventListener("pageshow", resume);
+window.setInterval(look, LOOK_MS);
 
 export function start(): void { void ask(); }

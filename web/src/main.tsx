@@ -5,7 +5,7 @@ import { useEffect, useState } from "preact/hooks";
 import "uplot/dist/uPlot.min.css";
 import { onExpired, post, type Session } from "./api";
 import { clock } from "./format";
-import { setSession, start, useLive } from "./live";
+import { setRefusal, setSession, start, useLive } from "./live";
 import { onDone } from "./operations";
 import { EventsPage } from "./pages/events";
 import { Overview } from "./pages/overview";
@@ -74,14 +74,14 @@ function ThemeSwitch() {
 // --- who ---
 
 function SignIn() {
-  const [token, set] = useState(""), [error, fail] = useState(""), [busy, work] = useState(false);
+  const [token, set] = useState(""), [busy, work] = useState(false), { refusal } = useLive();
   async function enter(event: Event) {
     event.preventDefault();
     work(true);
     try {
       setSession(await post<Session>("login", { token: token.trim() }));
     } catch (refused) {
-      fail(refused instanceof Error ? refused.message : String(refused));
+      setRefusal(reason(refused));
       work(false);
     }
   }
@@ -90,7 +90,7 @@ function SignIn() {
       <form class="card" onSubmit={enter}>
         <h1>pylvs</h1>
         <label class="field">Token<input type="password" autocomplete="current-password" required value={token} onInput={(event) => set(event.currentTarget.value)} /></label>
-        {error && <p class="error" role="alert">{error}</p>}
+        {refusal && <p class="error" role="alert">{refusal}</p>}
         <button type="submit" class="primary" disabled={busy}>{busy ? "Signing in …" : "Sign in"}</button>
         <p class="muted">On the director, <code>pylvs web --new-token NAME --role read</code> makes one.</p>
       </form>
@@ -99,12 +99,12 @@ function SignIn() {
 }
 
 function Header() {
-  const { session, overview, daemon, online } = useLive();
+  const { session, overview, daemon, online, updating } = useLive();
   const sign = () => void post("logout", {}).catch(() => undefined).then(() => setSession({ ...session!, role: "", who: "" }));
   return (
     <header class="top">
       <a class="brand" href="#/"><img src="./icon.svg" alt="" width={26} height={26} /> <strong>pylvs</strong>{overview && <span>{overview.name}</span>}</a>
-      <span class="live" role="status">{online && daemon?.connected ? <Badge tone="good">live</Badge> : <Badge tone="bad">no data</Badge>}</span>
+      <span class="live" role="status">{updating ? <Badge tone="calm">updating</Badge> : online && daemon?.connected ? <Badge tone="good">live</Badge> : <Badge tone="bad">no data</Badge>}</span>
       <ThemeSwitch />
       {session?.who && <span class="who">{session.who}, {session.role}</span>}
       {session?.needs_token && <button type="button" onClick={sign}>Sign out</button>}
@@ -113,10 +113,11 @@ function Header() {
 }
 
 function Banner() {
-  const { online, daemon, overview } = useLive();
+  const { online, daemon, overview, refusal } = useLive();
   const since = overview ? ` What you see is of ${clock(overview.at)}.` : "";
   if (!online) return <p class="banner" role="alert">No connection to the page's server. It is tried again every two seconds.{since}</p>;
   if (daemon && !daemon.connected) return <p class="banner" role="alert">The daemon does not answer: {daemon.problem} Packets are forwarded without it.{since}</p>;
+  if (refusal) return <p class="banner" role="alert">The link's token was refused: {refusal}. You are still signed in as before. <button type="button" onClick={() => setRefusal("")}>Close</button></p>;
   if (daemon?.older) return <p class="banner calm" role="status">{daemon.older}</p>;
   return null;
 }
@@ -156,11 +157,23 @@ function App() {
   );
 }
 
+// --- a link that signs in: #token=TOKEN ---
+
+const reason = (error: unknown): string => (error instanceof Error ? error.message : String(error));
+
+/** Sign in with the token of the address, and remove it from there; return whether there is one. */
+function enterByLink(before: string): boolean {
+  const given = /^#token=(.*)$/.exec(window.location.hash);
+  if (!given) return false;
+  window.history.replaceState(null, "", window.location.pathname + window.location.search + before);
+  let token = given[1]!;
+  try { token = decodeURIComponent(token); } catch { /* as it is: the server refuses it */ }
+  post<Session>("login", { token }).then(setSession, (error) => { setRefusal(reason(error)); start(); });
+  return true;
+}
+
 paint(kept());
 onExpired(() => start());
-const given = /^#token=(.+)$/.exec(window.location.hash);
-if (given) {
-  window.history.replaceState(null, "", window.location.pathname + window.location.search);
-  void post<Session>("login", { token: decodeURIComponent(given[1]!) }).then(setSession).catch(() => start());
-} else start();
+window.addEventListener("hashchange", (event) => void enterByLink(new URL(event.oldURL).hash)); // before that of the route
+if (!enterByLink("")) start();
 render(<App />, document.getElementById("app")!);

@@ -5,8 +5,10 @@ import { post, type Parameters, type Server } from "./api";
 import { useLive } from "./live";
 import { Confirm } from "./ui";
 
-let tell: (text: string) => void = () => undefined;
-export function onDone(call: (text: string) => void): void { tell = call; }
+let told: (text: string) => void = () => undefined;
+export function onDone(call: (text: string) => void): void { told = call; }
+/** Say at the page's edge that something was done. */
+export function tell(text: string): void { told(text); }
 
 export function useMayOperate(): boolean {
   const { session, daemon } = useLive();

@@ -1,7 +1,7 @@
 /** What the pages are made of. State is shown by a shape and a word as well as by a colour. */
 
 import type { ComponentChildren } from "preact";
-import { useEffect, useId, useRef, useState } from "preact/hooks";
+import { useEffect, useId, useLayoutEffect, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
 import { Refused, type Finding } from "./api";
 
@@ -42,15 +42,15 @@ export function Spark({ values, label }: { values: (number | null)[]; label: str
 
 export interface Column<Row> { title: string; cell: (row: Row) => ComponentChildren; number?: boolean; minor?: boolean }
 
-export function Table<Row>({ caption, columns, rows, name }: { caption: string; columns: Column<Row>[]; rows: Row[]; name: (row: Row) => string }) {
+export function Table<Row>({ caption, columns, rows, name }: { caption: string; columns: Column<Row>[]; rows: Row[]; name: (row: Row, at: number) => string }) {
   return (
     <div class="scroll" tabIndex={0} role="region" aria-label={caption}>
       <table>
         <caption class="hidden">{caption}</caption>
         <thead><tr>{columns.map((each) => <th key={each.title} scope="col" class={`${each.number ? "n" : ""}${each.minor ? " minor" : ""}`}>{each.title}</th>)}</tr></thead>
         <tbody>
-          {rows.map((row) => (
-            <tr key={name(row)}>
+          {rows.map((row, place) => (
+            <tr key={name(row, place)}>
               {columns.map((each, at) => {
                 const content = each.cell(row), kind = `${each.number ? "n" : ""}${each.minor ? " minor" : ""}`;
                 return at === 0 ? <th key={each.title} scope="row" class={kind}>{content}</th> : <td key={each.title} class={kind}>{content}</td>;
@@ -137,7 +137,7 @@ function useDark(): boolean {
 export function Confirm({ title, button, danger, children, act, close }: { title: string; button: string; danger?: boolean; children: ComponentChildren; act: () => Promise<string>; close: (done: string) => void }) {
   const dialog = useRef<HTMLDialogElement>(null), id = useId();
   const [busy, setBusy] = useState(false), [error, setError] = useState(""), [findings, setFindings] = useState<Finding[]>([]);
-  useEffect(() => { dialog.current?.showModal(); }, []);
+  useLayoutEffect(() => { dialog.current?.showModal(); }, []);
   async function run(event: Event) {
     event.preventDefault();
     setBusy(true); setError(""); setFindings([]);
@@ -157,7 +157,7 @@ export function Confirm({ title, button, danger, children, act, close }: { title
         {error && <p class="error" role="alert">{error}</p>}
         {findings.length > 0 && <Findings findings={findings} />}
         <footer>
-          <button type="button" onClick={() => dialog.current?.close()}>Cancel</button>
+          <button type="button" onClick={() => dialog.current?.close()}>{busy ? "Close" : "Cancel"}</button>
           <button type="submit" class={danger ? "danger" : "primary"} disabled={busy}>{busy ? "Working …" : button}</button>
         </footer>
       </form>

@@ -29,7 +29,7 @@ export function ServerPage({ query }: { query: Query }) {
       </Card>
       <Card title="Checks" wide>
         {server.checks.length === 0 ? <Empty>None is configured: the server is taken as up.</Empty> : (
-          <Table caption="Checks" rows={server.checks} name={(each) => each.check} columns={[
+          <Table caption="Checks" rows={server.checks} name={(each, at) => `${at} ${each.check}`} columns={[
             { title: "Check", cell: (each) => each.check },
             { title: "State", cell: (each) => <Badge tone={each.good === null ? "calm" : each.good ? "good" : "bad"}>{each.good === null ? "no result yet" : each.good ? "good" : "bad"}</Badge> },
             { title: "Reason", cell: (each) => each.reason || "–" },

@@ -2,7 +2,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { get, post, query, Refused, type Configuration, type Doctor, type DoctorFinding, type Block, type Finding } from "../api";
 import { clock, number } from "../format";
 import { useLive, useView } from "../live";
-import { useMayOperate } from "../operations";
+import { tell, useMayOperate } from "../operations";
 import { Badge, Card, Confirm, Empty, Findings, Loading, severity, Table } from "../ui";
 
 // --- drops ---
@@ -43,18 +43,22 @@ function FindingCard({ finding }: { finding: DoctorFinding }) {
 }
 
 export function DoctorPage() {
-  const may = useMayOperate(), { data, error } = useView<Doctor>("doctor"), [refused, refuse] = useState("");
-  const run = () => void post("doctor", {}).then(() => refuse("")).catch((each: Error) => refuse(each.message));
+  const may = useMayOperate(), { data, error } = useView<Doctor>("doctor"), [asks, ask] = useState(false);
   const findings = data?.report?.findings ?? [];
   return (
-    <Card title="Doctor" aside={may && <button type="button" class="primary" disabled={data?.running} onClick={run}>{data?.running ? "Examining …" : "Examine now"}</button>} wide>
+    <Card title="Doctor" aside={may && <button type="button" class="primary" disabled={data?.running} onClick={() => ask(true)}>{data?.running ? "Examining …" : "Examine now"}</button>} wide>
       <p class="muted">It probes this director and its real servers for causes of silent failures, and changes nothing.</p>
-      {(refused || error || data?.error) && <p class="error" role="alert">{refused || error || data?.error}</p>}
+      {(error || data?.error) && <p class="error" role="alert">{error || data?.error}</p>}
       {!data ? <Loading /> : !data.report ? <Empty>{data.running ? "The examination runs." : "It has not run yet."}</Empty> : (
         <div aria-live="polite">
           <p>{findings.length ? `${findings.length} found` : "Nothing is wrong"} at {clock(data.at)}{data.by && `, asked by ${data.by}`}</p>
           <ul class="findings">{findings.map((each, at) => <FindingCard key={at} finding={each} />)}</ul>
         </div>
+      )}
+      {asks && (
+        <Confirm title="Examine this director" button="Examine" close={(done) => { ask(false); if (done) tell(done); }} act={() => post("doctor", {}).then(() => "The examination has begun.")}>
+          <p>Root runs pylvs doctor here, for at most two minutes. It sends packets to virtual addresses and real servers. Nothing changes.</p>
+        </Confirm>
       )}
     </Card>
   );
@@ -77,7 +81,7 @@ function Tree({ block }: { block: Block }) {
 
 export function ConfigurationPage() {
   const may = useMayOperate(), [found, set] = useState<Configuration | null>(null), [error, fail] = useState("");
-  const [preview, look] = useState<{ findings: Finding[]; differences: string[] } | null>(null), [asks, ask] = useState(false), [force, setForce] = useState(false), [done, tell] = useState("");
+  const [preview, look] = useState<{ findings: Finding[]; differences: string[] } | null>(null), [asks, ask] = useState(false), [force, setForce] = useState(false);
   const load = () => void get<Configuration>("configuration").then((each) => { set(each); fail(""); }).catch((each: Error) => fail(each.message));
   useEffect(load, []);
   async function compare() {
@@ -95,7 +99,6 @@ export function ConfigurationPage() {
     <>
       <Card title="Configuration" aside={<><button type="button" onClick={() => void compare()}>What would a reload change?</button>{may && <button type="button" class="primary" onClick={() => { void compare(); ask(true); }}>Reload</button>}</>} wide>
         {error && <p class="error" role="alert">{error}</p>}
-        {done && <p role="status"><Badge tone="good">{done}</Badge></p>}
         {preview && (
           <div role="status">
             <h3>A reload</h3>
@@ -107,15 +110,15 @@ export function ConfigurationPage() {
         {!found ? (error ? null : <Loading />) : (
           <>
             <p class="muted">{found.files.join(", ")}{found.loaded_at && `, loaded ${clock(found.loaded_at)}`}</p>
-            {found.errors.map((each) => <p key={each}><Badge tone="bad">{each}</Badge></p>)}
-            {found.differs.map((each) => <p key={each}><Badge tone="warn">differs: {each}</Badge></p>)}
+            {found.errors.map((each, at) => <p key={at}><Badge tone="bad">{each}</Badge></p>)}
+            {found.differs.map((each, at) => <p key={at}><Badge tone="warn">differs: {each}</Badge></p>)}
           </>
         )}
       </Card>
       {found && <Card title="Findings" wide>{found.findings.length ? <Findings findings={found.findings} /> : <Empty>The file has none.</Empty>}</Card>}
       {found?.effective && <Card title="What is in force" wide><Tree block={found.effective} /></Card>}
       {asks && (
-        <Confirm title="Reload the configuration" button="Reload" act={reload} close={(text) => { ask(false); tell(text); if (text) { look(null); load(); } }}>
+        <Confirm title="Reload the configuration" button="Reload" act={reload} close={(done) => { ask(false); if (done) { tell(done); look(null); load(); } }}>
           <p>The daemon reads its file again. A file with errors changes nothing. It would change:</p>
           {!preview ? <p class="muted">{error || "Comparing …"}</p> : preview.differences.length ? <ul class="differences">{preview.differences.map((each, at) => <li key={at}><code>{each}</code></li>)}</ul> : <p>nothing.</p>}
           <label class="check"><input type="checkbox" checked={force} onChange={(event) => setForce(event.currentTarget.checked)} /> Also if addresses or services are lost by it</label>
@@ -131,7 +134,11 @@ export function TracePage() {
   const may = useMayOperate(), [running, run] = useState(false), [records, set] = useState<Record<string, unknown>[]>([]), [end, finish] = useState("");
   const source = useRef<EventSource | null>(null);
   const [client, setClient] = useState(""), [vip, setVip] = useState(""), [port, setPort] = useState(""), [protocol, setProtocol] = useState("tcp");
-  useEffect(() => () => source.current?.close(), []);
+  useEffect(() => {
+    const leave = () => source.current && stop("stopped");
+    window.addEventListener("pagehide", leave); // the browser may keep the page, and its connection
+    return () => { window.removeEventListener("pagehide", leave); source.current?.close(); };
+  }, []);
   function stop(why: string) { source.current?.close(); source.current = null; run(false); finish(why); }
   function begin(event: Event) {
     event.preventDefault();
@@ -174,7 +181,7 @@ export function ProblemsPage() {
   return (
     <Card title="Problems" wide>
       {problems.length === 0 ? <Empty>The daemon knows of none.</Empty> : (
-        <Table caption="Problems" rows={problems} name={(each) => JSON.stringify(each)} columns={[
+        <Table caption="Problems" rows={problems} name={(each, at) => `${at} ${each.object}`} columns={[
           { title: "Severity", cell: (each) => <Badge tone={severity(each.severity)}>{each.severity}</Badge> },
           { title: "Kind", cell: (each) => each.kind.replaceAll("_", " ") },
           { title: "Object", cell: (each) => each.object },

@@ -2,7 +2,7 @@ import { useState } from "preact/hooks";
 import type { Vrrp } from "../api";
 import { age } from "../format";
 import { useLive, useView } from "../live";
-import { RouterActions, useMayOperate } from "../operations";
+import { RouterActions, tell, useMayOperate } from "../operations";
 import { post } from "../api";
 import { Badge, Card, Confirm, Empty, Loading, Table } from "../ui";
 import { RouterState } from "./overview";
@@ -58,7 +58,7 @@ export function PeerPage() {
         <dl class="facts">{Object.entries(data.peer).map(([name, value]) => <div key={name}><dt>{name.replaceAll("_", " ")}</dt><dd>{typeof value === "object" ? JSON.stringify(value) : String(value)}</dd></div>)}</dl>
       )}
       {asked && (
-        <Confirm title="Copy connections" button="Copy" close={(done) => { ask(false); void done; }} act={() => post("peer-copy", {}).then(() => "The copy has begun.")}>
+        <Confirm title="Copy connections" button="Copy" close={(done) => { ask(false); if (done) tell(done); }} act={() => post("peer-copy", {}).then(() => "The copy has begun.")}>
           <p>This director asks the other one for its whole table. What is here stays.</p>
         </Confirm>
       )}
