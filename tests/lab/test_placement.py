@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
 import socket
@@ -13,6 +14,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
 
 from pylvs.system.namespaces import inside_network
 from tests.lab.support import PYLVS
@@ -73,6 +76,15 @@ def daemon(start: str, file: Path, *words: str) -> Iterator[Path]:
         process.wait()
 
 
+def send_datagram(name: str) -> None:
+    """Send a UDP datagram to the VIP, which comes in by eth0."""
+    with inside_network(f"/run/netns/{name}"), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+        wire.bind(("eth0", 0))
+        mac = wire.getsockname()[4].hex(":")
+        wire.bind(("peer0", 0))
+        wire.send(bytes(Ether(dst=mac) / IP(src="192.0.2.9", dst=VIP) / UDP(sport=4000, dport=80)))
+
+
 def router(name: str, vrid: int, vip: str) -> str:
     return (
         f"vrrp_instance {name} {{\n interface eth0\n virtual_router_id {vrid}\n advert_int 0.1\n version 3\n"
@@ -122,6 +134,25 @@ def test_addresses_and_checks_are_in_one_namespace_and_the_tables_in_another(sta
     assert VIP not in addresses(routers)
     assert VIP not in listing(tables)
     assert list(pids.iterdir()) == []
+
+
+def test_a_trace_follows_packets_where_the_tables_are(stack: ExitStack, tmp_path: Path) -> None:
+    """`pylvs trace --state-dir`, as the web page runs it."""
+    start, tables = namespace(stack), with_link(namespace(stack))
+    file, state = tmp_path / "keepalived.conf", tmp_path / "state"
+    file.write_text(f"net_namespace_ipvs {tables}\n{service(9)}")
+    words = ["trace", "--state-dir", str(state), "--json", "--seconds", str(PATIENCE_S), "--count", "1", "udp"]
+    with (
+        daemon(start, file, "--state-dir", str(state)),
+        inside_network(f"/run/netns/{start}"),
+        subprocess.Popen([*PYLVS, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process,
+    ):
+        assert process.stderr is not None
+        announced = process.stderr.readline()
+        assert announced.startswith("pylvs: tracing"), announced
+        send_datagram(tables)
+        record = json.loads(process.communicate(timeout=PATIENCE_S)[0])
+    assert record["device"] == "eth0"
 
 
 def test_the_tables_may_be_in_the_namespace_of_the_start(stack: ExitStack, tmp_path: Path) -> None:

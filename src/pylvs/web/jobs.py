@@ -72,7 +72,7 @@ class Jobs:
 
     async def _trace(self, given: Mapping[str, Any], line: Callable[[str], None]) -> None:
         expression, seconds, count = trace_arguments(given)
-        words = ["trace", "--json", "--seconds", str(seconds), "--count", str(count), *expression]
+        words = ["trace", *self._selection, "--json", "--seconds", str(seconds), "--count", str(count), *expression]
         async with _process(words) as process:
             assert process.stdout is not None
             assert process.stderr is not None

@@ -61,6 +61,6 @@ def forwarded(lab: Lab, port: int) -> Iterator[int]:
 
 
 def _shut(*ends: socket.socket) -> None:
-    for each in ends:
+    for end in ends:
         with suppress(OSError):
-            each.shutdown(socket.SHUT_RDWR)
+            end.shutdown(socket.SHUT_RDWR)

@@ -43,7 +43,7 @@ def test_a_link_signs_in_where_the_page_is_open(browser: Browser, site: Site) ->
     assert browser.driver.current_url == f"{site.url}#/servers"
 
 
-def test_a_refused_link_says_why_and_leaves_no_token_in_the_address(browser: Browser, site: Site) -> None:
+def test_a_refused_link_shows_why_and_leaves_no_token_in_the_address(browser: Browser, site: Site) -> None:
     past = site.token("bob", "read", "2020-01-01")
     for token, reason in (("wrong", "the token is unknown"), ("%E0%A4%A", "the token is unknown"), (past, "expired")):
         browser.driver.get("about:blank")
@@ -72,7 +72,7 @@ def test_a_token_that_expires_ends_the_page_with_the_reason(browser: Browser, si
         site.write_tokens(lines)
 
 
-def test_a_page_says_that_its_server_or_daemon_is_gone_and_recovers(browser: Browser, site: Site) -> None:
+def test_a_page_reports_that_its_server_or_daemon_is_gone_and_recovers(browser: Browser, site: Site) -> None:
     browser.open(site.url, site.operator)
     os.kill(site.process, signal.SIGSTOP)  # until the parent kills it for its silence, as a network that loses packets
     browser.wait_text("No connection to the page's server", ".banner")
@@ -101,7 +101,7 @@ def test_a_stream_that_is_silent_for_long_is_opened_again(browser: Browser, site
         site.daemon.hangs = False
 
 
-def test_an_action_that_fails_says_so_in_its_dialog(browser: Browser, site: Site) -> None:
+def test_the_dialog_of_an_action_that_fails_shows_why(browser: Browser, site: Site) -> None:
     browser.open(site.url, site.operator, "#/servers")
     browser.click("Check now")
     browser.find("dialog[open]")

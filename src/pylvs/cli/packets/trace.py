@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from time import monotonic
 from typing import Protocol
 
@@ -14,7 +15,9 @@ import click
 
 from pylvs.cli.common import address_and_port, as_json, paint
 from pylvs.cli.main import EXIT_INTERRUPTED
-from pylvs.model.errors import counted
+from pylvs.daemon.leftovers import entered
+from pylvs.daemon.state.directory import StateDirectory
+from pylvs.model.errors import PylvsError, counted
 from pylvs.model.service import Protocol as Transport
 from pylvs.trace import explain, text
 from pylvs.trace.decision import comment
@@ -45,6 +48,14 @@ def _say(line: str) -> None:
     click.echo(f"pylvs: {line}", err=True)
 
 
+def _enter_tables(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:
+    """Enter the network namespace of a daemon's tables until the command ends. Raises PylvsError."""
+    if path is None:
+        return
+    if not context.with_resource(entered(StateDirectory(path), "tables")):
+        raise PylvsError(f"--state-dir {path}: the network namespace of the tables is gone; is pylvs run up?")
+
+
 @click.command()
 @click.argument("filter_words", metavar="[FILTER]...", nargs=-1)
 @click.option("--count", type=click.IntRange(1), help=f"Stop after so many packets; default {SHOWN}.")
@@ -59,6 +70,14 @@ def _say(line: str) -> None:
 @click.option("--synthetic", nargs=2, metavar="CLIENT:PORT VIP:PORT", help="Send nothing; show what would happen.")
 @click.option("--protocol", type=click.Choice(list(_PROTOCOLS)), help="Of --synthetic; default tcp.")
 @click.option("--device", metavar="DEV", help="By which --synthetic comes; default: that towards the client.")
+@click.option(
+    "--state-dir",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    is_eager=True,
+    expose_value=False,
+    callback=_enter_tables,
+    help="The directory of a daemon: trace where its tables are.",
+)
 def trace(
     filter_words: Sequence[str],
     count: int | None,
