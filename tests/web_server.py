@@ -123,16 +123,17 @@ class CannedDaemon:
             "active": 1,
             "inactive": 0,
         }
+        session = {"name": text, "neighbor": text, "state": "UP", "up": True}
         full = {"interface": text, "addresses": ["192.0.2.1"], "master": text}
         return {
             "/v1/status": status,
             "/v1/counters": {"services": [counted]},
             "/v1/drains": {"drains": [drain]},
-            "/v1/vrrp": {"problem": "", "instances": [{**router, **full}], "groups": [], "sessions": []},
+            "/v1/vrrp": {"problem": text, "instances": [{**router, **full}], "groups": [], "sessions": [session]},
             "/v1/vrrp/why": {},
-            "/v1/drops": {"reasons": []},
+            "/v1/drops": {"reasons": [{"reason": text, "packets": 3, "per_second": 0.5, "text": text}]},
             "/v1/show": {"devices": [{"device": text, "mode": "tc"}]},
-            "/v1/history": {"events": []},
+            "/v1/history": {"events": [{"event": "server_down", "at": 1.0e9, "reason": text}]},
             "/v1/differences": {"findings": [], "differences": [text]},
         }
 

@@ -44,7 +44,7 @@ export interface Column<Row> { title: string; cell: (row: Row) => ComponentChild
 
 export function Table<Row>({ caption, columns, rows, name }: { caption: string; columns: Column<Row>[]; rows: Row[]; name: (row: Row, at: number) => string }) {
   return (
-    <div class="scroll" tabIndex={0} role="region" aria-label={caption}>
+    <div class="scroll" tabIndex={0} role="group" aria-label={caption}>
       <table>
         <caption class="hidden">{caption}</caption>
         <thead><tr>{columns.map((each) => <th key={each.title} scope="col" class={`${each.number ? "n" : ""}${each.minor ? " minor" : ""}`}>{each.title}</th>)}</tr></thead>

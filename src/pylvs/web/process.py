@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import mmap
 import os
 import socket
@@ -70,12 +71,21 @@ class WebProcess:
             self._listener.close()
         self._listener = socket.socket(fileno=listener)
         server = HttpServer(self._listener, self._application.handle, LIMITS, opened, _client)
-        self._serving = asyncio.get_running_loop().create_task(server.run())
+        self._serving = asyncio.get_running_loop().create_task(until_shut_down(server))
         self._serving.add_done_callback(_ended)
 
     def _log(self, level: str, text: str) -> None:
         known = level if level in ("info", "warning", "error") else "info"
         self._parent.send({"log": known, "event": text[:_MAX_LINE]})
+
+
+async def until_shut_down(server: HttpServer) -> None:
+    """Serve until the parent shuts the listener down, because it serves another address or ends."""
+    try:
+        await server.run()
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
 
 
 def _opener(number: int) -> Any:

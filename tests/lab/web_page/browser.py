@@ -13,7 +13,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
-from tests.waiting import PATIENCE_S, until
+from tests.waiting import until
 
 CHROMIUM, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
 _OPTIONS = (
@@ -25,10 +25,12 @@ _OPTIONS = (
     "--disable-component-update",
     "--disable-extensions",
     "--no-first-run",
+    "--force-prefers-reduced-motion",  # colours are what they will be at once
     "--lang=en-GB",
     "--force-color-profile=srgb",
     "--hide-scrollbars",
 )
+PATIENCE_S = 60.0
 DESKTOP, PHONE = (1280, 860), (390, 844)
 _GONE = (NoSuchElementException, StaleElementReferenceException)  # the page has drawn this part anew
 _ALERTS = "window.alert = (text) => { (window.alerts ??= []).push(text); };"

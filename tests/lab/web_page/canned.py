@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pylvs.model.wanted import WebSettings
 from pylvs.web import tokens
@@ -17,6 +18,29 @@ from tests.waiting import PATIENCE_S, until_async
 from tests.web_server import HOSTILE, LOCAL, CannedDaemon, token_file
 
 T = TypeVar("T")
+
+
+class CannedJobs(Jobs):
+    """The reports of commands, with a text in each field that others supply."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__((), lambda: ())
+        self._text = text
+        self.given: list[Mapping[str, Any]] = []  # of traces
+
+    async def run(self, kind: str, given: Mapping[str, Any], line: Callable[[str], None]) -> bytes:
+        text = self._text
+        if kind == "trace":
+            self.given.append(given)
+            line(json.dumps({"device": text, "client": "192.0.2.7:4000", "why": text, "bytes": {text: text}}))
+            return b"{}"
+        if kind == "doctor":
+            words = dict.fromkeys(("id", "title", "evidence", "why", "fix", "fix_command", "fix_host"), text)
+            return json.dumps({"findings": [{**words, "severity": each} for each in ("error", "warning")]}).encode()
+        finding = {"file": text, "line": 7, "column": 3, "severity": "warning", "text": text, "advice": text}
+        block = {"block": text, "head": text, "lines": [text], "values": [{"name": text, "value": text, "how": text}]}
+        whole = {"block": "configuration", "blocks": [{**block, "blocks": [block]}]}
+        return json.dumps({"file": text, "findings": [finding], "effective": whole}).encode()
 
 
 class Site:
@@ -90,7 +114,7 @@ def served(folder: Path, servers: int = 3, text: str = HOSTILE) -> Iterator[Site
 
         async def made() -> tuple[CannedDaemon, WebParent]:
             daemon = CannedDaemon(servers, text)
-            return daemon, WebParent(daemon.send, daemon.events, Jobs((), lambda: ()))
+            return daemon, WebParent(daemon.send, daemon.events, CannedJobs(text))
 
         daemon, parent = asyncio.run_coroutine_threadsafe(made(), loop).result(PATIENCE_S)
         site = Site(loop, daemon, parent, folder)

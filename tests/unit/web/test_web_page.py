@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
@@ -18,12 +19,14 @@ import pytest
 
 from pylvs.model.wanted import WebSettings
 from pylvs.system.http.lines import json_line
+from pylvs.system.http.server import HttpServer, Request, Response
 from pylvs.system.processes.channel import BadMessage
 from pylvs.web import tokens
 from pylvs.web.asked import Refused, Rights
 from pylvs.web.daemon import MOST_PERIOD_S, PERIOD_S, SHARE, Daemon
 from pylvs.web.jobs import Jobs
 from pylvs.web.parent import WebParent
+from pylvs.web.process import until_shut_down
 from tests.privileges import assert_unprivileged
 from tests.waiting import PATIENCE_S, until_async
 from tests.web_server import HOSTILE, LOCAL, CannedDaemon, certificate, token_file
@@ -369,6 +372,23 @@ def test_pages_that_do_not_read_cost_little_memory_and_keep_no_other_waiting() -
 def _memory(pid: int) -> int:
     fields = Path(f"/proc/{pid}/statm").read_text().split()
     return int(fields[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def test_a_listener_that_the_parent_shuts_down_ends_no_process() -> None:
+    async def whole() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.setblocking(False)
+            serving = asyncio.create_task(until_shut_down(HttpServer(listener, _no_request)))
+            await asyncio.sleep(0)
+            listener.shutdown(socket.SHUT_RDWR)
+            async with asyncio.timeout(PATIENCE_S):
+                await serving
+
+    asyncio.run(whole())
+
+
+async def _no_request(request: Request) -> Response:
+    raise AssertionError(request)
 
 
 def test_a_killed_process_is_replaced_and_serves_the_same_port() -> None:

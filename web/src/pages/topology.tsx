@@ -16,7 +16,7 @@ function Node({ box }: { box: Box }) {
       <title>{box.text}{box.note ? `: ${box.note}` : ""}</title>
     </g>
   );
-  return box.href ? <a href={box.href} aria-label={`${box.text}${box.note ? `, ${box.note}` : ""}`}>{inner}</a> : inner;
+  return box.href ? <a href={box.href}>{inner}</a> : inner;
 }
 
 /** Virtual routers and addresses, services, real servers, and what leads to what. */
@@ -36,7 +36,7 @@ export function TopologyPage() {
   const curve = (one: Box, other: Box) => `M${one.x + WIDTH} ${one.y + 13} C${one.x + WIDTH + GAP / 2} ${one.y + 13} ${other.x - GAP / 2} ${other.y + 13} ${other.x} ${other.y + 13}`;
   return (
     <Card title={`Topology of ${data.director.name}`} aside={data.left_off > 0 ? `${data.left_off} more are not drawn` : undefined} wide>
-      <div class="scroll" tabIndex={0} role="region" aria-label="Topology">
+      <div class="scroll" tabIndex={0} role="group" aria-label="Topology">
         <svg class="topology" width={column(2) + WIDTH + 8} height={height} role="group" aria-label="Virtual addresses, services and real servers">
           {["Addresses and devices", "Services", "Real servers"].map((each, at) => <text key={each} class="head" x={column(at)} y={20}>{each}</text>)}
           {entries.flatMap((entry) => services.slice(0, 40).map((each) => <path key={`${entry.y} ${each.y}`} class="edge faint" d={curve(entry, each)} />))}
