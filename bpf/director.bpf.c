@@ -7,6 +7,7 @@
  *	receive() ---> parse (parse/plain.h) ---- not plain: PROG_PARSE_SLOW, a fragment: PROG_DEFRAG (TC)
  *	   |  ^                                                      |
  *	   |  `------------------------------------------------------'
+ *	   |----- a SYN that a source rule refuses (fwd/refused.h), no connection ----------------------> dropped
  *	   |----- a SYN at XDP, the table is full or a flood comes (fwd/stateless.h), no connection --------> sent
  *	   v
  *	fwd_packet() (fwd/conn.h) ---- known connection: update_state(), count, send() -------------------> sent
@@ -32,6 +33,7 @@
 #include "frag/fragment.h"
 #include "frag/gso_segment.h"
 #include "fwd/fast6.h"
+#include "fwd/refused.h"
 #include "fwd/stateless.h"
 #include "icmp/forward.h"
 #include "icmp/receive.h"
@@ -80,11 +82,13 @@ INLINE int receive(struct ctx ctx, const struct root *root)
 	enum parsed parsed = is_ipv6 ? parse6(ctx, data, end, &p, root) : parse4(ctx, data, end, &p, root);
 	if (likely(parsed == PARSED_PLAIN)) {
 		int verdict = NOT_STATELESS;
-		if (ctx.hook == HOOK_XDP && unlikely(p.syn) && unlikely(may_be_stateless(ticks()))) {
-			u64 chosen = choose_stateless(&p);
-			if (likely(chosen) && !find_connection(&p).connection)
-				verdict = fwd_stateless(ctx.xdp, &p, chosen);
-		}
+		u64 judged = unlikely(p.syn) && unlikely(facts_of(root)->source_rules) ? judge_syn(&p) : 0;
+		u64 chosen = ctx.hook == HOOK_XDP && unlikely(p.syn) && !judged && unlikely(may_be_stateless(ticks()))
+				     ? choose_stateless(&p)
+				     : 0;
+		bool refused = unlikely(judged) && judged != NOT_JUDGED;
+		if (unlikely(p.syn) && (chosen || refused) && !find_connection(&p).connection)
+			verdict = refused ? refuse_syn(judged, ctx.hook) : fwd_stateless(ctx.xdp, &p, chosen);
 		return finish_by(ctx.hook, p.input, likely(verdict == NOT_STATELESS) ? fwd_packet(ctx, &p, root) : verdict);
 	}
 	if (parsed == PARSED_FOREIGN)

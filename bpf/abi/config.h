@@ -45,6 +45,7 @@ struct facts {
 	u32 timeouts_s[3]; /* as configured: tcp, tcpfin, udp */
 	u32 engines; /* services with a persistence engine */
 	u32 mss_clamps; /* services with an MSS clamp */
+	u32 source_rules; /* services with source rules */
 };
 
 struct settings { /* each field is independent of the others; those with a sign have any value, as in the kernel */
@@ -146,6 +147,7 @@ struct service_version {
 	char engine[ENGINE_LENGTH]; /* empty, or "sip" */
 	u32 next; /* next free slot */
 	u32 mss_clamp; /* largest MSS of TCP's SYNs; 0: any */
+	u32 source_rules; /* its set of source rules: the generation of the edit that wrote it; 0: it has none */
 };
 
 struct service {
@@ -280,6 +282,36 @@ struct local_route {
 };
 enum { LOCAL_ROUTE_BITS = 8 * (sizeof(struct local_route) - sizeof(u32)) };
 
+/* A source rule of a service: the longest prefix of the client's address decides about a new connection. */
+enum source_action { SOURCE_ALLOW, SOURCE_DROP, SOURCE_PASS };
+
+struct source_prefix {
+	u32 bits; /* how many of the following bits must match: SOURCE_SET_BITS, and the length of the prefix */
+	u32 service; /* its slot */
+	u32 set;
+	struct address network;
+};
+
+/* With a limit the action is that of the connections beyond it. */
+struct source_rule {
+	u32 action; /* enum source_action */
+	u32 client_bits; /* clients that share so many bits of their addresses share a limit */
+	u64 interval_ns; /* between two new connections of a client on average; 0: no limit */
+	u32 burst; /* connections that it may open at once */
+	u32 rate; /* for listings: connections in `period_s` seconds */
+	u32 period_s;
+	u32 pad;
+};
+
+/* A client of a limit: its value is when the next connection would be due if all came at the rate (GCRA, ITU-T I.371),
+ * in nanoseconds of bpf_ktime_get_ns(). */
+struct source_client {
+	u32 service;
+	u32 added; /* generation of the edit that added the service */
+	u32 bits;
+	struct address address;
+};
+
 struct device {
 	u32 ifindex;
 	u8 mac[6];
@@ -318,6 +350,10 @@ HASH_MAP(sh_tables, u32, struct sh_table, 128, BPF_F_NO_PREALLOC);
 HASH_MAP(locals, struct address, u8, 65536, BPF_F_NO_PREALLOC);
 
 LPM_MAP(local_routes, struct local_route, u8, 65536);
+
+LPM_MAP(source_rules, struct source_prefix, struct source_rule, SOURCE_RULES);
+
+LRU_MAP(source_clients, struct source_client, u64, SOURCE_CLIENTS);
 
 HASH_MAP(accept_locals, u32, u8, 4096, BPF_F_NO_PREALLOC); /* ifindexes of devices with accept_local */
 

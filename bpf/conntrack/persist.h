@@ -11,22 +11,6 @@
 #include "ctx/scratch.h"
 #include "lb/destination.h"
 
-INLINE void mask_client(struct address *client, u32 netmask, bool is_ipv6)
-{
-	if (!is_ipv6) {
-		client->word[0] &= bpf_htonl(netmask);
-		return;
-	}
-#pragma unroll
-	for (int i = 0; i < 4; i++) {
-		s32 bits = (s32)netmask - 32 * i;
-		if (bits <= 0)
-			client->word[i] = 0;
-		else if (bits < 32)
-			client->word[i] &= bpf_htonl(~0u << (32 - bits));
-	}
-}
-
 /* Whether the template covers the service's own port only, so that it can store the real server's port. */
 INLINE bool is_for_one_port(const struct scratch *w)
 {

@@ -16,6 +16,7 @@
 #include "fwd/nat.h"
 #include "fwd/send.h"
 #include "policy/rp_filter.h"
+#include "policy/standby.h"
 #include "policy/vrrp_role.h"
 
 struct real_server {
@@ -235,15 +236,7 @@ INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found 
 	return send(ctx, p, &t, hop, &root->settings);
 }
 
-/* Whether the daddr is a virtual address for which another director is master. */
-INLINE bool daddr_is_standby(const struct packet *p, const struct root *root)
-{
-	struct address daddr = {};
-	packet_daddr(&daddr, p);
-	return is_standby(root, &daddr, p->is_ipv6);
-}
-
-/* Likewise for a packet whose headers are not parsed yet. */
+/* Whether the daddr of a packet whose headers are not parsed yet is standby. */
 INLINE bool slow_is_standby(struct ctx ctx, const struct packet *p, const struct root *root)
 {
 	void *header = ctx_data(ctx) + ETH_HLEN, *end = ctx_data_end(ctx);

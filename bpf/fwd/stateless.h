@@ -6,9 +6,8 @@
 #pragma once
 #include "fwd/conn.h"
 #include "lb/fallback.h"
-#include "lb/service.h"
+#include "lb/syn_service.h"
 #include "policy/martian.h"
-#include "policy/synflood.h"
 
 enum { NOT_STATELESS = -1 };
 
@@ -25,37 +24,6 @@ INLINE bool may_be_stateless(u32 now)
 {
 	const struct half_open_queue *queue = map_elem(half_open_queues, 0);
 	return unlikely(queue && is_flooded(queue, now)) || unlikely(is_full());
-}
-
-/* Whether rules that only the general path knows may decide about the packet. */
-INLINE bool needs_general_path(const struct packet *p, const struct root *root, u32 live, u32 now)
-{
-	return !p->maybe_vip || p->maybe_rs || p->rst || p->protocol != IPPROTO_TCP || p->ttl <= 1 ||
-	       packet_sport(p) == bpf_htons(PORT_FTP_DATA) || facts_in(root, live)->marks ||
-	       root->settings.drop_packet == SYNFLOOD_ON || may_be_copied(now) ||
-	       (root->standby && daddr_is_standby(p, root));
-}
-
-/* Return the slot of the packet's service, or NO_SERVICE. */
-INLINE u32 service_of_flood(const struct packet *p, u32 live)
-{
-	struct recent_service *recent = map_elem(recent_services, 0);
-	be16 port = packet_dport(p);
-	u64 first = packet_daddr4(p), second = 0;
-	if (p->is_ipv6) {
-		first = addresses_of6(&p->tuple.v6)[2];
-		second = addresses_of6(&p->tuple.v6)[3];
-	}
-	if (!recent)
-		return NO_SERVICE;
-	u64 other = (first ^ recent->address[0]) | (second ^ recent->address[1]) | (port ^ recent->port) |
-		    (p->is_ipv6 ^ recent->is_ipv6) | (live ^ recent->live);
-	if (likely(!other))
-		return recent->slot;
-	u32 slot = service_at(p, port, live);
-	if (slot != NO_SERVICE)
-		*recent = (struct recent_service){{first, second}, port, p->is_ipv6, live, slot};
-	return slot;
 }
 
 /* Return the index of the member that is remembered for the client's group, or NO_INDEX. */

@@ -57,3 +57,20 @@ INLINE bool is_loopback_address(const struct address *address, u32 family)
 		return !(address->word[0] | address->word[1] | address->word[2]) && address->word[3] == bpf_htonl(1);
 	return bpf_ntohl(address->word[0]) >> 24 == 127;
 }
+
+/* Clear the bits of an address behind a netmask of IPv4, or behind the first `netmask` bits. */
+INLINE void mask_client(struct address *client, u32 netmask, bool is_ipv6)
+{
+	if (!is_ipv6) {
+		client->word[0] &= bpf_htonl(netmask);
+		return;
+	}
+#pragma unroll
+	for (int i = 0; i < 4; i++) {
+		s32 bits = (s32)netmask - 32 * i;
+		if (bits <= 0)
+			client->word[i] = 0;
+		else if (bits < 32)
+			client->word[i] &= bpf_htonl(~0u << (32 - bits));
+	}
+}

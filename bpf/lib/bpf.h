@@ -83,6 +83,14 @@ __attribute__((used)) static int describe_types(struct bpf_flow_keys *keys, stru
 		__type(value, value_type); \
 	} name SEC(".maps")
 
+#define LRU_MAP(name, key_type, value_type, entries) \
+	struct { \
+		__uint(type, BPF_MAP_TYPE_LRU_HASH); \
+		__uint(max_entries, entries); \
+		__type(key, key_type); \
+		__type(value, value_type); \
+	} name SEC(".maps")
+
 #define LPM_MAP(name, key_type, value_type, entries) \
 	struct { \
 		__uint(type, BPF_MAP_TYPE_LPM_TRIE); \

@@ -31,6 +31,7 @@ from pylvs.model.errors import NoSpace, NoSuchService, Unsupported
 from pylvs.model.marks import MarkRule
 from pylvs.model.rows import Counters, Rates
 from pylvs.model.service import Protocol, ServiceKey, Timeouts
+from pylvs.model.source_rules import rule_of
 from tests.packet.frames import CLIENT4, CLIENT6, build, ether, network, tcp, udp
 from tests.packet.host import DROPPED, VIP4, VIP6, Host, key, new_host, server6
 from tests.packet.test_fragments import fragments, sent_to_server
@@ -83,6 +84,7 @@ SERVICES = f"""
 -a -f 7 -r 10.77.0.17 -g
 """
 RULE = MarkRule(value=7, family=4, protocol=6, target=ip_network(f"{VIP4}/32"), target_ports=((88, 88),))
+SOURCE_RULES = [rule_of(line.split()) for line in ("deny 203.0.113.0/24", "limit 203.0.113.64/26 1/h burst 1")]
 LISTINGS = ("-Ln", "-Sn", "-Ln --thresholds", "-Ln --persistent-conn", "-L --timeout")
 FLOWS = [(version, port) for version in (4, 6) for port in (DR, NAT, TUNNEL)]
 EDIT = "from pylvs.ipvsadm.main import main; sys.argv[:] = ['ipvsadm', '--set', '0', '0', '0']; sys.exit(main())"
@@ -152,6 +154,7 @@ def other(other_layout: Path) -> Iterator[Host]:
         for name, value in ("conn_reuse_mode", 0), ("expire_nodest_conn", 1):
             host.director.change_setting(name, value)
         host.director.change_mark_rules(lambda _: [RULE])
+        host.director.change_source_rules(key(DR), lambda _: SOURCE_RULES)
         migrate_there(host, other_layout)
         yield host
 
@@ -229,13 +232,17 @@ def test_what_another_build_made_continues(other: Host) -> None:
     assert host.director.mark_rules() == [RULE]
     with pytest.raises(NoSuchService):
         host.director.service(key(9))
+    assert host.director.source_rules(key(DR)) == SOURCE_RULES
     host.director.migrate()
     host.close_programs()
 
+    assert host.director.source_rules(key(DR)) == SOURCE_RULES
     assert established(ipvsadm(host, "-Lnc")) == [each for each in connections if "ESTABLISHED" in each]
     names = ("services", "master", "standby", "forwarded")
     assert [overview()[name] for name in names] == [show[name] for name in names]
     assert without_multicasts(overview()["reasons"]) == without_multicasts(show["reasons"])
+    denied = tcp("S", 4000, DR, source="203.0.113.5", target=VIP4)
+    assert host.run(denied, "tc").verdict == DROPPED["tc"]
     assert host.director.settings() == settings
     assert {words: ipvsadm(host, *words.split()) for words in LISTINGS} == listings, "as before the migration"
     assert all(os.path.exists(state.loaded_path(name)) for name in ON_DEMAND)

@@ -47,6 +47,7 @@ class ChangeSet:
         self._cursors: list[tuple[int, int]] = []  # by slot of the service: to store with the commit
         self._released: list[Callable[[], None]] = []  # what is tidied after the commit
         self._sweeps_cache = False
+        self._rule_sets: list[tuple[int, int]] = []  # of source rules, by slot: no longer in force after the commit
         self.left: set[int] = set()  # slots of services that may no longer use a table of mh or sh
 
     def commit(self, changes: Sequence[ServiceChange], known: Callable[[ServiceKey], Version], to: Concerns) -> None:
@@ -92,6 +93,10 @@ class ChangeSet:
             release()
         for dest_slot in self._deleted:
             edit.trash.put(dest_slot)
+        if any(number for _, number in self._rule_sets):
+            from pylvs.dataplane import source_rules  # late: few services have any
+
+            source_rules.forget(self._tables, self._rule_sets)
         if self._sweeps_cache:
             scheduler_tables.sweep(self._tables.state)
         if self._deleted:
@@ -106,6 +111,7 @@ class ChangeSet:
             edit.write_deleted(dest_slot, edit.generation, with_service=True)
         edit.count_service(key, version, -1)
         self._deleted += listed
+        self._rule_sets.append((slot, version["source_rules"]))
 
         def release() -> None:
             self._tables.service_keys(version["family"]).remove(service_key(key))

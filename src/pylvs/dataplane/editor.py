@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from pylvs.model.marks import MarkRule
     from pylvs.model.rows import DeviceProblem
     from pylvs.model.service import Timeouts
+    from pylvs.model.source_rules import SourceRule
     from pylvs.system.lock import Lock
 
     class Opened(Protocol):
@@ -303,6 +304,25 @@ class Editor:
                 self._left.add(slot)
             if changed and scheduler_tables.remembers(version):
                 scheduler_tables.sweep(self._director.state)
+
+    def change_source_rules(
+        self, key: ServiceKey, change: Callable[[list[SourceRule]], Sequence[SourceRule]]
+    ) -> tuple[SourceRule, ...]:
+        """Replace the source rules of a service by one store; return them. Raises as `model.source_rules.checked`."""
+        from pylvs.dataplane import source_rules  # late: few edits change them
+        from pylvs.model.source_rules import checked as checked_rules
+
+        with self._existing(key) as (slot, version):
+            rules = checked_rules(key, change(source_rules.read(self._tables, slot, version)))
+            with Transaction(self._tables) as edit:
+                number = source_rules.write(self._tables, edit.generation, slot, rules)
+                fields = version | {"source_rules": number}
+                edit.write_version(slot, edit.generation, fields)
+                edit.count_extras(version, -1)
+                edit.count_extras(fields, 1)
+                edit.commit()
+                source_rules.forget(self._tables, [(slot, version["source_rules"])])
+            return rules
 
     def delete_service(self, key: ServiceKey) -> None:
         with self._existing(key) as service:

@@ -475,8 +475,12 @@ class Transaction(Versions):
             facts.set(name, facts.get(name)[0] + by)
 
     def count_extras(self, version: Mapping[str, Any], by: int) -> None:
-        """Count the persistence engine and the MSS clamp of a version that begins (1) or ends (-1), if it has them."""
-        for name, has in ("engines", any(version["engine"])), ("mss_clamps", version["mss_clamp"] > 0):
+        """Count engine, MSS clamp and source rules of a version that begins (1) or ends (-1), if it has them."""
+        for name, has in (
+            ("engines", any(version["engine"])),
+            ("mss_clamps", version["mss_clamp"] > 0),
+            ("source_rules", version["source_rules"] > 0),
+        ):
             if has:
                 self.new_facts.set(name, self.new_facts.get(name)[0] + by)
 
@@ -513,7 +517,8 @@ def write_bitmaps(tables: Tables, present: Collection[dict[str, Any]]) -> None:
 
 def recover(tables: Tables) -> None:
     """Restore the tables to the generation in force. The caller holds the lock."""
-    from pylvs.dataplane.scheduler_tables import HashTables  # late: needed only after a writer died
+    from pylvs.dataplane import source_rules  # late: needed only after a writer died
+    from pylvs.dataplane.scheduler_tables import HashTables
 
     versions, book = Versions(tables), Book(tables)
     live = versions.live
@@ -540,6 +545,7 @@ def recover(tables: Tables) -> None:
     _settle_members(tables, present)
     NatServers(tables).rebuild()
     HashTables(tables).keep_only(present)
+    source_rules.keep_only(tables, present)
     write_bitmaps(tables, present.values())
     tables.book.set(0, "pending", 0)
 

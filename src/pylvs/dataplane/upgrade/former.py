@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -31,13 +32,13 @@ _COPIED = {"book": ("service_top", "destination_top", "member_top", "trash_began
 _WITH_DEFAULTS = "settings"  # a structure: a setting that the other build lacks has its default
 _ADDED: dict[str, tuple[str, ...]] = {
     "root": ("log", "sync", "backup"),
-    "facts": ("mss_clamps",),
-    "service_version": ("mss_clamp",),
+    "facts": ("mss_clamps", "source_rules"),
+    "service_version": ("mss_clamp", "source_rules"),
 }  # fields that an earlier release lacks, by structure: they begin at 0
 # Enumerations whose values maps store.
 _STORED = (
     *("scheduler", "method", "state", "service_flag", "destination_flag", "destination_use", "tunnel_kind"),
-    *("tunnel_flag", "tuple_kind", "word_bits", "list_edit", "mark_flag", "probe_marks"),
+    *("source_action", "tunnel_flag", "tuple_kind", "word_bits", "list_edit", "mark_flag", "probe_marks"),
 )
 # Structures of which listings read some fields, by map.
 _LISTED = {"conn_counts": ("conn_counts", "active", "inactive", "persistent"), "pools": ("pool", "capacity", "used")}
@@ -128,6 +129,10 @@ class Former:
     def path(self, name: str) -> str:
         """Return the path of a map's pin."""
         return self.state.pin_path(f"{self.directory}/{name}")
+
+    def has(self, name: str) -> bool:
+        """Return whether the load has a map."""
+        return os.path.exists(self.path(name))
 
     @property
     def what(self) -> str:

@@ -47,6 +47,7 @@ _HASHES = (
     *("services4", "services6", "names", "maglev_tables", "cache", "standby", "path_mtus"),
     *("locals", "accept_locals", "routed_marks"),
 )
+_ADDED = ("source_rules",)  # maps that an earlier release lacks: they begin empty
 _LATEST = ("service_states", "path_mtus")  # what packets change is copied once more, at the end
 _FRAGMENTS = "frag_queues"
 _LONES = ("lone_sets", "lones")  # packets of which one fragment has come
@@ -62,11 +63,12 @@ class Migration:
         self.former = former
         if former.state.note(f"{former.directory}/{_UNFINISHED}"):
             raise Unsupported(f"{former.what}: its last upgrade is not finished; finish it by an edit with that pylvs")
-        self._plans = {name: former.plans(name) for name in (*_ARRAYS, *_HASHES, _DEVICES, _FRAGMENTS, *_LONES)}
+        self._hashes = [*_HASHES, *(name for name in _ADDED if former.has(name))]
+        self._plans = {name: former.plans(name) for name in (*_ARRAYS, *self._hashes, _DEVICES, _FRAGMENTS, *_LONES)}
         former.check_numbers()
         former.counter_words()
         Source(former)
-        for name in (*_ARRAYS, *_HASHES):
+        for name in (*_ARRAYS, *self._hashes):
             plans = self._plans[name]
             if any(plan and plan.unknown for plan in plans):
                 for pair in self._elements(name):
@@ -76,7 +78,7 @@ class Migration:
 
     def _elements(self, name: str) -> Iterator[tuple[bytes | memoryview, bytes | memoryview]]:
         """Yield keys and values of the elements in use; of an array, the values, with empty keys."""
-        if name in _HASHES:
+        if name in self._hashes:
             with HashMap.open(self.former.path(name)) as found:
                 yield from list(found.items())
             return
@@ -99,7 +101,7 @@ class Migration:
         load.begin_settings(fresh)
         for name in _ARRAYS:
             self._copy_array(name, fresh)
-        for name in _HASHES:
+        for name in self._hashes:
             if name != _CACHE:
                 self._copy_hash(name, fresh)
         own_addresses.refresh(fresh)
@@ -109,6 +111,7 @@ class Migration:
         present = [version for _, version in versions.services(versions.live)]
         facts.set("engines", sum(any(version["engine"]) for version in present))
         facts.set("mss_clamps", sum(version["mss_clamp"] > 0 for version in present))
+        facts.set("source_rules", sum(version["source_rules"] > 0 for version in present))
         load.set_timeouts(fresh, versions.live, UNCHANGED)  # the copied ones, in ticks
         roles = vip_roles.in_force(fresh)
         if roles.all:

@@ -1,0 +1,153 @@
+"""Source rules of a service: which clients may open connections, and how fast.
+
+The rule of the longest prefix that has the client's address decides. Without such a rule the client is admitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from enum import IntEnum
+from ipaddress import IPv4Network, IPv6Network, ip_network
+
+from pylvs.model.dataclass import dataclass
+from pylvs.model.errors import InvalidOperation, NoSpace
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import Final
+
+    from pylvs.model.service import ServiceKey
+
+Network = IPv4Network | IPv6Network
+MOST_RULES: Final = 1 << 20  # of all services
+MOST_CONNECTIONS: Final = 1_000_000  # of a rate and of a burst
+PERIODS: Final = {"s": 1, "min": 60, "h": 3600}
+NANOSECONDS: Final = 1_000_000_000
+SYNTAX: Final = (
+    "allow PREFIX, deny PREFIX [pass], or limit PREFIX NUMBER/s [per BITS] [burst NUMBER] [pass]; also /min and /h"
+)
+
+
+class Action(IntEnum):
+    """What becomes of a new connection, with the values of enum source_action in bpf/abi/config.h."""
+
+    ALLOW = 0
+    DROP = 1
+    PASS = 2  # to the stack
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRule:
+    """One rule. With a limit, the action is that of the connections beyond it.
+
+    A client may open `rate` connections in `period_s` seconds, and `burst` at once. Clients whose addresses share
+    `client_bits` bits share a limit.
+    """
+
+    prefix: Network
+    action: Action
+    rate: int = 0  # 0: no limit
+    period_s: int = 1
+    burst: int = 0
+    client_bits: int = 0
+
+    def __str__(self) -> str:
+        """Return the rule in the words of `rule_of`."""
+        words = ["limit" if self.rate else "allow" if self.action == Action.ALLOW else "deny", str(self.prefix)]
+        if self.rate:
+            unit = next(name for name, seconds in PERIODS.items() if seconds == self.period_s)
+            words.append(f"{self.rate}/{unit}")
+            if self.client_bits != self.prefix.max_prefixlen:
+                words += ["per", str(self.client_bits)]
+            if self.burst != self.rate:
+                words += ["burst", str(self.burst)]
+        if self.action == Action.PASS:
+            words.append("pass")
+        return " ".join(words)
+
+    @property
+    def interval_ns(self) -> int:
+        """Nanoseconds between two connections of a client at its rate; 0: no limit."""
+        return self.period_s * NANOSECONDS // self.rate if self.rate else 0
+
+
+def prefix_of(text: str) -> Network:
+    """Parse a prefix; an address is the prefix of itself alone. Raises InvalidOperation, also for host bits."""
+    try:
+        return ip_network(text)
+    except ValueError as error:
+        try:
+            meant = ip_network(text, strict=False)
+        except ValueError:
+            raise InvalidOperation(f"{text}: must be a prefix, such as 10.0.0.0/8 or 2001:db8::/32") from None
+        if "host bits" in str(error):
+            raise InvalidOperation(f"{text}: has bits behind its prefix; write {meant}") from None
+        raise InvalidOperation(f"{text}: {error}") from None
+
+
+def rule_of(words: Sequence[str]) -> SourceRule:
+    """Parse the words of a rule (`SYNTAX`). Raises InvalidOperation."""
+    kind, *rest = words or ("",)
+    if kind not in ("allow", "deny", "limit") or not rest:
+        raise InvalidOperation(f"{' '.join(words) or 'an empty rule'}: must be {SYNTAX}")
+    prefix, rest = prefix_of(rest[0]), rest[1:]
+    if kind == "allow" and not rest:
+        return SourceRule(prefix, Action.ALLOW)
+    action = Action.DROP
+    if rest and rest[-1] == "pass" and kind != "allow":
+        action, rest = Action.PASS, rest[:-1]
+    if kind == "deny" and not rest:
+        return SourceRule(prefix, action)
+    if kind != "limit" or not rest:
+        raise InvalidOperation(f"{' '.join(words)}: must be {SYNTAX}")
+    rate, period_s = _rate(rest[0])
+    fields = {"per": prefix.max_prefixlen, "burst": rate}
+    options, given = rest[1:], set[str]()
+    while options:
+        name, *options = options
+        if name not in fields or name in given or not options:
+            raise InvalidOperation(f"{' '.join(words)}: must be {SYNTAX}")
+        given.add(name)
+        limits = (prefix.prefixlen, prefix.max_prefixlen) if name == "per" else (1, MOST_CONNECTIONS)
+        fields[name] = _number(name, options.pop(0), *limits)
+    return SourceRule(prefix, action, rate, period_s, fields["burst"], fields["per"])
+
+
+def _rate(text: str) -> tuple[int, int]:
+    number, slash, unit = text.partition("/")
+    if not slash or unit not in PERIODS:
+        raise InvalidOperation(f"{text}: must be connections in a time, such as 20/s, 20/min or 20/h")
+    return _number("rate", number, 1, MOST_CONNECTIONS), PERIODS[unit]
+
+
+def _number(name: str, text: str, least: int, most: int) -> int:
+    if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
+        raise InvalidOperation(f"{name} {text}: must be a number from {least} to {most}")
+    return int(text)
+
+
+def checked(key: ServiceKey, rules: Iterable[SourceRule]) -> tuple[SourceRule, ...]:
+    """Return the rules of a service, in the order of their prefixes, each once.
+
+    Raises InvalidOperation for a prefix of the other family, and for two rules of one prefix; NoSpace.
+    """
+    by_prefix: dict[Network, SourceRule] = {}
+    version = key.address.version
+    for rule in rules:
+        if rule.prefix.version != version:
+            raise InvalidOperation(f"{key}: {rule}: the service is of IPv{version}, the prefix is not")
+        if by_prefix.setdefault(rule.prefix, rule) != rule:
+            raise InvalidOperation(f"{key}: two rules for {rule.prefix}: {by_prefix[rule.prefix]}; {rule}")
+    if len(by_prefix) > MOST_RULES:
+        raise NoSpace(f"{key}: {len(by_prefix)} source rules; the table holds {MOST_RULES}", "source rules", MOST_RULES)
+    return tuple(sorted(by_prefix.values(), key=_order))
+
+
+def _order(rule: SourceRule) -> tuple[int, int]:
+    return int(rule.prefix.network_address), rule.prefix.prefixlen
+
+
+def changes(before: Iterable[SourceRule], after: Iterable[SourceRule]) -> list[str]:
+    """Return what differs, a line each: `- deny 10.0.0.0/8`, `+ allow 10.1.0.0/16`."""
+    old, new = dict.fromkeys(before), dict.fromkeys(after)
+    return [*(f"- {each}" for each in old if each not in new), *(f"+ {each}" for each in new if each not in old)]

@@ -1,0 +1,331 @@
+"""Source rules of a service: which clients open connections at XDP and TC, how fast, and when rules change."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from ipaddress import ip_address, ip_network
+
+import pytest
+from scapy.layers.inet import TCP, UDP
+from scapy.packet import Packet
+
+from pylvs.bpf import abi, maps
+from pylvs.dataplane import source_rules
+from pylvs.dataplane.tables import address_bytes
+from pylvs.model.errors import InvalidOperation, NoSuchService
+from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
+from pylvs.model.source_rules import SourceRule, rule_of
+from tests.packet.frames import build, ether, network
+from tests.packet.host import DROPPED, HOOKS, PASSED, SENT, VIP4, VIP6, Host
+
+each_hook = pytest.mark.parametrize("hook", HOOKS)
+each_way = pytest.mark.parametrize("six", [False, True], ids=["v4", "v6"])
+CLIENT = {False: "10.9.1.7", True: "fd99:1::7"}
+BESIDE = {False: "10.9.2.7", True: "fd99:2::7"}
+ELSEWHERE = {False: "198.51.100.7", True: "2001:db8::7"}
+WIDE = {False: "10.9.0.0/16", True: "fd99::/16"}
+NARROW = {False: "10.9.1.0/24", True: "fd99:1::/32"}
+ALL = {False: "0.0.0.0/0", True: "::/0"}
+
+
+def rules(*lines: str) -> list[SourceRule]:
+    return [rule_of(line.split()) for line in lines]
+
+
+def give(host: Host, service: ServiceKey, *lines: str) -> None:
+    host.director.change_source_rules(service, lambda _: rules(*lines))
+
+
+def serve(host: Host, six: bool = False, protocol: Protocol = Protocol.TCP, flags: int = 0) -> ServiceKey:
+    service = host.new_key(protocol, VIP6 if six else VIP4)
+    host.serve(service, flags=ServiceFlag(flags))
+    return service
+
+
+def frame_of(service: ServiceKey, client: str, sport: int, flags: str = "S") -> bytes:
+    header: Packet = TCP(sport=sport, dport=service.port, flags=flags)
+    if service.protocol == Protocol.UDP:
+        header = UDP(sport=sport, dport=service.port) / b"ping"
+    return build(ether() / network(client, str(service.address)) / header)
+
+
+def verdict(host: Host, hook: str, service: ServiceKey, client: str, sport: int = 4000, flags: str = "S") -> str:
+    """Return what becomes of a packet at a hook: "sent", "dropped" or "passed"."""
+    found = host.run(frame_of(service, client, sport, flags), hook).verdict
+    if found in SENT[hook]:
+        return "sent"
+    return {DROPPED[hook]: "dropped", PASSED[hook]: "passed"}[found]
+
+
+def counted(host: Host, name: str, act: Callable[[], object]) -> int:
+    """Return how many ends of a reason an action adds."""
+    before = host.reason(name)
+    act()
+    return host.reason(name) - before
+
+
+@each_hook
+@each_way
+def test_the_longest_prefix_decides(director_host: Host, hook: str, six: bool) -> None:
+    service = serve(director_host, six)
+    give(director_host, service, f"deny {WIDE[six]}", f"allow {NARROW[six]}")
+    assert verdict(director_host, hook, service, CLIENT[six]) == "sent"
+    assert counted(director_host, "SOURCE_DENIED", lambda: verdict(director_host, hook, service, BESIDE[six])) == 1
+    assert verdict(director_host, hook, service, BESIDE[six]) == "dropped"
+    assert verdict(director_host, hook, service, ELSEWHERE[six]) == "sent"
+
+
+@each_hook
+def test_an_address_alone_and_all_addresses_are_prefixes(director_host: Host, hook: str) -> None:
+    service = serve(director_host)
+    give(director_host, service, "deny 0.0.0.0/0", "allow 10.9.1.7")
+    assert verdict(director_host, hook, service, CLIENT[False]) == "sent"
+    assert verdict(director_host, hook, service, BESIDE[False]) == "dropped"
+
+
+@each_hook
+@each_way
+def test_a_connection_goes_on_when_its_client_is_denied(director_host: Host, hook: str, six: bool) -> None:
+    service, client = serve(director_host, six), CLIENT[six]
+    director_host.forwarded(frame_of(service, client, 4000), hook)
+    give(director_host, service, f"deny {ALL[six]}")
+    for flags in "S", "A", "PA", "FA":
+        director_host.forwarded(frame_of(service, client, 4000, flags), hook)
+    assert verdict(director_host, hook, service, client, 4001) == "dropped"
+    director_host.wait_ticks()  # then the general path judges
+    assert verdict(director_host, hook, service, client, 4001) == "dropped"
+
+
+@each_hook
+def test_the_stack_gets_what_a_rule_passes(director_host: Host, hook: str) -> None:
+    service = serve(director_host)
+    give(director_host, service, "deny 10.9.0.0/16 pass")
+    assert verdict(director_host, hook, service, CLIENT[False]) == "passed"
+    seen = counted(director_host, "SOURCE_PASSED", lambda: verdict(director_host, "tc", service, CLIENT[False]))
+    assert seen == 1
+
+
+@each_hook
+def test_rules_of_one_service_leave_others_alone(director_host: Host, hook: str) -> None:
+    denied, other = serve(director_host), serve(director_host)
+    give(director_host, denied, "deny 0.0.0.0/0")
+    for sport in 4000, 4001:
+        assert verdict(director_host, hook, other, CLIENT[False], sport) == "sent"
+        assert verdict(director_host, hook, denied, CLIENT[False], sport) == "dropped"
+    seen = director_host.director.tables.service_reasons
+    slot, _ = director_host.director.known(denied)
+    of = abi.struct("service_reason").view("service", "reason")
+    reason = abi.constant("REASON_SOURCE_DENIED")
+    assert sum(count for key, count in seen.sums() if of.unpack(key) == (slot, reason)) == 2
+
+
+@each_hook
+@pytest.mark.parametrize("flags", [0, int(ServiceFlag.ONE_PACKET)], ids=["connections", "one packet"])
+def test_datagrams_without_a_connection_are_judged(director_host: Host, hook: str, flags: int) -> None:
+    service = serve(director_host, protocol=Protocol.UDP, flags=flags)
+    give(director_host, service, "deny 10.9.0.0/16")
+    assert verdict(director_host, hook, service, CLIENT[False]) == "dropped"
+    assert verdict(director_host, "tc", service, ELSEWHERE[False]) == "sent"
+
+
+def test_a_persistent_client_is_judged_at_each_connection(director_host: Host) -> None:
+    service = director_host.new_key()
+    director_host.serve(service, 2)
+    director_host.director.edit_service(VirtualService(service, "rr", ServiceFlag.PERSISTENT, 300))
+    assert verdict(director_host, "tc", service, CLIENT[False]) == "sent"
+    give(director_host, service, "deny 10.9.0.0/16")
+    assert verdict(director_host, "tc", service, CLIENT[False], 4001) == "dropped"
+
+
+def test_the_rules_of_a_mark_apply_to_all_its_addresses(director_host: Host) -> None:
+    mark = ServiceKey.of_mark(77)
+    director_host.serve(mark)
+    give(director_host, mark, "deny 10.9.0.0/16")
+    frame = frame_of(ServiceKey(Protocol.TCP, ip_address(VIP4), 9), CLIENT[False], 4000)
+    assert director_host.run(frame, "tc", mark=77).verdict == DROPPED["tc"]
+
+
+# Limits.
+
+
+def due_of(host: Host, service: ServiceKey, client: str, bits: int, due_ns: int | None = None) -> int | None:
+    """Return when a client's next connection is due at its rate; with `due_ns`, set that."""
+    slot, version = host.director.known(service)
+    key = abi.struct("source_client").pack(
+        service=slot, added=version["added"], bits=bits, address=address_bytes(ip_address(client))
+    )
+    with maps.HashMap.open(host.director.tables.path("source_clients")) as clients:
+        if due_ns is not None:
+            clients.put(key, struct.pack("<Q", due_ns))
+        found = clients.get(key)
+    return struct.unpack("<Q", found)[0] if found else None
+
+
+@each_hook
+@each_way
+def test_a_client_opens_as_many_as_its_limit_allows(director_host: Host, hook: str, six: bool) -> None:
+    service = serve(director_host, six)
+    give(director_host, service, f"limit {WIDE[six]} 1/h burst 3")
+    found = [verdict(director_host, hook, service, CLIENT[six], sport) for sport in range(4000, 4005)]
+    assert found == ["sent"] * 3 + ["dropped"] * 2
+    assert (
+        counted(director_host, "SOURCE_LIMITED", lambda: verdict(director_host, hook, service, CLIENT[six], 5000)) == 1
+    )
+    director_host.forwarded(frame_of(service, CLIENT[six], 4000), hook)  # it has a connection
+    assert verdict(director_host, hook, service, BESIDE[six]) == "sent"
+    assert verdict(director_host, hook, service, ELSEWHERE[six]) == "sent"
+
+
+@each_hook
+def test_a_limit_recovers_with_time(director_host: Host, hook: str) -> None:
+    service, client = serve(director_host), CLIENT[False]
+    give(director_host, service, "limit 10.9.0.0/16 1/h burst 1")
+    assert verdict(director_host, hook, service, client) == "sent"
+    assert verdict(director_host, hook, service, client, 4001) == "dropped"
+    assert due_of(director_host, service, client, 32, due_ns=1)
+    assert verdict(director_host, hook, service, client, 4001) == "sent"
+    assert verdict(director_host, hook, service, client, 4002) == "dropped"
+
+
+@each_hook
+def test_clients_of_one_network_share_a_limit(director_host: Host, hook: str) -> None:
+    service = serve(director_host)
+    give(director_host, service, "limit 0.0.0.0/0 2/h per 24")
+    found = [verdict(director_host, hook, service, f"10.9.1.{number}") for number in (1, 2, 3)]
+    assert found == ["sent", "sent", "dropped"]
+    assert verdict(director_host, hook, service, "10.9.2.1") == "sent"
+
+
+@each_hook
+def test_a_limit_leaves_to_the_stack_what_exceeds_it(director_host: Host, hook: str) -> None:
+    service = serve(director_host)
+    give(director_host, service, "limit 0.0.0.0/0 1/h pass")
+    assert [verdict(director_host, hook, service, CLIENT[False], sport) for sport in (1, 2)] == ["sent", "passed"]
+
+
+def test_a_packet_that_xdp_passes_to_tc_counts_once(director_host: Host) -> None:
+    service = serve(director_host, protocol=Protocol.UDP, flags=int(ServiceFlag.ONE_PACKET))
+    give(director_host, service, "limit 0.0.0.0/0 2/h")
+    found = [director_host.receive(frame_of(service, CLIENT[False], 4000)) for _ in range(3)]
+    assert [(hook, done.verdict) for hook, done in found[:2]] == [("tc", SENT["tc"][0])] * 2
+    assert found[2][1].verdict == DROPPED[found[2][0]]
+
+
+# Edits.
+
+
+def stored(host: Host) -> int:
+    return len(host.director.tables.source_rules)
+
+
+def listed(host: Host, service: ServiceKey) -> list[str]:
+    return [str(rule) for rule in host.director.source_rules(service)]
+
+
+def test_an_edit_of_the_service_keeps_its_rules(director_host: Host) -> None:
+    service = serve(director_host)
+    before, lines = stored(director_host), ["deny 10.0.0.0/8", "allow 10.1.0.0/16", "limit 10.2.0.0/16 5/min per 24"]
+    give(director_host, service, *lines)
+    director_host.director.edit_service(VirtualService(service, "wlc"))
+    assert listed(director_host, service) == lines
+    assert stored(director_host) == before + 3
+
+
+@pytest.mark.parametrize("how", ["delete", "flush", "clear"])
+def test_rules_go_with_their_service(director_host: Host, how: str) -> None:
+    director, service = director_host.director, serve(director_host)
+    before, facts = stored(director_host), director.versions.facts().get("source_rules")[0]
+    give(director_host, service, "deny 10.0.0.0/8", "allow 10.1.0.0/16")
+    assert director.versions.facts().get("source_rules")[0] == facts + 1
+    if how == "clear":
+        give(director_host, service)
+        assert listed(director_host, service) == []
+    elif how == "delete":
+        director.delete_service(service)
+    else:
+        director.flush()
+        before = facts = 0
+    assert (stored(director_host), director.versions.facts().get("source_rules")[0]) == (before, facts)
+
+
+def test_a_service_that_is_added_again_has_no_rules(director_host: Host) -> None:
+    service = serve(director_host)
+    give(director_host, service, "deny 0.0.0.0/0")
+    director_host.director.delete_service(service)
+    director_host.serve(service)
+    assert listed(director_host, service) == []
+    assert verdict(director_host, "tc", service, CLIENT[False]) == "sent"
+
+
+def test_an_edit_that_is_not_committed_changes_no_rule(director_host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new set is removed, and the one in force stays."""
+    service = serve(director_host)
+    give(director_host, service, "deny 10.9.0.0/16")
+    before, write = stored(director_host), source_rules.write
+
+    def failing(*arguments: object) -> int:
+        write(*arguments)  # type: ignore[arg-type]
+        raise InvalidOperation("planted")
+
+    monkeypatch.setattr(source_rules, "write", failing)
+    with pytest.raises(InvalidOperation, match="planted"):
+        give(director_host, service, "allow 0.0.0.0/0", "deny 10.8.0.0/16")
+    assert (stored(director_host), listed(director_host, service)) == (before, ["deny 10.9.0.0/16"])
+    assert verdict(director_host, "tc", service, CLIENT[False]) == "dropped"
+
+
+def test_no_packet_meets_half_of_the_rules(director_host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the commit the former set decides alone, and after it the new one, also while the former is removed."""
+    service, seen = serve(director_host), list[tuple[str, str]]()
+    sports = iter(range(4000, 5000))
+    write, forget = source_rules.write, source_rules.forget
+
+    def look() -> None:
+        seen.append(
+            (
+                verdict(director_host, "tc", service, CLIENT[False], next(sports)),
+                verdict(director_host, "tc", service, BESIDE[False], next(sports)),
+            )
+        )
+
+    def writing(*arguments: object) -> int:
+        number = write(*arguments)  # type: ignore[arg-type]
+        look()
+        return number
+
+    def forgetting(*arguments: object) -> None:
+        look()
+        forget(*arguments)  # type: ignore[arg-type]
+        look()
+
+    give(director_host, service, "deny 10.9.1.0/24")
+    monkeypatch.setattr(source_rules, "write", writing)
+    monkeypatch.setattr(source_rules, "forget", forgetting)
+    give(director_host, service, "deny 10.9.2.0/24")
+    assert seen == [("dropped", "sent"), ("sent", "dropped"), ("sent", "dropped")]
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        (["deny 10.0.0.0/8", "allow 10.0.0.0/8"], "two rules for 10.0.0.0/8: deny 10.0.0.0/8; allow 10.0.0.0/8"),
+        (["deny fd00::/8"], "the service is of IPv4, the prefix is not"),
+    ],
+)
+def test_wrong_rules_are_refused(director_host: Host, lines: Sequence[str], problem: str) -> None:
+    service = serve(director_host)
+    with pytest.raises(InvalidOperation, match=problem):
+        give(director_host, service, *lines)
+    assert listed(director_host, service) == []
+
+
+def test_only_a_service_has_rules(director_host: Host) -> None:
+    with pytest.raises(NoSuchService):
+        give(director_host, director_host.new_key(), "deny 10.0.0.0/8")
+
+
+def test_the_same_rule_twice_is_one(director_host: Host) -> None:
+    service = serve(director_host)
+    give(director_host, service, "deny 10.0.0.0/8", "deny 10.0.0.0/8")
+    assert [rule.prefix for rule in director_host.director.source_rules(service)] == [ip_network("10.0.0.0/8")]
