@@ -7,7 +7,7 @@
  *	receive() ---> parse (parse/plain.h) ---- not plain: PROG_PARSE_SLOW, a fragment: PROG_DEFRAG (TC)
  *	   |  ^                                                      |
  *	   |  `------------------------------------------------------'
- *	   |----- a SYN that a source rule refuses (fwd/refused.h), no connection ----------------------> dropped
+ *	   |----- a SYN that a client rule refuses (fwd/refused.h), no connection ----------------------> dropped
  *	   |----- a SYN at XDP, the table is full or a flood comes (fwd/stateless.h), no connection --------> sent
  *	   v
  *	fwd_packet() (fwd/conn.h) ---- known connection: update_state(), count, send() -------------------> sent
@@ -82,7 +82,7 @@ INLINE int receive(struct ctx ctx, const struct root *root)
 	enum parsed parsed = is_ipv6 ? parse6(ctx, data, end, &p, root) : parse4(ctx, data, end, &p, root);
 	if (likely(parsed == PARSED_PLAIN)) {
 		int verdict = NOT_STATELESS;
-		u64 judged = unlikely(p.syn) && unlikely(facts_of(root)->source_rules) ? judge_syn(&p) : 0;
+		u64 judged = unlikely(p.syn) && unlikely(facts_of(root)->client_rules) ? judge_syn(&p) : 0;
 		u64 chosen = ctx.hook == HOOK_XDP && unlikely(p.syn) && !judged && unlikely(may_be_stateless(ticks()))
 				     ? choose_stateless(&p)
 				     : 0;

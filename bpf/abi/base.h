@@ -40,9 +40,9 @@ enum limits {
 	TICK_SLOTS = 128, /* slots with one tick in `expiry_ticks`: a page */
 	OTHER_GROUPS = 32, /* into which a full group overflows: half of them by the client, half by the whole tuple */
 	FIRST_GROUPS = 4, /* of these: a bucket knows whether any others have its connections */
-	SOURCE_RULES = 1 << 20, /* of all services */
-	SOURCE_SET_BITS = 64, /* bits of a rule's key before the prefix */
-	SOURCE_CLIENTS = 65536, /* whose new connections are limited, at a time */
+	CLIENT_RULES = 1 << 20, /* of all services */
+	RULE_SET_BITS = 64, /* bits of a rule's key before the prefix */
+	LIMITED_CLIENTS = 65536, /* whose new connections are limited, at a time */
 	KNOWN_PREFIXES = 8192, /* networks whose clients judge real servers */
 };
 
@@ -155,9 +155,9 @@ enum reason {
 	REASON_LOG_LOST, /* note: a record of the connection log was lost, because `pylvs log` did not read in time */
 	REASON_ICMP_BY_HASH, /* note: an ICMP error about an unknown connection was forwarded, to the server of its client's hash */
 	REASON_SYNC_LOST, /* note: an announcement of a connection was lost, because the sync daemon did not read in time */
-	REASON_SOURCE_DENIED, /* dropped: a source rule of its service denies its client */
-	REASON_SOURCE_LIMITED, /* dropped: its client opens connections faster than a source rule of its service allows */
-	REASON_SOURCE_PASSED, /* passed: a source rule of its service leaves it to the stack */
+	REASON_CLIENT_DENIED, /* dropped: a client rule of its service denies its client */
+	REASON_CLIENT_LIMITED, /* dropped: its client opens connections faster than a client rule of its service allows */
+	REASON_CLIENT_PASSED, /* passed: a client rule of its service leaves it to the stack */
 	REASONS = 128,
 };
 

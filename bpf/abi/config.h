@@ -45,7 +45,7 @@ struct facts {
 	u32 timeouts_s[3]; /* as configured: tcp, tcpfin, udp */
 	u32 engines; /* services with a persistence engine */
 	u32 mss_clamps; /* services with an MSS clamp */
-	u32 source_rules; /* services with source rules */
+	u32 client_rules; /* services with client rules */
 };
 
 struct settings { /* each field is independent of the others; those with a sign have any value, as in the kernel */
@@ -147,7 +147,7 @@ struct service_version {
 	char engine[ENGINE_LENGTH]; /* empty, or "sip" */
 	u32 next; /* next free slot */
 	u32 mss_clamp; /* largest MSS of TCP's SYNs; 0: any */
-	u32 source_rules; /* its set of source rules: the generation of the edit that wrote it; 0: it has none */
+	u32 client_rules; /* its set of client rules: the generation of the edit that wrote it; 0: it has none */
 };
 
 struct service {
@@ -282,19 +282,19 @@ struct local_route {
 };
 enum { LOCAL_ROUTE_BITS = 8 * (sizeof(struct local_route) - sizeof(u32)) };
 
-/* A source rule of a service: the longest prefix of the client's address decides about a new connection. */
-enum source_action { SOURCE_ALLOW, SOURCE_DROP, SOURCE_PASS };
+/* A client rule of a service: the longest prefix of the client's address decides about a new connection. */
+enum client_action { CLIENT_ALLOW, CLIENT_DROP, CLIENT_PASS };
 
-struct source_prefix {
-	u32 bits; /* how many of the following bits must match: SOURCE_SET_BITS, and the length of the prefix */
+struct client_prefix {
+	u32 bits; /* how many of the following bits must match: RULE_SET_BITS, and the length of the prefix */
 	u32 service; /* its slot */
 	u32 set;
 	struct address network;
 };
 
 /* With a limit the action is that of the connections beyond it. */
-struct source_rule {
-	u32 action; /* enum source_action */
+struct client_rule {
+	u32 action; /* enum client_action */
 	u32 client_bits; /* clients that share so many bits of their addresses share a limit */
 	u64 interval_ns; /* between two new connections of a client on average; 0: no limit */
 	u32 burst; /* connections that it may open at once */
@@ -303,9 +303,9 @@ struct source_rule {
 	u32 pad;
 };
 
-/* A client of a limit: its value is when the next connection would be due if all came at the rate (GCRA, ITU-T I.371),
- * in nanoseconds of bpf_ktime_get_ns(). */
-struct source_client {
+/* A client of a limit. Its value is the theoretical arrival time of GCRA (ITU-T I.371), in nanoseconds of
+ * bpf_ktime_get_ns(). */
+struct limited_client {
 	u32 service;
 	u32 added; /* generation of the edit that added the service */
 	u32 bits;
@@ -351,9 +351,9 @@ HASH_MAP(locals, struct address, u8, 65536, BPF_F_NO_PREALLOC);
 
 LPM_MAP(local_routes, struct local_route, u8, 65536);
 
-LPM_MAP(source_rules, struct source_prefix, struct source_rule, SOURCE_RULES);
+LPM_MAP(client_rules, struct client_prefix, struct client_rule, CLIENT_RULES);
 
-LRU_MAP(source_clients, struct source_client, u64, SOURCE_CLIENTS);
+LRU_MAP(limited_clients, struct limited_client, u64, LIMITED_CLIENTS);
 
 HASH_MAP(accept_locals, u32, u8, 4096, BPF_F_NO_PREALLOC); /* ifindexes of devices with accept_local */
 

@@ -85,7 +85,7 @@ struct new_flow {
 	u32 by_hash; /* schedule by PROG_HASH_FALLBACK */
 	u32 opens; /* it may create a connection; else it may only continue a flow without one */
 	u32 collisions; /* with another CPU that makes the same connection */
-	u32 source_rules; /* the set of source rules that limits the client; 0: none does */
+	u32 client_rules; /* the set of client rules that limits the client; 0: none does */
 	u64 opened_ns; /* before the connection is made, if it is logged; else 0 */
 	/* Of the connection that was created, or with one-packet scheduling of its template; or of the one that an ICMP
 	 * error is about; 0: none. */

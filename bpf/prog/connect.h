@@ -11,7 +11,7 @@
 #include "icmp/error.h"
 #include "lb/fallback.h"
 #include "lb/to_scheduler.h"
-#include "policy/source_rules.h"
+#include "policy/client_rules.h"
 
 enum { COLLISIONS = 12, BACKOFF = 64 };
 
@@ -31,7 +31,7 @@ INLINE int fwd_without_conn(struct ctx ctx, struct scratch *w, const struct root
 	if (!t.destination)
 		return pass_to_stack(ctx.hook);
 	count(reason);
-	count_source(w);
+	count_client(w);
 	return fwd_new(ctx, &w->packet, &t, root, now, 0, 0);
 }
 
@@ -177,7 +177,7 @@ INLINE int connect(struct ctx ctx, struct scratch *w, struct root *root, u32 now
 	drop_old_ref(w);
 	switch (result) {
 	case CREATED:
-		count_source(w);
+		count_client(w);
 		return fwd_first(ctx, w, &t, root, now);
 	case CREATE_EXISTS: {
 		unref_template(w);

@@ -15,7 +15,7 @@
 #include "lb/fwmark.h"
 #include "lb/template.h"
 #include "policy/martian.h"
-#include "policy/source_rules.h"
+#include "policy/client_rules.h"
 #include "policy/synflood.h"
 
 /* Whether the packet may create a connection (2.4). */
@@ -141,9 +141,9 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 	w->flow.by_hash = in_fallback_time(state, now) && !one_packet && !(hash_only && hashes);
 	if (!opens && !w->flow.by_hash)
 		return pass_no_service(ctx, w, facts, REASON_NO_FLOW);
-	u32 refused = hash_only || likely(!found.version->source_rules) ? REASON_NONE
-									: refused_by_source(w, found.version->source_rules);
-	if (refused == REASON_SOURCE_PASSED)
+	u32 refused = hash_only || likely(!found.version->client_rules) ? REASON_NONE
+									: refused_by_rule(w, found.version->client_rules);
+	if (refused == REASON_CLIENT_PASSED)
 		return pass_no_service(ctx, w, facts, refused);
 	if (unlikely(refused))
 		return drop(ctx.hook, refused);
@@ -176,7 +176,7 @@ INLINE int prog_new(struct ctx ctx, struct scratch *w, struct root *root)
 	w->flow.old_destination = NO_INDEX;
 	w->flow.half_open_ended = false;
 	w->flow.collisions = 0;
-	w->flow.source_rules = 0;
+	w->flow.client_rules = 0;
 	w->flow.slot = 0;
 	struct found found = {};
 	if (!p->no_conn || p->by_inner)

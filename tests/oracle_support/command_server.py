@@ -45,7 +45,12 @@ LATE = (
     *("pylvs.cli.director", "pylvs.cli.mark"),
     *("pylvs.ipvsadm.commands", "pylvs.ipvsadm.listing", "pylvs.ipvsadm.options", "pylvs.ipvsadm.parsing"),
     *("pylvs.dataplane.bulk_add", "pylvs.dataplane.connections", "pylvs.dataplane.director", "pylvs.dataplane.editor"),
-    *("pylvs.dataplane.load", "pylvs.dataplane.marks", "pylvs.dataplane.scheduler_tables", "pylvs.dataplane.vip_roles"),
+    *(
+        "pylvs.dataplane.load",
+        "pylvs.dataplane.rules.marks",
+        "pylvs.dataplane.scheduler_tables",
+        "pylvs.dataplane.vip_roles",
+    ),
     "pylvs.system.namespaces",
 )
 

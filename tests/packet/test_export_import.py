@@ -11,7 +11,7 @@ import pytest
 
 from pylvs.cli.main import run
 from pylvs.model.errors import NoSpace
-from pylvs.model.mark_words import rule_of
+from pylvs.model.marks.words import rule_of
 from tests.json_page import assert_documented
 from tests.packet.host import Host
 

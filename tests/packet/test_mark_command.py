@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from pylvs.cli.main import run
-from pylvs.model.mark_words import rule_of
 from pylvs.model.marks import checked
+from pylvs.model.marks.words import rule_of
 from tests.packet.host import Host, ip
 
 Capture = pytest.CaptureFixture[str]

@@ -14,7 +14,6 @@ from scapy.layers.inet import TCP, UDP
 
 from pylvs.bpf import kernel
 from pylvs.model.errors import InvalidOperation, NoSpace
-from pylvs.model.mark_words import rule_of
 from pylvs.model.marks import (
     ALL_BITS,
     MOST_RULES,
@@ -26,6 +25,7 @@ from pylvs.model.marks import (
     checked,
     mark_of,
 )
+from pylvs.model.marks.words import rule_of
 from pylvs.model.service import Destination, DestinationKey, Method, ServiceFlag, ServiceKey, VirtualService
 from tests.packet import frames
 from tests.packet.host import (

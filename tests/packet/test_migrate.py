@@ -24,14 +24,15 @@ from pylvs.cli.director import show as shown
 from pylvs.dataplane import load
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.overview import overview
+from pylvs.dataplane.rules import client_rules
 from pylvs.dataplane.state import ON_DEMAND, State
 from pylvs.dataplane.upgrade import former, migrate
 from pylvs.ipvsadm.commands import Session
+from pylvs.model.client_rules import rule_of
 from pylvs.model.errors import NoSpace, NoSuchService, Unsupported
 from pylvs.model.marks import MarkRule
 from pylvs.model.rows import Counters, Rates
 from pylvs.model.service import Protocol, ServiceKey, Timeouts
-from pylvs.model.source_rules import rule_of
 from tests.packet.frames import CLIENT4, CLIENT6, build, ether, network, tcp, udp
 from tests.packet.host import DROPPED, VIP4, VIP6, Host, key, new_host, server6
 from tests.packet.test_fragments import fragments, sent_to_server
@@ -84,7 +85,7 @@ SERVICES = f"""
 -a -f 7 -r 10.77.0.17 -g
 """
 RULE = MarkRule(value=7, family=4, protocol=6, target=ip_network(f"{VIP4}/32"), target_ports=((88, 88),))
-SOURCE_RULES = [rule_of(line.split()) for line in ("deny 203.0.113.0/24", "limit 203.0.113.64/26 1/h burst 1")]
+CLIENT_RULES = [rule_of(line.split()) for line in ("deny 203.0.113.0/24", "limit 203.0.113.64/26 1/h burst 1")]
 LISTINGS = ("-Ln", "-Sn", "-Ln --thresholds", "-Ln --persistent-conn", "-L --timeout")
 FLOWS = [(version, port) for version in (4, 6) for port in (DR, NAT, TUNNEL)]
 EDIT = "from pylvs.ipvsadm.main import main; sys.argv[:] = ['ipvsadm', '--set', '0', '0', '0']; sys.exit(main())"
@@ -154,7 +155,7 @@ def other(other_layout: Path) -> Iterator[Host]:
         for name, value in ("conn_reuse_mode", 0), ("expire_nodest_conn", 1):
             host.director.change_setting(name, value)
         host.director.change_mark_rules(lambda _: [RULE])
-        host.director.change_source_rules(key(DR), lambda _: SOURCE_RULES)
+        host.director.change_client_rules(key(DR), lambda _: CLIENT_RULES)
         migrate_there(host, other_layout)
         yield host
 
@@ -232,11 +233,11 @@ def test_what_another_build_made_continues(other: Host) -> None:
     assert host.director.mark_rules() == [RULE]
     with pytest.raises(NoSuchService):
         host.director.service(key(9))
-    assert host.director.source_rules(key(DR)) == SOURCE_RULES
+    assert client_rules.listed(host.director.reader) == {key(DR): tuple(CLIENT_RULES)}
     host.director.migrate()
     host.close_programs()
 
-    assert host.director.source_rules(key(DR)) == SOURCE_RULES
+    assert client_rules.listed(host.director.reader) == {key(DR): tuple(CLIENT_RULES)}
     assert established(ipvsadm(host, "-Lnc")) == [each for each in connections if "ESTABLISHED" in each]
     names = ("services", "master", "standby", "forwarded")
     assert [overview()[name] for name in names] == [show[name] for name in names]

@@ -20,7 +20,7 @@ OF_EDITS = {
 OF_OTHERS = {
     "pylvs.dataplane.scheduler_tables",
     "pylvs.dataplane.connections",
-    "pylvs.dataplane.marks",
+    "pylvs.dataplane.rules.marks",
     "pylvs.dataplane.bulk_add",
     "pylvs.dataplane.load",
     "pylvs.dataplane.vip_roles",

@@ -10,9 +10,9 @@ import click
 
 from pylvs.cli.common import as_json
 from pylvs.dataplane.director import open_director
-from pylvs.model import mark_words
 from pylvs.model.errors import InvalidOperation, counted
 from pylvs.model.marks import TO_THE_END, MarkRule, checked, with_rule, without
+from pylvs.model.marks import words as mark_words
 from pylvs.netfilter import hooks_of, hooks_of_host
 from pylvs.netfilter.chains import mark_rules
 from pylvs.system.logs import one_line

@@ -101,7 +101,7 @@ class BulkAdd:
         fields = version_fields(service, load.ticks_per_second())
         fields |= scheduler_tables.began(edit.tables, edit.generation, fields)
         fields |= {"added": edit.generation, "list_version": 1, "edit": abi.constant("LIST_INIT")}
-        fields |= {"list": 0, "count": 0, "gcd": 1, "max_weight": 0, "table": 0, "source_rules": 0}
+        fields |= {"list": 0, "count": 0, "gcd": 1, "max_weight": 0, "table": 0, "client_rules": 0}
         tables.service_states.clear(slot)
         tables.service_bases.clear(slot)
         tables.service_estimates.clear(slot)

@@ -18,7 +18,7 @@ from pylvs.dataplane.destinations import (
 )
 from pylvs.dataplane.scheduler_tables import HashTables
 from pylvs.dataplane.tables import ListStep, Tables, destination_name, key_of, service_key, version_fields
-from pylvs.dataplane.transaction import Transaction, list_of
+from pylvs.dataplane.transaction import Transaction, forget_rules, list_of
 from pylvs.model.errors import DestinationExists, NoSuchDestination
 from pylvs.model.service import Destination, DestinationKey, ServiceChange, ServiceKey, VirtualService
 
@@ -47,7 +47,7 @@ class ChangeSet:
         self._cursors: list[tuple[int, int]] = []  # by slot of the service: to store with the commit
         self._released: list[Callable[[], None]] = []  # what is tidied after the commit
         self._sweeps_cache = False
-        self._rule_sets: list[tuple[int, int]] = []  # of source rules, by slot: no longer in force after the commit
+        self._rule_sets: list[tuple[int, int]] = []  # of client rules, by slot: no longer in force after the commit
         self.left: set[int] = set()  # slots of services that may no longer use a table of mh or sh
 
     def commit(self, changes: Sequence[ServiceChange], known: Callable[[ServiceKey], Version], to: Concerns) -> None:
@@ -93,10 +93,7 @@ class ChangeSet:
             release()
         for dest_slot in self._deleted:
             edit.trash.put(dest_slot)
-        if any(number for _, number in self._rule_sets):
-            from pylvs.dataplane import source_rules  # late: few services have any
-
-            source_rules.forget(self._tables, self._rule_sets)
+        forget_rules(self._tables, self._rule_sets)
         if self._sweeps_cache:
             scheduler_tables.sweep(self._tables.state)
         if self._deleted:
@@ -111,7 +108,7 @@ class ChangeSet:
             edit.write_deleted(dest_slot, edit.generation, with_service=True)
         edit.count_service(key, version, -1)
         self._deleted += listed
-        self._rule_sets.append((slot, version["source_rules"]))
+        self._rule_sets.append((slot, version["client_rules"]))
 
         def release() -> None:
             self._tables.service_keys(version["family"]).remove(service_key(key))

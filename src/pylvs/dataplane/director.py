@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from pylvs.dataplane.handshakes import HandshakeReader
     from pylvs.dataplane.reader import Reader
     from pylvs.dataplane.upgrade.former import FormerTables
+    from pylvs.model.client_rules import ClientRule
     from pylvs.model.director import Connection
     from pylvs.model.marks import MarkRule
     from pylvs.model.rows import DeviceProblem, Handshakes, PacketCounts, ServiceRow
-    from pylvs.model.source_rules import SourceRule
 
     Result = TypeVar("Result")
 
@@ -259,28 +259,14 @@ class BpfDirector:
     def change_mark_rules(self, change: Callable[[list[MarkRule]], list[MarkRule]]) -> list[MarkRule]:
         return self._editor.change_mark_rules(change)
 
-    def source_rules(self, key: ServiceKey) -> list[SourceRule]:
-        """Return the source rules of a service, in the order of their prefixes. Raises NoSuchService."""
-        from pylvs.dataplane import source_rules
-        from pylvs.model.source_rules import checked as checked_rules
-
-        self._bring_in()
-        slot, _ = self.known(key)
-        read = source_rules.read
-        return list(
-            checked_rules(
-                key, self.reader.steadily(lambda live: read(self.tables, slot, self.versions.version(slot, live)))
-            )
-        )
-
-    def change_source_rules(
-        self, key: ServiceKey, change: Callable[[list[SourceRule]], Sequence[SourceRule]]
-    ) -> tuple[SourceRule, ...]:
-        """Replace the source rules of a service atomically by the result of `change`; return them.
+    def change_client_rules(
+        self, key: ServiceKey, change: Callable[[list[ClientRule]], Sequence[ClientRule]]
+    ) -> tuple[ClientRule, ...]:
+        """Replace the client rules of a service atomically by the result of `change`; return them.
 
         If `change` raises an exception, the rules stay. Raises NoSuchService, InvalidOperation, NoSpace.
         """
-        return self._editor.change_source_rules(key, change)
+        return self._editor.change_client_rules(key, change)
 
     def set_timeouts(self, timeouts: Timeouts) -> None:
         self._editor.set_timeouts(timeouts)
@@ -378,7 +364,7 @@ class BpfDirector:
     def mark_rules(self) -> list[MarkRule]:
         if not self.state.exists:
             return []
-        from pylvs.dataplane import marks
+        from pylvs.dataplane.rules import marks
 
         return self.reader.steadily(lambda live: marks.read(self.tables, self.versions.facts(live)))
 

@@ -64,10 +64,10 @@ if TYPE_CHECKING:
     from pylvs.dataplane.change_set import ChangeSet
     from pylvs.dataplane.reader import Reader
     from pylvs.dataplane.state import State
+    from pylvs.model.client_rules import ClientRule
     from pylvs.model.marks import MarkRule
     from pylvs.model.rows import DeviceProblem
     from pylvs.model.service import Timeouts
-    from pylvs.model.source_rules import SourceRule
     from pylvs.system.lock import Lock
 
     class Opened(Protocol):
@@ -305,24 +305,14 @@ class Editor:
             if changed and scheduler_tables.remembers(version):
                 scheduler_tables.sweep(self._director.state)
 
-    def change_source_rules(
-        self, key: ServiceKey, change: Callable[[list[SourceRule]], Sequence[SourceRule]]
-    ) -> tuple[SourceRule, ...]:
-        """Replace the source rules of a service by one store; return them. Raises as `model.source_rules.checked`."""
-        from pylvs.dataplane import source_rules  # late: few edits change them
-        from pylvs.model.source_rules import checked as checked_rules
+    def change_client_rules(
+        self, key: ServiceKey, change: Callable[[list[ClientRule]], Sequence[ClientRule]]
+    ) -> tuple[ClientRule, ...]:
+        """Replace the client rules of a service by one store; return them. Raises as `model.client_rules.checked`."""
+        from pylvs.dataplane.rules import client_rules
 
         with self._existing(key) as (slot, version):
-            rules = checked_rules(key, change(source_rules.read(self._tables, slot, version)))
-            with Transaction(self._tables) as edit:
-                number = source_rules.write(self._tables, edit.generation, slot, rules)
-                fields = version | {"source_rules": number}
-                edit.write_version(slot, edit.generation, fields)
-                edit.count_extras(version, -1)
-                edit.count_extras(fields, 1)
-                edit.commit()
-                source_rules.forget(self._tables, [(slot, version["source_rules"])])
-            return rules
+            return client_rules.change(self._tables, slot, version, change)
 
     def delete_service(self, key: ServiceKey) -> None:
         with self._existing(key) as service:
@@ -485,15 +475,10 @@ class Editor:
         return dest_slot
 
     def change_mark_rules(self, change: Callable[[list[MarkRule]], list[MarkRule]]) -> list[MarkRule]:
-        from pylvs.dataplane import marks
-        from pylvs.model.marks import checked as checked_rule
+        from pylvs.dataplane.rules import marks
 
         with self.batch():
-            fresh = [checked_rule(rule) for rule in change(marks.read(self._tables, self._director.versions.facts()))]
-            with Transaction(self._tables) as edit:
-                marks.replace(edit, fresh)
-                edit.commit()
-            return fresh
+            return marks.change(self._tables, self._director.versions.facts(), change)
 
     def set_timeouts(self, timeouts: Timeouts) -> None:
         from pylvs.dataplane import load
@@ -579,7 +564,7 @@ def _refresh_snapshots(versions: Versions) -> None:
     facts = versions.facts()
     (rules,), (services,) = facts.get("mark_rules"), facts.get("marks")
     if rules or services or len(tables.routed_marks):
-        from pylvs.dataplane import marks  # late: most tables have none
+        from pylvs.dataplane.rules import marks  # late: most tables have none
 
         marks.refresh_devices(tables, facts)
         marks.refresh_routed(versions)

@@ -128,7 +128,7 @@ class Tables:
     service_estimates = _records("service_estimates", "estimate")  # its rates
     services4 = _hash("services4")  # slots of services by key
     services6 = _hash("services6")
-    source_rules = _hash("source_rules")  # by prefix of clients, each in the set of a service
+    client_rules = _hash("client_rules")  # by prefix of clients, each in the set of a service
     members = _array("members")  # the lists of all services, in chunks
     maglev_tables = _hash("maglev_tables")  # of mh, two for each service that uses it
     sh_tables = _hash("sh_tables")  # of sh, two for each service that uses it

@@ -475,11 +475,11 @@ class Transaction(Versions):
             facts.set(name, facts.get(name)[0] + by)
 
     def count_extras(self, version: Mapping[str, Any], by: int) -> None:
-        """Count engine, MSS clamp and source rules of a version that begins (1) or ends (-1), if it has them."""
+        """Count engine, MSS clamp and client rules of a version that begins (1) or ends (-1), if it has them."""
         for name, has in (
             ("engines", any(version["engine"])),
             ("mss_clamps", version["mss_clamp"] > 0),
-            ("source_rules", version["source_rules"] > 0),
+            ("client_rules", version["client_rules"] > 0),
         ):
             if has:
                 self.new_facts.set(name, self.new_facts.get(name)[0] + by)
@@ -495,6 +495,28 @@ class Transaction(Versions):
             self.tables.book.set(0, "pending", 0)
             return
         recover(self.tables)
+
+
+def forget_rules(tables: Tables, sets: Collection[tuple[int, int]]) -> None:
+    """Remove sets of client rules, each of a slot and with a number, that are no longer in force."""
+    doomed = {each for each in sets if each[1]}
+    if doomed:
+        _remove_rules(tables, [key for key, of in _rule_keys(tables) if of in doomed])
+
+
+def _rule_keys(tables: Tables) -> Iterator[tuple[bytes, tuple[int, int]]]:
+    """Yield the keys of all client rules, each with the slot and the number of its set."""
+    form = abi.struct("client_prefix").view("service", "set")
+    for keys, _, count in tables.client_rules.chunks():
+        packed = bytes(keys[: count * form.size])
+        for at, (slot, number) in enumerate(form.iter_unpack(packed)):
+            yield packed[at * form.size : (at + 1) * form.size], (slot, number)
+
+
+def _remove_rules(tables: Tables, keys: list[bytes]) -> None:
+    if keys:
+        maps.grace_period()  # a packet may still read them
+        tables.client_rules.remove_many(b"".join(keys), len(keys))
 
 
 def write_bitmaps(tables: Tables, present: Collection[dict[str, Any]]) -> None:
@@ -517,8 +539,7 @@ def write_bitmaps(tables: Tables, present: Collection[dict[str, Any]]) -> None:
 
 def recover(tables: Tables) -> None:
     """Restore the tables to the generation in force. The caller holds the lock."""
-    from pylvs.dataplane import source_rules  # late: needed only after a writer died
-    from pylvs.dataplane.scheduler_tables import HashTables
+    from pylvs.dataplane.scheduler_tables import HashTables  # late: needed only after a writer died
 
     versions, book = Versions(tables), Book(tables)
     live = versions.live
@@ -545,7 +566,8 @@ def recover(tables: Tables) -> None:
     _settle_members(tables, present)
     NatServers(tables).rebuild()
     HashTables(tables).keep_only(present)
-    source_rules.keep_only(tables, present)
+    named = {(slot, version["client_rules"]) for slot, version in present.items()}
+    _remove_rules(tables, [key for key, of in _rule_keys(tables) if of not in named])
     write_bitmaps(tables, present.values())
     tables.book.set(0, "pending", 0)
 

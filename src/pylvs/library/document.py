@@ -14,8 +14,8 @@ from pylvs.library.keys import number
 from pylvs.library.values import Service
 from pylvs.model.dataclass import dataclass, replace
 from pylvs.model.errors import PylvsError
-from pylvs.model.mark_words import conditions, rule_of, rule_text
 from pylvs.model.marks import ALL_BITS, MOST_RULES, TO_THE_END, MarkRule, checked
+from pylvs.model.marks.words import conditions, rule_of, rule_text
 from pylvs.model.service import LONGEST_S, Timeouts
 from pylvs.model.settings import checked as checked_setting
 from pylvs.model.settings import known_setting

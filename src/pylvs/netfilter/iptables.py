@@ -9,8 +9,8 @@ from ipaddress import ip_address, summarize_address_range
 from typing import Any
 
 from pylvs.model.errors import InvalidOperation, excerpt
-from pylvs.model.mark_words import link_address, network, number_of, protocol_number
 from pylvs.model.marks import ALL_BITS, Ranges, checked_device, joined
+from pylvs.model.marks.words import link_address, network, number_of, protocol_number
 from pylvs.netfilter.chains import (
     CONNTRACK,
     DROPS,

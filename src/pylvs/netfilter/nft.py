@@ -8,8 +8,8 @@ from ipaddress import collapse_addresses, ip_address, ip_network, summarize_addr
 from typing import Any
 
 from pylvs.model.errors import InvalidOperation
-from pylvs.model.mark_words import link_address, protocol_number
 from pylvs.model.marks import ALL_BITS, Network, Ranges, checked_device, joined
+from pylvs.model.marks.words import link_address, protocol_number
 from pylvs.netfilter.chains import (
     CONNTRACK,
     DROPS,

@@ -23,7 +23,7 @@ from pylvs.ipvs.plan import (
     plan,
     why_left,
 )
-from pylvs.model.mark_words import rule_of
+from pylvs.model.marks.words import rule_of
 from pylvs.model.service import (
     Destination,
     DestinationKey,

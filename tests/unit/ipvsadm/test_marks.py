@@ -8,8 +8,8 @@ import pytest
 
 from pylvs.ipvsadm.commands import Session
 from pylvs.ipvsadm.main import run_restore
-from pylvs.model.mark_words import rule_of
 from pylvs.model.marks import MarkRule, checked
+from pylvs.model.marks.words import rule_of
 from tests.memory import MemoryDirector
 from tests.unit.ipvsadm.replaying import AllHere
 

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pylvs.model.errors import InvalidOperation
-from pylvs.model.mark_words import conditions, port_ranges, rule_of, rule_text
 from pylvs.model.marks import ALL_BITS, TO_THE_END, MarkRule, Packet, checked, joined, mark_of, with_rule, without
+from pylvs.model.marks.words import conditions, port_ranges, rule_of, rule_text
 
 SHOP = Packet(ip_address("198.51.100.7"), ip_address("192.0.2.1"), 6, 4000, 443)
 

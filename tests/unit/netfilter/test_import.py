@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pylvs.cli.main import run
 from pylvs.model.errors import InvalidOperation
-from pylvs.model.mark_words import rule_text
+from pylvs.model.marks.words import rule_text
 from pylvs.netfilter import hooks_of
 from pylvs.netfilter.chains import mark_rules
 

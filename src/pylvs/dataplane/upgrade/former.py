@@ -32,13 +32,13 @@ _COPIED = {"book": ("service_top", "destination_top", "member_top", "trash_began
 _WITH_DEFAULTS = "settings"  # a structure: a setting that the other build lacks has its default
 _ADDED: dict[str, tuple[str, ...]] = {
     "root": ("log", "sync", "backup"),
-    "facts": ("mss_clamps", "source_rules"),
-    "service_version": ("mss_clamp", "source_rules"),
+    "facts": ("mss_clamps", "client_rules"),
+    "service_version": ("mss_clamp", "client_rules"),
 }  # fields that an earlier release lacks, by structure: they begin at 0
 # Enumerations whose values maps store.
 _STORED = (
     *("scheduler", "method", "state", "service_flag", "destination_flag", "destination_use", "tunnel_kind"),
-    *("source_action", "tunnel_flag", "tuple_kind", "word_bits", "list_edit", "mark_flag", "probe_marks"),
+    *("client_action", "tunnel_flag", "tuple_kind", "word_bits", "list_edit", "mark_flag", "probe_marks"),
 )
 # Structures of which listings read some fields, by map.
 _LISTED = {"conn_counts": ("conn_counts", "active", "inactive", "persistent"), "pools": ("pool", "capacity", "used")}

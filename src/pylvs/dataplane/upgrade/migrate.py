@@ -47,7 +47,7 @@ _HASHES = (
     *("services4", "services6", "names", "maglev_tables", "cache", "standby", "path_mtus"),
     *("locals", "accept_locals", "routed_marks"),
 )
-_ADDED = ("source_rules",)  # maps that an earlier release lacks: they begin empty
+_ADDED = ("client_rules",)  # maps that an earlier release lacks: they begin empty
 _LATEST = ("service_states", "path_mtus")  # what packets change is copied once more, at the end
 _FRAGMENTS = "frag_queues"
 _LONES = ("lone_sets", "lones")  # packets of which one fragment has come
@@ -111,7 +111,7 @@ class Migration:
         present = [version for _, version in versions.services(versions.live)]
         facts.set("engines", sum(any(version["engine"]) for version in present))
         facts.set("mss_clamps", sum(version["mss_clamp"] > 0 for version in present))
-        facts.set("source_rules", sum(version["source_rules"] > 0 for version in present))
+        facts.set("client_rules", sum(version["client_rules"] > 0 for version in present))
         load.set_timeouts(fresh, versions.live, UNCHANGED)  # the copied ones, in ticks
         roles = vip_roles.in_force(fresh)
         if roles.all:

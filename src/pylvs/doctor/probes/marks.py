@@ -13,8 +13,8 @@ from pylvs.doctor.finding import HERE, Finding, Layer, Severity
 from pylvs.doctor.probes.table import first_of_each
 from pylvs.model.addresses import ANY_V4, ANY_V6, Address
 from pylvs.model.errors import PylvsError
-from pylvs.model.mark_words import conditions, rule_text
 from pylvs.model.marks import ALL_BITS, MarkRule, Not, Packet, mark_of
+from pylvs.model.marks.words import conditions, rule_text
 from pylvs.model.service import ServiceKey, is_probe_mark
 from pylvs.netlink import links
 

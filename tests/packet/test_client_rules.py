@@ -1,21 +1,22 @@
-"""Source rules of a service: which clients open connections at XDP and TC, how fast, and when rules change."""
+"""client rules of a service: which clients open connections at XDP and TC, how fast, and when rules change."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 
 import pytest
 from scapy.layers.inet import TCP, UDP
 from scapy.packet import Packet
 
 from pylvs.bpf import abi, maps
-from pylvs.dataplane import source_rules
+from pylvs.dataplane import transaction
+from pylvs.dataplane.rules import client_rules
 from pylvs.dataplane.tables import address_bytes
+from pylvs.model.client_rules import ClientRule, rule_of
 from pylvs.model.errors import InvalidOperation, NoSuchService
 from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
-from pylvs.model.source_rules import SourceRule, rule_of
 from tests.packet.frames import build, ether, network
 from tests.packet.host import DROPPED, HOOKS, PASSED, SENT, VIP4, VIP6, Host
 
@@ -29,12 +30,12 @@ NARROW = {False: "10.9.1.0/24", True: "fd99:1::/32"}
 ALL = {False: "0.0.0.0/0", True: "::/0"}
 
 
-def rules(*lines: str) -> list[SourceRule]:
+def rules(*lines: str) -> list[ClientRule]:
     return [rule_of(line.split()) for line in lines]
 
 
 def give(host: Host, service: ServiceKey, *lines: str) -> None:
-    host.director.change_source_rules(service, lambda _: rules(*lines))
+    host.director.change_client_rules(service, lambda _: rules(*lines))
 
 
 def serve(host: Host, six: bool = False, protocol: Protocol = Protocol.TCP, flags: int = 0) -> ServiceKey:
@@ -71,7 +72,7 @@ def test_the_longest_prefix_decides(director_host: Host, hook: str, six: bool) -
     service = serve(director_host, six)
     give(director_host, service, f"deny {WIDE[six]}", f"allow {NARROW[six]}")
     assert verdict(director_host, hook, service, CLIENT[six]) == "sent"
-    assert counted(director_host, "SOURCE_DENIED", lambda: verdict(director_host, hook, service, BESIDE[six])) == 1
+    assert counted(director_host, "CLIENT_DENIED", lambda: verdict(director_host, hook, service, BESIDE[six])) == 1
     assert verdict(director_host, hook, service, BESIDE[six]) == "dropped"
     assert verdict(director_host, hook, service, ELSEWHERE[six]) == "sent"
 
@@ -86,7 +87,7 @@ def test_an_address_alone_and_all_addresses_are_prefixes(director_host: Host, ho
 
 @each_hook
 @each_way
-def test_a_connection_goes_on_when_its_client_is_denied(director_host: Host, hook: str, six: bool) -> None:
+def test_a_connection_continues_when_its_client_is_denied(director_host: Host, hook: str, six: bool) -> None:
     service, client = serve(director_host, six), CLIENT[six]
     director_host.forwarded(frame_of(service, client, 4000), hook)
     give(director_host, service, f"deny {ALL[six]}")
@@ -102,7 +103,7 @@ def test_the_stack_gets_what_a_rule_passes(director_host: Host, hook: str) -> No
     service = serve(director_host)
     give(director_host, service, "deny 10.9.0.0/16 pass")
     assert verdict(director_host, hook, service, CLIENT[False]) == "passed"
-    seen = counted(director_host, "SOURCE_PASSED", lambda: verdict(director_host, "tc", service, CLIENT[False]))
+    seen = counted(director_host, "CLIENT_PASSED", lambda: verdict(director_host, "tc", service, CLIENT[False]))
     assert seen == 1
 
 
@@ -116,7 +117,7 @@ def test_rules_of_one_service_leave_others_alone(director_host: Host, hook: str)
     seen = director_host.director.tables.service_reasons
     slot, _ = director_host.director.known(denied)
     of = abi.struct("service_reason").view("service", "reason")
-    reason = abi.constant("REASON_SOURCE_DENIED")
+    reason = abi.constant("REASON_CLIENT_DENIED")
     assert sum(count for key, count in seen.sums() if of.unpack(key) == (slot, reason)) == 2
 
 
@@ -152,10 +153,10 @@ def test_the_rules_of_a_mark_apply_to_all_its_addresses(director_host: Host) -> 
 def due_of(host: Host, service: ServiceKey, client: str, bits: int, due_ns: int | None = None) -> int | None:
     """Return when a client's next connection is due at its rate; with `due_ns`, set that."""
     slot, version = host.director.known(service)
-    key = abi.struct("source_client").pack(
+    key = abi.struct("limited_client").pack(
         service=slot, added=version["added"], bits=bits, address=address_bytes(ip_address(client))
     )
-    with maps.HashMap.open(host.director.tables.path("source_clients")) as clients:
+    with maps.HashMap.open(host.director.tables.path("limited_clients")) as clients:
         if due_ns is not None:
             clients.put(key, struct.pack("<Q", due_ns))
         found = clients.get(key)
@@ -170,7 +171,7 @@ def test_a_client_opens_as_many_as_its_limit_allows(director_host: Host, hook: s
     found = [verdict(director_host, hook, service, CLIENT[six], sport) for sport in range(4000, 4005)]
     assert found == ["sent"] * 3 + ["dropped"] * 2
     assert (
-        counted(director_host, "SOURCE_LIMITED", lambda: verdict(director_host, hook, service, CLIENT[six], 5000)) == 1
+        counted(director_host, "CLIENT_LIMITED", lambda: verdict(director_host, hook, service, CLIENT[six], 5000)) == 1
     )
     director_host.forwarded(frame_of(service, CLIENT[six], 4000), hook)  # it has a connection
     assert verdict(director_host, hook, service, BESIDE[six]) == "sent"
@@ -216,11 +217,11 @@ def test_a_packet_that_xdp_passes_to_tc_counts_once(director_host: Host) -> None
 
 
 def stored(host: Host) -> int:
-    return len(host.director.tables.source_rules)
+    return len(host.director.tables.client_rules)
 
 
 def listed(host: Host, service: ServiceKey) -> list[str]:
-    return [str(rule) for rule in host.director.source_rules(service)]
+    return [str(rule) for rule in client_rules.listed(host.director.reader).get(service, ())]
 
 
 def test_an_edit_of_the_service_keeps_its_rules(director_host: Host) -> None:
@@ -233,11 +234,11 @@ def test_an_edit_of_the_service_keeps_its_rules(director_host: Host) -> None:
 
 
 @pytest.mark.parametrize("how", ["delete", "flush", "clear"])
-def test_rules_go_with_their_service(director_host: Host, how: str) -> None:
+def test_rules_end_with_their_service(director_host: Host, how: str) -> None:
     director, service = director_host.director, serve(director_host)
-    before, facts = stored(director_host), director.versions.facts().get("source_rules")[0]
+    before, facts = stored(director_host), director.versions.facts().get("client_rules")[0]
     give(director_host, service, "deny 10.0.0.0/8", "allow 10.1.0.0/16")
-    assert director.versions.facts().get("source_rules")[0] == facts + 1
+    assert director.versions.facts().get("client_rules")[0] == facts + 1
     if how == "clear":
         give(director_host, service)
         assert listed(director_host, service) == []
@@ -246,7 +247,7 @@ def test_rules_go_with_their_service(director_host: Host, how: str) -> None:
     else:
         director.flush()
         before = facts = 0
-    assert (stored(director_host), director.versions.facts().get("source_rules")[0]) == (before, facts)
+    assert (stored(director_host), director.versions.facts().get("client_rules")[0]) == (before, facts)
 
 
 def test_a_service_that_is_added_again_has_no_rules(director_host: Host) -> None:
@@ -262,13 +263,13 @@ def test_an_edit_that_is_not_committed_changes_no_rule(director_host: Host, monk
     """The new set is removed, and the one in force stays."""
     service = serve(director_host)
     give(director_host, service, "deny 10.9.0.0/16")
-    before, write = stored(director_host), source_rules.write
+    before, write = stored(director_host), client_rules.write
 
     def failing(*arguments: object) -> int:
         write(*arguments)  # type: ignore[arg-type]
         raise InvalidOperation("planted")
 
-    monkeypatch.setattr(source_rules, "write", failing)
+    monkeypatch.setattr(client_rules, "write", failing)
     with pytest.raises(InvalidOperation, match="planted"):
         give(director_host, service, "allow 0.0.0.0/0", "deny 10.8.0.0/16")
     assert (stored(director_host), listed(director_host, service)) == (before, ["deny 10.9.0.0/16"])
@@ -279,7 +280,7 @@ def test_no_packet_meets_half_of_the_rules(director_host: Host, monkeypatch: pyt
     """Before the commit the former set decides alone, and after it the new one, also while the former is removed."""
     service, seen = serve(director_host), list[tuple[str, str]]()
     sports = iter(range(4000, 5000))
-    write, forget = source_rules.write, source_rules.forget
+    write, forget = client_rules.write, transaction.forget_rules
 
     def look() -> None:
         seen.append(
@@ -300,8 +301,8 @@ def test_no_packet_meets_half_of_the_rules(director_host: Host, monkeypatch: pyt
         look()
 
     give(director_host, service, "deny 10.9.1.0/24")
-    monkeypatch.setattr(source_rules, "write", writing)
-    monkeypatch.setattr(source_rules, "forget", forgetting)
+    monkeypatch.setattr(client_rules, "write", writing)
+    monkeypatch.setattr(client_rules, "forget_rules", forgetting)
     give(director_host, service, "deny 10.9.2.0/24")
     assert seen == [("dropped", "sent"), ("sent", "dropped"), ("sent", "dropped")]
 
@@ -328,4 +329,4 @@ def test_only_a_service_has_rules(director_host: Host) -> None:
 def test_the_same_rule_twice_is_one(director_host: Host) -> None:
     service = serve(director_host)
     give(director_host, service, "deny 10.0.0.0/8", "deny 10.0.0.0/8")
-    assert [rule.prefix for rule in director_host.director.source_rules(service)] == [ip_network("10.0.0.0/8")]
+    assert listed(director_host, service) == ["deny 10.0.0.0/8"]

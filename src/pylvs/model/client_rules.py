@@ -1,4 +1,4 @@
-"""Source rules of a service: which clients may open connections, and how fast.
+"""Client rules of a service: which clients may open connections, and how fast.
 
 The rule of the longest prefix that has the client's address decides. Without such a rule the client is admitted.
 """
@@ -29,7 +29,7 @@ SYNTAX: Final = (
 
 
 class Action(IntEnum):
-    """What becomes of a new connection, with the values of enum source_action in bpf/abi/config.h."""
+    """What becomes of a new connection, with the values of enum client_action in bpf/abi/config.h."""
 
     ALLOW = 0
     DROP = 1
@@ -37,7 +37,7 @@ class Action(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class SourceRule:
+class ClientRule:
     """One rule. With a limit, the action is that of the connections beyond it.
 
     A client may open `rate` connections in `period_s` seconds, and `burst` at once. Clients whose addresses share
@@ -85,19 +85,19 @@ def prefix_of(text: str) -> Network:
         raise InvalidOperation(f"{text}: {error}") from None
 
 
-def rule_of(words: Sequence[str]) -> SourceRule:
+def rule_of(words: Sequence[str]) -> ClientRule:
     """Parse the words of a rule (`SYNTAX`). Raises InvalidOperation."""
     kind, *rest = words or ("",)
     if kind not in ("allow", "deny", "limit") or not rest:
         raise InvalidOperation(f"{' '.join(words) or 'an empty rule'}: must be {SYNTAX}")
     prefix, rest = prefix_of(rest[0]), rest[1:]
     if kind == "allow" and not rest:
-        return SourceRule(prefix, Action.ALLOW)
+        return ClientRule(prefix, Action.ALLOW)
     action = Action.DROP
     if rest and rest[-1] == "pass" and kind != "allow":
         action, rest = Action.PASS, rest[:-1]
     if kind == "deny" and not rest:
-        return SourceRule(prefix, action)
+        return ClientRule(prefix, action)
     if kind != "limit" or not rest:
         raise InvalidOperation(f"{' '.join(words)}: must be {SYNTAX}")
     rate, period_s = _rate(rest[0])
@@ -110,7 +110,7 @@ def rule_of(words: Sequence[str]) -> SourceRule:
         given.add(name)
         limits = (prefix.prefixlen, prefix.max_prefixlen) if name == "per" else (1, MOST_CONNECTIONS)
         fields[name] = _number(name, options.pop(0), *limits)
-    return SourceRule(prefix, action, rate, period_s, fields["burst"], fields["per"])
+    return ClientRule(prefix, action, rate, period_s, fields["burst"], fields["per"])
 
 
 def _rate(text: str) -> tuple[int, int]:
@@ -126,12 +126,12 @@ def _number(name: str, text: str, least: int, most: int) -> int:
     return int(text)
 
 
-def checked(key: ServiceKey, rules: Iterable[SourceRule]) -> tuple[SourceRule, ...]:
+def checked(key: ServiceKey, rules: Iterable[ClientRule]) -> tuple[ClientRule, ...]:
     """Return the rules of a service, in the order of their prefixes, each once.
 
     Raises InvalidOperation for a prefix of the other family, and for two rules of one prefix; NoSpace.
     """
-    by_prefix: dict[Network, SourceRule] = {}
+    by_prefix: dict[Network, ClientRule] = {}
     version = key.address.version
     for rule in rules:
         if rule.prefix.version != version:
@@ -139,15 +139,9 @@ def checked(key: ServiceKey, rules: Iterable[SourceRule]) -> tuple[SourceRule, .
         if by_prefix.setdefault(rule.prefix, rule) != rule:
             raise InvalidOperation(f"{key}: two rules for {rule.prefix}: {by_prefix[rule.prefix]}; {rule}")
     if len(by_prefix) > MOST_RULES:
-        raise NoSpace(f"{key}: {len(by_prefix)} source rules; the table holds {MOST_RULES}", "source rules", MOST_RULES)
+        raise NoSpace(f"{key}: {len(by_prefix)} client rules; the table holds {MOST_RULES}", "client rules", MOST_RULES)
     return tuple(sorted(by_prefix.values(), key=_order))
 
 
-def _order(rule: SourceRule) -> tuple[int, int]:
+def _order(rule: ClientRule) -> tuple[int, int]:
     return int(rule.prefix.network_address), rule.prefix.prefixlen
-
-
-def changes(before: Iterable[SourceRule], after: Iterable[SourceRule]) -> list[str]:
-    """Return what differs, a line each: `- deny 10.0.0.0/8`, `+ allow 10.1.0.0/16`."""
-    old, new = dict.fromkeys(before), dict.fromkeys(after)
-    return [*(f"- {each}" for each in old if each not in new), *(f"+ {each}" for each in new if each not in old)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Network, IPv6Network
 
 from pylvs.bpf import abi, maps
@@ -10,7 +10,7 @@ from pylvs.dataplane.tables import Facts, Tables, Versions, address_bytes, addre
 from pylvs.dataplane.transaction import Transaction
 from pylvs.model import sockets as socket
 from pylvs.model.errors import NoSpace
-from pylvs.model.marks import MarkRule, Network, Not
+from pylvs.model.marks import MarkRule, Network, Not, checked
 from pylvs.netlink import links
 
 TYPE_CHECKING = False  # without importing typing
@@ -113,7 +113,16 @@ def read(tables: Tables, facts: Facts) -> list[MarkRule]:
     return [_rule(tables.mark_rules.read(first + number)) for number in range(count)]
 
 
-def replace(edit: Transaction, rules: Sequence[MarkRule]) -> None:
+def change(tables: Tables, facts: Facts, wanted: Callable[[list[MarkRule]], list[MarkRule]]) -> list[MarkRule]:
+    """Replace the rules by one store; return them. The caller holds the lock. Raises InvalidOperation, NoSpace."""
+    fresh = [checked(rule) for rule in wanted(read(tables, facts))]
+    with Transaction(tables) as edit:
+        _replace(edit, fresh)
+        edit.commit()
+    return fresh
+
+
+def _replace(edit: Transaction, rules: Sequence[MarkRule]) -> None:
     """Write a new list beside the one in force; the edit's commit puts it in force. Raises NoSpace."""
     most = abi.constant("MARK_RULES")
     if len(rules) > most:

@@ -1,0 +1,173 @@
+"""`pylvs filter`: which clients may open connections to a service, and how fast."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from ipaddress import ip_address
+from typing import Any, TextIO
+
+import click
+
+from pylvs.cli.common import as_json
+from pylvs.dataplane.director import open_director
+from pylvs.dataplane.rules import client_rules
+from pylvs.model import sockets as socket
+from pylvs.model.addresses import endpoint
+from pylvs.model.client_rules import ClientRule, prefix_of, rule_of
+from pylvs.model.errors import InvalidOperation
+from pylvs.model.service import MAX_PORT, Protocol, ServiceKey
+
+_PROTOCOLS = {"tcp": ("-t", Protocol.TCP), "udp": ("-u", Protocol.UDP), "sctp": ("--sctp-service", Protocol.SCTP)}
+_LARGEST_MARK = 0xFFFFFFFF
+
+
+@click.group(name="filter")
+def filter_() -> None:
+    """Give a service client rules: which clients may open connections, and how fast.
+
+    The rule with the longest prefix of the client's address decides. Established connections are not judged.
+    """
+
+
+def _of_service(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option("-6", "six", is_flag=True, help="with -f: of IPv6"),
+        click.option("-f", "mark", metavar="MARK", help="the service of a firewall mark"),
+        click.option("--sctp-service", "sctp", metavar="ADDRESS:PORT", help="a service of SCTP"),
+        click.option("-u", "udp", metavar="ADDRESS:PORT", help="a service of UDP"),
+        click.option("-t", "tcp", metavar="ADDRESS:PORT", help="a service of TCP, as ipvsadm names it"),
+    ):
+        command = option(command)
+    return command
+
+
+def _key(six: bool, mark: str | None, **addresses: str | None) -> ServiceKey | None:
+    """Return the service that the options name; None without any. Raises click.UsageError, InvalidOperation."""
+    given = {name: text for name, text in addresses.items() if text is not None}
+    if len(given) + (mark is not None) > 1:
+        raise click.UsageError("name one service: -t, -u, --sctp-service or -f")
+    if six and mark is None:
+        raise click.UsageError("-6 is for -f; an address has a family")
+    if mark is not None:
+        if not (mark.isascii() and mark.isdigit() and 0 < int(mark) <= _LARGEST_MARK):
+            raise InvalidOperation(f"-f {mark}: must be a number from 1 to {_LARGEST_MARK}")
+        return ServiceKey.of_mark(int(mark), socket.AF_INET6 if six else socket.AF_INET)
+    for name, text in given.items():
+        return _addressed(*_PROTOCOLS[name], text)
+    return None
+
+
+def _addressed(option: str, protocol: Protocol, text: str) -> ServiceKey:
+    host, _, port = text.rpartition(":")
+    try:
+        bracketed = host.startswith("[") and host.endswith("]")
+        address = ip_address(host[1:-1] if bracketed else host)
+        if (address.version == 6) == bracketed and port.isascii() and port.isdigit() and int(port) <= MAX_PORT:
+            return ServiceKey(protocol, address, int(port))
+    except ValueError:
+        pass
+    raise InvalidOperation(f"{option} {text}: must be ADDRESS:PORT, in IPv6 [ADDRESS]:PORT")
+
+
+def _required(**options: Any) -> ServiceKey:
+    key = _key(**options)
+    if key is None:
+        raise click.UsageError("name the service: -t, -u, --sctp-service or -f")
+    return key
+
+
+@filter_.command()
+@_of_service
+@click.option(
+    "--file", "file", type=click.File("r", errors="surrogateescape"), help="read rules, one a line; -: standard input"
+)
+@click.option("--replace", is_flag=True, help="replace the rules that the service has, at once")
+@click.argument("rule", nargs=-1)
+def add(rule: tuple[str, ...], file: TextIO | None, replace: bool, **options: Any) -> None:
+    """Add a RULE, or those of a file.
+
+    A RULE is allow PREFIX, deny PREFIX, or limit PREFIX NUMBER/s (also /min and /h), with per BITS for networks
+    and burst NUMBER. The word pass at its end leaves packets to the host's stack instead of dropping them.
+    """
+    key = _required(**options)
+    if bool(rule) == bool(file):
+        raise click.UsageError("give one RULE, or --file")
+    fresh = [rule_of(rule)] if rule else _lines(file)
+
+    def change(rules: list[ClientRule]) -> Sequence[ClientRule]:
+        return fresh if replace else [*rules, *fresh]
+
+    open_director().change_client_rules(key, change)
+
+
+def _lines(file: TextIO | None) -> list[ClientRule]:
+    """Return the rules of a file; blank lines and what follows a # are ignored. Raises InvalidOperation."""
+    found = []
+    for number, line in enumerate(file or (), 1):
+        words = line.partition("#")[0].split()
+        if words:
+            try:
+                found.append(rule_of(words))
+            except InvalidOperation as error:
+                raise InvalidOperation(f"{file.name if file else ''}:{number}: {error}") from None
+    return found
+
+
+@filter_.command(name="del")
+@_of_service
+@click.option("--all", "everything", is_flag=True, help="all rules of the service")
+@click.argument("prefix", nargs=-1)
+def delete(prefix: tuple[str, ...], everything: bool, **options: Any) -> None:
+    """Delete the rules of these prefixes, or --all of a service."""
+    key = _required(**options)
+    if bool(prefix) == everything:
+        raise click.UsageError("name the PREFIX of each rule, or --all")
+    doomed = {prefix_of(each) for each in prefix}
+
+    def change(rules: list[ClientRule]) -> Sequence[ClientRule]:
+        missing = doomed.difference(each.prefix for each in rules)
+        if missing:
+            raise InvalidOperation(f"{key}: no rule for {min(map(str, missing))}; see pylvs filter list")
+        return [] if everything else [each for each in rules if each.prefix not in doomed]
+
+    open_director().change_client_rules(key, change)
+
+
+@filter_.command(name="list")
+@_of_service
+@as_json
+def list_rules(as_json: bool, **options: Any) -> None:
+    """List the rules of one service, or of all, as arguments of pylvs filter add."""
+    key, director = _key(**options), open_director()
+    if key is not None:
+        director.known(key)
+    there = client_rules.listed(director.reader) if director.state.exists else {}
+    print_rules({of: rules for of, rules in there.items() if key in (None, of)}, as_json)
+
+
+def print_rules(found: dict[ServiceKey, Sequence[ClientRule]], as_json: bool) -> None:
+    """Print rules in the format of `pylvs filter list`."""
+    pairs = [(key, rule) for key in sorted(found, key=str) for rule in found[key]]
+    if as_json:
+        click.echo(json.dumps([_described(key, rule) for key, rule in pairs], indent=2))
+        return
+    if not pairs:
+        click.echo("no client rules here: pylvs filter add makes one")
+    for key, rule in pairs:
+        click.echo(f"{options_of(key)} {rule}")
+
+
+def options_of(key: ServiceKey) -> str:
+    """Return the options that name a service."""
+    if key.mark:
+        return f"-f {key.mark}" + (" -6" if key.address.version == 6 else "")
+    option = next(option for option, protocol in _PROTOCOLS.values() if protocol == key.protocol)
+    return f"{option} {endpoint(key.address, key.port)}"
+
+
+def _described(key: ServiceKey, rule: ClientRule) -> dict[str, Any]:
+    found = {"service": str(key), "prefix": str(rule.prefix), "action": rule.action.name.lower()}
+    if not rule.rate:
+        return found
+    return found | {name: getattr(rule, name) for name in ("rate", "period_s", "burst", "client_bits")}
