@@ -27,7 +27,6 @@ KILLED, ADDED, LEFT, JOINED = "killed", "added", "left", "joined again"
 EVENTS = (KILLED, ADDED, LEFT, JOINED)
 SYNC = "lvs_sync_daemon eth0 id 7"
 _TURN_ON = f"sed -i 's/^global_defs {{/&\\n    {SYNC}/' {CONFIGURATION} && pylvs reload"
-SEND_ALL = "ipvsadm --stop-daemon master"  # `pylvs run` starts it again, and it sends its whole table
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +81,6 @@ def play(lab: Lab, sync: bool, count: int, say: Callable[[str], None] = lambda _
             if sync:
                 expect(partial(_hold, lab, before, connections.ports()), "copies of the connections")
             _change(lab, event)
-            if sync and event == ADDED:
-                expect(partial(_syncs, lab, CHANGED), f"sync daemons of {CHANGED}")
-                for director in OTHERS:
-                    lab.sh(director, SEND_ALL)
             if sync and adds:
                 expect(partial(_hold, lab, after, connections.ports()), "copies at the added director")
             expect(partial(_leads_to, lab, after), f"routes after a director is {event}")

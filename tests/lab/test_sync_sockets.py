@@ -17,13 +17,14 @@ import pytest
 from pylvs.model.errors import NoSuchDevice, PylvsError
 from pylvs.model.sync.connection import SyncedConnection
 from pylvs.model.sync.daemons import BACKUP, MASTER, SyncDaemon
-from pylvs.sync import sockets, wire
+from pylvs.sync import request, sockets, wire
 from pylvs.sync.backup import COUNTERS, Backup
 from pylvs.sync.receiver import DROPPED, MOST_USELESS, SLICE_S
+from pylvs.sync.request import Kind, Notice
 from pylvs.system.namespaces import NAMED, inside_network
 from pylvs.system.processes.asyncio_loop import AsyncioLoop, closed
 from tests.iproute import ip_batch
-from tests.waiting import until_async, until_up
+from tests.waiting import PATIENCE_S, until_async, until_up
 
 _HERE, _THERE = (f"pylvs-sync{os.getpid()}{end}" for end in "ab")
 _IP_RECVTTL = 12  # linux/in.h
@@ -250,6 +251,33 @@ def test_connections_without_tables_are_counted(wire_between: None) -> None:
 
         asyncio.run(running(lab, play))
         assert [each.client_port for each in lab.tables.connections] == [3]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_the_kernel_passes_requests_alone_to_a_master(wire_between: None, group: str) -> None:
+    """A master is root."""
+    wanted = Notice(Kind.WANTED, b"a backup")
+    asked = request.encode(wanted, 5)
+    with ExitStack() as stack:
+        with inside_network(NAMED / _HERE):
+            master = SyncDaemon(MASTER, "e0", 5, group=ip_address(group))
+            received = stack.enter_context(sockets.for_requests(master))
+        with inside_network(NAMED / _THERE):
+            backup = SyncDaemon(BACKUP, "e0", 5, group=ip_address(group))
+            sender = stack.enter_context(sockets.for_requests(backup))
+        others = [
+            message(80),
+            asked + b"x",
+            asked[:-1],
+            request.encode(wanted, 6),
+            request.encode(wanted._replace(kind=Kind.SENT), 5),
+            asked.replace(request.NAME, b"another"),
+        ]
+        received.setblocking(True)
+        received.settimeout(PATIENCE_S)
+        for each in (*others, request.encode(wanted, 0), *others, asked):
+            sender.send(each)
+        assert [received.recv(2000) for _ in range(2)] == [request.encode(wanted, 0), asked]
 
 
 def test_a_device_that_is_not_there(wire_between: None) -> None:

@@ -7,6 +7,7 @@ import signal
 import socket
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
@@ -21,7 +22,7 @@ from pylvs.model.director import Connection
 from pylvs.model.errors import DaemonRuns, NoDaemon, PylvsError
 from pylvs.model.sync.connection import SyncedConnection
 from pylvs.model.sync.daemons import BACKUP, MASTER, ROLES, SyncDaemon
-from pylvs.sync import control, wire, worker
+from pylvs.sync import control, request, wire, worker
 from pylvs.sync.files import DaemonFiles
 from pylvs.system.syscalls import CAPABILITIES
 from tests.packet.frames import CLIENT4, tcp
@@ -162,6 +163,52 @@ def test_a_stop_sends_what_was_collected(running: Host, link: socket.socket) -> 
     connect(running, 5004, key.port)
     control.stop(MASTER)
     received(link, 5004)
+
+
+def send_notice(link: socket.socket, notice: request.Notice) -> None:
+    datagram = IP(src="10.77.0.254", dst="224.0.0.81", ttl=1) / UDP(sport=8848, dport=8848)
+    datagram /= request.encode(notice, SYNCID)
+    link.send(bytes(Ether(dst="01:00:5e:00:00:51", src=ROUTER_MAC) / datagram))
+
+
+def notice_on(link: socket.socket, kind: request.Kind) -> request.Notice:
+    """Wait for a notice of this kind."""
+
+    def look() -> request.Notice | None:
+        with suppress(BlockingIOError):
+            while True:
+                found = request.decode(link.recv(4096)[_UDP_AT:], SYNCID)
+                if found is not None and found.kind is kind:
+                    return found
+        return None
+
+    found = until(look, f"a notice: {kind.name}")
+    assert found
+    return found
+
+
+def test_a_master_sends_its_whole_table_to_a_backup_that_requests_it(running: Host, link: socket.socket) -> None:
+    key = running.new_key()
+    running.serve(key, 1)
+    connect(running, 5006, key.port)
+    received(link, 5006)
+    send_notice(link, request.Notice(request.Kind.WANTED, b"a backup"))
+    again = received(link, 5006)
+    assert again.age_ms is not None
+    assert notice_on(link, request.Kind.SENT).token == b"a backup"
+
+
+def test_a_backup_requests_whole_tables_and_works_when_they_are_here(host: Host, link: socket.socket) -> None:
+    key = host.new_key()
+    host.serve(key, 1)
+    with ThreadPoolExecutor() as other:
+        starting = other.submit(control.start, SyncDaemon(BACKUP, "d0", SYNCID), announce=True)
+        token = notice_on(link, request.Kind.WANTED).token
+        send_notice(link, request.Notice(request.Kind.BEGUN, token, b"a master"))
+        send_about(link, key.port)
+        send_notice(link, request.Notice(request.Kind.SENT, token, b"a master"))
+        starting.result()
+    assert [each.client_port for each in host.director.connections()] == [6000]
 
 
 def test_a_backup_stores_what_it_receives(host: Host, link: socket.socket) -> None:

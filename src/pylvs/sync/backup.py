@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections import Counter
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from typing import Any
 
 from pylvs.model.errors import PylvsError
 from pylvs.model.sync.daemons import SyncDaemon
-from pylvs.sync import records, wire
+from pylvs.sync import records, request, wire
 from pylvs.sync.receiver import DROPPED
 from pylvs.sync.tables import Store, Tables
 from pylvs.system.processes.channel import BadMessage
@@ -34,21 +35,31 @@ COUNTERS = {
     DROPPED: "messages that the kernel dropped: too many waited, or there was a flood of useless ones",
     "no tables": "connections that came while there were no tables",
     "receiver restarts": "unexpected ends of the process that receives",
+    "send errors": "requests for whole tables that the network did not accept",
 }
 
 
 class Backup:
-    """Stores what the receiver of these sockets sends."""
+    """Stores what the receiver of these sockets sends. By the socket `asks` it requests the whole tables of masters."""
 
     def __init__(
-        self, loop: Loop, daemon: SyncDaemon, tables: Tables, opened: Sequence[socket.socket], longest: int
+        self,
+        loop: Loop,
+        daemon: SyncDaemon,
+        tables: Tables,
+        opened: Sequence[socket.socket],
+        longest: int,
+        asks: socket.socket | None = None,
     ) -> None:
         self.counts: Counter[str] = Counter()
         self._tables = tables
         self._store: Store | None = None
         self._received: Counter[str] = Counter()  # by the receiver that runs now
         self._child = Child(loop, WHAT, PROGRAM, self._receive, on_down=self._restarted)
-        self._arguments = str(daemon.syncid), str(longest), *(str(each.fileno()) for each in opened)
+        self._request = request.Request(os.urandom(request.ID_BYTES))
+        self._asks, self._syncid = asks, daemon.syncid
+        token = self._request.token.hex()
+        self._arguments = str(daemon.syncid), str(longest), token, *(str(each.fileno()) for each in opened)
         self._descriptors = [each.fileno() for each in opened]
 
     @property
@@ -61,7 +72,8 @@ class Backup:
         self._child.start(*self._arguments, descriptors=self._descriptors)
 
     def work(self, now_s: float) -> None:
-        """Show that a backup daemon runs. Raises PylvsError while there are no tables."""
+        """Show that a backup daemon runs, and repeat its request. Raises PylvsError while there are no tables."""
+        self.ask(now_s)
         if self._store is None:
             self._store = self._tables.store()
         try:
@@ -69,6 +81,19 @@ class Backup:
         except PylvsError:
             self._store = None
             raise
+
+    def ask(self, now_s: float) -> None:
+        """Request the whole tables of masters, if that is due, once the receiver works."""
+        if self._asks is not None and self.up and self._request.is_due(now_s):
+            wanted = request.Notice(request.Kind.WANTED, self._request.token)
+            try:
+                self._asks.send(request.encode(wanted, self._syncid))
+            except OSError:
+                self.counts["send errors"] += 1
+
+    def has_tables(self, now_s: float) -> bool:
+        """Return whether the masters that replied have sent their tables, or none replied in time."""
+        return self._asks is None or self._request.is_over(now_s)
 
     def close(self, now_s: float) -> None:
         """End the receiver."""
@@ -83,6 +108,9 @@ class Backup:
     def _receive(self, message: dict[str, Any]) -> None:
         if "counts" in message:
             self._count(message["counts"])
+            return
+        if "notice" in message:
+            self._request.receive(*_notice(message["notice"]))
             return
         connections = records.decode(message.get("connections"))
         try:
@@ -101,3 +129,12 @@ class Backup:
             raise BadMessage("a counter that is no number")
         self.counts.update(Counter(found) - self._received)
         self._received = Counter(found)
+
+
+def _notice(found: object) -> tuple[request.Kind, bytes]:
+    """Return the kind and the sender of a reply. Raises BadMessage."""
+    try:
+        kind, sender = found  # type: ignore[misc]  # a TypeError
+        return request.Kind(kind), bytes.fromhex(sender)  # type: ignore[has-type]
+    except (TypeError, ValueError):
+        raise BadMessage("a notice that is none") from None

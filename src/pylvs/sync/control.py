@@ -68,7 +68,8 @@ class LocalDaemons:
 def start(daemon: SyncDaemon, announce: bool = False, owner: str = "") -> None:
     """Start a daemon, and wait until it works. Raises DaemonRuns, PylvsError.
 
-    With `announce` a master sends all connections first, as it does after one that was killed.
+    With `announce` a master sends all connections first, as it does after one that was killed. A backup works when it
+    has the whole tables of the masters that reply to its request.
     """
     files = DaemonFiles()
     if files.holder(daemon.role):

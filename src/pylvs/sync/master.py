@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import zlib
 from collections import Counter, deque
@@ -11,7 +12,7 @@ from itertools import islice
 from pylvs.model.errors import PylvsError
 from pylvs.model.sync.connection import SyncedConnection
 from pylvs.model.sync.daemons import SyncDaemon
-from pylvs.sync import wire
+from pylvs.sync import request, wire
 from pylvs.sync.tables import Feed, Tables
 
 # What a master counts, with its meaning.
@@ -26,6 +27,7 @@ COUNTERS = {
 FLUSH_S = 2.0  # age of a message that is sent although it is not full
 LOOK_S = 1.0  # between two looks for such messages
 ANNOUNCED_AT_ONCE = 512  # connections of the whole table that are read in one turn
+MOST_REQUESTS_AT_ONCE = 16  # requests that are read in one turn
 MOST_QUEUED = 64  # waiting messages beyond which the rest of the table waits
 
 
@@ -78,9 +80,19 @@ def _thread(connection: SyncedConnection) -> int:
 
 
 class Master:
-    """Sends what the feed of the tables has. `open` are its sockets, one for each port."""
+    """Sends what the feed of the tables has. `opened` are its sockets, one for each port.
 
-    def __init__(self, daemon: SyncDaemon, tables: Tables, opened: Sequence[socket.socket], longest: int) -> None:
+    `asked` is the socket of requests for the whole table.
+    """
+
+    def __init__(
+        self,
+        daemon: SyncDaemon,
+        tables: Tables,
+        opened: Sequence[socket.socket],
+        longest: int,
+        asked: socket.socket | None = None,
+    ) -> None:
         self._tables = tables
         self._sockets = opened
         self._packer = Packer(daemon.syncid, longest, len(opened))
@@ -89,6 +101,9 @@ class Master:
         self._all: Iterator[SyncedConnection] = iter(())
         self._looked_s = float("-inf")
         self._lost = 0  # of former feeds
+        self._syncid = daemon.syncid
+        self._asked = asked
+        self._requests = request.Requests(os.urandom(request.ID_BYTES))
 
     @property
     def counts(self) -> Counter[str]:
@@ -112,9 +127,11 @@ class Master:
             if self._feed.replaced != self._replaced:
                 self._replaced = self._feed.replaced
                 self.announce_all()
+            self._receive_requests()
+            if self._requests.begin(now_s):
+                self.announce_all()
             if len(self._packer.queue) < MOST_QUEUED:
-                for connection in islice(self._all, ANNOUNCED_AT_ONCE):
-                    self._packer.add(connection, version, most, now_s)
+                self._send_more(version, most, now_s)
         except PylvsError:
             self._give_up()
             raise
@@ -123,6 +140,27 @@ class Master:
             self._looked_s = now_s
             self._packer.flush(now_s - FLUSH_S, most)
         self._send()
+
+    def _receive_requests(self) -> None:
+        for _ in range(MOST_REQUESTS_AT_ONCE if self._asked is not None else 0):
+            try:
+                found = request.decode(self._asked.recv(request.SIZE + 1), 0)  # type: ignore[union-attr]
+            except OSError:  # no more, or the device is down
+                return
+            reply = self._requests.receive(found.token) if found and found.kind is request.Kind.WANTED else None
+            if reply:
+                self._packer.queue.appendleft((0, request.encode(reply, self._syncid), 0))
+
+    def _send_more(self, version: int, most: int, now_s: float) -> None:
+        """Add the next part of the whole table, and behind its end the replies to requests."""
+        count = 0
+        for connection in islice(self._all, ANNOUNCED_AT_ONCE):
+            self._packer.add(connection, version, most, now_s)
+            count += 1
+        if count < ANNOUNCED_AT_ONCE and self._requests.is_serving:
+            self._packer.flush(now_s, most)
+            for reply in self._requests.end(now_s):
+                self._packer.queue.append((0, request.encode(reply, self._syncid), 0))
 
     def _give_up(self) -> None:
         """Forget tables that are gone."""

@@ -15,7 +15,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from pylvs.sync import records, sockets, wire
+from pylvs.sync import records, request, sockets, wire
 from pylvs.system import sandbox, syscalls
 from pylvs.system.processes.asyncio_loop import AsyncioLoop
 from pylvs.system.processes.child import Parent
@@ -64,10 +64,12 @@ class Receiver:
         longest: int,
         send: Callable[[dict[str, object]], None],
         waits: Callable[[], bool],
+        token: bytes,
     ) -> None:
         self._sockets = received
         self._syncid, self._longest = syncid, longest
         self._send, self._waits = send, waits
+        self._token = token  # of this backup's request
         self._counts: Counter[str] = Counter()
         self._sent: Counter[str] = Counter()
         self._dropped = self._dropped_before = sum(map(sockets.dropped, received))
@@ -119,7 +121,7 @@ class Receiver:
                 loop.remove_reader(receiving.fileno())
 
     def _read(self, received: socket.socket) -> None:
-        found = []
+        found, replies = [], []
         for _ in range(AT_ONCE):
             try:
                 data = received.recv(self._longest)
@@ -127,21 +129,31 @@ class Receiver:
                 break
             connections = wire.parse(data, self._syncid, self._counts)
             found += connections
+            notice = None if connections else request.decode(data, self._syncid)
+            if notice is not None and notice.token == self._token and notice.kind is not request.Kind.WANTED:
+                replies.append(notice)
             if not connections and self._flood.count():
                 break
         for at in range(0, len(found), records.AT_ONCE):
             self._send({"connections": records.encode(found[at : at + records.AT_ONCE])})
+        for notice in replies:  # behind the connections that came before
+            self._send({"notice": [notice.kind.value, notice.sender.hex()]})
         if self._flood.over or self._waits():
             self._read_on()
 
 
 async def serve(
-    end: socket.socket, left: Sequence[str], received: Sequence[socket.socket], syncid: int, longest: int
+    end: socket.socket,
+    left: Sequence[str],
+    received: Sequence[socket.socket],
+    syncid: int,
+    longest: int,
+    token: bytes,
 ) -> None:
     """Serve the parent at the other end until that closes."""
     over = asyncio.Event()
     parent = Parent(AsyncioLoop(), end, lambda *_: None, over.set, left)
-    running = Receiver(received, syncid, longest, parent.send, lambda: parent.waits)
+    running = Receiver(received, syncid, longest, parent.send, lambda: parent.waits, token)
     task = asyncio.ensure_future(running.run())
     ended = asyncio.ensure_future(over.wait())
     await asyncio.wait([task, ended], return_when=asyncio.FIRST_COMPLETED)
@@ -149,7 +161,7 @@ async def serve(
         task.result()
 
 
-def main(end: socket.socket, syncid: str, longest: str, *descriptors: str) -> None:
+def main(end: socket.socket, syncid: str, longest: str, token: str, *descriptors: str) -> None:
     """Confine this process, then receive."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)  # for the parent; this process ends with it
@@ -158,7 +170,7 @@ def main(end: socket.socket, syncid: str, longest: str, *descriptors: str) -> No
     os.nice(_NICE)  # a flood takes time from nothing that matters more
     left = sandbox.confine(_DESCRIPTORS, _MEMORY)
     with asyncio.Runner() as runner:
-        runner.run(serve(end, left, received, int(syncid), int(longest)))
+        runner.run(serve(end, left, received, int(syncid), int(longest), bytes.fromhex(token)))
 
 
 if __name__ == "__main__":

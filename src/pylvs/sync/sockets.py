@@ -8,16 +8,19 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+from collections.abc import Iterator
 
 from pylvs.model.addresses import family_of
 from pylvs.model.errors import NoSuchDevice, PylvsError
-from pylvs.model.sync.daemons import SyncDaemon
+from pylvs.model.sync.daemons import MASTER, SyncDaemon
 from pylvs.netlink import links
+from pylvs.sync import request
 from pylvs.system.sockets import (
     DROP,
     EQUALS,
     LOAD_1,
     LOAD_2,
+    LOAD_4,
     TAKE,
     Instruction,
     attach,
@@ -32,6 +35,7 @@ _SO_SNDBUFFORCE = 32
 _SO_DETACH_FILTER = 27
 _MREQN, _MREQ6 = struct.Struct("=4s4si"), struct.Struct("=16si")
 _UDP_HEADER = 8
+_REQUESTS_BUFFER = 1 << 14  # some dozens of requests
 _LOAD_LENGTH, _TO_X, _SUBTRACT, _EQUALS_X = 0x80, 0x07, 0x14, 0x1D  # BPF_LD|LEN, TAX, SUB|K, JEQ|X
 
 
@@ -83,17 +87,38 @@ def receiver(daemon: SyncDaemon, thread: int, buffer: int) -> socket.socket:
 
 def opened(daemon: SyncDaemon, ports: int, buffer: int) -> list[socket.socket]:
     """Return the sockets of a daemon, one for each port. Raises NoSuchDevice, PylvsError."""
-    make = sender if daemon.role == "master" else receiver
+    make = sender if daemon.role == MASTER else receiver
     with contextlib.ExitStack() as after_an_error:
         made = []
         for thread in range(ports):
-            try:
+            with _named(daemon, thread):
                 made.append(after_an_error.enter_context(make(daemon, thread, buffer)))
-            except OSError as error:
-                where = f"{daemon.group}, port {daemon.port + thread}, on {daemon.interface}"
-                raise PylvsError(f"the {daemon.role} sync daemon cannot use {where}: {error.strerror}") from None
         after_an_error.pop_all()
     return made
+
+
+def for_requests(daemon: SyncDaemon) -> socket.socket:
+    """Return the socket by which a backup requests whole tables, or a master receives requests and nothing else.
+
+    Raises NoSuchDevice, PylvsError.
+    """
+    with _named(daemon, 0):
+        if daemon.role != MASTER:
+            return sender(daemon, 0, 0)
+        made = receiver(daemon, 0, _REQUESTS_BUFFER)
+        with closed_on_error(made):
+            _take_requests_alone(made, daemon.syncid)
+        return made
+
+
+@contextlib.contextmanager
+def _named(daemon: SyncDaemon, thread: int) -> Iterator[None]:
+    """Raise an OSError of the block as PylvsError."""
+    try:
+        yield
+    except OSError as error:
+        where = f"{daemon.group}, port {daemon.port + thread}, on {daemon.interface}"
+        raise PylvsError(f"the {daemon.role} sync daemon cannot use {where}: {error.strerror}") from None
 
 
 def mtu_of(interface: str) -> int:
@@ -123,6 +148,29 @@ def refuse_useless(received: socket.socket, syncid: int) -> None:
     ]
     if syncid:
         program += [(LOAD_1, 0, 0, _UDP_HEADER + 1), (EQUALS, 1, 0, syncid), DROP]
+    attach(received, [*program, TAKE])
+
+
+def _take_requests_alone(received: socket.socket, syncid: int) -> None:
+    """Let the kernel drop all but requests: a master is root, and parses nothing else of other hosts."""
+    name = int.from_bytes(request.NAME[:4], "big")
+    program: list[Instruction] = [
+        (_LOAD_LENGTH, 0, 0, 0),
+        (EQUALS, 1, 0, _UDP_HEADER + request.SIZE),
+        DROP,
+        (LOAD_4, 0, 0, _UDP_HEADER + request.NAME_AT),
+        (EQUALS, 1, 0, name),
+        DROP,
+        (LOAD_1, 0, 0, _UDP_HEADER + request.KIND_AT),
+        (EQUALS, 1, 0, request.Kind.WANTED),
+        DROP,
+    ]
+    program += [
+        (LOAD_1, 0, 0, _UDP_HEADER + 1),
+        (EQUALS, 2, 0, syncid),
+        (EQUALS, 1, 0, 0),  # of a backup that takes the messages of all
+        DROP,
+    ]
     attach(received, [*program, TAKE])
 
 

@@ -40,8 +40,9 @@ CAPABILITIES = ("CAP_BPF", "CAP_KILL", "CAP_NET_ADMIN", "CAP_PERFMON", "CAP_SYS_
 class Work:
     """What the supervisor wants of a worker.
 
-    With `announce` a master sends all connections first. `former` is how the former worker ended, "" for the first
-    one. `abandoned` is the exit status if nothing else uses the network namespace.
+    With `announce` a master sends all connections first, and a backup works when it has those of the masters.
+    `former` is how the former worker ended, "" for the first one. `abandoned` is the exit status if nothing else uses
+    the network namespace.
     """
 
     daemon: SyncDaemon
@@ -65,10 +66,11 @@ class Worker:
         self._wanted, self._daemon, self._files = work, daemon, work.files
         self._turn = turn
         self._opened = sockets.opened(daemon, settings["sync_ports"], settings["sync_sock_size"])
+        self._for_requests = sockets.for_requests(daemon)
         if daemon.role == MASTER:
-            self._part: Master | Backup = Master(daemon, tables, self._opened, self.longest)
+            self._part: Master | Backup = Master(daemon, tables, self._opened, self.longest, self._for_requests)
         else:
-            self._part = Backup(AsyncioLoop(), daemon, tables, self._opened, self.longest)
+            self._part = Backup(AsyncioLoop(), daemon, tables, self._opened, self.longest, self._for_requests)
         self._over = asyncio.Event()
         self._status = 0
         self._no_tables = False
@@ -86,6 +88,7 @@ class Worker:
             async with asyncio.timeout(START_S):
                 while not self._part.up:
                     await asyncio.sleep(0.01)
+            await self._request_tables(self._part)
         elif self._wanted.announce:
             self._part.announce_all()
         content = {"daemon": self._daemon.encoded(), "longest": self.longest, "owner": self._wanted.owner}
@@ -109,6 +112,16 @@ class Worker:
                 if loop.time() >= until:
                     raise
             await asyncio.sleep(0.2)
+
+    async def _request_tables(self, backup: Backup) -> None:
+        """Request the whole tables of masters; with `announce`, wait for them."""
+        loop = asyncio.get_running_loop()
+        backup.ask(loop.time())
+        while self._wanted.announce and not backup.has_tables(loop.time()) and not self._over.is_set():
+            self._turn()
+            with contextlib.suppress(PylvsError):  # `_work` reports that there are no tables
+                backup.work(loop.time())
+            await asyncio.sleep(POLL_S)
 
     def _drop_capabilities(self) -> None:
         try:

@@ -13,7 +13,7 @@ import pytest
 from pylvs.model.errors import PylvsError
 from pylvs.model.sync.connection import SyncedConnection
 from pylvs.model.sync.daemons import MASTER, SyncDaemon
-from pylvs.sync import wire
+from pylvs.sync import request, wire
 from pylvs.sync.master import ANNOUNCED_AT_ONCE, COUNTERS, FLUSH_S, LOOK_S, Master, Packer
 
 _HERE, _HERE6 = IPv4Address("192.0.2.1"), IPv6Address("2001:db8::1")
@@ -136,7 +136,11 @@ class Lab:
         ours.setblocking(False)
         self.other.setblocking(False)
         self.ours = ours
-        self.master = Master(SyncDaemon(MASTER, "eth0", 5), self.table, [ours], _LONGEST)  # type: ignore[arg-type]
+        asked, self.backup = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        asked.setblocking(False)
+        self.asked = asked
+        daemon = SyncDaemon(MASTER, "eth0", 5)
+        self.master = Master(daemon, self.table, [ours], _LONGEST, asked)  # type: ignore[arg-type]
         self.now = 100.0
 
     def work(self, seconds: float = 0.0) -> list[list[int]]:
@@ -146,18 +150,21 @@ class Lab:
         return self.sent()
 
     def sent(self) -> list[list[int]]:
+        return ports_of(self.datagrams())
+
+    def datagrams(self) -> list[bytes]:
         found = []
         while True:
             try:
                 found.append(self.other.recv(65535))
             except BlockingIOError:
-                return ports_of(found)
+                return found
 
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
     made = Lab()
-    with closing(made.ours), closing(made.other):
+    with closing(made.ours), closing(made.other), closing(made.asked), closing(made.backup):
         yield made
 
 
@@ -175,6 +182,22 @@ def test_a_restart_sends_the_whole_table(lab: Lab) -> None:
     lab.master.announce_all()
     found = [port for _ in range(5) for message in lab.work(FLUSH_S + LOOK_S) for port in message]
     assert found == list(range(3 * ANNOUNCED_AT_ONCE))
+
+
+def test_a_request_is_answered_and_the_whole_table_is_sent_before_the_end(lab: Lab) -> None:
+    lab.table.all = [connection(port) for port in range(ANNOUNCED_AT_ONCE + 5)]
+    for _ in range(2):
+        lab.backup.send(request.encode(request.Notice(request.Kind.WANTED, b"a backup"), 5))
+    for _ in range(5):
+        lab.now += 0.02
+        lab.master.work(lab.now)
+    found = lab.datagrams()
+    notices = [notice for each in found if (notice := request.decode(each, 5))]
+    begun, sent = request.Kind.BEGUN, request.Kind.SENT
+    assert [(each.kind, each.token) for each in notices] == [(begun, b"a backup")] * 2 + [(sent, b"a backup")]
+    assert request.decode(found[-1], 5) == notices[-1], "behind all connections"
+    ports = [port for message in ports_of(found) for port in message]
+    assert ports == list(range(ANNOUNCED_AT_ONCE + 5)), "once"
 
 
 def test_other_tables_are_sent_again(lab: Lab) -> None:
