@@ -95,7 +95,7 @@ def schedulers(root: Path) -> list[tuple[int, str, str]]:
     """
     found = []
     for path in (root / "bpf" / SCHEDULERS).glob("*.h"):
-        declared = re.search(rf"^SCHEDULER\({path.stem}, (\d+), (\w+)\)$", path.read_text(), re.MULTILINE)
+        declared = re.search(rf"^SCHEDULER\({path.stem}, (\d+), ([\w |]+)\)$", path.read_text(), re.MULTILINE)
         if declared is None:
             raise BuildError(f"{path.relative_to(root)} needs the line SCHEDULER({path.stem}, NUMBER, FLAGS)")
         found.append((int(declared[1]), path.stem, declared[2]))

@@ -39,6 +39,7 @@
 #include "icmp/receive.h"
 #include "icmp/send.h"
 #include "icmp/tunnel.h"
+#include "lb/index_list.h"
 #include "prog/bypass.h"
 #include "prog/connect.h"
 #include "prog/egress.h"

@@ -19,6 +19,33 @@ enum scheduler { SCHED_NONE, SCHEDULER_LIST(SCHEDULER_NUMBER) SCHEDULERS };
 #define LOADS_ALL 1 /* loads every server of the list */
 #define HASHES_CLIENT 2 /* hashes the client's address, and its port only with SERVICE_BY_PORT */
 #define HASHES_DADDR 4 /* hashes the daddr of requests */
+#define INDEXED 8 /* a list longer than WALKED has a winner tree (lb/winners.h) */
+
+#define INDEXED_BIT(name, number, flags) | ((flags) & INDEXED ? 1u << number : 0)
+enum index_limits {
+	WALKED = 16, /* destinations of a list that every scheduler walks */
+	LEAF_BITS = 18, /* of the first three fields of a leaf */
+	LEAF_LIST = 0,
+	LEAF_POS = 18,
+	LEAF_COUNT = 36,
+	LEAF_SCHEDULER = 54,
+	INDEXED_SCHEDULERS = 0 SCHEDULER_LIST(INDEXED_BIT), /* a bit for each one */
+};
+
+/* What Python asks of index_list (lb/index_list.h). */
+enum index_step {
+	INDEX_PREPARE, /* give its destinations the next leaf, and make the tree */
+	INDEX_ADOPT, /* the list is in force: the next leaf becomes the present one */
+	INDEX_LEAVE, /* it was in force: its destinations lose the leaf */
+};
+
+/* Behind the first 16 bytes of the packet. */
+struct index_request {
+	u32 step; /* enum index_step */
+	u32 list;
+	u32 count;
+	u32 scheduler;
+};
 
 enum method { METHOD_MASQ, METHOD_LOCAL, METHOD_TUNNEL, METHOD_ROUTE, METHOD_BYPASS };
 

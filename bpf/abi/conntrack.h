@@ -138,7 +138,9 @@ struct conn_counts {
 	u32 pad;
 	u64 begun; /* handshakes (conntrack/handshake.h), atomic like the next one */
 	u64 completed;
+	u64 leaves[2]; /* in the winner trees of the list in force, and of the one that an edit prepares; 0: none */
 } __attribute__((aligned(64)));
+_Static_assert(sizeof(struct conn_counts) == 64, "a cache line");
 
 /* A network of clients of which a handshake was completed: /24 of IPv4, /64 of IPv6. A quarter of a cache line. */
 struct known_prefix {
@@ -410,6 +412,9 @@ struct {
 } sync_rings SEC(".maps"); /* of struct sync_event */
 
 ARRAY_MAP(conn_counts, struct conn_counts, 64, BPF_F_MMAPABLE);
+
+/* Nodes of winner trees: version << 32 | list index. They compare the counts of this table (lb/winners.h). */
+ARRAY_MAP(winners, u64, 64, 0);
 
 ARRAY_MAP(known_prefixes, struct known_prefix, KNOWN_PREFIXES, 0);
 

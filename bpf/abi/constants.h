@@ -19,6 +19,9 @@ struct constants {
 	enum end end;
 	enum plain plain;
 	enum list_edit list_edit;
+	enum index_limits index_limits;
+	enum index_step index_step;
+	struct index_request index_request;
 	enum destination_flag destination_flag;
 	enum destination_use destination_use;
 	enum tunnel_kind tunnel_kind;

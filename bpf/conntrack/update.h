@@ -10,6 +10,7 @@
 #include "conntrack/state.h"
 #include "conntrack/table.h"
 #include "ctx/ctx.h"
+#include "lb/winners.h"
 #include "parse/packet.h"
 
 INLINE u32 *count_of(struct conn_counts *n, u32 state)
@@ -27,6 +28,18 @@ INLINE void add_half_open(s32 more)
 		__sync_fetch_and_add(count, (s64)more);
 }
 
+/* Set the overload flag. The exchange orders it before the load of the leaves in follow_load. */
+INLINE void set_overloaded(struct conn_counts *n, u32 value)
+{
+	__sync_lock_test_and_set(&n->overloaded, value);
+}
+
+INLINE void note_added(struct conn_counts *n, u32 added)
+{
+	if (unlikely(n->upper) && n->active + n->inactive + added >= n->upper && !n->overloaded)
+		set_overloaded(n, 1);
+}
+
 VERIFIED_ONCE int count_conn(u32 destination, u32 state)
 {
 	state &= STATES - 1;
@@ -34,9 +47,9 @@ VERIFIED_ONCE int count_conn(u32 destination, u32 state)
 	struct conn_counts *n = conn_counts_of(destination);
 	if (!n)
 		return 0;
-	__sync_fetch_and_add(count_of(n, state), 1);
-	if (unlikely(n->upper) && n->active + n->inactive >= n->upper)
-		n->overloaded = 1;
+	u32 before = __sync_fetch_and_add(count_of(n, state), 1);
+	note_added(n, 0);
+	follow_load(AFTER(n, before), true);
 	return 0;
 }
 
@@ -47,7 +60,7 @@ INLINE void note_removed(struct conn_counts *n)
 		return;
 	u64 total = n->active + n->inactive;
 	if (n->lower ? total < n->lower : !n->upper || 4 * total < 3 * (u64)n->upper)
-		n->overloaded = 0;
+		set_overloaded(n, 0);
 }
 
 VERIFIED_ONCE int uncount_conn(u32 destination, u32 last)
@@ -62,18 +75,22 @@ VERIFIED_ONCE int uncount_conn(u32 destination, u32 last)
 	if (__sync_fetch_and_add(count_of(n, state), -1) == 1)
 		note_idle(n);
 	note_removed(n);
+	follow_load(n, false);
 	return 0;
 }
 
 /* Count a one-packet connection, which ends at once (4.10). */
-INLINE void count_one_packet(u32 destination)
+VERIFIED_ONCE int count_one_packet(u32 destination)
 {
 	struct conn_counts *n = conn_counts_of(destination);
 	if (!n || is_dry())
-		return;
-	if (unlikely(n->upper) && n->active + n->inactive + 1 >= n->upper)
-		n->overloaded = 1;
+		return 0;
+	u32 before = n->overloaded;
+	note_added(n, 1);
 	note_removed(n);
+	if (unlikely(n->overloaded != before))
+		follow_load(n, true);
+	return 0;
 }
 
 VERIFIED_ONCE int move_count(u32 destination, u32 from, u32 to)
@@ -83,7 +100,8 @@ VERIFIED_ONCE int move_count(u32 destination, u32 from, u32 to)
 	if (!n)
 		return 0;
 	__sync_fetch_and_add(is_active(to) ? &n->active : &n->inactive, 1);
-	__sync_fetch_and_add(is_active(from) ? &n->active : &n->inactive, -1);
+	u32 before = __sync_fetch_and_add(is_active(from) ? &n->active : &n->inactive, -1);
+	follow_load(AFTER(n, before), false);
 	return 0;
 }
 

@@ -17,6 +17,7 @@
 #include "abi/config.h"
 #include "conntrack/entry.h"
 #include "ctx/program.h"
+#include "lb/winners.h"
 
 struct candidates {
 	const struct scheduled_service *service;
@@ -85,6 +86,13 @@ INLINE u32 best_of(struct candidates *c, void *step)
 	c->loop->best_weight = 0;
 	bpf_loop(c->service->count, step, c, 0);
 	return c->loop->best;
+}
+
+/* Return the choice of a scheduler with the flag INDEXED: from the tree of a long list, else by these steps. */
+INLINE u32 least_loaded(struct candidates *c, void *step)
+{
+	u64 winner = c->service->count > WALKED ? root_winner(c->service->list) : 0;
+	return winner ? (u32)winner : best_of(c, step);
 }
 
 /* Remember an index if its load per weight is the least so far, or the greatest: crosswise, in signed 64 bits. */

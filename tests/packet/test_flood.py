@@ -73,7 +73,7 @@ def test_a_syn_gets_no_connection_and_the_handshake_completes(
     assert host.reason("TABLE_FULL_STATELESS") == 0
 
 
-@pytest.mark.parametrize(("scheduler", "cost"), [("rr", 1), ("wlc", 6)])
+@pytest.mark.parametrize(("scheduler", "cost"), [("rr", 1), ("wlc", 1), ("ovf", 6)])
 def test_a_syn_counts_as_several_if_its_scheduler_loads_a_long_list(host: Host, scheduler: str, cost: int) -> None:
     """So a CPU is flooded before such SYNs take all of its time."""
     service, other = host.new_key(), serve(host, 4, Method.ROUTE)

@@ -170,4 +170,4 @@ static u32 schedule_lblcr(struct candidates *c)
 	return pos;
 }
 
-SCHEDULER(lblcr, 13, LOADS_ALL)
+SCHEDULER(lblcr, 13, LOADS_ALL | INDEXED)

@@ -17,7 +17,15 @@ from pylvs.dataplane.destinations import (
     packed_members,
 )
 from pylvs.dataplane.scheduler_tables import HashTables
-from pylvs.dataplane.tables import ListStep, Tables, destination_name, key_of, service_key, version_fields
+from pylvs.dataplane.tables import (
+    ListStep,
+    Tables,
+    destination_name,
+    key_of,
+    service_key,
+    tree_of,
+    version_fields,
+)
 from pylvs.dataplane.transaction import Transaction, forget_rules, list_of
 from pylvs.model.errors import DestinationExists, NoSuchDestination
 from pylvs.model.service import Destination, DestinationKey, ServiceChange, ServiceKey, VirtualService
@@ -138,7 +146,7 @@ class ChangeSet:
         fields = version | version_fields(service, load.ticks_per_second())
         entries, steps = self._entries(change, slot, version)
         restarted = fields["scheduler"] != version["scheduler"]
-        if steps:
+        if steps or (restarted and tree_of(version) and tree_of(fields)):
             fields |= list_fields(edit, entries)
             released = version["list"], version["count"]
             self._released.append(lambda: edit.book.let_list_go(*released))

@@ -23,6 +23,7 @@ from pylvs.dataplane.tables import (
     address_of,
     destination_name,
     set_bit,
+    tree_of,
     tunnel_state,
     tunnel_word,
     written_name,
@@ -446,9 +447,11 @@ def list_fields(edit: Transaction, entries: bytes) -> dict[str, Any]:
 
 
 def change_scheduler(edit: Transaction, slot: int, version: dict[str, Any], fields: dict[str, Any]) -> None:
-    """Start the scheduler that these fields name, with the present list (IPVS-SEMANTICS 1.4)."""
+    """Start the scheduler that these fields name, with the present list (IPVS-SEMANTICS 1.4). Raises NoSpace."""
     from pylvs.dataplane import scheduler_tables  # late: most edits keep the scheduler
 
+    if tree_of(version) and tree_of(fields):
+        fields["list"] = put_list(edit, packed_members(edit.tables, version))
     change_list(edit, slot, version, fields, "LIST_INIT")
     fields.update(scheduler_tables.began(edit.tables, edit.generation, fields))
     fill_table(edit, slot, version, fields, packed_members(edit.tables, version), [ListStep("LIST_INIT")])

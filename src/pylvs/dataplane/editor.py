@@ -300,6 +300,8 @@ class Editor:
                 edit.count_extras(version, -1)
                 edit.count_extras(fields, 1)
                 edit.commit()
+                if fields["list"] != version["list"]:
+                    edit.book.let_list_go(version["list"], version["count"])
             if changed and hash_tables.uses(version):
                 self._left.add(slot)
             if changed and scheduler_tables.remembers(version):

@@ -23,6 +23,7 @@ from pylvs.dataplane.state import (
     CLOCK,
     EGRESS,
     ENTRIES,
+    INDEX,
     LOADED,
     OBJECT,
     ON_DEMAND,
@@ -53,7 +54,7 @@ TAILCALLS = ("tailcalls_xdp", "tailcalls_tc")  # program arrays of the tail call
 TRACE_ENTRIES = ("xdp_trace", "tc_trace", "tc_trace_egress")  # of a session of `pylvs trace` (bpf/trace/entry.h)
 PLAIN_ENTRIES = ("xdp_plain", "tc_plain", "tc_plain_egress")  # likewise
 STARTERS = ("start_expiry", "start_estimator", "start_cache_sweep")  # programs that start the timers
-RUN = (CLOCK, ORPHANS, CACHE_SWEEP, *STARTERS)  # programs that commands run
+RUN = (CLOCK, ORPHANS, CACHE_SWEEP, INDEX, *STARTERS)  # programs that commands run
 CONNECTION_MAPS = (
     "connections",
     "overflow_index",
@@ -62,6 +63,7 @@ CONNECTION_MAPS = (
     "sync_counts",
     "sync_rings",
     "conn_counts",
+    "winners",
     "controls",
     "half_opens",
     "half_open_rings",
@@ -210,6 +212,7 @@ def _sizes(connections: int) -> dict[str, int]:
     sizes |= dict.fromkeys(("services", "services4", "services6", "service_states", "routed_marks"), SERVICES)
     sizes |= dict.fromkeys(("service_bases", "service_estimates"), SERVICES)
     sizes["members"] = 2 * destinations
+    sizes["winners"] = destinations  # winner_at of bpf/lb/winners.h
     sizes |= dict.fromkeys(("cache", "cache_queue"), _CACHED)
     sizes |= dict.fromkeys(
         ("maglev_tables", "sh_tables"), 2 * SERVICES

@@ -1,4 +1,4 @@
-"""Tables of the schedulers: the cache of lblc and lblcr, and the tables of mh and sh.
+"""Tables of the schedulers: the cache of lblc and lblcr, the tables of mh and sh, and winner trees.
 
 lblc and lblcr remember the destination of each daddr (IPVS-SEMANTICS 3.9, 3.10). Packets fill their cache, a timer
 empties it.
@@ -6,18 +6,23 @@ empties it.
 mh, Maglev hashing, has the destination of each of 4093 slots in a table (IPVS-SEMANTICS 3.14), sh that of each of 256
 buckets (3.13). Such a service has two tables, one of them in force. An edit that changes the choice of destinations
 fills the other one and names it in the service's next version.
+
+A long list of lc, wlc, sed, nq, lblc or lblcr has a winner tree, by which the scheduler finds the least loaded server
+(bpf/lb/winners.h). An edit makes the tree of each list that it writes. From then on packets keep it, beside that of the
+list in force; after the commit they keep the new one alone. A tree lies where its list's chunk is. So a list whose
+scheduler changes from one of these to another moves to another chunk.
 """
 
 from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from pylvs.bpf import abi, maps
-from pylvs.dataplane.state import CACHE_SWEEP, CLOCK, State
-from pylvs.dataplane.tables import ListStep, Tables
+from pylvs.dataplane.state import CACHE_SWEEP, CLOCK, INDEX, State
+from pylvs.dataplane.tables import ListStep, Tables, Tree, Versions, tree_of
 from pylvs.model.errors import InvalidOperation
 from pylvs.model.service import ServiceKey
 
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
     from pylvs.bpf.maps import HashMap
 
 _MASK32, _MASK64 = (1 << 32) - 1, (1 << 64) - 1
+_REQUEST_OFFSET = 16  # INDEX_REQUEST_OFFSET of bpf/lb/index_list.h
 _WEIGHT_BITS = 6  # weights are scaled down to about 6 bits
 
 
@@ -265,3 +271,43 @@ class HashTables:
             for key in list(self._map(scheduler).keys()):
                 if key not in kept:
                     self._map(scheduler).remove(key)
+
+
+class WinnerTrees:
+    """The winner trees of all services. The caller holds the lock."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+
+    def prepare(self, tree: Tree) -> None:
+        """Make the tree of a list that is not in force, and let packets keep it."""
+        self._run("INDEX_PREPARE", tree)
+
+    def settle(self, changes: Iterable[tuple[Tree | None, Tree | None]]) -> None:
+        """After a commit, let packets keep the second one of each pair alone. Former lists may be reused then."""
+        for former, new in changes:
+            if new:
+                self._run("INDEX_ADOPT", new)
+            if former:
+                self._run("INDEX_LEAVE", former)
+
+    def rebuild(self) -> None:
+        """Make the trees of all lists in force, and let packets keep these alone."""
+        versions, kept = Versions(self._tables), set[int]()
+        form = abi.struct("member").view("destination")
+        for tree in (tree_of(version) for _, version in versions.services(versions.live)):
+            if tree:
+                self.prepare(tree)
+                self.settle([(None, tree)])
+                members = self._tables.members.elements(tree.first, tree.length)
+                kept.update(dest_slot for (dest_slot,) in form.iter_unpack(members))
+        counts, top = self._tables.conn_counts, self._tables.book.get(0, "destination_top")
+        leaves = abi.struct("conn_counts").view("leaves").iter_unpack(counts.array.elements(0, top))
+        for dest_slot, found in enumerate(leaves):
+            if any(found) and dest_slot not in kept:
+                counts.set(dest_slot, "leaves", 0, 0)
+
+    def _run(self, step: str, tree: Tree) -> None:
+        fields = {"step": abi.constant(step), "list": tree.first, "count": tree.length, "scheduler": tree.scheduler}
+        request = abi.struct("index_request").pack(fields)
+        self._tables.state.run_program(INDEX, self._tables.directory, bytes(_REQUEST_OFFSET) + request + bytes(32))

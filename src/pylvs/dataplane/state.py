@@ -32,7 +32,8 @@ OBJECT = "director"
 XDP, TC, EGRESS, BARE = ENTRIES = ("pylvs_xdp", "pylvs_tc", "pylvs_tc_egress", "pylvs_tc_bare")  # attached to devices
 # Tail-called by TC, for services with a persistence engine, and with cache_bypass.
 SIP, BYPASS = ON_DEMAND = ("tc_sip", "tc_bypass")
-CLOCK, ORPHANS, CACHE_SWEEP = "read_clock", "end_orphans", "sweep_cache"  # programs that commands run
+# programs that commands run
+CLOCK, ORPHANS, CACHE_SWEEP, INDEX = "read_clock", "end_orphans", "sweep_cache", "index_list"
 RESTORE = "restore_conns"  # run by a copy of the connection table, for which alone it is loaded
 SELECTED = "selected"  # a map: 0 or 1, added to the number of the program that a switch calls
 GATE = "gate"  # the directory with the pins of a gate before the packet path (devices/gate.py)
@@ -163,10 +164,10 @@ class State:
             if descriptor is not None:
                 os.close(descriptor)
 
-    def run_program(self, name: str, directory: str = LOADED) -> int:
-        """Run a program of a load once, and return its verdict; 0 if it is not pinned."""
+    def run_program(self, name: str, directory: str = LOADED, data: bytes = bytes(64)) -> int:
+        """Run a program of a load once, on a packet with this data. Return its verdict; 0 if it is not pinned."""
         with self.opened(f"{directory}/{name}") as program:
-            return 0 if program is None else kernel.run_program(program, bytes(64)).verdict
+            return 0 if program is None else kernel.run_program(program, data).verdict
 
     def lock(self, timeout_s: float = TIMEOUT_S) -> Lock:
         """Return the lock for edits of the tables; the state must exist."""

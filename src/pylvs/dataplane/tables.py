@@ -31,7 +31,7 @@ from pylvs.model.service import (
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
 ADDRESS_BYTES = 16
@@ -228,6 +228,25 @@ def replace_keys(of: maps.HashMap, wanted: set[bytes], value: bytes | None = b"\
 # Generations.
 
 
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A list that has a winner tree (bpf/lb/winners.h): its first member, its length and its scheduler."""
+
+    first: int
+    length: int
+    scheduler: int
+
+
+def tree_of(version: Mapping[str, Any]) -> Tree | None:
+    """Return the winner tree of a service's version: only long lists have one, and not with every scheduler."""
+    return _tree(version["list"], version["count"], version["scheduler"]) if version["present"] else None
+
+
+def _tree(first: int, length: int, scheduler: int) -> Tree | None:
+    has_one = length > abi.constant("WALKED") and abi.constant("INDEXED_SCHEDULERS") >> scheduler & 1
+    return Tree(first, length, scheduler) if has_one else None
+
+
 class Facts:
     """Facts about the whole table, in the root, of one generation: counts of services, timeouts."""
 
@@ -271,6 +290,7 @@ class Versions:
         self._codec = abi.struct("service_version")
         self._generation = self._codec.offset("generation")
         self._pair = struct.Struct(f"<I{self._codec.size - 4}xI")  # the generations of two versions
+        self._list = self._codec.view("list", "count", "present", "scheduler")
 
     @property
     def live(self) -> int:
@@ -299,6 +319,12 @@ class Versions:
                     if version["present"] and version["family"] == family:
                         found.append((slot, version))
         return found
+
+    def tree_in_force(self, slot: int) -> Tree | None:
+        """Return the winner tree of a service, without reading all fields of its version."""
+        start = self._half_offset(slot, half_in_force(self._generations(slot), self.live))
+        first, length, present, scheduler = self._list.unpack_from(self.tables.services.array.upto(slot), start)
+        return _tree(first, length, scheduler) if present else None
 
     def version(self, slot: int, live: int | None = None) -> dict[str, Any]:
         """Return the fields of a service's version in force."""

@@ -30,10 +30,12 @@ from pylvs.dataplane.tables import (
     MASK32,
     Records,
     Tables,
+    Tree,
     Versions,
     bitmap,
     key_of,
     service_key,
+    tree_of,
     write_bitmap,
     written_name,
 )
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pylvs.bpf.maps import MmapArray
+    from pylvs.dataplane.scheduler_tables import HashTables, WinnerTrees
 
 MANY_RELEASED = 128  # a grace period takes about 10 ms: most edits, each of which releases a list, do not wait for one
 VISIT_S, GRACE_S = 60, 120  # of IPVS's trash
@@ -436,6 +439,7 @@ class Transaction(Versions):
         super().__init__(tables)
         self.book = Book(tables)
         self.trash = Trash(tables)
+        self._trees: list[tuple[Tree | None, Tree | None]] = []  # in force, and after the commit
         self.generation = 0
         self._live: int | None = None  # the value at the start: under the lock only this edit changes it
         self._committed = False
@@ -459,6 +463,15 @@ class Transaction(Versions):
         self.new_facts = self.facts(self.generation)
         self.new_facts.copy_from(self.facts())
         return self
+
+    def write_version(self, slot: int, generation: int, fields: dict[str, Any]) -> None:
+        """Write the half that is not in force, and make the winner tree of its list, which is written."""
+        former, new = self.tree_in_force(slot), tree_of(fields)
+        if new != former:
+            self._trees.append((former, new))
+        if new and new != former:
+            _scheduler_tables(self.tables)[1].prepare(new)
+        super().write_version(slot, generation, fields)
 
     def count_service(self, key: ServiceKey, version: Mapping[str, Any], by: int) -> None:
         """Count a service that is added (1) or deleted (-1), with the fields of its version."""
@@ -488,6 +501,8 @@ class Transaction(Versions):
         """Put the edit in force by one store. Raises Unsupported."""
         self.tables.root.publish(0, "live", self.generation)
         self._live = self.generation
+        if self._trees:
+            _scheduler_tables(self.tables)[1].settle(self._trees)
         self._committed = True
 
     def __exit__(self, kind: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None) -> None:
@@ -537,10 +552,14 @@ def write_bitmaps(tables: Tables, present: Collection[dict[str, Any]]) -> None:
         write_bitmap(tables, name, everything if marked else bitmap(addresses, keys))
 
 
+def _scheduler_tables(tables: Tables) -> tuple[HashTables, WinnerTrees]:
+    from pylvs.dataplane.scheduler_tables import HashTables, WinnerTrees  # late: for long lists, or if a writer died
+
+    return HashTables(tables), WinnerTrees(tables)
+
+
 def recover(tables: Tables) -> None:
     """Restore the tables to the generation in force. The caller holds the lock."""
-    from pylvs.dataplane.scheduler_tables import HashTables  # late: needed only after a writer died
-
     versions, book = Versions(tables), Book(tables)
     live = versions.live
     service_top, destination_top = tables.book.get(0, "service_top"), tables.book.get(0, "destination_top")
@@ -565,7 +584,9 @@ def recover(tables: Tables) -> None:
     _settle_destinations(book, Trash(tables), tables, destination_top, listed)
     _settle_members(tables, present)
     NatServers(tables).rebuild()
-    HashTables(tables).keep_only(present)
+    hash_tables, winner_trees = _scheduler_tables(tables)
+    winner_trees.rebuild()
+    hash_tables.keep_only(present)
     named = {(slot, version["client_rules"]) for slot, version in present.items()}
     _remove_rules(tables, [key for key, of in _rule_keys(tables) if of not in named])
     write_bitmaps(tables, present.values())

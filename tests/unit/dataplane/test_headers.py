@@ -60,8 +60,8 @@ def test_schedulers_are_numbered_from_one_by_a_line_of_their_own(tmp_path: Path)
     folder = tmp_path / "bpf/lb/schedulers"
     folder.mkdir(parents=True)
     (folder / "b.h").write_text("static u32 schedule_b(struct candidates *c);\nSCHEDULER(b, 1, 0)\n")
-    (folder / "a.h").write_text("SCHEDULER(a, 2, LOADS_ALL)\n")
-    assert hatch_build.schedulers(tmp_path) == [(1, "b", "0"), (2, "a", "LOADS_ALL")]
+    (folder / "a.h").write_text("SCHEDULER(a, 2, LOADS_ALL | INDEXED)\n")
+    assert hatch_build.schedulers(tmp_path) == [(1, "b", "0"), (2, "a", "LOADS_ALL | INDEXED")]
     (folder / "c.h").write_text("SCHEDULER(c, 2, 0)\n")
     with pytest.raises(hatch_build.BuildError, match=r"the numbers of SCHEDULER are \[1, 2, 2\]"):
         hatch_build.schedulers(tmp_path)

@@ -25,6 +25,7 @@ from pylvs.dataplane.devices import attach, attachments
 from pylvs.dataplane.devices.loads import drop_others
 from pylvs.dataplane.devices.selection import Concerns
 from pylvs.dataplane.reader import table_use
+from pylvs.dataplane.scheduler_tables import WinnerTrees
 from pylvs.dataplane.state import (
     BARE,
     EGRESS,
@@ -260,6 +261,7 @@ def _copy_thresholds(former: Former, fresh: Tables) -> None:
             value = counts.get(slot, name)
             if value != fresh.conn_counts.get(slot, name):
                 fresh.conn_counts.set(slot, name, value)
+    WinnerTrees(fresh).rebuild()
 
 
 # Another connection table. First a switch replaces the entry programs of all devices. It only tail-calls the old or the

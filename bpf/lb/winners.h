@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Winner trees: the least loaded destination of a long list without a walk, for the schedulers with the flag INDEXED.
+ *
+ * The leaves are the destinations of a list, in its order. Each node names the best of its four children by its list
+ * index, so the root names the scheduler's choice. The tree is a heap in an array: the children of node n are 4n + 1 to
+ * 4n + 4, and the leaves follow the inner nodes. Nodes have no loads: those of the children are read for each comparison.
+ *
+ * A CPU that changes a destination's counts or its overload flag then climbs from the leaf to the root. It replaces each
+ * node by compare-exchange with the next version, also if the winner stays. So a CPU that has read the children before
+ * this change, and has not stored yet, fails. Two exchanges that fail are enough: the CPU that made the second other one
+ * has read the node after this climb began, and its children after that.
+ *
+ * A climb ends early where it has exchanged a node whose winner is, and was, another leaf. After a new connection it does
+ * not. Otherwise, a CPU that pauses within its climb would leave its leaf at the root, and all connections would go there.
+ *
+ * The choice is that of the walk, but for climbs that are under way. An edit makes the tree of a new list before it puts
+ * that in force (lb/index_list.h). Until both are settled, each destination has a leaf in either list.
+ */
+#pragma once
+#include "abi/config.h"
+#include "abi/conntrack.h"
+
+enum winner_limits {
+	ARITY = 4,
+	LEVELS = 10, /* of inner nodes above 131,072 leaves: nine, and one to spare */
+	WINNER_VERSION = 32, /* bits of the list index in a node; the version follows. 0: the tree was never made */
+};
+_Static_assert(1 << LEAF_BITS > 1 << (LIST_CLASSES - 1), "a leaf has the length of its list");
+
+#define LEAF_FIELD(leaf, shift) ((u32)((leaf) >> (shift)) & ((1u << LEAF_BITS) - 1))
+
+/* Return the number of inner nodes above so many leaves: all nodes but the root have a parent with four children. */
+INLINE u32 inner_nodes(u32 leaves)
+{
+	return (u64)(leaves + 1) * 0xaaaaaaab >> 33; /* a third */
+}
+
+/* Return a node of a list's tree. Lists have chunks of 2^n members, and half as many nodes are enough. */
+INLINE u64 *winner_at(u32 list, u32 node)
+{
+	return map_elem(winners, list / 2 + node);
+}
+
+INLINE u64 leaf_of(u32 list, u32 pos, u32 count, u32 scheduler)
+{
+	return (u64)list << LEAF_LIST | (u64)pos << LEAF_POS | (u64)count << LEAF_COUNT | (u64)scheduler << LEAF_SCHEDULER;
+}
+
+/* How a scheduler weighs a destination. In numbers, because the verifier would follow each branch. */
+struct weighing {
+	u64 load_mask; /* lc compares unsigned numbers of 32 bits, others signed ones */
+	u32 weight_mask; /* 0: every weight counts as 1 */
+	u32 inactive_mask; /* 0: only active connections count */
+	u8 active_shift;
+	u8 more; /* is added to the load */
+	u8 idle_less; /* is subtracted again without active connections */
+};
+
+#define CONNECTIONS {.load_mask = ~0ULL, .weight_mask = ~0U, .inactive_mask = ~0U, .active_shift = 8}
+
+static const struct weighing weighings[32] = {
+	[SCHED_LC] = {.load_mask = ~0U, .inactive_mask = ~0U, .active_shift = 8},
+	[SCHED_WLC] = CONNECTIONS,
+	[SCHED_SED] = {.load_mask = ~0ULL, .weight_mask = ~0U, .more = 1},
+	[SCHED_NQ] = {.load_mask = ~0ULL, .weight_mask = ~0U, .more = 1, .idle_less = 1},
+	[SCHED_LBLC] = CONNECTIONS,
+	[SCHED_LBLCR] = CONNECTIONS,
+};
+
+struct weighed {
+	s64 load;
+	s64 weight;
+};
+
+/* Weigh the destination at a list index. Return false if it is not usable. */
+INLINE bool weigh(u32 list, u32 pos, const struct weighing *how, struct weighed *found)
+{
+	struct member *member = pos == NOTHING ? NULL : map_elem(members, list + pos);
+	struct conn_counts *n = member ? map_elem(conn_counts, member->destination) : NULL;
+	if (!n || member->weight <= 0 || READ_ONCE(n->overloaded))
+		return false;
+	u32 active = READ_ONCE(n->active), inactive = READ_ONCE(n->inactive) & how->inactive_mask;
+	u32 idle = 1 - is_nonzero(active);
+	s64 load = (s32)((active << (how->active_shift & 31)) + inactive + how->more - (idle & how->idle_less));
+	found->load = load & how->load_mask;
+	found->weight = 1 + ((u32)(member->weight - 1) & how->weight_mask);
+	return true;
+}
+
+/* Return the better one of two list indexes, of equals the first in the list; NOTHING if neither is usable. */
+VERIFIED_ONCE u32 better_of(u64 leaf, u32 one, u32 other)
+{
+	const struct weighing *how = &weighings[leaf >> LEAF_SCHEDULER & 31];
+	u32 list = LEAF_FIELD(leaf, LEAF_LIST);
+	struct weighed a, b;
+	bool is_usable = weigh(list, one, how, &a);
+	if (!weigh(list, other, how, &b))
+		return is_usable ? one : NOTHING;
+	if (!is_usable)
+		return other;
+	s64 first = a.load * b.weight, second = b.load * a.weight;
+	return first < second || (first == second && one < other) ? one : other;
+}
+
+/* Return the list index that a child stands for, or NOTHING. `inner` and `end` are behind the inner nodes, and behind
+ * the leaves. */
+INLINE u32 child_at(u32 list, u32 inner, u32 end, u32 child)
+{
+	u64 *node = child < inner ? winner_at(list, child) : NULL;
+	if (node)
+		return (u32)READ_ONCE(*node);
+	return child < end ? child - inner : NOTHING;
+}
+
+/* Bring a node up to date. Return whether its parent may have to change. */
+VERIFIED_ONCE int update_winner(u64 leaf, u32 inner, u32 number)
+{
+	u32 list = LEAF_FIELD(leaf, LEAF_LIST), end = inner + LEAF_FIELD(leaf, LEAF_COUNT), child = ARITY * number + 1;
+	u64 *node = winner_at(list, number);
+	if (!node)
+		return false;
+#pragma nounroll
+	for (u32 attempt = 0; attempt < 2; attempt++) {
+		u64 seen = READ_ONCE(*node);
+		u32 from = AFTER((u64)child, seen);
+		u32 one = better_of(leaf, child_at(list, inner, end, from), child_at(list, inner, end, from + 1));
+		u32 other = better_of(leaf, child_at(list, inner, end, from + 2), child_at(list, inner, end, from + 3));
+		u32 best = better_of(leaf, one, other);
+		u64 next = ((seen >> WINNER_VERSION) + 1) << WINNER_VERSION | best;
+		if (likely(__sync_val_compare_and_swap(node, seen, next) == seen))
+			return (u32)seen != best || best == LEAF_FIELD(leaf, LEAF_POS);
+	}
+	return true;
+}
+
+/* Bring the nodes above a leaf up to date; `to_root`: all of them. */
+INLINE void climb(u64 leaf, bool to_root)
+{
+	u32 inner = inner_nodes(LEAF_FIELD(leaf, LEAF_COUNT)), node = inner + LEAF_FIELD(leaf, LEAF_POS);
+#pragma nounroll
+	for (u32 level = 0; level < LEVELS && node; level++) {
+		node = (node - 1) / ARITY;
+		if (!update_winner(leaf, inner, node) && !to_root)
+			break;
+	}
+}
+
+/* Let the winners follow a destination whose counts or flag have changed. Call it after an atomic operation that has
+ * returned a value, because that orders the loads. Inlined, because functions may nest eight deep. */
+INLINE void follow_load(struct conn_counts *n, bool to_root)
+{
+	if (likely(!(READ_ONCE(n->leaves[0]) | READ_ONCE(n->leaves[1]))))
+		return;
+#pragma nounroll
+	for (u32 half = 0; half < 2; half++) {
+		u64 leaf = READ_ONCE(n->leaves[half]);
+		if (leaf)
+			climb(leaf, to_root);
+	}
+}
+
+/* Return the root of a list's tree; 0 if it has none. */
+INLINE u64 root_winner(u32 list)
+{
+	u64 *root = winner_at(list, 0);
+	u64 seen = root ? READ_ONCE(*root) : 0;
+	return seen >> WINNER_VERSION ? seen : 0;
+}
