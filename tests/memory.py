@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from pylvs.bpf.schedulers import SCHEDULERS
 from pylvs.model.addresses import Address
+from pylvs.model.client_rules import ClientRule, checked
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.director import Connection, Deleted, InMemory, Trash
 from pylvs.model.errors import (
@@ -51,6 +52,7 @@ class _Entry:
     rows: dict[DestinationKey, DestinationRow] = field(default_factory=dict)
     counters: Counters = Counters()
     rates: Rates = Rates()
+    client_rules: tuple[ClientRule, ...] = ()
 
 
 class MemoryDirector(InMemory):
@@ -96,6 +98,16 @@ class MemoryDirector(InMemory):
         entry = self._entry(service.key)
         check_service(service, self._schedulers, self._engines)
         entry.service = service
+        self._edition += 1
+
+    def client_rules(self) -> Mapping[ServiceKey, tuple[ClientRule, ...]]:
+        """Return the client rules of the services that have any."""
+        return {key: entry.client_rules for key, entry in self._entries.items() if entry.client_rules}
+
+    def change_client_rules(self, key: ServiceKey, change: Callable[[list[ClientRule]], Sequence[ClientRule]]) -> None:
+        """Replace the client rules of a service. Raises NoSuchService, InvalidOperation."""
+        entry = self._entry(key)
+        entry.client_rules = checked(key, key.address.version, change(list(entry.client_rules)))
         self._edition += 1
 
     def delete_service(self, key: ServiceKey) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 # Modules of pylvs, by package: of each no more than these. The last one is of `pylvs run` when it starts pylvs-vrrp.
 _EDIT = {"bpf": 7, "dataplane": 17, "ipvsadm": 5, "model": 6, "netlink": 6, "system": 3}  # of one server
-_PARSER = {"cli": 3, "config": 31, "model": 17}
+_PARSER = {"cli": 3, "config": 31, "model": 18}
 LOADED: dict[str, dict[str, int]] = {
     "ipvsadm -Ln": {"bpf": 7, "dataplane": 5, "ipvsadm": 6, "model": 7, "system": 3},
     "ipvsadm -a": _EDIT,

@@ -11,14 +11,24 @@ from scapy.layers.inet import TCP, UDP
 from scapy.packet import Packet
 
 from pylvs.bpf import abi, maps
+from pylvs.daemon.table.cache import DesiredTable, TableCache
 from pylvs.dataplane import transaction
 from pylvs.dataplane.rules import client_rules
 from pylvs.dataplane.tables import address_bytes
 from pylvs.model.client_rules import ClientRule, rule_of
-from pylvs.model.errors import InvalidOperation, NoSuchService
-from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
+from pylvs.model.errors import InvalidOperation, NoSpace, NoSuchService
+from pylvs.model.service import (
+    Destination,
+    DestinationKey,
+    Method,
+    Protocol,
+    ServiceFlag,
+    ServiceKey,
+    VirtualService,
+)
+from pylvs.model.wanted import WantedRow
 from tests.packet.frames import build, ether, network
-from tests.packet.host import DROPPED, HOOKS, PASSED, SENT, VIP4, VIP6, Host
+from tests.packet.host import DROPPED, HOOKS, PASSED, SENT, VIP4, VIP6, Host, server4
 
 each_hook = pytest.mark.parametrize("hook", HOOKS)
 each_way = pytest.mark.parametrize("six", [False, True], ids=["v4", "v6"])
@@ -221,7 +231,7 @@ def stored(host: Host) -> int:
 
 
 def listed(host: Host, service: ServiceKey) -> list[str]:
-    return [str(rule) for rule in client_rules.listed(host.director.reader).get(service, ())]
+    return [str(rule) for rule in host.director.client_rules().get(service, ())]
 
 
 def test_an_edit_of_the_service_keeps_its_rules(director_host: Host) -> None:
@@ -330,3 +340,78 @@ def test_the_same_rule_twice_is_one(director_host: Host) -> None:
     service = serve(director_host)
     give(director_host, service, "deny 10.0.0.0/8", "deny 10.0.0.0/8")
     assert listed(director_host, service) == ["deny 10.0.0.0/8"]
+
+
+# A reload of the daemon.
+
+
+def row(service: ServiceKey, *lines: str) -> WantedRow:
+    server = Destination(DestinationKey(ip_address(server4(1)), service.port), Method.ROUTE)
+    return WantedRow(VirtualService(service, "rr"), (server,), tuple(rules(*lines)))
+
+
+def reconcile(cache: TableCache, *desired: WantedRow) -> list[str]:
+    """Make the table that of the rows, and return the edits as text."""
+    table = DesiredTable(desired, [each.service.key for each in desired])
+    edits = cache.plan(table).edits
+    assert cache.apply(edits, 5) == (len(edits), [])
+    cache.plan_applied(table)
+    return [str(each) for each in edits]
+
+
+def test_a_new_service_takes_effect_with_its_rules(director_host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One commit: no packet finds the service without its rules."""
+    service, commits, commit = director_host.new_key(), list[int](), transaction.Transaction.commit
+
+    def counting(edit: transaction.Transaction) -> None:
+        commits.append(edit.generation)
+        commit(edit)
+
+    monkeypatch.setattr(transaction.Transaction, "commit", counting)
+    reconcile(TableCache(director_host.director), row(service, "deny 10.9.0.0/16"))
+    assert len(commits) == 1
+    assert listed(director_host, service) == ["deny 10.9.0.0/16"]
+    assert verdict(director_host, "tc", service, CLIENT[False]) == "dropped"
+    assert verdict(director_host, "tc", service, ELSEWHERE[False]) == "sent"
+
+
+def test_a_reload_changes_only_rules_that_differ(director_host: Host) -> None:
+    service, cache = director_host.new_key(), TableCache(director_host.director)
+    reconcile(cache, row(service, "deny 10.9.0.0/16"))
+    assert reconcile(cache, row(service, "deny 10.9.0.0/16")) == []
+    edits = reconcile(cache, row(service, "deny 10.8.0.0/16"))
+    assert edits == [f"{service}: client rules deny 10.9.0.0/16 -> deny 10.8.0.0/16"]
+    assert verdict(director_host, "tc", service, CLIENT[False]) == "sent"
+    assert reconcile(cache, row(service)) == [f"{service}: client rules deny 10.8.0.0/16 -> none"]
+    assert listed(director_host, service) == []
+
+
+def test_the_next_daemon_finds_the_rules(director_host: Host) -> None:
+    service, desired = director_host.new_key(), ("allow 10.9.0.0/16", "limit 10.0.0.0/8 9/min per 24")
+    lines = sorted(desired, key=lambda line: line.split()[1])
+    reconcile(TableCache(director_host.director), row(service, *lines))
+    assert reconcile(TableCache(director_host.director), row(service, *lines)) == []
+
+
+def test_the_daemon_reverts_what_a_command_changed(director_host: Host) -> None:
+    service, cache = director_host.new_key(), TableCache(director_host.director)
+    reconcile(cache, row(service, "deny 10.9.0.0/16"))
+    give(director_host, service, "allow 10.9.0.0/16")
+    (edit,) = cache.plan(DesiredTable([row(service, "deny 10.9.0.0/16")])).restored
+    assert edit.foreign_change == f"{service} was changed: client rules deny 10.9.0.0/16 -> allow 10.9.0.0/16"
+
+
+def test_rules_without_space_leave_the_new_service_alone(director_host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    service, before = director_host.new_key(), stored(director_host)
+    write = client_rules.write
+
+    def full(*arguments: object) -> int:
+        write(*arguments)  # type: ignore[arg-type]
+        raise NoSpace("planted")
+
+    monkeypatch.setattr(client_rules, "write", full)
+    cache = TableCache(director_host.director)
+    edits = cache.plan(DesiredTable([row(service, "deny 10.9.0.0/16")])).edits
+    _, refused = cache.apply(edits, 5)
+    assert refused == [f"{service}: client rules none -> deny 10.9.0.0/16: refused: planted"]
+    assert (stored(director_host), listed(director_host, service)) == (before, [])

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from pylvs.cli import filter as filter_command
 from pylvs.cli.main import EXIT_FAILED, EXIT_USAGE, run
+from pylvs.daemon.state.owners import Owner
 from pylvs.model.service import Protocol, ServiceKey
 from tests.json_page import assert_documented
 from tests.packet.host import VIP6, Host
@@ -122,3 +124,15 @@ def test_what_is_wrong_is_one_line_and_changes_nothing(
     assert err.startswith("pylvs: ")
     assert text in err
     assert lines(capfd) == [f"{name} deny 10.0.0.0/8"]
+
+
+def test_a_service_of_a_running_daemon_is_refused(
+    service: ServiceKey, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filter_command, "owner", lambda _cookie, keys: Owner(next(iter(keys)), 7))
+    name = f"-t {service.address}:{service.port}"
+    for words in "add NAME deny 10.0.0.0/8", "del NAME --all":
+        _, err = call(capfd, words.replace("NAME", name), EXIT_FAILED)
+        assert err.startswith(f"pylvs: {service}: pylvs run, process 7, has this service in its file")
+        assert "write client_rules in the file, and pylvs reload" in err
+    assert lines(capfd) == ["no client rules here: pylvs filter add makes one"]

@@ -24,7 +24,6 @@ from pylvs.cli.director import show as shown
 from pylvs.dataplane import load
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.overview import overview
-from pylvs.dataplane.rules import client_rules
 from pylvs.dataplane.state import ON_DEMAND, State
 from pylvs.dataplane.upgrade import former, migrate
 from pylvs.ipvsadm.commands import Session
@@ -233,11 +232,11 @@ def test_what_another_build_made_continues(other: Host) -> None:
     assert host.director.mark_rules() == [RULE]
     with pytest.raises(NoSuchService):
         host.director.service(key(9))
-    assert client_rules.listed(host.director.reader) == {key(DR): tuple(CLIENT_RULES)}
+    assert host.director.client_rules() == {key(DR): tuple(CLIENT_RULES)}
     host.director.migrate()
     host.close_programs()
 
-    assert client_rules.listed(host.director.reader) == {key(DR): tuple(CLIENT_RULES)}
+    assert host.director.client_rules() == {key(DR): tuple(CLIENT_RULES)}
     assert established(ipvsadm(host, "-Lnc")) == [each for each in connections if "ESTABLISHED" in each]
     names = ("services", "master", "standby", "forwarded")
     assert [overview()[name] for name in names] == [show[name] for name in names]

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any, TextIO
 
 import click
 
 from pylvs.cli.common import as_json
+from pylvs.daemon.state.owners import owner
 from pylvs.dataplane.director import open_director
-from pylvs.dataplane.rules import client_rules
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import endpoint
 from pylvs.model.client_rules import ClientRule, prefix_of, rule_of
-from pylvs.model.errors import InvalidOperation
+from pylvs.model.errors import Busy, InvalidOperation
 from pylvs.model.service import MAX_PORT, Protocol, ServiceKey
 
 _PROTOCOLS = {"tcp": ("-t", Protocol.TCP), "udp": ("-u", Protocol.UDP), "sctp": ("--sctp-service", Protocol.SCTP)}
@@ -98,7 +98,18 @@ def add(rule: tuple[str, ...], file: TextIO | None, replace: bool, **options: An
     def change(rules: list[ClientRule]) -> Sequence[ClientRule]:
         return fresh if replace else [*rules, *fresh]
 
-    open_director().change_client_rules(key, change)
+    _change(key, change)
+
+
+def _change(key: ServiceKey, change: Callable[[list[ClientRule]], Sequence[ClientRule]]) -> None:
+    """Change the rules of a service. Raises Busy for one of a daemon's file, and what the Director raises."""
+    director = open_director()
+    if owned := owner(director.state.cookie, {key}):
+        raise Busy(
+            f"{owned.key}: pylvs run, process {owned.process}, has this service in its file and would undo the change;"
+            " nothing was changed: write client_rules in the file, and pylvs reload"
+        )
+    director.change_client_rules(key, change)
 
 
 def _lines(file: TextIO | None) -> list[ClientRule]:
@@ -131,7 +142,7 @@ def delete(prefix: tuple[str, ...], everything: bool, **options: Any) -> None:
             raise InvalidOperation(f"{key}: no rule for {min(map(str, missing))}; see pylvs filter list")
         return [] if everything else [each for each in rules if each.prefix not in doomed]
 
-    open_director().change_client_rules(key, change)
+    _change(key, change)
 
 
 @filter_.command(name="list")
@@ -142,11 +153,10 @@ def list_rules(as_json: bool, **options: Any) -> None:
     key, director = _key(**options), open_director()
     if key is not None:
         director.known(key)
-    there = client_rules.listed(director.reader) if director.state.exists else {}
-    print_rules({of: rules for of, rules in there.items() if key in (None, of)}, as_json)
+    print_rules({of: rules for of, rules in director.client_rules().items() if key in (None, of)}, as_json)
 
 
-def print_rules(found: dict[ServiceKey, Sequence[ClientRule]], as_json: bool) -> None:
+def print_rules(found: Mapping[ServiceKey, Sequence[ClientRule]], as_json: bool) -> None:
     """Print rules in the format of `pylvs filter list`."""
     pairs = [(key, rule) for key in sorted(found, key=str) for rule in found[key]]
     if as_json:

@@ -116,6 +116,16 @@ class BulkAdd:
         self.whole = True
         return added
 
+    def without_rules(self, key: ServiceKey) -> tuple[int, dict[str, Any], int] | None:
+        """Return the slot of a new service that has no client rules, the fields of its version, and their generation.
+
+        None: there is no such service.
+        """
+        service = self._services.get(key)
+        if service is None or not self.whole or service.fields["client_rules"]:
+            return None
+        return service.slot, service.fields, self._edit.generation
+
     def that_takes(self, key: ServiceKey) -> NewService | None:
         """Return the new service of this key if it takes one more destination for certain, else None."""
         service = self._services.get(key)

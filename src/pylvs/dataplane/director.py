@@ -259,14 +259,17 @@ class BpfDirector:
     def change_mark_rules(self, change: Callable[[list[MarkRule]], list[MarkRule]]) -> list[MarkRule]:
         return self._editor.change_mark_rules(change)
 
-    def change_client_rules(
-        self, key: ServiceKey, change: Callable[[list[ClientRule]], Sequence[ClientRule]]
-    ) -> tuple[ClientRule, ...]:
-        """Replace the client rules of a service atomically by the result of `change`; return them.
+    def client_rules(self) -> Mapping[ServiceKey, tuple[ClientRule, ...]]:
+        """Return the client rules of the services that have any, in the order of their prefixes."""
+        self._bring_in()
+        return self._read(lambda _: self._editor.client_rules.listed()) if self.state.exists else {}
+
+    def change_client_rules(self, key: ServiceKey, change: Callable[[list[ClientRule]], Sequence[ClientRule]]) -> None:
+        """Replace the client rules of a service atomically by the result of `change`.
 
         If `change` raises an exception, the rules stay. Raises NoSuchService, InvalidOperation, NoSpace.
         """
-        return self._editor.change_client_rules(key, change)
+        self._editor.change_client_rules(key, change)
 
     def set_timeouts(self, timeouts: Timeouts) -> None:
         self._editor.set_timeouts(timeouts)

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from pylvs.dataplane.bulk_add import BulkAdd
     from pylvs.dataplane.change_set import ChangeSet
     from pylvs.dataplane.reader import Reader
+    from pylvs.dataplane.rules.client_rules import ClientRules
     from pylvs.dataplane.state import State
     from pylvs.model.client_rules import ClientRule
     from pylvs.model.marks import MarkRule
@@ -307,14 +308,22 @@ class Editor:
             if changed and scheduler_tables.remembers(version):
                 scheduler_tables.sweep(self._director.state)
 
-    def change_client_rules(
-        self, key: ServiceKey, change: Callable[[list[ClientRule]], Sequence[ClientRule]]
-    ) -> tuple[ClientRule, ...]:
-        """Replace the client rules of a service by one store; return them. Raises as `model.client_rules.checked`."""
-        from pylvs.dataplane.rules import client_rules
+    @property
+    def client_rules(self) -> ClientRules:
+        """The client rules of the services."""
+        from pylvs.dataplane.rules.client_rules import ClientRules
 
+        return ClientRules(self._director.reader)
+
+    def change_client_rules(self, key: ServiceKey, change: Callable[[list[ClientRule]], Sequence[ClientRule]]) -> None:
+        """Replace the client rules of a service; those of a new one take effect with it.
+
+        Raises NoSuchService, InvalidOperation, NoSpace.
+        """
+        if self._bulk_add and self.client_rules.begin(self._bulk_add, key, change([])):
+            return
         with self._existing(key) as (slot, version):
-            return client_rules.change(self._tables, slot, version, change)
+            self.client_rules.change(slot, version, change)
 
     def delete_service(self, key: ServiceKey) -> None:
         with self._existing(key) as service:

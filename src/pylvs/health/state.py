@@ -343,7 +343,10 @@ class ServiceState:
                 server.row_destination = server.destination(self.sorry)
             keys = {key.port: key for key in self.wanted.keys}
             by_port = {port: self._destinations(key) for port, key in keys.items()}
-            rows = tuple(WantedRow(service, by_port[service.key.port]) for service in self.wanted.services())
+            rows = tuple(
+                WantedRow(service, by_port[service.key.port], self.wanted.rules_of(service.key))
+                for service in self.wanted.services()
+            )
             if rows != self._rows:
                 self._rows = rows
         return self._rows

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
+from zlib import crc32
 
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import InvalidOperation, NoSpace
@@ -16,13 +17,12 @@ TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from typing import Final
 
-    from pylvs.model.service import ServiceKey
-
 Network = IPv4Network | IPv6Network
 MOST_RULES: Final = 1 << 20  # of all services
 MOST_CONNECTIONS: Final = 1_000_000  # of a rate and of a burst
 PERIODS: Final = {"s": 1, "min": 60, "h": 3600}
 NANOSECONDS: Final = 1_000_000_000
+_LISTED: Final = 4  # in a line
 SYNTAX: Final = (
     "allow PREFIX, deny PREFIX [pass], or limit PREFIX NUMBER/s [per BITS] [burst NUMBER] [pass]; also /min and /h"
 )
@@ -126,22 +126,31 @@ def _number(name: str, text: str, least: int, most: int) -> int:
     return int(text)
 
 
-def checked(key: ServiceKey, rules: Iterable[ClientRule]) -> tuple[ClientRule, ...]:
-    """Return the rules of a service, in the order of their prefixes, each once.
+def checked(service: object, version: int, rules: Iterable[ClientRule]) -> tuple[ClientRule, ...]:
+    """Return the rules of a service of IPv4 (4) or IPv6 (6), in the order of their prefixes, each once.
 
     Raises InvalidOperation for a prefix of the other family, and for two rules of one prefix; NoSpace.
     """
     by_prefix: dict[Network, ClientRule] = {}
-    version = key.address.version
     for rule in rules:
         if rule.prefix.version != version:
-            raise InvalidOperation(f"{key}: {rule}: the service is of IPv{version}, the prefix is not")
+            raise InvalidOperation(f"{service}: {rule}: the service is of IPv{version}, the prefix is not")
         if by_prefix.setdefault(rule.prefix, rule) != rule:
-            raise InvalidOperation(f"{key}: two rules for {rule.prefix}: {by_prefix[rule.prefix]}; {rule}")
+            raise InvalidOperation(f"{service}: two rules for {rule.prefix}: {by_prefix[rule.prefix]}; {rule}")
     if len(by_prefix) > MOST_RULES:
-        raise NoSpace(f"{key}: {len(by_prefix)} client rules; the table holds {MOST_RULES}", "client rules", MOST_RULES)
+        raise NoSpace(
+            f"{service}: {len(by_prefix)} client rules; the table holds {MOST_RULES}", "client rules", MOST_RULES
+        )
     return tuple(sorted(by_prefix.values(), key=_order))
 
 
 def _order(rule: ClientRule) -> tuple[int, int]:
     return int(rule.prefix.network_address), rule.prefix.prefixlen
+
+
+def summary(rules: Sequence[ClientRule]) -> str:
+    """Describe rules in a line: the first ones, and a checksum that tells many apart."""
+    text = "; ".join(map(str, rules[:_LISTED]))
+    if len(rules) <= _LISTED:
+        return text
+    return f"{len(rules)} ({text}; ...; checksum {crc32(repr(rules).encode()):08x})"

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from pylvs.model.addresses import Address, Network
 from pylvs.model.checks import Check, Script
+from pylvs.model.client_rules import ClientRule
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.described import Descriptions
 from pylvs.model.service import Destination, ServiceFlag, ServiceKey, Timeouts, VirtualService
@@ -48,6 +49,7 @@ class WantedService:
     netmask: int = -1
     engine: str = ""
     mss_clamp: int = 0
+    client_rules: tuple[ClientRule, ...] = ()
     announce: bool = False  # its addresses by the routing daemon of this host, while it serves
     servers: tuple[WantedServer, ...] = ()
     sorry_server: Destination | None = None
@@ -73,6 +75,10 @@ class WantedService:
             VirtualService(key, self.scheduler, self.flags, self.timeout_s, self.netmask, self.engine, self.mss_clamp)
             for key in self.keys
         )
+
+    def rules_of(self, key: ServiceKey) -> tuple[ClientRule, ...]:
+        """Return the client rules of the family of a key."""
+        return tuple(rule for rule in self.client_rules if rule.prefix.version == key.address.version)
 
 
 def predecessors(old: Mapping[str, Sequence[ServiceKey]], new: Sequence[WantedService]) -> dict[str, str]:
@@ -104,6 +110,7 @@ class WantedRow:
 
     service: VirtualService
     destinations: tuple[Destination, ...] = ()  # in the order of the configuration
+    client_rules: tuple[ClientRule, ...] = ()  # in the order of their prefixes
 
 
 @dataclass(frozen=True, slots=True)

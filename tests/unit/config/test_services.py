@@ -522,3 +522,49 @@ def test_a_firewall_mark_has_no_address_to_announce() -> None:
 def test_an_mss_clamp_is_of_tcp() -> None:
     found = messages(with_service("protocol UDP\n    mss_clamp 1360"))
     assert "6: warning: mss_clamp has no effect on other protocols than TCP; write protocol TCP" in found
+
+
+RULES = """\
+virtual_server 192.0.2.1 80 {
+    protocol TCP
+    lvs_method DR
+    lvs_sched rr
+    client_rules {
+        deny 10.0.0.0/8
+        allow 10.1.0.0/16
+        limit 0.0.0.0/0 20/min per 24 burst 5 pass
+%s    }
+    real_server 10.0.0.1 80 {
+        TCP_CHECK {
+        }
+    }
+}
+"""
+
+
+def test_client_rules_are_in_the_order_of_their_prefixes() -> None:
+    document = compiled(RULES % "")
+    assert messages(document) == []
+    assert [str(rule) for rule in single(document).client_rules] == [
+        "limit 0.0.0.0/0 20/min per 24 burst 5 pass",
+        "deny 10.0.0.0/8",
+        "allow 10.1.0.0/16",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("refuse 10.0.0.0/8", "9: error: refuse 10.0.0.0/8: must be allow PREFIX"),
+        ("deny 10.0.0.1/8", "10.0.0.1/8: has bits behind its prefix; write 10.0.0.0/8"),
+        ("deny fd00::/8", "error: client_rules: deny fd00::/8: no address of the service is of IPv6; remove it"),
+        (
+            "allow 10.0.0.0/8",
+            "error: client_rules: two rules for 10.0.0.0/8: deny 10.0.0.0/8; allow 10.0.0.0/8; remove",
+        ),
+    ],
+)
+def test_a_wrong_client_rule_is_named(line: str, problem: str) -> None:
+    document = compiled(RULES % f"        {line}\n")
+    assert problem in messages(document)[0]
+    assert len(single(document).client_rules) == 3

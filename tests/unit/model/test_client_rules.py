@@ -61,10 +61,10 @@ def test_wrong_words_are_named(text: str, problem: str) -> None:
 
 def test_rules_are_ordered_by_prefix_and_each_is_there_once() -> None:
     rules = [rule_of(line.split()) for line in ("deny 10.1.0.0/16", "allow 10.0.0.0/8", "deny 10.1.0.0/16")]
-    assert [str(each) for each in checked(SERVICE, rules)] == ["allow 10.0.0.0/8", "deny 10.1.0.0/16"]
+    assert [str(each) for each in checked(SERVICE, 4, rules)] == ["allow 10.0.0.0/8", "deny 10.1.0.0/16"]
 
 
 def test_two_rules_for_one_prefix_are_refused() -> None:
     rules = [rule_of(line.split()) for line in ("deny 10.0.0.0/8", "limit 10.0.0.0/8 5/s")]
     with pytest.raises(InvalidOperation, match=r"two rules for 10.0.0.0/8: deny 10.0.0.0/8; limit 10.0.0.0/8 5/s"):
-        checked(SERVICE, rules)
+        checked(SERVICE, 4, rules)

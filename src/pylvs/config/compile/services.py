@@ -16,6 +16,7 @@ from pylvs.config.schema.service_types import PERSISTENCE_S, VERSIONS, Forwardin
 from pylvs.config.schema.virtual_server import VIRTUALHOST
 from pylvs.model.addresses import endpoint
 from pylvs.model.checks import KINDS, BfdCheck, Check, Pace, TlsClient
+from pylvs.model.client_rules import ClientRule, Network, checked
 from pylvs.model.dataclass import dataclass, field, replace
 from pylvs.model.service import (
     DEFAULT_SCHEDULER,
@@ -506,6 +507,7 @@ def _service(found: _Keyed, group_name: str, scripts: ScriptRules, tls: TlsClien
         netmask=granularity.netmask if granularity else -1,
         engine=_engine(block, protocol, timeout, keys),
         mss_clamp=_mss_clamp(block, protocol, keys),
+        client_rules=_client_rules(block, keys),
         servers=tuple(_wanted_server(each, entries, scripts, tls) for each in block.below("real_server")),
         sorry_server=_destination(sorry, block.get("sorry_server_lvs_method", Forwarding)) if sorry else None,
         virtualhost=virtualhost,
@@ -520,6 +522,24 @@ def _mss_clamp(block: EffectiveBlock, protocol: Protocol, keys: Sequence[Service
     if clamp and protocol is not Protocol.TCP and not all(key.mark for key in keys):
         block.warning("mss_clamp", "mss_clamp has no effect on other protocols than TCP", "write protocol TCP")
     return clamp
+
+
+def _client_rules(block: EffectiveBlock, keys: Sequence[ServiceKey]) -> tuple[ClientRule, ...]:
+    """Return the client rules in the order of their prefixes. Report those that no service can have."""
+    by_prefix: dict[Network, ClientRule] = {}
+    families = {key.address.version for key in keys}
+    for rule in block.lines("client_rules", ClientRule):
+        if rule.prefix.version not in families:
+            text = f"client_rules: {rule}: no address of the service is of IPv{rule.prefix.version}"
+            block.error("", text, "remove it")
+        elif by_prefix.setdefault(rule.prefix, rule) != rule:
+            text = f"client_rules: two rules for {rule.prefix}: {by_prefix[rule.prefix]}; {rule}"
+            block.error("", text, "remove one of them")
+    return tuple(
+        rule
+        for version in sorted({rule.prefix.version for rule in by_prefix.values()})
+        for rule in checked("", version, (each for each in by_prefix.values() if each.prefix.version == version))
+    )
 
 
 def _engine(block: EffectiveBlock, protocol: Protocol, timeout: int, keys: Sequence[ServiceKey]) -> str:

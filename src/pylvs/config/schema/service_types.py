@@ -24,7 +24,9 @@ from pylvs.config.schema.types import (
 )
 from pylvs.model.addresses import Address
 from pylvs.model.checks import LoadSource, Pattern
+from pylvs.model.client_rules import SYNTAX, ClientRule, rule_of
 from pylvs.model.dataclass import dataclass
+from pylvs.model.errors import InvalidOperation
 from pylvs.model.service import (
     DEFAULT_SCHEDULER,
     KNOWN_ENGINES,
@@ -309,6 +311,15 @@ def _engine(words: Words) -> str:
     return word.text
 
 
+def _client_rule(words: Words) -> ClientRule:
+    first = words.peek()
+    try:
+        return rule_of([each.text for each in words.rest()])
+    except InvalidOperation as error:
+        raise BadValue(str(error), f"write {SYNTAX}", first) from None
+
+
+CLIENT_RULE = Type(SYNTAX.replace(" or limit", " limit").replace(",", " |"), _client_rule)
 GROUP_ENTRY = Type("ADDRESS[-ADDRESS | /LENGTH] [PORT] | fwmark NUMBER [inet|inet6]", _group_entry)
 SERVER = Type("ADDRESS [PORT]", _server)
 SERVICE = Type("ADDRESS [PORT] | fwmark NUMBER | group NAME", _service)

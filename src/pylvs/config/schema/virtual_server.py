@@ -5,6 +5,7 @@ from __future__ import annotations
 from pylvs.config.schema.checkers import ALPHA, CHECKERS, SERVER_TIMING, inherited
 from pylvs.config.schema.grammar import Block, Keyword, State
 from pylvs.config.schema.service_types import (
+    CLIENT_RULE,
     ENGINE,
     FAMILY,
     FORWARDING,
@@ -115,6 +116,13 @@ VIRTUAL_SERVER = Block(
             integer(MIN_MSS, MAX_MSS),
             "largest MSS that TCP's SYNs may have when they pass, of clients and of NAT servers",
             default_doc="unchanged",
+            is_own=True,
+        ),
+        Block(
+            "client_rules",
+            "clients that may open connections, or not, and how fast; the longest prefix decides",
+            lines=CLIENT_RULE,
+            merged=True,
             is_own=True,
         ),
         bare("announce", "announce its addresses by the routing daemon of this host, while it serves", is_own=True),

@@ -7,12 +7,13 @@ the table, which the edition shows. It applies the daemon's own edits to its sna
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address
 from operator import itemgetter
 from typing import ClassVar, Protocol, TypeVar
 
 from pylvs.config.diff import differing, joined
+from pylvs.model.client_rules import ClientRule, summary
 from pylvs.model.dataclass import dataclass, field, replace
 from pylvs.model.director import Director
 from pylvs.model.errors import Busy, PylvsError
@@ -33,15 +34,17 @@ from pylvs.model.service import (
 )
 from pylvs.model.wanted import WantedRow
 
+NO_RULES: Mapping[ServiceKey, tuple[ClientRule, ...]] = {}
 WHOLE_S = 5.0  # to add a service with its servers, or a whole table; below the lease of the table thread
 
 
 @dataclass(slots=True)
 class SnapshotEntry:
-    """A service and its destinations. Its netmask is filled in, because equal services must compare equal."""
+    """A service, its destinations and client rules. Its netmask is filled in: equal services must compare equal."""
 
     service: VirtualService
     servers: dict[DestinationKey, Destination] = field(default_factory=dict)
+    client_rules: tuple[ClientRule, ...] = ()
 
 
 TableSnapshot = dict[ServiceKey, SnapshotEntry]
@@ -52,11 +55,15 @@ def with_netmask(service: VirtualService) -> VirtualService:
     return service if service.netmask >= 0 else replace(service, netmask=service.mask)
 
 
-def snapshot_of(rows: Iterable[ServiceRow]) -> TableSnapshot:
+def snapshot_of(
+    rows: Iterable[ServiceRow], client_rules: Mapping[ServiceKey, tuple[ClientRule, ...]] = NO_RULES
+) -> TableSnapshot:
     """Make a snapshot of a listing, without its counters."""
     return {
         row.service.key: SnapshotEntry(
-            with_netmask(row.service), {each.destination.key: each.destination for each in row.destinations}
+            with_netmask(row.service),
+            {each.destination.key: each.destination for each in row.destinations},
+            client_rules.get(row.service.key, ()),
         )
         for row in rows
     }
@@ -158,7 +165,42 @@ class DestinationEdit:
         return _edit_text(f"{self.key} -> {self.destination}", self.desired, self.found)
 
 
-Edit = ServiceEdit | DestinationEdit
+@dataclass(frozen=True, slots=True)
+class RulesEdit:
+    """From the client rules `found` of a service to the `desired` ones, at once."""
+
+    key: ServiceKey
+    desired: tuple[ClientRule, ...] = ()
+    found: tuple[ClientRule, ...] = ()
+    adds_service: ClassVar[bool] = False
+    gives_usable: ClassVar[bool] = False
+
+    def apply(self, director: LongLivedDirector) -> None:
+        """Edit the table. Raises what the Director's method raises."""
+        director.change_client_rules(self.key, lambda _: self.desired)
+
+    def apply_to(self, snapshot: TableSnapshot) -> None:
+        """Change the snapshot as `apply` changed the table."""
+        snapshot[self.key].client_rules = self.desired
+
+    def removes_last_usable(self, _snapshot: TableSnapshot) -> bool:
+        """Return False: rules remove no destination."""
+        return False
+
+    @property
+    def foreign_change(self) -> str:
+        """The change by another program that the edit reverts."""
+        return f"{self.key} was changed: client rules {self._changes(self.desired, self.found)}"
+
+    @staticmethod
+    def _changes(before: tuple[ClientRule, ...], after: tuple[ClientRule, ...]) -> str:
+        return f"{summary(before) or 'none'} -> {summary(after) or 'none'}"
+
+    def __str__(self) -> str:
+        return f"{self.key}: client rules {self._changes(self.found, self.desired)}"
+
+
+Edit = ServiceEdit | DestinationEdit | RulesEdit
 
 
 def required_edits(
@@ -193,10 +235,14 @@ def _row_edits(found: SnapshotEntry | None, row: WantedRow) -> Iterator[Edit]:
         desired.setdefault(each.key, each)
     if found is None:
         yield ServiceEdit(key, row.service)
+        if row.client_rules:
+            yield RulesEdit(key, row.client_rules)
         yield from (DestinationEdit(key, each.key, each) for each in desired.values())
         return
     if found.service != with_netmask(row.service):
         yield ServiceEdit(key, row.service, found.service)
+    if found.client_rules != row.client_rules:
+        yield RulesEdit(key, row.client_rules, found.client_rules)
     servers = found.servers
     former = _renamed(servers, desired)
     present = servers.keys() | former.keys()
@@ -303,6 +349,15 @@ class LongLivedDirector(Director, Protocol):
         IPVS has no such edit. Raises NoSuchService, NoSuchDestination, DestinationExists, InvalidOperation.
         """
 
+    def client_rules(self) -> Mapping[ServiceKey, tuple[ClientRule, ...]]:
+        """Return the client rules of the services that have any, in the order of their prefixes."""
+
+    def change_client_rules(self, key: ServiceKey, change: Callable[[list[ClientRule]], Sequence[ClientRule]]) -> None:
+        """Replace the client rules of a service atomically by the result of `change`.
+
+        Raises NoSuchService, InvalidOperation, NoSpace.
+        """
+
     def packet_counts(self) -> PacketCounts:
         """Return the drop reasons and other packet counters; empty without tables."""
 
@@ -378,16 +433,17 @@ class TableCache:
         foreign = before is None or edition != self._edition
         if foreign:
             self._applied, self._shape = (), None
-            self._snapshot, self._edition = snapshot_of(self.director.services() if edition else ()), edition
+            rows, rules = (self.director.services(), self.director.client_rules()) if edition else ([], NO_RULES)
+            self._snapshot, self._edition = snapshot_of(rows, rules), edition
         assert self._snapshot is not None
         self._refused, self._lacking = set(), set()
         # The engine returns the same object for a row that did not change, so identity is enough and costs nothing.
         applied = self._applied
-        rows = [row for at, row in enumerate(desired.rows) if at >= len(applied) or row is not applied[at]]
+        changed = [row for at, row in enumerate(desired.rows) if at >= len(applied) or row is not applied[at]]
         # As many rows as before, and none with another key: no service was added or removed.
-        same_services = self._shape == _shape(desired) and all(row.service.key in self._applied_keys for row in rows)
+        same_services = self._shape == _shape(desired) and all(row.service.key in self._applied_keys for row in changed)
         if same_services:
-            needed = required_edits(self._snapshot, rows)
+            needed = required_edits(self._snapshot, changed)
         else:
             # A daemon that was killed may have left services of checks, which no configuration names.
             owned = {*desired.owned, *(key for key in self._snapshot if is_probe_mark(key.mark))}
@@ -397,7 +453,7 @@ class TableCache:
             own = frozenset(required_edits(before, desired.rows, desired.owned, desired.exclusive))
             restored = tuple(edit for edit in needed if edit not in own)
         timeouts = self._required_timeouts(desired.timeouts, bool(edition))
-        return EditPlan(needed, restored, tables_gone, timeouts, bool(rows) or not same_services)
+        return EditPlan(needed, restored, tables_gone, timeouts, bool(changed) or not same_services)
 
     def _required_timeouts(self, desired: Timeouts, has_tables: bool) -> Timeouts | None:
         """Return the timeouts to set, None if they are right."""

@@ -20,6 +20,7 @@ TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from typing import Any
 
+    from pylvs.dataplane.bulk_add import BulkAdd
     from pylvs.dataplane.reader import Reader
     from pylvs.model.service import ServiceKey
 
@@ -68,35 +69,55 @@ def read(tables: Tables, services: Mapping[int, Mapping[str, Any]]) -> dict[int,
     return found
 
 
-def listed(reader: Reader) -> dict[ServiceKey, Sequence[ClientRule]]:
-    """Return the rules of the services in force that have any, in the order of their prefixes."""
+class ClientRules:
+    """The rules of all services."""
 
-    def read_all(live: int) -> dict[ServiceKey, Sequence[ClientRule]]:
-        services = {slot: each for slot, each in reader.versions.services(live) if each["client_rules"]}
-        keys = {slot: key_of(version) for slot, version in services.items()}
-        return {keys[slot]: checked(keys[slot], rules) for slot, rules in read(reader.tables, services).items()}
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._tables = reader.tables
 
-    return reader.steadily(read_all)
+    def listed(self) -> dict[ServiceKey, tuple[ClientRule, ...]]:
+        """Return the rules of the services in force that have any, in the order of their prefixes."""
+        return self._reader.steadily(self._read_all)
+
+    def _read_all(self, live: int) -> dict[ServiceKey, tuple[ClientRule, ...]]:
+        versions = self._reader.versions
+        if not versions.facts(live).get("client_rules")[0]:
+            return {}
+        services = {slot: each for slot, each in versions.services(live) if each["client_rules"]}
+        return {
+            key_of(services[slot]): _checked(services[slot], rules)
+            for slot, rules in read(self._tables, services).items()
+        }
+
+    def change(
+        self, slot: int, version: dict[str, Any], wanted: Callable[[list[ClientRule]], Sequence[ClientRule]]
+    ) -> None:
+        """Replace the rules of a service by one store. The caller holds the lock. Raises InvalidOperation, NoSpace."""
+        rules = _checked(version, wanted(read(self._tables, {slot: version})[slot]))
+        with Transaction(self._tables) as edit:
+            fields = version | {"client_rules": write(self._tables, edit.generation, slot, rules)}
+            edit.count_extras(version, -1)
+            edit.count_extras(fields, 1)
+            edit.write_version(slot, edit.generation, fields)
+            edit.commit()
+            forget_rules(self._tables, [(slot, version["client_rules"])])
+
+    def begin(self, new: BulkAdd, key: ServiceKey, rules: Sequence[ClientRule]) -> bool:
+        """Give a new service its rules, which take effect with it; return False if it is not new, or has some.
+
+        Raises InvalidOperation, NoSpace.
+        """
+        found = new.without_rules(key)
+        if found is None:
+            return False
+        slot, fields, generation = found
+        rules = _checked(fields, rules)
+        new.whole = False  # a set that is not complete is removed by `bring_in`
+        fields["client_rules"] = write(self._tables, generation, slot, rules)
+        new.whole = True
+        return True
 
 
-def replace(edit: Transaction, slot: int, version: Mapping[str, Any], rules: Sequence[ClientRule]) -> dict[str, Any]:
-    """Write the rules of a service beside those in force; return the fields that its version gets. Raises NoSpace."""
-    fields = {**version, "client_rules": write(edit.tables, edit.generation, slot, rules)}
-    edit.count_extras(version, -1)
-    edit.count_extras(fields, 1)
-    return fields
-
-
-def change(
-    tables: Tables, slot: int, version: Mapping[str, Any], wanted: Callable[[list[ClientRule]], Sequence[ClientRule]]
-) -> tuple[ClientRule, ...]:
-    """Replace the rules of a service by one store; return them. The caller holds the lock.
-
-    Raises InvalidOperation, NoSpace.
-    """
-    rules = checked(key_of(dict(version)), wanted(read(tables, {slot: version})[slot]))
-    with Transaction(tables) as edit:
-        edit.write_version(slot, edit.generation, replace(edit, slot, version, rules))
-        edit.commit()
-        forget_rules(tables, [(slot, version["client_rules"])])
-    return rules
+def _checked(version: dict[str, Any], rules: Sequence[ClientRule]) -> tuple[ClientRule, ...]:
+    return checked(key_of(version), version["family"], rules)
