@@ -136,3 +136,32 @@ def test_a_service_of_a_running_daemon_is_refused(
         assert err.startswith(f"pylvs: {service}: pylvs run, process 7, has this service in its file")
         assert "write client_rules in the file, and pylvs reload" in err
     assert lines(capfd) == ["no client rules here: pylvs filter add makes one"]
+
+
+SAVED = """*filter
+:INPUT ACCEPT [0:0]
+-A INPUT -s 10.0.0.0/8 -d VIP -p tcp -m tcp --dport PORT -j DROP
+-A INPUT -d VIP -m set --match-set bad src -j DROP
+COMMIT
+"""
+
+
+def test_rules_of_input_are_imported(service: ServiceKey, capfd: Capture, tmp_path: Path) -> None:
+    name, file = f"-t {service.address}:{service.port}", tmp_path / "saved"
+    file.write_text(SAVED.replace("VIP", str(service.address)).replace("PORT", str(service.port)))
+    out, err = call(capfd, f"import --dry-run {file}")
+    assert out == f"{name} deny 10.0.0.0/8\n"
+    assert err.count("\n") == 1
+    assert err.startswith("line 4: left out: it asks an ipset")
+    _, err = call(capfd, f"import --strict {file}", EXIT_FAILED)
+    assert "--strict: nothing was changed; rules that cannot be taken over: 1" in err
+    assert lines(capfd) == ["no client rules here: pylvs filter add makes one"]
+    call(capfd, f"add {name} allow 10.1.0.0/16")
+    for _ in range(2):
+        assert call(capfd, f"import {file}")[0] == "1 rule for 1 service, 1 left out\n"
+    assert lines(capfd) == [f"{name} deny 10.0.0.0/8", f"{name} allow 10.1.0.0/16"]
+    call(capfd, f"import --replace {file}")
+    assert lines(capfd) == [f"{name} deny 10.0.0.0/8"]
+    file.write_text("")
+    _, err = call(capfd, f"import {file}", EXIT_FAILED)
+    assert err == f"pylvs: {file}: it has no table of netfilter; pylvs filter del --all deletes the rules\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any, TextIO
 
@@ -11,12 +11,16 @@ import click
 
 from pylvs.cli.common import as_json
 from pylvs.daemon.state.owners import owner
-from pylvs.dataplane.director import open_director
+from pylvs.dataplane.director import BpfDirector, open_director
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import endpoint
-from pylvs.model.client_rules import ClientRule, prefix_of, rule_of
-from pylvs.model.errors import Busy, InvalidOperation
+from pylvs.model.client_rules import ClientRule, checked, prefix_of, rule_of
+from pylvs.model.errors import Busy, InvalidOperation, counted
 from pylvs.model.service import MAX_PORT, Protocol, ServiceKey
+from pylvs.netfilter import hooks_of, hooks_of_host
+from pylvs.netfilter.chains import INPUT
+from pylvs.netfilter.clients import client_rules
+from pylvs.system.logs import one_line
 
 _PROTOCOLS = {"tcp": ("-t", Protocol.TCP), "udp": ("-u", Protocol.UDP), "sctp": ("--sctp-service", Protocol.SCTP)}
 _LARGEST_MARK = 0xFFFFFFFF
@@ -104,12 +108,16 @@ def add(rule: tuple[str, ...], file: TextIO | None, replace: bool, **options: An
 def _change(key: ServiceKey, change: Callable[[list[ClientRule]], Sequence[ClientRule]]) -> None:
     """Change the rules of a service. Raises Busy for one of a daemon's file, and what the Director raises."""
     director = open_director()
-    if owned := owner(director.state.cookie, {key}):
+    _check_free(director, {key})
+    director.change_client_rules(key, change)
+
+
+def _check_free(director: BpfDirector, keys: Collection[ServiceKey]) -> None:
+    if owned := owner(director.state.cookie, keys):
         raise Busy(
             f"{owned.key}: pylvs run, process {owned.process}, has this service in its file and would undo the change;"
             " nothing was changed: write client_rules in the file, and pylvs reload"
         )
-    director.change_client_rules(key, change)
 
 
 def _lines(file: TextIO | None) -> list[ClientRule]:
@@ -143,6 +151,42 @@ def delete(prefix: tuple[str, ...], everything: bool, **options: Any) -> None:
         return [] if everything else [each for each in rules if each.prefix not in doomed]
 
     _change(key, change)
+
+
+@filter_.command(name="import")
+@click.option("-6", "six", is_flag=True, help="FILE is of ip6tables-save; it does not name its family itself")
+@click.option("--dry-run", is_flag=True, help="show what would become of them, and change nothing")
+@click.option("--strict", is_flag=True, help="change nothing unless every rule can be taken over")
+@click.option("--replace", is_flag=True, help="replace the rules of the services that they name; default: add to them")
+@click.argument("file", type=click.File("r", errors="surrogateescape"), required=False)
+def import_rules(file: TextIO | None, six: bool, dry_run: bool, strict: bool, replace: bool) -> None:
+    """Take over netfilter's rules of INPUT that name the address of a service.
+
+    FILE (-: standard input) holds what iptables-save, ip6tables-save or nft -j list ruleset print. Without FILE
+    pylvs runs them. Rules that cannot be taken over are named on standard error.
+    """
+    try:
+        hooks = hooks_of(file.read(), six, INPUT) if file is not None else hooks_of_host(INPUT)[0]
+    except InvalidOperation as error:
+        raise InvalidOperation(f"{file.name}: {error}" if file is not None else str(error)) from None
+    director = open_director()
+    found, left = client_rules(hooks, [row.service.key for row in director.services()])
+    for each in left:
+        click.echo(one_line(f"{each.location}: left out: {each.reason}: {each.text}"), err=True)
+    if left and strict:
+        raise InvalidOperation(f"--strict: nothing was changed; rules that cannot be taken over: {len(left)}")
+    present: Mapping[ServiceKey, Sequence[ClientRule]] = {} if replace else director.client_rules()
+    wanted = {key: checked(key, key.address.version, [*present.get(key, ()), *rules]) for key, rules in found.items()}
+    if dry_run:
+        print_rules(found, as_json=False)
+        return
+    if wanted:
+        _check_free(director, wanted.keys())
+        with director.batch():
+            for key, rules in wanted.items():
+                director.change_client_rules(key, lambda _, rules=rules: rules)  # type: ignore[misc]
+    count = sum(map(len, found.values()))
+    click.echo(f"{counted(count, 'rule')} for {counted(len(found), 'service')}, {len(left)} left out")
 
 
 @filter_.command(name="list")

@@ -1,4 +1,4 @@
-"""Import the firewall marks that rules of iptables and nftables set, as mark rules.
+"""Import the firewall marks that rules of iptables and nftables set, and rules of INPUT for virtual addresses.
 
 The rules come from a file or stdin in either format, or from iptables-save and nft.
 """
@@ -10,38 +10,39 @@ import subprocess
 
 from pylvs.model.errors import InvalidOperation, Unsupported
 from pylvs.netfilter import iptables, nft
-from pylvs.netfilter.chains import Hook
+from pylvs.netfilter.chains import MARKS, Hook, Position
 
 TIMEOUT_S = 30
 _NFT = ("nft", "-j", "list", "ruleset")
-_IPTABLES_TABLES = ("ip mangle ", "ip6 mangle ")  # nft lists the rules of iptables-nft, too, but not completely
+_FAMILIES = ("ip", "ip6")  # of iptables' tables: nft lists the rules of iptables-nft, too, but not completely
 
 
-def hooks_of(text: str, six: bool = False) -> list[Hook]:
+def hooks_of(text: str, six: bool = False, position: Position = MARKS) -> list[Hook]:
     """Return the base chains in a text of either format. Raises InvalidOperation, also if it has no table.
 
     An empty text is rather the output of a command that failed than that of a host without rules.
     """
     is_json = text.lstrip().startswith("{")
-    found = nft.hooks(text) if is_json else iptables.hooks(text, six)
+    found = nft.hooks(text, position) if is_json else iptables.hooks(text, six, position=position)
     if not (nft.has_tables(text) if is_json else iptables.has_tables(text)):
-        raise InvalidOperation("it has no table of netfilter; pylvs mark del --all deletes the rules")
+        raise InvalidOperation(f"it has no table of netfilter; {position.command} del --all deletes the rules")
     return found
 
 
-def hooks_of_host() -> tuple[list[Hook], list[str]]:
+def hooks_of_host(position: Position = MARKS) -> tuple[list[Hook], list[str]]:
     """Return the base chains of this network namespace, and the commands that listed them. Raises Unsupported."""
     found: list[Hook] = []
     commands = []
+    of_iptables = tuple(f"{family} {position.table} " for family in _FAMILIES)
     for tool, six in (("iptables-save", False), ("ip6tables-save", True)):
         if shutil.which(tool):
-            commands.append(f"{tool} -t mangle")
-            found += iptables.hooks(_output((tool, "-t", "mangle")), six, f"{tool} ")
+            commands.append(f"{tool} -t {position.table}")
+            found += iptables.hooks(_output((tool, "-t", position.table)), six, f"{tool} ", position)
     has_iptables = bool(commands)
     if shutil.which(_NFT[0]):
         commands.append(" ".join(_NFT))
-        listed = nft.hooks(_output(_NFT))
-        found += [hook for hook in listed if not (has_iptables and hook.name.startswith(_IPTABLES_TABLES))]
+        listed = nft.hooks(_output(_NFT), position)
+        found += [hook for hook in listed if not (has_iptables and hook.name.startswith(of_iptables))]
     if not commands:
         raise Unsupported("neither iptables-save nor nft is installed here; name a file with what they print")
     return found, commands

@@ -28,6 +28,21 @@ class CannotExpress(Exception):
     """A rule has a match or an action without an equivalent in mark rules; the text names it."""
 
 
+class Position(NamedTuple):
+    """Where rules are, in iptables and in nftables, and the command that imports them."""
+
+    table: str
+    chain: str
+    hook: str
+    priority: int  # of iptables' table
+    command: str
+    verdicts: Mapping[str, str] = {}  # further ones, by the target of iptables
+
+
+MARKS = Position("mangle", "PREROUTING", "prerouting", -150, "pylvs mark")  # NF_IP_PRI_MANGLE
+INPUT = Position("filter", "INPUT", "input", 0, "pylvs filter", {"DROP": "drop", "REJECT": "reject"})
+
+
 @dataclass(frozen=True, slots=True)
 class Skipped:
     """A rule that is not imported: location, text, reason, and the chains that it may call."""
@@ -43,7 +58,10 @@ Clause = tuple[MarkRule, ...]  # alternatives: one must hold; an empty clause ne
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """The conditions and actions of a netfilter rule. `verdict` is "", "accept", "return", "jump" or "goto"."""
+    """The conditions and actions of a netfilter rule. `verdict` is "", "accept", "return", "jump" or "goto".
+
+    At INPUT it may be "drop" or "reject".
+    """
 
     location: str
     text: str
@@ -56,7 +74,7 @@ class Rule:
 
 @dataclass(slots=True)
 class Hook:
-    """A base chain at prerouting, its rules, and the chains that they call."""
+    """A base chain at prerouting or input, its rules, and the chains that they call."""
 
     name: str
     priority: int

@@ -1,10 +1,11 @@
-"""Parse the output of `iptables-save` and `ip6tables-save`: rules of mangle PREROUTING, and the chains they call."""
+"""Parse the output of `iptables-save` and `ip6tables-save`: mangle PREROUTING or INPUT, and the chains they call."""
 
 from __future__ import annotations
 
 import re
 import shlex
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from ipaddress import ip_address, summarize_address_range
 from typing import Any
 
@@ -15,10 +16,12 @@ from pylvs.netfilter.chains import (
     CONNTRACK,
     DROPS,
     DSCP_CLASSES,
+    MARKS,
     TCP_FLAGS,
     CannotExpress,
     Clause,
     Hook,
+    Position,
     Rule,
     Skipped,
     compose,
@@ -26,8 +29,6 @@ from pylvs.netfilter.chains import (
     ports,
 )
 
-PRIORITY = -150  # NF_IP_PRI_MANGLE
-TABLE, CHAIN = "mangle", "PREROUTING"
 _FLAGS = TCP_FLAGS | {"all": 63, "none": 0}
 _COUNTS = re.compile(r"^\[\d+:\d+\] ")
 _WITHOUT_EFFECT = {"LOG", "NFLOG", "TRACE", "TEE", "AUDIT"}
@@ -52,7 +53,7 @@ def has_tables(text: str) -> bool:
     return any(line.lstrip().startswith("*") for line in text.split("\n"))
 
 
-def hooks(text: str, six: bool = False, source: str = "") -> list[Hook]:
+def hooks(text: str, six: bool = False, source: str = "", position: Position = MARKS) -> list[Hook]:
     """Return the base chains. They are of IPv4, unless `six` is set or the text names IPv6.
 
     `source` is the name of the text in locations. Raises InvalidOperation.
@@ -69,32 +70,35 @@ def hooks(text: str, six: bool = False, source: str = "") -> list[Hook]:
             table, chains = line[1:], {}
         elif line.startswith(":") and len(line[1:].split()) > 1:
             chains[line[1:].split()[0]] = []
-            if table == TABLE and line[1:].split()[:2] == [CHAIN, "DROP"]:
-                chains[CHAIN].append(Skipped(f"{source}line {number}", line, f"a policy that {DROPS}"))
+            if table == position.table and line[1:].split()[:2] == [position.chain, "DROP"] and not position.verdicts:
+                chains[position.chain].append(Skipped(f"{source}line {number}", line, f"a policy that {DROPS}"))
         elif line == "COMMIT":
-            if table == TABLE and CHAIN in chains:
-                found.append(Hook(f"{table} {CHAIN}", PRIORITY, family, chains[CHAIN], chains))
+            if table == position.table and position.chain in chains:
+                name = f"{table} {position.chain}"
+                found.append(Hook(name, position.priority, family, chains[position.chain], chains))
             table = ""
         elif line:
-            _append_rule(chains, table, f"{source}line {number}", _COUNTS.sub("", line))
+            _append_rule(chains, table, f"{source}line {number}", _COUNTS.sub("", line), position)
     if table:
         raise InvalidOperation(f"the table {table} has no COMMIT: what was saved ends too early")
     return found
 
 
-def _append_rule(chains: dict[str, list[Rule | Skipped]], table: str, location: str, line: str) -> None:
+def _append_rule(
+    chains: dict[str, list[Rule | Skipped]], table: str, location: str, line: str, position: Position
+) -> None:
     try:
         words = shlex.split(line)
     except ValueError:
         words = []
     if not table or len(words) < 2 or words[0] not in ("-A", "--append"):
         raise InvalidOperation(f"{location}: {excerpt(line)}: not what iptables-save prints")
-    if table != TABLE:
+    if table != position.table:
         return
     if words[1] not in chains:
         raise InvalidOperation(f"{location}: {excerpt(line)}: the chain {words[1]} was not declared")
     try:
-        chains[words[1]].append(_RuleParser(words[2:], set(chains)).rule(location, line))
+        chains[words[1]].append(_RuleParser(words[2:], set(chains), position).rule(location, line))
     except (CannotExpress, InvalidOperation) as error:
         chains[words[1]].append(Skipped(location, line, str(error)))
 
@@ -102,7 +106,8 @@ def _append_rule(chains: dict[str, list[Rule | Skipped]], table: str, location: 
 class _RuleParser:
     """A parser of the words of one rule."""
 
-    def __init__(self, words: list[str], chains: set[str]) -> None:
+    def __init__(self, words: list[str], chains: set[str], position: Position) -> None:
+        self.position = position
         self.words = words
         self.chains = chains
         self.at = 0
@@ -130,7 +135,7 @@ class _RuleParser:
             elif option in ("-m", "--match"):
                 self.match = self.value(option)
                 if self.match not in _MATCHES:
-                    reason = f"pylvs mark has no condition like -m {self.match}"
+                    reason = f"{self.position.command} has no condition like -m {self.match}"
                     raise CannotExpress(_UNSUPPORTED_MATCHES.get(self.match, reason))
             elif option in _CONDITIONS:
                 self.clauses.extend(_CONDITIONS[option](self, self.value(option), turned))
@@ -140,17 +145,24 @@ class _RuleParser:
                 self.clauses.append((condition(turned, tcp_flags=(0x02, 0x17)),))
             else:
                 where = f"-m {self.match} " if self.match and not option.startswith(("-f", "--fragment")) else ""
-                raise CannotExpress(f"pylvs mark has no condition like {where}{option}")
-        clauses = tuple(self.clauses)
+                raise CannotExpress(f"{self.position.command} has no condition like {where}{option}")
+        return self._with_target(Rule(location, text, tuple(self.clauses)), target, arguments, goto)
+
+    def _with_target(self, rule: Rule, target: str, arguments: list[str], goto: bool) -> Rule:
+        """Return the rule with what its target does. Raises CannotExpress, InvalidOperation."""
+        if target in self.chains:
+            return replace(rule, verdict="goto" if goto else "jump", chain=target)
+        if target in ("ACCEPT", "RETURN"):
+            return replace(rule, verdict=target.lower())
+        if target in self.position.verdicts:
+            return replace(rule, verdict=self.position.verdicts[target])
+        if self.position != MARKS:
+            raise CannotExpress(f"the target {target} decides nothing" if target else "it has no target")
         if not target or target in _WITHOUT_EFFECT:
             raise CannotExpress("it changes no mark, and leads nowhere")
-        if target in self.chains:
-            return Rule(location, text, clauses, verdict="goto" if goto else "jump", chain=target)
-        if target in ("ACCEPT", "RETURN"):
-            return Rule(location, text, clauses, verdict=target.lower())
         if target == "MARK":
             mask, value = _marking(arguments)
-            return Rule(location, text, clauses, mask, value)
+            return replace(rule, mask=mask, value=value)
         raise CannotExpress(_UNSUPPORTED_TARGETS.get(target, f"the target {target} is not one of marks"))
 
 

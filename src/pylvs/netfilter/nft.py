@@ -1,4 +1,4 @@
-"""Parse the output of `nft -j list ruleset`: base chains at prerouting that set marks, and the chains they call."""
+"""Parse the output of `nft -j list ruleset`: base chains that set marks, or those of input."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from pylvs.netfilter.chains import (
     CONNTRACK,
     DROPS,
     DSCP_CLASSES,
+    MARKS,
     TCP_FLAGS,
     CannotExpress,
     Clause,
     Hook,
+    Position,
     Rule,
     Skipped,
     compose,
@@ -50,7 +52,7 @@ def has_tables(text: str) -> bool:
     return any(kind in ("table", "chain") for kind, _ in _objects(text))
 
 
-def hooks(text: str) -> list[Hook]:
+def hooks(text: str, position: Position = MARKS) -> list[Hook]:
     """Return the base chains of a ruleset. Raises InvalidOperation."""
     objects = _objects(text)
     chains: dict[tuple[str, str], dict[str, list[Rule | Skipped]]] = {}
@@ -59,7 +61,7 @@ def hooks(text: str) -> list[Hook]:
     for kind, found in objects:
         if kind == "chain" and found.get("family") in _FAMILIES:
             chains.setdefault((found["family"], found["table"]), {})[found["name"]] = []
-            if found.get("hook") == "prerouting":
+            if found.get("hook") == position.hook:
                 bases.append(found)
         elif kind == "map":
             maps.setdefault((found["family"], found["table"]), {})[found["name"]] = found.get("elem")
@@ -68,8 +70,9 @@ def hooks(text: str) -> list[Hook]:
             table = found["family"], found["table"]
             where = chains.get(table, {})
             if found.get("chain") in where:
-                where[found["chain"]].append(_read(found, maps.get(table, {})))
-    return [hook for base in bases if (hook := _hook(base, chains[base["family"], base["table"]])) is not None]
+                where[found["chain"]].append(_read(found, maps.get(table, {}), position))
+    found_hooks = (_hook(base, chains[base["family"], base["table"]], position) for base in bases)
+    return [hook for hook in found_hooks if hook is not None]
 
 
 def _objects(text: str) -> list[tuple[str, Object]]:
@@ -86,14 +89,14 @@ def _objects(text: str) -> list[tuple[str, Object]]:
         raise InvalidOperation("not what nft -j list ruleset prints: no list of nftables in JSON") from None
 
 
-def _hook(base: Object, chains: Mapping[str, Sequence[Rule | Skipped]]) -> Hook | None:
-    """Return a base chain; None if neither it nor a chain that it calls sets marks."""
+def _hook(base: Object, chains: Mapping[str, Sequence[Rule | Skipped]], position: Position) -> Hook | None:
+    """Return a base chain; None for one of marks if neither it nor a chain that it calls sets any."""
     name = f"{base['family']} {base['table']} {base['name']}"
     rules = list(chains[base["name"]])
     reached = _reached(rules, chains)
-    if not any(_concerns_marks(rule) for rule in reached):
+    if position == MARKS and not any(_concerns_marks(rule) for rule in reached):
         return None
-    if base.get("policy") == "drop":
+    if position == MARKS and base.get("policy") == "drop":
         rules.append(Skipped(name, f"chain {name} policy drop", f"a policy that {DROPS}"))
     priority = base.get("prio", 0)
     number = priority if isinstance(priority, int) else _PRIORITIES.get(priority, 0)
@@ -115,13 +118,13 @@ def _concerns_marks(rule: Rule | Skipped) -> bool:
     return bool(rule.mask or rule.value) if isinstance(rule, Rule) else _MARKING in rule.text
 
 
-def _read(rule: Object, maps: Mapping[str, Any]) -> Rule | Skipped:
+def _read(rule: Object, maps: Mapping[str, Any], position: Position) -> Rule | Skipped:
     """Return a rule of a table with these named maps."""
     location = f"{rule['family']} {rule['table']} {rule['chain']} handle {rule.get('handle', '?')}"
     expressions = rule.get("expr", [])
     text = json.dumps(expressions, separators=(",", ":"))
     try:
-        return _rule(location, text, expressions)
+        return _rule(location, text, expressions, position)
     except (CannotExpress, InvalidOperation) as error:
         reason = str(error)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration):
@@ -152,7 +155,7 @@ def _only(expression: Object) -> tuple[str, Any]:
     return kind, content
 
 
-def _rule(location: str, text: str, expressions: Sequence[Object]) -> Rule:
+def _rule(location: str, text: str, expressions: Sequence[Object], position: Position) -> Rule:
     clauses, mask, value, verdict, chain = [], 0, 0, "", ""
     for expression in expressions:
         kind, content = _only(expression)
@@ -164,12 +167,12 @@ def _rule(location: str, text: str, expressions: Sequence[Object]) -> Rule:
             clauses.extend(_clauses(content))
         elif kind == "mangle" and content["key"] == {"meta": {"key": "mark"}}:
             mask, value = compose(mask, value, *_marking(content["value"]))
-        elif kind in ("accept", "return"):
+        elif kind in ("accept", "return", *position.verdicts.values()):
             verdict = kind
         elif kind in ("jump", "goto"):
             verdict, chain = kind, content["target"]
         elif kind not in _WITHOUT_EFFECT:
-            raise CannotExpress(_UNSUPPORTED.get(kind, f"pylvs mark has nothing like {kind}"))
+            raise CannotExpress(_UNSUPPORTED.get(kind, f"{position.command} has nothing like {kind}"))
         elif kind == "set":
             _check_set(content)
     return Rule(location, text, tuple(clauses), mask, value, verdict, chain)

@@ -151,8 +151,8 @@ def _bypassed(facts: Facts) -> Iterator[Finding]:
                 title=f"a rule of the packet filter for {key} has no effect on it",
                 evidence=decision.text,
                 why="pylvs forwards packets at XDP and TC, before netfilter: the rule drops none of them.",
-                fix="Filter on the router in front, on the real servers, or by tc; then remove the rule.",
-                fix_command=decision.remove,
+                fix="Make it a client rule of the service; then remove it.",
+                fix_command=f"pylvs filter import && {decision.remove}" if decision.remove else "pylvs filter import",
                 fix_host=HERE,
             )
     yield from found.values()
