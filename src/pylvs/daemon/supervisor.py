@@ -135,6 +135,7 @@ class Supervisor:
         self._routers = RoutersPart(
             self.routers, self._forwarding_error, lambda: "; ".join(self.liveness.silent().values())
         )
+        self._sync = SyncPart(host.sync_daemons, self.routers.status)
         self._ownership = Ownership(state, writer, lambda: host.vip_checks.rows)
         self.services = Services(
             host, state, writer, thread, self.events, self._ownership, self._reloading, options.keep_table
@@ -146,6 +147,7 @@ class Supervisor:
             lambda: "; ".join(self.liveness.silent().values()),
             host.announced,
             Leave(state, writer),
+            self._sync.attempted,
         )
         settings = HostSettings(host.vip_checks, state, thread)
         self._notes = Notes(options, state, writer, thread, lambda: self.services.emptied and settings.reverted)
@@ -156,7 +158,6 @@ class Supervisor:
         self.liveness.watch(TABLE_THREAD, lambda: thread.progress, TABLE_LEASE_S)
         self.liveness.watch(PROBER, lambda: host.prober.counts().problem or None, PROBER_LEASE_S)
         self._reload_timer = ReloadTimer(lambda: self.engine.configuration.settings, self._reload_by_signal)
-        self._sync = SyncPart(host.sync_daemons, self.routers.status)
         self._snmp, self._dbus = SnmpTask(host.edge, self), self._make_dbus()
         self.peer = Director(
             lambda: self.engine, self._report_copied, self._table_timeouts, filter(None, [options.tables_namespace])
@@ -177,7 +178,7 @@ class Supervisor:
             self._routers,
             # the point of no return of a reload
             self.services,
-            self._sync,  # before addresses are announced; while this director leaves, its connections are sent
+            self._sync,  # while this director leaves, its connections are sent
             self.announcer,  # withdraws before the services are deleted
             self._api,
             WebTask(self._api.execute, self.events, state, lambda: self.loaded.files),
@@ -330,6 +331,7 @@ class Supervisor:
         settle_garbage()
         for part in self.parts:
             await part.begin(self._tasks)
+        await self._sync.attempted()
         self.host.manager.ready(self.status())
         self._log.info("ready", status=self.status())
 

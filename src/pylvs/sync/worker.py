@@ -66,7 +66,8 @@ class Worker:
         self._wanted, self._daemon, self._files = work, daemon, work.files
         self._turn = turn
         self._opened = sockets.opened(daemon, settings["sync_ports"], settings["sync_sock_size"])
-        self._for_requests = sockets.for_requests(daemon)
+        asks = daemon.role == MASTER or work.announce  # a backup of ipvsadm sends nothing, as in IPVS
+        self._for_requests = sockets.for_requests(daemon) if asks else None
         if daemon.role == MASTER:
             self._part: Master | Backup = Master(daemon, tables, self._opened, self.longest, self._for_requests)
         else:
@@ -114,10 +115,10 @@ class Worker:
             await asyncio.sleep(0.2)
 
     async def _request_tables(self, backup: Backup) -> None:
-        """Request the whole tables of masters; with `announce`, wait for them."""
+        """With `announce`, request the whole tables of masters, and wait for them."""
         loop = asyncio.get_running_loop()
         backup.ask(loop.time())
-        while self._wanted.announce and not backup.has_tables(loop.time()) and not self._over.is_set():
+        while not backup.has_tables(loop.time()) and not self._over.is_set():
             self._turn()
             with contextlib.suppress(PylvsError):  # `_work` reports that there are no tables
                 backup.work(loop.time())

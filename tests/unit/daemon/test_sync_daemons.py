@@ -13,7 +13,6 @@ import pytest
 
 from pylvs.daemon import Options
 from pylvs.daemon.supervisor import Supervisor
-from pylvs.daemon.tasks import BackgroundTasks
 from pylvs.daemon.virtual_routers.sync_daemons import OWNER, SyncPart
 from pylvs.model.errors import PylvsError
 from pylvs.model.sync.daemons import BACKUP, MASTER, SyncDaemon, SyncWanted
@@ -122,13 +121,13 @@ def test_the_daemon_is_ready_and_a_reload_returns_when_they_run(tmp_path: Path) 
     async def scenario() -> None:
         made = Supervisor(Options("test.conf", state_dir=host.state), host)
         host.manager.ready = lambda status: ready.append(len(host.sync_daemons.roles))  # type: ignore[method-assign]
-        begin = made.announcer.begin
+        step = made.announcer.step
 
-        async def begin_announcing(tasks: BackgroundTasks) -> None:
+        def announce() -> None:
             announced.append(len(host.sync_daemons.roles))
-            await begin(tasks)
+            step()
 
-        made.announcer.begin = begin_announcing  # type: ignore[method-assign]
+        made.announcer.step = announce  # type: ignore[method-assign]
         running = asyncio.create_task(made.run())
         await until(lambda: made.started_at)
         may_start.set()
@@ -140,7 +139,7 @@ def test_the_daemon_is_ready_and_a_reload_returns_when_they_run(tmp_path: Path) 
         await running
 
     run(scenario())
-    assert announced == [2]
+    assert announced[0] == 2
     assert ready[0] == 2
 
 

@@ -19,7 +19,7 @@ kernel removes them at its end: then it is unknown whether services serve. The n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from pylvs.daemon.host.announced import DEVICES, HostAddresses
@@ -77,12 +77,15 @@ class Announcer(Part):
         unknown: Callable[[], str],
         host: HostAddresses,
         leave: Leave,
+        connections: Callable[[], Awaitable[None]],
     ) -> None:
+        """`connections` returns when those of other directors are here, as far as they will be."""
         self._services = services
         self._events = events
         self._monitor = partial(monitor_forwarding, error, self._report, unknown)
         self._host = host
         self._leave = leave
+        self._connections = connections
         self._configuration = Configuration()
         self._announced: dict[Address, list[str]] = {}
         self._states: dict[Address, Announcement] = {}
@@ -148,7 +151,6 @@ class Announcer(Part):
         tasks.keep_running(self._monitor, "monitoring forwarding for announcements")
 
     async def begin(self, tasks: BackgroundTasks) -> None:
-        self._begun = True
         tasks.keep_running(self._run, "announcing addresses")
 
     async def apply(self, configuration: Configuration) -> None:
@@ -182,6 +184,8 @@ class Announcer(Part):
         return self._configuration.settings.announce_lease_s / RENEWALS
 
     async def _run(self) -> None:
+        await self._connections()
+        self._begun = True
         while True:
             self._changed.clear()
             self.step()

@@ -25,7 +25,7 @@ from pylvs.system.threads import to_thread
 
 LOOK_S = 1.0  # between two looks whether the daemons run
 RETRY_S, MAX_RETRY_S = 0.5, 5.0  # after one could not be started
-READY_S = 30.0  # the longest wait of a start or a reload for the first attempt: a start of Python on a slow machine
+READY_S = 30.0  # for the first attempt to start them, in which a backup gets whole tables (`pylvs.sync.request`)
 OWNER = "pylvs run"
 _MASTER_STATE = "MASTER"
 _ENDED = ("STOP", "DELETED")  # states of a virtual router that ends; a reload or the stop of this part follows
@@ -89,12 +89,9 @@ class SyncPart(Part):
         self._launched = True
         tasks.keep_running(self._run, "running sync daemons")
 
-    async def begin(self, tasks: BackgroundTasks) -> None:
-        await self._wait_for_attempt()
-
     async def apply(self, configuration: Configuration) -> None:
         if self._follow(configuration):
-            await self._wait_for_attempt()
+            await self.attempted()
 
     def _follow(self, configuration: Configuration) -> bool:
         """Return whether the daemons of this configuration are others."""
@@ -107,7 +104,8 @@ class SyncPart(Part):
         self._wake.set()
         return wanted != before
 
-    async def _wait_for_attempt(self) -> None:
+    async def attempted(self) -> None:
+        """Wait until the daemons run, with the connections of other directors, or could not be started."""
         if self._wanted is None or not self._launched:
             return
         try:
