@@ -77,6 +77,7 @@ class CannedDaemon:
         self.absent: set[str] = set()  # paths that an older daemon lacks
         self.version: str | None = None
         self.events_now: asyncio.Queue[bytes] = asyncio.Queue()
+        self.first_events = [{"event": "server_down", "at": 1.0e9, "service": HOSTILE, "reason": HOSTILE}]
         self.replies = self._replies(servers, text)
 
     @staticmethod
@@ -155,7 +156,8 @@ class CannedDaemon:
         return 200, json_line(reply)
 
     async def events(self) -> AsyncIterator[bytes]:
-        yield json_line({"event": "server_down", "at": 1.0e9, "service": HOSTILE, "reason": HOSTILE})
+        for event in self.first_events:
+            yield json_line(event)
         while True:
             yield await self.events_now.get()
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-WITHOUT_A_LAB = {"install.md"}  # installs packages: tested with the package
+WITHOUT_A_LAB = {"install.md", "web-pictures.md"}  # the first installs packages: tested with the package
 MACHINE = ""  # in place of a host: the machine that runs the lab
 LAB = re.compile(r"(?:Lab:\s+`|<!-- lab: )(pylvs lab up [^`]*?)(?:`| -->)")
 BLOCK = re.compile(

@@ -43,6 +43,7 @@ MEASURES = Needs(packages.LAB, COMPILE)
 FUZZES = Needs(packages.LAB, TEST)
 CHECKS = Needs((), TEST)
 TESTS = Needs(packages.TEST, TEST, beside=True)
+BROWSES = Needs(packages.BROWSER, TEST)
 ALL = Needs((*packages.TEST, *packages.DEB, *packages.ROOTS), TEST, beside=True)
 PACKS = Needs(packages.DEB, COMPILE)
 RELEASES = Needs(packages.DEB, TEST)
@@ -234,6 +235,13 @@ def docs(_: Call) -> int:
     return int(not _succeeds("python", "-m", "mkdocs", "build"))
 
 
+def web(call: Call) -> None:
+    if call.arguments == ["--pictures"]:
+        prepare(BROWSES, call)
+        module("tests.lab.web_page.pictures")
+    module("tools.web", *call.arguments)
+
+
 def wheel(_: Call) -> None:
     module("tools.wheel")
 
@@ -281,7 +289,7 @@ COMMANDS = (
     Command("bench-ecmp [ARG]", "which connections stay when a director dies or leaves", ROOT, TESTS, "bench.ecmp"),
     Command("bench-web [ARGUMENT]", "what open web pages cost the daemon", ROOT, MEASURES, "bench.web"),
     Command("docs", "check the documents, and make a site of them", ANYONE, CHECKS, docs),
-    Command("web", "build the web page's files, by Node.js", ANYONE, NOTHING, "tools.web"),
+    Command("web [--pictures]", "build the web page's files, by Node.js; or its pictures", ANYONE, NOTHING, web),
     Command("build, wheel", "a wheel in dist/", ANYONE, RUNS, wheel),
     Command("deb", "a Debian package in dist/, checked by lintian", ANYONE, PACKS, "tools.deb"),
     Command("package-test [ARG]", "install, upgrade and purge it in fresh Debian roots", ROOT, ALL, "tests.package"),

@@ -45,6 +45,7 @@ LAB: Needed = (  # what the documents use in labs, and the measurements
     ("ifconfig", "net-tools"),
     ("ethtool", "ethtool"),
 )
+BROWSER = _browser()
 TEST: Needed = (
     *LAB,
     ("git", "git"),
@@ -69,7 +70,7 @@ TEST: Needed = (
     ("dbus-daemon", "dbus-daemon"),
     ("tshark", "tshark"),
     ("tmux", "tmux"),
-    *_browser(),
+    *BROWSER,
 )
 DEB: Needed = (
     ("dh", "debhelper"),

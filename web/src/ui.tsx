@@ -105,7 +105,7 @@ export function Chart({ title, times, lines }: { title: string; times: number[];
     const fresh = new uPlot({
       width: Math.max(where.clientWidth, 200), height: 190, cursor: { drag: { x: true, y: false }, y: false }, legend: { live: true },
       scales: { x: { time: true }, y: { range: (_, low, high) => [Math.min(0, low), high > 0 ? high * 1.1 : 1] } },
-      axes: [axis, { ...axis, size: 70, values: (_, ticks) => ticks.map((each) => lines[0]!.text(each)) }],
+      axes: [{ ...axis, space: 70, values: (_, ticks) => ticks.map((each) => new Date(each * 1000).toLocaleTimeString(undefined, { hour: "2-digit", minute: "2-digit" })) }, { ...axis, size: 70, values: (_, ticks) => ticks.map((each) => lines[0]!.text(each)) }],
       series: [{ value: (_, at) => (at ? new Date(at * 1000).toLocaleTimeString() : "–") }, ...lines.map((each, at) => ({
         label: each.title, stroke: colour(each.colour), width: 2, spanGaps: false, points: { show: false },
         ...(at === 0 && lines.length < 3 ? { fill: colour(`${each.colour}-fill`) } : {}),

@@ -23,7 +23,7 @@ T = TypeVar("T")
 class CannedJobs(Jobs):
     """The reports of commands, with a text in each field that others supply."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str = HOSTILE) -> None:
         super().__init__((), lambda: ())
         self._text = text
         self.given: list[Mapping[str, Any]] = []  # of traces
@@ -105,7 +105,9 @@ class Site:
 
 
 @contextmanager
-def served(folder: Path, servers: int = 3, text: str = HOSTILE) -> Iterator[Site]:
+def served(
+    folder: Path, make: Callable[[], CannedDaemon] = CannedDaemon, jobs: Callable[[], Jobs] = CannedJobs
+) -> Iterator[Site]:
     """Serve the page until the end of the block."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
@@ -113,8 +115,8 @@ def served(folder: Path, servers: int = 3, text: str = HOSTILE) -> Iterator[Site
     try:
 
         async def made() -> tuple[CannedDaemon, WebParent]:
-            daemon = CannedDaemon(servers, text)
-            return daemon, WebParent(daemon.send, daemon.events, CannedJobs(text))
+            daemon = make()
+            return daemon, WebParent(daemon.send, daemon.events, jobs())
 
         daemon, parent = asyncio.run_coroutine_threadsafe(made(), loop).result(PATIENCE_S)
         site = Site(loop, daemon, parent, folder)

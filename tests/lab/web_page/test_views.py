@@ -14,7 +14,7 @@ import pytest
 from tests.lab.web_page.browser import DESKTOP, PHONE, Browser, alerts
 from tests.lab.web_page.canned import Site, served
 from tests.lab.web_page.proxy import proxied
-from tests.web_server import HOSTILE
+from tests.web_server import HOSTILE, CannedDaemon
 
 NODE_MODULES = Path(__file__).parents[3] / "web/node_modules"
 AXE = NODE_MODULES / "axe-core/axe.min.js"  # of a tree in which ./dev web has run; else an older one of PyPI
@@ -112,7 +112,7 @@ def test_a_reader_sees_no_action_and_may_do_none(browser: Browser, site: Site) -
 
 
 def test_ten_thousand_servers_are_one_list_to_work_with(browser: Browser, tmp_path: Path) -> None:
-    with served(tmp_path, 10_000, "a text") as site:
+    with served(tmp_path, lambda: CannedDaemon(10_000, "a text")) as site:
         browser.open(site.url, site.operator, "#/servers")
         browser.wait_text("1–100 of 10,000", ".pager")
         browser.click("Next →")

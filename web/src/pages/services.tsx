@@ -60,10 +60,10 @@ export function ServerTable({ servers, withService }: { servers: Server[]; withS
     { title: "In", number: true, cell: (each) => bits(each.rates.in_bits) },
     { title: "Out", number: true, minor: true, cell: (each) => bits(each.rates.out_bits) },
     { title: "Active", number: true, cell: (each) => number(each.active) },
-    { title: "Inactive", number: true, minor: true, cell: (each) => number(each.inactive) },
+    ...(withService ? [] : [{ title: "Inactive", number: true, minor: true, cell: (each: Server) => number(each.inactive) }]),
     { title: "Check", number: true, minor: true, cell: (each) => each.latency_ms === null ? "–" : `${each.latency_ms.toFixed(1)} ms` },
-    { title: "Method", minor: true, cell: (each) => each.method },
-    { title: "Actions", cell: (each) => <ServerActions server={each} /> },
+    ...(withService ? [] : [{ title: "Method", minor: true, cell: (each: Server) => each.method }]),
+    { title: "Actions", minor: true, cell: (each) => <ServerActions server={each} /> }, // a phone has them on the server's page
   ];
   return <Table caption="Servers" columns={columns} rows={servers} name={(each) => `${each.service} ${each.server}`} />;
 }
