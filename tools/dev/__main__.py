@@ -270,7 +270,7 @@ ROOT, ANYONE = True, False
 
 # fmt: off  # one line each
 COMMANDS = (
-    Command("demo [dr|nat|tun|ha]", "a guided tour through a small LVS on this machine", ROOT, NOTHING, demo),
+    Command("demo [dr|nat|tun|ha]", "a guided tour through a small LVS; --web: its web page", ROOT, NOTHING, demo),
     Command("test [ARGUMENT...]", "lint, then every test; arguments go to pytest", ROOT, TESTS, test),
     Command("test-all [ARG]", "also what is too long for every change: see docs", ROOT, ALL, test_all),
     Command("lint", "ruff and mypy --strict", ANYONE, CHECKS, lint),

@@ -193,8 +193,14 @@ def _become(name: str, host: str, words: list[str]) -> None:
 @click.argument("topology", type=click.Choice(["dr", "nat", "tun", "ha"]), default="dr")
 @ipv6_option
 @peer_option
-def demo(topology: str, ipv6: bool, peer: str | None) -> None:
+@click.option("--web", is_flag=True, help="Instead, serve the web page of a lab with traffic, until ctrl-C.")
+def demo(topology: str, ipv6: bool, peer: str | None, web: bool) -> None:
     """A guided tour: makes a lab, shows what happens in it, and removes it."""
-    from pylvs.lab.demo import tour
+    if web and (topology, ipv6, peer) != ("dr", False, None):
+        raise click.UsageError("--web is a demonstration of its own, with direct routing: leave out the others")
+    from pylvs.lab import demo, demo_page
 
-    tour(topology, 6 if ipv6 else 4, {"peer": peer} if peer else None)
+    if web:
+        demo_page.page()
+    else:
+        demo.tour(topology, 6 if ipv6 else 4, {"peer": peer} if peer else None)
