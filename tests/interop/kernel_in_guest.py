@@ -1,11 +1,13 @@
 """Test every scheduler and every forwarding method on a kernel: the guest's half of `test_kernels`.
 
 One boot, one interpreter, and one load of the objects, whose verification takes longest, serve all tests. It prints a
-line for each that works, and for the first that does not, and then exits with 1.
+line for each that works, and for the first that does not, and then exits with 1. `--card` names the model of the cards;
+`--devices` adds further kinds of devices.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from pathlib import Path
 from pylvs.dataplane import load
 from pylvs.dataplane.state import ON_DEMAND
 from tests import trace_filters, trace_once
+from tests.interop import devices_in_guest as devices
 from tests.interop import forwarding_in_guest as forwarding
 from tests.interop import scheduling_in_guest as scheduling
 from tests.interop import unfinished_in_guest as unfinished
@@ -24,6 +27,13 @@ FILTERS = 40  # random ones, and as many programs that libpcap's compiler would 
 
 def main() -> int:
     """Return 0, or 1 with the difference on stderr."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--card", choices=forwarding.NATIVE_SINCE, default="virtio-net-pci")
+    parser.add_argument("--devices", action="store_true")
+    parser.add_argument("--release", action="store_true", help="print the kernel's release first")
+    chosen = parser.parse_args()
+    if chosen.release:
+        print(f"release: {os.uname().release}", flush=True)
     try:
         with new_host() as host:
             for line in scheduling.play(host):
@@ -45,8 +55,11 @@ def main() -> int:
             for device in sorted(Path("/sys/class/net").glob("nic*")):  # the mount of the first namespace
                 move = f"nsenter --net=/proc/1/ns/net ip link set {device.name} netns {host.name}"
                 subprocess.run(move.split(), check=True)
-            for line in forwarding.play(host.director):
+            for line in forwarding.play(host.director, chosen.card):
                 print(line, flush=True)
+            if chosen.devices:
+                for line in devices.play(host.director):
+                    print(line, flush=True)
     except (forwarding.Wrong, scheduling.Wrong, AssertionError) as wrong:
         print(wrong, file=sys.stderr)
         return 1

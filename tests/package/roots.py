@@ -54,7 +54,7 @@ TRIALS, TRIAL_PAUSE_S = 3, 10
 PACKAGES = "iproute2 procps curl wrk nginx kmod logrotate man-db"  # of a test's machine, besides systemd
 
 
-def _keyring(name: str) -> Path:
+def keyring_of(name: str) -> Path:
     """Return the file with an archive's keys. Raises Failed."""
     if (KEYRINGS / name).exists() or not name.startswith("ubuntu"):
         return KEYRINGS / name
@@ -70,6 +70,7 @@ def _keyring(name: str) -> Path:
         package = Path(folder, "keyring.deb")
         package.write_bytes(content)
         _run(["dpkg-deb", "--extract", str(package), folder])
+        CACHE.mkdir(parents=True, exist_ok=True)
         return Path(shutil.copy(Path(folder, str(KEYRINGS).lstrip("/"), name), CACHE / name))
 
 
@@ -102,7 +103,7 @@ def _base(suite: str) -> Path:
     if not folder.exists():
         fresh = CACHE / f"{suite}.new"
         words = ["--variant=minbase", "--include=systemd-sysv,dbus", f"--components={components}"]
-        words += [f"--keyring={_retried(lambda: _keyring(keyring))}"]
+        words += [f"--keyring={_retried(lambda: keyring_of(keyring))}"]
         command = ["debootstrap", *words, suite, str(fresh), archive, f"/usr/share/debootstrap/scripts/{script}"]
         _retried(lambda: _bootstrapped(command, fresh))
         root = Root(fresh)

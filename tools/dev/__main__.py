@@ -278,6 +278,7 @@ COMMANDS = (
     Command("conformance [ARG]", "every recording, then live beside the real IPVS", ROOT, TESTS, conformance),
     Command("interop [--times]", "pylvs and keepalived as each other's VRRP peers", ROOT, TESTS, interop),
     Command("doctor-exam [ARG]", "does pylvs doctor name planted faults first?", ROOT, TESTS, doctor_exam),
+    Command("kernels [KERNEL...]", "does it work on Debian's and Ubuntu's kernels?", ROOT, TESTS, "tests.kernels"),
     Command("fuzz [FRAMES]", "random frames, packet path beside the reference", ROOT, FUZZES, fuzz),
     Command("bench [ARGUMENT]", "measure the packet path", ROOT, MEASURES, "bench"),
     Command("bench-guard [ARG]", "is a packet dearer than bench/baseline.json says?", ROOT, MEASURES, "bench.guard"),

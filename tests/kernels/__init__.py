@@ -1,0 +1,1 @@
+"""Which kernels and devices the packet path works on: `./dev kernels`."""
