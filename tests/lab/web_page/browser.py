@@ -121,7 +121,7 @@ class Browser:
     def fill(self, selector: str, text: str) -> None:
         """Type a text in place of what a field has."""
         field = self.find(selector)
-        field.clear()
+        self.run("arguments[0].select()", field)  # `clear` would leave the page's own state, which it draws again
         field.send_keys(text)
 
     def json(self, path: str) -> Any:
