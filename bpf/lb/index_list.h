@@ -32,7 +32,7 @@ static int index_member_step(u32 pos, struct index_request *r)
 static int index_node_step(u32 index, struct index_request *r)
 {
 	u32 inner = inner_nodes(r->count);
-	update_winner(leaf_of(r->list, 0, r->count, r->scheduler), inner, inner - 1 - index);
+	update_winner(leaf_of(r->list, 0, r->count, r->scheduler), (u64)inner << 32 | (inner - 1 - index));
 	return 0;
 }
 

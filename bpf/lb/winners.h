@@ -102,35 +102,51 @@ VERIFIED_ONCE u32 better_of(u64 leaf, u32 one, u32 other)
 	return first < second || (first == second && one < other) ? one : other;
 }
 
-/* Return the list index that a child stands for, or NOTHING. `inner` and `end` are behind the inner nodes, and behind
- * the leaves. */
-INLINE u32 child_at(u32 list, u32 inner, u32 end, u32 child)
+/* Return the list index that child 1 to 4 of a node stands for, or NOTHING. `at`: inner nodes << 32 | the node. */
+INLINE u32 child_at(u64 leaf, u64 at, u32 which)
 {
-	u64 *node = child < inner ? winner_at(list, child) : NULL;
+	leaf = barrier_var(leaf); /* the compiler would keep the fields of both on the stack of replace_winner */
+	at = barrier_var(at);
+	u32 inner = at >> 32, child = (u32)at * ARITY + which;
+	u64 *node = child < inner ? winner_at(LEAF_FIELD(leaf, LEAF_LIST), child) : NULL;
 	if (node)
 		return (u32)READ_ONCE(*node);
-	return child < end ? child - inner : NOTHING;
+	return child < inner + LEAF_FIELD(leaf, LEAF_COUNT) ? child - inner : NOTHING;
+}
+
+enum replaced { WINNER_STAYS, WINNER_CHANGED, WINNER_RACED };
+
+/* Try to bring a node up to date. CHANGED: its parent may have to change, too. RACED: another CPU has replaced it.
+ *
+ * Linux 6.1 has 512 bytes of stack for this and all that call it, so its frame must not exceed 32. Hence the node is
+ * looked up twice, and the children are compared one after the other. */
+VERIFIED_ONCE int replace_winner(u64 leaf, u64 at)
+{
+	u64 *node = winner_at(LEAF_FIELD(leaf, LEAF_LIST), at);
+	if (!node)
+		return WINNER_STAYS;
+	u64 seen = READ_ONCE(*node);
+	at = AFTER(at, seen);
+	u32 best = child_at(leaf, at, 1);
+	best = better_of(leaf, best, child_at(leaf, at, 2));
+	best = better_of(leaf, best, child_at(leaf, at, 3));
+	best = better_of(leaf, best, child_at(leaf, at, 4));
+	node = winner_at(LEAF_FIELD(barrier_var(leaf), LEAF_LIST), at);
+	if (!node)
+		return WINNER_STAYS;
+	u64 next = ((seen >> WINNER_VERSION) + 1) << WINNER_VERSION | best;
+	if (unlikely(__sync_val_compare_and_swap(node, seen, next) != seen))
+		return WINNER_RACED;
+	return (u32)seen != best || best == LEAF_FIELD(leaf, LEAF_POS) ? WINNER_CHANGED : WINNER_STAYS;
 }
 
 /* Bring a node up to date. Return whether its parent may have to change. */
-VERIFIED_ONCE int update_winner(u64 leaf, u32 inner, u32 number)
+INLINE bool update_winner(u64 leaf, u64 at)
 {
-	u32 list = LEAF_FIELD(leaf, LEAF_LIST), end = inner + LEAF_FIELD(leaf, LEAF_COUNT), child = ARITY * number + 1;
-	u64 *node = winner_at(list, number);
-	if (!node)
-		return false;
-#pragma nounroll
-	for (u32 attempt = 0; attempt < 2; attempt++) {
-		u64 seen = READ_ONCE(*node);
-		u32 from = AFTER((u64)child, seen);
-		u32 one = better_of(leaf, child_at(list, inner, end, from), child_at(list, inner, end, from + 1));
-		u32 other = better_of(leaf, child_at(list, inner, end, from + 2), child_at(list, inner, end, from + 3));
-		u32 best = better_of(leaf, one, other);
-		u64 next = ((seen >> WINNER_VERSION) + 1) << WINNER_VERSION | best;
-		if (likely(__sync_val_compare_and_swap(node, seen, next) == seen))
-			return (u32)seen != best || best == LEAF_FIELD(leaf, LEAF_POS);
-	}
-	return true;
+	u32 done = replace_winner(leaf, at);
+	if (unlikely(done == WINNER_RACED))
+		done = replace_winner(leaf, at);
+	return done != WINNER_STAYS;
 }
 
 /* Bring the nodes above a leaf up to date; `to_root`: all of them. */
@@ -140,7 +156,7 @@ INLINE void climb(u64 leaf, bool to_root)
 #pragma nounroll
 	for (u32 level = 0; level < LEVELS && node; level++) {
 		node = (node - 1) / ARITY;
-		if (!update_winner(leaf, inner, node) && !to_root)
+		if (!update_winner(leaf, (u64)inner << 32 | node) && !to_root)
 			break;
 	}
 }
