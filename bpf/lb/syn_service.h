@@ -32,7 +32,7 @@ INLINE u32 service_of_flood(const struct packet *p, u32 live)
 	if (likely(!other))
 		return recent->slot;
 	u32 slot = service_at(p, port, live);
-	if (slot != NO_SERVICE)
+	if (slot != NO_SERVICE && !is_dry())
 		*recent = (struct recent_service){{first, second}, port, p->is_ipv6, live, slot};
 	return slot;
 }

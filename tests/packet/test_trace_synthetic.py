@@ -14,6 +14,7 @@ from pylvs.bpf import abi
 from pylvs.bpf.schedulers import SCHEDULERS
 from pylvs.dataplane import load
 from pylvs.model.addresses import Address
+from pylvs.model.client_rules import rule_of
 from pylvs.model.errors import InvalidOperation
 from pylvs.model.marks import MarkRule
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceFlag, ServiceKey, VirtualService
@@ -188,3 +189,16 @@ def test_a_full_table_answers_with_the_hash_fallback() -> None:
         with questions() as asked:
             packet = agreeing(host, asked, flow(service))
             assert (packet.choice, packet.reason, packet.created) == ("hash_fallback", "table_full_stateless", False)
+
+
+def test_a_denied_client_is_dropped_and_no_map_changes(host: Host) -> None:
+    service = add(host, VirtualService(key(80), "rr"))
+    host.director.change_client_rules(service, lambda _: [rule_of(["deny", "0.0.0.0/0"])])
+    run(host, flow(service))  # the general path notes that the address is local
+    before = contents(host.director.state)
+    with questions() as asked:
+        for sport in 5000, 5001:
+            packet = asked.ask(*flow(service, sport=sport))
+            assert (packet.verdict, packet.service, packet.reason) == ("dropped", str(service), "client_denied")
+    after = contents(host.director.state)
+    assert {name for name in before if before[name] != after[name]} <= {"device_packets"}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network
 
 from pylvs.bpf import abi
-from pylvs.dataplane.tables import Tables, address_bytes, address_of, key_of
+from pylvs.dataplane.tables import Tables, address_bytes, key_of
 from pylvs.dataplane.transaction import Transaction, forget_rules
 from pylvs.model.client_rules import Action, ClientRule, checked
 
@@ -64,7 +64,7 @@ def read(tables: Tables, services: Mapping[int, Mapping[str, Any]]) -> dict[int,
             action, client_bits, _, burst, rate, period_s = value.unpack(fields)
             family = services[slot]["family"]
             network = IPv4Network if family == 4 else IPv6Network
-            prefix = network((address_of(address, family), bits - fixed))
+            prefix = network((int.from_bytes(address[: 4 if family == 4 else 16]), bits - fixed))
             found[slot].append(ClientRule(prefix, Action(action), rate, period_s, burst, client_bits))
     return found
 
