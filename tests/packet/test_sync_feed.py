@@ -447,7 +447,7 @@ def test_all_connections_are_announced_on_request(host: Host, feed: SyncFeed) ->
     ]
     assert [bool(each.flags & SyncFlag.TEMPLATE) for each in found] == [True] * 2 + [False] * 3
     assert {each.timeout_s for each in found} == {60, 300, 900}
-    assert all(each.age_ms is not None and each.age_ms < 10_000 for each in found)
+    assert all(each.age_ms is not None and each.age_ms < 600_000 for each in found)
     host.director.change_setting("sync_persist_mode", 1)
     assert sorted(each.client_port for each in feed.announce_all()) == [0, 0, 6003]
 
