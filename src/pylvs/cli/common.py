@@ -7,13 +7,12 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from pylvs.model.addresses import Address
+from pylvs.model.addresses import Address, parsed_endpoint
 from pylvs.model.durations import MAX_DAYS, MAX_DURATION_S
 from pylvs.model.errors import PylvsError
 
@@ -164,13 +163,11 @@ def address_and_port(
     option: str, given: str, form: str = "192.0.2.1:80 or [2001:db8::1]:80", least: int = 1
 ) -> tuple[Address, int]:
     """Parse an address with a port, which is at least `least`; `form` has examples. Raises click.UsageError."""
-    text, _, port = given.rpartition(":")
     try:
-        if not (port.isdecimal() and port.isascii() and least <= int(port) < 1 << 16):
+        address, port = parsed_endpoint(given)
+        if port < least:
             raise ValueError
-        if text.startswith("[") != (":" in text) or text.startswith("[") != text.endswith("]"):
-            raise ValueError
-        return ip_address(text.strip("[]")), int(port)
+        return address, port
     except ValueError:
         raise click.UsageError(f"{option}: {given!r} is no address with a port; write {form}") from None
 

@@ -23,10 +23,10 @@ from pylvs.ipvsadm.options import (
     Option,
     OptionError,
     Words,
+    service_option,
 )
 from pylvs.ipvsadm.parsing import MAX_MARK, TUNNEL_KINDS, Names, Request, ipv4, presented, whole_number
 from pylvs.model import sockets as socket
-from pylvs.model.addresses import endpoint
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import GENERIC_FLAGS, LONGEST_S, MAX_PORT, MAX_WEIGHT, SCHEDULER_FLAGS, Method, ServiceKey
@@ -390,14 +390,6 @@ def _similar(one: ServiceKey, other: ServiceKey) -> bool:
     if one.mark or other.mark:
         return one.mark == other.mark or (one.family == other.family and one.mark != 0 and other.mark != 0)
     return one.address == other.address
-
-
-def service_option(key: ServiceKey) -> str:
-    """Return a service as an option of ipvsadm."""
-    if key.mark:
-        return f"-f {key.mark}" + ("" if key.address.version == 4 else " -6")
-    name = {socket.IPPROTO_TCP: "-t", socket.IPPROTO_UDP: "-u"}.get(key.protocol, "--sctp-service")
-    return f"{name} {endpoint(key.address, key.port)}"
 
 
 def _server_exists(mistake: Mistake) -> str:

@@ -9,7 +9,7 @@ from functools import cmp_to_key, lru_cache
 from ipaddress import IPv4Address
 from operator import itemgetter
 
-from pylvs.ipvsadm.options import Given, flag_words
+from pylvs.ipvsadm.options import Given, flag_words, service_option
 from pylvs.ipvsadm.parsing import Names, as_int
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
@@ -22,7 +22,6 @@ from pylvs.model.service import (
     Method,
     Protocol,
     ServiceFlag,
-    ServiceKey,
     TunnelFlag,
     TunnelKind,
     VirtualService,
@@ -54,7 +53,6 @@ HALF_THE_SPACE = 1 << 31
 CONNECTIONS_TITLE = "pro expire state       source             virtual            destination"
 ENGINE_TITLE = "        pe name          pe_data"
 WRITTEN_AGAIN = 4096  # texts of virtual services and real servers to cache: many connections share them
-SERVICE_OPTIONS = {Protocol.TCP: "-t", Protocol.UDP: "-u", Protocol.SCTP: "--sctp-service"}
 METHOD_OPTIONS = {Method.ROUTE: "-g", Method.TUNNEL: "-i", Method.MASQ: "-m", Method.LOCAL: "-g"}
 PROTOCOLS = {int(protocol): protocol.name for protocol in Protocol} | {PROTOCOL_TEMPLATE: "IP"}
 
@@ -351,7 +349,7 @@ def rule_lines(rows: Iterable[ServiceRow], write: Writer) -> Iterator[str]:
     for row in sorted_services(rows):
         service = row.service
         protocol = 0 if service.key.mark else int(service.key.protocol)
-        name = _service_name(service.key, protocol, write)
+        name = service_option(service.key, _of_protocol(write, protocol))
         yield f"-A {name} {_service_options(service)}\n"
         for server in sorted_destinations(row.destinations):
             where = server.destination.key
@@ -359,10 +357,8 @@ def rule_lines(rows: Iterable[ServiceRow], write: Writer) -> Iterator[str]:
             yield f"-a {name} -r {address} {_destination_options(server.destination)}\n"
 
 
-def _service_name(key: ServiceKey, protocol: int, write: Writer) -> str:
-    if key.mark:
-        return f"-f {key.mark}" + ("" if key.address.version == 4 else " -6")
-    return f"{SERVICE_OPTIONS[key.protocol]} {write(key.address, key.port, protocol)}"
+def _of_protocol(write: Writer, protocol: int) -> Callable[[Address, int], str]:
+    return lambda address, port: write(address, port, protocol)
 
 
 def _service_options(service: VirtualService) -> str:

@@ -6,15 +6,26 @@ argument, even if that begins with a dash. Long options have no abbreviations. O
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
+from pylvs.model.addresses import Address, endpoint
 from pylvs.model.dataclass import dataclass
-from pylvs.model.service import GENERIC_FLAGS, SCHEDULER_FLAGS, Method, ServiceFlag, TunnelKind, VirtualService
+from pylvs.model.service import (
+    GENERIC_FLAGS,
+    SCHEDULER_FLAGS,
+    Method,
+    Protocol,
+    ServiceFlag,
+    ServiceKey,
+    TunnelKind,
+    VirtualService,
+)
 
 EXIT_ARGUMENTS = 2  # invalid arguments
 EXIT_REFUSED = 255  # errors of the tables, and unknown options
 EXIT_LISTING = 1  # a listing of a missing service, or output that could not be written
+SERVICE_OPTIONS = {Protocol.TCP: "-t", Protocol.UDP: "-u", Protocol.SCTP: "--sctp-service"}
 HINT = "--hint"  # pylvs's own: print hints, also without a terminal; in any position
 
 
@@ -405,3 +416,10 @@ def flag_words(service: VirtualService) -> str | None:
         return None
     known = SCHEDULER_FLAGS.get(service.scheduler, GENERIC_FLAGS)
     return ",".join(word for word, flag in known.items() if flag & service.flags)
+
+
+def service_option(key: ServiceKey, write: Callable[[Address, int], str] = endpoint) -> str:
+    """Return the option that names a service; `write` returns the text of its address and port."""
+    if key.mark:
+        return f"-f {key.mark}" + ("" if key.address.version == 4 else " -6")
+    return f"{SERVICE_OPTIONS[key.protocol]} {write(key.address, key.port)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from pylvs.model import sockets as socket
 
@@ -25,3 +25,13 @@ def command_to_add(address: Address, device: str) -> str:
 def endpoint(address: Address, port: int) -> str:
     """Return `192.0.2.1:80` or `[2001:db8::1]:80`, as ipvsadm writes them."""
     return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"
+
+
+def parsed_endpoint(text: str) -> tuple[Address, int]:
+    """Return the address and the port of such a text. Raises ValueError."""
+    host, _, port = text.rpartition(":")
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    address = ip_address(host[1:-1] if is_bracketed else host)
+    if is_bracketed != (address.version == 6) or not (port.isascii() and port.isdigit() and int(port) < 1 << 16):
+        raise ValueError(text)
+    return address, int(port)
