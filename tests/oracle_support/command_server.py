@@ -42,7 +42,7 @@ CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
 # Modules that these commands import late. Without a module here, each command imports it.
 LATE = (
     *("concurrent.futures.thread", "encodings.ascii", "hashlib", "logging", "resource"),
-    *("pylvs.cli.director", "pylvs.cli.mark"),
+    *("pylvs.cli.director", "pylvs.cli.rules.mark"),
     *("pylvs.ipvsadm.commands", "pylvs.ipvsadm.listing", "pylvs.ipvsadm.options", "pylvs.ipvsadm.parsing"),
     *("pylvs.dataplane.bulk_add", "pylvs.dataplane.connections", "pylvs.dataplane.director", "pylvs.dataplane.editor"),
     *(

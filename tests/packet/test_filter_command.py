@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.cli import filter as filter_command
 from pylvs.cli.main import EXIT_FAILED, EXIT_USAGE, run
+from pylvs.cli.rules import filter as filter_command
 from pylvs.daemon.state.owners import Owner
 from pylvs.model.service import Protocol, ServiceKey
 from tests.json_page import assert_documented

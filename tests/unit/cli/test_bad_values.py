@@ -47,7 +47,7 @@ def test_wrong_usage_names_the_option_and_the_help(command: str, text: str, caps
 def test_a_refused_value_is_named(
     command: str, text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("director", "mark"):
+    for module in ("director", "rules.mark"):
         monkeypatch.setattr(f"pylvs.cli.{module}.open_director", lambda: None)
     assert run(shlex.split(command)) == EXIT_FAILED
     assert_one_line(text, capsys)

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from pylvs.cli.main import run
-from pylvs.cli.mark import print_rules
 from pylvs.cli.packets import doctor
+from pylvs.cli.rules.mark import print_rules
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity
 from pylvs.model.marks import MarkRule
 from pylvs.model.sync.daemons import MASTER, RunningDaemon, SyncDaemon

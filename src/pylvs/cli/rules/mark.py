@@ -9,13 +9,12 @@ from typing import Any, TextIO
 import click
 
 from pylvs.cli.common import as_json
+from pylvs.cli.rules import imported
 from pylvs.dataplane.director import open_director
 from pylvs.model.errors import InvalidOperation, counted
 from pylvs.model.marks import TO_THE_END, MarkRule, checked, with_rule, without
 from pylvs.model.marks import words as mark_words
-from pylvs.netfilter import hooks_of, hooks_of_host
-from pylvs.netfilter.chains import mark_rules
-from pylvs.system.logs import one_line
+from pylvs.netfilter.chains import MARKS, mark_rules
 
 # late: each command imports what it runs, so that the others start sooner
 
@@ -148,26 +147,16 @@ def _described(rule: MarkRule, number: int) -> dict[str, Any]:
 
 
 @mark.command(name="import")
-@click.option("-6", "six", is_flag=True, help="FILE is of ip6tables-save; it does not name its family itself")
-@click.option("--dry-run", is_flag=True, help="show what would become of them, and change nothing")
-@click.option("--strict", is_flag=True, help="change nothing unless every rule can be taken over")
+@imported.of_netfilter
 @click.option("--append", is_flag=True, help="add them after the present rules; default: replace those")
-@click.argument("file", type=click.File("r", errors="surrogateescape"), required=False)
 def import_rules(file: TextIO | None, six: bool, dry_run: bool, strict: bool, append: bool) -> None:
     """Replace the rules by those of netfilter that set marks at PREROUTING.
 
     FILE (-: standard input) holds what iptables-save, ip6tables-save or nft -j list ruleset print. Without FILE
     pylvs runs them. Rules that cannot be taken over are named on standard error.
     """
-    try:
-        found = hooks_of(file.read(), six) if file is not None else hooks_of_host()[0]
-    except InvalidOperation as error:
-        raise InvalidOperation(f"{file.name}: {error}" if file is not None else str(error)) from None
-    rules, left = mark_rules(found)
-    for each in left:
-        click.echo(one_line(f"{each.location}: left out: {each.reason}: {each.text}"), err=True)
-    if left and strict:
-        raise InvalidOperation(f"--strict: nothing was changed; rules that cannot be taken over: {len(left)}")
+    rules, left = mark_rules(imported.read(file, six, MARKS))
+    imported.report(left, strict)
     if dry_run:
         print_rules(rules, as_json=False)
         return

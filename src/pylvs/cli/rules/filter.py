@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from ipaddress import ip_address
 from typing import Any, TextIO
 
 import click
 
 from pylvs.cli.common import as_json
+from pylvs.cli.rules import imported
 from pylvs.daemon.state.owners import owner
 from pylvs.dataplane.director import BpfDirector, open_director
+from pylvs.ipvsadm.options import SERVICE_OPTIONS, service_option
 from pylvs.model import sockets as socket
-from pylvs.model.addresses import endpoint
+from pylvs.model.addresses import parsed_endpoint
 from pylvs.model.client_rules import ClientRule, checked, prefix_of, rule_of
 from pylvs.model.errors import Busy, InvalidOperation, counted
-from pylvs.model.service import MAX_PORT, Protocol, ServiceKey
-from pylvs.netfilter import hooks_of, hooks_of_host
+from pylvs.model.service import Protocol, ServiceKey
 from pylvs.netfilter.chains import INPUT
 from pylvs.netfilter.clients import client_rules
-from pylvs.system.logs import one_line
 
-_PROTOCOLS = {"tcp": ("-t", Protocol.TCP), "udp": ("-u", Protocol.UDP), "sctp": ("--sctp-service", Protocol.SCTP)}
+_PROTOCOLS = {"tcp": Protocol.TCP, "udp": Protocol.UDP, "sctp": Protocol.SCTP}
 _LARGEST_MARK = 0xFFFFFFFF
 
 
@@ -58,20 +57,16 @@ def _key(six: bool, mark: str | None, **addresses: str | None) -> ServiceKey | N
             raise InvalidOperation(f"-f {mark}: must be a number from 1 to {_LARGEST_MARK}")
         return ServiceKey.of_mark(int(mark), socket.AF_INET6 if six else socket.AF_INET)
     for name, text in given.items():
-        return _addressed(*_PROTOCOLS[name], text)
+        return _addressed(_PROTOCOLS[name], text)
     return None
 
 
-def _addressed(option: str, protocol: Protocol, text: str) -> ServiceKey:
-    host, _, port = text.rpartition(":")
+def _addressed(protocol: Protocol, text: str) -> ServiceKey:
     try:
-        bracketed = host.startswith("[") and host.endswith("]")
-        address = ip_address(host[1:-1] if bracketed else host)
-        if (address.version == 6) == bracketed and port.isascii() and port.isdigit() and int(port) <= MAX_PORT:
-            return ServiceKey(protocol, address, int(port))
+        return ServiceKey(protocol, *parsed_endpoint(text))
     except ValueError:
-        pass
-    raise InvalidOperation(f"{option} {text}: must be ADDRESS:PORT, in IPv6 [ADDRESS]:PORT")
+        given = f"{SERVICE_OPTIONS[protocol]} {text}"
+        raise InvalidOperation(f"{given}: must be ADDRESS:PORT, in IPv6 [ADDRESS]:PORT") from None
 
 
 def _required(**options: Any) -> ServiceKey:
@@ -154,27 +149,18 @@ def delete(prefix: tuple[str, ...], everything: bool, **options: Any) -> None:
 
 
 @filter_.command(name="import")
-@click.option("-6", "six", is_flag=True, help="FILE is of ip6tables-save; it does not name its family itself")
-@click.option("--dry-run", is_flag=True, help="show what would become of them, and change nothing")
-@click.option("--strict", is_flag=True, help="change nothing unless every rule can be taken over")
+@imported.of_netfilter
 @click.option("--replace", is_flag=True, help="replace the rules of the services that they name; default: add to them")
-@click.argument("file", type=click.File("r", errors="surrogateescape"), required=False)
 def import_rules(file: TextIO | None, six: bool, dry_run: bool, strict: bool, replace: bool) -> None:
     """Take over netfilter's rules of INPUT that name the address of a service.
 
     FILE (-: standard input) holds what iptables-save, ip6tables-save or nft -j list ruleset print. Without FILE
     pylvs runs them. Rules that cannot be taken over are named on standard error.
     """
-    try:
-        hooks = hooks_of(file.read(), six, INPUT) if file is not None else hooks_of_host(INPUT)[0]
-    except InvalidOperation as error:
-        raise InvalidOperation(f"{file.name}: {error}" if file is not None else str(error)) from None
+    hooks = imported.read(file, six, INPUT)
     director = open_director()
     found, left = client_rules(hooks, [row.service.key for row in director.services()])
-    for each in left:
-        click.echo(one_line(f"{each.location}: left out: {each.reason}: {each.text}"), err=True)
-    if left and strict:
-        raise InvalidOperation(f"--strict: nothing was changed; rules that cannot be taken over: {len(left)}")
+    imported.report(left, strict)
     present: Mapping[ServiceKey, Sequence[ClientRule]] = {} if replace else director.client_rules()
     wanted = {key: checked(key, key.address.version, [*present.get(key, ()), *rules]) for key, rules in found.items()}
     if dry_run:
@@ -209,15 +195,7 @@ def print_rules(found: Mapping[ServiceKey, Sequence[ClientRule]], as_json: bool)
     if not pairs:
         click.echo("no client rules here: pylvs filter add makes one")
     for key, rule in pairs:
-        click.echo(f"{options_of(key)} {rule}")
-
-
-def options_of(key: ServiceKey) -> str:
-    """Return the options that name a service."""
-    if key.mark:
-        return f"-f {key.mark}" + (" -6" if key.address.version == 6 else "")
-    option = next(option for option, protocol in _PROTOCOLS.values() if protocol == key.protocol)
-    return f"{option} {endpoint(key.address, key.port)}"
+        click.echo(f"{service_option(key)} {rule}")
 
 
 def _described(key: ServiceKey, rule: ClientRule) -> dict[str, Any]:

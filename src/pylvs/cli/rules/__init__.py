@@ -1,0 +1,1 @@
+"""Commands for rules that packets are compared with: firewall marks, and the clients of services."""
