@@ -22,7 +22,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import compress, islice
 
 from pylvs.bpf import abi, maps
 from pylvs.dataplane.tables import (
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pylvs.bpf.maps import MmapArray
-    from pylvs.dataplane.scheduler_tables import HashTables, WinnerTrees
+    from pylvs.dataplane.scheduler_tables import WinnerTrees
 
 MANY_RELEASED = 128  # a grace period takes about 10 ms: most edits, each of which releases a list, do not wait for one
 VISIT_S, GRACE_S = 60, 120  # of IPVS's trash
@@ -469,8 +469,8 @@ class Transaction(Versions):
         former, new = self.tree_in_force(slot), tree_of(fields)
         if new != former:
             self._trees.append((former, new))
-        if new and new != former:
-            _scheduler_tables(self.tables)[1].prepare(new)
+            if new:
+                _winner_trees(self.tables).prepare(new)
         super().write_version(slot, generation, fields)
 
     def count_service(self, key: ServiceKey, version: Mapping[str, Any], by: int) -> None:
@@ -489,20 +489,15 @@ class Transaction(Versions):
 
     def count_extras(self, version: Mapping[str, Any], by: int) -> None:
         """Count engine, MSS clamp and client rules of a version that begins (1) or ends (-1), if it has them."""
-        for name, has in (
-            ("engines", any(version["engine"])),
-            ("mss_clamps", version["mss_clamp"] > 0),
-            ("client_rules", version["client_rules"] > 0),
-        ):
-            if has:
-                self.new_facts.set(name, self.new_facts.get(name)[0] + by)
+        for name in extras_of(version):
+            self.new_facts.set(name, self.new_facts.get(name)[0] + by)
 
     def commit(self) -> None:
         """Put the edit in force by one store. Raises Unsupported."""
         self.tables.root.publish(0, "live", self.generation)
         self._live = self.generation
         if self._trees:
-            _scheduler_tables(self.tables)[1].settle(self._trees)
+            _winner_trees(self.tables).settle(self._trees)
         self._committed = True
 
     def __exit__(self, kind: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None) -> None:
@@ -510,6 +505,15 @@ class Transaction(Versions):
             self.tables.book.set(0, "pending", 0)
             return
         recover(self.tables)
+
+
+EXTRAS = "engines", "mss_clamps", "client_rules"  # facts: how many services have each
+
+
+def extras_of(version: Mapping[str, Any]) -> Iterator[str]:
+    """Yield those of EXTRAS that count the service of a version."""
+    has = any(version["engine"]), version["mss_clamp"] > 0, version["client_rules"] > 0
+    return compress(EXTRAS, has)
 
 
 def forget_rules(tables: Tables, sets: Collection[tuple[int, int]]) -> None:
@@ -552,14 +556,16 @@ def write_bitmaps(tables: Tables, present: Collection[dict[str, Any]]) -> None:
         write_bitmap(tables, name, everything if marked else bitmap(addresses, keys))
 
 
-def _scheduler_tables(tables: Tables) -> tuple[HashTables, WinnerTrees]:
-    from pylvs.dataplane.scheduler_tables import HashTables, WinnerTrees  # late: for long lists, or if a writer died
+def _winner_trees(tables: Tables) -> WinnerTrees:
+    from pylvs.dataplane.scheduler_tables import WinnerTrees  # late: few services have long lists
 
-    return HashTables(tables), WinnerTrees(tables)
+    return WinnerTrees(tables)
 
 
 def recover(tables: Tables) -> None:
     """Restore the tables to the generation in force. The caller holds the lock."""
+    from pylvs.dataplane.scheduler_tables import HashTables  # late: needed only after a writer died
+
     versions, book = Versions(tables), Book(tables)
     live = versions.live
     service_top, destination_top = tables.book.get(0, "service_top"), tables.book.get(0, "destination_top")
@@ -584,9 +590,8 @@ def recover(tables: Tables) -> None:
     _settle_destinations(book, Trash(tables), tables, destination_top, listed)
     _settle_members(tables, present)
     NatServers(tables).rebuild()
-    hash_tables, winner_trees = _scheduler_tables(tables)
-    winner_trees.rebuild()
-    hash_tables.keep_only(present)
+    _winner_trees(tables).rebuild()
+    HashTables(tables).keep_only(present)
     named = {(slot, version["client_rules"]) for slot, version in present.items()}
     _remove_rules(tables, [key for key, of in _rule_keys(tables) if of not in named])
     write_bitmaps(tables, present.values())

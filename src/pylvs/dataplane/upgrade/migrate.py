@@ -26,7 +26,7 @@ from pylvs.dataplane.reader import ZEROED, Reader, summed
 from pylvs.dataplane.scheduler_tables import HashTables
 from pylvs.dataplane.state import CLOCK, LOADED, State
 from pylvs.dataplane.tables import ALL_ONES, Records, Tables, Versions
-from pylvs.dataplane.transaction import recover
+from pylvs.dataplane.transaction import EXTRAS, extras_of, recover
 from pylvs.dataplane.upgrade.former import COUNTERS, Former
 from pylvs.dataplane.upgrade.restore import Source
 from pylvs.model.errors import NoSpace, Unsupported
@@ -109,9 +109,9 @@ class Migration:
         versions = Versions(fresh)
         facts = versions.facts()
         present = [version for _, version in versions.services(versions.live)]
-        facts.set("engines", sum(any(version["engine"]) for version in present))
-        facts.set("mss_clamps", sum(version["mss_clamp"] > 0 for version in present))
-        facts.set("client_rules", sum(version["client_rules"] > 0 for version in present))
+        counts = Counter(name for version in present for name in extras_of(version))
+        for name in EXTRAS:
+            facts.set(name, counts[name])
         load.set_timeouts(fresh, versions.live, UNCHANGED)  # the copied ones, in ticks
         roles = vip_roles.in_force(fresh)
         if roles.all:
