@@ -142,9 +142,11 @@ class Master:
         self._send()
 
     def _receive_requests(self) -> None:
-        for _ in range(MOST_REQUESTS_AT_ONCE if self._asked is not None else 0):
+        if self._asked is None:
+            return
+        for _ in range(MOST_REQUESTS_AT_ONCE):
             try:
-                found = request.decode(self._asked.recv(request.SIZE + 1), 0)  # type: ignore[union-attr]
+                found = request.decode(self._asked.recv(request.SIZE + 1), 0)
             except OSError:  # no more, or the device is down
                 return
             reply = self._requests.receive(found.token) if found and found.kind is request.Kind.WANTED else None

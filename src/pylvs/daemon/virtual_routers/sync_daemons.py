@@ -119,8 +119,7 @@ class SyncPart(Part):
         self._ended = True
         if not keep:
             async with self._working:
-                running = {each.daemon.role: each for each in await to_thread(self._daemons.running)}
-                await self._reconcile(None, [], running)
+                await self._reconcile(None, [], await self._running())
 
     def problems(self) -> Iterator[Problem]:
         if self._problem:
@@ -158,7 +157,7 @@ class SyncPart(Part):
         wanted = self._wanted
         if wanted is not None and wanted.instance and not self._state:
             await self._read_state(wanted.instance)
-        running = {each.daemon.role: each for each in await to_thread(self._daemons.running)}
+        running = await self._running()
         is_unknown = wanted is not None and wanted.instance and not self._state
         if is_unknown and running:  # virtual routers of a former daemon may be master: that one's daemons stay
             return
@@ -170,6 +169,10 @@ class SyncPart(Part):
         if not self._state:  # a transition that was published since is newer
             found = (each["state"] for each in status.get("instances", ()) if each["name"] == instance)
             self._state = next(found, "")
+
+    async def _running(self) -> Mapping[str, RunningDaemon]:
+        """Return the daemons that run, by role. Raises PylvsError."""
+        return {each.daemon.role: each for each in await to_thread(self._daemons.running)}
 
     async def _reconcile(
         self, wanted: SyncWanted | None, daemons: list[SyncDaemon], running: Mapping[str, RunningDaemon]
