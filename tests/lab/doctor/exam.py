@@ -21,7 +21,9 @@ from tests.waiting import PATIENCE_S
 
 DIRECTOR = "director"
 LIMIT_S = "60"  # of an examination: the machine may be busy
-REQUEST = "curl -s -o /dev/null --max-time 1 http://VIP/"
+REQUEST = "curl -s -o /dev/null --max-time %s http://VIP/"
+# Several at a time, each for a part of the time that the doctor looks: it sees some on a busy machine as well.
+REQUESTS = f"for each in 1 2 3; do (while :; do {REQUEST % 0.3}; sleep 0.1; done) & done; wait"
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def table_of(lab: Lab) -> str:
 
 def request(lab: Lab, count: int) -> None:
     """Send requests of a client one after the other; they may fail."""
-    lab.run("client", ["sh", "-c", f"for n in $(seq {count}); do {REQUEST}; done"])
+    lab.run("client", ["sh", "-c", f"for n in $(seq {count}); do {REQUEST % 1}; done"])
 
 
 def _addresses(lab: Lab) -> dict[str, str]:
@@ -118,7 +120,7 @@ def plant(lab: Lab, fault: Fault) -> None:
     lab.sh(fault.host, fault.script)
     request(lab, fault.requests)
     if fault.steady:
-        lab.sh("client", f"setsid sh -c 'while :; do {REQUEST}; done' >/dev/null 2>&1 & echo $! >/run/requests")
+        lab.sh("client", f"setsid sh -c '{REQUESTS}' >/dev/null 2>&1 & echo $! >/run/requests")
     lab.sh(fault.on, fault.noticed)
 
 

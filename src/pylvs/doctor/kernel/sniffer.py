@@ -76,11 +76,7 @@ class Arrivals:
 
     def tunnels(self, vips: Collection[Address], limit_s: float = _LIMIT_S) -> list[tuple[str, Address]]:
         """Return kind and source of the first tunnelled packet to one of these addresses; none after a while."""
-        for data in self._seen(limit_s):
-            outer = _outer(data)
-            if outer is not None and any(sender(data[outer[1] :], vip) is not None for vip in vips):
-                return [(outer[0], outer[2])]
-        return []
+        return next(([found] for data in self._seen(limit_s) if (found := client_tunnel(data, vips))), [])
 
     def unanswered(self, own: Collection[Address], limit_s: float) -> list[Opening]:
         """Return the SYNs to own addresses to which this host sent nothing; tunnels are looked into."""
@@ -130,6 +126,17 @@ def _ends(data: bytes) -> tuple[Address, int, Address, int, bool] | None:
             return None
         data = data[at + _BEHIND[protocol] :]
     return None
+
+
+def client_tunnel(data: bytes, vips: Collection[Address]) -> tuple[str, Address] | None:
+    """Return kind and source of a client's tunnelled packet to one of these addresses, else None.
+
+    A director that asks in a tunnel is its own client: its doctor tries all kinds.
+    """
+    outer = _outer(data)
+    if outer is None or all(sender(data[outer[1] :], vip) in (None, outer[2]) for vip in vips):
+        return None
+    return outer[0], outer[2]
 
 
 def _outer(data: bytes) -> tuple[str, int, Address] | None:
