@@ -6,6 +6,7 @@ import fcntl
 import gc
 import math
 import os
+import resource
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -30,6 +31,8 @@ shortage.STEADY_S = math.inf  # a shortage that a test plays does not end the pr
 HERE = Path(__file__).parent
 NEED_ROOT = ("packet", "lab", "interop")  # folders whose tests make network namespaces and load BPF
 SKIP_NOTHING = "PYLVS_TESTS_SKIP_NOTHING"  # set by ./dev test, which installs everything
+CPU = "cpu_s"  # in junit's report, for tests/gate.py
+_CPU_BEFORE = pytest.StashKey[float]()
 EVERYTHING = "PYLVS_TESTS_EVERYTHING"  # set by ./dev test-all
 SHARE = "PYLVS_TESTS_SHARE"  # set by ./dev test-all for a part of a phase: "2/4" is every fourth test, from the second
 
@@ -82,6 +85,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(skip)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Begin to count the CPU time of a test, with its fixtures and its processes that end."""
+    item.stash[_CPU_BEFORE] = _cpu_s()
+
+
+def _cpu_s() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
@@ -91,6 +105,8 @@ def pytest_runtest_makereport(
     A test marked `may_be_skipped` may still be skipped on a developer's machine, but not in continuous integration.
     """
     report = yield
+    if call.when == "teardown":
+        report.user_properties.append((CPU, f"{_cpu_s() - item.stash[_CPU_BEFORE]:.3f}"))
     lenient = item.get_closest_marker("may_be_skipped") and not os.environ.get("CI")
     allowed = hasattr(report, "wasxfail") or lenient
     if report.skipped and not allowed and os.environ.get(SKIP_NOTHING):

@@ -28,7 +28,7 @@ from typing import IO, NoReturn
 from xml.etree import ElementTree
 
 from tests import ledger, parts, passed_before
-from tests.conftest import EVERYTHING, RANDOM, SHARE, SKIP_NOTHING
+from tests.conftest import CPU, EVERYTHING, RANDOM, SHARE, SKIP_NOTHING
 from tests.parts import Part
 from tests.termination import unwind_on_sigterm
 
@@ -44,7 +44,7 @@ NETWORKS = "tests/unit/vrrp/simulation/test_simulation.py"  # their seeds, too, 
 COMPUTING, WAITING = 4, 6  # workers of tests that compute, and of tests that wait for other programs
 BOOTING = 2  # workers of tests that boot guests: where they are emulated, each takes a whole CPU for minutes
 MOST_REPEATED = 2
-SHOWN_FILES = 3  # the slowest of a phase
+SHOWN_FILES = 8  # of a phase, whose tests cost most
 PHASE_LIMIT_S = 4 * 3600  # a phase of test-all may take hours; pytest limits each test
 NO_TESTS = 5  # pytest's status if it collects nothing
 CLOCK_ROUNDS = 20  # of the real_clock tests beside busy CPUs, in test-all
@@ -114,7 +114,7 @@ class Result:
     passed_before: int = 0  # so many of the passed ones, in an earlier run with the same code
     skipped: int = 0
     failed: list[Failure] = field(default_factory=list)
-    files: dict[str, float] = field(default_factory=dict)  # seconds of their tests, which may have waited for a CPU
+    files: dict[str, float] = field(default_factory=dict)  # CPU seconds of their tests
 
     @property
     def may_be_repaired(self) -> bool:
@@ -270,7 +270,7 @@ def finish(running: Started) -> Result:
     result = Result(phase, status, time.monotonic() - running.began, _cpu_s() - cpu)
     if phase.pytest:
         _count(phase.report, result)
-    say(f"{phase.name}: took {result.wall_s:.0f} s and {result.cpu_s:.0f} CPU s{_slowest(result)}")
+    say(f"{phase.name}: took {result.wall_s:.0f} s and {result.cpu_s:.0f} CPU s{_dearest(result)}")
     return result
 
 
@@ -305,7 +305,7 @@ def _count(report: Path, result: Result) -> None:
         seconds = float(case.get("time", "0"))
         file = f"{case.get('classname', '').replace('.', '/')}.py"
         name = f"{file}::{case.get('name')}"
-        result.files[file] = result.files.get(file, 0.0) + seconds
+        result.files[file] = result.files.get(file, 0.0) + float(_property(case, CPU) or 0)
         bad = case.find("failure") if case.find("failure") is not None else case.find("error")
         if bad is not None:
             result.failed.append(Failure(name, _property(case, "real_clock"), bad.get("message", ""), seconds))
@@ -316,10 +316,10 @@ def _count(report: Path, result: Result) -> None:
             result.passed_before += bool(_property(case, passed_before.PROPERTY))
 
 
-def _slowest(result: Result) -> str:
-    """Return the files whose tests took longest, for the line of a phase."""
-    slowest = sorted(result.files.items(), key=lambda each: -each[1])[:SHOWN_FILES]
-    files = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in slowest)
+def _dearest(result: Result) -> str:
+    """Return the files whose tests used most CPU time, for the line of a phase."""
+    dearest = sorted(result.files.items(), key=lambda each: -each[1])[:SHOWN_FILES]
+    files = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in dearest)
     return f"; the tests of {files}" if files else ""
 
 
