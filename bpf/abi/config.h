@@ -327,7 +327,7 @@ struct client_rule {
 	u32 burst; /* connections that it may open at once */
 	u32 rate; /* for listings: connections in `period_s` seconds */
 	u32 period_s;
-	u32 pad;
+	u32 bits; /* as in its key: a lookup finds the longest prefix, which may be a shorter one than it asks for */
 };
 
 /* A client of a limit. Its value is the theoretical arrival time of GCRA (ITU-T I.371), in nanoseconds of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
@@ -14,8 +15,8 @@ from pylvs.bpf import abi, maps
 from pylvs.daemon.table.cache import DesiredTable, TableCache
 from pylvs.dataplane import transaction
 from pylvs.dataplane.rules import client_rules
-from pylvs.dataplane.tables import address_bytes
-from pylvs.model.client_rules import ClientRule, rule_of
+from pylvs.dataplane.tables import Versions, address_bytes
+from pylvs.model.client_rules import ClientRule, prefix_of, rule_of
 from pylvs.model.errors import InvalidOperation, NoSpace, NoSuchService
 from pylvs.model.service import (
     Destination,
@@ -334,6 +335,71 @@ def test_wrong_rules_are_refused(director_host: Host, lines: Sequence[str], prob
 def test_only_a_service_has_rules(director_host: Host) -> None:
     with pytest.raises(NoSuchService):
         give(director_host, director_host.new_key(), "deny 10.0.0.0/8")
+
+
+def set_of(host: Host, service: ServiceKey) -> int:
+    """Return the number of the set in force; 0: the service has none."""
+    _, version = host.director.known(service)
+    return int(version["client_rules"])
+
+
+def edit(host: Host, service: ServiceKey, *lines: str, doomed: Sequence[str] = ()) -> None:
+    host.director.edit_client_rules(service, rules(*lines), [prefix_of(each) for each in doomed])
+
+
+@each_hook
+@each_way
+def test_one_rule_is_edited_in_the_set_in_force(
+    director_host: Host, hook: str, six: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No other rule is written: the time does not depend on their number. Readers learn that there was an edit."""
+    service, client = serve(director_host, six), CLIENT[six]
+    give(director_host, service, f"deny {WIDE[six]}", f"allow {ELSEWHERE[six]}")
+    before, generation = set_of(director_host, service), Versions(director_host.director.tables).live
+    monkeypatch.setattr(client_rules, "write", None)
+    monkeypatch.setattr(client_rules, "read", None)
+    edit(director_host, service, f"allow {NARROW[six]}")
+    assert verdict(director_host, hook, service, client) == "sent"
+    assert verdict(director_host, hook, service, BESIDE[six]) == "dropped"
+    edit(director_host, service, f"allow {NARROW[six]}")  # as it is
+    edit(director_host, service, doomed=[NARROW[six]])
+    assert verdict(director_host, hook, service, client, 4001) == "dropped"
+    monkeypatch.undo()
+    assert set(listed(director_host, service)) == {f"allow {ELSEWHERE[six]}/{128 if six else 32}", f"deny {WIDE[six]}"}
+    assert set_of(director_host, service) == before
+    assert Versions(director_host.director.tables).live == generation + 3
+
+
+@pytest.mark.parametrize(
+    ("lines", "doomed", "named"),
+    [
+        (["allow 10.9.0.0/16"], [], "two rules for 10.9.0.0/16: deny 10.9.0.0/16; allow 10.9.0.0/16"),
+        (["deny fd99::/16"], [], "the service is of IPv4"),
+        ([], ["10.9.1.0/24"], "no rule for 10.9.1.0/24"),  # a shorter prefix has one
+        ([], ["10.9.1.0/24", "10.9.0.0/16"], "no rule for 10.9.1.0/24"),
+    ],
+)
+def test_an_edit_that_cannot_be_changes_nothing(
+    director_host: Host, lines: list[str], doomed: list[str], named: str
+) -> None:
+    service = serve(director_host)
+    give(director_host, service, "deny 10.9.0.0/16", "allow 10.8.0.0/16")
+    before = stored(director_host)
+    with pytest.raises(InvalidOperation, match=re.escape(named)):
+        edit(director_host, service, *lines, doomed=doomed)
+    assert stored(director_host) == before
+
+
+def test_the_last_rule_leaves_no_set(director_host: Host) -> None:
+    """A service without rules costs its SYNs nothing."""
+    service, other = serve(director_host), serve(director_host)
+    give(director_host, other, "deny 10.9.0.0/16")
+    edit(director_host, service, "deny 10.9.0.0/16", "deny 10.7.0.0/16")
+    edit(director_host, service, doomed=["10.9.0.0/16"])
+    assert (listed(director_host, service), set_of(director_host, service) > 0) == (["deny 10.7.0.0/16"], True)
+    edit(director_host, service, doomed=["10.7.0.0/16"])
+    assert (listed(director_host, service), set_of(director_host, service)) == ([], 0)
+    assert listed(director_host, other) == ["deny 10.9.0.0/16"]
 
 
 def test_the_same_rule_twice_is_one(director_host: Host) -> None:

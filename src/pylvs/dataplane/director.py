@@ -6,7 +6,7 @@ Each process opens the same pins and edits under one lock. It may be killed at a
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from pylvs.bpf import kernel
 from pylvs.dataplane.state import State, check_requirements, collect_dead_states
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pylvs.dataplane.handshakes import HandshakeReader
     from pylvs.dataplane.reader import Reader
     from pylvs.dataplane.upgrade.former import FormerTables
-    from pylvs.model.client_rules import ClientRule
+    from pylvs.model.client_rules import ClientRule, Network
     from pylvs.model.director import Connection
     from pylvs.model.marks import MarkRule
     from pylvs.model.rows import DeviceProblem, Handshakes, PacketCounts, ServiceRow
@@ -270,6 +270,14 @@ class BpfDirector:
         If `change` raises an exception, the rules stay. Raises NoSuchService, InvalidOperation, NoSpace.
         """
         self._editor.change_client_rules(key, change)
+
+    def edit_client_rules(self, key: ServiceKey, added: Sequence[ClientRule], doomed: Collection[Network]) -> None:
+        """Add client rules to those of a service, and delete those of some prefixes, atomically.
+
+        The time does not depend on the number of rules where one is added or deleted. Raises NoSuchService,
+        InvalidOperation, NoSpace.
+        """
+        self._editor.edit_client_rules(key, added, doomed)
 
     def set_timeouts(self, timeouts: Timeouts) -> None:
         self._editor.set_timeouts(timeouts)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
 from pylvs.bpf import abi, kernel
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from pylvs.dataplane.reader import Reader
     from pylvs.dataplane.rules.client_rules import ClientRules
     from pylvs.dataplane.state import State
-    from pylvs.model.client_rules import ClientRule
+    from pylvs.model.client_rules import ClientRule, Network
     from pylvs.model.marks import MarkRule
     from pylvs.model.rows import DeviceProblem
     from pylvs.model.service import Timeouts
@@ -324,6 +324,10 @@ class Editor:
             return
         with self._existing(key) as (slot, version):
             self.client_rules.change(slot, version, change)
+
+    def edit_client_rules(self, key: ServiceKey, added: Sequence[ClientRule], doomed: Collection[Network]) -> None:
+        with self._existing(key) as (slot, version):
+            self.client_rules.edit(slot, version, added, doomed)
 
     def delete_service(self, key: ServiceKey) -> None:
         with self._existing(key) as service:

@@ -520,10 +520,10 @@ def forget_rules(tables: Tables, sets: Collection[tuple[int, int]]) -> None:
     """Remove sets of client rules, each of a slot and with a number, that are no longer in force."""
     doomed = {each for each in sets if each[1]}
     if doomed:
-        _remove_rules(tables, [key for key, of in _rule_keys(tables) if of in doomed])
+        _remove_rules(tables, [key for key, of in rule_keys(tables) if of in doomed])
 
 
-def _rule_keys(tables: Tables) -> Iterator[tuple[bytes, tuple[int, int]]]:
+def rule_keys(tables: Tables) -> Iterator[tuple[bytes, tuple[int, int]]]:
     """Yield the keys of all client rules, each with the slot and the number of its set."""
     form = abi.struct("client_prefix").view("service", "set")
     for keys, _, count in tables.client_rules.chunks():
@@ -593,7 +593,7 @@ def recover(tables: Tables) -> None:
     _winner_trees(tables).rebuild()
     HashTables(tables).keep_only(present)
     named = {(slot, version["client_rules"]) for slot, version in present.items()}
-    _remove_rules(tables, [key for key, of in _rule_keys(tables) if of not in named])
+    _remove_rules(tables, [key for key, of in rule_keys(tables) if of not in named])
     write_bitmaps(tables, present.values())
     tables.book.set(0, "pending", 0)
 

@@ -5,7 +5,7 @@ The rule of the longest prefix that has the client's address decides. Without su
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from enum import IntEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from zlib import crc32
@@ -142,6 +142,18 @@ def checked(service: object, version: int, rules: Iterable[ClientRule]) -> tuple
             f"{service}: {len(by_prefix)} client rules; the table holds {MOST_RULES}", "client rules", MOST_RULES
         )
     return tuple(sorted(by_prefix.values(), key=_order))
+
+
+def edited(
+    service: object, rules: Sequence[ClientRule], added: Iterable[ClientRule], doomed: Collection[Network]
+) -> list[ClientRule]:
+    """Return the rules of a service without those of some prefixes, and with others.
+
+    Raises InvalidOperation for a prefix without a rule.
+    """
+    if missing := set(doomed).difference(each.prefix for each in rules):
+        raise InvalidOperation(f"{service}: no rule for {min(map(str, missing))}; see pylvs filter list")
+    return [*(each for each in rules if each.prefix not in doomed), *added]
 
 
 def _order(rule: ClientRule) -> tuple[int, int]:

@@ -92,19 +92,18 @@ def add(rule: tuple[str, ...], file: TextIO | None, replace: bool, **options: An
     key = _required(**options)
     if bool(rule) == bool(file):
         raise click.UsageError("give one RULE, or --file")
-    fresh = [rule_of(rule)] if rule else _lines(file)
+    fresh, director = [rule_of(rule)] if rule else _lines(file), _director_of(key)
+    if replace:
+        director.change_client_rules(key, lambda _: fresh)
+    else:
+        director.edit_client_rules(key, fresh, ())
 
-    def change(rules: list[ClientRule]) -> Sequence[ClientRule]:
-        return fresh if replace else [*rules, *fresh]
 
-    _change(key, change)
-
-
-def _change(key: ServiceKey, change: Callable[[list[ClientRule]], Sequence[ClientRule]]) -> None:
-    """Change the rules of a service. Raises Busy for one of a daemon's file, and what the Director raises."""
+def _director_of(key: ServiceKey) -> BpfDirector:
+    """Return what edits the rules of a service. Raises Busy for one of a daemon's file."""
     director = open_director()
     _check_free(director, {key})
-    director.change_client_rules(key, change)
+    return director
 
 
 def _check_free(director: BpfDirector, keys: Collection[ServiceKey]) -> None:
@@ -137,15 +136,11 @@ def delete(prefix: tuple[str, ...], everything: bool, **options: Any) -> None:
     key = _required(**options)
     if bool(prefix) == everything:
         raise click.UsageError("name the PREFIX of each rule, or --all")
-    doomed = {prefix_of(each) for each in prefix}
-
-    def change(rules: list[ClientRule]) -> Sequence[ClientRule]:
-        missing = doomed.difference(each.prefix for each in rules)
-        if missing:
-            raise InvalidOperation(f"{key}: no rule for {min(map(str, missing))}; see pylvs filter list")
-        return [] if everything else [each for each in rules if each.prefix not in doomed]
-
-    _change(key, change)
+    doomed, director = {prefix_of(each) for each in prefix}, _director_of(key)
+    if everything:
+        director.change_client_rules(key, lambda _: [])
+    else:
+        director.edit_client_rules(key, (), doomed)
 
 
 @filter_.command(name="import")

@@ -2,19 +2,19 @@
 
 The key of a rule begins with the slot of its service and the number of its set. That is the generation of the edit that
 wrote it. The version of the service names the set in force. So an edit writes another set beside it, and the commit of
-the edit replaces all rules at once.
+the edit replaces all rules at once. One rule is added to the set in force, or deleted from it, by a single store: then
+the time does not depend on the number of rules.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network
 
 from pylvs.bpf import abi
 from pylvs.dataplane.tables import Tables, address_bytes, key_of
-from pylvs.dataplane.transaction import Transaction, forget_rules
-from pylvs.model.client_rules import Action, ClientRule, checked
+from pylvs.dataplane.transaction import Transaction, forget_rules, rule_keys
+from pylvs.model.client_rules import Action, ClientRule, Network, checked, edited
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
@@ -25,12 +25,41 @@ if TYPE_CHECKING:
     from pylvs.model.service import ServiceKey
 
 
-def _key_form() -> struct.Struct:
-    return abi.struct("client_prefix").view("bits", "service", "set", "network:16s")
+class _Codec:
+    """Encodes and decodes the elements of the map."""
 
+    def __init__(self) -> None:
+        self._key = abi.struct("client_prefix").view("bits", "service", "set", "network:16s")
+        self._value = abi.struct("client_rule").view(
+            "action", "client_bits", "interval_ns", "burst", "rate", "period_s", "bits"
+        )
+        self._fixed = abi.constant("RULE_SET_BITS")
 
-def _rule_form() -> struct.Struct:
-    return abi.struct("client_rule").view("action", "client_bits", "interval_ns", "burst", "rate", "period_s")
+    def key(self, slot: int, number: int, prefix: Network) -> bytes:
+        """Return the key of a prefix in a set of the service of a slot."""
+        return self._key.pack(self._fixed + prefix.prefixlen, slot, number, address_bytes(prefix.network_address))
+
+    def value(self, rule: ClientRule) -> bytes:
+        """Return the value of a rule."""
+        bits = self._fixed + rule.prefix.prefixlen
+        return self._value.pack(
+            rule.action, rule.client_bits, rule.interval_ns, rule.burst, rule.rate, rule.period_s, bits
+        )
+
+    def set_of(self, key: bytes) -> tuple[int, int]:
+        """Return the slot of the service, and the number of the set."""
+        _, slot, number, _ = self._key.unpack(key)
+        return slot, number
+
+    def rule(self, key: bytes, value: bytes, family: int) -> ClientRule | None:
+        """Return the rule of a key; None if the value is that of a shorter prefix."""
+        bits, _, _, address = self._key.unpack(key)
+        action, client_bits, _, burst, rate, period_s, found_bits = self._value.unpack(value)
+        if found_bits != bits:
+            return None
+        network = IPv4Network if family == 4 else IPv6Network
+        prefix = network((int.from_bytes(address[: 4 if family == 4 else 16]), bits - self._fixed))
+        return ClientRule(prefix, Action(action), rate, period_s, burst, client_bits)
 
 
 def write(tables: Tables, generation: int, slot: int, rules: Sequence[ClientRule]) -> int:
@@ -40,13 +69,9 @@ def write(tables: Tables, generation: int, slot: int, rules: Sequence[ClientRule
     """
     if not rules:
         return 0
-    key, value, fixed = _key_form(), _rule_form(), abi.constant("RULE_SET_BITS")
-    keys, values = bytearray(), bytearray()
-    for rule in rules:
-        prefix = rule.prefix
-        keys += key.pack(fixed + prefix.prefixlen, slot, generation, address_bytes(prefix.network_address))
-        values += value.pack(rule.action, rule.client_bits, rule.interval_ns, rule.burst, rule.rate, rule.period_s)
-    tables.client_rules.put_many(bytes(keys), bytes(values), len(rules))
+    codec = _Codec()
+    keys = b"".join(codec.key(slot, generation, rule.prefix) for rule in rules)
+    tables.client_rules.put_many(keys, b"".join(map(codec.value, rules)), len(rules))
     return generation
 
 
@@ -56,16 +81,11 @@ def read(tables: Tables, services: Mapping[int, Mapping[str, Any]]) -> dict[int,
     found: dict[int, list[ClientRule]] = {slot: [] for slot in services}
     if not sets:
         return found
-    key, value, fixed = _key_form(), _rule_form(), abi.constant("RULE_SET_BITS")
-    for raw, fields in tables.client_rules.items():
-        bits, *of, address = key.unpack(raw)
-        slot = sets.get((of[0], of[1]))
-        if slot is not None:
-            action, client_bits, _, burst, rate, period_s = value.unpack(fields)
-            family = services[slot]["family"]
-            network = IPv4Network if family == 4 else IPv6Network
-            prefix = network((int.from_bytes(address[: 4 if family == 4 else 16]), bits - fixed))
-            found[slot].append(ClientRule(prefix, Action(action), rate, period_s, burst, client_bits))
+    codec = _Codec()
+    for key, value in tables.client_rules.items():
+        slot = sets.get(codec.set_of(key))
+        if slot is not None and (rule := codec.rule(key, value, services[slot]["family"])) is not None:
+            found[slot].append(rule)
     return found
 
 
@@ -102,6 +122,35 @@ class ClientRules:
             edit.write_version(slot, edit.generation, fields)
             edit.commit()
             forget_rules(self._tables, [(slot, version["client_rules"])])
+
+    def edit(
+        self, slot: int, version: dict[str, Any], added: Sequence[ClientRule], doomed: Collection[Network]
+    ) -> None:
+        """Add rules to those of a service, and delete those of prefixes, by one store. The caller holds the lock.
+
+        Raises InvalidOperation, NoSpace.
+        """
+        is_one = version["client_rules"] and len(added) + len(doomed) == 1
+        if not (is_one and self._edit_one(slot, version, added, doomed)):
+            self.change(slot, version, lambda rules: edited(key_of(version), rules, added, doomed))
+
+    def _edit_one(
+        self, slot: int, version: dict[str, Any], added: Sequence[ClientRule], doomed: Collection[Network]
+    ) -> bool:
+        """Add or delete one rule of the set in force; return False if no rule would be left."""
+        codec, elements, number = _Codec(), self._tables.client_rules, version["client_rules"]
+        prefix = next(iter(doomed)) if doomed else added[0].prefix
+        key = codec.key(slot, number, prefix)
+        value = elements.get(key)
+        before = codec.rule(key, value, version["family"]) if value else None
+        _checked(version, edited(key_of(version), [before] if before else [], added, doomed))
+        if doomed and all(other == key or of != (slot, number) for other, of in rule_keys(self._tables)):
+            return False
+        with Transaction(self._tables) as edit:
+            edit.write_version(slot, edit.generation, version)  # so that others see an edit
+            elements.put(key, codec.value(added[0])) if added else elements.remove(key)
+            edit.commit()
+        return True
 
     def begin(self, new: BulkAdd, key: ServiceKey, rules: Sequence[ClientRule]) -> bool:
         """Give a new service its rules, which take effect with it; return False if it is not new, or has some.
