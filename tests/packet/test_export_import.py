@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pylvs.cli.main import run
+from pylvs.dataplane.transaction import Transaction
 from pylvs.model.errors import NoSpace
 from pylvs.model.marks.words import rule_of
 from tests.json_page import assert_documented
@@ -25,6 +26,9 @@ TEXT = """\
 -A -f 7 -s rr
 -a -f 7 -r 198.51.100.3:0 -g -w 1
 """
+
+
+RULES = '{"pylvs_table": 1, "services": [{"mark": 7}], "client_rules": [{"service": "%s", "rules": %s}]}'
 
 
 @pytest.fixture
@@ -61,6 +65,8 @@ def test_a_table_returns_by_either_form(host: Host, capfd: Capture, tmp_path: Pa
     )
     host.director.change_setting("sloppy_tcp", 1)
     lines = imported(capfd, tmp_path / "table", TEXT)
+    called(capfd, "filter", "add", "-t", "192.0.2.1:80", "limit", "10.0.0.0/8", "20/min", "per", "24")
+    called(capfd, "filter", "add", "-f", "7", "deny", "10.1.0.0/16", "pass")
     assert lines[:2] == ["+ TCP 192.0.2.1:80 wrr", "+   198.51.100.1:8080 nat weight 3"]
     assert sorted(called(capfd, "export", "--ipvsadm")[0].splitlines()) == sorted(TEXT.splitlines())
     whole = exported(capfd)
@@ -70,6 +76,11 @@ def test_a_table_returns_by_either_form(host: Host, capfd: Capture, tmp_path: Pa
     host.director.change_setting("sloppy_tcp", 0)
     assert imported(capfd, tmp_path / "json", whole)[0] == "+ TCP 192.0.2.1:80 wrr"
     assert exported(capfd) == whole
+    by_service = {each["service"]: each["rules"] for each in whole["client_rules"]}
+    assert by_service == {
+        "FWM 7": ["deny 10.1.0.0/16 pass"],
+        "TCP 192.0.2.1:80": ["limit 10.0.0.0/8 20/min per 24"],
+    }
     assert imported(capfd, tmp_path / "json", whole) == ["nothing differs"]
     assert imported(capfd, tmp_path / "table", TEXT) == ["nothing differs"]
 
@@ -83,11 +94,14 @@ def test_a_dry_run_prints_what_the_import_does(host: Host, capfd: Capture, tmp_p
     wanted["timeouts"]["udp_s"] = 60
     wanted["settings"] = {"net.ipv4.vs.sloppy_sctp": 1}
     wanted["mark_rules"] = [{"dst": "192.0.2.7", "mark": 7}]
+    wanted["client_rules"] = [{"service": "FWM 7", "rules": ["allow 10.1.0.0/16", "deny 10.0.0.0/8"]}]
     lines = imported(capfd, tmp_path / "json", wanted, "--dry-run")
-    assert lines[-3:] == [
+    assert lines[-5:] == [
         f"~ timeout udp_s {before['timeouts']['udp_s']} -> 60",
         "~ net.ipv4.vs.sloppy_sctp 0 -> 1",
         "+ mark rule --dst 192.0.2.7 7",
+        "+ client rule FWM 7 deny 10.0.0.0/8",
+        "+ client rule FWM 7 allow 10.1.0.0/16",
     ]
     assert exported(capfd) == before
     assert imported(capfd, tmp_path / "json", wanted) == lines
@@ -95,6 +109,42 @@ def test_a_dry_run_prints_what_the_import_does(host: Host, capfd: Capture, tmp_p
     assert after["services"] == wanted["services"]
     assert after["settings"] == before["settings"] | {"sloppy_sctp": 1}
     assert (after["timeouts"]["udp_s"], len(after["mark_rules"])) == (60, 1)
+
+
+def parts(found: dict[str, Any], of: dict[str, Any]) -> dict[str, Any]:
+    """Return the parts of a document that another one has."""
+    return {name: found[name] for name in of}
+
+
+def test_rules_and_services_are_one_store(
+    host: Host, capfd: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No packet finds a new service without its rules; rules alone change likewise. Without rules they stay."""
+    commits, commit = list[int](), Transaction.commit
+
+    def counting(edit: Transaction) -> None:
+        commits.append(edit.generation)
+        commit(edit)
+
+    imported(capfd, tmp_path / "table", TEXT)
+    of_mark = {"service": "FWM 7", "rules": ["deny 10.0.0.0/8"]}
+    others = {"service": "TCP [2001:db8::1]:443", "rules": ["deny ::/0"]}
+    whole = exported(capfd) | {"client_rules": [of_mark, others]}
+    host.director.flush()
+    del whole["timeouts"]  # an edit of its own
+    monkeypatch.setattr(Transaction, "commit", counting)
+    imported(capfd, tmp_path / "json", whole)
+    assert (len(commits), parts(exported(capfd), whole)) == (1, whole)
+    less = whole | {"client_rules": [of_mark | {"rules": ["deny 10.0.0.0/8", "allow 10.1.0.0/16"]}]}
+    assert imported(capfd, tmp_path / "json", less) == [
+        "+ client rule FWM 7 allow 10.1.0.0/16",
+        "- client rule TCP [2001:db8::1]:443 deny ::/0",
+    ]
+    assert (len(commits), parts(exported(capfd), less)) == (2, less)
+    del whole["client_rules"]
+    assert imported(capfd, tmp_path / "json", whole) == ["nothing differs"]
+    assert imported(capfd, tmp_path / "json", whole | {"client_rules": []})[0] == "- client rule FWM 7 deny 10.0.0.0/8"
+    assert exported(capfd)["client_rules"] == []
 
 
 def test_a_refused_import_changes_nothing(
@@ -136,6 +186,14 @@ def test_a_refused_import_changes_nothing(
         ('{"pylvs_table": 1, "services": [], "timeouts": {"tcp_s": -1}}', "timeouts: tcp_s: -1: "),
         ('{"pylvs_table": 1, "services": [], "mark_rules": [{"mark": 1, "dst": "x"}]}', "mark_rules[0]: mark rule: "),
         ('{"pylvs_table": 1, "services": [], "mark_rules": [{"mark": 1, "dst": 5}]}', "mark_rules[0]: dst: 5: "),
+        ('{"pylvs_table": 1, "services": [], "client_rules": {}}', "client_rules: {}: must be a list"),
+        ('{"pylvs_table": 1, "services": [], "client_rules": [{}]}', "client_rules[0]: service: None: is missing"),
+        (RULES % ("FWM 8", "[]"), "client_rules[0]: service: 'FWM 8': is no service of this document"),
+        (RULES % ("x", "[]"), "client_rules[0]: service: 'x': must be "),
+        (RULES % ("FWM 7", '"deny"'), "client_rules[0]: rules: 'deny': must be a list of: allow PREFIX, "),
+        (RULES % ("FWM 7", '["deny ::/0", 5]'), "client_rules[0]: rules: ['deny ::/0', 5]: must be a list of: "),
+        (RULES % ("FWM 7", '["deny 10.0.0.1/8"]'), "client_rules[0]: rule: 'deny 10.0.0.1/8': 10.0.0.1/8: has bits"),
+        (RULES % ("FWM 7", '["deny ::/0"]'), "client_rules[0]: rule: 'deny ::/0': the service is of IPv4, the prefix"),
     ],
 )
 def test_bad_input_is_one_line_and_changes_nothing(

@@ -16,6 +16,7 @@ from pylvs.dataplane.destinations import (
     pack_member,
     packed_members,
 )
+from pylvs.dataplane.rules import client_rules
 from pylvs.dataplane.scheduler_tables import HashTables
 from pylvs.dataplane.tables import (
     ListStep,
@@ -27,6 +28,7 @@ from pylvs.dataplane.tables import (
     version_fields,
 )
 from pylvs.dataplane.transaction import Transaction, forget_rules, list_of
+from pylvs.model.client_rules import checked
 from pylvs.model.errors import DestinationExists, NoSuchDestination
 from pylvs.model.service import Destination, DestinationKey, ServiceChange, ServiceKey, VirtualService
 
@@ -71,7 +73,7 @@ class ChangeSet:
                     self._delete_service(*known(change.key))
                     to.shrunk = True
                 elif change.is_new:
-                    self._add_service(change.service, change.added)
+                    self._add_service(change.service, change)
                     to.add_key(change.key)
                 else:
                     self._edit_service(change, *known(change.key))
@@ -131,12 +133,13 @@ class ChangeSet:
             self.left.add(slot)
         self._sweeps_cache |= scheduler_tables.remembers(version)
 
-    def _add_service(self, service: VirtualService, destinations: Sequence[Destination]) -> None:
+    def _add_service(self, service: VirtualService, change: ServiceChange) -> None:
         self._new = self._new or BulkAdd(self._tables, self._edit)
         added = self._new.add_service(service)
-        if len(destinations) > added.most:
+        if len(change.added) > added.most:
             raise scheduler_tables.too_many(service.key, added.most)
-        for destination in destinations:
+        added.fields |= self._rules(change, added.slot, added.fields)
+        for destination in change.added:
             self._new.add_destination(added, destination, self._routes.to(destination.key.address))
 
     def _edit_service(self, change: ServiceChange, slot: int, version: dict[str, Any]) -> None:
@@ -161,9 +164,18 @@ class ChangeSet:
             if restarted:
                 fields |= scheduler_tables.began(edit.tables, edit.generation, fields)
             fill_table(edit, slot, version, fields, entries, steps)
+        fields |= self._rules(change, slot, fields)
         edit.write_version(slot, edit.generation, fields)
         edit.count_extras(version, -1)
         edit.count_extras(fields, 1)
+
+    def _rules(self, change: ServiceChange, slot: int, version: dict[str, Any]) -> dict[str, int]:
+        """Write the client rules of a change; return the field of the version that names them, if they change."""
+        if change.client_rules is None:
+            return {}
+        rules = checked(change.key, version["family"], change.client_rules)
+        self._rule_sets.append((slot, version["client_rules"]))
+        return {"client_rules": client_rules.write(self._tables, self._edit.generation, slot, rules)}
 
     def _entries(self, change: ServiceChange, slot: int, version: dict[str, Any]) -> tuple[bytes, list[ListStep]]:
         """Write the destinations; return the packed members of the new list, and the changes of the list."""

@@ -1,17 +1,20 @@
-"""The whole table as JSON types: services with their servers, timeouts, settings and mark rules.
+"""The whole table as JSON types: services with their servers, timeouts, settings, mark rules and client rules.
 
 docs/reference/json.md has the fields. A part that a document lacks stays as it is in the table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from pylvs.library.difference import Difference, by_key
 from pylvs.library.invalid import InvalidValue, located
-from pylvs.library.keys import number
+from pylvs.library.keys import ServiceKey, number
 from pylvs.library.values import Service
+from pylvs.model.client_rules import SYNTAX, ClientRule
+from pylvs.model.client_rules import checked as checked_rules
+from pylvs.model.client_rules import rule_of as client_rule_of
 from pylvs.model.dataclass import dataclass, replace
 from pylvs.model.errors import PylvsError
 from pylvs.model.marks import ALL_BITS, MOST_RULES, TO_THE_END, MarkRule, checked
@@ -21,9 +24,11 @@ from pylvs.model.settings import checked as checked_setting
 from pylvs.model.settings import known_setting
 
 Value = TypeVar("Value")
+ClientRules = Mapping[ServiceKey, tuple[ClientRule, ...]]
 
 FORMAT = 1  # another number: a document that this version cannot read
-_PARTS = ("pylvs_table", "services", "timeouts", "settings", "mark_rules")
+_PARTS = ("pylvs_table", "services", "timeouts", "settings", "mark_rules", "client_rules")
+_RULE_SET = ("service", "rules")
 _TIMEOUTS = ("tcp_s", "tcp_fin_s", "udp_s")
 _JUMPS = ("then_skip", "else_skip")
 _ARGUMENTS = {"in": "device"}  # of `rule_of`, where they are not the option's name
@@ -38,6 +43,7 @@ class Document:
     timeouts: Timeouts | None = None
     settings: Mapping[str, int] | None = None
     mark_rules: tuple[MarkRule, ...] | None = None
+    client_rules: ClientRules | None = None  # of the services that have any
 
     def to_dict(self) -> dict[str, Any]:
         """Return this as JSON types; `from_dict` inverts it."""
@@ -48,6 +54,10 @@ class Document:
             found["settings"] = dict(self.settings)
         if self.mark_rules is not None:
             found["mark_rules"] = [_rule_to_dict(each) for each in self.mark_rules]
+        if self.client_rules is not None:
+            found["client_rules"] = [
+                {"service": str(key), "rules": list(map(str, rules))} for key, rules in self.client_rules.items()
+            ]
         return found
 
     @staticmethod
@@ -57,12 +67,13 @@ class Document:
         if given["pylvs_table"] != FORMAT:
             raise InvalidValue("pylvs_table", given["pylvs_table"], f"must be {FORMAT}, the format of this version")
         services = tuple(_items(given, "services", Service.from_dict))
-        by_key(services, "services")
+        known = by_key(services, "services")
         return Document(
             services,
             _timeouts(given["timeouts"]) if "timeouts" in given else None,
             _settings(given["settings"]) if "settings" in given else None,
             _rules(given) if "mark_rules" in given else None,
+            _client_rules(given, known) if "client_rules" in given else None,
         )
 
 
@@ -79,6 +90,50 @@ def changes(before: Document, after: Document, services: Difference) -> Iterator
     if after.mark_rules is not None and after.mark_rules != before.mark_rules:
         yield from (f"- mark rule {rule_text(each, at)}" for at, each in enumerate(before.mark_rules or (), 1))
         yield from (f"+ mark rule {rule_text(each, at)}" for at, each in enumerate(after.mark_rules, 1))
+
+    yield from _rule_changes(before.client_rules or {}, after.client_rules)
+
+
+def _rule_changes(before: ClientRules, after: ClientRules | None) -> Iterator[str]:
+    for key in sorted({*before, *(after or ())}, key=str) if after is not None else ():
+        former, latter = before.get(key, ()), after.get(key, ()) if after else ()
+        gone, new = set(former).difference(latter), set(latter).difference(former)
+        yield from (f"- client rule {key} {rule}" for rule in former if rule in gone)
+        yield from (f"+ client rule {key} {rule}" for rule in latter if rule in new)
+
+
+def _client_rules(
+    given: Mapping[str, Any], services: Collection[ServiceKey]
+) -> dict[ServiceKey, tuple[ClientRule, ...]]:
+    found = dict[ServiceKey, tuple[ClientRule, ...]]()
+
+    def read(item: object) -> None:
+        one = _object(item, "client rule set", _RULE_SET, _RULE_SET)
+        key, lines = ServiceKey.parse(one["service"]), one["rules"]
+        if key not in services or key in found:
+            text = "is listed twice" if key in found else "is no service of this document"
+            raise InvalidValue("service", one["service"], text)
+        if not isinstance(lines, list | tuple) or not all(isinstance(line, str) for line in lines):
+            raise InvalidValue("rules", lines, f"must be a list of: {SYNTAX}")
+        found[key] = _rules_of(key, lines)
+
+    for _ in _items(given, "client_rules", read):
+        pass
+    return found
+
+
+def _rules_of(key: ServiceKey, lines: Iterable[str]) -> tuple[ClientRule, ...]:
+    rules = []
+    for line in lines:
+        try:
+            rules.append(client_rule_of(line.split()))
+        except PylvsError as error:
+            raise InvalidValue("rule", line, str(error)) from None
+    try:
+        return checked_rules(key, key.address.version, rules)
+    except PylvsError as error:
+        what, _, hint = str(error).removeprefix(f"{key}: ").partition(": ")
+        raise InvalidValue("rule", what, hint) from None
 
 
 def _object(data: object, what: str, known: tuple[str, ...], needed: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -12,6 +12,10 @@ from pylvs.model.addresses import ANY_V4, ANY_V6, Address, endpoint, family_of
 from pylvs.model.dataclass import dataclass, replace
 from pylvs.model.errors import InvalidOperation, NoSuchScheduler, OutOfRange
 
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from pylvs.model.client_rules import ClientRule
+
 DEFAULT_SCHEDULER = "wlc"
 NO_SCHEDULER = "none"  # a service without one: every new connection finds no destination
 SIP = "sip"  # the persistence engine that takes the Call-ID of SIP messages for the client
@@ -236,6 +240,7 @@ class ServiceChange:
     deleted: tuple[DestinationKey, ...] = ()
     edited: tuple[Destination, ...] = ()
     added: tuple[Destination, ...] = ()  # in this order, so the last one becomes the head of the list
+    client_rules: tuple[ClientRule, ...] | None = None  # None: as they are
 
 
 def _server_pattern() -> str:

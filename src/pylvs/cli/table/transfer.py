@@ -18,6 +18,7 @@ from pylvs.ipvsadm.parsing import Names, parse
 from pylvs.library.difference import difference
 from pylvs.library.document import Document, changes
 from pylvs.library.invalid import Error
+from pylvs.library.keys import ServiceKey as LibraryKey
 from pylvs.library.values import Service
 from pylvs.model.dataclass import replace
 from pylvs.model.errors import Busy, InvalidOperation, PylvsError, shown
@@ -32,7 +33,7 @@ _ONLY = "no JSON of pylvs export, and no line of ipvsadm-save, which has -A and 
     "--ipvsadm", "as_text", is_flag=True, help="print the lines of ipvsadm-save -n: services and servers alone"
 )
 def export_table(as_text: bool) -> None:
-    """Print the table as JSON: services, servers, timeouts, settings and mark rules.
+    """Print the table as JSON: services, servers, timeouts, settings, mark rules and client rules.
 
     pylvs import reads both forms. Connections and counters are not among them.
     """
@@ -130,14 +131,16 @@ def _present(director: BpfDirector) -> Document:
     """Return the table, without services of the daemon's checks."""
     rows = [row for row in director.services() if not is_probe_mark(row.service.key.mark)]
     services = tuple(Service.from_model(row) for row in sorted_services(rows))
-    return Document(services, director.timeouts(), director.settings(), tuple(director.mark_rules()))
+    rules = sorted(director.client_rules().items(), key=lambda each: str(each[0]))
+    client_rules = {LibraryKey.from_model(key): of for key, of in rules}
+    return Document(services, director.timeouts(), director.settings(), tuple(director.mark_rules()), client_rules)
 
 
 def _planned(director: BpfDirector, document: Document) -> tuple[list[ServiceChange], list[str]]:
     """Return the changes of services, and a line for each change, after all checks. Raises InvalidOperation, Busy."""
     before = _present(director)
     services = difference(before.services, document.services)
-    found = [each.to_model() for each in services.services]
+    found = list(_with_rules([each.to_model() for each in services.services], before, document))
     if owned := owner(director.state.cookie, {each.key for each in found}):
         raise Busy(
             f"{owned.key}: pylvs run, process {owned.process}, has this service in its file and would restore it;"
@@ -145,6 +148,19 @@ def _planned(director: BpfDirector, document: Document) -> tuple[list[ServiceCha
         )
     director.check(found)
     return found, list(changes(before, document, services))
+
+
+def _with_rules(found: Iterable[ServiceChange], before: Document, document: Document) -> Iterator[ServiceChange]:
+    """Yield the changes with those of client rules. A service takes effect with its rules."""
+    former, wanted = before.client_rules or {}, document.client_rules
+    new = {each.key: each for each in document.services}
+    changed = {key for key in new if wanted is not None and wanted.get(key, ()) != former.get(key, ())}
+    for change in found:
+        key = LibraryKey.from_model(change.key)
+        yield replace(change, client_rules=(wanted or {}).get(key, ())) if key in changed else change
+        changed.discard(key)
+    for key in changed:
+        yield ServiceChange(key.to_model(), new[key].to_model(), client_rules=(wanted or {}).get(key, ()))
 
 
 def _apply(director: BpfDirector, document: Document) -> list[str]:

@@ -2,7 +2,7 @@
 
 The key of a rule begins with the slot of its service and the number of its set. That is the generation of the edit that
 wrote it. The version of the service names the set in force. So an edit writes another set beside it, and the commit of
-the edit replaces all rules at once. One rule is added to the set in force, or deleted from it, by a single store: then
+the edit replaces all rules at once. One rule is added to the set in force, or deleted from it, by a single store. So
 the time does not depend on the number of rules.
 """
 
@@ -40,7 +40,7 @@ class _Codec:
         return self._key.pack(self._fixed + prefix.prefixlen, slot, number, address_bytes(prefix.network_address))
 
     def value(self, rule: ClientRule) -> bytes:
-        """Return the value of a rule."""
+        """Encode a rule."""
         bits = self._fixed + rule.prefix.prefixlen
         return self._value.pack(
             rule.action, rule.client_bits, rule.interval_ns, rule.burst, rule.rate, rule.period_s, bits
