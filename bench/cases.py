@@ -21,6 +21,7 @@ from bench.harness import (
     TC,
     TC_REDIRECT,
     XDP,
+    XDP_DROP,
     XDP_REDIRECT,
     XDP_TX,
     Wrapper,
@@ -42,6 +43,7 @@ NEW_WALK = 1 << 22  # new flows before one comes twice
 CLIENT_PORT = 40000
 DR, TUN, NAT, MANY, UDP, SIX, STICKY, LIMITED, THREADS = 80, 81, 82, 83, 84, 85, 86, 87, 9000  # ports of the services
 MANY_TUN, MANY_NAT, MANY_SIX, NAT_SIX = 88, 89, 90, 91  # and of those of budgets
+DENIED, DENIED_CLIENT, DENIED_CLIENTS = 92, "10.184.0.7", "10.184.0.0/16"  # a service that denies these clients
 NAT_NUMBERS = (1, 64, 4096, 65536)  # of clients; powers of two
 NAT_PORT = 8080  # of the real server
 SERVICES, FLOWS_EACH = 16, 64  # across services
@@ -126,6 +128,7 @@ def services(size: Size) -> list[Served]:
         Served(VirtualService(key(UDP, Protocol.UDP), "rr")),
         Served(sticky, servers=site.SERVERS),
         Served(VirtualService(key(LIMITED), "rr"), servers=site.SERVERS, limit=_NO_LIMIT),
+        Served(VirtualService(key(DENIED), "rr")),
         *(Served(VirtualService(key(THREADS + number), "rr")) for number in range(SERVICES)),
     ]
     if size.budgets:
@@ -218,6 +221,7 @@ class Case:
     replies: bool = False
     flows: Flows | None = None
     traced: bool = False  # while `pylvs trace` runs, with a filter that the packet does not match
+    reason: str = ""  # of `enum reason`, which counts its packets
 
 
 def _foreign() -> list[Case]:
@@ -245,6 +249,7 @@ def cases(size: Size) -> list[Case]:
     found = [
         Case("no_service", unserved(), verdicts=(XDP.passes,)),
         Case("one_dr", request(DR), (key(DR),)),
+        Case("denied", request(DENIED, SYN, DENIED_CLIENT), verdicts=(XDP_DROP,), reason="REASON_CLIENT_DENIED"),
         Case("no_service_traced", unserved(), verdicts=(XDP.passes,), traced=True),
         Case("one_dr_traced", request(DR), (key(DR),), traced=True),
         Case("one_tun", request(TUN), (key(TUN),), SHRINK),

@@ -19,7 +19,7 @@ from pylvs.cli.meter import OBJECT
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError, Unsupported
 
-XDP_PASS, XDP_TX, XDP_REDIRECT = 2, 3, 4
+XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = 1, 2, 3, 4
 _PATIENCE_S, _PAUSE_S = 60, 0.2
 TC_PASS, TC_REDIRECT = 0xFFFFFFFF, 7  # TC_ACT_UNSPEC: what follows decides
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from bench import full_table, katran, site
 from bench.cases import (
+    DENIED,
+    DENIED_CLIENTS,
     FILTER,
     MANY,
     MANY_CLIENTS,
@@ -42,6 +44,7 @@ from bench.rows import (
     Measured,
 )
 from pylvs.dataplane.load import CONNECTION_MAPS
+from pylvs.model.client_rules import rule_of
 from pylvs.system.namespaces import inside_network
 from pylvs.trace.connection_log import ConnectionLog
 from pylvs.trace.filters import compile_filter
@@ -76,6 +79,7 @@ class Bench:
         with self.path.director.batch():
             for each in services(self.size):
                 each.add_to(self.path.director)
+        self.path.director.edit_client_rules(key(DENIED), [rule_of(("deny", DENIED_CLIENTS))], ())
 
     def connect(self) -> None:
         """Make the connections whose packets are measured. Raises WrongPath."""
@@ -112,6 +116,8 @@ class Bench:
     # --- measuring ---
 
     def _packets(self, case: Case) -> int:
+        if case.reason:
+            return self.path.reason(case.reason)
         counters = [self.path.counters(each) for each in case.services]
         return sum(each.out_packets if case.replies else each.in_packets for each in counters)
 
@@ -127,7 +133,7 @@ class Bench:
             self.trace.pause()
         counted = self._packets(case) - before
         wrong = last.verdict not in (*case.verdicts, wrapper.hook.passes)
-        if wrong or (case.services and counted < self.size.repeat * (1 - _MISSED) - 2):
+        if wrong or ((case.services or case.reason) and counted < self.size.repeat * (1 - _MISSED) - 2):
             went = f"verdict {last.verdict}, packets counted: {counted} of {self.size.repeat}"
             raise WrongPath(f"{case.name}: {went}: {self.path.reasons()}")
         return spent
