@@ -331,12 +331,14 @@ struct client_rule {
 };
 
 /* A client of a limit. Its value is the theoretical arrival time of GCRA (ITU-T I.371), in nanoseconds of
- * bpf_ktime_get_ns(). */
+ * bpf_ktime_get_ns(). Another rate begins anew. */
 struct limited_client {
+	u64 interval_ns; /* of the rule */
 	u32 service;
 	u32 added; /* generation of the edit that added the service */
 	u32 bits;
 	struct address address;
+	u32 pad;
 };
 
 struct device {

@@ -87,8 +87,9 @@ VERIFIED_ONCE int count_one_packet(u32 destination)
 		return 0;
 	u32 before = n->overloaded;
 	note_added(n, 1);
+	bool was_set = n->overloaded != before; /* another CPU may have seen that, also if it is cleared at once */
 	note_removed(n);
-	if (unlikely(n->overloaded != before))
+	if (unlikely(was_set || n->overloaded != before))
 		follow_load(n, true);
 	return 0;
 }

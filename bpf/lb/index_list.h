@@ -22,7 +22,7 @@ static int index_member_step(u32 pos, struct index_request *r)
 		__sync_lock_test_and_set(&n->leaves[1], leaf);
 	} else if (r->step == INDEX_ADOPT) {
 		WRITE_ONCE(n->leaves[0], leaf);
-		WRITE_ONCE(n->leaves[1], 0);
+		__sync_lock_test_and_set(&n->leaves[1], 0); /* not before the other store (follow_load) */
 	} else if (n->leaves[0] && LEAF_FIELD(n->leaves[0], LEAF_LIST) == r->list) {
 		WRITE_ONCE(n->leaves[0], 0);
 	}

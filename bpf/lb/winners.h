@@ -107,11 +107,11 @@ INLINE u32 child_at(u64 leaf, u64 at, u32 which)
 {
 	leaf = barrier_var(leaf); /* the compiler would keep the fields of both on the stack of replace_winner */
 	at = barrier_var(at);
-	u32 inner = at >> 32, child = (u32)at * ARITY + which;
+	u32 inner = at >> 32, child = (u32)at * ARITY + which, pos = child - inner; /* of an inner node: beyond the list */
 	u64 *node = child < inner ? winner_at(LEAF_FIELD(leaf, LEAF_LIST), child) : NULL;
 	if (node)
 		return (u32)READ_ONCE(*node);
-	return child < inner + LEAF_FIELD(leaf, LEAF_COUNT) ? child - inner : NOTHING;
+	return pos < LEAF_FIELD(leaf, LEAF_COUNT) ? pos : NOTHING;
 }
 
 enum replaced { WINNER_STAYS, WINNER_CHANGED, WINNER_RACED };
@@ -162,14 +162,18 @@ INLINE void climb(u64 leaf, bool to_root)
 }
 
 /* Let the winners follow a destination whose counts or flag have changed. Call it after an atomic operation that has
- * returned a value, because that orders the loads. Inlined, because functions may nest eight deep. */
+ * returned a value, because that orders the loads. The next leaf is loaded first: if an edit has just moved it to the
+ * place of the present one, it is found there. Inlined, because functions may nest eight deep. */
 INLINE void follow_load(struct conn_counts *n, bool to_root)
 {
-	if (likely(!(READ_ONCE(n->leaves[0]) | READ_ONCE(n->leaves[1]))))
+	u64 next = READ_ONCE(n->leaves[1]);
+	n = AFTER(n, next);
+	u64 present = READ_ONCE(n->leaves[0]);
+	if (likely(!(present | next)))
 		return;
 #pragma nounroll
 	for (u32 half = 0; half < 2; half++) {
-		u64 leaf = READ_ONCE(n->leaves[half]);
+		u64 leaf = half ? next : present;
 		if (leaf)
 			climb(leaf, to_root);
 	}

@@ -20,7 +20,11 @@ INLINE const struct client_rule *client_rule_of(const struct address *client, u3
 INLINE struct limited_client limited_key(const struct client_rule *rule, const struct address *client, u32 service,
 					   u32 added)
 {
-	struct limited_client key = {.service = service, .added = added, .bits = rule->client_bits, .address = *client};
+	struct limited_client key = {.interval_ns = rule->interval_ns,
+				     .service = service,
+				     .added = added,
+				     .bits = rule->client_bits,
+				     .address = *client};
 	mask_client(&key.address, key.bits, true);
 	return key;
 }

@@ -30,6 +30,8 @@ INLINE int fwd_without_conn(struct ctx ctx, struct scratch *w, const struct root
 	t.destination = map_elem(destinations, t.index);
 	if (!t.destination)
 		return pass_to_stack(ctx.hook);
+	if (ctx.hook == HOOK_XDP && unlikely(w->flow.client_rules))
+		return pass_to_tc(); /* which would count once more what XDP cannot send */
 	count(reason);
 	count_client(w);
 	return fwd_new(ctx, &w->packet, &t, root, now, 0, 0);

@@ -164,8 +164,13 @@ def test_the_rules_of_a_mark_apply_to_all_its_addresses(director_host: Host) -> 
 def due_of(host: Host, service: ServiceKey, client: str, bits: int, due_ns: int | None = None) -> int | None:
     """Return when a client's next connection is due at its rate; with `due_ns`, set that."""
     slot, version = host.director.known(service)
+    (rule,) = host.director.client_rules()[service]
     key = abi.struct("limited_client").pack(
-        service=slot, added=version["added"], bits=bits, address=address_bytes(ip_address(client))
+        interval_ns=rule.interval_ns,
+        service=slot,
+        added=version["added"],
+        bits=bits,
+        address=address_bytes(ip_address(client)),
     )
     with maps.HashMap.open(host.director.tables.path("limited_clients")) as clients:
         if due_ns is not None:
@@ -198,6 +203,16 @@ def test_a_limit_recovers_with_time(director_host: Host, hook: str) -> None:
     assert due_of(director_host, service, client, 32, due_ns=1)
     assert verdict(director_host, hook, service, client, 4001) == "sent"
     assert verdict(director_host, hook, service, client, 4002) == "dropped"
+
+
+@each_hook
+def test_another_rate_begins_anew(director_host: Host, hook: str) -> None:
+    """A client that a strict limit holds is free once the limit is less strict."""
+    service, client = serve(director_host), CLIENT[False]
+    give(director_host, service, "limit 10.9.0.0/16 1/h")
+    assert [verdict(director_host, hook, service, client, sport) for sport in (1, 2)] == ["sent", "dropped"]
+    give(director_host, service, "limit 10.9.0.0/16 1000/s")
+    assert verdict(director_host, hook, service, client, 3) == "sent"
 
 
 @each_hook

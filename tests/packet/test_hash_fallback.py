@@ -10,9 +10,24 @@ from ipaddress import ip_address
 import pytest
 
 from pylvs.bpf import maps
+from pylvs.model.client_rules import rule_of
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceFlag, ServiceKey, VirtualService
 from tests.packet.frames import CLIENT4, CLIENT6, parsed, tcp, udp
-from tests.packet.host import DROPPED, HOOKS, PASSED, VIP4, VIP6, Host, ip, key, new_host, on_cpu, server4, server6
+from tests.packet.host import (
+    DROPPED,
+    HOOKS,
+    PASSED,
+    SENT,
+    VIP4,
+    VIP6,
+    Host,
+    ip,
+    key,
+    new_host,
+    on_cpu,
+    server4,
+    server6,
+)
 
 CAPACITY = 1024
 SPORTS = range(2000, 2064)
@@ -256,3 +271,15 @@ def test_a_choice_is_remembered_until_the_service_changes(host: Host) -> None:
     host.director.edit_destination(service, server(service, 1, 2))
     host.director.edit_destination(service, server(service, 1, 1))
     assert picks(host, [frame]) == before
+
+
+def test_a_limit_counts_a_packet_without_a_connection_once(host: Host) -> None:
+    """XDP leaves a packet to TC if the next hop's link address is unknown."""
+    service = serve(host, [1])
+    host.director.change_client_rules(service, lambda _: [rule_of(("limit", "0.0.0.0/0", "3/h"))])
+    fill(host)
+    unknown = Destination(DestinationKey(ip_address(server4(50)), service.port))
+    host.director.delete_destination(service, server(service, 1, 1).key)
+    host.director.add_destination(service, unknown)
+    ends = [host.receive(frame) for frame in of_clients(service, sports=range(2000, 2004))]
+    assert [done.verdict in SENT[hook] for hook, done in ends] == [True] * 3 + [False]

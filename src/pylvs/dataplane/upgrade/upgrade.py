@@ -82,7 +82,8 @@ def _reload(
     loaded = (*entries, *called, *((RESTORE,) if connections else ()))
     with load.open_object(*shape, loaded) as opened:
         if not migration:  # memory may have allowed for more destinations when the tables were made
-            opened.set_max_entries("conn_counts", tables.destinations.count)
+            for name in "conn_counts", "winners":
+                opened.set_max_entries(name, tables.destinations.count)
         kept = [] if migration else load.reuse_maps(opened, tables, anew)
         opened.load()
         load.fill_tailcalls(opened, (*entries, *called))
