@@ -23,7 +23,9 @@ import pytest
 
 from pylvs.bpf import kernel
 from pylvs.dataplane import load
+from pylvs.dataplane.devices.move import is_open
 from pylvs.dataplane.director import BpfDirector
+from pylvs.dataplane.exchange.insertion import Insertion
 from pylvs.dataplane.overview import overview
 from pylvs.dataplane.state import RESTORE, State
 from pylvs.doctor.facts import Facts
@@ -37,7 +39,7 @@ from pylvs.ipvs.kernel import KernelRow
 from pylvs.ipvs.listing import Line
 from pylvs.ipvs.messages import KernelDestination, KernelService
 from pylvs.ipvs.shadow import Shadow, _Capture
-from pylvs.model.errors import Busy, Unsupported
+from pylvs.model.errors import Busy, NoSpace, Unsupported
 from pylvs.model.service import (
     Destination,
     DestinationKey,
@@ -53,6 +55,7 @@ from tests.packet.frames import CLIENT4, CLIENT6, tcp, udp
 from tests.packet.host import ROUTER_MAC, VIP4, VIP6, Host, key, new_host, server4, server6, server_mac
 from tests.packet.test_killed_load import NEEDED, FewPrograms
 from tests.packet.wire import Wire, wire
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(1200)  # each kill costs two loads of the programs
 SERVICE, PERSISTENT = key(80), key(81)
@@ -474,6 +477,63 @@ def test_a_shadow_finds_no_difference_in_what_a_listing_skips(host: Host, stored
                 beside.compare(frames)  # type: ignore[arg-type]  # each has ends
         assert not beside.shadowed.differing
         assert (beside.shadowed.compared, beside.shadowed.ended) == (1, 1)
+
+
+def test_a_connection_whose_copy_has_expired_is_no_difference(host: Host, stored: Stored) -> None:
+    """A slow machine decides long after it has copied."""
+    with wire():
+        beside = Shadow(director(), StandIn(stored))  # type: ignore[arg-type]  # a stand-in
+        with beside.beside(force=False):
+            short = line(21_000, state="TIME_WAIT", left_s=1)
+            stored.lines[short.key] = short
+            stored.save()
+            decide = beside._programs.decide
+
+            def late(frame: bytes, device: int) -> Any:
+                until(lambda: all(each.client_port != 21_000 for each in director().connections()))
+                return decide(frame, device)
+
+            frame = tcp("A", 21_000, SERVICE.port)
+            with mock.patch.object(beside._programs, "decide", late):
+                beside.compare([(frame, host.ifindex, ends_of(frame))])  # type: ignore[list-item]  # it has ends
+        assert not beside.shadowed.differing
+        assert (beside.shadowed.compared, beside.shadowed.ended) == (0, 1)
+
+
+def test_ip_vs_keeps_the_connections_that_pylvs_refuses(host: Host, stored: Stored) -> None:
+    """Also after the gate is open: the next run completes the adoption."""
+    copy = Adoption.copy
+
+    def refusing(self: Adoption, insertion: Insertion, *arguments: Any, **named: Any) -> int:
+        changed = copy(self, insertion, *arguments, **named)
+        insertion.refused = int(is_open(State.open()))
+        return changed
+
+    with wire() as clients:
+        with mock.patch.object(Adoption, "copy", refusing), pytest.raises(NoSpace, match="refuses 1 connection of ip_"):
+            adopted(stored)
+        assert stored.rows
+        assert who(clients) == "pylvs"
+        assert adopted(stored).was_interrupted
+        assert not stored.rows
+        assert who(clients) == "pylvs"
+    load.take_down(State.open())
+
+
+def test_a_connection_that_cannot_return_to_the_table_is_refused(host: Host, stored: Stored) -> None:
+    """It was there after an earlier pass, has ended since, and finds no space."""
+    with wire():
+        beside = Shadow(director(), StandIn(stored))  # type: ignore[arg-type]  # a stand-in
+        with beside.beside(force=False):
+            insertion, changed = beside._insertion, line(OPEN[0], state="FIN_WAIT", left_s=100)
+            assert changed.key in insertion.there
+            stored.lines[changed.key] = changed
+            stored.save()
+            with mock.patch.object(insertion._records, "get", return_value=0):  # the slot
+                beside.compare([])
+            assert (changed.key in insertion.there, beside.shadowed.refused) == (False, 1)
+            beside.compare([])
+            assert (changed.key in insertion.there, beside.shadowed.refused) == (True, 1)
 
 
 def test_a_shadow_compares_no_packet_of_a_service_that_keeps_no_connections(host: Host, stored: Stored) -> None:

@@ -7,11 +7,13 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from unittest import mock
 
 import pytest
 
 from pylvs.bpf import abi, maps
 from pylvs.bpf.schedulers import NUMBERS
+from pylvs.dataplane import load
 from pylvs.dataplane.destinations import DestinationSlots
 from pylvs.dataplane.state import INDEX, LOADED, State
 from pylvs.dataplane.tables import Tree, tree_of
@@ -341,6 +343,16 @@ def test_the_tree_follows_into_a_table_of_another_size() -> None:
         service.connect()
         short.connect()
         service.check_tree()
+
+
+def test_a_process_with_less_memory_gives_another_table_as_many_nodes() -> None:
+    """The lists stay as long as they are: without its last nodes a tree would name members of other lists."""
+    with new_host(connections=4096, expires=False) as host:
+        director = host.director
+        with mock.patch.object(load, "destination_limit", return_value=director.tables.destinations.count // 2):
+            director.change_setting("conn_max", 8192)
+        with maps.ArrayMap.open(director.tables.path("winners")) as winners:
+            assert winners.max_entries == director.tables.destinations.count
 
 
 def test_recovery_makes_the_trees_in_force_again(director_host: Host) -> None:

@@ -49,7 +49,7 @@ from pylvs.system.lock import Lock
 Row = tuple[VirtualService, tuple[Destination, ...]]
 _HOLD_S = 5  # how long packets without a connection are dropped at most after a kill
 _PASSES = 5  # before the gate opens, at most, and while packets wait
-_RENEWED = 10_000  # connections between two renewals of the hold
+_RENEWED = 10_000  # lines between two renewals of the hold
 _FEW = 50  # changed connections: another pass would find as many
 _SPARE = 2  # the capacity that the table gets, in connections that IPVS has
 _FTP_MODULE = "/sys/module/ip_vs_ftp"
@@ -211,7 +211,7 @@ class Adoption:
         if problems := [each for each in director.device_problems() if each.needed]:
             raise Busy("; ".join(f"{each.device}: {each.reason}" for each in problems))
         with director.batch():
-            insertion = opened.enter_context(Insertion(director.tables))
+            insertion = opened.enter_context(Insertion(director.tables, self._renew))
         self._report("insertion loaded")
         for number in range(_PASSES):
             if number:
@@ -246,6 +246,11 @@ class Adoption:
         """Make one pass over IPVS's connections, or these; return how many differed from the pass before."""
         return insertion.run(self._incoming(self._kernel.connections() if lines is None else lines), ends)
 
+    def _renew(self) -> None:
+        """Hold packets without a connection for longer, if they are held: a large copy takes more than `_HOLD_S`."""
+        if self._holds:
+            _hold(self._director.tables)
+
     def _copy_all(self, insertion: Insertion) -> int:
         """Copy after the last packet that IPVS saw: a pass that misses some may have skipped others (`Insertion`)."""
         changed = 0
@@ -259,8 +264,8 @@ class Adoption:
         """Yield the connections of IPVS that are taken over."""
         resolver, slots, left = Resolver(self._rows), DestinationSlots(self._director.tables), Left()
         for number, line in enumerate(lines):
-            if self._holds and number % _RENEWED == 0:
-                _hold(self._director.tables)
+            if number % _RENEWED == 0:
+                self._renew()
             ends = line[:7]
             if ends not in self._found:
                 belongs = resolver.find(line)
@@ -297,8 +302,16 @@ class Adoption:
         self._report("connections copied")
 
     def _finish(self, insertion: Insertion) -> Outcome:
-        """Let IPVS go. pylvs serves already."""
+        """Let IPVS go. pylvs serves already. Raises NoSpace while IPVS has connections that pylvs refuses."""
         director = self._director
+        if insertion.refused:
+            self.copy(insertion, ends=False)  # a packet may have had the entry at that moment
+        if insertion.refused:
+            raise NoSpace(
+                f"pylvs serves, but its table refuses {counted(insertion.refused, 'connection')} of ip_vs, which keeps"
+                " them: pylvs sysctl -w net.ipv4.vs.conn_max=NUMBER, then pylvs adopt completes it",
+                "connections",
+            )
         if rows := self._kernel.rows():
             wanted = tuple(row.wanted for row in rows)
             try:

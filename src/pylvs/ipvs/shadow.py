@@ -67,6 +67,7 @@ class Shadowed:
     by_turn: int = 0
     ended: int = 0  # packets of connections that ended before they could be compared
     lost: int = 0  # packets that the kernel did not deliver
+    refused: int = 0  # connections of ip_vs for which the table had no space
     differing: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -219,6 +220,7 @@ class Shadow:
                 decided[number] = programs.decide(frame, device)
         listed = list(self._kernel.connections())  # once: a connection that another listing has would seem unknown
         self._adoption.copy(insertion, lines=listed)
+        self.shadowed.refused += insertion.refused
         lines = {line.key: line for line in reversed(listed)}  # of one key the first counts, as in the copy
         replies = {
             (each.protocol, each.server, each.server_port, each.client, each.client_port): each
@@ -256,9 +258,13 @@ class Shadow:
         if self._is_by_turn(ends, line, decision, opens):
             shadowed.by_turn += 1
             return
-        shadowed.compared += 1
         wanted = (line.server, line.server_port) if line else None
-        if decision.server == wanted and (decision.verdict == "forwarded" or line is None):
+        is_equal = decision.server == wanted and (decision.verdict == "forwarded" or line is None)
+        if line and not is_equal and self._insertion.has_expired(line.key):  # before the decision: the machine is slow
+            shadowed.ended += 1
+            return
+        shadowed.compared += 1
+        if is_equal:
             shadowed.equal += 1
             return
         who = f"{_text(ends.source, ends.source_port)} > {_text(ends.target, ends.target_port)}"

@@ -81,6 +81,8 @@ def _shadow(director: BpfDirector, kernel: KernelIpvs, seconds_s: float, force: 
     ):
         if number:
             click.echo(f"{counted(number, 'packet')} {text}")
+    if found.refused:
+        click.echo(f"{counted(found.refused, 'connection')} found no space in the table of pylvs")
     for text, number in found.differing.most_common(_SHOWN):
         click.echo(f"differs: {text}, {counted(number, 'time')}")
     if len(found.differing) > _SHOWN:

@@ -18,7 +18,7 @@ from pylvs.model.service import Protocol
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable
     from types import TracebackType
     from typing import Self
 
@@ -63,9 +63,10 @@ class _Inserted(NamedTuple):
 class Insertion:
     """The connections that were inserted. The caller holds the lock at the first use, and withdraws it at the end."""
 
-    def __init__(self, tables: Tables) -> None:
-        """Load the program that inserts. Raises what `load.open_entry` does."""
+    def __init__(self, tables: Tables, renew: Callable[[], object] = lambda: None) -> None:
+        """Load the program that inserts. Raises what `load.open_entry` does. `renew` is called between batches."""
         self._tables = tables
+        self._renew = renew
         self._program = load.open_entry(tables.state, RESTORE)
         self._records = Records(tables.open_array("conn_records"), "conn_record")
         self._form = abi.struct("conn_record").view(*RECORD)
@@ -97,6 +98,14 @@ class Insertion:
     def knows_state(self, protocol: int, state: str) -> bool:
         """Return whether a protocol has a state of this name."""
         return (protocol, state) in self._states
+
+    def has_expired(self, key: Key) -> bool:
+        """Return whether the timer may have ended what was inserted, because its time is over."""
+        inserted = self.there.get(key)
+        if inserted is None:
+            return False
+        left = (inserted.expiry - load.clock(self._tables.state) + _LIMIT & MASK32) - _LIMIT
+        return left <= 0
 
     def run(self, found: Iterable[Incoming], ends: bool = True) -> int:
         """Make one pass: insert what is new, update what changed, and end what is gone if `ends` is set.
@@ -147,6 +156,7 @@ class Insertion:
     def _put(self, records: list[tuple[Incoming, _Inserted | None, bool]], now: int) -> None:
         count = self._records.count
         for start in range(0, len(records), count):
+            self._renew()
             self._run(records[start : start + count], now)
 
     def _run(self, records: list[tuple[Incoming, _Inserted | None, bool]], now: int) -> None:
@@ -159,13 +169,14 @@ class Insertion:
             memory += bytes(size)  # ends the batch
         array.memory[: len(memory)] = memory
         kernel.run_program(self._program, _EMPTY_FRAME)
-        for at, ((incoming, before, has_ended), (_, expiry, state)) in enumerate(zip(records, made, strict=True)):
+        for at, ((incoming, _, has_ended), (_, expiry, state)) in enumerate(zip(records, made, strict=True)):
             slot = self._records.get(at, "slot")
             if has_ended:
                 del self.there[incoming.key]
-            elif slot or before:
-                self.there[incoming.key] = _Inserted(slot or (before.slot if before else 0), expiry, state, incoming)
-            else:
+            elif slot:
+                self.there[incoming.key] = _Inserted(slot, expiry, state, incoming)
+            else:  # nor is one there that an earlier pass has inserted
+                self.there.pop(incoming.key, None)
                 self.refused += 1
 
     def _record(
