@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 from rich.text import Text
@@ -107,7 +107,7 @@ async def _serve(lab: Lab, signals: DeferredSignals, token: str, daemon: subproc
     network = lab.host(DIRECTOR).network
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError), contextlib.closing(writer):
+        with contextlib.suppress(OSError):
             far_reader, far_writer = await _connected(network)
             with contextlib.closing(far_writer):
                 await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
@@ -117,12 +117,42 @@ async def _serve(lab: Lab, signals: DeferredSignals, token: str, daemon: subproc
         if daemon.poll() is not None:
             raise Unsupported(f"pylvs run of the demonstration has ended with status {daemon.returncode}")
         await asyncio.sleep(_POLL_S)
-    async with await asyncio.start_server(forward, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
+    async with serving(forward) as port:
         _explain(Guide(lab, console(), signals), f"http://127.0.0.1:{port}/#token={token}")
         while True:
             signals.check()
             await asyncio.sleep(_POLL_S)
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    handle: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncIterator[int]:
+    """Accept connections at a port of this machine, and yield the port. The end of the block ends them all at once.
+
+    The server's own end is not used: from Python 3.12 it waits until each client has closed its connection, and an open
+    page does not. asyncio does not get the tasks either, because 3.11 reports one that is cancelled as an error.
+    """
+    running: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+
+    async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer):
+            await handle(reader, writer)
+
+    def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(served(reader, writer))
+        running[task] = writer
+        task.add_done_callback(running.pop)
+
+    server = await asyncio.start_server(accepted, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for task, writer in list(running.items()):
+            task.cancel()
+            writer.transport.abort()  # a client that does not read delays no end
+        await asyncio.gather(*running, return_exceptions=True)
 
 
 async def _connected(network: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -34,7 +34,6 @@ def test_a_visitor_breaks_a_director_and_the_page_shows_it(browser: Browser) -> 
             browser.click("Examine now")
             browser.confirm("Examine")
             browser.wait_text("10.0.0.100", ".findings")
-            browser.driver.get("about:blank")
         finally:
             process.send_signal(signal.SIGINT)
             out, error = process.communicate(timeout=PATIENCE_S)
