@@ -367,3 +367,24 @@ def test_a_stream_that_fails_is_logged_and_ends_its_connection_alone(tmp_path: P
 
     run(scenario())
     assert "error: a response was not completed: the table was not read" in log_output.getvalue()
+
+
+def test_head_of_a_stream_gets_its_head_alone(tmp_path: Path, log_output: io.StringIO) -> None:
+    """RFC 9110, 9.3.2: the stream is closed, without a part of it."""
+    closed: list[bool] = []
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"1\n"
+
+    async def handler(_: Request) -> Response | Stream:
+        return Stream(parts(), "text/plain", lambda: closed.append(True))
+
+    async def scenario() -> None:
+        async with served(tmp_path / "api", handler):
+            answer = await exchanged(tmp_path / "api", b"HEAD /stream HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            assert answer.endswith(b"\r\n\r\n")
+            await until(lambda: closed)
+
+    run(scenario())
+    assert log_output.getvalue() == ""

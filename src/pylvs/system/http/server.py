@@ -333,6 +333,8 @@ class HttpServer:
         http = connection.http
         headers = {"Cache-Control": "no-store", **stream.headers}
         await self._send_head(connection, HTTPStatus.OK, stream.content_type, headers)
+        if connection.method == "HEAD":  # a response without a body, RFC 9110, 9.3.2
+            return
         connection.wait_for(_Waits.PART)
         async for part in stream.parts:
             if part:
