@@ -48,7 +48,7 @@ class File:
         return _sed(f"{at.line}a\\    {keyword} {value}", at.file)
 
     def _text(self, file: str, line: int) -> str:
-        lines = self.document.texts.get(file, "").splitlines()
+        lines = self.document.texts.get(file, "").split("\n")  # as the parser counts them
         return lines[line - 1] if line <= len(lines) else ""
 
     def _is_plain(self, file: str, line: int, keyword: str) -> bool:

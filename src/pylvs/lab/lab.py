@@ -259,8 +259,9 @@ def _private_pins(name: str) -> None:
     with _pins_lock():
         PINS.mkdir(exist_ok=True)
         # os.path.ismount compares devices, and so does not see a directory that is bound to itself.
-        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
-        if not any(line.split()[4] == str(PINS) for line in mounts):
+        # The kernel escapes space, tab, newline and backslash alone: a path may have other separators.
+        mounts = Path("/proc/self/mountinfo").read_bytes().split(b"\n")
+        if not any(line.split(b" ")[4:5] == [bytes(PINS)] for line in mounts):
             mount(str(PINS), PINS, flags=MS_BIND)
             mount("", PINS, flags=MS_PRIVATE)
         (PINS / f"{name}-").touch()

@@ -32,7 +32,7 @@ def numbers(names: Names, folders: tuple[Path, ...] = FOLDERS) -> dict[str, int]
                 text = path.read_text(encoding="utf-8", errors="replace")
             except OSError:
                 continue
-            for line in text.splitlines():
+            for line in text.split("\n"):
                 words = line.partition("#")[0].split()
                 if len(words) == 2 and (number := number_of(words[0])) is not None:
                     found[words[1]] = number

@@ -95,9 +95,10 @@ class Daemon:
             if call is not None:
                 call(str(message["text"]))
         elif "events" in message:
-            for line in str(message["events"]).splitlines():
-                self.events.append(line.encode())
-                self.events_end += 1
+            for line in str(message["events"]).split("\n"):  # not splitlines: a text may have a separator of Unicode
+                if line:
+                    self.events.append(line.encode())
+                    self.events_end += 1
             self.changed()
 
     async def ask(

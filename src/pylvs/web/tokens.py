@@ -76,7 +76,7 @@ def read(path: str) -> tuple[Token, ...]:
 def parse(text: str, path: str) -> tuple[Token, ...]:
     """Return the tokens of a text. Raises PylvsError that names the line."""
     found: dict[str, Token] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         words = line.partition("#")[0].split()
         if not words:
             continue

@@ -155,6 +155,7 @@ def _tables(*rules: str, policy: str = "ACCEPT") -> Decision:
         ("-p udp -j DROP", Verdict.PASS),
         ("-m recent --rcheck -j DROP", Verdict.UNKNOWN),
         ("-m comment --comment 'a b' -j LOG --log-prefix drop", Verdict.PASS),
+        ("-m comment --comment 'a\u2028b\x85c' -j DROP", Verdict.DROP),
         ("-j inner", Verdict.PASS),
         ("-j NFQUEUE --queue-num 1", Verdict.UNKNOWN),
     ],

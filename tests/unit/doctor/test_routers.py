@@ -145,6 +145,15 @@ def test_the_command_edits_the_line_of_a_keyword(tmp_path: Path, keyword: str, l
     assert f"{found[3]}\n" == line
 
 
+def test_a_comment_with_a_separator_of_unicode_is_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "keepalived.conf"
+    file.write_text("! a\u2028b\x85c\n" + CONF)
+    first = tmp_path / "plain.conf"
+    first.write_text("! a\n" + CONF)
+    edits = [read_file(str(each)).setting("vrrp_instance", "VI_1", "priority", "7") or "" for each in (file, first)]
+    assert edits[0].replace(str(file), str(first)) == edits[1] != ""
+
+
 @pytest.mark.parametrize(
     ("words", "file", "routers", "services"),
     [

@@ -274,6 +274,23 @@ def test_a_page_gets_samples_and_events_by_one_stream() -> None:
     serve(scenario)
 
 
+def test_an_event_may_have_the_separators_of_unicode() -> None:
+    """JSON escapes only those of ASCII."""
+    text = "a\u2028b\x85c\x0bd\re"
+
+    async def scenario(page: Page) -> None:
+        reader, writer = await page.opened("/api/v1/live", {})
+        async for event, data in frames(reader):
+            if event == "daemon":
+                page.daemon.events_now.put_nowait(json_line({"event": "reloaded", "at": 1.0, "text": text}))
+            if event == "event" and data["event"] == "reloaded":
+                assert data["text"] == text
+                break
+        await _close(writer)
+
+    serve(scenario)
+
+
 def test_a_revoked_token_ends_the_stream_and_a_reload_keeps_the_others(tmp_path: Path) -> None:
     path = tmp_path / "tokens"
     read, operate = token_file(path)

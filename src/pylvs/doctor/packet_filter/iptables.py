@@ -68,7 +68,7 @@ class Tables:
         self._taken = list[tuple[str, Rule, str]]()  # rules that translated the destination of a packet
         self.chains: dict[str, dict[str, Chain]] = {}
         table = ""
-        for line in text.splitlines():
+        for line in text.split("\n"):  # not splitlines: a comment may have a separator of Unicode
             if line.startswith("*"):
                 table = line[1:].strip()
                 self.chains[table] = {}
