@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from http import HTTPStatus
 from ipaddress import ip_address
@@ -45,6 +46,8 @@ SECURITY = {
 _NO_STORE = {"Cache-Control": "no-store"}
 _FAILED_S = 1.0  # a wrong token is answered after that
 _MOST_FORM = 4096  # bytes
+_MOST_RECORDS = 1000  # that wait for the client; a trace has at most 200
+_POLL_S = 5.0  # for the client and the token of a trace, without samples
 _DRAWN = ("file", "findings", "effective")
 
 
@@ -308,43 +311,49 @@ class Application:
 
     def _trace(self, request: Request, session: Session) -> Stream:
         """Raises Refusal."""
-        if session.role != OPERATE:
-            raise Refusal(HTTPStatus.FORBIDDEN, "trace: that needs a token with the role operate")
+
+        def problem() -> str:
+            present, reason = self.session(request)
+            return reason or ("" if present.role == OPERATE else "trace: that needs a token with the role operate")
+
+        if reason := problem():
+            raise Refusal(HTTPStatus.FORBIDDEN, reason)
         self._check_origin(request)
-        return Stream(self._records(request.query, self._who(request, session)), CONTENT_TYPE)
+        return Stream(self._records(request.query, self._who(request, session), problem), CONTENT_TYPE)
 
-    async def _records(self, given: Given, who: Who) -> AsyncIterator[bytes]:
-        """Yield the records of a trace, and at last why it ended. The client's end is its end."""
-        lines: asyncio.Queue[str] = asyncio.Queue(1000)
+    async def _records(self, given: Given, who: Who, problem: Callable[[], str]) -> AsyncIterator[bytes]:
+        """Yield the records of a trace, and at last why it ended. It ends with its client, and with a `problem`."""
+        records: deque[str] = deque()
+        with self._hub.opened() as more:
 
-        def put(line: str) -> None:
-            if not lines.full():  # a trace has at most 200
-                lines.put_nowait(line)
+            def put(record: str) -> None:
+                if len(records) < _MOST_RECORDS:
+                    records.append(record)
+                more.set()
 
-        running = asyncio.get_running_loop().create_task(self._daemon.run("trace", dict(given), who, put))
-        ended = False
-        try:
-            while True:
-                getting = asyncio.ensure_future(lines.get())
-                await asyncio.wait({running, getting}, timeout=5.0, return_when=asyncio.FIRST_COMPLETED)
-                if getting.done():
-                    yield frame("record", getting.result().encode())
-                    continue
-                getting.cancel()
-                if running.done():
-                    break
-                yield b":\n\n"
-            ended = True
-            reason = "the end of the trace: its time or its number of packets"
+            def ended(task: asyncio.Task[tuple[int, bytes]]) -> None:
+                if not task.cancelled():
+                    task.exception()  # the loop reports an error that nothing takes, and that ends this process
+                more.set()
+
+            running = asyncio.get_running_loop().create_task(self._daemon.run("trace", dict(given), who, put))
+            running.add_done_callback(ended)
             try:
-                decoded(*running.result())
-            except Refusal as refusal:
-                reason = refusal.text
-            yield frame("end", encoded({"reason": reason}))
-        finally:
-            running.cancel()
-            if not ended:
-                self._daemon.cancel("trace")
+                while not (reason := problem()):
+                    more.clear()
+                    if records:
+                        yield frame("record", records.popleft().encode())
+                        continue
+                    if running.done():
+                        reason = _end_of(running)
+                        break
+                    yield b":\n\n"  # a client that has disconnected is noticed by what it gets
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_POLL_S):
+                            await more.wait()
+                yield frame("end", encoded({"reason": reason}))
+            finally:
+                running.cancel()
 
     # --- the plain page ---
 
@@ -362,6 +371,15 @@ class Application:
         services = snapshot.view_services(given)
         state = self._daemon.state.encoded()
         return Response(plain.overview(state, snapshot.overview, services, snapshot.drains, events), content_type=HTML)
+
+
+def _end_of(running: asyncio.Task[tuple[int, bytes]]) -> str:
+    """Return why a trace has ended."""
+    try:
+        decoded(*running.result())
+    except Refusal as refusal:
+        return refusal.text
+    return "the end of the trace: its time or its number of packets"
 
 
 def _presented(headers: Mapping[str, str]) -> str:

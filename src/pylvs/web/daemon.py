@@ -117,10 +117,6 @@ class Daemon:
         """Let the parent run a command. Cancellation ends it."""
         return await self._exchange("run", {"job": job, "given": given, **who}, LONG_S, line)
 
-    def cancel(self, job: str) -> None:
-        """End a command."""
-        self._send({"cancel": job})
-
     async def _exchange(
         self, kind: str, message: Message, limit_s: float, line: Callable[[str], None] | None = None
     ) -> tuple[int, bytes]:
@@ -142,6 +138,8 @@ class Daemon:
             text = f"the daemon did not reply within {limit_s:g} s: it hangs, or is very busy"
             raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, text) from None
         finally:
+            if kind == "run" and (reply.cancelled() or not reply.done()):
+                self._send({"cancel": number})
             del self._replies[number]
             self._lines.pop(number, None)
 

@@ -58,11 +58,6 @@ class Jobs:
         finally:
             del self._running[kind]
 
-    def cancel(self, kind: str) -> None:
-        """End a job that runs."""
-        if kind in self._running:
-            self._running[kind].cancel()
-
     async def close(self) -> None:
         """End all jobs, and wait for that."""
         tasks = list(self._running.values())

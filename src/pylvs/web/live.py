@@ -7,8 +7,9 @@ number of events that it missed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from pylvs.system.http.server import Refusal
@@ -42,15 +43,24 @@ class Hub:
         for each in self._pages:
             each.set()
 
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[asyncio.Event]:
+        """Yield an event that is set by each sample, and by each change of tokens."""
+        more = asyncio.Event()
+        self._pages.add(more)
+        self._views.daemon.wake()
+        try:
+            yield more
+        finally:
+            self._pages.discard(more)
+
     async def page(self, hello: Any, view: str, given: Given, problem: Callable[[], str]) -> AsyncIterator[bytes]:
         """Yield the parts of a page until `problem` returns why it ends."""
-        daemon, more = self._views.daemon, asyncio.Event()
-        self._pages.add(more)
-        daemon.wake()
+        daemon = self._views.daemon
         position = max(0, daemon.events_end - SHOWN)
         state: Any = None
         last: Any = None
-        try:
+        with self.opened() as more:
             yield b"retry: 2000\n\n" + frame("hello", encoded(hello))
             while not (reason := problem()):
                 more.clear()
@@ -78,8 +88,6 @@ class Hub:
                 except TimeoutError:
                     continue
             yield frame("bye", encoded({"reason": reason}))
-        finally:
-            self._pages.discard(more)
 
     def _events(self, position: int) -> tuple[int, list[bytes], int]:
         """Return how many events were missed, the next ones, and the new position."""

@@ -10,7 +10,7 @@
 | from it | |
 |---|---|
 | {"ask": number, "method", "path", "given", "token", "client"} | a request to the daemon's API |
-| {"run": number, "job": kind, "given", "token", "client"} | a command; {"cancel": kind} ends it |
+| {"run": number, "job": kind, "given", "token", "client"} | a command; {"cancel": number} ends it, without a reply |
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class WebParent:
         self._listener: socket.socket | None = None
         self._pem = b""
         self._error = ""
-        self._pending: set[asyncio.Task[None]] = set()
+        self._pending: dict[asyncio.Task[None], int | None] = {}  # with the number of a command
         self._following: asyncio.Task[None] | None = None
         self._log = get_logger()
 
@@ -179,7 +179,9 @@ class WebParent:
             self._log.log(level, one_line(str(message.get("event")))[:2000])
             return
         if "cancel" in message:
-            self._jobs.cancel(str(message["cancel"]))
+            for task, command in self._pending.items():
+                if command is not None and command == message["cancel"]:
+                    task.cancel()
             return
         number = message.get("ask", message.get("run"))
         if not isinstance(number, int):
@@ -189,8 +191,8 @@ class WebParent:
             self._reply(number, (HTTPStatus.SERVICE_UNAVAILABLE, json.dumps(error).encode()))
             return
         task = asyncio.get_running_loop().create_task(self._answer(number, message))
-        self._pending.add(task)
-        task.add_done_callback(self._pending.discard)
+        self._pending[task] = None if "ask" in message else number
+        task.add_done_callback(self._pending.pop)
 
     async def _ask(self, message: Message) -> Answer:
         return await self._send(self._rights.ask(message))

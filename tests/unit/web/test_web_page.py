@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import signal
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,9 +21,10 @@ import pytest
 
 from pylvs.model.wanted import WebSettings
 from pylvs.system.http.lines import json_line
-from pylvs.system.http.server import HttpServer, Request, Response
+from pylvs.system.http.server import HttpServer, Request, Response, Stream
 from pylvs.system.processes.channel import BadMessage
 from pylvs.web import tokens
+from pylvs.web.application import Application, Settings
 from pylvs.web.asked import Refused, Rights
 from pylvs.web.daemon import MOST_PERIOD_S, PERIOD_S, SHARE, Daemon
 from pylvs.web.jobs import Jobs
@@ -33,6 +36,7 @@ from tests.web_server import HOSTILE, LOCAL, CannedDaemon, certificate, token_fi
 
 JSON = {"Content-Type": "application/json", "X-Pylvs": "1"}
 NONE: Mapping[str, str] = MappingProxyType({})
+TRACE = "/api/v1/trace?client=192.0.2.7"
 Reply = tuple[int, dict[str, str], bytes]
 
 
@@ -85,12 +89,32 @@ class Page:
                 await asyncio.sleep(0.05)
 
 
+class EndlessJobs(Jobs):
+    """Commands that give one record, and then run until they are cancelled."""
+
+    def __init__(self) -> None:
+        super().__init__((), lambda: ())
+        self.running = 0
+
+    async def run(self, kind: str, given: Mapping[str, Any], line: Callable[[str], None]) -> bytes:
+        self.running += 1
+        try:
+            line(json.dumps(given))
+            await asyncio.Event().wait()
+            return b"{}"
+        finally:
+            self.running -= 1
+
+
 def serve(
-    scenario: Callable[[Page], Awaitable[None]], settings: WebSettings | None = None, daemon: CannedDaemon | None = None
+    scenario: Callable[[Page], Awaitable[None]],
+    settings: WebSettings | None = None,
+    daemon: CannedDaemon | None = None,
+    jobs: Jobs | None = None,
 ) -> None:
     async def whole() -> None:
         canned = daemon or CannedDaemon()
-        parent = WebParent(canned.send, canned.events, Jobs((), lambda: ()))
+        parent = WebParent(canned.send, canned.events, jobs or Jobs((), lambda: ()))
         try:
             await parent.follow(settings or WebSettings((LOCAL, 0)))
             await until_async(lambda: parent.process.up)
@@ -314,6 +338,107 @@ def test_a_revoked_token_ends_the_stream_and_a_reload_keeps_the_others(tmp_path:
             await _close(writer)
 
     serve(scenario, settings)
+
+
+@pytest.mark.parametrize(
+    ("role", "reason"),
+    [("", "the token is unknown: sign in again"), ("read", "trace: that needs a token with the role operate")],
+)
+def test_a_revoked_token_ends_its_trace(tmp_path: Path, role: str, reason: str) -> None:
+    path = tmp_path / "tokens"
+    _, operate = token_file(path)
+    settings, jobs = WebSettings((LOCAL, 0), tokens=str(path)), EndlessJobs()
+
+    async def scenario(page: Page) -> None:
+        reader, writer = await page.opened(TRACE, {"Authorization": f"Bearer {operate}"})
+        assert [data async for _, data in _until("record", reader)] == [{"client": "192.0.2.7"}]
+        first, last = path.read_text().splitlines()
+        path.write_text("\n".join([first, last.replace("operate", role) if role else "", ""]))
+        await page.parent.follow(settings)
+        assert [data async for event, data in frames(reader) if event == "end"] == [{"reason": reason}]
+        await until_async(lambda: not jobs.running)
+        await _close(writer)
+
+    serve(scenario, settings, jobs=jobs)
+
+
+def test_a_client_that_leaves_ends_its_own_trace_alone(tmp_path: Path) -> None:
+    _, operate = token_file(tmp_path / "tokens")
+    jobs = EndlessJobs()
+
+    async def scenario(page: Page) -> None:
+        bearer = {"Authorization": f"Bearer {operate}"}
+        streams = [await page.opened(TRACE, bearer) for _ in range(2)]
+        for reader, _ in streams:
+            assert [data async for _, data in _until("record", reader)] == [{"client": "192.0.2.7"}]
+        await _close(streams[0][1])
+        await until_async(lambda: jobs.running < 2)
+        page.parent._receive({"cancel": "trace"})
+        page.parent._receive({"cancel": 10**6})
+        await page.sampled(operate)
+        assert jobs.running == 1
+        await _close(streams[1][1])
+        await until_async(lambda: not jobs.running)
+
+    serve(scenario, WebSettings((LOCAL, 0), tokens=str(tmp_path / "tokens")), jobs=jobs)
+
+
+def test_another_address_ends_a_trace_and_not_the_process(tmp_path: Path) -> None:
+    path = str(tmp_path / "tokens")
+    _, operate = token_file(Path(path))
+    jobs = EndlessJobs()
+
+    async def scenario(page: Page) -> None:
+        reader, writer = await page.opened(TRACE, {"Authorization": f"Bearer {operate}"})
+        assert [event async for event, _ in _until("record", reader)] == ["record"]
+        pid = page.parent.process.pid
+        await page.parent.follow(WebSettings((ip_address("127.0.0.2"), 0), tokens=path))
+        assert [event async for event, _ in frames(reader)] == []
+        await until_async(lambda: not jobs.running)
+        await _close(writer)
+        assert page.parent.process.pid == pid
+
+    serve(scenario, WebSettings((LOCAL, 0), tokens=path), jobs=jobs)
+
+
+@pytest.mark.parametrize("is_answered", [False, True])
+def test_a_trace_leaves_nothing_that_the_event_loop_reports(is_answered: bool) -> None:
+    """What it reports ends the process, and the history with it. A command that has ended is not cancelled again."""
+    token, line = tokens.new("alice", tokens.OPERATE)
+    sent: list[Mapping[str, Any]] = []
+    reported: list[dict[str, Any]] = []
+
+    async def whole() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+        daemon = Daemon(sent.append)
+        application = Application(daemon, lambda *_: None)
+        application.settings = Settings(tokens=tokens.parse(line, "tokens"))
+        headers = {"authorization": f"Bearer {token}"}
+        request = Request("GET", "/api/v1/trace", {"client": "192.0.2.7"}, b"", None, "127.0.0.1", headers)
+        stream = await application.handle(request)
+        assert isinstance(stream, Stream)
+        parts = stream.parts
+        alive = await anext(parts)
+        await until_async(lambda: sent)
+        daemon.receive({"line": 1, "text": "{}"}, [])
+        while (part := await anext(parts)) == alive:
+            pass
+        assert part == b"event: record\ndata: {}\n\n"
+        reading = asyncio.ensure_future(anext(parts))
+        await asyncio.sleep(0)
+        if is_answered:
+            daemon.receive({"reply": 1, "status": 503, "body": json.dumps({"error": "no tables"})}, [])
+        reading.cancel()
+        await asyncio.wait({reading})
+        await asyncio.sleep(0)
+        del stream, parts, reading
+        gc.collect()
+        await asyncio.sleep(0)
+
+    asyncio.run(whole())
+    gc.collect()
+    assert reported == []
+    assert [each for each in sent if "cancel" in each] == ([] if is_answered else [{"cancel": 1}])
 
 
 def test_an_expired_token_is_refused(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import math
 import select
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -259,6 +259,8 @@ class HttpServer:
         try:
             await self._send_stream(connection, response)
         finally:
+            if isinstance(response.parts, AsyncGenerator):  # now, not when the collector finds it behind an error
+                await response.parts.aclose()
             response.close()
 
     async def _handled(self, request: Request) -> Response | Stream:
