@@ -18,10 +18,13 @@ from pylvs.system.logs import one_line
 from pylvs.system.processes import command
 from pylvs.web.asked import Refused
 
-DOCTOR_S, CHECK_S, GRACE_S = 120.0, 60.0, 15.0
+DOCTOR_S, CHECK_S = 120.0, 60.0
+EXAMINATION_S = 60  # --limit of pylvs doctor; the rest of its time is for the start and the end of Python
+BEGIN_S, GRACE_S = 60.0, 15.0  # until pylvs trace traces: it starts Python and loads programs; for its end
 MOST_TRACE_S, MOST_PACKETS = 60, 200
 MOST_OUTPUT = 16 << 20  # bytes
 _MOST_LINE = 100_000  # bytes of a record of a trace; one is about a kilobyte
+_BEGUN = b"pylvs: tracing "
 _PROTOCOLS = ("tcp", "udp", "sctp")
 _KILLED_S = 5.0
 _REPORTED = {"doctor": (0, 1), "configuration": (0, 5, 6)}  # exit statuses with a report on stdout
@@ -50,7 +53,8 @@ class Jobs:
                 await self._trace(given, line)
                 return b"{}"
             if kind == "doctor":
-                return await _output(kind, ["doctor", "--json", *self._selection], DOCTOR_S)
+                words = ["doctor", "--json", "--limit", str(EXAMINATION_S), *self._selection]
+                return await _output(kind, words, DOCTOR_S)
             files = self._files()
             if not files:
                 raise Refused(HTTPStatus.CONFLICT, "the daemon has not read its file yet: try again")
@@ -71,18 +75,29 @@ class Jobs:
         async with _process(words) as process:
             assert process.stdout is not None
             assert process.stderr is not None
-            errors = asyncio.ensure_future(process.stderr.read())
+            loop, late = asyncio.get_running_loop(), f"has not begun within {BEGIN_S:g} s"
+
+            def begun() -> None:
+                nonlocal late
+                if not limit.expired():
+                    limit.reschedule(loop.time() + seconds + GRACE_S)
+                    late = f"has not ended within {seconds + GRACE_S:g} s"
+
             try:
-                async with asyncio.timeout(seconds + GRACE_S):
-                    while record := await process.stdout.readline():
-                        line(record.decode(errors="replace").strip())
-                    await process.wait()
-                    if process.returncode:
-                        raise PylvsError(_last(await errors) or f"exit status {process.returncode}")
+                async with asyncio.timeout(BEGIN_S) as limit:
+                    errors = loop.create_task(_errors_of_trace(process.stderr, begun))
+                    try:
+                        while record := await process.stdout.readline():
+                            line(record.decode(errors="replace").strip())
+                        await process.wait()
+                        if process.returncode:
+                            raise PylvsError(_last(await errors) or f"exit status {process.returncode}")
+                    finally:
+                        errors.cancel()
+            except TimeoutError:
+                raise PylvsError(f"pylvs trace {late}; it was killed") from None
             except ValueError:
                 raise PylvsError("a record of the trace is too long") from None
-            finally:
-                errors.cancel()
 
 
 def trace_arguments(given: Mapping[str, Any]) -> tuple[list[str], int, int]:
@@ -143,6 +158,16 @@ async def _most(stream: asyncio.StreamReader) -> bytes:
         if len(found) > MOST_OUTPUT:
             raise PylvsError(f"the output has more than {MOST_OUTPUT >> 20} MiB")
     return bytes(found)
+
+
+async def _errors_of_trace(stream: asyncio.StreamReader, begun: Callable[[], None]) -> bytes:
+    """Return the last line of a trace's stderr; call `begun` at the one that says that packets are traced."""
+    last = b""
+    async for text in stream:
+        if text.startswith(_BEGUN):
+            begun()
+        last = text.strip() or last
+    return last
 
 
 def _last(errors: bytes) -> str:
