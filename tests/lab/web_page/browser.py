@@ -105,12 +105,16 @@ class Browser:
 
     def click(self, text: str, within: str = "body") -> None:
         """Click the first button or link with exactly this text."""
+        self.until(lambda: self.press(text, within), f"the button {text!r} in {within}")
+
+    def press(self, text: str, within: str = "body") -> bool:
+        """Click it if there is such a button now, and return whether there is."""
         script = (
             "const found = [...document.querySelectorAll(arguments[0])].flatMap((each) => [...each.querySelectorAll("
             "'button, a')]).find((each) => each.innerText.trim() === arguments[1] && !each.disabled);"
             "found?.click(); return Boolean(found);"
         )
-        self.until(lambda: self.run(script, within, text), f"the button {text!r} in {within}")
+        return bool(self.run(script, within, text))
 
     def confirm(self, button: str) -> None:
         """Confirm the open dialog, and wait until it has closed."""
