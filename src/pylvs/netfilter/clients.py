@@ -17,7 +17,7 @@ from pylvs.model.service import ServiceKey
 from pylvs.netfilter.chains import EMPTY, CannotExpress, Clause, Hook, Rule, Skipped
 
 _ACTIONS = {"accept": Action.ALLOW, "drop": Action.DROP, "reject": Action.PASS}
-_SYN = (0x02, 0x17)
+_SYN = 0x02  # the flags of a packet that opens a connection
 _UNKNOWN = {
     "source_ports": "the port of the client",
     "device": "a device",
@@ -102,11 +102,12 @@ def _without_service(condition: MarkRule, key: ServiceKey) -> MarkRule | None:
     """Return the condition without those on the service; None if it never holds for it."""
     found = condition
     port = any(first <= key.port <= last for first, last in condition.target_ports)
+    value, mask = condition.tcp_flags or (0, 0)
     answers = {
         "target": (condition.target is not None and key.address in condition.target, Not.TARGET, None),
         "protocol": (condition.protocol == key.protocol, Not.PROTOCOL, 0),
         "target_ports": (port, Not.TARGET_PORTS, ()),
-        "tcp_flags": (condition.tcp_flags == _SYN, Not.TCP_FLAGS, None),
+        "tcp_flags": (_SYN & mask == value, Not.TCP_FLAGS, None),
         "family": (condition.family == key.address.version, Not(0), 0),
     }
     for name, (holds, bit, nothing) in answers.items():

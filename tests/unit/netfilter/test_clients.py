@@ -49,6 +49,32 @@ def test_a_rule_for_the_service_becomes_client_rules(rule: str, expected: list[s
     assert imported(rule) == (expected, [])
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("--tcp-flags SYN SYN", ["deny 0.0.0.0/0"]),
+        ("--tcp-flags SYN,RST,ACK SYN", ["deny 0.0.0.0/0"]),
+        ("--tcp-flags FIN,SYN,RST,PSH,ACK,URG SYN", ["deny 0.0.0.0/0"]),
+        ("! --tcp-flags FIN,SYN,RST,PSH,ACK,URG SYN", []),
+        ("! --tcp-flags SYN,RST,ACK SYN", []),
+        ("--tcp-flags SYN,ACK SYN,ACK", []),
+        ("! --tcp-flags SYN,ACK SYN,ACK", ["deny 0.0.0.0/0"]),
+        ("--tcp-flags ALL NONE", []),
+        ("! --syn", []),
+    ],
+)
+def test_conditions_on_tcp_flags_hold_for_a_syn_or_never(flags: str, expected: list[str]) -> None:
+    assert imported(f"-d 192.0.2.1 -p tcp -m tcp --dport 80 {flags} -j DROP") == (expected, [])
+
+
+def test_a_rule_for_packets_after_the_syn_hides_no_other() -> None:
+    rules = imported(
+        "-d 192.0.2.1 -p tcp -m tcp ! --tcp-flags SYN,RST,ACK SYN -j ACCEPT",
+        "-s 198.51.100.0/24 -d 192.0.2.1 -p tcp -m tcp --dport 80 -j DROP",
+    )
+    assert rules == (["deny 198.51.100.0/24"], [])
+
+
 def test_ip6tables_rules_are_of_ipv6() -> None:
     assert imported("-s fd00::/8 -d 2001:db8::1 -j DROP", key=SIX, six=True) == (["deny fd00::/8"], [])
     assert imported("-s fd00::/8 -d 2001:db8::1 -j DROP", key=WEB, six=True) == ([], [])
@@ -109,6 +135,7 @@ def test_rules_of_nftables_become_client_rules() -> None:
     assert of_nft(field("ip", "saddr", PREFIX), daddr, port, {"drop": None}) == (["deny 10.0.0.0/8"], [])
     assert of_nft(field("ip", "saddr", PREFIX), daddr, port, {"reject": {}}) == (["deny 10.0.0.0/8 pass"], [])
     assert of_nft(daddr, field("tcp", "dport", 443), {"drop": None}) == ([], [])
+    assert of_nft(daddr, field("tcp", "flags", "syn", "in"), {"drop": None}) == (["deny 0.0.0.0/0"], [])
     _, (reason,) = of_nft(field("ip", "saddr", "@bad"), daddr, {"drop": None})
     assert "set" in reason
     negated = field("ip", "saddr", PREFIX, "!=")
