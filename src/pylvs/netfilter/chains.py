@@ -28,6 +28,10 @@ class CannotExpress(Exception):
     """A rule has a match or an action without an equivalent in mark rules; the text names it."""
 
 
+class NoEquivalent(CannotExpress):
+    """The same. The text follows the name of the command that imports the rule."""
+
+
 class Position(NamedTuple):
     """Where rules are, in iptables and in nftables, and the command that imports them."""
 
@@ -43,17 +47,22 @@ MARKS = Position("mangle", "PREROUTING", "prerouting", -150, "pylvs mark")  # NF
 INPUT = Position("filter", "INPUT", "input", 0, "pylvs filter", {"DROP": "drop", "REJECT": "reject"})
 
 
+Clause = tuple[MarkRule, ...]  # alternatives: one must hold; an empty clause never holds
+
+
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A rule that is not imported: location, text, reason, and the chains that it may call."""
+    """A rule that is not imported: location, text, reason, and the chains that it may call.
+
+    `clauses` are those of its conditions that are known. With `any_target` one on the destination is not.
+    """
 
     location: str
     text: str
     reason: str
     chains: tuple[str, ...] = ()
-
-
-Clause = tuple[MarkRule, ...]  # alternatives: one must hold; an empty clause never holds
+    clauses: tuple[Clause, ...] = ()
+    any_target: bool = False
 
 
 @dataclass(frozen=True, slots=True)

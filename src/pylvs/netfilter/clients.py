@@ -1,20 +1,20 @@
 """Make client rules of the rules of INPUT that name a virtual address.
 
-Of netfilter's rules the first that matches decides, of client rules the longest prefix. So a rule is left out if an
-earlier one has all its clients. A later rule for more clients has the shorter prefix anyway.
+Of the rules of a base chain the first that matches decides, of client rules the longest prefix. So a rule is left out
+if an earlier one has all its clients. A later rule for more clients has the shorter prefix anyway.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any
 
 from pylvs.model.client_rules import Action, ClientRule, Network
+from pylvs.model.dataclass import dataclass, field, replace
 from pylvs.model.marks import MarkRule, Not
 from pylvs.model.service import ServiceKey
-from pylvs.netfilter.chains import EMPTY, CannotExpress, Clause, Hook, Rule, Skipped
+from pylvs.netfilter.chains import EMPTY, MAX_DEPTH, CannotExpress, Clause, Hook, Rule, Skipped
 
 _ACTIONS = {"accept": Action.ALLOW, "drop": Action.DROP, "reject": Action.PASS}
 _SYN = 0x02  # the flags of a packet that opens a connection
@@ -25,7 +25,8 @@ _UNKNOWN = {
     "tos": "the type of service",
     "mark": "a mark",
 }
-_CHAINS = "it leads to another chain"
+_LEADING = ("jump", "goto", "return")  # to other rules
+Decisions = dict[Network, Action]  # that of the longest prefix is that of the first rule
 
 
 def client_rules(
@@ -34,57 +35,139 @@ def client_rules(
     """Return the rules of each service that these chains name, and the rules that are not imported."""
     found: dict[ServiceKey, tuple[ClientRule, ...]] = {}
     left: dict[tuple[str, str], Skipped] = {}
+    hooks = sorted(hooks, key=lambda each: each.priority)
     for key in keys:
         if key.mark:
             continue
-        rules: dict[Network, ClientRule] = {}
-        for hook in sorted(hooks, key=lambda each: each.priority):
-            for rule in hook.rules if hook.family in (0, key.address.version) else ():
-                try:
-                    prefixes = _clients(rule, key)
-                    for prefix in prefixes:
-                        if not any(_has(prefix, known) for known in rules):
-                            rules[prefix] = ClientRule(prefix, _action(rule))
-                except CannotExpress as error:
-                    skipped = Skipped(rule.location, rule.text, str(error))
-                    left.setdefault((rule.location, rule.text), skipped)
-        if rules:
-            found[key] = tuple(rules.values())
+        decisions: Decisions = {}
+        for hook in hooks:
+            if hook.family in (0, key.address.version):
+                walk = _Walk(hook, key, left)
+                walk.chain(_Chain(hook.rules))
+                decisions = _in_turn(decisions, walk.decisions)
+        if decisions:
+            found[key] = tuple(ClientRule(prefix, action) for prefix, action in decisions.items())
     return found, list(left.values())
+
+
+def _in_turn(earlier: Decisions, later: Decisions) -> Decisions:
+    """Return what two base chains decide. A packet that the first accepts continues with the second."""
+    found: Decisions = {}
+    for prefix in (*earlier, *later):
+        first, second = _decision(earlier, prefix), _decision(later, prefix)
+        action = second if first in (None, Action.ALLOW) and second is not None else first
+        assert action is not None
+        found[prefix] = action
+    return found
+
+
+def _decision(decisions: Decisions, prefix: Network) -> Action | None:
+    """Return what is decided about all clients of a prefix; None without a rule for all of them."""
+    for bits in range(prefix.prefixlen, -1, -1) if decisions else ():
+        action = decisions.get(prefix.supernet(new_prefix=bits))
+        if action is not None:
+            return action
+    return None
+
+
+@dataclass(slots=True)
+class _Chain:
+    """A chain while its rules are read: the conditions of the rules that called it, and what its rules decided."""
+
+    rules: Sequence[Rule | Skipped]
+    callers: tuple[str, ...] = ()
+    clauses: tuple[Clause, ...] = ()
+    named: bool = False  # the service, by these clauses
+    reason: str = ""  # why no rule can be imported, if a caller cannot
+    ended: list[Network] = field(default_factory=list)  # clients that are not judged by its further rules
+    unclear: str = ""  # why more clients may not be
+
+
+class _Walk:
+    """The rules that a packet to one service meets in a base chain and in the chains that it calls."""
+
+    def __init__(self, hook: Hook, key: ServiceKey, left: dict[tuple[str, str], Skipped]) -> None:
+        self.decisions: Decisions = {}
+        self._hook = hook
+        self._key = key
+        self._left = left
+
+    def chain(self, chain: _Chain) -> None:
+        """Add what the rules of a chain decide, and report those that name the service otherwise."""
+        for rule in chain.rules:
+            named = chain.named or self._is_named(rule)
+            if not (named or (rule.chains if isinstance(rule, Skipped) else rule.verdict in _LEADING)):
+                continue
+            inner = replace(chain, clauses=(*chain.clauses, *rule.clauses), named=named)
+            try:
+                self._rule(chain, rule, inner)
+            except CannotExpress as error:
+                if named:
+                    skipped = Skipped(rule.location, rule.text, str(error))
+                    self._left.setdefault((rule.location, rule.text), skipped)
+
+    def _is_named(self, rule: Rule | Skipped) -> bool:
+        if isinstance(rule, Skipped) and rule.any_target:
+            return True
+        return any(_names(each, self._key) for clause in rule.clauses for each in clause)
+
+    def _rule(self, chain: _Chain, rule: Rule | Skipped, inner: _Chain) -> None:
+        """Add what a rule decides. `inner` has the conditions of a chain that it calls. Raises CannotExpress."""
+        rest = [_remaining(clause, self._key) for clause in inner.clauses]
+        if () in rest:
+            return  # it is not for this service
+        if isinstance(rule, Skipped):
+            for name in rule.chains:
+                self._call(name, replace(inner, reason=rule.reason))
+            raise CannotExpress(rule.reason)
+        if rule.verdict in ("jump", "goto"):
+            self._call(rule.chain, inner)
+        if rule.verdict in ("return", "goto"):
+            self._end(chain, rest)
+        elif rule.verdict != "jump":
+            self._decide(chain, rule, rest)
+
+    def _call(self, name: str, inner: _Chain) -> None:
+        if name not in self._hook.chains:
+            raise CannotExpress(f"it calls {name}, which is not there")
+        if name in inner.callers or len(inner.callers) >= MAX_DEPTH:
+            raise CannotExpress("chains that call each other in circles, or too deeply")
+        rules, callers = self._hook.chains[name], (*inner.callers, name)
+        self.chain(replace(inner, rules=rules, callers=callers, ended=[*inner.ended]))
+
+    def _end(self, chain: _Chain, rest: Sequence[Clause]) -> None:
+        """Note which clients the further rules of a chain do not judge. Raises CannotExpress."""
+        try:
+            chain.ended += _clients(rest, self._key)
+        except CannotExpress as error:
+            chain.unclear = f"an earlier rule may take its clients out of the chain: {error}"
+            raise
+
+    def _decide(self, chain: _Chain, rule: Rule, rest: Sequence[Clause]) -> None:
+        if reason := chain.reason or chain.unclear:
+            raise CannotExpress(reason)
+        if rule.verdict not in _ACTIONS:
+            raise CannotExpress("it has no verdict")
+        judged = [each for each in _clients(rest, self._key) if not any(_has(each, ended) for ended in chain.ended)]
+        if any(_has(ended, each) for ended in chain.ended for each in judged):
+            raise CannotExpress("an earlier rule takes some of its clients out of the chain")
+        for prefix in judged:
+            if _decision(self.decisions, prefix) is None:
+                self.decisions[prefix] = _ACTIONS[rule.verdict]
 
 
 def _has(prefix: Network, known: Any) -> bool:
     return bool(prefix.version == known.version and prefix.subnet_of(known))
 
 
-def _action(rule: Rule | Skipped) -> Action:
-    verdict = rule.verdict if isinstance(rule, Rule) else ""
-    if verdict not in _ACTIONS:
-        raise CannotExpress(_CHAINS if verdict else "it has no verdict")
-    return _ACTIONS[verdict]
-
-
-def _clients(rule: Rule | Skipped, key: ServiceKey) -> list[Network]:
-    """Return the clients that a rule decides about. Raises CannotExpress if it names the service otherwise."""
-    if isinstance(rule, Skipped):
-        if str(key.address) in rule.text:
-            raise CannotExpress(rule.reason)
-        return []
-    if not any(_names(each, key) for clause in rule.clauses for each in clause):
-        return []
-    rest = [_remaining(clause, key) for clause in rule.clauses]
-    if () in rest:
-        return []  # it is not for this service
-    conditions = [clause for clause in rest if EMPTY not in clause]
-    if len(conditions) > 1:
-        raise CannotExpress("it has several conditions on the client")
-    return (
-        [_client(each) for each in conditions[0]] if conditions else [ip_network("::/0" if _six(key) else "0.0.0.0/0")]
-    )
-
-
-def _six(key: ServiceKey) -> bool:
-    return key.address.version == 6
+def _clients(rest: Sequence[Clause], key: ServiceKey) -> list[Network]:
+    """Return the clients for which all clauses hold. Raises CannotExpress."""
+    found: list[Network] = [ip_network("::/0" if key.address.version == 6 else "0.0.0.0/0")]
+    for clause in rest:
+        if EMPTY not in clause:
+            both = [(one, other) for one in found for other in map(_client, clause)]
+            found = [one if _has(one, other) else other for one, other in both if _has(one, other) or _has(other, one)]
+    return found
 
 
 def _names(condition: MarkRule, key: ServiceKey) -> bool:

@@ -97,10 +97,11 @@ def _append_rule(
         return
     if words[1] not in chains:
         raise InvalidOperation(f"{location}: {excerpt(line)}: the chain {words[1]} was not declared")
+    parser = _RuleParser(words[2:], set(chains), position)
     try:
-        chains[words[1]].append(_RuleParser(words[2:], set(chains), position).rule(location, line))
+        chains[words[1]].append(parser.rule(location, line))
     except (CannotExpress, InvalidOperation) as error:
-        chains[words[1]].append(Skipped(location, line, str(error)))
+        chains[words[1]].append(parser.skipped(Skipped(location, line, str(error))))
 
 
 class _RuleParser:
@@ -147,6 +148,25 @@ class _RuleParser:
                 where = f"-m {self.match} " if self.match and not option.startswith(("-f", "--fragment")) else ""
                 raise CannotExpress(f"{self.position.command} has no condition like {where}{option}")
         return self._with_target(Rule(location, text, tuple(self.clauses)), target, arguments, goto)
+
+    def skipped(self, rule: Skipped) -> Skipped:
+        """Return the rule with its conditions that are known, and the chain that it calls."""
+        self.protocol, self.clauses = 0, []
+        chains, any_target = set[str](), False
+        for at, word in enumerate(self.words):
+            option, turned = _ALIASES.get(word, word), at > 0 and self.words[at - 1] == "!"
+            self.at = at + 1
+            try:
+                if option in ("-j", "--jump", "-g", "--goto"):
+                    chains = {self.value(option)} & self.chains
+                elif option == "--match-set":
+                    self.value(option)
+                    any_target |= "dst" in self.value(option).split(",")
+                elif option in _CONDITIONS:
+                    self.clauses.extend(_CONDITIONS[option](self, self.value(option), turned))
+            except (CannotExpress, InvalidOperation):
+                any_target |= _CONDITIONS.get(option) in _OF_TARGET
+        return replace(rule, chains=tuple(chains), clauses=tuple(self.clauses), any_target=any_target)
 
     def _with_target(self, rule: Rule, target: str, arguments: list[str], goto: bool) -> Rule:
         """Return the rule with what its target does. Raises CannotExpress, InvalidOperation."""
@@ -221,10 +241,10 @@ def _address_range(side: str) -> Condition:
     return read
 
 
-def _device(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
+def _device(reader: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
     if text.endswith("+"):
         if text != "+":
-            raise CannotExpress(f"-i {text}: pylvs mark knows whole names of devices")
+            raise CannotExpress(f"-i {text}: {reader.position.command} knows whole names of devices")
         if turned:
             yield ()
         return
@@ -327,3 +347,5 @@ _CONDITIONS: dict[str, Condition] = {
     )
     for option in options.split()
 }
+_OF_TARGET = {_CONDITIONS["-d"], _CONDITIONS["--dst-range"]}
+_ALIASES = {"--ctorigdst": "-d"}  # a packet that opens a connection is not translated yet

@@ -19,6 +19,7 @@ from pylvs.netfilter.chains import (
     CannotExpress,
     Clause,
     Hook,
+    NoEquivalent,
     Position,
     Rule,
     Skipped,
@@ -44,6 +45,7 @@ _DSCP = DSCP_CLASSES | {"df": 0}
 _ETHER_TYPES = {"ip": 4, "ip6": 6, "0x0800": 4, "0x86dd": 6, 0x0800: 4, 0x86DD: 6, 8: 4}
 _NFPROTO = {"ipv4": 4, "ipv6": 6, 2: 4, 10: 6}
 _TURNED = {"==": False, "in": False, "!=": True}
+_UNKNOWN_FORM = (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration)
 Object = Mapping[str, Any]
 
 
@@ -125,11 +127,26 @@ def _read(rule: Object, maps: Mapping[str, Any], position: Position) -> Rule | S
     text = json.dumps(expressions, separators=(",", ":"))
     try:
         return _rule(location, text, expressions, position)
+    except NoEquivalent as error:
+        reason = f"{position.command} {error}"
     except (CannotExpress, InvalidOperation) as error:
         reason = str(error)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration):
+    except _UNKNOWN_FORM:
         reason = "pylvs does not know this form of rule"
-    return Skipped(location, text, reason, _called(expressions, maps))
+    return Skipped(location, text, reason, _called(expressions, maps), *_known(expressions))
+
+
+def _known(expressions: Any) -> tuple[tuple[Clause, ...], bool]:
+    """Return the clauses of the matches that are known, and whether one of an IP destination is not."""
+    clauses: list[Clause] = []
+    any_target = False
+    for expression in expressions if isinstance(expressions, list) else ():
+        try:
+            clauses += _clauses(expression["match"])
+        except (CannotExpress, InvalidOperation, *_UNKNOWN_FORM):
+            text = json.dumps(expression)
+            any_target |= "daddr" in text and '"ether"' not in text
+    return tuple(clauses), any_target
 
 
 def _called(expressions: Any, maps: Mapping[str, Any]) -> tuple[str, ...]:
@@ -216,7 +233,7 @@ def _clauses(match: Mapping[str, Any]) -> list[Clause]:
         return _payload(operator, what, right)
     if kind == "ct":
         raise CannotExpress(CONNTRACK)
-    raise CannotExpress(f"pylvs mark has no condition like {kind}")
+    raise NoEquivalent(f"has no condition like {kind}")
 
 
 def _values(right: Any) -> list[Any]:
@@ -232,7 +249,7 @@ def _values(right: Any) -> list[Any]:
 
 def _turned(operator: str) -> bool:
     if operator not in _TURNED:
-        raise CannotExpress(f"pylvs mark has no comparison like {operator}")
+        raise NoEquivalent(f"has no comparison like {operator}")
     return _TURNED[operator]
 
 
@@ -246,11 +263,11 @@ def _meta(operator: str, key: str, right: Any) -> list[Clause]:
     values = _values(right)
     if key == "mark":
         if operator in ("<", ">", "<=", ">=") or any(not isinstance(each, int) for each in values):
-            raise CannotExpress("pylvs mark compares marks with single values")
+            raise NoEquivalent("compares marks with single values")
         return _one_of(operator, "mark", [(each & ALL_BITS, ALL_BITS) for each in values])
     if key in ("iifname", "iif"):
         if any("*" in str(each) for each in values):
-            raise CannotExpress("pylvs mark knows whole names of devices")
+            raise NoEquivalent("knows whole names of devices")
         return _one_of(operator, "device", [checked_device(str(each)) for each in values])
     if key == "l4proto":
         return _protocols(operator, values)
@@ -262,7 +279,7 @@ def _meta(operator: str, key: str, right: Any) -> list[Clause]:
     if key == "pkttype":
         here = any(each in ("host", "unicast", 0) for each in values)
         return [] if here != _turned(operator) else [()]
-    raise CannotExpress(f"pylvs mark has no condition like meta {key}")
+    raise NoEquivalent(f"has no condition like meta {key}")
 
 
 def _protocols(operator: str, values: Sequence[Any]) -> list[Clause]:
@@ -288,7 +305,7 @@ def _payload(operator: str, what: Mapping[str, Any], right: Any) -> list[Clause]
         return _masked(operator, [{"payload": what}, 0xFF], right)
     if protocol == "ether" and name == "saddr":
         return _one_of(operator, "link", [link_address(each) for each in _values(right)])
-    raise CannotExpress(f"pylvs mark has no condition like {protocol} {name}")
+    raise NoEquivalent(f"has no condition like {protocol} {name}")
 
 
 def _ip_header(operator: str, protocol: str, name: str, right: Any) -> list[Clause]:
@@ -299,7 +316,7 @@ def _ip_header(operator: str, protocol: str, name: str, right: Any) -> list[Clau
     if name == "dscp":
         wanted = [_DSCP[each] if isinstance(each, str) else int(each) for each in _values(right)]
         return _one_of(operator, "tos", [(each << 2 & 0xFC, 0xFC) for each in wanted])
-    raise CannotExpress(f"pylvs mark has no condition like {protocol} {name}")
+    raise NoEquivalent(f"has no condition like {protocol} {name}")
 
 
 def _addresses(operator: str, side: str, right: Any) -> list[Clause]:
@@ -340,7 +357,7 @@ def _masked(operator: str, what: Sequence[Any], right: Any) -> list[Clause]:
     left, bits = what
     if left == {"meta": {"key": "mark"}} and isinstance(bits, int) and isinstance(right, int):
         if operator == "in":
-            raise CannotExpress("pylvs mark compares marks with single values")
+            raise NoEquivalent("compares marks with single values")
         if right & ~bits:
             return [] if _turned(operator) else [()]
         return [(condition(_turned(operator), mark=(right, bits)),)]
@@ -353,7 +370,7 @@ def _masked(operator: str, what: Sequence[Any], right: Any) -> list[Clause]:
         if value & ~mask:
             return [tcp] if _turned(operator) else [()]
         return [tcp, (condition(_turned(operator), tcp_flags=(value, mask)),)]
-    raise CannotExpress("it compares single bits; pylvs mark compares the whole field")
+    raise NoEquivalent("compares whole fields, not single bits of them")
 
 
 def _flag_bits(value: Any) -> int:
