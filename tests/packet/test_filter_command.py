@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,10 @@ import pytest
 from pylvs.cli.main import EXIT_FAILED, EXIT_USAGE, run
 from pylvs.cli.rules import filter as filter_command
 from pylvs.daemon.state.owners import Owner
+from pylvs.dataplane.rules import client_rules
+from pylvs.dataplane.tables import Tables
+from pylvs.model.client_rules import ClientRule, rule_of
+from pylvs.model.errors import NoSpace
 from pylvs.model.service import Protocol, ServiceKey
 from tests.json_page import assert_documented
 from tests.packet.host import VIP6, Host
@@ -165,3 +170,45 @@ def test_rules_of_input_are_imported(service: ServiceKey, capfd: Capture, tmp_pa
     file.write_text("")
     _, err = call(capfd, f"import {file}", EXIT_FAILED)
     assert err == f"pylvs: {file}: it has no table of netfilter; pylvs filter del --all deletes the rules\n"
+
+
+def both_saved(tmp_path: Path, *services: ServiceKey) -> Path:
+    """Return a file with one rule for each service."""
+    file = tmp_path / "saved"
+    rules = (f"-A INPUT -s 10.0.0.0/8 -d {key.address} -p tcp -m tcp --dport {key.port} -j DROP\n" for key in services)
+    file.write_text(f"*filter\n:INPUT ACCEPT [0:0]\n{''.join(rules)}COMMIT\n")
+    return file
+
+
+def test_an_import_keeps_what_another_program_adds_at_the_same_time(
+    director_host: Host, service: ServiceKey, capfd: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def adding(*_: object) -> None:
+        director_host.director.edit_client_rules(service, [rule_of(["deny", "11.0.0.0/8"])], ())
+
+    monkeypatch.setattr(filter_command, "_check_free", adding)
+    call(capfd, f"import {both_saved(tmp_path, service)}")
+    name = f"-t {service.address}:{service.port}"
+    assert lines(capfd) == [f"{name} deny 10.0.0.0/8", f"{name} deny 11.0.0.0/8"]
+
+
+def test_an_import_changes_all_services_or_none(
+    director_host: Host, service: ServiceKey, capfd: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, write, sizes = director_host.new_key(), client_rules.write, list[int]()
+    director_host.serve(other)
+    file = both_saved(tmp_path, service, other)
+
+    def full(tables: Tables, generation: int, slot: int, rules: Sequence[ClientRule]) -> int:
+        sizes.append(len(rules))
+        if len(sizes) > 1:
+            raise NoSpace("planted")
+        return write(tables, generation, slot, rules)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client_rules, "write", full)
+        _, err = call(capfd, f"import {file}", EXIT_FAILED)
+    assert (err, sizes) == ("pylvs: planted\n", [1, 1])
+    assert lines(capfd) == ["no client rules here: pylvs filter add makes one"]
+    assert call(capfd, f"import {file}")[0] == "2 rules for 2 services, 0 left out\n"
+    assert len(lines(capfd)) == 2

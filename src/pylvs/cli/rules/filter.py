@@ -17,7 +17,7 @@ from pylvs.model import sockets as socket
 from pylvs.model.addresses import parsed_endpoint
 from pylvs.model.client_rules import ClientRule, checked, prefix_of, rule_of
 from pylvs.model.errors import Busy, InvalidOperation, counted
-from pylvs.model.service import Protocol, ServiceKey
+from pylvs.model.service import Protocol, ServiceChange, ServiceKey
 from pylvs.netfilter.chains import INPUT
 from pylvs.netfilter.clients import client_rules
 
@@ -150,24 +150,34 @@ def import_rules(file: TextIO | None, six: bool, dry_run: bool, strict: bool, re
     """Take over netfilter's rules of INPUT that name the address of a service.
 
     FILE (-: standard input) holds what iptables-save, ip6tables-save or nft -j list ruleset print. Without FILE
-    pylvs runs them. Rules that cannot be taken over are named on standard error.
+    pylvs runs them. Rules that cannot be taken over are named on standard error. All services change at once.
     """
     hooks = imported.read(file, six, INPUT)
     director = open_director()
     found, left = client_rules(hooks, [row.service.key for row in director.services()])
     imported.report(left, strict)
-    present: Mapping[ServiceKey, Sequence[ClientRule]] = {} if replace else director.client_rules()
-    wanted = {key: checked(key, key.address.version, [*present.get(key, ()), *rules]) for key, rules in found.items()}
+    _changes(director, found, replace)  # early, so that --dry-run names what is wrong
     if dry_run:
         print_rules(found, as_json=False)
         return
-    if wanted:
-        _check_free(director, wanted.keys())
+    if found:
+        _check_free(director, found.keys())
         with director.batch():
-            for key, rules in wanted.items():
-                director.change_client_rules(key, lambda _, rules=rules: rules)  # type: ignore[misc]
+            director.apply(_changes(director, found, replace))  # again: others may have edited until now
     count = sum(map(len, found.values()))
     click.echo(f"{counted(count, 'rule')} for {counted(len(found), 'service')}, {len(left)} left out")
+
+
+def _changes(
+    director: BpfDirector, found: Mapping[ServiceKey, Sequence[ClientRule]], replace: bool
+) -> list[ServiceChange]:
+    """Return the changes that give services these rules, or add them. Raises InvalidOperation, NoSuchService."""
+    present: Mapping[ServiceKey, Sequence[ClientRule]] = {} if replace else director.client_rules()
+    changes = []
+    for key, rules in found.items():
+        wanted = checked(key, key.address.version, [*present.get(key, ()), *rules])
+        changes.append(ServiceChange(key, director.service(key).service, client_rules=wanted))
+    return changes
 
 
 @filter_.command(name="list")
