@@ -73,6 +73,8 @@ class ClientRule:
 
 def prefix_of(text: str) -> Network:
     """Parse a prefix; an address is the prefix of itself alone. Raises InvalidOperation, also for host bits."""
+    if "%" in text:  # Python accepts the zone of RFC 4007, which no packet has
+        raise InvalidOperation(f"{text}: a prefix has no zone; leave out the % and what is behind it")
     try:
         return ip_network(text)
     except ValueError as error:

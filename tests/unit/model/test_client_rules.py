@@ -42,6 +42,8 @@ def test_a_limit_has_defaults() -> None:
         ("deny 10.0.0.0/8 20/s", "deny 10.0.0.0/8 20/s: must be"),
         ("deny 10.0.0.0/33", "10.0.0.0/33: must be a prefix"),
         ("deny 10.0.0.1/8", "10.0.0.1/8: has bits behind its prefix; write 10.0.0.0/8"),
+        ("deny fe80::1%eth0", "fe80::1%eth0: a prefix has no zone; leave out the %"),
+        ("deny fe80::%eth0/64", "fe80::%eth0/64: a prefix has no zone; leave out the %"),
         ("deny x", "x: must be a prefix"),
         ("limit 10.0.0.0/8", "limit 10.0.0.0/8: must be"),
         ("limit 10.0.0.0/8 20", "20: must be connections in a time"),
