@@ -482,7 +482,9 @@ def test_the_daemon_reverts_what_a_command_changed(director_host: Host) -> None:
     assert edit.foreign_change == f"{service} was changed: client rules deny 10.9.0.0/16 -> allow 10.9.0.0/16"
 
 
-def test_rules_without_space_leave_the_new_service_alone(director_host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_service_has_no_server_while_its_rules_have_no_space(
+    director_host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
     service, before = director_host.new_key(), stored(director_host)
     write = client_rules.write
 
@@ -490,9 +492,15 @@ def test_rules_without_space_leave_the_new_service_alone(director_host: Host, mo
         write(*arguments)  # type: ignore[arg-type]
         raise NoSpace("planted")
 
-    monkeypatch.setattr(client_rules, "write", full)
     cache = TableCache(director_host.director)
-    edits = cache.plan(DesiredTable([row(service, "deny 10.9.0.0/16")])).edits
-    _, refused = cache.apply(edits, 5)
+    with monkeypatch.context() as patch:
+        patch.setattr(client_rules, "write", full)
+        edits = cache.plan(DesiredTable([row(service, "deny 10.9.0.0/16")])).edits
+        _, refused = cache.apply(edits, 5)
     assert refused == [f"{service}: client rules none -> deny 10.9.0.0/16: refused: planted"]
     assert (stored(director_host), listed(director_host, service)) == (before, [])
+    assert not director_host.director.service(service).destinations
+    reconcile(cache, row(service, "deny 10.9.0.0/16"))
+    assert listed(director_host, service) == ["deny 10.9.0.0/16"]
+    assert verdict(director_host, "tc", service, CLIENT[False]) == "dropped"
+    assert verdict(director_host, "tc", service, ELSEWHERE[False]) == "sent"

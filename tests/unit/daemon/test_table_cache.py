@@ -10,6 +10,7 @@ from ipaddress import ip_address
 import pytest
 
 from pylvs.daemon.table.cache import DesiredTable, EditPlan, TableCache, TableChanged
+from pylvs.model.client_rules import rule_of
 from pylvs.model.errors import Busy, NoSpace
 from pylvs.model.rows import ServiceRow
 from pylvs.model.service import (
@@ -275,6 +276,37 @@ def test_the_last_server_stays_while_its_successor_is_refused(
             assert failures[1].endswith(": refused: the service would have no usable destination")
     carry_out(table, desired)
     assert {each.destination for each in director.service(WEB).destinations} == {*last, server(2)}
+
+
+@pytest.mark.parametrize("budget_s", [LONG_S, 0], ids=["at once", "in slices"])
+def test_a_new_service_gets_no_server_while_its_client_rules_are_refused(
+    director: Watched, table: TableCache, monkeypatch: pytest.MonkeyPatch, budget_s: float
+) -> None:
+    """Its servers would serve the clients that the rules deny. A service that has servers keeps them."""
+    monkeypatch.setattr("pylvs.daemon.table.cache.WHOLE_S", budget_s)
+    carry_out(table, DesiredTable([row(DNS, server(1))]))
+    ruled = replace(row(WEB, server(1)), client_rules=(rule_of(["deny", "10.0.0.0/8"]),))
+    old = replace(row(DNS, server(1), server(2)), client_rules=ruled.client_rules)
+    desired = DesiredTable([ruled, old])
+
+    def full(*_: object) -> None:
+        raise NoSpace("planted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(director, "change_client_rules", full)
+        for _ in range(2):  # the next plan finds the service in the table
+            rest, failures = table.plan(desired).edits, list[str]()
+            while rest:
+                count, refused = table.apply(rest, budget_s)
+                rest, failures = rest[count:], failures + refused
+            table.plan_applied(desired)
+            assert [each.partition(": client rules")[0] for each in failures] == [str(WEB), str(DNS)]
+            assert director.service(WEB).destinations == ()
+            assert len(director.service(DNS).destinations) == 2
+            assert table.missing(desired)[WEB] == {server(1).key}
+    carry_out(table, desired)
+    assert len(director.service(WEB).destinations) == 1
+    assert nothing_to_do(carry_out(table, desired))
 
 
 def test_a_refused_removal_of_a_service_is_tried_again(

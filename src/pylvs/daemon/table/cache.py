@@ -183,6 +183,10 @@ class RulesEdit:
         """Change the snapshot as `apply` changed the table."""
         snapshot[self.key].client_rules = self.desired
 
+    def is_first(self, snapshot: TableSnapshot) -> bool:
+        """Return whether the service has neither rules nor destinations before."""
+        return not (self.found or snapshot[self.key].servers)
+
     def removes_last_usable(self, _snapshot: TableSnapshot) -> bool:
         """Return False: rules remove no destination."""
         return False
@@ -417,6 +421,7 @@ class TableCache:
         self._found_timeouts = UNCHANGED  # the same after the edits of the last plan
         self._refused: set[ServiceKey] = set()  # services with an edit that was refused since the last plan
         self._lacking: set[ServiceKey] = set()  # refused services that the edit would have given a usable destination
+        self._unruled: set[ServiceKey] = set()  # refused services without destinations that have no client rules yet
         # What the last applied plan put into the table. None replaces a row with a refused edit.
         self._applied: Sequence[WantedRow | None] = ()
         self._applied_keys: set[ServiceKey] = set()
@@ -436,7 +441,7 @@ class TableCache:
             rows, rules = (self.director.services(), self.director.client_rules()) if edition else ([], NO_RULES)
             self._snapshot, self._edition = snapshot_of(rows, rules), edition
         assert self._snapshot is not None
-        self._refused, self._lacking = set(), set()
+        self._refused, self._lacking, self._unruled = set(), set(), set()
         # The engine returns the same object for a row that did not change, so identity is enough and costs nothing.
         applied = self._applied
         changed = [row for at, row in enumerate(desired.rows) if at >= len(applied) or row is not applied[at]]
@@ -479,8 +484,9 @@ class TableCache:
         """Apply edits of a plan for about `budget_s`; return how many were tried, and those that were refused, as text.
 
         A new service takes effect with all its destinations, and so does a whole new table, for up to `WHOLE_S`.
-        The destinations of a service that could not be added are skipped. If a usable destination could not be added,
-        the last usable one stays. Raises TableChanged, Busy, OSError before the first edit.
+        The destinations of a service that could not be added are skipped. So are those of one that has none yet if its
+        client rules are refused, since it would serve the clients that they deny. If a usable destination could not be
+        added, the last usable one stays. Raises TableChanged, Busy, OSError before the first edit.
         """
         refused: list[str] = []
         added = set[ServiceKey]()
@@ -497,6 +503,8 @@ class TableCache:
                     count += 1
                     if edit.key not in self._snapshot and not edit.adds_service:
                         continue
+                    if edit.key in self._unruled and isinstance(edit, DestinationEdit):
+                        continue
                     if edit.key in self._lacking and edit.removes_last_usable(self._snapshot):
                         refused.append(f"{edit}: refused: the service would have no usable destination")
                         continue
@@ -507,6 +515,8 @@ class TableCache:
                         self._refused.add(edit.key)
                         if edit.gives_usable:
                             self._lacking.add(edit.key)
+                        if isinstance(edit, RulesEdit) and edit.is_first(self._snapshot):
+                            self._unruled.add(edit.key)
                     else:
                         edit.apply_to(self._snapshot)
                         if edit.adds_service:
