@@ -568,3 +568,12 @@ def test_a_wrong_client_rule_is_named(line: str, problem: str) -> None:
     document = compiled(RULES % f"        {line}\n")
     assert problem in messages(document)[0]
     assert len(single(document).client_rules) == 3
+
+
+def test_too_many_client_rules_are_named_with_their_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pylvs.model.client_rules.MOST_RULES", 2)
+    document = compiled(RULES % "")
+    assert messages(document) == [
+        "5: error: client_rules: 3 client rules; the table holds 2; write fewer, with shorter prefixes",
+    ]
+    assert single(document).client_rules == ()

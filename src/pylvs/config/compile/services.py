@@ -18,6 +18,7 @@ from pylvs.model.addresses import endpoint
 from pylvs.model.checks import KINDS, BfdCheck, Check, Pace, TlsClient
 from pylvs.model.client_rules import ClientRule, Network, checked
 from pylvs.model.dataclass import dataclass, field, replace
+from pylvs.model.errors import NoSpace
 from pylvs.model.service import (
     DEFAULT_SCHEDULER,
     SCHEDULER_FLAGS,
@@ -535,11 +536,15 @@ def _client_rules(block: EffectiveBlock, keys: Sequence[ServiceKey]) -> tuple[Cl
         elif by_prefix.setdefault(rule.prefix, rule) != rule:
             text = f"client_rules: two rules for {rule.prefix}: {by_prefix[rule.prefix]}; {rule}"
             block.error("", text, "remove one of them")
-    return tuple(
-        rule
-        for version in sorted({rule.prefix.version for rule in by_prefix.values()})
-        for rule in checked("", version, (each for each in by_prefix.values() if each.prefix.version == version))
-    )
+    found: list[ClientRule] = []
+    for version in sorted({rule.prefix.version for rule in by_prefix.values()}):
+        of_family = [rule for rule in by_prefix.values() if rule.prefix.version == version]
+        try:
+            found += checked("client_rules", version, of_family)
+        except NoSpace as error:
+            next(iter(block.below("client_rules"))).error("", str(error), "write fewer, with shorter prefixes")
+            return ()
+    return tuple(found)
 
 
 def _engine(block: EffectiveBlock, protocol: Protocol, timeout: int, keys: Sequence[ServiceKey]) -> str:
