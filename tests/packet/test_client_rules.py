@@ -456,6 +456,23 @@ def test_a_new_service_takes_effect_with_its_rules(director_host: Host, monkeypa
     assert verdict(director_host, "tc", service, ELSEWHERE[False]) == "sent"
 
 
+def test_a_change_of_rules_sees_those_of_its_service_in_a_batch_with_a_new_one(director_host: Host) -> None:
+    service, new, seen = serve(director_host), director_host.new_key(), list[list[str]]()
+    give(director_host, service, "deny 10.9.0.0/16")
+
+    def change(present: list[ClientRule]) -> list[ClientRule]:
+        seen.append([str(each) for each in present])
+        return [*present, *rules("deny 10.8.0.0/16")]
+
+    with director_host.director.batch():
+        director_host.director.add_service(VirtualService(new))
+        director_host.director.change_client_rules(service, change)
+        director_host.director.change_client_rules(new, change)
+    assert seen == [["deny 10.9.0.0/16"], []]
+    assert listed(director_host, service) == ["deny 10.8.0.0/16", "deny 10.9.0.0/16"]
+    assert listed(director_host, new) == ["deny 10.8.0.0/16"]
+
+
 def test_a_reload_changes_only_rules_that_differ(director_host: Host) -> None:
     service, cache = director_host.new_key(), TableCache(director_host.director)
     reconcile(cache, row(service, "deny 10.9.0.0/16"))

@@ -320,7 +320,7 @@ class Editor:
 
         Raises NoSuchService, InvalidOperation, NoSpace.
         """
-        if self._bulk_add and self.client_rules.begin(self._bulk_add, key, change([])):
+        if self._bulk_add and self.client_rules.begin(self._bulk_add, key, change):
             return
         with self._existing(key) as (slot, version):
             self.client_rules.change(slot, version, change)

@@ -152,7 +152,7 @@ class ClientRules:
             edit.commit()
         return True
 
-    def begin(self, new: BulkAdd, key: ServiceKey, rules: Sequence[ClientRule]) -> bool:
+    def begin(self, new: BulkAdd, key: ServiceKey, wanted: Callable[[list[ClientRule]], Sequence[ClientRule]]) -> bool:
         """Give a new service its rules, which take effect with it; return False if it is not new, or has some.
 
         Raises InvalidOperation, NoSpace.
@@ -161,7 +161,7 @@ class ClientRules:
         if found is None:
             return False
         slot, fields, generation = found
-        rules = _checked(fields, rules)
+        rules = _checked(fields, wanted([]))
         new.whole = False  # a set that is not complete is removed by `bring_in`
         fields["client_rules"] = write(self._tables, generation, slot, rules)
         new.whole = True
