@@ -6,7 +6,6 @@ passes to the stack is IPVS's: here the stack answers it by a RST, because nothi
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import pickle
@@ -207,11 +206,13 @@ def stored(tmp_path: Path) -> Stored:
 
 
 @pytest.fixture(autouse=True)
-def play(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let IPVS be the stand-in."""
+def backup_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Let IPVS be the stand-in, and return the file of its only setting."""
     monkeypatch.setattr(back, "Feed", StandInFeed)
-    monkeypatch.setattr(back, "_write_settings", lambda _: None)
-    monkeypatch.setattr(back, "_without_backup_only", contextlib.nullcontext)
+    monkeypatch.setattr(back, "SETTINGS", str(tmp_path))
+    path = tmp_path / "backup_only"
+    path.write_text("0\n")
+    return path
 
 
 def director() -> BpfDirector:
@@ -333,6 +334,20 @@ def test_a_return_that_is_killed_after_any_step_leaves_one_that_serves(host: Hos
             assert returned(stored).was_interrupted
             assert who(clients) == "ip_vs"
             assert not State.open().exists
+
+
+def test_settings_reach_the_kernel(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A setting of the stack stands for those of IPVS, which this kernel may lack."""
+    monkeypatch.setattr(back, "SETTINGS", "/proc/sys/net/ipv4")
+    back._write_settings({"ip_default_ttl": 77, "lacking": 1})
+    assert Path("/proc/sys/net/ipv4/ip_default_ttl").read_text() == "77\n"
+
+
+def test_the_two_numbers_of_sync_threshold_are_given_back_together(backup_only: Path) -> None:
+    path = backup_only.with_name("sync_threshold")
+    path.write_text("3\t50\n")
+    back._write_settings({"sync_period": 60, "sync_threshold": 4})
+    assert path.read_text().split() == ["4", "60"]
 
 
 def test_what_changes_during_an_adoption_is_followed(host: Host, stored: Stored) -> None:

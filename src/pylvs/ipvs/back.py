@@ -31,6 +31,7 @@ from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, PylvsError, Unsupported, counted, os_text
 from pylvs.model.rows import ServiceRow
 from pylvs.model.service import is_probe_mark
+from pylvs.model.settings import shown_value
 from pylvs.model.sync.connection import SyncedConnection
 from pylvs.system.lock import Lock
 
@@ -212,27 +213,29 @@ class Return:
 
 def _write_settings(settings: dict[str, int]) -> None:
     """Set the kernel's settings; those that it lacks are pylvs's own."""
-    for name, value in settings.items():
+    for name in settings:
+        value = shown_value(name, settings)
         try:
-            with open(f"{SETTINGS}/{name}", "r+") as file:
-                if file.read().strip() != str(value):
-                    file.write(str(value))
+            if _kernel_setting(name).split() != value.split():
+                with open(f"{SETTINGS}/{name}", "w") as file:  # after a read, the kernel would ignore a write
+                    file.write(value)
         except FileNotFoundError:
             continue
         except OSError as error:
             raise PylvsError(f"ip_vs: setting net.ipv4.vs.{name}={value}: {os_text(error)}") from None
 
 
+def _kernel_setting(name: str) -> str:
+    with open(f"{SETTINGS}/{name}") as file:
+        return file.read().strip()
+
+
 @contextlib.contextmanager
 def _without_backup_only() -> Iterator[None]:
-    """Clear backup_only during the block: with it and a backup daemon IPVS passes all packets."""
-    path = f"{SETTINGS}/{_BACKUP_ONLY}"
-    with open(path) as file:
-        before = file.read().strip()
-    if before != "0":
-        _write_settings({_BACKUP_ONLY: 0})
+    """Clear backup_only during the block, in which a backup daemon runs."""
+    before = int(_kernel_setting(_BACKUP_ONLY))
+    _write_settings({_BACKUP_ONLY: 0})
     try:
         yield
     finally:
-        if before != "0":
-            _write_settings({_BACKUP_ONLY: int(before)})
+        _write_settings({_BACKUP_ONLY: before})
