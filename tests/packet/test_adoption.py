@@ -336,6 +336,26 @@ def test_a_return_that_is_killed_after_any_step_leaves_one_that_serves(host: Hos
             assert not State.open().exists
 
 
+@pytest.mark.parametrize(("of_ip_vs", "of_pylvs"), [(0, 1), (1, 0)])
+def test_backup_only_is_given_back_behind_the_backup_daemon(
+    host: Host, stored: Stored, backup_only: Path, of_ip_vs: int, of_pylvs: int
+) -> None:
+    """With both IPVS passes all packets to the stack, which resets connections."""
+    adopted(stored)
+    director().change_setting("backup_only", of_pylvs)
+    backup_only.write_text(f"{of_ip_vs}\n")
+    seen = dict[str, int]()
+
+    def report(name: str) -> None:
+        seen[name] = int(backup_only.read_text())
+
+    returned(stored, report)
+    names = list(seen)
+    while_it_runs = names[names.index("daemon started") : names.index("gate closed") + 1]
+    assert {seen[name] for name in while_it_runs} == {0}
+    assert int(backup_only.read_text()) == of_pylvs
+
+
 def test_settings_reach_the_kernel(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """A setting of the stack stands for those of IPVS, which this kernel may lack."""
     monkeypatch.setattr(back, "SETTINGS", "/proc/sys/net/ipv4")

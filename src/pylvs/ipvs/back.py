@@ -5,7 +5,7 @@ The steps, and what serves if this process is killed after each:
 1. give IPVS the settings, the connections, then the services; run a gate on all devices, which is open: pylvs;
 2. let new connections wait, and give IPVS the rest: pylvs. If this process is killed, they wait for 5 s at most;
 3. close the gate: IPVS. A later run continues here;
-4. end IPVS's backup daemon, remove the tables of pylvs: IPVS.
+4. end IPVS's backup daemon, set backup_only, remove the tables of pylvs: IPVS.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ _FEW = 50
 _TRIALS = 5  # to give all connections while none opens
 _RENEWED = 10_000  # connections between two renewals of the hold
 _BACKUP_ONLY = "backup_only"
+# IPVS has no conn_max. With backup_only and a backup daemon it passes all packets to the stack.
+_LATER = ("conn_max", _BACKUP_ONLY)
 
 
 @dataclass(slots=True)
@@ -103,7 +105,7 @@ class Return:
         """Fill IPVS. It sees no packet of other hosts."""
         director, kernel = self._director, self._kernel
         opened.enter_context(_without_backup_only())
-        _write_settings({name: value for name, value in director.settings().items() if name != "conn_max"})
+        _write_settings({name: value for name, value in director.settings().items() if name not in _LATER})
         kernel.set_timeouts(director.timeouts())
         self._feed = opened.enter_context(Feed(kernel))
         self._report("daemon started")
@@ -204,6 +206,7 @@ class Return:
             if daemon.state == messages.BACKUP:
                 self._kernel.stop_backup(daemon.interface, daemon.syncid)
         self._report("daemon stopped")
+        _write_settings({_BACKUP_ONLY: self._director.settings()[_BACKUP_ONLY]})
         state = self._director.state
         self._director.close()
         load.take_down(state)
