@@ -50,6 +50,7 @@ from pylvs.model.service import (
     VirtualService,
 )
 from pylvs.model.sync.connection import SyncedConnection
+from pylvs.sync import control
 from tests.packet.frames import CLIENT4, CLIENT6, tcp, udp
 from tests.packet.host import ROUTER_MAC, VIP4, VIP6, Host, key, new_host, server4, server6, server_mac
 from tests.packet.test_killed_load import NEEDED, FewPrograms
@@ -354,6 +355,20 @@ def test_backup_only_is_given_back_behind_the_backup_daemon(
     while_it_runs = names[names.index("daemon started") : names.index("gate closed") + 1]
     assert {seen[name] for name in while_it_runs} == {0}
     assert int(backup_only.read_text()) == of_pylvs
+
+
+def test_a_return_stops_the_sync_daemons_before_it_removes_the_tables(
+    host: Host, stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would wait for tables from then on. A master sends its last messages before."""
+
+    def stop_all() -> list[str]:
+        assert State.open().exists
+        return ["master"]
+
+    monkeypatch.setattr(control, "stop_all", stop_all)
+    adopted(stored)
+    assert returned(stored).sync_daemons == ["master"]
 
 
 def test_settings_reach_the_kernel(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

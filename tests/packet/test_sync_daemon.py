@@ -18,12 +18,18 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
 from pylvs.cli.director import down
+from pylvs.dataplane import load
+from pylvs.dataplane.state import State
+from pylvs.dataplane.sync import feed as feed_module
+from pylvs.dataplane.sync.feed import SyncFeed
 from pylvs.model.director import Connection
 from pylvs.model.errors import DaemonRuns, NoDaemon, PylvsError
 from pylvs.model.sync.connection import SyncedConnection
 from pylvs.model.sync.daemons import BACKUP, MASTER, ROLES, SyncDaemon
-from pylvs.sync import control, request, wire, worker
+from pylvs.sync import control, director, request, wire, worker
+from pylvs.sync.director import DirectorTables
 from pylvs.sync.files import DaemonFiles
+from pylvs.sync.master import Master
 from pylvs.system.syscalls import CAPABILITIES
 from tests.packet.frames import CLIENT4, tcp
 from tests.packet.host import ROUTER_MAC, SENT, VIP4, Host, new_host, server4
@@ -257,6 +263,61 @@ def test_daemons_without_their_other_capabilities_follow_to_another_table(own_ho
         send_about(link, key.port)
         assert until(lambda: control.counts(BACKUP).get("created"), "it is stored") == 1
         assert not control.counts(BACKUP).get("no tables")
+
+
+def take_down(host: Host) -> None:
+    host.close_programs()
+    load.take_down(host.director.state)
+
+
+@pytest.fixture
+def looks_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each use look for tables that were made anew."""
+    monkeypatch.setattr(director, "LOOK_S", 0.0)
+
+
+@pytest.mark.usefixtures("looks_always")
+def test_a_master_waits_for_tables_that_were_removed(own_host: Host) -> None:
+    tables = DirectorTables(make=True)
+    master = Master(SyncDaemon(MASTER, "d0", SYNCID), tables, [], 1472)
+    master.work(0.0)
+    take_down(own_host)
+    assert isinstance(master._feed, SyncFeed)
+    master._feed._renewed_s -= feed_module.LEASE_S
+    for _ in range(2):
+        with pytest.raises(PylvsError, match="no tables in this network namespace"):
+            master.work(0.0)
+    own_host.director.make()
+    master.work(0.0)
+    master.close(0.0)
+
+
+@pytest.mark.usefixtures("looks_always")
+def test_a_store_ends_with_the_tables(own_host: Host) -> None:
+    tables = DirectorTables(make=True)
+    store = tables.store()
+    store.renew()
+    take_down(own_host)
+    for use in store.renew, store.close, tables.store:
+        with pytest.raises(PylvsError, match="no tables in this network namespace"):
+            use()
+    own_host.director.make()
+    again = tables.store()
+    again.renew()
+    again.close()
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_another_worker_does_not_make_tables_that_were_removed(own_host: Host, role: str) -> None:
+    control.start(SyncDaemon(role, "d0", SYNCID))
+    take_down(own_host)
+    first = worker_of(role)
+    os.kill(first, signal.SIGKILL)
+    until(lambda: not os.path.exists(f"/proc/{first}"), "the worker ends")
+    counts = Path(DaemonFiles().counts(role))
+    counts.unlink(missing_ok=True)
+    until(counts.exists, "another worker works")
+    assert not State.open().exists
 
 
 def test_down_stops_the_daemons(own_host: Host) -> None:

@@ -482,8 +482,21 @@ def test_a_reader_ends_with_the_tables() -> None:
         host.close_programs()
         load.take_down(host.director.state)
         feed._renewed_s -= feed_module.LEASE_S
+        lost = feed._lost_before + 3
+        with mock.patch.object(feed, "_counted_lost", return_value=lost):
+            with pytest.raises(PylvsError, match="no tables in this network namespace"):
+                feed.read()
+            assert feed.lost == 3
+        for _ in range(2):
+            feed.close()
+
+
+def test_the_whole_table_ends_with_the_tables() -> None:
+    with new_host() as host, SyncFeed(host.director.tables) as feed:
+        host.close_programs()
+        load.take_down(host.director.state)
         with pytest.raises(PylvsError, match="no tables in this network namespace"):
-            feed.read()
+            list(feed.announce_all())
 
 
 @pytest.mark.parametrize("hook", HOOKS)

@@ -5,7 +5,7 @@ The steps, and what serves if this process is killed after each:
 1. give IPVS the settings, the connections, then the services; run a gate on all devices, which is open: pylvs;
 2. let new connections wait, and give IPVS the rest: pylvs. If this process is killed, they wait for 5 s at most;
 3. close the gate: IPVS. A later run continues here;
-4. end IPVS's backup daemon, set backup_only, remove the tables of pylvs: IPVS.
+4. end IPVS's backup daemon, set backup_only, end pylvs's sync daemons, remove the tables of pylvs: IPVS.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from pylvs.dataplane.upgrade.upgrade import COPY_HOLDS_SYN
 from pylvs.ipvs import messages
 from pylvs.ipvs.feed import Feed
 from pylvs.ipvs.kernel import SETTINGS, KernelIpvs
-from pylvs.model.dataclass import dataclass
+from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import Busy, PylvsError, Unsupported, counted, os_text
 from pylvs.model.rows import ServiceRow
 from pylvs.model.service import is_probe_mark
 from pylvs.model.settings import shown_value
 from pylvs.model.sync.connection import SyncedConnection
+from pylvs.sync import control
 from pylvs.system.lock import Lock
 
 _HOLD_S = 5
@@ -47,12 +48,13 @@ _LATER = ("conn_max", _BACKUP_ONLY)
 
 @dataclass(slots=True)
 class Returned:
-    """What was given back. `pause_s`: how long new connections waited."""
+    """What was given back. `pause_s`: how long new connections waited; `sync_daemons`: the roles of those stopped."""
 
     services: int = 0
     connections: int = 0
     pause_s: float = 0.0
     was_interrupted: bool = False
+    sync_daemons: list[str] = field(default_factory=list)
 
 
 class Return:
@@ -207,6 +209,7 @@ class Return:
                 self._kernel.stop_backup(daemon.interface, daemon.syncid)
         self._report("daemon stopped")
         _write_settings({_BACKUP_ONLY: self._director.settings()[_BACKUP_ONLY]})
+        self._returned.sync_daemons = control.stop_all()  # before the tables: a master sends its last messages
         state = self._director.state
         self._director.close()
         load.take_down(state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections import Counter
@@ -99,7 +100,8 @@ class Backup:
         """End the receiver."""
         self._child.close()
         if self._store is not None:
-            self._store.close()
+            with contextlib.suppress(PylvsError):  # the lease ended with the tables
+                self._store.close()
 
     def _restarted(self) -> None:
         self.counts["receiver restarts"] += 1

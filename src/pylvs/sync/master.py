@@ -97,6 +97,7 @@ class Master:
         self._sockets = opened
         self._packer = Packer(daemon.syncid, longest, len(opened))
         self._feed: Feed | None = None
+        self._announces = False  # all connections of the tables that are found next
         self._replaced = 0  # tables of this feed
         self._all: Iterator[SyncedConnection] = iter(())
         self._looked_s = float("-inf")
@@ -111,7 +112,8 @@ class Master:
         return self._packer.counts
 
     def announce_all(self) -> None:
-        """Send all connections of the table again, as messages can be sent. Raises PylvsError."""
+        """Send all connections of the table again, as messages can be sent; without tables, once there are some."""
+        self._announces = self._feed is None
         if self._feed is not None:
             self._all = self._feed.announce_all()
 
@@ -119,6 +121,8 @@ class Master:
         """Read, collect and send. Raises PylvsError while there are no tables."""
         if self._feed is None:
             self._feed = self._tables.feed()
+            if self._announces:
+                self.announce_all()
         try:
             settings = self._tables.settings()
             version, most = settings["sync_version"], settings["sync_qlen_max"]
@@ -166,10 +170,11 @@ class Master:
 
     def _give_up(self) -> None:
         """Forget tables that are gone."""
-        if self._feed is not None:
-            self._lost += self._feed.lost
-            self._feed.close()
-        self._feed, self._replaced, self._all = None, 0, iter(())
+        feed, self._feed, self._replaced, self._all = self._feed, None, 0, iter(())
+        self._announces = True  # other tables may have connections that no packet announces
+        if feed is not None:
+            self._lost += feed.lost
+            feed.close()
 
     def _send(self) -> None:
         queue = self._packer.queue

@@ -46,7 +46,7 @@ class Store(Protocol):
         ...
 
     def close(self) -> None:
-        """End the lease."""
+        """End the lease. Raises PylvsError if the tables are gone."""
         ...
 
 

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+from pylvs.dataplane.sync.missing import NoTables
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, PylvsError
 from pylvs.model.sync.daemons import MASTER, SyncDaemon
@@ -102,7 +103,10 @@ class Worker:
         return self._status
 
     async def _begin(self) -> None:
-        """Work for the first time; a killed worker may have a lease for some seconds. Raises PylvsError."""
+        """Work for the first time; a killed worker may have a lease for some seconds. Raises PylvsError.
+
+        A worker that follows another one waits for tables in `_work`: they were removed on purpose.
+        """
         loop = asyncio.get_running_loop()
         until = loop.time() + LEASES_S
         while True:
@@ -112,6 +116,11 @@ class Worker:
             except Busy:
                 if loop.time() >= until:
                     raise
+            except NoTables as error:
+                if not self._wanted.former:
+                    raise
+                self._report(error)
+                return
             await asyncio.sleep(0.2)
 
     async def _request_tables(self, backup: Backup) -> None:
@@ -175,7 +184,8 @@ def run(work: Work, ready: Callable[[], None], turn: Callable[[], None]) -> int:
         get_logger().warning(f"{work.daemon.role} sync daemon: the worker {work.former}; another one starts")
 
     async def run_worker() -> int:
-        return await Worker(work, DirectorTables(), turn).run(ready)
+        tables = DirectorTables(make=not work.former)
+        return await Worker(work, tables, turn).run(ready)
 
     with asyncio.Runner() as runner:
         return runner.run(run_worker())

@@ -101,6 +101,7 @@ class Table:
         self.there = True
         self.opened = 0
         self.replaced = self.lost = 0
+        self.refuses_close = False
 
     def settings(self) -> Mapping[str, int]:
         return {"sync_version": 1, "sync_qlen_max": 1000}
@@ -124,7 +125,8 @@ class Table:
         yield from self.all
 
     def close(self) -> None:
-        pass
+        if self.refuses_close:
+            raise PylvsError("no tables")
 
 
 class Lab:
@@ -219,6 +221,27 @@ def test_a_master_waits_for_tables_that_are_gone(lab: Lab) -> None:
     assert lab.work(FLUSH_S + LOOK_S) == [[9]]
     assert lab.table.opened == 2
     assert lab.master.counts["lost"] == 5
+
+
+def test_other_tables_are_sent_again_also_after_there_were_none(lab: Lab) -> None:
+    lab.work()
+    lab.table.there = False
+    with pytest.raises(PylvsError):
+        lab.work()
+    lab.table.there, lab.table.all = True, [connection(7)]
+    lab.work()
+    assert lab.work(FLUSH_S + LOOK_S) == [[7]]
+    assert lab.work(FLUSH_S + LOOK_S) == []
+
+
+def test_a_master_leaves_a_feed_that_cannot_be_closed(lab: Lab) -> None:
+    lab.work()
+    lab.table.there, lab.table.refuses_close = False, True
+    with pytest.raises(PylvsError):
+        lab.work()
+    lab.table.there, lab.table.due = True, [connection(9)]
+    lab.work()
+    assert lab.table.opened == 2
 
 
 def test_an_end_sends_what_was_collected(lab: Lab) -> None:

@@ -96,6 +96,8 @@ def _give_back(director: BpfDirector) -> None:
         raise Busy(f"pylvs run, process {owned.process}, would make the tables again: pylvs stop --keep ends it")
     with KernelIpvs() as kernel:
         done = Return(director, kernel).run()
+    for role in done.sync_daemons:
+        click.echo(f"the {role} sync daemon is stopped")
     if done.was_interrupted:
         click.echo("an interrupted return is complete")
     click.echo(

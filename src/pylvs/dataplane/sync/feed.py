@@ -6,6 +6,7 @@ One process reads them at a time. It renews a lease: without it the packet path 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import time
@@ -16,11 +17,12 @@ from pylvs.bpf import abi, libbpf
 from pylvs.bpf.maps import ArrayMap, RingBuffer
 from pylvs.dataplane import load
 from pylvs.dataplane.exchange.used_pages import UsedPageReader
+from pylvs.dataplane.sync import missing
 from pylvs.dataplane.sync.numbers import active_states, announced_states, flags_of, states_there
 from pylvs.dataplane.tables import ADDRESS_BYTES, MASK32, Tables, Versions, address_of, half_in_force
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
-from pylvs.model.errors import Busy, PylvsError
+from pylvs.model.errors import Busy
 from pylvs.model.service import SIP
 from pylvs.model.sync.connection import SEQUENCE_BYTES, SyncedConnection
 
@@ -59,17 +61,18 @@ class SyncFeed:
         """
         self._state, self._ring_bytes = tables.state, ring_bytes
         self._renewed_s = 0.0
-        self._lost = 0
+        self._lost = 0  # in former tables
         self.replaced = 0  # how often other tables have replaced those that it reads: announce everything then
-        self._open()
+        with missing.reported(self._state):
+            self._open()
 
     def _open(self) -> None:
         """Make the counts and the ring, and take the lease."""
-        if not self._state.exists:
-            raise PylvsError("no tables in this network namespace: ipvsadm -A makes them")
+        missing.require(self._state)
         self._state.check_build()
         self._tables = tables = Tables(self._state)
         self._mark = tables.mark()
+        self._lost_before = self._counted_lost()
         self._words = _Words(tables)
         size = abi.struct("sync_count").size
         with self._state.lock():
@@ -83,7 +86,6 @@ class SyncFeed:
                         outer.put_descriptor(0, descriptor)
             finally:
                 os.close(counts)
-            self._lost_before = self._counted_lost()
             self.renew()
 
     def _refuse_another(self) -> None:
@@ -119,14 +121,16 @@ class SyncFeed:
     def read(self) -> list[SyncedConnection]:
         """Return what was announced since the last call, without waiting. Call it at least once a second.
 
-        Raises Busy if it was not called for so long that another process reads now; PylvsError without tables.
+        Raises Busy if it was not called for so long that another process reads now; PylvsError without tables. After an
+        error only `lost` and `close` are of use.
         """
         records: list[SyncedConnection] = []
-        if time.monotonic() - self._renewed_s >= LEASE_S / 3:
-            records = self._follow()
-            self._refuse_another()
-            self.renew()
-        return records + self._read()
+        with missing.reported(self._state):
+            if time.monotonic() - self._renewed_s >= LEASE_S / 3:
+                records = self._follow()
+                self._refuse_another()
+                self.renew()
+            return records + self._read()
 
     def _read(self) -> list[SyncedConnection]:
         records = self._ring.records()
@@ -139,26 +143,33 @@ class SyncFeed:
         """
         if self._tables.mark() == self._mark:
             return []
-        rest, self._lost = self._read(), self.lost
+        rest, counted = self._read(), self._counted_lost()
+        self._lost += counted - self._lost_before
+        self._lost_before = counted  # it counts again if there are no other tables
         self._ring.close()
         self._open()
         self.replaced += 1
         return rest
 
     def announce_all(self) -> Iterator[SyncedConnection]:
-        """Yield all connections in the states that are announced, templates first."""
-        reader = _TableReader(self._tables, self._words)
-        yield from reader.announcements(templates=True)
-        yield from reader.announcements(templates=False)
+        """Yield all connections in the states that are announced, templates first. Raises PylvsError without tables."""
+        with missing.reported(self._state):
+            reader = _TableReader(self._tables, self._words)
+            yield from reader.announcements(templates=True)
+            yield from reader.announcements(templates=False)
 
     def close(self) -> None:
-        """Let the packet path announce nothing any more, and free the memory, unless another process reads by now."""
-        if self._tables.root.get(0, "sync") >> 32 == os.getpid():
-            self._tables.root.publish(0, "sync", 0)
-            for name in _COUNTS, _RING:
-                with ArrayMap.open(self._tables.path(name)) as outer:
-                    outer.remove(0)
+        """Let the packet path announce nothing any more, and free the memory, unless another process reads by now.
+
+        Without these tables, and in a second call, there is nothing to free but the ring.
+        """
         self._ring.close()
+        with contextlib.suppress(FileNotFoundError):  # removed since
+            if self._tables.mark() == self._mark and self._tables.root.get(0, "sync") >> 32 == os.getpid():
+                self._tables.root.publish(0, "sync", 0)
+                for name in _COUNTS, _RING:
+                    with ArrayMap.open(self._tables.path(name)) as outer:
+                        outer.remove(0)
 
     def __enter__(self) -> SyncFeed:
         return self

@@ -16,6 +16,7 @@ from pylvs.bpf import abi, kernel
 from pylvs.dataplane import load
 from pylvs.dataplane.destinations import DestinationSlots
 from pylvs.dataplane.state import STORE
+from pylvs.dataplane.sync import missing
 from pylvs.dataplane.sync.numbers import TEMPLATE_ASSURED, states_here
 from pylvs.dataplane.tables import (
     LONGEST_TICKS,
@@ -30,7 +31,7 @@ from pylvs.dataplane.tables import (
 )
 from pylvs.dataplane.transaction import Transaction
 from pylvs.model.addresses import family_of
-from pylvs.model.errors import NoSpace, PylvsError
+from pylvs.model.errors import NoSpace
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceKey
 from pylvs.model.sync.connection import METHOD_MASK, SEQUENCE_BYTES, SyncedConnection, SyncFlag
 from pylvs.netlink.links import Routes
@@ -107,11 +108,11 @@ class SyncStore:
         """Load the program. Raises PylvsError."""
         self._state = tables.state
         self._program = -1
-        self._open()
+        with missing.reported(self._state):
+            self._open()
 
     def _open(self) -> None:
-        if not self._state.exists:
-            raise PylvsError("no tables in this network namespace: ipvsadm -A makes them")
+        missing.require(self._state)
         self._state.check_build()
         self.close()
         self._tables = tables = Tables(self._state)
@@ -150,6 +151,10 @@ class SyncStore:
 
     def store(self, connections: Iterable[SyncedConnection]) -> StoreCounts:
         """Insert or update connections and templates, in their order. Raises PylvsError without tables."""
+        with missing.reported(self._state):
+            return self._store(connections)
+
+    def _store(self, connections: Iterable[SyncedConnection]) -> StoreCounts:
         if self._tables.mark() != self._mark:
             self._open()  # an upgrade or `pylvs down` has replaced them
         self._follow_edits()
