@@ -69,6 +69,17 @@ def test_a_take_over_starts_the_master_before_it_stops_the_backup() -> None:
     assert lab.step() == ["start backup announce", "stop master"]
 
 
+def test_a_transition_during_a_start_stops_nothing_by_the_former_state() -> None:
+    """The master daemon would end, and start again at the next look only."""
+    lab = Lab(state="MASTER")
+    lab.step()
+    lab.change("BACKUP")
+    lab.daemons.on_start = lambda: lab.change("MASTER")
+    assert lab.step() == ["start backup announce"]
+    assert lab.step() == ["stop backup"]
+    assert [each.daemon.role for each in lab.daemons.running()] == [MASTER]
+
+
 def test_another_virtual_router_and_a_group_change_nothing() -> None:
     lab = Lab()
     lab.step()

@@ -119,7 +119,7 @@ class SyncPart(Part):
         self._ended = True
         if not keep:
             async with self._working:
-                await self._reconcile(None, [], await self._running())
+                await self._stop_others(None, [], await self._running())
 
     def problems(self) -> Iterator[Problem]:
         if self._problem:
@@ -161,7 +161,11 @@ class SyncPart(Part):
         is_unknown = wanted is not None and wanted.instance and not self._state
         if is_unknown and running:  # virtual routers of a former daemon may be master: that one's daemons stay
             return
-        await self._reconcile(wanted, desired(wanted, self._state), running)
+        daemons = desired(wanted, self._state)
+        await self._start_missing(daemons, running)
+        if daemons != desired(self._wanted, self._state):  # a start takes seconds; `_wake` is set
+            return
+        await self._stop_others(wanted, daemons, running)
         self._report("")
 
     async def _read_state(self, instance: str) -> None:
@@ -174,12 +178,10 @@ class SyncPart(Part):
         """Return the daemons that run, by role. Raises PylvsError."""
         return {each.daemon.role: each for each in await to_thread(self._daemons.running)}
 
-    async def _reconcile(
-        self, wanted: SyncWanted | None, daemons: list[SyncDaemon], running: Mapping[str, RunningDaemon]
-    ) -> None:
-        """Start what shall run before anything is stopped: messages of the other director may still arrive.
+    async def _start_missing(self, daemons: list[SyncDaemon], running: Mapping[str, RunningDaemon]) -> None:
+        """Start what shall run before others are stopped: messages of the other director may still arrive.
 
-        Without lvs_sync_daemon only those are stopped that this program has started. Raises PylvsError.
+        Raises PylvsError.
         """
         roles = {each.role: each for each in daemons}
         changed = [role for role, each in running.items() if role in roles and each.daemon != roles[role]]
@@ -189,6 +191,12 @@ class SyncPart(Part):
         started = await asyncio.gather(*(to_thread(self._start, each) for each in missing), return_exceptions=True)
         for error in filter(None, started):
             raise error
+
+    async def _stop_others(
+        self, wanted: SyncWanted | None, daemons: list[SyncDaemon], running: Mapping[str, RunningDaemon]
+    ) -> None:
+        """Stop what shall not run; without lvs_sync_daemon, only what this program has started. Raises PylvsError."""
+        roles = {each.role for each in daemons}
         for role, known in running.items():
             if role not in roles and (wanted is not None or known.owner == OWNER):
                 await to_thread(self._stop, role)
