@@ -86,6 +86,8 @@ def start(daemon: SyncDaemon, announce: bool = False, owner: str = "") -> None:
             check=False,
         )
     except subprocess.TimeoutExpired:
+        with contextlib.suppress(PylvsError):  # the process that started it is killed, but not the daemon
+            stop(daemon.role)
         raise PylvsError(f"the {daemon.role} sync daemon is not ready after {START_S:g} s") from None
     except OSError as error:
         raise PylvsError(f"the {daemon.role} sync daemon cannot be started: {error.strerror}") from None

@@ -149,7 +149,7 @@ class Supervisor:
             self._report = -1
 
 
-def _detached(daemon: SyncDaemon, announce: bool, owner: str, report: int) -> NoReturn:
+def _detached(daemon: SyncDaemon, announce: bool, owner: str, report: int, launcher: int) -> NoReturn:
     """Become the supervisor."""
     os.setsid()
     os.chdir("/")
@@ -162,6 +162,9 @@ def _detached(daemon: SyncDaemon, announce: bool, owner: str, report: int) -> No
     try:
         files.make()
         lock.claim(files.pid(daemon.role))
+        if os.getppid() != launcher:  # killed before `control.start` could find this process by the lock
+            files.forget(daemon.role)
+            os._exit(status)
         status = Supervisor(daemon, owner, files, report).run(announce)
     except lock.Held:
         os.write(report, b"\0")
@@ -174,9 +177,10 @@ def main(parameters: str, announce: str, owner: str) -> int:
     """Start the daemon, wait until it works, and return the exit status."""
     daemon = SyncDaemon.decoded(json.loads(parameters))
     results, report = os.pipe()
+    launcher = os.getpid()
     if not os.fork():
         os.close(results)
-        _detached(daemon, announce == "1", owner, report)
+        _detached(daemon, announce == "1", owner, report, launcher)
     os.close(report)
     with open(results, "rb") as file:
         result = file.read(_LONGEST_REASON)
