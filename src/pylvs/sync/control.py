@@ -21,7 +21,8 @@ from pylvs.model.sync.daemons import ROLES, RunningDaemon, SyncDaemon, check
 from pylvs.sync.files import DaemonFiles
 from pylvs.system.processes import command
 
-START_S = 60.0  # until it is ready; a slow machine needs seconds for Python's imports
+# Until it is ready. A worker may use 300 s until its first turn, and then waits for its receiver and for whole tables.
+START_S = 420.0
 END_S = 5.0  # for its last messages, before it is killed
 _PAUSE_S = 0.01
 

@@ -29,8 +29,9 @@ NAME = b"pylvs-sync"
 RESTART_S, MAX_RESTART_S, STEADY_S = 0.5, 10.0, 60.0
 PAUSE_S = 0.1
 TICK_S = 1.0  # of the lease
-# Without progress, after which a worker is killed. It waits 10 s for the lock of the tables, and loads programs.
+# Without progress, after which a worker is killed. It waits 10 s for the lock of the tables, and loads a program.
 LEASE_S = 60.0
+FIRST_LEASE_S = 300.0  # until its first turn: it makes tables, for which a slow machine loads all programs for minutes
 ABANDONED = 3  # exit status of a worker whose network namespace nothing else uses
 _READY = b"\1"
 _LONGEST_REASON = 1 << 16
@@ -60,11 +61,11 @@ class Supervisor:
             os.unlink(parameters)
         delay_s = RESTART_S
         while not self._over():
-            began_s = time.monotonic()
+            began_s, before = time.monotonic(), self._progress()
             self._worker = self._fork(announce)
             if self._over():
                 self._end()
-            status = self._wait(Lease(LEASE_S, TICK_S))
+            status = self._wait(before)
             self._worker = 0
             if self._over() or os.waitstatus_to_exitcode(status) == ABANDONED or not os.path.exists(parameters):
                 self._files.forget(self._daemon.role)
@@ -77,12 +78,18 @@ class Supervisor:
         self._files.forget(self._daemon.role)
         return 0
 
-    def _wait(self, lease: Lease) -> int:
-        """Wait for the end of the worker, which is killed when it hangs; return its status."""
+    def _wait(self, before: bytes) -> int:
+        """Wait for the end of the worker, which is killed when it hangs; return its status.
+
+        `before` is the progress before it started.
+        """
         end = os.pidfd_open(self._worker)
-        hangs = False
+        lease, starts, hangs = Lease(FIRST_LEASE_S, TICK_S), True, False
         while not select.select([end], [], [], TICK_S)[0]:
-            if lease.follow(self._turns[:_TURN]):
+            progress = self._progress()
+            if starts and progress != before:
+                lease, starts = Lease(LEASE_S, TICK_S), False
+            if lease.follow(progress):
                 hangs = True
                 os.kill(self._worker, signal.SIGKILL)
         os.close(end)
@@ -94,7 +101,10 @@ class Supervisor:
 
     def _turn(self) -> None:
         """Show that the worker makes progress."""
-        self._turns[:_TURN] = (int.from_bytes(self._turns[:_TURN]) + 1).to_bytes(_TURN)
+        self._turns[:_TURN] = (int.from_bytes(self._progress()) + 1).to_bytes(_TURN)
+
+    def _progress(self) -> bytes:
+        return self._turns[:_TURN]
 
     def _over(self) -> bool:
         return self._ending

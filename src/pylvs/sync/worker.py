@@ -83,8 +83,8 @@ class Worker:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._over.set)
-        self._turn()
         await self._begin()
+        self._turn()
         if isinstance(self._part, Backup):
             self._part.start()
             async with asyncio.timeout(START_S):
@@ -110,6 +110,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         until = loop.time() + LEASES_S
         while True:
+            self._turn()
             try:
                 self._part.work(loop.time())
                 return
@@ -185,6 +186,7 @@ def run(work: Work, ready: Callable[[], None], turn: Callable[[], None]) -> int:
 
     async def run_worker() -> int:
         tables = DirectorTables(make=not work.former)
+        turn()  # making tables took the longer lease of the first turn
         return await Worker(work, tables, turn).run(ready)
 
     with asyncio.Runner() as runner:

@@ -34,7 +34,9 @@ class Scripted(Supervisor):
             os.write(self._reports, f"{self._former}; announce {announce}".encode())
             os._exit(ABANDONED)
         self._files.write(self._files.parameters(MASTER), {})
-        if self._end_of_first == "hang":
+        if self._end_of_first == "hang after a turn":
+            self._turn()
+        if self._end_of_first.startswith("hang"):
             signal.pause()
         os._exit(FAILED)
 
@@ -53,16 +55,23 @@ def daemon_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Da
 
 
 @pytest.mark.parametrize(
-    ("end", "lease_s", "reported"),
+    ("end", "first_lease_s", "lease_s", "reported"),
     [
-        ("hang", 0.03, "hung for 0.03 s, and was killed"),
-        ("fail", 60.0, f"ended with status {FAILED}"),
+        ("hang", 0.03, 60.0, "hung for 0.03 s, and was killed"),
+        ("hang after a turn", 300.0, 0.03, "hung for 0.03 s, and was killed"),
+        ("fail", 300.0, 60.0, f"ended with status {FAILED}"),
     ],
 )
 def test_another_worker_follows(
-    end: str, lease_s: float, reported: str, daemon_files: DaemonFiles, monkeypatch: pytest.MonkeyPatch
+    end: str,
+    first_lease_s: float,
+    lease_s: float,
+    reported: str,
+    daemon_files: DaemonFiles,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A lease of three ticks suits a worker that hangs as soon as it has written its parameters.
+    monkeypatch.setattr(process, "FIRST_LEASE_S", first_lease_s)
     monkeypatch.setattr(process, "LEASE_S", lease_s)
     daemon_files.write(daemon_files.parameters(MASTER), {})
     read, report = os.pipe()
