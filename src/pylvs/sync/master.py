@@ -171,6 +171,7 @@ class Master:
     def _give_up(self) -> None:
         """Forget tables that are gone."""
         feed, self._feed, self._replaced, self._all = self._feed, None, 0, iter(())
+        self._requests.wait_again()
         self._announces = True  # other tables may have connections that no packet announces
         if feed is not None:
             self._lost += feed.lost

@@ -118,7 +118,7 @@ class Requests:
         if token in self._served:
             return Notice(Kind.SENT, token, self._sender)
         if token not in self._served_now and token not in self._waiting:
-            if len(self._waiting) == MOST_REQUESTS:
+            if len(self._waiting) >= MOST_REQUESTS:
                 return None
             self._waiting.append(token)
         return Notice(Kind.BEGUN, token, self._sender)
@@ -129,6 +129,11 @@ class Requests:
             return False
         self._served_now, self._waiting, self._began_s = self._waiting, [], now_s
         return True
+
+    def wait_again(self) -> None:
+        """Let the requests that are being served wait: the rest of the table cannot be sent."""
+        self._waiting = self._served_now + self._waiting
+        self._served_now = []
 
     def end(self, now_s: float) -> list[Notice]:
         """Return the replies behind the last connection."""

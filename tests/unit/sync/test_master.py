@@ -234,6 +234,25 @@ def test_other_tables_are_sent_again_also_after_there_were_none(lab: Lab) -> Non
     assert lab.work(FLUSH_S + LOOK_S) == []
 
 
+def test_a_request_waits_while_there_are_no_tables(lab: Lab) -> None:
+    lab.table.all = [connection(port) for port in range(ANNOUNCED_AT_ONCE + 5)]
+    lab.backup.send(request.encode(request.Notice(request.Kind.WANTED, b"a backup"), 5))
+    lab.work()
+    lab.table.there = False
+    with pytest.raises(PylvsError):
+        lab.work()
+    lab.table.there, lab.table.all = True, [connection(port) for port in range(ANNOUNCED_AT_ONCE + 7)]
+    lab.datagrams()
+    lab.work()
+    lab.now += 0.02
+    lab.master.work(lab.now)
+    found = lab.datagrams()
+    (sent,) = (notice for each in found if (notice := request.decode(each, 5)))
+    assert (sent.kind, sent.token) == (request.Kind.SENT, b"a backup")
+    assert request.decode(found[-1], 5) == sent, "behind all connections"
+    assert ANNOUNCED_AT_ONCE + 6 in [port for message in ports_of(found) for port in message]
+
+
 def test_a_master_leaves_a_feed_that_cannot_be_closed(lab: Lab) -> None:
     lab.work()
     lab.table.there, lab.table.refuses_close = False, True

@@ -97,6 +97,17 @@ def test_requests_that_come_while_it_sends_are_served_together_after_a_pause() -
     assert not made.begin(20.1 + PAUSE_S - 0.1)
 
 
+def test_requests_whose_table_is_gone_are_served_with_the_later_ones() -> None:
+    made = Requests(ONE)
+    made.receive(b"first...")
+    assert made.begin(0.0)
+    made.receive(b"second..")
+    made.wait_again()
+    assert not made.is_serving
+    assert made.begin(1.0)
+    assert [each.token for each in made.end(2.0)] == [b"first...", b"second.."]
+
+
 def test_a_flood_of_requests_is_bounded() -> None:
     made = Requests(ONE)
     replies = [made.receive(number.to_bytes(request.ID_BYTES)) for number in range(1000)]
