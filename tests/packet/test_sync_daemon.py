@@ -271,12 +271,12 @@ def take_down(host: Host) -> None:
 
 
 @pytest.fixture
-def looks_always(monkeypatch: pytest.MonkeyPatch) -> None:
+def polls_always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each use look for tables that were made anew."""
     monkeypatch.setattr(director, "LOOK_S", 0.0)
 
 
-@pytest.mark.usefixtures("looks_always")
+@pytest.mark.usefixtures("polls_always")
 def test_a_master_waits_for_tables_that_were_removed(own_host: Host) -> None:
     tables = DirectorTables(make=True)
     master = Master(SyncDaemon(MASTER, "d0", SYNCID), tables, [], 1472)
@@ -292,7 +292,7 @@ def test_a_master_waits_for_tables_that_were_removed(own_host: Host) -> None:
     master.close(0.0)
 
 
-@pytest.mark.usefixtures("looks_always")
+@pytest.mark.usefixtures("polls_always")
 def test_a_store_ends_with_the_tables(own_host: Host) -> None:
     tables = DirectorTables(make=True)
     store = tables.store()
