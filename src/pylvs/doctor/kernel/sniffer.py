@@ -22,6 +22,9 @@ _ENOUGH = 3  # openings
 _TCP, _SYN, _ACK = 6, 0x02, 0x10
 _IPIP, _UDP, _IPV6, _GRE = 4, 17, 41, 47
 _BEHIND = {_IPIP: 0, _IPV6: 0, _GRE: 4, _UDP: 12}  # octets of a tunnel behind its IP header
+_LEAST_V4, _LENGTH_V6 = 20, 40  # octets of an IP header
+_LEAST_TUNNEL = 44  # octets of a tunnelled packet: two headers of IPv4, and one of GRE
+_TO_FLAGS = 14  # octets of a header of TCP up to its flags
 _OCTETS = 160  # of a packet: the headers of a tunnel, and those inside
 
 
@@ -32,6 +35,15 @@ class Opening(NamedTuple):
     client_port: int
     address: Address
     port: int
+
+
+class _Header(NamedTuple):
+    """An IP header: its addresses, the protocol of what follows, and its length."""
+
+    saddr: bytes
+    daddr: bytes
+    protocol: int
+    length: int
 
 
 class Arrivals:
@@ -82,7 +94,7 @@ class Arrivals:
         """Return the SYNs to own addresses to which this host sent nothing; tunnels are looked into."""
         waiting = dict[Opening, float]()
         for data, kind in self._both(limit_s, _MOST_OF_BOTH):
-            found = _ends(data)
+            found = ends(data)
             if found is None:
                 continue
             client, client_port, address, port, is_syn = found
@@ -109,22 +121,21 @@ class Arrivals:
                     yield data, kind
 
 
-def _ends(data: bytes) -> tuple[Address, int, Address, int, bool] | None:
+def ends(data: bytes) -> tuple[Address, int, Address, int, bool] | None:
     """Return source, its port, destination, its port, and whether it is a SYN, of TCP, in a tunnel or not."""
     for _ in range(2):
-        at, protocol = (
-            ((data[0] & 15) * 4, data[9]) if data[:1] and data[0] >> 4 == 4 else (40, data[6] if data[6:] else 0)
-        )
-        if len(data) < at + 14:
+        header = _header(data)
+        if header is None:
             return None
-        if protocol == _TCP:
-            four = data[0] >> 4 == 4
-            saddr, daddr = (data[12:16], data[16:20]) if four else (data[8:24], data[24:40])
+        at = header.length
+        if header.protocol == _TCP:
+            if len(data) < at + _TO_FLAGS:
+                return None
             sport, dport = int.from_bytes(data[at : at + 2], "big"), int.from_bytes(data[at + 2 : at + 4], "big")
-            return ip_address(saddr), sport, ip_address(daddr), dport, data[at + 13] & (_SYN | _ACK) == _SYN
-        if protocol not in _BEHIND:
+            return ip_address(header.saddr), sport, ip_address(header.daddr), dport, _is_syn(data, at)
+        if header.protocol not in _BEHIND:
             return None
-        data = data[at + _BEHIND[protocol] :]
+        data = data[at + _BEHIND[header.protocol] :]
     return None
 
 
@@ -141,32 +152,48 @@ def client_tunnel(data: bytes, vips: Collection[Address]) -> tuple[str, Address]
 
 def _outer(data: bytes) -> tuple[str, int, Address] | None:
     """Return the kind of a tunnel, as "gue:6080", the length of its IP header, and its source; None for others."""
-    if len(data) < 44:
+    header = _header(data)
+    if header is None or len(data) < _LEAST_TUNNEL:
         return None
-    at, protocol = ((data[0] & 15) * 4, data[9]) if data[0] >> 4 == 4 else (40, data[6])
-    source = ip_address(data[12:16] if data[0] >> 4 == 4 else data[8:24])
+    at, protocol, source = header.length, header.protocol, ip_address(header.saddr)
     if protocol in (_IPIP, _IPV6):
         return "ipip", at, source
     if protocol == _GRE:
         return "gre", at, source
-    if protocol == _UDP:
+    if protocol == _UDP and len(data) >= at + 4:
         return f"gue:{int.from_bytes(data[at + 2 : at + 4], 'big')}", at, source
     return None
 
 
 def _opened_port(data: bytes) -> int:
     """Return the destination port of a SYN of TCP; 0 for another packet."""
-    at, protocol = ((data[0] & 15) * 4, data[9]) if data[0] >> 4 == 4 else (40, data[6])
-    if protocol != _TCP or len(data) < at + 14 or data[at + 13] & (_SYN | _ACK) != _SYN:
+    header = _header(data)
+    if header is None or header.protocol != _TCP or len(data) < header.length + _TO_FLAGS:
         return 0
-    return int.from_bytes(data[at + 2 : at + 4], "big")
+    at = header.length
+    return int.from_bytes(data[at + 2 : at + 4], "big") if _is_syn(data, at) else 0
+
+
+def _is_syn(data: bytes, at: int) -> bool:
+    """Return whether the header of TCP at this offset opens a connection."""
+    return data[at + _TO_FLAGS - 1] & (_SYN | _ACK) == _SYN
 
 
 def _daddr(data: bytes) -> Address | None:
-    if data[:1] and data[0] >> 4 == 4 and len(data) >= 20:
-        return ip_address(data[16:20])
-    if data[:1] and data[0] >> 4 == 6 and len(data) >= 40:
-        return ip_address(data[24:40])
+    header = _header(data)
+    return None if header is None else ip_address(header.daddr)
+
+
+def _header(data: bytes) -> _Header | None:
+    """Return the IP header; None if it is cut off or malformed, as any host of the link may send it.
+
+    Octets behind a header of UDP are a tunnelled packet only perhaps, so they may be anything as well.
+    """
+    version = data[0] >> 4 if data else 0
+    if version == 4 and len(data) >= _LEAST_V4 and (length := (data[0] & 15) * 4) >= _LEAST_V4:
+        return _Header(data[12:16], data[16:20], data[9], length)
+    if version == 6 and len(data) >= _LENGTH_V6:
+        return _Header(data[8:24], data[24:40], data[6], _LENGTH_V6)
     return None
 
 
