@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import Finding, Layer, here
 from pylvs.doctor.kernel.sniffer import Arrivals, Opening
 from pylvs.doctor.packet_filter.host import INPUT, OUTPUT, packet_filter
-from pylvs.doctor.packet_filter.packet import Packet, Verdict
+from pylvs.doctor.packet_filter.packet import Decision, Packet, Verdict
 from pylvs.doctor.probes.real_server.facts import RealServer, listeners, real_server
 from pylvs.model.addresses import endpoint
 from pylvs.model.errors import counted
 from pylvs.netlink.socket_diag import TCP
 
 _LOOK_S = 1.5
+_MOST = 200  # openings: each is compared with all rules
 
 
 def findings(facts: Facts) -> Iterator[Finding]:
@@ -25,10 +27,17 @@ def findings(facts: Facts) -> Iterator[Finding]:
     with Arrivals(server.outward) as arrivals:
         seen = arrivals.unanswered(server.held(), _LOOK_S)
     sockets = [each for each in listeners(facts) or () if each.protocol == TCP]
-    lost = [each for each in seen if any(some.port == each.port and some.accepts(each.address) for some in sockets)]
+    asked = (each for each in seen if any(some.port == each.port and some.accepts(each.address) for some in sockets))
+    lost, rule = list[Opening](), ""
+    for opening in islice(asked, _MOST):
+        decisions = list(_decisions(facts, server, opening))
+        if any(found.verdict is Verdict.DROP for found in decisions):
+            continue  # a block list is meant so; the findings of filter.py tell which rules are not
+        lost.append(opening)
+        rule = rule or next((found.text for found in decisions if found.verdict is Verdict.UNKNOWN and found.text), "")
     if not lost:
         return
-    first, rule = lost[0], next(filter(None, (_rule(facts, server, each) for each in lost)), "")
+    first = lost[0]
     yield here(
         id="server_firewall" if rule else "server_requests_unanswered",
         layer=Layer.SERVER,
@@ -45,8 +54,8 @@ def findings(facts: Facts) -> Iterator[Finding]:
     )
 
 
-def _rule(facts: Facts, server: RealServer, opening: Opening) -> str:
-    """Return the rule whose verdict on a SYN, or on its reply, cannot be known; "" if there is none."""
+def _decisions(facts: Facts, server: RealServer, opening: Opening) -> Iterator[Decision]:
+    """Yield what the packet filter decides on a SYN and on its reply, for each device by which they may pass."""
     client, client_port, address, port = opening
     for device in server.outward:
         name = device.name
@@ -55,7 +64,4 @@ def _rule(facts: Facts, server: RealServer, opening: Opening) -> str:
             (OUTPUT, Packet(address, client, TCP, port, client_port, oif=name, new=False)),
         )
         for hooks, packet in ways:
-            found = packet_filter(facts).decision(hooks, packet, str(address))
-            if found.verdict is Verdict.UNKNOWN and found.text:
-                return found.text
-    return ""
+            yield packet_filter(facts).decision(hooks, packet, str(address))
