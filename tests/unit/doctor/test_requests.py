@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pylvs.doctor.facts import Facts
-from pylvs.doctor.kernel.sniffer import Opening
+from pylvs.doctor.kernel.handshakes import Opening
 from pylvs.doctor.packet_filter.host import OUTPUT
 from pylvs.doctor.packet_filter.packet import PASSED, Decision, Packet, Verdict
 from pylvs.doctor.probes.real_server import requests
@@ -54,7 +54,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[str, str]
             def unanswered(self, own: object, limit_s: float) -> list[Opening]:
                 return list(seen)
 
-        monkeypatch.setattr(requests, "Arrivals", Seen)
+        monkeypatch.setattr(requests, "Handshakes", Seen)
         facts = Facts()
         facts.once("real_server", lambda: SERVER)
         facts.once("listeners", lambda: [Listener(6, ip_address("0.0.0.0"), 80, False, 0, 128)])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pylvs.doctor.kernel import sniffer
-from pylvs.doctor.kernel.sniffer import client_tunnel, ends, sender
+from pylvs.doctor.kernel.sniffer import client_tunnel, segment, sender
 
 CLIENT, VIP = ip_address("172.16.0.5"), ip_address("10.0.0.100")
 DIRECTOR = ip_address("10.0.0.10")
@@ -63,9 +63,9 @@ PARTS = st.one_of(
         pytest.param(b"", id="nothing"),
     ],
 )
-def test_what_is_no_packet_of_ip_has_no_ends(data: bytes) -> None:
+def test_what_is_no_packet_of_ip_has_no_segment(data: bytes) -> None:
     """The payload of UDP may be anything."""
-    assert ends(data) is None
+    assert segment(data) is None
     assert sniffer._opened_port(data) == 0
 
 
@@ -73,7 +73,7 @@ def test_what_is_no_packet_of_ip_has_no_ends(data: bytes) -> None:
 def test_no_packet_crashes_the_doctor(data: bytes) -> None:
     """Any host may send anything, and the kernel hands over the beginning."""
     vips = VIP, ip_address("fd00:10::100")
-    for read in (ends, sniffer._outer, sniffer._daddr, sniffer._opened_port):
+    for read in (segment, sniffer._outer, sniffer._daddr, sniffer._opened_port):
         read(data)
     for vip in vips:
         sender(data, vip)

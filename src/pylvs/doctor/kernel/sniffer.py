@@ -12,29 +12,29 @@ from typing import NamedTuple
 from pylvs.model.addresses import Address
 from pylvs.netlink.links import Device
 
-_ETH_P_ALL = 0x0003
-_PACKET_HOST, _PACKET_OUTGOING = 0, 4
+ETH_P_ALL = 0x0003
+PACKET_HOST, PACKET_OUTGOING = 0, 4
+IP_PROTOCOLS = 0x0800, 0x86DD
 _LIMIT_S = 1.0
-_V4, _V6 = 0x0800, 0x86DD
-_MOST, _MOST_OF_BOTH = 200, 20_000  # packets; of both directions
-_REPLY_S = 0.4  # the kernel replies to a SYN at once
+_MOST = 200  # packets
 _ENOUGH = 3  # openings
-_TCP, _SYN, _ACK = 6, 0x02, 0x10
-_IPIP, _UDP, _IPV6, _GRE = 4, 17, 41, 47
-_BEHIND = {_IPIP: 0, _IPV6: 0, _GRE: 4, _UDP: 12}  # octets of a tunnel behind its IP header
+TCP, _SYN, _ACK = 6, 0x02, 0x10
+IPIP, UDP, IPV6, GRE = 4, 17, 41, 47
+_BEHIND = {IPIP: 0, IPV6: 0, GRE: 4, UDP: 12}  # octets of a tunnel behind its IP header
 _LEAST_V4, _LENGTH_V6 = 20, 40  # octets of an IP header
 _LEAST_TUNNEL = 44  # octets of a tunnelled packet: two headers of IPv4, and one of GRE
 _TO_FLAGS = 14  # octets of a header of TCP up to its flags
-_OCTETS = 160  # of a packet: the headers of a tunnel, and those inside
+OCTETS = 160  # of a packet: the headers of a tunnel, and those inside
 
 
-class Opening(NamedTuple):
-    """A SYN: its ends."""
+class Segment(NamedTuple):
+    """The ends of a segment of TCP, and whether it is a SYN."""
 
-    client: Address
-    client_port: int
-    address: Address
-    port: int
+    saddr: bytes
+    sport: int
+    daddr: bytes
+    dport: int
+    is_syn: bool
 
 
 class _Header(NamedTuple):
@@ -53,7 +53,7 @@ class Arrivals:
         self._sockets = list[socket.socket]()
         for device in devices:
             packets = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
-            packets.bind((device.name, _ETH_P_ALL))
+            packets.bind((device.name, ETH_P_ALL))
             self._sockets.append(packets)
 
     def __enter__(self) -> Arrivals:
@@ -90,49 +90,30 @@ class Arrivals:
         """Return kind and source of the first tunnelled packet to one of these addresses; none after a while."""
         return next(([found] for data in self._seen(limit_s) if (found := client_tunnel(data, vips))), [])
 
-    def unanswered(self, own: Collection[Address], limit_s: float) -> list[Opening]:
-        """Return the SYNs to own addresses to which this host sent nothing; tunnels are looked into."""
-        waiting = dict[Opening, float]()
-        for data, kind in self._both(limit_s, _MOST_OF_BOTH):
-            found = ends(data)
-            if found is None:
-                continue
-            client, client_port, address, port, is_syn = found
-            if kind == _PACKET_HOST and is_syn and address in own:
-                waiting.setdefault(Opening(client, client_port, address, port), monotonic())
-            elif kind == _PACKET_OUTGOING:
-                waiting.pop(Opening(address, port, client, client_port), None)
-        now = monotonic()
-        return [each for each, since in waiting.items() if now - since >= _REPLY_S]
-
     def _seen(self, limit_s: float) -> Iterator[bytes]:
-        """Yield the beginnings of IP packets to this host."""
-        return (data for data, kind in self._both(limit_s, _MOST) if kind == _PACKET_HOST)
-
-    def _both(self, limit_s: float, most: int) -> Iterator[tuple[bytes, int]]:
-        """Yield the beginnings of IP packets, at most so many, and how the kernel classifies them."""
+        """Yield the beginnings of IP packets to this host, until there were enough packets of both directions."""
         deadline, seen = monotonic() + limit_s, 0
-        while seen < most and (left := deadline - monotonic()) > 0:
+        while seen < _MOST and (left := deadline - monotonic()) > 0:
             ready, _, _ = select.select(self._sockets, [], [], left)
             for packets in ready:
-                data, (_, protocol, kind, *_) = packets.recvfrom(_OCTETS)
+                data, (_, protocol, kind, *_) = packets.recvfrom(OCTETS)
                 seen += 1
-                if protocol in (_V4, _V6):
-                    yield data, kind
+                if protocol in IP_PROTOCOLS and kind == PACKET_HOST:
+                    yield data
 
 
-def ends(data: bytes) -> tuple[Address, int, Address, int, bool] | None:
-    """Return source, its port, destination, its port, and whether it is a SYN, of TCP, in a tunnel or not."""
+def segment(data: bytes) -> Segment | None:
+    """Return the segment of TCP in a packet, in a tunnel or not; None for another packet."""
     for _ in range(2):
         header = _header(data)
         if header is None:
             return None
         at = header.length
-        if header.protocol == _TCP:
+        if header.protocol == TCP:
             if len(data) < at + _TO_FLAGS:
                 return None
             sport, dport = int.from_bytes(data[at : at + 2], "big"), int.from_bytes(data[at + 2 : at + 4], "big")
-            return ip_address(header.saddr), sport, ip_address(header.daddr), dport, _is_syn(data, at)
+            return Segment(header.saddr, sport, header.daddr, dport, _is_syn(data, at))
         if header.protocol not in _BEHIND:
             return None
         data = data[at + _BEHIND[header.protocol] :]
@@ -156,11 +137,11 @@ def _outer(data: bytes) -> tuple[str, int, Address] | None:
     if header is None or len(data) < _LEAST_TUNNEL:
         return None
     at, protocol, source = header.length, header.protocol, ip_address(header.saddr)
-    if protocol in (_IPIP, _IPV6):
+    if protocol in (IPIP, IPV6):
         return "ipip", at, source
-    if protocol == _GRE:
+    if protocol == GRE:
         return "gre", at, source
-    if protocol == _UDP and len(data) >= at + 4:
+    if protocol == UDP and len(data) >= at + 4:
         return f"gue:{int.from_bytes(data[at + 2 : at + 4], 'big')}", at, source
     return None
 
@@ -168,7 +149,7 @@ def _outer(data: bytes) -> tuple[str, int, Address] | None:
 def _opened_port(data: bytes) -> int:
     """Return the destination port of a SYN of TCP; 0 for another packet."""
     header = _header(data)
-    if header is None or header.protocol != _TCP or len(data) < header.length + _TO_FLAGS:
+    if header is None or header.protocol != TCP or len(data) < header.length + _TO_FLAGS:
         return 0
     at = header.length
     return int.from_bytes(data[at + 2 : at + 4], "big") if _is_syn(data, at) else 0

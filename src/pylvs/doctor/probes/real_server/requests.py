@@ -7,7 +7,7 @@ from itertools import islice
 
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import Finding, Layer, here
-from pylvs.doctor.kernel.sniffer import Arrivals, Opening
+from pylvs.doctor.kernel.handshakes import Handshakes, Opening
 from pylvs.doctor.packet_filter.host import INPUT, OUTPUT, packet_filter
 from pylvs.doctor.packet_filter.packet import Decision, Packet, Verdict
 from pylvs.doctor.probes.real_server.facts import RealServer, listeners, real_server
@@ -24,8 +24,8 @@ def findings(facts: Facts) -> Iterator[Finding]:
     server = real_server(facts)
     if server is None or server.guessed or not server.held():
         return
-    with Arrivals(server.outward) as arrivals:
-        seen = arrivals.unanswered(server.held(), _LOOK_S)
+    with Handshakes(server.outward) as handshakes:
+        seen = handshakes.unanswered(server.held(), _LOOK_S)
     sockets = [each for each in listeners(facts) or () if each.protocol == TCP]
     asked = (each for each in seen if any(some.port == each.port and some.accepts(each.address) for some in sockets))
     lost, rule = list[Opening](), ""
