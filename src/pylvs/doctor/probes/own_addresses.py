@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
@@ -11,7 +12,7 @@ from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import Finding, Layer, here, server_subject
 from pylvs.doctor.kernel.routes import KernelRoutes
 from pylvs.doctor.probes.real_server.facts import real_server
-from pylvs.doctor.running import address_of, status_of
+from pylvs.doctor.running import Status, address_of, status_of
 from pylvs.doctor.servers import own_addresses
 from pylvs.doctor.survey import askable, link_source
 from pylvs.doctor.virtual_routers import routers_of
@@ -19,6 +20,7 @@ from pylvs.doctor.wire.exchange import Exchange
 from pylvs.doctor.wire.packets import Reply
 from pylvs.model.addresses import Address
 from pylvs.model.errors import PylvsError
+from pylvs.model.service import Method
 from pylvs.netlink.links import AssignedAddress, Device
 
 _JOINING = ("bridge", "bond", "team", "openvswitch")  # a port's packets are theirs; a VRF leaves them to the device
@@ -119,29 +121,74 @@ def _other_has(facts: Facts, device: Device, address: Address, reply: Reply) -> 
 
 
 def _virtual_sources(facts: Facts) -> Iterator[Finding]:
-    """Yield virtual addresses from which this host checks real servers that have them, where such a check fails."""
+    """Yield virtual addresses from which this host checks real servers that have them, where such a check fails.
+
+    A server of NAT does not have the virtual address, and answers to it as to any other.
+    """
     status = status_of(facts)
     if status is None:
         return
-    failing = [
-        address_of(each["server"])
-        for service in status["services"]
-        for each in service["servers"]
-        if not each["up"] and each["standing"] == "enabled"
-    ]
-    keys = [key for service in status["services"] for key in service["keys"]]
-    vips = {address_of(key.partition(" ")[2]) for key in keys if key[:3] != "FWM"}
-    found = dict[Address, list[Address]]()
+    own, failing = {each.address for each in facts.addresses}, defaultdict[Address, list[str]](list)
+    for service in status["services"]:
+        for row in service["servers"]:
+            server = address_of(row["server"])
+            if not row["up"] and row["standing"] == "enabled" and server not in own:
+                failing[server] += service["keys"]
+    sources = dict[Address, Address]()
     with KernelRoutes() as routes:
-        for server in dict.fromkeys(failing):
+        for server, keys in failing.items():
             source = routes.source_to(server)
-            if source is not None and source in vips:
-                found.setdefault(source, []).append(server)
+            if source is not None and any(_vip_of(key) == source for key in keys):
+                sources[server] = source
+    if not sources:
+        return
+    having = _having(facts, status)
+    found = defaultdict[Address, list[Address]](list)
+    for server, source in sources.items():
+        if any(_vip_of(key) == source and (key, server) in having for key in failing[server]):
+            found[source].append(server)
     for source, servers in found.items():
-        yield _virtual_source(facts, source, servers, keys)
+        explained = [server_subject(key, server) for server in servers for key in failing[server]]
+        yield _virtual_source(facts, source, servers, explained)
 
 
-def _virtual_source(facts: Facts, source: Address, servers: Sequence[Address], keys: Sequence[str]) -> Finding:
+def _vip_of(key: str) -> Address | None:
+    """Return the address of a service, as the daemon names it; None for a mark."""
+    protocol, _, rest = key.partition(" ")
+    return None if protocol == "FWM" else address_of(rest)
+
+
+def _having(facts: Facts, status: Status) -> set[tuple[str, Address]]:
+    """Return the services and their servers that have the virtual address: those of direct routing and tunnels.
+
+    A server that is down is not in the table: the file has its method. No file: only those of the table count.
+    """
+    listed = {
+        (str(row.service.key), each.destination.key.address): each.destination.method
+        for row in facts.services
+        for each in row.destinations
+    }
+    with suppress(PylvsError, OSError):  # of the file: a finding of its own
+        listed = (_methods(status["files"][0]) if status["files"] else {}) | listed
+    return {pair for pair, method in listed.items() if method in (Method.ROUTE, Method.TUNNEL)}
+
+
+def _methods(file: str) -> dict[tuple[str, Address], Method]:
+    """Return the forwarding methods of all servers of a configuration, by service and server."""
+    from pylvs.config.compile.document import compile_document  # late: only where checks leave from a virtual address
+    from pylvs.config.language.parser import read
+
+    document, _ = read(file)
+    services = compile_document(document).configuration.services
+    return {
+        (str(key), server.destination.key.address): server.destination.method
+        for service in services
+        for key in service.keys
+        for server in service.servers
+    }
+
+
+def _virtual_source(facts: Facts, source: Address, servers: Sequence[Address], explains: Sequence[str]) -> Finding:
     own = [each.address for each in own_addresses(facts).real if each.address.version == source.version]
     return here(
         id="source_is_virtual",
@@ -152,5 +199,5 @@ def _virtual_source(facts: Facts, source: Address, servers: Sequence[Address], k
         fix=f"Give the route to the servers this host's own address as its source: src {own[0] if own else 'ADDRESS'}."
         " Virtual addresses have the prefix length 32; those of IPv6 128, and preferred_lft 0.",
         about=[source],
-        explains=[server_subject(key, server) for key in keys for server in servers],
+        explains=explains,
     )
