@@ -15,7 +15,7 @@ from pylvs.doctor.probes import own_addresses
 from pylvs.model.addresses import Address
 from pylvs.model.rows import DestinationRow, ServiceRow
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceKey, VirtualService
-from pylvs.netlink.links import AssignedAddress
+from pylvs.netlink.links import AssignedAddress, Device
 
 DIP, VIP, OTHER_VIP = map(ip_address, ("10.0.0.10", "10.0.0.100", "10.0.0.101"))
 SERVER, NEIGHBOUR = ip_address("10.0.0.21"), ip_address("10.0.0.22")
@@ -94,3 +94,28 @@ def test_the_servers_of_other_services_are_not_explained(monkeypatch: pytest.Mon
     assert explains == {f"TCP {vip}:80 -> {SERVER}" for vip in (VIP, OTHER_VIP)}
     assert examined(monkeypatch, rows, service(OTHER_VIP, NEIGHBOUR)) == []
     assert examined(monkeypatch, [row(VIP, Method.ROUTE, DIP)], service(VIP, DIP)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "target", "command"),
+    [
+        (
+            "br0",
+            "bridge",
+            "br0",
+            "ip address del 10.0.0.10/24 dev eth0; ip address replace 10.0.0.10/24 dev br0",
+        ),
+        ("ovs-system", "openvswitch", "an internal port of the switch", None),
+    ],
+)
+def test_an_address_moves_to_a_device_that_carries_it(name: str, kind: str, target: str, command: str | None) -> None:
+    """The master of a port of Open vSwitch is the device of the datapath, not of the bridge."""
+    facts = Facts()
+    port = Device(2, "eth0", bytes(6), "", True, False, 1500, 3, 0, (DIP,))
+    facts.once("devices", lambda: [port, Device(3, name, bytes(6), kind, True, False, 1500, 0, 0, ())])
+    facts.once("addresses", lambda: [AssignedAddress(2, DIP, DIP, 24, "")])
+    facts.once("has_tables", lambda: False)
+    (found,) = own_addresses._on_ports(facts)
+    assert (found.id, found.fix_command) == ("address_on_port", command)
+    assert found.fix.startswith(f"Move the addresses to {target}, ")
+    assert "ovs-system" not in found.fix

@@ -23,7 +23,8 @@ from pylvs.model.errors import PylvsError
 from pylvs.model.service import Method
 from pylvs.netlink.links import AssignedAddress, Device
 
-_JOINING = ("bridge", "bond", "team", "openvswitch")  # a port's packets are theirs; a VRF leaves them to the device
+_OPEN_VSWITCH = "openvswitch"
+_JOINING = ("bridge", "bond", "team", _OPEN_VSWITCH)  # a port's packets are theirs; a VRF leaves them to the device
 _LIMIT_S, _AGAIN_S = 0.6, 0.2
 _MOST = 16  # addresses
 
@@ -49,20 +50,24 @@ def _on_ports(facts: Facts) -> Iterator[Finding]:
 
 
 def _on_port(port: Device, joined: Device, held: Sequence[AssignedAddress], explains: Sequence[object]) -> Finding:
-    moves = (
-        f"ip address del {each.address}/{each.prefix} dev {port.name};"
-        f" ip address replace {each.address}/{each.prefix} dev {joined.name}"
-        for each in held
-    )
+    if joined.kind == _OPEN_VSWITCH:  # the device of its datapath, ovs-system, carries no packets of IP
+        whose, target, command = "Open vSwitch", "an internal port of the switch", None
+    else:
+        whose = target = joined.name
+        command = "; ".join(
+            f"ip address del {each.address}/{each.prefix} dev {port.name};"
+            f" ip address replace {each.address}/{each.prefix} dev {joined.name}"
+            for each in held
+        )
     return here(
         id="address_on_port",
         layer=Layer.HOST,
         title=f"{listed([str(each.address) for each in held])} of this host is on {port.name}, which is a port of"
-        f" {joined.name}",
+        f" {whose}",
         evidence=f"ip link show {port.name}: master {joined.name}, of kind {joined.kind}",
-        why=f"What {port.name} receives belongs to {joined.name}, so this host gets no packets there, nor ARP.",
-        fix=f"Move the addresses to {joined.name}, and add the routes by {port.name} there again.",
-        command="; ".join(moves),
+        why=f"What {port.name} receives belongs to {whose}, so this host gets no packets there, nor ARP.",
+        fix=f"Move the addresses to {target}, and add the routes by {port.name} there again.",
+        command=command,
         about=[port.name, *(each.address for each in held)],
         explains=explains,
     )
