@@ -10,6 +10,7 @@ from pylvs.model.dataclass import dataclass
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pylvs.config.language.tree import Document, Finding, Node
+    from pylvs.model.wanted import Configuration, WantedService
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +62,21 @@ def _sed(script: str, file: str) -> str:
     return f"sed -i {shlex.quote(script)} {shlex.quote(file)}"
 
 
-def read_file(path: str) -> File:
-    """Read a file and those that it includes; services of plain text are left out."""
+def read_file(path: str, services: bool = False) -> File:
+    """Read a file and those that it includes; `services`: with services of plain text."""
     from pylvs.config.language.parser import read  # late: probes import this module for its type
 
-    document, findings = read(path, services=False)
+    document, findings = read(path, services=services)
     return File(path, document, findings)
+
+
+def services_of(path: str) -> Sequence[WantedService]:
+    """Return the services of a file."""
+    return compiled(read_file(path, services=True).document).services
+
+
+def compiled(document: Document) -> Configuration:
+    """Return the configuration that a file means."""
+    from pylvs.config.compile.document import compile_document  # late: only hosts with a file that matters
+
+    return compile_document(document).configuration

@@ -9,7 +9,7 @@ from typing import Any
 
 from pylvs.daemon import DEFAULT_FILE
 from pylvs.daemon.state.directory import StateDirectory
-from pylvs.doctor.configuration import File, read_file
+from pylvs.doctor.configuration import File, compiled, read_file
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.processes import keepaliveds
 from pylvs.doctor.running import status_of
@@ -84,11 +84,9 @@ def _routers(facts: Facts) -> list[Router]:
     running = {each["name"]: each for each in status.get("instances", ())}
     if not running and not keepalived_runs_routers(facts):
         return []
-    from pylvs.config.compile.document import compile_document  # late: only hosts with virtual routers
-
     held = {each.address for each in facts.addresses}
     found = []
-    for instance in compile_document(file_of(facts).document).configuration.vrrp.instances:
+    for instance in compiled(file_of(facts).document).vrrp.instances:
         if running and instance.name not in running:
             continue
         master = any(each.interface.ip in held for each in instance.addresses)

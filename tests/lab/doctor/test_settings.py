@@ -53,12 +53,15 @@ FAULTS = [
         " nft add rule inet guard input ip saddr 192.0.2.0/24 ip daddr 10.0.0.100 tcp dport 80 drop",
         "rule_bypassed",
         "handle",
+        "import --strict",
     ),
     _on(
         "a rule of iptables for a service",
         "iptables-legacy -A INPUT -s 192.0.2.0/24 -d 10.0.0.100 -p tcp --dport 80 -j REJECT",
         "rule_bypassed",
         "REJECT",
+        "pylvs filter add",  # iptables-save is that of the other variant, so an import would leave out the rule
+        cure="iptables-legacy -F INPUT",
     ),
     _on(
         "the reverse path filter",

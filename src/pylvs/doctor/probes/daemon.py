@@ -10,6 +10,7 @@ from pylvs.daemon import DEFAULT_FILE
 from pylvs.daemon.state.directory import StateDirectory
 from pylvs.daemon.state.saved import load_owned
 from pylvs.doctor.commands import named
+from pylvs.doctor.configuration import services_of
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity
 from pylvs.doctor.processes import Keepalived, keepaliveds
@@ -124,12 +125,7 @@ def absent(facts: Facts, others: Sequence[Keepalived]) -> Iterator[Finding]:
 
 def _wanted(file: str) -> list[ServiceKey]:
     """Return the services of a file."""
-    from pylvs.config.compile.document import compile_document  # late: only hosts without a daemon that have a file
-    from pylvs.config.language.parser import read
-
-    document, _ = read(file)
-    services = compile_document(document).configuration.services
-    return [key for service in services for key in service.keys]
+    return [key for service in services_of(file) for key in service.keys]
 
 
 def _no_daemon(*, id: str, title: str, evidence: str, why: str, severity: Severity = Severity.WARNING) -> Finding:

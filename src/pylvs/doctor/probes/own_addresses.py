@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from pylvs.doctor.clients import owner_of
 from pylvs.doctor.commands import listed, named
+from pylvs.doctor.configuration import services_of
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import Finding, Layer, here, server_subject
 from pylvs.doctor.kernel.routes import KernelRoutes
@@ -180,14 +181,9 @@ def _having(facts: Facts, status: Status) -> set[tuple[str, Address]]:
 
 def _methods(file: str) -> dict[tuple[str, Address], Method]:
     """Return the forwarding methods of all servers of a configuration, by service and server."""
-    from pylvs.config.compile.document import compile_document  # late: only where checks leave from a virtual address
-    from pylvs.config.language.parser import read
-
-    document, _ = read(file)
-    services = compile_document(document).configuration.services
     return {
         (str(key), server.destination.key.address): server.destination.method
-        for service in services
+        for service in services_of(file)
         for key in service.keys
         for server in service.servers
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import ip_address
 from pathlib import Path
 
 from pylvs.dataplane.devices.attach import attached
@@ -14,8 +13,7 @@ from pylvs.doctor.finding import HERE, Finding, Layer, Severity
 from pylvs.doctor.kernel.counters import counts
 from pylvs.doctor.kernel.link_settings import LARGEST, link_settings
 from pylvs.doctor.kernel.routes import KernelRoutes, destinations
-from pylvs.doctor.packet_filter.host import packet_filter
-from pylvs.doctor.packet_filter.packet import Packet
+from pylvs.doctor.probes.data_plane import bypassed
 from pylvs.doctor.probes.methods import exceptions
 from pylvs.model.addresses import Address
 from pylvs.model.errors import counted
@@ -25,9 +23,6 @@ from pylvs.netlink.links import Device, Routes, active_features
 from pylvs.system import proc
 
 _LOOSE = 2  # of rp_filter
-_CLIENT = {4: ip_address("198.18.200.77"), 6: ip_address("2600:1f00::77")}
-_INPUT = "eth0"  # rules that name a device are rare
-_MOST_SERVICES = 100
 _NETWORK_BYTES = {4: 3, 6: 8}  # the bytes of an address that choose its route in nearly all networks
 _READ_AGAIN = "ipvsadm --set 0 0 0"  # an edit that changes nothing: it reads settings of the host again
 _FULL = 0.95  # of the connection table
@@ -44,7 +39,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
     yield from _source_validation(facts, devices)
     yield from _offloads(devices)
     yield from _interpreter(facts)
-    yield from _bypassed(facts)
+    yield from bypassed.findings(facts)
     yield from _kernel_services(facts)
     yield from full(facts.director.packet_counts().use)
 
@@ -135,27 +130,6 @@ def full(use: TableUse | None) -> Iterator[Finding]:
         fix_command=f"pylvs sysctl -w net.ipv4.vs.conn_max={2 * use.capacity}",
         fix_host=HERE,
     )
-
-
-def _bypassed(facts: Facts) -> Iterator[Finding]:
-    """Yield rules of the packet filter that are meant for a service, whose packets pass no hook of netfilter."""
-    keys = [row.service.key for row in facts.services if not row.service.key.mark][:_MOST_SERVICES]
-    found = dict[str, Finding]()
-    for key in keys:
-        packet = Packet(_CLIENT[key.address.version], key.address, key.protocol, 40000, key.port, iif=_INPUT)
-        for decision in packet_filter(facts).without_effect(packet, str(key.address)):
-            found[decision.text] = Finding(
-                id="rule_bypassed",
-                severity=Severity.WARNING,
-                layer=Layer.ADVICE,
-                title=f"a rule of the packet filter for {key} has no effect on it",
-                evidence=decision.text,
-                why="pylvs forwards packets at XDP and TC, before netfilter: the rule drops none of them.",
-                fix="Make it a client rule of the service; then remove it.",
-                fix_command=f"pylvs filter import && {decision.remove}" if decision.remove else "pylvs filter import",
-                fix_host=HERE,
-            )
-    yield from found.values()
 
 
 def _source_validation(facts: Facts, devices: list[Device]) -> Iterator[Finding]:

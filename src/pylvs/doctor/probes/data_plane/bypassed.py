@@ -1,0 +1,44 @@
+"""Rules of the packet filter that are meant for a service, whose packets pass no hook of netfilter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+from pylvs.doctor.facts import Facts
+from pylvs.doctor.finding import HERE, Finding, Layer, Severity
+from pylvs.doctor.packet_filter.host import packet_filter
+from pylvs.doctor.packet_filter.packet import Decision, Packet
+from pylvs.model.service import ServiceKey
+
+_CLIENT = {4: ip_address("198.18.200.77"), 6: ip_address("2600:1f00::77")}
+_INPUT = "eth0"  # rules that name a device are rare
+_MOST_SERVICES = 100
+
+
+def findings(facts: Facts) -> Iterator[Finding]:
+    """Yield rules that would drop packets to a service, each once."""
+    keys = [row.service.key for row in facts.services if not row.service.key.mark][:_MOST_SERVICES]
+    found = dict[str, tuple[ServiceKey, Decision]]()
+    for key in keys:
+        packet = Packet(_CLIENT[key.address.version], key.address, key.protocol, 40000, key.port, iif=_INPUT)
+        for decision in packet_filter(facts).without_effect(packet, str(key.address)):
+            found[decision.text] = key, decision
+    if not found:
+        return
+    from pylvs.doctor.packet_filter.imports import advice, imports_of  # late: only hosts with such a rule
+
+    imports = imports_of(facts)
+    for key, decision in found.values():
+        fix, command = advice(key, decision, imports)
+        yield Finding(
+            id="rule_bypassed",
+            severity=Severity.WARNING,
+            layer=Layer.ADVICE,
+            title=f"a rule of the packet filter for {key} has no effect on it",
+            evidence=decision.text,
+            why="pylvs forwards packets at XDP and TC, before netfilter: the rule drops none of them.",
+            fix=fix,
+            fix_command=command,
+            fix_host=HERE if command else None,
+        )
