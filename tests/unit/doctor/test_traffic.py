@@ -7,9 +7,10 @@ from itertools import count
 
 import pytest
 
+from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import diagnosis
 from pylvs.doctor.probes.table import of_rows
-from pylvs.doctor.probes.traffic import of_connections, of_counters, of_growth, of_use
+from pylvs.doctor.probes.traffic import answering, of_connections, of_counters, of_growth, of_use
 from pylvs.model.dataclass import replace
 from pylvs.model.director import Connection
 from pylvs.model.rows import Counters, DestinationRow, ServiceRow, TableUse
@@ -69,6 +70,35 @@ def test_attempts_of_a_minute_ago_and_single_ones_do_not_count() -> None:
     """A client may have given up; others scan ports."""
     assert ids(row(), *(connection(2, "SYN_RECV", 20) for _ in range(9))) == []
     assert ids(row(), *WAITING[:2]) == []
+
+
+@pytest.mark.parametrize(
+    ("completed_s", "waiting_s", "answers"),
+    [
+        (1, [], True),
+        (1, [0], True),  # a handshake in flight
+        (1, [0, 1], True),
+        (3, [2], False),  # it had time for an answer, and began after the last completed one
+        (2, [5], True),
+        (4, [], False),
+    ],
+)
+def test_a_server_answers_clients_although_a_syn_is_in_flight(
+    completed_s: int, waiting_s: list[int], answers: bool
+) -> None:
+    """With little traffic the last completed connection is often a second old."""
+
+    class Director:
+        def timeouts(self) -> Timeouts:
+            return Timeouts()
+
+        def connections_apart(self) -> list[Connection]:
+            waiting = [connection(1, "SYN_RECV", 60 - age_s) for age_s in waiting_s]
+            return [connection(1, "FIN_WAIT", 120 - completed_s), *waiting]
+
+    facts = Facts()
+    facts.__dict__["director"] = Director()
+    assert answering(facts) == ({SERVERS[0]} if answers else set())
 
 
 @pytest.mark.parametrize(

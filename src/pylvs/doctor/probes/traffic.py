@@ -27,6 +27,7 @@ _LEAST_GROWTH = 3  # packets between two readings
 _LEAST_BEGUN, _RECENT_S = 3, 20.0  # connections that wait for the end of their handshake, not for longer
 _WAITING = ("SYN_RECV", "SYNACK")
 _JUST_NOW_S = 3.0
+_IN_FLIGHT_S = 2.0  # a handshake takes a round trip, and ages are in whole seconds: a younger SYN may be answered yet
 _LENGTHS = {"SYN_RECV": 60, "SYNACK": 120, "TIME_WAIT": 120, "CLOSE": 10, "CLOSE_WAIT": 60, "LAST_ACK": 30}
 _LEAST_SILENT = 5  # packets to a server of NAT without a reply
 _LEAST_ALIKE, _ALIKE_SHARE = 100, 0.9  # connections of one client
@@ -82,6 +83,12 @@ class _Flows:
         """Return whether the last attempts failed. Ages are rounded, so half of them must be the last ones."""
         return len(self.waiting_s) >= _LEAST_BEGUN and median(self.waiting_s) < self.newest_complete_s
 
+    @property
+    def answers_now(self) -> bool:
+        """Return whether a connection was completed just now, and none before it waits."""
+        overdue = (age_s for age_s in self.waiting_s if age_s >= _IN_FLIGHT_S)
+        return self.newest_complete_s <= min([_JUST_NOW_S, *overdue])
+
 
 def of_connections(rows: Sequence[ServiceRow], sample: Sequence[Connection], timeouts: Timeouts) -> Iterator[Finding]:
     """Yield servers to which clients do not complete connections, and services with one client."""
@@ -104,17 +111,14 @@ def of_connections(rows: Sequence[ServiceRow], sample: Sequence[Connection], tim
 
 
 def answering(facts: Facts) -> frozenset[Address]:
-    """Return the real servers with which clients have completed connections just now, and began none since."""
+    """Return the real servers with which clients have completed connections just now, and wait for none since."""
 
     def read() -> frozenset[Address]:
         timeouts, flows = facts.director.timeouts(), defaultdict[Address, _Flows](_Flows)
         for entry in _sampled(facts.director.connections_apart()):
             if entry.client_port and entry.protocol is Protocol.TCP:
                 flows[entry.destination].add(entry.state, _age_s(entry, timeouts))
-        found = flows.items()
-        return frozenset(
-            server for server, flow in found if flow.newest_complete_s <= min([_JUST_NOW_S, *flow.waiting_s])
-        )
+        return frozenset(server for server, flow in flows.items() if flow.answers_now)
 
     return facts.once("answering", read)
 
