@@ -25,6 +25,9 @@ REQUEST = "curl -s -o /dev/null --max-time %s http://VIP/"
 # Several at a time, each for a part of the time that the doctor looks: it sees some on a busy machine as well.
 REQUESTS = f"for each in 1 2 3; do (while :; do {REQUEST % 0.3}; sleep 0.1; done) & done; wait"
 
+ENDLESS_REQUESTS = f"setsid sh -c '{REQUESTS}' >/dev/null 2>&1 & echo $! >/run/requests"
+END_REQUESTS = "kill -- -$(cat /run/requests)"
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -120,7 +123,7 @@ def plant(lab: Lab, fault: Fault) -> None:
     lab.sh(fault.host, fault.script)
     request(lab, fault.requests)
     if fault.steady:
-        lab.sh("client", f"setsid sh -c '{REQUESTS}' >/dev/null 2>&1 & echo $! >/run/requests")
+        lab.sh("client", ENDLESS_REQUESTS)
     lab.sh(fault.on, fault.noticed)
 
 
@@ -138,7 +141,7 @@ def recognized(lab: Lab, fault: Fault) -> dict[str, Any]:
 def settle(lab: Lab, fault: Fault) -> None:
     """Wait until a mended fault shows no more."""
     if fault.steady:
-        lab.sh("client", "kill -- -$(cat /run/requests)")
+        lab.sh("client", END_REQUESTS)
     lab.sh(fault.on, fault.settled)
 
 

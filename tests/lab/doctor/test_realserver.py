@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from pylvs.lab.lab import Lab
-from tests.lab.doctor.exam import Fault, built, diagnosed, examine
+from tests.lab.doctor.exam import END_REQUESTS, ENDLESS_REQUESTS, Fault, built, diagnosed, examine
 from tests.lab.doctor.guard import guard
 from tests.waiting import until
 
@@ -391,10 +391,12 @@ def test_clients_that_ask_now_show_that_replies_have_no_route(tunnels: Lab) -> N
     """Without a default route a real server may be healthy: its clients may be on its link."""
     tunnels.sh("rs1", "ip route del default")
     assert diagnosed(tunnels, "rs1") == []
-    loop = "for each in $(seq 100); do curl -s -o /dev/null --max-time 0.2 http://VIP/; done"
-    tunnels.sh("client", f"({loop}) >/dev/null 2>&1 &")
-    until(lambda: "TcpExtListenDrops" in tunnels.sh("rs1", "nstat -s | grep ListenDrops || :"))
-    (found,) = diagnosed(tunnels, "rs1")
+    tunnels.sh("client", ENDLESS_REQUESTS)
+    try:
+        until(lambda: "TcpExtListenDrops" in tunnels.sh("rs1", "nstat -s | grep ListenDrops || :"))
+        (found,) = diagnosed(tunnels, "rs1")
+    finally:
+        tunnels.sh("client", END_REQUESTS)
     assert (found["id"], "172.16.0.5" in found["title"]) == ("server_reply_unroutable", True)
     tunnels.sh("rs1", "ip route add default via 10.0.11.1")
     assert diagnosed(tunnels, "rs1") == []

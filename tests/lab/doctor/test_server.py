@@ -148,7 +148,7 @@ FAULTS = [
         words=("clients have just completed connections",),
         cure=NO_FILTER,
         steady=True,
-        noticed="until ipvsadm -Lnc | grep -q '10.0.0.21:80.*'; do sleep 0.1; done",
+        noticed="until ipvsadm -Lnc | grep -q 'FIN_WAIT.* 10.0.0.21:80'; do sleep 0.1; done",
     ),
     Fault(
         name="another host has the director's address",
