@@ -42,7 +42,8 @@ PROGRAMS = {
     "pylvs": [sys.executable, "-c", "from pylvs.ipvsadm.main import ipvsadm_script; ipvsadm_script()"],
 }
 PACKETS = ("S", "A", "A")  # the third one is sent, by the default of sync_threshold
-SILENCE_S = 6.0  # in which nothing comes: a message waits for 2 s at most
+PATIENCE_S = 120.0  # the machine may be busy; a message waits for 2 s at most
+PAUSE_S = 1.0  # a listing costs more than what it waits for
 AT_ONCE = 100  # frames without a pause: the queue of a device holds 1,000
 UDP_PROTOCOL, TCP_PROTOCOL = 17, 6
 
@@ -160,8 +161,10 @@ def send(name: str, count: int, flags: tuple[str, ...]) -> int:
                 if not sent % AT_ONCE:
                     time.sleep(0.02)
                     receive()
-    time.sleep(1)
-    receive()
+    patience = time.monotonic() + PATIENCE_S
+    while forwarded < sent and time.monotonic() < patience:
+        time.sleep(0.02)
+        receive()
     end.close()
     return forwarded
 
@@ -173,15 +176,12 @@ def listed(name: str, kind: str) -> list[str]:
     return sorted(" ".join((row[0], *row[2:])) for row in rows)
 
 
-def settled(name: str, kind: str) -> list[str]:
-    """Return the connections when they are no longer becoming more."""
-    found: list[str] = []
-    while True:
-        time.sleep(SILENCE_S)
-        now = listed(name, kind)
-        if now == found:
-            return now
-        found = now
+def settled(name: str, kind: str, wanted: list[str]) -> list[str]:
+    """Return the connections when they are those that are wanted, or when the patience ends."""
+    patience = time.monotonic() + PATIENCE_S
+    while (found := listed(name, kind)) != wanted and time.monotonic() < patience:
+        time.sleep(PAUSE_S)
+    return found
 
 
 def play(master: str, count: int) -> dict[str, object]:
@@ -192,7 +192,8 @@ def play(master: str, count: int) -> dict[str, object]:
         ipvsadm(name, kind, f"--start-daemon {name} --mcast-interface s0 --syncid 7")
     print(ipvsadm(MASTER, kinds[MASTER], "-L --daemon"), ipvsadm(BACKUP, kinds[BACKUP], "-L --daemon"), flush=True)
     forwarded = send(MASTER, count, PACKETS)
-    there, here = settled(BACKUP, kinds[BACKUP]), listed(MASTER, kinds[MASTER])
+    here = listed(MASTER, kinds[MASTER])
+    there = settled(BACKUP, kinds[BACKUP], here)
     for name, kind in kinds.items():
         print(name, kind, dict(Counter(" ".join(row.split()[:2]) for row in listed(name, kind))), flush=True)
     missing, surplus = set(here) - set(there), set(there) - set(here)

@@ -10,7 +10,7 @@ import pytest
 from tests.interop import guests
 from tests.interop.failover_in_guest import DIRECTORS, DOWNLOADS, PORTS
 
-GUEST_S = 1200
+GUEST_S = 3000  # as that of test_adoption.py: without KVM, beside other tests
 SCENARIO = ("env", "PYTHONPATH=src", sys.executable, "tests/interop/failover_in_guest.py")
 OLDEST, NEWEST = guests.KERNELS
 
