@@ -19,7 +19,7 @@ from pylvs.top.app import Top
 from pylvs.top.feed import Feed
 from tests.lab.conftest import MakeLab
 from tests.lab.daemons import Daemon, daemon
-from tests.waiting import PATIENCE_S, until
+from tests.waiting import PATIENCE_S, until, until_async
 
 TEXT = """
 virtual_server VIP 80 {
@@ -86,7 +86,8 @@ def test_drain_enable_and_weight_of_a_real_server(make_lab: MakeLab, tmp_path: P
             await shows(app, pilot, r"10\.0\.0\.21:80 +up ")
             await pilot.press("N", "down", "w", *"7", "enter", "y")
             await shows(app, pilot, r"10\.0\.0\.21:80 +up +7 ")
-            assert any("10.0.0.21:80" in line and " 7 " in line for line in made.listing())
+            # The console has the weight of the daemon's desired state; an edit gives it to the table.
+            await until_async(lambda: any("10.0.0.21:80" in line and " 7 " in line for line in made.listing()))
             await pilot.press("d")
             await shows(app, pilot, "New connections go to 1 other server")
             await pilot.press("y")
