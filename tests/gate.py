@@ -41,7 +41,7 @@ ISOLATED = (
 )
 PACKAGE = "tests/interop/test_package.py"
 NETWORKS = "tests/unit/vrrp/simulation/test_simulation.py"  # their seeds, too, are random where examples are
-COMPUTING, WAITING = 4, 6  # workers of tests that compute, and of tests that wait for other programs
+COMPUTING, WAITING = 3, 5  # workers of tests that compute, and of tests that wait for other programs
 BOOTING = 2  # workers of tests that boot guests: where they are emulated, each takes a whole CPU for minutes
 MOST_REPEATED = 2
 SHOWN_FILES = 8  # of a phase, whose tests cost most
