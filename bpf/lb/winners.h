@@ -166,14 +166,14 @@ INLINE void climb(u64 leaf, bool to_root)
  * place of the present one, it is found there. Inlined, because functions may nest eight deep. */
 INLINE void follow_load(struct conn_counts *n, bool to_root)
 {
-	u64 next = READ_ONCE(n->leaves[1]);
-	n = AFTER(n, next);
-	u64 present = READ_ONCE(n->leaves[0]);
-	if (likely(!(present | next)))
+	u64 seen = READ_ONCE(n->leaves[1]);
+	n = AFTER(n, seen);
+	if (likely(!(seen | READ_ONCE(n->leaves[0]))))
 		return;
 #pragma nounroll
-	for (u32 half = 0; half < 2; half++) {
-		u64 leaf = half ? next : present;
+	for (u32 half = 0; half < 2; half++) { /* loaded again: Linux 6.1 has too little stack to keep both */
+		u64 leaf = READ_ONCE(n->leaves[1 - half]);
+		n = AFTER(n, leaf);
 		if (leaf)
 			climb(leaf, to_root);
 	}
