@@ -41,8 +41,7 @@ BY_PACKET = ("sh", "dh", "mh", "fo", "none")
 _WINDOW_S = 0.5  # of capture
 _MOST = 20_000  # packets of a window
 _PACKET_HOST, _ETH_P_ALL, _BUFFER = 0, 3, 8 << 20
-_STATISTICS, _IGNORE_OUTGOING = 6, 23  # PACKET_...
-_SOL_PACKET = 263
+_IGNORE_OUTGOING = 23  # PACKET_...
 _LONGEST = 65535
 _CONTEXT = struct.Struct("<8xI28xI148x")  # struct __sk_buff: mark, ifindex
 _FIELDS = ("known", "server_address:16s", "server_port:2s", "verdict", "choice", "server_family")
@@ -112,7 +111,7 @@ class _Capture:
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
         sockets.enlarge(self._socket, _BUFFER)
-        self._socket.setsockopt(_SOL_PACKET, _IGNORE_OUTGOING, 1)
+        self._socket.setsockopt(sockets.SOL_PACKET, _IGNORE_OUTGOING, 1)
         self._socket.setblocking(False)
         self._index = cache(socket.if_nametoindex)  # one capture: seconds
         self._loopback = {each.index for each in links.devices() if each.loopback}
@@ -148,9 +147,7 @@ class _Capture:
 
     def stop(self) -> int:
         """Capture no more; `rest` returns what waits. Return how many packets the kernel did not deliver."""
-        sockets.attach(self._socket, [sockets.DROP])
-        _, dropped = struct.unpack("II", self._socket.getsockopt(_SOL_PACKET, _STATISTICS, 8))
-        return int(dropped)
+        return sockets.stop_capture(self._socket)
 
 
 class Shadow:

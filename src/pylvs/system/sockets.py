@@ -29,6 +29,7 @@ LONGEST_SOCKET_PATH = 107  # bytes, sun_path without its zero
 
 _CHUNK = 1 << 18  # bytes that are copied at a time
 _SO_ATTACH_FILTER, _SO_RCVBUFFORCE = 26, 33  # asm-generic/socket.h
+SOL_PACKET, _PACKET_STATISTICS = 263, 6  # linux/socket.h, linux/if_packet.h
 _INSTRUCTION = struct.Struct("=HBBI")  # struct sock_filter
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
@@ -48,6 +49,16 @@ def attach(filtered: socket.socket, program: Sequence[Instruction]) -> None:
     """Attach a filter; it replaces the present one atomically. Raises OSError."""
     held = described(program)
     filtered.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, bytes(held))
+
+
+def stop_capture(packets: socket.socket) -> int:
+    """Let a packet socket queue no more, so that reading what waits ends under any traffic.
+
+    Return how many packets it has lost since it was opened. Raises OSError.
+    """
+    attach(packets, [DROP])
+    _, dropped = struct.unpack("II", packets.getsockopt(SOL_PACKET, _PACKET_STATISTICS, 8))
+    return int(dropped)
 
 
 def enlarge(enlarged: socket.socket, octets: int) -> None:

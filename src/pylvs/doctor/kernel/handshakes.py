@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import select
 import socket
-import struct
 from collections.abc import Collection, Iterable, Iterator
 from ipaddress import ip_address
 from time import monotonic
@@ -36,7 +35,6 @@ _REPLY_S = 0.4  # the kernel replies to a SYN at once
 _MOST = 20_000  # packets that are read in time; as many may wait at the end
 _BUFFER = 8 << 20  # bytes, which the kernel doubles: some 20,000 small packets
 _AT_ONCE = 64  # packets between two looks at the clock
-_SOL_PACKET, _STATISTICS = 263, 6  # PACKET_STATISTICS
 
 # linux/filter.h, linux/bpf_common.h
 _LENGTH, _LOAD_1_X, _X_IPV4_HEADER, _RIGHT = 0x80, 0x50, 0xB1, 0x74
@@ -169,7 +167,7 @@ class Handshakes:
             if select.select([self._socket], [], [], left)[0]:
                 seen += self._read(flows)
         stopped = monotonic()
-        if self._stop():
+        if sockets.stop_capture(self._socket):
             return []
         while self._read(flows):
             pass
@@ -185,9 +183,3 @@ class Handshakes:
             if protocol in IP_PROTOCOLS:
                 flows.add(data, kind, device in self._outward)
         return _AT_ONCE
-
-    def _stop(self) -> bool:
-        """Receive no more, so that reading what waits ends under any traffic; return whether a packet was lost."""
-        sockets.attach(self._socket, [sockets.DROP])
-        _, dropped = struct.unpack("II", self._socket.getsockopt(_SOL_PACKET, _STATISTICS, 8))
-        return bool(dropped)
