@@ -30,6 +30,11 @@ _EMPTY_FRAME = bytes(64)
 BYPASS = -1  # the destination's slot of a connection without one
 
 
+def _ticks_between(first: int, second: int) -> int:
+    """Return the ticks from one to another, negative if that is earlier. Ticks wrap."""
+    return (second - first + _LIMIT & MASK32) - _LIMIT
+
+
 class Incoming(NamedTuple):
     """A connection or a template, as another data plane has it. Addresses are in network order, ports in host order."""
 
@@ -104,8 +109,7 @@ class Insertion:
         inserted = self.there.get(key)
         if inserted is None:
             return False
-        left = (inserted.expiry - load.clock(self._tables.state) + _LIMIT & MASK32) - _LIMIT
-        return left <= 0
+        return _ticks_between(load.clock(self._tables.state), inserted.expiry) <= 0
 
     def run(self, found: Iterable[Incoming], ends: bool = True) -> int:
         """Make one pass: insert what is new, update what changed, and end what is gone if `ends` is set.
@@ -136,8 +140,8 @@ class Insertion:
     def _differs(self, incoming: Incoming, before: _Inserted, now: int) -> bool:
         if incoming[5] != before.incoming[5] or incoming[7:] != before.incoming[7:]:
             return True
-        drift = (self._expiry(incoming, now) - before.expiry + _LIMIT & MASK32) - _LIMIT
-        left = (before.expiry - now + _LIMIT & MASK32) - _LIMIT
+        drift = _ticks_between(before.expiry, self._expiry(incoming, now))
+        left = _ticks_between(now, before.expiry)
         if 0 < drift <= left * _LOST_SHARE:
             return False  # a little early is right enough: else each pass would write all that are in use
         return abs(drift) > _JITTER_S * self._second
