@@ -6,6 +6,7 @@ docs/reference/json.md has the fields. A part that a document lacks stays as it 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from pylvs.library.difference import Difference, by_key
@@ -90,36 +91,35 @@ def changes(before: Document, after: Document, services: Difference) -> Iterator
     if after.mark_rules is not None and after.mark_rules != before.mark_rules:
         yield from (f"- mark rule {rule_text(each, at)}" for at, each in enumerate(before.mark_rules or (), 1))
         yield from (f"+ mark rule {rule_text(each, at)}" for at, each in enumerate(after.mark_rules, 1))
+    if after.client_rules is not None:
+        yield from _rule_changes(before.client_rules or {}, after.client_rules)
 
-    yield from _rule_changes(before.client_rules or {}, after.client_rules)
 
-
-def _rule_changes(before: ClientRules, after: ClientRules | None) -> Iterator[str]:
-    for key in sorted({*before, *(after or ())}, key=str) if after is not None else ():
-        former, latter = before.get(key, ()), after.get(key, ()) if after else ()
+def _rule_changes(before: ClientRules, after: ClientRules) -> Iterator[str]:
+    for key in sorted({*before, *after}, key=str):
+        former, latter = before.get(key, ()), after.get(key, ())
         gone, new = set(former).difference(latter), set(latter).difference(former)
         yield from (f"- client rule {key} {rule}" for rule in former if rule in gone)
         yield from (f"+ client rule {key} {rule}" for rule in latter if rule in new)
 
 
-def _client_rules(
-    given: Mapping[str, Any], services: Collection[ServiceKey]
-) -> dict[ServiceKey, tuple[ClientRule, ...]]:
+def _client_rules(given: Mapping[str, Any], services: Collection[ServiceKey]) -> ClientRules:
     found = dict[ServiceKey, tuple[ClientRule, ...]]()
-
-    def read(item: object) -> None:
-        one = _object(item, "client rule set", _RULE_SET, _RULE_SET)
-        key, lines = ServiceKey.parse(one["service"]), one["rules"]
-        if key not in services or key in found:
-            text = "is listed twice" if key in found else "is no service of this document"
-            raise InvalidValue("service", one["service"], text)
-        if not isinstance(lines, list | tuple) or not all(isinstance(line, str) for line in lines):
-            raise InvalidValue("rules", lines, f"must be a list of: {SYNTAX}")
-        found[key] = _rules_of(key, lines)
-
-    for _ in _items(given, "client_rules", read):
-        pass
+    for at, (key, rules) in enumerate(_items(given, "client_rules", partial(_rule_set, services))):
+        if key in found:
+            raise InvalidValue("service", str(key), "is listed twice", f"client_rules[{at}]")
+        found[key] = rules
     return found
+
+
+def _rule_set(services: Collection[ServiceKey], item: object) -> tuple[ServiceKey, tuple[ClientRule, ...]]:
+    given = _object(item, "client rule set", _RULE_SET, _RULE_SET)
+    key, lines = ServiceKey.parse(given["service"]), given["rules"]
+    if key not in services:
+        raise InvalidValue("service", given["service"], "is no service of this document")
+    if not isinstance(lines, list | tuple) or not all(isinstance(line, str) for line in lines):
+        raise InvalidValue("rules", lines, f"must be a list of: {SYNTAX}")
+    return key, _rules_of(key, lines)
 
 
 def _rules_of(key: ServiceKey, lines: Iterable[str]) -> tuple[ClientRule, ...]:

@@ -140,7 +140,7 @@ def _planned(director: BpfDirector, document: Document) -> tuple[list[ServiceCha
     """Return the changes of services, and a line for each change, after all checks. Raises InvalidOperation, Busy."""
     before = _present(director)
     services = difference(before.services, document.services)
-    found = list(_with_rules([each.to_model() for each in services.services], before, document))
+    found = _with_rules([each.to_model() for each in services.services], before, document)
     if owned := owner(director.state.cookie, {each.key for each in found}):
         raise Busy(
             f"{owned.key}: pylvs run, process {owned.process}, has this service in its file and would restore it;"
@@ -150,17 +150,19 @@ def _planned(director: BpfDirector, document: Document) -> tuple[list[ServiceCha
     return found, list(changes(before, document, services))
 
 
-def _with_rules(found: Iterable[ServiceChange], before: Document, document: Document) -> Iterator[ServiceChange]:
-    """Yield the changes with those of client rules. A service takes effect with its rules."""
-    former, wanted = before.client_rules or {}, document.client_rules
-    new = {each.key: each for each in document.services}
-    changed = {key for key in new if wanted is not None and wanted.get(key, ()) != former.get(key, ())}
-    for change in found:
-        key = LibraryKey.from_model(change.key)
-        yield replace(change, client_rules=(wanted or {}).get(key, ())) if key in changed else change
-        changed.discard(key)
-    for key in changed:
-        yield ServiceChange(key.to_model(), new[key].to_model(), client_rules=(wanted or {}).get(key, ()))
+def _with_rules(changes: Iterable[ServiceChange], before: Document, document: Document) -> list[ServiceChange]:
+    """Return the changes with those of client rules: a service takes effect with its rules."""
+    found = {each.key: each for each in changes}
+    if document.client_rules is None:
+        return list(found.values())
+    former = before.client_rules or {}
+    for service in document.services:
+        rules = document.client_rules.get(service.key, ())
+        if rules != former.get(service.key, ()):
+            key = service.key.to_model()
+            change = found[key] if key in found else ServiceChange(key, service.to_model())
+            found[key] = replace(change, client_rules=rules)
+    return list(found.values())
 
 
 def _apply(director: BpfDirector, document: Document) -> list[str]:
