@@ -30,7 +30,7 @@ from pylvs.dataplane.tables import (
 from pylvs.dataplane.transaction import Transaction, forget_rules, list_of
 from pylvs.model.client_rules import checked
 from pylvs.model.errors import DestinationExists, NoSuchDestination
-from pylvs.model.service import Destination, DestinationKey, ServiceChange, ServiceKey, VirtualService
+from pylvs.model.service import Destination, DestinationKey, ServiceChange, ServiceKey
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class ChangeSet:
                     self._delete_service(*known(change.key))
                     to.shrunk = True
                 elif change.is_new:
-                    self._add_service(change.service, change)
+                    self._add_service(change)
                     to.add_key(change.key)
                 else:
                     self._edit_service(change, *known(change.key))
@@ -133,11 +133,12 @@ class ChangeSet:
             self.left.add(slot)
         self._sweeps_cache |= scheduler_tables.remembers(version)
 
-    def _add_service(self, service: VirtualService, change: ServiceChange) -> None:
+    def _add_service(self, change: ServiceChange) -> None:
+        assert change.service is not None
         self._new = self._new or BulkAdd(self._tables, self._edit)
-        added = self._new.add_service(service)
+        added = self._new.add_service(change.service)
         if len(change.added) > added.most:
-            raise scheduler_tables.too_many(service.key, added.most)
+            raise scheduler_tables.too_many(change.key, added.most)
         added.fields |= self._rules(change, added.slot, added.fields)
         for destination in change.added:
             self._new.add_destination(added, destination, self._routes.to(destination.key.address))

@@ -46,17 +46,19 @@ class _Codec:
             rule.action, rule.client_bits, rule.interval_ns, rule.burst, rule.rate, rule.period_s, bits
         )
 
-    def set_of(self, key: bytes) -> tuple[int, int]:
-        """Return the slot of the service, and the number of the set."""
-        _, slot, number, _ = self._key.unpack(key)
-        return slot, number
+    def parts(self, key: bytes) -> tuple[tuple[int, int], bytes]:
+        """Return the slot of the service and the number of the set, and the address of the prefix."""
+        _, slot, number, address = self._key.unpack(key)
+        return (slot, number), address
 
-    def rule(self, key: bytes, value: bytes, family: int) -> ClientRule | None:
-        """Return the rule of a key; None if the value is that of a shorter prefix."""
-        bits, _, _, address = self._key.unpack(key)
-        action, client_bits, _, burst, rate, period_s, found_bits = self._value.unpack(value)
-        if found_bits != bits:
-            return None
+    def length(self, value: bytes) -> int:
+        """Return the length of the prefix: a lookup finds that of a shorter one, too."""
+        *_, bits = self._value.unpack(value)
+        return int(bits) - self._fixed
+
+    def rule(self, address: bytes, value: bytes, family: int) -> ClientRule:
+        """Return the rule of an address and a value, which has the length of the prefix."""
+        action, client_bits, _, burst, rate, period_s, bits = self._value.unpack(value)
         network = IPv4Network if family == 4 else IPv6Network
         prefix = network((int.from_bytes(address[: 4 if family == 4 else 16]), bits - self._fixed))
         return ClientRule(prefix, Action(action), rate, period_s, burst, client_bits)
@@ -83,9 +85,10 @@ def read(tables: Tables, services: Mapping[int, Mapping[str, Any]]) -> dict[int,
         return found
     codec = _Codec()
     for key, value in tables.client_rules.items():
-        slot = sets.get(codec.set_of(key))
-        if slot is not None and (rule := codec.rule(key, value, services[slot]["family"])) is not None:
-            found[slot].append(rule)
+        of, address = codec.parts(key)
+        slot = sets.get(of)
+        if slot is not None:
+            found[slot].append(codec.rule(address, value, services[slot]["family"]))
     return found
 
 
@@ -140,10 +143,11 @@ class ClientRules:
         """Add or delete one rule of the set in force; return False if no rule would be left."""
         codec, elements, number = _Codec(), self._tables.client_rules, version["client_rules"]
         prefix = next(iter(doomed)) if doomed else added[0].prefix
-        key = codec.key(slot, number, prefix)
+        key, before = codec.key(slot, number, prefix), list[ClientRule]()
         value = elements.get(key)
-        before = codec.rule(key, value, version["family"]) if value else None
-        _checked(version, edited(key_of(version), [before] if before else [], added, doomed))
+        if value and codec.length(value) == prefix.prefixlen:
+            before = [codec.rule(address_bytes(prefix.network_address), value, version["family"])]
+        _checked(version, edited(key_of(version), before, added, doomed))
         if doomed and all(other == key or of != (slot, number) for other, of in rule_keys(self._tables)):
             return False
         with Transaction(self._tables) as edit:
