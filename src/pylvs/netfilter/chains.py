@@ -25,7 +25,7 @@ _TURNED = {name.lower(): bit for name, bit in Not.__members__.items()}  # by the
 
 
 class CannotExpress(Exception):
-    """A rule has a match or an action without an equivalent in mark rules; the text names it."""
+    """A rule has a match or an action without an equivalent in rules of pylvs; the text names it."""
 
 
 class NoEquivalent(CannotExpress):
