@@ -88,11 +88,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Begin to count the CPU time of a test, with its fixtures and its processes that end."""
-    item.stash[_CPU_BEFORE] = _cpu_s()
+    item.stash[_CPU_BEFORE] = cpu_s()
 
 
-def _cpu_s() -> float:
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+def cpu_s(*whose: int) -> float:
+    """Return the CPU time of this process, or of its children that have ended, as resource.getrusage names them."""
+    used = map(resource.getrusage, whose or (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(each.ru_utime + each.ru_stime for each in used)
 
 
@@ -106,7 +107,7 @@ def pytest_runtest_makereport(
     """
     report = yield
     if call.when == "teardown":
-        report.user_properties.append((CPU, f"{_cpu_s() - item.stash[_CPU_BEFORE]:.3f}"))
+        report.user_properties.append((CPU, f"{cpu_s() - item.stash[_CPU_BEFORE]:.3f}"))
     lenient = item.get_closest_marker("may_be_skipped") and not os.environ.get("CI")
     allowed = hasattr(report, "wasxfail") or lenient
     if report.skipped and not allowed and os.environ.get(SKIP_NOTHING):

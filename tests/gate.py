@@ -28,7 +28,7 @@ from typing import IO, NoReturn
 from xml.etree import ElementTree
 
 from tests import ledger, parts, passed_before
-from tests.conftest import CPU, EVERYTHING, RANDOM, SHARE, SKIP_NOTHING
+from tests.conftest import CPU, EVERYTHING, RANDOM, SHARE, SKIP_NOTHING, cpu_s
 from tests.parts import Part
 from tests.termination import unwind_on_sigterm
 
@@ -255,7 +255,7 @@ def finish(running: Started) -> Result:
     phase = running.phase
     if phase.background:
         say(f"{phase.name}: waiting for its end")
-    cpu = _cpu_s()  # a child counts when it is reaped
+    cpu = cpu_s(resource.RUSAGE_CHILDREN)  # a child counts when it is reaped
     try:
         status = running.process.wait(PHASE_LIMIT_S)
     except subprocess.TimeoutExpired:
@@ -267,7 +267,7 @@ def finish(running: Started) -> Result:
     elif running.output is not None:
         running.output.seek(0)
         print(running.output.read().decode(errors="replace"), end="", flush=True)
-    result = Result(phase, status, time.monotonic() - running.began, _cpu_s() - cpu)
+    result = Result(phase, status, time.monotonic() - running.began, cpu_s(resource.RUSAGE_CHILDREN) - cpu)
     if phase.pytest:
         _count(phase.report, result)
     say(f"{phase.name}: took {result.wall_s:.0f} s and {result.cpu_s:.0f} CPU s{_dearest(result)}")
@@ -287,11 +287,6 @@ def _busy() -> Iterator[None]:
         for burner in burners:
             burner.kill()
             burner.wait()
-
-
-def _cpu_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def _count(report: Path, result: Result) -> None:
