@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +25,9 @@ DEVICE = "lo"
 _LONGEST = 1472  # bytes of a message
 _AT_ONCE = 32  # messages: the smallest receive buffer in use holds them
 _SOCKETS = "/proc/net/udp"
+# Its second column, of sockets that receive messages: the address in hexadecimal digits, in the order of the memory.
+_LOCAL = f"{int.from_bytes(socket.inet_aton(GROUP), sys.byteorder):08X}:{PORT:04X}"
+_QUEUES, _INODE = 4, 9  # columns
 _PAUSE_S, _PATIENCE_S = 0.001, 5.0
 _VERSION = 1
 _RENEWED = 10_000  # lines of the kernel between two calls of `renew`
@@ -76,7 +80,9 @@ class Feed:
         self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, struct.pack("=4s4si", b"", b"", index))
         self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)  # lo itself returns them
         self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 1)
+        others = _unread().keys()  # sockets of other daemons have the same address, on other devices
         kernel.start_backup(DEVICE, SYNCID)
+        self._daemon = _unread().keys() - others  # its sockets, one for each of the kernel's sync_ports
         self.renew: Callable[[], None] = lambda: None  # called now and then while connections are sent
         self._sent: dict[Key, SyncedConnection] = {}
 
@@ -115,7 +121,12 @@ class Feed:
     def _wait(self) -> None:
         """Wait until the daemon has read everything. Raises PylvsError."""
         end = time.monotonic() + _PATIENCE_S
-        while _unread():
+        while True:
+            unread = _unread()
+            if not self._daemon or not self._daemon <= unread.keys():
+                raise PylvsError("ip_vs: its sync daemon has ended")
+            if not any(unread[each] for each in self._daemon):
+                return
             if time.monotonic() > end:
                 raise PylvsError("ip_vs: its sync daemon does not read what it is sent")
             time.sleep(_PAUSE_S)
@@ -136,11 +147,12 @@ class Feed:
         return Counter(str(each.protocol) for each in lost)
 
 
-def _unread() -> int:
-    """Return the bytes that wait in the receive buffer of the daemon."""
+def _unread() -> dict[int, int]:
+    """Return the bytes that wait in each socket for messages, by its inode."""
+    found = {}
     with open(_SOCKETS) as file:
         for line in file:
             words = line.split()
-            if words[1].endswith(f":{PORT:04X}"):
-                return int(words[4].partition(":")[2], 16)
-    return 0
+            if words[1] == _LOCAL:
+                found[int(words[_INODE])] = int(words[_QUEUES].partition(":")[2], 16)
+    return found

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from ipaddress import ip_address
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-from pylvs.ipvs.feed import SYNCID, messages
+import pytest
+
+from pylvs.ipvs import feed
+from pylvs.ipvs.feed import SYNCID, Feed, messages
+from pylvs.model.errors import PylvsError
 from pylvs.model.sync.connection import SyncedConnection, SyncFlag
 from pylvs.sync.wire import parse
 
@@ -29,3 +36,84 @@ def test_each_connection_is_in_one_message_that_fits_a_link() -> None:
 
 def test_without_connections_there_is_no_message() -> None:
     assert list(messages([])) == []
+
+
+_TITLES = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer"
+_LINE = "{0:5}: {1}:2290 00000000:0000 07 00000000:{2:08X} 00:00000000 00000000     0        0 {0} 2 0000000000000000 0"
+_GROUP, _ANY = "510000E0", "00000000"
+DAEMON, OTHER, SERVER = 20, 10, 11  # inodes
+
+
+class Kernel:
+    """The kernel whose sync daemon has a socket behind those of others, in the list of the kernel."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.unread: dict[int, int] = {OTHER: 7000, SERVER: 70}
+        self.write()
+
+    def write(self) -> None:
+        lines = [_LINE.format(each, _ANY if each == SERVER else _GROUP, count) for each, count in self.unread.items()]
+        self.path.write_text("\n".join([_TITLES, *lines, ""]))
+
+    def start_backup(self, *_: object) -> None:
+        self.unread[DAEMON] = 0
+        self.write()
+
+    def stop_backup(self, *_: object) -> None:
+        del self.unread[DAEMON]
+        self.write()
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Kernel:
+    made = Kernel(tmp_path / "udp")
+    monkeypatch.setattr(feed, "_SOCKETS", str(made.path))
+    monkeypatch.setattr(feed, "_PATIENCE_S", 0.0)
+    return made
+
+
+def opened(kernel: Kernel, sent: list[bytes]) -> Feed:
+    made = Feed(kernel)  # type: ignore[arg-type]  # a stand-in
+    made._socket.close()
+    end: Any = SimpleNamespace(sendto=lambda data, _: sent.append(data), close=lambda: None)
+    made._socket = end
+    return made
+
+
+def test_other_sockets_of_the_port_are_not_those_of_the_daemon(kernel: Kernel) -> None:
+    """Such a daemon of pylvs, on another device, has the same address; a server may have the port alone."""
+    sent = list[bytes]()
+    with opened(kernel, sent) as made:
+        assert made.run([connection(1)]) == 1
+    assert len(sent) == 1
+
+
+def test_it_waits_until_the_daemon_has_read(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel.unread = {OTHER: 0}
+    kernel.write()
+    with opened(kernel, []) as made:
+        kernel.unread[DAEMON] = 1472
+        kernel.write()
+        with pytest.raises(PylvsError, match="does not read what it is sent"):
+            made.run([connection(1)])
+        monkeypatch.setattr(feed, "_PATIENCE_S", 60.0)
+        pauses = list[float]()
+
+        def pause(seconds: float) -> None:
+            pauses.append(seconds)
+            kernel.unread[DAEMON] = 0
+            kernel.write()
+
+        monkeypatch.setattr(feed.time, "sleep", pause)
+        made.run([connection(2)])
+        assert len(pauses) == 1
+
+
+def test_the_end_of_the_daemon_is_an_error(kernel: Kernel) -> None:
+    with opened(kernel, []) as made:
+        del kernel.unread[DAEMON]
+        kernel.write()
+        with pytest.raises(PylvsError, match="its sync daemon has ended"):
+            made.run([connection(1)])
+        kernel.start_backup()
