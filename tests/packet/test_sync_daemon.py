@@ -27,9 +27,11 @@ from pylvs.model.errors import DaemonRuns, NoDaemon, PylvsError
 from pylvs.model.sync.connection import SyncedConnection
 from pylvs.model.sync.daemons import BACKUP, MASTER, ROLES, SyncDaemon
 from pylvs.sync import control, director, request, wire, worker
+from pylvs.sync.backup import Backup
 from pylvs.sync.director import DirectorTables
 from pylvs.sync.files import DaemonFiles
 from pylvs.sync.master import Master
+from pylvs.system.processes.asyncio_loop import AsyncioLoop
 from pylvs.system.syscalls import CAPABILITIES
 from tests.packet.frames import CLIENT4, tcp
 from tests.packet.host import ROUTER_MAC, SENT, VIP4, Host, new_host, server4
@@ -298,7 +300,8 @@ def test_a_store_ends_with_the_tables(own_host: Host) -> None:
     store = tables.store()
     store.renew()
     take_down(own_host)
-    for use in store.renew, store.close, tables.store:
+    store.close()
+    for use in store.renew, store.end, tables.store:
         with pytest.raises(PylvsError, match="no tables in this network namespace"):
             use()
     own_host.director.make()
@@ -336,3 +339,20 @@ def test_a_daemon_that_cannot_start_leaves_nothing(host: Host) -> None:
         control.start(SyncDaemon(BACKUP, "nosuch0"))
     assert list(control.running()) == []
     assert not os.path.exists(DaemonFiles().directory)
+
+
+@pytest.mark.usefixtures("polls_always")
+def test_a_backup_without_tables_keeps_no_descriptors(own_host: Host) -> None:
+    backup = Backup(AsyncioLoop(), SyncDaemon(BACKUP, "d0", SYNCID), DirectorTables(make=True), [], 1472)
+    found = list[int]()
+    for _ in range(2):
+        backup.work(0.0)
+        found.append(len(os.listdir("/proc/self/fd")))
+        take_down(own_host)
+        for _ in range(2):
+            with pytest.raises(PylvsError, match="no tables in this network namespace"):
+                backup.work(0.0)
+        own_host.director.make()
+    backup.work(0.0)
+    found.append(len(os.listdir("/proc/self/fd")))
+    assert len(set(found[1:])) == 1, found

@@ -80,7 +80,7 @@ class Backup:
         try:
             self._store.renew()
         except PylvsError:
-            self._store = None
+            self._close_store()
             raise
 
     def ask(self, now_s: float) -> None:
@@ -101,7 +101,14 @@ class Backup:
         self._child.close()
         if self._store is not None:
             with contextlib.suppress(PylvsError):  # the lease ended with the tables
-                self._store.close()
+                self._store.end()
+            self._close_store()
+
+    def _close_store(self) -> None:
+        """Close the store; the next use opens another one. The lease of this one may go on until then."""
+        store, self._store = self._store, None
+        if store is not None:
+            store.close()
 
     def _restarted(self) -> None:
         self.counts["receiver restarts"] += 1
@@ -120,7 +127,7 @@ class Backup:
                 self._store = self._tables.store()
             self.counts.update(self._store.store(connections))
         except PylvsError:
-            self._store = None
+            self._close_store()
             self.counts["no tables"] += len(connections)
 
     def _count(self, found: object) -> None:

@@ -68,8 +68,11 @@ class _Store:
             self._director.tables.root.publish(0, "backup", until)
 
     def close(self) -> None:
-        """End the lease. Raises PylvsError without tables."""
+        """Unload the program; the lease ends by itself."""
         self._store.close()
+
+    def end(self) -> None:
+        """End the lease. Raises PylvsError without tables."""
         state = self._director.state
         missing.require(state)
         with missing.reported(state):

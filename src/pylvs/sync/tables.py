@@ -45,8 +45,12 @@ class Store(Protocol):
         """Renew the lease, for backup_only. Raises PylvsError if the tables are gone."""
         ...
 
+    def end(self) -> None:
+        """End the lease at once. Raises PylvsError if the tables are gone."""
+        ...
+
     def close(self) -> None:
-        """End the lease. Raises PylvsError if the tables are gone."""
+        """Free what it holds; the lease ends when it is not renewed. It works without tables, too."""
         ...
 
 

@@ -116,11 +116,7 @@ class SyncStore:
         self._state.check_build()
         self.close()
         self._tables = tables = Tables(self._state)
-        self._mark = tables.mark()
-        with load.open_object(*load.pool_shape(tables), (STORE,)) as opened:
-            load.reuse_maps(opened, tables)
-            opened.load()
-            self._program = os.dup(opened.program_fd(STORE))
+        mark = tables.mark()
         self._versions = Versions(tables)
         self._records = Records(tables.open_array("sync_records"), "sync_record")
         self._calls = Records(tables.open_array("sync_calls"), "call")
@@ -136,6 +132,12 @@ class SyncStore:
         self._unknown: dict[tuple[int | bytes, ...], _Server] = {}  # servers to add
         self._most_unlisted = self._tables.destinations.count // _UNLISTED
         self._live = -1
+        # Last: nothing can fail while only this method has the descriptor.
+        with load.open_object(*load.pool_shape(tables), (STORE,)) as opened:
+            load.reuse_maps(opened, tables)
+            opened.load()
+            self._program = os.dup(opened.program_fd(STORE))
+        self._mark = mark
 
     def close(self) -> None:
         """Unload the program. A second call does nothing."""
