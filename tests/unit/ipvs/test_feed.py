@@ -105,7 +105,7 @@ def test_it_waits_until_the_daemon_has_read(kernel: Kernel, monkeypatch: pytest.
             kernel.unread[DAEMON] = 0
             kernel.write()
 
-        monkeypatch.setattr(feed.time, "sleep", pause)
+        monkeypatch.setattr("pylvs.ipvs.feed.time.sleep", pause)
         made.run([connection(2)])
         assert len(pauses) == 1
 
