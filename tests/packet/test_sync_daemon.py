@@ -219,6 +219,21 @@ def test_a_backup_requests_whole_tables_and_works_when_they_are_here(host: Host,
     assert [each.client_port for each in host.director.connections()] == [6000]
 
 
+def test_a_backup_that_missed_messages_requests_whole_tables_again(host: Host, link: socket.socket) -> None:
+    with ThreadPoolExecutor() as other:
+        starting = other.submit(control.start, SyncDaemon(BACKUP, "d0", SYNCID), announce=True)
+        first = notice_on(link, request.Kind.WANTED).token
+        for kind in request.Kind.BEGUN, request.Kind.SENT:
+            send_notice(link, request.Notice(kind, first, b"a master"))
+        starting.result()
+    for number in 1, 9:
+        send_notice(link, request.alive(number, b"a master"))
+    while (again := notice_on(link, request.Kind.WANTED).token) == first:
+        pass
+    assert again[: request.BACKUP_BYTES] == first[: request.BACKUP_BYTES]
+    assert until(lambda: control.counts(BACKUP).get("requests") == 2, "it is counted")
+
+
 def test_a_backup_stores_what_it_receives(host: Host, link: socket.socket) -> None:
     key = host.new_key()
     host.serve(key, 1)

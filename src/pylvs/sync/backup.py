@@ -14,6 +14,7 @@ from pylvs.model.sync.daemons import SyncDaemon
 from pylvs.sync import records, request, wire
 from pylvs.sync.receiver import DROPPED
 from pylvs.sync.tables import Store, Tables
+from pylvs.system.logs import get_logger
 from pylvs.system.processes.channel import BadMessage
 from pylvs.system.processes.child import Child
 from pylvs.system.processes.event_loop import Loop
@@ -36,6 +37,7 @@ COUNTERS = {
     DROPPED: "messages that the kernel dropped: too many waited, or there was a flood of useless ones",
     "no tables": "connections that came while there were no tables",
     "receiver restarts": "unexpected ends of the process that receives",
+    "requests": "requests for whole tables: at the start, and when messages of a master were missed",
     "send errors": "requests for whole tables that the network did not accept",
 }
 
@@ -56,11 +58,13 @@ class Backup:
         self._tables = tables
         self._store: Store | None = None
         self._received: Counter[str] = Counter()  # by the receiver that runs now
+        self._loop = loop
         self._child = Child(loop, WHAT, PROGRAM, self._receive, on_down=self._restarted)
-        self._request = request.Request(os.urandom(request.ID_BYTES))
+        own = os.urandom(request.BACKUP_BYTES)
+        self._request, self._masters = request.Request(own), request.Masters()
+        self._has_tables = asks is None
         self._asks, self._syncid = asks, daemon.syncid
-        token = self._request.token.hex()
-        self._arguments = str(daemon.syncid), str(longest), token, *(str(each.fileno()) for each in opened)
+        self._arguments = str(daemon.syncid), str(longest), own.hex(), *(str(each.fileno()) for each in opened)
         self._descriptors = [each.fileno() for each in opened]
 
     @property
@@ -85,7 +89,14 @@ class Backup:
 
     def ask(self, now_s: float) -> None:
         """Request the whole tables of masters, if that is due, once the receiver works."""
-        if self._asks is not None and self.up and self._request.is_due(now_s):
+        if self._asks is None or not self.up:
+            return
+        reason = self._masters.missed(now_s) if self._has_tables else ""
+        if reason and self._request.again(now_s):
+            self._masters.asked()
+            get_logger().warning(f"backup sync daemon: {reason}; it requests the whole tables")
+        if self._request.is_due(now_s):
+            self.counts["requests"] = self._request.count
             wanted = request.Notice(request.Kind.WANTED, self._request.token)
             try:
                 self._asks.send(request.encode(wanted, self._syncid))
@@ -93,8 +104,9 @@ class Backup:
                 self.counts["send errors"] += 1
 
     def has_tables(self, now_s: float) -> bool:
-        """Return whether the masters that replied have sent their tables, or none replied in time."""
-        return self._asks is None or self._request.is_over(now_s)
+        """Return whether the masters that replied have sent their first tables, or none replied in time."""
+        self._has_tables = self._has_tables or self._request.is_over(now_s)
+        return self._has_tables
 
     def close(self, now_s: float) -> None:
         """End the receiver."""
@@ -119,7 +131,7 @@ class Backup:
             self._count(message["counts"])
             return
         if "notice" in message:
-            self._request.receive(*_notice(message["notice"]))
+            self._notice(_notice(message["notice"]))
             return
         connections = records.decode(message.get("connections"))
         try:
@@ -129,6 +141,12 @@ class Backup:
         except PylvsError:
             self._close_store()
             self.counts["no tables"] += len(connections)
+
+    def _notice(self, found: request.Notice) -> None:
+        if found.kind is request.Kind.ALIVE:
+            self._masters.alive(found.sender, int.from_bytes(found.token), self._loop.now)
+        elif self._request.receive(found) and found.kind is request.Kind.BEGUN:
+            self._masters.begun(found.sender, self._loop.now)
 
     def _count(self, found: object) -> None:
         """Add what the receiver has counted since its last report. Raises BadMessage."""
@@ -140,10 +158,10 @@ class Backup:
         self._received = Counter(found)
 
 
-def _notice(found: object) -> tuple[request.Kind, bytes]:
-    """Return the kind and the sender of a reply. Raises BadMessage."""
+def _notice(found: object) -> request.Notice:
+    """Return the notice of a master. Raises BadMessage."""
     try:
-        kind, sender = found  # type: ignore[misc]  # a TypeError
-        return request.Kind(kind), bytes.fromhex(sender)  # type: ignore[has-type]
+        kind, token, sender = found  # type: ignore[misc]  # a TypeError
+        return request.Notice(request.Kind(kind), bytes.fromhex(token), bytes.fromhex(sender))  # type: ignore[has-type]
     except (TypeError, ValueError):
         raise BadMessage("a notice that is none") from None

@@ -104,7 +104,11 @@ class Master:
         self._lost = 0  # of former feeds
         self._syncid = daemon.syncid
         self._asked = asked
-        self._requests = request.Requests(os.urandom(request.ID_BYTES))
+        self._number = os.urandom(request.ID_BYTES)
+        self._requests = request.Requests(self._number)
+        self._alive = 0  # notices that it runs
+        self._shows_alive = False  # a backup of pylvs may follow: none of IPVS needs these notices
+        self._alive_s = float("-inf")  # of the last one
 
     @property
     def counts(self) -> Counter[str]:
@@ -112,7 +116,12 @@ class Master:
         return self._packer.counts
 
     def announce_all(self) -> None:
-        """Send all connections of the table again, as messages can be sent; without tables, once there are some."""
+        """Send all connections of the table again, as messages can be sent, and show from now on that it runs."""
+        self._shows_alive = True
+        self._begin_all()
+
+    def _begin_all(self) -> None:
+        """Begin with all connections; without tables, once there are some."""
         self._announces = self._feed is None
         if self._feed is not None:
             self._all = self._feed.announce_all()
@@ -122,7 +131,7 @@ class Master:
         if self._feed is None:
             self._feed = self._tables.feed()
             if self._announces:
-                self.announce_all()
+                self._begin_all()
         try:
             settings = self._tables.settings()
             version, most = settings["sync_version"], settings["sync_qlen_max"]
@@ -130,7 +139,7 @@ class Master:
                 self._packer.add(connection, version, most, now_s)
             if self._feed.replaced != self._replaced:
                 self._replaced = self._feed.replaced
-                self.announce_all()
+                self._begin_all()
             self._receive_requests()
             if self._requests.begin(now_s):
                 self.announce_all()
@@ -140,6 +149,7 @@ class Master:
             self._give_up()
             raise
         self.counts["lost"] = self._lost + self._feed.lost
+        self._show_alive(now_s)
         if now_s - self._looked_s >= LOOK_S:
             self._looked_s = now_s
             self._packer.flush(now_s - FLUSH_S, most)
@@ -156,6 +166,13 @@ class Master:
             reply = self._requests.receive(found.token) if found and found.kind is request.Kind.WANTED else None
             if reply:
                 self._packer.queue.appendleft((0, request.encode(reply, self._syncid), 0))
+
+    def _show_alive(self, now_s: float) -> None:
+        """Queue the next notice that this master runs, behind what was sent until now."""
+        if self._shows_alive and now_s - self._alive_s >= request.ALIVE_S and len(self._packer.queue) < MOST_QUEUED:
+            self._alive, self._alive_s = self._alive + 1, now_s
+            notice = request.alive(self._alive, self._number)
+            self._packer.queue.append((0, request.encode(notice, self._syncid), 0))
 
     def _send_more(self, version: int, most: int, now_s: float) -> None:
         """Add the next part of the whole table, and behind its end the replies to requests."""

@@ -64,12 +64,12 @@ class Receiver:
         longest: int,
         send: Callable[[dict[str, object]], None],
         waits: Callable[[], bool],
-        token: bytes,
+        backup: bytes,
     ) -> None:
         self._sockets = received
         self._syncid, self._longest = syncid, longest
         self._send, self._waits = send, waits
-        self._token = token  # of this backup's request
+        self._backup = backup  # the first bytes of the tokens of this backup's requests
         self._counts: Counter[str] = Counter()
         self._sent: Counter[str] = Counter()
         self._dropped = self._dropped_before = sum(map(sockets.dropped, received))
@@ -121,7 +121,7 @@ class Receiver:
                 loop.remove_reader(receiving.fileno())
 
     def _read(self, received: socket.socket) -> None:
-        found, replies = [], []
+        found, notices = [], []
         for _ in range(AT_ONCE):
             try:
                 data = received.recv(self._longest)
@@ -130,14 +130,14 @@ class Receiver:
             connections = wire.parse(data, self._syncid, self._counts)
             found += connections
             notice = None if connections else request.decode(data, self._syncid)
-            if notice is not None and notice.token == self._token and notice.kind is not request.Kind.WANTED:
-                replies.append(notice)
+            if notice is not None and request.is_for(notice, self._backup):
+                notices.append(notice)
             if not connections and self._flood.count():
                 break
         for at in range(0, len(found), records.AT_ONCE):
             self._send({"connections": records.encode(found[at : at + records.AT_ONCE])})
-        for notice in replies:  # behind the connections that came before
-            self._send({"notice": [notice.kind.value, notice.sender.hex()]})
+        for notice in notices:  # behind the connections that came before
+            self._send({"notice": [notice.kind.value, notice.token.hex(), notice.sender.hex()]})
         if self._flood.over or self._waits():
             self._read_on()
 
@@ -148,12 +148,12 @@ async def serve(
     received: Sequence[socket.socket],
     syncid: int,
     longest: int,
-    token: bytes,
+    backup: bytes,
 ) -> None:
     """Serve the parent at the other end until that closes."""
     over = asyncio.Event()
     parent = Parent(AsyncioLoop(), end, lambda *_: None, over.set, left)
-    running = Receiver(received, syncid, longest, parent.send, lambda: parent.waits, token)
+    running = Receiver(received, syncid, longest, parent.send, lambda: parent.waits, backup)
     task = asyncio.ensure_future(running.run())
     ended = asyncio.ensure_future(over.wait())
     await asyncio.wait([task, ended], return_when=asyncio.FIRST_COMPLETED)
@@ -161,7 +161,7 @@ async def serve(
         task.result()
 
 
-def main(end: socket.socket, syncid: str, longest: str, token: str, *descriptors: str) -> None:
+def main(end: socket.socket, syncid: str, longest: str, backup: str, *descriptors: str) -> None:
     """Confine this process, then receive."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)  # for the parent; this process ends with it
@@ -170,7 +170,7 @@ def main(end: socket.socket, syncid: str, longest: str, token: str, *descriptors
     os.nice(_NICE)  # a flood takes time from nothing that matters more
     left = sandbox.confine(_DESCRIPTORS, _MEMORY)
     with asyncio.Runner() as runner:
-        runner.run(serve(end, left, received, int(syncid), int(longest), bytes.fromhex(token)))
+        runner.run(serve(end, left, received, int(syncid), int(longest), bytes.fromhex(backup)))
 
 
 if __name__ == "__main__":

@@ -194,12 +194,29 @@ def test_a_request_is_answered_and_the_whole_table_is_sent_before_the_end(lab: L
         lab.now += 0.02
         lab.master.work(lab.now)
     found = lab.datagrams()
-    notices = [notice for each in found if (notice := request.decode(each, 5))]
+    notices = [
+        notice for each in found if (notice := request.decode(each, 5)) and notice.kind is not request.Kind.ALIVE
+    ]
     begun, sent = request.Kind.BEGUN, request.Kind.SENT
     assert [(each.kind, each.token) for each in notices] == [(begun, b"a backup")] * 2 + [(sent, b"a backup")]
     assert request.decode(found[-1], 5) == notices[-1], "behind all connections"
     ports = [port for message in ports_of(found) for port in message]
     assert ports == list(range(ANNOUNCED_AT_ONCE + 5)), "once"
+
+
+def test_a_master_that_was_asked_shows_once_a_second_that_it_runs(lab: Lab) -> None:
+    for _ in range(30):
+        lab.work(0.1)
+    assert lab.datagrams() == []
+    lab.backup.send(request.encode(request.Notice(request.Kind.WANTED, b"a backup"), 5))
+    found = list[request.Notice]()
+    for _ in range(30):
+        lab.now += 0.1
+        lab.master.work(lab.now)
+        found += [notice for each in lab.datagrams() if (notice := request.decode(each, 5))]
+    numbers = [int.from_bytes(each.token) for each in found if each.kind is request.Kind.ALIVE]
+    assert numbers == [1, 2, 3]
+    assert len({each.sender for each in found}) == 1
 
 
 def test_other_tables_are_sent_again(lab: Lab) -> None:
