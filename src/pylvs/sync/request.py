@@ -178,10 +178,10 @@ class Masters:
 
     def missed(self, now_s: float) -> str:
         """Return why a request is due, "" if none is. A master that is silent is forgotten."""
-        for sender, each in list(self._known.items()):
-            if now_s - each.seen_s > SILENT_S:
+        for sender, master in list(self._known.items()):
+            if now_s - master.seen_s > SILENT_S:
                 del self._known[sender]
-                self._is_silent |= each.number is not None
+                self._is_silent |= master.number is not None
         if any(each.missed for each in self._known.values()):
             return "messages of a master were missed"
         return "a master is silent" if self._is_silent else ""

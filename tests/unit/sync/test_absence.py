@@ -80,7 +80,7 @@ class Running:
 
 
 class Pair:
-    """A master and a backup, and the link between them. Time passes when it is told to."""
+    """A master and a backup, and the link between them. `play` lets time pass."""
 
     def __init__(self, stack: ExitStack) -> None:
         self.now = 1000.0
@@ -100,9 +100,9 @@ class Pair:
 
     def _ends(self, stack: ExitStack) -> tuple[socket.socket, socket.socket]:
         ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        for each in ends:
-            each.setblocking(False)
-            stack.enter_context(each)
+        for end in ends:
+            end.setblocking(False)
+            stack.enter_context(end)
         return ends
 
     def _make(self) -> Master:
@@ -205,7 +205,7 @@ def test_a_single_lost_notice_is_no_reason(pair: Pair) -> None:
     assert pair.requests == 1
 
 
-def test_a_master_that_nobody_asked_sends_what_ipvs_sends(pair: Pair) -> None:
+def test_a_master_without_a_request_sends_what_ipvs_sends(pair: Pair) -> None:
     pair.is_cut = True
     pair.here.open(1)
     pair.play(60)

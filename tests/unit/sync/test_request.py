@@ -159,7 +159,7 @@ def test_a_silent_master_is_reported_until_a_request_begins() -> None:
     made.asked()
     assert not made.missed(SILENT_S + 0.2)
     made.alive(ONE, 2 + int(SILENT_S), SILENT_S + 1)
-    assert made.missed(SILENT_S + 1), "it was forgotten, so its numbers are those of a stranger"
+    assert made.missed(SILENT_S + 1), "it was forgotten, so its numbers are those of an unknown one"
 
 
 def test_a_master_of_an_older_build_is_never_missed() -> None:
