@@ -83,6 +83,42 @@ AT_NIGHT = ("sip", "sip_characters")
 # Every seventh part of a long scenario runs. Families, methods and kinds repeat every two, three and five parts, so a
 # step of seven meets all combinations.
 SAMPLE = 7
+# Of a backup that is fed by hand, by part of the scenario. docs/reference/sync.md has the reasons.
+_BACKUP_FED = {
+    # Active and inactive connections are counted by their states, not by the flag of the message.
+    "takeover, {} syncid 0": (
+        "a connection in each state",
+        "tables after that",
+        "active and inactive",
+        "the second becomes active",
+        "the first becomes inactive",
+        "the first names another server",
+        "inactive and another server",
+        "timeouts",
+        "the same connection twice",
+        "the daemon stopped",
+        "counts at last",
+    ),
+    "strangers, {} syncid 0": (
+        # A connection counts as soon as a service lists its real server.
+        "the server added",
+        "back at weight 0",
+        "the method is another here",
+        # Those of a deleted service are forwarded by the method of their real server.
+        "to the removed service",
+        "of the old connection",
+    ),
+    "templates, {} syncid 0 -p 300": (
+        # Templates with NO_CPORT, and connections with ONE_PACKET, are not stored; the bit of a state that IPVS reads.
+        "templates",
+        "client 7: SYN",
+        "tables after that",
+        "odd flags",
+        "a mark",
+        # A connection without the client's port has packets from port 0 alone.
+        "any port of client 8",
+    ),
+}
 # Steps that must differ, for reasons in docs/differences.md. All other steps must agree.
 DIFFERENT = {
     "conntrack": {
@@ -104,6 +140,24 @@ DIFFERENT = {
         for kind in ("v4 dr", "v4 nat", "v4 tun", "v6 dr", "v6 nat")
         for deletion in ("service removed", "table cleared")
         for number in (0, 1)
+    },
+    "sync_backup": {
+        *(
+            f"{part.format(way)}: {step}"
+            for part, steps in _BACKUP_FED.items()
+            for way in ("v4 dr", "v4 nat", "v6 tun")
+            for step in steps
+        ),
+        # Connections of a real server that was deleted here are dropped; by IPv6 in a tunnel, IPVS drops them, too.
+        *(f"strangers, {way} syncid 0: to the removed one" for way in ("v4 dr", "v4 nat")),
+        # By IPv6 in a tunnel, connections to a real server that no service lists are forwarded.
+        *(f"strangers, v6 tun syncid 0: to {server}" for server in ("the unknown server", "the unknown port", "it")),
+        "templates, v6 tun syncid 0 -p 300: of an unknown mark",
+        # With backup_only, the stack's RST changes no connection.
+        *(
+            f"backup_only, v4 dr syncid 0 backup_only 1: {step}"
+            for step in ("daemon stopped, known: S", "daemon stopped, unknown: S", "tables")
+        ),
     },
     "reroutes": {"v4 a larger MTU snat_reroute 1: UDP of 1500 bytes"},
     "sip": {
@@ -138,16 +192,19 @@ DIFFERENT = {
 STARTED = ("nat_basic", "tcp_states_secure")
 # Recordings of features that the data plane does not have.
 NOT_YET: dict[str, str] = {}
-# Of sync daemons. tests/unit/sync/test_recordings.py and tests/packet/test_sync_feed.py replay their messages.
+# Of sync daemons. tests/unit/sync/test_recordings.py and tests/packet/test_sync_feed.py replay their messages in every
+# run. At night whole daemons do, as processes.
 SYNC = ("sync_master", "sync_backup")
 WHOLE = "long: a sample of it is played in every run"
 REPLAYED = "tests/packet/test_sip.py replays its messages in every run"
+DAEMONS = "minutes: it starts a daemon for each director; other tests replay its messages in every run"
 PLAYED = [
     *(pytest.param("tc", name, SAMPLE, id=f"tc-{name}-sample") for name in LONG),
     *(pytest.param("tc", name, 1, id=f"tc-{name}") for name in (*LIFETIMES, *METHODS)),
     *(pytest.param("generic", name, 1, id=f"generic-{name}") for name in METHODS),
     *(pytest.param("tc", name, 1, id=f"tc-{name}", marks=pytest.mark.nightly(WHOLE)) for name in LONG),
     *(pytest.param("tc", name, 1, id=f"tc-{name}", marks=pytest.mark.nightly(REPLAYED)) for name in AT_NIGHT),
+    *(pytest.param("tc", name, 1, id=f"tc-{name}", marks=pytest.mark.nightly(DAEMONS)) for name in SYNC),
 ]
 
 
