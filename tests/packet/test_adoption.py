@@ -11,7 +11,6 @@ import os
 import pickle
 import select
 import signal
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -29,13 +28,13 @@ from pylvs.dataplane.overview import overview
 from pylvs.dataplane.state import RESTORE, State
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.probes.data_plane import move
-from pylvs.ipvs import back
+from pylvs.ipvs import adopt, back, listing
 from pylvs.ipvs.adopt import Adoption, give_up
 from pylvs.ipvs.back import Return
 from pylvs.ipvs.feed import key_of
 from pylvs.ipvs.frames import ends_of
 from pylvs.ipvs.kernel import KernelRow
-from pylvs.ipvs.listing import Line
+from pylvs.ipvs.listing import Line, words_of
 from pylvs.ipvs.messages import KernelDestination, KernelService
 from pylvs.ipvs.shadow import Shadow, _Capture
 from pylvs.model.errors import Busy, NoSpace, Unsupported
@@ -68,6 +67,13 @@ def line(
 ) -> Line:
     server_address = ip_address(server4(server)).packed
     return Line(6, CLIENT, port, service.address.packed, service.port, server_address, service.port, state, left_s)
+
+
+def text_of(connection: Line) -> bytes:
+    """Return a line as the kernel prints it."""
+    server = words_of((6, connection.server, connection.server_port, b"", 0))[1:3]
+    columns = *words_of(connection.key), *server, b"%-11s" % connection.state.encode(), b"%7d" % connection.expires_s
+    return b"%-3s " % columns[0] + b" ".join(columns[1:]) + b"\n"
 
 
 class Programs(FewPrograms):
@@ -120,6 +126,10 @@ class StandIn:
         skipped = self.stored.skipped.pop(0) if self.stored.skipped else set()
         yield from (each for name, each in self.stored.lines.items() if name not in skipped)
 
+    def connection_lines(self) -> Iterator[bytes]:
+        yield b"Pro FromIP   FPrt ToIP     TPrt DestIP   DPrt State       Expires PEName PEData\n"
+        yield from map(text_of, self.connections())
+
     def flush(self) -> None:
         self.stored.rows = []
         self.stored.save()
@@ -152,20 +162,16 @@ class StandInFeed:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def forget(self) -> None:
-        pass
-
-    def run(self, connections: Iterable[SyncedConnection]) -> int:
+    def send(self, connections: Iterable[SyncedConnection]) -> None:
         for connection in connections:
             state = "NONE" if not connection.client_port else ("NONE", "ESTABLISHED")[connection.state == 1]
             ends = *key_of(connection), connection.server.packed, connection.server_port
             self._stored.lines[key_of(connection)] = Line(*ends, state, connection.timeout_s or 0)
         self._stored.save()
-        return 0
 
-    def missing(self, connections: Iterable[SyncedConnection]) -> Counter[str]:
+    def missing(self, connections: Iterable[SyncedConnection]) -> list[SyncedConnection]:
         self.renew()
-        return Counter()
+        return []
 
 
 @pytest.fixture(scope="module")
@@ -407,6 +413,59 @@ def test_what_changes_during_an_adoption_is_followed(host: Host, stored: Stored)
         assert (settings["sloppy_tcp"], settings["conn_reuse_mode"]) == (1, 0)
         assert tuple(director().timeouts()) == (700, 60, 50)
     load.take_down(State.open())
+
+
+def test_packets_wait_only_while_changed_connections_are_copied(
+    host: Host, stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All lines are read, and those are parsed that differ in more than their time."""
+    late, before = line(21_000, server=2), stored.lines[line(OPEN[0]).key]
+    texts = list[bytes]()
+
+    def parsed(text: bytes) -> Line:
+        texts.append(text)
+        return listing.parsed(text)
+
+    def report(name: str) -> None:
+        if name == "gate open":
+            texts.clear()
+            stored.lines[late.key] = late
+            stored.lines[before.key] = before._replace(expires_s=before.expires_s + 1)
+            stored.save()
+        if name == "connections copied":
+            assert texts == [text_of(late)]
+
+    monkeypatch.setattr(adopt, "parsed", parsed)
+    with wire():
+        assert adopted(stored, report).connections == 6
+    load.take_down(State.open())
+
+
+def test_new_connections_wait_only_while_changed_ones_are_given(
+    host: Host, stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = list[int]()
+    send = StandInFeed.send
+
+    def noted(self: StandInFeed, connections: Iterable[SyncedConnection]) -> None:
+        found = list(connections)
+        given.extend(each.client_port for each in found)
+        send(self, found)
+
+    monkeypatch.setattr(StandInFeed, "send", noted)
+    with wire() as clients:
+        adopted(stored)
+
+        def report(name: str) -> None:
+            if name == "pass 1":
+                given.clear()
+                clients.send(tcp("S", 23_000, SERVICE.port))
+                clients.came()
+            if name == "gate closed":
+                assert given == [23_000]
+
+        assert returned(stored, report).connections == 6
+        assert (23_000, SERVICE.port) in {(each.client_port, each.virtual_port) for each in stored.lines.values()}
 
 
 def test_connections_that_a_listing_skips_are_not_lost(host: Host, stored: Stored) -> None:

@@ -24,12 +24,12 @@ from pylvs.dataplane.destinations import DestinationSlots
 from pylvs.dataplane.devices import gate
 from pylvs.dataplane.devices.move import is_open
 from pylvs.dataplane.director import BpfDirector
-from pylvs.dataplane.exchange.insertion import BYPASS, Incoming, Insertion
+from pylvs.dataplane.exchange.insertion import BYPASS, Incoming, Insertion, Key, is_about_right
 from pylvs.dataplane.reader import table_use
 from pylvs.dataplane.state import GATE
 from pylvs.dataplane.tables import MASK32, Tables
-from pylvs.ipvs.kernel import KernelIpvs
-from pylvs.ipvs.listing import Line
+from pylvs.ipvs.kernel import KernelIpvs, readable
+from pylvs.ipvs.listing import Line, parsed
 from pylvs.ipvs.plan import HARMLESS, MANAGERS, Content, Found, Left, Plan, Resolver, plan, why_left
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import Busy, NoSpace, PylvsError, Unsupported, counted
@@ -50,6 +50,7 @@ Row = tuple[VirtualService, tuple[Destination, ...]]
 _HOLD_S = 5  # how long packets without a connection are dropped at most after a kill
 _PASSES = 5  # before the gate opens, at most, and while packets wait
 _RENEWED = 10_000  # lines between two renewals of the hold
+_TIMED = 32  # lines with one reading of the clock: the kernel prints about as many at once
 _FEW = 50  # changed connections: another pass would find as many
 _SPARE = 2  # the capacity that the table gets, in connections that IPVS has
 _FTP_MODULE = "/sys/module/ip_vs_ftp"
@@ -134,6 +135,42 @@ def checked(kernel: KernelIpvs, director: BpfDirector, force: bool) -> tuple[Pla
     return found, lines
 
 
+@dataclass(slots=True)
+class _Pass:
+    """One pass over IPVS's connections: which of them are taken over. `slots` and `found` outlive it."""
+
+    rows: tuple[Row, ...]
+    destinations: DestinationSlots
+    slots: dict[tuple[ServiceKey, DestinationKey], int | None]
+    found: dict[tuple[object, ...], tuple[Found | None, int | None]]
+    left: Left = field(default_factory=Left)
+    resolver: Resolver = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.resolver = Resolver(self.rows)
+
+    def taken(self, line: Line) -> Incoming | None:
+        """Return a connection as it is taken over; None if it is left."""
+        ends = line[:7]
+        if ends not in self.found:
+            belongs = self.resolver.find(line)
+            self.found[ends] = belongs, self._slot(belongs) if belongs else None
+        found, slot = self.found[ends]
+        reason = why_left(line, found, is_known_state(line))
+        if reason or found is None or slot is None:
+            self.left.counts[reason or "their server is not in the table"] += 1
+            return None
+        return _incoming_of(line, found, slot)
+
+    def _slot(self, found: Found) -> int | None:
+        if found.destination is None:
+            return BYPASS
+        name = found.service.key, found.destination.key
+        if name not in self.slots:
+            self.slots[name] = self.destinations.listed(*name)
+        return self.slots[name]
+
+
 class Adoption:
     """One run. `report` gets the name of each step after it; tests end the process there."""
 
@@ -146,6 +183,8 @@ class Adoption:
         self._rows: tuple[Row, ...] = ()
         self._slots: dict[tuple[ServiceKey, DestinationKey], int | None] = {}
         self._found: dict[tuple[object, ...], tuple[Found | None, int | None]] = {}  # by the ends of a connection
+        # Of those that were copied: the key, and when it ends, by its line without that time.
+        self._lines: dict[bytes, tuple[Key, float]] = {}
         self._holds = False  # packets without a connection are dropped
         self._outcome = Outcome()
 
@@ -241,10 +280,48 @@ class Adoption:
         self._rows = tuple(rows)
         self._slots.clear()
         self._found.clear()
+        self._lines.clear()
 
     def copy(self, insertion: Insertion, ends: bool = True, lines: Iterable[Line] | None = None) -> int:
         """Make one pass over IPVS's connections, or these; return how many differed from the pass before."""
-        return insertion.run(self._incoming(self._kernel.connections() if lines is None else lines), ends)
+        found = _Pass(self._rows, DestinationSlots(self._director.tables), self._slots, self._found)
+        if lines is not None:
+            changed = insertion.run(filter(None, map(found.taken, lines)), ends)
+        else:
+            same = set[Key]()
+            with readable():
+                changed = insertion.run(self._changed(found, insertion, same), ends, same)
+        self._outcome.left = found.left
+        return changed
+
+    def _changed(self, found: _Pass, insertion: Insertion, same: set[Key]) -> Iterator[Incoming]:
+        """Yield what differs from the pass before, and add the keys of all else to `same`.
+
+        Packets may wait during it. Most lines have changed in their time alone, so they are not even parsed.
+        """
+        began_s = read_s = time.monotonic()
+        texts = list[tuple[bytes, float]]()  # with the time at which the kernel printed it
+        for number, text in enumerate(self._kernel.connection_lines()):
+            if number % _RENEWED == 0:
+                self._renew()
+            if number % _TIMED == 0:
+                read_s = time.monotonic()
+            if number and text.strip():
+                texts.append((text, read_s))
+        known, there = self._lines, insertion.there
+        for text, at_s in texts:
+            words, _, left = text.rpartition(b" ")
+            before = known.get(words.rstrip())
+            if before is not None and before[0] in there:
+                key, end_s = before
+                if is_about_right(at_s + int(left) - end_s, end_s - at_s):
+                    same.add(key)
+                    continue
+            line = parsed(text)
+            if incoming := found.taken(line):
+                if not line.engine:
+                    known[words.rstrip()] = line.key, at_s + line.expires_s
+                yield incoming._replace(expires_s=line.expires_s + at_s - began_s)
 
     def _renew(self) -> None:
         """Hold packets without a connection for longer, if they are held: a large copy takes more than `_HOLD_S`."""
@@ -259,32 +336,6 @@ class Adoption:
             if not insertion.missed:
                 break
         return changed
-
-    def _incoming(self, lines: Iterable[Line]) -> Iterator[Incoming]:
-        """Yield the connections of IPVS that are taken over."""
-        resolver, slots, left = Resolver(self._rows), DestinationSlots(self._director.tables), Left()
-        for number, line in enumerate(lines):
-            if number % _RENEWED == 0:
-                self._renew()
-            ends = line[:7]
-            if ends not in self._found:
-                belongs = resolver.find(line)
-                self._found[ends] = belongs, self._slot(slots, belongs) if belongs else None
-            found, slot = self._found[ends]
-            reason = why_left(line, found, is_known_state(line))
-            if reason or found is None or slot is None:
-                left.counts[reason or "their server is not in the table"] += 1
-                continue
-            yield _incoming_of(line, found, slot)
-        self._outcome.left = left
-
-    def _slot(self, slots: DestinationSlots, found: Found) -> int | None:
-        if found.destination is None:
-            return BYPASS
-        name = found.service.key, found.destination.key
-        if name not in self._slots:
-            self._slots[name] = slots.listed(*name)
-        return self._slots[name]
 
     # --- the switch, and what follows ---
 

@@ -25,8 +25,9 @@ from pylvs.dataplane.state import GATE, GIVING_BACK
 from pylvs.dataplane.tables import MASK32
 from pylvs.dataplane.upgrade.upgrade import COPY_HOLDS_SYN
 from pylvs.ipvs import messages
-from pylvs.ipvs.feed import Feed
+from pylvs.ipvs.feed import Feed, key_of
 from pylvs.ipvs.kernel import SETTINGS, KernelIpvs
+from pylvs.ipvs.listing import Key
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import Busy, PylvsError, Unsupported, counted, os_text
 from pylvs.model.rows import ServiceRow
@@ -111,7 +112,7 @@ class Return:
         kernel.set_timeouts(director.timeouts())
         self._feed = opened.enter_context(Feed(kernel))
         self._report("daemon started")
-        self._feed.run(self._connections())
+        self._feed.send(HandoverReader(director.tables).changed())
         self._report("connections given")
         for row in rows:
             kernel.add_service(row.service)
@@ -126,35 +127,54 @@ class Return:
         director.follow_host()
         self._report("devices gated")
 
-    def _connections(self) -> Iterator[SyncedConnection]:
-        return HandoverReader(self._director.tables).synced()
-
     def _switch(self) -> None:
+        """Give everything again: the services bind connections by messages alone. Then let new ones wait.
+
+        While they do, only what has changed since is given, and looked for in the kernel's list.
+        """
         director = self._director
-        self._feed.forget()
+        reader = HandoverReader(director.tables)
+        given = dict[Key, SyncedConnection]()
+        self._give(reader, given)
+        self._report("connections given again")
+        for _ in range(_TRIALS):
+            given = self._missing(given)
+            if not given:
+                break
+        self._report("list compared")
         for number in range(_PASSES):
-            changed = self._feed.run(self._connections())
+            changed = self._give(reader, given)
             self._report(f"pass {number + 1}")
             if changed <= _FEW:
                 break
         began = time.monotonic()
         for _ in range(_TRIALS):
             self._begin_hold()
-            latest = list(self._renewing(self._connections()))
-            self._feed.run(latest)
-            missing = self._feed.missing(latest)
-            if not missing and self._holds():
+            self._give(reader, given, hurries=True)
+            given = self._missing(given)
+            if not given and self._holds():
                 break
         else:
             self._hold(hold=False)
             raise PylvsError(
-                f"ip_vs does not take all connections ({counted(sum(missing.values()), 'connection')} missing);"
+                f"ip_vs does not take all connections ({counted(len(given), 'connection')} missing);"
                 " pylvs serves as before"
             )
-        self._returned.connections = len(latest)
+        self._returned.connections = reader.count
         gate.shut(director.state)
         self._returned.pause_s = time.monotonic() - began
         self._report("gate closed")
+
+    def _give(self, reader: HandoverReader, given: dict[Key, SyncedConnection], hurries: bool = False) -> int:
+        """Give what has changed since the last call, and note it; return how many connections that were."""
+        changed = {key_of(each): each for each in self._renewing(reader.changed(hurries))}
+        self._feed.send(changed.values())
+        given |= changed
+        return len(changed)
+
+    def _missing(self, given: dict[Key, SyncedConnection]) -> dict[Key, SyncedConnection]:
+        """Give those again that IPVS does not list, and return them."""
+        return {key_of(each): each for each in self._feed.missing(given.values())}
 
     def _begin_hold(self) -> None:
         """Let new connections wait. They do as long as this process renews it, and for 5 s at most after it ends."""
@@ -176,7 +196,7 @@ class Return:
 
     def _renewing(self, connections: Iterable[SyncedConnection]) -> Iterator[SyncedConnection]:
         for number, connection in enumerate(connections):
-            if number % _RENEWED == 0:
+            if number % _RENEWED == 0 and self._held_s:
                 self._renew()
             yield connection
 

@@ -9,12 +9,13 @@ import socket
 import struct
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Self
 
+from pylvs.ipvs import listing
 from pylvs.ipvs.kernel import KernelIpvs
+from pylvs.ipvs.listing import Key
 from pylvs.model.errors import PylvsError
 from pylvs.model.sync.connection import SyncedConnection
 from pylvs.sync.wire import Message, encode
@@ -33,8 +34,6 @@ _VERSION = 1
 _RENEWED = 10_000  # lines of the kernel between two calls of `renew`
 _EXPIRES_S = 3
 
-Key = tuple[int, bytes, int, bytes, int]
-
 
 def key_of(connection: SyncedConnection) -> Key:
     """Return what identifies a connection in listings of the kernel."""
@@ -45,11 +44,6 @@ def key_of(connection: SyncedConnection) -> Key:
         connection.virtual.packed,
         connection.virtual_port,
     )
-
-
-def _announced(connection: SyncedConnection) -> tuple[object, ...]:
-    """Return what a pass sends again if it has changed."""
-    return connection.state, connection.server, connection.server_port, connection.flags
 
 
 def messages(connections: Iterable[SyncedConnection]) -> Iterator[bytes]:
@@ -84,7 +78,6 @@ class Feed:
         kernel.start_backup(DEVICE, SYNCID)
         self._daemon = _unread().keys() - others  # its sockets, one for each of the kernel's sync_ports
         self.renew: Callable[[], None] = lambda: None  # called now and then while connections are sent
-        self._sent: dict[Key, SyncedConnection] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -95,22 +88,8 @@ class Feed:
         self._socket.close()
         self._kernel.stop_backup(DEVICE, SYNCID)
 
-    def forget(self) -> None:
-        """Send everything again in the next pass: services that were added since are bound by a message alone."""
-        self._sent.clear()
-
-    def run(self, connections: Iterable[SyncedConnection]) -> int:
-        """Send what is new or in another state; return how many those were."""
-        fresh = {}
-        for connection in connections:
-            before = self._sent.get(key := key_of(connection))
-            if before is None or _announced(before) != _announced(connection):
-                fresh[key] = connection
-        self._send(fresh.values())
-        self._sent |= fresh
-        return len(fresh)
-
-    def _send(self, connections: Iterable[SyncedConnection]) -> None:
+    def send(self, connections: Iterable[SyncedConnection]) -> None:
+        """Send connections, and wait until the daemon has read them. Raises PylvsError."""
         for number, message in enumerate(messages(connections)):
             if number and number % _AT_ONCE == 0:
                 self._wait()
@@ -131,20 +110,19 @@ class Feed:
                 raise PylvsError("ip_vs: its sync daemon does not read what it is sent")
             time.sleep(_PAUSE_S)
 
-    def missing(self, connections: Iterable[SyncedConnection]) -> Counter[str]:
-        """Send connections again that the kernel does not list; return how many those are, by protocol.
+    def missing(self, connections: Iterable[SyncedConnection]) -> list[SyncedConnection]:
+        """Send connections again that the kernel does not list; return them.
 
         Those that are about to expire do not count.
         """
-        there = set()
-        for number, line in enumerate(self._kernel.connections()):
+        lasting = (each for each in connections if each.timeout_s is None or each.timeout_s > _EXPIRES_S)
+        lost = {listing.words_of(key_of(each)): each for each in lasting}
+        for number, line in enumerate(self._kernel.connection_lines() if lost else ()):
             if number % _RENEWED == 0:
                 self.renew()
-            there.add(line.key)
-        lasting = (each for each in connections if each.timeout_s is None or each.timeout_s > _EXPIRES_S)
-        lost = [each for each in lasting if key_of(each) not in there]
-        self._send(lost)
-        return Counter(str(each.protocol) for each in lost)
+            lost.pop(listing.ends(line), None)
+        self.send(lost.values())
+        return list(lost.values())
 
 
 def _unread() -> dict[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from types import TracebackType
@@ -17,6 +18,15 @@ from pylvs.netlink.codec import NETLINK_GENERIC, Netlink, NetlinkError, generic_
 
 CONNECTIONS = "/proc/net/ip_vs_conn"
 SETTINGS = "/proc/sys/net/ipv4/vs"
+
+
+@contextlib.contextmanager
+def readable() -> Iterator[None]:
+    """Raise Unsupported if the block cannot read a line."""
+    try:
+        yield
+    except listing.Unreadable as error:
+        raise Unsupported(f"{CONNECTIONS}: this kernel prints a form that pylvs does not know: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +102,13 @@ class KernelIpvs:
 
     def connections(self) -> Iterator[Line]:
         """Yield connections and templates. Raises Unsupported for a line of an unknown form."""
+        with readable():
+            yield from listing.parse(list(self.connection_lines()))
+
+    def connection_lines(self) -> Iterator[bytes]:
+        """Yield the kernel's list of connections and templates, line by line; the first one is the title."""
         with open(CONNECTIONS, "rb", buffering=1 << 20) as file:
-            try:
-                yield from listing.parse(file)
-            except listing.Unreadable as error:
-                raise Unsupported(
-                    f"{CONNECTIONS}: this kernel prints a form that pylvs does not know: {error}"
-                ) from None
+            yield from file
 
     def flush(self) -> None:
         """Delete all services; IPVS no longer sees packets. Connections stay until they expire."""

@@ -1,6 +1,7 @@
 """/proc/net/ip_vs_conn: the connections of the kernel's IPVS. Pure.
 
-The kernel prints neither flags nor the forwarding method, and no mark (IPVS-SEMANTICS 11.4).
+The kernel prints neither flags nor the forwarding method, and no mark (IPVS-SEMANTICS 11.4). It lists by position, page
+by page: when a connection ends between two reads, the next page skips another one. So read all lines, then parse them.
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
+Key = tuple[int, bytes, int, bytes, int]
 PROTOCOLS = {b"TCP": 6, b"UDP": 17, b"SCTP": 132, b"IP": 0, b"ESP": 50, b"AH": 51}
 TEMPLATE_STATES = (b"NONE", b"ASSURED")
 RETIRED_PORT = 0xFFFF  # of a template that has lost its destination
 _COLUMNS = 9  # without those of a persistence engine
+_ENDS = 5  # columns that identify a connection
+_NAMES = {number: name for name, number in PROTOCOLS.items()}
 
 
 class Line(NamedTuple):
@@ -31,7 +35,7 @@ class Line(NamedTuple):
     data: str = ""
 
     @property
-    def key(self) -> tuple[int, bytes, int, bytes, int]:
+    def key(self) -> Key:
         """What identifies the connection."""
         return self[:5]
 
@@ -61,24 +65,43 @@ def parse(lines: Iterable[bytes]) -> Iterator[Line]:
     Raises Unreadable.
     """
     for number, line in enumerate(lines):
-        if not number or not line.strip():
-            continue
-        words = line.split(None, _COLUMNS)
-        try:
-            protocol, client, sport, virtual, dport, server, port, state, expires = words[:_COLUMNS]
-            engine, _, data = (words[_COLUMNS] if len(words) > _COLUMNS else b"").partition(b" ")
-            yield Line(
-                PROTOCOLS[protocol],
-                _address(client),
-                int(sport, 16),
-                _address(virtual),
-                int(dport, 16),
-                _address(server),
-                int(port, 16),
-                state.decode("ascii"),
-                int(expires),
-                engine.strip().decode("ascii"),
-                data.rstrip(b"\n").decode("latin-1"),
-            )
-        except (ValueError, KeyError):
-            raise Unreadable(line.decode("latin-1").strip()) from None
+        if number and line.strip():
+            yield parsed(line)
+
+
+def parsed(line: bytes) -> Line:
+    """Return the connection of a line. Raises Unreadable."""
+    words = line.split(None, _COLUMNS)
+    try:
+        protocol, client, sport, virtual, dport, server, port, state, expires = words[:_COLUMNS]
+        engine, _, data = (words[_COLUMNS] if len(words) > _COLUMNS else b"").partition(b" ")
+        return Line(
+            PROTOCOLS[protocol],
+            _address(client),
+            int(sport, 16),
+            _address(virtual),
+            int(dport, 16),
+            _address(server),
+            int(port, 16),
+            state.decode("ascii"),
+            int(expires),
+            engine.strip().decode("ascii"),
+            data.rstrip(b"\n").decode("latin-1"),
+        )
+    except (ValueError, KeyError):
+        raise Unreadable(line.decode("latin-1").strip()) from None
+
+
+def ends(line: bytes) -> tuple[bytes, ...]:
+    """Return the words of a line that identify its connection."""
+    return tuple(line.split(None, _ENDS)[:_ENDS])
+
+
+def words_of(key: Key) -> tuple[bytes, ...]:
+    """Return what `ends` finds in the line of a connection."""
+    protocol, client, client_port, virtual, virtual_port = key
+    return _NAMES[protocol], _text(client), b"%04X" % client_port, _text(virtual), b"%04X" % virtual_port
+
+
+def _text(address: bytes) -> bytes:
+    return (address.hex().upper() if len(address) == 4 else address.hex(":", 2)).encode()

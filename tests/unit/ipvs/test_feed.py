@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from types import SimpleNamespace
@@ -50,6 +51,7 @@ class Kernel:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.unread: dict[int, int] = {OTHER: 7000, SERVER: 70}
+        self.listed: list[bytes] = []
         self.write()
 
     def write(self) -> None:
@@ -59,6 +61,9 @@ class Kernel:
     def start_backup(self, *_: object) -> None:
         self.unread[DAEMON] = 0
         self.write()
+
+    def connection_lines(self) -> list[bytes]:
+        return [b"Pro FromIP   FPrt ToIP     TPrt DestIP   DPrt State       Expires PEName PEData\n", *self.listed]
 
     def stop_backup(self, *_: object) -> None:
         del self.unread[DAEMON]
@@ -85,7 +90,7 @@ def test_other_sockets_of_the_port_are_not_those_of_the_daemon(kernel: Kernel) -
     """Such a daemon of pylvs, on another device, has the same address; a server may have the port alone."""
     sent = list[bytes]()
     with opened(kernel, sent) as made:
-        assert made.run([connection(1)]) == 1
+        made.send([connection(1)])
     assert len(sent) == 1
 
 
@@ -96,7 +101,7 @@ def test_it_waits_until_the_daemon_has_read(kernel: Kernel, monkeypatch: pytest.
         kernel.unread[DAEMON] = 1472
         kernel.write()
         with pytest.raises(PylvsError, match="does not read what it is sent"):
-            made.run([connection(1)])
+            made.send([connection(1)])
         monkeypatch.setattr(feed, "_PATIENCE_S", 60.0)
         pauses = list[float]()
 
@@ -106,7 +111,7 @@ def test_it_waits_until_the_daemon_has_read(kernel: Kernel, monkeypatch: pytest.
             kernel.write()
 
         monkeypatch.setattr("pylvs.ipvs.feed.time.sleep", pause)
-        made.run([connection(2)])
+        made.send([connection(2)])
         assert len(pauses) == 1
 
 
@@ -115,5 +120,19 @@ def test_the_end_of_the_daemon_is_an_error(kernel: Kernel) -> None:
         del kernel.unread[DAEMON]
         kernel.write()
         with pytest.raises(PylvsError, match="its sync daemon has ended"):
-            made.run([connection(1)])
+            made.send([connection(1)])
         kernel.start_backup()
+
+
+def test_connections_that_the_kernel_does_not_list_are_sent_again(kernel: Kernel) -> None:
+    """But those that are about to expire."""
+    here, six, lost = connection(0), connection(1, "2001:db8::"), connection(2)
+    kernel.listed = [
+        b"TCP C6336401 0400 C6336402 0050 C6336403 1F90 ESTABLISHED     899\n",
+        b"TCP 2001:0db8:0000:0000:0000:0000:0000:0001 0401 2001:0db8:0000:0000:0000:0000:0000:0002 0050 REST\n",
+    ]
+    sent = list[bytes]()
+    with opened(kernel, sent) as made:
+        assert made.missing([here, six, lost, replace(connection(3), timeout_s=1)]) == [lost]
+        assert [each for data in sent for each in parse(data, SYNCID, Counter())] == [lost]
+        assert made.missing([here, six]) == []

@@ -12,7 +12,7 @@ import pytest
 from pylvs.bpf.schedulers import SCHEDULERS
 from pylvs.ipvs import messages
 from pylvs.ipvs.kernel import KernelRow
-from pylvs.ipvs.listing import Line, Unreadable, parse
+from pylvs.ipvs.listing import Line, Unreadable, ends, parse, words_of
 from pylvs.ipvs.plan import (
     FTP_DATA,
     NO_SERVER,
@@ -175,3 +175,9 @@ def test_a_line_of_another_form_is_refused(text: str) -> None:
         return
     with pytest.raises(Unreadable):
         list(parse(lines))
+
+
+@each_kernel
+def test_the_words_of_a_connection_are_those_of_its_line(recorded: dict[str, Any]) -> None:
+    texts = [line.encode() for line in recorded["connections"][1:]]
+    assert [words_of(line.key) for line in lines_of(recorded)] == [ends(text) for text in texts]

@@ -30,7 +30,15 @@ _EMPTY_FRAME = bytes(64)
 BYPASS = -1  # the destination's slot of a connection without one
 
 
-def _ticks_between(first: int, second: int) -> int:
+def is_about_right(drift: float, left: float, second: float = 1.0) -> bool:
+    """Return whether a connection may keep its time of expiry, of which so much is left.
+
+    Packets have moved it by `drift` where it comes from. Else each pass would write all connections that are in use.
+    """
+    return 0 < drift <= left * _LOST_SHARE or abs(drift) <= _JITTER_S * second
+
+
+def ticks_between(first: int, second: int) -> int:
     """Return the ticks from one to another, negative if that is earlier. Ticks wrap."""
     return (second - first + _LIMIT & MASK32) - _LIMIT
 
@@ -44,7 +52,7 @@ class Incoming(NamedTuple):
     virtual: bytes
     virtual_port: int
     state: str  # as in listings; of a template NONE or ASSURED
-    expires_s: int
+    expires_s: float  # since the pass began
     slot: int  # of the destination, or BYPASS
     port: int  # of the real server
     method: int
@@ -109,16 +117,18 @@ class Insertion:
         inserted = self.there.get(key)
         if inserted is None:
             return False
-        return _ticks_between(load.clock(self._tables.state), inserted.expiry) <= 0
+        return ticks_between(load.clock(self._tables.state), inserted.expiry) <= 0
 
-    def run(self, found: Iterable[Incoming], ends: bool = True) -> int:
+    def run(self, found: Iterable[Incoming], ends: bool = True, seen: set[Key] | None = None) -> int:
         """Make one pass: insert what is new, update what changed, and end what is gone if `ends` is set.
 
+        Those whose keys are in `seen` are as the last pass left them. `found` may add to it while it yields others.
         Return how many connections were inserted, updated or ended. The kernel lists its connections by position, page
         by page: when one ends between two pages, the next page skips (ip_vs_conn_array in ip_vs_conn.c). So what two
         passes in a row do not find is gone.
         """
-        now, seen, changed, self.refused = load.clock(self._tables.state), set[Key](), 0, 0
+        now, changed, self.refused = load.clock(self._tables.state), 0, 0
+        seen = set() if seen is None else seen
         later = []
         batch: list[tuple[Incoming, _Inserted | None, bool]] = []
         for incoming in found:
@@ -140,11 +150,8 @@ class Insertion:
     def _differs(self, incoming: Incoming, before: _Inserted, now: int) -> bool:
         if incoming[5] != before.incoming[5] or incoming[7:] != before.incoming[7:]:
             return True
-        drift = _ticks_between(before.expiry, self._expiry(incoming, now))
-        left = _ticks_between(now, before.expiry)
-        if 0 < drift <= left * _LOST_SHARE:
-            return False  # a little early is right enough: else each pass would write all that are in use
-        return abs(drift) > _JITTER_S * self._second
+        drift = ticks_between(before.expiry, self._expiry(incoming, now))
+        return not is_about_right(drift, ticks_between(now, before.expiry), self._second)
 
     def _expiry(self, incoming: Incoming, now: int) -> int:
         return now + max(round(incoming.expires_s * self._second), 1) & MASK32
