@@ -64,8 +64,8 @@ class HandoverReader(UsedPageReader):
     def changed(self, hurries: bool = False) -> Iterator[SyncedConnection]:
         """Yield connections and templates that are new, or in another state, since the last call.
 
-        Those, too, that packets have refreshed, and that would end at the other end by a tenth of their time earlier. If
-        it `hurries`, only those that would end there within LASTING_S. Left out are those of deleted servers, and
+        Those, too, that packets have refreshed, and that would end at the other end by a tenth of their time earlier.
+        If it `hurries`, only those that would end there within LASTING_S. Left out are those of deleted servers, and
         templates that are not used.
         """
         self._hurries = hurries
