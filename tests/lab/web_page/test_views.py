@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -66,32 +67,32 @@ def part(browser: Browser, site: Site) -> Callable[[str], None]:
 def test_each_part_is_accessible_and_no_hostile_string_runs(
     browser: Browser, site: Site, part: Callable[[str], None]
 ) -> None:
-    """Light on a desktop, dark on a phone. axe-core finds nothing, and nothing is wider than the screen."""
     browser.run((AXE if AXE.exists() else AXE_OF_PYPI).read_text())
     found = []
     for name in PARTS:
         part(name)
-        for theme, size in (("light", DESKTOP), ("dark", PHONE)):
-            browser.size(*size)
-            browser.theme(theme)
-            where = f"#/{name}, {theme}, {size[0]} pixels"
-            found += [f"{where}: {each}" for each in violations(browser)]
-            if browser.run("return document.scrollingElement.scrollWidth > innerWidth"):
-                found.append(f"{where}: is wider than the screen")
-        browser.size(*DESKTOP)
+        found += violations(browser, f"#/{name}")
     assert not found, "\n".join(found)
     assert alerts(browser) == []
     assert browser.run("return document.querySelectorAll('main img, main script').length") == 0
     assert [each for each in browser.console() if "Content Security Policy" in each] == []
 
 
-def violations(browser: Browser) -> list[str]:
-    """Return what axe-core finds: rule, element, and why."""
+def violations(browser: Browser, what: str) -> list[str]:
+    """Return what axe-core finds in each theme at each width, and where the page is wider than the screen."""
     script = """
         axe.run(document, {resultTypes: ["violations"]}).then((found) => arguments[0](found.violations.flatMap(
             (each) => each.nodes.map((node) => `${each.id}: ${node.html.slice(0, 160)}: ${node.failureSummary}`))));
     """
-    return list(browser.driver.execute_async_script(script))
+    found = []
+    for size, theme in product((PHONE, DESKTOP), ("light", "dark")):  # the size of a test last
+        browser.size(*size)
+        browser.theme(theme)
+        where = f"{what}, {theme}, {size[0]} pixels"
+        found += [f"{where}: {each}" for each in browser.driver.execute_async_script(script)]
+        if browser.run("return document.scrollingElement.scrollWidth > innerWidth"):
+            found.append(f"{where}: is wider than the screen")
+    return found
 
 
 def test_a_reader_sees_no_action_and_may_do_none(browser: Browser, site: Site) -> None:
