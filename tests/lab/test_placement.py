@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scapy.layers.inet import IP, UDP
@@ -141,18 +142,38 @@ def test_a_trace_follows_packets_where_the_tables_are(stack: ExitStack, tmp_path
     start, tables = namespace(stack), with_link(namespace(stack))
     file, state = tmp_path / "keepalived.conf", tmp_path / "state"
     file.write_text(f"net_namespace_ipvs {tables}\n{service(9)}")
+    with daemon(start, file, "--state-dir", str(state)):
+        assert traced(start, state, tables)["device"] == "eth0"
+
+
+def test_a_trace_finds_the_tables_in_the_namespace_of_the_start(stack: ExitStack, tmp_path: Path) -> None:
+    """That namespace may have no name: then only the daemon's descriptor leads there."""
+    start, routers = with_link(namespace(stack)), namespace(stack)
+    file, state = tmp_path / "keepalived.conf", tmp_path / "state"
+    file.write_text(f"net_namespace {routers}\nnet_namespace_ipvs\n{service(9)}")
+    with daemon(start, file, "--state-dir", str(state)):
+        for place in start, routers:
+            assert traced(place, state, start)["device"] == "eth0"
+        note = json.loads((state / "namespaces.json").read_text())
+    (state / "namespaces.json").write_text(json.dumps(note))  # as after a crash
+    refused = run(routers, *PYLVS, "trace", "--state-dir", str(state))
+    text = "the network namespace of its tables has no name, and is not this one: run this command there"
+    assert (refused.returncode, refused.stdout, refused.stderr) == (1, "", f"pylvs: {state}: {text}\n")
+
+
+def traced(place: str, state: Path, tables: str) -> dict[str, Any]:
+    """Run a trace in a network namespace; return its record of a datagram to the tables."""
     words = ["trace", "--state-dir", str(state), "--json", "--seconds", str(PATIENCE_S), "--count", "1", "udp"]
     with (
-        daemon(start, file, "--state-dir", str(state)),
-        inside_network(f"/run/netns/{start}"),
+        inside_network(f"/run/netns/{place}"),
         subprocess.Popen([*PYLVS, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process,
     ):
         assert process.stderr is not None
         announced = process.stderr.readline()
         assert announced.startswith("pylvs: tracing"), announced
         send_datagram(tables)
-        record = json.loads(process.communicate(timeout=PATIENCE_S)[0])
-    assert record["device"] == "eth0"
+        record: dict[str, Any] = json.loads(process.communicate(timeout=PATIENCE_S)[0])
+    return record
 
 
 def test_the_tables_may_be_in_the_namespace_of_the_start(stack: ExitStack, tmp_path: Path) -> None:

@@ -43,9 +43,10 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Namespaces:
-    """The network namespaces of a daemon and of its tables: for each the file, "" without a name, and the cookie.
+    """The network namespaces of a daemon and of its tables: for each the file, "" if it has none, and the cookie.
 
-    With `keep_table` the services stay at its end.
+    The file of tables without a name is a descriptor of the daemon, which ends with it. With `keep_table` the services
+    stay at its end.
     """
 
     daemon: tuple[str, int]
@@ -56,10 +57,8 @@ class Namespaces:
     def of(cls, options: Options, daemon: int, tables: int) -> Namespaces:
         """Return those of the running daemon, with these cookies."""
         name = options.placement.net_namespace if options.placement else ""
-        file = options.tables_namespace
-        named = file if file.startswith(f"{NAMED}/") else ""  # else a descriptor, which ends with the process
         own = str(NAMED / name) if name else ""
-        return cls((own, daemon), (named if file else own, tables), options.keep_table)
+        return cls((own, daemon), (options.tables_namespace or own, tables), options.keep_table)
 
     def save(self, state: StateDirectory) -> None:
         """Note them for `entered`. Raises PylvsError."""
@@ -80,7 +79,7 @@ def entered(state: StateDirectory, which: Literal["daemon", "tables"]) -> Iterat
     with ExitStack() as stack:
         if cookie != present:
             what = "its tables" if which == "tables" else "pylvs run"
-            if not file:
+            if not file or (file.startswith("/proc/") and not _leads_to(file, cookie)):
                 text = f"{state.path}: the network namespace of {what} has no name, and is not this one"
                 raise PylvsError(f"{text}: run this command there")
             try:
@@ -89,6 +88,15 @@ def entered(state: StateDirectory, which: Literal["daemon", "tables"]) -> Iterat
                 text = f"{state.path}: the network namespace of {what}, {file}, cannot be entered"
                 raise PylvsError(f"{text}: {error.strerror}; what is there stays") from None
         yield network_cookie() == cookie
+
+
+def _leads_to(descriptor: str, cookie: int) -> bool:
+    """Return whether a daemon's descriptor is still of this network namespace: its process ID may be used again."""
+    try:
+        with inside_network(descriptor):
+            return network_cookie() == cookie
+    except OSError:
+        return False
 
 
 def end_former(state: StateDirectory, tables: int) -> None:
