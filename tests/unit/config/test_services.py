@@ -570,10 +570,25 @@ def test_a_wrong_client_rule_is_named(line: str, problem: str) -> None:
     assert len(single(document).client_rules) == 3
 
 
-def test_too_many_client_rules_are_named_with_their_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_client_rules_prevent_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without them the service would serve clients that they deny."""
     monkeypatch.setattr("pylvs.model.client_rules.MOST_RULES", 2)
     document = compiled(RULES % "")
     assert messages(document) == [
         "5: error: client_rules: 3 client rules; the table holds 2; write fewer, with shorter prefixes",
     ]
-    assert single(document).client_rules == ()
+    assert [finding.fatal for finding in document.findings] == [True]
+
+
+def test_the_client_rules_of_all_services_and_addresses_count_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pylvs.model.client_rules.MOST_RULES", 6)
+    second = (RULES % "").replace("192.0.2.1 80", "192.0.2.2 80")
+    assert messages(compiled(RULES % "" + second)) == []
+    monkeypatch.setattr("pylvs.model.client_rules.MOST_RULES", 5)
+    document = compiled(RULES % "" + second)
+    text = "error: client_rules: 6 client rules of all services up to here; the table holds 5; write fewer"
+    assert text in messages(document)[0]
+    assert [finding.fatal for finding in document.findings] == [True]
+    group = "virtual_server_group G {\n    192.0.2.1 80\n    192.0.2.2 80\n}\n"
+    of_group = group + (RULES % "").replace("virtual_server 192.0.2.1 80", "virtual_server group G")
+    assert text in messages(compiled(of_group))[0]

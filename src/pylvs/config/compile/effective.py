@@ -228,9 +228,12 @@ class EffectiveBlock:
         words = self.effective(name).words
         return words[min(1, len(words) - 1)].location if words else self.word.location
 
-    def error(self, at: str | Word, text: str, advice: str = "") -> None:
-        """Report an error at a word, at the value of a keyword by name, or for "" at the block."""
-        self.findings.error(self._location(at), text, advice)
+    def error(self, at: str | Word, text: str, advice: str = "", *, fatal: bool = False) -> None:
+        """Report an error at a word, at the value of a keyword by name, or for "" at the block.
+
+        A `fatal` one prevents the whole configuration.
+        """
+        self.findings.error(self._location(at), text, advice, fatal=fatal)
 
     def warning(self, at: str | Word, text: str, advice: str = "") -> None:
         """Report a warning at a word, at the value of a keyword by name, or for "" at the block."""

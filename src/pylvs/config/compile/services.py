@@ -14,6 +14,7 @@ from pylvs.config.schema.checkers import SERVER_TIMING
 from pylvs.config.schema.grammar import Section, Setting, did_you_mean
 from pylvs.config.schema.service_types import PERSISTENCE_S, VERSIONS, Forwarding, Granularity, MarkEntry, Range, Server
 from pylvs.config.schema.virtual_server import VIRTUALHOST
+from pylvs.model import client_rules
 from pylvs.model.addresses import endpoint
 from pylvs.model.checks import KINDS, BfdCheck, Check, Pace, TlsClient
 from pylvs.model.client_rules import ClientRule, Network, checked
@@ -431,10 +432,17 @@ def services_of(root: EffectiveBlock, scripts: ScriptRules) -> Iterator[WantedSe
                 continue
         root.leave_out(block)
     members = Counter[str]()  # so far, of each group
+    rules = 0  # so far
     for service in kept:
         group = service.entries.group
-        yield _service(service, f"[{group}]:{members[group]}" if group else "", scripts, tls)
+        wanted = _service(service, f"[{group}]:{members[group]}" if group else "", scripts, tls)
         members[group] += 1
+        if wanted.client_rules:
+            before, rules = rules, rules + _rules_in_table(wanted)
+            if before <= client_rules.MOST_RULES < rules:
+                text = f"client_rules: {rules} client rules of all services up to here"
+                _refuse_rules(service.block, f"{text}; the table holds {client_rules.MOST_RULES}")
+        yield wanted
 
 
 @dataclass(slots=True, eq=False)
@@ -542,9 +550,21 @@ def _client_rules(block: EffectiveBlock, keys: Sequence[ServiceKey]) -> tuple[Cl
         try:
             found += checked("client_rules", version, of_family)
         except NoSpace as error:
-            next(iter(block.below("client_rules"))).error("", str(error), "write fewer, with shorter prefixes")
+            _refuse_rules(block, str(error))
             return ()
     return tuple(found)
+
+
+def _rules_in_table(service: WantedService) -> int:
+    """Return how many rules a service has in the table: each of its keys has those of its family."""
+    of_family = Counter(rule.prefix.version for rule in service.client_rules)
+    return sum(of_family[key.address.version] for key in service.keys)
+
+
+def _refuse_rules(block: EffectiveBlock, text: str) -> None:
+    """Report rules without which the service would serve clients that they deny: the file cannot be run."""
+    own = next(iter(block.below("client_rules")))
+    own.error("", text, "write fewer, with shorter prefixes", fatal=True)
 
 
 def _engine(block: EffectiveBlock, protocol: Protocol, timeout: int, keys: Sequence[ServiceKey]) -> str:
