@@ -80,8 +80,11 @@ class Console:
             self._list_key(name, character or "")
         elif not handled:
             self._page_key(name)
-        if self.view in (SERVICES, DETAIL) and character in ("d", "e", "w"):
-            self._begin(character)
+        if character in ("d", "e", "w"):
+            if self.view in (SERVICES, DETAIL):
+                self._begin(character)
+            else:
+                self.message = f"{character} acts on a server: 1 leads to them"
         return None
 
     def paste(self, text: str) -> None:
@@ -306,8 +309,8 @@ class Console:
             found = pages.detail_page(row, self.snapshot, self.history, width) if row else _GONE
         else:
             found = pages.page_of(self.view, self.snapshot, width)
-        head, rest = found[:1], found[1:]
-        self._page = max(1, space - 1)
+        head, rest = pages.head_of_page(found[0], self.snapshot, width, self._wall(), self.paused), found[1:]
+        self._page = max(1, space - len(head))
         self._page_top = max(0, min(self._page_top, len(rest) - self._page))
         shown = rest[self._page_top : self._page_top + self._page]
         if len(rest) > self._page_top + self._page:

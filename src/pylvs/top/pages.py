@@ -65,10 +65,7 @@ _HELP = (
 
 def header(snapshot: Snapshot, history: History, width: int, now: float, paused: bool) -> list[Line]:
     """Return the lines above the list: the daemon, totals, drops and routers, and what is wrong."""
-    lines = [_title(snapshot, width, now, paused)]
-    if snapshot.fault:
-        since = f"since {clock(snapshot.fault_since)}: " if snapshot.fault_since else ""
-        lines.append([(fit(f"!! {since}{safe(snapshot.fault)}", width), BAD)])
+    lines = [_title(snapshot, width, now, paused), *_fault(snapshot, width)]
     lines += _totals(snapshot, history, width)
     lines.append(_drops_and_routers(snapshot, width))
     return lines + _problems(snapshot, width)
@@ -83,10 +80,26 @@ def _title(snapshot: Snapshot, width: int, now: float, paused: bool) -> Line:
     else:
         daemon = f"pylvs run {status['version']}, process {status['pid']}, up "
         daemon += duration(status["now"] - (status["started_at"] or status["now"]))
+    return _with_age(f" pylvs top  {safe(snapshot.host)}  {daemon}", snapshot, width, now, paused)
+
+
+def head_of_page(title: Line, snapshot: Snapshot, width: int, now: float, paused: bool) -> list[Line]:
+    """Return the first lines of another view: its title, the age of what it shows, and why it is not read."""
+    text = "".join(part for part, _ in title)
+    return [_with_age(text.rstrip(), snapshot, width, now, paused), *_fault(snapshot, width)]
+
+
+def _with_age(left: str, snapshot: Snapshot, width: int, now: float, paused: bool) -> Line:
     age = max(0.0, now - snapshot.read_at)
     right = f"{'PAUSED  ' if paused else ''}{clock(now)}  {number(age)} s old "
-    left = f" pylvs top  {safe(snapshot.host)}  {daemon}"
-    return [(fit(left, width - len(right)) + right, HEAD)]
+    return [(fit(fit(left, width - len(right)) + right, width), HEAD)]
+
+
+def _fault(snapshot: Snapshot, width: int) -> list[Line]:
+    if not snapshot.fault:
+        return []
+    since = f"since {clock(snapshot.fault_since)}: " if snapshot.fault_since else ""
+    return [[(fit(f"!! {since}{safe(snapshot.fault)}", width), BAD)]]
 
 
 def _totals(snapshot: Snapshot, history: History, width: int) -> list[Line]:

@@ -55,6 +55,29 @@ def test_every_view_fits_every_terminal(width: int, height: int) -> None:
         assert len(of.lines(width, height)) == height
 
 
+@pytest.mark.parametrize("key", ["2", "3", "4", "5", "enter"])
+def test_each_view_shows_how_old_its_data_is_and_why(key: str) -> None:
+    of = console(snapshot(fault="no pylvs run answers", fault_since=NOW - 60))
+    press(of, key)
+    lines = drawn(of)
+    assert re.search(r"\d\d:\d\d:\d\d  \S+ s old$", lines[0].rstrip())
+    assert re.match(r"!! since \d\d:\d\d:\d\d: no pylvs run answers", lines[1])
+
+
+def test_a_paused_console_fits_a_narrow_terminal() -> None:
+    of = console()
+    press(of, "z")
+    assert {cell_len("".join(text for text, _ in line)) for line in of.lines(20, 24)} <= set(range(21))
+
+
+@pytest.mark.parametrize("key", ["d", "e", "w"])
+def test_an_action_where_no_server_is_chosen_says_where_they_are(key: str) -> None:
+    of = console()
+    press(of, "2", key)
+    assert drawn(of)[-1].startswith(f"{key} acts on a server: 1 leads to them")
+    assert of.question is None
+
+
 def test_a_wide_screen_shows_all_columns_and_reasons() -> None:
     heading = next(line for line in drawn(console(), 200) if "SERVICE" in line)
     for title in ("STATE", "WGT", "CONN/s", "p/s OUT", "HANDSHAKE", "METHOD", "LAST CONN/s", "REASON"):
