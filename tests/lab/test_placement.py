@@ -152,8 +152,8 @@ def test_a_trace_finds_the_tables_in_the_namespace_of_the_start(stack: ExitStack
     file, state = tmp_path / "keepalived.conf", tmp_path / "state"
     file.write_text(f"net_namespace {routers}\nnet_namespace_ipvs\n{service(9)}")
     with daemon(start, file, "--state-dir", str(state)):
-        for place in start, routers:
-            assert traced(place, state, start)["device"] == "eth0"
+        for name in start, routers:
+            assert traced(name, state, start)["device"] == "eth0"
         note = json.loads((state / "namespaces.json").read_text())
     (state / "namespaces.json").write_text(json.dumps(note))  # as after a crash
     refused = run(routers, *PYLVS, "trace", "--state-dir", str(state))
@@ -161,11 +161,11 @@ def test_a_trace_finds_the_tables_in_the_namespace_of_the_start(stack: ExitStack
     assert (refused.returncode, refused.stdout, refused.stderr) == (1, "", f"pylvs: {state}: {text}\n")
 
 
-def traced(place: str, state: Path, tables: str) -> dict[str, Any]:
+def traced(name: str, state: Path, tables: str) -> dict[str, Any]:
     """Run a trace in a network namespace; return its record of a datagram to the tables."""
     words = ["trace", "--state-dir", str(state), "--json", "--seconds", str(PATIENCE_S), "--count", "1", "udp"]
     with (
-        inside_network(f"/run/netns/{place}"),
+        inside_network(f"/run/netns/{name}"),
         subprocess.Popen([*PYLVS, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process,
     ):
         assert process.stderr is not None

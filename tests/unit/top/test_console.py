@@ -71,7 +71,7 @@ def test_a_paused_console_fits_a_narrow_terminal() -> None:
 
 
 @pytest.mark.parametrize("key", ["d", "e", "w"])
-def test_an_action_where_no_server_is_chosen_says_where_they_are(key: str) -> None:
+def test_an_action_where_no_server_is_chosen_names_the_key_to_them(key: str) -> None:
     of = console()
     press(of, "2", key)
     assert drawn(of)[-1].startswith(f"{key} acts on a server: 1 leads to them")
