@@ -363,13 +363,12 @@ class Application:
             return Response(plain.sign_in(problem, "api/v1/login"), HTTPStatus.UNAUTHORIZED, HTML)
         self._daemon.wake()
         given = {"at": str(number(request.query, "at", 0, 10_000_000))}
-        snapshot = self._views.snapshot
+        snapshot, state = self._views.snapshot, self._daemon.state.encoded()
         if "service" in request.query:
             view = await self._views.service({"name": request.query["service"], **given})
-            return Response(plain.service(view), content_type=HTML)
+            return Response(plain.service(state, snapshot.at, view), content_type=HTML)
         events = (await self._views.events({"limit": "50"}))["events"]
         services = snapshot.view_services(given)
-        state = self._daemon.state.encoded()
         return Response(plain.overview(state, snapshot.overview, services, snapshot.drains, events), content_type=HTML)
 
 

@@ -145,8 +145,8 @@ def overview(state: Row, view: Row, services: Row, drains: Sequence[Row], events
     return page(f"pylvs on {view['name']}", parts)
 
 
-def service(view: Row) -> bytes:
-    """Return the page of a service."""
+def service(state: Row, sampled_at: float, view: Row) -> bytes:
+    """Return the page of a service as it was in a sample."""
     rows = [
         (
             each["server"],
@@ -165,6 +165,7 @@ def service(view: Row) -> bytes:
     target = f"plain?service={quote(view['name'], safe='')}&"
     parts = [
         f"<p>{link('plain', 'all services')}</p><h1>{cell(view['name'])}</h1>\n",
+        f"<p>{cell(at(sampled_at))}. {cell(state['problem'] or state['older'])}</p>\n",
         f"<p>quorum {'up' if view['up'] else 'down'} since {cell(at(view['since']))}</p>\n",
         table(heads, rows),
         _pages(target, {"at": view["at"], "matched": view["servers_matched"]}, len(rows)),

@@ -200,7 +200,8 @@ class Snapshot:
                         left_off += 1
                         continue
                     servers[name] = len(drawn)
-                    drawn.append({"server": name, "up": server["up"], "weight": server["weight"]})
+                    drawn.append({"server": name, "up": True, "weight": server["weight"]})
+                drawn[servers[name]]["up"] &= server["up"]  # of several services, one may find it down
                 indexes.append(servers[name])
                 method = method or _METHODS.get(self._counts_of(service["name"]).get(name, {}).get("method", ""), "")
             up, keys = service["quorum"]["up"], service["keys"][:MOST_DRAWN_SERVICES]

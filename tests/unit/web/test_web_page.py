@@ -16,6 +16,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -30,6 +31,7 @@ from pylvs.web.daemon import MOST_PERIOD_S, PERIOD_S, SHARE, Daemon
 from pylvs.web.jobs import Jobs
 from pylvs.web.parent import WebParent
 from pylvs.web.process import until_shut_down
+from pylvs.web.snapshot import Snapshot
 from tests.privileges import assert_unprivileged
 from tests.waiting import PATIENCE_S, until_async
 from tests.web_server import HOSTILE, LOCAL, CannedDaemon, certificate, token_file
@@ -258,6 +260,30 @@ def test_no_hostile_string_becomes_markup() -> None:
         assert b"<script" not in content
 
     serve(scenario)
+
+
+def test_each_plain_page_reports_that_the_daemon_does_not_reply() -> None:
+    async def scenario(page: Page) -> None:
+        await page.sampled()
+        page.daemon.down = "no pylvs run answers"
+        for target in "/plain", f"/plain?service={quote(page.daemon.replies['/v1/status']['services'][0]['name'])}":
+            async with asyncio.timeout(PATIENCE_S):
+                while page.daemon.down.encode() not in (reply := await page.request(target))[2]:
+                    await asyncio.sleep(0.05)
+            assert reply[0] == 200
+            assert b"UTC. no pylvs run answers" in reply[2] or b"drained. no pylvs run answers" in reply[2]
+
+    serve(scenario)
+
+
+def test_a_server_of_two_services_is_drawn_as_down_if_one_finds_it_down() -> None:
+    services = [
+        {"name": name, "keys": [], "quorum": {"up": True}, "servers": [{"server": "a", "up": up, "weight": 1}]}
+        for name, up in (("one", True), ("two", False))
+    ]
+    drawn = Snapshot(0.0, 1.0, {"services": services}).topology([], [])
+    assert drawn["servers"] == [{"server": "a", "up": False, "weight": 1}]
+    assert [each["servers"] for each in drawn["services"]] == [[0], [0]]
 
 
 def test_views_have_what_the_daemon_counts() -> None:
