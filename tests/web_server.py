@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,64 @@ def server(number: int, text: str) -> dict[str, Any]:
         "checks": [check],
         "checks_left_out": [text],
         "handshakes": {"begun": 1, "completed": 1, "low": text, "out": False},
+    }
+
+
+def peer(text: str) -> dict[str, Any]:
+    """Return the status of another director that copies connections."""
+    counts = dict.fromkeys(("copied", "live", "records", "held", "newer", "refused_full", "refused_unknown"), 7)
+    return {
+        "address": "192.0.2.9",
+        "name": text,
+        "version": text,
+        "connected": True,
+        "problem": text,
+        "complete": True,
+        **counts,
+        "refused": {text: 1} if text else {},
+        "unknown": [{"server": text, "connections": 1}] if text else [],
+        "seconds": 0.2,
+        "age_s": 0.4,
+        "other": {"sending": 0, "live": 7, "records": 7, "held": 7},
+        "differences": [{"object": text, "text": text}] if text else [],
+        "compared": True,
+    }
+
+
+def drops(reasons: Iterable[tuple[str, str, int, str]], device: str) -> dict[str, Any]:
+    """Return a reply to /v1/drops: of each reason the name, the verdict, the count and the sentence."""
+    ends = {"forwarded": 10, "passed": 4, "dropped": 3, "held": 0}
+    return {
+        "tables": True,
+        "devices": [{"device": device, "received": sum(ends.values()), **ends, "difference": 0}],
+        "reasons": [
+            {"reason": name, "verdict": verdict, "count": count, "sentence": sentence}
+            for name, verdict, count, sentence in reasons
+        ],
+    }
+
+
+def traced(number: int, text: str, **fields: Any) -> dict[str, Any]:
+    """Return a record of `pylvs trace --json`."""
+    words = dict.fromkeys(("hook", "device", "kind", "service", "server", "method", "choice", "why", "output"), text)
+    more = dict.fromkeys(("scheduler", "state", "reason", "source", "destination", "sent_source"), text)
+    change = {"layer": text, "field": text, "kind": "changed", "came": text, "left": text}
+    return {
+        "number": number,
+        "time": time.time(),
+        "cpu": 0,
+        "length": 74,
+        **words,
+        **more,
+        "load": None,
+        "candidates": None,
+        "created": True,
+        "verdict": "forwarded",
+        "sent_destination": text,
+        "changes": [change],
+        "before": "00",
+        "after": "00",
+        **fields,
     }
 
 
@@ -132,7 +190,7 @@ class CannedDaemon:
             "/v1/drains": {"drains": [drain]},
             "/v1/vrrp": {"problem": text, "instances": [{**router, **full}], "groups": [], "sessions": [session]},
             "/v1/vrrp/why": {},
-            "/v1/drops": {"reasons": [{"reason": text, "packets": 3, "per_second": 0.5, "text": text}]},
+            "/v1/drops": drops(((text, "dropped", 3, text),), text),
             "/v1/show": {"devices": [{"device": text, "mode": "tc"}]},
             "/v1/history": {"events": [{"event": "server_down", "at": 1.0e9, "reason": text}]},
             "/v1/differences": {"findings": [], "differences": [text]},

@@ -13,6 +13,8 @@ export function number(value: number | null | undefined, unit = ""): string {
 export const bits = (value: number | null | undefined): string => number(value, "b/s");
 export const plural = (count: number, word: string): string => `${count} ${word}${count === 1 ? "" : "s"}`;
 
+const MINUTES = { hour: "2-digit", minute: "2-digit", hourCycle: "h23" } as const; // 24 hours, as in the daemon's log
+
 export function age(since: number | null | undefined, now = Date.now() / 1000): string {
   if (!since) return "–";
   const s = Math.max(0, now - since);
@@ -25,5 +27,10 @@ export function age(since: number | null | undefined, now = Date.now() / 1000): 
 export function clock(at: number | null | undefined): string {
   if (!at) return "–";
   const date = new Date(at * 1000), today = new Date().toDateString() === date.toDateString();
-  return date.toLocaleString(undefined, today ? { hour: "2-digit", minute: "2-digit", second: "2-digit" } : { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" });
+  return date.toLocaleString(undefined, { ...(today ? { second: "2-digit" } : { month: "short", day: "numeric" }), ...MINUTES });
+}
+
+/** The time of day with seconds, or without. */
+export function timeOfDay(at: number, seconds: boolean): string {
+  return new Date(at * 1000).toLocaleTimeString(undefined, { ...MINUTES, ...(seconds ? { second: "2-digit" } : {}) });
 }

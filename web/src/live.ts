@@ -13,6 +13,7 @@ const SILENT_MS = 25_000, LOOK_MS = 5_000; // the server sends something each 10
 let state: Live = { session: null, online: false, updating: false, refusal: "", daemon: null, overview: null, view: null, viewName: "", viewError: "", events: [], missed: 0, trail: [] };
 const listeners = new Set<() => void>();
 let source: EventSource | null = null, wanted = "", retry = 0, heard = 0;
+let greeted = true; // the last stream began
 
 function change(part: Partial<Live>): void {
   state = { ...state, ...part };
@@ -44,16 +45,22 @@ function close(): void {
   source = null;
 }
 
+function later(call: () => void): void {
+  window.clearTimeout(retry);
+  retry = window.setTimeout(call, RETRY_MS);
+}
+
 /** Ask who this page is: the stream ended, and it does not say why. */
 async function ask(): Promise<void> {
   try {
     const session = await get<Session>("session");
     change({ session });
-    if (session.role && !source) open();
+    if (!session.role || source) return;
+    if (greeted) open();
+    else later(open); // the server or a proxy refuses the stream: ask seldom
   } catch {
     change({ online: false });
-    window.clearTimeout(retry);
-    retry = window.setTimeout(() => void ask(), RETRY_MS);
+    later(() => void ask());
   }
 }
 
@@ -61,6 +68,7 @@ function open(): void {
   close();
   if (document.visibilityState === "hidden") return; // `resume` opens it
   heard = Date.now();
+  greeted = false;
   const fresh = new EventSource(`api/v1/live${wanted}`);
   source = fresh;
   let replayed: DaemonEvent[] | null = [];
@@ -70,7 +78,7 @@ function open(): void {
       heard = Date.now();
       take(JSON.parse((event as MessageEvent<string>).data) as T);
     });
-  on<{ session: Session }>("hello", ({ session }) => change({ session, online: true, missed: 0 }));
+  on<{ session: Session }>("hello", ({ session }) => { greeted = true; change({ session, online: true, missed: 0 }); });
   on("alive", () => change({ online: true, updating: false }));
   on<Daemon>("daemon", (daemon) => change({ daemon, ...(daemon.connected ? {} : { updating: false }) }));
   on<Overview>("overview", (overview) => {

@@ -6,7 +6,7 @@ import "uplot/dist/uPlot.min.css";
 import { onExpired, post, type Session } from "./api";
 import { clock } from "./format";
 import { setRefusal, setSession, start, useLive } from "./live";
-import { onDone } from "./operations";
+import { Dialogs, onDone } from "./operations";
 import { EventsPage } from "./pages/events";
 import { Overview } from "./pages/overview";
 import { ServerPage } from "./pages/server";
@@ -66,7 +66,7 @@ function ThemeSwitch() {
   }, [theme]);
   return (
     <label class="theme"><span class="hidden">Colours</span>
-      <select value={theme} onChange={(event) => set(event.currentTarget.value)}><option value="">system</option><option value="light">light</option><option value="dark">dark</option></select>
+      <select value={theme} onChange={(event) => set(event.currentTarget.value)}><option value="">auto</option><option value="light">light</option><option value="dark">dark</option></select>
     </label>
   );
 }
@@ -138,6 +138,12 @@ function App() {
   const title = PAGES.find(([name]) => name === own)?.[1] ?? "pylvs";
   useEffect(() => { document.title = `${title} – pylvs`; }, [title]);
   useEffect(() => { window.scrollTo(0, 0); }, [route.page]);
+  useEffect(() => {
+    const show = () => document.querySelector(".menu [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+    show(); // on a phone the menu is a row that is longer than the screen
+    window.addEventListener("resize", show);
+    return () => window.removeEventListener("resize", show);
+  }, [own, session?.role]);
   if (!session) return <main class="signin"><p class="empty" role="status">{online ? "Loading …" : "Connecting …"}</p></main>;
   if (!session.role) return <SignIn />;
   return (
@@ -152,6 +158,7 @@ function App() {
           <Page key={route.page + (route.query.name ?? "") + (route.query.server ?? "")} page={route.page} query={route.query} />
         </main>
       </div>
+      <Dialogs />
       <Toast />
     </>
   );

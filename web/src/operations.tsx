@@ -1,6 +1,7 @@
 /** What an operator may do, each after a dialog that says what will happen. */
 
-import { useState } from "preact/hooks";
+import { Fragment, type ComponentChildren } from "preact";
+import { useEffect, useState } from "preact/hooks";
 import { post, type Parameters, type Server } from "./api";
 import { useLive } from "./live";
 import { Confirm } from "./ui";
@@ -10,50 +11,65 @@ export function onDone(call: (text: string) => void): void { told = call; }
 /** Say at the page's edge that something was done. */
 export function tell(text: string): void { told(text); }
 
+type Close = (done: string) => void;
+type Make = (close: Close) => ComponentChildren;
+let show: (make: Make) => void = () => undefined;
+/** Open a dialog beside the page: a row that moves or leaves while it is open would close it, or make it non-modal. */
+function ask(make: Make): void { show(make); }
+
+/** The place of the one dialog. */
+export function Dialogs() {
+  const [open, set] = useState<{ make: Make; number: number } | null>(null);
+  useEffect(() => {
+    let number = 0;
+    show = (make) => set({ make, number: ++number });
+    const leave = () => set(null);
+    window.addEventListener("hashchange", leave);
+    return () => window.removeEventListener("hashchange", leave);
+  }, []);
+  if (!open) return null;
+  return <Fragment key={open.number}>{open.make((done) => { set(null); if (done) tell(done); })}</Fragment>;
+}
+
 export function useMayOperate(): boolean {
   const { session, daemon } = useLive();
   return session?.role === "operate" && session.operations && daemon?.connected !== false;
 }
 
-type Which = "drain" | "enable" | "disable" | "weight" | "check" | "";
-
 /** The buttons of a server. */
 export function ServerActions({ server }: { server: Server }) {
-  const may = useMayOperate(), [which, choose] = useState<Which>("");
+  const may = useMayOperate();
   if (!may) return null;
   const name = { server: server.server, service: server.service };
-  const close = (done: string) => { choose(""); if (done) tell(done); };
   const isOut = server.standing !== "enabled";
+  const enable = () => ask((close) => (
+    <Confirm title={`Enable ${server.server}`} button="Enable" close={close} act={() => post("enable", name).then(() => `${server.server} is enabled.`)}>
+      <p>New connections go to it again, as its weight and its checks say.</p>
+    </Confirm>
+  ));
+  const disable = () => ask((close) => (
+    <Confirm title={`Disable ${server.server}`} button="Disable" danger close={close} act={() => post("disable", name).then(() => `${server.server} is disabled.`)}>
+      <p>It leaves the table of <q>{server.service}</q> at once. {server.active} active connections lose their server. Draining lets them end.</p>
+    </Confirm>
+  ));
+  const check = () => ask((close) => (
+    <Confirm title={`Check ${server.server} now`} button="Check" close={close} act={() => post("check-now", name).then(() => `${server.server} is being checked.`)}>
+      <p>Its {server.checks.length || ""} checks run at once. Nothing else changes.</p>
+    </Confirm>
+  ));
   return (
     <span class="actions">
       {isOut
-        ? <button type="button" onClick={() => choose("enable")}>Enable</button>
-        : <button type="button" onClick={() => choose("drain")}>Drain</button>}
-      <button type="button" onClick={() => choose("weight")}>Weight</button>
-      <button type="button" onClick={() => choose("check")}>Check now</button>
-      {server.standing !== "disabled" && <button type="button" onClick={() => choose("disable")}>Disable</button>}
-      {which === "drain" && <DrainDialog name={name} server={server} close={close} />}
-      {which === "weight" && <WeightDialog name={name} server={server} close={close} />}
-      {which === "enable" && (
-        <Confirm title={`Enable ${server.server}`} button="Enable" close={close} act={() => post("enable", name).then(() => `${server.server} is enabled.`)}>
-          <p>New connections go to it again, as its weight and its checks say.</p>
-        </Confirm>
-      )}
-      {which === "disable" && (
-        <Confirm title={`Disable ${server.server}`} button="Disable" danger close={close} act={() => post("disable", name).then(() => `${server.server} is disabled.`)}>
-          <p>It leaves the table of <q>{server.service}</q> at once. {server.active} active connections lose their server. Draining lets them end.</p>
-        </Confirm>
-      )}
-      {which === "check" && (
-        <Confirm title={`Check ${server.server} now`} button="Check" close={close} act={() => post("check-now", name).then(() => `${server.server} is being checked.`)}>
-          <p>Its {server.checks.length || ""} checks run at once. Nothing else changes.</p>
-        </Confirm>
-      )}
+        ? <button type="button" onClick={enable}>Enable</button>
+        : <button type="button" onClick={() => ask((close) => <DrainDialog name={name} server={server} close={close} />)}>Drain</button>}
+      <button type="button" onClick={() => ask((close) => <WeightDialog name={name} server={server} close={close} />)}>Weight</button>
+      <button type="button" onClick={check}>Check now</button>
+      {server.standing !== "disabled" && <button type="button" onClick={disable}>Disable</button>}
     </span>
   );
 }
 
-type Dialog = { name: Parameters; server: Server; close: (done: string) => void };
+type Dialog = { name: Parameters; server: Server; close: Close };
 
 function DrainDialog({ name, server, close }: Dialog) {
   const [minutes, set] = useState("10"), [force, setForce] = useState(false);
@@ -85,24 +101,28 @@ function WeightDialog({ name, server, close }: Dialog) {
 
 /** Yield or resume a virtual router. */
 export function RouterActions({ name, state }: { name: string; state: string }) {
-  const may = useMayOperate(), [which, choose] = useState<"yield" | "resume" | "">(""), [minutes, set] = useState("10");
+  const may = useMayOperate();
   if (!may) return null;
-  const close = (done: string) => { choose(""); if (done) tell(done); };
+  const resume = () => ask((close) => (
+    <Confirm title={`Resume ${name}`} button="Resume" close={close} act={() => post("resume", { name }).then(() => `${name} takes part again.`)}>
+      <p>It takes part in the election again. With the higher priority it takes its addresses back.</p>
+    </Confirm>
+  ));
   return (
     <span class="actions">
-      {state === "MASTER" && <button type="button" onClick={() => choose("yield")}>Yield</button>}
-      {state !== "MASTER" && <button type="button" onClick={() => choose("resume")}>Resume</button>}
-      {which === "yield" && (
-        <Confirm title={`Yield ${name}`} button="Yield" danger close={close} act={() => post("yield", { name, seconds: Number(minutes) * 60 }).then(() => `${name} yields.`)}>
-          <p>The other director takes its addresses. Without connection synchronization, clients' connections by NAT end.</p>
-          <label class="field">For <select value={minutes} onChange={(event) => set(event.currentTarget.value)}><option value="1">1 minute</option><option value="10">10 minutes</option><option value="60">1 hour</option></select></label>
-        </Confirm>
-      )}
-      {which === "resume" && (
-        <Confirm title={`Resume ${name}`} button="Resume" close={close} act={() => post("resume", { name }).then(() => `${name} takes part again.`)}>
-          <p>It takes part in the election again. With the higher priority it takes its addresses back.</p>
-        </Confirm>
-      )}
+      {state === "MASTER"
+        ? <button type="button" onClick={() => ask((close) => <YieldDialog name={name} close={close} />)}>Yield</button>
+        : <button type="button" onClick={resume}>Resume</button>}
     </span>
+  );
+}
+
+function YieldDialog({ name, close }: { name: string; close: Close }) {
+  const [minutes, set] = useState("10");
+  return (
+    <Confirm title={`Yield ${name}`} button="Yield" danger close={close} act={() => post("yield", { name, seconds: Number(minutes) * 60 }).then(() => `${name} yields.`)}>
+      <p>The other director takes its addresses. Without connection synchronization, clients' connections by NAT end.</p>
+      <label class="field">For <select value={minutes} onChange={(event) => set(event.currentTarget.value)}><option value="1">1 minute</option><option value="10">10 minutes</option><option value="60">1 hour</option></select></label>
+    </Confirm>
   );
 }

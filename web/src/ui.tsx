@@ -4,12 +4,13 @@ import type { ComponentChildren } from "preact";
 import { useEffect, useId, useLayoutEffect, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
 import { Refused, type Finding } from "./api";
+import { timeOfDay } from "./format";
 
 export type Tone = "good" | "warn" | "bad" | "calm";
 const SHAPES: Record<Tone, string> = { good: "●", warn: "▲", bad: "■", calm: "○" };
 
 export function Badge({ tone, children }: { tone: Tone; children: ComponentChildren }) {
-  return <span class={`badge ${tone}`}><span aria-hidden="true">{SHAPES[tone]}</span> {children}</span>;
+  return <span class={`badge ${tone}`}><span aria-hidden="true">{SHAPES[tone]}</span>{"\u00a0"}{children}</span>;
 }
 
 export function severity(word: string): Tone {
@@ -26,6 +27,12 @@ export function Card({ title, aside, children, wide }: { title?: string; aside?:
   );
 }
 
+/** An address with its port: a narrow column breaks it before the port. */
+export function Endpoint({ text }: { text: string }) {
+  const at = text.search(/:\d+( |$)/);
+  return at < 0 ? <>{text}</> : <>{text.slice(0, at)}<wbr />{text.slice(at)}</>;
+}
+
 export const Empty = ({ children }: { children: ComponentChildren }) => <p class="empty">{children}</p>;
 export const Loading = () => <p class="empty" role="status">Loading …</p>;
 
@@ -40,20 +47,23 @@ export function Spark({ values, label }: { values: (number | null)[]; label: str
   );
 }
 
-export interface Column<Row> { title: string; cell: (row: Row) => ComponentChildren; number?: boolean; minor?: boolean }
+/** A column. A small screen leaves out those that are `minor`, and a phone those of `wide`, too. */
+export interface Column<Row> { title: string; cell: (row: Row) => ComponentChildren; number?: boolean; minor?: boolean; wide?: boolean }
+
+const kind = <Row,>(column: Column<Row>): string => `${column.number ? "n" : ""}${column.minor ? " minor" : ""}${column.wide ? " wide" : ""}`;
 
 export function Table<Row>({ caption, columns, rows, name }: { caption: string; columns: Column<Row>[]; rows: Row[]; name: (row: Row, at: number) => string }) {
   return (
     <div class="scroll" tabIndex={0} role="group" aria-label={caption}>
       <table>
         <caption class="hidden">{caption}</caption>
-        <thead><tr>{columns.map((each) => <th key={each.title} scope="col" class={`${each.number ? "n" : ""}${each.minor ? " minor" : ""}`}>{each.title}</th>)}</tr></thead>
+        <thead><tr>{columns.map((each) => <th key={each.title} scope="col" class={kind(each)}>{each.title}</th>)}</tr></thead>
         <tbody>
           {rows.map((row, place) => (
             <tr key={name(row, place)}>
               {columns.map((each, at) => {
-                const content = each.cell(row), kind = `${each.number ? "n" : ""}${each.minor ? " minor" : ""}`;
-                return at === 0 ? <th key={each.title} scope="row" class={kind}>{content}</th> : <td key={each.title} class={kind}>{content}</td>;
+                const content = each.cell(row);
+                return at === 0 ? <th key={each.title} scope="row" class={kind(each)}>{content}</th> : <td key={each.title} class={kind(each)}>{content}</td>;
               })}
             </tr>
           ))}
@@ -90,8 +100,10 @@ export function Filter({ value, set, sort, setSort, sorts }: { value: string; se
 
 export interface Line { title: string; values: (number | null)[]; colour: string; text: (value: number | null) => string }
 
-/** A timeline. Its numbers are in a table, too, for who cannot see it. */
-export function Chart({ title, times, lines }: { title: string; times: number[]; lines: Line[] }) {
+const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000, 10000, 50000];
+
+/** A timeline. Below it are the numbers under the pointer, else the last ones. `whole`: they count things. */
+export function Chart({ title, times, lines, whole }: { title: string; times: number[]; lines: Line[]; whole?: boolean }) {
   const box = useRef<HTMLDivElement>(null), plot = useRef<uPlot | null>(null);
   const shape = lines.map((each) => each.title).join();
   const dark = useDark();
@@ -102,14 +114,15 @@ export function Chart({ title, times, lines }: { title: string; times: number[];
     if (!where) return;
     const style = getComputedStyle(document.documentElement), colour = (name: string) => style.getPropertyValue(name).trim();
     const axis = { stroke: colour("--muted"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "12px system-ui" };
+    const last = (chart: uPlot, at: number, value: number | null, index: number | null) => index === null ? chart.data[at]!.at(-1) ?? null : value;
     const fresh = new uPlot({
       width: Math.max(where.clientWidth, 200), height: 190, cursor: { drag: { x: true, y: false }, y: false }, legend: { live: true },
       scales: { x: { time: true }, y: { range: (_, low, high) => [Math.min(0, low), high > 0 ? high * 1.1 : 1] } },
-      axes: [{ ...axis, space: 70, values: (_, ticks) => ticks.map((each) => new Date(each * 1000).toLocaleTimeString(undefined, { hour: "2-digit", minute: "2-digit" })) }, { ...axis, size: 70, values: (_, ticks) => ticks.map((each) => lines[0]!.text(each)) }],
-      series: [{ value: (_, at) => (at ? new Date(at * 1000).toLocaleTimeString() : "–") }, ...lines.map((each, at) => ({
+      axes: [{ ...axis, size: 30, space: 70, values: (_, ticks) => ticks.map((each) => timeOfDay(each, false)) }, { ...axis, size: 70, ...(whole ? { incrs: WHOLE } : {}), values: (_, ticks) => ticks.map((each) => lines[0]!.text(each)) }],
+      series: [{ label: "at", value: (chart, at, which, index) => { const found = last(chart, which, at, index); return found === null ? "–" : timeOfDay(found, true); } }, ...lines.map((each, at) => ({
         label: each.title, stroke: colour(each.colour), width: 2, spanGaps: false, points: { show: false },
         ...(at === 0 && lines.length < 3 ? { fill: colour(`${each.colour}-fill`) } : {}),
-        value: (_: uPlot, value: number | null) => each.text(value),
+        value: (chart: uPlot, value: number | null, which: number, index: number | null) => each.text(last(chart, which, value, index)),
       }))],
     }, [times, ...lines.map((each) => each.values)] as uPlot.AlignedData, where);
     plot.current = fresh;
@@ -117,7 +130,14 @@ export function Chart({ title, times, lines }: { title: string; times: number[];
     watch.observe(where);
     return () => { watch.disconnect(); fresh.destroy(); plot.current = null; };
   }, [shape, dark]);
-  useEffect(() => plot.current?.setData([times, ...lines.map((each) => each.values)] as uPlot.AlignedData), [times, lines]);
+  useEffect(() => {
+    const chart = plot.current, fresh = [times, ...lines.map((each) => each.values)] as uPlot.AlignedData;
+    if (!chart) return;
+    const { min, max } = chart.scales.x!, shown = chart.data[0];
+    const zoomed = min != null && max != null && (min > shown[0]! || max < shown.at(-1)!) && max > (times[0] ?? Infinity);
+    chart.setData(fresh, !zoomed);
+    if (zoomed) chart.setScale("x", { min, max }); // else the next sample would show all of it again
+  }, [times, lines]);
   const last = lines.map((each) => `${each.title} ${each.text(each.values.at(-1) ?? null)}`).join(", ");
   return <figure class="chart"><figcaption>{title}</figcaption><div ref={box} role="img" aria-label={`${title}: now ${last}`} /></figure>;
 }

@@ -15,7 +15,7 @@ from pylvs.web import tokens
 from pylvs.web.jobs import Jobs
 from pylvs.web.parent import WebParent
 from tests.waiting import PATIENCE_S, until_async
-from tests.web_server import HOSTILE, LOCAL, CannedDaemon, token_file
+from tests.web_server import HOSTILE, LOCAL, CannedDaemon, token_file, traced
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ class CannedJobs(Jobs):
         text = self._text
         if kind == "trace":
             self.given.append(given)
-            line(json.dumps({"device": text, "client": "192.0.2.7:4000", "why": text, "bytes": {text: text}}))
+            line(json.dumps(traced(1, text)))
             return b"{}"
         if kind == "doctor":
             words = dict.fromkeys(("id", "title", "evidence", "why", "fix", "fix_command", "fix_host"), text)

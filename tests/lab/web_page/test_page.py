@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+from itertools import pairwise
 
-from tests.lab.web_page.browser import Browser
+from tests.lab.web_page.browser import DESKTOP, PHONE, Browser
 from tests.lab.web_page.canned import Site
 from tests.waiting import until
+from tests.web_server import peer
 
 LOADS, ACTIONS = 8, 2  # more loads than a browser has connections to a host; actions after each
 
@@ -101,6 +103,39 @@ def test_a_stream_that_is_silent_for_long_is_opened_again(browser: Browser, site
         site.daemon.hangs = False
 
 
+def test_a_stream_that_is_refused_is_asked_for_seldom(browser: Browser, site: Site) -> None:
+    """A proxy may answer it with an error, or the server has too many."""
+    browser.open(site.url, site.reader)
+    browser.run(
+        "window.opened = []; window.EventSource = class extends EventTarget { static CLOSED = 2; readyState = 2;"
+        "constructor() { super(); opened.push(performance.now()); setTimeout(() => this.onerror?.()); } close() {} };"
+    )
+    browser.go("#/servers")
+    browser.until(lambda: browser.run("return opened.length > 2"), "three streams")
+    times = browser.run("return opened")
+    assert all(later - former > 1500 for former, later in pairwise(times)), times  # ms; a slow machine takes longer
+
+
+def test_a_dialog_stays_when_its_row_leaves_and_when_a_phone_is_turned(browser: Browser, site: Site) -> None:
+    service = site.daemon.replies["/v1/status"]["services"][0]
+    servers = service["servers"]
+    browser.open(site.url, site.operator, "#/servers?sort=down")
+    browser.click("Drain", "tbody tr:first-child")
+    title = browser.wait_text("Drain 10.0.0.2:80", "dialog h2")
+    try:
+        service["servers"] = servers[:2]
+        browser.until(lambda: browser.run("return document.querySelectorAll('tbody tr').length") == 2, "two rows")
+        browser.size(*PHONE)
+        assert browser.run("return document.querySelector('dialog').matches(':modal')")
+        assert browser.run("return document.querySelector('dialog').getBoundingClientRect().width") > 100
+        assert browser.text("dialog h2") == title
+    finally:
+        service["servers"] = servers
+        browser.size(*DESKTOP)
+    browser.go("#/events")
+    browser.wait_gone("dialog")
+
+
 def test_the_dialog_of_an_action_that_fails_shows_why(browser: Browser, site: Site) -> None:
     browser.open(site.url, site.operator, "#/servers")
     browser.click("Check now")
@@ -117,7 +152,7 @@ def test_the_dialog_of_an_action_that_fails_shows_why(browser: Browser, site: Si
 
 
 def test_doctor_and_the_copy_of_connections_begin_after_a_confirmation(browser: Browser, site: Site) -> None:
-    site.daemon.replies["/v1/status"]["peer"] = {"address": "192.0.2.9", "state": "unknown"}
+    site.daemon.replies["/v1/status"]["peer"] = peer("")
     try:
         browser.open(site.url, site.operator, "#/peer")
         browser.click("Copy connections", ".card")

@@ -15,7 +15,7 @@ import pytest
 from tests.lab.web_page.browser import DESKTOP, PHONE, Browser, alerts
 from tests.lab.web_page.canned import Site, served
 from tests.lab.web_page.proxy import proxied
-from tests.web_server import HOSTILE, CannedDaemon
+from tests.web_server import HOSTILE, CannedDaemon, peer
 
 NODE_MODULES = Path(__file__).parents[3] / "web/node_modules"
 AXE = NODE_MODULES / "axe-core/axe.min.js"  # of a tree in which ./dev web has run; else an older one of PyPI
@@ -47,7 +47,7 @@ def part(browser: Browser, site: Site) -> Callable[[str], None]:
         "service": "?" + urlencode({"name": name}),
         "server": "?" + urlencode({"service": name, "server": "10.0.0.0:80"}),
     }
-    site.daemon.replies["/v1/status"]["peer"] = {"address": HOSTILE, "state": HOSTILE}
+    site.daemon.replies["/v1/status"]["peer"] = peer(HOSTILE)
     browser.open(site.url, site.operator)
 
     def show(part: str) -> None:

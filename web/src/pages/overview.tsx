@@ -20,8 +20,12 @@ export function Overview() {
         <Tile title="To clients" value={bits(rates.out_bits)} values={trail.map((each) => each.out_bits)} note={rates.out_bits ? "" : "direct routing: answers do not pass here"} />
         <Tile title="Active connections" value={number(overview.active)} values={trail.map((each) => each.active)} note={`${number(overview.inactive)} inactive`} />
       </div>
+      <Traffic />
+      <Card title="Services" aside={<a href="#/services">{plural(services.total, "service")}, {servers.up} of {plural(servers.total, "server")} up</a>}>
+        {data ? data.services.length ? <ServiceTable services={data.services} /> : <Empty>No service is configured.</Empty> : <Loading />}
+      </Card>
       <div class="grid">
-        <Traffic />
+        <Card title="Latest events" aside={<a href="#/events">all</a>}><EventList most={8} /></Card>
         <Card title="Virtual routers" aside={<a href="#/vrrp">all</a>}>
           {overview.routers.length === 0 && overview.sessions.length === 0 && <Empty>None is configured.</Empty>}
           <ul class="rows">
@@ -29,10 +33,6 @@ export function Overview() {
             {overview.sessions.map((each) => <li key={each.name + each.neighbor}><strong>BFD {each.neighbor}</strong> <Badge tone={each.up ? "good" : "bad"}>{each.state}</Badge></li>)}
           </ul>
         </Card>
-        <Card title="Services" aside={<a href="#/services">{plural(services.total, "service")}, {servers.up} of {plural(servers.total, "server")} up</a>} wide>
-          {data ? data.services.length ? <ServiceTable services={data.services} /> : <Empty>No service is configured.</Empty> : <Loading />}
-        </Card>
-        <Card title="Latest events" aside={<a href="#/events">all</a>} wide><EventList most={8} /></Card>
       </div>
     </>
   );
@@ -107,12 +107,12 @@ function Traffic() {
   return (
     <Card title="Traffic" aside={<Range fine={fine} set={set} />}>
       {!history ? <Loading /> : (
-        <>
+        <div class="charts">
           <Chart title="Connections a second" times={history.t} lines={[{ title: "new", values: history.series.connections ?? [], colour: "--a", text: number }]} />
-          <Chart title="Bits" times={history.t} lines={[
+          <Chart title="Bits a second" times={history.t} lines={[
             { title: "to servers", values: history.series.in_bits ?? [], colour: "--a", text: bits },
             { title: "to clients", values: history.series.out_bits ?? [], colour: "--b", text: bits }]} />
-        </>
+        </div>
       )}
     </Card>
   );

@@ -4,7 +4,7 @@ import { age, bits, number, plural } from "../format";
 import { useView } from "../live";
 import { go, link, type Query } from "../route";
 import { ServerActions } from "../operations";
-import { Badge, Card, Chart, Empty, Filter, Loading, Pager, Table, type Column, type Tone } from "../ui";
+import { Badge, Card, Chart, Empty, Endpoint, Filter, Loading, Pager, Table, type Column, type Tone } from "../ui";
 import { Range, useHistory } from "./overview";
 
 const SIZE = 100;
@@ -17,13 +17,13 @@ function standing(service: Service): [Tone, string] {
 
 export function ServiceTable({ services }: { services: Service[] }) {
   const columns: Column<Service>[] = [
-    { title: "Service", cell: (each) => <a href={link("service", { name: each.name })}>{each.name}</a> },
+    { title: "Service", cell: (each) => <a href={link("service", { name: each.name })}><Endpoint text={each.name} /></a> },
     { title: "State", cell: (each) => { const [tone, text] = standing(each); return <Badge tone={tone}>{text}</Badge>; } },
     { title: "Servers", number: true, cell: (each) => `${each.servers_up} / ${each.servers_total}` },
     { title: "Conn/s", number: true, cell: (each) => number(each.rates.connections) },
-    { title: "In", number: true, cell: (each) => bits(each.rates.in_bits) },
+    { title: "In", number: true, wide: true, cell: (each) => bits(each.rates.in_bits) },
     { title: "Out", number: true, minor: true, cell: (each) => bits(each.rates.out_bits) },
-    { title: "Active", number: true, cell: (each) => number(each.active) },
+    { title: "Active", number: true, wide: true, cell: (each) => number(each.active) },
     { title: "Inactive", number: true, minor: true, cell: (each) => number(each.inactive) },
     { title: "Scheduler", minor: true, cell: (each) => each.scheduler },
   ];
@@ -43,7 +43,11 @@ export function ServicesPage({ query }: { query: Query }) {
   );
 }
 
-function health(server: Server): [Tone, string] {
+export function Weight({ server }: { server: Server }) {
+  return server.weight === server.configured_weight ? <>{server.weight}</> : <>{server.weight} <span class="muted">of {server.configured_weight}</span></>;
+}
+
+export function health(server: Server): [Tone, string] {
   if (server.standing === "disabled") return ["calm", "disabled"];
   if (server.standing === "drained" || server.drain) return ["calm", "drained"];
   if (!server.checked) return ["calm", "not checked yet"];
@@ -52,14 +56,14 @@ function health(server: Server): [Tone, string] {
 
 export function ServerTable({ servers, withService }: { servers: Server[]; withService?: boolean }) {
   const columns: Column<Server>[] = [
-    { title: "Server", cell: (each) => <a href={link("server", { server: each.server, service: each.service })}>{each.server}</a> },
-    ...(withService ? [{ title: "Service", cell: (each: Server) => <a href={link("service", { name: each.service })}>{each.service}</a> }] : []),
+    { title: "Server", cell: (each) => <a href={link("server", { server: each.server, service: each.service })}><Endpoint text={each.server} /></a> },
+    ...(withService ? [{ title: "Service", cell: (each: Server) => <a href={link("service", { name: each.service })}><Endpoint text={each.service} /></a> }] : []),
     { title: "State", cell: (each) => { const [tone, text] = health(each); return <><Badge tone={tone}>{text}</Badge>{!each.up && each.reason && <div class="where">{each.reason}</div>}{each.handshakes?.low && <div class="where">{each.handshakes.low}</div>}</>; } },
-    { title: "Weight", number: true, cell: (each) => each.weight === each.configured_weight ? each.weight : <>{each.weight} <span class="muted">of {each.configured_weight}</span></> },
-    { title: "Conn/s", number: true, cell: (each) => number(each.rates.connections) },
-    { title: "In", number: true, cell: (each) => bits(each.rates.in_bits) },
+    { title: "Weight", number: true, wide: true, cell: (each) => <Weight server={each} /> },
+    { title: "Conn/s", number: true, wide: withService, cell: (each) => number(each.rates.connections) },
+    { title: "In", number: true, wide: true, cell: (each) => bits(each.rates.in_bits) },
     { title: "Out", number: true, minor: true, cell: (each) => bits(each.rates.out_bits) },
-    { title: "Active", number: true, cell: (each) => number(each.active) },
+    { title: "Active", number: true, wide: withService, cell: (each) => number(each.active) },
     ...(withService ? [] : [{ title: "Inactive", number: true, minor: true, cell: (each: Server) => number(each.inactive) }]),
     { title: "Check", number: true, minor: true, cell: (each) => each.latency_ms === null ? "–" : `${each.latency_ms.toFixed(1)} ms` },
     ...(withService ? [] : [{ title: "Method", minor: true, cell: (each: Server) => each.method }]),
@@ -107,9 +111,9 @@ export function ServicePage({ query }: { query: Query }) {
         {!history ? <Loading /> : history.kept ? <Empty>{history.kept}</Empty> : (
           <div class="charts">
             <Chart title="Connections a second" times={history.t} lines={[{ title: "new", values: history.series.connections ?? [], colour: "--a", text: number }]} />
-            <Chart title="Bits" times={history.t} lines={[{ title: "to servers", values: history.series.in_bits ?? [], colour: "--a", text: bits }, { title: "to clients", values: history.series.out_bits ?? [], colour: "--b", text: bits }]} />
+            <Chart title="Bits a second" times={history.t} lines={[{ title: "to servers", values: history.series.in_bits ?? [], colour: "--a", text: bits }, { title: "to clients", values: history.series.out_bits ?? [], colour: "--b", text: bits }]} />
             <Chart title="Connections" times={history.t} lines={[{ title: "active", values: history.series.active ?? [], colour: "--a", text: number }, { title: "inactive", values: history.series.inactive ?? [], colour: "--b", text: number }]} />
-            <Chart title="Servers up, and their weight" times={history.t} lines={[{ title: "servers", values: history.series.servers_up ?? [], colour: "--c", text: number }, { title: "weight", values: history.series.weight_up ?? [], colour: "--b", text: number }]} />
+            <Chart title="Servers up, and their weight" whole times={history.t} lines={[{ title: "servers", values: history.series.servers_up ?? [], colour: "--c", text: number }, { title: "weight", values: history.series.weight_up ?? [], colour: "--b", text: number }]} />
           </div>
         )}
       </Card>

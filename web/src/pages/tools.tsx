@@ -1,27 +1,68 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { get, post, query, Refused, type Configuration, type Doctor, type DoctorFinding, type Block, type Finding } from "../api";
-import { clock, number } from "../format";
+import { clock, number, timeOfDay } from "../format";
 import { useLive, useView } from "../live";
 import { tell, useMayOperate } from "../operations";
-import { Badge, Card, Confirm, Empty, Findings, Loading, severity, Table } from "../ui";
+import { Badge, Card, Confirm, Empty, Endpoint, Findings, Loading, severity, Table, type Tone } from "../ui";
 
 // --- drops ---
 
-interface Reason { reason: string; packets?: number; per_second?: number; rate?: number; text?: string; meaning?: string; [field: string]: unknown }
+interface Reason { reason: string; verdict: string; count: number; sentence: string; services?: { service: string; count: number }[] }
+interface Device { device: string; received: number | null; forwarded: number; passed: number; dropped: number; held: number; difference: number | null }
+interface Ends { tables: boolean; reasons?: Reason[]; devices?: Device[] }
+
+const RATE_S = [4, 20] as const; // the reply is of at most 5 s ago
+const VERDICTS: Record<string, Tone> = { dropped: "bad", rejected: "warn", held: "calm", passed: "calm", to_tc: "calm", note: "calm", forwarded: "good" };
+
+/** How often each reason was counted a second, lately; undefined until that is known. */
+function useRates(reasons: Reason[] | undefined): (reason: string, count: number) => number | undefined {
+  const kept = useRef<{ at: number; counts: Map<string, number> }[]>([]);
+  const now = Date.now() / 1000;
+  useEffect(() => {
+    if (!reasons) return;
+    const fresh = { at: now, counts: new Map(reasons.map((each) => [each.reason, each.count])) };
+    kept.current = [...kept.current.filter((each) => now - each.at < RATE_S[1]), fresh];
+  }, [reasons]);
+  return (reason, count) => {
+    const first = kept.current[0];
+    return first && now - first.at >= RATE_S[0] ? Math.max(0, count - (first.counts.get(reason) ?? 0)) / (now - first.at) : undefined;
+  };
+}
+
+const ORDER = ["dropped", "rejected", "note", "held", "passed", "to_tc", "forwarded"];
 
 export function DropsPage() {
-  const { data, error } = useView<{ reasons: Reason[]; [field: string]: unknown }>("drops");
-  const columns = data?.reasons[0] ? Object.keys(data.reasons[0]) : [];
+  const { data, error } = useView<Ends>("drops"), rate = useRates(data?.reasons);
+  const reasons = [...(data?.reasons ?? [])].sort((one, other) => ORDER.indexOf(one.verdict) - ORDER.indexOf(other.verdict) || other.count - one.count);
+  const devices = data?.devices ?? [];
   return (
-    <Card title="Drops by reason" wide>
-      {error && <p class="error" role="alert">{error}</p>}
-      {!data ? <Loading /> : data.reasons.length === 0 ? <Empty>No packet was dropped.</Empty> : (
-        <Table<Reason> caption="Drops by reason" rows={data.reasons} name={(each) => JSON.stringify(each)} columns={columns.map((name) => ({
-          title: name.replaceAll("_", " "), number: typeof data.reasons[0]![name] === "number",
-          cell: (each) => { const value = each[name]; return typeof value === "number" ? number(value) : typeof value === "string" ? value : value === null || value === undefined ? "–" : JSON.stringify(value); },
-        }))} />
+    <>
+      <Card title="Why packets ended as they did" wide>
+        {error && <p class="error" role="alert">{error}</p>}
+        {!data ? (error ? null : <Loading />) : data.tables === false ? <Empty>There are no tables: no packet was judged.</Empty> : reasons.length === 0 ? <Empty>No packet was counted yet.</Empty> : (
+          <Table<Reason> caption="Reasons" rows={reasons} name={(each) => each.reason} columns={[
+            { title: "Reason", cell: (each) => <>{each.reason}<div class="where">{each.sentence}</div></> },
+            { title: "Verdict", cell: (each) => <Badge tone={VERDICTS[each.verdict] ?? "calm"}>{each.verdict}</Badge> },
+            { title: "Packets", number: true, cell: (each) => number(each.count) },
+            { title: "A second", number: true, cell: (each) => { const found = rate(each.reason, each.count); return found === undefined ? "–" : number(Math.round(found * 10) / 10); } },
+            { title: "Services", minor: true, cell: (each) => each.services?.length ? <ul>{each.services.slice(0, 3).map((one) => <li key={one.service}>{one.service}: {number(one.count)}</li>)}</ul> : "–" },
+          ]} />
+        )}
+      </Card>
+      {devices.length > 0 && (
+        <Card title="By device" wide>
+          <Table<Device> caption="Packets by device" rows={devices} name={(each) => each.device} columns={[
+            { title: "Device", cell: (each) => each.device },
+            { title: "Received", number: true, cell: (each) => number(each.received) },
+            { title: "Forwarded", number: true, cell: (each) => number(each.forwarded) },
+            { title: "Passed", number: true, wide: true, cell: (each) => number(each.passed) },
+            { title: "Dropped", number: true, cell: (each) => number(each.dropped) },
+            { title: "Held", number: true, wide: true, cell: (each) => number(each.held) },
+            { title: "Not accounted for", number: true, minor: true, cell: (each) => number(each.difference) },
+          ]} />
+        </Card>
       )}
-    </Card>
+    </>
   );
 }
 
@@ -130,8 +171,28 @@ export function ConfigurationPage() {
 
 // --- trace ---
 
+interface Change { layer: string; field: string; kind: string; came: string; left: string }
+interface Traced {
+  number: number; time: number; hook: string; device: string; kind: string; source: string | null; destination: string | null; service: string | null; server: string | null;
+  method: string | null; why: string | null; created: boolean; state: string | null; verdict: string; reason: string | null; output: string | null; changes: Change[];
+}
+
+/** A packet: how it came, what became of it and why, what was changed. */
+function TracedPacket({ packet }: { packet: Traced }) {
+  const { source, destination, service, server, method, output, why, state, created, reason } = packet;
+  const about = [why, created && "it made a connection", state && `state ${state}`].filter(Boolean).join("; ");
+  return (
+    <li>
+      <div><span class="muted">{packet.number} {timeOfDay(packet.time, true)}</span> {packet.kind} {source ?? "?"} → {destination ?? "?"} <span class="muted">by {packet.device} ({packet.hook})</span></div>
+      <div><Badge tone={VERDICTS[packet.verdict] ?? "calm"}>{packet.verdict.replaceAll("_", " ")}</Badge>{server && ` to ${server}`}{method && ` (${method})`}{output && ` by ${output}`}{reason && `: ${reason.replaceAll("_", " ")}`}{service ? <span class="muted">, service {service}</span> : <span class="muted">, of no service</span>}</div>
+      {about && <div>{about}</div>}
+      {packet.changes.length > 0 && <div class="muted">{packet.changes.map((each) => `${each.layer} ${each.field} ${each.kind === "changed" ? `${each.came} → ${each.left}` : `${each.kind} ${each.left || each.came}`}`).join(", ")}</div>}
+    </li>
+  );
+}
+
 export function TracePage() {
-  const may = useMayOperate(), [running, run] = useState(false), [records, set] = useState<Record<string, unknown>[]>([]), [end, finish] = useState("");
+  const may = useMayOperate(), [running, run] = useState(false), [records, set] = useState<Traced[]>([]), [end, finish] = useState("");
   const source = useRef<EventSource | null>(null);
   const [client, setClient] = useState(""), [vip, setVip] = useState(""), [port, setPort] = useState(""), [protocol, setProtocol] = useState("tcp");
   useEffect(() => {
@@ -145,7 +206,7 @@ export function TracePage() {
     set([]); finish(""); run(true);
     const fresh = new EventSource(`api/v1/trace${query({ protocol, client, vip, vip_port: vip ? port : "", seconds: 30, count: 100 })}`);
     source.current = fresh;
-    fresh.addEventListener("record", (each) => set((before) => [...before, JSON.parse((each as MessageEvent<string>).data) as Record<string, unknown>]));
+    fresh.addEventListener("record", (each) => set((before) => [...before, JSON.parse((each as MessageEvent<string>).data) as Traced]));
     fresh.addEventListener("end", (each) => stop(String((JSON.parse((each as MessageEvent<string>).data) as { reason: string }).reason)));
     fresh.onerror = () => source.current === fresh && stop("The trace was refused: is another one running, and is the address right?");
   }
@@ -165,7 +226,7 @@ export function TracePage() {
         {running && <p role="status" class="muted">Waiting for packets …</p>}
         {end && <p role="status">{end}</p>}
         {records.length > 0 && (
-          <ol class="records">{records.map((each, at) => <li key={at}>{Object.entries(each).filter(([, value]) => value !== null && value !== "").map(([name, value]) => <span key={name}><span class="muted">{name.replaceAll("_", " ")}</span> {typeof value === "object" ? JSON.stringify(value) : String(value)} </span>)}</li>)}</ol>
+          <ol class="records">{records.map((each, at) => <TracedPacket key={at} packet={each} />)}</ol>
         )}
       </div>
     </Card>
@@ -183,8 +244,8 @@ export function ProblemsPage() {
       {problems.length === 0 ? <Empty>The daemon knows of none.</Empty> : (
         <Table caption="Problems" rows={problems} name={(each, at) => `${at} ${each.object}`} columns={[
           { title: "Severity", cell: (each) => <Badge tone={severity(each.severity)}>{each.severity}</Badge> },
-          { title: "Kind", cell: (each) => each.kind.replaceAll("_", " ") },
-          { title: "Object", cell: (each) => each.object },
+          { title: "Kind", minor: true, cell: (each) => each.kind.replaceAll("_", " ") },
+          { title: "Object", cell: (each) => <Endpoint text={each.object} /> },
           { title: "What is wrong", cell: (each) => each.text },
         ]} />
       )}
