@@ -21,21 +21,25 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from pylvs import __version__
 from pylvs.system import syscalls
 from pylvs.system.http.lines import json_line
 from pylvs.system.namespaces import Kind
 from pylvs.web.asked import Answer, Ask
 from tests.lab.web_page.browser import CHROMIUM, DESKTOP, DRIVER, PHONE, Browser, chromium
 from tests.lab.web_page.canned import CannedJobs, served
-from tests.web_server import CannedDaemon, server
+from tests.web_server import CannedDaemon, drops, peer, server, traced
+from tools import web
 
 ROOT = Path(__file__).parents[3]
 MADE, SHOWN = ROOT / "dist/web", ROOT / "docs/pictures"
 IN_DOCUMENTS = (
     *("overview-light-desktop", "overview-dark-desktop", "overview-light-phone", "servers-dark-phone"),
     *("service-light-desktop", "topology-light-desktop", "vrrp-light-desktop", "doctor-light-desktop"),
-    *("drain-light-desktop", "events-dark-desktop"),
+    *("drain-light-desktop", "events-dark-desktop", "services-light-phone", "server-light-phone", "peer-light-desktop"),
+    *("problems-dark-phone", "drops-light-desktop", "trace-light-desktop", "configuration-dark-desktop"),
 )
+DIGEST = SHOWN / "sources.txt"  # of the page's sources when its pictures were made
 QUALITY = 80  # of WebP
 SAMPLES = 25  # that the small lines of the overview have
 WEB, API, DNS = "192.0.2.100:443 tcp", "192.0.2.101:8443 tcp", "192.0.2.102:53 udp"
@@ -47,6 +51,31 @@ SERVICES = (
 )
 DOWN, DRAINED = "10.0.1.23:8443", "10.0.1.13:443"
 REFUSED = "connection refused"
+MACS = "02:00:00:00:0c:00", "02:00:00:01:03:00"
+COPIED: dict[str, Any] = {"records": 48210, "live": 48210, "held": 48210, "newer": 12, "age_s": 0.2}
+COPIED |= {"other": {"sending": 0, "live": 746, "records": 746, "held": 746}}
+REASONS = (
+    ("forwarded", "forwarded", 8_214_220, "to a real server or a client"),
+    ("no service", "passed", 90412, "of no service"),
+    ("client denied", "dropped", 1204, "a client rule of its service denies its client"),
+    ("no destination", "dropped", 12, "its service has no usable destination"),
+    ("bad checksum", "dropped", 3, "an ICMP error with a wrong checksum about a connection"),
+)
+CHOSEN = "scheduler wlc: the least load, of 3 usable servers"
+PACKET = {
+    "hook": "xdp",
+    "device": "eth0",
+    "source": "192.0.2.77:51034",
+    "destination": "192.0.2.100:443",
+    "service": "TCP 192.0.2.100:443",
+    "server": "10.0.1.12:443",
+    "method": "direct",
+    "output": "eth1",
+    "changes": [
+        {"layer": "Ethernet", "field": "destination MAC", "kind": "changed", "came": MACS[0], "left": MACS[1]},
+        {"layer": "IPv4", "field": "TTL", "kind": "changed", "came": "64", "left": "63"},
+    ],
+}
 
 
 class Director(CannedDaemon):
@@ -78,7 +107,7 @@ class Director(CannedDaemon):
             "virtual_routers": routers,
             "started_at": now - 86400 * 12,
             "loaded_at": now - 7200,
-            "peer": {"address": "192.0.2.3", "state": "standby", "copied connections": 48210, "sends": "every 0.2 s"},
+            "peer": peer("") | {"address": "192.0.2.3", "name": "lvs2", "version": __version__, **COPIED},
         }
         full = {"interface": "eth0", "addresses": ["192.0.2.100", "192.0.2.101", "192.0.2.102"], "master": "lvs1"}
         drain = {
@@ -90,11 +119,10 @@ class Director(CannedDaemon):
             "active": 37,
             "inactive": 4,
         }
-        reasons = (("no destination", 12, 0.0), ("not a virtual address", 90412, 2.1), ("bad checksum", 3, 0.0))
         self.replies |= {
             "/v1/drains": {"drains": [drain]},
             "/v1/vrrp": {"problem": "", "instances": [{**router, **full}], "groups": [], "sessions": [bfd]},
-            "/v1/drops": {"reasons": [{"reason": name, "packets": n, "per_second": rate} for name, n, rate in reasons]},
+            "/v1/drops": drops(REASONS, "eth0"),
             "/v1/show": {"devices": [{"device": "eth0", "mode": "xdp"}, {"device": "eth1", "mode": "tc"}]},
             "/v1/differences": {"findings": [], "differences": [f"{API}: scheduler mh, was sh"]},
             "/v1/history": {"events": self._events(now)[-3:]},
@@ -163,9 +191,11 @@ class Reports(CannedJobs):
 
     async def run(self, kind: str, given: Mapping[str, Any], line: Callable[[str], None]) -> bytes:
         if kind == "trace":
-            came = {"number": 1, "hook": "xdp", "device": "eth0", "source": "192.0.2.77:51034", "service": WEB}
-            line(json.dumps({**came, "server": "10.0.1.12:443", "method": "DR", "scheduler": "wlc", "created": True}))
-            line(json.dumps({**came, "number": 2, "server": "10.0.1.12:443", "method": "DR", "state": "ESTABLISHED"}))
+            line(json.dumps(traced(1, "", **PACKET, kind="TCP SYN", created=True, choice="scheduler", why=CHOSEN)))
+            more = {"why": "an existing connection", "state": "ESTABLISHED"}
+            line(
+                json.dumps(traced(2, "", **PACKET, kind="TCP ACK", created=False, choice="existing_connection", **more))
+            )
             return b"{}"
         if kind == "doctor":
             finding = {
@@ -220,6 +250,10 @@ def main() -> int:
     if missing := [path for path in (CHROMIUM, DRIVER) if not os.path.exists(path)]:
         print(f"web: {missing[0]} is not installed: apt install chromium chromium-driver", file=sys.stderr)
         return 1
+    shown_of = web.digest()
+    if web.DIGEST.read_text().strip() != shown_of:
+        print("web: the built files are older than web/: ./dev web builds them", file=sys.stderr)
+        return 1
     syscalls.unshare(Kind.NAME)
     socket.sethostname("lvs1")
     shutil.rmtree(MADE, ignore_errors=True)
@@ -238,8 +272,9 @@ def main() -> int:
             show(browser, name, target)
     for name in IN_DOCUMENTS:
         shutil.copyfile(MADE / f"{name}.webp", SHOWN / f"{name}.webp")
+    DIGEST.write_text(shown_of + "\n")
     for folder, pictures in (("dist/web", MADE), ("docs/pictures", SHOWN)):
-        sizes = [path.stat().st_size for path in pictures.iterdir()]
+        sizes = [path.stat().st_size for path in pictures.glob("*.webp")]
         print(f"web: {len(sizes)} pictures in {folder}, {sum(sizes) // 1000} kB")
     return 0
 

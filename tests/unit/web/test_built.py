@@ -11,6 +11,11 @@ def test_the_built_files_are_those_of_the_sources() -> None:
     assert web.DIGEST.read_text().strip() == web.digest(), "./dev web builds them"
 
 
+def test_the_pictures_in_the_documents_are_those_of_the_sources() -> None:
+    note = web.ROOT / "docs/pictures/sources.txt"
+    assert note.read_text().strip() == web.digest(), "./dev web --pictures makes them"
+
+
 def test_the_page_has_no_inline_script_and_no_address_of_another_host() -> None:
     page = (web.BUILT / "index.html").read_text()
     scripts = re.findall(r"<script([^>]*)>(.*?)</script>", page, re.DOTALL)
