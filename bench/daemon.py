@@ -26,7 +26,7 @@ from pylvs.model.service import Protocol, ServiceKey
 _FIRST_VIP, _FIRST_SERVER = IPv4Address("10.66.128.0"), IPv4Address("10.66.2.0")
 _PATIENCE_S = 900.0
 _CHECKED_S = 3.0  # in which each check was made
-FILE, LOG = "keepalived.conf", "log"  # in the folder of a daemon
+FILE, LOG, STATE = "keepalived.conf", "log", "state"  # in the folder of a daemon
 
 
 class DaemonFailed(PylvsError):
@@ -107,7 +107,7 @@ def running(
     """
     path = folder / "notify"
     (folder / FILE).write_text(text)
-    words = ["run", "-f", str(folder / FILE), "--state-dir", str(folder / "state"), *options]
+    words = ["run", "-f", str(folder / FILE), "--state-dir", str(folder / STATE), *options]
     command = [sys.executable, "-c", "from pylvs.cli.main import main; main()", *words]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, open(folder / LOG, "wb") as output:
         path.unlink(missing_ok=True)  # of an earlier daemon of this folder

@@ -1,19 +1,26 @@
-"""What open web pages cost `pylvs run`: processor time of the daemon, and of the process that serves them."""
+"""What open web pages and `pylvs top` cost `pylvs run`: processor time of the daemon and of its page process.
+
+The row without pages is what the daemon costs anyway.
+"""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import http.client
+import os
+import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 from bench import site
-from bench.daemon import configuration, running
+from bench.daemon import STATE, configuration, running
 from bench.processes import ip_batch, processor_s
 from bench.program import need_root, status_of
 from pylvs.model.errors import Unsupported
@@ -49,15 +56,40 @@ def _pages(number: int) -> Iterator[list[int]]:
             each.close()
 
 
+@contextlib.contextmanager
+def _console(state: Path) -> Iterator[int]:
+    """Run `pylvs top` in a terminal of 80x24 beside the block; yield its process."""
+    near, far = os.openpty()
+    with open(near, "rb", buffering=0) as screen:
+        termios.tcsetwinsize(far, (24, 80))
+        command = [sys.executable, "-c", "from pylvs.cli.main import main; main()", "top", "--state-dir", str(state)]
+        environment = os.environ | {"TERM": "xterm", "LANG": "C.UTF-8"}
+        with subprocess.Popen(command, stdin=far, stdout=far, stderr=far, env=environment) as process:
+            os.close(far)
+            try:
+                threading.Thread(target=_drain, args=(screen,), daemon=True).start()
+                yield process.pid
+                if process.poll() is not None:
+                    raise Unsupported(f"pylvs top ended with {process.returncode}")
+            finally:
+                process.terminate()
+
+
+def _drain(screen: IO[bytes]) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        while screen.read(1 << 16):
+            pass
+
+
 def _children(process: int) -> list[int]:
     return [int(each) for each in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
-def _measure(daemon: int, pages: int, seconds: float) -> str:
-    """Return a row: shares of a core."""
-    with _pages(pages) as seen:
+def _measure(daemon: int, pages: int, seconds: float, state: Path | None = None) -> str:
+    """Return a row: shares of a core; with a `state` directory, while `pylvs top` is open."""
+    with _pages(pages) as seen, _console(state) if state else contextlib.nullcontext(0) as console:
         time.sleep(_SETTLED_S)
-        children = _children(daemon)
+        children = [console] if console else _children(daemon)
         before = [processor_s(each) for each in (daemon, *children)]
         read, begin = sum(seen), time.monotonic()
         time.sleep(seconds)
@@ -65,11 +97,12 @@ def _measure(daemon: int, pages: int, seconds: float) -> str:
         used = [processor_s(each) - was for each, was in zip((daemon, *children), before, strict=True)]
         shares = used[0] / took, sum(used[1:]) / took
         a_second = (sum(seen) - read) / pages / took if pages else 0
-    return f"{pages:>6}{shares[0]:>10.1%}{shares[1]:>16.1%}{a_second:>20.2f}"
+    what = "pylvs top" if console else f"{pages} pages"
+    return f"{what:<10}{shares[0]:>8.1%}{shares[1]:>16.1%}{a_second:>20.2f}"
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Print a row without pages, and one with them."""
+    """Print a row with nobody who looks, one with pages, and one with `pylvs top`."""
     parser = argparse.ArgumentParser("bench.web", description=__doc__)
     parser.add_argument("--pages", type=int, default=100)
     parser.add_argument("--services", type=int, default=100, help="with one server each")
@@ -82,9 +115,11 @@ def main(words: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory(prefix="pylvs-bench-") as folder, site.new_site("web"):
             ip_batch("link set lo up")
             with running(Path(folder), text, "--no-checks") as daemon:
-                print(f"{'pages':>6}{'daemon':>10}{'its processes':>16}{'samples a second':>20}")
+                print(f"{'open':<10}{'daemon':>8}{'its processes':>16}{'samples a second':>20}")
                 for pages in (0, given.pages):
                     print(_measure(daemon.process.pid, pages, given.seconds), flush=True)
+                print(_measure(daemon.process.pid, 0, given.seconds, Path(folder, STATE)), flush=True)
+                print("The process beside the daemon in the last row is pylvs top itself.")
         return 0
 
     return status_of(_NAME, run)

@@ -288,7 +288,7 @@ COMMANDS = (
     Command("bench-flood [ARG]", "which connections survive a flood, and what it costs", ROOT, MEASURES, "bench.flood"),
     Command("bench-failover [ARG]", "what clients notice of a failover", ROOT, TESTS, "bench.failover"),
     Command("bench-ecmp [ARG]", "which connections stay when a director dies or leaves", ROOT, TESTS, "bench.ecmp"),
-    Command("bench-web [ARGUMENT]", "what open web pages cost the daemon", ROOT, MEASURES, "bench.web"),
+    Command("bench-web [ARGUMENT]", "what open web pages and pylvs top cost the daemon", ROOT, MEASURES, "bench.web"),
     Command("docs", "check the documents, and make a site of them", ANYONE, CHECKS, docs),
     Command("web [--pictures]", "build the web page's files, by Node.js; or its pictures", ANYONE, NOTHING, web),
     Command("build, wheel", "a wheel in dist/", ANYONE, RUNS, wheel),

@@ -170,6 +170,18 @@ def test_doctor_and_the_copy_of_connections_begin_after_a_confirmation(browser: 
     until(lambda: browser.json("api/v1/doctor")["at"] is not None, "the examination's end")
 
 
+def test_drops_have_the_rate_at_which_each_reason_is_counted(browser: Browser, site: Site) -> None:
+    reasons = site.daemon.replies["/v1/drops"]["reasons"]
+    browser.open(site.url, site.reader, "#/drops")
+    browser.wait_text("dropped", "tbody")
+    before, rate = reasons[0]["count"], "[aria-label=Reasons] td:nth-child(4)"
+    reasons[0]["count"] += 100_000
+    try:
+        browser.until(lambda: browser.text(rate) not in ("", "–", "0"), "a rate")
+    finally:
+        reasons[0]["count"] = before
+
+
 def test_two_checks_of_one_kind_have_a_row_each(browser: Browser, site: Site) -> None:
     server = site.daemon.replies["/v1/status"]["services"][0]["servers"][0]
     one = server["checks"][0]
