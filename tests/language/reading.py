@@ -76,7 +76,7 @@ def files(paths: list[str] | None = None) -> Iterator[Path]:
                 name
                 for name in folders
                 if not name.startswith(".")
-                and name not in ("__pycache__", "build", "dist")
+                and name not in ("__pycache__", "build", "dist", "node_modules")
                 and os.path.join(folder, name).removeprefix("./") not in NOT_OURS
             )
             for name in sorted(names):

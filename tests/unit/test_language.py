@@ -96,6 +96,13 @@ def test_names_of_the_kernel_are_not_checked() -> None:
     ]
 
 
+def test_packages_of_node_are_not_read(tmp_path: Path) -> None:
+    for name in "web/node_modules/one/README.md", "web/README.md":
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("text\n")
+    assert [path.relative_to(tmp_path) for path in files([str(tmp_path)])] == [Path("web/README.md")]
+
+
 def test_exceptions_have_reasons_and_exist() -> None:
     for path, _, reason in EXCEPTIONS:
         assert reason
