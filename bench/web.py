@@ -102,7 +102,7 @@ def _measure(daemon: int, pages: int, seconds: float, state: Path | None = None)
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Print a row with nobody who looks, one with pages, and one with `pylvs top`."""
+    """Print a row without pages, one with them, and one with `pylvs top`."""
     parser = argparse.ArgumentParser("bench.web", description=__doc__)
     parser.add_argument("--pages", type=int, default=100)
     parser.add_argument("--services", type=int, default=100, help="with one server each")
