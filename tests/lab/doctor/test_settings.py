@@ -34,8 +34,12 @@ sysctl -qw net.ipv4.conf.all.rp_filter=2
 """
 
 
-def _on(name: str, script: str, cause: str, *words: str, cure: str | None = None) -> Fault:
-    return Fault(name=name, host=DIRECTOR, script=script, cause=cause, words=words, cure=cure)
+def _on(name: str, script: str, cause: str, *words: str, cure: str | None = None, rest: str = "") -> Fault:
+    return Fault(name=name, host=DIRECTOR, script=script, cause=cause, words=words, cure=cure, rest=rest)
+
+
+GUARD = "nft add table inet guard; nft add chain inet guard input '{ type filter hook input priority 0; }'; "
+RULE = "nft add rule inet guard input "
 
 
 FAULTS = [
@@ -49,11 +53,18 @@ FAULTS = [
     ),
     _on(
         "a rule of nftables for a service",
-        "nft add table inet guard; nft add chain inet guard input '{ type filter hook input priority 0; }';"
-        " nft add rule inet guard input ip saddr 192.0.2.0/24 ip daddr 10.0.0.100 tcp dport 80 drop",
+        f"{GUARD}{RULE}ip saddr 192.0.2.0/24 ip daddr 10.0.0.100 tcp dport 80 drop",
         "rule_bypassed",
         "handle",
         "import --strict",
+    ),
+    _on(
+        "a rule for every port of the address",
+        f"nft delete table inet guard; {GUARD}{RULE}ip saddr 198.51.100.0/24 ip daddr 10.0.0.100 drop",
+        "rule_bypassed",
+        "Leave the rule",
+        rest="nft list table inet guard | grep -q 'ip saddr 198.51.100.0/24 ip daddr 10.0.0.100 drop';"
+        " pylvs filter del -t 10.0.0.100:80 198.51.100.0/24; nft delete table inet guard",
     ),
     _on(
         "a rule of iptables for a service",
@@ -106,6 +117,24 @@ def test_the_cause_comes_first_and_its_command_mends_it(lab: Lab, fault: Fault) 
 def test_nat(nat: Lab, fault: Fault) -> None:
     """The same with NAT."""
     examine(nat, fault)
+
+
+@pytest.mark.parametrize("accepted", ["ip daddr 10.0.0.100 tcp dport 80", "tcp dport 80"])
+def test_a_rule_for_the_other_ports_of_the_address_is_no_finding(lab: Lab, accepted: str) -> None:
+    """An earlier rule accepts the port of the service, so this one drops none of its packets."""
+    lab.sh(DIRECTOR, f"{GUARD}{RULE}{accepted} accept; {RULE}ip daddr 10.0.0.100 drop")
+    assert diagnosed(lab) == []
+    lab.sh(DIRECTOR, "nft delete table inet guard")
+
+
+def test_an_import_that_denies_more_is_not_proposed(lab: Lab) -> None:
+    """It does not read the rule that accepts the port: the last rule would become "deny all" of the service."""
+    rules = "ip saddr 203.0.113.0/24 ip daddr 10.0.0.100 drop", "tcp dport 80 accept", "ip daddr 10.0.0.100 drop"
+    lab.sh(DIRECTOR, GUARD + "; ".join(f"{RULE}{each}" for each in rules))
+    (found,) = diagnosed(lab)
+    lab.sh(DIRECTOR, "nft delete table inet guard")
+    assert (found["id"], found["fix_command"]) == ("rule_bypassed", None)
+    assert "rule 2 of chain inet guard input" in found["evidence"]
 
 
 def test_rules_of_other_programs_and_loose_source_validation_are_no_finding(nat: Lab) -> None:

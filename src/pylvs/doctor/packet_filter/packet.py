@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from ipaddress import ip_address
 
 from pylvs.model.addresses import Address
+from pylvs.model.client_rules import Network
 from pylvs.model.dataclass import dataclass
+from pylvs.model.service import ServiceKey
 
 PROTOCOLS = {"icmp": 1, "ipip": 4, "ipencap": 4, "ip-encap": 4, "tcp": 6, "udp": 17, "ipv6": 41, "gre": 47}
 PROTOCOLS |= {"esp": 50, "ah": 51, "icmpv6": 58, "ipv6-icmp": 58, "vrrp": 112, "sctp": 132}
@@ -28,6 +30,9 @@ ICMP6_TYPES |= {"mld-listener-query": 130, "mld-listener-report": 131, "mld-list
 WITH_PORTS = (PROTOCOLS["tcp"], PROTOCOLS["udp"], PROTOCOLS["sctp"])
 SYN, ACK = 0x02, 0x10
 
+_CLIENT: Mapping[int, Address] = {4: ip_address("198.18.200.77"), 6: ip_address("2600:1f00::77")}
+_SOME_CLIENT = 77  # of a network
+_DEVICE = "eth0"  # rules that name a device are rare
 Maybe = bool | None  # None: it cannot be known
 
 
@@ -54,6 +59,13 @@ class Packet:
     def tcp_flags(self) -> int:
         """Return the flags of TCP: a SYN, or the SYN and ACK of the reply."""
         return SYN if self.new else SYN | ACK
+
+
+def client_packet(key: ServiceKey, prefix: Network | None = None) -> Packet:
+    """Return a packet that opens a connection to a service, of a client in a prefix."""
+    version = key.address.version
+    client = prefix[_SOME_CLIENT % prefix.num_addresses] if prefix and prefix.prefixlen else _CLIENT[version]
+    return Packet(client, key.address, key.protocol, 40000, key.port, iif=_DEVICE)
 
 
 class Verdict(Enum):

@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import ip_address
+from itertools import islice
 
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity
 from pylvs.doctor.packet_filter.host import packet_filter
-from pylvs.doctor.packet_filter.packet import Decision, Packet
+from pylvs.doctor.packet_filter.packet import Decision, client_packet
 from pylvs.model.service import ServiceKey
 
-_CLIENT = {4: ip_address("198.18.200.77"), 6: ip_address("2600:1f00::77")}
-_INPUT = "eth0"  # rules that name a device are rare
 _MOST_SERVICES = 100
+_MOST_RULES = 50
 
 
 def findings(facts: Facts) -> Iterator[Finding]:
     """Yield rules that would drop packets to a service, each once."""
     keys = [row.service.key for row in facts.services if not row.service.key.mark][:_MOST_SERVICES]
+    rules = packet_filter(facts)
     found = dict[str, tuple[ServiceKey, Decision]]()
     for key in keys:
-        packet = Packet(_CLIENT[key.address.version], key.address, key.protocol, 40000, key.port, iif=_INPUT)
-        for decision in packet_filter(facts).without_effect(packet, str(key.address)):
+        for decision in rules.without_effect(client_packet(key), str(key.address)):
             found[decision.text] = key, decision
     if not found:
         return
-    from pylvs.doctor.packet_filter.imports import advice, imports_of  # late: only hosts with such a rule
+    from pylvs.doctor.packet_filter.imports import advice, imports_of, is_missed  # late: only hosts with such a rule
 
     imports = imports_of(facts)
-    for key, decision in found.values():
+    for key, decision in islice(found.values(), _MOST_RULES):
+        if not is_missed(key, decision, imports, rules):
+            continue
         fix, command = advice(key, decision, imports)
         yield Finding(
             id="rule_bypassed",
