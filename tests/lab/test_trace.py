@@ -130,6 +130,28 @@ def test_a_tunnel_is_shown_with_its_outer_headers(
     assert "IPv4 10.0.0.10 > 10.0.11.21" in trace.out
 
 
+def test_the_file_has_the_outer_header_of_a_tunnel(make_lab: MakeLab, tmp_path: Path) -> None:
+    """The comment of both sides has the verdict, and the packet that left has the length of its outer header more."""
+    lab, path = make_lab("tun", 1), tmp_path / "packets.pcapng"
+    answers(lab, 1)
+    with traced(
+        lab, tmp_path, "--pcap", str(path), "--count", "2", "tcp[tcpflags] & (tcp-syn | tcp-push) != 0"
+    ) as trace:
+        assert answers(lab, 1) == ["This is rs1 server!"]
+        assert trace.end() == 0
+    frames = tshark(path)
+    assert [side["frame"]["frame.packet_id"] for side in frames] == ["1", "1", "2", "2"]
+    for came, left in (frames[:2], frames[2:]):
+        assert came["ip"]["ip.dst"] == "10.0.0.100"
+        outer, inner = left["ip"]  # --no-duplicate-keys makes a list of two headers
+        assert (outer["ip.src"], outer["ip.dst"], outer["ip.proto"]) == ("10.0.0.10", "10.0.11.21", "4")
+        assert (inner["ip.src"], inner["ip.dst"]) == ("172.16.0.5", "10.0.0.100")
+        assert int(left["frame"]["frame.len"]) == int(came["frame"]["frame.len"]) + 20
+        comments = {side["pkt_comment"]["frame.comment"] for side in (came, left)}
+        assert len(comments) == 1
+        assert comments.pop().startswith("forwarded by eth0; TCP 10.0.0.100:80 -> 10.0.11.21:80 tunnel")
+
+
 def test_both_ways_of_nat_and_ipv6(make_lab: MakeLab, tmp_path: Path) -> None:
     lab = make_lab("nat", 1, 6)
     answers(lab, 1)

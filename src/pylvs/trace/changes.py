@@ -107,14 +107,16 @@ def _rows(old: Layer | None, new: Layer | None) -> Iterator[Row]:
 
 
 def _data(packet: TracedPacket, before: list[Layer], after: list[Layer]) -> Iterator[Row]:
-    """Yield a row of what follows the headers, as far as both sides have it."""
+    """Yield a row of what follows the headers. It is compared as far as both sides were captured."""
     if not before or not after or before[-1].name != after[-1].name:
         return
     old, new = packet.before[before[-1].end :], packet.after[after[-1].end :]
     size = min(len(old), len(new))
     if size:
-        texts = f"{size} bytes", f"{size} bytes"
-        yield Row(DATA, "", *texts, SAME if old[:size] == new[:size] else CHANGED)
+        whole = packet.length - before[-1].end
+        text = f"{whole} bytes"
+        known = text if whole <= size else f"the first {size}"
+        yield Row(DATA, "", text, known, SAME if old[:size] == new[:size] else CHANGED)
 
 
 def summary(rows: Sequence[Row]) -> str:

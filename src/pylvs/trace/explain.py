@@ -18,6 +18,7 @@ _LONGEST_VALUE = 40  # characters
 _MARKS = {SAME: " ", CHANGED: "*", NEW: "+", GONE: "-"}
 _COLOURS = {CHANGED: "yellow", NEW: "green", GONE: "red"}
 _LEGEND = {CHANGED: "* changed", NEW: "+ added", GONE: "- removed"}
+_OF_BOTH = ("IPv4", "IPv6", "UDP")  # headers that are outside and inside
 _HOOKS = {"xdp": "XDP", "tc": "TC", "tc_egress": "TC egress"}
 _SCHEDULERS = {
     "rr": "the next usable server in turn",
@@ -61,26 +62,30 @@ def lines(packet: TracedPacket, paint: Paint) -> list[str]:
 
 
 def _table(rows: list[Row], is_sent: bool, paint: Paint) -> Iterator[str]:
-    cells = [(row.layer, row.field, _cut(row.came), _cut(row.left)) for row in rows]
+    cells = [(_named(row), row.field, _cut(row.came), _cut(row.left)) for row in rows]
     left_title = "as it left" if is_sent else ""
     titles = ("", "", "as it came", left_title)
     layer, field, came = (max(len(cell[column]) for cell in (titles, *cells)) for column in range(3))
     yield f"  {'':{layer}}  {'':{field}}  {titles[2]:{came}}    {left_title}".rstrip()
-    previous = "", False
+    previous = ""
     for row, (name, field_name, old, new) in zip(rows, cells, strict=True):
         if row.kind == SAME and row.layer == DATA:
-            new = "the same"
+            new = "the same" if old == new else f"{new} are the same"
         elif row.kind == CHANGED and not new:
             new = "(by the kernel, behind TC)" if row.layer == "Ethernet" else "(none)"
-        header = name, row.kind in (NEW, GONE)  # an outer header may have the name of the inner one
-        shown_name = "" if header == previous else name
-        previous = header
+        shown_name = "" if name == previous else name
+        previous = name
         text = f"{shown_name:{layer}}  {field_name:{field}}  {old:{came}}  {_MARKS[row.kind]} {new if is_sent else ''}"
         yield f"  {paint(text.rstrip(), _COLOURS[row.kind]) if row.kind in _COLOURS else text.rstrip()}"
     kinds = {row.kind for row in rows}
     legend = [text for kind_of_row, text in _LEGEND.items() if kind_of_row in kinds]
     if legend:
         yield f"  {'':{layer}}  {'':{field}}  {'':{came}}  {', '.join(legend)}"
+
+
+def _named(row: Row) -> str:
+    """Return the name of a header; an outer one may have that of the inner one."""
+    return f"outer {row.layer}" if row.kind in (NEW, GONE) and row.layer in _OF_BOTH else row.layer
 
 
 def _cut(text: str) -> str:
@@ -107,7 +112,8 @@ def _choice(packet: TracedPacket) -> Iterator[str]:
         yield f"A new connection to the service {service}: no entry of the connection table fits."
         yield from _scheduled(packet, server)
     elif packet.choice == "existing_connection":
-        yield f"The packet belongs to a connection of the service {service}, so it is sent to that server, {server}."
+        yield f"The packet belongs to a connection of the service {service}, which the connection table has."
+        yield f"So it is sent to the same real server as the packets before it, {server}."
     elif packet.choice == "template":
         yield f"A new connection to the service {service}, which is persistent."
         yield f"This client's template names {server}, so the scheduler has no choice."
@@ -144,13 +150,13 @@ def _forwarded(packet: TracedPacket, before: list[Layer], after: list[Layer], ro
     if not packet.after:
         yield f"It was forwarded{out}."
     elif packet.choice == "reply" and packet.method == "nat":
-        yield from _translated_back(before, after)
+        yield from _translated_back(before, after, rows)
     elif packet.method == "direct":
         yield from _routed(after, rows)
     elif packet.method == "nat":
-        yield from _translated(before, after)
+        yield from _translated(before, after, rows)
     elif packet.method == "tunnel":
-        yield from _encapsulated(after)
+        yield from _encapsulated(after, rows)
     else:
         yield f"It left{out}."
     reason = reason_text(packet)
@@ -160,7 +166,7 @@ def _forwarded(packet: TracedPacket, before: list[Layer], after: list[Layer], ro
 
 def _routed(after: list[Layer], rows: list[Row]) -> Iterator[str]:
     changed = {row.field for row in rows if row.kind == CHANGED}
-    limit = next((name for name in ("TTL", "hop limit") if name in changed), "")
+    limit = _limit(rows)
     less = f", and the {limit} is 1 less, as behind every router" if limit else ""
     if changed - {"destination MAC", "source MAC", "type", "TTL", "hop limit", "header checksum"}:
         yield "Direct routing: the packet kept its addresses."
@@ -172,17 +178,29 @@ def _routed(after: list[Layer], rows: list[Row]) -> Iterator[str]:
     yield "The server replies to the client itself, so the replies do not pass this machine."
 
 
-def _translated(before: list[Layer], after: list[Layer]) -> Iterator[str]:
+def _limit(rows: list[Row]) -> str:
+    """Return the name of the field that counts routers, if it changed."""
+    return next((row.field for row in rows if row.kind == CHANGED and row.field in ("TTL", "hop limit")), "")
+
+
+def _as_router(rows: list[Row]) -> Iterator[str]:
+    if limit := _limit(rows):
+        yield f"The {limit} is 1 less, as behind every router."
+
+
+def _translated(before: list[Layer], after: list[Layer], rows: list[Row]) -> Iterator[str]:
     yield f"NAT: the destination {endpoints(before)[1]} became {endpoints(after)[1]}, and the checksums follow."
+    yield from _as_router(rows)
     yield "The server replies to the client by way of this machine, which puts the service's address back."
 
 
-def _translated_back(before: list[Layer], after: list[Layer]) -> Iterator[str]:
+def _translated_back(before: list[Layer], after: list[Layer], rows: list[Row]) -> Iterator[str]:
     yield f"NAT: the source {endpoints(before)[0]} became {endpoints(after)[0]}, and the checksums follow."
+    yield from _as_router(rows)
     yield "So the client sees a reply of the address that it asked."
 
 
-def _encapsulated(after: list[Layer]) -> Iterator[str]:
+def _encapsulated(after: list[Layer], rows: list[Row]) -> Iterator[str]:
     outer = tunnel(after)
     if not outer:
         yield "Tunnelling: the packet left inside another one."
@@ -190,8 +208,13 @@ def _encapsulated(after: list[Layer]) -> Iterator[str]:
     names = ", ".join(layer.name for layer in outer)
     ends = f"from {outer[0].text('source')} to {outer[0].text('destination')}"
     headers = "an outer header" if len(outer) == 1 else "outer headers"
-    yield f"Tunnelling: the packet is inside {headers} ({names}) {ends}; its own addresses did not change."
-    yield f"The real server takes the outer header off and finds a packet for {endpoints(after)[1]}, which it has, too."
+    longer = counted(outer[-1].end - outer[0].start, "byte")
+    yield f"Tunnelling: the packet is inside {headers} ({names}) {ends}, so it is {longer} longer."
+    limit = _limit(rows)
+    yield "Its own addresses did not change" + (f"; its {limit} is 1 less, as behind every router." if limit else ".")
+    them, inner = "header" if len(outer) == 1 else "headers", endpoints(after)[1]
+    yield f"The real server takes the outer {them} off, and finds a packet for {inner}: it must have that"
+    yield "address on lo, too."
     yield "It replies to the client itself, so the replies do not pass this machine."
 
 

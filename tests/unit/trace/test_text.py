@@ -108,7 +108,7 @@ def test_packets_of_devices_without_link_headers_have_no_macs() -> None:
 
 
 def test_the_table_of_an_explanation_marks_what_changed() -> None:
-    assert explain.lines(NAT, plain)[2:18] == [
+    assert explain.lines(NAT, plain)[2:19] == [
         "                              as it came           as it left",
         "  Ethernet  destination MAC   02:00:00:00:0d:00  * 02:00:00:01:02:00",
         "            source MAC        02:00:00:00:0c:00  * 02:00:00:00:0d:00",
@@ -123,8 +123,9 @@ def test_the_table_of_an_explanation_marks_what_changed() -> None:
         "  data                        23 bytes             the same",
         "                                                 * changed",
         "",
-        "  The packet belongs to a connection of the service TCP 10.0.0.100:80, so it is sent to that server,",
-        "  10.0.0.22:8080.",
+        "  The packet belongs to a connection of the service TCP 10.0.0.100:80, which the connection table",
+        "  has. So it is sent to the same real server as the packets before it, 10.0.0.22:8080.",
+        "  NAT: the destination 10.0.0.100:80 became 10.0.0.22:8080, and the checksums follow. The TTL is 1",
     ]
 
 
@@ -137,13 +138,13 @@ def test_a_header_without_its_options_is_shown_without_them() -> None:
 
 def test_an_outer_header_stands_before_the_inner_one_of_the_same_name() -> None:
     rows = [line.split() for line in explain.lines(IPIP, plain)]
-    assert [row[0] for row in rows if row and row[0] in ("Ethernet", "IPv4", "TCP")] == [
+    assert [row[0] for row in rows if row and row[0] in ("Ethernet", "outer", "IPv4", "TCP")] == [
         "Ethernet",
-        "IPv4",
+        "outer",
         "IPv4",
         "TCP",
     ]
-    assert ["IPv4", "source", "+", "10.0.0.100"] in rows
+    assert ["outer", "IPv4", "source", "+", "10.0.0.100"] in rows
     assert ["IPv4", "source", "10.0.0.5", "10.0.0.5"] in rows
 
 
@@ -158,10 +159,14 @@ def explanation(packet: TracedPacket) -> str:
         (DIRECT6, "only the MACs changed, and the hop limit is 1 less"),
         (DIRECT, "chose 10.0.0.22:80 of 3 usable servers, with a load of 256. The load of a server is 256 times"),
         (DIRECT, "The connection gets an entry in the table"),
-        (REPLY, "NAT: the source 10.0.0.22:8080 became 10.0.0.100:80, and the checksums follow. So the client sees"),
-        (IPIP, "is inside an outer header (IPv4) from 10.0.0.100 to 10.0.0.22; its own addresses did not change."),
+        (REPLY, "NAT: the source 10.0.0.22:8080 became 10.0.0.100:80, and the checksums follow."),
+        (REPLY, "The TTL is 1 less, as behind every router. So the client sees a reply of the address that it asked."),
+        (IPIP, "is inside an outer header (IPv4) from 10.0.0.100 to 10.0.0.22, so it is 20 bytes longer."),
+        (IPIP, "Its own addresses did not change; its TTL is 1 less, as behind every router. The real server takes"),
         (IPIP, "This client's template names 10.0.0.22:80, so the scheduler has no choice."),
-        (GUE_TUNNEL, "is inside outer headers (IPv6, UDP, GUE) from 2001:db8::1 to 2001:db8::22;"),
+        (GUE_TUNNEL, "is inside outer headers (IPv6, UDP, GUE) from 2001:db8::1 to 2001:db8::22, so it is"),
+        (GUE_TUNNEL, "takes the outer headers off, and finds a packet for"),
+        (replace(NAT, before=NAT.before[:60], after=NAT.after[:60]), "data 23 bytes the first 6 are the same"),
         (FALLBACK, "A hash of the client chose 10.0.0.22:80, so its next packets find the same server"),
         (DROPPED, "It was dropped. Reason: table full dropped: the connection table"),
         (REJECTED, "its sender gets an ICMP error instead. Reason: no destination: its service has no usable"),
