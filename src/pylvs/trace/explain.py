@@ -213,8 +213,8 @@ def _encapsulated(after: list[Layer], rows: list[Row]) -> Iterator[str]:
     limit = _limit(rows)
     yield "Its own addresses did not change" + (f"; its {limit} is 1 less, as behind every router." if limit else ".")
     them, inner = "header" if len(outer) == 1 else "headers", endpoints(after)[1]
-    yield f"The real server takes the outer {them} off, and finds a packet for {inner}: it must have that"
-    yield "address on lo, too."
+    taken = f"The real server takes the outer {them} off, and finds a packet for {inner}"
+    yield f"{taken}: it must have that address on lo, too."
     yield "It replies to the client itself, so the replies do not pass this machine."
 
 
