@@ -25,6 +25,8 @@ from pylvs.model.service import Method, Protocol, Tunnel, TunnelFlag, TunnelKind
 from pylvs.netlink.links import Device
 
 NEIGHBOURS_S, NEIGHBOURS_AGAIN_S = 0.5, 0.2
+ELSEWHERE_S, ELSEWHERE_AGAIN_S = 0.4, 0.15
+MOST_SILENT, MOST_DEVICES = 16, 16  # next hops that are sought on other devices, and these
 PROXIES_S = 0.85  # proxy ARP waits up to 0.8 s: net.ipv4.neigh.DEV.proxy_delay
 ANSWERS_S, ANSWERS_AGAIN_S = 1.0, 0.35
 DOUBTS_S, DOUBTS_AGAIN_S = 0.5, 0.2
@@ -38,8 +40,10 @@ OTHER_TUNNELS = (
 ANYWHERE = (ip_address("192.0.2.77"), ip_address("2001:db8:77::77"))  # of documentation: by the default route
 LENGTHS = (
     9000,
+    8996,
     8950,
     1500,
+    1496,
     1492,
     1480,
     1476,
@@ -79,6 +83,7 @@ class Seen:
     is_standby: bool = False  # another director has the virtual address
     shares_mac_with: Address | None = None  # a gateway, or another real server
     skipped: bool = False  # it is silent at the virtual address, and was not asked further
+    elsewhere: Sequence[Reply] = ()  # its next hop is silent, and a host answers for it on another device
 
     def to(self, probe: str) -> Kind | None:
         """Return what came back to a probe, the most informative one; None: nothing."""
@@ -137,6 +142,7 @@ def _survey(facts: Facts) -> Survey:
             vip = asked.endpoint.service.address
             if asked.way.device is not None and vip in held:
                 asked.near_vip = own_addresses(facts).has_network(asked.way.device, vip)
+        _seek_elsewhere(facts, exchange, seen, gateways)
         _compare_macs(seen, gateways, exchange.answers)
         _ask_servers(exchange, seen, of_vips)
         doubtful = list(filter(is_doubtful, seen))
@@ -184,6 +190,32 @@ def _ask_neighbours(facts: Facts, exchange: Exchange, ways: Iterable[Way], of_vi
         if (source := link_source(facts, device, hop)) or hop.version == 4
     ]
     exchange.ask([*of_vips, *questions], NEIGHBOURS_S, NEIGHBOURS_AGAIN_S)
+
+
+def _seek_elsewhere(facts: Facts, exchange: Exchange, seen: Iterable[Seen], gateways: Iterable[Way]) -> None:
+    """Ask on other devices, such as other VLANs of the same card, for next hops that do not answer on their own."""
+    silent: dict[tuple[Address, int], list[Seen]] = {}
+    for asked in seen:
+        way = asked.way
+        if way.hop and way.device and askable(way.device) and not asked.macs:
+            silent.setdefault((way.hop, way.device.index), []).append(asked)
+    devices = list(filter(askable, facts.devices))[:MOST_DEVICES]
+    sought = list(silent.items())[:MOST_SILENT]
+    questions = [
+        exchange.who_has(device, hop, source)
+        for (hop, index), _ in sought
+        for device in devices
+        if device.index != index and ((source := link_source(facts, device, hop)) or hop.version == 4)
+    ]
+    if not questions:
+        return
+    exchange.ask(questions, ELSEWHERE_S, ELSEWHERE_AGAIN_S)
+    own = {each.mac for each in facts.devices}
+    routers = {reply.mac for way in gateways if way.hop for reply in exchange.answers.macs(way.hop)}  # with proxy ARP
+    for (hop, index), alike in sought:
+        found = [each for each in exchange.answers.macs(hop) if each.ifindex != index and each.mac not in own | routers]
+        for asked in alike:
+            asked.elsewhere = found
 
 
 def default_gateways(facts: Facts) -> list[Way]:

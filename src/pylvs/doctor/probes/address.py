@@ -9,6 +9,7 @@ from pylvs.doctor.clients import owner_of
 from pylvs.doctor.commands import named
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity, server_subject
+from pylvs.doctor.probes.devices import link_down, works
 from pylvs.doctor.servers import own_addresses
 from pylvs.doctor.survey import Survey, askable, survey
 from pylvs.doctor.virtual_routers import routers_of, standby_of
@@ -98,19 +99,9 @@ def _many_missing(missing: Mapping[Address, str]) -> Finding:
 def _at_home(facts: Facts, held: AssignedAddress, device: Device) -> Iterator[Finding]:
     """Yield why an address that this host has is not reached by its link."""
     vip, name = held.address, device.name
-    if not device.up or (not device.carrier and not device.loopback):
-        yield Finding(
-            id="link_down",
-            severity=Severity.ERROR,
-            layer=Layer.ADDRESS,
-            title=f"{name} is down" if not device.up else f"{name} has no carrier",
-            evidence=f"ip link show {name}: {'it is not set up' if not device.up else 'NO-CARRIER'}; it has {vip}",
-            why=f"Packets to {vip} come in by it.",
-            fix="Set it up." if not device.up else "Mend its cable, or the switch's port.",
-            fix_command=None if device.up else f"ip link set {name} up",
-            fix_host=None if device.up else HERE,
-            about=frozenset({str(vip), name}),
-        )
+    if not works(device):
+        why = f"Packets to {vip} come in by {name}, which has this address."
+        yield link_down(device, facts.devices, Layer.ADDRESS, why, {str(vip)})
     elif held.flags & DAD_FAILED:
         again = f"ip -6 address del {vip}/{held.prefix} dev {name}; ip -6 address add {vip}/{held.prefix} dev {name}"
         yield Finding(

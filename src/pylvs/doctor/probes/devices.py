@@ -1,14 +1,53 @@
-"""What other tools do to packets on a device, on a director and on a real server."""
+"""Devices that are down, and what other tools do to packets on a device, on a director and on a real server."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 
-from pylvs.doctor.finding import HERE, Finding, Layer, Severity
+from pylvs.doctor.finding import HERE, Finding, Layer, Severity, Subject
 from pylvs.doctor.kernel.foreign_programs import Foreign
 from pylvs.doctor.kernel.link_settings import link_settings
 from pylvs.model.addresses import Address
+from pylvs.netlink.links import HERE as IN_THIS_NAMESPACE
 from pylvs.netlink.links import Device
+
+_UPON = ("vlan", "macvlan", "ipvlan", "macvtap")  # kinds of devices that are down while the device below is
+
+
+def works(device: Device) -> bool:
+    """Return whether a device is up, and its link works."""
+    return device.up and (device.carrier or device.loopback)
+
+
+def lowest_down(device: Device, everything: Iterable[Device]) -> Device:
+    """Return the device that is down itself: a VLAN device is down while the one below it is."""
+    by_index = {each.index: each for each in everything}
+    while device.kind in _UPON and device.lower_netns == IN_THIS_NAMESPACE:
+        lower = by_index.get(device.lower)
+        if lower is None or works(lower):
+            break
+        device = lower
+    return device
+
+
+def link_down(
+    device: Device, everything: Iterable[Device], layer: Layer, why: str, about: Collection[Subject]
+) -> Finding:
+    """Return that a device is down, or the one below it."""
+    lowest = lowest_down(device, everything)
+    name, upon = lowest.name, "" if lowest is device else f"; {device.name} is on it"
+    return Finding(
+        id="link_down",
+        severity=Severity.ERROR,
+        layer=layer,
+        title=f"{name} has no carrier" if lowest.up else f"{name} is down",
+        evidence=f"ip link show {name}: {'NO-CARRIER' if lowest.up else 'it is not set up'}{upon}",
+        why=why,
+        fix="Mend its cable, or the switch's port." if lowest.up else "Set it up.",
+        fix_command=None if lowest.up else f"ip link set {name} up",
+        fix_host=None if lowest.up else HERE,
+        about=frozenset({*about, name, device.name}),
+    )
 
 
 def foreign_finding(device: Device, found: Foreign, address: Address) -> Finding:

@@ -33,10 +33,13 @@ def findings(facts: Facts) -> Iterator[Finding]:
     for asked in found.seen:
         by_way[asked.way].append(asked)
     of_ways = list[tuple[Way, Finding]]()
+    silent = dict[Way, list[Seen]]()
     for path, seen in by_way.items():
-        cause = next(way.findings(path, seen), None)
+        cause = next(way.findings(path, seen, facts.devices), None)
         if cause is not None:
             yield cause
+        elif way.is_silent(path, seen):
+            silent[path] = seen
         else:
             for wrong in of_server(path.server, seen):
                 if wrong.about & not_sent:
@@ -48,6 +51,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
                     continue
                 by_method = next((each for each in differing if each.explains(wrong)), None)
                 of_ways.append((path, by_method.finding(f"{wrong.title}: {wrong.evidence}") if by_method else wrong))
+    yield from way.of_neighbours(silent, by_way, facts.devices, found.neighbours)
     yield from tunnel.joined(of_ways, by_way)
     held = {each.address for each in facts.addresses}
     local = [each for each in endpoints(facts.services, local=True) if each.server in held]

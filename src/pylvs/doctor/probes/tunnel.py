@@ -12,6 +12,8 @@ from pylvs.doctor.wire.packets import PROTOCOL_UNREACHABLE, Kind, overhead
 from pylvs.model.dataclass import replace
 from pylvs.model.service import Method, Tunnel, TunnelKind, VirtualService
 
+_TAG = 4  # octets of an 802.1Q tag
+
 
 def _up(seen: Seen) -> str:
     """Return the command that makes the server decapsulate."""
@@ -136,14 +138,19 @@ def too_long(seen: Seen) -> Finding | None:
     via = f" via {way.hop}" if not way.on_link else ""
     family = "" if server.version == 4 else "-6 "
     where = " in its tunnel" if tunnelled else ""
+    tag = ""
+    if way.device.vid and way.mtu - number == _TAG:
+        tag = f" A port on the way does not take the {_TAG} octets more of a tag of VLAN {way.device.vid}."
     return Finding(
         id="tunnel_mtu" if tunnelled else "path_mtu",
         severity=Severity.ERROR,
         layer=Layer.ROUTE,
         title=f"the path to {server} takes packets of {number} octets, this host sends {way.mtu}{where}",
         evidence=f"a packet of {way.mtu} octets{where} does not arrive{by}",
-        why=f"Packets of clients up to {inner} octets fit. Longer ones are lost: small requests work, uploads hang.",
-        fix="Set the MTU of the route to the real server, so that clients get to know it.",
+        why=f"Packets of clients up to {inner} octets fit. Longer ones are lost: small requests work, uploads hang."
+        + tag,
+        fix="Set the MTU of the route to the real server, so that clients get to know it."
+        + (" Or let all ports take longer frames." if tag else ""),
         fix_command=f"ip {family}route replace {server}{via} dev {way.device.name} mtu {number}",
         fix_host=HERE,
         about=subjects([seen]),

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity, Subject
 from pylvs.doctor.kernel.routes import rejecting
+from pylvs.doctor.probes.devices import link_down, works
 from pylvs.doctor.servers import Way
 from pylvs.doctor.survey import Seen, askable, subjects
+from pylvs.doctor.wire.exchange import Answers
 from pylvs.model.addresses import Address
 from pylvs.model.service import Method
+from pylvs.netlink.links import Device
+
+SILENT, ELSEWHERE = "neighbour_silent", "neighbour_elsewhere"
+_MOST_NAMED = 5
 
 
-def findings(way: Way, seen: Sequence[Seen]) -> Iterator[Finding]:
-    """Yield why no packet of this host reaches a real server."""
+def findings(way: Way, seen: Sequence[Seen], devices: Iterable[Device]) -> Iterator[Finding]:
+    """Yield why no packet of this host reaches a real server. `devices` are those of this host."""
     about, device = subjects(seen), way.device
     if way.is_local:
         return
@@ -21,12 +28,10 @@ def findings(way: Way, seen: Sequence[Seen]) -> Iterator[Finding]:
         yield _no_route(way, about)
         return
     by_route = [each for each in seen if each.endpoint.destination.method is Method.ROUTE]
-    if not device.up or not device.carrier:
-        yield _link_down(way, about)
+    if not works(device):
+        yield link_down(device, devices, Layer.LINK, f"Packets to real servers leave by {device.name}.", about)
     elif by_route and not way.on_link:
         yield _behind_gateway(way, subjects(by_route))
-    elif askable(device) and not seen[0].macs:
-        yield _silent_neighbour(way, about)
 
 
 def _no_route(way: Way, about: frozenset[Subject]) -> Finding:
@@ -68,24 +73,6 @@ def _without_dropping(way: Way) -> str:
     )
 
 
-def _link_down(way: Way, about: frozenset[Subject]) -> Finding:
-    assert way.device is not None
-    name = way.device.name
-    down = not way.device.up
-    return Finding(
-        id="link_down",
-        severity=Severity.ERROR,
-        layer=Layer.LINK,
-        title=f"{name} is down" if down else f"{name} has no carrier",
-        evidence=f"ip link show {name}: {'it is not set up' if down else 'NO-CARRIER'}",
-        why="Packets to real servers leave by it.",
-        fix="Set it up." if down else "Mend its cable, or the switch's port.",
-        fix_command=f"ip link set {name} up" if down else None,
-        fix_host=HERE if down else None,
-        about=about | {name},
-    )
-
-
 def _behind_gateway(way: Way, about: frozenset[Subject]) -> Finding:
     assert way.device is not None
     return Finding(
@@ -101,16 +88,100 @@ def _behind_gateway(way: Way, about: frozenset[Subject]) -> Finding:
     )
 
 
+def is_silent(way: Way, seen: Sequence[Seen]) -> bool:
+    """Return whether a way has no other cause, and its next hop does not answer ARP or neighbour discovery."""
+    return way.device is not None and not way.is_local and askable(way.device) and not seen[0].macs
+
+
+def of_neighbours(
+    silent: Mapping[Way, Sequence[Seen]], asked: Iterable[Way], devices: Iterable[Device], answers: Answers
+) -> Iterator[Finding]:
+    """Yield why next hops do not answer. If none of several does on a device, the finding is about its link."""
+    hops: dict[Device | None, set[Address | None]] = defaultdict(set)
+    for path in asked:
+        hops[path.device].add(path.hop)
+    by_device: dict[Device, dict[Way, Device | None]] = defaultdict(dict)
+    names = {each.index: each for each in devices}
+    for path, seen in silent.items():
+        assert path.device is not None
+        other = next((names[each.ifindex] for each in seen[0].elsewhere if each.ifindex in names), None)
+        by_device[path.device][path] = other
+    for device, others in by_device.items():
+        missing, found = {path.hop for path in others}, set(others.values())
+        about = frozenset[Subject]().union(*(subjects(silent[path]) for path in others))
+        if len(missing) > 1 and missing == hops[device] and len(found) == 1 and not answers.is_alive(device.index):
+            other = found.pop()
+            yield _link_elsewhere(device, other, about) if other else _silent_link(device, list(others), about)
+            continue
+        for path, other in others.items():
+            about = subjects(silent[path])
+            yield _elsewhere(path, device, other, about) if other else _silent_neighbour(path, about)
+
+
+def _silent_link(device: Device, ways: Sequence[Way], about: frozenset[Subject]) -> Finding:
+    hops = sorted({str(path.hop) for path in ways})
+    named = ", ".join(hops[:_MOST_NAMED]) + (" ..." if len(hops) > _MOST_NAMED else "")
+    ports = (
+        f"the VLAN of {device.name}, {device.vid}, with those" if device.vid else f"the link of {device.name} with that"
+    )
+    return Finding(
+        id="link_silent",
+        severity=Severity.ERROR,
+        layer=Layer.LINK,
+        title=f"no host answers on {device.name}",
+        evidence=f"on {device.name}{_tag(device)} no host answers {_what(ways[0])}: {named}",
+        why="One wrong link is likelier than a fault of each host: another VLAN, another port, or a cable.",
+        fix=f"Compare {ports} of the switch's port and of the real servers.",
+        about=about | {device.name},
+        symptom=True,
+    )
+
+
+def _link_elsewhere(device: Device, other: Device, about: frozenset[Subject]) -> Finding:
+    return Finding(
+        id=ELSEWHERE,
+        severity=Severity.ERROR,
+        layer=Layer.LINK,
+        title=f"the real servers answer on {other.name}, and the routes to them lead to {device.name}",
+        evidence=f"all that are silent on {device.name}{_tag(device)} answer on {other.name}{_tag(other)}",
+        why="Packets to them leave in another VLAN, or by another link, than theirs.",
+        fix=f"Move the address of their network from {device.name} to {other.name}.",
+        about=about | {device.name},
+    )
+
+
+def _elsewhere(way: Way, device: Device, other: Device, about: frozenset[Subject]) -> Finding:
+    """Return that a next hop is on the link of another device than the one to which the route leads."""
+    return Finding(
+        id=ELSEWHERE,
+        severity=Severity.ERROR,
+        layer=Layer.LINK,
+        title=f"{way.hop} answers on {other.name}, and the route to it leads to {device.name}",
+        evidence=f"a host answers {_what(way)} for {way.hop} on {other.name}{_tag(other)}, and none on"
+        f" {device.name}{_tag(device)}",
+        why="The host and the route of this director are in different VLANs, or on different links.",
+        fix=f"Put {way.hop} into the network of {device.name}, or let the route lead to {other.name}.",
+        about=about,
+    )
+
+
+def _what(way: Way) -> str:
+    return "ARP" if way.server.version == 4 else "neighbour discovery"
+
+
+def _tag(device: Device) -> str:
+    return f" (VLAN {device.vid})" if device.vid else ""
+
+
 def _silent_neighbour(way: Way, about: frozenset[Subject]) -> Finding:
     assert way.device is not None
-    what = "ARP" if way.server.version == 4 else "neighbour discovery"
     subject = str(way.hop) if way.on_link else f"the gateway {way.hop}"
     return Finding(
-        id="neighbour_silent",
+        id=SILENT,
         severity=Severity.ERROR,
         layer=Layer.LINK,
         title=f"{subject} does not answer on {way.device.name}",
-        evidence=f"no host on {way.device.name} answers {what} for {way.hop}",
+        evidence=f"no host on {way.device.name}{_tag(way.device)} answers {_what(way)} for {way.hop}",
         why="Without its link address no packet can be sent there: the host is down, on another network, or has another"
         " address.",
         fix="Start the host, or correct its address in the table." if way.on_link else "Start the gateway.",

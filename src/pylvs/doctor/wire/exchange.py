@@ -36,8 +36,8 @@ from pylvs.system.sockets import (
 )
 
 ETH_P_ALL, ETH_P_IP, ETH_P_ARP, ETH_P_IPV6 = 3, 0x0800, 0x0806, 0x86DD
-_PROTOCOL, _PACKET_TYPE, _VLAN_TAGGED = ANCILLARY, ANCILLARY + 4, ANCILLARY + 48
-_OUTGOING, _AT_LEAST = 4, 0x35
+PROTOCOL, PACKET_TYPE, VLAN_TAGGED = ANCILLARY, ANCILLARY + 4, ANCILLARY + 48
+OUTGOING, _AT_LEAST = 4, 0x35
 _RECEIVE_BUFFER = 4 << 20
 _LONGEST = 2048
 _MOST_SOURCES = 60  # own addresses that the filter compares
@@ -86,6 +86,10 @@ class Answers:
     def macs(self, address: Address) -> Sequence[Reply]:
         """Return the replies of those who have an address, one for each link address."""
         return list({reply.mac: reply for reply in self._by_address.get((Kind.MAC, address), ())}.values())
+
+    def is_alive(self, ifindex: int) -> bool:
+        """Return whether a host on the link of a device has answered or asked by ARP or ND."""
+        return any(each.ifindex == ifindex for some in self._by_address.values() for each in some)
 
     def asked(self, address: Address) -> Sequence[Reply]:
         """Return the requests of other hosts for an address."""
@@ -194,11 +198,11 @@ def filter_of(own: Collection[Address]) -> list[Instruction]:
     v4 = _of_ip(9, ICMP, 22, [int(each) for each in few if each.version == 4], 12)
     v6 = _of_ip(6, ICMP6, 42, [int(each) & 0xFFFFFFFF for each in few if each.version == 6], 20)
     return [
-        *_unless(_PACKET_TYPE, _OUTGOING),
-        (LOAD_4, 0, 0, _VLAN_TAGGED),
+        *_unless(PACKET_TYPE, OUTGOING),
+        (LOAD_4, 0, 0, VLAN_TAGGED),
         (EQUALS, 1, 0, 0),
         DROP,
-        (LOAD_4, 0, 0, _PROTOCOL),
+        (LOAD_4, 0, 0, PROTOCOL),
         (EQUALS, 0, 1, ETH_P_ARP),
         TAKE,
         (EQUALS, 0, len(v4), ETH_P_IP),

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
-from pylvs.doctor.probes.data_plane import attachment, egress, empty, move, settings
+from pylvs.doctor.probes.data_plane import attachment, egress, empty, move, settings, vlans
 
-PROBES = (attachment.findings, egress.egress_findings, empty.findings, move.findings, settings.findings)
+PROBES = (
+    attachment.findings,
+    egress.egress_findings,
+    empty.findings,
+    move.findings,
+    settings.findings,
+    vlans.findings,
+)

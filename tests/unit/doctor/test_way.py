@@ -1,0 +1,74 @@
+"""Which finding names devices that are down, and next hops that do not answer."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+from pylvs.doctor.probes import way
+from pylvs.doctor.probes.devices import lowest_down
+from pylvs.doctor.servers import Endpoint, Way
+from pylvs.doctor.survey import Seen
+from pylvs.doctor.wire.exchange import Answers
+from pylvs.doctor.wire.packets import Kind, Reply
+from pylvs.model.dataclass import replace
+from pylvs.model.service import Destination, DestinationKey, Protocol, ServiceKey
+from pylvs.netlink.links import ETH_P_8021Q, Device
+
+MAC = bytes.fromhex("020000000d00")
+CARD = Device(2, "eth0", MAC, "", True, False, 1500, 0, 0, ())
+VLAN = Device(3, "eth0.10", MAC, "vlan", True, False, 1500, 0, 2, (), vlan_protocol=ETH_P_8021Q, vid=10)
+OTHER = Device(4, "eth0.11", MAC, "vlan", True, False, 1500, 0, 2, (), vlan_protocol=ETH_P_8021Q, vid=11)
+DEVICES = [CARD, VLAN, OTHER]
+SERVICE = ServiceKey(Protocol.TCP, ip_address("10.0.0.100"), 80)
+FIRST, SECOND = ip_address("10.0.0.21"), ip_address("10.0.0.22")
+PATHS = [Way(each, VLAN, each) for each in (FIRST, SECOND)]
+
+
+def silent(path: Way, by: Device | None = None) -> list[Seen]:
+    """Return a server that does not answer; `by`: the other device on which it does."""
+    destination = Destination(DestinationKey(path.server, 80))
+    reply = Reply(Kind.MAC, -1, path.server, path.server, bytes(6), by.index) if by else None
+    return [Seen(Endpoint(SERVICE, destination, SERVICE), path, elsewhere=[reply] if reply else [])]
+
+
+def titles(found: dict[Way, list[Seen]], answers: Answers | None = None) -> list[str]:
+    return [each.title for each in way.of_neighbours(found, PATHS, DEVICES, answers or Answers())]
+
+
+def test_the_device_below_is_named_if_it_is_down() -> None:
+    """A VLAN device on it is down, too, and comes up with it."""
+    down = replace(CARD, up=False)
+    without_carrier = replace(CARD, carrier=False)
+    vlan = replace(VLAN, up=False, carrier=False)
+    assert lowest_down(vlan, [down, vlan]) is down
+    assert lowest_down(vlan, [without_carrier, vlan]) is without_carrier
+    assert lowest_down(vlan, [CARD, vlan]) is vlan
+    assert lowest_down(vlan, [vlan]) is vlan
+    veth = replace(CARD, kind="veth", lower=9, up=False)
+    assert lowest_down(veth, [veth, replace(down, index=9)]) is veth  # its peer is no device below
+
+
+def test_one_silent_server_of_two_is_named() -> None:
+    """The other one answers, so the link works."""
+    assert titles({PATHS[0]: silent(PATHS[0])}) == ["10.0.0.21 does not answer on eth0.10"]
+
+
+def test_silent_servers_alone_on_a_link_are_not_blamed() -> None:
+    """One wrong link is likelier than two dead servers, unless another host answers there."""
+    both = {path: silent(path) for path in PATHS}
+    assert titles(both) == ["no host answers on eth0.10"]
+    gateway = Answers([Reply(Kind.MAC, -1, ip_address("10.0.0.1"), ip_address("10.0.0.1"), MAC, VLAN.index)])
+    assert titles(both, gateway) == ["10.0.0.21 does not answer on eth0.10", "10.0.0.22 does not answer on eth0.10"]
+
+
+def test_a_server_that_answers_in_another_vlan_is_named_with_both() -> None:
+    """Only that one, if the others answer where they should."""
+    (found,) = way.of_neighbours({PATHS[0]: silent(PATHS[0], OTHER)}, PATHS, DEVICES, Answers())
+    assert found.title == "10.0.0.21 answers on eth0.11, and the route to it leads to eth0.10"
+    assert "eth0.11 (VLAN 11)" in found.evidence
+
+
+def test_the_routes_are_named_if_all_servers_answer_elsewhere() -> None:
+    """The addresses of this host are on the wrong device."""
+    found = titles({path: silent(path, OTHER) for path in PATHS})
+    assert found == ["the real servers answer on eth0.11, and the routes to them lead to eth0.10"]
