@@ -86,6 +86,20 @@ def test_a_block_list_is_no_finding(
     )
 
 
+def test_a_policy_that_accepts_the_director_alone_is_named(found: Callable[..., list[tuple[str, str]]]) -> None:
+    """Operators forget that the director does not change the source of packets. One scanner is no such case."""
+    policy = Decision(Verdict.DROP, "the policy is drop", accept="nft insert rule ...")
+    openings = [Opening(ip_address(f"203.0.113.{host}"), 40000, VIP, 80) for host in range(3)]
+
+    def decide(is_reply: bool, packet: Packet) -> Decision:
+        return PASSED if is_reply else policy
+
+    ((name, evidence),) = found(decide, *openings)
+    assert (name, evidence.startswith("3 SYNs "), "the policy is drop" in evidence) == ("server_firewall", True, True)
+    assert found(decide, *openings[:2]) == []
+    assert found(of_blocked, *[BLOCKED] * 3) == []
+
+
 def test_a_rule_that_may_drop_is_named(found: Callable[..., list[tuple[str, str]]]) -> None:
     """A condition on more than addresses and ports may hold for a packet or not."""
     ((name, evidence),) = found(lambda is_reply, packet: PASSED if is_reply else UNKNOWN, OTHER)

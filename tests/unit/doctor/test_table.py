@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from pylvs.doctor.probes.methods import exceptions
-from pylvs.doctor.probes.table import first_of_each, of_rows, of_settings, of_timeouts
+from pylvs.doctor.probes.table import first_of_each, of_client_rules, of_rows, of_settings, of_timeouts
+from pylvs.model.client_rules import rule_of
 from pylvs.model.dataclass import replace
 from pylvs.model.rows import DestinationRow, ServiceRow
 from pylvs.model.service import (
@@ -118,3 +119,21 @@ def test_a_server_with_another_method_than_all_others() -> None:
     command = found.finding("").fix_command
     assert command == "ipvsadm -e -t 192.0.2.1:80 -r 198.51.100.1:80 -g -w 1"
     assert list(exceptions([replace(three, destinations=(differing, others[0]))])) == []
+
+
+@pytest.mark.parametrize(
+    ("rules", "commands"),
+    [
+        (["deny 0.0.0.0/0"], ["pylvs filter del -t 192.0.2.1:80 0.0.0.0/0"]),
+        (["deny 0.0.0.0/0 pass", "deny 10.0.0.0/8"], ["pylvs filter del -t 192.0.2.1:80 0.0.0.0/0"]),
+        (["deny 0.0.0.0/0", "allow 10.0.0.0/8"], []),
+        (["deny 0.0.0.0/0", "limit 10.0.0.0/8 5/s"], []),
+        (["limit 0.0.0.0/0 5/s"], []),
+        (["deny 10.0.0.0/8"], []),
+        ([], []),
+    ],
+)
+def test_client_rules_that_deny_every_client(rules: list[str], commands: list[str]) -> None:
+    """An allow list needs "deny 0.0.0.0/0", and one client at least."""
+    found = of_client_rules({KEY: [rule_of(each.split()) for each in rules]}, [KEY])
+    assert [each.fix_command for each in found] == commands

@@ -1,13 +1,15 @@
-"""Which finding names devices that are down, and next hops that do not answer."""
+"""Which finding names devices that are down, next hops that do not answer, and what several servers have in common."""
 
 from __future__ import annotations
 
 from ipaddress import ip_address
 
+from pylvs.doctor.finding import Finding, Layer, Severity
 from pylvs.doctor.probes import way
 from pylvs.doctor.probes.devices import lowest_down
+from pylvs.doctor.probes.server import of_all
 from pylvs.doctor.servers import Endpoint, Way
-from pylvs.doctor.survey import Seen
+from pylvs.doctor.survey import Seen, subjects
 from pylvs.doctor.wire.exchange import Answers
 from pylvs.doctor.wire.packets import Kind, Reply
 from pylvs.model.dataclass import replace
@@ -72,3 +74,26 @@ def test_the_routes_are_named_if_all_servers_answer_elsewhere() -> None:
     """The addresses of this host are on the wrong device."""
     found = titles({path: silent(path, OTHER) for path in PATHS})
     assert found == ["the real servers answer on eth0.11, and the routes to them lead to eth0.10"]
+
+
+def test_a_port_that_all_servers_refuse_is_that_of_the_service() -> None:
+    """One of several is that server's own fault."""
+    seen = [each for path in PATHS for each in silent(path)]
+    assert [each.title for each in of_all(wrong("not_listening", seen), seen, [])] == [
+        "all real servers of TCP 10.0.0.100:80 refuse its connections"
+    ]
+    assert list(of_all(wrong("not_listening", seen[:1]), seen, [])) == []
+    assert list(of_all(wrong("not_listening", seen[:1]), seen[:1], [])) == []
+
+
+def test_an_address_that_no_host_has_is_that_of_the_service() -> None:
+    """It explains nothing if this host has the address: then each server lacks it."""
+    seen = [each for path in PATHS for each in silent(path)]
+    (found,) = of_all(wrong("server_lacks_vip", seen), seen, [])
+    assert (found.symptom, str(SERVICE.address) in found.about) == (True, True)
+    assert list(of_all(wrong("server_lacks_vip", seen), seen, [SERVICE.address])) == []
+
+
+def wrong(kind: str, seen: list[Seen]) -> list[Finding]:
+    """Return a finding of a kind about each of these servers."""
+    return [Finding(kind, Severity.ERROR, Layer.SERVER, "", "", "", "", about=subjects([each])) for each in seen]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from pylvs.doctor.clients import clients_of
 from pylvs.doctor.facts import Facts
@@ -17,9 +17,12 @@ from pylvs.doctor.survey import Seen, subjects, survey
 from pylvs.doctor.wire.packets import PORT_UNREACHABLE, PROTOCOL_UNREACHABLE, Kind
 from pylvs.model.addresses import Address, endpoint
 from pylvs.model.dataclass import replace
-from pylvs.model.service import Method, Protocol
+from pylvs.model.errors import counted
+from pylvs.model.service import Method, Protocol, ServiceKey
 from pylvs.netlink import socket_diag
 from pylvs.netlink.socket_diag import Listener
+
+_SEVERAL = 2  # real servers
 
 
 def findings(facts: Facts) -> Iterator[Finding]:
@@ -52,11 +55,60 @@ def findings(facts: Facts) -> Iterator[Finding]:
                 by_method = next((each for each in differing if each.explains(wrong)), None)
                 of_ways.append((path, by_method.finding(f"{wrong.title}: {wrong.evidence}") if by_method else wrong))
     yield from way.of_neighbours(silent, by_way, facts.devices, found.neighbours)
-    yield from tunnel.joined(of_ways, by_way)
     held = {each.address for each in facts.addresses}
+    alike = list(of_all([finding for _, finding in of_ways], found.seen, held))
+    replaced = frozenset[Subject]().union(*(each.about for each in alike))
+    yield from alike
+    yield from tunnel.joined([(path, each) for path, each in of_ways if not each.about & replaced], by_way)
     local = [each for each in endpoints(facts.services, local=True) if each.server in held]
     if local:
         yield from of_this_host(local, socket_diag.listeners())
+
+
+def of_all(found: Iterable[Finding], seen: Iterable[Seen], held: Collection[Address]) -> Iterator[Finding]:
+    """Yield what all real servers of a service have in common: the table is likelier wrong than each of them.
+
+    They refuse connections; or neither they nor this host has the virtual address. `held` are those of this host.
+    """
+    asked, wrong = defaultdict[ServiceKey, set[Subject]](set), defaultdict[str, set[Subject]](set)
+    for each in seen:
+        asked[each.endpoint.listed] |= subjects([each])
+    for finding in found:
+        wrong[finding.id] |= finding.about
+    for service, about in asked.items():
+        if len(about) < _SEVERAL or service.mark:
+            continue
+        if about <= wrong["not_listening"]:
+            yield _all_refuse(service, frozenset(about))
+        elif about <= wrong["server_lacks_vip"] and service.address not in held:
+            yield _no_host_has(service, frozenset(about))
+
+
+def _all_refuse(service: ServiceKey, about: frozenset[Subject]) -> Finding:
+    return Finding(
+        id="not_listening",
+        severity=Severity.ERROR,
+        layer=Layer.SERVER,
+        title=f"all real servers of {service} refuse its connections",
+        evidence=f"{len(about)} of {counted(len(about), 'real server')} refuse the port: no application listens on it",
+        why="A wrong port or protocol of the service is likelier than an application that is down on each of them.",
+        fix="Correct the port or the protocol in the table, or start the applications.",
+        about=about,
+    )
+
+
+def _no_host_has(service: ServiceKey, about: frozenset[Subject]) -> Finding:
+    return Finding(
+        id="server_lacks_vip",
+        severity=Severity.ERROR,
+        layer=Layer.SERVER,
+        title=f"neither this host nor a real server has the virtual address {service.address}",
+        evidence=f"none of {counted(len(about), 'real server')} has {service.address}, and no device of this host",
+        why="A wrong address of the service is likelier than one mistake on each host.",
+        fix="Correct the address of the service, or add it to this host and to lo of the real servers.",
+        about=about | {str(service.address)},
+        symptom=True,
+    )
 
 
 def _only_to_us(server: Address, wrong: Finding) -> Finding:

@@ -13,6 +13,8 @@ from pylvs.doctor.commands import edit_destination, edit_service, named, with_we
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity, here, server_subject
 from pylvs.doctor.running import is_hanging
+from pylvs.ipvsadm.options import service_option
+from pylvs.model.client_rules import Action, ClientRule
 from pylvs.model.dataclass import replace
 from pylvs.model.errors import PylvsError, counted
 from pylvs.model.rows import DestinationRow, ServiceRow
@@ -35,9 +37,32 @@ def findings(facts: Facts) -> Iterator[Finding]:
     found = first_of_each(of_rows(rows, full_servers(facts, rows), kept))
     explained = not is_hanging(facts)  # the status of the daemon says why its services have no server
     yield from (each for each in found if not (each.symptom and explained))
+    yield from of_client_rules(facts.director.client_rules(), [row.service.key for row in rows])
     yield from of_settings(facts.director.settings())
     if rows:
         yield from of_timeouts(facts.director.timeouts())
+
+
+def of_client_rules(
+    rules: Mapping[ServiceKey, Collection[ClientRule]], keys: Iterable[ServiceKey]
+) -> Iterator[Finding]:
+    """Yield services whose client rules deny every client."""
+    for key in keys:
+        own = rules.get(key, ())
+        admitted = any(each.action is Action.ALLOW or each.rate for each in own)
+        denied = next((each for each in own if not each.prefix.prefixlen and each.action is not Action.ALLOW), None)
+        if denied is None or admitted:
+            continue
+        yield here(
+            id="all_clients_denied",
+            layer=Layer.TABLE,
+            title=f"the client rules of {key} deny every client",
+            evidence=f"pylvs filter list: {denied}, and no rule that allows a client",
+            why="The rule of the longest prefix decides, and no other one allows a client: each connection is refused.",
+            fix="Allow the clients that shall connect, or delete the rule.",
+            command=f"pylvs filter del {service_option(key)} {denied.prefix}",
+            about=[key.address],
+        )
 
 
 def first_of_each(found: Iterable[Finding]) -> Iterator[Finding]:

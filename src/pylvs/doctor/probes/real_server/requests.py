@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from pylvs.doctor.facts import Facts
@@ -17,6 +17,7 @@ from pylvs.netlink.socket_diag import TCP
 
 _LOOK_S = 1.5
 _MOST = 200  # openings: each is compared with all rules
+_SEVERAL = 3  # openings
 
 
 def findings(facts: Facts) -> Iterator[Finding]:
@@ -28,14 +29,16 @@ def findings(facts: Facts) -> Iterator[Finding]:
         seen = handshakes.unanswered(server.held(), _LOOK_S)
     sockets = [each for each in listeners(facts) or () if each.protocol == TCP]
     asked = (each for each in seen if any(some.port == each.port and some.accepts(each.address) for some in sockets))
-    lost, rule = list[Opening](), ""
+    lost, refused, rule = list[Opening](), list[tuple[Opening, Decision]](), ""
     for opening in islice(asked, _MOST):
         decisions = list(_decisions(facts, server, opening))
-        if any(found.verdict is Verdict.DROP for found in decisions):
+        if (drop := next((found for found in decisions if found.verdict is Verdict.DROP), None)) is not None:
+            refused.append((opening, drop))
             continue  # a block list is meant so; the findings of filter.py tell which rules are not
         lost.append(opening)
         rule = rule or next((found.text for found in decisions if found.verdict is Verdict.UNKNOWN and found.text), "")
     if not lost:
+        yield from _closed(server, refused)
         return
     first = lost[0]
     yield here(
@@ -51,6 +54,27 @@ def findings(facts: Facts) -> Iterator[Finding]:
         else "Look at nft list ruleset, ip xfrm policy, and nstat.",
         about=[first.address],
         symptom=not rule,
+    )
+
+
+def _closed(server: RealServer, refused: Sequence[tuple[Opening, Decision]]) -> Iterator[Finding]:
+    """Yield that a policy drops the clients, as one that accepts the director alone: none of them is connected."""
+    by_policy = [(opening, drop) for opening, drop in refused if drop.accept and not drop.remove]
+    connected = {each.local for each in server.peers}
+    closed = [(opening, drop) for opening, drop in by_policy if opening.address not in connected]
+    if len(closed) < _SEVERAL:
+        return
+    first, drop = closed[0]
+    yield here(
+        id="server_firewall",
+        layer=Layer.SERVER,
+        title=f"the packet filter of this real server accepts no client at {endpoint(first.address, first.port)}",
+        evidence=f"{counted(len(closed), 'SYN')} within {_LOOK_S:g} s, as of {first.client}: {drop.text}; no client is"
+        " connected there",
+        why="The director does not change the source of packets, so a rule that accepts the director is not enough.",
+        fix="Accept the clients of the service before that.",
+        command=drop.accept,
+        about=[first.address],
     )
 
 
