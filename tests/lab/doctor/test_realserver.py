@@ -200,6 +200,19 @@ HOST_ITSELF = [
         cure="ip xfrm policy flush",
         steady=True,
     ),
+    Fault(
+        name="its packet filter accepts the director alone",
+        host="rs1",
+        on="rs1",
+        script="nft delete table inet guard 2>/dev/null || :; "
+        + CHAIN % "drop"
+        + "nft add rule inet guard input meta l4proto icmp accept;"
+        " nft add rule inet guard input ip saddr 10.0.0.10 accept",
+        cause="server_firewall",
+        words=("accepts no client", "policy"),
+        steady=True,
+        rest="nft delete table inet guard",
+    ),
 ]
 
 ROUTED = "ip rule add from 10.0.0.100 table 99 priority 88; ip route add default %s table 99"
