@@ -401,8 +401,20 @@ def is_doubtful(seen: Seen) -> bool:
     if not reachable(seen) or seen.endpoint.service.mark:
         return False
     by_nat = seen.endpoint.destination.method is Method.MASQ
-    silent = not by_nat and not seen.answered("vip", "vip_echo")
+    silent = lacks_way_back(seen) if by_nat else not seen.answered("vip", "vip_echo")
     return silent or ("long" in seen.replies and seen.answered(_short(seen)) and not seen.answered("long"))
+
+
+def lacks_way_back(seen: Seen) -> bool:
+    """Return whether a server of NAT answers this host, and by the same link not what comes from outside."""
+    pairs = (("rip", "back"), ("rip_echo", "back_echo"))
+    asked = [back for near, back in pairs if back in seen.replies and seen.answered(near)]
+    macs, device = {each.mac for each in seen.macs}, seen.way.device
+    return bool(asked) and not any(
+        device is not None and each.ifindex == device.index and (not macs or each.mac in macs)
+        for back in asked
+        for each in seen.replies[back]
+    )
 
 
 def _short(seen: Seen) -> str:
@@ -422,13 +434,11 @@ def _ask_doubtful(exchange: Exchange, doubtful: Sequence[Seen]) -> None:
         source = _source_of(seen, target)
         if source is None:
             continue
+        if (asked := _as_neighbour(exchange, sender)) is not None:
+            pretended[at], question = asked
+            questions.append(question)
         if seen.answered(_short(seen)):
-            lengths[at] = {}
-            for length in (each for each in LENGTHS if each < seen.way.mtu):
-                name = f"length {length}"
-                payload = packets.syn(sender.new(name), port, _padding(seen, length))
-                lengths[at][length] = sender.numbers[name]
-                questions.append(sender.inner(name, source, target, payload))
+            lengths[at] = _lengths(sender, source, target, port, questions)
             continue
         if service.address.version == seen.way.server.version:
             questions += _from_vip(sender)
@@ -455,6 +465,28 @@ def _ask_doubtful(exchange: Exchange, doubtful: Sequence[Seen]) -> None:
         if at in pretended:
             seen.replies["unknown_source"] = [each for each in answers.asked(pretended[at]) if each.mac in macs]
     exchange.send(list(_resets(senders)))
+
+
+def _lengths(sender: Sender, source: Address, target: Address, port: int, questions: list[Question]) -> dict[int, int]:
+    """Add questions of usual lengths below the MTU; return their numbers by length."""
+    seen, found = sender.seen, dict[int, int]()
+    for length in (each for each in LENGTHS if each < seen.way.mtu):
+        name = f"length {length}"
+        payload = packets.syn(sender.new(name), port, _padding(seen, length))
+        found[length] = sender.numbers[name]
+        questions.append(sender.inner(name, source, target, payload))
+    return found
+
+
+def _as_neighbour(exchange: Exchange, sender: Sender) -> tuple[Address, Question] | None:
+    """Return an address that no host has, and a question of it to a server of NAT that has no way back."""
+    seen = sender.seen
+    source = unused_neighbour(seen) if seen.way.on_link and lacks_way_back(seen) else None
+    if source is None:
+        return None
+    number, port = sender.new("unknown_source"), seen.endpoint.destination.key.port
+    payload = exchange.echo(number) if seen.answered("rip_echo") else packets.syn(number, port)
+    return source, sender.plain("unknown_source", source, seen.way.server, payload)
 
 
 def _from_vip(sender: Sender) -> Iterator[Question]:

@@ -27,6 +27,15 @@ FAULTS = [
         cure="ip route del 172.16.0.0/24; ip route replace default via 10.0.0.1",
     ),
     Fault(
+        name="a firewall accepts the director alone",
+        host="rs1",
+        script="nft add table inet f; nft add chain inet f i '{ type filter hook input priority 0; policy drop; }';"
+        " nft add rule inet f i ip saddr 10.0.0.1 accept",
+        cause="server_firewall",
+        words=("10.0.0.21", "10.0.0.1 alone"),
+        cure="nft delete table inet f",
+    ),
+    Fault(
         name="the servers' device is down",
         host="director",
         script="ip link set eth1 down",

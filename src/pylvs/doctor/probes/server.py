@@ -13,7 +13,7 @@ from pylvs.doctor.probes.data_plane.egress import egress_findings
 from pylvs.doctor.probes.methods import exceptions
 from pylvs.doctor.probes.traffic import answering
 from pylvs.doctor.servers import Endpoint, Way, endpoints
-from pylvs.doctor.survey import Seen, subjects, survey
+from pylvs.doctor.survey import Seen, lacks_way_back, subjects, survey
 from pylvs.doctor.wire.packets import PORT_UNREACHABLE, PROTOCOL_UNREACHABLE, Kind
 from pylvs.model.addresses import Address, endpoint
 from pylvs.model.dataclass import replace
@@ -386,22 +386,34 @@ def _judged_nat(seen: Seen) -> Finding | None:
     return tunnel.too_long(seen) or _reply_path(seen)
 
 
+def _accepts_director(seen: Seen) -> Finding:
+    """Judge a server of NAT that answers this host, and no other one of its own network: a route would not do that."""
+    service, server, way = seen.endpoint.service, seen.endpoint.server, seen.way
+    return Finding(
+        id="server_firewall",
+        severity=Severity.ERROR,
+        layer=Layer.SERVER,
+        title=f"a firewall of {server} accepts {way.source} alone, and not the clients",
+        evidence=f"{server} answers {way.source}; asked from {way.outside} and from an unused address of its own"
+        " network, it sends nothing",
+        why="NAT replaces the destination alone: packets come to the server from the addresses of clients.",
+        fix=f"On {server}, accept {service.protocol.name} port {seen.endpoint.destination.key.port} from all clients.",
+        about=subjects([seen]),
+    )
+
+
 def _reply_path(seen: Seen) -> Finding | None:
     """Judge whether a server of NAT replies through this host: to an address that is not of its own network.
 
     In standby the replies go through the master, which has the servers' gateway.
     """
-    if seen.is_standby:
+    if seen.is_standby or not lacks_way_back(seen):
         return None
     way, server = seen.way, seen.endpoint.server
-    pairs = [("rip", "back"), ("rip_echo", "back_echo")]
-    asked = [back for near, back in pairs if back in seen.replies and seen.answered(near)]
-    replies = [reply for back in asked for reply in seen.replies[back]]
-    assert way.device is not None
-    macs = {each.mac for each in seen.macs}
-    if not asked or any(each.ifindex == way.device.index and (not macs or each.mac in macs) for each in replies):
-        return None
+    replies = [reply for back in ("back", "back_echo") for reply in seen.replies.get(back, ())]
     how = f"its reply comes by {replies[0].mac.hex(':')} instead" if replies else "no reply comes"
+    if not replies and "unknown_source" in seen.replies and not seen.replies["unknown_source"]:
+        return _accepts_director(seen)
     gateway = way.source
     family = "" if server.version == 4 else "-6 "
     return Finding(
