@@ -7,7 +7,7 @@
  *	receive() ---> parse (parse/plain.h) ---- not plain: PROG_PARSE_SLOW, a fragment: PROG_DEFRAG (TC)
  *	   |  ^                                                      |
  *	   |  `------------------------------------------------------'
- *	   |----- a SYN that a client rule refuses (fwd/refused.h), no connection ----------------------> dropped
+ *	   |----- a SYN that a client rule refuses (fwd/refused.h, denied.h), no connection ----------------------> dropped
  *	   |----- a SYN at XDP, the table is full or a flood comes (fwd/stateless.h), no connection --------> sent
  *	   v
  *	fwd_packet() (fwd/conn.h) ---- known connection: update_state(), count, send() -------------------> sent
@@ -63,6 +63,12 @@
 
 enum { HEADERS = ETH_HLEN + IPV6_HLEN + TCP_HLEN, PACKET_HOST = 0 };
 
+/* Return the daddr of a frame, in the lower 48 bits. */
+INLINE u64 mac_of(const void *data, const void *end)
+{
+	return data + ETH_HLEN > end ? 0 : WORD_AT(const u64, data, 0) << 16 >> 16;
+}
+
 /* The general path, at both hooks. */
 INLINE int receive(struct ctx ctx, const struct root *root)
 {
@@ -83,13 +89,17 @@ INLINE int receive(struct ctx ctx, const struct root *root)
 	enum parsed parsed = is_ipv6 ? parse6(ctx, data, end, &p, root) : parse4(ctx, data, end, &p, root);
 	if (likely(parsed == PARSED_PLAIN)) {
 		int verdict = NOT_STATELESS;
-		u64 judged = unlikely(p.syn) && unlikely(facts_of(root)->client_rules) ? judge_syn(&p) : 0;
-		u64 chosen = ctx.hook == HOOK_XDP && unlikely(p.syn) && !judged && unlikely(may_be_stateless(ticks()))
+		bool has_rules = unlikely(p.syn) && unlikely(facts_of(root)->client_rules);
+		u32 row = has_rules && ctx.hook == HOOK_TC && !is_traced() ? denied_at_tc(&p) : 0;
+		u64 judged = has_rules && !row ? judge_syn(&p) : 0;
+		u64 chosen = ctx.hook == HOOK_XDP && unlikely(p.syn) && !judged && !row && unlikely(may_be_stateless(ticks()))
 				     ? choose_stateless(&p)
 				     : 0;
-		bool refused = unlikely(judged) && judged != NOT_JUDGED;
+		bool refused = row || (unlikely(judged) && judged != NOT_JUDGED);
 		if (unlikely(p.syn) && (chosen || refused) && !find_connection(&p).connection)
-			verdict = refused ? refuse_syn(judged, ctx.hook) : fwd_stateless(ctx.xdp, &p, chosen);
+			verdict = row	    ? drop_denied_at_tc(row)
+				  : refused ? refuse_syn(&p, judged, mac_of(data, end), ctx.hook)
+					    : fwd_stateless(ctx.xdp, &p, chosen);
 		return finish_by(ctx.hook, p.input, likely(verdict == NOT_STATELESS) ? fwd_packet(ctx, &p, root) : verdict);
 	}
 	if (parsed == PARSED_FOREIGN)

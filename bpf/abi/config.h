@@ -170,7 +170,7 @@ struct service_version {
 	u8 protocol;
 	u8 family; /* 4 or 6 */
 	u8 table; /* mh, sh: index of the table in force */
-	u8 pad;
+	u8 rule_bits; /* length of the longest prefix among its client rules, at least 1; 0: it is not known */
 	char engine[ENGINE_LENGTH]; /* empty, or "sip" */
 	u32 next; /* next free slot */
 	u32 mss_clamp; /* largest MSS of TCP's SYNs; 0: any */

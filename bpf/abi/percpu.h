@@ -164,6 +164,34 @@ struct recent_service {
 	u32 slot; /* as service_at returns it */
 };
 
+/* A service of which a client rule has denied a SYN in this tick, and how such SYNs came (fwd/denied.h). */
+struct denying_service {
+	u64 address[2];
+	u64 valid; /* for this config generation (its lower half), and this tick << 32; 0: never */
+	u64 mac; /* of the ingress device, in the lower 48 bits */
+	u32 input; /* its ifindex */
+	u32 port; /* in network order, | DENYING_IPV6 */
+	u32 slot;
+	u32 set; /* of its client rules */
+	u32 added; /* generation of the edit that added it */
+	be32 mask; /* IPv4: clients that share these bits have the same rule */
+	u64 denied; /* SYNs that `reasons`, `service_reasons` and `device_packets` lack */
+};
+_Static_assert(sizeof(struct denying_service) == 64, "a cache line");
+
+/* A network of IPv4 whose SYNs a rule denies, by a search of the trie. */
+struct denied_network {
+	u64 name; /* the network, and the slot of the service << 32 */
+	u64 live; /* config generation for which this is valid, its lower half; 0: none */
+};
+
+enum { DENYING_IPV6 = 1 << 16, DENYING_SERVICES = 16, DENIED_NETWORKS_BITS = 10 };
+
+struct denied_syns {
+	struct denying_service services[DENYING_SERVICES];
+	struct denied_network networks[1 << DENIED_NETWORKS_BITS];
+};
+
 struct limiter {
 	u32 tick;
 	u32 tokens;
@@ -204,6 +232,8 @@ enum { PEER_WINDOWS = 1024 }; /* receivers of ICMP errors with the same hash sha
 ARRAY_MAP(peer_windows, u64, PEER_WINDOWS, 0);
 
 PERCPU_MAP(recent_services, struct recent_service, 1);
+
+PERCPU_MAP(denied_syns, struct denied_syns, 1);
 
 /* Path MTUs to tunnel destinations. The key's first word is the IPv4 address of the real server, the second one that of
  * the client whose packet the error was about. A second word of 0: the least of all clients. */

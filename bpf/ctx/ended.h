@@ -65,21 +65,27 @@ INLINE void count_forwarded(struct ctx ctx, struct packet *p)
 	p->counted = 1;
 }
 
-/* Count an end of a packet of a service. */
-VERIFIED_ONCE int count_for_service(u32 service, u32 added, u32 reason)
+/* Add to the ends of packets of a service. */
+VERIFIED_ONCE int add_for_service(u32 service, u32 added, u32 reason, u64 packets)
 {
 	struct service_reason key = {.service = service, .added = added, .reason = reason};
-	u64 *counter = bpf_map_lookup_elem(&service_reasons, &key), first = 1;
+	u64 *counter = bpf_map_lookup_elem(&service_reasons, &key);
 	if (unlikely(!counter)) {
-		if (!bpf_map_update_elem(&service_reasons, &key, &first, BPF_NOEXIST))
+		if (!bpf_map_update_elem(&service_reasons, &key, &packets, BPF_NOEXIST))
 			return 0;
 		counter = bpf_map_lookup_elem(&service_reasons, &key); /* another CPU was first */
 	}
 	if (counter)
-		*counter += 1;
+		*counter += packets;
 	else
 		count(REASON_SERVICE_UNCOUNTED);
 	return 0;
+}
+
+/* Count an end of a packet of a service. */
+INLINE void count_for_service(u32 service, u32 added, u32 reason)
+{
+	add_for_service(service, added, reason, 1);
 }
 
 INLINE u32 reason_of(int result)

@@ -11,6 +11,7 @@
 #include "conntrack/table.h"
 #include "ctx/ended.h"
 #include "fwd/client_hop.h"
+#include "fwd/denied.h"
 #include "fwd/ipip.h"
 #include "fwd/nat.h"
 #include "fwd/send.h"
@@ -137,27 +138,36 @@ INLINE bool has_unfinished_csum(const struct fast_headers *w, u16 check)
 	return unlikely(is_unfinished((u32)w->addresses + (w->addresses >> 32) + l4_length, fast_protocol(w), check));
 }
 
-/* Without options, no fragment, complete; TCP with ACK, optionally PSH or URG, or UDP; a finished checksum. */
-INLINE bool is_fast(const void *data, const void *end, struct fast_headers *w, u32 link)
+enum fast_kind { NOT_PLAIN, FAST_DATA, FAST_SYN };
+enum { TCP_FIN = 1, TCP_SYN = 2, TCP_RST = 4, TCP_ACK = 16, TCP_DECIDES = TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK };
+
+/* Without options, no fragment, complete; TCP with ACK, optionally PSH or URG, or UDP; a finished checksum. Of a SYN
+ * without ACK the transport checksum does not matter: it is not sent. */
+INLINE enum fast_kind fast_kind(const void *data, const void *end, struct fast_headers *w, u32 link)
 {
 	w->first = WORD_AT(const u64, data, link);
 	if ((w->first & FIRST_FIXED) != 0x45)
-		return false;
+		return NOT_PLAIN;
 	w->length = barrier_var(bpf_ntohs(w->first >> WORD_TOT_LEN)) & 0xffff; /* Linux 6.12 forgets the bound */
 	const void *tail = data + link + w->length;
 	if (tail > end)
-		return false;
+		return NOT_PLAIN;
 	w->padding = end - tail;
 	w->ttl_protocol_check = WORD_AT(const u32, data, link + 8);
 	w->addresses = WORD_AT(const u64, data, link + 12);
 	if (!csum_is_right(header_sum(w)))
-		return false;
+		return NOT_PLAIN;
 	u32 l4 = link + IPV4_HLEN;
-	if (fast_protocol(w) == IPPROTO_TCP)
-		return (WORD_AT(const u8, data, l4 + 13) & 0x17) == 0x10 && w->length >= IPV4_HLEN + TCP_HLEN &&
-		       !has_unfinished_csum(w, WORD_AT(const u16, data, l4 + 16));
-	return fast_protocol(w) == IPPROTO_UDP && w->length >= IPV4_HLEN + UDP_HLEN &&
-	       !has_unfinished_csum(w, WORD_AT(const u16, data, l4 + 6));
+	if (fast_protocol(w) == IPPROTO_TCP) {
+		u32 flags = WORD_AT(const u8, data, l4 + 13) & TCP_DECIDES;
+		if (unlikely(w->length < IPV4_HLEN + TCP_HLEN))
+			return NOT_PLAIN;
+		if (unlikely(flags != TCP_ACK))
+			return flags == TCP_SYN ? FAST_SYN : NOT_PLAIN;
+		return has_unfinished_csum(w, WORD_AT(const u16, data, l4 + 16)) ? NOT_PLAIN : FAST_DATA;
+	}
+	bool is_udp = fast_protocol(w) == IPPROTO_UDP && w->length >= IPV4_HLEN + UDP_HLEN;
+	return is_udp && !has_unfinished_csum(w, WORD_AT(const u16, data, l4 + 6)) ? FAST_DATA : NOT_PLAIN;
 }
 
 /* UDP without a checksum: NAT at XDP cannot keep the field 0. `l4` is the offset of the transport header. */
@@ -431,6 +441,25 @@ INLINE int fast_reply(struct xdp_md *ctx, const struct fast_headers *w, const st
 	return fast_nat(ctx, w, NAT_REPLY, vip, port, hop, mode);
 }
 
+/* A SYN without ACK to a virtual address: drop it if a client rule denies it. */
+INLINE int fast_syn(struct xdp_md *ctx, const struct fast_headers *w, const struct root *root, u32 hash)
+{
+	struct syn syn = {.client = {fast_saddr(w)},
+			  .address = {fast_daddr(w)},
+			  .hash = hash,
+			  .port = w->ports >> 16,
+			  .input = ctx->ingress_ifindex,
+			  .sport = w->ports};
+	if (in_bitmap(root->reply_bits, address_hash4(root->address_keys, fast_saddr(w))))
+		return NOT_FAST;
+	struct denying_service *row = denied_at_xdp(&syn, w->dmac, (u8)w->ttl_protocol_check, root);
+	u32 slot;
+	if (!row || find_entry4(w->addresses, w->ports | (u64)IPPROTO_TCP << REST_PROTOCOL, false, &slot))
+		return NOT_FAST;
+	row->denied += 1;
+	return XDP_DROP;
+}
+
 /* Return a verdict, or NOT_FAST. */
 INLINE int fast(struct xdp_md *ctx, const struct root *root, struct vlan_tag *tag)
 {
@@ -445,10 +474,13 @@ INLINE int fast(struct xdp_md *ctx, const struct root *root, struct vlan_tag *ta
 		return WORD_AT(u8, data, link + 9) == IPPROTO_ICMP ? NOT_FAST : (int)XDP_PASS;
 	barrier(); /* limits register pressure: words are read when they are needed */
 	struct fast_headers w = {};
-	if (unlikely(!is_fast(data, end, &w, link)) || unlikely(may_be_standby(root, hash)))
+	enum fast_kind kind = fast_kind(data, end, &w, link);
+	if (unlikely(kind == NOT_PLAIN) || unlikely(may_be_standby(root, hash)))
 		return NOT_FAST;
 	w.ports = WORD_AT(u32, data, link + 20);
 	w.dmac = WORD_AT(u64, data, 0);
+	if (unlikely(kind == FAST_SYN))
+		return request && !tag ? fast_syn(ctx, &w, root, hash) : NOT_FAST;
 	u32 input = ctx->ingress_ifindex;
 	if (is_only_backup(root))
 		return NOT_FAST;

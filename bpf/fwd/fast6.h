@@ -19,21 +19,26 @@ INLINE bool has_unfinished_csum6(const struct fast_headers6 *w, const void *ip, 
 	return unlikely(is_unfinished(addresses_sum6(ip) + WORD_AT(const u16, ip, 4), w->protocol, check));
 }
 
-/* Complete; TCP with ACK, optionally PSH or URG, or UDP; no extension headers; a finished checksum. */
-INLINE bool is_fast6(const void *data, const void *end, struct fast_headers6 *w, u32 link)
+/* Complete; TCP with ACK, optionally PSH or URG, or UDP; no extension headers; a finished checksum; or a SYN. */
+INLINE enum fast_kind fast_kind6(const void *data, const void *end, struct fast_headers6 *w, u32 link)
 {
 	w->length = bpf_ntohs(WORD_AT(const u16, data, link + 4)) + IPV6_HLEN;
 	w->protocol = WORD_AT(const u8, data, link + 6);
 	w->ttl = WORD_AT(const u8, data, link + 7);
 	w->ports = WORD_AT(const u32, data, link + IPV6_HLEN);
 	if (data + link + w->length > end || w->ttl <= 1)
-		return false;
+		return NOT_PLAIN;
 	u32 l4 = link + IPV6_HLEN;
-	if (w->protocol == IPPROTO_TCP)
-		return (WORD_AT(const u8, data, l4 + 13) & 0x17) == 0x10 && w->length >= IPV6_HLEN + TCP_HLEN &&
-		       !has_unfinished_csum6(w, data + link, WORD_AT(const u16, data, l4 + 16));
-	return w->protocol == IPPROTO_UDP && w->length >= IPV6_HLEN + UDP_HLEN &&
-	       !has_unfinished_csum6(w, data + link, WORD_AT(const u16, data, l4 + 6));
+	if (w->protocol == IPPROTO_TCP) {
+		u32 flags = WORD_AT(const u8, data, l4 + 13) & TCP_DECIDES;
+		if (unlikely(w->length < IPV6_HLEN + TCP_HLEN))
+			return NOT_PLAIN;
+		if (unlikely(flags != TCP_ACK))
+			return flags == TCP_SYN ? FAST_SYN : NOT_PLAIN;
+		return has_unfinished_csum6(w, data + link, WORD_AT(const u16, data, l4 + 16)) ? NOT_PLAIN : FAST_DATA;
+	}
+	bool is_udp = w->protocol == IPPROTO_UDP && w->length >= IPV6_HLEN + UDP_HLEN;
+	return is_udp && !has_unfinished_csum6(w, data + link, WORD_AT(const u16, data, l4 + 6)) ? FAST_DATA : NOT_PLAIN;
 }
 
 INLINE u64 fast_rest6(const struct fast_headers6 *w)
@@ -166,6 +171,26 @@ INLINE int fast_reply6(struct xdp_md *ctx, const struct fast_headers6 *w, const 
 	return fast_nat6(ctx, w, NAT_REPLY, &vip, port, hop, mode);
 }
 
+/* A SYN without ACK to a virtual address: drop it if a client rule denies it. */
+INLINE int fast_syn6(struct xdp_md *ctx, const struct fast_headers6 *w, const struct root *root, u32 hash)
+{
+	const u64 *words = w->addresses.word;
+	struct syn syn = {.client = {words[0], words[1]},
+			  .address = {words[2], words[3]},
+			  .hash = hash,
+			  .port = w->ports >> 16 | DENYING_IPV6,
+			  .input = ctx->ingress_ifindex,
+			  .sport = w->ports};
+	if (in_bitmap(root->reply_bits, address_hash6(root->address_keys, words[0], words[1])))
+		return NOT_FAST;
+	struct denying_service *row = denied_at_xdp(&syn, w->dmac, w->ttl, root);
+	u32 slot;
+	if (!row || find_entry6(&w->addresses, fast_rest6(w), false, &slot))
+		return NOT_FAST;
+	row->denied += 1;
+	return XDP_DROP;
+}
+
 /* Return a verdict, or NOT_FAST. */
 INLINE int fast6(struct xdp_md *ctx, const struct root *root, struct vlan_tag *tag)
 {
@@ -184,9 +209,11 @@ INLINE int fast6(struct xdp_md *ctx, const struct root *root, struct vlan_tag *t
 	if (!request && !in_bitmap(root->reply_bits,
 				    address_hash6(root->address_keys, w.addresses.word[0], w.addresses.word[1])))
 		return WORD_AT(u8, data, link + 6) == IPPROTO_ICMPV6 ? NOT_FAST : (int)XDP_PASS;
-	if (unlikely(may_be_standby(root, hash)) || (WORD_AT(u8, data, link) & 0xf0) != 0x60 ||
-	    !is_fast6(data, end, &w, link))
+	if (unlikely(may_be_standby(root, hash)) || (WORD_AT(u8, data, link) & 0xf0) != 0x60)
 		return NOT_FAST;
+	enum fast_kind kind = fast_kind6(data, end, &w, link);
+	if (unlikely(kind != FAST_DATA))
+		return kind == FAST_SYN && request && !tag ? fast_syn6(ctx, &w, root, hash) : NOT_FAST;
 	if (is_only_backup(root))
 		return NOT_FAST;
 	u32 input = ctx->ingress_ifindex;

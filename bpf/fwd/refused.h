@@ -3,9 +3,10 @@
  * path (prog/new.h) decides the same, and decides whatever this file leaves to it.
  */
 #pragma once
+#include "fwd/denied.h"
 #include "lb/syn_service.h"
-#include "policy/martian.h"
 #include "policy/client_rules.h"
+#include "policy/martian.h"
 
 #define NOT_JUDGED 1ull /* the general path decides */
 
@@ -33,14 +34,22 @@ VERIFIED_ONCE u64 judge_syn(const struct packet *p)
 	return (u64)refused << 32 | match.slot;
 }
 
-/* Return the verdict of a SYN that `judge_syn` refuses, after it counted for its service. */
-VERIFIED_ONCE int refuse_syn(u64 judged, u32 hook)
+/* Return the verdict of a SYN that `judge_syn` refuses, after it counted for its service. `mac` is the daddr of its
+ * frame, in the lower 48 bits. */
+VERIFIED_ONCE int refuse_syn(const struct packet *p, u64 judged, u64 mac, u32 hook)
 {
 	struct service_match match;
-	if (load_service(&match, judged, READ_ONCE(get_root()->live))) {
-		if (is_traced())
-			trace_service(match.version);
-		count_for_service(match.slot, match.version->added, judged >> 32);
+	u32 live = READ_ONCE(get_root()->live), slot = p ? service_of_flood(p, live) : NO_SERVICE;
+	if (!p || slot == NO_SERVICE || !load_service(&match, slot, live))
+		return drop(hook, judged >> 32);
+	if (is_traced())
+		trace_service(match.version);
+	if (!is_traced() && judged >> 32 == REASON_CLIENT_DENIED) {
+		struct syn syn;
+		syn_of(&syn, p, get_root());
+		note_denied(&syn, match.slot, match.version, mac, live);
+		return hook == HOOK_XDP ? (int)XDP_DROP : TC_SHOT;
 	}
+	count_for_service(match.slot, match.version->added, judged >> 32);
 	return drop(hook, judged >> 32) | END_OF_SERVICE;
 }

@@ -23,7 +23,7 @@ from pylvs.dataplane import load
 from pylvs.dataplane.devices import attachments
 from pylvs.dataplane.devices.modes import Mode
 from pylvs.dataplane.director import BpfDirector
-from pylvs.dataplane.reader import Reader
+from pylvs.dataplane.reader import Reader, denied_syns
 from pylvs.dataplane.state import State
 from pylvs.dataplane.tables import Tables
 from pylvs.model import rows
@@ -180,7 +180,9 @@ class Host:
 
     def reason(self, name: str) -> int:
         """Return the count of one reason."""
-        return self.director.tables.reasons.sums(abi.constant(f"REASON_{name}"))[0]
+        denied = denied_syns(abi.shipped(), self.director.tables.path("denied_syns"))
+        counted = self.director.tables.reasons.sums(abi.constant(f"REASON_{name}"))[0]
+        return counted + sum(each.count for each in denied if name == "CLIENT_DENIED")
 
     def reasons(self) -> dict[str, int]:
         """Return the counts of reasons other than those of packets that passed: the kernel's own come at any time."""

@@ -199,7 +199,7 @@ def test_an_import_changes_all_services_or_none(
     director_host.serve(other)
     file = both_saved(tmp_path, service, other)
 
-    def full(tables: Tables, generation: int, slot: int, rules: Sequence[ClientRule]) -> int:
+    def full(tables: Tables, generation: int, slot: int, rules: Sequence[ClientRule]) -> dict[str, int]:
         sizes.append(len(rules))
         if len(sizes) > 1:
             raise NoSpace("planted")

@@ -23,7 +23,7 @@ from pylvs.dataplane.tables import (
     version_fields,
     write_bitmap,
 )
-from pylvs.dataplane.transaction import Transaction, recover
+from pylvs.dataplane.transaction import NO_RULES, Transaction, recover
 from pylvs.model.errors import DestinationExists
 from pylvs.model.service import Destination, ServiceKey, VirtualService, is_probe_mark
 from pylvs.netlink.links import Route
@@ -101,7 +101,7 @@ class BulkAdd:
         fields = version_fields(service, load.ticks_per_second())
         fields |= scheduler_tables.began(edit.tables, edit.generation, fields)
         fields |= {"added": edit.generation, "list_version": 1, "edit": abi.constant("LIST_INIT")}
-        fields |= {"list": 0, "count": 0, "gcd": 1, "max_weight": 0, "table": 0, "client_rules": 0}
+        fields |= {"list": 0, "count": 0, "gcd": 1, "max_weight": 0, "table": 0, **NO_RULES}
         tables.service_states.clear(slot)
         tables.service_bases.clear(slot)
         tables.service_estimates.clear(slot)

@@ -171,12 +171,12 @@ class ChangeSet:
         edit.count_extras(fields, 1)
 
     def _rules(self, change: ServiceChange, slot: int, version: dict[str, Any]) -> dict[str, int]:
-        """Write the client rules of a change; return the field of the version that names them, if they change."""
+        """Write the client rules of a change; return the fields of the version about them, if they change."""
         if change.client_rules is None:
             return {}
         rules = checked(change.key, version["family"], change.client_rules)
         self._rule_sets.append((slot, version["client_rules"]))
-        return {"client_rules": client_rules.write(self._tables, self._edit.generation, slot, rules)}
+        return client_rules.write(self._tables, self._edit.generation, slot, rules)
 
     def _entries(self, change: ServiceChange, slot: int, version: dict[str, Any]) -> tuple[bytes, list[ListStep]]:
         """Write the destinations; return the packed members of the new list, and the changes of the list."""

@@ -6,13 +6,14 @@ receives, too, independently. So the difference of both shows a packet that the 
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from pylvs.bpf import abi
 from pylvs.bpf.reasons import reasons
 from pylvs.dataplane.devices import attach
 from pylvs.dataplane.director import open_director
-from pylvs.dataplane.reader import Reader, all_of, ends_by_ifindex, forwarded, reason_counts
+from pylvs.dataplane.reader import Reader, all_of, denied_syns, ends_by_ifindex, forwarded, reason_counts
 from pylvs.dataplane.tables import Tables, service_of
 from pylvs.model.rows import DeviceEnds, Ends, HookPackets, ServiceEnd
 
@@ -70,11 +71,13 @@ def _of_devices(tables: Tables) -> tuple[tuple[DeviceEnds, ...], HookPackets]:
     before = {each.ifindex: attach.received(tables.state, each.ifindex) for each in there}
     by_index = forwarded(tables)
     other = ends_by_ifindex(abi.shipped(), tables.device_packets)
+    for denied in denied_syns(abi.shipped(), tables.path("denied_syns")):
+        other[denied.ifindex][1] += denied.count
     found = []
     for device in there:
         first, last = before[device.ifindex], attach.received(tables.state, device.ifindex)
         xdp, tc = by_index.get(device.ifindex, (0, 0))
-        passed, dropped, held = other.get(device.ifindex, (0, 0, 0))
+        passed, dropped, held = other[device.ifindex]
         received = (first[0], last[1]) if first and last else None
         found.append(DeviceEnds(device.device, received, HookPackets(xdp, tc), passed, dropped, held))
     return tuple(found), all_of(by_index)
@@ -88,8 +91,10 @@ def _of_services(tables: Tables) -> tuple[ServiceEnd, ...]:
     live = reader.versions.live
     there = {(slot, version["added"]): service_of(version).key for slot, version in reader.versions.services(live)}
     found = []
-    for key, count in tables.service_reasons.sums():
-        slot, added, reason = form.unpack_from(key)
+    counts = Counter({form.unpack_from(key): count for key, count in tables.service_reasons.sums()})
+    for denied in denied_syns(abi.shipped(), tables.path("denied_syns")):
+        counts[(denied.slot, denied.added, abi.constant("REASON_CLIENT_DENIED"))] += denied.count
+    for (slot, added, reason), count in counts.items():
         if service := there.get((slot, added)):
             name = names[reason].removeprefix("REASON_").lower().replace("_", " ")
             found.append(ServiceEnd(service, name, count))

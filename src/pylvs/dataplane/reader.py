@@ -12,6 +12,7 @@ from math import inf
 
 from pylvs.bpf import abi, maps
 from pylvs.dataplane.tables import Records, Tables, Versions, destination_of, service_of
+from pylvs.model.dataclass import dataclass
 from pylvs.model.rows import (
     Counters,
     DestinationRow,
@@ -45,6 +46,17 @@ _MEMBER = ("destination", "weight", "upper", "lower", "method", "tunnel")
 _SENT_BY_HOST = 0  # the ifindex of packets that no device received
 _FORWARDED = "REASON_FORWARDED_"  # counted by destination
 _PLAIN = "PLAIN_"  # reasons of enum plain: counted by device
+_DENIED = "REASON_CLIENT_DENIED"
+
+
+@dataclass(frozen=True, slots=True)
+class DeniedSyns:
+    """SYNs of denied clients: by ingress device, by slot of the service, and by the edit that added it."""
+
+    ifindex: int
+    slot: int
+    added: int
+    count: int
 
 
 def reason_counts(tables: Tables, layout: Abi | None = None) -> Mapping[str, int]:
@@ -61,6 +73,8 @@ def reason_counts(tables: Tables, layout: Abi | None = None) -> Mapping[str, int
     if counts.keys() >= {"REASON_NO_SERVICE"}:
         for name, count in plain_counts(layout, tables.device_packets).items():
             counts[f"REASON_{name.removeprefix(_PLAIN)}"] += count
+    for denied in denied_syns(layout, tables.path("denied_syns")):
+        counts[_DENIED] += denied.count
     return {name.removeprefix("REASON_").lower().replace("_", " "): count for name, count in counts.items()}
 
 
@@ -69,6 +83,20 @@ def plain_counts(layout: Abi, device_packets: maps.PerCpuArray) -> dict[str, int
     names = [name for name in layout.enum("plain") if name != "PLAINS"]
     form = layout.struct("device_packets").view("plain")
     return dict(zip(names, map(sum, zip(*device_packets.rows(form), strict=True)), strict=True))
+
+
+def denied_syns(layout: Abi, path: str) -> list[DeniedSyns]:
+    """Return the SYNs of denied clients that other counters lack, from the map `denied_syns` at a path.
+
+    A build without this map has none.
+    """
+    try:
+        form = layout.struct("denying_service").view("input", "slot", "added", "denied")
+    except KeyError:
+        return []
+    with maps.PerCpuArray.open(path) as found:
+        found.records = layout.struct("denied_syns").fields["services"].length
+        return [DeniedSyns(*row) for row in found.rows(form) if row[-1]]
 
 
 def ends_by_ifindex(layout: Abi, device_packets: maps.PerCpuArray) -> dict[int, list[int]]:

@@ -507,6 +507,7 @@ class Transaction(Versions):
         recover(self.tables)
 
 
+NO_RULES = {"client_rules": 0, "rule_bits": 0}  # fields of a service's version
 EXTRAS = "engines", "mss_clamps", "client_rules"  # facts: how many services have each
 
 

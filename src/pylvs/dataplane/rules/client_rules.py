@@ -13,7 +13,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 from pylvs.bpf import abi
 from pylvs.dataplane.tables import Tables, address_bytes, key_of
-from pylvs.dataplane.transaction import Transaction, forget_rules, rule_keys
+from pylvs.dataplane.transaction import NO_RULES, Transaction, forget_rules, rule_keys
 from pylvs.model.client_rules import Action, ClientRule, Network, checked, edited
 
 TYPE_CHECKING = False  # without importing typing
@@ -64,17 +64,23 @@ class _Codec:
         return ClientRule(prefix, Action(action), rate, period_s, burst, client_bits)
 
 
-def write(tables: Tables, generation: int, slot: int, rules: Sequence[ClientRule]) -> int:
-    """Write a set for the service of a slot, by the edit of this generation. Return its number; 0 without rules.
+def write(tables: Tables, generation: int, slot: int, rules: Sequence[ClientRule]) -> dict[str, int]:
+    """Write a set for the service of a slot, by the edit of this generation.
 
-    Raises NoSpace.
+    Return the fields of the service's version: the number of the set, and the length of its longest prefix; 0 without
+    rules. Raises NoSpace.
     """
     if not rules:
-        return 0
+        return NO_RULES
     codec = _Codec()
     keys = b"".join(codec.key(slot, generation, rule.prefix) for rule in rules)
     tables.client_rules.put_many(keys, b"".join(map(codec.value, rules)), len(rules))
-    return generation
+    return {"client_rules": generation, "rule_bits": max(map(_bits, rules))}
+
+
+def _bits(rule: ClientRule) -> int:
+    """Return the length of a rule's prefix as versions of services have it: not 0, which means that it is not known."""
+    return rule.prefix.prefixlen or 1
 
 
 def read(tables: Tables, services: Mapping[int, Mapping[str, Any]]) -> dict[int, list[ClientRule]]:
@@ -119,7 +125,7 @@ class ClientRules:
         """Replace the rules of a service by one store. The caller holds the lock. Raises InvalidOperation, NoSpace."""
         rules = _checked(version, wanted(read(self._tables, {slot: version})[slot]))
         with Transaction(self._tables) as edit:
-            fields = version | {"client_rules": write(self._tables, edit.generation, slot, rules)}
+            fields = version | write(self._tables, edit.generation, slot, rules)
             edit.count_extras(version, -1)
             edit.count_extras(fields, 1)
             edit.write_version(slot, edit.generation, fields)
@@ -151,6 +157,8 @@ class ClientRules:
         if doomed and all(other == key or of != (slot, number) for other, of in rule_keys(self._tables)):
             return False
         with Transaction(self._tables) as edit:
+            if added and version["rule_bits"]:
+                version |= {"rule_bits": max(version["rule_bits"], _bits(added[0]))}
             edit.write_version(slot, edit.generation, version)  # so that others see an edit
             elements.put(key, codec.value(added[0])) if added else elements.remove(key)
             edit.commit()
@@ -167,7 +175,7 @@ class ClientRules:
         slot, fields, generation = found
         rules = _checked(fields, wanted([]))
         new.whole = False  # a set that is not complete is removed by `bring_in`
-        fields["client_rules"] = write(self._tables, generation, slot, rules)
+        fields |= write(self._tables, generation, slot, rules)
         new.whole = True
         return True
 

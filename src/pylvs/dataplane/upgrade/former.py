@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from pylvs.bpf import abi, btf, kernel
 from pylvs.bpf.abi import Abi, Codec
@@ -15,6 +15,9 @@ from pylvs.dataplane.state import CLOCK, LOADED, OBJECT, State
 from pylvs.dataplane.tables import MASK32, Records, Tables
 from pylvs.model.errors import Unsupported
 from pylvs.model.rows import Counters, PacketCounts
+
+if TYPE_CHECKING:
+    from pylvs.dataplane.reader import DeniedSyns
 
 # Fields that are computed again, or that begin anew: chains of free slots, bitmaps with their keys, locks.
 # So do counts of connections and of references, and positions in rings.
@@ -33,7 +36,7 @@ _WITH_DEFAULTS = "settings"  # a structure: a setting that the other build lacks
 _ADDED: dict[str, tuple[str, ...]] = {
     "root": ("log", "sync", "backup"),
     "facts": ("mss_clamps", "client_rules"),
-    "service_version": ("mss_clamp", "client_rules"),
+    "service_version": ("mss_clamp", "client_rules", "rule_bits"),
 }  # fields that an earlier release lacks, by structure: they begin at 0
 # Enumerations whose values maps store.
 _STORED = (
@@ -259,6 +262,12 @@ class Former:
             percpu.records = records
             return forwarded_by_ifindex(self.layout, device_packets, percpu, self.book.get(0, "destination_top"))
 
+    def denied(self) -> list[DeniedSyns]:
+        """Return the SYNs of denied clients that other counters lack."""
+        from pylvs.dataplane.reader import denied_syns  # late: only migration needs it
+
+        return denied_syns(self.layout, self.path("denied_syns"))
+
     def ends(self) -> dict[int, tuple[list[int], list[int]]]:
         """Return the packets of devices that passed, were dropped or held, and those that passed by plain reasons.
 
@@ -274,6 +283,8 @@ class Former:
                 if any(counts):
                     before = packets.get(index, [0] * len(counts))
                     packets[index] = [one + other for one, other in zip(counts, before, strict=True)]
+        for each in self.denied():
+            packets.setdefault(each.ifindex, [0] * (3 + abi.constant("PLAINS")))[1] += each.count
         return {index: (counts[:3], counts[3:]) for index, counts in packets.items()}
 
 

@@ -242,11 +242,11 @@ class Migration:
 
     def _copy_reasons(self, fresh: Tables) -> None:
         """Copy the packet counts by drop reason, to the first CPU."""
-        numbers = self.former.layout.enum("reason")
+        numbers, denied = self.former.layout.enum("reason"), sum(each.count for each in self.former.denied())
         with PerCpuArray.open(self.former.path("reasons")) as former:
             for name, number in abi.shipped().enum("reason").items():
                 if name in numbers and name != "REASONS":
-                    count = former.sums(numbers[name])[0]
+                    count = former.sums(numbers[name])[0] + (denied if name == "REASON_CLIENT_DENIED" else 0)
                     fresh.reasons.put(number, struct.pack("<Q", count).ljust(8 * fresh.reasons.cpus, b"\0"))
 
     def _copy_forwarded(self, fresh: Tables) -> None:
