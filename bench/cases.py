@@ -20,6 +20,7 @@ from bench.harness import (
     SHRINK_FLOWS,
     TC,
     TC_REDIRECT,
+    TC_SHOT,
     XDP,
     XDP_DROP,
     XDP_REDIRECT,
@@ -44,11 +45,13 @@ CLIENT_PORT = 40000
 DR, TUN, NAT, MANY, UDP, SIX, STICKY, LIMITED, THREADS = 80, 81, 82, 83, 84, 85, 86, 87, 9000  # ports of the services
 MANY_TUN, MANY_NAT, MANY_SIX, NAT_SIX = 88, 89, 90, 91  # and of those of budgets
 DENIED, DENIED_CLIENT, DENIED_CLIENTS = 92, "10.184.0.7", "10.184.0.0/16"  # a service that denies these clients
+DENIED_FIRST, DENIED_NUMBER = "10.184.0.0", 65536  # the first of its denied clients, and how many there are
 NAT_NUMBERS = (1, 64, 4096, 65536)  # of clients; powers of two
 NAT_PORT = 8080  # of the real server
 SERVICES, FLOWS_EACH = 16, 64  # across services
 _PERSISTENT_S = 3600
 _NO_LIMIT = 1_000_000_000  # connections at which a server counts as full
+_DENIED = "REASON_CLIENT_DENIED"
 _SENT = (XDP_TX, XDP_REDIRECT)
 
 
@@ -245,11 +248,13 @@ def cases(size: Size) -> list[Case]:
     """Return the cases whose packets make no connection."""
     reply = Frame(site.server(1), CLIENT, NAT_PORT, CLIENT_PORT + NAT, ACK, site.server_mac(1))
     threads = tuple(key(THREADS + number) for number in range(SERVICES))
+    denied = Flows(DENIED_NUMBER, 0, SCATTERED, port_bits=0)
     across = Flows(SERVICES * FLOWS_EACH, 0, SCATTERED, SERVICES)
     found = [
         Case("no_service", unserved(), verdicts=(XDP.passes,)),
         Case("one_dr", request(DR), (key(DR),)),
-        Case("denied", request(DENIED, SYN, DENIED_CLIENT), verdicts=(XDP_DROP,), reason="REASON_CLIENT_DENIED"),
+        Case("denied", request(DENIED, SYN, DENIED_CLIENT), (), SAME, (XDP_DROP,), reason=_DENIED),
+        Case("denied_many", request(DENIED, SYN, DENIED_FIRST), (), FLOWS, (XDP_DROP,), flows=denied, reason=_DENIED),
         Case("no_service_traced", unserved(), verdicts=(XDP.passes,), traced=True),
         Case("one_dr_traced", request(DR), (key(DR),), traced=True),
         Case("one_tun", request(TUN), (key(TUN),), SHRINK),
@@ -259,6 +264,7 @@ def cases(size: Size) -> list[Case]:
         Case("one_persistent", request(STICKY), (key(STICKY),)),
         Case("across", request(THREADS, source=THREAD_CLIENTS), threads, FLOWS, flows=across),
         Case("tc_no_service", unserved(), (), SAME_TC, (TC.passes,)),
+        Case("tc_denied", request(DENIED, SYN, DENIED_CLIENT), (), SAME_TC, (TC_SHOT,), reason=_DENIED),
         Case("tc_one_dr", request(DR), (key(DR),), SAME_TC, (TC_REDIRECT,)),
         Case("tc_one_dr_traced", request(DR), (key(DR),), SAME_TC, (TC_REDIRECT,), traced=True),
         Case("tc_nat_forth", request(NAT), (key(NAT),), SAME_TC, (TC_REDIRECT,)),

@@ -21,7 +21,7 @@ from pylvs.model.errors import PylvsError, Unsupported
 
 XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = 1, 2, 3, 4
 _PATIENCE_S, _PAUSE_S = 60, 0.2
-TC_PASS, TC_REDIRECT = 0xFFFFFFFF, 7  # TC_ACT_UNSPEC: what follows decides
+TC_PASS, TC_SHOT, TC_REDIRECT = 0xFFFFFFFF, 2, 7  # TC_ACT_UNSPEC: what follows decides
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from pylvs.dataplane import state
 from pylvs.dataplane.devices import attachments
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.load import buckets
-from pylvs.dataplane.reader import summed, table_use
+from pylvs.dataplane.reader import reason_counts, summed, table_use
 from pylvs.dataplane.state import State
 from pylvs.model.errors import Unsupported
 from pylvs.model.rows import Counters
@@ -50,7 +50,7 @@ class PacketPath:
 
     def reason(self, name: str) -> int:
         """Return how many packets had this reason of `enum reason`."""
-        return self.director.tables.reasons.sums(abi.constant(name))[0]
+        return reason_counts(self.director.tables)[name.removeprefix("REASON_").lower().replace("_", " ")]
 
     def reasons(self) -> str:
         """Return the counts of packets that were not merely forwarded, for messages."""
