@@ -94,7 +94,7 @@ MOST_LATE = {
     "cli": 47,
     "config": 5,
     "daemon": 16,
-    "dataplane": 58,
+    "dataplane": 56,
     "doctor": 14,
     "edge": 5,
     "health": 6,

@@ -6,18 +6,16 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from pylvs.bpf import abi, btf, kernel
 from pylvs.bpf.abi import Abi, Codec
 from pylvs.bpf.maps import HashMap, MmapArray, PerCpuArray
+from pylvs.dataplane import reader
 from pylvs.dataplane.state import CLOCK, LOADED, OBJECT, State
 from pylvs.dataplane.tables import MASK32, Records, Tables
 from pylvs.model.errors import Unsupported
 from pylvs.model.rows import Counters, PacketCounts
-
-if TYPE_CHECKING:
-    from pylvs.dataplane.reader import DeniedSyns
 
 # Fields that are computed again, or that begin anew: chains of free slots, bitmaps with their keys, locks.
 # So do counts of connections and of references, and positions in rings.
@@ -251,8 +249,6 @@ class Former:
 
     def forwarded(self) -> dict[int, list[int]]:
         """Return the forwarded packets by the ifindex of the ingress device and by hook."""
-        from pylvs.dataplane.reader import forwarded_by_ifindex  # late: only migration needs it
-
         _, records = self.counter_words()
         self.codec("device_packets")  # its layout
         with (
@@ -260,13 +256,11 @@ class Former:
             PerCpuArray.open(self.path("percpu_destinations")) as percpu,
         ):
             percpu.records = records
-            return forwarded_by_ifindex(self.layout, device_packets, percpu, self.book.get(0, "destination_top"))
+            return reader.forwarded_by_ifindex(self.layout, device_packets, percpu, self.book.get(0, "destination_top"))
 
-    def denied(self) -> list[DeniedSyns]:
+    def denied(self) -> list[reader.DeniedSyns]:
         """Return the SYNs of denied clients that other counters lack."""
-        from pylvs.dataplane.reader import denied_syns  # late: only migration needs it
-
-        return denied_syns(self.layout, self.path("denied_syns"))
+        return reader.denied_syns(self.layout, self.path("denied_syns"))
 
     def ends(self) -> dict[int, tuple[list[int], list[int]]]:
         """Return the packets of devices that passed, were dropped or held, and those that passed by plain reasons.
@@ -354,8 +348,6 @@ class FormerTables(Tables):
 
     def packet_counts(self, totals: Counters) -> PacketCounts:
         """Return `totals` with drop reasons, use of the table and forwarded packets; the others are not copied."""
-        from pylvs.dataplane import reader  # late: only listings need it
-
         with self.former.naming("percpu_credits"):
             use = reader.table_use(self, self.former.codec("percpu_credits"))
         with self.former.naming("percpu_destinations"):
