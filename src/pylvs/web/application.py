@@ -82,13 +82,13 @@ class Settings:
 class Application:
     """Handles the requests of browsers."""
 
-    def __init__(self, daemon: Daemon, log: Callable[[str, str], None]) -> None:
-        """`log` gets a level and a line."""
+    def __init__(self, daemon: Daemon, log: Callable[[str, str], None], files: Files) -> None:
+        """`log` gets a level and a line; `files` are those of the page."""
         self.settings = Settings()
         self._daemon, self._log = daemon, log
         self._views = Views(daemon)
         self._hub = Hub(self._views)
-        self._files = Files()
+        self._files = files
         self._examining: asyncio.Task[None] | None = None
 
     async def handle(self, request: Request) -> Response | Stream:

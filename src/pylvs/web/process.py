@@ -7,6 +7,7 @@ import errno
 import mmap
 import os
 import socket
+import ssl
 import sys
 import traceback
 from collections.abc import Sequence
@@ -14,10 +15,12 @@ from typing import Any
 
 from pylvs.system import logs, sandbox, syscalls
 from pylvs.system.http.server import HttpServer, Limits
+from pylvs.system.http.wire import opened
 from pylvs.system.processes.asyncio_loop import AsyncioLoop
 from pylvs.system.processes.child import Parent
 from pylvs.web.application import Application, Settings
 from pylvs.web.daemon import Daemon
+from pylvs.web.files import Files
 from pylvs.web.tokens import Token
 
 NAME = b"pylvs-web"  # shown by ps and top
@@ -30,8 +33,8 @@ _MAX_LINE = 2000  # characters
 class WebProcess:
     """Serves the page for the parent at the other end of a socket."""
 
-    def __init__(self, end: socket.socket, left: Sequence[str]) -> None:
-        self._end, self._left = end, left
+    def __init__(self, end: socket.socket, left: Sequence[str], files: Files) -> None:
+        self._end, self._left, self._files = end, left, files
         self._over = asyncio.Event()
         self._serving: asyncio.Task[None] | None = None
         self._listener: socket.socket | None = None
@@ -42,7 +45,7 @@ class WebProcess:
         loop.set_exception_handler(_crash)
         self._parent = Parent(AsyncioLoop(), self._end, self._receive, self._over.set, self._left)
         self._daemon = Daemon(self._parent.send)
-        self._application = Application(self._daemon, self._log)
+        self._application = Application(self._daemon, self._log, self._files)
         logs.write_with(lambda level, fields: self._log(level, str(fields["event"])))
         sampling = loop.create_task(self._daemon.sample_for_ever())
         sampling.add_done_callback(_ended)
@@ -90,10 +93,6 @@ async def until_shut_down(server: HttpServer) -> None:
 
 def _opener(number: int) -> Any:
     """Return what makes the handshake with the certificate and the key of a file in memory."""
-    import ssl  # late: a page on localhost needs no TLS
-
-    from pylvs.system.http.wire import opened  # late: it imports ssl
-
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(f"/proc/self/fd/{number}", password="")
@@ -140,6 +139,7 @@ def _crash(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 def main(end: socket.socket) -> None:
     """Serve the parent at the other end of this socket."""
     syscalls.prctl(syscalls.PR_SET_NAME, NAME)
+    files = Files()  # before: pylvs may be in a home that only root enters
     left = sandbox.confine(_DESCRIPTORS, _MEMORY, file_system=True)
     with asyncio.Runner() as runner:
-        runner.run(WebProcess(end, left).run())
+        runner.run(WebProcess(end, left, files).run())

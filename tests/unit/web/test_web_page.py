@@ -28,6 +28,7 @@ from pylvs.web import tokens
 from pylvs.web.application import Application, Settings
 from pylvs.web.asked import Refused, Rights
 from pylvs.web.daemon import MOST_PERIOD_S, PERIOD_S, SHARE, Daemon
+from pylvs.web.files import Files
 from pylvs.web.jobs import Jobs
 from pylvs.web.parent import WebParent
 from pylvs.web.process import until_shut_down
@@ -437,7 +438,7 @@ def test_a_trace_leaves_nothing_that_the_event_loop_reports(is_answered: bool) -
     async def whole() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
         daemon = Daemon(sent.append)
-        application = Application(daemon, lambda *_: None)
+        application = Application(daemon, lambda *_: None, Files())
         application.settings = Settings(tokens=tokens.parse(line, "tokens"))
         headers = {"authorization": f"Bearer {token}"}
         request = Request("GET", "/api/v1/trace", {"client": "192.0.2.7"}, b"", None, "127.0.0.1", headers)
