@@ -106,7 +106,7 @@ MOST_LATE = {
     "system": 11,
     "top": 3,
     "vrrp": 7,
-    "web": 3,
+    "web": 1,
 }
 # Modules that import others by names that they keep or compute, which no graph shows: tables of commands and checkers.
 BY_NAME = {
