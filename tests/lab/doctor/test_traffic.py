@@ -19,14 +19,15 @@ end.bind(("", 5353))
 while True:
     end.recv(2000)
 ' >/dev/null 2>&1 &"""
-# One flow of UDP that does not end.
+# One flow of UDP that does not end. It has begun when the command ends.
 FLOW = f"""setsid {PYTHON} '
 import socket, time
 end = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 while True:
     end.sendto(b"x", ("10.0.0.100", 5353))
+    open("/run/flow-began", "w").close()
     time.sleep(0.02)
-' >/dev/null 2>&1 & echo $! >/run/flow"""
+' >/dev/null 2>&1 & echo $! >/run/flow; until [ -e /run/flow-began ]; do sleep 0.05; done"""
 MANY = f"""{PYTHON} '
 import socket
 for _ in range(1100):
