@@ -138,10 +138,10 @@ class Service:
             self._read(wanted)
             assert (wanted.active, wanted.inactive) == before
 
-    def close(self, which: int) -> None:
-        """Establish and reset a connection: it becomes inactive."""
+    def close(self, which: int, by: str = "R") -> None:
+        """Establish and close a connection, by a reset unless another flag is given: it becomes inactive."""
         sport, server = self.open.pop(which)
-        for flags in "A", "R":
+        for flags in "A", by:
             self.host.run(self.frame(flags, sport), "tc")
         server.active -= 1
         server.inactive += 1
@@ -333,7 +333,7 @@ def test_the_tree_follows_into_a_table_of_another_size() -> None:
         for _ in range(100):
             service.connect()
         for number in range(0, 60, 2):
-            service.close(number)
+            service.close(number, "FA")  # for minutes, so that the other table has them, too
         host.director.change_setting("conn_max", 8192)
         host.close_programs()
         service.check_tree()
