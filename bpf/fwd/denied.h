@@ -10,7 +10,7 @@
  * One increment counts such a SYN. It moves to the other counters when another service, or another device, gets the row.
  */
 #pragma once
-#include "conntrack/lookup.h"
+#include "conntrack/table.h"
 #include "ctx/ended.h"
 #include "policy/client_rules.h"
 
