@@ -7,7 +7,7 @@
  *	receive() ---> parse (parse/plain.h) ---- not plain: PROG_PARSE_SLOW, a fragment: PROG_DEFRAG (TC)
  *	   |  ^                                                      |
  *	   |  `------------------------------------------------------'
- *	   |----- a SYN that a client rule refuses (fwd/refused.h, denied.h), no connection ----------------------> dropped
+ *	   |----- a SYN that a client rule refuses (fwd/refused.h, denied.h), no connection ------------> dropped
  *	   |----- a SYN at XDP, the table is full or a flood comes (fwd/stateless.h), no connection --------> sent
  *	   v
  *	fwd_packet() (fwd/conn.h) ---- known connection: update_state(), count, send() -------------------> sent

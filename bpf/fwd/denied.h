@@ -174,12 +174,11 @@ VERIFIED_ONCE u32 denied_at_tc(const struct packet *p)
 	struct denied_syns *all = map_elem(denied_syns, 0);
 	u32 live = READ_ONCE(root->live);
 	struct syn syn;
-	if (!all || !p || !p->maybe_vip || p->maybe_rs || p->rst || p->protocol != IPPROTO_TCP || p->ttl <= 1 ||
-	    root->standby || is_only_backup(root))
+	if (!all || !p || !may_be_plain_syn(p) || root->standby || is_only_backup(root))
 		return 0;
 	syn_of(&syn, p, root);
 	struct denying_service *row = denying_row(all, &syn);
-	if (difference_of_row(row, &syn, live) || syn.sport == bpf_htons(PORT_FTP_DATA))
+	if (difference_of_row(row, &syn, live))
 		return 0;
 	row = AFTER(row, (u64)live);
 	return is_denied(all, row, &syn, live) ? denying_number(&syn) + 1 : 0;

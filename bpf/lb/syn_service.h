@@ -9,8 +9,7 @@
 /* Whether rules that only the general path knows may decide about the packet. */
 INLINE bool needs_general_path(const struct packet *p, const struct root *root, u32 live, u32 now)
 {
-	return !p->maybe_vip || p->maybe_rs || p->rst || is_only_backup(root) || p->protocol != IPPROTO_TCP || p->ttl <= 1 ||
-	       packet_sport(p) == bpf_htons(PORT_FTP_DATA) || facts_in(root, live)->marks ||
+	return !may_be_plain_syn(p) || is_only_backup(root) || facts_in(root, live)->marks ||
 	       root->settings.drop_packet == SYNFLOOD_ON || may_be_copied(now) ||
 	       (root->standby && daddr_is_standby(p, root));
 }

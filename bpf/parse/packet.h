@@ -5,6 +5,7 @@
 #include "abi/conntrack.h"
 #include "ctx/ctx.h"
 #include "lib/address.h"
+#include "lib/headers.h"
 
 struct packet {
 	union tuple tuple; /* saddr to daddr, as received */
@@ -108,4 +109,12 @@ INLINE bool has_loopback_saddr(const struct packet *p)
 	struct address saddr = {};
 	packet_saddr(&saddr, p);
 	return is_loopback_address(&saddr, p->is_ipv6 ? 6 : 4);
+}
+
+/* Whether a SYN can be judged before other programs run. It may be for a service, and it is neither from a real server
+ * nor for a data connection of FTP. */
+INLINE bool may_be_plain_syn(const struct packet *p)
+{
+	return p->maybe_vip && !p->maybe_rs && !p->rst && p->protocol == IPPROTO_TCP && p->ttl > 1 &&
+	       packet_sport(p) != bpf_htons(PORT_FTP_DATA);
 }

@@ -11,7 +11,7 @@
 #include "icmp/error.h"
 #include "lb/fallback.h"
 #include "lb/to_scheduler.h"
-#include "policy/client_rules.h"
+#include "policy/client_limits.h"
 
 enum { COLLISIONS = 12, BACKOFF = 64 };
 

@@ -14,8 +14,8 @@
 #include "lb/fallback.h"
 #include "lb/fwmark.h"
 #include "lb/template.h"
+#include "policy/client_limits.h"
 #include "policy/martian.h"
-#include "policy/client_rules.h"
 #include "policy/synflood.h"
 
 /* Whether the packet may create a connection (2.4). */

@@ -15,7 +15,7 @@ import hatch_build
 ROOT = Path(__file__).resolve().parents[3]
 BPF = ROOT / "bpf"
 HEADERS = sorted(str(path.relative_to(BPF)) for path in BPF.rglob("*.h"))
-DEEPEST = 10  # headers in one chain of includes
+DEEPEST = 9  # headers in one chain of includes
 
 
 def _included(name: str) -> list[str]:
