@@ -15,7 +15,7 @@ from pylvs.model.errors import InvalidOperation, NoSpace
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
-    from typing import Final
+    from typing import Any, Final
 
 Network = IPv4Network | IPv6Network
 MOST_RULES: Final = 1 << 20  # of all services
@@ -69,6 +69,11 @@ class ClientRule:
     def interval_ns(self) -> int:
         """Nanoseconds between two connections of a client at its rate; 0: no limit."""
         return self.period_s * NANOSECONDS // self.rate if self.rate else 0
+
+
+def is_within(prefix: Network, other: Any) -> bool:
+    """Return whether all addresses of a prefix are in another one; none are if that is of the other family."""
+    return bool(prefix.version == other.version and prefix.subnet_of(other))
 
 
 def prefix_of(text: str) -> Network:

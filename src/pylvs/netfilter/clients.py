@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from ipaddress import ip_network
 from typing import Any
 
-from pylvs.model.client_rules import Action, ClientRule, Network
+from pylvs.model.client_rules import Action, ClientRule, Network, is_within
 from pylvs.model.dataclass import dataclass, field, replace
 from pylvs.model.marks import MarkRule, Not
 from pylvs.model.service import ServiceKey
@@ -148,16 +148,12 @@ class _Walk:
             raise CannotExpress(reason)
         if rule.verdict not in _ACTIONS:
             raise CannotExpress("it has no verdict")
-        judged = [each for each in _clients(rest, self._key) if not any(_has(each, ended) for ended in chain.ended)]
-        if any(_has(ended, each) for ended in chain.ended for each in judged):
+        judged = [each for each in _clients(rest, self._key) if not any(is_within(each, one) for one in chain.ended)]
+        if any(is_within(ended, each) for ended in chain.ended for each in judged):
             raise CannotExpress("an earlier rule takes some of its clients out of the chain")
         for prefix in judged:
             if _decision(self.decisions, prefix) is None:
                 self.decisions[prefix] = _ACTIONS[rule.verdict]
-
-
-def _has(prefix: Network, known: Any) -> bool:
-    return bool(prefix.version == known.version and prefix.subnet_of(known))
 
 
 def _clients(rest: Sequence[Clause], key: ServiceKey) -> list[Network]:
@@ -166,7 +162,11 @@ def _clients(rest: Sequence[Clause], key: ServiceKey) -> list[Network]:
     for clause in rest:
         if EMPTY not in clause:
             both = [(one, other) for one in found for other in map(_client, clause)]
-            found = [one if _has(one, other) else other for one, other in both if _has(one, other) or _has(other, one)]
+            found = [
+                one if is_within(one, other) else other
+                for one, other in both
+                if is_within(one, other) or is_within(other, one)
+            ]
     return found
 
 

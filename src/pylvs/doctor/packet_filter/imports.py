@@ -18,7 +18,7 @@ from pylvs.doctor.packet_filter.host import INPUT as ON_ARRIVAL
 from pylvs.doctor.packet_filter.host import PacketFilter, packet_filter
 from pylvs.doctor.packet_filter.packet import Decision, Verdict, client_packet
 from pylvs.model.addresses import Address
-from pylvs.model.client_rules import Action, ClientRule, Network
+from pylvs.model.client_rules import Action, ClientRule, is_within
 from pylvs.model.dataclass import dataclass, replace
 from pylvs.model.errors import PylvsError
 from pylvs.model.marks import Not
@@ -89,7 +89,7 @@ def is_missed(key: ServiceKey, decision: Decision, imports: Imports, rules: Pack
         return True
     denied = [each.prefix for each in imports.known.get(key, ()) if each.action is not Action.ALLOW and not each.rate]
     return any(
-        not any(_has(each, rule.prefix) for each in denied)
+        not any(is_within(rule.prefix, each) for each in denied)
         and _ends_by(decision, rules.decision(ON_ARRIVAL, client_packet(key, rule.prefix)))
         for rule in taken
     )
@@ -98,10 +98,6 @@ def is_missed(key: ServiceKey, decision: Decision, imports: Imports, rules: Pack
 def _ends_by(decision: Decision, found: Decision) -> bool:
     """Return whether a packet ends by the rule of a decision, or may end by it."""
     return found.verdict is Verdict.UNKNOWN or found.remove == decision.remove
-
-
-def _has(prefix: Any, other: Network) -> bool:
-    return prefix.version == other.version and other.subnet_of(prefix)
 
 
 def advice(key: ServiceKey, decision: Decision, imports: Imports) -> tuple[str, str | None]:

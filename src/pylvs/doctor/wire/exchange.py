@@ -198,7 +198,7 @@ def filter_of(own: Collection[Address]) -> list[Instruction]:
     v4 = _of_ip(9, ICMP, 22, [int(each) for each in few if each.version == 4], 12)
     v6 = _of_ip(6, ICMP6, 42, [int(each) & 0xFFFFFFFF for each in few if each.version == 6], 20)
     return [
-        *_unless(PACKET_TYPE, OUTGOING),
+        *unless(PACKET_TYPE, OUTGOING),
         (LOAD_4, 0, 0, VLAN_TAGGED),
         (EQUALS, 1, 0, 0),
         DROP,
@@ -213,7 +213,8 @@ def filter_of(own: Collection[Address]) -> list[Instruction]:
     ]
 
 
-def _unless(field: int, value: int) -> Iterator[Instruction]:
+def unless(field: int, value: int) -> Iterator[Instruction]:
+    """Yield the part of a filter that drops a packet whose field has the value."""
     yield LOAD_4, 0, 0, field
     yield EQUALS, 0, 1, value
     yield DROP

@@ -13,7 +13,16 @@ from collections.abc import Iterator
 from time import monotonic
 
 from pylvs.doctor.wire import packets
-from pylvs.doctor.wire.exchange import ETH_P_ALL, ETH_P_ARP, ETH_P_IPV6, OUTGOING, PACKET_TYPE, PROTOCOL, VLAN_TAGGED
+from pylvs.doctor.wire.exchange import (
+    ETH_P_ALL,
+    ETH_P_ARP,
+    ETH_P_IPV6,
+    OUTGOING,
+    PACKET_TYPE,
+    PROTOCOL,
+    VLAN_TAGGED,
+    unless,
+)
 from pylvs.doctor.wire.packets import Kind
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
@@ -38,12 +47,8 @@ _VID = 0x0FFF
 _OCTETS = 160
 _MOST = 2000  # requests
 FILTER: list[Instruction] = [
-    (LOAD_4, 0, 0, PACKET_TYPE),
-    (EQUALS, 0, 1, OUTGOING),
-    DROP,
-    (LOAD_4, 0, 0, VLAN_TAGGED),
-    (EQUALS, 0, 1, 0),
-    DROP,
+    *unless(PACKET_TYPE, OUTGOING),
+    *unless(VLAN_TAGGED, 0),
     (LOAD_4, 0, 0, PROTOCOL),
     (EQUALS, 0, 1, ETH_P_ARP),
     TAKE,
