@@ -6,7 +6,7 @@ mark rule if that is enough, else several that skip each other. Chains are inlin
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -55,6 +55,7 @@ class Skipped:
     """A rule that is not imported: location, text, reason, and the chains that it may call.
 
     `clauses` are those of its conditions that are known. With `any_target` one on the destination is not.
+    `accepts`: that is its verdict.
     """
 
     location: str
@@ -63,6 +64,7 @@ class Skipped:
     chains: tuple[str, ...] = ()
     clauses: tuple[Clause, ...] = ()
     any_target: bool = False
+    accepts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,11 @@ def _complement(ranges: Ranges) -> Ranges:
     if at <= 0xFFFF:
         found.append((at, 0xFFFF))
     return tuple(found)
+
+
+def of_state(states: Iterable[str], turned: bool) -> list[Clause]:
+    """Return the clauses of a condition on the state of connection tracking, for a packet that opens a connection."""
+    return [] if ("new" in {each.lower() for each in states}) != turned else [()]
 
 
 def compose(mask: int, value: int, then_mask: int, then_value: int) -> tuple[int, int]:

@@ -2,6 +2,9 @@
 
 Of the rules of a base chain the first that matches decides, of client rules the longest prefix. So a rule is left out
 if an earlier one has all its clients. A later rule for more clients has the shorter prefix anyway.
+
+A rule may accept clients for all addresses, the VIP among them. It becomes a client rule only where a later rule would
+deny some of these clients. If it is unknown which clients a rule accepts, no later rule that denies is imported.
 """
 
 from __future__ import annotations
@@ -88,6 +91,8 @@ class _Walk:
 
     def __init__(self, hook: Hook, key: ServiceKey, left: dict[tuple[str, str], Skipped]) -> None:
         self.decisions: Decisions = {}
+        self._accepted: list[Network] = []  # by rules that do not name the service
+        self._unclear = ""  # why more clients may be
         self._hook = hook
         self._key = key
         self._left = left
@@ -96,12 +101,15 @@ class _Walk:
         """Add what the rules of a chain decide, and report those that name the service otherwise."""
         for rule in chain.rules:
             named = chain.named or self._is_named(rule)
-            if not (named or (rule.chains if isinstance(rule, Skipped) else rule.verdict in _LEADING)):
+            accepts = rule.accepts if isinstance(rule, Skipped) else rule.verdict == "accept"
+            if not (named or accepts or (rule.chains if isinstance(rule, Skipped) else rule.verdict in _LEADING)):
                 continue
             inner = replace(chain, clauses=(*chain.clauses, *rule.clauses), named=named)
             try:
                 self._rule(chain, rule, inner)
             except CannotExpress as error:
+                if accepts:
+                    self._unclear = f"an earlier rule may accept some of its clients: {error}"
                 if named:
                     skipped = Skipped(rule.location, rule.text, str(error))
                     self._left.setdefault((rule.location, rule.text), skipped)
@@ -125,7 +133,7 @@ class _Walk:
         if rule.verdict in ("return", "goto"):
             self._end(chain, rest)
         elif rule.verdict != "jump":
-            self._decide(chain, rule, rest)
+            self._decide(chain, rule, rest, inner.named)
 
     def _call(self, name: str, inner: _Chain) -> None:
         if name not in self._hook.chains:
@@ -143,17 +151,32 @@ class _Walk:
             chain.unclear = f"an earlier rule may take its clients out of the chain: {error}"
             raise
 
-    def _decide(self, chain: _Chain, rule: Rule, rest: Sequence[Clause]) -> None:
-        if reason := chain.reason or chain.unclear:
+    def _decide(self, chain: _Chain, rule: Rule, rest: Sequence[Clause], named: bool) -> None:
+        action = _ACTIONS.get(rule.verdict)
+        if reason := chain.reason or chain.unclear or (action != Action.ALLOW and self._unclear):
             raise CannotExpress(reason)
-        if rule.verdict not in _ACTIONS:
+        if action is None:
             raise CannotExpress("it has no verdict")
         judged = [each for each in _clients(rest, self._key) if not any(is_within(each, one) for one in chain.ended)]
         if any(is_within(ended, each) for ended in chain.ended for each in judged):
             raise CannotExpress("an earlier rule takes some of its clients out of the chain")
+        if named:
+            self._add(judged, action)
+        else:
+            self._accepted += judged
+
+    def _add(self, judged: Sequence[Network], action: Action) -> None:
+        """Decide about clients that no earlier rule has decided about."""
         for prefix in judged:
-            if _decision(self.decisions, prefix) is None:
-                self.decisions[prefix] = _ACTIONS[rule.verdict]
+            if _decision(self.decisions, prefix) is not None:
+                continue
+            if action != Action.ALLOW:
+                if any(is_within(prefix, accepted) for accepted in self._accepted):
+                    continue
+                for accepted in self._accepted:
+                    if is_within(accepted, prefix) and _decision(self.decisions, accepted) is None:
+                        self.decisions[accepted] = Action.ALLOW
+            self.decisions[prefix] = action
 
 
 def _clients(rest: Sequence[Clause], key: ServiceKey) -> list[Network]:
@@ -192,6 +215,7 @@ def _without_service(condition: MarkRule, key: ServiceKey) -> MarkRule | None:
         "target_ports": (port, Not.TARGET_PORTS, ()),
         "tcp_flags": (_SYN & mask == value, Not.TCP_FLAGS, None),
         "family": (condition.family == key.address.version, Not(0), 0),
+        "device": (False, Not.DEVICE, "" if condition.device == "lo" else condition.device),  # clients are elsewhere
     }
     for name, (holds, bit, nothing) in answers.items():
         if getattr(condition, name) == nothing:

@@ -26,6 +26,7 @@ from pylvs.netfilter.chains import (
     Skipped,
     compose,
     condition,
+    of_state,
     ports,
 )
 
@@ -34,6 +35,7 @@ _COUNTS = re.compile(r"^\[\d+:\d+\] ")
 _WITHOUT_EFFECT = {"LOG", "NFLOG", "TRACE", "TEE", "AUDIT"}
 # Others may match without an option (socket, rpfilter, frag), so that a rule would apply to all packets.
 _MATCHES = {"tcp", "udp", "sctp", "multiport", "iprange", "mark", "mac", "tos", "dscp", "pkttype", "comment"}
+_OF_STATE = "conntrack", "state"  # matches; their states hold for packets that open connections, or never
 _UNSUPPORTED_MATCHES = {
     "conntrack": CONNTRACK,
     "state": CONNTRACK,
@@ -135,7 +137,7 @@ class _RuleParser:
                 arguments, self.at = self.words[self.at :], len(self.words)
             elif option in ("-m", "--match"):
                 self.match = self.value(option)
-                if self.match not in _MATCHES:
+                if self.match not in _MATCHES and not (self.match in _OF_STATE and self.position != MARKS):
                     reason = f"{self.position.command} has no condition like -m {self.match}"
                     raise CannotExpress(_UNSUPPORTED_MATCHES.get(self.match, reason))
             elif option in _CONDITIONS:
@@ -152,13 +154,13 @@ class _RuleParser:
     def skipped(self, rule: Skipped) -> Skipped:
         """Return the rule with its conditions that are known, and the chain that it calls."""
         self.protocol, self.clauses = 0, []
-        chains, any_target = set[str](), False
+        any_target, target = False, ""
         for at, word in enumerate(self.words):
             option, turned = _ALIASES.get(word, word), at > 0 and self.words[at - 1] == "!"
             self.at = at + 1
             try:
                 if option in ("-j", "--jump", "-g", "--goto"):
-                    chains = {self.value(option)} & self.chains
+                    target = self.value(option)
                 elif option == "--match-set":
                     self.value(option)
                     any_target |= "dst" in self.value(option).split(",")
@@ -166,7 +168,9 @@ class _RuleParser:
                     self.clauses.extend(_CONDITIONS[option](self, self.value(option), turned))
             except (CannotExpress, InvalidOperation):
                 any_target |= _CONDITIONS.get(option) in _OF_TARGET
-        return replace(rule, chains=tuple(chains), clauses=tuple(self.clauses), any_target=any_target)
+        chains = tuple({target} & self.chains)
+        clauses, accepts = tuple(self.clauses), target == "ACCEPT"
+        return replace(rule, chains=chains, clauses=clauses, any_target=any_target, accepts=accepts)
 
     def _with_target(self, rule: Rule, target: str, arguments: list[str], goto: bool) -> Rule:
         """Return the rule with what its target does. Raises CannotExpress, InvalidOperation."""
@@ -309,6 +313,12 @@ def _packet_type(_: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
         yield ()  # other packet types never reach a service
 
 
+def _state(reader: _RuleParser, text: str, turned: bool) -> Iterator[Clause]:
+    if reader.position == MARKS:
+        raise CannotExpress(CONNTRACK)
+    yield from of_state(text.split(","), turned)
+
+
 def _flag_bits(text: str) -> int:
     bits = 0
     for name in text.split(","):
@@ -344,6 +354,7 @@ _CONDITIONS: dict[str, Condition] = {
         ("--dscp-class", _field("tos", _dscp_class)),
         ("--pkt-type", _packet_type),
         ("--tcp-flags", _tcp_flags),
+        ("--ctstate --state", _state),
     )
     for option in options.split()
 }

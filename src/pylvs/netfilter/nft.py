@@ -25,6 +25,7 @@ from pylvs.netfilter.chains import (
     Skipped,
     compose,
     condition,
+    of_state,
     ports,
 )
 
@@ -43,6 +44,7 @@ _UNSUPPORTED = {
 _FLAGS = TCP_FLAGS | {"ecn": 64, "cwr": 128}
 _DSCP = DSCP_CLASSES | {"df": 0}
 _ETHER_TYPES = {"ip": 4, "ip6": 6, "0x0800": 4, "0x86dd": 6, 0x0800: 4, 0x86DD: 6, 8: 4}
+_OTHER_PROTOCOLS = {"icmp": 1, "igmp": 2, "esp": 50, "ah": 51, "icmpv6": 58}  # whose fields no service has
 _NFPROTO = {"ipv4": 4, "ipv6": 6, 2: 4, 10: 6}
 _TURNED = {"==": False, "in": False, "!=": True}
 _UNKNOWN_FORM = (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration)
@@ -133,19 +135,22 @@ def _read(rule: Object, maps: Mapping[str, Any], position: Position) -> Rule | S
         reason = str(error)
     except _UNKNOWN_FORM:
         reason = "pylvs does not know this form of rule"
-    return Skipped(location, text, reason, _called(expressions, maps), *_known(expressions))
+    accepts = isinstance(expressions, list) and {"accept": None} in expressions
+    return Skipped(location, text, reason, _called(expressions, maps), *_known(expressions, position), accepts)
 
 
-def _known(expressions: Any) -> tuple[tuple[Clause, ...], bool]:
+def _known(expressions: Any, position: Position) -> tuple[tuple[Clause, ...], bool]:
     """Return the clauses of the matches that are known, and whether one of an IP destination is not."""
     clauses: list[Clause] = []
     any_target = False
     for expression in expressions if isinstance(expressions, list) else ():
         try:
-            clauses += _clauses(expression["match"])
+            clauses += _clauses(expression["match"], position)
         except (CannotExpress, InvalidOperation, *_UNKNOWN_FORM):
             text = json.dumps(expression)
             any_target |= "daddr" in text and '"ether"' not in text
+            numbers = [number for name, number in _OTHER_PROTOCOLS.items() if f'"protocol": "{name}"' in text]
+            clauses += [(condition(protocol=each),) for each in numbers]
     return tuple(clauses), any_target
 
 
@@ -181,7 +186,7 @@ def _rule(location: str, text: str, expressions: Sequence[Object], position: Pos
         if kind == "match":
             if mask or value:
                 raise CannotExpress("it has a condition after it sets the mark")
-            clauses.extend(_clauses(content))
+            clauses.extend(_clauses(content, position))
         elif kind == "mangle" and content["key"] == {"meta": {"key": "mark"}}:
             mask, value = compose(mask, value, *_marking(content["value"]))
         elif kind in ("accept", "return", *position.verdicts.values()):
@@ -218,7 +223,7 @@ def _marking(value: Any) -> tuple[int, int]:
     raise CannotExpress("it computes the mark from what is not a mark")
 
 
-def _clauses(match: Mapping[str, Any]) -> list[Clause]:
+def _clauses(match: Mapping[str, Any], position: Position) -> list[Clause]:
     """Return the clauses of a match.
 
     Raises CannotExpress if mark rules have no equivalent, KeyError, TypeError or similar for an unknown form.
@@ -231,6 +236,8 @@ def _clauses(match: Mapping[str, Any]) -> list[Clause]:
         return _meta(operator, what["key"], right)
     if kind == "payload":
         return _payload(operator, what, right)
+    if kind == "ct" and what.get("key") == "state" and position != MARKS:
+        return of_state(_states(right), _turned(operator))
     if kind == "ct":
         raise CannotExpress(CONNTRACK)
     raise NoEquivalent(f"has no condition like {kind}")
@@ -245,6 +252,12 @@ def _values(right: Any) -> list[Any]:
         values = found if isinstance(found, list) else [found]
         return [each["elem"]["val"] if isinstance(each, Mapping) and "elem" in each else each for each in values]
     return [right]
+
+
+def _states(right: Any) -> list[str]:
+    """Return the states of connection tracking in `ct state new,established`, or in a set."""
+    states = _values(right)
+    return [each for state in states for each in (state if isinstance(state, list) else [state])]
 
 
 def _turned(operator: str) -> bool:

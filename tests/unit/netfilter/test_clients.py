@@ -99,7 +99,8 @@ def test_the_first_rule_of_netfilter_decides() -> None:
         ("-s 10.0.0.0/8 -d 192.0.2.1 -i eth0 -j DROP", "it has a condition on a device"),
         ("-d 192.0.2.1 -i eth0 -j DROP", "it has a condition on a device"),
         ("-d 192.0.2.1 -p tcp --sport 53 -j DROP", "it has a condition on the port of the client"),
-        ("-d 192.0.2.1 -m conntrack --ctstate NEW -j DROP", "it asks connection tracking"),
+        ("-d 192.0.2.1 -m conntrack --ctstatus ASSURED -j DROP", "pylvs filter has no condition like -m conntrack"),
+        ("-d 192.0.2.1 -m connmark --mark 1 -j DROP", "it asks connection tracking"),
         ("-d 192.0.2.1 -m limit --limit 5/sec -j DROP", "pylvs filter has no condition like -m limit"),
         ("-d 192.0.2.1 -j LOG", "the target LOG decides nothing"),
     ],
@@ -143,7 +144,7 @@ def test_rules_of_chains_that_input_calls_are_imported(call: str, rules: list[st
 @pytest.mark.parametrize(
     ("call", "rules", "reason"),
     [
-        ("-m conntrack --ctstate NEW -j GUARD", ["-s 10.0.0.0/8 -d 192.0.2.1 -j DROP"], "it asks connection tracking"),
+        ("-m connmark --mark 1 -j GUARD", ["-s 10.0.0.0/8 -d 192.0.2.1 -j DROP"], "it asks connection tracking"),
         ("-i eth0 -j GUARD", ["-s 10.0.0.0/8 -d 192.0.2.1 -j DROP"], "it has a condition on a device"),
         ("-j GUARD", ["-s 10.0.0.0/8 -j RETURN", "-d 192.0.2.1 -j DROP"], "an earlier rule takes some of its clients"),
         ("-j GUARD", ["-i eth0 -j RETURN", "-d 192.0.2.1 -j DROP"], "an earlier rule may take its clients out of"),
@@ -169,6 +170,7 @@ def test_rules_of_called_chains_are_named_if_they_cannot_be_taken_over(
         ("-m conntrack --ctorigdst 192.0.2.1 -j DROP", True),
         ("-d 192.0.2.1/255.0.255.0 -j DROP", True),
         ("-d 192.0.2.100 -m set --match-set bad src -j DROP", False),
+        ("-d 192.0.2.1 -m conntrack --ctstate ESTABLISHED -m set --match-set bad src -j DROP", False),
         ("! -d 192.0.2.1 -m set --match-set bad src -j DROP", False),
         ("-s 192.0.2.1 -m set --match-set bad src -j DROP", False),
         ("-d 192.0.2.1 -p tcp --dport 22 -m conntrack --ctstate NEW -j ACCEPT", False),
@@ -180,11 +182,89 @@ def test_a_rule_that_cannot_be_parsed_is_named_if_it_is_for_the_service(rule: st
     assert (rules, len(left)) == ([], int(is_named))
 
 
-def nft(*expressions: dict[str, object]) -> str:
+DENIED = "-d 192.0.2.1 -p tcp -m tcp --dport 80 -j DROP"
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        ("-m conntrack --ctstate NEW", ["deny 0.0.0.0/0"]),
+        ("-m state --state NEW,ESTABLISHED", ["deny 0.0.0.0/0"]),
+        ("-m conntrack --ctstate RELATED,ESTABLISHED", []),
+        ("-m conntrack ! --ctstate NEW", []),
+        ("-m conntrack ! --ctstate INVALID", ["deny 0.0.0.0/0"]),
+    ],
+)
+def test_a_packet_that_opens_a_connection_is_new_to_connection_tracking(state: str, expected: list[str]) -> None:
+    assert imported(f"-d 192.0.2.1 {state} -j DROP") == (expected, [])
+
+
+@pytest.mark.parametrize(
+    ("accepted", "expected"),
+    [
+        ("-p tcp -m tcp --dport 80 -j ACCEPT", []),
+        ("-p tcp -m conntrack --ctstate NEW -m tcp --dport 80 -j ACCEPT", []),
+        ("-s 10.0.0.0/8 -j ACCEPT", ["allow 10.0.0.0/8", "deny 0.0.0.0/0"]),
+        ("-s 10.0.0.0/8 -p tcp -m tcp --dport 443 -j ACCEPT", ["deny 0.0.0.0/0"]),
+        ("-p icmp -j ACCEPT", ["deny 0.0.0.0/0"]),
+        ("-i lo -j ACCEPT", ["deny 0.0.0.0/0"]),
+        ("! -i lo -j ACCEPT", []),
+        ("-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT", ["deny 0.0.0.0/0"]),
+    ],
+)
+def test_clients_that_an_earlier_rule_for_all_addresses_accepts_are_not_denied(
+    accepted: str, expected: list[str]
+) -> None:
+    assert imported(accepted, DENIED) == (expected, [])
+
+
+def test_clients_that_are_accepted_become_rules_only_where_others_are_denied() -> None:
+    assert imported("-s 10.0.0.0/8 -j ACCEPT") == ([], [])
+    assert imported("-s 10.0.0.0/8 -j ACCEPT", "-s 10.1.0.0/16 -d 192.0.2.1 -j DROP") == ([], [])
+    assert imported("-s 10.0.0.0/8 -j ACCEPT", "-s 172.16.0.0/12 -d 192.0.2.1 -j DROP") == (["deny 172.16.0.0/12"], [])
+    first = "-s 10.1.0.0/16 -d 192.0.2.1 -j DROP"
+    denied, allowed = "deny 10.1.0.0/16", "allow 10.0.0.0/8"
+    assert imported(first, "-s 10.0.0.0/8 -j ACCEPT", DENIED) == ([denied, allowed, "deny 0.0.0.0/0"], [])
+    assert imported(DENIED, "-s 10.0.0.0/8 -j ACCEPT") == (["deny 0.0.0.0/0"], [])
+
+
+@pytest.mark.parametrize(
+    "accepted",
+    [
+        "-m set --match-set good src -j ACCEPT",
+        "-i lan0 -j ACCEPT",
+        "! -s 10.0.0.0/8 -j ACCEPT",
+        "-d 192.0.2.1 -m set --match-set good src -j ACCEPT",
+        "-d 192.0.2.1 -i lan0 -j ACCEPT",
+    ],
+)
+def test_behind_a_rule_that_accepts_unknown_clients_no_client_is_denied(accepted: str) -> None:
+    allowed = "-s 172.16.0.0/12 -d 192.0.2.1 -j ACCEPT"
+    rules, left = imported(accepted, allowed, DENIED)
+    assert rules == ["allow 172.16.0.0/12"]
+    assert left[-1].startswith("an earlier rule may accept some of its clients: ")
+    assert len(left) == 1 + ("-d" in accepted)
+    assert imported(DENIED, accepted)[0] == ["deny 0.0.0.0/0"]
+
+
+def test_a_chain_that_is_called_may_accept_clients() -> None:
+    calls = ("-j GUARD", "-A GUARD -s 10.0.0.0/8 -j ACCEPT", DENIED)
+    assert imported(*calls) == (["allow 10.0.0.0/8", "deny 0.0.0.0/0"], [])
+    for unknown in "-m set --match-set good src -j GUARD", "-i lan0 -j GUARD":
+        rules, (reason,) = imported(unknown, "-A GUARD -j ACCEPT", DENIED)
+        assert rules == []
+        assert reason.startswith("an earlier rule may accept some of its clients: ")
+    rules, (reason,) = imported("-j GUARD", "-A GUARD -i lan0 -j RETURN", "-A GUARD -j ACCEPT", DENIED)
+    assert rules == []
+    assert reason.startswith("an earlier rule may accept some of its clients: an earlier rule may take its clients out")
+
+
+def nft(*rules: tuple[dict[str, object], ...]) -> str:
     table = {"family": "inet", "name": "guard"}
     chain = {"family": "inet", "table": "guard", "name": "input", "type": "filter", "hook": "input", "prio": 0}
-    rule = {"family": "inet", "table": "guard", "chain": "input", "handle": 7, "expr": list(expressions)}
-    return json.dumps({"nftables": [{"table": table}, {"chain": chain}, {"rule": rule}]})
+    where = {"family": "inet", "table": "guard", "chain": "input", "handle": 7}
+    listed = [{"rule": where | {"expr": list(each)}} for each in rules]
+    return json.dumps({"nftables": [{"table": table}, {"chain": chain}, *listed]})
 
 
 def field(protocol: str, name: str, right: object, operator: str = "==") -> dict[str, object]:
@@ -195,7 +275,11 @@ PREFIX = {"prefix": {"addr": "10.0.0.0", "len": 8}}
 
 
 def of_nft(*expressions: dict[str, object]) -> tuple[list[str], list[str]]:
-    found, left = client_rules(hooks_of(nft(*expressions), position=INPUT), [WEB])
+    return of_rules(expressions)
+
+
+def of_rules(*rules: tuple[dict[str, object], ...]) -> tuple[list[str], list[str]]:
+    found, left = client_rules(hooks_of(nft(*rules), position=INPUT), [WEB])
     return list(map(str, found.get(WEB, ()))), [each.reason for each in left]
 
 
@@ -215,6 +299,34 @@ def test_rules_of_nftables_become_client_rules() -> None:
     assert of_nft(*of_others, field("ip", "saddr", "@bad"), {"drop": None}) == ([], [])
     _, (reason,) = of_nft(daddr, {"match": {"op": "==", "left": {"meta": {"key": "cpu"}}, "right": 0}}, {"drop": None})
     assert reason == "pylvs filter has no condition like meta cpu"
+
+
+def states(right: object, operator: str = "in") -> dict[str, object]:
+    return {"match": {"op": operator, "left": {"ct": {"key": "state"}}, "right": right}}
+
+
+def test_an_ordinary_ruleset_of_nftables_is_imported_as_it_decides() -> None:
+    """As Debian's wiki has it: what is established, the loopback device, ICMP and SSH, before the rules of the VIP."""
+    accept, daddr = {"accept": None}, field("ip", "daddr", "192.0.2.1")
+    loopback: dict[str, object] = {"match": {"op": "==", "left": {"meta": {"key": "iif"}}, "right": "lo"}}
+    pings: dict[str, object] = field("icmp", "type", "echo-request")
+    verdicts = {"set": [["established", {"accept": None}], ["invalid", {"drop": None}]]}
+    vmap: dict[str, object] = {"vmap": {"key": {"ct": {"key": "state"}}, "data": verdicts}}
+    head = [
+        (vmap,),
+        (states(["established", "related"]), accept),
+        (states("invalid", "=="), {"drop": None}),
+        (loopback, accept),
+        (pings, accept),
+        (field("tcp", "dport", 22), accept),
+    ]
+    denied = (daddr, field("tcp", "dport", 80), {"drop": None})
+    assert of_rules(*head, denied) == (["deny 0.0.0.0/0"], [])
+    assert of_rules(*head, (states({"set": ["new"]}), field("tcp", "dport", 80), accept), denied) == ([], [])
+    admitted = (field("ip", "saddr", PREFIX), accept)
+    assert of_rules(*head, admitted, denied) == (["allow 10.0.0.0/8", "deny 0.0.0.0/0"], [])
+    rules, (reason,) = of_rules(*head, (field("ip", "saddr", "@good"), accept), denied)
+    assert (rules, "@good" in reason) == ([], True)
 
 
 @pytest.mark.parametrize(
