@@ -34,10 +34,13 @@ INLINE void set_overloaded(struct conn_counts *n, u32 value)
 	__sync_lock_test_and_set(&n->overloaded, value);
 }
 
-INLINE void note_added(struct conn_counts *n, u32 added)
+/* Set it if the destination has reached its threshold. Return whether it was set here. */
+INLINE bool note_added(struct conn_counts *n, u32 added)
 {
-	if (unlikely(n->upper) && n->active + n->inactive + added >= n->upper && !n->overloaded)
-		set_overloaded(n, 1);
+	if (likely(!n->upper) || n->active + n->inactive + added < n->upper || n->overloaded)
+		return false;
+	set_overloaded(n, 1);
+	return true;
 }
 
 VERIFIED_ONCE int count_conn(u32 destination, u32 state)
@@ -48,19 +51,21 @@ VERIFIED_ONCE int count_conn(u32 destination, u32 state)
 	if (!n)
 		return 0;
 	u32 before = __sync_fetch_and_add(count_of(n, state), 1);
-	note_added(n, 0);
-	follow_load(AFTER(n, before), true);
+	bool is_full = note_added(n, 0);
+	follow_load(AFTER(n, before), true, is_full);
 	return 0;
 }
 
-/* Clear the overload flag if the destination is below its threshold again. */
-INLINE void note_removed(struct conn_counts *n)
+/* Clear the overload flag if the destination is below its threshold again. Return whether it was cleared here. */
+INLINE bool note_removed(struct conn_counts *n)
 {
 	if (likely(!n->overloaded))
-		return;
+		return false;
 	u64 total = n->active + n->inactive;
-	if (n->lower ? total < n->lower : !n->upper || 4 * total < 3 * (u64)n->upper)
-		set_overloaded(n, 0);
+	if (!(n->lower ? total < n->lower : !n->upper || 4 * total < 3 * (u64)n->upper))
+		return false;
+	set_overloaded(n, 0);
+	return true;
 }
 
 VERIFIED_ONCE int uncount_conn(u32 destination, u32 last)
@@ -74,8 +79,8 @@ VERIFIED_ONCE int uncount_conn(u32 destination, u32 last)
 		return 0;
 	if (__sync_fetch_and_add(count_of(n, state), -1) == 1)
 		note_idle(n);
-	note_removed(n);
-	follow_load(n, false);
+	bool is_usable = note_removed(n);
+	follow_load(n, false, is_usable);
 	return 0;
 }
 
@@ -85,12 +90,10 @@ VERIFIED_ONCE int count_one_packet(u32 destination)
 	struct conn_counts *n = conn_counts_of(destination);
 	if (!n || is_dry())
 		return 0;
-	u32 before = n->overloaded;
-	note_added(n, 1);
-	bool was_set = n->overloaded != before; /* another CPU may have seen that, also if it is cleared at once */
-	note_removed(n);
-	if (unlikely(was_set || n->overloaded != before))
-		follow_load(n, true);
+	bool was_set = note_added(n, 1); /* another CPU may have seen that, also if it is cleared at once */
+	bool was_cleared = note_removed(n);
+	if (unlikely(was_set || was_cleared))
+		follow_load(n, true, true);
 	return 0;
 }
 
@@ -102,7 +105,7 @@ VERIFIED_ONCE int move_count(u32 destination, u32 from, u32 to)
 		return 0;
 	__sync_fetch_and_add(is_active(to) ? &n->active : &n->inactive, 1);
 	u32 before = __sync_fetch_and_add(is_active(from) ? &n->active : &n->inactive, -1);
-	follow_load(AFTER(n, before), false);
+	follow_load(AFTER(n, before), false, false);
 	return 0;
 }
 

@@ -168,6 +168,11 @@ struct sched_loop {
 	s32 best_weight;
 	u32 sum;
 	u32 left;
+	/* searches of winner trees (lb/search.h), and draws from them: */
+	u32 list;
+	u32 count;
+	u32 at; /* of a walk: its first list index; of a tree: the next node */
+	s32 min_weight;
 };
 
 /* PROG_NEW: what rules for firewall marks match beyond `struct packet`, and the state of their evaluation. */

@@ -17,16 +17,14 @@
 #include "abi/config.h"
 #include "conntrack/entry.h"
 #include "ctx/program.h"
-#include "lb/winners.h"
+#include "lb/search.h"
 
 struct candidates {
 	const struct scheduled_service *service;
 	u64 *cursor;
 	struct sched_loop *loop;
 	const struct scratch *w;
-	/* find_usable_step: */
-	u32 pos; /* start of the walk */
-	s32 min_weight; /* lighter destinations are skipped */
+	u32 pos; /* what the steps of lb/lblc_cache.h look for */
 };
 
 struct candidate {
@@ -57,25 +55,20 @@ INLINE u32 overhead(const struct conn_counts *n)
 	return (n->active << 8) + n->inactive;
 }
 
-/* Find the first usable destination from c->pos on with at least c->min_weight; store its index in c->loop->best. */
-static int find_usable_step(u32 index, struct candidates *c)
+/* Return the root of the list's tree: its version and its winner, or sum; 0 if the list has no tree. */
+INLINE u64 root_of(const struct candidates *c)
 {
-	struct candidate it;
-	if (!at_pos(c, c->pos + index, &it))
-		return 1;
-	if (!is_usable(&it) || it.member->weight < c->min_weight)
-		return 0;
-	c->loop->best = c->pos + index;
-	return 1;
+	return root_winner(c->service->list, c->service->count);
 }
 
-INLINE u32 first_usable(struct candidates *c, u32 pos, u32 end, s32 min_weight)
+/* Return the index of the first usable destination from one list index to another with at least this weight, or
+ * NO_INDEX. */
+INLINE u32 first_usable(const struct candidates *c, u32 pos, u32 end, s32 min_weight)
 {
-	c->loop->best = NO_INDEX;
-	c->pos = pos;
-	c->min_weight = min_weight;
-	if (pos < end)
-		bpf_loop(end - pos, find_usable_step, c, 0);
+	c->loop->list = c->service->list;
+	c->loop->count = c->service->count;
+	c->loop->min_weight = min_weight;
+	search_list(c->loop, pos, end, scheduler_has(c->service->scheduler, INDEXED));
 	return c->loop->best;
 }
 
@@ -88,11 +81,11 @@ INLINE u32 best_of(struct candidates *c, void *step)
 	return c->loop->best;
 }
 
-/* Return the choice of a scheduler with the flag INDEXED: from the tree of a long list, else by these steps. */
-INLINE u32 least_loaded(struct candidates *c, void *step)
+/* Return the best destination for a scheduler with the flag INDEXED: by the tree of a long list, else by these steps. */
+INLINE u32 winner_of(struct candidates *c, void *step)
 {
-	u64 winner = c->service->count > WALKED ? root_winner(c->service->list) : 0;
-	return winner ? (u32)winner : best_of(c, step);
+	u64 root = root_of(c);
+	return root ? (u32)root : best_of(c, step);
 }
 
 /* Remember an index if its load per weight is the least so far, or the greatest: crosswise, in signed 64 bits. */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Winner trees: the least loaded destination of a long list without a walk, for the schedulers with the flag INDEXED.
+ * Winner trees: the best destination of a long list without a walk, for the schedulers with the flag INDEXED. The best
+ * one is the least loaded, or the heaviest.
  *
  * The leaves are the destinations of a list, in its order. Each node names the best of its four children by its list
  * index, so the root names the scheduler's choice. The tree is a heap in an array: the children of node n are 4n + 1 to
@@ -12,6 +13,8 @@
  *
  * A climb ends early where it has exchanged a node whose winner is, and was, another leaf. After a new connection it does
  * not. Otherwise, a CPU that pauses within its climb would leave its leaf at the root, and all connections would go there.
+ *
+ * The tree of twos has sums in place of winners: of the weights of the usable destinations below a node.
  *
  * The choice is that of the walk, but for climbs that are under way. An edit makes the tree of a new list before it puts
  * that in force (lb/index_list.h). Until both are settled, each destination has a leaf in either list.
@@ -41,31 +44,40 @@ INLINE u64 *winner_at(u32 list, u32 node)
 	return map_elem(winners, list / 2 + node);
 }
 
-INLINE u64 leaf_of(u32 list, u32 pos, u32 count, u32 scheduler)
-{
-	return (u64)list << LEAF_LIST | (u64)pos << LEAF_POS | (u64)count << LEAF_COUNT | (u64)scheduler << LEAF_SCHEDULER;
-}
-
 /* How a scheduler weighs a destination. In numbers, because the verifier would follow each branch. */
 struct weighing {
-	u64 load_mask; /* lc compares unsigned numbers of 32 bits, others signed ones */
+	u64 load_mask; /* lc compares unsigned numbers of 32 bits, others signed ones; 0: only weights count */
 	u32 weight_mask; /* 0: every weight counts as 1 */
 	u32 inactive_mask; /* 0: only active connections count */
 	u8 active_shift;
 	u8 more; /* is added to the load */
 	u8 idle_less; /* is subtracted again without active connections */
+	u8 by_counts; /* 0: counts change nothing but the overload flag */
+	u8 sums; /* nodes have sums of weights */
 };
 
-#define CONNECTIONS {.load_mask = ~0ULL, .weight_mask = ~0U, .inactive_mask = ~0U, .active_shift = 8}
+#define CONNECTIONS {.load_mask = ~0ULL, .weight_mask = ~0U, .inactive_mask = ~0U, .active_shift = 8, .by_counts = 1}
+#define HEAVIEST {.weight_mask = ~0U, .more = 1}
 
 static const struct weighing weighings[32] = {
-	[SCHED_LC] = {.load_mask = ~0U, .inactive_mask = ~0U, .active_shift = 8},
+	[SCHED_RR] = HEAVIEST, /* rr and wrr search their trees (lb/search.h) */
+	[SCHED_WRR] = HEAVIEST,
+	[SCHED_LC] = {.load_mask = ~0U, .inactive_mask = ~0U, .active_shift = 8, .by_counts = 1},
 	[SCHED_WLC] = CONNECTIONS,
-	[SCHED_SED] = {.load_mask = ~0ULL, .weight_mask = ~0U, .more = 1},
-	[SCHED_NQ] = {.load_mask = ~0ULL, .weight_mask = ~0U, .more = 1, .idle_less = 1},
+	[SCHED_SED] = {.load_mask = ~0ULL, .weight_mask = ~0U, .more = 1, .by_counts = 1},
+	[SCHED_NQ] = {.load_mask = ~0ULL, .weight_mask = ~0U, .more = 1, .idle_less = 1, .by_counts = 1},
+	[SCHED_FO] = HEAVIEST,
 	[SCHED_LBLC] = CONNECTIONS,
 	[SCHED_LBLCR] = CONNECTIONS,
+	[SCHED_TWOS] = {.weight_mask = ~0U, .sums = 1},
 };
+
+INLINE u64 leaf_of(u32 list, u32 pos, u32 count, u32 scheduler)
+{
+	const struct weighing *how = &weighings[scheduler & 31];
+	return (u64)list << LEAF_LIST | (u64)pos << LEAF_POS | (u64)count << LEAF_COUNT |
+	       (u64)scheduler << LEAF_SCHEDULER | (u64)how->sums << LEAF_SUMS | (u64)how->by_counts << LEAF_BY_COUNTS;
+}
 
 struct weighed {
 	s64 load;
@@ -81,15 +93,25 @@ INLINE bool weigh(u32 list, u32 pos, const struct weighing *how, struct weighed 
 		return false;
 	u32 active = READ_ONCE(n->active), inactive = READ_ONCE(n->inactive) & how->inactive_mask;
 	u32 idle = 1 - is_nonzero(active);
-	s64 load = (s32)((active << (how->active_shift & 31)) + inactive + how->more - (idle & how->idle_less));
-	found->load = load & how->load_mask;
+	s64 load = (s32)((active << (how->active_shift & 31)) + inactive - (idle & how->idle_less));
+	found->load = (load & how->load_mask) + how->more;
 	found->weight = 1 + ((u32)(member->weight - 1) & how->weight_mask);
 	return true;
 }
 
-/* Return the better one of two list indexes, of equals the first in the list; NOTHING if neither is usable. */
+/* Return the weight of the destination at a list index, 0 if it is not usable. */
+VERIFIED_ONCE u32 usable_weight(u64 leaf, u32 pos)
+{
+	struct weighed it;
+	return weigh(LEAF_FIELD(leaf, LEAF_LIST), pos, &weighings[SCHED_TWOS], &it) ? it.weight : 0;
+}
+
+/* Return the better one of two list indexes, of equals the first in the list; NOTHING if neither is usable. Return the
+ * sum of two sums. */
 VERIFIED_ONCE u32 better_of(u64 leaf, u32 one, u32 other)
 {
+	if (leaf >> LEAF_SUMS & 1)
+		return one + other;
 	const struct weighing *how = &weighings[leaf >> LEAF_SCHEDULER & 31];
 	u32 list = LEAF_FIELD(leaf, LEAF_LIST);
 	struct weighed a, b;
@@ -102,7 +124,8 @@ VERIFIED_ONCE u32 better_of(u64 leaf, u32 one, u32 other)
 	return first < second || (first == second && one < other) ? one : other;
 }
 
-/* Return the list index that child 1 to 4 of a node stands for, or NOTHING. `at`: inner nodes << 32 | the node. */
+/* Return the list index that child 1 to 4 of a node stands for, or NOTHING; or its sum. `at`: inner nodes << 32 | the
+ * node. */
 INLINE u32 child_at(u64 leaf, u64 at, u32 which)
 {
 	leaf = barrier_var(leaf); /* the compiler would keep the fields of both on the stack of replace_winner */
@@ -111,7 +134,8 @@ INLINE u32 child_at(u64 leaf, u64 at, u32 which)
 	u64 *node = child < inner ? winner_at(LEAF_FIELD(leaf, LEAF_LIST), child) : NULL;
 	if (node)
 		return (u32)READ_ONCE(*node);
-	return pos < LEAF_FIELD(leaf, LEAF_COUNT) ? pos : NOTHING;
+	pos = pos < LEAF_FIELD(leaf, LEAF_COUNT) ? pos : NOTHING;
+	return unlikely(leaf >> LEAF_SUMS & 1) ? usable_weight(leaf, pos) : pos;
 }
 
 enum replaced { WINNER_STAYS, WINNER_CHANGED, WINNER_RACED };
@@ -161,14 +185,15 @@ INLINE void climb(u64 leaf, bool to_root)
 	}
 }
 
-/* Let the winners follow a destination whose counts or flag have changed. Call it after an atomic operation that has
- * returned a value, because that orders the loads. The next leaf is loaded first: if an edit has just moved it to the
- * place of the present one, it is found there. Inlined, because functions may nest eight deep. */
-INLINE void follow_load(struct conn_counts *n, bool to_root)
+/* Let the winners follow a destination whose counts have changed, or also its flag. Call it after an atomic operation
+ * that has returned a value, because that orders the loads. The next leaf is loaded first: if an edit has just moved it
+ * to the place of the present one, it is found there. Inlined, because functions may nest eight deep. */
+INLINE void follow_load(struct conn_counts *n, bool to_root, bool also_flag)
 {
 	u64 seen = READ_ONCE(n->leaves[1]);
 	n = AFTER(n, seen);
-	if (likely(!(seen | READ_ONCE(n->leaves[0]))))
+	seen |= READ_ONCE(n->leaves[0]);
+	if (likely(!seen) || !(also_flag || seen >> LEAF_BY_COUNTS))
 		return;
 #pragma nounroll
 	for (u32 half = 0; half < 2; half++) { /* loaded again: Linux 6.1 has too little stack to keep both */
@@ -179,10 +204,10 @@ INLINE void follow_load(struct conn_counts *n, bool to_root)
 	}
 }
 
-/* Return the root of a list's tree; 0 if it has none. */
-INLINE u64 root_winner(u32 list)
+/* Return the root of a list's tree: its version, and the winner or sum; 0 if the list has no tree. */
+INLINE u64 root_winner(u32 list, u32 count)
 {
-	u64 *root = winner_at(list, 0);
+	u64 *root = count > WALKED ? winner_at(list, 0) : NULL;
 	u64 seen = root ? READ_ONCE(*root) : 0;
 	return seen >> WINNER_VERSION ? seen : 0;
 }

@@ -14,10 +14,10 @@ from pylvs.reference.schedulers.twos import PowerOfTwo
 from pylvs.reference.schedulers.weighted import overhead
 from pylvs.reference.server import Server
 from tests.packet.frames import udp
-from tests.packet.host import Host, server4, server_mac
+from tests.packet.host import SERVERS, Host, server4, server_mac
 
 PACKETS = 2000
-MOST = 80.0  # chi-squared of up to 4 servers; by chance it is greater once in 10^16 runs
+MOST = 80.0  # chi-squared of up to 6 usable servers; by chance it is greater once in 10^15 runs
 # Of each server: weight, active and inactive connections. The last one is at the head of the list.
 SITES = (
     ((1, 0, 0), (1, 0, 0), (1, 0, 0)),
@@ -25,6 +25,7 @@ SITES = (
     ((1, 3, 0), (2, 5, 1), (5, 14, 2), (1, 0, 9)),
     ((1, 1, 0), (1, 0, 300)),
     ((3, 0, 0), (0, 0, 0), (4, 2, 2)),
+    ((1, 0, 0), (2, 3, 1), (5, 20, 0), (0, 0, 0), (9, 1, 1), (4, 0, 9), (1, 4, 2), *[(0, 0, 0)] * 11),  # has a tree
 )
 
 
@@ -82,7 +83,9 @@ def test_the_packet_path_draws_like_the_reference(director_host: Host, site: tup
         tables.conn_counts.set(slot, "inactive", inactive)
         director_host.run(udp(dport=service.port), "tc")  # its next hop is known from now on
     frame = udp(dport=service.port)
-    addresses = {bytes.fromhex(server_mac(number).replace(":", "")): server4(number) for number in range(1, 9)}
+    addresses = {
+        bytes.fromhex(server_mac(number).replace(":", "")): server4(number) for number in range(1, SERVERS + 1)
+    }
     counted = Counter[str]()
     for _ in range(PACKETS):
         receiver = addresses.get(director_host.run(frame, "tc").data[:6])

@@ -1,4 +1,4 @@
-"""Lists longer than sixteen: lc, wlc, sed and nq choose by a winner tree, as the reference does by a walk."""
+"""Lists longer than sixteen: schedulers choose by a winner tree, as the reference does by a walk."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ from pylvs.dataplane.state import INDEX, LOADED, State
 from pylvs.dataplane.tables import Tree, tree_of
 from pylvs.dataplane.transaction import Transaction, list_of, recover
 from pylvs.model.dataclass import replace
-from pylvs.model.service import Destination, DestinationKey, ServiceChange, ServiceKey, Timeouts, VirtualService
+from pylvs.model.service import (
+    Destination,
+    DestinationKey,
+    ServiceChange,
+    ServiceFlag,
+    ServiceKey,
+    Timeouts,
+    VirtualService,
+)
 from pylvs.reference import schedulers as reference
 from pylvs.reference.schedulers.weighted import delay, overhead
 from pylvs.reference.server import Server
@@ -28,6 +36,7 @@ from tests.packet.host import VIP4, Host, new_host, on_cpu
 from tests.waiting import until
 
 INDEXED = [name for name, number in NUMBERS.items() if abi.constant("INDEXED_SCHEDULERS") >> number & 1]
+HEAVIEST = "rr", "wrr", "fo"
 ARITY = 4
 FIRST = 0x0A4D0100  # 10.77.1.0: servers behind the router
 NOTHING = abi.constant("NOTHING")
@@ -45,6 +54,8 @@ def better(scheduler: str, servers: list[Server], positions: list[int]) -> int:
     def load(server: Server) -> float:
         if scheduler == "lc":
             return overhead(server) & 0xFFFFFFFF
+        if scheduler in HEAVIEST:
+            return 1 / server.weight
         if scheduler == "nq" and not server.active:
             return 0
         return (delay if scheduler in ("sed", "nq") else overhead)(server) / server.weight
@@ -59,6 +70,7 @@ class Service:
 
     host: Host
     scheduler: str
+    flags: ServiceFlag = ServiceFlag(0)
     key: ServiceKey = field(init=False)
     servers: list[Server] = field(default_factory=list)
     known: dict[int, Server] = field(default_factory=dict)
@@ -69,8 +81,8 @@ class Service:
 
     def __post_init__(self) -> None:
         self.key = self.host.new_key()
-        self.host.director.add_service(VirtualService(self.key, self.scheduler))
-        self.model = reference.SCHEDULERS[self.scheduler](self.servers, 0)
+        self.host.director.add_service(VirtualService(self.key, self.scheduler, flags=self.flags))
+        self.model = reference.SCHEDULERS[self.scheduler](self.servers, self.flags)
 
     def _name(self, number: int) -> DestinationKey:
         return DestinationKey(ip_address(FIRST + number), self.key.port)
@@ -81,6 +93,15 @@ class Service:
         row = self.host.director.tables.conn_counts.read(slot)
         server.active, server.inactive = row["active"], row["inactive"]
         assert server.overloaded == bool(row["overloaded"])
+
+    def read_flags(self) -> int:
+        """Take the overload flags from the tables, and return how many are set."""
+        slots = DestinationSlots(self.host.director.tables)
+        for server in self.servers:
+            slot = slots.find(self.key, server.key)
+            assert slot is not None
+            server.overloaded = bool(self.host.director.tables.conn_counts.get(slot, "overloaded"))
+        return sum(server.overloaded for server in self.servers)
 
     def add(self, numbers: range | list[int], weight: int = 1, upper: int = 0) -> None:
         with self.host.director.batch():
@@ -124,19 +145,29 @@ class Service:
         flow = reference.Flow(ip_address("198.18.0.1").packed, sport, ip_address(VIP4).packed)
         wanted = self.model.choose(flow, 0.0)
         self.host.receive(self.frame("S", sport))
-        if replaced:
-            replaced[1].inactive -= 1
+        if self.scheduler == "twos":
+            expected, wanted = wanted, self._drawn()
+            assert (wanted is None) == (expected is None)
         if wanted is not None:
             wanted.active += 1
             wanted.bind()
             self.open.append((sport, wanted))
-        if replaced:
+        if replaced:  # it counts until then
+            replaced[1].inactive -= 1
             replaced[1].release()
             self._read(replaced[1])
         if wanted is not None:
             before = wanted.active, wanted.inactive
             self._read(wanted)
             assert (wanted.active, wanted.inactive) == before
+
+    def _drawn(self) -> Server | None:
+        """Return the server that has one connection more than before."""
+        counts = self.host.counts(self.key)
+        more = [each for each in self.servers if counts[str(each.key.address)][0] > each.active]
+        assert len(more) <= 1
+        assert all(server.usable for server in more)
+        return more[0] if more else None
 
     def close(self, which: int, by: str = "R") -> None:
         """Establish and close a connection, by a reset unless another flag is given: it becomes inactive."""
@@ -162,10 +193,12 @@ class Service:
         for server in self.servers:
             self._read(server)
         tree, nodes = self.tree()
-        below = nodes + list(range(tree.length))
+        is_sum = self.scheduler == "twos"
+        below = nodes + ([each.weight * each.usable for each in self.servers] if is_sum else list(range(tree.length)))
         for node, found in enumerate(nodes):
             children = below[ARITY * node + 1 : ARITY * node + 1 + ARITY]
-            assert found == better(self.scheduler, self.servers, children), (node, children)
+            wanted = sum(children) if is_sum else better(self.scheduler, self.servers, children)
+            assert found == wanted, (node, children)
         for position, slot in enumerate(list_of(self.host.director.tables, self.host.director.known(self.key)[1])):
             now, following = self.host.director.tables.conn_counts.get(slot, "leaves")
             assert not following
@@ -213,6 +246,39 @@ def test_choices_are_those_of_the_reference_after_any_history(director_host: Hos
     service.remove()
 
 
+@pytest.mark.parametrize("count", [21, 64, 85, 86, 700])
+@pytest.mark.parametrize("scheduler", ["rr", "wrr", "fo", "twos"])
+def test_few_usable_servers_of_many_are_found(director_host: Host, scheduler: str, count: int) -> None:
+    """They are at any place: the leaves of a tree have one level, or two."""
+    chance = random.Random(count)
+    service = Service(director_host, scheduler)
+    service.add(range(count), weight=0)
+    for _ in range(6):
+        with director_host.director.batch():
+            some = sorted({0, count - 1, *chance.choices(range(count), k=3)})
+            for position in some if chance.random() < 0.5 else [count // 2]:
+                service.edit(service.servers[position], chance.choice((1, 3, 50)), chance.choice((0, 0, 2)), 0)
+        for _ in range(12):
+            service.connect()
+        service.check_tree()
+        with director_host.director.batch():
+            for server in service.servers:
+                if server.weight and chance.random() < 0.7:
+                    service.edit(server, 0, 0, 0)
+    service.connect()
+    service.remove()
+
+
+def test_a_light_server_waits_for_heavy_ones_however_long_the_list_is(director_host: Host) -> None:
+    """wrr looks for weights of 100 to 2 in vain among all others."""
+    service = Service(director_host, "wrr")
+    service.add(range(300))
+    service.edit(service.servers[150], 100, 0, 0)
+    for _ in range(430):
+        service.connect()
+    service.remove()
+
+
 def test_a_list_has_a_tree_from_the_seventeenth_server_on(director_host: Host) -> None:
     service = Service(director_host, "wlc")
     service.add(range(16))
@@ -256,7 +322,7 @@ def test_another_scheduler_makes_another_tree(director_host: Host) -> None:
             service.connect()
         service.close(3)
         service.check_tree()
-    service.switch("rr")
+    service.switch("sh")
     assert {service.leaves(server) for server in service.servers} == {(0, 0)}
     service.connect()
     service.switch("lc")
@@ -264,6 +330,26 @@ def test_another_scheduler_makes_another_tree(director_host: Host) -> None:
     service.check_tree()
     assert first.scheduler == NUMBERS["wlc"]
     service.remove()
+
+
+def test_the_tree_of_an_earlier_list_is_not_searched(director_host: Host) -> None:
+    """With mh-fallback, mh looks for any usable server of the list, as rr does. But its list has no tree."""
+    director = director_host.director
+    earlier = Service(director_host, "rr")
+    earlier.add(range(300))
+    earlier.connect()
+    left = director.known(earlier.key)[1]["list"]
+    earlier.remove()
+    later = Service(director_host, "mh", ServiceFlag.SCHED_1 | ServiceFlag.SCHED_2)
+    later.add(range(300), upper=1)
+    unlimited = later.servers[150]  # no node of a tree of equals names its index
+    later.edit(unlimited, 1, 0, 0)
+    while director.known(later.key)[1]["list"] != left:
+        later.edit(unlimited, 3 - unlimited.weight, 0, 0)
+    for _ in range(600):
+        later.connect()
+    assert sum(server.overloaded for server in later.servers) > 250
+    later.remove()
 
 
 def test_many_changes_as_one_edit_keep_the_trees(director_host: Host) -> None:
@@ -435,12 +521,13 @@ def test_a_writer_killed_at_any_step_leaves_a_tree(
     service.remove()
 
 
-@pytest.mark.parametrize("scheduler", ["wlc", "nq"])
-def test_two_cpus_leave_each_node_right(director_host: Host, scheduler: str) -> None:
+@pytest.mark.parametrize(("scheduler", "upper"), [("wlc", 0), ("nq", 0), ("rr", 4), ("twos", 4)])
+def test_two_cpus_leave_each_node_right(director_host: Host, scheduler: str, upper: int) -> None:
     """A node with a lost change stays wrong until the next climb over it, so each burst is checked at rest."""
     service = Service(director_host, scheduler)
-    service.add(range(70))
+    service.add(range(70), upper=upper)
     director_host.program("tc")
+    full = 0
 
     def sends(cpu: int, frames: list[bytes]) -> None:
         with on_cpu(cpu):
@@ -459,7 +546,9 @@ def test_two_cpus_leave_each_node_right(director_host: Host, scheduler: str) -> 
             thread.start()
         for thread in threads:
             thread.join()
+        full += service.read_flags()
         service.check_tree()
+    assert bool(full) == bool(upper)
     service.remove()
 
 

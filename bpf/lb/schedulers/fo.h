@@ -24,7 +24,7 @@ static int fo_step(u32 index, struct candidates *c)
 
 static u32 schedule_fo(struct candidates *c)
 {
-	return best_of(c, fo_step);
+	return winner_of(c, fo_step);
 }
 
-SCHEDULER(fo, 7, 0)
+SCHEDULER(fo, 7, INDEXED)

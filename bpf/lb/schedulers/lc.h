@@ -21,7 +21,7 @@ static int lc_step(u32 index, struct candidates *c)
 
 static u32 schedule_lc(struct candidates *c)
 {
-	return least_loaded(c, lc_step);
+	return winner_of(c, lc_step);
 }
 
 SCHEDULER(lc, 3, INDEXED)

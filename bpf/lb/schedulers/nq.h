@@ -21,7 +21,7 @@ static int nq_step(u32 index, struct candidates *c)
 
 static u32 schedule_nq(struct candidates *c)
 {
-	return least_loaded(c, nq_step);
+	return winner_of(c, nq_step);
 }
 
 SCHEDULER(nq, 6, INDEXED)

@@ -41,4 +41,4 @@ static u32 schedule_rr(struct candidates *c)
 	return pos;
 }
 
-SCHEDULER(rr, 1, 0)
+SCHEDULER(rr, 1, INDEXED)

@@ -16,7 +16,7 @@ static int sed_step(u32 index, struct candidates *c)
 
 static u32 schedule_sed(struct candidates *c)
 {
-	return least_loaded(c, sed_step);
+	return winner_of(c, sed_step);
 }
 
 SCHEDULER(sed, 5, INDEXED)

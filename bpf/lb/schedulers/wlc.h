@@ -17,7 +17,7 @@ static int wlc_step(u32 index, struct candidates *c)
 
 static u32 schedule_wlc(struct candidates *c)
 {
-	return least_loaded(c, wlc_step);
+	return winner_of(c, wlc_step);
 }
 
 SCHEDULER(wlc, 4, INDEXED)

@@ -36,6 +36,14 @@ INLINE struct wrr wrr_unpack(const struct candidates *c, u64 cursor)
 	return at;
 }
 
+/* Return the greatest weight of a usable destination, or 0. */
+INLINE u32 greatest_weight(struct candidates *c)
+{
+	struct candidate it;
+	u32 pos = winner_of(c, fo_step);
+	return pos != NO_INDEX && at_pos(c, pos, &it) ? it.member->weight : 0;
+}
+
 static u32 schedule_wrr(struct candidates *c)
 {
 	u32 pos = NO_INDEX;
@@ -50,8 +58,7 @@ static u32 schedule_wrr(struct candidates *c)
 		pos = first_usable(c, at.position, c->service->count, at.weight);
 		if (pos == NO_INDEX) {
 			u32 gcd = c->service->gcd ?: 1;
-			best_of(c, fo_step);
-			u32 heaviest = c->loop->best_weight;
+			u32 heaviest = greatest_weight(c);
 			if (heaviest) {
 				next.weight = at.weight > gcd ? at.weight - gcd : c->service->max_weight;
 				if (next.weight > heaviest)
@@ -73,4 +80,4 @@ static u32 schedule_wrr(struct candidates *c)
 	return pos;
 }
 
-SCHEDULER(wrr, 2, 0)
+SCHEDULER(wrr, 2, INDEXED)
