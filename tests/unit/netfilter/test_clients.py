@@ -307,20 +307,22 @@ def states(right: object, operator: str = "in") -> dict[str, object]:
 
 def test_an_ordinary_ruleset_of_nftables_is_imported_as_it_decides() -> None:
     """As Debian's wiki has it: what is established, the loopback device, ICMP and SSH, before the rules of the VIP."""
-    accept, daddr = {"accept": None}, field("ip", "daddr", "192.0.2.1")
+    accept: dict[str, object] = {"accept": None}
+    drop: dict[str, object] = {"drop": None}
+    daddr = field("ip", "daddr", "192.0.2.1")
     loopback: dict[str, object] = {"match": {"op": "==", "left": {"meta": {"key": "iif"}}, "right": "lo"}}
-    pings: dict[str, object] = field("icmp", "type", "echo-request")
-    verdicts = {"set": [["established", {"accept": None}], ["invalid", {"drop": None}]]}
+    pings = field("icmp", "type", "echo-request")
+    verdicts = {"set": [["established", accept], ["invalid", drop]]}
     vmap: dict[str, object] = {"vmap": {"key": {"ct": {"key": "state"}}, "data": verdicts}}
-    head = [
+    head: list[tuple[dict[str, object], ...]] = [
         (vmap,),
         (states(["established", "related"]), accept),
-        (states("invalid", "=="), {"drop": None}),
+        (states("invalid", "=="), drop),
         (loopback, accept),
         (pings, accept),
         (field("tcp", "dport", 22), accept),
     ]
-    denied = (daddr, field("tcp", "dport", 80), {"drop": None})
+    denied = (daddr, field("tcp", "dport", 80), drop)
     assert of_rules(*head, denied) == (["deny 0.0.0.0/0"], [])
     assert of_rules(*head, (states({"set": ["new"]}), field("tcp", "dport", 80), accept), denied) == ([], [])
     admitted = (field("ip", "saddr", PREFIX), accept)
