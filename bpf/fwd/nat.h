@@ -9,6 +9,24 @@
 
 enum nat_side { NAT_REQUEST, NAT_REPLY };
 
+/* Replace the address in the IP header behind the frame's data; return by how much that changes a sum of the address. */
+INLINE u64 replace_address(void *data, bool is_ipv6, u32 side, const struct address *to)
+{
+	if (is_ipv6) {
+		struct ipv6_header *ip = data + ETH_HLEN;
+		struct address *from = side == NAT_REQUEST ? &ip->daddr : &ip->saddr;
+		u64 difference = address_sum(from, 4, true) + address_sum(to, 4, false);
+		*from = *to;
+		return difference;
+	}
+	struct ipv4_header *ip = data + ETH_HLEN;
+	be32 *from = side == NAT_REQUEST ? &ip->daddr : &ip->saddr;
+	u64 difference = (u64)~*from + to->word[0];
+	ip->check = csum_replace(ip->check, difference);
+	*from = to->word[0];
+	return difference;
+}
+
 INLINE bool nat_xdp(struct xdp_md *ctx, const struct packet *p, enum nat_side side, const struct address *to, be16 to_port)
 {
 	void *data = ctx_data(xdp_ctx(ctx)), *end = ctx_data_end(xdp_ctx(ctx));
@@ -18,19 +36,7 @@ INLINE bool nat_xdp(struct xdp_md *ctx, const struct packet *p, enum nat_side si
 		return false;
 	struct ports *ports = (void *)transport;
 	be16 *port = side == NAT_REQUEST ? &ports->daddr : &ports->saddr;
-	u64 difference;
-	if (p->is_ipv6) {
-		struct ipv6_header *ip = data + ETH_HLEN;
-		struct address *from = side == NAT_REQUEST ? &ip->daddr : &ip->saddr;
-		difference = address_sum(from, 4, true) + address_sum(to, 4, false);
-		*from = *to;
-	} else {
-		struct ipv4_header *ip = data + ETH_HLEN;
-		be32 *from = side == NAT_REQUEST ? &ip->daddr : &ip->saddr;
-		difference = (u64)~*from + to->word[0];
-		ip->check = csum_replace(ip->check, difference);
-		*from = to->word[0];
-	}
+	u64 difference = replace_address(data, p->is_ipv6, side, to);
 	difference += (u64)(u16)~*port + to_port;
 	*port = to_port;
 	if (p->protocol == IPPROTO_TCP) {
@@ -48,46 +54,38 @@ INLINE bool nat_xdp(struct xdp_md *ctx, const struct packet *p, enum nat_side si
 	return true;
 }
 
-VERIFIED_ONCE int nat_tc(struct __sk_buff *ctx, const struct packet *p, u32 side, const struct address *to,
+enum { MOST_L4 = 0x7fff }; /* more than IPv6 extension headers can have: the verifier needs a limit */
+
+VERIFIED_ONCE int nat_tc(struct __sk_buff *skb, const struct packet *p, u32 side, const struct address *to,
 			 u32 port_to_be)
 {
-	if (!p || !to)
+	struct ctx ctx = tc_ctx(skb);
+	u32 l4 = p ? barrier_var((u32)p->l4) : 0;
+	if (!p || !to || l4 > MOST_L4)
 		return false;
-	be16 to_port = port_to_be;
-	u32 check = p->l4 + (p->protocol == IPPROTO_TCP ? 16 : 6);
-	u32 port = p->l4 + (side == NAT_REQUEST ? 2 : 0);
+	bool has_ports = !p->no_csum || !is_ipsec(p->protocol);
+	u32 headers = l4 + (has_ports ? sizeof(struct ports) : 0);
+	if (unlikely(ctx_data(ctx) + headers > ctx_data_end(ctx)) && bpf_skb_pull_data(skb, headers))
+		return false;
+	void *data = ctx_data(ctx), *end = ctx_data_end(ctx), *transport = data + l4;
+	if (data + ETH_HLEN + (p->is_ipv6 ? IPV6_HLEN : IPV4_HLEN) > end)
+		return false;
+	be16 *port = transport + (side == NAT_REQUEST ? 2 : 0), to_port = port_to_be, from_port = to_port;
+	if (has_ports) {
+		if (transport + sizeof(struct ports) > end)
+			return false;
+		from_port = *port;
+		*port = to_port;
+	}
+	u64 difference = replace_address(data, p->is_ipv6, side, to);
+	if (p->no_csum)
+		return true;
+	u32 check = l4 + (p->protocol == IPPROTO_TCP ? 16 : 6);
 	u64 udp = p->protocol == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
-	be16 from_port = to_port;
-	if (!(p->no_csum && is_ipsec(p->protocol)) && bpf_skb_load_bytes(ctx, port, &from_port, 2))
-		return false;
-	if (p->is_ipv6) {
-		u32 at = ETH_HLEN + (side == NAT_REQUEST ? 24 : 8);
-		struct address from, new = *to;
-		if (bpf_skb_load_bytes(ctx, at, &from, sizeof(from)))
-			return false;
-		s64 difference = bpf_csum_diff(from.word, sizeof(from), new.word, sizeof(new), 0);
-		if (difference < 0 ||
-		    (!p->no_csum && bpf_l4_csum_replace(ctx, check, 0, difference, udp | BPF_F_PSEUDO_HDR)))
-			return false;
-		if (bpf_skb_store_bytes(ctx, at, &new, sizeof(new), 0))
-			return false;
-	} else {
-		u32 at = ETH_HLEN + (side == NAT_REQUEST ? 16 : 12);
-		be32 from, new = to->word[0];
-		if (bpf_skb_load_bytes(ctx, at, &from, 4))
-			return false;
-		if (!p->no_csum && bpf_l4_csum_replace(ctx, check, from, new, udp | BPF_F_PSEUDO_HDR | 4))
-			return false;
-		if (bpf_l3_csum_replace(ctx, ETH_HLEN + 10, from, new, 4) || bpf_skb_store_bytes(ctx, at, &new, 4, 0))
-			return false;
-	}
-	if (from_port != to_port) {
-		if (!p->no_csum && bpf_l4_csum_replace(ctx, check, from_port, to_port, udp | 2))
-			return false;
-		if (bpf_skb_store_bytes(ctx, port, &to_port, 2, 0))
-			return false;
-	}
-	return true;
+	difference = (u32)difference + (difference >> 32);
+	difference = (u32)difference + (difference >> 32);
+	return !bpf_l4_csum_replace(skb, check, 0, difference, udp | BPF_F_PSEUDO_HDR) &&
+	       (from_port == to_port || !bpf_l4_csum_replace(skb, check, from_port, to_port, udp | 2));
 }
 
 INLINE bool nat(struct ctx ctx, const struct packet *p, enum nat_side side, const struct address *to, be16 to_port)
