@@ -323,6 +323,8 @@ def new_cases(size: Size) -> list[NewCase]:
         NewCase("new_limited", LIMITED, LIMITED_CLIENTS),
         NewCase("new_logged", MANY, LOGGED_CLIENTS, logged=True),
     ]
+    if size.budgets:
+        found.append(NewCase("new_tun", MANY_TUN, NEW_CLIENTS, SHRINK_FLOWS))
     if size.budgets and site.has_ipv6():
         found.append(NewCase("new_six", MANY_SIX, NEW_CLIENTS6, FLOWS6))
     return found

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * NAT: replace daddr and dport of a request, or saddr and sport of a reply, and update checksums incrementally
- * (IPVS-SEMANTICS 7.3). At TC the helpers update them, because only they know unfinished ones.
+ * (IPVS-SEMANTICS 7.3). At TC a helper updates that of the transport header, because only the kernel knows unfinished
+ * ones.
  */
 #pragma once
 #include "ctx/ctx.h"
