@@ -11,7 +11,6 @@ from bench.cases import plain
 from bench.frames import SCATTERED, Flows
 from bench.harness import TC, WRAPPERS, XDP, Harness, Hook, Wrapper, loaded
 from bench.rows import Measured
-from pylvs.bpf import abi
 from pylvs.bpf.libbpf import open_pin
 from pylvs.bpf.maps import PerCpuArray
 from pylvs.cli.meter import on_one_cpu
@@ -54,9 +53,8 @@ class PacketPath:
 
     def reasons(self) -> str:
         """Return the counts of packets that were not merely forwarded, for messages."""
-        names = [name for name in abi.shipped().enum("reason") if name not in ("REASONS", "REASON_NONE")]
-        counted = {name: self.reason(name) for name in names}
-        return ", ".join(f"{name.removeprefix('REASON_').lower()} {count}" for name, count in counted.items() if count)
+        counted = reason_counts(self.director.tables)
+        return ", ".join(f"{name} {count}" for name, count in counted.items() if count)
 
     def connections(self, service: ServiceKey) -> tuple[int, int]:
         """Return how many connections a service has, and how many it ever had."""

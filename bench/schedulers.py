@@ -49,6 +49,7 @@ def _measure_new(path: PacketPath, scheduler: str, servers: int, first: int, num
     """Return the ns of a new connection, the harness included. Raises WrongPath."""
     service = key(_PORTS[servers])
     path.director.edit_service(VirtualService(service, scheduler))
+    path.forget_half_open()
     path.harness.plan(request(service.port, SYN, NEW_CLIENTS), Flows(NEW_WALK, first, IN_ORDER))
     path.harness.run(FLOWS, path.entry(FLOWS), servers)  # asks for the next hops
     _, ever = path.connections(service)
