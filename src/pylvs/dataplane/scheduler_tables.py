@@ -7,11 +7,11 @@ mh, Maglev hashing, has the destination of each of 4093 slots in a table (IPVS-S
 buckets (3.13). Such a service has two tables, one of them in force. An edit that changes the choice of destinations
 fills the other one and names it in the service's next version.
 
-A long list has a winner tree, by which the scheduler finds its choice without a walk: lc, wlc, sed, nq, lblc and lblcr
-the least loaded server, rr, wrr, fo and twos one by weight (bpf/lb/winners.h). An edit makes the tree of each list that
-it writes. From then on packets keep it, beside that of the list in force; after the commit they keep the new one alone.
-A tree lies where its list's chunk is. So a list whose scheduler changes from one of these to another moves to another
-chunk.
+A long list has a winner tree, by which the scheduler finds its choice without a walk (bpf/lb/winners.h). lc, wlc, sed,
+nq, lblc and lblcr find the least loaded server; rr, wrr, fo and twos find one by weight. An edit makes the tree of each
+list that it writes. From then on packets keep it, beside that of the list in force; after the commit they keep the new
+one alone. A tree lies where its list's chunk is. So a list whose scheduler changes from one of these to another moves
+to another chunk.
 """
 
 from __future__ import annotations
