@@ -10,9 +10,9 @@ enum { WALKED_FIRST = 4 };
 
 INLINE bool will_do(const struct sched_loop *s, u32 pos)
 {
-	struct member *member = pos < s->count ? map_elem(members, s->list + pos) : NULL;
-	struct conn_counts *n = member ? map_elem(conn_counts, member->destination) : NULL;
-	return n && member->weight > 0 && member->weight >= s->min_weight && !READ_ONCE(n->overloaded);
+	struct conn_counts *n;
+	struct member *member = pos < s->count ? usable_member(s->list, pos, &n) : NULL;
+	return member && member->weight >= s->min_weight;
 }
 
 static int search_walk_step(u32 index, struct sched_loop **loop)

@@ -84,12 +84,21 @@ struct weighed {
 	s64 weight;
 };
 
+/* Return the member at a list index, with its counts; NULL if its destination is not usable. */
+INLINE struct member *usable_member(u32 list, u32 pos, struct conn_counts **counts)
+{
+	struct member *member = map_elem(members, list + pos);
+	struct conn_counts *n = member ? map_elem(conn_counts, member->destination) : NULL;
+	*counts = n;
+	return n && member->weight > 0 && !READ_ONCE(n->overloaded) ? member : NULL;
+}
+
 /* Weigh the destination at a list index. Return false if it is not usable. */
 INLINE bool weigh(u32 list, u32 pos, const struct weighing *how, struct weighed *found)
 {
-	struct member *member = pos == NOTHING ? NULL : map_elem(members, list + pos);
-	struct conn_counts *n = member ? map_elem(conn_counts, member->destination) : NULL;
-	if (!n || member->weight <= 0 || READ_ONCE(n->overloaded))
+	struct conn_counts *n;
+	struct member *member = pos == NOTHING ? NULL : usable_member(list, pos, &n);
+	if (!member)
 		return false;
 	u32 active = READ_ONCE(n->active), inactive = READ_ONCE(n->inactive) & how->inactive_mask;
 	u32 idle = 1 - is_nonzero(active);
@@ -102,8 +111,9 @@ INLINE bool weigh(u32 list, u32 pos, const struct weighing *how, struct weighed 
 /* Return the weight of the destination at a list index, 0 if it is not usable. */
 VERIFIED_ONCE u32 usable_weight(u64 leaf, u32 pos)
 {
-	struct weighed it;
-	return weigh(LEAF_FIELD(leaf, LEAF_LIST), pos, &weighings[SCHED_TWOS], &it) ? it.weight : 0;
+	struct conn_counts *n;
+	struct member *member = pos == NOTHING ? NULL : usable_member(LEAF_FIELD(leaf, LEAF_LIST), pos, &n);
+	return member ? member->weight : 0;
 }
 
 /* Return the better one of two list indexes, of equals the first in the list; NOTHING if neither is usable. Return the
