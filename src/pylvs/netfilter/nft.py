@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import collapse_addresses, ip_address, ip_network, summarize_address_range
 from typing import Any
 
@@ -74,7 +74,7 @@ def hooks(text: str, position: Position = MARKS) -> list[Hook]:
             table = found["family"], found["table"]
             where = chains.get(table, {})
             if found.get("chain") in where:
-                where[found["chain"]].append(_read(found, maps.get(table, {}), position))
+                where[found["chain"]] += _read(found, maps.get(table, {}), position)
     found_hooks = (_hook(base, chains[base["family"], base["table"]], position) for base in bases)
     return [hook for hook in found_hooks if hook is not None]
 
@@ -122,10 +122,16 @@ def _concerns_marks(rule: Rule | Skipped) -> bool:
     return bool(rule.mask or rule.value) if isinstance(rule, Rule) else _MARKING in rule.text
 
 
-def _read(rule: Object, maps: Mapping[str, Any], position: Position) -> Rule | Skipped:
-    """Return a rule of a table with these named maps."""
+def _read(rule: Object, maps: Mapping[str, Any], position: Position) -> Iterator[Rule | Skipped]:
+    """Yield a rule of a table with these named maps, and what it accepts by a verdict map as a rule of its own."""
     location = f"{rule['family']} {rule['table']} {rule['chain']} handle {rule.get('handle', '?')}"
     expressions = rule.get("expr", [])
+    if position != MARKS and (accepting := _accepting(expressions, maps)):
+        yield _read_one(location, accepting, maps, position)
+    yield _read_one(location, expressions, maps, position)
+
+
+def _read_one(location: str, expressions: Any, maps: Mapping[str, Any], position: Position) -> Rule | Skipped:
     text = json.dumps(expressions, separators=(",", ":"))
     try:
         return _rule(location, text, expressions, position)
@@ -137,6 +143,25 @@ def _read(rule: Object, maps: Mapping[str, Any], position: Position) -> Rule | S
         reason = "pylvs does not know this form of rule"
     accepts = isinstance(expressions, list) and {"accept": None} in expressions
     return Skipped(location, text, reason, _called(expressions, maps), *_known(expressions, position), accepts)
+
+
+def _accepting(expressions: Any, maps: Mapping[str, Any]) -> list[Object] | None:
+    """Return a rule's expressions with a match of what its verdict map accepts in place of the map; None without one.
+
+    If its form is unknown, it may accept anything: an empty map is in its place.
+    """
+    for at, expression in enumerate(expressions if isinstance(expressions, list) else ()):
+        if not (isinstance(expression, Mapping) and "vmap" in expression):
+            continue
+        try:
+            key, data = expression["vmap"]["key"], expression["vmap"]["data"]
+            elements = data["set"] if isinstance(data, Mapping) else maps[data.removeprefix("@")] or ()
+            accepted = [value for value, verdict in elements if "accept" in verdict]
+        except _UNKNOWN_FORM:
+            return [*expressions[:at], {"vmap": {}}, {"accept": None}]
+        match = {"match": {"op": "==", "left": key, "right": {"set": accepted}}}
+        return [*expressions[:at], match, {"accept": None}] if accepted else None
+    return None
 
 
 def _known(expressions: Any, position: Position) -> tuple[tuple[Clause, ...], bool]:

@@ -353,3 +353,26 @@ def test_a_packet_that_one_base_chain_accepts_continues_with_the_next(
         objects += [{"chain": chain}, {"rule": rule}]
     found, left = client_rules(hooks_of(json.dumps({"nftables": objects}), position=INPUT), [WEB])
     assert (list(map(str, found[WEB])), left) == (expected, [])
+
+
+def verdicts(key: dict[str, object], data: object) -> dict[str, object]:
+    return {"vmap": {"key": key, "data": data}}
+
+
+def test_clients_that_a_verdict_map_accepts_are_not_denied() -> None:
+    accept: dict[str, object] = {"accept": None}
+    drop: dict[str, object] = {"drop": None}
+    denied = field("ip", "daddr", "192.0.2.1"), field("tcp", "dport", 80), drop
+    port: dict[str, object] = {"payload": {"protocol": "tcp", "field": "dport"}}
+    client: dict[str, object] = {"payload": {"protocol": "ip", "field": "saddr"}}
+    state: dict[str, object] = {"ct": {"key": "state"}}
+    ports = verdicts(port, {"set": [[22, accept], [80, accept]]})
+    assert of_rules((ports,), denied) == ([], [])
+    others = verdicts(port, {"set": [[22, accept], [80, drop]]})
+    assert of_rules((others,), denied) == (["deny 0.0.0.0/0"], [])
+    some = verdicts(client, {"set": [[PREFIX, accept], ["192.0.2.7", drop]]})
+    assert of_rules((some,), denied) == (["allow 10.0.0.0/8", "deny 0.0.0.0/0"], [])
+    assert of_rules((verdicts(state, {"set": [["new", accept]]}),), denied) == ([], [])
+    assert of_rules((verdicts(state, {"set": [["established", accept]]}),), denied) == (["deny 0.0.0.0/0"], [])
+    rules, (reason,) = of_rules((verdicts(port, "@unknown"),), denied)
+    assert (rules, "an earlier rule may accept some of its clients" in reason) == ([], True)

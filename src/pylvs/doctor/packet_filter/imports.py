@@ -42,7 +42,7 @@ class Imports:
 
     `hooks`: the chains that it reads. `keys`: the services of the table, and `known` their client rules. `owned`:
     services of a daemon's file. `is_refused`: it leaves out a rule, or would change the rules of such a service. Or it
-    would deny clients that netfilter accepts, by a rule without the virtual address, which an import does not read.
+    would deny clients that netfilter accepts.
     """
 
     hooks: Sequence[Hook] = ()
