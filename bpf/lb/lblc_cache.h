@@ -207,9 +207,14 @@ static int pos_step(u32 index, struct candidates *c)
 	return 1;
 }
 
-/* Return the index of a destination in the list, or NO_INDEX. */
+/* Return the index of a destination in the list, or NO_INDEX. In a long list its leaf tells it (lb/winners.h). */
 INLINE u32 pos_of(struct candidates *c, u32 destination)
 {
+	struct conn_counts *n = conn_counts_of(destination);
+	u32 pos = n ? LEAF_FIELD(READ_ONCE(n->leaves[0]), LEAF_POS) : NO_INDEX;
+	struct member *member = pos < c->service->count ? map_elem(members, c->service->list + pos) : NULL;
+	if (member && member->destination == destination)
+		return pos;
 	c->loop->best = NO_INDEX;
 	c->pos = destination;
 	bpf_loop(c->service->count, pos_step, c, 0);
