@@ -29,6 +29,7 @@ enum index_limits {
 	LEAF_POS = 18,
 	LEAF_COUNT = 36,
 	LEAF_SCHEDULER = 54,
+	LEAF_IDLE = 61, /* the list counts its idle destinations */
 	LEAF_SUMS = 62, /* nodes have sums */
 	LEAF_BY_COUNTS = 63, /* counts change the tree, not the overload flag alone */
 	INDEXED_SCHEDULERS = 0 SCHEDULER_LIST(INDEXED_BIT), /* a bit for each one */

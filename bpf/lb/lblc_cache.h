@@ -180,20 +180,22 @@ static int idle_step(u32 index, struct candidates *c)
 	struct candidate it;
 	if (!at_pos(c, index, &it))
 		return 1;
-	if (2 * (s64)(s32)it.counts->active >= it.member->weight)
+	if (!is_idle(it.member, it.counts))
 		return 0;
 	c->loop->best = index;
 	return 1;
 }
 
 /* Whether the destination has more active connections than its weight, while another one has fewer than half of its
- * own. */
+ * own. A long list counts those. */
 INLINE bool is_overloaded(struct candidates *c, u32 destination, s32 weight)
 {
 	struct conn_counts *n = conn_counts_of(destination);
 	if (!n || (s32)n->active <= weight)
 		return false;
-	return best_of(c, idle_step) != NO_INDEX;
+	u32 list = c->service->list, count = c->service->count;
+	u64 *idle = root_winner(list, count) ? idle_count(leaf_of(list, 0, count, SCHED_LBLC)) : NULL;
+	return idle ? READ_ONCE(*idle) : best_of(c, idle_step) != NO_INDEX;
 }
 
 static int pos_step(u32 index, struct candidates *c)

@@ -16,6 +16,8 @@
  *
  * The tree of twos has sums in place of winners: of the weights of the usable destinations below a node.
  *
+ * Behind the tree of lblc and lblcr, a bit for each destination tells whether it is idle, and a word counts those bits.
+ *
  * The choice is that of the walk, but for climbs that are under way. An edit makes the tree of a new list before it puts
  * that in force (lb/index_list.h). Until both are settled, each destination has a leaf in either list.
  */
@@ -26,6 +28,7 @@
 enum winner_limits {
 	ARITY = 4,
 	LEVELS = 10, /* of inner nodes above 131,072 leaves: nine, and one to spare */
+	IDLE_ATTEMPTS = 3,
 	WINNER_VERSION = 32, /* bits of the list index in a node; the version follows. 0: the tree was never made */
 };
 _Static_assert(1 << LEAF_BITS > 1 << (LIST_CLASSES - 1), "a leaf has the length of its list");
@@ -54,21 +57,22 @@ struct weighing {
 	u8 idle_less; /* is subtracted again without active connections */
 	u8 by_counts; /* 0: counts change nothing but the overload flag */
 	u8 sums; /* nodes have sums of weights */
+	u8 counts_idle; /* the list counts its idle destinations */
 };
 
-#define CONNECTIONS {.load_mask = ~0ULL, .weight_mask = ~0U, .inactive_mask = ~0U, .active_shift = 8, .by_counts = 1}
+#define CONNECTIONS .load_mask = ~0ULL, .weight_mask = ~0U, .inactive_mask = ~0U, .active_shift = 8, .by_counts = 1
 #define HEAVIEST {.weight_mask = ~0U, .more = 1}
 
 static const struct weighing weighings[32] = {
 	[SCHED_RR] = HEAVIEST, /* rr and wrr search their trees (lb/search.h) */
 	[SCHED_WRR] = HEAVIEST,
 	[SCHED_LC] = {.load_mask = ~0U, .inactive_mask = ~0U, .active_shift = 8, .by_counts = 1},
-	[SCHED_WLC] = CONNECTIONS,
+	[SCHED_WLC] = {CONNECTIONS},
 	[SCHED_SED] = {.load_mask = ~0ULL, .weight_mask = ~0U, .more = 1, .by_counts = 1},
 	[SCHED_NQ] = {.load_mask = ~0ULL, .weight_mask = ~0U, .more = 1, .idle_less = 1, .by_counts = 1},
 	[SCHED_FO] = HEAVIEST,
-	[SCHED_LBLC] = CONNECTIONS,
-	[SCHED_LBLCR] = CONNECTIONS,
+	[SCHED_LBLC] = {CONNECTIONS, .counts_idle = 1},
+	[SCHED_LBLCR] = {CONNECTIONS, .counts_idle = 1},
 	[SCHED_TWOS] = {.weight_mask = ~0U, .sums = 1},
 };
 
@@ -76,7 +80,8 @@ INLINE u64 leaf_of(u32 list, u32 pos, u32 count, u32 scheduler)
 {
 	const struct weighing *how = &weighings[scheduler & 31];
 	return (u64)list << LEAF_LIST | (u64)pos << LEAF_POS | (u64)count << LEAF_COUNT |
-	       (u64)scheduler << LEAF_SCHEDULER | (u64)how->sums << LEAF_SUMS | (u64)how->by_counts << LEAF_BY_COUNTS;
+	       (u64)scheduler << LEAF_SCHEDULER | (u64)how->counts_idle << LEAF_IDLE | (u64)how->sums << LEAF_SUMS |
+	       (u64)how->by_counts << LEAF_BY_COUNTS;
 }
 
 struct weighed {
@@ -195,6 +200,58 @@ INLINE void climb(u64 leaf, bool to_root)
 	}
 }
 
+/* --- idle destinations --- */
+
+/* Return the number of a list's idle destinations, or the word that has the bit of one. A tree needs less than its half
+ * of the nodes: a third of a list's length, and a 64th for the bits. */
+INLINE u64 *idle_count(u64 leaf)
+{
+	return winner_at(LEAF_FIELD(leaf, LEAF_LIST), inner_nodes(LEAF_FIELD(leaf, LEAF_COUNT)));
+}
+
+INLINE u64 *idle_word(u64 leaf)
+{
+	u32 number = LEAF_FIELD(leaf, LEAF_POS) / 64;
+	return winner_at(LEAF_FIELD(leaf, LEAF_LIST), inner_nodes(LEAF_FIELD(leaf, LEAF_COUNT)) + 1 + number);
+}
+
+/* Return 1 if a destination has fewer active connections than half of its weight, else 0. */
+INLINE u64 is_idle(const struct member *member, const struct conn_counts *n)
+{
+	s64 more = 2 * (s64)(s32)READ_ONCE(n->active) - member->weight;
+	return (u64)barrier_var(more) >> 63; /* the verifier would follow a branch */
+}
+
+/* If the list counts idle destinations, bring the bit of one up to date, and the number of bits. It ends when the bit is
+ * right: another CPU may have changed the counts or another bit. */
+VERIFIED_ONCE int follow_idle(u64 leaf)
+{
+	u32 shift = LEAF_FIELD(leaf, LEAF_POS) % 64;
+	if (!(leaf >> LEAF_IDLE & 1))
+		return 0;
+	struct member *member = map_elem(members, LEAF_FIELD(leaf, LEAF_LIST) + LEAF_FIELD(leaf, LEAF_POS));
+	if (!member)
+		return 0;
+	struct conn_counts *n = map_elem(conn_counts, member->destination);
+	if (!n)
+		return 0;
+	u64 *word = idle_word(leaf);
+	if (!word)
+		return 0;
+	u64 *count = idle_count(leaf);
+	if (!count)
+		return 0;
+#pragma nounroll
+	for (u32 attempt = 0; attempt < IDLE_ATTEMPTS; attempt++) {
+		u64 seen = READ_ONCE(*word), change = (seen >> shift & 1) ^ is_idle(member, AFTER(n, seen));
+		if (!change)
+			break;
+		if (__sync_val_compare_and_swap(word, seen, seen ^ change << shift) == seen)
+			__sync_fetch_and_add(count, 1 - 2 * (s64)(seen >> shift & 1));
+	}
+	return 0;
+}
+
 /* Let the winners follow a destination whose counts have changed, or also its flag. Call it after an atomic operation
  * that has returned a value, because that orders the loads. The next leaf is loaded first: if an edit has just moved it
  * to the place of the present one, it is found there. Inlined, because functions may nest eight deep. */
@@ -209,8 +266,10 @@ INLINE void follow_load(struct conn_counts *n, bool to_root, bool also_flag)
 	for (u32 half = 0; half < 2; half++) { /* loaded again: Linux 6.1 has too little stack to keep both */
 		u64 leaf = READ_ONCE(n->leaves[1 - half]);
 		n = AFTER(n, leaf);
-		if (leaf)
+		if (leaf) {
+			follow_idle(leaf);
 			climb(leaf, to_root);
+		}
 	}
 }
 

@@ -38,4 +38,4 @@ static u32 schedule_lblc(struct candidates *c)
 	return pos;
 }
 
-SCHEDULER(lblc, 12, LOADS_ALL | INDEXED)
+SCHEDULER(lblc, 12, INDEXED)
