@@ -28,6 +28,7 @@ FLUSH_S = 2.0  # age of a message that is sent although it is not full
 LOOK_S = 1.0  # between two looks for such messages
 ANNOUNCED_AT_ONCE = 512  # connections of the whole table that are read in one turn
 MOST_REQUESTS_AT_ONCE = 16  # requests that are read in one turn
+LOST_S = 5.0  # after a loss of connections, if there was no further one, all are sent again
 MOST_QUEUED = 64  # waiting messages beyond which the rest of the table waits
 
 
@@ -102,6 +103,9 @@ class Master:
         self._all: Iterator[SyncedConnection] = iter(())
         self._looked_s = float("-inf")
         self._lost = 0  # of former feeds
+        self._dropped = 0  # of those that were due, because too many messages waited
+        self._losses = 0  # both
+        self._lost_s: float | None = None  # when the last ones were noticed; None: sent again
         self._syncid = daemon.syncid
         self._asked = asked
         self._number = os.urandom(request.ID_BYTES)
@@ -135,25 +139,37 @@ class Master:
         try:
             settings = self._tables.settings()
             version, most = settings["sync_version"], settings["sync_qlen_max"]
+            dropped = self.counts["queue full"]
             for connection in self._feed.read():
                 self._packer.add(connection, version, most, now_s)
+            self._dropped += self.counts["queue full"] - dropped
             if self._feed.replaced != self._replaced:
                 self._replaced = self._feed.replaced
                 self._begin_all()
             self._receive_requests()
+            self._note_losses(now_s)
             if self._requests.begin(now_s):
-                self.announce_all()
+                self._begin_all()
             if len(self._packer.queue) < MOST_QUEUED:
                 self._send_more(version, most, now_s)
         except PylvsError:
             self._give_up()
             raise
-        self.counts["lost"] = self._lost + self._feed.lost
         self._show_alive(now_s)
         if now_s - self._looked_s >= LOOK_S:
             self._looked_s = now_s
             self._packer.flush(now_s - FLUSH_S, most)
         self._send()
+
+    def _note_losses(self, now_s: float) -> None:
+        """Count connections that were due and are not sent. When that has ended, send all of the table."""
+        self.counts["lost"] = self._lost + (self._feed.lost if self._feed else 0)
+        losses = self.counts["lost"] + self._dropped
+        if losses != self._losses:
+            self._losses, self._lost_s = losses, now_s
+        elif self._lost_s is not None and now_s - self._lost_s >= LOST_S:
+            self._lost_s = None
+            self._requests.lost()
 
     def _receive_requests(self) -> None:
         if self._asked is None:
@@ -165,6 +181,7 @@ class Master:
                 return
             reply = self._requests.receive(found.token) if found and found.kind is request.Kind.WANTED else None
             if reply:
+                self._shows_alive = True
                 self._packer.queue.appendleft((0, request.encode(reply, self._syncid), 0))
 
     def _show_alive(self, now_s: float) -> None:

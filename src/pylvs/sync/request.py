@@ -31,6 +31,7 @@ ANSWER_S = 1.0  # masters have replied by then
 LONGEST_S = 20.0  # that a backup waits for whole tables
 MOST_MASTERS, MOST_REQUESTS = 64, 32  # that are remembered: anyone on the link can forge notices
 PAUSE_S = 1.0  # between two whole tables of a master, and at least as long as the last one took
+_NO_BACKUP = b""  # in place of a token
 ALIVE_S = 1.0  # between two notices that a master runs
 MOST_LOST = 1  # of them in a row: a network may lose one
 SILENT_S = 10.0  # without such a notice, after which a master has ended, or cannot be reached
@@ -201,6 +202,11 @@ class Requests:
         self._served: deque[bytes] = deque(maxlen=MOST_REQUESTS)
         self._began_s = self._next_s = float("-inf")
 
+    def lost(self) -> None:
+        """Take it that each backup lacks connections, although none may ask."""
+        if _NO_BACKUP not in self._waiting:
+            self._waiting.append(_NO_BACKUP)
+
     @property
     def is_serving(self) -> bool:
         """Whether the table is being sent."""
@@ -231,6 +237,6 @@ class Requests:
     def end(self, now_s: float) -> list[Notice]:
         """Return the replies behind the last connection."""
         self._next_s = now_s + max(PAUSE_S, now_s - self._began_s)
-        done, self._served_now = self._served_now, []
+        done, self._served_now = [token for token in self._served_now if token != _NO_BACKUP], []
         self._served.extend(done)
         return [Notice(Kind.SENT, token, self._sender) for token in done]

@@ -14,7 +14,7 @@ from pylvs.model.errors import PylvsError
 from pylvs.model.sync.connection import SyncedConnection
 from pylvs.model.sync.daemons import MASTER, SyncDaemon
 from pylvs.sync import request, wire
-from pylvs.sync.master import ANNOUNCED_AT_ONCE, COUNTERS, FLUSH_S, LOOK_S, Master, Packer
+from pylvs.sync.master import ANNOUNCED_AT_ONCE, COUNTERS, FLUSH_S, LOOK_S, LOST_S, Master, Packer
 
 _HERE, _HERE6 = IPv4Address("192.0.2.1"), IPv6Address("2001:db8::1")
 _LONGEST, _FULL = 1472, 40  # bytes, and records of IPv4 that fit
@@ -101,10 +101,11 @@ class Table:
         self.there = True
         self.opened = 0
         self.replaced = self.lost = 0
+        self.most_waiting = 1000
         self.refuses_close = False
 
     def settings(self) -> Mapping[str, int]:
-        return {"sync_version": 1, "sync_qlen_max": 1000}
+        return {"sync_version": 1, "sync_qlen_max": self.most_waiting}
 
     def feed(self) -> Table:
         if not self.there:
@@ -217,6 +218,38 @@ def test_a_master_that_was_asked_shows_once_a_second_that_it_runs(lab: Lab) -> N
     numbers = [int.from_bytes(each.token) for each in found if each.kind is request.Kind.ALIVE]
     assert numbers == [1, 2, 3]
     assert len({each.sender for each in found}) == 1
+
+
+@pytest.mark.parametrize("how", ["not read in time", "queue full"])
+def test_a_loss_that_has_ended_is_followed_by_the_whole_table(lab: Lab, how: str) -> None:
+    lab.table.all, lab.table.most_waiting = [connection(port) for port in range(3)], 3
+    sent = list[list[int]]()
+    for _ in range(4):  # it continues: the whole table would add to it
+        if how == "queue full":
+            lab.table.due = [connection(port) for port in range(100, 100 + 9 * _FULL)]
+        else:
+            lab.table.lost += 1
+        sent += lab.work(LOST_S - 1)
+    sent += lab.work(LOST_S - 1)
+    assert [0, 1, 2] not in sent
+    assert lab.work(1) == [[0, 1, 2]]
+    for _ in range(9):
+        assert lab.work(LOST_S) == [], "once"
+    assert bool(lab.master.counts["queue full"]) == (how == "queue full")
+
+
+def test_losses_and_requests_share_a_run_through_the_table(lab: Lab) -> None:
+    lab.table.all, lab.table.lost = [connection(7)], 1
+    lab.work()
+    lab.backup.send(request.encode(request.Notice(request.Kind.WANTED, b"a backup"), 5))
+    lab.now += LOST_S
+    lab.master.work(lab.now)
+    lab.now += FLUSH_S + LOOK_S
+    lab.master.work(lab.now)
+    found = lab.datagrams()
+    assert [ports for ports in ports_of(found) if ports] == [[7]]
+    notices = [notice for each in found if (notice := request.decode(each, 5))]
+    assert {each.token for each in notices if each.kind is not request.Kind.ALIVE} == {b"a backup"}
 
 
 def test_other_tables_are_sent_again(lab: Lab) -> None:
