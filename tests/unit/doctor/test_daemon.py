@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
 
-from pylvs.doctor.finding import Finding, Severity, diagnosis
+from pylvs.doctor.finding import Finding, Layer, Severity, diagnosis, server_subject
 from pylvs.doctor.probes.checks import Attempt, of_overrides, of_servers
 from pylvs.doctor.probes.daemon import beside, of_problems
 from pylvs.doctor.probes.file import of_reload, of_unreadable
@@ -94,6 +95,21 @@ def test_the_cause_of_a_lost_quorum_comes_instead_of_it() -> None:
     now = status(server(1), server(2, **DOWN), quorum=False, problems=[lost])
     assert ids(of_problems(now)) == [("quorum_lost", "ERROR")]
     assert ids(diagnosis([*of_problems(now), *of_servers(now, {})])) == [("server_down", "WARNING")]
+
+
+@pytest.mark.parametrize("of", ["198.51.100.1:80 of ", ""])
+def test_the_cause_of_incomplete_handshakes_comes_instead_of_them(of: str) -> None:
+    low = {"kind": "handshakes", "severity": "warning", "object": of + NAME, "text": "completes 0 of 15 handshakes"}
+    now = status(server(1), server(2), problems=[low])
+    assert ids(of_problems(now)) == [("handshakes_low", "WARNING")]
+    lacks, other = (cause(number) for number in (1, 3))
+    assert ids(diagnosis([*of_problems(now), lacks])) == [("server_lacks_vip", "ERROR")]
+    assert len(diagnosis([*of_problems(now), other])) == 2, "that of a server elsewhere"
+
+
+def cause(number: int) -> Finding:
+    about = frozenset({server_subject(KEY, ip_address(f"198.51.100.{number}"))})
+    return Finding("server_lacks_vip", Severity.ERROR, Layer.ADDRESS, "no VIP", "none", "why", "fix", about=about)
 
 
 @pytest.mark.parametrize(

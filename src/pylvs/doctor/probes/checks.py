@@ -9,7 +9,7 @@ from shlex import quote
 
 from pylvs.doctor.commands import named
 from pylvs.doctor.facts import Facts
-from pylvs.doctor.finding import HERE, Finding, Layer, Severity, server_subject
+from pylvs.doctor.finding import HERE, Finding, Layer, Severity, Subject, server_subject
 from pylvs.doctor.probes.table import NO_SERVER, first_of_each
 from pylvs.doctor.running import Status, address_of, status_of
 from pylvs.model.dataclass import dataclass
@@ -83,7 +83,8 @@ def of_servers(status: Status, connections: Mapping[str, Attempt]) -> Iterator[F
                 yield _left_out(service, server, text)
 
 
-def _about(service: Status, server: Status) -> frozenset[str]:
+def subjects(service: Status, server: Status) -> frozenset[Subject]:
+    """Return those of a server of a service."""
     address = address_of(server["server"])
     return frozenset(server_subject(key, address) for key in service["keys"])
 
@@ -110,7 +111,7 @@ def _down(service: Status, server: Status, severity: Severity, connection: Attem
         if severity is Severity.ERROR
         else "The other servers serve all clients.",
         fix=fix,
-        about=_about(service, server),
+        about=subjects(service, server),
         explains=frozenset() if service["quorum"]["up"] else frozenset({*service["keys"], NO_SERVER}),
         symptom=bool(server["in_table"]),  # then the way to it is examined, too
     )

@@ -12,7 +12,8 @@ from pylvs.daemon.state.saved import load_owned
 from pylvs.doctor.commands import named
 from pylvs.doctor.configuration import services_of
 from pylvs.doctor.facts import Facts
-from pylvs.doctor.finding import HERE, Finding, Layer, Severity
+from pylvs.doctor.finding import HERE, Finding, Layer, Severity, Subject
+from pylvs.doctor.probes.checks import subjects
 from pylvs.doctor.processes import Keepalived, keepaliveds
 from pylvs.doctor.running import PATIENCE_S, Status, is_hanging, process_of, status_of
 from pylvs.doctor.virtual_routers import routers_of
@@ -148,7 +149,7 @@ _ELSEWHERE = ("server_down", "check_inconclusive", "check_left_out", "vip", "dev
 
 def of_problems(status: Status) -> Iterator[Finding]:
     """Yield the other problems of pylvs status."""
-    keys = {service["name"]: service["keys"] for service in status["services"]}
+    about = _about(status["services"])
     for problem in status["problems"]:
         kind, subject, text = problem["kind"], problem["object"], problem["text"]
         if kind in _ELSEWHERE:
@@ -161,13 +162,30 @@ def of_problems(status: Status) -> Iterator[Finding]:
             evidence=f"pylvs status: {kind}: {text}",
             why=_WHY.get(kind, "pylvs run does not do all of its work."),
             fix=_FIX.get(kind, "Remove the cause that the text names."),
-            about=frozenset(keys.get(subject, [subject])),
-            symptom=kind in ("quorum_lost", "vrrp_conflict"),
+            about=about[kind == _HANDSHAKES].get(subject, frozenset({subject})),
+            symptom=kind in ("quorum_lost", "vrrp_conflict", _HANDSHAKES),
         )
 
 
+def _about(services: Sequence[Status]) -> tuple[dict[str, frozenset[Subject]], dict[str, frozenset[Subject]]]:
+    """Return what a problem is about, by the name of its object; then the same for handshakes of clients.
+
+    Few of a service are completed if a server does not complete its own.
+    """
+    usual, of_clients = dict[str, frozenset[Subject]](), dict[str, frozenset[Subject]]()
+    for service in services:
+        name = service["name"]
+        usual[name] = of_clients[name] = frozenset(service["keys"])
+        for server in service["servers"]:
+            of_clients[f"{server['server']} of {name}"] = subjects(service, server)
+            of_clients[name] |= subjects(service, server)
+    return usual, of_clients
+
+
+_HANDSHAKES = "handshakes"
 _ID = {
     "quorum_lost": "quorum_lost",
+    _HANDSHAKES: "handshakes_low",
     "check_path": "check_elsewhere",
     "configuration": "configuration_error",
     "edit_refused": "edit_refused",
@@ -176,9 +194,16 @@ _ID = {
     "vrrp_conflict": "vip_conflict",
     "bfd": "bfd_down",
 }
-_LAYERS = {"quorum_lost": Layer.TABLE, "check_path": Layer.ADVICE, "vrrp_conflict": Layer.ADDRESS, "bfd": Layer.LINK}
+_LAYERS = {
+    "quorum_lost": Layer.TABLE,
+    _HANDSHAKES: Layer.SERVER,
+    "check_path": Layer.ADVICE,
+    "vrrp_conflict": Layer.ADDRESS,
+    "bfd": Layer.LINK,
+}
 _WHY = {
     "quorum_lost": "The servers that are up weigh less than the quorum. The sorry server serves, or none.",
+    _HANDSHAKES: "Their first packets are forwarded, and clients get no reply, or none that they accept.",
     "check_path": "The check shows nothing about the way of clients' packets.",
     "configuration": "This part of the file has no effect.",
     "edit_refused": "The table differs from the file.",
@@ -189,6 +214,7 @@ _WHY = {
 }
 _FIX = {
     "quorum_lost": "Lower the quorum, or let more servers come up.",
+    _HANDSHAKES: "Run pylvs doctor on the server: it drops packets of clients, or its replies are lost.",
     "check_path": "Check the real server itself, or through the virtual address (via_vip).",
     "configuration": "Correct the line, and reload: pylvs check names it.",
     "state": "Free space on the disk of the state directory, or make it writable.",
