@@ -129,7 +129,7 @@ VERIFIED_ONCE u32 better_of(u64 leaf, u32 one, u32 other)
 		return one + other;
 	const struct weighing *how = &weighings[leaf >> LEAF_SCHEDULER & 31];
 	u32 list = LEAF_FIELD(leaf, LEAF_LIST);
-	struct weighed a, b;
+	struct weighed a = {}, b = {}; /* Linux 6.1 refuses reads of stack that may be unset */
 	bool is_usable = weigh(list, one, how, &a);
 	if (!weigh(list, other, how, &b))
 		return is_usable ? one : NOTHING;

@@ -24,6 +24,13 @@ class NoKernel(Exception):
     """There is no kernel to boot; the text is the reason."""
 
 
+def oldest(series: str) -> str:
+    """Return the oldest release of a series that is here or that apt offers. Corrections change the verifier, too."""
+    done = subprocess.run([VM, "--list"], env=os.environ | {"PATH": tools_first()}, capture_output=True, text=True)
+    releases = [line.split()[0] for line in done.stdout.splitlines() if line.startswith(f"{series}.")]
+    return releases[0] if releases else series
+
+
 def start(kernel: str, *command: str, options: tuple[str, ...] = (), seconds: int) -> subprocess.Popen[str]:
     """Start a command in a guest, which ends after this many seconds. Raises NoKernel; see `finish`."""
     if platform.machine() != "x86_64":
