@@ -18,7 +18,7 @@ from ipaddress import ip_address
 from time import monotonic
 
 from pylvs.doctor import directors, lab_expects
-from pylvs.doctor.examination import LIMIT_S
+from pylvs.doctor.facts import LIMIT_S
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity, diagnosis
 from pylvs.doctor.probes.data_plane.empty import NO_SERVICE
 from pylvs.lab.hosts import environment
