@@ -9,8 +9,9 @@ import pytest
 
 from pylvs.doctor.probes import server
 from pylvs.doctor.servers import Endpoint, Way
-from pylvs.doctor.survey import Seen
+from pylvs.doctor.survey import Seen, card
 from pylvs.doctor.wire.packets import Kind, Reply
+from pylvs.model.dataclass import replace
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceKey
 from pylvs.netlink.links import Device
 from pylvs.netlink.socket_diag import Listener
@@ -42,6 +43,26 @@ SILENT: Answers = {"rip": Kind.OPEN, "rip_echo": Kind.ECHO, "vip": None, "vip_ec
 UDP: Answers = {"rip": None, "rip_echo": Kind.ECHO, "vip": None, "vip_echo": Kind.ECHO}
 
 
+OTHER_MAC = b"\x02\x00\x00\x01\x02\x00"
+
+
+@pytest.mark.parametrize(
+    ("replies", "causes"),
+    [
+        ((MAC, MAC), []),  # one host replies by one card
+        ((MAC, OTHER_MAC), ["server_twice"]),
+        ((MAC, None), ["server_twice"]),  # it ignores echo requests, or has another address
+    ],
+)
+def test_cards_of_one_host_are_not_two_hosts(replies: Sequence[bytes | None], causes: list[str]) -> None:
+    """Each link address that answers ARP gets an echo request of its own."""
+    asked = seen(HEALTHY)
+    asked.macs = [ARP, replace(ARP, mac=OTHER_MAC)]
+    for at, by in zip((MAC, OTHER_MAC), replies, strict=True):
+        asked.replies[card(at)] = [] if by is None else [Reply(Kind.ECHO, 1, RIP, mac=by)]
+    assert [each.id for each in server.of_server(RIP, [asked])] == causes
+
+
 @pytest.mark.parametrize(
     ("found", "cause"),
     [
@@ -50,6 +71,7 @@ UDP: Answers = {"rip": None, "rip_echo": Kind.ECHO, "vip": None, "vip_echo": Kin
         (seen(HEALTHY | {"rip": None, "rip_echo": None}), None),  # it answers at the virtual address alone
         (seen(UDP, protocol=Protocol.UDP), None),
         (seen(UDP | {"vip_echo": None, "from_vip": Kind.ECHO}, protocol=Protocol.UDP), "server_lacks_vip"),
+        (seen(UDP | {"rip_echo": None, "vip_echo": None, "from_vip": None}, protocol=Protocol.UDP), None),
         (seen(HEALTHY | {"vip": Kind.CLOSED}), "not_listening_on_vip"),
         (seen(HEALTHY | {"rip": Kind.CLOSED, "vip": Kind.CLOSED}), "not_listening"),
         (seen(HEALTHY | {"vip": Kind.REFUSED}), "server_firewall"),
@@ -65,6 +87,8 @@ UDP: Answers = {"rip": None, "rip_echo": Kind.ECHO, "vip": None, "vip_echo": Kin
         (seen(SILENT | {"inner_rip": Kind.REFUSED}, Method.TUNNEL), "server_tunnel_source"),
         (seen({"rip": Kind.OPEN, "rip_echo": Kind.ECHO, "back": Kind.OPEN}, Method.MASQ), None),
         (seen({"rip": Kind.OPEN, "rip_echo": Kind.ECHO, "back": None}, Method.MASQ), "nat_reply_path"),
+        (seen({"rip": Kind.OPEN, "back": None, "back_malformed": Kind.REFUSED}, Method.MASQ), "server_firewall"),
+        (seen({"rip": Kind.OPEN, "back": None, "back_malformed": None}, Method.MASQ), "nat_reply_path"),
         (seen({"rip": Kind.CLOSED, "rip_echo": Kind.ECHO, "back": None}, Method.MASQ), "not_listening"),
         (seen({"rip": None, "rip_echo": Kind.ECHO, "back": None}, Method.MASQ), "server_firewall"),
     ],

@@ -112,6 +112,22 @@ def packet(number: int, source: Address, target: Address, payload: tuple[int, by
     return fixed[:10] + checksum(fixed + addresses).to_bytes(2, "big") + addresses + body
 
 
+_BAD_RECORD_ROUTE = b"\x07\x07\x03\x00\x00\x00\x00\x00"  # its pointer leads into the option's head (RFC 791, 3.1)
+_BAD_HOP_BY_HOP = bytes([ICMP6, 0, 0x9E, 4, 0, 0, 0, 0])  # an unknown option, which has to be reported (RFC 8200, 4.2)
+
+
+def malformed(number: int, source: Address, target: Address) -> bytes:
+    """Return a packet with a wrong option: a host reports it before its packet filter at input sees it."""
+    if source.version == 6:
+        head = struct.pack("!IHBB", 0x60000000 | number, len(_BAD_HOP_BY_HOP) + 8, 0, TTL)
+        return head + source.packed + target.packed + _BAD_HOP_BY_HOP + bytes([_ECHO_6]) + bytes(7)
+    length = 20 + len(_BAD_RECORD_ROUTE) + 8
+    fixed = struct.pack("!BBHHHBBH", 0x47, 0, length, number, _DONT_FRAGMENT, TTL, ICMP, 0)
+    addresses = source.packed + target.packed + _BAD_RECORD_ROUTE
+    head = fixed[:10] + checksum(fixed + addresses).to_bytes(2, "big") + addresses
+    return head + struct.pack("!BBH", _ECHO, 0, 0xF7FF) + bytes(4)
+
+
 _CHECKSUM_AT = {ICMP: 2, ICMP6: 2, TCP: 16, UDP: 6}
 
 
