@@ -449,6 +449,36 @@ def test_a_port_of_a_container_is_healthy(lab: Lab) -> None:
         lab.sh("rs1", NO_CONTAINER)
 
 
+def test_an_address_of_the_director_is_virtual(lab: Lab) -> None:
+    """Although nothing else tells this real server of it: it is alone on a card, and another host answers for it."""
+    lab.sh("director", "ip address add 10.0.0.101/32 dev eth0")
+    fault = _on("", "ip address add 10.0.0.101/32 dev eth0", "server_vip_on_link", "10.0.0.101", "02:00:00:00:0d:00")
+    examine(lab, fault)
+    lab.sh("rs1", "pylvs realserver up 10.0.0.100")
+    lab.sh("director", "ip address del 10.0.0.101/32 dev eth0")
+
+
+@pytest.mark.parametrize(
+    ("script", "undo"),
+    [
+        ("ip route add local 10.0.0.100/32 dev lo", "ip route del local 10.0.0.100/32 dev lo"),
+        (
+            "iptables-nft -t nat -A PREROUTING -d 10.0.0.100/32 -p tcp -m tcp --dport 80 -j REDIRECT",
+            "iptables-nft -t nat -F PREROUTING",
+        ),
+    ],
+    ids=["by a local route", "by a rule that redirects"],
+)
+def test_packets_that_are_taken_without_the_address_are_healthy(lab: Lab, script: str, undo: str) -> None:
+    """Real servers of direct routing need not have the virtual address itself."""
+    lab.sh("rs1", f"ip address del 10.0.0.100/32 dev lo; {script}")
+    try:
+        lab.sh("client", "for n in 1 2; do curl -s -f -o /dev/null --max-time 10 http://VIP/; done")
+        assert diagnosed(lab, "rs1") == []
+    finally:
+        lab.sh("rs1", f"{undo}; ip address add 10.0.0.100/32 dev lo")
+
+
 def test_replies_by_a_router_of_their_own_are_healthy() -> None:
     """Replies from the virtual address may take another way, if it is one."""
     with built("dr-routed") as lab:

@@ -12,6 +12,7 @@ from pylvs.doctor.configuration import services_of
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import Finding, Layer, here, server_subject
 from pylvs.doctor.kernel.routes import KernelRoutes
+from pylvs.doctor.probes.real_server.address import on_the_link
 from pylvs.doctor.probes.real_server.facts import real_server
 from pylvs.doctor.running import Status, address_of, status_of
 from pylvs.doctor.servers import own_addresses
@@ -109,11 +110,17 @@ def _twice(facts: Facts) -> Iterator[Finding]:
         ]
         exchange.ask(questions, _LIMIT_S, _AGAIN_S, whole=True)
         found = {address: exchange.answers.macs(address) for _, address in mine}
+    alone = {each.address for each in facts.addresses if each.prefix == each.address.max_prefixlen}
+    is_behind_vips = server is not None and not server.by_nat
     for device, address in mine:
         for reply in found[address]:
-            if reply.mac not in own_macs:
+            if reply.mac in own_macs:
+                continue
+            if is_behind_vips and address in alone:  # as virtual addresses are, which the director has, too
+                yield on_the_link(device, address, f"{reply.mac.hex(':')} answers for it, too")
+            else:
                 yield _other_has(facts, device, address, reply)
-                break
+            break
 
 
 def _other_has(facts: Facts, device: Device, address: Address, reply: Reply) -> Finding:
