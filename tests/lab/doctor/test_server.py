@@ -60,6 +60,24 @@ FAULTS = [
         words=(VIP, RIP),
     ),
     Fault(
+        name="the virtual address on another card of a real server",
+        host="rs1",
+        script=f"ip link add link eth0 name eth1 type macvlan mode bridge; ip link set eth1 up;"
+        f" ip address add 10.0.0.121/24 dev eth1; ip address del {VIP}/32 dev lo; ip address add {VIP}/32 dev eth1",
+        cause="server_answers_arp",
+        words=(VIP, RIP, "another link address"),
+        rest="ip link del eth1",
+    ),
+    Fault(
+        name="a rule changes the source of replies",
+        host="rs1",
+        script="nft add table ip s; nft add chain ip s o '{ type filter hook output priority -150; }';"
+        f" nft add rule ip s o ip saddr {VIP} tcp sport 80 ip saddr set {RIP}",
+        cause="reply_source_differs",
+        words=(VIP, RIP),
+        cure="nft delete table ip s",
+    ),
+    Fault(
         name="the application is down",
         host="rs1",
         script="service nginx stop",
@@ -244,6 +262,25 @@ def test_what_is_unusual_and_works_has_no_finding(lab: Lab, director: str, serve
     finally:
         lab.sh("rs1", undo[1])
         lab.sh("director", undo[0])
+
+
+# Replies from the address of the route, not from the one that was asked.
+ECHOES = f"""setsid {PYTHON} -c '
+import socket
+end = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+end.bind(("", 7))
+while True:
+    data, client = end.recvfrom(2000)
+    end.sendto(data, client)
+' >/dev/null 2>&1 & echo $! >/run/echoes; until ss -Hlun | grep -q :7; do sleep 0.05; done"""
+
+
+def test_an_application_of_udp_that_replies_from_another_address(lab: Lab) -> None:
+    """It is bound to no address, so the kernel chooses the source."""
+    lab.sh("rs1", ECHOES)
+    add = f"ipvsadm -A -u {VIP}:7 -s rr; ipvsadm -a -u {VIP}:7 -r {RIP} -g"
+    examine(lab, Fault("", "director", add, "reply_source_differs", (VIP, RIP), cure=f"ipvsadm -D -u {VIP}:7"))
+    lab.sh("rs1", "kill $(cat /run/echoes)")
 
 
 def test_services_of_marks_are_asked_at_the_addresses_of_their_rules(lab: Lab) -> None:

@@ -215,7 +215,7 @@ def judged(seen: Seen) -> Finding | None:
     tunnelled = seen.endpoint.destination.method is Method.TUNNEL
     kind = seen.to("vip")
     if kind in (Kind.OPEN, Kind.DATAGRAM):
-        return tunnel.too_long(seen)
+        return _other_source(seen) or tunnel.too_long(seen)
     if tunnelled and (other := tunnel.answering_kind(seen)) is not None:
         return tunnel.other_kind(seen, other)
     if kind is Kind.CLOSED:
@@ -235,6 +235,28 @@ def judged(seen: Seen) -> Finding | None:
         asked_port = "vip" in seen.replies and seen.endpoint.service.protocol is Protocol.TCP
         return _firewall(seen, "vip") if asked_port else None
     return _no_vip(seen)
+
+
+def _other_source(seen: Seen) -> Finding | None:
+    """Judge a server whose application answers at the virtual address, from another one."""
+    service, server = seen.endpoint.service, seen.endpoint.server
+    senders = [each.sender for each in seen.replies["vip"] if each.kind in (Kind.OPEN, Kind.DATAGRAM)]
+    if service.address in senders:
+        return None
+    is_tcp = service.protocol is Protocol.TCP
+    return Finding(
+        id="reply_source_differs",
+        severity=Severity.ERROR,
+        layer=Layer.REPLY,
+        title=f"{server} replies from {senders[0]}, not from {service.address}",
+        evidence=f"{service.protocol.name} port {service.port} of {service.address} was asked at {server}; the reply is"
+        f" from {senders[0]}",
+        why="Clients expect the reply from the virtual address, and drop others.",
+        fix=f"Remove the rule of {server} that changes the source of replies."
+        if is_tcp
+        else f"Bind the application of {server} to {service.address}, or let it reply from where it was asked.",
+        about=subjects([seen]),
+    )
 
 
 def _code(seen: Seen, probe: str) -> tuple[int, int]:
