@@ -38,7 +38,7 @@ INFERRED = {  # what a director infers from silence or from an error; the real s
     *("server_not_decapsulating", "nat_reply_path", "not_listening", "server_lacks_vip"),
     "vrrp_two_masters",
     *("not_listening_on_vip", "server_answers_arp", "tunnel_way_silent", "server_unreachable"),
-    "server_tunnel_source",
+    *("server_tunnel_source", "reply_source_differs", "reply_through_director"),
 }
 
 

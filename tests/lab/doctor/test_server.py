@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from pylvs.lab.lab import Lab
-from tests.lab.doctor.exam import Fault, built, diagnosed, examine
+from tests.lab.doctor.exam import Fault, built, diagnosed, examine, mend, plant, recognized, settle
 from tests.lab.doctor.guard import PYTHON
 from tests.lab.support import answers
+from tests.waiting import until
 
 FILTER = "nft add table inet f; nft add chain inet f i '{ type filter hook input priority 0; }'; nft add rule inet f i"
 NO_FILTER = "nft delete table inet f"
@@ -262,6 +263,17 @@ def test_what_is_unusual_and_works_has_no_finding(lab: Lab, director: str, serve
     finally:
         lab.sh("rs1", undo[1])
         lab.sh("director", undo[0])
+
+
+def test_replies_that_are_sent_to_the_director() -> None:
+    """As NAT needs them. The director has no use for a packet from its own address."""
+    words = (RIP, "172.16.0.5", "via 10.0.0.1")
+    fault = Fault("", "rs1", "ip route replace default via 10.0.0.10", "reply_through_director", words, steady=True)
+    with built("dr-behind-router") as routed:
+        plant(routed, fault)
+        mend(routed, fault, recognized(routed, fault))
+        settle(routed, fault)
+        until(lambda: diagnosed(routed) == [], "no connection waits any more")
 
 
 # Replies from the address of the route, not from the one that was asked.

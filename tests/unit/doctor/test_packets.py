@@ -50,6 +50,16 @@ def test_a_segment_belongs_to_the_syn_that_it_acknowledges(flags: int, kind: Kin
 
 
 @pytest.mark.parametrize(("here", "server", "vip"), FAMILIES)
+def test_a_reply_to_a_client_is_no_question_that_came_back(here: Address, server: Address, vip: Address) -> None:
+    """A server that uses the director as its gateway sends replies from the virtual address."""
+    kind, body = packets.reset(12, 80)
+    segment = kind, body[:13] + bytes([0x12]) + body[14:]
+    found = decoded(packet(12, vip, server, segment), IDENT, OWN | {vip})
+    assert found is not None
+    assert (found.kind, found.number, found.sender, found.address) == (Kind.REPLY, -1, server, vip)
+
+
+@pytest.mark.parametrize(("here", "server", "vip"), FAMILIES)
 def test_a_report_about_a_malformed_packet_names_its_question(here: Address, server: Address, vip: Address) -> None:
     """Its header is right: only the option is wrong."""
     asked = packets.malformed(9, here, server)

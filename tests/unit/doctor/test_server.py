@@ -11,6 +11,7 @@ from pylvs.doctor.probes import server
 from pylvs.doctor.servers import Endpoint, Way
 from pylvs.doctor.survey import Seen, card
 from pylvs.doctor.wire.packets import Kind, Reply
+from pylvs.model.addresses import Address
 from pylvs.model.dataclass import replace
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceKey
 from pylvs.netlink.links import Device
@@ -32,10 +33,19 @@ def seen(answers: Answers, method: Method = Method.ROUTE, protocol: Protocol = P
     endpoint = Endpoint(key, Destination(DestinationKey(RIP, 80), method), key)
     way = Way(RIP, DEVICE, RIP, source=HERE, mtu=1500)
     replies: dict[str, Sequence[Reply]] = {
-        probe: [] if kind is None else [Reply(kind, 1, RIP, mac=MAC, ifindex=2, code=REJECTED)]
+        probe: []
+        if kind is None
+        else [Reply(kind, 1, VIP if (probe, kind) == ("vip", Kind.OPEN) else RIP, mac=MAC, ifindex=2, code=REJECTED)]
         for probe, kind in answers.items()
     }
     return Seen(endpoint, way, [ARP], replies, near_vip=True)
+
+
+def behind(asked: Seen, sender: Address) -> Seen:
+    """Return it behind a gateway, with an ICMP error of one host."""
+    asked.way = replace(asked.way, hop=ip_address("10.0.0.1"))
+    asked.replies["in gre"] = [Reply(Kind.REFUSED, 1, sender, mac=MAC, ifindex=2, code=(3, 2))]
+    return asked
 
 
 HEALTHY: Answers = {"rip": Kind.OPEN, "rip_echo": Kind.ECHO, "vip": Kind.OPEN, "vip_echo": Kind.ECHO}
@@ -44,6 +54,15 @@ UDP: Answers = {"rip": None, "rip_echo": Kind.ECHO, "vip": None, "vip_echo": Kin
 
 
 OTHER_MAC = b"\x02\x00\x00\x01\x02\x00"
+
+
+def test_a_reply_has_the_address_that_was_asked() -> None:
+    """Clients drop others."""
+    asked = seen(HEALTHY)
+    asked.replies["vip"] = [replace(each, sender=RIP) for each in asked.replies["vip"]]
+    found = server.judged(asked)
+    assert found is not None
+    assert found.id == "reply_source_differs"
 
 
 @pytest.mark.parametrize(
@@ -83,6 +102,8 @@ def test_cards_of_one_host_are_not_two_hosts(replies: Sequence[bytes | None], ca
         (seen({"rip_echo": Kind.ECHO, "vip_echo": Kind.ECHO}), None),  # a service of all ports
         (seen(SILENT | {"rip": None, "rip_echo": None}), "server_silent"),
         (seen(SILENT, Method.TUNNEL), "tunnel_rp_filter"),
+        (behind(seen(SILENT | {"rip": None, "rip_echo": None}), RIP), "server_silent"),  # as of another kind of tunnel
+        (behind(seen(SILENT | {"rip": None, "rip_echo": None}), HERE), "server_unreachable"),
         (seen(SILENT | {"inner_rip": Kind.ECHO}, Method.TUNNEL), "server_lacks_vip"),
         (seen(SILENT | {"inner_rip": Kind.REFUSED}, Method.TUNNEL), "server_tunnel_source"),
         (seen({"rip": Kind.OPEN, "rip_echo": Kind.ECHO, "back": Kind.OPEN}, Method.MASQ), None),

@@ -13,13 +13,14 @@ from pylvs.doctor.probes.data_plane.egress import egress_findings
 from pylvs.doctor.probes.methods import exceptions
 from pylvs.doctor.probes.traffic import answering
 from pylvs.doctor.servers import Endpoint, Way, endpoints
-from pylvs.doctor.survey import Seen, Survey, lacks_way_back, subjects, survey
+from pylvs.doctor.survey import Seen, Survey, default_gateways, lacks_way_back, subjects, survey
 from pylvs.doctor.wire.packets import PORT_UNREACHABLE, PROTOCOL_UNREACHABLE, Kind
 from pylvs.model.addresses import Address, endpoint
 from pylvs.model.dataclass import replace
 from pylvs.model.errors import counted
 from pylvs.model.service import Method, Protocol, ServiceKey
 from pylvs.netlink import socket_diag
+from pylvs.netlink.links import Device
 from pylvs.netlink.socket_diag import Listener
 
 _SEVERAL = 2  # real servers
@@ -75,6 +76,41 @@ def _of_way(facts: Facts, found: Survey, server: Address, seen: Sequence[Seen]) 
             yield wrong
     if by_nat:
         yield from _seeking(facts, found, server, by_nat)
+    yield from _through_here(facts, found, server, [each for each in seen if each not in by_nat])
+
+
+def _through_here(facts: Facts, found: Survey, server: Address, seen: Sequence[Seen]) -> Iterator[Finding]:
+    """Yield that a server of direct routing or a tunnel sends replies here, where they are from an own address."""
+    held = {each.address for each in facts.addresses}
+    for asked in seen:
+        vip, device, macs = asked.endpoint.service.address, asked.way.device, {each.mac for each in asked.macs}
+        replies = [each for each in found.neighbours.replies_from(vip) if each.mac in macs]
+        if not replies or vip not in held or device is None or _forwards_own(facts, device, vip.version):
+            continue
+        gateway = next((way.hop for way in default_gateways(facts) if way.hop and way.hop.version == vip.version), None)
+        family = "" if vip.version == 4 else "-6 "
+        yield Finding(
+            id="reply_through_director",
+            severity=Severity.ERROR,
+            layer=Layer.REPLY,
+            title=f"{server} sends its replies to clients to this director, which drops them",
+            evidence=f"{device.name} received a segment from {vip} to {replies[0].sender}, from"
+            f" {replies[0].mac.hex(':')}",
+            why="The kernel drops packets that come in from an address of its own. Only NAT needs this way back.",
+            fix=f"Let the default route of {server} lead to the router of the clients, not to this host.",
+            fix_command=f"ip {family}route replace default via {gateway}" if gateway else None,
+            fix_host=str(server) if gateway else None,
+            about=subjects([asked]),
+        )
+        return
+
+
+def _forwards_own(facts: Facts, device: Device, version: int) -> bool:
+    """Return whether the kernel forwards packets that come in from its own addresses."""
+    names = ("all", device.name) if device.name.isascii() else ("all",)
+    if not facts.number(f"net/ipv{version}/conf/{names[-1]}/forwarding"):
+        return False
+    return version == 6 or any(facts.number(f"net/ipv4/conf/{each}/accept_local") for each in names)
 
 
 def _seeking(facts: Facts, found: Survey, server: Address, seen: Sequence[Seen]) -> Iterator[Finding]:
@@ -338,7 +374,8 @@ def _lacks_vip(seen: Seen, evidence: str) -> Finding:
 
 def _unknown(seen: Seen) -> Finding | None:
     """Judge a server that answers ARP, or is behind a gateway, and nothing else."""
-    server, refused = seen.endpoint.server, [each for each in seen.everything if each.kind is Kind.REFUSED]
+    server = seen.endpoint.server
+    refused = [each for each in seen.everything if each.kind is Kind.REFUSED and each.sender != server]
     if not seen.way.on_link and refused:
         reply = refused[0]
         return Finding(
