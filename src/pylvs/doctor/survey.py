@@ -314,9 +314,12 @@ class Sender:
         return self._framed(number, body, optional)
 
     def to_card(self, name: str, mac: bytes, source: Address) -> Question:
-        """Return an echo to the server's own address, framed to one of the link addresses that answer for it."""
+        """Return an echo to the server's own address, framed to one of the link addresses that answer for it.
+
+        A router that answers for the server does not forward it, because the hop limit is 1.
+        """
         number = self.new(name)
-        body = packets.packet(number, source, self.seen.way.server, self.exchange.echo(number))
+        body = packets.packet(number, source, self.seen.way.server, self.exchange.echo(number), hop_limit=1)
         return self._framed(number, body, True, mac)
 
     def malformed(self, name: str, source: Address) -> Question:

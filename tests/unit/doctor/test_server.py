@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from ipaddress import ip_address
+from typing import cast
 
 import pytest
 
 from pylvs.doctor.probes import server
 from pylvs.doctor.servers import Endpoint, Way
-from pylvs.doctor.survey import Seen, card
+from pylvs.doctor.survey import Seen, Sender, card
+from pylvs.doctor.wire import packets
+from pylvs.doctor.wire.exchange import Exchange, Payload
 from pylvs.doctor.wire.packets import Kind, Reply
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import replace
@@ -80,6 +83,21 @@ def test_cards_of_one_host_are_not_two_hosts(replies: Sequence[bytes | None], ca
     for at, by in zip((MAC, OTHER_MAC), replies, strict=True):
         asked.replies[card(at)] = [] if by is None else [Reply(Kind.ECHO, 1, RIP, mac=by)]
     assert [each.id for each in server.of_server(RIP, [asked])] == causes
+
+
+def test_a_router_does_not_forward_the_question_whose_card_it_is() -> None:
+    """With proxy ARP it answers for the server, and its echo would come from there."""
+
+    class Questions:
+        def number(self) -> int:
+            return 1
+
+        def echo(self, number: int) -> Payload:
+            return packets.echo(number, 7)
+
+    frame = Sender(cast(Exchange, Questions()), seen(HEALTHY)).to_card("card", OTHER_MAC, HERE).frame
+    hop_limit = frame[14 + 8]
+    assert (frame[:6], hop_limit) == (OTHER_MAC, 1)
 
 
 @pytest.mark.parametrize(
