@@ -74,7 +74,7 @@ def _of_way(facts: Facts, found: Survey, server: Address, seen: Sequence[Seen]) 
             yield _only_to_us(server, wrong)
         else:
             yield wrong
-    if by_nat:
+    if by_nat and server not in answering(facts):
         yield from _seeking(facts, found, server, by_nat)
     yield from _through_here(facts, found, server, [each for each in seen if each not in by_nat])
 
