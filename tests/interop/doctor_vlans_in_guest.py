@@ -18,7 +18,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pylvs.doctor.packet_filter.host as host_filter
 from pylvs.cli.main import run as cli
 from pylvs.lab.lab import Lab, build, take_down
 from pylvs.lab.topologies import design
@@ -26,7 +25,6 @@ from pylvs.system.namespaces import Kind, join
 
 DIRECTOR, HOSTS = "director", ("client", "director", "rs1", "rs2")
 LIMIT_S = "300"  # of an examination: the processor is emulated, and the machine may be busy
-host_filter._LIMIT_S = 120.0  # of nft, for the same reason
 # Moves the addresses of a device, and the default route, to a VLAN device on it.
 MOVE = (
     "gateway=$(ip route show default dev {dev} | cut -d' ' -f3);"

@@ -15,5 +15,5 @@ from pylvs.doctor.facts import Facts
 
 if __name__ == "__main__":
     given = json.loads(sys.argv[1])
-    facts = Facts(list(map(ip_address, given["vips"])), expected=Expected.from_dict(given["expected"]))
-    json.dump([finding.as_dict() for finding in examine(facts, limit_s=given["limit_s"])], sys.stdout)
+    vips, expected = list(map(ip_address, given["vips"])), Expected.from_dict(given["expected"])
+    json.dump([finding.as_dict() for finding in examine(Facts(vips, None, expected, given["limit_s"]))], sys.stdout)

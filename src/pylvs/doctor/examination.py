@@ -30,8 +30,6 @@ from pylvs.doctor.probes import (
 from pylvs.model.dataclass import replace
 from pylvs.model.errors import PylvsError, text_of
 
-LIMIT_S = 4.5  # a user waits for 5 s, with the start of Python
-
 Probe = Callable[[Facts], Iterable[Finding]]
 
 # Every probe of this program. One that does not apply to this host returns nothing.
@@ -55,12 +53,12 @@ PROBES: Sequence[Probe] = (
 )
 
 
-def examine(facts: Facts, probes: Sequence[Probe] = PROBES, limit_s: float = LIMIT_S) -> list[Finding]:
+def examine(facts: Facts, probes: Sequence[Probe] = PROBES) -> list[Finding]:
     """Return the diagnosis. A probe that fails or does not end in time is a finding of its own."""
     results: Queue[tuple[Probe, list[Finding]]] = Queue()
     for probe in probes:
         Thread(target=_run, args=(probe, facts, results), name=_name(probe), daemon=True).start()
-    waiting, found, deadline = list(probes), list[Finding](), monotonic() + limit_s
+    waiting, found, deadline = list(probes), list[Finding](), monotonic() + facts.limit_s
     while waiting:
         try:
             probe, some = results.get(timeout=max(deadline - monotonic(), 0))

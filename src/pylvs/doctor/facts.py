@@ -21,14 +21,20 @@ from pylvs.netlink import links
 from pylvs.system import proc
 
 Result = TypeVar("Result")
+LIMIT_S = 4.5  # of an examination: a user waits for 5 s, with the start of Python
 
 
 class Facts:
     """The facts of this network namespace. Several threads may read them. All raise PylvsError."""
 
     def __init__(
-        self, vips: Collection[Address] = (), state_dir: Path | None = None, expected: Expected = NOTHING
+        self,
+        vips: Collection[Address] = (),
+        state_dir: Path | None = None,
+        expected: Expected = NOTHING,
+        limit_s: float = LIMIT_S,
     ) -> None:
+        self.limit_s = limit_s  # of the whole examination
         self.vips = frozenset(vips)  # those that the user named; none: all
         self.state_dir = state_dir
         self.expected = expected

@@ -18,7 +18,7 @@ from ipaddress import ip_address
 from time import monotonic
 
 from pylvs.doctor import directors, lab_expects
-from pylvs.doctor.examination import LIMIT_S
+from pylvs.doctor.facts import LIMIT_S
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity, diagnosis
 from pylvs.doctor.probes.data_plane.empty import NO_SERVICE
 from pylvs.lab.hosts import environment
@@ -38,7 +38,7 @@ INFERRED = {  # what a director infers from silence or from an error; the real s
     *("server_not_decapsulating", "nat_reply_path", "not_listening", "server_lacks_vip"),
     "vrrp_two_masters",
     *("not_listening_on_vip", "server_answers_arp", "tunnel_way_silent", "server_unreachable"),
-    "server_tunnel_source",
+    *("server_tunnel_source", "reply_source_differs", "reply_through_director"),
 }
 
 

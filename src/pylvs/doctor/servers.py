@@ -153,11 +153,15 @@ def sources(facts: Facts, server: Address, hop: Address, index: int) -> tuple[Ad
 
 @dataclass(frozen=True, slots=True)
 class OwnAddresses:
-    """This host's addresses: all by device, those with a network by device, and those that are not virtual."""
+    """This host's addresses: all by device, those with a network by device, and those that are not virtual.
+
+    `virtual`: the addresses of services, also those that this host does not have.
+    """
 
     held: Mapping[int, Set[Address]]
     networks: Mapping[int, Sequence[AssignedAddress]]
     real: Sequence[AssignedAddress]
+    virtual: Set[Address] = frozenset()
 
     def concerns(self, device: Device, vip: Address) -> bool:
         """Return whether hosts on a device's link ask for a virtual address by ARP or ND."""
@@ -183,4 +187,4 @@ def _own_addresses(facts: Facts) -> OwnAddresses:
             networks[assigned.index].append(assigned)
         if not (address.is_loopback or address.is_link_local or address in vips):
             real.append(assigned)
-    return OwnAddresses(held, networks, real)
+    return OwnAddresses(held, networks, real, vips)

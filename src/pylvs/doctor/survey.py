@@ -23,6 +23,7 @@ from pylvs.model.dataclass import dataclass, field, replace
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import Method, Protocol, Tunnel, TunnelFlag, TunnelKind
 from pylvs.netlink.links import Device
+from pylvs.netlink.neighbours import permanent
 
 NEIGHBOURS_S, NEIGHBOURS_AGAIN_S = 0.5, 0.2
 ELSEWHERE_S, ELSEWHERE_AGAIN_S = 0.4, 0.15
@@ -30,6 +31,7 @@ MOST_SILENT, MOST_DEVICES = 16, 16  # next hops that are sought on other devices
 PROXIES_S = 0.85  # proxy ARP waits up to 0.8 s: net.ipv4.neigh.DEV.proxy_delay
 ANSWERS_S, ANSWERS_AGAIN_S = 1.0, 0.35
 DOUBTS_S, DOUBTS_AGAIN_S = 0.5, 0.2
+MOST_CARDS = 4  # link addresses of one server that are asked apart
 MOST_DOUBTS = 60  # endpoints that are asked further
 # Tunnels that are tried if a real server is silent in its own; the ports are those of examples.
 OTHER_TUNNELS = (
@@ -70,6 +72,7 @@ class Seen:
     `rip`: its port at its own address, `vip`: at the virtual address, each with `_echo`. `back`: its port, asked from
     outside. `from_vip`: an echo whose source is the virtual address, which a host that has this address drops;
     `port_from_vip` the same for its port.
+    `back_malformed`: from outside as well, a packet that a firewall at input does not see.
     `unknown_source`: the request of the server for the link address of a host that asked. `inner_rip`: an echo in the
     tunnel to the server's own address. `lengths`: packets that arrived at the virtual address.
     """
@@ -92,6 +95,15 @@ class Seen:
         return next((kind for kind in order if kind in kinds), None)
 
     @property
+    def is_one_host(self) -> bool:
+        """Return whether all link addresses that answer for the server are cards of one host.
+
+        It replies by its route, so by one card, also to packets that came to another one.
+        """
+        replies = [self.replies.get(card(each.mac), ()) for each in self.macs[:MOST_CARDS]]
+        return all(replies) and len({reply.mac for some in replies for reply in some}) == 1
+
+    @property
     def everything(self) -> list[Reply]:
         """Return all that came back."""
         lengths = [reply for replies in self.lengths.values() for reply in replies]
@@ -100,6 +112,11 @@ class Seen:
     def answered(self, *probes: str) -> bool:
         """Return whether anything but an ICMP error came back to one of these probes."""
         return any(self.to(each) in (Kind.OPEN, Kind.ECHO, Kind.DATAGRAM, Kind.CLOSED) for each in probes)
+
+
+def card(mac: bytes) -> str:
+    """Return the name of the probe that is framed to one of several link addresses."""
+    return f"at {mac.hex(':')}"
 
 
 def other_tunnel(tunnel: Tunnel) -> str:
@@ -136,9 +153,10 @@ def _survey(facts: Facts) -> Survey:
         of_vips = list(_vip_questions(facts, exchange, vips[:MOST_SERVERS]))
         gateways = default_gateways(facts)
         _ask_neighbours(facts, exchange, [*ways.values(), *gateways], of_vips)
+        static = permanent()
         for asked in seen:
             if asked.way.hop is not None:
-                asked.macs = exchange.answers.macs(asked.way.hop)
+                asked.macs = exchange.answers.macs(asked.way.hop) or _noted(asked.way, static)
             vip = asked.endpoint.service.address
             if asked.way.device is not None and vip in held:
                 asked.near_vip = own_addresses(facts).has_network(asked.way.device, vip)
@@ -168,8 +186,12 @@ def subjects(seen: Iterable[Seen]) -> frozenset[Subject]:
 
 
 def link_source(facts: Facts, device: Device, target: Address) -> Address | None:
-    """Return the address of a device that asks for a neighbour, preferably of its network."""
-    networks = own_addresses(facts).networks.get(device.index, ())
+    """Return the address of a device that asks for a neighbour, preferably of its network.
+
+    Virtual addresses are none: real servers have them, and do not answer a request from one.
+    """
+    known = own_addresses(facts)
+    networks = [each for each in known.networks.get(device.index, ()) if each.address not in known.virtual]
     own = [each for each in networks if each.address.version == target.version]
     fit = [each.address for each in own if target in each.network and each.address != target]
     other = [each.address for each in own if each.address.is_link_local]
@@ -179,6 +201,13 @@ def link_source(facts: Facts, device: Device, target: Address) -> Address | None
 def askable(device: Device) -> bool:
     """Return whether a device has neighbours with link addresses."""
     return device.up and not device.loopback and not device.bare and not device.master and len(device.mac) == 6
+
+
+def _noted(way: Way, static: Mapping[tuple[int, Address], bytes]) -> Sequence[Reply]:
+    """Return what the kernel uses for a next hop without asking: a permanent entry."""
+    mac = static.get((way.device.index, way.hop)) if way.device and way.hop else None
+    assert mac is None or way.device is not None
+    return [Reply(Kind.MAC, -1, way.server, way.hop, mac, way.device.index)] if mac and way.device else []
 
 
 def _ask_neighbours(facts: Facts, exchange: Exchange, ways: Iterable[Way], of_vips: Sequence[Question]) -> None:
@@ -284,10 +313,24 @@ class Sender:
             body = packets.encapsulated(number, way.source, way.server, used, body)
         return self._framed(number, body, optional)
 
-    def _framed(self, number: int, body: bytes, optional: bool) -> Question:
+    def to_card(self, name: str, mac: bytes, source: Address) -> Question:
+        """Return an echo to the server's own address, framed to one of the link addresses that answer for it.
+
+        A router that answers for the server does not forward it, because the hop limit is 1.
+        """
+        number = self.new(name)
+        body = packets.packet(number, source, self.seen.way.server, self.exchange.echo(number), hop_limit=1)
+        return self._framed(number, body, True, mac)
+
+    def malformed(self, name: str, source: Address) -> Question:
+        """Return a packet to the server that it reports before its packet filter sees it."""
+        number = self.new(name)
+        return self._framed(number, packets.malformed(number, source, self.seen.way.server), False)
+
+    def _framed(self, number: int, body: bytes, optional: bool, mac: bytes = b"") -> Question:
         device = self.seen.way.device
         assert device is not None
-        frame = body if device.bare else packets.frame(self.seen.macs[0].mac, device.mac, body)
+        frame = body if device.bare else packets.frame(mac or self.seen.macs[0].mac, device.mac, body)
         return Question(device, frame, number, None, optional)
 
     def new(self, name: str) -> int:
@@ -335,6 +378,8 @@ def _questions(sender: Sender) -> Iterator[Question]:
     udp = service.protocol is not Protocol.TCP
     number = sender.new("rip_echo")
     yield sender.plain("rip_echo", way.source, way.server, sender.exchange.echo(number))
+    if len(seen.macs) > 1:
+        yield from (sender.to_card(card(each.mac), each.mac, way.source) for each in seen.macs[:MOST_CARDS])
     if port and (payload := _port(service.protocol, sender.new("rip"), port)):
         yield sender.plain("rip", way.source, way.server, payload, optional=udp)
     if by_nat:
@@ -434,9 +479,8 @@ def _ask_doubtful(exchange: Exchange, doubtful: Sequence[Seen]) -> None:
         source = _source_of(seen, target)
         if source is None:
             continue
-        if (asked := _as_neighbour(exchange, sender)) is not None:
-            pretended[at], question = asked
-            questions.append(question)
+        if by_nat and lacks_way_back(seen):
+            questions += _of_way_back(exchange, sender, pretended, at)
         if seen.answered(_short(seen)):
             lengths[at] = _lengths(sender, source, target, port, questions)
             continue
@@ -478,15 +522,18 @@ def _lengths(sender: Sender, source: Address, target: Address, port: int, questi
     return found
 
 
-def _as_neighbour(exchange: Exchange, sender: Sender) -> tuple[Address, Question] | None:
-    """Return an address that no host has, and a question of it to a server of NAT that has no way back."""
+def _of_way_back(exchange: Exchange, sender: Sender, pretended: dict[int, Address], at: int) -> Iterator[Question]:
+    """Yield questions to a server of NAT that has no way back: from outside, and from an address that no host has."""
     seen = sender.seen
-    source = unused_neighbour(seen) if seen.way.on_link and lacks_way_back(seen) else None
+    if seen.way.outside is not None:
+        yield sender.malformed("back_malformed", seen.way.outside)
+    source = unused_neighbour(seen) if seen.way.on_link else None
     if source is None:
-        return None
+        return
+    pretended[at] = source
     number, port = sender.new("unknown_source"), seen.endpoint.destination.key.port
     payload = exchange.echo(number) if seen.answered("rip_echo") else packets.syn(number, port)
-    return source, sender.plain("unknown_source", source, seen.way.server, payload)
+    yield sender.plain("unknown_source", source, seen.way.server, payload)
 
 
 def _from_vip(sender: Sender) -> Iterator[Question]:

@@ -7,7 +7,19 @@ from collections.abc import Iterator
 import pytest
 
 from pylvs.lab.lab import Lab
-from tests.lab.doctor.exam import Fault, built, diagnosed, examine, plant, settle
+from tests.lab.doctor.exam import (
+    END_REQUESTS,
+    ENDLESS_REQUESTS,
+    Fault,
+    built,
+    diagnosed,
+    examine,
+    mend,
+    plant,
+    recognized,
+    settle,
+)
+from tests.lab.support import answers
 from tests.waiting import until
 
 FAULTS = [
@@ -33,6 +45,15 @@ FAULTS = [
         " nft add rule inet f i ip saddr 10.0.0.1 accept",
         cause="server_firewall",
         words=("10.0.0.21", "10.0.0.1 alone"),
+        cure="nft delete table inet f",
+    ),
+    Fault(
+        name="a firewall accepts the servers' network alone",
+        host="rs1",
+        script="nft add table inet f; nft add chain inet f i '{ type filter hook input priority 0; policy drop; }';"
+        " nft add rule inet f i ip saddr 10.0.0.0/24 accept",
+        cause="server_firewall",
+        words=("10.0.0.21", "its own network alone"),
         cure="nft delete table inet f",
     ),
     Fault(
@@ -142,15 +163,40 @@ def test_a_real_server_that_clients_do_not_answer_names_the_gateway(lab: Lab) ->
     settle(lab, fault)
 
 
+def test_a_route_to_clients_without_a_gateway_is_named(lab: Lab) -> None:
+    """The real server asks on its link for clients, which are elsewhere."""
+    wrong, waits = "ip route add 172.16.0.0/16 dev eth0", "ipvsadm -Lnc | grep -q 'SYN_RECV.* 10.0.0.21:80'"
+    words = ("10.0.0.21", "172.16.0", "asks on eth1")
+    noticed = f"until {waits}; do sleep 0.1; done"
+    fault = Fault("", "rs1", wrong, "nat_reply_path", words, steady=True, noticed=noticed)
+    plant(lab, fault)
+    mend(lab, fault, recognized(lab, fault))
+    settle(lab, fault)
+    assert all(each.startswith("This is rs") for each in answers(lab, 2))
+
+
+def test_a_firewall_that_accepts_some_clients_is_healthy(lab: Lab) -> None:
+    """They complete connections, so it is no mistake that others do not."""
+    chain = "nft add table inet f; nft add chain inet f i '{ type filter hook input priority 0; policy drop; }'"
+    lab.sh("rs1", f"{chain}; nft add rule inet f i ip saddr '{{ 10.0.0.1, 172.16.0.5 }}' accept")
+    lab.sh("client", ENDLESS_REQUESTS)
+    try:
+        assert diagnosed(lab) == []
+    finally:
+        lab.sh("client", END_REQUESTS)
+        lab.sh("rs1", "nft delete table inet f")
+
+
+AGAIN = "ipvsadm -C; ipvsadm -A -t VIP:80 -s rr; ipvsadm -a -t VIP:80 -r rs1 -m; ipvsadm -a -t VIP:80 -r rs2 -m"
+
+
 def test_a_client_beside_its_server_is_named(lab: Lab) -> None:
-    """The server replies to it directly, so NAT cannot translate."""
-    lab.sh("rs2", "for n in 1 2; do curl -s -o /dev/null --max-time 1 http://VIP/; done; :")
-    found = {each["id"] for each in diagnosed(lab)}
-    lab.sh(
-        "director",
-        "ipvsadm -C; ipvsadm -A -t VIP:80 -s rr; ipvsadm -a -t VIP:80 -r rs1 -m; ipvsadm -a -t VIP:80 -r rs2 -m",
-    )
-    assert "client_beside_server" in found
+    """The server replies to it directly, so NAT cannot translate. That explains what its connections show."""
+    lab.sh("director", AGAIN)
+    lab.sh("rs2", "for n in $(seq 12); do curl -s -o /dev/null --max-time 1 http://VIP/; done; :")
+    found = [each["id"] for each in diagnosed(lab)]
+    lab.sh("director", AGAIN)
+    assert found == ["client_beside_server"]
 
 
 def test_a_link_with_a_smaller_mtu_is_named(lab: Lab) -> None:

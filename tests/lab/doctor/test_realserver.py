@@ -8,7 +8,7 @@ import pytest
 
 from pylvs.lab.lab import Lab
 from tests.lab.doctor.exam import END_REQUESTS, ENDLESS_REQUESTS, Fault, built, diagnosed, examine
-from tests.lab.doctor.guard import guard
+from tests.lab.doctor.guard import PYTHON, guard
 from tests.waiting import until
 
 ARP = "net.ipv4.conf"
@@ -420,6 +420,63 @@ def test_a_port_that_is_translated_to_an_application_is_healthy(lab: Lab) -> Non
     lab.sh("rs1", f"nft delete table ip n 2>/dev/null; {NAT} ip daddr 10.0.0.100 tcp dport 81 redirect to :80")
     assert diagnosed(lab, "rs1") == []
     lab.sh("rs1", "nft delete table ip n")
+
+
+# What Docker makes of a published port, without its proxy: no socket of this host listens on it.
+CONTAINER = f"""
+service nginx stop
+ip netns add box; ip link add box type bridge; ip link set box up; ip address add 172.17.0.1/16 dev box
+ip link add box0 type veth peer name eth0 netns box; ip link set box0 master box up
+ip -n box link set eth0 up; ip -n box address add 172.17.0.2/16 dev eth0; ip -n box route add default via 172.17.0.1
+sysctl -q -w net.ipv4.ip_forward=1
+iptables-nft -t nat -A PREROUTING -m addrtype --dst-type LOCAL -p tcp --dport 80 -j DNAT --to 172.17.0.2:8000
+setsid ip netns exec box {PYTHON} -m http.server 8000 >/dev/null 2>&1 & echo $! >/run/box
+until curl -s -o /dev/null --max-time 1 http://172.17.0.2:8000/; do sleep 0.1; done
+"""
+NO_CONTAINER = (
+    "kill $(cat /run/box); iptables-nft -t nat -F PREROUTING; ip link del box; ip netns del box;"
+    " sysctl -q -w net.ipv4.ip_forward=0; service nginx start"
+)
+
+
+def test_a_port_of_a_container_is_healthy(lab: Lab) -> None:
+    """A rule of NAT leads to the application, so no socket of the real server listens."""
+    lab.sh("rs1", CONTAINER)
+    try:
+        lab.sh("client", "for n in 1 2; do curl -s -f -o /dev/null --max-time 10 http://VIP/; done")
+        assert diagnosed(lab, "rs1") == []
+    finally:
+        lab.sh("rs1", NO_CONTAINER)
+
+
+def test_an_address_of_the_director_is_virtual(lab: Lab) -> None:
+    """Although nothing else tells this real server of it: it is alone on a card, and another host answers for it."""
+    lab.sh("director", "ip address add 10.0.0.101/32 dev eth0")
+    fault = _on("", "ip address add 10.0.0.101/32 dev eth0", "server_vip_on_link", "10.0.0.101", "02:00:00:00:0d:00")
+    examine(lab, fault)
+    lab.sh("rs1", "pylvs realserver up 10.0.0.100")
+    lab.sh("director", "ip address del 10.0.0.101/32 dev eth0")
+
+
+@pytest.mark.parametrize(
+    ("script", "undo"),
+    [
+        ("ip route add local 10.0.0.100/32 dev lo", "ip route del local 10.0.0.100/32 dev lo"),
+        (
+            "iptables-nft -t nat -A PREROUTING -d 10.0.0.100/32 -p tcp -m tcp --dport 80 -j REDIRECT",
+            "iptables-nft -t nat -F PREROUTING",
+        ),
+    ],
+    ids=["by a local route", "by a rule that redirects"],
+)
+def test_packets_that_are_taken_without_the_address_are_healthy(lab: Lab, script: str, undo: str) -> None:
+    """Real servers of direct routing need not have the virtual address itself."""
+    lab.sh("rs1", f"ip address del 10.0.0.100/32 dev lo; {script}")
+    try:
+        lab.sh("client", "for n in 1 2; do curl -s -f -o /dev/null --max-time 10 http://VIP/; done")
+        assert diagnosed(lab, "rs1") == []
+    finally:
+        lab.sh("rs1", f"{undo}; ip address add 10.0.0.100/32 dev lo")
 
 
 def test_replies_by_a_router_of_their_own_are_healthy() -> None:

@@ -7,13 +7,27 @@ from collections.abc import Iterator
 import pytest
 
 from pylvs.lab.lab import Lab
-from tests.lab.doctor.exam import Fault, built, diagnosed, examine
+from tests.lab.doctor.exam import Fault, built, diagnosed, examine, mend, plant, recognized, settle
 from tests.lab.doctor.guard import PYTHON
+from tests.lab.support import answers
+from tests.waiting import until
 
 FILTER = "nft add table inet f; nft add chain inet f i '{ type filter hook input priority 0; }'; nft add rule inet f i"
 NO_FILTER = "nft delete table inet f"
 NGINX = "/etc/nginx/pylvs-lab.conf"
 VIP, RIP = "10.0.0.100", "10.0.0.21"
+WEB = f"ipvsadm -C; ipvsadm -A -t {VIP}:80 -s rr; ipvsadm -a -t {VIP}:80 -r {RIP} -g; ipvsadm -a -t {VIP}:80 -r rs2 -g"
+SYSLOG = f"""setsid {PYTHON} -c '
+import socket
+end = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+end.bind(("", 514))
+while True:
+    end.recv(2000)
+' >/dev/null 2>&1 & echo $! >/run/syslog; until ss -Hlun | grep -q :514; do sleep 0.05; done"""
+FIRST_ADDRESS = (
+    f"ip -4 address flush dev eth0; ip address add {VIP}/24 dev eth0; ip address add 10.0.0.10/24 dev eth0;"
+    " ip neigh flush all"
+)
 BRIDGED = "ip link add br0 type bridge; ip link set br0 up; ip link set eth0 master br0"
 
 FAULTS = [
@@ -45,6 +59,24 @@ FAULTS = [
         script=f"ip address del {VIP}/32 dev lo; ip address add {VIP}/32 dev eth0",
         cause="server_answers_arp",
         words=(VIP, RIP),
+    ),
+    Fault(
+        name="the virtual address on another card of a real server",
+        host="rs1",
+        script=f"ip link add link eth0 name eth1 type macvlan mode bridge; ip link set eth1 up;"
+        f" ip address add 10.0.0.121/24 dev eth1; ip address del {VIP}/32 dev lo; ip address add {VIP}/32 dev eth1",
+        cause="server_answers_arp",
+        words=(VIP, RIP, "another link address"),
+        rest="ip link del eth1",
+    ),
+    Fault(
+        name="a rule changes the source of replies",
+        host="rs1",
+        script="nft add table ip s; nft add chain ip s o '{ type filter hook output priority -150; }';"
+        f" nft add rule ip s o ip saddr {VIP} tcp sport 80 ip saddr set {RIP}",
+        cause="reply_source_differs",
+        words=(VIP, RIP),
+        cure="nft delete table ip s",
     ),
     Fault(
         name="the application is down",
@@ -159,6 +191,14 @@ FAULTS = [
         cure="ip address del 10.0.0.10/32 dev eth0",
     ),
     Fault(
+        name="the virtual address is the first one of its network",
+        host="director",
+        script=FIRST_ADDRESS,
+        cause="source_is_virtual",
+        words=(VIP, RIP, "10.0.0.10", "eth0"),
+        rest="sysctl -q -w net.ipv4.conf.eth0.promote_secondaries=0",
+    ),
+    Fault(
         name="the addresses are on a port of a bridge",
         host="director",
         script=BRIDGED,
@@ -180,6 +220,79 @@ def lab() -> Iterator[Lab]:
 def test_the_cause_comes_first_and_its_command_mends_it(lab: Lab, fault: Fault) -> None:
     """A planted fault is named, and the doctor's command mends it."""
     examine(lab, fault)
+
+
+# A second card in the same network: the host answers ARP for its address by both, and is one host.
+SECOND_CARD = (
+    "ip link add link eth0 name eth1 type macvlan mode bridge; ip link set eth1 up;"
+    " ip address add 10.0.0.121/24 dev eth1; for d in all lo eth0; do sysctl -q -w net.ipv4.conf.$d.arp_ignore=0; done;"
+    " nft add table arp f; nft add chain arp f i '{ type filter hook input priority 0; }';"
+    f" nft add rule arp f i arp daddr ip {VIP} drop"
+)
+ONE_CARD = (
+    "ip link del eth1; nft delete table arp f; for d in all eth0; do sysctl -q -w net.ipv4.conf.$d.arp_ignore=1; done"
+)
+
+
+@pytest.mark.parametrize(
+    ("director", "server", "undo"),
+    [
+        pytest.param(":", SECOND_CARD, (":", ONE_CARD), id="a real server has two cards in one network"),
+        pytest.param(
+            f"ip neigh replace {RIP} lladdr 02:00:00:01:01:00 nud permanent dev eth0",
+            "sysctl -q -w net.ipv4.conf.eth0.arp_ignore=8",
+            (f"ip neigh del {RIP} dev eth0", "sysctl -q -w net.ipv4.conf.eth0.arp_ignore=1"),
+            id="a static entry of a real server that answers no ARP",
+        ),
+        pytest.param(
+            f"ipvsadm -C; ipvsadm -A -u {VIP}:514 -s rr; ipvsadm -a -u {VIP}:514 -r {RIP} -g;"
+            f" ipvsadm -A -t {VIP}:80 -s rr; ipvsadm -a -t {VIP}:80 -r 10.0.0.22 -g",
+            f"{SYSLOG}; {FILTER} udp dport 514 accept; {FILTER} drop",
+            (WEB, f"kill $(cat /run/syslog); {NO_FILTER}"),
+            id="a firewall accepts the datagrams of a service alone, which have no reply",
+        ),
+    ],
+)
+def test_what_is_unusual_and_works_has_no_finding(lab: Lab, director: str, server: str, undo: tuple[str, str]) -> None:
+    """No host is blamed for an answer that it need not give."""
+    lab.sh("rs1", server)
+    lab.sh("director", f"{director}; ip neigh flush all")
+    try:
+        assert all(each.startswith("This is rs") for each in answers(lab, 2))
+        assert diagnosed(lab) == []
+    finally:
+        lab.sh("rs1", undo[1])
+        lab.sh("director", undo[0])
+
+
+def test_replies_that_are_sent_to_the_director() -> None:
+    """As NAT needs them. The director has no use for a packet from its own address."""
+    words = (RIP, "172.16.0.5", "via 10.0.0.1")
+    fault = Fault("", "rs1", "ip route replace default via 10.0.0.10", "reply_through_director", words, steady=True)
+    with built("dr-behind-router") as routed:
+        plant(routed, fault)
+        mend(routed, fault, recognized(routed, fault))
+        settle(routed, fault)
+        until(lambda: diagnosed(routed) == [], "no connection waits any more")
+
+
+# Replies from the address of the route, not from the one that was asked.
+ECHOES = f"""setsid {PYTHON} -c '
+import socket
+end = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+end.bind(("", 7))
+while True:
+    data, client = end.recvfrom(2000)
+    end.sendto(data, client)
+' >/dev/null 2>&1 & echo $! >/run/echoes; until ss -Hlun | grep -q :7; do sleep 0.05; done"""
+
+
+def test_an_application_of_udp_that_replies_from_another_address(lab: Lab) -> None:
+    """It is bound to no address, so the kernel chooses the source."""
+    lab.sh("rs1", ECHOES)
+    add = f"ipvsadm -A -u {VIP}:7 -s rr; ipvsadm -a -u {VIP}:7 -r {RIP} -g"
+    examine(lab, Fault("", "director", add, "reply_source_differs", (VIP, RIP), cure=f"ipvsadm -D -u {VIP}:7"))
+    lab.sh("rs1", "kill $(cat /run/echoes)")
 
 
 def test_services_of_marks_are_asked_at_the_addresses_of_their_rules(lab: Lab) -> None:

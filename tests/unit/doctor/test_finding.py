@@ -61,7 +61,9 @@ def test_a_probe_that_hangs_is_named() -> None:
         return []
 
     try:
-        assert [each.evidence for each in examine(Facts(), [hanging], 0.01)] == ["the examination did not end in time"]
+        assert [each.evidence for each in examine(Facts(limit_s=0.01), [hanging])] == [
+            "the examination did not end in time"
+        ]
     finally:
         end.set()
 

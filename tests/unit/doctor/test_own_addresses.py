@@ -61,6 +61,24 @@ def examined(
     return [(each.id, each.explains) for each in own_addresses._virtual_sources(facts)]
 
 
+@pytest.mark.parametrize(
+    ("addresses", "sender"),
+    [
+        ([(VIP, 24, 0), (DIP, 24, 1)], VIP),  # the second one is secondary
+        ([(DIP, 24, 0), (VIP, 24, 1)], DIP),
+        ([(VIP, 32, 0), (DIP, 24, 0)], DIP),  # the first one has no neighbours
+        ([(VIP, 32, 0)], VIP),
+        ([], None),
+    ],
+)
+def test_the_kernel_asks_for_a_neighbour_from_the_first_address_of_its_network(
+    addresses: list[tuple[Address, int, int]], sender: Address | None
+) -> None:
+    """As `inet_select_addr` chooses it."""
+    held = [AssignedAddress(2, address, address, prefix, "", 0, flags) for address, prefix, flags in addresses]
+    assert own_addresses.arp_sender(held, 2, SERVER) == sender
+
+
 @pytest.mark.usefixtures("_from_vip")
 @pytest.mark.parametrize(
     ("method", "found"),

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from ipaddress import ip_address
 from typing import Any
 
 import pytest
 
+from pylvs.doctor.facts import Facts
+from pylvs.doctor.packet_filter.host import packet_filter
 from pylvs.doctor.packet_filter.iptables import Tables
 from pylvs.doctor.packet_filter.nft import Ruleset
 from pylvs.doctor.packet_filter.packet import Decision, Packet, Verdict
+from pylvs.model.errors import PylvsError
 
 CLIENT, VIP, RIP = (ip_address(f"10.0.0.{number}") for number in (5, 100, 21))
 REQUEST = Packet(CLIENT, VIP, 6, 40000, 80, iif="eth0")
@@ -173,3 +177,18 @@ def test_iptables_name_the_commands() -> None:
     assert _tables(policy="DROP").accept == "iptables-nft -I INPUT -d 10.0.0.100 -p tcp --dport 80 -j ACCEPT"
     inner = _tables("[0:0] -A INPUT -j inner", "[1:60] -A inner -p tcp -j DROP", policy="DROP")
     assert inner.remove == "iptables-nft -D inner -p tcp -j DROP"
+
+
+def test_a_command_may_take_the_time_of_the_examination(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but what probes need that know the rules; with less, half of it."""
+    limits = list[float]()
+
+    def run(*_: Any, timeout: float, **__: Any) -> subprocess.CompletedProcess[str]:
+        limits.append(timeout)
+        raise subprocess.TimeoutExpired("nft", timeout)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    for limit_s in (60, 4.5, 1):
+        with pytest.raises(PylvsError, match="did not end"):
+            packet_filter(Facts(limit_s=limit_s))
+    assert limits == [58.5, 3, 0.5]

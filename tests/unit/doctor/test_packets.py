@@ -50,6 +50,29 @@ def test_a_segment_belongs_to_the_syn_that_it_acknowledges(flags: int, kind: Kin
 
 
 @pytest.mark.parametrize(("here", "server", "vip"), FAMILIES)
+def test_a_reply_to_a_client_is_no_question_that_came_back(here: Address, server: Address, vip: Address) -> None:
+    """A server that uses the director as its gateway sends replies from the virtual address."""
+    kind, body = packets.reset(12, 80)
+    segment = kind, body[:13] + bytes([0x12]) + body[14:]
+    found = decoded(packet(12, vip, server, segment), IDENT, OWN | {vip})
+    assert found is not None
+    assert (found.kind, found.number, found.sender, found.address) == (Kind.REPLY, -1, server, vip)
+
+
+@pytest.mark.parametrize(("here", "server", "vip"), FAMILIES)
+def test_a_report_about_a_malformed_packet_names_its_question(here: Address, server: Address, vip: Address) -> None:
+    """Its header is right: only the option is wrong."""
+    asked = packets.malformed(9, here, server)
+    v4 = here.version == 4
+    assert not v4 or checksum(asked[:28]) == 0
+    assert len(asked) == int.from_bytes(asked[2:4] if v4 else asked[4:6], "big") + (0 if v4 else 40)
+    error = packet(0, server, here, (ICMP if v4 else 58, bytes([12 if v4 else 4, 0, 0, 0, 22, 0, 0, 0]) + asked))
+    found = decoded(error, IDENT, OWN)
+    assert found is not None
+    assert (found.kind, found.number, found.sender) == (Kind.REFUSED, 9, server)
+
+
+@pytest.mark.parametrize(("here", "server", "vip"), FAMILIES)
 def test_a_packet_that_comes_back_is_recognized(here: Address, server: Address, vip: Address) -> None:
     """A server without the virtual address, which forwards, sends it back."""
     found = decoded(packet(12, here, vip, packets.syn(12, 80)), IDENT, OWN)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from ipaddress import ip_address
+from typing import cast
 
 import pytest
 
 from pylvs.doctor.probes import server
 from pylvs.doctor.servers import Endpoint, Way
-from pylvs.doctor.survey import Seen
+from pylvs.doctor.survey import Seen, Sender, card
+from pylvs.doctor.wire import packets
+from pylvs.doctor.wire.exchange import Exchange, Payload
 from pylvs.doctor.wire.packets import Kind, Reply
+from pylvs.model.addresses import Address
+from pylvs.model.dataclass import replace
 from pylvs.model.service import Destination, DestinationKey, Method, Protocol, ServiceKey
 from pylvs.netlink.links import Device
 from pylvs.netlink.socket_diag import Listener
@@ -31,15 +36,68 @@ def seen(answers: Answers, method: Method = Method.ROUTE, protocol: Protocol = P
     endpoint = Endpoint(key, Destination(DestinationKey(RIP, 80), method), key)
     way = Way(RIP, DEVICE, RIP, source=HERE, mtu=1500)
     replies: dict[str, Sequence[Reply]] = {
-        probe: [] if kind is None else [Reply(kind, 1, RIP, mac=MAC, ifindex=2, code=REJECTED)]
+        probe: []
+        if kind is None
+        else [Reply(kind, 1, VIP if (probe, kind) == ("vip", Kind.OPEN) else RIP, mac=MAC, ifindex=2, code=REJECTED)]
         for probe, kind in answers.items()
     }
     return Seen(endpoint, way, [ARP], replies, near_vip=True)
 
 
+def behind(asked: Seen, sender: Address) -> Seen:
+    """Return it behind a gateway, with an ICMP error of one host."""
+    asked.way = replace(asked.way, hop=ip_address("10.0.0.1"))
+    asked.replies["in gre"] = [Reply(Kind.REFUSED, 1, sender, mac=MAC, ifindex=2, code=(3, 2))]
+    return asked
+
+
 HEALTHY: Answers = {"rip": Kind.OPEN, "rip_echo": Kind.ECHO, "vip": Kind.OPEN, "vip_echo": Kind.ECHO}
 SILENT: Answers = {"rip": Kind.OPEN, "rip_echo": Kind.ECHO, "vip": None, "vip_echo": None, "from_vip": None}
 UDP: Answers = {"rip": None, "rip_echo": Kind.ECHO, "vip": None, "vip_echo": Kind.ECHO}
+
+
+OTHER_MAC = b"\x02\x00\x00\x01\x02\x00"
+
+
+def test_a_reply_has_the_address_that_was_asked() -> None:
+    """Clients drop others."""
+    asked = seen(HEALTHY)
+    asked.replies["vip"] = [replace(each, sender=RIP) for each in asked.replies["vip"]]
+    found = server.judged(asked)
+    assert found is not None
+    assert found.id == "reply_source_differs"
+
+
+@pytest.mark.parametrize(
+    ("replies", "causes"),
+    [
+        ((MAC, MAC), []),  # one host replies by one card
+        ((MAC, OTHER_MAC), ["server_twice"]),
+        ((MAC, None), ["server_twice"]),  # it ignores echo requests, or has another address
+    ],
+)
+def test_cards_of_one_host_are_not_two_hosts(replies: Sequence[bytes | None], causes: list[str]) -> None:
+    """Each link address that answers ARP gets an echo request of its own."""
+    asked = seen(HEALTHY)
+    asked.macs = [ARP, replace(ARP, mac=OTHER_MAC)]
+    for at, by in zip((MAC, OTHER_MAC), replies, strict=True):
+        asked.replies[card(at)] = [] if by is None else [Reply(Kind.ECHO, 1, RIP, mac=by)]
+    assert [each.id for each in server.of_server(RIP, [asked])] == causes
+
+
+def test_a_router_does_not_forward_the_question_whose_card_it_is() -> None:
+    """With proxy ARP it answers for the server, and its echo would come from there."""
+
+    class Questions:
+        def number(self) -> int:
+            return 1
+
+        def echo(self, number: int) -> Payload:
+            return packets.echo(number, 7)
+
+    frame = Sender(cast(Exchange, Questions()), seen(HEALTHY)).to_card("card", OTHER_MAC, HERE).frame
+    hop_limit = frame[14 + 8]
+    assert (frame[:6], hop_limit) == (OTHER_MAC, 1)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +108,7 @@ UDP: Answers = {"rip": None, "rip_echo": Kind.ECHO, "vip": None, "vip_echo": Kin
         (seen(HEALTHY | {"rip": None, "rip_echo": None}), None),  # it answers at the virtual address alone
         (seen(UDP, protocol=Protocol.UDP), None),
         (seen(UDP | {"vip_echo": None, "from_vip": Kind.ECHO}, protocol=Protocol.UDP), "server_lacks_vip"),
+        (seen(UDP | {"rip_echo": None, "vip_echo": None, "from_vip": None}, protocol=Protocol.UDP), None),
         (seen(HEALTHY | {"vip": Kind.CLOSED}), "not_listening_on_vip"),
         (seen(HEALTHY | {"rip": Kind.CLOSED, "vip": Kind.CLOSED}), "not_listening"),
         (seen(HEALTHY | {"vip": Kind.REFUSED}), "server_firewall"),
@@ -61,10 +120,14 @@ UDP: Answers = {"rip": None, "rip_echo": Kind.ECHO, "vip": None, "vip_echo": Kin
         (seen({"rip_echo": Kind.ECHO, "vip_echo": Kind.ECHO}), None),  # a service of all ports
         (seen(SILENT | {"rip": None, "rip_echo": None}), "server_silent"),
         (seen(SILENT, Method.TUNNEL), "tunnel_rp_filter"),
+        (behind(seen(SILENT | {"rip": None, "rip_echo": None}), RIP), "server_silent"),  # as of another kind of tunnel
+        (behind(seen(SILENT | {"rip": None, "rip_echo": None}), HERE), "server_unreachable"),
         (seen(SILENT | {"inner_rip": Kind.ECHO}, Method.TUNNEL), "server_lacks_vip"),
         (seen(SILENT | {"inner_rip": Kind.REFUSED}, Method.TUNNEL), "server_tunnel_source"),
         (seen({"rip": Kind.OPEN, "rip_echo": Kind.ECHO, "back": Kind.OPEN}, Method.MASQ), None),
         (seen({"rip": Kind.OPEN, "rip_echo": Kind.ECHO, "back": None}, Method.MASQ), "nat_reply_path"),
+        (seen({"rip": Kind.OPEN, "back": None, "back_malformed": Kind.REFUSED}, Method.MASQ), "server_firewall"),
+        (seen({"rip": Kind.OPEN, "back": None, "back_malformed": None}, Method.MASQ), "nat_reply_path"),
         (seen({"rip": Kind.CLOSED, "rip_echo": Kind.ECHO, "back": None}, Method.MASQ), "not_listening"),
         (seen({"rip": None, "rip_echo": Kind.ECHO, "back": None}, Method.MASQ), "server_firewall"),
     ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from itertools import count
 
 import pytest
@@ -10,7 +10,7 @@ import pytest
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import diagnosis
 from pylvs.doctor.probes.table import of_rows
-from pylvs.doctor.probes.traffic import answering, of_connections, of_counters, of_growth, of_use
+from pylvs.doctor.probes.traffic import answering, beside_servers, of_connections, of_counters, of_growth, of_use
 from pylvs.model.dataclass import replace
 from pylvs.model.director import Connection
 from pylvs.model.rows import Counters, DestinationRow, ServiceRow, TableUse
@@ -160,3 +160,29 @@ def test_a_service_without_servers_explains_its_refusals() -> None:
 def test_a_table_of_half_open_connections(use: TableUse, found: list[str]) -> None:
     """A few of them are always there."""
     assert [each.id for each in of_use(use)] == found
+
+
+def of_server_2(server: int, state: str, expires_s: int) -> Connection:
+    """Return a connection of the second server, as a client."""
+    return connection(server, state, expires_s)._replace(client=SERVERS[1])
+
+
+BESIDE = [ip_network("198.51.100.0/24")]
+
+
+@pytest.mark.parametrize(
+    ("state", "ages", "found"),
+    [
+        ("SYN_RECV", [57, 58, 59], ["client_beside_server"]),
+        ("TIME_WAIT", [117, 118, 119], []),
+    ],
+)
+def test_a_client_beside_its_server_explains_its_connections(state: str, ages: list[int], found: list[str]) -> None:
+    """Those that wait, although it had others once."""
+    nat = row(method=Method.MASQ)
+    sample = [of_server_2(1, state, each) for each in ages]
+    sample += [of_server_2(2, state, each) for each in ages]  # of itself
+    sample.append(of_server_2(1, "TIME_WAIT", 30))
+    seen = [*of_connections([nat], sample, Timeouts()), *beside_servers([nat], sample, BESIDE, Timeouts())]
+    assert [each.id for each in diagnosis(seen) if not each.symptom] == found
+    assert state != "SYN_RECV" or [each.id for each in diagnosis(seen)] == found

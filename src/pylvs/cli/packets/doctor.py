@@ -12,8 +12,8 @@ from typing import Any
 import click
 
 from pylvs.cli.common import Paint, as_json, paint, state_dir
-from pylvs.doctor.examination import LIMIT_S, examine
-from pylvs.doctor.facts import Facts
+from pylvs.doctor.examination import examine
+from pylvs.doctor.facts import LIMIT_S, Facts
 from pylvs.doctor.finding import HERE, Finding, Severity
 from pylvs.model.addresses import Address
 from pylvs.model.errors import NotPermitted, counted
@@ -55,7 +55,7 @@ def doctor(vips: tuple[Address, ...], lab: str, limit: float, as_json: bool, sta
     """
     if os.geteuid():
         raise NotPermitted("probes need raw sockets and the tables; run as root")
-    found = _of_lab(lab, vips, limit) if lab else examine(Facts(vips, state_dir), limit_s=limit)
+    found = _of_lab(lab, vips, limit) if lab else examine(Facts(vips, state_dir, limit_s=limit))
     if as_json:
         click.echo(json.dumps({"findings": [each.as_json() for each in found]}, indent=2, ensure_ascii=False))
     else:

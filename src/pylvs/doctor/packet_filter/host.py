@@ -15,7 +15,7 @@ from pylvs.model.dataclass import replace
 from pylvs.model.errors import PylvsError
 
 _PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
-_LIMIT_S = 3.0
+_REST_S = 1.5  # of an examination: probes send packets when they know the rules
 _LEGACY = {4: Path("/proc/net/ip_tables_names"), 6: Path("/proc/net/ip6_tables_names")}
 _COMMANDS = {4: "iptables", 6: "ip6tables"}
 _FAMILIES = {4: ("ip", "inet"), 6: ("ip6", "inet")}
@@ -29,18 +29,18 @@ SENT_BY_TC = (_EGRESS,)  # what TC redirects to a device passes this hook alone
 
 def packet_filter(facts: Facts) -> PacketFilter:
     """Return the rules of this host. Raises PylvsError."""
-    return facts.once("packet_filter", PacketFilter)
+    return facts.once("packet_filter", lambda: PacketFilter(max(facts.limit_s - _REST_S, facts.limit_s / 2)))
 
 
 class PacketFilter:
     """All rules; an empty one where a tool is not installed."""
 
-    def __init__(self) -> None:
-        """Read the rules. Raises PylvsError."""
-        text = _printed("nft", "-j", "list", "ruleset")
+    def __init__(self, limit_s: float) -> None:
+        """Read the rules; each command may take `limit_s`. Raises PylvsError."""
+        text = _printed(limit_s, "nft", "-j", "list", "ruleset")
         self.nft = Ruleset(text or '{"nftables": []}')
         commands = [(version, command) for version in _COMMANDS for command in self._commands(version, not text)]
-        self.tables = list(_read(commands)) if commands else []
+        self.tables = list(_read(limit_s, commands)) if commands else []
 
     def _commands(self, version: int, is_blind: bool) -> Iterator[str]:
         """Yield the commands whose tables are in use; `is_blind`: nft shows nothing."""
@@ -125,12 +125,12 @@ class PacketFilter:
         return any(each == version and chain.name in tables.chains.get(chain.table, ()) for each, tables in self.tables)
 
 
-def _read(commands: Sequence[tuple[int, str]]) -> Iterator[tuple[int, Tables]]:
+def _read(limit_s: float, commands: Sequence[tuple[int, str]]) -> Iterator[tuple[int, Tables]]:
     """Yield the tables that these commands of IP versions print, beside each other."""
     from concurrent.futures import ThreadPoolExecutor  # late: only hosts that use iptables
 
     with ThreadPoolExecutor(max_workers=4) as pool:
-        texts = pool.map(lambda command: _printed(f"{command[1]}-save", "-c"), commands)
+        texts = pool.map(lambda command: _printed(limit_s, f"{command[1]}-save", "-c"), commands)
         for (version, command), found in zip(commands, texts, strict=True):
             yield version, Tables(found, command)
 
@@ -143,13 +143,13 @@ def _has_legacy(version: int) -> bool:
         return False
 
 
-def _printed(command: str, *arguments: str) -> str:
+def _printed(limit_s: float, command: str, *arguments: str) -> str:
     """Return what a command prints; "" if it is not installed, or refuses."""
     path = shutil.which(command, path=_PATH)
     if path is None:
         return ""
     try:
-        done = subprocess.run([path, *arguments], capture_output=True, text=True, timeout=_LIMIT_S, check=False)
+        done = subprocess.run([path, *arguments], capture_output=True, text=True, timeout=limit_s, check=False)
     except subprocess.TimeoutExpired:
-        raise PylvsError(f"{command} did not end within {_LIMIT_S:g} s") from None
+        raise PylvsError(f"{command} did not end within {limit_s:g} s") from None
     return done.stdout if done.returncode == 0 else ""

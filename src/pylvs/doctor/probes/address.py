@@ -13,12 +13,16 @@ from pylvs.doctor.probes.devices import link_down, works
 from pylvs.doctor.servers import own_addresses
 from pylvs.doctor.survey import Survey, askable, survey
 from pylvs.doctor.virtual_routers import routers_of, standby_of
-from pylvs.doctor.wire.packets import Reply
+from pylvs.doctor.wire import packets
+from pylvs.doctor.wire.exchange import Exchange, Question
+from pylvs.doctor.wire.packets import Kind, Reply
 from pylvs.model.addresses import Address, command_to_add
 from pylvs.netlink.links import AssignedAddress, Device
 
 MOST_ALONE = 8  # missing addresses with a finding of their own
 MOST_COMMANDS = 500  # the kernel limits the length of a command line
+_MOST_ASKED = 64  # real servers that are asked whether they have a link address
+_ANSWER_S, _AGAIN_S = 0.3, 0.1
 DAD_FAILED = 0x08  # IFA_F_DADFAILED
 _EACH = "while read -r n device family address rest; do"
 SILENCE = "sysctl -q -w net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2"
@@ -166,8 +170,31 @@ def _claims(facts: Facts, found: Survey, vip: Address) -> Iterator[Finding]:
     for reply in found.neighbours.macs(vip):
         if reply.mac in own:
             continue
-        server = found.server_of(reply.mac)
+        server = found.server_of(reply.mac) or _with_card(facts, found, reply)
         yield _of_server(found, vip, server, reply) if server else _of_other(facts, vip, reply)
+
+
+def _with_card(facts: Facts, found: Survey, reply: Reply) -> Address | None:
+    """Return the real server that has another card with a link address: it answers an echo to its own address there.
+
+    The echo has the hop limit 1, so a router does not forward it.
+    """
+    device = next((each for each in facts.devices if each.index == reply.ifindex), None)
+    if device is None or not askable(device):
+        return None
+    ways = dict.fromkeys(each.way for each in found.seen if each.way.on_link and each.way.device == device)
+    numbers, questions = dict[int, Address](), list[Question]()
+    with Exchange({each.address for each in facts.addresses}) as exchange:
+        for way in list(ways)[:_MOST_ASKED]:
+            if way.source is None or way.source.version != way.server.version:
+                continue
+            number = exchange.number()
+            body = packets.packet(number, way.source, way.server, exchange.echo(number), hop_limit=1)
+            questions.append(Question(device, packets.frame(reply.mac, device.mac, body), number))
+            numbers[number] = way.server
+        exchange.ask(questions, _ANSWER_S, _AGAIN_S)
+        answered = (number for number in numbers if any(each.kind is Kind.ECHO for each in exchange.answers.to(number)))
+        return next((numbers[number] for number in answered), None)
 
 
 def _of_server(found: Survey, vip: Address, server: Address, reply: Reply) -> Finding:
@@ -182,7 +209,8 @@ def _of_server(found: Survey, vip: Address, server: Address, reply: Reply) -> Fi
         severity=Severity.ERROR,
         layer=Layer.ADDRESS,
         title=f"the real server {server} answers {what} for {vip}",
-        evidence=f"{reply.mac.hex(':')}, the link address of {server}, answers a request for {vip}",
+        evidence=f"{reply.mac.hex(':')}, {'the' if found.server_of(reply.mac) else 'another'} link address of {server},"
+        f" answers a request for {vip}",
         why="Clients that learn its link address send to it directly, past this director.",
         fix=f"Hold {vip} on lo of {server}" + (", and suppress ARP for it." if vip.version == 4 else "."),
         fix_command=f"{SILENCE}; {command}" if vip.version == 4 else command,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 
 from pylvs.doctor.clients import owner_of
@@ -12,10 +12,11 @@ from pylvs.doctor.configuration import services_of
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import Finding, Layer, here, server_subject
 from pylvs.doctor.kernel.routes import KernelRoutes
+from pylvs.doctor.probes.real_server.address import on_the_link
 from pylvs.doctor.probes.real_server.facts import real_server
 from pylvs.doctor.running import Status, address_of, status_of
 from pylvs.doctor.servers import own_addresses
-from pylvs.doctor.survey import askable, link_source
+from pylvs.doctor.survey import Seen, askable, link_source, subjects, survey
 from pylvs.doctor.virtual_routers import routers_of
 from pylvs.doctor.wire.exchange import Exchange
 from pylvs.doctor.wire.packets import Reply
@@ -23,11 +24,15 @@ from pylvs.model.addresses import Address
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import Method
 from pylvs.netlink.links import AssignedAddress, Device
+from pylvs.netlink.neighbours import permanent
 
 _OPEN_VSWITCH = "openvswitch"
 _JOINING = ("bridge", "bond", "team", _OPEN_VSWITCH)  # a port's packets are theirs; a VRF leaves them to the device
 _LIMIT_S, _AGAIN_S = 0.6, 0.2
 _MOST = 16  # addresses
+_SECONDARY = 0x01  # IFA_F_SECONDARY
+_LINK_SCOPE = 253  # RT_SCOPE_LINK
+_ASK_S, _ASK_AGAIN_S = 0.4, 0.15
 
 
 def findings(facts: Facts) -> Iterator[Finding]:
@@ -38,6 +43,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
     yield from _twice(facts)
     if facts.has_tables:
         yield from _virtual_sources(facts)
+        yield from _virtual_senders(facts)
 
 
 def _on_ports(facts: Facts) -> Iterator[Finding]:
@@ -104,11 +110,17 @@ def _twice(facts: Facts) -> Iterator[Finding]:
         ]
         exchange.ask(questions, _LIMIT_S, _AGAIN_S, whole=True)
         found = {address: exchange.answers.macs(address) for _, address in mine}
+    alone = {each.address for each in facts.addresses if each.prefix == each.address.max_prefixlen}
+    is_behind_vips = server is not None and not server.by_nat
     for device, address in mine:
         for reply in found[address]:
-            if reply.mac not in own_macs:
+            if reply.mac in own_macs:
+                continue
+            if is_behind_vips and address in alone:  # as virtual addresses are, which the director has, too
+                yield on_the_link(device, address, f"{reply.mac.hex(':')} answers for it, too")
+            else:
                 yield _other_has(facts, device, address, reply)
-                break
+            break
 
 
 def _other_has(facts: Facts, device: Device, address: Address, reply: Reply) -> Finding:
@@ -201,4 +213,72 @@ def _virtual_source(facts: Facts, source: Address, servers: Sequence[Address], e
         " Virtual addresses have the prefix length 32; those of IPv6 128, and preferred_lft 0.",
         about=[source],
         explains=explains,
+    )
+
+
+def _virtual_senders(facts: Facts) -> Iterator[Finding]:
+    """Yield virtual addresses from which this host asks for the link addresses of real servers that have them."""
+    held = {each.address: each for each in facts.addresses}
+    asked = defaultdict[tuple[Device, Address], list[Seen]](list)
+    for seen in survey(facts).seen:
+        device, vip = seen.way.device, seen.endpoint.service.address
+        by_nat = seen.endpoint.destination.method is Method.MASQ
+        if device is None or by_nat or not seen.way.on_link or not seen.macs or not askable(device):
+            continue
+        if vip in held and arp_sender(facts.addresses, device.index, seen.way.server) == vip:
+            asked[device, vip].append(seen)
+    static = permanent() if asked else {}
+    for (device, vip), some in asked.items():
+        servers = {each.way.server for each in some if (device.index, each.way.server) not in static}
+        silent = _silent_to(device, vip, servers)
+        deaf = [each for each in some if each.way.server in silent]
+        if deaf:
+            yield _virtual_sender(facts, held[vip], device, deaf)
+
+
+def arp_sender(addresses: Iterable[AssignedAddress], index: int, target: Address) -> Address | None:
+    """Return the address from which the kernel asks for a neighbour, to which it forwards (inet_select_addr)."""
+    first = [
+        each
+        for each in addresses
+        if each.index == index
+        and each.address.version == target.version == 4
+        and not each.flags & _SECONDARY
+        and each.scope <= _LINK_SCOPE
+    ]
+    near = [each for each in first if target in each.network]
+    return next((each.address for each in [*near, *first]), None)
+
+
+def _silent_to(device: Device, source: Address, servers: Iterable[Address]) -> set[Address]:
+    """Return the neighbours that do not answer a request from an address."""
+    with Exchange({source}) as exchange:
+        wanted = set(servers)
+        exchange.ask([exchange.who_has(device, each, source) for each in wanted], _ASK_S, _ASK_AGAIN_S)
+        return {each for each in wanted if not exchange.answers.macs(each)}
+
+
+def _virtual_sender(facts: Facts, held: AssignedAddress, device: Device, deaf: Sequence[Seen]) -> Finding:
+    vip, servers = held.address, sorted({each.way.server for each in deaf}, key=int)
+    own = [
+        each.address
+        for each in own_addresses(facts).real
+        if each.index == device.index and each.address.version == 4 and servers[0] in each.network
+    ]
+    bare = f"ip address %s {vip}/%s dev {device.name}"
+    promote = f"sysctl -q -w net.ipv4.conf.{device.name.replace('.', '/')}.promote_secondaries=1"
+    return here(
+        id="source_is_virtual",
+        layer=Layer.HOST,
+        title=f"this host asks for the link addresses of {named(servers, 'server')} from the virtual address {vip}",
+        evidence=f"{vip}/{held.prefix} is the first address of {device.name}; {servers[0]} answers an ARP request"
+        f" without a source address, and none from {vip}",
+        why="Real servers of direct routing and tunnels have this address, too, and ignore requests from it as their"
+        " own: the kernel does not find their link addresses.",
+        fix=f"Let {own[0]} be the first address, and give the virtual one the prefix length 32."
+        if own
+        else f"Give {device.name} an address of its own, and the virtual one the prefix length 32.",
+        command=f"{promote}; {bare % ('del', held.prefix)}; {bare % ('add', 32)}" if own else None,
+        about=[vip],
+        explains=subjects(deaf),
     )

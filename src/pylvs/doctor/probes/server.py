@@ -13,16 +13,18 @@ from pylvs.doctor.probes.data_plane.egress import egress_findings
 from pylvs.doctor.probes.methods import exceptions
 from pylvs.doctor.probes.traffic import answering
 from pylvs.doctor.servers import Endpoint, Way, endpoints
-from pylvs.doctor.survey import Seen, lacks_way_back, subjects, survey
+from pylvs.doctor.survey import Seen, Survey, default_gateways, lacks_way_back, subjects, survey
 from pylvs.doctor.wire.packets import PORT_UNREACHABLE, PROTOCOL_UNREACHABLE, Kind
 from pylvs.model.addresses import Address, endpoint
 from pylvs.model.dataclass import replace
 from pylvs.model.errors import counted
 from pylvs.model.service import Method, Protocol, ServiceKey
 from pylvs.netlink import socket_diag
+from pylvs.netlink.links import Device
 from pylvs.netlink.socket_diag import Listener
 
 _SEVERAL = 2  # real servers
+OF_PASSING_REPLIES = ("nat_reply_path", "server_firewall")  # of NAT: what a connection of a client disproves
 
 
 def findings(facts: Facts) -> Iterator[Finding]:
@@ -44,14 +46,9 @@ def findings(facts: Facts) -> Iterator[Finding]:
         elif way.is_silent(path, seen):
             silent[path] = seen
         else:
-            for wrong in of_server(path.server, seen):
+            for wrong in _of_way(facts, found, path.server, seen):
                 if wrong.about & not_sent:
                     continue  # the probes did not leave this host, either
-                if wrong.id == "server_silent" and path.server in answering(facts):
-                    wrong = _only_to_us(path.server, wrong)
-                if path.server in clients_of(facts):
-                    of_ways.append((path, _is_client(path.server, wrong)))
-                    continue
                 by_method = next((each for each in differing if each.explains(wrong)), None)
                 of_ways.append((path, by_method.finding(f"{wrong.title}: {wrong.evidence}") if by_method else wrong))
     yield from way.of_neighbours(silent, by_way, facts.devices, found.neighbours)
@@ -63,6 +60,85 @@ def findings(facts: Facts) -> Iterator[Finding]:
     local = [each for each in endpoints(facts.services, local=True) if each.server in held]
     if local:
         yield from of_this_host(local, socket_diag.listeners())
+
+
+def _of_way(facts: Facts, found: Survey, server: Address, seen: Sequence[Seen]) -> Iterator[Finding]:
+    """Yield why a real server that is reached does not answer, with what traffic shows of it."""
+    by_nat = [each for each in seen if each.endpoint.destination.method is Method.MASQ]
+    for wrong in of_server(server, seen):
+        if server in clients_of(facts):
+            yield _is_client(server, wrong)
+        elif wrong.id in OF_PASSING_REPLIES and by_nat and server in answering(facts):
+            pass  # it replies to clients through this host, though to no other address
+        elif wrong.id == "server_silent" and server in answering(facts):
+            yield _only_to_us(server, wrong)
+        else:
+            yield wrong
+    if by_nat and server not in answering(facts):
+        yield from _seeking(facts, found, server, by_nat)
+    yield from _through_here(facts, found, server, [each for each in seen if each not in by_nat])
+
+
+def _through_here(facts: Facts, found: Survey, server: Address, seen: Sequence[Seen]) -> Iterator[Finding]:
+    """Yield that a server of direct routing or a tunnel sends replies here, where they are from an own address."""
+    held = {each.address for each in facts.addresses}
+    for asked in seen:
+        vip, device, macs = asked.endpoint.service.address, asked.way.device, {each.mac for each in asked.macs}
+        replies = [each for each in found.neighbours.replies_from(vip) if each.mac in macs]
+        if not replies or vip not in held or device is None or _forwards_own(facts, device, vip.version):
+            continue
+        gateway = next((way.hop for way in default_gateways(facts) if way.hop and way.hop.version == vip.version), None)
+        family = "" if vip.version == 4 else "-6 "
+        yield Finding(
+            id="reply_through_director",
+            severity=Severity.ERROR,
+            layer=Layer.REPLY,
+            title=f"{server} sends its replies to clients to this director, which drops them",
+            evidence=f"{device.name} received a segment from {vip} to {replies[0].sender}, from"
+            f" {replies[0].mac.hex(':')}",
+            why="The kernel drops packets that come in from an address of its own. Only NAT needs this way back.",
+            fix=f"Let the default route of {server} lead to the router of the clients, not to this host.",
+            fix_command=f"ip {family}route replace default via {gateway}" if gateway else None,
+            fix_host=str(server) if gateway else None,
+            about=subjects([asked]),
+        )
+        return
+
+
+def _forwards_own(facts: Facts, device: Device, version: int) -> bool:
+    """Return whether the kernel forwards packets that come in from its own addresses."""
+    names = ("all", device.name) if device.name.isascii() else ("all",)
+    if not facts.number(f"net/ipv{version}/conf/{names[-1]}/forwarding"):
+        return False
+    return version == 6 or any(facts.number(f"net/ipv4/conf/{each}/accept_local") for each in names)
+
+
+def _seeking(facts: Facts, found: Survey, server: Address, seen: Sequence[Seen]) -> Iterator[Finding]:
+    """Yield that a server of NAT asks on its link for a client elsewhere: its route to it has no gateway."""
+    device, macs = seen[0].way.device, {each.mac for asked in seen for each in asked.macs}
+    if device is None or (device.name.isascii() and facts.number(f"net/ipv4/conf/{device.name}/proxy_arp")):
+        return
+    on_link = [each.network for each in facts.addresses if each.index == device.index]
+    outside = {each.way.outside for each in seen if each.way.outside is not None}
+    for sought in sorted(clients_of(facts) | outside, key=str):
+        asking = [each for each in found.neighbours.asked(sought) if each.ifindex == device.index and each.mac in macs]
+        if asking and not any(sought in network for network in on_link):
+            family = "" if server.version == 4 else "-6 "
+            yield Finding(
+                id="nat_reply_path",
+                severity=Severity.ERROR,
+                layer=Layer.REPLY,
+                title=f"{server} does not reply through this director",
+                evidence=f"{server} asks on {device.name} for the link address of {sought}, which is not there",
+                why="Its route to clients has no gateway. The reply has to come back here, to get the virtual address.",
+                fix=f"Remove the route of {server} that covers {sought}; its default route leads to"
+                f" {seen[0].way.source}.",
+                fix_command=f"ip {family}route show match {sought} | grep -v -e ^default -e via |"
+                f" while read -r route; do ip {family}route del $route; done",
+                fix_host=str(server),
+                about=subjects(seen),
+            )
+            return
 
 
 def of_all(found: Iterable[Finding], seen: Iterable[Seen], held: Collection[Address]) -> Iterator[Finding]:
@@ -138,7 +214,7 @@ def _is_client(server: Address, wrong: Finding) -> Finding:
 def of_server(server: Address, seen: Sequence[Seen]) -> Iterator[Finding]:
     """Yield why a real server that is reached does not answer."""
     macs = {reply.mac for asked in seen for reply in asked.macs}
-    if len(macs) > 1:
+    if len(macs) > 1 and not any(asked.is_one_host for asked in seen):
         yield way.two_hosts(server, seen, macs)
     yield from filter(None, map(judged, seen))
 
@@ -175,7 +251,7 @@ def judged(seen: Seen) -> Finding | None:
     tunnelled = seen.endpoint.destination.method is Method.TUNNEL
     kind = seen.to("vip")
     if kind in (Kind.OPEN, Kind.DATAGRAM):
-        return tunnel.too_long(seen)
+        return _other_source(seen) or tunnel.too_long(seen)
     if tunnelled and (other := tunnel.answering_kind(seen)) is not None:
         return tunnel.other_kind(seen, other)
     if kind is Kind.CLOSED:
@@ -195,6 +271,28 @@ def judged(seen: Seen) -> Finding | None:
         asked_port = "vip" in seen.replies and seen.endpoint.service.protocol is Protocol.TCP
         return _firewall(seen, "vip") if asked_port else None
     return _no_vip(seen)
+
+
+def _other_source(seen: Seen) -> Finding | None:
+    """Judge a server whose application answers at the virtual address, from another one."""
+    service, server = seen.endpoint.service, seen.endpoint.server
+    senders = [each.sender for each in seen.replies["vip"] if each.kind in (Kind.OPEN, Kind.DATAGRAM)]
+    if service.address in senders:
+        return None
+    is_tcp = service.protocol is Protocol.TCP
+    return Finding(
+        id="reply_source_differs",
+        severity=Severity.ERROR,
+        layer=Layer.REPLY,
+        title=f"{server} replies from {senders[0]}, not from {service.address}",
+        evidence=f"{service.protocol.name} port {service.port} of {service.address} was asked at {server}; the reply is"
+        f" from {senders[0]}",
+        why="Clients expect the reply from the virtual address, and drop others.",
+        fix=f"Remove the rule of {server} that changes the source of replies."
+        if is_tcp
+        else f"Bind the application of {server} to {service.address}, or let it reply from where it was asked.",
+        about=subjects([seen]),
+    )
 
 
 def _code(seen: Seen, probe: str) -> tuple[int, int]:
@@ -276,7 +374,8 @@ def _lacks_vip(seen: Seen, evidence: str) -> Finding:
 
 def _unknown(seen: Seen) -> Finding | None:
     """Judge a server that answers ARP, or is behind a gateway, and nothing else."""
-    server, refused = seen.endpoint.server, [each for each in seen.everything if each.kind is Kind.REFUSED]
+    server = seen.endpoint.server
+    refused = [each for each in seen.everything if each.kind is Kind.REFUSED and each.sender != server]
     if not seen.way.on_link and refused:
         reply = refused[0]
         return Finding(
@@ -289,6 +388,8 @@ def _unknown(seen: Seen) -> Finding | None:
             fix="Start the host, or correct its address in the table or the routes of that router.",
             about=subjects([seen]),
         )
+    if seen.endpoint.service.protocol is not Protocol.TCP:
+        return None  # no application has to answer a datagram, and firewalls drop echo requests
     if seen.endpoint.service.mark and "rip" not in seen.replies and seen.way.on_link:
         return None  # it may ignore echo requests
     tried = f"TCP port {seen.endpoint.service.port}" if "rip" in seen.replies else "echo requests"
@@ -386,19 +487,27 @@ def _judged_nat(seen: Seen) -> Finding | None:
     return tunnel.too_long(seen) or _reply_path(seen)
 
 
-def _accepts_director(seen: Seen) -> Finding:
-    """Judge a server of NAT that answers this host, and no other one of its own network: a route would not do that."""
+def _accepts_few(seen: Seen, accepted: str, evidence: str) -> Finding:
+    """Judge a server of NAT whose replies would come back, and that drops what comes from outside."""
     service, server, way = seen.endpoint.service, seen.endpoint.server, seen.way
     return Finding(
         id="server_firewall",
         severity=Severity.ERROR,
         layer=Layer.SERVER,
-        title=f"a firewall of {server} accepts {way.source} alone, and not the clients",
-        evidence=f"{server} answers {way.source}; asked from {way.outside} and from an unused address of its own"
-        " network, it sends nothing",
+        title=f"a firewall of {server} accepts {accepted} alone, and not the clients",
+        evidence=f"{server} answers {way.source}; asked from {way.outside}{evidence}",
         why="NAT replaces the destination alone: packets come to the server from the addresses of clients.",
         fix=f"On {server}, accept {service.protocol.name} port {seen.endpoint.destination.key.port} from all clients.",
         about=subjects([seen]),
+    )
+
+
+def _reports_back(seen: Seen) -> bool:
+    """Return whether a report about a malformed packet came back from the server itself: its route leads here."""
+    macs = {each.mac for each in seen.macs}
+    return any(
+        each.kind is Kind.REFUSED and each.sender == seen.way.server and each.mac in macs
+        for each in seen.replies.get("back_malformed", ())
     )
 
 
@@ -413,7 +522,9 @@ def _reply_path(seen: Seen) -> Finding | None:
     replies = [reply for back in ("back", "back_echo") for reply in seen.replies.get(back, ())]
     how = f"its reply comes by {replies[0].mac.hex(':')} instead" if replies else "no reply comes"
     if not replies and "unknown_source" in seen.replies and not seen.replies["unknown_source"]:
-        return _accepts_director(seen)
+        return _accepts_few(seen, str(way.source), " and from an unused address of its own network, it sends nothing")
+    if not replies and _reports_back(seen):
+        return _accepts_few(seen, "its own network", ", it reports a malformed packet, and answers no other one")
     gateway = way.source
     family = "" if server.version == 4 else "-6 "
     return Finding(

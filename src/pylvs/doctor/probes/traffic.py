@@ -13,7 +13,7 @@ from pylvs.doctor.commands import edit_service
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity, server_subject
 from pylvs.doctor.probes.table import NO_SERVER, first_of_each
-from pylvs.model.addresses import Address
+from pylvs.model.addresses import Address, endpoint
 from pylvs.model.dataclass import dataclass, field, replace
 from pylvs.model.director import Connection
 from pylvs.model.errors import counted
@@ -43,8 +43,9 @@ def findings(facts: Facts) -> Iterator[Finding]:
     before, since = read().reasons, monotonic()
     rows = [row for row in facts.services if not is_probe_mark(row.service.key.mark)]
     sample = list(_sampled(facts.director.connections_apart()))
-    found = [*of_connections(rows, sample, facts.director.timeouts()), *of_counters(rows)]
-    found += beside_servers(rows, sample, [each.network for each in facts.addresses])
+    timeouts = facts.director.timeouts()
+    found = [*of_connections(rows, sample, timeouts), *of_counters(rows)]
+    found += beside_servers(rows, sample, [each.network for each in facts.addresses], timeouts)
     yield from first_of_each(found)
     sleep(max(_BETWEEN_S - (monotonic() - since), 0))
     after = read()
@@ -130,7 +131,7 @@ def _age_s(entry: Connection, timeouts: Timeouts) -> float:
 
 
 def beside_servers(
-    rows: Sequence[ServiceRow], sample: Sequence[Connection], networks: Sequence[Network]
+    rows: Sequence[ServiceRow], sample: Sequence[Connection], networks: Sequence[Network], timeouts: Timeouts
 ) -> Iterator[Finding]:
     """Yield services of NAT with clients on the link of their server, which replies to them directly."""
     by_nat = {
@@ -141,24 +142,35 @@ def beside_servers(
     }
     found = dict[Address, list[Connection]]()
     for entry in sample:
-        is_there = entry.protocol is Protocol.TCP and entry.client != entry.destination
-        if not is_there or (entry.virtual, entry.virtual_port, entry.destination) not in by_nat:
+        key = entry.virtual, entry.virtual_port, entry.destination
+        if entry.protocol is not Protocol.TCP or not entry.client_port or key not in by_nat:
             continue
         if any(entry.client in each and entry.destination in each for each in networks):
             found.setdefault(entry.client, []).append(entry)
     for client, entries in found.items():
-        if not all(each.state in _WAITING for each in entries):
+        flow = _Flows()
+        for each in entries:
+            flow.add(each.state, _age_s(each, timeouts))
+        waiting = [each for each in entries if each.state in _WAITING]
+        if not waiting or (flow.complete and not flow.are_incomplete):
             continue
-        first = entries[0]
+        first = min(waiting, key=lambda entry: entry.destination == entry.client)
+        where = (
+            "a real server of the service that it asks for"
+            if first.destination == client
+            else f"on the link of {first.destination}, which replies to it past this director"
+        )
         yield Finding(
             id="client_beside_server",
             severity=Severity.WARNING,
             layer=Layer.REPLY,
-            title=f"the client {client} is on the link of {first.destination}, which replies to it past this director",
-            evidence=f"ipvsadm -Lnc: {counted(len(entries), 'connection')} of {client} wait in {first.state}",
+            title=f"the client {client} is {where}",
+            evidence=f"ipvsadm -Lnc: {counted(len(waiting), 'connection')} of {client} wait in {first.state}",
             why="NAT has to make the real server's address the virtual one again in each reply.",
             fix="Put clients into another network than the servers of NAT, or let them ask a server itself.",
-            about=frozenset({server_subject(f"TCP {first.virtual}", first.destination)}),
+            about=frozenset(
+                server_subject(f"TCP {endpoint(each.virtual, each.virtual_port)}", each.destination) for each in waiting
+            ),
         )
 
 

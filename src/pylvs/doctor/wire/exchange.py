@@ -37,7 +37,7 @@ from pylvs.system.sockets import (
 
 ETH_P_ALL, ETH_P_IP, ETH_P_ARP, ETH_P_IPV6 = 3, 0x0800, 0x0806, 0x86DD
 PROTOCOL, PACKET_TYPE, VLAN_TAGGED = ANCILLARY, ANCILLARY + 4, ANCILLARY + 48
-OUTGOING, _AT_LEAST = 4, 0x35
+OUTGOING, _TO_THIS_HOST, _AT_LEAST = 4, 0, 0x35
 _RECEIVE_BUFFER = 4 << 20
 _LONGEST = 2048
 _MOST_SOURCES = 60  # own addresses that the filter compares
@@ -90,6 +90,10 @@ class Answers:
     def is_alive(self, ifindex: int) -> bool:
         """Return whether a host on the link of a device has answered or asked by ARP or ND."""
         return any(each.ifindex == ifindex for some in self._by_address.values() for each in some)
+
+    def replies_from(self, address: Address) -> Sequence[Reply]:
+        """Return the segments that other hosts sent here from an own address; their `sender` is the client."""
+        return self._by_address.get((Kind.REPLY, address), ())
 
     def asked(self, address: Address) -> Sequence[Reply]:
         """Return the requests of other hosts for an address."""
@@ -173,15 +177,15 @@ class Exchange:
     def _take(self, waiting: set[tuple[int, Address | None]]) -> None:
         for reply in self._received():
             self.answers.add(reply)
-            if reply.kind not in (Kind.ASKED, Kind.RETURNED):
+            if reply.kind not in (Kind.ASKED, Kind.RETURNED, Kind.REPLY):
                 waiting.discard((reply.number, reply.address))
 
     def _received(self) -> Iterator[Reply]:
         with contextlib.suppress(OSError):
             while True:
-                data, (device, _, _, kind, mac) = self._in.recvfrom(_LONGEST)
+                data, (device, _, cast, kind, mac) = self._in.recvfrom(_LONGEST)
                 reply = packets.decoded(data, self._ident, self._own) if kind != _LOOPBACK else None
-                if reply is not None:
+                if reply is not None and (reply.kind is not Kind.REPLY or cast == _TO_THIS_HOST):
                     yield replace(reply, mac=reply.mac or mac, ifindex=_index(device))
 
 

@@ -54,11 +54,12 @@ class Kind(Enum):
     DATAGRAM = "datagram"
     RETURNED = "the packet itself came back"
     ASKED = "another host asks for an address by ARP or ND"
+    REPLY = "a segment of an own address to another host, which is no question"
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back to a question: `number`, or -1 for what names an address instead (MAC, ASKED).
+    """What came back to a question: `number`, or -1 for what names an address instead (MAC, ASKED, REPLY).
 
     `sender` is its IP address, `mac` its link address, `ifindex` the device it came in by. `code` are type and code of
     an ICMP error, and `mtu` what it reports.
@@ -110,6 +111,22 @@ def packet(number: int, source: Address, target: Address, payload: tuple[int, by
     fixed = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), number, _DONT_FRAGMENT, hop_limit, protocol, 0)
     addresses = source.packed + target.packed
     return fixed[:10] + checksum(fixed + addresses).to_bytes(2, "big") + addresses + body
+
+
+_BAD_RECORD_ROUTE = b"\x07\x07\x03\x00\x00\x00\x00\x00"  # its pointer leads into the option's head (RFC 791, 3.1)
+_BAD_HOP_BY_HOP = bytes([ICMP6, 0, 0x9E, 4, 0, 0, 0, 0])  # an unknown option, which has to be reported (RFC 8200, 4.2)
+
+
+def malformed(number: int, source: Address, target: Address) -> bytes:
+    """Return a packet with a wrong option: a host reports it before its packet filter at input sees it."""
+    if source.version == 6:
+        head = struct.pack("!IHBB", 0x60000000 | number, len(_BAD_HOP_BY_HOP) + 8, 0, TTL)
+        return head + source.packed + target.packed + _BAD_HOP_BY_HOP + bytes([_ECHO_6]) + bytes(7)
+    length = 20 + len(_BAD_RECORD_ROUTE) + 8
+    fixed = struct.pack("!BBHHHBBH", 0x47, 0, length, number, _DONT_FRAGMENT, TTL, ICMP, 0)
+    addresses = source.packed + target.packed + _BAD_RECORD_ROUTE
+    head = fixed[:10] + checksum(fixed + addresses).to_bytes(2, "big") + addresses
+    return head + struct.pack("!BBH", _ECHO, 0, 0xF7FF) + bytes(4)
 
 
 _CHECKSUM_AT = {ICMP: 2, ICMP6: 2, TCP: 16, UDP: 6}
@@ -191,6 +208,8 @@ def _decoded_arp(data: bytes) -> Reply | None:
 def _decoded_v4(data: bytes, ident: int, own: frozenset[Address]) -> Reply | None:
     source, at, protocol = ip_address(data[12:16]), (data[0] & 15) * 4, data[9]
     if source in own and ip_address(data[16:20]) not in own:
+        if _is_confirming(protocol, data, at):
+            return Reply(Kind.REPLY, -1, ip_address(data[16:20]), source)
         return Reply(Kind.RETURNED, int.from_bytes(data[4:6], "big"), source)
     if protocol == ICMP and data[at] in _ERRORS[ICMP]:
         inner = data[at + 8 :]
@@ -209,6 +228,8 @@ def _decoded_v4(data: bytes, ident: int, own: frozenset[Address]) -> Reply | Non
 def _decoded_v6(data: bytes, ident: int, own: frozenset[Address]) -> Reply | None:
     source, target, protocol, at = ip_address(data[8:24]), ip_address(data[24:40]), data[6], 40
     if source in own and target not in own and not target.is_multicast:
+        if _is_confirming(protocol, data, at):
+            return Reply(Kind.REPLY, -1, target, source)
         return Reply(Kind.RETURNED, int.from_bytes(data[:4], "big") & 0xFFFFF, source)
     if protocol != ICMP6:
         return _transport(data, at, protocol, source)
@@ -227,6 +248,11 @@ def _decoded_v6(data: bytes, ident: int, own: frozenset[Address]) -> Reply | Non
     if kind == _SOLICITATION and source != ANY_V6:
         return Reply(Kind.ASKED, -1, source, ip_address(data[at + 8 : at + 24]))
     return None
+
+
+def _is_confirming(protocol: int, data: bytes, at: int) -> bool:
+    """Return whether a packet is a segment with ACK, which no question has."""
+    return protocol == TCP and bool(data[at + 13] & ACK)
 
 
 def _echo_reply(data: bytes, at: int, source: Address, ident: int) -> Reply | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity
 from pylvs.doctor.kernel.counters import counts
+from pylvs.doctor.kernel.routes import LOCAL, KernelRoutes
 from pylvs.doctor.kernel.sniffer import Arrivals
 from pylvs.doctor.packet_filter.host import packet_filter
 from pylvs.doctor.packet_filter.packet import Packet, Verdict
@@ -14,11 +15,13 @@ from pylvs.doctor.probes.real_server.facts import RealServer, real_server
 from pylvs.model.addresses import Address
 from pylvs.model.errors import counted
 from pylvs.netlink.links import AssignedAddress, Device
+from pylvs.netlink.socket_diag import TCP
 from pylvs.system import proc
 
 _DUPLICATE, _TENTATIVE = 0x08, 0x40  # IFA_F_DADFAILED, IFA_F_TENTATIVE
 _HOST_SCOPE = 254  # RT_SCOPE_HOST
 _ONLY_OWN, _ONLY_OWN_SUBNET, _NOT_HOST_SCOPE, _NEVER = 1, 2, 3, 8  # values of arp_ignore
+_WEB = 80  # a port for rules that name none
 _BEST_LOCAL = 2  # of arp_announce
 
 
@@ -29,7 +32,8 @@ def findings(facts: Facts) -> Iterator[Finding]:
         return
     for address, holders in server.vips.items():
         if not holders:
-            yield _missing(server, address, facts)
+            if not _is_taken_otherwise(facts, server, address):
+                yield _missing(server, address, facts)
         elif not server.loopback.up and any(each.index == server.loopback.index for each in holders):
             yield _lo_down(address)
         else:
@@ -37,6 +41,22 @@ def findings(facts: Facts) -> Iterator[Finding]:
     yield from _deaf(facts, server)
     if not any(server.vips.values()):
         yield from _unknown(facts, server)
+
+
+def _is_taken_otherwise(facts: Facts, server: RealServer, address: Address) -> bool:
+    """Return whether packets to an address that no device has stay here: by a local route, or by a rule of NAT."""
+    with KernelRoutes() as routes:
+        if routes.leaving_to(address).kind == LOCAL:
+            return True
+    rules = packet_filter(facts)
+    here = {None, *(each.address for each in facts.addresses)}
+    for port in sorted(rules.translated_ports() | {_WEB}):
+        for device in server.outward:
+            packet = Packet(server.clients(address)[0], address, TCP, 40000, port, iif=device.name)
+            other = rules.translation(packet)
+            if other is not None and other.address in here:
+                return True
+    return False
 
 
 def _missing(server: RealServer, address: Address, facts: Facts) -> Finding:
@@ -89,7 +109,7 @@ def _held(
     if elsewhere := [each for each in holders if each.index in outside]:
         for held in elsewhere:
             if address.version == 6 or _answers(facts, server, _device(facts, held.index), address):
-                yield _on_the_link(held, names[held.index])
+                yield on_the_link(_device(facts, held.index), address, prefix=held.prefix)
     elif address.version == 4:
         answering = [each for each in server.outward if _answers(facts, server, each, address)]
         if answering:
@@ -135,19 +155,21 @@ def _wide(held: AssignedAddress, name: str) -> Finding:
     )
 
 
-def _on_the_link(held: AssignedAddress, name: str) -> Finding:
-    protocol = "ARP" if held.address.version == 4 else "neighbour discovery"
+def on_the_link(device: Device, address: Address, seen: str = "", prefix: int | None = None) -> Finding:
+    """Return that a virtual address is on a device to others; `seen`: further evidence."""
+    name, held = device.name, f"{address}/{address.max_prefixlen if prefix is None else prefix}"
+    protocol = "ARP" if address.version == 4 else "neighbour discovery"
     return Finding(
         id="server_vip_on_link",
         severity=Severity.ERROR,
         layer=Layer.LINK,
-        title=f"{held.address} is on {name}, so this real server answers {protocol} for it",
-        evidence=f"{name} has {held.address}/{held.prefix}",
+        title=f"{address} is on {name}, so this real server answers {protocol} for it",
+        evidence=f"{name} has {held}" + (f", and {seen}" if seen else ""),
         why="Clients and routers may learn this host's link address, and bypass the director.",
         fix="Move the address to lo.",
-        fix_command=f"ip address del {held.address}/{held.prefix} dev {name} && pylvs realserver up {held.address}",
+        fix_command=f"ip address del {held} dev {name} && pylvs realserver up {address}",
         fix_host=HERE,
-        about=frozenset({str(held.address)}),
+        about=frozenset({str(address)}),
     )
 
 

@@ -14,7 +14,7 @@ from pylvs.doctor.probes.real_server.facts import REMOTE_LOGIN, RealServer, list
 from pylvs.model.addresses import Address, endpoint
 from pylvs.netlink.socket_diag import TCP, Listener
 
-_CLIENT = {4: ip_address("198.18.200.77"), 6: ip_address("2600:1f00::77")}
+CLIENT = {4: ip_address("198.18.200.77"), 6: ip_address("2600:1f00::77")}
 _MOST_PORTS = 40
 
 
@@ -31,7 +31,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
         found = dict[str, Finding]()
         for port in ports:
             for device in server.outward:
-                client = next((each for each in server.known(address)), _CLIENT[address.version])
+                client = next((each for each in server.known(address)), CLIENT[address.version])
                 packet = Packet(client, address, TCP, 40000, port, iif=device.name)
                 other = rules.translation(packet)
                 if other is None or other.text in found:
