@@ -361,6 +361,13 @@ def lab() -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="module")
+def untouched() -> Iterator[Lab]:
+    """Return another one, without what the commands against faults leave: rules that drop, behind one that accepts."""
+    with built() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
 def tunnels() -> Iterator[Lab]:
     """Return a healthy lab of tunnels."""
     with built("tun", tunnel="gue") as made:
@@ -439,23 +446,22 @@ NO_CONTAINER = (
 )
 
 
-def test_a_port_of_a_container_is_healthy(lab: Lab) -> None:
+def test_a_port_of_a_container_is_healthy(untouched: Lab) -> None:
     """A rule of NAT leads to the application, so no socket of the real server listens."""
-    lab.sh("rs1", CONTAINER)
+    untouched.sh("rs1", CONTAINER)
     try:
-        lab.sh("client", "for n in 1 2; do curl -s -f -o /dev/null --max-time 10 http://VIP/; done")
-        assert diagnosed(lab, "rs1") == []
+        untouched.sh("client", "for n in 1 2; do curl -s -f -o /dev/null --max-time 10 http://VIP/; done")
+        assert diagnosed(untouched, "rs1") == []
     finally:
-        lab.sh("rs1", NO_CONTAINER)
+        untouched.sh("rs1", NO_CONTAINER)
 
 
-def test_an_address_of_the_director_is_virtual(lab: Lab) -> None:
+def test_an_address_of_the_director_is_virtual() -> None:
     """Although nothing else tells this real server of it: it is alone on a card, and another host answers for it."""
-    lab.sh("director", "ip address add 10.0.0.101/32 dev eth0")
     fault = _on("", "ip address add 10.0.0.101/32 dev eth0", "server_vip_on_link", "10.0.0.101", "02:00:00:00:0d:00")
-    examine(lab, fault)
-    lab.sh("rs1", "pylvs realserver up 10.0.0.100")
-    lab.sh("director", "ip address del 10.0.0.101/32 dev eth0")
+    with built() as lab:
+        lab.sh("director", "ip address add 10.0.0.101/32 dev eth0")
+        examine(lab, fault)
 
 
 @pytest.mark.parametrize(
@@ -469,14 +475,14 @@ def test_an_address_of_the_director_is_virtual(lab: Lab) -> None:
     ],
     ids=["by a local route", "by a rule that redirects"],
 )
-def test_packets_that_are_taken_without_the_address_are_healthy(lab: Lab, script: str, undo: str) -> None:
+def test_packets_that_are_taken_without_the_address_are_healthy(untouched: Lab, script: str, undo: str) -> None:
     """Real servers of direct routing need not have the virtual address itself."""
-    lab.sh("rs1", f"ip address del 10.0.0.100/32 dev lo; {script}")
+    untouched.sh("rs1", f"ip address del 10.0.0.100/32 dev lo; {script}")
     try:
-        lab.sh("client", "for n in 1 2; do curl -s -f -o /dev/null --max-time 10 http://VIP/; done")
-        assert diagnosed(lab, "rs1") == []
+        untouched.sh("client", "for n in 1 2; do curl -s -f -o /dev/null --max-time 10 http://VIP/; done")
+        assert diagnosed(untouched, "rs1") == []
     finally:
-        lab.sh("rs1", f"{undo}; ip address add 10.0.0.100/32 dev lo")
+        untouched.sh("rs1", f"{undo}; ip address add 10.0.0.100/32 dev lo")
 
 
 def test_replies_by_a_router_of_their_own_are_healthy() -> None:
