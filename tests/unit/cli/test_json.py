@@ -91,9 +91,7 @@ def test_mark_rules_with_all_conditions(capfd: Capture) -> None:
 def test_doctor(monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
     bare = Finding("a", Severity.INFO, Layer.HOST, "b", "c", "d", "e")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(
-        doctor, "examine", lambda facts, limit_s: [bare, replace(bare, fix_command="true", fix_host=HERE)]
-    )
+    monkeypatch.setattr(doctor, "examine", lambda facts: [bare, replace(bare, fix_command="true", fix_host=HERE)])
     assert_documented("pylvs doctor", printed(capfd, "doctor"))
 
 
