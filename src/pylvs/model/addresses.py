@@ -17,6 +17,11 @@ def family_of(address: Address) -> int:
     return socket.AF_INET if address.version == 4 else socket.AF_INET6
 
 
+def ip_option(version: int) -> str:
+    """Return the option of ip(8) for an IP version, with the blank behind it."""
+    return "" if version == 4 else "-6 "
+
+
 def command_to_add(address: Address, device: str) -> str:
     """Return the command that gives a device this address alone, without its network."""
     return f"ip address add {address}/{address.max_prefixlen} dev {device}"

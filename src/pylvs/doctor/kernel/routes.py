@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 
-from pylvs.model.addresses import Address, family_of
+from pylvs.model.addresses import Address, family_of, ip_option
 from pylvs.model.dataclass import dataclass
 from pylvs.netlink import codec
 from pylvs.netlink.codec import Netlink, NetlinkError, address_of, attribute, attributes, number, u32
@@ -156,7 +156,7 @@ def rejecting(version: int) -> list[Rejecting]:
 
 def _routes(link: Netlink, version: int) -> Iterator[Rejecting]:
     family = 2 if version == 4 else 10
-    option = "" if version == 4 else "-6 "
+    option = ip_option(version)
     for kind, name in REJECTING.items():
         body = codec.RTMSG.pack(family, 0, 0, 0, 0, 0, 0, kind, 0)
         for message in link.dump(codec.GETROUTE, body, 5):
@@ -176,7 +176,7 @@ def _routes(link: Netlink, version: int) -> Iterator[Rejecting]:
 
 def _rules(link: Netlink, version: int) -> Iterator[Rejecting]:
     family = 2 if version == 4 else 10
-    option = "" if version == 4 else "-6 "
+    option = ip_option(version)
     for message in link.dump(codec.GETRULE, codec.RTMSG.pack(family, *bytes(8)), 5):
         header = codec.RTMSG.unpack_from(message)
         if header[0] != family or header[7] not in REJECTING:

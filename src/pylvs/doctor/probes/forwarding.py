@@ -10,7 +10,7 @@ from pylvs.doctor.finding import Finding, Layer, here
 from pylvs.doctor.kernel.routes import LOCAL, KernelRoutes, Outcome, rejecting
 from pylvs.doctor.packet_filter.host import FORWARD, packet_filter
 from pylvs.doctor.packet_filter.packet import Packet, Verdict
-from pylvs.model.addresses import Address, endpoint
+from pylvs.model.addresses import Address, endpoint, ip_option
 from pylvs.netlink.links import Device
 from pylvs.system import proc
 
@@ -192,7 +192,7 @@ def _elsewhere(facts: Facts, flow: Flow, found: Outcome, question: str) -> Findi
     names = {each.index: each.name for each in facts.devices}
     is_local = found.kind == LOCAL
     where = "itself" if is_local else names.get(found.device, str(found.device))
-    family = "" if flow.daddr.version == 4 else "-6 "
+    family = ip_option(flow.daddr.version)
     routes = f"ip {family}route show {flow.daddr}"
     command = f"{routes} | while read -r route; do ip {family}route del $route; done"
     return _finding(

@@ -15,7 +15,7 @@ from pylvs.doctor.probes.traffic import answering
 from pylvs.doctor.servers import Endpoint, Way, endpoints
 from pylvs.doctor.survey import Seen, Survey, default_gateways, lacks_way_back, subjects, survey
 from pylvs.doctor.wire.packets import PORT_UNREACHABLE, PROTOCOL_UNREACHABLE, Kind
-from pylvs.model.addresses import Address, endpoint
+from pylvs.model.addresses import Address, endpoint, ip_option
 from pylvs.model.dataclass import replace
 from pylvs.model.errors import counted
 from pylvs.model.service import Method, Protocol, ServiceKey
@@ -88,7 +88,7 @@ def _through_here(facts: Facts, found: Survey, server: Address, seen: Sequence[S
         if not replies or vip not in held or device is None or _forwards_own(facts, device, vip.version):
             continue
         gateway = next((way.hop for way in default_gateways(facts) if way.hop and way.hop.version == vip.version), None)
-        family = "" if vip.version == 4 else "-6 "
+        family = ip_option(vip.version)
         yield Finding(
             id="reply_through_director",
             severity=Severity.ERROR,
@@ -123,7 +123,7 @@ def _seeking(facts: Facts, found: Survey, server: Address, seen: Sequence[Seen])
     for sought in sorted(clients_of(facts) | outside, key=str):
         asking = [each for each in found.neighbours.asked(sought) if each.ifindex == device.index and each.mac in macs]
         if asking and not any(sought in network for network in on_link):
-            family = "" if server.version == 4 else "-6 "
+            family = ip_option(server.version)
             yield Finding(
                 id="nat_reply_path",
                 severity=Severity.ERROR,
@@ -526,7 +526,7 @@ def _reply_path(seen: Seen) -> Finding | None:
     if not replies and _reports_back(seen):
         return _accepts_few(seen, "its own network", ", it reports a malformed packet, and answers no other one")
     gateway = way.source
-    family = "" if server.version == 4 else "-6 "
+    family = ip_option(server.version)
     return Finding(
         id="nat_reply_path",
         severity=Severity.ERROR,

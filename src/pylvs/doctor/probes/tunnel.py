@@ -9,6 +9,7 @@ from pylvs.doctor.finding import HERE, Finding, Layer, Severity
 from pylvs.doctor.servers import Way
 from pylvs.doctor.survey import OTHER_TUNNELS, Seen, other_tunnel, subjects
 from pylvs.doctor.wire.packets import PROTOCOL_UNREACHABLE, Kind, overhead
+from pylvs.model.addresses import ip_option
 from pylvs.model.dataclass import replace
 from pylvs.model.service import Method, Tunnel, TunnelKind, VirtualService
 
@@ -136,7 +137,7 @@ def too_long(seen: Seen) -> Finding | None:
     tunnelled = seen.endpoint.destination.method is Method.TUNNEL
     inner = number - (overhead(server.version, seen.endpoint.destination.tunnel) if tunnelled else 0)
     via = f" via {way.hop}" if not way.on_link else ""
-    family = "" if server.version == 4 else "-6 "
+    family = ip_option(server.version)
     where = " in its tunnel" if tunnelled else ""
     tag = ""
     if way.device.vid and way.mtu - number == _TAG:

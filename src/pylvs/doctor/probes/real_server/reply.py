@@ -25,7 +25,7 @@ from pylvs.doctor.probes.real_server.way_back import (
     misrouted,
     service_port,
 )
-from pylvs.model.addresses import Address
+from pylvs.model.addresses import Address, ip_option
 from pylvs.model.errors import counted
 from pylvs.netlink import neighbours
 from pylvs.netlink.links import AssignedAddress, Device
@@ -219,7 +219,7 @@ def _no_route(
     own: Address | None = None,
 ) -> Finding:
     rules = rules_from(address) if own else ()
-    option = "" if address.version == 4 else "-6 "
+    option = ip_option(address.version)
     command = f"ip {option}rule del priority {rules[0]}" if rules else None
     number = f"; {counted(unrouted, 'packet')} had no route (IpOutNoRoutes)" if unrouted else ""
     text = f"ip route get {client} from {address}: {found.reason or errno.errorcode.get(found.error, 'local')}"

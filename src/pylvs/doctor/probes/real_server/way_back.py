@@ -11,7 +11,7 @@ from pylvs.doctor.probes.real_server.facts import REMOTE_LOGIN, RealServer, list
 from pylvs.doctor.wire import packets
 from pylvs.doctor.wire.exchange import Exchange, Question
 from pylvs.doctor.wire.packets import Kind
-from pylvs.model.addresses import Address
+from pylvs.model.addresses import Address, ip_option
 from pylvs.netlink import neighbours
 from pylvs.netlink.links import Device
 from pylvs.netlink.socket_diag import TCP
@@ -133,7 +133,7 @@ def _fails(
 
 def _astray(address: Address, client: Address, where: str) -> Finding:
     rules = rules_from(address)
-    family = "" if address.version == 4 else "-6 "
+    family = ip_option(address.version)
     return Finding(
         id="server_reply_misrouted",
         severity=Severity.ERROR,
@@ -182,7 +182,7 @@ def by_another_gateway(facts: Facts, server: RealServer, address: Address, route
     for client in server.known(address):
         way = routes.leaving(address, client)
         if (not way.error and way.gateway not in (gateway, None)) or way.error:
-            family = "" if address.version == 4 else "-6 "
+            family = ip_option(address.version)
             there = f"via {way.gateway}" if way.gateway else "no route"
             yield Finding(
                 id="nat_reply_path",
