@@ -12,10 +12,10 @@ from pylvs.doctor.kernel.sniffer import Arrivals
 from pylvs.doctor.packet_filter.host import packet_filter
 from pylvs.doctor.packet_filter.packet import Packet, Verdict
 from pylvs.doctor.probes.real_server.facts import RealServer, real_server
+from pylvs.doctor.probes.real_server.translation import translations
 from pylvs.model.addresses import Address
 from pylvs.model.errors import counted
 from pylvs.netlink.links import AssignedAddress, Device
-from pylvs.netlink.socket_diag import TCP
 from pylvs.system import proc
 
 _DUPLICATE, _TENTATIVE = 0x08, 0x40  # IFA_F_DADFAILED, IFA_F_TENTATIVE
@@ -48,15 +48,10 @@ def _is_taken_otherwise(facts: Facts, server: RealServer, address: Address) -> b
     with KernelRoutes() as routes:
         if routes.leaving_to(address).kind == LOCAL:
             return True
-    rules = packet_filter(facts)
     here = {None, *(each.address for each in facts.addresses)}
-    for port in sorted(rules.translated_ports() | {_WEB}):
-        for device in server.outward:
-            packet = Packet(server.clients(address)[0], address, TCP, 40000, port, iif=device.name)
-            other = rules.translation(packet)
-            if other is not None and other.address in here:
-                return True
-    return False
+    ports = sorted(packet_filter(facts).translated_ports() | {_WEB})
+    found = translations(facts, server, server.clients(address)[0], address, ports)
+    return any(other.address in here for _, other in found)
 
 
 def _missing(server: RealServer, address: Address, facts: Facts) -> Finding:

@@ -9,15 +9,13 @@ from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import Finding, Layer, Severity
 from pylvs.doctor.kernel.counters import counts
 from pylvs.doctor.packet_filter.host import packet_filter
-from pylvs.doctor.packet_filter.packet import Packet
 from pylvs.doctor.probes.real_server.facts import REMOTE_LOGIN, RealServer, listeners, real_server
-from pylvs.doctor.probes.real_server.translation import CLIENT
+from pylvs.doctor.probes.real_server.translation import CLIENT, MOST_PORTS, translations
 from pylvs.model.addresses import Address, endpoint
 from pylvs.model.errors import counted
 from pylvs.netlink import socket_diag
 from pylvs.netlink.socket_diag import TCP, UDP, Listener
 
-_MOST_PORTS = 40  # that rules of NAT name
 _PAUSE_S = 0.3  # in which a program that lives accepts something
 _NAMES = {TCP: "TCP", UDP: "UDP"}
 
@@ -38,12 +36,8 @@ def findings(facts: Facts) -> Iterator[Finding]:
 
 def _is_translated(facts: Facts, server: RealServer, address: Address) -> bool:
     """Return whether a rule of NAT sends a port of an address elsewhere, as to a container; translation.py asks it."""
-    rules = packet_filter(facts)
-    return any(
-        rules.translation(Packet(CLIENT[address.version], address, TCP, 40000, port, iif=device.name)) is not None
-        for port in sorted(rules.translated_ports())[:_MOST_PORTS]
-        for device in server.outward
-    )
+    ports = sorted(packet_filter(facts).translated_ports())[:MOST_PORTS]
+    return any(translations(facts, server, CLIENT[address.version], address, ports))
 
 
 def _not_listening(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import ip_address
 
 from pylvs.doctor.facts import Facts
@@ -15,7 +15,8 @@ from pylvs.model.addresses import Address, endpoint
 from pylvs.netlink.socket_diag import TCP, Listener
 
 CLIENT = {4: ip_address("198.18.200.77"), 6: ip_address("2600:1f00::77")}
-_MOST_PORTS = 40
+MOST_PORTS = 40
+_CLIENT_PORT = 40000
 
 
 def findings(facts: Facts) -> Iterator[Finding]:
@@ -26,19 +27,28 @@ def findings(facts: Facts) -> Iterator[Finding]:
         return
     streams = [each for each in sockets if each.protocol == TCP and each.port != REMOTE_LOGIN]
     rules = packet_filter(facts)
-    ports = sorted(rules.translated_ports() | {each.port for each in streams})[:_MOST_PORTS]
+    ports = sorted(rules.translated_ports() | {each.port for each in streams})[:MOST_PORTS]
     for address in server.held():
         found = dict[str, Finding]()
-        for port in ports:
-            for device in server.outward:
-                client = next((each for each in server.known(address)), CLIENT[address.version])
-                packet = Packet(client, address, TCP, 40000, port, iif=device.name)
-                other = rules.translation(packet)
-                if other is None or other.text in found:
-                    continue
-                if where := _nowhere(facts, server, address, streams, other):
-                    found[other.text] = _dead_end(address, port, other, where)
+        client = next((each for each in server.known(address)), CLIENT[address.version])
+        for port, other in translations(facts, server, client, address, ports):
+            if other.text in found:
+                continue
+            if where := _nowhere(facts, server, address, streams, other):
+                found[other.text] = _dead_end(address, port, other, where)
         yield from found.values()
+
+
+def translations(
+    facts: Facts, server: RealServer, client: Address, address: Address, ports: Iterable[int]
+) -> Iterator[tuple[int, Translation]]:
+    """Yield what rules of NAT make of a client's first packets to ports of an address, that come by each device."""
+    rules = packet_filter(facts)
+    for port in ports:
+        for device in server.outward:
+            other = rules.translation(Packet(client, address, TCP, _CLIENT_PORT, port, iif=device.name))
+            if other is not None:
+                yield port, other
 
 
 def _nowhere(
