@@ -105,12 +105,20 @@ def packet(number: int, source: Address, target: Address, payload: tuple[int, by
     if source.version == 6 and protocol == ICMP:
         protocol, body = ICMP6, bytes([_ECHO_6]) + body[1:]
     body = _with_checksum(protocol, body, source, target)
-    if source.version == 6:
-        head = struct.pack("!IHBB", 0x60000000 | number, len(body), protocol, hop_limit)
-        return head + source.packed + target.packed + body
-    fixed = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), number, _DONT_FRAGMENT, hop_limit, protocol, 0)
+    return _framed(number, source, target, protocol, body, hop_limit)
+
+
+def _framed(
+    number: int, source: Address, target: Address, protocol: int, body: bytes, hop_limit: int, options: bytes = b""
+) -> bytes:
+    """Return a packet with this body behind its IP header; `options` are of IPv4."""
     addresses = source.packed + target.packed
-    return fixed[:10] + checksum(fixed + addresses).to_bytes(2, "big") + addresses + body
+    if source.version == 6:
+        return struct.pack("!IHBB", 0x60000000 | number, len(body), protocol, hop_limit) + addresses + body
+    words, length = 5 + len(options) // 4, 20 + len(options) + len(body)
+    fixed = struct.pack("!BBHHHBBH", 0x40 | words, 0, length, number, _DONT_FRAGMENT, hop_limit, protocol, 0)
+    rest = addresses + options
+    return fixed[:10] + checksum(fixed + rest).to_bytes(2, "big") + rest + body
 
 
 _BAD_RECORD_ROUTE = b"\x07\x07\x03\x00\x00\x00\x00\x00"  # its pointer leads into the option's head (RFC 791, 3.1)
@@ -120,13 +128,9 @@ _BAD_HOP_BY_HOP = bytes([ICMP6, 0, 0x9E, 4, 0, 0, 0, 0])  # an unknown option, w
 def malformed(number: int, source: Address, target: Address) -> bytes:
     """Return a packet with a wrong option: a host reports it before its packet filter at input sees it."""
     if source.version == 6:
-        head = struct.pack("!IHBB", 0x60000000 | number, len(_BAD_HOP_BY_HOP) + 8, 0, TTL)
-        return head + source.packed + target.packed + _BAD_HOP_BY_HOP + bytes([_ECHO_6]) + bytes(7)
-    length = 20 + len(_BAD_RECORD_ROUTE) + 8
-    fixed = struct.pack("!BBHHHBBH", 0x47, 0, length, number, _DONT_FRAGMENT, TTL, ICMP, 0)
-    addresses = source.packed + target.packed + _BAD_RECORD_ROUTE
-    head = fixed[:10] + checksum(fixed + addresses).to_bytes(2, "big") + addresses
-    return head + struct.pack("!BBH", _ECHO, 0, 0xF7FF) + bytes(4)
+        return _framed(number, source, target, 0, _BAD_HOP_BY_HOP + bytes([_ECHO_6]) + bytes(7), TTL)
+    echo = _with_checksum(ICMP, bytes([_ECHO]) + bytes(7), source, target)
+    return _framed(number, source, target, ICMP, echo, TTL, _BAD_RECORD_ROUTE)
 
 
 _CHECKSUM_AT = {ICMP: 2, ICMP6: 2, TCP: 16, UDP: 6}
