@@ -149,7 +149,9 @@ _ELSEWHERE = ("server_down", "check_inconclusive", "check_left_out", "vip", "dev
 
 def of_problems(status: Status) -> Iterator[Finding]:
     """Yield the other problems of pylvs status."""
-    about = _about(status["services"])
+    services = {service["name"]: frozenset(service["keys"]) for service in status["services"]}
+    of_handshakes = any(problem["kind"] == _HANDSHAKES for problem in status["problems"])
+    clients = _with_servers(status["services"]) if of_handshakes else {}
     for problem in status["problems"]:
         kind, subject, text = problem["kind"], problem["object"], problem["text"]
         if kind in _ELSEWHERE:
@@ -162,24 +164,22 @@ def of_problems(status: Status) -> Iterator[Finding]:
             evidence=f"pylvs status: {kind}: {text}",
             why=_WHY.get(kind, "pylvs run does not do all of its work."),
             fix=_FIX.get(kind, "Remove the cause that the text names."),
-            about=about[kind == _HANDSHAKES].get(subject, frozenset({subject})),
+            about=(clients if kind == _HANDSHAKES else services).get(subject, frozenset({subject})),
             symptom=kind in ("quorum_lost", "vrrp_conflict", _HANDSHAKES),
         )
 
 
-def _about(services: Sequence[Status]) -> tuple[dict[str, frozenset[Subject]], dict[str, frozenset[Subject]]]:
-    """Return what a problem is about, by the name of its object; then the same for handshakes of clients.
+def _with_servers(services: Sequence[Status]) -> dict[str, frozenset[Subject]]:
+    """Return what handshakes of clients are about, by the name of the server or of the service.
 
     Few of a service are completed if a server does not complete its own.
     """
-    usual, of_clients = dict[str, frozenset[Subject]](), dict[str, frozenset[Subject]]()
+    found = dict[str, frozenset[Subject]]()
     for service in services:
-        name = service["name"]
-        usual[name] = of_clients[name] = frozenset(service["keys"])
-        for server in service["servers"]:
-            of_clients[f"{server['server']} of {name}"] = subjects(service, server)
-            of_clients[name] |= subjects(service, server)
-    return usual, of_clients
+        servers = {f"{each['server']} of {service['name']}": subjects(service, each) for each in service["servers"]}
+        found |= servers
+        found[service["name"]] = frozenset(service["keys"]).union(*servers.values())
+    return found
 
 
 _HANDSHAKES = "handshakes"
