@@ -17,7 +17,7 @@ from pylvs.doctor.expected import NOTHING, Expected
 from pylvs.model.addresses import Address
 from pylvs.model.errors import PylvsError
 from pylvs.model.rows import ServiceRow
-from pylvs.netlink import links
+from pylvs.netlink import links, neighbours
 from pylvs.system import proc
 
 Result = TypeVar("Result")
@@ -97,6 +97,11 @@ class Facts:
     def addresses(self) -> Sequence[links.AssignedAddress]:
         """Return this host's addresses."""
         return self.once("addresses", links.addresses)
+
+    @property
+    def static_neighbours(self) -> Mapping[tuple[int, Address], bytes]:
+        """Return the link addresses of permanent entries, by index of device and address."""
+        return self.once("static_neighbours", neighbours.permanent)
 
     @property
     def status(self) -> Mapping[str, Any] | None:

@@ -23,7 +23,6 @@ from pylvs.model.dataclass import dataclass, field, replace
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import Method, Protocol, Tunnel, TunnelFlag, TunnelKind
 from pylvs.netlink.links import Device
-from pylvs.netlink.neighbours import permanent
 
 NEIGHBOURS_S, NEIGHBOURS_AGAIN_S = 0.5, 0.2
 ELSEWHERE_S, ELSEWHERE_AGAIN_S = 0.4, 0.15
@@ -153,10 +152,9 @@ def _survey(facts: Facts) -> Survey:
         of_vips = list(_vip_questions(facts, exchange, vips[:MOST_SERVERS]))
         gateways = default_gateways(facts)
         _ask_neighbours(facts, exchange, [*ways.values(), *gateways], of_vips)
-        static = permanent()
         for asked in seen:
             if asked.way.hop is not None:
-                asked.macs = exchange.answers.macs(asked.way.hop) or _noted(asked.way, static)
+                asked.macs = exchange.answers.macs(asked.way.hop) or _noted(asked.way, facts.static_neighbours)
             vip = asked.endpoint.service.address
             if asked.way.device is not None and vip in held:
                 asked.near_vip = own_addresses(facts).has_network(asked.way.device, vip)
@@ -205,9 +203,10 @@ def askable(device: Device) -> bool:
 
 def _noted(way: Way, static: Mapping[tuple[int, Address], bytes]) -> Sequence[Reply]:
     """Return what the kernel uses for a next hop without asking: a permanent entry."""
-    mac = static.get((way.device.index, way.hop)) if way.device and way.hop else None
-    assert mac is None or way.device is not None
-    return [Reply(Kind.MAC, -1, way.server, way.hop, mac, way.device.index)] if mac and way.device else []
+    if way.device is None or way.hop is None:
+        return []
+    mac = static.get((way.device.index, way.hop))
+    return [Reply(Kind.MAC, -1, way.server, way.hop, mac, way.device.index)] if mac else []
 
 
 def _ask_neighbours(facts: Facts, exchange: Exchange, ways: Iterable[Way], of_vips: Sequence[Question]) -> None:

@@ -15,7 +15,6 @@ from pylvs.doctor.survey import askable, link_source
 from pylvs.doctor.wire.exchange import Exchange
 from pylvs.model.addresses import Address
 from pylvs.netlink.links import Device
-from pylvs.netlink.neighbours import permanent
 
 _MOST = 64  # entries
 _LIMIT_S, _AGAIN_S = 0.6, 0.2
@@ -29,7 +28,8 @@ def findings(facts: Facts) -> Iterator[Finding]:
         return
     devices = {each.index: each for each in facts.devices if askable(each)}
     yield from (_without_arp(each) for each in devices.values() if link_settings().is_without_arp(each.name))
-    entries = [(devices[index], address, mac) for (index, address), mac in permanent().items() if index in devices]
+    static = facts.static_neighbours.items()
+    entries = [(devices[index], address, mac) for (index, address), mac in static if index in devices]
     if entries:
         yield from _wrong(facts, entries[:_MOST])
     yield from _filtered(facts, devices)

@@ -24,7 +24,6 @@ from pylvs.model.addresses import Address
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import Method
 from pylvs.netlink.links import AssignedAddress, Device
-from pylvs.netlink.neighbours import permanent
 
 _OPEN_VSWITCH = "openvswitch"
 _JOINING = ("bridge", "bond", "team", _OPEN_VSWITCH)  # a port's packets are theirs; a VRF leaves them to the device
@@ -227,9 +226,8 @@ def _virtual_senders(facts: Facts) -> Iterator[Finding]:
             continue
         if vip in held and arp_sender(facts.addresses, device.index, seen.way.server) == vip:
             asked[device, vip].append(seen)
-    static = permanent() if asked else {}
     for (device, vip), some in asked.items():
-        servers = {each.way.server for each in some if (device.index, each.way.server) not in static}
+        servers = {each.way.server for each in some if (device.index, each.way.server) not in facts.static_neighbours}
         silent = _silent_to(device, vip, servers)
         deaf = [each for each in some if each.way.server in silent]
         if deaf:
