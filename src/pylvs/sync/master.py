@@ -103,9 +103,7 @@ class Master:
         self._all: Iterator[SyncedConnection] = iter(())
         self._looked_s = float("-inf")
         self._lost = 0  # of former feeds
-        self._dropped = 0  # of those that were due, because too many messages waited
-        self._losses = 0  # both
-        self._lost_s: float | None = None  # when the last ones were noticed; None: sent again
+        self._lost_s: float | None = None  # when connections that were due were lost last; None: all were sent since
         self._syncid = daemon.syncid
         self._asked = asked
         self._number = os.urandom(request.ID_BYTES)
@@ -139,15 +137,14 @@ class Master:
         try:
             settings = self._tables.settings()
             version, most = settings["sync_version"], settings["sync_qlen_max"]
-            dropped = self.counts["queue full"]
+            full = self.counts["queue full"]
             for connection in self._feed.read():
                 self._packer.add(connection, version, most, now_s)
-            self._dropped += self.counts["queue full"] - dropped
+            self._note_losses(self._feed.lost, self.counts["queue full"] > full, now_s)
             if self._feed.replaced != self._replaced:
                 self._replaced = self._feed.replaced
                 self._begin_all()
             self._receive_requests()
-            self._note_losses(now_s)
             if self._requests.begin(now_s):
                 self._begin_all()
             if len(self._packer.queue) < MOST_QUEUED:
@@ -161,12 +158,14 @@ class Master:
             self._packer.flush(now_s - FLUSH_S, most)
         self._send()
 
-    def _note_losses(self, now_s: float) -> None:
-        """Count connections that were due and are not sent. When that has ended, send all of the table."""
-        self.counts["lost"] = self._lost + (self._feed.lost if self._feed else 0)
-        losses = self.counts["lost"] + self._dropped
-        if losses != self._losses:
-            self._losses, self._lost_s = losses, now_s
+    def _note_losses(self, of_feed: int, was_full: bool, now_s: float) -> None:
+        """Count connections that were due and are not sent. When that has ended, send all of the table.
+
+        `of_feed`: how many this feed has lost; `was_full`: others have just been dropped.
+        """
+        before, self.counts["lost"] = self.counts["lost"], self._lost + of_feed
+        if was_full or self.counts["lost"] != before:
+            self._lost_s = now_s
         elif self._lost_s is not None and now_s - self._lost_s >= LOST_S:
             self._lost_s = None
             self._requests.lost()
