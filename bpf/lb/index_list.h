@@ -43,7 +43,7 @@ INLINE bool is_kept(const struct index_request *r)
 
 static int clear_idle_step(u32 index, struct index_request *r)
 {
-	u64 *word = winner_at(r->list, inner_nodes(r->count) + index);
+	u64 *word = idle_word(r->list, r->count, index);
 	if (word)
 		WRITE_ONCE(*word, 0);
 	return 0;

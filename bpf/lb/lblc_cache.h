@@ -194,7 +194,7 @@ INLINE bool is_overloaded(struct candidates *c, u32 destination, s32 weight)
 	if (!n || (s32)n->active <= weight)
 		return false;
 	u32 list = c->service->list, count = c->service->count;
-	u64 *idle = root_winner(list, count) ? idle_count(leaf_of(list, 0, count, SCHED_LBLC)) : NULL;
+	u64 *idle = root_winner(list, count) ? idle_word(list, count, 0) : NULL;
 	return idle ? READ_ONCE(*idle) : best_of(c, idle_step) != NO_INDEX;
 }
 

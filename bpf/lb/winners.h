@@ -202,17 +202,11 @@ INLINE void climb(u64 leaf, bool to_root)
 
 /* --- idle destinations --- */
 
-/* Return the number of a list's idle destinations, or the word that has the bit of one. A tree needs less than its half
- * of the nodes: a third of a list's length, and a 64th for the bits. */
-INLINE u64 *idle_count(u64 leaf)
+/* Return a word behind a list's tree: 0 is the number of idle destinations, the following ones have the bits. A tree
+ * needs less than its half of the nodes: a third of a list's length, and a 64th for the bits. */
+INLINE u64 *idle_word(u32 list, u32 count, u32 number)
 {
-	return winner_at(LEAF_FIELD(leaf, LEAF_LIST), inner_nodes(LEAF_FIELD(leaf, LEAF_COUNT)));
-}
-
-INLINE u64 *idle_word(u64 leaf)
-{
-	u32 number = LEAF_FIELD(leaf, LEAF_POS) / 64;
-	return winner_at(LEAF_FIELD(leaf, LEAF_LIST), inner_nodes(LEAF_FIELD(leaf, LEAF_COUNT)) + 1 + number);
+	return winner_at(list, inner_nodes(count) + number);
 }
 
 /* Return 1 if a destination has fewer active connections than half of its weight, else 0. */
@@ -226,20 +220,21 @@ INLINE u64 is_idle(const struct member *member, const struct conn_counts *n)
  * right: another CPU may have changed the counts or another bit. */
 VERIFIED_ONCE int follow_idle(u64 leaf)
 {
-	u32 shift = LEAF_FIELD(leaf, LEAF_POS) % 64;
+	u32 list = LEAF_FIELD(leaf, LEAF_LIST), count = LEAF_FIELD(leaf, LEAF_COUNT), pos = LEAF_FIELD(leaf, LEAF_POS);
+	u32 shift = pos % 64;
 	if (!(leaf >> LEAF_IDLE & 1))
 		return 0;
-	struct member *member = map_elem(members, LEAF_FIELD(leaf, LEAF_LIST) + LEAF_FIELD(leaf, LEAF_POS));
+	struct member *member = map_elem(members, list + pos);
 	if (!member)
 		return 0;
 	struct conn_counts *n = map_elem(conn_counts, member->destination);
 	if (!n)
 		return 0;
-	u64 *word = idle_word(leaf);
+	u64 *word = idle_word(list, count, 1 + pos / 64);
 	if (!word)
 		return 0;
-	u64 *count = idle_count(leaf);
-	if (!count)
+	u64 *idle = idle_word(list, count, 0);
+	if (!idle)
 		return 0;
 #pragma nounroll
 	for (u32 attempt = 0; attempt < IDLE_ATTEMPTS; attempt++) {
@@ -247,7 +242,7 @@ VERIFIED_ONCE int follow_idle(u64 leaf)
 		if (!change)
 			break;
 		if (__sync_val_compare_and_swap(word, seen, seen ^ change << shift) == seen)
-			__sync_fetch_and_add(count, 1 - 2 * (s64)(seen >> shift & 1));
+			__sync_fetch_and_add(idle, 1 - 2 * (s64)(seen >> shift & 1));
 	}
 	return 0;
 }
