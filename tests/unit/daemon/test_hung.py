@@ -20,6 +20,7 @@ from pylvs.daemon.limits import CLOSE_S, SCRIPTS_S, STOP_S, TABLE_LEASE_S, TABLE
 from pylvs.daemon.loading import LOAD_TIMEOUT_S, Loaded, Refused
 from pylvs.daemon.state import history, overrides
 from pylvs.daemon.supervisor import Supervisor
+from pylvs.daemon.via_vip import HostSettings
 from pylvs.daemon.virtual_routers.first import FirstRouters, ForkedProcess
 from pylvs.model.errors import PylvsError
 from pylvs.model.wanted import GlobalSettings
@@ -134,7 +135,8 @@ def test_the_stop_does_not_wait_for_a_table_thread_that_hangs(
 ) -> None:
     async def scenario() -> None:
         async with host.daemon() as daemon:
-            monkeypatch.setattr(host.vip_checks, "adapt_host", hang)
+            # not `adapt_host`, which the daemon calls after changes of the host, too
+            monkeypatch.setattr(HostSettings, "prepare", lambda *_: daemon.table_thread.run(hang))
             reload = asyncio.create_task(daemon.reload())
             await until(hang.begun.is_set)
         with pytest.raises(ThreadHangs):
