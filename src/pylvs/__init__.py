@@ -7,6 +7,7 @@ because the commands import this package and need none of them.
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from pylvs.library.aio import AsyncDirector
+    from pylvs.library.client_rules import ClientAction, ClientRule
     from pylvs.library.difference import Difference, ServiceDifference, difference
     from pylvs.library.director import Director, Watcher
     from pylvs.library.errors import (
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "library.aio": "AsyncDirector",
+    "library.client_rules": "ClientAction ClientRule",
     "library.difference": "Difference ServiceDifference difference",
     "library.director": "Director Watcher",
     "library.errors": "Busy Closed Exists KernelError NamespaceNotFound NoSpace NotFound OwnedByDaemon PermissionNeeded"
@@ -48,6 +50,8 @@ _MODULES = {
 __all__ = [
     "AsyncDirector",
     "Busy",
+    "ClientAction",
+    "ClientRule",
     "Closed",
     "Connection",
     "Counters",

@@ -30,6 +30,8 @@ FUNCTIONS: dict[Callable[..., object], dict[str, object]] = {
     pylvs.ServerKey.parse: {"text": str(ONE.key)},
     pylvs.Persistence: {},
     pylvs.Tunnel: {"kind": "gue", "port": 6080},
+    pylvs.ClientRule: {"prefix": "10.0.0.0/8", "rate": 5},
+    pylvs.ClientRule.parse: {"text": "deny 10.0.0.0/8"},
     pylvs.Director: {},
     pylvs.difference: {"before": [], "after": []},
 }
@@ -39,6 +41,10 @@ METHODS: dict[str, dict[str, object]] = {
     "add_service": {"service": pylvs.Service("tcp", VIP4, 81)},
     "edit_service": {"service": WEB},
     "delete_service": {"service": WEB},
+    "client_rules_of": {"service": WEB},
+    "add_client_rules": {"service": WEB, "rules": ["deny 10.0.0.0/8"]},
+    "delete_client_rules": {"service": WEB, "prefixes": ["10.0.0.0/8"]},
+    "replace_client_rules": {"service": WEB, "rules": ["deny 10.0.0.0/8"]},
     "add_server": {"service": WEB, "server": pylvs.Server(server4(2), 80)},
     "edit_server": {"service": WEB, "server": ONE},
     "delete_server": {"service": WEB, "server": ONE},
@@ -50,6 +56,7 @@ METHODS: dict[str, dict[str, object]] = {
 NAMES = {
     ("ServiceKey.parse", "text"): "service",
     ("ServerKey.parse", "text"): "server",
+    ("ClientRule.parse", "text"): "rule",
     ("change_setting", "value"): "secure_tcp",
 }
 
@@ -133,9 +140,10 @@ def test_an_asynchronous_director_names_the_argument(director_host: Host, argume
 def test_every_class_that_programs_make_is_tested() -> None:
     """The classes that check their arguments are those with an `__init__` of their own, and the directors."""
     made = {function for function in FUNCTIONS if inspect.isclass(function)} | {pylvs.AsyncDirector}
+    modules = [f"pylvs.library.{name}" for name in ("values", "keys", "client_rules")]
     values = {
         kind
         for kind in (getattr(pylvs, name) for name in pylvs.__all__)
-        if inspect.isclass(kind) and kind.__module__ in ("pylvs.library.values", "pylvs.library.keys")
+        if inspect.isclass(kind) and kind.__module__ in modules
     }
-    assert made == values - {pylvs.Flag, pylvs.Forwarding} | {pylvs.Director, pylvs.AsyncDirector}
+    assert made == values - {pylvs.Flag, pylvs.Forwarding, pylvs.ClientAction} | {pylvs.Director, pylvs.AsyncDirector}

@@ -12,6 +12,7 @@ from ipaddress import IPv4Network, IPv6Network
 from itertools import islice
 from typing import ParamSpec, Self, TypeVar
 
+from pylvs.library.client_rules import ClientRule, Prefix, ServiceRules
 from pylvs.library.difference import Difference
 from pylvs.library.director import KEEP, Director, Keep, Watcher, interval
 from pylvs.library.errors import Closed
@@ -113,6 +114,14 @@ class AsyncDirector:
         """Return one service with its servers."""
         return await self._run(self._sync.service, service)
 
+    async def client_rules(self) -> Mapping[ServiceKey, tuple[ClientRule, ...]]:
+        """Return the client rules of the services that have any."""
+        return await self._run(self._sync.client_rules)
+
+    async def client_rules_of(self, service: Service | ServiceKey | str) -> tuple[ClientRule, ...]:
+        """Return the client rules of one service."""
+        return await self._run(self._sync.client_rules_of, service)
+
     async def statistics(self) -> Statistics:
         """Return counters, rates and numbers of connections."""
         return await self._run(self._sync.statistics)
@@ -179,13 +188,16 @@ class AsyncDirector:
         prune: bool = True,
         scope: Iterable[Service | ServiceKey | str] | Callable[[ServiceKey], bool] | None = None,
         dry_run: bool = False,
+        client_rules: ServiceRules | None = None,
     ) -> Difference:
         """Make the services be `desired`."""
-        return await self._run(self._sync.apply, desired, prune=prune, scope=scope, dry_run=dry_run)
+        return await self._run(
+            self._sync.apply, desired, prune=prune, scope=scope, dry_run=dry_run, client_rules=client_rules
+        )
 
-    async def add_service(self, service: Service) -> None:
-        """Add a service with its servers."""
-        await self._run(self._sync.add_service, service)
+    async def add_service(self, service: Service, *, client_rules: Iterable[ClientRule | str] = ()) -> None:
+        """Add a service with its servers and client rules."""
+        await self._run(self._sync.add_service, service, client_rules=client_rules)
 
     async def edit_service(
         self,
@@ -205,6 +217,20 @@ class AsyncDirector:
     async def delete_service(self, service: Service | ServiceKey | str) -> None:
         """Delete a service with its servers."""
         await self._run(self._sync.delete_service, service)
+
+    async def add_client_rules(self, service: Service | ServiceKey | str, rules: Iterable[ClientRule | str]) -> None:
+        """Add client rules to a service that exists."""
+        await self._run(self._sync.add_client_rules, service, rules)
+
+    async def delete_client_rules(self, service: Service | ServiceKey | str, prefixes: Iterable[Prefix | str]) -> None:
+        """Delete the client rules of these prefixes."""
+        await self._run(self._sync.delete_client_rules, service, prefixes)
+
+    async def replace_client_rules(
+        self, service: Service | ServiceKey | str, rules: Iterable[ClientRule | str]
+    ) -> None:
+        """Give a service these client rules alone."""
+        await self._run(self._sync.replace_client_rules, service, rules)
 
     async def add_server(self, service: Service | ServiceKey | str, server: Server) -> None:
         """Add a server to a service that exists."""

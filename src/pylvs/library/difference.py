@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
+from pylvs.library.client_rules import ClientRule, from_models
 from pylvs.library.invalid import InvalidValue
 from pylvs.library.keys import ServerKey, ServiceKey
 from pylvs.library.values import Server, Service
-from pylvs.model.dataclass import dataclass
+from pylvs.model.client_rules import ClientRule as ModelRule
+from pylvs.model.dataclass import dataclass, replace
 from pylvs.model.service import ServiceChange
+from pylvs.model.service import ServiceKey as ModelKey
 
 _SETTINGS = ("weight", "forwarding", "upper", "lower", "tunnel")
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceDifference:
-    """One service `before` and `after`: None where it does not exist."""
+    """One service `before` and `after`: None where it does not exist.
+
+    Its client rules before and after are equal, unless `apply` got other ones.
+    """
 
     before: Service | None
     after: Service | None
+    client_rules_before: tuple[ClientRule, ...] = ()
+    client_rules_after: tuple[ClientRule, ...] = ()
 
     @property
     def key(self) -> ServiceKey:
@@ -58,10 +66,19 @@ class ServiceDifference:
             deleted=tuple(each.key.to_model() for each in self.removed) if self.before else (),
             edited=tuple(each.to_model() for _, each in self.edited),
             added=tuple(each.to_model() for each in self.added),
+            client_rules=self._rules_to_model(),
         )
 
+    def _rules_to_model(self) -> tuple[ModelRule, ...] | None:
+        if self.client_rules_before == self.client_rules_after:
+            return None
+        return tuple(each.to_model() for each in self.client_rules_after)
+
     def lines(self) -> Iterator[str]:
-        """Yield a line for the service, and one for each server that differs: `+` added, `-` removed, `~` edited."""
+        """Yield a line for the service, and one for each server or client rule that differs.
+
+        `+` means added, `-` removed, `~` edited.
+        """
         if self.before is None or self.after is None:
             service = self.after or self.before
             assert service is not None
@@ -75,6 +92,9 @@ class ServiceDifference:
             changes = [(name, getattr(former, name), getattr(latter, name)) for name in _SETTINGS]
             yield _edited(f"  {latter.key}", changes)
         yield from (f"+   {each.key} {each.forwarding} weight {each.weight}" for each in self.added)
+        former_rules, latter_rules = frozenset(self.client_rules_before), frozenset(self.client_rules_after)
+        yield from (f"-   client rule {each}" for each in self.client_rules_before if each not in latter_rules)
+        yield from (f"+   client rule {each}" for each in self.client_rules_after if each not in former_rules)
 
 
 def _edited(name: str, changes: Iterable[tuple[str, object, object]]) -> str:
@@ -106,6 +126,24 @@ class Difference:
     def edited(self) -> tuple[ServiceDifference, ...]:
         """The services that stay, with other settings or servers."""
         return tuple(each for each in self.services if each.before and each.after)
+
+    def with_rules(
+        self,
+        before: Mapping[ServiceKey, Service],
+        after: Mapping[ServiceKey, Service],
+        present: Mapping[ModelKey, tuple[ModelRule, ...]],
+        wanted: Mapping[ServiceKey, tuple[ModelRule, ...]],
+    ) -> Difference:
+        """Return this with the client rules that change: from those `present` to those `wanted`."""
+        found = {each.key: each for each in self.services}
+        for key, rules in wanted.items():
+            former = present.get(key.to_model(), ()) if key in before else ()
+            if former != rules:
+                change = found.get(key, ServiceDifference(before.get(key), after[key]))
+                found[key] = replace(
+                    change, client_rules_before=from_models(former), client_rules_after=from_models(rules)
+                )
+        return Difference((*found.values(),))
 
     def __bool__(self) -> bool:
         return bool(self.services)

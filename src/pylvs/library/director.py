@@ -6,9 +6,19 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from pylvs.dataplane.director import BpfDirector, open_director, open_reader
+from pylvs.library.client_rules import (
+    ClientRule,
+    Prefix,
+    ServiceRules,
+    check_conflicts,
+    from_models,
+    prefixes_from,
+    rules_by_service,
+    rules_for,
+)
 from pylvs.library.difference import Difference, ServiceDifference, by_key, difference
 from pylvs.library.errors import (
     CAPABILITIES,
@@ -34,9 +44,10 @@ from pylvs.library.values import (
     service_key,
 )
 from pylvs.model.addresses import Address
+from pylvs.model.client_rules import ClientRule as ModelRule
 from pylvs.model.dataclass import replace
 from pylvs.model.director import Connection
-from pylvs.model.errors import PylvsError
+from pylvs.model.errors import InvalidOperation, PylvsError
 from pylvs.model.rows import DeviceProblem, ServiceRow, TableUse
 from pylvs.model.service import LONGEST_S, UNCHANGED, Protocol, Timeouts, is_probe_mark
 from pylvs.model.settings import known_setting
@@ -147,6 +158,19 @@ class Director:
         with self._tables(key) as tables:
             return Service.from_model(tables.service(key.to_model()))
 
+    def client_rules(self) -> Mapping[ServiceKey, tuple[ClientRule, ...]]:
+        """Return the client rules of the services that have any, in the order of their prefixes."""
+        with self._tables() as tables:
+            found = tables.client_rules().items()
+        return {ServiceKey.from_model(key): from_models(rules) for key, rules in found}
+
+    def client_rules_of(self, service: Service | ServiceKey | str) -> tuple[ClientRule, ...]:
+        """Return the client rules of one service, in the order of their prefixes. Raises NotFound."""
+        key = service_key(service)
+        with self._tables(key) as tables:
+            tables.known(key.to_model())
+            return from_models(tables.client_rules().get(key.to_model(), ()))
+
     def statistics(self) -> Statistics:
         """Return counters, rates and numbers of connections of all services and servers."""
         with self._tables() as tables:
@@ -219,24 +243,28 @@ class Director:
         prune: bool = True,
         scope: Iterable[Service | ServiceKey | str] | Callable[[ServiceKey], bool] | None = None,
         dry_run: bool = False,
+        client_rules: ServiceRules | None = None,
     ) -> Difference:
         """Make the services be `desired`, and return what that changed. Packets see all of it at once, or nothing.
 
         Without `prune`, services that are not desired stay; a desired service has exactly its servers all the same.
         With a `scope`, only services in it are deleted: the others belong to other programs. It is a list of services,
         as those of the last call, or a function that gets a key. With `dry_run` nothing changes: it returns or raises
-        what the edit would. Settings of the table, counters and connections stay. Raises InvalidValue, OwnedByDaemon,
-        NoSpace.
+        what the edit would. `client_rules` has all client rules of some desired services; the rules of others stay.
+        Settings of the table, counters and connections stay. Raises InvalidValue, OwnedByDaemon, NoSpace.
         """
         wanted = by_key(desired, "desired")
+        rules = {} if client_rules is None else rules_by_service(client_rules)
+        for key in rules.keys() - wanted.keys():
+            raise InvalidValue("client_rules", str(key), "is no desired service")
         boolean("prune", prune)
         boolean("dry_run", dry_run)
         deletable = _scope(scope, prune)
         with self._tables(subject=wanted) as tables:
-            found = self._planned(tables, wanted, deletable, migrate=not dry_run)
+            found = self._planned(tables, wanted, rules, deletable, migrate=not dry_run)
             if found and not dry_run:
                 with tables.batch():
-                    found = self._planned(tables, wanted, deletable)
+                    found = self._planned(tables, wanted, rules, deletable)
                     tables.apply([each.to_model() for each in found.services])
             return found
 
@@ -244,6 +272,7 @@ class Director:
         self,
         tables: BpfDirector,
         wanted: Mapping[ServiceKey, Service],
+        rules: Mapping[ServiceKey, tuple[ModelRule, ...]],
         deletable: Callable[[ServiceKey], bool],
         migrate: bool = False,
     ) -> Difference:
@@ -253,6 +282,8 @@ class Director:
         before = {each.key: each for each in map(Service.from_model, _rows(tables))}
         before = {key: each for key, each in before.items() if key in wanted or deletable(key)}
         found = difference(before.values(), wanted.values())
+        if rules:
+            found = found.with_rules(before, wanted, tables.client_rules(), rules)
         self._check_owner(tables, *(each.key for each in found.services))
         if found:
             tables.check([each.to_model() for each in found.services])
@@ -271,14 +302,15 @@ class Director:
         if found := owner(tables.state.cookie, by_model):
             raise OwnedByDaemon(by_model[found.key], found.process)
 
-    def add_service(self, service: Service) -> None:
-        """Add a service with its servers. Raises Exists, InvalidValue, OwnedByDaemon, NoSpace."""
+    def add_service(self, service: Service, *, client_rules: Iterable[ClientRule | str] = ()) -> None:
+        """Add a service with its servers and client rules. Raises Exists, InvalidValue, OwnedByDaemon, NoSpace."""
         if not isinstance(service, Service):
             raise InvalidValue("service", service, "must be a Service")
         key = service.key
+        rules = from_models(rules_for(key, client_rules, "client_rules"))
         with self._tables(key, subject={key: service}) as tables:
             self._check_owner(tables, key)
-            change = ServiceDifference(None, service).to_model()
+            change = ServiceDifference(None, service, client_rules_after=rules).to_model()
             tables.migrate()
             tables.check([change])
             tables.apply([change])
@@ -319,6 +351,38 @@ class Director:
         key = service_key(service)
         with self._editing(key) as tables:
             tables.delete_service(key.to_model())
+
+    def add_client_rules(self, service: Service | ServiceKey | str, rules: Iterable[ClientRule | str]) -> None:
+        """Add client rules; those that it has already stay. A prefix has one rule.
+
+        Raises NotFound, Exists, InvalidValue, OwnedByDaemon, NoSpace.
+        """
+        key = service_key(service)
+        self._edit_client_rules(key, rules_for(key, rules), frozenset())
+
+    def delete_client_rules(self, service: Service | ServiceKey | str, prefixes: Iterable[Prefix | str]) -> None:
+        """Delete the client rules of these prefixes. Raises NotFound, InvalidValue, OwnedByDaemon."""
+        self._edit_client_rules(service_key(service), (), prefixes_from(prefixes))
+
+    def _edit_client_rules(self, key: ServiceKey, added: Sequence[ModelRule], doomed: Collection[Network]) -> None:
+        with self._editing(key) as tables:
+            if not (added or doomed):
+                return
+            try:
+                tables.edit_client_rules(key.to_model(), added, doomed)
+            except InvalidOperation:  # only then: reading a large set takes far longer than an edit of one rule
+                check_conflicts(key, tables.client_rules().get(key.to_model(), ()), added, doomed)
+                raise
+
+    def replace_client_rules(self, service: Service | ServiceKey | str, rules: Iterable[ClientRule | str]) -> None:
+        """Give a service these client rules alone. Packets see all of that at once.
+
+        Raises NotFound, InvalidValue, OwnedByDaemon, NoSpace.
+        """
+        key = service_key(service)
+        wanted = rules_for(key, rules)
+        with self._editing(key) as tables:
+            tables.change_client_rules(key.to_model(), lambda _: wanted)
 
     def add_server(self, service: Service | ServiceKey | str, server: Server) -> None:
         """Add a server. Raises NotFound (of the service), Exists, InvalidValue, OwnedByDaemon, NoSpace."""

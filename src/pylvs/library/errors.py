@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network, IPv6Network
+
 from pylvs.library.invalid import Error
 from pylvs.library.keys import ServerKey, ServiceKey
 
@@ -9,27 +11,34 @@ CAPABILITIES = ("CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON")
 
 
 class _AboutService(Error):
-    """An error about a service, or about one of its servers."""
+    """An error about a service, or about one of its servers or client rules."""
 
     _text = ""
 
-    def __init__(self, service: ServiceKey, server: ServerKey | None = None) -> None:
-        super().__init__(service, server)
+    def __init__(
+        self,
+        service: ServiceKey,
+        server: ServerKey | None = None,
+        prefix: IPv4Network | IPv6Network | None = None,
+    ) -> None:
+        super().__init__(service, server, prefix)
         self.service = service
         self.server = server
+        self.prefix = prefix
 
     def __str__(self) -> str:
-        return f"{self.service}: {self.server or 'the service'} {self._text}"
+        what = f"a client rule of {self.prefix}" if self.prefix is not None else self.server or "the service"
+        return f"{self.service}: {what} {self._text}"
 
 
 class NotFound(_AboutService, LookupError):
-    """The table has no such `service`; or the service has no such `server`, if that is not None."""
+    """The table has no such `service`; or the service has no such `server`, or no client rule of this `prefix`."""
 
     _text = "does not exist"
 
 
 class Exists(_AboutService):
-    """The table has this `service` already; or the service has this `server`, if that is not None."""
+    """The table has this `service` already; or the service has this `server`, or another client rule of `prefix`."""
 
     _text = "exists already"
 
