@@ -10,6 +10,7 @@ import pytest
 
 from pylvs.cli.main import EXIT_FAILED, EXIT_USAGE, run
 from pylvs.cli.rules import filter as filter_command
+from pylvs.daemon.state.directory import StateDirectory
 from pylvs.daemon.state.owners import Owner
 from pylvs.dataplane.rules import client_rules
 from pylvs.dataplane.tables import Tables
@@ -134,7 +135,7 @@ def test_what_is_wrong_is_one_line_and_changes_nothing(
 def test_a_service_of_a_running_daemon_is_refused(
     service: ServiceKey, capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(filter_command, "owner", lambda _cookie, keys: Owner(next(iter(keys)), 7))
+    monkeypatch.setattr(filter_command, "owner", lambda _cookie, keys: Owner(next(iter(keys)), 7, StateDirectory()))
     name = f"-t {service.address}:{service.port}"
     for words in "add NAME deny 10.0.0.0/8", "del NAME --all":
         _, err = call(capfd, words.replace("NAME", name), EXIT_FAILED)

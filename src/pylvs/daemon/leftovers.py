@@ -15,7 +15,14 @@ from ipaddress import ip_address, ip_interface
 from typing import Literal
 
 from pylvs.daemon import Options, units
-from pylvs.daemon.state.directory import DRAINS_FILE, NAMESPACES_FILE, OVERRIDES_FILE, SERVICES_FILE, StateDirectory
+from pylvs.daemon.state.directory import (
+    DRAINS_FILE,
+    NAMESPACES_FILE,
+    OVERRIDES_FILE,
+    RULES_FILE,
+    SERVICES_FILE,
+    StateDirectory,
+)
 from pylvs.daemon.state.saved import load_owned, save_owned
 from pylvs.daemon.via_vip import DEVICES_FILE, VipChecks
 from pylvs.dataplane.director import open_director
@@ -123,7 +130,7 @@ def end_leftovers(
 ) -> None:
     """End the virtual routers and the services of a daemon that has ended. Raises PylvsError, Busy if one runs.
 
-    An heir gets the overrides and drains, and the services if they are in its tables.
+    An heir gets the overrides, the operator's client rules and drains, and the services if they are in its tables.
     """
     state.acquire()
     try:
@@ -136,7 +143,7 @@ def end_leftovers(
 
 
 def _hand_over(state: StateDirectory, heir: StateDirectory, tables: int) -> None:
-    for name in OVERRIDES_FILE, DRAINS_FILE:
+    for name in OVERRIDES_FILE, RULES_FILE, DRAINS_FILE:
         if (content := state.read(name)) is not None:  # newer than what an earlier daemon left to the heir
             heir.write(name, content)
             state.write(name, None)

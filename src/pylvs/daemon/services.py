@@ -15,6 +15,7 @@ from pylvs.daemon.parts import Part
 from pylvs.daemon.problems import Problem, script_problems
 from pylvs.daemon.state.directory import StateDirectory
 from pylvs.daemon.state.drains import Drains
+from pylvs.daemon.state.operator_rules import OperatorRules, load_rules
 from pylvs.daemon.state.overrides import SLOW_S, OverrideSaver, StateWriter
 from pylvs.daemon.state.saved import load_overrides
 from pylvs.daemon.table.cache import DesiredTable, DestinationEdit, Edit, TableCache
@@ -35,10 +36,11 @@ RENAMED_S = 1.0  # in a reload, for the disk to have overrides under the new nam
 
 
 class Services(Part):
-    """`engine`, `reconciler` and `drains` are there once it is open."""
+    """`engine`, `reconciler`, `drains` and `rules` are there once it is open."""
 
     engine: Engine
     drains: Drains
+    rules: OperatorRules
     reconciler: Reconciler
     _overrides: OverrideSaver
 
@@ -73,6 +75,7 @@ class Services(Part):
 
     def read(self) -> None:
         self._saved = load_overrides(self._state)
+        self._saved_rules = load_rules(self._state)
 
     async def open(self, configuration: Configuration, tasks: BackgroundTasks) -> None:
         """Continue with the table, the overrides and the drains of the last daemon."""
@@ -82,6 +85,8 @@ class Services(Part):
         self.engine = Engine(configuration, self._host.probe_of)
         known = self.engine.restore_overrides(self._saved.overrides, self._saved.services)
         self._overrides = OverrideSaver(self._state, self._writer, self.engine)
+        self.rules = OperatorRules(self.engine, self._state, self._writer, self._events)
+        self.rules.resume(self._saved_rules)
         rows_now = partial(self._thread.run, table.rows)
         self.drains = Drains(self.engine, rows_now, self._state, self._writer, self._events)
         self.drains.resume()
@@ -129,6 +134,7 @@ class Services(Part):
         async with self._pause:
             self.drains.follow()  # before the overrides: a daemon after a kill knows former names from these
             self._overrides.save()  # under the new names, before a kill amid the edits
+            self.rules.follow()
             if self.engine.overrides():
                 await self._writer.idle(RENAMED_S)
             self.reloaded = await self._reconcile()
@@ -160,8 +166,8 @@ class Services(Part):
 
     @property
     def save_error(self) -> str:
-        """Why overrides or drains could not be saved, "" if they are."""
-        return self._overrides.error or self.drains.error
+        """Why overrides, drains or client rules could not be saved, "" if they are."""
+        return self._overrides.error or self.drains.error or self.rules.error
 
     async def saved(self) -> str:
         """Wait for the disk, at most SLOW_S; return `save_error`."""
@@ -173,7 +179,7 @@ class Services(Part):
             return self._final_table
         settings = self.engine.configuration.settings
         exclusive = settings.exclusive or self._flushing
-        rows = (*self.engine.desired_rows(), *self._host.vip_checks.rows)
+        rows = (*self.rules.rows(self.engine.desired_rows()), *self._host.vip_checks.rows)
         return DesiredTable(rows, self._ownership.owned.keys(), exclusive, settings.lvs_timeouts or UNCHANGED)
 
     async def _save_ownership(self) -> None:

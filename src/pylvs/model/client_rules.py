@@ -5,6 +5,7 @@ The rule of the longest prefix that has the client's address decides. Without su
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Sequence
 from enum import IntEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -148,7 +149,7 @@ def checked(service: object, version: int, rules: Iterable[ClientRule]) -> tuple
         raise NoSpace(
             f"{service}: {len(by_prefix)} client rules; the table holds {MOST_RULES}", "client rules", MOST_RULES
         )
-    return tuple(sorted(by_prefix.values(), key=_order))
+    return tuple(sorted(by_prefix.values(), key=by_order))
 
 
 def edited(
@@ -163,7 +164,19 @@ def edited(
     return [*(each for each in rules if each.prefix not in doomed), *added]
 
 
-def _order(rule: ClientRule) -> tuple[int, int]:
+def overlaid(rules: Sequence[ClientRule], others: Iterable[ClientRule]) -> tuple[ClientRule, ...]:
+    """Return rules with others, which replace those of their prefixes. Both are in the order of their prefixes."""
+    found, at = list[ClientRule](), 0
+    for other in others:  # which are few: the rules between two of them are copied at once
+        position = bisect_left(rules, by_order(other), at, key=by_order)
+        found += rules[at:position]
+        found.append(other)
+        at = position + (position < len(rules) and rules[position].prefix == other.prefix)
+    return (*found, *rules[at:])
+
+
+def by_order(rule: ClientRule) -> tuple[int, int]:
+    """Return what sorts rules of one family by their prefixes."""
     return int(rule.prefix.network_address), rule.prefix.prefixlen
 
 

@@ -160,6 +160,12 @@ class NoSuchRouter(PylvsError):
     errno = errno.ENOENT
 
 
+class NoSuchRule(PylvsError):
+    """A service has no client rule of this prefix."""
+
+    errno = errno.ENOENT
+
+
 class NoSuchTables(PylvsError):
     """The tables that a command wants are not those of this daemon."""
 

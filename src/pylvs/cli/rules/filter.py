@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
 import click
 
-from pylvs.cli.common import as_json
-from pylvs.cli.rules import imported
+from pylvs.cli.common import as_json, own_state_dir
+from pylvs.cli.rules import imported, overrides
 from pylvs.daemon.state.owners import owner
 from pylvs.dataplane.director import BpfDirector, open_director
 from pylvs.ipvsadm.options import SERVICE_OPTIONS, service_option
@@ -76,27 +77,51 @@ def _required(**options: Any) -> ServiceKey:
     return key
 
 
+def _overriding(command: Callable[..., None] | Callable[..., int]) -> Callable[..., Any]:
+    option = click.option(
+        "--override",
+        is_flag=True,
+        help="the operator's rules of a service in the file of pylvs run, beside those there",
+    )
+    return option(own_state_dir(command))
+
+
+def _check_directory(override: bool, state_dir: Path | None) -> None:
+    if state_dir and not override:
+        raise click.UsageError("--state-dir is for --override")
+
+
 @filter_.command()
 @_of_service
+@_overriding
 @click.option(
     "--file", "file", type=click.File("r", errors="surrogateescape"), help="read rules, one a line; -: standard input"
 )
 @click.option("--replace", is_flag=True, help="replace the rules that the service has, at once")
 @click.argument("rule", nargs=-1)
-def add(rule: tuple[str, ...], file: TextIO | None, replace: bool, **options: Any) -> None:
+def add(
+    rule: tuple[str, ...], file: TextIO | None, replace: bool, override: bool, state_dir: Path | None, **options: Any
+) -> int:
     """Add a RULE, or those of a file.
 
     A RULE is allow PREFIX, deny PREFIX, or limit PREFIX NUMBER/s (also /min and /h), with per BITS for networks
     and burst NUMBER. The word pass at its end leaves packets to the host's stack instead of dropping them.
+
+    With --override the running daemon gets them. They stay through reloads and restarts until they are deleted.
     """
     key = _required(**options)
+    _check_directory(override, state_dir)
     if bool(rule) == bool(file):
         raise click.UsageError("give one RULE, or --file")
-    fresh, director = [rule_of(rule)] if rule else _lines(file), _director_of(key)
+    fresh = [rule_of(rule)] if rule else _lines(file)
+    if override:
+        return overrides.change(state_dir, key, "replace" if replace else "add", rules=list(map(str, fresh)))
+    director = _director_of(key)
     if replace:
         director.change_client_rules(key, lambda _: fresh)
     else:
         director.edit_client_rules(key, fresh, ())
+    return 0
 
 
 def _director_of(key: ServiceKey) -> BpfDirector:
@@ -110,7 +135,7 @@ def _check_free(director: BpfDirector, keys: Collection[ServiceKey]) -> None:
     if owned := owner(director.state.cookie, keys):
         raise Busy(
             f"{owned.key}: pylvs run, process {owned.process}, has this service in its file and would undo the change;"
-            " nothing was changed: write client_rules in the file, and pylvs reload"
+            " nothing was changed: write client_rules in the file, and pylvs reload, or add --override"
         )
 
 
@@ -129,18 +154,25 @@ def _lines(file: TextIO | None) -> list[ClientRule]:
 
 @filter_.command(name="del")
 @_of_service
+@_overriding
 @click.option("--all", "everything", is_flag=True, help="all rules of the service")
 @click.argument("prefix", nargs=-1)
-def delete(prefix: tuple[str, ...], everything: bool, **options: Any) -> None:
+def delete(prefix: tuple[str, ...], everything: bool, override: bool, state_dir: Path | None, **options: Any) -> int:
     """Delete the rules of these prefixes, or --all of a service."""
     key = _required(**options)
+    _check_directory(override, state_dir)
     if bool(prefix) == everything:
         raise click.UsageError("name the PREFIX of each rule, or --all")
-    doomed, director = {prefix_of(each) for each in prefix}, _director_of(key)
+    doomed = {prefix_of(each) for each in prefix}
+    if override:
+        fields = {"rules": list[str]()} if everything else {"prefixes": sorted(map(str, doomed))}
+        return overrides.change(state_dir, key, "replace" if everything else "delete", **fields)
+    director = _director_of(key)
     if everything:
         director.change_client_rules(key, lambda _: [])
     else:
         director.edit_client_rules(key, (), doomed)
+    return 0
 
 
 @filter_.command(name="import")
@@ -182,10 +214,19 @@ def _changes(
 
 @filter_.command(name="list")
 @_of_service
+@_overriding
 @as_json
-def list_rules(as_json: bool, **options: Any) -> None:
-    """List the rules of one service, or of all, as arguments of pylvs filter add."""
-    key, director = _key(**options), open_director()
+def list_rules(as_json: bool, override: bool, state_dir: Path | None, **options: Any) -> None:
+    """List the rules of one service, or of all, as arguments of pylvs filter add.
+
+    With --override, those of the operator alone.
+    """
+    key = _key(**options)
+    _check_directory(override, state_dir)
+    if override:
+        print_rules(overrides.listed(state_dir, key), as_json)
+        return
+    director = open_director()
     if key is not None:
         director.known(key)
     print_rules({of: rules for of, rules in director.client_rules().items() if key in (None, of)}, as_json)

@@ -61,6 +61,14 @@ class Operated(DaemonEvent):
     text: Annotated[str, "its fields"]
 
 
+class ClientRulesEvent(DaemonEvent):
+    """The operator's client rules of a service changed."""
+
+    service: str
+    rules: Annotated[int, "how many it has now"]
+    reason: Annotated[str, "the change; of many rules the first ones"]
+
+
 class Restored(DaemonEvent):
     """A change of the table by another program was undone."""
 
@@ -188,6 +196,7 @@ EVENTS: dict[str, type] = {
     "operated": Operated,
     "reloaded": Reloaded,
     "reload_refused": ReloadRefused,
+    "client_rules": ClientRulesEvent,
     "drain_began": DrainEvent,
     "drain_ended": DrainEvent,
     "restored": Restored,

@@ -21,15 +21,21 @@ if TYPE_CHECKING:
 
 Given = Mapping[str, Any]  # the parameters of a request
 Handler = Callable[["Supervisor", Given], Awaitable[Response | Stream]]
-_TYPE_NAMES = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
-_SCHEMAS = {str: "string", int: "integer", float: "number", bool: "boolean"}
+_TYPE_NAMES = {
+    str: "a string",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list of strings",
+}
+_SCHEMAS = {str: "string", int: "integer", float: "number", bool: "boolean", list: "array"}
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
     """A parameter; `pattern` is a regular expression of JSON Schema, for the document only.
 
-    A number has `limits`, both included.
+    A number has `limits`, both included. A list is one of strings, and no part of a query.
     """
 
     kind: type
@@ -45,6 +51,7 @@ class Field:
             return None
         kinds = (int, float) if self.kind is float else self.kind
         fits = isinstance(value, kinds) and (self.kind is bool or not isinstance(value, bool))
+        fits = fits and (self.kind is not list or all(isinstance(each, str) for each in value))
         if not fits or (isinstance(value, float) and not math.isfinite(value)):
             raise InvalidOperation(f"{name}: must be {_TYPE_NAMES[self.kind]}{' or null' if self.nullable else ''}")
         if self.limits is not None and not self.limits[0] <= value <= self.limits[1]:
@@ -56,7 +63,8 @@ class Field:
         name = _SCHEMAS[self.kind]
         pattern = {"pattern": self.pattern} if self.pattern else {}
         limits = {"minimum": self.limits[0], "maximum": self.limits[1]} if self.limits is not None else {}
-        return {"type": [name, "null"] if self.nullable else name, **pattern, **limits}
+        items = {"items": {"type": "string"}} if self.kind is list else {}
+        return {"type": [name, "null"] if self.nullable else name, **pattern, **limits, **items}
 
 
 @dataclass(frozen=True, slots=True)

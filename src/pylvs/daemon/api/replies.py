@@ -338,6 +338,29 @@ class OverrideReply(TypedDict):
     not_kept: Annotated[str, 'why the override does not survive a restart; "" if it does']
 
 
+class OperatorRulesReply(TypedDict):
+    """The operator's client rules of a service, after a change."""
+
+    service: Annotated[str, "its name"]
+    rules: Annotated[int, "how many rules of the operator it has now"]
+    problem: Annotated[str, 'why they are not in the table yet; "" if they are, or if the request does not wait']
+    not_kept: Annotated[str, 'why they do not survive a restart; "" if they do']
+
+
+class ClientRuleLine(TypedDict):
+    """A client rule of a service in the table."""
+
+    service: Annotated[str, "as in the table: TCP 192.0.2.1:80, FWM 7"]
+    rule: Annotated[str, "as pylvs filter add takes it"]
+    prefix: Annotated[str, "of its clients"]
+    action: Annotated[Literal["allow", "drop", "pass"], "with a rate, of connections beyond it"]
+    rate: NotRequired[Annotated[int, "connections that a client may open in `period_s`; absent: no limit"]]
+    period_s: NotRequired[int]
+    burst: NotRequired[Annotated[int, "connections that a client may open at once"]]
+    client_bits: NotRequired[Annotated[int, "clients whose addresses share so many bits share the rate"]]
+    origin: Annotated[Literal["file", "operator", "other"], "other: of a service that is not in the file"]
+
+
 class DrainReply(TypedDict):
     """A drain of one or several servers, with their connections."""
 

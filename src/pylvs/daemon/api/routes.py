@@ -17,6 +17,7 @@ from pylvs.daemon.api import replies
 from pylvs.daemon.api.counters import CountersReply, counters_encoded
 from pylvs.daemon.api.encoding import (
     announcements_encoded,
+    client_rule_encoded,
     counts_of,
     leave_encoded,
     overridden,
@@ -39,12 +40,21 @@ from pylvs.health.engine import Engine
 from pylvs.health.events import ServerName
 from pylvs.health.state import ServiceSnapshot
 from pylvs.model.addresses import Address
+from pylvs.model.client_rules import ClientRule, prefix_of, rule_of
 from pylvs.model.dataclass import replace
 from pylvs.model.director import Connection
 from pylvs.model.durations import MAX_DURATION_S
-from pylvs.model.errors import Busy, InvalidOperation, NoSuchTables
+from pylvs.model.errors import Busy, InvalidOperation, NoSuchService, NoSuchTables
 from pylvs.model.rows import ServiceRow, unattached
-from pylvs.model.service import MAX_WEIGHT, SERVER_PATTERN, DestinationKey, Timeouts, server_named
+from pylvs.model.service import (
+    MAX_WEIGHT,
+    SERVER_PATTERN,
+    DestinationKey,
+    ServiceKey,
+    Timeouts,
+    is_probe_mark,
+    server_named,
+)
 from pylvs.model.transfer import encode_connection, encode_row
 from pylvs.model.wanted import METRIC_SERIES
 from pylvs.system.http.lines import json_line
@@ -60,6 +70,7 @@ TABLES_TIMEOUT_S = 10.0  # for reading the tables
 STATUS_TABLES_S = 2.0  # the same for a status: with that of pylvs-vrrp, less than its client waits
 LINES = "application/x-ndjson"
 CONNECTIONS_AT_ONCE = 500  # of a listing: the table thread takes some milliseconds
+RULES_AT_ONCE = 2000  # of a listing of client rules: a thread takes some milliseconds
 LISTING_PAUSES, LISTING_PAUSE_S = 4, 0.5  # behind such a piece: so many times its duration, at most
 CLIENT_POLL_S = 10.0  # without an event, for clients that have disconnected
 _SERVER = Field(
@@ -95,6 +106,17 @@ _SECONDS = Field(
     limits=(0, MAX_DURATION_S),
 )
 _YIELD = {"name": _NAME, "seconds": _SECONDS}
+_OF_SERVICE = Field(str, "the virtual server as status names it, or a key of it: TCP 192.0.2.1:80", required=True)
+_RULES = {
+    "service": _OF_SERVICE,
+    "rules": Field(list, "client rules, each as pylvs filter add takes it", required=True),
+    "wait": _WAIT,
+}
+_PREFIXES = {
+    "service": _OF_SERVICE,
+    "prefixes": Field(list, "prefixes of client rules of the operator", required=True),
+    "wait": _WAIT,
+}
 _LEAVE = {"now": Field(bool, "withdraw at once, without the seconds of lower preference")}
 _STOP = {"keep": Field(bool, "leave services and virtual routers for the next daemon")}
 _RELOAD = {
@@ -153,6 +175,7 @@ async def status(daemon: Supervisor, _: Given) -> Response:
         "leave": leave_encoded(daemon.announcer.left(), daemon.announcer.withdrawn),
         "services": [],
     }
+    reply["differs"] += daemon.services.rules.described()
     return await to_thread(_status_response, reply, snapshot, rows or (), problems, daemon.drains.all())
 
 
@@ -410,6 +433,77 @@ def _override(
     return Operation("POST", f"/v1/{name}", help_, handle, replies.OverrideReply, {**_NAMED, **takes, "wait": _WAIT})
 
 
+async def client_rules(daemon: Supervisor, given: Given) -> Stream:
+    """Send the client rules in the table, of one service or of all. Raises Busy, NoSuchService."""
+    cache, service = daemon.reconciler.table, given.get("service")
+
+    def read() -> dict[ServiceKey, tuple[ClientRule, ...]]:
+        _in_namespace(given.get("namespace"))
+        return cache.client_rules()
+
+    found = await _of_tables(daemon, read, TABLES_TIMEOUT_S)
+    if found is None:
+        raise _unread(daemon)
+    configured = {key: each.name for each in daemon.engine.configuration.services for key in each.keys}
+    found = {key: rules for key, rules in found.items() if not is_probe_mark(key.mark)}
+    chosen = [key for key in found if service in (None, str(key), configured.get(key))]
+    if service is not None and not chosen:
+        raise NoSuchService(f"{service}: no such service in the table")
+    of_operator = {key: daemon.services.rules.of(key) for key in chosen}
+    lines = (
+        client_rule_encoded(key, rule, "operator" if rule in of_operator[key] else origin)
+        for key in sorted(chosen, key=str)
+        for origin in ("file" if key in configured else "other",)
+        for rule in found[key]
+    )
+    return Stream(_pieces(lines), LINES)
+
+
+async def _pieces(lines: Iterator[replies.ClientRuleLine]) -> AsyncIterator[bytes]:
+    """Yield lines; a thread encodes them, because there may be a million."""
+
+    def piece() -> bytes:
+        return b"".join(map(json_line, islice(lines, RULES_AT_ONCE)))
+
+    while text := await to_thread(piece):
+        yield text
+
+
+async def add_client_rules(daemon: Supervisor, given: Given) -> Response:
+    rules = [rule_of(text.split()) for text in given["rules"]]
+    return await _rules_changed(daemon, daemon.services.rules.add(given["service"], rules), given)
+
+
+async def delete_client_rules(daemon: Supervisor, given: Given) -> Response:
+    prefixes = [prefix_of(text) for text in given["prefixes"]]
+    file = next(iter(daemon.loaded.files), "the configuration")
+    name = daemon.services.rules.delete(given["service"], prefixes, file)
+    return await _rules_changed(daemon, name, given)
+
+
+async def replace_client_rules(daemon: Supervisor, given: Given) -> Response:
+    rules = [rule_of(text.split()) for text in given["rules"]]
+    return await _rules_changed(daemon, daemon.services.rules.replace(given["service"], rules), given)
+
+
+async def _rules_changed(daemon: Supervisor, name: str, given: Given) -> Response:
+    problem = ""
+    if given.get("wait", True):
+        last = await daemon.reconciler.reconcile()
+        keys = daemon.engine.configuration.by_name()[name].keys
+        refused = (text for text in last.refused if any(text.startswith(f"{key}: ") for key in keys))
+        problem = last.error or next(refused, "")
+    else:
+        daemon.reconciler.wake()
+    reply: replies.OperatorRulesReply = {
+        "service": name,
+        "rules": daemon.services.rules.count(name),
+        "problem": problem,
+        "not_kept": await daemon.services.saved(),
+    }
+    return json_response(reply)
+
+
 async def vrrp_status(daemon: Supervisor, _: Given) -> Response:
     return json_response(await daemon.routers.status())
 
@@ -501,6 +595,13 @@ _SELECTION = {
     "services": Field(str, "shell patterns of virtual servers, with commas between; without it, all"),
 }
 _OF_TABLES = {"namespace": Field(str, "404 unless the tables are in the network namespace of this SO_NETNS_COOKIE")}
+_CLIENT_RULES_HELP = "The client rules of the services in the table. A JSON object a line."
+_LISTED_RULES = {
+    "service": Field(
+        str, "a virtual server as status names it, or one of the table: TCP 192.0.2.1:80; without it, all"
+    ),
+    **_OF_TABLES,
+}
 _ANYTHING = {"server": _ANY_SERVER, "service": _SERVICE}
 ROUTES = (
     Operation("GET", "/v1/status", _STATUS_HELP, status, replies.StatusReply),
@@ -526,6 +627,33 @@ ROUTES = (
     _override("enable", "Revert drain and disable.", Engine.enable),
     _override("disable", "Out of the table until it is enabled; its checks go on.", Engine.disable),
     _override("weight", "This weight, instead of that of checks and configuration.", Engine.set_weight, _WEIGHT),
+    Operation(
+        "GET", "/v1/client-rules", _CLIENT_RULES_HELP, client_rules, replies.ClientRuleLine, _LISTED_RULES, LINES
+    ),
+    Operation(
+        "POST",
+        "/v1/client-rules/add",
+        "Add client rules of the operator, which hold beside those of the file.",
+        add_client_rules,
+        replies.OperatorRulesReply,
+        _RULES,
+    ),
+    Operation(
+        "POST",
+        "/v1/client-rules/delete",
+        "Delete client rules of the operator.",
+        delete_client_rules,
+        replies.OperatorRulesReply,
+        _PREFIXES,
+    ),
+    Operation(
+        "POST",
+        "/v1/client-rules/replace",
+        "Let these be all client rules of the operator; an empty list ends them.",
+        replace_client_rules,
+        replies.OperatorRulesReply,
+        _RULES,
+    ),
     Operation(
         "POST",
         "/v1/check-now",

@@ -28,7 +28,7 @@ from pylvs.model.service import DestinationKey
 
 # MAJOR.MINOR of the schemas. A new field or event is a new MINOR version, so programs must ignore what they do not
 # know. A field that is removed or changes its meaning is a new MAJOR version, and a new path instead of /v1.
-VERSION = "1.1"
+VERSION = "1.2"
 
 Schema = dict[str, Any]
 _SIMPLE: Mapping[Any, Schema] = {

@@ -7,6 +7,7 @@ Each daemon has one directory, by default one for each network namespace, below 
 - `vrrp`: the socket of pylvs-vrrp, which outlives the daemon
 - `services.json`: the services that the daemon owns, with their configured servers
 - `overrides.json`: the operator's overrides, with the services and servers among which they were made
+- `client_rules.json`: the operator's client rules, with the keys of their services
 - `drains.json`: the drains that are not over
 - `leave.json`: since when this director has left its group, by command
 - `events.jsonl`, `events.jsonl.1`: the last events
@@ -42,6 +43,7 @@ OVERRIDES_FILE = "overrides"
 NAMESPACES_FILE = "namespaces"
 DRAINS_FILE = "drains"
 LEAVE_FILE = "leave"
+RULES_FILE = "client_rules"
 
 
 def daemons_of(cookie: int) -> list[StateDirectory]:

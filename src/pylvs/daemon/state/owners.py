@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import NamedTuple
 
-from pylvs.daemon.state.directory import daemons_of
+from pylvs.daemon.state.directory import StateDirectory, daemons_of
 from pylvs.daemon.state.saved import load_owned
 from pylvs.model.service import ServiceKey
 
 
 class Owner(NamedTuple):
-    """A service that a daemon keeps, and the daemon's process."""
+    """A service that a daemon keeps, the daemon's process and its state directory."""
 
     key: ServiceKey
     process: int
+    state: StateDirectory
 
 
 def owner(cookie: int, keys: Collection[ServiceKey] | None = None) -> Owner | None:
@@ -27,5 +28,5 @@ def owner(cookie: int, keys: Collection[ServiceKey] | None = None) -> Owner | No
         owned = load_owned(state) if process else {}
         for key in owned if keys is None else keys:
             if key in owned:
-                return Owner(key, process)
+                return Owner(key, process, state)
     return None

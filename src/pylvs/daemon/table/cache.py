@@ -431,6 +431,13 @@ class TableCache:
         """Read the table with its counters. Raises PylvsError, OSError."""
         return self.director.services() if self.director.edition() else []
 
+    def client_rules(self) -> dict[ServiceKey, tuple[ClientRule, ...]]:
+        """Return the client rules of all services, as of the last plan and its edits. Raises PylvsError, OSError."""
+        if self._snapshot is not None:
+            return {key: entry.client_rules for key, entry in self._snapshot.items()}
+        rules = self.director.client_rules()
+        return {row.service.key: rules.get(row.service.key, ()) for row in self.rows()}
+
     def plan(self, desired: DesiredTable) -> EditPlan:
         """Return the edits that lead to the desired table. Raises PylvsError, OSError where it cannot be read."""
         edition = self.director.edition()
