@@ -20,7 +20,7 @@ from pylvs.web.tokens import OPERATE, Token
 WHO, CLIENT, ROLE = "pylvs-who", "pylvs-client", "pylvs-role"  # headers of a request to the daemon
 READS = (
     *("/v1/status", "/v1/counters", "/v1/drains", "/v1/vrrp", "/v1/vrrp/why", "/v1/drops", "/v1/show", "/v1/history"),
-    "/v1/differences",
+    *("/v1/differences", "/v1/client-rules/page"),
 )
 # The page's name of an operation -> its path.
 EDITS: Mapping[str, str] = {
@@ -28,6 +28,7 @@ EDITS: Mapping[str, str] = {
     "yield": "/v1/vrrp/yield",
     "resume": "/v1/vrrp/resume",
     "peer-copy": "/v1/peer/copy",
+    **{f"client-rules-{name}": f"/v1/client-rules/{name}" for name in ("add", "delete", "replace")},
 }
 JOBS: Mapping[str, bool] = {"doctor": True, "trace": True, "configuration": False}  # whether each needs `operate`
 _LONGEST = 300  # characters of a name

@@ -10,10 +10,11 @@ from http import HTTPStatus
 from typing import Any
 
 from pylvs.system.http.server import Refusal
-from pylvs.web.daemon import Daemon
+from pylvs.web.daemon import Daemon, decoded
 from pylvs.web.snapshot import Given, NotThere, Row, Snapshot, number
 
 DROPS_S, VRRP_S, DEVICES_S, PREVIEW_S = 5.0, 1.0, 30.0, 2.0  # for which a reply is used again
+RULES = "/v1/client-rules/page"
 _MOST_EVENTS = 2000
 Make = Callable[["Views", Given], Awaitable[Any]]
 
@@ -113,6 +114,10 @@ class Views:
     async def reload_preview(self, _: Given) -> Any:
         return await self.daemon.read("/v1/differences", age_s=PREVIEW_S)
 
+    async def client_rules(self, given: Given) -> Any:
+        """Return a page of client rules. It is not kept: there may be many, of services that clients choose."""
+        return decoded(*await self.daemon.ask("GET", RULES, _some(given, "service", "start"), sample=True))
+
     async def events(self, given: Given) -> Any:
         lines = list(self.daemon.events)[-number(given, "limit", 500, _MOST_EVENTS) :]
         return {"events": list(map(json.loads, lines))}
@@ -151,6 +156,7 @@ VIEWS: Mapping[str, tuple[Make, bool]] = {
     "vrrp-why": (Views.vrrp_why, False),
     "server-history": (Views.server_history, False),
     "reload-preview": (Views.reload_preview, False),
+    "client-rules": (Views.client_rules, False),
     "events": (Views.events, False),
     "history": (Views.history, False),
 }

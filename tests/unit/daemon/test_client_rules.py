@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from pylvs.cli import group as cli
-from pylvs.daemon.api.application import document
+from pylvs.daemon.api.application import document, execute
 from pylvs.daemon.api.client import Client
 from pylvs.daemon.state import operator_rules
 from pylvs.daemon.state.directory import StateDirectory
@@ -21,9 +22,11 @@ from pylvs.model.client_rules import ClientRule, checked, overlaid, rule_of
 from pylvs.model.errors import NoSpace, PylvsError
 from pylvs.model.service import ServiceKey, VirtualService
 from pylvs.model.wanted import WantedService
+from pylvs.web.asked import Ask
+from pylvs.web.tokens import OPERATE, READ
 from tests.unit.daemon.commands import ask, during
 from tests.unit.daemon.daemons import FOREIGN, OTHER, VIP, WEB, FakeHost, run, server, service, until
-from tests.unit.daemon.schemas import wrong
+from tests.unit.daemon.schemas import wrong, wrong_in_reply
 
 DENY, ALLOW, LIMIT = "deny 10.0.0.0/8", "allow 10.1.0.0/16", "limit 192.0.2.0/24 20/min per 28 burst 5 pass"
 FILE = "pylvs.conf"
@@ -158,6 +161,59 @@ def test_a_long_listing_comes_whole(host: FakeHost, monkeypatch: pytest.MonkeyPa
     found = during(host, lambda: pairs(host), lambda: ask(host, "GET", "/v1/status"))
     assert found[0] == [(text, "file") for text in many]
     assert "10.0.1.0" not in json.dumps(found[1])  # the status does not grow by rules
+
+
+def test_pages_of_a_listing_join_to_the_whole(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pylvs.daemon.api.routes.RULES_OF_A_PAGE", 3)
+    many = [f"deny 10.{high}.0.0/16" for high in range(7)]
+    write(host, web(*many))
+
+    def page(start: int) -> Any:
+        reply = ask(host, "GET", f"/v1/client-rules/page?service={NAME.replace(' ', '%20')}&start={start}")
+        assert wrong_in_reply("GET", "/v1/client-rules/page", 200, reply) == []
+        assert (reply["total"], reply["start"]) == (7, start)
+        return [each["rule"] for each in reply["rules"]]
+
+    found = during(host, *(partial(page, start) for start in (0, 3, 6, 7, 1000)))
+    assert found == [many[:3], many[3:6], many[6:], [], []]
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "text"),
+    [
+        ("start=-1", 400, "start: must be a whole number"),
+        ("start=x", 400, "start: must be a whole number"),
+        ("start=1e3", 400, "start: must be a whole number"),
+        (f"start={10**19}", 400, "start: must be from 0 to 1048576"),
+        ("service=nothing", 404, "nothing: no such service in the table"),
+        ("namespace=1", 404, "another network namespace"),
+        ("colour=1", 400, "does not take it"),
+    ],
+)
+def test_a_wrong_page_is_refused(host: FakeHost, query: str, status: int, text: str) -> None:
+    (found,) = during(host, lambda: Client(host.state).ask("GET", f"/v1/client-rules/page?{query}"))
+    assert found[0] == status
+    assert text in found[1]["error"]
+
+
+def test_a_user_of_the_web_page_needs_the_role_operate(host: FakeHost, log_output: io.StringIO) -> None:
+    async def scenario() -> None:
+        async with host.daemon() as daemon:
+            given = {"service": NAME, "rules": [ALLOW]}
+            for role, expected in (READ, 403), (OPERATE, 200):
+                asking = Ask("POST", "/v1/client-rules/add", given, "alice", "192.0.2.9", role)
+                status, body = await execute(daemon, asking)
+                assert status == expected, body
+                assert in_table(host) == ([DENY, ALLOW] if role == OPERATE else [DENY])
+            reading = Ask("GET", "/v1/client-rules/page", {"service": NAME}, "bob", "192.0.2.9", READ)
+            status, body = await execute(daemon, reading)
+            assert (status, json.loads(body)["total"]) == (200, 2)
+            (event,) = [each for each in daemon.events.recent() if each["event"] == "operated"]
+            assert (event["who"], event["operation"]) == ("alice", "client-rules/add")
+            assert ALLOW in event["text"]
+
+    run(scenario())
+    assert "client-rules/add by a user of the web page" in log_output.getvalue()
 
 
 def test_status_names_them_and_they_survive_a_reload(host: FakeHost) -> None:

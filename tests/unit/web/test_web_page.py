@@ -199,6 +199,14 @@ def test_roles_and_cross_site_requests(tmp_path: Path) -> None:
         assert (await page.json("drain", operate, headers=form, method="POST", body=body))[0] == 415
         assert (await page.post("stop", operate, {}))[0] == 404
         assert len(page.daemon.edits()) == 1
+        rules = {"service": "web", "rules": ["deny 192.0.2.0/24"]}
+        for name in "add", "delete", "replace":
+            assert (await page.post(f"client-rules-{name}", read, rules))[0] == 403
+        assert (await page.post("client-rules-add", operate, rules))[0] == 200
+        ask = page.daemon.edits()[-1]
+        assert (ask.path, ask.given, ask.who, ask.role) == ("/v1/client-rules/add", rules, "alice", "operate")
+        assert (await page.json("client-rules?service=web&start=1000"))[0] == 401
+        assert (await page.json("client-rules?service=web&start=1000", read))[0] == 200
 
     serve(scenario, WebSettings((LOCAL, 0), tokens=str(tmp_path / "tokens")))
 

@@ -143,6 +143,8 @@ async def _executed(daemon: Supervisor, request: Request) -> Response | Stream:
         raise Refusal(HTTPStatus.NOT_FOUND, f"{what}: {HTTPStatus.NOT_FOUND.phrase}")
     try:
         return await _operated(daemon, operation, request)
+    except Refusal:
+        raise
     except PylvsError as error:
         status = next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), HTTPStatus.CONFLICT)
         raise Refusal(status, str(error)) from None

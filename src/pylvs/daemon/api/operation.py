@@ -19,6 +19,7 @@ from pylvs.system.logs import get_logger
 if TYPE_CHECKING:
     from pylvs.daemon.supervisor import Supervisor
 
+_LONGEST_NUMBER = 20  # digits
 Given = Mapping[str, Any]  # the parameters of a request
 Handler = Callable[["Supervisor", Given], Awaitable[Response | Stream]]
 _TYPE_NAMES = {
@@ -94,10 +95,9 @@ class Operation:
         return await self.handler(daemon, checked)
 
     def _query(self, query: Mapping[str, str]) -> dict[str, Any]:
-        """Return the query, with booleans converted."""
-        booleans = {"true": True, "false": False}
-        flags = {name for name, each in self.takes.items() if each.kind is bool}
-        return {name: booleans.get(text, text) if name in flags else text for name, text in query.items()}
+        """Return the query, with booleans and whole numbers converted."""
+        kinds = {name: each.kind for name, each in self.takes.items()}
+        return {name: _converted(text, kinds.get(name, str)) for name, text in query.items()}
 
     def _checked(self, given: Mapping[str, Any]) -> dict[str, Any]:
         for name in given:
@@ -144,6 +144,14 @@ class Operation:
                 for name, each in self.takes.items()
             ]
         return made
+
+
+def _converted(text: str, kind: type) -> Any:
+    """Return the value of a query, or the text, which `Field.checked` refuses."""
+    if kind is bool:
+        return {"true": True, "false": False}.get(text, text)
+    is_number = kind is int and text.isascii() and text.isdigit() and len(text) <= _LONGEST_NUMBER
+    return int(text) if is_number else text
 
 
 def _body(raw: bytes) -> dict[str, Any]:

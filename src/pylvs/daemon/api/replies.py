@@ -361,6 +361,14 @@ class ClientRuleLine(TypedDict):
     origin: Annotated[Literal["file", "operator", "other"], "other: of a service that is not in the file"]
 
 
+class ClientRulesPage(TypedDict):
+    """A page of the client rules in the table, by service and prefix. A change between two pages may shift them."""
+
+    total: Annotated[int, "how many rules there are on all pages"]
+    start: Annotated[int, "the number of the first one here, from 0"]
+    rules: list[ClientRuleLine]
+
+
 class DrainReply(TypedDict):
     """A drain of one or several servers, with their connections."""
 

@@ -40,7 +40,7 @@ from pylvs.health.engine import Engine
 from pylvs.health.events import ServerName
 from pylvs.health.state import ServiceSnapshot
 from pylvs.model.addresses import Address
-from pylvs.model.client_rules import ClientRule, prefix_of, rule_of
+from pylvs.model.client_rules import MOST_RULES, ClientRule, prefix_of, rule_of
 from pylvs.model.dataclass import replace
 from pylvs.model.director import Connection
 from pylvs.model.durations import MAX_DURATION_S
@@ -71,6 +71,7 @@ STATUS_TABLES_S = 2.0  # the same for a status: with that of pylvs-vrrp, less th
 LINES = "application/x-ndjson"
 CONNECTIONS_AT_ONCE = 500  # of a listing: the table thread takes some milliseconds
 RULES_AT_ONCE = 2000  # of a listing of client rules: a thread takes some milliseconds
+RULES_OF_A_PAGE = 1000
 LISTING_PAUSES, LISTING_PAUSE_S = 4, 0.5  # behind such a piece: so many times its duration, at most
 CLIENT_POLL_S = 10.0  # without an event, for clients that have disconnected
 _SERVER = Field(
@@ -435,6 +436,28 @@ def _override(
 
 async def client_rules(daemon: Supervisor, given: Given) -> Stream:
     """Send the client rules in the table, of one service or of all. Raises Busy, NoSuchService."""
+    _, lines = await _rules_in_table(daemon, given)
+    return Stream(_pieces(lines), LINES)
+
+
+async def client_rules_page(daemon: Supervisor, given: Given) -> Response:
+    """Return a part of that. Raises Busy, NoSuchService."""
+    total, lines = await _rules_in_table(daemon, given)
+    start: int = given.get("start", 0)
+
+    def page() -> Response:
+        reply: replies.ClientRulesPage = {
+            "total": total,
+            "start": start,
+            "rules": list(islice(lines, start, start + RULES_OF_A_PAGE)),
+        }
+        return json_response(reply)
+
+    return await to_thread(page)
+
+
+async def _rules_in_table(daemon: Supervisor, given: Given) -> tuple[int, Iterator[replies.ClientRuleLine]]:
+    """Return the number of client rules of one service or of all, and an iterator of their lines."""
     cache, service = daemon.reconciler.table, given.get("service")
 
     def read() -> dict[ServiceKey, tuple[ClientRule, ...]]:
@@ -456,7 +479,7 @@ async def client_rules(daemon: Supervisor, given: Given) -> Stream:
         for origin in ("file" if key in configured else "other",)
         for rule in found[key]
     )
-    return Stream(_pieces(lines), LINES)
+    return sum(len(found[key]) for key in chosen), lines
 
 
 async def _pieces(lines: Iterator[replies.ClientRuleLine]) -> AsyncIterator[bytes]:
@@ -629,6 +652,14 @@ ROUTES = (
     _override("weight", "This weight, instead of that of checks and configuration.", Engine.set_weight, _WEIGHT),
     Operation(
         "GET", "/v1/client-rules", _CLIENT_RULES_HELP, client_rules, replies.ClientRuleLine, _LISTED_RULES, LINES
+    ),
+    Operation(
+        "GET",
+        "/v1/client-rules/page",
+        f"The same in pages, of {RULES_OF_A_PAGE} rules.",
+        client_rules_page,
+        replies.ClientRulesPage,
+        {**_LISTED_RULES, "start": Field(int, "the first rule of the page, from 0", limits=(0, MOST_RULES))},
     ),
     Operation(
         "POST",

@@ -6,7 +6,7 @@ directory has them, with the keys of their services, which may get another name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from pylvs.daemon.notifications import EventBus
@@ -56,6 +56,7 @@ class OperatorRules:
         self._events = events
         self._services: dict[str, ServiceRules] = {}  # by name
         self._by_key: dict[ServiceKey, ServiceRules] = {}
+        self._texts: list[str] = []  # made once: a status is requested each second
         self._configuration = engine.configuration  # that these names are of
         # The reconciler takes an equal row for a change unless it is the same object.
         self._rows: dict[ServiceKey, tuple[WantedRow, ServiceRules, WantedRow]] = {}
@@ -85,10 +86,10 @@ class OperatorRules:
                 known = self._rows[row.service.key] = row, own, replace(row, client_rules=rules)
             yield known[2]
 
-    def described(self) -> list[str]:
+    def described(self) -> Sequence[str]:
         """Return a text for each service with rules of the operator."""
         self.follow()
-        return [f"client rules of {name} by the operator: {summary(each.rules)}" for name, each in self._named()]
+        return self._texts
 
     def _named(self) -> Iterable[tuple[str, ServiceRules]]:
         return sorted(self._services.items())
@@ -192,6 +193,7 @@ class OperatorRules:
 
     def _index(self) -> None:
         self._rows = {}
+        self._texts = [f"client rules of {name} by the operator: {summary(each.rules)}" for name, each in self._named()]
         self._by_key = {key: each for each in self._services.values() for key in each.keys}
 
     def _save(self) -> None:
