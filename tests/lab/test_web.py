@@ -121,6 +121,27 @@ def test_the_daemon_serves_its_page_with_tls_and_tokens(make_lab: MakeLab, tmp_p
         )
 
 
+def test_tokens_read_and_override_client_rules(make_lab: MakeLab, tmp_path: Path) -> None:
+    lab = bare(make_lab)
+    pem = certificate(tmp_path)
+    reader, alice = token_file(tmp_path / "tokens")
+    settings = f"web_address 127.0.0.1 {PORT}\nweb_certificate {pem}\nweb_tokens {tmp_path / 'tokens'}\n"
+    tls = ssl.create_default_context(cafile=f"{pem}.crt")
+    with daemon(lab, tmp_path, f"global_defs {{\n{settings}}}\n{SERVICE}"):
+        operator, other = Browser(lab, alice, tls), Browser(lab, reader, tls)
+        operator.overview()
+        rules = {"service": "TCP 192.0.2.100:8081", "rules": ["deny 203.0.113.0/24"]}
+        assert other.ask("client-rules-add", "POST", rules)[0] == 403
+        assert other.ask("client-rules") == (200, {"total": 0, "start": 0, "rules": []})
+        assert operator.ask("client-rules-add", "POST", rules)[0] == 200
+        status, found = other.ask("client-rules?service=TCP%20192.0.2.100:8081&start=0")
+        assert (status, found["total"]) == (200, 1)
+        assert (found["rules"][0]["rule"], found["rules"][0]["origin"]) == ("deny 203.0.113.0/24", "operator")
+        assert "deny 203.0.113.0/24" in lab.sh("director", "pylvs filter list")
+        status, refusal = operator.ask("client-rules-add", "POST", {**rules, "rules": ["deny 203.0.113.1/24"]})
+        assert (status, "has bits behind its prefix" in refusal["error"]) == (400, True)
+
+
 def test_pylvs_web_beside_a_daemon_outlives_it(make_lab: MakeLab, tmp_path: Path) -> None:
     """The open page reports that the daemon has gone, and shows the next one without another sign-in."""
     lab = bare(make_lab)
