@@ -127,15 +127,15 @@ def add(
 def _director_of(key: ServiceKey) -> BpfDirector:
     """Return what edits the rules of a service. Raises Busy for one of a daemon's file."""
     director = open_director()
-    _check_free(director, {key})
+    _check_free(director, {key}, ", or add --override")
     return director
 
 
-def _check_free(director: BpfDirector, keys: Collection[ServiceKey]) -> None:
+def _check_free(director: BpfDirector, keys: Collection[ServiceKey], remedy: str = "") -> None:
     if owned := owner(director.state.cookie, keys):
         raise Busy(
             f"{owned.key}: pylvs run, process {owned.process}, has this service in its file and would undo the change;"
-            " nothing was changed: write client_rules in the file, and pylvs reload, or add --override"
+            f" nothing was changed: write client_rules in the file, and pylvs reload{remedy}"
         )
 
 

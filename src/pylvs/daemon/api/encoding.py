@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from pylvs.daemon.api import replies
 from pylvs.daemon.problems import Problem, Severity
 from pylvs.daemon.state.drains import Drain, Stage
 from pylvs.health.events import Standing
 from pylvs.health.state import CheckSnapshot, ServerSnapshot, ServiceSnapshot
-from pylvs.model.client_rules import Action, ClientRule
 from pylvs.model.routing import Announcement, Left
 from pylvs.model.rows import DestinationRow, ServiceRow
 from pylvs.model.service import DestinationKey, ServiceKey
@@ -19,11 +18,6 @@ STANDINGS: Mapping[Standing, replies.Standing] = {
     Standing.ENABLED: "enabled",
     Standing.DRAINED: "drained",
     Standing.DISABLED: "disabled",
-}
-ACTIONS: Mapping[Action, Literal["allow", "drop", "pass"]] = {
-    Action.ALLOW: "allow",
-    Action.DROP: "drop",
-    Action.PASS: "pass",
 }
 Counts = Mapping[tuple[ServiceKey, DestinationKey], DestinationRow]
 
@@ -99,22 +93,6 @@ def overridden(services: Iterable[ServiceSnapshot], drains: Iterable[Drain] = ()
                 texts.append(f"weight {override.weight} instead of {server.configured_weight}")
             if texts:
                 found.append(f"{server.server} of {service.name}: {', '.join(texts)} by the operator")
-    return found
-
-
-def client_rule_encoded(
-    key: ServiceKey, rule: ClientRule, origin: Literal["file", "operator", "other"]
-) -> replies.ClientRuleLine:
-    found: replies.ClientRuleLine = {
-        "service": str(key),
-        "rule": str(rule),
-        "prefix": str(rule.prefix),
-        "action": ACTIONS[rule.action],
-        "origin": origin,
-    }
-    if rule.rate:
-        found["rate"], found["period_s"] = rule.rate, rule.period_s
-        found["burst"], found["client_bits"] = rule.burst, rule.client_bits
     return found
 
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pylvs import __version__
 from pylvs.daemon.api import replies
+from pylvs.daemon.api.client_rules import RuleListing
 from pylvs.daemon.api.counters import CountersReply, counters_encoded
 from pylvs.daemon.api.encoding import (
     announcements_encoded,
-    client_rule_encoded,
     counts_of,
     leave_encoded,
     overridden,
@@ -436,28 +436,27 @@ def _override(
 
 async def client_rules(daemon: Supervisor, given: Given) -> Stream:
     """Send the client rules in the table, of one service or of all. Raises Busy, NoSuchService."""
-    _, lines = await _rules_in_table(daemon, given)
-    return Stream(_pieces(lines), LINES)
+    return Stream(_pieces((await _rules_in_table(daemon, given)).lines()), LINES)
 
 
 async def client_rules_page(daemon: Supervisor, given: Given) -> Response:
     """Return a part of that. Raises Busy, NoSuchService."""
-    total, lines = await _rules_in_table(daemon, given)
+    listing = await _rules_in_table(daemon, given)
     start: int = given.get("start", 0)
 
     def page() -> Response:
         reply: replies.ClientRulesPage = {
-            "total": total,
+            "total": listing.total,
             "start": start,
-            "rules": list(islice(lines, start, start + RULES_OF_A_PAGE)),
+            "rules": list(islice(listing.lines(start), RULES_OF_A_PAGE)),
         }
         return json_response(reply)
 
     return await to_thread(page)
 
 
-async def _rules_in_table(daemon: Supervisor, given: Given) -> tuple[int, Iterator[replies.ClientRuleLine]]:
-    """Return the number of client rules of one service or of all, and an iterator of their lines."""
+async def _rules_in_table(daemon: Supervisor, given: Given) -> RuleListing:
+    """Return the client rules of one service or of all. Raises Busy, NoSuchService."""
     cache, service = daemon.reconciler.table, given.get("service")
 
     def read() -> dict[ServiceKey, tuple[ClientRule, ...]]:
@@ -467,19 +466,15 @@ async def _rules_in_table(daemon: Supervisor, given: Given) -> tuple[int, Iterat
     found = await _of_tables(daemon, read, TABLES_TIMEOUT_S)
     if found is None:
         raise _unread(daemon)
-    configured = {key: each.name for each in daemon.engine.configuration.services for key in each.keys}
-    found = {key: rules for key, rules in found.items() if not is_probe_mark(key.mark)}
-    chosen = [key for key in found if service in (None, str(key), configured.get(key))]
+    names = {key: each.name for each in daemon.engine.configuration.services for key in each.keys}
+    chosen = {
+        key: rules
+        for key, rules in found.items()
+        if service in (None, str(key), names.get(key)) and not is_probe_mark(key.mark)
+    }
     if service is not None and not chosen:
         raise NoSuchService(f"{service}: no such service in the table")
-    of_operator = {key: daemon.services.rules.of(key) for key in chosen}
-    lines = (
-        client_rule_encoded(key, rule, "operator" if rule in of_operator[key] else origin)
-        for key in sorted(chosen, key=str)
-        for origin in ("file" if key in configured else "other",)
-        for rule in found[key]
-    )
-    return sum(len(found[key]) for key in chosen), lines
+    return RuleListing(chosen, {key: daemon.services.rules.of(key) for key in chosen}, names.keys())
 
 
 async def _pieces(lines: Iterator[replies.ClientRuleLine]) -> AsyncIterator[bytes]:
@@ -492,8 +487,12 @@ async def _pieces(lines: Iterator[replies.ClientRuleLine]) -> AsyncIterator[byte
         yield text
 
 
+def _parsed(texts: Sequence[str]) -> list[ClientRule]:
+    return [rule_of(text.split()) for text in texts]
+
+
 async def add_client_rules(daemon: Supervisor, given: Given) -> Response:
-    rules = [rule_of(text.split()) for text in given["rules"]]
+    rules = await to_thread(_parsed, given["rules"])
     return await _rules_changed(daemon, daemon.services.rules.add(given["service"], rules), given)
 
 
@@ -505,7 +504,7 @@ async def delete_client_rules(daemon: Supervisor, given: Given) -> Response:
 
 
 async def replace_client_rules(daemon: Supervisor, given: Given) -> Response:
-    rules = [rule_of(text.split()) for text in given["rules"]]
+    rules = await to_thread(_parsed, given["rules"])
     return await _rules_changed(daemon, daemon.services.rules.replace(given["service"], rules), given)
 
 
