@@ -137,3 +137,9 @@ def test_client_rules_that_deny_every_client(rules: list[str], commands: list[st
     """An allow list needs "deny 0.0.0.0/0", and one client at least."""
     found = of_client_rules({KEY: [rule_of(each.split()) for each in rules]}, [KEY])
     assert [each.fix_command for each in found] == commands
+
+
+def test_no_command_is_named_that_a_daemon_undoes() -> None:
+    (found,) = of_client_rules({KEY: [rule_of(("deny", "0.0.0.0/0"))]}, [KEY], kept={str(KEY)})
+    assert found.fix_command is None
+    assert "client_rules of the file or by pylvs filter add --override" in found.fix

@@ -37,30 +37,34 @@ def findings(facts: Facts) -> Iterator[Finding]:
     found = first_of_each(of_rows(rows, full_servers(facts, rows), kept))
     explained = not is_hanging(facts)  # the status of the daemon says why its services have no server
     yield from (each for each in found if not (each.symptom and explained))
-    yield from of_client_rules(facts.director.client_rules(), [row.service.key for row in rows])
+    yield from of_client_rules(facts.director.client_rules(), [row.service.key for row in rows], kept)
     yield from of_settings(facts.director.settings())
     if rows:
         yield from of_timeouts(facts.director.timeouts())
 
 
 def of_client_rules(
-    rules: Mapping[ServiceKey, Collection[ClientRule]], keys: Iterable[ServiceKey]
+    rules: Mapping[ServiceKey, Collection[ClientRule]], keys: Iterable[ServiceKey], kept: Collection[str] = ()
 ) -> Iterator[Finding]:
-    """Yield services whose client rules deny every client."""
+    """Yield services whose client rules deny every client; `kept` are those of a daemon, which has their rules."""
     for key in keys:
         own = rules.get(key, ())
         admitted = any(each.action is Action.ALLOW or each.rate for each in own)
         denied = next((each for each in own if not each.prefix.prefixlen and each.action is not Action.ALLOW), None)
         if denied is None or admitted:
             continue
+        is_kept = str(key) in kept
+        of_daemon = (
+            "Allow the clients that shall connect, in client_rules of the file or by pylvs filter add --override."
+        )
         yield here(
             id="all_clients_denied",
             layer=Layer.TABLE,
             title=f"the client rules of {key} deny every client",
             evidence=f"pylvs filter list: {denied}, and no rule that allows a client",
             why="The rule of the longest prefix decides, and no other one allows a client: each connection is refused.",
-            fix="Allow the clients that shall connect, or delete the rule.",
-            command=f"pylvs filter del {service_option(key)} {denied.prefix}",
+            fix=of_daemon if is_kept else "Allow the clients that shall connect, or delete the rule.",
+            command=None if is_kept else f"pylvs filter del {service_option(key)} {denied.prefix}",
             about=[key.address],
         )
 
