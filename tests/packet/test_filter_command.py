@@ -118,6 +118,16 @@ def test_a_file_adds_or_replaces_rules(service: ServiceKey, capfd: Capture, tmp_
         ("del NAME 10.0.0.0/9", EXIT_FAILED, "no rule for 10.0.0.0/9; see pylvs filter list"),
         ("del NAME", EXIT_USAGE, "name the PREFIX of each rule, or --all; see pylvs filter del --help"),
         ("list -t 10.99.0.1:80", EXIT_FAILED, "TCP 10.99.0.1:80: no such virtual service"),
+        ("add NAME --override deny 10.9.0.0/16", EXIT_FAILED, "no running pylvs run has this service in its file"),
+        ("del NAME --override --all", EXIT_FAILED, "no running pylvs run has this service in its file"),
+        (
+            "list NAME --override",
+            EXIT_FAILED,
+            "no running pylvs run has this service in its file; leave out --override",
+        ),
+        ("list --override", EXIT_FAILED, "no pylvs run has services here; leave out --override"),
+        ("list --override --state-dir /nowhere", EXIT_FAILED, "no pylvs run answers at /nowhere/control"),
+        ("add NAME --state-dir /tmp deny 10.9.0.0/16", EXIT_USAGE, "--state-dir is for --override"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_changes_nothing(
