@@ -16,10 +16,12 @@ from click.testing import CliRunner
 from pylvs.cli import group as cli
 from pylvs.daemon.api.application import document, execute
 from pylvs.daemon.api.client import Client
+from pylvs.daemon.leftovers import end_leftovers
 from pylvs.daemon.state import operator_rules
 from pylvs.daemon.state.directory import StateDirectory
 from pylvs.model.client_rules import ClientRule, checked, overlaid, rule_of
 from pylvs.model.errors import NoSpace, PylvsError
+from pylvs.model.plain import to_plain
 from pylvs.model.service import ServiceKey, VirtualService
 from pylvs.model.wanted import WantedService
 from pylvs.web.asked import Ask
@@ -495,3 +497,17 @@ def test_the_command_fails_if_the_table_or_the_disk_refuses(host: FakeHost, monk
     assert table.startswith(f"pylvs: not in the table yet: {NAME}: client rules")
     assert table.endswith("the table of client rules is full")
     assert disk.startswith(f"pylvs: a restart of the daemon ends it: {host.state}/client_rules.json")
+
+
+def test_the_heir_of_a_unit_gets_them(tmp_path: Path) -> None:
+    former, heir = StateDirectory(tmp_path / "former"), StateDirectory(tmp_path / "heir")
+    for state in former, heir:
+        state.acquire()
+    content = {"services": {NAME: {"keys": to_plain((WEB,), tuple[ServiceKey, ...]), "rules": [ALLOW]}}}
+    former.write("client_rules", content)
+    former.release()
+    end_leftovers(former, print, keep_table=True, heir=(heir, 0))
+    (found,) = operator_rules.load_rules(heir).items()
+    assert (found[0], found[1].keys, list(map(str, found[1].rules))) == (NAME, (WEB,), [ALLOW])
+    assert operator_rules.load_rules(former) == {}
+    heir.release()
