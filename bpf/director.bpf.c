@@ -33,6 +33,7 @@
 #include "frag/fragment.h"
 #include "frag/gso_segment.h"
 #include "fwd/fast6.h"
+#include "fwd/fast_tc.h"
 #include "fwd/refused.h"
 #include "fwd/stateless.h"
 #include "icmp/forward.h"
@@ -125,11 +126,18 @@ INLINE int receive_xdp(struct xdp_md *xdp, const struct root *root)
 	return likely(verdict != NOT_FAST) ? verdict : receive(xdp_ctx(xdp), root);
 }
 
+INLINE int receive_tc_untraced(struct __sk_buff *skb, const struct root *root)
+{
+	int verdict = fast_tc(skb, root);
+	return likely(verdict != NOT_FAST) ? verdict : receive(tc_ctx(skb), root);
+}
+
 INLINE int receive_tc(struct __sk_buff *skb)
 {
+	const struct root *root = get_root();
 	pull_headers(skb);
-	call_tracer(tc_ctx(skb), get_root(), TRACER_INGRESS);
-	return receive(tc_ctx(skb), get_root());
+	call_tracer(tc_ctx(skb), root, TRACER_INGRESS);
+	return receive_tc_untraced(skb, root);
 }
 
 /* Pass a packet of TC whose headers were not parsed. */
@@ -226,7 +234,7 @@ int xdp_plain(struct xdp_md *xdp)
 SEC("tc")
 int tc_plain(struct __sk_buff *skb)
 {
-	return receive(tc_ctx(skb), get_root());
+	return receive_tc_untraced(skb, get_root());
 }
 
 SEC("tc")

@@ -49,10 +49,13 @@ struct hop { /* a cached FIB lookup; the fast path reads what is before `link_mt
 	struct address saddr; /* preferred source address; of a destination, that of tunnels to it */
 };
 
-/* Where the fast path may receive packets of a destination: an ingress device that the general path has checked. */
+enum { NO_XDP = 1u << 31 };
+
+/* Where the fast path of XDP may receive packets of a destination: an ingress device that the general path has checked.
+ * That of TC reads `live` alone: `tc_inputs` has its device. */
 struct fast_ingress {
 	u32 live; /* config generation for which this is valid, its lower half; 0: none */
-	u32 input; /* ifindex, and its MAC address */
+	u32 input; /* ifindex, and its MAC address; NO_XDP: only TC may be fast */
 	u8 mac[6];
 	u8 family; /* of the destination: 4 or 6 */
 	u8 pad;

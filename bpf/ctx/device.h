@@ -49,11 +49,11 @@ INLINE const struct device *on_same_trunk(u32 input, u32 output)
 	return to && to->trunk == from->trunk ? to : NULL;
 }
 
-/* Return the device whose packets the fast path may take, if they leave by `output`; NO_DEVICE: none. At TC that is a
- * VLAN device, because its frames come by a device that may run XDP. */
+/* Return the device whose packets the fast path of XDP may take, if they leave by `output`; NO_XDP: none. At TC that is
+ * a VLAN device, because its frames come by a device that may run XDP. */
 INLINE u32 fast_input(struct ctx ctx, u32 output)
 {
 	if (ctx.hook == HOOK_XDP)
 		return ctx_ifindex(ctx);
-	return unlikely(on_same_trunk(ctx.skb->ifindex, output)) ? ctx.skb->ifindex : NO_DEVICE;
+	return unlikely(on_same_trunk(ctx.skb->ifindex, output)) ? ctx.skb->ifindex : NO_XDP;
 }

@@ -150,16 +150,26 @@ INLINE int fwd_new(struct ctx ctx, const struct packet *p, struct real_server *t
 	return send(ctx, p, t, hop, &root->settings);
 }
 
+/* Whether the general path has let packets of this side be fast: requests since the last lookup of the hop, replies
+ * within a second. */
+INLINE bool is_fast(const struct percpu_destination *percpu, enum side side, u32 live, u32 now)
+{
+	return likely(percpu->ingress[side].live == live) &&
+	       likely(now - (side == SIDE_REPLY ? percpu->reply_stamp : percpu->hop.stamp) < ticks_per_second);
+}
+
 VERIFIED_ONCE int write_ingress(const struct destination *d, u32 index, u32 input, u32 side, u64 live)
 {
 	struct percpu_destination *percpu = percpu_of(index);
 	struct device *device = map_elem(devices, input & (DEVICES - 1));
-	if (!percpu || !device || !d || device->ifindex != input)
+	if (!percpu || !device || !d || (device->ifindex != input && input != NO_XDP))
 		return 0;
 	const struct facts *facts = facts_in(get_root(), live);
 	struct fast_ingress *ingress = &percpu->ingress[side & 1];
-	if (ingress->input != device->ifindex)
-		change_input(index, side, HOOK_XDP, device->ifindex);
+	if (input == NO_XDP && is_fast(percpu, side & 1, live, ticks()))
+		return 0; /* XDP keeps its device */
+	if (ingress->input != input)
+		change_input(index, side, HOOK_XDP, input);
 	percpu->timeout_tcp = facts->timeouts[STATE_ESTABLISHED];
 	percpu->timeout_udp = facts->timeouts[STATE_UDP];
 	percpu->rip = d->address.word[0];
@@ -177,9 +187,8 @@ VERIFIED_ONCE int write_ingress(const struct destination *d, u32 index, u32 inpu
 INLINE void allow_fast(struct ctx ctx, const struct hop *hop, const struct destination *d, u32 index, u32 state,
 		       enum side side, u64 live)
 {
-	u32 input = fast_input(ctx, hop->ifindex);
-	if (input != NO_DEVICE && keeps_conns(state))
-		write_ingress(d, index, input, side, live);
+	if (keeps_conns(state))
+		write_ingress(d, index, fast_input(ctx, hop->ifindex), side, live);
 }
 
 /* Likewise for requests. Tunnels other than IPIP have no fast path. */

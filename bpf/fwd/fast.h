@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * The fast path, at XDP: plain IPv4 packets of connections that stay in their state, with a known next hop; and packets
  * of no service. It reads headers as words, and modifies nothing before all checks have passed. All other packets take
- * the general path (`receive` in director.bpf.c), which would treat these the same mode.
+ * the general path (`receive` in director.bpf.c), which would treat these the same. fast_tc.h is that of TC.
  *
  * It has its own TTL, NAT and IPIP code, which works on words that are already in registers: the shared functions would
  * read the headers again.
@@ -17,7 +17,7 @@
 #include "fwd/send.h"
 #include "parse/unfinished.h"
 
-enum { NOT_FAST = -1, VLAN_HLEN = 4, TAGGED_HLEN = ETH_HLEN + VLAN_HLEN };
+enum { NOT_FAST = -2 /* no verdict of either hook */, VLAN_HLEN = 4, TAGGED_HLEN = ETH_HLEN + VLAN_HLEN };
 
 /* The 802.1Q tag of a frame (prog/tagged.h). A pointer to it is a constant: NULL where frames have none. */
 struct vlan_tag {
@@ -141,18 +141,26 @@ INLINE bool has_unfinished_csum(const struct fast_headers *w, u16 check)
 enum fast_kind { NOT_PLAIN, FAST_DATA, FAST_SYN };
 enum { TCP_FIN = 1, TCP_SYN = 2, TCP_RST = 4, TCP_ACK = 16, TCP_DECIDES = TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK };
 
-/* Without options, no fragment, complete; TCP with ACK, optionally PSH or URG, or UDP; a finished checksum. Of a SYN
- * without ACK the transport checksum does not matter: it is not sent. */
-INLINE enum fast_kind fast_kind(const void *data, const void *end, struct fast_headers *w, u32 link)
+/* Set length and padding. Return false if the frame is too short. TC may have the payload in pages. */
+INLINE bool fast_length(struct ctx ctx, const void *data, const void *end, struct fast_headers *w, u32 link)
+{
+	w->length = barrier_var(bpf_ntohs(w->first >> WORD_TOT_LEN)) & 0xffff; /* Linux 6.12 forgets the bound */
+	if (ctx.hook == HOOK_XDP) {
+		const void *tail = data + link + w->length;
+		w->padding = end - tail;
+		return tail <= end;
+	}
+	w->padding = ctx.skb->len - (link + w->length);
+	return (s32)w->padding >= 0;
+}
+
+/* Without options, no fragment, complete; TCP with ACK, optionally PSH or URG, or UDP; at XDP a finished checksum. Of a
+ * SYN without ACK the transport checksum does not matter: it is not sent. */
+INLINE enum fast_kind fast_kind(struct ctx ctx, const void *data, const void *end, struct fast_headers *w, u32 link)
 {
 	w->first = WORD_AT(const u64, data, link);
-	if ((w->first & FIRST_FIXED) != 0x45)
+	if ((w->first & FIRST_FIXED) != 0x45 || !fast_length(ctx, data, end, w, link))
 		return NOT_PLAIN;
-	w->length = barrier_var(bpf_ntohs(w->first >> WORD_TOT_LEN)) & 0xffff; /* Linux 6.12 forgets the bound */
-	const void *tail = data + link + w->length;
-	if (tail > end)
-		return NOT_PLAIN;
-	w->padding = end - tail;
 	w->ttl_protocol_check = WORD_AT(const u32, data, link + 8);
 	w->addresses = WORD_AT(const u64, data, link + 12);
 	if (!csum_is_right(header_sum(w)))
@@ -164,17 +172,20 @@ INLINE enum fast_kind fast_kind(const void *data, const void *end, struct fast_h
 			return NOT_PLAIN;
 		if (unlikely(flags != TCP_ACK))
 			return flags == TCP_SYN ? FAST_SYN : NOT_PLAIN;
-		return has_unfinished_csum(w, WORD_AT(const u16, data, l4 + 16)) ? NOT_PLAIN : FAST_DATA;
+		return ctx.hook == HOOK_XDP && has_unfinished_csum(w, WORD_AT(const u16, data, l4 + 16)) ? NOT_PLAIN
+													 : FAST_DATA;
 	}
 	bool is_udp = fast_protocol(w) == IPPROTO_UDP && w->length >= IPV4_HLEN + UDP_HLEN;
-	return is_udp && !has_unfinished_csum(w, WORD_AT(const u16, data, l4 + 6)) ? FAST_DATA : NOT_PLAIN;
+	if (!is_udp || (ctx.hook == HOOK_XDP && has_unfinished_csum(w, WORD_AT(const u16, data, l4 + 6))))
+		return NOT_PLAIN;
+	return FAST_DATA;
 }
 
-/* UDP without a checksum: NAT at XDP cannot keep the field 0. `l4` is the offset of the transport header. */
-INLINE bool has_no_udp_csum(struct xdp_md *ctx, u32 l4)
+/* UDP without a checksum: fast NAT cannot keep the field 0. `l4` is the offset of the transport header. */
+INLINE bool has_no_udp_csum(struct ctx ctx, u32 l4)
 {
-	void *data = ctx_data(xdp_ctx(ctx));
-	return data + l4 + UDP_HLEN > ctx_data_end(xdp_ctx(ctx)) || !WORD_AT(const u16, data, l4 + 6);
+	void *data = ctx_data(ctx);
+	return data + l4 + UDP_HLEN > ctx_data_end(ctx) || !WORD_AT(const u16, data, l4 + 6);
 }
 
 /* Whether another director may be master of the address with this hash: checks the Bloom filter only. */
@@ -210,7 +221,7 @@ INLINE u32 closed_timeout(const struct root *root)
 }
 
 /* Return the timeout of a request's connection, in a state that the request keeps; 0: the general path decides. */
-INLINE u32 request_timeout(struct xdp_md *ctx, u32 method, const struct percpu_destination *percpu, u64 word, u32 l4,
+INLINE u32 request_timeout(struct ctx ctx, u32 method, const struct percpu_destination *percpu, u64 word, u32 l4,
 			const struct root *root)
 {
 	u32 state = word >> WORD_STATE & STATE_BITS;
@@ -222,7 +233,7 @@ INLINE u32 request_timeout(struct xdp_md *ctx, u32 method, const struct percpu_d
 }
 
 /* Likewise of a reply's connection. The general path sets the bits, and assures the template by a UDP reply. */
-INLINE u32 reply_timeout(struct xdp_md *ctx, const struct connection *c, const struct percpu_destination *percpu,
+INLINE u32 reply_timeout(struct ctx ctx, const struct connection *c, const struct percpu_destination *percpu,
 			 u64 word, u32 l4, const struct root *root)
 {
 	u32 state = word >> WORD_STATE & (STATE_BITS | REPLIED_BIT | USED_BIT);
@@ -355,7 +366,7 @@ INLINE int fast_request(struct xdp_md *ctx, void *data, const struct fast_header
 	if (unlikely(now - hop->stamp >= ticks_per_second))
 		return NOT_FAST;
 	u64 word = READ_ONCE(c->word);
-	u32 timeout = request_timeout(ctx, method, percpu, word, link_hlen(tag) + IPV4_HLEN, root);
+	u32 timeout = request_timeout(xdp_ctx(ctx), method, percpu, word, link_hlen(tag) + IPV4_HLEN, root);
 	if (unlikely((u8)w->ttl_protocol_check <= 1) || unlikely(!timeout))
 		return NOT_FAST;
 	if (!tag && likely(is_direct(method)) && likely(hop->ifindex == input) && likely(!w->padding)) {
@@ -428,7 +439,7 @@ INLINE int fast_reply(struct xdp_md *ctx, const struct fast_headers *w, const st
 	const struct hop *hop = known_client_hop4(fast_daddr(w), root->settings.snat_reroute ? vip : rip, input, now);
 	if (unlikely(!hop))
 		return NOT_FAST;
-	u32 timeout = reply_timeout(ctx, c, percpu, word, link_hlen(tag) + IPV4_HLEN, root);
+	u32 timeout = reply_timeout(xdp_ctx(ctx), c, percpu, word, link_hlen(tag) + IPV4_HLEN, root);
 	enum xmit_mode mode = fast_xmit_mode(hop, input, tag);
 	if (unlikely((u8)w->ttl_protocol_check <= 1) || unlikely(length > hop->mtu) || unlikely(mode == XMIT_NONE) ||
 	    unlikely(may_be_standby(root, address_hash4(root->address_keys, vip))) || unlikely(!timeout) ||
@@ -474,7 +485,7 @@ INLINE int fast(struct xdp_md *ctx, const struct root *root, struct vlan_tag *ta
 		return WORD_AT(u8, data, link + 9) == IPPROTO_ICMP ? NOT_FAST : (int)XDP_PASS;
 	barrier(); /* limits register pressure: words are read when they are needed */
 	struct fast_headers w = {};
-	enum fast_kind kind = fast_kind(data, end, &w, link);
+	enum fast_kind kind = fast_kind(xdp_ctx(ctx), data, end, &w, link);
 	if (unlikely(kind == NOT_PLAIN) || unlikely(may_be_standby(root, hash)))
 		return NOT_FAST;
 	w.ports = WORD_AT(u32, data, link + 20);

@@ -105,7 +105,7 @@ INLINE int fast_request6(struct xdp_md *ctx, const struct fast_headers6 *w, cons
 		return NOT_FAST;
 	bool outer_is_ipv6 = ingress->family == 6;
 	u32 max = max_len(method, 0, outer_is_ipv6, hop->mtu);
-	u32 timeout = request_timeout(ctx, method, percpu, word, link_hlen(tag) + IPV6_HLEN, root);
+	u32 timeout = request_timeout(xdp_ctx(ctx), method, percpu, word, link_hlen(tag) + IPV6_HLEN, root);
 	enum xmit_mode mode = fast_xmit_mode(hop, input, tag);
 	if (unlikely(w->length > max) || unlikely(mode == XMIT_NONE) || unlikely(!timeout) ||
 	    unlikely(!refresh_expiry(&c->word, word, now + timeout)))
@@ -158,7 +158,7 @@ INLINE int fast_reply6(struct xdp_md *ctx, const struct fast_headers6 *w, const 
 	const struct hop *hop = known_client_hop6(client, root->settings.snat_reroute ? &vip : rip, input, now);
 	if (unlikely(!hop))
 		return NOT_FAST;
-	u32 timeout = reply_timeout(ctx, c, percpu, word, link_hlen(tag) + IPV6_HLEN, root);
+	u32 timeout = reply_timeout(xdp_ctx(ctx), c, percpu, word, link_hlen(tag) + IPV6_HLEN, root);
 	enum xmit_mode mode = fast_xmit_mode(hop, input, tag);
 	if (unlikely(w->length > hop->mtu) || unlikely(mode == XMIT_NONE) ||
 	    unlikely(may_be_standby(root, address_hash(root->address_keys, &vip, true))) || unlikely(!timeout) ||
