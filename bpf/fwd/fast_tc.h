@@ -104,6 +104,12 @@ INLINE int fast_reply_tc(struct __sk_buff *skb, const struct fast_headers *w, co
 	return send_tc(skb, w, percpu, SIDE_REPLY, hop, true, vip, port);
 }
 
+/* Whether it is a packet of TCP other than data. No branch: the verifier would follow both. */
+INLINE bool is_other_tcp(u32 protocol, u32 flags)
+{
+	return barrier_var((1 - is_nonzero(protocol ^ IPPROTO_TCP)) & is_nonzero((flags & TCP_DECIDES) ^ TCP_ACK));
+}
+
 /* Return a verdict, or NOT_FAST. */
 INLINE int fast_tc(struct __sk_buff *skb, const struct root *root)
 {
@@ -112,8 +118,7 @@ INLINE int fast_tc(struct __sk_buff *skb, const struct root *root)
 	if (unlikely(data + ETH_HLEN + IPV4_HLEN + TCP_HLEN > end) ||
 	    WORD_AT(const u16, data, ETH_HLEN - 2) != bpf_htons(ETH_P_IP) || unlikely(skb->ifindex == loopback))
 		return NOT_FAST;
-	if (WORD_AT(u8, data, ETH_HLEN + 9) == IPPROTO_TCP &&
-	    (WORD_AT(u8, data, ETH_HLEN + IPV4_HLEN + 13) & TCP_DECIDES) != TCP_ACK)
+	if (is_other_tcp(WORD_AT(u8, data, ETH_HLEN + 9), WORD_AT(u8, data, ETH_HLEN + IPV4_HLEN + 13)))
 		return NOT_FAST; /* first, because each SYN of a flood pays for what comes before */
 	u32 hash = address_hash4(root->address_keys, WORD_AT(u32, data, ETH_HLEN + 16));
 	bool request = in_bitmap(root->vip_bits, hash);
