@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import partial
 from ipaddress import ip_address
 
+from pylvs.doctor.clones import Clones, clones
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import Subject, server_subject
 from pylvs.doctor.servers import MOST_SERVERS, Endpoint, Way, endpoints, own_addresses, ways_to
@@ -129,6 +130,7 @@ class Survey:
 
     neighbours: Answers
     seen: list[Seen]
+    clones: Sequence[Clones] = ()
 
     def server_of(self, mac: bytes) -> Address | None:
         """Return the real server on the link that has a link address."""
@@ -160,6 +162,7 @@ def _survey(facts: Facts) -> Survey:
                 asked.near_vip = own_addresses(facts).has_network(asked.way.device, vip)
         _seek_elsewhere(facts, exchange, seen, gateways)
         _compare_macs(seen, gateways, exchange.answers)
+        found_clones = clones(exchange, _alike(facts, seen, gateways, exchange.answers))
         _ask_servers(exchange, seen, of_vips)
         doubtful = list(filter(is_doubtful, seen))
         for asked in doubtful[MOST_DOUBTS:]:
@@ -172,7 +175,7 @@ def _survey(facts: Facts) -> Survey:
         standby = standby_of(facts)
         for asked in seen:
             asked.is_standby = asked.endpoint.service.address in standby
-    return Survey(exchange.answers, seen)
+    return Survey(exchange.answers, seen, found_clones)
 
 
 def subjects(seen: Iterable[Seen]) -> frozenset[Subject]:
@@ -261,6 +264,22 @@ def _compare_macs(seen: Iterable[Seen], gateways: Iterable[Way], answers: Answer
     for asked in seen:
         others = [owner for reply in asked.macs for owner in owners.get(reply.mac, ()) if owner != asked.way.hop]
         asked.shares_mac_with = next(iter(others), None)
+
+
+def _alike(
+    facts: Facts, seen: Iterable[Seen], gateways: Iterable[Way], answers: Answers
+) -> dict[tuple[Device, bytes], dict[Address, Address]]:
+    """Return the neighbours that share a link address on one device, and the addresses to ask them from."""
+    found: dict[tuple[Device, bytes], dict[Address, Address]] = {}
+    for way in [*(asked.way for asked in seen), *gateways]:
+        device, hop = way.device, way.hop
+        if device is None or hop is None or not askable(device):
+            continue
+        source = link_source(facts, device, hop)
+        for reply in answers.macs(hop):
+            if source is not None and reply.ifindex == device.index:
+                found.setdefault((device, reply.mac), {})[hop] = source
+    return {group: hosts for group, hosts in found.items() if len(hosts) > 1}
 
 
 def _vip_questions(facts: Facts, exchange: Exchange, vips: Sequence[Address]) -> Iterator[Question]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from pylvs.doctor.clients import owner_of
@@ -23,6 +23,7 @@ from pylvs.doctor.wire.packets import Reply
 from pylvs.model.addresses import Address
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import Method
+from pylvs.netlink import neighbours
 from pylvs.netlink.links import AssignedAddress, Device
 
 _OPEN_VSWITCH = "openvswitch"
@@ -109,6 +110,8 @@ def _twice(facts: Facts) -> Iterator[Finding]:
         ]
         exchange.ask(questions, _LIMIT_S, _AGAIN_S, whole=True)
         found = {address: exchange.answers.macs(address) for _, address in mine}
+        seen = {device: exchange.answers.of_mac(device.mac, device.index) for device in devices.values()}
+    yield from _own_macs(facts, devices, seen)
     alone = {each.address for each in facts.addresses if each.prefix == each.address.max_prefixlen}
     is_behind_vips = server is not None and not server.by_nat
     for device, address in mine:
@@ -120,6 +123,34 @@ def _twice(facts: Facts) -> Iterator[Finding]:
             else:
                 yield _other_has(facts, device, address, reply)
             break
+
+
+def _own_macs(facts: Facts, devices: Mapping[int, Device], seen: Mapping[Device, Sequence[Reply]]) -> Iterator[Finding]:
+    """Yield devices whose link address another host has, too; `seen`: ARP and ND that came in from it."""
+    own, found = {each.address for each in facts.addresses}, dict[Device, set[Address]]()
+    for (index, address), mac in neighbours.link_addresses().items():
+        if index in devices and mac == devices[index].mac and address not in own:
+            found.setdefault(devices[index], set()).add(address)
+    for device, replies in seen.items():
+        senders = {each.sender for each in replies if each.sender not in own}
+        if senders:
+            found.setdefault(device, set()).update(senders)
+    for device, others in found.items():
+        known = sorted(each for each in others if not each.is_unspecified)
+        yield _own_mac(device, str(known[0]) if known else "")
+
+
+def _own_mac(device: Device, other: str) -> Finding:
+    mac, name = device.mac.hex(":"), f", {other}," if other else ""
+    return here(
+        id="link_address_twice",
+        layer=Layer.LINK,
+        title=f"another host{name} has the link address of {device.name}, {mac}",
+        evidence=f"ARP or neighbour discovery{f' of {other}' if other else ''} on {device.name} has the sender {mac}",
+        why="A switch sends frames to the port where it saw a link address last, so one host gets those of the other.",
+        fix="Give one of the hosts another link address: clones of a virtual machine need new ones.",
+        about=[device.name, *([other] if other else [])],
+    )
 
 
 def _other_has(facts: Facts, device: Device, address: Address, reply: Reply) -> Finding:

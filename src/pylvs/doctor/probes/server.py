@@ -43,6 +43,8 @@ def findings(facts: Facts) -> Iterator[Finding]:
         cause = next(way.findings(path, seen, facts.devices), None)
         if cause is not None:
             yield cause
+        elif any(path.hop in each.hosts for each in found.clones):
+            continue  # what it answers depends on the port that the switch has learned last
         elif way.is_silent(path, seen):
             silent[path] = seen
         else:
@@ -51,6 +53,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
                     continue  # the probes did not leave this host, either
                 by_method = next((each for each in differing if each.explains(wrong)), None)
                 of_ways.append((path, by_method.finding(f"{wrong.title}: {wrong.evidence}") if by_method else wrong))
+    yield from (way.one_mac(each, found.seen) for each in found.clones)
     yield from way.of_neighbours(silent, by_way, facts.devices, found.neighbours)
     held = {each.address for each in facts.addresses}
     alike = list(of_all([finding for _, finding in of_ways], found.seen, held))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from pylvs.doctor.clones import Clones
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity, Subject
 from pylvs.doctor.kernel.routes import rejecting
 from pylvs.doctor.probes.devices import link_down, works
@@ -219,4 +220,21 @@ def two_hosts(server: Address, seen: Sequence[Seen], macs: Iterable[bytes]) -> F
         why="This host sends to the one that answered last, which may be the wrong one.",
         fix="Take the address from the host that shall not have it.",
         about=subjects(seen),
+    )
+
+
+def one_mac(clones: Clones, seen: Iterable[Seen]) -> Finding:
+    """Return that several hosts have one link address; `seen` are the real servers."""
+    mac, version = clones.mac.hex(":"), clones.hosts[0].version
+    names = f"{', '.join(map(str, clones.hosts[:-1]))} and {clones.hosts[-1]}"
+    return Finding(
+        id="link_address_twice",
+        severity=Severity.ERROR,
+        layer=Layer.LINK,
+        title=f"{names} are different hosts with one link address, {mac}",
+        evidence=f"{mac} answers {'ARP' if version == 4 else 'ND'} for each of them on {clones.device.name}; behind the"
+        " answer of one, an echo to another is not answered",
+        why="A switch sends frames to the port where it saw a link address last, so one host gets those of the others.",
+        fix="Give each host a link address of its own: clones of a virtual machine need new ones.",
+        about=subjects(each for each in seen if each.way.hop in clones.hosts),
     )

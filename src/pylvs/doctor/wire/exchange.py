@@ -91,6 +91,11 @@ class Answers:
         """Return whether a host on the link of a device has answered or asked by ARP or ND."""
         return any(each.ifindex == ifindex for some in self._by_address.values() for each in some)
 
+    def of_mac(self, mac: bytes, ifindex: int) -> Sequence[Reply]:
+        """Return what hosts with a link address on the link of a device have answered or asked by ARP or ND."""
+        everything = (each for some in self._by_address.values() for each in some)
+        return [each for each in everything if (each.mac, each.ifindex) == (mac, ifindex)]
+
     def replies_from(self, address: Address) -> Sequence[Reply]:
         """Return the segments that other hosts sent here from an own address; their `sender` is the client."""
         return self._by_address.get((Kind.REPLY, address), ())
