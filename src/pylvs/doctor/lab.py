@@ -13,13 +13,14 @@ import os
 import select
 import socket
 import subprocess
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from time import monotonic
 
 from pylvs.doctor import directors, lab_expects
 from pylvs.doctor.facts import LIMIT_S
-from pylvs.doctor.finding import HERE, Finding, Layer, Severity, diagnosis
+from pylvs.doctor.finding import HERE, Finding, Layer, Severity, Subject, diagnosis
 from pylvs.doctor.probes.data_plane.empty import NO_SERVICE
 from pylvs.lab.hosts import environment
 from pylvs.lab.lab import Lab
@@ -38,8 +39,12 @@ INFERRED = {  # what a director infers from silence or from an error; the real s
     *("server_not_decapsulating", "nat_reply_path", "not_listening", "server_lacks_vip"),
     "vrrp_two_masters",
     *("not_listening_on_vip", "server_answers_arp", "tunnel_way_silent", "server_unreachable"),
+    "server_rate_limit",
     *("server_tunnel_source", "reply_source_differs", "reply_through_director"),
 }
+
+
+OF_A_PART = {"server_rate_limit"}  # a warning that explains errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +63,23 @@ def examine_lab(lab: Lab, vips: Collection[Address] = (), limit_s: float = LIMIT
     found += _examined(lab, lab.network.hosts, vips, limit_s)
     behind = lab_expects.behind_routers(lab.network)
     first = diagnosis(merged(found, names, behind))
-    errors = [finding for finding in first if finding.severity is Severity.ERROR]
-    if not all(finding.symptom for finding in errors):
+    if any(map(is_cause, first)):
         return first
     unanswered = list(_unanswered(lab))
-    if not (errors or unanswered):
+    if not unanswered and not any(finding.symptom for finding in first):
         return first
     again = _examined(lab, lab.network.hosts, vips, limit_s)  # the table has new connections now
     again += [OfHost(host, finding) for host, finding in seen]
     second = diagnosis(merged(again, names, behind))
-    causes = [finding for finding in second if finding.severity is Severity.ERROR and not finding.symptom]
-    if causes:
+    if any(map(is_cause, second)):
         return second
     both = diagnosis([*unanswered, *second])
     return sorted(both, key=lambda finding: finding.id != "client_unanswered")  # what failed, then other symptoms
+
+
+def is_cause(finding: Finding) -> bool:
+    """Return whether a finding explains why clients get no answer, or a part of them."""
+    return not finding.symptom and (finding.severity is Severity.ERROR or finding.id in OF_A_PART)
 
 
 def _examined(lab: Lab, hosts: Iterable[Host], vips: Collection[Address], limit_s: float) -> list[OfHost]:
@@ -138,18 +146,27 @@ def merged(
 ) -> Iterator[Finding]:
     """Yield the findings of all hosts, with the names of hosts; `names`: the hosts by their addresses.
 
-    What a host finds about itself replaces what another host inferred about it. So does what a router finds about
-    itself; `behind`: the real servers behind each router.
+    What a host finds about itself replaces what another host inferred about it, and explains symptoms of it
+    elsewhere. So does what a router finds about itself; `behind`: the real servers behind each router.
     """
-    known = {of.host for of in found if of.finding.severity is Severity.ERROR and not of.finding.symptom}
+    knowing = {of.host: of.host for of in found if is_cause(of.finding)}  # who knows what is wrong, by host
     for router, servers in (behind or {}).items():
-        known |= set(servers) if router in known else set()
+        knowing |= dict.fromkeys(servers, router) if router in knowing else {}
+    explained, kept = defaultdict[str, set[Subject]](set), list[OfHost]()
     for of in found:
         about = concerned(of, names)
         inferred = of.finding.id in INFERRED and about not in (of.host, "")
-        if inferred and about in known:
-            continue
-        yield named(of, names)
+        if inferred and about in knowing:
+            explained[knowing[about]] |= of.finding.about | of.finding.explains
+        else:
+            kept.append(of)
+        for subject in of.finding.about:
+            server = names.get(subject.rpartition(" -> ")[2], "")
+            if of.finding.symptom and server in knowing:
+                explained[knowing[server]].add(subject)
+    for of in kept:
+        more = explained[of.host] if is_cause(of.finding) else set()
+        yield named(replace(of, finding=replace(of.finding, explains=of.finding.explains | more)), names)
 
 
 def concerned(of: OfHost, names: Mapping[str, str]) -> str:
@@ -159,7 +176,8 @@ def concerned(of: OfHost, names: Mapping[str, str]) -> str:
     if of.finding.fix_host in names:
         return names[str(of.finding.fix_host)]
     words = (word.rstrip(",:;") for word in of.finding.title.split())
-    return next((names[word] for word in words if word in names), of.host)
+    addresses = (part for word in words for part in (word, word.rpartition(":")[0].strip("[]")))  # without its port
+    return next((names[address] for address in addresses if address in names), of.host)
 
 
 def named(of: OfHost, names: Mapping[str, str]) -> Finding:

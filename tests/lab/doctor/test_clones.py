@@ -43,12 +43,13 @@ def test_clones_are_named_with_their_link_address(lab: Lab, steady: bool) -> Non
 
 
 def test_a_clone_that_asks_is_named_by_the_host_whose_link_address_it_has(lab: Lab) -> None:
-    """It asks for an address that no host has, so all hosts receive the request."""
-    beside = addresses(lab)[0].replace("21/", "99/").partition("/")[0]
+    """It asks for addresses that no host has, so all hosts receive the requests."""
+    beside = [addresses(lab)[0].replace("21/", f"{end}/").partition("/")[0] for end in (95, 96, 97, 98, 99)]
     lab.sh("rs2", RENAME % (MAC, addresses(lab)[1]))
-    process = lab.sh("rs2", f"setsid ping -i 0.3 {beside} >/dev/null 2>&1 & echo $!").strip()
+    ask = f"for each in {' '.join(beside)}; do ping -i 0.3 $each & sleep 0.2; done; wait"
+    process = lab.sh("rs2", f"setsid sh -c '{ask}' >/dev/null 2>&1 & echo $!").strip()
     found = diagnosed(lab, "rs1")
-    lab.sh("rs2", f"kill {process}; {RENAME % (OWN, addresses(lab)[1])}")
+    lab.sh("rs2", f"kill -- -{process}; {RENAME % (OWN, addresses(lab)[1])}")
     assert [each["id"] for each in found] == ["link_address_twice"], found
     assert all(word in found[0]["title"] for word in (addresses(lab)[1].partition("/")[0], "eth0", MAC))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from ipaddress import ip_address
+from math import inf
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from pylvs.doctor.packet_filter.host import packet_filter
 from pylvs.doctor.packet_filter.iptables import Tables
 from pylvs.doctor.packet_filter.nft import Ruleset
 from pylvs.doctor.packet_filter.packet import Decision, Packet, Verdict
+from pylvs.model.dataclass import replace
 from pylvs.model.errors import PylvsError
 
 CLIENT, VIP, RIP = (ip_address(f"10.0.0.{number}") for number in (5, 100, 21))
@@ -139,9 +141,9 @@ def test_rules_for_arp() -> None:
     assert _decided(policy="drop", packet=reply).accept == "nft insert rule arp t c arp saddr ip 10.0.0.100 accept"
 
 
-def _tables(*rules: str, policy: str = "ACCEPT") -> Decision:
+def _tables(*rules: str, policy: str = "ACCEPT", packet: Packet = REQUEST) -> Decision:
     text = "\n".join(("*filter", f":INPUT {policy} [4:240]", ":inner - [0:0]", *rules, "COMMIT"))
-    return next(iter(Tables(text, "iptables-nft").decisions("INPUT", REQUEST, str(VIP))))
+    return next(iter(Tables(text, "iptables-nft").decisions("INPUT", packet, str(VIP))))
 
 
 @pytest.mark.parametrize(
@@ -192,3 +194,73 @@ def test_a_command_may_take_the_time_of_the_examination(monkeypatch: pytest.Monk
         with pytest.raises(PylvsError, match="did not end"):
             packet_filter(Facts(limit_s=limit_s))
     assert limits == [58.5, 3, 0.5]
+
+
+EXCESS = replace(REQUEST, exceeds=True)
+OVER: dict[str, Any] = {"limit": {"rate": 30, "per": "minute", "burst": 5, "inv": True}}
+UP_TO: dict[str, Any] = {"limit": {"rate": 2, "per": "second", "burst": 5}}
+NOTED: dict[str, Any] = {"op": "add", "elem": _field("ip", "saddr"), "set": "@m"}
+NAMED_LIMIT = [("limit", {"name": "few", "rate": 5, "per": "second", "inv": True})]
+
+
+@pytest.mark.parametrize(
+    ("rules", "most", "condition"),
+    [
+        ([[OVER, DROP]], 0.5, "limit rate over 30/minute"),
+        ([[UP_TO, ACCEPT], [DROP]], 2, "limit rate 2/second"),
+        ([[{"limit": "few"}, DROP]], 5, "limit rate over 5/second"),
+        (
+            [[{"set": {"op": "add", "elem": _field("ip", "saddr"), "set": "@m", "stmt": [OVER]}}, DROP]],
+            0.5,
+            "30/minute",
+        ),
+        ([[{"meter": {"key": _field("ip", "saddr"), "stmt": OVER, "name": "m"}}, DROP]], 0.5, "30/minute"),
+        ([[{"ct count": {"val": 3, "inv": True}}, DROP]], 3, "ct count over 3"),
+        ([[{"quota": {"val": 25, "val_unit": "mbytes", "inv": True}}, DROP]], inf, "quota over 25 mbytes"),
+        ([[{"limit": {"rate": 1, "per": "second", "rate_unit": "mbytes", "inv": True}}, DROP]], inf, "1 mbytes/second"),
+        ([[_match({"numgen": {"mode": "random", "mod": 10, "offset": 0}}, 3, "<"), DROP]], 0, "numgen"),
+        ([[_match({"numgen": {"mode": "random", "mod": 2, "offset": 0}}, 0), ACCEPT], [DROP]], 0, "numgen"),
+    ],
+)
+def test_a_rule_of_nftables_with_a_limit_drops_what_exceeds_it(
+    rules: list[Expressions], most: float, condition: str
+) -> None:
+    """One packet alone passes."""
+    assert _decided(*rules, more=NAMED_LIMIT).verdict is Verdict.PASS
+    found = _decided(*rules, packet=EXCESS, more=NAMED_LIMIT)
+    assert (found.verdict, [each.most for each in found.limits]) == (Verdict.DROP, [most])
+    assert condition in found.limits[0].condition
+
+
+def test_a_set_that_notes_clients_limits_none() -> None:
+    """Nor is the drop behind it one of a limit."""
+    rule = [{"set": NOTED}, DROP]
+    assert (_decided(rule).verdict, _decided(rule, packet=EXCESS).limits) == (Verdict.DROP, ())
+
+
+@pytest.mark.parametrize(
+    ("rules", "most"),
+    [
+        (("-m hashlimit --hashlimit-above 6/min --hashlimit-mode srcip --hashlimit-name n -j DROP",), 0.1),
+        (("-m limit --limit 3/sec --limit-burst 1 -j ACCEPT", "-j DROP"), 3),
+        (("-m hashlimit --hashlimit-upto 1/day --hashlimit-name n -j ACCEPT", "-j DROP"), 1 / 86400),
+        (("-m hashlimit --hashlimit-above 1mb/s --hashlimit-name n -j DROP",), inf),
+        (("-m connlimit --connlimit-above 4 --connlimit-mask 32 --connlimit-saddr -j REJECT",), 4),
+        (("-m connlimit --connlimit-upto 4 --connlimit-mask 32 --connlimit-saddr -j ACCEPT", "-j DROP"), 4),
+        (("-m recent --set --name r", "-m recent --update --seconds 10 --hitcount 20 --name r --rsource -j DROP"), 2),
+        (("-m statistic --mode random --probability 0.50000000000 -j DROP",), 0),
+    ],
+)
+def test_a_rule_of_iptables_with_a_limit_drops_what_exceeds_it(rules: tuple[str, ...], most: float) -> None:
+    """One packet alone passes."""
+    listed = [f"[2:120] -A INPUT -p tcp -m tcp --dport 80 {each}" for each in rules]
+    assert _tables(*listed).verdict is Verdict.PASS
+    found = _tables(*listed, packet=EXCESS)
+    assert (found.verdict, [each.most for each in found.limits]) == (Verdict.DROP, [most])
+
+
+def test_a_limit_of_other_packets_is_none() -> None:
+    """Its rule does not match this one."""
+    other = "-A INPUT -p icmp -m limit --limit 1/sec -j ACCEPT"
+    assert _tables(f"[0:0] {other}", "[0:0] -A INPUT -p tcp -j DROP", packet=EXCESS).limits == ()
+    assert _decided([_match(_field("tcp", "dport"), 22), OVER, DROP], [DROP], packet=EXCESS).limits == ()

@@ -9,6 +9,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
+from math import inf
 from typing import NamedTuple
 
 from pylvs.doctor.packet_filter.packet import (
@@ -17,6 +18,7 @@ from pylvs.doctor.packet_filter.packet import (
     PROTOCOLS,
     WITH_PORTS,
     Decision,
+    Limit,
     Maybe,
     Packet,
     Translation,
@@ -28,6 +30,7 @@ from pylvs.doctor.packet_filter.packet import (
     turned,
 )
 from pylvs.model.addresses import Address
+from pylvs.model.dataclass import replace
 
 _COUNTS = re.compile(r"^\[(\d+):\d+\] ")
 _ORDER = ("raw", "mangle", "nat", "filter", "security")  # at a hook
@@ -40,7 +43,13 @@ _WITHOUT_EFFECT |= {"HL", "CONNMARK", "SET", "CLASSIFY"}
 _FLAGS = {"FIN": 1, "SYN": 2, "RST": 4, "PSH": 8, "ACK": 16, "URG": 32, "ALL": 63, "NONE": 0}
 _SYN_MASK = 0x17
 _NEEDS_NOTHING = {"tcp", "udp", "sctp", "multiport", "conntrack", "state", "comment", "limit", "addrtype", "iprange"}
-_NEEDS_NOTHING |= {"mark", "icmp", "icmp6", "hashlimit"}
+_NEEDS_NOTHING |= {"mark", "icmp", "icmp6", "hashlimit", "connlimit", "recent", "statistic"}
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_UP_TO = ("--limit", "--hashlimit-upto", "--hashlimit", "--connlimit-upto")
+_ABOVE = ("--hashlimit-above", "--connlimit-above", "--hitcount")
+_OF_LIMITS = ("--limit-", "--hashlimit-", "--connlimit-")  # their other options change no verdict
+_OF_RECENT = {"--set", "--seconds", "--name", "--mask", "--rsource", "--rdest", "--rttl", "--reap"}
+_OF_CHANCE = {"--probability", "--every", "--packet"}
 
 
 class Rule(NamedTuple):
@@ -66,6 +75,7 @@ class Tables:
         self.command = command
         self._text = text
         self._taken = list[tuple[str, Rule, str]]()  # rules that translated the destination of a packet
+        self._limits = list[Limit]()  # those that a packet exceeds
         self.chains: dict[str, dict[str, Chain]] = {}
         table = ""
         for line in text.split("\n"):  # not splitlines: a comment may have a separator of Unicode
@@ -96,6 +106,7 @@ class Tables:
                 yield self._decision(table, hook, packet, vip)
 
     def _decision(self, table: str, hook: str, packet: Packet, vip: str) -> Decision:
+        self._limits.clear()
         try:
             decided = self._walk(table, hook, hook, packet, vip, 0)
         except _Unknown as error:
@@ -107,7 +118,11 @@ class Tables:
             return PASSED
         text = f"the policy of {self._chain_text(table, hook)} is DROP"
         return Decision(
-            Verdict.DROP, text, accept=self._accepting(table, hook, packet, vip), packets=chain.packets or None
+            Verdict.DROP,
+            text,
+            accept=self._accepting(table, hook, packet, vip),
+            packets=chain.packets or None,
+            limits=tuple(self._limits),
         )
 
     def translation(self, packet: Packet) -> Translation | None:
@@ -147,6 +162,9 @@ class Tables:
             raise _Unknown
         for rule in chains[name].rules:
             holds, target, goto = matches(rule.words, packet)
+            if packet.exceeds and holds != matches(rule.words, replace(packet, exceeds=False))[0]:
+                text = f"a rule of {self._chain_text(table, name)}: {shlex.join(rule.words)}"
+                self._limits.append(Limit(text, _most(rule.words)))
             if holds is False or not target or target in _WITHOUT_EFFECT:
                 continue
             if holds is None:
@@ -174,6 +192,7 @@ class Tables:
             remove=self.removing(table, name, rule),
             accept=self._accepting(table, base, packet, vip),
             packets=rule.packets,
+            limits=tuple(self._limits),
         )
 
     def removing(self, table: str, chain: str, rule: Rule) -> str:
@@ -262,12 +281,47 @@ def matches(words: tuple[str, ...], packet: Packet) -> tuple[Maybe, str, bool]:
         elif word == "--syn":
             step = 1
             parts.append(turned(packet.protocol == 6 and packet.tcp_flags & _SYN_MASK == 2, negated))
-        elif word in ("--limit", "--limit-burst", "--comment"):
+        elif word == "--comment":
             parts.append(True)
         else:
-            parts.append(turned(_condition(word, value, packet), negated))
+            limited = _limited(word, words, packet)
+            parts.append(turned(_condition(word, value, packet) if limited is None else limited, negated))
         negated, at = False, at + step
     return both(parts), target, goto
+
+
+def _limited(option: str, words: tuple[str, ...], packet: Packet) -> bool | None:
+    """Return whether a condition of rate, number or chance holds; None for another one.
+
+    One packet alone is below each limit. At worst a rule that drops at random has it, and no other one.
+    """
+    if option in _UP_TO:
+        return not packet.exceeds
+    if option in _ABOVE:
+        return packet.exceeds
+    if option == "--mode" and "statistic" in words:
+        return packet.exceeds == (_option(words, "-j") in ("DROP", "REJECT"))
+    of_recent = "recent" in words and (option in _OF_RECENT or option in ("--update", "--rcheck"))
+    if of_recent and (option in _OF_RECENT or "--hitcount" in words):
+        return True
+    if (option in _OF_CHANCE and "statistic" in words) or option.startswith(_OF_LIMITS):
+        return True
+    return None
+
+
+def _most(words: tuple[str, ...]) -> float:
+    """Return how many packets a second, or connections, the limit of a rule lets pass; infinite if it counts bytes."""
+    if "statistic" in words:
+        return 0
+    if (hits := _option(words, "--hitcount")) is not None:
+        return _number(hits) / max(_number(_option(words, "--seconds") or "1"), 1)
+    value = next(filter(None, (_option(words, each) for each in (*_UP_TO, *_ABOVE))), "")
+    number, _, unit = value.partition("/")
+    return _number(number) / _SECONDS.get(unit[:1], 1)
+
+
+def _number(text: str) -> float:
+    return float(text) if text.isdigit() else inf
 
 
 def _condition(option: str, value: str, packet: Packet) -> Maybe:

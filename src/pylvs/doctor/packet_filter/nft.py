@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from ipaddress import ip_network
+from math import inf
 from typing import Any
 
 from pylvs.doctor.packet_filter.packet import (
@@ -18,6 +19,7 @@ from pylvs.doctor.packet_filter.packet import (
     PROTOCOLS,
     WITH_PORTS,
     Decision,
+    Limit,
     Maybe,
     Packet,
     Translation,
@@ -35,7 +37,11 @@ PRIORITIES = {"raw": -300, "mangle": -150, "dstnat": -100, "filter": 0, "securit
 OF_IPTABLES = {"filter", "nat", "mangle", "raw", "security"}
 _PORT = re.compile(r'"field": "dport"}}, "right": (\d+)')
 _DEPTH = 16  # jumps within jumps, as in the kernel
-_WITHOUT_EFFECT = {"counter", "log", "comment", "set", "map", "dup", "flow", "meter", "quota", "last"}
+_WITHOUT_EFFECT = {"counter", "log", "comment", "map", "dup", "flow", "last"}
+_PER_ELEMENT = {"set", "meter"}  # statements that may apply a limit to each element
+_LIMITS = {"limit", "quota", "ct count"}
+_CONDITIONS = {"match", "xt", "connlimit"} | _PER_ELEMENT | _LIMITS
+_SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "week": 604800}
 _TAKING = {"dnat", "redirect", "tproxy", "synproxy"}  # the packet gets another address, or a proxy has it
 _FLAGS = {"fin": 1, "syn": 2, "rst": 4, "psh": 8, "ack": 16, "urg": 32, "ecn": 64, "cwr": 128}
 _VERSIONS = {4: "ipv4", 6: "ipv6"}
@@ -86,6 +92,8 @@ class Ruleset:
                 rules.setdefault((found["family"], found["table"], found["chain"]), []).append(found)
             elif kind in ("set", "map"):
                 self._sets[found["family"], found["table"], found["name"]] = found
+            elif kind in _LIMITS:
+                self._sets[found["family"], found["table"], f"{kind} {found['name']}"] = found
         self._chains = {
             key: _chain(found, rules.get(key, ()))
             for kind, found in listed
@@ -108,15 +116,17 @@ class Ruleset:
 
         `tracked`: no chain before has the packet left out of connection tracking.
         """
+        walk = _Walk(self._chains, self._sets, packet, vip, chain, tracked)
         try:
-            decided = _Walk(self._chains, self._sets, packet, vip, chain, tracked).chain(chain, 0)
+            decided = walk.chain(chain, 0)
         except _Unknown as error:
             return Decision(Verdict.UNKNOWN, str(error))
         if decided is not None:
             return decided
         if chain.policy != "drop":
             return PASSED
-        return Decision(Verdict.DROP, f"the policy of chain {chain} is drop", accept=accepting(chain, packet, vip))
+        text, limits = f"the policy of chain {chain} is drop", tuple(walk.limits)
+        return Decision(Verdict.DROP, text, accept=accepting(chain, packet, vip), limits=limits)
 
     def tracks(self, chain: Chain, packet: Packet) -> bool:
         """Return whether connection tracking sees a packet that has passed a base chain."""
@@ -244,6 +254,7 @@ class _Walk:
         self.taken: tuple[Object, str, Any] | None = None  # the rule that translates the destination
         self._mark: int | None = 0
         self.tracked = tracked
+        self.limits = list[Limit]()  # that the packet exceeds
 
     def chain(self, chain: Chain, depth: int) -> Decision | None:
         """Return the decision of a chain; None at its end. Raises _Unknown."""
@@ -260,8 +271,9 @@ class _Walk:
         holds: Maybe = True
         for part in rule.get("expr", ()):
             kind, content = next(iter(part.items()))
-            if kind in ("match", "xt", "limit", "connlimit") and not self._is_target(part):
-                holds = both((holds, self.condition(kind, content, chain)))
+            if kind in _CONDITIONS and not self._is_target(part):
+                limited = self._limited(kind, content, chain, rule)
+                holds = both((holds, self.condition(kind, content, chain) if limited is None else limited))
                 if holds is False:
                     return None, False
             elif kind in _WITHOUT_EFFECT:
@@ -275,6 +287,36 @@ class _Walk:
             else:
                 return self._statement(kind, content, chain, rule, depth)
         return None, False
+
+    def _limited(self, kind: str, content: Any, chain: Chain, rule: Object) -> bool | None:
+        """Return whether a condition of rate, number or chance holds, and note a limit that is exceeded; None: another.
+
+        One packet alone is below each limit.
+        """
+        if kind in _PER_ELEMENT:
+            statements = content.get("stmt", []) if isinstance(content, Mapping) else []
+            found = [each for each in _listed(statements) if each.keys() & _LIMITS]
+            if not found:
+                return True
+            kind, content = next(iter(found[0].items()))
+        if kind == "match" and '"numgen"' in json.dumps(content["left"]):
+            return self._by_chance(rule)
+        if kind not in _LIMITS:
+            return None
+        if isinstance(content, str):
+            content = self._sets.get((chain.family, chain.table, f"{kind} {content}"))
+        if not isinstance(content, Mapping):
+            return None
+        if self._packet.exceeds:
+            self.limits.append(Limit(described(rule), _most(kind, content), _words(kind, content)))
+        return self._packet.exceeds == bool(content.get("inv", False))
+
+    def _by_chance(self, rule: Object) -> bool:
+        """Return whether a rule that chooses at random has this packet: at worst one that drops has it."""
+        drops = any(each.keys() & {"drop", "reject"} for each in rule["expr"])
+        if self._packet.exceeds:
+            self.limits.append(Limit(described(rule), 0, "numgen"))
+        return self._packet.exceeds == drops
 
     @staticmethod
     def _is_target(part: Object) -> bool:
@@ -327,12 +369,11 @@ class _Walk:
             remove=removing(rule),
             accept=accepting(self._base, self._packet, self._vip),
             packets=counters[0]["packets"] if counters else None,
+            limits=tuple(self.limits),
         )
 
     def condition(self, kind: str, content: Any, chain: Chain) -> Maybe:
         """Return whether a condition holds."""
-        if kind == "limit":
-            return not content.get("inv", False)  # a packet alone is below every limit
         if kind != "match":
             return None
         operator, right = content.get("op", "=="), content["right"]
@@ -457,6 +498,26 @@ class _Walk:
         if key not in known:
             raise _Unknown
         return known[key]
+
+
+def _most(kind: str, limit: Mapping[str, Any]) -> float:
+    """Return how many packets a second, or connections, a limit lets pass; infinite if it counts bytes."""
+    if kind == "ct count":
+        return float(limit.get("val", inf))
+    if kind == "quota" or limit.get("rate_unit", "packets") != "packets":
+        return inf
+    return float(limit["rate"]) / _SECONDS.get(limit.get("per", "second"), 1)
+
+
+def _words(kind: str, limit: Mapping[str, Any]) -> str:
+    """Return a limit as nft writes it, without its burst."""
+    over = "over " if limit.get("inv") else ""
+    if kind == "ct count":
+        return f"ct count {over}{limit.get('val')}"
+    if kind == "quota":
+        return f"quota {over}{limit.get('val', limit.get('bytes'))} {limit.get('val_unit', 'bytes')}"
+    unit = limit.get("rate_unit", "")
+    return f"limit rate {over}{limit['rate']}{' ' if unit else ''}{unit}/{limit.get('per', 'second')}"
 
 
 class _Never:

@@ -41,7 +41,7 @@ class Packet:
     """One packet. `new`: it opens a connection, else it belongs to one. Without a device, the name is empty.
 
     `arp`: a request of ARP, or a reply if it is not `new`; its addresses are those of IPv4 that it names. `icmp_type`
-    is that of ICMP or ICMPv6.
+    is that of ICMP or ICMPv6. `exceeds`: so many packets as this one come that it exceeds each limit of a rule.
     """
 
     saddr: Address
@@ -54,6 +54,7 @@ class Packet:
     new: bool = True
     arp: bool = False
     icmp_type: int = -1
+    exceeds: bool = False
 
     @property
     def tcp_flags(self) -> int:
@@ -77,11 +78,25 @@ class Verdict(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """A limit that a packet exceeds: its rule in words, and how many it lets pass, a second if it is a rate.
+
+    `most` is infinite if that cannot be compared with connections, as bytes, and 0 if the rule chooses at random.
+    `condition` is what the words of the rule do not show.
+    """
+
+    text: str
+    most: float
+    condition: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """A verdict, and for a drop the rule or policy in words; for one that cannot be known, the rule that decides.
 
     `named`: the rule itself names the packet's virtual address. `remove` removes this rule, `accept` lets the packet
-    pass before it; both are commands. `packets` were counted by the rule; None without a counter.
+    pass before it; both are commands. `packets` were counted by the rule; None without a counter. `limits`: those that
+    the packet exceeded on the way to this verdict.
     """
 
     verdict: Verdict
@@ -90,6 +105,7 @@ class Decision:
     remove: str | None = None
     accept: str | None = None
     packets: int | None = None
+    limits: tuple[Limit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

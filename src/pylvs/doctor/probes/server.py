@@ -11,7 +11,7 @@ from pylvs.doctor.finding import Finding, Layer, Severity, Subject, server_subje
 from pylvs.doctor.probes import tunnel, way
 from pylvs.doctor.probes.data_plane.egress import egress_findings
 from pylvs.doctor.probes.methods import exceptions
-from pylvs.doctor.probes.traffic import answering
+from pylvs.doctor.probes.traffic import answering, mixed
 from pylvs.doctor.servers import Endpoint, Way, endpoints
 from pylvs.doctor.survey import Seen, Survey, default_gateways, lacks_way_back, subjects, survey
 from pylvs.doctor.wire.packets import PORT_UNREACHABLE, PROTOCOL_UNREACHABLE, Kind
@@ -75,6 +75,10 @@ def _of_way(facts: Facts, found: Survey, server: Address, seen: Sequence[Seen]) 
             pass  # it replies to clients through this host, though to no other address
         elif wrong.id == "server_silent" and server in answering(facts):
             yield _only_to_us(server, wrong)
+        elif wrong.id == "server_firewall" and server in answering(facts):
+            yield _only_us(wrong)
+        elif wrong.id == "server_firewall" and server in mixed(facts):
+            yield _a_part(server, wrong, mixed(facts)[server])
         else:
             yield wrong
     if by_nat and server not in answering(facts):
@@ -197,6 +201,29 @@ def _only_to_us(server: Address, wrong: Finding) -> Finding:
         severity=Severity.WARNING,
         title=f"{server} answers nothing of this director, but clients have just completed connections to it",
         why="It drops what this director sends itself, by a rule or for want of a route back: checks fail.",
+    )
+
+
+def _only_us(wrong: Finding) -> Finding:
+    """Return that a server whose clients pass its firewall drops what this host asks."""
+    return replace(
+        wrong,
+        severity=Severity.WARNING,
+        title=f"{wrong.title} for this director, but clients have just completed connections",
+        why="It drops what this director sends itself: checks fail.",
+    )
+
+
+def _a_part(server: Address, wrong: Finding, waiting: int) -> Finding:
+    """Return that a firewall lets a part of the connections pass."""
+    return replace(
+        wrong,
+        severity=Severity.WARNING,
+        title=f"{wrong.title} for a part of the connections",
+        evidence=f"{wrong.evidence}; ipvsadm -Lnc: {counted(waiting, 'connection')} to it wait, and others, begun"
+        " later, got further",
+        why="A rule with a limit, or for some clients, drops them.",
+        fix=f"Run pylvs doctor on {server}: it names the rule.",
     )
 
 

@@ -85,6 +85,11 @@ class _Flows:
         return len(self.waiting_s) >= _LEAST_BEGUN and median(self.waiting_s) < self.newest_complete_s
 
     @property
+    def are_mixed(self) -> bool:
+        """Return whether a connection was completed after one that waits."""
+        return self.newest_complete_s <= _RECENT_S and self.newest_complete_s < max(self.waiting_s, default=0)
+
+    @property
     def answers_now(self) -> bool:
         """Return whether a connection was completed just now, and none before it waits."""
         overdue = (age_s for age_s in self.waiting_s if age_s >= _IN_FLIGHT_S)
@@ -114,14 +119,23 @@ def of_connections(rows: Sequence[ServiceRow], sample: Sequence[Connection], tim
 def answering(facts: Facts) -> frozenset[Address]:
     """Return the real servers with which clients have completed connections just now, and wait for none since."""
 
-    def read() -> frozenset[Address]:
+    return frozenset(server for server, flow in _by_server(facts).items() if flow.answers_now)
+
+
+def mixed(facts: Facts) -> Mapping[Address, int]:
+    """Return the real servers that complete some of their connections, and how many others wait."""
+    return {server: len(flow.waiting_s) for server, flow in _by_server(facts).items() if flow.are_mixed}
+
+
+def _by_server(facts: Facts) -> Mapping[Address, _Flows]:
+    def read() -> Mapping[Address, _Flows]:
         timeouts, flows = facts.director.timeouts(), defaultdict[Address, _Flows](_Flows)
         for entry in _sampled(facts.director.connections_apart()):
             if entry.client_port and entry.protocol is Protocol.TCP:
                 flows[entry.destination].add(entry.state, _age_s(entry, timeouts))
-        return frozenset(server for server, flow in flows.items() if flow.answers_now)
+        return flows
 
-    return facts.once("answering", read)
+    return facts.once("flows by server", read)
 
 
 def _age_s(entry: Connection, timeouts: Timeouts) -> float:

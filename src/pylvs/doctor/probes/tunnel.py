@@ -13,6 +13,7 @@ from pylvs.model.addresses import ip_option
 from pylvs.model.dataclass import replace
 from pylvs.model.service import Method, Tunnel, TunnelKind, VirtualService
 
+_SEVERAL = 2  # times as many as arrived
 _TAG = 4  # octets of an 802.1Q tag
 
 
@@ -131,6 +132,9 @@ def too_long(seen: Seen) -> Finding | None:
     number = min((each.mtu for each in reported), default=0) or max(arrived, default=0)
     if not number or not arrived:
         return None
+    fitting = [length for length in seen.lengths if length <= number]
+    if not reported and len(fitting) > _SEVERAL * sum(length in arrived for length in fitting):
+        return _partly(seen, len(arrived))
     way, server = seen.way, seen.endpoint.server
     assert way.device is not None
     by = f"; {reported[0].sender} reports it" if reported else f", and one of {number} octets does"
@@ -154,6 +158,21 @@ def too_long(seen: Seen) -> Finding | None:
         + (" Or let all ports take longer frames." if tag else ""),
         fix_command=f"ip {family}route replace {server}{via} dev {way.device.name} mtu {number}",
         fix_host=HERE,
+        about=subjects([seen]),
+    )
+
+
+def _partly(seen: Seen, arrived: int) -> Finding:
+    """Judge a server that answers some packets of a burst, and not those that are shorter."""
+    service, server = seen.endpoint.service, seen.endpoint.server
+    return Finding(
+        id="server_rate_limit",
+        severity=Severity.WARNING,
+        layer=Layer.SERVER,
+        title=f"{server} answers a part of the packets to {service.protocol.name} port {service.port} alone",
+        evidence=f"of {len(seen.lengths)} SYNs at a time, {arrived} were answered, long and short ones",
+        why="A rule of its packet filter drops what exceeds a limit, or a link on the way loses packets.",
+        fix=f"Run pylvs doctor on {server}: it names the rule.",
         about=subjects([seen]),
     )
 

@@ -189,7 +189,9 @@ class Exchange:
         with contextlib.suppress(OSError):
             while True:
                 data, (device, _, cast, kind, mac) = self._in.recvfrom(_LONGEST)
-                reply = packets.decoded(data, self._ident, self._own) if kind != _LOOPBACK else None
+                if kind == _LOOPBACK or cast == OUTGOING:  # some may have come before the filter
+                    continue
+                reply = packets.decoded(data, self._ident, self._own)
                 if reply is not None and (reply.kind is not Kind.REPLY or cast == _TO_THIS_HOST):
                     yield replace(reply, mac=reply.mac or mac, ifindex=_index(device))
 

@@ -7,6 +7,7 @@ from pylvs.doctor.probes.real_server import (
     application,
     devices,
     filter,
+    limits,
     reply,
     requests,
     translation,
@@ -14,6 +15,6 @@ from pylvs.doctor.probes.real_server import (
 )
 
 PROBES = (
-    *(address.findings, application.findings, devices.findings, filter.findings),
+    *(address.findings, application.findings, devices.findings, filter.findings, limits.findings),
     *(reply.findings, requests.findings, translation.findings, tunnel.findings),
 )

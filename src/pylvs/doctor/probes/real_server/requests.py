@@ -10,6 +10,7 @@ from pylvs.doctor.finding import Finding, Layer, here
 from pylvs.doctor.kernel.handshakes import Handshakes, Opening
 from pylvs.doctor.packet_filter.host import INPUT, OUTPUT, packet_filter
 from pylvs.doctor.packet_filter.packet import Decision, Packet, Verdict
+from pylvs.doctor.probes.real_server import limits
 from pylvs.doctor.probes.real_server.facts import RealServer, listeners, real_server
 from pylvs.model.addresses import endpoint
 from pylvs.model.errors import counted
@@ -30,13 +31,21 @@ def findings(facts: Facts) -> Iterator[Finding]:
     sockets = [each for each in listeners(facts) or () if each.protocol == TCP]
     asked = (each for each in seen if any(some.port == each.port and some.accepts(each.address) for some in sockets))
     lost, refused, rule = list[Opening](), list[tuple[Opening, Decision]](), ""
+    limited = list[tuple[Opening, Decision]]()
     for opening in islice(asked, _MOST):
         decisions = list(_decisions(facts, server, opening))
         if (drop := next((found for found in decisions if found.verdict is Verdict.DROP), None)) is not None:
             refused.append((opening, drop))
             continue  # a block list is meant so; the findings of filter.py tell which rules are not
+        if (over := _above_limits(facts, server, opening)) is not None:
+            limited.append((opening, over))
+            continue
         lost.append(opening)
         rule = rule or next((found.text for found in decisions if found.verdict is Verdict.UNKNOWN and found.text), "")
+    if limited:
+        (first, over), number = limited[0], counted(len(limited), "SYN")
+        now = [f"{number} within {_LOOK_S:g} s, as of {first.client}, got no reply"]
+        yield limits.finding(first.address, first.port, over, now)
     if not lost:
         yield from _closed(server, refused)
         return
@@ -78,14 +87,22 @@ def _closed(server: RealServer, refused: Sequence[tuple[Opening, Decision]]) -> 
     )
 
 
+def _above_limits(facts: Facts, server: RealServer, opening: Opening) -> Decision | None:
+    """Return the drop of a SYN or of its reply by a rule with a limit."""
+    rules = packet_filter(facts)
+    found = (limits.above_limits(rules, packet, opening.address) for _, packet in _passing(server, opening))
+    return next(filter(None, found), None)
+
+
 def _decisions(facts: Facts, server: RealServer, opening: Opening) -> Iterator[Decision]:
     """Yield what the packet filter decides on a SYN and on its reply, for each device by which they may pass."""
+    for hooks, packet in _passing(server, opening):
+        yield packet_filter(facts).decision(hooks, packet, str(opening.address))
+
+
+def _passing(server: RealServer, opening: Opening) -> Iterator[tuple[Sequence[str], Packet]]:
+    """Yield a SYN and its reply by each device, with the hooks that they pass."""
     client, client_port, address, port = opening
-    for device in server.outward:
-        name = device.name
-        ways = (
-            (INPUT, Packet(client, address, TCP, client_port, port, iif=name)),
-            (OUTPUT, Packet(address, client, TCP, port, client_port, oif=name, new=False)),
-        )
-        for hooks, packet in ways:
-            yield packet_filter(facts).decision(hooks, packet, str(address))
+    for name in (each.name for each in server.outward):
+        yield INPUT, Packet(client, address, TCP, client_port, port, iif=name)
+        yield OUTPUT, Packet(address, client, TCP, port, client_port, oif=name, new=False)
