@@ -7,7 +7,16 @@ from collections.abc import Iterator
 import pytest
 
 from pylvs.lab.lab import Lab
-from tests.lab.doctor.exam import Fault, built, diagnosed, examine
+from tests.lab.doctor.exam import Fault, built, diagnosed, examine, healthy
+
+BRIDGE = "ip link add br0 type bridge; ip link set br0 up;"
+ON_BRIDGE = (
+    f"{BRIDGE} ip -4 address flush dev eth0; ip address add 10.0.0.10/24 dev br0; ip address add 10.0.0.100/32 dev br0"
+)
+OFF_BRIDGE = (
+    "ip link del br0; ip link set eth0 up; ip address add 10.0.0.10/24 dev eth0; ip address add 10.0.0.100/32 dev eth0;"
+    " ipvsadm --set 0 0 0"
+)
 
 FAULTS = [
     Fault(
@@ -57,6 +66,31 @@ FAULTS = [
         words=("10.0.0.100", "02:00:00:00:0c:00"),
         cure="sysctl -q -w net.ipv4.conf.eth0.proxy_arp=0 net.ipv4.ip_forward=0; ip route del 10.0.0.100/32 dev lo",
     ),
+    Fault(
+        name="a bridge without a port",
+        host="director",
+        script=ON_BRIDGE,
+        cause="link_down",
+        words=("br0, a bridge, has no port", "ip link set eth0 master br0"),
+        cure=OFF_BRIDGE,
+    ),
+    Fault(
+        name="a bridge whose port is down",
+        host="director",
+        script=f"{ON_BRIDGE}; ip link set eth0 master br0; ipvsadm --set 0 0 0; ip link set eth0 down",
+        cause="link_down",
+        words=("eth0 is down", "br0 is on it"),
+        cure=OFF_BRIDGE,
+    ),
+    Fault(
+        name="a bridge whose ports are down",
+        host="director",
+        script=f"{ON_BRIDGE}; ip link add d0 type veth peer name d1; ip link set d0 master br0;"
+        " ip link set eth0 master br0; ipvsadm --set 0 0 0; ip link set eth0 down",
+        cause="link_down",
+        words=("all ports of br0 are down: ", "eth0", "d0"),
+        cure=f"ip link del d0; {OFF_BRIDGE}",
+    ),
 ]
 
 
@@ -70,6 +104,13 @@ def lab() -> Iterator[Lab]:
 def test_a_healthy_lab_has_no_finding(lab: Lab) -> None:
     """Direct routing as the lab makes it is complete."""
     assert diagnosed(lab) == []
+
+
+def test_a_bridge_without_a_port_may_hold_the_address_as_lo_does(lab: Lab) -> None:
+    """The director answers ARP for it on the card of its network."""
+    lab.sh("director", f"{BRIDGE} ip address del 10.0.0.100/32 dev eth0; ip address add 10.0.0.100/32 dev br0")
+    healthy(lab, "director")
+    lab.sh("director", "ip link del br0; ip address add 10.0.0.100/32 dev eth0")
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 from pylvs.doctor.finding import Finding, Layer, Severity
 from pylvs.doctor.probes import way
-from pylvs.doctor.probes.devices import lowest_down
+from pylvs.doctor.probes.devices import link_down, lowest_down
 from pylvs.doctor.probes.server import of_all
 from pylvs.doctor.servers import Endpoint, Way
 from pylvs.doctor.survey import Seen, subjects
@@ -48,6 +48,25 @@ def test_the_device_below_is_named_if_it_is_down() -> None:
     assert lowest_down(vlan, [vlan]) is vlan
     veth = replace(CARD, kind="veth", lower=9, up=False)
     assert lowest_down(veth, [veth, replace(down, index=9)]) is veth  # its peer is no device below
+
+
+def test_a_bridge_or_bond_has_the_link_of_its_ports() -> None:
+    """Without one it has none, also if its own state is up; several ports are named if all are down."""
+    why = "Packets come in by it."
+    for kind, carrier in ("bridge", True), ("bond", False):  # a bridge that never had a port has a carrier
+        above = replace(CARD, index=5, name="up0", kind=kind, carrier=carrier)
+        port, other = (replace(CARD, index=at, name=f"eth{at}", master=5, up=False) for at in (6, 7))
+        assert lowest_down(above, [above]) is above
+        found = link_down(above, above, [above, CARD], Layer.LINK, why, ())
+        assert found.title == f"up0, a {kind}, has no port"
+        assert found.fix_command == ("ip link set eth0 master up0" if kind == "bridge" else None)
+        down = replace(above, carrier=False)
+        assert lowest_down(down, [down, port]) is port
+        assert lowest_down(down, [down, port, other]) is down
+        found = link_down(down, down, [down, port, other], Layer.LINK, why, ())
+        assert found.title == "all ports of up0 are down: eth6 and eth7"
+        assert found.fix_command == "ip link set eth6 up; ip link set eth7 up"
+        assert lowest_down(replace(down, carrier=True), [down, replace(port, up=True), other]) is None
 
 
 def test_one_silent_server_of_two_is_named() -> None:

@@ -9,7 +9,7 @@ from pylvs.doctor.clients import owner_of
 from pylvs.doctor.commands import named
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity, server_subject
-from pylvs.doctor.probes.devices import link_down, works
+from pylvs.doctor.probes.devices import link_down, lowest_down, works
 from pylvs.doctor.servers import own_addresses
 from pylvs.doctor.survey import Survey, askable, survey
 from pylvs.doctor.virtual_routers import routers_of, standby_of
@@ -103,9 +103,10 @@ def _many_missing(missing: Mapping[Address, str]) -> Finding:
 def _at_home(facts: Facts, held: AssignedAddress, device: Device) -> Iterator[Finding]:
     """Yield why an address that this host has is not reached by its link."""
     vip, name = held.address, device.name
-    if not works(device):
+    lowest = lowest_down(device, facts.devices)
+    if lowest is not None and not _comes_otherwise(facts, held, device):
         why = f"Packets to {vip} come in by {name}, which has this address."
-        yield link_down(device, facts.devices, Layer.ADDRESS, why, {str(vip)})
+        yield link_down(lowest, device, facts.devices, Layer.ADDRESS, why, {str(vip)})
     elif held.flags & DAD_FAILED:
         again = f"ip -6 address del {vip}/{held.prefix} dev {name}; ip -6 address add {vip}/{held.prefix} dev {name}"
         yield Finding(
@@ -122,6 +123,19 @@ def _at_home(facts: Facts, held: AssignedAddress, device: Device) -> Iterator[Fi
         )
     elif vip.version == 4:
         yield from _suppressed(facts, held, device)
+
+
+def _comes_otherwise(facts: Facts, held: AssignedAddress, device: Device) -> bool:
+    """Return whether packets to an address come in by another device than that without a link which holds it.
+
+    It has the address's network. Or the holder is a bridge that never had a port, and has no network: it is like lo.
+    """
+    own = own_addresses(facts)
+    others = [each for each in facts.devices if each.index != device.index and works(each, facts.devices)]
+    if device.up and any(own.has_network(each, held.address) for each in others if askable(each)):
+        return True
+    has_link = any(not each.address.is_link_local for each in own.networks.get(device.index, ()))
+    return device.up and device.carrier and not has_link
 
 
 def _suppressed(facts: Facts, held: AssignedAddress, device: Device) -> Iterator[Finding]:

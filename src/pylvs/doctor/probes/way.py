@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from pylvs.doctor.clones import Clones
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity, Subject
 from pylvs.doctor.kernel.routes import rejecting
-from pylvs.doctor.probes.devices import link_down, works
+from pylvs.doctor.probes.devices import link_down, lowest_down
 from pylvs.doctor.servers import Way
 from pylvs.doctor.survey import Seen, askable, subjects
 from pylvs.doctor.wire.exchange import Answers
@@ -20,7 +20,7 @@ SILENT, ELSEWHERE = "neighbour_silent", "neighbour_elsewhere"
 _MOST_NAMED = 5
 
 
-def findings(way: Way, seen: Sequence[Seen], devices: Iterable[Device]) -> Iterator[Finding]:
+def findings(way: Way, seen: Sequence[Seen], devices: Collection[Device]) -> Iterator[Finding]:
     """Yield why no packet of this host reaches a real server. `devices` are those of this host."""
     about, device = subjects(seen), way.device
     if way.is_local:
@@ -29,8 +29,9 @@ def findings(way: Way, seen: Sequence[Seen], devices: Iterable[Device]) -> Itera
         yield _no_route(way, about)
         return
     by_route = [each for each in seen if each.endpoint.destination.method is Method.ROUTE]
-    if not works(device):
-        yield link_down(device, devices, Layer.LINK, f"Packets to real servers leave by {device.name}.", about)
+    if (lowest := lowest_down(device, devices)) is not None:
+        why = f"Packets to real servers leave by {device.name}."
+        yield link_down(lowest, device, devices, Layer.LINK, why, about)
     elif by_route and not way.on_link:
         yield _behind_gateway(way, subjects(by_route))
 

@@ -14,7 +14,7 @@ from pylvs.doctor.finding import HERE, Finding, Layer, Severity
 from pylvs.doctor.kernel.foreign_programs import Foreign, at_tc, at_xdp, syn
 from pylvs.doctor.kernel.link_settings import link_settings
 from pylvs.doctor.kernel.orphans import orphaned
-from pylvs.doctor.probes.devices import foreign_finding, losses
+from pylvs.doctor.probes.devices import foreign_finding, losses, works
 from pylvs.model.addresses import Address
 from pylvs.model.rows import DeviceProblem
 from pylvs.netlink import tc
@@ -34,7 +34,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
         return
     tables = facts.director.tables
     loops = [each.name for each in facts.devices if each.loopback]
-    down = {each.name for each in facts.devices if not each.up}  # no packet comes in by them
+    down = {each.name for each in facts.devices if not works(each, facts.devices)}  # no packet comes in by them
     for problem in missing(tables):
         if problem.needed and problem.device not in down:
             yield _missing(problem, facts)
