@@ -30,6 +30,7 @@ IS_DOWN = "until pylvs status | grep -q '10.0.0.22:80  *down'; do sleep 0.1; don
 ARE_UP = "until [ $(pylvs status | grep -c ':80  *up') = 2 ]; do sleep 0.1; done"
 RESTORED = f"cp {HEALTHY} {CONFIGURATION}; pylvs reload; {ARE_UP}"
 PROCESS = f"$(cat {DIRECTOR_STATE}/pylvs.pid)"
+KILLED = f"kill -KILL {PROCESS}; while service pylvs status; do sleep 0.1; done"
 
 
 def written(edit: str, line: str = "") -> str:
@@ -115,7 +116,7 @@ FAULTS = [
     Fault(
         name="a killed daemon",
         host="director",
-        script=f"kill -KILL {PROCESS}; while service pylvs status; do sleep 0.1; done",
+        script=KILLED,
         cause="daemon_ended",
         words=("TCP 10.0.0.100:80",),
     ),
@@ -147,3 +148,58 @@ def test_a_healthy_daemon_has_no_finding(lab: Lab) -> None:
 def test_the_cause_comes_first_and_its_command_mends_it(lab: Lab, fault: Fault) -> None:
     """A planted fault is named, and the doctor's command mends it."""
     examine(lab, fault)
+
+
+ALL_DOWN = "until [ $(pylvs status | grep -c ':80  *down') = 2 ]; do sleep 0.1; done"
+
+
+def found_without_servers(lab: Lab, script: str = ":", undo: str = ":") -> list[tuple[str, str]]:
+    """Return severity and id of what the doctor finds after both servers have stopped; scripts run on the director."""
+    for host in "rs1", "rs2":
+        lab.sh(host, "service nginx stop")
+    lab.sh("director", f"{ALL_DOWN}; {script}")
+    found = diagnosed(lab)
+    lab.sh("director", undo)
+    for host in "rs1", "rs2":
+        lab.sh(host, "service nginx start")
+    lab.sh("director", ARE_UP)
+    return [(each["severity"], each["id"]) for each in found]
+
+
+@pytest.mark.parametrize("line", ["", "inhibit_on_failure"])
+def test_servers_that_failed_are_the_cause_of_a_service_without_one(lab: Lab, line: str) -> None:
+    """Neither the lost quorum nor the empty service is a finding beside them, nor their weight of 0."""
+    edit = f"s/TCP_CHECK {{/{line}\\n        &/" if line else ""
+    lab.sh("director", f"{written(edit)}; pylvs reload" if line else ":")
+    listed = "ipvsadm -Ln | grep -q '10.0.0.21:80 *Route *0 '" if line else ":"
+    assert found_without_servers(lab, listed) == [("error", "not_listening")] * 2
+    lab.sh("director", RESTORED)
+
+
+@pytest.mark.parametrize(
+    ("script", "undo", "cause"),
+    [
+        (f"kill -STOP {PROCESS}", f"kill -CONT {PROCESS}", "daemon_hangs"),
+        (
+            f"kill -KILL {PROCESS}; while service pylvs status; do sleep 0.1; done",
+            "service pylvs start",
+            "daemon_ended",
+        ),
+    ],
+)
+def test_a_daemon_that_does_not_return_servers_is_the_cause(lab: Lab, script: str, undo: str, cause: str) -> None:
+    """It has removed them, and does not see that they work again."""
+    assert found_without_servers(lab, script, undo) == [("error", cause)]
+
+
+def test_a_sorry_server_that_serves_leaves_a_warning(lab: Lab) -> None:
+    """Clients get answers, from another server."""
+    lab.sh("director", f"{written('/real_server 10.0.0.22/,/^    }/d; s/lb_kind DR/&; sorry_server 10.0.0.22 80/')}")
+    lab.sh("director", f"sed -i 's/; sorry/\\n    sorry/' {CONFIGURATION}; pylvs reload")
+    lab.sh("rs1", "service nginx stop")
+    lab.sh("director", "until ipvsadm -Ln | grep -q 10.0.0.22; do sleep 0.1; done")
+    (found,) = diagnosed(lab)
+    lab.sh("rs1", "service nginx start")
+    lab.sh("director", RESTORED)
+    assert (found["severity"], found["id"]) == ("warning", "not_listening")
+    assert found["why"] == "The sorry server serves all clients."

@@ -9,8 +9,9 @@ import pytest
 
 from pylvs.doctor.finding import Finding, Layer, Severity, diagnosis, server_subject
 from pylvs.doctor.probes.checks import Attempt, of_overrides, of_servers
-from pylvs.doctor.probes.daemon import beside, of_problems
+from pylvs.doctor.probes.daemon import beside, hangs, of_problems
 from pylvs.doctor.probes.file import of_reload, of_unreadable
+from pylvs.doctor.probes.table import NO_SERVER
 from pylvs.doctor.processes import Keepalived
 
 KEY, NAME = "TCP 192.0.2.1:80", "192.0.2.1:80 tcp"
@@ -95,6 +96,22 @@ def test_the_cause_of_a_lost_quorum_comes_instead_of_it() -> None:
     now = status(server(1), server(2, **DOWN), quorum=False, problems=[lost])
     assert ids(of_problems(now)) == [("quorum_lost", "ERROR")]
     assert ids(diagnosis([*of_problems(now), *of_servers(now, {})])) == [("server_down", "WARNING")]
+
+
+def test_a_server_that_gets_connections_may_have_another_cause() -> None:
+    """The way to it is examined, too; one of weight 0 is not, as by inhibit_on_failure."""
+    now = status(server(1, up=False), quorum=False)
+    way = {server_subject(KEY, ip_address("198.51.100.1"))}
+    assert [[each.symptom for each in of_servers(now, {}, probed)] for probed in (way, set[str]())] == [[True], [False]]
+
+
+def test_a_daemon_that_hangs_is_the_cause_of_its_services_without_a_server() -> None:
+    """Nothing returns their servers."""
+    assert hangs(0, frozenset()).severity is Severity.WARNING
+    found = hangs(0, frozenset({KEY, NO_SERVER}))
+    assert found.severity is Severity.ERROR
+    assert found.explains == {KEY, NO_SERVER}
+    assert found.evidence.endswith(f"; {KEY} has no server")
 
 
 @pytest.mark.parametrize("of", ["198.51.100.1:80 of ", ""])

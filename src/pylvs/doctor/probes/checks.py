@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from shlex import quote
 
 from pylvs.doctor.commands import named
@@ -12,7 +12,7 @@ from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity, Subject, server_subject
 from pylvs.doctor.probes.table import NO_SERVER, first_of_each
 from pylvs.doctor.running import Status, address_of, status_of
-from pylvs.model.dataclass import dataclass
+from pylvs.model.dataclass import dataclass, replace
 from pylvs.model.service import DestinationKey, server_named
 
 _CONNECT_S = 1.0
@@ -24,7 +24,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
     status = status_of(facts)
     if status is None:
         return
-    yield from first_of_each(of_servers(status, connected(status)))
+    yield from first_of_each(of_servers(status, connected(status), probed(facts)))
     yield from first_of_each(of_overrides(status))
 
 
@@ -67,15 +67,31 @@ def connect(name: str) -> Attempt:
         return Attempt(os.strerror(error.errno or 0), refused=isinstance(error, ConnectionRefusedError))
 
 
-def of_servers(status: Status, connections: Mapping[str, Attempt]) -> Iterator[Finding]:
-    """Yield the servers that are down, and the checks that this host cannot make."""
+def probed(facts: Facts) -> frozenset[Subject]:
+    """Return the servers of the table that get connections: the way to them is examined, too."""
+    return frozenset(
+        server_subject(str(row.service.key), each.destination.key.address)
+        for row in facts.services
+        for each in row.destinations
+        if each.destination.weight
+    )
+
+
+def of_servers(
+    status: Status, connections: Mapping[str, Attempt], probed: Collection[Subject] = frozenset()
+) -> Iterator[Finding]:
+    """Yield the servers that are down, and the checks that this host cannot make.
+
+    For a server that is `probed`, a finding about the way to it is likelier the cause.
+    """
     for service in status["services"]:
         serves = any(each["up"] and each["weight"] and each["standing"] == "enabled" for each in service["servers"])
         sorry = bool(service["sorry_server"] and service["sorry_server"]["in"])
         for server in service["servers"]:
             if not server["up"] and server["standing"] == "enabled":
                 severity = Severity.WARNING if serves or sorry else Severity.ERROR
-                yield _down(service, server, severity, connections.get(server["server"]))
+                found = _down(service, server, severity, connections.get(server["server"]), sorry and not serves)
+                yield replace(found, symptom=bool(found.about & frozenset(probed)))
             for check in server["checks"]:
                 if check["inconclusive"]:
                     yield _inconclusive(service, server, f"{check['check']}: {check['reason']}")
@@ -89,7 +105,7 @@ def subjects(service: Status, server: Status) -> frozenset[Subject]:
     return frozenset(server_subject(key, address) for key in service["keys"])
 
 
-def _down(service: Status, server: Status, severity: Severity, connection: Attempt | None) -> Finding:
+def _down(service: Status, server: Status, severity: Severity, connection: Attempt | None, sorry: bool) -> Finding:
     name, reason = server["server"], server["reason"]
     evidence = f"pylvs status: {reason}"
     if connection is not None:
@@ -109,11 +125,10 @@ def _down(service: Status, server: Status, severity: Severity, connection: Attem
         evidence=evidence,
         why="No server is left: each new connection is refused."
         if severity is Severity.ERROR
-        else "The other servers serve all clients.",
+        else f"The {'sorry server serves' if sorry else 'other servers serve'} all clients.",
         fix=fix,
         about=subjects(service, server),
         explains=frozenset() if service["quorum"]["up"] else frozenset({*service["keys"], NO_SERVER}),
-        symptom=bool(server["in_table"]),  # then the way to it is examined, too
     )
 
 

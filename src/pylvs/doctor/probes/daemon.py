@@ -14,6 +14,7 @@ from pylvs.doctor.configuration import services_of
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity, Subject
 from pylvs.doctor.probes.checks import subjects
+from pylvs.doctor.probes.table import NO_SERVER, kept_by_daemon, unserved
 from pylvs.doctor.processes import Keepalived, keepaliveds
 from pylvs.doctor.running import PATIENCE_S, Status, is_hanging, process_of, status_of
 from pylvs.doctor.virtual_routers import routers_of
@@ -28,7 +29,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
     """Yield what is wrong with the daemon and its checks."""
     process = process_of(facts)
     if is_hanging(facts):
-        yield hangs(process)
+        yield hangs(process, unserved(facts.services, kept_by_daemon(facts)))
         return
     others = facts.once("keepaliveds", keepaliveds)
     yield from beside(process, others, has_routers=any(router.status for router in routers_of(facts)))
@@ -38,8 +39,8 @@ def findings(facts: Facts) -> Iterator[Finding]:
         yield from of_problems(status)
 
 
-def hangs(process: int) -> Finding:
-    """Return that a daemon does not reply, and why if the kernel knows."""
+def hangs(process: int, empty: frozenset[str]) -> Finding:
+    """Return that a daemon does not reply, and why if the kernel knows; `empty`: its services without a server."""
     try:
         state = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
     except OSError:
@@ -47,15 +48,22 @@ def hangs(process: int) -> Finding:
     stopped = state in ("T", "t")
     return Finding(
         id="daemon_hangs",
-        severity=Severity.WARNING,
+        severity=Severity.ERROR if empty else Severity.WARNING,
         layer=Layer.HOST,
         title=f"pylvs run, process {process}, {'is stopped by a signal' if stopped else 'does not reply'}",
-        evidence=f"no reply within {PATIENCE_S:g} s; the state of the process is {state}",
+        evidence=f"no reply within {PATIENCE_S:g} s; the state of the process is {state}{_without_server(empty)}",
         why="No server is checked: dead ones stay in the table, and others do not return.",
         fix="Let it continue." if stopped else "End the process, and start pylvs run again.",
         fix_command=f"kill -CONT {process}" if stopped else f"kill -KILL {process}; {START}",
         fix_host=HERE,
+        explains=empty,
     )
+
+
+def _without_server(empty: frozenset[str]) -> str:
+    """Return what the evidence adds about services without a server."""
+    names = sorted(empty - {NO_SERVER})
+    return f"; {named(names, 'service')} {'has' if len(names) == 1 else 'have'} no server" if names else ""
 
 
 def beside(process: int, others: Sequence[Keepalived], has_routers: bool) -> Iterator[Finding]:
@@ -93,10 +101,13 @@ def absent(facts: Facts, others: Sequence[Keepalived]) -> Iterator[Finding]:
         owned = list(load_owned(state))
     present = {row.service.key for row in facts.services}
     if left := [key for key in owned if key in present]:
+        empty = unserved(facts.services, list(map(str, left)))
         yield _no_daemon(
             id="daemon_ended",
+            severity=Severity.ERROR if empty else Severity.WARNING,
+            explains=empty,
             title=f"pylvs run has ended, and has left {named(left, 'service')} in the table",
-            evidence=f"{state.path} has {named(left, 'service')}; no process holds its lock",
+            evidence=f"{state.path} has {named(left, 'service')}; no process holds its lock{_without_server(empty)}",
             why="No server is checked: dead ones stay in the table, and others do not return.",
         )
         return
@@ -129,7 +140,15 @@ def _wanted(file: str) -> list[ServiceKey]:
     return [key for service in services_of(file) for key in service.keys]
 
 
-def _no_daemon(*, id: str, title: str, evidence: str, why: str, severity: Severity = Severity.WARNING) -> Finding:
+def _no_daemon(
+    *,
+    id: str,
+    title: str,
+    evidence: str,
+    why: str,
+    severity: Severity = Severity.WARNING,
+    explains: frozenset[Subject] = frozenset(),
+) -> Finding:
     return Finding(
         id=id,
         severity=severity,
@@ -140,6 +159,7 @@ def _no_daemon(*, id: str, title: str, evidence: str, why: str, severity: Severi
         fix="Start pylvs run, as a service that starts at boot, too.",
         fix_command=START,
         fix_host=HERE,
+        explains=explains,
     )
 
 

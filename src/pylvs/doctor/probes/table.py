@@ -7,12 +7,12 @@ from contextlib import suppress
 from itertools import groupby, islice
 from operator import attrgetter
 
-from pylvs.daemon.state.directory import daemons_of
+from pylvs.daemon.state.directory import StateDirectory, daemons_of
 from pylvs.daemon.state.saved import load_owned
 from pylvs.doctor.commands import edit_destination, edit_service, named, with_weights
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity, here, server_subject
-from pylvs.doctor.running import is_hanging
+from pylvs.doctor.running import is_hanging, process_of
 from pylvs.ipvsadm.options import service_option
 from pylvs.model.client_rules import Action, ClientRule
 from pylvs.model.dataclass import replace
@@ -34,9 +34,9 @@ def findings(facts: Facts) -> Iterator[Finding]:
         return
     rows = [row for row in facts.services if not is_probe_mark(row.service.key.mark)]
     kept = kept_by_daemon(facts)
-    found = first_of_each(of_rows(rows, full_servers(facts, rows), kept))
-    explained = not is_hanging(facts)  # the status of the daemon says why its services have no server
-    yield from (each for each in found if not (each.symptom and explained))
+    found = first_of_each(of_rows(rows, full_servers(facts, rows), kept | left_by_daemon(facts)))
+    explained = frozenset() if is_hanging(facts) else kept  # the daemon's status says why they have no server
+    yield from (each for each in found if not (each.symptom and each.about & explained))
     yield from of_client_rules(facts.director.client_rules(), [row.service.key for row in rows], kept)
     yield from of_settings(facts.director.settings())
     if rows:
@@ -88,6 +88,21 @@ def _kept() -> frozenset[str]:
             with suppress(PylvsError):  # the daemon's status names damaged files
                 found.update(map(str, load_owned(state)))
     return frozenset(found)
+
+
+def left_by_daemon(facts: Facts) -> frozenset[str]:
+    """Return the services that a daemon which ended has left, as text of their keys: it has removed their servers."""
+    with suppress(PylvsError):  # a damaged file; without the findings of the daemon they are no symptom
+        if not process_of(facts):
+            return frozenset(map(str, load_owned(StateDirectory(facts.state_dir))))
+    return frozenset()
+
+
+def unserved(rows: Iterable[ServiceRow], keys: Collection[str]) -> frozenset[str]:
+    """Return which of these services have no server with a weight, and the subject of their packets."""
+    empty = (row for row in rows if not any(each.destination.weight for each in row.destinations))
+    found = frozenset(str(row.service.key) for row in empty) & frozenset(keys)
+    return found | {NO_SERVER} if found else found
 
 
 def full_servers(facts: Facts, rows: Iterable[ServiceRow]) -> frozenset[tuple[ServiceKey, str]]:
