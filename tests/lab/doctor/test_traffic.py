@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from pylvs.lab.lab import Lab
-from tests.lab.doctor.exam import Fault, built, examine
+from tests.lab.doctor.exam import DIRECTOR, Fault, built, diagnosed, examine, healthy, request
+from tests.waiting import until
 
 PYTHON = f"{shlex.quote(sys.executable)} -c"
 LISTENER = f"""setsid {PYTHON} '
@@ -91,3 +92,15 @@ def lab() -> Iterator[Lab]:
 def test_the_cause_comes_first_and_its_command_mends_it(lab: Lab, fault: Fault) -> None:
     """A planted fault is named, and the doctor's command mends it."""
     examine(lab, fault)
+
+
+def test_what_was_mended_is_a_warning_until_a_client_connects_again(lab: Lab) -> None:
+    """The connections that failed stay in the table."""
+    lab.sh("rs1", "nft add table ip f; nft add chain ip f o '{ type filter hook output priority 0; }'")
+    lab.sh("rs1", "nft add rule ip f o ip daddr 10.0.0.5 tcp sport 80 drop")
+    request(lab, 8)
+    lab.sh("rs1", "nft delete table ip f")
+    found = until(lambda: [each for each in diagnosed(lab) if each["severity"] == "warning"])
+    assert [each["id"] for each in found] == ["handshake_incomplete"]
+    assert " s ago" in found[0]["title"]
+    healthy(lab, DIRECTOR)

@@ -8,7 +8,7 @@ from itertools import count
 import pytest
 
 from pylvs.doctor.facts import Facts
-from pylvs.doctor.finding import diagnosis
+from pylvs.doctor.finding import Severity, diagnosis
 from pylvs.doctor.probes.table import of_rows
 from pylvs.doctor.probes.traffic import answering, beside_servers, of_connections, of_counters, of_growth, of_use
 from pylvs.model.dataclass import replace
@@ -64,6 +64,15 @@ def test_a_server_that_has_completed_one_since_is_healthy_again() -> None:
     assert ids(row(), *WAITING, connection(2, "FIN_WAIT", 119)) == []
     assert ids(row(), *WAITING, connection(2, "ESTABLISHED", 899)) == []
     assert ids(row(), *WAITING, connection(2, "FIN_WAIT", 60)) == ["handshake_incomplete"]
+
+
+def test_a_failure_without_a_newer_attempt_says_how_old_it_is() -> None:
+    """It may have been mended: no client has tried since."""
+    past = [connection(2, "SYN_RECV", 60 - age) for age in (9, 11, 14)]
+    (old,) = of_connections([row()], past, Timeouts())
+    assert (old.severity, "until 9 s ago" in old.title) == (Severity.WARNING, True)
+    (now,) = of_connections([row()], [*past, *WAITING], Timeouts())
+    assert (now.severity, "the newest for 3 s" in now.evidence) == (Severity.ERROR, True)
 
 
 def test_attempts_of_a_minute_ago_and_single_ones_do_not_count() -> None:

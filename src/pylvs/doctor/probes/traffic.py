@@ -27,6 +27,7 @@ _LEAST_GROWTH = 3  # packets between two readings
 _LEAST_BEGUN, _RECENT_S = 3, 20.0  # connections that wait for the end of their handshake, not for longer
 _WAITING = ("SYN_RECV", "SYNACK")
 _JUST_NOW_S = 3.0
+_PAST_S = 5.0  # since the last attempt: clients repeat a SYN after 1 s and 3 s
 _IN_FLIGHT_S = 2.0  # a handshake takes a round trip, and ages are in whole seconds: a younger SYN may be answered yet
 _LENGTHS = {"SYN_RECV": 60, "SYNACK": 120, "TIME_WAIT": 120, "CLOSE": 10, "CLOSE_WAIT": 60, "LAST_ACK": 30}
 _LEAST_SILENT = 5  # packets to a server of NAT without a reply
@@ -189,18 +190,27 @@ def beside_servers(
 
 
 def _incomplete(key: str, flows: Mapping[Address, _Flows]) -> Iterator[Finding]:
-    """Yield the servers whose connections do not get beyond the first packet."""
+    """Yield the servers whose connections do not get beyond the first packet.
+
+    What was mended since shows when a client connects again. Until then the finding says how old it is.
+    """
     for server in sorted((each for each, flow in flows.items() if flow.are_incomplete), key=str):
         others = sum(flow.complete for each, flow in flows.items() if each != server)
+        waiting_s = flows[server].waiting_s
+        newest_s = max(min(waiting_s), 0)
+        past = newest_s >= _PAST_S
         yield Finding(
             id="handshake_incomplete",
-            severity=Severity.ERROR,
+            severity=Severity.WARNING if past else Severity.ERROR,
             layer=Layer.SERVER,
-            title=f"clients of {key} do not complete connections to {server}",
-            evidence=f"ipvsadm -Lnc: the last {counted(len(flows[server].waiting_s), 'connection')} to it wait in"
-            f" SYN_RECV; {others} to other servers got further",
+            title=f"clients of {key} did not complete connections to {server}, until {newest_s:.0f} s ago"
+            if past
+            else f"clients of {key} do not complete connections to {server}",
+            evidence=f"ipvsadm -Lnc: the last {counted(len(waiting_s), 'connection')} to it wait in SYN_RECV, the"
+            f" newest for {newest_s:.0f} s; {others} to other servers got further",
             why="The first packet is forwarded, and no second one comes: the client did not get the server's reply.",
-            fix=f"Run pylvs doctor on {server}: it drops packets of these clients, or its reply is lost.",
+            fix=f"Run pylvs doctor on {server}: it drops packets of these clients, or its reply is lost."
+            + (" No client has tried since: if the cause was mended, connect once, and look again." if past else ""),
             about=frozenset({server_subject(key, server)}),
             symptom=True,
         )
