@@ -9,6 +9,11 @@ import pytest
 from pylvs.lab.lab import Lab
 from tests.lab.doctor.exam import Fault, built, diagnosed, examine, healthy
 
+EARLY_RULE = (
+    "ip rule add priority 5 lookup local; ip rule del priority 0; ip rule add priority 3 to 10.0.0.100 lookup 77;"
+    " ip route add default via 10.0.0.22 table 77"
+)
+NO_EARLY_RULE = "ip rule add priority 0 lookup local; ip rule del priority 5; ip route flush table 77"
 BRIDGE = "ip link add br0 type bridge; ip link set br0 up;"
 ON_BRIDGE = (
     f"{BRIDGE} ip -4 address flush dev eth0; ip address add 10.0.0.10/24 dev br0; ip address add 10.0.0.100/32 dev br0"
@@ -65,6 +70,21 @@ FAULTS = [
         cause="vip_conflict",
         words=("10.0.0.100", "02:00:00:00:0c:00"),
         cure="sysctl -q -w net.ipv4.conf.eth0.proxy_arp=0 net.ipv4.ip_forward=0; ip route del 10.0.0.100/32 dev lo",
+    ),
+    Fault(
+        name="the local route is missing",
+        host="director",
+        script="ip route del local 10.0.0.100 dev eth0 table local",
+        cause="vip_routed_away",
+        words=("10.0.0.100", "table local has no route"),
+    ),
+    Fault(
+        name="a rule precedes the local routes",
+        host="director",
+        script=EARLY_RULE,
+        cause="vip_routed_away",
+        words=("10.0.0.100", "the priorities 3"),
+        rest=NO_EARLY_RULE,
     ),
     Fault(
         name="a bridge without a port",

@@ -9,6 +9,7 @@ import pytest
 from pylvs.lab.lab import Lab
 from tests.lab.doctor.exam import END_REQUESTS, ENDLESS_REQUESTS, Fault, built, diagnosed, examine
 from tests.lab.doctor.guard import PYTHON, guard
+from tests.lab.doctor.test_address import EARLY_RULE, NO_EARLY_RULE
 from tests.waiting import until
 
 ARP = "net.ipv4.conf"
@@ -219,6 +220,19 @@ ROUTED = "ip rule add from 10.0.0.100 table 99 priority 88; ip route add default
 NAT = "nft add table ip n; nft add chain ip n p '{ type nat hook prerouting priority -100; }'; nft add rule ip n p"
 
 PATHS = [
+    _on(
+        "the local route of the virtual address is missing",
+        "ip route del local 10.0.0.100 dev lo table local",
+        "server_vip_routed_away",
+        "table local has no route",
+    ),
+    _on(
+        "a rule precedes the local routes",
+        EARLY_RULE,
+        "server_vip_routed_away",
+        "the priorities 3",
+        cure=f"ip rule del priority 3; {NO_EARLY_RULE}",
+    ),
     _on(
         "a rule leads replies to a host that does not forward",
         ROUTED % "via 10.0.0.22",

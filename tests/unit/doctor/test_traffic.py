@@ -66,7 +66,7 @@ def test_a_server_that_has_completed_one_since_is_healthy_again() -> None:
     assert ids(row(), *WAITING, connection(2, "FIN_WAIT", 60)) == ["handshake_incomplete"]
 
 
-def test_a_failure_without_a_newer_attempt_says_how_old_it_is() -> None:
+def test_a_failure_without_a_newer_attempt_has_its_age() -> None:
     """It may have been mended: no client has tried since."""
     past = [connection(2, "SYN_RECV", 60 - age) for age in (9, 11, 14)]
     (old,) = of_connections([row()], past, Timeouts())

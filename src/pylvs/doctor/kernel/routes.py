@@ -25,7 +25,7 @@ _ERRORS = {
     errno.ENETUNREACH: "no route",
 }
 _TO_TABLE = 1  # FR_ACT_TO_TBL
-_MAIN = 254
+_MAIN, _LOCAL = 254, 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +146,21 @@ def rules_from(address: Address) -> list[int]:
             if int(source) >> shift == int(address) >> shift:
                 found.append(number(parts.get(_PRIORITY)))
     return sorted(found)
+
+
+def before_local(version: int) -> list[int]:
+    """Return the priorities of rules of the routing policy that the kernel asks before the table local."""
+    family, found, first = 2 if version == 4 else 10, list[int](), list[int]()
+    with Netlink() as link:
+        for message in link.dump(codec.GETRULE, codec.RTMSG.pack(family, *bytes(8)), 5):
+            header = codec.RTMSG.unpack_from(message)
+            if header[0] != family:
+                continue
+            parts = attributes(message, codec.RTMSG.size)
+            priority = number(parts.get(_PRIORITY))
+            is_local = header[7] == _TO_TABLE and (number(parts.get(_TABLE)) or header[4]) == _LOCAL
+            (first if is_local else found).append(priority)
+    return sorted(each for each in found if not first or each < min(first))
 
 
 def rejecting(version: int) -> list[Rejecting]:

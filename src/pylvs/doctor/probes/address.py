@@ -9,7 +9,9 @@ from pylvs.doctor.clients import owner_of
 from pylvs.doctor.commands import named
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity, server_subject
+from pylvs.doctor.kernel.routes import KernelRoutes
 from pylvs.doctor.probes.devices import link_down, lowest_down, works
+from pylvs.doctor.probes.real_server.local_route import not_local, routed_away
 from pylvs.doctor.servers import own_addresses
 from pylvs.doctor.survey import Survey, askable, survey
 from pylvs.doctor.virtual_routers import routers_of, standby_of
@@ -121,8 +123,15 @@ def _at_home(facts: Facts, held: AssignedAddress, device: Device) -> Iterator[Fi
             fix_host=HERE,
             about=frozenset({str(vip)}),
         )
+    elif seen := _routed_away(held, device):
+        yield not_local("vip_routed_away", Layer.ADDRESS, held, name, seen)
     elif vip.version == 4:
         yield from _suppressed(facts, held, device)
+
+
+def _routed_away(held: AssignedAddress, device: Device) -> str:
+    with KernelRoutes() as routes:
+        return routed_away(routes, held, device)
 
 
 def _comes_otherwise(facts: Facts, held: AssignedAddress, device: Device) -> bool:

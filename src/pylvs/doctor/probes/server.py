@@ -486,8 +486,12 @@ def _firewall(seen: Seen, probe: str) -> Finding:
         layer=Layer.SERVER,
         title=f"a firewall of {host} blocks {what} at {where}",
         evidence=f"{seen_there}, sent to {server}",
-        why="An application that is down refuses a connection by RST; this does not come from an application.",
-        fix=f"On {host}, accept {what} to {where}.",
+        why="An application that is down refuses a connection by RST; this does not come from an application."
+        if refusing
+        else "An application that is down refuses a connection by RST. Rules drop packets silently, and so does the"
+        " full queue of an application that hangs.",
+        fix=f"On {host}, accept {what} to {where}."
+        + ("" if refusing else f" Or restart the application: pylvs doctor on {host} knows which."),
         about=subjects([seen]),
     )
 

@@ -210,7 +210,7 @@ def _incomplete(key: str, flows: Mapping[Address, _Flows]) -> Iterator[Finding]:
             f" newest for {newest_s:.0f} s; {others} to other servers got further",
             why="The first packet is forwarded, and no second one comes: the client did not get the server's reply.",
             fix=f"Run pylvs doctor on {server}: it drops packets of these clients, or its reply is lost."
-            + (" No client has tried since: if the cause was mended, connect once, and look again." if past else ""),
+            + (" No client has tried since: if the cause was mended, connect once, and run it again." if past else ""),
             about=frozenset({server_subject(key, server)}),
             symptom=True,
         )

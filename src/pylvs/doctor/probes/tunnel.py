@@ -115,7 +115,8 @@ def drops_decapsulated(seen: Seen) -> Finding:
         evidence=evidence,
         why="Packets of clients come in by the tunnel, but the route to clients leads by another device: a strict"
         " rp_filter drops them.",
-        fix=f"Switch rp_filter off on the tunnel device of {server}.",
+        fix=f"Switch rp_filter off on the tunnel device of {server}. If that does not help, rules drop {name}: on the"
+        " server, or on a router before it.",
         fix_command=f"sysctl -q -w {settings}",
         fix_host=str(server),
         about=subjects([seen]),

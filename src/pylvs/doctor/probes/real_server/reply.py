@@ -17,6 +17,7 @@ from pylvs.doctor.kernel.counters import counts
 from pylvs.doctor.kernel.routes import LOCAL, KernelRoutes, Outcome, Rejecting, destinations, rejecting, rules_from
 from pylvs.doctor.kernel.sniffer import Arrivals
 from pylvs.doctor.probes.real_server.facts import RealServer, real_server, tunnels
+from pylvs.doctor.probes.real_server.local_route import not_local, routed_away
 from pylvs.doctor.probes.real_server.way_back import (
     by_another_gateway,
     default_route,
@@ -48,6 +49,11 @@ def findings(facts: Facts) -> Iterator[Finding]:
         for address in server.held():
             if not server.by_nat and (any(map(_is_wide, server.vips[address])) or not server.loopback.up):
                 continue  # that explains all that follows
+            held = server.vips[address][0]
+            device = next(each for each in facts.devices if each.index == held.index)
+            if seen := routed_away(routes, held, device):
+                yield not_local("server_vip_routed_away", Layer.SERVER, held, device.name, seen)
+                continue
             yield from _requests(facts, server, address, routes)
             lost = [*by_another_gateway(facts, server, address, routes)]
             lost = lost or [*_replies(facts, server, address, routes)]
@@ -77,7 +83,11 @@ def _requests(facts: Facts, server: RealServer, address: Address, routes: Kernel
             yield _filtered(facts, device, address, (certain or invalid)[0], refused)
         away = [client for client, found in outcomes.items() if found.kind not in (LOCAL, 0)]
         if away and len(away) == len(outcomes):
-            yield _not_local(device, address, outcomes[away[0]])
+            names = {each.index: each.name for each in facts.devices}
+            held = server.vips[address][0]
+            to = names.get(outcomes[away[0]].device, "no device")
+            seen = f"for a packet of {away[0]} on {device.name} the kernel finds a route by {to}, not a local one"
+            yield not_local("server_vip_routed_away", Layer.SERVER, held, names[held.index], seen)
 
 
 def _rp_filter(facts: Facts, device: Device) -> int:
@@ -100,19 +110,6 @@ def _filtered(facts: Facts, device: Device, address: Address, client: Address, r
         fix_command=None if loose else f"sysctl -w {proc.dotted(path)}={_LOOSE}",
         fix_host=HERE,
         about=frozenset({str(address), device.name}),
-    )
-
-
-def _not_local(device: Device, address: Address, found: Outcome) -> Finding:
-    return Finding(
-        id="server_vip_routed_away",
-        severity=Severity.ERROR,
-        layer=Layer.SERVER,
-        title=f"routing sends packets to {address} away, although this host has it",
-        evidence=f"for a packet on {device.name} the kernel finds a route by device {found.device}, not a local one",
-        why="A rule of the routing policy comes before the table of local addresses.",
-        fix="Let the rule for the table local be the first one: ip rule show.",
-        about=frozenset({str(address)}),
     )
 
 
@@ -254,6 +251,7 @@ def _silence(facts: Facts, server: RealServer, address: Address, routes: KernelR
             evidence=f"ip route get {hops[device, hop]} from {address} leads to {hop}, and it answers no ARP or ND",
             why="The real server replies to the client itself, not through the director.",
             fix="Correct the route to the clients, or the gateway.",
+            fix_host=HERE,
             about=frozenset({str(address)}),
         )
     mine = [each for each in server.peers if each.local == address and each.resent != 0]  # 0: it may still confirm
