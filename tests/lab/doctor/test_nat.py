@@ -24,6 +24,14 @@ from tests.waiting import until
 
 FAULTS = [
     Fault(
+        name="the director rejects packets to the client",
+        host="director",
+        script="ip route add unreachable 172.16.0.5/32",
+        cause="reply_route_missing",
+        words=("172.16.0.5", "unreachable"),
+        requests=2,
+    ),
+    Fault(
         name="no default route",
         host="rs1",
         script="ip route del default",

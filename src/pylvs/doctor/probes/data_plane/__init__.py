@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pylvs.doctor.probes.data_plane import attachment, egress, empty, move, settings, vlans
+from pylvs.doctor.probes.data_plane import attachment, egress, empty, move, replies, settings, vlans
 
 PROBES = (
     attachment.findings,
     egress.egress_findings,
     empty.findings,
     move.findings,
+    replies.findings,
     settings.findings,
     vlans.findings,
 )
