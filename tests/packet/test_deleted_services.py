@@ -27,6 +27,7 @@ from tests.packet.host import (
     VIP6,
     XDP_PASS,
     Host,
+    count_packets,
     new_host,
     on_cpu,
     server4,
@@ -348,3 +349,19 @@ def test_while_connections_are_copied_their_packets_wait(host: Host) -> None:
         assert outcome(host, flow.opening()[0][1], "xdp") == "passed"
     finally:
         pool.set(0, "copy_until", 0)
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_what_came_meanwhile_does_not_count_for_the_service_that_is_back(host: Host, hook: str) -> None:
+    """IPVS counts nothing for a deleted server. A rate must not have packets of a long time."""
+    flow = new_flow(host, method=Method.ROUTE)
+    establish(host, flow, hook)
+    count_packets(host.director.tables)
+    host.director.delete_service(flow.service)
+    sent(host, flow.request(), hook)
+    add(host, flow)
+    sent(host, flow.request(), hook)
+    count_packets(host.director.tables)
+    (row,) = host.director.service(flow.service).destinations
+    assert row.counters.in_packets == 2
+    assert host.director.service(flow.service).counters.in_packets == 2

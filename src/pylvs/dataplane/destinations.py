@@ -174,7 +174,9 @@ class DestinationSlots:
         same = table.get(dest_slot, "service") == slot and table.get(dest_slot, "service_added") == version["added"]
         if same and not anew:
             return
-        (statistics.begin if anew else statistics.zero_destination)(dest_slot)
+        # The estimator leaves out what packets count while the service is deleted: else the next rate would have all.
+        was_orphaned = any(state & abi.constant("DESTINATION_ORPHANED") for state in table.get(dest_slot, "states"))
+        (statistics.begin if anew or was_orphaned else statistics.zero_destination)(dest_slot)
         table.set(dest_slot, "service", slot)
         table.set(dest_slot, "service_added", version["added"])
         if not same:  # last: after a kill before it, the service's counters are too high, but not below 0
