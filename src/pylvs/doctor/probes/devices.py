@@ -20,7 +20,7 @@ def works(device: Device, everything: Collection[Device]) -> bool:
     """Return whether a device is up, and its link works: packets of other hosts come in by it."""
     if not device.up or not (device.carrier or device.loopback):
         return False
-    return device.kind not in _JOINING or bool(ports_of(device, everything))
+    return device.kind not in _JOINING or any(works(each, everything) for each in ports_of(device, everything))
 
 
 def ports_of(device: Device, everything: Iterable[Device]) -> list[Device]:
