@@ -352,7 +352,7 @@ def test_while_connections_are_copied_their_packets_wait(host: Host) -> None:
 
 
 @pytest.mark.parametrize("hook", HOOKS)
-def test_what_came_meanwhile_does_not_count_for_the_service_that_is_back(host: Host, hook: str) -> None:
+def test_packets_while_it_is_deleted_do_not_count_for_the_service_that_is_back(host: Host, hook: str) -> None:
     """IPVS counts nothing for a deleted server. A rate must not have packets of a long time."""
     flow = new_flow(host, method=Method.ROUTE)
     establish(host, flow, hook)

@@ -18,6 +18,7 @@ SECOND = (
     "ip link add link eth0 name eth1 type macvlan mode bridge; ip link set eth1 up;"
     " ip address add 10.0.0.121/24 dev eth1 noprefixroute; ip route add 10.0.0.5/32 dev eth1 src 10.0.0.21;"
 )
+ROUTED = "ip route flush table 99; ip rule add from 10.0.0.100 table 99 priority 88; ip route add %s table 99"
 CHAIN = "nft add table inet guard; nft add chain inet guard input '{ type filter hook input priority 0; policy %s; }'; "
 LISTEN = "sed -i 's/listen %s;/listen %s;/' /etc/nginx/pylvs-lab.conf; service nginx restart"
 WEB = (
@@ -79,7 +80,7 @@ FAULTS = [
     ),
     _on(
         "no route in the table of the virtual address",
-        "ip rule add from 10.0.0.100 table 99 priority 88; ip route add unreachable default table 99",
+        ROUTED % "unreachable default",
         "server_reply_rejected",
         "table 99",
         cure="ip rule del priority 88; ip route del unreachable default table 99",
@@ -216,7 +217,6 @@ HOST_ITSELF = [
     ),
 ]
 
-ROUTED = "ip rule add from 10.0.0.100 table 99 priority 88; ip route add default %s table 99"
 NAT = "nft add table ip n; nft add chain ip n p '{ type nat hook prerouting priority -100; }'; nft add rule ip n p"
 
 PATHS = [
@@ -235,14 +235,12 @@ PATHS = [
     ),
     _on(
         "a rule leads replies to a host that does not forward",
-        ROUTED % "via 10.0.0.22",
+        ROUTED % "default via 10.0.0.22",
         "server_reply_misrouted",
         "by 10.0.0.22",
         "priority 88",
     ),
-    _on(
-        "a rule leads replies to lo", f"ip route flush table 99; {ROUTED % 'dev lo'}", "server_reply_misrouted", "by lo"
-    ),
+    _on("a rule leads replies to lo", ROUTED % "default dev lo", "server_reply_misrouted", "by lo"),
     _on(
         "a rule rejects replies of one port",
         "ip rule add from 10.0.0.100 ipproto tcp sport 80 blackhole priority 88",
