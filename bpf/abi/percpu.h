@@ -49,8 +49,6 @@ struct hop { /* a cached FIB lookup; the fast path reads what is before `link_mt
 	struct address saddr; /* preferred source address; of a destination, that of tunnels to it */
 };
 
-enum { NO_XDP = 1u << 31 };
-
 /* Where the fast path of XDP may receive packets of a destination: an ingress device that the general path has checked.
  * That of TC reads `live` alone: `tc_inputs` has its device. */
 struct fast_ingress {

@@ -5,7 +5,7 @@
 #include "abi/config.h"
 #include "ctx/ctx.h"
 
-enum { NO_BOND = 0, NO_DEVICE = 0 };
+enum { NO_BOND = 0, NO_DEVICE = 0, NO_XDP = 1u << 31 };
 
 /* Return the bond of a port, or NO_BOND. A driver runs the XDP program of a bond at its ports, with their ifindexes. */
 INLINE u32 bond_of(u32 port)
