@@ -157,7 +157,7 @@ def test_a_listing_has_services_that_are_not_in_the_file(host: FakeHost) -> None
 
 
 def test_a_long_listing_comes_whole(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pylvs.daemon.api.routes.RULES_AT_ONCE", 7)
+    monkeypatch.setattr("pylvs.daemon.api.client_rules.RULES_AT_ONCE", 7)
     many = [f"deny 10.{high}.{low}.0/24" for high in range(10) for low in range(100)]
     write(host, web(*many))
     found = during(host, lambda: pairs(host), lambda: ask(host, "GET", "/v1/status"))
@@ -166,7 +166,7 @@ def test_a_long_listing_comes_whole(host: FakeHost, monkeypatch: pytest.MonkeyPa
 
 
 def test_pages_of_a_listing_join_to_the_whole(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pylvs.daemon.api.routes.RULES_OF_A_PAGE", 3)
+    monkeypatch.setattr("pylvs.daemon.api.client_rules.RULES_OF_A_PAGE", 3)
     many = [f"deny 10.{high}.0.0/16" for high in range(7)]
     write(host, web(*many))
 

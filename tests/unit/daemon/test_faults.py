@@ -20,7 +20,7 @@ import pytest
 
 from pylvs.cli import main
 from pylvs.daemon import Options
-from pylvs.daemon.api import routes
+from pylvs.daemon.api import routes, tables
 from pylvs.daemon.api.client import READ_TIMEOUT_S as CLIENT_S  # before conftest.py raises it
 from pylvs.daemon.api.client import Client
 from pylvs.daemon.api.encoding import Counts, counts_of
@@ -273,7 +273,7 @@ def test_metrics_and_counters_omit_a_table_that_is_not_read_in_time(
     host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A number of 0 is a reset of the counter for Prometheus and for SNMP."""
-    monkeypatch.setattr(routes, "TABLES_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(tables, "TABLES_TIMEOUT_S", 0.05)
     resumed = threading.Event()
 
     async def scenario() -> None:
@@ -290,7 +290,7 @@ def test_metrics_and_counters_omit_a_table_that_is_not_read_in_time(
             assert [word for word in OF_TABLES if word in page.text] == []
             assert "pylvs_server_up" in page.text
             assert (status, reply) == (503, {"error": "the table was not read within 0.05 s; try again"})
-            monkeypatch.setattr(routes, "TABLES_TIMEOUT_S", PATIENCE_S)
+            monkeypatch.setattr(tables, "TABLES_TIMEOUT_S", PATIENCE_S)
             page = await routes.metrics_page(daemon)
             assert page.has_table
             assert [word for word in OF_TABLES if word not in page.text] == []

@@ -19,6 +19,7 @@ from pylvs.system.logs import get_logger
 if TYPE_CHECKING:
     from pylvs.daemon.supervisor import Supervisor
 
+LINES = "application/x-ndjson"
 _LONGEST_NUMBER = 20  # digits
 Given = Mapping[str, Any]  # the parameters of a request
 Handler = Callable[["Supervisor", Given], Awaitable[Response | Stream]]
@@ -66,6 +67,9 @@ class Field:
         limits = {"minimum": self.limits[0], "maximum": self.limits[1]} if self.limits is not None else {}
         items = {"items": {"type": "string"}} if self.kind is list else {}
         return {"type": [name, "null"] if self.nullable else name, **pattern, **limits, **items}
+
+
+WAIT = Field(bool, "false: reply as soon as the daemon has it; the table follows. true by default")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from itertools import islice
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from pylvs import __version__
 from pylvs.daemon.api import replies
-from pylvs.daemon.api.client_rules import RuleListing
+from pylvs.daemon.api.client_rules import CLIENT_RULES
 from pylvs.daemon.api.counters import CountersReply, counters_encoded
 from pylvs.daemon.api.encoding import (
     announcements_encoded,
@@ -29,8 +29,9 @@ from pylvs.daemon.api.encoding import (
 )
 from pylvs.daemon.api.metrics import CONTENT_TYPE, MetricsInput, Selection, exposition
 from pylvs.daemon.api.metrics_port import Page
-from pylvs.daemon.api.operation import Field, Given, Operation
+from pylvs.daemon.api.operation import LINES, WAIT, Field, Given, Operation
 from pylvs.daemon.api.schema import VERSION, AnyEvent, EventsReply
+from pylvs.daemon.api.tables import OF_TABLES, from_tables, of_tables, unread
 from pylvs.daemon.liveness import TABLE_THREAD
 from pylvs.daemon.loading import Refused, errors
 from pylvs.daemon.notifications import Subscriber, encode_event
@@ -40,38 +41,23 @@ from pylvs.health.engine import Engine
 from pylvs.health.events import ServerName
 from pylvs.health.state import ServiceSnapshot
 from pylvs.model.addresses import Address
-from pylvs.model.client_rules import MOST_RULES, ClientRule, prefix_of, rule_of
 from pylvs.model.dataclass import replace
 from pylvs.model.director import Connection
 from pylvs.model.durations import MAX_DURATION_S
-from pylvs.model.errors import Busy, InvalidOperation, NoSuchService, NoSuchTables
+from pylvs.model.errors import InvalidOperation
 from pylvs.model.rows import ServiceRow, unattached
-from pylvs.model.service import (
-    MAX_WEIGHT,
-    SERVER_PATTERN,
-    DestinationKey,
-    ServiceKey,
-    Timeouts,
-    is_probe_mark,
-    server_named,
-)
+from pylvs.model.service import MAX_WEIGHT, SERVER_PATTERN, DestinationKey, Timeouts, server_named
 from pylvs.model.transfer import encode_connection, encode_row
 from pylvs.model.wanted import METRIC_SERIES
 from pylvs.system.http.lines import json_line
 from pylvs.system.http.server import Response, Stream, json_response
-from pylvs.system.namespaces import network_cookie
 from pylvs.system.threads import to_thread
 
 if TYPE_CHECKING:
     from pylvs.daemon.supervisor import Supervisor
 
-Read = TypeVar("Read")
-TABLES_TIMEOUT_S = 10.0  # for reading the tables
 STATUS_TABLES_S = 2.0  # the same for a status: with that of pylvs-vrrp, less than its client waits
-LINES = "application/x-ndjson"
 CONNECTIONS_AT_ONCE = 500  # of a listing: the table thread takes some milliseconds
-RULES_AT_ONCE = 2000  # of a listing of client rules: a thread takes some milliseconds
-RULES_OF_A_PAGE = 1000
 LISTING_PAUSES, LISTING_PAUSE_S = 4, 0.5  # behind such a piece: so many times its duration, at most
 CLIENT_POLL_S = 10.0  # without an event, for clients that have disconnected
 _SERVER = Field(
@@ -98,7 +84,6 @@ _WEIGHT = {
         int, f"0 to {MAX_WEIGHT}; null clears the override", required=True, nullable=True, limits=(0, MAX_WEIGHT)
     )
 }
-_WAIT = Field(bool, "false: reply as soon as the daemon has it; the table follows. true by default")
 _NAME = Field(str, "of a virtual router; without it, all", nullable=True)
 _SECONDS = Field(
     float,
@@ -107,17 +92,6 @@ _SECONDS = Field(
     limits=(0, MAX_DURATION_S),
 )
 _YIELD = {"name": _NAME, "seconds": _SECONDS}
-_OF_SERVICE = Field(str, "the virtual server as status names it, or a key of it: TCP 192.0.2.1:80", required=True)
-_RULES = {
-    "service": _OF_SERVICE,
-    "rules": Field(list, "client rules, each as pylvs filter add takes it", required=True),
-    "wait": _WAIT,
-}
-_PREFIXES = {
-    "service": _OF_SERVICE,
-    "prefixes": Field(list, "prefixes of client rules of the operator", required=True),
-    "wait": _WAIT,
-}
 _LEAVE = {"now": Field(bool, "withdraw at once, without the seconds of lower preference")}
 _STOP = {"keep": Field(bool, "leave services and virtual routers for the next daemon")}
 _RELOAD = {
@@ -127,19 +101,8 @@ _RELOAD = {
 }
 
 
-async def _of_tables(daemon: Supervisor, read: Callable[[], Read], timeout_s: float) -> Read | None:
-    """Return what a call reads in the table thread, None if that is silent: the rest is known."""
-    if TABLE_THREAD in daemon.liveness.silent():
-        return None
-    try:
-        async with asyncio.timeout(timeout_s):
-            return await daemon.table_thread.run(read)
-    except TimeoutError:
-        return None
-
-
 async def status(daemon: Supervisor, _: Given) -> Response:
-    rows = await _of_tables(daemon, daemon.reconciler.table.rows, STATUS_TABLES_S)
+    rows = await of_tables(daemon, daemon.reconciler.table.rows, STATUS_TABLES_S)
     unknown = daemon.liveness.silent()
     if rows is None:
         text = f"the table was not read within {STATUS_TABLES_S:g} s: connections are unknown"
@@ -202,9 +165,9 @@ async def metrics_page(daemon: Supervisor, selection: Selection | None = None) -
     settings = daemon.engine.configuration.settings
     chosen = selection or Selection(settings.metrics_series, settings.metrics_services)
     table = daemon.reconciler.table
-    rows = await _of_tables(daemon, table.rows, TABLES_TIMEOUT_S)
+    rows = await of_tables(daemon, table.rows)
     read_packets = table.director.packet_counts
-    packets = None if rows is None else await _of_tables(daemon, read_packets, TABLES_TIMEOUT_S)
+    packets = None if rows is None else await of_tables(daemon, read_packets)
     given = MetricsInput(
         __version__,
         rows,
@@ -236,16 +199,9 @@ async def metrics(daemon: Supervisor, given: Given) -> Response:
     return Response(page.text.encode(), content_type=CONTENT_TYPE)
 
 
-def _unread(daemon: Supervisor) -> Busy:
-    unread = f"the table was not read within {TABLES_TIMEOUT_S:g} s; try again"
-    return Busy(daemon.liveness.silent().get(TABLE_THREAD, unread))
-
-
-async def counters(daemon: Supervisor, _: Given) -> Response:
+async def counters(daemon: Supervisor, given: Given) -> Response:
     """Return the counters. Raises Busy without the table: clients take 0 for a number, and a reset."""
-    rows = await _of_tables(daemon, daemon.reconciler.table.rows, TABLES_TIMEOUT_S)
-    if rows is None:
-        raise _unread(daemon)
+    rows = await from_tables(daemon, daemon.reconciler.table.rows, given)
     return await to_thread(_counters_response, daemon.engine.snapshot(), rows)
 
 
@@ -254,23 +210,14 @@ def _counters_response(snapshot: Sequence[ServiceSnapshot], rows: Sequence[Servi
     return json_response(counters_encoded(snapshot, rows))
 
 
-def _in_namespace(wanted: str | None) -> None:
-    """Raise NoSuchTables unless the tables are in the network namespace of this cookie. In the table thread."""
-    if wanted is not None and str(network_cookie()) != wanted:
-        raise NoSuchTables("the tables of this daemon are in another network namespace")
-
-
 async def table(daemon: Supervisor, given: Given) -> Response:
     """Return the services with all that listings show. Raises Busy without the table."""
     cache = daemon.reconciler.table
 
     def read() -> tuple[list[ServiceRow], Timeouts, int]:
-        _in_namespace(given.get("namespace"))
         return cache.rows(), cache.director.timeouts(), cache.director.table_size()
 
-    found = await _of_tables(daemon, read, TABLES_TIMEOUT_S)
-    if found is None:
-        raise _unread(daemon)
+    found = await from_tables(daemon, read, given)
     return await to_thread(_table_response, *found)
 
 
@@ -288,12 +235,9 @@ async def connections(daemon: Supervisor, given: Given) -> Stream:
     director = daemon.reconciler.table.director
 
     def read() -> Iterator[Connection]:
-        _in_namespace(given.get("namespace"))
         return iter(director.connections() if director.edition() else ())
 
-    found = await _of_tables(daemon, read, TABLES_TIMEOUT_S)
-    if found is None:
-        raise _unread(daemon)
+    found = await from_tables(daemon, read, given)
     return Stream(_connection_lines(daemon, found), LINES)
 
 
@@ -306,10 +250,10 @@ async def _connection_lines(daemon: Supervisor, found: Iterator[Connection]) -> 
     while True:
         async with daemon.listing:
             begin = time.monotonic()
-            lines = await _of_tables(daemon, piece, TABLES_TIMEOUT_S)
+            lines = await of_tables(daemon, piece)
             await asyncio.sleep(min(LISTING_PAUSES * (time.monotonic() - begin), LISTING_PAUSE_S))
         if lines is None:
-            raise _unread(daemon)
+            raise unread(daemon)
         if not lines:
             return
         yield lines
@@ -317,28 +261,12 @@ async def _connection_lines(daemon: Supervisor, found: Iterator[Connection]) -> 
 
 async def show(daemon: Supervisor, given: Given) -> Response:
     """Return what `pylvs show --json` prints. Raises Busy without the table."""
-
-    def read() -> dict[str, Any]:
-        _in_namespace(given.get("namespace"))
-        return daemon.host.overview()
-
-    found = await _of_tables(daemon, read, TABLES_TIMEOUT_S)
-    if found is None:
-        raise _unread(daemon)
-    return json_response(found)
+    return json_response(await from_tables(daemon, daemon.host.overview, given))
 
 
 async def drops(daemon: Supervisor, given: Given) -> Response:
     """Return what `pylvs drops --json` prints. Raises Busy without the table."""
-
-    def read() -> dict[str, Any]:
-        _in_namespace(given.get("namespace"))
-        return daemon.host.ends()
-
-    found = await _of_tables(daemon, read, TABLES_TIMEOUT_S)
-    if found is None:
-        raise _unread(daemon)
-    return json_response(found)
+    return json_response(await from_tables(daemon, daemon.host.ends, given))
 
 
 async def services(daemon: Supervisor, _: Given) -> Response:
@@ -431,99 +359,7 @@ def _override(
         }
         return json_response(reply)
 
-    return Operation("POST", f"/v1/{name}", help_, handle, replies.OverrideReply, {**_NAMED, **takes, "wait": _WAIT})
-
-
-async def client_rules(daemon: Supervisor, given: Given) -> Stream:
-    """Send the client rules in the table, of one service or of all. Raises Busy, NoSuchService."""
-    return Stream(_pieces((await _rules_in_table(daemon, given)).lines()), LINES)
-
-
-async def client_rules_page(daemon: Supervisor, given: Given) -> Response:
-    """Return a part of that. Raises Busy, NoSuchService."""
-    listing = await _rules_in_table(daemon, given)
-    start: int = given.get("start", 0)
-
-    def page() -> Response:
-        reply: replies.ClientRulesPage = {
-            "total": listing.total,
-            "start": start,
-            "rules": list(islice(listing.lines(start), RULES_OF_A_PAGE)),
-        }
-        return json_response(reply)
-
-    return await to_thread(page)
-
-
-async def _rules_in_table(daemon: Supervisor, given: Given) -> RuleListing:
-    """Return the client rules of one service or of all. Raises Busy, NoSuchService."""
-    cache, service = daemon.reconciler.table, given.get("service")
-
-    def read() -> dict[ServiceKey, tuple[ClientRule, ...]]:
-        _in_namespace(given.get("namespace"))
-        return cache.client_rules()
-
-    found = await _of_tables(daemon, read, TABLES_TIMEOUT_S)
-    if found is None:
-        raise _unread(daemon)
-    names = {key: each.name for each in daemon.engine.configuration.services for key in each.keys}
-    chosen = {
-        key: rules
-        for key, rules in found.items()
-        if service in (None, str(key), names.get(key)) and not is_probe_mark(key.mark)
-    }
-    if service is not None and not chosen:
-        raise NoSuchService(f"{service}: no such service in the table")
-    return RuleListing(chosen, {key: daemon.services.rules.of(key) for key in chosen}, names.keys())
-
-
-async def _pieces(lines: Iterator[replies.ClientRuleLine]) -> AsyncIterator[bytes]:
-    """Yield lines; a thread encodes them, because there may be a million."""
-
-    def piece() -> bytes:
-        return b"".join(map(json_line, islice(lines, RULES_AT_ONCE)))
-
-    while text := await to_thread(piece):
-        yield text
-
-
-def _parsed(texts: Sequence[str]) -> list[ClientRule]:
-    return [rule_of(text.split()) for text in texts]
-
-
-async def add_client_rules(daemon: Supervisor, given: Given) -> Response:
-    rules = await to_thread(_parsed, given["rules"])
-    return await _rules_changed(daemon, daemon.services.rules.add(given["service"], rules), given)
-
-
-async def delete_client_rules(daemon: Supervisor, given: Given) -> Response:
-    prefixes = [prefix_of(text) for text in given["prefixes"]]
-    file = next(iter(daemon.loaded.files), "the configuration")
-    name = daemon.services.rules.delete(given["service"], prefixes, file)
-    return await _rules_changed(daemon, name, given)
-
-
-async def replace_client_rules(daemon: Supervisor, given: Given) -> Response:
-    rules = await to_thread(_parsed, given["rules"])
-    return await _rules_changed(daemon, daemon.services.rules.replace(given["service"], rules), given)
-
-
-async def _rules_changed(daemon: Supervisor, name: str, given: Given) -> Response:
-    problem = ""
-    if given.get("wait", True):
-        last = await daemon.reconciler.reconcile()
-        keys = daemon.engine.configuration.by_name()[name].keys
-        refused = (text for text in last.refused if any(text.startswith(f"{key}: ") for key in keys))
-        problem = last.error or next(refused, "")
-    else:
-        daemon.reconciler.wake()
-    reply: replies.OperatorRulesReply = {
-        "service": name,
-        "rules": daemon.services.rules.count(name),
-        "problem": problem,
-        "not_kept": await daemon.services.saved(),
-    }
-    return json_response(reply)
+    return Operation("POST", f"/v1/{name}", help_, handle, replies.OverrideReply, {**_NAMED, **takes, "wait": WAIT})
 
 
 async def vrrp_status(daemon: Supervisor, _: Given) -> Response:
@@ -616,24 +452,16 @@ _SELECTION = {
     "series": Field(str, f"of {', '.join(METRIC_SERIES)}, with commas between; without it, all"),
     "services": Field(str, "shell patterns of virtual servers, with commas between; without it, all"),
 }
-_OF_TABLES = {"namespace": Field(str, "404 unless the tables are in the network namespace of this SO_NETNS_COOKIE")}
-_CLIENT_RULES_HELP = "The client rules of the services in the table. A JSON object a line."
-_LISTED_RULES = {
-    "service": Field(
-        str, "a virtual server as status names it, or one of the table: TCP 192.0.2.1:80; without it, all"
-    ),
-    **_OF_TABLES,
-}
 _ANYTHING = {"server": _ANY_SERVER, "service": _SERVICE}
 ROUTES = (
     Operation("GET", "/v1/status", _STATUS_HELP, status, replies.StatusReply),
     Operation("GET", "/v1/events", _EVENTS_HELP, events, AnyEvent, {"follow": Field(bool, "true: new events")}, LINES),
     Operation("GET", "/v1/services", "Services and servers, without the table.", services, replies.ServicesReply),
     Operation("GET", "/v1/counters", "Connections, packets and bytes of the services.", counters, CountersReply),
-    Operation("GET", "/v1/table", "The table, as ipvsadm lists it.", table, replies.ListingReply, _OF_TABLES),
-    Operation("GET", "/v1/connections", _CONNECTIONS_HELP, connections, replies.ConnectionLine, _OF_TABLES, LINES),
-    Operation("GET", "/v1/show", "As pylvs show --json.", show, replies.ShowReply, _OF_TABLES),
-    Operation("GET", "/v1/drops", "As pylvs drops --json.", drops, replies.DropsReply, _OF_TABLES),
+    Operation("GET", "/v1/table", "The table, as ipvsadm lists it.", table, replies.ListingReply, OF_TABLES),
+    Operation("GET", "/v1/connections", _CONNECTIONS_HELP, connections, replies.ConnectionLine, OF_TABLES, LINES),
+    Operation("GET", "/v1/show", "As pylvs show --json.", show, replies.ShowReply, OF_TABLES),
+    Operation("GET", "/v1/drops", "As pylvs drops --json.", drops, replies.DropsReply, OF_TABLES),
     Operation("GET", "/metrics", "The numbers, in Prometheus's text format.", metrics, str, _SELECTION, CONTENT_TYPE),
     Operation(
         "POST",
@@ -649,41 +477,7 @@ ROUTES = (
     _override("enable", "Revert drain and disable.", Engine.enable),
     _override("disable", "Out of the table until it is enabled; its checks go on.", Engine.disable),
     _override("weight", "This weight, instead of that of checks and configuration.", Engine.set_weight, _WEIGHT),
-    Operation(
-        "GET", "/v1/client-rules", _CLIENT_RULES_HELP, client_rules, replies.ClientRuleLine, _LISTED_RULES, LINES
-    ),
-    Operation(
-        "GET",
-        "/v1/client-rules/page",
-        f"The same in pages, of {RULES_OF_A_PAGE} rules.",
-        client_rules_page,
-        replies.ClientRulesPage,
-        {**_LISTED_RULES, "start": Field(int, "the first rule of the page, from 0", limits=(0, MOST_RULES))},
-    ),
-    Operation(
-        "POST",
-        "/v1/client-rules/add",
-        "Add client rules of the operator, which hold beside those of the file.",
-        add_client_rules,
-        replies.OperatorRulesReply,
-        _RULES,
-    ),
-    Operation(
-        "POST",
-        "/v1/client-rules/delete",
-        "Delete client rules of the operator.",
-        delete_client_rules,
-        replies.OperatorRulesReply,
-        _PREFIXES,
-    ),
-    Operation(
-        "POST",
-        "/v1/client-rules/replace",
-        "Let these be all client rules of the operator; an empty list ends them.",
-        replace_client_rules,
-        replies.OperatorRulesReply,
-        _RULES,
-    ),
+    *CLIENT_RULES,
     Operation(
         "POST",
         "/v1/check-now",
