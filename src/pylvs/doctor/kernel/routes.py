@@ -134,29 +134,20 @@ def destinations(version: int, most: int = 256) -> list[Address]:
 
 def rules_from(address: Address) -> list[int]:
     """Return the priorities of rules of the routing policy for this source address, in their order."""
-    family, found = 2 if address.version == 4 else 10, list[int]()
+    found = []
     with Netlink() as link:
-        for message in link.dump(codec.GETRULE, codec.RTMSG.pack(family, *bytes(8)), 5):
-            header = codec.RTMSG.unpack_from(message)
-            parts = attributes(message, codec.RTMSG.size)
-            source = address_of(parts.get(_SRC))
-            if header[0] != family or source is None:
-                continue
-            shift = address.max_prefixlen - header[2]
-            if int(source) >> shift == int(address) >> shift:
+        for header, parts in _policy(link, address.version):
+            source, shift = address_of(parts.get(_SRC)), address.max_prefixlen - header[2]
+            if source is not None and int(source) >> shift == int(address) >> shift:
                 found.append(number(parts.get(_PRIORITY)))
     return sorted(found)
 
 
 def before_local(version: int) -> list[int]:
     """Return the priorities of rules of the routing policy that the kernel asks before the table local."""
-    family, found, first = 2 if version == 4 else 10, list[int](), list[int]()
+    found, first = list[int](), list[int]()
     with Netlink() as link:
-        for message in link.dump(codec.GETRULE, codec.RTMSG.pack(family, *bytes(8)), 5):
-            header = codec.RTMSG.unpack_from(message)
-            if header[0] != family:
-                continue
-            parts = attributes(message, codec.RTMSG.size)
+        for header, parts in _policy(link, version):
             priority = number(parts.get(_PRIORITY))
             is_local = header[7] == _TO_TABLE and (number(parts.get(_TABLE)) or header[4]) == _LOCAL
             (first if is_local else found).append(priority)
@@ -189,14 +180,20 @@ def _routes(link: Netlink, version: int) -> Iterator[Rejecting]:
             yield Rejecting(f"route {words}", f"ip {option}route del {words}", daddr or zero, header[1])
 
 
-def _rules(link: Netlink, version: int) -> Iterator[Rejecting]:
+def _policy(link: Netlink, version: int) -> Iterator[tuple[tuple[int, ...], dict[int, bytes]]]:
+    """Yield header and attributes of the rules of the routing policy of an IP version."""
     family = 2 if version == 4 else 10
-    option = ip_option(version)
     for message in link.dump(codec.GETRULE, codec.RTMSG.pack(family, *bytes(8)), 5):
         header = codec.RTMSG.unpack_from(message)
-        if header[0] != family or header[7] not in REJECTING:
+        if header[0] == family:
+            yield header, attributes(message, codec.RTMSG.size)
+
+
+def _rules(link: Netlink, version: int) -> Iterator[Rejecting]:
+    option = ip_option(version)
+    for header, parts in _policy(link, version):
+        if header[7] not in REJECTING:
             continue
-        parts = attributes(message, codec.RTMSG.size)
         priority = number(parts.get(_PRIORITY))
         name, daddr = REJECTING[header[7]], address_of(parts.get(_DST))
         zero = address_of(bytes(4 if version == 4 else 16))
