@@ -30,9 +30,9 @@ INLINE u32 link_hlen(const struct vlan_tag *tag)
 }
 
 /* Drop a packet that was counted as forwarded. */
-INLINE int drop_fast(struct xdp_md *ctx, u32 reason)
+INLINE int drop_fast(struct ctx ctx, u32 reason)
 {
-	return finish(xdp_ctx(ctx), drop(HOOK_XDP, reason) | END_COUNTED);
+	return finish(ctx, drop(ctx.hook, reason) | END_COUNTED);
 }
 
 /* Take the tag off. The bytes of both MAC addresses are lost: the fast path writes other ones. */
@@ -258,7 +258,7 @@ INLINE int fast_direct(struct xdp_md *ctx, const struct fast_headers *w, const s
 {
 	void *data = ctx_data(xdp_ctx(ctx));
 	if (data + ETH_HLEN + IPV4_HLEN > ctx_data_end(xdp_ctx(ctx)))
-		return drop_fast(ctx, REASON_TRUNCATED);
+		return drop_fast(xdp_ctx(ctx), REASON_TRUNCATED);
 	write_macs(data, hop);
 	WORD_AT(u32, data, ETH_HLEN + 8) = dec_ttl_word(w);
 	return xdp_xmit(hop, mode);
@@ -271,7 +271,7 @@ INLINE int fast_encapsulate(struct xdp_md *ctx, const struct packet *p, u32 dest
 	const struct destination *d = map_elem(destinations, destination);
 	if (!d || bpf_xdp_adjust_head(ctx, outer_is_ipv6 ? -IPV6_HLEN : -IPV4_HLEN) ||
 	    !encapsulate_xdp(ctx, p, d, hop, outer_is_ipv6, settings->pmtu_disc))
-		return drop_fast(ctx, REASON_NO_HEADROOM);
+		return drop_fast(xdp_ctx(ctx), REASON_NO_HEADROOM);
 	return xdp_xmit(hop, mode);
 }
 
@@ -283,7 +283,7 @@ INLINE int fast_tunnel_4in6(struct xdp_md *ctx, const struct fast_headers *w, u3
 		.length = fast_tot_len(w), .tos = w->first >> 8, .ttl = w->ttl_protocol_check};
 	void *data = ctx_data(xdp_ctx(ctx));
 	if (data + ETH_HLEN + IPV4_HLEN > ctx_data_end(xdp_ctx(ctx)))
-		return drop_fast(ctx, REASON_TRUNCATED);
+		return drop_fast(xdp_ctx(ctx), REASON_TRUNCATED);
 	WORD_AT(u32, data, ETH_HLEN + 8) = dec_ttl_word(w);
 	return fast_encapsulate(ctx, &p, destination, true, hop, settings, mode);
 }
@@ -294,10 +294,10 @@ INLINE int fast_tunnel(struct xdp_md *ctx, const struct fast_headers *w, const s
 {
 	const struct hop *hop = &percpu->hop;
 	if (bpf_xdp_adjust_head(ctx, -IPV4_HLEN))
-		return drop_fast(ctx, REASON_NO_HEADROOM);
+		return drop_fast(xdp_ctx(ctx), REASON_NO_HEADROOM);
 	void *data = ctx_data(xdp_ctx(ctx));
 	if (data + ETH_HLEN + 2 * IPV4_HLEN > ctx_data_end(xdp_ctx(ctx)))
-		return drop_fast(ctx, REASON_NO_HEADROOM);
+		return drop_fast(xdp_ctx(ctx), REASON_NO_HEADROOM);
 	bool df = w->first >> FIRST_FRAG_OFF & bpf_htons(IP_DF) && settings->pmtu_disc;
 	u32 id_frag = df ? (u32)bpf_htons(IP_DF) << WORD_FRAG_OFF : (u16)bpf_get_prandom_u32() ?: 1;
 	u32 version_tos_len = 0x45 | outer_tos(w->first >> 8) << 8 |
@@ -323,7 +323,7 @@ INLINE int fast_nat(struct xdp_md *ctx, const struct fast_headers *w, enum nat_s
 	bool tcp = fast_protocol(w) == IPPROTO_TCP;
 	u16 *sum = data + ETH_HLEN + IPV4_HLEN + (tcp ? 16 : 6);
 	if (data + ETH_HLEN + IPV4_HLEN + UDP_HLEN > end || (void *)(sum + 1) > end)
-		return drop_fast(ctx, REASON_TRUNCATED);
+		return drop_fast(xdp_ctx(ctx), REASON_TRUNCATED);
 	be32 from = side == NAT_REQUEST ? fast_daddr(w) : fast_saddr(w);
 	be16 from_port = side == NAT_REQUEST ? w->ports >> 16 : w->ports;
 	u64 difference = (u64)(u32)~from + to, with_port = difference + (u16)~from_port + to_port;
@@ -388,7 +388,7 @@ INLINE int fast_request(struct xdp_md *ctx, void *data, const struct fast_header
 	count_request(percpu, length);
 	sync_conn(root, slot, SYNC_REQUEST, now);
 	if (unlikely(!pop_vlan(ctx, tag)) || unlikely(!trim_xdp(ctx, length)))
-		return drop_fast(ctx, REASON_TRUNCATED);
+		return drop_fast(xdp_ctx(ctx), REASON_TRUNCATED);
 	if (is_direct(method))
 		return fast_direct(ctx, w, hop, mode);
 	if (method == METHOD_TUNNEL && outer_is_ipv6)
@@ -448,7 +448,7 @@ INLINE int fast_reply(struct xdp_md *ctx, const struct fast_headers *w, const st
 	percpu->counters.out_packets += 1;
 	percpu->counters.out_bytes += length;
 	if (unlikely(!pop_vlan(ctx, tag)) || unlikely(!trim_xdp(ctx, length)))
-		return drop_fast(ctx, REASON_TRUNCATED);
+		return drop_fast(xdp_ctx(ctx), REASON_TRUNCATED);
 	return fast_nat(ctx, w, NAT_REPLY, vip, port, hop, mode);
 }
 

@@ -62,7 +62,7 @@ INLINE int fast_nat6(struct xdp_md *ctx, const struct fast_headers6 *w, enum nat
 {
 	struct packet p = {.is_ipv6 = true, .protocol = w->protocol};
 	if (!fast_direct6(ctx, w, hop) || !nat_xdp(ctx, &p, side, to, to_port))
-		return drop_fast(ctx, REASON_TRUNCATED);
+		return drop_fast(xdp_ctx(ctx), REASON_TRUNCATED);
 	return xdp_xmit(hop, mode);
 }
 
@@ -72,7 +72,7 @@ INLINE int fast_tunnel6(struct xdp_md *ctx, const struct fast_headers6 *w, u32 d
 {
 	void *data = ctx_data(xdp_ctx(ctx));
 	if (data + ETH_HLEN + IPV6_HLEN > ctx_data_end(xdp_ctx(ctx)))
-		return drop_fast(ctx, REASON_TRUNCATED);
+		return drop_fast(xdp_ctx(ctx), REASON_TRUNCATED);
 	struct packet p = {.is_ipv6 = true,
 			   .length = w->length,
 			   .tos = bpf_ntohs(WORD_AT(u16, data, ETH_HLEN)) >> 4,
@@ -114,13 +114,13 @@ INLINE int fast_request6(struct xdp_md *ctx, const struct fast_headers6 *w, cons
 	percpu->counters.in_bytes += w->length;
 	sync_conn(root, slot, SYNC_REQUEST, now);
 	if (unlikely(!pop_vlan(ctx, tag)) || unlikely(!trim_xdp(ctx, w->length)))
-		return drop_fast(ctx, REASON_TRUNCATED);
+		return drop_fast(xdp_ctx(ctx), REASON_TRUNCATED);
 	if (method == METHOD_TUNNEL)
 		return fast_tunnel6(ctx, w, index, outer_is_ipv6, hop, &root->settings, mode);
 	if (is_direct(method))
-		return fast_direct6(ctx, w, hop) ? xdp_xmit(hop, mode) : drop_fast(ctx, REASON_TRUNCATED);
+		return fast_direct6(ctx, w, hop) ? xdp_xmit(hop, mode) : drop_fast(xdp_ctx(ctx), REASON_TRUNCATED);
 	const struct destination *d = map_elem(destinations, index);
-	return d ? fast_nat6(ctx, w, NAT_REQUEST, &d->address, port, hop, mode) : drop_fast(ctx, REASON_TRUNCATED);
+	return d ? fast_nat6(ctx, w, NAT_REQUEST, &d->address, port, hop, mode) : drop_fast(xdp_ctx(ctx), REASON_TRUNCATED);
 }
 
 /* Return the cached next hop to a client of NAT, if it is young: client_hop would return the same. */
@@ -167,7 +167,7 @@ INLINE int fast_reply6(struct xdp_md *ctx, const struct fast_headers6 *w, const 
 	percpu->counters.out_packets += 1;
 	percpu->counters.out_bytes += w->length;
 	if (unlikely(!pop_vlan(ctx, tag)) || unlikely(!trim_xdp(ctx, w->length)))
-		return drop_fast(ctx, REASON_TRUNCATED);
+		return drop_fast(xdp_ctx(ctx), REASON_TRUNCATED);
 	return fast_nat6(ctx, w, NAT_REPLY, &vip, port, hop, mode);
 }
 

@@ -37,14 +37,14 @@ INLINE int send_tc(struct __sk_buff *skb, const struct fast_headers *w, struct p
 		count_request(percpu, w->length);
 	}
 	if (unlikely(w->padding) && bpf_skb_change_tail(skb, ETH_HLEN + w->length, 0))
-		return finish(tc_ctx(skb), drop(HOOK_TC, REASON_TRUNCATED) | END_COUNTED);
+		return drop_fast(tc_ctx(skb), REASON_TRUNCATED);
 	void *data = ctx_data(tc_ctx(skb));
 	if (data + ETH_HLEN + IPV4_HLEN + UDP_HLEN > ctx_data_end(tc_ctx(skb)))
-		return finish(tc_ctx(skb), drop(HOOK_TC, REASON_TRUNCATED) | END_COUNTED);
+		return drop_fast(tc_ctx(skb), REASON_TRUNCATED);
 	write_macs(data, hop);
 	WORD_AT(u32, data, ETH_HLEN + 8) = dec_ttl_word(w);
 	if (masq && !fast_nat_tc(skb, data, w, side == SIDE_REPLY ? NAT_REPLY : NAT_REQUEST, to, to_port))
-		return finish(tc_ctx(skb), drop(HOOK_TC, REASON_TRUNCATED) | END_COUNTED);
+		return drop_fast(tc_ctx(skb), REASON_TRUNCATED);
 	return xmit_neigh(skb, hop);
 }
 

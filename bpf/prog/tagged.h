@@ -39,6 +39,6 @@ INLINE int prog_tagged(struct xdp_md *ctx)
 	if (verdict == NOT_FAST)
 		verdict = fast6(ctx, root, &tag);
 	if (verdict == XDP_TX && !push_vlan(ctx, tag.vid))
-		return drop_fast(ctx, REASON_NO_HEADROOM);
+		return drop_fast(xdp_ctx(ctx), REASON_NO_HEADROOM);
 	return verdict == NOT_FAST ? (int)XDP_PASS : verdict;
 }
