@@ -161,9 +161,9 @@ enum { VLAN_ID = 0xfff };
 SEC("tc")
 int pylvs_tc(struct __sk_buff *skb)
 {
-	const struct decided *decided = decided_by_xdp(skb);
 	if (skb->pkt_type != PACKET_HOST)
 		return finish_plain(tc_ctx(skb), PLAIN_OTHER_HOST);
+	const struct decided *decided = decided_by_xdp(skb);
 	if (decided)
 		return finish_decided(skb, decided);
 	/* VLAN 0 is a priority alone (IEEE 802.1Q 9.6): the stack removes such a tag, too. */

@@ -110,14 +110,29 @@ INLINE bool is_other_tcp(u32 protocol, u32 flags)
 	return barrier_var((1 - is_nonzero(protocol ^ IPPROTO_TCP)) & is_nonzero((flags & TCP_DECIDES) ^ TCP_ACK));
 }
 
+/* IPv6: packets of no service only. The caller has checked that the addresses are there. */
+INLINE int fast_tc6(struct ctx ctx, const void *data, const struct root *root)
+{
+	const u64 *keys = root->address_keys;
+	const u64 *addresses = data + ETH_HLEN + 8;
+	if (in_bitmap(root->vip_bits, address_hash6(keys, addresses[2], addresses[3])) ||
+	    in_bitmap(root->reply_bits, address_hash6(keys, addresses[0], addresses[1])) ||
+	    WORD_AT(const u8, data, ETH_HLEN + 6) == IPPROTO_ICMPV6)
+		return NOT_FAST;
+	return finish_plain(ctx, PLAIN_NO_SERVICE);
+}
+
 /* Return a verdict, or NOT_FAST. */
 INLINE int fast_tc(struct __sk_buff *skb, const struct root *root)
 {
+	_Static_assert(IPV4_HLEN + TCP_HLEN >= IPV6_HLEN, "one check of the length for both families");
 	struct ctx ctx = tc_ctx(skb);
 	void *data = ctx_data(ctx), *end = ctx_data_end(ctx);
-	if (unlikely(data + ETH_HLEN + IPV4_HLEN + TCP_HLEN > end) ||
-	    WORD_AT(const u16, data, ETH_HLEN - 2) != bpf_htons(ETH_P_IP) || unlikely(skb->ifindex == loopback))
+	if (unlikely(data + ETH_HLEN + IPV4_HLEN + TCP_HLEN > end) || unlikely(skb->ifindex == loopback))
 		return NOT_FAST;
+	be16 type = WORD_AT(const u16, data, ETH_HLEN - 2);
+	if (type != bpf_htons(ETH_P_IP))
+		return type == bpf_htons(ETH_P_IPV6) ? fast_tc6(ctx, data, root) : NOT_FAST;
 	if (is_other_tcp(WORD_AT(u8, data, ETH_HLEN + 9), WORD_AT(u8, data, ETH_HLEN + IPV4_HLEN + 13)))
 		return NOT_FAST; /* first, because each SYN of a flood pays for what comes before */
 	u32 hash = address_hash4(root->address_keys, WORD_AT(u32, data, ETH_HLEN + 16));
