@@ -100,6 +100,17 @@ def drops(reasons: Iterable[tuple[str, str, int, str]], device: str) -> dict[str
     }
 
 
+def client_rules(service: str, *prefixes: str) -> dict[str, Any]:
+    """Return the reply about rules that deny these; an operator set all but the first."""
+    rules = [
+        {"service": service, "rule": f"deny {each}", "prefix": each, "action": "drop", "origin": "operator"}
+        for each in prefixes
+    ]
+    if len(rules) > 1:
+        rules[0]["origin"] = "file"
+    return {"total": len(rules), "start": 0, "rules": rules}
+
+
 def traced(number: int, text: str, **fields: Any) -> dict[str, Any]:
     """Return a record of `pylvs trace --json`."""
     words = dict.fromkeys(("hook", "device", "kind", "service", "server", "method", "choice", "why", "output"), text)
@@ -194,6 +205,7 @@ class CannedDaemon:
             "/v1/show": {"devices": [{"device": text, "mode": "tc"}]},
             "/v1/history": {"events": [{"event": "server_down", "at": 1.0e9, "reason": text}]},
             "/v1/differences": {"findings": [], "differences": [text]},
+            "/v1/client-rules/page": client_rules(text, text),
         }
 
     async def send(self, ask: Ask) -> Answer:

@@ -16,6 +16,8 @@ export interface Service {
   sorry: string | null; sorry_in: boolean; suspended: boolean; handshakes_low: string; rates: Rates; active: number; inactive: number; scheduler: string;
 }
 export interface Check { check: string; good: boolean | null; failures: number; weight: number | null; reason: string; checked_at: number | null; took_s: number | null; next_in_s: number | null; inconclusive: boolean; probes: number; failed_probes: number }
+export interface ClientRule { service: string; rule: string; prefix: string; origin: "file" | "operator" | "other" }
+export interface ClientRules { total: number; start: number; rules: ClientRule[] }
 export interface Drain { number: number; servers: { service: string; server: string }[]; began_at: number; deadline_at: number | null; stage: string; active: number; inactive: number }
 export interface Server {
   service: string; server: string; up: boolean; checked: boolean; since: number | null; reason: string; weight: number; configured_weight: number;

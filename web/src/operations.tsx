@@ -11,11 +11,11 @@ export function onDone(call: (text: string) => void): void { told = call; }
 /** Say at the page's edge that something was done. */
 export function tell(text: string): void { told(text); }
 
-type Close = (done: string) => void;
+export type Close = (done: string) => void;
 type Make = (close: Close) => ComponentChildren;
 let show: (make: Make) => void = () => undefined;
 /** Open a dialog beside the page: a row that moves or leaves while it is open would close it, or make it non-modal. */
-function ask(make: Make): void { show(make); }
+export function ask(make: Make): void { show(make); }
 
 /** The place of the one dialog. */
 export function Dialogs() {

@@ -28,7 +28,7 @@ from pylvs.system.namespaces import Kind
 from pylvs.web.asked import Answer, Ask
 from tests.lab.web_page.browser import CHROMIUM, DESKTOP, DRIVER, PHONE, Browser, chromium
 from tests.lab.web_page.canned import CannedJobs, served
-from tests.web_server import CannedDaemon, drops, peer, server, traced
+from tests.web_server import CannedDaemon, client_rules, drops, peer, server, traced
 from tools import web
 
 ROOT = Path(__file__).parents[3]
@@ -126,6 +126,7 @@ class Director(CannedDaemon):
             "/v1/show": {"devices": [{"device": "eth0", "mode": "xdp"}, {"device": "eth1", "mode": "tc"}]},
             "/v1/differences": {"findings": [], "differences": [f"{API}: scheduler mh, was sh"]},
             "/v1/history": {"events": self._events(now)[-3:]},
+            "/v1/client-rules/page": client_rules(WEB, "203.0.113.0/24", "198.51.100.7/32"),
         }
         self.first_events = self._events(now)
 

@@ -16,6 +16,7 @@ from tests.web_server import token_file
 
 PORT = 8480
 SERVER = "10.0.0.21:80"
+RULE = "[aria-label='Client rules'] tbody tr:first-child"
 ROUTER = """
 vrrp_instance VI_1 {
     interface eth0
@@ -48,7 +49,7 @@ virtual_server 10.0.0.100 80 {
 
 
 def test_an_operator_does_all_of_it(browser: Browser, make_lab: MakeLab, tmp_path: Path) -> None:
-    """Check now, weight, drain, enable, disable, reload with what it changes, yield, doctor, trace; then a restart."""
+    """Check now, weight, drain, enable, disable, rules, reload with what it changes, yield, doctor, trace; restart."""
     lab = make_lab("dr", 2)
     lab.sh("director", "ipvsadm -C")
     _, alice = token_file(tmp_path / "tokens")
@@ -57,6 +58,7 @@ def test_an_operator_does_all_of_it(browser: Browser, make_lab: MakeLab, tmp_pat
         browser.open(f"http://127.0.0.1:{port}/", alice)
         browser.wait_text("All 2 servers answer their checks.", ".verdict")
         operate_a_server(browser, running)
+        override_client_rules(browser, running)
         reload(browser, running)
         yield_a_router(browser, running)
         examine_and_trace(browser, running)
@@ -110,6 +112,25 @@ def operate_a_server(browser: Browser, running: Daemon) -> None:
     browser.click("Enable", first)
     browser.confirm("Enable")
     until_server(running, lambda server: server["standing"] == "enabled")
+
+
+def override_client_rules(browser: Browser, running: Daemon) -> None:
+    browser.go("#/services")
+    browser.find("tbody a").click()
+    browser.wait_text("None: every client may connect.")
+    browser.click("Add", "main")
+    browser.fill("dialog textarea", "deny 203.0.113.0/24\nlimit 0.0.0.0/0 20 a day")
+    browser.click("Add", "dialog footer")
+    browser.wait_text("20", "dialog [role=alert]")
+    browser.fill("dialog textarea", "deny 203.0.113.0/24\nlimit 0.0.0.0/0 20/s")
+    browser.confirm("Add")
+    browser.wait_text("2 rules hold.", ".toast")
+    browser.wait_text("limit 0.0.0.0/0 20/s")
+    browser.click("Delete", RULE)
+    browser.confirm("Delete")
+    browser.wait_text("is deleted.", ".toast")
+    rules = running.client.ask("GET", "/v1/client-rules/page")[1]
+    assert rules["total"] == 1
 
 
 def reload(browser: Browser, running: Daemon) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import signal
 from itertools import pairwise
+from urllib.parse import urlencode
 
 from tests.lab.web_page.browser import DESKTOP, PHONE, Browser
 from tests.lab.web_page.canned import Site
 from tests.waiting import until
-from tests.web_server import peer
+from tests.web_server import client_rules, peer
 
 LOADS, ACTIONS = 8, 2  # more loads than a browser has connections to a host; actions after each
 
@@ -149,6 +150,42 @@ def test_the_dialog_of_an_action_that_fails_shows_why(browser: Browser, site: Si
     browser.click("Check", "dialog[open] footer")
     browser.wait_gone("dialog")
     browser.wait_text("10.0.0.0:80 is being checked", ".toast")
+
+
+def test_client_rules_are_added_and_only_those_of_operators_deleted(browser: Browser, site: Site) -> None:
+    name, replies = site.daemon.replies["/v1/status"]["services"][0]["name"], site.daemon.replies
+    target, kept, page = f"#/service?{urlencode({'name': name})}", dict(replies), "/v1/client-rules/page"
+    try:
+        replies[page] = client_rules(name, "192.0.2.0/24", "203.0.113.0/24")
+        browser.open(site.url, site.reader, target)
+        browser.wait_text("deny 203.0.113.0/24")
+        buttons = "return [...document.querySelectorAll('main button')].map((each) => each.innerText)"
+        assert not {"Add", "Delete"} & set(browser.run(buttons))
+        browser.open(site.url, site.operator, target)
+        browser.wait_text("deny 192.0.2.0/24")
+        replies[page] = client_rules(name, "192.0.2.0/24")
+        browser.click("Delete", "main")  # the only button of this name
+        browser.confirm("Delete")
+        browser.wait_text("The rule of 203.0.113.0/24 is deleted.", ".toast")
+        replies[page] = client_rules(name)
+        replies["/v1/client-rules/add"] = {"problem": "the table is full"}
+        browser.click("Add", "main")
+        browser.fill("dialog textarea", "deny 198.51.100.0/24")
+        browser.click("Add", "dialog footer")
+        browser.wait_text("the table is full", "dialog [role=alert]")
+        replies["/v1/client-rules/add"] = {"problem": ""}
+        browser.confirm("Add")
+        browser.wait_text("None: every client may connect.")
+        given = [(each.path, each.given) for each in site.daemon.edits()]
+        rules = ("/v1/client-rules/add", {"service": name, "rules": ["deny 198.51.100.0/24"]})
+        assert given == [("/v1/client-rules/delete", {"service": name, "prefixes": ["203.0.113.0/24"]}), rules, rules]
+        site.daemon.absent.add(page)
+        browser.open(site.url, site.operator, target)
+        browser.wait_text("it is older than this page", ".error")
+    finally:
+        site.daemon.absent.clear()
+        replies.clear()
+        replies.update(kept)
 
 
 def test_doctor_and_the_copy_of_connections_begin_after_a_confirmation(browser: Browser, site: Site) -> None:

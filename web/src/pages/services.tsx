@@ -6,6 +6,7 @@ import { go, link, type Query } from "../route";
 import { ServerActions } from "../operations";
 import { Badge, Card, Chart, Empty, Endpoint, Filter, Loading, Pager, Table, type Column, type Tone } from "../ui";
 import { Range, useHistory } from "./overview";
+import { ClientRulesCard } from "./rules";
 
 const SIZE = 100;
 
@@ -121,6 +122,7 @@ export function ServicePage({ query }: { query: Query }) {
         <ServerTable servers={data.servers} />
         <Pager at={at} size={SIZE} matched={data.servers_matched} go={(at) => go("service", { ...query, at: String(at) })} />
       </Card>
+      <ClientRulesCard key={name} service={name} keys={data.keys} />
     </>
   );
 }
