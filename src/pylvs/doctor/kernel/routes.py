@@ -6,6 +6,7 @@ A request with an input device runs the same function as a received packet, with
 from __future__ import annotations
 
 import errno
+import struct
 from collections.abc import Iterator
 
 from pylvs.model.addresses import Address, family_of, ip_option
@@ -15,6 +16,7 @@ from pylvs.netlink.codec import Netlink, NetlinkError, address_of, attribute, at
 
 _DST, _SRC, _IIF, _OIF, _GATEWAY, _PRIORITY, _PREFSRC, _TABLE = 1, 2, 3, 4, 5, 6, 7, 15  # RTA_*
 _PROTOCOL, _SPORT = 27, 28  # RTA_IP_PROTO, RTA_SPORT
+_RULE_PROTOCOL, _RULE_SPORTS = 22, 23  # FRA_IP_PROTO, FRA_SPORT_RANGE
 _TCP = 6
 UNICAST, LOCAL = 1, 2  # RTN_*
 REJECTING = {6: "blackhole", 7: "unreachable", 8: "prohibit"}  # RTN_*
@@ -132,15 +134,29 @@ def destinations(version: int, most: int = 256) -> list[Address]:
     return found
 
 
-def rules_from(address: Address) -> list[int]:
-    """Return the priorities of rules of the routing policy for this source address, in their order."""
+def rules_from(address: Address, port: int = 0) -> list[int]:
+    """Return the priorities of rules of the routing policy for this source, in their order.
+
+    A rule names the address, the TCP port, or both.
+    """
     found = []
     with Netlink() as link:
         for header, parts in _policy(link, address.version):
             source, shift = address_of(parts.get(_SRC)), address.max_prefixlen - header[2]
-            if source is not None and int(source) >> shift == int(address) >> shift:
+            if source is not None and int(source) >> shift != int(address) >> shift:
+                continue
+            names_port = _RULE_SPORTS in parts or _RULE_PROTOCOL in parts
+            if (source is not None or names_port) and _takes_port(parts, port):
                 found.append(number(parts.get(_PRIORITY)))
     return sorted(found)
+
+
+def _takes_port(parts: dict[int, bytes], port: int) -> bool:
+    """Return whether a rule applies to segments from a TCP port, as far as it names protocol and port."""
+    if parts.get(_RULE_PROTOCOL, bytes([_TCP])) != bytes([_TCP]):
+        return False
+    first, last = struct.unpack("=HH", parts[_RULE_SPORTS]) if _RULE_SPORTS in parts else (port, port)
+    return bool(first <= port <= last)
 
 
 def before_local(version: int) -> list[int]:

@@ -60,6 +60,10 @@ class RealServer:
         connected = dict.fromkeys(each.peer for each in self.peers if each.local == address)
         return list(connected | dict.fromkeys(each for each in self.expected if each.version == address.version))
 
+    def usual_source(self, address: Address) -> Address | None:
+        """Return the source of packets that are no replies: with NAT, replies have the same one."""
+        return address if self.by_nat else next(iter(self.own(address.version)), None)
+
     def own(self, version: int) -> list[Address]:
         """Return the addresses of the outward devices: the real server's own."""
         return [each for each in self.own_addresses if each.version == version]

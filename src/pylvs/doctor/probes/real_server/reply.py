@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence, Set
 from contextlib import suppress
 from time import monotonic, sleep
 
 from pylvs.doctor.facts import Facts
 from pylvs.doctor.finding import HERE, Finding, Layer, Severity
 from pylvs.doctor.kernel.counters import counts
-from pylvs.doctor.kernel.routes import LOCAL, KernelRoutes, Outcome, Rejecting, destinations, rejecting, rules_from
+from pylvs.doctor.kernel.routes import LOCAL, KernelRoutes, Outcome, Rejecting, destinations, rejecting
 from pylvs.doctor.kernel.sniffer import Arrivals
 from pylvs.doctor.probes.real_server.facts import RealServer, real_server, tunnels
 from pylvs.doctor.probes.real_server.local_route import not_local, routed_away
@@ -24,9 +24,12 @@ from pylvs.doctor.probes.real_server.way_back import (
     isolated,
     lost_at_gateway,
     misrouted,
+    neighbours_of,
+    outside_network,
+    rule_for,
     service_port,
 )
-from pylvs.model.addresses import Address, ip_option
+from pylvs.model.addresses import Address
 from pylvs.model.errors import counted
 from pylvs.netlink import neighbours
 from pylvs.netlink.links import AssignedAddress, Device
@@ -145,7 +148,11 @@ def _replies(facts: Facts, server: RealServer, address: Address, routes: KernelR
     asking = [*known, *_arriving(facts, server, address)]
     unreached = {each: found for each in asking if _is_lost(found := routes.leaving(address, each))}
     if client := next((each for each in unreached if not _obstacle(obstacles, each)), None):
-        yield _no_route(facts, server, address, client, unreached[client], unrouted)
+        yield from outside_network(facts, server, address, routes, Severity.ERROR) or [
+            _no_route(facts, server, address, client, unreached[client], unrouted)
+        ]
+    else:
+        yield from outside_network(facts, server, address, routes, Severity.WARNING)
 
 
 def _arriving(facts: Facts, server: RealServer, address: Address) -> Sequence[Address]:
@@ -215,9 +222,7 @@ def _no_route(
     unrouted: int,
     own: Address | None = None,
 ) -> Finding:
-    rules = rules_from(address) if own else ()
-    option = ip_option(address.version)
-    command = f"ip {option}rule del priority {rules[0]}" if rules else None
+    removal = rule_for(address, service_port(facts, address))[1] if own else None
     number = f"; {counted(unrouted, 'packet')} had no route (IpOutNoRoutes)" if unrouted else ""
     text = f"ip route get {client} from {address}: {found.reason or errno.errorcode.get(found.error, 'local')}"
     return Finding(
@@ -228,7 +233,7 @@ def _no_route(
         evidence=f"{text}{f', but from {own} there is one' if own else ''}{number}",
         why=_why(server.by_nat),
         fix="Correct the rule of the routing policy for this address." if own else "Add a default route.",
-        fix_command=command if own else default_route(facts, address),
+        fix_command=removal if own else default_route(facts, address),
         fix_host=HERE,
         about=frozenset({str(address)}),
     )
@@ -236,31 +241,48 @@ def _no_route(
 
 def _silence(facts: Facts, server: RealServer, address: Address, routes: KernelRoutes) -> Iterator[Finding]:
     """Yield gateways of replies that do not answer ARP or ND; else clients that confirm nothing."""
-    known = server.known(address)
-    ways = {client: routes.leaving(address, client) for client in [*server.clients(address), *known]}
+    known, port = server.known(address), service_port(facts, address)
+    near = neighbours_of(facts, server, address.version)
+    ways = {client: routes.leaving(address, client, port) for client in [*server.clients(address), *known, *near]}
     hops = {(way.device, way.gateway): client for client, way in ways.items() if way.gateway is not None}
     hops |= {(ways[client].device, client): client for client in known if ways[client].gateway is None}
     silent = facts.once(f"silent hops {sorted(map(str, hops))}", lambda: _silent(hops))
     for device, hop in silent:
         name = next((each.name for each in facts.devices if each.index == device), str(device))
+        there = [client for client, way in ways.items() if (way.device, way.gateway or client) == (device, hop)]
+        aside = [client for client in there if _has_usual_way(server, address, client, silent, routes)]
+        client = (aside or [hops[device, hop]])[0]
+        applies, removal = rule_for(address, port) if aside else ("", None)
         yield Finding(
             id="server_next_hop_silent",
             severity=Severity.ERROR,
             layer=Layer.REPLY,
             title=f"the next hop of replies, {hop}, does not answer on {name}",
-            evidence=f"ip route get {hops[device, hop]} from {address} leads to {hop}, and it answers no ARP or ND",
+            evidence=f"ip route get {client} from {address}{applies}: it leads to {hop}, which answers no ARP or ND",
             why="The real server replies to the client itself, not through the director.",
-            fix="Correct the route to the clients, or the gateway.",
+            fix="Remove the rule, or correct its table."
+            if removal
+            else "Correct the route to the clients, or the gateway.",
+            fix_command=removal,
             fix_host=HERE,
             about=frozenset({str(address)}),
         )
     mine = [each for each in server.peers if each.local == address and each.resent != 0]  # 0: it may still confirm
     unanswered = [each for each in mine if each.resent]
     if not silent and len(unanswered) >= _FEW and len(unanswered) == len(mine):
-        way = routes.leaving(address, unanswered[0].peer)
-        yield from lost_at_gateway(server, address, unanswered[0].peer, way)
+        way = routes.leaving(address, unanswered[0].peer, port)
+        yield from lost_at_gateway(server, address, unanswered[0].peer, way, port)
         if any((each.resent or 0) <= _RECENT for each in unanswered):
             yield _unanswered(address, unanswered)
+
+
+def _has_usual_way(
+    server: RealServer, address: Address, client: Address, silent: Set[tuple[int, Address]], routes: KernelRoutes
+) -> bool:
+    """Return whether packets to a client from this host's own address have a next hop that is not silent."""
+    own = server.usual_source(address)
+    way = routes.leaving(own, client) if own is not None else Outcome(error=errno.ENETUNREACH)
+    return not _is_lost(way) and (way.device, way.gateway or client) not in silent
 
 
 def _silent(hops: Collection[tuple[int, Address | None]]) -> set[tuple[int, Address]]:

@@ -15,6 +15,7 @@ from pylvs.model.addresses import Address, ip_option
 from pylvs.netlink import neighbours
 from pylvs.netlink.links import Device
 from pylvs.netlink.socket_diag import TCP
+from pylvs.system import proc
 
 _ANSWER_S, _AGAIN_S = 0.6, 0.2
 _MOST = 8  # clients
@@ -32,31 +33,30 @@ def misrouted(facts: Facts, server: RealServer, address: Address, routes: Kernel
     Their way is compared with that of packets from the real server's own address. A gateway that lets a packet's TTL
     expire is a router.
     """
-    own = next(iter(server.own(address.version)), None)
-    port = service_port(facts, address)
+    own, port = server.usual_source(address), service_port(facts, address)
     outward = {each.index: each for each in server.outward}
     nowhere = {each.index: each.name for each in facts.devices if _leads_nowhere(each)}
     near = [each for index, each in neighbours.link_addresses() if index in outward and each.version == address.version]
-    near = [*near[:_MOST], *_neighbours_of(facts, server, address.version)]
+    near = [*near[:_MOST], *neighbours_of(facts, server, address.version)]
     tried = set[tuple[int, Address | None]]()
     for client in (*server.clients(address)[:_MOST], *near):
         way = routes.leaving(address, client, port)
         if way.error or (way.device, way.gateway) in tried or client == way.gateway:
             continue
         if way.device in nowhere and way.kind != LOCAL:
-            yield _astray(address, client, f"by {nowhere[way.device]}, which leads to no other host")
+            yield _astray(address, client, f"by {nowhere[way.device]}, which leads to no other host", port)
             return
-        usual = routes.leaving(own, client, port) if own is not None else way
+        usual = routes.leaving(own, client) if own is not None else way
         if own is None or usual.error or (usual.device, usual.gateway) == (way.device, way.gateway):
             continue
         tried.add((way.device, way.gateway))
         device = outward.get(way.device)
         if device is not None and (why := _fails(device, own, client, way, usual, outward)):
-            yield _astray(address, client, why)
+            yield _astray(address, client, why, port)
             return
 
 
-def _neighbours_of(facts: Facts, server: RealServer, version: int) -> Iterator[Address]:
+def neighbours_of(facts: Facts, server: RealServer, version: int) -> Iterator[Address]:
     """Yield an address on each link: whether a host has it does not matter for routing."""
     outward = {each.index for each in server.outward}
     for held in facts.addresses:
@@ -70,10 +70,12 @@ def _leads_nowhere(device: Device) -> bool:
     return device.loopback or device.kind == "dummy" or not device.up or not device.carrier
 
 
-def lost_at_gateway(server: RealServer, address: Address, client: Address, way: Outcome) -> Iterator[Finding]:
+def lost_at_gateway(
+    server: RealServer, address: Address, client: Address, way: Outcome, port: int
+) -> Iterator[Finding]:
     """Yield that the gateway of replies that no client confirms is no router."""
     device = next((each for each in server.outward if each.index == way.device), None)
-    own = address if server.by_nat else next(iter(server.own(address.version)), None)
+    own = server.usual_source(address)
     if device is None or own is None or way.gateway is None:
         return
     with Exchange({own}) as exchange:
@@ -82,7 +84,7 @@ def lost_at_gateway(server: RealServer, address: Address, client: Address, way: 
         # What it sends must arrive: else its report may be lost on a wrong way, too.
         answers = bool(exchange.answers.macs(way.gateway)) and _answers(exchange, *hop, own)
         if answers and _are_routers(exchange, [hop], own, client) == [False]:
-            yield _astray(address, client, f"by {way.gateway}, which forwards no packets")
+            yield _astray(address, client, f"by {way.gateway}, which forwards no packets", port)
 
 
 def _answers(exchange: Exchange, link: Device, address: Address, own: Address) -> bool:
@@ -131,19 +133,29 @@ def _fails(
     return f"by {hop}, which forwards no packets"
 
 
-def _astray(address: Address, client: Address, where: str) -> Finding:
-    rules = rules_from(address)
-    family = ip_option(address.version)
+def rule_for(address: Address, port: int) -> tuple[str, str | None]:
+    """Return evidence and removal of the first rule that names the source of replies: its address or port."""
+    rules = rules_from(address, port)
+    if not rules:
+        return "", None
+    of_port = f" ipproto tcp sport {port}" if port else ""
+    return (
+        f"{of_port}; a rule of priority {rules[0]} applies",
+        f"ip {ip_option(address.version)}rule del priority {rules[0]}",
+    )
+
+
+def _astray(address: Address, client: Address, where: str, port: int = 0) -> Finding:
+    applies, removal = rule_for(address, port)
     return Finding(
         id="server_reply_misrouted",
         severity=Severity.ERROR,
         layer=Layer.REPLY,
         title=f"replies from {address} leave this real server {where}",
-        evidence=f"ip route get {client} from {address}"
-        + (f"; a rule of priority {rules[0]} applies" if rules else ""),
+        evidence=f"ip route get {client} from {address}{applies}",
         why="Clients get no reply: those from the virtual address take another way than the real server's own packets.",
-        fix="Remove the rule, or correct its table." if rules else "Correct the route.",
-        fix_command=f"ip {family}rule del priority {rules[0]}" if rules else None,
+        fix="Remove the rule, or correct its table." if removal else "Correct the route.",
+        fix_command=removal,
         fix_host=HERE,
         about=frozenset({str(address)}),
     )
@@ -159,19 +171,55 @@ def default_route(facts: Facts, address: Address) -> str | None:
 
 def isolated(facts: Facts, address: Address, networks: Sequence[Address]) -> Iterator[Finding]:
     """Yield that this host has no route to any other one; `networks`: addresses to which routes lead."""
-    if any(not each.is_link_local for each in networks):
+    own = {each.address for each in facts.addresses}
+    if any(not each.is_link_local and each not in own for each in networks):
         return
+    settings = [f"net/ipv6/conf/{each.name}/disable_ipv6" for each in facts.devices if each.up and not each.loopback]
+    off = [proc.dotted(each) for each in settings if address.version == 6 and facts.number(each)]
     yield Finding(
         id="server_reply_unroutable",
         severity=Severity.ERROR,
         layer=Layer.REPLY,
         title="this real server has no route to any other host",
-        evidence=f"ip {'' if address.version == 4 else '-6 '}route show: no route leads to a network",
+        evidence=f"ip {ip_option(address.version)}route show: no route leads to a network"
+        + "".join(f"; {each} is 1" for each in off),
         why="Neither its replies to clients nor those to the director leave it.",
-        fix="Give its address the prefix length of its network, and add a default route.",
+        fix="Enable IPv6, and add the address of this host."
+        if off
+        else "Give its address the prefix length of its network, and add a default route.",
+        fix_command=f"sysctl -q -w {' '.join(f'{each}=0' for each in off)}" if off else None,
         fix_host=HERE,
         about=frozenset({str(address)}),
     )
+
+
+def outside_network(
+    facts: Facts, server: RealServer, address: Address, routes: KernelRoutes, severity: Severity
+) -> list[Finding]:
+    """Return that a host on the link is outside the networks of this host, and has no route."""
+    outward = {each.index: each.name for each in server.outward}
+    for (index, host), mac in neighbours.link_addresses().items():
+        if host.version != address.version or index not in outward or host.is_link_local:
+            continue
+        way = routes.leaving(address, host)
+        if not way.error or way.reason not in ("no route", "unreachable"):
+            continue
+        held = [each for each in facts.addresses if each.index == index and each.address.version == host.version]
+        networks = ", ".join(f"{each.address}/{each.prefix}" for each in held if not each.address.is_link_local)
+        return [
+            Finding(
+                id="server_reply_unroutable",
+                severity=severity,
+                layer=Layer.REPLY,
+                title=f"this real server has no route to {host}, which is on its link",
+                evidence=f"ip neigh: {mac.hex(':')} on {outward[index]} is {host}; the device has {networks}",
+                why="It answers ARP or neighbour discovery, and cannot send a packet there.",
+                fix=f"Correct the prefix length of {outward[index]}, if {host} belongs to its network.",
+                fix_host=HERE,
+                about=frozenset({str(address)}),
+            )
+        ]
+    return []
 
 
 def by_another_gateway(facts: Facts, server: RealServer, address: Address, routes: KernelRoutes) -> Iterator[Finding]:
