@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 
 from pylvs.doctor.clones import Clones, clones
 from pylvs.doctor.facts import Facts
@@ -86,13 +86,21 @@ class Seen:
     is_standby: bool = False  # another director has the virtual address
     shares_mac_with: Address | None = None  # a gateway, or another real server
     skipped: bool = False  # it is silent at the virtual address, and was not asked further
-    elsewhere: Sequence[Reply] = ()  # its next hop is silent, and a host answers for it on another device
+    elsewhere: Sequence[Reply] = ()  # a host answers for its next hop, or for it, where no route leads
 
     def to(self, probe: str) -> Kind | None:
         """Return what came back to a probe, the most informative one; None: nothing."""
         order = (Kind.OPEN, Kind.ECHO, Kind.DATAGRAM, Kind.CLOSED, Kind.REFUSED, Kind.RETURNED)
         kinds = [each.kind for each in self.replies.get(probe, ())]
         return next((kind for kind in order if kind in kinds), None)
+
+    @property
+    def is_off_link(self) -> bool:
+        """Return whether no route of a link leads to this server, though there is none at all, or it needs one."""
+        way = self.way
+        if way.device is None:
+            return not way.is_local and not way.dropping
+        return self.endpoint.destination.method is Method.ROUTE and not way.on_link
 
     @property
     def is_one_host(self) -> bool:
@@ -224,12 +232,17 @@ def _ask_neighbours(facts: Facts, exchange: Exchange, ways: Iterable[Way], of_vi
 
 
 def _seek_elsewhere(facts: Facts, exchange: Exchange, seen: Iterable[Seen], gateways: Iterable[Way]) -> None:
-    """Ask on other devices, such as other VLANs of the same card, for next hops that do not answer on their own."""
+    """Ask on other devices, such as other VLANs of the same card, for next hops that do not answer on their own.
+
+    Ask on all devices for real servers to which no route of a link leads, though packets need one.
+    """
     silent: dict[tuple[Address, int], list[Seen]] = {}
     for asked in seen:
         way = asked.way
         if way.hop and way.device and askable(way.device) and not asked.macs:
             silent.setdefault((way.hop, way.device.index), []).append(asked)
+        elif asked.is_off_link:
+            silent.setdefault((way.server, 0), []).append(asked)
     devices = list(filter(askable, facts.devices))[:MOST_DEVICES]
     sought = list(silent.items())[:MOST_SILENT]
     questions = [
@@ -237,6 +250,12 @@ def _seek_elsewhere(facts: Facts, exchange: Exchange, seen: Iterable[Seen], gate
         for (hop, index), _ in sought
         for device in devices
         if device.index != index and ((source := link_source(facts, device, hop)) or hop.version == 4)
+    ]
+    indices = {device.index: device for device in devices}
+    questions += [
+        exchange.broadcast_probe(indices[index], hop)  # it may have the link address of this host
+        for (hop, index), _ in sought
+        if index in indices and isinstance(hop, IPv4Address)
     ]
     if not questions:
         return

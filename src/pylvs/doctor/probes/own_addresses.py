@@ -14,6 +14,7 @@ from pylvs.doctor.finding import Finding, Layer, here, server_subject
 from pylvs.doctor.kernel.routes import KernelRoutes
 from pylvs.doctor.probes.real_server.address import on_the_link
 from pylvs.doctor.probes.real_server.facts import real_server
+from pylvs.doctor.probes.way import with_own_mac
 from pylvs.doctor.running import Status, address_of, status_of
 from pylvs.doctor.servers import own_addresses
 from pylvs.doctor.survey import Seen, askable, link_source, subjects, survey
@@ -137,20 +138,7 @@ def _own_macs(facts: Facts, devices: Mapping[int, Device], seen: Mapping[Device,
             found.setdefault(device, set()).update(senders)
     for device, others in found.items():
         known = sorted(each for each in others if not each.is_unspecified)
-        yield _own_mac(device, str(known[0]) if known else "")
-
-
-def _own_mac(device: Device, other: str) -> Finding:
-    mac, name = device.mac.hex(":"), f", {other}," if other else ""
-    return here(
-        id="link_address_twice",
-        layer=Layer.LINK,
-        title=f"another host{name} has the link address of {device.name}, {mac}",
-        evidence=f"ARP or neighbour discovery{f' of {other}' if other else ''} on {device.name} has the sender {mac}",
-        why="A switch sends frames to the port where it saw a link address last, so one host gets those of the other.",
-        fix="Give one of the hosts another link address: clones of a virtual machine need new ones.",
-        about=[device.name, *([other] if other else [])],
-    )
+        yield with_own_mac(device, str(known[0]) if known else "")
 
 
 def _other_has(facts: Facts, device: Device, address: Address, reply: Reply) -> Finding:

@@ -24,6 +24,7 @@ from pylvs.netlink.links import Device
 from pylvs.netlink.socket_diag import Listener
 
 _SEVERAL = 2  # real servers
+SENDS_ELSEWHERE = "reply_to_wrong_link_address"
 OF_PASSING_REPLIES = ("nat_reply_path", "server_firewall")  # of NAT: what a connection of a client disproves
 
 
@@ -73,12 +74,12 @@ def _of_way(facts: Facts, found: Survey, server: Address, seen: Sequence[Seen]) 
             yield _is_client(server, wrong)
         elif wrong.id in OF_PASSING_REPLIES and by_nat and server in answering(facts):
             pass  # it replies to clients through this host, though to no other address
-        elif wrong.id == "server_silent" and server in answering(facts):
+        elif wrong.id in ("server_silent", SENDS_ELSEWHERE) and server in answering(facts):
             yield _only_to_us(server, wrong)
-        elif wrong.id == "server_firewall" and server in answering(facts):
-            yield _only_us(wrong)
         elif wrong.id == "server_firewall" and server in mixed(facts):
             yield _a_part(server, wrong, mixed(facts)[server])
+        elif wrong.id == "server_firewall" and server in answering(facts):
+            yield _only_us(wrong)
         else:
             yield wrong
     if by_nat and server not in answering(facts):
@@ -222,7 +223,7 @@ def _a_part(server: Address, wrong: Finding, waiting: int) -> Finding:
         title=f"{wrong.title} for a part of the connections",
         evidence=f"{wrong.evidence}; ipvsadm -Lnc: {counted(waiting, 'connection')} to it wait, and others, begun"
         " later, got further",
-        why="A rule with a limit, or for some clients, drops them.",
+        why="A rule with a limit, or for some clients, drops them. Or a rule of the routing policy loses the replies.",
         fix=f"Run pylvs doctor on {server}: it names the rule.",
     )
 
@@ -422,6 +423,8 @@ def _unknown(seen: Seen) -> Finding | None:
         return None  # no application has to answer a datagram, and firewalls drop echo requests
     if seen.endpoint.service.mark and "rip" not in seen.replies and seen.way.on_link:
         return None  # it may ignore echo requests
+    if any(each.kind is Kind.ASTRAY for each in seen.everything):
+        return _sends_elsewhere(seen)
     tried = f"TCP port {seen.endpoint.service.port}" if "rip" in seen.replies else "echo requests"
     where = (
         f"{seen.macs[0].mac.hex(':')} answers {'ARP' if server.version == 4 else 'ND'} for {seen.way.hop}, but "
@@ -436,6 +439,24 @@ def _unknown(seen: Seen) -> Finding | None:
         evidence=f"{where}{server} answers neither an echo nor {tried}",
         why="The host hangs, its firewall drops everything, or no route leads back to this host.",
         fix="Look at the host itself: run pylvs doctor there.",
+        about=subjects([seen]),
+    )
+
+
+def _sends_elsewhere(seen: Seen) -> Finding:
+    """Judge a server whose replies to this host have the link address of another one."""
+    server, source = seen.endpoint.server, seen.way.source
+    mac = seen.way.device.mac.hex(":") if seen.way.device else ""
+    return Finding(
+        id=SENDS_ELSEWHERE,
+        severity=Severity.ERROR,
+        layer=Layer.REPLY,
+        title=f"{server} sends its replies to {source} to a wrong link address",
+        evidence=f"replies of {server} to {source} came in on this link, with another link address than {mac}",
+        why="A static neighbour entry of the server is wrong, or a switch and a router keep an old one.",
+        fix=f"Delete the neighbour entry of {source} on {server}.",
+        fix_command=f"ip neigh flush to {source} nud all",
+        fix_host=str(server),
         about=subjects([seen]),
     )
 
@@ -462,7 +483,8 @@ def _not_listening(seen: Seen) -> Finding:
         layer=Layer.SERVER,
         title=f"no application listens on {protocol} port {port} of {server}",
         evidence=f"{server} refuses {protocol} port {port}, at {service.address} as at its own address",
-        why=f"The server is up, but its application is not, or listens on another port.{hint}",
+        why="The server is up, but its application is not, or listens on another port. Or a rule rejects connections by"
+        f" RST.{hint}",
         fix="Start the application, or correct its port.",
         about=subjects([seen]),
     )
@@ -489,7 +511,7 @@ def _firewall(seen: Seen, probe: str) -> Finding:
         why="An application that is down refuses a connection by RST; this does not come from an application."
         if refusing
         else "An application that is down refuses a connection by RST. Rules drop packets silently, and so does the"
-        " full queue of an application that hangs.",
+        " full queue of an application that hangs. A rule of the routing policy may lose the replies of the port.",
         fix=f"On {host}, accept {what} to {where}."
         + ("" if refusing else f" Or restart the application: pylvs doctor on {host} knows which."),
         about=subjects([seen]),

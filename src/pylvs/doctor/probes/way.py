@@ -6,13 +6,13 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from pylvs.doctor.clones import Clones
-from pylvs.doctor.finding import HERE, Finding, Layer, Severity, Subject
+from pylvs.doctor.finding import HERE, Finding, Layer, Severity, Subject, here
 from pylvs.doctor.kernel.routes import rejecting
 from pylvs.doctor.probes.devices import link_down, lowest_down
 from pylvs.doctor.servers import Way
 from pylvs.doctor.survey import Seen, askable, subjects
 from pylvs.doctor.wire.exchange import Answers
-from pylvs.model.addresses import Address
+from pylvs.model.addresses import Address, ip_option
 from pylvs.model.service import Method
 from pylvs.netlink.links import Device
 
@@ -25,6 +25,10 @@ def findings(way: Way, seen: Sequence[Seen], devices: Collection[Device]) -> Ite
     about, device = subjects(seen), way.device
     if way.is_local:
         return
+    link = next((each for each in devices for reply in seen[0].elsewhere if each.index == reply.ifindex), None)
+    if link is not None and seen[0].is_off_link:
+        yield _outside_network(way, link, about)
+        return
     if device is None:
         yield _no_route(way, about)
         return
@@ -34,6 +38,23 @@ def findings(way: Way, seen: Sequence[Seen], devices: Collection[Device]) -> Ite
         yield link_down(lowest, device, devices, Layer.LINK, why, about)
     elif by_route and not way.on_link:
         yield _behind_gateway(way, subjects(by_route))
+
+
+def _outside_network(way: Way, link: Device, about: frozenset[Subject]) -> Finding:
+    option = ip_option(way.server.version)
+    to = f"via {way.hop}" if way.hop else "unreachable"
+    return Finding(
+        id="server_outside_network",
+        severity=Severity.ERROR,
+        layer=Layer.ROUTE,
+        title=f"{way.server} is on the link of {link.name}, and outside the networks of its addresses",
+        evidence=f"{way.server} answers {_what(way)} on {link.name}; ip route get {way.server}: {to}",
+        why="The prefix length of this host's address is likely wrong: no route leads from the device to this server.",
+        fix=f"Correct the prefix length of the address of {link.name}. A route mends it until the next boot.",
+        fix_command=f"ip {option}route add {way.server} dev {link.name}",
+        fix_host=HERE,
+        about=about,
+    )
 
 
 def _no_route(way: Way, about: frozenset[Subject]) -> Finding:
@@ -106,6 +127,9 @@ def of_neighbours(
     names = {each.index: each for each in devices}
     for path, seen in silent.items():
         assert path.device is not None
+        if any(each.sender == path.hop for each in answers.of_mac(path.device.mac, path.device.index)):
+            yield with_own_mac(path.device, str(path.hop), subjects(seen))
+            continue
         other = next((names[each.ifindex] for each in seen[0].elsewhere if each.ifindex in names), None)
         by_device[path.device][path] = other
     for device, others in by_device.items():
@@ -221,6 +245,20 @@ def two_hosts(server: Address, seen: Sequence[Seen], macs: Iterable[bytes]) -> F
         why="This host sends to the one that answered last, which may be the wrong one.",
         fix="Take the address from the host that shall not have it.",
         about=subjects(seen),
+    )
+
+
+def with_own_mac(device: Device, other: str, about: Iterable[Subject] = ()) -> Finding:
+    """Return that another host has the link address of a device; `other` is its address, or "" if that is not known."""
+    mac, name = device.mac.hex(":"), f", {other}," if other else ""
+    return here(
+        id="link_address_twice",
+        layer=Layer.LINK,
+        title=f"another host{name} has the link address of {device.name}, {mac}",
+        evidence=f"ARP or neighbour discovery{f' of {other}' if other else ''} on {device.name} has the sender {mac}",
+        why="A switch sends frames to the port where it saw a link address last, so one host gets those of the other.",
+        fix="Give one of the hosts another link address: clones of a virtual machine need new ones.",
+        about=[device.name, *([other] if other else []), *about],
     )
 
 

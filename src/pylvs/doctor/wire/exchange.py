@@ -11,6 +11,7 @@ import os
 import select
 import socket
 from collections.abc import Collection, Iterator, Sequence
+from ipaddress import IPv4Address
 from time import monotonic
 from types import TracebackType
 
@@ -37,7 +38,7 @@ from pylvs.system.sockets import (
 
 ETH_P_ALL, ETH_P_IP, ETH_P_ARP, ETH_P_IPV6 = 3, 0x0800, 0x0806, 0x86DD
 PROTOCOL, PACKET_TYPE, VLAN_TAGGED = ANCILLARY, ANCILLARY + 4, ANCILLARY + 48
-OUTGOING, _TO_THIS_HOST, _AT_LEAST = 4, 0, 0x35
+OUTGOING, _TO_THIS_HOST, _TO_ANOTHER_HOST, _AT_LEAST = 4, 0, 3, 0x35
 _RECEIVE_BUFFER = 4 << 20
 _LONGEST = 2048
 _MOST_SOURCES = 60  # own addresses that the filter compares
@@ -134,6 +135,10 @@ class Exchange:
         """Return the question who has an address on the link of a device."""
         return Question(device, packets.who_has(address, device.mac, source), address=address)
 
+    def broadcast_probe(self, device: Device, address: IPv4Address) -> Question:
+        """Return the question who has an address, to which the reply is a broadcast."""
+        return Question(device, packets.broadcast_probe(address, device.mac), address=address, optional=True)
+
     def number(self) -> int:
         """Return the number of a new question."""
         return next(self._numbers)
@@ -182,18 +187,22 @@ class Exchange:
     def _take(self, waiting: set[tuple[int, Address | None]]) -> None:
         for reply in self._received():
             self.answers.add(reply)
-            if reply.kind not in (Kind.ASKED, Kind.RETURNED, Kind.REPLY):
+            if reply.kind not in (Kind.ASKED, Kind.RETURNED, Kind.ASTRAY, Kind.REPLY):
                 waiting.discard((reply.number, reply.address))
 
     def _received(self) -> Iterator[Reply]:
         with contextlib.suppress(OSError):
             while True:
-                data, (device, _, cast, kind, mac) = self._in.recvfrom(_LONGEST)
-                if kind == _LOOPBACK or cast == OUTGOING:  # some may have come before the filter
+                data, (device, _, cast, hardware, mac) = self._in.recvfrom(_LONGEST)
+                if hardware == _LOOPBACK or cast == OUTGOING:  # some may have come before the filter
                     continue
                 reply = packets.decoded(data, self._ident, self._own)
-                if reply is not None and (reply.kind is not Kind.REPLY or cast == _TO_THIS_HOST):
-                    yield replace(reply, mac=reply.mac or mac, ifindex=_index(device))
+                if reply is None or (reply.kind is Kind.REPLY and cast != _TO_THIS_HOST):
+                    continue
+                # A card without promiscuous mode drops it, and so does the kernel.
+                astray = reply.address is None and cast == _TO_ANOTHER_HOST
+                kind = Kind.ASTRAY if astray else reply.kind
+                yield replace(reply, kind=kind, mac=reply.mac or mac, ifindex=_index(device))
 
 
 def _index(device: str) -> int:

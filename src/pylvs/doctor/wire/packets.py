@@ -53,6 +53,7 @@ class Kind(Enum):
     REFUSED = "ICMP error"
     DATAGRAM = "datagram"
     RETURNED = "the packet itself came back"
+    ASTRAY = "a reply whose link address is not this host's"
     ASKED = "another host asks for an address by ARP or ND"
     REPLY = "a segment of an own address to another host, which is no question"
 
@@ -173,6 +174,12 @@ def frame(target: bytes, source: bytes, body: bytes) -> bytes:
     """Return a frame of Ethernet with a packet of IP, or of ARP."""
     kind = {4: ETHERTYPE_IPV4, 6: ETHERTYPE_IPV6}.get(body[0] >> 4, ETHERTYPE_ARP)
     return target + source + kind + body
+
+
+def broadcast_probe(address: IPv4Address, mac: bytes) -> bytes:
+    """Return a probe of RFC 5227 whose reply is a broadcast: it arrives from a host with this link address, too."""
+    body = _ARP.pack(1, 0x800, 6, 4, 1, BROADCAST, ANY_V4.packed, bytes(6), address.packed)
+    return frame(BROADCAST, mac, body)
 
 
 def who_has(address: Address, mac: bytes, source: Address | None) -> bytes:
