@@ -47,6 +47,7 @@ class Endpoint:
 class Way:
     """How this host reaches a real server. `device` is None without a route; `dropping`: a route that drops.
 
+    `is_local`: routing takes the server for this host; `not_held`: no address of this host explains that.
     `hop` is the gateway, or the server itself. `source` is an address of this host for probes, no virtual one, and
     `outside` one that the server reaches by its gateway alone.
     """
@@ -59,6 +60,7 @@ class Way:
     source: Address | None = None
     outside: Address | None = None
     mtu: int = 0
+    not_held: bool = False
 
     @property
     def on_link(self) -> bool:
@@ -123,7 +125,8 @@ def ways_to(facts: Facts, servers: Iterable[Address]) -> dict[Address, Way]:
             elif route is None:
                 found[server] = Way(server, dropping=dropping_route(server))
             elif route.local:
-                found[server] = Way(server, is_local=True)
+                is_held = any(each.address == server for each in facts.addresses)
+                found[server] = Way(server, is_local=True, not_held=not is_held)
             else:
                 device = devices.get(route.ifindex)
                 source, outside = sources(facts, server, route.gateway or server, route.ifindex)

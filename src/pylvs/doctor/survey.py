@@ -241,7 +241,7 @@ def _seek_elsewhere(facts: Facts, exchange: Exchange, seen: Iterable[Seen], gate
         way = asked.way
         if way.hop and way.device and askable(way.device) and not asked.macs:
             silent.setdefault((way.hop, way.device.index), []).append(asked)
-        elif asked.is_off_link:
+        elif asked.is_off_link and not any(way.server in each.network for each in facts.addresses):
             silent.setdefault((way.server, 0), []).append(asked)
     devices = list(filter(askable, facts.devices))[:MOST_DEVICES]
     sought = list(silent.items())[:MOST_SILENT]

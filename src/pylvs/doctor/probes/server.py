@@ -41,7 +41,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
     of_ways = list[tuple[Way, Finding]]()
     silent = dict[Way, list[Seen]]()
     for path, seen in by_way.items():
-        cause = next(way.findings(path, seen, facts.devices), None)
+        cause = next(way.findings(path, seen, facts.devices, facts.addresses), None)
         if cause is not None:
             yield cause
         elif any(path.hop in each.hosts for each in found.clones):
@@ -437,7 +437,9 @@ def _unknown(seen: Seen) -> Finding | None:
         layer=Layer.SERVER,
         title=f"{server} answers nothing",
         evidence=f"{where}{server} answers neither an echo nor {tried}",
-        why="The host hangs, its firewall drops everything, or no route leads back to this host.",
+        why="The host hangs, its firewall drops everything, or no route leads back to this host."
+        if seen.way.on_link
+        else "No host has this address, it hangs, its firewall drops everything, or no route leads back to this host.",
         fix="Look at the host itself: run pylvs doctor there.",
         about=subjects([seen]),
     )

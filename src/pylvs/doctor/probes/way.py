@@ -14,16 +14,20 @@ from pylvs.doctor.survey import Seen, askable, subjects
 from pylvs.doctor.wire.exchange import Answers
 from pylvs.model.addresses import Address, ip_option
 from pylvs.model.service import Method
-from pylvs.netlink.links import Device
+from pylvs.netlink.links import AssignedAddress, Device
 
 SILENT, ELSEWHERE = "neighbour_silent", "neighbour_elsewhere"
 _MOST_NAMED = 5
 
 
-def findings(way: Way, seen: Sequence[Seen], devices: Collection[Device]) -> Iterator[Finding]:
-    """Yield why no packet of this host reaches a real server. `devices` are those of this host."""
+def findings(
+    way: Way, seen: Sequence[Seen], devices: Collection[Device], held: Collection[AssignedAddress] = ()
+) -> Iterator[Finding]:
+    """Yield why no packet of this host reaches a real server. `devices` and `held` addresses are those of this host."""
     about, device = subjects(seen), way.device
     if way.is_local:
+        if way.not_held:
+            yield _taken_for_local(way, devices, held, about)
         return
     link = next((each for each in devices for reply in seen[0].elsewhere if each.index == reply.ifindex), None)
     if link is not None and seen[0].is_off_link:
@@ -38,6 +42,34 @@ def findings(way: Way, seen: Sequence[Seen], devices: Collection[Device]) -> Ite
         yield link_down(lowest, device, devices, Layer.LINK, why, about)
     elif by_route and not way.on_link:
         yield _behind_gateway(way, subjects(by_route))
+
+
+def _taken_for_local(
+    way: Way, devices: Collection[Device], held: Collection[AssignedAddress], about: frozenset[Subject]
+) -> Finding:
+    """Return that packets to a real server stay here: a network on lo has it, or a route of type local."""
+    server, option = way.server, ip_option(way.server.version)
+    loopback = {each.index: each.name for each in devices if each.loopback}
+    wide = next((each for each in held if each.index in loopback and server in each.network), None)
+    at_lo = f"{loopback[wide.index]} has {wide.address}/{wide.prefix}, a whole network" if wide else ""
+    command = f"ip {option}route del local {server}"
+    if wide:
+        name, most = loopback[wide.index], wide.address.max_prefixlen
+        command = (
+            f"ip address add {wide.address}/{most} dev {name}; ip address del {wide.address}/{wide.prefix} dev {name}"
+        )
+    return Finding(
+        id="server_taken_for_local",
+        severity=Severity.ERROR,
+        layer=Layer.ROUTE,
+        title=f"this director takes {'all addresses of ' + str(wide.network) if wide else server} for its own",
+        evidence=f"ip route get {server}: local{f'; {at_lo}' if at_lo else ''}",
+        why="The kernel delivers packets to such an address to this host: real servers and clients there get none.",
+        fix=f"Give {wide.address} the longest prefix." if wide else "Remove the route.",
+        fix_command=command,
+        fix_host=HERE,
+        about=about,
+    )
 
 
 def _outside_network(way: Way, link: Device, about: frozenset[Subject]) -> Finding:
