@@ -27,6 +27,8 @@ CLIENTS = ("10.9.1.5", "10.9.1.6", "10.9.1.7", "10.9.1.8")
 SERVERS = {NAT_PORT: ("s1", "10.9.2.2"), DR_PORT: ("s2", "10.9.3.2")}
 PATIENCE_S = 60.0  # without an answer a connection counts as lost; the machine may be busy
 ROUND_S = 0.25
+IDLE_S = 7200  # timeout of established connections
+BIND_ADDRESS_NO_PORT = 24  # IP_BIND_ADDRESS_NO_PORT: a search for a port that is free for all destinations is slow
 AT_ONCE = 200  # connections that are being opened
 PYLVS = (sys.executable, "-m", "pylvs")
 
@@ -68,7 +70,8 @@ def build() -> None:
 
 
 def fill() -> None:
-    """Make the services in the real IPVS."""
+    """Make the services in the real IPVS. The first connections live until a slow machine has opened the last ones."""
+    sh(f"{IPVSADM} --set {IDLE_S} 0 0")
     sh(f"{IPVSADM} -A -t {VIP}:{NAT_PORT} -s rr")
     sh(f"{IPVSADM} -a -t {VIP}:{NAT_PORT} -r 10.9.2.2 -m")
     sh(f"{IPVSADM} -A -t {VIP}:{DR_PORT} -s rr -p 600")
@@ -124,6 +127,7 @@ class Clients:
         fresh = []
         for number in range(first, first + count):
             end = socket.socket()
+            end.setsockopt(socket.SOL_IP, BIND_ADDRESS_NO_PORT, 1)
             end.bind((CLIENTS[number % len(CLIENTS)], 0))
             end.setblocking(False)
             end.connect_ex((VIP, self._port))
